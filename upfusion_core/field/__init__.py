@@ -1,0 +1,1 @@
+"""The radiance field: its encoding, rendering, fitting, and the way out as a mesh."""

@@ -1,0 +1,28 @@
+"""Cameras and rays: the one place where their conventions live."""
+
+from .cameras import (
+    cameras_from_matrices,
+    focal_from_fov,
+    fov_from_focal,
+    look_at,
+    orbit_cameras,
+    random_cameras,
+    reference_camera,
+)
+from .rays import camera_rays, grid_rays, harmonic_encoding, patch_rays, plucker, to_reference_frame
+
+__all__ = [
+    "camera_rays",
+    "cameras_from_matrices",
+    "focal_from_fov",
+    "fov_from_focal",
+    "grid_rays",
+    "harmonic_encoding",
+    "look_at",
+    "orbit_cameras",
+    "patch_rays",
+    "plucker",
+    "random_cameras",
+    "reference_camera",
+    "to_reference_frame",
+]

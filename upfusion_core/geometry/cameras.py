@@ -1,0 +1,170 @@
+"""Making cameras: look-at, orbits, random cameras on a sphere band, matrices of other programs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..checks import check_choice, check_finite, check_range, check_shape
+from ..errors import InputError
+from ..types import REFERENCE_FOCAL, Cameras
+
+REFERENCE_ELEVATION_DEGREES = 22.5
+"""Elevation at which the release assumes photo 1; nobody measured it, so callers may say otherwise."""
+
+Numbers = float | Sequence[float] | Tensor
+
+
+def focal_from_fov(fov_degrees: float) -> float:
+    """Focal length in NDC units of a full field of view, e.g. 90 degrees -> 1.0, 25.06 degrees -> 4.5."""
+    check_range("fov_degrees", fov_degrees, 0.1, 179.0)
+    return 1.0 / math.tan(math.radians(fov_degrees) / 2)
+
+
+def fov_from_focal(focal: float) -> float:
+    """Full field of view in degrees of a focal length in NDC units, e.g. 1.0 -> 90, 4.5 -> 25.06."""
+    check_range("focal", focal, 1e-3)
+    return math.degrees(2 * math.atan(1.0 / focal))
+
+
+def look_at(
+    centers: Tensor,
+    target: Tensor | Sequence[float] = (0.0, 0.0, 0.0),
+    up: Tensor | Sequence[float] = (0.0, 1.0, 0.0),
+    *,
+    focal: Numbers = REFERENCE_FOCAL,
+) -> Cameras:
+    """Cameras at `centers` that look at `target`.
+
+    Args:
+        centers: (N, 3) in the world.
+        target: (3,) or (N, 3).
+        up: (3,) or (N, 3); its part across the line of sight points up in the picture.
+        focal: NDC focal length, one number or N.
+
+    Raises:
+        InputError: a centre lies on its target, or `up` runs along the line of sight.
+    """
+    check_shape("centers", centers, ("N", 3))
+    check_finite("centers", centers)
+    centers = centers.float()
+    backward = centers - torch.as_tensor(target, dtype=torch.float32, device=centers.device)
+    if (backward.norm(dim=-1) < 1e-6).any():
+        raise InputError("a camera must stand away from what it looks at, got distance 0; move its centre")
+    backward = torch.nn.functional.normalize(backward, dim=-1)
+    up = torch.as_tensor(up, dtype=torch.float32, device=centers.device).expand_as(backward)
+    right = torch.linalg.cross(up, backward)
+    if (right.norm(dim=-1) < 1e-5).any():
+        raise InputError("`up` must not run along the line of sight; choose another up vector for this camera")
+    right = torch.nn.functional.normalize(right, dim=-1)
+    matrices = torch.zeros(len(centers), 4, 4, device=centers.device)
+    matrices[:, :3, :4] = torch.stack([right, torch.linalg.cross(backward, right), backward, centers], dim=-1)
+    matrices[:, 3, 3] = 1
+    return _with_focal(matrices, focal)
+
+
+def orbit_cameras(
+    azimuth_degrees: Numbers,
+    elevation_degrees: Numbers = REFERENCE_ELEVATION_DEGREES,
+    distance: Numbers = 1.0,
+    *,
+    focal: Numbers = REFERENCE_FOCAL,
+) -> Cameras:
+    """Cameras on a turntable about the origin, looking at it, +Y up (METHOD: centre formula of the release).
+
+    Args:
+        azimuth_degrees: 0 on +Z, where photo 1 stands, growing towards +X. A number or a sequence.
+        elevation_degrees: above the horizon, strictly between -90 and 90.
+        distance: in units of photo 1's distance.
+        focal: NDC focal length; the released networks know only 4.5.
+
+    Sequences are broadcast against each other: `orbit_cameras([0, 90, 180], 10)` gives three cameras at 10 degrees.
+    """
+    azimuth, elevation, radius = _broadcast(
+        azimuth_degrees=azimuth_degrees, elevation_degrees=elevation_degrees, distance=distance
+    )
+    if (elevation.abs() >= 90).any():
+        worst = float(elevation.abs().max())
+        raise InputError(
+            f"elevation_degrees must be between -90 and 90 (ends excluded), got {worst}; use look_at there"
+        )
+    if (radius <= 0).any():
+        raise InputError(f"distance must be above 0, got {float(radius.min())}")
+    a, e = torch.deg2rad(azimuth), torch.deg2rad(elevation)
+    directions = torch.stack([e.cos() * a.sin(), e.sin(), e.cos() * a.cos()], dim=-1)
+    return look_at((radius[:, None] * directions).float(), focal=focal)
+
+
+def reference_camera(elevation_degrees: float = REFERENCE_ELEVATION_DEGREES, focal: float = REFERENCE_FOCAL) -> Cameras:
+    """Photo 1's camera: azimuth 0, distance 1, at the elevation it is taken to have."""
+    return orbit_cameras(0.0, elevation_degrees, 1.0, focal=focal)
+
+
+def random_cameras(
+    count: int,
+    *,
+    generator: torch.Generator,
+    azimuth_degrees: tuple[float, float] = (0.0, 360.0),
+    elevation_degrees: tuple[float, float] = (-7.5, 52.5),
+    distance: tuple[float, float] = (1.0, 1.0),
+    focal: float = REFERENCE_FOCAL,
+) -> Cameras:
+    """`count` cameras with azimuth, elevation and distance drawn uniformly from the given ranges.
+
+    The defaults are the release's band for distillation. The draw happens on the generator's device.
+    """
+    check_range("count", count, 1)
+    draws = torch.rand(3, count, generator=generator, device=generator.device).cpu()
+    ranges = (azimuth_degrees, elevation_degrees, distance)
+    values = [low + (high - low) * draw for draw, (low, high) in zip(draws, ranges, strict=True)]
+    return orbit_cameras(*values, focal=focal)
+
+
+def cameras_from_matrices(
+    matrices: Tensor,
+    *,
+    focal: Numbers = REFERENCE_FOCAL,
+    principal: Tensor | None = None,
+    axes: Literal["gltf", "opencv", "pytorch3d"] = "gltf",
+) -> Cameras:
+    """Cameras from camera-to-world matrices of another program.
+
+    Args:
+        matrices: (N, 4, 4) or (N, 3, 4) camera-to-world, columns = camera axes in the world, then the centre.
+        focal: NDC focal length (1 / tan(fov / 2)), one number, N numbers or (N, 2).
+        principal: (N, 2) in NDC, centred unless given.
+        axes: camera axes of the matrices: "gltf" (right, up, backward; Blender and OpenGL too), "opencv" (right, down,
+            forward) or "pytorch3d" (left, up, forward).
+    """
+    check_choice("axes", axes, ("gltf", "opencv", "pytorch3d"))
+    if matrices.ndim != 3 or matrices.shape[1:] not in ((3, 4), (4, 4)):
+        raise InputError(f"matrices must be (N, 4, 4) or (N, 3, 4) camera-to-world, got {tuple(matrices.shape)}")
+    signs = {"gltf": (1, 1, 1), "opencv": (1, -1, -1), "pytorch3d": (-1, 1, -1)}[axes]
+    full = torch.zeros(len(matrices), 4, 4, device=matrices.device)
+    full[:, :3] = matrices[:, :3].float()
+    full[:, :3, :3] *= torch.tensor(signs, dtype=torch.float32, device=matrices.device)
+    full[:, 3] = matrices[:, 3] if matrices.shape[1] == 4 else torch.tensor([0.0, 0, 0, 1], device=matrices.device)
+    cameras = _with_focal(full, focal)
+    return cameras if principal is None else Cameras(cameras.camera_to_world, cameras.focal, principal)
+
+
+def _with_focal(matrices: Tensor, focal: Numbers) -> Cameras:
+    value = torch.as_tensor(focal, dtype=torch.float32, device=matrices.device)
+    value = value[:, None] if value.ndim == 1 else value
+    shape = (len(matrices), 2)
+    return Cameras(matrices, value.expand(shape).clone(), torch.zeros(shape, device=matrices.device))
+
+
+def _broadcast(**values: Numbers) -> list[Tensor]:
+    tensors = {name: torch.as_tensor(value, dtype=torch.float64).reshape(-1) for name, value in values.items()}
+    for name, tensor in tensors.items():
+        check_finite(name, tensor)
+    sizes = {len(tensor) for tensor in tensors.values()} - {1}
+    if len(sizes) > 1 or 0 in sizes:
+        found = ", ".join(f"{len(tensor)} {name}" for name, tensor in tensors.items())
+        raise InputError(f"orbit sequences must have the same length or be single numbers, got {found}")
+    return list(torch.broadcast_tensors(*tensors.values()))

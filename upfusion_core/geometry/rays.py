@@ -1,0 +1,95 @@
+"""Rays of cameras and patches, their Plücker form, harmonics, and the one frame change towards the networks.
+
+Everything here is float32 whatever the precision of the networks: f_14 = 256π turns a last-place unit of a ray into
+6e-5 of its harmonics, and float16 harmonics put 0.08 into the set latents.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from ..errors import InputError
+from ..types import REFERENCE_FOCAL, Cameras, Rays
+
+
+def camera_rays(cameras: Cameras, height: int, width: int) -> Rays:
+    """(N, H, W, 3) rays through pixel centres, as rendering wants them; row-major, first pixel top left."""
+    x = torch.linspace(1 - 1 / width, -1 + 1 / width, width, device=cameras.device)
+    y = torch.linspace(1 - 1 / height, -1 + 1 / height, height, device=cameras.device)
+    return _rays_through(cameras, x, y)
+
+
+def grid_rays(cameras: Cameras, height: int, width: int) -> Rays:
+    """(N, H, W, 3) rays whose end points lie on the image border, as UpSRT is queried."""
+    # upstream: corner-aligned grid (golden: cameras.grid_ndc_xy)
+    x = torch.linspace(1, -1, width, device=cameras.device)
+    y = torch.linspace(1, -1, height, device=cameras.device)
+    return _rays_through(cameras, x, y)
+
+
+def patch_rays(rows: int, columns: int, device: torch.device | str = "cpu", focal: float = REFERENCE_FOCAL) -> Rays:
+    """(rows·columns, 3) rays of a photo's patches, already in the networks' frame.
+
+    Poses are unknown, so every photo gets the same rays: those of a camera at the origin without rotation, through the
+    top-left corner of each patch (golden: cameras.patch_rays_identity).
+    """
+    x = torch.linspace(1, -1, columns + 1, device=device)[:-1]
+    y = torch.linspace(1, -1, rows + 1, device=device)[:-1]
+    grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
+    directions = torch.stack([grid_x / focal, grid_y / focal, torch.ones_like(grid_x)], dim=-1).reshape(-1, 3)
+    return Rays(torch.zeros_like(directions), normalize(directions, dim=-1))
+
+
+def to_reference_frame(rays: Rays, reference: Cameras) -> Rays:
+    """World rays -> rays in the networks' frame: photo 1's PyTorch3D axes (x left, y up, z forward), object at 0.
+
+    With R = [right, up, backward] of the reference, its centre c, d0 = |c| and A = diag(-1, 1, -1):
+    o' = A(Rᵀ(o - c)/d0 + (0, 0, 1)), d' = A Rᵀ d.
+
+    Raises:
+        InputError: the reference camera does not look at the world's origin, which the formula assumes.
+    """
+    matrix = reference.camera_to_world[0].to(rays.origins.device)
+    rotation, center = matrix[:3, :3], matrix[:3, 3]
+    distance = center.norm()
+    if distance < 1e-6 or (rotation[:, 2] - center / distance).norm() > 1e-3:
+        raise InputError(
+            "the reference camera must look at the world's origin from a distance; make it with orbit_cameras"
+        )
+    flip = torch.tensor([-1.0, 1.0, -1.0], device=rays.origins.device)
+    ahead = torch.tensor([0.0, 0.0, 1.0], device=rays.origins.device)
+    origins = ((rays.origins - center) @ rotation / distance + ahead) * flip
+    return Rays(origins, rays.directions @ rotation * flip)
+
+
+def plucker(rays: Rays) -> Tensor:
+    """(..., 3) rays -> (..., 6) Plücker form (d, o × d), d normalised once more as the release does."""
+    directions = normalize(rays.directions.float(), dim=-1)
+    origins = rays.origins.float().expand_as(directions)
+    return torch.cat([directions, torch.linalg.cross(origins, directions)], dim=-1)
+
+
+def harmonic_encoding(values: Tensor, num_freqs: int = 15, start_freq: int = -6) -> Tensor:
+    """(..., D) -> (..., 2·num_freqs·D): sin(f_0 v), …, sin(f_n v), cos(f_0 v), …, cos(f_n v), f_k = π·2^(start+k).
+
+    Float32 in and out. Example: D = 6 Plücker numbers and 15 frequencies give 180.
+    """
+    exponents = torch.arange(start_freq, start_freq + num_freqs, device=values.device, dtype=torch.float32)
+    angles = values.float()[..., None, :] * (math.pi * 2.0**exponents)[:, None]  # (..., K, D)
+    angles = angles.flatten(-2)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def _rays_through(cameras: Cameras, x: Tensor, y: Tensor) -> Rays:
+    """Rays through the NDC grid y × x: in camera axes the pixel (x, y) lies in direction (-x/f, y/f, -1)."""
+    grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")  # (H, W)
+    grid = torch.stack([grid_x, grid_y], dim=-1)
+    offset = (grid - cameras.principal[:, None, None]) / cameras.focal[:, None, None]  # (N, H, W, 2)
+    local = torch.stack([-offset[..., 0], offset[..., 1], -torch.ones_like(offset[..., 0])], dim=-1)
+    directions = normalize(torch.einsum("nij,nhwj->nhwi", cameras.camera_to_world[:, :3, :3], local), dim=-1)
+    origins = cameras.centers[:, None, None].expand_as(directions)
+    return Rays(origins, directions)

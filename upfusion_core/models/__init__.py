@@ -1,0 +1,1 @@
+"""The networks, and the files they are loaded from."""

@@ -1,0 +1,1 @@
+"""The stages, from photos to a field."""

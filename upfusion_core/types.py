@@ -1,0 +1,235 @@
+"""What flows between the stages: frozen dataclasses that state shape, range, unit and axes once.
+
+World: right-handed, +Y up, object at the origin, the camera of photo 1 at distance 1 and azimuth 0 on +Z.
+Camera axes: +X right, +Y up, looking along -Z (glTF's). Images are channels-first sRGB in [0, 1]. Geometry is float32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .checks import check_finite, check_shape
+from .errors import InputError
+
+REFERENCE_FOCAL = 4.5
+"""Focal length in NDC units that the released networks were trained at: a full field of view of 25.06 degrees."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cameras:
+    """N pinhole cameras, free of resolution: one camera serves 32, 128 and 256 pixels.
+
+    camera_to_world: (N, 4, 4) rigid, columns right, up, backward, centre.
+    focal: (N, 2), 1 / tan(field of view / 2) in x and y.
+    principal: (N, 2) in NDC: x is +1 at the left edge and -1 at the right, y +1 at the top and -1 at the bottom.
+    """
+
+    camera_to_world: Tensor
+    focal: Tensor
+    principal: Tensor
+
+    def __post_init__(self) -> None:
+        check_shape("Cameras.camera_to_world", self.camera_to_world, ("N", 4, 4))
+        count = self.camera_to_world.shape[0]
+        check_shape("Cameras.focal", self.focal, (count, 2), "one (x, y) pair a camera")
+        check_shape("Cameras.principal", self.principal, (count, 2), "one (x, y) pair a camera")
+        for name in ("camera_to_world", "focal", "principal"):
+            value = getattr(self, name)
+            check_finite(f"Cameras.{name}", value)
+            object.__setattr__(self, name, value.float())
+        if not (self.focal > 0).all():
+            raise InputError(f"Cameras.focal must be above 0, got {float(self.focal.min())}")
+        _check_rigid(self.camera_to_world)
+
+    @property
+    def centers(self) -> Tensor:
+        """(N, 3) camera centres in the world."""
+        return self.camera_to_world[:, :3, 3]
+
+    @property
+    def device(self) -> torch.device:
+        return self.camera_to_world.device
+
+    def __len__(self) -> int:
+        return self.camera_to_world.shape[0]
+
+    def __getitem__(self, index: int | slice | Tensor) -> Cameras:
+        """The chosen cameras; an integer gives one camera, still with its leading axis."""
+        if isinstance(index, int):
+            index = range(len(self))[index]  # raises IndexError, so that iteration ends
+            index = slice(index, index + 1)
+        return Cameras(self.camera_to_world[index], self.focal[index], self.principal[index])
+
+    def to(self, device: torch.device | str) -> Cameras:
+        return Cameras(self.camera_to_world.to(device), self.focal.to(device), self.principal.to(device))
+
+    @staticmethod
+    def concatenate(parts: list[Cameras]) -> Cameras:
+        """All cameras of `parts`, in order."""
+        return Cameras(
+            torch.cat([part.camera_to_world for part in parts]),
+            torch.cat([part.focal for part in parts]),
+            torch.cat([part.principal for part in parts]),
+        )
+
+
+def _check_rigid(matrices: Tensor) -> None:
+    rotation = matrices[:, :3, :3]
+    identity = torch.eye(3, device=matrices.device)
+    drift = (rotation.transpose(1, 2) @ rotation - identity).abs().amax() if len(matrices) else torch.zeros(())
+    bottom = torch.tensor([0.0, 0.0, 0.0, 1.0], device=matrices.device)
+    if drift > 1e-3 or (torch.linalg.det(rotation) < 0).any() or (matrices[:, 3] - bottom).abs().gt(1e-4).any():
+        raise InputError(
+            "Cameras.camera_to_world must be rigid (a rotation and a translation, last row 0 0 0 1), "
+            f"got a rotation part that is off by {float(drift):.3g}; remove scale, shear and mirroring"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Rays:
+    """Half-lines in the world. origins, directions: (..., 3) float32, directions of unit length."""
+
+    origins: Tensor
+    directions: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class InputViews:
+    """The photos, made ready: view 0 is the reference; poses are unknown by design.
+
+    rgb: (V, 3, S, S) in [0, 1] on white, S the model's image size, 1 <= V <= 6.
+    mask: (V, 1, S, S) in [0, 1], 1 on the object.
+    focal: (V, 2) as in Cameras.
+    """
+
+    rgb: Tensor
+    mask: Tensor
+    focal: Tensor
+
+    def __post_init__(self) -> None:
+        check_shape("InputViews.rgb", self.rgb, ("V", 3, "S", "S"), "photos go through prepare_views")
+        views, _, height, width = self.rgb.shape
+        check_shape("InputViews.mask", self.mask, (views, 1, height, width))
+        check_shape("InputViews.focal", self.focal, (views, 2))
+        if not 1 <= views <= 6:
+            raise InputError(f"expected 1 to 6 photos, got {views}; choose the most different views")
+        if height != width:
+            raise InputError(f"InputViews.rgb must be square, got {height} x {width}; use prepare_views")
+        for name in ("rgb", "mask", "focal"):
+            check_finite(f"InputViews.{name}", getattr(self, name))
+        if self.rgb.min() < -1e-4 or self.rgb.max() > 1 + 1e-4:
+            low, high = float(self.rgb.min()), float(self.rgb.max())
+            raise InputError(
+                f"InputViews.rgb must be in [0, 1], got [{low:.3g}, {high:.3g}]; divide 8-bit photos by 255"
+            )
+
+    def __len__(self) -> int:
+        return self.rgb.shape[0]
+
+    def to(self, device: torch.device | str) -> InputViews:
+        return InputViews(self.rgb.to(device), self.mask.to(device), self.focal.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class SceneEncoding:
+    """The set latents of one object (paper section 3.1), with what is needed to query them.
+
+    tokens: (V·P, C), view-major, then patches row-major.
+    reference: Cameras(1), photo 1's camera.
+    views: the photos, kept for distillation; None for a scene made by hand.
+    model_id: fingerprint of the model that made it; another model refuses it. None is never refused.
+    """
+
+    tokens: Tensor
+    reference: Cameras
+    views: InputViews | None = None
+    model_id: str | None = None
+
+    def __post_init__(self) -> None:
+        check_shape("SceneEncoding.tokens", self.tokens, ("V·P", "C"))
+        check_shape("SceneEncoding.reference", self.reference.camera_to_world, (1, 4, 4))
+
+
+@dataclass(frozen=True, eq=False)
+class ViewConditioning:
+    """All that tells the diffusion model what to paint for Q cameras.
+
+    hint: (Q, C+6, s, s), s the latent size: view-aligned features, then the Plücker form of each cell's ray.
+    ray_maps: one (Q, 6, s, s) a resolution of the networks, finest first; Plücker forms of each grid's rays.
+    tokens: (N, C) set latents, shared by all cameras, or (Q, N, C).
+    cameras: the Q cameras.
+    text: (L, W) embedding of the prompt, shared by all cameras, or (Q, L, W).
+    unconditional_text: embedding of the empty prompt, in the same form.
+    """
+
+    hint: Tensor
+    ray_maps: tuple[Tensor, ...]
+    tokens: Tensor
+    cameras: Cameras
+    text: Tensor
+    unconditional_text: Tensor
+
+    def __post_init__(self) -> None:
+        count = len(self.cameras)
+        check_shape("ViewConditioning.hint", self.hint, (count, "C+6", "s", "s"))
+        for ray_map in self.ray_maps:
+            check_shape("ViewConditioning.ray_maps", ray_map, (count, 6, "s", "s"))
+        if self.tokens.ndim not in (2, 3):
+            raise InputError(f"ViewConditioning.tokens must be (N, C) or (Q, N, C), got {tuple(self.tokens.shape)}")
+        object.__setattr__(self, "ray_maps", tuple(self.ray_maps))
+
+    def __len__(self) -> int:
+        return self.hint.shape[0]
+
+    def __getitem__(self, index: slice) -> ViewConditioning:
+        """The conditions of some of the cameras."""
+
+        def chosen(value: Tensor) -> Tensor:
+            return value[index] if value.ndim == 3 else value
+
+        return ViewConditioning(
+            hint=self.hint[index],
+            ray_maps=tuple(ray_map[index] for ray_map in self.ray_maps),
+            tokens=chosen(self.tokens),
+            cameras=self.cameras[index],
+            text=chosen(self.text),
+            unconditional_text=chosen(self.unconditional_text),
+        )
+
+    def unconditional(self) -> ViewConditioning:
+        """The null condition of guidance: zeros for hint, rays and set latents, the empty prompt's text."""
+        return replace(
+            self,
+            hint=torch.zeros_like(self.hint),
+            ray_maps=tuple(torch.zeros_like(ray_map) for ray_map in self.ray_maps),
+            tokens=torch.zeros_like(self.tokens),
+            text=self.unconditional_text,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class NovelViews:
+    """Generated pictures. rgb: (Q, 3, S, S) in [0, 1]; cameras: the Q cameras they show."""
+
+    rgb: Tensor
+    cameras: Cameras
+
+
+@dataclass(frozen=True, eq=False)
+class RenderedViews:
+    """Renders of a radiance field.
+
+    rgb: (Q, 3, H, W) in [0, 1], already over the background. opacity: (Q, 1, H, W) in [0, 1].
+    depth: (Q, 1, H, W), expected distance along the ray in scene units.
+    """
+
+    rgb: Tensor
+    opacity: Tensor
+    depth: Tensor
+
+
+MeshFormat = Literal["glb", "obj", "ply", "stl"]
