@@ -1,0 +1,250 @@
+"""Weights that nobody has to store: every tensor follows from its name and shape alone (METHOD.md, golden tensors).
+
+`rule_tensor` is the rule, `*_shapes` are the manifests, `write_small_folder` and `write_full_folder` put both together
+as files in the released layout. From the command line: `python tests/core/rule_weights.py FOLDER` makes the full-size
+one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import zlib
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+GOLDEN = Path(__file__).resolve().parent / "golden"
+TEXT_PREFIX = "cond_stage_model.transformer.text_model."
+STAMP = "made_by_rule.json"
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def rule_array(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The float32 values of parameter `name`."""
+    noise = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(math.prod(shape))
+    values = noise.astype(np.float32).reshape(shape)
+    if len(shape) >= 2:
+        values /= np.float32(math.sqrt(math.prod(shape[1:])))
+        return values
+    values *= np.float32(0.1)
+    if name.endswith("weight"):
+        values += np.float32(1)
+    return values
+
+
+def rule_tensor(name: str, shape: tuple[int, ...] | list[int]) -> Tensor:
+    """`rule_array` as a tensor; `name` is the checkpoint's full name."""
+    return torch.from_numpy(rule_array(name, tuple(shape)))
+
+
+def rule_state_dict(shapes: Mapping[str, tuple[int, ...]], prefix: str = "") -> dict[str, Tensor]:
+    """The tensors whose names start with `prefix`, under their names without it; values follow from the full names.
+
+    Example: `rule_state_dict(diffusion_shapes(), "control_model.")` is what the ControlNet alone loads.
+    """
+    return {
+        name.removeprefix(prefix): rule_tensor(name, shape) for name, shape in shapes.items() if name.startswith(prefix)
+    }
+
+
+def golden_config() -> dict[str, Any]:
+    """The configurations of the golden files, by section."""
+    return json.loads((GOLDEN / "meta.json").read_text())
+
+
+def golden_shapes(name: str) -> Shapes:
+    """A stored manifest: "dino", "upsrt", "diffusion", "vae" or "upfusion2d_full"."""
+    stored = json.loads((GOLDEN / f"{name}_shapes.json").read_text())
+    return {key: tuple(shape) for key, shape in stored.items()}
+
+
+def dino_shapes(embed_dim: int = 768, depth: int = 12, patch_size: int = 14, image_size: int = 518) -> Shapes:
+    """Torch-hub names of a DINOv2 network; the defaults are ViT-B/14, trained on 37 x 37 patches."""
+    width, hidden = embed_dim, 4 * embed_dim
+    shapes: Shapes = {
+        "cls_token": (1, 1, width),
+        "pos_embed": (1, (image_size // patch_size) ** 2 + 1, width),
+        "mask_token": (1, width),
+        "patch_embed.proj.weight": (width, 3, patch_size, patch_size),
+        "patch_embed.proj.bias": (width,),
+    }
+    for index in range(depth):
+        block = {"attn.qkv": (3 * width, width), "attn.proj": (width, width)}
+        block |= {"mlp.fc1": (hidden, width), "mlp.fc2": (width, hidden)}
+        for name, shape in block.items():
+            shapes |= {f"blocks.{index}.{name}.weight": shape, f"blocks.{index}.{name}.bias": shape[:1]}
+        for name in ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias", "ls1.gamma", "ls2.gamma"):
+            shapes[f"blocks.{index}.{name}"] = (width,)
+    return shapes | {"norm.weight": (width,), "norm.bias": (width,)}
+
+
+def upsrt_shapes(
+    transformer_dim: int = 768,
+    image_feature_dim: int = 768,
+    encoder_layers: int = 8,
+    decoder_layers: int = 4,
+    ff_dim: int = 1024,
+    num_freqs: int = 15,
+) -> Shapes:
+    """Names of `upsrt.pt`; the defaults are the released network's."""
+    width = transformer_dim
+    linear = {
+        "linear_scene": (width, image_feature_dim + 16 * num_freqs),  # harmonics of 6 ray numbers and of 2 ids
+        "linear_query_pixel_rays": (width, 12 * num_freqs),
+        "ray_decoder.rgb_mlp.0": (256, width),
+        "ray_decoder.rgb_mlp.2": (64, 256),
+        "ray_decoder.rgb_mlp.4": (3, 64),
+    }
+    layers = [f"scene_encoder.transformer_encoder.layers.{index}" for index in range(encoder_layers)]
+    layers += [f"ray_decoder.transformer_decoder.layers.{index}" for index in range(decoder_layers)]
+    shapes: Shapes = {}
+    for layer in layers:
+        shapes |= {f"{layer}.{name}.weight": (width, width) for name in ("to_q", "to_k", "to_v", "to_out")}
+        shapes |= {f"{layer}.{name}": (width,) for name in ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias")}
+        linear |= {f"{layer}.linear1": (ff_dim, width), f"{layer}.linear2": (width, ff_dim)}
+    for name, shape in linear.items():
+        shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+    return shapes
+
+
+def text_shapes(
+    hidden_size: int = 768, num_hidden_layers: int = 12, intermediate_size: int = 3072, vocab_size: int = 49408
+) -> Shapes:
+    """Names of the CLIP text encoder inside `upfusion2d.pt`, prefix included; the defaults are ViT-L/14's.
+
+    Newer transformers drop `text_model.` from their own names; the checkpoints keep it.
+    """
+    width = hidden_size
+    shapes: Shapes = {
+        f"{TEXT_PREFIX}embeddings.token_embedding.weight": (vocab_size, width),
+        f"{TEXT_PREFIX}embeddings.position_embedding.weight": (77, width),
+    }
+    for index in range(num_hidden_layers):
+        layer = f"{TEXT_PREFIX}encoder.layers.{index}"
+        linear = {f"self_attn.{name}_proj": (width, width) for name in ("k", "v", "q", "out")}
+        linear |= {"mlp.fc1": (intermediate_size, width), "mlp.fc2": (width, intermediate_size)}
+        for name, shape in linear.items():
+            shapes |= {f"{layer}.{name}.weight": shape, f"{layer}.{name}.bias": shape[:1]}
+        for name in ("layer_norm1", "layer_norm2"):
+            shapes |= {f"{layer}.{name}.weight": (width,), f"{layer}.{name}.bias": (width,)}
+    return shapes | {f"{TEXT_PREFIX}final_layer_norm.{part}": (width,) for part in ("weight", "bias")}
+
+
+def small_config(image_size: int = 64) -> dict[str, Any]:
+    """A configuration whose parts fit each other: the golden networks, UpSRT reading the golden DINO's 48 numbers.
+
+    Photos become 4 x 4 patches (DINO sees 56 x 56 pixels), latents are an eighth of the image.
+    """
+    golden = golden_config()
+    dino_names = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "init_values", "layer")
+    upsrt_names = (
+        *("transformer_dim", "num_heads", "ff_dim", "encoder_layers", "decoder_layers"),
+        *("patches", "num_freqs", "start_freq"),
+    )
+    diffusion_names = (
+        *("model_channels", "channel_mult", "num_res_blocks", "num_heads", "context_dim", "hint_channels"),
+    )
+    return {
+        "image_size": image_size,
+        "dino": {name: golden["dino"][name] for name in dino_names},
+        "upsrt": {name: golden["upsrt"][name] for name in upsrt_names}
+        | {"image_feature_dim": golden["dino"]["embed_dim"]},
+        "diffusion": {name: golden["diffusion"][name] for name in diffusion_names},
+        "vae": dict(golden["vae"]),
+        "text": {"hidden_size": 48, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 192},
+    }
+
+
+def small_shapes() -> dict[str, Shapes]:
+    """Manifests of the small folder's files, by file name."""
+    config = small_config()
+    upsrt = {name: config["upsrt"][name] for name in ("transformer_dim", "image_feature_dim", "ff_dim", "num_freqs")}
+    layers = {name: config["upsrt"][name] for name in ("encoder_layers", "decoder_layers")}
+    text = {name: config["text"][name] for name in ("hidden_size", "num_hidden_layers", "intermediate_size")}
+    return {
+        "upsrt.pt": upsrt_shapes(**upsrt, **layers),
+        "upfusion2d.pt": golden_shapes("diffusion") | golden_shapes("vae") | text_shapes(**text),
+        "dinov2_vitb14_pretrain.pth": golden_shapes("dino"),
+    }
+
+
+def full_shapes() -> dict[str, Shapes]:
+    """Manifests of the released files, by file name: 1.6 thousand million numbers."""
+    return {
+        "upsrt.pt": upsrt_shapes(),
+        "upfusion2d.pt": golden_shapes("upfusion2d_full") | text_shapes(),
+        "dinov2_vitb14_pretrain.pth": dino_shapes(),
+    }
+
+
+def write_small_folder(path: Path | str, *, image_size: int = 64, position_ids: bool = True) -> Path:
+    """Writes a small, consistent folder in the released layout, with its config.json (30 MB, under a second).
+
+    Args:
+        path: the folder, made if missing.
+        image_size: pixels of a photo's side, a multiple of 64.
+        position_ids: whether the text encoder carries the integer buffer that older files have.
+    """
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, shapes in small_shapes().items():
+        _save(folder / name, rule_state_dict(shapes), position_ids=position_ids)
+    (folder / "config.json").write_text(json.dumps(small_config(image_size), indent=2))
+    return folder
+
+
+def write_full_folder(path: Path | str, *, workers: int = 2) -> Path:
+    """Writes the released files at their real sizes, 6.5 GB, unless `path` already holds them.
+
+    The numbers go to a memory-mapped scratch file first, so that no file is ever held in memory; the disk needs 6 GB
+    more for it meanwhile. About two minutes on two cores.
+    """
+    folder, shapes = Path(path), full_shapes()
+    stamp = {name: zlib.crc32(json.dumps(sizes).encode()) for name, sizes in shapes.items()}
+    if (folder / STAMP).is_file() and json.loads((folder / STAMP).read_text()) == stamp:
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, sizes in shapes.items():
+        scratch = folder / f".{name}.partial"
+        _save(folder / name, _mapped_state_dict(scratch, sizes, workers), position_ids=True)
+        scratch.unlink()
+    (folder / STAMP).write_text(json.dumps(stamp))
+    return folder
+
+
+def _mapped_state_dict(scratch: Path, shapes: Shapes, workers: int) -> dict[str, Tensor]:
+    """Tensors by rule whose storages are slices of the file `scratch`."""
+    sizes = [math.prod(shape) for shape in shapes.values()]
+    ends = np.cumsum(sizes)
+    mapped = np.memmap(scratch, np.float32, "w+", shape=(int(ends[-1]),))
+    slices = {
+        name: mapped[end - size : end].reshape(shape)
+        for (name, shape), size, end in zip(shapes.items(), sizes, ends, strict=True)
+    }
+
+    def fill(name: str) -> None:
+        slices[name][...] = rule_array(name, shapes[name])
+
+    with ThreadPoolExecutor(workers) as pool:  # numpy draws without holding the interpreter's lock
+        for _ in pool.map(fill, slices):
+            pass
+    return {name: torch.from_numpy(values) for name, values in slices.items()}
+
+
+def _save(path: Path, tensors: dict[str, Tensor], *, position_ids: bool) -> None:
+    """Writes `tensors` as the release does: bare for DINO's file, else under `model_state_dict`."""
+    if position_ids and any(name.startswith(TEXT_PREFIX) for name in tensors):
+        tensors = tensors | {f"{TEXT_PREFIX}embeddings.position_ids": torch.arange(77)[None]}
+    torch.save(tensors if path.suffix == ".pth" else {"model_state_dict": tensors}, path)
+
+
+if __name__ == "__main__":
+    write_full_folder(sys.argv[1])
