@@ -1,0 +1,253 @@
+"""Photos -> InputViews: background made white, object framed in a square, resized to the model's size."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from skimage.measure import label
+from torch import Tensor
+
+from ..checks import check_range
+from ..errors import InputError, MissingPackageError, PhotoError
+from ..types import REFERENCE_FOCAL, InputViews
+from .photos import Photo, PhotoSource, read_mask, read_photo, unit_range
+
+MAX_PHOTOS = 6
+"""The released UpSRT was trained on 1 to 6 photos."""
+
+FRAME_MARGIN = 1.15
+"""Side of the crop over the longer side of the object's box, as in the preparation of Co3Dv2."""
+
+_WHITE_ENOUGH, _SURELY_OBJECT = 8 / 255, 32 / 255
+"""Darkness below the first is JPEG noise on white (the released demo photos stay under it), above the second object."""
+
+_SMALL_PLACE = 0.01
+"""Part of the picture below which white enclosed by the object is taken as a white part of it."""
+
+_NARROWEST = 8
+"""Pixels of the result that a whole photo must cover in its shorter direction."""
+
+_Box = tuple[float, float, float, float]
+
+
+def prepare_views(
+    images: PhotoSource | Sequence[PhotoSource],
+    masks: PhotoSource | Sequence[PhotoSource | None] | None = None,
+    *,
+    size: int = 256,
+    margin: float = FRAME_MARGIN,
+    crop: bool = True,
+    remove_background: bool = False,
+) -> InputViews:
+    """1 to 6 photos of one object -> InputViews with rgb (V, 3, size, size), float32 on the CPU.
+
+    A photo with a mask or an alpha channel is composited on white (in sRGB, straight alpha) and cropped to a square
+    round the object, which white fills where it leaves the photo. A photo with neither is **taken as already on white
+    and framed**: it is padded to a square with white and resized, never cropped, and one that is already size x size
+    comes through unchanged; its mask is estimated as what is not white. The focal length is set to 4.5, the only
+    one that the released networks know.
+
+    Args:
+        images: paths, PIL images, uint8 arrays (H, W, 3), or float tensors (1|3|4, H, W) in [0, 1] of any size; one of
+            them alone; or a (V, C, H, W) batch. The first is the reference photo, the order of the others is free.
+        masks: one a photo, of its size, 1 on the object; None, or None for a photo, leaves it to the photo's alpha.
+            With both, their product counts.
+        size: side of the results in pixels, the model's image size.
+        margin: side of the crop over the longer side of the object's box, at least 1.
+        crop: whether photos with a mask or alpha are cropped to the object; if not, they are padded like the others.
+        remove_background: finds the object by `rembg` in photos that have neither mask nor alpha. That package
+            fetches its own network on its first use.
+
+    Raises:
+        PhotoError: a photo or mask cannot be used. InputError: wrong number of them, or a wrong option.
+        MissingPackageError: `rembg` is wanted and not installed.
+    """
+    check_range("size", size, 16, 4096)
+    check_range("margin", margin, 1.0, 8.0)
+    sources = _photo_list(images)
+    mask_sources = _mask_list(masks, len(sources))
+    rgb, coverage = [], []
+    for index, (source, mask_source) in enumerate(zip(sources, mask_sources, strict=True)):
+        photo = _with_mask(read_photo(source, f"photo {index + 1}"), mask_source)
+        if remove_background and photo.coverage is None:
+            photo = _without_background(photo)
+        colors, mask = _frame(photo, int(size), margin, crop)
+        rgb.append(colors)
+        coverage.append(mask)
+    focal = torch.full((len(rgb), 2), REFERENCE_FOCAL)
+    return InputViews(torch.stack(rgb), torch.stack(coverage)[:, None], focal)
+
+
+def estimate_mask(rgb: Tensor) -> Tensor:
+    """(3, H, W) on white -> (1, H, W) in [0, 1]: what is not white, with a soft edge, deaf to JPEG noise.
+
+    Small white places inside the object (eyes, highlights) count as object, large ones (under a handle) do not.
+    """
+    darkness = 1 - rgb.amin(dim=0)
+    mask = ((darkness - _WHITE_ENOUGH) / (_SURELY_OBJECT - _WHITE_ENOUGH)).clamp(0, 1)
+    places = label((mask < 0.5).numpy(), connectivity=1)  # 0 is the object; the others are white places
+    areas = np.bincount(places.ravel())
+    border = np.unique(np.concatenate([places[0], places[-1], places[:, 0], places[:, -1]]))
+    small = areas < _SMALL_PLACE * places.size
+    small[0] = small[border] = False
+    return torch.where(torch.from_numpy(small[places]), torch.ones_like(mask), mask)[None]
+
+
+def resample(values: Tensor, box: _Box, size: int) -> Tensor:
+    """The part `box` of (H, W) values -> (size, size), zero outside the picture; not clamped.
+
+    Separable bicubic (a = -0.5), widened when shrinking, so that nothing aliases.
+
+    Args:
+        values: (H, W), uint8 (then divided by 255) or float32.
+        box: left, top, right, bottom in pixels of the picture, (0, 0) its top left corner; may lie outside.
+        size: side of the result.
+    """
+    left, top, right, bottom = box
+    rows, row_weights = _weights(values.shape[0], top, bottom, size)
+    columns, column_weights = _weights(values.shape[1], left, right, size)
+    return row_weights @ unit_range(values[rows, columns]) @ column_weights.T
+
+
+def _photo_list(images: PhotoSource | Sequence[PhotoSource]) -> list[PhotoSource]:
+    if isinstance(images, Tensor | np.ndarray):
+        sources: list[PhotoSource] = list(images) if images.ndim == 4 else [images]
+    elif isinstance(images, str | os.PathLike | Image.Image):
+        sources = [images]
+    elif isinstance(images, Sequence):
+        sources = list(images)
+    else:
+        raise InputError(f"images must be a list of photos, got {type(images).__name__}; see prepare_views")
+    if not 1 <= len(sources) <= MAX_PHOTOS:
+        raise InputError(f"expected 1 to {MAX_PHOTOS} photos, got {len(sources)}; choose the most different views")
+    return sources
+
+
+def _mask_list(masks: PhotoSource | Sequence[PhotoSource | None] | None, photos: int) -> Sequence[PhotoSource | None]:
+    if masks is None:
+        return [None] * photos
+    if isinstance(masks, Tensor | np.ndarray):
+        is_batch = masks.ndim == 4 or (masks.ndim == 3 and masks.shape[0] == photos)
+        masks = list(masks) if is_batch else [masks]
+    elif isinstance(masks, str | os.PathLike | Image.Image):
+        masks = [masks]
+    elif not isinstance(masks, Sequence):
+        raise InputError(f"masks must be a list of masks, got {type(masks).__name__}; see prepare_views")
+    if len(masks) != photos:
+        raise InputError(f"expected one mask for each of {photos} photos, got {len(masks)}; give as many, in order")
+    return masks
+
+
+def _with_mask(photo: Photo, mask_source: PhotoSource | None) -> Photo:
+    if mask_source is None:
+        return photo
+    mask = read_mask(mask_source, photo)
+    if photo.coverage is not None:
+        mask = unit_range(mask) * unit_range(photo.coverage)
+    return Photo(photo.rgb, mask, photo.label)
+
+
+def _without_background(photo: Photo) -> Photo:
+    try:
+        from rembg import remove
+    except (ImportError, SystemExit) as error:  # rembg ends the process where onnxruntime is missing
+        raise MissingPackageError(
+            "removing backgrounds needs the package rembg, which is not installed; "
+            "run: pip install 'upfusion[background]'"
+        ) from error
+    pixels = (unit_range(photo.rgb) * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
+    found = remove(Image.fromarray(pixels), only_mask=True)
+    return Photo(photo.rgb, torch.from_numpy(np.array(found.convert("L"))), photo.label)
+
+
+def _frame(photo: Photo, size: int, margin: float, crop: bool) -> tuple[Tensor, Tensor]:
+    """The photo on white in its square -> rgb (3, size, size), mask (size, size)."""
+    object_box = None if photo.coverage is None else _object_box(photo)
+    box = _squared(object_box, margin) if crop and object_box else _whole(photo, size)
+    untouched = box == (0, 0, size, size) and (photo.height, photo.width) == (size, size)
+    channels = []
+    for color in photo.rgb:
+        # White is 0 in terms of darkness: what lies outside the object or the photo then adds nothing to a filter, so
+        # that no edge gets a fringe of the colours that were hidden under alpha.
+        if untouched and photo.coverage is None:
+            channels.append(unit_range(color))
+        elif untouched:
+            channels.append(_on_white(photo, color))
+        else:
+            channels.append(1 - resample(1 - _on_white(photo, color), box, size))
+    rgb = torch.stack(channels).clamp(0, 1)
+    if photo.coverage is None:
+        mask = estimate_mask(rgb)[0]
+        if mask.max() < 0.5:
+            raise PhotoError(
+                f"{photo.label} must show an object, but it is white all over; choose another photo or give a mask"
+            )
+        return rgb, mask
+    mask = unit_range(photo.coverage) if untouched else resample(photo.coverage, box, size)
+    return rgb, mask.clamp(0, 1)
+
+
+def _on_white(photo: Photo, color: Tensor) -> Tensor:
+    color = unit_range(color)
+    if photo.coverage is None:
+        return color
+    coverage = unit_range(photo.coverage)
+    return color * coverage + (1 - coverage)
+
+
+def _object_box(photo: Photo) -> _Box:
+    """Left, top, right, bottom of the pixels that the mask covers at least half as much as any."""
+    coverage = unit_range(photo.coverage)
+    peak = float(coverage.max())
+    if peak < 0.05:
+        raise PhotoError(
+            f"the mask or alpha channel of {photo.label} must cover the object, but it is empty; "
+            "paint the object white, or swap inside and outside"
+        )
+    inside = coverage >= peak / 2
+    rows, columns = inside.any(dim=1).nonzero()[:, 0], inside.any(dim=0).nonzero()[:, 0]
+    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+
+
+def _squared(box: _Box, margin: float) -> _Box:
+    """The square about the box's centre whose side is the longer side of the box times `margin`."""
+    left, top, right, bottom = box
+    half = max(right - left, bottom - top) * margin / 2
+    x, y = (left + right) / 2, (top + bottom) / 2
+    return x - half, y - half, x + half, y + half
+
+
+def _whole(photo: Photo, size: int) -> _Box:
+    """The square about the whole photo."""
+    shorter, longer = sorted((photo.width, photo.height))
+    if shorter * size < _NARROWEST * longer:
+        raise PhotoError(
+            f"{photo.label} is too narrow to be framed as a square, got {photo.width} x {photo.height}; "
+            "cut it to the object, or give a mask"
+        )
+    return _squared((0, 0, photo.width, photo.height), 1.0)
+
+
+def _weights(length: int, start: float, stop: float, size: int) -> tuple[slice, Tensor]:
+    """Filter taps along one axis: which of `length` pixels are read, and (size, taps) weights for them.
+
+    Rows sum to 1 over all pixels, those outside the picture included: only these are then left out.
+    """
+    scale = (stop - start) / size
+    support = max(scale, 1.0)
+    centers = start + (torch.arange(size, dtype=torch.float64) + 0.5) * scale
+    taps = torch.arange(math.floor(start - 2 * support), math.ceil(stop + 2 * support), dtype=torch.float64)
+    distance = ((taps + 0.5 - centers[:, None]) / support).abs()
+    near = (1.5 * distance - 2.5) * distance**2 + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    weights = torch.where(distance < 1, near, torch.where(distance < 2, far, torch.zeros_like(distance)))
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    first, last = max(0, int(taps[0])), min(length, int(taps[-1]) + 1)
+    first = min(first, last)
+    chosen = weights[:, first - int(taps[0]) : last - int(taps[0])]
+    return slice(first, last), chosen.float()
