@@ -1,8 +1,8 @@
 """Weights that nobody has to store: every tensor follows from its name and shape alone (METHOD.md, golden tensors).
 
 `rule_tensor` is the rule, `*_shapes` are the manifests, `write_small_folder` and `write_full_folder` put both together
-as files in the released layout. From the command line: `python tests/core/rule_weights.py FOLDER` makes the full-size
-one.
+as files in the released layout. From the command line: `python tests/core/rule_weights.py weights FOLDER` makes the
+full-size one, `photos FOLDER` six photos to go with it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
@@ -246,5 +247,31 @@ def _save(path: Path, tensors: dict[str, Tensor], *, position_ids: bool) -> None
     torch.save(tensors if path.suffix == ".pth" else {"model_state_dict": tensors}, path)
 
 
+def rule_photo(index: int, size: int = 256) -> np.ndarray:
+    """(size, size, 3) uint8: photo `index` (1-based), a disc of coloured squares on white; integers only, so exact."""
+    generator = np.random.RandomState(zlib.crc32(f"photo {index}".encode()))
+    squares = generator.randint(0, 256, (8, 8, 3)).astype(np.uint8)
+    picture = squares.repeat(size // 8, axis=0).repeat(size // 8, axis=1)
+    row, column = np.indices((size, size)) * 2 + 1 - size  # pixel centres, in half pixels from the middle
+    picture[row**2 + column**2 > (size * (5 + index % 3) // 8) ** 2] = 255
+    return picture
+
+
+def rule_photos(count: int = 6, size: int = 256) -> Tensor:
+    """(count, 3, size, size) in [0, 1]."""
+    stacked = np.stack([rule_photo(index, size) for index in range(1, count + 1)])
+    return torch.from_numpy(stacked).permute(0, 3, 1, 2) / 255
+
+
+def write_photos(path: Path | str, count: int = 6, size: int = 256) -> list[Path]:
+    """Writes `rule_photos` as PNG files, without loss, and returns their paths in order."""
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{index:03d}.png" for index in range(1, count + 1)]
+    for index, photo in enumerate(paths, 1):
+        Image.fromarray(rule_photo(index, size)).save(photo)
+    return paths
+
+
 if __name__ == "__main__":
-    write_full_folder(sys.argv[1])
+    {"weights": write_full_folder, "photos": write_photos}[sys.argv[1]](sys.argv[2])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import rule_weights
 import torch
+from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
 
@@ -64,6 +65,15 @@ def test_text_manifest_is_that_of_transformers(layers: int) -> None:
         if not name.endswith("position_ids")
     }
     assert names == rule_weights.text_shapes(num_hidden_layers=layers)
+
+
+def test_photos_differ_and_survive_their_files(tmp_path: Path) -> None:
+    photos = rule_weights.rule_photos(3, 64)
+    assert photos.shape == (3, 3, 64, 64)
+    assert (photos[:, :, 0, 0] == 1).all()
+    assert (photos[0] - photos[1]).abs().mean() > 0.1
+    stored = [np.asarray(Image.open(path)) for path in rule_weights.write_photos(tmp_path, 3, 64)]
+    assert torch.equal(torch.from_numpy(np.stack(stored)).permute(0, 3, 1, 2) / 255, photos)
 
 
 def test_small_folder_is_consistent(small_weights: Path) -> None:
