@@ -17,8 +17,8 @@ from .errors import OutputError
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Gives a temporary path beside `path`; on success it is renamed to `path`, on failure removed.
 
-    The suffix is kept, because image and mesh writers choose their format by it. A full disk, a missing folder or a lack
-    of permission becomes OutputError; an older file under `path` then stays as it was.
+    The suffix is kept, because image and mesh writers choose their format by it. A full disk or a lack of permission
+    becomes OutputError; an older file under `path` then stays as it was.
 
     Example:
         with replacing("out/mesh.glb") as partial:

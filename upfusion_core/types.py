@@ -6,8 +6,8 @@ Camera axes: +X right, +Y up, looking along -Z (glTF's). Images are channels-fir
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -52,6 +52,7 @@ class Cameras:
 
     @property
     def device(self) -> torch.device:
+        """Where the cameras' tensors are."""
         return self.camera_to_world.device
 
     def __len__(self) -> int:
@@ -65,6 +66,7 @@ class Cameras:
         return Cameras(self.camera_to_world[index], self.focal[index], self.principal[index])
 
     def to(self, device: torch.device | str) -> Cameras:
+        """The same cameras on another device."""
         return Cameras(self.camera_to_world.to(device), self.focal.to(device), self.principal.to(device))
 
     @staticmethod
@@ -131,6 +133,7 @@ class InputViews:
         return self.rgb.shape[0]
 
     def to(self, device: torch.device | str) -> InputViews:
+        """The same photos on another device."""
         return InputViews(self.rgb.to(device), self.mask.to(device), self.focal.to(device))
 
 
@@ -232,4 +235,8 @@ class RenderedViews:
     depth: Tensor
 
 
-MeshFormat = Literal["glb", "obj", "ply", "stl"]
+OnStep = Callable[[int, int, Callable[[], Tensor] | None], None]
+"""The only hook of long work: called with (step, total, preview).
+
+`preview` gives a (3, H, W) picture in [0, 1] and is worth calling only when it is shown; it is None where there is nothing
+to show. Raising from the hook cancels the work."""

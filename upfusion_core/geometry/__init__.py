@@ -9,7 +9,15 @@ from .cameras import (
     random_cameras,
     reference_camera,
 )
-from .rays import camera_rays, grid_rays, harmonic_encoding, patch_rays, plucker, to_reference_frame
+from .rays import (
+    camera_rays,
+    grid_rays,
+    harmonic_encoding,
+    patch_rays,
+    plucker,
+    reference_plucker,
+    to_reference_frame,
+)
 
 __all__ = [
     "camera_rays",
@@ -24,5 +32,6 @@ __all__ = [
     "plucker",
     "random_cameras",
     "reference_camera",
+    "reference_plucker",
     "to_reference_frame",
 ]

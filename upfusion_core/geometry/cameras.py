@@ -62,7 +62,8 @@ def look_at(
         raise InputError("`up` must not run along the line of sight; choose another up vector for this camera")
     right = torch.nn.functional.normalize(right, dim=-1)
     matrices = torch.zeros(len(centers), 4, 4, device=centers.device)
-    matrices[:, :3, :4] = torch.stack([right, torch.linalg.cross(backward, right), backward, centers], dim=-1)
+    above = torch.nn.functional.normalize(torch.linalg.cross(backward, right), dim=-1)
+    matrices[:, :3, :4] = torch.stack([right, above, backward, centers], dim=-1)
     matrices[:, 3, 3] = 1
     return _with_focal(matrices, focal)
 
@@ -95,8 +96,9 @@ def orbit_cameras(
     if (radius <= 0).any():
         raise InputError(f"distance must be above 0, got {float(radius.min())}")
     a, e = torch.deg2rad(azimuth), torch.deg2rad(elevation)
-    directions = torch.stack([e.cos() * a.sin(), e.sin(), e.cos() * a.cos()], dim=-1)
-    return look_at((radius[:, None] * directions).float(), focal=focal)
+    ground = radius * e.cos()
+    centers = torch.stack([ground * a.sin(), radius * e.sin(), ground * a.cos()], dim=-1)
+    return look_at(centers, focal=focal)
 
 
 def reference_camera(elevation_degrees: float = REFERENCE_ELEVATION_DEGREES, focal: float = REFERENCE_FOCAL) -> Cameras:
@@ -160,7 +162,7 @@ def _with_focal(matrices: Tensor, focal: Numbers) -> Cameras:
 
 
 def _broadcast(**values: Numbers) -> list[Tensor]:
-    tensors = {name: torch.as_tensor(value, dtype=torch.float64).reshape(-1) for name, value in values.items()}
+    tensors = {name: torch.as_tensor(value, dtype=torch.float32).reshape(-1) for name, value in values.items()}
     for name, tensor in tensors.items():
         check_finite(name, tensor)
     sizes = {len(tensor) for tensor in tensors.values()} - {1}

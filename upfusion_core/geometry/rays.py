@@ -12,8 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ..checks import check_shape
 from ..errors import InputError
 from ..types import REFERENCE_FOCAL, Cameras, Rays
+
+NETWORK_AXES = (-1.0, 1.0, -1.0)
+"""Signs that turn our camera axes (right, up, backward) into the networks' (left, up, forward)."""
 
 
 def camera_rays(cameras: Cameras, height: int, width: int) -> Rays:
@@ -47,23 +51,52 @@ def patch_rays(rows: int, columns: int, device: torch.device | str = "cpu", foca
 def to_reference_frame(rays: Rays, reference: Cameras) -> Rays:
     """World rays -> rays in the networks' frame: photo 1's PyTorch3D axes (x left, y up, z forward), object at 0.
 
-    With R = [right, up, backward] of the reference, its centre c, d0 = |c| and A = diag(-1, 1, -1):
-    o' = A(Rᵀ(o - c)/d0 + (0, 0, 1)), d' = A Rᵀ d.
+    With R = [right, up, backward] of the reference camera, its centre c, d0 = |c| and A = diag(-1, 1, -1):
+    o' = A(Rᵀ(o - c)/d0 + (0, 0, 1)), d' = A Rᵀ d. The reference camera then stands at (0, 0, -1).
 
     Raises:
         InputError: the reference camera does not look at the world's origin, which the formula assumes.
     """
+    distance = _reference_distance(reference)
     matrix = reference.camera_to_world[0].to(rays.origins.device)
-    rotation, center = matrix[:3, :3], matrix[:3, 3]
-    distance = center.norm()
-    if distance < 1e-6 or (rotation[:, 2] - center / distance).norm() > 1e-3:
-        raise InputError(
-            "the reference camera must look at the world's origin from a distance; make it with orbit_cameras"
-        )
-    flip = torch.tensor([-1.0, 1.0, -1.0], device=rays.origins.device)
-    ahead = torch.tensor([0.0, 0.0, 1.0], device=rays.origins.device)
-    origins = ((rays.origins - center) @ rotation / distance + ahead) * flip
-    return Rays(origins, rays.directions @ rotation * flip)
+    flip = torch.tensor(NETWORK_AXES, device=matrix.device)
+    ahead = torch.tensor([0.0, 0.0, 1.0], device=matrix.device)
+    origins = ((rays.origins - matrix[:3, 3]) @ matrix[:3, :3] / distance + ahead) * flip
+    return Rays(origins, rays.directions @ matrix[:3, :3] * flip)
+
+
+def reference_plucker(cameras: Cameras, reference: Cameras, size: int) -> Tensor:
+    """(N, size, size, 6) Plücker forms, in the networks' frame, of each camera's corner-aligned grid of rays.
+
+    The same as `plucker(to_reference_frame(grid_rays(...)))` up to rounding. It moves the cameras instead, from reference
+    to camera and back by general inverses as the release does: f_14 makes rounding visible (golden: upsrt, 5e-5).
+    """
+    distance = _reference_distance(reference)
+    views, first = (_world_to_camera(some.camera_to_world, distance) for some in (cameras, reference.to(cameras.device)))
+    shift = torch.eye(4, device=cameras.device)
+    shift[2, 3] = -1  # from the object to photo 1's camera
+    moved = torch.linalg.inv((views @ (torch.linalg.inv(first.mT).mT @ shift)).mT).mT.clone()
+    moved[:, :3] *= torch.tensor(NETWORK_AXES, device=cameras.device)[:, None]
+    return plucker(grid_rays(Cameras(moved, cameras.focal, cameras.principal), size, size))
+
+
+def _reference_distance(reference: Cameras) -> Tensor:
+    check_shape("reference", reference.camera_to_world, (1, 4, 4), "it is one camera, photo 1's")
+    matrix = reference.camera_to_world[0]
+    distance = matrix[:3, 3].norm()
+    if distance < 1e-6 or (matrix[:3, 2] - matrix[:3, 3] / distance).norm() > 1e-3:
+        raise InputError("the reference camera must look at the world's origin from a distance; use orbit_cameras")
+    return distance
+
+
+def _world_to_camera(matrices: Tensor, unit: Tensor) -> Tensor:
+    """Inverses of rigid (N, 4, 4) matrices, with translations measured in `unit`."""
+    rotation = matrices[:, :3, :3].mT
+    inverse = torch.zeros_like(matrices)
+    inverse[:, :3, :3] = rotation
+    inverse[:, :3, 3:] = -torch.bmm(rotation, matrices[:, :3, 3:]) / unit.to(matrices.device)
+    inverse[:, 3, 3] = 1
+    return inverse
 
 
 def plucker(rays: Rays) -> Tensor:

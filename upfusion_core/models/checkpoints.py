@@ -1,0 +1,322 @@
+"""Checkpoints: a folder in the released layout or one merged file, checked whole and loaded strictly.
+
+Both become the same flat set of names: those of upfusion2d.pt unchanged, `upsrt.` and `dino.` (torch-hub names) before the
+others, `text_embeddings.default` and `text_embeddings.empty`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CheckpointError
+from .config import ModelConfig
+from .controlnet import ControlNet
+from .dino import DinoKeys
+from .dino_names import hub_names
+from .ldm_names import CONTROL_PREFIX, TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX, text_names, unet_names, vae_names
+from .text import TextConfig, build_text_encoder
+from .unet import build_unet
+from .upsrt import UpSRT
+from .vae import build_vae
+from .weight_files import read_metadata, read_weights
+
+UPSRT_PREFIX, DINO_PREFIX = "upsrt.", "dino."
+DEFAULT_EMBEDDING, EMPTY_EMBEDDING = "text_embeddings.default", "text_embeddings.empty"
+CONFIG_KEY = "upfusion_config"
+DINO_FILES = ("dinov2_vitb14_pretrain.pth", "model.safetensors", "pytorch_model.bin")
+SCHEDULE_BUFFERS = frozenset(
+    "betas alphas_cumprod alphas_cumprod_prev sqrt_alphas_cumprod sqrt_one_minus_alphas_cumprod "
+    "log_one_minus_alphas_cumprod sqrt_recip_alphas_cumprod sqrt_recipm1_alphas_cumprod posterior_variance "
+    "posterior_log_variance_clipped posterior_mean_coef1 posterior_mean_coef2 logvar".split()
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """The opened files. weights: merged names -> tensors mapped from the files."""
+
+    path: Path
+    layout: Literal["folder", "merged"]
+    config: ModelConfig
+    weights: dict[str, Tensor]
+
+    @property
+    def has_text_encoder(self) -> bool:
+        """Whether prompts of the user's own can be encoded."""
+        return any(name.startswith(TEXT_PREFIX) for name in self.weights)
+
+    @property
+    def text_embeddings(self) -> tuple[Tensor, Tensor] | None:
+        """Stored (default, empty) prompt embeddings, (77, W) each, or None."""
+        if DEFAULT_EMBEDDING in self.weights and EMPTY_EMBEDDING in self.weights:
+            return self.weights[DEFAULT_EMBEDDING].float(), self.weights[EMPTY_EMBEDDING].float()
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class Networks:
+    """The networks of a model, by stage; the text encoder is made only when a prompt is written."""
+
+    dino: DinoKeys
+    upsrt: UpSRT
+    controlnet: ControlNet
+    unet: nn.Module
+    vae: nn.Module
+
+
+@dataclass(frozen=True)
+class PartInfo:
+    """One part of a checkpoint: tensors, parameters, bytes in the file, and the precisions found."""
+
+    tensors: int
+    parameters: int
+    bytes: int
+    dtypes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What `upfusion info` tells: layout, sizes and parts of a checkpoint, and where its prompt comes from."""
+
+    path: str
+    layout: str
+    config: ModelConfig
+    parts: dict[str, PartInfo]
+    text: str
+
+
+def build_networks(config: ModelConfig, device: torch.device | str = "cpu") -> Networks:
+    """All networks but the text encoder, on `device` ("meta" for names and shapes only), weights as torch makes them."""
+    with torch.device(device):
+        return Networks(
+            dino=DinoKeys(config.dino),
+            upsrt=UpSRT(config.upsrt),
+            controlnet=ControlNet(config.diffusion),
+            unet=build_unet(config.diffusion),
+            vae=build_vae(config.vae),
+        )
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Opens a folder or a merged `.safetensors` without loading it, and checks every name and shape.
+
+    Raises:
+        CheckpointError: a file is missing, damaged or of another kind, or names are missing, unexpected or mis-shaped: all
+            are listed in the one message.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist; give a folder with upsrt.pt, or a merged .safetensors file")
+    checkpoint = _open_folder(path) if path.is_dir() else _open_merged(path)
+    if checkpoint.has_text_encoder:
+        checkpoint = replace(checkpoint, config=_with_text_sizes(checkpoint))
+    _check_names(checkpoint)
+    return checkpoint
+
+
+def load_networks(checkpoint: Checkpoint, device: torch.device | str, dtype: torch.dtype) -> Networks:
+    """The networks with the checkpoint's weights, frozen, in evaluation mode. Weights already in `dtype` stay mapped."""
+    networks = build_networks(checkpoint.config, "meta")
+    for module, names in _modules(checkpoint.config, networks):
+        _assign(module, names, checkpoint.weights, device, dtype)
+    return networks
+
+
+def load_text_encoder(checkpoint: Checkpoint, device: torch.device | str = "cpu") -> nn.Module:
+    """The text encoder in float32, because it runs once.
+
+    Raises:
+        CheckpointError: the checkpoint has none.
+    """
+    if not checkpoint.has_text_encoder:
+        raise CheckpointError(f"{checkpoint.path} holds no text encoder, so it takes no prompt; leave the prompt away")
+    with torch.device("meta"):
+        encoder = build_text_encoder(checkpoint.config.text)
+    _assign(encoder, text_names(encoder.state_dict()), checkpoint.weights, device, torch.float32)
+    for module in encoder.modules():  # the one buffer that is not in the file
+        if "position_ids" in module._buffers:
+            count = module.position_embedding.num_embeddings
+            module._buffers["position_ids"] = torch.arange(count, device=device).expand(1, -1)
+    return encoder
+
+
+def describe(path: str | Path) -> CheckpointInfo:
+    """What a checkpoint holds (see CheckpointInfo); it is checked as for loading."""
+    checkpoint = open_checkpoint(path)
+    groups = {
+        "UpSRT": UPSRT_PREFIX,
+        "DINOv2": DINO_PREFIX,
+        "ControlNet": CONTROL_PREFIX,
+        "UNet": UNET_PREFIX,
+        "VAE": VAE_PREFIX,
+        "text encoder": TEXT_PREFIX,
+    }
+    parts = {}
+    for title, prefix in groups.items():
+        tensors = [tensor for name, tensor in checkpoint.weights.items() if name.startswith(prefix)]
+        if tensors:
+            parts[title] = PartInfo(
+                tensors=len(tensors),
+                parameters=sum(tensor.numel() for tensor in tensors),
+                bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+                dtypes=tuple(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors})),
+            )
+    sources = [
+        "a text encoder" if checkpoint.has_text_encoder else "",
+        "stored embeddings of the default and the empty prompt" if checkpoint.text_embeddings else "",
+    ]
+    text = " and ".join(source for source in sources if source) or "none: the model works without a prompt"
+    return CheckpointInfo(str(checkpoint.path), checkpoint.layout, checkpoint.config, parts, text)
+
+
+def _open_merged(path: Path) -> Checkpoint:
+    if path.suffix != ".safetensors":
+        raise CheckpointError(
+            f"{path} must be a folder of weights or a merged .safetensors file, got a {path.suffix or 'nameless'} file; "
+            "give the folder that holds it"
+        )
+    metadata = read_metadata(path)
+    if CONFIG_KEY not in metadata:
+        raise CheckpointError(
+            f"{path} is not a merged UpFusion file (no {CONFIG_KEY} in its metadata); make one with upfusion convert"
+        )
+    config = ModelConfig.from_json(metadata[CONFIG_KEY], f"{path} metadata")
+    return Checkpoint(path, "merged", config, read_weights(path))
+
+
+def _open_folder(path: Path) -> Checkpoint:
+    files = {name: _weights_file(path, name) for name in ("upsrt", "upfusion2d")}
+    config_file = path / "config.json"
+    config = ModelConfig()
+    if config_file.exists():
+        config = ModelConfig.from_json(_read_text(config_file), str(config_file))
+    weights = {UPSRT_PREFIX + name: tensor for name, tensor in read_weights(files["upsrt"]).items()}
+    dino = read_weights(_dino_file(path, set(files.values())))
+    weights |= {DINO_PREFIX + name: tensor for name, tensor in hub_names(dino).items()}
+    return Checkpoint(path, "folder", config, weights | read_weights(files["upfusion2d"]))
+
+
+def _weights_file(folder: Path, stem: str) -> Path:
+    for suffix in (".pt", ".safetensors"):
+        if (folder / f"{stem}{suffix}").exists():
+            return folder / f"{stem}{suffix}"
+    raise CheckpointError(
+        f"{folder} must hold upsrt.pt, upfusion2d.pt and a DINOv2 file, but {stem}.pt is missing; see the README"
+    )
+
+
+def _dino_file(folder: Path, others: set[Path]) -> Path:
+    for name in DINO_FILES:
+        if (folder / name).exists():
+            return folder / name
+    found = [
+        file
+        for file in sorted(folder.iterdir())
+        if file.suffix in (".pth", ".bin", ".safetensors", ".pt") and file not in others
+    ]
+    if len(found) != 1:
+        raise CheckpointError(
+            f"{folder} must hold one DINOv2 file ({', '.join(DINO_FILES)}), got {len(found)} candidates; "
+            "put it beside upsrt.pt"
+        )
+    return found[0]
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read as UTF-8 text ({error}); correct it or remove it") from error
+
+
+def _modules(config: ModelConfig, networks: Networks) -> list[tuple[nn.Module, dict[str, str]]]:
+    """Each network with its own parameter names -> the checkpoint's."""
+    prefixed = [(networks.upsrt, UPSRT_PREFIX), (networks.dino, DINO_PREFIX), (networks.controlnet, CONTROL_PREFIX)]
+    pairs = [(module, {name: prefix + name for name in module.state_dict()}) for module, prefix in prefixed]
+    return [
+        *pairs,
+        (networks.unet, unet_names(config.diffusion, networks.unet.state_dict())),
+        (networks.vae, vae_names(config.vae, networks.vae.state_dict())),
+    ]
+
+
+def _assign(
+    module: nn.Module,
+    names: dict[str, str],
+    weights: dict[str, Tensor],
+    device: torch.device | str,
+    dtype: torch.dtype,
+) -> None:
+    shapes = {name: value.shape for name, value in module.state_dict().items()}
+    # a 1x1 convolution of the VAE's attention is a linear layer in diffusers, hence the reshape
+    state = {own: weights[name].reshape(shapes[own]).to(device=device, dtype=dtype) for own, name in names.items()}
+    module.load_state_dict(state, strict=True, assign=True)
+    module.requires_grad_(False).eval()
+
+
+def _with_text_sizes(checkpoint: Checkpoint) -> ModelConfig:
+    """The released config has no word on the text encoder: its sizes follow from its tensors, heads being 64 wide."""
+    names = [name.removeprefix(TEXT_PREFIX) for name in checkpoint.weights if name.startswith(TEXT_PREFIX)]
+    table = checkpoint.weights.get(TEXT_PREFIX + "embeddings.token_embedding.weight")
+    first = checkpoint.weights.get(TEXT_PREFIX + "encoder.layers.0.mlp.fc1.weight")
+    stated = checkpoint.config.text
+    if table is None or first is None or table.ndim != 2 or table.shape[1] == stated.hidden_size:
+        return checkpoint.config
+    layers = {name.split(".")[2] for name in names if name.startswith("encoder.layers.")}
+    width = table.shape[1]
+    heads = width // 64 if width % 64 == 0 else next(count for count in (4, 3, 2, 1) if width % count == 0)
+    return replace(checkpoint.config, text=TextConfig(width, heads, len(layers), first.shape[0]))
+
+
+def _check_names(checkpoint: Checkpoint) -> None:
+    expected: dict[str, torch.Size] = {}
+    networks = build_networks(checkpoint.config, "meta")
+    for module, names in _modules(checkpoint.config, networks):
+        state = module.state_dict()
+        expected |= {name: state[own].shape for own, name in names.items()}
+    if checkpoint.has_text_encoder:
+        with torch.device("meta"):
+            encoder = build_text_encoder(checkpoint.config.text).state_dict()
+        expected |= {name: encoder[own].shape for own, name in text_names(encoder).items()}
+    for name in (DEFAULT_EMBEDDING, EMPTY_EMBEDDING):
+        if name in checkpoint.weights:
+            expected[name] = torch.Size([77, checkpoint.config.diffusion.context_dim])
+    weights = checkpoint.weights
+    missing = [name for name in expected if name not in weights]
+    unexpected = [name for name in weights if name not in expected and not _ignored(name, checkpoint.config)]
+    misshapen = [
+        f"{name} {tuple(weights[name].shape)} instead of {tuple(shape)}"
+        for name, shape in expected.items()
+        if name in weights and not _fits(weights[name].shape, shape)
+    ]
+    if missing or unexpected or misshapen:
+        lists = [("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen)]
+        found = "; ".join(f"{len(names)} {kind}: {_listed(names)}" for kind, names in lists if names)
+        raise CheckpointError(
+            f"{checkpoint.path} does not fit its configuration: {found}. Check config.json or download the weights again"
+        )
+
+
+def _fits(found: torch.Size, wanted: torch.Size) -> bool:
+    return found == wanted or (found[: len(wanted)] == wanted and set(found[len(wanted) :]) == {1})
+
+
+def _ignored(name: str, config: ModelConfig) -> bool:
+    """Tensors of the published files that nothing here computes with."""
+    if name in SCHEDULE_BUFFERS or name == TEXT_PREFIX + "embeddings.position_ids":
+        return True
+    if not name.startswith(DINO_PREFIX):
+        return False
+    parts = name.removeprefix(DINO_PREFIX).split(".")
+    later = parts[0] == "blocks" and len(parts) > 2 and parts[1].isdigit() and int(parts[1]) >= config.dino.layer
+    return later or parts[0] in ("norm", "mask_token")
+
+
+def _listed(names: list[str], most: int = 20) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,0 +1,120 @@
+"""All sizes of a model in one value, and the JSON form in which files carry them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from ..errors import CheckpointError, InputError
+from .controlnet import DiffusionConfig
+from .dino import DinoConfig
+from .text import TextConfig
+from .upsrt import UpSRTConfig
+from .vae import VaeConfig
+
+# golden/meta.json describes its fixtures beside the sizes; such words carry no size and are passed over
+_DESCRIPTIONS = {"camera_index", "camera_indices", "feature_grid", "rgb_grid", "input", "resize", "pos_embed"}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of all networks; the defaults are the released model's. image_size: pixels along each side."""
+
+    upsrt: UpSRTConfig = field(default_factory=UpSRTConfig)
+    dino: DinoConfig = field(default_factory=DinoConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    vae: VaeConfig = field(default_factory=VaeConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    image_size: int = 256
+
+    def __post_init__(self) -> None:
+        step = self.vae.downsampling * 2 ** (len(self.diffusion.channel_mult) - 1)
+        if isinstance(self.image_size, bool) or not isinstance(self.image_size, int) or self.image_size < step:
+            raise InputError(f"image_size must be a whole number of at least {step}, got {self.image_size!r}")
+        if self.image_size % step:
+            raise InputError(f"image_size must be divisible by {step} for these networks, got {self.image_size}")
+        if self.diffusion.hint_channels != self.upsrt.transformer_dim + 6:
+            raise InputError(
+                "diffusion.hint_channels must be upsrt.transformer_dim + 6 (features and Plücker numbers), got "
+                f"{self.diffusion.hint_channels} and {self.upsrt.transformer_dim}; correct the configuration"
+            )
+        if self.diffusion.context_dim != self.upsrt.transformer_dim:
+            raise InputError(
+                "diffusion.context_dim must equal upsrt.transformer_dim (attention to the set latents), got "
+                f"{self.diffusion.context_dim} and {self.upsrt.transformer_dim}; correct the configuration"
+            )
+
+    @property
+    def latent_size(self) -> int:
+        """Latent cells along each side."""
+        return self.image_size // self.vae.downsampling
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form: one section a network, and image_size."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(content: dict[str, Any], source: str = "the configuration") -> ModelConfig:
+        """Reads the JSON form; absent sections and entries take the released sizes.
+
+        Raises:
+            CheckpointError: an unknown name, or a value of the wrong type or range; `source` is named in the message.
+        """
+        if not isinstance(content, dict):
+            raise CheckpointError(f"{source} must be a JSON object with one section a network, got {content!r:.80}")
+        sections = {item.name: item for item in fields(ModelConfig) if item.name != "image_size"}
+        unknown = set(content) - set(sections) - {"image_size"}
+        if unknown:
+            known = ", ".join([*sections, "image_size"])
+            raise CheckpointError(f"{source} may have the sections {known}, got {', '.join(sorted(unknown))}; remove it")
+        values: dict[str, Any] = {}
+        try:
+            for name, item in sections.items():
+                if name in content:
+                    values[name] = _section(item.default_factory, content[name], f"{source}, section {name}")
+            return ModelConfig(**values, image_size=content.get("image_size", 256))
+        except InputError as error:
+            raise CheckpointError(f"{source} is not usable: {error}") from error
+
+    @staticmethod
+    def from_json(text: str, source: str) -> ModelConfig:
+        """Reads JSON text (see from_dict)."""
+        try:
+            content = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise CheckpointError(f"{source} is not JSON ({error}); correct it or remove it") from error
+        return ModelConfig.from_dict(content, source)
+
+
+def _section(kind: type, content: Any, where: str) -> Any:  # noqa: ANN401 - JSON in, one of five configurations out
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{where} must be a JSON object, got {content!r:.80}")
+    defaults = kind()
+    known = {item.name for item in fields(kind)}
+    values = {}
+    for name, value in content.items():
+        if name in _DESCRIPTIONS:
+            continue
+        if name not in known:
+            raise CheckpointError(f"{where} may have {', '.join(sorted(known))}, got {name!r}; remove it")
+        values[name] = _checked(value, getattr(defaults, name), f"{where}: {name}")
+    return kind(**values)
+
+
+def _checked(value: Any, like: Any, where: str) -> Any:  # noqa: ANN401 - a JSON value, compared with its default
+    if isinstance(like, tuple):
+        good = isinstance(value, list | tuple) and len(value) > 0 and all(_is_size(item) for item in value)
+    elif isinstance(like, float):
+        good = isinstance(value, int | float) and not isinstance(value, bool)
+    elif where.endswith(("start_freq", "layer")):
+        good = isinstance(value, int) and not isinstance(value, bool) and abs(value) <= 4096
+    else:
+        good = _is_size(value)
+    if not good:
+        raise CheckpointError(f"{where} must be like {like!r}, got {value!r:.80}; correct it")
+    return tuple(value) if isinstance(like, tuple) else value
+
+
+def _is_size(value: Any) -> bool:  # noqa: ANN401 - any JSON value
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 65536

@@ -1,0 +1,253 @@
+"""The dual-conditioned ControlNet: view-aligned features as a hint, direct attention to the set latents (paper section 3.2).
+
+Module and parameter names are the released checkpoint's, without the prefix `control_model.`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..checks import check_shape
+from ..errors import InputError
+from .attention import grouped_attention, split_heads
+
+KeysValues = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """Sizes of UNet and ControlNet; the defaults are Stable Diffusion 1.5's and the released checkpoint's.
+
+    Levels with attention are all but the last, as in SD 1.5. context_dim: width of text and of set latents.
+    hint_channels: width of the set latents plus 6 Plücker numbers.
+    """
+
+    model_channels: int = 320
+    channel_mult: tuple[int, ...] = (1, 2, 4, 4)
+    num_res_blocks: int = 2
+    num_heads: int = 8
+    context_dim: int = 768
+    hint_channels: int = 774
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "channel_mult", tuple(self.channel_mult))
+        if self.model_channels % 32 or self.model_channels % self.num_heads or len(self.channel_mult) < 2:
+            raise InputError(
+                "diffusion needs model_channels divisible by 32 and by num_heads and at least two levels, got "
+                f"{self.model_channels}, {self.num_heads}, {self.channel_mult}; correct its configuration"
+            )
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels at each level, finest first."""
+        return tuple(self.model_channels * multiple for multiple in self.channel_mult)
+
+    def has_attention(self, level: int) -> bool:
+        """Whether the spatial transformers stand at this level."""
+        return level < len(self.channel_mult) - 1
+
+
+@dataclass(frozen=True, eq=False)
+class ControlConstants:
+    """What the ControlNet needs of a scene and its cameras, constant over the sampling steps.
+
+    hint: (B, C, s, s) after the hint convolution. ray_maps: one (B, 6, s, s) a level, finest first.
+    keys_values: cross-attention keys and values of the set latents, (G, heads, N, D) each, in network order; G divides B.
+    """
+
+    hint: Tensor
+    ray_maps: tuple[Tensor, ...]
+    keys_values: tuple[KeysValues, ...]
+
+
+class ControlNet(nn.Module):
+    """(B, 4, s, s) noisy latents -> 13 residuals: the UNet's 12 skip connections in input order, then its middle."""
+
+    def __init__(self, config: DiffusionConfig, *, ops: ModuleType = nn) -> None:
+        super().__init__()
+        self.config = config
+        width, time_width = config.model_channels, 4 * config.model_channels
+        self.time_embed = nn.Sequential(ops.Linear(width, time_width), nn.SiLU(), ops.Linear(time_width, time_width))
+        self.input_hint_block = nn.ModuleList([ops.Conv2d(config.hint_channels, width, 3, padding=1)])
+        blocks, levels = [nn.ModuleList([ops.Conv2d(4, width, 3, padding=1)])], [0]
+        channels = [width]
+        for level, out in enumerate(config.widths):
+            for _ in range(config.num_res_blocks):
+                layers: list[nn.Module] = [_ResBlock(channels[-1], out, time_width, ops)]
+                if config.has_attention(level):
+                    layers.append(_SetTransformer(out, config, ops))
+                blocks.append(nn.ModuleList(layers))
+                channels.append(out)
+                levels.append(level)
+            if level < len(config.widths) - 1:
+                blocks.append(nn.ModuleList([_Downsample(out, ops)]))
+                channels.append(out)
+                levels.append(level)
+        self.levels = tuple(levels)
+        self.input_blocks = nn.ModuleList(blocks)
+        self.zero_convs = nn.ModuleList([nn.ModuleList([ops.Conv2d(count, count, 1)]) for count in channels])
+        deepest = channels[-1]
+        self.middle_block = nn.ModuleList(
+            [
+                _ResBlock(deepest, deepest, time_width, ops),
+                _SetTransformer(deepest, config, ops),
+                _ResBlock(deepest, deepest, time_width, ops),
+            ]
+        )
+        self.middle_block_out = nn.ModuleList([ops.Conv2d(deepest, deepest, 1)])
+
+    def constants(self, hint: Tensor, ray_maps: tuple[Tensor, ...], tokens: Tensor) -> ControlConstants:
+        """Hint convolution and the set latents' keys and values, all in the precision of `tokens`.
+
+        Args:
+            hint: (B, C+6, s, s). ray_maps: (B, 6, s/2^i, s/2^i) for every level i. tokens: (G, N, C), G divides B.
+        """
+        check_shape("ControlNet hint", hint, ("B", self.config.hint_channels, "s", "s"))
+        check_shape("ControlNet tokens", tokens, ("G", "N", self.config.context_dim))
+        if len(ray_maps) != len(self.config.widths) or len(hint) % len(tokens):
+            raise InputError(
+                f"ControlNet expects {len(self.config.widths)} ray maps and a batch divisible by the {len(tokens)} sets "
+                f"of latents, got {len(ray_maps)} ray maps and a batch of {len(hint)}; use UpFusion.condition"
+            )
+        keys_values = tuple(layer.keys_values(tokens) for layer in self._transformers())
+        maps = tuple(ray_map.to(tokens.dtype) for ray_map in ray_maps)
+        return ControlConstants(self.input_hint_block[0](hint.to(tokens.dtype)), maps, keys_values)
+
+    def forward(self, latents: Tensor, timesteps: Tensor, constants: ControlConstants) -> list[Tensor]:
+        """Residuals for `latents` (B, 4, s, s) at `timesteps` (B,) in 0…999."""
+        embedding = self.time_embed(timestep_embedding(timesteps, self.config.model_channels).to(latents.dtype))
+        keys_values = iter(constants.keys_values)
+        residuals = []
+        x = latents
+        for index, (block, zero_conv) in enumerate(zip(self.input_blocks, self.zero_convs, strict=True)):
+            for layer in block:
+                x = self._apply(layer, x, embedding, constants.ray_maps[self.levels[index]], keys_values)
+            if index == 0:
+                x = x + constants.hint
+            residuals.append(zero_conv[0](x))
+        for layer in self.middle_block:
+            x = self._apply(layer, x, embedding, constants.ray_maps[-1], keys_values)
+        return [*residuals, self.middle_block_out[0](x)]
+
+    @staticmethod
+    def _apply(layer: nn.Module, x: Tensor, embedding: Tensor, ray_map: Tensor, keys_values: iter) -> Tensor:
+        if isinstance(layer, _ResBlock):
+            return layer(x, embedding)
+        if isinstance(layer, _SetTransformer):
+            return layer(x, ray_map, next(keys_values))
+        return layer(x)
+
+    def _transformers(self) -> list[_SetTransformer]:
+        layers = [layer for block in [*self.input_blocks, self.middle_block] for layer in block]
+        return [layer for layer in layers if isinstance(layer, _SetTransformer)]
+
+
+def timestep_embedding(timesteps: Tensor, width: int) -> Tensor:
+    """(B,) -> (B, width): [cos, sin] of t · 10000^(-i/half), float32."""
+    half = width // 2
+    frequencies = torch.exp(-math.log(10000) * torch.arange(half, device=timesteps.device, dtype=torch.float32) / half)
+    angles = timesteps.float()[:, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class _ResBlock(nn.Module):
+    def __init__(self, channels: int, out: int, time_width: int, ops: ModuleType) -> None:
+        super().__init__()
+        self.in_layers = nn.Sequential(
+            ops.GroupNorm(32, channels, eps=1e-5), nn.SiLU(), ops.Conv2d(channels, out, 3, padding=1)
+        )
+        self.emb_layers = nn.Sequential(nn.SiLU(), ops.Linear(time_width, out))
+        # the identity keeps the place, and so the name, of the checkpoint's dropout
+        self.out_layers = nn.Sequential(
+            ops.GroupNorm(32, out, eps=1e-5), nn.SiLU(), nn.Identity(), ops.Conv2d(out, out, 3, padding=1)
+        )
+        self.skip_connection = nn.Identity() if channels == out else ops.Conv2d(channels, out, 1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        h = self.in_layers(x) + self.emb_layers(embedding)[:, :, None, None]
+        return self.skip_connection(x) + self.out_layers(h)
+
+
+class _Downsample(nn.Module):
+    def __init__(self, channels: int, ops: ModuleType) -> None:
+        super().__init__()
+        self.op = ops.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.op(x)
+
+
+class _SetTransformer(nn.Module):
+    """Spatial transformer over the set latents; it sees the camera through the rays appended to its input."""
+
+    def __init__(self, channels: int, config: DiffusionConfig, ops: ModuleType) -> None:
+        super().__init__()
+        self.norm = ops.GroupNorm(32, channels, eps=1e-6)
+        self.proj_in = ops.Conv2d(channels + 6, channels, 1)
+        self.transformer_blocks = nn.ModuleList([_TransformerBlock(channels, config, ops)])
+        self.proj_out = ops.Conv2d(channels, channels, 1)
+
+    def keys_values(self, tokens: Tensor) -> KeysValues:
+        return self.transformer_blocks[0].attn2.keys_values(tokens)
+
+    def forward(self, x: Tensor, ray_map: Tensor, keys_values: KeysValues) -> Tensor:
+        h = self.proj_in(torch.cat([self.norm(x), ray_map], dim=1))
+        h = h.flatten(2).transpose(1, 2)  # (B, s·s, C)
+        h = self.transformer_blocks[0](h, keys_values)
+        return x + self.proj_out(h.transpose(1, 2).unflatten(2, x.shape[2:]))
+
+
+class _TransformerBlock(nn.Module):
+    def __init__(self, width: int, config: DiffusionConfig, ops: ModuleType) -> None:
+        super().__init__()
+        self.attn1 = _Attention(width, width, config.num_heads, ops)
+        self.ff = _FeedForward(width, ops)
+        self.attn2 = _Attention(width, config.context_dim, config.num_heads, ops)
+        self.norm1, self.norm2, self.norm3 = (ops.LayerNorm(width, eps=1e-5) for _ in range(3))
+
+    def forward(self, x: Tensor, keys_values: KeysValues) -> Tensor:
+        normed = self.norm1(x)
+        x = x + self.attn1(normed, self.attn1.keys_values(normed))
+        x = x + self.attn2(self.norm2(x), keys_values)
+        return x + self.ff(self.norm3(x))
+
+
+class _Attention(nn.Module):
+    def __init__(self, width: int, context_width: int, heads: int, ops: ModuleType) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = ops.Linear(width, width, bias=False)
+        self.to_k = ops.Linear(context_width, width, bias=False)
+        self.to_v = ops.Linear(context_width, width, bias=False)
+        self.to_out = nn.ModuleList([ops.Linear(width, width)])
+
+    def keys_values(self, context: Tensor) -> KeysValues:
+        return split_heads(self.to_k(context), self.heads), split_heads(self.to_v(context), self.heads)
+
+    def forward(self, x: Tensor, keys_values: KeysValues) -> Tensor:
+        return self.to_out[0](grouped_attention(self.to_q(x), *keys_values))
+
+
+class _FeedForward(nn.Module):
+    def __init__(self, width: int, ops: ModuleType) -> None:
+        super().__init__()
+        self.net = nn.ModuleList([_Geglu(width, 4 * width, ops), nn.Identity(), ops.Linear(4 * width, width)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net[2](self.net[0](x))
+
+
+class _Geglu(nn.Module):
+    def __init__(self, width: int, hidden: int, ops: ModuleType) -> None:
+        super().__init__()
+        self.proj = ops.Linear(width, 2 * hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)

@@ -1,0 +1,156 @@
+"""DINOv2 patch features: the key vectors of one attention block (arXiv 2304.07193; UpFusion uses block 8 of ViT-B/14)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..checks import check_shape
+from ..errors import InputError
+from .attention import grouped_attention, split_heads
+
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class DinoConfig:
+    """Sizes of the vision transformer; the defaults are ViT-B/14.
+
+    img_size: image side that the position table was trained at. layer: 0-based block whose keys are the features.
+    depth: blocks in the published file; those after `layer` are neither loaded nor computed.
+    """
+
+    img_size: int = 518
+    patch_size: int = 14
+    embed_dim: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    init_values: float = 1.0
+    layer: int = 8
+
+    def __post_init__(self) -> None:
+        if self.embed_dim % self.num_heads or not 0 <= self.layer < self.depth:
+            raise InputError(
+                f"dino needs embed_dim divisible by num_heads and 0 <= layer < depth, got embed_dim {self.embed_dim}, "
+                f"num_heads {self.num_heads}, layer {self.layer}, depth {self.depth}; correct its configuration"
+            )
+
+
+class DinoKeys(nn.Module):
+    """(V, 3, H, W) photos in [0, 1] -> (V, P, C) keys of block `config.layer`, patches row-major, class token dropped."""
+
+    def __init__(self, config: DinoConfig, *, ops: ModuleType = nn) -> None:
+        super().__init__()
+        width, table = config.embed_dim, config.img_size // config.patch_size
+        self.config = config
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, table * table + 1, width))
+        self.patch_embed = _PatchEmbedding(config, ops)
+        blocks = [_Block(config, ops) for _ in range(config.layer)]
+        self.blocks = nn.ModuleList([*blocks, _KeyBlock(config, ops)])
+
+    def forward(self, images: Tensor, patches: tuple[int, int] = (16, 16), dtype: torch.dtype | None = None) -> Tensor:
+        """Keys on a grid of `patches` (rows, columns); `dtype` is the precision to compute in, float32 unless given."""
+        check_shape("DinoKeys images", images, ("V", 3, "H", "W"))
+        pixels = self.preprocess(images, patches).to(dtype or torch.float32)
+        x = self.patch_embed.proj(pixels).flatten(2).transpose(1, 2)  # (V, P, C)
+        x = torch.cat([self.cls_token.to(x).expand(len(x), -1, -1), x], dim=1)
+        x = x + self.position_embedding(patches).to(x)
+        for block in self.blocks:
+            x = block(x)
+        return x[:, 1:]
+
+    def preprocess(self, images: Tensor, patches: tuple[int, int] = (16, 16)) -> Tensor:
+        """Resizes to a whole number of patches and normalises by ImageNet's mean and deviation, in float32."""
+        size = [count * self.config.patch_size for count in patches]
+        # upstream: bicubic without antialiasing (golden: dino.preprocessed_corner)
+        resized = F.interpolate(images.float(), size=size, mode="bicubic", align_corners=False, antialias=False)
+        mean, std = (resized.new_tensor(values)[:, None, None] for values in (IMAGE_MEAN, IMAGE_STD))
+        return (resized - mean) / std
+
+    def position_embedding(self, patches: tuple[int, int]) -> Tensor:
+        """(1, P + 1, C) table resized to the patch grid, float32."""
+        table = self.config.img_size // self.config.patch_size
+        positions = self.pos_embed.float()
+        if patches == (table, table):
+            return positions
+        grid = positions[:, 1:].unflatten(1, (table, table)).permute(0, 3, 1, 2)
+        # upstream: a scale factor with an offset of 0.1, which samples at other places than `size=` (golden: dino)
+        scale = tuple((count + 0.1) / table for count in patches)
+        grid = F.interpolate(grid, scale_factor=scale, mode="bicubic", align_corners=False, antialias=False)
+        return torch.cat([positions[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
+
+
+class _PatchEmbedding(nn.Module):
+    def __init__(self, config: DinoConfig, ops: ModuleType) -> None:
+        super().__init__()
+        self.proj = ops.Conv2d(3, config.embed_dim, config.patch_size, stride=config.patch_size)
+
+
+class _LayerScale(nn.Module):
+    def __init__(self, config: DinoConfig) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((config.embed_dim,), config.init_values))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma.to(x)
+
+
+class _Attention(nn.Module):
+    def __init__(self, config: DinoConfig, ops: ModuleType) -> None:
+        super().__init__()
+        self.heads = config.num_heads
+        self.qkv = ops.Linear(config.embed_dim, 3 * config.embed_dim)
+        self.proj = ops.Linear(config.embed_dim, config.embed_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.qkv(x).chunk(3, dim=-1)
+        return self.proj(grouped_attention(query, split_heads(key, self.heads), split_heads(value, self.heads)))
+
+
+class _Mlp(nn.Module):
+    def __init__(self, config: DinoConfig, ops: ModuleType) -> None:
+        super().__init__()
+        self.fc1 = ops.Linear(config.embed_dim, 4 * config.embed_dim)
+        self.fc2 = ops.Linear(4 * config.embed_dim, config.embed_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class _Block(nn.Module):
+    def __init__(self, config: DinoConfig, ops: ModuleType) -> None:
+        super().__init__()
+        self.norm1 = ops.LayerNorm(config.embed_dim, eps=1e-6)
+        self.attn = _Attention(config, ops)
+        self.ls1 = _LayerScale(config)
+        self.norm2 = ops.LayerNorm(config.embed_dim, eps=1e-6)
+        self.mlp = _Mlp(config, ops)
+        self.ls2 = _LayerScale(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.ls1(self.attn(self.norm1(x)))
+        return x + self.ls2(self.mlp(self.norm2(x)))
+
+
+class _KeyProjection(nn.Module):
+    def __init__(self, config: DinoConfig, ops: ModuleType) -> None:
+        super().__init__()
+        self.qkv = ops.Linear(config.embed_dim, 3 * config.embed_dim)
+
+
+class _KeyBlock(nn.Module):
+    """The last block in use: nothing of it but the keys of its attention, all heads side by side, unscaled."""
+
+    def __init__(self, config: DinoConfig, ops: ModuleType) -> None:
+        super().__init__()
+        self.norm1 = ops.LayerNorm(config.embed_dim, eps=1e-6)
+        self.attn = _KeyProjection(config, ops)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attn.qkv(self.norm1(x)).chunk(3, dim=-1)[1]

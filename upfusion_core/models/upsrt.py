@@ -1,0 +1,166 @@
+"""UpSRT: photos without poses -> set latents, and the answers to rays that query them (paper section 3.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..checks import check_shape
+from ..errors import InputError
+from ..geometry.rays import harmonic_encoding
+from .attention import grouped_attention, split_heads
+
+
+@dataclass(frozen=True)
+class UpSRTConfig:
+    """Sizes of UpSRT; the defaults are the released checkpoint's (48.4 M parameters).
+
+    patches: (rows, columns) of patch features a photo. num_freqs, start_freq: harmonics f_k = π·2^(start_freq + k).
+    """
+
+    transformer_dim: int = 768
+    num_heads: int = 12
+    ff_dim: int = 1024
+    encoder_layers: int = 8
+    decoder_layers: int = 4
+    image_feature_dim: int = 768
+    patches: tuple[int, int] = (16, 16)
+    num_freqs: int = 15
+    start_freq: int = -6
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "patches", tuple(self.patches))
+        if self.transformer_dim % self.num_heads:
+            raise InputError(
+                f"upsrt needs transformer_dim divisible by num_heads, got {self.transformer_dim} and {self.num_heads}; "
+                "correct its configuration"
+            )
+
+    @property
+    def scene_input_dim(self) -> int:
+        """Numbers a patch: its key, and harmonics of 6 Plücker numbers, the patch id and the camera id."""
+        return self.image_feature_dim + 2 * self.num_freqs * (6 + 1 + 1)
+
+
+class UpSRT(nn.Module):
+    """The set-latent scene transformer. It knows no cameras: rays come to it as Plücker forms."""
+
+    def __init__(self, config: UpSRTConfig, *, ops: ModuleType = nn) -> None:
+        super().__init__()
+        self.config = config
+        self.scene_encoder = _SceneEncoder(config, ops)
+        self.ray_decoder = _RayDecoder(config, ops)
+        self.linear_scene = ops.Linear(config.scene_input_dim, config.transformer_dim)
+        self.linear_query_pixel_rays = ops.Linear(6 * 2 * config.num_freqs, config.transformer_dim)
+
+    def encode(self, keys: Tensor, patch_plucker: Tensor) -> Tensor:
+        """(B, V, P, C) keys of V photos -> (B, V·P, D) set latents, in the keys' precision.
+
+        Args:
+            keys: patch features, photo 1 first.
+            patch_plucker: (P, 6) Plücker forms of the patch rays, the same for every photo, float32.
+        """
+        rows, columns = self.config.patches
+        check_shape("UpSRT.encode keys", keys, ("B", "V", rows * columns, self.config.image_feature_dim))
+        check_shape("UpSRT.encode patch_plucker", patch_plucker, (rows * columns, 6))
+        batch, views = keys.shape[:2]
+        position = self._patch_encoding(views, patch_plucker).to(keys.dtype).expand(batch, -1, -1, -1)
+        tokens = self.linear_scene(torch.cat([keys, position], dim=-1))
+        return self.scene_encoder(tokens.flatten(1, 2))
+
+    def decode(self, tokens: Tensor, plucker: Tensor, *, chunk: int = 8192) -> Tensor:
+        """(B, N, D) set latents and (B, R, 6) rays -> (B, R, D) view-aligned features, `chunk` rays at a time."""
+        check_shape("UpSRT.decode tokens", tokens, ("B", "N", self.config.transformer_dim))
+        check_shape("UpSRT.decode plucker", plucker, (len(tokens), "R", 6))
+        memory = self.ray_decoder.memory(tokens)  # constant over the chunks
+        features = [
+            self.ray_decoder(self.linear_query_pixel_rays(self._harmonics(part).to(tokens.dtype)), memory)
+            for part in plucker.split(chunk, dim=1)
+        ]
+        return torch.cat(features, dim=1)
+
+    def read_rgb(self, features: Tensor) -> Tensor:
+        """(..., D) view-aligned features -> (..., 3) direct, blurry colours in [0, 1]."""
+        return self.ray_decoder.rgb_mlp(features).sigmoid()
+
+    def _harmonics(self, values: Tensor) -> Tensor:
+        return harmonic_encoding(values, self.config.num_freqs, self.config.start_freq)
+
+    def _patch_encoding(self, views: int, patch_plucker: Tensor) -> Tensor:
+        """(V, P, K): harmonics of ray, patch id and camera id. Only photo 1 has an id of its own: the rest are a set."""
+        count, device = len(patch_plucker), patch_plucker.device
+        camera_id = torch.full((views, 1, 1), 2 / 3 + 0.05, device=device)
+        camera_id[0] = 1 / 3 + 0.05
+        patch_id = torch.arange(1, count + 1, device=device)[:, None] / count
+        parts = [
+            self._harmonics(patch_plucker).expand(views, -1, -1),
+            self._harmonics(patch_id).expand(views, -1, -1),
+            self._harmonics(camera_id).expand(-1, count, -1),
+        ]
+        return torch.cat(parts, dim=-1)
+
+
+class _Layer(nn.Module):
+    """Pre-norm transformer layer. The released parameters have no bias in q, k, v and out."""
+
+    def __init__(self, config: UpSRTConfig, ops: ModuleType) -> None:
+        super().__init__()
+        width, self.heads = config.transformer_dim, config.num_heads
+        self.to_q = ops.Linear(width, width, bias=False)
+        self.to_k = ops.Linear(width, width, bias=False)
+        self.to_v = ops.Linear(width, width, bias=False)
+        self.to_out = ops.Linear(width, width, bias=False)
+        self.linear1 = ops.Linear(width, config.ff_dim)
+        self.linear2 = ops.Linear(config.ff_dim, width)
+        self.norm1 = ops.LayerNorm(width, eps=1e-5)
+        self.norm2 = ops.LayerNorm(width, eps=1e-5)
+
+    def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        return split_heads(self.to_k(memory), self.heads), split_heads(self.to_v(memory), self.heads)
+
+    def attend(self, x: Tensor, keys_values: tuple[Tensor, Tensor]) -> Tensor:
+        return self.to_out(grouped_attention(self.to_q(x), *keys_values))
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        return x + self.linear2(F.gelu(self.linear1(self.norm2(x))))
+
+
+class _SceneEncoder(nn.Module):
+    def __init__(self, config: UpSRTConfig, ops: ModuleType) -> None:
+        super().__init__()
+        self.transformer_encoder = _Stack(config.encoder_layers, config, ops)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.transformer_encoder.layers:
+            normed = layer.norm1(x)
+            x = layer.feed_forward(x + layer.attend(normed, layer.keys_values(normed)))
+        return x  # upstream: no final norm (golden: upsrt.set_latents)
+
+
+class _RayDecoder(nn.Module):
+    """Cross-attention only: rays do not see each other, so any chunking gives the same answers."""
+
+    def __init__(self, config: UpSRTConfig, ops: ModuleType) -> None:
+        super().__init__()
+        self.transformer_decoder = _Stack(config.decoder_layers, config, ops)
+        self.rgb_mlp = nn.Sequential(
+            ops.Linear(config.transformer_dim, 256), nn.ReLU(), ops.Linear(256, 64), nn.ReLU(), ops.Linear(64, 3)
+        )
+
+    def memory(self, tokens: Tensor) -> list[tuple[Tensor, Tensor]]:
+        return [layer.keys_values(tokens) for layer in self.transformer_decoder.layers]
+
+    def forward(self, x: Tensor, memory: list[tuple[Tensor, Tensor]]) -> Tensor:
+        for layer, keys_values in zip(self.transformer_decoder.layers, memory, strict=True):
+            x = layer.feed_forward(x + layer.attend(layer.norm1(x), keys_values))
+        return x
+
+
+class _Stack(nn.Module):
+    def __init__(self, depth: int, config: UpSRTConfig, ops: ModuleType) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([_Layer(config, ops) for _ in range(depth)])

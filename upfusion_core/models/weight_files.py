@@ -1,0 +1,120 @@
+"""Reading one file of weights, memory-mapped and without ever running what is in it."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+import zipfile
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..errors import CheckpointError
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """All tensors of a `.safetensors`, `.pt`, `.pth` or `.bin` file by name, mapped from the file, not copied.
+
+    A state dict may stand at the top of a pickle or under `model_state_dict` or `state_dict`.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, of another kind, or holds anything but plain tensors.
+    """
+    _check_file(path)
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    return _read_pickle(path)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a `.safetensors` file; empty where it has none."""
+    _check_file(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(_broken(path, error)) from error
+
+
+def _check_file(path: Path) -> None:
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist; check the path or download the weights again")
+    if not path.is_file():
+        raise CheckpointError(f"{path} must be a file of weights, got a folder; check the path")
+    if path.stat().st_size == 0:
+        raise CheckpointError(f"{path} is empty; download or convert it again")
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, struct.error, json.JSONDecodeError) as error:
+        raise CheckpointError(_broken(path, error)) from error
+    return _plain(path, weights)
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    zipped = zipfile.is_zipfile(path)
+    if zipped:
+        _refuse_zip_bomb(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError as error:
+        if "weights_only" in str(error) or "Unsupported" in str(error):
+            raise CheckpointError(
+                f"{path} must hold tensors only, but it asks to run other code or is damaged, so it was not opened; "
+                "get it from its authors, preferably as .safetensors"
+            ) from error
+        raise CheckpointError(_broken(path, error)) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+        raise CheckpointError(_broken(path, error)) from error
+    for key in ("model_state_dict", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    return _plain(path, content)
+
+
+def _refuse_zip_bomb(path: Path) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+            compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise CheckpointError(_broken(path, error)) from error
+    if compressed or unpacked > 2 * path.stat().st_size + 2**20:
+        raise CheckpointError(
+            f"{path} must be a file that torch.save wrote (stored, not compressed), got one that unpacks to "
+            f"{unpacked:,} bytes; get it from its authors"
+        )
+
+
+def _plain(path: Path, content: object) -> dict[str, Tensor]:
+    if not isinstance(content, dict) or not content:
+        raise CheckpointError(f"{path} must hold named tensors, got {type(content).__name__}; it is not a state dict")
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise CheckpointError(
+                f"{path} must hold named tensors only, got {type(value).__name__} under {name!r:.60}; "
+                "is it another kind of checkpoint?"
+            )
+        if value.is_floating_point() and value.dtype not in FLOATS:
+            raise CheckpointError(
+                f"{path} must hold float16, bfloat16 or float32 weights, got {value.dtype} for {name}; "
+                "use a file that is not quantised"
+            )
+    return content
+
+
+def _broken(path: Path, error: Exception) -> str:
+    reason = str(error).strip().splitlines()
+    return (
+        f"{path} cannot be read as weights ({reason[0][:160] if reason else type(error).__name__}); "
+        "it is damaged, cut short or another kind of file: download or convert it again"
+    )

@@ -1,0 +1,125 @@
+"""The diffusion prior: predicted noise, and the way between images and latents.
+
+Sampling and distillation see only the protocol; the library's implementation stands on diffusers' networks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..checks import check_shape
+from ..errors import InputError
+from ..models.checkpoints import Networks
+from ..models.controlnet import ControlConstants, KeysValues
+from ..models.unet import predict, prompt_keys_values
+from ..models.vae import decode_latents, encode_images
+from ..types import ViewConditioning
+
+
+class DiffusionPrior(Protocol):
+    """What sampling and distillation ask of a diffusion model. Latents and images are float32 outside."""
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one view's latents."""
+        ...
+
+    def prepare(self, cond: ViewConditioning, *, guided: bool) -> Any:  # noqa: ANN401 - each prior's own constants
+        """Everything that is constant over the sampling steps, for both halves of guidance or one."""
+        ...
+
+    def predict_noise(self, latents: Tensor, timestep: Tensor | int | float, prepared: Any, guidance: float) -> Tensor:  # noqa: ANN401
+        """(Q, 4, s, s) latents at `timestep` (one, or one a view) -> guided noise of the same shape."""
+        ...
+
+    def encode(self, rgb: Tensor, noise: Tensor | None = None) -> Tensor:
+        """(Q, 3, S, S) images in [0, 1] -> (Q, 4, s, s) latents; `noise` samples the posterior, None takes its mean."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """(Q, 4, s, s) latents -> (Q, 3, S, S) images in [0, 1]."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedConditioning:
+    """Constants of Q views over the sampling steps.
+
+    guided: whether the batch holds two halves, unconditional first. text: (G, L, W), G divides the batch.
+    """
+
+    views: int
+    guided: bool
+    control: ControlConstants
+    text: Tensor
+    text_keys_values: tuple[KeysValues, ...]
+
+
+class DiffusersPrior:
+    """UNet and VAE of diffusers, steered by our ControlNet."""
+
+    def __init__(self, networks: Networks, latent_size: int) -> None:
+        self.networks = networks
+        self.latent_shape = (4, latent_size, latent_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return next(self.networks.controlnet.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The networks' precision."""
+        return next(self.networks.controlnet.parameters()).dtype
+
+    def prepare(self, cond: ViewConditioning, *, guided: bool) -> PreparedConditioning:
+        """Hint convolution, ray maps, and the keys and values of set latents and text, once for all steps."""
+        halves = [cond.unconditional(), cond] if guided else [cond]
+        place = {"device": self.device, "dtype": self.dtype}
+        tokens = torch.cat([_grouped(half.tokens) for half in halves]).to(**place)
+        text = torch.cat([_grouped(half.text) for half in halves]).to(**place)
+        hint = torch.cat([half.hint for half in halves]).to(**place)
+        ray_maps = tuple(torch.cat(maps).to(**place) for maps in zip(*(half.ray_maps for half in halves), strict=True))
+        return PreparedConditioning(
+            views=len(cond),
+            guided=guided,
+            control=self.networks.controlnet.constants(hint, ray_maps, tokens),
+            text=text,
+            text_keys_values=prompt_keys_values(self.networks.unet, text),
+        )
+
+    def predict_noise(
+        self, latents: Tensor, timestep: Tensor | int | float, prepared: PreparedConditioning, guidance: float
+    ) -> Tensor:
+        """Both halves of guidance run in one batch: ε = ε_u + s(ε_c − ε_u); scale 1 needs the conditional half only."""
+        check_shape("latents", latents, (prepared.views, *self.latent_shape), "one a conditioned camera")
+        if prepared.guided == (guidance == 1):
+            wanted = "without guidance" if prepared.guided else "with guidance"
+            raise InputError(f"guidance is {guidance}, but these conditions were not prepared {wanted}; prepare them again")
+        steps = torch.as_tensor(timestep, device=self.device, dtype=torch.float32).expand(prepared.views)
+        halves = 2 if prepared.guided else 1
+        batch = latents.to(self.device, self.dtype).repeat(halves, 1, 1, 1)
+        steps = steps.repeat(halves)
+        residuals = self.networks.controlnet(batch, steps, prepared.control)
+        eps = predict(self.networks.unet, batch, steps, prepared.text, prepared.text_keys_values, residuals).float()
+        if not prepared.guided:
+            return eps
+        unconditional, conditional = eps.chunk(2)
+        return unconditional + guidance * (conditional - unconditional)
+
+    def encode(self, rgb: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Images to scaled latents; differentiable with respect to `rgb`."""
+        return encode_images(self.networks.vae, rgb.to(self.device), noise)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Scaled latents to images, clipped to [0, 1]."""
+        return decode_latents(self.networks.vae, latents.to(self.device))
+
+
+def _grouped(value: Tensor) -> Tensor:
+    """(N, C), shared by all views, becomes one group."""
+    return value[None] if value.ndim == 2 else value

@@ -1,0 +1,88 @@
+"""The noise schedule, and the samplers that walk it: DDIM as released, any other of diffusers by name."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..checks import check_range
+from ..errors import InputError
+
+TRAIN_STEPS = 1000
+BETA_START, BETA_END = 0.00085, 0.012
+
+SCHEDULERS = {
+    "ddim": "DDIMScheduler",
+    "dpm++": "DPMSolverMultistepScheduler",
+    "dpm++_singlestep": "DPMSolverSinglestepScheduler",
+    "unipc": "UniPCMultistepScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "euler_ancestral": "EulerAncestralDiscreteScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "lms": "LMSDiscreteScheduler",
+    "deis": "DEISMultistepScheduler",
+    "pndm": "PNDMScheduler",
+    "ddpm": "DDPMScheduler",
+}
+"""Short names; the class names of diffusers are taken as well."""
+
+
+def alphas_cumprod() -> Tensor:
+    """(1000,) ᾱ_t: β from 0.00085 to 0.012, linear in √β, made in float64 and then cast to float32."""
+    betas = np.linspace(BETA_START**0.5, BETA_END**0.5, TRAIN_STEPS) ** 2
+    return torch.from_numpy(np.cumprod(1 - betas)).float()
+
+
+def ddim_timesteps(steps: int) -> list[int]:
+    """The release's table, ascending: 50 steps -> 1, 21, …, 981; 30 steps -> 1, 34, …, 991, which are 31."""
+    check_range("steps", steps, 1, TRAIN_STEPS)
+    table = [t + 1 for t in range(0, TRAIN_STEPS, TRAIN_STEPS // steps)]
+    return [t for t in table if t < TRAIN_STEPS]
+
+
+def make_scheduler(name: str, steps: int, device: torch.device | str = "cpu") -> Any:  # noqa: ANN401 - a diffusers scheduler
+    """A diffusers scheduler on the released noise schedule, ready for `steps` steps.
+
+    Args:
+        name: a key of SCHEDULERS or the class name of a diffusers scheduler.
+        steps: 1 to 1000. "ddim" walks the release's table, η = 0; the others use diffusers' leading spacing.
+
+    Raises:
+        InputError: no such scheduler, or one that is not made for noise prediction on this schedule.
+    """
+    check_range("steps", steps, 1, TRAIN_STEPS)
+    kind = getattr(diffusers, SCHEDULERS.get(name, name), None)
+    accepted = inspect.signature(kind.__init__).parameters if isinstance(kind, type) else {}
+    if "beta_schedule" not in accepted or "prediction_type" not in accepted:
+        known = ", ".join(SCHEDULERS)
+        raise InputError(f"scheduler must be one of {known} or a diffusers class of that kind, got {name!r}")
+    wanted = {
+        "num_train_timesteps": TRAIN_STEPS,
+        "beta_start": BETA_START,
+        "beta_end": BETA_END,
+        "beta_schedule": "scaled_linear",
+        "prediction_type": "epsilon",
+        "timestep_spacing": "leading",
+        "steps_offset": 1,
+        "set_alpha_to_one": False,
+        "clip_sample": False,
+        "skip_prk_steps": True,
+    }
+    scheduler = kind(**{option: value for option, value in wanted.items() if option in accepted})
+    scheduler.set_timesteps(steps, device=device)
+    if isinstance(scheduler, diffusers.DDIMScheduler):
+        scheduler.alphas_cumprod = alphas_cumprod()
+        scheduler.final_alpha_cumprod = scheduler.alphas_cumprod[0]  # upstream: not 1 (golden: ddim)
+        scheduler.timesteps = torch.tensor(ddim_timesteps(steps)[::-1], device=device)
+    return scheduler
+
+
+def predicted_original(latents: Tensor, eps: Tensor, timestep: Tensor) -> Tensor:
+    """x_0 as the network sees it now, for previews: (x_t − √(1 − ᾱ_t) ε) / √ᾱ_t, of the scaled model input x_t."""
+    alpha = alphas_cumprod()[min(round(float(timestep)), TRAIN_STEPS - 1)]
+    return (latents - (1 - alpha) ** 0.5 * eps) / alpha**0.5
