@@ -1,0 +1,288 @@
+"""Fitting a radiance field to pictures from known cameras, by random rays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checks import check_finite, check_range, check_shape
+from ..errors import FieldError, InputError
+from ..geometry import camera_rays, orbit_cameras
+from ..types import Cameras, Rays
+from .occupancy import OccupancyGrid
+from .radiance import RadianceField
+from .rendering import RaySampling, RenderedRays, render_rays, render_views
+
+OnStep = Callable[[int, int, Callable[[], Tensor]], None]
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How a field is fitted; the defaults take the release's learning rates and samples (METHOD section 5).
+
+    iterations, rays: optimiser steps, and random rays of each.
+    sampling: samples along a ray.
+    grid_lr, mlp_lr: Adam's learning rates at the start.
+    final_lr: what is left of both in the last step, falling exponentially.
+    color_weight, opacity_weight, distortion_weight: of the terms of `fit_losses`.
+    occupancy_cells: cells along an axis of the OccupancyGrid that skips empty space; 0 skips nothing.
+    occupancy_every: steps between its updates.
+    """
+
+    iterations: int = 3000
+    rays: int = 4096
+    sampling: RaySampling = field(default_factory=RaySampling)
+    grid_lr: float = 5e-3
+    mlp_lr: float = 5e-4
+    final_lr: float = 1.0
+    color_weight: float = 1.0
+    opacity_weight: float = 0.1
+    distortion_weight: float = 0.0
+    occupancy_cells: int = 0
+    occupancy_every: int = 16
+
+    def __post_init__(self) -> None:
+        check_range("FitConfig.iterations", self.iterations, 1)
+        check_range("FitConfig.rays", self.rays, 1)
+        for name in ("grid_lr", "mlp_lr"):
+            check_range(f"FitConfig.{name}", getattr(self, name), 1e-8, 1.0)
+        check_range("FitConfig.final_lr", self.final_lr, 1e-6, 1.0)
+        for name in ("color_weight", "opacity_weight", "distortion_weight"):
+            check_range(f"FitConfig.{name}", getattr(self, name), 0.0)
+        check_range("FitConfig.occupancy_cells", self.occupancy_cells, 0, 512)
+        check_range("FitConfig.occupancy_every", self.occupancy_every, 1)
+
+    @classmethod
+    def draft(cls, iterations: int = 400) -> FitConfig:
+        """Half a minute on two CPU cores with `FieldConfig.draft()`."""
+        return cls(
+            iterations=iterations,
+            rays=2048,
+            sampling=RaySampling(uniform=80, importance=0),
+            grid_lr=3e-2,
+            mlp_lr=5e-3,
+            final_lr=0.05,
+            distortion_weight=1e-2,
+            occupancy_cells=40,
+        )
+
+
+def color_loss(rgb: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """Mean of weights (R,) times the squared error of rgb (R, 3)."""
+    return (weights * (rgb - target).square().mean(-1)).mean()
+
+
+def opacity_loss(opacity: Tensor, mask: Tensor, weights: Tensor) -> Tensor:
+    """Mean of weights (R,) times the squared error of opacity (R,) against the silhouette (R,)."""
+    return (weights * (opacity - mask).square()).mean()
+
+
+def distortion_loss(weights: Tensor, distances: Tensor, lengths: Tensor) -> Tensor:
+    """Mean over rays of how far their light is spread along them (Barron et al. 2022, equation 15).
+
+    Σ_ij w_i w_j |t_i - t_j| + Σ_i w_i² l_i / 3 of (R, S) weights at ascending distances t with lengths l, in scene units.
+
+    Example: two halves of the light 1 apart, of length 0: 0.5.
+    """
+    moment = weights * distances
+    before = torch.cumsum(weights, dim=-1) - weights
+    moment_before = torch.cumsum(moment, dim=-1) - moment
+    between = 2 * (moment * before - weights * moment_before).sum(-1)
+    within = (weights.square() * lengths).sum(-1) / 3
+    return (between + within).mean()
+
+
+def fit_losses(seen: RenderedRays, rgb: Tensor, mask: Tensor | None, weights: Tensor) -> dict[str, Tensor]:
+    """The terms by name, not yet weighted: color, opacity (with a mask only), distortion."""
+    losses = {"color": color_loss(seen.rgb, rgb, weights)}
+    if mask is not None:
+        losses["opacity"] = opacity_loss(seen.opacity, mask, weights)
+    losses["distortion"] = distortion_loss(seen.weights, seen.distances, seen.lengths)
+    return losses
+
+
+class FieldFitter:
+    """Owns the optimiser and the position in a fit, so that a caller can step, stop, save and resume it.
+
+    On a CPU the same seeds and number of threads give the same field to the bit, resumed or not.
+
+    Example:
+        fitter = FieldFitter(field, cameras, rgb, config=FitConfig.draft(), generator=generator)
+        while not fitter.done:
+            fitter.step()
+    """
+
+    def __init__(
+        self,
+        field: RadianceField,
+        cameras: Cameras,
+        rgb: Tensor,
+        *,
+        mask: Tensor | None = None,
+        weights: Tensor | None = None,
+        background: float = 1.0,
+        config: FitConfig | None = None,
+        generator: torch.Generator,
+    ) -> None:
+        self.field = field
+        self.config = config or FitConfig()
+        self.generator = generator
+        self.background = background
+        self.iteration = 0
+        self.optimizer = torch.optim.Adam(
+            [
+                {"params": list(field.grid.parameters()), "lr": self.config.grid_lr},
+                {"params": list(field.mlp.parameters()), "lr": self.config.mlp_lr},
+            ],
+            betas=(0.9, 0.99),  # of instant-ngp: rows that few rays meet forget their first gradients sooner
+            eps=1e-15,
+        )
+        self.occupancy = (
+            OccupancyGrid(field.aabb, self.config.occupancy_cells) if self.config.occupancy_cells else None
+        )
+        self.set_views(cameras, rgb, mask=mask, weights=weights)
+
+    @property
+    def done(self) -> bool:
+        return self.iteration >= self.config.iterations
+
+    def set_views(
+        self, cameras: Cameras, rgb: Tensor, *, mask: Tensor | None = None, weights: Tensor | None = None
+    ) -> None:
+        """Replaces the pictures that are fitted; field, optimiser and position stay.
+
+        Args:
+            cameras: N.
+            rgb: (N, 3, H, W) in [0, 1] over the background.
+            mask: (N, 1, H, W) in [0, 1], 1 on the object, or None.
+            weights: (N,) how much each picture counts, or (N, 1, H, W) each pixel; 1 unless given.
+        """
+        check_shape("rgb", rgb, (len(cameras), 3, "H", "W"), "one picture a camera")
+        height, width = rgb.shape[-2:]
+        if rgb.numel() == 0:
+            raise InputError(f"rgb must hold at least one pixel, got {tuple(rgb.shape)}; give one picture or more")
+        if mask is not None:
+            check_shape("mask", mask, (len(cameras), 1, height, width), "one mask a picture")
+        if weights is None:
+            weights = rgb.new_ones(len(cameras))
+        if weights.ndim != 4:
+            check_shape("weights", weights, (len(cameras),), "one number a picture, or (N, 1, H, W)")
+            weights = weights[:, None, None, None].expand(-1, 1, height, width)
+        check_shape("weights", weights, (len(cameras), 1, height, width), "one number a picture, or (N, 1, H, W)")
+        for name, value in (("rgb", rgb), ("mask", mask), ("weights", weights)):
+            if value is not None:
+                check_finite(name, value)
+        device = self.field.aabb.device
+        rays = camera_rays(cameras.to(device), height, width)
+        self._centers = cameras.centers.to(device)
+        self._directions = rays.directions.reshape(-1, 3)
+        self._rgb = _by_pixel(rgb, device)
+        self._mask = None if mask is None else _by_pixel(mask, device)[:, 0]
+        self._weights = _by_pixel(weights, device)[:, 0]
+
+    def step(self) -> dict[str, Tensor]:
+        """One optimiser step on random rays; returns the unweighted loss terms by name, detached.
+
+        Raises:
+            FieldError: the loss is no longer finite; the field is then as it was before the step.
+        """
+        config = self.config
+        if self.occupancy is not None and self.iteration % config.occupancy_every == 0:
+            self.occupancy.update(self.field.density, generator=self.generator)
+        pixels = torch.randint(
+            len(self._rgb), (config.rays,), generator=self.generator, device=self.generator.device
+        ).to(self._rgb.device)
+        per_view = len(self._rgb) // len(self._centers)
+        rays = Rays(self._centers[pixels // per_view], self._directions[pixels])
+        seen = render_rays(
+            self.field,
+            rays,
+            self.field.aabb,
+            sampling=config.sampling,
+            background=self.background,
+            occupied=self.occupancy,
+            generator=self.generator,
+        )
+        mask = None if self._mask is None else self._mask[pixels]
+        losses = fit_losses(seen, self._rgb[pixels], mask, self._weights[pixels])
+        total = sum(getattr(config, f"{name}_weight") * value for name, value in losses.items())
+        if not torch.isfinite(total):
+            raise FieldError(
+                f"the fit's loss is {float(total)} at step {self.iteration + 1}; lower its learning rates and start again"
+            )
+        progress = self.iteration / max(config.iterations - 1, 1)
+        for group, rate in zip(self.optimizer.param_groups, (config.grid_lr, config.mlp_lr), strict=True):
+            group["lr"] = rate * config.final_lr**progress
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        self.optimizer.step()
+        self.iteration += 1
+        return {name: value.detach() for name, value in losses.items()}
+
+    @torch.no_grad()
+    def preview(self, size: int = 64) -> Tensor:
+        """(3, size, size) picture of the field as it is, from where photo 1 stands."""
+        sampling, box = self.config.sampling, self.field.aabb
+        return render_views(
+            self.field, box, orbit_cameras(0.0), size, sampling=sampling, occupied=self.occupancy
+        ).rgb[0]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything to resume from: field, optimiser, occupancy, generator and position. The views are the caller's."""
+        return {
+            "iteration": self.iteration,
+            "field": self.field.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "occupancy": None if self.occupancy is None else self.occupancy.state_dict(),
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from what `state_dict` gave; the config and the views must be the same as then."""
+        self.field.load_state_dict(state["field"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if (self.occupancy is None) != (state["occupancy"] is None):
+            raise InputError("the saved fit used another FitConfig.occupancy_cells; resume it with the same FitConfig")
+        if self.occupancy is not None:
+            self.occupancy.load_state_dict(state["occupancy"])
+        self.generator.set_state(state["generator"].cpu())
+        self.iteration = state["iteration"]
+
+
+def fit_views(
+    field: RadianceField,
+    cameras: Cameras,
+    rgb: Tensor,
+    *,
+    mask: Tensor | None = None,
+    weights: Tensor | None = None,
+    background: float = 1.0,
+    config: FitConfig | None = None,
+    generator: torch.Generator,
+    on_step: OnStep | None = None,
+) -> RadianceField:
+    """Fits `field`, in place, to pictures from known cameras, and returns it.
+
+    Args:
+        cameras, rgb, mask, weights: the views, as in `FieldFitter.set_views`.
+        background: brightness of what is behind the object in `rgb`.
+        generator: source of every random draw.
+        on_step: called after each step with (step, total, preview); raise from it to stop.
+    """
+    fitter = FieldFitter(
+        field, cameras, rgb, mask=mask, weights=weights, background=background, config=config, generator=generator
+    )
+    while not fitter.done:
+        fitter.step()
+        if on_step is not None:
+            on_step(fitter.iteration, fitter.config.iterations, fitter.preview)
+    return field
+
+
+def _by_pixel(pictures: Tensor, device: torch.device) -> Tensor:
+    """(N, C, H, W) -> (N·H·W, C) float32 on `device`, on memory of their own."""
+    return pictures.detach().to(device, torch.float32).permute(0, 2, 3, 1).reshape(-1, pictures.shape[1]).clone()

@@ -1,0 +1,155 @@
+"""A multiresolution feature grid in pure torch: the definition that every accelerated backend is tested against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..checks import check_choice, check_range, check_shape
+from ..errors import InputError
+
+HASH_PRIMES = (1, 2654435761, 805459861)
+"""Multipliers of x, y and z in the spatial hash of Müller et al. 2022, equation 4."""
+
+
+@dataclass(frozen=True)
+class GridConfig:
+    """Sizes of the grid; the defaults are the release's (METHOD section 5).
+
+    levels: resolutions, growing geometrically from `coarsest` to `finest` cells along each axis of the box.
+    features: learned numbers at each lattice point of each level.
+    table_size: most rows a level may have, a power of two; finer lattices share rows.
+    indexing: how they share: "tiled" wraps the row-major number of the lattice point, "hashed" scatters it.
+    """
+
+    levels: int = 16
+    features: int = 2
+    coarsest: int = 16
+    finest: int = 2048
+    table_size: int = 2**16
+    indexing: Literal["tiled", "hashed"] = "tiled"
+
+    def __post_init__(self) -> None:
+        check_range("GridConfig.levels", self.levels, 1, 32)
+        check_range("GridConfig.features", self.features, 1, 16)
+        check_range("GridConfig.coarsest", self.coarsest, 1, 2**16)
+        check_range("GridConfig.finest", self.finest, self.coarsest, 2**16)
+        check_range("GridConfig.table_size", self.table_size, 2, 2**28)
+        if self.table_size & (self.table_size - 1):
+            raise InputError(f"GridConfig.table_size must be a power of two, got {self.table_size}; 65536 is usual")
+        check_choice("GridConfig.indexing", self.indexing, ("tiled", "hashed"))
+
+    @cached_property
+    def resolutions(self) -> tuple[int, ...]:
+        """Cells along an axis, a level each, e.g. 16, 22, 30, …, 2048."""
+        steps = max(self.levels - 1, 1)
+        growth = (self.finest / self.coarsest) ** (1 / steps)
+        return tuple(round(self.coarsest * growth**level) for level in range(self.levels))
+
+    @cached_property
+    def rows(self) -> tuple[int, ...]:
+        """Rows of each level: one a lattice point while they fit into `table_size`, else `table_size`."""
+        return tuple(min((cells + 1) ** 3, self.table_size) for cells in self.resolutions)
+
+    @cached_property
+    def dense_levels(self) -> int:
+        """How many levels, from the coarsest, have a row of their own for each lattice point."""
+        return sum((cells + 1) ** 3 <= self.table_size for cells in self.resolutions)
+
+    @property
+    def width(self) -> int:
+        """Numbers that a point is encoded into."""
+        return self.levels * self.features
+
+
+def encode_grid(points: Tensor, table: Tensor, config: GridConfig) -> Tensor:
+    """(P, 3) points in [0, 1] -> (P, levels·features): trilinear look-ups, coarsest level first.
+
+    Args:
+        points: (P, 3) in the unit cube; values outside are moved to its faces.
+        table: (sum of config.rows, features), the levels below each other.
+
+    Differentiable, twice, with respect to both. Each level is an interpolated lattice with its first point on 0 and
+    its last on 1. Example: one level, one cell, rows 0…7 numbered x first: the centre gives the mean of all 8 rows.
+    """
+    check_shape("points", points, ("P", 3), "flatten the leading axes")
+    check_shape("table", table, (sum(config.rows), config.features), "it belongs to another GridConfig")
+    rows, weights = _corners(points, config)
+    features: Tensor = _WeightedRows.apply(table, rows.reshape(-1, 8), weights.reshape(-1, 8))
+    return features.reshape(len(points), config.width)
+
+
+def _corners(points: Tensor, config: GridConfig) -> tuple[Tensor, Tensor]:
+    """Table rows (P, L, 8), int64, and trilinear weights (P, L, 8) of the corners round each point, x fastest."""
+    device = points.device
+    cells = torch.tensor(config.resolutions, device=device)
+    position = points.clamp(0, 1).t()[..., None] * cells  # (3, P, L)
+    lower = torch.minimum(position.detach().floor(), (cells - 1).to(points.dtype))
+    upper_weight = position - lower
+    sides = torch.stack([1 - upper_weight, upper_weight], dim=-1)  # (3, P, L, 2)
+    weights = sides[2][..., :, None, None] * sides[1][..., None, :, None] * sides[0][..., None, None, :]
+
+    # (3, L) factors of the coordinates in the number of a lattice point
+    factors = torch.stack([torch.ones_like(cells), cells + 1, (cells + 1) ** 2])
+    dense = config.dense_levels
+    if config.indexing == "hashed":
+        factors[:, dense:] = torch.tensor(HASH_PRIMES, device=device)[:, None]
+    low = lower.long() * factors[:, None]  # (3, P, L)
+    pairs = torch.stack([low, low + factors[:, None]], dim=-1)
+    x, y, z = pairs[0][..., None, None, :], pairs[1][..., None, :, None], pairs[2][..., :, None, None]
+    if config.indexing == "hashed" and dense < config.levels:
+        wrapped = z[:, dense:] ^ y[:, dense:] ^ x[:, dense:]
+        rows = torch.cat([z[:, :dense] + y[:, :dense] + x[:, :dense], wrapped & (config.table_size - 1)], dim=1)
+    else:
+        rows = z + y + x
+        if dense < config.levels:
+            rows[:, dense:] &= config.table_size - 1
+    starts = torch.tensor([sum(config.rows[:level]) for level in range(config.levels)], device=device)
+    rows = rows + starts[:, None, None, None]
+    return rows.reshape(len(points), -1, 8), weights.reshape(len(points), -1, 8)
+
+
+class _WeightedRows(torch.autograd.Function):
+    """table (T, F), rows (N, K), weights (N, K) -> (N, F) weighted sums of table rows.
+
+    Autograd's own gather scatters gradients row by row; one flat scatter a feature is several times faster on a CPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:  # noqa: ANN401
+        ctx.save_for_backward(table, rows, weights)
+        if table.device.type == "cpu":  # fused there; elsewhere it is missing or not faster
+            return F.embedding_bag(rows, table, mode="sum", per_sample_weights=weights)
+        return (table[rows] * weights[..., None]).sum(1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, Tensor | None]:  # noqa: ANN401
+        table, rows, weights = ctx.saved_tensors
+        table_gradient = weights_gradient = None
+        if ctx.needs_input_grad[0]:
+            flat = rows.reshape(-1)
+            empty = gradient.new_zeros(len(table))
+            columns = [empty.scatter_add(0, flat, (weights * part[:, None]).reshape(-1)) for part in gradient.t()]
+            table_gradient = torch.stack(columns, dim=-1)
+        if ctx.needs_input_grad[2]:
+            weights_gradient = (table[rows] * gradient[:, None]).sum(-1)
+        return table_gradient, None, weights_gradient
+
+
+class HashGrid(nn.Module):
+    """Owns the table of `encode_grid`; (P, 3) points in [0, 1] -> (P, config.width)."""
+
+    def __init__(self, config: GridConfig, *, generator: torch.Generator) -> None:
+        super().__init__()
+        self.config = config
+        shape = (sum(config.rows), config.features)
+        draw = torch.rand(shape, generator=generator, device=generator.device)
+        self.table = nn.Parameter((draw * 2e-4 - 1e-4).cpu())  # upstream: U(-1e-4, 1e-4)
+
+    def forward(self, points: Tensor) -> Tensor:
+        return encode_grid(points, self.table, self.config)

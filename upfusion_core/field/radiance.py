@@ -1,0 +1,172 @@
+"""The radiance field: density and colour of every point of a box round the object."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..checks import check_range
+from ..errors import InputError
+from ..types import Cameras, RenderedViews
+from .hashgrid import GridConfig, HashGrid
+
+if TYPE_CHECKING:
+    from .mesh import MeshAsset
+    from .rendering import RaySampling
+
+
+@dataclass(frozen=True)
+class FieldConfig:
+    """Shape of a radiance field; the defaults are the release's (METHOD section 5).
+
+    hidden, layers: width of the MLP and its number of linear layers.
+    blob_weight, blob_sigma: the density logit starts from blob_weight·exp(-|x|² / (2·blob_sigma²)).
+    half_extent: the field lives in the box [-half_extent, half_extent]³ of the world.
+    """
+
+    grid: GridConfig = field(default_factory=GridConfig)
+    hidden: int = 64
+    layers: int = 3
+    blob_weight: float = 5.0
+    blob_sigma: float = 0.2
+    half_extent: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_range("FieldConfig.hidden", self.hidden, 1, 1024)
+        check_range("FieldConfig.layers", self.layers, 1, 16)
+        check_range("FieldConfig.blob_weight", self.blob_weight)
+        check_range("FieldConfig.blob_sigma", self.blob_sigma, 1e-3)
+        check_range("FieldConfig.half_extent", self.half_extent, 1e-3)
+
+    @classmethod
+    def draft(cls) -> FieldConfig:
+        """A small field for a first look: all that a photo shows at the object's depth lies within ±0.3."""
+        grid = GridConfig(levels=6, features=2, coarsest=16, finest=256, table_size=2**17, indexing="hashed")
+        return cls(grid=grid, hidden=32, half_extent=0.3, blob_sigma=0.1)
+
+
+class _TruncatedExp(torch.autograd.Function):
+    """exp whose gradient is that of the logit clamped to [-15, 15], so that no step can blow up or die out."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor) -> Tensor:  # noqa: ANN401
+        ctx.save_for_backward(logits)
+        return logits.exp()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ANN401
+        (logits,) = ctx.saved_tensors
+        return gradient * logits.clamp(-15, 15).exp()
+
+
+class RadianceField(nn.Module):
+    """Density (per scene unit, >= 0, zero outside the box) and colour (sRGB in [0, 1], the same from all sides).
+
+    aabb: (2, 3) buffer, lowest and highest corner of the box in the world.
+    grid: the encoding; mlp: what turns it into a density logit and three colour logits.
+    """
+
+    aabb: Tensor
+
+    def __init__(
+        self, config: FieldConfig | None = None, *, ops: Any = nn, generator: torch.Generator | None = None  # noqa: ANN401
+    ) -> None:
+        """Makes a field before any fitting: a soft blob of grey.
+
+        Args:
+            config: its shape; the release's unless given.
+            ops: where layers come from (`ops.Linear`), so that a host can supply its own.
+            generator: source of the initial values; seed 0 unless given.
+        """
+        super().__init__()
+        self.config = config = config or FieldConfig()
+        generator = generator or torch.Generator().manual_seed(0)
+        extent = config.half_extent
+        self.register_buffer("aabb", torch.tensor([[-extent] * 3, [extent] * 3]), persistent=False)
+        self.grid = HashGrid(config.grid, generator=generator)
+        widths = [config.grid.width, *[config.hidden] * (config.layers - 1), 4]
+        self.mlp = nn.ModuleList(
+            ops.Linear(inputs, outputs) for inputs, outputs in zip(widths[:-1], widths[1:], strict=True)
+        )
+        for layer in self.mlp:
+            _initialise(layer, generator)
+
+    def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """(..., 3) world points -> density (...,) and colour (..., 3) with one pass of the MLP."""
+        density_logit, color_logits = self._logits(points)
+        return self._density(points, density_logit), color_logits.sigmoid()
+
+    def density(self, points: Tensor) -> Tensor:
+        """(..., 3) world points -> (...,) density per scene unit."""
+        return self._density(points, self._logits(points)[0])
+
+    def color(self, points: Tensor) -> Tensor:
+        """(..., 3) world points -> (..., 3) sRGB in [0, 1]; outside the box that of its nearest face."""
+        return self._logits(points)[1].sigmoid()
+
+    def _logits(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        if points.shape[-1:] != (3,):
+            raise InputError(f"points must be (..., 3), got {tuple(points.shape)}; give world coordinates")
+        low, high = self.aabb
+        hidden = self.grid(((points.reshape(-1, 3) - low) / (high - low)))
+        for layer in self.mlp[:-1]:
+            hidden = torch.relu(layer(hidden))
+        logits = self.mlp[-1](hidden).reshape(*points.shape[:-1], 4)
+        return logits[..., 0], logits[..., 1:]
+
+    def _density(self, points: Tensor, logit: Tensor) -> Tensor:
+        # METHOD section 5: sigma = exp(logit + 5·exp(-|x|² / (2·0.2²)))
+        blob = self.config.blob_weight * torch.exp(-points.square().sum(-1) / (2 * self.config.blob_sigma**2))
+        density: Tensor = _TruncatedExp.apply(logit + blob)
+        low, high = self.aabb
+        inside = ((points >= low) & (points <= high)).all(-1)
+        return torch.where(inside, density, torch.zeros_like(density))
+
+    def render(
+        self,
+        cameras: Cameras,
+        size: int | tuple[int, int],
+        *,
+        background: Tensor | float = 1.0,
+        sampling: RaySampling | None = None,
+        chunk: int = 4096,
+    ) -> RenderedViews:
+        """Pictures of the field from `cameras`; see `rendering.render_views`."""
+        from .rendering import render_views
+
+        return render_views(
+            self, self.aabb, cameras, size, background=background, sampling=sampling, chunk=chunk
+        )
+
+    def extract_mesh(self, resolution: int = 256, threshold: float | None = None, *, keep: float = 0.05) -> MeshAsset:
+        """The field's surface as a coloured mesh; see `mesh.extract_mesh`."""
+        from .mesh import extract_mesh
+
+        return extract_mesh(self, resolution, threshold, keep=keep)
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        cameras: Cameras | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Writes the field as `.safetensors`; see `storage.save_field`."""
+        from .storage import save_field
+
+        save_field(self, path, cameras=cameras, settings=settings)
+
+
+def _initialise(layer: nn.Module, generator: torch.Generator) -> None:
+    """torch's own start of a linear layer, U(±1/√inputs), drawn from `generator` and not from the global one."""
+    bound = 1 / math.sqrt(layer.weight.shape[1])
+    with torch.no_grad():
+        for parameter in (layer.weight, layer.bias):
+            draw = torch.rand(parameter.shape, generator=generator, device=generator.device)
+            parameter.copy_(draw * 2 * bound - bound)
