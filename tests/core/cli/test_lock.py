@@ -1,0 +1,46 @@
+"""One run at a time: the second is refused, a killed one leaves no lasting lock."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from upfusion_core.cli.lock import LOCK_NAME, locked
+from upfusion_core.errors import OutputError
+
+
+def test_second_is_refused_and_told_who_holds(tmp_path: Path) -> None:
+    with locked(tmp_path):
+        assert (tmp_path / LOCK_NAME).read_text() == str(os.getpid())
+        with (
+            pytest.raises(OutputError, match=rf"another run \(process {os.getpid()}\) is writing into"),
+            locked(tmp_path),
+        ):
+            pass
+        assert (tmp_path / LOCK_NAME).exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lock_of_a_killed_process_is_stale(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from upfusion_core.cli.lock import locked\n"
+        "with locked(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "held\n"
+    with pytest.raises(OutputError, match=f"process {child.pid}"), locked(tmp_path):
+        pass
+    child.kill()
+    child.wait()
+    child.stdout.close()
+    assert (tmp_path / LOCK_NAME).exists()
+    with locked(tmp_path):
+        assert (tmp_path / LOCK_NAME).read_text() == str(os.getpid())
+
+
+def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="choose another folder"), locked(tmp_path / "missing"):
+        pass

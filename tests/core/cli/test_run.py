@@ -1,0 +1,219 @@
+"""The run's folder: what is refused, what is kept, what a continued run finds."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from upfusion_core.cli.run import Interrupted, Run, open_run
+from upfusion_core.errors import InputError, OutputError
+
+SETTINGS = {"steps": 50, "prompt": None}
+INPUTS = {"photos": ["abc"]}
+
+
+def _begin(run: Run, settings: dict[str, Any] = SETTINGS) -> None:
+    run.check_same(settings, INPUTS)
+    run.begin(settings, {"photos": ["a.png"]}, INPUTS)
+
+
+def _write(run: Run, name: str, keep: bool = True) -> None:
+    with run.writing(name, keep=keep) as path:
+        path.write_text(name)
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "run.json").read_text(encoding="utf-8"))
+
+
+def _finish_run(folder: Path, **options: bool) -> None:
+    with open_run(folder, "views", **options) as run:
+        _begin(run)
+        with run.stage("views"):
+            _write(run, "views/000.png")
+
+
+def test_finished_run_and_its_record(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "deeper"
+    with open_run(folder, "views") as run:
+        _begin(run)
+        run.temporary("preview.png").write_text("preview")
+        with run.stage("views"):
+            _write(run, "views/000.png")
+        _write(run, "views.png")
+    record = _record(folder)
+    assert record["status"] == "finished"
+    assert (record["command"], record["settings"], record["inputs"]) == ("views", SETTINGS, INPUTS)
+    assert record["stages"] == ["views"]
+    assert record["files"] == ["views/000.png", "views.png"]
+    assert 0 <= record["timings_seconds"]["views"] < 5
+    assert record["environment"]["torch"].startswith("2")
+    assert sorted(path.name for path in folder.rglob("*")) == ["000.png", "run.json", "views", "views.png"]
+
+
+def test_existing_runs_and_foreign_files_are_refused(tmp_path: Path) -> None:
+    _finish_run(tmp_path / "run")
+    with pytest.raises(OutputError, match=r"holds a run already; .* --force to replace it or --resume"):
+        _finish_run(tmp_path / "run")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "holiday.jpg").write_text("mine")
+    with pytest.raises(OutputError, match=r"holds other files \(holiday\.jpg\)"):
+        _finish_run(tmp_path / "other")
+    _finish_run(tmp_path / "other", force=True)
+    assert (tmp_path / "other" / "holiday.jpg").read_text() == "mine"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="must be a folder, but is a file"):
+        _finish_run(tmp_path / "file")
+    with pytest.raises(OutputError, match="choose another folder"):
+        _finish_run(tmp_path / "file" / "below")
+
+
+def test_force_replaces_the_old_files_only_when_the_new_run_begins(tmp_path: Path) -> None:
+    _finish_run(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="found before"), open_run(tmp_path, "predict", force=True):
+        raise InputError("found before begin")
+    assert (tmp_path / "views/000.png").read_text() == "views/000.png"
+    with open_run(tmp_path, "predict", force=True) as run:
+        _begin(run)
+        _write(run, "new.png")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.png", "notes.txt", "run.json"]
+
+
+def test_force_never_leaves_the_folder(tmp_path: Path) -> None:
+    outside = tmp_path / "outside.txt"
+    outside.write_text("mine")
+    _finish_run(tmp_path / "run")
+    record = _record(tmp_path / "run")
+    record["files"] = ["../outside.txt", str(outside)]
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    _finish_run(tmp_path / "run", force=True)
+    assert outside.read_text() == "mine"
+
+
+def _attempt(folder: Path, act: Callable[[Run], None], **options: bool) -> None:
+    with open_run(folder, "views", **options) as run:
+        act(run)
+
+
+def test_error_before_anything_is_finished_leaves_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+
+    def before_begin(run: Run) -> None:
+        raise InputError("no good")
+
+    def after_the_photos(run: Run) -> None:
+        _begin(run)
+        with run.stage("photos", keep=False):
+            _write(run, "inputs/001.png", keep=False)
+        run.temporary("preview.png").write_text("preview")
+        raise InputError("no good")
+
+    for act in (before_begin, after_the_photos):
+        with pytest.raises(InputError, match="no good"):
+            _attempt(folder, act)
+        assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(("error", "status"), [(InputError("x"), "failed"), (KeyboardInterrupt(), "interrupted")])
+def test_what_is_finished_is_kept(tmp_path: Path, error: BaseException, status: str) -> None:
+    def act(run: Run) -> None:
+        _begin(run)
+        with run.stage("views"):
+            _write(run, "views/000.png")
+            raise error
+
+    with pytest.raises((InputError, Interrupted)) as caught:
+        _attempt(tmp_path, act)
+    assert _record(tmp_path)["status"] == status
+    assert _record(tmp_path)["stages"] == []
+    assert (tmp_path / "views/000.png").exists()
+    if status == "interrupted":
+        assert str(caught.value) == f"interrupted; to continue: upfusion views --resume -o {tmp_path}"
+
+
+def test_a_checkpoint_alone_is_kept(tmp_path: Path) -> None:
+    def act(run: Run) -> None:
+        _begin(run)
+        run.temporary("field.checkpoint").write_text("half a field")
+        raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match="to continue"):
+        _attempt(tmp_path, act)
+    with open_run(tmp_path, "views", resume=True) as run:
+        _begin(run)
+        assert run.temporary("field.checkpoint").read_text() == "half a field"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.json"]
+
+
+def test_interrupt_before_anything(tmp_path: Path) -> None:
+    def act(run: Run) -> None:
+        _begin(run)
+        raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match="nothing was finished"):
+        _attempt(tmp_path / "o", act)
+    assert not (tmp_path / "o").exists()
+
+
+def test_resume_knows_what_is_finished(tmp_path: Path) -> None:
+    def act(run: Run) -> None:
+        _begin(run)
+        with run.stage("one"):
+            _write(run, "1.png")
+        _write(run, "2.png")
+        (tmp_path / ".3.99.partial.png").write_text("torn")
+        raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        _attempt(tmp_path, act)
+    (tmp_path / "2.png").unlink()
+    with open_run(tmp_path, "views", resume=True) as run:
+        assert run.stored("settings") == SETTINGS
+        _begin(run)
+        assert run.finished("one")
+        assert not run.finished("two")
+        assert run.has("1.png")
+        assert not run.has("2.png")
+        assert not run.already_finished
+    assert not (tmp_path / ".3.99.partial.png").exists()
+    with open_run(tmp_path, "views", resume=True) as run:
+        assert run.already_finished
+        _begin(run)
+
+
+def test_resume_refuses_other_settings_inputs_commands_and_weights(tmp_path: Path) -> None:
+    with open_run(tmp_path, "views") as run:
+        _begin(run)
+        run.check_model("fingerprint")
+        _write(run, "1.png")
+
+    def other_weights(run: Run) -> None:
+        _begin(run)
+        run.check_model("another")
+
+    with pytest.raises(InputError, match="was begun with steps = 50, now it is 20"):
+        _attempt(tmp_path, lambda run: run.check_same({**SETTINGS, "steps": 20}, INPUTS), resume=True)
+    with pytest.raises(InputError, match="was begun with other photos"):
+        _attempt(tmp_path, lambda run: run.check_same(SETTINGS, {"photos": ["def"]}), resume=True)
+    with pytest.raises(InputError, match="was begun with other weights"):
+        _attempt(tmp_path, other_weights, resume=True)
+    with pytest.raises(InputError, match="give one of them"):
+        _attempt(tmp_path, _begin, resume=True, force=True)
+    opening = open_run(tmp_path, "predict", resume=True)
+    with pytest.raises(OutputError, match="holds a run of `upfusion views`, not of `upfusion predict`"):
+        opening.__enter__()
+    assert (tmp_path / "1.png").exists()
+
+
+def test_resume_without_a_run_or_with_a_torn_record(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="holds no run to continue; leave out --resume"):
+        _finish_run(tmp_path / "none", resume=True)
+    assert not (tmp_path / "none").exists()
+    (tmp_path / "run.json").write_text('{"command": "views", "sett')
+    with pytest.raises(OutputError, match="cannot be read; use --force"):
+        _finish_run(tmp_path, resume=True)
+    _finish_run(tmp_path, force=True)
+    assert _record(tmp_path)["status"] == "finished"

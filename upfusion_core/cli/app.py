@@ -1,0 +1,220 @@
+"""The commands and their options. What they do is imported when they are called, so that --help needs no torch."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, ParamSpec
+
+import typer
+
+from ..errors import UpFusionError
+from . import options
+from .console import answer, say
+from .options import PHOTO_ELEVATION_DEGREES, one_of
+from .run import Interrupted
+from .settings import Conduct, PredictSettings, ReconstructSettings, Sources, ViewsSettings
+
+app = typer.Typer(
+    name="upfusion",
+    help="From 1 to 6 photos of an object to novel views and a 3D mesh (UpFusion).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Parameters = ParamSpec("Parameters")
+
+
+def _reporting(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
+    """Turns errors that the user can put right into one sentence and exit code 2, Ctrl-C into one and 130."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except UpFusionError as error:
+            say(f"Error: {error}")
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt as error:
+            say(str(error) if isinstance(error, Interrupted) else "interrupted")
+            raise typer.Exit(130) from None
+
+    return wrapped
+
+
+def _explicit(context: typer.Context) -> frozenset[str]:
+    """Names of the parameters that were given on the command line."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return frozenset(name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE")
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        answer(metadata.version("upfusion"))
+        raise typer.Exit
+
+
+@app.command()
+@_reporting
+def reconstruct(
+    context: typer.Context,
+    output: options.Output,
+    photos: options.Photos = None,
+    model: options.Model = None,
+    masks: options.Masks = None,
+    remove_background: options.RemoveBackground = False,
+    photo_elevation: Annotated[
+        float,
+        typer.Option("--photo-elevation", "--elevation", help=options.PHOTO_ELEVATION_HELP, min=-89, max=89),
+    ] = PHOTO_ELEVATION_DEGREES,
+    preset: Annotated[str, one_of("draft", "reference", help="Schedule: minutes, or the paper's.")] = "draft",
+    views: Annotated[int, typer.Option(help="Novel views to sample and save as well.", min=0, max=100)] = 8,
+    turntable_size: Annotated[int, typer.Option(help="Side of the turntable's pictures in pixels.", min=16)] = 128,
+    resolution: Annotated[int, typer.Option(help="Cells of the mesh's grid along an axis.", min=16, max=1024)] = 256,
+    threshold: Annotated[
+        float | None, typer.Option(help="Density at the mesh's surface.", show_default="chosen", min=1e-6)
+    ] = None,
+    formats: Annotated[
+        list[str] | None, one_of("glb", "obj", "ply", "stl", name="--format", help="Of the mesh; repeatable.")
+    ] = None,
+    perceptual: Annotated[
+        str | None, one_of("lpips", "dino", "none", help="Perceptual loss.", show_default="the preset's")
+    ] = None,
+    perceptual_weights: Annotated[
+        Path | None, typer.Option(help="VGG weights for --perceptual lpips.", show_default=False)
+    ] = None,
+    prompt: options.Prompt = None,
+    steps: options.Steps = 50,
+    guidance: options.Guidance = 9.0,
+    scheduler: options.Scheduler = "ddim",
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    batch_size: options.BatchSize = 4,
+    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints to resume from.", min=1)] = 100,
+    preview_every: Annotated[int, typer.Option(help="Steps between updates of preview.png; 0: none.", min=0)] = 50,
+    resume: options.Resume = False,
+    force: options.Force = False,
+) -> None:
+    """Photos -> novel views -> radiance field -> mesh, all in the folder OUT."""
+    settings = ReconstructSettings(
+        model=model, dtype=dtype, photo_elevation=photo_elevation, remove_background=remove_background, seed=seed,
+        steps=steps, guidance=guidance, scheduler=scheduler, prompt=prompt, preset=preset, views=views,
+        turntable_size=turntable_size, resolution=resolution, threshold=threshold,
+        formats=tuple(dict.fromkeys(formats or ["glb"])),
+        perceptual=perceptual, perceptual_weights=str(perceptual_weights.absolute()) if perceptual_weights else None,
+    )  # fmt: skip
+    conduct = Conduct(
+        output=output, device=device, resume=resume, force=force, explicit=_explicit(context), batch_size=batch_size,
+        checkpoint_every=checkpoint_every, preview_every=preview_every,
+    )  # fmt: skip
+    from .reconstruct import run_reconstruct
+
+    run_reconstruct(settings, Sources(photos=tuple(photos or ()), masks=tuple(masks or ())), conduct)
+
+
+@app.command()
+@_reporting
+def views(
+    context: typer.Context,
+    output: options.Output,
+    photos: options.Photos = None,
+    model: options.Model = None,
+    masks: options.Masks = None,
+    remove_background: options.RemoveBackground = False,
+    photo_elevation: options.PhotoElevation = PHOTO_ELEVATION_DEGREES,
+    count: options.Count = 8,
+    elevation: options.Elevation = None,
+    distance: options.Distance = 1.0,
+    cameras: options.CamerasFile = None,
+    video: options.Video = "gif",
+    prompt: options.Prompt = None,
+    steps: options.Steps = 50,
+    guidance: options.Guidance = 9.0,
+    scheduler: options.Scheduler = "ddim",
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    batch_size: options.BatchSize = 4,
+    resume: options.Resume = False,
+    force: options.Force = False,
+) -> None:
+    """Photos -> views from other cameras, by the diffusion model."""
+    settings = ViewsSettings(
+        model=model, dtype=dtype, photo_elevation=photo_elevation, remove_background=remove_background, seed=seed,
+        steps=steps, guidance=guidance, scheduler=scheduler, prompt=prompt, count=count, elevation=elevation,
+        distance=distance, video=video,
+    )  # fmt: skip
+    conduct = Conduct(
+        output=output, device=device, resume=resume, force=force, explicit=_explicit(context), batch_size=batch_size
+    )
+    from .views import run_views
+
+    run_views(settings, Sources(photos=tuple(photos or ()), masks=tuple(masks or ()), cameras=cameras), conduct)
+
+
+@app.command()
+@_reporting
+def predict(
+    context: typer.Context,
+    output: options.Output,
+    photos: options.Photos = None,
+    model: options.Model = None,
+    masks: options.Masks = None,
+    remove_background: options.RemoveBackground = False,
+    photo_elevation: options.PhotoElevation = PHOTO_ELEVATION_DEGREES,
+    count: options.Count = 32,
+    elevation: options.Elevation = None,
+    distance: options.Distance = 1.0,
+    cameras: options.CamerasFile = None,
+    size: Annotated[int, typer.Option(help="Side of the pictures in pixels.", min=8, max=1024)] = 64,
+    video: options.Video = "gif",
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    resume: options.Resume = False,
+    force: options.Force = False,
+) -> None:
+    """Photos -> views from other cameras at once, but blurry: the transformer's own colours."""
+    settings = PredictSettings(
+        model=model, dtype=dtype, photo_elevation=photo_elevation, remove_background=remove_background, seed=0,
+        count=count, elevation=elevation, distance=distance, video=video, size=size,
+    )  # fmt: skip
+    conduct = Conduct(output=output, device=device, resume=resume, force=force, explicit=_explicit(context))
+    from .views import run_predict
+
+    run_predict(settings, Sources(photos=tuple(photos or ()), masks=tuple(masks or ()), cameras=cameras), conduct)
+
+
+@app.command()
+@_reporting
+def convert(
+    source: Annotated[Path, typer.Argument(help="A folder of weights or a merged .safetensors.", show_default=False)],
+    destination: Annotated[
+        Path, typer.Argument(help="The other: a new .safetensors, or a new folder.", show_default=False)
+    ],
+    dtype: Annotated[str | None, one_of("float16", "float32", "bfloat16", help="Precision; kept unless given.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace DESTINATION.")] = False,
+) -> None:
+    """Weights: folder -> one merged file, or back. The record is written beside it as DESTINATION.run.json."""
+    from .weights import run_convert
+
+    run_convert(source, destination, dtype=dtype, force=force)
+
+
+@app.command()
+@_reporting
+def info(
+    weights: Annotated[Path, typer.Argument(help="A folder of weights or a merged .safetensors.", show_default=False)],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Also write it as a JSON file.", show_default=False)
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the JSON file.")] = False,
+) -> None:
+    """What a file or folder of weights holds."""
+    from .weights import run_info
+
+    run_info(weights, output, force=force)

@@ -1,0 +1,72 @@
+"""What the user sees: sentences, progress bars, errors. Progress goes to stderr, results to stdout."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Fraction = Callable[[float], None]
+"""Told how much of a stage is done, from 0 to 1."""
+
+
+def tolerate_narrow_encodings() -> None:
+    """Lets consoles that know few letters (cp1252) replace the others instead of ending the program."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, ValueError):  # replaced by a test or a host, or already closed
+            stream.reconfigure(errors="replace")
+
+
+def plain_warnings() -> None:
+    """Shows the library's warnings as sentences, without the place in the source."""
+    warnings.formatwarning = lambda message, *_, **__: f"Warning: {message}\n"
+
+
+def say(text: str) -> None:
+    """One line on stderr, for the user's eyes."""
+    _plain(Console(stderr=True), text)
+
+
+def answer(text: str) -> None:
+    """One line on stdout, also for programs that read it."""
+    _plain(Console(), text)
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Fraction]:
+    """A bar with elapsed and remaining time; where stderr is not a terminal, one line that says what begins."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        say(f"{title} ...")
+        yield lambda done: None
+        return
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("elapsed,"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+    )
+    with Progress(*columns, console=console) as bars:
+        task = bars.add_task(title, total=1.0)
+        yield lambda done: bars.update(task, completed=done)
+
+
+def duration(seconds: float) -> str:
+    """Example: 4000 -> "1 h 6 min"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = int(seconds // 60)
+    if minutes < 60:
+        return f"{minutes} min {int(seconds % 60)} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def _plain(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,71 @@
+"""Pictures into files: PNG, contact sheets, GIF and MP4."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from pathlib import Path
+
+import imageio.v3 as imageio
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ..checks import check_shape
+from ..errors import MissingPackageError
+
+FRAMES_PER_SECOND = 12
+
+
+def save_png(path: Path, rgb: Tensor) -> None:
+    """(3, H, W) in [0, 1] -> an 8-bit PNG."""
+    check_shape("rgb", rgb, (3, "H", "W"))
+    Image.fromarray(_bytes(rgb[None])[0]).save(path, format="PNG")
+
+
+def load_png(path: Path) -> Tensor:
+    """(3, H, W) in [0, 1] of a picture that `save_png` wrote."""
+    with Image.open(path) as image:
+        pixels = np.array(image.convert("RGB"))
+    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+
+
+def contact_sheet(rgb: Tensor, columns: int | None = None) -> Tensor:
+    """(Q, 3, H, W) -> one picture of them all on white, row by row, as square as can be unless `columns` is given."""
+    check_shape("rgb", rgb, ("Q", 3, "H", "W"))
+    count, _, height, width = rgb.shape
+    columns = columns or math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    sheet = torch.ones(rows * columns, 3, height, width)
+    sheet[:count] = rgb.detach().float().cpu()
+    sheet = sheet.reshape(rows, columns, 3, height, width)
+    return sheet.permute(2, 0, 3, 1, 4).reshape(3, rows * height, columns * width)
+
+
+def check_video(kind: str) -> None:
+    """Raises MissingPackageError if MP4 is wanted and its encoder is not installed."""
+    if kind == "mp4" and importlib.util.find_spec("imageio_ffmpeg") is None:
+        raise MissingPackageError(
+            "writing MP4 needs the package imageio-ffmpeg, which is not installed; "
+            "run: pip install 'upfusion[video]', or choose --video gif"
+        )
+
+
+def save_video(path: Path, rgb: Tensor, frames_per_second: int = FRAMES_PER_SECOND) -> None:
+    """(Q, 3, H, W) in [0, 1] -> a GIF that repeats for ever, or an MP4, by the suffix of `path`."""
+    check_shape("rgb", rgb, ("Q", 3, "H", "W"))
+    if path.suffix == ".gif":
+        imageio.imwrite(path, _bytes(rgb), extension=".gif", duration=1000 / frames_per_second, loop=0)
+        return
+    check_video("mp4")
+    height, width = rgb.shape[-2:]
+    even = pad(rgb, (0, width % 2, 0, height % 2), value=1.0)  # the encoder halves the resolution of colours
+    imageio.imwrite(path, _bytes(even), extension=".mp4", fps=frames_per_second, macro_block_size=2)
+
+
+def _bytes(rgb: Tensor) -> np.ndarray:
+    """(Q, 3, H, W) in [0, 1] -> (Q, H, W, 3) uint8."""
+    values = (rgb.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
+    return values.permute(0, 2, 3, 1).contiguous().numpy()

@@ -1,0 +1,152 @@
+"""`upfusion reconstruct`: photos -> novel views -> radiance field -> mesh."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..field.storage import load_field
+from ..files import replacing
+from ..geometry import orbit_cameras
+from ..pipeline.distill import DistillConfig
+from ..pipeline.upfusion import resolve_device
+from ..types import SceneEncoding
+from . import inputs
+from .console import answer, duration, progress, say
+from .inputs import Photos
+from .pictures import contact_sheet, save_png, save_video
+from .run import Run
+from .settings import Conduct, ReconstructSettings, Sources, settings_json
+from .stages import begin, encode, opened, sample_views, save_photos, saved_views
+
+if TYPE_CHECKING:
+    from ..field.radiance import RadianceField
+    from ..pipeline.upfusion import UpFusion
+
+FIELD_NAME = "field.safetensors"
+CHECKPOINT_NAME = "field.checkpoint"
+PREVIEW_NAME = "preview.png"
+TURNTABLE_FRAMES = 32
+TURNTABLE_ELEVATION_DEGREES = 22.5
+
+
+def run_reconstruct(settings: ReconstructSettings, sources: Sources, conduct: Conduct) -> None:
+    """Everything, in the run's folder; finished stages of a continued run are left as they are."""
+    with opened("reconstruct", settings, sources, conduct) as (run, settings, photos):
+        config = distill_config(settings, conduct)
+        if not run.already_finished:
+            field = _field(run, settings, photos, conduct, config)
+            _save_turntable(run, field, settings.turntable_size)
+            _save_mesh(run, field, settings)
+        _report(run)
+
+
+def distill_config(settings: ReconstructSettings, conduct: Conduct) -> DistillConfig:
+    """The preset with what the command line changes in it."""
+    config = DistillConfig.reference() if settings.preset == "reference" else DistillConfig.draft()
+    config = replace(config, guidance=settings.guidance, checkpoint_every=conduct.checkpoint_every)
+    if settings.perceptual is not None:
+        config = replace(config, perceptual=settings.perceptual, perceptual_weights=settings.perceptual_weights)
+    return config
+
+
+def _field(
+    run: Run, settings: ReconstructSettings, photos: Photos, conduct: Conduct, config: DistillConfig
+) -> RadianceField:
+    """The field that an earlier attempt finished, or a new one."""
+    if run.resumed and FIELD_NAME in run.stored("files"):
+        begin(run, settings, photos)
+        return load_field(run.folder / FIELD_NAME).to(resolve_device(conduct.device))
+    model = inputs.load_model(settings, conduct.device)
+    begin(run, settings, photos)
+    views = photos.prepared(model.image_size)
+    save_photos(run, views)
+    scene = encode(run, model, views, settings)
+    if settings.views:
+        _save_views(run, model, scene, settings, conduct)
+    return _distill(run, model, scene, settings, conduct, config)
+
+
+def _save_views(
+    run: Run, model: UpFusion, scene: SceneEncoding, settings: ReconstructSettings, conduct: Conduct
+) -> None:
+    azimuths = [360.0 * index / settings.views for index in range(settings.views)]
+    cameras = orbit_cameras(azimuths, settings.photo_elevation)
+    sample_views(run, model, scene, cameras, settings, conduct.batch_size)
+    if not run.has("views.png"):
+        with run.writing("views.png") as path:
+            save_png(path, contact_sheet(saved_views(run, len(cameras))))
+
+
+def _distill(
+    run: Run,
+    model: UpFusion,
+    scene: SceneEncoding,
+    settings: ReconstructSettings,
+    conduct: Conduct,
+    config: DistillConfig,
+) -> RadianceField:
+    checkpoint = run.temporary(CHECKPOINT_NAME)
+    preview_path = run.temporary(PREVIEW_NAME)
+    with run.stage("field"), progress(f"Fitting the field ({settings.preset})") as advance:
+
+        def on_step(step: int, total: int, preview: Callable[[], Tensor] | None) -> None:
+            advance(step / total)
+            if preview is not None and conduct.preview_every and step % conduct.preview_every == 0:
+                with replacing(preview_path) as path:
+                    save_png(path, preview())
+
+        generator = torch.Generator().manual_seed(settings.seed)
+        field = model.distill(
+            scene, config, generator=generator, on_step=on_step, checkpoint=checkpoint, prompt=settings.prompt
+        )
+        with run.writing(FIELD_NAME) as path:
+            field.save(path, settings=settings_json(settings))
+    run.discard(CHECKPOINT_NAME)
+    run.discard(PREVIEW_NAME)
+    return field
+
+
+def _save_turntable(run: Run, field: RadianceField, size: int) -> None:
+    if run.finished("turntable"):
+        return
+    azimuths = [360.0 * index / TURNTABLE_FRAMES for index in range(TURNTABLE_FRAMES)]
+    frames = []
+    with run.stage("turntable"), progress("Rendering the turntable") as advance, torch.no_grad():
+        for index, camera in enumerate(orbit_cameras(azimuths, TURNTABLE_ELEVATION_DEGREES).to(field.aabb.device)):
+            frames.append(field.render(camera, size).rgb.cpu())
+            advance((index + 1) / TURNTABLE_FRAMES)
+        with run.writing("turntable.gif") as path:
+            save_video(path, torch.cat(frames))
+
+
+def _save_mesh(run: Run, field: RadianceField, settings: ReconstructSettings) -> None:
+    if run.finished("mesh"):
+        return
+    say("Extracting the mesh ...")
+    with run.stage("mesh"):
+        mesh = field.extract_mesh(settings.resolution, settings.threshold)
+        for kind in settings.formats:
+            with run.writing(f"mesh.{kind}") as path:
+                mesh.save(path)
+        run.note("mesh", {"vertices": len(mesh.vertices), "faces": len(mesh.faces)})
+
+
+def _report(run: Run) -> None:
+    answer(f"Reconstruction in {run.folder} ({duration(run.seconds)})")
+    for name in (
+        "mesh.glb",
+        "mesh.obj",
+        "mesh.ply",
+        "mesh.stl",
+        "turntable.gif",
+        "views.png",
+        "photos.png",
+        FIELD_NAME,
+    ):
+        if run.has(name):
+            answer(f"  {run.folder / name}")

@@ -1,0 +1,313 @@
+"""A run's folder: its lock, its record `run.json`, which stages are finished, and what is left when it stops."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ..errors import InputError, OutputError
+from ..files import replacing, write_json
+from .lock import locked
+
+RECORD_NAME = "run.json"
+PACKAGES = ("upfusion", "torch", "diffusers", "transformers", "safetensors", "trimesh", "scikit-image", "Pillow")
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user stopped a run; the message says what is left of it."""
+
+
+def new_record(
+    command: str, settings: dict[str, Any], sources: dict[str, Any], inputs: dict[str, Any]
+) -> dict[str, Any]:
+    """What `run.json` holds when a run begins; see `Run.begin`."""
+    return {
+        "command": command,
+        "status": "running",
+        "begun": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "settings": settings,
+        "sources": sources,
+        "inputs": inputs,
+        "environment": {"python": platform.python_version(), "system": platform.platform(), **package_versions()},
+        "stages": [],
+        "timings_seconds": {},
+        "files": [],
+        "temporary_files": [],
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that shape a result, without importing them."""
+    versions = {}
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
+class Run:
+    """One run in its folder; made by `open_run`."""
+
+    def __init__(self, folder: Path, command: str, previous: dict[str, Any] | None, *, resume: bool) -> None:
+        self.folder = folder
+        self.command = command
+        self.previous = previous
+        self.resumed = resume
+        self.record: dict[str, Any] | None = None
+        self._worth_keeping = resume
+
+    def stored(self, section: str) -> dict[str, Any]:
+        """A section of the record of the run that is being continued; empty in a new one."""
+        return self.previous[section] if self.resumed and self.previous else {}
+
+    def check_same(self, settings: dict[str, Any], inputs: dict[str, Any]) -> None:
+        """Raises InputError if a run is continued with other settings or inputs than it was begun with."""
+        if self.resumed and self.previous is not None:
+            _check_same(self.folder, self.previous, settings, inputs)
+
+    def begin(self, settings: dict[str, Any], sources: dict[str, Any], inputs: dict[str, Any]) -> None:
+        """Writes the record; all that can be checked before should be, as --force now removes the run before.
+
+        Args:
+            settings: what shapes the result.
+            sources: where photos and other inputs came from; they may move until the run is continued.
+            inputs: what was in them, as checksums.
+        """
+        if self.resumed and self.previous is not None:
+            self.record = {**self.previous, "status": "running"}
+        else:
+            if self.previous is not None:
+                _remove_files(self.folder, self.previous)
+            self.record = new_record(self.command, settings, sources, inputs)
+        for partial in self.folder.rglob(".*.partial*"):  # left by a process that was killed while writing
+            partial.unlink(missing_ok=True)
+        self._save()
+
+    def note(self, name: str, value: object) -> None:
+        """Adds a fact to the record."""
+        self._begun[name] = value
+        self._save()
+
+    def check_model(self, model_id: str | None) -> None:
+        """Notes which model is used; raises InputError if a continued run began with another."""
+        before = self._begun.get("model_id")
+        if before is not None and model_id is not None and before != model_id:
+            raise InputError(
+                f"the run in {self.folder} was begun with other weights; continue it with the same ones, "
+                "or use --force to begin anew"
+            )
+        self.note("model_id", model_id)
+
+    def finished(self, stage: str) -> bool:
+        """Whether an earlier attempt has finished `stage`."""
+        return stage in self._begun["stages"]
+
+    @contextmanager
+    def stage(self, name: str, *, keep: bool = True) -> Iterator[None]:
+        """Times a stage and records that it is finished.
+
+        Args:
+            name: as in the record.
+            keep: whether its results alone are worth keeping if the run stops later.
+        """
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            timings = self._begun["timings_seconds"]
+            timings[name] = round(timings.get(name, 0.0) + time.monotonic() - start, 3)
+        if name not in self._begun["stages"]:
+            self._begun["stages"].append(name)
+        self._worth_keeping |= keep
+        self._save()
+
+    @contextmanager
+    def writing(self, name: str, *, keep: bool = True) -> Iterator[Path]:
+        """Gives a temporary path for the file `name` of the folder, and records the file when it is complete."""
+        with replacing(self.folder / name) as partial:
+            yield partial
+        if name not in self._begun["files"]:
+            self._begun["files"].append(name)
+        self._worth_keeping |= keep
+        self._save()
+
+    @property
+    def already_finished(self) -> bool:
+        """Whether the run that is to be continued has nothing left to do."""
+        return self.resumed and self.previous is not None and self.previous.get("status") == "finished"
+
+    @property
+    def seconds(self) -> float:
+        """Time that all stages took, over all attempts."""
+        return sum(self._begun["timings_seconds"].values())
+
+    def has(self, name: str) -> bool:
+        """Whether the file `name` was completely written, now or by an earlier attempt."""
+        return name in self._begun["files"] and (self.folder / name).is_file()
+
+    def temporary(self, name: str) -> Path:
+        """The path of a file that is needed until the run is finished, such as a checkpoint."""
+        if name not in self._begun["temporary_files"]:
+            self._begun["temporary_files"].append(name)
+            self._save()
+        return self.folder / name
+
+    def discard(self, name: str) -> None:
+        """Removes a temporary file that has done its work."""
+        (self.folder / name).unlink(missing_ok=True)
+
+    def finish(self) -> None:
+        """Removes the temporary files and records the end."""
+        for name in self._begun["temporary_files"]:
+            self.discard(name)
+        self._begun["temporary_files"] = []
+        self._begun["status"] = "finished"
+        self._save()
+
+    def stop(self, status: str) -> bool:
+        """Records why the run stopped, or removes all of it if nothing in it was worth keeping; whether it was kept."""
+        if self.record is None:
+            return self.resumed
+        checkpoints = [name for name in self.record["temporary_files"] if not name.endswith(".png")]
+        if self._worth_keeping or any((self.folder / name).is_file() for name in checkpoints):
+            self.record["status"] = status
+            self._save()
+            return True
+        _remove_files(self.folder, self.record)
+        return False
+
+    @property
+    def _begun(self) -> dict[str, Any]:
+        assert self.record is not None, "Run.begin comes first"
+        return self.record
+
+    def _save(self) -> None:
+        write_json(self.folder / RECORD_NAME, self._begun)
+
+
+@contextmanager
+def open_run(folder: Path, command: str, *, resume: bool = False, force: bool = False) -> Iterator[Run]:
+    """Holds `folder` for one run of `command`; made if missing, and removed if nothing is left in it.
+
+    Args:
+        folder: where all results go.
+        command: the subcommand's name.
+        resume: continue the run that `folder` holds.
+        force: replace what `folder` holds.
+
+    Raises:
+        OutputError: the folder is held by another run, holds another run's results, or cannot be written.
+        Interrupted: the user stopped the run; the message says how to continue.
+    """
+    if resume and force:
+        raise InputError("--resume continues a run and --force replaces it; give one of them")
+    created = _make_folder(folder)
+    try:
+        with locked(folder):
+            run = Run(folder, command, _previous(folder, command, resume=resume, force=force), resume=resume)
+            try:
+                yield run
+            except KeyboardInterrupt as error:
+                raise Interrupted(_how_to_continue(run, run.stop("interrupted"))) from error
+            except BaseException:
+                run.stop("failed")
+                raise
+            run.finish()
+    finally:
+        for path in created:
+            with suppress(OSError):  # it holds results
+                path.rmdir()
+
+
+def _how_to_continue(run: Run, kept: bool) -> str:
+    if not kept:
+        return "interrupted; nothing was finished, so nothing was kept"
+    return f"interrupted; to continue: upfusion {run.command} --resume -o {_quoted(run.folder)}"
+
+
+def _quoted(path: Path) -> str:
+    text = str(path)
+    return f'"{text}"' if any(letter in text for letter in " '()&;") else text
+
+
+def _make_folder(folder: Path) -> list[Path]:
+    """Makes the folder and its parents; those that were missing, innermost first."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise OutputError(f"{folder} must be a folder, but is a file; choose another name") from error
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be made ({error.strerror}); choose another folder") from error
+    return missing
+
+
+def _previous(folder: Path, command: str, *, resume: bool, force: bool) -> dict[str, Any] | None:
+    """The record of the run that the folder holds, if it may be continued or replaced."""
+    path = folder / RECORD_NAME
+    if not path.exists():
+        if resume:
+            raise OutputError(f"{folder} holds no run to continue; leave out --resume to begin one")
+        others = sorted(child.name for child in folder.iterdir() if not child.name.startswith("."))
+        if others and not force:
+            raise OutputError(
+                f"{folder} holds other files ({', '.join(others[:3])}{', ...' if len(others) > 3 else ''}); "
+                "choose an empty folder, or --force to write among them"
+            )
+        return None
+    if not resume and not force:
+        raise OutputError(
+            f"{folder} holds a run already; choose another folder, --force to replace it or --resume to continue it"
+        )
+    record = _read_record(path)
+    if record is None and resume:
+        raise OutputError(f"{path} must be a record of a run, but cannot be read; use --force to begin anew")
+    if resume and record is not None and record["command"] != command:
+        raise OutputError(
+            f"{folder} holds a run of `upfusion {record['command']}`, not of `upfusion {command}`; continue that one"
+        )
+    return record
+
+
+def _read_record(path: Path) -> dict[str, Any] | None:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    wanted = {"command", "settings", "sources", "inputs", "stages", "timings_seconds", "files", "temporary_files"}
+    return record if isinstance(record, dict) and wanted <= record.keys() else None
+
+
+def _check_same(folder: Path, previous: dict[str, Any], settings: dict[str, Any], inputs: dict[str, Any]) -> None:
+    for name, value in settings.items():
+        before = previous["settings"].get(name)
+        if before != value:
+            raise InputError(
+                f"the run in {folder} was begun with {name} = {json.dumps(before)}, now it is {json.dumps(value)}; "
+                "continue it as it was begun, or use --force to begin anew"
+            )
+    for name, value in inputs.items():
+        if previous["inputs"].get(name) != value:
+            raise InputError(
+                f"the run in {folder} was begun with other {name}; continue it with the same ones, "
+                "or use --force to begin anew"
+            )
+
+
+def _remove_files(folder: Path, record: dict[str, Any]) -> None:
+    """Removes what the record lists and itself, and the subfolders that this empties; nothing outside the folder."""
+    for name in [*record["files"], *record["temporary_files"], RECORD_NAME]:
+        relative = PurePosixPath(name)
+        if relative.is_absolute() or ".." in relative.parts:
+            continue
+        path = folder / relative
+        path.unlink(missing_ok=True)
+        if path.parent != folder:
+            with suppress(OSError):  # it holds other files
+                path.parent.rmdir()

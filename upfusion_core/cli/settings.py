@@ -1,0 +1,149 @@
+"""What each command is told: settings shape the result and must agree when a run is continued, conduct does not."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneSettings:
+    """What turns photos into a scene.
+
+    model: checkpoint, a folder or a merged file; None is only right when a run is continued.
+    dtype: precision of the networks, or "auto".
+    photo_elevation: degrees above the horizon that photo 1 is taken to be shot from.
+    """
+
+    model: str | None
+    dtype: str
+    photo_elevation: float
+    remove_background: bool
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingSettings(SceneSettings):
+    """What turns a scene and a camera into a picture."""
+
+    steps: int
+    guidance: float
+    scheduler: str
+    prompt: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrbitSettings:
+    """The cameras, unless a file lists them. elevation None means that of photo 1."""
+
+    count: int
+    elevation: float | None
+    distance: float
+    video: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewsSettings(OrbitSettings, SamplingSettings):
+    """`upfusion views`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictSettings(OrbitSettings, SceneSettings):
+    """`upfusion predict`; size is the side of the pictures in pixels."""
+
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructSettings(SamplingSettings):
+    """`upfusion reconstruct`.
+
+    views: how many novel views are sampled and saved beside the reconstruction.
+    turntable_size: side of the renders of the field in pixels.
+    resolution: cells of the density grid along an axis; threshold: density of the surface, None chooses it.
+    formats: of the mesh; perceptual: distance in the loss, None leaves the preset's.
+    """
+
+    preset: str
+    views: int
+    turntable_size: int
+    resolution: int
+    threshold: float | None
+    formats: tuple[str, ...]
+    perceptual: str | None
+    perceptual_weights: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """Files that a run reads, beside the model."""
+
+    photos: tuple[Path, ...]
+    masks: tuple[Path, ...] = ()
+    cameras: Path | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Absolute paths, for the record."""
+        return {
+            "photos": [str(path.absolute()) for path in self.photos],
+            "masks": [str(path.absolute()) for path in self.masks],
+            "cameras": str(self.cameras.absolute()) if self.cameras else None,
+        }
+
+    def or_stored(self, stored: dict[str, Any]) -> Sources:
+        """These files; where none are named, those of the record of a continued run."""
+        if not stored:
+            return self
+        cameras = self.cameras or (Path(stored["cameras"]) if stored["cameras"] else None)
+        if self.photos:
+            return Sources(photos=self.photos, masks=self.masks, cameras=cameras)
+        masks = self.masks or tuple(Path(path) for path in stored["masks"])
+        return Sources(photos=tuple(Path(path) for path in stored["photos"]), masks=masks, cameras=cameras)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conduct:
+    """How a run is carried out: none of it changes the result beyond rounding.
+
+    explicit: names of the settings that the command line gives itself.
+    """
+
+    output: Path
+    device: str
+    resume: bool
+    force: bool
+    explicit: frozenset[str]
+    batch_size: int = 4
+    checkpoint_every: int = 100
+    preview_every: int = 50
+
+
+Settings = TypeVar("Settings", bound=SceneSettings)
+
+
+def settings_json(settings: SceneSettings) -> dict[str, Any]:
+    """For the record; the model's path made absolute."""
+    content = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(settings).items()}
+    if settings.model is not None and Path(settings.model).exists():
+        content["model"] = str(Path(settings.model).absolute())
+    return content
+
+
+def with_stored(settings: Settings, stored: dict[str, Any], explicit: frozenset[str]) -> Settings:
+    """Settings of a continued run: those of its record, except where the command line says something itself.
+
+    What the two disagree about is refused by `Run.begin`.
+    """
+    if stored:
+        names = {field.name for field in fields(settings)}
+        if names != stored.keys():
+            raise InputError("the run was begun by another version of upfusion; use --force to begin anew")
+        chosen = {name: getattr(settings, name) if name in explicit else stored[name] for name in names}
+        chosen = {name: tuple(value) if isinstance(value, list) else value for name, value in chosen.items()}
+        settings = type(settings)(**chosen)
+    if settings.model is None:
+        raise InputError("a checkpoint is needed, got none; give --model FOLDER or --model FILE.safetensors")
+    return settings

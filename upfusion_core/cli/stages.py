@@ -1,0 +1,115 @@
+"""Stages that several commands share: saving the photos, encoding, sampling views, films."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..types import Cameras, InputViews, SceneEncoding
+from .console import progress, say
+from .inputs import Photos, read_photos
+from .pictures import contact_sheet, load_png, save_png, save_video
+from .run import Run, open_run
+from .settings import Conduct, SamplingSettings, SceneSettings, Settings, Sources, settings_json, with_stored
+
+if TYPE_CHECKING:
+    from ..pipeline.upfusion import UpFusion
+
+
+@contextmanager
+def opened(
+    command: str, settings: Settings, sources: Sources, conduct: Conduct
+) -> Iterator[tuple[Run, Settings, Photos]]:
+    """The run's folder held, its settings settled, its photos checked; nothing is written yet."""
+    with open_run(conduct.output, command, resume=conduct.resume, force=conduct.force) as run:
+        settings = with_stored(settings, run.stored("settings"), conduct.explicit)
+        photos = read_photos(sources.or_stored(run.stored("sources")), settings)
+        run.check_same(settings_json(settings), photos.checksums)
+        if run.already_finished:
+            say(f"{conduct.output} is finished already; --force would make it anew")
+            begin(run, settings, photos)
+        yield run, settings, photos
+
+
+def begin(run: Run, settings: SceneSettings, photos: Photos) -> None:
+    """Writes the run's record."""
+    run.begin(settings_json(settings), photos.sources.as_json(), photos.checksums)
+
+
+def save_photos(run: Run, views: InputViews) -> None:
+    """inputs/NNN.png and photos.png: what the model gets to see."""
+    if run.finished("photos"):
+        return
+    with run.stage("photos", keep=False):
+        for index, rgb in enumerate(views.rgb):
+            with run.writing(f"inputs/{index + 1:03d}.png", keep=False) as path:
+                save_png(path, rgb)
+        with run.writing("photos.png", keep=False) as path:
+            save_png(path, contact_sheet(views.rgb, columns=len(views)))
+
+
+def encode(run: Run, model: UpFusion, views: InputViews, settings: SceneSettings) -> SceneEncoding:
+    """The scene; refuses weights that a continued run was not begun with."""
+    say("Encoding the photos ...")
+    scene = model.encode(views, reference_elevation_degrees=settings.photo_elevation)
+    run.check_model(scene.model_id)
+    return scene
+
+
+def view_name(index: int) -> str:
+    """Path of a view's picture in the run's folder."""
+    return f"views/{index:03d}.png"
+
+
+def sample_views(
+    run: Run, model: UpFusion, scene: SceneEncoding, cameras: Cameras, settings: SamplingSettings, batch_size: int
+) -> None:
+    """views/NNN.png by the diffusion model, those that an earlier attempt saved left as they are."""
+    if run.finished("views"):
+        return
+    missing = [index for index in range(len(cameras)) if not run.has(view_name(index))]
+    with run.stage("views"), progress(f"Sampling {len(missing)} views") as advance:
+        for first in range(0, len(missing), batch_size):
+            chosen = missing[first : first + batch_size]
+
+            def on_step(
+                step: int,
+                total: int,
+                preview: Callable[[], Tensor] | None,
+                before: int = first,
+                here: int = len(chosen),
+            ) -> None:
+                advance((before + here * step / total) / len(missing))
+
+            novel = model.sample(
+                scene,
+                cameras[torch.tensor(chosen)],
+                steps=settings.steps,
+                guidance=settings.guidance,
+                scheduler=settings.scheduler,
+                prompt=settings.prompt,
+                seeds=[settings.seed + index for index in chosen],
+                batch_size=batch_size,
+                on_step=on_step,
+            )
+            for index, rgb in zip(chosen, novel.rgb, strict=True):
+                with run.writing(view_name(index)) as path:
+                    save_png(path, rgb)
+
+
+def saved_views(run: Run, count: int) -> Tensor:
+    """(Q, 3, S, S) of the saved pictures."""
+    return torch.stack([load_png(run.folder / view_name(index)) for index in range(count)])
+
+
+def save_sheet_and_film(run: Run, rgb: Tensor, video: str) -> None:
+    """views.png, and turntable.gif or .mp4 where there is more than one view."""
+    with run.writing("views.png") as path:
+        save_png(path, contact_sheet(rgb))
+    if video != "none" and len(rgb) > 1:
+        with run.writing(f"turntable.{video}") as path:
+            save_video(path, rgb)

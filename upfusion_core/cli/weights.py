@@ -1,0 +1,85 @@
+"""`upfusion convert` and `upfusion info`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import OutputError
+from ..files import write_json
+from ..models.checkpoints import CheckpointInfo, describe
+from ..models.convert import convert
+from .console import answer, duration, progress
+from .run import new_record
+
+
+def run_convert(source: Path, destination: Path, *, dtype: str | None, force: bool) -> None:
+    """Folder <-> merged file; the record is written beside the destination."""
+    if source.exists() and destination.exists() and destination.samefile(source):
+        raise OutputError(f"{destination} is the source itself; choose another name")
+    record_path = destination.with_name(destination.name + ".run.json")
+    if not force:
+        for path in (destination, record_path):
+            if path.exists() and not _is_empty_folder(path):
+                raise OutputError(f"{path} exists already; choose another name, or --force to replace it")
+    is_new = not destination.exists()
+    record = new_record("convert", {"dtype": dtype}, {"weights": str(source.absolute())}, {})
+    start = time.monotonic()
+    try:
+        with progress(f"Converting {source.name}") as advance:
+
+            def on_step(step: int, total: int, preview: Callable[[], Tensor] | None) -> None:
+                advance(step / total)
+
+            files = convert(source, destination, dtype=getattr(torch, dtype) if dtype else None, on_step=on_step)
+    except BaseException:
+        if is_new and destination.is_dir():
+            with suppress(OSError):  # parts of it are finished
+                destination.rmdir()
+        raise
+    seconds = time.monotonic() - start
+    record["status"] = "finished"
+    record["stages"] = ["convert"]
+    record["timings_seconds"] = {"convert": round(seconds, 3)}
+    record["files"] = [str(path) for path in files]
+    write_json(record_path, record)
+    size = sum(path.stat().st_size for path in files)
+    answer(f"Wrote {destination} ({_bytes(size)}) in {duration(seconds)}; record in {record_path}")
+
+
+def run_info(weights: Path, output: Path | None, *, force: bool) -> None:
+    """Prints what a checkpoint holds."""
+    if output is not None and output.exists() and not force:
+        raise OutputError(f"{output} exists already; choose another name, or --force to replace it")
+    content = describe(weights)
+    for line in _lines(content):
+        answer(line)
+    if output is not None:
+        write_json(output, asdict(content))
+        answer(f"Wrote {output}")
+
+
+def _lines(content: CheckpointInfo) -> list[str]:
+    size = content.config.image_size
+    lines = [f"{content.path}: {content.layout}, pictures of {size} x {size} pixels"]
+    width = max(len(name) for name in content.parts)
+    for name, part in content.parts.items():
+        lines.append(
+            f"  {name:{width}}  {part.tensors:5d} tensors  {part.parameters / 1e6:9.2f} M parameters  "
+            f"{_bytes(part.bytes):>9}  {', '.join(part.dtypes)}"
+        )
+    return [*lines, f"  text: {content.text}"]
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
