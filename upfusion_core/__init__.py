@@ -1,1 +1,73 @@
-"""UpFusion: from 1 to 6 unposed photos of an object to novel views and a mesh (arXiv 2312.06661)."""
+"""UpFusion: from 1 to 6 unposed photos of an object to novel views and a mesh (arXiv 2312.06661).
+
+Names are imported at first use, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .errors import UpFusionError
+    from .field.mesh import MeshAsset
+    from .field.radiance import RadianceField
+    from .field.storage import load_field
+    from .geometry import cameras_from_matrices, look_at, orbit_cameras, random_cameras
+    from .models.convert import convert
+    from .pipeline.distill import DistillConfig
+    from .pipeline.prepare import prepare_views
+    from .pipeline.upfusion import UpFusion
+    from .types import Cameras, InputViews, NovelViews, RenderedViews, SceneEncoding, ViewConditioning
+
+_HOMES = {
+    "Cameras": "types",
+    "DistillConfig": "pipeline.distill",
+    "InputViews": "types",
+    "MeshAsset": "field.mesh",
+    "NovelViews": "types",
+    "RadianceField": "field.radiance",
+    "RenderedViews": "types",
+    "SceneEncoding": "types",
+    "UpFusion": "pipeline.upfusion",
+    "UpFusionError": "errors",
+    "ViewConditioning": "types",
+    "cameras_from_matrices": "geometry",
+    "convert": "models.convert",
+    "load_field": "field.storage",
+    "look_at": "geometry",
+    "orbit_cameras": "geometry",
+    "prepare_views": "pipeline.prepare",
+    "random_cameras": "geometry",
+}
+
+__all__ = [
+    "Cameras",
+    "DistillConfig",
+    "InputViews",
+    "MeshAsset",
+    "NovelViews",
+    "RadianceField",
+    "RenderedViews",
+    "SceneEncoding",
+    "UpFusion",
+    "UpFusionError",
+    "ViewConditioning",
+    "cameras_from_matrices",
+    "convert",
+    "load_field",
+    "look_at",
+    "orbit_cameras",
+    "prepare_views",
+    "random_cameras",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public name
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -68,16 +68,20 @@ def to_reference_frame(rays: Rays, reference: Cameras) -> Rays:
 def reference_plucker(cameras: Cameras, reference: Cameras, size: int) -> Tensor:
     """(N, size, size, 6) Plücker forms, in the networks' frame, of each camera's corner-aligned grid of rays.
 
-    The same as `plucker(to_reference_frame(grid_rays(...)))` up to rounding. It moves the cameras instead, from reference
-    to camera and back by general inverses as the release does: f_14 makes rounding visible (golden: upsrt, 5e-5).
+    The same as `plucker(to_reference_frame(grid_rays(...)))` up to rounding, which f_14 makes visible: the cameras are moved
+    as the release moves them, in float32, and their rays are made in float64 and rounded once (golden: upsrt, guided).
     """
-    distance = _reference_distance(reference)
-    views, first = (_world_to_camera(some.camera_to_world, distance) for some in (cameras, reference.to(cameras.device)))
-    shift = torch.eye(4, device=cameras.device)
+    distance = _reference_distance(reference).cpu()
+    views, first = (_world_to_camera(some.camera_to_world.cpu(), distance) for some in (cameras, reference))
+    shift = torch.eye(4)
     shift[2, 3] = -1  # from the object to photo 1's camera
-    moved = torch.linalg.inv((views @ (torch.linalg.inv(first.mT).mT @ shift)).mT).mT.clone()
-    moved[:, :3] *= torch.tensor(NETWORK_AXES, device=cameras.device)[:, None]
-    return plucker(grid_rays(Cameras(moved, cameras.focal, cameras.principal), size, size))
+    moved = (views @ (torch.linalg.inv(first.mT).mT @ shift)).double()  # reference frame -> camera axes
+    axis = torch.linspace(1, -1, size)
+    local = _directions_in_camera(cameras.to("cpu"), axis, axis).double()
+    flip = torch.tensor(NETWORK_AXES, dtype=torch.float64)
+    directions = torch.einsum("nji,nhwj->nhwi", moved[:, :3, :3], local) * flip
+    origins = -torch.einsum("nji,nj->ni", moved[:, :3, :3], moved[:, :3, 3]) * flip
+    return plucker(Rays(origins[:, None, None], directions)).to(cameras.device)
 
 
 def _reference_distance(reference: Cameras) -> Tensor:
@@ -100,10 +104,10 @@ def _world_to_camera(matrices: Tensor, unit: Tensor) -> Tensor:
 
 
 def plucker(rays: Rays) -> Tensor:
-    """(..., 3) rays -> (..., 6) Plücker form (d, o × d), d normalised once more as the release does."""
-    directions = normalize(rays.directions.float(), dim=-1)
-    origins = rays.origins.float().expand_as(directions)
-    return torch.cat([directions, torch.linalg.cross(origins, directions)], dim=-1)
+    """(..., 3) rays -> (..., 6) Plücker form (d, o × d), float32, d normalised once more as the release does."""
+    directions = normalize(rays.directions, dim=-1)
+    origins = rays.origins.expand_as(directions)
+    return torch.cat([directions, torch.linalg.cross(origins, directions)], dim=-1).float()
 
 
 def harmonic_encoding(values: Tensor, num_freqs: int = 15, start_freq: int = -6) -> Tensor:
@@ -118,11 +122,13 @@ def harmonic_encoding(values: Tensor, num_freqs: int = 15, start_freq: int = -6)
 
 
 def _rays_through(cameras: Cameras, x: Tensor, y: Tensor) -> Rays:
-    """Rays through the NDC grid y × x: in camera axes the pixel (x, y) lies in direction (-x/f, y/f, -1)."""
-    grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")  # (H, W)
-    grid = torch.stack([grid_x, grid_y], dim=-1)
-    offset = (grid - cameras.principal[:, None, None]) / cameras.focal[:, None, None]  # (N, H, W, 2)
-    local = torch.stack([-offset[..., 0], offset[..., 1], -torch.ones_like(offset[..., 0])], dim=-1)
+    local = _directions_in_camera(cameras, x, y)
     directions = normalize(torch.einsum("nij,nhwj->nhwi", cameras.camera_to_world[:, :3, :3], local), dim=-1)
-    origins = cameras.centers[:, None, None].expand_as(directions)
-    return Rays(origins, directions)
+    return Rays(cameras.centers[:, None, None].expand_as(directions), directions)
+
+
+def _directions_in_camera(cameras: Cameras, x: Tensor, y: Tensor) -> Tensor:
+    """(N, H, W, 3) directions through the NDC grid y × x in camera axes: (-x/f, y/f, -1), not of unit length."""
+    grid = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1)  # (H, W, 2): x, y
+    offset = (grid - cameras.principal[:, None, None]) / cameras.focal[:, None, None]
+    return torch.stack([-offset[..., 0], offset[..., 1], -torch.ones_like(offset[..., 0])], dim=-1)

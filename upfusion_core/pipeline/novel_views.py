@@ -1,0 +1,113 @@
+"""The stages on their networks: photos -> set latents, set latents and cameras -> predictions and conditions."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..checks import check_finite, check_range, check_shape
+from ..errors import InputError
+from ..geometry import patch_rays, plucker, reference_plucker
+from ..models.dino import DinoKeys
+from ..models.upsrt import UpSRT
+from ..types import REFERENCE_FOCAL, Cameras, InputViews, SceneEncoding, ViewConditioning
+
+FOCAL_TOLERANCE = 1.2
+"""Ratio to the trained focal length beyond which a warning is due."""
+
+
+def resize_views(views: InputViews, size: int) -> InputViews:
+    """The photos at the model's size; unchanged where they have it."""
+    if views.rgb.shape[-1] == size:
+        return views
+    rgb, mask = (
+        F.interpolate(picture, size=(size, size), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
+        for picture in (views.rgb, views.mask)
+    )
+    return InputViews(rgb, mask, views.focal)
+
+
+@torch.no_grad()
+def encode_views(dino: DinoKeys, upsrt: UpSRT, views: InputViews) -> Tensor:
+    """(V·P, C) set latents of the photos: DINO and the scene encoder run once."""
+    device, dtype = upsrt.linear_scene.weight.device, upsrt.linear_scene.weight.dtype
+    rows, columns = upsrt.config.patches
+    keys = dino(views.rgb.to(device), (rows, columns), dtype)
+    if keys.shape[-1] != upsrt.config.image_feature_dim:
+        raise InputError(
+            f"the DINO features must be {upsrt.config.image_feature_dim} wide for this UpSRT, got {keys.shape[-1]}; "
+            "make dino.embed_dim and upsrt.image_feature_dim of the configuration agree"
+        )
+    tokens = upsrt.encode(keys[None], plucker(patch_rays(rows, columns, device)))[0]
+    check_finite("the set latents (from these weights in this precision)", tokens)
+    return tokens
+
+
+@torch.no_grad()
+def predict_views(upsrt: UpSRT, scene: SceneEncoding, cameras: Cameras, size: int) -> Tensor:
+    """(Q, 3, size, size) direct colours of UpSRT in [0, 1]: blurry, immediate."""
+    check_range("size", size, 2, 4096)
+    _warn_of_focal(cameras)
+    tokens = scene.tokens[None]
+    views = []
+    for camera in cameras:  # one at a time: the features of a large picture are larger than the picture
+        rays = reference_plucker(camera.to(tokens.device), scene.reference, size).reshape(1, -1, 6)
+        rgb = upsrt.read_rgb(upsrt.decode(tokens, rays)).float()
+        views.append(rgb.reshape(size, size, 3).permute(2, 0, 1))
+    return torch.stack(views)
+
+
+@torch.no_grad()
+def condition_views(
+    upsrt: UpSRT,
+    scene: SceneEncoding,
+    cameras: Cameras,
+    *,
+    latent_size: int,
+    levels: int,
+    text: tuple[Tensor, Tensor],
+    zero_attention_rays: bool = False,
+) -> ViewConditioning:
+    """The conditions of Q cameras: hint from the decoder's features and rays, a ray map a level of the networks.
+
+    Args:
+        text: (conditional, unconditional) embeddings.
+        zero_attention_rays: reproduces the release, whose attention sees no rays under guidance (golden: eps_zero_rays).
+    """
+    _warn_of_focal(cameras)
+    cameras = cameras.to(scene.tokens.device)
+    rays = reference_plucker(cameras, scene.reference, latent_size)  # (Q, s, s, 6)
+    features = upsrt.decode(scene.tokens[None], rays.reshape(1, -1, 6))
+    features = features.reshape(*rays.shape[:3], -1)
+    hint = torch.cat([features, rays.to(features.dtype)], dim=-1).permute(0, 3, 1, 2).contiguous()
+    ray_maps = tuple(
+        reference_plucker(cameras, scene.reference, latent_size // 2**level).permute(0, 3, 1, 2).contiguous()
+        for level in range(levels)
+    )
+    if zero_attention_rays:
+        ray_maps = tuple(torch.zeros_like(ray_map) for ray_map in ray_maps)
+    return ViewConditioning(hint, ray_maps, scene.tokens, cameras, *text)
+
+
+def check_text(text: tuple[Tensor, Tensor], width: int) -> tuple[Tensor, Tensor]:
+    """(conditional, unconditional) embeddings of the networks' width, or InputError."""
+    if len(text) != 2:
+        raise InputError(f"text_embeddings must be (conditional, unconditional), got {len(text)} values")
+    for name, value in zip(("conditional", "unconditional"), text, strict=True):
+        shape = ("L", width) if value.ndim == 2 else ("Q", "L", width)
+        check_shape(f"text_embeddings, {name}", value, shape)
+    return text
+
+
+def _warn_of_focal(cameras: Cameras) -> None:
+    ratio = cameras.focal / REFERENCE_FOCAL
+    if (ratio.clamp(min=1e-6).log().abs() > torch.tensor(FOCAL_TOLERANCE).log()).any():
+        worst = float(cameras.focal.flatten()[(ratio.log().abs()).argmax()])
+        warnings.warn(
+            f"the networks were trained at focal length {REFERENCE_FOCAL} (field of view 25 degrees), a camera has "
+            f"{worst:.2f}; the view may be off: move the camera instead of zooming",
+            stacklevel=3,
+        )
