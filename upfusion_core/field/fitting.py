@@ -84,7 +84,7 @@ def opacity_loss(opacity: Tensor, mask: Tensor, weights: Tensor) -> Tensor:
 def distortion_loss(weights: Tensor, distances: Tensor, lengths: Tensor) -> Tensor:
     """Mean over rays of how far their light is spread along them (Barron et al. 2022, equation 15).
 
-    Σ_ij w_i w_j |t_i - t_j| + Σ_i w_i² l_i / 3 of (R, S) weights at ascending distances t with lengths l, in scene units.
+    Σ_ij w_i w_j |t_i - t_j| + Σ_i w_i² l_i / 3, of (R, S) weights at ascending distances t with lengths l.
 
     Example: two halves of the light 1 apart, of length 0: 0.5.
     """
@@ -141,13 +141,12 @@ class FieldFitter:
             betas=(0.9, 0.99),  # of instant-ngp: rows that few rays meet forget their first gradients sooner
             eps=1e-15,
         )
-        self.occupancy = (
-            OccupancyGrid(field.aabb, self.config.occupancy_cells) if self.config.occupancy_cells else None
-        )
+        self.occupancy = OccupancyGrid(field.aabb, self.config.occupancy_cells) if self.config.occupancy_cells else None
         self.set_views(cameras, rgb, mask=mask, weights=weights)
 
     @property
     def done(self) -> bool:
+        """Whether all of config.iterations steps were taken."""
         return self.iteration >= self.config.iterations
 
     def set_views(
@@ -212,7 +211,8 @@ class FieldFitter:
         total = sum(getattr(config, f"{name}_weight") * value for name, value in losses.items())
         if not torch.isfinite(total):
             raise FieldError(
-                f"the fit's loss is {float(total)} at step {self.iteration + 1}; lower its learning rates and start again"
+                f"the fit's loss is {float(total)} at step {self.iteration + 1}; "
+                "lower its learning rates and start again"
             )
         progress = self.iteration / max(config.iterations - 1, 1)
         for group, rate in zip(self.optimizer.param_groups, (config.grid_lr, config.mlp_lr), strict=True):
@@ -226,13 +226,12 @@ class FieldFitter:
     @torch.no_grad()
     def preview(self, size: int = 64) -> Tensor:
         """(3, size, size) picture of the field as it is, from where photo 1 stands."""
-        sampling, box = self.config.sampling, self.field.aabb
-        return render_views(
-            self.field, box, orbit_cameras(0.0), size, sampling=sampling, occupied=self.occupancy
-        ).rgb[0]
+        camera, sampling, occupied = orbit_cameras(0.0), self.config.sampling, self.occupancy
+        views = render_views(self.field, self.field.aabb, camera, size, sampling=sampling, occupied=occupied)
+        return views.rgb[0]
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything to resume from: field, optimiser, occupancy, generator and position. The views are the caller's."""
+        """Everything to resume from: field, optimiser, occupancy, generator, position. The views are the caller's."""
         return {
             "iteration": self.iteration,
             "field": self.field.state_dict(),

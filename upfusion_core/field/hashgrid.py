@@ -152,4 +152,5 @@ class HashGrid(nn.Module):
         self.table = nn.Parameter((draw * 2e-4 - 1e-4).cpu())  # upstream: U(-1e-4, 1e-4)
 
     def forward(self, points: Tensor) -> Tensor:
+        """(P, 3) points in [0, 1] -> (P, config.width)."""
         return encode_grid(points, self.table, self.config)

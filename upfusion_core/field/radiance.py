@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -75,7 +76,11 @@ class RadianceField(nn.Module):
     aabb: Tensor
 
     def __init__(
-        self, config: FieldConfig | None = None, *, ops: Any = nn, generator: torch.Generator | None = None  # noqa: ANN401
+        self,
+        config: FieldConfig | None = None,
+        *,
+        ops: Any = nn,  # noqa: ANN401
+        generator: torch.Generator | None = None,
     ) -> None:
         """Makes a field before any fitting: a soft blob of grey.
 
@@ -91,9 +96,7 @@ class RadianceField(nn.Module):
         self.register_buffer("aabb", torch.tensor([[-extent] * 3, [extent] * 3]), persistent=False)
         self.grid = HashGrid(config.grid, generator=generator)
         widths = [config.grid.width, *[config.hidden] * (config.layers - 1), 4]
-        self.mlp = nn.ModuleList(
-            ops.Linear(inputs, outputs) for inputs, outputs in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.mlp = nn.ModuleList(ops.Linear(inputs, outputs) for inputs, outputs in pairwise(widths))
         for layer in self.mlp:
             _initialise(layer, generator)
 
@@ -114,7 +117,7 @@ class RadianceField(nn.Module):
         if points.shape[-1:] != (3,):
             raise InputError(f"points must be (..., 3), got {tuple(points.shape)}; give world coordinates")
         low, high = self.aabb
-        hidden = self.grid(((points.reshape(-1, 3) - low) / (high - low)))
+        hidden = self.grid((points.reshape(-1, 3) - low) / (high - low))
         for layer in self.mlp[:-1]:
             hidden = torch.relu(layer(hidden))
         logits = self.mlp[-1](hidden).reshape(*points.shape[:-1], 4)
@@ -140,9 +143,7 @@ class RadianceField(nn.Module):
         """Pictures of the field from `cameras`; see `rendering.render_views`."""
         from .rendering import render_views
 
-        return render_views(
-            self, self.aabb, cameras, size, background=background, sampling=sampling, chunk=chunk
-        )
+        return render_views(self, self.aabb, cameras, size, background=background, sampling=sampling, chunk=chunk)
 
     def extract_mesh(self, resolution: int = 256, threshold: float | None = None, *, keep: float = 0.05) -> MeshAsset:
         """The field's surface as a coloured mesh; see `mesh.extract_mesh`."""

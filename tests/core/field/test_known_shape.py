@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import pytest
 import torch
 from torch import Tensor
 
-from upfusion_core.geometry import camera_rays, random_cameras
+from upfusion_core.geometry import camera_rays, random_cameras  # noqa: F401
 from upfusion_core.types import Cameras
 
 GREEN, RED, BLUE, YELLOW, CYAN, MAGENTA, ORANGE, GREY = torch.tensor(

@@ -1,0 +1,128 @@
+"""A field as a file: `.safetensors` with its configuration, cameras and the run's settings in the metadata."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..errors import CheckpointError, FieldError, UpFusionError
+from ..files import replacing
+from ..types import Cameras
+from .hashgrid import GridConfig
+from .radiance import FieldConfig, RadianceField
+
+FORMAT = "upfusion_field"
+"""Metadata key under which the JSON stands."""
+
+
+@dataclass(frozen=True, eq=False)
+class StoredField:
+    """What a file of a field holds: the field, the cameras it was fitted to (or None) and the run's settings."""
+
+    field: RadianceField
+    cameras: Cameras | None
+    settings: dict[str, Any]
+
+
+def save_field(
+    field: RadianceField,
+    path: str | os.PathLike[str],
+    *,
+    cameras: Cameras | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes the field in float32, whole or not at all.
+
+    Args:
+        cameras: those it was fitted to.
+        settings: anything that JSON can hold.
+
+    Raises:
+        FieldError: the field holds values that are not finite.
+        OutputError: the file cannot be written.
+    """
+    tensors = {name: value.detach().float().cpu().contiguous() for name, value in field.state_dict().items()}
+    _check_finite(tensors, FieldError, "the field was not saved: it")
+    described = {"version": 1, "config": asdict(field.config), "cameras": None, "settings": dict(settings or {})}
+    if cameras is not None:
+        described["cameras"] = {
+            name: getattr(cameras, name).cpu().tolist() for name in ("camera_to_world", "focal", "principal")
+        }
+    with replacing(path) as partial:
+        save_file(tensors, partial, metadata={FORMAT: json.dumps(described)})
+
+
+def load_field(path: str | os.PathLike[str], *, device: torch.device | str = "cpu", ops: Any = nn) -> StoredField:  # noqa: ANN401
+    """Reads what `save_field` wrote, strictly.
+
+    Raises:
+        CheckpointError: the file is missing, truncated or something else, its tensors do not fit its configuration, or
+            hold values that are not finite.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path} is not a file; give a field that a reconstruction wrote (.safetensors)")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} could not be read as .safetensors ({error}); it is damaged, truncated or another kind of file: "
+            "copy it again or make the field anew"
+        ) from error
+    if FORMAT not in metadata:
+        raise CheckpointError(f"{path} is not a field (no {FORMAT!r} in its metadata); weights are loaded elsewhere")
+    config, cameras, settings = _described(path, metadata[FORMAT])
+    field = RadianceField(config, ops=ops)
+    _check_names(path, field, tensors)
+    _check_finite(tensors, CheckpointError, f"{path}")
+    field.load_state_dict(tensors)
+    return StoredField(field.to(device), None if cameras is None else cameras.to(device), settings)
+
+
+def _described(path: Path, text: str) -> tuple[FieldConfig, Cameras | None, dict[str, Any]]:
+    try:
+        content = json.loads(text)
+        values = dict(content["config"])
+        config = FieldConfig(grid=GridConfig(**values.pop("grid")), **values)
+        stored = content["cameras"]
+        cameras = None if stored is None else Cameras(**{name: torch.tensor(rows) for name, rows in stored.items()})
+        return config, cameras, dict(content["settings"])
+    except (KeyError, TypeError, ValueError) as error:
+        reason = error if isinstance(error, UpFusionError) else f"{type(error).__name__}: {error}"
+        raise CheckpointError(
+            f"{path} holds a description of a field that this version cannot read ({reason}); make the field anew"
+        ) from error
+
+
+def _check_names(path: Path, field: RadianceField, tensors: dict[str, Tensor]) -> None:
+    wanted = {name: tuple(value.shape) for name, value in field.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in tensors.items()}
+    faults = [f"missing {name}" for name in sorted(wanted.keys() - found.keys())]
+    faults += [f"unexpected {name}" for name in sorted(found.keys() - wanted.keys())]
+    faults += [
+        f"{name} is {found[name]} instead of {wanted[name]}"
+        for name in sorted(wanted.keys() & found.keys())
+        if wanted[name] != found[name]
+    ]
+    if faults:
+        raise CheckpointError(f"{path} does not fit its own configuration: {'; '.join(faults)}; make the field anew")
+
+
+def _check_finite(tensors: dict[str, Tensor], error: type[UpFusionError], subject: str) -> None:
+    broken = sorted(name for name, value in tensors.items() if not torch.isfinite(value).all())
+    if broken:
+        raise error(
+            f"{subject} holds NaN or infinite values in {', '.join(broken)}; "
+            "the fit has diverged: lower its learning rates and make the field anew"
+        )
