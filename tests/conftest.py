@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,10 @@ def small_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def full_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def full_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The full-size folder (6.5 GB): that in UPFUSION_FULL_WEIGHTS, made there if missing, or a temporary one."""
-    place = os.environ.get("UPFUSION_FULL_WEIGHTS")
-    return rule_weights.write_full_folder(Path(place) if place else tmp_path_factory.mktemp("full_weights"))
+    kept = os.environ.get("UPFUSION_FULL_WEIGHTS")
+    folder = rule_weights.write_full_folder(Path(kept) if kept else tmp_path_factory.mktemp("full_weights"))
+    yield folder
+    if not kept:
+        shutil.rmtree(folder)  # pytest keeps temporary folders of three runs
