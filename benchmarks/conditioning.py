@@ -66,7 +66,7 @@ def turntable(count: int) -> Cameras:
 
 
 def released_way(weights: Path, views: InputViews) -> tuple[Callable[[int, Cameras], None], Callable[[], None]]:
-    """One camera's condition by the released code, from the photos on, all of DINO; and its script's literal two passes."""
+    """One camera's condition by the released code, from the photos on; and its script's two passes, literally."""
     import reference
 
     dino = reference.build_dino(reference.read_weights(weights / "dinov2_vitb14_pretrain.pth"))
@@ -93,14 +93,13 @@ def released_way(weights: Path, views: InputViews) -> tuple[Callable[[int, Camer
     return prepare, literally
 
 
-def emulated_way(model: UpFusion, views: InputViews, text: tuple[Tensor, Tensor]) -> Callable[[int, Cameras], None]:
+def emulated_way(weights: Path, views: InputViews, text: tuple[Tensor, Tensor]) -> Callable[[int, Cameras], None]:
     """The same amount of work by our networks: 12 DINO blocks, of the last one only what the keys need."""
-    dino = DinoKeys(DinoConfig(layer=11)).eval()
+    model = UpFusion.load(weights)
+    model.dino = DinoKeys(DinoConfig(layer=11)).eval()  # its weights do not matter for the time
 
     def prepare(index: int, cameras: Cameras) -> None:
-        dino(views.rgb)
-        scene = model.encode(views)
-        model.condition(scene, cameras[index], text_embeddings=text)
+        model.condition(model.encode(views), cameras[index], text_embeddings=text)
 
     return prepare
 
@@ -111,7 +110,7 @@ def measure(weights: Path, photos: list[Path], count: int) -> dict[str, object]:
     if released_code.available():
         release, literally = released_way(weights, views)
     else:
-        release, literally = emulated_way(model, views, text), None
+        release, literally = emulated_way(weights, views, text), None
 
     def condition(chosen: Cameras, scene: SceneEncoding) -> None:
         model.condition(scene, chosen, text_embeddings=text)
