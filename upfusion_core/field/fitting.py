@@ -57,14 +57,14 @@ class FitConfig:
         check_range("FitConfig.occupancy_every", self.occupancy_every, 1)
 
     @classmethod
-    def draft(cls, iterations: int = 400) -> FitConfig:
+    def draft(cls, iterations: int = 300) -> FitConfig:
         """Half a minute on two CPU cores with `FieldConfig.draft()`."""
         return cls(
             iterations=iterations,
             rays=2048,
-            sampling=RaySampling(uniform=80, importance=0),
+            sampling=RaySampling(uniform=48, importance=16),
             grid_lr=3e-2,
-            mlp_lr=5e-3,
+            mlp_lr=1e-2,
             final_lr=0.05,
             distortion_weight=1e-2,
             occupancy_cells=40,

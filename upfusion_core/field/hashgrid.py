@@ -89,7 +89,8 @@ def _corners(points: Tensor, config: GridConfig) -> tuple[Tensor, Tensor]:
     device = points.device
     cells = torch.tensor(config.resolutions, device=device)
     position = points.clamp(0, 1).t()[..., None] * cells  # (3, P, L)
-    lower = torch.minimum(position.detach().floor(), (cells - 1).to(points.dtype))
+    # NaN must stay in the weights, where it shows, and out of the indices, where it would crash
+    lower = torch.minimum(position.detach().floor(), (cells - 1).to(points.dtype)).nan_to_num(0.0)
     upper_weight = position - lower
     sides = torch.stack([1 - upper_weight, upper_weight], dim=-1)  # (3, P, L, 2)
     weights = sides[2][..., :, None, None] * sides[1][..., None, :, None] * sides[0][..., None, None, :]
@@ -111,7 +112,8 @@ def _corners(points: Tensor, config: GridConfig) -> tuple[Tensor, Tensor]:
             rows[:, dense:] &= config.table_size - 1
     starts = torch.tensor([sum(config.rows[:level]) for level in range(config.levels)], device=device)
     rows = rows + starts[:, None, None, None]
-    return rows.reshape(len(points), -1, 8), weights.reshape(len(points), -1, 8)
+    shape = (len(points), config.levels, 8)
+    return rows.reshape(shape), weights.reshape(shape)
 
 
 class _WeightedRows(torch.autograd.Function):

@@ -58,7 +58,7 @@ class OccupancyGrid(nn.Module):
         news = torch.cat([density(part) for part in points.split(2**17)]).reshape(self.density.shape)
         self.density.copy_(torch.maximum(self.density * decay, news))
         spread = F.max_pool3d(self.density[None, None], 3, stride=1, padding=1)[0, 0]
-        self.occupied.copy_(spread > self.threshold)
+        self.occupied.copy_(~(spread <= self.threshold))  # NaN counts as occupied, so that a render shows it
 
     @torch.no_grad()
     def forward(self, points: Tensor) -> Tensor:

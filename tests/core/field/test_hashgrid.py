@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from upfusion_core.errors import InputError
+from upfusion_core.field.hashgrid import HASH_PRIMES, GridConfig, HashGrid, encode_grid
+
+SMALL = {"levels": 3, "features": 2, "coarsest": 2, "finest": 9, "table_size": 64}
+
+
+def _table(config: GridConfig, dtype: torch.dtype = torch.float32) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(sum(config.rows), config.features, generator=generator, dtype=dtype)
+
+
+def _naive(point: list[float], table: Tensor, config: GridConfig) -> list[float]:
+    """The encoding of one point by plain loops over levels, corners and features."""
+    result, start = [], 0
+    for cells, rows in zip(config.resolutions, config.rows, strict=True):
+        position = [min(max(value, 0.0), 1.0) * cells for value in point]
+        lower = [min(int(value), cells - 1) for value in position]
+        values = [0.0] * config.features
+        for corner in itertools.product((0, 1), repeat=3):
+            weight, lattice = 1.0, [low + side for low, side in zip(lower, corner, strict=True)]
+            for axis in range(3):
+                fraction = position[axis] - lower[axis]
+                weight *= fraction if corner[axis] else 1 - fraction
+            number = lattice[0] + lattice[1] * (cells + 1) + lattice[2] * (cells + 1) ** 2
+            if (cells + 1) ** 3 > rows and config.indexing == "hashed":
+                number = 0
+                for value, prime in zip(lattice, HASH_PRIMES, strict=True):
+                    number ^= value * prime
+            row = table[start + number % rows]
+            values = [value + weight * float(row[index]) for index, value in enumerate(values)]
+        result += values
+        start += rows
+    return result
+
+
+def test_the_release_sizes_are_the_default() -> None:
+    config = GridConfig()
+    assert config.width == 32
+    assert config.resolutions[0] == 16
+    assert config.resolutions[-1] == 2048
+    assert config.rows[0] == 17**3
+    assert config.rows[-1] == 65536
+
+
+def test_one_cell_by_hand() -> None:
+    config = GridConfig(levels=1, features=1, coarsest=1, finest=1, table_size=8)
+    table = torch.arange(8.0)[:, None]  # row = x + 2y + 4z
+    points = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1], [0.5, 0.5, 0.5], [0.25, 0, 0.5]])
+    assert encode_grid(points, table, config)[:, 0].tolist() == [0, 1, 2, 4, 7, 3.5, 2.25]
+
+
+@pytest.mark.parametrize("indexing", ["tiled", "hashed"])
+def test_agrees_with_plain_loops(indexing: str) -> None:
+    config = GridConfig(**SMALL, indexing=indexing)
+    assert config.dense_levels == 1  # so that both kinds of level are covered
+    table = _table(config)
+    points = torch.rand(20, 3, generator=torch.Generator().manual_seed(2)) * 1.2 - 0.1
+    points[0], points[1] = torch.zeros(3), torch.ones(3)
+    expected = torch.tensor([_naive(point, table, config) for point in points.tolist()])
+    torch.testing.assert_close(encode_grid(points, table, config), expected, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("indexing", ["tiled", "hashed"])
+def test_gradients_of_table_and_positions(indexing: str) -> None:
+    config = GridConfig(**SMALL, indexing=indexing)
+    table = _table(config, torch.float64).requires_grad_()
+    points = torch.rand(5, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda p, t: encode_grid(p, t, config), (points, table))
+    assert torch.autograd.gradgradcheck(lambda p, t: encode_grid(p, t, config), (points, table))
+
+
+def test_no_points_are_no_rows() -> None:
+    config = GridConfig(**SMALL)
+    assert encode_grid(torch.zeros(0, 3), _table(config), config).shape == (0, 6)
+
+
+def test_nan_comes_out_as_nan() -> None:
+    config = GridConfig(**SMALL)
+    assert encode_grid(torch.full((1, 3), float("nan")), _table(config), config).isnan().all()
+
+
+def test_is_continuous_across_cells_of_tiled_levels() -> None:
+    config = GridConfig(levels=2, features=2, coarsest=8, finest=64, table_size=512)
+    table = _table(config)
+    step = torch.tensor([1e-6, 0, 0])
+    points = torch.rand(64, 3, generator=torch.Generator().manual_seed(3))
+    points[:, 0] = torch.arange(64) / 64  # on the faces between cells
+    before, after = encode_grid(points - step, table, config), encode_grid(points + step, table, config)
+    assert (before - after).abs().max() < 2e-3  # slopes up to 64·6 a unit
+
+
+def test_the_start_is_small_and_follows_the_generator() -> None:
+    config = GridConfig(**SMALL)
+    first, again, other = (HashGrid(config, generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    assert torch.equal(first.table, again.table)
+    assert not torch.equal(first.table, other.table)
+    assert 5e-5 < first.table.abs().max() <= 1e-4
+    assert first(torch.rand(4, 3)).shape == (4, 6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"table_size": 1000}, "power of two"),
+        ({"levels": 0}, "levels must be between"),
+        ({"coarsest": 32, "finest": 16}, "finest must be between"),
+        ({"indexing": "sparse"}, "tiled, hashed"),
+    ],
+)
+def test_bad_sizes_are_refused(arguments: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        GridConfig(**arguments)
+
+
+def test_bad_tensors_are_refused() -> None:
+    config = GridConfig(**SMALL)
+    with pytest.raises(InputError, match="points must be"):
+        encode_grid(torch.rand(2, 2, 3), _table(config), config)
+    with pytest.raises(InputError, match="another GridConfig"):
+        encode_grid(torch.rand(2, 3), torch.zeros(5, 2), config)

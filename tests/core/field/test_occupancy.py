@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from upfusion_core.errors import InputError
+from upfusion_core.field.occupancy import OccupancyGrid
+
+BOX = torch.tensor([[-1.0] * 3, [1.0] * 3])
+
+
+def _corner(points: Tensor) -> Tensor:
+    """Dense in the one cell of 8³ that reaches from (-1, -1, 0.75) to (-0.75, -0.75, 1)."""
+    return 5.0 * ((points[:, 0] < -0.75) & (points[:, 1] < -0.75) & (points[:, 2] > 0.75)).float()
+
+
+def test_cells_and_their_neighbours_by_hand() -> None:
+    grid = OccupancyGrid(BOX, 8)
+    points = torch.tensor([[-0.9, -0.9, 0.9], [-0.6, -0.6, 0.6], [-0.4, -0.9, 0.9], [0.9, -0.9, -0.9], [-2, -2, 2.0]])
+    assert grid(points).all()  # nothing is known yet
+    grid.update(_corner)
+    assert grid(points).tolist() == [True, True, False, False, True]
+    assert int(grid.occupied.sum()) == 8
+    assert int(grid.density.count_nonzero()) == 1
+
+
+def test_memory_fades() -> None:
+    grid = OccupancyGrid(BOX, 8, threshold=2.0)
+    grid.update(_corner)
+    for expected in (4.0, 3.2, 2.56, 2.048, 1.6384):
+        grid.update(lambda points: torch.zeros(len(points)), decay=0.8)
+        assert float(grid.density.max()) == pytest.approx(expected)
+        assert bool(grid.occupied.any()) == (expected > 2)
+
+
+def test_a_broken_field_is_not_hidden() -> None:
+    grid = OccupancyGrid(BOX, 8)
+    grid.update(lambda points: points[:, 0] * float("nan"))
+    assert grid.occupied.all()
+
+
+def test_draws_stay_in_their_cells() -> None:
+    seen: list[Tensor] = []
+    grid = OccupancyGrid(BOX, 4)
+    grid.update(lambda points: seen.append(points) or points[:, 0], generator=torch.Generator().manual_seed(0))
+    cells = ((seen[0] + 1) * 2).floor().long()
+    assert torch.equal(cells[:, 0] * 16 + cells[:, 1] * 4 + cells[:, 2], torch.arange(64))
+    assert seen[0].frac().unique().numel() > 100
+
+
+def test_bad_sizes_are_refused() -> None:
+    with pytest.raises(InputError, match="cells"):
+        OccupancyGrid(BOX, 0)
+    with pytest.raises(InputError, match="threshold"):
+        OccupancyGrid(BOX, 4, threshold=-1.0)

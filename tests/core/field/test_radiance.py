@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from upfusion_core.errors import InputError
+from upfusion_core.field.hashgrid import GridConfig
+from upfusion_core.field.radiance import FieldConfig, RadianceField
+from upfusion_core.field.rendering import RaySampling
+from upfusion_core.geometry import orbit_cameras
+
+TINY = FieldConfig(grid=GridConfig(levels=2, coarsest=4, finest=8, table_size=256), hidden=8, half_extent=0.5)
+
+
+def _field(seed: int = 0) -> RadianceField:
+    return RadianceField(TINY, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_release_sizes_are_the_default() -> None:
+    config = FieldConfig()
+    assert (config.hidden, config.layers, config.blob_weight, config.blob_sigma, config.half_extent) == (
+        64, 3, 5.0, 0.2, 1.0,
+    )  # fmt: skip
+    shapes = [tuple(layer.weight.shape) for layer in RadianceField(config).mlp]
+    assert shapes == [(64, 32), (64, 64), (4, 64)]
+    assert FieldConfig.draft().half_extent == 0.3
+
+
+def test_the_blob_by_hand() -> None:
+    field = _field()
+    for layer in field.mlp:
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    points = torch.tensor([[0.0, 0, 0], [0.2, 0, 0], [0.0, 0.4, 0], [0.0, 0, 0.51]])
+    expected = torch.tensor([math.exp(5), math.exp(5 * math.exp(-0.5)), math.exp(5 * math.exp(-2)), 0.0])
+    torch.testing.assert_close(field.density(points), expected)
+    assert field.color(points).tolist() == [[0.5] * 3] * 4
+
+
+def test_one_pass_gives_what_two_give() -> None:
+    field = _field()
+    nn.init.normal_(field.grid.table)
+    points = torch.rand(5, 7, 3, generator=torch.Generator().manual_seed(1)) - 0.5
+    density, rgb = field(points)
+    assert density.shape == (5, 7)
+    assert rgb.shape == (5, 7, 3)
+    assert torch.equal(density, field.density(points))
+    assert torch.equal(rgb, field.color(points))
+    assert (density > 0).all()
+    assert ((rgb > 0) & (rgb < 1)).all()
+
+
+def test_the_gradient_of_exp_is_clamped() -> None:
+    field = _field()
+    for layer in field.mlp:
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    for bias, value, slope in ((20.0, math.exp(20), math.exp(15)), (-20.0, math.exp(-20), math.exp(-15))):
+        field.zero_grad()
+        with torch.no_grad():
+            field.mlp[-1].bias[0] = bias
+        density = field.density(torch.tensor([[0.5, 0.5, 0.5]]))  # the blob adds 5·exp(-9.375) there
+        torch.testing.assert_close(density, torch.tensor([value]), rtol=1e-3, atol=0)
+        density.sum().backward()
+        torch.testing.assert_close(field.mlp[-1].bias.grad[0], torch.tensor(slope), rtol=1e-3, atol=0)
+
+
+def test_the_start_follows_the_generator_alone() -> None:
+    torch.manual_seed(5)
+    first = _field(0)
+    torch.manual_seed(6)
+    again, other = _field(0), _field(1)
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name])
+        assert not torch.equal(value, other.state_dict()[name])
+
+
+def test_layers_come_from_the_given_namespace() -> None:
+    made = []
+
+    class Ops:
+        @staticmethod
+        def Linear(inputs: int, outputs: int) -> nn.Linear:  # noqa: N802
+            made.append((inputs, outputs))
+            return nn.Linear(inputs, outputs)
+
+    RadianceField(TINY, ops=Ops)
+    assert made == [(4, 8), (8, 8), (8, 4)]
+
+
+def test_renders_and_moves_with_its_box() -> None:
+    field = _field()
+    assert field.aabb.tolist() == [[-0.5] * 3, [0.5] * 3]
+    assert "aabb" in dict(field.named_buffers())
+    views = field.render(orbit_cameras([0, 90]), (4, 6), background=0.0, sampling=RaySampling(8, 4))
+    assert views.rgb.shape == (2, 3, 4, 6)
+    assert views.opacity[0, 0, 2, 3] > 0.9  # the blob
+
+
+def test_bad_arguments_are_refused() -> None:
+    with pytest.raises(InputError, match="points must be"):
+        _field().density(torch.zeros(4, 2))
+    with pytest.raises(InputError, match="blob_sigma"):
+        FieldConfig(blob_sigma=0.0)
+    with pytest.raises(InputError, match="layers"):
+        FieldConfig(layers=0)

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from upfusion_core.errors import InputError
+from upfusion_core.field.rendering import (
+    RaySampling,
+    importance_distances,
+    intersect_box,
+    interval_edges,
+    render_rays,
+    render_views,
+    stratified_distances,
+    transmittance_from_density,
+    weights_from_density,
+)
+from upfusion_core.geometry import orbit_cameras
+from upfusion_core.types import Rays
+
+BOX = torch.tensor([[-0.5] * 3, [0.5] * 3])
+RED = torch.tensor([1.0, 0.0, 0.0])
+
+
+def _fog(density: float):  # noqa: ANN202
+    def field(points: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.full(points.shape[:-1], density), RED.expand(points.shape)
+
+    return field
+
+
+def _ball(points: Tensor) -> tuple[Tensor, Tensor]:
+    density = 200 * torch.sigmoid((0.15 - points.norm(dim=-1)) / 0.005)
+    return density, (points + 0.5).clamp(0, 1)
+
+
+def _rays(*pairs: tuple[list[float], list[float]]) -> Rays:
+    return Rays(torch.tensor([origin for origin, _ in pairs]), torch.tensor([direction for _, direction in pairs]))
+
+
+def test_box_by_hand() -> None:
+    rays = _rays(
+        ([0.0, 0, 2], [0.0, 0, -1]),  # straight through
+        ([0.0, 0, 0], [0.0, 0, -1]),  # from inside: near
+        ([0.0, 0, 2], [0.0, 0, 1]),  # away from it
+        ([0.6, 0, 2], [0.0, 0, -1]),  # past it, along its side
+        ([0.5, 0, 2], [0.0, 0, -1]),  # in the plane of a side
+        ([1.0, 1, 0.2], [-math.sqrt(0.5), -math.sqrt(0.5), 0.0]),
+    )
+    near, far, hit = intersect_box(rays, BOX, near=0.05)
+    assert hit.tolist()[:4] == [True, True, False, False]
+    assert near.isfinite().all()
+    assert far.isfinite().all()
+    torch.testing.assert_close(near[[0, 1, 2, 3, 5]], torch.tensor([1.5, 0.05, 0, 0, math.sqrt(0.5)]))
+    torch.testing.assert_close(far[[0, 1, 2, 3, 5]], torch.tensor([2.5, 0.5, 0, 0, math.sqrt(4.5)]))
+
+
+def test_stratified_distances_by_hand() -> None:
+    near, far = torch.tensor([0.0, 1.0]), torch.tensor([1.0, 3.0])
+    assert stratified_distances(near, far, 2).tolist() == [[0.25, 0.75], [1.5, 2.5]]
+    drawn = stratified_distances(near, far, 4, torch.Generator().manual_seed(0))
+    part = ((drawn - near[:, None]) / (far - near)[:, None] * 4).floor()
+    assert part.tolist() == [[0, 1, 2, 3]] * 2
+    assert interval_edges(torch.tensor([[0.25, 0.75]]), near[:1], far[:1]).tolist() == [[0.0, 0.5, 1.0]]
+
+
+def test_weights_by_hand() -> None:
+    half = math.log(2)
+    density, lengths = torch.tensor([1.0, 1.0, 2.0, 0.0]), torch.tensor([half, half, half, 1.0])
+    torch.testing.assert_close(transmittance_from_density(density, lengths), torch.tensor([1, 0.5, 0.25, 0.0625]))
+    torch.testing.assert_close(weights_from_density(density, lengths), torch.tensor([0.5, 0.25, 0.1875, 0.0]))
+    opaque = weights_from_density(torch.tensor([0.0, 1e9, 1e9]), torch.ones(3))
+    assert opaque.tolist() == [0.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize("sampling", [RaySampling(8, 0), RaySampling(8, 8), RaySampling(1, 0)])
+@pytest.mark.parametrize("seed", [None, 0])
+def test_a_homogeneous_medium_is_exact(sampling: RaySampling, seed: int | None) -> None:
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    rays = _rays(([0.0, 0, 2], [0.0, 0, -1]), ([0.6, 0, 2], [0.0, 0, -1]))
+    seen = render_rays(_fog(0.7), rays, BOX, sampling=sampling, generator=generator, background=1.0)
+    opacity = 1 - math.exp(-0.7)
+    torch.testing.assert_close(seen.opacity, torch.tensor([opacity, 0.0]))
+    torch.testing.assert_close(seen.rgb, torch.tensor([[1, 1 - opacity, 1 - opacity], [1, 1, 1]]))
+    assert seen.depth[1] == 0
+
+
+def test_importance_by_hand() -> None:
+    edges = torch.tensor([[0.0, 1, 2, 3]])
+    found = importance_distances(edges, torch.tensor([[0.0, 1.0, 0.0]]), 2)
+    torch.testing.assert_close(found, torch.tensor([[1.25, 1.75]]), atol=1e-3, rtol=0)
+    even = importance_distances(edges, torch.zeros(1, 3), 3)
+    torch.testing.assert_close(even, torch.tensor([[0.5, 1.5, 2.5]]))
+
+
+def test_importance_follows_a_peaked_histogram() -> None:
+    edges = torch.linspace(0, 1, 65).expand(1, -1)
+    middles = (edges[:, 1:] + edges[:, :-1]) / 2
+    weights = torch.exp(-((middles - 0.3) ** 2) / (2 * 0.05**2)).requires_grad_()
+    found = importance_distances(edges, weights, 4000, torch.Generator().manual_seed(0))
+    assert not found.requires_grad
+    assert (found.diff(dim=-1) >= 0).all()
+    assert abs(float(found.mean()) - 0.3) < 1e-3
+    assert abs(float(found.std()) - 0.05) < 1e-3
+
+
+def test_importance_samples_sharpen_a_thin_wall() -> None:
+    def wall(points: Tensor) -> tuple[Tensor, Tensor]:
+        return 400 * ((points[..., 2] - 0.1).abs() < 0.02).float(), RED.expand(points.shape)
+
+    rays = _rays(([0.0, 0, 2], [0.0, 0, -1]))
+    errors = [
+        abs(float(render_rays(wall, rays, BOX, sampling=sampling).depth) - (1.9 - 0.02 + 1 / 400))
+        for sampling in (RaySampling(64, 0), RaySampling(64, 64))
+    ]
+    assert errors[1] < 0.001
+    assert errors[1] < errors[0] / 2
+
+
+def test_pictures_are_the_same_in_any_chunks() -> None:
+    cameras = orbit_cameras([0, 70])
+    sampling = RaySampling(16, 8)
+    whole = render_views(_ball, BOX, cameras, (6, 9), sampling=sampling, chunk=10**6)
+    parts = render_views(_ball, BOX, cameras, (6, 9), sampling=sampling, chunk=7)
+    assert whole.rgb.shape == (2, 3, 6, 9)
+    assert whole.opacity.shape == whole.depth.shape == (2, 1, 6, 9)
+    for name in ("rgb", "opacity", "depth"):
+        torch.testing.assert_close(getattr(whole, name), getattr(parts, name), atol=1e-6, rtol=1e-6)
+
+
+def test_a_ball_looks_as_it_should() -> None:
+    views = render_views(_ball, BOX, orbit_cameras([0, 90], 0), 33, sampling=RaySampling(64, 32))
+    assert views.opacity[0, 0, 16, 16] > 0.999
+    assert views.opacity[0, 0, 0, 0] < 1e-3
+    torch.testing.assert_close(views.depth[:, 0, 16, 16], torch.tensor([0.85, 0.85]), atol=0.01, rtol=0)
+    torch.testing.assert_close(views.rgb[0, :, 0, 0], torch.ones(3), atol=1e-3, rtol=0)
+    # the front is +Z for photo 1 and +X from azimuth 90; left in the picture of photo 1 is -X
+    torch.testing.assert_close(views.rgb[0, :, 16, 16], torch.tensor([0.5, 0.5, 0.65]), atol=0.02, rtol=0)
+    torch.testing.assert_close(views.rgb[1, :, 16, 16], torch.tensor([0.65, 0.5, 0.5]), atol=0.02, rtol=0)
+    assert views.rgb[0, 0, 16, 8] < 0.5 < views.rgb[0, 0, 16, 24]
+    assert views.rgb[0, 1, 24, 16] < 0.5 < views.rgb[0, 1, 8, 16]
+
+
+def test_background_colours() -> None:
+    rays = _rays(([0.6, 0, 2], [0.0, 0, -1]))
+    assert render_rays(_fog(1.0), rays, BOX, background=0.25).rgb.tolist() == [[0.25] * 3]
+    assert render_rays(_fog(1.0), rays, BOX, background=RED).rgb.tolist() == [[1, 0, 0]]
+    with pytest.raises(InputError, match="background must be"):
+        render_rays(_fog(1.0), rays, BOX, background=torch.ones(2))
+
+
+def test_empty_space_is_not_asked_for() -> None:
+    asked = []
+
+    def field(points: Tensor) -> tuple[Tensor, Tensor]:
+        asked.append(points)
+        return _ball(points)
+
+    cameras, sampling = orbit_cameras(30), RaySampling(32, 16)
+    full = render_views(field, BOX, cameras, 16, sampling=sampling)
+    number = sum(points.numel() for points in asked)
+    asked.clear()
+    skipped = render_views(
+        field, BOX, cameras, 16, sampling=sampling, occupied=lambda points: points.norm(dim=-1) < 0.25
+    )
+    assert sum(points.numel() for points in asked) < number / 2
+    torch.testing.assert_close(skipped.rgb, full.rgb, atol=1e-5, rtol=0)
+
+
+def test_gradients_reach_density_and_colour() -> None:
+    density = torch.tensor([3.0], requires_grad=True)
+    color = torch.tensor([0.2, 0.4, 0.6], requires_grad=True)
+
+    def field(points: Tensor) -> tuple[Tensor, Tensor]:
+        return density.expand(points.shape[:-1]), color.expand(points.shape)
+
+    seen = render_rays(field, _rays(([0.0, 0, 2], [0.0, 0, -1])), BOX, sampling=RaySampling(4, 4), background=0.0)
+    seen.rgb[0, 0].backward()
+    # rgb = c·(1 - exp(-σ)) over a path of 1
+    torch.testing.assert_close(density.grad, torch.tensor([0.2 * math.exp(-3)]))
+    torch.testing.assert_close(color.grad, torch.tensor([1 - math.exp(-3), 0, 0]))
+
+
+def test_bad_numbers_are_refused() -> None:
+    with pytest.raises(InputError, match="uniform"):
+        RaySampling(uniform=0)
+    with pytest.raises(InputError, match="near"):
+        RaySampling(near=-1.0)
+    with pytest.raises(InputError, match="chunk must be"):
+        render_views(_ball, BOX, orbit_cameras(0), 4, chunk=0)
+    with pytest.raises(InputError, match="size must be"):
+        render_views(_ball, BOX, orbit_cameras(0), (4, 0))
