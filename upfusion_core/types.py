@@ -238,5 +238,5 @@ class RenderedViews:
 OnStep = Callable[[int, int, Callable[[], Tensor] | None], None]
 """The only hook of long work: called with (step, total, preview).
 
-`preview` gives a (3, H, W) picture in [0, 1] and is worth calling only when it is shown; it is None where there is nothing
-to show. Raising from the hook cancels the work."""
+`preview` gives a (3, H, W) picture in [0, 1] and is worth calling only when it is shown; it is None where there is
+nothing to show. Raising from the hook cancels the work."""

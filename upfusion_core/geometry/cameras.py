@@ -75,7 +75,7 @@ def orbit_cameras(
     *,
     focal: Numbers = REFERENCE_FOCAL,
 ) -> Cameras:
-    """Cameras on a turntable about the origin, looking at it, +Y up (METHOD: centre formula of the release).
+    """Cameras on a turntable about the origin, looking at it, +Y up (the release's formula).
 
     Args:
         azimuth_degrees: 0 on +Z, where photo 1 stands, growing towards +X. A number or a sequence.

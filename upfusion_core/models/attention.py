@@ -14,9 +14,9 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 def grouped_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """(B, L, heads·D) queries over (G, heads, N, D) keys and values -> (B, L, heads·D).
 
-    The B queries are G equal runs, group-major; every sample of a run attends to the same keys and values. Such samples are
-    laid end to end along the query axis, so that what they share is neither copied nor computed again: the cameras of a
-    scene share its set latents and its prompt. G = B is ordinary attention.
+    The B queries are G equal runs, group-major; every sample of a run attends to the same keys and values. Such
+    samples are laid end to end along the query axis, so that what they share is neither copied nor computed again:
+    the cameras of a scene share its set latents and its prompt. G = B is ordinary attention.
     """
     groups, heads = key.shape[:2]
     batch, length, width = query.shape

@@ -1,7 +1,7 @@
 """Checkpoints: a folder in the released layout or one merged file, checked whole and loaded strictly.
 
-Both become the same flat set of names: those of upfusion2d.pt unchanged, `upsrt.` and `dino.` (torch-hub names) before the
-others, `text_embeddings.default` and `text_embeddings.empty`.
+Both become the same flat set of names: those of upfusion2d.pt unchanged, `upsrt.` and `dino.` (torch-hub names)
+before the others, `text_embeddings.default` and `text_embeddings.empty`.
 """
 
 from __future__ import annotations
@@ -30,9 +30,21 @@ DEFAULT_EMBEDDING, EMPTY_EMBEDDING = "text_embeddings.default", "text_embeddings
 CONFIG_KEY = "upfusion_config"
 DINO_FILES = ("dinov2_vitb14_pretrain.pth", "model.safetensors", "pytorch_model.bin")
 SCHEDULE_BUFFERS = frozenset(
-    "betas alphas_cumprod alphas_cumprod_prev sqrt_alphas_cumprod sqrt_one_minus_alphas_cumprod "
-    "log_one_minus_alphas_cumprod sqrt_recip_alphas_cumprod sqrt_recipm1_alphas_cumprod posterior_variance "
-    "posterior_log_variance_clipped posterior_mean_coef1 posterior_mean_coef2 logvar".split()
+    (
+        "betas",
+        "alphas_cumprod",
+        "alphas_cumprod_prev",
+        "sqrt_alphas_cumprod",
+        "sqrt_one_minus_alphas_cumprod",
+        "log_one_minus_alphas_cumprod",
+        "sqrt_recip_alphas_cumprod",
+        "sqrt_recipm1_alphas_cumprod",
+        "posterior_variance",
+        "posterior_log_variance_clipped",
+        "posterior_mean_coef1",
+        "posterior_mean_coef2",
+        "logvar",
+    )
 )
 
 
@@ -91,7 +103,7 @@ class CheckpointInfo:
 
 
 def build_networks(config: ModelConfig, device: torch.device | str = "cpu") -> Networks:
-    """All networks but the text encoder, on `device` ("meta" for names and shapes only), weights as torch makes them."""
+    """All networks but the text encoder, on `device` ("meta" for names and shapes only), with initial weights."""
     with torch.device(device):
         return Networks(
             dino=DinoKeys(config.dino),
@@ -106,7 +118,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """Opens a folder or a merged `.safetensors` without loading it, and checks every name and shape.
 
     Raises:
-        CheckpointError: a file is missing, damaged or of another kind, or names are missing, unexpected or mis-shaped: all
+        CheckpointError: a file is missing, damaged or of another kind, or names are missing, unexpected or
+        mis-shaped: all
             are listed in the one message.
     """
     path = Path(path)
@@ -120,7 +133,10 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def load_networks(checkpoint: Checkpoint, device: torch.device | str, dtype: torch.dtype) -> Networks:
-    """The networks with the checkpoint's weights, frozen, in evaluation mode. Weights already in `dtype` stay mapped."""
+    """The networks with the checkpoint's weights, frozen, in evaluation mode.
+
+    Weights already in `dtype` stay mapped.
+    """
     networks = build_networks(checkpoint.config, "meta")
     for module, names in _modules(checkpoint.config, networks):
         _assign(module, names, checkpoint.weights, device, dtype)
@@ -177,7 +193,7 @@ def describe(path: str | Path) -> CheckpointInfo:
 def _open_merged(path: Path) -> Checkpoint:
     if path.suffix != ".safetensors":
         raise CheckpointError(
-            f"{path} must be a folder of weights or a merged .safetensors file, got a {path.suffix or 'nameless'} file; "
+            f"{path} must be a folder of weights or a merged .safetensors, got a {path.suffix or 'nameless'} file; "
             "give the folder that holds it"
         )
     metadata = read_metadata(path)
@@ -298,7 +314,7 @@ def _check_names(checkpoint: Checkpoint) -> None:
         lists = [("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen)]
         found = "; ".join(f"{len(names)} {kind}: {_listed(names)}" for kind, names in lists if names)
         raise CheckpointError(
-            f"{checkpoint.path} does not fit its configuration: {found}. Check config.json or download the weights again"
+            f"{checkpoint.path} does not fit its configuration: {found}. Check config.json or get the weights again"
         )
 
 

@@ -67,7 +67,9 @@ class ModelConfig:
         unknown = set(content) - set(sections) - {"image_size"}
         if unknown:
             known = ", ".join([*sections, "image_size"])
-            raise CheckpointError(f"{source} may have the sections {known}, got {', '.join(sorted(unknown))}; remove it")
+            raise CheckpointError(
+                f"{source} may have the sections {known}, got {', '.join(sorted(unknown))}; remove it"
+            )
         values: dict[str, Any] = {}
         try:
             for name, item in sections.items():

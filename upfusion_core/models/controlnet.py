@@ -1,4 +1,5 @@
-"""The dual-conditioned ControlNet: view-aligned features as a hint, direct attention to the set latents (paper section 3.2).
+"""The dual-conditioned ControlNet: view-aligned features as a hint, direct attention to the set latents (paper
+section 3.2).
 
 Module and parameter names are the released checkpoint's, without the prefix `control_model.`.
 """
@@ -58,7 +59,8 @@ class ControlConstants:
     """What the ControlNet needs of a scene and its cameras, constant over the sampling steps.
 
     hint: (B, C, s, s) after the hint convolution. ray_maps: one (B, 6, s, s) a level, finest first.
-    keys_values: cross-attention keys and values of the set latents, (G, heads, N, D) each, in network order; G divides B.
+    keys_values: cross-attention keys and values of the set latents, (G, heads, N, D) each, in network order; G
+    divides B.
     """
 
     hint: Tensor
@@ -112,8 +114,8 @@ class ControlNet(nn.Module):
         check_shape("ControlNet tokens", tokens, ("G", "N", self.config.context_dim))
         if len(ray_maps) != len(self.config.widths) or len(hint) % len(tokens):
             raise InputError(
-                f"ControlNet expects {len(self.config.widths)} ray maps and a batch divisible by the {len(tokens)} sets "
-                f"of latents, got {len(ray_maps)} ray maps and a batch of {len(hint)}; use UpFusion.condition"
+                f"ControlNet expects {len(self.config.widths)} ray maps and a batch divisible by the {len(tokens)} "
+                f"sets of latents, got {len(ray_maps)} ray maps and a batch of {len(hint)}; use UpFusion.condition"
             )
         keys_values = tuple(layer.keys_values(tokens) for layer in self._transformers())
         maps = tuple(ray_map.to(tokens.dtype) for ray_map in ray_maps)

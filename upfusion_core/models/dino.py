@@ -1,4 +1,4 @@
-"""DINOv2 patch features: the key vectors of one attention block (arXiv 2304.07193; UpFusion uses block 8 of ViT-B/14)."""
+"""DINOv2 patch features: the key vectors of one attention block (arXiv 2304.07193), block 8 of ViT-B/14."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class DinoConfig:
 
 
 class DinoKeys(nn.Module):
-    """(V, 3, H, W) photos in [0, 1] -> (V, P, C) keys of block `config.layer`, patches row-major, class token dropped."""
+    """(V, 3, H, W) photos in [0, 1] -> (V, P, C) keys of block `config.layer`, row-major, class token dropped."""
 
     def __init__(self, config: DinoConfig, *, ops: ModuleType = nn) -> None:
         super().__init__()

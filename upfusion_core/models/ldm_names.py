@@ -1,7 +1,7 @@
 """How the checkpoint's `ldm` names of UNet, VAE and text encoder correspond to those of diffusers and transformers.
 
-The released names are the ones that ComfyUI, our files and our messages use; diffusers' exist only inside the built modules.
-A table maps module prefixes, so it works in both directions and can name what a file lacks.
+The released names are the ones that ComfyUI, our files and our messages use; diffusers' exist only inside the built
+modules. A table maps module prefixes, so it works in both directions and can name what a file lacks.
 """
 
 from __future__ import annotations

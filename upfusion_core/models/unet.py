@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.5's UNet from diffusers, with the prompt's keys and values computed once instead of at every step."""
+"""Stable Diffusion 1.5's UNet from diffusers, with the prompt's keys and values computed once, not at every step."""
 
 from __future__ import annotations
 
@@ -84,9 +84,11 @@ class PromptAttention:
         keys_values: tuple[KeysValues, ...] = (),
         **_: Any,  # noqa: ANN401 - diffusers hands every processor the same options
     ) -> Tensor:
+        """(B, L, C) hidden states -> the same shape."""
         if self.index is None:
-            key, value = split_heads(attn.to_k(hidden_states), attn.heads), split_heads(
-                attn.to_v(hidden_states), attn.heads
+            key, value = (
+                split_heads(attn.to_k(hidden_states), attn.heads),
+                split_heads(attn.to_v(hidden_states), attn.heads),
             )
         else:
             key, value = keys_values[self.index]
@@ -100,5 +102,3 @@ def _attentions(unet: UNet2DConditionModel) -> list[tuple[str, nn.Module]]:
 
 def _text_attentions(unet: UNet2DConditionModel) -> list[nn.Module]:
     return [module for name, module in _attentions(unet) if name.endswith("attn2")]
-
-

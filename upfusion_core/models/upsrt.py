@@ -91,7 +91,10 @@ class UpSRT(nn.Module):
         return harmonic_encoding(values, self.config.num_freqs, self.config.start_freq)
 
     def _patch_encoding(self, views: int, patch_plucker: Tensor) -> Tensor:
-        """(V, P, K): harmonics of ray, patch id and camera id. Only photo 1 has an id of its own: the rest are a set."""
+        """(V, P, K): harmonics of ray, patch id and camera id.
+
+        Only photo 1 has an id of its own: the rest are a set.
+        """
         count, device = len(patch_plucker), patch_plucker.device
         camera_id = torch.full((views, 1, 1), 2 / 3 + 0.05, device=device)
         camera_id[0] = 1 / 3 + 0.05

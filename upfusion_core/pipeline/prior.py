@@ -99,7 +99,9 @@ class DiffusersPrior:
         check_shape("latents", latents, (prepared.views, *self.latent_shape), "one a conditioned camera")
         if prepared.guided == (guidance == 1):
             wanted = "without guidance" if prepared.guided else "with guidance"
-            raise InputError(f"guidance is {guidance}, but these conditions were not prepared {wanted}; prepare them again")
+            raise InputError(
+                f"guidance is {guidance}, but these conditions were not prepared {wanted}; prepare them again"
+            )
         steps = torch.as_tensor(timestep, device=self.device, dtype=torch.float32).expand(prepared.views)
         halves = 2 if prepared.guided else 1
         batch = latents.to(self.device, self.dtype).repeat(halves, 1, 1, 1)

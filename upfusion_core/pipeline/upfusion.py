@@ -66,14 +66,17 @@ class UpFusion:
 
         Args:
             device: None takes CUDA, then MPS, then the CPU, whichever there is.
-            dtype: precision of all networks; None takes float32 on a CPU and float16 elsewhere. Weights that are stored in
+            dtype: precision of all networks; None takes float32 on a CPU and float16 elsewhere. Weights that are
+            stored in
                 this precision stay mapped from the file on a CPU.
 
         Raises:
             CheckpointError: see open_checkpoint.
         """
         if str(path) == "mini" and not Path(path).exists():
-            raise CheckpointError("this version bundles no model yet; give a folder of weights or a merged .safetensors")
+            raise CheckpointError(
+                "this version bundles no model yet; give a folder of weights or a merged .safetensors"
+            )
         device = torch.device(device) if device is not None else default_device()
         dtype = dtype or (torch.float32 if device.type == "cpu" else torch.float16)
         checkpoint = open_checkpoint(path)
@@ -109,7 +112,7 @@ class UpFusion:
 
     @property
     def model_id(self) -> str:
-        """Fingerprint of sizes and weights, by which a scene knows its model; the same in every precision but for luck."""
+        """Fingerprint of sizes and weights, by which a scene knows its model; it survives a change of precision."""
         sample = self.upsrt.linear_scene.weight[0].detach().float().cpu()
         digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
         digest.update((sample * 256).round().to(torch.int32).numpy().tobytes())  # coarse: float16 rounds to the same
@@ -122,7 +125,8 @@ class UpFusion:
 
         Args:
             views: from prepare_views; photos of another size are resized to the model's.
-            reference_elevation_degrees: elevation that photo 1 was taken from; nobody measured it, the release takes 22.5.
+            reference_elevation_degrees: elevation that photo 1 was taken from; nobody measured it, the release takes
+            22.5.
 
         Raises:
             InputError: the weights give values that are not finite in this precision.
@@ -158,7 +162,8 @@ class UpFusion:
 
         Args:
             prompt: None takes the released prompt. text_embeddings: (conditional, unconditional) in the prompt's place.
-            zero_attention_rays: reproduces the release under guidance (METHOD: the Plücker grids of attention are zero).
+            zero_attention_rays: reproduces the release under guidance (the Plücker grids of attention are
+            zero).
         """
         if prompt is not None and text_embeddings is not None:
             raise InputError("give a prompt or text_embeddings, not both")
@@ -175,7 +180,7 @@ class UpFusion:
 
     @torch.no_grad()
     def prepare(self, cond: ViewConditioning, guidance: float = 9.0) -> PreparedConditioning:
-        """The constants of `cond` over the sampling steps, for many calls of predict_noise at any scale but 1, or at 1."""
+        """The constants of `cond` over the sampling steps, for many calls of predict_noise at one kind of guidance."""
         return self.prior.prepare(cond, guided=guidance != 1)
 
     @torch.no_grad()
@@ -213,7 +218,8 @@ class UpFusion:
         """Paints the cameras' views. View i depends on its own seed only, not on the batch it is in.
 
         Args:
-            generator: view i draws from the seed generator.initial_seed() + i; None counts from 0. seeds: one a view instead.
+            generator: view i draws from the seed generator.initial_seed() + i; None counts from 0. seeds: one a view
+            instead.
             scheduler: "ddim" as released, or see make_scheduler. Other arguments: see condition and sample_views.
         """
         draws = view_seeds(len(cameras), generator, seeds)

@@ -1,0 +1,69 @@
+"""Distillation: from a diffusion model that paints any view to one radiance field (paper section 3.3)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..field.radiance import RadianceField
+from ..types import OnStep, SceneEncoding
+from .distill_config import DistillConfig, DraftSchedule, ReferenceSchedule
+from .distill_draft import distill_draft
+from .distill_reference import distill_reference
+from .distill_run import Run
+from .distill_state import run_fingerprint
+
+if TYPE_CHECKING:
+    from .upfusion import UpFusion
+
+__all__ = ["DistillConfig", "DraftSchedule", "ReferenceSchedule", "distill"]
+
+
+def distill(
+    model: UpFusion,
+    scene: SceneEncoding,
+    config: DistillConfig | None = None,
+    generator: torch.Generator | None = None,
+    on_step: OnStep | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    prompt: str | None = None,
+    text_embeddings: tuple[Tensor, Tensor] | None = None,
+) -> RadianceField:
+    """A radiance field of the scene's object, in evaluation mode, on the model's device.
+
+    Args:
+        config: DistillConfig.draft() unless given.
+        generator: only its initial seed counts, so that a resumed run draws what an uninterrupted one draws.
+        on_step: called after each step; the preview is the field as it is, seen from where photo 1 stands. Raising
+        from it
+            cancels; the state is saved first.
+        checkpoint: file of the saved state, written every `config.checkpoint_every` steps and read if it exists: the
+        run
+            goes on from there and, on a CPU, ends in the same field to the bit.
+        prompt, text_embeddings: as in UpFusion.condition.
+
+    Raises:
+        InputError: the checkpoint belongs to another run. FieldError: the loss is no longer finite.
+    """
+    config = config or DistillConfig.draft()
+    if prompt is not None and text_embeddings is not None:
+        raise InputError("give a prompt or text_embeddings, not both")
+    text = text_embeddings if text_embeddings is not None else model.text_embeddings(prompt)
+    seed = generator.initial_seed() if generator is not None else 0
+    run = Run(
+        model=model,
+        scene=scene,
+        config=config,
+        text=text,
+        seed=seed,
+        on_step=on_step,
+        path=None if checkpoint is None else Path(checkpoint),
+        fingerprint=run_fingerprint(scene, config, seed, text),
+    )
+    field = distill_draft(run) if isinstance(config.schedule, DraftSchedule) else distill_reference(run)
+    return field.requires_grad_(False).eval()

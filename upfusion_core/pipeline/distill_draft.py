@@ -1,0 +1,103 @@
+"""The draft schedule: predictions of UpSRT first, then a few sampled views, both fitted by random rays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..field.fitting import FieldFitter, FitConfig
+from ..field.radiance import RadianceField
+from ..geometry import orbit_cameras, random_cameras
+from ..types import Cameras
+from .distill_config import DraftSchedule
+from .distill_run import Run
+from .prepare import estimate_mask
+
+_ELEVATIONS_DEGREES = (22.5, 0.0, 45.0, 10.0)
+
+
+def distill_draft(run: Run) -> RadianceField:
+    """Runs or resumes the schedule; the state names the stage it was saved in."""
+    plan: DraftSchedule = run.config.schedule
+    field = run.new_field()
+    state = run.load() or {"stage": "predicted", "fit": None, "sampled": None}
+    per_batch = -(-plan.sampled_cameras // run.config.batch_size)
+    total = plan.predicted_fit.iterations + per_batch * plan.steps + plan.sampled_fit.iterations
+    if state["stage"] == "predicted":
+        cameras = Cameras.concatenate([run.scene.reference, _band(run, plan.predicted_cameras - 1)])
+        rgb = run.model.predict(run.scene, cameras, plan.predicted_size)
+        _fit(run, field, cameras, rgb, plan.predicted_fit, state, first=0, total=total)
+    cameras = _ring(plan.sampled_cameras)
+    if state["stage"] == "sampling":
+        field.load_state_dict(state["field"])
+    if state["sampled"] is None:
+        state |= {"stage": "sampling", "fit": None, "field": field.state_dict()}
+        run.save(state)
+        state["sampled"] = _sample(run, field, cameras, state, plan, total)
+        state |= {"stage": "sampled", "start": state.pop("field")}
+    field.load_state_dict(state["start"])
+    first = total - plan.sampled_fit.iterations
+    _fit(run, field, cameras, state["sampled"], plan.sampled_fit, state, first=first, total=total)
+    return field
+
+
+def _band(run: Run, count: int) -> Cameras:
+    """Random cameras in the band that the release distils from; none for a count of 0."""
+    return random_cameras(max(count, 1), generator=run.generator(1))[slice(0, count)]
+
+
+def _ring(count: int) -> Cameras:
+    """Cameras all round, the first where photo 1 stands, at elevations that take turns."""
+    azimuths = [360.0 * index / count for index in range(count)]
+    return orbit_cameras(azimuths, [_ELEVATIONS_DEGREES[index % 4] for index in range(count)])
+
+
+def _fit(
+    run: Run,
+    field: RadianceField,
+    cameras: Cameras,
+    rgb: Tensor,
+    config: FitConfig,
+    state: dict[str, Any],
+    *,
+    first: int,
+    total: int,
+) -> None:
+    """Fits the field to views on white, whose silhouettes are taken to be what is not white."""
+    mask = torch.stack([estimate_mask(picture) for picture in rgb])
+    fitter = FieldFitter(field, cameras, rgb, mask=mask, config=config, generator=run.generator(2))
+    if state["fit"] is not None:
+        fitter.load_state_dict(state["fit"])
+
+    def snapshot() -> dict[str, Any]:
+        return state | {"fit": fitter.state_dict()}
+
+    while not fitter.done:
+        fitter.step()
+        if fitter.iteration % run.config.checkpoint_every == 0 or fitter.done:
+            run.save(snapshot())
+        run.report(first + fitter.iteration, total, fitter.preview, snapshot)
+
+
+def _sample(
+    run: Run, field: RadianceField, cameras: Cameras, state: dict[str, Any], plan: DraftSchedule, total: int
+) -> Tensor:
+    first = plan.predicted_fit.iterations
+
+    def on_step(step: int, _: int, preview: Callable[[], Tensor] | None) -> None:
+        run.report(min(first + step, total), total, preview, lambda: state)
+
+    return run.model.sample(
+        run.scene,
+        cameras,
+        steps=plan.steps,
+        guidance=run.config.guidance,
+        scheduler=plan.scheduler,
+        seeds=[run.seed + index for index in range(len(cameras))],
+        text_embeddings=run.text,
+        batch_size=run.config.batch_size,
+        on_step=on_step,
+    ).rgb

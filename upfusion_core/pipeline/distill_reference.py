@@ -1,0 +1,162 @@
+"""The reference schedule: each render is noised, denoised in earnest, and fitted (paper section 3.3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..errors import FieldError
+from ..field.radiance import RadianceField
+from ..field.rendering import render_views
+from ..geometry import random_cameras
+from ..models.perceptual import PerceptualDistance, dino_distance, load_lpips
+from ..types import Cameras, RenderedViews
+from .distill_config import DistillConfig, ReferenceSchedule
+from .distill_run import Run
+from .schedule import alphas_cumprod, ddim_timesteps
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """All that is drawn before the first iteration. order, indices: (iterations,) camera and noise index of each."""
+
+    cameras: Cameras
+    order: Tensor
+    indices: Tensor
+
+
+def color_term(rgb: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error of the render against its denoised version."""
+    return F.mse_loss(rgb, target)
+
+
+def silhouette_term(opacity: Tensor) -> Tensor:
+    """mean √(opacity² + 0.01): prefers empty space."""
+    return (opacity.square() + 0.01).sqrt().mean()
+
+
+def loss_terms(
+    rgb: Tensor, opacity: Tensor, target: Tensor, perceptual: PerceptualDistance | None
+) -> dict[str, Tensor]:
+    """The unweighted terms by name; without a perceptual distance there are two."""
+    terms = {"color": color_term(rgb, target), "silhouette": silhouette_term(opacity)}
+    if perceptual is not None:
+        terms["perceptual"] = perceptual(rgb, target)
+    return terms
+
+
+def term_weights(schedule: ReferenceSchedule, iteration: int, index: int) -> dict[str, float]:
+    """Weights of the terms: the colour's is 1 in the bootstrap, then 1 − ᾱ_t of the noise index."""
+    alpha = float(alphas_cumprod()[ddim_timesteps(schedule.steps)[index]])
+    return {
+        "color": 1.0 if iteration < schedule.bootstrap else 1 - alpha,
+        "perceptual": schedule.perceptual_weight,
+        "silhouette": schedule.silhouette_weight,
+    }
+
+
+def make_plan(run: Run) -> Plan:
+    """Cameras, the order they come in (shuffled anew when all were seen), and the noise indices."""
+    schedule: ReferenceSchedule = run.config.schedule
+    generator = run.generator(1)
+    others = random_cameras(max(schedule.cameras - 1, 1), generator=generator)[slice(0, schedule.cameras - 1)]
+    cameras = Cameras.concatenate([run.scene.reference.to("cpu"), others])
+    rounds = -(-schedule.iterations // len(cameras))
+    order = torch.cat([torch.randperm(len(cameras), generator=generator) for _ in range(rounds)])
+    low = torch.full((schedule.iterations,), schedule.lowest_index)
+    low[: schedule.bootstrap] = schedule.bootstrap_index
+    draws = torch.rand(schedule.iterations, generator=generator)
+    indices = low + (draws * (schedule.highest_index - low + 1)).long()
+    return Plan(cameras, order[: schedule.iterations], indices)
+
+
+def make_perceptual(run: Run) -> PerceptualDistance | None:
+    """The perceptual distance that the configuration asks for."""
+    config: DistillConfig = run.config
+    if config.perceptual == "lpips":
+        return load_lpips(config.perceptual_weights, run.model.device)
+    if config.perceptual == "dino":
+        return dino_distance(run.model.dino, run.model.config.upsrt.patches)
+    return None
+
+
+def distill_reference(run: Run) -> RadianceField:
+    """Runs or resumes the schedule."""
+    schedule: ReferenceSchedule = run.config.schedule
+    plan, perceptual = make_plan(run), make_perceptual(run)
+    cond = run.model.condition(run.scene, plan.cameras, text_embeddings=run.text)
+    field, generator, start = run.new_field(), run.generator(2), 0
+    optimizer = torch.optim.Adam(
+        [
+            {"params": list(field.grid.parameters()), "lr": schedule.grid_lr},
+            {"params": list(field.mlp.parameters()), "lr": schedule.mlp_lr},
+        ]
+    )
+    saved = run.load()
+    if saved is not None:
+        field.load_state_dict(saved["field"])
+        optimizer.load_state_dict(saved["optimizer"])
+        generator.set_state(saved["generator"])
+        start = saved["iteration"]
+
+    def snapshot() -> dict[str, Any]:
+        return {
+            "field": field.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "generator": generator.get_state(),
+            "iteration": iteration + 1,
+        }
+
+    for iteration in range(start, schedule.iterations):
+        view = int(plan.order[iteration])
+        index = int(plan.indices[iteration])
+        rendered = _render(run, field, plan.cameras[view], generator)
+        target = run.model.denoise_from(
+            rendered.rgb.detach(),
+            cond[slice(view, view + 1)],
+            index,
+            generator=generator,
+            guidance=run.config.guidance,
+            steps=schedule.steps,
+        )
+        terms = loss_terms(rendered.rgb, rendered.opacity, target, perceptual)
+        _optimise(optimizer, terms, term_weights(schedule, iteration, index), iteration)
+        if (iteration + 1) % run.config.checkpoint_every == 0 or iteration + 1 == schedule.iterations:
+            run.save(snapshot())
+        run.report(iteration + 1, schedule.iterations, lambda: _preview(run, field), snapshot)
+    return field
+
+
+def _render(run: Run, field: RadianceField, camera: Cameras, generator: torch.Generator) -> RenderedViews:
+    """The view at half the image size, then doubled: upstream renders 128 x 128 for images of 256."""
+    size = run.model.image_size // 2
+    sampling = run.config.schedule.sampling
+    small = render_views(field, field.aabb, camera, size, sampling=sampling, generator=generator, chunk=size * size)
+    rgb, opacity, depth = (
+        F.interpolate(value, scale_factor=2, mode="bilinear", align_corners=False)
+        for value in (small.rgb, small.opacity, small.depth)
+    )
+    return RenderedViews(rgb, opacity, depth)
+
+
+def _optimise(
+    optimizer: torch.optim.Optimizer, terms: dict[str, Tensor], weights: dict[str, float], iteration: int
+) -> None:
+    total = sum(weights[name] * value for name, value in terms.items())
+    if not torch.isfinite(total):
+        listed = ", ".join(f"{name} {float(value):.3g}" for name, value in terms.items())
+        raise FieldError(
+            f"the loss is not finite at iteration {iteration + 1} ({listed}); use float32, or resume the last state"
+        )
+    optimizer.zero_grad(set_to_none=True)
+    total.backward()
+    optimizer.step()
+
+
+@torch.no_grad()
+def _preview(run: Run, field: RadianceField) -> Tensor:
+    return field.render(run.scene.reference, 64).rgb[0].cpu()

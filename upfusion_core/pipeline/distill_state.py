@@ -1,0 +1,58 @@
+"""The saved state of a distillation: whole or not at all, and only for the run it came from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError, InputError
+from ..files import replacing
+from ..types import SceneEncoding
+from .distill_config import DistillConfig
+
+
+def run_fingerprint(scene: SceneEncoding, config: DistillConfig, seed: int, text: tuple[Tensor, Tensor]) -> str:
+    """Tells whether a saved state belongs to this scene, configuration, prompt and seed."""
+    settings = {name: value for name, value in config.to_dict().items() if name != "checkpoint_every"}
+    digest = hashlib.sha256(json.dumps({"seed": seed, **settings}, sort_keys=True).encode())
+    for tensor in (scene.tokens, scene.reference.camera_to_world, *text):
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_state(path: Path | None, fingerprint: str, state: dict[str, Any]) -> None:
+    """Writes tensors, numbers and containers of them; a full disk leaves the last state as it was."""
+    if path is not None:
+        with replacing(path) as partial:
+            torch.save({"fingerprint": fingerprint, "state": state}, partial)
+
+
+def load_state(path: Path | None, fingerprint: str) -> dict[str, Any] | None:
+    """The saved state, or None where there is none yet.
+
+    Raises:
+        CheckpointError: the file is damaged or is something else.
+        InputError: it belongs to another run.
+    """
+    if path is None or not path.exists():
+        return None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read as the state of a distillation; delete it to start again"
+        ) from error
+    if not isinstance(content, dict) or not isinstance(content.get("state"), dict):
+        raise CheckpointError(f"{path} is not the state of a distillation; delete it, or give another path")
+    if content.get("fingerprint") != fingerprint:
+        raise InputError(
+            f"{path} belongs to a run with other photos, weights, settings or seed; "
+            "repeat those, or delete the file to start again"
+        )
+    return content["state"]
