@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
+import pytest
 import torch
+import trimesh
+from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, normalize
 
-from upfusion_core.geometry import camera_rays, random_cameras  # noqa: F401
+from upfusion_core.field.fitting import FitConfig, fit_views
+from upfusion_core.field.mesh import MeshAsset
+from upfusion_core.field.radiance import FieldConfig, RadianceField
+from upfusion_core.field.rendering import RaySampling
+from upfusion_core.geometry import camera_rays, random_cameras
 from upfusion_core.types import Cameras
 
 SIDES = torch.tensor(
@@ -78,37 +86,104 @@ def _hit_ellipsoid(part: Part, origins: Tensor, directions: Tensor) -> tuple[Ten
 
 
 def inside(points: Tensor, but: Part | None = None) -> Tensor:
-    """Whether points lie strictly inside any part except `but`."""
+    """(P, 3) -> (P,) whether points lie strictly inside any part except `but`."""
     result = torch.zeros(len(points), dtype=torch.bool)
     for part in PARTS:
-        if part is but:
-            continue
         scaled = (points - torch.tensor(part.center)) / torch.tensor(part.half)
-        result |= (scaled.square().sum(-1) < 1) if part.kind == "ellipsoid" else (scaled.abs().amax(-1) < 1)
+        reach = scaled.abs().amax(-1) if part.kind == "box" else scaled.norm(dim=-1)
+        if part is not but:
+            result |= reach < 1
     return result
 
 
-def surface(count: int, generator: torch.Generator) -> Tensor:
-    """Points spread evenly over the union's surface."""
+def surface(per_area: float, generator: torch.Generator) -> Tensor:
+    """Points spread evenly, `per_area` to a square unit, over the surface of the union."""
     clouds = []
     for part in PARTS:
         half = torch.tensor(part.half)
-        if (
-            part.kind == "ellipsoid"
-        ):  # evenly on the sphere, then kept in proportion to how much the ellipsoid stretches
-            unit = normalize(torch.randn(count, 3, generator=generator), dim=-1)
-            stretch = half.prod() * (unit / half).norm(dim=-1)
-            local = unit * half
-            area = 4 * torch.pi * stretch.mean()
-            keep = torch.rand(count, generator=generator) < stretch / stretch.max()
-            local = local[keep]
-        else:
-            areas = torch.stack([half[1] * half[2], half[0] * half[2], half[0] * half[1]])
-            axis = torch.multinomial(areas, count, replacement=True, generator=generator)
+        if part.kind == "box":
+            areas = 8 * torch.stack([half[1] * half[2], half[0] * half[2], half[0] * half[1]])
+            count = round(per_area * float(areas.sum()))
+            axis = torch.multinomial(areas, count, replacement=True, generator=generator)[:, None]
             local = torch.rand(count, 3, generator=generator) * 2 - 1
-            local.scatter_(1, axis[:, None], local.gather(1, axis[:, None]).sign())
-            local, area = local * half, 8 * areas.sum()
-        number = min(int(count * area / 0.3), len(local))
-        points = local[:number] + torch.tensor(part.center)
+            local = local.scatter(1, axis, local.gather(1, axis).sign()) * half
+        else:  # even on the sphere, then thinned by how little each place is stretched
+            most = float(half.prod() / half.min())
+            unit = torch.randn(round(per_area * 4 * math.pi * most), 3, generator=generator)
+            unit = normalize(unit, dim=-1)
+            stretch = half.prod() * (unit / half).norm(dim=-1)
+            local = unit[torch.rand(len(unit), generator=generator) < stretch / most] * half
+        points = local + torch.tensor(part.center)
         clouds.append(points[~inside(points, but=part)])
     return torch.cat(clouds)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What the tests below look at."""
+
+    field: RadianceField
+    mesh: MeshAsset
+    truth: Tensor  # points of the true surface
+
+
+@pytest.fixture(scope="module")
+def fit() -> Fit:
+    """The draft fit to 32 views of 128 pixels, each pixel the colour of the ray through its centre."""
+    generator = torch.Generator().manual_seed(0)
+    cameras = random_cameras(32, generator=generator, elevation_degrees=(-40.0, 60.0))
+    rgb, mask = trace(cameras, 128)
+    field = RadianceField(FieldConfig.draft(), generator=generator)
+    fit_views(field, cameras, rgb, mask=mask, config=FitConfig.draft(), generator=generator)
+    return Fit(field, field.extract_mesh(160), surface(400_000, generator))
+
+
+def test_unseen_views(fit: Fit) -> None:
+    cameras = random_cameras(6, generator=torch.Generator().manual_seed(7), elevation_degrees=(-30.0, 50.0))
+    # like with like: in truth and render, a pixel is the mean of the same 2×2 rays
+    truth, mask = trace(cameras, 64, supersample=2)
+    with torch.no_grad():
+        render = fit.field.render(cameras, 128, sampling=RaySampling(96, 32))
+    error = (avg_pool2d(render.rgb, 2) - truth).square()
+    values = []
+    for picture, silhouette in zip(error, mask[:, 0] > 0, strict=True):
+        rows, columns = silhouette.any(1).nonzero(), silhouette.any(0).nonzero()
+        box = picture[:, int(rows.min()) : int(rows.max()) + 1, int(columns.min()) : int(columns.max()) + 1]
+        values.append(-10 * math.log10(float(box.mean())))
+    assert sum(values) / len(values) >= 30, values
+    assert float((avg_pool2d(render.opacity, 2) - mask).abs().mean()) < 0.01
+
+
+def test_surface(fit: Fit) -> None:
+    solid = trimesh.Trimesh(fit.mesh.vertices.numpy(), fit.mesh.faces.numpy(), process=False)
+    assert solid.is_watertight
+    assert solid.volume > 0
+    points = trimesh.sample.sample_surface(solid, 50_000, seed=0)[0]
+    diagonal = float((fit.truth.amax(0) - fit.truth.amin(0)).norm())
+    there = cKDTree(fit.truth.numpy()).query(points)[0].mean()
+    back = cKDTree(points).query(fit.truth.numpy()[::4])[0].mean()
+    assert (there + back) / 2 <= 0.01 * diagonal
+
+
+def test_right_way_up(fit: Fit) -> None:
+    # the shape has no symmetry: turned or mirrored, at least one of its six extents would be off
+    for found, true in zip(_extents(fit.mesh.vertices), _extents(fit.truth), strict=True):
+        torch.testing.assert_close(found, true, atol=0.01, rtol=0)
+    top = fit.mesh.vertices[fit.mesh.vertices[:, 1].argmax()]
+    torch.testing.assert_close(top[[0, 2]], torch.tensor([0.07, -0.01]), atol=0.05, rtol=0)  # the tower
+
+
+def test_every_side_has_its_colour(fit: Fit) -> None:
+    solid = trimesh.Trimesh(fit.mesh.vertices.numpy(), fit.mesh.faces.numpy(), process=False)
+    normals = torch.tensor(solid.vertex_normals.copy(), dtype=torch.float32)
+    for side in range(6):
+        towards = torch.zeros(3)
+        towards[side // 2] = 1 - 2 * (side % 2)
+        facing = normals @ towards > 0.97
+        assert facing.sum() > 50
+        difference = (fit.mesh.vertex_colors[facing] - SIDES[side]).abs().mean(0).amax()
+        assert difference < 0.1, (side, float(difference))
+
+
+def _extents(points: Tensor) -> tuple[Tensor, Tensor]:
+    return points.amin(0), points.amax(0)
