@@ -88,9 +88,14 @@ def reconstruct(
         Path | None, typer.Option(help="VGG weights for --perceptual lpips.", show_default=False)
     ] = None,
     prompt: options.Prompt = None,
-    steps: options.Steps = 50,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Denoising steps of a sampled view.", show_default="50, in a draft 10", min=1, max=1000),
+    ] = None,
     guidance: options.Guidance = 9.0,
-    scheduler: options.Scheduler = "ddim",
+    scheduler: Annotated[
+        str | None, typer.Option(help=options.SCHEDULER_HELP, show_default="ddim, in a draft dpm++")
+    ] = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -106,10 +111,11 @@ def reconstruct(
         steps=steps, guidance=guidance, scheduler=scheduler, prompt=prompt, preset=preset, views=views,
         turntable_size=turntable_size, resolution=resolution, threshold=threshold,
         formats=tuple(dict.fromkeys(formats or ["glb"])),
-        perceptual=perceptual, perceptual_weights=str(perceptual_weights.absolute()) if perceptual_weights else None,
+        batch_size=batch_size, perceptual=perceptual,
+        perceptual_weights=str(perceptual_weights.absolute()) if perceptual_weights else None,
     )  # fmt: skip
     conduct = Conduct(
-        output=output, device=device, resume=resume, force=force, explicit=_explicit(context), batch_size=batch_size,
+        output=output, device=device, resume=resume, force=force, explicit=_explicit(context),
         checkpoint_every=checkpoint_every, preview_every=preview_every,
     )  # fmt: skip
     from .reconstruct import run_reconstruct
@@ -147,11 +153,9 @@ def views(
     settings = ViewsSettings(
         model=model, dtype=dtype, photo_elevation=photo_elevation, remove_background=remove_background, seed=seed,
         steps=steps, guidance=guidance, scheduler=scheduler, prompt=prompt, count=count, elevation=elevation,
-        distance=distance, video=video,
+        distance=distance, video=video, batch_size=batch_size,
     )  # fmt: skip
-    conduct = Conduct(
-        output=output, device=device, resume=resume, force=force, explicit=_explicit(context), batch_size=batch_size
-    )
+    conduct = Conduct(output=output, device=device, resume=resume, force=force, explicit=_explicit(context))
     from .views import run_views
 
     run_views(settings, Sources(photos=tuple(photos or ()), masks=tuple(masks or ()), cameras=cameras), conduct)

@@ -96,7 +96,10 @@ def _prepare(sources: Sources, size: int, remove_background: bool) -> InputViews
 
 
 def _checksum(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); check the path") from error
 
 
 def _camera(entry: Any, label: str, photo_elevation: float) -> Cameras:  # noqa: ANN401 - any JSON

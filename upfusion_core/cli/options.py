@@ -10,6 +10,7 @@ import typer
 PHOTO_ELEVATION_DEGREES = 22.5
 """What the release assumes of photo 1 (the same as in geometry, which cannot be imported here)."""
 
+SCHEDULER_HELP = "ddim as released, or another scheduler of diffusers by name."
 PHOTO_ELEVATION_HELP = "Degrees above the horizon that photo 1 was taken from."
 
 
@@ -64,7 +65,7 @@ Dtype = Annotated[
 Seed = Annotated[int, typer.Option(help="Start of all random numbers.", min=0)]
 Steps = Annotated[int, typer.Option(help="Denoising steps of a sampled view.", min=1, max=1000)]
 Guidance = Annotated[float, typer.Option(help="Guidance scale; 1 is none and twice as fast.", min=0)]
-Scheduler = Annotated[str, typer.Option(help="ddim, or the name of another scheduler of diffusers.")]
+Scheduler = Annotated[str, typer.Option(help=SCHEDULER_HELP)]
 Prompt = Annotated[
     str | None, typer.Option(help="Replaces the default prompt (needs the extra package set `prompts`).")
 ]

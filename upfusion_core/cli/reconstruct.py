@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ..errors import InputError
+from ..field.occupancy import OccupancyGrid
+from ..field.rendering import RaySampling, render_views
 from ..field.storage import load_field
 from ..files import replacing
 from ..geometry import orbit_cameras
-from ..pipeline.distill import DistillConfig
+from ..pipeline.distill import DistillConfig, DraftSchedule
 from ..pipeline.upfusion import resolve_device
 from ..types import SceneEncoding
 from . import inputs
@@ -32,6 +36,7 @@ CHECKPOINT_NAME = "field.checkpoint"
 PREVIEW_NAME = "preview.png"
 TURNTABLE_FRAMES = 32
 TURNTABLE_ELEVATION_DEGREES = 22.5
+TURNTABLE_SAMPLING = RaySampling(uniform=64, importance=64)
 
 
 def run_reconstruct(settings: ReconstructSettings, sources: Sources, conduct: Conduct) -> None:
@@ -47,11 +52,24 @@ def run_reconstruct(settings: ReconstructSettings, sources: Sources, conduct: Co
 
 def distill_config(settings: ReconstructSettings, conduct: Conduct) -> DistillConfig:
     """The preset with what the command line changes in it."""
+    weights = settings.perceptual_weights
+    if weights is not None and not Path(weights).is_file():
+        raise InputError(f"--perceptual-weights must be a file, but there is none at {weights}; check the path")
     config = DistillConfig.reference() if settings.preset == "reference" else DistillConfig.draft()
-    config = replace(config, guidance=settings.guidance, checkpoint_every=conduct.checkpoint_every)
-    if settings.perceptual is not None:
-        config = replace(config, perceptual=settings.perceptual, perceptual_weights=settings.perceptual_weights)
-    return config
+    schedule = config.schedule
+    if isinstance(schedule, DraftSchedule):  # the reference's steps belong to its table of noise
+        schedule = replace(
+            schedule, steps=settings.steps or schedule.steps, scheduler=settings.scheduler or schedule.scheduler
+        )
+    return replace(
+        config,
+        schedule=schedule,
+        perceptual=settings.perceptual or config.perceptual,
+        perceptual_weights=weights,
+        guidance=settings.guidance,
+        batch_size=settings.batch_size,
+        checkpoint_every=conduct.checkpoint_every,
+    )
 
 
 def _field(
@@ -60,23 +78,21 @@ def _field(
     """The field that an earlier attempt finished, or a new one."""
     if run.resumed and FIELD_NAME in run.stored("files"):
         begin(run, settings, photos)
-        return load_field(run.folder / FIELD_NAME).to(resolve_device(conduct.device))
+        return load_field(run.folder / FIELD_NAME, device=resolve_device(conduct.device)).field
     model = inputs.load_model(settings, conduct.device)
     begin(run, settings, photos)
     views = photos.prepared(model.image_size)
     save_photos(run, views)
     scene = encode(run, model, views, settings)
     if settings.views:
-        _save_views(run, model, scene, settings, conduct)
+        _save_views(run, model, scene, settings)
     return _distill(run, model, scene, settings, conduct, config)
 
 
-def _save_views(
-    run: Run, model: UpFusion, scene: SceneEncoding, settings: ReconstructSettings, conduct: Conduct
-) -> None:
+def _save_views(run: Run, model: UpFusion, scene: SceneEncoding, settings: ReconstructSettings) -> None:
     azimuths = [360.0 * index / settings.views for index in range(settings.views)]
     cameras = orbit_cameras(azimuths, settings.photo_elevation)
-    sample_views(run, model, scene, cameras, settings, conduct.batch_size)
+    sample_views(run, model, scene, cameras, settings)
     if not run.has("views.png"):
         with run.writing("views.png") as path:
             save_png(path, contact_sheet(saved_views(run, len(cameras))))
@@ -114,11 +130,16 @@ def _distill(
 def _save_turntable(run: Run, field: RadianceField, size: int) -> None:
     if run.finished("turntable"):
         return
-    azimuths = [360.0 * index / TURNTABLE_FRAMES for index in range(TURNTABLE_FRAMES)]
+    cameras = orbit_cameras(
+        [360.0 * index / TURNTABLE_FRAMES for index in range(TURNTABLE_FRAMES)], TURNTABLE_ELEVATION_DEGREES
+    )
     frames = []
     with run.stage("turntable"), progress("Rendering the turntable") as advance, torch.no_grad():
-        for index, camera in enumerate(orbit_cameras(azimuths, TURNTABLE_ELEVATION_DEGREES).to(field.aabb.device)):
-            frames.append(field.render(camera, size).rgb.cpu())
+        occupied = OccupancyGrid(field.aabb, cells=64)
+        occupied.update(field.density, decay=0.0)
+        for index, camera in enumerate(cameras):
+            seen = render_views(field, field.aabb, camera, size, sampling=TURNTABLE_SAMPLING, occupied=occupied)
+            frames.append(seen.rgb.cpu())
             advance((index + 1) / TURNTABLE_FRAMES)
         with run.writing("turntable.gif") as path:
             save_video(path, torch.cat(frames))

@@ -27,12 +27,13 @@ class SceneSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingSettings(SceneSettings):
-    """What turns a scene and a camera into a picture."""
+    """What turns a scene and a camera into a picture. steps None means 50, scheduler None ddim."""
 
-    steps: int
+    steps: int | None
     guidance: float
-    scheduler: str
+    scheduler: str | None
     prompt: str | None
+    batch_size: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +117,6 @@ class Conduct:
     resume: bool
     force: bool
     explicit: frozenset[str]
-    batch_size: int = 4
     checkpoint_every: int = 100
     preview_every: int = 50
 

@@ -65,16 +65,14 @@ def view_name(index: int) -> str:
     return f"views/{index:03d}.png"
 
 
-def sample_views(
-    run: Run, model: UpFusion, scene: SceneEncoding, cameras: Cameras, settings: SamplingSettings, batch_size: int
-) -> None:
+def sample_views(run: Run, model: UpFusion, scene: SceneEncoding, cameras: Cameras, settings: SamplingSettings) -> None:
     """views/NNN.png by the diffusion model, those that an earlier attempt saved left as they are."""
     if run.finished("views"):
         return
     missing = [index for index in range(len(cameras)) if not run.has(view_name(index))]
     with run.stage("views"), progress(f"Sampling {len(missing)} views") as advance:
-        for first in range(0, len(missing), batch_size):
-            chosen = missing[first : first + batch_size]
+        for first in range(0, len(missing), settings.batch_size):
+            chosen = missing[first : first + settings.batch_size]
 
             def on_step(
                 step: int,
@@ -88,12 +86,12 @@ def sample_views(
             novel = model.sample(
                 scene,
                 cameras[torch.tensor(chosen)],
-                steps=settings.steps,
+                steps=settings.steps or 50,
                 guidance=settings.guidance,
-                scheduler=settings.scheduler,
+                scheduler=settings.scheduler or "ddim",
                 prompt=settings.prompt,
                 seeds=[settings.seed + index for index in chosen],
-                batch_size=batch_size,
+                batch_size=settings.batch_size,
                 on_step=on_step,
             )
             for index, rgb in zip(chosen, novel.rgb, strict=True):

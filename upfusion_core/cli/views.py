@@ -24,7 +24,7 @@ def run_views(settings: ViewsSettings, sources: Sources, conduct: Conduct) -> No
     """Views by the diffusion model, as PNGs, contact sheet and film."""
 
     def make(run: Run, model: UpFusion, scene: SceneEncoding, cameras: Cameras, settings: ViewsSettings) -> None:
-        sample_views(run, model, scene, cameras, settings, conduct.batch_size)
+        sample_views(run, model, scene, cameras, settings)
 
     _run("views", settings, sources, conduct, make)
 

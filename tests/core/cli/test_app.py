@@ -1,0 +1,65 @@
+"""The command as a process: fast help without torch, narrow consoles, defaults in step with the library."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from upfusion_core.cli import app as app_module
+from upfusion_core.cli.app import app
+from upfusion_core.cli.console import duration
+from upfusion_core.cli.options import PHOTO_ELEVATION_DEGREES
+from upfusion_core.geometry.cameras import REFERENCE_ELEVATION_DEGREES
+
+RUN = "from upfusion_core.cli import main; main()"
+
+
+def _narrow_process(*arguments: str) -> subprocess.CompletedProcess[str]:
+    root = str(Path(app_module.__file__).parents[2])
+    path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-c", RUN, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, encoding="cp1252")
+
+
+def test_help_names_the_commands_without_loading_torch() -> None:
+    code = f"import sys\ntry:\n    {RUN}\nfinally:\n    print('torch' in sys.modules)"
+    start = time.monotonic()
+    result = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
+    assert time.monotonic() - start < 5  # a second on an idle machine
+    assert result.stdout.strip().endswith("False")
+    for command in ("reconstruct", "views", "predict", "convert", "info"):
+        assert command in result.stdout
+
+
+@pytest.mark.parametrize("command", ["reconstruct", "views", "predict", "convert", "info"])
+def test_every_command_has_help(command: str) -> None:
+    result = CliRunner().invoke(app, [command, "--help"])
+    assert result.exit_code == 0
+    assert "Usage" in result.stdout
+
+
+def test_usage_errors_end_in_two() -> None:
+    for arguments in (["nonsense"], ["views", "--nonsense"], ["convert", "a"], ["reconstruct", "a.png"]):
+        assert CliRunner().invoke(app, arguments).exit_code == 2
+
+
+def test_narrow_console_does_not_crash(tmp_path: Path) -> None:
+    result = _narrow_process("info", str(tmp_path / "茶碗"))
+    assert result.returncode == 2
+    assert "??" in result.stderr
+    assert "Traceback" not in result.stderr
+    result = _narrow_process("reconstruct", "--help")
+    assert result.returncode == 0
+
+
+def test_default_elevation_is_the_librarys() -> None:
+    assert PHOTO_ELEVATION_DEGREES == REFERENCE_ELEVATION_DEGREES
+
+
+def test_duration_by_hand() -> None:
+    assert [duration(seconds) for seconds in (3.21, 65, 4000)] == ["3.2 s", "1 min 5 s", "1 h 6 min"]
