@@ -7,16 +7,18 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..errors import InputError
 from ..geometry import cameras_from_matrices, orbit_cameras
 from ..pipeline.prepare import prepare_views
-from ..pipeline.upfusion import UpFusion, resolve_device
 from ..types import REFERENCE_FOCAL, Cameras, InputViews
 from .settings import OrbitSettings, SceneSettings, Sources
+
+if TYPE_CHECKING:
+    from ..pipeline.upfusion import UpFusion
 
 _ORBIT_KEYS = {"azimuth_degrees", "elevation_degrees", "distance"}
 _MATRIX_KEYS = {"camera_to_world", "focal"}
@@ -85,9 +87,18 @@ def read_cameras(path: Path, photo_elevation: float) -> Cameras:
 
 def load_model(settings: SceneSettings, device: str) -> UpFusion:
     """The model on the device and in the precision that were asked for."""
+    from ..pipeline.upfusion import UpFusion  # seconds of imports, which wrong photos need not wait for
+
     dtype = None if settings.dtype == "auto" else getattr(torch, settings.dtype)
     assert settings.model is not None, "with_stored sees to it"
-    return UpFusion.load(settings.model, device=resolve_device(device), dtype=dtype)
+    return UpFusion.load(settings.model, device=chosen_device(device), dtype=dtype)
+
+
+def chosen_device(name: str) -> torch.device:
+    """The device called `name`, "auto" for the fastest there is."""
+    from ..pipeline.upfusion import resolve_device
+
+    return resolve_device(name)
 
 
 def _prepare(sources: Sources, size: int, remove_background: bool) -> InputViews:

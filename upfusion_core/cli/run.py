@@ -85,8 +85,8 @@ class Run:
             if self.previous is not None:
                 _remove_files(self.folder, self.previous)
             self.record = new_record(self.command, settings, sources, inputs)
-        for partial in self.folder.rglob(".*.partial*"):  # left by a process that was killed while writing
-            partial.unlink(missing_ok=True)
+        if self.previous is not None:
+            _remove_partial_files(self.folder, self.previous)
         self._save()
 
     def note(self, name: str, value: object) -> None:
@@ -300,13 +300,22 @@ def _check_same(folder: Path, previous: dict[str, Any], settings: dict[str, Any]
             )
 
 
+def _remove_partial_files(folder: Path, record: dict[str, Any]) -> None:
+    """Removes what a run that was killed while writing left beside its files; see files.replacing."""
+    places = {folder, *(path.parent for path in _paths(folder, record))}
+    for partial in [path for place in places for path in place.glob(".*.partial*")]:
+        partial.unlink(missing_ok=True)
+
+
+def _paths(folder: Path, record: dict[str, Any]) -> list[Path]:
+    """The files that the record lists; a record that was tampered with lists none outside the folder."""
+    names = [PurePosixPath(name) for name in (*record["files"], *record["temporary_files"], RECORD_NAME)]
+    return [folder / name for name in names if not name.is_absolute() and ".." not in name.parts]
+
+
 def _remove_files(folder: Path, record: dict[str, Any]) -> None:
-    """Removes what the record lists and itself, and the subfolders that this empties; nothing outside the folder."""
-    for name in [*record["files"], *record["temporary_files"], RECORD_NAME]:
-        relative = PurePosixPath(name)
-        if relative.is_absolute() or ".." in relative.parts:
-            continue
-        path = folder / relative
+    """Removes what the record lists and itself, and the subfolders that this empties."""
+    for path in _paths(folder, record):
         path.unlink(missing_ok=True)
         if path.parent != folder:
             with suppress(OSError):  # it holds other files

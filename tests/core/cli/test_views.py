@@ -1,5 +1,6 @@
 """`views`, `predict`, `convert` and `info` on a small checkpoint, and how they refuse bad input."""
 
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from upfusion_core.cli.app import app
+from upfusion_core.cli.lock import locked
 from upfusion_core.geometry import orbit_cameras
 from upfusion_core.pipeline.prepare import prepare_views
 from upfusion_core.pipeline.upfusion import UpFusion
@@ -252,6 +254,22 @@ def test_output_that_is_a_file_or_in_use(views_command: Callable[..., Result], t
     (tmp_path / "full" / "mine.txt").write_text("mine")
     _refused(views_command(output=tmp_path / "full"), "holds other files (mine.txt)")
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
+
+
+def test_second_run_into_one_folder(views_command: Callable[..., Result], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with locked(tmp_path / "out"):
+        _refused(views_command(), "is writing into")
+        _refused(views_command("--force"), "wait for it or choose another folder")
+    assert views_command("--count", 1).exit_code == 0
+
+
+def test_mp4_without_its_package(
+    views_command: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    _refused(views_command("--video", "mp4"), "pip install 'upfusion[video]'")
+    assert not (tmp_path / "out").exists()
 
 
 def test_convert_and_info(small_weights: Path, tmp_path: Path) -> None:
