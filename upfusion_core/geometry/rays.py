@@ -68,21 +68,24 @@ def to_reference_frame(rays: Rays, reference: Cameras) -> Rays:
 def reference_plucker(cameras: Cameras, reference: Cameras, size: int) -> Tensor:
     """(N, size, size, 6) Plücker forms, in the networks' frame, of each camera's corner-aligned grid of rays.
 
-    The same as `plucker(to_reference_frame(grid_rays(...)))` up to rounding, which f_14 makes visible: the cameras
-    are moved as the release moves them, in float32, and their rays are made in float64 and rounded once (golden:
-    upsrt, guided).
+    The same as `plucker(to_reference_frame(grid_rays(...)))` up to rounding, which f_14 makes visible. Therefore the order
+    of operations is the release's, to the bit (golden: upsrt.query_plucker): row vectors, general inverses, and rays as
+    differences of points unprojected to depth 1.
     """
     distance = _reference_distance(reference).cpu()
     views, first = (_world_to_camera(some.camera_to_world.cpu(), distance) for some in (cameras, reference))
-    shift = torch.eye(4)
-    shift[2, 3] = -1  # from the object to photo 1's camera
-    moved = (views @ (torch.linalg.inv(first.mT).mT @ shift)).double()  # reference frame -> camera axes
+    ahead = _translations(torch.tensor([[0.0, 0, 1]]))  # of photo 1's camera lies the frame's origin
+    views = ahead @ torch.linalg.inv(first) @ views  # networks' frame -> camera
+    back = torch.zeros_like(views)
+    back[:, :3, :3], back[:, 3, 3] = views[:, :3, :3], 1
+    back = _translations(-views[:, 3, :3]) @ torch.linalg.inv(back)
     axis = torch.linspace(1, -1, size)
-    local = _directions_in_camera(cameras.to("cpu"), axis, axis).double()
-    flip = torch.tensor(NETWORK_AXES, dtype=torch.float64)
-    directions = torch.einsum("nji,nhwj->nhwi", moved[:, :3, :3], local) * flip
-    origins = -torch.einsum("nji,nj->ni", moved[:, :3, :3], moved[:, :3, 3]) * flip
-    return plucker(Rays(origins[:, None, None], directions)).to(cameras.device)
+    grid = torch.stack(torch.meshgrid(axis, axis, indexing="ij")[::-1], dim=-1).reshape(1, -1, 2)  # x, y
+    points = torch.cat([grid, torch.ones_like(grid)], dim=-1).expand(len(cameras), -1, -1)
+    points = points @ (torch.linalg.inv(_projections(cameras.to("cpu"))) @ back)
+    origins = back[:, None, 3, :3]
+    rays = Rays(origins, normalize(points[..., :3] / points[..., 3:] - origins, dim=-1))
+    return plucker(rays).unflatten(1, (size, size)).to(cameras.device)
 
 
 def _reference_distance(reference: Cameras) -> Tensor:
@@ -95,13 +98,26 @@ def _reference_distance(reference: Cameras) -> Tensor:
 
 
 def _world_to_camera(matrices: Tensor, unit: Tensor) -> Tensor:
-    """Inverses of rigid (N, 4, 4) matrices, with translations measured in `unit`."""
-    rotation = matrices[:, :3, :3].mT
-    inverse = torch.zeros_like(matrices)
-    inverse[:, :3, :3] = rotation
-    inverse[:, :3, 3:] = -torch.bmm(rotation, matrices[:, :3, 3:]) / unit.to(matrices.device)
-    inverse[:, 3, 3] = 1
-    return inverse
+    """(N, 4, 4) for row vectors, from the world, measured in `unit`, to cameras with the networks' axes."""
+    rotation = matrices[:, :3, :3] * torch.tensor(NETWORK_AXES)
+    result = _translations(-(matrices[:, None, :3, 3] @ rotation)[:, 0] / unit)
+    result[:, :3, :3] = rotation
+    return result
+
+
+def _translations(offsets: Tensor) -> Tensor:
+    """(N, 3) -> (N, 4, 4) for row vectors."""
+    result = torch.eye(4).repeat(len(offsets), 1, 1)
+    result[:, 3, :3] = offsets
+    return result
+
+
+def _projections(cameras: Cameras) -> Tensor:
+    """(N, 4, 4) for row vectors, camera axes -> (x, y, 1 / depth)."""
+    result = torch.zeros(len(cameras), 4, 4)
+    result[:, 0, 0], result[:, 1, 1] = cameras.focal.unbind(-1)
+    result[:, 2, :2], result[:, 2, 3], result[:, 3, 2] = cameras.principal, 1, 1
+    return result
 
 
 def plucker(rays: Rays) -> Tensor:
@@ -123,13 +139,9 @@ def harmonic_encoding(values: Tensor, num_freqs: int = 15, start_freq: int = -6)
 
 
 def _rays_through(cameras: Cameras, x: Tensor, y: Tensor) -> Rays:
-    local = _directions_in_camera(cameras, x, y)
-    directions = normalize(torch.einsum("nij,nhwj->nhwi", cameras.camera_to_world[:, :3, :3], local), dim=-1)
-    return Rays(cameras.centers[:, None, None].expand_as(directions), directions)
-
-
-def _directions_in_camera(cameras: Cameras, x: Tensor, y: Tensor) -> Tensor:
-    """(N, H, W, 3) directions through the NDC grid y × x in camera axes: (-x/f, y/f, -1), not of unit length."""
+    """Rays through the NDC grid y × x: in camera axes the pixel (x, y) lies in direction (-x/f, y/f, -1)."""
     grid = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1)  # (H, W, 2): x, y
     offset = (grid - cameras.principal[:, None, None]) / cameras.focal[:, None, None]
-    return torch.stack([-offset[..., 0], offset[..., 1], -torch.ones_like(offset[..., 0])], dim=-1)
+    local = torch.stack([-offset[..., 0], offset[..., 1], -torch.ones_like(offset[..., 0])], dim=-1)
+    directions = normalize(torch.einsum("nij,nhwj->nhwi", cameras.camera_to_world[:, :3, :3], local), dim=-1)
+    return Rays(cameras.centers[:, None, None].expand_as(directions), directions)

@@ -148,7 +148,7 @@ def _optimise(
 ) -> None:
     total = sum(weights[name] * value for name, value in terms.items())
     if not torch.isfinite(total):
-        listed = ", ".join(f"{name} {float(value):.3g}" for name, value in terms.items())
+        listed = ", ".join(f"{name} {value.item():.3g}" for name, value in terms.items())
         raise FieldError(
             f"the loss is not finite at iteration {iteration + 1} ({listed}); use float32, or resume the last state"
         )

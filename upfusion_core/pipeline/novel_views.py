@@ -82,8 +82,8 @@ def condition_views(
     cameras = cameras.to(scene.tokens.device)
     rays = reference_plucker(cameras, scene.reference, latent_size)  # (Q, s, s, 6)
     features = upsrt.decode(scene.tokens[None], rays.reshape(1, -1, 6))
-    features = features.reshape(*rays.shape[:3], -1)
-    hint = torch.cat([features, rays.to(features.dtype)], dim=-1).permute(0, 3, 1, 2).contiguous()
+    features = features.float().reshape(*rays.shape[:3], -1)  # rays stay float32 until a network reads them
+    hint = torch.cat([features, rays], dim=-1).permute(0, 3, 1, 2).contiguous()
     ray_maps = tuple(
         reference_plucker(cameras, scene.reference, latent_size // 2**level).permute(0, 3, 1, 2).contiguous()
         for level in range(levels)

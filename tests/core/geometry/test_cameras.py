@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from golden_files import golden, golden_cameras, worst
+
+from upfusion_core.errors import InputError
+from upfusion_core.geometry import (
+    cameras_from_matrices,
+    focal_from_fov,
+    fov_from_focal,
+    look_at,
+    orbit_cameras,
+    random_cameras,
+    reference_camera,
+)
+from upfusion_core.types import Cameras
+
+
+def test_focal_and_field_of_view() -> None:
+    assert focal_from_fov(90.0) == pytest.approx(1.0)
+    assert fov_from_focal(4.5) == pytest.approx(25.0576, abs=1e-4)
+    assert focal_from_fov(fov_from_focal(2.3)) == pytest.approx(2.3)
+
+
+def test_photo_one_of_a_level_orbit_looks_along_minus_z() -> None:
+    camera = orbit_cameras(0.0, 0.0, 2.0)
+    expected = torch.eye(4)
+    expected[2, 3] = 2
+    assert worst(camera.camera_to_world[0], expected) == 0
+
+
+def test_azimuth_90_stands_on_plus_x_and_looks_left_along_it() -> None:
+    camera = orbit_cameras(90.0, 0.0)
+    assert worst(camera.centers[0], torch.tensor([1.0, 0, 0])) < 1e-6
+    assert worst(camera.camera_to_world[0, :3, 0], torch.tensor([0.0, 0, -1])) < 1e-6  # right
+    assert worst(camera.camera_to_world[0, :3, 2], torch.tensor([1.0, 0, 0])) < 1e-6  # backward
+
+
+def test_elevation_raises_the_camera() -> None:
+    center = orbit_cameras(0.0, 30.0, 2.0).centers[0]
+    assert worst(center, torch.tensor([0.0, 1.0, math.sqrt(3)])) < 1e-6
+
+
+def test_centers_match_the_release() -> None:
+    # the golden centres are in photo 1's frame: distance from it is what both frames share
+    first = golden_cameras()[0].centers
+    ours = (golden_cameras().centers - first).norm(dim=-1)
+    theirs = (golden("cameras")["centers"] - torch.tensor([0.0, 0, -1])).norm(dim=-1)
+    assert worst(ours, theirs) < 1e-6
+
+
+def test_sequences_broadcast() -> None:
+    cameras = orbit_cameras([0, 90, 180], 10.0, [1.0, 2.0, 3.0])
+    assert len(cameras) == 3
+    assert worst(cameras.centers.norm(dim=-1), torch.tensor([1.0, 2.0, 3.0])) < 1e-6
+
+
+def test_look_at_puts_the_target_on_the_axis() -> None:
+    target = torch.tensor([0.3, -0.2, 0.1])
+    cameras = look_at(torch.tensor([[1.0, 2, 3], [-2, 0.5, 1]]), target)
+    forward = -cameras.camera_to_world[:, :3, 2]
+    offsets = torch.nn.functional.normalize(target - cameras.centers, dim=-1)
+    assert worst(forward, offsets) < 1e-6
+    assert (cameras.camera_to_world[:, 1, 1] > 0).all()  # up points up
+
+
+def test_random_cameras_stay_in_the_band_and_follow_the_seed() -> None:
+    def draw(seed: int) -> Cameras:
+        return random_cameras(500, generator=torch.Generator().manual_seed(seed), distance=(0.5, 1.5))
+
+    cameras = draw(1)
+    elevation = torch.rad2deg(torch.asin(cameras.centers[:, 1] / cameras.centers.norm(dim=-1)))
+    assert -7.6 < float(elevation.min()) < -6
+    assert 51 < float(elevation.max()) < 52.6
+    assert float(cameras.centers.norm(dim=-1).min()) >= 0.5
+    assert worst(draw(1).centers, cameras.centers) == 0
+    assert worst(draw(2).centers, cameras.centers) > 0.1
+
+
+@pytest.mark.parametrize(("axes", "signs"), [("gltf", (1, 1, 1)), ("opencv", (1, -1, -1)), ("pytorch3d", (-1, 1, -1))])
+def test_matrices_of_other_programs(axes: str, signs: tuple[int, int, int]) -> None:
+    ours = orbit_cameras(40.0, 10.0)
+    theirs = ours.camera_to_world.clone()
+    theirs[:, :3, :3] *= torch.tensor(signs, dtype=torch.float32)
+    back = cameras_from_matrices(theirs[:, :3], focal=2.0, axes=axes)
+    assert worst(back.camera_to_world, ours.camera_to_world) == 0
+    assert back.focal.tolist() == [[2.0, 2.0]]
+
+
+def test_principal_point_is_kept() -> None:
+    principal = torch.tensor([[0.1, -0.2]])
+    cameras = cameras_from_matrices(torch.eye(4)[None], principal=principal)
+    assert worst(cameras.principal, principal) == 0
+
+
+def test_indexing_and_joining() -> None:
+    cameras = orbit_cameras([0, 90, 180])
+    assert len(cameras[-1]) == 1
+    joined = Cameras.concatenate([cameras[2], cameras[0:2]])
+    assert worst(joined.centers, cameras.centers[[2, 0, 1]]) == 0
+    assert len(list(cameras)) == 3
+
+
+def test_reference_camera_is_azimuth_0_distance_1() -> None:
+    assert worst(reference_camera(10.0).camera_to_world, orbit_cameras(0.0, 10.0, 1.0).camera_to_world) == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: orbit_cameras(0.0, 90.0), "elevation_degrees"),
+        (lambda: orbit_cameras(0.0, 0.0, 0.0), "distance"),
+        (lambda: orbit_cameras(float("nan")), "finite"),
+        (lambda: orbit_cameras([0, 1, 2], [0, 1]), "same length"),
+        (lambda: look_at(torch.zeros(1, 3)), "distance 0"),
+        (lambda: look_at(torch.tensor([[0.0, 1, 0]])), "line of sight"),
+        (lambda: focal_from_fov(200.0), "fov_degrees"),
+        (lambda: cameras_from_matrices(torch.eye(3)[None]), "camera-to-world"),
+        (lambda: cameras_from_matrices(torch.eye(4)[None], axes="blender"), "axes"),
+        (lambda: cameras_from_matrices(2 * torch.eye(4)[None]), "rigid"),
+        (lambda: cameras_from_matrices(torch.diag(torch.tensor([-1.0, 1, 1, 1]))[None]), "rigid"),
+        (lambda: cameras_from_matrices(torch.eye(4)[None], focal=-1.0), "focal"),
+        (lambda: Cameras(torch.eye(4)[None], torch.ones(2, 2), torch.zeros(1, 2)), "focal"),
+    ],
+)
+def test_bad_cameras_get_a_sentence(call: object, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        call()

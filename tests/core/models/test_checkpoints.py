@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from golden_files import worst
+from hugging_face_names import hugging_face
+from safetensors.torch import save_file
+from torch import Tensor
+
+from upfusion_core.errors import CheckpointError
+from upfusion_core.models.checkpoints import describe, load_networks, load_text_encoder, open_checkpoint
+from upfusion_core.models.text import encode_tokens, tokenize
+from upfusion_core.models.weight_files import read_weights
+
+
+@pytest.fixture
+def folder(small_weights: Path, tmp_path: Path) -> Path:
+    """A copy that a test may spoil."""
+    return Path(shutil.copytree(small_weights, tmp_path / "weights"))
+
+
+def change(path: Path, **changes: Tensor | None) -> None:
+    """Replaces, adds or (None) removes tensors of a pickle; dots in names are written as double underscores."""
+    weights = dict(read_weights(path))
+    for name, value in changes.items():
+        name = name.replace("__", ".")
+        weights.pop(name, None)
+        if value is not None:
+            weights[name] = value
+    weights = {name: value.clone() for name, value in weights.items()}
+    torch.save({"model_state_dict": weights}, path)
+
+
+def test_networks_hold_the_file_s_numbers(small_weights: Path) -> None:
+    checkpoint = open_checkpoint(small_weights)
+    networks = load_networks(checkpoint, "cpu", torch.float32)
+    weights = checkpoint.weights
+    assert worst(networks.upsrt.linear_scene.weight, weights["upsrt.linear_scene.weight"]) == 0
+    assert worst(networks.dino.blocks[8].attn.qkv.weight, weights["dino.blocks.8.attn.qkv.weight"]) == 0
+    assert worst(networks.unet.conv_in.weight, weights["model.diffusion_model.input_blocks.0.0.weight"]) == 0
+    assert worst(networks.vae.quant_conv.bias, weights["first_stage_model.quant_conv.bias"]) == 0
+    assert not any(parameter.requires_grad for parameter in networks.unet.parameters())
+    assert not networks.unet.training
+
+
+def test_weights_in_the_file_s_precision_are_mapped_not_copied(small_weights: Path) -> None:
+    checkpoint = open_checkpoint(small_weights)
+    networks = load_networks(checkpoint, "cpu", torch.float32)
+    stored = checkpoint.weights["control_model.input_hint_block.0.weight"]
+    assert networks.controlnet.input_hint_block[0].weight.data_ptr() == stored.data_ptr()
+    half = load_networks(checkpoint, "cpu", torch.float16)
+    assert {parameter.dtype for parameter in half.unet.parameters()} == {torch.float16}
+
+
+def test_hugging_face_dino_gives_the_same_network(small_weights: Path, folder: Path) -> None:
+    hub = read_weights(folder / "dinov2_vitb14_pretrain.pth")
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in hub.items():
+        renamed |= hugging_face(name, tensor.clone())
+    (folder / "dinov2_vitb14_pretrain.pth").unlink()
+    save_file({name: value.contiguous() for name, value in renamed.items()}, folder / "model.safetensors")
+    ours, theirs = (open_checkpoint(path).weights for path in (folder, small_weights))
+    assert ours.keys() == theirs.keys()
+    assert max(worst(ours[name], theirs[name]) for name in ours if name.startswith("dino.")) == 0
+
+
+def test_a_dino_file_of_another_name_is_found(folder: Path) -> None:
+    (folder / "dinov2_vitb14_pretrain.pth").rename(folder / "dino.pth")
+    assert "dino.cls_token" in open_checkpoint(folder).weights
+    shutil.copy(folder / "dino.pth", folder / "other.pth")
+    with pytest.raises(CheckpointError, match="2 candidates"):
+        open_checkpoint(folder)
+
+
+def test_later_dino_blocks_may_be_absent(folder: Path) -> None:
+    weights = {name: value.clone() for name, value in read_weights(folder / "dinov2_vitb14_pretrain.pth").items()}
+    kept = {name: value for name, value in weights.items() if not name.startswith(("blocks.9", "norm", "mask_token"))}
+    torch.save(kept, folder / "dinov2_vitb14_pretrain.pth")
+    assert open_checkpoint(folder).config.dino.layer == 8
+
+
+def test_all_faults_are_listed_in_one_error(folder: Path) -> None:
+    change(folder / "upsrt.pt", linear_scene__bias=None, surplus=torch.ones(1), linear_scene__weight=torch.ones(2, 3))
+    change(folder / "upfusion2d.pt", control_model__zero_convs__0__0__bias=None)
+    with pytest.raises(CheckpointError) as error:
+        open_checkpoint(folder)
+    message = str(error.value)
+    assert "2 missing: upsrt.linear_scene.bias, control_model.zero_convs.0.0.bias" in message
+    assert "1 unexpected: upsrt.surplus" in message
+    assert "1 of another shape: upsrt.linear_scene.weight (2, 3) instead of (48, 288)" in message
+
+
+def test_another_configuration_is_an_error(folder: Path) -> None:
+    (folder / "config.json").unlink()  # then the released sizes hold
+    with pytest.raises(CheckpointError, match="of another shape"):
+        open_checkpoint(folder)
+
+
+def edited(folder: Path, section: str, **values: Any) -> Path:  # noqa: ANN401 - JSON values
+    content = json.loads((folder / "config.json").read_text())
+    if section:
+        content[section] |= values
+    else:
+        content |= values
+    (folder / "config.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "words"),
+    [
+        ("upsrt", {"transformer_dims": 48}, "transformer_dims"),
+        ("upsrt", {"transformer_dim": "48"}, "must be like 768"),
+        ("upsrt", {"transformer_dim": 10**9}, "must be like 768"),
+        ("upsrt", {"patches": [4, -4]}, "must be like"),
+        ("upsrt", {"num_heads": 7}, "divisible by num_heads"),
+        ("vae", {"scale_factor": "0.18"}, "must be like 0.18215"),
+        ("diffusion", {"hint_channels": 60}, r"transformer_dim \+ 6"),
+        ("diffusion", {"context_dim": 96}, "context_dim"),
+        ("text", {"num_attention_heads": 5}, "divisible by num_attention_heads"),
+        ("", {"image_size": 100}, "image_size"),
+        ("", {"image_size": True}, "image_size"),
+        ("", {"lora": {}}, "lora"),
+        ("", {"dino": 3}, "must be a JSON object"),
+    ],
+)
+def test_configurations_edited_by_hand(folder: Path, section: str, values: dict[str, Any], words: str) -> None:
+    with pytest.raises(CheckpointError, match=words):
+        open_checkpoint(edited(folder, section, **values))
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '"x"'])
+def test_configurations_that_are_not_objects(folder: Path, text: str) -> None:
+    (folder / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match="JSON"):
+        open_checkpoint(folder)
+    (folder / "config.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(CheckpointError, match="UTF-8"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("name", ["upsrt.pt", "upfusion2d.pt", "dinov2_vitb14_pretrain.pth"])
+def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(CheckpointError, match="DINOv2 file"):
+        open_checkpoint(folder)
+
+
+def test_paths_that_are_no_checkpoint(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="does not exist"):
+        open_checkpoint(tmp_path / "none")
+    with pytest.raises(CheckpointError, match="give the folder"):
+        open_checkpoint(folder / "upsrt.pt")
+    save_file({"a": torch.ones(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(CheckpointError, match="no upfusion_config"):
+        open_checkpoint(tmp_path / "other.safetensors")
+
+
+def test_the_text_encoder_is_transformers_own(small_weights: Path) -> None:
+    checkpoint = open_checkpoint(small_weights)
+    encoder = load_text_encoder(checkpoint)
+    tokens = tokenize("")
+    states = encode_tokens(encoder, tokens)
+    assert states.shape == (1, 77, 48)
+    # a causal encoder: the first state knows only the first token, so by hand it follows from one token alone
+    alone = encoder(tokens[:, :1]).last_hidden_state
+    assert worst(states[:, :1], alone.float()) < 1e-5
+
+
+def test_sizes_of_an_undescribed_text_encoder_follow_from_its_tensors(folder: Path) -> None:
+    content = json.loads((folder / "config.json").read_text())
+    del content["text"]
+    (folder / "config.json").write_text(json.dumps(content))
+    text = open_checkpoint(folder).config.text
+    assert (text.hidden_size, text.num_hidden_layers, text.intermediate_size) == (48, 2, 192)
+
+
+def test_half_a_text_encoder_is_damage(folder: Path) -> None:
+    name = "cond_stage_model__transformer__text_model__final_layer_norm__weight"
+    change(folder / "upfusion2d.pt", **{name: None})
+    with pytest.raises(CheckpointError, match=r"1 missing: cond_stage_model\S+final_layer_norm.weight"):
+        open_checkpoint(folder)
+
+
+def test_without_text_encoder_there_is_no_prompt(folder: Path) -> None:
+    path = folder / "upfusion2d.pt"
+    kept = {name: value.clone() for name, value in read_weights(path).items() if not name.startswith("cond_stage")}
+    torch.save({"model_state_dict": kept}, path)
+    checkpoint = open_checkpoint(folder)
+    assert not checkpoint.has_text_encoder
+    assert describe(folder).text.startswith("none")
+    with pytest.raises(CheckpointError, match="no text encoder"):
+        load_text_encoder(checkpoint)
+
+
+def test_description(small_weights: Path) -> None:
+    info = describe(small_weights)
+    assert info.layout == "folder"
+    assert info.text == "a text encoder"
+    assert info.parts["ControlNet"].tensors == 326
+    assert info.parts["UpSRT"].dtypes == ("float32",)
+    assert info.parts["UNet"].bytes == 4 * info.parts["UNet"].parameters

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from golden_files import worst
+from safetensors import safe_open
+
+from upfusion_core import convert
+from upfusion_core.errors import CheckpointError, InputError, OutputError
+from upfusion_core.models.checkpoints import load_text_encoder, open_checkpoint
+from upfusion_core.models.text import DEFAULT_PROMPT, encode_tokens, tokenize
+
+
+@pytest.fixture(scope="module")
+def merged(small_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("merged") / "model.safetensors"
+    assert convert(small_weights, path, dtype=torch.float16) == [path]
+    return path
+
+
+def test_a_merged_file_is_plain_safetensors(merged: Path, small_weights: Path) -> None:
+    with safe_open(merged, framework="pt") as file:
+        names = set(file.keys())
+        config = json.loads(file.metadata()["upfusion_config"])
+        assert file.get_tensor("model.diffusion_model.out.2.bias").dtype == torch.float16
+    original = open_checkpoint(small_weights)
+    assert names == {*original.weights, "text_embeddings.default", "text_embeddings.empty"}
+    assert config["image_size"] == 64
+    assert config["upsrt"]["patches"] == [4, 4]
+
+
+def test_stored_embeddings_are_those_of_the_text_encoder(merged: Path, small_weights: Path) -> None:
+    encoder = load_text_encoder(open_checkpoint(small_weights))
+    default, empty = open_checkpoint(merged).text_embeddings
+    assert worst(default, encode_tokens(encoder, tokenize(DEFAULT_PROMPT))[0]) < 1e-6
+    assert worst(empty, encode_tokens(encoder, tokenize(""))[0]) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, None])
+def test_there_and_back_agrees_to_half_precision(
+    merged: Path, small_weights: Path, tmp_path: Path, dtype: torch.dtype | None
+) -> None:
+    files = convert(merged, tmp_path / "folder", dtype=dtype)
+    assert sorted(path.name for path in files) == [
+        "config.json",
+        "dinov2_vitb14_pretrain.pth",
+        "upfusion2d.pt",
+        "upsrt.pt",
+    ]
+    assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == sorted(path.name for path in files)
+    back, original = open_checkpoint(tmp_path / "folder"), open_checkpoint(small_weights)
+    assert back.weights.keys() == original.weights.keys()
+    assert back.config == original.config
+    tolerance = 2**-8 + 2**-11 if dtype == torch.bfloat16 else 2**-11  # it was rounded to float16 before
+    for name, value in original.weights.items():
+        if value.is_floating_point():
+            assert back.weights[name].dtype == (dtype or torch.float16)
+            assert ((back.weights[name].float() - value).abs() <= tolerance * value.abs() + 1e-7).all()
+
+
+def test_without_a_precision_nothing_changes(small_weights: Path, tmp_path: Path) -> None:
+    convert(small_weights, tmp_path / "model.safetensors")
+    convert(tmp_path / "model.safetensors", tmp_path / "back")
+    back, original = open_checkpoint(tmp_path / "back"), open_checkpoint(small_weights)
+    assert all(torch.equal(back.weights[name], value) for name, value in original.weights.items())
+
+
+def test_merged_to_merged(merged: Path, tmp_path: Path) -> None:
+    convert(merged, tmp_path / "again.safetensors", dtype=torch.bfloat16)
+    again = open_checkpoint(tmp_path / "again.safetensors")
+    assert again.weights["upsrt.linear_scene.weight"].dtype == torch.bfloat16
+    assert worst(again.text_embeddings[0], open_checkpoint(merged).text_embeddings[0]) == 0
+
+
+def test_progress_counts_every_tensor(merged: Path, tmp_path: Path) -> None:
+    steps = []
+    convert(merged, tmp_path / "folder", on_step=lambda step, total, preview: steps.append((step, total)))
+    assert [step for step, _ in steps] == list(range(1, steps[0][1] + 1))
+
+
+def test_cancelling_leaves_nothing(small_weights: Path, tmp_path: Path) -> None:
+    def cancel(step: int, total: int, preview: object) -> None:
+        if step == 100:
+            raise KeyboardInterrupt
+
+    for target in (tmp_path / "a" / "model.safetensors", tmp_path / "b"):
+        with pytest.raises(KeyboardInterrupt):
+            convert(small_weights, target, dtype=torch.float16, on_step=cancel)
+    left = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "upsrt.pt"]
+    assert left == []
+
+
+def test_bad_requests_get_a_sentence(small_weights: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="dtype"):
+        convert(small_weights, tmp_path / "x.safetensors", dtype=torch.int8)
+    with pytest.raises(CheckpointError, match="does not exist"):
+        convert(tmp_path / "none", tmp_path / "x.safetensors")
+    (tmp_path / "taken.safetensors").mkdir()
+    with pytest.raises(OutputError, match="is a folder"):
+        convert(small_weights, tmp_path / "taken.safetensors")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="is a file"):
+        convert(small_weights, tmp_path / "file")

@@ -1,0 +1,165 @@
+"""ControlNet, UNet and VAE against the release."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from golden_files import golden, golden_cameras, sizes, worst
+from rule_weights import golden_shapes, rule_state_dict
+from torch import Tensor, nn
+
+from upfusion_core.errors import InputError
+from upfusion_core.geometry import reference_camera, reference_plucker
+from upfusion_core.models.attention import grouped_attention, split_heads
+from upfusion_core.models.controlnet import ControlNet, DiffusionConfig, timestep_embedding
+from upfusion_core.models.ldm_names import unet_names, vae_names
+from upfusion_core.models.unet import build_unet, predict, prompt_keys_values
+from upfusion_core.models.vae import VaeConfig, build_vae, decode_latents, encode_images
+from upfusion_core.types import Cameras
+
+
+@pytest.fixture(scope="module")
+def config() -> DiffusionConfig:
+    return DiffusionConfig(**sizes("diffusion", DiffusionConfig))
+
+
+@pytest.fixture(scope="module")
+def controlnet(config: DiffusionConfig) -> ControlNet:
+    network = ControlNet(config)
+    network.load_state_dict(rule_state_dict(golden_shapes("diffusion"), "control_model."))
+    return network.requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def unet(config: DiffusionConfig) -> nn.Module:
+    network = build_unet(config)
+    weights = rule_state_dict(golden_shapes("diffusion"))
+    names = unet_names(config, network.state_dict())
+    network.load_state_dict({own: weights[name] for own, name in names.items()})
+    return network.requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def ray_maps() -> tuple[Tensor, ...]:
+    cameras = Cameras.concatenate([golden_cameras()[5], golden_cameras()[2]])
+    return tuple(reference_plucker(cameras, reference_camera(), size).permute(0, 3, 1, 2) for size in (16, 8, 4, 2))
+
+
+def run(controlnet: ControlNet, unet: nn.Module, hint: Tensor, ray_maps: tuple[Tensor, ...], tokens: Tensor) -> Tensor:
+    stored = golden("diffusion")
+    constants = controlnet.constants(hint, ray_maps, tokens)
+    residuals = controlnet(stored["latents"], stored["timesteps"], constants)
+    text = stored["text"]
+    return predict(unet, stored["latents"], stored["timesteps"], text, prompt_keys_values(unet, text), residuals)
+
+
+def test_residuals(controlnet: ControlNet, ray_maps: tuple[Tensor, ...]) -> None:
+    stored = golden("diffusion")
+    constants = controlnet.constants(stored["hint"], ray_maps, stored["set_latents"])
+    residuals = controlnet(stored["latents"], stored["timesteps"], constants)
+    assert len(residuals) == 13
+    assert max(worst(ours, stored[f"control_{index:02d}"]) for index, ours in enumerate(residuals)) < 2e-5
+
+
+def test_predicted_noise(controlnet: ControlNet, unet: nn.Module, ray_maps: tuple[Tensor, ...]) -> None:
+    stored = golden("diffusion")
+    assert worst(run(controlnet, unet, stored["hint"], ray_maps, stored["set_latents"]), stored["eps"]) < 1e-5
+
+
+def test_predicted_noise_with_zero_rays(controlnet: ControlNet, unet: nn.Module, ray_maps: tuple[Tensor, ...]) -> None:
+    stored = golden("diffusion")
+    zeros = tuple(torch.zeros_like(ray_map) for ray_map in ray_maps)
+    assert worst(run(controlnet, unet, stored["hint"], zeros, stored["set_latents"]), stored["eps_zero_rays"]) < 1e-5
+    null = run(controlnet, unet, 0 * stored["hint"], zeros, 0 * stored["set_latents"])
+    assert worst(null, stored["eps_unconditional"]) < 1e-5
+
+
+def test_without_control(unet: nn.Module) -> None:
+    stored = golden("diffusion")
+    text = stored["text"]
+    eps = predict(unet, stored["latents"], stored["timesteps"], text, prompt_keys_values(unet, text), None)
+    assert worst(eps, stored["eps_without_control"]) < 1e-5
+
+
+def test_shared_tokens_equal_repeated_ones(controlnet: ControlNet, ray_maps: tuple[Tensor, ...]) -> None:
+    stored = golden("diffusion")
+    once = controlnet.constants(stored["hint"], ray_maps, stored["set_latents"][:1])
+    twice = controlnet.constants(stored["hint"], ray_maps, stored["set_latents"][:1].repeat(2, 1, 1))
+    ours = controlnet(stored["latents"], stored["timesteps"], once)
+    theirs = controlnet(stored["latents"], stored["timesteps"], twice)
+    assert max(worst(a, b) for a, b in zip(ours, theirs, strict=True)) < 1e-5
+
+
+def test_grouped_attention_against_plain_attention() -> None:
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(4, 5, 6, generator=generator)
+    key, value = (torch.randn(2, 7, 6, generator=generator) for _ in range(2))
+    ours = grouped_attention(query, split_heads(key, 2), split_heads(value, 2))
+    for sample in range(4):
+        for head in range(2):
+            part = slice(3 * head, 3 * head + 3)
+            scores = query[sample, :, part] @ key[sample // 2, :, part].T / 3**0.5
+            assert worst(ours[sample, :, part], scores.softmax(-1) @ value[sample // 2, :, part]) < 1e-6
+
+
+def test_timestep_embedding_by_hand() -> None:
+    angle = torch.tensor([3.0, 3.0 * 10000**-0.5])
+    assert worst(timestep_embedding(torch.tensor([3]), 4)[0], torch.cat([angle.cos(), angle.sin()])) < 1e-6
+
+
+def test_layers_come_from_the_host(config: DiffusionConfig) -> None:
+    made = []
+
+    class Ops:
+        def __getattr__(self, name: str) -> object:
+            def make(*args: object, **options: object) -> nn.Module:
+                made.append(name)
+                return getattr(nn, name)(*args, **options)
+
+            return make
+
+    network = ControlNet(config, ops=Ops())
+    leaves = [type(module).__name__ for module in network.modules() if next(module.parameters(False), None) is not None]
+    assert sorted(leaves) == sorted(made)
+
+
+def test_the_autoencoder() -> None:
+    config = VaeConfig(**sizes("vae", VaeConfig))
+    vae = build_vae(config)
+    weights = rule_state_dict(golden_shapes("vae"))
+    names = vae_names(config, vae.state_dict())
+    state = vae.state_dict()
+    vae.load_state_dict({own: weights[name].reshape(state[own].shape) for own, name in names.items()})
+    vae.requires_grad_(False).eval()
+    stored = golden("vae")
+    posterior = vae.encode(stored["image"]).latent_dist
+    assert worst(posterior.mean, stored["moments_mean"]) < 1e-5
+    assert worst(posterior.logvar, stored["moments_logvar"]) < 1e-5
+    assert worst(vae.decode(stored["z"]).sample, stored["decoded"]) < 1e-5
+    image = (stored["image"] + 1) / 2
+    noise = torch.randn(stored["z"].shape, generator=torch.Generator().manual_seed(0))
+    expected = 0.18215 * (stored["moments_mean"] + (0.5 * stored["moments_logvar"]).exp() * noise)
+    assert worst(encode_images(vae, image, noise), expected) < 1e-5
+    assert worst(encode_images(vae, image), 0.18215 * stored["moments_mean"]) < 1e-5
+    decoded = ((stored["decoded"] + 1) / 2).clamp(0, 1)
+    assert worst(decode_latents(vae, 0.18215 * stored["z"]), decoded) < 1e-5
+    assert config.downsampling == 8
+
+
+@pytest.mark.parametrize("change", [{"model_channels": 100}, {"channel_mult": (1,)}, {"num_heads": 7}])
+def test_bad_sizes_get_a_sentence(change: dict[str, object]) -> None:
+    with pytest.raises(InputError, match="diffusion needs"):
+        DiffusionConfig(**change)
+
+
+def test_bad_autoencoder_sizes_get_a_sentence() -> None:
+    with pytest.raises(InputError, match="vae needs"):
+        VaeConfig(ch=100)
+
+
+def test_wrong_conditions_get_a_sentence(controlnet: ControlNet, ray_maps: tuple[Tensor, ...]) -> None:
+    stored = golden("diffusion")
+    with pytest.raises(InputError, match="ControlNet hint"):
+        controlnet.constants(stored["hint"][:, :50], ray_maps, stored["set_latents"])
+    with pytest.raises(InputError, match="4 ray maps"):
+        controlnet.constants(stored["hint"], ray_maps[:2], stored["set_latents"])

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from golden_files import golden, sizes, worst
+from hugging_face_names import hugging_face
+from rule_weights import golden_shapes, rule_state_dict
+from torch import Tensor
+from torch.nn import functional as F
+
+from upfusion_core.errors import CheckpointError, InputError
+from upfusion_core.models.dino import DinoConfig, DinoKeys
+from upfusion_core.models.dino_names import hub_names
+
+
+@pytest.fixture(scope="module")
+def network() -> DinoKeys:
+    network = DinoKeys(DinoConfig(**sizes("dino", DinoConfig)))
+    weights = rule_state_dict(golden_shapes("dino"))
+    network.load_state_dict({name: weights[name] for name in network.state_dict()})
+    return network.requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    seed = zlib.crc32(b"input:views")
+    noise = np.random.RandomState(seed).standard_normal((2, 3, 256, 256)).astype(np.float32)
+    views = F.avg_pool2d((0.5 * torch.from_numpy(noise)).clamp(-1, 1), 9, 1, 4)
+    return ((6 * views).clamp(-1, 1) + 1) / 2
+
+
+def test_the_input_is_the_release_s(images: Tensor) -> None:
+    assert worst(2 * images[..., ::4, ::4] - 1, golden("dino")["views_small"]) < 1e-6
+
+
+def test_preprocessing(network: DinoKeys, images: Tensor) -> None:
+    ours = network.preprocess(images)
+    assert ours.shape == (2, 3, 224, 224)
+    assert worst(ours[..., :8, :8], golden("dino")["preprocessed_corner"]) < 1e-5
+
+
+def test_position_embedding(network: DinoKeys) -> None:
+    assert worst(network.position_embedding((16, 16)), golden("dino")["pos_embed_16x16"]) < 1e-5
+    assert worst(network.position_embedding((37, 37)), network.pos_embed) == 0
+
+
+def test_keys(network: DinoKeys, images: Tensor) -> None:
+    assert worst(network(images), golden("dino")["key_features"]) < 1e-5
+
+
+def test_later_blocks_do_not_exist(network: DinoKeys) -> None:
+    assert len(network.blocks) == 9
+    assert sorted(name for name in network.state_dict() if name.startswith("blocks.8")) == [
+        "blocks.8.attn.qkv.bias",
+        "blocks.8.attn.qkv.weight",
+        "blocks.8.norm1.bias",
+        "blocks.8.norm1.weight",
+    ]
+
+
+def test_other_patch_grids(network: DinoKeys, images: Tensor) -> None:
+    assert network(images, (4, 6)).shape == (2, 24, 48)
+
+
+def test_hugging_face_names_give_the_same_tensors() -> None:
+    weights = rule_state_dict(golden_shapes("dino"))
+    renamed = {}
+    for name, tensor in weights.items():
+        renamed |= hugging_face(name, tensor)
+    assert not any(name.startswith("blocks") for name in renamed)
+    back = hub_names({f"dinov2.{name}": tensor for name, tensor in renamed.items()})
+    assert back.keys() == weights.keys()
+    assert max(worst(back[name], weights[name]) for name in weights) == 0
+    assert hub_names(weights) == weights
+
+
+def test_a_query_without_its_key_is_damage() -> None:
+    with pytest.raises(CheckpointError, match=r"key\.weight"):
+        hub_names(
+            {
+                "embeddings.cls_token": torch.zeros(1),
+                "encoder.layer.0.attention.attention.query.weight": torch.zeros(1),
+                "encoder.layer.0.attention.attention.value.weight": torch.zeros(1),
+            }
+        )
+
+
+def test_bad_sizes_and_images_get_a_sentence(network: DinoKeys) -> None:
+    with pytest.raises(InputError, match="layer 12"):
+        DinoConfig(layer=12)
+    with pytest.raises(InputError, match="DinoKeys images"):
+        network(torch.zeros(3, 8, 8))

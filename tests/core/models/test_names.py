@@ -1,0 +1,89 @@
+"""Names of the checkpoint, of diffusers and of transformers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
+from golden_files import sizes
+from rule_weights import full_shapes, golden_shapes, text_shapes
+
+from upfusion_core.models.controlnet import ControlNet, DiffusionConfig
+from upfusion_core.models.ldm_names import CONTROL_PREFIX, UNET_PREFIX, VAE_PREFIX, text_names, unet_names, vae_names
+from upfusion_core.models.text import TextConfig, build_text_encoder
+from upfusion_core.models.unet import build_unet
+from upfusion_core.models.vae import VaeConfig, build_vae
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def part(shapes: Shapes, prefix: str) -> Shapes:
+    return {name: tuple(shape) for name, shape in shapes.items() if name.startswith(prefix)}
+
+
+@pytest.fixture(params=["small", "full"])
+def manifest(request: pytest.FixtureRequest) -> tuple[DiffusionConfig, VaeConfig, Shapes]:
+    if request.param == "full":
+        return DiffusionConfig(), VaeConfig(), golden_shapes("upfusion2d_full")
+    small = {**golden_shapes("diffusion"), **golden_shapes("vae")}
+    diffusion = DiffusionConfig(**sizes("diffusion", DiffusionConfig))
+    return diffusion, VaeConfig(**sizes("vae", VaeConfig)), small
+
+
+def test_unet_names_and_shapes(manifest: tuple[DiffusionConfig, VaeConfig, Shapes]) -> None:
+    config, _, shapes = manifest
+    with torch.device("meta"):
+        state = build_unet(config).state_dict()
+    names = unet_names(config, state)
+    assert {names[own]: tuple(value.shape) for own, value in state.items()} == part(shapes, UNET_PREFIX)
+    assert len(names) == 686
+
+
+def test_control_names_and_shapes(manifest: tuple[DiffusionConfig, VaeConfig, Shapes]) -> None:
+    config, _, shapes = manifest
+    with torch.device("meta"):
+        state = ControlNet(config).state_dict()
+    assert {CONTROL_PREFIX + own: tuple(value.shape) for own, value in state.items()} == part(shapes, CONTROL_PREFIX)
+    assert len(state) == 326
+
+
+def test_autoencoder_names(manifest: tuple[DiffusionConfig, VaeConfig, Shapes]) -> None:
+    _, config, shapes = manifest
+    with torch.device("meta"):
+        state = build_vae(config).state_dict()
+    names = vae_names(config, state)
+    wanted = part(shapes, VAE_PREFIX)
+    assert set(names.values()) == set(wanted)
+    for own, name in names.items():  # attention is a 1x1 convolution there and a linear layer here
+        assert tuple(state[own].shape) == wanted[name][: state[own].ndim]
+
+
+def test_the_table_agrees_with_the_conversion_of_diffusers(manifest: tuple[DiffusionConfig, VaeConfig, Shapes]) -> None:
+    diffusion, autoencoder, shapes = manifest
+    marked = {name: torch.full(tuple(shape), 1.0, device="meta") for name, shape in shapes.items()}
+    with torch.device("meta"):
+        unet, vae = build_unet(diffusion), build_vae(autoencoder)
+    theirs = convert_ldm_unet_checkpoint(dict(marked), dict(unet.config))
+    ours = unet_names(diffusion, unet.state_dict())
+    assert {own: id(value) for own, value in theirs.items()} == {own: id(marked[name]) for own, name in ours.items()}
+    converted = convert_ldm_vae_checkpoint(dict(marked), dict(vae.config))
+    names = vae_names(autoencoder, vae.state_dict())
+    assert converted.keys() == names.keys()
+    same = [own for own in names if converted[own].ndim == len(shapes[names[own]])]
+    assert all(converted[own] is marked[names[own]] for own in same)
+
+
+def test_text_names_are_those_of_the_checkpoint() -> None:
+    with torch.device("meta"):
+        state = build_text_encoder(TextConfig()).state_dict()
+    wanted = {name: tuple(shape) for name, shape in text_shapes().items()}
+    names = text_names(state)
+    assert {names[own]: tuple(value.shape) for own, value in state.items()} == wanted
+    assert text_names(["text_model.final_layer_norm.bias"]) == {
+        "text_model.final_layer_norm.bias": "cond_stage_model.transformer.text_model.final_layer_norm.bias"
+    }
+
+
+def test_the_full_manifest_is_complete() -> None:
+    merged = full_shapes()
+    assert sum(len(shapes) for shapes in merged.values()) > 1273

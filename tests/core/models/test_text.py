@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import gzip
+import importlib.util
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from upfusion_core.errors import InputError, MissingPackageError
+from upfusion_core.models import text
+from upfusion_core.models.text import DEFAULT_PROMPT, TextConfig, tokenize
+
+
+def test_the_two_prompts_that_need_no_vocabulary() -> None:
+    default = tokenize(DEFAULT_PROMPT)[0].tolist()
+    assert default == [49406, 320, 1400, 3027, 2867, 593, 320, 1579, 5994] + [49407] * 68
+    assert tokenize("")[0].tolist() == [49406] + [49407] * 76
+
+
+def test_another_prompt_needs_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingPackageError, match=r"upfusion\[prompts\]"):
+        tokenize("a red mug")
+
+
+def test_merges_are_read_from_the_package_that_ships_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in vocabulary: one merge, so "mug" is m + ug</w> and every token id follows by counting."""
+    letters = text._byte_letters()
+    pairs = [f"{first} {second}" for first in letters for second in letters]
+    lines = ["#version", "u g</w>", *pairs[:48893]]
+    (tmp_path / "bpe_simple_vocab_16e6.txt.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    spec = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(text.importlib.util, "find_spec", lambda name: spec)
+    letter_m = ord("m") - ord("!")
+    assert tokenize("Mug")[0, :3].tolist() == [49406, letter_m, 512]
+    with pytest.raises(InputError, match="at most 75 tokens, got 100"):
+        tokenize("m " * 100)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("open_clip") is None, reason="the extra `prompts` is not installed")
+def test_the_default_prompt_through_the_real_vocabulary() -> None:
+    ids = text._tokenizer_ids(DEFAULT_PROMPT)
+    assert ids == [320, 1400, 3027, 2867, 593, 320, 1579, 5994]
+
+
+def test_bad_sizes_get_a_sentence() -> None:
+    with pytest.raises(InputError, match="text needs"):
+        TextConfig(hidden_size=50)

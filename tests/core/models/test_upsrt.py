@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from golden_files import golden, golden_cameras, sizes, worst
+from rule_weights import golden_shapes, rule_state_dict, upsrt_shapes
+from torch import Tensor
+
+from upfusion_core.errors import InputError
+from upfusion_core.geometry import patch_rays, plucker, reference_camera, reference_plucker
+from upfusion_core.models.upsrt import UpSRT, UpSRTConfig
+
+
+@pytest.fixture(scope="module")
+def network() -> UpSRT:
+    network = UpSRT(UpSRTConfig(**sizes("upsrt", UpSRTConfig)))
+    network.load_state_dict(rule_state_dict(golden_shapes("upsrt")))
+    return network.requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def patches() -> Tensor:
+    return plucker(patch_rays(4, 4))
+
+
+def camera_plucker(size: int) -> Tensor:
+    return reference_plucker(golden_cameras()[5], reference_camera(), size).reshape(1, -1, 6)
+
+
+def test_set_latents_of_three_photos_and_of_one(network: UpSRT, patches: Tensor) -> None:
+    stored = golden("upsrt")
+    assert worst(network.encode(stored["dino_features"], patches), stored["set_latents"]) < 1e-5
+    assert worst(network.encode(stored["dino_features"][:, :1], patches), stored["set_latents_one_view"]) < 1e-5
+
+
+def test_view_aligned_features(network: UpSRT) -> None:
+    stored = golden("upsrt")
+    tokens = stored["set_latents"]
+    from_stored = network.decode(tokens, stored["query_plucker"].reshape(1, 16, 6))
+    assert worst(from_stored.reshape(1, 4, 4, 48), stored["query_features"]) < 1e-5
+    assert worst(network.decode(tokens, camera_plucker(4)).reshape(1, 4, 4, 48), stored["query_features"]) < 5e-5
+
+
+def test_direct_colours(network: UpSRT) -> None:
+    stored = golden("upsrt")
+    rgb = network.read_rgb(network.decode(stored["set_latents"], camera_plucker(6)))
+    assert worst(rgb.reshape(1, 6, 6, 3), stored["pred_rgb"]) < 5e-5
+
+
+def test_chunks_do_not_matter(network: UpSRT) -> None:
+    tokens, rays = golden("upsrt")["set_latents"], camera_plucker(6)
+    assert worst(network.decode(tokens, rays, chunk=7), network.decode(tokens, rays)) < 1e-5
+
+
+def test_only_photo_one_is_special(network: UpSRT, patches: Tensor) -> None:
+    keys = golden("upsrt")["dino_features"]
+    rays = camera_plucker(4)
+
+    def answer(order: list[int]) -> Tensor:
+        return network.decode(network.encode(keys[:, order], patches), rays)
+
+    assert worst(answer([0, 2, 1]), answer([0, 1, 2])) < 1e-5
+    assert worst(answer([1, 0, 2]), answer([0, 1, 2])) > 1e-3
+
+
+def test_the_released_sizes() -> None:
+    with torch.device("meta"):
+        state = UpSRT(UpSRTConfig()).state_dict()
+    assert {name: tuple(value.shape) for name, value in state.items()} == dict(upsrt_shapes())
+    assert len(state) == 154
+    assert sum(value.numel() for value in state.values()) == pytest.approx(48.4e6, rel=1e-3)
+
+
+def test_bad_sizes_and_shapes_get_a_sentence(network: UpSRT, patches: Tensor) -> None:
+    with pytest.raises(InputError, match="divisible by num_heads"):
+        UpSRTConfig(transformer_dim=50)
+    with pytest.raises(InputError, match="keys"):
+        network.encode(torch.zeros(1, 3, 15, 32), patches)
+    with pytest.raises(InputError, match="plucker"):
+        network.decode(torch.zeros(1, 4, 48), torch.zeros(2, 4, 6))

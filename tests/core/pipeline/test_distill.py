@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from golden_files import worst
+from random_vgg import heads, vgg_weights
+from rule_weights import write_photos
+from torch import Tensor
+
+from upfusion_core import DistillConfig, RadianceField, SceneEncoding, UpFusion, orbit_cameras, prepare_views
+from upfusion_core.errors import CheckpointError, FieldError, InputError, OutputError
+from upfusion_core.field.fitting import FitConfig
+from upfusion_core.field.hashgrid import GridConfig
+from upfusion_core.field.radiance import FieldConfig
+from upfusion_core.field.rendering import RaySampling
+from upfusion_core.pipeline.distill import DraftSchedule, ReferenceSchedule
+from upfusion_core.pipeline.distill_reference import color_term, loss_terms, make_plan, silhouette_term, term_weights
+from upfusion_core.pipeline.distill_run import Run
+from upfusion_core.pipeline.schedule import alphas_cumprod
+
+FIELD = FieldConfig(grid=GridConfig(levels=2, coarsest=4, finest=16, table_size=2**10), hidden=8, half_extent=0.3)
+FIT = dataclasses.replace(FitConfig.draft(iterations=6), rays=64, occupancy_cells=8, sampling=RaySampling(8, 0))
+
+
+def draft(**changes: object) -> DistillConfig:
+    schedule = DraftSchedule(
+        predicted_cameras=3, predicted_size=16, predicted_fit=FIT, sampled_cameras=2, sampled_fit=FIT, steps=2
+    )
+    return DistillConfig(schedule=schedule, field=FIELD, checkpoint_every=2, **changes)
+
+
+def reference(**changes: object) -> DistillConfig:
+    schedule = ReferenceSchedule(
+        cameras=3,
+        iterations=4,
+        bootstrap=2,
+        steps=4,
+        lowest_index=1,
+        bootstrap_index=2,
+        highest_index=3,
+        sampling=RaySampling(8, 4),
+    )
+    return DistillConfig.reference(**({"schedule": schedule, "field": FIELD, "checkpoint_every": 2} | changes))
+
+
+@pytest.fixture(scope="module")
+def model(small_weights: Path) -> UpFusion:
+    return UpFusion.load(small_weights, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def scene(model: UpFusion, tmp_path_factory: pytest.TempPathFactory) -> SceneEncoding:
+    return model.encode(prepare_views(write_photos(tmp_path_factory.mktemp("photos"), count=2)))
+
+
+def seeded(seed: int = 3) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def same(a: RadianceField, b: RadianceField) -> bool:
+    ours, theirs = a.state_dict(), b.state_dict()
+    return all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+class StopError(Exception):
+    """What a host raises to cancel."""
+
+
+def stop_at(step: int) -> object:
+    def on_step(now: int, total: int, preview: object) -> None:
+        if now == step:
+            raise StopError
+
+    return on_step
+
+
+# a draft of these sizes has 6 + 2 + 6 steps: 3 is in the first fit, 7 in the sampling, 11 in the second fit
+@pytest.mark.parametrize(
+    ("config", "step"), [(draft(), 3), (draft(), 7), (draft(), 11), (draft(), 14), (reference(), 1), (reference(), 3)]
+)
+def test_a_resumed_run_ends_in_the_same_field(
+    model: UpFusion, scene: SceneEncoding, tmp_path: Path, config: DistillConfig, step: int
+) -> None:
+    whole = model.distill(scene, config, seeded())
+    with pytest.raises(StopError):
+        model.distill(scene, config, seeded(), on_step=stop_at(step), checkpoint=tmp_path / "state.pt")
+    resumed = model.distill(scene, config, seeded(), checkpoint=tmp_path / "state.pt")
+    assert same(whole, resumed)
+    again = model.distill(scene, config, seeded(), on_step=stop_at(1), checkpoint=tmp_path / "state.pt")
+    assert same(whole, again)  # a finished state has no step left
+
+
+@pytest.mark.parametrize("config", [draft(), reference()])
+def test_progress_seeds_and_the_field_s_state(model: UpFusion, scene: SceneEncoding, config: DistillConfig) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def on_step(step: int, total: int, preview: object) -> None:
+        seen.append((step, total))
+        picture = preview()
+        assert picture.shape[0] == 3
+        assert 0 <= float(picture.min()) <= float(picture.max()) <= 1
+
+    field = model.distill(scene, config, seeded(), on_step=on_step)
+    total = seen[0][1]
+    assert seen == [(step, total) for step in range(1, total + 1)]
+    assert not same(field, model.distill(scene, config, seeded(4)))
+    assert not any(parameter.requires_grad for parameter in field.parameters())
+    assert field.render(orbit_cameras(0.0), 8).rgb.shape == (1, 3, 8, 8)
+
+
+def test_a_state_belongs_to_its_run(model: UpFusion, scene: SceneEncoding, tmp_path: Path) -> None:
+    path = tmp_path / "state.pt"
+    with pytest.raises(StopError):
+        model.distill(scene, draft(), seeded(), on_step=stop_at(3), checkpoint=path)
+    for changed in ({"generator": seeded(4)}, {"config": draft(guidance=2.0)}, {"prompt": ""}):
+        with pytest.raises(InputError, match="belongs to a run with other"):
+            model.distill(scene, **({"config": draft(), "generator": seeded(), "checkpoint": path} | changed))
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match="delete it"):
+        model.distill(scene, draft(), seeded(), checkpoint=path)
+    torch.save({"a": 1}, path)
+    with pytest.raises(CheckpointError, match="not the state of a distillation"):
+        model.distill(scene, draft(), seeded(), checkpoint=path)
+
+
+def test_a_full_disk_is_reported_and_leaves_the_last_state(
+    model: UpFusion, scene: SceneEncoding, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "state.pt"
+    with pytest.raises(StopError):
+        model.distill(scene, draft(), seeded(), on_step=stop_at(2), checkpoint=path)
+    before = path.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("torch.save", full)
+    with pytest.raises(OutputError, match="disk is full"):
+        model.distill(scene, draft(), seeded(), checkpoint=path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["state.pt"]
+
+
+def test_loss_terms_by_hand() -> None:
+    rgb, target = torch.full((1, 3, 2, 2), 0.5), torch.full((1, 3, 2, 2), 0.2)
+    opacity = torch.full((1, 1, 2, 2), 0.3)
+    assert float(color_term(rgb, target)) == pytest.approx(0.09)
+    assert float(silhouette_term(opacity)) == pytest.approx(0.1**0.5)
+    terms = loss_terms(rgb, opacity, target, lambda a, b: (a - b).abs().mean())
+    assert terms.keys() == {"color", "silhouette", "perceptual"}
+    assert float(terms["perceptual"]) == pytest.approx(0.3)
+    assert loss_terms(rgb, opacity, target, None).keys() == {"color", "silhouette"}
+
+
+def test_term_weights_follow_the_noise_level_after_the_bootstrap() -> None:
+    schedule = ReferenceSchedule()
+    assert term_weights(schedule, 299, 26) == {"color": 1.0, "perceptual": 0.1, "silhouette": 1e-3}
+    alpha = float(alphas_cumprod()[1 + 33 * 7])
+    assert term_weights(schedule, 300, 7)["color"] == pytest.approx(1 - alpha)
+
+
+def test_the_plan_of_the_release(model: UpFusion, scene: SceneEncoding) -> None:
+    config = DistillConfig.reference()
+    run = Run(model, scene, config, model.text_embeddings(), 0, None, None, "")
+    plan = make_plan(run)
+    assert len(plan.cameras) == 250
+    assert worst(plan.cameras[0].camera_to_world, scene.reference.camera_to_world) == 0
+    assert sorted(plan.order[:250].tolist()) == list(range(250))  # each once before any comes again
+    assert set(plan.indices[:300].tolist()) == {25, 26, 27, 28}
+    assert (int(plan.indices[300:].min()), int(plan.indices[300:].max())) == (1, 28)
+    assert len(plan.order) == len(plan.indices) == 3000
+
+
+def test_configurations() -> None:
+    assert DistillConfig().preset == "draft"
+    assert DistillConfig.reference().preset == "reference"
+    assert DistillConfig.reference().perceptual == "dino"
+    assert DistillConfig.reference(perceptual="none", guidance=2.0).to_dict()["guidance"] == 2.0
+    with pytest.raises(InputError, match="perceptual_weights"):
+        DistillConfig.reference(perceptual="lpips")
+    with pytest.raises(InputError, match="a draft has no perceptual term"):
+        DistillConfig.draft(perceptual="dino")
+    with pytest.raises(InputError, match="sampled_cameras must be between 1 and 16"):
+        DraftSchedule(sampled_cameras=17)
+    with pytest.raises(InputError, match="noise indices"):
+        ReferenceSchedule(lowest_index=0)
+
+
+def test_prompt_and_embeddings_exclude_each_other(model: UpFusion, scene: SceneEncoding) -> None:
+    with pytest.raises(InputError, match="not both"):
+        model.distill(scene, draft(), prompt="", text_embeddings=model.text_embeddings())
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_terms(
+    model: UpFusion, scene: SceneEncoding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def poisoned(*_: object, **__: object) -> Tensor:
+        return torch.full((1, 3, 64, 64), float("nan"))
+
+    monkeypatch.setattr(model, "denoise_from", poisoned)
+    with pytest.raises(FieldError, match=r"iteration 1 \(color nan"):
+        model.distill(scene, reference(), seeded())
+
+
+def test_lpips_of_the_user_s_file_is_used(model: UpFusion, scene: SceneEncoding, tmp_path: Path) -> None:
+    torch.save(vgg_weights() | heads(), tmp_path / "vgg16.pth")
+    config = reference(perceptual="lpips", perceptual_weights=str(tmp_path / "vgg16.pth"))
+    field = model.distill(scene, config, seeded())
+    assert not same(field, model.distill(scene, reference(perceptual="none"), seeded()))

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from golden_files import golden, worst
+
+from upfusion_core.errors import InputError
+from upfusion_core.pipeline.schedule import (
+    SCHEDULERS,
+    alphas_cumprod,
+    ddim_timesteps,
+    make_scheduler,
+    predicted_original,
+)
+
+
+def test_tables_of_the_release() -> None:
+    stored = golden("ddim")
+    assert ddim_timesteps(50) == stored["timesteps_50"].tolist()
+    assert ddim_timesteps(30) == stored["timesteps_30"].tolist()
+    assert worst(alphas_cumprod()[stored["timesteps_30"]], stored["alphas_30"]) < 1e-7
+
+
+def test_the_schedule_by_hand() -> None:
+    beta = [0.00085, (0.00085**0.5 + (0.012**0.5 - 0.00085**0.5) / 999) ** 2]
+    assert float(alphas_cumprod()[0]) == pytest.approx(1 - beta[0], rel=1e-6)
+    assert float(alphas_cumprod()[1]) == pytest.approx((1 - beta[0]) * (1 - beta[1]), rel=1e-6)
+    assert len(alphas_cumprod()) == 1000
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 333, 501, 1000])
+def test_any_number_of_steps_stays_inside_the_table(steps: int) -> None:
+    table = ddim_timesteps(steps)
+    assert table[0] == 1
+    assert table[-1] < 1000
+    assert table == sorted(set(table))
+
+
+@pytest.mark.parametrize("name", [*SCHEDULERS, "DPMSolverSDEScheduler"])
+def test_every_scheduler_reaches_the_picture_when_the_noise_is_known(name: str) -> None:
+    """With the true noise of a point, all samplers must walk back to it."""
+    if name == "DPMSolverSDEScheduler":
+        pytest.importorskip("torchsde")
+    scheduler = make_scheduler(name, 20)
+    x0 = torch.tensor([[[[0.7]]]]).expand(1, 4, 8, 8)
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(1, 4, 8, 8, generator=generator) * scheduler.init_noise_sigma
+    for timestep in scheduler.timesteps:
+        scaled = scheduler.scale_model_input(latents, timestep)
+        alpha = alphas_cumprod()[min(round(float(timestep)), 999)]
+        eps = (scaled - alpha**0.5 * x0) / (1 - alpha) ** 0.5
+        assert worst(predicted_original(scaled, eps, timestep), x0) < 1e-3
+        latents = scheduler.step(eps, timestep, latents).prev_sample
+    assert float((latents - x0).abs().mean()) < 0.1
+
+
+def test_bad_names_and_steps_get_a_sentence() -> None:
+    with pytest.raises(InputError, match="got 'warp'"):
+        make_scheduler("warp", 10)
+    with pytest.raises(InputError, match="got 'FlowMatchEulerDiscreteScheduler'"):
+        make_scheduler("FlowMatchEulerDiscreteScheduler", 10)
+    with pytest.raises(InputError, match="got 'UNet2DModel'"):
+        make_scheduler("UNet2DModel", 10)
+    with pytest.raises(InputError, match="steps must be between 1 and 1000"):
+        make_scheduler("ddim", 0)

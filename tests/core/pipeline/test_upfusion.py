@@ -1,0 +1,228 @@
+"""The whole chain through the public names, on the golden sizes and on a small folder of weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from golden_files import META, golden, golden_cameras, worst
+from rule_weights import golden_shapes, rule_state_dict, write_photos
+from torch import Tensor
+
+from upfusion_core import SceneEncoding, UpFusion, convert, orbit_cameras, prepare_views
+from upfusion_core.errors import CheckpointError, InputError
+from upfusion_core.geometry import reference_camera
+from upfusion_core.models.ldm_names import unet_names
+from upfusion_core.pipeline.upfusion import default_device, resolve_device
+
+
+@pytest.fixture(scope="module")
+def golden_model() -> UpFusion:
+    sections = {name: META[name] for name in ("upsrt", "dino", "diffusion", "vae")}
+    model = UpFusion({**sections, "image_size": 128})
+    model.upsrt.load_state_dict(rule_state_dict(golden_shapes("upsrt")))
+    weights = rule_state_dict(golden_shapes("diffusion"))
+    model.controlnet.load_state_dict(rule_state_dict(golden_shapes("diffusion"), "control_model."))
+    names = unet_names(model.config.diffusion, model.unet.state_dict())
+    model.unet.load_state_dict({own: weights[name] for own, name in names.items()})
+    return model
+
+
+@pytest.fixture(scope="module")
+def model(small_weights: Path) -> UpFusion:
+    return UpFusion.load(small_weights, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return write_photos(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture(scope="module")
+def scene(model: UpFusion, photos: list[Path]) -> SceneEncoding:
+    return model.encode(prepare_views(photos))
+
+
+def test_the_chain_of_the_release(golden_model: UpFusion) -> None:
+    stored = golden("guided")
+    scene = SceneEncoding(stored["set_latents"][0], reference_camera())
+    text = (stored["text_conditional"][0], stored["text_unconditional"][0])
+    cond = golden_model.condition(scene, golden_cameras()[5], text_embeddings=text)
+    assert worst(cond.hint, stored["hint"]) < 1e-5
+
+    def noise(guidance: float) -> Tensor:
+        return golden_model.predict_noise(stored["latents"], 481, cond, guidance=guidance)
+
+    assert worst(noise(1.0), stored["eps_conditional"]) < 1e-5
+    assert worst(noise(0.0), stored["eps_unconditional"]) < 1e-5
+    assert worst(noise(9.0), stored["eps_guided_9"]) < 5e-5  # adds 9 and 8 times the errors of the halves
+
+
+def test_prepared_conditions_give_the_same_noise(golden_model: UpFusion) -> None:
+    stored = golden("guided")
+    scene = SceneEncoding(stored["set_latents"][0], reference_camera())
+    text = (stored["text_conditional"][0], stored["text_unconditional"][0])
+    cond = golden_model.condition(scene, golden_cameras()[5], text_embeddings=text)
+    prepared = golden_model.prepare(cond, guidance=9.0)
+    ours = golden_model.predict_noise(stored["latents"], 481, prepared, guidance=4.0)
+    assert worst(ours, golden_model.predict_noise(stored["latents"], 481, cond, guidance=4.0)) == 0
+    with pytest.raises(InputError, match="not prepared without guidance"):
+        golden_model.predict_noise(stored["latents"], 481, prepared, guidance=1.0)
+
+
+def test_one_timestep_a_view(model: UpFusion, scene: SceneEncoding) -> None:
+    cond = model.condition(scene, orbit_cameras([0.0, 90.0]))
+    latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    mixed = model.predict_noise(latents, torch.tensor([981, 21]), cond, guidance=3.0)
+    assert worst(mixed[:1], model.predict_noise(latents[:1], 981, cond[slice(0, 1)], guidance=3.0)) < 1e-5
+    assert worst(mixed[1:], model.predict_noise(latents[1:], 21, cond[slice(1, 2)], guidance=3.0)) < 1e-5
+    with pytest.raises(InputError, match="latents must be"):
+        model.predict_noise(latents[:1], 21, cond)
+
+
+def test_zero_attention_rays_is_a_switch(model: UpFusion, scene: SceneEncoding) -> None:
+    camera = orbit_cameras(30.0)
+    plain, released = (model.condition(scene, camera, zero_attention_rays=zero) for zero in (False, True))
+    assert worst(plain.hint, released.hint) == 0
+    assert all(float(ray_map.abs().max()) == 0 for ray_map in released.ray_maps)
+    assert [ray_map.shape[-1] for ray_map in plain.ray_maps] == [8, 4, 2, 1]
+
+
+def test_photos_two_to_six_are_a_set_and_photo_one_is_not(model: UpFusion, photos: list[Path]) -> None:
+    camera = orbit_cameras(70.0, 10.0)
+
+    def paint(order: list[int]) -> tuple[Tensor, Tensor]:
+        scene = model.encode(prepare_views([photos[index] for index in order]))
+        return model.predict(scene, camera), model.sample(scene, camera, steps=2).rgb
+
+    first, shuffled, exchanged = (
+        paint(order) for order in ([0, 1, 2, 3, 4, 5], [0, 4, 5, 1, 3, 2], [1, 0, 2, 3, 4, 5])
+    )
+    assert max(worst(a, b) for a, b in zip(first, shuffled, strict=True)) < 1e-4
+    assert min(worst(a, b) for a, b in zip(first, exchanged, strict=True)) > 1e-3
+
+
+def test_samples_follow_seed_and_object(model: UpFusion, scene: SceneEncoding, photos: list[Path]) -> None:
+    cameras = orbit_cameras([0.0, 120.0, 240.0])
+
+    def sample(seed: int, **options: object) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return model.sample(scene, cameras, steps=2, generator=generator, **options).rgb
+
+    assert worst(sample(5), sample(5)) == 0
+    assert worst(sample(5), sample(6)) > 1e-3
+    assert worst(sample(5, batch_size=1), sample(5)) < 1e-4
+    assert worst(sample(0, seeds=[5, 6, 7]), sample(5)) == 0
+    other = model.encode(prepare_views(photos[3:5]))
+    assert worst(model.sample(other, cameras, steps=2, seeds=[5, 6, 7]).rgb, sample(5)) > 1e-3
+
+
+def test_constants_are_computed_once_a_batch(model: UpFusion, scene: SceneEncoding) -> None:
+    counts = {"hint": 0, "set latents": 0, "text": 0}
+
+    def counter(name: str) -> object:
+        def hook(*_: object) -> None:
+            counts[name] += 1
+
+        return hook
+
+    text_attention = next(module for name, module in model.unet.named_modules() if name.endswith("attn2"))
+    hooks = [
+        model.controlnet.input_hint_block[0].register_forward_hook(counter("hint")),
+        model.controlnet.middle_block[1].transformer_blocks[0].attn2.to_k.register_forward_hook(counter("set latents")),
+        text_attention.to_v.register_forward_hook(counter("text")),
+    ]
+    model.sample(scene, orbit_cameras([0.0, 90.0]), steps=5)
+    for hook in hooks:
+        hook.remove()
+    assert counts == {"hint": 1, "set latents": 1, "text": 1}
+
+
+def test_scale_one_runs_one_half(model: UpFusion, scene: SceneEncoding) -> None:
+    batches = []
+    hook = model.unet.conv_in.register_forward_hook(lambda _, inputs, __: batches.append(len(inputs[0])))
+    model.sample(scene, orbit_cameras([0.0, 90.0]), steps=1, guidance=1.0)
+    model.sample(scene, orbit_cameras([0.0, 90.0]), steps=1, guidance=2.0)
+    hook.remove()
+    assert batches == [2, 4]
+
+
+def test_prompts(model: UpFusion, scene: SceneEncoding) -> None:
+    default = model.text_embeddings()
+    assert worst(default[0], model.text_embeddings("a high quality image with a white background")[0]) == 0
+    assert worst(default[0], default[1]) > 1e-3
+    cond = model.condition(scene, orbit_cameras(0.0), text_embeddings=(default[1], default[0]))
+    assert worst(cond.text, default[1]) == 0
+    with pytest.raises(InputError, match="not both"):
+        model.condition(scene, orbit_cameras(0.0), prompt="", text_embeddings=default)
+    with pytest.raises(InputError, match="conditional"):
+        model.condition(scene, orbit_cameras(0.0), text_embeddings=(torch.zeros(77, 5), torch.zeros(77, 5)))
+
+
+def test_the_text_encoder_of_a_merged_file_stays_unloaded(small_weights: Path, tmp_path: Path) -> None:
+    convert(small_weights, tmp_path / "model.safetensors")
+    merged = UpFusion.load(tmp_path / "model.safetensors", device="cpu")
+    folder = UpFusion.load(small_weights, device="cpu")
+    assert worst(merged.text_embeddings()[0], folder.text_embeddings()[0]) < 1e-6
+    assert merged._text_encoder is None
+    assert merged.text is not None
+    assert merged.model_id == folder.model_id
+
+
+def test_weights_without_text_warn_and_take_zeros(small_weights: Path) -> None:
+    model = UpFusion(UpFusion.load(small_weights, device="cpu").config)
+    with pytest.warns(UserWarning, match="zeros stand in the prompt's place"):
+        conditional, _ = model.text_embeddings()
+    assert float(conditional.abs().max()) == 0
+    with pytest.raises(CheckpointError, match="take no prompt"):
+        model.text_embeddings("a red mug")
+
+
+def test_a_scene_of_another_model_is_refused(model: UpFusion, golden_model: UpFusion, scene: SceneEncoding) -> None:
+    with pytest.raises(InputError, match="encoded by another model"):
+        golden_model.predict(scene, orbit_cameras(0.0))
+    unknown = dataclasses.replace(scene, model_id=None)
+    assert worst(model.predict(unknown, orbit_cameras(0.0)), model.predict(scene, orbit_cameras(0.0))) == 0
+
+
+def test_another_focal_length_is_let_through_with_a_warning(model: UpFusion, scene: SceneEncoding) -> None:
+    with pytest.warns(UserWarning, match="trained at focal length 4.5"):
+        model.predict(scene, orbit_cameras(0.0, focal=2.0), size=8)
+
+
+def test_denoise_from_follows_its_generator(model: UpFusion, scene: SceneEncoding) -> None:
+    cond = model.condition(scene, orbit_cameras(40.0))
+    rgb = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+    def denoise(seed: int, index: int) -> Tensor:
+        return model.denoise_from(rgb, cond, index, generator=torch.Generator().manual_seed(seed))
+
+    assert worst(denoise(1, 2), denoise(1, 2)) == 0
+    assert worst(denoise(1, 2), denoise(2, 2)) > 1e-4
+    assert denoise(1, 3).shape == (1, 3, 64, 64)
+
+
+def test_features_of_the_wrong_width_are_reported(golden_model: UpFusion, photos: list[Path]) -> None:
+    with pytest.raises(InputError, match="32 wide for this UpSRT, got 48"):
+        golden_model.encode(prepare_views(photos[:1]))
+
+
+def test_weights_that_are_not_finite_are_reported(small_weights: Path, photos: list[Path]) -> None:
+    model = UpFusion.load(small_weights, device="cpu")
+    model.upsrt.linear_scene.bias = torch.nn.Parameter(torch.full((48,), float("nan")))
+    with pytest.raises(InputError, match="set latents"):
+        model.encode(prepare_views(photos[:1]))
+
+
+def test_devices() -> None:
+    assert resolve_device("cpu") == torch.device("cpu")
+    assert resolve_device("auto") == default_device()
+    with pytest.raises(InputError, match="device must be one of"):
+        resolve_device("tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match="no cuda device"):
+            resolve_device("cuda")
+    with pytest.raises(CheckpointError, match="bundles no model yet"):
+        UpFusion.load("mini")

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from upfusion_core.checks import check_choice, check_finite, check_range, check_shape
+from upfusion_core.errors import InputError
+
+
+def test_shape_message_names_what_was_expected_what_came_and_what_to_do() -> None:
+    check_shape("rgb", torch.zeros(2, 3, 4, 4), ("V", 3, 4, 4))
+    with pytest.raises(InputError) as error:
+        check_shape("rgb", torch.zeros(2, 4, 4, 3), ("V", 3, "S", "S"), "transpose it")
+    assert str(error.value) == "rgb must be (V, 3, S, S), got (2, 4, 4, 3); transpose it"
+    with pytest.raises(InputError, match="must be a tensor, got list"):
+        check_shape("rgb", [1, 2], ("V",))
+
+
+def test_finite_counts_what_is_not() -> None:
+    check_finite("x", torch.zeros(3))
+    with pytest.raises(InputError, match="got 2 NaN or infinite values of 3"):
+        check_finite("x", torch.tensor([0.0, float("nan"), float("inf")]))
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "words"),
+    [
+        (2, 0, 1, "between 0 and 1, got 2"),
+        (-1, 0, float("inf"), "at least 0, got -1"),
+        (3, float("-inf"), 2, "at most 2, got 3"),
+        (float("nan"), float("-inf"), float("inf"), "finite, got nan"),
+        ("7", 0, 9, "must be a number, got str"),
+        (True, 0, 9, "must be a number, got bool"),
+    ],
+)
+def test_range(value: object, low: float, high: float, words: str) -> None:
+    check_range("x", 0.5, 0, 1)
+    with pytest.raises(InputError, match=words):
+        check_range("x", value, low, high)
+
+
+def test_choice() -> None:
+    check_choice("kind", "a", ("a", "b"))
+    with pytest.raises(InputError, match="kind must be one of a, b, got 'c'"):
+        check_choice("kind", "c", ("a", "b"))

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+
+from upfusion_core.errors import OutputError
+from upfusion_core.files import replacing, write_json
+
+
+def test_a_finished_file_replaces_the_old_one(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "a.txt"
+    for text in ("one", "two"):
+        with replacing(target) as partial:
+            assert partial.suffix == ".txt"
+            partial.write_text(text)
+    assert target.read_text() == "two"
+    assert [path.name for path in target.parent.iterdir()] == ["a.txt"]
+
+
+def test_a_failure_keeps_the_old_file_and_leaves_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+
+    def fail() -> None:
+        with replacing(target) as partial:
+            partial.write_text("half")
+            raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        fail()
+    assert target.read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [(errno.ENOSPC, "disk is full"), (errno.EACCES, "no permission"), (errno.EIO, "choose another place")],
+)
+def test_what_the_disk_says_becomes_a_sentence(tmp_path: Path, code: int, words: str) -> None:
+    def fail() -> None:
+        with replacing(tmp_path / "a.bin") as partial:
+            partial.write_bytes(b"half")
+            raise OSError(code, "from the system")
+
+    with pytest.raises(OutputError, match=words):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_where_a_folder_is_needed(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    def fail() -> None:
+        with replacing(tmp_path / "file" / "a.txt"):
+            pass
+
+    with pytest.raises(OutputError, match="a file stands where a folder is needed"):
+        fail()
+
+
+def test_json_is_utf8_and_indented(tmp_path: Path) -> None:
+    write_json(tmp_path / "run.json", {"name": "Tasse für Łukasz"})
+    text = (tmp_path / "run.json").read_text(encoding="utf-8")
+    assert json.loads(text) == {"name": "Tasse für Łukasz"}
+    assert text == '{\n  "name": "Tasse für Łukasz"\n}\n'

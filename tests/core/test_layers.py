@@ -1,0 +1,102 @@
+"""Imports point down the list of layers, and each foreign library has its place."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "upfusion_core"
+LAYERS = (
+    {"errors"},
+    {"checks", "files"},
+    {"types"},
+    {"geometry"},
+    {"models", "field", "data"},
+    {"pipeline"},
+    {"evaluation"},
+    {"training"},
+    {"cli"},
+)
+HOMES = {
+    "diffusers": {"models", "pipeline"},
+    "transformers": {"models", "pipeline"},
+    "xatlas": {"field"},
+    "trimesh": {"field", "data", "evaluation"},
+    "typer": {"cli"},
+    "rich": {"cli"},
+}
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+def layer_of(part: str) -> int:
+    return next(index for index, names in enumerate(LAYERS) if part in names)
+
+
+def part_of(path: Path) -> str:
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+def imported_modules(path: Path) -> list[str]:
+    """Absolute names of what a file imports, those for type checkers alone left out."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    package = ["upfusion_core", *path.relative_to(PACKAGE).parts[:-1]]
+    typing_only = {
+        node
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    names = []
+    for node in ast.walk(tree):
+        if node in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            names.append(".".join([*base, *([node.module] if node.module else [])]))
+    return names
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path: Path) -> None:
+    here = part_of(path)
+    if here == "__init__":
+        return  # the public names, imported at first use
+    for name in imported_modules(path):
+        parts = name.split(".")
+        if parts[0] == "upfusion_core" and len(parts) > 1 and parts[1] != here:
+            assert layer_of(parts[1]) < layer_of(here), f"{path} must not import {name}"
+        for library, homes in HOMES.items():
+            assert parts[0] != library or here in homes, f"{path} must not import {library}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_inside_the_package_imports_are_relative(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            assert not any(alias.name.split(".")[0] == "upfusion_core" for alias in node.names)
+        if isinstance(node, ast.ImportFrom) and node.level == 0:
+            assert (node.module or "").split(".")[0] not in ("upfusion_core", "comfy", "comfy_api", "folder_paths")
+
+
+def test_the_rule_is_able_to_fail(tmp_path: Path) -> None:
+    """A file of the lowest layer that imports the highest is caught."""
+    assert layer_of("cli") > layer_of("geometry") > layer_of("errors")
+    names = imported_modules(PACKAGE / "pipeline" / "upfusion.py")
+    assert "upfusion_core.models.checkpoints" in names
+    assert "upfusion_core.pipeline.distill" in names  # deferred imports count too
+
+
+def test_importing_the_package_is_free() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, upfusion_core; print(sorted({'torch', 'diffusers', 'trimesh'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
