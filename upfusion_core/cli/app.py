@@ -73,7 +73,9 @@ def reconstruct(
     ] = PHOTO_ELEVATION_DEGREES,
     preset: Annotated[str, one_of("draft", "reference", help="Schedule: minutes, or the paper's.")] = "draft",
     views: Annotated[int, typer.Option(help="Novel views to sample and save as well.", min=0, max=100)] = 8,
-    turntable_size: Annotated[int, typer.Option(help="Side of the turntable's pictures in pixels.", min=16)] = 128,
+    turntable_size: Annotated[
+        int, typer.Option(help="Side of the turntable's pictures in pixels.", min=16, max=1024)
+    ] = 128,
     resolution: Annotated[int, typer.Option(help="Cells of the mesh's grid along an axis.", min=16, max=1024)] = 256,
     threshold: Annotated[
         float | None, typer.Option(help="Density at the mesh's surface.", show_default="chosen", min=1e-6)

@@ -62,7 +62,7 @@ Dtype = Annotated[
         help="Precision of the networks; auto: float32 on a CPU, else float16.",
     ),
 ]
-Seed = Annotated[int, typer.Option(help="Start of all random numbers.", min=0)]
+Seed = Annotated[int, typer.Option(help="Start of all random numbers.", min=0, max=2**32 - 1)]
 Steps = Annotated[int, typer.Option(help="Denoising steps of a sampled view.", min=1, max=1000)]
 Guidance = Annotated[float, typer.Option(help="Guidance scale; 1 is none and twice as fast.", min=0)]
 Scheduler = Annotated[str, typer.Option(help=SCHEDULER_HELP)]
