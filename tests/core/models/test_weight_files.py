@@ -105,5 +105,5 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
 def test_a_text_file_is_no_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     path.write_text("<html>Quota exceeded</html>")
-    with pytest.raises(CheckpointError, match="cannot be read as weights|asks to run"):
+    with pytest.raises(CheckpointError, match=r"cannot be read as weights|asks to run"):
         read_weights(path)
