@@ -16,8 +16,7 @@ from ..field.rendering import RaySampling, render_views
 from ..field.storage import load_field
 from ..files import replacing
 from ..geometry import orbit_cameras
-from ..pipeline.distill import DistillConfig, DraftSchedule
-from ..pipeline.upfusion import resolve_device
+from ..pipeline.distill_config import DistillConfig, DraftSchedule
 from ..types import SceneEncoding
 from . import inputs
 from .console import answer, duration, progress, say
@@ -36,7 +35,7 @@ CHECKPOINT_NAME = "field.checkpoint"
 PREVIEW_NAME = "preview.png"
 TURNTABLE_FRAMES = 32
 TURNTABLE_ELEVATION_DEGREES = 22.5
-TURNTABLE_SAMPLING = RaySampling(uniform=64, importance=64)
+TURNTABLE_SAMPLING = RaySampling(uniform=48, importance=32)
 
 
 def run_reconstruct(settings: ReconstructSettings, sources: Sources, conduct: Conduct) -> None:
@@ -78,7 +77,7 @@ def _field(
     """The field that an earlier attempt finished, or a new one."""
     if run.resumed and FIELD_NAME in run.stored("files"):
         begin(run, settings, photos)
-        return load_field(run.folder / FIELD_NAME, device=resolve_device(conduct.device)).field
+        return load_field(run.folder / FIELD_NAME, device=inputs.chosen_device(conduct.device)).field
     model = inputs.load_model(settings, conduct.device)
     begin(run, settings, photos)
     views = photos.prepared(model.image_size)
@@ -138,7 +137,7 @@ def _save_turntable(run: Run, field: RadianceField, size: int) -> None:
         occupied = OccupancyGrid(field.aabb, cells=64)
         occupied.update(field.density, decay=0.0)
         for index, camera in enumerate(cameras):
-            seen = render_views(field, field.aabb, camera, size, sampling=TURNTABLE_SAMPLING, occupied=occupied)
+            seen = render_views(field, field.aabb, camera, size, sampling=TURNTABLE_SAMPLING, visible=occupied)
             frames.append(seen.rgb.cpu())
             advance((index + 1) / TURNTABLE_FRAMES)
         with run.writing("turntable.gif") as path:
