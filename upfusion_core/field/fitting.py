@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import max_pool2d, pad
 
 from ..checks import check_finite, check_range, check_shape
 from ..errors import FieldError, InputError
@@ -24,7 +25,11 @@ OnStep = Callable[[int, int, Callable[[], Tensor]], None]
 class FitConfig:
     """How a field is fitted; the defaults take the release's learning rates and samples (METHOD section 5).
 
-    iterations, rays: optimiser steps, and random rays of each.
+    iterations: optimiser steps.
+    rays: random rays of each step, at most.
+    points: how many points of the field a step should ask for; while much is visible there are fewer rays.
+    edge_share: share of the rays that go through pixels where the picture changes: outlines are learned from few of all
+        pixels.
     sampling: samples along a ray.
     grid_lr, mlp_lr: Adam's learning rates at the start.
     final_lr: what is left of both in the last step, falling exponentially.
@@ -33,8 +38,10 @@ class FitConfig:
     occupancy_every: steps between its updates.
     """
 
-    iterations: int = 3000
+    iterations: int = 8000
     rays: int = 4096
+    points: int = 2**20
+    edge_share: float = 0.0
     sampling: RaySampling = field(default_factory=RaySampling)
     grid_lr: float = 5e-3
     mlp_lr: float = 5e-4
@@ -48,26 +55,30 @@ class FitConfig:
     def __post_init__(self) -> None:
         check_range("FitConfig.iterations", self.iterations, 1)
         check_range("FitConfig.rays", self.rays, 1)
+        check_range("FitConfig.points", self.points, 1)
         for name in ("grid_lr", "mlp_lr"):
             check_range(f"FitConfig.{name}", getattr(self, name), 1e-8, 1.0)
         check_range("FitConfig.final_lr", self.final_lr, 1e-6, 1.0)
         for name in ("color_weight", "opacity_weight", "distortion_weight"):
             check_range(f"FitConfig.{name}", getattr(self, name), 0.0)
+        check_range("FitConfig.edge_share", self.edge_share, 0.0, 1.0)
         check_range("FitConfig.occupancy_cells", self.occupancy_cells, 0, 512)
         check_range("FitConfig.occupancy_every", self.occupancy_every, 1)
 
     @classmethod
-    def draft(cls, iterations: int = 300) -> FitConfig:
+    def draft(cls, iterations: int = 800) -> FitConfig:
         """Half a minute on two CPU cores with `FieldConfig.draft()`."""
         return cls(
             iterations=iterations,
-            rays=2048,
-            sampling=RaySampling(uniform=48, importance=16),
-            grid_lr=3e-2,
+            rays=4096,
+            points=2**14,
+            edge_share=0.2,
+            sampling=RaySampling(uniform=192, importance=0),
+            grid_lr=1e-1,
             mlp_lr=1e-2,
             final_lr=0.05,
-            distortion_weight=1e-2,
-            occupancy_cells=40,
+            opacity_weight=0.5,
+            occupancy_cells=48,
         )
 
 
@@ -133,6 +144,8 @@ class FieldFitter:
         self.generator = generator
         self.background = background
         self.iteration = 0
+        samples = self.config.sampling.uniform + self.config.sampling.importance
+        self.rays = max(1, min(self.config.rays, self.config.points // samples))
         self.optimizer = torch.optim.Adam(
             [
                 {"params": list(field.grid.parameters()), "lr": self.config.grid_lr},
@@ -180,6 +193,7 @@ class FieldFitter:
         self._centers = cameras.centers.to(device)
         self._directions = rays.directions.reshape(-1, 3)
         self._rgb = _by_pixel(rgb, device)
+        self._edges = _edge_pixels(rgb.to(device)) if self.config.edge_share else None
         self._mask = None if mask is None else _by_pixel(mask, device)[:, 0]
         self._weights = _by_pixel(weights, device)[:, 0]
 
@@ -192,18 +206,23 @@ class FieldFitter:
         config = self.config
         if self.occupancy is not None and self.iteration % config.occupancy_every == 0:
             self.occupancy.update(self.field.density, generator=self.generator)
-        pixels = torch.randint(
-            len(self._rgb), (config.rays,), generator=self.generator, device=self.generator.device
-        ).to(self._rgb.device)
+        pixels = self._draw_pixels()
         per_view = len(self._rgb) // len(self._centers)
         rays = Rays(self._centers[pixels // per_view], self._directions[pixels])
+        asked = 0
+
+        def field(points: Tensor) -> tuple[Tensor, Tensor]:
+            nonlocal asked
+            asked += points.shape[:-1].numel()
+            return self.field(points)
+
         seen = render_rays(
-            self.field,
+            field,
             rays,
             self.field.aabb,
             sampling=config.sampling,
             background=self.background,
-            occupied=self.occupancy,
+            visible=self.occupancy,
             generator=self.generator,
         )
         mask = None if self._mask is None else self._mask[pixels]
@@ -221,19 +240,34 @@ class FieldFitter:
         total.backward()
         self.optimizer.step()
         self.iteration += 1
+        self.rays = max(1, min(config.rays, 2 * self.rays, self.rays * config.points // max(asked, 1)))
         return {name: value.detach() for name, value in losses.items()}
+
+    def _draw_pixels(self) -> Tensor:
+        """(rays,) numbers of pixels, evenly drawn from all and, for `edge_share` of them, from those on edges."""
+
+        def draw(high: int, count: int) -> Tensor:
+            source = self.generator
+            return torch.randint(high, (count,), generator=source, device=source.device).to(self._rgb.device)
+
+        from_edges = 0
+        if self._edges is not None and len(self._edges):
+            from_edges = round(self.rays * self.config.edge_share)
+        pixels = draw(len(self._rgb), self.rays - from_edges)
+        return torch.cat([pixels, self._edges[draw(len(self._edges), from_edges)]]) if from_edges else pixels
 
     @torch.no_grad()
     def preview(self, size: int = 64) -> Tensor:
         """(3, size, size) picture of the field as it is, from where photo 1 stands."""
-        camera, sampling, occupied = orbit_cameras(0.0), self.config.sampling, self.occupancy
-        views = render_views(self.field, self.field.aabb, camera, size, sampling=sampling, occupied=occupied)
+        camera, sampling = orbit_cameras(0.0), self.config.sampling
+        views = render_views(self.field, self.field.aabb, camera, size, sampling=sampling, visible=self.occupancy)
         return views.rgb[0]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything to resume from: field, optimiser, occupancy, generator, position. The views are the caller's."""
         return {
             "iteration": self.iteration,
+            "rays": self.rays,
             "field": self.field.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "occupancy": None if self.occupancy is None else self.occupancy.state_dict(),
@@ -249,7 +283,7 @@ class FieldFitter:
         if self.occupancy is not None:
             self.occupancy.load_state_dict(state["occupancy"])
         self.generator.set_state(state["generator"].cpu())
-        self.iteration = state["iteration"]
+        self.iteration, self.rays = state["iteration"], state["rays"]
 
 
 def fit_views(
@@ -285,3 +319,10 @@ def fit_views(
 def _by_pixel(pictures: Tensor, device: torch.device) -> Tensor:
     """(N, C, H, W) -> (N·H·W, C) float32 on `device`, on memory of their own."""
     return pictures.detach().to(device, torch.float32).permute(0, 2, 3, 1).reshape(-1, pictures.shape[1]).clone()
+
+
+def _edge_pixels(rgb: Tensor) -> Tensor:
+    """(N, 3, H, W) -> numbers of the pixels that differ by more than 0.1 from one of their eight neighbours."""
+    padded = pad(rgb.float(), (1, 1, 1, 1), mode="replicate")
+    contrast = (max_pool2d(padded, 3, 1) + max_pool2d(-padded, 3, 1)).amax(1)
+    return (contrast.reshape(-1) > 0.1).nonzero()[:, 0]

@@ -117,13 +117,15 @@ def extract_mesh(
 
 
 def surface_level(volume: Tensor, spacing: float) -> float:
-    """The density at which a surface stands, found from where light stops: (X, Y, Z) density -> a level.
+    """The density at which a surface stands, from where light stops: (X, Y, Z) density of an object's box -> a level.
 
-    Rays along both directions of the three axes cross the volume. Where a ray has lost half of its light it has met
-    what a render shows as the surface; half of the median density there is the level. It follows the field's own scale
-    and needs no constant: for a crisp wall it is half of the wall's density, for a soft slope half of whatever density
-    stops light on it, so the mesh stands where renders show it. If no ray loses half, half of the optical depth of the
-    most opaque ray takes its place.
+    Two bounds, and the lower one counts:
+    - Matter is solid if a tenth of the box's longest side of it stops half of the light. Fitted fields grow exponentially
+      inwards, ten times denser ones have nearly the same contour here, and it lies outside the pits and noise
+      that higher levels cut into a surface.
+    - A fog may be thinner than that everywhere. Rays along both directions of the three axes cross the volume; where a
+      ray has lost half of its light, a render shows the surface; half of the median density there is the bound.
+      If no ray loses half, half of the optical depth of the most opaque ray takes its place.
 
     Raises:
         FieldError: no ray loses 1 % of its light.
@@ -141,7 +143,8 @@ def surface_level(volume: Tensor, spacing: float) -> float:
             stops = first < volume.shape[axis]
             value = direction.gather(axis, first.clamp(max=volume.shape[axis] - 1))
             found.append(value[stops])
-    return float(torch.cat(found).median()) / spacing / 2
+    fog = float(torch.cat(found).median()) / spacing / 2
+    return min(fog, math.log(2.0) / (0.1 * spacing * max(volume.shape)))
 
 
 def _object_box(field: RadianceField, threshold: float | None, chunk: int) -> tuple[Tensor, Tensor]:

@@ -10,19 +10,24 @@ from torch.nn import functional as F
 
 from ..checks import check_range
 
+HIDDEN_DEPTH = 7.0
+"""Optical depth beyond which nothing is seen: exp(-7) of the light is left."""
+
 
 class OccupancyGrid(nn.Module):
-    """Remembered densities on N³ cells of a box; called with (P, 3) points it tells which may hold something.
+    """Remembered densities on N³ cells of a box; tells which samples of a ray can be seen.
 
-    A cell counts as occupied if it or one of its 26 neighbours was last seen denser than `threshold` per scene unit.
-    Everything is occupied until the first update. Its buffers make it resumable.
+    A cell counts as empty if it and its 26 neighbours were last seen no denser than `threshold` per scene unit, and as
+    solid with the least density of all 27. Samples in empty cells, and those behind enough solid, cannot be seen.
+    Before the first update every sample can. Its buffers make it resumable.
 
-    density: (N, N, N) buffer, axes x, y, z, as remembered. occupied: (N, N, N) bool buffer.
+    density: (N, N, N) buffer, axes x, y, z, as remembered. occupied, solid: (N, N, N), from it.
     """
 
     aabb: Tensor
     density: Tensor
     occupied: Tensor
+    solid: Tensor
 
     def __init__(self, aabb: Tensor, cells: int = 40, *, threshold: float = 0.5) -> None:
         super().__init__()
@@ -33,6 +38,7 @@ class OccupancyGrid(nn.Module):
         self.register_buffer("aabb", aabb.detach().clone(), persistent=False)
         self.register_buffer("density", torch.zeros(shape, device=aabb.device))
         self.register_buffer("occupied", torch.ones(shape, dtype=torch.bool, device=aabb.device))
+        self.register_buffer("solid", torch.zeros(shape, device=aabb.device))
 
     @torch.no_grad()
     def update(
@@ -57,13 +63,18 @@ class OccupancyGrid(nn.Module):
         points = self.aabb[0] + (self.aabb[1] - self.aabb[0]) * (corner + place) / cells
         news = torch.cat([density(part) for part in points.split(2**17)]).reshape(self.density.shape)
         self.density.copy_(torch.maximum(self.density * decay, news))
-        spread = F.max_pool3d(self.density[None, None], 3, stride=1, padding=1)[0, 0]
-        self.occupied.copy_(~(spread <= self.threshold))  # NaN counts as occupied, so that a render shows it
+        most = F.max_pool3d(self.density[None, None], 3, stride=1, padding=1)[0, 0]
+        self.occupied.copy_(~(most <= self.threshold))  # NaN counts as occupied, so that a render shows it
+        least = -F.max_pool3d(-news[None, None], 3, stride=1, padding=1)[0, 0]
+        self.solid.copy_(least.nan_to_num(0.0))
 
     @torch.no_grad()
-    def forward(self, points: Tensor) -> Tensor:
-        """(P, 3) world points -> (P,) bool; outside the box the answer of its nearest cell."""
+    def forward(self, points: Tensor, lengths: Tensor) -> Tensor:
+        """Ascending points (R, S, 3) along rays, with the lengths (R, S) they stand for -> (R, S) bool."""
         cells = len(self.density)
         low, high = self.aabb
-        index = ((points - low) * (cells / (high - low))).long().clamp(0, cells - 1)
-        return self.occupied.reshape(-1)[(index[:, 0] * cells + index[:, 1]) * cells + index[:, 2]]
+        place = ((points - low) * (cells / (high - low))).nan_to_num(0.0).clamp(0, cells - 1).int()
+        number = ((place[..., 0] * cells + place[..., 1]) * cells + place[..., 2]).reshape(-1)
+        occupied = self.occupied.reshape(-1).index_select(0, number).reshape(lengths.shape)
+        depth = self.solid.reshape(-1).index_select(0, number).reshape(lengths.shape) * lengths
+        return occupied & (depth.cumsum(-1) - depth < HIDDEN_DEPTH)

@@ -48,7 +48,7 @@ class FieldConfig:
     @classmethod
     def draft(cls) -> FieldConfig:
         """A small field for a first look: all that a photo shows at the object's depth lies within ±0.3."""
-        grid = GridConfig(levels=4, features=4, coarsest=16, finest=256, table_size=2**17, indexing="hashed")
+        grid = GridConfig(levels=4, features=4, coarsest=16, finest=128, table_size=2**17, indexing="hashed")
         return cls(grid=grid, hidden=32, half_extent=0.3, blob_sigma=0.1)
 
 

@@ -17,7 +17,7 @@ from ..geometry import camera_rays
 from ..types import Cameras, Rays, RenderedViews
 
 FieldFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
-OccupancyFunction = Callable[[Tensor], Tensor]
+VisibleFunction = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -135,15 +135,15 @@ def render_rays(
     *,
     sampling: RaySampling | None = None,
     background: Tensor | float = 1.0,
-    occupied: OccupancyFunction | None = None,
+    visible: VisibleFunction | None = None,
     generator: torch.Generator | None = None,
 ) -> RenderedRays:
     """(R, 3) rays -> what they see of the field, differentiable with respect to it.
 
     Args:
         background: a number or (3,) colour behind the field.
-        occupied: (P, 3) points -> (P,) bool, e.g. an OccupancyGrid; where it says no the density is taken as 0 and the
-            field is not asked.
+        visible: ascending points (R, S, 3) along R rays and the lengths (R, S) they stand for -> (R, S) bool, e.g. an
+            OccupancyGrid; where it says no the density is taken as 0 and the field is not asked.
         generator: jitters the samples within their parts; middles without it.
 
     A ray that misses the box gets the background, opacity 0 and depth 0.
@@ -152,11 +152,12 @@ def render_rays(
     near, far, _ = intersect_box(rays, aabb, sampling.near)
     distances = stratified_distances(near, far, sampling.uniform, generator)
     edges = interval_edges(distances, near, far)
-    density, rgb = _ask(field, rays, distances, occupied)
+    density, rgb = _ask(field, rays, distances, edges, visible)
     if sampling.importance:
         weights = weights_from_density(density.detach(), edges.diff(dim=-1))
         further = importance_distances(edges, weights, sampling.importance, generator)
-        further_density, further_rgb = _ask(field, rays, further, occupied)
+        further_edges = interval_edges(further, near, far)
+        further_density, further_rgb = _ask(field, rays, further, further_edges, visible)
         distances, order = torch.cat([distances, further], dim=-1).sort(dim=-1, stable=True)
         density = torch.cat([density, further_density], dim=-1).gather(-1, order)
         rgb = torch.cat([rgb, further_rgb], dim=-2).gather(-2, order[..., None].expand(*order.shape, 3))
@@ -177,7 +178,7 @@ def render_views(
     *,
     background: Tensor | float = 1.0,
     sampling: RaySampling | None = None,
-    occupied: OccupancyFunction | None = None,
+    visible: VisibleFunction | None = None,
     generator: torch.Generator | None = None,
     chunk: int = 4096,
 ) -> RenderedViews:
@@ -195,7 +196,7 @@ def render_views(
     for start in range(0, len(origins), chunk):
         part = Rays(origins[start : start + chunk], directions[start : start + chunk])
         seen = render_rays(
-            field, part, aabb, sampling=sampling, background=background, occupied=occupied, generator=generator
+            field, part, aabb, sampling=sampling, background=background, visible=visible, generator=generator
         )
         parts.append(torch.cat([seen.rgb, seen.opacity[:, None], seen.depth[:, None]], dim=-1))
     picture = torch.cat(parts).reshape(len(cameras), height, width, 5).permute(0, 3, 1, 2)
@@ -203,13 +204,13 @@ def render_views(
 
 
 def _ask(
-    field: FieldFunction, rays: Rays, distances: Tensor, occupied: OccupancyFunction | None
+    field: FieldFunction, rays: Rays, distances: Tensor, edges: Tensor, visible: VisibleFunction | None
 ) -> tuple[Tensor, Tensor]:
-    """Density (R, S) and rgb (R, S, 3) at distances (R, S) along the rays; both 0 where nothing can be."""
+    """Density (R, S) and rgb (R, S, 3) at distances (R, S) along the rays; both 0 where nothing can be seen."""
     points = rays.origins[..., None, :] + rays.directions[..., None, :] * distances[..., None]
-    if occupied is None:
+    if visible is None:
         return field(points)
-    chosen = occupied(points.reshape(-1, 3)).nonzero()[:, 0]
+    chosen = visible(points, edges.diff(dim=-1)).reshape(-1).nonzero()[:, 0]
     some_density, some_rgb = field(points.reshape(-1, 3)[chosen])
     density = some_density.new_zeros(distances.numel()).index_copy(0, chosen, some_density)
     rgb = some_rgb.new_zeros(distances.numel(), 3).index_copy(0, chosen, some_rgb)

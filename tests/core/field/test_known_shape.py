@@ -37,7 +37,7 @@ class Part:
 # not symmetric about any plane: a body, a tower on its +X side, a ball at -X in front, a foot low behind
 PARTS = (
     Part("ellipsoid", (0.0, -0.05, 0.0), (0.15, 0.07, 0.09)),
-    Part("box", (0.07, 0.05, -0.01), (0.035, 0.09, 0.04)),
+    Part("ellipsoid", (0.07, 0.05, -0.01), (0.04, 0.10, 0.045)),
     Part("ellipsoid", (-0.08, 0.02, 0.05), (0.05, 0.06, 0.05)),
     Part("ellipsoid", (-0.05, -0.07, -0.09), (0.04, 0.04, 0.06)),
 )
@@ -129,9 +129,9 @@ class Fit:
 
 @pytest.fixture(scope="module")
 def fit() -> Fit:
-    """The draft fit to 32 views of 128 pixels, each pixel the colour of the ray through its centre."""
+    """The draft fit to 64 views of 128 pixels, each pixel the colour of the ray through its centre."""
     generator = torch.Generator().manual_seed(0)
-    cameras = random_cameras(32, generator=generator, elevation_degrees=(-40.0, 60.0))
+    cameras = random_cameras(64, generator=generator, elevation_degrees=(-40.0, 60.0))
     rgb, mask = trace(cameras, 128)
     field = RadianceField(FieldConfig.draft(), generator=generator)
     fit_views(field, cameras, rgb, mask=mask, config=FitConfig.draft(), generator=generator)

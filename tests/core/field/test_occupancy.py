@@ -15,14 +15,30 @@ def _corner(points: Tensor) -> Tensor:
     return 5.0 * ((points[:, 0] < -0.75) & (points[:, 1] < -0.75) & (points[:, 2] > 0.75)).float()
 
 
+def _seen(grid: OccupancyGrid, points: Tensor) -> list[bool]:
+    """Each point as the only sample of its ray."""
+    return grid(points[:, None], torch.ones(len(points), 1))[:, 0].tolist()
+
+
 def test_cells_and_their_neighbours_by_hand() -> None:
     grid = OccupancyGrid(BOX, 8)
     points = torch.tensor([[-0.9, -0.9, 0.9], [-0.6, -0.6, 0.6], [-0.4, -0.9, 0.9], [0.9, -0.9, -0.9], [-2, -2, 2.0]])
-    assert grid(points).all()  # nothing is known yet
+    assert all(_seen(grid, points))  # nothing is known yet
     grid.update(_corner)
-    assert grid(points).tolist() == [True, True, False, False, True]
+    assert _seen(grid, points) == [True, True, False, False, True]
     assert int(grid.occupied.sum()) == 8
     assert int(grid.density.count_nonzero()) == 1
+
+
+def test_what_lies_behind_enough_solid_is_hidden() -> None:
+    grid = OccupancyGrid(BOX, 8)
+    grid.update(lambda points: 10.0 * (points[:, 0] > 0).float())  # 4 of 8 cells; the first of them may be half full
+    along = torch.linspace(-0.9375, 0.9375, 16)
+    ray = torch.stack([along, torch.zeros(16), torch.zeros(16)], dim=-1)[None]
+    for length, expected in ((0.125, 16), (2.0, 11)):
+        # from x = 0.25 on each sample takes 10·length of depth; 7 hides what follows; x < -0.25 is empty
+        seen = grid(ray, torch.full((1, 16), length))[0]
+        assert seen.nonzero().flatten().tolist() == list(range(6, expected))
 
 
 def test_memory_fades() -> None:

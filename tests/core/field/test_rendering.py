@@ -164,7 +164,7 @@ def test_empty_space_is_not_asked_for() -> None:
     number = sum(points.numel() for points in asked)
     asked.clear()
     skipped = render_views(
-        field, BOX, cameras, 16, sampling=sampling, occupied=lambda points: points.norm(dim=-1) < 0.25
+        field, BOX, cameras, 16, sampling=sampling, visible=lambda points, _: points.norm(dim=-1) < 0.25
     )
     assert sum(points.numel() for points in asked) < number / 2
     torch.testing.assert_close(skipped.rgb, full.rgb, atol=1e-5, rtol=0)
