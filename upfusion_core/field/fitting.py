@@ -230,7 +230,7 @@ class FieldFitter:
         total = sum(getattr(config, f"{name}_weight") * value for name, value in losses.items())
         if not torch.isfinite(total):
             raise FieldError(
-                f"the fit's loss is {float(total)} at step {self.iteration + 1}; "
+                f"the fit's loss is {total.item()} at step {self.iteration + 1}; "
                 "lower its learning rates and start again"
             )
         progress = self.iteration / max(config.iterations - 1, 1)

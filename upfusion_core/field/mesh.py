@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from skimage import measure
 from torch import Tensor
+from torch.nn.functional import max_pool3d, normalize
 
 from ..checks import check_finite, check_range, check_shape
 from ..errors import FieldError, InputError
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 SEARCH_RESOLUTION = 96
 """Cells along the box when looking for where the object is, before its own box is sampled finely."""
+
+PINHOLE = 0.025
+"""Openings narrower than this share of the object's longest side do not lead anywhere: see `_filled`."""
 
 EMPTY = (
     "the field is empty: no ray loses more than 1 % of its light in it, so there is no surface; "
@@ -86,7 +90,7 @@ def extract_mesh(
 
     The object's own box is found first on a coarse grid, so that `resolution` is spent on the object. Density is
     sampled there, cut at `threshold` by marching cubes, and closed where the field's box ends. Hollows that nobody can
-    see from outside are filled.
+    see from outside, and pinholes that lead into them, are filled.
 
     Args:
         field: anything with `density`, `color` and `aabb`.
@@ -102,14 +106,15 @@ def extract_mesh(
     check_range("keep", keep, 0.0, 1.0)
     if threshold is not None:
         check_range("threshold", threshold, 1e-6)
-    low, high = _object_box(field, threshold, chunk)
+    low, high = _object_box(field, threshold, keep, chunk)
     spacing = float((high - low).max()) / (resolution - 1)
     shape = [int(size) for size in ((high - low) / spacing).ceil().long() + 1]
     volume = _sample_density(field, low, spacing, shape, chunk)
     level = threshold if threshold is not None else surface_level(volume, spacing)
-    solid = _solid_parts((volume > level).numpy(), keep)
+    solid = _large_parts((volume > level).numpy(), keep)
     if not solid.any():
         raise FieldError(_nothing_above(level, float(volume.max())))
+    solid = _filled(solid, max(1, round(PINHOLE / 2 * resolution)))
     vertices, faces = _march(volume, level, solid)
     vertices = low.cpu() + vertices * spacing
     colors = _colors_below(field, vertices, faces, spacing, chunk)
@@ -120,8 +125,8 @@ def surface_level(volume: Tensor, spacing: float) -> float:
     """The density at which a surface stands, from where light stops: (X, Y, Z) density of an object's box -> a level.
 
     Two bounds, and the lower one counts:
-    - Matter is solid if a tenth of the box's longest side of it stops half of the light. Fitted fields grow exponentially
-      inwards, ten times denser ones have nearly the same contour here, and it lies outside the pits and noise
+    - Matter is solid if a tenth of the box's longest side of it stops half of the light. Fitted fields grow
+      exponentially inwards: ten times denser ones have nearly the same contour here, and it lies outside the pits
       that higher levels cut into a surface.
     - A fog may be thinner than that everywhere. Rays along both directions of the three axes cross the volume; where a
       ray has lost half of its light, a render shows the surface; half of the median density there is the bound.
@@ -147,7 +152,7 @@ def surface_level(volume: Tensor, spacing: float) -> float:
     return min(fog, math.log(2.0) / (0.1 * spacing * max(volume.shape)))
 
 
-def _object_box(field: RadianceField, threshold: float | None, chunk: int) -> tuple[Tensor, Tensor]:
+def _object_box(field: RadianceField, threshold: float | None, keep: float, chunk: int) -> tuple[Tensor, Tensor]:
     """Lowest and highest corner (3,) of what is dense, with a margin, within the field's box."""
     low, high = field.aabb
     spacing = float((high - low).max()) / SEARCH_RESOLUTION
@@ -155,7 +160,7 @@ def _object_box(field: RadianceField, threshold: float | None, chunk: int) -> tu
     volume = _sample_density(field, low + spacing / 2, spacing, shape, chunk)
     level = threshold if threshold is not None else surface_level(volume, spacing)
     # thin parts may pass between the samples of the search: accept less than the level, and leave a margin
-    dense = (volume > level / 4).nonzero()
+    dense = torch.from_numpy(_large_parts((volume > level / 4).numpy(), keep)).nonzero()
     if not len(dense):
         raise FieldError(_nothing_above(level, float(volume.max())))
     corner = dense.amin(0).to(low), dense.amax(0).to(low)
@@ -182,17 +187,38 @@ def _sample_density(field: RadianceField, low: Tensor, spacing: float, shape: li
     return volume
 
 
-def _solid_parts(dense: np.ndarray, keep: float) -> np.ndarray:
-    """(X, Y, Z) bool with floaters removed and inner hollows filled."""
+def _large_parts(dense: np.ndarray, keep: float) -> np.ndarray:
+    """(X, Y, Z) bool without the pieces that have less than `keep` of the largest one's volume."""
     labels, count = measure.label(dense, connectivity=1, return_num=True)
     if not count:
         return dense
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    solid = (sizes >= max(keep * sizes.max(), 1))[labels] & dense
-    # pad, so that all that lies outside is one piece: number 1, as it holds the first voxel
-    outside = measure.label(~np.pad(solid, 1), connectivity=1)
-    return outside[1:-1, 1:-1, 1:-1] != outside[0, 0, 0]
+    return (sizes >= max(keep * sizes.max(), 1))[labels] & dense
+
+
+def _filled(solid: np.ndarray, reach: int) -> np.ndarray:
+    """(X, Y, Z) bool with hollows and narrow pits filled: all that a cube of 2·reach + 1 samples cannot enter.
+
+    A fit never sees the inside of an opaque object and leaves it as it happens to be; pinholes of a sample or two then
+    lead into it, through which the surface would turn inside out.
+    """
+    margin = reach + 1  # so that all that lies outside is one piece, which holds the first sample
+    padded = np.pad(solid, margin)
+    free = measure.label(~_dilated(padded, reach), connectivity=1)
+    outside = _dilated(free == free[0, 0, 0], reach)
+    inner = (slice(margin, -margin),) * 3
+    return ~outside[inner] | solid
+
+
+def _dilated(mask: np.ndarray, reach: int) -> np.ndarray:
+    """(X, Y, Z) bool grown by a cube of 2·reach + 1 samples."""
+    grown = torch.from_numpy(mask)[None].to(torch.float32)
+    for axis in range(3):  # a cube is three bars
+        size, padding = [1, 1, 1], [0, 0, 0]
+        size[axis], padding[axis] = 2 * reach + 1, reach
+        grown = max_pool3d(grown, size, stride=1, padding=padding)
+    return grown[0].numpy() > 0
 
 
 def _march(volume: Tensor, level: float, solid: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -218,7 +244,7 @@ def _colors_below(field: RadianceField, vertices: Tensor, faces: Tensor, spacing
     normals = torch.zeros_like(vertices)
     for corner in range(3):
         normals.index_add_(0, faces[:, corner], across)
-    normals = torch.nn.functional.normalize(normals, dim=-1)
+    normals = normalize(normals, dim=-1)
     device = field.aabb.device
     parts = []
     for point, normal in zip(vertices.split(chunk), normals.split(chunk), strict=True):

@@ -82,9 +82,13 @@ def test_hollows_are_filled() -> None:
     def shell(points: Tensor) -> Tensor:
         return _ball(0.2, 500.0)(points) - _ball(0.15, 500.0)(points)
 
-    mesh = extract_mesh(_Analytic(shell), 64)
-    assert float(mesh.vertices.norm(dim=-1).min()) > 0.18
-    assert _trimesh(mesh).is_watertight
+    def pierced(points: Tensor) -> Tensor:
+        return shell(points) * (points[..., :2].norm(dim=-1) > 0.003)
+
+    for density in (shell, pierced):
+        mesh = extract_mesh(_Analytic(density), 96)
+        assert float(mesh.vertices.norm(dim=-1).min()) > 0.18
+        assert _trimesh(mesh).is_watertight
 
 
 def test_what_leaves_the_box_is_closed_there() -> None:
