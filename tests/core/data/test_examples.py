@@ -1,0 +1,102 @@
+"""Posed views: what they refuse, choosing among them, and the endless stream."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+
+import pytest
+import torch
+
+from upfusion_core.data.examples import PosedViews, choose_views, stream
+from upfusion_core.data.normalise import Similarity
+from upfusion_core.errors import InputError
+from upfusion_core.geometry import orbit_cameras
+
+
+def views(count: int = 3, upright: bool = True) -> PosedViews:
+    cameras = orbit_cameras([0.0, 40.0, 90.0][:count], [22.5, 10.0, 5.0][:count], [1.0, 2.0, 0.5][:count])
+    rgb = torch.arange(count).float()[:, None, None, None].expand(count, 3, 4, 4) / 10
+    ones = torch.ones(count, 1, 4, 4)
+    placement = Similarity(torch.eye(3).double(), torch.zeros(3).double(), 3.0)
+    return PosedViews(rgb, ones, cameras, "cup", upright, depth=ones, placement=placement)
+
+
+def test_chosen_views_move_the_world_with_their_first() -> None:
+    chosen = views().chosen([1, 0])
+    assert len(chosen) == 2
+    assert torch.allclose(chosen.rgb[:, 0, 0, 0], torch.tensor([0.1, 0.0]))
+    expected = orbit_cameras([0.0, -40.0], [10.0, 22.5], [1.0, 0.5])
+    assert torch.allclose(chosen.cameras.camera_to_world, expected.camera_to_world, atol=1e-5)
+    assert torch.allclose(chosen.depth, torch.full((2, 1, 4, 4), 0.5))
+    assert chosen.placement.scale == pytest.approx(1.5)
+
+
+def test_chosen_views_without_a_true_up_start_at_the_assumed_elevation() -> None:
+    chosen = views(upright=False).chosen([2])
+    assert torch.allclose(chosen.cameras.camera_to_world, orbit_cameras(0.0).camera_to_world, atol=1e-5)
+
+
+def test_refusals() -> None:
+    good = views()
+    with pytest.raises(InputError, match="numbers from 0 to 2"):
+        good.chosen([3])
+    with pytest.raises(InputError, match="numbers from 0 to 2"):
+        good.chosen([])
+    with pytest.raises(InputError, match="normalise"):
+        PosedViews(good.rgb, good.mask, orbit_cameras([0.0, 1, 2], distance=2.0), "far")
+    with pytest.raises(InputError, match="square"):
+        PosedViews(good.rgb[..., :3], good.mask[..., :3], good.cameras, "narrow")
+    with pytest.raises(InputError, match=r"mask must be \(3, 1, 4, 4\)"):
+        PosedViews(good.rgb, good.mask[:2], good.cameras, "unmasked")
+    with pytest.raises(InputError, match=r"depth must be"):
+        PosedViews(good.rgb, good.mask, good.cameras, "deep", depth=good.rgb)
+    with pytest.raises(InputError, match=r"cameras must be"):
+        PosedViews(good.rgb, good.mask, good.cameras[:2], "blind")
+    with pytest.raises(InputError, match=r"rgb must be in \[0, 1\]"):
+        PosedViews(good.rgb * 255, good.mask, good.cameras, "eight bits")
+    with pytest.raises(InputError, match=r"mask must be in \[0, 1\]"):
+        PosedViews(good.rgb, good.mask * torch.nan, good.cameras, "not a number")
+
+
+def test_choices_follow_the_generator() -> None:
+    first, again = (choose_views(10, 4, torch.Generator().manual_seed(7)) for _ in range(2))
+    assert first == again
+    assert len(set(first)) == 4
+    assert sorted(choose_views(3, 6, torch.Generator())) == [0, 1, 2]
+    with pytest.raises(InputError, match="count"):
+        choose_views(3, 0, torch.Generator())
+
+
+class Three:
+    """Three objects of which some cannot be read."""
+
+    def __init__(self, broken: Sequence[int], size: int = 3) -> None:
+        self.broken, self.size = broken, size
+        self.skipped: list[tuple[str, str]] = []
+
+    def __len__(self) -> int:
+        return self.size
+
+    def draw(self, index: int, count: int, generator: torch.Generator) -> PosedViews:
+        if index in self.broken:
+            self.skipped.append((str(index), "broken"))
+            raise InputError("broken")
+        example = views(count)
+        return PosedViews(example.rgb, example.mask, example.cameras, str(index))
+
+
+def test_stream_visits_all_and_passes_over_broken_ones() -> None:
+    dataset = Three(broken=[1])
+    names = [example.name for example in islice(stream(dataset, 2, torch.Generator().manual_seed(0)), 6)]
+    assert [sorted(names[i : i + 2]) for i in (0, 2, 4)] == [["0", "2"]] * 3
+    again = [example.name for example in islice(stream(dataset, 2, torch.Generator().manual_seed(0)), 6)]
+    assert names == again
+    assert set(dataset.skipped) == {("1", "broken")}
+
+
+def test_stream_ends_where_nothing_can_be_read() -> None:
+    with pytest.raises(InputError, match="none of 3 objects could be read"):
+        next(stream(Three(broken=[0, 1, 2]), 2, torch.Generator()))
+    with pytest.raises(InputError, match="must hold objects"):
+        next(stream(Three(broken=[], size=0), 2, torch.Generator()))

@@ -1,0 +1,120 @@
+"""Any cameras -> our world: by hand, and that pictures do not change."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from upfusion_core.data.normalise import Similarity, meeting_point, normalise
+from upfusion_core.errors import InputError
+from upfusion_core.geometry import camera_rays, look_at, orbit_cameras, reference_camera, to_reference_frame
+from upfusion_core.types import Cameras
+
+
+def ndc(cameras: Cameras, points: torch.Tensor) -> torch.Tensor:
+    """(P, 3) -> (N, P, 2) by METHOD's formula: x grows to the left, y to the top."""
+    local = torch.einsum("nij,npi->npj", cameras.camera_to_world[:, :3, :3], points - cameras.centers[:, None])
+    flat = local[..., :2] * torch.tensor([-1.0, 1.0]) / -local[..., 2:]
+    return flat * cameras.focal[:, None] + cameras.principal[:, None]
+
+
+def somewhere(count: int = 5, miss: float = 0.0) -> tuple[Cameras, torch.Tensor]:
+    """Cameras about a point away from the origin, 3 to 4 units off, with axes that miss it by up to `miss`."""
+    generator = torch.Generator().manual_seed(1)
+    target = torch.tensor([5.0, -2.0, 1.0])
+    away = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=-1)
+    offsets = miss * torch.randn(count, 3, generator=generator)
+    centers = target + away * torch.linspace(3, 4, count)[:, None]
+    return look_at(centers, target + offsets, (0.1, 0.2, 1.0), focal=2.0), target
+
+
+def test_two_crossing_axes_meet_where_they_cross() -> None:
+    cameras = look_at(torch.tensor([[4.0, 2, 0], [1.0, 2, 7]]), (1.0, 2.0, 0.0))
+    assert torch.allclose(meeting_point(cameras), torch.tensor([1.0, 2, 0], dtype=torch.float64), atol=1e-6)
+
+
+def test_skew_axes_meet_half_way() -> None:
+    """Axes along x at height 0 and along z at height 1: the nearest point is at height 1/2."""
+    cameras = look_at(torch.tensor([[4.0, 0, 0], [0.0, 1, 4]]), torch.tensor([[0.0, 0, 0], [0.0, 1, 0]]))
+    assert torch.allclose(meeting_point(cameras), torch.tensor([0, 0.5, 0], dtype=torch.float64), atol=1e-6)
+
+
+def test_without_up_view_0_becomes_the_reference_camera() -> None:
+    cameras, target = somewhere()
+    moved, similarity = normalise(cameras)
+    assert torch.allclose(moved.camera_to_world[0], reference_camera().camera_to_world[0], atol=1e-5)
+    assert torch.allclose(similarity.points(target), torch.zeros(3), atol=1e-5)
+    assert similarity.scale == pytest.approx(1 / 3, rel=1e-5)
+
+
+def test_with_up_only_the_azimuth_is_turned() -> None:
+    cameras = orbit_cameras([70.0, 100.0, 10.0], [40.0, -5.0, 10.0], [2.0, 3.0, 2.0])
+    moved, _ = normalise(cameras, up=torch.tensor([0.0, 5.0, 0.0]))
+    expected = orbit_cameras([0.0, 30.0, -60.0], [40.0, -5.0, 10.0], [1.0, 1.5, 1.0])
+    assert torch.allclose(moved.camera_to_world, expected.camera_to_world, atol=1e-5)
+
+
+def test_z_up_becomes_y_up() -> None:
+    cameras = look_at(torch.tensor([[0.0, -2, 0], [2.0, 0, 0]]), up=(0.0, 0.0, 1.0))
+    moved, similarity = normalise(cameras, up=torch.tensor([0.0, 0, 1]))
+    assert torch.allclose(moved.camera_to_world, orbit_cameras([0.0, 90.0], 0.0).camera_to_world, atol=1e-6)
+    assert torch.allclose(similarity.points(torch.tensor([0.0, 0, 1])), torch.tensor([0.0, 0.5, 0]), atol=1e-6)
+
+
+@pytest.mark.parametrize("height", [2.0, -2.0])
+def test_straight_above_or_below_the_picture_decides(height: float) -> None:
+    cameras = look_at(torch.tensor([[0.0, height, 0]]), up=(1.0, 0.0, 0.0))
+    moved, _ = normalise(cameras, centre=torch.zeros(3), up=torch.tensor([0.0, 1, 0]))
+    right, above, backward = moved.camera_to_world[0, :3, :3].T
+    side = 1.0 if height > 0 else -1.0
+    assert torch.allclose(backward, torch.tensor([0.0, side, 0]), atol=1e-6)
+    assert torch.allclose(above, torch.tensor([0.0, 0, -side]), atol=1e-6)
+    assert torch.allclose(right, torch.tensor([1.0, 0, 0]), atol=1e-6)
+
+
+@pytest.mark.parametrize("up", [None, (0.0, 0.0, 1.0)])
+def test_pictures_stay_and_the_reference_looks_at_the_origin_though_axes_miss(up: tuple | None) -> None:
+    cameras, target = somewhere(miss=0.3)
+    moved, similarity = normalise(cameras, up=None if up is None else torch.tensor(up))
+    points = target + torch.tensor([[0.1, 0.2, 0.3], [-0.3, 0.1, 0.0], [0.0, -0.2, 0.2]])
+    assert torch.allclose(ndc(cameras, points), ndc(moved, similarity.points(points)), atol=1e-5)
+    assert float(moved.centers[0].norm()) == pytest.approx(1, abs=1e-6)
+    to_reference_frame(camera_rays(moved, 2, 2), moved[0])  # refuses a reference that looks elsewhere
+    missed = similarity.points(meeting_point(cameras))
+    axis = moved.camera_to_world[0, :3, 2]
+    assert float(missed @ axis) == pytest.approx(0, abs=1e-5)  # the origin is the foot of the perpendicular
+    assert float(missed.norm()) > 1e-3
+
+
+def test_similarities_chain() -> None:
+    cameras, _ = somewhere()
+    moved, first = normalise(cameras)
+    again, second = normalise(moved[torch.tensor([2, 0, 1])], centre=torch.zeros(3))
+    both = second.after(first)
+    points = torch.randn(7, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(both.points(points), second.points(first.points(points)), atol=1e-5)
+    assert torch.allclose(both.cameras(cameras[2]).camera_to_world, again[0].camera_to_world, atol=1e-5)
+
+
+def test_points_by_hand() -> None:
+    quarter = torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]], dtype=torch.float64)
+    similarity = Similarity(quarter, torch.tensor([1.0, 0, 0], dtype=torch.float64), 2.0)
+    assert similarity.points(torch.tensor([2.0, 0, 3])).tolist() == [0, 2, 6]
+
+
+def test_refusals() -> None:
+    parallel = look_at(torch.tensor([[0.0, 0, 3], [1.0, 0, 3]]), torch.tensor([[0.0, 0, 0], [1.0, 0, 0]]))
+    with pytest.raises(InputError, match="parallel"):
+        normalise(parallel)
+    with pytest.raises(InputError, match="parallel"):
+        normalise(parallel[0])
+    with pytest.raises(InputError, match="at least one camera"):
+        normalise(parallel[:0])
+    with pytest.raises(InputError, match="in front of view 0"):
+        normalise(parallel, centre=torch.tensor([0.0, 0, 4]))
+    with pytest.raises(InputError, match="direction"):
+        normalise(parallel, centre=torch.zeros(3), up=torch.zeros(3))
+    with pytest.raises(InputError, match="centre must be"):
+        normalise(parallel, centre=torch.zeros(2))
+    with pytest.raises(InputError, match="up must be"):
+        normalise(parallel, centre=torch.zeros(3), up=torch.zeros(2))
