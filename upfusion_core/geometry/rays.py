@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..checks import check_shape
 from ..errors import InputError
 from ..types import REFERENCE_FOCAL, Cameras, Rays
 
@@ -54,15 +53,22 @@ def to_reference_frame(rays: Rays, reference: Cameras) -> Rays:
     With R = [right, up, backward] of the reference camera, its centre c, d0 = |c| and A = diag(-1, 1, -1):
     o' = A(Rᵀ(o - c)/d0 + (0, 0, 1)), d' = A Rᵀ d. The reference camera then stands at (0, 0, -1).
 
+    Args:
+        rays: (..., 3), or (N, ..., 3) with one reference for each of the N.
+        reference: one camera, photo 1's, or N of different scenes.
+
     Raises:
-        InputError: the reference camera does not look at the world's origin, which the formula assumes.
+        InputError: a reference camera does not look at the world's origin, which the formula assumes.
     """
-    distance = _reference_distance(reference)
-    matrix = reference.camera_to_world[0].to(rays.origins.device)
-    flip = torch.tensor(NETWORK_AXES, device=matrix.device)
-    ahead = torch.tensor([0.0, 0.0, 1.0], device=matrix.device)
-    origins = ((rays.origins - matrix[:3, 3]) @ matrix[:3, :3] / distance + ahead) * flip
-    return Rays(origins, rays.directions @ matrix[:3, :3] * flip)
+    matrices = reference.camera_to_world.to(rays.origins.device)
+    axes = (-1,) + (1,) * (rays.origins.ndim - 2)  # references stand along the leading axis
+    distance = _reference_distances(reference).to(matrices.device).reshape(*axes, 1)
+    rotation, center = matrices[:, :3, :3].reshape(*axes, 3, 3), matrices[:, :3, 3].reshape(*axes, 3)
+    flip = torch.tensor(NETWORK_AXES, device=matrices.device)
+    ahead = torch.tensor([0.0, 0.0, 1.0], device=matrices.device)
+    offsets = torch.einsum("...i,...ij->...j", rays.origins - center, rotation) / distance
+    directions = torch.einsum("...i,...ij->...j", rays.directions, rotation) * flip
+    return Rays((offsets + ahead) * flip, directions)
 
 
 def reference_plucker(cameras: Cameras, reference: Cameras, size: int) -> Tensor:
@@ -70,9 +76,9 @@ def reference_plucker(cameras: Cameras, reference: Cameras, size: int) -> Tensor
 
     The same as `plucker(to_reference_frame(grid_rays(...)))` up to rounding, which f_14 makes visible. Therefore the
     order of operations is the release's, to the bit (golden: upsrt.query_plucker): row vectors, general inverses, and
-    rays as differences of points unprojected to depth 1.
+    rays as differences of points unprojected to depth 1. `reference` is one camera, or one for each of the N.
     """
-    distance = _reference_distance(reference).cpu()
+    distance = _reference_distances(reference).cpu()
     views, first = (_world_to_camera(some.camera_to_world.cpu(), distance) for some in (cameras, reference))
     ahead = _translations(torch.tensor([[0.0, 0, 1]]))  # of photo 1's camera lies the frame's origin
     views = ahead @ torch.linalg.inv(first) @ views  # networks' frame -> camera
@@ -88,19 +94,20 @@ def reference_plucker(cameras: Cameras, reference: Cameras, size: int) -> Tensor
     return plucker(rays).unflatten(1, (size, size)).to(cameras.device)
 
 
-def _reference_distance(reference: Cameras) -> Tensor:
-    check_shape("reference", reference.camera_to_world, (1, 4, 4), "it is one camera, photo 1's")
-    matrix = reference.camera_to_world[0]
-    distance = matrix[:3, 3].norm()
-    if distance < 1e-6 or (matrix[:3, 2] - matrix[:3, 3] / distance).norm() > 1e-3:
+def _reference_distances(reference: Cameras) -> Tensor:
+    """(N,) distances of the reference cameras from the world's origin, at which they must look."""
+    centers = reference.centers
+    distances = centers.norm(dim=-1)
+    aside = (reference.camera_to_world[:, :3, 2] - centers / distances.clamp(min=1e-6)[:, None]).norm(dim=-1)
+    if not len(reference) or (distances < 1e-6).any() or (aside > 1e-3).any():
         raise InputError("the reference camera must look at the world's origin from a distance; use orbit_cameras")
-    return distance
+    return distances
 
 
 def _world_to_camera(matrices: Tensor, unit: Tensor) -> Tensor:
     """(N, 4, 4) for row vectors, from the world, measured in `unit`, to cameras with the networks' axes."""
     rotation = matrices[:, :3, :3] * torch.tensor(NETWORK_AXES)
-    result = _translations(-(matrices[:, None, :3, 3] @ rotation)[:, 0] / unit)
+    result = _translations(-(matrices[:, None, :3, 3] @ rotation)[:, 0] / unit[:, None])
     result[:, :3, :3] = rotation
     return result
 

@@ -114,5 +114,18 @@ def test_a_reference_that_looks_elsewhere_is_refused() -> None:
     aside = look_at(torch.tensor([[0.0, 0, 1]]), torch.tensor([0.5, 0, 0]))
     with pytest.raises(InputError, match="look at the world's origin"):
         to_reference_frame(grid_rays(aside, 2, 2), aside)
-    with pytest.raises(InputError, match="reference must be"):
-        reference_plucker(orbit_cameras(0.0), orbit_cameras([0, 1]), 2)
+
+
+def test_references_of_several_scenes_at_once() -> None:
+    cameras = orbit_cameras([10.0, 20.0, 30.0], [0.0, 5.0, 40.0], [1.0, 1.2, 2.0])
+    references = orbit_cameras([0.0, 90.0, 200.0], [22.5, 10.0, 0.0], [1.0, 2.0, 0.5])
+    together = reference_plucker(cameras, references, 3)
+    rays = to_reference_frame(grid_rays(cameras, 3, 3), references)
+    for index in range(3):
+        alone = reference_plucker(cameras[index], references[index], 3)
+        assert worst(together[index : index + 1], alone) < 1e-6
+        single = to_reference_frame(grid_rays(cameras[index], 3, 3), references[index])
+        assert worst(rays.origins[index : index + 1], single.origins) < 1e-6
+        assert worst(rays.directions[index : index + 1], single.directions) < 1e-6
+    flat = to_reference_frame(Rays(rays.origins.reshape(3, 9, 3), rays.directions.reshape(3, 9, 3)), references)
+    assert flat.origins.shape == (3, 9, 3)
