@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from random_vgg import heads, vgg_weights
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torch import Tensor
+
+from upfusion_core.errors import InputError
+from upfusion_core.evaluation.metrics import (
+    MEASURES,
+    box_psnr,
+    box_ssim,
+    lpips_distance,
+    mask_iou,
+    measure_views,
+    perceptual_distance,
+    psnr,
+    sharpness,
+    silhouette,
+    silhouette_boxes,
+    ssim,
+)
+from upfusion_core.models.perceptual import load_lpips
+
+
+def _rectangle(size: int, top: int, bottom: int, left: int, right: int) -> Tensor:
+    mask = torch.zeros(1, 1, size, size)
+    mask[..., top:bottom, left:right] = 1
+    return mask
+
+
+def _textured(count: int = 2, size: int = 48) -> tuple[Tensor, Tensor]:
+    """Pictures with a patterned object on white, and their masks."""
+    y, x = torch.meshgrid(torch.arange(size) / size, torch.arange(size) / size, indexing="ij")
+    masks = torch.stack([((x - 0.5) ** 2 + (y - 0.45) ** 2 < (0.2 + 0.05 * view) ** 2)[None] for view in range(count)])
+    pattern = torch.stack([0.5 + 0.4 * (17 * x).sin(), 0.5 + 0.4 * (23 * y).cos(), 0.5 + 0.4 * (9 * (x + y)).sin()])
+    return torch.where(masks, pattern[None], torch.ones(())), masks.float()
+
+
+def test_psnr_by_hand() -> None:
+    truth = torch.full((3, 3, 8, 8), 0.5)
+    offset = torch.tensor([0.1, 0.01, 0.0])[:, None, None, None]
+    torch.testing.assert_close(psnr(truth + offset, truth), torch.tensor([20.0, 40.0, 100.0]), atol=1e-3, rtol=0)
+    half = truth[:1].clone()
+    half[..., :4] = 1.0  # half of the pixels are off by 0.5: mse 1/8
+    assert float(psnr(half, truth[:1])) == pytest.approx(10 * math.log10(8), abs=1e-4)
+
+
+def test_psnr_agrees_with_skimage() -> None:
+    first, second = (torch.rand(3, 3, 20, 30, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    for index, value in enumerate(psnr(first, second)):
+        wanted = peak_signal_noise_ratio(second[index].numpy(), first[index].numpy(), data_range=1.0)
+        assert float(value) == pytest.approx(wanted, abs=1e-4)
+
+
+def test_ssim_of_constant_pictures_by_formula() -> None:
+    first, second = torch.full((1, 3, 16, 16), 0.4), torch.full((1, 3, 16, 16), 0.7)
+    wanted = (2 * 0.4 * 0.7 + 1e-4) / (0.4**2 + 0.7**2 + 1e-4)  # no variance: only the luminance term is left
+    assert float(ssim(first, second)) == pytest.approx(wanted, abs=1e-4)
+    assert float(ssim(first, first)) == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (40, 25), (11, 11)])
+def test_ssim_agrees_with_skimage(size: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(2)
+    truth = torch.rand(2, 3, *size, generator=generator)
+    prediction = (truth + 0.2 * torch.randn(truth.shape, generator=generator)).clamp(0, 1)
+    for index, value in enumerate(ssim(prediction, truth)):
+        wanted = structural_similarity(
+            *(picture[index].double().numpy() for picture in (prediction, truth)),
+            channel_axis=0,
+            data_range=1.0,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+        )
+        assert float(value) == pytest.approx(float(wanted), abs=1e-5)
+
+
+def test_box_by_hand() -> None:
+    mask = torch.zeros(2, 1, 8, 8)
+    mask[0, 0, 2, 5] = mask[0, 0, 6, 3] = 1  # two corners span the rectangle
+    mask[1] = 0.7
+    boxes = silhouette_boxes(mask, torch.zeros(2, 3, 8, 8))
+    assert boxes[0, 0].nonzero().amin(0).tolist() == [2, 3]
+    assert boxes[0, 0].nonzero().amax(0).tolist() == [6, 5]
+    assert int(boxes[0].sum()) == 15
+    assert boxes[1].all()
+
+
+def test_box_measures_see_the_box_alone() -> None:
+    truth, _ = _textured(1)
+    mask = _rectangle(48, 10, 30, 12, 36)
+    prediction = truth.clone()
+    prediction[..., 35:, :] = 0  # wrong outside the box, further away than SSIM's window reaches
+    assert float(box_psnr(prediction, truth, mask)) == 100
+    assert float(box_ssim(prediction, truth, mask)) == pytest.approx(1, abs=1e-4)
+    prediction = truth.clone()
+    prediction[..., 10:30, 12:36] = (truth[..., 10:30, 12:36] + 0.1) % 1.0
+    cut = (slice(None), slice(None), slice(10, 30), slice(12, 36))
+    torch.testing.assert_close(box_psnr(prediction, truth, mask), psnr(prediction[cut], truth[cut]))
+
+
+def test_box_ssim_agrees_with_skimage_away_from_the_border() -> None:
+    generator = torch.Generator().manual_seed(3)
+    truth, prediction = torch.rand(2, 1, 3, 40, 40, generator=generator)
+    _, full = structural_similarity(
+        prediction[0].double().numpy(),
+        truth[0].double().numpy(),
+        channel_axis=0,
+        data_range=1.0,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        full=True,
+    )
+    value = box_ssim(prediction, truth, _rectangle(40, 8, 20, 10, 33))
+    assert float(value) == pytest.approx(float(np.mean(full[:, 8:20, 10:33])), abs=1e-5)
+
+
+def test_white_scores_well_on_small_objects_but_not_in_the_box() -> None:
+    """A striped grey ball on a tenth of the picture, like GSO's framing."""
+    size = 256
+    y, x = torch.meshgrid(torch.linspace(-1, 1, size), torch.linspace(-1, 1, size), indexing="ij")
+    inside = x**2 + y**2 < 4 * 0.1 / math.pi
+    shade = 0.53 + 0.25 * (60 * x).sin()
+    truth = torch.where(inside, shade, torch.ones(())).expand(1, 3, size, size)
+    white, mask = torch.ones_like(truth), inside[None, None].float()
+    assert float(psnr(white, truth)) == pytest.approx(16, abs=0.5)
+    assert float(ssim(white, truth)) == pytest.approx(0.9, abs=0.03)
+    assert float(box_psnr(white, truth, mask)) < 7.5
+    assert float(box_ssim(white, truth, mask)) < 0.35
+    assert float(mask_iou(silhouette(white), mask)) == 0
+    assert float(sharpness(white, truth, mask)) < 1e-3
+
+
+def test_iou_by_counting() -> None:
+    first, second = _rectangle(10, 0, 4, 0, 4), _rectangle(10, 2, 6, 1, 5)  # 16 and 16 pixels, 2 x 3 of them shared
+    assert float(mask_iou(first, second)) == pytest.approx(6 / 26)
+    assert float(mask_iou(second, first)) == pytest.approx(6 / 26)
+    both = torch.cat([first, torch.zeros_like(first), first])
+    other = torch.cat([first, torch.zeros_like(first), torch.zeros_like(first)])
+    assert mask_iou(both, other).tolist() == [1, 1, 0]
+
+
+def test_silhouette_by_hand() -> None:
+    rgb = torch.ones(1, 3, 1, 3)
+    rgb[0, 2, 0, 1] = 0.8  # one channel suffices
+    rgb[0, :, 0, 2] = 0.95
+    assert silhouette(rgb).flatten().tolist() == [0, 1, 0]
+    assert silhouette(rgb, threshold=0.01).flatten().tolist() == [0, 1, 1]
+    assert silhouette(rgb, background=0.0).flatten().tolist() == [1, 1, 1]
+
+
+def test_sharpness_by_hand() -> None:
+    mask = _rectangle(6, 0, 6, 0, 6)
+    stripes = torch.zeros(1, 3, 6, 6)
+    stripes[..., ::2] = 1  # every horizontal difference is 1
+    faint = 0.5 * stripes
+    assert float(sharpness(faint, stripes, mask)) == pytest.approx(0.25, abs=1e-5)
+    assert float(sharpness(stripes, faint, mask)) == pytest.approx(4, abs=1e-4)
+    flat = torch.full_like(stripes, 0.3)
+    assert float(sharpness(flat, flat, mask)) == 1
+    # the step at the object's border counts, though the box is flat inside
+    square = torch.ones(1, 3, 6, 6)
+    square[..., 2:4, 2:4] = 0
+    assert float(sharpness((1 + square) / 2, square, 1 - square[:, :1])) == pytest.approx(0.25, abs=1e-4)
+
+
+def test_more_noise_is_never_better() -> None:
+    truth, mask = _textured()
+    noise = torch.randn(truth.shape, generator=torch.Generator().manual_seed(4))
+    levels = [measure_views((truth + sigma * noise).clamp(0, 1), truth, mask) for sigma in (0.0, 0.05, 0.1, 0.2, 0.4)]
+    for name in ("psnr", "ssim", "box_psnr", "box_ssim", "iou"):
+        values = torch.stack([level[name] for level in levels])
+        assert (values.diff(dim=0) <= 1e-6).all(), name
+    for name in ("sharpness", "haarpsi"):
+        values = torch.stack([level[name] for level in levels])
+        assert (values.diff(dim=0) > 0).all(), name
+
+
+def test_a_blurred_picture_is_less_sharp_and_further_away() -> None:
+    truth, mask = _textured()
+    soft = torch.nn.functional.avg_pool2d(truth, 5, 1, 2, count_include_pad=False)
+    softer = torch.nn.functional.avg_pool2d(truth, 9, 1, 4, count_include_pad=False)
+    assert (sharpness(softer, truth, mask) < sharpness(soft, truth, mask)).all()
+    assert (sharpness(soft, truth, mask) < 0.7).all()
+    assert (perceptual_distance(softer, truth) > perceptual_distance(soft, truth)).all()
+
+
+def test_all_measures_are_named_per_view_and_batching_changes_nothing() -> None:
+    truth, mask = _textured(3)
+    prediction = (0.8 * truth + 0.1).clamp(0, 1)
+    together = measure_views(prediction, truth, mask)
+    assert set(together) <= set(MEASURES)
+    for index in range(3):
+        view = slice(index, index + 1)
+        alone = measure_views(prediction[view], truth[view], mask[view])
+        for name, values in together.items():
+            assert values.shape == (3,)
+            torch.testing.assert_close(values[view], alone[name], atol=1e-5, rtol=1e-5)
+    known = measure_views(prediction, truth, mask, prediction_mask=mask)
+    assert known["iou"].tolist() == [1, 1, 1]
+
+
+def test_lpips_of_each_view(tmp_path) -> None:  # noqa: ANN001
+    torch.save(vgg_weights() | heads(), tmp_path / "vgg16.pth")
+    network = load_lpips(tmp_path / "vgg16.pth")
+    truth, mask = _textured(2, 32)
+    prediction = torch.stack([truth[0], 1 - truth[1]])
+    values = lpips_distance(network, prediction, truth)
+    assert values.shape == (2,)
+    assert float(values[0]) == 0
+    assert float(values[1]) == pytest.approx(float(network(prediction[1:], truth[1:])))
+    torch.testing.assert_close(measure_views(prediction, truth, mask, lpips=network)["lpips"], values)
+
+
+GOOD = torch.full((2, 3, 16, 16), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "truth", "words"),
+    [
+        (GOOD[:1], GOOD, "prediction must be"),
+        (GOOD[:, :1], GOOD[:, :1], "truth must be"),
+        (GOOD[:0], GOOD[:0], "at least one view"),
+        (GOOD * 255, GOOD, r"prediction must be in \[0, 1\]"),
+        (GOOD, GOOD - 1, r"truth must be in \[0, 1\]"),
+        (GOOD * float("nan"), GOOD, "prediction must be finite"),
+    ],
+)
+def test_other_pictures_get_a_sentence(prediction: Tensor, truth: Tensor, words: str) -> None:
+    for measure in (psnr, ssim, perceptual_distance):
+        with pytest.raises(InputError, match=words):
+            measure(prediction, truth)
+
+
+def test_other_masks_get_a_sentence() -> None:
+    mask = torch.ones(2, 1, 16, 16)
+    mask[1] = 0
+    for measure in (box_psnr, box_ssim, sharpness):
+        with pytest.raises(InputError, match="empty in view 1"):
+            measure(GOOD, GOOD, mask)
+        with pytest.raises(InputError, match="one true silhouette a view"):
+            measure(GOOD, GOOD, mask[:1])
+    with pytest.raises(InputError, match="both silhouettes"):
+        mask_iou(mask, mask[:1])
+    with pytest.raises(InputError, match="threshold must be"):
+        silhouette(GOOD, threshold=2.0)
+
+
+def test_small_pictures_get_a_sentence() -> None:
+    small = torch.ones(1, 3, 8, 12)
+    with pytest.raises(InputError, match="11 x 11, got 8 x 12"):
+        ssim(small, small)
+    with pytest.raises(InputError, match="11 x 11, got 8 x 12"):
+        box_ssim(small, small, small[:, :1])
+    with pytest.raises(InputError, match="16 x 16, got 8 x 12"):
+        perceptual_distance(small, small)

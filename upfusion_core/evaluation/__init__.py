@@ -1,0 +1,1 @@
+"""How good a result is: measures of pictures and meshes, alignment before measuring, and what a report says."""
