@@ -1,0 +1,161 @@
+"""Meshes from files: colours of every kind, scene transforms, what cannot be read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from PIL import Image
+from trimesh.visual import ColorVisuals, TextureVisuals
+from trimesh.visual.material import PBRMaterial
+
+from upfusion_core.data.rasterise import rasterise
+from upfusion_core.data.surface import Surface, read_surface
+from upfusion_core.errors import InputError
+from upfusion_core.geometry import orbit_cameras
+
+CORNERS = np.array([[-1.0, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]])
+FACES = np.array([[0, 1, 2], [0, 2, 3]])
+UVS = np.array([[0.0, 0], [1, 0], [1, 1], [0, 1]])
+QUARTERS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [0, 0, 0]]], dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+
+
+def textured(factor: list[int] | None = None) -> trimesh.Trimesh:
+    material = PBRMaterial(baseColorTexture=Image.fromarray(QUARTERS), baseColorFactor=factor)
+    return trimesh.Trimesh(CORNERS, FACES, visual=TextureVisuals(uv=UVS, material=material), process=False)
+
+
+def colored(values: list[int]) -> trimesh.Trimesh:
+    visual = ColorVisuals(vertex_colors=np.array([values] * 4, dtype=np.uint8))
+    return trimesh.Trimesh(CORNERS, FACES, visual=visual, process=False)
+
+
+def shown(surface: Surface) -> torch.Tensor:
+    """(3, 4, 4) as seen from +Z, filling the picture."""
+    return rasterise(surface, orbit_cameras(0.0, 0.0, focal=1.0), 4).rgb[0]
+
+
+def corners(picture: torch.Tensor) -> list[list[float]]:
+    """Colours of the top left, top right, bottom left and bottom right."""
+    return [[round(v, 2) for v in picture[:, y, x].tolist()] for y in (1, 2) for x in (1, 2)]
+
+
+EXPECTED = [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]]
+
+
+def test_glb_texture_is_upright(tmp_path: Path) -> None:
+    textured().export(tmp_path / "a.glb")
+    assert corners(shown(read_surface(tmp_path / "a.glb"))) == EXPECTED
+
+
+def test_glb_factor_is_linear_and_multiplies_the_texture(tmp_path: Path) -> None:
+    textured([128, 255, 255, 255]).export(tmp_path / "a.glb")
+    picture = shown(read_surface(tmp_path / "a.glb"))
+    assert float(picture[0, 1, 1]) == pytest.approx(0.7368, abs=1e-3)  # sRGB of 128/255
+    assert float(picture[1, 1, 2]) == pytest.approx(1)
+
+
+def test_glb_vertex_colours_are_linear(tmp_path: Path) -> None:
+    colored([55, 0, 255, 255]).export(tmp_path / "a.glb")
+    assert read_surface(tmp_path / "a.glb").colors[0].tolist() == pytest.approx([0.5017, 0, 1], abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["ply", "obj"])
+def test_ply_and_obj_vertex_colours_are_srgb(tmp_path: Path, kind: str) -> None:
+    colored([51, 0, 255, 255]).export(tmp_path / f"a.{kind}")
+    assert read_surface(tmp_path / f"a.{kind}").colors[0].tolist() == pytest.approx([0.2, 0, 1], abs=0.01)
+
+
+def write_obj(folder: Path, mtl: str | None) -> Path:
+    lines = ["mtllib a.mtl", "usemtl skin"] if mtl is not None else []
+    lines += [f"v {x} {y} {z}" for x, y, z in CORNERS] + [f"vt {u} {v}" for u, v in UVS]
+    lines += [f"f {' '.join(f'{i + 1}/{i + 1}' for i in face)}" for face in FACES]
+    (folder / "a.obj").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if mtl is not None:
+        (folder / "a.mtl").write_text(f"newmtl skin\n{mtl}\n", encoding="utf-8")
+    return folder / "a.obj"
+
+
+def test_obj_texture_and_colour_of_its_material(tmp_path: Path) -> None:
+    Image.fromarray(QUARTERS).save(tmp_path / "skin.png")
+    path = write_obj(tmp_path, "Kd 0.2 0.4 0.6\nmap_Kd skin.png")
+    assert corners(shown(read_surface(path))) == EXPECTED
+    path = write_obj(tmp_path, "Kd 0.2 0.4 0.6")
+    assert read_surface(path).colors[0].tolist() == pytest.approx([0.2, 0.4, 0.6], abs=0.01)
+
+
+@pytest.mark.parametrize("mtl", [None, "map_Kd missing.png"])
+def test_a_texture_can_be_given(tmp_path: Path, mtl: str | None) -> None:
+    Image.fromarray(QUARTERS).save(tmp_path / "elsewhere.png")
+    surface = read_surface(write_obj(tmp_path, mtl), texture=tmp_path / "elsewhere.png")
+    assert corners(shown(surface)) == EXPECTED
+
+
+def test_a_mesh_without_colours_is_grey(tmp_path: Path) -> None:
+    trimesh.Trimesh(CORNERS, FACES, process=False).export(tmp_path / "a.ply")
+    assert torch.allclose(read_surface(tmp_path / "a.ply").colors, torch.full((4, 3), 0.7))
+
+
+def test_scene_transforms_and_several_textures(tmp_path: Path) -> None:
+    scene = trimesh.Scene()
+    shrink = np.diag([0.5, 1.0, 1.0, 1.0])
+    left, right = shrink.copy(), shrink.copy()
+    left[0, 3], right[0, 3] = -0.5, 0.5
+    scene.add_geometry(textured(), transform=left, geom_name="left")
+    other = textured()
+    other.visual.material.baseColorTexture = Image.fromarray(255 - QUARTERS)
+    scene.add_geometry(other, transform=right, geom_name="right")
+    scene.export(tmp_path / "a.glb")
+    surface = read_surface(tmp_path / "a.glb")
+    assert len(surface.textures) == 2
+    picture = rasterise(surface, orbit_cameras(0.0, 0.0, focal=1.0), 8).rgb[0]
+    assert [round(v, 2) for v in picture[:, 2, 1].tolist()] == [1, 0, 0]
+    assert [round(v, 2) for v in picture[:, 2, 5].tolist()] == [0, 1, 1]
+
+
+def test_centred_and_turned() -> None:
+    surface = Surface(
+        vertices=torch.tensor([[9.0, 9, 9], [1.0, 0, 0], [3.0, 0, 0], [1.0, 0, 2]]),  # the first is in no face
+        faces=torch.tensor([[1, 2, 3]]),
+        colors=torch.zeros(4, 3),
+        uvs=torch.zeros(4, 2),
+        textures=(),
+        face_texture=torch.tensor([-1]),
+    )
+    centred = surface.centred(0.2)
+    half = 0.2 / 2**0.5
+    assert torch.allclose(centred.vertices[1:], half * torch.tensor([[-1.0, 0, -1], [1, 0, -1], [-1, 0, 1]]))
+    quarter = torch.tensor([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
+    assert surface.turned(quarter).vertices[3].tolist() == [1, 2, 0]
+    assert surface.to("cpu").vertices.device.type == "cpu"
+    with pytest.raises(InputError, match="extent"):
+        replace(surface, vertices=torch.ones(4, 3)).centred(0.2)
+    for change, message in (
+        ({"faces": torch.tensor([[1, 2, 4]])}, "must number vertices 0 to 3"),
+        ({"faces": torch.zeros(0, 3).long()}, "needs vertices and faces"),
+        ({"face_texture": torch.tensor([0])}, "below 0, the number of textures"),
+        ({"vertices": torch.full((4, 3), torch.nan)}, "finite"),
+        ({"textures": (torch.zeros(4, 4),)}, r"textures must be \(3, H, W\)"),
+    ):
+        with pytest.raises(InputError, match=message):
+            replace(surface, **change)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    textured().export(tmp_path / "a.glb")
+    (tmp_path / "cut.glb").write_bytes((tmp_path / "a.glb").read_bytes()[:200])
+    (tmp_path / "empty.obj").write_text("# nothing\n", encoding="utf-8")
+    trimesh.PointCloud(CORNERS).export(tmp_path / "points.ply")
+    for name in ("cut.glb", "empty.obj", "missing.glb"):
+        with pytest.raises(InputError, match=name):
+            read_surface(tmp_path / name)
+    with pytest.raises(InputError, match="must hold triangles"):
+        read_surface(tmp_path / "points.ply")
+    with pytest.raises(InputError, match="convert it first"):
+        read_surface(tmp_path / "a.stl")
+    with pytest.raises(InputError, match="cannot be read as a mesh"):
+        read_surface(tmp_path / "a.glb", texture=tmp_path / "none.png")

@@ -1,0 +1,192 @@
+"""Triangle meshes with the colours they show: from files of any kind that trimesh reads, ready to be rasterised."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import trimesh
+from PIL import Image
+from torch import Tensor
+from trimesh.visual import TextureVisuals
+
+from ..checks import check_finite, check_shape
+from ..errors import InputError
+
+MESH_SUFFIXES = (".glb", ".obj", ".ply")
+
+_GREY = 0.7
+"""Colour of a mesh that has none."""
+
+
+@dataclass(frozen=True, eq=False)
+class Surface:
+    """A triangle soup in any axes and unit, without light: what is seen is the colour.
+
+    vertices: (P, 3) float32. faces: (F, 3) int64, either winding.
+    colors: (P, 3) in [0, 1], sRGB; multiplied into the texture where there is one.
+    uvs: (P, 2), v = 0 at the bottom of the texture, which repeats outside [0, 1].
+    textures: each (3, H, W) in [0, 1], sRGB. face_texture: (F,) int64, which texture a face shows, -1 for none.
+    """
+
+    vertices: Tensor
+    faces: Tensor
+    colors: Tensor
+    uvs: Tensor
+    textures: tuple[Tensor, ...]
+    face_texture: Tensor
+
+    def __post_init__(self) -> None:
+        check_shape("Surface.vertices", self.vertices, ("P", 3))
+        check_shape("Surface.faces", self.faces, ("F", 3), "triangles only")
+        count = len(self.vertices)
+        if not count or not len(self.faces):
+            raise InputError(f"a mesh needs vertices and faces, got {count} and {len(self.faces)}; check its file")
+        check_shape("Surface.colors", self.colors, (count, 3), "one colour a vertex")
+        check_shape("Surface.uvs", self.uvs, (count, 2), "one (u, v) a vertex")
+        check_shape("Surface.face_texture", self.face_texture, (len(self.faces),), "one number a face")
+        for name in ("vertices", "colors", "uvs"):
+            check_finite(f"Surface.{name}", getattr(self, name))
+        for texture in self.textures:
+            check_shape("Surface.textures", texture, (3, "H", "W"))
+        if self.faces.min() < 0 or self.faces.max() >= count:
+            raise InputError(f"Surface.faces must number vertices 0 to {count - 1}, got {int(self.faces.max())}")
+        if self.face_texture.max() >= len(self.textures):
+            raise InputError(
+                f"Surface.face_texture must be below {len(self.textures)}, the number of textures, "
+                f"got {int(self.face_texture.max())}"
+            )
+
+    def turned(self, rotation: Tensor) -> Surface:
+        """The surface with x' = rotation x, rotation (3, 3)."""
+        return replace(self, vertices=self.vertices @ rotation.to(self.vertices).T)
+
+    def centred(self, radius: float) -> Surface:
+        """The surface with the centre of its box at the origin and its farthest vertex `radius` away.
+
+        Only vertices that a face uses count.
+        """
+        used = self.vertices[self.faces.unique()]
+        centre = (used.amin(dim=0) + used.amax(dim=0)) / 2
+        reach = float((used - centre).norm(dim=-1).max())
+        if not reach > 0:
+            raise InputError("a mesh must have an extent, but all its vertices are one point; check its file")
+        return replace(self, vertices=(self.vertices - centre) * (radius / reach))
+
+    def to(self, device: torch.device | str) -> Surface:
+        """The same surface on another device."""
+        textures = tuple(texture.to(device) for texture in self.textures)
+        names = ("vertices", "faces", "colors", "uvs", "face_texture")
+        return replace(self, textures=textures, **{name: getattr(self, name).to(device) for name in names})
+
+
+def read_surface(path: str | os.PathLike[str], texture: str | os.PathLike[str] | None = None) -> Surface:
+    """A mesh file -> Surface in the file's own axes and unit, scene transforms applied.
+
+    Base colours only: metalness, normal maps and transparency are left aside. Vertex colours and colour factors are
+    linear in GLB, as glTF says, and sRGB in OBJ and PLY.
+
+    Args:
+        path: a GLB, OBJ or PLY file.
+        texture: a picture that all faces show, whatever the file's materials say.
+
+    Raises:
+        InputError: the file cannot be read, or holds no triangles.
+    """
+    path = Path(path)
+    kind = path.suffix.lower()
+    if kind not in MESH_SUFFIXES:
+        raise InputError(f"a mesh is read from {', '.join(MESH_SUFFIXES)}, got {path.name!r}; convert it first")
+    try:
+        scene = trimesh.load_scene(path, process=False)
+        parts = [part for part in scene.dump() if isinstance(part, trimesh.Trimesh) and len(part.faces)]
+        picture = None if texture is None else _picture(Image.open(texture))
+        if not parts:
+            raise InputError(f"{path.name} must hold triangles, got none; check the file")
+        return _joined([_part(part, linear=kind == ".glb", picture=picture) for part in parts])
+    except InputError:
+        raise
+    except Exception as error:  # readers of damaged files raise whatever they stumble over
+        raise InputError(f"{path.name} cannot be read as a mesh ({error}); export it again") from error
+
+
+def _part(mesh: trimesh.Trimesh, *, linear: bool, picture: Tensor | None) -> Surface:
+    """One geometry of a file, with at most one texture."""
+    vertices, faces = _tensor(mesh.vertices), torch.from_numpy(np.array(mesh.faces, dtype=np.int64))
+    colors, uvs = torch.ones(len(vertices), 3), torch.zeros(len(vertices), 2)
+    visual: Any = mesh.visual
+    found = None
+    if isinstance(visual, TextureVisuals):
+        found, factor = _material(visual.material, linear)
+        colors = colors * factor
+        if visual.uv is not None and len(visual.uv) == len(vertices):
+            uvs = _tensor(visual.uv)[:, :2]
+        else:
+            found = None
+        vertex_colors = visual.vertex_attributes.get("color")
+    else:
+        vertex_colors = visual.vertex_colors if visual.defined else None
+        colors = colors * (_GREY if vertex_colors is None else 1.0)
+    if vertex_colors is not None and len(vertex_colors) == len(vertices):
+        values = _unit(np.asarray(vertex_colors)[:, :3])
+        colors = colors * (_to_srgb(values) if linear else values)
+    if picture is not None:
+        found, colors = picture, torch.ones(len(vertices), 3)
+    textures = () if found is None else (found,)
+    return Surface(vertices, faces, colors, uvs, textures, torch.full((len(faces),), len(textures) - 1))
+
+
+def _material(material: Any, linear: bool) -> tuple[Tensor | None, Tensor]:  # noqa: ANN401 - trimesh's materials
+    """A material's texture, if any, and the (3,) sRGB colour it is multiplied by."""
+    is_pbr = hasattr(material, "baseColorFactor")
+    image = material.baseColorTexture if is_pbr else getattr(material, "image", None)
+    factor = material.baseColorFactor if is_pbr else getattr(material, "diffuse", None)
+    if image is not None:
+        picture = _picture(image)
+        if not is_pbr or factor is None:  # an OBJ's Kd beside map_Kd is customarily ignored
+            return picture, torch.ones(3)
+    else:
+        picture = None
+    if factor is None:
+        return picture, torch.ones(3) if is_pbr else torch.full((3,), _GREY)
+    values = _unit(np.asarray(factor)[:3])
+    return picture, _to_srgb(values) if linear else values
+
+
+def _joined(parts: list[Surface]) -> Surface:
+    faces, shown, vertices, textures = [], [], 0, 0
+    for part in parts:
+        faces.append(part.faces + vertices)
+        shown.append(torch.where(part.face_texture < 0, -1, part.face_texture + textures))
+        vertices += len(part.vertices)
+        textures += len(part.textures)
+    return Surface(
+        vertices=torch.cat([part.vertices for part in parts]),
+        faces=torch.cat(faces),
+        colors=torch.cat([part.colors for part in parts]),
+        uvs=torch.cat([part.uvs for part in parts]),
+        textures=tuple(texture for part in parts for texture in part.textures),
+        face_texture=torch.cat(shown),
+    )
+
+
+def _picture(image: Image.Image) -> Tensor:
+    """(3, H, W) in [0, 1]; what is transparent keeps its hidden colour."""
+    return _unit(np.array(image.convert("RGBA"))[..., :3]).permute(2, 0, 1).contiguous()
+
+
+def _unit(values: np.ndarray) -> Tensor:
+    return _tensor(values / 255 if values.dtype == np.uint8 else values).clamp(0, 1)
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.array(values, dtype=np.float32))
+
+
+def _to_srgb(values: Tensor) -> Tensor:
+    """Linear light in [0, 1] -> sRGB (IEC 61966-2-1), e.g. 0.2140 -> 0.5."""
+    return torch.where(values > 0.0031308, 1.055 * values.clamp_min(1e-9).pow(1 / 2.4) - 0.055, 12.92 * values)
