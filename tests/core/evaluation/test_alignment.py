@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from soft_object import SoftObject
+from torch import Tensor
+
+from upfusion_core import Cameras, orbit_cameras
+from upfusion_core.errors import InputError
+from upfusion_core.evaluation.alignment import align_views, measure_alignments
+from upfusion_core.evaluation.metrics import psnr, silhouette
+from upfusion_core.evaluation.planar import warp
+from upfusion_core.evaluation.spatial import Similarity
+
+CAMERAS = orbit_cameras([0, 90, 200], [10, 30, 20])
+KNOWN = Similarity.from_angles(12, -8, 5, scale=0.9, translation=(0.01, 0.02, -0.01))
+
+
+def _scores(alignments, truth: Tensor) -> dict[str, Tensor]:  # noqa: ANN001
+    return {name: psnr(views.rgb, truth) for name, views in alignments}
+
+
+def test_a_turned_object_is_put_right_for_all_views_at_once() -> None:
+    truth, render = SoftObject(KNOWN)(CAMERAS, 48), SoftObject()
+    prediction = render(CAMERAS, 48)
+    alignments = align_views(prediction, truth, render=render, cameras=CAMERAS)
+    scores = _scores(alignments, truth)
+    assert list(scores) == ["raw", "affine", "similarity"]
+    assert alignments.raw.rgb is prediction
+    assert scores["similarity"].min() > 50
+    assert (scores["raw"] < scores["affine"]).all()  # 2D transforms help, but cannot turn an object
+    assert (scores["affine"] < scores["similarity"]).all()
+    assert alignments.object_similarity.scale == pytest.approx(0.9, rel=1e-3)
+    assert alignments.similarity.mask is None
+
+
+def test_fixed_pictures_share_one_similarity() -> None:
+    truth = SoftObject()(CAMERAS, 48)
+    moved = torch.tensor([[1.1, -0.1, 0.06], [0.1, 1.1, -0.04]]).expand(3, 2, 3)
+    mask = silhouette(truth)
+    prediction, prediction_mask = warp(truth, moved), warp(mask, moved, background=0.0)
+    alignments = align_views(prediction, truth, mask=prediction_mask)
+    scores = _scores(alignments, truth)
+    assert (scores["raw"] < 30).all()
+    assert (scores["affine"] > 35).all()
+    assert (scores["similarity"] > 35).all()
+    assert alignments.object_similarity is None
+    measures = measure_alignments(alignments, truth, mask)
+    assert measures["iou"].max() < 0.8  # the masks move with the pictures
+    assert measures["iou_affine"].min() > 0.95
+    assert measures["iou_similarity"].min() > 0.95
+    torch.testing.assert_close(measures["psnr_similarity"], scores["similarity"])
+    assert {"box_psnr", "box_psnr_affine", "box_psnr_similarity", "haarpsi", "haarpsi_affine"} <= set(measures)
+    assert all(values.shape == (3,) for values in measures.values())
+
+
+def test_a_perfect_prediction_stays_perfect() -> None:
+    truth = SoftObject()(CAMERAS, 32)
+    for arguments in ({}, {"render": SoftObject(), "cameras": CAMERAS}):
+        for _, views in align_views(truth, truth, **arguments):
+            torch.testing.assert_close(views.rgb, truth, atol=1e-6, rtol=0)
+
+
+def test_white_gains_nothing_in_any_way() -> None:
+    truth = SoftObject()(CAMERAS, 32)
+    white = torch.ones_like(truth)
+    fixed = align_views(white, truth)
+    rendered = align_views(white, truth, render=lambda cameras, size: white[..., :size, :size], cameras=CAMERAS)
+    for alignments in (fixed, rendered):
+        for _, views in alignments:
+            assert torch.equal(views.rgb, white)
+
+
+def test_opacity_becomes_the_mask() -> None:
+    def render(cameras: Cameras, size: int) -> Tensor:
+        rgb = SoftObject()(cameras, size)
+        return torch.cat([rgb, silhouette(rgb)], dim=1)
+
+    truth = SoftObject(KNOWN)(CAMERAS, 48)
+    seen = render(CAMERAS, 48)
+    alignments = align_views(seen[:, :3], truth, mask=seen[:, 3:], render=render, cameras=CAMERAS)
+    measures = measure_alignments(alignments, truth, silhouette(truth))
+    assert measures["iou_similarity"].min() > 0.98
+    assert measures["iou"].max() < 0.9
+
+
+def test_refusals() -> None:
+    truth = SoftObject()(CAMERAS, 32)
+    with pytest.raises(InputError, match="render and cameras go together"):
+        align_views(truth, truth, cameras=CAMERAS)
+    with pytest.raises(InputError, match="render and cameras go together"):
+        align_views(truth, truth, render=SoftObject())
+    with pytest.raises(InputError, match="one silhouette a view"):
+        align_views(truth, truth, mask=truth[:, :1, 1:])
+    with pytest.raises(InputError, match="prediction must be"):
+        align_views(truth[:1], truth)

@@ -1,0 +1,245 @@
+"""One 3D similarity of an object's frame, and the search for the one that best explains all of its views.
+
+Unposed photos leave the frame of the object open: a reconstruction may be right and yet turned, shifted or larger. A
+predictor that can be rendered from any camera is put right by moving the cameras: an object turned by R, scaled by s
+and shifted by t looks, from a camera, as the object itself does from that camera moved by the inverse.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..checks import check_finite, check_range, check_shape
+from ..errors import InputError
+from ..types import Cameras
+
+Render = Callable[[Cameras, int], Tensor]
+"""(cameras, size) -> (Q, 3, size, size) colours in [0, 1] on white, or (Q, 4, size, size) with the opacity last.
+
+Must give the same picture for the same camera. `lambda cameras, size: model.predict(scene, cameras, size)`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Similarity:
+    """x ↦ scale · rotation · x + translation, on world points.
+
+    scale: above 0. rotation: (3, 3), determinant 1. translation: (3,) in scene units.
+    """
+
+    scale: float
+    rotation: Tensor
+    translation: Tensor
+
+    def __post_init__(self) -> None:
+        check_range("Similarity.scale", self.scale, 1e-6)
+        check_shape("Similarity.rotation", self.rotation, (3, 3))
+        check_shape("Similarity.translation", self.translation, (3,))
+        check_finite("Similarity.translation", self.translation)
+        drift = (self.rotation.T @ self.rotation - torch.eye(3).to(self.rotation)).abs().max()
+        if not drift < 1e-3 or torch.linalg.det(self.rotation) < 0:
+            raise InputError(
+                f"Similarity.rotation must be a rotation, got one that is off by {float(drift):.3g}; remove scale, "
+                "shear and mirroring"
+            )
+
+    @classmethod
+    def identity(cls) -> Similarity:
+        """Moves nothing."""
+        return cls(1.0, torch.eye(3), torch.zeros(3))
+
+    @classmethod
+    def from_angles(
+        cls,
+        yaw_degrees: float = 0.0,
+        pitch_degrees: float = 0.0,
+        roll_degrees: float = 0.0,
+        *,
+        scale: float = 1.0,
+        translation: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    ) -> Similarity:
+        """Turned about +Z by roll, then about +X by pitch, then about +Y by yaw."""
+        angles = [math.radians(angle) for angle in (yaw_degrees, pitch_degrees, roll_degrees)]
+        check_range("scale", scale, 1e-6)
+        return _similarity(torch.tensor([*angles, math.log(scale), *translation], dtype=torch.float32))
+
+    @property
+    def angle_degrees(self) -> float:
+        """The angle of the rotation, 0 to 180."""
+        skew = self.rotation - self.rotation.T  # 2 sin(angle) times the axis; exact where the trace is not
+        sine = torch.stack([skew[2, 1], skew[0, 2], skew[1, 0]]).norm() / 2
+        return math.degrees(math.atan2(float(sine), (float(self.rotation.trace()) - 1) / 2))
+
+    def apply(self, points: Tensor) -> Tensor:
+        """(..., 3) points of the object -> where they come to lie."""
+        return self.scale * points @ self.rotation.to(points).T + self.translation.to(points)
+
+    def move(self, cameras: Cameras) -> Cameras:
+        """Cameras that see the object as `cameras` see it once this similarity has been applied to it."""
+        rotation, translation = self.rotation.to(cameras.device).float(), self.translation.to(cameras.device).float()
+        matrices = cameras.camera_to_world.clone()
+        matrices[:, :3, :3] = rotation.T @ matrices[:, :3, :3]
+        matrices[:, :3, 3] = (matrices[:, :3, 3] - translation) @ rotation / self.scale
+        return Cameras(matrices, cameras.focal, cameras.principal)
+
+
+@dataclass(frozen=True)
+class SimilaritySearch:
+    """How far and how finely a similarity is searched for; a search renders every view some 150 times, small.
+
+    yaw_degrees, pitch_degrees: turns tried first, all pairs, at `coarse_size`.
+    starts: how many of the best of them are refined at `coarse_size`.
+    coarse_size, fine_size: pixels of the renders compared; never more than the truth has.
+    coarse_steps, fine_steps: Gauss-Newton steps, eight renders each, at the two sizes.
+    largest_angle_degrees, largest_stretch, largest_shift: bounds; the shift in halves of the field of view.
+    """
+
+    yaw_degrees: tuple[float, ...] = (-30.0, -20.0, -10.0, 0.0, 10.0, 20.0, 30.0)
+    pitch_degrees: tuple[float, ...] = (-20.0, -10.0, 0.0, 10.0, 20.0)
+    starts: int = 2
+    coarse_size: int = 32
+    fine_size: int = 64
+    coarse_steps: int = 6
+    fine_steps: int = 4
+    largest_angle_degrees: float = 45.0
+    largest_stretch: float = 1.5
+    largest_shift: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("starts", "coarse_steps", "fine_steps"):
+            check_range(f"SimilaritySearch.{name}", getattr(self, name), 1)
+        for name in ("coarse_size", "fine_size"):
+            check_range(f"SimilaritySearch.{name}", getattr(self, name), 8)
+        check_range("SimilaritySearch.largest_angle_degrees", self.largest_angle_degrees, 0.0, 180.0)
+        check_range("SimilaritySearch.largest_stretch", self.largest_stretch, 1.0, 10.0)
+        check_range("SimilaritySearch.largest_shift", self.largest_shift, 0.0, 10.0)
+        for name in ("yaw_degrees", "pitch_degrees"):
+            for angle in getattr(self, name):
+                check_range(f"SimilaritySearch.{name}", angle, -180.0, 180.0)
+
+
+class _Comparison:
+    """Renders of one object against its truths at one size."""
+
+    def __init__(self, render: Render, cameras: Cameras, truth: Tensor, size: int) -> None:
+        self.render, self.cameras, self.size = render, cameras, size
+        self.truth = F.interpolate(truth, size=(size, size), mode="area")
+
+    def residual(self, parameters: Tensor) -> Tensor:
+        """All differences of colours, one long row."""
+        seen = self.render(_similarity(parameters).move(self.cameras), self.size)
+        return (_colors(seen, len(self.cameras), self.size).to(self.truth) - self.truth).flatten()
+
+    def error(self, parameters: Tensor) -> float:
+        """Mean squared difference."""
+        return float(self.residual(parameters).square().mean())
+
+
+@torch.no_grad()
+def align_object(
+    render: Render, cameras: Cameras, truth: Tensor, *, search: SimilaritySearch | None = None
+) -> Similarity:
+    """The similarity of the object's frame with which its renders come closest to all of its true views at once.
+
+    Turns are tried on a grid; the best are refined in all seven numbers (yaw, pitch, roll, scale, shift) by damped
+    Gauss-Newton steps with differences for derivatives. The error is the mean squared difference of colours. Where
+    nothing beats it at the full size, the identity comes back. Deterministic if `render` is.
+
+    Args:
+        render: the predictor; see Render.
+        cameras: the true cameras of the N views.
+        truth: (N, 3, S, S) true views in [0, 1].
+    """
+    check_shape("truth", truth, (len(cameras), 3, "S", "S"), "one square true view a camera")
+    if not len(cameras):
+        raise InputError("expected at least one view to align, got 0; give some cameras")
+    search = search or SimilaritySearch()
+    truth = truth.float()
+    size = truth.shape[-1]
+    coarse, fine, full = (
+        _Comparison(render, cameras, truth, min(side, size)) for side in (search.coarse_size, search.fine_size, size)
+    )
+    limits = _limits(cameras, search)
+    identity = torch.zeros(7)
+    turns = [identity]
+    for yaw in search.yaw_degrees:
+        turns += [
+            torch.tensor([math.radians(yaw), math.radians(pitch), 0, 0, 0, 0, 0]) for pitch in search.pitch_degrees
+        ]
+    turns.sort(key=coarse.error)  # stable: of equals the identity is first
+    ends = [_descend(coarse, turn, search.coarse_steps, limits) for turn in turns[: search.starts]]
+    best = _descend(fine, min(ends, key=fine.error), search.fine_steps, limits)
+    return _similarity(best) if full.error(best) < full.error(identity) * (1 - 1e-6) else Similarity.identity()
+
+
+def _descend(comparison: _Comparison, start: Tensor, steps: int, limits: Tensor) -> Tensor:
+    """(7,) parameters after some damped Gauss-Newton steps, each within ± `limits` (7,)."""
+    probe = _probes(comparison)
+    found, residual = start, comparison.residual(start)
+    damping = 1e-2
+    slopes = None
+    for _ in range(steps):
+        if slopes is None:
+            moved = (comparison.residual(found + probe[index] * torch.eye(7)[index]) for index in range(7))
+            slopes = torch.stack([(row - residual) / width for row, width in zip(moved, probe, strict=True)])
+        # in units of the probes all seven numbers move the pictures about equally
+        scaled = slopes * probe[:, None].to(slopes)
+        hessian = scaled @ scaled.T
+        ridge = damping * hessian.diagonal() + 1e-6 * hessian.diagonal().max() + 1e-12
+        step = torch.linalg.solve(hessian + torch.diag(ridge), scaled @ residual).cpu() * probe
+        tried = found - step
+        allowed = bool((tried.abs() <= limits).all())
+        tried_residual = comparison.residual(tried) if allowed else residual
+        if tried_residual.square().sum() < residual.square().sum():
+            found, residual, damping, slopes = tried, tried_residual, damping / 4, None
+        else:
+            damping *= 8
+    return found
+
+
+def _probes(comparison: _Comparison) -> Tensor:
+    """(7,) changes that move an object of half the picture's width by about half a pixel."""
+    pixel = 2 / comparison.size
+    shift = pixel / 2 * _half_view(comparison.cameras)
+    return torch.tensor([pixel, pixel, pixel, pixel, shift, shift, shift])
+
+
+def _limits(cameras: Cameras, search: SimilaritySearch) -> Tensor:
+    angle, stretch = math.radians(search.largest_angle_degrees), math.log(search.largest_stretch)
+    shift = search.largest_shift * _half_view(cameras)
+    return torch.tensor([angle, angle, angle, stretch, shift, shift, shift])
+
+
+def _half_view(cameras: Cameras) -> float:
+    """Half the width of what the cameras see at the world's origin, in scene units; their mean."""
+    return float((cameras.centers.norm(dim=1) / cameras.focal.mean(1)).mean())
+
+
+def _similarity(parameters: Tensor) -> Similarity:
+    """(7,) yaw, pitch, roll in radians, log scale, shift -> the similarity."""
+    parameters = parameters.double()
+    yaw, pitch, roll = (_turn(float(angle), axis) for angle, axis in zip(parameters[:3], (1, 0, 2), strict=True))
+    return Similarity(float(parameters[3].exp()), (yaw @ pitch @ roll).float(), parameters[4:].float())
+
+
+def _turn(angle: float, axis: int) -> Tensor:
+    """(3, 3) right-handed turn about a coordinate axis."""
+    first, second = (axis + 1) % 3, (axis + 2) % 3
+    matrix = torch.eye(3, dtype=torch.float64)
+    matrix[first, first] = matrix[second, second] = math.cos(angle)
+    matrix[second, first] = math.sin(angle)
+    matrix[first, second] = -math.sin(angle)
+    return matrix
+
+
+def _colors(seen: Tensor, count: int, size: int) -> Tensor:
+    """The colours of what a Render returned."""
+    channels = 4 if isinstance(seen, Tensor) and seen.ndim == 4 and seen.shape[1] == 4 else 3
+    check_shape("render(cameras, size)", seen, (count, channels, size, size), "colours, or colours and opacity")
+    check_finite("render(cameras, size)", seen)
+    return seen[:, :3].float()
