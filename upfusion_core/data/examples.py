@@ -14,7 +14,7 @@ from ..errors import InputError, UpFusionError
 from ..types import Cameras
 from .normalise import Similarity, normalise
 
-__all__ = ["MultiViewDataset", "PosedViews", "Similarity", "choose_views", "normalise", "stream"]
+__all__ = ["MultiViewDataset", "PosedViews", "Similarity", "choose_views", "normalise", "readable", "stream"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ class PosedViews:
         Our world moves with the reference: distance 1 and azimuth 0 are then those of the new view 0, and depths
         change their unit with it.
         """
-        index = _checked_views(views, len(self), self.name)
+        index = checked_views(views, len(self), self.name)
         up = torch.tensor([0.0, 1.0, 0.0]) if self.upright else None
         picked = torch.tensor(index)
         cameras, move = normalise(self.cameras[picked], centre=torch.zeros(3), up=up)
@@ -140,8 +140,24 @@ def stream(dataset: MultiViewDataset, views: int, generator: torch.Generator) ->
             raise InputError(f"none of {len(dataset)} objects could be read, the last because {item}: {reason}")
 
 
-def _checked_views(views: Sequence[int], available: int, name: str) -> list[int]:
-    index = [int(view) for view in views]
+def readable(dataset: MultiViewDataset) -> Iterator[PosedViews]:
+    """Every object that can be read, once and in order, with all its views; the data set counts the others."""
+    for index in range(len(dataset)):
+        try:
+            yield dataset[index]
+        except UpFusionError:
+            continue  # noted in `skipped`
+
+
+def note(skipped: list[tuple[str, str]], item: str, reason: str) -> None:
+    """Adds what was left out to a data set's list, unless it is there already."""
+    if (item, reason) not in skipped:
+        skipped.append((item, reason))
+
+
+def checked_views(views: Sequence[int] | None, available: int, name: str) -> list[int]:
+    """The views asked for, or all where that is None. Raises InputError if one does not exist, or none is wanted."""
+    index = list(range(available)) if views is None else [int(view) for view in views]
     if not index or min(index) < 0 or max(index) >= available:
         raise InputError(f"views of {name} must be numbers from 0 to {available - 1}, at least one, got {index}")
     return index

@@ -1,0 +1,198 @@
+"""Folders of meshes and GSO's two layouts: known points land where the cameras say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from marks import centroid, pixels
+from PIL import Image
+from trimesh.visual import ColorVisuals
+
+from upfusion_core.data.examples import PosedViews, readable
+from upfusion_core.data.gso import gso
+from upfusion_core.data.meshes import MeshRendering, MeshSource, MeshViews, mesh_folder
+from upfusion_core.errors import InputError
+
+SMALL = MeshRendering(size=64, views=5)
+
+
+def marked_ball(marks: dict[tuple[float, float, float], tuple[int, int, int]]) -> trimesh.Trimesh:
+    """Small coloured balls at the marks."""
+    parts = []
+    for place, color in marks.items():
+        ball = trimesh.creation.icosphere(subdivisions=2, radius=0.15)
+        ball.apply_translation(place)
+        colors = np.array([[*color, 255]] * len(ball.vertices), dtype=np.uint8)
+        parts.append(
+            trimesh.Trimesh(ball.vertices, ball.faces, visual=ColorVisuals(vertex_colors=colors), process=False)
+        )
+    return trimesh.util.concatenate(parts)
+
+
+RED, GREEN = (1.0, 0.5, -0.4), (-1.0, -0.5, 0.4)
+"""Opposite corners, so that the box's centre is the origin."""
+
+
+def write_marked(path: Path) -> None:
+    marked_ball({RED: (255, 0, 0), GREEN: (0, 255, 0)}).export(path)
+
+
+def assert_marks_are_where_cameras_say(views: PosedViews, red: torch.Tensor, green: torch.Tensor) -> None:
+    size = views.rgb.shape[-1]
+    reds = (views.rgb[:, 0] - views.rgb[:, 1]).clamp_min(0)
+    greens = (views.rgb[:, 1] - views.rgb[:, 0]).clamp_min(0)
+    for weights, point in ((reds, red), (greens, green)):
+        expected = pixels(views.cameras, views.placement.points(point), size)
+        alone = weights.sum(dim=(1, 2)) > 10
+        assert alone.sum() >= 3
+        assert (centroid(weights) - expected)[alone].norm(dim=-1).max() < 0.5
+
+
+def test_a_folder_of_meshes(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / ".cache").mkdir()
+    write_marked(tmp_path / "b.ply")
+    write_marked(tmp_path / "sub" / "a.PLY")
+    write_marked(tmp_path / ".cache" / "hidden.ply")
+    (tmp_path / "a.glb").write_bytes(b"glTF cut short")
+    (tmp_path / "notes.txt").write_text("no mesh", encoding="utf-8")
+    dataset = mesh_folder(tmp_path, SMALL)
+    assert [source.name for source in dataset.sources] == ["a.glb", "b.ply", "sub/a.PLY"]
+    found = list(readable(dataset))
+    assert [views.name for views in found] == ["b.ply", "sub/a.PLY"]
+    assert [item for item, _ in dataset.skipped] == ["a.glb"]
+    assert "cannot be read" in dataset.skipped[0][1]
+    list(readable(dataset))
+    assert len(dataset.skipped) == 1
+    # The file's box is [-1.15, 1.15] × …, its centre the origin; the farthest vertex is put at radius 0.2.
+    scale = 0.2 / float(np.linalg.norm(trimesh.load(tmp_path / "b.ply").vertices, axis=1).max())
+    views = found[0]
+    assert len(views) == dataset.view_count(1) == 5
+    assert_marks_are_where_cameras_say(views, scale * torch.tensor(RED), scale * torch.tensor(GREEN))
+
+
+def test_depth_follows_the_unit(tmp_path: Path) -> None:
+    trimesh.creation.icosphere(subdivisions=4, radius=7.0).export(tmp_path / "ball.ply")
+    rendering = MeshRendering(size=32, views=3, distance=(1.5, 2.5), radius=0.4)
+    views = mesh_folder(tmp_path, rendering)[0]
+    assert float(views.cameras.centers[0].norm()) == pytest.approx(1)
+    assert views.placement.scale < 0.7
+    middle = views.depth[:, 0, 15:17, 15:17].mean(dim=(1, 2))
+    expected = views.cameras.centers.norm(dim=-1) - 0.4 * views.placement.scale
+    assert torch.allclose(middle, expected, atol=3e-3)
+    surface = mesh_folder(tmp_path, rendering).surface(0, views)
+    assert float(surface.vertices.norm(dim=-1).max()) == pytest.approx(0.4 * views.placement.scale, rel=1e-4)
+
+
+def test_views_are_the_same_every_time_and_draws_follow_the_generator(tmp_path: Path) -> None:
+    write_marked(tmp_path / "a.ply")
+    dataset = mesh_folder(tmp_path, SMALL)
+    everything, some = dataset[0], dataset.read(0, [3, 1])
+    assert torch.equal(some.rgb, everything.rgb[[3, 1]])
+    again = everything.chosen([3, 1])
+    assert torch.allclose(some.cameras.camera_to_world, again.cameras.camera_to_world, atol=1e-5)
+    write_marked(tmp_path / "0.ply")
+    assert torch.equal(mesh_folder(tmp_path, SMALL)[1].rgb, everything.rgb)
+    drawn = [dataset.draw(0, 2, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    assert torch.equal(drawn[0].rgb, drawn[1].rgb)
+    assert not torch.equal(drawn[0].cameras.camera_to_world, drawn[2].cameras.camera_to_world)
+    with pytest.raises(IndexError):
+        dataset[1]
+
+
+def test_z_up_stands_upright(tmp_path: Path) -> None:
+    """A red ball above a green one along +Z: red is above in every picture."""
+    marked_ball({(0.0, 0.0, 1.0): (255, 0, 0), (0.0, 0.0, -1.0): (0, 255, 0)}).export(tmp_path / "a.ply")
+    views = mesh_folder(tmp_path, SMALL, up="z")[0]
+    reds = centroid((views.rgb[:, 0] - views.rgb[:, 1]).clamp_min(0))
+    greens = centroid((views.rgb[:, 1] - views.rgb[:, 0]).clamp_min(0))
+    assert (greens[:, 1] - reds[:, 1] > 15).all()
+    lying = mesh_folder(tmp_path, SMALL)[0]
+    assert torch.allclose(lying.cameras.camera_to_world, views.cameras.camera_to_world)
+    assert not torch.allclose(lying.rgb, views.rgb)
+
+
+# x, y, z of a board 2 wide and 1 high that stands in the x-z plane and shows its texture towards -y
+BOARD = [(-1.0, 0.0, -0.5), (1.0, 0.0, -0.5), (1.0, 0.0, 0.5), (-1.0, 0.0, 0.5)]
+MARK = (-1 + 2 * 12.5 / 64, 0.0, 0.5 - 8.5 / 32)
+"""Where the board shows the texel (12, 8) from the top left, of 64 x 32."""
+
+
+def write_gso(folder: Path, *, flat: bool) -> None:
+    """A scan in one of the two distributions; its material names texture.png beside the OBJ in both."""
+    meshes = folder if flat else folder / "meshes"
+    textures = folder if flat else folder / "materials" / "textures"
+    meshes.mkdir(parents=True)
+    textures.mkdir(parents=True, exist_ok=True)
+    lines = ["mtllib model.mtl", *(f"v {x} {y} {z}" for x, y, z in BOARD)]
+    lines += ["vt 0 0", "vt 1 0", "vt 1 1", "vt 0 1", "vn 0 -1 0", "usemtl material_0"]
+    lines += ["f 1/1/1 2/2/1 3/3/1", "f 1/1/1 3/3/1 4/4/1"]
+    (meshes / "model.obj").write_text("\n".join(lines), encoding="utf-8")
+    material = [
+        "newmtl material_0",
+        "# shader_type beckmann",
+        "map_Kd texture.png",
+        "# Kd: Diffuse reflectivity.",
+        "Kd 1 1 1",
+    ]
+    (meshes / "model.mtl").write_text("\n".join(material), encoding="utf-8")
+    texture = np.full((32, 64, 3), 60, dtype=np.uint8)
+    texture[7:10, 11:14] = (255, 60, 60)
+    Image.fromarray(texture).save(textures / "texture.png")
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_gso_in_both_distributions(tmp_path: Path, flat: bool) -> None:
+    write_gso(tmp_path / "Mug", flat=flat)
+    write_gso(tmp_path / "Untextured", flat=flat)
+    next((tmp_path / "Untextured").rglob("texture.png")).unlink()
+    (tmp_path / "Empty").mkdir()
+    write_gso(tmp_path / "Broken", flat=flat)
+    next((tmp_path / "Broken").rglob("model.obj")).write_text("v 0 0\nf nothing", encoding="utf-8")
+    dataset = gso(tmp_path, MeshRendering(size=128, views=8, elevation_degrees=(0.0, 40.0)))
+    assert [source.name for source in dataset.sources] == ["Broken", "Mug"]
+    (views,) = readable(dataset)
+    assert dict(dataset.skipped).keys() == {"Empty", "Untextured", "Broken"}
+    scale = 0.2 / (1 + 0.25) ** 0.5
+    x, y, z = MARK
+    mark = scale * torch.tensor([x, z, -y])  # +Z up to +Y up
+    weights = (views.rgb[:, 0] - views.rgb[:, 1]).clamp_min(0)
+    expected = pixels(views.cameras, views.placement.points(mark), 128)
+    visible = weights.sum(dim=(1, 2)) > 4
+    assert visible.sum() >= 4
+    assert (centroid(weights) - expected)[visible].norm(dim=-1).max() < 0.5
+
+
+def test_refusals(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is none"):
+        mesh_folder(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"must hold \.glb"):
+        mesh_folder(tmp_path)
+    with pytest.raises(InputError, match="up must be one of"):
+        mesh_folder(tmp_path, up="x")
+    with pytest.raises(InputError, match=r"model.obj and texture.png, got none \(0 skipped\)"):
+        gso(tmp_path)
+    write_marked(tmp_path / "a.ply")
+    dataset = mesh_folder(tmp_path, SMALL)
+    with pytest.raises(InputError, match="numbers from 0 to 4"):
+        dataset.read(0, [5])
+    views = dataset.read(0, [0])
+    other = MeshViews([MeshSource("b", tmp_path / "a.ply")], SMALL)
+    with pytest.raises(InputError, match="views of b from this data set"):
+        other.surface(0, views)
+    for change, message in (
+        ({"elevation_degrees": (-90.0, 0.0)}, "elevation_degrees"),
+        ({"elevation_degrees": (10.0, 0.0)}, "elevation_degrees"),
+        ({"distance": (0.1, 1.0)}, "distance"),
+        ({"radius": 0.0}, "radius"),
+        ({"size": 0}, "size"),
+        ({"views": 0}, "views"),
+        ({"focal": 0.0}, "focal"),
+        ({"supersampling": 0}, "supersampling"),
+    ):
+        with pytest.raises(InputError, match=message):
+            MeshRendering(**change)

@@ -1,0 +1,26 @@
+"""Folders of data sets: found, listed, and told apart from files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..errors import InputError
+
+
+def existing_folder(root: str | os.PathLike[str]) -> Path:
+    """The folder, or InputError where there is none."""
+    root = Path(root)
+    if not root.is_dir():
+        raise InputError(f"a data set is read from a folder, but {root} is none; check the path")
+    return root
+
+
+def subfolders(root: Path) -> list[Path]:
+    """Folders directly in `root`, hidden ones left out, in the order of their names."""
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def existing_file(*candidates: Path) -> Path | None:
+    """The first of the paths that is a file and not empty, or None."""
+    return next((path for path in candidates if path.is_file() and path.stat().st_size), None)
