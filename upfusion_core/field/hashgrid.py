@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import Any, Literal
 
 import torch
@@ -80,44 +81,44 @@ def encode_grid(points: Tensor, table: Tensor, config: GridConfig) -> Tensor:
     check_shape("points", points, ("P", 3), "flatten the leading axes")
     check_shape("table", table, (sum(config.rows), config.features), "it belongs to another GridConfig")
     rows, weights = _corners(points, config)
-    features: Tensor = _WeightedRows.apply(table, rows.reshape(-1, 8), weights.reshape(-1, 8))
+    features: Tensor = _WeightedRows.apply(table, rows, weights)
     return features.reshape(len(points), config.width)
 
 
 def _corners(points: Tensor, config: GridConfig) -> tuple[Tensor, Tensor]:
-    """Table rows (P, L, 8), int64, and trilinear weights (P, L, 8) of the corners round each point, x fastest."""
+    """Table rows, int64, and trilinear weights of the 8 corners round each point in each level: (8, P·L), x fastest.
+
+    Corners lead: on a CPU products along a last axis of 2 or 8 take several times as long.
+    """
     device = points.device
     cells = torch.tensor(config.resolutions, device=device)
     position = points.clamp(0, 1).t()[..., None] * cells  # (3, P, L)
     # NaN must stay in the weights, where it shows, and out of the indices, where it would crash
     lower = torch.minimum(position.detach().floor(), (cells - 1).to(points.dtype)).nan_to_num(0.0)
     upper_weight = position - lower
-    sides = torch.stack([1 - upper_weight, upper_weight], dim=-1)  # (3, P, L, 2)
-    weights = sides[2][..., :, None, None] * sides[1][..., None, :, None] * sides[0][..., None, None, :]
+    sides = list(zip(1 - upper_weight, upper_weight, strict=True))  # (P, L) of the lower and upper side, an axis each
+    weights = torch.stack([x * yz for yz in [y * z for z in sides[2] for y in sides[1]] for x in sides[0]])
 
     # (3, L) factors of the coordinates in the number of a lattice point
     factors = torch.stack([torch.ones_like(cells), cells + 1, (cells + 1) ** 2])
+    starts = torch.tensor([sum(config.rows[:level]) for level in range(config.levels)], device=device)
     dense = config.dense_levels
     if config.indexing == "hashed":
         factors[:, dense:] = torch.tensor(HASH_PRIMES, device=device)[:, None]
-    low = lower.long() * factors[:, None]  # (3, P, L)
-    pairs = torch.stack([low, low + factors[:, None]], dim=-1)
-    x, y, z = pairs[0][..., None, None, :], pairs[1][..., None, :, None], pairs[2][..., :, None, None]
-    if config.indexing == "hashed" and dense < config.levels:
-        wrapped = z[:, dense:] ^ y[:, dense:] ^ x[:, dense:]
-        rows = torch.cat([z[:, :dense] + y[:, :dense] + x[:, :dense], wrapped & (config.table_size - 1)], dim=1)
-    else:
-        rows = z + y + x
-        if dense < config.levels:
-            rows[:, dense:] &= config.table_size - 1
-    starts = torch.tensor([sum(config.rows[:level]) for level in range(config.levels)], device=device)
-    rows = rows + starts[:, None, None, None]
-    shape = (len(points), config.levels, 8)
-    return rows.reshape(shape), weights.reshape(shape)
+    first = lower.long() * factors[:, None]  # (3, P, L)
+    pairs = list(zip(first, first + factors[:, None], strict=True))
+    fine = [[side[:, dense:] for side in pair] for pair in pairs]
+    combined = torch.bitwise_xor if config.indexing == "hashed" else torch.add
+    rows = torch.empty(8, *lower.shape[1:], dtype=torch.int64, device=device)
+    for corner, (z, y, x) in enumerate(product((0, 1), repeat=3)):
+        rows[corner, :, :dense] = (pairs[0][x] + pairs[1][y] + pairs[2][z])[:, :dense]
+        shared = combined(combined(fine[0][x], fine[1][y]), fine[2][z])
+        rows[corner, :, dense:] = shared & (config.table_size - 1)
+    return (rows + starts).flatten(1), weights.flatten(1)
 
 
 class _WeightedRows(torch.autograd.Function):
-    """table (T, F), rows (N, K), weights (N, K) -> (N, F) weighted sums of table rows.
+    """table (T, F), rows (K, N), weights (K, N) -> (N, F) weighted sums of table rows.
 
     Autograd's own gather scatters gradients row by row; one flat scatter a feature is several times faster on a CPU.
     """
@@ -126,8 +127,9 @@ class _WeightedRows(torch.autograd.Function):
     def forward(ctx: Any, table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:  # noqa: ANN401
         ctx.save_for_backward(table, rows, weights)
         if table.device.type == "cpu":  # fused there; elsewhere it is missing or not faster
-            return F.embedding_bag(rows, table, mode="sum", per_sample_weights=weights)
-        return (table[rows] * weights[..., None]).sum(1)
+            bags = rows.t().contiguous()
+            return F.embedding_bag(bags, table, mode="sum", per_sample_weights=weights.t().contiguous())
+        return (table[rows] * weights[..., None]).sum(0)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, Tensor | None]:  # noqa: ANN401
@@ -136,10 +138,10 @@ class _WeightedRows(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             flat = rows.reshape(-1)
             empty = gradient.new_zeros(len(table))
-            columns = [empty.scatter_add(0, flat, (weights * part[:, None]).reshape(-1)) for part in gradient.t()]
+            columns = [empty.scatter_add(0, flat, (weights * part).reshape(-1)) for part in gradient.t().contiguous()]
             table_gradient = torch.stack(columns, dim=-1)
         if ctx.needs_input_grad[2]:
-            weights_gradient = (table[rows] * gradient[:, None]).sum(-1)
+            weights_gradient = (table[rows] * gradient).sum(-1)
         return table_gradient, None, weights_gradient
 
 

