@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from upfusion_core.data.examples import PosedViews
+from upfusion_core.geometry import camera_rays, to_reference_frame
 from upfusion_core.types import Cameras
 
 
@@ -23,3 +26,32 @@ def centroid(weights: Tensor) -> Tensor:
     return (
         torch.stack([(weights.sum(dim=1) * axis).sum(-1), (weights.sum(dim=2) * axis).sum(-1)], dim=-1) / total[:, None]
     )
+
+
+def disc(height: int, width: int, x: float, y: float, radius: float) -> np.ndarray:
+    """(H, W) in [0, 1]: how much of each pixel a disc covers; x, y in pixels from the top left corner."""
+    rows, columns = np.mgrid[:height, :width] + 0.5
+    return np.clip(radius + 0.5 - np.hypot(columns - x, rows - y), 0, 1)
+
+
+def axes_towards(center: np.ndarray, target: np.ndarray, roll: float = 0.0) -> np.ndarray:
+    """(3, 3) with columns right, up, backward of a camera that looks at a target, +Z up, then rolled (radians)."""
+    backward = (center - target) / np.linalg.norm(center - target)
+    right = np.cross([0.0, 0.0, 1.0], backward)
+    right /= np.linalg.norm(right)
+    above = np.cross(backward, right)
+    turned = np.cos(roll) * right + np.sin(roll) * above
+    return np.stack([turned, np.cross(backward, turned), backward], axis=1)
+
+
+def assert_mark_is_where_cameras_say(views: PosedViews, point: np.ndarray, least: int) -> None:
+    """The red mark on grey is seen, in at least so many views, within half a pixel of the point's projection."""
+    weights = views.rgb[:, 0] - views.rgb[:, 1]
+    weights = weights * (weights > 0.1)  # resizing rings a little about the mark
+    seen = weights.sum(dim=(1, 2)) > 3
+    assert int(seen.sum()) >= least
+    place = views.placement.points(torch.from_numpy(np.asarray(point)))
+    expected = pixels(views.cameras, place, views.rgb.shape[-1])
+    assert (centroid(weights) - expected)[seen].norm(dim=-1).max() < 0.5
+    to_reference_frame(camera_rays(views.cameras, 2, 2), views.cameras[0])  # refuses one that looks elsewhere
+    assert abs(float(views.cameras.centers[0].norm()) - 1) < 1e-5

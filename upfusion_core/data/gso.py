@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 from ..errors import InputError
-from .examples import note
 from .folders import existing_file, existing_folder, subfolders
 from .meshes import MeshRendering, MeshSource, MeshViews
 
@@ -26,12 +25,12 @@ def gso(root: str | os.PathLike[str], rendering: MeshRendering | None = None) ->
     for folder in subfolders(root):
         model = existing_file(folder / "meshes" / "model.obj", folder / "model.obj")
         if model is None:
-            note(skipped, folder.name, "it has neither meshes/model.obj nor model.obj")
+            skipped.append((folder.name, "it has neither meshes/model.obj nor model.obj"))
             continue
         beside = model.parent / "texture.png"
         texture = existing_file(folder / "materials" / "textures" / "texture.png", beside)
         if texture is None:
-            note(skipped, folder.name, "its texture.png is missing")
+            skipped.append((folder.name, "its texture.png is missing"))
             continue
         sources.append(MeshSource(folder.name, model, "z", texture))
     if not sources:

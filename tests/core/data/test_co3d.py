@@ -1,0 +1,298 @@
+"""Co3Dv2: both intrinsics, crops, lists and batches, and everything that is broken in it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from marks import assert_mark_is_where_cameras_say, axes_towards, disc
+from PIL import Image
+
+from upfusion_core.data.co3d import HELD_OUT, Co3D, EvalBatch
+from upfusion_core.data.co3d_frames import parse_frame
+from upfusion_core.data.examples import readable
+from upfusion_core.errors import InputError
+from upfusion_core.geometry import reference_camera
+
+CENTRE = np.array([3.0, -1.0, 2.0])
+MARK = CENTRE + np.array([0.3, -0.2, 0.5])
+FOCAL, PRINCIPAL = np.array([2.4, 2.6]), np.array([0.1, -0.05])
+ISOTROPIC, BOUNDS = "ndc_isotropic", "ndc_norm_image_bounds"
+
+
+def viewpoint(number: int, kind: str | None, jitter: float) -> dict[str, Any]:
+    """A camera on a wobbly round about the object, in PyTorch3D's convention, written down by hand."""
+    generator = np.random.default_rng(number)
+    azimuth = 2 * math.pi * number / 6
+    center = CENTRE + 6 * np.array([math.cos(azimuth), math.sin(azimuth), 0.3])
+    target = CENTRE + jitter * generator.standard_normal(3)
+    right, above, backward = axes_towards(center, target, roll=0.2 * number).T
+    rotation = np.stack([-right, above, -backward], axis=1)  # columns: left, up, forward in the world
+    result = {
+        "R": rotation.tolist(),
+        "T": (-center @ rotation).tolist(),
+        "focal_length": FOCAL.tolist(),
+        "principal_point": PRINCIPAL.tolist(),
+    }
+    return result | ({} if kind is None else {"intrinsics_format": kind})
+
+
+def project(view: dict[str, Any], point: np.ndarray, height: int, width: int) -> tuple[float, float]:
+    """Pixels from the top left corner, by DATA's formulas."""
+    x, y, z = point @ np.array(view["R"]) + view["T"]
+    half = np.array([width, height]) / 2
+    unit = half if view.get("intrinsics_format", BOUNDS) == BOUNDS else np.full(2, min(height, width) / 2)
+    px, py = half - PRINCIPAL * unit - FOCAL * unit * [x / z, y / z]
+    return float(px), float(py)
+
+
+def write_frame(root: Path, sequence: str, number: int, kind: str | None, jitter: float) -> dict[str, Any]:
+    """One frame, landscape or portrait: a grey ball with a red mark in a green room."""
+    height, width = (90, 120) if number % 2 else (130, 100)
+    category = sequence.split("/")[0]
+    view = viewpoint(number, kind, jitter)
+    folder = root / sequence
+    for kind_folder in ("images", "masks"):
+        (folder / kind_folder).mkdir(parents=True, exist_ok=True)
+    x, y = project(view, CENTRE, height, width)
+    body = disc(height, width, x, y, 22.0)
+    mark = disc(height, width, *project(view, MARK, height, width), 3.0)[..., None]
+    picture = mark * [255, 40, 40] + (1 - mark) * np.where(body[..., None] > 0, 110, [20, 200, 20])
+    image, mask = f"images/frame{number + 1:06d}.jpg", f"masks/frame{number + 1:06d}.png"
+    Image.fromarray(np.rint(picture).astype(np.uint8)).save(folder / image, quality=98, subsampling=0)
+    probability = np.where(body >= 0.5, 0.9, 0.39)  # 0.39 everywhere else lies just under the threshold
+    Image.fromarray(np.rint(255 * probability).astype(np.uint8)).save(folder / mask)
+    return {
+        "sequence_name": sequence.removeprefix(f"{category}/"),
+        "frame_number": number,
+        "frame_timestamp": 0.1 * number,
+        "image": {"path": f"{sequence}/{image}", "size": [height, width]},
+        "depth": None,
+        "mask": {"path": f"{sequence}/{mask}", "mass": float((body >= 0.5).sum())},
+        "viewpoint": view,
+        "meta": None,
+    }
+
+
+def write_jgz(path: Path, content: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(json.dumps(content).encode("utf-8")))
+
+
+def write_category(
+    root: Path, category: str, sequences: tuple[str, ...], kind: str | None = ISOTROPIC, jitter: float = 0.0
+) -> list[dict[str, Any]]:
+    frames = [
+        write_frame(root, f"{category}/{name}", number, kind, jitter) for name in sequences for number in range(6)
+    ]
+    write_jgz(root / category / "frame_annotations.jgz", frames)
+    return frames
+
+
+@pytest.mark.parametrize("kind", [ISOTROPIC, BOUNDS, None])
+@pytest.mark.parametrize("jitter", [0.0, 0.4])
+def test_known_points_after_crop_and_resize(tmp_path: Path, kind: str | None, jitter: float) -> None:
+    write_category(tmp_path, "cup", ("1_2_3",), kind, jitter)
+    views = Co3D(tmp_path, size=64)[0]
+    assert views.name == "cup/1_2_3"
+    assert_mark_is_where_cameras_say(views, MARK, least=6)
+    assert not views.upright
+    assert torch.allclose(views.cameras.camera_to_world[0], reference_camera().camera_to_world[0], atol=1e-5)
+    if not jitter:
+        assert torch.allclose(views.placement.points(torch.from_numpy(CENTRE)), torch.zeros(3), atol=1e-5)
+
+
+def test_the_crop_is_the_squared_box_on_white(tmp_path: Path) -> None:
+    write_category(tmp_path, "cup", ("1_2_3",))
+    views = Co3D(tmp_path, size=92)[0]
+    rows = (views.mask[0, 0] > 0.5).any(dim=1).nonzero()[:, 0]
+    assert len(rows) == pytest.approx(92 / 1.15, abs=2)
+    assert float(views.mask[0, 0].mean()) == pytest.approx(math.pi / 4 / 1.15**2, rel=0.03)
+    off = views.mask[:, 0] == 0
+    assert (views.rgb.permute(0, 2, 3, 1)[off] > 0.99).all()
+    # the green room, 0.7 greener than red, is gone but for what JPEG smears of it over the rim
+    assert (views.rgb[:, 1] - views.rgb[:, 0]).max() < 0.15
+
+
+def test_a_lower_threshold_takes_the_room_in(tmp_path: Path) -> None:
+    write_category(tmp_path, "cup", ("1_2_3",))
+    views = Co3D(tmp_path, size=64, margin=None, mask_threshold=0.3)[0]
+    assert (views.rgb[:, 1] - views.rgb[:, 0]).max() > 0.5
+    assert_mark_is_where_cameras_say(views, MARK, least=1)
+
+
+def test_objects_at_the_border_are_padded_with_white(tmp_path: Path) -> None:
+    (frame, *_) = write_category(tmp_path, "cup", ("1_2_3",))
+    mask = np.zeros((130, 100), dtype=np.uint8)
+    mask[100:, :20] = 255
+    Image.fromarray(mask).save(tmp_path / frame["mask"]["path"])
+    views = Co3D(tmp_path, size=64).read(0, [0])
+    assert (views.mask[0, 0, -2:] < 0.01).all()
+    assert (views.rgb[0, :, -2:] > 0.99).all()
+    assert float(views.mask.mean()) == pytest.approx(20 * 30 / (30 * 1.15) ** 2, rel=0.02)
+
+
+def test_set_lists_choose_frames(tmp_path: Path) -> None:
+    write_category(tmp_path, "cup", ("a", "b"))
+    lists = {
+        "train": [["a", 4, "cup/a/images/frame000005.jpg"], ["a", 1, "cup/a/images/frame000002.jpg"]],
+        "val": [["b", 17, "cup/b/images/frame000018.jpg"]],
+        "test": [],
+    }
+    (tmp_path / "cup" / "set_lists").mkdir()
+    (tmp_path / "cup" / "set_lists" / "set_lists_fewview_dev.json").write_text(json.dumps(lists), encoding="utf-8")
+    train = Co3D(tmp_path, set_list="fewview_dev", size=32)
+    assert [(train.name(i), train.view_count(i)) for i in range(len(train))] == [("cup/a", 2)]
+    assert not train.skipped
+    everything = Co3D(tmp_path, size=32)
+    assert torch.equal(train[0].rgb, everything.read(0, [1, 4]).rgb)
+    assert torch.allclose(
+        train[0].cameras.camera_to_world, everything.read(0, [1, 4]).cameras.camera_to_world, atol=1e-6
+    )
+    val = Co3D(tmp_path, set_list="fewview_dev", subset="val")
+    assert len(val) == 0
+    assert "among the 1 that are listed" in dict(val.skipped)["cup/b"]
+    (tmp_path / "cup" / "set_lists" / "set_lists_fewview_dev.json").write_text('{"train": 3}', encoding="utf-8")
+    assert "must list sequence" in dict(Co3D(tmp_path, set_list="fewview_dev").skipped)["cup"]
+    assert "cannot be read" in dict(Co3D(tmp_path, set_list="manyview_0").skipped)["cup"]
+
+
+def test_eval_batches_put_the_target_last(tmp_path: Path) -> None:
+    write_category(tmp_path, "cup", ("a", "b"))
+    batches = [
+        [["b", 5, "…"], ["b", 2, "…"], ["b", 0, "…"]],
+        [["a", 1, "…"], ["a", 99, "…"]],
+        [["a", 1, "…"], ["b", 1, "…"]],
+        [],
+        7,
+        [["a", 0, "…"], ["a", 3, "…"]],
+    ]
+    folder = tmp_path / "cup" / "eval_batches"
+    folder.mkdir()
+    (folder / "eval_batches_fewview_test.json").write_text(json.dumps(batches), encoding="utf-8")
+    dataset = Co3D(tmp_path, size=32)
+    found = dataset.batches("cup", "fewview_test")
+    assert found == [EvalBatch(1, 5, (2, 0)), EvalBatch(0, 0, (3,))]
+    assert [item for item, _ in dataset.skipped] == [f"cup fewview_test batch {i}" for i in (1, 2, 3, 4)]
+    views = dataset.read_batch(found[0])
+    assert torch.equal(views.rgb, dataset.read(1, [2, 0, 5]).rgb)
+    (folder / "eval_batches_fewview_test.json").write_text(json.dumps({"a": 1}), encoding="utf-8")
+    with pytest.raises(InputError, match="must hold a list"):
+        dataset.batches("cup", "fewview_test")
+    with pytest.raises(InputError, match="cannot be read"):
+        dataset.batches("cup", "manyview_0")
+
+
+def test_low_quality_is_left_out(tmp_path: Path) -> None:
+    write_category(tmp_path, "cup", ("good", "bad", "unknown"))
+    described = [
+        {"sequence_name": "good", "category": "cup", "viewpoint_quality_score": 1.7, "point_cloud": None},
+        {"sequence_name": "bad", "category": "cup", "viewpoint_quality_score": 0.2, "point_cloud": None},
+        {"sequence_name": "unknown", "category": "cup", "viewpoint_quality_score": None, "point_cloud": None},
+    ]
+    write_jgz(tmp_path / "cup" / "sequence_annotations.jgz", described)
+    dataset = Co3D(tmp_path, min_quality=0.5)
+    assert [dataset.name(i) for i in range(len(dataset))] == ["cup/good"]
+    assert dict(dataset.skipped) == {
+        "cup/bad": "its viewpoint_quality_score must be at least 0.5, got 0.2",
+        "cup/unknown": "its viewpoint_quality_score must be at least 0.5, got None",
+    }
+    assert len(Co3D(tmp_path)) == 3
+    write_jgz(tmp_path / "cup" / "sequence_annotations.jgz", [3])
+    assert "one sequence an entry" in dict(Co3D(tmp_path, min_quality=0.5).skipped)["cup"]
+
+
+def test_broken_frames_are_counted_and_the_rest_is_read(tmp_path: Path) -> None:
+    frames = write_category(tmp_path, "cup", ("a",))
+    frames[0]["viewpoint"] = None
+    frames[1]["mask"] = None
+    del frames[2]["image"]["size"]
+    (tmp_path / frames[3]["image"]["path"]).unlink()
+    extra = [write_frame(tmp_path, "cup/a", number, ISOTROPIC, 0.0) for number in range(6, 10)]
+    path = tmp_path / extra[0]["image"]["path"]
+    path.write_bytes(path.read_bytes()[:200])
+    extra[1]["image"]["size"] = [90, 121]
+    Image.new("L", (9, 9), 255).save(tmp_path / extra[2]["mask"]["path"])
+    extra[3]["viewpoint"]["intrinsics_format"] = "pixels"
+    write_jgz(tmp_path / "cup" / "frame_annotations.jgz", [*frames, *extra, "no frame"])
+    dataset = Co3D(tmp_path, size=32)
+    (views,) = readable(dataset)
+    assert len(views) == 2
+    assert_mark_is_where_cameras_say(views, MARK, least=1)
+    reasons = dict(dataset.skipped)
+    assert reasons["cup/a frame 0"] == "it has no viewpoint"
+    assert reasons["cup/a frame 1"] == "it has no mask"
+    assert "incomplete (KeyError: 'size')" in reasons["cup/a frame 2"]
+    assert "intrinsics_format must be" in reasons["cup/a frame 9"]
+    assert reasons["cup"] == "a frame annotation names no sequence"
+    by_view = [reason for item, reason in dataset.skipped if " view " in item]
+    assert len(by_view) == 4
+    for words in ("is missing", "cannot be decoded", "must be 121 x 90 pixels", "must have its picture's size"):
+        assert any(words in reason for reason in by_view)
+
+
+@pytest.mark.parametrize("absurd", [[2e5, 0.0, 0.0], [-9e4, -9e4, 0.0], [math.nan, 0.0, 0.0]])
+def test_one_absurd_camera_condemns_its_sequence(tmp_path: Path, absurd: list[float]) -> None:
+    frames = write_category(tmp_path, "cup", ("a", "b"))
+    frames[2]["viewpoint"]["T"] = absurd
+    write_jgz(tmp_path / "cup" / "frame_annotations.jgz", frames)
+    dataset = Co3D(tmp_path)
+    assert [dataset.name(i) for i in range(len(dataset))] == ["cup/b"]
+    assert dict(dataset.skipped).keys() == {"cup/a"}
+    assert "absurd camera" in dataset.skipped[0][1]
+
+
+def test_broken_sequences_and_categories(tmp_path: Path) -> None:
+    write_category(tmp_path, "cup", ("a",))
+    frames = write_category(tmp_path, "toy", ("blind", "still", "bent"))
+    for frame in frames[:6]:
+        frame["viewpoint"] = None
+    for frame in frames[6:12]:
+        frame["viewpoint"] = frames[6]["viewpoint"]
+    for frame in frames[12:]:
+        frame["viewpoint"]["R"] = [[2.0, 0, 0], [0, 1, 0], [0, 0, 1]]
+    write_jgz(tmp_path / "toy" / "frame_annotations.jgz", frames)
+    write_category(tmp_path, "cut", ("a",))
+    path = tmp_path / "cut" / "frame_annotations.jgz"
+    path.write_bytes(path.read_bytes()[:300])
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "frame_annotations.jgz").write_bytes(gzip.compress(b'[{"sequence_name": "a", '))
+    dataset = Co3D(tmp_path)
+    assert [dataset.name(i) for i in range(len(dataset))] == ["cup/a"]
+    reasons = dict(dataset.skipped)
+    assert "cannot be read" in reasons["cut"]
+    assert "cannot be read" in reasons["text"]
+    assert "none of 6" in reasons["toy/blind"]
+    assert "parallel" in reasons["toy/still"]
+    assert "rigid" in reasons["toy/bent frame 0"]
+    assert "cannot be read" in dict(Co3D(tmp_path, ["cup", "absent"]).skipped)["absent"]
+
+
+def test_intrinsics_by_hand() -> None:
+    """W 120, H 90: half the shorter side is 45 pixels, so 2.4 is 108 pixels, of which 60 are 1."""
+    frame = {"frame_number": 0, "image": {"path": "i", "size": [90, 120]}, "mask": {"path": "m"}}
+    _, camera = parse_frame(frame | {"viewpoint": viewpoint(0, ISOTROPIC, 0.0)})
+    assert camera.focal[0].tolist() == pytest.approx([1.8, 2.6])
+    assert camera.principal[0].tolist() == pytest.approx([0.075, -0.05])
+    for kind in (BOUNDS, None):
+        _, camera = parse_frame(frame | {"viewpoint": viewpoint(0, kind, 0.0)})
+        assert camera.focal[0].tolist() == pytest.approx([2.4, 2.6])
+        assert camera.principal[0].tolist() == pytest.approx([0.1, -0.05])
+
+
+def test_refusals(tmp_path: Path) -> None:
+    assert len(HELD_OUT) == 10
+    with pytest.raises(InputError, match="is none"):
+        Co3D(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="must hold folders"):
+        Co3D(tmp_path)
+    with pytest.raises(InputError, match="subset must be one of"):
+        Co3D(tmp_path, subset="all")
+    with pytest.raises(InputError, match="mask_threshold"):
+        Co3D(tmp_path, mask_threshold=2.0)

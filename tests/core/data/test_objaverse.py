@@ -1,0 +1,142 @@
+"""Zero-1-to-3's layout: known points, broken folders and files."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from marks import assert_mark_is_where_cameras_say, axes_towards, centroid, disc, pixels
+from PIL import Image
+
+from upfusion_core.data.examples import readable
+from upfusion_core.data.objaverse import ObjaverseRenders
+from upfusion_core.errors import InputError
+
+MARK = np.array([0.1, -0.2, 0.25])
+"""In Blender's world, +Z up."""
+
+SIZE = 96
+
+
+def write_object(folder: Path, views: int = 12) -> None:
+    folder.mkdir(parents=True)
+    focal = SIZE / 2 / math.tan(math.radians(49.13) / 2)
+    for view in range(views):
+        azimuth, elevation = 0.4 + 2 * math.pi * view / 12, -0.2 + 0.1 * view
+        distance = 1.5 + 0.06 * view
+        center = distance * np.array(
+            [math.cos(elevation) * math.cos(azimuth), math.cos(elevation) * math.sin(azimuth), math.sin(elevation)]
+        )
+        world_to_camera = axes_towards(center, np.zeros(3)).T
+        translation = -world_to_camera @ center
+        np.save(folder / f"{view:03d}.npy", np.concatenate([world_to_camera, translation[:, None]], axis=1))
+        x, y, z = world_to_camera @ MARK + translation
+        mark = disc(SIZE, SIZE, SIZE / 2 + focal * x / -z, SIZE / 2 - focal * y / -z, 3.0)[..., None]
+        alpha = disc(SIZE, SIZE, SIZE / 2, SIZE / 2, 0.35 * SIZE)
+        colors = mark * [255, 40, 40] + (1 - mark) * 120
+        colors[alpha == 0] = 0  # Blender leaves black where nothing is
+        picture = np.concatenate([colors, 255 * alpha[..., None]], axis=-1)
+        Image.fromarray(np.rint(picture).astype(np.uint8)).save(folder / f"{view:03d}.png")
+
+
+def write_list(root: Path, names: object) -> None:
+    (root / "valid_paths.json").write_text(json.dumps(names), encoding="utf-8")
+
+
+def test_known_points_and_upright_world(tmp_path: Path) -> None:
+    write_object(tmp_path / "a1")
+    write_list(tmp_path, ["a1"])
+    views = ObjaverseRenders(tmp_path, size=64)[0]
+    assert_mark_is_where_cameras_say(views, MARK, least=12)
+    assert views.upright
+    assert torch.allclose(views.cameras.focal, torch.full((12, 2), 2.1877), atol=1e-3)
+    # +Z up has become +Y up, view 0 at azimuth 0 and its own elevation
+    up = views.placement.points(torch.tensor([0.0, 0, 1.5]))
+    assert torch.allclose(up, torch.tensor([0.0, 1, 0]), atol=1e-5)
+    assert torch.allclose(views.cameras.centers[0], torch.tensor([0.0, math.sin(-0.2), math.cos(-0.2)]), atol=1e-5)
+    assert (views.rgb[:, :, 0, 0] == 1).all()
+    assert (views.mask[:, 0, 0, 0] == 0).all()
+    assert (views.mask[:, 0, 32, 32] == 1).all()
+
+
+def test_crops_carry_their_cameras(tmp_path: Path) -> None:
+    write_object(tmp_path / "a1")
+    write_list(tmp_path, ["a1"])
+    views = ObjaverseRenders(tmp_path, size=80, margin=1.15).read(0, [5, 2, 9])
+    assert_mark_is_where_cameras_say(views, MARK, least=3)
+    assert (views.cameras.focal > 2.6).all()
+    assert len(views) == 3
+
+
+def test_broken_items_are_counted_and_the_rest_is_read(tmp_path: Path) -> None:
+    for name in ("a1", "b2", "c3", "d4", "g7"):
+        write_object(tmp_path / name)
+    write_object(tmp_path / "short", views=5)
+    write_list(tmp_path, ["a1", "b2", "c3", "d4", "gone", "short", "g7"])
+    (tmp_path / "b2" / "004.png").write_bytes((tmp_path / "b2" / "004.png").read_bytes()[:60])
+    (tmp_path / "b2" / "005.npy").write_bytes(b"\x93NUMPY")
+    np.save(tmp_path / "b2" / "006.npy", np.full((3, 4), np.nan))
+    np.save(tmp_path / "b2" / "007.npy", 2 * np.load(tmp_path / "b2" / "007.npy"))  # not rigid
+    np.save(tmp_path / "b2" / "008.npy", np.array([{}]), allow_pickle=True)
+    for view in range(12):
+        (tmp_path / "c3" / f"{view:03d}.npy").write_bytes(b"")
+        Image.new("RGBA", (8, 8)).save(tmp_path / "d4" / f"{view:03d}.png")
+    dataset = ObjaverseRenders(tmp_path, size=32)
+    assert dict(dataset.skipped) == {"gone": "its folder is missing", "short": "it has 5 of 12 views"}
+    assert [dataset.name(index) for index in range(len(dataset))] == ["a1", "b2", "c3", "d4", "g7"]
+    found = list(readable(dataset))
+    assert [(views.name, len(views)) for views in found] == [("a1", 12), ("b2", 7), ("g7", 12)]
+    reasons = dict(dataset.skipped)
+    assert "cannot be decoded" in reasons["b2 view 4"]
+    assert "cannot be read as an array" in reasons["b2 view 5"]
+    assert "3 x 4 finite numbers" in reasons["b2 view 6"]
+    assert "rigid" in reasons["b2 view 7"]
+    assert "cannot be read as an array" in reasons["b2 view 8"]
+    assert "must have a view that can be read, got none of 12" in reasons["c3"]
+    assert "empty" in reasons["d4 view 0"]
+    count = len(dataset.skipped)
+    list(readable(dataset))
+    assert len(dataset.skipped) == count
+
+
+def test_draws_replace_broken_views_and_follow_the_generator(tmp_path: Path) -> None:
+    write_object(tmp_path / "a1")
+    write_list(tmp_path, ["a1"])
+    for view in range(9):
+        (tmp_path / "a1" / f"{view:03d}.png").write_bytes(b"broken")
+    dataset = ObjaverseRenders(tmp_path, size=32)
+    first, again = (dataset.draw(0, 3, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert len(first) == 3
+    assert torch.equal(first.rgb, again.rgb)
+    assert len(dataset.draw(0, 6, torch.Generator())) == 3
+    reds = (first.rgb[:, 0] - first.rgb[:, 1]).clamp_min(0)
+    place = first.placement.points(torch.from_numpy(MARK))
+    assert (centroid(reds) - pixels(first.cameras, place, 32)).norm(dim=-1).max() < 0.5
+    with pytest.raises(InputError, match="cannot be decoded"):
+        dataset.read(0, [9, 0])
+    with pytest.raises(InputError, match="numbers from 0 to 11"):
+        dataset.read(0, [12])
+    with pytest.raises(InputError, match="count"):
+        dataset.draw(0, 0, torch.Generator())
+    with pytest.raises(IndexError):
+        dataset[1]
+
+
+def test_refusals(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is none"):
+        ObjaverseRenders(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="cannot be read"):
+        ObjaverseRenders(tmp_path)
+    (tmp_path / "valid_paths.json").write_text('["a1", "b', encoding="utf-8")
+    with pytest.raises(InputError, match="cannot be read"):
+        ObjaverseRenders(tmp_path)
+    write_list(tmp_path, {"a1": 1})
+    with pytest.raises(InputError, match="something else"):
+        ObjaverseRenders(tmp_path)
+    for change, message in (({"size": 0}, "size"), ({"margin": 0.9}, "margin"), ({"views": 0}, "views")):
+        with pytest.raises(InputError, match=message):
+            ObjaverseRenders(tmp_path, **change)

@@ -1,0 +1,234 @@
+"""Co3Dv2: handheld videos of real objects, with cameras and masks from structure from motion."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from ..checks import check_choice, check_range
+from ..errors import InputError, UpFusionError
+from ..types import Cameras
+from .co3d_frames import FrameRecord, parse_frame
+from .examples import PosedViews
+from .folders import existing_folder
+from .framing import FRAME_MARGIN, Frame
+from .normalise import meeting_point
+from .recorded import RecordedViews
+
+HELD_OUT = (
+    *("ball", "book", "couch", "frisbee", "hotdog"),
+    *("kite", "remote", "sandwich", "skateboard", "suitcase"),
+)
+"""The ten categories that are customarily kept from training; the other 41 are trained on."""
+
+_UNREADABLE = (OSError, EOFError, ValueError, zlib.error)
+"""What damaged gzip and JSON files raise."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Sequence:
+    """name: category/sequence. frames: usable ones, by number. cameras: theirs, of whole pictures. centre: (3,)."""
+
+    name: str
+    frames: list[FrameRecord]
+    cameras: Cameras
+    centre: Tensor
+
+
+@dataclass(frozen=True)
+class EvalBatch:
+    """One entry of an eval_batches file, as numbers into the data set: `read(index, [*sources, target])`."""
+
+    index: int
+    target: int
+    sources: tuple[int, ...]
+
+
+class Co3D(RecordedViews):
+    """`ROOT/<category>/{frame_annotations.jgz, sequence_annotations.jgz, set_lists/, eval_batches/, <sequence>/…}`.
+
+    Every view is cropped to the square about its mask's box, `margin` times as large, on white. Nothing says which way
+    is up: view 0 becomes our reference camera, and the object's centre is where the optical axes of all usable frames
+    of its sequence meet. Left out and counted in `skipped`: categories whose annotations cannot be read; sequences
+    with an absurd camera (|ΣT| > 1e5), of too low quality, whose axes do not meet, or without usable frames; frames
+    without viewpoint or mask.
+
+    Args:
+        root: the folder that holds the categories' folders.
+        categories: which of them to read; all that have annotations unless given. See `HELD_OUT`.
+        size: side of the views in pixels.
+        margin: see `RecordedViews`.
+        set_list: only the frames of `set_lists/set_lists_<set_list>.json`, e.g. "fewview_dev"; all unless given.
+        subset: which of its three lists.
+        min_quality: sequences with a lower viewpoint_quality_score, or none, are left out; None keeps all.
+        mask_threshold: probability at and above which a pixel is object, customarily 0.4 to 0.5.
+
+    Raises:
+        InputError: there is no such folder, or it holds no annotated category.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        categories: Sequence[str] | None = None,
+        *,
+        size: int = 256,
+        margin: float | None = FRAME_MARGIN,
+        set_list: str | None = None,
+        subset: Literal["train", "val", "test"] = "train",
+        min_quality: float | None = None,
+        mask_threshold: float = 0.4,
+    ) -> None:
+        super().__init__(size, margin)
+        check_choice("subset", subset, ("train", "val", "test"))
+        check_range("mask_threshold", mask_threshold, 0.0, 1.0)
+        self._root, self._threshold = existing_folder(root), mask_threshold
+        self._sequences: list[_Sequence] = []
+        if categories is None:
+            categories = sorted(path.parent.name for path in self._root.glob("*/frame_annotations.jgz"))
+        if not categories:
+            raise InputError(f"{root} must hold folders with frame_annotations.jgz, got none; check the path")
+        for category in categories:
+            try:
+                self._add_category(category, set_list, subset, min_quality)
+            except InputError as error:
+                self.skipped.append((category, str(error)))
+
+    def __len__(self) -> int:
+        return len(self._sequences)
+
+    def name(self, index: int) -> str:
+        """category/sequence of object `index`."""
+        return self._sequences[index].name
+
+    def view_count(self, index: int) -> int:
+        """How many of its frames have a viewpoint and a mask."""
+        return len(self._sequences[index].frames)
+
+    def batches(self, category: str, set_list: str) -> list[EvalBatch]:
+        """The fixed evaluation of `eval_batches/eval_batches_<set_list>.json`: the first entry of each is the target.
+
+        Open the data set without `set_list`, so that all frames are there; batches with frames that are not are left
+        out and counted in `skipped`.
+
+        Raises:
+            InputError: the file cannot be read.
+        """
+        places = {
+            (sequence.name, record.number): (index, view)
+            for index, sequence in enumerate(self._sequences)
+            for view, record in enumerate(sequence.frames)
+        }
+        path = self._root / category / "eval_batches" / f"eval_batches_{set_list}.json"
+        result = []
+        for number, batch in enumerate(_json(path)):
+            try:
+                found = [places[f"{category}/{sequence}", int(frame)] for sequence, frame, *_ in batch]
+                (index,) = {index for index, _ in found}
+            except (KeyError, TypeError, ValueError):
+                self.skipped.append((f"{category} {set_list} batch {number}", "it names frames that are not usable"))
+                continue
+            target, *sources = (view for _, view in found)
+            result.append(EvalBatch(index, target, tuple(sources)))
+        return result
+
+    def read_batch(self, batch: EvalBatch) -> PosedViews:
+        """The sources of a batch, the first as reference, and then its target; raises like `read`."""
+        return self.read(batch.index, [*batch.sources, batch.target])
+
+    def _add_category(self, category: str, set_list: str | None, subset: str, min_quality: float | None) -> None:
+        folder = self._root / category
+        records = _json(folder / "frame_annotations.jgz")
+        listed = None if set_list is None else _listed(folder / "set_lists" / f"set_lists_{set_list}.json", subset)
+        quality = {} if min_quality is None else _qualities(folder / "sequence_annotations.jgz")
+        sequences: dict[str, list[dict[str, Any]]] = {}
+        for record in records:
+            if not isinstance(record, dict) or not isinstance(record.get("sequence_name"), str):
+                self.skipped.append((category, "a frame annotation names no sequence"))
+            else:
+                sequences.setdefault(record["sequence_name"], []).append(record)
+        for sequence, frames in sequences.items():
+            name = f"{category}/{sequence}"
+            score = quality.get(sequence)
+            try:
+                if min_quality is not None and (score is None or score < min_quality):
+                    raise InputError(f"its viewpoint_quality_score must be at least {min_quality}, got {score}")
+                wanted = None if listed is None else listed.get(sequence, set())
+                if wanted is None or wanted:
+                    self._sequences.append(self._sequence(name, frames, wanted))
+            except UpFusionError as error:
+                self.skipped.append((name, str(error)))
+
+    def _sequence(self, name: str, records: list[dict[str, Any]], wanted: set[int] | None) -> _Sequence:
+        """A sequence's usable frames, those wanted only; its centre is that of all usable ones."""
+        usable: list[tuple[FrameRecord, Cameras]] = []
+        for record in records:
+            try:
+                usable.append(parse_frame(record))
+            except InputError as error:
+                self.skipped.append((f"{name} frame {record.get('frame_number')}", str(error)))
+        for frame, _ in usable:
+            if frame.is_absurd:
+                raise InputError(f"frame {frame.number} has an absurd camera, |ΣT| above 1e5; leave the sequence out")
+        if not usable:
+            raise InputError(f"it must have frames with viewpoint and mask, got none of {len(records)}")
+        centre = meeting_point(Cameras.concatenate([camera for _, camera in usable]))
+        chosen = sorted(
+            (pair for pair in usable if wanted is None or pair[0].number in wanted), key=lambda pair: pair[0].number
+        )
+        if not chosen:
+            raise InputError(f"it must have usable frames among the {len(wanted or ())} that are listed, got none")
+        cameras = Cameras.concatenate([camera for _, camera in chosen])
+        return _Sequence(name, [frame for frame, _ in chosen], cameras, centre)
+
+    def _frame(self, index: int, view: int) -> Frame:
+        sequence = self._sequences[index]
+        record = sequence.frames[view]
+        image, mask = self._root / record.image, self._root / record.mask
+        return Frame(sequence.cameras[view], image, mask, record.size, self._threshold)
+
+    def _world(self, index: int) -> tuple[Tensor, Tensor | None]:
+        return self._sequences[index].centre, None
+
+
+def _json(path: Path) -> list[Any]:
+    """A JSON list, gzipped where the name says so."""
+    content = _content(path)
+    if not isinstance(content, list):
+        raise InputError(f"{path.name} must hold a list, got {type(content).__name__}; fetch it again")
+    return content
+
+
+def _content(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
+    try:
+        data = path.read_bytes()
+        return json.loads(gzip.decompress(data) if path.suffix == ".jgz" else data)
+    except _UNREADABLE as error:
+        raise InputError(f"{path.name} cannot be read ({error}); fetch it again") from error
+
+
+def _listed(path: Path, subset: str) -> dict[str, set[int]]:
+    """Frame numbers by sequence of one list of a set_lists file."""
+    content = _content(path)
+    result: dict[str, set[int]] = {}
+    try:
+        for sequence, number, *_ in content[subset]:
+            result.setdefault(sequence, set()).add(int(number))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path.name} must list sequence, frame number and path under {subset!r}; fetch it") from error
+    return result
+
+
+def _qualities(path: Path) -> dict[str, float | None]:
+    try:
+        return {record["sequence_name"]: record.get("viewpoint_quality_score") for record in _json(path)}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path.name} must describe one sequence an entry; fetch it again") from error
