@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from upfusion_core import Cameras, RenderedViews, orbit_cameras
+from upfusion_core.errors import InputError
+from upfusion_core.evaluation.consistency import project, reprojection_consistency
+from upfusion_core.geometry import camera_rays
+
+BALLS = ((torch.tensor([0.0, 0, 0]), 0.12), (torch.tensor([0.0, 0.02, 0.15]), 0.05))
+
+
+def _rendered(cameras: Cameras, size: int, balls=BALLS) -> RenderedViews:  # noqa: ANN001
+    """Opaque balls whose colour is a smooth function of the place: exact depths."""
+    rays = camera_rays(cameras, size, size)
+    depth = torch.full(rays.origins.shape[:-1], math.inf)
+    for center, radius in balls:
+        offset = rays.origins - center
+        along = (offset * rays.directions).sum(-1)
+        inside = along**2 - offset.square().sum(-1) + radius**2
+        depth = torch.where(inside > 0, torch.minimum(depth, -along - inside.clamp(min=0).sqrt()), depth)
+    hit = depth.isfinite()
+    depth = torch.where(hit, depth, 0.0)
+    points = rays.origins + rays.directions * depth[..., None]
+    rgb = torch.where(hit[..., None], 0.5 + 0.3 * (8 * points).sin(), 1.0).permute(0, 3, 1, 2)
+    return RenderedViews(rgb, hit[:, None].float(), depth[:, None])
+
+
+def test_projection_is_the_rays_backwards() -> None:
+    cameras = orbit_cameras([0, 40, 200], [10, -20, 60])
+    cameras = Cameras(cameras.camera_to_world, cameras.focal, torch.tensor([[0.0, 0], [0.2, -0.1], [-0.3, 0.25]]))
+    rays = camera_rays(cameras, 4, 6)
+    for index, camera in enumerate(cameras):
+        place, distance = project(rays.origins[index] + 0.7 * rays.directions[index], camera)
+        x, y = torch.linspace(1 - 1 / 6, -1 + 1 / 6, 6), torch.linspace(1 - 1 / 4, -1 + 1 / 4, 4)
+        torch.testing.assert_close(place[..., 0], x.expand(4, 6), atol=1e-5, rtol=0)
+        torch.testing.assert_close(place[..., 1], y[:, None].expand(4, 6), atol=1e-5, rtol=0)
+        torch.testing.assert_close(distance, torch.full((4, 6), 0.7))
+        _, behind = project(rays.origins[index] - 0.7 * rays.directions[index], camera)
+        torch.testing.assert_close(behind, torch.full((4, 6), -0.7))
+
+
+def test_views_of_one_thing_agree() -> None:
+    cameras = orbit_cameras([0, 15, 30, 60], [10, 20, 15, 0])
+    field = _rendered(cameras, 96)
+    found = reprojection_consistency(field.rgb, field, cameras)
+    assert found.pairs == ((0, 1), (1, 2), (2, 3))
+    assert (found.difference < 0.003).all()  # bilinear lookup, most of it near the outlines
+    assert (found.pixels > 2000).all()
+    assert found.mean < 0.003
+
+
+def test_a_change_of_colour_is_measured() -> None:
+    cameras = orbit_cameras([0, 15, 30], [10, 10, 10])
+    field = _rendered(cameras, 64)
+    rgb = field.rgb.clone()
+    rgb[1] = rgb[1] - 0.1  # against both of its neighbours
+    found = reprojection_consistency(rgb, field, cameras)
+    torch.testing.assert_close(found.difference, torch.full((2,), 0.1), atol=0.01, rtol=0)
+    other = reprojection_consistency(rgb, field, cameras, pairs=[(0, 2), (2, 0)])
+    assert other.difference.max() < 0.01
+    torch.testing.assert_close(other.difference[0], other.difference[1])
+    weighted = (found.difference * found.pixels).sum() / found.pixels.sum()
+    assert found.mean == pytest.approx(float(weighted))
+
+
+def test_a_mistake_in_a_picture_is_found_where_it_is_seen() -> None:
+    """Nearest neighbours by brute force: every lifted pixel that both views see, one at a time."""
+    cameras = orbit_cameras([0, 25], [10, 10])
+    field = _rendered(cameras, 48)
+    generator = torch.Generator().manual_seed(0)
+    rgb = torch.rand(2, 3, 1, 1, generator=generator).expand(2, 3, 48, 48)  # flat: no interpolation
+    found = reprojection_consistency(rgb, field, cameras)
+    assert float(found.difference[0]) == pytest.approx(float((rgb[0] - rgb[1]).abs().mean()), rel=1e-5)
+    rays, count = camera_rays(cameras, 48, 48), 0
+    for source, target in ((0, 1), (1, 0)):
+        points = rays.origins[source] + rays.directions[source] * field.depth[source, 0, ..., None]
+        for point in points[field.opacity[source, 0] > 0.9]:
+            place, distance = project(point, cameras[target])
+            column, row = ((1 - place) * 24).floor().long().tolist()
+            if abs(float(field.depth[target, 0, row, column]) - float(distance)) < 0.02 * float(distance):
+                count += 1
+    assert int(found.pixels[0]) <= count  # pixels at outlines are left out as well
+    assert int(found.pixels[0]) > 0.85 * count
+
+
+def test_what_is_hidden_does_not_count() -> None:
+    """Seen from the front a black ball hides the middle of a white one, which is seen from the side."""
+    cameras = orbit_cameras([0, 50], [0, 0])
+    field, alone = _rendered(cameras, 64), _rendered(cameras, 64, BALLS[:1])
+    front = (field.depth < alone.depth - 1e-3) | (field.opacity > alone.opacity)
+    rgb = torch.where(front, 0.0, 1.0).expand(2, 3, 64, 64)
+    honest = reprojection_consistency(rgb, field, cameras)
+    careless = reprojection_consistency(rgb, field, cameras, tolerance=1.0)
+    assert honest.mean < 0.02  # the black ball's outline, where colours mix
+    assert careless.mean > 0.1
+    assert int(careless.pixels[0]) > int(honest.pixels[0])
+
+
+def test_views_from_opposite_sides_share_nothing() -> None:
+    cameras = orbit_cameras([0, 180, 10], [0, 0, 0])
+    field = _rendered(cameras, 32, BALLS[:1])
+    found = reprojection_consistency(field.rgb, field, cameras, pairs=[(0, 1)])
+    assert found.pixels.tolist() == [0]
+    assert math.isnan(found.difference[0])
+    assert math.isnan(found.mean)
+    both = reprojection_consistency(field.rgb, field, cameras, pairs=[(0, 1), (0, 2)])
+    assert both.mean == pytest.approx(float(both.difference[1]))
+
+
+def _views() -> tuple[Tensor, RenderedViews, Cameras]:
+    cameras = orbit_cameras([0, 10], [0, 0])
+    field = _rendered(cameras, 16)
+    return field.rgb, field, cameras
+
+
+def test_refusals() -> None:
+    rgb, field, cameras = _views()
+    with pytest.raises(InputError, match="one view a camera"):
+        reprojection_consistency(rgb[:1], field, cameras)
+    with pytest.raises(InputError, match=r"field\.opacity must be"):
+        reprojection_consistency(rgb[..., ::2, ::2], field, cameras)
+    with pytest.raises(InputError, match="tolerance must be"):
+        reprojection_consistency(rgb, field, cameras, tolerance=-1.0)
+    with pytest.raises(InputError, match="solid must be"):
+        reprojection_consistency(rgb, field, cameras, solid=2.0)
+    with pytest.raises(InputError, match="at least one pair"):
+        reprojection_consistency(rgb, field, cameras, pairs=[])
+    for pair in ((0, 0), (0, 2), (-1, 0)):
+        with pytest.raises(InputError, match="two different views of 0 to 1"):
+            reprojection_consistency(rgb, field, cameras, pairs=[pair])
+    with pytest.raises(InputError, match="one camera at a time"):
+        project(torch.zeros(3), cameras)
