@@ -1,0 +1,188 @@
+"""Procedural objects as a data set: endless batches for training, the same examples every time for evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...checks import check_choice, check_range
+from ...geometry.cameras import REFERENCE_ELEVATION_DEGREES, orbit_cameras
+from ...types import REFERENCE_FOCAL, Cameras
+from ..examples import PosedViews
+from .placement import LARGEST_RADIUS, framed
+from .recipe import draw_objects
+from .render import SUPERSAMPLING, render_views
+from .shapes import Objects
+from .splits import GENERATOR_VERSION, SPLITS
+
+ELEVATIONS_DEGREES = (-7.5, 52.5)
+"""The band of METHOD's distillation cameras, all at distance 1."""
+
+_MOST_VIEWS = 64
+"""Views that an object has when no generator draws them: the same ones every time."""
+
+
+@dataclass(frozen=True, eq=False)
+class ProceduralBatch:
+    """V views of each of B objects, all on one device, each in its own world (see `ProceduralObjects`).
+
+    rgb: (B, V, 3, S, S) in [0, 1] on white. mask: (B, V, 1, S, S), share of the pixel that the object covers.
+    depth: (B, V, 1, S, S) along the ray, mean over the covered samples, 0 off the object.
+    camera_to_world: (B, V, 4, 4). focal: (B, V, 2). elevation_degrees: (B, V); view 0's is the reference's.
+    objects: the B objects in the same worlds, for rays (`render_rays`) and meshes (`true_mesh`).
+    names: one an object.
+    """
+
+    rgb: Tensor
+    mask: Tensor
+    depth: Tensor
+    camera_to_world: Tensor
+    focal: Tensor
+    elevation_degrees: Tensor
+    objects: Objects
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.rgb)
+
+    def cameras(self, index: int) -> Cameras:
+        """Object `index`'s V cameras."""
+        return Cameras(self.camera_to_world[index], self.focal[index], torch.zeros_like(self.focal[index]))
+
+    def example(self, index: int) -> PosedViews:
+        """Object `index` in the form of all readers."""
+        return PosedViews(
+            rgb=self.rgb[index],
+            mask=self.mask[index],
+            cameras=self.cameras(index),
+            name=self.names[index],
+            depth=self.depth[index],
+        )
+
+
+class ProceduralObjects:
+    """Textured solids made on the fly; object i of a split is a pure function of (GENERATOR_VERSION, split, i).
+
+    View 0 is the reference: the object, with its light, is turned about +Y so that view 0's camera has azimuth 0. All
+    cameras are at distance 1 with focal 4.5, azimuths uniform in [0, 360), elevations in [-7.5, 52.5] degrees.
+
+    Args:
+        split: "train", "validation", "test", or "held_out" (a combination of parts on even indices and a pattern on odd
+            ones that no other split has).
+        size: pixels of single examples.
+        views: how many views single examples have, at most 64.
+        objects: how many of the split's objects there are to be; None for all (2^31 in "train").
+        max_parts: keeps only the first parts of each object (a curriculum); None for all seven.
+        reference_elevation_degrees: view 0's; None draws it from the band like the others'.
+    """
+
+    def __init__(
+        self,
+        split: str = "train",
+        *,
+        size: int = 64,
+        views: int = 32,
+        objects: int | None = None,
+        max_parts: int | None = None,
+        reference_elevation_degrees: float | None = REFERENCE_ELEVATION_DEGREES,
+    ) -> None:
+        check_choice("split", split, tuple(SPLITS))
+        check_range("size", size, 1)
+        check_range("views", views, 1, _MOST_VIEWS)
+        check_range("objects", SPLITS[split].objects if objects is None else objects, 1, SPLITS[split].objects)
+        check_range("max_parts", 1 if max_parts is None else max_parts, 1)
+        if reference_elevation_degrees is not None:
+            check_range("reference_elevation_degrees", reference_elevation_degrees, -89.0, 89.0)
+        self.split = split
+        self.size = size
+        self.views = views
+        self.max_parts = max_parts
+        self.reference_elevation_degrees = reference_elevation_degrees
+        self.skipped: list[tuple[str, str]] = []
+        self._objects = SPLITS[split].objects if objects is None else objects
+
+    def __len__(self) -> int:
+        return self._objects
+
+    def objects(self, indices: Sequence[int] | Tensor) -> Objects:
+        """The objects as they are drawn, on the CPU, azimuth 0 where their recipe has its front."""
+        return self._cut_down(draw_objects(self.split, indices)[0])
+
+    def batch(
+        self,
+        indices: Sequence[int] | Tensor,
+        *,
+        views: int = 8,
+        size: int | None = None,
+        device: torch.device | str = "cpu",
+        generator: torch.Generator | None = None,
+        supersampling: int = SUPERSAMPLING,
+    ) -> ProceduralBatch:
+        """`views` views of each object.
+
+        Args:
+            indices: B numbers in the split.
+            views: V.
+            size: S, pixels; the data set's own unless given.
+            device: where the tensors are made.
+            generator: draws the cameras, on the generator's device; without one each object has its own fixed cameras
+                (at most 64), the first ones the same whatever `views` is.
+            supersampling: n; pixels are means of n x n samples.
+
+        Raises:
+            InputError: an index is outside of the split, or too many fixed views are asked for.
+        """
+        check_range("views", views, 1, float("inf") if generator is not None else _MOST_VIEWS)
+        extra = 0 if generator is not None else 2 * views
+        objects, draws = draw_objects(self.split, indices, extra=extra)
+        count = len(objects)
+        if generator is not None:
+            draws = torch.rand(count, 2 * views, generator=generator, device=generator.device).cpu()
+        azimuth, elevation = draws.view(count, views, 2).unbind(-1)
+        low, high = ELEVATIONS_DEGREES
+        azimuth, elevation = 360 * azimuth, low + (high - low) * elevation
+        if self.reference_elevation_degrees is not None:
+            elevation = torch.cat([torch.full((count, 1), self.reference_elevation_degrees), elevation[:, 1:]], dim=1)
+        objects = self._cut_down(objects).turned(-azimuth[:, 0]).to(device)
+        cameras = orbit_cameras((azimuth - azimuth[:, :1]).flatten(), elevation.flatten(), focal=REFERENCE_FOCAL)
+        matrices = cameras.camera_to_world.unflatten(0, (count, views)).to(device)
+        focal = cameras.focal.unflatten(0, (count, views)).to(device)
+        pictures = render_views(objects, matrices, focal, size or self.size, supersampling=supersampling)
+        return ProceduralBatch(
+            rgb=pictures.rgb,
+            mask=pictures.opacity,
+            depth=pictures.depth,
+            camera_to_world=matrices,
+            focal=focal,
+            elevation_degrees=elevation.to(device),
+            objects=objects,
+            names=tuple(f"procedural-{GENERATOR_VERSION}-{self.split}-{int(index)}" for index in indices),
+        )
+
+    def __getitem__(self, index: int) -> PosedViews:
+        """Object `index` with its fixed views."""
+        return self.read(index)
+
+    def view_count(self, index: int) -> int:
+        """How many fixed views an object has: as many as the data set was told."""
+        range(len(self))[index]  # raises IndexError, so that iteration ends
+        return self.views
+
+    def read(self, index: int, views: Sequence[int] | None = None) -> PosedViews:
+        """Object `index` with some of its fixed views, the first of them the reference; None means all."""
+        index = range(len(self))[index]
+        example = self.batch([index], views=self.views).example(0)
+        return example if views is None else example.chosen(views)
+
+    def draw(self, index: int, count: int, generator: torch.Generator) -> PosedViews:
+        """Object `index` seen by `count` cameras that the generator draws anew."""
+        return self.batch([range(len(self))[index]], views=count, generator=generator).example(0)
+
+    def _cut_down(self, objects: Objects) -> Objects:
+        if self.max_parts is None:
+            return objects
+        radius = torch.full((len(objects),), LARGEST_RADIUS)
+        return framed(objects.first_parts(self.max_parts), radius)

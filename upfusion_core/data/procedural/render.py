@@ -1,0 +1,209 @@
+"""Pictures of many objects at once, in pure torch on any device: colour, mask and depth of cameras or of any rays."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from ...checks import check_range, check_shape
+from ...errors import InputError
+from ...geometry import camera_rays
+from ...types import Cameras, RenderedViews
+from .patterns import coat_colors, lit
+from .primitives import convex_distance, primitive_normal
+from .shapes import ALONE, BLEND, COATS, CUT, Objects
+from .tables import Tables
+from .tracing import nearest_hits, part_distance, smooth_minimum
+
+SUPERSAMPLING = 2
+"""Samples a pixel along each axis."""
+
+_CHUNK_RAYS = {"cpu": 1 << 16, "cuda": 1 << 23}
+"""Rays traced at once: on a CPU what stays in its cache, on a GPU about 6 GB of temporaries."""
+_NUDGE = 2e-4
+"""Half the base of the finite differences that give a smooth union's normals."""
+
+
+def render_views(
+    objects: Objects, camera_to_world: Tensor, focal: Tensor, size: int, *, supersampling: int = SUPERSAMPLING
+) -> RenderedViews:
+    """Pictures of B objects by V cameras each: rgb (B, V, 3, S, S), opacity and depth (B, V, 1, S, S).
+
+    Unlike a field's, the depth is that of the surface: the mean over the samples of a pixel that hit, 0 where none did.
+
+    Args:
+        objects: B objects.
+        camera_to_world: (B, V, 4, 4), cameras outside of the objects, as in `Cameras`.
+        focal: (B, V, 2), as in `Cameras`.
+        size: S, pixels.
+        supersampling: n; each pixel is the mean of n x n samples through its footprint.
+    """
+    check_range("size", size, 1)
+    check_range("supersampling", supersampling, 1)
+    count = len(objects)
+    check_shape("camera_to_world", camera_to_world, (count, "V", 4, 4), "V cameras an object")
+    views = camera_to_world.shape[1]
+    check_shape("focal", focal, (count, views, 2))
+    tables, samples = Tables.of(objects), size * supersampling
+    owner = torch.arange(count, device=objects.device).repeat_interleave(views, output_size=count * views)
+    matrices, focals = camera_to_world.flatten(0, 1), focal.flatten(0, 1)
+    per_chunk = max(1, _chunk_rays(objects.device) // samples**2)
+    parts = []
+    for begin in range(0, count * views, per_chunk):
+        chosen = slice(begin, begin + per_chunk)
+        cameras = Cameras(matrices[chosen], focals[chosen], torch.zeros_like(focals[chosen]))
+        directions = camera_rays(cameras, samples, samples).directions.flatten(1, 2)
+        seen = _look(tables, owner[chosen], cameras.centers[:, None], directions)
+        parts.append(_pooled(seen.unflatten(1, (len(cameras), samples, samples)), supersampling))
+    pictures = torch.cat(parts, dim=1).unflatten(1, (count, views))  # (5, B, V, S, S)
+    return RenderedViews(pictures[:3].permute(1, 2, 0, 3, 4), pictures[3, :, :, None], pictures[4, :, :, None])
+
+
+def render_rays(
+    objects: Objects, origins: Tensor, directions: Tensor, *, footprint: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Colours of any rays: rgb (B, R, 3) over white, opacity (B, R, 1), depth (B, R, 1), 0 where nothing was hit.
+
+    Args:
+        objects: B objects.
+        origins: (B, R, 3), outside of the objects; or (B, 1, 3), shared by an object's rays.
+        directions: (B, R, 3) of unit length.
+        footprint: width of what a ray stands for, in units of length at distance 1. 0 gives the ray's own colour; that
+            of a pixel (2 / focal / size) the mean of four rays around it, as in `render_views`.
+    """
+    count = len(objects)
+    check_shape("directions", directions, (count, "R", 3), "R rays an object")
+    rays = directions.shape[1]
+    if origins.shape not in ((count, rays, 3), (count, 1, 3)):
+        raise InputError(
+            f"origins must be ({count}, {rays}, 3) or ({count}, 1, 3), got {tuple(origins.shape)}; one a ray or shared"
+        )
+    check_range("footprint", footprint, 0.0)
+    tables, owner = Tables.of(objects), torch.arange(count, device=objects.device)
+    per_chunk = max(1, _chunk_rays(objects.device) // count // (4 if footprint else 1))
+    parts = []
+    for begin in range(0, rays, per_chunk):
+        chosen = directions[:, begin : begin + per_chunk]
+        starts = origins if origins.shape[1] == 1 else origins[:, begin : begin + per_chunk]
+        if footprint:
+            chosen = _spread(chosen, footprint).flatten(1, 2)
+            starts = starts if starts.shape[1] == 1 else starts.repeat_interleave(4, dim=1)
+        seen = _look(tables, owner, starts, chosen).unflatten(1, (count, -1))
+        if footprint:
+            seen = _pooled(seen.unflatten(2, (-1, 2, 2)).flatten(1, 2), 2).view(5, count, -1)
+        parts.append(seen if footprint else _finished(seen))
+    seen = torch.cat(parts, dim=2).permute(1, 2, 0)
+    return seen[..., :3], seen[..., 3:4], seen[..., 4:5]
+
+
+def _chunk_rays(device: torch.device) -> int:
+    return _CHUNK_RAYS.get(device.type, _CHUNK_RAYS["cpu"])
+
+
+def _spread(directions: Tensor, footprint: float) -> Tensor:
+    """(B, R, 3) -> (B, R, 4, 3) rays through the quarters of a square footprint, which lies as in an upright camera."""
+    up = torch.tensor([0.0, 1.0, 0.0], device=directions.device)
+    right = normalize(torch.linalg.cross(directions, up.expand_as(directions)), dim=-1)
+    above = torch.linalg.cross(right, directions)
+    signs = torch.tensor([[-1.0, 1.0], [1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]], device=directions.device)
+    offsets = signs[:, :1] * right[:, :, None] + signs[:, 1:] * above[:, :, None]
+    return normalize(directions[:, :, None] + footprint / 4 * offsets, dim=-1)
+
+
+def _look(tables: Tables, owner: Tensor, origins: Tensor, directions: Tensor) -> Tensor:
+    """(5, Q·R): colour, 1 where something is hit, distance; all 0 elsewhere. Arguments as for `nearest_hits`."""
+    rays = directions.shape[1]
+    distance, column = nearest_hits(tables, owner, origins, directions)
+    hit = torch.isfinite(distance).nonzero().squeeze(1)
+    group = torch.div(hit, rays, rounding_mode="floor")
+    start = origins.reshape(-1, 3).index_select(0, group if origins.shape[1] == 1 else hit)
+    heading = directions.reshape(-1, 3).index_select(0, hit)
+    far = distance.index_select(0, hit)
+    points = (start + far[:, None] * heading).T.contiguous()
+    colors = _surface_colors(tables, points, column.index_select(0, hit), owner.index_select(0, group))
+    seen = torch.zeros(5, distance.shape[0], device=directions.device)
+    seen[:, hit] = torch.cat([colors, torch.ones_like(far)[None], far[None]])
+    return seen
+
+
+def _surface_colors(tables: Tables, points: Tensor, column: Tensor, owner: Tensor, *, light: bool = True) -> Tensor:
+    """(3, H) colours of surface points (3, H) on parts (H,) of objects (H,), under their light or without."""
+    first = tables.first.taken(column)
+    local = first.points_to_local(points)
+    normals = first.directions_to_world(primitive_normal(first.kind, local, first.size))
+    coat = _labelled(tables.label.index_select(1, column), local).long()
+    joined = (tables.joint.index_select(0, column) != ALONE).nonzero().squeeze(1)
+    if joined.numel():
+        on_second, joined_normals = _joined_surface(tables, column[joined], points[:, joined], normals[:, joined])
+        normals[:, joined] = joined_normals
+        coat[joined] = torch.where(on_second, torch.full_like(coat[joined], COATS - 1), coat[joined])
+    coat = column * COATS + coat
+    colors = coat_colors(tables.pattern.index_select(0, coat), tables.coats.index_select(1, coat), local)
+    return lit(colors, normals, tables.light.index_select(1, owner)) if light else colors
+
+
+def albedo(objects: Objects, points: Tensor) -> Tensor:
+    """(M, 3) colours without light of one object at world points (M, 3) on or near its surface."""
+    check_shape("points", points, ("M", 3))
+    if len(objects) != 1:
+        raise InputError(f"albedo takes one object, got {len(objects)}; index the batch, e.g. objects[0]")
+    tables = Tables.of(objects)
+    distances = torch.stack([part_distance(tables, part, points.T) for part in range(tables.parts)])
+    column = distances.abs().argmin(0)
+    return _surface_colors(tables, points.T, column, torch.zeros_like(column), light=False).T
+
+
+def _labelled(label: Tensor, local: Tensor) -> Tensor:
+    """(N,) bool: points (3, N) within their part's label (4, N)."""
+    azimuth, width, middle, height = label
+    turn = torch.atan2(local[0], local[2]) - azimuth
+    turn = (turn - 2 * math.pi * torch.round(turn / (2 * math.pi))).abs()
+    return (turn < width) & ((local[1] - middle).abs() < height)
+
+
+def _joined_surface(tables: Tables, column: Tensor, points: Tensor, normals: Tensor) -> tuple[Tensor, Tensor]:
+    """Which points lie on their part's second primitive, and the parts' (3, N) normals there.
+
+    `normals` are those of the first primitives.
+    """
+    first, second = tables.first.taken(column), tables.second.taken(column)
+    one = convex_distance(first.kind, first.points_to_local(points), first.size)
+    two = convex_distance(second.kind, second.points_to_local(points), second.size)
+    joint = tables.joint.index_select(0, column)
+    blended = joint == BLEND
+    on_second = torch.where(blended, two < one, two.abs() < one.abs())
+    inner = primitive_normal(second.kind, second.points_to_local(points), second.size)
+    inner = second.directions_to_world(inner) * torch.where(joint == CUT, -1.0, 1.0)
+    normals = torch.where(on_second, inner, normals)
+    smooth = blended.nonzero().squeeze(1)
+    if smooth.numel():
+        normals[:, smooth] = _smooth_normals(tables, column[smooth], points.index_select(1, smooth))
+    return on_second, normals
+
+
+def _smooth_normals(tables: Tables, column: Tensor, points: Tensor) -> Tensor:
+    """(3, N) normals of smooth unions by tetrahedral differences: n = Σ e·f(x + h·e) over four corners e of a cube."""
+    first, second, softness = tables.first.taken(column), tables.second.taken(column), tables.blend[column]
+    gradient = torch.zeros_like(points)
+    for corner in ((1.0, -1.0, -1.0), (-1.0, -1.0, 1.0), (-1.0, 1.0, -1.0), (1.0, 1.0, 1.0)):
+        step = torch.tensor(corner, device=points.device)[:, None]
+        moved = points + _NUDGE * step
+        one = convex_distance(first.kind, first.points_to_local(moved), first.size)
+        two = convex_distance(second.kind, second.points_to_local(moved), second.size)
+        gradient = gradient + step * smooth_minimum(one, two, softness)
+    return normalize(gradient, dim=0)
+
+
+def _pooled(seen: Tensor, factor: int) -> Tensor:
+    """(5, N, n·S, n·S) samples -> (5, N, S, S) pixels over white; depth is the mean of the samples that hit."""
+    return _finished(torch.nn.functional.avg_pool2d(seen, factor)) if factor > 1 else _finished(seen)
+
+
+def _finished(seen: Tensor) -> Tensor:
+    """Premultiplied (5, ...) colour, opacity, depth -> colour over white, opacity, depth of what is there."""
+    opacity = seen[3:4]
+    depth = torch.where(opacity > 0, seen[4:5] / opacity.clamp_min(1e-6), torch.zeros_like(opacity))
+    return torch.cat([seen[:3] + (1 - opacity), opacity, depth])

@@ -1,0 +1,174 @@
+"""Drawing many objects of one kind at once: random columns, and a sketch that collects their parts."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .shapes import ALONE, BODY, BOX, DETAIL, FRUSTUM, MAX_PARTS
+
+Number = float | Tensor
+
+
+class Draws:
+    """(N, K) uniform numbers of N objects, taken column by column, so that each object depends on its own row only."""
+
+    def __init__(self, uniforms: Tensor) -> None:
+        self.uniforms = uniforms
+        self._next = 0
+
+    def __len__(self) -> int:
+        return len(self.uniforms)
+
+    def unit(self) -> Tensor:
+        """(N,) in [0, 1)."""
+        assert self._next < self.uniforms.shape[1], "a recipe takes more columns than there are"
+        self._next += 1
+        return self.uniforms[:, self._next - 1]
+
+    def uniform(self, low: Number, high: Number) -> Tensor:
+        """(N,) between low and high."""
+        return low + (high - low) * self.unit()
+
+    def chance(self, probability: Number) -> Tensor:
+        """(N,) bool, true with that probability."""
+        return self.unit() < probability
+
+    def choice(self, weights: list[float]) -> Tensor:
+        """(N,) int64 index drawn with those weights."""
+        steps = torch.tensor(weights).cumsum(0)
+        return torch.bucketize(self.unit() * steps[-1], steps[:-1], right=True)
+
+    def side(self) -> Tensor:
+        """(N,) -1 or 1."""
+        return torch.where(self.chance(0.5), 1.0, -1.0)
+
+    def rotation(self) -> Tensor:
+        """(N, 3, 3) uniform rotations."""
+        share, first, second = self.unit(), 2 * math.pi * self.unit(), 2 * math.pi * self.unit()
+        inner, outer = (1 - share).sqrt(), share.sqrt()
+        return quaternion_rotation(inner * first.sin(), inner * first.cos(), outer * second.sin(), outer * second.cos())
+
+
+class Sketch:
+    """Up to seven parts of N objects, in free units: what is drawn is scaled and centred later.
+
+    `parts` holds one dict of tensors (N, ...) a part, with the names of `Objects`' fields and `color`, a palette index.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.parts: list[dict[str, Tensor]] = []
+
+    def add(
+        self,
+        kind: int | Tensor,
+        center: Tensor,
+        size: Tensor,
+        *,
+        role: int = DETAIL,
+        color: int | Tensor = 0,
+        rotation: Tensor | None = None,
+        present: Tensor | None = None,
+    ) -> None:
+        """One part: center (N, 3), size (N, 4) as `vector` and `sizes` make them, rotation (N, 3, 3) or upright."""
+        assert len(self.parts) < MAX_PARTS, "a recipe draws too many parts"
+        count = self.count
+        rotation = torch.eye(3).expand(count, 3, 3) if rotation is None else rotation.expand(count, 3, 3)
+        there = torch.ones(count, dtype=torch.bool) if present is None else present
+        part = {
+            "kind": _whole(kind, count),
+            "center": center.expand(count, 3),
+            "size": size.expand(count, 4),
+            "rotation": rotation,
+            "role": torch.where(there, role, -1),
+            "color": _whole(color, count),
+            "joint": _whole(ALONE, count),
+            "blend": torch.zeros(count),
+            "label": torch.zeros(count, 4),
+        }
+        part |= {f"second_{name}": part[name] for name in ("kind", "center", "size", "rotation")}
+        self.parts.append(part)
+
+    def join(
+        self,
+        joint: int | Tensor,
+        kind: int | Tensor,
+        center: Tensor,
+        size: Tensor,
+        *,
+        rotation: Tensor | None = None,
+        blend: Number = 0.0,
+    ) -> None:
+        """Joins a second primitive to the part added last."""
+        part, count = self.parts[-1], self.count
+        part["joint"] = _whole(joint, count)
+        part["second_kind"], part["second_center"] = _whole(kind, count), center.expand(count, 3)
+        part["second_size"] = size.expand(count, 4)
+        part["second_rotation"] = part["rotation"] if rotation is None else rotation.expand(count, 3, 3)
+        part["blend"] = torch.as_tensor(blend).expand(count)
+
+    def label(self, azimuth: Number, width: Number, middle: Number, height: Number, there: Tensor) -> None:
+        """A patch of another coat on the part added last: radians about its y axis, lengths along it."""
+        patch = sizes(azimuth, torch.where(there, width, 0.0), middle, height)
+        self.parts[-1]["label"] = patch.expand(self.count, 4)
+
+    def hollow(self, bottom: Number, top: Number, height: Number, center: Tensor, wall: Number) -> None:
+        """Adds a body like a cup: a frustum, its inside cut out down to a floor as thick as the wall."""
+        self.add(FRUSTUM, center, sizes(bottom, top, height), role=BODY)
+        self.join(1, FRUSTUM, center + vector(0, wall * 1.5, 0), sizes(bottom - wall, top - wall, height))
+
+    def rod(self, start: Tensor, end: Tensor, first: Number, last: Number, *, role: int, color: int | Tensor) -> None:
+        """Adds a frustum from (N, 3) to (N, 3) with the radii at its ends."""
+        axis = end - start
+        length = axis.norm(dim=-1)
+        size = sizes(first, last, length / 2).expand(self.count, 4)
+        self.add(FRUSTUM, (start + end) / 2, size, role=role, color=color, rotation=towards(axis))
+
+    def block(self, x: Number, y: Number, z: Number, center: Tensor, *, role: int, color: int | Tensor) -> None:
+        """Adds an upright box with the given half extents."""
+        self.add(BOX, center, sizes(x, y, z), role=role, color=color)
+
+
+def vector(x: Number, y: Number, z: Number) -> Tensor:
+    """(N, 3), or (1, 3) of plain numbers."""
+    values = torch.broadcast_tensors(*(torch.as_tensor(value, dtype=torch.float32).reshape(-1) for value in (x, y, z)))
+    return torch.stack(values, dim=-1)
+
+
+def sizes(a: Number, b: Number, c: Number, d: Number = 0.0) -> Tensor:
+    """(N, 4), or (1, 4) of plain numbers; see shapes.py for their meaning."""
+    values = torch.broadcast_tensors(*(torch.as_tensor(v, dtype=torch.float32).reshape(-1) for v in (a, b, c, d)))
+    return torch.stack(values, dim=-1)
+
+
+def about(axis: str, angle: Number) -> Tensor:
+    """(N, 3, 3) rotations about x, y or z by angles in radians."""
+    angle = torch.as_tensor(angle, dtype=torch.float32).reshape(-1)
+    half = angle / 2
+    parts = {name: half.sin() if name == axis else torch.zeros_like(half) for name in "xyz"}
+    return quaternion_rotation(parts["x"], parts["y"], parts["z"], half.cos())
+
+
+def towards(axis: Tensor) -> Tensor:
+    """(N, 3) directions -> (N, 3, 3) rotations that take +Y there by the shortest way; not for straight down."""
+    axis = axis / axis.norm(dim=-1, keepdim=True)
+    x, y, z = axis.unbind(-1)
+    quarter = torch.stack([z, torch.zeros_like(x), -x, 1 + y], dim=-1)  # (0, 1, 0) × axis, 1 + cos
+    return quaternion_rotation(*(quarter / quarter.norm(dim=-1, keepdim=True)).unbind(-1))
+
+
+def quaternion_rotation(x: Tensor, y: Tensor, z: Tensor, w: Tensor) -> Tensor:
+    """(N,) components of unit quaternions -> (N, 3, 3)."""
+    rows = [
+        1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w),
+        2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w),
+        2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y),
+    ]  # fmt: skip
+    return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
+
+
+def _whole(value: int | Tensor, count: int) -> Tensor:
+    return torch.as_tensor(value, dtype=torch.int64).expand(count)
