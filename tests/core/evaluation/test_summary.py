@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from upfusion_core.errors import InputError, MissingPackageError
+from upfusion_core.evaluation.metrics import MEASURES
+from upfusion_core.evaluation.summary import (
+    Score,
+    markdown_table,
+    measure_label,
+    object_mean,
+    paired_difference,
+    plot_results,
+    results_from_json,
+    results_to_json,
+    score,
+    score_views,
+)
+
+RESULTS = {
+    "white": {3: {"box_psnr": Score(8.5, 0.2, 10)}},
+    "predict": {
+        6: {"box_psnr": Score(18.25, 0.31, 10), "iou": Score(0.8124, 0.0106, 10)},
+        1: {"box_psnr": Score(14.0, None, 1)},
+    },
+}
+
+
+def test_scores_by_hand() -> None:
+    three = score([1.0, 2.0, 3.0])
+    assert (three.mean, three.objects) == (2.0, 3)
+    assert three.stderr == pytest.approx(1 / math.sqrt(3))
+    assert score([4.0, 4.0]) == Score(4.0, 0.0, 2)
+    assert score([5.0]) == Score(5.0, None, 1)
+    assert object_mean([1, 2, 6]) == 3
+    assert object_mean(torch.tensor([[1.0, 2.0], [6.0, 7.0]])) == 4
+
+
+def test_views_are_averaged_within_objects_first() -> None:
+    """An object with many views counts as one object."""
+    found = score_views([torch.tensor([10.0] * 9), [20.0]])
+    assert found.mean == 15  # and not 11
+    assert found.objects == 2
+    assert found.stderr == pytest.approx(5.0)
+
+
+def test_scores_agree_with_numpy() -> None:
+    values = np.random.default_rng(0).normal(20, 3, 57)
+    found = score(values)
+    assert found.mean == pytest.approx(values.mean())
+    assert found.stderr == pytest.approx(values.std(ddof=1) / math.sqrt(57))
+
+
+def test_paired_differences_by_hand() -> None:
+    found = paired_difference([10.0, 20.0, 30.0], [11.0, 21.5, 30.5])
+    assert found.mean == pytest.approx(1.0)
+    assert found.stderr == pytest.approx(0.5 / math.sqrt(3))
+    assert paired_difference([11.0, 21.5, 30.5], [10.0, 20.0, 30.0]).mean == pytest.approx(-1.0)
+
+
+def test_json_goes_there_and_back() -> None:
+    content = results_to_json(RESULTS)
+    assert content["predict"]["6"]["iou"] == {"mean": 0.8124, "stderr": 0.0106, "objects": 10}
+    assert list(content["predict"]) == ["1", "6"]
+    assert content["predict"]["1"]["box_psnr"]["stderr"] is None
+    again = results_from_json(json.loads(json.dumps(content, allow_nan=False)))
+    assert again == RESULTS
+
+
+def test_table() -> None:
+    assert markdown_table(RESULTS).splitlines() == [
+        "| stage | photos | objects | box PSNR (dB) | mask IoU |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        "| white | 3 | 10 | 8.500 ± 0.200 |  |",
+        "| predict | 1 | 1 | 14.00 |  |",
+        "| predict | 6 | 10 | 18.25 ± 0.31 | 0.812 ± 0.011 |",
+    ]
+    narrow = markdown_table(RESULTS, ["iou"]).splitlines()
+    assert narrow[0] == "| stage | photos | objects | mask IoU |"
+    assert narrow[-1] == "| predict | 6 | 10 | 0.812 ± 0.011 |"
+    mixed = {"field": {3: {"iou": Score(0.5, 0.1, 12), "chamfer": Score(0.1, 0.1, 10)}}}
+    assert "| field | 3 | 10–12 |" in markdown_table(mixed)
+
+
+def test_labels() -> None:
+    assert measure_label("psnr") == "PSNR (dB)"
+    assert measure_label("box_psnr_affine") == "box PSNR (dB), per-view affine"
+    assert measure_label("haarpsi_similarity") == "1 − HaarPSI, global similarity"
+    assert measure_label("seconds") == "seconds"
+    assert all(measure_label(name) == measure.label for name, measure in MEASURES.items())
+
+
+def test_plots(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from PIL import Image
+
+    files = plot_results(RESULTS, tmp_path / "plots")
+    assert {name: path.name for name, path in files.items()} == {"box_psnr": "box_psnr.png", "iou": "iou.png"}
+    pictures = {}
+    for name, path in files.items():
+        with Image.open(path) as picture:
+            assert picture.size == (750, 540)
+            pictures[name] = np.asarray(picture.convert("RGB"))
+    blue = np.array([31, 119, 180])  # the first stage's colour: white is plotted for box_psnr alone
+    assert [int((picture == blue).all(-1).sum()) > 50 for picture in pictures.values()] == [True, True]
+    orange = np.array([255, 127, 14])
+    assert [int((picture == orange).all(-1).sum()) > 50 for picture in pictures.values()] == [True, False]
+    assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == ["box_psnr.png", "iou.png"]
+    with pytest.raises(InputError, match="'psnr'"):
+        plot_results(RESULTS, tmp_path, ["psnr"])
+
+
+def test_plots_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingPackageError, match=r"pip install 'upfusion\[train\]'"):
+        plot_results(RESULTS, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((math.nan, 0.1, 2), r"Score\.mean"),
+        ((1.0, -0.1, 2), r"Score\.stderr must be at least 0"),
+        ((1.0, 0.1, 0), r"Score\.objects"),
+        ((1.0, None, 2), "None for one, got None for 2"),
+        ((1.0, 0.0, 1), "None for one, got 0.0 for 1"),
+    ],
+)
+def test_other_scores_get_a_sentence(arguments: tuple, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        Score(*arguments)
+
+
+def test_refusals() -> None:
+    with pytest.raises(InputError, match="at least one view's value"):
+        object_mean([])
+    with pytest.raises(InputError, match="a view's value must be finite, got 1 NaN or infinite of 2"):
+        object_mean([1.0, math.nan])
+    with pytest.raises(InputError, match="at least one object's value"):
+        score([])
+    with pytest.raises(InputError, match="an object's value must be finite"):
+        score([math.inf])
+    with pytest.raises(InputError, match="got 1 and 2 values"):
+        paired_difference([1.0], [1.0, 2.0])
+    with pytest.raises(InputError, match="at least one stage"):
+        markdown_table({})
+    for content in ({"predict": 3}, {"predict": {"three": {}}}, {"predict": {"3": {"iou": {"mean": 1.0}}}}):
+        with pytest.raises(InputError, match="give the `results` of a report"):
+            results_from_json(content)

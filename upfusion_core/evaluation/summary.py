@@ -1,0 +1,224 @@
+"""From numbers of views to what a report says: averages, differences, JSON, tables and plots.
+
+A PSNR of averages is not an average of PSNRs, and views of one object are not independent. Measures are therefore
+averaged over the views of an object first, then over objects; the standard error counts objects.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ..checks import check_range
+from ..errors import InputError, MissingPackageError
+from ..files import replacing
+from .metrics import MEASURES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+WAYS = {"affine": "per-view affine", "similarity": "global similarity"}
+"""Alignments by the ending that a measure's name carries, e.g. box_psnr_affine; no ending means raw."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A measure over objects.
+
+    mean: of the objects' averages. stderr: its standard error, s / √n; None for a single object, which shows no spread.
+    objects: how many.
+    """
+
+    mean: float
+    stderr: float | None
+    objects: int
+
+    def __post_init__(self) -> None:
+        check_range("Score.mean", self.mean)
+        check_range("Score.objects", self.objects, 1)
+        if self.stderr is not None:
+            check_range("Score.stderr", self.stderr, 0)
+        if (self.stderr is None) != (self.objects == 1):
+            raise InputError(
+                f"Score.stderr must be a number for two objects or more and None for one, got {self.stderr} for "
+                f"{self.objects}"
+            )
+
+    def __str__(self) -> str:
+        digits = 2 if abs(self.mean) >= 10 else 3
+        error = "" if self.stderr is None else f" ± {self.stderr:.{digits}f}"
+        return f"{self.mean:.{digits}f}{error}"
+
+
+Results = Mapping[str, Mapping[int, Mapping[str, Score]]]
+"""results[stage][photos][measure], stages such as "white", "nearest", "predict", "sample", "field"."""
+
+
+def object_mean(views: Tensor | Sequence[float]) -> float:
+    """The average of one measure over the views of one object."""
+    values = [float(value) for value in (views.flatten().tolist() if isinstance(views, Tensor) else views)]
+    if not values:
+        raise InputError("expected at least one view's value, got none; leave objects without views out")
+    _check_values("a view's value", values)
+    return math.fsum(values) / len(values)
+
+
+def score(objects: Iterable[float]) -> Score:
+    """Mean and standard error over objects, one value each.
+
+    Example: 1, 2 and 3 give mean 2 and standard error 1 / √3.
+    """
+    values = [float(value) for value in objects]
+    if not values:
+        raise InputError("expected at least one object's value, got none; evaluate at least one object")
+    _check_values("an object's value", values)
+    mean = math.fsum(values) / len(values)
+    if len(values) == 1:
+        return Score(mean, None, 1)
+    variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    return Score(mean, math.sqrt(variance / len(values)), len(values))
+
+
+def score_views(objects: Iterable[Tensor | Sequence[float]]) -> Score:
+    """Per view, then per object: the values of each object's views -> the score over objects."""
+    return score(object_mean(views) for views in objects)
+
+
+def paired_difference(first: Sequence[float], second: Sequence[float]) -> Score:
+    """The score of second − first, object by object: how much better, and how surely.
+
+    The spread of objects, which is common to both, drops out, so this is far more certain than the difference of means.
+    """
+    if len(first) != len(second):
+        raise InputError(
+            f"a paired difference needs the same objects twice, got {len(first)} and {len(second)} values; "
+            "evaluate both on one list of objects"
+        )
+    return score(float(b) - float(a) for a, b in zip(first, second, strict=True))
+
+
+def results_to_json(results: Results) -> dict[str, dict[str, dict[str, dict[str, float | int | None]]]]:
+    """`results[stage][photos][measure] = {mean, stderr, objects}`, with the photos as text, as JSON wants keys."""
+    return {
+        stage: {
+            str(photos): {measure: asdict(value) for measure, value in measures.items()}
+            for photos, measures in sorted(rows.items())
+        }
+        for stage, rows in results.items()
+    }
+
+
+def results_from_json(content: Mapping[str, Any]) -> dict[str, dict[int, dict[str, Score]]]:
+    """The inverse of `results_to_json`.
+
+    Raises:
+        InputError: the content has another form.
+    """
+    try:
+        return {
+            stage: {
+                int(photos): {measure: Score(**value) for measure, value in measures.items()}
+                for photos, measures in rows.items()
+            }
+            for stage, rows in content.items()
+        }
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InputError(
+            "results must be {stage: {photos: {measure: {mean, stderr, objects}}}}, got something else "
+            f"({error}); give the `results` of a report.json"
+        ) from error
+
+
+def measure_label(name: str) -> str:
+    """How tables and plots call a measure, e.g. "box_psnr_affine" -> "box PSNR (dB), per-view affine"."""
+    for way, words in WAYS.items():
+        stem = name.removesuffix(f"_{way}")
+        if stem != name and stem in MEASURES:
+            return f"{MEASURES[stem].label}, {words}"
+    return MEASURES[name].label if name in MEASURES else name
+
+
+def markdown_table(results: Results, measures: Sequence[str] | None = None) -> str:
+    """A Markdown table: a line for each stage and number of photos, a column for each measure, mean ± standard error.
+
+    Args:
+        measures: columns, in this order; all that occur, in the order of their first occurrence, unless given.
+    """
+    rows = [(stage, photos, values) for stage, lines in results.items() for photos, values in sorted(lines.items())]
+    if not rows:
+        raise InputError("expected results of at least one stage, got none; evaluate something first")
+    if measures is None:
+        measures = list(dict.fromkeys(name for _, _, values in rows for name in values))
+    head = ["stage", "photos", "objects", *(measure_label(name) for name in measures)]
+    lines = [head, ["---", *["---:"] * (len(head) - 1)]]
+    for stage, photos, values in rows:
+        counts = sorted({value.objects for value in values.values()})
+        objects = "–".join(str(count) for count in dict.fromkeys((counts[0], counts[-1]))) if counts else "0"
+        cells = [str(values[name]) if name in values else "" for name in measures]
+        lines.append([stage, str(photos), objects, *cells])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def plot_results(
+    results: Results, folder: str | os.PathLike[str], measures: Sequence[str] | None = None
+) -> dict[str, Path]:
+    """One PNG a measure, `<measure>.png` in `folder`: mean and standard error against the number of photos, by stage.
+
+    Returns:
+        The files by measure.
+
+    Raises:
+        MissingPackageError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(
+            "plots need the package matplotlib, which is not installed; run: pip install 'upfusion[train]'"
+        ) from error
+    if measures is None:
+        measures = list(dict.fromkeys(name for rows in results.values() for values in rows.values() for name in values))
+    files = {}
+    for measure in measures:
+        figure = Figure(figsize=(5, 3.6), layout="constrained")  # no pyplot: no window, no state shared with others
+        FigureCanvasAgg(figure)
+        _draw(figure.add_subplot(), results, measure)
+        path = Path(folder) / f"{measure}.png"
+        with replacing(path) as partial:
+            figure.savefig(partial, dpi=150)
+        files[measure] = path
+    return files
+
+
+def _draw(axes: Axes, results: Results, measure: str) -> None:
+    counts = set()
+    for stage, rows in results.items():
+        points = [(photos, values[measure]) for photos, values in sorted(rows.items()) if measure in values]
+        if points:
+            photos = [count for count, _ in points]
+            counts.update(photos)
+            means = [value.mean for _, value in points]
+            errors = [value.stderr or 0.0 for _, value in points]
+            axes.errorbar(photos, means, yerr=errors, marker="o", capsize=3, label=stage)
+    if not counts:
+        raise InputError(f"measure must be one of those in the results, got {measure!r}; see their names in the report")
+    axes.set_xticks(sorted(counts))
+    axes.set_xlabel("photos")
+    axes.set_ylabel(measure_label(measure))
+    axes.grid(alpha=0.3)
+    axes.legend()
+
+
+def _check_values(name: str, values: Sequence[float]) -> None:
+    bad = [value for value in values if not math.isfinite(value)]
+    if bad:
+        raise InputError(
+            f"{name} must be finite, got {len(bad)} NaN or infinite of {len(values)}; leave out what was not measured"
+        )
