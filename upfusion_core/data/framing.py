@@ -57,15 +57,14 @@ def framed(frame: Frame, size: int, margin: float | None) -> tuple[Tensor, Tenso
     Raises:
         PhotoError: a file is missing or damaged, its size is not the camera's, or the mask is empty.
     """
-    rgb, mask = _on_white(frame)
+    colors, mask = _read(frame)
     height, width = mask.shape
-    inside = mask >= 0.5
+    inside = mask >= 128
     if not inside.any():
         raise PhotoError(f"the mask of {frame.image.name} must cover the object, but it is empty; leave the frame out")
     box = _squared((0, 0, width, height), 1.0) if margin is None else _squared(_bounds(inside), margin)
-    pixels = np.concatenate([rgb, np.rint(255 * mask)[..., None]], axis=-1).astype(np.uint8)
-    view = torch.from_numpy(_resized(pixels, box, size)).permute(2, 0, 1).float() / 255
-    return view[:3].contiguous(), view[3:].contiguous(), cropped_camera(frame.camera, (height, width), box)
+    view = torch.from_numpy(_resized(colors, mask, box, size)).float() / 255
+    return view[:3], view[3:], cropped_camera(frame.camera, (height, width), box)
 
 
 def cropped_camera(camera: Cameras, size: tuple[int, int], box: Box) -> Cameras:
@@ -83,34 +82,36 @@ def cropped_camera(camera: Cameras, size: tuple[int, int], box: Box) -> Cameras:
     return Cameras(camera.camera_to_world, camera.focal.double() * whole / part, 1 - 2 * principal / part)
 
 
-def _on_white(frame: Frame) -> tuple[np.ndarray, np.ndarray]:
-    """(H, W, 3) in 0..255 on white and (H, W) in [0, 1], float32."""
+def _read(frame: Frame) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W, 3) colours as they were recorded, and (H, W) mask; both uint8."""
     picture = _decoded(frame.image, "RGBA")
-    colors, alpha = picture[..., :3], picture[..., 3] / 255
+    colors, alpha = picture[..., :3], picture[..., 3]
     height, width = alpha.shape
     if frame.size is not None and (height, width) != tuple(frame.size):
         raise PhotoError(
             f"{frame.image.name} must be {frame.size[1]} x {frame.size[0]} pixels as its camera says, "
             f"got {width} x {height}; fetch the original picture"
         )
-    if frame.mask is not None:
-        mask = (_decoded(frame.mask, "L") / 255 >= frame.threshold).astype(np.float32)
-        if mask.shape != alpha.shape:
-            raise PhotoError(
-                f"{frame.mask.name} must have its picture's size, {width} x {height}, "
-                f"got {mask.shape[1]} x {mask.shape[0]}; fetch the original mask"
-            )
-    elif (alpha < 1).any():
-        mask = alpha
-    else:
-        return colors, (colors.min(axis=-1) < 255).astype(np.float32)
-    return colors * mask[..., None] + 255 * (1 - mask[..., None]), mask
+    if frame.mask is None:
+        return colors, alpha if (alpha < 255).any() else _full_where(colors.min(axis=-1) < 255)
+    mask = _decoded(frame.mask, "L")
+    if mask.shape != alpha.shape:
+        raise PhotoError(
+            f"{frame.mask.name} must have its picture's size, {width} x {height}, "
+            f"got {mask.shape[1]} x {mask.shape[0]}; fetch the original mask"
+        )
+    return colors, _full_where(mask >= 255 * frame.threshold)
+
+
+def _full_where(inside: np.ndarray) -> np.ndarray:
+    return np.where(inside, 255, 0).astype(np.uint8)
 
 
 def _decoded(path: Path, mode: str) -> np.ndarray:
+    """(H, W) or (H, W, C) uint8."""
     try:
         with Image.open(path) as picture:
-            return np.asarray(picture.convert(mode), dtype=np.float32)
+            return np.asarray(picture.convert(mode))
     except FileNotFoundError as error:
         raise PhotoError(f"{path.name} is missing; fetch it again") from error
     except DECODING_ERRORS as error:
@@ -131,20 +132,26 @@ def _squared(box: Box, margin: float) -> Box:
     return x - half, y - half, x + half, y + half
 
 
-def _resized(pixels: np.ndarray, box: Box, size: int) -> np.ndarray:
-    """The part `box` of (H, W, 4) colours and mask -> (size, size, 4), white and no object outside the picture.
+def _resized(colors: np.ndarray, mask: np.ndarray, box: Box, size: int) -> np.ndarray:
+    """The part `box` of a picture -> (4, size, size) uint8: colours on white and mask; white outside the picture.
 
-    Bicubic, widened when shrinking, channel by channel: the colours are on white already and need no alpha.
+    Bicubic, widened when shrinking, channel by channel, as colours on white need no alpha.
     """
-    height, width, _ = pixels.shape
+    height, width = mask.shape
     left, top, right, bottom = box
-    before_x, before_y = max(0, math.ceil(-left)), max(0, math.ceil(-top))
-    after_x, after_y = max(0, math.ceil(right - width)), max(0, math.ceil(bottom - height))
-    room = ((before_y, after_y), (before_x, after_x))
-    shifted = (left + before_x, top + before_y, right + before_x, bottom + before_y)
-    channels = []
-    for number in range(4):
-        padded = np.pad(pixels[..., number], room, constant_values=0 if number == 3 else 255)
-        channel = Image.fromarray(padded).resize((size, size), Image.Resampling.BICUBIC, box=shifted)
-        channels.append(np.asarray(channel))
-    return np.stack(channels, axis=-1)
+    reach = 2 * max(1.0, (right - left) / size) + 1  # of the filter; what lies farther off is not touched
+    first_x, last_x = math.floor(left - reach), math.ceil(right + reach)
+    first_y, last_y = math.floor(top - reach), math.ceil(bottom + reach)
+    rows, columns = slice(max(0, first_y), min(height, last_y)), slice(max(0, first_x), min(width, last_x))
+    room = (
+        (rows.start - first_y, last_y - rows.stop),
+        (columns.start - first_x, last_x - columns.stop),
+    )
+    coverage = mask[rows, columns].astype(np.float32) / 255
+    channels = [coverage * colors[rows, columns, number] + 255 * (1 - coverage) for number in range(3)]
+    shifted = (left - first_x, top - first_y, right - first_x, bottom - first_y)
+    result = []
+    for channel, outside in zip([*channels, 255 * coverage], (255, 255, 255, 0), strict=True):
+        padded = np.pad(np.rint(channel).astype(np.uint8), room, constant_values=outside)
+        result.append(np.asarray(Image.fromarray(padded).resize((size, size), Image.Resampling.BICUBIC, box=shifted)))
+    return np.stack(result)

@@ -70,11 +70,12 @@ def _view(surface: Surface, camera: Cameras, samples: int) -> tuple[Tensor, Tens
     covered, distance = torch.zeros(2, 1, samples * samples, dtype=torch.float64, device=device)
     screen = _project(surface, camera, samples)
     triangle, x, y = _fragments(screen, samples)
-    weights = torch.einsum("fij,fj->fi", screen.edges[triangle], _homogeneous(x, y))
-    inverse = (weights * screen.inverse[triangle]).sum(dim=-1)
+    a, b, c = torch.einsum("tij,ti->jt", screen.edges, screen.inverse)  # 1 / depth is linear on the screen
+    inverse = a[triangle] * (x + 0.5) + b[triangle] * (y + 0.5) + c[triangle]
     keep = _nearest(inverse, triangle, y * samples + x, samples * samples)
     triangle, x, y, inverse = triangle[keep], x[keep], y[keep], inverse[keep]
-    weights = weights[keep] * screen.inverse[triangle] / inverse[:, None]  # perspective-correct, summing to 1
+    weights = torch.einsum("fij,fj->fi", screen.edges[triangle], _homogeneous(x, y))
+    weights = weights * screen.inverse[triangle] / inverse[:, None]  # perspective-correct, summing to 1
     pixel = y * samples + x
     rgb[:, pixel] = _colors(surface, screen.faces[triangle], weights)
     covered[:, pixel] = 1
