@@ -1,0 +1,75 @@
+"""A folder of any known format -> its reader, for callers that are given a path and nothing more."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from ..checks import check_choice
+from ..errors import InputError
+from .co3d import Co3D
+from .examples import MultiViewDataset
+from .folders import existing_folder, subfolders
+from .gso import gso
+from .meshes import MeshRendering, mesh_folder
+from .objaverse import ObjaverseRenders
+from .shapenet_srn import ShapeNetSRN
+from .surface import MESH_SUFFIXES
+
+Format = Literal["co3d", "objaverse", "gso", "shapenet_srn", "meshes"]
+
+FORMATS: tuple[Format, ...] = ("co3d", "objaverse", "gso", "shapenet_srn", "meshes")
+
+
+def open_dataset(root: str | os.PathLike[str], *, size: int, kind: Format | None = None) -> MultiViewDataset:
+    """The data set below a folder, with each reader's defaults; open the reader itself for its options.
+
+    Args:
+        root: the folder.
+        size: side of the views in pixels.
+        kind: its format; recognised by its files unless given.
+
+    Raises:
+        InputError: there is no such folder, or it is of no known format.
+    """
+    root = existing_folder(root)
+    kind = recognised_format(root) if kind is None else kind
+    check_choice("kind", kind, FORMATS)
+    if kind == "co3d":
+        return Co3D(root, size=size)
+    if kind == "objaverse":
+        return ObjaverseRenders(root, size=size)
+    if kind == "shapenet_srn":
+        return ShapeNetSRN(root, size=size)
+    return (gso if kind == "gso" else mesh_folder)(root, MeshRendering(size=size))
+
+
+def recognised_format(root: str | os.PathLike[str]) -> Format:
+    """The format of a folder by the files that only this format has; broken objects beside good ones do not matter.
+
+    Raises:
+        InputError: there is no such folder, or it is of no known format.
+    """
+    root = existing_folder(root)
+    if (root / "valid_paths.json").is_file():
+        return "objaverse"
+    if any(root.glob("*/frame_annotations.jgz")):
+        return "co3d"
+    folders = subfolders(root)
+    if any((folder / "intrinsics.txt").is_file() and (folder / "pose").is_dir() for folder in folders):
+        return "shapenet_srn"
+    if any(_is_scan(folder) for folder in folders):
+        return "gso"
+    if any(path.suffix.lower() in MESH_SUFFIXES for path in root.rglob("*")):
+        return "meshes"
+    raise InputError(
+        f"{root} must be a data set of Co3Dv2, Objaverse renders, GSO, ShapeNet-SRN or meshes "
+        f"({', '.join(MESH_SUFFIXES)}), got none of them; choose the folder that holds the objects' folders"
+    )
+
+
+def _is_scan(folder: Path) -> bool:
+    """Whether a folder is laid out as one of GSO's."""
+    nested = (folder / "meshes" / "model.obj").is_file() and (folder / "materials" / "textures").is_dir()
+    return nested or ((folder / "model.obj").is_file() and (folder / "texture.png").is_file())
