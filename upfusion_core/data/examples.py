@@ -64,7 +64,7 @@ class PosedViews:
         """Some of the views, in the given order; the first of them becomes the reference.
 
         Our world moves with the reference: distance 1 and azimuth 0 are then those of the new view 0, and depths
-        change their unit with it.
+        change their unit with it. The present origin is taken for the object's centre (see `normalise`).
         """
         index = checked_views(views, len(self), self.name)
         up = torch.tensor([0.0, 1.0, 0.0]) if self.upright else None

@@ -152,7 +152,7 @@ def _material(material: Any, linear: bool) -> tuple[Tensor | None, Tensor]:  # n
     else:
         picture = None
     if factor is None:
-        return picture, torch.ones(3) if is_pbr else torch.full((3,), _GREY)
+        return picture, torch.ones(3)
     values = _unit(np.asarray(factor)[:3])
     return picture, _to_srgb(values) if linear else values
 

@@ -59,6 +59,19 @@ def test_glb_factor_is_linear_and_multiplies_the_texture(tmp_path: Path) -> None
     assert float(picture[1, 1, 2]) == pytest.approx(1)
 
 
+def test_materials_without_picture_or_coordinates(tmp_path: Path) -> None:
+    for material, expected in (
+        (PBRMaterial(baseColorFactor=[55, 255, 0, 255]), [0.5017, 1, 0]),
+        (PBRMaterial(roughnessFactor=0.5), [1, 1, 1]),
+        (PBRMaterial(baseColorTexture=Image.fromarray(QUARTERS)), [1, 1, 1]),
+    ):
+        visual = TextureVisuals(material=material)  # no texture coordinates
+        trimesh.Trimesh(CORNERS, FACES, visual=visual, process=False).export(tmp_path / "a.glb")
+        surface = read_surface(tmp_path / "a.glb")
+        assert surface.textures == ()
+        assert surface.colors[0].tolist() == pytest.approx(expected, abs=1e-3)
+
+
 def test_glb_vertex_colours_are_linear(tmp_path: Path) -> None:
     colored([55, 0, 255, 255]).export(tmp_path / "a.glb")
     assert read_surface(tmp_path / "a.glb").colors[0].tolist() == pytest.approx([0.5017, 0, 1], abs=1e-3)
