@@ -65,7 +65,8 @@ def align_views(
 
     Args:
         prediction, truth: (N, 3, H, W) in [0, 1], sides at least 16.
-        mask: (N, 1, H, W) silhouettes of the prediction where it knows them; they are moved with it.
+        mask: (N, 1, H, W) silhouettes of the prediction where it knows them; they are moved with it. `render` should
+            then give the opacity too, so that all three are measured alike.
         render, cameras: the predictor as a function and the N true cameras; both or neither. Pictures must be square.
         search: how the 3D similarity is searched for.
         background: what lies beyond the border of a picture that is moved.

@@ -92,6 +92,16 @@ def test_white_gains_nothing() -> None:
     assert (found.scale, found.angle_degrees) == (1.0, 0.0)
 
 
+@pytest.mark.parametrize("name", KNOWN)
+def test_the_quick_search_is_nearly_as_good(name: str) -> None:
+    known, render = KNOWN[name], SoftObject()
+    truth = SoftObject(known)(CAMERAS, 64)
+    found = align_object(render, CAMERAS, truth, search=SimilaritySearch.quick())
+    assert render.calls < 100
+    assert _apart(found, known) < 0.5
+    assert psnr(render(found.move(CAMERAS), 64), truth).min() > 45
+
+
 def test_the_bounds_hold() -> None:
     search = SimilaritySearch(
         yaw_degrees=(0.0,), pitch_degrees=(0.0,), starts=1, largest_angle_degrees=3.0, largest_stretch=1.01
