@@ -15,6 +15,7 @@ from .rays import (
     harmonic_encoding,
     patch_rays,
     plucker,
+    point_rays,
     reference_plucker,
     to_reference_frame,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "orbit_cameras",
     "patch_rays",
     "plucker",
+    "point_rays",
     "random_cameras",
     "reference_camera",
     "reference_plucker",

@@ -47,6 +47,17 @@ def patch_rays(rows: int, columns: int, device: torch.device | str = "cpu", foca
     return Rays(torch.zeros_like(directions), normalize(directions, dim=-1))
 
 
+def point_rays(cameras: Cameras, points: Tensor) -> Rays:
+    """(N, ..., 3) rays of N cameras through `points` (N, ..., 2), any places (x, y) of their pictures in NDC."""
+    middle = (-1,) + (1,) * (points.ndim - 2) + (2,)
+    offset = (points - cameras.principal.reshape(middle)) / cameras.focal.reshape(middle)
+    # in camera axes the pixel (x, y) lies in direction (-x/f, y/f, -1)
+    local = torch.stack([-offset[..., 0], offset[..., 1], -torch.ones_like(offset[..., 0])], dim=-1)
+    rotation = cameras.camera_to_world[:, :3, :3]
+    directions = normalize(torch.einsum("nij,nrj->nri", rotation, local.flatten(1, -2)), dim=-1).view_as(local)
+    return Rays(cameras.centers.reshape(*middle[:-1], 3).expand_as(directions), directions)
+
+
 def to_reference_frame(rays: Rays, reference: Cameras) -> Rays:
     """World rays -> rays in the networks' frame: photo 1's PyTorch3D axes (x left, y up, z forward), object at 0.
 

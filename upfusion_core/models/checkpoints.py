@@ -6,6 +6,7 @@ before the others, `text_embeddings.default` and `text_embeddings.empty`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -141,6 +142,39 @@ def load_networks(checkpoint: Checkpoint, device: torch.device | str, dtype: tor
     for module, names in _modules(checkpoint.config, networks):
         _assign(module, names, checkpoint.weights, device, dtype)
     return networks
+
+
+def network_weights(config: ModelConfig, networks: Networks) -> dict[str, Tensor]:
+    """All weights of `networks` under their merged names, shaped as in the files; not copied, outside of autograd."""
+    weights = {}
+    for module, names in _modules(config, networks):
+        weights |= {name: _stored_shape(name, module.state_dict()[own]) for own, name in names.items()}
+    return weights
+
+
+def set_network_weights(config: ModelConfig, networks: Networks, weights: Mapping[str, Tensor]) -> None:
+    """Copies those of `weights` (merged names) that the networks know into them; the others keep their values.
+
+    Raises:
+        CheckpointError: a weight has another shape than the networks'.
+    """
+    own = network_weights(config, networks)
+    wrong = [name for name in own if name in weights and not _fits(weights[name].shape, own[name].shape)]
+    if wrong:
+        first = wrong[0]
+        raise CheckpointError(
+            f"weights must fit the configuration, got {first} {tuple(weights[first].shape)} instead of "
+            f"{tuple(own[first].shape)} and {len(wrong) - 1} more; use the configuration they were made with"
+        )
+    for name, value in own.items():
+        if name in weights:
+            value.copy_(weights[name].reshape(value.shape))
+
+
+def _stored_shape(name: str, value: Tensor) -> Tensor:
+    """The VAE's attention is of linear layers in diffusers, of 1x1 convolutions in the files."""
+    is_attention = name.startswith(VAE_PREFIX) and ".attn_1." in name and value.ndim == 2
+    return value[:, :, None, None] if is_attention else value
 
 
 def load_text_encoder(checkpoint: Checkpoint, device: torch.device | str = "cpu") -> nn.Module:

@@ -13,6 +13,7 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from ..checks import check_shape
 from ..errors import InputError
@@ -69,11 +70,15 @@ class ControlConstants:
 
 
 class ControlNet(nn.Module):
-    """(B, 4, s, s) noisy latents -> 13 residuals: the UNet's 12 skip connections in input order, then its middle."""
+    """(B, 4, s, s) noisy latents -> 13 residuals: the UNet's 12 skip connections in input order, then its middle.
+
+    gradient_checkpointing: whether layers compute their activations again in the backward pass instead of keeping them.
+    """
 
     def __init__(self, config: DiffusionConfig, *, ops: ModuleType = nn) -> None:
         super().__init__()
         self.config = config
+        self.gradient_checkpointing = False
         width, time_width = config.model_channels, 4 * config.model_channels
         self.time_embed = nn.Sequential(ops.Linear(width, time_width), nn.SiLU(), ops.Linear(time_width, time_width))
         self.input_hint_block = nn.ModuleList([ops.Conv2d(config.hint_channels, width, 3, padding=1)])
@@ -129,21 +134,25 @@ class ControlNet(nn.Module):
         x = latents
         for index, (block, zero_conv) in enumerate(zip(self.input_blocks, self.zero_convs, strict=True)):
             for layer in block:
-                x = self._apply(layer, x, embedding, constants.ray_maps[self.levels[index]], keys_values)
+                x = self._apply_layer(layer, x, embedding, constants.ray_maps[self.levels[index]], keys_values)
             if index == 0:
                 x = x + constants.hint
             residuals.append(zero_conv[0](x))
         for layer in self.middle_block:
-            x = self._apply(layer, x, embedding, constants.ray_maps[-1], keys_values)
+            x = self._apply_layer(layer, x, embedding, constants.ray_maps[-1], keys_values)
         return [*residuals, self.middle_block_out[0](x)]
 
-    @staticmethod
-    def _apply(layer: nn.Module, x: Tensor, embedding: Tensor, ray_map: Tensor, keys_values: iter) -> Tensor:
+    def _apply_layer(
+        self, layer: nn.Module, x: Tensor, embedding: Tensor, ray_map: Tensor, keys_values: iter
+    ) -> Tensor:
+        inputs = [x]
         if isinstance(layer, _ResBlock):
-            return layer(x, embedding)
-        if isinstance(layer, _SetTransformer):
-            return layer(x, ray_map, next(keys_values))
-        return layer(x)
+            inputs.append(embedding)
+        elif isinstance(layer, _SetTransformer):
+            inputs += [ray_map, next(keys_values)]
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return checkpoint(layer, *inputs, use_reentrant=False)
+        return layer(*inputs)
 
     def _transformers(self) -> list[_SetTransformer]:
         layers = [layer for block in [*self.input_blocks, self.middle_block] for layer in block]

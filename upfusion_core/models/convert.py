@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from .checkpoints import (
     load_text_encoder,
     open_checkpoint,
 )
+from .config import ModelConfig
 from .text import DEFAULT_PROMPT, encode_tokens, tokenize
 
 _SAFETENSORS_TYPES = {
@@ -79,9 +80,40 @@ def convert(
     return _write_folder(checkpoint, destination, dtype, on_step)
 
 
+def write_networks(
+    path: str | Path,
+    config: ModelConfig,
+    weights: Mapping[str, Tensor],
+    text_embeddings: tuple[Tensor, Tensor],
+    *,
+    dtype: torch.dtype | None = None,
+) -> Path:
+    """Writes a merged file from weights in memory, e.g. after training.
+
+    Args:
+        path: a name that ends in `.safetensors`.
+        weights: of all networks, by merged names (see checkpoints.network_weights).
+        text_embeddings: of the default and the empty prompt, (77, W) each.
+        dtype: precision of the weights in the file; None keeps each as it is.
+
+    Raises:
+        InputError: `path` has another ending. OutputError: the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise InputError(f"a merged file's name must end in .safetensors, got {path.name}; correct it")
+    named = {**weights, DEFAULT_EMBEDDING: text_embeddings[0], EMPTY_EMBEDDING: text_embeddings[1]}
+    return _write_tensors(path, config, named, dtype, None)
+
+
 def _write_merged(checkpoint: Checkpoint, path: Path, dtype: torch.dtype | None, on_step: OnStep | None) -> Path:
-    weights = _with_embeddings(checkpoint)
-    metadata = {CONFIG_KEY: json.dumps(checkpoint.config.to_dict()), "format": "pt"}
+    return _write_tensors(path, checkpoint.config, _with_embeddings(checkpoint), dtype, on_step)
+
+
+def _write_tensors(
+    path: Path, config: ModelConfig, weights: dict[str, Tensor], dtype: torch.dtype | None, on_step: OnStep | None
+) -> Path:
+    metadata = {CONFIG_KEY: json.dumps(config.to_dict()), "format": "pt"}
     total = len(weights)
     with replacing(path) as partial, partial.open("wb") as file:
         file.write(_safetensors_header(weights, dtype, metadata))
@@ -147,7 +179,7 @@ def _safetensors_header(weights: dict[str, Tensor], dtype: torch.dtype | None, m
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
 @contextmanager

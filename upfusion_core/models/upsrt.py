@@ -8,6 +8,7 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from ..checks import check_shape
 from ..errors import InputError
@@ -47,11 +48,15 @@ class UpSRTConfig:
 
 
 class UpSRT(nn.Module):
-    """The set-latent scene transformer. It knows no cameras: rays come to it as Plücker forms."""
+    """The set-latent scene transformer. It knows no cameras: rays come to it as Plücker forms.
+
+    gradient_checkpointing: whether layers compute their activations again in the backward pass instead of keeping them.
+    """
 
     def __init__(self, config: UpSRTConfig, *, ops: ModuleType = nn) -> None:
         super().__init__()
         self.config = config
+        self.gradient_checkpointing = False
         self.scene_encoder = _SceneEncoder(config, ops)
         self.ray_decoder = _RayDecoder(config, ops)
         self.linear_scene = ops.Linear(config.scene_input_dim, config.transformer_dim)
@@ -70,7 +75,7 @@ class UpSRT(nn.Module):
         batch, views = keys.shape[:2]
         position = self._patch_encoding(views, patch_plucker).to(keys.dtype).expand(batch, -1, -1, -1)
         tokens = self.linear_scene(torch.cat([keys, position], dim=-1))
-        return self.scene_encoder(tokens.flatten(1, 2))
+        return self.scene_encoder(tokens.flatten(1, 2), again=self.gradient_checkpointing)
 
     def decode(self, tokens: Tensor, plucker: Tensor, *, chunk: int = 8192) -> Tensor:
         """(B, N, D) set latents and (B, R, 6) rays -> (B, R, D) view-aligned features, `chunk` rays at a time."""
@@ -78,7 +83,11 @@ class UpSRT(nn.Module):
         check_shape("UpSRT.decode plucker", plucker, (len(tokens), "R", 6))
         memory = self.ray_decoder.memory(tokens)  # constant over the chunks
         features = [
-            self.ray_decoder(self.linear_query_pixel_rays(self._harmonics(part).to(tokens.dtype)), memory)
+            self.ray_decoder(
+                self.linear_query_pixel_rays(self._harmonics(part).to(tokens.dtype)),
+                memory,
+                again=self.gradient_checkpointing,
+            )
             for part in plucker.split(chunk, dim=1)
         ]
         return torch.cat(features, dim=1)
@@ -131,16 +140,20 @@ class _Layer(nn.Module):
     def feed_forward(self, x: Tensor) -> Tensor:
         return x + self.linear2(F.gelu(self.linear1(self.norm2(x))))
 
+    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor] | None) -> Tensor:
+        """Attention to `keys_values`, or to x itself where they are None, then the feed-forward network."""
+        normed = self.norm1(x)
+        return self.feed_forward(x + self.attend(normed, keys_values or self.keys_values(normed)))
+
 
 class _SceneEncoder(nn.Module):
     def __init__(self, config: UpSRTConfig, ops: ModuleType) -> None:
         super().__init__()
         self.transformer_encoder = _Stack(config.encoder_layers, config, ops)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *, again: bool = False) -> Tensor:
         for layer in self.transformer_encoder.layers:
-            normed = layer.norm1(x)
-            x = layer.feed_forward(x + layer.attend(normed, layer.keys_values(normed)))
+            x = _apply_layer(layer, x, None, again)
         return x  # upstream: no final norm (golden: upsrt.set_latents)
 
 
@@ -157,10 +170,17 @@ class _RayDecoder(nn.Module):
     def memory(self, tokens: Tensor) -> list[tuple[Tensor, Tensor]]:
         return [layer.keys_values(tokens) for layer in self.transformer_decoder.layers]
 
-    def forward(self, x: Tensor, memory: list[tuple[Tensor, Tensor]]) -> Tensor:
+    def forward(self, x: Tensor, memory: list[tuple[Tensor, Tensor]], *, again: bool = False) -> Tensor:
         for layer, keys_values in zip(self.transformer_decoder.layers, memory, strict=True):
-            x = layer.feed_forward(x + layer.attend(layer.norm1(x), keys_values))
+            x = _apply_layer(layer, x, keys_values, again)
         return x
+
+
+def _apply_layer(layer: _Layer, x: Tensor, keys_values: tuple[Tensor, Tensor] | None, again: bool) -> Tensor:
+    """The layer; with `again` its activations are computed once more in the backward pass."""
+    if again and torch.is_grad_enabled():
+        return checkpoint(layer, x, keys_values, use_reentrant=False)
+    return layer(x, keys_values)
 
 
 class _Stack(nn.Module):

@@ -1,0 +1,1 @@
+"""Training: batches, the three stages and their losses, and the one loop that they share."""

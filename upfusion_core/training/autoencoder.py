@@ -1,0 +1,84 @@
+"""The small model's own image autoencoder, from scratch, and the scale of its latents."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import InputError
+from ..models.checkpoints import Networks
+from .batches import TrainingBatch
+from .config import TrainConfig
+from .draws import Draws
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
+LATENT_CHANNELS = 4
+
+
+class AutoencoderStage(nn.Module):
+    """Target views -> their reconstruction error, and a little of the divergence from a standard normal."""
+
+    def __init__(self, config: TrainConfig, networks: Networks) -> None:
+        super().__init__()
+        self.config = config
+        self.vae = networks.vae.requires_grad_(True)
+        if config.gradient_checkpointing:
+            self.vae.enable_gradient_checkpointing()
+
+    @torch.no_grad()
+    def inputs(self, batch: TrainingBatch, draws: Draws) -> dict[str, Any]:
+        """The targets, (B·T, 3, S, S) in [0, 1], and the posterior's noise."""
+        size = self.config.model.latent_size
+        noise = draws.normal(len(batch), batch.views, LATENT_CHANNELS, size, size)
+        return {"pictures": batch.targets.flatten(0, 1), "noise": noise.flatten(0, 1)}
+
+    def forward(self, pictures: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        """The terms `l1`, in units of [0, 1], and `kl`, in nats a latent number times `kl_weight`."""
+        posterior = self.vae.encode(2 * pictures - 1).latent_dist
+        mean, logvar = posterior.mean.float(), posterior.logvar.float()
+        latents = mean + (logvar / 2).exp() * noise
+        painted = (self.vae.decode(latents).sample.float() + 1) / 2
+        divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+        return {"l1": F.l1_loss(painted, pictures), "kl": self.config.kl_weight * divergence}
+
+
+@torch.no_grad()
+def calibrate_latents(vae: AutoencoderKL, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """Rescales the latents so that, times the scale factor 0.18215, each channel has mean 0 and deviation 1.
+
+    SD 1.5's factor suits latents of its own spread; a small KL weight leaves those of a new autoencoder at any. The
+    last layer of the encoder and the first of the decoder are 1x1 convolutions, so that mean' = (mean - m)·s,
+    logvar' = logvar + 2 ln s, and the decoder undoing both, are changes of their weights: the autoencoder as a whole
+    computes what it did.
+
+    Args:
+        pictures: (N, 3, S, S) in [0, 1], typical ones.
+
+    Returns:
+        (4,) mean and (4,) deviation of the latents before.
+
+    Raises:
+        InputError: a channel does not vary over the pictures.
+    """
+    posterior = vae.encode((2 * pictures - 1).to(vae.dtype)).latent_dist
+    mean, variance = posterior.mean.float(), posterior.var.float()
+    center = mean.mean(dim=(0, 2, 3))
+    deviation = (mean.var(dim=(0, 2, 3), correction=0) + variance.mean(dim=(0, 2, 3))).sqrt()
+    if not (deviation > 1e-6).all():
+        raise InputError(
+            f"latents must vary over the pictures, got deviations {deviation.tolist()}; train the autoencoder longer"
+        )
+    scale = 1 / (deviation * vae.config.scaling_factor)
+    # scale of (mean, logvar): the second half of quant_conv's channels moves by a constant only
+    before, after = vae.quant_conv, vae.post_quant_conv
+    before.weight[:LATENT_CHANNELS] *= scale[:, None, None, None]
+    before.bias[:LATENT_CHANNELS] = (before.bias[:LATENT_CHANNELS] - center) * scale
+    before.bias[LATENT_CHANNELS:] += 2 * scale.log()
+    after.bias += after.weight[:, :, 0, 0] @ center
+    after.weight /= scale[None, :, None, None]
+    return center, deviation

@@ -1,0 +1,230 @@
+"""Batches of training examples, and where they come from: a pure function of (seed, step, rank).
+
+The position in the data is therefore the number of the step: a resumed run goes on exactly where it was, and nothing
+of the data has to be saved.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from ..checks import check_range, check_shape
+from ..data.examples import MultiViewDataset, PosedViews
+from ..data.procedural import ProceduralObjects
+from ..errors import InputError, UpFusionError
+from ..types import Cameras
+from .draws import derived_seed
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingBatch:
+    """B objects: V photos each, whose poses the networks are not told, and T target views with their cameras.
+
+    photos: (B, V, 3, S, S) in [0, 1] on white, the reference first.
+    references: Cameras(B) of the first photos.
+    targets: (B, T, 3, S, S) in [0, 1] on white. target_masks: (B, T, 1, S, S) in [0, 1], 1 on the object.
+    cameras: Cameras(B·T) of the targets, object-major.
+    """
+
+    photos: Tensor
+    references: Cameras
+    targets: Tensor
+    target_masks: Tensor
+    cameras: Cameras
+
+    def __post_init__(self) -> None:
+        check_shape("TrainingBatch.photos", self.photos, ("B", "V", 3, "S", "S"))
+        count, size = len(self.photos), self.photos.shape[-1]
+        check_shape("TrainingBatch.targets", self.targets, (count, "T", 3, size, size), "as large as the photos")
+        views = self.targets.shape[1]
+        check_shape("TrainingBatch.target_masks", self.target_masks, (count, views, 1, size, size))
+        check_shape("TrainingBatch.references", self.references.camera_to_world, (count, 4, 4), "one an object")
+        check_shape("TrainingBatch.cameras", self.cameras.camera_to_world, (count * views, 4, 4), "one a target")
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    @property
+    def views(self) -> int:
+        """T, target views an object."""
+        return self.targets.shape[1]
+
+    def to(self, device: torch.device | str) -> TrainingBatch:
+        """The same batch on another device."""
+        return TrainingBatch(
+            self.photos.to(device),
+            self.references.to(device),
+            self.targets.to(device),
+            self.target_masks.to(device),
+            self.cameras.to(device),
+        )
+
+
+class BatchSource(Protocol):
+    """What training asks of its data."""
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> TrainingBatch:
+        """Part `rank` of the `world` equal parts of step `step`; the same arguments give the same batch every time.
+
+        The parts together are the same examples however many there are, if their sizes add up to the same; all have
+        the same number of photos.
+        """
+        ...
+
+
+class DatasetBatches:
+    """Batches from any data set of posed views: every pass visits all objects in a new order.
+
+    An object that cannot be read is replaced by the next one of the pass. An object with fewer views than are asked
+    for shows some of them twice.
+
+    Args:
+        dataset: see data.examples.
+        batch_size: B, objects in each part of a step.
+        photos: least and most photos a step, drawn anew for each.
+        targets: T, target views an object; they are other views than the photos where there are enough.
+        image_size: S; views of another size are resized.
+        seed: of the order of objects and views.
+    """
+
+    def __init__(
+        self,
+        dataset: MultiViewDataset,
+        *,
+        batch_size: int,
+        photos: tuple[int, int],
+        targets: int,
+        image_size: int,
+        seed: int = 0,
+    ) -> None:
+        check_range("batch_size", batch_size, 1)
+        check_range("targets", targets, 1)
+        if not len(dataset):
+            raise InputError(
+                f"the data set must hold objects, got none ({len(dataset.skipped)} skipped); check its folder"
+            )
+        self.dataset, self.batch_size, self.targets = dataset, batch_size, targets
+        self.photos, self.image_size, self.seed = check_photos(photos), image_size, seed
+        self._pass: tuple[int, Tensor] = (-1, torch.empty(0))
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> TrainingBatch:
+        """See BatchSource.
+
+        Raises:
+            InputError: no object of the data set can be read.
+        """
+        first = (step * world + rank) * self.batch_size
+        photos = photo_count(self.photos, self.seed, step)
+        return stacked(
+            [self._example(first + index, photos) for index in range(self.batch_size)], photos, self.image_size
+        )
+
+    def _example(self, position: int, photos: int) -> PosedViews:
+        for skip in range(len(self.dataset)):
+            index = self._object(position, skip)
+            try:
+                available = self.dataset.view_count(index)
+                order = torch.randperm(available, generator=_generator(self.seed, "views", position)).tolist()
+                return self.dataset.read(index, [order[k % available] for k in range(photos + self.targets)])
+            except UpFusionError:
+                continue  # the data set has noted it in `skipped`
+        item, reason = self.dataset.skipped[-1] if self.dataset.skipped else ("all", "unknown")
+        raise InputError(f"none of {len(self.dataset)} objects could be read, the last because {item}: {reason}")
+
+    def _object(self, position: int, skip: int) -> int:
+        number, place = divmod(position, len(self.dataset))
+        if self._pass[0] != number:
+            order = torch.randperm(len(self.dataset), generator=_generator(self.seed, "pass", number))
+            self._pass = (number, order)
+        return int(self._pass[1][(place + skip) % len(self.dataset)])
+
+
+class ProceduralBatches:
+    """Batches of procedural objects, rendered where they are used; every step shows objects that no other does.
+
+    Args:
+        objects: a split of them (its own sizes are not used). device: where they are rendered.
+        batch_size, photos, targets, image_size, seed: see DatasetBatches.
+    """
+
+    def __init__(
+        self,
+        objects: ProceduralObjects,
+        *,
+        batch_size: int,
+        photos: tuple[int, int],
+        targets: int,
+        image_size: int,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        check_range("batch_size", batch_size, 1)
+        check_range("targets", targets, 1)
+        self.objects, self.batch_size, self.targets = objects, batch_size, targets
+        self.photos, self.image_size, self.seed, self.device = check_photos(photos), image_size, seed, device
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> TrainingBatch:
+        """See BatchSource; a new seed begins elsewhere among the objects and draws other cameras."""
+        count, photos = self.batch_size, photo_count(self.photos, self.seed, step)
+        first = derived_seed(self.seed, "objects") + (step * world + rank) * count
+        views = photos + self.targets
+        generator = _generator(self.seed, "cameras", step)
+        torch.rand(rank * count, 2 * views, generator=generator)  # of the parts before this one
+        made = self.objects.batch(
+            [(first + index) % len(self.objects) for index in range(count)],
+            views=views,
+            size=self.image_size,
+            device=self.device,
+            generator=generator,
+        )
+        matrices, focal = made.camera_to_world, made.focal
+        targets = [value[:, photos:].flatten(0, 1) for value in (matrices, focal)]
+        return TrainingBatch(
+            photos=made.rgb[:, :photos],
+            references=Cameras(matrices[:, 0], focal[:, 0], torch.zeros_like(focal[:, 0])),
+            targets=made.rgb[:, photos:],
+            target_masks=made.mask[:, photos:],
+            cameras=Cameras(*targets, torch.zeros_like(targets[1])),
+        )
+
+
+def check_photos(photos: tuple[int, int]) -> tuple[int, int]:
+    """The range if it is one within 1 to 6, or InputError."""
+    least, most = photos
+    if not 1 <= least <= most <= 6:
+        raise InputError(f"photos must be (least, most) within 1 to 6, got ({least}, {most}); correct the range")
+    return least, most
+
+
+def photo_count(photos: tuple[int, int], seed: int, step: int) -> int:
+    """How many photos the examples of a step have: uniform in the range, ends included."""
+    least, most = photos
+    return int(torch.randint(least, most + 1, (), generator=_generator(seed, "photos", step)))
+
+
+def stacked(examples: list[PosedViews], photos: int, size: int) -> TrainingBatch:
+    """A batch of examples, the first `photos` views of each being its photos and the rest, T >= 1, its targets."""
+    rgb = torch.stack([_resized(example.rgb, size) for example in examples])
+    masks = torch.stack([_resized(example.mask, size) for example in examples])
+    return TrainingBatch(
+        photos=rgb[:, :photos],
+        references=Cameras.concatenate([example.cameras[0] for example in examples]),
+        targets=rgb[:, photos:],
+        target_masks=masks[:, photos:],
+        cameras=Cameras.concatenate([example.cameras[photos:] for example in examples]),
+    )
+
+
+def _resized(pictures: Tensor, size: int) -> Tensor:
+    if pictures.shape[-1] == size:
+        return pictures
+    return interpolate(pictures, size=(size, size), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
+
+
+def _generator(*parts: int | str) -> torch.Generator:
+    return torch.Generator().manual_seed(derived_seed(*parts))

@@ -1,0 +1,208 @@
+"""The weights that training starts from: our own files, Stable Diffusion 1.5 in either layout, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CheckpointError
+from ..models.checkpoints import (
+    CONFIG_KEY,
+    DEFAULT_EMBEDDING,
+    DINO_PREFIX,
+    EMPTY_EMBEDDING,
+    UPSRT_PREFIX,
+    Checkpoint,
+    Networks,
+    build_networks,
+    load_text_encoder,
+    network_weights,
+    open_checkpoint,
+    set_network_weights,
+)
+from ..models.config import ModelConfig
+from ..models.controlnet import ControlNet
+from ..models.dino_names import hub_names
+from ..models.ldm_names import CONTROL_PREFIX, TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX, unet_names, vae_names
+from ..models.text import DEFAULT_PROMPT, encode_tokens, tokenize
+from ..models.weight_files import read_metadata, read_weights
+from .draws import derived_seed
+
+PARTS = {
+    "DINO": DINO_PREFIX,
+    "UpSRT": UPSRT_PREFIX,
+    "ControlNet": CONTROL_PREFIX,
+    "UNet": UNET_PREFIX,
+    "VAE": VAE_PREFIX,
+}
+"""Networks by the prefix of their merged names."""
+_FOLDER_PARTS = ("unet", "vae", "text_encoder")
+_FOLDER_FILES = (
+    "diffusion_pytorch_model.safetensors",
+    "model.safetensors",
+    "diffusion_pytorch_model.bin",
+    "pytorch_model.bin",
+)
+
+
+def initial_networks(
+    config: ModelConfig, sources: Sequence[str | Path] = (), *, seed: int = 0
+) -> tuple[Networks, tuple[Tensor, Tensor]]:
+    """Networks to train from, on the CPU in float32, and the (default, empty) prompt's embeddings, (77, W) each.
+
+    Args:
+        config: their sizes.
+        sources: files and folders of weights (see read_initial_weights); later ones replace parts of earlier ones.
+        seed: of the weights that no source has. A ControlNet that none has starts from the UNet, if a source has that.
+
+    Without a text encoder and stored embeddings, two fixed random embeddings stand in the prompts' place.
+
+    Raises:
+        CheckpointError: a source cannot be read, holds part of a network only, or one of other sizes.
+    """
+    weights: dict[str, Tensor] = {}
+    for source in sources:
+        weights |= read_initial_weights(source, config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(seed, "weights"))
+        networks = build_networks(config)
+    found = {part for part, prefix in PARTS.items() if any(name.startswith(prefix) for name in weights)}
+    for part in found:
+        names = [name for name in network_weights(config, networks) if name.startswith(PARTS[part])]
+        missing = [name for name in names if name not in weights]
+        if missing:
+            raise CheckpointError(
+                f"the weights to start from hold {len(names) - len(missing)} of {len(names)} tensors of {part}, not "
+                f"{missing[0]}; get the whole file, or change the configuration"
+            )
+    set_network_weights(config, networks, weights)
+    if "UNet" in found and "ControlNet" not in found:
+        controlnet_from_unet(networks.controlnet, networks.unet)
+    return networks, _embeddings(config, weights)
+
+
+def read_initial_weights(source: str | Path, config: ModelConfig) -> dict[str, Tensor]:
+    """Weights of a file or folder under their merged names (see models.checkpoints).
+
+    A folder with `unet` is read in diffusers' layout (SD 1.5), any other in the released one. A merged `.safetensors`
+    and single files of UpSRT, DINOv2 (either layout) or SD 1.5's (`model.diffusion_model.…`) are told apart by their
+    names.
+
+    Raises:
+        CheckpointError: it is none of these.
+    """
+    path = Path(source)
+    if (path / "unet").is_dir():
+        return _diffusers_weights(path, config)
+    is_merged = path.suffix == ".safetensors" and path.is_file() and CONFIG_KEY in read_metadata(path)
+    if path.is_dir() or is_merged:
+        checkpoint = open_checkpoint(path)
+        _check_sizes(checkpoint, config)
+        return checkpoint.weights
+    weights = read_weights(path)
+    if "linear_scene.weight" in weights:
+        return {UPSRT_PREFIX + name: tensor for name, tensor in weights.items()}
+    if "cls_token" in weights or "embeddings.cls_token" in weights:
+        return {DINO_PREFIX + name: tensor for name, tensor in hub_names(weights).items()}
+    known = (UNET_PREFIX, VAE_PREFIX, TEXT_PREFIX, CONTROL_PREFIX)
+    kept = {name: tensor for name, tensor in weights.items() if name.startswith(known)}
+    if not kept:
+        raise CheckpointError(
+            f"{path} must hold UpSRT, DINOv2 or Stable Diffusion 1.5 weights, got names like {next(iter(weights))}; "
+            "choose another file"
+        )
+    return kept
+
+
+@torch.no_grad()
+def controlnet_from_unet(controlnet: ControlNet, unet: nn.Module) -> None:
+    """Copies the UNet's input half and middle into the ControlNet, so that training starts from what it knows.
+
+    The six columns of every `proj_in` that read rays start at zero; attention to the set latents starts from the
+    text attention's weights; the hint's convolution and the convolutions of the outputs start at zero, so that the
+    UNet's output does not change at first.
+
+    Raises:
+        CheckpointError: the two have other sizes.
+    """
+    state = unet.state_dict()
+    names = unet_names(controlnet.config, state)
+    copied = {ldm.removeprefix(UNET_PREFIX): state[name] for name, ldm in names.items()}
+    for name, parameter in controlnet.named_parameters():
+        if name.startswith(("zero_convs.", "middle_block_out.", "input_hint_block.")):
+            parameter.zero_()
+            continue
+        value = copied.get(name)
+        if value is not None and name.endswith(".proj_in.weight"):
+            value = torch.cat([value, value.new_zeros(len(value), 6, 1, 1)], dim=1)
+        if value is None or value.shape != parameter.shape:
+            came = "nothing" if value is None else tuple(value.shape)
+            raise CheckpointError(
+                f"the ControlNet's {name} needs {tuple(parameter.shape)} from the UNet, got {came}; "
+                "both must be made with one configuration"
+            )
+        parameter.copy_(value)
+
+
+def _diffusers_weights(folder: Path, config: ModelConfig) -> dict[str, Tensor]:
+    """SD 1.5 in diffusers' layout, under the `ldm` names."""
+    weights: dict[str, Tensor] = {}
+    for part in _FOLDER_PARTS:
+        file = next((folder / part / name for name in _FOLDER_FILES if (folder / part / name).is_file()), None)
+        if file is None:
+            if part == "text_encoder" or (part == "vae" and not (folder / part).exists()):
+                continue
+            raise CheckpointError(f"{folder / part} must hold {_FOLDER_FILES[0]}, got no such file; download it again")
+        weights |= _renamed(part, read_weights(file), config)
+    return weights
+
+
+def _renamed(part: str, weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    if part == "text_encoder":
+        return {TEXT_PREFIX + name.removeprefix("text_model."): tensor for name, tensor in weights.items()}
+    if part == "vae":
+        weights = {_newer_attention(name): tensor for name, tensor in weights.items()}
+    names = unet_names(config.diffusion, weights) if part == "unet" else vae_names(config.vae, weights)
+    return {ldm: weights[name] for name, ldm in names.items()}
+
+
+def _newer_attention(name: str) -> str:
+    """Files of older diffusers name the VAE's attention otherwise."""
+    older = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+    for old, new in older.items():
+        name = name.replace(old, new)
+    return name
+
+
+def _check_sizes(checkpoint: Checkpoint, config: ModelConfig) -> None:
+    sections = ("upsrt", "dino", "diffusion", "vae", "image_size")
+    differing = [name for name in sections if getattr(checkpoint.config, name) != getattr(config, name)]
+    if differing:
+        name = differing[0]
+        found = getattr(checkpoint.config, name)
+        raise CheckpointError(
+            f"{checkpoint.path} was made with other sizes ({', '.join(differing)}): {name} must be "
+            f"{getattr(config, name)}, got {found}; change the section model of the training configuration"
+        )
+
+
+def _embeddings(config: ModelConfig, weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    names = (DEFAULT_EMBEDDING, EMPTY_EMBEDDING)
+    if all(name in weights for name in names):
+        return weights[names[0]].float(), weights[names[1]].float()
+    encoder_weights = {name: tensor for name, tensor in weights.items() if name.startswith(TEXT_PREFIX)}
+    if encoder_weights:
+        encoder = load_text_encoder(Checkpoint(Path("text encoder"), "merged", config, encoder_weights))
+        default, empty = (encode_tokens(encoder, tokenize(prompt))[0] for prompt in (DEFAULT_PROMPT, ""))
+        return default, empty
+    return fixed_embeddings(config.diffusion.context_dim)
+
+
+def fixed_embeddings(width: int) -> tuple[Tensor, Tensor]:
+    """Two (77, width) embeddings of standard normal numbers, the same for every model of this width."""
+    generator = torch.Generator().manual_seed(derived_seed("text embeddings"))
+    default, empty = torch.randn(2, 77, width, generator=generator)
+    return default, empty

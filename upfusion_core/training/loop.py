@@ -1,0 +1,381 @@
+"""The loop that all stages share."""
+
+from __future__ import annotations
+
+import copy
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..checks import check_choice, check_range
+from ..errors import InputError, MissingPackageError
+from ..models.checkpoints import Networks, network_weights, set_network_weights
+from ..models.convert import write_networks
+from ..types import OnStep
+from .autoencoder import AutoencoderStage, calibrate_latents
+from .batches import BatchSource, TrainingBatch
+from .config import TrainConfig
+from .diffusion import DiffusionStage
+from .draws import Draws, derived_seed
+from .encoder import EncoderStage
+from .initial import initial_networks
+from .previews import preview_sheet
+from .report import Reporter
+from .state import STATE_NAME, Averaged, TrainState, read_state, restore, save_state, trained_parameters
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+MODEL_NAME = "model.safetensors"
+CALIBRATION_BATCHES = 8
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended. model: the merged file. step: steps done. finished: whether those are all of them."""
+
+    model: Path
+    step: int
+    finished: bool
+    elapsed: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """What stays the same over the steps. module: the stage as accelerate wraps it."""
+
+    config: TrainConfig
+    accelerator: Accelerator
+    networks: Networks
+    text: tuple[Tensor, Tensor]
+    stage: nn.Module
+    module: nn.Module
+    folder: Path
+    state: TrainState
+    reporter: Reporter
+
+    def weights(self) -> dict[str, Tensor]:
+        return network_weights(self.config.model, self.networks)
+
+
+def train(
+    config: TrainConfig,
+    source: BatchSource,
+    validation: BatchSource,
+    folder: str | Path,
+    *,
+    init: Sequence[str | Path] = (),
+    resume: bool = False,
+    max_minutes: float | None = None,
+    device: str = "auto",
+    on_step: OnStep | None = None,
+) -> TrainResult:
+    """Trains one stage, and writes the model as `model.safetensors`, which UpFusion.load opens.
+
+    All random numbers follow from (seed, step, example): a resumed run gives bit for bit the weights of one that was
+    never interrupted (on a CPU), and a batch split over processes or accumulated the gradients of the whole one.
+
+    The folder gets `training.pt` (all that is needed to resume, in one file), `history.json`, `validation.png`,
+    `curves.png` and `tensorboard/`. The state is saved each `save_every` steps and whenever training stops: at the
+    end, when the time is over, when `on_step` raises, on Ctrl-C (once the step is done), and when a loss is not finite.
+
+    Args:
+        config: see TrainConfig. source: of the batches. validation: its batches 0, 1, … are the fixed ones.
+        init: files or folders of weights to start from (see initial_networks); not read when resuming.
+        resume: go on from the folder's `training.pt`.
+        max_minutes: after so long, in this call, training stops with a saved model and state.
+        device: "auto" or "cpu". Several processes: start the program through `accelerate launch`.
+        on_step: called after each step, in the main process; the preview paints validation pictures.
+
+    Raises:
+        MissingPackageError: accelerate is not installed.
+        CheckpointError: weights to start from, or the state to resume from, do not fit.
+        InputError: a loss is not finite.
+    """
+    if max_minutes is not None:
+        check_range("max_minutes", max_minutes, 0)
+    folder = Path(folder)
+    saved = read_state(folder / STATE_NAME, config) if resume else None
+    accelerator = _accelerator(config, device)
+    networks, text = _start(config, init, saved)
+    stage = make_stage(config, networks, text)
+    run = _prepared(config, accelerator, networks, text, stage, folder, saved)
+    deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
+    try:
+        with _deferred_interrupt() as interrupted:
+            _steps(run, source, validation, deadline, on_step, interrupted)
+        _finish(run, source)
+    finally:
+        run.reporter.close()
+    state = run.state
+    return TrainResult(folder / MODEL_NAME, state.step, state.step >= config.steps, state.elapsed)
+
+
+def make_stage(config: TrainConfig, networks: Networks, text: tuple[Tensor, Tensor]) -> nn.Module:
+    """The stage's module (see TrainingStage) on `networks`, in training mode; it decides what is trained."""
+    if config.stage == "encoder":
+        stage: nn.Module = EncoderStage(config, networks)
+    elif config.stage == "autoencoder":
+        stage = AutoencoderStage(config, networks)
+    else:
+        stage = DiffusionStage(config, networks, text)
+    return stage.train()
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """The rate of optimiser step `step`, counted from 0: a linear rise, then a cosine down to the final share."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    share = config.final_share + (1 - config.final_share) * (1 + math.cos(math.pi * done)) / 2
+    return config.learning_rate * share
+
+
+def accumulate_gradients(
+    config: TrainConfig, accelerator: Accelerator, stage: nn.Module, module: nn.Module, source: BatchSource, step: int
+) -> Tensor:
+    """Adds the gradients of step `step` to the parameters'; mean terms over all parts and processes, (K,).
+
+    The terms are in the order of their names.
+    """
+    parts = accelerator.num_processes * config.accumulation
+    seed = derived_seed(config.seed, "losses", step)
+    total: Tensor | None = None
+    for index in range(config.accumulation):
+        part = index * accelerator.num_processes + accelerator.process_index
+        batch = source.batch(step, part, parts).to(accelerator.device)
+        inputs = stage.inputs(batch, Draws(seed, part, parts, accelerator.device))
+        is_last = index == config.accumulation - 1
+        waiting: AbstractContextManager = nullcontext() if is_last else accelerator.no_sync(module)
+        with waiting:
+            terms = module(**inputs)
+            accelerator.backward(sum(terms.values()) / config.accumulation)
+        values = torch.stack([terms[name].detach() for name in sorted(terms)]) / config.accumulation
+        total = values if total is None else total + values
+    return accelerator.reduce(total, "mean")
+
+
+def _accelerator(config: TrainConfig, device: str) -> Accelerator:
+    check_choice("device", device, ("auto", "cpu"))
+    try:
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
+    except ImportError as error:
+        raise MissingPackageError(
+            "training needs the package accelerate, which is not installed; run: pip install 'upfusion[train]'"
+        ) from error
+    # accelerate keeps one state a program and refuses another precision or device after the first run
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    return Accelerator(mixed_precision=config.precision, cpu=device == "cpu")
+
+
+def _start(
+    config: TrainConfig, init: Sequence[str | Path], saved: dict[str, Any] | None
+) -> tuple[Networks, tuple[Tensor, Tensor]]:
+    networks, text = initial_networks(config.model, () if saved else init, seed=config.seed)
+    if saved is None:
+        return networks, text
+    set_network_weights(config.model, networks, saved["weights"])
+    default, empty = saved["text"]
+    return networks, (default, empty)
+
+
+def _prepared(
+    config: TrainConfig,
+    accelerator: Accelerator,
+    networks: Networks,
+    text: tuple[Tensor, Tensor],
+    stage: nn.Module,
+    folder: Path,
+    saved: dict[str, Any] | None,
+) -> _Run:
+    stage.to(accelerator.device)
+    if config.compile:
+        stage.compile()
+    parameters = trained_parameters(stage)
+    options = {"lr": config.learning_rate, "betas": config.betas, "weight_decay": config.weight_decay}
+    fused = accelerator.device.type in ("cpu", "cuda")  # one pass over each weight, and no copies of them all
+    optimizer = torch.optim.AdamW(parameters, **options, fused=fused)
+    averaged = Averaged(parameters, config.ema_decay) if config.ema_decay else None
+    state = TrainState(optimizer, averaged)
+    if saved is not None:
+        restore(saved, state)
+    reporter = Reporter(folder, active=accelerator.is_main_process, first_step=state.step)
+    module = accelerator.prepare_model(stage)
+    return _Run(config, accelerator, networks, text, stage, module, folder, state, reporter)
+
+
+def _steps(
+    run: _Run,
+    source: BatchSource,
+    validation: BatchSource,
+    deadline: float | None,
+    on_step: OnStep | None,
+    interrupted: threading.Event,
+) -> None:
+    """Steps until all are done or something stops them; the state is saved before anything is raised."""
+    config, state = run.config, run.state
+    fixed = _fixed_batches(run, validation)
+
+    def preview() -> Tensor:
+        return _sheet(run, fixed[0])
+
+    while state.step < config.steps:
+        begun = time.monotonic()
+        _step(run, source)
+        if config.validate_every and state.step % config.validate_every == 0:
+            _validate(run, fixed)
+        state.elapsed += time.monotonic() - begun
+        stop: BaseException | None = None
+        if on_step is not None and run.accelerator.is_main_process:
+            try:
+                on_step(state.step, config.steps, preview if fixed else None)
+            except BaseException as error:  # raised again once the state is saved
+                stop = error
+        if interrupted.is_set():
+            stop = KeyboardInterrupt()
+        over = deadline is not None and time.monotonic() >= deadline
+        ends, cancelled = _anywhere(run.accelerator, over, stop is not None)
+        if ends or cancelled or state.step % config.save_every == 0 or state.step == config.steps:
+            _save(run)
+        if cancelled:
+            raise stop if stop is not None else KeyboardInterrupt
+        if ends:
+            return
+
+
+def _step(run: _Run, source: BatchSource) -> None:
+    """One optimiser step. Raises InputError, the state before it saved, if the loss or a gradient is not finite."""
+    config, state, optimizer = run.config, run.state, run.state.optimizer
+    rate = learning_rate(config, state.step)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    values = accumulate_gradients(config, run.accelerator, run.stage, run.module, source, state.step)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm or math.inf, foreach=None)
+    numbers = torch.cat([values.float(), norm.float().reshape(1)]).tolist()
+    names = _term_names(config)
+    terms = dict(zip(names, numbers[:-1], strict=True))
+    if not all(map(math.isfinite, numbers)):
+        optimizer.zero_grad(set_to_none=True)
+        _save(run)
+        raise InputError(
+            f"the loss must stay finite, but step {state.step + 1} gave {terms} and a gradient of norm {numbers[-1]}; "
+            f"lower learning_rate or set clip_norm, then resume from {run.folder / STATE_NAME} or begin anew"
+        )
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    if state.averaged is not None:
+        state.averaged.update()
+    state.step += 1
+    facts = {"learning_rate": rate, "gradient_norm": numbers[-1]}
+    row = state.history.add(state.step, terms, facts, config.log_every)
+    if row is not None:
+        run.reporter.scalars(row, "training")
+
+
+def _term_names(config: TrainConfig) -> list[str]:
+    """Sorted names of the stage's terms."""
+    if config.stage == "diffusion":
+        return ["eps", "rgb"] if config.rgb_weight else ["eps"]
+    return ["rgb"] if config.stage == "encoder" else ["kl", "l1"]
+
+
+def _validate(run: _Run, fixed: list[TrainingBatch]) -> None:
+    """The terms of the averaged weights on the fixed batches, and a sheet of pictures; the main process does it."""
+    if not run.accelerator.is_main_process:
+        return
+    sums: dict[str, float] = {}
+    with _averaged(run), torch.no_grad(), run.accelerator.autocast():
+        for index, batch in enumerate(fixed):
+            draws = Draws(derived_seed(run.config.seed, "validation", index), device=run.accelerator.device)
+            for name, value in run.stage(**run.stage.inputs(batch, draws)).items():
+                sums[name] = sums.get(name, 0.0) + float(value) / len(fixed)
+    row = {"step": run.state.step, **sums}
+    run.state.history.validation.append(row)
+    run.reporter.scalars(row, "validation")
+    if fixed:
+        run.reporter.sheet(_sheet(run, fixed[0]), run.state.step)
+    run.reporter.history(run.state.history)
+
+
+def _fixed_batches(run: _Run, validation: BatchSource) -> list[TrainingBatch]:
+    count = run.config.validation_batches if run.accelerator.is_main_process else 0
+    return [validation.batch(index).to(run.accelerator.device) for index in range(count)]
+
+
+def _sheet(run: _Run, batch: TrainingBatch) -> Tensor:
+    device = run.accelerator.device
+    text = (run.text[0].to(device), run.text[1].to(device))
+    with _averaged(run):
+        return preview_sheet(run.config, run.networks, text, batch).cpu()
+
+
+def _averaged(run: _Run) -> AbstractContextManager:
+    return nullcontext() if run.state.averaged is None else run.state.averaged.in_place()
+
+
+def _save(run: _Run) -> None:
+    if run.accelerator.is_main_process:
+        save_state(run.folder / STATE_NAME, run.config, run.weights(), run.text, run.state)
+        run.reporter.history(run.state.history)
+
+
+def _finish(run: _Run, source: BatchSource) -> None:
+    """Writes the merged file, of the averaged weights where there are any."""
+    if run.accelerator.is_main_process:
+        with _averaged(run):
+            weights = run.weights()
+            if run.config.stage == "autoencoder":
+                weights = _calibrated(run, source)
+            write_networks(run.folder / MODEL_NAME, run.config.model, weights, run.text)
+    run.accelerator.wait_for_everyone()
+
+
+def _calibrated(run: _Run, source: BatchSource) -> dict[str, Tensor]:
+    """The weights with the autoencoder's latents brought to the scale of SD 1.5's; training goes on with its own."""
+    batches = [source.batch(step) for step in range(CALIBRATION_BATCHES)]
+    pictures = torch.cat([batch.targets.flatten(0, 1) for batch in batches]).to(run.accelerator.device)
+    networks = Networks(**{**vars(run.networks), "vae": copy.deepcopy(run.networks.vae)})
+    calibrate_latents(networks.vae, pictures)
+    return network_weights(run.config.model, networks)
+
+
+def _anywhere(accelerator: Accelerator, *flags: bool) -> tuple[bool, ...]:
+    """Whether each flag is set in any process, so that all of them stop at the same step."""
+    if accelerator.num_processes == 1:
+        return flags
+    counts = accelerator.reduce(torch.tensor(flags, dtype=torch.float32, device=accelerator.device), "sum")
+    return tuple(count > 0 for count in counts.tolist())
+
+
+@contextmanager
+def _deferred_interrupt() -> Iterator[threading.Event]:
+    """Ctrl-C only sets the event, so that no step is left half done; a second one interrupts at once.
+
+    Outside of the main thread Python delivers no Ctrl-C, and nothing is changed.
+    """
+    pressed = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield pressed
+        return
+
+    def note(number: int, frame: object) -> None:
+        if pressed.is_set():
+            raise KeyboardInterrupt
+        pressed.set()
+
+    before: Callable | int | None = signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
