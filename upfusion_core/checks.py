@@ -49,6 +49,13 @@ def check_range(name: str, value: float, low: float = -math.inf, high: float = m
         raise InputError(f"{name} must be {_interval(low, high)}, got {value}")
 
 
+def check_count(name: str, value: int, low: int = 0, high: float = math.inf) -> None:
+    """Raises InputError unless `value` is a whole number in [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InputError(f"{name} must be a whole number, got {value!r:.40}")
+    check_range(name, value, low, high)
+
+
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Raises InputError unless `value` is one of `choices`."""
     if value not in choices:

@@ -6,7 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Gives a temporary path beside `path`; on success it is renamed to `path`, on failure removed.
 
     The suffix is kept, because image and mesh writers choose their format by it. A full disk or a lack of permission
-    becomes OutputError; an older file under `path` then stays as it was.
+    becomes OutputError; an older file under `path` then stays as it was, and folders that were made for it go again.
 
     Example:
         with replacing("out/mesh.glb") as partial:
@@ -26,6 +26,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    made = missing_folders(path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
@@ -35,6 +36,36 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         if partial.is_file():
             partial.unlink()
+        for folder in made:
+            with suppress(OSError):  # it holds what was written
+                folder.rmdir()
+
+
+def missing_folders(folder: Path) -> list[Path]:
+    """The folder and those of its parents that do not exist yet, innermost first."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]
+
+
+def save_tensors(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
+    """Writes tensors and containers of them by torch.save, whole or not at all.
+
+    torch reports a full disk as RuntimeError, and its open writer would keep the space for as long as that error lives.
+
+    Raises:
+        OutputError: the disk is full or fails.
+    """
+    import torch  # the command line's --help needs this module and no torch
+
+    failure = ""
+    with replacing(path) as partial:
+        try:
+            torch.save(content, partial)
+        except RuntimeError as error:
+            failure = str(error).strip().splitlines()[0][:120]
+        if failure:
+            raise OutputError(
+                f"{path} could not be written: the disk is probably full ({failure}); free some space, then run again"
+            )
 
 
 def write_json(path: str | os.PathLike[str], content: dict[str, Any]) -> None:

@@ -6,8 +6,10 @@ Camera axes: +X right, +Y up, looking along -Z (glTF's). Images are channels-fir
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor
@@ -58,11 +60,9 @@ class Cameras:
     def __len__(self) -> int:
         return self.camera_to_world.shape[0]
 
-    def __getitem__(self, index: int | slice | Tensor) -> Cameras:
+    def __getitem__(self, index: SupportsIndex | slice | Tensor) -> Cameras:
         """The chosen cameras; an integer gives one camera, still with its leading axis."""
-        if isinstance(index, int):
-            index = range(len(self))[index]  # raises IndexError, so that iteration ends
-            index = slice(index, index + 1)
+        index = _as_slice(index, len(self))
         return Cameras(self.camera_to_world[index], self.focal[index], self.principal[index])
 
     def to(self, device: torch.device | str) -> Cameras:
@@ -77,6 +77,14 @@ class Cameras:
             torch.cat([part.focal for part in parts]),
             torch.cat([part.principal for part in parts]),
         )
+
+
+def _as_slice(index: SupportsIndex | slice | Tensor, length: int) -> slice | Tensor:
+    """A whole number becomes a slice of one; others stay."""
+    if isinstance(index, slice) or (isinstance(index, Tensor) and index.ndim):
+        return index
+    place = range(length)[operator.index(index)]  # raises IndexError, so that iteration ends
+    return slice(place, place + 1)
 
 
 def _check_rigid(matrices: Tensor) -> None:
@@ -165,7 +173,8 @@ class ViewConditioning:
     ray_maps: one (Q, 6, s, s) a resolution of the networks, finest first; Plücker forms of each grid's rays.
     tokens: (N, C) set latents, shared by all cameras, or (Q, N, C).
     cameras: the Q cameras.
-    text: (L, W) embedding of the prompt, shared by all cameras, or (Q, L, W).
+    text: (L, W) embedding of the prompt, shared by all cameras, or (Q, L, W); None, in conditions made by hand, stands
+        for the model's default prompt.
     unconditional_text: embedding of the empty prompt, in the same form.
     """
 
@@ -173,8 +182,8 @@ class ViewConditioning:
     ray_maps: tuple[Tensor, ...]
     tokens: Tensor
     cameras: Cameras
-    text: Tensor
-    unconditional_text: Tensor
+    text: Tensor | None = None
+    unconditional_text: Tensor | None = None
 
     def __post_init__(self) -> None:
         count = len(self.cameras)
@@ -188,11 +197,12 @@ class ViewConditioning:
     def __len__(self) -> int:
         return self.hint.shape[0]
 
-    def __getitem__(self, index: slice) -> ViewConditioning:
-        """The conditions of some of the cameras."""
+    def __getitem__(self, index: SupportsIndex | slice) -> ViewConditioning:
+        """The conditions of some of the cameras; an integer gives one camera's, still with its leading axis."""
+        index = _as_slice(index, len(self))
 
-        def chosen(value: Tensor) -> Tensor:
-            return value[index] if value.ndim == 3 else value
+        def chosen(value: Tensor | None) -> Tensor | None:
+            return value[index] if value is not None and value.ndim == 3 else value
 
         return ViewConditioning(
             hint=self.hint[index],

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from upfusion_core.checks import check_choice, check_finite, check_range, check_shape
+from upfusion_core.checks import check_choice, check_count, check_finite, check_range, check_shape
 from upfusion_core.errors import InputError
 
 
@@ -37,6 +37,14 @@ def test_range(value: object, low: float, high: float, words: str) -> None:
     check_range("x", 0.5, 0, 1)
     with pytest.raises(InputError, match=words):
         check_range("x", value, low, high)
+
+
+def test_count() -> None:
+    check_count("n", 3, 1, 5)
+    with pytest.raises(InputError, match=r"n must be a whole number, got 2\.5"):
+        check_count("n", 2.5)
+    with pytest.raises(InputError, match="n must be at least 1, got 0"):
+        check_count("n", 0, 1)
 
 
 def test_choice() -> None:

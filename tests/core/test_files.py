@@ -5,9 +5,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from upfusion_core.errors import OutputError
-from upfusion_core.files import replacing, write_json
+from upfusion_core.files import replacing, save_tensors, write_json
 
 
 def test_a_finished_file_replaces_the_old_one(tmp_path: Path) -> None:
@@ -48,6 +49,31 @@ def test_what_the_disk_says_becomes_a_sentence(tmp_path: Path, code: int, words:
     with pytest.raises(OutputError, match=words):
         fail()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_made_for_a_failure_go_again(tmp_path: Path) -> None:
+    def fail() -> None:
+        with replacing(tmp_path / "a" / "b" / "c.bin") as partial:
+            partial.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "full")
+
+    with pytest.raises(OutputError):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensors_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_tensors({"a": torch.ones(2)}, tmp_path / "a.pt")
+    assert torch.load(tmp_path / "a.pt", weights_only=True)["a"].tolist() == [1, 1]
+
+    def full(content: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OutputError, match="disk is probably full"):
+        save_tensors({"a": torch.zeros(2)}, tmp_path / "a.pt")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
 
 
 def test_a_file_where_a_folder_is_needed(tmp_path: Path) -> None:

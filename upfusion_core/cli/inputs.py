@@ -87,8 +87,14 @@ def read_cameras(path: Path, photo_elevation: float) -> Cameras:
 
 def load_model(settings: SceneSettings, device: str) -> UpFusion:
     """The model on the device and in the precision that were asked for."""
-    from ..pipeline.upfusion import UpFusion  # seconds of imports, which wrong photos need not wait for
+    from ..models.text import tokenize  # seconds of imports, which wrong photos need not wait for
+    from ..pipeline.schedule import make_scheduler
+    from ..pipeline.upfusion import UpFusion
 
+    if getattr(settings, "scheduler", None):
+        make_scheduler(settings.scheduler, 1)  # a wrong name is said before gigabytes are read
+    if getattr(settings, "prompt", None):
+        tokenize(settings.prompt)
     dtype = None if settings.dtype == "auto" else getattr(torch, settings.dtype)
     assert settings.model is not None, "with_stored sees to it"
     return UpFusion.load(settings.model, device=chosen_device(device), dtype=dtype)

@@ -14,7 +14,6 @@ from ..errors import InputError
 from ..field.occupancy import OccupancyGrid
 from ..field.rendering import RaySampling, render_views
 from ..field.storage import load_field
-from ..files import replacing
 from ..geometry import orbit_cameras
 from ..pipeline.distill_config import DistillConfig, DraftSchedule
 from ..types import SceneEncoding
@@ -105,14 +104,16 @@ def _distill(
     conduct: Conduct,
     config: DistillConfig,
 ) -> RadianceField:
+    from ..pipeline.distill import distill_cameras
+
     checkpoint = run.temporary(CHECKPOINT_NAME)
-    preview_path = run.temporary(PREVIEW_NAME)
+    run.note("distillation", config.to_dict())
     with run.stage("field"), progress(f"Fitting the field ({settings.preset})") as advance:
 
         def on_step(step: int, total: int, preview: Callable[[], Tensor] | None) -> None:
             advance(step / total)
             if preview is not None and conduct.preview_every and step % conduct.preview_every == 0:
-                with replacing(preview_path) as path:
+                with run.writing(PREVIEW_NAME, keep=False) as path:
                     save_png(path, preview())
 
         generator = torch.Generator().manual_seed(settings.seed)
@@ -120,9 +121,9 @@ def _distill(
             scene, config, generator=generator, on_step=on_step, checkpoint=checkpoint, prompt=settings.prompt
         )
         with run.writing(FIELD_NAME) as path:
-            field.save(path, settings=settings_json(settings))
+            cameras = distill_cameras(scene, config, settings.seed)
+            field.save(path, cameras=cameras, settings=settings_json(settings))
     run.discard(CHECKPOINT_NAME)
-    run.discard(PREVIEW_NAME)
     return field
 
 

@@ -16,6 +16,7 @@ from ..files import replacing, write_json
 from .lock import locked
 
 RECORD_NAME = "run.json"
+WORTH_KEEPING_SECONDS = 60.0
 PACKAGES = ("upfusion", "torch", "diffusers", "transformers", "safetensors", "trimesh", "scikit-image", "Pillow")
 
 
@@ -171,11 +172,14 @@ class Run:
         self._save()
 
     def stop(self, status: str) -> bool:
-        """Records why the run stopped, or removes all of it if nothing in it was worth keeping; whether it was kept."""
+        """Records why the run stopped, or removes all of it if nothing in it was worth keeping; whether it was kept.
+
+        What the user stopped can be continued. After a failure, the work of less than a minute is rather removed.
+        """
         if self.record is None:
             return self.resumed
-        checkpoints = [name for name in self.record["temporary_files"] if not name.endswith(".png")]
-        if self._worth_keeping or any((self.folder / name).is_file() for name in checkpoints):
+        kept = self._worth_keeping or any((self.folder / name).is_file() for name in self.record["temporary_files"])
+        if kept and (status != "failed" or self.resumed or self.seconds >= WORTH_KEEPING_SECONDS):
             self.record["status"] = status
             self._save()
             return True
@@ -215,8 +219,12 @@ def open_run(folder: Path, command: str, *, resume: bool = False, force: bool = 
                 yield run
             except KeyboardInterrupt as error:
                 raise Interrupted(_how_to_continue(run, run.stop("interrupted"))) from error
+            except OutputError as error:
+                if _stopped(run):
+                    raise OutputError(f"{error}; what is finished was kept: {_continuing(run)}") from error
+                raise
             except BaseException:
-                run.stop("failed")
+                _stopped(run)
                 raise
             run.finish()
     finally:
@@ -225,10 +233,21 @@ def open_run(folder: Path, command: str, *, resume: bool = False, force: bool = 
                 path.rmdir()
 
 
+def _stopped(run: Run) -> bool:
+    """Records a failure, or cleans up after it; a disk that refuses even that must not hide what went wrong first."""
+    with suppress(OutputError):
+        return run.stop("failed")
+    return True
+
+
 def _how_to_continue(run: Run, kept: bool) -> str:
     if not kept:
         return "interrupted; nothing was finished, so nothing was kept"
-    return f"interrupted; to continue: upfusion {run.command} --resume -o {_quoted(run.folder)}"
+    return f"interrupted; to continue: {_continuing(run)}"
+
+
+def _continuing(run: Run) -> str:
+    return f"upfusion {run.command} --resume -o {_quoted(run.folder)}"
 
 
 def _quoted(path: Path) -> str:

@@ -57,6 +57,7 @@ def encode(run: Run, model: UpFusion, views: InputViews, settings: SceneSettings
     say("Encoding the photos ...")
     scene = model.encode(views, reference_elevation_degrees=settings.photo_elevation)
     run.check_model(scene.model_id)
+    run.note("device", f"{model.device}, {str(model.dtype).removeprefix('torch.')}")
     return scene
 
 
@@ -70,6 +71,12 @@ def sample_views(run: Run, model: UpFusion, scene: SceneEncoding, cameras: Camer
     if run.finished("views"):
         return
     missing = [index for index in range(len(cameras)) if not run.has(view_name(index))]
+    sampler = {
+        "steps": settings.steps or 50,
+        "guidance": settings.guidance,
+        "scheduler": settings.scheduler or "ddim",
+    }
+    run.note("view_sampler", sampler)
     with run.stage("views"), progress(f"Sampling {len(missing)} views") as advance:
         for first in range(0, len(missing), settings.batch_size):
             chosen = missing[first : first + settings.batch_size]
@@ -86,9 +93,9 @@ def sample_views(run: Run, model: UpFusion, scene: SceneEncoding, cameras: Camer
             novel = model.sample(
                 scene,
                 cameras[torch.tensor(chosen)],
-                steps=settings.steps or 50,
-                guidance=settings.guidance,
-                scheduler=settings.scheduler or "ddim",
+                steps=sampler["steps"],
+                guidance=sampler["guidance"],
+                scheduler=sampler["scheduler"],
                 prompt=settings.prompt,
                 seeds=[settings.seed + index for index in chosen],
                 batch_size=settings.batch_size,

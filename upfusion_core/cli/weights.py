@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,33 +15,27 @@ from ..files import write_json
 from ..models.checkpoints import CheckpointInfo, describe
 from ..models.convert import convert
 from .console import answer, duration, progress
-from .run import new_record
+from .run import RECORD_NAME, new_record
 
 
 def run_convert(source: Path, destination: Path, *, dtype: str | None, force: bool) -> None:
-    """Folder <-> merged file; the record is written beside the destination."""
+    """Folder <-> merged file; the record is run.json in a new folder, and stands beside a merged file."""
     if source.exists() and destination.exists() and destination.samefile(source):
         raise OutputError(f"{destination} is the source itself; choose another name")
-    record_path = destination.with_name(destination.name + ".run.json")
+    merged = destination.suffix == ".safetensors"
+    record_path = destination.with_name(destination.name + ".run.json") if merged else destination / RECORD_NAME
     if not force:
         for path in (destination, record_path):
             if path.exists() and not _is_empty_folder(path):
                 raise OutputError(f"{path} exists already; choose another name, or --force to replace it")
-    is_new = not destination.exists()
     record = new_record("convert", {"dtype": dtype}, {"weights": str(source.absolute())}, {})
     start = time.monotonic()
-    try:
-        with progress(f"Converting {source.name}") as advance:
+    with progress(f"Converting {source.name}") as advance:
 
-            def on_step(step: int, total: int, preview: Callable[[], Tensor] | None) -> None:
-                advance(step / total)
+        def on_step(step: int, total: int, preview: Callable[[], Tensor] | None) -> None:
+            advance(step / total)
 
-            files = convert(source, destination, dtype=getattr(torch, dtype) if dtype else None, on_step=on_step)
-    except BaseException:
-        if is_new and destination.is_dir():
-            with suppress(OSError):  # parts of it are finished
-                destination.rmdir()
-        raise
+        files = convert(source, destination, dtype=getattr(torch, dtype) if dtype else None, on_step=on_step)
     seconds = time.monotonic() - start
     record["status"] = "finished"
     record["stages"] = ["convert"]
@@ -54,14 +47,15 @@ def run_convert(source: Path, destination: Path, *, dtype: str | None, force: bo
 
 
 def run_info(weights: Path, output: Path | None, *, force: bool) -> None:
-    """Prints what a checkpoint holds."""
+    """Prints what a checkpoint holds, and writes the record with it if asked to."""
     if output is not None and output.exists() and not force:
         raise OutputError(f"{output} exists already; choose another name, or --force to replace it")
     content = describe(weights)
     for line in _lines(content):
         answer(line)
     if output is not None:
-        write_json(output, asdict(content))
+        record = new_record("info", {}, {"weights": str(weights.absolute())}, {})
+        write_json(output, {**record, "status": "finished", "checkpoint": asdict(content)})
         answer(f"Wrote {output}")
 
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..errors import CheckpointError, FieldError, UpFusionError
+from ..errors import CheckpointError, FieldError, OutputError, UpFusionError
 from ..files import replacing
 from ..types import Cameras
 from .hashgrid import GridConfig
@@ -58,7 +58,12 @@ def save_field(
             name: getattr(cameras, name).cpu().tolist() for name in ("camera_to_world", "focal", "principal")
         }
     with replacing(path) as partial:
-        save_file(tensors, partial, metadata={FORMAT: json.dumps(described)})
+        try:
+            save_file(tensors, partial, metadata={FORMAT: json.dumps(described)})
+        except SafetensorError as error:  # how the library reports what the disk says
+            raise OutputError(
+                f"{path} could not be written ({error}); free some space or choose another place"
+            ) from error
 
 
 def load_field(path: str | os.PathLike[str], *, device: torch.device | str = "cpu", ops: Any = nn) -> StoredField:  # noqa: ANN401

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..checks import check_choice, check_finite, check_range, check_shape
+from ..checks import check_choice, check_count, check_finite, check_range, check_shape
 from ..errors import InputError
 from ..types import REFERENCE_FOCAL, Cameras
 
@@ -119,7 +119,7 @@ def random_cameras(
 
     The defaults are the release's band for distillation. The draw happens on the generator's device.
     """
-    check_range("count", count, 1)
+    check_count("count", count, 1)
     draws = torch.rand(3, count, generator=generator, device=generator.device).cpu()
     ranges = (azimuth_degrees, elevation_degrees, distance)
     values = [low + (high - low) * draw for draw, (low, high) in zip(draws, ranges, strict=True)]
@@ -158,6 +158,10 @@ def _with_focal(matrices: Tensor, focal: Numbers) -> Cameras:
     value = torch.as_tensor(focal, dtype=torch.float32, device=matrices.device)
     value = value[:, None] if value.ndim == 1 else value
     shape = (len(matrices), 2)
+    if value.ndim > 2 or (value.ndim and value.shape[0] not in (1, len(matrices))):
+        raise InputError(
+            f"focal must be one number or one a camera, got {tuple(value.shape)} for {len(matrices)} cameras"
+        )
     return Cameras(matrices, value.expand(shape).clone(), torch.zeros(shape, device=matrices.device))
 
 

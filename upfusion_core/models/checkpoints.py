@@ -6,6 +6,8 @@ before the others, `text_embeddings.default` and `text_embeddings.empty`.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from .config import ModelConfig
+from .config import MODEL_ID, ModelConfig
 from .controlnet import ControlNet
 from .dino import DinoKeys
 from .dino_names import hub_names
@@ -27,6 +29,7 @@ from .vae import build_vae
 from .weight_files import read_metadata, read_weights
 
 UPSRT_PREFIX, DINO_PREFIX = "upsrt.", "dino."
+NETWORK_PREFIXES = (UPSRT_PREFIX, DINO_PREFIX, CONTROL_PREFIX, UNET_PREFIX, VAE_PREFIX)
 DEFAULT_EMBEDDING, EMPTY_EMBEDDING = "text_embeddings.default", "text_embeddings.empty"
 CONFIG_KEY = "upfusion_config"
 DINO_FILES = ("dinov2_vitb14_pretrain.pth", "model.safetensors", "pytorch_model.bin")
@@ -51,12 +54,17 @@ SCHEDULE_BUFFERS = frozenset(
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """The opened files. weights: merged names -> tensors mapped from the files."""
+    """The opened files.
+
+    weights: merged names -> tensors mapped from the files.
+    model_id: fingerprint of sizes and weights, the same in all files that were converted from one another.
+    """
 
     path: Path
     layout: Literal["folder", "merged"]
     config: ModelConfig
     weights: dict[str, Tensor]
+    model_id: str
 
     @property
     def has_text_encoder(self) -> bool:
@@ -177,6 +185,21 @@ def _stored_shape(name: str, value: Tensor) -> Tensor:
     return value[:, :, None, None] if is_attention else value
 
 
+def weights_id(config: ModelConfig, weights: Mapping[str, Tensor]) -> str:
+    """Fingerprint of sizes and weights (merged names): 16 numbers of every tensor that the networks use."""
+    digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
+    for name in sorted(weights):
+        if name.startswith(NETWORK_PREFIXES) and not _ignored(name, config):
+            sample = weights[name].detach().reshape(-1)[:16].float().cpu()
+            digest.update(name.encode() + sample.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _stored_id(config_text: str) -> str | None:
+    value = json.loads(config_text).get(MODEL_ID)
+    return value if isinstance(value, str) else None
+
+
 def load_text_encoder(checkpoint: Checkpoint, device: torch.device | str = "cpu") -> nn.Module:
     """The text encoder in float32, because it runs once.
 
@@ -236,19 +259,20 @@ def _open_merged(path: Path) -> Checkpoint:
             f"{path} is not a merged UpFusion file (no {CONFIG_KEY} in its metadata); make one with upfusion convert"
         )
     config = ModelConfig.from_json(metadata[CONFIG_KEY], f"{path} metadata")
-    return Checkpoint(path, "merged", config, read_weights(path))
+    weights = read_weights(path)
+    return Checkpoint(path, "merged", config, weights, _stored_id(metadata[CONFIG_KEY]) or weights_id(config, weights))
 
 
 def _open_folder(path: Path) -> Checkpoint:
     files = {name: _weights_file(path, name) for name in ("upsrt", "upfusion2d")}
     config_file = path / "config.json"
-    config = ModelConfig()
-    if config_file.exists():
-        config = ModelConfig.from_json(_read_text(config_file), str(config_file))
+    text = _read_text(config_file) if config_file.exists() else "{}"
+    config = ModelConfig.from_json(text, str(config_file))
     weights = {UPSRT_PREFIX + name: tensor for name, tensor in read_weights(files["upsrt"]).items()}
     dino = read_weights(_dino_file(path, set(files.values())))
     weights |= {DINO_PREFIX + name: tensor for name, tensor in hub_names(dino).items()}
-    return Checkpoint(path, "folder", config, weights | read_weights(files["upfusion2d"]))
+    weights |= read_weights(files["upfusion2d"])
+    return Checkpoint(path, "folder", config, weights, _stored_id(text) or weights_id(config, weights))
 
 
 def _weights_file(folder: Path, stem: str) -> Path:
@@ -333,9 +357,9 @@ def _check_names(checkpoint: Checkpoint) -> None:
         with torch.device("meta"):
             encoder = build_text_encoder(checkpoint.config.text).state_dict()
         expected |= {name: encoder[own].shape for own, name in text_names(encoder).items()}
-    for name in (DEFAULT_EMBEDDING, EMPTY_EMBEDDING):
-        if name in checkpoint.weights:
-            expected[name] = torch.Size([77, checkpoint.config.diffusion.context_dim])
+    if DEFAULT_EMBEDDING in checkpoint.weights or EMPTY_EMBEDDING in checkpoint.weights:
+        shape = torch.Size([77, checkpoint.config.diffusion.context_dim])
+        expected |= {DEFAULT_EMBEDDING: shape, EMPTY_EMBEDDING: shape}
     weights = checkpoint.weights
     missing = [name for name in expected if name not in weights]
     unexpected = [name for name in weights if name not in expected and not _ignored(name, checkpoint.config)]

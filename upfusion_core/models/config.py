@@ -17,6 +17,10 @@ from .vae import VaeConfig
 _DESCRIPTIONS = {"camera_index", "camera_indices", "feature_grid", "rgb_grid", "input", "resize", "pos_embed"}
 
 
+MODEL_ID = "model_id"
+"""Name in the JSON form under which conversions hand on the fingerprint of the weights (see checkpoints.weights_id)."""
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Sizes of all networks; the defaults are the released model's. image_size: pixels along each side."""
@@ -64,7 +68,7 @@ class ModelConfig:
         if not isinstance(content, dict):
             raise CheckpointError(f"{source} must be a JSON object with one section a network, got {content!r:.80}")
         sections = {item.name: item for item in fields(ModelConfig) if item.name != "image_size"}
-        unknown = set(content) - set(sections) - {"image_size"}
+        unknown = set(content) - set(sections) - {"image_size", MODEL_ID}
         if unknown:
             known = ", ".join([*sections, "image_size"])
             raise CheckpointError(

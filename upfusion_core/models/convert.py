@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, OutputError
-from ..files import replacing, write_json
+from ..files import missing_folders, replacing, save_tensors, write_json
 from ..types import OnStep
 from .checkpoints import (
     CONFIG_KEY,
@@ -27,8 +28,9 @@ from .checkpoints import (
     Checkpoint,
     load_text_encoder,
     open_checkpoint,
+    weights_id,
 )
-from .config import ModelConfig
+from .config import MODEL_ID, ModelConfig
 from .text import DEFAULT_PROMPT, encode_tokens, tokenize
 
 _SAFETENSORS_TYPES = {
@@ -103,17 +105,23 @@ def write_networks(
     if path.suffix != ".safetensors":
         raise InputError(f"a merged file's name must end in .safetensors, got {path.name}; correct it")
     named = {**weights, DEFAULT_EMBEDDING: text_embeddings[0], EMPTY_EMBEDDING: text_embeddings[1]}
-    return _write_tensors(path, config, named, dtype, None)
+    return _write_tensors(path, config, weights_id(config, weights), named, dtype, None)
 
 
 def _write_merged(checkpoint: Checkpoint, path: Path, dtype: torch.dtype | None, on_step: OnStep | None) -> Path:
-    return _write_tensors(path, checkpoint.config, _with_embeddings(checkpoint), dtype, on_step)
+    weights = _with_embeddings(checkpoint)
+    return _write_tensors(path, checkpoint.config, checkpoint.model_id, weights, dtype, on_step)
 
 
 def _write_tensors(
-    path: Path, config: ModelConfig, weights: dict[str, Tensor], dtype: torch.dtype | None, on_step: OnStep | None
+    path: Path,
+    config: ModelConfig,
+    model_id: str,
+    weights: dict[str, Tensor],
+    dtype: torch.dtype | None,
+    on_step: OnStep | None,
 ) -> Path:
-    metadata = {CONFIG_KEY: json.dumps(config.to_dict()), "format": "pt"}
+    metadata = {CONFIG_KEY: json.dumps({**config.to_dict(), MODEL_ID: model_id}), "format": "pt"}
     total = len(weights)
     with replacing(path) as partial, partial.open("wb") as file:
         file.write(_safetensors_header(weights, dtype, metadata))
@@ -127,6 +135,25 @@ def _write_tensors(
 def _write_folder(
     checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None, on_step: OnStep | None
 ) -> list[Path]:
+    """Everything is written beside its place first, so that a failure leaves the folder as it was."""
+    made = missing_folders(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".upfusion-", dir=folder) as scratch:
+            names = _write_parts(checkpoint, Path(scratch), dtype, on_step)
+            for name in names:
+                os.replace(Path(scratch) / name, folder / name)
+    except OSError as error:
+        raise OutputError(f"{folder} could not be written ({error.strerror or error}); choose another place") from error
+    finally:
+        for path in made:
+            with suppress(OSError):  # it holds the files
+                path.rmdir()
+    return [folder / name for name in names]
+
+
+def _write_parts(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None, on_step: OnStep | None) -> list[str]:
+    """Writes the released layout's files and returns their names."""
     groups: dict[str, dict[str, Tensor]] = {"upsrt.pt": {}, DINO_FILES[0]: {}, "upfusion2d.pt": {}}
     for name, tensor in checkpoint.weights.items():
         if name.startswith(UPSRT_PREFIX):
@@ -137,10 +164,11 @@ def _write_folder(
             groups["upfusion2d.pt"][name] = tensor
     steps = _counter(sum(len(group) for group in groups.values()), on_step)
     for file_name, weights in groups.items():
-        with replacing(folder / file_name) as partial, _converted(weights, dtype, folder, steps) as state:
-            torch.save(state if file_name == DINO_FILES[0] else {"model_state_dict": state}, partial)
-    write_json(folder / "config.json", checkpoint.config.to_dict())
-    return [folder / name for name in [*groups, "config.json"]]
+        with _converted(weights, dtype, folder, steps) as state:
+            content = state if file_name == DINO_FILES[0] else {"model_state_dict": state}
+            save_tensors(content, folder / file_name)
+    write_json(folder / "config.json", {**checkpoint.config.to_dict(), MODEL_ID: checkpoint.model_id})
+    return [*groups, "config.json"]
 
 
 def _with_embeddings(checkpoint: Checkpoint) -> dict[str, Tensor]:
@@ -190,7 +218,7 @@ def _converted(
     changed = [name for name, tensor in weights.items() if _target(name, tensor, dtype) != tensor.dtype]
     size = sum(_aligned(weights[name].numel() * dtype.itemsize) for name in changed if dtype)
     with tempfile.TemporaryDirectory(prefix=".upfusion-", dir=folder) as scratch:
-        space = np.memmap(Path(scratch) / "weights", np.uint8, "w+", shape=(size,)) if size else None
+        space = _mapped_space(Path(scratch) / "weights", size) if size else None
         state, offset = {}, 0
         for name, tensor in weights.items():
             target = _target(name, tensor, dtype)
@@ -205,6 +233,15 @@ def _converted(
         yield state
         state.clear()
         del space, state  # Windows cannot remove a file that is still mapped
+
+
+def _mapped_space(path: Path, size: int) -> np.ndarray:
+    """`size` bytes of memory that lie in a file; a disk without room for them is noticed now, not as a crash later."""
+    block = bytes(2**20)
+    with path.open("wb") as file:
+        for start in range(0, size, len(block)):
+            file.write(block[: size - start])
+    return np.memmap(path, np.uint8, "r+", shape=(size,))
 
 
 def _aligned(length: int) -> int:

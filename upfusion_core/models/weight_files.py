@@ -14,6 +14,21 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 
+UNREADABLE = (
+    pickle.UnpicklingError,
+    struct.error,
+    OSError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+)
+"""What torch.load raises on damaged files, as byte damage has shown."""
+
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -72,7 +87,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
                 "get it from its authors, preferably as .safetensors"
             ) from error
         raise CheckpointError(_broken(path, error)) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+    except UNREADABLE as error:
         raise CheckpointError(_broken(path, error)) from error
     for key in ("model_state_dict", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):

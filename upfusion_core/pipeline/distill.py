@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,17 +12,17 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..field.radiance import RadianceField
-from ..types import OnStep, SceneEncoding
+from ..types import Cameras, OnStep, SceneEncoding
 from .distill_config import DistillConfig, DraftSchedule, ReferenceSchedule
-from .distill_draft import distill_draft
+from .distill_draft import distill_draft, ring_cameras
 from .distill_reference import distill_reference
-from .distill_run import Run
+from .distill_run import Run, band_cameras
 from .distill_state import run_fingerprint
 
 if TYPE_CHECKING:
     from .upfusion import UpFusion
 
-__all__ = ["DistillConfig", "DraftSchedule", "ReferenceSchedule", "distill"]
+__all__ = ["DistillConfig", "DraftSchedule", "ReferenceSchedule", "distill", "distill_cameras"]
 
 
 def distill(
@@ -55,15 +56,25 @@ def distill(
         raise InputError("give a prompt or text_embeddings, not both")
     text = text_embeddings if text_embeddings is not None else model.text_embeddings(prompt)
     seed = generator.initial_seed() if generator is not None else 0
-    run = Run(
-        model=model,
-        scene=scene,
-        config=config,
-        text=text,
-        seed=seed,
-        on_step=on_step,
-        path=None if checkpoint is None else Path(checkpoint),
-        fingerprint=run_fingerprint(scene, config, seed, text),
-    )
-    field = distill_draft(run) if isinstance(config.schedule, DraftSchedule) else distill_reference(run)
+    with torch.inference_mode(False), torch.enable_grad():  # hosts may call from inference mode
+        run = Run(
+            model=model,
+            scene=replace(scene, tokens=scene.tokens.clone()),
+            config=config,
+            text=(text[0].clone(), text[1].clone()),
+            seed=seed,
+            on_step=on_step,
+            path=None if checkpoint is None else Path(checkpoint),
+            fingerprint=run_fingerprint(scene, config, seed, text),
+        )
+        field = distill_draft(run) if isinstance(config.schedule, DraftSchedule) else distill_reference(run)
     return field.requires_grad_(False).eval()
+
+
+def distill_cameras(scene: SceneEncoding, config: DistillConfig, seed: int) -> Cameras:
+    """The cameras that `distill` fits the field to, e.g. to be saved with it: photo 1's first."""
+    schedule = config.schedule
+    if isinstance(schedule, DraftSchedule):
+        band = band_cameras(scene.reference, schedule.predicted_cameras, seed)
+        return Cameras.concatenate([band, ring_cameras(schedule.sampled_cameras)])
+    return band_cameras(scene.reference, schedule.cameras, seed)

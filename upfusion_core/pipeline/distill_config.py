@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from ..checks import check_choice, check_range
+from ..checks import check_choice, check_count, check_range
 from ..errors import InputError
 from ..field.fitting import FitConfig
 from ..field.radiance import FieldConfig
@@ -30,10 +30,10 @@ class DraftSchedule:
     scheduler: str = "dpm++"
 
     def __post_init__(self) -> None:
-        check_range("predicted_cameras", self.predicted_cameras, 1, 10_000)
-        check_range("predicted_size", self.predicted_size, 8, 1024)
-        check_range("sampled_cameras", self.sampled_cameras, 1, 16)
-        check_range("steps", self.steps, 1, 1000)
+        check_count("predicted_cameras", self.predicted_cameras, 1, 10_000)
+        check_count("predicted_size", self.predicted_size, 8, 1024)
+        check_count("sampled_cameras", self.sampled_cameras, 1, 16)
+        check_count("steps", self.steps, 1, 1000)
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ class ReferenceSchedule:
     sampling: RaySampling = field(default_factory=RaySampling)
 
     def __post_init__(self) -> None:
-        check_range("cameras", self.cameras, 1, 10_000)
-        check_range("iterations", self.iterations, 1)
-        check_range("bootstrap", self.bootstrap, 0)
+        check_count("cameras", self.cameras, 1, 10_000)
+        check_count("iterations", self.iterations, 1)
+        check_count("bootstrap", self.bootstrap, 0)
         if not 1 <= self.lowest_index <= self.bootstrap_index <= self.highest_index < self.steps + 1:
             raise InputError(
                 "noise indices must satisfy 1 <= lowest_index <= bootstrap_index <= highest_index <= steps, got "
@@ -90,8 +90,8 @@ class DistillConfig:
     def __post_init__(self) -> None:
         check_choice("perceptual", self.perceptual, ("lpips", "dino", "none"))
         check_range("guidance", self.guidance, 0.0, 1000.0)
-        check_range("batch_size", self.batch_size, 1)
-        check_range("checkpoint_every", self.checkpoint_every, 1)
+        check_count("batch_size", self.batch_size, 1)
+        check_count("checkpoint_every", self.checkpoint_every, 1)
         if self.perceptual == "lpips" and not self.perceptual_weights:
             raise InputError("perceptual 'lpips' needs perceptual_weights, a VGG-16 file; give it, or choose 'dino'")
         if isinstance(self.schedule, DraftSchedule) and self.perceptual != "none":

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ..field.fitting import FieldFitter, FitConfig
 from ..field.radiance import RadianceField
-from ..geometry import orbit_cameras, random_cameras
+from ..geometry import orbit_cameras
 from ..types import Cameras
 from .distill_config import DraftSchedule
-from .distill_run import Run
+from .distill_run import Run, band_cameras
 from .prepare import estimate_mask
 
 _ELEVATIONS_DEGREES = (22.5, 0.0, 45.0, 10.0)
@@ -27,10 +27,10 @@ def distill_draft(run: Run) -> RadianceField:
     per_batch = -(-plan.sampled_cameras // run.config.batch_size)
     total = plan.predicted_fit.iterations + per_batch * plan.steps + plan.sampled_fit.iterations
     if state["stage"] == "predicted":
-        cameras = Cameras.concatenate([run.scene.reference, _band(run, plan.predicted_cameras - 1)])
+        cameras = band_cameras(run.scene.reference, plan.predicted_cameras, run.seed)
         rgb = run.model.predict(run.scene, cameras, plan.predicted_size)
         _fit(run, field, cameras, rgb, plan.predicted_fit, state, first=0, total=total)
-    cameras = _ring(plan.sampled_cameras)
+    cameras = ring_cameras(plan.sampled_cameras)
     if state["stage"] == "sampling":
         field.load_state_dict(state["field"])
     if state["sampled"] is None:
@@ -38,18 +38,14 @@ def distill_draft(run: Run) -> RadianceField:
         run.save(state)
         state["sampled"] = _sample(run, field, cameras, state, plan, total)
         state |= {"stage": "sampled", "start": state.pop("field")}
+        run.save(state)
     field.load_state_dict(state["start"])
     first = total - plan.sampled_fit.iterations
     _fit(run, field, cameras, state["sampled"], plan.sampled_fit, state, first=first, total=total)
     return field
 
 
-def _band(run: Run, count: int) -> Cameras:
-    """Random cameras in the band that the release distils from; none for a count of 0."""
-    return random_cameras(max(count, 1), generator=run.generator(1))[slice(0, count)]
-
-
-def _ring(count: int) -> Cameras:
+def ring_cameras(count: int) -> Cameras:
     """Cameras all round, the first where photo 1 stands, at elevations that take turns."""
     azimuths = [360.0 * index / count for index in range(count)]
     return orbit_cameras(azimuths, [_ELEVATIONS_DEGREES[index % 4] for index in range(count)])

@@ -12,11 +12,10 @@ from torch.nn import functional as F
 from ..errors import FieldError
 from ..field.radiance import RadianceField
 from ..field.rendering import render_views
-from ..geometry import random_cameras
 from ..models.perceptual import PerceptualDistance, dino_distance, load_lpips
 from ..types import Cameras, RenderedViews
 from .distill_config import DistillConfig, ReferenceSchedule
-from .distill_run import Run
+from .distill_run import Run, band_cameras
 from .schedule import alphas_cumprod, ddim_timesteps
 
 
@@ -62,9 +61,7 @@ def term_weights(schedule: ReferenceSchedule, iteration: int, index: int) -> dic
 def make_plan(run: Run) -> Plan:
     """Cameras, the order they come in (shuffled anew when all were seen), and the noise indices."""
     schedule: ReferenceSchedule = run.config.schedule
-    generator = run.generator(1)
-    others = random_cameras(max(schedule.cameras - 1, 1), generator=generator)[slice(0, schedule.cameras - 1)]
-    cameras = Cameras.concatenate([run.scene.reference.to("cpu"), others])
+    cameras, generator = band_cameras(run.scene.reference, schedule.cameras, run.seed), run.generator(3)
     rounds = -(-schedule.iterations // len(cameras))
     order = torch.cat([torch.randperm(len(cameras), generator=generator) for _ in range(rounds)])
     low = torch.full((schedule.iterations,), schedule.lowest_index)

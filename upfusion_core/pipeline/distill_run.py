@@ -11,12 +11,24 @@ import torch
 from torch import Tensor
 
 from ..field.radiance import RadianceField
-from ..types import OnStep, SceneEncoding
+from ..geometry import random_cameras
+from ..types import Cameras, OnStep, SceneEncoding
 from .distill_config import DistillConfig
 from .distill_state import load_state, save_state
 
 if TYPE_CHECKING:
     from .upfusion import UpFusion
+
+
+def stream_generator(seed: int, stream: int) -> torch.Generator:
+    """A CPU generator for one purpose of a run: 0 the field's start, 1 cameras, 2 fitting, 3 the order of things."""
+    return torch.Generator().manual_seed((seed + 0x9E3779B9 * stream) % 2**63)
+
+
+def band_cameras(first: Cameras, count: int, seed: int) -> Cameras:
+    """`count` cameras: photo 1's, then random ones in the band that the release distils from."""
+    others = random_cameras(max(count - 1, 1), generator=stream_generator(seed, 1))
+    return Cameras.concatenate([first.to("cpu"), others[slice(0, count - 1)]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +45,8 @@ class Run:
     fingerprint: str
 
     def generator(self, stream: int = 0) -> torch.Generator:
-        """A CPU generator of this run; streams keep the draws of its parts apart."""
-        return torch.Generator().manual_seed((self.seed + 0x9E3779B9 * stream) % 2**63)
+        """A generator of this run (see stream_generator)."""
+        return stream_generator(self.seed, stream)
 
     def new_field(self) -> RadianceField:
         """The field before any fitting, on the model's device."""

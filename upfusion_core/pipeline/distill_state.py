@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, InputError
-from ..files import replacing
+from ..files import save_tensors
+from ..models.weight_files import UNREADABLE
 from ..types import SceneEncoding
 from .distill_config import DistillConfig
 
@@ -29,8 +29,7 @@ def run_fingerprint(scene: SceneEncoding, config: DistillConfig, seed: int, text
 def save_state(path: Path | None, fingerprint: str, state: dict[str, Any]) -> None:
     """Writes tensors, numbers and containers of them; a full disk leaves the last state as it was."""
     if path is not None:
-        with replacing(path) as partial:
-            torch.save({"fingerprint": fingerprint, "state": state}, partial)
+        save_tensors({"fingerprint": fingerprint, "state": state}, path)
 
 
 def load_state(path: Path | None, fingerprint: str) -> dict[str, Any] | None:
@@ -44,7 +43,7 @@ def load_state(path: Path | None, fingerprint: str) -> dict[str, Any] | None:
         return None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
+    except UNREADABLE as error:
         raise CheckpointError(
             f"{path} cannot be read as the state of a distillation; delete it to start again"
         ) from error

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..checks import check_finite, check_range, check_shape
+from ..checks import check_count, check_finite, check_shape
 from ..errors import InputError
 from ..geometry import patch_rays, plucker, reference_plucker
 from ..models.dino import DinoKeys
@@ -49,15 +49,17 @@ def encode_views(dino: DinoKeys, upsrt: UpSRT, views: InputViews) -> Tensor:
 @torch.no_grad()
 def predict_views(upsrt: UpSRT, scene: SceneEncoding, cameras: Cameras, size: int) -> Tensor:
     """(Q, 3, size, size) direct colours of UpSRT in [0, 1]: blurry, immediate."""
-    check_range("size", size, 2, 4096)
-    _warn_of_focal(cameras)
+    check_count("size", size, 2, 4096)
+    _check_cameras(cameras)
     tokens = scene.tokens[None]
     views = []
     for camera in cameras:  # one at a time: the features of a large picture are larger than the picture
         rays = reference_plucker(camera.to(tokens.device), scene.reference, size).reshape(1, -1, 6)
         rgb = upsrt.read_rgb(upsrt.decode(tokens, rays)).float()
         views.append(rgb.reshape(size, size, 3).permute(2, 0, 1))
-    return torch.stack(views)
+    result = torch.stack(views)
+    check_finite("the predicted views (from these weights in this precision)", result)
+    return result
 
 
 @torch.no_grad()
@@ -78,7 +80,7 @@ def condition_views(
         zero_attention_rays: reproduces the release, whose attention sees no rays under guidance (golden:
         eps_zero_rays).
     """
-    _warn_of_focal(cameras)
+    _check_cameras(cameras)
     cameras = cameras.to(scene.tokens.device)
     rays = reference_plucker(cameras, scene.reference, latent_size)  # (Q, s, s, 6)
     features = upsrt.decode(scene.tokens[None], rays.reshape(1, -1, 6))
@@ -103,7 +105,9 @@ def check_text(text: tuple[Tensor, Tensor], width: int) -> tuple[Tensor, Tensor]
     return text
 
 
-def _warn_of_focal(cameras: Cameras) -> None:
+def _check_cameras(cameras: Cameras) -> None:
+    if not len(cameras):
+        raise InputError("expected at least one camera, got none; make some with orbit_cameras")
     ratio = cameras.focal / REFERENCE_FOCAL
     if (ratio.clamp(min=1e-6).log().abs() > torch.tensor(FOCAL_TOLERANCE).log()).any():
         worst = float(cameras.focal.flatten()[(ratio.log().abs()).argmax()])

@@ -236,6 +236,8 @@ def _mask_channels(image: Image.Image, label: str) -> np.ndarray:
 
 def _wide_grey(image: Image.Image, label: str) -> np.ndarray:
     values = np.array(image).astype(np.float32)
+    if image.mode == "I" and values.min() >= 0 and values.max() <= 255:  # Pillow's way to widen 8-bit grey
+        return values[None] / np.float32(255)
     if values.min() < 0 or values.max() > 65535:
         raise PhotoError(
             f"{label} must hold 16-bit grey values in 0..65535, got {values.min():.0f}..{values.max():.0f}; "

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import check_finite, check_range, check_shape
+from ..checks import check_count, check_finite, check_range, check_shape
 from ..errors import InputError
 from ..types import OnStep, ViewConditioning
 from .prior import DiffusionPrior
@@ -27,7 +27,7 @@ def view_seeds(count: int, generator: torch.Generator | None, seeds: Sequence[in
             raise InputError(f"seeds must hold one number a view, got {len(seeds)} for {count} views")
         return [int(seed) for seed in seeds]
     first = generator.initial_seed() if generator is not None else 0
-    return [first + index for index in range(count)]
+    return [(first + index) % 2**64 for index in range(count)]
 
 
 @torch.no_grad()
@@ -51,7 +51,7 @@ def sample_views(
         on_step: called after each step; the preview is the first view of the batch as predicted at that step.
     """
     check_range("guidance", guidance, 0.0, 1000.0)
-    check_range("batch_size", batch_size, 1)
+    check_count("batch_size", batch_size, 1)
     total, done = None, 0
     images = []
     for start in range(0, len(cond), batch_size):
@@ -113,7 +113,7 @@ def denoise_latents(
 ) -> Tensor:
     """The latent part of denoise_from: (Q, 4, s, s) -> (Q, 4, s, s)."""
     table = ddim_timesteps(steps)
-    check_range("index", index, 1, len(table) - 1)
+    check_count("index", index, 1, len(table) - 1)
     check_shape("noise", noise, tuple(latents.shape))
     alpha = alphas_cumprod()[table[index]]
     x = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise.to(latents)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Any
 
 import diffusers
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import check_range
+from ..checks import check_count
 from ..errors import InputError
 
 TRAIN_STEPS = 1000
@@ -29,7 +30,15 @@ SCHEDULERS = {
     "pndm": "PNDMScheduler",
     "ddpm": "DDPMScheduler",
 }
-"""Short names; the class names of diffusers are taken as well."""
+"""Short names; other spellings of them ("DPM-Solver++", "UniPC") and the class names of diffusers are taken as well."""
+
+_SPELLINGS = {
+    "dpmsolver++": "dpm++",
+    "dpm++2m": "dpm++",
+    "dpmpp2m": "dpm++",
+    "dpmsolver++singlestep": "dpm++_singlestep",
+    "eulera": "euler_ancestral",
+} | {re.sub(r"[^a-z0-9+]", "", name): name for name in SCHEDULERS}
 
 
 def alphas_cumprod() -> Tensor:
@@ -40,7 +49,7 @@ def alphas_cumprod() -> Tensor:
 
 def ddim_timesteps(steps: int) -> list[int]:
     """The release's table, ascending: 50 steps -> 1, 21, …, 981; 30 steps -> 1, 34, …, 991, which are 31."""
-    check_range("steps", steps, 1, TRAIN_STEPS)
+    check_count("steps", steps, 1, TRAIN_STEPS)
     table = [t + 1 for t in range(0, TRAIN_STEPS, TRAIN_STEPS // steps)]
     return [t for t in table if t < TRAIN_STEPS]
 
@@ -49,14 +58,15 @@ def make_scheduler(name: str, steps: int, device: torch.device | str = "cpu") ->
     """A diffusers scheduler on the released noise schedule, ready for `steps` steps.
 
     Args:
-        name: a key of SCHEDULERS or the class name of a diffusers scheduler.
+        name: a key of SCHEDULERS, however spelled, or the class name of a diffusers scheduler.
         steps: 1 to 1000. "ddim" walks the release's table, η = 0; the others use diffusers' leading spacing.
 
     Raises:
         InputError: no such scheduler, or one that is not made for noise prediction on this schedule.
     """
-    check_range("steps", steps, 1, TRAIN_STEPS)
-    kind = getattr(diffusers, SCHEDULERS.get(name, name), None)
+    check_count("steps", steps, 1, TRAIN_STEPS)
+    short = _SPELLINGS.get(re.sub(r"[^a-z0-9+]", "", name.lower()), name)
+    kind = getattr(diffusers, SCHEDULERS.get(short, short), None)
     accepted = inspect.signature(kind.__init__).parameters if isinstance(kind, type) else {}
     if "beta_schedule" not in accepted or "prediction_type" not in accepted:
         known = ", ".join(SCHEDULERS)

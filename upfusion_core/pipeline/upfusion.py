@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +15,17 @@ from torch import Tensor
 from ..checks import check_choice
 from ..errors import CheckpointError, InputError
 from ..geometry.cameras import REFERENCE_ELEVATION_DEGREES, reference_camera
-from ..models.checkpoints import Checkpoint, build_networks, load_networks, load_text_encoder, open_checkpoint
+from ..models.checkpoints import (
+    Checkpoint,
+    build_networks,
+    load_networks,
+    load_text_encoder,
+    network_weights,
+    open_checkpoint,
+    weights_id,
+)
 from ..models.config import ModelConfig
-from ..models.text import DEFAULT_PROMPT, encode_tokens, tokenize
+from ..models.text import DEFAULT_PROMPT, build_text_encoder, encode_tokens, tokenize
 from ..types import Cameras, InputViews, NovelViews, OnStep, SceneEncoding, ViewConditioning
 from .novel_views import check_text, condition_views, encode_views, predict_views, resize_views
 from .prior import DiffusersPrior, PreparedConditioning
@@ -77,6 +84,8 @@ class UpFusion:
             raise CheckpointError(
                 "this version bundles no model yet; give a folder of weights or a merged .safetensors"
             )
+        if dtype not in (None, torch.float32, torch.float16, torch.bfloat16):
+            raise InputError(f"dtype must be torch.float32, torch.float16 or torch.bfloat16, got {dtype!r}")
         device = torch.device(device) if device is not None else default_device()
         dtype = dtype or (torch.float32 if device.type == "cpu" else torch.float16)
         checkpoint = open_checkpoint(path)
@@ -105,18 +114,20 @@ class UpFusion:
 
     @property
     def text(self) -> torch.nn.Module | None:
-        """The text encoder, loaded at first use; None where the checkpoint has none."""
-        if self._text_encoder is None and self._checkpoint is not None and self._checkpoint.has_text_encoder:
-            self._text_encoder = load_text_encoder(self._checkpoint)
+        """The text encoder, loaded at first use; None where the checkpoint has none, or the sizes admit none."""
+        if self._text_encoder is None:
+            if self._checkpoint is not None and self._checkpoint.has_text_encoder:
+                self._text_encoder = load_text_encoder(self._checkpoint)
+            elif self._checkpoint is None and self.config.text.hidden_size == self.config.diffusion.context_dim:
+                self._text_encoder = build_text_encoder(self.config.text).requires_grad_(False).eval()
         return self._text_encoder
 
     @property
     def model_id(self) -> str:
-        """Fingerprint of sizes and weights, by which a scene knows its model; it survives a change of precision."""
-        sample = self.upsrt.linear_scene.weight[0].detach().float().cpu()
-        digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
-        digest.update((sample * 256).round().to(torch.int32).numpy().tobytes())  # coarse: float16 rounds to the same
-        return digest.hexdigest()[:16]
+        """Fingerprint of sizes and weights, by which a scene knows its model; conversions of a file keep it."""
+        if self._checkpoint is not None:
+            return self._checkpoint.model_id
+        return weights_id(self.config, network_weights(self.config, self.prior.networks))
 
     def encode(
         self, views: InputViews, reference_elevation_degrees: float = REFERENCE_ELEVATION_DEGREES
@@ -181,7 +192,7 @@ class UpFusion:
     @torch.no_grad()
     def prepare(self, cond: ViewConditioning, guidance: float = 9.0) -> PreparedConditioning:
         """The constants of `cond` over the sampling steps, for many calls of predict_noise at one kind of guidance."""
-        return self.prior.prepare(cond, guided=guidance != 1)
+        return self.prior.prepare(self._with_text(cond), guided=guidance != 1)
 
     @torch.no_grad()
     def predict_noise(
@@ -286,6 +297,13 @@ class UpFusion:
             )
         tokens = scene.tokens.to(self.device, self.dtype)
         return SceneEncoding(tokens, scene.reference, scene.views, scene.model_id)
+
+    def _with_text(self, cond: ViewConditioning) -> ViewConditioning:
+        """Conditions made by hand without text get the default prompt's."""
+        if cond.text is not None and cond.unconditional_text is not None:
+            return cond
+        text, unconditional = self.text_embeddings()
+        return replace(cond, text=text, unconditional_text=unconditional)
 
     def _embedding(self, prompt: str) -> Tensor:
         if prompt not in self._embeddings:

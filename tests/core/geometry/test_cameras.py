@@ -115,6 +115,8 @@ def test_reference_camera_is_azimuth_0_distance_1() -> None:
         (lambda: orbit_cameras(0.0, 0.0, 0.0), "distance"),
         (lambda: orbit_cameras(float("nan")), "finite"),
         (lambda: orbit_cameras([0, 1, 2], [0, 1]), "same length"),
+        (lambda: orbit_cameras([0, 10], focal=[3.0, 4.0, 5.0]), "focal must be one number"),
+        (lambda: random_cameras(2.5, generator=torch.Generator()), "whole number"),
         (lambda: look_at(torch.zeros(1, 3)), "distance 0"),
         (lambda: look_at(torch.tensor([[0.0, 1, 0]])), "line of sight"),
         (lambda: focal_from_fov(200.0), "fov_degrees"),

@@ -198,6 +198,12 @@ def test_without_text_encoder_there_is_no_prompt(folder: Path) -> None:
         load_text_encoder(checkpoint)
 
 
+def test_one_stored_embedding_alone_is_damage(folder: Path) -> None:
+    change(folder / "upfusion2d.pt", text_embeddings__default=torch.zeros(77, 48))
+    with pytest.raises(CheckpointError, match=r"1 missing: text_embeddings\.empty"):
+        open_checkpoint(folder)
+
+
 def test_description(small_weights: Path) -> None:
     info = describe(small_weights)
     assert info.layout == "folder"

@@ -16,7 +16,7 @@ from upfusion_core.field.fitting import FitConfig
 from upfusion_core.field.hashgrid import GridConfig
 from upfusion_core.field.radiance import FieldConfig
 from upfusion_core.field.rendering import RaySampling
-from upfusion_core.pipeline.distill import DraftSchedule, ReferenceSchedule
+from upfusion_core.pipeline.distill import DraftSchedule, ReferenceSchedule, distill_cameras
 from upfusion_core.pipeline.distill_reference import color_term, loss_terms, make_plan, silhouette_term, term_weights
 from upfusion_core.pipeline.distill_run import Run
 from upfusion_core.pipeline.schedule import alphas_cumprod
@@ -135,13 +135,46 @@ def test_a_full_disk_is_reported_and_leaves_the_last_state(
     before = path.read_bytes()
 
     def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+        raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0")  # torch's words
 
     monkeypatch.setattr("torch.save", full)
-    with pytest.raises(OutputError, match="disk is full"):
+    with pytest.raises(OutputError, match="disk is probably full"):
         model.distill(scene, draft(), seeded(), checkpoint=path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["state.pt"]
+
+
+def test_junk_in_the_state_s_place_is_reported(model: UpFusion, scene: SceneEncoding, tmp_path: Path) -> None:
+    (tmp_path / "state.pt").write_bytes(b"junk")
+    with pytest.raises(CheckpointError, match="delete it"):
+        model.distill(scene, draft(), seeded(), checkpoint=tmp_path / "state.pt")
+
+
+def test_a_host_in_inference_mode_gets_the_same_field(model: UpFusion, scene: SceneEncoding) -> None:
+    with torch.inference_mode():
+        inside = model.distill(model.encode(scene.views), draft(), seeded())
+    assert same(inside, model.distill(scene, draft(), seeded()))
+
+
+def test_cameras_of_a_distillation(model: UpFusion, scene: SceneEncoding) -> None:
+    cameras = distill_cameras(scene, draft(), 3)
+    assert len(cameras) == 3 + 2
+    assert worst(cameras[0].camera_to_world, scene.reference.camera_to_world) == 0
+    assert worst(distill_cameras(scene, draft(), 3).centers, cameras.centers) == 0
+    assert len(distill_cameras(scene, reference(), 3)) == 3
+
+
+def test_the_sampled_views_are_saved_at_once(model: UpFusion, scene: SceneEncoding, tmp_path: Path) -> None:
+    path = tmp_path / "state.pt"
+    config = dataclasses.replace(draft(), checkpoint_every=100)
+    saved = []
+
+    def on_step(step: int, total: int, preview: object) -> None:
+        if step == 9:  # the first step of the second fit
+            saved.append(torch.load(path, weights_only=True)["state"]["sampled"].shape)
+
+    model.distill(scene, config, seeded(), on_step=on_step, checkpoint=path)
+    assert saved == [(2, 3, 64, 64)]
 
 
 def test_loss_terms_by_hand() -> None:

@@ -54,6 +54,21 @@ def test_every_scheduler_reaches_the_picture_when_the_noise_is_known(name: str) 
     assert float((latents - x0).abs().mean()) < 0.1
 
 
+@pytest.mark.parametrize(
+    ("spelling", "kind"),
+    [
+        ("DPM-Solver++", "DPMSolverMultistepScheduler"),
+        ("UniPC", "UniPCMultistepScheduler"),
+        ("Euler", "EulerDiscreteScheduler"),
+        ("Euler a", "EulerAncestralDiscreteScheduler"),
+        ("DDIM", "DDIMScheduler"),
+        ("EulerDiscreteScheduler", "EulerDiscreteScheduler"),
+    ],
+)
+def test_names_however_spelled(spelling: str, kind: str) -> None:
+    assert type(make_scheduler(spelling, 3)).__name__ == kind
+
+
 def test_bad_names_and_steps_get_a_sentence() -> None:
     with pytest.raises(InputError, match="got 'warp'"):
         make_scheduler("warp", 10)
@@ -63,3 +78,5 @@ def test_bad_names_and_steps_get_a_sentence() -> None:
         make_scheduler("UNet2DModel", 10)
     with pytest.raises(InputError, match="steps must be between 1 and 1000"):
         make_scheduler("ddim", 0)
+    with pytest.raises(InputError, match=r"whole number, got 2\.5"):
+        make_scheduler("ddim", 2.5)

@@ -11,10 +11,11 @@ from golden_files import META, golden, golden_cameras, worst
 from rule_weights import golden_shapes, rule_state_dict, write_photos
 from torch import Tensor
 
-from upfusion_core import SceneEncoding, UpFusion, convert, orbit_cameras, prepare_views
+from upfusion_core import SceneEncoding, UpFusion, ViewConditioning, convert, orbit_cameras, prepare_views
 from upfusion_core.errors import CheckpointError, InputError
 from upfusion_core.geometry import reference_camera
 from upfusion_core.models.ldm_names import unet_names
+from upfusion_core.models.text import TextConfig
 from upfusion_core.pipeline.upfusion import default_device, resolve_device
 
 
@@ -172,12 +173,54 @@ def test_the_text_encoder_of_a_merged_file_stays_unloaded(small_weights: Path, t
 
 
 def test_weights_without_text_warn_and_take_zeros(small_weights: Path) -> None:
-    model = UpFusion(UpFusion.load(small_weights, device="cpu").config)
+    config = UpFusion.load(small_weights, device="cpu").config
+    model = UpFusion(dataclasses.replace(config, text=TextConfig()))  # its text encoder would not fit the UNet
+    assert model.text is None
     with pytest.warns(UserWarning, match="zeros stand in the prompt's place"):
         conditional, _ = model.text_embeddings()
     assert float(conditional.abs().max()) == 0
     with pytest.raises(CheckpointError, match="take no prompt"):
         model.text_embeddings("a red mug")
+
+
+def test_an_empty_model_has_all_parts(small_weights: Path) -> None:
+    model = UpFusion(UpFusion.load(small_weights, device="cpu").config)
+    assert model.text.config.hidden_size == 48
+    assert model.text_embeddings()[0].shape == (77, 48)
+    before = model.model_id
+    with torch.no_grad():
+        model.vae.quant_conv.bias += 1
+    assert model.model_id != before
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_conversions_keep_the_model_s_id(small_weights: Path, tmp_path: Path, dtype: torch.dtype) -> None:
+    original = UpFusion.load(small_weights, device="cpu")
+    convert(small_weights, tmp_path / "model.safetensors", dtype=dtype)
+    convert(tmp_path / "model.safetensors", tmp_path / "folder", dtype=torch.float32)
+    for path in (tmp_path / "model.safetensors", tmp_path / "folder"):
+        assert UpFusion.load(path, device="cpu").model_id == original.model_id
+    assert UpFusion.load(small_weights, device="cpu", dtype=dtype).model_id == original.model_id
+
+
+def test_conditions_made_by_hand_take_the_default_prompt(model: UpFusion, scene: SceneEncoding) -> None:
+    whole = model.condition(scene, orbit_cameras([10.0, 50.0]))
+    bare = ViewConditioning(whole.hint, whole.ray_maps, whole.tokens, whole.cameras)
+    latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert worst(model.predict_noise(latents, 500, bare), model.predict_noise(latents, 500, whole)) == 0
+    assert worst(model.predict_noise(latents[:1], 500, bare[0]), model.predict_noise(latents[:1], 500, whole[0])) == 0
+
+
+def test_no_camera_and_no_finite_prediction_are_reported(small_weights: Path, photos: list[Path]) -> None:
+    model = UpFusion.load(small_weights, device="cpu")
+    scene = model.encode(prepare_views(photos[:1]))
+    with pytest.raises(InputError, match="at least one camera"):
+        model.predict(scene, orbit_cameras([0.0, 1.0])[slice(0, 0)])
+    with pytest.raises(InputError, match=r"dtype must be torch\.float32"):
+        UpFusion.load(small_weights, dtype="float32")
+    model.upsrt.ray_decoder.rgb_mlp[4].bias = torch.nn.Parameter(torch.full((3,), float("nan")))
+    with pytest.raises(InputError, match="predicted views"):
+        model.predict(scene, orbit_cameras(0.0))
 
 
 def test_a_scene_of_another_model_is_refused(model: UpFusion, golden_model: UpFusion, scene: SceneEncoding) -> None:
