@@ -33,7 +33,7 @@ class ProceduralBatch:
     depth: (B, V, 1, S, S) along the ray, mean over the covered samples, 0 off the object.
     camera_to_world: (B, V, 4, 4). focal: (B, V, 2). elevation_degrees: (B, V); view 0's is the reference's.
     objects: the B objects in the same worlds, for rays (`render_rays`) and meshes (`true_mesh`).
-    names: one an object.
+    names: one an object, or none where the objects came without.
     """
 
     rgb: Tensor
@@ -58,7 +58,7 @@ class ProceduralBatch:
             rgb=self.rgb[index],
             mask=self.mask[index],
             cameras=self.cameras(index),
-            name=self.names[index],
+            name=self.names[index] if self.names else f"procedural-{GENERATOR_VERSION}",
             depth=self.depth[index],
         )
 
@@ -108,8 +108,15 @@ class ProceduralObjects:
         return self._objects
 
     def objects(self, indices: Sequence[int] | Tensor) -> Objects:
-        """The objects as they are drawn, on the CPU, azimuth 0 where their recipe has its front."""
+        """The objects as they are drawn, on the CPU, azimuth 0 where their recipe has its front.
+
+        They are small (about 7 kB each): a trainer may keep many on its device, index them, and `look` at them.
+        """
         return self._cut_down(draw_objects(self.split, indices)[0])
+
+    def names(self, indices: Sequence[int] | Tensor) -> tuple[str, ...]:
+        """The objects' names: generator version, split and index."""
+        return tuple(f"procedural-{GENERATOR_VERSION}-{self.split}-{int(index)}" for index in indices)
 
     def batch(
         self,
@@ -128,38 +135,69 @@ class ProceduralObjects:
             views: V.
             size: S, pixels; the data set's own unless given.
             device: where the tensors are made.
-            generator: draws the cameras, on the generator's device; without one each object has its own fixed cameras
-                (at most 64), the first ones the same whatever `views` is.
+            generator: draws the cameras; without one each object has its own fixed cameras (at most 64), the first ones
+                the same whatever `views` is.
             supersampling: n; pixels are means of n x n samples.
 
         Raises:
             InputError: an index is outside of the split, or too many fixed views are asked for.
         """
         check_range("views", views, 1, float("inf") if generator is not None else _MOST_VIEWS)
-        extra = 0 if generator is not None else 2 * views
-        objects, draws = draw_objects(self.split, indices, extra=extra)
-        count = len(objects)
+        names = self.names(indices)
         if generator is not None:
-            draws = torch.rand(count, 2 * views, generator=generator, device=generator.device).cpu()
-        azimuth, elevation = draws.view(count, views, 2).unbind(-1)
+            objects = self.objects(indices).to(device)
+            return self.look(
+                objects, views=views, generator=generator, size=size, names=names, supersampling=supersampling
+            )
+        objects, draws = draw_objects(self.split, indices, extra=2 * views)
+        objects, draws = self._cut_down(objects).to(device), draws.view(len(objects), views, 2).to(device)
+        return self._seen(objects, draws, size or self.size, names, supersampling)
+
+    def look(
+        self,
+        objects: Objects,
+        *,
+        views: int,
+        generator: torch.Generator,
+        size: int | None = None,
+        names: Sequence[str] = (),
+        supersampling: int = SUPERSAMPLING,
+    ) -> ProceduralBatch:
+        """`views` new views of objects that were drawn before, on their device; the generator may be on any.
+
+        Example: `pool = data.objects(range(10_000)).to("cuda")`, then in each step
+        `data.look(pool[torch.randint(10_000, (256,), device="cuda")], views=8, generator=generator)`.
+        """
+        check_range("views", views, 1)
+        draws = torch.rand(len(objects), views, 2, generator=generator, device=generator.device).to(objects.device)
+        return self._seen(objects, draws, size or self.size, tuple(names), supersampling)
+
+    def _seen(
+        self, objects: Objects, draws: Tensor, size: int, names: tuple[str, ...], supersampling: int
+    ) -> ProceduralBatch:
+        """The views whose cameras follow from uniform numbers (B, V, 2), on the objects' device."""
+        count, views, _ = draws.shape
         low, high = ELEVATIONS_DEGREES
-        azimuth, elevation = 360 * azimuth, low + (high - low) * elevation
+        azimuth, elevation = 360 * draws[..., 0], low + (high - low) * draws[..., 1]
         if self.reference_elevation_degrees is not None:
-            elevation = torch.cat([torch.full((count, 1), self.reference_elevation_degrees), elevation[:, 1:]], dim=1)
-        objects = self._cut_down(objects).turned(-azimuth[:, 0]).to(device)
-        cameras = orbit_cameras((azimuth - azimuth[:, :1]).flatten(), elevation.flatten(), focal=REFERENCE_FOCAL)
-        matrices = cameras.camera_to_world.unflatten(0, (count, views)).to(device)
-        focal = cameras.focal.unflatten(0, (count, views)).to(device)
-        pictures = render_views(objects, matrices, focal, size or self.size, supersampling=supersampling)
+            reference = torch.full_like(elevation[:, :1], self.reference_elevation_degrees)
+            elevation = torch.cat([reference, elevation[:, 1:]], dim=1)
+        objects = objects.turned(-azimuth[:, 0])
+        distance = torch.ones_like(azimuth).flatten()  # a tensor, so that all of them are on the objects' device
+        turns = (azimuth - azimuth[:, :1]).flatten()
+        cameras = orbit_cameras(turns, elevation.flatten(), distance, focal=REFERENCE_FOCAL)
+        matrices = cameras.camera_to_world.unflatten(0, (count, views))
+        focal = cameras.focal.unflatten(0, (count, views))
+        pictures = render_views(objects, matrices, focal, size, supersampling=supersampling)
         return ProceduralBatch(
             rgb=pictures.rgb,
             mask=pictures.opacity,
             depth=pictures.depth,
             camera_to_world=matrices,
             focal=focal,
-            elevation_degrees=elevation.to(device),
+            elevation_degrees=elevation,
             objects=objects,
-            names=tuple(f"procedural-{GENERATOR_VERSION}-{self.split}-{int(index)}" for index in indices),
+            names=names,
         )
 
     def __getitem__(self, index: int) -> PosedViews:

@@ -58,7 +58,7 @@ def true_mesh(objects: Objects, resolution: int = 128) -> trimesh.Trimesh:
     vertices, faces, _, _ = marching_cubes(volume, 0.0, spacing=(cell, cell, cell))
     mesh = trimesh.Trimesh(vertices - HALF_BOX, faces, process=True)
     mesh.fix_normals()
-    colors = albedo(objects, torch.as_tensor(np.asarray(mesh.vertices), dtype=torch.float32, device=objects.device))
+    colors = albedo(objects, torch.tensor(np.asarray(mesh.vertices), dtype=torch.float32, device=objects.device))
     mesh.visual.vertex_colors = (colors.cpu().numpy() * 255).round().astype(np.uint8)
     return mesh
 
@@ -67,8 +67,8 @@ def surface_points(objects: Objects, count: int, *, generator: torch.Generator, 
     """(count, 3) points of one object's surface, uniform by area, in its world, on the CPU."""
     check_range("count", count, 1)
     mesh = true_mesh(objects, resolution)
-    corners = torch.as_tensor(np.asarray(mesh.triangles), dtype=torch.float32)  # (F, 3, 3)
-    areas = torch.as_tensor(np.asarray(mesh.area_faces), dtype=torch.float64)
+    corners = torch.tensor(np.asarray(mesh.triangles), dtype=torch.float32)  # (F, 3, 3)
+    areas = torch.tensor(np.asarray(mesh.area_faces), dtype=torch.float64)
     steps = areas.cumsum(0)
     places = torch.rand(count, 3, generator=generator)
     face = torch.searchsorted(steps, places[:, 0].double() * steps[-1]).clamp_max(len(steps) - 1)

@@ -17,6 +17,9 @@ from .shapes import BOX, ELLIPSOID, FRUSTUM
 TORUS_STEPS = 20
 """Steps towards a torus; a ray then is at most about 1e-4 away from it unless it grazes."""
 
+_SLACK = 1e-6
+"""Of a section's angle: float32's pi is a little beyond pi, where a whole torus would have a gap."""
+
 Interval = tuple[Tensor, Tensor]
 
 
@@ -107,7 +110,8 @@ def _torus_distance(points: Tensor, ring: Tensor, tube: Tensor, cosine: Tensor, 
 
 def _along_ring(x: Tensor, y: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """The point's component towards the nearest point of the ring's section: its own radius, or along the end's."""
-    return torch.where(sine * x >= cosine * y, (x * x + y * y).sqrt(), cosine * x + sine * y)
+    within = sine * x - cosine * y >= -_SLACK
+    return torch.where(within, (x * x + y * y).sqrt(), cosine * x + sine * y)
 
 
 def ellipsoid_distance(points: Tensor, size: Tensor) -> Tensor:
@@ -168,7 +172,7 @@ def _torus_normal(points: Tensor, size: Tensor) -> Tensor:
     x, y, z = points
     cosine, sine = size[3].cos(), size[3].sin()
     radius = (x * x + y * y).sqrt().clamp_min(1e-9)
-    within = sine * x >= cosine * y.abs()
+    within = sine * x - cosine * y.abs() >= -_SLACK
     ring_x = torch.where(within, x / radius, cosine) * size[0]
     ring_y = torch.where(within, y / radius, sine.copysign(y)) * size[0]
     return torch.stack([x - ring_x, y - ring_y, z])

@@ -64,10 +64,9 @@ def draw_objects(split: str, indices: Sequence[int] | Tensor, *, extra: int = 0)
         InputError: an index is outside of the split.
     """
     seeds = SPLITS[split].seeds(indices)
-    uniforms = torch.empty(len(seeds), COLUMNS + extra)
-    generator = torch.Generator()
-    for row, seed in zip(uniforms, seeds, strict=True):
-        torch.rand(COLUMNS + extra, generator=generator.manual_seed(seed), out=row)
+    generator, columns = torch.Generator(), COLUMNS + extra
+    rows = [torch.rand(columns, generator=generator.manual_seed(seed)) for seed in seeds]
+    uniforms = torch.stack(rows) if rows else torch.empty(0, columns)
     shape, coat, other, more = uniforms.split([SHAPE_COLUMNS, COAT_COLUMNS, OTHER_COLUMNS, extra], dim=1)
     held_out = torch.tensor([split == "held_out" and int(index) % 2 == 0 for index in indices])
     dotted = torch.tensor([split == "held_out" and int(index) % 2 == 1 for index in indices])

@@ -1,0 +1,209 @@
+"""Objects from seeds: the same for ever, splits apart, within the frame, as varied as promised."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from upfusion_core.data.procedural import (
+    GENERATOR_VERSION,
+    SPLITS,
+    Objects,
+    draw_objects,
+    render_views,
+    signed_distance,
+)
+from upfusion_core.data.procedural.placement import framed
+from upfusion_core.data.procedural.shapes import (
+    DOTS,
+    HANDLE,
+    LEG,
+    PATTERNS,
+    PLAIN,
+    ROLES,
+    SPOUT,
+)
+from upfusion_core.data.procedural.splits import HELD_OUT_PATTERN, HELD_OUT_ROLES
+from upfusion_core.errors import InputError
+from upfusion_core.geometry import orbit_cameras
+
+GOLDEN = Path(__file__).parent / "procedural_golden.json"
+GOLDEN_OBJECTS = 64
+
+
+def tensors_of(value: object) -> list[Tensor]:
+    """All tensors of nested dataclasses, in the order of their fields."""
+    if isinstance(value, Tensor):
+        return [value]
+    return [tensor for name in value.__dataclass_fields__ for tensor in tensors_of(getattr(value, name))]
+
+
+def same(one: Objects, two: Objects, tolerance: float = 1e-6) -> bool:
+    return all(
+        torch.allclose(a.float(), b.float(), atol=tolerance)
+        for a, b in zip(tensors_of(one), tensors_of(two), strict=True)
+    )
+
+
+def distinct_colors(objects: Objects) -> Tensor:
+    """(B,) how many colours the outsides of an object have that differ by more than 0.1."""
+    counts = []
+    for number in range(len(objects)):
+        present = objects.present[number]
+        colors = objects.coats.colors[number, present, 0]  # (P, 2, 3)
+        plain = objects.coats.pattern[number, present, 0] == PLAIN
+        found: list[Tensor] = []
+        for color in torch.cat([colors[:, 0], colors[~plain, 1]]):
+            if all((color - other).norm() > 0.1 for other in found):
+                found.append(color)
+        counts.append(len(found))
+    return torch.tensor(counts)
+
+
+def described(split: str) -> dict[str, object]:
+    """What is frozen of a split: a hash of all whole numbers, sums of the others, small pictures of four objects.
+
+    To renew it after raising the version, write {"version": ..., "splits": {name: described(name)}} as JSON.
+    """
+    objects, more = draw_objects(split, range(GOLDEN_OBJECTS), extra=4)
+    whole = [tensor for tensor in tensors_of(objects) if not tensor.is_floating_point()]
+    digest = hashlib.sha256(b"".join(tensor.contiguous().numpy().tobytes() for tensor in whole)).hexdigest()
+    present = objects.present
+    sums = [
+        float((tensor * _like(present, tensor)).double().sum())
+        for tensor in (objects.first.center.abs(), objects.first.size, objects.coats.colors, objects.label.abs())
+    ]
+    matrices, focal = orbit_cameras(30.0, 20.0).camera_to_world, orbit_cameras(30.0).focal
+    pictures = render_views(objects[:4], matrices.expand(4, 1, 4, 4), focal.expand(4, 1, 2), 8).rgb
+    sums.append(float(more.double().sum()))  # whence the fixed cameras come
+    return {"whole_numbers": digest, "sums": sums, "pictures": (pictures * 255).round().int().flatten().tolist()}
+
+
+def _like(present: Tensor, tensor: Tensor) -> Tensor:
+    return present.view(*present.shape, *[1] * (tensor.ndim - 2))
+
+
+@pytest.mark.parametrize("split", sorted(SPLITS))
+def test_the_generator_is_what_it_was(split: str) -> None:
+    """If this fails, results with older models no longer compare: raise generator_version in splits.json."""
+    golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
+    assert golden["version"] == GENERATOR_VERSION
+    wanted, found = golden["splits"][split], described(split)
+    assert found["whole_numbers"] == wanted["whole_numbers"]
+    assert found["sums"] == pytest.approx(wanted["sums"], rel=1e-4)
+    off = (torch.tensor(found["pictures"]) - torch.tensor(wanted["pictures"])).abs()
+    assert off.float().mean() < 0.5
+    assert (off > 3).float().mean() < 0.01  # a sample on an edge may fall to its other side
+
+
+def test_objects_depend_on_their_index_alone() -> None:
+    together, more = draw_objects("train", [7, 3, 900_000_000], extra=4)
+    assert more.shape == (3, 4)
+    for place, index in enumerate([7, 3, 900_000_000]):
+        alone, extra = draw_objects("train", [index], extra=4)
+        assert same(alone, together[place])
+        assert torch.equal(extra[0], more[place])
+    assert not same(together[0], together[1])
+    longer, _ = draw_objects("train", [7], extra=10)
+    assert same(longer, together[0])
+
+
+def test_splits_are_disjoint_seeds_below_the_generators_period() -> None:
+    ranges = sorted((split.first_seed, split.first_seed + split.objects) for split in SPLITS.values())
+    assert ranges[0][0] >= 0
+    assert ranges[-1][1] <= 2**32  # beyond it seeds repeat
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(ranges))
+    first = [draw_objects(name, [0])[0] for name in SPLITS]
+    assert all(not same(a, b) for number, a in enumerate(first) for b in first[:number])
+
+
+def test_indices_outside_of_a_split_are_refused() -> None:
+    with pytest.raises(InputError, match="numbered 0 to 65535, got 65536"):
+        draw_objects("test", [65536])
+    with pytest.raises(InputError, match="got -1"):
+        draw_objects("train", [-1])
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_what_is_held_out_is_never_drawn(split: str) -> None:
+    objects, _ = draw_objects(split, range(2000))
+    both = objects.has(HELD_OUT_ROLES[0]) & objects.has(HELD_OUT_ROLES[1])
+    assert not both.any()
+    assert not (objects.coats.pattern == HELD_OUT_PATTERN).any()
+
+
+def test_held_out_objects_have_it() -> None:
+    objects, _ = draw_objects("held_out", range(100))
+    both = objects.has(HELD_OUT_ROLES[0]) & objects.has(HELD_OUT_ROLES[1])
+    dotted = (objects.coats.pattern[:, :, 0] == HELD_OUT_PATTERN) & objects.present
+    assert both[0::2].all()
+    assert dotted.any(1)[1::2].all()
+    assert not both[1::2].any()
+    assert not dotted[0::2].any()
+    assert {ROLES[role] for role in HELD_OUT_ROLES} == {"spout", "leg"}
+    assert PATTERNS[HELD_OUT_PATTERN] == "dots"
+    assert HELD_OUT_PATTERN == DOTS
+
+
+def test_test_objects_are_as_promised() -> None:
+    objects, _ = draw_objects("test", range(200))
+    assert objects.present.sum(1).min() >= 3
+    assert distinct_colors(objects).min() >= 2
+    assert objects.has(HANDLE, SPOUT, LEG).float().mean() >= 0.3
+
+
+def test_training_objects_are_varied() -> None:
+    objects, _ = draw_objects("train", range(2000))
+    counts = torch.bincount(objects.present.sum(1), minlength=8)
+    assert counts[0] == 0
+    assert (counts[1:] > 20).all()
+    present = objects.present
+    assert set(objects.first.kind[present].tolist()) == {0, 1, 2, 3}
+    assert set(objects.joint[present].tolist()) == {0, 1, 2, 3}
+    assert set(objects.role[present].tolist()) == {0, 1, 2, 3, 4, 5}
+    assert set(objects.coats.pattern[present][:, 0].tolist()) == {0, 1, 2, 3, 4, 5}
+    assert (objects.label[present][:, 1] > 0).float().mean() > 0.03
+    assert (objects.light.direction.norm(dim=-1) - 1).abs().max() < 1e-5
+    assert (objects.light.direction[:, 1] > 0.3).all()
+    assert objects.coats.colors.min() >= 0
+    assert objects.coats.colors.max() <= 1
+
+
+@pytest.mark.parametrize("split", sorted(SPLITS))
+def test_objects_fill_the_frame_and_no_more(split: str) -> None:
+    """By their signed distances on a coarse grid: nothing beyond radius 0.2, largest extent at least 0.26."""
+    objects, _ = draw_objects(split, range(24))
+    axis = torch.linspace(-0.24, 0.24, 41)
+    grid = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).reshape(-1, 3)
+    for start in range(0, 24, 12):
+        some = objects[start : start + 12]
+        distance = signed_distance(some, grid.expand(12, -1, -1))
+        beyond = grid.norm(dim=-1) > 0.2
+        assert (distance[:, beyond] > 0).all()
+        for one in distance:
+            inside = grid[one < 0.006]  # half a cell of slack finds thin parts
+            sides = torch.nn.functional.normalize(
+                torch.randn(64, 3, generator=torch.Generator().manual_seed(0)), dim=-1
+            )
+            along = inside @ sides.T
+            assert (along.amax(0) - along.amin(0)).max() > 0.26 + 0.012
+
+
+def test_fewer_parts_keep_the_first_and_fill_the_frame() -> None:
+    objects, _ = draw_objects("test", range(32))
+    fewer = framed(objects.first_parts(2), torch.full((32,), 0.19))
+    assert (fewer.present.sum(1) == 2).all()
+    assert torch.equal(fewer.first.kind, objects.first.kind)
+    points = 0.3 * torch.nn.functional.normalize(
+        torch.randn(32, 500, 3, generator=torch.Generator().manual_seed(1)), dim=-1
+    )
+    assert (signed_distance(fewer, points) > 0).all()
+    scale = fewer.first.size[:, 0, 0] / objects.first.size[:, 0, 0]
+    assert (scale > 0.9).all()
+    assert scale.max() > 1.2

@@ -1,0 +1,264 @@
+"""The renderer: known pictures, joined parts, closed form against stepping, views that agree, batches, rays."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from upfusion_core.data.procedural import Objects, draw_objects, render_rays, render_views, signed_distance
+from upfusion_core.data.procedural import render as render_module
+from upfusion_core.data.procedural.patterns import LIGHT_STRENGTH
+from upfusion_core.data.procedural.shapes import (
+    ALONE,
+    BLEND,
+    BODY,
+    BOX,
+    CUT,
+    ELLIPSOID,
+    FRUSTUM,
+    INTERSECT,
+    TORUS,
+    Coats,
+    Light,
+    Primitives,
+    bounding_balls,
+    check_objects,
+)
+from upfusion_core.data.procedural.tables import Tables
+from upfusion_core.data.procedural.tracing import nearest_hits
+from upfusion_core.errors import InputError
+from upfusion_core.geometry import camera_rays, orbit_cameras
+from upfusion_core.types import Cameras
+
+BALL = (ELLIPSOID, (0.0, 0.0, 0.0), (0.2, 0.2, 0.2, 0.0))
+
+
+def thing(
+    first: tuple[int, tuple[float, ...], tuple[float, ...]],
+    second: tuple[int, tuple[float, ...], tuple[float, ...]] = BALL,
+    joint: int = ALONE,
+    color: tuple[float, ...] = (0.5, 0.25, 0.75),
+    blend: float = 0.05,
+) -> Objects:
+    """One plain part under light that is the same from everywhere, so that its colour is what is seen."""
+
+    def primitives(kind: int, center: tuple[float, ...], size: tuple[float, ...]) -> Primitives:
+        return Primitives(
+            torch.tensor([[kind]]), torch.eye(3)[None, None], torch.tensor([[center]]), torch.tensor([[size]])
+        )
+
+    coats = Coats(
+        pattern=torch.zeros(1, 1, 3, dtype=torch.int64),
+        colors=torch.tensor(color).expand(1, 1, 3, 2, 3).clone(),
+        axes=torch.eye(3)[:2].expand(1, 1, 3, 2, 3),
+        frequency=torch.ones(1, 1, 3),
+        phase=torch.zeros(1, 1, 3),
+        turns=torch.zeros(1, 1, 3),
+    )
+    return Objects(
+        first=primitives(*first),
+        second=primitives(*second),
+        joint=torch.tensor([[joint]]),
+        blend=torch.tensor([[blend]]),
+        role=torch.tensor([[BODY]]),
+        coats=coats,
+        label=torch.zeros(1, 1, 4),
+        light=Light(torch.tensor([[0.0, 0.0, 1.0]]), torch.tensor([LIGHT_STRENGTH]), torch.ones(1, 3) / LIGHT_STRENGTH),
+    )
+
+
+def views_of(cameras: Cameras, count: int = 1) -> tuple[Tensor, Tensor]:
+    matrices, focal = cameras.camera_to_world, cameras.focal
+    return matrices.expand(count, *matrices.shape), focal.expand(count, *focal.shape)
+
+
+def test_a_ball_by_hand() -> None:
+    pictures = render_views(thing(BALL), *views_of(orbit_cameras(0.0, 0.0)), 65)
+    assert pictures.rgb.shape == (1, 1, 3, 65, 65)
+    assert float(pictures.depth[0, 0, 0, 32, 32]) == pytest.approx(0.8, abs=1e-4)
+    # the silhouette of radius tan(asin 0.2) · 4.5 in NDC
+    radius = math.tan(math.asin(0.2)) * 4.5
+    assert float(pictures.opacity.mean()) == pytest.approx(math.pi * radius**2 / 4, rel=2e-3)
+    assert torch.equal(pictures.rgb[0, 0, :, 0, 0], torch.ones(3))
+    assert float(pictures.depth[0, 0, 0, 0, 0]) == 0
+    assert torch.allclose(pictures.rgb[0, 0, :, 32, 32], torch.tensor([0.5, 0.25, 0.75]), atol=1e-5)
+    edge = pictures.rgb[0, 0, 0][(pictures.opacity[0, 0, 0] > 0.3) & (pictures.opacity[0, 0, 0] < 0.7)]
+    assert edge.min() > 0.55  # half white
+
+
+def test_light_falls_from_its_side() -> None:
+    lit = replace(thing(BALL), light=Light(torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([0.4]), torch.ones(1, 3)))
+    rgb = render_views(lit, *views_of(orbit_cameras(0.0, 0.0)), 33).rgb[0, 0, :, 16]
+    assert rgb[0, 27] > rgb[0, 16] > rgb[0, 5]
+    # at the front n·l = 0: 0.4 + 0.72 · 0.5^1.5, times the colour
+    assert torch.allclose(rgb[:, 16], torch.tensor([0.5, 0.25, 0.75]) * (0.4 + 0.72 * 0.5**1.5), atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("second", "joint", "x", "expected"),
+    [
+        ((FRUSTUM, (0.0, 0.0, 0.0), (0.05, 0.05, 0.3, 0.0)), CUT, 0.0, 0.8),  # the hole runs along y: not seen from z
+        ((BOX, (0.0, 0.0, 0.2), (0.3, 0.3, 0.1, 0.0)), CUT, 0.0, 0.9),  # the front is cut off at z = 0.1
+        ((BOX, (0.0, 0.0, 0.2), (0.05, 0.3, 0.1, 0.0)), CUT, 0.12, 0.84),  # beside the cut the ball is whole
+        ((BOX, (0.0, 0.0, 0.0), (0.3, 0.3, 0.4, 0.0)), CUT, 0.0, math.inf),
+        ((BOX, (0.0, 0.0, -0.2), (0.3, 0.3, 0.1, 0.0)), INTERSECT, 0.0, 1.1),
+        ((BOX, (0.3, 0.0, 0.0), (0.2, 0.3, 0.3, 0.0)), INTERSECT, 0.0, math.inf),
+        ((ELLIPSOID, (0.0, 0.0, 0.1), (0.2, 0.2, 0.2, 0.0)), BLEND, 0.0, 0.7),  # far enough from both to be the ball
+    ],
+)
+def test_joined_hits_by_hand(second: tuple, joint: int, x: float, expected: float) -> None:
+    solid = thing(BALL, second, joint, blend=0.0)
+    origins = torch.tensor([[[x, 0.0, 1.0]]])
+    distance, _ = nearest_hits(Tables.of(solid), torch.tensor([0]), origins, torch.tensor([[[0.0, 0.0, -1.0]]]))
+    assert float(distance) == pytest.approx(expected, abs=5e-4)
+
+
+def test_the_nearest_part_wins_and_absent_parts_are_not_there() -> None:
+    near, far = thing((BOX, (0.0, 0.0, 0.1), (0.05, 0.05, 0.05, 0.0)), color=(1.0, 0.0, 0.0)), thing(BALL)
+    both = _side_by_side(near, far)
+    rgb, _, depth = render_rays(both, torch.tensor([[[0.0, 0.0, 1.0]]]), torch.tensor([[[0.0, 0.0, -1.0]]]))
+    assert float(depth) == pytest.approx(0.8, abs=1e-4)  # the ball reaches beyond the box
+    moved = replace(both, first=replace(both.first, center=both.first.center + torch.tensor([0.0, 0.0, 0.07])))
+    moved.first.center[0, 1] = 0
+    rgb, _, depth = render_rays(moved, torch.tensor([[[0.0, 0.0, 1.0]]]), torch.tensor([[[0.0, 0.0, -1.0]]]))
+    assert float(depth) == pytest.approx(0.78, abs=1e-4)
+    assert torch.allclose(rgb[0, 0], torch.tensor([1.0, 0.0, 0.0]))
+    gone = replace(moved, role=torch.tensor([[-1, BODY]]))
+    rgb, _, _ = render_rays(gone, torch.tensor([[[0.0, 0.0, 1.0]]]), torch.tensor([[[0.0, 0.0, -1.0]]]))
+    assert torch.allclose(rgb[0, 0], torch.tensor([0.5, 0.25, 0.75]))
+
+
+def _side_by_side(one: Objects, two: Objects) -> Objects:
+    def merged(a: object, b: object) -> object:
+        if isinstance(a, Tensor):
+            return torch.cat([a, b], dim=1)
+        return type(a)(**{name: merged(getattr(a, name), getattr(b, name)) for name in a.__dataclass_fields__})
+
+    parts = {
+        name: merged(getattr(one, name), getattr(two, name)) for name in one.__dataclass_fields__ if name != "light"
+    }
+    return Objects(**parts, light=one.light)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_closed_form_agrees_with_stepping(split: str) -> None:
+    """Every pixel's depth against sphere tracing of the whole object's signed distance."""
+    objects, _ = draw_objects(split, range(24))
+    cameras = orbit_cameras(40.0, 20.0)
+    rays = camera_rays(cameras, 20, 20)
+    directions = rays.directions.reshape(1, -1, 3).expand(24, -1, -1)
+    origins = cameras.centers[None].expand(24, -1, -1)
+    _, opacity, depth = render_rays(objects, origins, directions)
+    t = torch.full(depth.shape[:2], 0.75)
+    for _ in range(120):
+        distance = signed_distance(objects, origins + t[..., None] * directions)
+        t = t + 0.7 * distance.clamp_max(0.05)
+    stepped = distance.abs() < 2e-4
+    hit = opacity[..., 0] > 0
+    assert (hit != stepped).float().mean() < 0.004  # grazing rays
+    both = hit & stepped
+    off = (t - depth[..., 0]).abs()[both]
+    assert off.median() < 2e-4
+    assert (off > 2e-3).float().mean() < 0.01
+
+
+def test_views_agree_about_surface_and_colour() -> None:
+    """A point seen in one view has the same colour and depth in another, unless something hides it there."""
+    objects, _ = draw_objects("test", range(6))
+    first, second = orbit_cameras(10.0, 20.0), orbit_cameras(35.0, 30.0)
+    rays = camera_rays(first, 40, 40)
+    directions = rays.directions.reshape(1, -1, 3).expand(6, -1, -1)
+    rgb, opacity, depth = render_rays(objects, first.centers[None].expand(6, -1, -1), directions)
+    points = first.centers[None] + depth * directions
+    back = points - second.centers[None]
+    distance = back.norm(dim=-1, keepdim=True)
+    again, seen, other = render_rays(objects, second.centers[None].expand(6, -1, -1), back / distance)
+    hit = opacity[..., 0] > 0
+    assert ((seen[..., 0] > 0) | ~hit).float().mean() > 0.995
+    assert (other[..., 0] - distance[..., 0])[hit].max() < 5e-3  # nothing is behind what was seen
+    visible = hit & ((other - distance)[..., 0].abs() < 1e-3)
+    assert visible.float().mean() > 0.6 * hit.float().mean()
+    off = (again - rgb).abs().amax(-1)[visible]
+    assert off.median() < 1e-3
+    assert (off > 0.05).float().mean() < 0.02  # edges of patterns and parts
+
+
+def test_batches_and_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    objects, _ = draw_objects("train", range(12))
+    matrices, focal = views_of(orbit_cameras([0.0, 120.0], 15.0), 12)
+    together = render_views(objects, matrices, focal, 16)
+    monkeypatch.setitem(render_module._CHUNK_RAYS, "cpu", 1024)
+    chunked = render_views(objects, matrices, focal, 16)
+    alone = [render_views(objects[i], matrices[i : i + 1], focal[i : i + 1], 16) for i in range(12)]
+    for name in ("rgb", "opacity", "depth"):
+        whole = getattr(together, name)
+        assert torch.allclose(whole, getattr(chunked, name), atol=1e-5)
+        assert torch.allclose(whole, torch.cat([getattr(one, name) for one in alone]), atol=1e-5)
+
+
+def test_turning_the_object_is_turning_the_cameras() -> None:
+    objects, _ = draw_objects("test", range(8))
+    turned = objects.turned(torch.full((8,), 30.0))
+    one = render_views(objects, *views_of(orbit_cameras(20.0, 10.0), 8), 24)
+    two = render_views(turned, *views_of(orbit_cameras(50.0, 10.0), 8), 24)
+    assert (one.rgb - two.rgb).abs().mean() < 1e-3
+    assert (one.opacity - two.opacity).abs().mean() < 1e-3
+
+
+def test_rays_agree_with_pictures() -> None:
+    objects, _ = draw_objects("train", range(6))
+    cameras = orbit_cameras([0.0, 200.0], [10.0, 40.0])
+    matrices, focal = views_of(cameras, 6)
+    size = 24
+    rays = camera_rays(cameras, size, size)
+    directions = rays.directions.reshape(1, -1, 3).expand(6, -1, -1)
+    origins = rays.origins.reshape(1, -1, 3).expand(6, -1, -1)
+    sharp = render_views(objects, matrices, focal, size, supersampling=1)
+    rgb, opacity, depth = render_rays(objects, origins, directions)
+    for found, wanted in ((rgb, sharp.rgb), (opacity, sharp.opacity), (depth, sharp.depth)):
+        flat = wanted.permute(0, 1, 3, 4, 2).flatten(1, 3)
+        assert ((found - flat).abs().amax(-1) > 1e-3).float().mean() < 2e-3
+    soft = render_views(objects, matrices, focal, size).rgb.permute(0, 1, 3, 4, 2).flatten(1, 3)
+    rgb, _, _ = render_rays(objects, origins, directions, footprint=2 / 4.5 / size)
+    assert (rgb - soft).abs().mean() < 2e-3
+    assert (rgb - soft).abs().mean() < 0.2 * (sharp.rgb.permute(0, 1, 3, 4, 2).flatten(1, 3) - soft).abs().mean()
+
+
+def test_nothing_to_see_is_white() -> None:
+    away = torch.tensor([[[0.0, 0.0, 1.0]]])
+    rgb, opacity, depth = render_rays(thing(BALL), torch.tensor([[[0.0, 0.0, 1.0]]]), away)
+    assert rgb.eq(1).all()
+    assert float(opacity) == 0
+    assert float(depth) == 0
+
+
+def test_balls_hold_their_parts() -> None:
+    objects, _ = draw_objects("train", range(200))
+    center, radius = bounding_balls(objects)
+    present = objects.present
+    assert (radius[present] > 0).all()
+    assert (radius[~present] == -1).all()
+    blended = present & (objects.joint == BLEND)
+    for primitives in (objects.first, objects.second):
+        gap = (primitives.center - center).norm(dim=-1)[blended]
+        own = primitives.size[..., :3].amax(-1)[blended]
+        assert (gap + own <= radius[blended] + 1e-5).all()
+
+
+def test_refusals() -> None:
+    objects = thing(BALL)
+    matrices, focal = views_of(orbit_cameras(0.0, 0.0))
+    with pytest.raises(InputError, match="camera_to_world must be"):
+        render_views(objects, matrices[0], focal, 8)
+    with pytest.raises(InputError, match="size must be"):
+        render_views(objects, matrices, focal, 0)
+    with pytest.raises(InputError, match="origins must be"):
+        render_rays(objects, torch.zeros(1, 2, 3), torch.ones(1, 3, 3))
+    with pytest.raises(InputError, match="takes ellipsoids, boxes and frustums"):
+        check_objects(thing((TORUS, (0.0, 0.0, 0.0), (0.1, 0.05, 0.0, 3.0)), BALL, CUT))
+    with pytest.raises(InputError, match="at least 1 part"):
+        objects.first_parts(0)

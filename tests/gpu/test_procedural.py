@@ -1,0 +1,31 @@
+"""Procedural objects on a GPU: the same pictures as on the CPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from upfusion_core.data.procedural import ProceduralObjects, render_rays
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
+
+
+def test_pictures_agree_with_the_cpu() -> None:
+    data = ProceduralObjects("test", size=32)
+    there, here = (data.batch(range(64), views=2, device=device) for device in ("cuda", "cpu"))
+    assert there.rgb.is_cuda
+    for name in ("rgb", "mask", "depth"):
+        off = (getattr(there, name).cpu() - getattr(here, name)).abs()
+        assert (off > 0.01).float().mean() < 2e-3  # samples on an edge
+
+
+def test_a_pool_on_the_gpu_is_looked_at_with_its_generator() -> None:
+    data = ProceduralObjects("train", size=16)
+    pool = data.objects(range(32)).to("cuda")
+    batch = data.look(pool[torch.arange(8, device="cuda")], views=3, generator=torch.Generator("cuda").manual_seed(0))
+    assert batch.camera_to_world.is_cuda
+    assert torch.isfinite(batch.rgb).all()
+    centers = batch.camera_to_world[:, 0, :3, 3][:, None]
+    rgb, opacity, _ = render_rays(batch.objects, centers, -centers)
+    assert rgb.shape == (8, 1, 3)
+    assert opacity.mean() > 0.3  # most objects have something in the middle
