@@ -16,7 +16,9 @@ from ..files import replacing, write_json
 from .lock import locked
 
 RECORD_NAME = "run.json"
-WORTH_KEEPING_SECONDS = 60.0
+CHEAP_SECONDS = 60.0
+"""On a disk that is full, work of less than this is removed again; of more, it is kept to be continued."""
+
 PACKAGES = ("upfusion", "torch", "diffusers", "transformers", "safetensors", "trimesh", "scikit-image", "Pillow")
 
 
@@ -171,15 +173,18 @@ class Run:
         self._begun["status"] = "finished"
         self._save()
 
-    def stop(self, status: str) -> bool:
+    def stop(self, status: str, *, cheap: float = 0.0) -> bool:
         """Records why the run stopped, or removes all of it if nothing in it was worth keeping; whether it was kept.
 
-        What the user stopped can be continued. After a failure, the work of less than a minute is rather removed.
+        Args:
+            status: as in the record.
+            cheap: seconds of work that are not worth keeping.
         """
         if self.record is None:
             return self.resumed
-        kept = self._worth_keeping or any((self.folder / name).is_file() for name in self.record["temporary_files"])
-        if kept and (status != "failed" or self.resumed or self.seconds >= WORTH_KEEPING_SECONDS):
+        checkpoints = [name for name in self.record["temporary_files"] if not name.endswith(".png")]
+        kept = self._worth_keeping or any((self.folder / name).is_file() for name in checkpoints)
+        if kept and (self.resumed or self.seconds >= cheap):
             self.record["status"] = status
             self._save()
             return True
@@ -220,7 +225,7 @@ def open_run(folder: Path, command: str, *, resume: bool = False, force: bool = 
             except KeyboardInterrupt as error:
                 raise Interrupted(_how_to_continue(run, run.stop("interrupted"))) from error
             except OutputError as error:
-                if _stopped(run):
+                if _stopped(run, cheap=CHEAP_SECONDS):
                     raise OutputError(f"{error}; what is finished was kept: {_continuing(run)}") from error
                 raise
             except BaseException:
@@ -233,10 +238,10 @@ def open_run(folder: Path, command: str, *, resume: bool = False, force: bool = 
                 path.rmdir()
 
 
-def _stopped(run: Run) -> bool:
+def _stopped(run: Run, cheap: float = 0.0) -> bool:
     """Records a failure, or cleans up after it; a disk that refuses even that must not hide what went wrong first."""
     with suppress(OutputError):
-        return run.stop("failed")
+        return run.stop("failed", cheap=cheap)
     return True
 
 

@@ -134,6 +134,22 @@ def test_what_is_finished_is_kept(tmp_path: Path, error: BaseException, status: 
         assert str(caught.value) == f"interrupted; to continue: upfusion views --resume -o {tmp_path}"
 
 
+def test_on_a_full_disk_only_a_minute_s_work_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def act(run: Run) -> None:
+        _begin(run)
+        with run.stage("views"):
+            _write(run, "views/000.png")
+        raise OutputError("out could not be written: the disk is full")
+
+    with pytest.raises(OutputError, match="the disk is full$"):
+        _attempt(tmp_path / "quick", act)
+    assert not (tmp_path / "quick").exists()
+    monkeypatch.setattr("upfusion_core.cli.run.CHEAP_SECONDS", 0.0)
+    with pytest.raises(OutputError, match="is full; what is finished was kept: upfusion views --resume -o"):
+        _attempt(tmp_path / "slow", act)
+    assert (tmp_path / "slow/views/000.png").exists()
+
+
 def test_a_checkpoint_alone_is_kept(tmp_path: Path) -> None:
     def act(run: Run) -> None:
         _begin(run)

@@ -295,8 +295,9 @@ def test_convert_and_info(small_weights: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert "pictures of 64 x 64 pixels" in result.stdout
     content = json.loads((tmp_path / "info.json").read_text())
-    assert content["layout"] == "merged"
-    assert content["config"]["image_size"] == 64
+    assert content["command"] == "info"
+    assert content["checkpoint"]["layout"] == "merged"
+    assert content["checkpoint"]["config"]["image_size"] == 64
     _refused(_upfusion("info", merged, "-o", tmp_path / "info.json"), "exists already")
     _refused(_upfusion("info", tmp_path / "none"), "does not exist")
 
