@@ -14,6 +14,8 @@ from .shapes import BLEND, BODY, BOX, CUT, DETAIL, ELLIPSOID, FRUSTUM, HANDLE, I
 from .sketch import Draws, Number, Sketch, about, sizes, vector
 
 _CORNERS = ((1, 1), (-1, 1), (1, -1), (-1, -1))
+_JOINT_WEIGHTS = [0.7, 0.08, 0.1, 0.12]
+"""Of ALONE, CUT, INTERSECT, BLEND among plain solids."""
 
 
 def table(draws: Draws) -> Sketch:
@@ -235,7 +237,7 @@ def solids(draws: Draws, least: int = 1) -> Sketch:
             color=number if number < 2 else draws.choice([1, 1, 1, 1]),
         )  # fmt: skip
         other = draws.choice([1, 1, 1])
-        joint = torch.where(kind == TORUS, 0, draws.choice([0.7, 0.08, 0.1, 0.12]))
+        joint = torch.where(kind == TORUS, 0, draws.choice(_JOINT_WEIGHTS))
         near = vector(draws.uniform(-0.5, 0.5), draws.uniform(-0.5, 0.5), draws.uniform(-0.5, 0.5)) * scale[:, None]
         reach = torch.where(joint == INTERSECT, scale * 1.3, scale * 0.7)
         near = torch.where((joint == CUT)[:, None], near * 2, near)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .shapes import ALONE, BODY, BOX, DETAIL, FRUSTUM, MAX_PARTS
+from .shapes import ALONE, BODY, BOX, CUT, DETAIL, FRUSTUM, MAX_PARTS
 
 Number = float | Tensor
 
@@ -118,7 +118,7 @@ class Sketch:
     def hollow(self, bottom: Number, top: Number, height: Number, center: Tensor, wall: Number) -> None:
         """Adds a body like a cup: a frustum, its inside cut out down to a floor as thick as the wall."""
         self.add(FRUSTUM, center, sizes(bottom, top, height), role=BODY)
-        self.join(1, FRUSTUM, center + vector(0, wall * 1.5, 0), sizes(bottom - wall, top - wall, height))
+        self.join(CUT, FRUSTUM, center + vector(0, wall * 1.5, 0), sizes(bottom - wall, top - wall, height))
 
     def rod(self, start: Tensor, end: Tensor, first: Number, last: Number, *, role: int, color: int | Tensor) -> None:
         """Adds a frustum from (N, 3) to (N, 3) with the radii at its ends."""

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from .shapes import BLEND, BODY, BOX, DETAIL, ELLIPSOID, FRUSTUM, HANDLE, LEG, LID, SPOUT, TORUS
+from .shapes import BLEND, BODY, BOX, CUT, DETAIL, ELLIPSOID, FRUSTUM, HANDLE, LEG, LID, SPOUT, TORUS
 from .sketch import Draws, Number, Sketch, about, sizes, vector
 
 _UP = about("z", math.pi / 2)
@@ -168,7 +168,7 @@ def basket(draws: Draws) -> Sketch:
     width, height, depth = draws.uniform(0.35, 0.55), draws.uniform(0.25, 0.45), draws.uniform(0.16, 0.3)
     sketch.add(BOX, vector(0, 0, 0), sizes(width, height, depth), role=BODY)
     wall = draws.uniform(0.03, 0.05)
-    sketch.join(1, BOX, vector(0, wall * 2, 0), sizes(width - wall, height, depth - wall))
+    sketch.join(CUT, BOX, vector(0, wall * 2, 0), sizes(width - wall, height, depth - wall))
     ring = width * draws.uniform(0.6, 0.9)
     sketch.add(
         TORUS, vector(0, height * 0.95, 0), sizes(ring, draws.uniform(0.03, 0.05), 0, draws.uniform(1.5, 1.7)),
