@@ -141,7 +141,7 @@ def test_on_a_full_disk_only_a_minute_s_work_is_kept(tmp_path: Path, monkeypatch
             _write(run, "views/000.png")
         raise OutputError("out could not be written: the disk is full")
 
-    with pytest.raises(OutputError, match="the disk is full$"):
+    with pytest.raises(OutputError, match=r"the disk is full$"):
         _attempt(tmp_path / "quick", act)
     assert not (tmp_path / "quick").exists()
     monkeypatch.setattr("upfusion_core.cli.run.CHEAP_SECONDS", 0.0)
