@@ -1,4 +1,4 @@
-"""Fixtures that every test may ask for: folders of weights made by METHOD's golden rule."""
+"""Fixtures that every test may ask for: folders of weights made by the rule of the golden tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights that nobody has to store: every tensor follows from its name and shape alone (METHOD.md, golden tensors).
+"""Weights that nobody has to store: every tensor follows from its name and shape alone.
 
 `rule_tensor` is the rule, `*_shapes` are the manifests, `write_small_folder` and `write_full_folder` put both together
 as files in the released layout. From the command line: `python tests/core/rule_weights.py weights FOLDER` makes the

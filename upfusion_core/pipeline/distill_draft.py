@@ -46,7 +46,7 @@ def distill_draft(run: Run) -> RadianceField:
 
 
 def ring_cameras(count: int) -> Cameras:
-    """Cameras all round, the first where photo 1 stands, at elevations that take turns."""
+    """Cameras all round, the first at azimuth 0, at elevations that take turns."""
     azimuths = [360.0 * index / count for index in range(count)]
     return orbit_cameras(azimuths, [_ELEVATIONS_DEGREES[index % 4] for index in range(count)])
 

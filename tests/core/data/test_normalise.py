@@ -12,7 +12,7 @@ from upfusion_core.types import Cameras
 
 
 def ndc(cameras: Cameras, points: torch.Tensor) -> torch.Tensor:
-    """(P, 3) -> (N, P, 2) by METHOD's formula: x grows to the left, y to the top."""
+    """(P, 3) -> (N, P, 2) by PyTorch3D's formula: x grows to the left, y to the top."""
     local = torch.einsum("nij,npi->npj", cameras.camera_to_world[:, :3, :3], points - cameras.centers[:, None])
     flat = local[..., :2] * torch.tensor([-1.0, 1.0]) / -local[..., 2:]
     return flat * cameras.focal[:, None] + cameras.principal[:, None]
