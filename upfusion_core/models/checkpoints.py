@@ -127,9 +127,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """Opens a folder or a merged `.safetensors` without loading it, and checks every name and shape.
 
     Raises:
-        CheckpointError: a file is missing, damaged or of another kind, or names are missing, unexpected or
-        mis-shaped: all
-            are listed in the one message.
+        CheckpointError: a file is missing, damaged or of another kind, or names are missing, unexpected or mis-shaped:
+            all are listed in the one message.
     """
     path = Path(path)
     if not path.exists():

@@ -60,8 +60,7 @@ class ControlConstants:
     """What the ControlNet needs of a scene and its cameras, constant over the sampling steps.
 
     hint: (B, C, s, s) after the hint convolution. ray_maps: one (B, 6, s, s) a level, finest first.
-    keys_values: cross-attention keys and values of the set latents, (G, heads, N, D) each, in network order; G
-    divides B.
+    keys_values: cross-attention keys and values of the set latents, (G, heads, N, D) each; G divides B.
     """
 
     hint: Tensor

@@ -40,12 +40,10 @@ def distill(
     Args:
         config: DistillConfig.draft() unless given.
         generator: only its initial seed counts, so that a resumed run draws what an uninterrupted one draws.
-        on_step: called after each step; the preview is the field as it is, seen from where photo 1 stands. Raising
-        from it
-            cancels; the state is saved first.
-        checkpoint: file of the saved state, written every `config.checkpoint_every` steps and read if it exists: the
-        run
-            goes on from there and, on a CPU, ends in the same field to the bit.
+        on_step: called after each step; the preview is the field as it is, seen from where photo 1 stands.
+            Raising from it cancels; the state is saved first.
+        checkpoint: file of the saved state, written every `config.checkpoint_every` steps and read if it exists:
+            the run goes on from there and, on a CPU, ends in the same field to the bit.
         prompt, text_embeddings: as in UpFusion.condition.
 
     Raises:

@@ -77,8 +77,7 @@ def condition_views(
 
     Args:
         text: (conditional, unconditional) embeddings.
-        zero_attention_rays: reproduces the release, whose attention sees no rays under guidance (golden:
-        eps_zero_rays).
+        zero_attention_rays: reproduces the release, whose attention sees no rays (golden: eps_zero_rays).
     """
     _check_cameras(cameras)
     cameras = cameras.to(scene.tokens.device)

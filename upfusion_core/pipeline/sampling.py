@@ -45,8 +45,8 @@ def sample_views(
     """(Q, 3, S, S) views in [0, 1] for the Q cameras of `cond`.
 
     Args:
-        scheduler: see make_scheduler. seeds: one a view; they feed a CPU generator, so every device draws the same
-        noise.
+        scheduler: see make_scheduler.
+        seeds: one a view; they feed a CPU generator, so every device draws the same noise.
         batch_size: views at a time; with guidance the networks see twice as many.
         on_step: called after each step; the preview is the first view of the batch as predicted at that step.
     """

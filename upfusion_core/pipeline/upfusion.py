@@ -73,9 +73,8 @@ class UpFusion:
 
         Args:
             device: None takes CUDA, then MPS, then the CPU, whichever there is.
-            dtype: precision of all networks; None takes float32 on a CPU and float16 elsewhere. Weights that are
-            stored in
-                this precision stay mapped from the file on a CPU.
+            dtype: precision of all networks; None takes float32 on a CPU and float16 elsewhere. On a CPU, weights
+                stored in this precision stay mapped from the file.
 
         Raises:
             CheckpointError: see open_checkpoint.
@@ -136,8 +135,7 @@ class UpFusion:
 
         Args:
             views: from prepare_views; photos of another size are resized to the model's.
-            reference_elevation_degrees: elevation that photo 1 was taken from; nobody measured it, the release takes
-            22.5.
+            reference_elevation_degrees: elevation that photo 1 was taken from; the release assumes 22.5.
 
         Raises:
             InputError: the weights give values that are not finite in this precision.
@@ -172,9 +170,9 @@ class UpFusion:
         """What the diffusion model needs to paint `cameras`; the scene is decoded, not encoded again.
 
         Args:
-            prompt: None takes the released prompt. text_embeddings: (conditional, unconditional) in the prompt's place.
-            zero_attention_rays: reproduces the release under guidance (the Plücker grids of attention are
-            zero).
+            prompt: None takes the released prompt.
+            text_embeddings: (conditional, unconditional) in the prompt's place.
+            zero_attention_rays: reproduces the release, whose attention sees no rays under guidance.
         """
         if prompt is not None and text_embeddings is not None:
             raise InputError("give a prompt or text_embeddings, not both")
@@ -229,8 +227,8 @@ class UpFusion:
         """Paints the cameras' views. View i depends on its own seed only, not on the batch it is in.
 
         Args:
-            generator: view i draws from the seed generator.initial_seed() + i; None counts from 0. seeds: one a view
-            instead.
+            generator: view i draws from the seed generator.initial_seed() + i; None counts from 0.
+            seeds: one a view, in the generator's place.
             scheduler: "ddim" as released, or see make_scheduler. Other arguments: see condition and sample_views.
         """
         draws = view_seeds(len(cameras), generator, seeds)
