@@ -155,7 +155,8 @@ def network_weights(config: ModelConfig, networks: Networks) -> dict[str, Tensor
     """All weights of `networks` under their merged names, shaped as in the files; not copied, outside of autograd."""
     weights = {}
     for module, names in _modules(config, networks):
-        weights |= {name: _stored_shape(name, module.state_dict()[own]) for own, name in names.items()}
+        state = module.state_dict()
+        weights |= {name: _stored_shape(name, state[own]) for own, name in names.items()}
     return weights
 
 

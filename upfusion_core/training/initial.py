@@ -18,7 +18,6 @@ from ..models.checkpoints import (
     Checkpoint,
     Networks,
     build_networks,
-    load_text_encoder,
     network_weights,
     open_checkpoint,
     set_network_weights,
@@ -26,8 +25,8 @@ from ..models.checkpoints import (
 from ..models.config import ModelConfig
 from ..models.controlnet import ControlNet
 from ..models.dino_names import hub_names
-from ..models.ldm_names import CONTROL_PREFIX, TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX, unet_names, vae_names
-from ..models.text import DEFAULT_PROMPT, encode_tokens, tokenize
+from ..models.ldm_names import CONTROL_PREFIX, TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX, text_names, unet_names, vae_names
+from ..models.text import DEFAULT_PROMPT, build_text_encoder, encode_tokens, tokenize
 from ..models.weight_files import read_metadata, read_weights
 from .draws import derived_seed
 
@@ -166,7 +165,11 @@ def _renamed(part: str, weights: Mapping[str, Tensor], config: ModelConfig) -> d
     if part == "vae":
         weights = {_newer_attention(name): tensor for name, tensor in weights.items()}
     names = unet_names(config.diffusion, weights) if part == "unet" else vae_names(config.vae, weights)
-    return {ldm: weights[name] for name, ldm in names.items()}
+    renamed = {ldm: weights[name] for name, ldm in names.items()}
+    return {  # the VAE's attention is of linear layers in diffusers, of 1x1 convolutions in `ldm` files
+        name: value[:, :, None, None] if ".mid.attn_1." in name and value.ndim == 2 else value
+        for name, value in renamed.items()
+    }
 
 
 def _newer_attention(name: str) -> str:
@@ -193,12 +196,20 @@ def _embeddings(config: ModelConfig, weights: dict[str, Tensor]) -> tuple[Tensor
     names = (DEFAULT_EMBEDDING, EMPTY_EMBEDDING)
     if all(name in weights for name in names):
         return weights[names[0]].float(), weights[names[1]].float()
-    encoder_weights = {name: tensor for name, tensor in weights.items() if name.startswith(TEXT_PREFIX)}
-    if encoder_weights:
-        encoder = load_text_encoder(Checkpoint(Path("text encoder"), "merged", config, encoder_weights))
-        default, empty = (encode_tokens(encoder, tokenize(prompt))[0] for prompt in (DEFAULT_PROMPT, ""))
-        return default, empty
-    return fixed_embeddings(config.diffusion.context_dim)
+    if not any(name.startswith(TEXT_PREFIX) for name in weights):
+        return fixed_embeddings(config.diffusion.context_dim)
+    encoder = build_text_encoder(config.text)
+    state = encoder.state_dict()
+    names = text_names(state)
+    wrong = [ldm for own, ldm in names.items() if ldm not in weights or weights[ldm].shape != state[own].shape]
+    if wrong:
+        raise CheckpointError(
+            f"the text encoder to start from lacks {wrong[0]} or has it in another size; "
+            "correct the section text of the model's configuration"
+        )
+    encoder.load_state_dict({own: weights[ldm] for own, ldm in names.items()})
+    default, empty = (encode_tokens(encoder, tokenize(prompt))[0] for prompt in (DEFAULT_PROMPT, ""))
+    return default, empty
 
 
 def fixed_embeddings(width: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,77 @@
+"""A model of 16 x 16 pixels, configurations and batches for the tests of training: a step takes milliseconds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from upfusion_core.geometry import random_cameras, reference_camera
+from upfusion_core.models.config import ModelConfig
+from upfusion_core.models.controlnet import DiffusionConfig
+from upfusion_core.models.dino import DinoConfig
+from upfusion_core.models.text import TextConfig
+from upfusion_core.models.upsrt import UpSRTConfig
+from upfusion_core.models.vae import VaeConfig
+from upfusion_core.training.batches import TrainingBatch
+from upfusion_core.training.config import TrainConfig
+from upfusion_core.types import Cameras
+
+SIZE, WIDTH = 16, 32
+
+
+def tiny_model() -> ModelConfig:
+    return ModelConfig(
+        image_size=SIZE,
+        dino=DinoConfig(img_size=16, patch_size=4, embed_dim=16, depth=2, num_heads=2, layer=1),
+        upsrt=UpSRTConfig(WIDTH, 4, 48, 1, 1, image_feature_dim=16, patches=(4, 4), num_freqs=4, start_freq=-2),
+        diffusion=DiffusionConfig(32, (1, 1), 1, 8, context_dim=WIDTH, hint_channels=WIDTH + 6),
+        vae=VaeConfig(ch=32, ch_mult=(1, 1), num_res_blocks=1),
+        text=TextConfig(hidden_size=WIDTH, num_attention_heads=4, num_hidden_layers=1, intermediate_size=64),
+    )
+
+
+def tiny_config(stage: str = "encoder", **changes: Any) -> TrainConfig:  # noqa: ANN401 - fields of TrainConfig
+    joint = stage != "autoencoder"
+    values = {
+        "model": tiny_model(), "batch_size": 2, "photos": (1, 3), "targets": 2, "rays": 32, "inside_share": 0.5,
+        "steps": 6, "learning_rate": 1e-3, "warmup_steps": 2, "final_share": 0.1, "ema_decay": 0.9,
+        "train_dino": joint, "train_upsrt": joint, "train_unet": "all", "validate_every": 0, "save_every": 100,
+        "log_every": 2, "validation_batches": 1,
+    }  # fmt: skip
+    if stage == "diffusion":
+        values["rgb_weight"] = 1.0
+    return TrainConfig(stage=stage, **(values | changes))
+
+
+class TinySource:
+    """Discs whose colour follows from the example's number; example i of step s is the same however steps are cut."""
+
+    def __init__(self, batch_size: int = 2, targets: int = 2, *, fixed: bool = False) -> None:
+        self.batch_size, self.targets, self.fixed = batch_size, targets, fixed
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> TrainingBatch:
+        step = 0 if self.fixed else step
+        first = (step * world + rank) * self.batch_size
+        examples = [self._example(first + index, 1 + step % 3) for index in range(self.batch_size)]
+        photos, targets, masks, cameras = zip(*examples, strict=True)
+        references = Cameras.concatenate([reference_camera()] * self.batch_size)
+        return TrainingBatch(
+            torch.stack(photos), references, torch.stack(targets), torch.stack(masks),
+            Cameras.concatenate(list(cameras)),
+        )  # fmt: skip
+
+    def _example(self, number: int, photos: int) -> tuple[Tensor, Tensor, Tensor, Cameras]:
+        generator = torch.Generator().manual_seed(number)
+        color = torch.rand(3, generator=generator)[:, None, None]
+        row, column = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
+        mask = (((row - 7.5) ** 2 + (column - 7.5) ** 2) < 30).float()[None]
+        picture = color * mask * (0.5 + column / 32) + (1 - mask)
+        cameras = random_cameras(self.targets, generator=generator)
+        return (
+            picture.expand(photos, -1, -1, -1),
+            picture.expand(self.targets, -1, -1, -1),
+            mask.expand(self.targets, -1, -1, -1),
+            cameras,
+        )

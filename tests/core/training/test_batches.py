@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from upfusion_core.data.examples import PosedViews
+from upfusion_core.data.procedural import ProceduralObjects
+from upfusion_core.errors import InputError
+from upfusion_core.geometry import orbit_cameras
+from upfusion_core.training.batches import (
+    BatchSource,
+    DatasetBatches,
+    ProceduralBatches,
+    TrainingBatch,
+    check_photos,
+    photo_count,
+)
+
+
+class Plain:
+    """Objects whose pictures are of one value: (index + 1)/10 + view/1000."""
+
+    def __init__(self, count: int = 5, views: int = 6, size: int = 8, broken: tuple[int, ...] = ()) -> None:
+        self.count, self.views, self.size, self.broken = count, views, size, broken
+        self.skipped: list[tuple[str, str]] = []
+
+    def __len__(self) -> int:
+        return self.count
+
+    def view_count(self, index: int) -> int:
+        return self.views
+
+    def read(self, index: int, views: Sequence[int] | None = None) -> PosedViews:
+        if index in self.broken:
+            self.skipped.append((str(index), "torn"))
+            raise InputError("torn")
+        values = torch.tensor([(index + 1) / 10 + view / 1000 for view in views])
+        rgb = values[:, None, None, None].expand(-1, 3, self.size, self.size)
+        cameras = orbit_cameras([60.0 * view for view in range(len(views))])
+        return PosedViews(rgb, torch.ones_like(rgb[:, :1]), cameras, f"object {index}")
+
+
+def source(dataset: Plain, batch_size: int = 2, **changes: object) -> DatasetBatches:
+    return DatasetBatches(
+        dataset, **{"batch_size": batch_size, "photos": (1, 3), "targets": 2, "image_size": 8} | changes
+    )
+
+
+def procedural(batch_size: int = 2) -> ProceduralBatches:
+    return ProceduralBatches(ProceduralObjects("train"), batch_size=batch_size, photos=(1, 3), targets=2, image_size=8)
+
+
+def same(one: TrainingBatch, two: TrainingBatch) -> bool:
+    pairs = [(one.photos, two.photos), (one.targets, two.targets), (one.target_masks, two.target_masks)]
+    pairs += [(a.camera_to_world, b.camera_to_world) for a, b in ((one.cameras, two.cameras),)]
+    pairs += [(one.references.camera_to_world, two.references.camera_to_world)]
+    return all(a.shape == b.shape and torch.allclose(a, b, atol=1e-6) for a, b in pairs)
+
+
+def joined(parts: list[TrainingBatch]) -> TrainingBatch:
+    def cat(name: str) -> torch.Tensor:
+        return torch.cat([getattr(part, name) for part in parts])
+
+    cameras = [
+        type(parts[0].cameras).concatenate([getattr(part, name) for part in parts])
+        for name in ("references", "cameras")
+    ]
+    return TrainingBatch(cat("photos"), cameras[0], cat("targets"), cat("target_masks"), cameras[1])
+
+
+@pytest.mark.parametrize("make", [lambda size: source(Plain(), size), procedural], ids=["dataset", "procedural"])
+def test_a_batch_is_a_pure_function_and_parts_make_the_whole(make: type) -> None:
+    small: BatchSource = make(2)
+    large: BatchSource = make(4)
+    for step in (0, 3):
+        parts = [small.batch(step, rank, 2) for rank in range(2)]
+        assert same(joined(parts), large.batch(step))
+        assert same(make(2).batch(step, 1, 2), parts[1])
+    assert not torch.equal(small.batch(0).targets, small.batch(1).targets)
+
+
+def test_a_pass_visits_every_object_once_in_a_new_order() -> None:
+    batches = source(Plain(6), targets=1, photos=(1, 1))
+    passes = []
+    for number in range(2):
+        seen = [float(value) for step in range(3) for value in batches.batch(3 * number + step).photos[:, 0, 0, 0, 0]]
+        passes.append([int(value * 10 + 1e-3) for value in seen])
+    assert [sorted(order) for order in passes] == [[1, 2, 3, 4, 5, 6]] * 2
+    assert passes[0] != passes[1]
+
+
+def test_views_are_different_ones_where_there_are_enough() -> None:
+    batch = source(Plain(views=5), photos=(3, 3)).batch(0)
+    assert batch.photos.shape == (2, 3, 3, 8, 8)
+    values = torch.cat([batch.photos[0, :, 0, 0, 0], batch.targets[0, :, 0, 0, 0]])
+    assert len(values.unique()) == 5
+    few = source(Plain(views=2), photos=(3, 3)).batch(0)
+    assert len(torch.cat([few.photos[0, :, 0, 0, 0], few.targets[0, :, 0, 0, 0]]).unique()) == 2
+
+
+def test_pictures_take_the_model_s_size() -> None:
+    batch = source(Plain(size=20)).batch(0)
+    assert batch.targets.shape[-2:] == (8, 8)
+    torch.testing.assert_close(batch.targets[..., 0, 0], batch.targets[..., 4, 4])
+
+
+def test_broken_objects_are_replaced() -> None:
+    dataset = Plain(4, broken=(1,))
+    batches = source(dataset, 4, photos=(1, 1))
+    values = [int(value * 10 + 1e-3) for value in batches.batch(0).photos[:, 0, 0, 0, 0]]
+    assert len(values) == 4
+    assert set(values) == {1, 3, 4}
+    assert dataset.skipped[0] == ("1", "torn")
+
+
+def test_photo_counts_fill_the_range() -> None:
+    counts = [photo_count((2, 4), 0, step) for step in range(200)]
+    assert set(counts) == {2, 3, 4}
+    assert min(counts.count(number) for number in (2, 3, 4)) > 40
+
+
+def test_procedural_batches_show_new_objects_from_their_reference() -> None:
+    batch = procedural().batch(0)
+    assert batch.references.centers.norm(dim=-1).tolist() == pytest.approx([1, 1])
+    assert batch.photos.min() < 0.9  # something is seen
+    other = ProceduralBatches(ProceduralObjects("train"), batch_size=2, photos=(1, 3), targets=2, image_size=8, seed=1)
+    assert not torch.equal(other.batch(0).targets, batch.targets)
+
+
+@pytest.mark.parametrize("photos", [(0, 3), (3, 2), (1, 7)])
+def test_photo_ranges(photos: tuple[int, int]) -> None:
+    with pytest.raises(InputError, match="within 1 to 6"):
+        check_photos(photos)
+
+
+def test_what_is_refused() -> None:
+    with pytest.raises(InputError, match="must hold objects"):
+        source(Plain(0))
+    with pytest.raises(InputError, match="batch_size"):
+        source(Plain(), 0)
+    with pytest.raises(InputError, match="targets"):
+        source(Plain(), targets=0)
+    with pytest.raises(InputError, match="none of 2 objects"):
+        source(Plain(2, broken=(0, 1))).batch(0)
+    with pytest.raises(InputError, match="batch_size"):
+        procedural(0)
+    batch = source(Plain()).batch(0)
+    with pytest.raises(InputError, match=r"TrainingBatch\.targets"):
+        TrainingBatch(batch.photos, batch.references, batch.targets[:1], batch.target_masks, batch.cameras)
+    with pytest.raises(InputError, match=r"TrainingBatch\.cameras"):
+        TrainingBatch(batch.photos, batch.references, batch.targets, batch.target_masks, batch.cameras[0])

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tiny_training import tiny_config
+
+from upfusion_core.errors import CheckpointError, InputError
+from upfusion_core.models.checkpoints import build_networks, network_weights
+from upfusion_core.training.config import STAGES, TrainConfig, mini_model
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("name", ["mini", "released"])
+def test_presets_survive_json(name: str, stage: str) -> None:
+    config = TrainConfig.preset(name, stage)
+    assert config.stage == stage
+    assert TrainConfig.from_json(json.dumps(config.to_dict()), "x") == config
+
+
+def test_released_settings_are_the_paper_s() -> None:
+    diffusion = TrainConfig.preset("released", "diffusion")
+    assert (diffusion.learning_rate, diffusion.dropout, diffusion.train_unet) == (1e-5, 0.05, "output")
+    assert not diffusion.train_upsrt
+    assert not diffusion.train_dino
+    assert diffusion.weight_decay == 0
+    assert TrainConfig.preset("released", "encoder").rays == 7168
+
+
+def test_mini_fits_forty_megabytes_and_has_eight_heads() -> None:
+    weights = network_weights(mini_model(), build_networks(mini_model(), "meta"))
+    text = 2 * 77 * mini_model().diffusion.context_dim * 4
+    names = sum(len(name) + 80 for name in weights)
+    assert 2 * sum(tensor.numel() for tensor in weights.values()) + text + names <= 40e6
+    assert mini_model().diffusion.num_heads == 8
+    assert mini_model().vae.scale_factor == 0.18215
+    assert mini_model().image_size == 64
+
+
+def test_fingerprint_follows_what_shapes_the_weights() -> None:
+    config = tiny_config()
+    assert replace(config, save_every=3, validate_every=9, log_every=1).fingerprint == config.fingerprint
+    for change in ({"seed": 1}, {"steps": 7}, {"learning_rate": 2e-3}, {"photos": (2, 3)}):
+        assert replace(config, **change).fingerprint != config.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"epochs": 3}, "epochs"),
+        ({"steps": "3"}, "must be like 100000"),
+        ({"steps": True}, "must be like"),
+        ({"steps": 2.5}, "must be like"),
+        ({"photos": [1, 2, 3]}, "must be like"),
+        ({"photos": [1, 2.5]}, "must be like"),
+        ({"photos": [0, 2]}, "within 1 to 6"),
+        ({"compile": 1}, "must be like false"),
+        ({"betas": [0.9, 1.0]}, "betas"),
+        ({"stage": "upsrt"}, "stage"),
+        ({"precision": "fp16"}, "precision"),
+        ({"train_unet": "middle"}, "train_unet"),
+        ({"dropout": 0.5}, "dropout"),
+        ({"inside_share": 1.5}, "inside_share"),
+        ({"stage": "encoder", "train_upsrt": False}, "train_upsrt"),
+        ({"stage": "diffusion", "rgb_weight": 1.0}, "rgb_weight"),
+        ({"stage": "diffusion", "train_dino": True}, "train_dino"),
+        ({"batch_size": 0}, "batch_size"),
+        ([], "must be a JSON object"),
+    ],
+)
+def test_what_is_refused(content: Any, words: str) -> None:  # noqa: ANN401 - JSON values
+    if isinstance(content, dict):
+        content = {"stage": "autoencoder"} | content
+    with pytest.raises(InputError, match=words):
+        TrainConfig.from_dict(content, "train.json")
+
+
+def test_sections_and_syntax() -> None:
+    with pytest.raises(CheckpointError, match="section model"):
+        TrainConfig.from_dict({"model": {"unet": {}}}, "train.json")
+    with pytest.raises(InputError, match="is not JSON"):
+        TrainConfig.from_json("{", "train.json")
+    with pytest.raises(InputError, match="preset"):
+        TrainConfig.preset("huge", "encoder")

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import torch
+
+from upfusion_core.training.draws import Draws, derived_seed
+
+
+def test_parts_are_cut_from_the_whole() -> None:
+    whole = Draws(7)
+    parts = [Draws(7, shard, 3) for shard in range(3)]
+    for draw in ("uniform", "normal"):
+        together = torch.cat([getattr(part, draw)(2, 5, 3) for part in parts])
+        assert torch.equal(together, getattr(whole, draw)(6, 5, 3))
+    assert torch.equal(torch.cat([part.integers(2, 10) for part in parts]), whole.integers(6, 10))
+
+
+def test_draws_are_what_they_say() -> None:
+    draws = Draws(1)
+    uniform, normal, integers = draws.uniform(4000), draws.normal(4000), draws.integers(4000, 4)
+    assert uniform.min() >= 0
+    assert uniform.max() < 1
+    assert abs(float(uniform.mean()) - 0.5) < 0.02
+    assert abs(float(normal.std()) - 1) < 0.05
+    assert integers.bincount().tolist() == torch.bincount(integers, minlength=4).tolist()
+    assert integers.unique().tolist() == [0, 1, 2, 3]
+
+
+def test_seeds_differ_and_stay() -> None:
+    seeds = {derived_seed(seed, "losses", step) for seed in range(3) for step in range(50)}
+    assert len(seeds) == 150
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert derived_seed(0, "losses", 1) == derived_seed(0, "losses", 1) != derived_seed(0, "views", 1)
+    assert derived_seed(1, 23) != derived_seed(12, 3)

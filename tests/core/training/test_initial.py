@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tiny_training import tiny_model
+from torch import Tensor, nn
+
+from upfusion_core.errors import CheckpointError
+from upfusion_core.models.checkpoints import Networks, build_networks, network_weights
+from upfusion_core.models.config import ModelConfig
+from upfusion_core.models.convert import write_networks
+from upfusion_core.models.ldm_names import TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX
+from upfusion_core.models.text import DEFAULT_PROMPT, build_text_encoder, encode_tokens, tokenize
+from upfusion_core.models.unet import predict, prompt_keys_values
+from upfusion_core.training.initial import (
+    controlnet_from_unet,
+    fixed_embeddings,
+    initial_networks,
+    read_initial_weights,
+)
+
+CONFIG = tiny_model()
+
+
+@pytest.fixture(scope="module")
+def networks() -> Networks:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return build_networks(CONFIG)
+
+
+def saved(path: Path, weights: dict[str, Tensor]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.contiguous() for name, value in weights.items()}, path)
+    return path
+
+
+def same_weights(one: nn.Module, two: nn.Module) -> bool:
+    theirs = two.state_dict()
+    return all(torch.equal(value, theirs[name]) for name, value in one.state_dict().items())
+
+
+def test_the_controlnet_begins_as_the_unet_s_input_half(networks: Networks) -> None:
+    """With the text in the set latents' place its features are the UNet's own, whatever the rays are."""
+    controlnet = build_networks(CONFIG).controlnet
+    controlnet_from_unet(controlnet, networks.unet)
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(2, 4, 8, 8, generator=generator)
+    text = torch.randn(1, 7, CONFIG.diffusion.context_dim, generator=generator)
+    rays = tuple(torch.randn(2, 6, size, size, generator=generator) for size in (8, 4))
+    hint = torch.randn(2, CONFIG.diffusion.hint_channels, 8, 8, generator=generator)
+    times = torch.tensor([10, 700])
+    seen: list[Tensor] = []
+    hooks = [networks.unet.conv_in.register_forward_hook(lambda module, args, output: seen.append(output))]
+    hooks += [
+        block.register_forward_hook(lambda module, args, output: seen.extend(output[1]))
+        for block in networks.unet.down_blocks
+    ]
+    hooks += [networks.unet.mid_block.register_forward_hook(lambda module, args, output: seen.append(output))]
+    constants = controlnet.constants(hint, rays, text)
+    with torch.no_grad():
+        residuals = controlnet(latents, times, constants)
+        keys_values = prompt_keys_values(networks.unet, text)
+        plain = predict(networks.unet, latents, times, text, keys_values, None)
+        for hook in hooks:
+            hook.remove()
+        controlled = predict(networks.unet, latents, times, text, keys_values, residuals)
+        assert all(residual.eq(0).all() for residual in residuals)
+        assert torch.equal(plain, controlled)
+        for block in [*controlnet.zero_convs, controlnet.middle_block_out]:
+            block[0].weight.copy_(torch.eye(len(block[0].weight))[:, :, None, None])
+        features = controlnet(latents, times, constants)
+    assert len(features) == len(seen)
+    for ours, theirs in zip(features, seen, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_sizes_of_unet_and_controlnet_must_agree(networks: Networks) -> None:
+    other = ModelConfig.from_dict(
+        {**CONFIG.to_dict(), "diffusion": {**CONFIG.to_dict()["diffusion"], "model_channels": 64}}
+    )
+    with pytest.raises(CheckpointError, match="one configuration"):
+        controlnet_from_unet(build_networks(other).controlnet, networks.unet)
+
+
+def test_nothing_to_start_from_is_a_seeded_start() -> None:
+    one, text = initial_networks(CONFIG, seed=1)
+    two, same_text = initial_networks(CONFIG, seed=1)
+    other, _ = initial_networks(CONFIG, seed=2)
+    assert same_weights(one.upsrt, two.upsrt)
+    assert not same_weights(one.upsrt, other.upsrt)
+    assert torch.equal(text[0], same_text[0])
+    assert text[0].shape == (77, CONFIG.diffusion.context_dim)
+    assert not torch.equal(*text)
+    state = torch.random.get_rng_state()
+    initial_networks(CONFIG)
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_a_merged_file_gives_everything(networks: Networks, tmp_path: Path) -> None:
+    text = tuple(torch.rand(2, 77, CONFIG.diffusion.context_dim))
+    write_networks(tmp_path / "m.safetensors", CONFIG, network_weights(CONFIG, networks), text)
+    found, found_text = initial_networks(CONFIG, [tmp_path / "m.safetensors"])
+    for part, network in vars(networks).items():
+        assert same_weights(network, getattr(found, part)), part
+    assert torch.equal(found_text[0], text[0])
+    assert torch.equal(found_text[1], text[1])
+
+
+def diffusers_folder(networks: Networks, folder: Path, *, older: bool = False) -> Path:
+    vae = networks.vae.state_dict()
+    if older:
+        for new, old in (
+            (".to_q.", ".query."),
+            (".to_k.", ".key."),
+            (".to_v.", ".value."),
+            (".to_out.0.", ".proj_attn."),
+        ):
+            vae = {name.replace(new, old) if "attentions" in name else name: value for name, value in vae.items()}
+    saved(folder / "unet" / "diffusion_pytorch_model.safetensors", networks.unet.state_dict())
+    saved(folder / "vae" / "diffusion_pytorch_model.safetensors", vae)
+    encoder = text_encoder()
+    state = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in encoder.state_dict().items()}
+    saved(folder / "text_encoder" / "model.safetensors", state)
+    return folder
+
+
+def text_encoder() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        return build_text_encoder(CONFIG.text)
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_stable_diffusion_in_diffusers_layout(networks: Networks, tmp_path: Path, older: bool) -> None:
+    found, text = initial_networks(CONFIG, [diffusers_folder(networks, tmp_path, older=older)])
+    assert same_weights(networks.unet, found.unet)
+    assert same_weights(networks.vae, found.vae)
+    assert found.controlnet.zero_convs[0][0].weight.eq(0).all()
+    torch.testing.assert_close(found.controlnet.time_embed[0].weight, networks.unet.time_embedding.linear_1.weight)
+    expected = encode_tokens(text_encoder(), tokenize(DEFAULT_PROMPT))[0]
+    torch.testing.assert_close(text[0], expected)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "ckpt"])
+def test_stable_diffusion_in_one_file(networks: Networks, tmp_path: Path, suffix: str) -> None:
+    weights = {
+        name: value.clone()
+        for name, value in network_weights(CONFIG, networks).items()
+        if name.startswith((UNET_PREFIX, VAE_PREFIX))
+    }
+    assert weights["first_stage_model.encoder.mid.attn_1.q.weight"].ndim == 4
+    encoder = {
+        TEXT_PREFIX + name.removeprefix("text_model."): value for name, value in text_encoder().state_dict().items()
+    }
+    weights |= encoder | {"model_ema.decay": torch.ones(1), "betas": torch.ones(3)}
+    path = tmp_path / f"sd15.{suffix}"
+    if suffix == "safetensors":
+        saved(path, weights)
+    else:
+        torch.save({"state_dict": weights}, path)
+    found, text = initial_networks(CONFIG, [path])
+    assert same_weights(networks.unet, found.unet)
+    assert same_weights(networks.vae, found.vae)
+    assert text[0].shape == (77, CONFIG.text.hidden_size)
+
+
+def test_single_networks_replace_their_part(networks: Networks, tmp_path: Path) -> None:
+    torch.save({"model_state_dict": networks.upsrt.state_dict()}, tmp_path / "upsrt.pt")
+    torch.save(networks.dino.state_dict(), tmp_path / "dino.pth")
+    found, text = initial_networks(CONFIG, [tmp_path / "upsrt.pt", tmp_path / "dino.pth"])
+    assert same_weights(networks.upsrt, found.upsrt)
+    assert same_weights(networks.dino, found.dino)
+    assert not same_weights(networks.unet, found.unet)
+    assert torch.equal(text[0], fixed_embeddings(CONFIG.diffusion.context_dim)[0])
+
+
+def test_what_is_refused(networks: Networks, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="must hold UpSRT"):
+        read_initial_weights(saved(tmp_path / "other.safetensors", {"lora.weight": torch.ones(1)}), CONFIG)
+    state = dict(networks.upsrt.state_dict())
+    del state["linear_scene.bias"]
+    with pytest.raises(CheckpointError, match=r"tensors of UpSRT, not upsrt\.linear_scene\.bias"):
+        initial_networks(CONFIG, [saved(tmp_path / "part.safetensors", state)])
+    state["linear_scene.bias"] = torch.ones(5)
+    with pytest.raises(CheckpointError, match="must fit the configuration"):
+        initial_networks(CONFIG, [saved(tmp_path / "wrong.safetensors", state)])
+    half_a_text_encoder = {TEXT_PREFIX + "final_layer_norm.weight": torch.ones(32)}
+    with pytest.raises(CheckpointError, match="the text encoder to start from lacks"):
+        initial_networks(CONFIG, [saved(tmp_path / "text.safetensors", half_a_text_encoder)])
+    (tmp_path / "sd" / "unet").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="got no such file"):
+        initial_networks(CONFIG, [tmp_path / "sd"])
+    write_networks(
+        tmp_path / "m.safetensors", CONFIG, network_weights(CONFIG, networks), fixed_embeddings(CONFIG.text.hidden_size)
+    )
+    other = ModelConfig.from_dict({**CONFIG.to_dict(), "image_size": 32})
+    with pytest.raises(CheckpointError, match=r"other sizes \(image_size\)"):
+        initial_networks(other, [tmp_path / "m.safetensors"])

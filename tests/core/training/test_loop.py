@@ -1,0 +1,304 @@
+from __future__ import annotations
+
+import builtins
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gradients_worker
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from tiny_training import TinySource, tiny_config
+from torch import Tensor
+
+from upfusion_core import UpFusion, orbit_cameras
+from upfusion_core.errors import CheckpointError, InputError, MissingPackageError
+from upfusion_core.models.vae import encode_images
+from upfusion_core.training.batches import TrainingBatch
+from upfusion_core.training.config import TrainConfig
+from upfusion_core.training.loop import TrainResult, accumulate_gradients, learning_rate, make_stage, train
+from upfusion_core.training.state import Averaged, History, read_state
+from upfusion_core.types import InputViews
+
+WORKER = Path(gradients_worker.__file__)
+
+
+class KilledError(Exception):
+    pass
+
+
+def run(config: TrainConfig, folder: Path, **options: Any) -> TrainResult:  # noqa: ANN401 - arguments of train
+    return train(config, options.pop("source", TinySource()), TinySource(fixed=True), folder, device="cpu", **options)
+
+
+def killing(at: int) -> Callable[..., None]:
+    def on_step(step: int, total: int, preview: object) -> None:
+        if step == at:
+            raise KilledError
+
+    return on_step
+
+
+def flat(content: Any) -> list[Any]:  # noqa: ANN401 - nested containers of a saved state
+    if isinstance(content, dict):
+        return [item for name in content for item in [name, *flat(content[name])]]
+    if isinstance(content, list | tuple):
+        return [item for value in content for item in flat(value)]
+    return [content]
+
+
+@pytest.mark.parametrize("stage", ["encoder", "autoencoder", "diffusion"])
+def test_a_resumed_run_is_bitwise_the_uninterrupted_one(stage: str, tmp_path: Path) -> None:
+    config = tiny_config(stage, accumulation=2, log_every=4)
+    assert run(config, tmp_path / "whole").finished
+    with pytest.raises(KilledError):
+        run(config, tmp_path / "parts", on_step=killing(2))
+    assert not (tmp_path / "parts" / "model.safetensors").exists()
+    with pytest.raises(KilledError):
+        run(config, tmp_path / "parts", on_step=killing(5), resume=True)
+    result = run(config, tmp_path / "parts", resume=True)
+    assert (result.step, result.finished) == (6, True)
+    states = [read_state(tmp_path / name / "training.pt", config) for name in ("whole", "parts")]
+    one, two = ([*flat({key: value for key, value in state.items() if key != "elapsed"})] for state in states)
+    assert len(one) == len(two) > 100
+    for ours, theirs in zip(one, two, strict=True):
+        assert torch.equal(ours, theirs) if isinstance(ours, Tensor) else ours == theirs
+    models = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts")]
+    assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())
+
+
+def test_accumulation_and_larger_batches_are_the_same(tmp_path: Path) -> None:
+    from accelerate import Accelerator
+
+    from upfusion_core.training.initial import initial_networks
+
+    accelerator, found = Accelerator(cpu=True), []
+    for size, parts in ((4, 1), (2, 2), (1, 4)):
+        config = tiny_config("diffusion", batch_size=size, accumulation=parts)
+        stage = make_stage(config, *initial_networks(config.model))
+        terms = accumulate_gradients(config, accelerator, stage, stage, TinySource(size), 1)
+        found.append([terms, *(value.grad for value in stage.parameters() if value.grad is not None)])
+    for others in found[1:]:
+        for one, two in zip(found[0], others, strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-3, atol=2e-6)
+
+
+def test_two_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(WORKER)]
+    done = subprocess.run(
+        [*launch, str(tmp_path / "two.safetensors")], capture_output=True, text=True, env=environment, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    gradients_worker.main(str(tmp_path / "one.safetensors"))
+    one, two = (load_file(tmp_path / f"{name}.safetensors") for name in ("one", "two"))
+    assert (int(one.pop("processes")), int(two.pop("processes"))) == (1, 2)
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=2e-6)
+
+
+def test_averages_by_hand() -> None:
+    weight = torch.nn.Parameter(torch.tensor([1.0]))
+    averaged = Averaged([weight], 0.5)
+    with torch.no_grad():
+        weight.fill_(2.0)
+        averaged.update()  # decay 1/10: 0.1·1 + 0.9·2
+        assert averaged.values[0].item() == pytest.approx(1.9)
+        weight.fill_(4.0)
+        averaged.update()  # decay 2/11
+        assert averaged.values[0].item() == pytest.approx(2 / 11 * 1.9 + 9 / 11 * 4)
+        averaged.updates = 1000
+        before = averaged.values[0].item()
+        averaged.update()  # now the decay asked for
+        assert averaged.values[0].item() == pytest.approx((before + 4) / 2)
+    with averaged.in_place():
+        assert weight.item() == pytest.approx((before + 4) / 2)
+    assert weight.item() == 4.0
+
+
+def test_learning_rates_by_hand() -> None:
+    config = tiny_config(steps=12, warmup_steps=2, learning_rate=1.0, final_share=0.2)
+    rates = [learning_rate(config, step) for step in (0, 1, 2, 7, 12)]
+    assert rates == pytest.approx([0.5, 1.0, 1.0, 0.6, 0.2])
+    constant = replace(config, warmup_steps=0, final_share=1.0)
+    assert {learning_rate(constant, step) for step in range(12)} == {1.0}
+
+
+def test_history_means() -> None:
+    history = History()
+    assert history.add(1, {"rgb": 1.0}, {"learning_rate": 0.1}, 2) is None
+    assert history.add(2, {"rgb": 3.0}, {"learning_rate": 0.2}, 2) == {"step": 2, "rgb": 2.0, "learning_rate": 0.2}
+    assert history.add(3, {"rgb": 5.0}, {}, 2) is None
+    assert (history.sums, history.count, len(history.losses)) == ({"rgb": 5.0}, 1, 1)
+
+
+def test_the_merged_file_is_the_trained_model(tmp_path: Path) -> None:
+    config = tiny_config("diffusion", ema_decay=0.0, steps=2)
+    from upfusion_core.training import loop
+
+    kept = {}
+    original = loop._finish
+
+    def finish(state: Any, source: object) -> None:  # noqa: ANN401 - the loop's own
+        kept["networks"] = state.networks
+        original(state, source)
+
+    loop._finish = finish
+    try:
+        result = run(config, tmp_path)
+    finally:
+        loop._finish = original
+    model = UpFusion.load(result.model, device="cpu")
+    fresh = UpFusion(config.model)
+    fresh._take(kept["networks"])
+    fresh._embeddings = model._embeddings
+    photos = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    views = InputViews(photos, torch.ones(2, 1, 16, 16), torch.full((2, 2), 4.5))
+    cameras = orbit_cameras([0.0, 90.0])
+    for one in ("predict", "sample"):
+        results = []
+        for each in (model, fresh):
+            scene = each.encode(views)
+            scene = replace(scene, model_id=None)
+            with torch.no_grad():
+                results.append(
+                    each.predict(scene, cameras, 8) if one == "predict" else each.sample(scene, cameras, steps=2).rgb
+                )
+        torch.testing.assert_close(*results, rtol=0, atol=1e-6)
+    assert model.text_embeddings()[0].shape == (77, 32)
+    assert model.text_embeddings()[0].std() > 0.5
+
+
+def test_averaged_weights_are_the_ones_that_are_saved(tmp_path: Path) -> None:
+    config = tiny_config("encoder", ema_decay=0.9, steps=3)
+    run(config, tmp_path)
+    state = read_state(tmp_path / "training.pt", config)
+    model = load_file(tmp_path / "model.safetensors")
+    name = "upsrt.linear_scene.weight"
+    assert not torch.equal(model[name], state["weights"][name])
+    assert any(torch.equal(model[name], value) for value in state["averaged"]["values"])
+    assert torch.equal(
+        model["control_model.time_embed.0.weight"], state["weights"]["control_model.time_embed.0.weight"]
+    )
+
+
+def test_a_stage_goes_on_from_another_s_file(tmp_path: Path) -> None:
+    first = run(tiny_config("encoder", steps=1), tmp_path / "encoder")
+    second = run(tiny_config("autoencoder", steps=2), tmp_path / "autoencoder", init=[first.model])
+    one, two = load_file(first.model), load_file(second.model)
+    assert torch.equal(one["upsrt.linear_scene.weight"], two["upsrt.linear_scene.weight"])
+    assert not torch.equal(one["first_stage_model.quant_conv.bias"], two["first_stage_model.quant_conv.bias"])
+    vae = UpFusion.load(second.model, device="cpu").vae
+    with torch.no_grad():
+        pictures = torch.cat([TinySource().batch(step).targets.flatten(0, 1) for step in range(8)])
+        latents = encode_images(vae, pictures)
+    torch.testing.assert_close(latents.mean(dim=(0, 2, 3)), torch.zeros(4), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("stage", ["encoder", "autoencoder", "diffusion"])
+def test_what_a_run_shows(stage: str, tmp_path: Path) -> None:
+    config = tiny_config(stage, steps=4, validate_every=2, precision="bf16" if stage == "encoder" else "no")
+    seen = []
+    run(config, tmp_path, on_step=lambda step, total, preview: seen.append((step, total, tuple(preview().shape))))
+    rows, columns = 2, 6 + 1 + 2 + 1 + 2
+    assert seen == [(step, 4, (3, rows * 18, columns * 18)) for step in (1, 2, 3, 4)]
+    with Image.open(tmp_path / "validation.png") as sheet:
+        assert sheet.size == (columns * 18, rows * 18)
+    history = json.loads((tmp_path / "history.json").read_text())
+    assert [row["step"] for row in history["losses"]] == [2, 4]
+    assert [row["step"] for row in history["validation"]] == [2, 4]
+    names = {"encoder": {"rgb"}, "autoencoder": {"kl", "l1"}, "diffusion": {"eps", "rgb"}}[stage]
+    assert history["losses"][0].keys() == {"step", "learning_rate", "gradient_norm"} | names
+    assert history["validation"][0].keys() == {"step"} | names
+    with Image.open(tmp_path / "curves.png") as curves:
+        assert curves.size[1] == 400
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_time_is_up(tmp_path: Path) -> None:
+    config = tiny_config("encoder")
+    result = run(config, tmp_path, max_minutes=0)
+    assert (result.step, result.finished) == (1, False)
+    assert UpFusion.load(result.model, device="cpu").config == config.model
+    assert run(config, tmp_path, resume=True).finished
+    with pytest.raises(InputError, match="max_minutes"):
+        run(config, tmp_path, max_minutes=-1)
+
+
+def test_ctrl_c_ends_after_the_step_with_a_saved_state(tmp_path: Path) -> None:
+    config = tiny_config("encoder")
+
+    class Interrupting(TinySource):
+        def batch(self, step: int, rank: int = 0, world: int = 1) -> TrainingBatch:
+            if step == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().batch(step, rank, world)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tmp_path, source=Interrupting())
+    assert signal.getsignal(signal.SIGINT) is before
+    assert read_state(tmp_path / "training.pt", config)["step"] == 3
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_state_before(tmp_path: Path) -> None:
+    config = tiny_config("encoder")
+
+    class Torn(TinySource):
+        def batch(self, step: int, rank: int = 0, world: int = 1) -> TrainingBatch:
+            batch = super().batch(step, rank, world)
+            return replace(batch, photos=batch.photos * (math.nan if step == 3 else 1.0))
+
+    with pytest.raises(InputError, match=r"step 4 gave \{'rgb': nan\}"):
+        run(config, tmp_path, source=Torn())
+    state = read_state(tmp_path / "training.pt", config)
+    assert state["step"] == 3
+    assert all(value.isfinite().all() for value in state["weights"].values())
+    run(config, tmp_path / "whole", on_step=None)
+    run(config, tmp_path, resume=True)
+    one, two = (load_file(path / "model.safetensors") for path in (tmp_path, tmp_path / "whole"))
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+def test_states_that_do_not_fit(tmp_path: Path) -> None:
+    config = tiny_config("encoder", steps=1)
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        run(config, tmp_path, resume=True)
+    run(config, tmp_path)
+    with pytest.raises(CheckpointError, match="another configuration"):
+        run(replace(config, seed=5), tmp_path, resume=True)
+    path = tmp_path / "training.pt"
+    torch.save({"format": 0}, path)
+    with pytest.raises(CheckpointError, match="another kind of file"):
+        run(config, tmp_path, resume=True)
+    path.write_bytes(b"PK" + bytes(100))
+    with pytest.raises(CheckpointError, match="damaged or of another kind"):
+        run(config, tmp_path, resume=True)
+
+
+def test_without_accelerate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = builtins.__import__
+
+    def without(name: str, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - as import is
+        if name.startswith("accelerate"):
+            raise ImportError(name)
+        return original(name, *args, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(MissingPackageError, match=r"upfusion\[train\]"):
+        run(tiny_config("encoder"), tmp_path)
+
+
+def test_unknown_devices(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="device"):
+        train(tiny_config("encoder"), TinySource(), TinySource(), tmp_path, device="tpu")

@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from tiny_training import SIZE, TinySource, tiny_config, tiny_model
+from torch import Tensor, nn
+
+from upfusion_core.errors import InputError
+from upfusion_core.models.checkpoints import Networks
+from upfusion_core.models.vae import decode_latents, encode_images
+from upfusion_core.pipeline.novel_views import condition_views, encode_views
+from upfusion_core.pipeline.prior import DiffusersPrior
+from upfusion_core.pipeline.schedule import alphas_cumprod
+from upfusion_core.training.autoencoder import AutoencoderStage, calibrate_latents
+from upfusion_core.training.diffusion import OUTPUT_HALF, kept_conditions, masked
+from upfusion_core.training.draws import Draws
+from upfusion_core.training.initial import initial_networks
+from upfusion_core.training.loop import make_stage
+from upfusion_core.training.state import trained_parameters
+from upfusion_core.types import InputViews, SceneEncoding
+
+
+def made(stage: str, **changes: Any) -> tuple[nn.Module, Networks, tuple[Tensor, Tensor]]:  # noqa: ANN401
+    config = tiny_config(stage, **changes)
+    networks, text = initial_networks(config.model)
+    return make_stage(config, networks, text), networks, text
+
+
+def terms_of(stage: nn.Module, seed: int = 0) -> dict[str, Tensor]:
+    return stage(**stage.inputs(TinySource().batch(1), Draws(seed)))
+
+
+def test_colour_loss_by_hand() -> None:
+    stage, networks, _ = made("encoder")
+    last = networks.upsrt.ray_decoder.rgb_mlp[-1]
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)  # sigmoid(0) = 0.5
+    inputs = stage.inputs(TinySource().batch(1), Draws(0))
+    assert inputs["rays"].shape == (2, 64, 6)
+    loss = stage(**inputs)
+    assert loss.keys() == {"rgb"}
+    torch.testing.assert_close(loss["rgb"], (inputs["colors"] - 0.5).square().mean())
+
+
+def test_autoencoder_terms_by_hand() -> None:
+    stage, networks, _ = made("autoencoder", kl_weight=0.1)
+    for layer in (networks.vae.quant_conv, networks.vae.decoder.conv_out):
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    networks.vae.quant_conv.bias.data[:4] = 2.0  # mean 2, logvar 0: (4 + 1 - 1 - 0) / 2 = 2 nats
+    inputs = stage.inputs(TinySource().batch(1), Draws(0))
+    loss = stage(**inputs)
+    torch.testing.assert_close(loss["kl"], torch.tensor(0.2))
+    torch.testing.assert_close(loss["l1"], (inputs["pictures"] - 0.5).abs().mean())  # it paints 0, i.e. grey
+
+
+def test_noise_loss_by_hand() -> None:
+    stage, networks, _ = made("diffusion", rgb_weight=0.0)
+    nn.init.zeros_(networks.unet.conv_out.weight)
+    nn.init.zeros_(networks.unet.conv_out.bias)
+    inputs = stage.inputs(TinySource().batch(1), Draws(0))
+    assert inputs["noise"].shape == (4, 4, SIZE // 2, SIZE // 2)
+    torch.testing.assert_close(stage(**inputs)["eps"], inputs["noise"].square().mean())
+
+
+def test_diffusion_trains_what_inference_computes() -> None:
+    """The loss is that of the library's own prediction on the same latents, conditions included."""
+    stage, networks, text = made("diffusion", dropout=0.0)
+    batch = TinySource(1).batch(2)
+    inputs = stage.inputs(batch, Draws(0))
+    views = InputViews(batch.photos[0], torch.ones_like(batch.photos[0, :, :1]), torch.full((3, 2), 4.5))
+    scene = SceneEncoding(encode_views(networks.dino, networks.upsrt, views), batch.references)
+    cond = condition_views(networks.upsrt, scene, batch.cameras, latent_size=8, levels=2, text=text)
+    prior = DiffusersPrior(networks, 8)
+    with torch.no_grad():
+        latents = encode_images(networks.vae, batch.targets[0], inputs["posterior_noise"])
+        alpha = alphas_cumprod()[inputs["timesteps"]][:, None, None, None]
+        noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * inputs["noise"]
+        eps = prior.predict_noise(noisy, inputs["timesteps"], prior.prepare(cond, guided=False), 1.0)
+        loss = stage(**inputs)["eps"]
+        dropped = {**inputs, "text_kept": torch.tensor([False]), "images_kept": torch.tensor([False])}
+        unconditional = prior.predict_noise(
+            noisy, inputs["timesteps"], prior.prepare(cond.unconditional(), guided=False), 1.0
+        )
+        loss_dropped = stage(**dropped)["eps"]
+    torch.testing.assert_close(loss, (eps - inputs["noise"]).square().mean(), rtol=1e-4, atol=0)
+    torch.testing.assert_close(loss_dropped, (unconditional - inputs["noise"]).square().mean(), rtol=1e-4, atol=0)
+    assert abs(float(loss - loss_dropped)) > 1e-5
+
+
+def test_conditions_are_dropped_as_often_as_the_paper_says() -> None:
+    draw = torch.rand(20000, generator=torch.Generator().manual_seed(0))
+    text, images = kept_conditions(draw, 0.05)
+    shares = [float(share.float().mean()) for share in (~text & images, text & ~images, ~text & ~images)]
+    assert shares == pytest.approx([0.05, 0.05, 0.05], abs=0.006)
+    # by hand: r below p drops the text alone, from p to 2p both, from 2p to 3p the images alone
+    text, images = kept_conditions(torch.tensor([0.0, 0.04, 0.05, 0.09, 0.10, 0.14, 0.15, 0.9]), 0.05)
+    assert text.tolist() == [False] * 4 + [True] * 4
+    assert images.tolist() == [True, True, False, False, False, False, True, True]
+
+
+def test_dropping_the_images_zeroes_all_of_them() -> None:
+    hint, maps, tokens = torch.ones(4, 3, 2, 2), [torch.ones(4, 6, 2, 2), torch.ones(4, 6, 1, 1)], torch.ones(2, 5, 7)
+    hint, maps, tokens = masked(torch.tensor([True, False]), hint, maps, tokens)
+    for value in (hint, *maps):
+        assert value[:2].eq(1).all()
+        assert value[2:].eq(0).all()
+    assert tokens[0].eq(1).all()
+    assert tokens[1].eq(0).all()
+
+
+def got_gradients(networks: Networks) -> set[str]:
+    found = set()
+    for part, network in vars(networks).items():
+        found |= {
+            f"{part}.{name}"
+            for name, value in network.named_parameters()
+            if value.grad is not None and bool(value.grad.abs().sum() > 0)
+        }
+    return found
+
+
+def all_names(networks: Networks, *parts: str) -> set[str]:
+    return {f"{part}.{name}" for part in parts for name, _ in getattr(networks, part).named_parameters()}
+
+
+def test_the_encoder_stage_trains_dino_and_upsrt() -> None:
+    stage, networks, _ = made("encoder")
+    terms_of(stage)["rgb"].backward()
+    assert got_gradients(networks) == all_names(networks, "dino", "upsrt")
+    stage, networks, _ = made("encoder", train_dino=False)
+    terms_of(stage)["rgb"].backward()
+    assert got_gradients(networks) == all_names(networks, "upsrt")
+
+
+def test_the_autoencoder_stage_trains_the_autoencoder() -> None:
+    stage, networks, _ = made("autoencoder")
+    sum(terms_of(stage).values()).backward()
+    assert got_gradients(networks) == all_names(networks, "vae")
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["kept", "checkpointed"])
+def test_the_released_diffusion_trains_controlnet_and_output_half(again: bool) -> None:
+    options = {"train_upsrt": False, "train_dino": False, "rgb_weight": 0.0, "train_unet": "output", "dropout": 0.0}
+    stage, networks, _ = made("diffusion", gradient_checkpointing=again, **options)
+    terms_of(stage)["eps"].backward()
+    half = {f"unet.{name}" for name, _ in networks.unet.named_parameters() if name.startswith(OUTPUT_HALF)}
+    assert half < all_names(networks, "unet")
+    found = got_gradients(networks)
+    assert found == all_names(networks, "controlnet") | half
+    assert {id(value) for value in trained_parameters(stage)} == {
+        id(value) for network in vars(networks).values() for value in network.parameters() if value.grad is not None
+    }
+
+
+def test_joint_diffusion_trains_all_but_the_autoencoder() -> None:
+    stage, networks, _ = made("diffusion", dropout=0.0)
+    terms = terms_of(stage)
+    assert terms.keys() == {"eps", "rgb"}
+    sum(terms.values()).backward()
+    assert got_gradients(networks) == all_names(networks, "dino", "upsrt", "controlnet", "unet")
+    stage, networks, _ = made("diffusion", dropout=0.0, rgb_weight=0.0)
+    terms_of(stage)["eps"].backward()
+    colours = {name for name in all_names(networks, "upsrt") if "rgb_mlp" in name}
+    assert got_gradients(networks) == all_names(networks, "dino", "upsrt", "controlnet", "unet") - colours
+
+
+@pytest.mark.parametrize("stage_name", ["encoder", "autoencoder", "diffusion"])
+def test_checkpointing_changes_no_gradient(stage_name: str) -> None:
+    gradients = []
+    for again in (False, True):
+        stage, networks, _ = made(stage_name, gradient_checkpointing=again)
+        sum(terms_of(stage).values()).backward()
+        gradients.append([value.grad for network in vars(networks).values() for value in network.parameters()])
+    for one, two in zip(*gradients, strict=True):
+        assert (one is None) == (two is None)
+        if one is not None:
+            torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("stage_name", "share"), [("encoder", 0.6), ("autoencoder", 0.7), ("diffusion", 0.9)])
+def test_a_few_steps_on_one_batch_lower_the_loss(stage_name: str, share: float) -> None:
+    stage, _, _ = made(stage_name, dropout=0.0)
+    optimizer = torch.optim.AdamW(trained_parameters(stage), lr=3e-3)
+    losses = []
+    for _ in range(20):
+        loss = sum(terms_of(stage).values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < share * losses[0]
+
+
+def test_calibrated_latents_are_of_unit_spread_and_paint_the_same() -> None:
+    _, networks, _ = made("autoencoder")
+    vae = networks.vae.eval()
+    pictures = TinySource(8).batch(0).targets.flatten(0, 1)
+    with torch.no_grad():
+        before = decode_latents(vae, encode_images(vae, pictures))
+        center, deviation = calibrate_latents(vae, pictures)
+        after = encode_images(vae, pictures)
+        noise = torch.randn(len(pictures), 4, 8, 8, generator=torch.Generator().manual_seed(0))
+        sampled = encode_images(vae, pictures, noise)
+        torch.testing.assert_close(decode_latents(vae, after), before, rtol=0, atol=2e-5)
+    assert center.shape == deviation.shape == (4,)
+    torch.testing.assert_close(after.mean(dim=(0, 2, 3)), torch.zeros(4), rtol=0, atol=1e-4)
+    torch.testing.assert_close(sampled.std(dim=(0, 2, 3)), torch.ones(4), rtol=0, atol=0.05)
+
+
+def test_latents_that_do_not_vary_are_refused() -> None:
+    _, networks, _ = made("autoencoder")
+    nn.init.zeros_(networks.vae.quant_conv.weight)
+    networks.vae.quant_conv.bias.data[4:] = -30.0
+    with pytest.raises(InputError, match="must vary"):
+        calibrate_latents(networks.vae, torch.rand(2, 3, 16, 16))
+
+
+def test_what_stages_refuse() -> None:
+    config = tiny_config("diffusion")
+    networks, text = initial_networks(config.model)
+    with pytest.raises(InputError, match="embeddings of two prompts"):
+        make_stage(config, networks, (text[0][:, :5], text[1]))
+    stage = AutoencoderStage(replace(tiny_config("autoencoder"), model=tiny_model()), networks)
+    stage.requires_grad_(False)
+    with pytest.raises(InputError, match="not frozen"):
+        trained_parameters(stage)
