@@ -16,6 +16,7 @@ from .console import answer, say
 from .options import PHOTO_ELEVATION_DEGREES, one_of
 from .run import Interrupted
 from .settings import Conduct, PredictSettings, ReconstructSettings, Sources, ViewsSettings
+from .training import train
 
 app = typer.Typer(
     name="upfusion",
@@ -224,3 +225,6 @@ def info(
     from .weights import run_info
 
     run_info(weights, output, force=force)
+
+
+app.command()(_reporting(train))

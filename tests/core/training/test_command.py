@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tiny_training import tiny_config
+from typer.testing import CliRunner, Result
+
+from upfusion_core import UpFusion
+from upfusion_core.cli import training as command
+from upfusion_core.cli.app import app
+from upfusion_core.models.checkpoints import describe
+
+
+def upfusion(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["train", *map(str, arguments)])
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.json"
+    path.write_text(json.dumps(tiny_config("encoder", steps=3, batch_size=1).to_dict()))
+    return path
+
+
+def record(folder: Path) -> dict:
+    return json.loads((folder / "run.json").read_text())
+
+
+def test_a_run_in_two_stretches_is_one_run(config: Path, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    common = ("--config", config, "--data", "procedural", "--device", "cpu")
+    result = upfusion("encoder", *common, "-o", whole)
+    assert result.exit_code == 0, result.output
+    assert not (whole / "training.pt").exists()
+    result = upfusion("encoder", *common, "-o", parts, "--max-minutes", 0)
+    assert result.exit_code == 0, result.output
+    assert "1 steps of 3; --resume goes on" in result.output
+    assert (parts / "training.pt").exists()
+    result = upfusion("-o", parts, "--resume", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert (parts / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert record(parts)["status"] == "finished"
+    assert record(parts)["step"] == 3
+    assert {"model.safetensors", "history.json"} <= set(record(parts)["files"])
+    assert describe(parts / "model.safetensors").config == tiny_config().model
+    result = upfusion("-o", parts, "--resume", "--device", "cpu")
+    assert result.exit_code == 0
+    assert "finished already" in result.output
+
+
+def test_a_folder_of_views_and_weights_to_start_from(config: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data" / "cup"
+    for name in ("rgb", "pose"):
+        (data / name).mkdir(parents=True)
+    for view in range(4):
+        Image.new("RGB", (16, 16), (200, 50 * view, 0)).save(data / "rgb" / f"{view:06d}.png")
+        (data / "pose" / f"{view:06d}.txt").write_text(f"1 0 0 0 0 0 1 {-1 - view / 10} 0 -1 0 0 0 0 0 1")
+    (data / "intrinsics.txt").write_text("36 8 8 0.\n0 0 0\n1\n16 16\n")
+    first = upfusion("encoder", "--config", config, "--data", data.parent, "-o", tmp_path / "one", "--device", "cpu")
+    assert first.exit_code == 0, first.output
+    options = (
+        "--config",
+        config,
+        "--data",
+        data.parent,
+        "--init",
+        tmp_path / "one" / "model.safetensors",
+        "--steps",
+        1,
+    )
+    second = upfusion("encoder", *options, "--seed", 4, "-o", tmp_path / "two", "--device", "cpu")
+    assert second.exit_code == 0, second.output
+    assert record(tmp_path / "two")["settings"]["config"]["seed"] == 4
+    assert UpFusion.load(tmp_path / "two" / "model.safetensors", device="cpu").image_size == 16
+
+
+def test_ctrl_c_is_130_and_goes_on(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from contextlib import contextmanager
+
+    @contextmanager
+    def pressing(title: str):  # noqa: ANN202
+        def advance(done: float) -> None:
+            raise KeyboardInterrupt
+
+        yield advance
+
+    out = tmp_path / "out"
+    common = ("--config", config, "--data", "procedural", "--device", "cpu", "-o", out)
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "progress", pressing)
+        result = upfusion("encoder", *common)
+    assert result.exit_code == 130
+    assert "upfusion train --resume -o" in result.output
+    assert record(out)["status"] == "interrupted"
+    assert upfusion("encoder", *common).exit_code == 2  # neither --resume nor --force
+    result = upfusion("--resume", "-o", out, "--seed", 9, "--device", "cpu")
+    assert result.exit_code == 2
+    assert "was begun with config" in result.output
+    assert upfusion("--resume", "-o", out, "--device", "cpu").exit_code == 0
+    assert upfusion("encoder", *common, "--force").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["encoder", "--data", "procedural"], "--config is needed"),
+        (["encoder", "--config", "mini"], "--data is needed"),
+        (["--config", "mini", "--data", "procedural"], "the stage must be one of"),
+        (["nerf", "--config", "mini", "--data", "procedural"], "the stage must be one of"),
+        (["encoder", "--config", "none.json", "--data", "procedural"], "JSON file, got none.json"),
+        (["encoder", "--config", "mini", "--data", "nowhere"], "nowhere"),
+        (["encoder", "--config", "mini", "--data", "procedural", "--init", "nothing.pt"], "none at nothing.pt"),
+    ],
+)
+def test_what_is_refused(arguments: list[str], words: str, tmp_path: Path) -> None:
+    result = upfusion(*arguments, "-o", tmp_path / "out", "--device", "cpu")
+    assert result.exit_code == 2
+    assert words in result.output.replace("\n", "")
+    assert not (tmp_path / "out").exists()
+
+
+def test_stage_and_file_must_agree(config: Path, tmp_path: Path) -> None:
+    result = upfusion("diffusion", "--config", config, "--data", "procedural", "-o", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "must be that of the configuration, encoder" in result.output.replace("\n", " ")
+
+
+def test_a_run_without_its_state(config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    common = ("--config", config, "--data", "procedural", "--device", "cpu", "-o", out)
+    assert upfusion("encoder", *common, "--max-minutes", 0).exit_code == 0
+    content = record(out) | {"status": "interrupted"}
+    (out / "run.json").write_text(json.dumps(content))
+    (out / "training.pt").unlink()
+    result = upfusion("-o", out, "--resume")
+    assert result.exit_code == 2
+    assert "no training.pt to go on from" in result.output.replace("\n", " ")
+
+
+def test_processes_beside_the_first_keep_no_record(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(command, "_call", lambda folder, *rest: seen.append((folder, rest[1].steps)))
+    monkeypatch.setenv("RANK", "1")
+    out = tmp_path / "out"
+    result = upfusion("encoder", "--config", config, "--data", "procedural", "--device", "cpu", "-o", out)
+    assert result.exit_code == 0, result.output
+    assert seen == [(out, 3)]
+    assert not out.exists()

@@ -1,0 +1,236 @@
+"""`upfusion train`: one stage of training in a run's folder, in stretches as long as there is time."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import InputError, OutputError
+from . import options
+from .console import answer, duration, progress, say
+from .options import one_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..training.batches import BatchSource
+    from ..training.config import TrainConfig
+    from .run import Run
+
+PROCEDURAL = "procedural"
+PRESETS = ("mini", "released")
+STAGE_NAMES = ("encoder", "autoencoder", "diffusion")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """What the command line says; None and () where it is silent.
+
+    config: a preset or a JSON file. data, validation: "procedural" or a folder.
+    """
+
+    stage: str | None
+    config: str | None
+    data: str | None
+    validation: str | None
+    init: tuple[Path, ...]
+    steps: int | None
+    batch_size: int | None
+    seed: int | None
+
+
+def train(
+    output: options.Output,
+    stage: Annotated[
+        str | None,
+        typer.Argument(metavar=f"[{'|'.join(STAGE_NAMES)}]", help="What to train.", show_default=False),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(metavar="FILE.json|mini|released", help="Sizes and settings of the run.", show_default=False),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="procedural|FOLDER", help="What to train on.", show_default=False)
+    ] = None,
+    validation: Annotated[
+        str | None,
+        typer.Option(metavar="procedural|FOLDER", help="For validation.", show_default="the same, other examples"),
+    ] = None,
+    init: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="WEIGHTS", help="Start from it: SD 1.5, UpSRT, DINOv2 or our own; repeatable."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="In place of the configuration's.", min=1)] = None,
+    batch_size: Annotated[int | None, typer.Option(help="In place of the configuration's.", min=1)] = None,
+    seed: Annotated[int | None, typer.Option(help="In place of the configuration's.", min=0, max=2**32 - 1)] = None,
+    max_minutes: Annotated[
+        float | None, typer.Option(help="Stop after so long with a saved model; --resume goes on.", min=0)
+    ] = None,
+    device: Annotated[str, one_of("auto", "cpu", help="auto: what accelerate finds.")] = "auto",
+    resume: options.Resume = False,
+    force: options.Force = False,
+) -> None:
+    """Trains a stage of the model; writes model.safetensors, which all commands take, and the state to resume from."""
+    told = TrainOptions(
+        stage=stage, config=config, data=data, validation=validation, init=tuple(init or ()), steps=steps,
+        batch_size=batch_size, seed=seed,
+    )  # fmt: skip
+    if int(os.environ.get("RANK", "0")):  # another process of `accelerate launch`: the first one keeps the folder
+        _train_beside(told, output, device=device, max_minutes=max_minutes, resume=resume)
+        return
+    from .run import open_run
+
+    with open_run(output, "train", resume=resume, force=force) as run:
+        _train_in(run, told, device=device, max_minutes=max_minutes)
+
+
+def _train_in(run: Run, told: TrainOptions, *, device: str, max_minutes: float | None) -> None:
+    from ..training.state import STATE_NAME
+
+    settings = _settings(told, run.stored("settings"))
+    sources = {"init": [str(path.absolute()) for path in told.init]}
+    run.check_same(settings, {})
+    if run.resumed and not (run.folder / STATE_NAME).is_file():
+        if run.already_finished:
+            say(f"{run.folder} is finished already; --force would make it anew")
+            run.begin(settings, sources, {})
+            return
+        raise OutputError(f"{run.folder} holds no {STATE_NAME} to go on from; use --force to begin anew")
+    for path in told.init:
+        if not path.exists():
+            raise InputError(f"--init must be a file or folder of weights, but there is none at {path}")
+    config, source, validation = _made(settings, device)
+    run.begin(settings, sources, {})
+    try:
+        with run.stage("train"), progress(f"Training the {config.stage}") as advance:
+            result = _call(run.folder, told, config, source, validation, advance, device, max_minutes, run.resumed)
+    finally:
+        _record_files(run)
+    run.note("step", result.step)
+    if result.finished:
+        run.discard(STATE_NAME)
+    left = "" if result.finished else f" of {config.steps}; --resume goes on"
+    answer(f"{result.model}: {result.step} steps{left} ({duration(result.elapsed)})")
+
+
+def _train_beside(told: TrainOptions, folder: Path, *, device: str, max_minutes: float | None, resume: bool) -> None:
+    stored = json.loads((folder / "run.json").read_text(encoding="utf-8"))["settings"] if resume else {}
+    config, source, validation = _made(_settings(told, stored), device)
+    _call(folder, told, config, source, validation, lambda done: None, device, max_minutes, resume)
+
+
+def _call(
+    folder: Path,
+    told: TrainOptions,
+    config: TrainConfig,
+    source: BatchSource,
+    validation: BatchSource,
+    advance: Callable[[float], None],
+    device: str,
+    max_minutes: float | None,
+    resume: bool,
+) -> Any:  # noqa: ANN401 - TrainResult, whose module needs torch
+    from ..training.loop import train as train_stage
+
+    def on_step(step: int, total: int, preview: Callable[[], Tensor] | None) -> None:
+        advance(step / total)
+
+    return train_stage(
+        config,
+        source,
+        validation,
+        folder,
+        init=told.init,
+        resume=resume,
+        max_minutes=max_minutes,
+        device=device,
+        on_step=on_step,
+    )
+
+
+def _settings(told: TrainOptions, stored: dict[str, Any]) -> dict[str, Any]:
+    """What shapes the result, as JSON: of the command line, and where that is silent, of the run that is continued."""
+    data = _data_name(told.data) or stored.get("data")
+    if data is None:
+        raise InputError("--data is needed, got none; give procedural, or the folder of a data set")
+    validation = _data_name(told.validation) or stored.get("validation")
+    changes = {"steps": told.steps, "batch_size": told.batch_size, "seed": told.seed}
+    if told.config is None and stored:
+        from ..training.config import TrainConfig
+
+        config = TrainConfig.from_dict(stored["config"], "run.json")
+    else:
+        config = _config(told.config, told.stage)
+    if told.stage not in (None, config.stage):
+        raise InputError(f"the stage must be that of the configuration, {config.stage}, got {told.stage}; correct one")
+    config = replace(config, **{name: value for name, value in changes.items() if value is not None})
+    return {"config": json.loads(json.dumps(config.to_dict())), "data": data, "validation": validation}
+
+
+def _data_name(name: str | None) -> str | None:
+    return name if name in (None, PROCEDURAL) else str(Path(name).absolute())
+
+
+def _config(name: str | None, stage: str | None) -> TrainConfig:
+    from ..training.config import TrainConfig
+
+    if name is None:
+        raise InputError(f"--config is needed, got none; give {' or '.join(PRESETS)}, or a JSON file")
+    if name not in PRESETS:
+        path = Path(name)
+        try:
+            return TrainConfig.from_json(path.read_text(encoding="utf-8"), str(path))
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"--config must be {', '.join(PRESETS)} or a JSON file, got {name} ({error})") from error
+    if stage not in STAGE_NAMES:
+        raise InputError(f"the stage must be one of {', '.join(STAGE_NAMES)}, got {stage}; name it before the options")
+    return TrainConfig.preset(name, stage)
+
+
+def _made(settings: dict[str, Any], device: str) -> tuple[TrainConfig, BatchSource, BatchSource]:
+    from ..training.config import TrainConfig
+
+    config = TrainConfig.from_dict(settings["config"], "the settings")
+    validation = settings["validation"] or settings["data"]
+    return config, _source(settings["data"], config, device), _source(validation, config, device, held_out=True)
+
+
+def _source(data: str, config: TrainConfig, device: str, *, held_out: bool = False) -> BatchSource:
+    """Batches of procedural objects or of a folder; those that are held out come from another split or seed."""
+    import torch
+
+    from ..data.folder_formats import open_dataset
+    from ..data.procedural import ProceduralObjects
+    from ..training.batches import DatasetBatches, ProceduralBatches
+
+    common = {
+        "batch_size": config.batch_size,
+        "photos": config.photos,
+        "targets": config.targets,
+        "image_size": config.model.image_size,
+        "seed": config.seed + held_out,
+    }
+    if data != PROCEDURAL:
+        return DatasetBatches(open_dataset(data, size=config.model.image_size), **common)
+    place = "cuda" if device == "auto" and torch.cuda.is_available() else "cpu"
+    if place == "cuda" and "LOCAL_RANK" in os.environ:
+        place = f"cuda:{os.environ['LOCAL_RANK']}"
+    return ProceduralBatches(ProceduralObjects("validation" if held_out else "train"), **common, device=place)
+
+
+def _record_files(run: Run) -> None:
+    """Enters what the training has written into the record, so that --force removes it and a stop keeps it."""
+    from ..training.loop import MODEL_NAME
+    from ..training.report import CURVES_NAME, HISTORY_NAME, SHEET_NAME
+    from ..training.state import STATE_NAME
+
+    for name in (MODEL_NAME, STATE_NAME, HISTORY_NAME, SHEET_NAME, CURVES_NAME):
+        if (run.folder / name).is_file():
+            with run.writing(name) as partial:
+                os.replace(run.folder / name, partial)
