@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from .run import Run
 
 PROCEDURAL = "procedural"
+PROCEDURAL_POOL = 8192
+"""Objects that are drawn at once, in two seconds, and each seen 16 times from other sides before new ones come."""
 PRESETS = ("mini", "released")
 STAGE_NAMES = ("encoder", "autoencoder", "diffusion")
 
@@ -221,7 +223,9 @@ def _source(data: str, config: TrainConfig, device: str, *, held_out: bool = Fal
     place = "cuda" if device == "auto" and torch.cuda.is_available() else "cpu"
     if place == "cuda" and "LOCAL_RANK" in os.environ:
         place = f"cuda:{os.environ['LOCAL_RANK']}"
-    return ProceduralBatches(ProceduralObjects("validation" if held_out else "train"), **common, device=place)
+    pool = 0 if held_out else PROCEDURAL_POOL
+    objects = ProceduralObjects("validation" if held_out else "train")
+    return ProceduralBatches(objects, **common, device=place, pool=pool)
 
 
 def _record_files(run: Run) -> None:

@@ -15,7 +15,7 @@ from torch.nn.functional import interpolate
 
 from ..checks import check_range, check_shape
 from ..data.examples import MultiViewDataset, PosedViews
-from ..data.procedural import ProceduralObjects
+from ..data.procedural import Objects, ProceduralObjects
 from ..errors import InputError, UpFusionError
 from ..types import Cameras
 from .draws import derived_seed
@@ -145,10 +145,13 @@ class DatasetBatches:
 
 
 class ProceduralBatches:
-    """Batches of procedural objects, rendered where they are used; every step shows objects that no other does.
+    """Batches of procedural objects, rendered where they are used; without a pool no two steps share an object.
 
     Args:
         objects: a split of them (its own sizes are not used). device: where they are rendered.
+        pool: so many objects are drawn at once and kept on the device, for steps to choose from at random, because
+            drawing them happens on the CPU, one by one; 0 draws each step's own.
+        uses: how often an object of the pool is seen, on average, before a new pool replaces it.
         batch_size, photos, targets, image_size, seed: see DatasetBatches.
     """
 
@@ -162,26 +165,26 @@ class ProceduralBatches:
         image_size: int,
         seed: int = 0,
         device: torch.device | str = "cpu",
+        pool: int = 0,
+        uses: int = 16,
     ) -> None:
         check_range("batch_size", batch_size, 1)
         check_range("targets", targets, 1)
+        check_range("pool", pool, 0)
+        check_range("uses", uses, 1)
         self.objects, self.batch_size, self.targets = objects, batch_size, targets
         self.photos, self.image_size, self.seed, self.device = check_photos(photos), image_size, seed, device
+        self.pool, self.uses = pool, uses
+        self._pool: tuple[int, Objects | None] = (-1, None)
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> TrainingBatch:
         """See BatchSource; a new seed begins elsewhere among the objects and draws other cameras."""
         count, photos = self.batch_size, photo_count(self.photos, self.seed, step)
-        first = derived_seed(self.seed, "objects") + (step * world + rank) * count
         views = photos + self.targets
         generator = _generator(self.seed, "cameras", step)
-        torch.rand(rank * count, 2 * views, generator=generator)  # of the parts before this one
-        made = self.objects.batch(
-            [(first + index) % len(self.objects) for index in range(count)],
-            views=views,
-            size=self.image_size,
-            device=self.device,
-            generator=generator,
-        )
+        torch.rand(rank * count, views, 2, generator=generator)  # of the parts before this one
+        chosen = self._chosen(step, rank, world)
+        made = self.objects.look(chosen, views=views, size=self.image_size, generator=generator)
         matrices, focal = made.camera_to_world, made.focal
         targets = [value[:, photos:].flatten(0, 1) for value in (matrices, focal)]
         return TrainingBatch(
@@ -191,6 +194,21 @@ class ProceduralBatches:
             target_masks=made.mask[:, photos:],
             cameras=Cameras(*targets, torch.zeros_like(targets[1])),
         )
+
+    def _chosen(self, step: int, rank: int, world: int) -> Objects:
+        count = self.batch_size
+        if not self.pool:
+            return self._drawn((step * world + rank) * count, count)
+        steps = max(1, self.pool * self.uses // (count * world))
+        number = step // steps
+        if self._pool[0] != number:
+            self._pool = (number, self._drawn(number * self.pool, self.pool))
+        places = torch.randint(self.pool, (world, count), generator=_generator(self.seed, "pool", step))[rank]
+        return self._pool[1][places.to(self.device)]
+
+    def _drawn(self, position: int, count: int) -> Objects:
+        first = derived_seed(self.seed, "objects") + position
+        return self.objects.objects([(first + index) % len(self.objects) for index in range(count)]).to(self.device)
 
 
 def check_photos(photos: tuple[int, int]) -> tuple[int, int]:

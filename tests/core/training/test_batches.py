@@ -52,6 +52,11 @@ def procedural(batch_size: int = 2) -> ProceduralBatches:
     return ProceduralBatches(ProceduralObjects("train"), batch_size=batch_size, photos=(1, 3), targets=2, image_size=8)
 
 
+def pooled(batch_size: int = 2) -> ProceduralBatches:
+    options = {"photos": (1, 3), "targets": 2, "image_size": 8, "pool": 8, "uses": 1}
+    return ProceduralBatches(ProceduralObjects("train"), batch_size=batch_size, **options)
+
+
 def same(one: TrainingBatch, two: TrainingBatch) -> bool:
     pairs = [(one.photos, two.photos), (one.targets, two.targets), (one.target_masks, two.target_masks)]
     pairs += [(a.camera_to_world, b.camera_to_world) for a, b in ((one.cameras, two.cameras),)]
@@ -70,7 +75,9 @@ def joined(parts: list[TrainingBatch]) -> TrainingBatch:
     return TrainingBatch(cat("photos"), cameras[0], cat("targets"), cat("target_masks"), cameras[1])
 
 
-@pytest.mark.parametrize("make", [lambda size: source(Plain(), size), procedural], ids=["dataset", "procedural"])
+@pytest.mark.parametrize(
+    "make", [lambda size: source(Plain(), size), procedural, pooled], ids=["dataset", "procedural", "pool"]
+)
 def test_a_batch_is_a_pure_function_and_parts_make_the_whole(make: type) -> None:
     small: BatchSource = make(2)
     large: BatchSource = make(4)
@@ -127,6 +134,25 @@ def test_procedural_batches_show_new_objects_from_their_reference() -> None:
     assert batch.photos.min() < 0.9  # something is seen
     other = ProceduralBatches(ProceduralObjects("train"), batch_size=2, photos=(1, 3), targets=2, image_size=8, seed=1)
     assert not torch.equal(other.batch(0).targets, batch.targets)
+
+
+def test_a_pool_is_seen_before_the_next_one_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches, drawn = pooled(4), []
+    original = ProceduralObjects.objects
+
+    def objects(self: ProceduralObjects, indices: Sequence[int]) -> object:
+        drawn.append(list(indices))
+        return original(self, indices)
+
+    monkeypatch.setattr(ProceduralObjects, "objects", objects)
+    for step in range(5):  # 8 objects in batches of 4, each used once: two steps a pool
+        batches.batch(step)
+    assert [len(indices) for indices in drawn] == [8, 8, 8]
+    assert len({index for indices in drawn for index in indices}) == 24
+    with pytest.raises(InputError, match="uses"):
+        ProceduralBatches(ProceduralObjects(), batch_size=1, photos=(1, 1), targets=1, image_size=8, uses=0)
+    with pytest.raises(InputError, match="pool"):
+        ProceduralBatches(ProceduralObjects(), batch_size=1, photos=(1, 1), targets=1, image_size=8, pool=-1)
 
 
 @pytest.mark.parametrize("photos", [(0, 3), (3, 2), (1, 7)])
