@@ -60,8 +60,8 @@ def main(weights: str) -> None:
         "step": stepping.report(),
         "steps": state.step,
         "loss": state.history.sums,
-        "zero_conv_moved": float(zero.abs().max()),
-        "unet_moved": float((networks.unet.up_blocks[0].resnets[0].conv1.weight - unet).abs().max()),
+        "zero_conv_moved": zero.detach().abs().max().item(),
+        "unet_moved": (networks.unet.up_blocks[0].resnets[0].conv1.weight.detach() - unet).abs().max().item(),
         "trained": sum(value.numel() for group in state.optimizer.param_groups for value in group["params"]),
     }
     print(json.dumps(report))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 LATENT_CHANNELS = 4
+SPREAD_TOLERANCE = 3.0
+"""Ratio of the latents' spread to 1 beyond which a warning is due; an untrained autoencoder gives about 0.2."""
 
 
 class AutoencoderStage(nn.Module):
@@ -82,3 +85,16 @@ def calibrate_latents(vae: AutoencoderKL, pictures: Tensor) -> tuple[Tensor, Ten
     after.bias += after.weight[:, :, 0, 0] @ center
     after.weight /= scale[None, :, None, None]
     return center, deviation
+
+
+@torch.no_grad()
+def check_latents(vae: AutoencoderKL, pictures: Tensor) -> None:
+    """Warns where the scaled latents of (N, 3, S, S) pictures spread far from 1, as those of an untrained one do."""
+    posterior = vae.encode((2 * pictures - 1).to(vae.dtype)).latent_dist
+    spread = float((posterior.mean.float().var() + posterior.var.float().mean()).sqrt()) * vae.config.scaling_factor
+    if not 1 / SPREAD_TOLERANCE < spread < SPREAD_TOLERANCE:
+        warnings.warn(
+            f"the autoencoder's scaled latents should spread by about 1, got {spread:.2g}; was it trained? Begin with "
+            "the stage autoencoder, and give its model to start from",
+            stacklevel=3,
+        )

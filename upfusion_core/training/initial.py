@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -48,7 +48,7 @@ _FOLDER_FILES = (
 
 
 def initial_networks(
-    config: ModelConfig, sources: Sequence[str | Path] = (), *, seed: int = 0
+    config: ModelConfig, sources: Sequence[str | Path] = (), *, seed: int = 0, required: Collection[str] = ()
 ) -> tuple[Networks, tuple[Tensor, Tensor]]:
     """Networks to train from, on the CPU in float32, and the (default, empty) prompt's embeddings, (77, W) each.
 
@@ -56,11 +56,13 @@ def initial_networks(
         config: their sizes.
         sources: files and folders of weights (see read_initial_weights); later ones replace parts of earlier ones.
         seed: of the weights that no source has. A ControlNet that none has starts from the UNet, if a source has that.
+        required: the parts (see PARTS) that a source must have, because nothing trains them.
 
     Without a text encoder and stored embeddings, two fixed random embeddings stand in the prompts' place.
 
     Raises:
-        CheckpointError: a source cannot be read, holds part of a network only, or one of other sizes.
+        CheckpointError: a source cannot be read, holds part of a network only, or one of other sizes, or a required
+            part is in none.
     """
     weights: dict[str, Tensor] = {}
     for source in sources:
@@ -69,6 +71,12 @@ def initial_networks(
         torch.manual_seed(derived_seed(seed, "weights"))
         networks = build_networks(config)
     found = {part for part, prefix in PARTS.items() if any(name.startswith(prefix) for name in weights)}
+    lacking = [part for part in PARTS if part in required and part not in found]
+    if lacking:
+        raise CheckpointError(
+            f"this stage does not train {' and '.join(lacking)}, so weights to start from must hold them, got none; "
+            "give a file that does (--init), e.g. of the stage before"
+        )
     for part in found:
         names = [name for name in network_weights(config, networks) if name.startswith(PARTS[part])]
         missing = [name for name in names if name not in weights]

@@ -21,7 +21,7 @@ from ..errors import InputError, MissingPackageError
 from ..models.checkpoints import Networks, network_weights, set_network_weights
 from ..models.convert import write_networks
 from ..types import OnStep
-from .autoencoder import AutoencoderStage, calibrate_latents
+from .autoencoder import AutoencoderStage, calibrate_latents, check_latents
 from .batches import BatchSource, TrainingBatch
 from .config import TrainConfig
 from .diffusion import DiffusionStage
@@ -109,6 +109,9 @@ def train(
     networks, text = _start(config, init, saved)
     stage = make_stage(config, networks, text)
     run = _prepared(config, accelerator, networks, text, stage, folder, saved)
+    if config.stage == "diffusion" and not resume:
+        targets = source.batch(0).targets.flatten(0, 1).to(accelerator.device)
+        check_latents(networks.vae, targets)
     deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
     try:
         with _deferred_interrupt() as interrupted:
@@ -129,6 +132,17 @@ def make_stage(config: TrainConfig, networks: Networks, text: tuple[Tensor, Tens
     else:
         stage = DiffusionStage(config, networks, text)
     return stage.train()
+
+
+def frozen_parts(config: TrainConfig) -> list[str]:
+    """Networks that the stage uses as they are, and which therefore must come from somewhere."""
+    if config.stage == "autoencoder":
+        return []
+    frozen = [] if config.train_dino else ["DINO"]
+    if config.stage == "encoder":
+        return frozen
+    frozen += [] if config.train_upsrt else ["UpSRT"]
+    return [*frozen, "VAE", *([] if config.train_unet == "all" else ["UNet"])]
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -181,9 +195,9 @@ def _accelerator(config: TrainConfig, device: str) -> Accelerator:
 def _start(
     config: TrainConfig, init: Sequence[str | Path], saved: dict[str, Any] | None
 ) -> tuple[Networks, tuple[Tensor, Tensor]]:
-    networks, text = initial_networks(config.model, () if saved else init, seed=config.seed)
     if saved is None:
-        return networks, text
+        return initial_networks(config.model, init, seed=config.seed, required=frozen_parts(config))
+    networks, _ = initial_networks(config.model, seed=config.seed)
     set_network_weights(config.model, networks, saved["weights"])
     default, empty = saved["text"]
     return networks, (default, empty)

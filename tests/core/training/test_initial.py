@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from tiny_training import tiny_model
 from torch import Tensor, nn
 
-from upfusion_core.errors import CheckpointError
+from upfusion_core.errors import CheckpointError, InputError
 from upfusion_core.models.checkpoints import Networks, build_networks, network_weights
 from upfusion_core.models.config import ModelConfig
 from upfusion_core.models.convert import write_networks
@@ -197,6 +197,8 @@ def test_what_is_refused(networks: Networks, tmp_path: Path) -> None:
     write_networks(
         tmp_path / "m.safetensors", CONFIG, network_weights(CONFIG, networks), fixed_embeddings(CONFIG.text.hidden_size)
     )
+    with pytest.raises(InputError, match="must end in"):
+        write_networks(tmp_path / "m.pt", CONFIG, {}, fixed_embeddings(32))
     other = ModelConfig.from_dict({**CONFIG.to_dict(), "image_size": 32})
     with pytest.raises(CheckpointError, match=r"other sizes \(image_size\)"):
         initial_networks(other, [tmp_path / "m.safetensors"])

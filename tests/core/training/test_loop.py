@@ -22,9 +22,13 @@ from torch import Tensor
 
 from upfusion_core import UpFusion, orbit_cameras
 from upfusion_core.errors import CheckpointError, InputError, MissingPackageError
+from upfusion_core.models.checkpoints import network_weights
+from upfusion_core.models.convert import write_networks
 from upfusion_core.models.vae import encode_images
+from upfusion_core.training.autoencoder import calibrate_latents
 from upfusion_core.training.batches import TrainingBatch
 from upfusion_core.training.config import TrainConfig
+from upfusion_core.training.initial import initial_networks
 from upfusion_core.training.loop import TrainResult, accumulate_gradients, learning_rate, make_stage, train
 from upfusion_core.training.state import Averaged, History, read_state
 from upfusion_core.types import InputViews
@@ -36,7 +40,22 @@ class KilledError(Exception):
     pass
 
 
+@pytest.fixture(scope="module", autouse=True)
+def start(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Weights for what a stage does not train, calibrated as a trained autoencoder's are."""
+    model = tiny_config().model
+    networks, text = initial_networks(model, seed=3)
+    calibrate_latents(networks.vae, TinySource(8).batch(0).targets.flatten(0, 1))
+    path = tmp_path_factory.mktemp("start") / "start.safetensors"
+    START.append(write_networks(path, model, network_weights(model, networks), text))
+
+
+START: list[Path] = []
+
+
 def run(config: TrainConfig, folder: Path, **options: Any) -> TrainResult:  # noqa: ANN401 - arguments of train
+    if config.stage == "diffusion":
+        options.setdefault("init", START[-1:])
     return train(config, options.pop("source", TinySource()), TinySource(fixed=True), folder, device="cpu", **options)
 
 
@@ -78,8 +97,6 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(stage: str, tmp_path: Pa
 
 def test_accumulation_and_larger_batches_are_the_same(tmp_path: Path) -> None:
     from accelerate import Accelerator
-
-    from upfusion_core.training.initial import initial_networks
 
     accelerator, found = Accelerator(cpu=True), []
     for size, parts in ((4, 1), (2, 2), (1, 4)):
@@ -297,6 +314,36 @@ def test_without_accelerate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(MissingPackageError, match=r"upfusion\[train\]"):
         run(tiny_config("encoder"), tmp_path)
+
+
+def test_networks_that_nothing_trains_must_come_from_somewhere(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="does not train VAE, so"):
+        run(tiny_config("diffusion"), tmp_path, init=())
+    released = tiny_config("diffusion", train_dino=False, train_upsrt=False, rgb_weight=0.0, train_unet="output")
+    with pytest.raises(CheckpointError, match="does not train DINO and UpSRT and UNet and VAE"):
+        run(released, tmp_path, init=())
+    with pytest.raises(CheckpointError, match="does not train DINO, so"):
+        run(tiny_config("encoder", train_dino=False), tmp_path)
+    encoder = run(tiny_config("encoder", steps=1), tmp_path / "encoder")  # its autoencoder is untrained
+    with pytest.warns(UserWarning, match="should spread by about 1, got 0.1"):
+        run(tiny_config("diffusion", steps=1), tmp_path / "diffusion", init=[encoder.model])
+
+
+def test_compiled_training_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._dynamo.config, "suppress_errors", False)
+    original = torch.nn.Module.compile
+    calls = []
+
+    def compiled(module: torch.nn.Module, **options: Any) -> None:  # noqa: ANN401
+        calls.append(module)
+        original(module, backend="eager", **options)  # the graph alone; no C++ compiler is needed
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compiled)
+    for name, compile_it in (("plain", False), ("compiled", True)):
+        run(tiny_config("encoder", steps=2, compile=compile_it), tmp_path / name)
+    assert len(calls) == 1
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "compiled"))
+    assert max(float((value - two[name]).abs().max()) for name, value in one.items()) < 2e-4
 
 
 def test_unknown_devices(tmp_path: Path) -> None:
