@@ -25,7 +25,7 @@ _BOOKKEEPING = ("validate_every", "validation_batches", "save_every", "log_every
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Defaults: the paper's settings (METHOD section 6) where it states them.
+    """Defaults: the paper's settings (paper section 3) where it states them.
 
     Data: batch_size objects in each process's part of a step, `accumulation` parts a step; `photos` (least, most) of
     an object, drawn for each step; `targets` views an object; `rays` a target for the colour loss, `inside_share` of

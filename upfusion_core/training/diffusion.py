@@ -1,4 +1,4 @@
-"""Stage 2: the ControlNet and the UNet learn to remove noise, conditioned on the photos (METHOD section 6)."""
+"""Stage 2: the ControlNet and the UNet learn to remove noise, conditioned on the photos (paper section 3)."""
 
 from __future__ import annotations
 

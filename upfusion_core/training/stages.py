@@ -52,7 +52,7 @@ def is_trained(network: nn.Module) -> bool:
 
 
 def color_loss(upsrt: UpSRT, tokens: Tensor, rays: Tensor, colors: Tensor) -> Tensor:
-    """Mean squared error of UpSRT's own colours on query rays (METHOD section 6).
+    """Mean squared error of UpSRT's own colours on query rays (paper section 3).
 
     Args:
         tokens: (B, N, D) set latents. rays: (B, R, 6) Plücker forms. colors: (B, R, 3) in [0, 1].

@@ -19,7 +19,7 @@ from .shapes import Objects
 from .splits import GENERATOR_VERSION, SPLITS
 
 ELEVATIONS_DEGREES = (-7.5, 52.5)
-"""The band of METHOD's distillation cameras, all at distance 1."""
+"""The band of the release's distillation cameras, all at distance 1."""
 
 _MOST_VIEWS = 64
 """Views that an object has when no generator draws them: the same ones every time."""
