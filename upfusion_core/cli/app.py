@@ -13,6 +13,7 @@ import typer
 from ..errors import UpFusionError
 from . import options
 from .console import answer, say
+from .evaluation import evaluate
 from .options import PHOTO_ELEVATION_DEGREES, one_of
 from .run import Interrupted
 from .settings import Conduct, PredictSettings, ReconstructSettings, Sources, ViewsSettings
@@ -228,3 +229,4 @@ def info(
 
 
 app.command()(_reporting(train))
+app.command()(_reporting(evaluate))

@@ -1,0 +1,284 @@
+"""The protocol on a small random checkpoint. Its figures mean nothing: only structure and arithmetic are looked at."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from PIL import Image
+from torch import Tensor
+
+from upfusion_core import UpFusion, orbit_cameras
+from upfusion_core.data.meshes import MeshRendering, mesh_folder
+from upfusion_core.data.procedural import ProceduralObjects
+from upfusion_core.errors import InputError, MissingPackageError
+from upfusion_core.evaluation import report as report_module
+from upfusion_core.evaluation.protocol import (
+    STAGES,
+    EvaluatedObject,
+    EvaluationConfig,
+    draw_object,
+    evaluate_object,
+    nearest_photos,
+    neighbours,
+)
+from upfusion_core.evaluation.report import Report, evaluate
+from upfusion_core.evaluation.summary import results_from_json
+from upfusion_core.field.fitting import FitConfig
+from upfusion_core.field.hashgrid import GridConfig
+from upfusion_core.field.radiance import FieldConfig
+from upfusion_core.field.rendering import RaySampling
+from upfusion_core.pipeline.distill_config import DistillConfig, DraftSchedule
+
+FIT = dataclasses.replace(FitConfig.draft(iterations=4), rays=64, occupancy_cells=8, sampling=RaySampling(8, 0))
+DISTILL = DistillConfig(
+    schedule=DraftSchedule(
+        predicted_cameras=3, predicted_size=16, predicted_fit=FIT, sampled_cameras=2, sampled_fit=FIT, steps=1
+    ),
+    field=FieldConfig(grid=GridConfig(levels=2, coarsest=4, finest=16, table_size=2**10), hidden=8, half_extent=0.3),
+)
+BASELINES = EvaluationConfig(photos=(1, 3), views=2, stages=("white", "nearest"), seed=5)
+
+
+@pytest.fixture(scope="module")
+def model(small_weights: Path) -> UpFusion:
+    return UpFusion.load(small_weights, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def dataset(model: UpFusion) -> ProceduralObjects:
+    return ProceduralObjects("test", size=model.image_size)
+
+
+@pytest.fixture(scope="module")
+def everything(model: UpFusion, dataset: ProceduralObjects, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of one object with all stages."""
+    config = EvaluationConfig(
+        photos=(1, 2), views=2, steps=1, alignment="picture", distill=DISTILL, mesh_resolution=24, mesh_samples=500
+    )
+    folder = tmp_path_factory.mktemp("everything")
+    evaluate(model, dataset, [3], folder, config, about={"data": "procedural"})
+    return folder
+
+
+@pytest.fixture
+def _without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plots take longer than such small evaluations."""
+    monkeypatch.setattr(report_module, "plot_results", lambda results, folder: {})
+
+
+def box_psnr(prediction: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> float:
+    """(3, S, S), (3, S, S), (S, S): by hand, inside the rectangle of the silhouette."""
+    rows, columns = np.nonzero(mask > 0.5)
+    place = (slice(None), slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1))
+    return -10 * math.log10(float(((prediction - truth)[place].astype(np.float64) ** 2).mean()))
+
+
+def angle(first: Tensor, second: Tensor) -> float:
+    return math.acos(float(first.double() @ second.double() / (first.double().norm() * second.double().norm())))
+
+
+def nearest_by_hand(item: EvaluatedObject, count: int) -> list[int]:
+    """For each target the view that is its nearest photo."""
+    centers = item.views.cameras.centers
+    return [
+        min(item.photos[:count], key=lambda photo: angle(centers[photo], centers[target])) for target in item.targets
+    ]
+
+
+def test_photos_are_nested_and_targets_are_none_of_them(dataset: ProceduralObjects) -> None:
+    few, many = (draw_object(dataset, 4, dataclasses.replace(BASELINES, photos=photos)) for photos in ((1,), (6, 2)))
+    assert many.photos == (0, 3, 4, 5, 6, 7)
+    assert many.targets == few.targets == (1, 2)
+    torch.testing.assert_close(few.truth, many.truth, rtol=0, atol=0)
+    torch.testing.assert_close(few.cameras.camera_to_world, many.cameras.camera_to_world, rtol=0, atol=0)
+    for smaller, larger in ((1, 3), (3, 6)):
+        torch.testing.assert_close(many.given(smaller).rgb, many.given(larger).rgb[:smaller], rtol=0, atol=0)
+    centers = many.views.cameras.centers
+    assert min(angle(centers[photo], centers[target]) for photo in many.photos for target in many.targets) > 1e-3
+    assert many.elevation_degrees == pytest.approx(22.5, abs=1e-4)
+    other = draw_object(dataset, 4, dataclasses.replace(BASELINES, seed=6))
+    assert (other.cameras.camera_to_world - few.cameras.camera_to_world).abs().max() > 0.01
+
+
+def test_nearest_photos_and_neighbours() -> None:
+    targets, photos = orbit_cameras([10.0, 175.0, 80.0], 20.0), orbit_cameras([0.0, 90.0, 180.0], 20.0)
+    assert nearest_photos(targets, photos) == [0, 2, 1]
+    assert neighbours(orbit_cameras([0.0, 100.0, 30.0, 110.0], 0.0)) == [(0, 2), (1, 3)]
+
+
+@pytest.mark.usefixtures("_without_plots")
+def test_baselines_recomputed_by_hand(model: UpFusion, dataset: ProceduralObjects, tmp_path: Path) -> None:
+    report = evaluate(model, dataset, [0, 1], tmp_path, BASELINES)
+    content = json.loads((tmp_path / "report.json").read_text())
+    items = [draw_object(dataset, index, BASELINES) for index in (0, 1)]
+    for stage in ("white", "nearest"):
+        for count in (1, 3):
+            means = []
+            for item in items:
+                found = []
+                for place, (target, photo) in enumerate(zip(item.targets, nearest_by_hand(item, count), strict=True)):
+                    truth, mask = item.views.rgb[target].numpy(), item.views.mask[target, 0].numpy()
+                    painted = np.ones_like(truth) if stage == "white" else item.views.rgb[photo].numpy()
+                    assert place < 2
+                    found.append(box_psnr(painted, truth, mask))
+                means.append(statistics.mean(found))
+            got = content["results"][stage][str(count)]["box_psnr"]
+            assert got["mean"] == pytest.approx(statistics.mean(means), abs=1e-4)
+            assert got["stderr"] == pytest.approx(statistics.stdev(means) / math.sqrt(2), abs=1e-4)
+            assert got["objects"] == 2
+    assert content["results"]["white"]["1"] == content["results"]["white"]["3"]
+    assert content["results"]["white"]["1"]["iou"]["mean"] == 0
+    gain = content["gains"]["nearest"]["1 to 3"]["box_psnr"]
+    rows = content["results"]["nearest"]
+    assert gain["mean"] == pytest.approx(rows["3"]["box_psnr"]["mean"] - rows["1"]["box_psnr"]["mean"], abs=1e-9)
+    assert results_from_json(content["results"]) == report.results
+    assert report.objects == ("procedural-1-test-0", "procedural-1-test-1")
+
+
+def test_what_a_report_holds(everything: Path, model: UpFusion) -> None:
+    content = json.loads((everything / "report.json").read_text())
+    assert list(content["results"]) == list(STAGES)
+    assert content["model_id"] == model.model_id
+    assert content["data"] == "procedural"
+    assert content["settings"]["distill"]["preset"] == "draft"
+    assert content["skipped"] == []
+    assert "one shared 2D" in content["similarity_alignment"]
+    for rows in content["results"].values():
+        assert list(rows) == ["1", "2"]
+        for measures in rows.values():
+            assert {"psnr", "box_psnr_affine", "iou_similarity", "haarpsi"} <= measures.keys()
+            for value in measures.values():
+                assert value["stderr"] is None
+                assert value["objects"] == 1
+                assert math.isfinite(value["mean"])
+    meshes = set(content["results"]["field"]["1"]) & {"chamfer", "chamfer_similarity", "f_score_2"}
+    assert len(meshes) == 3 or "no mesh was measured" in content["notes"][0]
+    text = (everything / "report.md").read_text()
+    assert "## Raw" in text
+    assert "| sample | 2 | 1 |" in text
+    plots = {path.name for path in (everything / "plots").iterdir()}
+    assert {"box_psnr.png", "ssim_similarity.png"} <= plots
+    with Image.open(everything / "sheet.png") as sheet:
+        # 2 photos, truth, 5 stages of 64 pixels, twice enlarged and framed
+        assert sheet.size == (8 * 130, 130 + 14)
+        pixel = np.array(sheet)[14 + 65, 3 * 130 + 65]
+    assert pixel.tolist() == [255, 255, 255]  # the stage "white"
+
+
+def test_the_models_get_the_photos_and_the_true_elevation(model: UpFusion, dataset: ProceduralObjects) -> None:
+    config = dataclasses.replace(BASELINES, photos=(2,), stages=("predict",), alignment="object")
+    item = draw_object(dataset, 0, config)
+    result = evaluate_object(model, item, config)
+    scene = model.encode(item.given(2), reference_elevation_degrees=item.elevation_degrees)
+    torch.testing.assert_close(scene.reference.camera_to_world, item.views.cameras.camera_to_world[:1])
+    expected = model.predict(scene, item.cameras, size=model.image_size)
+    torch.testing.assert_close(result.shown["predict"], expected)
+    by_hand = [
+        -10 * math.log10(float((ours - theirs).square().mean()))
+        for ours, theirs in zip(expected, item.truth, strict=True)
+    ]
+    assert result.values["predict"]["2"]["psnr"] == pytest.approx(by_hand, abs=1e-4)
+
+
+def killed_after(steps: int) -> Callable[..., None]:
+    def on_step(step: int, total: int, preview: object) -> None:
+        assert total == 2 * 2 * 2
+        if step > steps:
+            raise KeyboardInterrupt
+
+    return on_step
+
+
+@pytest.mark.usefixtures("_without_plots")
+def test_a_killed_run_goes_on(
+    model: UpFusion, dataset: ProceduralObjects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    evaluate(model, dataset, [0, 1], whole, BASELINES)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, dataset, [0, 1], parts, BASELINES, on_step=killed_after(4))
+    assert [path.name for path in sorted((parts / "objects").iterdir())] == ["000000.json", "000000.png"]
+    seen = []
+
+    def counting(item_of: object, index: int, config: EvaluationConfig) -> EvaluatedObject:
+        seen.append(index)
+        return draw_object(dataset, index, config)
+
+    monkeypatch.setattr(report_module, "draw_object", counting)
+    evaluate(model, dataset, [0, 1], parts, BASELINES)
+    assert seen == [1]
+    for name in ("report.json", "report.md", "sheet.png"):
+        assert (parts / name).read_bytes() == (whole / name).read_bytes()
+    evaluate(model, dataset, [0, 1], parts, dataclasses.replace(BASELINES, seed=6))
+    assert seen == [1, 0, 1]  # other settings, other values
+
+
+@pytest.fixture
+def meshes(tmp_path: Path) -> Path:
+    folder = tmp_path / "meshes"
+    folder.mkdir()
+    for name, extents in (("a", (0.2, 0.3, 0.1)), ("c", (0.1, 0.3, 0.3))):
+        trimesh.creation.box(extents).export(folder / f"{name}.ply")
+    (folder / "b.ply").write_text("torn")
+    return folder
+
+
+def evaluated(model: UpFusion, meshes: Path, indices: list[int], folder: Path) -> Report:
+    data = mesh_folder(meshes, MeshRendering(size=32, supersampling=1))
+    return evaluate(model, data, indices, folder, dataclasses.replace(BASELINES, photos=(1,)))
+
+
+@pytest.mark.usefixtures("_without_plots")
+def test_broken_objects_are_named(model: UpFusion, meshes: Path, tmp_path: Path) -> None:
+    report = evaluated(model, meshes, [0, 1, 2], tmp_path / "report")
+    content = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert content["evaluated"] == ["a.ply", "c.ply"]
+    assert [name for name, _ in report.skipped] == ["b.ply"]
+    assert content["skipped"] == [list(entry) for entry in report.skipped]
+    assert content["results"]["white"]["1"]["psnr"]["objects"] == 2
+    assert "## Skipped (1)" in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_true_meshes_lie_in_the_views_world(meshes: Path, dataset: ProceduralObjects) -> None:
+    files = mesh_folder(meshes, MeshRendering(size=48))
+    for item in (draw_object(files, 0, BASELINES), draw_object(dataset, 0, BASELINES)):
+        assert item.mesh is not None
+        points = torch.tensor(np.asarray(item.mesh().vertices), dtype=torch.float32)
+        camera = item.cameras[0]
+        local = (points - camera.centers[0]) @ camera.camera_to_world[0, :3, :3]
+        size = item.truth.shape[-1]
+        columns = (local[:, 0] / -local[:, 2] * camera.focal[0, 0] + 1) * size / 2
+        rows = (1 - local[:, 1] / -local[:, 2] * camera.focal[0, 1]) * size / 2
+        inside = (item.mask[0, 0] > 0.5).nonzero()
+        assert float(columns.min()) == pytest.approx(float(inside[:, 1].min()), abs=1.5)
+        assert float(rows.max()) == pytest.approx(float(inside[:, 0].max()) + 1, abs=1.5)
+
+
+@pytest.mark.usefixtures("_without_plots")
+def test_what_is_refused(model: UpFusion, meshes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for changes, words in (
+        ({"photos": ()}, "photos must be one or more"),
+        ({"photos": (3, 3)}, "name each once"),
+        ({"photos": (7,)}, "photos must be between 1 and 6"),
+        ({"stages": ("guess",)}, "stages must be one of white"),
+        ({"views": 0}, "views must be"),
+        ({"alignment": "none"}, "alignment must be one of"),
+    ):
+        with pytest.raises(InputError, match=words):
+            EvaluationConfig(**changes)
+    with pytest.raises(InputError, match=r"none of 1 objects could be evaluated, b\.ply because"):
+        evaluated(model, meshes, [1], tmp_path / "none")
+    with pytest.raises(InputError, match="at least one object"):
+        evaluated(model, meshes, [], tmp_path / "none")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingPackageError, match="matplotlib"):
+        evaluated(model, meshes, [0], tmp_path / "none")

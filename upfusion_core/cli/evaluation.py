@@ -1,0 +1,205 @@
+"""`upfusion evaluate`: a model measured on a data set, with tables, plots and pictures in a report's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import InputError
+from . import options
+from .console import answer, duration, progress, say
+from .options import one_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..data.examples import MultiViewDataset
+    from ..evaluation.protocol import EvaluationConfig
+    from .run import Run
+
+PROCEDURAL = "procedural"
+SPLITS = ("test", "validation", "held_out")
+DEFAULTS = {
+    "photos": "1,3,6", "objects": 100, "views": 4, "stages": "white,nearest,predict,sample,field", "seed": 0,
+    "steps": 50, "guidance": 9.0, "scheduler": "ddim", "alignment": "object", "dtype": "auto", "batch_size": 4,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """What the command line says; None where it is silent."""
+
+    model: str | None
+    data: str | None
+    split: str | None
+    photos: str | None
+    objects: int | None
+    views: int | None
+    stages: str | None
+    seed: int | None
+    steps: int | None
+    guidance: float | None
+    scheduler: str | None
+    alignment: str | None
+    dtype: str | None
+    batch_size: int | None
+
+
+def evaluate(
+    output: options.Output,
+    model: options.Model = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="procedural|FOLDER", help="What to evaluate on.", show_default=False)
+    ] = None,
+    split: Annotated[str | None, one_of(*SPLITS, help="Of the procedural objects.", show_default="test")] = None,
+    photos: Annotated[str | None, typer.Option(help="Numbers of photos, 1 to 6.", show_default="1,3,6")] = None,
+    objects: Annotated[int | None, typer.Option(help="How many objects.", min=1, show_default="100")] = None,
+    views: Annotated[int | None, typer.Option(help="Target views an object.", min=1, max=32, show_default="4")] = None,
+    stages: Annotated[
+        str | None, typer.Option(help="Which of white,nearest,predict,sample,field.", show_default="all")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Start of all random numbers.", min=0, max=2**32 - 1, show_default="0")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Denoising steps of a sampled view.", min=1, max=1000, show_default="50")
+    ] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale.", min=0, show_default="9.0")] = None,
+    scheduler: Annotated[str | None, typer.Option(help=options.SCHEDULER_HELP, show_default="ddim")] = None,
+    alignment: Annotated[
+        str | None,
+        one_of("object", "picture", help="Global similarity: in 3D where possible, or in 2D.", show_default="object"),
+    ] = None,
+    device: options.Device = "auto",
+    dtype: Annotated[
+        str | None,
+        one_of("auto", "float32", "float16", "bfloat16", help="Precision of the networks.", show_default="auto"),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Views that are sampled at once.", min=1, show_default="4")
+    ] = None,
+    resume: options.Resume = False,
+    force: options.Force = False,
+) -> None:
+    """Measures a model beside baselines on objects with known views: report.json, report.md, plots, a picture sheet."""
+    told = EvaluateOptions(
+        model=model, data=data, split=split, photos=photos, objects=objects, views=views, stages=stages, seed=seed,
+        steps=steps, guidance=guidance, scheduler=scheduler, alignment=alignment, dtype=dtype, batch_size=batch_size,
+    )  # fmt: skip
+    from .run import open_run
+
+    with open_run(output, "evaluate", resume=resume, force=force) as run:
+        _evaluate_in(run, told, device)
+
+
+def evaluation_config(settings: dict[str, Any]) -> EvaluationConfig:
+    """The protocol's settings of the command's; the field's preset is the draft."""
+    from ..evaluation.protocol import EvaluationConfig
+    from ..pipeline.distill_config import DistillConfig
+    from ..pipeline.schedule import make_scheduler
+
+    make_scheduler(settings["scheduler"], settings["steps"])  # refuses names that mean nothing
+    names = ("views", "seed", "steps", "guidance", "scheduler", "alignment", "batch_size")
+    return EvaluationConfig(
+        photos=tuple(settings["photos"]),
+        stages=tuple(settings["stages"]),
+        distill=DistillConfig.draft(guidance=settings["guidance"], batch_size=settings["batch_size"]),
+        **{name: settings[name] for name in names},
+    )
+
+
+def _evaluate_in(run: Run, told: EvaluateOptions, device: str) -> None:
+    settings = _settings(told, run.stored("settings"))
+    run.check_same(settings, {})
+    if run.already_finished:
+        say(f"{run.folder} is finished already; --force would make it anew")
+        run.begin(settings, {}, {})
+        return
+    import torch
+
+    from ..evaluation.report import evaluate as evaluate_objects
+    from ..pipeline.upfusion import UpFusion, resolve_device
+    from .run import package_versions
+
+    config = evaluation_config(settings)
+    dtype = None if settings["dtype"] == "auto" else getattr(torch, settings["dtype"])
+    model = UpFusion.load(settings["model"], device=resolve_device(device), dtype=dtype)
+    dataset = _dataset(settings, model.image_size)
+    indices = _indices(settings, len(dataset))
+    run.begin(settings, {}, {})
+    run.check_model(model.model_id)
+    run.note("device", f"{model.device}, {str(model.dtype).removeprefix('torch.')}")
+    about = {name: settings[name] for name in ("model", "data", "split", "objects", "dtype") if settings[name]}
+    with run.stage("evaluate"), progress(f"Evaluating {len(indices)} objects") as advance:
+
+        def on_step(step: int, total: int, preview: Callable[[], Tensor] | None) -> None:
+            advance(step / total)
+
+        report = evaluate_objects(
+            model, dataset, indices, run.folder, config, about=about | {"versions": package_versions()},
+            writing=run.writing, on_step=on_step,
+        )  # fmt: skip
+    for name, reason in report.skipped:
+        say(f"Skipped {name}: {reason}")
+    answer(
+        f"{run.folder / 'report.md'}: {len(report.objects)} objects, {len(report.skipped)} skipped "
+        f"({duration(run.seconds)})"
+    )
+
+
+def _settings(told: EvaluateOptions, stored: dict[str, Any]) -> dict[str, Any]:
+    """What shapes the result, as JSON: of the command line, where that is silent of the run that is continued."""
+    settings: dict[str, Any] = {}
+    for field in fields(told):
+        value = getattr(told, field.name)
+        if value is None and stored:
+            settings[field.name] = stored.get(field.name)
+            continue
+        value = DEFAULTS.get(field.name) if value is None else value
+        if field.name in ("photos", "stages"):
+            value = _list(field.name, value)
+        elif field.name in ("model", "data") and value not in (None, PROCEDURAL) and Path(value).exists():
+            value = str(Path(value).absolute())
+        settings[field.name] = value
+    if settings["model"] is None:
+        raise InputError("a checkpoint is needed, got none; give --model FOLDER or --model FILE.safetensors")
+    if settings["data"] is None:
+        raise InputError("--data is needed, got none; give procedural, or the folder of a data set")
+    if settings["data"] == PROCEDURAL:
+        settings["split"] = settings["split"] or "test"
+    elif settings["split"] is not None:
+        raise InputError(f"--split is of procedural objects, got {settings['split']} with a folder; leave it out")
+    return settings
+
+
+def _list(name: str, text: str) -> list[Any]:
+    """Example: "1,3,6" -> [1, 3, 6]; stages stay words."""
+    parts = [part.strip() for part in text.split(",")]
+    if name == "stages":
+        return parts
+    if not all(part.isdecimal() for part in parts):
+        raise InputError(f"--photos must be whole numbers with commas between, such as 1,3,6, got {text}")
+    return sorted(int(part) for part in parts)
+
+
+def _dataset(settings: dict[str, Any], size: int) -> MultiViewDataset:
+    from ..data.folder_formats import open_dataset
+    from ..data.procedural import ProceduralObjects
+
+    if settings["data"] == PROCEDURAL:
+        return ProceduralObjects(settings["split"], size=size)
+    return open_dataset(settings["data"], size=size)
+
+
+def _indices(settings: dict[str, Any], available: int) -> list[int]:
+    """The first objects of a split, which are in no order; of a folder, which is sorted, some spread evenly."""
+    wanted = settings["objects"]
+    if wanted > available:
+        raise InputError(f"{settings['data']} holds {available} objects, got --objects {wanted}; ask for fewer")
+    if settings["data"] == PROCEDURAL:
+        return list(range(wanted))
+    return [place * available // wanted for place in range(wanted)]

@@ -1,0 +1,388 @@
+"""What is evaluated and how: objects of a data set, their photos and targets, each stage's pictures, their measures.
+
+An object is seen by cameras drawn from the seed and its number: view 0 is photo 1 and the reference, the next ones are
+the targets, the others the further photos. So the photos of a smaller number are the first of those of a larger one,
+all stages and numbers of photos paint the same targets, no target is a photo, and none of it depends on which numbers
+of photos or stages are asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+import trimesh
+from torch import Tensor
+
+from ..checks import check_choice, check_count, check_range
+from ..data.examples import MultiViewDataset, PosedViews
+from ..data.meshes import MeshViews
+from ..data.procedural import ProceduralObjects, true_mesh
+from ..errors import FieldError, InputError
+from ..geometry.cameras import REFERENCE_ELEVATION_DEGREES
+from ..pipeline.distill_config import DistillConfig
+from ..types import Cameras, InputViews, OnStep, RenderedViews, SceneEncoding
+from .alignment import Alignments, align_views, measure_alignments
+from .consistency import reprojection_consistency
+from .geometry3d import compare_meshes
+from .spatial import Render, SimilaritySearch
+from .summary import object_mean
+
+if TYPE_CHECKING:
+    from ..field.radiance import RadianceField
+    from ..pipeline.upfusion import UpFusion
+
+Stage = Literal["white", "nearest", "predict", "sample", "field"]
+
+STAGES: tuple[Stage, ...] = ("white", "nearest", "predict", "sample", "field")
+
+Values = dict[str, dict[str, dict[str, list[float]]]]
+"""values[stage][photos][measure]: one number a view, or one alone for measures of the whole object."""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """All that shapes an evaluation, beside the model and the data.
+
+    photos: numbers of photos, 1 to 6. views: targets an object. stages: in the order of the report.
+    seed: of views, samples and fields. steps, guidance, scheduler, batch_size: of the 2D model.
+    alignment: "object" gives predict and field one 3D similarity an object, found by SimilaritySearch.quick; "picture"
+        gives them the shared 2D similarity that the other stages always get.
+    distill: of the field; its guidance is its own.
+    mesh_resolution, mesh_samples: of the field's surface, and points on each surface.
+    """
+
+    photos: tuple[int, ...] = (1, 3, 6)
+    views: int = 4
+    stages: tuple[Stage, ...] = STAGES
+    seed: int = 0
+    steps: int = 50
+    guidance: float = 9.0
+    scheduler: str = "ddim"
+    batch_size: int = 4
+    alignment: Literal["object", "picture"] = "object"
+    distill: DistillConfig = field(default_factory=DistillConfig.draft)
+    mesh_resolution: int = 128
+    mesh_samples: int = 100_000
+
+    def __post_init__(self) -> None:
+        for name, given in (("photos", self.photos), ("stages", self.stages)):
+            if not given or len(set(given)) != len(given):
+                raise InputError(f"{name} must be one or more different ones, got {list(given)}; name each once")
+        for count in self.photos:
+            check_count("photos", count, 1, 6)
+        for stage in self.stages:
+            check_choice("stages", stage, STAGES)
+        check_count("views", self.views, 1, 32)
+        check_count("seed", self.seed, 0, 2**32 - 1)
+        check_count("steps", self.steps, 1, 1000)
+        check_range("guidance", self.guidance, 0.0, 1000.0)
+        check_count("batch_size", self.batch_size, 1)
+        check_choice("alignment", self.alignment, ("object", "picture"))
+        check_count("mesh_resolution", self.mesh_resolution, 8, 2048)
+        check_count("mesh_samples", self.mesh_samples, 100)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON, for reports and for recognising objects that are finished."""
+        content = asdict(self) | {"distill": self.distill.to_dict()}
+        return json.loads(json.dumps(content))
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluatedObject:
+    """One object to be evaluated.
+
+    views: photo 1, the targets, the other photos. photos, targets: their places in it.
+    mesh: gives the true surface in the views' world; None where the data set has none.
+    """
+
+    index: int
+    views: PosedViews
+    photos: tuple[int, ...]
+    targets: tuple[int, ...]
+    mesh: Callable[[], trimesh.Trimesh] | None
+
+    @property
+    def truth(self) -> Tensor:
+        """(N, 3, S, S) true pictures of the targets."""
+        return self.views.rgb[list(self.targets)]
+
+    @property
+    def mask(self) -> Tensor:
+        """(N, 1, S, S) true silhouettes of the targets."""
+        return self.views.mask[list(self.targets)]
+
+    @property
+    def cameras(self) -> Cameras:
+        """The targets' cameras."""
+        return self.views.cameras[torch.tensor(self.targets)]
+
+    def given(self, count: int) -> InputViews:
+        """The first `count` photos as the model gets them."""
+        chosen = list(self.photos[:count])
+        return InputViews(self.views.rgb[chosen], self.views.mask[chosen], self.views.cameras.focal[chosen])
+
+    @property
+    def elevation_degrees(self) -> float:
+        """Photo 1's elevation, as far as it is known."""
+        if not self.views.upright:
+            return REFERENCE_ELEVATION_DEGREES
+        center = self.views.cameras.centers[0].double()
+        return math.degrees(math.asin(float((center[1] / center.norm()).clamp(-1, 1))))
+
+
+@dataclass(frozen=True, eq=False)
+class Painted:
+    """What a stage made of an object.
+
+    rgb: (N, 3, S, S). mask: (N, 1, S, S) where it is known. render: shows it from any camera, where that is possible.
+    """
+
+    rgb: Tensor
+    mask: Tensor | None = None
+    render: Render | None = None
+    views: RenderedViews | None = None
+    field: RadianceField | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ObjectResult:
+    """values: see Values. notes: what could not be measured. shown: rgb of each stage with the most photos."""
+
+    values: Values
+    notes: list[str]
+    shown: dict[str, Tensor]
+
+
+def draw_object(dataset: MultiViewDataset, index: int, config: EvaluationConfig) -> EvaluatedObject:
+    """Object `index` of a data set with its photos and targets.
+
+    Raises:
+        InputError: it cannot be read, or has too few views.
+    """
+    most, wanted = max(config.photos), max(config.photos) + config.views
+    generator = torch.Generator().manual_seed(_seed(config.seed, "views", index))
+    mesh: Callable[[], trimesh.Trimesh] | None = None
+    if isinstance(dataset, ProceduralObjects):
+        batch = dataset.batch([index], views=wanted, generator=generator)
+        views = batch.example(0)
+        mesh = _procedural_mesh(batch.objects)
+    else:
+        views = dataset.draw(index, wanted, generator)
+        if isinstance(dataset, MeshViews):
+            mesh = _file_mesh(dataset, index, views)
+    if len(views) < wanted:
+        raise InputError(
+            f"{views.name} must have {wanted} views ({most} photos and {config.views} targets), got {len(views)}; "
+            "ask for fewer photos or views"
+        )
+    targets = tuple(range(1, 1 + config.views))
+    return EvaluatedObject(index, views, (0, *range(1 + config.views, wanted)), targets, mesh)
+
+
+def nearest_photos(cameras: Cameras, photos: Cameras) -> list[int]:
+    """For each camera the number of the photo that looks at the origin from the most similar direction."""
+    directions = [torch.nn.functional.normalize(each.centers, dim=-1) for each in (cameras, photos)]
+    return (directions[0] @ directions[1].T).argmax(dim=1).tolist()
+
+
+def neighbours(cameras: Cameras) -> list[tuple[int, int]]:
+    """Pairs of each camera with the one nearest to it in angle, every pair once."""
+    directions = torch.nn.functional.normalize(cameras.centers, dim=-1)
+    closeness = (directions @ directions.T).fill_diagonal_(-torch.inf)
+    return sorted({tuple(sorted((view, int(other)))) for view, other in enumerate(closeness.argmax(dim=1))})
+
+
+def evaluate_object(
+    model: UpFusion, item: EvaluatedObject, config: EvaluationConfig, on_step: OnStep | None = None
+) -> ObjectResult:
+    """All measures of all stages and numbers of photos on one object; everything follows from the seed.
+
+    Args:
+        on_step: called with (done, total, preview) after each stage of each number of photos, and, with the same
+            numbers, at each step of sampling and distillation.
+
+    Raises:
+        InputError, FieldError: the object cannot be evaluated.
+    """
+    values: Values = {stage: {} for stage in config.stages}
+    notes: list[str] = []
+    shown: dict[str, Tensor] = {}
+    done, total = 0, len(config.photos) * len(config.stages)
+    for count in sorted(config.photos):
+        scene = None
+        if set(config.stages) - {"white", "nearest"}:
+            scene = model.encode(item.given(count), reference_elevation_degrees=item.elevation_degrees)
+        painted: dict[str, Painted] = {}
+        for stage in config.stages:
+            inner = _inner(on_step, done, total)
+            painted[stage] = _paint(stage, model, item, count, scene, config, inner)
+            known = values[stage].get(str(min(config.photos))) if stage == "white" else None
+            values[stage][str(count)] = known or _measure(painted[stage], item, config, f"{stage}, {count}", notes)
+            done += 1
+            if on_step is not None:
+                on_step(done, total, None)
+        for stage, found in _consistency(painted, item).items():
+            values[stage][str(count)]["consistency"] = [found]
+        shown = {stage: picture.rgb for stage, picture in painted.items()}
+    for _, _, measures in _rows(values):
+        for numbers in measures.values():
+            object_mean(numbers)  # refuses what is not finite
+    return ObjectResult(values, notes, shown)
+
+
+def settings_id(content: dict[str, Any]) -> str:
+    """Fingerprint of settings given as JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _paint(
+    stage: Stage,
+    model: UpFusion,
+    item: EvaluatedObject,
+    count: int,
+    scene: SceneEncoding | None,
+    config: EvaluationConfig,
+    on_step: OnStep | None,
+) -> Painted:
+    cameras, size = item.cameras, item.truth.shape[-1]
+    if stage == "white":
+        return Painted(torch.ones_like(item.truth))
+    if stage == "nearest":
+        photos = list(item.photos[:count])
+        chosen = [photos[near] for near in nearest_photos(cameras, item.views.cameras[torch.tensor(photos)])]
+        return Painted(item.views.rgb[chosen], item.views.mask[chosen])
+    assert scene is not None, "models need the photos encoded"
+    if stage == "predict":
+
+        def predicted(where: Cameras, pixels: int) -> Tensor:
+            return _picture(model.predict(scene, where, size=pixels))
+
+        return Painted(predicted(cameras, size), render=predicted)
+    if stage == "sample":
+        first = _seed(config.seed, "sample", item.index)
+        novel = model.sample(
+            scene,
+            cameras,
+            steps=config.steps,
+            guidance=config.guidance,
+            scheduler=config.scheduler,
+            seeds=[first + view for view in range(len(cameras))],
+            batch_size=config.batch_size,
+            on_step=on_step,
+        )
+        return Painted(_picture(novel.rgb))
+    generator = torch.Generator().manual_seed(_seed(config.seed, "field", item.index))
+    return _rendered(model.distill(scene, config.distill, generator=generator, on_step=on_step), cameras, size)
+
+
+def _rendered(field: RadianceField, cameras: Cameras, size: int) -> Painted:
+    def rendered(where: Cameras, pixels: int) -> Tensor:
+        seen = field.render(where, pixels)
+        return torch.cat([_picture(seen.rgb), _picture(seen.opacity)], dim=1)
+
+    views = field.render(cameras, size)
+    views = RenderedViews(_picture(views.rgb), _picture(views.opacity), views.depth.float().cpu())
+    return Painted(views.rgb, views.opacity, rendered, views, field)
+
+
+def _measure(
+    painted: Painted, item: EvaluatedObject, config: EvaluationConfig, label: str, notes: list[str]
+) -> dict[str, list[float]]:
+    turned = painted.render is not None and config.alignment == "object"
+    alignments = align_views(
+        painted.rgb,
+        item.truth,
+        mask=painted.mask,
+        render=painted.render if turned else None,
+        cameras=item.cameras if turned else None,
+        search=SimilaritySearch.quick(),
+    )
+    measures = measure_alignments(alignments, item.truth, item.mask)
+    values = {name: [float(number) for number in numbers] for name, numbers in measures.items()}
+    if painted.field is not None and item.mesh is not None:
+        values |= _mesh_measures(painted.field, item.mesh(), alignments, config, label, notes)
+    return values
+
+
+def _mesh_measures(
+    field: RadianceField,
+    truth: trimesh.Trimesh,
+    alignments: Alignments,
+    config: EvaluationConfig,
+    label: str,
+    notes: list[str],
+) -> dict[str, list[float]]:
+    """Chamfer distance and F-scores, raw and aligned; none, and a note, where the field has no surface."""
+    try:
+        mesh = field.extract_mesh(config.mesh_resolution)
+    except FieldError as error:
+        notes.append(f"{label} photos: no mesh was measured, because {error}")
+        return {}
+    options = {"samples": config.mesh_samples, "seed": config.seed}
+    raw = compare_meshes(mesh, truth, **options)
+    aligned = compare_meshes(mesh, truth, similarity=alignments.object_similarity, align=True, **options)
+    return {name: [value] for name, value in raw} | {f"{name}_similarity": [value] for name, value in aligned}
+
+
+def _consistency(painted: dict[str, Painted], item: EvaluatedObject) -> dict[str, float]:
+    """Of the field's renders and of the samples, by the field's depth; nothing without a field."""
+    seen = painted["field"].views if "field" in painted else None
+    if seen is None or len(item.targets) < 2:
+        return {}
+    found = {}
+    for stage in {"sample", "field"} & painted.keys():
+        pairs = neighbours(item.cameras)
+        value = reprojection_consistency(painted[stage].rgb, seen, item.cameras, pairs=pairs).mean
+        if math.isfinite(value):  # else no pixel is seen twice
+            found[stage] = value
+    return found
+
+
+def _procedural_mesh(objects: Any) -> Callable[[], trimesh.Trimesh]:  # noqa: ANN401 - Objects of one
+    return lambda: true_mesh(objects)
+
+
+def _file_mesh(dataset: MeshViews, index: int, views: PosedViews) -> Callable[[], trimesh.Trimesh]:
+    def read() -> trimesh.Trimesh:
+        surface = dataset.surface(index, views)
+        return trimesh.Trimesh(surface.vertices.numpy(), surface.faces.numpy(), process=False)
+
+    return read
+
+
+def _rows(values: Values) -> Iterator[tuple[str, str, dict[str, list[float]]]]:
+    for stage, rows in values.items():
+        for photos, measures in rows.items():
+            yield stage, photos, measures
+
+
+def _inner(on_step: OnStep | None, done: int, total: int) -> OnStep | None:
+    if on_step is None:
+        return None
+
+    def relay(step: int, steps: int, preview: Callable[[], Tensor] | None) -> None:
+        on_step(done, total, preview)
+
+    return relay
+
+
+def _picture(rgb: Tensor) -> Tensor:
+    return rgb.detach().float().cpu().clamp(0, 1)
+
+
+def _seed(seed: int, purpose: str, index: int) -> int:
+    """A number below 2^31 that no other purpose or object shares, as good as surely."""
+    return zlib.crc32(f"{seed} {purpose} {index}".encode()) >> 1
+
+
+def object_values(rows: Sequence[Values], stage: str, photos: int, measure: str) -> list[float]:
+    """Each object's mean over its views, of the objects that have the measure."""
+    found = (row.get(stage, {}).get(str(photos), {}).get(measure) for row in rows)
+    return [object_mean(numbers) for numbers in found if numbers is not None]

@@ -1,0 +1,267 @@
+"""Objects one by one into a folder, and what it says in the end: report.json, report.md, plots, a picture sheet."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..data.examples import MultiViewDataset
+from ..errors import FieldError, InputError, MissingPackageError
+from ..files import replacing
+from ..types import OnStep
+from .metrics import MEASURES
+from .pictures import load_picture, object_row, save_picture, stacked
+from .protocol import (
+    EvaluatedObject,
+    EvaluationConfig,
+    ObjectResult,
+    Values,
+    draw_object,
+    evaluate_object,
+    object_values,
+    settings_id,
+)
+from .summary import WAYS, Score, markdown_table, paired_difference, plot_results, results_to_json, score
+
+if TYPE_CHECKING:
+    from ..pipeline.upfusion import UpFusion
+
+Writing = Callable[[str], AbstractContextManager[Path]]
+"""Name of a file in the report's folder -> a temporary path that becomes it when the block ends well."""
+
+SHEET_OBJECTS = 12
+"""Rows of the picture sheet: the first objects that could be evaluated, whatever they look like."""
+
+ALIGNMENTS = {
+    "object": "one 3D similarity of the object's frame for `predict` and `field` (quick search), one shared 2D "
+    "similarity of the pictures for the other stages",
+    "picture": "one shared 2D similarity of the pictures for all stages; meshes have their own 3D similarity",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What an evaluation found.
+
+    results: results[stage][photos][measure]. objects: names of those evaluated.
+    skipped: (object, reason) of the others.
+    """
+
+    results: dict[str, dict[int, dict[str, Score]]]
+    objects: tuple[str, ...]
+    skipped: tuple[tuple[str, str], ...]
+
+
+def evaluate(
+    model: UpFusion,
+    dataset: MultiViewDataset,
+    indices: Sequence[int],
+    folder: Path,
+    config: EvaluationConfig | None = None,
+    *,
+    about: dict[str, Any] | None = None,
+    writing: Writing | None = None,
+    on_step: OnStep | None = None,
+) -> Report:
+    """Evaluates objects of a data set and writes the report into a folder.
+
+    Each object's values are in objects/<number>.json as soon as they are known. Those that the folder holds already,
+    from the same settings, are not computed again, so a run that was killed goes on where it was.
+
+    Args:
+        indices: the objects' numbers in the data set.
+        about: what else shapes the result or is worth knowing, such as the data's name: it stands in the report.
+        writing: how files get their names; by default they are renamed into the folder.
+        on_step: called with (step, total, preview), `total` counting stages of numbers of photos of objects.
+
+    Raises:
+        MissingPackageError: matplotlib is not installed. InputError: no object could be evaluated.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingPackageError(
+            "plots need the package matplotlib, which is not installed; run: pip install 'upfusion[train]'"
+        )
+    config = config or EvaluationConfig()
+    if not len(indices):
+        raise InputError("expected at least one object to evaluate, got none; ask for some")
+    writing = writing or (lambda name: replacing(folder / name))
+    settings = {**(about or {}), "model_id": model.model_id, "settings": config.to_dict()}
+    fingerprint = settings_id(settings)
+    each = len(config.photos) * len(config.stages)
+    finished: list[dict[str, Any]] = []
+    skipped: list[tuple[str, str]] = []
+    for place, index in enumerate(indices):
+        record = _stored(folder, index, fingerprint)
+        if record is None:
+            name, known = f"object {index}", len(dataset.skipped)
+            try:
+                item = draw_object(dataset, index, config)
+                name = item.views.name
+                result = evaluate_object(model, item, config, _shifted(on_step, place * each, len(indices)))
+            except (InputError, FieldError) as error:
+                name = dataset.skipped[-1][0] if len(dataset.skipped) > known else name
+                skipped.append((name, str(error)))
+            else:
+                record = _saved(item, result, fingerprint, writing)
+        if record is not None:
+            finished.append(record)
+        if on_step is not None:
+            on_step((place + 1) * each, len(indices) * each, None)
+    if not finished:
+        raise InputError(
+            f"none of {len(indices)} objects could be evaluated, {skipped[0][0]} because {skipped[0][1]}; "
+            "correct that, then begin again"
+        )
+    report = Report(_results(finished, config), tuple(record["object"] for record in finished), tuple(skipped))
+    left_out = [list(entry) for entry in dataset.skipped]
+    _write(report, finished, left_out, settings, config, folder, writing)
+    return report
+
+
+def _saved(item: EvaluatedObject, result: ObjectResult, fingerprint: str, writing: Writing) -> dict[str, Any]:
+    """Writes an object's row of pictures, then its values: with these it is finished."""
+    record = {
+        "object": item.views.name,
+        "index": item.index,
+        "run": fingerprint,
+        "photos": list(item.photos),
+        "targets": list(item.targets),
+        "reference_elevation_degrees": item.elevation_degrees,
+        "values": result.values,
+        "notes": result.notes,
+    }
+    with writing(_name(item.index, "png")) as path:
+        save_picture(path, object_row(item.views.rgb[list(item.photos)], item.truth[0], result.shown))
+    with writing(_name(item.index, "json")) as path:
+        path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return record
+
+
+def _stored(folder: Path, index: int, fingerprint: str) -> dict[str, Any] | None:
+    """The record of an object that is finished; None where there is none, or only one of other settings."""
+    try:
+        record = json.loads((folder / _name(index, "json")).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    usable = isinstance(record, dict) and record.get("run") == fingerprint and (folder / _name(index, "png")).is_file()
+    return record if usable else None
+
+
+def _name(index: int, suffix: str) -> str:
+    return f"objects/{index:06d}.{suffix}"
+
+
+def _results(finished: Sequence[dict[str, Any]], config: EvaluationConfig) -> dict[str, dict[int, dict[str, Score]]]:
+    """Per view, then per object: scores of every measure that at least one object has."""
+    rows: list[Values] = [record["values"] for record in finished]
+    results: dict[str, dict[int, dict[str, Score]]] = {}
+    for stage in config.stages:
+        results[stage] = {}
+        for photos in sorted(config.photos):
+            names = dict.fromkeys(name for row in rows for name in row[stage][str(photos)])
+            results[stage][photos] = {name: score(object_values(rows, stage, photos, name)) for name in names}
+    return results
+
+
+def _gains(finished: Sequence[dict[str, Any]], config: EvaluationConfig) -> dict[str, Any]:
+    """What more photos bring, object by object: gains[stage]["1 to 3"][measure]."""
+    gains: dict[str, Any] = {}
+    for stage in config.stages:
+        gains[stage] = {}
+        for fewer, more in pairwise(sorted(config.photos)):
+            row = {}
+            for name in MEASURES:
+                pairs = [
+                    [object_values([record["values"]], stage, photos, name) for photos in (fewer, more)]
+                    for record in finished
+                ]
+                both = [(first[0], second[0]) for first, second in pairs if first and second]
+                if both:
+                    difference = paired_difference([pair[0] for pair in both], [pair[1] for pair in both])
+                    row[name] = vars(difference)
+            gains[stage][f"{fewer} to {more}"] = row
+    return gains
+
+
+def _write(
+    report: Report,
+    finished: Sequence[dict[str, Any]],
+    left_out: list[list[str]],
+    settings: dict[str, Any],
+    config: EvaluationConfig,
+    folder: Path,
+    writing: Writing,
+) -> None:
+    notes = [f"{record['object']}: {note}" for record in finished for note in record["notes"]]
+    content = {
+        **settings,
+        "similarity_alignment": ALIGNMENTS[config.alignment],
+        "evaluated": list(report.objects),
+        "skipped": [list(entry) for entry in report.skipped],
+        "left_out_by_the_data_set": left_out,
+        "notes": notes,
+        "results": results_to_json(report.results),
+        "gains": _gains(finished, config),
+    }
+    rows = [load_picture(folder / _name(record["index"], "png")) for record in finished[:SHEET_OBJECTS]]
+    with writing("sheet.png") as path:
+        save_picture(path, stacked(rows, max(config.photos), config.stages))
+    with tempfile.TemporaryDirectory() as place:
+        for measure, plot in plot_results(report.results, place).items():
+            with writing(f"plots/{measure}.png") as path:
+                shutil.copyfile(plot, path)
+    with writing("report.md") as path:
+        path.write_text(_markdown(report, content, config), encoding="utf-8")
+    with writing("report.json") as path:
+        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _markdown(report: Report, content: dict[str, Any], config: EvaluationConfig) -> str:
+    about = ", ".join(f"{name} {content[name]}" for name in ("model", "data", "split") if name in content)
+    lines = [
+        "# Evaluation",
+        "",
+        f"{len(report.objects)} objects, {config.views} views each, seed {config.seed}"
+        + (f"; {about}." if about else "."),
+        f"Model {content['model_id']}. Mean ± standard error over objects; an object's is the mean of its views.",
+        f"Global similarity: {content['similarity_alignment']}.",
+        "`white` is all white, `nearest` the photo nearest in angle with its true mask. The other stages' silhouettes "
+        "are what is not white, `field`'s its opacity.",
+        "",
+    ]
+    present = list(dict.fromkeys(name for rows in report.results.values() for row in rows.values() for name in row))
+    for title, chosen in (("Raw", None), *((way.capitalize(), suffix) for suffix, way in WAYS.items())):
+        names = [name for name in present if _way(name) == chosen]
+        if names:
+            lines += [f"## {title}", "", markdown_table(report.results, names)]
+    lines += _listed("Skipped", [f"{item}: {reason}" for item, reason in report.skipped])
+    lines += _listed(
+        "Left out by the data set", [f"{item}: {reason}" for item, reason in content["left_out_by_the_data_set"]]
+    )
+    lines += _listed("Notes", content["notes"])
+    lines += ["![photos, truth and stages](sheet.png)", ""]
+    return "\n".join(lines)
+
+
+def _way(name: str) -> str | None:
+    """The ending that tells a measure's alignment; None for raw ones."""
+    return next((suffix for suffix in WAYS if name.endswith(f"_{suffix}")), None)
+
+
+def _listed(title: str, entries: Sequence[str]) -> list[str]:
+    return [f"## {title} ({len(entries)})", "", *(f"- {entry}" for entry in entries), ""] if entries else []
+
+
+def _shifted(on_step: OnStep | None, before: int, objects: int) -> OnStep | None:
+    """The hook of one object among many: `before` stages are done."""
+    if on_step is None:
+        return None
+    return lambda step, total, preview: on_step(before + step, total * objects, preview)
