@@ -207,7 +207,7 @@ def convert(
     dtype: Annotated[str | None, one_of("float16", "float32", "bfloat16", help="Precision; kept unless given.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace DESTINATION.")] = False,
 ) -> None:
-    """Weights: folder -> one merged file, or back. The record is written beside it as DESTINATION.run.json."""
+    """Weights: folder -> one merged file, or back. The record is run.json in a folder, FILE.run.json beside a file."""
     from .weights import run_convert
 
     run_convert(source, destination, dtype=dtype, force=force)
