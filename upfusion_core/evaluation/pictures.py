@@ -15,7 +15,6 @@ from ..checks import check_shape
 from ..errors import InputError
 
 TITLES = {
-    "white": "white",
     "nearest": "nearest photo",
     "predict": "prediction",
     "sample": "2D sample",

@@ -8,6 +8,7 @@ of photos or stages are asked for.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -25,6 +26,7 @@ from ..data.examples import MultiViewDataset, PosedViews
 from ..data.meshes import MeshViews
 from ..data.procedural import ProceduralObjects, true_mesh
 from ..errors import FieldError, InputError
+from ..field.rendering import RaySampling
 from ..geometry.cameras import REFERENCE_ELEVATION_DEGREES
 from ..pipeline.distill_config import DistillConfig
 from ..types import Cameras, InputViews, OnStep, RenderedViews, SceneEncoding
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
 Stage = Literal["white", "nearest", "predict", "sample", "field"]
 
 STAGES: tuple[Stage, ...] = ("white", "nearest", "predict", "sample", "field")
+
+SEARCH_SAMPLING = RaySampling(uniform=48, importance=0)
+"""Of a field's small renders while its frame is searched for; what is measured is rendered with all samples."""
 
 Values = dict[str, dict[str, dict[str, list[float]]]]
 """values[stage][photos][measure]: one number a view, or one alone for measures of the whole object."""
@@ -153,7 +158,8 @@ class Painted:
 
 @dataclass(frozen=True, eq=False)
 class ObjectResult:
-    """values: see Values. notes: what could not be measured. shown: rgb of each stage with the most photos."""
+    """values: see Values. notes: what could not be measured. shown: rgb of each stage but
+    white with the most photos."""
 
     values: Values
     notes: list[str]
@@ -230,7 +236,7 @@ def evaluate_object(
                 on_step(done, total, None)
         for stage, found in _consistency(painted, item).items():
             values[stage][str(count)]["consistency"] = [found]
-        shown = {stage: picture.rgb for stage, picture in painted.items()}
+        shown = {stage: picture.rgb for stage, picture in painted.items() if stage != "white"}
     for _, _, measures in _rows(values):
         for numbers in measures.values():
             object_mean(numbers)  # refuses what is not finite
@@ -284,7 +290,7 @@ def _paint(
 
 def _rendered(field: RadianceField, cameras: Cameras, size: int) -> Painted:
     def rendered(where: Cameras, pixels: int) -> Tensor:
-        seen = field.render(where, pixels)
+        seen = field.render(where, pixels, sampling=SEARCH_SAMPLING if pixels < size else None)
         return torch.cat([_picture(seen.rgb), _picture(seen.opacity)], dim=1)
 
     views = field.render(cameras, size)
@@ -346,10 +352,11 @@ def _consistency(painted: dict[str, Painted], item: EvaluatedObject) -> dict[str
 
 
 def _procedural_mesh(objects: Any) -> Callable[[], trimesh.Trimesh]:  # noqa: ANN401 - Objects of one
-    return lambda: true_mesh(objects)
+    return functools.cache(lambda: true_mesh(objects))
 
 
 def _file_mesh(dataset: MeshViews, index: int, views: PosedViews) -> Callable[[], trimesh.Trimesh]:
+    @functools.cache
     def read() -> trimesh.Trimesh:
         surface = dataset.surface(index, views)
         return trimesh.Trimesh(surface.vertices.numpy(), surface.faces.numpy(), process=False)

@@ -212,8 +212,9 @@ def _write(
         "gains": _gains(finished, config),
     }
     rows = [load_picture(folder / _name(record["index"], "png")) for record in finished[:SHEET_OBJECTS]]
+    shown = [stage for stage in config.stages if stage != "white"]
     with writing("sheet.png") as path:
-        save_picture(path, stacked(rows, max(config.photos), config.stages))
+        save_picture(path, stacked(rows, max(config.photos), shown))
     with tempfile.TemporaryDirectory() as place:
         for measure, plot in plot_results(report.results, place).items():
             with writing(f"plots/{measure}.png") as path:

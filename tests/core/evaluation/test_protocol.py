@@ -144,7 +144,7 @@ def test_baselines_recomputed_by_hand(model: UpFusion, dataset: ProceduralObject
     assert report.objects == ("procedural-1-test-0", "procedural-1-test-1")
 
 
-def test_what_a_report_holds(everything: Path, model: UpFusion) -> None:
+def test_what_a_report_holds(everything: Path, model: UpFusion, dataset: ProceduralObjects) -> None:
     content = json.loads((everything / "report.json").read_text())
     assert list(content["results"]) == list(STAGES)
     assert content["model_id"] == model.model_id
@@ -168,10 +168,15 @@ def test_what_a_report_holds(everything: Path, model: UpFusion) -> None:
     plots = {path.name for path in (everything / "plots").iterdir()}
     assert {"box_psnr.png", "ssim_similarity.png"} <= plots
     with Image.open(everything / "sheet.png") as sheet:
-        # 2 photos, truth, 5 stages of 64 pixels, twice enlarged and framed
-        assert sheet.size == (8 * 130, 130 + 14)
-        pixel = np.array(sheet)[14 + 65, 3 * 130 + 65]
-    assert pixel.tolist() == [255, 255, 255]  # the stage "white"
+        # 2 photos, truth, 4 stages without white, of 64 pixels, twice enlarged and framed
+        assert sheet.size == (7 * 130, 130 + 14)
+        pixels = np.array(sheet)[14:]
+    item = draw_object(dataset, 3, EvaluationConfig(photos=(1, 2), views=2))
+    nearest = item.views.rgb[nearest_by_hand(item, 2)[0]]
+    for column, picture in ((0, item.views.rgb[0]), (2, item.truth[0]), (3, nearest)):
+        shown = pixels[1:129:2, column * 130 + 1 : column * 130 + 129 : 2]
+        expected = (picture.permute(1, 2, 0).numpy() * 255).round()
+        assert np.abs(shown - expected).max() <= 1
 
 
 def test_the_models_get_the_photos_and_the_true_elevation(model: UpFusion, dataset: ProceduralObjects) -> None:
