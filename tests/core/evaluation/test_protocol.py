@@ -31,6 +31,7 @@ from upfusion_core.evaluation.protocol import (
     neighbours,
 )
 from upfusion_core.evaluation.report import Report, evaluate
+from upfusion_core.evaluation.spatial import SimilaritySearch
 from upfusion_core.evaluation.summary import results_from_json
 from upfusion_core.field.fitting import FitConfig
 from upfusion_core.field.hashgrid import GridConfig
@@ -287,3 +288,25 @@ def test_what_is_refused(model: UpFusion, meshes: Path, tmp_path: Path, monkeypa
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingPackageError, match="matplotlib"):
         evaluated(model, meshes, [0], tmp_path / "none")
+
+
+def test_a_field_s_frame_is_searched_for_in_3d(
+    model: UpFusion, dataset: ProceduralObjects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = SimilaritySearch(
+        yaw_degrees=(0.0,), pitch_degrees=(0.0,), starts=1, coarse_size=8, fine_size=8, coarse_steps=1, fine_steps=1
+    )
+    monkeypatch.setattr(SimilaritySearch, "quick", lambda: quick)
+    config = EvaluationConfig(photos=(1,), views=1, stages=("field",), steps=1, distill=DISTILL, mesh_samples=500)
+    item = dataclasses.replace(draw_object(dataset, 0, config), mesh=None)
+    steps = []
+    result = evaluate_object(model, item, config, lambda step, total, preview: steps.append((step, total)))
+    values = result.values["field"]["1"]
+    assert "chamfer" not in values
+    assert "consistency" not in values  # there is one view only
+    ours = result.shown["field"][0]
+    by_hand = -10 * math.log10(float((ours - item.truth[0]).square().mean()))
+    assert values["psnr"] == pytest.approx([by_hand], abs=1e-4)
+    # where nothing comes nearer, the frame stays
+    assert values["psnr_similarity"][0] >= values["psnr"][0] - 1e-4
+    assert set(steps) == {(0, 1), (1, 1)}
