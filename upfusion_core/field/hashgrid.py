@@ -20,7 +20,7 @@ HASH_PRIMES = (1, 2654435761, 805459861)
 
 @dataclass(frozen=True)
 class GridConfig:
-    """Sizes of the grid; the defaults are the release's (METHOD section 5).
+    """Sizes of the grid; the defaults are the release's (paper section 3.3).
 
     levels: resolutions, growing geometrically from `coarsest` to `finest` cells along each axis of the box.
     features: learned numbers at each lattice point of each level.

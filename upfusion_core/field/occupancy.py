@@ -45,7 +45,7 @@ class OccupancyGrid(nn.Module):
         self,
         density: Callable[[Tensor], Tensor],
         *,
-        decay: float = 0.8,
+        decay: float = 0.5,
         generator: torch.Generator | None = None,
     ) -> None:
         """Asks the field once in every cell, at a drawn place or in the middle; keeps the greater of news and memory.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FieldConfig:
-    """Shape of a radiance field; the defaults are the release's (METHOD section 5).
+    """Shape of a radiance field; the defaults are the release's (paper section 3.3).
 
     hidden, layers: width of the MLP and its number of linear layers.
     blob_weight, blob_sigma: the density logit starts from blob_weight·exp(-|x|² / (2·blob_sigma²)).
@@ -48,7 +48,7 @@ class FieldConfig:
     @classmethod
     def draft(cls) -> FieldConfig:
         """A small field for a first look: all that a photo shows at the object's depth lies within ±0.3."""
-        grid = GridConfig(levels=4, features=4, coarsest=16, finest=128, table_size=2**17, indexing="hashed")
+        grid = GridConfig(levels=4, features=4, coarsest=16, finest=192, table_size=2**17, indexing="hashed")
         return cls(grid=grid, hidden=32, half_extent=0.3, blob_sigma=0.1)
 
 
@@ -124,7 +124,7 @@ class RadianceField(nn.Module):
         return logits[..., 0], logits[..., 1:]
 
     def _density(self, points: Tensor, logit: Tensor) -> Tensor:
-        # METHOD section 5: sigma = exp(logit + 5·exp(-|x|² / (2·0.2²)))
+        # as in the release: sigma = exp(logit + 5·exp(-|x|² / (2·0.2²)))
         blob = self.config.blob_weight * torch.exp(-points.square().sum(-1) / (2 * self.config.blob_sigma**2))
         density: Tensor = _TruncatedExp.apply(logit + blob)
         low, high = self.aabb

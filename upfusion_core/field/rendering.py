@@ -22,7 +22,7 @@ VisibleFunction = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class RaySampling:
-    """How a ray is sampled; the defaults are the release's (METHOD section 5).
+    """How a ray is sampled; the defaults are the release's (paper section 3.3).
 
     uniform: samples spread evenly over the part of the ray inside the box.
     importance: further samples where the first ones found something.

@@ -12,6 +12,7 @@ from upfusion_core.field.fitting import (
     FieldFitter,
     FitConfig,
     color_loss,
+    depth_loss,
     distortion_loss,
     fit_views,
     opacity_loss,
@@ -26,7 +27,7 @@ GRID = GridConfig(levels=2, coarsest=4, finest=16, table_size=4096)
 TINY = FieldConfig(grid=GRID, hidden=16, half_extent=0.3)
 QUICK = FitConfig(
     iterations=12, rays=64, sampling=RaySampling(12, 4), grid_lr=3e-2, mlp_lr=5e-3, occupancy_cells=8,
-    occupancy_every=5, distortion_weight=0.01, final_lr=0.1,
+    occupancy_every=5, distortion_weight=0.01, final_lr=0.1, edge_share=0.0,
 )  # fmt: skip
 
 
@@ -57,6 +58,11 @@ def test_losses_by_hand() -> None:
     assert float(opacity_loss(torch.tensor([0.5, 1.0]), torch.tensor([1.0, 0.0]), weights)) == pytest.approx(1.625)
     halves = distortion_loss(torch.tensor([[0.5, 0.5]]), torch.tensor([[1.0, 2.0]]), torch.zeros(1, 2))
     assert float(halves) == pytest.approx(0.5)
+    opacity = torch.tensor([0.5, 1.0], requires_grad=True)
+    stopped = depth_loss(opacity, torch.tensor([2.0, 4.0], requires_grad=True))
+    assert float(stopped.detach()) == pytest.approx(2.5)
+    stopped.backward()
+    assert opacity.grad is None  # it moves light, and makes nothing more or less opaque
 
 
 def test_distortion_agrees_with_the_double_sum() -> None:
@@ -71,7 +77,7 @@ def test_distortion_agrees_with_the_double_sum() -> None:
 def test_losses_fall() -> None:
     fitter = _fitter(config=replace(QUICK, iterations=80, rays=256, mlp_lr=1e-2))
     history = [fitter.step() for _ in range(80)]
-    assert set(history[0]) == {"color", "opacity", "distortion"}
+    assert set(history[0]) == {"color", "opacity", "distortion", "depth"}
     for name in ("color", "opacity"):
         first, last = (sum(float(entry[name]) for entry in part) for part in (history[:10], history[-10:]))
         assert last < first / 2, name
@@ -146,7 +152,7 @@ def test_views_can_be_replaced() -> None:
     fitter.step()
     cameras, rgb, _ = _views()
     fitter.set_views(cameras[0], rgb[:1, :, :6, :6])
-    assert set(fitter.step()) == {"color", "distortion"}
+    assert set(fitter.step()) == {"color", "distortion", "depth"}
     assert fitter.iteration == 2
 
 

@@ -134,7 +134,7 @@ def fit() -> Fit:
     cameras = random_cameras(64, generator=generator, elevation_degrees=(-40.0, 60.0))
     rgb, mask = trace(cameras, 128)
     field = RadianceField(FieldConfig.draft(), generator=generator)
-    fit_views(field, cameras, rgb, mask=mask, config=FitConfig.draft(), generator=generator)
+    fit_views(field, cameras, rgb, mask=mask, config=FitConfig(), generator=generator)
     return Fit(field, field.extract_mesh(160), surface(400_000, generator))
 
 
