@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .errors import UpFusionError
+    from .errors import InputError, UpFusionError
     from .field.mesh import MeshAsset
     from .field.radiance import RadianceField
     from .field.storage import load_field
@@ -18,14 +18,26 @@ if TYPE_CHECKING:
     from .pipeline.distill import DistillConfig
     from .pipeline.prepare import prepare_views
     from .pipeline.upfusion import UpFusion
-    from .types import Cameras, InputViews, NovelViews, RenderedViews, SceneEncoding, ViewConditioning
+    from .types import (
+        REFERENCE_FOCAL,
+        Cameras,
+        InputViews,
+        NovelViews,
+        OnStep,
+        RenderedViews,
+        SceneEncoding,
+        ViewConditioning,
+    )
 
 _HOMES = {
     "Cameras": "types",
     "DistillConfig": "pipeline.distill",
+    "InputError": "errors",
     "InputViews": "types",
     "MeshAsset": "field.mesh",
     "NovelViews": "types",
+    "OnStep": "types",
+    "REFERENCE_FOCAL": "types",
     "RadianceField": "field.radiance",
     "RenderedViews": "types",
     "SceneEncoding": "types",
@@ -42,11 +54,14 @@ _HOMES = {
 }
 
 __all__ = [
+    "REFERENCE_FOCAL",
     "Cameras",
     "DistillConfig",
+    "InputError",
     "InputViews",
     "MeshAsset",
     "NovelViews",
+    "OnStep",
     "RadianceField",
     "RenderedViews",
     "SceneEncoding",

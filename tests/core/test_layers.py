@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import upfusion_core
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "upfusion_core"
 LAYERS = (
@@ -29,6 +31,7 @@ HOMES = {
     "rich": {"cli"},
 }
 SOURCES = sorted(PACKAGE.rglob("*.py"))
+NODE_SOURCES = sorted((ROOT / "nodes").rglob("*.py"))
 
 
 def layer_of(part: str) -> int:
@@ -83,6 +86,19 @@ def test_inside_the_package_imports_are_relative(path: Path) -> None:
             assert not any(alias.name.split(".")[0] == "upfusion_core" for alias in node.names)
         if isinstance(node, ast.ImportFrom) and node.level == 0:
             assert (node.module or "").split(".")[0] not in ("upfusion_core", "comfy", "comfy_api", "folder_paths")
+
+
+@pytest.mark.parametrize("path", [*NODE_SOURCES, ROOT / "__init__.py"], ids=lambda path: str(path.relative_to(ROOT)))
+def test_nodes_import_only_the_public_api(path: Path) -> None:
+    """ComfyUI imports the pack by its folder: an absolute import would give other classes than a relative one."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            assert not any(alias.name.split(".")[0] in ("upfusion_core", "nodes") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            assert (node.module or "").split(".")[0] not in ("upfusion_core", "diffusers", "transformers")
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("upfusion_core"):
+            assert node.module == "upfusion_core", f"{path} must take {node.module}'s names from upfusion_core"
+            assert {alias.name for alias in node.names} <= set(upfusion_core.__all__)
 
 
 def test_the_rule_is_able_to_fail(tmp_path: Path) -> None:

@@ -1,0 +1,22 @@
+"""The nodes: thin shells that convert ComfyUI's values, call upfusion_core, and convert back."""
+
+from __future__ import annotations
+
+from .requirements import require_comfyui
+
+require_comfyui()  # before anything is imported from ComfyUI, so that an old one gets a readable sentence
+
+from comfy_api.latest import ComfyExtension, io  # noqa: E402
+
+
+class UpFusionExtension(ComfyExtension):
+    """The pack's nodes."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """All nodes, in the order of the stages."""
+        from .cameras import UpFusionCamera, UpFusionOrbitCameras
+
+        return [
+            UpFusionOrbitCameras,
+            UpFusionCamera,
+        ]

