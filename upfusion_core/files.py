@@ -1,4 +1,4 @@
-"""Writing files so that nothing half-written is ever seen under its final name."""
+"""Writing files so that nothing half-written is ever seen under its final name, and the files of the package itself."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from .errors import OutputError
+
+BUNDLED = Path(__file__).parent / "bundled"
+"""Data that come with the package: the small model, photos of objects that it was not trained on."""
+
+
+def bundled_path(name: str) -> Path:
+    """Where a file of the package's own data is, or would be."""
+    return BUNDLED / name
 
 
 @contextmanager

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from upfusion_core.geometry import random_cameras, reference_camera
+from upfusion_core.models.checkpoints import network_weights
 from upfusion_core.models.config import ModelConfig
 from upfusion_core.models.controlnet import DiffusionConfig
+from upfusion_core.models.convert import convert, write_networks
 from upfusion_core.models.dino import DinoConfig
 from upfusion_core.models.text import TextConfig
 from upfusion_core.models.upsrt import UpSRTConfig
 from upfusion_core.models.vae import VaeConfig
+from upfusion_core.training.autoencoder import calibrate_latents
 from upfusion_core.training.batches import TrainingBatch
 from upfusion_core.training.config import TrainConfig
+from upfusion_core.training.initial import initial_networks
 from upfusion_core.types import Cameras
 
 SIZE, WIDTH = 16, 32
@@ -43,6 +48,18 @@ def tiny_config(stage: str = "encoder", **changes: Any) -> TrainConfig:  # noqa:
     if stage == "diffusion":
         values["rgb_weight"] = 1.0
     return TrainConfig(stage=stage, **(values | changes))
+
+
+def write_tiny_mini(path: Path) -> Path:
+    """A merged float16 file of random weights in these sizes, its latents of the right spread, with facts."""
+    networks, text = initial_networks(tiny_model(), seed=3)
+    calibrate_latents(networks.vae, TinySource(8).batch(0).targets.flatten(0, 1))
+    whole = write_networks(
+        path.with_name("whole.safetensors"), tiny_model(), network_weights(tiny_model(), networks), text
+    )
+    convert(whole, path, dtype=torch.float16, facts={"trained_on": "nothing: random weights", "steps": {"encoder": 0}})
+    whole.unlink()
+    return path
 
 
 class TinySource:

@@ -200,7 +200,9 @@ def predict(
 @app.command()
 @_reporting
 def convert(
-    source: Annotated[Path, typer.Argument(help="A folder of weights or a merged .safetensors.", show_default=False)],
+    source: Annotated[
+        str, typer.Argument(help="mini, a folder of weights or a merged .safetensors.", show_default=False)
+    ],
     destination: Annotated[
         Path, typer.Argument(help="The other: a new .safetensors, or a new folder.", show_default=False)
     ],
@@ -216,7 +218,9 @@ def convert(
 @app.command()
 @_reporting
 def info(
-    weights: Annotated[Path, typer.Argument(help="A folder of weights or a merged .safetensors.", show_default=False)],
+    weights: Annotated[
+        str, typer.Argument(help="mini, a folder of weights or a merged .safetensors.", show_default=False)
+    ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Also write it as a JSON file.", show_default=False)
     ] = None,

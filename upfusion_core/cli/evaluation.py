@@ -13,6 +13,7 @@ from ..errors import InputError
 from . import options
 from .console import answer, duration, progress, say
 from .options import one_of
+from .settings import DEFAULT_MODEL, DEFAULT_MODEL_NOTE, absolute_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -126,6 +127,8 @@ def _evaluate_in(run: Run, told: EvaluateOptions, device: str) -> None:
     from .run import package_versions
 
     config = evaluation_config(settings)
+    if told.model is None and not run.resumed:
+        say(DEFAULT_MODEL_NOTE)
     dtype = None if settings["dtype"] == "auto" else getattr(torch, settings["dtype"])
     model = UpFusion.load(settings["model"], device=resolve_device(device), dtype=dtype)
     dataset = _dataset(settings, model.image_size)
@@ -162,11 +165,11 @@ def _settings(told: EvaluateOptions, stored: dict[str, Any]) -> dict[str, Any]:
         value = DEFAULTS.get(field.name) if value is None else value
         if field.name in ("photos", "stages"):
             value = _list(field.name, value)
-        elif field.name in ("model", "data") and value not in (None, PROCEDURAL) and Path(value).exists():
+        elif field.name == "model":
+            value = absolute_model(value or DEFAULT_MODEL)
+        elif field.name == "data" and value not in (None, PROCEDURAL) and Path(value).exists():
             value = str(Path(value).absolute())
         settings[field.name] = value
-    if settings["model"] is None:
-        raise InputError("a checkpoint is needed, got none; give --model FOLDER or --model FILE.safetensors")
     if settings["data"] is None:
         raise InputError("--data is needed, got none; give procedural, or the folder of a data set")
     if settings["data"] == PROCEDURAL:

@@ -37,7 +37,13 @@ Photos = Annotated[
 ]
 Model = Annotated[
     str | None,
-    typer.Option("--model", "-m", metavar="WEIGHTS", help="A folder of released weights or one merged .safetensors."),
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="WEIGHTS",
+        help="mini, the small bundled model; a folder of released weights; or one merged .safetensors.",
+        show_default="mini",
+    ),
 ]
 Output = Annotated[
     Path,

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import InputError
+
+DEFAULT_MODEL = "mini"
+"""The bundled model (the same name as in models.checkpoints, which needs torch)."""
+DEFAULT_MODEL_NOTE = "no --model given, so this takes mini, the small model that comes with the package"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SceneSettings:
     """What turns photos into a scene.
 
-    model: checkpoint, a folder or a merged file; None is only right when a run is continued.
+    model: "mini", or a checkpoint, a folder or a merged file; None means "mini", or what a continued run began with.
     dtype: precision of the networks, or "auto".
     photo_elevation: degrees above the horizon that photo 1 is taken to be shot from.
     """
@@ -127,9 +131,15 @@ Settings = TypeVar("Settings", bound=SceneSettings)
 def settings_json(settings: SceneSettings) -> dict[str, Any]:
     """For the record; the model's path made absolute."""
     content = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(settings).items()}
-    if settings.model is not None and Path(settings.model).exists():
-        content["model"] = str(Path(settings.model).absolute())
+    content["model"] = absolute_model(settings.model)
     return content
+
+
+def absolute_model(name: str | None) -> str | None:
+    """The name of a model for the record: paths made absolute."""
+    if name in (None, DEFAULT_MODEL) or not Path(name).exists():
+        return name
+    return str(Path(name).absolute())
 
 
 def with_stored(settings: Settings, stored: dict[str, Any], explicit: frozenset[str]) -> Settings:
@@ -144,6 +154,4 @@ def with_stored(settings: Settings, stored: dict[str, Any], explicit: frozenset[
         chosen = {name: getattr(settings, name) if name in explicit else stored[name] for name in names}
         chosen = {name: tuple(value) if isinstance(value, list) else value for name, value in chosen.items()}
         settings = type(settings)(**chosen)
-    if settings.model is None:
-        raise InputError("a checkpoint is needed, got none; give --model FOLDER or --model FILE.safetensors")
-    return settings
+    return replace(settings, model=DEFAULT_MODEL) if settings.model is None else settings

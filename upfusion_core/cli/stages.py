@@ -14,7 +14,16 @@ from .console import progress, say
 from .inputs import Photos, read_photos
 from .pictures import contact_sheet, load_png, save_png, save_video
 from .run import Run, open_run
-from .settings import Conduct, SamplingSettings, SceneSettings, Settings, Sources, settings_json, with_stored
+from .settings import (
+    DEFAULT_MODEL_NOTE,
+    Conduct,
+    SamplingSettings,
+    SceneSettings,
+    Settings,
+    Sources,
+    settings_json,
+    with_stored,
+)
 
 if TYPE_CHECKING:
     from ..pipeline.upfusion import UpFusion
@@ -26,6 +35,8 @@ def opened(
 ) -> Iterator[tuple[Run, Settings, Photos]]:
     """The run's folder held, its settings settled, its photos checked; nothing is written yet."""
     with open_run(conduct.output, command, resume=conduct.resume, force=conduct.force) as run:
+        if settings.model is None and not run.resumed:
+            say(DEFAULT_MODEL_NOTE)
         settings = with_stored(settings, run.stored("settings"), conduct.explicit)
         photos = read_photos(sources.or_stored(run.stored("sources")), settings)
         run.check_same(settings_json(settings), photos.checksums)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 PROCEDURAL = "procedural"
 PROCEDURAL_POOL = 8192
 """Objects that are drawn at once, in two seconds, and each seen 16 times from other sides before new ones come."""
+READERS = 8
+"""Threads that read objects of a data set, where there are so many cores."""
 PRESETS = ("mini", "released")
 STAGE_NAMES = ("encoder", "autoencoder", "diffusion")
 
@@ -45,6 +47,7 @@ class TrainOptions:
     steps: int | None
     batch_size: int | None
     seed: int | None
+    curriculum: str | None
 
 
 def train(
@@ -58,11 +61,17 @@ def train(
         typer.Option(metavar="FILE.json|mini|released", help="Sizes and settings of the run.", show_default=False),
     ] = None,
     data: Annotated[
-        str | None, typer.Option(metavar="procedural|FOLDER", help="What to train on.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="procedural|DATA",
+            help="What to train on: procedural objects, a folder of Co3Dv2, "
+            "Objaverse renders, GSO, ShapeNet-SRN or meshes, or shards of `upfusion pack`.",
+            show_default=False,
+        ),
     ] = None,
     validation: Annotated[
         str | None,
-        typer.Option(metavar="procedural|FOLDER", help="For validation.", show_default="the same, other examples"),
+        typer.Option(metavar="procedural|DATA", help="For validation.", show_default="the same, other examples"),
     ] = None,
     init: Annotated[
         list[Path] | None,
@@ -71,6 +80,14 @@ def train(
     steps: Annotated[int | None, typer.Option(help="In place of the configuration's.", min=1)] = None,
     batch_size: Annotated[int | None, typer.Option(help="In place of the configuration's.", min=1)] = None,
     seed: Annotated[int | None, typer.Option(help="In place of the configuration's.", min=0, max=2**32 - 1)] = None,
+    curriculum: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STEP,STEP",
+            help="Procedural objects have one part until the first step, two until the second, then all.",
+            show_default="the configuration's",
+        ),
+    ] = None,
     max_minutes: Annotated[
         float | None, typer.Option(help="Stop after so long with a saved model; --resume goes on.", min=0)
     ] = None,
@@ -81,7 +98,7 @@ def train(
     """Trains a stage of the model; writes model.safetensors, which all commands take, and the state to resume from."""
     told = TrainOptions(
         stage=stage, config=config, data=data, validation=validation, init=tuple(init or ()), steps=steps,
-        batch_size=batch_size, seed=seed,
+        batch_size=batch_size, seed=seed, curriculum=curriculum,
     )  # fmt: skip
     if int(os.environ.get("RANK", "0")):  # another process of `accelerate launch`: the first one keeps the folder
         _train_beside(told, output, device=device, max_minutes=max_minutes, resume=resume)
@@ -163,6 +180,7 @@ def _settings(told: TrainOptions, stored: dict[str, Any]) -> dict[str, Any]:
         raise InputError("--data is needed, got none; give procedural, or the folder of a data set")
     validation = _data_name(told.validation) or stored.get("validation")
     changes = {"steps": told.steps, "batch_size": told.batch_size, "seed": told.seed}
+    changes["curriculum"] = None if told.curriculum is None else _curriculum(told.curriculum)
     if told.config is None and stored:
         from ..training.config import TrainConfig
 
@@ -172,7 +190,17 @@ def _settings(told: TrainOptions, stored: dict[str, Any]) -> dict[str, Any]:
     if told.stage not in (None, config.stage):
         raise InputError(f"the stage must be that of the configuration, {config.stage}, got {told.stage}; correct one")
     config = replace(config, **{name: value for name, value in changes.items() if value is not None})
+    if any(config.curriculum) and data != PROCEDURAL:
+        raise InputError(f"a curriculum is of procedural objects, got one with {data}; leave it out")
     return {"config": json.loads(json.dumps(config.to_dict())), "data": data, "validation": validation}
+
+
+def _curriculum(text: str) -> tuple[int, int]:
+    """Example: "2000,10000" -> (2000, 10000)."""
+    steps = [part.strip() for part in text.split(",")]
+    if len(steps) != 2 or not all(step.isascii() and step.isdecimal() for step in steps):
+        raise InputError(f"--curriculum must be two steps with a comma between, such as 2000,10000, got {text}")
+    return int(steps[0]), int(steps[1])
 
 
 def _data_name(name: str | None) -> str | None:
@@ -219,13 +247,15 @@ def _source(data: str, config: TrainConfig, device: str, *, held_out: bool = Fal
         "seed": config.seed + held_out,
     }
     if data != PROCEDURAL:
-        return DatasetBatches(open_dataset(data, size=config.model.image_size), **common)
+        dataset = open_dataset(data, size=config.model.image_size)
+        return DatasetBatches(dataset, **common, workers=min(READERS, os.cpu_count() or 1))
     place = "cuda" if device == "auto" and torch.cuda.is_available() else "cpu"
     if place == "cuda" and "LOCAL_RANK" in os.environ:
         place = f"cuda:{os.environ['LOCAL_RANK']}"
     pool = 0 if held_out else PROCEDURAL_POOL
     objects = ProceduralObjects("validation" if held_out else "train")
-    return ProceduralBatches(objects, **common, device=place, pool=pool)
+    curriculum = (0, 0) if held_out else config.curriculum
+    return ProceduralBatches(objects, **common, device=place, pool=pool, curriculum=curriculum)
 
 
 def _record_files(run: Run) -> None:

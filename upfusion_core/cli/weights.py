@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import OutputError
 from ..files import write_json
-from ..models.checkpoints import CheckpointInfo, describe
+from ..models.checkpoints import CheckpointInfo, describe, weights_path
 from ..models.convert import convert
 from .console import answer, duration, progress
 from .run import RECORD_NAME, new_record
 
 
-def run_convert(source: Path, destination: Path, *, dtype: str | None, force: bool) -> None:
+def run_convert(source: str, destination: Path, *, dtype: str | None, force: bool) -> None:
     """Folder <-> merged file; the record is run.json in a new folder, and stands beside a merged file."""
-    if source.exists() and destination.exists() and destination.samefile(source):
+    origin = weights_path(source)
+    if destination.exists() and destination.samefile(origin):
         raise OutputError(f"{destination} is the source itself; choose another name")
     merged = destination.suffix == ".safetensors"
     record_path = destination.with_name(destination.name + ".run.json") if merged else destination / RECORD_NAME
@@ -28,14 +31,14 @@ def run_convert(source: Path, destination: Path, *, dtype: str | None, force: bo
         for path in (destination, record_path):
             if path.exists() and not _is_empty_folder(path):
                 raise OutputError(f"{path} exists already; choose another name, or --force to replace it")
-    record = new_record("convert", {"dtype": dtype}, {"weights": str(source.absolute())}, {})
+    record = new_record("convert", {"dtype": dtype}, {"weights": str(origin.absolute())}, {})
     start = time.monotonic()
-    with progress(f"Converting {source.name}") as advance:
+    with progress(f"Converting {origin.name}") as advance:
 
         def on_step(step: int, total: int, preview: Callable[[], Tensor] | None) -> None:
             advance(step / total)
 
-        files = convert(source, destination, dtype=getattr(torch, dtype) if dtype else None, on_step=on_step)
+        files = convert(origin, destination, dtype=getattr(torch, dtype) if dtype else None, on_step=on_step)
     seconds = time.monotonic() - start
     record["status"] = "finished"
     record["stages"] = ["convert"]
@@ -46,7 +49,7 @@ def run_convert(source: Path, destination: Path, *, dtype: str | None, force: bo
     answer(f"Wrote {destination} ({_bytes(size)}) in {duration(seconds)}; record in {record_path}")
 
 
-def run_info(weights: Path, output: Path | None, *, force: bool) -> None:
+def run_info(weights: str, output: Path | None, *, force: bool) -> None:
     """Prints what a checkpoint holds, and writes the record with it if asked to."""
     if output is not None and output.exists() and not force:
         raise OutputError(f"{output} exists already; choose another name, or --force to replace it")
@@ -54,7 +57,7 @@ def run_info(weights: Path, output: Path | None, *, force: bool) -> None:
     for line in _lines(content):
         answer(line)
     if output is not None:
-        record = new_record("info", {}, {"weights": str(weights.absolute())}, {})
+        record = new_record("info", {}, {"weights": str(weights_path(weights).absolute())}, {})
         write_json(output, {**record, "status": "finished", "checkpoint": asdict(content)})
         answer(f"Wrote {output}")
 
@@ -68,7 +71,12 @@ def _lines(content: CheckpointInfo) -> list[str]:
             f"  {name:{width}}  {part.tensors:5d} tensors  {part.parameters / 1e6:9.2f} M parameters  "
             f"{_bytes(part.bytes):>9}  {', '.join(part.dtypes)}"
         )
-    return [*lines, f"  text: {content.text}"]
+    facts = [f"  {name.replace('_', ' ')}: {_fact(value)}" for name, value in content.facts.items()]
+    return [*lines, f"  text: {content.text}", *facts]
+
+
+def _fact(value: Any) -> str:  # noqa: ANN401 - any JSON
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _is_empty_folder(path: Path) -> bool:

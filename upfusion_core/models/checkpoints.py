@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from ..files import bundled_path
 from .config import MODEL_ID, ModelConfig
 from .controlnet import ControlNet
 from .dino import DinoKeys
@@ -32,6 +33,9 @@ UPSRT_PREFIX, DINO_PREFIX = "upsrt.", "dino."
 NETWORK_PREFIXES = (UPSRT_PREFIX, DINO_PREFIX, CONTROL_PREFIX, UNET_PREFIX, VAE_PREFIX)
 DEFAULT_EMBEDDING, EMPTY_EMBEDDING = "text_embeddings.default", "text_embeddings.empty"
 CONFIG_KEY = "upfusion_config"
+FACTS_KEY = "upfusion_facts"
+BUNDLED_NAME = "mini"
+"""Stands for the bundled model wherever weights are named; a folder of that name is `./mini` or a Path."""
 DINO_FILES = ("dinov2_vitb14_pretrain.pth", "model.safetensors", "pytorch_model.bin")
 SCHEDULE_BUFFERS = frozenset(
     (
@@ -58,6 +62,7 @@ class Checkpoint:
 
     weights: merged names -> tensors mapped from the files.
     model_id: fingerprint of sizes and weights, the same in all files that were converted from one another.
+    facts: how a merged file says it was made; empty where it says nothing.
     """
 
     path: Path
@@ -65,6 +70,7 @@ class Checkpoint:
     config: ModelConfig
     weights: dict[str, Tensor]
     model_id: str
+    facts: dict[str, Any] = field(default_factory=dict)
 
     @property
     def has_text_encoder(self) -> bool:
@@ -109,6 +115,7 @@ class CheckpointInfo:
     config: ModelConfig
     parts: dict[str, PartInfo]
     text: str
+    facts: dict[str, Any]
 
 
 def build_networks(config: ModelConfig, device: torch.device | str = "cpu") -> Networks:
@@ -123,16 +130,36 @@ def build_networks(config: ModelConfig, device: torch.device | str = "cpu") -> N
         )
 
 
+def weights_path(weights: str | Path) -> Path:
+    """The file or folder that `weights` names; the text "mini" names the bundled model.
+
+    Raises:
+        CheckpointError: there is nothing.
+    """
+    if weights == BUNDLED_NAME:
+        path = bundled_path(f"{BUNDLED_NAME}.safetensors")
+        if not path.is_file():
+            raise CheckpointError(
+                "this version bundles no model yet; give a folder of weights or a merged .safetensors"
+            )
+        return path
+    path = Path(weights)
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist; give a folder with upsrt.pt, or a merged .safetensors file")
+    return path
+
+
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """Opens a folder or a merged `.safetensors` without loading it, and checks every name and shape.
+
+    Args:
+        path: see weights_path.
 
     Raises:
         CheckpointError: a file is missing, damaged or of another kind, or names are missing, unexpected or mis-shaped:
             all are listed in the one message.
     """
-    path = Path(path)
-    if not path.exists():
-        raise CheckpointError(f"{path} does not exist; give a folder with upsrt.pt, or a merged .safetensors file")
+    path = weights_path(path)
     checkpoint = _open_folder(path) if path.is_dir() else _open_merged(path)
     if checkpoint.has_text_encoder:
         checkpoint = replace(checkpoint, config=_with_text_sizes(checkpoint))
@@ -147,7 +174,7 @@ def load_networks(checkpoint: Checkpoint, device: torch.device | str, dtype: tor
     """
     networks = build_networks(checkpoint.config, "meta")
     for module, names in _modules(checkpoint.config, networks):
-        _assign(module, names, checkpoint.weights, device, dtype)
+        assign_weights(module, names, checkpoint.weights, device, dtype)
     return networks
 
 
@@ -210,7 +237,7 @@ def load_text_encoder(checkpoint: Checkpoint, device: torch.device | str = "cpu"
         raise CheckpointError(f"{checkpoint.path} holds no text encoder, so it takes no prompt; leave the prompt away")
     with torch.device("meta"):
         encoder = build_text_encoder(checkpoint.config.text)
-    _assign(encoder, text_names(encoder.state_dict()), checkpoint.weights, device, torch.float32)
+    assign_weights(encoder, text_names(encoder.state_dict()), checkpoint.weights, device, torch.float32)
     for module in encoder.modules():  # the one buffer that is not in the file
         if "position_ids" in module._buffers:
             count = module.position_embedding.num_embeddings
@@ -244,7 +271,7 @@ def describe(path: str | Path) -> CheckpointInfo:
         "stored embeddings of the default and the empty prompt" if checkpoint.text_embeddings else "",
     ]
     text = " and ".join(source for source in sources if source) or "none: the model works without a prompt"
-    return CheckpointInfo(str(checkpoint.path), checkpoint.layout, checkpoint.config, parts, text)
+    return CheckpointInfo(str(checkpoint.path), checkpoint.layout, checkpoint.config, parts, text, checkpoint.facts)
 
 
 def _open_merged(path: Path) -> Checkpoint:
@@ -260,7 +287,18 @@ def _open_merged(path: Path) -> Checkpoint:
         )
     config = ModelConfig.from_json(metadata[CONFIG_KEY], f"{path} metadata")
     weights = read_weights(path)
-    return Checkpoint(path, "merged", config, weights, _stored_id(metadata[CONFIG_KEY]) or weights_id(config, weights))
+    model_id = _stored_id(metadata[CONFIG_KEY]) or weights_id(config, weights)
+    return Checkpoint(path, "merged", config, weights, model_id, _facts(path, metadata))
+
+
+def _facts(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        facts = json.loads(metadata.get(FACTS_KEY, "{}"))
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path}: {FACTS_KEY} in its metadata is not JSON ({error}); convert it again") from error
+    if not isinstance(facts, dict):
+        raise CheckpointError(f"{path}: {FACTS_KEY} in its metadata must be a JSON object; convert it again")
+    return facts
 
 
 def _open_folder(path: Path) -> Checkpoint:
@@ -319,13 +357,14 @@ def _modules(config: ModelConfig, networks: Networks) -> list[tuple[nn.Module, d
     ]
 
 
-def _assign(
+def assign_weights(
     module: nn.Module,
     names: dict[str, str],
     weights: dict[str, Tensor],
     device: torch.device | str,
     dtype: torch.dtype,
 ) -> None:
+    """Gives `module` (own parameter names -> merged names) its weights, frozen; those in `dtype` stay mapped."""
     shapes = {name: value.shape for name, value in module.state_dict().items()}
     # a 1x1 convolution of the VAE's attention is a linear layer in diffusers, hence the reshape
     state = {own: weights[name].reshape(shapes[own]).to(device=device, dtype=dtype) for own, name in names.items()}

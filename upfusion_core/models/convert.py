@@ -8,7 +8,9 @@ import struct
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +25,7 @@ from .checkpoints import (
     DINO_FILES,
     DINO_PREFIX,
     EMPTY_EMBEDDING,
+    FACTS_KEY,
     SCHEDULE_BUFFERS,
     UPSRT_PREFIX,
     Checkpoint,
@@ -52,6 +55,7 @@ def convert(
     destination: str | Path,
     *,
     dtype: torch.dtype | None = None,
+    facts: Mapping[str, Any] | None = None,
     on_step: OnStep | None = None,
 ) -> list[Path]:
     """Writes `source` (folder or merged file) as a merged file or as a folder, and returns the files written.
@@ -60,6 +64,7 @@ def convert(
         destination: a name ending in `.safetensors` makes a merged file, any other a folder in the released layout.
         dtype: precision of all floating-point weights; None keeps each as it is. Schedule buffers and stored text
             embeddings stay as they are: they are small, and rounding them would serve nobody.
+        facts: how the weights were made, as JSON, for a merged file's metadata; None keeps the source's.
         on_step: called after each tensor.
 
     Memory: tensors are mapped from the source and written one by one. A folder in another precision goes through a
@@ -76,6 +81,8 @@ def convert(
     if destination.suffix == ".safetensors":
         if destination.is_dir():
             raise OutputError(f"{destination} is a folder; give a file name that ends in .safetensors")
+        if facts is not None:
+            checkpoint = replace(checkpoint, facts=dict(facts))
         return [_write_merged(checkpoint, destination, dtype, on_step)]
     if destination.is_file():
         raise OutputError(f"{destination} is a file; give a folder, or a name that ends in .safetensors")
@@ -105,23 +112,26 @@ def write_networks(
     if path.suffix != ".safetensors":
         raise InputError(f"a merged file's name must end in .safetensors, got {path.name}; correct it")
     named = {**weights, DEFAULT_EMBEDDING: text_embeddings[0], EMPTY_EMBEDDING: text_embeddings[1]}
-    return _write_tensors(path, config, weights_id(config, weights), named, dtype, None)
+    return _write_tensors(path, _metadata(config, weights_id(config, weights), {}), named, dtype, None)
 
 
 def _write_merged(checkpoint: Checkpoint, path: Path, dtype: torch.dtype | None, on_step: OnStep | None) -> Path:
-    weights = _with_embeddings(checkpoint)
-    return _write_tensors(path, checkpoint.config, checkpoint.model_id, weights, dtype, on_step)
+    metadata = _metadata(checkpoint.config, checkpoint.model_id, checkpoint.facts)
+    return _write_tensors(path, metadata, _with_embeddings(checkpoint), dtype, on_step)
+
+
+def _metadata(config: ModelConfig, model_id: str, facts: Mapping[str, Any]) -> dict[str, str]:
+    metadata = {CONFIG_KEY: json.dumps({**config.to_dict(), MODEL_ID: model_id}), "format": "pt"}
+    return metadata | ({FACTS_KEY: json.dumps(facts)} if facts else {})
 
 
 def _write_tensors(
     path: Path,
-    config: ModelConfig,
-    model_id: str,
+    metadata: dict[str, str],
     weights: dict[str, Tensor],
     dtype: torch.dtype | None,
     on_step: OnStep | None,
 ) -> Path:
-    metadata = {CONFIG_KEY: json.dumps({**config.to_dict(), MODEL_ID: model_id}), "format": "pt"}
     total = len(weights)
     with replacing(path) as partial, partial.open("wb") as file:
         file.write(_safetensors_header(weights, dtype, metadata))

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..checks import check_choice
 from ..errors import CheckpointError, InputError
-from ..geometry.cameras import REFERENCE_ELEVATION_DEGREES, reference_camera
 from ..models.checkpoints import (
     Checkpoint,
     build_networks,
@@ -26,17 +22,11 @@ from ..models.checkpoints import (
 )
 from ..models.config import ModelConfig
 from ..models.text import DEFAULT_PROMPT, build_text_encoder, encode_tokens, tokenize
-from ..types import Cameras, InputViews, NovelViews, OnStep, SceneEncoding, ViewConditioning
-from .novel_views import check_text, condition_views, encode_views, predict_views, resize_views
-from .prior import DiffusersPrior, PreparedConditioning
-from .sampling import denoise_from, sample_views, view_seeds
-
-if TYPE_CHECKING:
-    from ..field.radiance import RadianceField
-    from .distill import DistillConfig
+from .prior import DiffusersPrior
+from .stages import Stages
 
 
-class UpFusion:
+class UpFusion(Stages):
     """Photos in, set latents, predictions, novel views and a radiance field out.
 
     Args:
@@ -46,7 +36,7 @@ class UpFusion:
     The parts are `dino`, `upsrt`, `controlnet`, `unet`, `vae` and `text` (the text encoder, or None).
 
     Example:
-        model = UpFusion.load("weights.safetensors")
+        model = UpFusion.load("mini")
         scene = model.encode(prepare_views(["front.jpg", "back.jpg"]))
         views = model.sample(scene, orbit_cameras([0, 90, 180, 270]))
     """
@@ -72,6 +62,7 @@ class UpFusion:
         """A model from a folder of weights or a merged `.safetensors` file.
 
         Args:
+            path: where it is; the text "mini" is the small model that comes with the package.
             device: None takes CUDA, then MPS, then the CPU, whichever there is.
             dtype: precision of all networks; None takes float32 on a CPU and float16 elsewhere. On a CPU, weights
                 stored in this precision stay mapped from the file.
@@ -79,10 +70,6 @@ class UpFusion:
         Raises:
             CheckpointError: see open_checkpoint.
         """
-        if str(path) == "mini" and not Path(path).exists():
-            raise CheckpointError(
-                "this version bundles no model yet; give a folder of weights or a merged .safetensors"
-            )
         if dtype not in (None, torch.float32, torch.float16, torch.bfloat16):
             raise InputError(f"dtype must be torch.float32, torch.float16 or torch.bfloat16, got {dtype!r}")
         device = torch.device(device) if device is not None else default_device()
@@ -95,11 +82,6 @@ class UpFusion:
             default, empty = checkpoint.text_embeddings
             model._embeddings = {DEFAULT_PROMPT: default, "": empty}
         return model
-
-    @property
-    def image_size(self) -> int:
-        """Pixels along each side of photos and views."""
-        return self.config.image_size
 
     @property
     def device(self) -> torch.device:
@@ -128,26 +110,6 @@ class UpFusion:
             return self._checkpoint.model_id
         return weights_id(self.config, network_weights(self.config, self.prior.networks))
 
-    def encode(
-        self, views: InputViews, reference_elevation_degrees: float = REFERENCE_ELEVATION_DEGREES
-    ) -> SceneEncoding:
-        """Set latents of 1 to 6 photos.
-
-        Args:
-            views: from prepare_views; photos of another size are resized to the model's.
-            reference_elevation_degrees: elevation that photo 1 was taken from; the release assumes 22.5.
-
-        Raises:
-            InputError: the weights give values that are not finite in this precision.
-        """
-        views = resize_views(views, self.image_size)
-        tokens = encode_views(self.dino, self.upsrt, views)
-        return SceneEncoding(tokens, reference_camera(reference_elevation_degrees), views, self.model_id)
-
-    def predict(self, scene: SceneEncoding, cameras: Cameras, size: int = 64) -> Tensor:
-        """(Q, 3, size, size) UpSRT's own colours in [0, 1]: blurry, immediate."""
-        return predict_views(self.upsrt, self._own(scene), cameras, size).cpu()
-
     def text_embeddings(self, prompt: str | None = None) -> tuple[Tensor, Tensor]:
         """(conditional, unconditional) embeddings, (77, W) each. None is the released prompt.
 
@@ -159,149 +121,10 @@ class UpFusion:
         """
         return self._embedding(DEFAULT_PROMPT if prompt is None else prompt), self._embedding("")
 
-    def condition(
-        self,
-        scene: SceneEncoding,
-        cameras: Cameras,
-        prompt: str | None = None,
-        text_embeddings: tuple[Tensor, Tensor] | None = None,
-        zero_attention_rays: bool = False,
-    ) -> ViewConditioning:
-        """What the diffusion model needs to paint `cameras`; the scene is decoded, not encoded again.
-
-        Args:
-            prompt: None takes the released prompt.
-            text_embeddings: (conditional, unconditional) in the prompt's place.
-            zero_attention_rays: reproduces the release, whose attention sees no rays under guidance.
-        """
-        if prompt is not None and text_embeddings is not None:
-            raise InputError("give a prompt or text_embeddings, not both")
-        text = text_embeddings if text_embeddings is not None else self.text_embeddings(prompt)
-        return condition_views(
-            self.upsrt,
-            self._own(scene),
-            cameras,
-            latent_size=self.config.latent_size,
-            levels=len(self.config.diffusion.channel_mult),
-            text=check_text(text, self.config.diffusion.context_dim),
-            zero_attention_rays=zero_attention_rays,
-        )
-
-    @torch.no_grad()
-    def prepare(self, cond: ViewConditioning, guidance: float = 9.0) -> PreparedConditioning:
-        """The constants of `cond` over the sampling steps, for many calls of predict_noise at one kind of guidance."""
-        return self.prior.prepare(self._with_text(cond), guided=guidance != 1)
-
-    @torch.no_grad()
-    def predict_noise(
-        self,
-        latents: Tensor,
-        timestep: Tensor | int | float,
-        cond: ViewConditioning | PreparedConditioning,
-        guidance: float = 9.0,
-    ) -> Tensor:
-        """(Q, 4, s, s) latents at `timestep` -> guided noise ε_u + s(ε_c − ε_u), float32, on the model's device.
-
-        Args:
-            timestep: 0…999, one number or one a view. cond: from `condition`, or from `prepare` when called often.
-        """
-        prepared = self.prepare(cond, guidance) if isinstance(cond, ViewConditioning) else cond
-        return self.prior.predict_noise(latents, timestep, prepared, guidance)
-
-    def sample(
-        self,
-        scene: SceneEncoding,
-        cameras: Cameras,
-        steps: int = 50,
-        guidance: float = 9.0,
-        generator: torch.Generator | None = None,
-        on_step: OnStep | None = None,
-        *,
-        seeds: Sequence[int] | None = None,
-        scheduler: str = "ddim",
-        prompt: str | None = None,
-        text_embeddings: tuple[Tensor, Tensor] | None = None,
-        zero_attention_rays: bool = False,
-        batch_size: int = 4,
-    ) -> NovelViews:
-        """Paints the cameras' views. View i depends on its own seed only, not on the batch it is in.
-
-        Args:
-            generator: view i draws from the seed generator.initial_seed() + i; None counts from 0.
-            seeds: one a view, in the generator's place.
-            scheduler: "ddim" as released, or see make_scheduler. Other arguments: see condition and sample_views.
-        """
-        draws = view_seeds(len(cameras), generator, seeds)
-        cond = self.condition(scene, cameras, prompt, text_embeddings, zero_attention_rays)
-        rgb = sample_views(
-            self.prior,
-            cond,
-            steps=steps,
-            guidance=guidance,
-            scheduler=scheduler,
-            seeds=draws,
-            batch_size=batch_size,
-            on_step=on_step,
-        )
-        return NovelViews(rgb, cameras)
-
-    def denoise_from(
-        self,
-        rgb: Tensor,
-        cond: ViewConditioning | PreparedConditioning,
-        index: int,
-        *,
-        generator: torch.Generator,
-        guidance: float = 9.0,
-        steps: int = 30,
-    ) -> Tensor:
-        """(Q, 3, S, S) images noised to entry `index` of the `steps`-step table and denoised in earnest.
-
-        The generator draws first the posterior's noise, then the latents'.
-        """
-        prepared = self.prepare(cond, guidance) if isinstance(cond, ViewConditioning) else cond
-        shape = (len(rgb), *self.prior.latent_shape)
-        posterior, noise = (torch.randn(shape, generator=generator, device=generator.device) for _ in range(2))
-        options = {"noise": noise, "posterior_noise": posterior, "guidance": guidance, "steps": steps}
-        return denoise_from(self.prior, rgb, prepared, index, **options)
-
-    def distill(
-        self,
-        scene: SceneEncoding,
-        config: DistillConfig | None = None,
-        generator: torch.Generator | None = None,
-        on_step: OnStep | None = None,
-        checkpoint: str | os.PathLike[str] | None = None,
-        *,
-        prompt: str | None = None,
-        text_embeddings: tuple[Tensor, Tensor] | None = None,
-    ) -> RadianceField:
-        """A radiance field of the object (see DistillConfig and distill)."""
-        from .distill import distill
-
-        return distill(self, scene, config, generator, on_step, checkpoint, prompt, text_embeddings)
-
     def _take(self, networks: Any) -> None:  # noqa: ANN401 - Networks, spelled out below
         self.dino, self.upsrt, self.controlnet = networks.dino, networks.upsrt, networks.controlnet
         self.unet, self.vae = networks.unet, networks.vae
         self.prior = DiffusersPrior(networks, self.config.latent_size)
-
-    def _own(self, scene: SceneEncoding) -> SceneEncoding:
-        """The scene on this model's device and precision, if this model made it."""
-        if scene.model_id is not None and scene.model_id != self.model_id:
-            raise InputError(
-                f"the scene was encoded by another model (id {scene.model_id}, this one is {self.model_id}); "
-                "encode the photos again with this model"
-            )
-        tokens = scene.tokens.to(self.device, self.dtype)
-        return SceneEncoding(tokens, scene.reference, scene.views, scene.model_id)
-
-    def _with_text(self, cond: ViewConditioning) -> ViewConditioning:
-        """Conditions made by hand without text get the default prompt's."""
-        if cond.text is not None and cond.unconditional_text is not None:
-            return cond
-        text, unconditional = self.text_embeddings()
-        return replace(cond, text=text, unconditional_text=unconditional)
 
     def _embedding(self, prompt: str) -> Tensor:
         if prompt not in self._embeddings:

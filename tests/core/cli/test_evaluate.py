@@ -108,7 +108,6 @@ def test_a_folder_of_meshes(small_weights: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--data", "procedural"], "a checkpoint is needed"),
         (["--model", "w"], "--data is needed"),
         (["--model", "w", "--data", "nowhere"], "nowhere"),
         (["--model", "w", "--data", ".", "--split", "test"], "--split is of procedural objects"),

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from upfusion_core import files
 from upfusion_core.cli.app import app
 from upfusion_core.cli.lock import locked
 from upfusion_core.geometry import orbit_cameras
@@ -231,9 +232,13 @@ def test_bad_photos_leave_nothing(
     assert not (tmp_path / "out").exists()
 
 
-def test_bad_models_and_options_leave_nothing(photos: list[Path], small_weights: Path, tmp_path: Path) -> None:
+def test_bad_models_and_options_leave_nothing(
+    photos: list[Path], small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out"
-    _refused(_upfusion("views", *photos, "-o", out), "a checkpoint is needed, got none; give --model")
+    monkeypatch.setattr(files, "BUNDLED", tmp_path / "nothing")
+    _refused(_upfusion("views", *photos, "-o", out), "this takes mini, the small model that comes with the package")
+    _refused(_upfusion("views", *photos, "-o", out), "bundles no model yet")
     _refused(_upfusion("views", *photos, "-o", out, "-m", tmp_path / "none"), "does not exist")
     (tmp_path / "torn.safetensors").write_bytes(b"torn")
     _refused(_upfusion("views", *photos, "-o", out, "-m", tmp_path / "torn.safetensors"), "torn.safetensors")

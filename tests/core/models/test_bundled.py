@@ -1,0 +1,76 @@
+"""The name "mini": the bundled file wherever weights are named, and what it says of itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from upfusion_core import UpFusion, convert, files
+from upfusion_core.cli.app import app
+from upfusion_core.errors import CheckpointError
+from upfusion_core.models.checkpoints import FACTS_KEY, describe, open_checkpoint, weights_path
+from upfusion_core.models.weight_files import read_metadata, read_weights
+
+
+def test_mini_is_the_bundled_file(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere" / "mini").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")  # a folder of that name does not come between
+    model = UpFusion.load("mini", device="cpu")
+    assert model.image_size == 16
+    assert model.dtype == torch.float32
+    conditional, empty = model.text_embeddings()
+    assert conditional.shape == empty.shape == (77, 32)
+    assert not torch.equal(conditional, empty)
+    with pytest.raises(CheckpointError, match="take no prompt"):
+        model.text_embeddings("a red cup")
+    assert weights_path("mini") == tiny_bundle / "mini.safetensors"
+    assert weights_path(Path("mini")) == Path("mini")
+
+
+def test_without_the_file_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "BUNDLED", tmp_path)
+    for use in (UpFusion.load, describe, open_checkpoint):
+        with pytest.raises(CheckpointError, match="bundles no model yet; give a folder of weights"):
+            use("mini")
+
+
+def test_facts_stay_with_the_file(tiny_bundle: Path, tmp_path: Path) -> None:
+    facts = {"trained_on": "nothing: random weights", "steps": {"encoder": 0}}
+    assert open_checkpoint("mini").facts == facts
+    convert("mini", tmp_path / "copy.safetensors", dtype=torch.float32)
+    assert describe(tmp_path / "copy.safetensors").facts == facts
+    convert("mini", tmp_path / "other.safetensors", facts={"trained_on": "cups"})
+    assert open_checkpoint(tmp_path / "other.safetensors").facts == {"trained_on": "cups"}
+    assert open_checkpoint(tmp_path / "other.safetensors").model_id == open_checkpoint("mini").model_id
+    assert json.loads(read_metadata(tiny_bundle / "mini.safetensors")[FACTS_KEY]) == facts
+    kept = {
+        name for name, tensor in read_weights(tiny_bundle / "mini.safetensors").items() if tensor.dtype != torch.half
+    }
+    assert kept == {"text_embeddings.default", "text_embeddings.empty"}
+
+
+@pytest.mark.parametrize("facts", ["nonsense", "[1]"])
+def test_facts_that_are_none_are_refused(facts: str, tiny_bundle: Path, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    source = tiny_bundle / "mini.safetensors"
+    metadata = read_metadata(source) | {FACTS_KEY: facts}
+    save_file(
+        {name: tensor.clone() for name, tensor in read_weights(source).items()}, tmp_path / "a.safetensors", metadata
+    )
+    with pytest.raises(CheckpointError, match=f"{FACTS_KEY} in its metadata"):
+        open_checkpoint(tmp_path / "a.safetensors")
+
+
+def test_the_commands_take_the_name(tiny_bundle: Path, tmp_path: Path) -> None:
+    told = CliRunner().invoke(app, ["info", "mini"])
+    assert told.exit_code == 0, told.output
+    assert "trained on: nothing: random weights" in told.stdout
+    assert 'steps: {"encoder": 0}' in told.stdout
+    done = CliRunner().invoke(app, ["convert", "mini", str(tmp_path / "mini")])
+    assert done.exit_code == 0, done.output
+    assert open_checkpoint(tmp_path / "mini").model_id == open_checkpoint("mini").model_id
