@@ -14,9 +14,12 @@ if TYPE_CHECKING:
     from .field.radiance import RadianceField
     from .field.storage import load_field
     from .geometry import cameras_from_matrices, look_at, orbit_cameras, random_cameras
+    from .models.checkpoints import Checkpoint, open_checkpoint
     from .models.convert import convert
+    from .models.hosted import latent_diffusion_weights, load_conditioning_networks
     from .pipeline.distill import DistillConfig
     from .pipeline.prepare import prepare_views
+    from .pipeline.stages import HostedUpFusion
     from .pipeline.upfusion import UpFusion
     from .types import (
         REFERENCE_FOCAL,
@@ -31,7 +34,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Cameras": "types",
+    "Checkpoint": "models.checkpoints",
     "DistillConfig": "pipeline.distill",
+    "HostedUpFusion": "pipeline.stages",
     "InputError": "errors",
     "InputViews": "types",
     "MeshAsset": "field.mesh",
@@ -46,8 +51,11 @@ _HOMES = {
     "ViewConditioning": "types",
     "cameras_from_matrices": "geometry",
     "convert": "models.convert",
+    "latent_diffusion_weights": "models.hosted",
+    "load_conditioning_networks": "models.hosted",
     "load_field": "field.storage",
     "look_at": "geometry",
+    "open_checkpoint": "models.checkpoints",
     "orbit_cameras": "geometry",
     "prepare_views": "pipeline.prepare",
     "random_cameras": "geometry",
@@ -56,7 +64,9 @@ _HOMES = {
 __all__ = [
     "REFERENCE_FOCAL",
     "Cameras",
+    "Checkpoint",
     "DistillConfig",
+    "HostedUpFusion",
     "InputError",
     "InputViews",
     "MeshAsset",
@@ -70,8 +80,11 @@ __all__ = [
     "ViewConditioning",
     "cameras_from_matrices",
     "convert",
+    "latent_diffusion_weights",
+    "load_conditioning_networks",
     "load_field",
     "look_at",
+    "open_checkpoint",
     "orbit_cameras",
     "prepare_views",
     "random_cameras",

@@ -31,9 +31,21 @@ def resize_views(views: InputViews, size: int) -> InputViews:
 
 
 @torch.no_grad()
-def encode_views(dino: DinoKeys, upsrt: UpSRT, views: InputViews) -> Tensor:
-    """(V·P, C) set latents of the photos: DINO and the scene encoder run once."""
-    device, dtype = upsrt.linear_scene.weight.device, upsrt.linear_scene.weight.dtype
+def encode_views(
+    dino: DinoKeys,
+    upsrt: UpSRT,
+    views: InputViews,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """(V·P, C) set latents of the photos: DINO and the scene encoder run once.
+
+    Args:
+        device, dtype: where and in which precision to compute; None takes those of UpSRT's weights, which a host that
+            streams weights keeps elsewhere.
+    """
+    weight = upsrt.linear_scene.weight
+    device, dtype = device or weight.device, dtype or weight.dtype
     rows, columns = upsrt.config.patches
     keys = dino(views.rgb.to(device), (rows, columns), dtype)
     if keys.shape[-1] != upsrt.config.image_feature_dim:
