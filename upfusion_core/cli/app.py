@@ -15,8 +15,9 @@ from . import options
 from .console import answer, say
 from .evaluation import evaluate
 from .options import PHOTO_ELEVATION_DEGREES, one_of
+from .pack import pack
 from .run import Interrupted
-from .settings import Conduct, PredictSettings, ReconstructSettings, Sources, ViewsSettings
+from .settings import Conduct, DemoSettings, PredictSettings, ReconstructSettings, Sources, ViewsSettings
 from .training import train
 
 app = typer.Typer(
@@ -58,6 +59,42 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
     if version:
         answer(metadata.version("upfusion"))
         raise typer.Exit
+
+
+@app.command()
+@_reporting
+def demo(
+    context: typer.Context,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="OUT", help="Folder for all results; made if missing.")
+    ] = Path("upfusion-demo"),
+    number: Annotated[
+        int, typer.Option("--object", help="Which of the objects that come with the package, from 0.", min=0)
+    ] = 0,
+    photos: Annotated[int, typer.Option(help="How many photos of it the model is given.", min=1, max=6)] = 3,
+    model: options.Model = None,
+    steps: options.Steps = 15,
+    guidance: options.Guidance = 3.0,
+    scheduler: options.Scheduler = "dpm++",
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    resume: options.Resume = False,
+    force: options.Force = False,
+) -> None:
+    """Photos that come with the package -> views, field and mesh, and a sheet beside the truth, in minutes."""
+    settings = DemoSettings(
+        model=model, dtype=dtype, photo_elevation=PHOTO_ELEVATION_DEGREES, remove_background=False, seed=seed,
+        steps=steps, guidance=guidance, scheduler=scheduler, prompt=None, preset="draft", views=0, turntable_size=96,
+        resolution=128, threshold=None, formats=("glb",), batch_size=4, perceptual=None, perceptual_weights=None,
+        object=number, photos=photos,
+    )  # fmt: skip
+    names = _explicit(context)
+    explicit = names - {"number"} | ({"object"} if "number" in names else set())
+    conduct = Conduct(output=output, device=device, resume=resume, force=force, explicit=frozenset(explicit))
+    from .demo import run_demo
+
+    run_demo(settings, conduct)
 
 
 @app.command()
@@ -234,3 +271,4 @@ def info(
 
 app.command()(_reporting(train))
 app.command()(_reporting(evaluate))
+app.command()(_reporting(pack))

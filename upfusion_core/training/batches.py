@@ -6,6 +6,8 @@ of the data has to be saved.
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +18,7 @@ from torch.nn.functional import interpolate
 from ..checks import check_range, check_shape
 from ..data.examples import MultiViewDataset, PosedViews
 from ..data.procedural import Objects, ProceduralObjects
+from ..data.shards import ShardedViews
 from ..errors import InputError, UpFusionError
 from ..types import Cameras
 from .draws import derived_seed
@@ -80,8 +83,9 @@ class BatchSource(Protocol):
 class DatasetBatches:
     """Batches from any data set of posed views: every pass visits all objects in a new order.
 
-    An object that cannot be read is replaced by the next one of the pass. An object with fewer views than are asked
-    for shows some of them twice.
+    Of shards it reads one after another, each process its own objects of them (see ShardedViews.order). An object that
+    cannot be read is replaced by the next one of the pass. An object with fewer views than are asked for shows some of
+    them twice.
 
     Args:
         dataset: see data.examples.
@@ -90,6 +94,7 @@ class DatasetBatches:
         targets: T, target views an object; they are other views than the photos where there are enough.
         image_size: S; views of another size are resized.
         seed: of the order of objects and views.
+        workers: threads that read objects of a batch at the same time; they change nothing but the time.
     """
 
     def __init__(
@@ -101,9 +106,11 @@ class DatasetBatches:
         targets: int,
         image_size: int,
         seed: int = 0,
+        workers: int = 1,
     ) -> None:
         check_range("batch_size", batch_size, 1)
         check_range("targets", targets, 1)
+        check_range("workers", workers, 1)
         if not len(dataset):
             raise InputError(
                 f"the data set must hold objects, got none ({len(dataset.skipped)} skipped); check its folder"
@@ -111,6 +118,8 @@ class DatasetBatches:
         self.dataset, self.batch_size, self.targets = dataset, batch_size, targets
         self.photos, self.image_size, self.seed = check_photos(photos), image_size, seed
         self._pass: tuple[int, Tensor] = (-1, torch.empty(0))
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="reading") if workers > 1 else None
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> TrainingBatch:
         """See BatchSource.
@@ -120,9 +129,10 @@ class DatasetBatches:
         """
         first = (step * world + rank) * self.batch_size
         photos = photo_count(self.photos, self.seed, step)
-        return stacked(
-            [self._example(first + index, photos) for index in range(self.batch_size)], photos, self.image_size
-        )
+        positions = range(first, first + self.batch_size)
+        each = map if self._pool is None else self._pool.map
+        examples = list(each(lambda position: self._example(position, photos), positions))
+        return stacked(examples, photos, self.image_size)
 
     def _example(self, position: int, photos: int) -> PosedViews:
         for skip in range(len(self.dataset)):
@@ -138,10 +148,16 @@ class DatasetBatches:
 
     def _object(self, position: int, skip: int) -> int:
         number, place = divmod(position, len(self.dataset))
-        if self._pass[0] != number:
-            order = torch.randperm(len(self.dataset), generator=_generator(self.seed, "pass", number))
-            self._pass = (number, order)
-        return int(self._pass[1][(place + skip) % len(self.dataset)])
+        with self._lock:
+            if self._pass[0] != number:
+                self._pass = (number, self._order(_generator(self.seed, "pass", number)))
+            return int(self._pass[1][(place + skip) % len(self.dataset)])
+
+    def _order(self, generator: torch.Generator) -> Tensor:
+        """(N,) every object's number once."""
+        if isinstance(self.dataset, ShardedViews):
+            return self.dataset.order(generator)
+        return torch.randperm(len(self.dataset), generator=generator)
 
 
 class ProceduralBatches:
@@ -152,6 +168,7 @@ class ProceduralBatches:
         pool: so many objects are drawn at once and kept on the device, for steps to choose from at random, because
             drawing them happens on the CPU, one by one; 0 draws each step's own.
         uses: how often an object of the pool is seen, on average, before a new pool replaces it.
+        curriculum: steps at which objects get their second part, and all of their parts; before, they have one.
         batch_size, photos, targets, image_size, seed: see DatasetBatches.
     """
 
@@ -167,6 +184,7 @@ class ProceduralBatches:
         device: torch.device | str = "cpu",
         pool: int = 0,
         uses: int = 16,
+        curriculum: tuple[int, int] = (0, 0),
     ) -> None:
         check_range("batch_size", batch_size, 1)
         check_range("targets", targets, 1)
@@ -174,8 +192,8 @@ class ProceduralBatches:
         check_range("uses", uses, 1)
         self.objects, self.batch_size, self.targets = objects, batch_size, targets
         self.photos, self.image_size, self.seed, self.device = check_photos(photos), image_size, seed, device
-        self.pool, self.uses = pool, uses
-        self._pool: tuple[int, Objects | None] = (-1, None)
+        self.pool, self.uses, self.curriculum = pool, uses, check_curriculum(curriculum)
+        self._pool: tuple[tuple[int, int | None], Objects | None] = ((-1, None), None)
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> TrainingBatch:
         """See BatchSource; a new seed begins elsewhere among the objects and draws other cameras."""
@@ -196,19 +214,43 @@ class ProceduralBatches:
         )
 
     def _chosen(self, step: int, rank: int, world: int) -> Objects:
-        count = self.batch_size
+        count, parts = self.batch_size, largest_parts(self.curriculum, step)
         if not self.pool:
-            return self._drawn((step * world + rank) * count, count)
+            return self._drawn((step * world + rank) * count, count, parts)
         steps = max(1, self.pool * self.uses // (count * world))
         number = step // steps
-        if self._pool[0] != number:
-            self._pool = (number, self._drawn(number * self.pool, self.pool))
+        if self._pool[0] != (number, parts):
+            self._pool = ((number, parts), self._drawn(number * self.pool, self.pool, parts))
         places = torch.randint(self.pool, (world, count), generator=_generator(self.seed, "pool", step))[rank]
         return self._pool[1][places.to(self.device)]
 
-    def _drawn(self, position: int, count: int) -> Objects:
+    def _drawn(self, position: int, count: int, parts: int | None) -> Objects:
         first = derived_seed(self.seed, "objects") + position
-        return self.objects.objects([(first + index) % len(self.objects) for index in range(count)]).to(self.device)
+        indices = [(first + index) % len(self.objects) for index in range(count)]
+        source = self.objects if parts is None else ProceduralObjects(self.objects.split, max_parts=parts)
+        return source.objects(indices).to(self.device)
+
+
+def check_curriculum(curriculum: tuple[int, int]) -> tuple[int, int]:
+    """The two steps if they are in order, or InputError."""
+    second, all_parts = curriculum
+    if not 0 <= second <= all_parts:
+        raise InputError(
+            f"curriculum must be the steps at which the second part and all parts come, in this order and at least 0, "
+            f"got ({second}, {all_parts}); correct them"
+        )
+    return second, all_parts
+
+
+def largest_parts(curriculum: tuple[int, int], step: int) -> int | None:
+    """How many parts an object keeps in a step: 1, then 2, then all (None).
+
+    Example: with (100, 300), 1 up to step 99, 2 up to step 299.
+    """
+    second, all_parts = curriculum
+    if step < second:
+        return 1
+    return 2 if step < all_parts else None
 
 
 def check_photos(photos: tuple[int, int]) -> tuple[int, int]:

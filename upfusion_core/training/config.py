@@ -14,7 +14,7 @@ from ..models.controlnet import DiffusionConfig
 from ..models.dino import DinoConfig
 from ..models.upsrt import UpSRTConfig
 from ..models.vae import VaeConfig
-from .batches import check_photos
+from .batches import check_curriculum, check_photos
 
 Stage = Literal["encoder", "autoencoder", "diffusion"]
 STAGES: tuple[str, ...] = get_args(Stage)
@@ -23,13 +23,18 @@ _BOOKKEEPING = ("validate_every", "validation_batches", "save_every", "log_every
 """What may change when a run is continued: none of it changes the weights beyond rounding."""
 
 
+_ADDED = ("curriculum",)
+"""Newer than the first saved runs: left out of the JSON form where they have their defaults, so that those go on."""
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """Defaults: the paper's settings (paper section 3) where it states them.
 
     Data: batch_size objects in each process's part of a step, `accumulation` parts a step; `photos` (least, most) of
     an object, drawn for each step; `targets` views an object; `rays` a target for the colour loss, `inside_share` of
-    them through its silhouette.
+    them through its silhouette; `curriculum` of procedural objects: the steps at which they get their second part and
+    all of their parts, until the first of which they have one part (0, 0: all from the beginning).
     Optimiser: AdamW with `learning_rate`, `betas`, `weight_decay`; `warmup_steps` from 0 linearly, then down a cosine
     to `final_share` of the rate at `steps` (1: constant); gradients clipped to the norm `clip_norm` (0: not at all);
     `ema_decay` of the averaged weights, which are the ones that are saved in the end (0: no averaging).
@@ -51,6 +56,7 @@ class TrainConfig:
     targets: int = 1
     rays: int = 7168
     inside_share: float = 0.0
+    curriculum: tuple[int, int] = (0, 0)
     steps: int = 100_000
     learning_rate: float = 1e-5
     betas: tuple[float, float] = (0.9, 0.999)
@@ -75,12 +81,13 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("photos", "betas"):
+        for name in ("photos", "betas", "curriculum"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         check_choice("stage", self.stage, STAGES)
         check_choice("precision", self.precision, ("no", "bf16"))
         check_choice("train_unet", self.train_unet, ("output", "all"))
         check_photos(self.photos)
+        check_curriculum(self.curriculum)
         for name in ("batch_size", "accumulation", "targets", "rays", "steps", "save_every", "log_every"):
             check_range(name, getattr(self, name), 1)
         for name in ("warmup_steps", "validate_every", "validation_batches", "seed", "weight_decay", "clip_norm"):
@@ -119,6 +126,9 @@ class TrainConfig:
     def to_dict(self) -> dict[str, Any]:
         """The JSON form; the model's sizes are its section `model`."""
         content = asdict(self)
+        for name in _ADDED:
+            if content[name] == getattr(TrainConfig, name):
+                del content[name]
         return {name: list(value) if isinstance(value, tuple) else value for name, value in content.items()}
 
     @staticmethod

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
 
 from upfusion_core.data.examples import PosedViews
 from upfusion_core.data.procedural import ProceduralObjects
+from upfusion_core.data.shards import ShardedViews
+from upfusion_core.data.shards_index import index_content
+from upfusion_core.data.shards_writing import pack_shards
 from upfusion_core.errors import InputError
+from upfusion_core.files import replacing, write_json
 from upfusion_core.geometry import orbit_cameras
 from upfusion_core.training.batches import (
     BatchSource,
@@ -15,6 +20,7 @@ from upfusion_core.training.batches import (
     ProceduralBatches,
     TrainingBatch,
     check_photos,
+    largest_parts,
     photo_count,
 )
 
@@ -177,3 +183,56 @@ def test_what_is_refused() -> None:
         TrainingBatch(batch.photos, batch.references, batch.targets[:1], batch.target_masks, batch.cameras)
     with pytest.raises(InputError, match=r"TrainingBatch\.cameras"):
         TrainingBatch(batch.photos, batch.references, batch.targets, batch.target_masks, batch.cameras[0])
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dozen procedural objects of 8 x 8 pixels, one or two a shard."""
+    pytest.importorskip("webdataset")
+    folder = tmp_path_factory.mktemp("shards")
+    dataset = ProceduralObjects("train", size=8, views=4)
+    state = pack_shards(dataset, range(12), lambda name: replacing(folder / name), shard_bytes=25_000)
+    write_json(folder / "index.json", index_content(state.shards, {}))
+    return folder
+
+
+def test_shards_are_batches_like_any_other_data(shards: Path) -> None:
+    small, large = (source(ShardedViews(shards), size) for size in (2, 4))
+    threads = source(ShardedViews(shards), 4, workers=3)
+    for step in (0, 3):
+        parts = joined([small.batch(step, rank, 2) for rank in range(2)])
+        assert same(parts, large.batch(step))
+        assert same(parts, threads.batch(step))
+        assert same(source(ShardedViews(shards), 2).batch(step, 1, 2), small.batch(step, 1, 2))
+    names = [source(ShardedViews(shards), 1)._example(position, 1).name for position in range(24)]
+    assert len(set(names[:12])) == len(set(names[12:])) == 12
+    assert names[:12] != names[12:]
+
+
+def test_a_curriculum_gives_parts_by_the_step() -> None:
+    assert [largest_parts((2, 4), step) for step in range(6)] == [1, 1, 2, 2, None, None]
+    assert largest_parts((0, 0), 0) is None
+    options = {"photos": (1, 1), "targets": 1, "image_size": 8}
+    for pool in (0, 4):
+        learning, plain = (
+            ProceduralBatches(ProceduralObjects("train"), batch_size=2, **options, pool=pool, curriculum=steps)
+            for steps in ((2, 4), (0, 0))
+        )
+        counts = [learning._chosen(step, 0, 1).present.sum(1).max() for step in range(6)]
+        assert counts[:2] == [1, 1]
+        assert counts[2:4] == [2, 2]
+        assert max(counts[4:]) > 2
+        fresh = ProceduralBatches(ProceduralObjects("train"), batch_size=2, **options, pool=pool, curriculum=(2, 4))
+        assert same(fresh.batch(3), learning.batch(3))
+        assert same(learning.batch(4), plain.batch(4))
+        assert not same(learning.batch(1), plain.batch(1))
+        parts = ProceduralBatches(ProceduralObjects("train"), batch_size=1, **options, pool=pool, curriculum=(2, 4))
+        assert same(joined([parts.batch(2, rank, 2) for rank in range(2)]), learning.batch(2))
+
+
+@pytest.mark.parametrize("curriculum", [(-1, 3), (4, 2)])
+def test_curricula_that_are_refused(curriculum: tuple[int, int]) -> None:
+    with pytest.raises(InputError, match="curriculum must be the steps"):
+        ProceduralBatches(
+            ProceduralObjects(), batch_size=1, photos=(1, 1), targets=1, image_size=8, curriculum=curriculum
+        )

@@ -46,9 +46,19 @@ def test_fingerprint_follows_what_shapes_the_weights() -> None:
         assert replace(config, **change).fingerprint != config.fingerprint
 
 
+def test_settings_that_came_later_leave_older_runs_alone() -> None:
+    config = tiny_config()
+    assert "curriculum" not in config.to_dict()
+    learning = replace(config, curriculum=(2, 5))
+    assert learning.fingerprint != config.fingerprint
+    assert TrainConfig.from_json(json.dumps(learning.to_dict()), "x") == learning
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
+        ({"curriculum": [5, 2]}, "curriculum must be the steps"),
+        ({"curriculum": 5}, "must be like"),
         ({"epochs": 3}, "epochs"),
         ({"steps": "3"}, "must be like 100000"),
         ({"steps": True}, "must be like"),

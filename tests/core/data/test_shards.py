@@ -1,0 +1,378 @@
+"""Shards: what is packed comes back, in the library's format, and no file, however damaged, does any harm."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tarfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from upfusion_core.data.examples import PosedViews, readable
+from upfusion_core.data.folder_formats import open_dataset, recognised_format
+from upfusion_core.data.shards import ShardedViews
+from upfusion_core.data.shards_format import decoded_header
+from upfusion_core.data.shards_index import index_content
+from upfusion_core.data.shards_writing import PackState, pack_shards
+from upfusion_core.errors import InputError, MissingPackageError
+from upfusion_core.files import replacing, write_json
+from upfusion_core.geometry import orbit_cameras
+
+pytest.importorskip("webdataset")
+
+SIZE, VIEWS = 8, 3
+
+
+class Discs:
+    """Objects of 8-bit noise with known cameras and depths."""
+
+    def __init__(self, count: int = 5, broken: tuple[int, ...] = ()) -> None:
+        self.count, self.broken = count, broken
+        self.skipped: list[tuple[str, str]] = []
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> PosedViews:
+        if index in self.broken:
+            self.skipped.append((f"disc {index}", "torn"))
+            raise InputError("torn")
+        generator = torch.Generator().manual_seed(index)
+        rgb = torch.randint(0, 256, (VIEWS, 3, SIZE, SIZE), generator=generator) / 255
+        mask = torch.randint(0, 256, (VIEWS, 1, SIZE, SIZE), generator=generator) / 255
+        cameras = orbit_cameras([0.0, 50.0, 170.0], [22.5, 0.0, 40.0], [1.0, 1.1, 0.9])
+        depth = torch.rand(VIEWS, 1, SIZE, SIZE, generator=generator)
+        return PosedViews(rgb, mask, cameras, f"disc {index}", upright=index != 2, depth=depth)
+
+    def view_count(self, index: int) -> int:
+        return VIEWS
+
+    def read(self, index: int, views: Sequence[int] | None = None) -> PosedViews:
+        return self[index] if views is None else self[index].chosen(views)
+
+
+def packed(folder: Path, dataset: Discs | None = None, **options: object) -> Path:
+    """Two objects a shard unless told."""
+    dataset = dataset or Discs()
+    options = {"shard_bytes": 25_000, "depth": True} | options
+    state = pack_shards(dataset, range(len(dataset)), lambda name: replacing(folder / name), **options)
+    write_json(folder / "index.json", index_content(state.shards, {"skipped": state.skipped}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return packed(tmp_path_factory.mktemp("shards"))
+
+
+@pytest.fixture
+def copy(shards: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(shards, tmp_path / "copy"))
+
+
+@pytest.mark.parametrize("pictures", ["png", "webp"])
+def test_what_is_packed_comes_back(tmp_path: Path, pictures: str) -> None:
+    dataset = ShardedViews(packed(tmp_path, pictures=pictures))
+    assert len(dataset) == 5
+    for index, (got, wanted) in enumerate(zip(readable(dataset), Discs(), strict=False)):
+        assert (got.name, got.upright) == (f"disc {index}", index != 2)
+        for name in ("rgb", "mask", "depth"):
+            torch.testing.assert_close(getattr(got, name), getattr(wanted, name), rtol=0, atol=1e-7)
+        for name in ("camera_to_world", "focal", "principal"):
+            assert torch.equal(getattr(got.cameras, name), getattr(wanted.cameras, name))
+    assert dataset.skipped == []
+
+
+def test_jpeg_loses_a_little_of_the_colours_only(tmp_path: Path) -> None:
+    smooth = PosedViews(
+        torch.linspace(0, 1, 64).view(1, 1, 8, 8).repeat(1, 3, 1, 1), torch.ones(1, 1, 8, 8), orbit_cameras([0]), "s"
+    )
+    dataset = Discs(1)
+    dataset.__class__ = type("Smooth", (Discs,), {"__getitem__": lambda self, index: smooth})
+    got = ShardedViews(packed(tmp_path, dataset, pictures="jpeg"))[0]
+    assert 0 < (got.rgb - smooth.rgb).abs().max() < 0.05
+    assert torch.equal(got.mask, smooth.mask)
+    assert got.depth is None
+
+
+def test_chosen_views_have_their_first_as_reference(shards: Path) -> None:
+    dataset = ShardedViews(shards)
+    for index in (0, 2):
+        got, wanted = dataset.read(index, [2, 0]), Discs()[index].chosen([2, 0])
+        torch.testing.assert_close(got.cameras.camera_to_world, wanted.cameras.camera_to_world)
+        torch.testing.assert_close(got.depth, wanted.depth)
+        torch.testing.assert_close(got.rgb, wanted.rgb)
+    generator = torch.Generator().manual_seed(0)
+    assert len(dataset.draw(0, 2, generator)) == 2
+    assert len(dataset.draw(0, 9, generator)) == VIEWS
+    assert dataset.view_count(4) == VIEWS
+    with pytest.raises(IndexError):
+        dataset.read(5)
+    with pytest.raises(InputError, match="numbers from 0 to 2"):
+        dataset.read(0, [3])
+    large = ShardedViews(shards, size=16)[1]
+    assert large.rgb.shape == (VIEWS, 3, 16, 16)
+    assert large.depth.shape == (VIEWS, 1, 16, 16)
+
+
+def test_the_library_reads_them(shards: Path) -> None:
+    import webdataset
+
+    samples = list(webdataset.WebDataset(str(shards / "shard-000000.tar"), shardshuffle=False))
+    assert [sample["__key__"] for sample in samples] == ["000000000", "000000001"]
+    header = json.loads(samples[1]["json"])
+    assert header["name"] == "disc 1"
+    assert len(header["camera_to_world"]) == VIEWS
+    with Image.open(io.BytesIO(samples[1]["002.rgb.png"])) as picture:
+        expected = (Discs()[1].rgb[2] * 255).round().permute(1, 2, 0).numpy()
+        assert np.array_equal(np.asarray(picture), expected)
+    assert np.load(io.BytesIO(samples[1]["000.depth.npy"]), allow_pickle=False).shape == (SIZE, SIZE)
+    with tarfile.open(shards / "shard-000001.tar") as archive:
+        endings = {name.rsplit(".", 1)[1] for name in archive.getnames()}
+    assert endings == {"json", "png", "npy"}
+
+
+def test_shards_keep_their_size_and_are_the_same_again(shards: Path, tmp_path: Path) -> None:
+    content = json.loads((shards / "index.json").read_text())
+    assert [shard["objects"] for shard in content["shards"]] == [2, 2, 1]
+    assert all((shards / shard["name"]).stat().st_size == shard["bytes"] for shard in content["shards"])
+    states = []
+    again = packed(tmp_path / "again", on_shard=lambda state: states.append(json.loads(json.dumps(state.to_dict()))))
+    for name in ("shard-000000.tar", "shard-000002.tar", "index.json"):
+        assert (again / name).read_bytes() == (shards / name).read_bytes()
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    shutil.copy(shards / "shard-000000.tar", parts)
+    packed(parts, state=PackState(**states[0]))
+    for name in ("shard-000001.tar", "shard-000002.tar", "index.json"):
+        assert (parts / name).read_bytes() == (shards / name).read_bytes()
+    one = packed(tmp_path / "one", shard_bytes=1)
+    assert len(list(one.glob("*.tar"))) == 5
+
+
+def test_objects_that_cannot_be_read_are_left_out_and_noted(tmp_path: Path) -> None:
+    folder = packed(tmp_path / "some", Discs(5, broken=(0, 3)))
+    assert [example.name for example in readable(ShardedViews(folder))] == ["disc 1", "disc 2", "disc 4"]
+    assert json.loads((folder / "index.json").read_text())["skipped"] == [["disc 0", "torn"], ["disc 3", "torn"]]
+    with pytest.raises(InputError, match="none of 2 objects could be read, the last because disc 1: torn"):
+        packed(tmp_path / "none", Discs(2, broken=(0, 1)))
+    assert not (tmp_path / "none").exists()
+
+
+def test_fewer_views_are_spread_and_keep_the_reference(tmp_path: Path) -> None:
+    got = ShardedViews(packed(tmp_path, views=2))[0]
+    torch.testing.assert_close(got.rgb, Discs()[0].rgb[[0, 1]])
+    assert len(ShardedViews(packed(tmp_path, views=9))[0]) == VIEWS
+
+
+def test_a_stop_leaves_no_half_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import webdataset
+
+    write = webdataset.TarWriter.write
+
+    def stopping(self: object, sample: dict) -> int:
+        if sample["__key__"].endswith("3"):
+            raise KeyboardInterrupt
+        return write(self, sample)
+
+    monkeypatch.setattr(webdataset.TarWriter, "write", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        packed(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["shard-000000.tar"]
+
+
+def test_an_order_visits_every_object_once_and_shards_together(tmp_path: Path) -> None:
+    dataset = ShardedViews(packed(tmp_path, Discs(24), depth=False, shard_bytes=1))
+    orders = [dataset.order(torch.Generator().manual_seed(seed)) for seed in (1, 2, 1)]
+    assert torch.equal(orders[0], orders[2])
+    assert not torch.equal(orders[0], orders[1])
+    assert sorted(orders[0].tolist()) == list(range(24))
+
+
+def test_formats_are_told_apart(shards: Path, tmp_path: Path) -> None:
+    assert recognised_format(shards) == "shards"
+    assert open_dataset(shards, size=16)[0].rgb.shape[-1] == 16
+    shutil.copy(shards / "shard-000000.tar", tmp_path / "a.tar")
+    assert recognised_format(tmp_path) == "shards"  # without an index
+    assert len(open_dataset(tmp_path, size=8)) == 2
+    assert len(open_dataset(tmp_path / "a.tar", size=8)) == 2
+    (tmp_path / "packing.json").write_text("{}")
+    with pytest.raises(InputError, match="finish it by: upfusion pack --resume"):
+        open_dataset(tmp_path, size=8)
+
+
+def names_read(folder: Path) -> tuple[list[str], list[str]]:
+    dataset = ShardedViews(folder)
+    names = [example.name for example in readable(dataset)]
+    return names, [f"{item}: {reason}" for item, reason in dataset.skipped]
+
+
+def test_shards_cut_short(copy: Path) -> None:
+    path = copy / "shard-000001.tar"
+    path.write_bytes(path.read_bytes()[:-20_000])
+    names, skipped = names_read(copy)
+    assert names == ["disc 0", "disc 1", "disc 2", "disc 4"]
+    assert any("bytes, not the" in reason for reason in skipped)
+    assert any("cut short" in reason for reason in skipped)
+    path.unlink()
+    names, skipped = names_read(copy)
+    assert names == ["disc 0", "disc 1", "disc 4"]
+    assert skipped == ["shard-000001.tar: it is missing"]
+
+
+@pytest.mark.parametrize("content", [b"", b"no tar at all", b"\x1f\x8b" + bytes(2000), bytes(30_000), b"\xff" * 3000])
+def test_files_that_are_no_shards(copy: Path, content: bytes) -> None:
+    (copy / "shard-000000.tar").write_bytes(content)
+    names, skipped = names_read(copy)
+    assert names == ["disc 2", "disc 3", "disc 4"]
+    assert skipped
+    for path in copy.iterdir():
+        path.unlink()
+    (copy / "shard-000000.tar").write_bytes(content)
+    with pytest.raises(InputError, match="must hold shards with objects, got none"):
+        ShardedViews(copy)
+
+
+def test_bytes_flipped_anywhere_do_no_harm(copy: Path) -> None:
+    path = copy / "shard-000000.tar"
+    whole = path.read_bytes()
+    generator = np.random.default_rng(0)
+    for place in (*generator.integers(0, len(whole), 8), *(512 * generator.integers(0, len(whole) // 512, 12) + 130)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0x81
+        path.write_bytes(damaged)
+        names, _ = names_read(copy)
+        assert names[-3:] == ["disc 2", "disc 3", "disc 4"]
+
+
+def rewritten(path: Path, change: Callable[[dict[str, bytes]], None]) -> None:
+    """A shard with its members changed."""
+    with tarfile.open(path) as archive:
+        members = {member.name: archive.extractfile(member).read() for member in archive}
+    change(members)
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+
+
+def header_with(changes: dict) -> Callable[[dict[str, bytes]], None]:
+    def change(members: dict[str, bytes]) -> None:
+        header = json.loads(members["000000000.json"])
+        members["000000000.json"] = json.dumps(header | changes).encode()
+
+    return change
+
+
+def png(size: tuple[int, int]) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", size).save(stream, "PNG")
+    return stream.getvalue()
+
+
+HOSTILE = {
+    "no cameras": (lambda members: members.pop("000000000.json"), "json is missing"),
+    "torn cameras": (lambda members: members.update({"000000000.json": b'{"name": '}), "must be JSON"),
+    "deep cameras": (lambda members: members.update({"000000000.json": b"[" * 200_000}), "must be JSON"),
+    "a list": (lambda members: members.update({"000000000.json": b"[]"}), "must be a JSON object"),
+    "no name": (header_with({"name": ""}), "its name must be"),
+    "a size": (header_with({"size": 10**9}), "size must be"),
+    "true": (header_with({"upright": 1}), "must be true or false"),
+    "a format": (header_with({"pictures": "pickle"}), "pictures must be one of"),
+    "not rigid": (header_with({"camera_to_world": [[[1.0] * 4] * 4] * 3}), "must be rigid"),
+    "not finite": (header_with({"focal": [[float("nan"), 1]] * 3}), "focal must be finite"),
+    "text": (header_with({"focal": "4.5"}), "must be lists of numbers"),
+    "huge numbers": (header_with({"focal": [[10**400, 1]] * 3}), "must be lists of numbers"),
+    "no views": (header_with({"camera_to_world": [], "focal": [], "principal": []}), "Cameras.camera_to_world must be"),
+    "off the origin": (
+        header_with({"camera_to_world": (torch.eye(4) * 1).expand(3, 4, 4).tolist()}),
+        "must look at the origin",
+    ),
+    "a large picture": (
+        lambda members: members.update({f"000000000.00{view}.rgb.png": png((5000, 9)) for view in range(3)}),
+        "must have a view that can be read",
+    ),
+    "no depth": (lambda members: members.pop("000000000.001.depth.npy"), "depth.npy is missing"),
+    "depths of another kind": (
+        lambda members: members.update({"000000000.001.depth.npy": b"\x93NUMPY\x01\x00v\x00{'descr': '|O'}"}),
+        "cannot be read as an array",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_objects_are_left_out(copy: Path, name: str) -> None:
+    change, words = HOSTILE[name]
+    rewritten(copy / "shard-000000.tar", change)
+    names, skipped = names_read(copy)
+    assert names == ["disc 1", "disc 2", "disc 3", "disc 4"]
+    assert any(words in reason for reason in skipped), skipped
+
+
+def test_a_broken_view_is_left_out_of_a_whole_object(copy: Path) -> None:
+    rewritten(
+        copy / "shard-000000.tar", lambda members: members.update({"000000000.001.rgb.png": members["000000000.json"]})
+    )
+    dataset = ShardedViews(copy)
+    assert len(dataset[0]) == 2
+    assert dataset.skipped[-1][0] == "disc 0 view 1"
+    assert len(dataset.draw(0, 3, torch.Generator())) == 2
+    with pytest.raises(InputError, match="cannot be decoded"):
+        dataset.read(0, [0, 1])
+
+
+def test_pickles_and_links_are_never_opened(copy: Path, tmp_path: Path) -> None:
+    trap = tmp_path / "sprung"
+    bomb = b"cos\nsystem\n(S'touch " + str(trap).encode() + b"'\ntR."
+    path = copy / "shard-000000.tar"
+    rewritten(path, lambda members: members.update({"000000000.pyd": bomb, "000000000.pickle": bomb, "x.pth": bomb}))
+    with tarfile.open(path, "a") as archive:
+        link = tarfile.TarInfo("000000001.json")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    names, _ = names_read(copy)
+    assert names[:2] == ["disc 0", "disc 1"]
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"format": "upfusion-shards", "version": 2}', "version 1"),
+        ('{"format": "upfusion-shards", "version": 1, "shards": 3}', "must list shards"),
+        ('{"format": "upfusion-shards", "version": 1, "shards": []}', "it has no .tar files"),
+        ('{"format": "upfusion-shards"', "cannot be read"),
+        *(
+            (f'{{"format": "upfusion-shards", "version": 1, "shards": [{entry}]}}', "a shard must be")
+            for entry in (
+                '{"name": "../a.tar", "objects": 1, "bytes": 9}',
+                '{"name": "/etc/a.tar", "objects": 1, "bytes": 9}',
+                '{"name": "pipe:rm a.tar", "objects": 1, "bytes": 9}',
+                '{"name": "a.tar", "objects": 10000000000000, "bytes": 9}',
+                '{"name": "a.tar", "objects": true, "bytes": 9}',
+                "7",
+            )
+        ),
+    ],
+)
+def test_indices_that_are_refused(copy: Path, content: str, words: str) -> None:
+    (copy / "index.json").write_text(content)
+    with pytest.raises(InputError, match=words):
+        open_dataset(copy, size=8)
+
+
+def test_what_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="pictures must be one of"):
+        packed(tmp_path, pictures="gif")
+    with pytest.raises(InputError, match="must be JSON"):
+        decoded_header(b"\xff\xfe")
+    monkeypatch.setitem(__import__("sys").modules, "webdataset", None)
+    with pytest.raises(MissingPackageError, match="pip install 'upfusion\\[train\\]'"):
+        packed(tmp_path)
