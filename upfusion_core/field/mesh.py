@@ -15,6 +15,7 @@ from torch.nn.functional import max_pool3d, normalize
 
 from ..checks import check_finite, check_range, check_shape
 from ..errors import FieldError, InputError
+from ..types import OnStep
 
 if TYPE_CHECKING:
     from .radiance import RadianceField
@@ -83,8 +84,11 @@ def extract_mesh(
     resolution: int = 256,
     threshold: float | None = None,
     *,
+    texture_size: int | None = None,
+    faces: int | None = None,
     keep: float = 0.05,
     chunk: int = 2**17,
+    on_step: OnStep | None = None,
 ) -> MeshAsset:
     """The surface of a field: closed, outside faces counter-clockwise, coloured from just below the surface.
 
@@ -96,14 +100,21 @@ def extract_mesh(
         field: anything with `density`, `color` and `aabb`.
         resolution: samples along the longest side of the object's box.
         threshold: density of the surface, per scene unit; `surface_level` chooses it unless given.
+        texture_size: side in pixels of a baked texture; None colours the vertices instead.
+        faces: most triangles the mesh may have; None keeps all.
         keep: pieces with less than this share of the largest one's volume are removed as floaters.
         chunk: points the field is asked for at a time.
+        on_step: called with (step, total, None); raising from it cancels.
 
     Raises:
         FieldError: nothing is dense enough, or the density is not finite.
     """
     check_range("resolution", resolution, 8, 2048)
     check_range("keep", keep, 0.0, 1.0)
+    if texture_size is not None or faces is not None:
+        raise InputError("this version cannot bake textures or reduce faces yet; leave texture_size and faces at None")
+    step = on_step or (lambda step, total, preview: None)
+    step(0, 2, None)
     if threshold is not None:
         check_range("threshold", threshold, 1e-6)
     low, high = _object_box(field, threshold, keep, chunk)
@@ -115,10 +126,12 @@ def extract_mesh(
     if not solid.any():
         raise FieldError(_nothing_above(level, float(volume.max())))
     solid = _filled(solid, max(1, round(PINHOLE / 2 * resolution)))
-    vertices, faces = _march(volume, level, solid)
+    vertices, triangles = _march(volume, level, solid)
+    step(1, 2, None)
     vertices = low.cpu() + vertices * spacing
-    colors = _colors_below(field, vertices, faces, spacing, chunk)
-    return MeshAsset(vertices, faces, colors)
+    colors = _colors_below(field, vertices, triangles, spacing, chunk)
+    step(2, 2, None)
+    return MeshAsset(vertices, triangles, colors)
 
 
 def surface_level(volume: Tensor, spacing: float) -> float:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..checks import check_range
 from ..errors import InputError
-from ..types import Cameras, RenderedViews
+from ..types import Cameras, OnStep, RenderedViews
 from .hashgrid import GridConfig, HashGrid
 
 if TYPE_CHECKING:
@@ -145,11 +145,37 @@ class RadianceField(nn.Module):
 
         return render_views(self, self.aabb, cameras, size, background=background, sampling=sampling, chunk=chunk)
 
-    def extract_mesh(self, resolution: int = 256, threshold: float | None = None, *, keep: float = 0.05) -> MeshAsset:
-        """The field's surface as a coloured mesh; see `mesh.extract_mesh`."""
+    def extract_mesh(
+        self,
+        resolution: int = 256,
+        threshold: float | None = None,
+        *,
+        texture_size: int | None = None,
+        faces: int | None = None,
+        keep: float = 0.05,
+        on_step: OnStep | None = None,
+    ) -> MeshAsset:
+        """The field's surface as a mesh with normals, coloured at its vertices or by a texture; see `mesh.extract_mesh`.
+
+        Args:
+            resolution: samples along the longest side of the object's own box, 8 to 1024.
+            threshold: density of the surface, per scene unit; None chooses it so that the mesh's silhouettes agree with
+                the field's opacity.
+            texture_size: side in pixels of a baked texture, 64 to 8192 (usually 1024, 2048 or 4096); None colours the
+                vertices instead.
+            faces: most triangles the mesh may have, at least 16; None keeps all.
+            keep: pieces with less than this share of the largest one's volume are removed as floaters.
+            on_step: called with (step, total, None); raising from it cancels.
+
+        Raises:
+            FieldError: nothing is dense enough, the field fills its box, or its density is not finite.
+            MissingPackageError: `texture_size` or `faces` needs a package that is not installed.
+        """
         from .mesh import extract_mesh
 
-        return extract_mesh(self, resolution, threshold, keep=keep)
+        return extract_mesh(
+            self, resolution, threshold, texture_size=texture_size, faces=faces, keep=keep, on_step=on_step
+        )
 
     def save(
         self,
