@@ -25,6 +25,12 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def _few_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands take seconds to draw."""
+    monkeypatch.setattr(command, "PROCEDURAL_POOL", 8)
+
+
 def record(folder: Path) -> dict:
     return json.loads((folder / "run.json").read_text())
 
@@ -151,3 +157,34 @@ def test_processes_beside_the_first_keep_no_record(
     assert result.exit_code == 0, result.output
     assert seen == [(out, 3)]
     assert not out.exists()
+
+
+def test_a_curriculum(config: Path, tmp_path: Path) -> None:
+    common = ("encoder", "--config", config, "--data", "procedural", "--device", "cpu")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert upfusion(*common, "--curriculum", "1,2", "-o", whole).exit_code == 0
+    assert record(whole)["settings"]["config"]["curriculum"] == [1, 2]
+    assert upfusion(*common, "--curriculum", "1, 2", "-o", parts, "--max-minutes", 0).exit_code == 0
+    assert upfusion("-o", parts, "--resume", "--device", "cpu").exit_code == 0
+    assert (parts / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    plain = tmp_path / "plain"
+    assert upfusion(*common, "-o", plain).exit_code == 0
+    assert "curriculum" not in record(plain)["settings"]["config"]
+    assert (plain / "model.safetensors").read_bytes() != (whole / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("curriculum", "data", "words"),
+    [
+        ("5", "procedural", "--curriculum must be two steps"),
+        ("a,b", "procedural", "--curriculum must be two steps"),
+        ("5,2", "procedural", "curriculum must be the steps"),
+        ("2,5", ".", "a curriculum is of procedural objects"),
+    ],
+)
+def test_curricula_that_are_refused(config: Path, curriculum: str, data: str, words: str, tmp_path: Path) -> None:
+    options = ("--config", config, "--data", data, "--curriculum", curriculum)
+    result = upfusion("encoder", *options, "-o", tmp_path / "out", "--device", "cpu")
+    assert result.exit_code == 2
+    assert words in " ".join(result.output.split())
+    assert not (tmp_path / "out").exists()
