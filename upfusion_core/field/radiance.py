@@ -155,7 +155,7 @@ class RadianceField(nn.Module):
         keep: float = 0.05,
         on_step: OnStep | None = None,
     ) -> MeshAsset:
-        """The field's surface as a mesh with normals, coloured at its vertices or by a texture; see `mesh.extract_mesh`.
+        """The field's surface as a mesh with coloured vertices or a texture; see `mesh.extract_mesh`.
 
         Args:
             resolution: samples along the longest side of the object's own box, 8 to 1024.
