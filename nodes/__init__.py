@@ -14,9 +14,26 @@ class UpFusionExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """All nodes, in the order of the stages."""
-        from .cameras import UpFusionCamera, UpFusionOrbitCameras
+        from .cameras import (
+            UpFusionCamera,
+            UpFusionCameraFromLoad3D,
+            UpFusionCameraToLoad3D,
+            UpFusionOrbitCameras,
+        )
+        from .loaders import UpFusionLoadModel
+        from .model_files import register_folder
+        from .sampling import UpFusionConditioning, UpFusionSampleViews
+        from .scene import UpFusionEncodeViews, UpFusionPredictViews
 
+        register_folder()
         return [
+            UpFusionLoadModel,
+            UpFusionEncodeViews,
             UpFusionOrbitCameras,
             UpFusionCamera,
+            UpFusionCameraFromLoad3D,
+            UpFusionCameraToLoad3D,
+            UpFusionPredictViews,
+            UpFusionConditioning,
+            UpFusionSampleViews,
         ]

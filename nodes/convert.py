@@ -6,10 +6,15 @@ The library: (N, 3, H, W) and (N, 1, H, W). World and camera axes are the same o
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch import Tensor
 
 from ..upfusion_core import InputError
+
+if TYPE_CHECKING:
+    from ..upfusion_core import InputViews
 
 
 def rgb_from_image(image: Tensor) -> Tensor:
@@ -34,6 +39,31 @@ def plane_from_mask(mask: Tensor) -> Tensor:
 def mask_from_plane(plane: Tensor) -> Tensor:
     """(N, 1, H, W) in [0, 1] -> MASK (N, H, W), float32, on ComfyUI's device for intermediate results."""
     return _result(plane[:, 0].clamp(0, 1))
+
+
+def input_views(images: Tensor, masks: Tensor | None = None) -> InputViews:
+    """IMAGE (V, S, S, C) of photos on white, MASK (V, S, S) with 1 on the object -> InputViews.
+
+    Without masks they are estimated as what is not white.
+    """
+    from ..upfusion_core import REFERENCE_FOCAL, InputViews, estimate_mask
+
+    rgb = rgb_from_image(images).cpu()
+    if rgb.shape[-1] != rgb.shape[-2]:
+        height, width = rgb.shape[-2:]
+        raise InputError(f"the photos must be square, got {width} x {height}; put UpFusion Prepare Views before this")
+    planes = torch.stack([estimate_mask(photo) for photo in rgb]) if masks is None else plane_from_mask(masks).cpu()
+    if planes.shape != (len(rgb), 1, *rgb.shape[-2:]):
+        raise InputError(
+            f"the masks must be {len(rgb)} of {rgb.shape[-1]} x {rgb.shape[-2]} pixels like the photos, got "
+            f"{len(planes)} of {planes.shape[-1]} x {planes.shape[-2]}; take both from UpFusion Prepare Views"
+        )
+    return InputViews(rgb, planes, torch.full((len(rgb), 2), REFERENCE_FOCAL))
+
+
+def empty_latent(count: int, size: int) -> dict[str, Any]:
+    """LATENT of `count` empty latents of size x size cells; each draws the noise of its own number."""
+    return {"samples": _result(torch.zeros(count, 4, size, size)), "batch_index": list(range(count))}
 
 
 def _result(value: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ comfy.model_management is imported at first use: on a host without GPU and witho
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -61,6 +61,15 @@ def progress_hook(doing: str, note: Callable[[], str] | None = None) -> OnStep:
             send_line(f"{doing}: step {step}/{total}{words}")
 
     return on_step
+
+
+def stacked(views: Iterable[Tensor], total: int, on_step: OnStep) -> Tensor:
+    """The (n, C, H, W) parts of `views` as one tensor; each is shown as it comes, and Cancel comes between them."""
+    parts = []
+    for part in views:
+        parts.append(part)
+        on_step(len(parts), total, lambda: parts[-1][0])
+    return torch.cat(parts)
 
 
 def send_line(text: str) -> None:

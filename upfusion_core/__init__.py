@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .errors import InputError, UpFusionError
+    from .errors import CheckpointError, InputError, UpFusionError
     from .field.mesh import MeshAsset
     from .field.radiance import RadianceField
     from .field.storage import load_field
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .models.convert import convert
     from .models.hosted import latent_diffusion_weights, load_conditioning_networks
     from .pipeline.distill import DistillConfig
-    from .pipeline.prepare import prepare_views
+    from .pipeline.prepare import estimate_mask, prepare_views
     from .pipeline.stages import HostedUpFusion
     from .pipeline.upfusion import UpFusion
     from .types import (
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Cameras": "types",
     "Checkpoint": "models.checkpoints",
+    "CheckpointError": "errors",
     "DistillConfig": "pipeline.distill",
     "HostedUpFusion": "pipeline.stages",
     "InputError": "errors",
@@ -51,6 +52,7 @@ _HOMES = {
     "ViewConditioning": "types",
     "cameras_from_matrices": "geometry",
     "convert": "models.convert",
+    "estimate_mask": "pipeline.prepare",
     "latent_diffusion_weights": "models.hosted",
     "load_conditioning_networks": "models.hosted",
     "load_field": "field.storage",
@@ -65,6 +67,7 @@ __all__ = [
     "REFERENCE_FOCAL",
     "Cameras",
     "Checkpoint",
+    "CheckpointError",
     "DistillConfig",
     "HostedUpFusion",
     "InputError",
@@ -80,6 +83,7 @@ __all__ = [
     "ViewConditioning",
     "cameras_from_matrices",
     "convert",
+    "estimate_mask",
     "latent_diffusion_weights",
     "load_conditioning_networks",
     "load_field",

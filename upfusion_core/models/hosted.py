@@ -5,9 +5,9 @@ from __future__ import annotations
 from types import ModuleType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .checkpoints import DINO_PREFIX, UPSRT_PREFIX, Checkpoint, assign_weights
+from .checkpoints import DINO_PREFIX, UPSRT_PREFIX, Checkpoint
 from .controlnet import ControlNet
 from .dino import DinoKeys
 from .ldm_names import CONTROL_PREFIX, TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX
@@ -15,22 +15,31 @@ from .upsrt import UpSRT
 
 
 def load_conditioning_networks(
-    checkpoint: Checkpoint, *, ops: ModuleType, dtype: torch.dtype, device: torch.device | str = "cpu"
+    checkpoint: Checkpoint, *, ops: ModuleType | type, dtype: torch.dtype
 ) -> tuple[DinoKeys, UpSRT, ControlNet]:
-    """The networks that tell the diffusion model what to paint, frozen, with every layer taken from `ops`.
+    """The networks that tell the diffusion model what to paint, on the CPU, frozen, with every layer from `ops`.
 
     Args:
         ops: a namespace with torch.nn's layers, e.g. one whose layers cast their weights to their input's precision.
-        dtype: precision of the weights; those stored in it stay mapped from the file where `device` is the CPU.
+        dtype: precision of the weights; those stored in it stay mapped from the file.
     """
     config = checkpoint.config
-    with torch.device("meta"):
-        dino, upsrt = DinoKeys(config.dino, ops=ops), UpSRT(config.upsrt, ops=ops)
-        controlnet = ControlNet(config.diffusion, ops=ops)
-    for module, prefix in ((dino, DINO_PREFIX), (upsrt, UPSRT_PREFIX), (controlnet, CONTROL_PREFIX)):
-        names = {name: prefix + name for name in module.state_dict()}
-        assign_weights(module, names, checkpoint.weights, device, dtype)
-    return dino, upsrt, controlnet
+    kinds = (
+        (DinoKeys, config.dino, DINO_PREFIX),
+        (UpSRT, config.upsrt, UPSRT_PREFIX),
+        (ControlNet, config.diffusion, CONTROL_PREFIX),
+    )
+    networks = []
+    for kind, sizes, prefix in kinds:
+        with torch.device("meta"):
+            names = kind(sizes).state_dict()  # a host's layers may have no weights before they are given some
+            network: nn.Module = kind(sizes, ops=ops)
+        state = {
+            name: checkpoint.weights[prefix + name].reshape(value.shape).to(dtype) for name, value in names.items()
+        }
+        network.load_state_dict(state, strict=True, assign=True)
+        networks.append(network.requires_grad_(False).eval())
+    return tuple(networks)
 
 
 def latent_diffusion_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
