@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
@@ -155,6 +155,127 @@ class UpFusionCamera(io.ComfyNode):
 
         camera = _orbit([azimuth], [elevation], distance, zoom)
         return io.NodeOutput(camera if cameras is None else Cameras.concatenate([cameras, camera]))
+
+
+class UpFusionCameraFromLoad3D(io.ComfyNode):
+    """A camera of the 3D viewer."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="UpFusionCameraFromLoad3D",
+            display_name="UpFusion Camera From Load3D",
+            category=CATEGORY,
+            description=(
+                "A camera set in ComfyUI's 3D viewer, or made by Create Camera Info, as a camera for new views: as it "
+                "is, or only the direction it looks from."
+            ),
+            search_aliases=["viewport camera", "camera info", "aim", "load 3d", "preview 3d"],
+            inputs=[
+                io.Load3DCamera.Input(
+                    "camera_info", tooltip="The camera that the viewer, or Create Camera Info, gives."
+                ),
+                io.Combo.Input(
+                    "take",
+                    options=["everything", "direction"],
+                    default="everything",
+                    tooltip=(
+                        "everything: position, rotation and field of view as they are. direction: looks at the object "
+                        "from that side, with the lens that the networks know; right for aiming in a viewer, which "
+                        "scales and moves what it shows."
+                    ),
+                ),
+                io.Float.Input(
+                    "units",
+                    default=1.0,
+                    min=0.001,
+                    max=1000.0,
+                    step=0.001,
+                    tooltip=(
+                        "How many of the viewer's lengths make photo 1's distance; larger brings the camera closer. "
+                        "It counts with 'everything' only."
+                    ),
+                ),
+                io.Float.Input(
+                    "distance",
+                    default=1.0,
+                    min=0.25,
+                    max=4.0,
+                    step=0.05,
+                    tooltip=(
+                        "Distance to the object in units of photo 1's distance; larger shows the object smaller. It "
+                        "counts with 'direction' only."
+                    ),
+                ),
+                CamerasSocket.Input(
+                    "cameras", optional=True, tooltip="Cameras that come before this one; leave it open for one alone."
+                ),
+            ],
+            outputs=[CamerasSocket.Output("cameras", tooltip="The connected cameras, if any, then the viewer's.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, camera_info: dict[str, Any], take: str, units: float, distance: float, cameras: Cameras | None = None
+    ) -> io.NodeOutput:
+        """Converts the camera and puts it after the connected ones."""
+        from ..upfusion_core import REFERENCE_FOCAL, Cameras
+        from .convert_viewport import camera_from_direction, camera_from_load3d
+
+        if take == "everything":
+            camera = camera_from_load3d(camera_info, units)
+        else:
+            camera = camera_from_direction(camera_info, distance, REFERENCE_FOCAL)
+        return io.NodeOutput(camera if cameras is None else Cameras.concatenate([cameras, camera]))
+
+
+class UpFusionCameraToLoad3D(io.ComfyNode):
+    """One of the cameras for the 3D viewer."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="UpFusionCameraToLoad3D",
+            display_name="UpFusion Camera To Load3D",
+            category=CATEGORY,
+            description=(
+                "One of the cameras as ComfyUI's 3D viewer and its splat renderer take it, with the same position, "
+                "rotation and field of view."
+            ),
+            search_aliases=["camera info", "viewport camera", "load 3d", "preview 3d"],
+            inputs=[
+                CamerasSocket.Input("cameras", tooltip="The cameras to choose from."),
+                io.Int.Input(
+                    "index", default=0, min=0, max=10_000, tooltip="Which of the cameras, a number counted from 0."
+                ),
+                io.Float.Input(
+                    "units",
+                    default=1.0,
+                    min=0.001,
+                    max=1000.0,
+                    step=0.001,
+                    tooltip="How many of the viewer's lengths make photo 1's distance; larger puts it further off.",
+                ),
+            ],
+            outputs=[
+                io.Load3DCamera.Output(
+                    "camera_info",
+                    tooltip="Position, target, quaternion and vertical field of view of a square viewport.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, cameras: Cameras, index: int, units: float) -> io.NodeOutput:
+        """Converts the chosen camera."""
+        from ..upfusion_core import InputError
+        from .convert_viewport import load3d_from_camera
+
+        if not 0 <= index < len(cameras):
+            raise InputError(f"index must be between 0 and {len(cameras) - 1}, got {index}; choose one of the cameras")
+        return io.NodeOutput(load3d_from_camera(cameras[index], units))
 
 
 def _evenly(first: float, last: float, count: int, *, with_last: bool) -> list[float]:
