@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .models.convert import convert
     from .models.hosted import latent_diffusion_weights, load_conditioning_networks
     from .pipeline.distill import DistillConfig
+    from .pipeline.examples import ExampleViews, example_count, example_views
     from .pipeline.prepare import estimate_mask, prepare_views
     from .pipeline.stages import HostedUpFusion
     from .pipeline.upfusion import UpFusion
@@ -37,6 +38,7 @@ _HOMES = {
     "Checkpoint": "models.checkpoints",
     "CheckpointError": "errors",
     "DistillConfig": "pipeline.distill",
+    "ExampleViews": "pipeline.examples",
     "HostedUpFusion": "pipeline.stages",
     "InputError": "errors",
     "InputViews": "types",
@@ -52,6 +54,8 @@ _HOMES = {
     "ViewConditioning": "types",
     "cameras_from_matrices": "geometry",
     "convert": "models.convert",
+    "example_count": "pipeline.examples",
+    "example_views": "pipeline.examples",
     "estimate_mask": "pipeline.prepare",
     "latent_diffusion_weights": "models.hosted",
     "load_conditioning_networks": "models.hosted",
@@ -69,6 +73,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "DistillConfig",
+    "ExampleViews",
     "HostedUpFusion",
     "InputError",
     "InputViews",
@@ -83,6 +88,8 @@ __all__ = [
     "ViewConditioning",
     "cameras_from_matrices",
     "convert",
+    "example_count",
+    "example_views",
     "estimate_mask",
     "latent_diffusion_weights",
     "load_conditioning_networks",

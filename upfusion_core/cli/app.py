@@ -84,14 +84,11 @@ def demo(
 ) -> None:
     """Photos that come with the package -> views, field and mesh, and a sheet beside the truth, in minutes."""
     settings = DemoSettings(
-        model=model, dtype=dtype, photo_elevation=PHOTO_ELEVATION_DEGREES, remove_background=False, seed=seed,
-        steps=steps, guidance=guidance, scheduler=scheduler, prompt=None, preset="draft", views=0, turntable_size=96,
-        resolution=128, threshold=None, formats=("glb",), batch_size=4, perceptual=None, perceptual_weights=None,
-        object=number, photos=photos,
+        model=model, dtype=dtype, seed=seed, steps=steps, guidance=guidance, scheduler=scheduler, object=number,
+        photos=photos,
     )  # fmt: skip
-    names = _explicit(context)
-    explicit = names - {"number"} | ({"object"} if "number" in names else set())
-    conduct = Conduct(output=output, device=device, resume=resume, force=force, explicit=frozenset(explicit))
+    given = frozenset("object" if name == "number" else name for name in _explicit(context))
+    conduct = Conduct(output=output, device=device, resume=resume, force=force, explicit=given)
     from .demo import run_demo
 
     run_demo(settings, conduct)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import imageio.v3 as imageio
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -42,6 +43,29 @@ def contact_sheet(rgb: Tensor, columns: int | None = None) -> Tensor:
     sheet[:count] = rgb.detach().float().cpu()
     sheet = sheet.reshape(rows, columns, 3, height, width)
     return sheet.permute(2, 0, 3, 1, 4).reshape(3, rows * height, columns * width)
+
+
+def labelled_sheet(columns: Mapping[str, Tensor], rows: Sequence[str], size: int) -> Tensor:
+    """(3, H, W): a column of pictures under each title, beside the rows' labels.
+
+    Args:
+        columns: title -> (N, 3, S, S) in [0, 1], N at most the number of rows. size: of each shown, whatever S is.
+    """
+    font = ImageFont.load_default(max(10, size // 9))
+    head, margin, gap = round(size / 5), round(size / 1.6), max(2, size // 32)
+    width, height = margin + len(columns) * (size + gap), head + len(rows) * (size + gap)
+    sheet = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for place, label in enumerate(rows):
+        draw.text((gap, head + place * (size + gap) + size / 2), label, fill="black", font=font, anchor="lm")
+    for place, (title, rgb) in enumerate(columns.items()):
+        check_shape(title, rgb, ("N", 3, "S", "S"))
+        left = margin + place * (size + gap)
+        draw.text((left + size / 2, head / 2), title, fill="black", font=font, anchor="mm")
+        for row, pixels in enumerate(_bytes(rgb)):
+            picture = Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
+            sheet.paste(picture, (left, head + row * (size + gap)))
+    return torch.from_numpy(np.array(sheet)).permute(2, 0, 1).float() / 255
 
 
 def check_video(kind: str) -> None:

@@ -16,9 +16,9 @@ from ..field.rendering import RaySampling, render_views
 from ..field.storage import load_field
 from ..geometry import orbit_cameras
 from ..pipeline.distill_config import DistillConfig, DraftSchedule
-from ..types import SceneEncoding
+from ..types import Cameras, SceneEncoding
 from . import inputs
-from .console import answer, duration, progress, say
+from .console import Fraction, answer, duration, progress, say
 from .inputs import Photos
 from .pictures import contact_sheet, save_png, save_video
 from .run import Run
@@ -43,8 +43,8 @@ def run_reconstruct(settings: ReconstructSettings, sources: Sources, conduct: Co
         config = distill_config(settings, conduct)
         if not run.already_finished:
             field = _field(run, settings, photos, conduct, config)
-            _save_turntable(run, field, settings.turntable_size)
-            _save_mesh(run, field, settings)
+            save_turntable(run, field, settings.turntable_size)
+            save_mesh(run, field, settings)
         _report(run)
 
 
@@ -74,9 +74,10 @@ def _field(
     run: Run, settings: ReconstructSettings, photos: Photos, conduct: Conduct, config: DistillConfig
 ) -> RadianceField:
     """The field that an earlier attempt finished, or a new one."""
-    if run.resumed and FIELD_NAME in run.stored("files"):
+    field = finished_field(run, conduct.device)
+    if field is not None:
         begin(run, settings, photos)
-        return load_field(run.folder / FIELD_NAME, device=inputs.chosen_device(conduct.device)).field
+        return field
     model = inputs.load_model(settings, conduct.device)
     begin(run, settings, photos)
     views = photos.prepared(model.image_size)
@@ -84,7 +85,14 @@ def _field(
     scene = encode(run, model, views, settings)
     if settings.views:
         _save_views(run, model, scene, settings)
-    return _distill(run, model, scene, settings, conduct, config)
+    return fit_field(run, model, scene, settings, conduct, config)
+
+
+def finished_field(run: Run, device: str) -> RadianceField | None:
+    """The field that an earlier attempt finished, or None."""
+    if not (run.resumed and FIELD_NAME in run.stored("files")):
+        return None
+    return load_field(run.folder / FIELD_NAME, device=inputs.chosen_device(device)).field
 
 
 def _save_views(run: Run, model: UpFusion, scene: SceneEncoding, settings: ReconstructSettings) -> None:
@@ -96,7 +104,7 @@ def _save_views(run: Run, model: UpFusion, scene: SceneEncoding, settings: Recon
             save_png(path, contact_sheet(saved_views(run, len(cameras))))
 
 
-def _distill(
+def fit_field(
     run: Run,
     model: UpFusion,
     scene: SceneEncoding,
@@ -104,6 +112,7 @@ def _distill(
     conduct: Conduct,
     config: DistillConfig,
 ) -> RadianceField:
+    """field.safetensors, and preview.png on the way; goes on from the checkpoint of an earlier attempt."""
     from ..pipeline.distill import distill_cameras
 
     checkpoint = run.temporary(CHECKPOINT_NAME)
@@ -127,25 +136,34 @@ def _distill(
     return field
 
 
-def _save_turntable(run: Run, field: RadianceField, size: int) -> None:
+def save_turntable(run: Run, field: RadianceField, size: int) -> None:
+    """turntable.gif: the field from all round."""
     if run.finished("turntable"):
         return
     cameras = orbit_cameras(
         [360.0 * index / TURNTABLE_FRAMES for index in range(TURNTABLE_FRAMES)], TURNTABLE_ELEVATION_DEGREES
     )
-    frames = []
-    with run.stage("turntable"), progress("Rendering the turntable") as advance, torch.no_grad():
-        occupied = OccupancyGrid(field.aabb, cells=64)
-        occupied.update(field.density, decay=0.0)
-        for index, camera in enumerate(cameras):
-            seen = render_views(field, field.aabb, camera, size, sampling=TURNTABLE_SAMPLING, visible=occupied)
-            frames.append(seen.rgb.cpu())
-            advance((index + 1) / TURNTABLE_FRAMES)
+    with run.stage("turntable"), progress("Rendering the turntable") as advance:
+        frames = rendered(field, cameras, size, advance)
         with run.writing("turntable.gif") as path:
-            save_video(path, torch.cat(frames))
+            save_video(path, frames)
 
 
-def _save_mesh(run: Run, field: RadianceField, settings: ReconstructSettings) -> None:
+@torch.no_grad()
+def rendered(field: RadianceField, cameras: Cameras, size: int, advance: Fraction) -> Tensor:
+    """(Q, 3, size, size) of the field on white, on the CPU."""
+    occupied = OccupancyGrid(field.aabb, cells=64)
+    occupied.update(field.density, decay=0.0)
+    frames = []
+    for index, camera in enumerate(cameras):
+        seen = render_views(field, field.aabb, camera, size, sampling=TURNTABLE_SAMPLING, visible=occupied)
+        frames.append(seen.rgb.cpu())
+        advance((index + 1) / len(cameras))
+    return torch.cat(frames)
+
+
+def save_mesh(run: Run, field: RadianceField, settings: ReconstructSettings) -> None:
+    """mesh.glb, or whatever formats are asked for."""
     if run.finished("mesh"):
         return
     say("Extracting the mesh ...")

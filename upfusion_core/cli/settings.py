@@ -83,6 +83,29 @@ class ReconstructSettings(SamplingSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DemoSettings(ReconstructSettings):
+    """`upfusion demo`; object and photos: which bundled object, and how many of its photos.
+
+    The rest is as quick as can be shown: minutes on two cores.
+    """
+
+    object: int
+    photos: int
+    photo_elevation: float = 22.5
+    remove_background: bool = False
+    prompt: str | None = None
+    batch_size: int = 4
+    preset: str = "draft"
+    views: int = 0
+    turntable_size: int = 96
+    resolution: int = 128
+    threshold: float | None = None
+    formats: tuple[str, ...] = ("glb",)
+    perceptual: str | None = None
+    perceptual_weights: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sources:
     """Files that a run reads, beside the model."""
 

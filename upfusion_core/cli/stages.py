@@ -31,14 +31,19 @@ if TYPE_CHECKING:
 
 @contextmanager
 def opened(
-    command: str, settings: Settings, sources: Sources, conduct: Conduct
+    command: str, settings: Settings, sources: Sources | Callable[[Settings], Sources], conduct: Conduct
 ) -> Iterator[tuple[Run, Settings, Photos]]:
-    """The run's folder held, its settings settled, its photos checked; nothing is written yet."""
+    """The run's folder held, its settings settled, its photos checked; nothing is written yet.
+
+    Args:
+        sources: what is read, or how that follows from the settled settings.
+    """
     with open_run(conduct.output, command, resume=conduct.resume, force=conduct.force) as run:
         if settings.model is None and not run.resumed:
             say(DEFAULT_MODEL_NOTE)
         settings = with_stored(settings, run.stored("settings"), conduct.explicit)
-        photos = read_photos(sources.or_stored(run.stored("sources")), settings)
+        chosen = sources.or_stored(run.stored("sources")) if isinstance(sources, Sources) else sources(settings)
+        photos = read_photos(chosen, settings)
         run.check_same(settings_json(settings), photos.checksums)
         if run.already_finished:
             say(f"{conduct.output} is finished already; --force would make it anew")
