@@ -24,10 +24,13 @@ class UpFusionExtension(ComfyExtension):
         from .model_files import register_folder
         from .sampling import UpFusionConditioning, UpFusionSampleViews
         from .scene import UpFusionEncodeViews, UpFusionPredictViews
+        from .views import UpFusionExampleViews, UpFusionPrepareViews
 
         register_folder()
         return [
             UpFusionLoadModel,
+            UpFusionExampleViews,
+            UpFusionPrepareViews,
             UpFusionEncodeViews,
             UpFusionOrbitCameras,
             UpFusionCamera,

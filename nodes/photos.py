@@ -1,0 +1,74 @@
+"""Sockets full of photos and masks -> a list of photos, each with its mask."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..upfusion_core import InputError
+from .convert import plane_from_mask
+
+Photo = tuple[Tensor, Tensor | None]
+"""(3 or 4, H, W) in [0, 1], and its mask (1, H, W) with 1 on the object, if it has one."""
+
+
+def flattened(images: Mapping[str, Tensor], masks: Mapping[str, Tensor | None], invert: bool) -> list[Photo]:
+    """The photos of all sockets, image0 first; a socket's mask is that with its number.
+
+    A mask that counts everything as object tells nothing, like Load Image's for a picture without transparency: the
+    photo then has none.
+
+    Raises:
+        InputError: a socket has not as many masks as photos, or a mask has no image.
+    """
+    photos: list[Photo] = []
+    numbers = {_number(name): value for name, value in masks.items() if value is not None}
+    for name, image in sorted(images.items(), key=lambda item: _number(item[0])):
+        if image is None:
+            continue
+        if image.ndim != 4 or image.shape[-1] not in (3, 4):
+            raise InputError(f"{name} must be (B, H, W, 3 or 4), got {tuple(image.shape)}; connect a picture")
+        own = numbers.pop(_number(name), None)
+        planes: list[Tensor | None] = [None] * len(image)
+        if own is not None:
+            planes = list(plane_from_mask(own).cpu())
+            if len(planes) != len(image):
+                raise InputError(
+                    f"{name} holds {len(image)} photos, but its mask{_number(name)} holds {len(planes)} masks; "
+                    "give one for each photo"
+                )
+        photos += zip(
+            image.movedim(-1, 1).float().clamp(0, 1).cpu(), (_told(plane, invert) for plane in planes), strict=True
+        )
+    if numbers:
+        left = min(numbers)
+        raise InputError(f"mask{left} belongs to image{left}, but that is not connected; connect both with one number")
+    return photos
+
+
+def found_masks(photos: list[Photo], bg_removal_model: Any) -> list[Photo]:
+    """The photos, those with neither mask nor transparency with the mask that ComfyUI's model finds."""
+    return [_found(*photo, bg_removal_model) for photo in photos]
+
+
+def _found(photo: Tensor, mask: Tensor | None, bg_removal_model: Any) -> Photo:
+    transparent = len(photo) == 4 and bool((photo[3] < 1).any())
+    if mask is not None or transparent:
+        return photo, mask
+    picture = photo[:3].movedim(0, -1)[None].contiguous()
+    return photo, plane_from_mask(bg_removal_model.encode_image(picture))[0].cpu()
+
+
+def _told(plane: Tensor | None, invert: bool) -> Tensor | None:
+    if plane is None:
+        return None
+    plane = 1 - plane if invert else plane
+    return None if torch.all(plane == 1) else plane
+
+
+def _number(name: str) -> int:
+    """The number at the end of a socket's name: "image3" -> 3."""
+    return int("".join(character for character in name if character.isdigit()))
