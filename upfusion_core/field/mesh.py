@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import accumulate
+from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
 import torch
-from skimage import measure
 from torch import Tensor
-from torch.nn.functional import max_pool3d, normalize
 
-from ..checks import check_finite, check_range, check_shape
+from ..checks import check_count, check_finite, check_range, check_shape
 from ..errors import FieldError, InputError
 from ..types import OnStep
+from .atlas import require_xatlas, unwrap
+from .decimate import decimate, require_decimation
+from .level import agreeing_level, surface_level
+from .marching import large_pieces, march
+from .texture import SurfaceLook, bake
+from .volume import Report, clear, large_parts, lattice_shape, sample_density, sample_heights
 
 if TYPE_CHECKING:
     from .radiance import RadianceField
@@ -23,13 +26,14 @@ if TYPE_CHECKING:
 SEARCH_RESOLUTION = 96
 """Cells along the box when looking for where the object is, before its own box is sampled finely."""
 
-PINHOLE = 0.025
-"""Openings narrower than this share of the object's longest side do not lead anywhere: see `_filled`."""
+LEVEL_RESOLUTION = 64
+"""Samples along the longest side of the object's box when looking for the density of its surface."""
 
-EMPTY = (
-    "the field is empty: no ray loses more than 1 % of its light in it, so there is no surface; "
-    "fit it longer, or check that its photos show an object that stands out from the background"
-)
+PINHOLE = 0.025
+"""Openings narrower than this share of the object's longest side do not lead anywhere: see `volume.clear`."""
+
+FULL_SHARE = 0.95
+"""A field that is dense on more than this share of its box's sides fills the box."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +42,9 @@ class MeshAsset:
 
     vertices: (P, 3) float32. faces: (F, 3) int64, counter-clockwise seen from outside.
     vertex_colors: (P, 3) in [0, 1], sRGB.
-    uvs: (P, 2) in [0, 1] with v = 0 at the bottom, and texture: (3, H, W) in [0, 1], sRGB; both or neither.
+    uvs: (P, 2) in [0, 1] with v = 0 at the bottom, as in OBJ (glTF has it at the top; `save` turns it), and texture:
+    (3, H, W) in [0, 1], sRGB, first row at the top; both or neither.
+    normals: (P, 3) unit vectors, outward; None leaves them to be made from the faces.
     """
 
     vertices: Tensor
@@ -46,6 +52,7 @@ class MeshAsset:
     vertex_colors: Tensor
     uvs: Tensor | None = None
     texture: Tensor | None = None
+    normals: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_shape("MeshAsset.vertices", self.vertices, ("P", 3))
@@ -65,9 +72,12 @@ class MeshAsset:
             check_shape("MeshAsset.uvs", self.uvs, (count, 2), "one (u, v) a vertex")
             check_shape("MeshAsset.texture", self.texture, (3, "H", "W"))
             values |= {"uvs": self.uvs, "texture": self.texture}
+        if self.normals is not None:
+            check_shape("MeshAsset.normals", self.normals, (count, 3), "one normal a vertex")
+            values |= {"normals": self.normals}
         for name, value in values.items():
             check_finite(f"MeshAsset.{name}", value)
-            if name != "vertices" and value.numel() and (value.min() < 0 or value.max() > 1):
+            if name not in ("vertices", "normals") and value.numel() and (value.min() < 0 or value.max() > 1):
                 low, high = float(value.min()), float(value.max())
                 raise InputError(f"MeshAsset.{name} must be in [0, 1], got [{low:.3g}, {high:.3g}]; clamp it")
 
@@ -90,92 +100,127 @@ def extract_mesh(
     chunk: int = 2**17,
     on_step: OnStep | None = None,
 ) -> MeshAsset:
-    """The surface of a field: closed, outside faces counter-clockwise, coloured from just below the surface.
+    """The surface of a field: closed, outside faces counter-clockwise, coloured by looks along its normals.
 
-    The object's own box is found first on a coarse grid, so that `resolution` is spent on the object. Density is
-    sampled there, cut at `threshold` by marching cubes, and closed where the field's box ends. Hollows that nobody can
-    see from outside, and pinholes that lead into them, are filled.
+    The object's own box is found first on a coarse lattice, so that `resolution` is spent on the object. Density is
+    sampled there from coarse to fine, cut at `threshold` by marching cubes in slabs, and closed where the field's box
+    ends. Floaters are removed; hollows that nobody can see from outside, and pinholes that lead into them, are filled.
+
+    With a texture, vertices are doubled where the atlas is cut; their places and normals stay the same, so that the
+    surface is closed once they are merged.
 
     Args:
         field: anything with `density`, `color` and `aabb`.
-        resolution: samples along the longest side of the object's box.
-        threshold: density of the surface, per scene unit; `surface_level` chooses it unless given.
-        texture_size: side in pixels of a baked texture; None colours the vertices instead.
-        faces: most triangles the mesh may have; None keeps all.
+        resolution: samples along the longest side of the object's box, 8 to 1024.
+        threshold: density of the surface, per scene unit; None chooses it so that the mesh's silhouettes agree with
+            the field's opacity (see `level.agreeing_level`).
+        texture_size: side in pixels of a baked texture, 64 to 8192; None colours the vertices instead.
+        faces: most triangles the mesh may have, at least 16; None keeps all.
         keep: pieces with less than this share of the largest one's volume are removed as floaters.
         chunk: points the field is asked for at a time.
-        on_step: called with (step, total, None); raising from it cancels.
+        on_step: called with (step, 100, None), step growing from 0 to 100; raising from it cancels.
 
     Raises:
-        FieldError: nothing is dense enough, or the density is not finite.
+        FieldError: nothing is dense enough, the field fills its box, or its density is not finite.
+        MissingPackageError: `texture_size` or `faces` needs a package that is not installed.
     """
-    check_range("resolution", resolution, 8, 2048)
+    check_count("resolution", resolution, 8, 1024)
     check_range("keep", keep, 0.0, 1.0)
-    if texture_size is not None or faces is not None:
-        raise InputError("this version cannot bake textures or reduce faces yet; leave texture_size and faces at None")
-    step = on_step or (lambda step, total, preview: None)
-    step(0, 2, None)
     if threshold is not None:
         check_range("threshold", threshold, 1e-6)
+    if texture_size is not None:
+        check_count("texture_size", texture_size, 64, 8192)
+        require_xatlas()
+    if faces is not None:
+        check_count("faces", faces, 16)
+        require_decimation()
+    progress = _Progress(on_step, texture_size is not None)
     low, high = _object_box(field, threshold, keep, chunk)
+    progress.stage("level")(0.0)
+    level = threshold if threshold is not None else _chosen_level(field, low, high, chunk)
     spacing = float((high - low).max()) / (resolution - 1)
-    shape = [int(size) for size in ((high - low) / spacing).ceil().long() + 1]
-    volume = _sample_density(field, low, spacing, shape, chunk)
-    level = threshold if threshold is not None else surface_level(volume, spacing)
-    solid = _large_parts((volume > level).numpy(), keep)
-    if not solid.any():
-        raise FieldError(_nothing_above(level, float(volume.max())))
-    solid = _filled(solid, max(1, round(PINHOLE / 2 * resolution)))
-    vertices, triangles = _march(volume, level, solid)
-    step(1, 2, None)
-    vertices = low.cpu() + vertices * spacing
-    colors = _colors_below(field, vertices, triangles, spacing, chunk)
-    step(2, 2, None)
-    return MeshAsset(vertices, triangles, colors)
+    volume = sample_heights(field, low, high, spacing, level, chunk=chunk, report=progress.stage("density"))
+    if not (volume.heights > 0).any():
+        raise FieldError(_nothing_above(level))
+    clear(volume, keep, PINHOLE)
+    vertices, triangles = march(volume.heights, report=progress.stage("triangles"))
+    del volume
+    vertices, triangles = large_pieces(low.cpu() + vertices * spacing, triangles, keep)
+    progress.stage("faces")(0.0)
+    if faces is not None and len(triangles) > faces:
+        vertices, triangles = decimate(vertices, triangles, faces)
+    normals = smooth_normals(vertices, triangles)
+    look = SurfaceLook(field, unit=max(spacing, float((high - low).max()) / 256), chunk=chunk)
+    colors = look.colors(vertices, normals, progress.stage("colors"))
+    mesh = MeshAsset(vertices, triangles, colors, normals=normals)
+    if texture_size is not None:
+        mesh = _textured(mesh, look, texture_size, progress)
+    progress.finish()
+    return mesh
 
 
-def surface_level(volume: Tensor, spacing: float) -> float:
-    """The density at which a surface stands, from where light stops: (X, Y, Z) density of an object's box -> a level.
+def _textured(mesh: MeshAsset, look: SurfaceLook, size: int, progress: _Progress) -> MeshAsset:
+    """The mesh with an atlas and a texture instead of shared vertices."""
+    atlas = unwrap(mesh.vertices, mesh.faces, size, report=progress.stage("atlas"))
+    vertices, normals = mesh.vertices[atlas.source], mesh.normals[atlas.source]
+    texture = bake(look, vertices, normals, atlas.faces, atlas.uvs, size, report=progress.stage("texture"))
+    return MeshAsset(vertices, atlas.faces, mesh.vertex_colors[atlas.source], atlas.uvs, texture, normals)
 
-    Two bounds, and the lower one counts:
-    - Matter is solid if a tenth of the box's longest side of it stops half of the light. Fitted fields grow
-      exponentially inwards: ten times denser ones have nearly the same contour here, and it lies outside the pits
-      that higher levels cut into a surface.
-    - A fog may be thinner than that everywhere. Rays along both directions of the three axes cross the volume; where a
-      ray has lost half of its light, a render shows the surface; half of the median density there is the bound.
-      If no ray loses half, half of the optical depth of the most opaque ray takes its place.
 
-    Raises:
-        FieldError: no ray loses 1 % of its light.
-    """
-    depths = volume * spacing
-    total = max(float(depths.sum(axis).max()) for axis in range(3))
-    if total < 0.01:
-        raise FieldError(EMPTY)
-    half = min(math.log(2.0), total / 2)
-    found = []
-    for axis in range(3):
-        for direction in (depths, depths.flip(axis)):
-            passed = direction.cumsum(axis)
-            first = (passed < half).sum(axis, keepdim=True)  # samples before the one in which half is lost
-            stops = first < volume.shape[axis]
-            value = direction.gather(axis, first.clamp(max=volume.shape[axis] - 1))
-            found.append(value[stops])
-    fog = float(torch.cat(found).median()) / spacing / 2
-    return min(fog, math.log(2.0) / (0.1 * spacing * max(volume.shape)))
+def smooth_normals(vertices: Tensor, faces: Tensor) -> Tensor:
+    """(P, 3) unit normals: the mean of the faces round each vertex, weighted by area; +Y where they cancel out."""
+    corners = vertices[faces]
+    across = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    across = across / across.norm(dim=-1).amax().clamp(min=1e-30)  # squares of tiny areas would vanish in float32
+    normals = torch.zeros_like(vertices)
+    for corner in range(3):
+        normals.index_add_(0, faces[:, corner], across)
+    length = normals.norm(dim=-1, keepdim=True)
+    return torch.where(length > 1e-12, normals / length.clamp(min=1e-12), torch.tensor([0.0, 1.0, 0.0]))
+
+
+class _Progress:
+    """Turns the shares of stages into steps from 0 to 100 that never go back."""
+
+    WEIGHTS: ClassVar[dict[str, float]] = {
+        "search": 4, "level": 4, "density": 40, "triangles": 10, "faces": 6, "colors": 6, "atlas": 30, "texture": 40
+    }  # fmt: skip
+
+    def __init__(self, on_step: OnStep | None, with_texture: bool) -> None:
+        names = [name for name in self.WEIGHTS if with_texture or name not in ("atlas", "texture")]
+        self.on_step = on_step
+        self.total = sum(self.WEIGHTS[name] for name in names)
+        self.before = dict(zip(names, accumulate((self.WEIGHTS[name] for name in names), initial=0.0), strict=False))
+        self._tell(0)
+
+    def stage(self, name: str) -> Report:
+        """What the stage is to call with the share of it that is done."""
+        return lambda share: self._tell(int(100 * (self.before[name] + share * self.WEIGHTS[name]) / self.total))
+
+    def finish(self) -> None:
+        """The last step."""
+        self._tell(100)
+
+    def _tell(self, step: int) -> None:
+        if self.on_step is not None:
+            self.on_step(min(step, 100), 100, None)
 
 
 def _object_box(field: RadianceField, threshold: float | None, keep: float, chunk: int) -> tuple[Tensor, Tensor]:
     """Lowest and highest corner (3,) of what is dense, with a margin, within the field's box."""
     low, high = field.aabb
     spacing = float((high - low).max()) / SEARCH_RESOLUTION
-    shape = [int(size) for size in ((high - low) / spacing).ceil().long()]
-    volume = _sample_density(field, low + spacing / 2, spacing, shape, chunk)
+    x, y, z = (int(size) for size in ((high - low) / spacing).ceil().long())
+    volume = sample_density(field, low + spacing / 2, spacing, (x, y, z), chunk)
     level = threshold if threshold is not None else surface_level(volume, spacing)
+    if threshold is not None and float(volume.max()) < 1e-3 * threshold:
+        raise FieldError(_nothing_above(threshold))
+    if _shell(volume > level).float().mean() > FULL_SHARE:
+        raise FieldError(_full(level))
     # thin parts may pass between the samples of the search: accept less than the level, and leave a margin
-    dense = torch.from_numpy(_large_parts((volume > level / 4).numpy(), keep)).nonzero()
+    dense = torch.from_numpy(large_parts((volume > level / 4).numpy(), keep)).nonzero()
     if not len(dense):
-        raise FieldError(_nothing_above(level, float(volume.max())))
+        raise FieldError(_nothing_above(level))
     corner = dense.amin(0).to(low), dense.amax(0).to(low)
     margin = 2.5 * spacing
     least = torch.maximum(low + (corner[0] + 0.5) * spacing - margin, low)
@@ -183,93 +228,28 @@ def _object_box(field: RadianceField, threshold: float | None, keep: float, chun
     return least, most
 
 
-def _sample_density(field: RadianceField, low: Tensor, spacing: float, shape: list[int], chunk: int) -> Tensor:
-    """(X, Y, Z) density on the CPU at low + spacing·(i, j, k), asked for in slabs of x."""
-    axes = [low[axis] + spacing * torch.arange(size, device=low.device) for axis, size in enumerate(shape)]
-    across = torch.stack(torch.meshgrid(axes[1], axes[2], indexing="ij"), dim=-1)
-    volume = torch.empty(shape)
-    for index, x in enumerate(axes[0]):
-        points = torch.cat([x.expand(*across.shape[:2], 1), across], dim=-1).reshape(-1, 3)
-        values = torch.cat([field.density(part) for part in points.split(chunk)])
-        volume[index] = values.reshape(shape[1:]).cpu()
-    if not torch.isfinite(volume).all():
-        raise FieldError(
-            "the field's density is not finite (NaN or infinite), so it has no surface; "
-            "its fit has diverged: lower the learning rates, or go back to an earlier checkpoint"
-        )
-    return volume
+def _chosen_level(field: RadianceField, low: Tensor, high: Tensor, chunk: int) -> float:
+    spacing = float((high - low).max()) / (LEVEL_RESOLUTION - 1)
+    volume = sample_density(field, low, spacing, lattice_shape(low, high, spacing), chunk)
+    return agreeing_level(field, low, high, surface_level(volume, spacing), chunk)
 
 
-def _large_parts(dense: np.ndarray, keep: float) -> np.ndarray:
-    """(X, Y, Z) bool without the pieces that have less than `keep` of the largest one's volume."""
-    labels, count = measure.label(dense, connectivity=1, return_num=True)
-    if not count:
-        return dense
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    return (sizes >= max(keep * sizes.max(), 1))[labels] & dense
+def _shell(dense: Tensor) -> Tensor:
+    """The outermost samples of (X, Y, Z), in a row."""
+    return torch.cat(
+        [part.reshape(-1) for axis in range(3) for part in (dense.select(axis, 0), dense.select(axis, -1))]
+    )
 
 
-def _filled(solid: np.ndarray, reach: int) -> np.ndarray:
-    """(X, Y, Z) bool with hollows and narrow pits filled: all that a cube of 2·reach + 1 samples cannot enter.
-
-    A fit never sees the inside of an opaque object and leaves it as it happens to be; pinholes of a sample or two then
-    lead into it, through which the surface would turn inside out.
-    """
-    margin = reach + 1  # so that all that lies outside is one piece, which holds the first sample
-    padded = np.pad(solid, margin)
-    free = measure.label(~_dilated(padded, reach), connectivity=1)
-    outside = _dilated(free == free[0, 0, 0], reach)
-    inner = (slice(margin, -margin),) * 3
-    return ~outside[inner] | solid
-
-
-def _dilated(mask: np.ndarray, reach: int) -> np.ndarray:
-    """(X, Y, Z) bool grown by a cube of 2·reach + 1 samples."""
-    grown = torch.from_numpy(mask)[None].to(torch.float32)
-    for axis in range(3):  # a cube is three bars
-        size, padding = [1, 1, 1], [0, 0, 0]
-        size[axis], padding[axis] = 2 * reach + 1, reach
-        grown = max_pool3d(grown, size, stride=1, padding=padding)
-    return grown[0].numpy() > 0
-
-
-def _march(volume: Tensor, level: float, solid: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Vertices (P, 3) in samples of the volume and outward faces (F, 3) of the surface round `solid`."""
-    # log density is what the MLP gives and is nearly straight across a surface; beyond ±2 of the level it says nothing
-    height = (volume.clamp(min=1e-12) / level).log().clamp(-2.0, 2.0).numpy()
-    height = np.where(solid, np.maximum(height, 1e-3), np.minimum(height, -1e-3))
-    filled = solid & (volume.numpy() <= level)
-    height[filled] = 2.0
-    height = np.pad(height, 1, constant_values=-2.0)
-    vertices, faces, _, _ = measure.marching_cubes(height, 0.0, allow_degenerate=False)
-    points = torch.from_numpy(np.ascontiguousarray(vertices, dtype=np.float32)) - 1
-    triangles = torch.from_numpy(np.ascontiguousarray(faces, dtype=np.int64))
-    corners = points[triangles]
-    volume_signed = (corners[:, 0] * torch.linalg.cross(corners[:, 1], corners[:, 2])).sum()
-    return points, triangles if volume_signed > 0 else triangles.flip(1)
-
-
-def _colors_below(field: RadianceField, vertices: Tensor, faces: Tensor, spacing: float, chunk: int) -> Tensor:
-    """(P, 3) colours of what a look along each vertex's normal sees: three samples below it, the densest most."""
-    corners = vertices[faces]
-    across = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    normals = torch.zeros_like(vertices)
-    for corner in range(3):
-        normals.index_add_(0, faces[:, corner], across)
-    normals = normalize(normals, dim=-1)
-    device = field.aabb.device
-    parts = []
-    for point, normal in zip(vertices.split(chunk), normals.split(chunk), strict=True):
-        depths = spacing * torch.tensor([0.25, 0.75, 1.25])
-        below = (point[:, None] - normal[:, None] * depths[:, None]).to(device)
-        weights = field.density(below) + 1e-6
-        parts.append(((weights[..., None] * field.color(below)).sum(1) / weights.sum(1, keepdim=True)).cpu())
-    return torch.cat(parts).clamp(0, 1)
-
-
-def _nothing_above(level: float, highest: float) -> str:
+def _nothing_above(level: float) -> str:
     return (
-        f"no density above {level:.4g} per scene unit, the highest found is {highest:.4g}, so there is no surface; "
+        f"no density above {level:.4g} per scene unit was found, so there is no surface; "
         "give a lower threshold, or leave it to be chosen"
+    )
+
+
+def _full(level: float) -> str:
+    return (
+        f"the field fills its box: almost all of the box's sides are denser than {level:.4g} per scene unit, so no "
+        "surface parts inside from outside; fit it longer, with masks or photos on white, or give a higher threshold"
     )

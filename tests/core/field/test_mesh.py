@@ -8,7 +8,8 @@ import trimesh
 from torch import Tensor
 
 from upfusion_core.errors import FieldError, InputError
-from upfusion_core.field.mesh import MeshAsset, extract_mesh, surface_level
+from upfusion_core.field.level import surface_level
+from upfusion_core.field.mesh import MeshAsset, extract_mesh
 from upfusion_core.field.radiance import RadianceField
 
 

@@ -1,0 +1,149 @@
+"""What a look at a surface sees of a field, at its vertices or at each texel of a texture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from .volume import Report
+
+if TYPE_CHECKING:
+    from .radiance import RadianceField
+
+EDGES = (-2.0, -1.0, -0.25, 0.5, 1.5, 3.0, 6.0)
+"""Ends of the parts of a look along the inward normal, in units; 0 is the surface. A crisp surface stops light within
+the first ones below it, a soft one lets it in farther."""
+
+FACES = 2**14
+"""Faces that are spread over their texels at a time."""
+
+
+@dataclass(frozen=True)
+class SurfaceLook:
+    """A field, looked at from just outside of a surface along its inward normal.
+
+    unit: about the distance of the samples that the surface came from, in scene units.
+    chunk: points the field is asked for at a time.
+    """
+
+    field: RadianceField
+    unit: float
+    chunk: int
+
+    def colors(self, points: Tensor, normals: Tensor, report: Report = lambda share: None) -> Tensor:
+        """(P, 3) points with outward normals -> (P, 3) colours, sRGB.
+
+        Each is the mean over the parts of the look, weighted by the light that each part stops, as a render weighs
+        them: fog before the surface counts by what it hides, what lies deep by what is left. Where hardly any light
+        is stopped, the densest parts count.
+        """
+        edges = torch.tensor(EDGES) * self.unit
+        depths, lengths = (edges[1:] + edges[:-1]) / 2, edges.diff()
+        step = max(1, self.chunk // len(depths))
+        found = torch.empty(len(points), 3)
+        for start in range(0, len(points), step):
+            part = slice(start, start + step)
+            along = points[part, None] - normals[part, None] * depths[:, None]
+            found[part] = self._seen(along.to(self.field.aabb.device), lengths.to(self.field.aabb.device)).cpu()
+            report(min(1.0, (start + step) / len(points)))
+        return found.clamp(0, 1)
+
+    def _seen(self, points: Tensor, lengths: Tensor) -> Tensor:
+        """(P, S, 3) along looks -> (P, 3)."""
+        optical = self.field.density(points).float() * lengths
+        before = optical.cumsum(-1) - optical
+        weights = torch.exp(-before) * -torch.expm1(-optical) + 1e-9
+        return (weights[..., None] * self.field.color(points).float()).sum(1) / weights.sum(1, keepdim=True)
+
+
+def bake(
+    look: SurfaceLook,
+    vertices: Tensor,
+    normals: Tensor,
+    faces: Tensor,
+    uvs: Tensor,
+    size: int,
+    *,
+    report: Report = lambda share: None,
+) -> Tensor:
+    """(3, size, size) texture: each texel the colour of the surface at its centre, first row at the top.
+
+    Texels that no face covers take the nearest covered one's colour, so that neither bilinear sampling at a chart's
+    border nor smaller mip levels show a seam.
+
+    Args:
+        vertices, normals, uvs: (P, 3), (P, 3) and (P, 2), v = 0 at the bottom; faces: (F, 3).
+    """
+    texture = torch.zeros(3, size * size)
+    covered = torch.zeros(size * size, dtype=torch.bool)
+    screen = torch.stack([uvs[:, 0], 1 - uvs[:, 1]], dim=-1).double() * size
+    for start in range(0, len(faces), FACES):
+        group = faces[start : start + FACES]
+        for face, texel, weights in _texels(screen[group], size, look.chunk):
+            corners, shares = group[face], weights.float()[..., None]
+            points = (vertices[corners] * shares).sum(1)
+            upward = torch.nn.functional.normalize((normals[corners] * shares).sum(1), dim=-1)
+            texture[:, texel] = look.colors(points, upward).T
+            covered[texel] = True
+            report(0.95 * (start + int(face[-1]) + 1) / len(faces))
+    return _dilated(texture.reshape(3, size, size), covered.reshape(size, size))
+
+
+def _texels(triangles: Tensor, size: int, most: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Which texels' centres lie in triangles (F, 3, 2), in texels: face (M,), texel (M,), barycentric weights (M, 3).
+
+    A row of a triangle is one span of texels; spans are spread into texels at most about `most` at a time.
+    """
+    face, row, first, count = _spans(triangles, size)
+    ends = count.cumsum(0)
+    begin = 0
+    while begin < len(face):
+        before = int(ends[begin - 1]) if begin else 0
+        stop = max(begin + 1, int(torch.searchsorted(ends, before + most, right=True)))
+        spans = torch.arange(begin, stop).repeat_interleave(count[begin:stop])
+        column = torch.arange(len(spans)) - (ends - count)[spans] + before + first[spans]
+        centers = torch.stack([column + 0.5, row[spans] + 0.5], dim=-1)
+        yield face[spans], row[spans] * size + column, _barycentric(triangles[face[spans]], centers)
+        begin = stop
+
+
+def _spans(triangles: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The rows of texel centres that cross triangles (F, 3, 2): face, row, first column, number of columns > 0."""
+    top = (triangles[..., 1].amin(1) - 0.5).ceil().clamp(0, size).long()
+    rows = ((triangles[..., 1].amax(1) - 0.5).floor().clamp(-1, size - 1).long() + 1 - top).clamp(min=0)
+    face = torch.arange(len(triangles)).repeat_interleave(rows)
+    row = torch.arange(len(face)) - (rows.cumsum(0) - rows)[face] + top[face]
+    here = triangles[face]
+    there = here.roll(-1, dims=1)
+    height = (row + 0.5)[:, None]
+    share = (height - here[..., 1]) / (there[..., 1] - here[..., 1])  # of each side, where the row crosses it
+    crossing = here[..., 0] + share * (there[..., 0] - here[..., 0])
+    crosses = (share >= 0) & (share <= 1)
+    first = (torch.where(crosses, crossing, torch.inf).amin(1) - 0.5).ceil().clamp(0, size)
+    last = (torch.where(crosses, crossing, -torch.inf).amax(1) - 0.5).floor().clamp(-1, size - 1)
+    some = last >= first
+    return face[some], row[some], first[some].long(), (last - first + 1)[some].long()
+
+
+def _barycentric(triangles: Tensor, points: Tensor) -> Tensor:
+    """(M, 3, 2) triangles and a point (M, 2) in each -> (M, 3) weights of the corners, not negative, sum 1."""
+    a, b, c = triangles.unbind(1)
+    across, along, to = b - a, c - a, points - a
+    area = across[:, 0] * along[:, 1] - across[:, 1] * along[:, 0]
+    second = (to[:, 0] * along[:, 1] - to[:, 1] * along[:, 0]) / area
+    third = (across[:, 0] * to[:, 1] - across[:, 1] * to[:, 0]) / area
+    weights = torch.stack([1 - second - third, second, third], dim=-1).nan_to_num(1.0, 1.0, 1.0).clamp(min=0)
+    return weights / weights.sum(1, keepdim=True)
+
+
+def _dilated(texture: Tensor, covered: Tensor) -> Tensor:
+    """(3, H, W) with the colour of the nearest `covered` (H, W) texel in all others."""
+    row, column = ndimage.distance_transform_edt(~covered.numpy(), return_distances=False, return_indices=True)
+    nearest = torch.from_numpy(np.ravel_multi_index((row, column), covered.shape))
+    return torch.stack([channel.reshape(-1)[nearest] for channel in texture])

@@ -1,0 +1,211 @@
+"""Density on a lattice, asked for only where it matters: from coarse to fine, and cleared of floaters and hollows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+from torch.nn.functional import max_pool3d, pad
+
+from ..errors import FieldError
+
+if TYPE_CHECKING:
+    from .radiance import RadianceField
+
+COARSE = 128
+"""Samples along the longest side at which a whole box is looked through; finer lattices only near the surface."""
+
+CLEARED = 256
+"""Samples along the longest side at which floaters and hollows are looked for."""
+
+SPREAD = 2.0
+"""Heights beyond ±2, e² times the level and more, say nothing about where the surface is."""
+
+LEAST = 1e-3
+"""Heights keep this distance from 0, so that no vertex falls on a sample."""
+
+Report = Callable[[float], None]
+"""Told the share of a stage that is done, from 0 to 1; raising from it cancels."""
+
+
+@dataclass(frozen=True, eq=False)
+class HeightVolume:
+    """How far above a level the density is: heights (X, Y, Z) float16, log(density / level) within ±2, never 0.
+
+    The logarithm is what a field's MLP gives, and nearly straight across a surface. Above 0 is inside.
+    Sample (i, j, k) stands at low + spacing·(i, j, k); low (3,), in the world.
+    """
+
+    heights: Tensor
+    low: Tensor
+    spacing: float
+
+
+def lattice_shape(low: Tensor, high: Tensor, spacing: float) -> tuple[int, int, int]:
+    """Samples along the axes that cover a box, both of its ends included."""
+    x, y, z = (int(size) for size in ((high - low) / spacing).ceil().long() + 1)
+    return x, y, z
+
+
+def sample_density(
+    field: RadianceField, low: Tensor, spacing: float, shape: tuple[int, int, int], chunk: int
+) -> Tensor:
+    """(X, Y, Z) density on the CPU at low + spacing·(i, j, k), asked for in slabs of x.
+
+    Raises:
+        FieldError: it is not finite somewhere.
+    """
+    volume = torch.empty(shape)
+    everywhere = torch.ones(shape[1:], dtype=torch.bool)
+    for index in range(shape[0]):
+        volume[index] = _layer(field, low, spacing, index, everywhere, chunk).reshape(shape[1:])
+    return volume
+
+
+def sample_heights(
+    field: RadianceField,
+    low: Tensor,
+    high: Tensor,
+    spacing: float,
+    level: float,
+    *,
+    chunk: int,
+    coarse: int = COARSE,
+    report: Report = lambda share: None,
+) -> HeightVolume:
+    """The box from `low` to `high` (3,) sampled `spacing` apart, from coarse to fine.
+
+    Every n-th sample is taken first, so that `coarse` fit along the longest side. Where those of a cell and its
+    neighbours are all below a quarter of the level, or all above four times it, no surface passes and no further
+    samples are taken.
+    """
+    shape = lattice_shape(low, high, spacing)
+    step = max(1, max(shape) // coarse)
+    if step == 1:
+        active, inside = torch.ones(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
+    else:
+        cells = tuple(-(-size // step) for size in shape)
+        corners = sample_density(field, low, spacing * step, tuple(count + 1 for count in cells), chunk)
+        active, inside = _near_surface(corners, level)
+    report(0.2 if step > 1 else 0.0)
+    begun = 0.2 if step > 1 else 0.0
+    heights = torch.empty(shape, dtype=torch.float16)
+    for index in range(shape[0]):
+        wanted = _finer(active[index // step], step, shape)
+        layer = torch.where(_finer(inside[index // step], step, shape), SPREAD, -SPREAD)
+        density = _layer(field, low, spacing, index, wanted, chunk)
+        layer[wanted] = height_of(density, level)
+        heights[index] = layer
+        report(begun + (1 - begun) * (index + 1) / shape[0])
+    return HeightVolume(heights, low.cpu(), spacing)
+
+
+def height_of(density: Tensor, level: float) -> Tensor:
+    """log(density / level) within ±SPREAD and away from 0, e.g. e times the level -> 1."""
+    height = (density.clamp(min=1e-12) / level).log().clamp(-SPREAD, SPREAD)
+    return torch.where(density > level, height.clamp(min=LEAST), height.clamp(max=-LEAST))
+
+
+def large_parts(dense: np.ndarray, keep: float) -> np.ndarray:
+    """(X, Y, Z) bool without the pieces that have less than `keep` of the largest one's volume."""
+    labels, count = ndimage.label(dense)
+    if not count:
+        return dense
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return (sizes >= max(keep * sizes.max(), 1))[labels]
+
+
+def clear(volume: HeightVolume, keep: float, pinhole: float) -> None:
+    """Removes floaters and fills hollows and narrow pits, in place.
+
+    A fit never sees the inside of an opaque object and leaves it as it happens to be; pinholes of a sample or two then
+    lead into it, through which the surface would turn inside out. What a cube with a side of `pinhole` times the
+    longest side cannot reach from outside is filled.
+
+    Volumes larger than CLEARED are looked through in cells of some samples; the outermost cell of what is filled stays
+    as it was, and a floater that shares a cell with something larger stays too.
+
+    Args:
+        keep: pieces with less than this share of the largest one's volume are floaters.
+    """
+    heights = volume.heights
+    side = max(heights.shape)
+    step = -(-side // CLEARED)
+    solid = _coarser(heights, step)
+    kept = large_parts(solid, keep)
+    reach = max(1, round(pinhole / 2 * side / step))
+    outside = _outside(kept, reach)
+    if step > 1:
+        outside = _grown(outside, 1)
+    for index in range(heights.shape[0]):
+        layer = heights[index].float()
+        piece = _finer(torch.from_numpy(kept[index // step]), step, heights.shape)
+        hidden = _finer(torch.from_numpy(~outside[index // step]), step, heights.shape)
+        layer = torch.where((layer > 0) & ~piece, -SPREAD, layer)
+        heights[index] = torch.where(hidden & (layer < 0), SPREAD, layer)
+
+
+def _layer(field: RadianceField, low: Tensor, spacing: float, index: int, wanted: Tensor, chunk: int) -> Tensor:
+    """Density (N,) on the CPU at the `wanted` (Y, Z) samples of one x."""
+    places = wanted.nonzero().to(low.device)
+    x = torch.full_like(places[:, :1], index)
+    points = low + spacing * torch.cat([x, places], dim=1)
+    if not len(points):
+        return torch.empty(0)
+    density = torch.cat([field.density(part) for part in points.split(chunk)])
+    if not torch.isfinite(density).all():
+        raise FieldError(
+            "the field's density is not finite (NaN or infinite), so it has no surface; "
+            "its fit has diverged: lower the learning rates, or go back to an earlier checkpoint"
+        )
+    return density.float().cpu()
+
+
+def _near_surface(corners: Tensor, level: float) -> tuple[Tensor, Tensor]:
+    """(X + 1, Y + 1, Z + 1) density -> whether the surface may pass each cell or its neighbours, and which lie inside.
+
+    Both (X, Y, Z) bool.
+    """
+    around = pad(corners[None], (1,) * 6, mode="replicate")
+    most = max_pool3d(around, 4, stride=1)[0]
+    least = -max_pool3d(-around, 4, stride=1)[0]
+    return (most > level / 4) & (least < level * 4), least >= level * 4
+
+
+def _finer(cells: Tensor, step: int, shape: tuple[int, ...]) -> Tensor:
+    """(Y', Z') cells of step² samples -> (Y, Z) samples."""
+    return cells.repeat_interleave(step, 0).repeat_interleave(step, 1)[: shape[1], : shape[2]]
+
+
+def _coarser(heights: Tensor, step: int) -> np.ndarray:
+    """(X, Y, Z) heights -> (X', Y', Z') bool, whether any of a cell's step³ samples is inside."""
+    layers = []
+    for part in heights.split(step):
+        inside = (part > 0).any(0)
+        down, across = -inside.shape[0] % step, -inside.shape[1] % step
+        inside = pad(inside, (0, across, 0, down))
+        layers.append(inside.unflatten(1, (-1, step)).any(2).unflatten(0, (-1, step)).any(1))
+    return torch.stack(layers).numpy()
+
+
+def _outside(solid: np.ndarray, reach: int) -> np.ndarray:
+    """(X, Y, Z) bool: what cubes of 2·reach + 1 samples that come from outside and avoid `solid` pass over."""
+    margin = reach + 1  # so that all that lies outside is one piece, which holds the first sample
+    padded = np.pad(solid, margin)
+    free, _ = ndimage.label(~_grown(padded, reach))
+    outside = _grown(free == free[0, 0, 0], reach)
+    return outside[(slice(margin, -margin),) * 3]
+
+
+def _grown(mask: np.ndarray, reach: int) -> np.ndarray:
+    """(X, Y, Z) bool grown by a cube of 2·reach + 1 samples."""
+    grown = mask.view(np.uint8)
+    for axis in range(3):  # a cube is three bars
+        grown = ndimage.maximum_filter1d(grown, 2 * reach + 1, axis, mode="constant")
+    return grown.view(bool)
