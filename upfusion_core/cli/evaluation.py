@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..data.examples import MultiViewDataset
+    from ..evaluation.groups import Group
     from ..evaluation.protocol import EvaluationConfig
     from .run import Run
 
@@ -39,6 +40,7 @@ class EvaluateOptions:
     split: str | None
     photos: str | None
     objects: int | None
+    held_out: int | None
     views: int | None
     stages: str | None
     seed: int | None
@@ -48,17 +50,32 @@ class EvaluateOptions:
     alignment: str | None
     dtype: str | None
     batch_size: int | None
+    lpips: str | None
 
 
 def evaluate(
     output: options.Output,
     model: options.Model = None,
     data: Annotated[
-        str | None, typer.Option(metavar="procedural|FOLDER", help="What to evaluate on.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="procedural|DATA",
+            help="What to evaluate on: a folder as in train, or shards of `upfusion pack`.",
+            show_default=False,
+        ),
     ] = None,
     split: Annotated[str | None, one_of(*SPLITS, help="Of the procedural objects.", show_default="test")] = None,
     photos: Annotated[str | None, typer.Option(help="Numbers of photos, 1 to 6.", show_default="1,3,6")] = None,
     objects: Annotated[int | None, typer.Option(help="How many objects.", min=1, show_default="100")] = None,
+    held_out: Annotated[
+        int | None,
+        typer.Option(
+            help="Further procedural objects, half with parts and half with a pattern that were never trained on, "
+            "reported apart.",
+            min=0,
+            show_default="a fifth of --objects",
+        ),
+    ] = None,
     views: Annotated[int | None, typer.Option(help="Target views an object.", min=1, max=32, show_default="4")] = None,
     stages: Annotated[
         str | None, typer.Option(help="Which of white,nearest,predict,sample,field.", show_default="all")
@@ -83,6 +100,15 @@ def evaluate(
     batch_size: Annotated[
         int | None, typer.Option(help="Views that are sampled at once.", min=1, show_default="4")
     ] = None,
+    lpips: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Also measure LPIPS with your weights: a saved lpips.LPIPS(net='vgg'), or torchvision's VGG-16 with "
+            "the heads (vgg.pth) beside it.",
+            show_default=False,
+        ),
+    ] = None,
     resume: options.Resume = False,
     force: options.Force = False,
 ) -> None:
@@ -90,6 +116,7 @@ def evaluate(
     told = EvaluateOptions(
         model=model, data=data, split=split, photos=photos, objects=objects, views=views, stages=stages, seed=seed,
         steps=steps, guidance=guidance, scheduler=scheduler, alignment=alignment, dtype=dtype, batch_size=batch_size,
+        held_out=held_out, lpips=None if lpips is None else str(lpips.absolute()),
     )  # fmt: skip
     from .run import open_run
 
@@ -114,7 +141,7 @@ def evaluation_config(settings: dict[str, Any]) -> EvaluationConfig:
 
 
 def _evaluate_in(run: Run, told: EvaluateOptions, device: str) -> None:
-    settings = _settings(told, run.stored("settings"))
+    settings = evaluation_settings(told, run.stored("settings"))
     run.check_same(settings, {})
     if run.already_finished:
         say(f"{run.folder} is finished already; --force would make it anew")
@@ -123,6 +150,7 @@ def _evaluate_in(run: Run, told: EvaluateOptions, device: str) -> None:
     import torch
 
     from ..evaluation.report import evaluate as evaluate_objects
+    from ..models.perceptual import load_lpips
     from ..pipeline.upfusion import UpFusion, resolve_device
     from .run import package_versions
 
@@ -133,28 +161,35 @@ def _evaluate_in(run: Run, told: EvaluateOptions, device: str) -> None:
     model = UpFusion.load(settings["model"], device=resolve_device(device), dtype=dtype)
     dataset = _dataset(settings, model.image_size)
     indices = _indices(settings, len(dataset))
-    run.begin(settings, {}, {})
+    groups = _groups(settings, dataset, len(indices))
+    lpips = None if settings["lpips"] is None else load_lpips(settings["lpips"], model.device)
+    inputs = {} if lpips is None else {"lpips": lpips.weights_id()}
+    run.check_same({}, inputs)
+    run.begin(settings, {}, inputs)
     run.check_model(model.model_id)
     run.note("device", f"{model.device}, {str(model.dtype).removeprefix('torch.')}")
     about = {name: settings[name] for name in ("model", "data", "split", "objects", "dtype") if settings[name]}
+    about |= {"lpips": inputs["lpips"]} if lpips is not None else {}
     with run.stage("evaluate"), progress(f"Evaluating {len(indices)} objects") as advance:
 
         def on_step(step: int, total: int, preview: Callable[[], Tensor] | None) -> None:
             advance(step / total)
 
         report = evaluate_objects(
-            model, dataset, indices, run.folder, config, about=about | {"versions": package_versions()},
-            writing=run.writing, on_step=on_step,
+            model, dataset, indices, run.folder, config, groups=groups, lpips=lpips,
+            about=about | {"versions": package_versions()}, writing=run.writing, on_step=on_step,
         )  # fmt: skip
     for name, reason in report.skipped:
         say(f"Skipped {name}: {reason}")
+    apart = sum(len(group.indices) for group in groups if group.dataset is not dataset)
     answer(
-        f"{run.folder / 'report.md'}: {len(report.objects)} objects, {len(report.skipped)} skipped "
-        f"({duration(run.seconds)})"
+        f"{run.folder / 'report.md'}: {len(report.objects)} objects, {len(report.skipped)} skipped"
+        + (f", {apart} held out reported apart" if apart else "")
+        + f" ({duration(run.seconds)})"
     )
 
 
-def _settings(told: EvaluateOptions, stored: dict[str, Any]) -> dict[str, Any]:
+def evaluation_settings(told: EvaluateOptions, stored: dict[str, Any]) -> dict[str, Any]:
     """What shapes the result, as JSON: of the command line, where that is silent of the run that is continued."""
     settings: dict[str, Any] = {}
     for field in fields(told):
@@ -176,6 +211,11 @@ def _settings(told: EvaluateOptions, stored: dict[str, Any]) -> dict[str, Any]:
         settings["split"] = settings["split"] or "test"
     elif settings["split"] is not None:
         raise InputError(f"--split is of procedural objects, got {settings['split']} with a folder; leave it out")
+    if settings["split"] in (None, "held_out"):
+        if settings["held_out"]:
+            raise InputError("--held-out is beside the splits test and validation of procedural objects; leave it out")
+    elif settings["held_out"] is None and not stored:
+        settings["held_out"] = settings["objects"] // 10 * 2
     return settings
 
 
@@ -196,6 +236,20 @@ def _dataset(settings: dict[str, Any], size: int) -> MultiViewDataset:
     if settings["data"] == PROCEDURAL:
         return ProceduralObjects(settings["split"], size=size)
     return open_dataset(settings["data"], size=size)
+
+
+def _groups(settings: dict[str, Any], dataset: MultiViewDataset, objects: int) -> list[Group]:
+    """What is reported apart: objects that training has never shown the like of."""
+    from ..data.procedural import ProceduralObjects
+    from ..evaluation.groups import held_out_groups
+
+    if settings["split"] == "held_out":
+        assert isinstance(dataset, ProceduralObjects), "the split is of them"
+        return held_out_groups(dataset, objects)
+    if not settings["held_out"]:
+        return []
+    assert isinstance(dataset, ProceduralObjects), "only they have objects held out"
+    return held_out_groups(ProceduralObjects("held_out", size=dataset.size), settings["held_out"])
 
 
 def _indices(settings: dict[str, Any], available: int) -> list[int]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from kornia.metrics import ssim as kornia_ssim
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..checks import check_finite, check_range, check_shape
 from ..errors import InputError
@@ -166,10 +166,11 @@ def perceptual_distance(prediction: Tensor, truth: Tensor) -> Tensor:
 
 @torch.no_grad()
 def lpips_distance(lpips: PerceptualDistance, prediction: Tensor, truth: Tensor) -> Tensor:
-    """(N,) LPIPS of each view; `lpips` is what `models.perceptual.load_lpips` gives."""
+    """(N,) LPIPS of each view; `lpips` is what `models.perceptual.load_lpips` gives, on whatever device."""
     check_pictures(prediction, truth)
-    pairs = zip(prediction.split(1), truth.split(1), strict=True)  # one at a time: it returns the batch's mean
-    return torch.stack([lpips(ours, theirs) for ours, theirs in pairs])
+    place = next(lpips.parameters()).device if isinstance(lpips, nn.Module) else truth.device
+    pairs = zip(prediction.to(place).split(1), truth.to(place).split(1), strict=True)
+    return torch.stack([lpips(ours, theirs) for ours, theirs in pairs]).to(truth)  # one at a time: it returns the mean
 
 
 def silhouette_boxes(mask: Tensor, truth: Tensor) -> Tensor:

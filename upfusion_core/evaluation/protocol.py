@@ -28,6 +28,7 @@ from ..data.procedural import ProceduralObjects, true_mesh
 from ..errors import FieldError, InputError
 from ..field.rendering import RaySampling
 from ..geometry.cameras import REFERENCE_ELEVATION_DEGREES
+from ..models.perceptual import PerceptualDistance
 from ..pipeline.distill_config import DistillConfig
 from ..types import Cameras, InputViews, OnStep, RenderedViews, SceneEncoding
 from .alignment import Alignments, align_views, measure_alignments
@@ -206,13 +207,19 @@ def neighbours(cameras: Cameras) -> list[tuple[int, int]]:
 
 
 def evaluate_object(
-    model: UpFusion, item: EvaluatedObject, config: EvaluationConfig, on_step: OnStep | None = None
+    model: UpFusion,
+    item: EvaluatedObject,
+    config: EvaluationConfig,
+    on_step: OnStep | None = None,
+    *,
+    lpips: PerceptualDistance | None = None,
 ) -> ObjectResult:
     """All measures of all stages and numbers of photos on one object; everything follows from the seed.
 
     Args:
         on_step: called with (done, total, preview) after each stage of each number of photos, and, with the same
             numbers, at each step of sampling and distillation.
+        lpips: gives the measure "lpips" too.
 
     Raises:
         InputError, FieldError: the object cannot be evaluated.
@@ -230,7 +237,9 @@ def evaluate_object(
             inner = _inner(on_step, done, total)
             painted[stage] = _paint(stage, model, item, count, scene, config, inner)
             known = values[stage].get(str(min(config.photos))) if stage == "white" else None
-            values[stage][str(count)] = known or _measure(painted[stage], item, config, f"{stage}, {count}", notes)
+            values[stage][str(count)] = known or _measure(
+                painted[stage], item, config, f"{stage}, {count}", notes, lpips
+            )
             done += 1
             if on_step is not None:
                 on_step(done, total, None)
@@ -268,7 +277,7 @@ def _paint(
     if stage == "predict":
 
         def predicted(where: Cameras, pixels: int) -> Tensor:
-            return _picture(model.predict(scene, where, size=pixels))
+            return _picture(model.predict(scene, where, size=pixels, pixel_centers=True))
 
         return Painted(predicted(cameras, size), render=predicted)
     if stage == "sample":
@@ -299,7 +308,12 @@ def _rendered(field: RadianceField, cameras: Cameras, size: int) -> Painted:
 
 
 def _measure(
-    painted: Painted, item: EvaluatedObject, config: EvaluationConfig, label: str, notes: list[str]
+    painted: Painted,
+    item: EvaluatedObject,
+    config: EvaluationConfig,
+    label: str,
+    notes: list[str],
+    lpips: PerceptualDistance | None,
 ) -> dict[str, list[float]]:
     turned = painted.render is not None and config.alignment == "object"
     alignments = align_views(
@@ -310,7 +324,7 @@ def _measure(
         cameras=item.cameras if turned else None,
         search=SimilaritySearch.quick(),
     )
-    measures = measure_alignments(alignments, item.truth, item.mask)
+    measures = measure_alignments(alignments, item.truth, item.mask, lpips=lpips)
     values = {name: [float(number) for number in numbers] for name, numbers in measures.items()}
     if painted.field is not None and item.mesh is not None:
         values |= _mesh_measures(painted.field, item.mesh(), alignments, config, label, notes)

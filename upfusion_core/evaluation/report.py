@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 from ..data.examples import MultiViewDataset
 from ..errors import FieldError, InputError, MissingPackageError
 from ..files import replacing
+from ..models.perceptual import PerceptualDistance
 from ..types import OnStep
+from .groups import Group
 from .metrics import MEASURES
 from .pictures import load_picture, object_row, save_picture, stacked
 from .protocol import (
@@ -37,6 +39,9 @@ if TYPE_CHECKING:
 Writing = Callable[[str], AbstractContextManager[Path]]
 """Name of a file in the report's folder -> a temporary path that becomes it when the block ends well."""
 
+Results = dict[str, dict[int, dict[str, Score]]]
+"""results[stage][photos][measure]"""
+
 SHEET_OBJECTS = 12
 """Rows of the picture sheet: the first objects that could be evaluated, whatever they look like."""
 
@@ -52,12 +57,13 @@ class Report:
     """What an evaluation found.
 
     results: results[stage][photos][measure]. objects: names of those evaluated.
-    skipped: (object, reason) of the others.
+    skipped: (object, reason) of the others. results_by_group: the same of each group, by its name.
     """
 
-    results: dict[str, dict[int, dict[str, Score]]]
+    results: Results
     objects: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...]
+    results_by_group: dict[str, Results]
 
 
 def evaluate(
@@ -67,6 +73,8 @@ def evaluate(
     folder: Path,
     config: EvaluationConfig | None = None,
     *,
+    groups: Sequence[Group] = (),
+    lpips: PerceptualDistance | None = None,
     about: dict[str, Any] | None = None,
     writing: Writing | None = None,
     on_step: OnStep | None = None,
@@ -78,6 +86,8 @@ def evaluate(
 
     Args:
         indices: the objects' numbers in the data set.
+        groups: objects that are reported apart, of this data set or of others (see Group).
+        lpips: gives the measure "lpips" too; `about` should then tell whose weights it has.
         about: what else shapes the result or is worth knowing, such as the data's name: it stands in the report.
         writing: how files get their names; by default they are renamed into the folder.
         on_step: called with (step, total, preview), `total` counting stages of numbers of photos of objects.
@@ -95,38 +105,78 @@ def evaluate(
     writing = writing or (lambda name: replacing(folder / name))
     settings = {**(about or {}), "model_id": model.model_id, "settings": config.to_dict()}
     fingerprint = settings_id(settings)
-    each = len(config.photos) * len(config.stages)
-    finished: list[dict[str, Any]] = []
+    tasks = _tasks(dataset, indices, groups)
+    finished: dict[str, dict[str, Any]] = {}
     skipped: list[tuple[str, str]] = []
-    for place, index in enumerate(indices):
-        record = _stored(folder, index, fingerprint)
+    each = len(config.photos) * len(config.stages)
+    for place, task in enumerate(tasks):
+        record = _stored(folder, task, fingerprint)
         if record is None:
-            name, known = f"object {index}", len(dataset.skipped)
+            name, known = f"object {task.index}", len(task.dataset.skipped)
             try:
-                item = draw_object(dataset, index, config)
+                item = draw_object(task.dataset, task.index, config)
                 name = item.views.name
-                result = evaluate_object(model, item, config, _shifted(on_step, place * each, len(indices)))
+                hook = _shifted(on_step, place * each, len(tasks))
+                result = evaluate_object(model, item, config, hook, lpips=lpips)
             except (InputError, FieldError) as error:
-                name = dataset.skipped[-1][0] if len(dataset.skipped) > known else name
+                name = task.dataset.skipped[-1][0] if len(task.dataset.skipped) > known else name
                 skipped.append((name, str(error)))
             else:
-                record = _saved(item, result, fingerprint, writing)
+                record = _saved(item, result, task, fingerprint, writing)
         if record is not None:
-            finished.append(record)
+            finished[task.name] = record
         if on_step is not None:
-            on_step((place + 1) * each, len(indices) * each, None)
-    if not finished:
+            on_step((place + 1) * each, len(tasks) * each, None)
+    main = _of(indices, "", finished)
+    if not main:
         raise InputError(
             f"none of {len(indices)} objects could be evaluated, {skipped[0][0]} because {skipped[0][1]}; "
             "correct that, then begin again"
         )
-    report = Report(_results(finished, config), tuple(record["object"] for record in finished), tuple(skipped))
-    left_out = [list(entry) for entry in dataset.skipped]
-    _write(report, finished, left_out, settings, config, folder, writing)
+    apart = {group: _of(group.indices, _prefix(group, dataset), finished) for group in groups}
+    names = {group.name: [record["object"] for record in records] for group, records in apart.items()}
+    settings["groups"] = {group.name: {"title": group.title, "evaluated": names[group.name]} for group in groups}
+    settings["left_out_by_the_data_set"] = [list(entry) for entry in dataset.skipped]
+    by_group = {group.name: _results(records, config) for group, records in apart.items() if records}
+    objects = tuple(record["object"] for record in main)
+    report = Report(_results(main, config), objects, tuple(skipped), by_group)
+    _write(report, list(finished.values()), main, settings, config, folder, writing)
     return report
 
 
-def _saved(item: EvaluatedObject, result: ObjectResult, fingerprint: str, writing: Writing) -> dict[str, Any]:
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """One object to be evaluated. name: of its files."""
+
+    dataset: MultiViewDataset
+    index: int
+    name: str
+
+
+def _tasks(dataset: MultiViewDataset, indices: Sequence[int], groups: Sequence[Group]) -> list[_Task]:
+    """The objects, then those that groups bring along."""
+    tasks = [_Task(dataset, index, f"{index:06d}") for index in indices]
+    for group in groups:
+        if group.dataset is not dataset:
+            prefix = _prefix(group, dataset)
+            tasks += [_Task(group.dataset, index, f"{prefix}{index:06d}") for index in group.indices]
+    return tasks
+
+
+def _prefix(group: Group, dataset: MultiViewDataset) -> str:
+    """What the names of a group's files begin with; those of the main data set's objects are numbers alone."""
+    return "" if group.dataset is dataset else f"{group.name}-"
+
+
+def _of(indices: Sequence[int], prefix: str, finished: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records of objects, of those that could be evaluated."""
+    names = [f"{prefix}{index:06d}" for index in indices]
+    return [finished[name] for name in names if name in finished]
+
+
+def _saved(
+    item: EvaluatedObject, result: ObjectResult, task: _Task, fingerprint: str, writing: Writing
+) -> dict[str, Any]:
     """Writes an object's row of pictures, then its values: with these it is finished."""
     record = {
         "object": item.views.name,
@@ -138,31 +188,28 @@ def _saved(item: EvaluatedObject, result: ObjectResult, fingerprint: str, writin
         "values": result.values,
         "notes": result.notes,
     }
-    with writing(_name(item.index, "png")) as path:
+    with writing(f"objects/{task.name}.png") as path:
         save_picture(path, object_row(item.views.rgb[list(item.photos)], item.truth[0], result.shown))
-    with writing(_name(item.index, "json")) as path:
+    with writing(f"objects/{task.name}.json") as path:
         path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return record
 
 
-def _stored(folder: Path, index: int, fingerprint: str) -> dict[str, Any] | None:
+def _stored(folder: Path, task: _Task, fingerprint: str) -> dict[str, Any] | None:
     """The record of an object that is finished; None where there is none, or only one of other settings."""
+    path = folder / "objects" / f"{task.name}.json"
     try:
-        record = json.loads((folder / _name(index, "json")).read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    usable = isinstance(record, dict) and record.get("run") == fingerprint and (folder / _name(index, "png")).is_file()
+    usable = isinstance(record, dict) and record.get("run") == fingerprint and path.with_suffix(".png").is_file()
     return record if usable else None
 
 
-def _name(index: int, suffix: str) -> str:
-    return f"objects/{index:06d}.{suffix}"
-
-
-def _results(finished: Sequence[dict[str, Any]], config: EvaluationConfig) -> dict[str, dict[int, dict[str, Score]]]:
+def _results(finished: Sequence[dict[str, Any]], config: EvaluationConfig) -> Results:
     """Per view, then per object: scores of every measure that at least one object has."""
     rows: list[Values] = [record["values"] for record in finished]
-    results: dict[str, dict[int, dict[str, Score]]] = {}
+    results: Results = {}
     for stage in config.stages:
         results[stage] = {}
         for photos in sorted(config.photos):
@@ -194,24 +241,25 @@ def _gains(finished: Sequence[dict[str, Any]], config: EvaluationConfig) -> dict
 def _write(
     report: Report,
     finished: Sequence[dict[str, Any]],
-    left_out: list[list[str]],
+    main: Sequence[dict[str, Any]],
     settings: dict[str, Any],
     config: EvaluationConfig,
     folder: Path,
     writing: Writing,
 ) -> None:
+    """Writes the report's files. finished: records of all objects, `main` without those that only groups have."""
     notes = [f"{record['object']}: {note}" for record in finished for note in record["notes"]]
     content = {
         **settings,
         "similarity_alignment": ALIGNMENTS[config.alignment],
         "evaluated": list(report.objects),
         "skipped": [list(entry) for entry in report.skipped],
-        "left_out_by_the_data_set": left_out,
         "notes": notes,
         "results": results_to_json(report.results),
-        "gains": _gains(finished, config),
+        "results_by_group": {name: results_to_json(found) for name, found in report.results_by_group.items()},
+        "gains": _gains(main, config),
     }
-    rows = [load_picture(folder / _name(record["index"], "png")) for record in finished[:SHEET_OBJECTS]]
+    rows = [load_picture(folder / "objects" / f"{record['index']:06d}.png") for record in main[:SHEET_OBJECTS]]
     shown = [stage for stage in config.stages if stage != "white"]
     with writing("sheet.png") as path:
         save_picture(path, stacked(rows, max(config.photos), shown))
@@ -243,6 +291,11 @@ def _markdown(report: Report, content: dict[str, Any], config: EvaluationConfig)
         names = [name for name in present if _way(name) == chosen]
         if names:
             lines += [f"## {title}", "", markdown_table(report.results, names)]
+    for name, found in report.results_by_group.items():
+        facts = content["groups"][name]
+        count = len(facts["evaluated"])
+        raw = [name for name in present if _way(name) is None]
+        lines += [f"## Apart: {facts['title']}", "", f"{count} objects, raw.", "", markdown_table(found, raw)]
     lines += _listed("Skipped", [f"{item}: {reason}" for item, reason in report.skipped])
     lines += _listed(
         "Left out by the data set", [f"{item}: {reason}" for item, reason in content["left_out_by_the_data_set"]]

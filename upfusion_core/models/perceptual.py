@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ PerceptualDistance = Callable[[Tensor, Tensor], Tensor]
 # VGG-16: convolutions by their index in the published file, grouped by the block that LPIPS reads after
 _BLOCKS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
 _WIDTHS = (64, 128, 256, 512, 512)
+_HEADS = tuple(f"lin{block}.model.1.weight" for block in range(len(_BLOCKS)))
 
 
 class Lpips(nn.Module):
@@ -47,6 +49,13 @@ class Lpips(nn.Module):
         for ours, theirs, head in pairs:
             total = total + ((ours - theirs).square() * head).sum(1).mean()
         return total
+
+    def weights_id(self) -> str:
+        """Fingerprint of the weights, which tells measures by other ones apart."""
+        digest = hashlib.sha256()
+        for value in self.state_dict().values():
+            digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def _features(self, picture: Tensor) -> list[Tensor]:
         x = (2 * picture - 1 - self.shift) / self.scale
@@ -80,13 +89,17 @@ def load_lpips(path: str | Path, device: torch.device | str = "cpu") -> Lpips:
                         f"{path} must hold VGG-16's convolutions, but {names[0]} is missing; see README"
                     )
                 state[f"blocks.{block}.{place}.{kind}"] = weights[found]
-    heads = weights if "lin0.model.1.weight" in weights else _published_heads(path)
-    for index in range(len(_BLOCKS)):
-        state[f"heads.{index}"] = heads[f"lin{index}.model.1.weight"]
+    heads = weights if _HEADS[0] in weights else _published_heads(path)
+    for index, name in enumerate(_HEADS):
+        if name not in heads:
+            raise CheckpointError(f"{path} must hold all five LPIPS heads, but {name} is missing; get it again")
+        state[f"heads.{index}"] = heads[name]
     network = Lpips()
     for name, value in network.state_dict().items():
         if name in state and state[name].shape != value.shape:
             raise CheckpointError(f"{path}: {name} must be {tuple(value.shape)}, got {tuple(state[name].shape)}")
+        if name in state and not (state[name].is_floating_point() and state[name].isfinite().all()):
+            raise CheckpointError(f"{path}: {name} must hold finite numbers, got {state[name].dtype} with others")
     network.load_state_dict(state | {"shift": network.shift, "scale": network.scale})
     return network.float().requires_grad_(False).eval().to(device)
 
@@ -110,7 +123,7 @@ def _published_heads(path: Path) -> dict[str, Tensor]:
     for place in places:
         if place != path and place.is_file():
             heads = read_weights(place)
-            if "lin4.model.1.weight" in heads:
+            if _HEADS[0] in heads:
                 return heads
     raise CheckpointError(
         f"{path} holds VGG-16 but not the LPIPS heads (lin0.model.1.weight, ...); put the lpips package's vgg.pth "

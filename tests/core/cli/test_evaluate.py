@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
+import torch
 import trimesh
+from random_vgg import heads, lpips_by_hand, vgg_weights
 from typer.testing import CliRunner, Result
 
 from upfusion_core.cli.app import app
-from upfusion_core.cli.evaluation import evaluation_config
+from upfusion_core.cli.evaluation import EvaluateOptions, evaluation_config, evaluation_settings
+from upfusion_core.data.procedural import ProceduralObjects
 from upfusion_core.evaluation import report as report_module
+from upfusion_core.evaluation.protocol import EvaluationConfig, draw_object
 from upfusion_core.pipeline.upfusion import UpFusion
 
 SMALL = ("--photos", "1,2", "--objects", 2, "--views", 1, "--stages", "white,nearest", "--device", "cpu")
@@ -105,6 +110,66 @@ def test_a_folder_of_meshes(small_weights: Path, tmp_path: Path) -> None:
     assert "2 objects, 1 skipped" in words_of(result)
 
 
+def test_what_was_never_trained_on_is_reported_apart(small_weights: Path, tmp_path: Path) -> None:
+    common = ("--model", small_weights, "--data", "procedural", *SMALL)
+    result = upfusion(*common, "--held-out", 3, "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "2 objects, 0 skipped, 3 held out reported apart" in words_of(result)
+    content = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert content["evaluated"] == ["procedural-1-test-0", "procedural-1-test-1"]
+    assert content["results"]["nearest"]["2"]["box_psnr"]["objects"] == 2
+    apart = content["results_by_group"]
+    assert list(apart) == ["held_out_combination", "held_out_pattern"]
+    assert [apart[name]["nearest"]["2"]["box_psnr"]["objects"] for name in apart] == [2, 1]
+    assert content["groups"]["held_out_combination"] == {
+        "title": "parts that were never trained on together: spout and leg",
+        "evaluated": ["procedural-1-held_out-0", "procedural-1-held_out-2"],
+    }
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "## Apart: a pattern that was never trained on: dots" in text
+    assert text.count("| nearest | 2 | 1 |") == 1
+    # alone, the same objects get the same figures
+    alone = upfusion(*common, "--objects", 3, "--split", "held_out", "-o", tmp_path / "alone")
+    assert alone.exit_code == 0, alone.output
+    content = json.loads((tmp_path / "alone" / "report.json").read_text())
+    assert content["results_by_group"] == apart
+    assert content["results"]["nearest"]["2"]["box_psnr"]["objects"] == 3
+
+
+def test_a_fifth_is_held_out_unless_told() -> None:
+    names = [field.name for field in dataclasses.fields(EvaluateOptions)]
+    told = dict.fromkeys(names) | {"data": "procedural"}
+    held_out = {}
+    for objects in (None, 5, 10, 24):
+        held_out[objects] = evaluation_settings(EvaluateOptions(**told | {"objects": objects}), {})["held_out"]
+    assert held_out == {None: 20, 5: 0, 10: 2, 24: 4}
+    stored = evaluation_settings(EvaluateOptions(**told), {"data": "procedural", "split": "test", "objects": 50})
+    assert stored["held_out"] is None  # a run from before there was the option
+
+
+def test_lpips_with_the_user_s_weights(small_weights: Path, tmp_path: Path) -> None:
+    torch.save(vgg_weights() | heads(), tmp_path / "vgg.pth")
+    options = ("--photos", "1", "--objects", 1, "--views", 1, "--stages", "white", "--device", "cpu")
+    common = ("--model", small_weights, "--data", "procedural", *options)
+    result = upfusion(*common, "--lpips", tmp_path / "vgg.pth", "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    content = json.loads((tmp_path / "out" / "report.json").read_text())
+    measured = content["results"]["white"]["1"]
+    truth = draw_object(
+        ProceduralObjects("test", size=64), 0, EvaluationConfig(photos=(1,), views=1, stages=("white",))
+    ).truth
+    assert measured["lpips"]["mean"] == pytest.approx(lpips_by_hand(vgg_weights(), torch.ones_like(truth), truth), 1e-4)
+    assert measured["lpips_affine"]["mean"] == pytest.approx(measured["lpips"]["mean"])
+    assert "LPIPS" in (tmp_path / "out" / "report.md").read_text()
+    assert record(tmp_path / "out")["inputs"] == {"lpips": content["lpips"]}
+    torch.save({"a": torch.ones(1)}, tmp_path / "other.pth")
+    for name, words in (("other.pth", "must hold VGG-16's convolutions"), ("none.pth", "does not exist")):
+        refused = upfusion(*common, "--lpips", tmp_path / name, "-o", tmp_path / "refused")
+        assert refused.exit_code == 2
+        assert words in words_of(refused)
+        assert not (tmp_path / "refused").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -117,6 +182,8 @@ def test_a_folder_of_meshes(small_weights: Path, tmp_path: Path) -> None:
         (["--model", "w", "--data", "procedural", "--scheduler", "magic"], "magic"),
         (["--model", "w", "--data", "procedural", "--objects", "100000"], "ask for fewer"),
         (["--model", "w", "--data", "procedural", "--split", "train"], "'train' is not one of"),
+        (["--model", "w", "--data", "procedural", "--split", "held_out", "--held-out", "4"], "--held-out is beside"),
+        (["--model", "w", "--data", ".", "--held-out", "4"], "--held-out is beside"),
     ],
 )
 def test_what_is_refused(arguments: list[str], words: str, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from golden_files import sizes
-from random_vgg import INDICES, heads, vgg_weights
+from random_vgg import heads, lpips_by_hand, vgg_weights
 from rule_weights import golden_shapes, rule_state_dict
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,24 +13,6 @@ from torch.nn import functional as F
 from upfusion_core.errors import CheckpointError
 from upfusion_core.models.dino import DinoConfig, DinoKeys
 from upfusion_core.models.perceptual import dino_distance, load_lpips
-
-
-def by_hand(weights: dict[str, Tensor], picture: Tensor, target: Tensor) -> float:
-    """LPIPS written out as the paper's equation 1."""
-    shift = torch.tensor([-0.030, -0.088, -0.188])[:, None, None]
-    scale = torch.tensor([0.458, 0.448, 0.450])[:, None, None]
-    total, level = 0.0, 0
-    x, y = ((2 * image - 1 - shift) / scale for image in (picture, target))
-    for index in INDICES:
-        if index in (5, 10, 17, 24):
-            x, y = (F.max_pool2d(image, 2) for image in (x, y))
-        convolution = (weights[f"features.{index}.weight"], weights[f"features.{index}.bias"])
-        x, y = (F.relu(F.conv2d(image, *convolution, padding=1)) for image in (x, y))
-        if index in (2, 7, 14, 21, 28):
-            difference = F.normalize(x, dim=1) - F.normalize(y, dim=1)
-            total += float((0.5 + level) * difference.square().sum(1).mean())
-            level += 1
-    return total
 
 
 @pytest.fixture
@@ -42,8 +24,15 @@ def pictures() -> tuple[Tensor, Tensor]:
 def test_lpips_by_hand(tmp_path: Path, pictures: tuple[Tensor, Tensor]) -> None:
     torch.save(vgg_weights() | heads(), tmp_path / "vgg16.pth")
     network = load_lpips(tmp_path / "vgg16.pth")
-    assert float(network(*pictures)) == pytest.approx(by_hand(vgg_weights(), *pictures), rel=1e-4)
+    assert float(network(*pictures)) == pytest.approx(lpips_by_hand(vgg_weights(), *pictures), rel=1e-4)
     assert float(network(pictures[0], pictures[0])) == 0
+
+
+def test_weights_are_told_apart(tmp_path: Path) -> None:
+    torch.save(vgg_weights() | heads(), tmp_path / "one.pth")
+    torch.save(vgg_weights() | heads() | {"features.28.bias": torch.full((512,), 1e-3)}, tmp_path / "two.pth")
+    one, again, two = (load_lpips(tmp_path / name).weights_id() for name in ("one.pth", "one.pth", "two.pth"))
+    assert one == again != two
 
 
 def test_lpips_in_the_names_of_its_own_package(tmp_path: Path, pictures: tuple[Tensor, Tensor]) -> None:
@@ -54,7 +43,7 @@ def test_lpips_in_the_names_of_its_own_package(tmp_path: Path, pictures: tuple[T
         renamed[f"net.slice{block}.{index}.{kind}"] = value
     torch.save(renamed | heads(), tmp_path / "lpips.pth")
     assert float(load_lpips(tmp_path / "lpips.pth")(*pictures)) == pytest.approx(
-        by_hand(vgg_weights(), *pictures), 1e-4
+        lpips_by_hand(vgg_weights(), *pictures), 1e-4
     )
 
 
@@ -78,6 +67,9 @@ def test_lpips_moves_the_picture_towards_the_target(tmp_path: Path, pictures: tu
     ("content", "words"),
     [
         ({"a": torch.ones(1)}, "VGG-16's convolutions"),
+        (vgg_weights() | {name: value for name, value in heads().items() if "lin3" not in name}, "lin3.model.1.weight"),
+        (vgg_weights() | heads() | {"features.0.bias": torch.full((64,), torch.nan)}, "must hold finite numbers"),
+        (vgg_weights() | heads() | {"features.0.bias": torch.ones(64, dtype=torch.int64)}, "got torch.int64"),
         (vgg_weights() | heads() | {"features.0.bias": torch.ones(3)}, "blocks.0.0.bias must be"),
     ],
 )
