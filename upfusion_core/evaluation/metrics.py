@@ -23,6 +23,9 @@ SSIM_TAPS = 11
 PSNR_LIMIT = 100.0
 """What two equal pictures score, in dB: infinity would make every average infinite and is no JSON number."""
 
+FAINT = 0.02
+"""Greatest difference from the background at which a picture counts as empty: five steps of an 8-bit picture."""
+
 FLAT_ENERGY = 1e-6
 """Gradient energy below which a picture counts as flat, so that flat over flat is 1 and not 0 / 0."""
 
@@ -137,14 +140,22 @@ def mask_iou(prediction_mask: Tensor, mask: Tensor) -> Tensor:
     return torch.where(union > 0, (ours & theirs).sum((1, 2, 3)) / union.clamp(min=1), 1.0)
 
 
-def silhouette(rgb: Tensor, *, background: float = 1.0, threshold: float = 0.1) -> Tensor:
-    """(N, 3, H, W) -> (N, 1, H, W), 1 where any channel is further than `threshold` from the background.
+def silhouette(rgb: Tensor, *, background: float = 1.0, share: float = 0.5) -> Tensor:
+    """(N, 3, H, W) -> (N, 1, H, W), 1 where any channel differs from the background by more than half the maximum.
 
-    For predictors that give colours only. Parts of the object that are as white as the background are lost.
+    For predictors that give colours only: a pixel half covered, or half believed to be covered, lies on the edge. The
+    maximum is each picture's own, so that pale objects and faint pictures have an edge as well; a picture that differs
+    by less than FAINT everywhere has no silhouette. Parts as white as the background are lost. A small fixed difference
+    would count every pixel that the object touches, and all of a blurred edge.
+
+    Args:
+        share: of the maximum at which the edge lies, in [0, 1].
     """
     check_shape("rgb", rgb, ("N", 3, "H", "W"))
-    check_range("threshold", threshold, 0.0, 1.0)
-    return ((rgb - background).abs().amax(1, keepdim=True) > threshold).float()
+    check_range("share", share, 0.0, 1.0)
+    differences = (rgb - background).abs().amax(1, keepdim=True)
+    most = differences.amax((1, 2, 3), keepdim=True)
+    return ((differences > share * most) & (most > FAINT)).float()
 
 
 def sharpness(prediction: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
