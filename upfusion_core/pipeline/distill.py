@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..checks import check_finite, check_shape
 from ..errors import InputError
 from ..field.radiance import RadianceField
-from ..types import Cameras, OnStep, SceneEncoding
+from ..types import Cameras, NovelViews, OnStep, SceneEncoding
 from .distill_config import DistillConfig, DraftSchedule, ReferenceSchedule
 from .distill_draft import distill_draft, ring_cameras
 from .distill_reference import distill_reference
 from .distill_run import Run, band_cameras
 from .distill_state import run_fingerprint
+from .novel_views import resize_pictures
 
 if TYPE_CHECKING:
     from .upfusion import UpFusion
@@ -34,6 +36,7 @@ def distill(
     checkpoint: str | os.PathLike[str] | None = None,
     prompt: str | None = None,
     text_embeddings: tuple[Tensor, Tensor] | None = None,
+    views: NovelViews | None = None,
 ) -> RadianceField:
     """A radiance field of the scene's object, in evaluation mode, on the model's device.
 
@@ -45,6 +48,8 @@ def distill(
         checkpoint: file of the saved state, written every `config.checkpoint_every` steps and read if it exists:
             the run goes on from there and, on a CPU, ends in the same field to the bit.
         prompt, text_embeddings: as in UpFusion.condition.
+        views: square pictures of the object on white that exist already, e.g. sampled ones. A draft fits them beside
+            its own predicted and sampled views, the reference before its first iteration.
 
     Raises:
         InputError: the checkpoint belongs to another run. FieldError: the loss is no longer finite.
@@ -55,6 +60,7 @@ def distill(
     text = text_embeddings if text_embeddings is not None else model.text_embeddings(prompt)
     seed = generator.initial_seed() if generator is not None else 0
     with torch.inference_mode(False), torch.enable_grad():  # hosts may call from inference mode
+        views = None if views is None else _checked(views, model.image_size)
         run = Run(
             model=model,
             scene=replace(scene, tokens=scene.tokens.clone()),
@@ -63,7 +69,8 @@ def distill(
             seed=seed,
             on_step=on_step,
             path=None if checkpoint is None else Path(checkpoint),
-            fingerprint=run_fingerprint(scene, config, seed, text),
+            fingerprint=run_fingerprint(scene, config, seed, text, views),
+            views=views,
         )
         field = distill_draft(run) if isinstance(config.schedule, DraftSchedule) else distill_reference(run)
     return field.requires_grad_(False).eval()
@@ -76,3 +83,12 @@ def distill_cameras(scene: SceneEncoding, config: DistillConfig, seed: int) -> C
         band = band_cameras(scene.reference, schedule.predicted_cameras, seed)
         return Cameras.concatenate([band, ring_cameras(schedule.sampled_cameras)])
     return band_cameras(scene.reference, schedule.cameras, seed)
+
+
+def _checked(views: NovelViews, size: int) -> NovelViews:
+    """The pictures at the model's size, apart from the caller's tensors."""
+    check_shape("views.rgb", views.rgb, (len(views.cameras), 3, "S", "S"), "one square picture a camera")
+    if not len(views.cameras):
+        raise InputError("views must hold one picture or more, got 0; leave them out to begin from predictions")
+    check_finite("views.rgb", views.rgb)
+    return NovelViews(resize_pictures(views.rgb.float().cpu().clone(), size), views.cameras.to("cpu"))

@@ -14,6 +14,7 @@ from ..geometry import orbit_cameras
 from ..types import Cameras
 from .distill_config import DraftSchedule
 from .distill_run import Run, band_cameras
+from .novel_views import resize_pictures
 from .prepare import estimate_mask
 
 _ELEVATIONS_DEGREES = (22.5, 0.0, 45.0, 10.0)
@@ -28,7 +29,7 @@ def distill_draft(run: Run) -> RadianceField:
     total = plan.predicted_fit.iterations + per_batch * plan.steps + plan.sampled_fit.iterations
     if state["stage"] == "predicted":
         cameras = band_cameras(run.scene.reference, plan.predicted_cameras, run.seed)
-        rgb = run.model.predict(run.scene, cameras, plan.predicted_size)
+        rgb = run.model.predict(run.scene, cameras, plan.predicted_size, pixel_centers=True)
         _fit(run, field, cameras, rgb, plan.predicted_fit, state, first=0, total=total)
     cameras = ring_cameras(plan.sampled_cameras)
     if state["stage"] == "sampling":
@@ -62,9 +63,18 @@ def _fit(
     first: int,
     total: int,
 ) -> None:
-    """Fits the field to views on white, whose silhouettes are taken to be what is not white."""
+    """Fits the field to views on white, whose silhouettes are taken to be what is not white.
+
+    Views that the caller gave are fitted too, and count as much as all others together if those are more.
+    """
+    weights = None
+    if run.views is not None:
+        weights = torch.ones(len(cameras) + len(run.views.cameras))
+        weights[len(cameras) :] = max(1.0, len(cameras) / len(run.views.cameras))
+        cameras = Cameras.concatenate([cameras, run.views.cameras])
+        rgb = torch.cat([resize_pictures(rgb, run.model.image_size), run.views.rgb])
     mask = torch.stack([estimate_mask(picture) for picture in rgb])
-    fitter = FieldFitter(field, cameras, rgb, mask=mask, config=config, generator=run.generator(2))
+    fitter = FieldFitter(field, cameras, rgb, mask=mask, weights=weights, config=config, generator=run.generator(2))
     if state["fit"] is not None:
         fitter.load_state_dict(state["fit"])
 

@@ -10,12 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import FieldError
+from ..field.fitting import FieldFitter, FitConfig
 from ..field.radiance import RadianceField
 from ..field.rendering import render_views
 from ..models.perceptual import PerceptualDistance, dino_distance, load_lpips
 from ..types import Cameras, RenderedViews
 from .distill_config import DistillConfig, ReferenceSchedule
 from .distill_run import Run, band_cameras
+from .prepare import estimate_mask
 from .schedule import alphas_cumprod, ddim_timesteps
 
 
@@ -93,12 +95,17 @@ def distill_reference(run: Run) -> RadianceField:
             {"params": list(field.mlp.parameters()), "lr": schedule.mlp_lr},
         ]
     )
+    given = None if run.views is None else FitConfig.draft()
+    first = 0 if given is None else given.iterations
+    total = first + schedule.iterations
     saved = run.load()
     if saved is not None:
         field.load_state_dict(saved["field"])
         optimizer.load_state_dict(saved["optimizer"])
         generator.set_state(saved["generator"])
         start = saved["iteration"]
+    elif given is not None:
+        _fit_given(run, field, given, total)
 
     def snapshot() -> dict[str, Any]:
         return {
@@ -124,8 +131,19 @@ def distill_reference(run: Run) -> RadianceField:
         _optimise(optimizer, terms, term_weights(schedule, iteration, index), iteration)
         if (iteration + 1) % run.config.checkpoint_every == 0 or iteration + 1 == schedule.iterations:
             run.save(snapshot())
-        run.report(iteration + 1, schedule.iterations, lambda: _preview(run, field), snapshot)
+        run.report(first + iteration + 1, total, lambda: _preview(run, field), snapshot)
     return field
+
+
+def _fit_given(run: Run, field: RadianceField, config: FitConfig, total: int) -> None:
+    """Starts the field from the caller's views; cancelled, it begins again."""
+    mask = torch.stack([estimate_mask(picture) for picture in run.views.rgb])
+    generator = run.generator(4)
+    fitter = FieldFitter(field, run.views.cameras, run.views.rgb, mask=mask, config=config, generator=generator)
+    while not fitter.done:
+        fitter.step()
+        if run.on_step is not None:
+            run.on_step(fitter.iteration, total, fitter.preview)
 
 
 def _render(run: Run, field: RadianceField, camera: Cameras, generator: torch.Generator) -> RenderedViews:

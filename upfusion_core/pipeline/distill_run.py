@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..field.radiance import RadianceField
 from ..geometry import random_cameras
-from ..types import Cameras, OnStep, SceneEncoding
+from ..types import Cameras, NovelViews, OnStep, SceneEncoding
 from .distill_config import DistillConfig
 from .distill_state import load_state, save_state
 
@@ -33,7 +33,11 @@ def band_cameras(first: Cameras, count: int, seed: int) -> Cameras:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One distillation. text: (conditional, unconditional) embeddings; path: of the saved state, or None."""
+    """One distillation.
+
+    text: (conditional, unconditional) embeddings. path: of the saved state, or None. views: square pictures that the
+    caller has already, of the model's size, to be fitted first; or None.
+    """
 
     model: UpFusion
     scene: SceneEncoding
@@ -43,6 +47,7 @@ class Run:
     on_step: OnStep | None
     path: Path | None
     fingerprint: str
+    views: NovelViews | None = None
 
     def generator(self, stream: int = 0) -> torch.Generator:
         """A generator of this run (see stream_generator)."""

@@ -13,15 +13,22 @@ from torch import Tensor
 from ..errors import CheckpointError, InputError
 from ..files import save_tensors
 from ..models.weight_files import UNREADABLE
-from ..types import SceneEncoding
+from ..types import NovelViews, SceneEncoding
 from .distill_config import DistillConfig
 
 
-def run_fingerprint(scene: SceneEncoding, config: DistillConfig, seed: int, text: tuple[Tensor, Tensor]) -> str:
-    """Tells whether a saved state belongs to this scene, configuration, prompt and seed."""
+def run_fingerprint(
+    scene: SceneEncoding,
+    config: DistillConfig,
+    seed: int,
+    text: tuple[Tensor, Tensor],
+    views: NovelViews | None = None,
+) -> str:
+    """Tells whether a saved state belongs to this scene, configuration, prompt, seed and given views."""
     settings = {name: value for name, value in config.to_dict().items() if name != "checkpoint_every"}
     digest = hashlib.sha256(json.dumps({"seed": seed, **settings}, sort_keys=True).encode())
-    for tensor in (scene.tokens, scene.reference.camera_to_world, *text):
+    given = () if views is None else (views.rgb, views.cameras.camera_to_world, views.cameras.focal)
+    for tensor in (scene.tokens, scene.reference.camera_to_world, *text, *given):
         digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 

@@ -23,11 +23,14 @@ def resize_views(views: InputViews, size: int) -> InputViews:
     """The photos at the model's size; unchanged where they have it."""
     if views.rgb.shape[-1] == size:
         return views
-    rgb, mask = (
-        F.interpolate(picture, size=(size, size), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
-        for picture in (views.rgb, views.mask)
-    )
-    return InputViews(rgb, mask, views.focal)
+    return InputViews(resize_pictures(views.rgb, size), resize_pictures(views.mask, size), views.focal)
+
+
+def resize_pictures(pictures: Tensor, size: int) -> Tensor:
+    """(N, C, H, W) in [0, 1] -> (N, C, size, size), bicubic without aliasing; unchanged where it has that size."""
+    if pictures.shape[-2:] == (size, size):
+        return pictures
+    return F.interpolate(pictures, size=(size, size), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
 
 
 @torch.no_grad()
@@ -59,10 +62,19 @@ def encode_views(
 
 
 @torch.no_grad()
-def predict_views(upsrt: UpSRT, scene: SceneEncoding, cameras: Cameras, size: int) -> Tensor:
-    """(Q, 3, size, size) direct colours of UpSRT in [0, 1]: blurry, immediate."""
+def predict_views(
+    upsrt: UpSRT, scene: SceneEncoding, cameras: Cameras, size: int, *, pixel_centers: bool = False
+) -> Tensor:
+    """(Q, 3, size, size) direct colours of UpSRT in [0, 1]: blurry, immediate.
+
+    Args:
+        pixel_centers: rays go through the pixels' centres, as in pictures and renders; else they are the release's,
+            whose outermost lie on the picture's border, so that a picture is size / (size - 1) too large.
+    """
     check_count("size", size, 2, 4096)
     _check_cameras(cameras)
+    if pixel_centers:
+        cameras = _shrunk_grid(cameras, size)
     tokens = scene.tokens[None]
     views = []
     for camera in cameras:  # one at a time: the features of a large picture are larger than the picture
@@ -114,6 +126,12 @@ def check_text(text: tuple[Tensor, Tensor], width: int) -> tuple[Tensor, Tensor]
         shape = ("L", width) if value.ndim == 2 else ("Q", "L", width)
         check_shape(f"text_embeddings, {name}", value, shape)
     return text
+
+
+def _shrunk_grid(cameras: Cameras, size: int) -> Cameras:
+    """Cameras whose corner-aligned grids are the pixel centres of the given ones: NDC x (size - 1) / size."""
+    share = (size - 1) / size
+    return Cameras(cameras.camera_to_world, cameras.focal / share, cameras.principal / share)
 
 
 def _check_cameras(cameras: Cameras) -> None:

@@ -80,9 +80,16 @@ class Stages(ABC):
         tokens = encode_views(self.dino, self.upsrt, views, self.device, self.dtype)
         return SceneEncoding(tokens, reference_camera(reference_elevation_degrees), views, self.model_id)
 
-    def predict(self, scene: SceneEncoding, cameras: Cameras, size: int = 64) -> Tensor:
-        """(Q, 3, size, size) UpSRT's own colours in [0, 1]: blurry, immediate."""
-        return predict_views(self.upsrt, self._own(scene), cameras, size).cpu()
+    def predict(
+        self, scene: SceneEncoding, cameras: Cameras, size: int = 64, *, pixel_centers: bool = False
+    ) -> Tensor:
+        """(Q, 3, size, size) UpSRT's own colours in [0, 1]: blurry, immediate.
+
+        Args:
+            pixel_centers: for pictures that are compared with others; False asks for the release's rays, whose
+                outermost lie on the picture's border.
+        """
+        return predict_views(self.upsrt, self._own(scene), cameras, size, pixel_centers=pixel_centers).cpu()
 
     def condition(
         self,
@@ -200,11 +207,12 @@ class Stages(ABC):
         *,
         prompt: str | None = None,
         text_embeddings: tuple[Tensor, Tensor] | None = None,
+        views: NovelViews | None = None,
     ) -> RadianceField:
-        """A radiance field of the object (see DistillConfig and distill)."""
+        """A radiance field of the object, of `views` too where there are some (see DistillConfig and distill)."""
         from .distill import distill
 
-        return distill(self, scene, config, generator, on_step, checkpoint, prompt, text_embeddings)
+        return distill(self, scene, config, generator, on_step, checkpoint, prompt, text_embeddings, views)
 
     def _own(self, scene: SceneEncoding) -> SceneEncoding:
         """The scene on this model's device and precision, if this model made it."""

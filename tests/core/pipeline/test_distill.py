@@ -10,7 +10,15 @@ from random_vgg import heads, vgg_weights
 from rule_weights import write_photos
 from torch import Tensor
 
-from upfusion_core import DistillConfig, RadianceField, SceneEncoding, UpFusion, orbit_cameras, prepare_views
+from upfusion_core import (
+    DistillConfig,
+    NovelViews,
+    RadianceField,
+    SceneEncoding,
+    UpFusion,
+    orbit_cameras,
+    prepare_views,
+)
 from upfusion_core.errors import CheckpointError, FieldError, InputError, OutputError
 from upfusion_core.field.fitting import FitConfig
 from upfusion_core.field.hashgrid import GridConfig
@@ -109,6 +117,40 @@ def test_progress_seeds_and_the_field_s_state(model: UpFusion, scene: SceneEncod
     assert not same(field, model.distill(scene, config, seeded(4)))
     assert not any(parameter.requires_grad for parameter in field.parameters())
     assert field.render(orbit_cameras(0.0), 8).rgb.shape == (1, 3, 8, 8)
+
+
+@pytest.mark.parametrize("config", [draft(), reference()])
+def test_given_views_are_fitted_too(
+    model: UpFusion, scene: SceneEncoding, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: DistillConfig
+) -> None:
+    """Black views make the field darker, on every way through the schedules, and the same views the same field."""
+    monkeypatch.setattr(FitConfig, "draft", lambda **_: FIT)
+    black = NovelViews(torch.zeros(2, 3, 32, 32), orbit_cameras([0.0, 90.0]))
+    seen: list[tuple[int, int]] = []
+    field = model.distill(
+        scene, config, seeded(), views=black, on_step=lambda step, total, _: seen.append((step, total))
+    )
+    assert seen == [(step, seen[0][1]) for step in range(1, seen[0][1] + 1)]
+    darkness = field.render(black.cameras, 8).rgb.mean()
+    assert darkness < model.distill(scene, config, seeded()).render(black.cameras, 8).rgb.mean() - 0.01
+    with pytest.raises(StopError):
+        model.distill(scene, config, seeded(), stop_at(8), tmp_path / "state.pt", views=black)
+    assert same(field, model.distill(scene, config, seeded(), checkpoint=tmp_path / "state.pt", views=black))
+    with torch.inference_mode():
+        assert same(field, model.distill(scene, config, seeded(), views=black))
+    with pytest.raises(InputError, match="belongs to a run with other photos"):
+        model.distill(scene, config, seeded(), checkpoint=tmp_path / "state.pt")
+
+
+def test_given_views_that_do_not_fit_get_a_sentence(model: UpFusion, scene: SceneEncoding) -> None:
+    for pictures, count, message in (
+        (torch.zeros(2, 3, 32, 32), 3, r"views.rgb must be \(3, 3, S, S\)"),
+        (torch.zeros(0, 3, 32, 32), 0, "one picture or more, got 0"),
+        (torch.full((1, 3, 32, 32), torch.nan), 1, "must be finite"),
+    ):
+        cameras = orbit_cameras([0.0, 90.0, 180.0])[:count]
+        with pytest.raises(InputError, match=message):
+            model.distill(scene, draft(), views=NovelViews(pictures, cameras))
 
 
 def test_a_state_belongs_to_its_run(model: UpFusion, scene: SceneEncoding, tmp_path: Path) -> None:
