@@ -171,7 +171,8 @@ def mini_model() -> ModelConfig:
     """The small model's sizes: 64 x 64 pixels, under 40 MB as float16.
 
     A small trained encoder of patches stands in DINO's place; rays come as a few low frequencies, which helps a small
-    transformer off the plateau; latents are 4 x 16 x 16.
+    transformer off the plateau; latents are 4 x 16 x 16. The autoencoder has 64 channels even on its finest level,
+    because its norms have 32 groups: 32 channels would be normalised one by one, and a colour's strength be lost.
     """
     width = 192
     return ModelConfig(
@@ -180,7 +181,7 @@ def mini_model() -> ModelConfig:
         upsrt=UpSRTConfig(
             transformer_dim=width,
             num_heads=8,
-            ff_dim=512,
+            ff_dim=448,
             encoder_layers=6,
             decoder_layers=4,
             image_feature_dim=128,
@@ -191,7 +192,7 @@ def mini_model() -> ModelConfig:
         diffusion=DiffusionConfig(
             model_channels=64, channel_mult=(1, 1, 2, 2), context_dim=width, hint_channels=width + 6
         ),
-        vae=VaeConfig(ch=32, ch_mult=(1, 2, 2), num_res_blocks=1),
+        vae=VaeConfig(ch=64, ch_mult=(1, 1, 1), num_res_blocks=1),
     )
 
 

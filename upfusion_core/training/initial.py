@@ -38,6 +38,9 @@ PARTS = {
     "VAE": VAE_PREFIX,
 }
 """Networks by the prefix of their merged names."""
+FIRST_LOG_VARIANCE = -8.0
+_PASSED_THROUGH = ("conv_in.", "conv_out.", "quant_conv.", "samplers.")
+"""Convolutions of an autoencoder outside its residual blocks, as diffusers names them."""
 _FOLDER_PARTS = ("unet", "vae", "text_encoder")
 _FOLDER_FILES = (
     "diffusion_pytorch_model.safetensors",
@@ -86,6 +89,8 @@ def initial_networks(
                 f"{missing[0]}; get the whole file, or change the configuration"
             )
     set_network_weights(config, networks, weights)
+    if "VAE" not in found:
+        prepare_autoencoder(networks.vae)
     if "UNet" in found and "ControlNet" not in found:
         controlnet_from_unet(networks.controlnet, networks.unet)
     return networks, _embeddings(config, weights)
@@ -122,6 +127,22 @@ def read_initial_weights(source: str | Path, config: ModelConfig) -> dict[str, T
             "choose another file"
         )
     return kept
+
+
+@torch.no_grad()
+def prepare_autoencoder(vae: nn.Module) -> None:
+    """Makes an untrained autoencoder's signal louder than its noise.
+
+    torch's own start shrinks a signal by 1/sqrt(3) in every convolution, and a log-variance of 0 drowns what is left in
+    noise of deviation 1, from which the colours need thousands of steps to emerge: so the convolutions between the
+    residual blocks keep the size of their signal, and the latents begin almost without noise.
+    """
+    for name, parameter in vae.named_parameters():
+        if name.endswith(".weight") and any(part in name for part in _PASSED_THROUGH):
+            parameter *= 3**0.5
+    half = len(vae.quant_conv.bias) // 2
+    vae.quant_conv.weight[half:] *= 0.1
+    vae.quant_conv.bias[half:] = FIRST_LOG_VARIANCE
 
 
 @torch.no_grad()

@@ -301,7 +301,7 @@ def _term_names(config: TrainConfig) -> list[str]:
     """Sorted names of the stage's terms."""
     if config.stage == "diffusion":
         return ["eps", "rgb"] if config.rgb_weight else ["eps"]
-    return ["rgb"] if config.stage == "encoder" else ["kl", "l1"]
+    return ["rgb"] if config.stage == "encoder" else ["kl", "l1", "mse"]
 
 
 def _validate(run: _Run, fixed: list[TrainingBatch]) -> None:

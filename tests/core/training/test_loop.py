@@ -234,7 +234,7 @@ def test_what_a_run_shows(stage: str, tmp_path: Path) -> None:
     history = json.loads((tmp_path / "history.json").read_text())
     assert [row["step"] for row in history["losses"]] == [2, 4]
     assert [row["step"] for row in history["validation"]] == [2, 4]
-    names = {"encoder": {"rgb"}, "autoencoder": {"kl", "l1"}, "diffusion": {"eps", "rgb"}}[stage]
+    names = {"encoder": {"rgb"}, "autoencoder": {"kl", "l1", "mse"}, "diffusion": {"eps", "rgb"}}[stage]
     assert history["losses"][0].keys() == {"step", "learning_rate", "gradient_norm"} | names
     assert history["validation"][0].keys() == {"step"} | names
     with Image.open(tmp_path / "curves.png") as curves:

@@ -54,7 +54,9 @@ def test_autoencoder_terms_by_hand() -> None:
     inputs = stage.inputs(TinySource().batch(1), Draws(0))
     loss = stage(**inputs)
     torch.testing.assert_close(loss["kl"], torch.tensor(0.2))
-    torch.testing.assert_close(loss["l1"], (inputs["pictures"] - 0.5).abs().mean())  # it paints 0, i.e. grey
+    error = inputs["pictures"] - 0.5  # it paints 0, i.e. grey
+    torch.testing.assert_close(loss["l1"], error.abs().mean())
+    torch.testing.assert_close(loss["mse"], 4 * error.square().mean())
 
 
 def test_noise_loss_by_hand() -> None:
