@@ -49,7 +49,7 @@ def _painted(
     tokens = encode_views(networks.dino, networks.upsrt, given)
     scene = SceneEncoding(tokens, batch.references[index])
     if config.stage == "encoder":
-        return predict_views(networks.upsrt, scene, cameras, config.model.image_size)
+        return predict_views(networks.upsrt, scene, cameras, config.model.image_size, pixel_centers=True)
     prior = DiffusersPrior(networks, config.model.latent_size)
     levels = len(config.model.diffusion.channel_mult)
     cond = condition_views(

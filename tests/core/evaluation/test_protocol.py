@@ -186,7 +186,7 @@ def test_the_models_get_the_photos_and_the_true_elevation(model: UpFusion, datas
     result = evaluate_object(model, item, config)
     scene = model.encode(item.given(2), reference_elevation_degrees=item.elevation_degrees)
     torch.testing.assert_close(scene.reference.camera_to_world, item.views.cameras.camera_to_world[:1])
-    expected = model.predict(scene, item.cameras, size=model.image_size)
+    expected = model.predict(scene, item.cameras, size=model.image_size, pixel_centers=True)
     torch.testing.assert_close(result.shown["predict"], expected)
     by_hand = [
         -10 * math.log10(float((ours - theirs).square().mean()))

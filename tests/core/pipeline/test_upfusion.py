@@ -203,6 +203,15 @@ def test_conversions_keep_the_model_s_id(small_weights: Path, tmp_path: Path, dt
     assert UpFusion.load(small_weights, device="cpu", dtype=dtype).model_id == original.model_id
 
 
+def test_predictions_at_pixel_centres(model: UpFusion, scene: SceneEncoding) -> None:
+    """The centres of n pixels are every second ray of the release's grid of 2n + 1, whose ends are on the border."""
+    cameras = orbit_cameras([10.0, 50.0])
+    finer = model.predict(scene, cameras, size=17)
+    centred = model.predict(scene, cameras, size=8, pixel_centers=True)
+    assert worst(centred, finer[..., 1::2, 1::2]) < 1e-3
+    assert worst(model.predict(scene, cameras, size=8), centred) > 0.01
+
+
 def test_conditions_made_by_hand_take_the_default_prompt(model: UpFusion, scene: SceneEncoding) -> None:
     whole = model.condition(scene, orbit_cameras([10.0, 50.0]))
     bare = ViewConditioning(whole.hint, whole.ray_maps, whole.tokens, whole.cameras)
