@@ -58,7 +58,8 @@ def _field(
     save_photos(run, views)
     scene = encode(run, model, views, settings)
     if not run.finished("prediction"):
-        _save_prediction(run, model.predict(scene, example.cameras, size=PREDICTION_SIZE), example, start)
+        rgb = model.predict(scene, example.cameras, size=PREDICTION_SIZE, pixel_centers=True)
+        _save_prediction(run, rgb, example, start)
     sample_views(run, model, scene, example.cameras, settings)
     with run.writing("views.png") as path:
         save_png(path, contact_sheet(saved_views(run, len(example.cameras))))
