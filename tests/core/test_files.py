@@ -88,7 +88,7 @@ def test_a_file_where_a_folder_is_needed(tmp_path: Path) -> None:
 
 
 def test_json_is_utf8_and_indented(tmp_path: Path) -> None:
-    write_json(tmp_path / "run.json", {"name": "Tasse für Łukasz"})
+    write_json(tmp_path / "run.json", {"name": "Tasse für \u0141ukasz"})
     text = (tmp_path / "run.json").read_text(encoding="utf-8")
-    assert json.loads(text) == {"name": "Tasse für Łukasz"}
-    assert text == '{\n  "name": "Tasse für Łukasz"\n}\n'
+    assert json.loads(text) == {"name": "Tasse für \u0141ukasz"}
+    assert text == '{\n  "name": "Tasse für \u0141ukasz"\n}\n'

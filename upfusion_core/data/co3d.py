@@ -58,7 +58,7 @@ class Co3D(RecordedViews):
     Every view is cropped to the square about its mask's box, `margin` times as large, on white. Nothing says which way
     is up: view 0 becomes our reference camera, and the object's centre is where the optical axes of all usable frames
     of its sequence meet. Left out and counted in `skipped`: categories whose annotations cannot be read; sequences
-    with an absurd camera (|ΣT| > 1e5), of too low quality, whose axes do not meet, or without usable frames; frames
+    with an absurd camera (|sum(T)| > 1e5), of too low quality, whose axes do not meet, or without usable frames; frames
     without viewpoint or mask.
 
     Args:
@@ -177,7 +177,9 @@ class Co3D(RecordedViews):
                 self.skipped.append((f"{name} frame {record.get('frame_number')}", str(error)))
         for frame, _ in usable:
             if frame.is_absurd:
-                raise InputError(f"frame {frame.number} has an absurd camera, |ΣT| above 1e5; leave the sequence out")
+                raise InputError(
+                    f"frame {frame.number} has an absurd camera, |sum(T)| above 1e5; leave the sequence out"
+                )
         if not usable:
             raise InputError(f"it must have frames with viewpoint and mask, got none of {len(records)}")
         centre = meeting_point(Cameras.concatenate([camera for _, camera in usable]))

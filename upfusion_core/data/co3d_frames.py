@@ -13,14 +13,14 @@ from ..geometry import cameras_from_matrices
 from ..types import Cameras
 
 ABSURD_TRANSLATION = 1e5
-"""|ΣT| above which structure from motion has failed."""
+"""|sum(T)| above which structure from motion has failed."""
 
 
 @dataclass(frozen=True)
 class FrameRecord:
     """number: frame_number, 0-based, not always the file's. image, mask: paths below the root. size: (H, W).
 
-    is_absurd: whether |ΣT| > 1e5, which condemns the whole sequence.
+    is_absurd: whether |sum(T)| > 1e5, which condemns the whole sequence.
     """
 
     number: int

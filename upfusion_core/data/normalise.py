@@ -18,7 +18,7 @@ _PARALLEL = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class Similarity:
-    """How a source's world moved into ours: x' = scale · rotation (x − origin), column vectors.
+    """How a source's world moved into ours: x' = scale · rotation (x - origin), column vectors.
 
     rotation: (3, 3). origin: (3,), in the source's world. scale: our units a unit of the source. All float64.
     """
@@ -52,7 +52,7 @@ def meeting_point(cameras: Cameras) -> Tensor:
     """
     matrices = cameras.camera_to_world.double()
     axes, centers = matrices[:, :3, 2], matrices[:, :3, 3]
-    # Distance to an axis is |(I − a aᵀ)(p − c)|; setting the derivative of the sum of squares to 0 is linear in p.
+    # Distance to an axis is |(I - a a^T)(p - c)|; setting the derivative of the sum of squares to 0 is linear in p.
     across = torch.eye(3, dtype=torch.float64) - axes[:, :, None] * axes[:, None, :]
     if torch.linalg.eigvalsh(across.mean(dim=0))[0] < _PARALLEL:
         raise InputError(

@@ -86,7 +86,7 @@ def opacity_loss(opacity: Tensor, mask: Tensor, weights: Tensor) -> Tensor:
 def distortion_loss(weights: Tensor, distances: Tensor, lengths: Tensor) -> Tensor:
     """Mean over rays of how far their light is spread along them (Barron et al. 2022, equation 15).
 
-    Σ_ij w_i w_j |t_i - t_j| + Σ_i w_i² l_i / 3, of (R, S) weights at ascending distances t with lengths l.
+    sum_ij w_i w_j |t_i - t_j| + sum_i w_i² l_i / 3, of (R, S) weights at ascending distances t with lengths l.
 
     Example: two halves of the light 1 apart, of length 0: 0.5.
     """

@@ -89,8 +89,8 @@ def agreeing_level(field: RadianceField, low: Tensor, high: Tensor, first: float
 def best_level(opacity: Tensor, peak: Tensor, first: float) -> float:
     """(R,) opacity of rays and highest density along them -> the level of the best silhouettes.
 
-    The agreement of a silhouette, 1 on the rays that meet the surface, is Σ min(1, opacity) / Σ max(1, opacity) over
-    rays: intersection over union of a mask and a soft mask.
+    The agreement of a silhouette, 1 on the rays that meet the surface, is the sum of min(1, opacity) over
+    that of max(1, opacity), of all rays: intersection over union of a mask and a soft mask.
 
     Example: opacities 1, 0.9, 0.1 with peaks 100, 50, 5: the silhouette of the first two agrees best, 1.9 / 2.1, and
     all levels from 5 to 50 have it.

@@ -191,7 +191,7 @@ class RadianceField(nn.Module):
 
 
 def _initialise(layer: nn.Module, generator: torch.Generator) -> None:
-    """torch's own start of a linear layer, U(±1/√inputs), drawn from `generator` and not from the global one."""
+    """torch's own start of a linear layer, U(±1/sqrt(inputs)), drawn from `generator` and not from the global one."""
     bound = 1 / math.sqrt(layer.weight.shape[1])
     with torch.no_grad():
         for parameter in (layer.weight, layer.bias):

@@ -84,7 +84,7 @@ def interval_edges(distances: Tensor, near: Tensor, far: Tensor) -> Tensor:
     """(R, S) ascending distances -> (R, S+1) edges of the part of the ray that each stands for.
 
     Edges lie half-way between neighbours, the outer ones on `near` and `far`: together the parts cover the ray, so that
-    a homogeneous medium of density σ is exactly 1 - exp(-σ·(far - near)) opaque.
+    a homogeneous medium of density d is exactly 1 - exp(-d·(far - near)) opaque.
     """
     middles = (distances[..., 1:] + distances[..., :-1]) / 2
     return torch.cat([near[..., None], middles, far[..., None]], dim=-1)

@@ -1,6 +1,6 @@
 """Rays of cameras and patches, their Plücker form, harmonics, and the one frame change towards the networks.
 
-Everything here is float32 whatever the precision of the networks: f_14 = 256π turns a last-place unit of a ray into
+Everything here is float32 whatever the precision of the networks: f_14 = 256 pi turns a last-place unit of a ray into
 6e-5 of its harmonics, and float16 harmonics put 0.08 into the set latents.
 """
 
@@ -62,7 +62,7 @@ def to_reference_frame(rays: Rays, reference: Cameras) -> Rays:
     """World rays -> rays in the networks' frame: photo 1's PyTorch3D axes (x left, y up, z forward), object at 0.
 
     With R = [right, up, backward] of the reference camera, its centre c, d0 = |c| and A = diag(-1, 1, -1):
-    o' = A(Rᵀ(o - c)/d0 + (0, 0, 1)), d' = A Rᵀ d. The reference camera then stands at (0, 0, -1).
+    o' = A(R^T (o - c)/d0 + (0, 0, 1)), d' = A R^T d. The reference camera then stands at (0, 0, -1).
 
     Args:
         rays: (..., 3), or (N, ..., 3) with one reference for each of the N.
@@ -146,7 +146,7 @@ def plucker(rays: Rays) -> Tensor:
 
 
 def harmonic_encoding(values: Tensor, num_freqs: int = 15, start_freq: int = -6) -> Tensor:
-    """(..., D) -> (..., 2·num_freqs·D): sin(f_0 v), …, sin(f_n v), cos(f_0 v), …, cos(f_n v), f_k = π·2^(start+k).
+    """(..., D) -> (..., 2·num_freqs·D): sin(f_0 v), …, sin(f_n v), cos(f_0 v), …, cos(f_n v), f_k = pi·2^(start+k).
 
     Float32 in and out. Example: D = 6 Plücker numbers and 15 frequencies give 180.
     """

@@ -20,7 +20,7 @@ from .attention import grouped_attention, split_heads
 class UpSRTConfig:
     """Sizes of UpSRT; the defaults are the released checkpoint's (48.4 M parameters).
 
-    patches: (rows, columns) of patch features a photo. num_freqs, start_freq: harmonics f_k = π·2^(start_freq + k).
+    patches: (rows, columns) of patch features a photo. num_freqs, start_freq: harmonics f_k = pi·2^(start_freq + k).
     """
 
     transformer_dim: int = 768

@@ -36,7 +36,7 @@ def color_term(rgb: Tensor, target: Tensor) -> Tensor:
 
 
 def silhouette_term(opacity: Tensor) -> Tensor:
-    """mean √(opacity² + 0.01): prefers empty space."""
+    """mean sqrt(opacity² + 0.01): prefers empty space."""
     return (opacity.square() + 0.01).sqrt().mean()
 
 
@@ -51,7 +51,7 @@ def loss_terms(
 
 
 def term_weights(schedule: ReferenceSchedule, iteration: int, index: int) -> dict[str, float]:
-    """Weights of the terms: the colour's is 1 in the bootstrap, then 1 − ᾱ_t of the noise index."""
+    """Weights of the terms: the colour's is 1 in the bootstrap, then 1 - a_t of the noise index."""
     alpha = float(alphas_cumprod()[ddim_timesteps(schedule.steps)[index]])
     return {
         "color": 1.0 if iteration < schedule.bootstrap else 1 - alpha,

@@ -95,7 +95,7 @@ class DiffusersPrior:
     def predict_noise(
         self, latents: Tensor, timestep: Tensor | int | float, prepared: PreparedConditioning, guidance: float
     ) -> Tensor:
-        """Both halves of guidance run in one batch: ε = ε_u + s(ε_c − ε_u); scale 1 needs the conditional half only."""
+        """Both halves of guidance run in one batch: e = e_u + s(e_c - e_u); scale 1 needs the conditional half only."""
         check_shape("latents", latents, (prepared.views, *self.latent_shape), "one a conditioned camera")
         if prepared.guided == (guidance == 1):
             wanted = "without guidance" if prepared.guided else "with guidance"

@@ -42,7 +42,7 @@ _SPELLINGS = {
 
 
 def alphas_cumprod() -> Tensor:
-    """(1000,) ᾱ_t: β from 0.00085 to 0.012, linear in √β, made in float64 and then cast to float32."""
+    """(1000,) products of alphas: beta from 0.00085 to 0.012, linear in its root, made in float64, cast to float32."""
     betas = np.linspace(BETA_START**0.5, BETA_END**0.5, TRAIN_STEPS) ** 2
     return torch.from_numpy(np.cumprod(1 - betas)).float()
 
@@ -59,7 +59,7 @@ def make_scheduler(name: str, steps: int, device: torch.device | str = "cpu") ->
 
     Args:
         name: a key of SCHEDULERS, however spelled, or the class name of a diffusers scheduler.
-        steps: 1 to 1000. "ddim" walks the release's table, η = 0; the others use diffusers' leading spacing.
+        steps: 1 to 1000. "ddim" walks the release's table, eta = 0; the others use diffusers' leading spacing.
 
     Raises:
         InputError: no such scheduler, or one that is not made for noise prediction on this schedule.
@@ -93,6 +93,6 @@ def make_scheduler(name: str, steps: int, device: torch.device | str = "cpu") ->
 
 
 def predicted_original(latents: Tensor, eps: Tensor, timestep: Tensor) -> Tensor:
-    """x_0 as the network sees it now, for previews: (x_t − √(1 − ᾱ_t) ε) / √ᾱ_t, of the scaled model input x_t."""
+    """x_0 as the network sees it now, for previews: (x_t - sqrt(1 - a_t) e) / sqrt(a_t), x_t the scaled input."""
     alpha = alphas_cumprod()[min(round(float(timestep)), TRAIN_STEPS - 1)]
     return (latents - (1 - alpha) ** 0.5 * eps) / alpha**0.5

@@ -80,9 +80,7 @@ class Stages(ABC):
         tokens = encode_views(self.dino, self.upsrt, views, self.device, self.dtype)
         return SceneEncoding(tokens, reference_camera(reference_elevation_degrees), views, self.model_id)
 
-    def predict(
-        self, scene: SceneEncoding, cameras: Cameras, size: int = 64, *, pixel_centers: bool = False
-    ) -> Tensor:
+    def predict(self, scene: SceneEncoding, cameras: Cameras, size: int = 64, *, pixel_centers: bool = False) -> Tensor:
         """(Q, 3, size, size) UpSRT's own colours in [0, 1]: blurry, immediate.
 
         Args:
@@ -132,7 +130,7 @@ class Stages(ABC):
         cond: ViewConditioning | Any,  # noqa: ANN401 - or the prior's own constants
         guidance: float = 9.0,
     ) -> Tensor:
-        """(Q, 4, s, s) latents at `timestep` -> guided noise ε_u + s(ε_c − ε_u), float32, on the model's device.
+        """(Q, 4, s, s) latents at `timestep` -> guided noise e_u + s(e_c - e_u), float32, on the model's device.
 
         Args:
             timestep: 0…999, one number or one a view. cond: from `condition`, or from `prepare` when called often.

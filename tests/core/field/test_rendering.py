@@ -179,7 +179,7 @@ def test_gradients_reach_density_and_colour() -> None:
 
     seen = render_rays(field, _rays(([0.0, 0, 2], [0.0, 0, -1])), BOX, sampling=RaySampling(4, 4), background=0.0)
     seen.rgb[0, 0].backward()
-    # rgb = c·(1 - exp(-σ)) over a path of 1
+    # rgb = c·(1 - exp(-density)) over a path of 1
     torch.testing.assert_close(density.grad, torch.tensor([0.2 * math.exp(-3)]))
     torch.testing.assert_close(color.grad, torch.tensor([1 - math.exp(-3), 0, 0]))
 

@@ -11,7 +11,7 @@ from .primitives import dot
 from .shapes import CHECKS, DOTS, GRADIENT, NOISE, STRIPES, TWO_TONE
 
 EDGE = 5.0
-"""Steepness of the edges in a pattern, in units of its period: a step takes about 1 / (π·EDGE) of it."""
+"""Steepness of the edges in a pattern, in units of its period: a step takes about 1 / (pi·EDGE) of it."""
 DOT_RADIUS = 0.32
 """Of a dot, in periods."""
 

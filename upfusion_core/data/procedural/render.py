@@ -185,7 +185,7 @@ def _joined_surface(tables: Tables, column: Tensor, points: Tensor, normals: Ten
 
 
 def _smooth_normals(tables: Tables, column: Tensor, points: Tensor) -> Tensor:
-    """(3, N) normals of smooth unions by tetrahedral differences: n = Σ e·f(x + h·e) over four corners e of a cube."""
+    """(3, N) normals of smooth unions by tetrahedral differences: sum of e·f(x + h·e) over four corners e of a cube."""
     first, second, softness = tables.first.taken(column), tables.second.taken(column), tables.blend[column]
     gradient = torch.zeros_like(points)
     for corner in ((1.0, -1.0, -1.0), (-1.0, -1.0, 1.0), (-1.0, 1.0, -1.0), (1.0, 1.0, 1.0)):
