@@ -77,7 +77,9 @@ def host_networks(checkpoint: Checkpoint, text: tuple[Tensor, Tensor], dtypes: D
         "load_device": model_management.get_torch_device(),
         "offload_device": model_management.unet_offload_device(),
     }
-    networks = load_conditioning_networks(checkpoint, ops=ops.manual_cast, dtype=dtypes.stored)
+    # in 8 bits ComfyUI keeps UNets only; ours, small beside it, stay in the precision they compute in
+    kept = dtypes.stored if dtypes.stored.itemsize > 1 else dtypes.computed
+    networks = load_conditioning_networks(checkpoint, ops=ops.manual_cast, dtype=kept)
     dino, upsrt, controlnet = (patcher(network, **places) for network in networks)
     return HostedModel(
         checkpoint.config, checkpoint.model_id, dino, upsrt, controlnet, text=text, dtype=dtypes.computed

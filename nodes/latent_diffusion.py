@@ -41,7 +41,7 @@ def _load_opened(checkpoint: Checkpoint, precision: str) -> tuple[HostedModel, M
         precision, utils.calculate_parameters(weights, UNET_PREFIX), utils.weight_dtype(weights, UNET_PREFIX)
     )
     vae = load_vae(checkpoint.config, weights)
-    clip = load_clip(checkpoint.config, weights) if checkpoint.has_text_encoder else None
+    clip = load_clip(checkpoint.config, weights, dtypes) if checkpoint.has_text_encoder else None
     model = load_unet(checkpoint.config, weights, dtypes)
     return host_networks(checkpoint, default_text(checkpoint, clip), dtypes), model, clip, vae
 
@@ -90,8 +90,8 @@ def load_vae(config: ModelConfig, weights: dict[str, Tensor]) -> VAE:
     return vae
 
 
-def load_clip(config: ModelConfig, weights: dict[str, Tensor]) -> CLIP:
-    """The text encoder as a CLIP."""
+def load_clip(config: ModelConfig, weights: dict[str, Tensor], dtypes: Dtypes) -> CLIP:
+    """The text encoder as a CLIP, float32 where the model is, otherwise as ComfyUI keeps its text encoders."""
     import folder_paths
     from comfy import model_detection, supported_models, utils
     from comfy.sd import CLIP
@@ -105,13 +105,16 @@ def load_clip(config: ModelConfig, weights: dict[str, Tensor]) -> CLIP:
         "intermediate_size": config.text.intermediate_size,
         "projection_dim": config.text.hidden_size,
     }
+    options: dict[str, Any] = {"clip_l_model_config": sizes}
+    if dtypes.stored == torch.float32:
+        options["dtype"] = torch.float32
     return CLIP(
         kind.clip_target(state_dict=weights),
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
         tokenizer_data=own,
         parameters=utils.calculate_parameters(own),
         state_dict=own,
-        model_options={"clip_l_model_config": sizes},
+        model_options=options,
     )
 
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+sys.path.append(str(Path(__file__).resolve().parent))  # for the helpers beside the tests, see tests/conftest.py
+
 ROOT = Path(__file__).resolve().parents[2]
 PACK = "upfusion_pack"
 

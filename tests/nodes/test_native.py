@@ -1,0 +1,195 @@
+"""The native half in a real ComfyUI, against the library: the same numbers from the same noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from small_models import quarter_model, write_merged
+from torch import Tensor
+
+pytestmark = pytest.mark.comfyui
+
+GUIDANCE = 4.0
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A file's outputs of UpFusionLoadModel, the library's model of the same file, and a scene of both."""
+
+    upfusion: Any
+    model: Any
+    clip: Any
+    vae: Any
+    library: Any
+    scene: Any
+    cameras: Any
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _as_in_a_prompt(comfyui: str) -> Iterator[None]:
+    """ComfyUI runs nodes in inference mode."""
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="module")
+def models_folder(pack: Callable[[str], ModuleType], node_classes: dict[str, type], tmp_path_factory: Any) -> Path:
+    """A folder that ComfyUI searches for models/upfusion."""
+    import folder_paths
+
+    folder = tmp_path_factory.mktemp("models")
+    folder_paths.add_model_folder_path("upfusion", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(pack: Callable[[str], ModuleType], node_classes: dict[str, type], models_folder: Path) -> Loaded:
+    path = write_merged(models_folder / "quarter.safetensors", quarter_model())
+    outputs = node_classes["UpFusionLoadModel"].execute(weights=path.name, precision="float32").args
+    core = pack("upfusion_core")
+    library = core.UpFusion.load(path, device="cpu", dtype=torch.float32)
+    photos = torch.rand(2, 32, 32, 3, generator=torch.Generator().manual_seed(5))
+    (scene,) = node_classes["UpFusionEncodeViews"].execute(outputs[0], photos, elevation=22.5).args
+    return Loaded(*outputs, library, scene, core.orbit_cameras([0, 70, 150, 260], 10.0))
+
+
+def relative(value: Tensor, expected: Tensor) -> float:
+    return float((value - expected).norm() / expected.norm())
+
+
+def k_sample(model: Any, positive: Any, negative: Any, latent: dict, steps: int = 4, **options: Any) -> Tensor:
+    """Latents from the stock KSampler, as scaled latents of the library."""
+    import nodes
+
+    chosen = {"seed": 3, "cfg": GUIDANCE, "sampler_name": "ddim", "scheduler": "ddim_uniform"} | options
+    (result,) = nodes.common_ksampler(model, steps=steps, positive=positive, negative=negative, latent=latent, **chosen)
+    return model.get_model_object("latent_format").process_in(result["samples"])
+
+
+def conditioned(run_node: Callable, loaded: Loaded, cameras: Any = None, **options: Any) -> tuple[Any, Any, dict]:
+    cameras = loaded.cameras if cameras is None else cameras
+    return run_node(
+        "UpFusionConditioning", upfusion_model=loaded.upfusion, scene=loaded.scene, cameras=cameras, **options
+    )
+
+
+def test_a_file_without_text_encoder_loads_with_its_own_ratio(loaded: Loaded) -> None:
+    assert loaded.clip is None
+    assert loaded.vae.spacial_compression_decode() == loaded.vae.spacial_compression_encode() == 4
+    pictures = loaded.vae.decode(torch.zeros(2, 4, 8, 8))
+    assert pictures.shape == (2, 32, 32, 3)
+    assert loaded.vae.encode(pictures).shape == (2, 4, 8, 8)
+    assert loaded.model.get_model_object("latent_format").scale_factor == 0.18215
+    assert [patcher.model_size() > 0 for patcher in loaded.upfusion.get_models()] == [True] * 3
+
+
+def test_a_folder_with_text_encoder_gives_a_clip(
+    node_classes: dict[str, type], pack: Callable, models_folder: Path, small_weights: Path
+) -> None:
+    (models_folder / "sub").mkdir()
+    (models_folder / "sub" / "small").symlink_to(small_weights)
+    names = pack("nodes.model_files").model_names()
+    assert names[0] == "mini"
+    assert "sub/small" in names
+    assert not any("upsrt" in name for name in names)
+    upfusion, model, clip, vae = node_classes["UpFusionLoadModel"].execute("sub/small", "float32").args
+    library = pack("upfusion_core").UpFusion.load(small_weights, device="cpu", dtype=torch.float32)
+    prompt = "a high quality image with a white background"
+    for text, expected in zip(upfusion.text, library.text_embeddings(), strict=True):
+        torch.testing.assert_close(text, expected, atol=2e-5, rtol=0)
+    (encoded,) = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+    torch.testing.assert_close(encoded[0][0], upfusion.text[0], atol=2e-5, rtol=0)
+    assert model.model.model_config.unet_config["num_heads"] == 8
+    assert vae.spacial_compression_decode() == 8
+
+
+def test_a_missing_file_is_named_with_folder_and_address(node_classes: dict[str, type]) -> None:
+    with pytest.raises(ValueError, match=r"lost\.safetensors is not in .*models.*upfusion3d/upfusion"):
+        node_classes["UpFusionLoadModel"].execute("lost.safetensors", "auto")
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_half_precision_is_kept_and_computed_in_full_on_a_cpu(
+    node_classes: dict[str, type], loaded: Loaded, precision: str
+) -> None:
+    upfusion, model, _, _ = node_classes["UpFusionLoadModel"].execute("quarter.safetensors", precision).args
+    dtype = getattr(torch, precision)
+    assert upfusion.controlnet.model.input_hint_block[0].weight.dtype == dtype
+    assert model.model.diffusion_model.dtype == dtype
+    assert upfusion.dtype == torch.float32
+    tokens = upfusion.stages().encode(loaded.scene.views).tokens
+    assert 0 < relative(tokens, loaded.scene.tokens) < 0.02
+
+
+def test_the_first_stage_is_the_library_s(run_node: Callable, loaded: Loaded) -> None:
+    expected = loaded.library.encode(loaded.scene.views)
+    torch.testing.assert_close(loaded.scene.tokens, expected.tokens, atol=1e-5, rtol=1e-5)
+    assert loaded.scene.model_id == expected.model_id
+    inputs = {"upfusion_model": loaded.upfusion, "scene": loaded.scene, "cameras": loaded.cameras}
+    (images,) = run_node("UpFusionPredictViews", size=16, **inputs)
+    ghost = loaded.library.predict(expected, loaded.cameras, 16)
+    torch.testing.assert_close(images.movedim(-1, 1), ghost, atol=1e-5, rtol=0)
+
+
+def prior_of(pack: Callable, loaded: Loaded, model: Any = None) -> Any:
+    return pack("nodes.native").NativePrior(
+        loaded.upfusion, model or loaded.model, loaded.vae, *loaded.upfusion.prompts()
+    )
+
+
+@pytest.mark.parametrize("guidance", [1.0, GUIDANCE])
+def test_predicted_noise_is_the_library_s(pack: Callable, loaded: Loaded, guidance: float) -> None:
+    stages = loaded.upfusion.stages(prior_of(pack, loaded))
+    cond = stages.condition(loaded.scene, loaded.cameras)
+    latents = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    for timestep in (981, 500, 1):
+        eps = stages.predict_noise(latents, timestep, cond, guidance)
+        assert relative(eps, loaded.library.predict_noise(latents, timestep, cond, guidance)) < 1e-4
+
+
+def test_images_and_latents_are_the_library_s(pack: Callable, loaded: Loaded) -> None:
+    prior, generator = prior_of(pack, loaded), torch.Generator().manual_seed(2)
+    rgb, noise = torch.rand(2, 3, 32, 32, generator=generator), torch.randn(2, 4, 8, 8, generator=generator)
+    for drawn in (None, noise):
+        expected = loaded.library.prior.encode(rgb, drawn)
+        torch.testing.assert_close(prior.encode(rgb, drawn), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(prior.decode(noise), loaded.library.prior.decode(noise), atol=1e-4, rtol=0)
+
+
+def test_the_library_s_loop_gives_the_same_views_on_both_priors(pack: Callable, loaded: Loaded) -> None:
+    options = {"steps": 4, "guidance": GUIDANCE, "seeds": [7, 8, 9, 10]}
+    native = loaded.upfusion.stages(prior_of(pack, loaded)).sample(loaded.scene, loaded.cameras, **options)
+    torch.testing.assert_close(
+        native.rgb, loaded.library.sample(loaded.scene, loaded.cameras, **options).rgb, atol=1e-3, rtol=0
+    )
+
+
+def test_ksampler_walks_the_library_s_ddim(run_node: Callable, pack: Callable, loaded: Loaded) -> None:
+    """All steps but the last, which goes to noise 0 in ComfyUI and to the table's first entry in the release."""
+    from comfy.sample import prepare_noise
+    from comfy.samplers import ddim_scheduler
+
+    steps = 10
+    positive, negative, latent = conditioned(run_node, loaded)
+    sampling = loaded.model.get_model_object("model_sampling")
+    sigmas = ddim_scheduler(sampling, steps)
+    schedule = pack("upfusion_core.pipeline.schedule")
+    times = schedule.ddim_timesteps(steps)[::-1]
+    assert [int(time) for time in sampling.timestep(sigmas[:-1])] == times
+    noise = prepare_noise(latent["samples"], 3, latent["batch_index"])
+    walk, cond = schedule.make_scheduler("ddim", steps), loaded.library.condition(loaded.scene, loaded.cameras)
+    x = noise * sigmas[0] / (1 + sigmas[0] ** 2).sqrt()  # ComfyUI starts from sigma times the noise
+    for index, time in enumerate(walk.timesteps[:-1]):
+        x = walk.step(loaded.library.predict_noise(x, time, cond, GUIDANCE), time, x).prev_sample
+        if index in (0, steps // 2, steps - 2):
+            options = {"last_step": index + 1, "force_full_denoise": False}
+            latents = k_sample(loaded.model, positive, negative, latent, steps, **options)
+            sigma = sigmas[index + 1]
+            scaled = latents / (1 + sigma**2).sqrt()
+            assert relative(scaled, x) < 1e-3, f"step {index + 1}"
