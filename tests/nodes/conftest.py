@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 sys.path.append(str(Path(__file__).resolve().parent))  # for the helpers beside the tests, see tests/conftest.py
 
@@ -59,7 +60,7 @@ def node_classes(pack: Callable[[str], ModuleType]) -> dict[str, type]:
     return {node.GET_SCHEMA().node_id: node for node in asyncio.run(extension.get_node_list())}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_node(node_classes: dict[str, type]) -> Callable[..., tuple[Any, ...]]:
     """Runs a node by id with the schema's defaults for what is not given; returns its outputs as a tuple."""
 
@@ -73,3 +74,30 @@ def run_node(node_classes: dict[str, type]) -> Callable[..., tuple[Any, ...]]:
         return tuple(node.execute(**{**defaults, **inputs}).args)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def models_folder(pack: Callable[[str], ModuleType], node_classes: dict[str, type], tmp_path_factory: Any) -> Path:
+    """A folder that ComfyUI searches for models/upfusion."""
+    import folder_paths
+
+    folder = tmp_path_factory.mktemp("models")
+    folder_paths.add_model_folder_path("upfusion", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def loaded(pack: Callable[[str], ModuleType], node_classes: dict[str, type], models_folder: Path) -> Any:
+    """A small model and scene (native_models.Loaded); only where COMFYUI_PATH is set."""
+    from native_models import Loaded
+    from small_models import quarter_model, write_merged
+
+    path = write_merged(models_folder / "quarter.safetensors", quarter_model())
+    with torch.inference_mode():  # as in a prompt
+        outputs = node_classes["UpFusionLoadModel"].execute(weights=path.name, precision="float32").args
+    core = pack("upfusion_core")
+    library = core.UpFusion.load(path, device="cpu", dtype=torch.float32)
+    photos = torch.rand(2, 32, 32, 3, generator=torch.Generator().manual_seed(5))
+    with torch.inference_mode():  # as in a prompt
+        (scene,) = node_classes["UpFusionEncodeViews"].execute(outputs[0], photos, elevation=22.5).args
+    return Loaded(*outputs, library, scene, core.orbit_cameras([0, 70, 150, 260], 10.0))

@@ -3,32 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-from small_models import quarter_model, write_merged
-from torch import Tensor
+from native_models import GUIDANCE, Loaded, conditioned, k_sample, relative
 
 pytestmark = pytest.mark.comfyui
-
-GUIDANCE = 4.0
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A file's outputs of UpFusionLoadModel, the library's model of the same file, and a scene of both."""
-
-    upfusion: Any
-    model: Any
-    clip: Any
-    vae: Any
-    library: Any
-    scene: Any
-    cameras: Any
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -36,47 +18,6 @@ def _as_in_a_prompt(comfyui: str) -> Iterator[None]:
     """ComfyUI runs nodes in inference mode."""
     with torch.inference_mode():
         yield
-
-
-@pytest.fixture(scope="module")
-def models_folder(pack: Callable[[str], ModuleType], node_classes: dict[str, type], tmp_path_factory: Any) -> Path:
-    """A folder that ComfyUI searches for models/upfusion."""
-    import folder_paths
-
-    folder = tmp_path_factory.mktemp("models")
-    folder_paths.add_model_folder_path("upfusion", str(folder))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def loaded(pack: Callable[[str], ModuleType], node_classes: dict[str, type], models_folder: Path) -> Loaded:
-    path = write_merged(models_folder / "quarter.safetensors", quarter_model())
-    outputs = node_classes["UpFusionLoadModel"].execute(weights=path.name, precision="float32").args
-    core = pack("upfusion_core")
-    library = core.UpFusion.load(path, device="cpu", dtype=torch.float32)
-    photos = torch.rand(2, 32, 32, 3, generator=torch.Generator().manual_seed(5))
-    (scene,) = node_classes["UpFusionEncodeViews"].execute(outputs[0], photos, elevation=22.5).args
-    return Loaded(*outputs, library, scene, core.orbit_cameras([0, 70, 150, 260], 10.0))
-
-
-def relative(value: Tensor, expected: Tensor) -> float:
-    return float((value - expected).norm() / expected.norm())
-
-
-def k_sample(model: Any, positive: Any, negative: Any, latent: dict, steps: int = 4, **options: Any) -> Tensor:
-    """Latents from the stock KSampler, as scaled latents of the library."""
-    import nodes
-
-    chosen = {"seed": 3, "cfg": GUIDANCE, "sampler_name": "ddim", "scheduler": "ddim_uniform"} | options
-    (result,) = nodes.common_ksampler(model, steps=steps, positive=positive, negative=negative, latent=latent, **chosen)
-    return model.get_model_object("latent_format").process_in(result["samples"])
-
-
-def conditioned(run_node: Callable, loaded: Loaded, cameras: Any = None, **options: Any) -> tuple[Any, Any, dict]:
-    cameras = loaded.cameras if cameras is None else cameras
-    return run_node(
-        "UpFusionConditioning", upfusion_model=loaded.upfusion, scene=loaded.scene, cameras=cameras, **options
-    )
 
 
 def test_a_file_without_text_encoder_loads_with_its_own_ratio(loaded: Loaded) -> None:
