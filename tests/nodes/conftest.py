@@ -64,7 +64,7 @@ def node_classes(pack: Callable[[str], ModuleType]) -> dict[str, type]:
 def run_node(node_classes: dict[str, type]) -> Callable[..., tuple[Any, ...]]:
     """Runs a node by id with the schema's defaults for what is not given; returns its outputs as a tuple."""
 
-    def run(node_id: str, **inputs: Any) -> tuple[Any, ...]:  # noqa: ANN401 - whatever the node takes
+    def run(node_id: str, **inputs: Any) -> tuple[Any, ...]:
         node = node_classes[node_id]
         defaults = {
             item.id: item.default

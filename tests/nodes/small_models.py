@@ -45,7 +45,7 @@ def quarter_model() -> ModelConfig:
 def write_merged(path: Path, config: ModelConfig) -> Path:
     """A merged file without text encoder, but with stored embeddings; every tensor follows from its name and shape."""
     shapes = {name: value.shape for name, value in weights_of(config, build_networks(config, "meta")).items()}
-    shapes |= {name: (77, config.diffusion.context_dim) for name in (DEFAULT_EMBEDDING, EMPTY_EMBEDDING)}
+    shapes |= dict.fromkeys((DEFAULT_EMBEDDING, EMPTY_EMBEDDING), (77, config.diffusion.context_dim))
     tensors = {name: rule_tensor(name, tuple(shape)) for name, shape in shapes.items()}
     save_file(tensors, path, metadata={CONFIG_KEY: json.dumps(config.to_dict())})
     return path

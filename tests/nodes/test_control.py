@@ -35,7 +35,7 @@ def added_residuals(value: float) -> Any:
             before = None
             if self.previous_controlnet is not None:
                 before = self.previous_controlnet.get_control(x_noisy, t, cond, batched, options)
-            levels = [(32, 0)] * 3 + [(32, 1)] * 4 + [(64, 2)] * 2 + [(64, 2)] + [(64, 3)] * 3
+            levels = [(32, 0)] * 3 + [(32, 1)] * 3 + [(32, 2)] + [(64, 2)] * 2 + [(64, 3)] * 4
             made = [
                 torch.full((len(x_noisy), channels, x_noisy.shape[2] >> level, x_noisy.shape[3] >> level), value)
                 for channels, level in levels
