@@ -72,6 +72,12 @@ def stacked(views: Iterable[Tensor], total: int, on_step: OnStep) -> Tensor:
     return torch.cat(parts)
 
 
+def report(doing: str) -> None:
+    """Shows a line for work that has no steps; raises when the user cancels."""
+    check_interrupted()
+    send_line(doing)
+
+
 def send_line(text: str) -> None:
     """Shows a line of text on the node that is running; without a server or a running node nothing happens."""
     from comfy_execution.utils import get_executing_context

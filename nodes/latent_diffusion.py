@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .host import report
 from .hosted import Dtypes, HostedModel, choose_dtypes, host_networks
 
 if TYPE_CHECKING:
@@ -40,9 +41,12 @@ def _load_opened(checkpoint: Checkpoint, precision: str) -> tuple[HostedModel, M
     dtypes = choose_dtypes(
         precision, utils.calculate_parameters(weights, UNET_PREFIX), utils.weight_dtype(weights, UNET_PREFIX)
     )
+    report("loading the autoencoder and the text encoder")
     vae = load_vae(checkpoint.config, weights)
     clip = load_clip(checkpoint.config, weights, dtypes) if checkpoint.has_text_encoder else None
+    report("loading the diffusion model")
     model = load_unet(checkpoint.config, weights, dtypes)
+    report("loading the ControlNet and the scene transformer")
     return host_networks(checkpoint, default_text(checkpoint, clip), dtypes), model, clip, vae
 
 
