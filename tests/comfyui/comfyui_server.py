@@ -1,0 +1,130 @@
+"""A real ComfyUI in a process of its own, on the CPU, with this repository as a custom node pack or without."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+START_SECONDS = 900  # a shared, busy machine compiles all of ComfyUI's modules at the first start
+
+
+@dataclass
+class Server:
+    """A running ComfyUI. log: its output so far; base: its folder of models, inputs and outputs."""
+
+    process: subprocess.Popen
+    port: int
+    base: Path
+    log_file: Path
+
+    @property
+    def log(self) -> str:
+        return re.sub(r"\x1b\[[0-9;]*m", "", self.log_file.read_text(encoding="utf-8", errors="replace"))
+
+    def get(self, path: str) -> Any:
+        """The JSON at an address of the server."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=120) as answer:
+            return json.load(answer)
+
+    def text(self, path: str) -> str:
+        """The text at an address of the server."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=120) as answer:
+            return answer.read().decode()
+
+    def post(self, path: str, content: dict[str, Any]) -> Any:
+        """Sends JSON and gives the JSON that comes back, None for an empty answer."""
+        body = json.dumps(content).encode()
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{path}", body, {"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=120) as answer:
+                text = answer.read()
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{path}: {error.code} {error.read().decode()[:4000]}") from error
+        return json.loads(text) if text else None
+
+    def queue(self, prompt: dict[str, Any]) -> str:
+        """Queues a workflow in API format; gives its id."""
+        return self.post("/prompt", {"prompt": prompt, "client_id": uuid.uuid4().hex})["prompt_id"]
+
+    def wait(self, prompt_id: str, seconds: float = 900) -> dict[str, Any]:
+        """The history entry of a workflow that has ended, well or not."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            entry = self.get(f"/history/{prompt_id}").get(prompt_id)
+            if entry:
+                return entry
+            assert self.process.poll() is None, f"the server ended:\n{self.log[-4000:]}"
+            time.sleep(0.1)
+        raise AssertionError(f"no end after {seconds} s:\n{self.log[-4000:]}")
+
+    def run(self, prompt: dict[str, Any], seconds: float = 900) -> dict[str, Any]:
+        """Runs a workflow to a good end; gives its outputs by node."""
+        entry = self.wait(self.queue(prompt), seconds)
+        assert entry["status"]["status_str"] == "success", json.dumps(entry["status"], indent=1)[-4000:]
+        return entry["outputs"]
+
+    def anonymous_bytes(self) -> int:
+        """RssAnon of the process: memory that is not mapped from files."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"RssAnon:\s+(\d+) kB", status)[1]) * 1024
+
+    def stop(self) -> None:
+        """Ends the process."""
+        self.process.send_signal(signal.SIGINT)
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def start_server(base: Path, *, with_pack: bool = True, flags: tuple[str, ...] = ()) -> Server:
+    """Starts ComfyUI from COMFYUI_PATH with COMFY_PYTHON, or this interpreter, and waits until it answers."""
+    (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
+    (base / "models" / "upfusion").mkdir(parents=True, exist_ok=True)
+    link = base / "custom_nodes" / "upfusion"
+    if with_pack and not link.exists():
+        link.symlink_to(ROOT, target_is_directory=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    python = os.environ.get("COMFY_PYTHON", sys.executable)
+    command = [python, "main.py", "--cpu", "--listen", "127.0.0.1", "--port", str(port), "--disable-auto-launch"]
+    command += ["--disable-api-nodes", "--database-url", "sqlite:///:memory:", "--base-directory", str(base), *flags]
+    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    log_file = base / f"server_{port}.log"
+    with log_file.open("w") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=os.environ["COMFYUI_PATH"],
+            env={**os.environ, **offline},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+        )
+    server = Server(process, port, base, log_file)
+    until = time.monotonic() + START_SECONDS
+    while time.monotonic() < until:
+        try:
+            server.get("/system_stats")
+            return server
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            assert process.poll() is None, f"the server ended:\n{server.log[-4000:]}"
+            time.sleep(0.2)
+    server.stop()
+    raise AssertionError(f"no answer after {START_SECONDS} s:\n{server.log[-4000:]}")

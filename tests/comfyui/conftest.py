@@ -1,0 +1,27 @@
+"""Fixtures of the tests in a real ComfyUI."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# helpers beside the tests, see tests/conftest.py
+sys.path.append(str(Path(__file__).resolve().parent))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "nodes"))
+
+from comfyui_server import Server, start_server
+from small_models import quarter_model, write_merged
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """ComfyUI with the pack and a small model `quarter.safetensors` of random weights."""
+    base = tmp_path_factory.mktemp("comfyui")
+    (base / "models" / "upfusion").mkdir(parents=True)
+    write_merged(base / "models" / "upfusion" / "quarter.safetensors", quarter_model())
+    running = start_server(base)
+    yield running
+    running.stop()
