@@ -103,7 +103,7 @@ def _described(path: Path, text: str) -> tuple[FieldConfig, Cameras | None, dict
         stored = content["cameras"]
         cameras = None if stored is None else Cameras(**{name: torch.tensor(rows) for name, rows in stored.items()})
         return config, cameras, dict(content["settings"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         reason = error if isinstance(error, UpFusionError) else f"{type(error).__name__}: {error}"
         raise CheckpointError(
             f"{path} holds a description of a field that this version cannot read ({reason}); make the field anew"
