@@ -112,10 +112,10 @@ def reconstruct(
     turntable_size: Annotated[
         int, typer.Option(help="Side of the turntable's pictures in pixels.", min=16, max=1024)
     ] = 128,
-    resolution: Annotated[int, typer.Option(help="Cells of the mesh's grid along an axis.", min=16, max=1024)] = 256,
-    threshold: Annotated[
-        float | None, typer.Option(help="Density at the mesh's surface.", show_default="chosen", min=1e-6)
-    ] = None,
+    resolution: options.Resolution = 256,
+    threshold: options.Threshold = None,
+    texture_size: options.TextureSize = 1024,
+    faces: options.Faces = None,
     formats: Annotated[
         list[str] | None, one_of("glb", "obj", "ply", "stl", name="--format", help="Of the mesh; repeatable.")
     ] = None,
@@ -148,6 +148,7 @@ def reconstruct(
         model=model, dtype=dtype, photo_elevation=photo_elevation, remove_background=remove_background, seed=seed,
         steps=steps, guidance=guidance, scheduler=scheduler, prompt=prompt, preset=preset, views=views,
         turntable_size=turntable_size, resolution=resolution, threshold=threshold,
+        texture_size=texture_size, faces=faces,
         formats=tuple(dict.fromkeys(formats or ["glb"])),
         batch_size=batch_size, perceptual=perceptual,
         perceptual_weights=str(perceptual_weights.absolute()) if perceptual_weights else None,
@@ -229,6 +230,30 @@ def predict(
     from .views import run_predict
 
     run_predict(settings, Sources(photos=tuple(photos or ()), masks=tuple(masks or ()), cameras=cameras), conduct)
+
+
+@app.command()
+@_reporting
+def mesh(
+    source: Annotated[
+        Path, typer.Argument(metavar="FIELD", help="A field.safetensors of a reconstruction.", show_default=False)
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="FILE", help="A .glb, .obj, .ply or .stl to write.", show_default=False),
+    ],
+    resolution: options.Resolution = 256,
+    threshold: options.Threshold = None,
+    texture_size: options.TextureSize = 1024,
+    faces: options.Faces = None,
+    device: options.Device = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Replace FILE.")] = False,
+) -> None:
+    """Field -> mesh, again with other settings than its reconstruction's. The record is FILE.run.json."""
+    from .mesh import MeshOptions, run_mesh
+
+    chosen = MeshOptions(resolution=resolution, threshold=threshold, texture_size=texture_size, faces=faces)
+    run_mesh(source, output, chosen, device=device, force=force)
 
 
 @app.command()

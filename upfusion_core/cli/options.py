@@ -14,6 +14,13 @@ SCHEDULER_HELP = "ddim as released, or another scheduler of diffusers by name."
 PHOTO_ELEVATION_HELP = "Degrees above the horizon that photo 1 was taken from."
 
 
+def texture_side(value: int) -> int:
+    """0, or a side that a texture can have."""
+    if value and not 64 <= value <= 8192:
+        raise typer.BadParameter(f"{value} is neither 0 nor between 64 and 8192")
+    return value
+
+
 def one_of(*choices: str, help: str, name: str | None = None, show_default: bool | str = True) -> Any:  # noqa: ANN401
     """A typer option that takes one of `choices`, or several times one of them."""
 
@@ -91,5 +98,23 @@ CamerasFile = Annotated[
     ),
 ]
 Video = Annotated[str, one_of("gif", "mp4", "none", help="Film of the views, in their order.")]
+Resolution = Annotated[
+    int, typer.Option(help="Samples of the density along the object's longest side.", min=16, max=1024)
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option(help="Density at the mesh's surface, per scene unit.", show_default="chosen by silhouettes", min=1e-6),
+]
+TextureSize = Annotated[
+    int,
+    typer.Option(
+        help="Side of the mesh's texture in pixels, e.g. 1024, 2048 or 4096; 0 colours the vertices instead.",
+        callback=texture_side,
+    ),
+]
+Faces = Annotated[
+    int | None,
+    typer.Option(help="Most triangles of the mesh (needs the extra package set `meshes`).", show_default="all", min=16),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the interrupted run in OUT; its settings hold.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the run in OUT.")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..field.export import mesh_files
 from ..field.occupancy import OccupancyGrid
 from ..field.rendering import RaySampling, render_views
 from ..field.storage import load_field
@@ -18,8 +20,9 @@ from ..geometry import orbit_cameras
 from ..pipeline.distill_config import DistillConfig, DraftSchedule
 from ..types import Cameras, SceneEncoding
 from . import inputs
-from .console import Fraction, answer, duration, progress, say
+from .console import Fraction, answer, duration, progress
 from .inputs import Photos
+from .mesh import MeshOptions, extracted, require_mesh_packages
 from .pictures import contact_sheet, save_png, save_video
 from .run import Run
 from .settings import Conduct, ReconstructSettings, Sources, settings_json
@@ -41,6 +44,7 @@ def run_reconstruct(settings: ReconstructSettings, sources: Sources, conduct: Co
     """Everything, in the run's folder; finished stages of a continued run are left as they are."""
     with opened("reconstruct", settings, sources, conduct) as (run, settings, photos):
         config = distill_config(settings, conduct)
+        require_mesh_packages(settings.texture_size, settings.faces)
         if not run.already_finished:
             field = _field(run, settings, photos, conduct, config)
             save_turntable(run, field, settings.turntable_size)
@@ -166,12 +170,18 @@ def save_mesh(run: Run, field: RadianceField, settings: ReconstructSettings) -> 
     """mesh.glb, or whatever formats are asked for."""
     if run.finished("mesh"):
         return
-    say("Extracting the mesh ...")
+    options = MeshOptions(
+        resolution=settings.resolution,
+        threshold=settings.threshold,
+        texture_size=settings.texture_size,
+        faces=settings.faces,
+    )
     with run.stage("mesh"):
-        mesh = field.extract_mesh(settings.resolution, settings.threshold)
+        mesh = extracted(field, options)
         for kind in settings.formats:
-            with run.writing(f"mesh.{kind}") as path:
-                mesh.save(path)
+            with ExitStack() as stack:  # renamed in reverse order: the mesh that names the others comes last
+                for name, content in reversed(mesh_files(mesh, f"mesh.{kind}").items()):
+                    stack.enter_context(run.writing(name)).write_bytes(content)
         run.note("mesh", {"vertices": len(mesh.vertices), "faces": len(mesh.faces)})
 
 

@@ -68,7 +68,8 @@ class ReconstructSettings(SamplingSettings):
 
     views: how many novel views are sampled and saved beside the reconstruction.
     turntable_size: side of the renders of the field in pixels.
-    resolution: cells of the density grid along an axis; threshold: density of the surface, None chooses it.
+    resolution: samples of the density along the object's longest side; threshold: density of the surface, None chooses
+        it. texture_size: side of the texture in pixels, 0 for coloured vertices; faces: most of the mesh, or all.
     formats: of the mesh; perceptual: distance in the loss, None leaves the preset's.
     """
 
@@ -77,6 +78,8 @@ class ReconstructSettings(SamplingSettings):
     turntable_size: int
     resolution: int
     threshold: float | None
+    texture_size: int
+    faces: int | None
     formats: tuple[str, ...]
     perceptual: str | None
     perceptual_weights: str | None
@@ -100,6 +103,8 @@ class DemoSettings(ReconstructSettings):
     turntable_size: int = 96
     resolution: int = 128
     threshold: float | None = None
+    texture_size: int = 0
+    faces: int | None = None
     formats: tuple[str, ...] = ("glb",)
     perceptual: str | None = None
     perceptual_weights: str | None = None

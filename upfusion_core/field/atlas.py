@@ -108,11 +108,11 @@ def _arranged(
     for _, corners, uvs in charted:
         atlas.add_uv_mesh(uvs, corners.astype(np.uint32))
     atlas.generate(xatlas.ChartOptions(), _packing(xatlas, resolution=size))
-    scale = np.array([atlas.width, atlas.height], dtype=np.float32) / max(atlas.width, atlas.height)
+    extent, border = np.array([atlas.width, atlas.height], dtype=np.float32), PADDING / 2
     uvs, sources, corners, count = [], [], [], 0
     for number, (source, _, _) in enumerate(charted):
         again, indices, places = atlas.get_mesh(number)
-        uvs.append(np.clip(places * scale, 0, 1))
+        uvs.append((places * extent + border) / (extent.max() + 2 * border))  # viewers repeat textures at the border
         sources.append(source[again])
         corners.append(indices.astype(np.int64) + count)
         count += len(again)

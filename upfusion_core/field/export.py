@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import trimesh
 from PIL import Image
 from torch import Tensor
 from trimesh.visual import ColorVisuals, TextureVisuals
-from trimesh.visual.material import PBRMaterial
+from trimesh.visual.material import PBRMaterial, SimpleMaterial
 
 from ..errors import OutputError
 from ..files import replacing
@@ -22,24 +24,52 @@ FORMATS = ("glb", "obj", "ply", "stl")
 UNLIT = "KHR_materials_unlit"
 """glTF extension that shows colours as they are: the photos' light is in them already."""
 
+_COLOR = "_COLOR"
+"""What trimesh calls vertex colours that it is to write as they are."""
 
-def save_mesh(mesh: MeshAsset, path: str | os.PathLike[str]) -> None:
-    """Writes a mesh whole or not at all, in the format of the suffix.
+_WHITE, _BLACK = (255, 255, 255, 255), (0, 0, 0, 255)
 
-    `.glb` shows the texture if there is one, else the vertex colours, unlit; `.obj` and `.ply` carry vertex colours in
-    sRGB; `.stl` carries no colour.
+
+def save_mesh(mesh: MeshAsset, path: str | os.PathLike[str]) -> list[Path]:
+    """Writes a mesh whole or not at all, in the format of the suffix, and gives the files; see `mesh_files`.
+
+    A textured `.obj` has two files beside it, with its own name and the suffixes `.mtl` and `.png`. All are complete
+    before any of them gets its name.
 
     Raises:
-        OutputError: another suffix, or the file cannot be written.
+        OutputError: another suffix, or a file cannot be written.
     """
     path = Path(path)
-    kind = path.suffix.lower().removeprefix(".")
-    if kind not in FORMATS:
-        known = ", ".join(f".{name}" for name in FORMATS)
-        raise OutputError(f"a mesh is written as one of {known}, got {path.name!r}; change the suffix")
-    content = _glb(mesh) if kind == "glb" else _plain(mesh, kind)
-    with replacing(path) as partial:
-        partial.write_bytes(content)
+    files = mesh_files(mesh, path.name)
+    with ExitStack() as stack:
+        # renamed in reverse order: the mesh that names the others comes last
+        for name, content in reversed(files.items()):
+            stack.enter_context(replacing(path.with_name(name))).write_bytes(content)
+    return [path.with_name(name) for name in files]
+
+
+def mesh_files(mesh: MeshAsset, name: str) -> dict[str, bytes]:
+    """The files that the mesh `name` consists of, by their names, those that it refers to first.
+
+    All in the mesh's own axes, with its normals if it has them:
+    - `.glb` shows the texture if there is one, else the vertex colours, unlit. The texture is an sRGB PNG in the file,
+      vertex colours are linear floats, v = 0 is the texture's top row: as glTF wants it.
+    - `.obj` shows the texture by an MTL file and a PNG, else carries vertex colours in sRGB.
+    - `.ply` carries vertex colours in sRGB; `.stl` carries no colour.
+
+    Raises:
+        OutputError: another suffix.
+    """
+    stem, _, suffix = name.rpartition(".")
+    kind = suffix.lower()
+    if kind not in FORMATS or not stem:
+        known = ", ".join(f".{format}" for format in FORMATS)
+        raise OutputError(f"a mesh is written as one of {known}, got {name!r}; change the suffix")
+    if kind == "glb":
+        return {name: _glb(mesh)}
+    if kind == "obj":
+        return _obj(mesh, name)
+    return {name: _trimesh(mesh, ColorVisuals(vertex_colors=_eight_bit(mesh.vertex_colors))).export(file_type=kind)}
 
 
 def srgb_to_linear(values: Tensor) -> Tensor:
@@ -47,25 +77,44 @@ def srgb_to_linear(values: Tensor) -> Tensor:
     return ((values + 0.055) / 1.055).pow(2.4).where(values > 0.04045, values / 12.92)
 
 
-def _plain(mesh: MeshAsset, kind: str) -> bytes:
-    colors = _eight_bit(mesh.vertex_colors)
-    result = _trimesh(mesh, ColorVisuals(vertex_colors=colors)).export(file_type=kind)
-    return result.encode("utf-8") if isinstance(result, str) else result
+def _obj(mesh: MeshAsset, name: str) -> dict[str, bytes]:
+    visual: ColorVisuals | TextureVisuals
+    if mesh.uvs is not None and mesh.texture is not None:
+        # readers end a file's name at a space
+        material = SimpleMaterial(
+            image=_picture(mesh.texture), name=re.sub(r"[^A-Za-z0-9._-]", "_", name.rpartition(".")[0]),
+            diffuse=_WHITE, ambient=_BLACK, specular=_BLACK, glossiness=1.0,
+        )  # fmt: skip
+        visual = TextureVisuals(uv=mesh.uvs.cpu().numpy(), material=material)
+        library = f"{material.name}.mtl"
+    else:
+        visual, library = ColorVisuals(vertex_colors=_eight_bit(mesh.vertex_colors)), None
+    text, beside = trimesh.exchange.obj.export_obj(
+        _trimesh(mesh, visual),
+        include_normals=mesh.normals is not None,
+        return_texture=True,
+        write_texture=False,
+        mtl_name=library,
+        header=None,
+    )
+    return beside | {name: text.encode("utf-8")}
 
 
 def _glb(mesh: MeshAsset) -> bytes:
     if mesh.uvs is not None and mesh.texture is not None:
-        picture = Image.fromarray(_eight_bit(mesh.texture.permute(1, 2, 0)))  # a texture is sRGB in glTF too
-        material = PBRMaterial(baseColorTexture=picture, metallicFactor=0.0, roughnessFactor=1.0)
-        visual = TextureVisuals(uv=mesh.uvs.cpu().numpy(), material=material)
+        material = PBRMaterial(baseColorTexture=_picture(mesh.texture), metallicFactor=0.0, roughnessFactor=1.0)
+        solid = _trimesh(mesh, TextureVisuals(uv=mesh.uvs.cpu().numpy(), material=material))
     else:
-        # glTF vertex colours are linear RGB, textures are sRGB
-        visual = ColorVisuals(vertex_colors=_eight_bit(srgb_to_linear(mesh.vertex_colors)))
-    return trimesh.exchange.gltf.export_glb(trimesh.Scene(_trimesh(mesh, visual)), tree_postprocessor=_make_unlit)
+        solid = _trimesh(mesh, None)
+        # floats, because eight bits of linear light are too few for what is dark
+        solid.vertex_attributes[_COLOR] = srgb_to_linear(mesh.vertex_colors.detach().cpu()).numpy()
+    return trimesh.exchange.gltf.export_glb(
+        trimesh.Scene(solid), include_normals=mesh.normals is not None, tree_postprocessor=_make_unlit
+    )
 
 
 def _make_unlit(tree: dict[str, Any]) -> None:
-    """Marks every material of a glTF tree as unlit; primitives without a material get one."""
+    """Marks every material of a glTF tree as unlit; primitives without one get it, and colours their standard name."""
     materials = tree.setdefault("materials", [])
     if not materials:
         materials.append({"pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0}})
@@ -74,16 +123,23 @@ def _make_unlit(tree: dict[str, Any]) -> None:
     for mesh in tree["meshes"]:
         for primitive in mesh["primitives"]:
             primitive.setdefault("material", 0)
+            if _COLOR in primitive["attributes"]:
+                primitive["attributes"]["COLOR_0"] = primitive["attributes"].pop(_COLOR)
     tree["extensionsUsed"] = sorted({*tree.get("extensionsUsed", []), UNLIT})
 
 
-def _trimesh(mesh: MeshAsset, visual: ColorVisuals | TextureVisuals) -> trimesh.Trimesh:
+def _trimesh(mesh: MeshAsset, visual: ColorVisuals | TextureVisuals | None) -> trimesh.Trimesh:
     return trimesh.Trimesh(
         vertices=mesh.vertices.detach().cpu().numpy(),
         faces=mesh.faces.cpu().numpy(),
+        vertex_normals=None if mesh.normals is None else mesh.normals.detach().cpu().numpy(),
         visual=visual,
         process=False,  # merging vertices would part them from their colours
     )
+
+
+def _picture(texture: Tensor) -> Image.Image:
+    return Image.fromarray(_eight_bit(texture.permute(1, 2, 0)))
 
 
 def _eight_bit(values: Tensor) -> np.ndarray:

@@ -1,0 +1,105 @@
+"""The slabs' surface against skimage on the whole volume, and against volumes and areas known in closed form."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from skimage import measure
+from torch import Tensor
+
+from upfusion_core.field.marching import large_pieces, march
+from upfusion_core.field.volume import SPREAD, height_of
+
+
+def _heights(signed: Tensor) -> Tensor:
+    """A solid where `signed` (in samples) is above 0, as heights."""
+    return height_of((signed * 0.7).exp(), 1.0).half()
+
+
+def _grid(size: int) -> Tensor:
+    axis = torch.arange(size) - (size - 1) / 2
+    return torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
+
+
+def _ball(size: int, radius: float) -> Tensor:
+    return _heights(radius - _grid(size).norm(dim=-1))
+
+
+def _torus(size: int, ring: float, tube: float) -> Tensor:
+    x, y, z = _grid(size).unbind(-1)
+    return _heights(tube - torch.hypot(torch.hypot(x, z) - ring, y))
+
+
+def _rough(size: int) -> Tensor:
+    return _heights(torch.randn(size, size, size, generator=torch.Generator().manual_seed(3)))
+
+
+def _solid(vertices: Tensor, faces: Tensor) -> trimesh.Trimesh:
+    return trimesh.Trimesh(vertices.numpy(), faces.numpy(), process=False)
+
+
+def _triangles(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """(F, 9), each triangle turned so that its least corner leads, in ascending order."""
+    corners = np.round(vertices[faces].astype(np.float64), 3)
+    keys = corners @ [1e8, 1e4, 1.0]
+    lead = keys.argmin(1)
+    turned = np.stack([corners[np.arange(len(faces)), (lead + step) % 3] for step in range(3)], axis=1).reshape(-1, 9)
+    return turned[np.lexsort(turned.T)]
+
+
+@pytest.mark.parametrize("slab", [1, 3, 7, 100])
+@pytest.mark.parametrize("heights", [_ball(14, 5.2), _torus(20, 6.0, 2.3), _rough(9)], ids=["ball", "torus", "rough"])
+def test_slabs_are_the_whole(heights: Tensor, slab: int) -> None:
+    vertices, faces = march(heights, slab=slab)
+    padded = np.pad(heights.float().numpy(), 1, constant_values=-SPREAD)
+    whole, whole_faces, _, _ = measure.marching_cubes(padded, 0.0, gradient_direction="ascent")
+    assert len(vertices) == len(whole)
+    np.testing.assert_allclose(
+        _triangles(vertices.numpy(), faces.numpy()), _triangles(whole - 1, whole_faces), atol=2e-3
+    )
+    solid = _solid(vertices, faces)
+    assert solid.is_watertight
+    assert solid.is_winding_consistent
+    assert solid.volume > 0
+
+
+@pytest.mark.parametrize("slab", [5, 64])
+def test_known_volumes_and_areas(slab: int) -> None:
+    ball = _solid(*march(_ball(40, 15.0), slab=slab))
+    assert ball.volume == pytest.approx(4 / 3 * math.pi * 15**3, rel=0.01)
+    assert ball.area == pytest.approx(4 * math.pi * 15**2, rel=0.01)
+    assert ball.euler_number == 2
+    torus = _solid(*march(_torus(44, 13.0, 6.0), slab=slab))
+    assert torus.volume == pytest.approx(2 * math.pi**2 * 13 * 36, rel=0.01)
+    assert torus.area == pytest.approx(4 * math.pi**2 * 13 * 6, rel=0.01)
+    assert torus.euler_number == 0
+
+
+def test_pieces_apart_along_the_slabs() -> None:
+    heights = torch.cat([_ball(12, 4.0), torch.full((9, 12, 12), -SPREAD).half(), _ball(12, 3.0)])
+    solid = _solid(*march(heights, slab=4))
+    assert solid.is_watertight
+    assert solid.body_count == 2
+
+
+def test_floaters_and_hollows_go() -> None:
+    radius = _grid(30).norm(dim=-1)
+    shell = torch.minimum(13.0 - radius, radius - 6.0)
+    speck = 1.6 - (_grid(30) - torch.tensor([13.0, 13, 13])).norm(dim=-1)
+    vertices, faces = march(_heights(torch.maximum(shell, speck)), slab=9)
+    assert _solid(vertices, faces).body_count == 3
+    solid = _solid(*large_pieces(vertices, faces, 0.05))
+    assert solid.body_count == 1
+    assert solid.volume == pytest.approx(4 / 3 * math.pi * 13**3, rel=0.02)
+    assert _solid(*large_pieces(vertices, faces, 0.0)).body_count == 2
+
+
+def test_progress_ends_at_one() -> None:
+    told = []
+    march(_ball(14, 5.0), slab=4, report=told.append)
+    assert told == sorted(told)
+    assert told[-1] == 1.0

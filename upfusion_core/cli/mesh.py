@@ -1,0 +1,73 @@
+"""`upfusion mesh`: a saved field -> a mesh, e.g. again with other settings than a reconstruction's."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ..errors import OutputError
+from ..field.atlas import require_xatlas
+from ..field.decimate import require_decimation
+from ..field.export import save_mesh
+from ..field.mesh import MeshAsset
+from ..field.radiance import RadianceField
+from ..field.storage import load_field
+from ..files import write_json
+from . import inputs
+from .console import answer, duration, progress
+from .run import new_record
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshOptions:
+    """How a field becomes a mesh; the names of ReconstructSettings, with the same meaning."""
+
+    resolution: int
+    threshold: float | None
+    texture_size: int
+    faces: int | None
+
+
+def require_mesh_packages(texture_size: int, faces: int | None) -> None:
+    """Raises MissingPackageError before any long work if what is asked for needs a package that is missing."""
+    if texture_size:
+        require_xatlas()
+    if faces is not None:
+        require_decimation()
+
+
+def extracted(field: RadianceField, options: MeshOptions) -> MeshAsset:
+    """The mesh, with a bar; texture_size 0 colours its vertices."""
+    with progress("Extracting the mesh") as advance:
+        return field.extract_mesh(
+            options.resolution,
+            options.threshold,
+            texture_size=options.texture_size or None,
+            faces=options.faces,
+            on_step=lambda step, total, preview: advance(step / total),
+        )
+
+
+def run_mesh(source: Path, output: Path, options: MeshOptions, *, device: str, force: bool) -> None:
+    """Writes the mesh, and its record beside it."""
+    record_path = output.with_name(output.name + ".run.json")
+    for path in (output, record_path):
+        if path.exists() and not force:
+            raise OutputError(f"{path} exists already; choose another name, or --force to replace it")
+    require_mesh_packages(options.texture_size, options.faces)
+    record = new_record("mesh", asdict(options), {"field": str(source.absolute())}, {})
+    start = time.monotonic()
+    field = load_field(source, device=inputs.chosen_device(device)).field
+    mesh = extracted(field, options)
+    files = save_mesh(mesh, output)
+    seconds = time.monotonic() - start
+    record |= {
+        "status": "finished",
+        "stages": ["mesh"],
+        "timings_seconds": {"mesh": round(seconds, 3)},
+        "files": [str(path) for path in files],
+        "mesh": {"vertices": len(mesh.vertices), "faces": len(mesh.faces)},
+    }
+    write_json(record_path, record)
+    answer(f"Wrote {output} ({len(mesh.faces)} faces) in {duration(seconds)}; record in {record_path}")
