@@ -20,6 +20,9 @@ class UpFusionExtension(ComfyExtension):
             UpFusionCameraToLoad3D,
             UpFusionOrbitCameras,
         )
+        from .evaluate import UpFusionCompareViews
+        from .field import UpFusionDistill, UpFusionExtractMesh, UpFusionRenderField
+        from .files import UpFusionLoadField, UpFusionSaveField, UpFusionSaveMesh
         from .loaders import UpFusionLoadModel
         from .model_files import register_folder
         from .sampling import UpFusionConditioning, UpFusionSampleViews
@@ -39,4 +42,11 @@ class UpFusionExtension(ComfyExtension):
             UpFusionPredictViews,
             UpFusionConditioning,
             UpFusionSampleViews,
+            UpFusionDistill,
+            UpFusionRenderField,
+            UpFusionExtractMesh,
+            UpFusionSaveField,
+            UpFusionLoadField,
+            UpFusionSaveMesh,
+            UpFusionCompareViews,
         ]

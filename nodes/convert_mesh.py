@@ -1,0 +1,127 @@
+"""MESH, ComfyUI's meshes, and the library's. Axes are the same on both sides (glTF's), colours and textures are not.
+
+MESH: vertices (B, N, 3), faces (B, M, 3), vertex_colors (B, N, 3 or 4) in linear light, uvs (B, N, 2) with v = 0 at the
+texture's top row, texture (B, H, W, 3) in sRGB. The library: no B, vertex colours in sRGB, v = 0 at the bottom.
+"""
+
+from __future__ import annotations
+
+import inspect
+import tempfile
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from comfy_api.latest import Types
+from kornia.color import linear_rgb_to_rgb, rgb_to_linear_rgb
+from torch import Tensor
+from torch.nn.functional import grid_sample
+
+from ..upfusion_core import InputError, MeshAsset
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+GREY = 0.7
+"""sRGB of vertices whose colour nobody told."""
+
+
+def centred(asset: MeshAsset) -> MeshAsset:
+    """The mesh in the middle of the world, its longest side 1 long, as ComfyUI's tools expect."""
+    low, high = asset.vertices.amin(0), asset.vertices.amax(0)
+    longest = (high - low).max().clamp(min=1e-12)
+    return replace(asset, vertices=(asset.vertices - (low + high) / 2) / longest)
+
+
+def mesh_from_asset(asset: MeshAsset) -> Types.MESH:
+    """A mesh of B = 1 that is shown without light: its colours hold the photos' light already."""
+    values: dict[str, Tensor | bool] = {
+        "vertices": asset.vertices.float().cpu()[None],
+        "faces": asset.faces.long().cpu()[None],
+        "unlit": True,
+    }
+    if asset.uvs is None or asset.texture is None:
+        values["vertex_colors"] = _converted(asset.vertex_colors, rgb_to_linear_rgb)[None]
+    else:
+        values["uvs"] = _flipped(asset.uvs)[None]
+        values["texture"] = asset.texture.float().cpu().movedim(0, -1)[None].contiguous()
+    normals = getattr(asset, "normals", None)
+    if normals is not None and "normals" in inspect.signature(Types.MESH).parameters:
+        values["normals"] = normals.float().cpu()[None]
+    return Types.MESH(**values)
+
+
+def assets_from_mesh(mesh: Any) -> list[MeshAsset]:
+    """The meshes of a MESH of any pack, its padding taken away; without colours they are grey.
+
+    Raises:
+        InputError: the value is no MESH of ComfyUI's own kind.
+    """
+    vertices, faces = _tensor(mesh, "vertices", 3), _tensor(mesh, "faces", 3)
+    if vertices is None or faces is None or not len(vertices):
+        raise InputError("a MESH must have vertices (B, N, 3) and faces (B, M, 3), got none; connect a mesh")
+    return [_asset(mesh, index, vertices[index], faces[index]) for index in range(len(vertices))]
+
+
+def glb_file(asset: MeshAsset) -> Types.File3D:
+    """The mesh as a GLB file in memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "mesh.glb"
+        asset.save(path)
+        return Types.File3D(BytesIO(path.read_bytes()), "glb")
+
+
+def _asset(mesh: Any, index: int, vertices: Tensor, faces: Tensor) -> MeshAsset:
+    points = _counted(mesh, "vertex_counts", index, vertices).float().cpu()
+    triangles = _counted(mesh, "face_counts", index, faces).long().cpu()
+    uvs, texture = _tensor(mesh, "uvs", 3), _tensor(mesh, "texture", 4)
+    colors = _tensor(mesh, "vertex_colors", 3)
+    coordinates = picture = None
+    if uvs is not None and texture is not None:
+        coordinates = _flipped(uvs[index, : len(points)].clamp(0, 1))
+        picture = texture[min(index, len(texture) - 1), ..., :3].float().cpu().clamp(0, 1).movedim(-1, 0)
+    if colors is not None:
+        shown = _converted(colors[index, : len(points), :3].clamp(0, 1), linear_rgb_to_rgb)
+    elif coordinates is not None and picture is not None:
+        shown = _looked_up(picture, coordinates)
+    else:
+        shown = torch.full_like(points, GREY)
+    return MeshAsset(points, triangles, shown, coordinates, picture)
+
+
+def _tensor(mesh: Any, name: str, dimensions: int) -> Tensor | None:
+    value = getattr(mesh, name, None)
+    if value is None:
+        return None
+    if not isinstance(value, Tensor) or value.ndim != dimensions:
+        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise InputError(
+            f"{name} of a MESH must be a tensor of {dimensions} dimensions, got {got}; other packs use this socket's "
+            "name for meshes of their own kind: convert it first"
+        )
+    return value
+
+
+def _counted(mesh: Any, name: str, index: int, values: Tensor) -> Tensor:
+    counts = getattr(mesh, name, None)
+    return values if counts is None else values[: int(counts[index])]
+
+
+def _flipped(uvs: Tensor) -> Tensor:
+    uvs = uvs.float().cpu()
+    return torch.stack([uvs[:, 0], 1 - uvs[:, 1]], dim=-1)
+
+
+def _converted(colors: Tensor, conversion: Callable[[Tensor], Tensor]) -> Tensor:
+    """(P, 3) colours through a conversion of pictures."""
+    picture = colors.float().cpu().T[None, :, :, None]
+    return conversion(picture)[0, :, :, 0].T.clamp(0, 1).contiguous()
+
+
+def _looked_up(texture: Tensor, uvs: Tensor) -> Tensor:
+    """(3, H, W) texture at (P, 2) places, v = 0 at the bottom -> (P, 3)."""
+    places = torch.stack([2 * uvs[:, 0] - 1, 1 - 2 * uvs[:, 1]], dim=-1)
+    found = grid_sample(texture[None], places[None, :, None], padding_mode="border", align_corners=False)
+    return found[0, :, :, 0].T.clamp(0, 1).contiguous()

@@ -1,0 +1,80 @@
+"""Distillation through ComfyUI's MODEL and VAE."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..upfusion_core import DistillConfig, InputError, NovelViews
+from .convert import rgb_from_image
+from .host import progress_hook
+from .native import NativePrior
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.sd import VAE
+    from torch import Tensor
+
+    from ..upfusion_core import Cameras, RadianceField, SceneEncoding
+    from .control import Conditioning
+    from .hosted import HostedModel
+
+
+@dataclass(frozen=True)
+class DistillSettings:
+    """What the node's user chose. steps: 0 stands for the preset's own number."""
+
+    preset: str
+    steps: int
+    guidance: float
+    seed: int
+
+    def config(self) -> DistillConfig:
+        """The library's configuration."""
+        config = DistillConfig.draft() if self.preset == "draft" else DistillConfig.reference()
+        name = "steps" if self.preset == "draft" else "iterations"
+        schedule = replace(config.schedule, **{name: self.steps}) if self.steps else config.schedule
+        return replace(config, schedule=schedule, guidance=self.guidance)
+
+
+def given_views(images: Tensor | None, cameras: Cameras | None) -> NovelViews | None:
+    """IMAGE and its cameras, if there are any."""
+    if images is None and cameras is None:
+        return None
+    if images is None or cameras is None:
+        there, lacking = ("cameras", "images") if images is None else ("images", "cameras")
+        raise InputError(f"images and cameras belong together, got {there} only; connect {lacking} too, or neither")
+    rgb = rgb_from_image(images)
+    if len(rgb) != len(cameras) or rgb.shape[-1] != rgb.shape[-2]:
+        height, width = rgb.shape[-2:]
+        raise InputError(
+            f"images must be one square picture for each of the {len(cameras)} cameras, got {len(rgb)} of "
+            f"{width} x {height}; take both from the same nodes"
+        )
+    return NovelViews(rgb, cameras)
+
+
+def distil(
+    upfusion_model: HostedModel,
+    model: ModelPatcher,
+    vae: VAE,
+    scene: SceneEncoding,
+    prompts: tuple[Conditioning, Conditioning],
+    settings: DistillSettings,
+    views: NovelViews | None,
+) -> RadianceField:
+    """The field of the scene, on ComfyUI's device for intermediate results."""
+    from comfy.model_management import intermediate_device
+
+    with torch.inference_mode(False), torch.enable_grad():  # ComfyUI runs nodes in inference mode
+        stages = upfusion_model.stages(NativePrior(upfusion_model, model, vae, *prompts))
+        field = stages.distill(
+            scene,
+            settings.config(),
+            generator=torch.Generator().manual_seed(settings.seed % 2**63),
+            on_step=progress_hook("distilling"),
+            views=views,
+        )
+        return field.to(intermediate_device())
