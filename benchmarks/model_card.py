@@ -1,0 +1,216 @@
+"""Makes the bundled model's card of its file and of reports of `upfusion evaluate`.
+
+    python benchmarks/model_card.py REPORT... [--model mini] [-o upfusion_core/bundled/MODEL_CARD.md]
+
+A REPORT is the report.json of an evaluation, or its folder; the first one is the main one. The sheet of pictures beside
+each is copied next to the card with fewer colours. Sizes, steps and times come from the model's file (see
+bundle_mini.py), the figures from the reports: nothing in the card is written by hand but the words of this script.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from upfusion_core.evaluation.summary import markdown_table, results_from_json
+from upfusion_core.files import bundled_path
+from upfusion_core.models.checkpoints import CheckpointInfo, describe
+
+MEASURES = ("box_psnr", "iou", "sharpness", "haarpsi", "box_psnr_similarity", "psnr", "ssim")
+FIELD_MEASURES = ("chamfer_similarity", "f_score_2_similarity")
+SHEET_COLORS = 128
+
+INTRODUCTION = """\
+# Model card: `mini`
+
+The small model that comes with UpFusion: the whole mechanism of the paper in small, made so that everything can be
+tried at once, on any machine. Its weights were trained from scratch with this repository's own code; nothing in them
+comes from the released weights. `upfusion demo` shows what it does, `UpFusion.load("mini")` loads it.
+"""
+
+LIMITS = """\
+## What it cannot do
+
+- It has seen only procedural objects: textured solids on white, one soft light, a camera of focal length 4.5 that looks
+  at the object's middle from distance 1, elevations from -7.5 to 52.5 degrees. Real photos are not among them: on the
+  scans its figures are far lower, and photos with a background, with another framing or with strong perspective are
+  worse still.
+- Its pictures have {size} x {size} pixels. Thin parts, small patterns and letters are below that.
+- It takes no prompt: it holds the embeddings of the two that it was trained with, which say nothing.
+- What no photo shows it has to guess, and it guesses averages: expect flat colours and round shapes there.
+- Its figures say nothing about the released, full-size model.
+"""
+
+
+def card(info: CheckpointInfo, reports: list[tuple[dict[str, Any], str | None]]) -> str:
+    """The whole text. reports: each with its picture's name beside the card, if it has one."""
+    parts = [INTRODUCTION, sizes(info), training(info.facts)]
+    for number, (report, picture) in enumerate(reports):
+        parts.append(figures(report, picture, first=number == 0))
+    parts.append(LIMITS.format(size=info.config.image_size))
+    return "\n".join(parts)
+
+
+def sizes(info: CheckpointInfo) -> str:
+    config = info.config
+    total = sum(part.parameters for part in info.parts.values())
+    stored = sum(part.bytes for part in info.parts.values())
+    rows = [f"| {name} | {part.parameters / 1e6:.2f} |" for name, part in info.parts.items()]
+    rows += [f"| **together** | **{total / 1e6:.2f}** |"]
+    return "\n".join(
+        [
+            "## What it is",
+            "",
+            f"Pictures of {config.image_size} x {config.image_size} pixels, latents of 4 x {config.latent_size} x "
+            f"{config.latent_size}, {config.upsrt.patches[0]} x {config.upsrt.patches[1]} patches a photo, set latents "
+            f"of {config.upsrt.transformer_dim} numbers; {stored / 1e6:.1f} MB as float16. A small trained encoder "
+            "stands in DINO's place.",
+            "",
+            "| network | parameters (M) |",
+            "| --- | ---: |",
+            *rows,
+            "",
+        ]
+    )
+
+
+def training(facts: dict[str, Any]) -> str:
+    lines = [
+        "## How it was trained",
+        "",
+        f"On {facts.get('trained_on', 'unknown data')}. Machine: {facts.get('machine', 'unknown')}.",
+        "",
+    ]
+    runs = facts.get("runs", [])
+    if runs:
+        lines += ["| stage | steps | objects a step | views an object | learning rate | hours |"]
+        lines += ["| --- | ---: | ---: | ---: | ---: | ---: |"]
+        lines += [
+            f"| {run['stage']} | {run['steps']:,} | {run['objects_a_step']} | {run['targets_an_object']} "
+            f"| {run['learning_rate']:g} | {run['seconds'] / 3600:.2f} |"
+            for run in runs
+        ]
+        lines += ["", f"Together {sum(run['seconds'] for run in runs) / 3600:.1f} hours.", ""]
+    lines += [
+        "The exact commands, and those that go on from it on a GPU, are in `benchmarks/train_mini.sh`:",
+        "",
+        "```",
+        "bash benchmarks/train_mini.sh cpu OUT    # as it was made",
+        "bash benchmarks/train_mini.sh gpu OUT    # goes on from the bundled model, in stretches of MINUTES",
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def figures(report: dict[str, Any], picture: str | None, *, first: bool) -> str:
+    results = results_from_json(report["results"])
+    present = {name for rows in results.values() for values in rows.values() for name in values}
+    lines = [
+        f"## Figures: {title(report)}",
+        "",
+        f"{len(report['evaluated'])} objects, {report['settings']['views']} views each that are no photos; mean ± "
+        "standard error over objects. `white` is all white, `nearest` the photo nearest in angle, `predict` the "
+        "transformer's own colours, `sample` the diffusion model, `field` the distilled field (draft preset).",
+        "",
+        markdown_table(results, [name for name in (*MEASURES, *FIELD_MEASURES) if name in present]),
+    ]
+    for name, found in report.get("results_by_group", {}).items():
+        group, apart = report["groups"][name], results_from_json(found)
+        lines += [f"Apart, {group['title']} ({len(group['evaluated'])} objects):", ""]
+        lines += [markdown_table(apart, [measure for measure in MEASURES if measure in present])]
+    if first:
+        lines += gains(report)
+    lines += ["```", command(report), "```", ""]
+    if picture:
+        lines += [f"![photos, truth and stages of the first objects]({picture})", ""]
+    return "\n".join(lines)
+
+
+def title(report: dict[str, Any]) -> str:
+    if report.get("data") == "procedural":
+        split = report.get("split", "test")
+        words = {"test": "test objects", "held_out": "a combination of parts and a pattern never trained on"}
+        return f"procedural objects, {words.get(split, split)}"
+    return f"`{Path(report.get('data', 'data')).name}`, never trained on"
+
+
+def gains(report: dict[str, Any]) -> list[str]:
+    """What each step to more photos brings in box PSNR, object by object."""
+    rows = []
+    for stage, steps in report.get("gains", {}).items():
+        for step, measures in steps.items():
+            value = measures.get("box_psnr")
+            if value is not None and stage != "white":
+                error = "" if value["stderr"] is None else f" ± {value['stderr']:.2f}"
+                rows.append(f"| {stage} | {step} | {value['mean']:+.2f}{error} |")
+    if not rows:
+        return []
+    head = [
+        "What more photos bring, object by object:",
+        "",
+        "| stage | photos | box PSNR (dB) |",
+        "| --- | --- | ---: |",
+    ]
+    return [*head, *rows, ""]
+
+
+def command(report: dict[str, Any]) -> str:
+    """The line that makes the report again."""
+    settings = report["settings"]
+    data = report.get("data", "DATA")
+    options = {
+        "--data": data if data == "procedural" else Path(data).name,
+        "--split": report.get("split"),
+        "--objects": report.get("objects", len(report["evaluated"])),
+        "--photos": ",".join(map(str, settings["photos"])),
+        "--views": settings["views"],
+        "--stages": ",".join(settings["stages"]),
+        "--seed": settings["seed"],
+        "--steps": settings["steps"],
+        "--guidance": settings["guidance"],
+        "--scheduler": settings["scheduler"],
+        "--alignment": settings["alignment"],
+    }
+    words = [f"{name} {value}" for name, value in options.items() if value is not None]
+    return "upfusion evaluate --model mini " + " ".join(words) + " -o REPORT"
+
+
+def copied_sheet(report_path: Path, folder: Path, number: int) -> str | None:
+    """The name of the report's picture sheet beside the card; None where the report has none."""
+    source = report_path.parent / "sheet.png"
+    if not source.is_file():
+        return None
+    stem = re.sub(r"\W+", "_", report_path.parent.resolve().name).strip("_").lower()
+    name = f"sheet_{number + 1}_{stem}.png"
+    with Image.open(source) as image:
+        image.convert("RGB").quantize(SHEET_COLORS).save(folder / name, optimize=True)
+    return name
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("reports", type=Path, nargs="+", metavar="REPORT")
+    parser.add_argument("--model", default="mini")
+    parser.add_argument("-o", "--output", type=Path, default=bundled_path("MODEL_CARD.md"))
+    options = parser.parse_args()
+    info = describe(options.model)
+    reports = []
+    for number, given in enumerate(options.reports):
+        path = given / "report.json" if given.is_dir() else given
+        report = json.loads(path.read_text(encoding="utf-8"))
+        reports.append((report, copied_sheet(path, options.output.parent, number)))
+    options.output.write_text(card(info, reports), encoding="utf-8", newline="\n")
+    print(options.output)
+
+
+if __name__ == "__main__":
+    main()
