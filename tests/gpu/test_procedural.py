@@ -21,8 +21,9 @@ def test_pictures_agree_with_the_cpu() -> None:
 
 def test_a_pool_on_the_gpu_is_looked_at_with_its_generator() -> None:
     data = ProceduralObjects("train", size=16)
-    pool = data.objects(range(32)).to("cuda")
-    batch = data.look(pool[torch.arange(8, device="cuda")], views=3, generator=torch.Generator("cuda").manual_seed(0))
+    gpu = torch.device("cuda")
+    pool = data.objects(range(32)).to(gpu)
+    batch = data.look(pool[torch.arange(8, device=gpu)], views=3, generator=torch.Generator("cuda").manual_seed(0))
     assert batch.camera_to_world.is_cuda
     assert torch.isfinite(batch.rgb).all()
     centers = batch.camera_to_world[:, 0, :3, 3][:, None]

@@ -165,8 +165,8 @@ class ProceduralObjects:
     ) -> ProceduralBatch:
         """`views` new views of objects that were drawn before, on their device; the generator may be on any.
 
-        Example: `pool = data.objects(range(10_000)).to("cuda")`, then in each step
-        `data.look(pool[torch.randint(10_000, (256,), device="cuda")], views=8, generator=generator)`.
+        Example: `pool = data.objects(range(10_000)).to(device)`, then in each step
+        `data.look(pool[torch.randint(10_000, (256,), device=device)], views=8, generator=generator)`.
         """
         check_range("views", views, 1)
         draws = torch.rand(len(objects), views, 2, generator=generator, device=generator.device).to(objects.device)
