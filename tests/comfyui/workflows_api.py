@@ -15,15 +15,15 @@ def node(class_type: str, **inputs: Any) -> dict[str, Any]:
     }
 
 
-def scene(weights: str = "quarter.safetensors", precision: str = "float32", size: int = 64) -> Prompt:
-    """A model, a scene of a grey picture, and four cameras."""
+def scene(weights: str = "quarter.safetensors", precision: str = "float32", size: int = 64, cameras: int = 4) -> Prompt:
+    """A model, a scene of a grey picture, and cameras."""
     return {
         "model": node("UpFusionLoadModel", weights=weights, precision=precision),
         "photo": node("EmptyImage", width=size, height=size, batch_size=1, color=0x808080),
         "scene": node("UpFusionEncodeViews", upfusion_model=("model", 0), images=("photo", 0), elevation=22.5),
         "cameras": node(
             "UpFusionOrbitCameras",
-            count=4,
+            count=cameras,
             azimuth_from=0.0,
             azimuth_to=360.0,
             elevation_from=10.0,

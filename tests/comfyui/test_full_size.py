@@ -1,0 +1,40 @@
+"""A folder of the released sizes in a running ComfyUI on the CPU."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from comfyui_server import start_server
+from workflows_api import sampled
+
+pytestmark = [pytest.mark.comfyui, pytest.mark.full]
+
+GIGABYTES_AT_MOST = 12.0
+
+
+def test_a_full_size_folder_paints_a_view_in_12_gb(full_weights: Path, tmp_path: Path) -> None:
+    models = tmp_path / "models" / "upfusion"
+    models.mkdir(parents=True)
+    (models / "full").symlink_to(full_weights, target_is_directory=True)
+    server = start_server(tmp_path)
+    peak, done = 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.1):
+            peak = max(peak, server.anonymous_bytes())
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        prompt = sampled(2, weights="full", precision="auto", size=256, cameras=1)
+        images = server.run(prompt, seconds=3 * 3600)["saved"]["images"]
+    finally:
+        done.set()
+        watcher.join()
+        server.stop()
+    assert len(images) == 1
+    print(f"peak of anonymous memory: {peak / 1e9:.2f} GB")
+    assert peak / 1e9 <= GIGABYTES_AT_MOST
