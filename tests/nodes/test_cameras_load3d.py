@@ -149,6 +149,12 @@ def test_an_unfit_camera_info_gets_a_sentence(run_node: Callable, change: dict[s
         run_node(FROM, camera_info=orbit_info(0, 0, 1.0) | change)
 
 
+@pytest.mark.parametrize("take", ["everything", "direction"])
+def test_a_viewer_that_told_nothing_gets_a_sentence(run_node: Callable, take: str) -> None:
+    with pytest.raises(ValueError, match="must be a camera of the 3D viewer, got NoneType"):
+        run_node(FROM, camera_info=None, take=take)
+
+
 def test_what_no_viewport_can_show_gets_a_sentence(run_node: Callable, pack: Callable[[str], ModuleType]) -> None:
     cameras = pack("upfusion_core").orbit_cameras([0.0, 90.0])
     with pytest.raises(ValueError, match="index must be between 0 and 1, got 2"):
