@@ -1,0 +1,178 @@
+"""Trains the small model on a few CPU cores: objects are rendered once, kept, and seen again from other sides.
+
+    python benchmarks/mini_cpu.py render CACHE [--chunks 80] [--worker 0] [--workers 1]
+    python benchmarks/mini_cpu.py train encoder|autoencoder|diffusion CACHE -o OUT [--steps N] [--constant]
+        [--init WEIGHTS ...] [--resume] [--minutes M]
+
+Rendering a view costs as much as a training step on it, so that `upfusion train --data procedural`, which renders anew
+each time, is for GPUs. Here 512 objects a chunk are rendered once, 12 views each, the first 4 of them at the elevation
+that references have; every example draws its reference among those, and photos and targets among the rest. Several
+workers may render side by side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from upfusion_core.data.procedural import ProceduralObjects, render_views
+from upfusion_core.data.procedural.dataset import ELEVATIONS_DEGREES
+from upfusion_core.geometry.cameras import REFERENCE_ELEVATION_DEGREES, orbit_cameras
+from upfusion_core.models.config import ModelConfig
+from upfusion_core.models.controlnet import DiffusionConfig
+from upfusion_core.models.dino import DinoConfig
+from upfusion_core.models.upsrt import UpSRTConfig
+from upfusion_core.models.vae import VaeConfig
+from upfusion_core.training import TrainConfig, train
+from upfusion_core.training.batches import ProceduralBatches, TrainingBatch, photo_count
+from upfusion_core.training.draws import derived_seed
+from upfusion_core.types import REFERENCE_FOCAL, Cameras
+
+SIZE, VIEWS, REFERENCES, CHUNK = 32, 12, 4, 512
+FIRST_OBJECT = 1_000_000
+WIDTH = 160
+STEPS = {"encoder": 10_000, "autoencoder": 4600, "diffusion": 2700}
+
+
+def small_model() -> ModelConfig:
+    """32 x 32 pixels, 8 x 8 latents, 9 M parameters.
+
+    Two levels in UNet and ControlNet: norms over 32 groups mean nothing on the 2 x 2 and 1 x 1 latents of further ones.
+    """
+    return ModelConfig(
+        image_size=SIZE,
+        dino=DinoConfig(img_size=SIZE, patch_size=8, embed_dim=96, depth=2, num_heads=4, layer=1),
+        upsrt=UpSRTConfig(
+            transformer_dim=WIDTH, num_heads=8, ff_dim=320, encoder_layers=4, decoder_layers=2, image_feature_dim=96,
+            patches=(4, 4), num_freqs=8, start_freq=-2,
+        ),
+        diffusion=DiffusionConfig(
+            model_channels=64, channel_mult=(1, 2), context_dim=WIDTH, hint_channels=WIDTH + 6
+        ),
+        vae=VaeConfig(ch=64, ch_mult=(1, 1, 1), num_res_blocks=1),
+    )  # fmt: skip
+
+
+def stage_config(stage: str, steps: int, constant: bool) -> TrainConfig:
+    """The encoder trains on all it can get; the diffusion on its features as they then are, so that it is cheap."""
+    common = TrainConfig(
+        stage=stage, model=small_model(), batch_size=32, photos=(1, 6), targets=4, rays=64, inside_share=0.7,
+        steps=steps, learning_rate=1e-3, betas=(0.9, 0.99), warmup_steps=100, final_share=1.0 if constant else 0.02,
+        ema_decay=0.998, train_dino=stage == "encoder", train_upsrt=stage == "encoder", train_unet="all",
+        validate_every=500, validation_batches=1,
+    )  # fmt: skip
+    if stage == "encoder":
+        return common
+    return replace(common, batch_size=5 if stage == "diffusion" else 3, ema_decay=0.995)
+
+
+def render(cache: Path, chunks: int, worker: int, workers: int) -> None:
+    """Writes `CACHE/0000.pt` …, those of this worker that are not there."""
+    cache.mkdir(parents=True, exist_ok=True)
+    objects = ProceduralObjects("train")
+    low, high = ELEVATIONS_DEGREES
+    for chunk in range(worker, chunks, workers):
+        path = cache / f"{chunk:04d}.pt"
+        if path.exists():
+            continue
+        generator = torch.Generator().manual_seed(1000 + chunk)
+        parts = []
+        for start in range(0, CHUNK, 64):
+            first = FIRST_OBJECT + chunk * CHUNK + start
+            drawn = torch.rand(64, VIEWS, 2, generator=generator)
+            azimuth, elevation = 360 * drawn[..., 0], low + (high - low) * drawn[..., 1]
+            elevation[:, :REFERENCES] = REFERENCE_ELEVATION_DEGREES
+            cameras = _cameras(azimuth, elevation)
+            matrices, focal = cameras.camera_to_world.unflatten(0, (64, -1)), cameras.focal.unflatten(0, (64, -1))
+            with torch.inference_mode():
+                seen = render_views(objects.objects(range(first, first + 64)), matrices, focal, SIZE)
+            parts.append((torch.cat([seen.rgb, seen.opacity], 2), azimuth, elevation))
+        rgba, azimuth, elevation = (torch.cat(values) for values in zip(*parts, strict=True))
+        temporary = path.with_suffix(".part")
+        torch.save({"rgba": (255 * rgba).round().byte(), "azimuth": azimuth, "elevation": elevation}, temporary)
+        os.replace(temporary, path)
+        print(f"{path}: {CHUNK} objects", flush=True)
+
+
+class CachedBatches:
+    """Batches (see training.batches.BatchSource) from rendered views."""
+
+    def __init__(self, cache: Path, config: TrainConfig) -> None:
+        paths = sorted(cache.glob("*.pt"))
+        if not paths:
+            raise SystemExit(f"{cache} must hold rendered chunks, got none; run the command render first")
+        chunks = [torch.load(path, weights_only=True, mmap=True) for path in paths]
+        self.rgba = torch.cat([chunk["rgba"] for chunk in chunks])
+        self.azimuth = torch.cat([chunk["azimuth"] for chunk in chunks])
+        self.elevation = torch.cat([chunk["elevation"] for chunk in chunks])
+        self.config = config
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> TrainingBatch:
+        """A pure function of the seed, the step and the part."""
+        config = self.config
+        count, photos = config.batch_size, photo_count(config.photos, config.seed, step)
+        generator = torch.Generator().manual_seed(derived_seed(config.seed, "cached", step, rank))
+        chosen = torch.randint(len(self.rgba), (count,), generator=generator)[:, None]
+        order = torch.rand(count, VIEWS, generator=generator)
+        order[torch.arange(count), torch.randint(REFERENCES, (count,), generator=generator)] = -1
+        views = order.argsort(1)[:, : photos + config.targets]
+        pictures = self.rgba[chosen, views].float() / 255
+        azimuth, elevation = self.azimuth[chosen, views], self.elevation[chosen, views]
+        azimuth = azimuth - azimuth[:, :1]
+        return TrainingBatch(
+            photos=pictures[:, :photos, :3].contiguous(),
+            references=_cameras(azimuth[:, :1], elevation[:, :1]),
+            targets=pictures[:, photos:, :3].contiguous(),
+            target_masks=pictures[:, photos:, 3:].contiguous(),
+            cameras=_cameras(azimuth[:, photos:], elevation[:, photos:]),
+        )
+
+
+def _cameras(azimuth: Tensor, elevation: Tensor) -> Cameras:
+    distance = torch.ones(azimuth.numel())
+    return orbit_cameras(azimuth.flatten(), elevation.flatten(), distance, focal=REFERENCE_FOCAL)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    drawing = commands.add_parser("render")
+    drawing.add_argument("cache", type=Path)
+    drawing.add_argument("--chunks", type=int, default=80)
+    drawing.add_argument("--worker", type=int, default=0)
+    drawing.add_argument("--workers", type=int, default=1)
+    training = commands.add_parser("train")
+    training.add_argument("stage", choices=("encoder", "autoencoder", "diffusion"))
+    training.add_argument("cache", type=Path)
+    training.add_argument("-o", "--output", type=Path, required=True)
+    training.add_argument("--minutes", type=float)
+    training.add_argument("--init", type=Path, nargs="*", default=[])
+    training.add_argument("--resume", action="store_true")
+    training.add_argument("--steps", type=int, help=f"unless given {STEPS}")
+    training.add_argument("--constant", action="store_true", help="keep the learning rate; else it falls to nothing")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.command == "render":
+        render(options.cache, options.chunks, options.worker, options.workers)
+        return
+    config = stage_config(options.stage, options.steps or STEPS[options.stage], options.constant)
+    validation = ProceduralBatches(
+        ProceduralObjects("validation"), image_size=SIZE, batch_size=64, photos=(3, 3), targets=2, seed=5
+    )
+    result = train(
+        config, CachedBatches(options.cache, config), validation, options.output, init=options.init,
+        resume=options.resume, max_minutes=options.minutes, device="cpu",
+    )  # fmt: skip
+    print(f"{result.model}: {result.step} steps in {result.elapsed:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
