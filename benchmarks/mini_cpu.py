@@ -31,9 +31,10 @@ from upfusion_core.models.controlnet import DiffusionConfig
 from upfusion_core.models.dino import DinoConfig
 from upfusion_core.models.upsrt import UpSRTConfig
 from upfusion_core.models.vae import VaeConfig
-from upfusion_core.training import TrainConfig, train
 from upfusion_core.training.batches import ProceduralBatches, TrainingBatch, photo_count
+from upfusion_core.training.config import TrainConfig
 from upfusion_core.training.draws import derived_seed
+from upfusion_core.training.loop import train
 from upfusion_core.types import REFERENCE_FOCAL, Cameras
 
 SIZE, VIEWS, REFERENCES, CHUNK = 32, 12, 4, 512
