@@ -26,8 +26,11 @@ PICTURE_SIZE = 56
 RAY_SAMPLES = 96
 """Samples along each of their rays, within the object's box."""
 
-TOLERANCE = 0.005
+TOLERANCE = 0.0015
 """Levels whose agreement is this close to the best one's count as equally good."""
+
+SOLID_SHARE = 0.1
+"""Matter is solid if this share of the object's longest side of it stops half of the light."""
 
 EMPTY = (
     "the field is empty: no ray loses more than 1 % of its light in it, so there is no surface; "
@@ -37,11 +40,11 @@ EMPTY = (
 _GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))
 
 
-def surface_level(volume: Tensor, spacing: float) -> float:
+def surface_level(volume: Tensor, spacing: float, share: float = SOLID_SHARE) -> float:
     """The density at which a surface stands, from where light stops: (X, Y, Z) density of an object's box -> a level.
 
     Two bounds, and the lower one counts:
-    - Matter is solid if a tenth of the box's longest side of it stops half of the light. Fitted fields grow
+    - Matter is solid if a `share` of the box's longest side of it stops half of the light. Fitted fields grow
       exponentially inwards: ten times denser ones have nearly the same contour here, and it lies outside the pits
       that higher levels cut into a surface.
     - A fog may be thinner than that everywhere. Rays along both directions of the three axes cross the volume; where a
@@ -65,7 +68,7 @@ def surface_level(volume: Tensor, spacing: float) -> float:
             value = direction.gather(axis, first.clamp(max=volume.shape[axis] - 1))
             found.append(value[stops])
     fog = float(torch.cat(found).median()) / spacing / 2
-    return min(fog, math.log(2.0) / (0.1 * spacing * max(volume.shape)))
+    return min(fog, math.log(2.0) / (share * spacing * max(volume.shape)))
 
 
 def agreeing_level(field: RadianceField, low: Tensor, high: Tensor, first: float, chunk: int = 2**17) -> float:

@@ -29,6 +29,9 @@ SEARCH_RESOLUTION = 96
 LEVEL_RESOLUTION = 64
 """Samples along the longest side of the object's box when looking for the density of its surface."""
 
+CRISP_SHARE = 0.025
+"""Of equally good silhouettes, that of matter of which this share of the longest side stops half of the light."""
+
 PINHOLE = 0.025
 """Openings narrower than this share of the object's longest side do not lead anywhere: see `volume.clear`."""
 
@@ -231,7 +234,7 @@ def _object_box(field: RadianceField, threshold: float | None, keep: float, chun
 def _chosen_level(field: RadianceField, low: Tensor, high: Tensor, chunk: int) -> float:
     spacing = float((high - low).max()) / (LEVEL_RESOLUTION - 1)
     volume = sample_density(field, low, spacing, lattice_shape(low, high, spacing), chunk)
-    return agreeing_level(field, low, high, surface_level(volume, spacing), chunk)
+    return agreeing_level(field, low, high, surface_level(volume, spacing, CRISP_SHARE), chunk)
 
 
 def _shell(dense: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from .volume import Report
 if TYPE_CHECKING:
     from .radiance import RadianceField
 
-EDGES = (-2.0, -1.0, -0.25, 0.5, 1.5, 3.0, 6.0)
+EDGES = (-1.0, -0.25, 0.5, 1.5, 3.0, 6.0)
 """Ends of the parts of a look along the inward normal, in units; 0 is the surface. A crisp surface stops light within
 the first ones below it, a soft one lets it in farther."""
 
@@ -85,7 +85,7 @@ def bake(
     screen = torch.stack([uvs[:, 0], 1 - uvs[:, 1]], dim=-1).double() * size
     for start in range(0, len(faces), FACES):
         group = faces[start : start + FACES]
-        for face, texel, weights in _texels(screen[group], size, look.chunk):
+        for face, texel, weights in texels(screen[group], size, look.chunk):
             corners, shares = group[face], weights.float()[..., None]
             points = (vertices[corners] * shares).sum(1)
             upward = torch.nn.functional.normalize((normals[corners] * shares).sum(1), dim=-1)
@@ -95,7 +95,7 @@ def bake(
     return _dilated(texture.reshape(3, size, size), covered.reshape(size, size))
 
 
-def _texels(triangles: Tensor, size: int, most: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def texels(triangles: Tensor, size: int, most: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Which texels' centres lie in triangles (F, 3, 2), in texels: face (M,), texel (M,), barycentric weights (M, 3).
 
     A row of a triangle is one span of texels; spans are spread into texels at most about `most` at a time.

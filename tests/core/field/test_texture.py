@@ -1,0 +1,124 @@
+"""Atlas and baked texture: what each texel shows, that nothing overlaps, and that no border bleeds."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+
+import pytest
+import torch
+from analytic_fields import AnalyticField, ball
+from torch import Tensor
+
+from upfusion_core.errors import MissingPackageError
+from upfusion_core.field import atlas
+from upfusion_core.field.atlas import unwrap
+from upfusion_core.field.mesh import extract_mesh
+from upfusion_core.field.texture import SurfaceLook, bake, texels
+
+SQUARE = torch.tensor([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]])
+SQUARE_FACES = torch.tensor([[0, 1, 2], [0, 2, 3]])
+UPWARD = torch.tensor([[0.0, 0, 1]]).expand(4, 3)
+
+
+def _covered(triangles: Tensor, size: int, most: int = 10**6) -> tuple[Tensor, Tensor, Tensor]:
+    face, texel, weights = zip(*texels(triangles, size, most), strict=True)
+    return torch.cat(face), torch.cat(texel), torch.cat(weights)
+
+
+def test_texels_by_hand() -> None:
+    triangle = torch.tensor([[[0.0, 0], [4, 0], [0, 4]]], dtype=torch.float64)
+    _, texel, weights = _covered(triangle, 5)
+    # centres (x + ½, y + ½) with x + y + 1 <= 4
+    assert sorted(texel.tolist()) == [0, 1, 2, 3, 5, 6, 7, 10, 11, 15]
+    torch.testing.assert_close(weights.sum(1), torch.ones(10, dtype=torch.float64))
+    first = weights[texel == 0][0]
+    torch.testing.assert_close(first, torch.tensor([0.75, 0.125, 0.125], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("most", [1, 7, 10**6])
+def test_texels_against_brute_force(most: int) -> None:
+    triangles = torch.rand(40, 3, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 24
+    face, texel, weights = _covered(triangles, 24, most)
+    row, column = torch.meshgrid(torch.arange(24), torch.arange(24), indexing="ij")
+    centers = torch.stack([column, row], dim=-1).reshape(1, -1, 2) + 0.5
+    a, b, c = triangles[:, None].unbind(2)
+
+    def side(first: Tensor, second: Tensor) -> Tensor:
+        along, to = second - first, centers - first
+        return along[..., 0] * to[..., 1] - along[..., 1] * to[..., 0]
+
+    sides = torch.stack([side(a, b), side(b, c), side(c, a)])
+    inside = (sides > 0).all(0) | (sides < 0).all(0)
+    assert set(zip(face.tolist(), texel.tolist(), strict=True)) == {tuple(pair) for pair in inside.nonzero().tolist()}
+    places = (weights[..., None] * triangles[face]).sum(1)
+    torch.testing.assert_close(places, centers[0, texel].double())
+
+
+def test_a_square_is_baked_the_right_way_up() -> None:
+    field = AnalyticField(lambda points: 1e4 * (points[..., 2] < 0), 2.0, color=lambda points: points.clamp(0, 1))
+    uvs = SQUARE[:, :2] * 0.5 + 0.25  # v up, the square in the middle
+    texture = bake(SurfaceLook(field, 0.01, 1000), SQUARE, UPWARD, SQUARE_FACES, uvs, 16)
+    top_left, bottom_right = texture[:2, 4, 4], texture[:2, 11, 11]
+    torch.testing.assert_close(top_left, torch.tensor([1 / 16, 15 / 16]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(bottom_right, torch.tensor([15 / 16, 1 / 16]), atol=1e-5, rtol=0)
+    # what no face covers has the colour of the nearest texel that one covers
+    assert torch.equal(texture[:, 0, 0], texture[:, 4, 4])
+    assert torch.equal(texture[:, 15, 8], texture[:, 11, 8])
+
+
+def test_fog_before_a_surface_is_not_sampled() -> None:
+    """A dense red body under thin blue fog: the look is red, though most of its parts lie in the fog."""
+
+    def density(points: Tensor) -> Tensor:
+        return torch.where(points[..., 2] < 0, 2000.0, 1.0)
+
+    def color(points: Tensor) -> Tensor:
+        return torch.where(points[..., 2:] < 0, torch.tensor([1.0, 0, 0]), torch.tensor([0.0, 0, 1]))
+
+    seen = SurfaceLook(AnalyticField(density, color=color), 0.005, 100).colors(SQUARE[:, :3] * 0.1, UPWARD)
+    torch.testing.assert_close(seen, torch.tensor([[1.0, 0, 0]]).expand(4, 3), atol=0.02, rtol=0)
+
+
+def test_a_soft_surface_is_averaged_as_a_render_would() -> None:
+    """Density 100 below z = 0, red to 0.01 deep and green below: e⁻¹ of the light gets to the green."""
+
+    def color(points: Tensor) -> Tensor:
+        return torch.where(points[..., 2:] > -0.01, torch.tensor([1.0, 0, 0]), torch.tensor([0.0, 1, 0]))
+
+    field = AnalyticField(lambda points: 100.0 * (points[..., 2] < 0), color=color)
+    seen = SurfaceLook(field, 0.01, 100).colors(SQUARE[:1], UPWARD[:1])[0]
+    assert float(seen[1]) == pytest.approx(math.exp(-1), abs=0.15)
+    assert float(seen.sum()) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_charts_do_not_overlap_and_keep_every_face(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(atlas, "PIECE", 300)  # several pieces
+    mesh = extract_mesh(AnalyticField(ball(0.2)), 24)
+    found = unwrap(mesh.vertices, mesh.faces, 256)
+    assert torch.equal(found.source[found.faces], mesh.faces)  # same corners, same order
+    assert float(found.uvs.min()) > 0
+    assert float(found.uvs.max()) < 1
+    size = 512
+    triangles = found.uvs[found.faces].double() * size
+    _, texel, weights = _covered(triangles, size)
+    strictly = weights.amin(1) > 1e-6
+    assert len(texel[strictly].unique()) == int(strictly.sum())
+    across, along = triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0]
+    area = (across[:, 0] * along[:, 1] - across[:, 1] * along[:, 0]).abs() / 2
+    assert float(area.sum()) > 0.3 * size**2  # space is not wasted
+    corners = mesh.vertices[mesh.faces].double()
+    true = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(dim=-1) / 2
+    scale = (area / true).sqrt()
+    large = true > true.median()
+    assert float(scale[large].max() / scale[large].min()) < 2  # texels of about one size
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    field = AnalyticField(ball())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingPackageError, match="pip install xatlas"):
+        extract_mesh(field, 32, texture_size=64)
+    with pytest.raises(MissingPackageError, match="pip install fast-simplification"):
+        extract_mesh(field, 32, faces=100)
+    assert field.asked == 0  # found out before any work
