@@ -103,6 +103,10 @@ def read_surface(path: str | os.PathLike[str], texture: str | os.PathLike[str] |
         raise InputError(f"a mesh is read from {', '.join(MESH_SUFFIXES)}, got {path.name!r}; convert it first")
     try:
         scene = trimesh.load_scene(path, process=False)
+        for geometry in scene.geometry.values():
+            colors = getattr(geometry.visual, "vertex_attributes", {}).get("color")
+            if colors is not None:  # a copied visual forgets them, the geometry does not
+                geometry.vertex_attributes["color"] = colors
         parts = [part for part in scene.dump() if isinstance(part, trimesh.Trimesh) and len(part.faces)]
         picture = None if texture is None else _picture(Image.open(texture))
         if not parts:
@@ -127,7 +131,7 @@ def _part(mesh: trimesh.Trimesh, *, linear: bool, picture: Tensor | None) -> Sur
             uvs = _tensor(visual.uv)[:, :2]
         else:
             found = None
-        vertex_colors = visual.vertex_attributes.get("color")
+        vertex_colors = mesh.vertex_attributes.get("color")
     else:
         vertex_colors = visual.vertex_colors if visual.defined else None
         colors = colors * (_GREY if vertex_colors is None else 1.0)
