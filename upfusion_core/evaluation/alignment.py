@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..checks import check_shape
@@ -23,7 +24,7 @@ from ..models.perceptual import PerceptualDistance
 from ..types import Cameras
 from .metrics import check_pictures, measure_views
 from .planar import register, warp
-from .spatial import Render, Similarity, SimilaritySearch, align_object
+from .spatial import Render, Similarity, SimilaritySearch, aligned_renders
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +68,8 @@ def align_views(
         prediction, truth: (N, 3, H, W) in [0, 1], sides at least 16.
         mask: (N, 1, H, W) silhouettes of the prediction where it knows them; they are moved with it. `render` should
             then give the opacity too, so that all three are measured alike.
-        render, cameras: the predictor as a function and the N true cameras; both or neither. Pictures must be square.
+        render, cameras: the predictor as a function, which gave `prediction`, and the N true cameras; both or neither.
+            Pictures must be square.
         search: how the 3D similarity is searched for.
         background: what lies beyond the border of a picture that is moved.
     """
@@ -81,8 +83,9 @@ def align_views(
     if render is None or cameras is None:
         transforms = register(prediction, truth, "similarity", shared=True, background=background)
         return Alignments(raw, affine, _moved(raw, transforms, background))
-    similarity = align_object(render, cameras, truth, search=search)
-    seen = render(similarity.move(cameras), truth.shape[-1]).to(truth).clamp(0, 1)
+    seen = prediction if mask is None else torch.cat([prediction, mask.to(prediction)], dim=1)
+    similarity, seen = aligned_renders(render, cameras, truth, seen=seen, search=search)
+    seen = seen.to(truth).clamp(0, 1)
     turned = AlignedViews(seen[:, :3], seen[:, 3:] if seen.shape[1] == 4 else None)
     return Alignments(raw, affine, turned, similarity)
 

@@ -26,12 +26,12 @@ from ..data.examples import MultiViewDataset, PosedViews
 from ..data.meshes import MeshViews
 from ..data.procedural import ProceduralObjects, true_mesh
 from ..errors import FieldError, InputError
-from ..field.rendering import RaySampling
 from ..geometry.cameras import REFERENCE_ELEVATION_DEGREES
 from ..models.perceptual import PerceptualDistance
 from ..pipeline.distill_config import DistillConfig
 from ..types import Cameras, InputViews, OnStep, RenderedViews, SceneEncoding
 from .alignment import Alignments, align_views, measure_alignments
+from .baked import BakedField
 from .consistency import reprojection_consistency
 from .geometry3d import compare_meshes
 from .spatial import Render, SimilaritySearch
@@ -44,9 +44,6 @@ if TYPE_CHECKING:
 Stage = Literal["white", "nearest", "predict", "sample", "field"]
 
 STAGES: tuple[Stage, ...] = ("white", "nearest", "predict", "sample", "field")
-
-SEARCH_SAMPLING = RaySampling(uniform=48, importance=0)
-"""Of a field's small renders while its frame is searched for; what is measured is rendered with all samples."""
 
 Values = dict[str, dict[str, dict[str, list[float]]]]
 """values[stage][photos][measure]: one number a view, or one alone for measures of the whole object."""
@@ -298,8 +295,13 @@ def _paint(
 
 
 def _rendered(field: RadianceField, cameras: Cameras, size: int) -> Painted:
+    """A field's views. Small ones, by which its frame is searched for, come from a grid; what is measured does not."""
+    baked = functools.cache(lambda: BakedField(field))
+
     def rendered(where: Cameras, pixels: int) -> Tensor:
-        seen = field.render(where, pixels, sampling=SEARCH_SAMPLING if pixels < size else None)
+        if pixels < size:
+            return _picture(baked().render(where, pixels))
+        seen = field.render(where, pixels)
         return torch.cat([_picture(seen.rgb), _picture(seen.opacity)], dim=1)
 
     views = field.render(cameras, size)

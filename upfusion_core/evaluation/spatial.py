@@ -25,6 +25,10 @@ Render = Callable[[Cameras, int], Tensor]
 Must give the same picture for the same camera. `lambda cameras, size: model.predict(scene, cameras, size)`."""
 
 
+VIEWS_AT_ONCE = 64
+"""Views that are asked of a predictor at a time."""
+
+
 @dataclass(frozen=True, eq=False)
 class Similarity:
     """x ↦ scale · rotation · x + translation, on world points.
@@ -90,9 +94,10 @@ class Similarity:
 
 @dataclass(frozen=True)
 class SimilaritySearch:
-    """How far and how finely a similarity is searched for; a search renders every view some 150 times, small.
+    """How far and how finely a similarity is searched for; a search renders every view some 200 times, small.
 
-    yaw_degrees, pitch_degrees: turns tried first, all pairs, at `coarse_size`.
+    yaw_degrees, pitch_degrees: turns tried first, all pairs, at `coarse_size`, as they are and with the shift and scale
+        that bring the silhouettes together.
     starts: how many of the best of them are refined at `coarse_size`.
     coarse_size, fine_size: pixels of the renders compared; never more than the truth has.
     coarse_steps, fine_steps: Gauss-Newton steps, eight renders each, at the two sizes.
@@ -114,7 +119,7 @@ class SimilaritySearch:
     def quick(cls) -> SimilaritySearch:
         """A fifth of the cost, for predictors that render slowly: fewer turns, half the sizes."""
         return cls(
-            yaw_degrees=(-20.0, 0.0, 20.0), pitch_degrees=(-15.0, 0.0, 15.0), starts=1, coarse_size=16, fine_size=32
+            yaw_degrees=(-20.0, 0.0, 20.0), pitch_degrees=(-15.0, 0.0, 15.0), starts=3, coarse_size=16, fine_size=32
         )
 
     def __post_init__(self) -> None:
@@ -131,23 +136,30 @@ class SimilaritySearch:
 
 
 class _Comparison:
-    """Renders of one object against its truths at one size."""
+    """Renders of one object against its truths at one size, for several similarities at once."""
 
     def __init__(self, render: Render, cameras: Cameras, truth: Tensor, size: int) -> None:
         self.render, self.cameras, self.size = render, cameras, size
         self.truth = F.interpolate(truth, size=(size, size), mode="area")
 
-    def residual(self, parameters: Tensor) -> Tensor:
-        """All differences of colours, one long row."""
-        seen = self.render(_similarity(parameters).move(self.cameras), self.size)
-        return (_colors(seen, len(self.cameras), self.size).to(self.truth) - self.truth).flatten()
+    def pictures(self, parameters: Tensor) -> Tensor:
+        """(P, 7) parameters -> (P, N, 3, size, size) colours."""
+        parts = []
+        for some in parameters.split(max(1, VIEWS_AT_ONCE // len(self.cameras))):
+            moved = Cameras.concatenate([_similarity(one).move(self.cameras) for one in some])
+            seen = _colors(self.render(moved, self.size), len(moved), self.size).to(self.truth)
+            parts.append(seen.unflatten(0, (len(some), len(self.cameras))))
+        return torch.cat(parts)
 
-    def error(self, parameters: Tensor) -> float:
-        """Mean squared difference."""
-        return float(self.residual(parameters).square().mean())
+    def residuals(self, parameters: Tensor) -> Tensor:
+        """(P, 7) parameters -> (P, M) all differences of colours."""
+        return (self.pictures(parameters) - self.truth).flatten(1)
+
+    def errors(self, parameters: Tensor) -> Tensor:
+        """(P, 7) parameters -> (P,) mean squared differences, on the CPU."""
+        return self.residuals(parameters).square().mean(1).cpu()
 
 
-@torch.no_grad()
 def align_object(
     render: Render, cameras: Cameras, truth: Tensor, *, search: SimilaritySearch | None = None
 ) -> Similarity:
@@ -162,46 +174,105 @@ def align_object(
         cameras: the true cameras of the N views.
         truth: (N, 3, S, S) true views in [0, 1].
     """
+    return aligned_renders(render, cameras, truth, search=search)[0]
+
+
+@torch.no_grad()
+def aligned_renders(
+    render: Render,
+    cameras: Cameras,
+    truth: Tensor,
+    *,
+    seen: Tensor | None = None,
+    search: SimilaritySearch | None = None,
+) -> tuple[Similarity, Tensor]:
+    """The similarity (see align_object), and what `render` shows with it at the full size.
+
+    Args:
+        seen: `render(cameras, S)` where it is known already, so that it is not rendered again.
+    """
     check_shape("truth", truth, (len(cameras), 3, "S", "S"), "one square true view a camera")
     if not len(cameras):
         raise InputError("expected at least one view to align, got 0; give some cameras")
     search = search or SimilaritySearch()
     truth = truth.float()
     size = truth.shape[-1]
-    coarse, fine, full = (
-        _Comparison(render, cameras, truth, min(side, size)) for side in (search.coarse_size, search.fine_size, size)
+    coarse, fine = (
+        _Comparison(render, cameras, truth, min(side, size)) for side in (search.coarse_size, search.fine_size)
     )
     limits = _limits(cameras, search)
-    identity = torch.zeros(7)
-    turns = [identity]
+    starts = _starts(coarse, search, limits)
+    ends = torch.stack([_descend(coarse, start, search.coarse_steps, limits) for start in starts])
+    best = _descend(fine, ends[fine.errors(ends).argmin()], search.fine_steps, limits)
+    similarity = _similarity(best)
+    before = render(cameras, size) if seen is None else seen
+    after = render(similarity.move(cameras), size)
+    errors = [(_colors(picture, len(cameras), size).to(truth) - truth).square().mean() for picture in (before, after)]
+    return (similarity, after) if errors[1] < errors[0] * (1 - 1e-6) else (Similarity.identity(), before)
+
+
+def _starts(coarse: _Comparison, search: SimilaritySearch, limits: Tensor) -> Tensor:
+    """(starts, 7) the best turns of the grid, as they are or brought to the true silhouettes."""
+    turns = [torch.zeros(7)]
     for yaw in search.yaw_degrees:
         turns += [
             torch.tensor([math.radians(yaw), math.radians(pitch), 0, 0, 0, 0, 0]) for pitch in search.pitch_degrees
         ]
-    turns.sort(key=coarse.error)  # stable: of equals the identity is first
-    ends = [_descend(coarse, turn, search.coarse_steps, limits) for turn in turns[: search.starts]]
-    best = _descend(fine, min(ends, key=fine.error), search.fine_steps, limits)
-    return _similarity(best) if full.error(best) < full.error(identity) * (1 - 1e-6) else Similarity.identity()
+    plain = torch.stack(turns)
+    seen = coarse.pictures(plain)
+    moved = torch.stack([turn + _towards(coarse, picture) for turn, picture in zip(plain, seen, strict=True)])
+    moved = torch.minimum(torch.maximum(moved, -0.9 * limits), 0.9 * limits)
+    errors = torch.cat([(seen - coarse.truth).flatten(1).square().mean(1).cpu(), coarse.errors(moved)])
+    order = errors.argsort(stable=True)  # of equals the identity is first
+    return torch.cat([plain, moved])[order[: search.starts]]
+
+
+def _towards(comparison: _Comparison, seen: Tensor) -> Tensor:
+    """(7,) scale and shift that bring the silhouettes of (N, 3, S, S) pictures to the true ones, about."""
+    cameras = comparison.cameras.to("cpu")
+    ours, theirs = (_moments(picture.cpu()) for picture in (seen, comparison.truth))
+    found = torch.zeros(7)
+    if ours is None or theirs is None:
+        return found
+    # a shift t moves the picture's centre by focal / distance · (t · right, t · up)
+    reach = cameras.focal / cameras.centers.norm(dim=1, keepdim=True)
+    axes = reach[..., None] * cameras.camera_to_world[:, :3, :2].transpose(1, 2)
+    found[3] = (theirs[1] / ours[1]).log().mean()
+    offset = theirs[0] - found[3].exp() * ours[0]
+    found[4:] = torch.linalg.pinv(axes.reshape(-1, 3), rtol=1e-3) @ offset.reshape(-1)
+    return found
+
+
+def _moments(pictures: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Centre (N, 2), x right and y up in NDC, and root mean square radius (N,) of what is not white; None without."""
+    size = pictures.shape[-1]
+    weight = (1 - pictures).abs().sum(1).clamp(min=0)
+    mass = weight.sum((1, 2))
+    if not (mass > 1e-3).all():
+        return None
+    place = (2 * torch.arange(size) + 1 - size) / size
+    share = weight / mass[:, None, None]
+    center = torch.stack([share.sum(1) @ place, -(share.sum(2) @ place)], dim=1)
+    spread = share.sum(1) @ place.square() + share.sum(2) @ place.square() - center.square().sum(1)
+    return center, spread.clamp(min=1e-6).sqrt()
 
 
 def _descend(comparison: _Comparison, start: Tensor, steps: int, limits: Tensor) -> Tensor:
     """(7,) parameters after some damped Gauss-Newton steps, each within ± `limits` (7,)."""
     probe = _probes(comparison)
-    found, residual = start, comparison.residual(start)
+    found, residual = start, comparison.residuals(start[None])[0]
     damping = 1e-2
     slopes = None
     for _ in range(steps):
         if slopes is None:
-            moved = (comparison.residual(found + probe[index] * torch.eye(7)[index]) for index in range(7))
-            slopes = torch.stack([(row - residual) / width for row, width in zip(moved, probe, strict=True)])
-        # in units of the probes all seven numbers move the pictures about equally
-        scaled = slopes * probe[:, None].to(slopes)
-        hessian = scaled @ scaled.T
+            # in units of the probes all seven numbers move the pictures about equally
+            slopes = comparison.residuals(found + torch.diag(probe)) - residual
+        hessian = slopes @ slopes.T
         ridge = damping * hessian.diagonal() + 1e-6 * hessian.diagonal().max() + 1e-12
-        step = torch.linalg.solve(hessian + torch.diag(ridge), scaled @ residual).cpu() * probe
+        step = torch.linalg.solve(hessian + torch.diag(ridge), slopes @ residual).cpu() * probe
         tried = found - step
         allowed = bool((tried.abs() <= limits).all())
-        tried_residual = comparison.residual(tried) if allowed else residual
+        tried_residual = comparison.residuals(tried[None])[0] if allowed else residual
         if tried_residual.square().sum() < residual.square().sum():
             found, residual, damping, slopes = tried, tried_residual, damping / 4, None
         else:

@@ -65,7 +65,12 @@ def test_white_gains_nothing_in_any_way() -> None:
     truth = SoftObject()(CAMERAS, 32)
     white = torch.ones_like(truth)
     fixed = align_views(white, truth)
-    rendered = align_views(white, truth, render=lambda cameras, size: white[..., :size, :size], cameras=CAMERAS)
+    rendered = align_views(
+        white,
+        truth,
+        render=lambda cameras, size: white[:1, :, :size, :size].expand(len(cameras), -1, -1, -1),
+        cameras=CAMERAS,
+    )
     for alignments in (fixed, rendered):
         for _, views in alignments:
             assert torch.equal(views.rgb, white)

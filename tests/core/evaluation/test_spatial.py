@@ -8,9 +8,11 @@ from soft_object import SoftObject
 from torch import Tensor
 
 from upfusion_core import Cameras, orbit_cameras
+from upfusion_core.data.procedural import ProceduralObjects
+from upfusion_core.data.procedural.render import render_views
 from upfusion_core.errors import InputError
 from upfusion_core.evaluation.metrics import psnr
-from upfusion_core.evaluation.spatial import Similarity, SimilaritySearch, align_object
+from upfusion_core.evaluation.spatial import Similarity, SimilaritySearch, _Comparison, _towards, align_object
 
 CAMERAS = orbit_cameras([0, 60, 140, 250], [10, 30, 20, 0])
 KNOWN = {
@@ -170,3 +172,30 @@ def test_other_searches_get_a_sentence(changed: dict, words: str) -> None:
 def test_a_scale_of_nothing_gets_a_sentence() -> None:
     with pytest.raises(InputError, match="scale must be"):
         Similarity.from_angles(scale=0.0)
+
+
+def test_silhouettes_tell_scale_and_shift() -> None:
+    known = Similarity.from_angles(scale=0.9, translation=(0.03, -0.02, 0.01))
+    comparison = _Comparison(SoftObject(), CAMERAS, SoftObject(known)(CAMERAS, 32), 32)
+    found = _towards(comparison, SoftObject()(CAMERAS, 32))
+    assert float(found[3].exp()) == pytest.approx(0.9, abs=0.02)
+    torch.testing.assert_close(found[4:], known.translation, atol=4e-3, rtol=0)
+    assert _towards(comparison, torch.ones(4, 3, 32, 32)).abs().max() == 0
+
+
+@pytest.mark.parametrize("index", [1, 3])
+def test_the_quick_search_finds_the_frame_of_patterned_objects(index: int) -> None:
+    objects = ProceduralObjects("test", size=32).batch([index], views=5)
+    cameras, known = objects.cameras(0)[1:], Similarity.from_angles(14, -9, 5, scale=0.92, translation=(0.01, 0, -0.01))
+
+    def render(where: Cameras, size: int) -> Tensor:
+        moved = known.move(where)
+        return render_views(objects.objects, moved.camera_to_world[None], moved.focal[None], size).rgb[0]
+
+    truth = objects.rgb[0, 1:]
+    found = align_object(render, cameras, truth, search=SimilaritySearch.quick())
+    points = 0.12 * torch.nn.functional.normalize(
+        torch.randn(200, 3, generator=torch.Generator().manual_seed(0)), dim=1
+    )
+    assert (found.apply(known.apply(points)) - points).norm(dim=1).mean() < 0.012
+    assert psnr(render(found.move(cameras), 32), truth).mean() > psnr(render(cameras, 32), truth).mean() + 5
