@@ -1,12 +1,12 @@
 """Turns the model of a training run into the bundled one: float16, at most 40 MB, with how it was made in it.
 
     python benchmarks/bundle_mini.py MODEL.safetensors [--runs FOLDER...] [--machine TEXT] [--trained-on TEXT]
-        [--report report.json] [-o upfusion_core/bundled/mini.safetensors] [--force]
+        [--guidance 3] [--report report.json] [-o upfusion_core/bundled/mini.safetensors] [--force]
 
 MODEL is the last stage's model.safetensors. FOLDERs are the runs that led to it, in their order; what each did (stage,
 steps, examples a step, time) is read from its training.pt, or from the run.json of a finished `upfusion train`.
 --report adds the main figures of an evaluation. All of it is in the file's metadata: `upfusion info mini` shows it, and
-benchmarks/model_card.py makes the model card of it.
+benchmarks/model_card.py makes the model card of it. --guidance becomes the commands' default for this model.
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, nargs="*", default=[], metavar="FOLDER")
     parser.add_argument("--machine", default="unknown", help="e.g. '2 CPU cores'")
     parser.add_argument("--trained-on", default=TRAINED_ON)
+    parser.add_argument("--guidance", type=float, help="what the commands take unless told, found by evaluating")
     parser.add_argument("--report", type=Path)
     parser.add_argument("-o", "--output", type=Path, default=bundled_path("mini.safetensors"))
     parser.add_argument("--force", action="store_true", help="replace the file")
@@ -103,6 +104,8 @@ def main() -> None:
         "machine": options.machine,
         "runs": [run_facts(folder) for folder in options.runs],
     }
+    if options.guidance is not None:
+        facts["guidance"] = options.guidance
     if options.report is not None:
         facts["figures"] = figures(json.loads(options.report.read_text(encoding="utf-8")))
     size = bundle(options.model, options.output, facts)

@@ -11,7 +11,7 @@
 #
 #   upfusion evaluate --model OUT/diffusion/model.safetensors --data procedural --objects 100 --guidance 3 -o OUT/report
 #   python benchmarks/bundle_mini.py OUT/diffusion/model.safetensors --runs OUT/autoencoder OUT/encoder OUT/diffusion \
-#       --machine "one H200" --report OUT/report/report.json --force
+#       --machine "one H200" --guidance 3 --report OUT/report/report.json --force
 #   python benchmarks/model_card.py OUT/report
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -74,7 +74,7 @@ def demo(
     photos: Annotated[int, typer.Option(help="How many photos of it the model is given.", min=1, max=6)] = 3,
     model: options.Model = None,
     steps: options.Steps = 15,
-    guidance: options.Guidance = 3.0,
+    guidance: options.Guidance = None,
     scheduler: options.Scheduler = "dpm++",
     seed: options.Seed = 0,
     device: options.Device = "auto",
@@ -130,7 +130,7 @@ def reconstruct(
         int | None,
         typer.Option(help="Denoising steps of a sampled view.", show_default="50, in a draft 10", min=1, max=1000),
     ] = None,
-    guidance: options.Guidance = 9.0,
+    guidance: options.Guidance = None,
     scheduler: Annotated[
         str | None, typer.Option(help=options.SCHEDULER_HELP, show_default="ddim, in a draft dpm++")
     ] = None,
@@ -179,7 +179,7 @@ def views(
     video: options.Video = "gif",
     prompt: options.Prompt = None,
     steps: options.Steps = 50,
-    guidance: options.Guidance = 9.0,
+    guidance: options.Guidance = None,
     scheduler: options.Scheduler = "ddim",
     seed: options.Seed = 0,
     device: options.Device = "auto",

@@ -27,7 +27,7 @@ PROCEDURAL = "procedural"
 SPLITS = ("test", "validation", "held_out")
 DEFAULTS = {
     "photos": "1,3,6", "objects": 100, "views": 4, "stages": "white,nearest,predict,sample,field", "seed": 0,
-    "steps": 50, "guidance": 9.0, "scheduler": "ddim", "alignment": "object", "dtype": "auto", "batch_size": 4,
+    "steps": 50, "scheduler": "ddim", "alignment": "object", "dtype": "auto", "batch_size": 4,
 }  # fmt: skip
 
 
@@ -86,7 +86,9 @@ def evaluate(
     steps: Annotated[
         int | None, typer.Option(help="Denoising steps of a sampled view.", min=1, max=1000, show_default="50")
     ] = None,
-    guidance: Annotated[float | None, typer.Option(help="Guidance scale.", min=0, show_default="9.0")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Guidance scale.", min=0, show_default="the weights', else 9")
+    ] = None,
     scheduler: Annotated[str | None, typer.Option(help=options.SCHEDULER_HELP, show_default="ddim")] = None,
     alignment: Annotated[
         str | None,
@@ -142,6 +144,10 @@ def evaluation_config(settings: dict[str, Any]) -> EvaluationConfig:
 
 def _evaluate_in(run: Run, told: EvaluateOptions, device: str) -> None:
     settings = evaluation_settings(told, run.stored("settings"))
+    if settings["guidance"] is None:
+        from ..models.checkpoints import recommended_guidance
+
+        settings["guidance"] = recommended_guidance(settings["model"])
     run.check_same(settings, {})
     if run.already_finished:
         say(f"{run.folder} is finished already; --force would make it anew")

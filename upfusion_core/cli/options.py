@@ -77,7 +77,12 @@ Dtype = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Start of all random numbers.", min=0, max=2**32 - 1)]
 Steps = Annotated[int, typer.Option(help="Denoising steps of a sampled view.", min=1, max=1000)]
-Guidance = Annotated[float, typer.Option(help="Guidance scale; 1 is none and twice as fast.", min=0)]
+Guidance = Annotated[
+    float | None,
+    typer.Option(
+        help="Guidance scale; 1 is none and twice as fast.", min=0, show_default="what the weights recommend, else 9"
+    ),
+]
 Scheduler = Annotated[str, typer.Option(help=SCHEDULER_HELP)]
 Prompt = Annotated[
     str | None, typer.Option(help="Replaces the default prompt (needs the extra package set `prompts`).")

@@ -31,10 +31,13 @@ class SceneSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingSettings(SceneSettings):
-    """What turns a scene and a camera into a picture. steps None means 50, scheduler None ddim."""
+    """What turns a scene and a camera into a picture. steps None means 50, scheduler None ddim.
+
+    guidance None means what the weights recommend, and is replaced by it before anything begins.
+    """
 
     steps: int | None
-    guidance: float
+    guidance: float | None
     scheduler: str | None
     prompt: str | None
     batch_size: int

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ..models.checkpoints import recommended_guidance
 from ..types import Cameras, InputViews, SceneEncoding
 from .console import progress, say
 from .inputs import Photos, read_photos
@@ -42,6 +44,8 @@ def opened(
         if settings.model is None and not run.resumed:
             say(DEFAULT_MODEL_NOTE)
         settings = with_stored(settings, run.stored("settings"), conduct.explicit)
+        if isinstance(settings, SamplingSettings) and settings.guidance is None:
+            settings = replace(settings, guidance=recommended_guidance(settings.model))
         chosen = sources.or_stored(run.stored("sources")) if isinstance(sources, Sources) else sources(settings)
         photos = read_photos(chosen, settings)
         run.check_same(settings_json(settings), photos.checksums)

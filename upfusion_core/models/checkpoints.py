@@ -34,6 +34,7 @@ NETWORK_PREFIXES = (UPSRT_PREFIX, DINO_PREFIX, CONTROL_PREFIX, UNET_PREFIX, VAE_
 DEFAULT_EMBEDDING, EMPTY_EMBEDDING = "text_embeddings.default", "text_embeddings.empty"
 CONFIG_KEY = "upfusion_config"
 FACTS_KEY = "upfusion_facts"
+RELEASED_GUIDANCE = 9.0
 BUNDLED_NAME = "mini"
 """Stands for the bundled model wherever weights are named; a folder of that name is `./mini` or a Path."""
 DINO_FILES = ("dinov2_vitb14_pretrain.pth", "model.safetensors", "pytorch_model.bin")
@@ -147,6 +148,22 @@ def weights_path(weights: str | Path) -> Path:
     if not path.exists():
         raise CheckpointError(f"{path} does not exist; give a folder with upsrt.pt, or a merged .safetensors file")
     return path
+
+
+def recommended_guidance(weights: str | Path) -> float:
+    """The guidance scale that a merged file recommends among its facts, else the release's 9.
+
+    Anything else is not looked at: loading it says what is wrong with it.
+    """
+    path = bundled_path(f"{BUNDLED_NAME}.safetensors") if weights == BUNDLED_NAME else Path(weights)
+    if path.suffix != ".safetensors" or not path.is_file():
+        return RELEASED_GUIDANCE
+    value = _facts(path, read_metadata(path)).get("guidance", RELEASED_GUIDANCE)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1000:
+        raise CheckpointError(
+            f"{path}: the guidance among its facts must be a number from 0 to 1000, got {value!r:.40}"
+        )
+    return float(value)
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:

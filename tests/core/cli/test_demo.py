@@ -72,6 +72,7 @@ def test_all_of_it_interrupted_and_continued(tmp_path: Path, monkeypatch: pytest
     assert len(trimesh.load_mesh(whole / "mesh.glb").faces) > 0
     assert record(whole)["example"] == example_views(2).name
     assert record(whole)["settings"]["model"] == "mini"
+    assert record(whole)["settings"]["guidance"] == 9.0
 
     def press(*_: object) -> None:
         raise KeyboardInterrupt

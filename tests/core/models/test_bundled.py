@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from upfusion_core import UpFusion, convert, files
 from upfusion_core.cli.app import app
 from upfusion_core.errors import CheckpointError
-from upfusion_core.models.checkpoints import FACTS_KEY, describe, open_checkpoint, weights_path
+from upfusion_core.models.checkpoints import FACTS_KEY, describe, open_checkpoint, recommended_guidance, weights_path
 from upfusion_core.models.weight_files import read_metadata, read_weights
 
 
@@ -64,6 +64,15 @@ def test_facts_that_are_none_are_refused(facts: str, tiny_bundle: Path, tmp_path
     )
     with pytest.raises(CheckpointError, match=f"{FACTS_KEY} in its metadata"):
         open_checkpoint(tmp_path / "a.safetensors")
+
+
+def test_recommended_guidance(tiny_bundle: Path, small_weights: Path, tmp_path: Path) -> None:
+    assert recommended_guidance("mini") == recommended_guidance(small_weights) == recommended_guidance("none") == 9
+    convert("mini", tmp_path / "a.safetensors", facts={"guidance": 2})
+    assert recommended_guidance(tmp_path / "a.safetensors") == 2.0
+    convert("mini", tmp_path / "b.safetensors", facts={"guidance": "much"})
+    with pytest.raises(CheckpointError, match="guidance among its facts must be a number"):
+        recommended_guidance(tmp_path / "b.safetensors")
 
 
 def test_the_commands_take_the_name(tiny_bundle: Path, tmp_path: Path) -> None:
