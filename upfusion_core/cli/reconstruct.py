@@ -68,7 +68,7 @@ def distill_config(settings: ReconstructSettings, conduct: Conduct) -> DistillCo
         schedule=schedule,
         perceptual=settings.perceptual or config.perceptual,
         perceptual_weights=weights,
-        guidance=settings.guidance,
+        guidance=config.guidance if settings.guidance is None else settings.guidance,
         batch_size=settings.batch_size,
         checkpoint_every=conduct.checkpoint_every,
     )
