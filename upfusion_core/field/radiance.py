@@ -53,12 +53,15 @@ class FieldConfig:
 
 
 class _TruncatedExp(torch.autograd.Function):
-    """exp whose gradient is that of the logit clamped to [-15, 15], so that no step can blow up or die out."""
+    """exp whose gradient is that of the logit clamped to [-15, 15], so that no step can blow up or die out.
+
+    Its own logit is cut at 60: more is as opaque, and a density of infinity would make the light behind it NaN.
+    """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor) -> Tensor:  # noqa: ANN401
         ctx.save_for_backward(logits)
-        return logits.exp()
+        return logits.clamp(max=60).exp()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ANN401

@@ -68,6 +68,17 @@ def test_the_gradient_of_exp_is_clamped() -> None:
         torch.testing.assert_close(field.mlp[-1].bias.grad[0], torch.tensor(slope), rtol=1e-3, atol=0)
 
 
+def test_an_enormous_logit_stays_finite() -> None:
+    field = _field()
+    nn.init.zeros_(field.mlp[-1].weight)
+    nn.init.constant_(field.mlp[-1].bias, 500.0)
+    view = field.render(orbit_cameras(0.0), 4, sampling=RaySampling(8, 4))
+    assert torch.isfinite(view.rgb).all()
+    torch.testing.assert_close(view.opacity.max(), torch.tensor(1.0))
+    view.rgb.sum().backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in field.parameters())
+
+
 def test_the_start_follows_the_generator_alone() -> None:
     torch.manual_seed(5)
     first = _field(0)
