@@ -187,6 +187,24 @@ def test_the_glb_is_the_same_mesh(run_node: Callable, ball: nn.Module) -> None:
     assert len(loaded.faces) == mesh.faces.shape[1]
 
 
+def test_a_texture_is_srgb_and_has_its_own_places(run_node: Callable, ball: nn.Module) -> None:
+    options = {"coloring": "texture", "texture_size": 64}
+    mesh, _ = run_node(EXTRACT, field=ball, resolution=24, threshold=12.0, **options)
+    assert mesh.texture.shape == (1, 64, 64, 3)
+    assert mesh.uvs.shape == (1, mesh.vertices.shape[1], 2)
+    assert mesh.vertex_colors is None  # glTF would multiply them with the texture
+    columns = (mesh.uvs[0, :, 0] * 64).long().clamp(0, 63)
+    lines = (mesh.uvs[0, :, 1] * 64).long().clamp(0, 63)  # v = 0 is the top row
+    found = mesh.texture[0, lines, columns]
+    torch.testing.assert_close(found.median(0).values, torch.tensor(COLOR), atol=0.01, rtol=0)
+
+
+def test_faces_are_at_most_so_many(run_node: Callable, ball: nn.Module) -> None:
+    pytest.importorskip("fast_simplification")
+    mesh, _ = run_node(EXTRACT, field=ball, resolution=24, threshold=12.0, faces=200)
+    assert 16 <= mesh.faces.shape[1] <= 200
+
+
 def test_no_surface_gets_a_sentence(run_node: Callable, ball: nn.Module) -> None:
     with pytest.raises(ValueError, match="no density above 900"):
         run_node(EXTRACT, field=ball, resolution=32, threshold=900.0)
