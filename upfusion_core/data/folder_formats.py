@@ -16,7 +16,7 @@ from .meshes import MeshRendering, mesh_folder
 from .objaverse import ObjaverseRenders
 from .shapenet_srn import ShapeNetSRN
 from .shards import ShardedViews
-from .shards_index import INDEX_NAME, UNFINISHED_NAME, is_index
+from .shards_index import INDEX_NAME, UNFINISHED_NAME, is_index, tar_files
 from .surface import MESH_SUFFIXES
 
 Format = Literal["co3d", "objaverse", "gso", "shapenet_srn", "meshes", "shards"]
@@ -71,7 +71,7 @@ def recognised_format(root: str | os.PathLike[str]) -> Format:
         return "gso"
     if any(path.suffix.lower() in MESH_SUFFIXES for path in root.rglob("*")):
         return "meshes"
-    if any(root.glob("*.tar")):
+    if tar_files(root):
         return "shards"
     raise InputError(
         f"{root} must be a data set of Co3Dv2, Objaverse renders, GSO, ShapeNet-SRN, meshes "

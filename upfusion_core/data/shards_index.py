@@ -54,6 +54,11 @@ def is_index(path: Path) -> bool:
         return False
 
 
+def tar_files(root: Path) -> list[Path]:
+    """The tar files of a folder in the order of their names; hidden ones are left out, they are not finished."""
+    return sorted(path for path in root.glob("*.tar") if path.is_file() and not path.name.startswith("."))
+
+
 def listed_shards(root: Path, skipped: list[tuple[str, str]]) -> list[Shard]:
     """The shards of a folder by its index, or all its tar files where it has none; or those of one tar file.
 
@@ -70,7 +75,7 @@ def listed_shards(root: Path, skipped: list[tuple[str, str]]) -> list[Shard]:
     elif (root / UNFINISHED_NAME).is_file():
         raise InputError(f"{root} is not packed to the end; finish it by: upfusion pack --resume -o {root}")
     else:
-        shards = _found(sorted(path for path in root.glob("*.tar") if path.is_file()), skipped)
+        shards = _found(tar_files(root), skipped)
     if not shards:
         item, reason = skipped[-1] if skipped else (str(root), "it has no .tar files")
         raise InputError(f"{root} must hold shards with objects, got none: {item}: {reason}; pack or copy it again")

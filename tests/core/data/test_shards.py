@@ -199,6 +199,7 @@ def test_formats_are_told_apart(shards: Path, tmp_path: Path) -> None:
     assert recognised_format(shards) == "shards"
     assert open_dataset(shards, size=16)[0].rgb.shape[-1] == 16
     shutil.copy(shards / "shard-000000.tar", tmp_path / "a.tar")
+    shutil.copy(shards / "shard-000001.tar", tmp_path / ".b.7.partial.tar")  # of a run that was killed
     assert recognised_format(tmp_path) == "shards"  # without an index
     assert len(open_dataset(tmp_path, size=8)) == 2
     assert len(open_dataset(tmp_path / "a.tar", size=8)) == 2
