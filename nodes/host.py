@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 PREVIEW_SECONDS = 0.5
 PREVIEW_SIZE = 512
+PREVIEW_COSTS = 10
+"""Pictures come no more often than this many times the time it takes to make one."""
 
 
 def compute_device() -> torch.device:
@@ -45,18 +47,21 @@ def progress_hook(doing: str, note: Callable[[], str] | None = None) -> OnStep:
     from comfy.utils import ProgressBar
 
     bar: ProgressBar | None = None
-    shown = 0.0
+    told = shown = -PREVIEW_SECONDS
+    cost = 0.0
 
     def on_step(step: int, total: int, preview: Callable[[], Tensor] | None = None) -> None:
-        nonlocal bar, shown
+        nonlocal bar, told, shown, cost
         check_interrupted()
         bar = bar or ProgressBar(total)
-        now = time.monotonic()
-        due = step >= total or now - shown >= PREVIEW_SECONDS
-        picture = ("JPEG", picture_from_rgb(preview()), PREVIEW_SIZE) if due and preview else None
+        now, picture = time.monotonic(), None
+        if preview and (step >= total or now - shown >= max(PREVIEW_SECONDS, PREVIEW_COSTS * cost)):
+            picture = ("JPEG", picture_from_rgb(preview()), PREVIEW_SIZE)
+            shown = time.monotonic()
+            cost = shown - now
         bar.update_absolute(step, total, picture)
-        if due:
-            shown = now
+        if step >= total or now - told >= PREVIEW_SECONDS:
+            told = now
             words = f", {note()}" if note else ""
             send_line(f"{doing}: step {step}/{total}{words}")
 
