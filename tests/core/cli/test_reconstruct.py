@@ -139,7 +139,7 @@ def test_interrupted_and_continued(
         if when == "in the field":
             patched.setattr(reconstruct, "progress", _interrupting_progress(after=5))
         else:
-            patched.setattr(reconstruct, "_save_turntable" if when == "at the turntable" else "_save_mesh", interrupt)
+            patched.setattr(reconstruct, "save_turntable" if when == "at the turntable" else "save_mesh", interrupt)
         result = command()
     assert result.exit_code == 130, result.output
     assert f"to continue: upfusion reconstruct --resume -o {out}" in result.stderr
