@@ -101,7 +101,7 @@ def best_level(opacity: Tensor, peak: Tensor, first: float) -> float:
     peak, order = peak.sort(descending=True)
     inside = opacity[order].cumsum(0)  # of the rays that meet the level of the k-th highest peak
     met = torch.arange(1, len(peak) + 1, device=peak.device)
-    agreement = inside / (met + (inside[-1] - inside))
+    agreement = 2 * inside / (met + inside[-1])
     # levels just below the k-th peak are met by k rays; where the next peak is as high, by more
     agreement[:-1] = torch.where(peak[1:] == peak[:-1], torch.zeros_like(agreement[:-1]), agreement[:-1])
     good = agreement >= agreement.max() - TOLERANCE

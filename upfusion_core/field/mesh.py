@@ -29,7 +29,7 @@ SEARCH_RESOLUTION = 96
 LEVEL_RESOLUTION = 64
 """Samples along the longest side of the object's box when looking for the density of its surface."""
 
-CRISP_SHARE = 0.025
+CRISP_SHARE = 0.01
 """Of equally good silhouettes, that of matter of which this share of the longest side stops half of the light."""
 
 PINHOLE = 0.025

@@ -75,17 +75,16 @@ def sample_heights(
     level: float,
     *,
     chunk: int,
-    coarse: int = COARSE,
     report: Report = lambda share: None,
 ) -> HeightVolume:
     """The box from `low` to `high` (3,) sampled `spacing` apart, from coarse to fine.
 
-    Every n-th sample is taken first, so that `coarse` fit along the longest side. Where those of a cell and its
+    Every n-th sample is taken first, so that about COARSE fit along the longest side. Where those of a cell and its
     neighbours are all below a quarter of the level, or all above four times it, no surface passes and no further
     samples are taken.
     """
     shape = lattice_shape(low, high, spacing)
-    step = max(1, max(shape) // coarse)
+    step = max(1, max(shape) // COARSE)
     if step == 1:
         active, inside = torch.ones(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
     else:
@@ -128,8 +127,8 @@ def clear(volume: HeightVolume, keep: float, pinhole: float) -> None:
     lead into it, through which the surface would turn inside out. What a cube with a side of `pinhole` times the
     longest side cannot reach from outside is filled.
 
-    Volumes larger than CLEARED are looked through in cells of some samples; the outermost cell of what is filled stays
-    as it was, and a floater that shares a cell with something larger stays too.
+    Pits stay as they were to half a pinhole's depth, so that surfaces are filled nowhere. Volumes above CLEARED are
+    looked through in cells of some samples; a floater that shares a cell with something larger stays.
 
     Args:
         keep: pieces with less than this share of the largest one's volume are floaters.
@@ -140,9 +139,8 @@ def clear(volume: HeightVolume, keep: float, pinhole: float) -> None:
     solid = _coarser(heights, step)
     kept = large_parts(solid, keep)
     reach = max(1, round(pinhole / 2 * side / step))
-    outside = _outside(kept, reach)
-    if step > 1:
-        outside = _grown(outside, 1)
+    # a cube cannot enter the steps of a lattice in any concave place either: what is this near to outside stays
+    outside = _grown(_outside(kept, reach), reach)
     for index in range(heights.shape[0]):
         layer = heights[index].float()
         piece = _finer(torch.from_numpy(kept[index // step]), step, heights.shape)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import io
 import json
 import struct
 from pathlib import Path
@@ -8,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from PIL import Image
 
+from upfusion_core.data.surface import read_surface
 from upfusion_core.errors import OutputError
 from upfusion_core.field.export import UNLIT, srgb_to_linear
 from upfusion_core.field.mesh import MeshAsset
@@ -43,42 +47,130 @@ def test_every_format_keeps_shape_and_winding(tmp_path: Path, suffix: str) -> No
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
-@pytest.mark.parametrize(("suffix", "grey"), [("glb", 55), ("obj", 128), ("ply", 128)])
-def test_vertex_colours(tmp_path: Path, suffix: str, grey: int) -> None:
+@pytest.mark.parametrize(("suffix", "grey"), [("glb", 0.2140411 * 255), ("obj", 128), ("ply", 128)])
+def test_vertex_colours(tmp_path: Path, suffix: str, grey: float) -> None:
     path = tmp_path / f"mesh.{suffix}"
     MESH.save(path)
     found = trimesh.load(path, process=False)
     found = next(iter(found.geometry.values())) if suffix == "glb" else found
     # with a material (the unlit one of GLB) trimesh hands vertex colours out as an attribute
     visual = found.visual
-    colors = visual.vertex_attributes["color"] if suffix == "glb" else visual.vertex_colors
-    colors = colors[:, :3].astype(int)
+    colors = visual.vertex_attributes["color"] * 255 if suffix == "glb" else visual.vertex_colors[:, :3].astype(int)
     for vertex, color in zip(MESH.vertices.numpy(), [[grey] * 3, [255, 0, 0], [0, 255, 0], [0, 0, 255]], strict=True):
         nearest = np.abs(found.vertices - vertex).sum(1).argmin()
-        assert np.abs(colors[nearest] - color).max() <= 1
+        assert np.abs(colors[nearest] - color).max() <= (0.01 if suffix == "glb" else 1)
 
 
-def test_glb_is_unlit(tmp_path: Path) -> None:
-    MESH.save(tmp_path / "mesh.glb")
-    tree = _gltf_tree(tmp_path / "mesh.glb")
-    assert UNLIT in tree["extensionsUsed"]
-    (primitive,) = tree["meshes"][0]["primitives"]
-    assert UNLIT in tree["materials"][primitive["material"]]["extensions"]
-    assert "COLOR_0" in primitive["attributes"]
-
-
-def test_glb_carries_a_texture(tmp_path: Path) -> None:
-    texture = torch.zeros(3, 4, 8)
-    texture[0] = 0.5
+def _textured(texture: torch.Tensor) -> MeshAsset:
     uvs = torch.tensor([[0.0, 0], [1, 0], [0, 1], [1, 1]])
-    mesh = MeshAsset(MESH.vertices, MESH.faces, MESH.vertex_colors, uvs, texture)
-    mesh.save(tmp_path / "mesh.glb")
-    found = trimesh.load(tmp_path / "mesh.glb", force="mesh", process=False)
-    picture = found.visual.material.baseColorTexture
+    normals = torch.nn.functional.normalize(torch.tensor([[-1.0, -1, -1], [1, 0, 0], [0, 1, 0], [0, 0, 1]]), dim=-1)
+    return MeshAsset(MESH.vertices, MESH.faces, MESH.vertex_colors, uvs, texture, normals)
+
+
+def _accessor(path: Path, number: int) -> np.ndarray:
+    """The values of an accessor of a GLB, by the letter of the format: (count, components)."""
+    content, tree = path.read_bytes(), _gltf_tree(path)
+    accessor = tree["accessors"][number]
+    view = tree["bufferViews"][accessor["bufferView"]]
+    (length,) = struct.unpack("<I", content[12:16])
+    start = 20 + length + 8 + view["byteOffset"] + accessor.get("byteOffset", 0)
+    kind = {5121: "<u1", 5123: "<u2", 5125: "<u4", 5126: "<f4"}[accessor["componentType"]]
+    columns = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}[accessor["type"]]
+    values = np.frombuffer(content, kind, accessor["count"] * columns, start)
+    return values.reshape(accessor["count"], columns)
+
+
+def test_glb_with_colours_by_the_letter(tmp_path: Path) -> None:
+    path = tmp_path / "mesh.glb"
+    MESH.save(path)
+    content, tree = path.read_bytes(), _gltf_tree(path)
+    assert content[:4] == b"glTF"
+    assert struct.unpack("<II", content[4:12]) == (2, len(content))
+    assert tree["asset"]["version"] == "2.0"
+    assert tree["extensionsUsed"] == [UNLIT]
+    assert "extensionsRequired" not in tree  # viewers without it show it lit, which is better than nothing
+    (node,) = tree["nodes"]
+    assert not node.keys() & {"matrix", "rotation", "scale", "translation"}  # +Y up, +Z to the front, as it is
+    (primitive,) = tree["meshes"][0]["primitives"]
+    assert primitive.get("mode", 4) == 4
+    assert UNLIT in tree["materials"][primitive["material"]]["extensions"]
+    assert primitive["attributes"].keys() == {"POSITION", "COLOR_0"}
+    np.testing.assert_array_equal(_accessor(path, primitive["attributes"]["POSITION"]), MESH.vertices.numpy())
+    np.testing.assert_array_equal(_accessor(path, primitive["indices"]).reshape(-1, 3), MESH.faces.numpy())
+    color = tree["accessors"][primitive["attributes"]["COLOR_0"]]
+    assert (color["componentType"], color["type"]) == (5126, "VEC3")
+    linear = [[0.2140411] * 3, [1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    np.testing.assert_allclose(_accessor(path, primitive["attributes"]["COLOR_0"]), linear, atol=1e-6)
+    corners = MESH.vertices.double()[MESH.faces]
+    outward = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    assert ((outward * (corners.mean(1) - MESH.vertices.mean(0))).sum(1) > 0).all()  # counter-clockwise from outside
+
+
+def test_glb_with_a_texture_by_the_letter(tmp_path: Path) -> None:
+    path = tmp_path / "mesh.glb"
+    texture = torch.zeros(3, 4, 8)
+    texture[0, 0] = 0.5  # the top row
+    _textured(texture).save(path)
+    tree = _gltf_tree(path)
+    (primitive,) = tree["meshes"][0]["primitives"]
+    assert primitive["attributes"].keys() == {"POSITION", "NORMAL", "TEXCOORD_0"}  # a colour would be multiplied in
+    material = tree["materials"][primitive["material"]]
+    assert UNLIT in material["extensions"]
+    shown = material["pbrMetallicRoughness"]
+    assert shown.get("baseColorFactor", [1, 1, 1, 1]) == [1, 1, 1, 1]
+    image = tree["images"][tree["textures"][shown["baseColorTexture"]["index"]]["source"]]
+    assert image["mimeType"] == "image/png"
+    view, content = tree["bufferViews"][image["bufferView"]], path.read_bytes()
+    (length,) = struct.unpack("<I", content[12:16])
+    start = 28 + length + view["byteOffset"]
+    picture = Image.open(io.BytesIO(content[start : start + view["byteLength"]]))
     assert picture.size == (8, 4)
-    assert picture.getpixel((3, 2))[:3] == (128, 0, 0)
-    np.testing.assert_allclose(found.visual.uv, uvs.numpy(), atol=1e-6)
-    assert UNLIT in _gltf_tree(tmp_path / "mesh.glb")["materials"][0]["extensions"]
+    assert picture.getpixel((3, 0)) == (128, 0, 0)  # sRGB, not linear
+    assert picture.getpixel((3, 3)) == (0, 0, 0)
+    # v = 0 is the top row in glTF
+    np.testing.assert_allclose(
+        _accessor(path, primitive["attributes"]["TEXCOORD_0"]), [[0, 1], [1, 1], [0, 0], [1, 0]], atol=1e-6
+    )
+    normals = _accessor(path, primitive["attributes"]["NORMAL"])
+    np.testing.assert_allclose(np.linalg.norm(normals, axis=1), 1, atol=1e-6)
+
+
+def test_readers_see_the_texture_the_right_way_up(tmp_path: Path) -> None:
+    texture = torch.rand(3, 4, 8, generator=torch.Generator().manual_seed(0))
+    mesh = _textured(texture)
+    for name in ("mesh.glb", "my mesh.obj"):
+        mesh.save(tmp_path / name)
+        surface = read_surface(tmp_path / name)
+        torch.testing.assert_close(surface.uvs, mesh.uvs)
+        torch.testing.assert_close(surface.textures[0], texture, atol=0.5 / 255 + 1e-4, rtol=0)
+    assert {path.name for path in tmp_path.iterdir()} == {"mesh.glb", "my mesh.obj", "my_mesh.mtl", "my_mesh.png"}
+    found = trimesh.load(tmp_path / "my mesh.obj", force="mesh", process=False)
+    np.testing.assert_allclose(found.visual.uv, mesh.uvs.numpy(), atol=1e-6)
+    text = (tmp_path / "my mesh.obj").read_text(encoding="utf-8")
+    assert "mtllib my_mesh.mtl" in text
+    assert sum(line.startswith("vn ") for line in text.splitlines()) == 4
+
+
+def test_vertex_colours_survive_glb_even_when_dark(tmp_path: Path) -> None:
+    dark = torch.linspace(0, 0.08, 12).reshape(4, 3)
+    MeshAsset(MESH.vertices, MESH.faces, dark).save(tmp_path / "mesh.glb")
+    torch.testing.assert_close(read_surface(tmp_path / "mesh.glb").colors, dark, atol=1e-4, rtol=0)
+
+
+def test_several_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mesh = _textured(torch.zeros(3, 4, 4))
+    (tmp_path / "mesh.obj").write_text("older")
+    write = Path.write_bytes
+
+    def full(path: Path, content: bytes) -> int:
+        if ".obj" in path.name or ".mtl" in path.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match="the disk is full"):
+        mesh.save(tmp_path / "mesh.obj")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("mesh.obj", "older")]
 
 
 def test_a_bad_place_is_refused(tmp_path: Path) -> None:
