@@ -45,20 +45,19 @@ def _load_opened(checkpoint: Checkpoint, precision: str) -> tuple[HostedModel, M
     vae = load_vae(checkpoint.config, weights)
     clip = load_clip(checkpoint.config, weights, dtypes) if checkpoint.has_text_encoder else None
     report("loading the diffusion model")
-    model = load_unet(checkpoint.config, weights, dtypes)
+    model = load_unet(checkpoint.config, weights, dtypes, vae)
     report("loading the ControlNet and the scene transformer")
     return host_networks(checkpoint, default_text(checkpoint, clip), dtypes), model, clip, vae
 
 
-def load_unet(config: ModelConfig, weights: dict[str, Tensor], dtypes: Dtypes) -> ModelPatcher:
-    """The UNet as a MODEL; its tensors are taken out of `weights`."""
+def load_unet(config: ModelConfig, weights: dict[str, Tensor], dtypes: Dtypes, vae: VAE) -> ModelPatcher:
+    """The UNet as a MODEL whose latents are those of `vae`; its tensors are taken out of `weights`."""
     from comfy import model_detection, model_management, model_patcher, supported_models
 
     sizes = model_detection.detect_unet_config(weights, UNET_PREFIX)
     kind = supported_models.SD15(sizes)
     kind.unet_config["num_heads"] = config.diffusion.num_heads
-    kind.latent_format.scale_factor = config.vae.scale_factor
-    kind.latent_format.spacial_downscale_ratio = config.vae.downsampling
+    _describe_latents(kind.latent_format, config, vae)
     kind.set_inference_dtype(dtypes.stored, dtypes.cast)
     offload = model_management.unet_offload_device()
     network = kind.get_model(weights, UNET_PREFIX, device=offload)
@@ -92,6 +91,27 @@ def load_vae(config: ModelConfig, weights: dict[str, Tensor]) -> VAE:
     vae.memory_used_decode = lambda shape, dtype: estimate(shape, dtype) * ratio**2 / 64
     vae.downscale_ratio = vae.upscale_ratio = ratio
     return vae
+
+
+def _describe_latents(latent_format: Any, config: ModelConfig, vae: VAE) -> None:
+    """Scale, pixels a cell, and how latents look: an autoencoder of its own sizes is not Stable Diffusion's."""
+    latent_format.scale_factor = config.vae.scale_factor
+    latent_format.spacial_downscale_ratio = config.vae.downsampling
+    if config.vae.ch_mult != (1, 2, 4, 4):
+        factors = preview_factors(vae, config.vae.scale_factor)
+        latent_format.latent_rgb_factors = factors[:-1].tolist()
+        latent_format.latent_rgb_factors_bias = factors[-1].tolist()
+
+
+def preview_factors(vae: VAE, scale_factor: float) -> Tensor:
+    """(5, 3): the linear map from scaled latents and 1 to colours in [-1, 1] that fits coloured squares best."""
+    size = 8 * vae.spacial_compression_encode()
+    squares = torch.rand(16, 4, 4, 3, generator=torch.Generator().manual_seed(0))
+    pictures = squares.repeat_interleave(size // 4, dim=1).repeat_interleave(size // 4, dim=2)
+    latents = vae.encode(pictures).float().cpu() * scale_factor
+    cells = squares.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
+    known = torch.cat([latents.movedim(1, -1).reshape(-1, 4), torch.ones(cells[..., 0].numel(), 1)], dim=1)
+    return torch.linalg.lstsq(known, 2 * cells.reshape(-1, 3) - 1).solution
 
 
 def load_clip(config: ModelConfig, weights: dict[str, Tensor], dtypes: Dtypes) -> CLIP:

@@ -30,6 +30,32 @@ def test_a_file_without_text_encoder_loads_with_its_own_ratio(loaded: Loaded) ->
     assert [patcher.model_size() > 0 for patcher in loaded.upfusion.get_models()] == [True] * 3
 
 
+def test_previews_show_the_colours_of_a_linear_autoencoder(pack: Callable) -> None:
+    mixing = torch.tensor([[1.0, 0, 2, 1], [0, 3, 1, 0], [2, 1, 0, 1]])
+
+    class Linear:
+        def spacial_compression_encode(self) -> int:
+            return 4
+
+        def encode(self, pictures: torch.Tensor) -> torch.Tensor:
+            cells = torch.nn.functional.avg_pool2d(pictures.movedim(-1, 1), 4)
+            return (torch.einsum("nchw,cl->nlhw", cells, mixing) - 1) / 0.5
+
+    factors = pack("nodes.latent_diffusion").preview_factors(Linear(), 0.5)
+    colors = torch.tensor([[0.2, 0.4, 0.9], [1.0, 0.0, 0.5]])
+    shown = torch.cat([colors @ mixing - 1, torch.ones(2, 1)], dim=1) @ factors
+    torch.testing.assert_close(shown, 2 * colors - 1, atol=1e-4, rtol=0)
+
+
+def test_the_latent_format_is_the_autoencoder_s(loaded: Loaded) -> None:
+    from comfy.latent_formats import SD15
+
+    latent_format = loaded.model.get_model_object("latent_format")
+    assert latent_format.spacial_downscale_ratio == 4
+    assert torch.tensor(latent_format.latent_rgb_factors).shape == (4, 3)
+    assert latent_format.latent_rgb_factors != SD15().latent_rgb_factors
+
+
 def test_a_folder_with_text_encoder_gives_a_clip(
     node_classes: dict[str, type], pack: Callable, models_folder: Path, small_weights: Path
 ) -> None:
