@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .field.storage import load_field
     from .geometry import cameras_from_matrices, look_at, orbit_cameras, random_cameras
     from .models.checkpoints import Checkpoint, open_checkpoint
+    from .models.config import ModelConfig
     from .models.convert import convert
     from .models.hosted import latent_diffusion_weights, load_conditioning_networks
     from .pipeline.distill import DistillConfig
@@ -45,6 +46,7 @@ _HOMES = {
     "MEASURES": "evaluation.metrics",
     "Measure": "evaluation.metrics",
     "MeshAsset": "field.mesh",
+    "ModelConfig": "models.config",
     "NovelViews": "types",
     "OnStep": "types",
     "REFERENCE_FOCAL": "types",
@@ -83,6 +85,7 @@ __all__ = [
     "InputViews",
     "Measure",
     "MeshAsset",
+    "ModelConfig",
     "NovelViews",
     "OnStep",
     "RadianceField",
