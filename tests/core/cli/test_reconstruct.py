@@ -67,9 +67,9 @@ def _loaded_once(small_model: UpFusion, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def _run(photos: list[Path], weights: Path, output: Path, *arguments: object) -> Result:
-    small = ("--views", 2, "--steps", 1, "--resolution", 24, "--texture-size", 64, "--turntable-size", 16, "--format", "glb")
+    small = ("--views", 2, "--steps", 1, "--resolution", 24, "--turntable-size", 16, "--format", "glb")
     fixed = ("-m", weights, "-o", output, "--device", "cpu", "--checkpoint-every", 1, "--format", "stl")
-    given = ["reconstruct", *photos, *fixed, *small, *arguments]
+    given = ["reconstruct", *photos, *fixed, *small, "--texture-size", 64, *arguments]
     return CliRunner().invoke(app, [str(argument) for argument in given])
 
 
