@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from ..checks import check_choice, check_range, check_shape
 from ..errors import InputError
+from .hashgrid_backends import Backend, BackendChoice, choose_backend, grid_encoder, require_backend
 
 HASH_PRIMES = (1, 2654435761, 805459861)
 """Multipliers of x, y and z in the spatial hash of Müller et al. 2022, equation 4."""
@@ -146,15 +147,22 @@ class _WeightedRows(torch.autograd.Function):
 
 
 class HashGrid(nn.Module):
-    """Owns the table of `encode_grid`; (P, 3) points in [0, 1] -> (P, config.width)."""
+    """Owns the table of `encode_grid`; (P, 3) points in [0, 1] -> (P, config.width), by the backend asked for."""
 
-    def __init__(self, config: GridConfig, *, generator: torch.Generator) -> None:
+    def __init__(self, config: GridConfig, *, generator: torch.Generator, backend: Backend = "auto") -> None:
         super().__init__()
+        require_backend(backend)
         self.config = config
+        self.asked_backend = backend
         shape = (sum(config.rows), config.features)
         draw = torch.rand(shape, generator=generator, device=generator.device)
         self.table = nn.Parameter((draw * 2e-4 - 1e-4).cpu())  # upstream: U(-1e-4, 1e-4)
 
+    @property
+    def backend(self) -> BackendChoice:
+        """What computes the grid on the device where the table is now, and why."""
+        return choose_backend(self.asked_backend, self.table.device)
+
     def forward(self, points: Tensor) -> Tensor:
         """(P, 3) points in [0, 1] -> (P, config.width)."""
-        return encode_grid(points, self.table, self.config)
+        return grid_encoder(self.backend.name)(points, self.table, self.config)

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_range
+from ..checks import check_choice, check_range
 from ..errors import InputError
 from ..types import Cameras, OnStep, RenderedViews
 from .hashgrid import GridConfig, HashGrid
+from .hashgrid_backends import BACKENDS, Backend, BackendChoice
 
 if TYPE_CHECKING:
     from .mesh import MeshAsset
@@ -29,6 +30,8 @@ class FieldConfig:
     hidden, layers: width of the MLP and its number of linear layers.
     blob_weight, blob_sigma: the density logit starts from blob_weight·exp(-|x|² / (2·blob_sigma²)).
     half_extent: the field lives in the box [-half_extent, half_extent]³ of the world.
+    backend: what computes the grid: "torch" (the definition), "triton", "tinycudann", or "auto", which takes Triton
+        where it works and torch elsewhere. It changes no value beyond rounding and is not stored in files of fields.
     """
 
     grid: GridConfig = field(default_factory=GridConfig)
@@ -37,6 +40,7 @@ class FieldConfig:
     blob_weight: float = 5.0
     blob_sigma: float = 0.2
     half_extent: float = 1.0
+    backend: Backend = "auto"
 
     def __post_init__(self) -> None:
         check_range("FieldConfig.hidden", self.hidden, 1, 1024)
@@ -44,6 +48,7 @@ class FieldConfig:
         check_range("FieldConfig.blob_weight", self.blob_weight)
         check_range("FieldConfig.blob_sigma", self.blob_sigma, 1e-3)
         check_range("FieldConfig.half_extent", self.half_extent, 1e-3)
+        check_choice("FieldConfig.backend", self.backend, BACKENDS)
 
     @classmethod
     def draft(cls) -> FieldConfig:
@@ -97,11 +102,16 @@ class RadianceField(nn.Module):
         generator = generator or torch.Generator().manual_seed(0)
         extent = config.half_extent
         self.register_buffer("aabb", torch.tensor([[-extent] * 3, [extent] * 3]), persistent=False)
-        self.grid = HashGrid(config.grid, generator=generator)
+        self.grid = HashGrid(config.grid, generator=generator, backend=config.backend)
         widths = [config.grid.width, *[config.hidden] * (config.layers - 1), 4]
         self.mlp = nn.ModuleList(ops.Linear(inputs, outputs) for inputs, outputs in pairwise(widths))
         for layer in self.mlp:
             _initialise(layer, generator)
+
+    @property
+    def backend(self) -> BackendChoice:
+        """What computes the grid on the field's device, and why; e.g. "torch (auto: the field is on the CPU)"."""
+        return self.grid.backend
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """(..., 3) world points -> density (...,) and colour (..., 3) with one pass of the MLP."""

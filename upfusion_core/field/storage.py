@@ -52,7 +52,9 @@ def save_field(
     """
     tensors = {name: value.detach().float().cpu().contiguous() for name, value in field.state_dict().items()}
     _check_finite(tensors, FieldError, "the field was not saved: it")
-    described = {"version": 1, "config": asdict(field.config), "cameras": None, "settings": dict(settings or {})}
+    config = asdict(field.config)
+    del config["backend"]  # of the machine that wrote it; every one can read it
+    described = {"version": 1, "config": config, "cameras": None, "settings": dict(settings or {})}
     if cameras is not None:
         described["cameras"] = {
             name: getattr(cameras, name).cpu().tolist() for name in ("camera_to_world", "focal", "principal")

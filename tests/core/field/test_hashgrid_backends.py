@@ -1,0 +1,120 @@
+"""Which backend a field takes, and what it says where one is missing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from upfusion_core.errors import InputError, MissingPackageError
+from upfusion_core.field import hashgrid_backends
+from upfusion_core.field.hashgrid import GridConfig, HashGrid, encode_grid
+from upfusion_core.field.hashgrid_backends import choose_backend, grid_encoder
+from upfusion_core.field.radiance import FieldConfig, RadianceField
+from upfusion_core.field.storage import FORMAT, load_field
+
+GRID = GridConfig(levels=2, coarsest=4, finest=8, table_size=256)
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+
+
+@pytest.fixture(autouse=True)
+def compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The packages that are found; none at first."""
+    packages: set[str] = set()
+    monkeypatch.setattr(hashgrid_backends, "_installed", packages.__contains__)
+    return packages
+
+
+def test_a_field_on_the_cpu_takes_the_definition_and_says_so() -> None:
+    field = RadianceField(FieldConfig(grid=GRID, hidden=8))
+    assert field.backend.name == "torch"
+    assert str(field.backend) == "torch (auto: the field is on the CPU)"
+    assert str(RadianceField(FieldConfig(grid=GRID, hidden=8, backend="torch")).backend) == "torch (asked for)"
+    assert grid_encoder("torch") is encode_grid
+    points = torch.rand(5, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(field.grid(points), encode_grid(points, field.grid.table, GRID))
+
+
+def test_other_devices_take_the_definition(installed: set[str]) -> None:
+    installed.add("triton")
+    assert "on mps, which is no CUDA GPU" in choose_backend("auto", torch.device("mps")).reason
+
+
+def test_without_triton_auto_takes_the_definition(installed: set[str]) -> None:
+    assert str(choose_backend("auto", CUDA)) == "torch (auto: Triton is not installed)"
+    assert not installed
+
+
+def test_auto_takes_triton_where_it_works(installed: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    installed.add("triton")
+    monkeypatch.setattr(hashgrid_backends, "_trial_fault", lambda device: None)
+    assert str(choose_backend("auto", CUDA)) == "triton (auto: on cuda:0)"
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    assert "deterministic" in choose_backend("auto", CUDA).reason
+
+
+def test_a_triton_that_fails_its_trial_is_not_taken(installed: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    installed.add("triton")
+
+    def without_compiler(name: str) -> None:
+        raise RuntimeError("Failed to find C compiler\nmore of it")
+
+    monkeypatch.setattr(hashgrid_backends, "grid_encoder", without_compiler)
+    hashgrid_backends._trial_fault.cache_clear()
+    try:
+        fault = hashgrid_backends._trial_fault(CPU)
+        monkeypatch.setattr(hashgrid_backends, "grid_encoder", lambda name: lambda *_: torch.zeros(1, 1))
+        hashgrid_backends._trial_fault.cache_clear()
+        assert "computes 0.0 here instead of 1" in hashgrid_backends._trial_fault(CPU)
+    finally:
+        hashgrid_backends._trial_fault.cache_clear()
+    assert fault == "Triton does not work here (RuntimeError: Failed to find C compiler)"
+    monkeypatch.setattr(hashgrid_backends, "_trial_fault", lambda device: fault)
+    assert choose_backend("auto", CUDA).name == "torch"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(InputError, match="Failed to find C compiler"):
+        choose_backend("triton", CUDA)
+
+
+@pytest.mark.parametrize("name", ["triton", "tinycudann"])
+def test_asking_for_what_is_missing_raises(installed: set[str], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(MissingPackageError, match=f"needs the package {name}"):
+        RadianceField(FieldConfig(grid=GRID, backend=name))
+    installed.add(name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="needs a CUDA GPU"):
+        HashGrid(GRID, generator=torch.Generator(), backend=name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    grid = HashGrid(GRID, generator=torch.Generator(), backend=name)
+    with pytest.raises(InputError, match="the field is on the CPU"):
+        grid(torch.zeros(1, 3))
+
+
+def test_an_unknown_backend_is_refused() -> None:
+    with pytest.raises(InputError, match="backend must be one of auto, torch, triton, tinycudann"):
+        FieldConfig(backend="cuda")
+
+
+def test_files_do_not_depend_on_the_backend(
+    installed: set[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    installed.add("triton")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    path = tmp_path / "field.safetensors"
+    field = RadianceField(FieldConfig(grid=GRID, hidden=8, backend="triton"))
+    field.save(path)
+    with safe_open(path, framework="pt") as file:
+        assert "backend" not in json.loads(file.metadata()[FORMAT])["config"]
+    installed.clear()
+    loaded = load_field(path).field
+    assert loaded.config.backend == "auto"
+    assert torch.equal(loaded.grid.table, field.grid.table)
+    assert loaded.backend.name == "torch"
