@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,16 @@ class FieldConfig:
         """A small field for a first look: all that a photo shows at the object's depth lies within ±0.3."""
         grid = GridConfig(levels=4, features=4, coarsest=16, finest=192, table_size=2**17, indexing="hashed")
         return cls(grid=grid, hidden=32, half_extent=0.3, blob_sigma=0.1)
+
+    def no_finer_than(self, cell: float) -> FieldConfig:
+        """The same field, the cells of its finest grid at least `cell` wide (scene units).
+
+        Cells smaller than a pixel of the pictures that a field is fitted to are seen by few rays or none: in larger
+        renders they show as noise.
+        """
+        check_range("cell", cell, 1e-6)
+        finest = max(self.grid.coarsest, round(2 * self.half_extent / cell))
+        return replace(self, grid=replace(self.grid, finest=min(self.grid.finest, finest)))
 
 
 class _TruncatedExp(torch.autograd.Function):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..field.radiance import RadianceField
 from ..geometry import random_cameras
-from ..types import Cameras, NovelViews, OnStep, SceneEncoding
+from ..types import REFERENCE_FOCAL, Cameras, NovelViews, OnStep, SceneEncoding
 from .distill_config import DistillConfig
 from .distill_state import load_state, save_state
 
@@ -54,8 +54,14 @@ class Run:
         return stream_generator(self.seed, stream)
 
     def new_field(self) -> RadianceField:
-        """The field before any fitting, on the model's device."""
-        return RadianceField(self.config.field, generator=self.generator()).to(self.model.device)
+        """The field before any fitting, on the model's device.
+
+        Its cells are no smaller than a pixel of the model's pictures at the object, or half of one in the reference,
+        which leaves the release's field as it is at the release's 256 pixels.
+        """
+        pixel = 2 / REFERENCE_FOCAL / self.model.image_size
+        config = self.config.field.no_finer_than(pixel if self.config.preset == "draft" else pixel / 2)
+        return RadianceField(config, generator=self.generator()).to(self.model.device)
 
     def load(self) -> dict[str, Any] | None:
         """The saved state of an earlier, interrupted call, or None."""

@@ -118,3 +118,14 @@ def test_bad_arguments_are_refused() -> None:
         FieldConfig(blob_sigma=0.0)
     with pytest.raises(InputError, match="layers"):
         FieldConfig(layers=0)
+
+
+def test_the_finest_grid_is_no_finer_than_told() -> None:
+    draft = FieldConfig.draft()  # 192 cells along 0.6
+    assert draft.no_finer_than(0.6 / 48).grid.finest == 48
+    assert draft.no_finer_than(0.6 / 48).grid.coarsest == draft.grid.coarsest
+    assert draft.no_finer_than(1.0).grid.finest == draft.grid.coarsest
+    assert draft.no_finer_than(0.6 / 500) == draft
+    assert FieldConfig().no_finer_than(1 / 4.5 / 256) == FieldConfig()  # half a pixel of the release's pictures
+    with pytest.raises(InputError, match="cell must be"):
+        draft.no_finer_than(0.0)
