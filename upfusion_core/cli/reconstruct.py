@@ -136,6 +136,7 @@ def fit_field(
         with run.writing(FIELD_NAME) as path:
             cameras = distill_cameras(scene, config, settings.seed)
             field.save(path, cameras=cameras, settings=settings_json(settings))
+    run.note("grid_backend", str(field.backend))
     run.discard(CHECKPOINT_NAME)
     return field
 
@@ -199,3 +200,6 @@ def _report(run: Run) -> None:
     ):
         if run.has(name):
             answer(f"  {run.folder / name}")
+    record = run.record or run.previous or {}
+    if "grid_backend" in record:
+        answer(f"  field computed by {record['grid_backend']}")

@@ -26,6 +26,8 @@ def run_fingerprint(
 ) -> str:
     """Tells whether a saved state belongs to this scene, configuration, prompt, seed and given views."""
     settings = {name: value for name, value in config.to_dict().items() if name != "checkpoint_every"}
+    # what computes the grid may change between attempts, and the run stays the same
+    settings["field"] = {name: value for name, value in settings["field"].items() if name != "backend"}
     digest = hashlib.sha256(json.dumps({"seed": seed, **settings}, sort_keys=True).encode())
     given = () if views is None else (views.rgb, views.cameras.camera_to_world, views.cameras.focal)
     for tensor in (scene.tokens, scene.reference.camera_to_world, *text, *given):

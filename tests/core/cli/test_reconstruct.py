@@ -118,6 +118,7 @@ def test_everything_is_written(whole: Path) -> None:
     assert record["stages"] == ["photos", "views", "field", "turntable", "mesh"]
     assert record["timings_seconds"].keys() == set(record["stages"])
     assert record["settings"]["formats"] == ["stl", "glb"]
+    assert record["grid_backend"] == "torch (auto: the field is on the CPU)"
     assert load_field(whole / "field.safetensors").settings["seed"] == 0
 
 
