@@ -19,7 +19,7 @@ CONSTANT = 30.0
 """The paper's C, which keeps small differences of small coefficients from counting; for colours in [0, 255]."""
 
 STEEPNESS = 4.2
-"""The paper's α, the slope of the logistic function."""
+"""The paper's alpha, the slope of the logistic function."""
 
 LEAST_SIDE = 16
 """Smaller pictures do not hold the largest wavelet after halving."""
@@ -62,7 +62,7 @@ def haarpsi(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _halved_yiq(picture: Tensor) -> Tensor:
-    """(N, 3, H, W) RGB in [0, 1] -> (N, 3, ⌈H/2⌉, ⌈W/2⌉) YIQ in 0..255: a viewer's distance, by averaging."""
+    """(N, 3, H, W) RGB in [0, 1] -> (N, 3, ceil(H/2), ceil(W/2)) YIQ in 0..255: a viewer's distance, by averaging."""
     matrix = torch.tensor(_YIQ, dtype=torch.float32, device=picture.device)
     yiq = torch.einsum("ij,njhw->nihw", matrix, 255 * picture.float())
     odd = max(size % 2 for size in picture.shape[-2:])

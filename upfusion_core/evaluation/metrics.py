@@ -45,7 +45,7 @@ MEASURES = {
     "box_ssim": Measure("box SSIM", True),
     "iou": Measure("mask IoU", True),
     "sharpness": Measure("sharpness", None),
-    "haarpsi": Measure("1 − HaarPSI", False),
+    "haarpsi": Measure("1 \N{MINUS SIGN} HaarPSI", False),
     "lpips": Measure("LPIPS", False),
     "chamfer": Measure("Chamfer (of the box)", False),
     "f_score_1": Measure("F-score at 1 %", True),
@@ -170,7 +170,7 @@ def sharpness(prediction: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
 
 
 def perceptual_distance(prediction: Tensor, truth: Tensor) -> Tensor:
-    """(N,) 1 − HaarPSI, 0 for equal pictures and at most 1: a perceptual distance that needs no weights."""
+    """(N,) 1 - HaarPSI, 0 for equal pictures and at most 1: a perceptual distance that needs no weights."""
     check_pictures(prediction, truth)
     return 1 - haarpsi(prediction, truth)
 

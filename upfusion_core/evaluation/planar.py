@@ -117,7 +117,7 @@ def _descend(prediction: Tensor, truth: Tensor, start: Tensor, basis: Tensor, st
 def _normal_equations(
     prediction: Tensor, slopes: tuple[Tensor, Tensor], truth: Tensor, parameters: Tensor, basis: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """JᵀJ (G, P, P) and Jᵀr (G, P) of the residual r = warped prediction − truth."""
+    """J^T J (G, P, P) and J^T r (G, P) of the residual r = warped prediction - truth."""
     count, _, height, width = truth.shape
     transforms = _matrices(parameters, basis).expand(count, 2, 3)
     residual = _sample(prediction, transforms) - truth

@@ -31,7 +31,7 @@ VIEWS_AT_ONCE = 64
 
 @dataclass(frozen=True, eq=False)
 class Similarity:
-    """x ↦ scale · rotation · x + translation, on world points.
+    """x -> scale · rotation · x + translation, on world points.
 
     scale: above 0. rotation: (3, 3), determinant 1. translation: (3,) in scene units.
     """

@@ -31,7 +31,7 @@ WAYS = {"affine": "per-view affine", "similarity": "global similarity"}
 class Score:
     """A measure over objects.
 
-    mean: of the objects' averages. stderr: its standard error, s / √n; None for a single object, which shows no spread.
+    mean: of the objects' averages. stderr: its standard error, s / sqrt(n); None for one object, which shows no spread.
     objects: how many.
     """
 
@@ -72,7 +72,7 @@ def object_mean(views: Tensor | Sequence[float]) -> float:
 def score(objects: Iterable[float]) -> Score:
     """Mean and standard error over objects, one value each.
 
-    Example: 1, 2 and 3 give mean 2 and standard error 1 / √3.
+    Example: 1, 2 and 3 give mean 2 and standard error 1 / sqrt(3).
     """
     values = [float(value) for value in objects]
     if not values:
@@ -91,7 +91,7 @@ def score_views(objects: Iterable[Tensor | Sequence[float]]) -> Score:
 
 
 def paired_difference(first: Sequence[float], second: Sequence[float]) -> Score:
-    """The score of second − first, object by object: how much better, and how surely.
+    """The score of second - first, object by object: how much better, and how surely.
 
     The spread of objects, which is common to both, drops out, so this is far more certain than the difference of means.
     """

@@ -53,7 +53,7 @@ def test_usage_errors_end_in_two() -> None:
 
 
 def test_narrow_console_does_not_crash(tmp_path: Path) -> None:
-    result = _narrow_process("info", str(tmp_path / "茶碗"))
+    result = _narrow_process("info", str(tmp_path / "\u8336\u7897"))
     assert result.returncode == 2
     assert "??" in result.stderr
     assert "Traceback" not in result.stderr

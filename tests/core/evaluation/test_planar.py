@@ -59,7 +59,7 @@ def test_warp_by_hand() -> None:
     moved = warp(picture, one_right)
     assert float(moved[0, 0, 1, 1]) == pytest.approx(0.2, abs=1e-6)
     assert float(moved.sum()) == pytest.approx(15.2, abs=1e-5)
-    turned = warp(picture, torch.tensor([[[0.0, -1, 0], [1, 0, 0]]]))  # looks up (−y, x)
+    turned = warp(picture, torch.tensor([[[0.0, -1, 0], [1, 0, 0]]]))  # looks up (-y, x)
     assert float(turned[0, 0, 1, 1]) == pytest.approx(0.2, abs=1e-5)
     black = warp(torch.ones(1, 1, 4, 4), one_right, background=0.0)
     assert black[0, 0, :, 3].abs().max() < 1e-6  # beyond the border there is background

@@ -92,7 +92,7 @@ def test_table() -> None:
 def test_labels() -> None:
     assert measure_label("psnr") == "PSNR (dB)"
     assert measure_label("box_psnr_affine") == "box PSNR (dB), per-view affine"
-    assert measure_label("haarpsi_similarity") == "1 − HaarPSI, global similarity"
+    assert measure_label("haarpsi_similarity") == "1 \N{MINUS SIGN} HaarPSI, global similarity"
     assert measure_label("seconds") == "seconds"
     assert all(measure_label(name) == measure.label for name, measure in MEASURES.items())
 

@@ -81,7 +81,7 @@ def test_fog_before_a_surface_is_not_sampled() -> None:
 
 
 def test_a_soft_surface_is_averaged_as_a_render_would() -> None:
-    """Density 100 below z = 0, red to 0.01 deep and green below: e⁻¹ of the light gets to the green."""
+    """Density 100 below z = 0, red to 0.01 deep and green below: 1/e of the light gets to the green."""
 
     def color(points: Tensor) -> Tensor:
         return torch.where(points[..., 2:] > -0.01, torch.tensor([1.0, 0, 0]), torch.tensor([0.0, 1, 0]))
