@@ -49,7 +49,7 @@ from upfusion_core.types import Cameras, InputViews
 
 PHOTOS, TRAINING_CAMERAS, TEST_CAMERAS = 3, 2048, 20
 STAGES = ("autoencoder", "encoder", "diffusion")
-STEPS = {"autoencoder": 800, "encoder": 2000, "diffusion": 2000}
+STEPS = {"autoencoder": 800, "encoder": 2000, "diffusion": 4500}
 TARGETS = {"autoencoder": 8, "encoder": 16, "diffusion": 24}
 """Views a step."""
 GUIDANCE = 2.0
