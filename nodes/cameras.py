@@ -6,16 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
+from .inputs import (
+    azimuth_input,
+    cameras_before_input,
+    distance_input,
+    elevation_input,
+    units_input,
+    zoom_input,
+)
 from .sockets import CamerasSocket
 
 if TYPE_CHECKING:
     from ..upfusion_core import Cameras
 
 CATEGORY = "UpFusion/cameras"
-_ZOOM_TOOLTIP = (
-    "Magnification, a factor: 1 is the lens that the released networks know (field of view 25 degrees). Values far "
-    "from 1 give worse views; change the distance instead."
-)
 
 
 class UpFusionOrbitCameras(io.ComfyNode):
@@ -35,47 +39,26 @@ class UpFusionOrbitCameras(io.ComfyNode):
             search_aliases=["turntable", "orbit", "novel views", "camera path", "360"],
             inputs=[
                 io.Int.Input("count", default=8, min=1, max=250, tooltip="Number of cameras, and so of views."),
-                io.Float.Input(
+                azimuth_input(
                     "azimuth_from",
-                    default=0.0,
-                    min=-720.0,
-                    max=720.0,
-                    step=1.0,
-                    tooltip="Azimuth of the first camera in degrees; 0 is photo 1, 90 the object's right side.",
+                    0.0,
+                    "Azimuth of the first camera in degrees; 0 is photo 1, 90 the object's right side.",
                 ),
-                io.Float.Input(
+                azimuth_input(
                     "azimuth_to",
-                    default=360.0,
-                    min=-720.0,
-                    max=720.0,
-                    step=1.0,
-                    tooltip="Azimuth of the last camera in degrees. 360 more than the first makes a full circle.",
+                    360.0,
+                    "Azimuth of the last camera in degrees. 360 more than the first makes a full circle.",
                 ),
-                io.Float.Input(
+                elevation_input(
                     "elevation_from",
-                    default=22.5,
-                    min=-89.0,
-                    max=89.0,
-                    step=0.5,
-                    tooltip="Height of the first camera in degrees above the horizon. The networks saw -7.5 to 52.5.",
+                    "Height of the first camera in degrees above the horizon. The networks saw -7.5 to 52.5.",
                 ),
-                io.Float.Input(
+                elevation_input(
                     "elevation_to",
-                    default=22.5,
-                    min=-89.0,
-                    max=89.0,
-                    step=0.5,
-                    tooltip="Height of the last camera in degrees above the horizon; between them it changes evenly.",
+                    "Height of the last camera in degrees above the horizon; between them it changes evenly.",
                 ),
-                io.Float.Input(
-                    "distance",
-                    default=1.0,
-                    min=0.25,
-                    max=4.0,
-                    step=0.05,
-                    tooltip="Distance to the object in units of photo 1's distance; larger shows the object smaller.",
-                ),
-                io.Float.Input("zoom", default=1.0, min=0.25, max=4.0, step=0.05, advanced=True, tooltip=_ZOOM_TOOLTIP),
+                distance_input(),
+                zoom_input(),
             ],
             outputs=[CamerasSocket.Output("cameras", tooltip="The cameras, in order.")],
         )
@@ -114,34 +97,13 @@ class UpFusionCamera(io.ComfyNode):
             ),
             search_aliases=["viewpoint", "azimuth", "elevation", "novel view"],
             inputs=[
-                io.Float.Input(
-                    "azimuth",
-                    default=90.0,
-                    min=-720.0,
-                    max=720.0,
-                    step=1.0,
-                    tooltip="Degrees round the object; 0 is photo 1, 90 the object's right side, 180 its back.",
+                azimuth_input(
+                    "azimuth", 90.0, "Degrees round the object; 0 is photo 1, 90 the object's right side, 180 its back."
                 ),
-                io.Float.Input(
-                    "elevation",
-                    default=22.5,
-                    min=-89.0,
-                    max=89.0,
-                    step=0.5,
-                    tooltip="Degrees above the horizon. The networks saw -7.5 to 52.5.",
-                ),
-                io.Float.Input(
-                    "distance",
-                    default=1.0,
-                    min=0.25,
-                    max=4.0,
-                    step=0.05,
-                    tooltip="Distance to the object in units of photo 1's distance; larger shows the object smaller.",
-                ),
-                io.Float.Input("zoom", default=1.0, min=0.25, max=4.0, step=0.05, advanced=True, tooltip=_ZOOM_TOOLTIP),
-                CamerasSocket.Input(
-                    "cameras", optional=True, tooltip="Cameras that come before this one; leave it open for one alone."
-                ),
+                elevation_input("elevation", "Degrees above the horizon. The networks saw -7.5 to 52.5."),
+                distance_input(),
+                zoom_input(),
+                cameras_before_input(),
             ],
             outputs=[CamerasSocket.Output("cameras", tooltip="The connected cameras, if any, then this one.")],
         )
@@ -151,10 +113,7 @@ class UpFusionCamera(io.ComfyNode):
         cls, azimuth: float, elevation: float, distance: float, zoom: float = 1.0, cameras: Cameras | None = None
     ) -> io.NodeOutput:
         """Makes the camera and puts it after the connected ones."""
-        from ..upfusion_core import Cameras
-
-        camera = _orbit([azimuth], [elevation], distance, zoom)
-        return io.NodeOutput(camera if cameras is None else Cameras.concatenate([cameras, camera]))
+        return io.NodeOutput(_after(cameras, _orbit([azimuth], [elevation], distance, zoom)))
 
 
 class UpFusionCameraFromLoad3D(io.ComfyNode):
@@ -186,31 +145,14 @@ class UpFusionCameraFromLoad3D(io.ComfyNode):
                         "scales and moves what it shows."
                     ),
                 ),
-                io.Float.Input(
-                    "units",
-                    default=1.0,
-                    min=0.001,
-                    max=1000.0,
-                    step=0.001,
-                    tooltip=(
+                units_input(
+                    (
                         "How many of the viewer's lengths make photo 1's distance; larger brings the camera closer. "
                         "It counts with 'everything' only."
                     ),
                 ),
-                io.Float.Input(
-                    "distance",
-                    default=1.0,
-                    min=0.25,
-                    max=4.0,
-                    step=0.05,
-                    tooltip=(
-                        "Distance to the object in units of photo 1's distance; larger shows the object smaller. It "
-                        "counts with 'direction' only."
-                    ),
-                ),
-                CamerasSocket.Input(
-                    "cameras", optional=True, tooltip="Cameras that come before this one; leave it open for one alone."
-                ),
+                distance_input(" It counts with 'direction' only."),
+                cameras_before_input(),
             ],
             outputs=[CamerasSocket.Output("cameras", tooltip="The connected cameras, if any, then the viewer's.")],
         )
@@ -220,14 +162,14 @@ class UpFusionCameraFromLoad3D(io.ComfyNode):
         cls, camera_info: dict[str, Any], take: str, units: float, distance: float, cameras: Cameras | None = None
     ) -> io.NodeOutput:
         """Converts the camera and puts it after the connected ones."""
-        from ..upfusion_core import REFERENCE_FOCAL, Cameras
+        from ..upfusion_core import REFERENCE_FOCAL
         from .convert_viewport import camera_from_direction, camera_from_load3d
 
         if take == "everything":
             camera = camera_from_load3d(camera_info, units)
         else:
             camera = camera_from_direction(camera_info, distance, REFERENCE_FOCAL)
-        return io.NodeOutput(camera if cameras is None else Cameras.concatenate([cameras, camera]))
+        return io.NodeOutput(_after(cameras, camera))
 
 
 class UpFusionCameraToLoad3D(io.ComfyNode):
@@ -250,13 +192,8 @@ class UpFusionCameraToLoad3D(io.ComfyNode):
                 io.Int.Input(
                     "index", default=0, min=0, max=10_000, tooltip="Which of the cameras, a number counted from 0."
                 ),
-                io.Float.Input(
-                    "units",
-                    default=1.0,
-                    min=0.001,
-                    max=1000.0,
-                    step=0.001,
-                    tooltip="How many of the viewer's lengths make photo 1's distance; larger puts it further off.",
+                units_input(
+                    "How many of the viewer's lengths make photo 1's distance; larger puts it further off.",
                 ),
             ],
             outputs=[
@@ -288,3 +225,10 @@ def _orbit(azimuths: list[float], elevations: list[float], distance: float, zoom
     from ..upfusion_core import REFERENCE_FOCAL, orbit_cameras
 
     return orbit_cameras(azimuths, elevations, distance, focal=REFERENCE_FOCAL * zoom)
+
+
+def _after(cameras: Cameras | None, camera: Cameras) -> Cameras:
+    """The connected cameras, if any, then this one."""
+    from ..upfusion_core import Cameras
+
+    return camera if cameras is None else Cameras.concatenate([cameras, camera])

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from .sockets import CamerasSocket, FieldSocket, ModelSocket, SceneSocket
+from .inputs import diffusion_inputs, guidance_input, prompt_inputs, scene_input, seed_input
+from .sockets import CamerasSocket, FieldSocket
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -36,10 +37,8 @@ class UpFusionDistill(io.ComfyNode):
             ),
             search_aliases=["image to 3d", "reconstruct", "nerf", "radiance field", "score distillation"],
             inputs=[
-                ModelSocket.Input("upfusion_model", tooltip="From UpFusion Load Model."),
-                io.Model.Input("model", tooltip="The diffusion model, straight from the loader or through LoRAs."),
-                io.Vae.Input("vae", tooltip="The VAE from UpFusion Load Model."),
-                SceneSocket.Input("scene", tooltip="From UpFusion Encode Views, made by the same UPFUSION_MODEL."),
+                *diffusion_inputs(),
+                scene_input(),
                 io.Image.Input(
                     "images",
                     optional=True,
@@ -48,16 +47,7 @@ class UpFusionDistill(io.ComfyNode):
                 CamerasSocket.Input(
                     "cameras", optional=True, tooltip="The cameras of those images, one each; needed with them."
                 ),
-                io.Conditioning.Input(
-                    "positive",
-                    optional=True,
-                    tooltip="What the object should look like; left open it is the model's own default prompt.",
-                ),
-                io.Conditioning.Input(
-                    "negative",
-                    optional=True,
-                    tooltip="What to steer away from; left open it is the empty prompt of training.",
-                ),
+                *prompt_inputs("What the object should look like; left open it is the model's own default prompt."),
                 io.Combo.Input(
                     "preset",
                     options=["draft", "reference"],
@@ -77,23 +67,8 @@ class UpFusionDistill(io.ComfyNode):
                         "10 by itself. reference: iterations of one camera each, 3000 by itself."
                     ),
                 ),
-                io.Float.Input(
-                    "guidance",
-                    default=9.0,
-                    min=1.0,
-                    max=30.0,
-                    step=0.5,
-                    advanced=True,
-                    tooltip="How much the photos and the prompt count (cfg). The paper uses 9; 1 is twice as fast.",
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="Number that noise, cameras and the field's start are drawn from; it decides the result.",
-                ),
+                guidance_input(advanced=True),
+                seed_input("Number that noise, cameras and the field's start are drawn from; it decides the result."),
             ],
             outputs=[FieldSocket.Output("field", tooltip="Colour and density of every point round the object.")],
         )

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from .sockets import CamerasSocket, ModelSocket, SceneSocket
+from .inputs import diffusion_inputs, guidance_input, model_input, prompt_inputs, scene_input, seed_input
+from .sockets import CamerasSocket
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -17,21 +18,14 @@ if TYPE_CHECKING:
     from .hosted import HostedModel
 
 CATEGORY = "UpFusion/sampling"
-_PROMPT = "; left open it is the model's own default prompt, which the file holds."
 
 
-def _scene_inputs() -> list[io.Input]:
+def _view_inputs() -> list[io.Input]:
     return [
-        SceneSocket.Input("scene", tooltip="From UpFusion Encode Views, made by the same UPFUSION_MODEL."),
+        scene_input(),
         CamerasSocket.Input("cameras", tooltip="The views to paint. One latent picture a camera."),
-    ]
-
-
-def _prompt_inputs() -> list[io.Input]:
-    return [
-        io.Conditioning.Input("positive", optional=True, tooltip=f"What the views should look like{_PROMPT}"),
-        io.Conditioning.Input(
-            "negative", optional=True, tooltip="What to steer away from; left open it is the empty prompt of training."
+        *prompt_inputs(
+            "What the views should look like; left open it is the model's own default prompt, which the file holds."
         ),
     ]
 
@@ -52,9 +46,8 @@ class UpFusionConditioning(io.ComfyNode):
             ),
             search_aliases=["apply controlnet", "ksampler", "novel view conditioning", "multi view control"],
             inputs=[
-                ModelSocket.Input("upfusion_model", tooltip="From UpFusion Load Model."),
-                *_scene_inputs(),
-                *_prompt_inputs(),
+                model_input(),
+                *_view_inputs(),
                 io.Float.Input(
                     "strength",
                     default=1.0,
@@ -129,19 +122,9 @@ class UpFusionSampleViews(io.ComfyNode):
             ),
             search_aliases=["novel views", "multi view", "turntable", "generate views", "zero123"],
             inputs=[
-                ModelSocket.Input("upfusion_model", tooltip="From UpFusion Load Model."),
-                io.Model.Input("model", tooltip="The diffusion model, straight from the loader or through LoRAs."),
-                io.Vae.Input("vae", tooltip="The VAE from UpFusion Load Model."),
-                *_scene_inputs(),
-                *_prompt_inputs(),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="Number that the noise is drawn from; the same number gives the same views.",
-                ),
+                *diffusion_inputs(),
+                *_view_inputs(),
+                seed_input("Number that the noise is drawn from; the same number gives the same views."),
                 io.Int.Input(
                     "steps",
                     default=50,
@@ -149,14 +132,7 @@ class UpFusionSampleViews(io.ComfyNode):
                     max=1000,
                     tooltip="Denoising steps. The paper uses 50; 20 are often enough, time grows in proportion.",
                 ),
-                io.Float.Input(
-                    "guidance",
-                    default=9.0,
-                    min=1.0,
-                    max=30.0,
-                    step=0.5,
-                    tooltip="How much the photos and the prompt count (cfg). The paper uses 9; 1 is twice as fast.",
-                ),
+                guidance_input(),
                 io.Combo.Input(
                     "sampler_name",
                     options=_host_names("SAMPLERS", "ddim"),

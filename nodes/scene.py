@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
+from .inputs import model_input
 from .sockets import CamerasSocket, ModelSocket, SceneSocket
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class UpFusionEncodeViews(io.ComfyNode):
             ),
             search_aliases=["encode photos", "scene", "set latents", "unposed", "multi view"],
             inputs=[
-                ModelSocket.Input("upfusion_model", tooltip="From UpFusion Load Model."),
+                model_input(),
                 io.Image.Input(
                     "images",
                     tooltip="1 to 6 square photos of the object on white, photo 1 first: from UpFusion Prepare Views.",
