@@ -68,7 +68,7 @@ def measure_views(
     Args:
         prediction, truth: (N, 3, H, W) in [0, 1] on white, H and W at least 16.
         mask: (N, 1, H, W) in [0, 1], the true silhouettes.
-        prediction_mask: (N, 1, H, W) in [0, 1], the opacity where the predictor knows it; else what is not white.
+        prediction_mask: (N, 1, H, W) in [0, 1], the opacity where the predictor knows it; else its `silhouette`.
         lpips: `load_lpips(path)` where the user has its weights; without it the measure "lpips" is left out.
     """
     guessed = silhouette(prediction) if prediction_mask is None else prediction_mask

@@ -283,7 +283,7 @@ def _markdown(report: Report, content: dict[str, Any], config: EvaluationConfig)
         f"Model {content['model_id']}. Mean ± standard error over objects; an object's is the mean of its views.",
         f"Global similarity: {content['similarity_alignment']}.",
         "`white` is all white, `nearest` the photo nearest in angle with its true mask. The other stages' silhouettes "
-        "are what is not white, `field`'s its opacity.",
+        "end at half of their greatest difference from white, `field`'s is its opacity.",
         "",
     ]
     present = list(dict.fromkeys(name for rows in report.results.values() for row in rows.values() for name in row))
