@@ -103,7 +103,7 @@ def training(facts: dict[str, Any]) -> str:
         "The exact commands, and those that go on from it on a GPU, are in `benchmarks/train_mini.sh`:",
         "",
         "```",
-        "bash benchmarks/train_mini.sh cpu OUT    # as it was made",
+        "bash benchmarks/train_mini.sh cpu OUT    # nearly as it was made: stages in a chain, falling rates",
         "bash benchmarks/train_mini.sh gpu OUT    # goes on from the bundled model, in stretches of MINUTES",
         "```",
         "",
