@@ -13,7 +13,7 @@ from ..errors import InputError
 from . import options
 from .console import answer, duration, progress, say
 from .options import one_of
-from .settings import DEFAULT_MODEL, DEFAULT_MODEL_NOTE, absolute_model
+from .settings import DEFAULT_MODEL, DEFAULT_MODEL_NOTE, PRESETS, absolute_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +27,7 @@ PROCEDURAL = "procedural"
 SPLITS = ("test", "validation", "held_out")
 DEFAULTS = {
     "photos": "1,3,6", "objects": 100, "views": 4, "stages": "white,nearest,predict,sample,field", "seed": 0,
-    "steps": 50, "scheduler": "ddim", "alignment": "object", "dtype": "auto", "batch_size": 4,
+    "steps": 50, "scheduler": "ddim", "alignment": "object", "dtype": "auto", "batch_size": 4, "preset": "draft",
 }  # fmt: skip
 
 
@@ -51,6 +51,8 @@ class EvaluateOptions:
     dtype: str | None
     batch_size: int | None
     lpips: str | None
+    preset: str | None
+    perceptual: str | None
 
 
 def evaluate(
@@ -90,6 +92,11 @@ def evaluate(
         float | None, typer.Option(help="Guidance scale.", min=0, show_default="the weights', else 9")
     ] = None,
     scheduler: Annotated[str | None, typer.Option(help=options.SCHEDULER_HELP, show_default="ddim")] = None,
+    preset: Annotated[str | None, one_of(*PRESETS, help="How fields are distilled.", show_default="draft")] = None,
+    perceptual: Annotated[
+        str | None,
+        one_of("dino", "none", help="Perceptual term of the distillation.", show_default="the preset's"),
+    ] = None,
     alignment: Annotated[
         str | None,
         one_of("object", "picture", help="Global similarity: in 3D where possible, or in 2D.", show_default="object"),
@@ -118,7 +125,7 @@ def evaluate(
     told = EvaluateOptions(
         model=model, data=data, split=split, photos=photos, objects=objects, views=views, stages=stages, seed=seed,
         steps=steps, guidance=guidance, scheduler=scheduler, alignment=alignment, dtype=dtype, batch_size=batch_size,
-        held_out=held_out, lpips=None if lpips is None else str(lpips.absolute()),
+        held_out=held_out, lpips=None if lpips is None else str(lpips.absolute()), preset=preset, perceptual=perceptual,
     )  # fmt: skip
     from .run import open_run
 
@@ -127,17 +134,20 @@ def evaluate(
 
 
 def evaluation_config(settings: dict[str, Any]) -> EvaluationConfig:
-    """The protocol's settings of the command's; the field's preset is the draft."""
+    """The protocol's settings of the command's."""
     from ..evaluation.protocol import EvaluationConfig
     from ..pipeline.distill_config import DistillConfig
     from ..pipeline.schedule import make_scheduler
 
     make_scheduler(settings["scheduler"], settings["steps"])  # refuses names that mean nothing
+    distill = {"guidance": settings["guidance"], "batch_size": settings["batch_size"]}
+    if settings["perceptual"] is not None:
+        distill["perceptual"] = settings["perceptual"]
     names = ("views", "seed", "steps", "guidance", "scheduler", "alignment", "batch_size")
     return EvaluationConfig(
         photos=tuple(settings["photos"]),
         stages=tuple(settings["stages"]),
-        distill=DistillConfig.draft(guidance=settings["guidance"], batch_size=settings["batch_size"]),
+        distill=DistillConfig.named(settings["preset"], **distill),
         **{name: settings[name] for name in names},
     )
 

@@ -10,6 +10,8 @@ from ..errors import InputError
 
 DEFAULT_MODEL = "mini"
 """The bundled model (the same name as in models.checkpoints, which needs torch)."""
+PRESETS = ("draft", "reference")
+"""Of distillation (the same names as in pipeline.distill_config, which needs torch)."""
 DEFAULT_MODEL_NOTE = "no --model given, so this takes mini, the small model that comes with the package"
 
 

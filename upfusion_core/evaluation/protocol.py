@@ -15,6 +15,7 @@ import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -210,6 +211,7 @@ def evaluate_object(
     on_step: OnStep | None = None,
     *,
     lpips: PerceptualDistance | None = None,
+    states: Path | None = None,
 ) -> ObjectResult:
     """All measures of all stages and numbers of photos on one object; everything follows from the seed.
 
@@ -217,6 +219,8 @@ def evaluate_object(
         on_step: called with (done, total, preview) after each stage of each number of photos, and, with the same
             numbers, at each step of sampling and distillation.
         lpips: gives the measure "lpips" too.
+        states: beginning of the names of files in which fields are kept while they are distilled, so that another
+            call goes on with them; the caller removes them.
 
     Raises:
         InputError, FieldError: the object cannot be evaluated.
@@ -232,7 +236,8 @@ def evaluate_object(
         painted: dict[str, Painted] = {}
         for stage in config.stages:
             inner = _inner(on_step, done, total)
-            painted[stage] = _paint(stage, model, item, count, scene, config, inner)
+            state = None if states is None else states.with_name(f"{states.name}-{count}.state")
+            painted[stage] = _paint(stage, model, item, count, scene, config, inner, state)
             known = values[stage].get(str(min(config.photos))) if stage == "white" else None
             values[stage][str(count)] = known or _measure(
                 painted[stage], item, config, f"{stage}, {count}", notes, lpips
@@ -262,6 +267,7 @@ def _paint(
     scene: SceneEncoding | None,
     config: EvaluationConfig,
     on_step: OnStep | None,
+    state: Path | None,
 ) -> Painted:
     cameras, size = item.cameras, item.truth.shape[-1]
     if stage == "white":
@@ -291,7 +297,10 @@ def _paint(
         )
         return Painted(_picture(novel.rgb))
     generator = torch.Generator().manual_seed(_seed(config.seed, "field", item.index))
-    return _rendered(model.distill(scene, config.distill, generator=generator, on_step=on_step), cameras, size)
+    if state is not None:
+        state.parent.mkdir(parents=True, exist_ok=True)
+    field = model.distill(scene, config.distill, generator=generator, on_step=on_step, checkpoint=state)
+    return _rendered(field, cameras, size)
 
 
 def _rendered(field: RadianceField, cameras: Cameras, size: int) -> Painted:

@@ -82,7 +82,8 @@ def evaluate(
     """Evaluates objects of a data set and writes the report into a folder.
 
     Each object's values are in objects/<number>.json as soon as they are known. Those that the folder holds already,
-    from the same settings, are not computed again, so a run that was killed goes on where it was.
+    from the same settings, are not computed again, and the field that was being distilled goes on from its saved
+    state, so a run that was killed goes on where it was.
 
     Args:
         indices: the objects' numbers in the data set.
@@ -117,12 +118,15 @@ def evaluate(
                 item = draw_object(task.dataset, task.index, config)
                 name = item.views.name
                 hook = _shifted(on_step, place * each, len(tasks))
-                result = evaluate_object(model, item, config, hook, lpips=lpips)
+                states = folder / "objects" / f"{task.name}-{fingerprint}"
+                result = evaluate_object(model, item, config, hook, lpips=lpips, states=states)
             except (InputError, FieldError) as error:
                 name = task.dataset.skipped[-1][0] if len(task.dataset.skipped) > known else name
                 skipped.append((name, str(error)))
             else:
                 record = _saved(item, result, task, fingerprint, writing)
+            for left in (folder / "objects").glob(f"{task.name}-*.state"):
+                left.unlink()
         if record is not None:
             finished[task.name] = record
         if on_step is not None:

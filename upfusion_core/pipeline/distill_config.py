@@ -11,6 +11,9 @@ from ..field.fitting import FitConfig
 from ..field.radiance import FieldConfig
 from ..field.rendering import RaySampling
 
+PRESETS = ("draft", "reference")
+"""Names of the presets, from the cheapest to the dearest."""
+
 
 @dataclass(frozen=True)
 class DraftSchedule:
@@ -106,6 +109,13 @@ class DistillConfig:
     def reference(cls, **changes: Any) -> DistillConfig:  # noqa: ANN401 - fields of this class
         """The release's schedule: 47,100 denoising steps. It took LPIPS; the default here needs no download."""
         return cls(**({"schedule": ReferenceSchedule(), "field": FieldConfig(), "perceptual": "dino"} | changes))
+
+    @classmethod
+    def named(cls, preset: str, **changes: Any) -> DistillConfig:  # noqa: ANN401 - fields of this class
+        """The preset of that name, one of PRESETS."""
+        check_choice("preset", preset, PRESETS)
+        presets = {"draft": cls.draft, "reference": cls.reference}
+        return presets[preset](**changes)
 
     @property
     def preset(self) -> Literal["draft", "reference"]:
