@@ -12,8 +12,8 @@ import upfusion_core
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "upfusion_core"
 LAYERS = (
-    {"errors"},
-    {"checks", "files"},
+    {"errors", "version"},
+    {"checks", "files", "memory"},
     {"types"},
     {"geometry"},
     {"models", "field", "data"},

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, ParamSpec
 
 import typer
 
 from ..errors import UpFusionError
+from ..version import version as package_version
 from . import options
 from .console import answer, say
 from .evaluation import evaluate
@@ -57,7 +57,7 @@ def _explicit(context: typer.Context) -> frozenset[str]:
 @app.callback(invoke_without_command=True)
 def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
-        answer(metadata.version("upfusion"))
+        answer(package_version())
         raise typer.Exit
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import InputError, OutputError
 from ..files import replacing, write_json
+from ..version import version
 from .lock import locked
 
 RECORD_NAME = "run.json"
@@ -50,7 +51,7 @@ def package_versions() -> dict[str, str]:
     versions = {}
     for name in PACKAGES:
         with suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
+            versions[name] = version() if name == "upfusion" else metadata.version(name)
     return versions
 
 
