@@ -14,9 +14,11 @@ from typer.testing import CliRunner, Result
 
 from upfusion_core.cli.app import app
 from upfusion_core.cli.evaluation import EvaluateOptions, evaluation_config, evaluation_settings
+from upfusion_core.cli.settings import PRESETS
 from upfusion_core.data.procedural import ProceduralObjects
 from upfusion_core.evaluation import report as report_module
 from upfusion_core.evaluation.protocol import EvaluationConfig, draw_object
+from upfusion_core.pipeline.distill_config import PRESETS as LIBRARY_PRESETS
 from upfusion_core.pipeline.upfusion import UpFusion
 
 SMALL = ("--photos", "1,2", "--objects", 2, "--views", 1, "--stages", "white,nearest", "--device", "cpu")
@@ -193,9 +195,13 @@ def test_what_is_refused(arguments: list[str], words: str, tmp_path: Path) -> No
     assert not (tmp_path / "out").exists()
 
 
-def test_the_field_is_the_draft_with_the_command_s_guidance() -> None:
+def test_the_field_is_of_the_preset_with_the_command_s_guidance() -> None:
+    assert PRESETS == LIBRARY_PRESETS
     settings = {"photos": [3], "stages": ["field"], "views": 2, "seed": 1, "steps": 5, "guidance": 3.0}
-    config = evaluation_config({**settings, "scheduler": "ddim", "alignment": "picture", "batch_size": 2})
+    settings |= {"scheduler": "ddim", "alignment": "picture", "batch_size": 2}
+    config = evaluation_config({**settings, "preset": "reference", "perceptual": "none"})
+    assert (config.distill.preset, config.distill.perceptual) == ("reference", "none")
+    config = evaluation_config({**settings, "preset": "draft", "perceptual": None})
     assert config.distill.preset == "draft"
     assert config.distill.guidance == 3.0
     assert config.photos == (3,)

@@ -228,6 +228,30 @@ def test_a_killed_run_goes_on(
     assert seen == [1, 0, 1]  # other settings, other values
 
 
+@pytest.mark.usefixtures("_without_plots")
+def test_a_field_in_work_goes_on(model: UpFusion, dataset: ProceduralObjects, tmp_path: Path) -> None:
+    """Killed in the field of the second number of photos: those of both go on, and leave nothing behind."""
+    config = EvaluationConfig(
+        photos=(1, 2), views=1, stages=("field",), alignment="picture", distill=DISTILL, mesh_resolution=24
+    )
+    whole, parts, calls = tmp_path / "whole", tmp_path / "parts", []
+
+    def dying(step: int, total: int, preview: object) -> None:
+        calls.append(step)
+        if calls.count(1) == 4:  # the third step of the field from two photos
+            raise KeyboardInterrupt
+
+    evaluate(model, dataset, [0], whole, config)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, dataset, [0], parts, config, on_step=dying)
+    assert [path.suffix for path in (parts / "objects").iterdir()] == [".state", ".state"]
+    distilled = []
+    evaluate(model, dataset, [0], parts, config, on_step=lambda step, *_: distilled.append(step))
+    assert len(distilled) < len(calls)
+    assert (parts / "report.json").read_bytes() == (whole / "report.json").read_bytes()
+    assert sorted(path.name for path in (parts / "objects").iterdir()) == ["000000.json", "000000.png"]
+
+
 @pytest.fixture
 def meshes(tmp_path: Path) -> Path:
     folder = tmp_path / "meshes"
