@@ -27,5 +27,9 @@ class OutputError(UpFusionError):
     """A result cannot be written where it was asked for."""
 
 
+class OutOfMemoryError(UpFusionError, MemoryError):
+    """Memory does not suffice even for the smallest piece of the work."""
+
+
 class MissingPackageError(UpFusionError, ImportError):
     """An optional package is needed for what was asked."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import FieldError
 from ..geometry import camera_rays, look_at
+from ..memory import Chunk
 from ..types import Rays
 from .rendering import intersect_box, stratified_distances
 
@@ -71,7 +72,7 @@ def surface_level(volume: Tensor, spacing: float, share: float = SOLID_SHARE) ->
     return min(fog, math.log(2.0) / (share * spacing * max(volume.shape)))
 
 
-def agreeing_level(field: RadianceField, low: Tensor, high: Tensor, first: float, chunk: int = 2**17) -> float:
+def agreeing_level(field: RadianceField, low: Tensor, high: Tensor, first: float, chunk: Chunk | None = None) -> float:
     """The level whose silhouettes agree with the field's opacity; of equally good ones the nearest to `first`.
 
     Cameras all round look at the object's box. A ray meets the surface of a level if the density somewhere along it is
@@ -80,10 +81,10 @@ def agreeing_level(field: RadianceField, low: Tensor, high: Tensor, first: float
     Args:
         low, high: (3,) corners of the object's box.
         first: a level from where light stops, which depths agree with.
-        chunk: points the field is asked for at a time.
+        chunk: points the field is asked for at a time; 2**17 unless given.
     """
     opacities, peaks = [], []
-    for opacity, peak in _looks(field, low, high, chunk):
+    for opacity, peak in _looks(field, low, high, chunk or Chunk(2**17, "point")):
         opacities.append(opacity)
         peaks.append(peak)
     return best_level(torch.cat(opacities), torch.cat(peaks), first)
@@ -113,18 +114,21 @@ def best_level(opacity: Tensor, peak: Tensor, first: float) -> float:
     return float(nearest[distance.argmin()].clamp(min=1e-6))
 
 
-def _looks(field: RadianceField, low: Tensor, high: Tensor, chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _looks(field: RadianceField, low: Tensor, high: Tensor, chunk: Chunk) -> Iterator[tuple[Tensor, Tensor]]:
     """Opacity and highest density of the rays that meet the box, some rays at a time."""
     box = torch.stack([low, high])
     rays = _rays_round(low, high)
     near, far, hit = intersect_box(rays, box, near=0.0)
     rays, near, far = Rays(rays.origins[hit], rays.directions[hit]), near[hit], far[hit]
-    for part in torch.arange(len(near), device=near.device).split(max(1, chunk // RAY_SAMPLES)):
+
+    def look(part: slice) -> tuple[Tensor, Tensor]:
         distances = stratified_distances(near[part], far[part], RAY_SAMPLES)
         points = rays.origins[part, None] + rays.directions[part, None] * distances[..., None]
         density = field.density(points)
         depth = density.sum(-1) * (far[part] - near[part]) / RAY_SAMPLES
-        yield -torch.expm1(-depth), density.amax(-1)
+        return -torch.expm1(-depth), density.amax(-1)
+
+    return chunk.map(look, len(near), each=RAY_SAMPLES)
 
 
 def _rays_round(low: Tensor, high: Tensor) -> Rays:

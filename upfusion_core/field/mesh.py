@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..checks import check_count, check_finite, check_range, check_shape
 from ..errors import FieldError, InputError
+from ..memory import Chunk
 from ..types import OnStep
 from .atlas import require_xatlas, unwrap
 from .decimate import decimate, require_decimation
@@ -120,7 +121,7 @@ def extract_mesh(
         texture_size: side in pixels of a baked texture, 64 to 8192; None colours the vertices instead.
         faces: most triangles the mesh may have, at least 16; None keeps all.
         keep: pieces with less than this share of the largest one's volume are removed as floaters.
-        chunk: points the field is asked for at a time.
+        chunk: points the field is asked for at a time, fewer where memory does not suffice.
         on_step: called with (step, 100, None), step growing from 0 to 100; raising from it cancels.
 
     Raises:
@@ -138,11 +139,12 @@ def extract_mesh(
         check_count("faces", faces, 16)
         require_decimation()
     progress = _Progress(on_step, texture_size is not None)
-    low, high = _object_box(field, threshold, keep, chunk)
+    points = Chunk(chunk, "point")
+    low, high = _object_box(field, threshold, keep, points)
     progress.stage("level")(0.0)
-    level = threshold if threshold is not None else _chosen_level(field, low, high, chunk)
+    level = threshold if threshold is not None else _chosen_level(field, low, high, points)
     spacing = float((high - low).max()) / (resolution - 1)
-    volume = sample_heights(field, low, high, spacing, level, chunk=chunk, report=progress.stage("density"))
+    volume = sample_heights(field, low, high, spacing, level, chunk=points, report=progress.stage("density"))
     if not (volume.heights > 0).any():
         raise FieldError(_nothing_above(level))
     clear(volume, keep, PINHOLE)
@@ -153,7 +155,7 @@ def extract_mesh(
     if faces is not None and len(triangles) > faces:
         vertices, triangles = decimate(vertices, triangles, faces)
     normals = smooth_normals(vertices, triangles)
-    look = SurfaceLook(field, unit=max(spacing, float((high - low).max()) / 256), chunk=chunk)
+    look = SurfaceLook(field, unit=max(spacing, float((high - low).max()) / 256), chunk=points)
     colors = look.colors(vertices, normals, progress.stage("colors"))
     mesh = MeshAsset(vertices, triangles, colors, normals=normals)
     if texture_size is not None:
@@ -165,6 +167,7 @@ def extract_mesh(
 def _textured(mesh: MeshAsset, look: SurfaceLook, size: int, progress: _Progress) -> MeshAsset:
     """The mesh with an atlas and a texture instead of shared vertices."""
     atlas = unwrap(mesh.vertices, mesh.faces, size, report=progress.stage("atlas"))
+    assert mesh.normals is not None, "extract_mesh gives it some"
     vertices, normals = mesh.vertices[atlas.source], mesh.normals[atlas.source]
     texture = bake(look, vertices, normals, atlas.faces, atlas.uvs, size, report=progress.stage("texture"))
     return MeshAsset(vertices, atlas.faces, mesh.vertex_colors[atlas.source], atlas.uvs, texture, normals)
@@ -209,7 +212,7 @@ class _Progress:
             self.on_step(min(step, 100), 100, None)
 
 
-def _object_box(field: RadianceField, threshold: float | None, keep: float, chunk: int) -> tuple[Tensor, Tensor]:
+def _object_box(field: RadianceField, threshold: float | None, keep: float, chunk: Chunk) -> tuple[Tensor, Tensor]:
     """Lowest and highest corner (3,) of what is dense, with a margin, within the field's box."""
     low, high = field.aabb
     spacing = float((high - low).max()) / SEARCH_RESOLUTION
@@ -231,7 +234,7 @@ def _object_box(field: RadianceField, threshold: float | None, keep: float, chun
     return least, most
 
 
-def _chosen_level(field: RadianceField, low: Tensor, high: Tensor, chunk: int) -> float:
+def _chosen_level(field: RadianceField, low: Tensor, high: Tensor, chunk: Chunk) -> float:
     spacing = float((high - low).max()) / (LEVEL_RESOLUTION - 1)
     volume = sample_density(field, low, spacing, lattice_shape(low, high, spacing), chunk)
     return agreeing_level(field, low, high, surface_level(volume, spacing, CRISP_SHARE), chunk)

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..checks import check_range
 from ..errors import InputError
 from ..geometry import camera_rays
+from ..memory import Chunk
 from ..types import Cameras, Rays, RenderedViews
 
 FieldFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -184,7 +185,8 @@ def render_views(
 ) -> RenderedViews:
     """Pictures of `size` (one side, or height and width) from each camera, through pixel centres.
 
-    `chunk` rays are rendered at a time; without a generator it changes the memory needed and not the picture.
+    `chunk` rays are rendered at a time, fewer where memory does not suffice; without a generator their number changes
+    the memory needed and not the picture.
     """
     height, width = (size, size) if isinstance(size, int) else size
     for name, value in (("size", height), ("size", width), ("chunk", chunk)):
@@ -192,14 +194,19 @@ def render_views(
     cameras = cameras.to(aabb.device)
     rays = camera_rays(cameras, height, width)
     origins, directions = rays.origins.reshape(-1, 3), rays.directions.reshape(-1, 3)
-    parts = []
-    for start in range(0, len(origins), chunk):
-        part = Rays(origins[start : start + chunk], directions[start : start + chunk])
+
+    def part(chosen: slice) -> Tensor:
+        some = Rays(origins[chosen], directions[chosen])
         seen = render_rays(
-            field, part, aabb, sampling=sampling, background=background, visible=visible, generator=generator
+            field, some, aabb, sampling=sampling, background=background, visible=visible, generator=generator
         )
-        parts.append(torch.cat([seen.rgb, seen.opacity[:, None], seen.depth[:, None]], dim=-1))
-    picture = torch.cat(parts).reshape(len(cameras), height, width, 5).permute(0, 3, 1, 2)
+        return torch.cat([seen.rgb, seen.opacity[:, None], seen.depth[:, None]], dim=-1)
+
+    picture = (
+        torch.cat(list(Chunk(chunk, "ray").map(part, len(origins))))
+        .reshape(len(cameras), height, width, 5)
+        .permute(0, 3, 1, 2)
+    )
     return RenderedViews(picture[:, :3], picture[:, 3:4], picture[:, 4:5])
 
 

@@ -11,6 +11,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from ..memory import Chunk
 from .volume import Report
 
 if TYPE_CHECKING:
@@ -29,12 +30,12 @@ class SurfaceLook:
     """A field, looked at from just outside of a surface along its inward normal.
 
     unit: about the distance of the samples that the surface came from, in scene units.
-    chunk: points the field is asked for at a time.
+    chunk: points the field is asked for at a time; it halves where memory does not suffice.
     """
 
     field: RadianceField
     unit: float
-    chunk: int
+    chunk: Chunk
 
     def colors(self, points: Tensor, normals: Tensor, report: Report = lambda share: None) -> Tensor:
         """(P, 3) points with outward normals -> (P, 3) colours, sRGB.
@@ -45,13 +46,18 @@ class SurfaceLook:
         """
         edges = torch.tensor(EDGES) * self.unit
         depths, lengths = (edges[1:] + edges[:-1]) / 2, edges.diff()
-        step = max(1, self.chunk // len(depths))
-        found = torch.empty(len(points), 3)
-        for start in range(0, len(points), step):
-            part = slice(start, start + step)
+        device = self.field.aabb.device
+
+        def look(part: slice) -> Tensor:
             along = points[part, None] - normals[part, None] * depths[:, None]
-            found[part] = self._seen(along.to(self.field.aabb.device), lengths.to(self.field.aabb.device)).cpu()
-            report(min(1.0, (start + step) / len(points)))
+            return self._seen(along.to(device), lengths.to(device)).cpu()
+
+        found = torch.empty(len(points), 3)
+        done = 0
+        for colors in self.chunk.map(look, len(points), each=len(depths)):
+            found[done : done + len(colors)] = colors
+            done += len(colors)
+            report(done / len(points))
         return found.clamp(0, 1)
 
     def _seen(self, points: Tensor, lengths: Tensor) -> Tensor:
@@ -85,7 +91,7 @@ def bake(
     screen = torch.stack([uvs[:, 0], 1 - uvs[:, 1]], dim=-1).double() * size
     for start in range(0, len(faces), FACES):
         group = faces[start : start + FACES]
-        for face, texel, weights in texels(screen[group], size, look.chunk):
+        for face, texel, weights in texels(screen[group], size, look.chunk.size):
             corners, shares = group[face], weights.float()[..., None]
             points = (vertices[corners] * shares).sum(1)
             upward = torch.nn.functional.normalize((normals[corners] * shares).sum(1), dim=-1)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool3d, pad
 
 from ..errors import FieldError
+from ..memory import Chunk
 
 if TYPE_CHECKING:
     from .radiance import RadianceField
@@ -53,7 +54,7 @@ def lattice_shape(low: Tensor, high: Tensor, spacing: float) -> tuple[int, int, 
 
 
 def sample_density(
-    field: RadianceField, low: Tensor, spacing: float, shape: tuple[int, int, int], chunk: int
+    field: RadianceField, low: Tensor, spacing: float, shape: tuple[int, int, int], chunk: Chunk
 ) -> Tensor:
     """(X, Y, Z) density on the CPU at low + spacing·(i, j, k), asked for in slabs of x.
 
@@ -74,7 +75,7 @@ def sample_heights(
     spacing: float,
     level: float,
     *,
-    chunk: int,
+    chunk: Chunk,
     report: Report = lambda share: None,
 ) -> HeightVolume:
     """The box from `low` to `high` (3,) sampled `spacing` apart, from coarse to fine.
@@ -88,8 +89,8 @@ def sample_heights(
     if step == 1:
         active, inside = torch.ones(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
     else:
-        cells = tuple(-(-size // step) for size in shape)
-        corners = sample_density(field, low, spacing * step, tuple(count + 1 for count in cells), chunk)
+        x, y, z = (-(-size // step) + 1 for size in shape)
+        corners = sample_density(field, low, spacing * step, (x, y, z), chunk)
         active, inside = _near_surface(corners, level)
     report(0.2 if step > 1 else 0.0)
     begun = 0.2 if step > 1 else 0.0
@@ -117,7 +118,8 @@ def large_parts(dense: np.ndarray, keep: float) -> np.ndarray:
         return dense
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    return (sizes >= max(keep * sizes.max(), 1))[labels]
+    kept: np.ndarray = (sizes >= max(keep * sizes.max(), 1))[labels]
+    return kept
 
 
 def clear(volume: HeightVolume, keep: float, pinhole: float) -> None:
@@ -149,14 +151,14 @@ def clear(volume: HeightVolume, keep: float, pinhole: float) -> None:
         heights[index] = torch.where(hidden & (layer < 0), SPREAD, layer)
 
 
-def _layer(field: RadianceField, low: Tensor, spacing: float, index: int, wanted: Tensor, chunk: int) -> Tensor:
+def _layer(field: RadianceField, low: Tensor, spacing: float, index: int, wanted: Tensor, chunk: Chunk) -> Tensor:
     """Density (N,) on the CPU at the `wanted` (Y, Z) samples of one x."""
     places = wanted.nonzero().to(low.device)
     x = torch.full_like(places[:, :1], index)
     points = low + spacing * torch.cat([x, places], dim=1)
     if not len(points):
         return torch.empty(0)
-    density = torch.cat([field.density(part) for part in points.split(chunk)])
+    density = torch.cat(list(chunk.map(lambda part: field.density(points[part]), len(points))))
     if not torch.isfinite(density).all():
         raise FieldError(
             "the field's density is not finite (NaN or infinite), so it has no surface; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -13,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from ..checks import check_shape
 from ..errors import InputError
 from ..geometry.rays import harmonic_encoding
+from ..memory import Chunk
 from .attention import grouped_attention, split_heads
 
 
@@ -35,6 +37,8 @@ class UpSRTConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "patches", tuple(self.patches))
+        if len(self.patches) != 2:
+            raise InputError(f"upsrt needs patches of (rows, columns), got {self.patches}; correct its configuration")
         if self.transformer_dim % self.num_heads:
             raise InputError(
                 f"upsrt needs transformer_dim divisible by num_heads, got {self.transformer_dim} and {self.num_heads}; "
@@ -78,19 +82,30 @@ class UpSRT(nn.Module):
         return self.scene_encoder(tokens.flatten(1, 2), again=self.gradient_checkpointing)
 
     def decode(self, tokens: Tensor, plucker: Tensor, *, chunk: int = 8192) -> Tensor:
-        """(B, N, D) set latents and (B, R, 6) rays -> (B, R, D) view-aligned features, `chunk` rays at a time."""
+        """(B, N, D) set latents and (B, R, 6) rays -> (B, R, D) view-aligned features.
+
+        Args:
+            chunk: rays at a time, fewer where memory does not suffice.
+        """
+        return torch.cat(list(self._answers(tokens, plucker, chunk, lambda features: features)), dim=1)
+
+    def colors(self, tokens: Tensor, plucker: Tensor, *, chunk: int = 8192) -> Tensor:
+        """(B, R, 3) direct, blurry colours in [0, 1]: `read_rgb` of `decode`, which keeps no features of all rays."""
+        return torch.cat(list(self._answers(tokens, plucker, chunk, self.read_rgb)), dim=1)
+
+    def _answers(
+        self, tokens: Tensor, plucker: Tensor, chunk: int, read: Callable[[Tensor], Tensor]
+    ) -> Iterator[Tensor]:
+        """What `read` makes of the features of some rays at a time."""
         check_shape("UpSRT.decode tokens", tokens, ("B", "N", self.config.transformer_dim))
         check_shape("UpSRT.decode plucker", plucker, (len(tokens), "R", 6))
         memory = self.ray_decoder.memory(tokens)  # constant over the chunks
-        features = [
-            self.ray_decoder(
-                self.linear_query_pixel_rays(self._harmonics(part).to(tokens.dtype)),
-                memory,
-                again=self.gradient_checkpointing,
-            )
-            for part in plucker.split(chunk, dim=1)
-        ]
-        return torch.cat(features, dim=1)
+
+        def answers(part: slice) -> Tensor:
+            rays = self.linear_query_pixel_rays(self._harmonics(plucker[:, part]).to(tokens.dtype))
+            return read(self.ray_decoder(rays, memory, again=self.gradient_checkpointing))
+
+        return Chunk(chunk, "ray").map(answers, plucker.shape[1])
 
     def read_rgb(self, features: Tensor) -> Tensor:
         """(..., D) view-aligned features -> (..., 3) direct, blurry colours in [0, 1]."""
@@ -152,7 +167,7 @@ class _SceneEncoder(nn.Module):
         self.transformer_encoder = _Stack(config.encoder_layers, config, ops)
 
     def forward(self, x: Tensor, *, again: bool = False) -> Tensor:
-        for layer in self.transformer_encoder.layers:
+        for layer in self.transformer_encoder:
             x = _apply_layer(layer, x, None, again)
         return x  # upstream: no final norm (golden: upsrt.set_latents)
 
@@ -168,10 +183,10 @@ class _RayDecoder(nn.Module):
         )
 
     def memory(self, tokens: Tensor) -> list[tuple[Tensor, Tensor]]:
-        return [layer.keys_values(tokens) for layer in self.transformer_decoder.layers]
+        return [layer.keys_values(tokens) for layer in self.transformer_decoder]
 
     def forward(self, x: Tensor, memory: list[tuple[Tensor, Tensor]], *, again: bool = False) -> Tensor:
-        for layer, keys_values in zip(self.transformer_decoder.layers, memory, strict=True):
+        for layer, keys_values in zip(self.transformer_decoder, memory, strict=True):
             x = _apply_layer(layer, x, keys_values, again)
         return x
 
@@ -187,3 +202,8 @@ class _Stack(nn.Module):
     def __init__(self, depth: int, config: UpSRTConfig, ops: ModuleType) -> None:
         super().__init__()
         self.layers = nn.ModuleList([_Layer(config, ops) for _ in range(depth)])
+
+    def __iter__(self) -> Iterator[_Layer]:
+        for layer in self.layers:
+            assert isinstance(layer, _Layer)
+            yield layer

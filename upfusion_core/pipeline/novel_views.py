@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from ..checks import check_count, check_finite, check_shape
 from ..errors import InputError
 from ..geometry import patch_rays, plucker, reference_plucker
+from ..memory import Chunk
 from ..models.dino import DinoKeys
 from ..models.upsrt import UpSRT
 from ..types import REFERENCE_FOCAL, Cameras, InputViews, SceneEncoding, ViewConditioning
@@ -50,7 +51,9 @@ def encode_views(
     weight = upsrt.linear_scene.weight
     device, dtype = device or weight.device, dtype or weight.dtype
     rows, columns = upsrt.config.patches
-    keys = dino(views.rgb.to(device), (rows, columns), dtype)
+    photos = views.rgb.to(device)
+    parts = Chunk(len(photos), "photo").map(lambda part: dino(photos[part], (rows, columns), dtype), len(photos))
+    keys = torch.cat(list(parts))
     if keys.shape[-1] != upsrt.config.image_feature_dim:
         raise InputError(
             f"the DINO features must be {upsrt.config.image_feature_dim} wide for this UpSRT, got {keys.shape[-1]}; "
@@ -79,7 +82,7 @@ def predict_views(
     views = []
     for camera in cameras:  # one at a time: the features of a large picture are larger than the picture
         rays = reference_plucker(camera.to(tokens.device), scene.reference, size).reshape(1, -1, 6)
-        rgb = upsrt.read_rgb(upsrt.decode(tokens, rays)).float()
+        rgb = upsrt.colors(tokens, rays).float()
         views.append(rgb.reshape(size, size, 3).permute(2, 0, 1))
     result = torch.stack(views)
     check_finite("the predicted views (from these weights in this precision)", result)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..checks import check_count, check_finite, check_range, check_shape
 from ..errors import InputError
+from ..memory import Chunk
 from ..types import OnStep, ViewConditioning
 from .prior import DiffusionPrior
 from .schedule import alphas_cumprod, ddim_timesteps, make_scheduler, predicted_original
@@ -47,21 +48,22 @@ def sample_views(
     Args:
         scheduler: see make_scheduler.
         seeds: one a view; they feed a CPU generator, so every device draws the same noise.
-        batch_size: views at a time; with guidance the networks see twice as many.
+        batch_size: views at a time, fewer where memory does not suffice; with guidance the networks see twice as many.
         on_step: called after each step; the preview is the first view of the batch as predicted at that step.
     """
     check_range("guidance", guidance, 0.0, 1000.0)
     check_count("batch_size", batch_size, 1)
-    total, done = None, 0
-    images = []
-    for start in range(0, len(cond), batch_size):
-        part = slice(start, min(start + batch_size, len(cond)))
+    done = 0
+
+    def paint(part: slice) -> Tensor:
+        nonlocal done
         generators = [torch.Generator().manual_seed(seed) for seed in seeds[part]]
         walk = make_scheduler(scheduler, steps)
         noise = torch.stack([torch.randn(prior.latent_shape, generator=generator) for generator in generators])
         latents = noise * walk.init_noise_sigma
         prepared = prior.prepare(cond[part], guided=guidance != 1)
-        total = total or len(walk.timesteps) * -(-len(cond) // batch_size)
+        left = -(-(len(cond) - part.start) // (part.stop - part.start))
+        total = done + len(walk.timesteps) * left
         for timestep in walk.timesteps:
             scaled = walk.scale_model_input(latents, timestep)
             eps = prior.predict_noise(scaled, timestep, prepared, guidance).cpu()
@@ -69,8 +71,9 @@ def sample_views(
             done += 1
             if on_step:
                 on_step(done, total, _preview(prior, scaled[:1], eps[:1], timestep))
-        images.append(prior.decode(latents).cpu())
-    result = torch.cat(images)
+        return prior.decode(latents).cpu()
+
+    result = torch.cat(list(Chunk(batch_size, "view").map(paint, len(cond))))
     check_finite("the sampled views", result)
     return result
 

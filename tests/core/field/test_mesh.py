@@ -18,6 +18,7 @@ from upfusion_core.field.mesh import MeshAsset, extract_mesh
 from upfusion_core.field.radiance import FieldConfig, RadianceField
 from upfusion_core.field.rendering import RaySampling, render_views
 from upfusion_core.geometry import orbit_cameras
+from upfusion_core.memory import Chunk
 
 
 def _trimesh(mesh: MeshAsset) -> trimesh.Trimesh:
@@ -107,7 +108,8 @@ def test_a_field_that_fills_its_box_is_an_error() -> None:
 
 def test_skipping_what_is_empty_or_full_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     field = AnalyticField(ball(0.35, peak=5000.0))
-    options = {"low": field.aabb[0], "high": field.aabb[1], "spacing": 1 / 71, "level": 50.0, "chunk": 2**17}
+    options = {"low": field.aabb[0], "high": field.aabb[1], "spacing": 1 / 71, "level": 50.0}
+    options["chunk"] = Chunk(2**17, "point")
     whole, asked = volume.sample_heights(field, **options).heights, field.asked
     field.asked = 0
     monkeypatch.setattr(volume, "COARSE", 24)

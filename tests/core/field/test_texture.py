@@ -15,6 +15,7 @@ from upfusion_core.field import atlas
 from upfusion_core.field.atlas import unwrap
 from upfusion_core.field.mesh import extract_mesh
 from upfusion_core.field.texture import SurfaceLook, bake, texels
+from upfusion_core.memory import Chunk
 
 SQUARE = torch.tensor([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]])
 SQUARE_FACES = torch.tensor([[0, 1, 2], [0, 2, 3]])
@@ -58,7 +59,7 @@ def test_texels_against_brute_force(most: int) -> None:
 def test_a_square_is_baked_the_right_way_up() -> None:
     field = AnalyticField(lambda points: 1e4 * (points[..., 2] < 0), 2.0, color=lambda points: points.clamp(0, 1))
     uvs = SQUARE[:, :2] * 0.5 + 0.25  # v up, the square in the middle
-    texture = bake(SurfaceLook(field, 0.01, 1000), SQUARE, UPWARD, SQUARE_FACES, uvs, 16)
+    texture = bake(SurfaceLook(field, 0.01, Chunk(1000, "point")), SQUARE, UPWARD, SQUARE_FACES, uvs, 16)
     top_left, bottom_right = texture[:2, 4, 4], texture[:2, 11, 11]
     torch.testing.assert_close(top_left, torch.tensor([1 / 16, 15 / 16]), atol=1e-5, rtol=0)
     torch.testing.assert_close(bottom_right, torch.tensor([15 / 16, 1 / 16]), atol=1e-5, rtol=0)
@@ -76,7 +77,9 @@ def test_fog_before_a_surface_is_not_sampled() -> None:
     def color(points: Tensor) -> Tensor:
         return torch.where(points[..., 2:] < 0, torch.tensor([1.0, 0, 0]), torch.tensor([0.0, 0, 1]))
 
-    seen = SurfaceLook(AnalyticField(density, color=color), 0.005, 100).colors(SQUARE[:, :3] * 0.1, UPWARD)
+    seen = SurfaceLook(AnalyticField(density, color=color), 0.005, Chunk(100, "point")).colors(
+        SQUARE[:, :3] * 0.1, UPWARD
+    )
     torch.testing.assert_close(seen, torch.tensor([[1.0, 0, 0]]).expand(4, 3), atol=0.02, rtol=0)
 
 
@@ -87,7 +90,7 @@ def test_a_soft_surface_is_averaged_as_a_render_would() -> None:
         return torch.where(points[..., 2:] > -0.01, torch.tensor([1.0, 0, 0]), torch.tensor([0.0, 1, 0]))
 
     field = AnalyticField(lambda points: 100.0 * (points[..., 2] < 0), color=color)
-    seen = SurfaceLook(field, 0.01, 100).colors(SQUARE[:1], UPWARD[:1])[0]
+    seen = SurfaceLook(field, 0.01, Chunk(100, "point")).colors(SQUARE[:1], UPWARD[:1])[0]
     assert float(seen[1]) == pytest.approx(math.exp(-1), abs=0.15)
     assert float(seen.sum()) == pytest.approx(1.0, abs=1e-4)
 

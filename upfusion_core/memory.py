@@ -1,0 +1,96 @@
+"""Work in chunks that halve where memory does not suffice."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import torch
+
+from .errors import OutOfMemoryError
+
+Result = TypeVar("Result")
+
+_SAYINGS = ("out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
+"""How allocators that have no exception of their own say it: of CPUs, Apple's GPUs, cuBLAS and cuDNN."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory does not suffice, on whatever device."""
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(saying in str(error) for saying in _SAYINGS)
+
+
+class Chunk:
+    """How many of something are worked on at a time; from where memory runs out, half as many.
+
+    The size stays halved for all work that is done with the same chunk.
+
+    Args:
+        size: at first. what: of which, in the singular, for messages.
+
+    Example:
+        chunk = Chunk(4096, "ray")
+        colors = torch.cat(list(chunk.map(lambda part: color_of(rays[part]), len(rays))))
+    """
+
+    def __init__(self, size: int, what: str) -> None:
+        self.size, self.what = size, what
+
+    def map(self, work: Callable[[slice], Result], count: int, each: int = 1) -> Iterator[Result]:
+        """The results of `work` for slices that cover 0 to `count` in order.
+
+        A slice that there was no memory for comes again as smaller ones, with a warning that says so.
+
+        Args:
+            work: called with a slice; it may be called again with a part of the same one.
+            each: how many of what the chunk counts one of the `count` items stands for.
+
+        Raises:
+            OutOfMemoryError: there is no memory for a single item.
+        """
+        start = 0
+        while start < count:
+            items = min(max(1, self.size // each), count - start)
+            done = _tried(work, slice(start, start + items))
+            if done:
+                start += items
+                yield done[0]
+            else:
+                self._halve(items, each)
+
+    def _halve(self, items: int, each: int) -> None:
+        release()
+        if items == 1:
+            some = f"one {self.what}" if each == 1 else f"{each} {self.what}s"
+            raise OutOfMemoryError(
+                f"memory must suffice for {some} at a time, but does not; close other programs, ask for smaller "
+                "pictures or use another device"
+            )
+        self.size = items // 2 * each
+        warnings.warn(
+            f"out of memory with {items * each} {self.what}s at a time; going on with {self.size}", stacklevel=3
+        )
+
+
+def release() -> None:
+    """Gives memory that torch keeps for itself back to the device, so that smaller pieces find room in it."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+
+
+def _tried(work: Callable[[slice], Result], part: slice) -> list[Result]:
+    """The result alone in a list, which is empty where memory ran out.
+
+    The error is let go of here: its traceback holds all that the work had allocated.
+    """
+    try:
+        return [work(part)]
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+    return []
