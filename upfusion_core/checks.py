@@ -32,8 +32,31 @@ def check_shape(name: str, tensor: Tensor, shape: Sequence[int | str], hint: str
         raise InputError(f"{name} must be ({wanted}), got {tuple(tensor.shape)}{_clause(hint)}")
 
 
+def check_values(name: str, tensor: Tensor) -> None:
+    """Raises InputError unless `tensor` holds plain real numbers; see unusual_kind."""
+    if not isinstance(tensor, Tensor):
+        raise InputError(f"{name} must be a tensor, got {type(tensor).__name__}")
+    kind = unusual_kind(tensor)
+    if kind:
+        raise InputError(f"{name} must be an ordinary tensor of real numbers, got {kind}; convert it first")
+
+
+def unusual_kind(tensor: Tensor) -> str:
+    """What keeps a tensor from being one of plain real numbers, in words; empty for a plain one."""
+    if tensor.is_meta:
+        return "one without values (on the device meta)"
+    if tensor.is_nested:
+        return "a nested one"
+    if tensor.layout != torch.strided:
+        return f"one in the layout {str(tensor.layout).removeprefix('torch.')}"
+    if tensor.is_quantized:
+        return f"a quantised one ({tensor.dtype})"
+    return f"a complex one ({tensor.dtype})" if tensor.is_complex() else ""
+
+
 def check_finite(name: str, tensor: Tensor) -> None:
-    """Raises InputError if `tensor` holds NaN or infinity, and says how many."""
+    """Raises InputError if `tensor` holds NaN or infinity, and says how many, or no plain numbers at all."""
+    check_values(name, tensor)
     if not torch.isfinite(tensor).all():
         count = int((~torch.isfinite(tensor)).sum())
         raise InputError(
@@ -45,21 +68,35 @@ def check_range(name: str, value: float, low: float = -math.inf, high: float = m
     """Raises InputError unless `value` is a finite number in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InputError(f"{name} must be a number, got {type(value).__name__}")
-    if not math.isfinite(value) or not low <= value <= high:
-        raise InputError(f"{name} must be {_interval(low, high)}, got {value}")
+    if not low <= value <= high or math.inf in (value, -value):  # whole numbers may be too large for math.isfinite
+        raise InputError(f"{name} must be {_interval(low, high)}, got {_shown(value)}")
 
 
 def check_count(name: str, value: int, low: int = 0, high: float = math.inf) -> None:
     """Raises InputError unless `value` is a whole number in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InputError(f"{name} must be a whole number, got {value!r:.40}")
+        raise InputError(f"{name} must be a whole number, got {_shown(value)}")
     check_range(name, value, low, high)
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Raises InputError unless `value` is one of `choices`."""
-    if value not in choices:
-        raise InputError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+    if not isinstance(value, str) or value not in choices:
+        raise InputError(f"{name} must be one of {', '.join(choices)}, got {_shown(value)}")
+
+
+def check_type(name: str, value: object, kind: type, hint: str = "") -> None:
+    """Raises InputError unless `value` is a `kind`; `hint` says what to do."""
+    if not isinstance(value, kind):
+        raise InputError(f"{name} must be {kind.__name__}, got {type(value).__name__}{_clause(hint)}")
+
+
+def _shown(value: object) -> str:
+    """`value` in a message, cut short; whole numbers of thousands of digits cannot be written out at all."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**40:
+        return "a whole number of more than 40 digits"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _interval(low: float, high: float) -> str:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
-from upfusion_core.checks import check_choice, check_count, check_finite, check_range, check_shape
+from upfusion_core.checks import check_choice, check_count, check_finite, check_range, check_shape, check_type
 from upfusion_core.errors import InputError
 
 
@@ -51,3 +53,34 @@ def test_choice() -> None:
     check_choice("kind", "a", ("a", "b"))
     with pytest.raises(InputError, match="kind must be one of a, b, got 'c'"):
         check_choice("kind", "c", ("a", "b"))
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize", "ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: torch.ones(2, device="meta"), "without values"),
+        (lambda: torch.ones(2).to_sparse(), "layout sparse_coo"),
+        (lambda: torch.ones(2, dtype=torch.complex64), "a complex one"),
+        (lambda: torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), "a quantised one"),
+        (lambda: torch.nested.nested_tensor([torch.ones(1), torch.ones(2)]), "a nested one"),
+        (lambda: [1.0], "must be a tensor, got list"),
+    ],
+)
+def test_only_plain_real_numbers_are_looked_at(make: Callable[[], torch.Tensor], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        check_finite("x", make())
+
+
+def test_numbers_of_any_size_have_a_message() -> None:
+    with pytest.raises(InputError, match="x must be at most 5, got a whole number of more than 40 digits"):
+        check_range("x", 10**5000, high=5)
+    with pytest.raises(InputError, match="got a whole number of more than 40 digits"):
+        check_choice("x", 10**5000, ("a",))
+    check_range("x", 10**5000, 0)
+
+
+def test_type() -> None:
+    check_type("x", "a", str)
+    with pytest.raises(InputError, match="x must be str, got int; give a name"):
+        check_type("x", 3, str, "give a name")

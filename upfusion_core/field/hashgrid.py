@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..checks import check_choice, check_range, check_shape
+from ..checks import check_choice, check_count, check_shape
 from ..errors import InputError
 from .hashgrid_backends import Backend, BackendChoice, choose_backend, grid_encoder, require_backend
 
@@ -37,11 +37,11 @@ class GridConfig:
     indexing: Literal["tiled", "hashed"] = "tiled"
 
     def __post_init__(self) -> None:
-        check_range("GridConfig.levels", self.levels, 1, 32)
-        check_range("GridConfig.features", self.features, 1, 16)
-        check_range("GridConfig.coarsest", self.coarsest, 1, 2**16)
-        check_range("GridConfig.finest", self.finest, self.coarsest, 2**16)
-        check_range("GridConfig.table_size", self.table_size, 2, 2**28)
+        check_count("GridConfig.levels", self.levels, 1, 32)
+        check_count("GridConfig.features", self.features, 1, 16)
+        check_count("GridConfig.coarsest", self.coarsest, 1, 2**16)
+        check_count("GridConfig.finest", self.finest, self.coarsest, 2**16)
+        check_count("GridConfig.table_size", self.table_size, 2, 2**28)
         if self.table_size & (self.table_size - 1):
             raise InputError(f"GridConfig.table_size must be a power of two, got {self.table_size}; 65536 is usual")
         check_choice("GridConfig.indexing", self.indexing, ("tiled", "hashed"))
@@ -82,7 +82,7 @@ def encode_grid(points: Tensor, table: Tensor, config: GridConfig) -> Tensor:
     check_shape("points", points, ("P", 3), "flatten the leading axes")
     check_shape("table", table, (sum(config.rows), config.features), "it belongs to another GridConfig")
     rows, weights = _corners(points, config)
-    features: Tensor = _WeightedRows.apply(table, rows, weights)
+    features: Tensor = _WeightedRows.apply(table, rows, weights)  # type: ignore[no-untyped-call]  # torch declares none
     return features.reshape(len(points), config.width)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_choice, check_range
+from ..checks import check_choice, check_count, check_range, check_type
 from ..errors import InputError
 from ..types import Cameras, OnStep, RenderedViews
 from .hashgrid import GridConfig, HashGrid
@@ -43,12 +43,26 @@ class FieldConfig:
     backend: Backend = "auto"
 
     def __post_init__(self) -> None:
-        check_range("FieldConfig.hidden", self.hidden, 1, 1024)
-        check_range("FieldConfig.layers", self.layers, 1, 16)
-        check_range("FieldConfig.blob_weight", self.blob_weight)
-        check_range("FieldConfig.blob_sigma", self.blob_sigma, 1e-3)
-        check_range("FieldConfig.half_extent", self.half_extent, 1e-3)
+        check_type("FieldConfig.grid", self.grid, GridConfig)
+        check_count("FieldConfig.hidden", self.hidden, 1, 1024)
+        check_count("FieldConfig.layers", self.layers, 1, 16)
+        check_range("FieldConfig.blob_weight", self.blob_weight, -1e3, 1e3)
+        check_range("FieldConfig.blob_sigma", self.blob_sigma, 1e-3, 1e3)
+        check_range("FieldConfig.half_extent", self.half_extent, 1e-3, 1e3)
         check_choice("FieldConfig.backend", self.backend, BACKENDS)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Numbers between the layers of the MLP: the grid's, hidden ones, and the four logits."""
+        return (self.grid.width, *[self.hidden] * (self.layers - 1), 4)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The parameters of a field of this configuration and their sizes, known without making one."""
+        shapes: dict[str, tuple[int, ...]] = {"grid.table": (sum(self.grid.rows), self.grid.features)}
+        for index, (inputs, outputs) in enumerate(pairwise(self.widths)):
+            shapes |= {f"mlp.{index}.weight": (outputs, inputs), f"mlp.{index}.bias": (outputs,)}
+        return shapes
 
     @classmethod
     def draft(cls) -> FieldConfig:
@@ -81,7 +95,8 @@ class _TruncatedExp(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ANN401
         (logits,) = ctx.saved_tensors
-        return gradient * logits.clamp(-15, 15).exp()
+        slope: Tensor = logits.clamp(-15, 15).exp()
+        return gradient * slope
 
 
 class RadianceField(nn.Module):
@@ -113,8 +128,7 @@ class RadianceField(nn.Module):
         extent = config.half_extent
         self.register_buffer("aabb", torch.tensor([[-extent] * 3, [extent] * 3]), persistent=False)
         self.grid = HashGrid(config.grid, generator=generator, backend=config.backend)
-        widths = [config.grid.width, *[config.hidden] * (config.layers - 1), 4]
-        self.mlp = nn.ModuleList(ops.Linear(inputs, outputs) for inputs, outputs in pairwise(widths))
+        self.mlp = nn.ModuleList(ops.Linear(inputs, outputs) for inputs, outputs in pairwise(config.widths))
         for layer in self.mlp:
             _initialise(layer, generator)
 
@@ -149,7 +163,7 @@ class RadianceField(nn.Module):
     def _density(self, points: Tensor, logit: Tensor) -> Tensor:
         # as in the release: sigma = exp(logit + 5·exp(-|x|² / (2·0.2²)))
         blob = self.config.blob_weight * torch.exp(-points.square().sum(-1) / (2 * self.config.blob_sigma**2))
-        density: Tensor = _TruncatedExp.apply(logit + blob)
+        density: Tensor = _TruncatedExp.apply(logit + blob)  # type: ignore[no-untyped-call]  # torch declares none
         low, high = self.aabb
         inside = ((points >= low) & (points <= high)).all(-1)
         return torch.where(inside, density, torch.zeros_like(density))
@@ -213,7 +227,7 @@ class RadianceField(nn.Module):
         save_field(self, path, cameras=cameras, settings=settings)
 
 
-def _initialise(layer: nn.Module, generator: torch.Generator) -> None:
+def _initialise(layer: Any, generator: torch.Generator) -> None:  # noqa: ANN401 - a host's linear layer
     """torch's own start of a linear layer, U(±1/sqrt(inputs)), drawn from `generator` and not from the global one."""
     bound = 1 / math.sqrt(layer.weight.shape[1])
     with torch.no_grad():

@@ -14,8 +14,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..errors import CheckpointError, FieldError, OutputError, UpFusionError
+from ..errors import CheckpointError, FieldError, InputError, OutputError, UpFusionError
 from ..files import replacing
+from ..json_text import parse_json, shown
 from ..types import Cameras
 from .hashgrid import GridConfig
 from .radiance import FieldConfig, RadianceField
@@ -76,13 +77,13 @@ def load_field(path: str | os.PathLike[str], *, device: torch.device | str = "cp
             hold values that are not finite.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike pathlib's, also false for names that no file can have
         raise CheckpointError(f"{path} is not a file; give a field that a reconstruction wrote (.safetensors)")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
         raise CheckpointError(
             f"{path} could not be read as .safetensors ({error}); it is damaged, truncated or another kind of file: "
             "copy it again or make the field anew"
@@ -90,40 +91,53 @@ def load_field(path: str | os.PathLike[str], *, device: torch.device | str = "cp
     if FORMAT not in metadata:
         raise CheckpointError(f"{path} is not a field (no {FORMAT!r} in its metadata); weights are loaded elsewhere")
     config, cameras, settings = _described(path, metadata[FORMAT])
-    field = RadianceField(config, ops=ops)
-    _check_names(path, field, tensors)
+    _check_tensors(path, config, tensors)  # before a field of that size is made: a stranger's file may claim any
     _check_finite(tensors, CheckpointError, f"{path}")
+    field = RadianceField(config, ops=ops)
     field.load_state_dict(tensors)
     return StoredField(field.to(device), None if cameras is None else cameras.to(device), settings)
 
 
 def _described(path: Path, text: str) -> tuple[FieldConfig, Cameras | None, dict[str, Any]]:
+    content = parse_json(text, f"{path}: {FORMAT} in its metadata", CheckpointError)
     try:
-        content = json.loads(text)
         values = dict(content["config"])
         config = FieldConfig(grid=GridConfig(**values.pop("grid")), **values)
-        stored = content["cameras"]
-        cameras = None if stored is None else Cameras(**{name: torch.tensor(rows) for name, rows in stored.items()})
-        return config, cameras, dict(content["settings"])
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        stored, settings = content["cameras"], content["settings"]
+        if not isinstance(stored, dict | None) or not isinstance(settings, dict):
+            raise InputError(f"cameras and settings must be JSON objects, got {shown(stored)} and {shown(settings)}")
+        cameras = None
+        if stored is not None:
+            cameras = Cameras(**{name: torch.tensor(rows, dtype=torch.float32) for name, rows in stored.items()})
+        return config, cameras, settings
+    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         reason = error if isinstance(error, UpFusionError) else f"{type(error).__name__}: {error}"
         raise CheckpointError(
-            f"{path} holds a description of a field that this version cannot read ({reason}); make the field anew"
+            f"{path} holds a description of a field that this version cannot read ({reason!s:.300}); "
+            "make the field anew"
         ) from error
 
 
-def _check_names(path: Path, field: RadianceField, tensors: dict[str, Tensor]) -> None:
-    wanted = {name: tuple(value.shape) for name, value in field.state_dict().items()}
+def _check_tensors(path: Path, config: FieldConfig, tensors: dict[str, Tensor]) -> None:
+    wanted = config.shapes
     found = {name: tuple(value.shape) for name, value in tensors.items()}
     faults = [f"missing {name}" for name in sorted(wanted.keys() - found.keys())]
-    faults += [f"unexpected {name}" for name in sorted(found.keys() - wanted.keys())]
+    faults += [f"unexpected {name:.100}" for name in sorted(found.keys() - wanted.keys())]
     faults += [
         f"{name} is {found[name]} instead of {wanted[name]}"
         for name in sorted(wanted.keys() & found.keys())
         if wanted[name] != found[name]
     ]
+    faults += [
+        f"{name} is {value.dtype} instead of {torch.float32}"
+        for name, value in tensors.items()
+        if name in wanted and value.dtype != torch.float32
+    ]
     if faults:
-        raise CheckpointError(f"{path} does not fit its own configuration: {'; '.join(faults)}; make the field anew")
+        more = f" and {len(faults) - 10} more" if len(faults) > 10 else ""
+        raise CheckpointError(
+            f"{path} does not fit its own configuration: {'; '.join(faults[:10])}{more}; make the field anew"
+        )
 
 
 def _check_finite(tensors: dict[str, Tensor], error: type[UpFusionError], subject: str) -> None:

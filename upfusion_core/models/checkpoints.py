@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from ..files import bundled_path
-from .config import MODEL_ID, ModelConfig
+from ..json_text import parse_json, shown
+from .config import MAX_LAYERS, MODEL_ID, ModelConfig
 from .controlnet import ControlNet
 from .dino import DinoKeys
 from .dino_names import hub_names
@@ -27,7 +29,10 @@ from .text import TextConfig, build_text_encoder
 from .unet import build_unet
 from .upsrt import UpSRT
 from .vae import build_vae
-from .weight_files import read_metadata, read_weights
+from .weight_files import check_finite_weights, listed, read_metadata, read_weights
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
 
 UPSRT_PREFIX, DINO_PREFIX = "upsrt.", "dino."
 NETWORK_PREFIXES = (UPSRT_PREFIX, DINO_PREFIX, CONTROL_PREFIX, UNET_PREFIX, VAE_PREFIX)
@@ -35,6 +40,7 @@ DEFAULT_EMBEDDING, EMPTY_EMBEDDING = "text_embeddings.default", "text_embeddings
 CONFIG_KEY = "upfusion_config"
 FACTS_KEY = "upfusion_facts"
 RELEASED_GUIDANCE = 9.0
+_FLOAT = torch.empty(0)
 BUNDLED_NAME = "mini"
 """Stands for the bundled model wherever weights are named; a folder of that name is `./mini` or a Path."""
 DINO_FILES = ("dinov2_vitb14_pretrain.pth", "model.safetensors", "pytorch_model.bin")
@@ -93,8 +99,8 @@ class Networks:
     dino: DinoKeys
     upsrt: UpSRT
     controlnet: ControlNet
-    unet: nn.Module
-    vae: nn.Module
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
 
 
 @dataclass(frozen=True)
@@ -145,7 +151,7 @@ def weights_path(weights: str | Path) -> Path:
             )
         return path
     path = Path(weights)
-    if not path.exists():
+    if not os.path.exists(path):
         raise CheckpointError(f"{path} does not exist; give a folder with upsrt.pt, or a merged .safetensors file")
     return path
 
@@ -156,12 +162,12 @@ def recommended_guidance(weights: str | Path) -> float:
     Anything else is not looked at: loading it says what is wrong with it.
     """
     path = bundled_path(f"{BUNDLED_NAME}.safetensors") if weights == BUNDLED_NAME else Path(weights)
-    if path.suffix != ".safetensors" or not path.is_file():
+    if path.suffix != ".safetensors" or not os.path.isfile(path):
         return RELEASED_GUIDANCE
     value = _facts(path, read_metadata(path)).get("guidance", RELEASED_GUIDANCE)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1000:
         raise CheckpointError(
-            f"{path}: the guidance among its facts must be a number from 0 to 1000, got {value!r:.40}"
+            f"{path}: the guidance among its facts must be a number from 0 to 1000, got {shown(value, 40)}"
         )
     return float(value)
 
@@ -197,7 +203,7 @@ def load_networks(checkpoint: Checkpoint, device: torch.device | str, dtype: tor
 
 def network_weights(config: ModelConfig, networks: Networks) -> dict[str, Tensor]:
     """All weights of `networks` under their merged names, shaped as in the files; not copied, outside of autograd."""
-    weights = {}
+    weights: dict[str, Tensor] = {}
     for module, names in _modules(config, networks):
         state = module.state_dict()
         weights |= {name: _stored_shape(name, state[own]) for own, name in names.items()}
@@ -309,10 +315,7 @@ def _open_merged(path: Path) -> Checkpoint:
 
 
 def _facts(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    try:
-        facts = json.loads(metadata.get(FACTS_KEY, "{}"))
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path}: {FACTS_KEY} in its metadata is not JSON ({error}); convert it again") from error
+    facts = parse_json(metadata.get(FACTS_KEY, "{}"), f"{path}: {FACTS_KEY} in its metadata", CheckpointError)
     if not isinstance(facts, dict):
         raise CheckpointError(f"{path}: {FACTS_KEY} in its metadata must be a JSON object; convert it again")
     return facts
@@ -383,6 +386,7 @@ def assign_weights(
 ) -> None:
     """Gives `module` (own parameter names -> merged names) its weights, frozen; those in `dtype` stay mapped."""
     shapes = {name: value.shape for name, value in module.state_dict().items()}
+    check_finite_weights({name: weights[name] for name in names.values()}, dtype)
     # a 1x1 convolution of the VAE's attention is a linear layer in diffusers, hence the reshape
     state = {own: weights[name].reshape(shapes[own]).to(device=device, dtype=dtype) for own, name in names.items()}
     module.load_state_dict(state, strict=True, assign=True)
@@ -395,10 +399,12 @@ def _with_text_sizes(checkpoint: Checkpoint) -> ModelConfig:
     table = checkpoint.weights.get(TEXT_PREFIX + "embeddings.token_embedding.weight")
     first = checkpoint.weights.get(TEXT_PREFIX + "encoder.layers.0.mlp.fc1.weight")
     stated = checkpoint.config.text
-    if table is None or first is None or table.ndim != 2 or table.shape[1] == stated.hidden_size:
+    if table is None or first is None or table.ndim != 2 or first.ndim != 2 or table.shape[1] == stated.hidden_size:
         return checkpoint.config
     layers = {name.split(".")[2] for name in names if name.startswith("encoder.layers.")}
     width = table.shape[1]
+    if not width or len(layers) > MAX_LAYERS:
+        return checkpoint.config  # it will not fit: the names and shapes say so
     heads = width // 64 if width % 64 == 0 else next(count for count in (4, 3, 2, 1) if width % count == 0)
     return replace(checkpoint.config, text=TextConfig(width, heads, len(layers), first.shape[0]))
 
@@ -424,9 +430,15 @@ def _check_names(checkpoint: Checkpoint) -> None:
         for name, shape in expected.items()
         if name in weights and not _fits(weights[name].shape, shape)
     ]
-    if missing or unexpected or misshapen:
-        lists = [("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen)]
-        found = "; ".join(f"{len(names)} {kind}: {_listed(names)}" for kind, names in lists if names)
+    whole = [f"{name} {weights[name].dtype}" for name in expected if not weights.get(name, _FLOAT).is_floating_point()]
+    if missing or unexpected or misshapen or whole:
+        lists = [
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", misshapen),
+            ("not of floating point", whole),
+        ]
+        found = "; ".join(f"{len(names)} {kind}: {listed(names)}" for kind, names in lists if names)
         raise CheckpointError(
             f"{checkpoint.path} does not fit its configuration: {found}. Check config.json or get the weights again"
         )
@@ -443,10 +455,5 @@ def _ignored(name: str, config: ModelConfig) -> bool:
     if not name.startswith(DINO_PREFIX):
         return False
     parts = name.removeprefix(DINO_PREFIX).split(".")
-    later = parts[0] == "blocks" and len(parts) > 2 and parts[1].isdigit() and int(parts[1]) >= config.dino.layer
+    later = parts[0] == "blocks" and len(parts) > 2 and parts[1].isdecimal() and int(parts[1]) >= config.dino.layer
     return later or parts[0] in ("norm", "mask_token")
-
-
-def _listed(names: list[str], most: int = 20) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

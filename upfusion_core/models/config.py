@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from ..checks import check_count, check_type
 from ..errors import CheckpointError, InputError
+from ..json_text import parse_json, shown
 from .controlnet import DiffusionConfig
 from .dino import DinoConfig
 from .text import TextConfig
@@ -21,6 +23,25 @@ MODEL_ID = "model_id"
 """Name in the JSON form under which conversions hand on the fingerprint of the weights (see checkpoints.weights_id)."""
 
 
+MAX_IMAGE_SIZE = 4096
+"""Pixels along each side; the released model has 256."""
+
+MAX_LAYERS = 256
+"""Of a network; the released ones have 12 at most."""
+
+_MOST = {
+    **dict.fromkeys(("encoder_layers", "decoder_layers", "depth", "num_hidden_layers", "num_res_blocks"), MAX_LAYERS),
+    "num_freqs": 64,  # together with start_freq: harmonics beyond are infinite in float32
+    "start_freq": 60,
+    "layer": 256,
+    "channel_mult": 64,
+    "ch_mult": 64,
+}
+"""Sizes that no model comes near; a file that claims more would only cost time and memory until it is refused."""
+
+_MOST_LEVELS = 8
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Sizes of all networks; the defaults are the released model's. image_size: pixels along each side."""
@@ -33,9 +54,10 @@ class ModelConfig:
     image_size: int = 256
 
     def __post_init__(self) -> None:
+        for name, kind in _sections().items():
+            check_type(f"ModelConfig.{name}", getattr(self, name), kind)
         step = self.vae.downsampling * 2 ** (len(self.diffusion.channel_mult) - 1)
-        if isinstance(self.image_size, bool) or not isinstance(self.image_size, int) or self.image_size < step:
-            raise InputError(f"image_size must be a whole number of at least {step}, got {self.image_size!r}")
+        check_count("image_size", self.image_size, step, MAX_IMAGE_SIZE)
         if self.image_size % step:
             raise InputError(f"image_size must be divisible by {step} for these networks, got {self.image_size}")
         if self.diffusion.hint_channels != self.upsrt.transformer_dim + 6:
@@ -66,19 +88,19 @@ class ModelConfig:
             CheckpointError: an unknown name, or a value of the wrong type or range; `source` is named in the message.
         """
         if not isinstance(content, dict):
-            raise CheckpointError(f"{source} must be a JSON object with one section a network, got {content!r:.80}")
-        sections = {item.name: item for item in fields(ModelConfig) if item.name != "image_size"}
+            raise CheckpointError(f"{source} must be a JSON object with one section a network, got {shown(content)}")
+        sections = _sections()
         unknown = set(content) - set(sections) - {"image_size", MODEL_ID}
         if unknown:
             known = ", ".join([*sections, "image_size"])
             raise CheckpointError(
-                f"{source} may have the sections {known}, got {', '.join(sorted(unknown))}; remove it"
+                f"{source} may have the sections {known}, got {shown(sorted(map(str, unknown)), 200)}; remove it"
             )
         values: dict[str, Any] = {}
         try:
-            for name, item in sections.items():
+            for name, kind in sections.items():
                 if name in content:
-                    values[name] = _section(item.default_factory, content[name], f"{source}, section {name}")
+                    values[name] = _section(kind, content[name], f"{source}, section {name}")
             return ModelConfig(**values, image_size=content.get("image_size", 256))
         except InputError as error:
             raise CheckpointError(f"{source} is not usable: {error}") from error
@@ -86,16 +108,18 @@ class ModelConfig:
     @staticmethod
     def from_json(text: str, source: str) -> ModelConfig:
         """Reads JSON text (see from_dict)."""
-        try:
-            content = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise CheckpointError(f"{source} is not JSON ({error}); correct it or remove it") from error
-        return ModelConfig.from_dict(content, source)
+        return ModelConfig.from_dict(parse_json(text, source, CheckpointError), source)
+
+
+def _sections() -> dict[str, type]:
+    """The networks' sections of the JSON form, and what each becomes."""
+    kinds = {"upsrt": UpSRTConfig, "dino": DinoConfig, "diffusion": DiffusionConfig, "vae": VaeConfig}
+    return {**kinds, "text": TextConfig}
 
 
 def _section(kind: type, content: Any, where: str) -> Any:  # noqa: ANN401 - JSON in, one of five configurations out
     if not isinstance(content, dict):
-        raise CheckpointError(f"{where} must be a JSON object, got {content!r:.80}")
+        raise CheckpointError(f"{where} must be a JSON object, got {shown(content)}")
     defaults = kind()
     known = {item.name for item in fields(kind)}
     values = {}
@@ -103,24 +127,28 @@ def _section(kind: type, content: Any, where: str) -> Any:  # noqa: ANN401 - JSO
         if name in _DESCRIPTIONS:
             continue
         if name not in known:
-            raise CheckpointError(f"{where} may have {', '.join(sorted(known))}, got {name!r}; remove it")
+            raise CheckpointError(f"{where} may have {', '.join(sorted(known))}, got {shown(name)}; remove it")
         values[name] = _checked(value, getattr(defaults, name), f"{where}: {name}")
     return kind(**values)
 
 
 def _checked(value: Any, like: Any, where: str) -> Any:  # noqa: ANN401 - a JSON value, compared with its default
+    name = where.rpartition(" ")[2]
+    most = _MOST.get(name, 65536)
     if isinstance(like, tuple):
-        good = isinstance(value, list | tuple) and len(value) > 0 and all(_is_size(item) for item in value)
+        is_list = isinstance(value, list | tuple) and 1 <= len(value) <= _MOST_LEVELS
+        good = is_list and all(_is_size(item, most) for item in value)
     elif isinstance(like, float):
-        good = isinstance(value, int | float) and not isinstance(value, bool)
-    elif where.endswith(("start_freq", "layer")):
-        good = isinstance(value, int) and not isinstance(value, bool) and abs(value) <= 4096
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        good = is_number and abs(value) <= 1e6 and not math.isnan(value)
+    elif name in ("start_freq", "layer"):
+        good = isinstance(value, int) and not isinstance(value, bool) and abs(value) <= most
     else:
-        good = _is_size(value)
+        good = _is_size(value, most)
     if not good:
-        raise CheckpointError(f"{where} must be like {like!r}, got {value!r:.80}; correct it")
+        raise CheckpointError(f"{where} must be like {like!r}, got {shown(value)}; correct it")
     return tuple(value) if isinstance(like, tuple) else value
 
 
-def _is_size(value: Any) -> bool:  # noqa: ANN401 - any JSON value
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 65536
+def _is_size(value: Any, most: int) -> bool:  # noqa: ANN401 - any JSON value
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most

@@ -46,6 +46,12 @@ def hub_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
             absent = [part for part in parts if part not in weights]
             if absent:
                 raise CheckpointError(f"the DINOv2 file lacks {', '.join(absent)}; download it again")
+            shapes = {tuple(weights[part].shape) for part in parts}
+            if len(shapes) > 1 or shapes == {()}:
+                raise CheckpointError(
+                    f"the DINOv2 file must have query, key and value of one shape, got {sorted(shapes)} for {name}; "
+                    "download it again"
+                )
             renamed[f"blocks.{query[2]}.attn.qkv.{query[3]}"] = torch.cat([weights[part] for part in parts])
         elif ".attention.attention." not in name:
             renamed[_renamed(name)] = tensor

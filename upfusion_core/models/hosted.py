@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from .controlnet import ControlNet
 from .dino import DinoKeys
 from .ldm_names import CONTROL_PREFIX, TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX
 from .upsrt import UpSRT
+from .weight_files import check_finite_weights
 
 
 def load_conditioning_networks(
@@ -22,27 +25,38 @@ def load_conditioning_networks(
     Args:
         ops: a namespace with torch.nn's layers, e.g. one whose layers cast their weights to their input's precision.
         dtype: precision of the weights; those stored in it stay mapped from the file.
+
+    Raises:
+        CheckpointError: some of them are NaN, infinite or too large for `dtype`.
     """
     config = checkpoint.config
-    kinds = (
+    kinds: tuple[tuple[Callable[..., nn.Module], Any, str], ...] = (
         (DinoKeys, config.dino, DINO_PREFIX),
         (UpSRT, config.upsrt, UPSRT_PREFIX),
         (ControlNet, config.diffusion, CONTROL_PREFIX),
     )
-    networks = []
+    networks: list[Any] = []
     for kind, sizes, prefix in kinds:
         with torch.device("meta"):
             names = kind(sizes).state_dict()  # a host's layers may have no weights before they are given some
             network: nn.Module = kind(sizes, ops=ops)
+        check_finite_weights({prefix + name: checkpoint.weights[prefix + name] for name in names}, dtype)
         state = {
             name: checkpoint.weights[prefix + name].reshape(value.shape).to(dtype) for name, value in names.items()
         }
         network.load_state_dict(state, strict=True, assign=True)
         networks.append(network.requires_grad_(False).eval())
-    return tuple(networks)
+    dino, upsrt, control = networks
+    return dino, upsrt, control
 
 
 def latent_diffusion_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """UNet, VAE and text encoder under the names of Stable Diffusion 1.5's `ldm` files, mapped from the file."""
+    """UNet, VAE and text encoder under the names of Stable Diffusion 1.5's `ldm` files, mapped from the file.
+
+    Raises:
+        CheckpointError: some of them are NaN or infinite.
+    """
     prefixes = (UNET_PREFIX, VAE_PREFIX, TEXT_PREFIX)
-    return {name: value for name, value in checkpoint.weights.items() if name.startswith(prefixes)}
+    weights = {name: value for name, value in checkpoint.weights.items() if name.startswith(prefixes)}
+    check_finite_weights(weights, torch.float32)
+    return weights

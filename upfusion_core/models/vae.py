@@ -23,6 +23,8 @@ class VaeConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ch_mult", tuple(self.ch_mult))
+        if not self.scale_factor > 0:
+            raise InputError(f"vae needs a scale_factor above 0, got {self.scale_factor}; correct its configuration")
         if self.ch % 32 or self.embed_dim != 4:
             raise InputError(
                 f"vae needs ch divisible by 32 and embed_dim 4, got {self.ch} and {self.embed_dim}; "

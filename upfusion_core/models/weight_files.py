@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import pickle
 import struct
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..checks import unusual_kind
 from ..errors import CheckpointError
 
 UNREADABLE = (
@@ -56,11 +60,45 @@ def read_metadata(path: Path) -> dict[str, str]:
         raise CheckpointError(_broken(path, error)) from error
 
 
+def check_finite_weights(weights: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    """Raises CheckpointError if any weights are NaN, infinite, or too large for the precision `dtype`.
+
+    One pass over each tensor, without a copy: 0.1 s a GB.
+    """
+    peaks = {name: _peak(value) for name, value in weights.items() if value.is_floating_point() and value.numel()}
+    broken = [name for name, peak in peaks.items() if not math.isfinite(peak)]
+    if broken:
+        raise CheckpointError(
+            f"the weights must be finite numbers, got NaN or infinity in {listed(broken, 5)}; "
+            "the file is damaged or its training went wrong: get it again"
+        )
+    large = [name for name, peak in peaks.items() if peak > torch.finfo(dtype).max]
+    if large:
+        raise CheckpointError(
+            f"the weights must fit into {str(dtype).removeprefix('torch.')}, got larger numbers in {listed(large, 5)}; "
+            "choose bfloat16 or float32"
+        )
+
+
+def listed(names: list[str], most: int = 20) -> str:
+    """Names for a message, not too many and none too long."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(name if len(name) <= 200 else f"{name[:200]}..." for name in names[:most]) + more
+
+
+def _peak(value: Tensor) -> float:
+    """The largest magnitude; NaN if any value is."""
+    low, high = torch.aminmax(value.detach())  # NaN anywhere makes both NaN
+    return max(abs(low.item()), abs(high.item()))
+
+
 def _check_file(path: Path) -> None:
-    if not path.exists():
+    if not os.path.exists(path):  # unlike pathlib's, also false for names that no file can have
         raise CheckpointError(f"{path} does not exist; check the path or download the weights again")
-    if not path.is_file():
+    if path.is_dir():
         raise CheckpointError(f"{path} must be a file of weights, got a folder; check the path")
+    if not path.is_file():
+        raise CheckpointError(f"{path} must be a file of weights, got a device or pipe; check the path")
     if path.stat().st_size == 0:
         raise CheckpointError(f"{path} is empty; download or convert it again")
 
@@ -119,12 +157,27 @@ def _plain(path: Path, content: object) -> dict[str, Tensor]:
                 f"{path} must hold named tensors only, got {type(value).__name__} under {name!r:.60}; "
                 "is it another kind of checkpoint?"
             )
-        if value.is_floating_point() and value.dtype not in FLOATS:
+        fault = _fault(value)
+        if fault:
             raise CheckpointError(
-                f"{path} must hold float16, bfloat16 or float32 weights, got {value.dtype} for {name}; "
-                "use a file that is not quantised"
+                f"{path} must hold plain float16, bfloat16 or float32 weights, got {fault} for {name:.200}; "
+                "use a file that is not quantised, or get it again"
             )
     return content
+
+
+def _fault(value: Tensor) -> str:
+    """What is wrong with a tensor of a checkpoint, in words; empty for a good one."""
+    kind = unusual_kind(value)
+    if kind:
+        return kind
+    if value.is_floating_point() and value.dtype not in FLOATS:
+        return str(value.dtype)
+    if (
+        value.numel() * value.element_size() > value.untyped_storage().nbytes()
+    ):  # a stride of 0 makes terabytes of bytes
+        return f"{tuple(value.shape)} numbers of which the file holds only a part"
+    return ""
 
 
 def _broken(path: Path, error: Exception) -> str:

@@ -65,7 +65,7 @@ def test_a_broken_field_is_not_saved(field: RadianceField, tmp_path: Path) -> No
         (lambda tensors, _: tensors.update({"mlp.0.bias": torch.ones(3)}), r"\(3,\) instead of \(8,\)"),
         (lambda tensors, _: tensors["grid.table"].fill_(float("nan")), r"NaN or infinite values in grid\.table"),
         (lambda _, metadata: metadata.pop(FORMAT), "is not a field"),
-        (lambda _, metadata: metadata.update({FORMAT: "{"}), "cannot read"),
+        (lambda _, metadata: metadata.update({FORMAT: "{"}), "must be JSON"),
         (lambda _, metadata: metadata.update({FORMAT: json.dumps({"config": {}})}), "cannot read"),
         (
             lambda _, metadata: metadata.update({FORMAT: metadata[FORMAT].replace('"levels": 2', '"levels": 0')}),

@@ -1,0 +1,160 @@
+"""Files of fields that lie: refused before anything of the size that they claim is made."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from upfusion_core.errors import CheckpointError, InputError
+from upfusion_core.field.hashgrid import GridConfig
+from upfusion_core.field.radiance import FieldConfig, RadianceField
+from upfusion_core.field.storage import FORMAT, load_field
+from upfusion_core.geometry import orbit_cameras
+
+TINY = FieldConfig(grid=GridConfig(levels=2, coarsest=4, finest=8, table_size=256), hidden=8, half_extent=0.4)
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("field") / "field.safetensors"
+    RadianceField(TINY).save(path, cameras=orbit_cameras([0, 30]), settings={"seed": 4})
+    return path
+
+
+def spoilt(stored: Path, path: Path, change: Callable[[dict[str, Any], dict[str, torch.Tensor]], object]) -> Path:
+    """A copy whose description and tensors `change` was given."""
+    with safe_open(stored, framework="pt") as file:
+        tensors, text = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()[FORMAT]  # noqa: SIM118
+    content = json.loads(text)
+    content = change(content, tensors) or content
+    save_file(tensors, path, metadata={FORMAT: content if isinstance(content, str) else json.dumps(content)})
+    return path
+
+
+def _grid(**values: object) -> Callable[[dict, dict], None]:
+    return lambda content, _: content["config"]["grid"].update(values)
+
+
+def _config(**values: object) -> Callable[[dict, dict], None]:
+    return lambda content, _: content["config"].update(values)
+
+
+def _cameras(**values: object) -> Callable[[dict, dict], None]:
+    return lambda content, _: content["cameras"].update(values)
+
+
+def _whole(**values: object) -> Callable[[dict, dict], None]:
+    return lambda content, _: content.update(values)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_grid(levels=32, features=16, table_size=2**28, finest=2**16), r"grid\.table is .* instead of \(\d{10}, 16\)"),
+        (_grid(levels=-1), "levels must be between 1 and 32, got -1"),
+        (_grid(levels=2.0), r"levels must be a whole number, got 2\.0"),
+        (_grid(levels="2"), "levels must be a whole number, got '2'"),
+        (_grid(levels=None), "levels must be a whole number, got None"),
+        (_grid(features=10**9), "features must be between"),
+        (_grid(finest=2), "finest must be between 4"),
+        (_grid(table_size=255), "power of two"),
+        (_grid(table_size=-256), "table_size must be between"),
+        (_grid(indexing=["hashed"]), "indexing must be one of"),
+        (_grid(size=3), "TypeError"),
+        (_config(hidden=10**6), "hidden must be between"),
+        (_config(layers=0), "layers must be between"),
+        (_config(grid=5), "TypeError"),
+        (_config(grid=None), "TypeError"),
+        (_config(half_extent=-1), "half_extent must be between"),
+        (_config(half_extent=1e300), "half_extent must be between"),
+        (_config(blob_sigma=0), "blob_sigma must be between"),
+        (_config(blob_weight=1e308), "blob_weight must be between"),
+        (_config(blob_weight=10**400), "blob_weight must be between"),
+        (_config(blob_weight="5"), "blob_weight must be a number"),
+        (_config(backend="cuda"), "backend must be one of"),
+        (_cameras(focal=[[1, 2, 3], [4]]), "cannot read"),
+        (_cameras(focal=[["a", "b"]] * 2), "cannot read"),
+        (_cameras(focal=[[0, 0]] * 2), "focal must be above 0"),
+        (_cameras(focal=[[10**400, 1]] * 2), "cannot read"),
+        (_cameras(focal=7), "focal must be"),
+        (_cameras(zoom=[[1, 1]] * 2), "cannot read"),
+        (_cameras(camera_to_world=[[[1] * 4] * 4] * 2), "must be rigid"),
+        (_cameras(camera_to_world=[[[1e30] * 4] * 4] * 2), "must be rigid"),
+        (_whole(cameras=5), "must be JSON objects, got 5"),
+        (_whole(cameras=[1]), "must be JSON objects"),
+        (_whole(settings=[["a", 1]]), "must be JSON objects"),
+        (_whole(settings=None), "must be JSON objects"),
+        (_whole(config="text"), "cannot read"),
+        (_whole(config=None), "cannot read"),
+        (lambda content, _: content.pop("cameras") and None, "KeyError: 'cameras'"),
+        (lambda *_: "[]", "TypeError"),
+        (lambda *_: "3", "TypeError"),
+        (lambda *_: "NaN", "NaN is no number in JSON"),
+        (lambda *_: "[" * 100_000, "nested too deeply"),
+        (lambda *_: '{"config": ' + "1" * 5000 + "}", "digits"),
+    ],
+)
+def test_descriptions_that_lie(stored: Path, tmp_path: Path, change: Callable, words: str) -> None:
+    with pytest.raises(CheckpointError, match=words):
+        load_field(spoilt(stored, tmp_path / "field.safetensors", change))
+
+
+def _tensor(name: str, value: torch.Tensor | None) -> Callable[[dict, dict], None]:
+    def change(_: dict, tensors: dict[str, torch.Tensor]) -> None:
+        tensors.pop(name, None)
+        if value is not None:
+            tensors[name] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_tensor("grid.table", None), r"missing grid\.table"),
+        (_tensor("grid.table", torch.ones(3)), r"grid\.table is \(3,\) instead of"),
+        (_tensor("mlp.0.bias", torch.ones(8, dtype=torch.int64)), r"mlp\.0\.bias is torch\.int64 instead of"),
+        (_tensor("mlp.0.bias", torch.ones(8, dtype=torch.float16)), r"mlp\.0\.bias is torch\.float16 instead of"),
+        (_tensor("mlp.0.bias", torch.ones(8, dtype=torch.complex64)), r"mlp\.0\.bias is torch\.complex64 instead of"),
+        (_tensor("mlp.0.bias", torch.full((8,), float("inf"))), r"NaN or infinite values in mlp\.0\.bias"),
+        (_tensor("x" * 10**6, torch.ones(1)), r"unexpected x{100}; make"),
+    ],
+)
+def test_tensors_that_do_not_fit(stored: Path, tmp_path: Path, change: Callable, words: str) -> None:
+    with pytest.raises(CheckpointError, match=words) as error:
+        load_field(spoilt(stored, tmp_path / "field.safetensors", change))
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize("length", [0, 5, 2**40, 2**64 - 1])
+def test_a_header_of_a_claimed_length(stored: Path, tmp_path: Path, length: int) -> None:
+    data = stored.read_bytes()
+    (tmp_path / "field.safetensors").write_bytes(struct.pack("<Q", length) + data[8:])
+    with pytest.raises(CheckpointError, match="could not be read"):
+        load_field(tmp_path / "field.safetensors")
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", ""])
+def test_names_that_no_file_has(name: str) -> None:
+    with pytest.raises(CheckpointError, match="is not a file"):
+        load_field(name)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 5])
+def test_shapes_are_known_without_a_field(layers: int) -> None:
+    config = FieldConfig(grid=TINY.grid, hidden=6, layers=layers)
+    state = RadianceField(config).state_dict()
+    assert config.shapes == {name: tuple(value.shape) for name, value in state.items()}
+
+
+def test_a_configuration_needs_a_grid() -> None:
+    with pytest.raises(InputError, match=r"FieldConfig\.grid must be GridConfig, got int"):
+        FieldConfig(grid=3)

@@ -1,0 +1,400 @@
+"""Files of weights that lie: each is refused in one sentence, before memory or time is spent on what it claims."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import re
+import shutil
+import struct
+import sys
+import zipfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_training
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from upfusion_core.errors import CheckpointError
+from upfusion_core.json_text import parse_json
+from upfusion_core.models.checkpoints import load_networks, open_checkpoint, recommended_guidance
+from upfusion_core.models.config import ModelConfig
+from upfusion_core.models.convert import convert
+from upfusion_core.models.dino_names import hub_names
+from upfusion_core.models.hosted import latent_diffusion_weights, load_conditioning_networks
+from upfusion_core.models.weight_files import read_metadata, read_weights
+
+CONFIG, FACTS = "upfusion_config", "upfusion_facts"
+
+
+def entry(dtype: str, shape: list[int], start: int, stop: int) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, stop]}
+
+
+def write_safetensors(path: Path, header: bytes | dict[str, Any], data: bytes = b"", claims: int | None = None) -> Path:
+    """A file with any header; `claims` is the length that it says its header has."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text) if claims is None else claims) + text + data)
+    return path
+
+
+LIES = {
+    "overlapping": ({"a": entry("F32", [2], 0, 8), "b": entry("F32", [2], 4, 12)}, bytes(12)),
+    "the same place twice": ({"a": entry("F32", [2], 0, 8), "b": entry("F32", [2], 0, 8)}, bytes(8)),
+    "a hole before the first": ({"a": entry("F32", [2], 8, 16)}, bytes(16)),
+    "beyond the end of the file": ({"a": entry("F32", [2], 0, 8)}, bytes(4)),
+    "more data than named": ({"a": entry("F32", [2], 0, 8)}, bytes(40)),
+    "a size that is not the dtype's": ({"a": entry("F16", [2], 0, 8)}, bytes(8)),
+    "end before start": ({"a": entry("F32", [2], 8, 0)}, bytes(8)),
+    "a negative size": ({"a": entry("F32", [-2], 0, 8)}, bytes(8)),
+    "a size beyond 64 bits": ({"a": entry("F32", [2**62, 4], 0, 8)}, bytes(8)),
+    "an unknown dtype": ({"a": entry("X7", [2], 0, 8)}, bytes(8)),
+    "a name twice": (
+        b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}',
+        bytes(8),
+    ),
+    "metadata that is no text": ({"__metadata__": {"a": 3}, "a": entry("F32", [1], 0, 4)}, bytes(4)),
+    "brackets without end": (b"[" * 100_000, b""),
+    "no UTF-8": (b'{"\xff\xfe":1}', b""),
+    "no header at all": (b"", b""),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_headers_that_lie(tmp_path: Path, lie: str) -> None:
+    path = write_safetensors(tmp_path / "weights.safetensors", *LIES[lie])
+    with pytest.raises(CheckpointError, match=r"cannot be read as weights .*; it is damaged, cut short"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize("length", [0, 3, 10**8, 2**40, 2**63, 2**64 - 1])
+def test_headers_of_a_claimed_length(tmp_path: Path, length: int) -> None:
+    path = write_safetensors(tmp_path / "weights.safetensors", {"a": entry("F32", [1], 0, 4)}, bytes(4), length)
+    for read in (read_weights, read_metadata):
+        with pytest.raises(CheckpointError, match="cannot be read as weights"):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    ("header", "data", "words"),
+    [
+        ({}, b"", "must hold named tensors, got dict"),
+        ({"a": entry("F8_E4M3", [2], 0, 2)}, bytes(2), r"got torch\.float8_e4m3fn for a"),
+        ({"a": entry("C64", [1], 0, 8)}, bytes(8), "got a complex one"),
+    ],
+)
+def test_safetensors_of_something_else(tmp_path: Path, header: dict[str, Any], data: bytes, words: str) -> None:
+    with pytest.raises(CheckpointError, match=words):
+        read_weights(write_safetensors(tmp_path / "weights.safetensors", header, data))
+
+
+class Hostile:
+    """Unpickled carelessly, it leaves a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "plain"])
+@pytest.mark.parametrize("name", ["weights.pt", "weights.pth", "pytorch_model.bin", "weights.ckpt"])
+def test_code_in_pickles_never_runs(tmp_path: Path, kind: str, name: str) -> None:
+    path, mark = tmp_path / name, tmp_path / "mark"
+    content = {"a": torch.ones(2), "b": Hostile(mark)}
+    if kind == "plain":
+        path.write_bytes(pickle.dumps(content, protocol=2))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=kind == "zip")
+    with pytest.raises(CheckpointError, match="it asks to run other code or is damaged, so it was not opened"):
+        read_weights(path)
+    assert not mark.exists()
+
+
+def test_code_in_each_file_of_a_folder_never_runs(small_weights: Path, tmp_path: Path) -> None:
+    for name in ("upsrt.pt", "upfusion2d.pt", "dinov2_vitb14_pretrain.pth"):
+        folder = tmp_path / name
+        folder.mkdir()
+        for file in small_weights.iterdir():
+            (folder / file.name).symlink_to(file)
+        (folder / name).unlink()
+        torch.save({"a": Hostile(tmp_path / "mark")}, folder / name)
+        with pytest.raises(CheckpointError, match=rf"{re.escape(name)} must hold tensors only"):
+            open_checkpoint(folder)
+    assert not (tmp_path / "mark").exists()
+
+
+def test_a_zip_that_claims_gigabytes(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save({"a": torch.ones(100)}, path)
+    data = bytearray(path.read_bytes())
+    for place in re.finditer(b"PK\x01\x02", bytes(data)):  # the sizes in the list of contents
+        struct.pack_into("<II", data, place.start() + 20, 0xF0000000, 0xF0000000)
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"got one that unpacks to \d+,\d+,\d+,\d+ bytes"):
+        read_weights(path)
+
+
+def _with_pickle(path: Path, change: Callable[[bytes], bytes]) -> None:
+    """Rewrites the pickle in a file of torch.save."""
+    with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as archive:
+        members = {info.filename: archive.read(info) for info in archive.infolist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, change(data) if name.endswith("data.pkl") else data)
+
+
+@pytest.mark.parametrize("which", ["tensor", "both"])
+def test_a_pickle_that_claims_more_numbers_than_the_file_holds(tmp_path: Path, which: str) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save({"a": torch.ones(100_000)}, path)
+    wanted, claimed = b"J" + struct.pack("<i", 100_000), b"J" + struct.pack("<i", 2**31 - 1)
+
+    def lie(data: bytes) -> bytes:
+        first, second = (place.start() for place in re.finditer(re.escape(wanted), data))
+        assert first < second  # of the storage, then of the tensor
+        return (
+            data.replace(wanted, claimed) if which == "both" else data[:second] + claimed + data[second + len(wanted) :]
+        )
+
+    _with_pickle(path, lie)
+    with pytest.raises(CheckpointError, match="cannot be read as weights"):
+        read_weights(path)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, on what it still reads
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: torch.ones(1).expand(2**20, 2**20), r"got \(1048576, 1048576\) numbers of which the file holds only"),
+        (lambda: torch.ones(3).to_sparse(), "layout sparse_coo"),
+        (lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8), "a quantised one"),
+        (lambda: torch.ones(3, dtype=torch.complex64), "a complex one"),
+        (lambda: torch.ones(3, device="meta"), "one without values"),
+        (lambda: torch.nested.nested_tensor([torch.ones(3), torch.ones(4)]), "a nested one"),
+        (lambda: {"b": torch.ones(1)}, "got dict under 'a'"),
+    ],
+)
+def test_pickles_of_unusual_tensors(tmp_path: Path, make: Callable[[], object], words: str) -> None:
+    torch.save({"a": make()}, tmp_path / "weights.pt")
+    with pytest.raises(CheckpointError, match=words):
+        read_weights(tmp_path / "weights.pt")
+
+
+def test_names_that_are_no_texts(tmp_path: Path) -> None:
+    torch.save({3: torch.ones(1)}, tmp_path / "weights.pt")
+    with pytest.raises(CheckpointError, match="got Tensor under 3"):
+        read_weights(tmp_path / "weights.pt")
+
+
+@pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 6300000000\n",
+        b"<!DOCTYPE html><html>Please log in</html>",
+        b"\x89PNG\r\n\x1a\n" + bytes(100),
+        b"\x00",
+        bytes(4096),
+        b"PK\x03\x04" + bytes(100),
+        b"\x80\x02" + b"(" * 50,
+    ],
+)
+def test_renamed_files(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"cannot be read as weights|must hold"):
+        read_weights(tmp_path / name)
+
+
+def test_paths_that_are_no_files(tmp_path: Path) -> None:
+    (tmp_path / "folder.safetensors").mkdir()
+    (tmp_path / "folder.pt").mkdir()
+    for name in ("folder.safetensors", "folder.pt"):
+        with pytest.raises(CheckpointError, match="got a folder"):
+            read_weights(tmp_path / name)
+    for name in ("x" * 5000 + ".pt", "a\0b.safetensors", "none/weights.pt"):
+        with pytest.raises(CheckpointError, match="does not exist"):
+            read_weights(tmp_path / name)
+        with pytest.raises(CheckpointError, match="does not exist"):
+            open_checkpoint(tmp_path / name)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
+def test_pipes_and_devices_are_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "weights.pt")
+    for path in (tmp_path / "weights.pt", Path("/dev/zero")):
+        with pytest.raises(CheckpointError, match="got a device or pipe"):
+            read_weights(path)
+
+
+@pytest.fixture(scope="module")
+def merged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole merged file of random weights."""
+    return tiny_training.write_tiny_mini(tmp_path_factory.mktemp("tiny") / "tiny.safetensors")
+
+
+def spoilt(merged: Path, path: Path, change: Callable[[dict, dict], object]) -> Path:
+    """A copy of `merged` whose tensors and metadata `change` was given."""
+    with safe_open(merged, framework="pt") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata())  # noqa: SIM118
+    change(tensors, metadata)
+    save_file(tensors, path, metadata=metadata)
+    return path
+
+
+NAME = "upsrt.linear_scene.weight"
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", [NAME, "model.diffusion_model.out.2.bias", "dino.cls_token"])
+def test_weights_that_are_no_numbers(merged: Path, tmp_path: Path, bad: float, name: str) -> None:
+    path = spoilt(merged, tmp_path / "a.safetensors", lambda tensors, _: tensors[name].view(-1)[-1:].fill_(bad))
+    checkpoint = open_checkpoint(path)  # names and shapes are right, and nothing is read yet
+    with pytest.raises(CheckpointError, match=rf"finite numbers, got NaN or infinity in {re.escape(name)};"):
+        load_networks(checkpoint, "cpu", torch.float32)
+    conditioning = partial(load_conditioning_networks, ops=torch.nn, dtype=torch.float32)
+    hosted = latent_diffusion_weights if name.startswith("model.") else conditioning
+    with pytest.raises(CheckpointError, match=rf"got NaN or infinity in {re.escape(name)};"):
+        hosted(checkpoint)
+
+
+def test_weights_too_large_for_half_precision(merged: Path, tmp_path: Path) -> None:
+    def grown(tensors: dict, _: dict) -> None:
+        tensors[NAME] = tensors[NAME].float() + 1e6
+
+    checkpoint = open_checkpoint(spoilt(merged, tmp_path / "a.safetensors", grown))
+    with pytest.raises(CheckpointError, match=rf"must fit into float16, got larger numbers in {NAME}; choose bfloat16"):
+        load_networks(checkpoint, "cpu", torch.float16)
+    assert float(load_networks(checkpoint, "cpu", torch.bfloat16).upsrt.linear_scene.weight.min()) > 9e5
+
+
+def test_whole_numbers_are_no_weights(merged: Path, tmp_path: Path) -> None:
+    path = spoilt(merged, tmp_path / "a.safetensors", lambda tensors, _: tensors.update({NAME: tensors[NAME].long()}))
+    with pytest.raises(CheckpointError, match=rf"1 not of floating point: {NAME} torch\.int64"):
+        open_checkpoint(path)
+
+
+def test_endless_names_are_cut_short(merged: Path, tmp_path: Path) -> None:
+    path = spoilt(merged, tmp_path / "a.safetensors", lambda tensors, _: tensors.update({"x" * 10**6: torch.ones(1)}))
+    with pytest.raises(CheckpointError, match=r"1 unexpected: x{200}\.\.\.") as error:
+        open_checkpoint(path)
+    assert len(str(error.value)) < 1000
+
+
+def test_the_metadata_of_another_model(merged: Path, tmp_path: Path) -> None:
+    released = json.dumps(ModelConfig().to_dict())
+    path = spoilt(merged, tmp_path / "a.safetensors", lambda _, metadata: metadata.update({CONFIG: released}))
+    with pytest.raises(CheckpointError, match=r"does not fit its configuration: \d+ missing"):
+        open_checkpoint(path)
+    with pytest.raises(CheckpointError, match="does not fit its configuration"):
+        convert(path, tmp_path / "b.safetensors")
+    assert not (tmp_path / "b.safetensors").exists()
+
+
+def _section(name: str, **values: object) -> Callable[[dict], None]:
+    return lambda content: content[name].update(values)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_section("upsrt", encoder_layers=65536), "encoder_layers must be like 8, got 65536"),
+        (_section("upsrt", decoder_layers=10**30), "decoder_layers must be like 4, got 10000"),
+        (_section("upsrt", num_freqs=65536), "num_freqs must be like 15"),
+        (_section("upsrt", start_freq=1000), "start_freq must be like -6"),
+        (_section("upsrt", num_heads=0), "num_heads must be like 12, got 0"),
+        (_section("upsrt", patches=[4]), r"patches of \(rows, columns\), got \(4,\)"),
+        (_section("upsrt", patches=[]), "patches must be like"),
+        (_section("dino", depth=65536), "depth must be like 12"),
+        (_section("diffusion", channel_mult=[1] * 100), "channel_mult must be like"),
+        (_section("diffusion", channel_mult=[1, None]), "channel_mult must be like"),
+        (_section("vae", num_res_blocks=4096), "num_res_blocks must be like 2"),
+        (_section("vae", scale_factor=0), "scale_factor above 0, got 0"),
+        (_section("vae", scale_factor=1e30), "scale_factor must be like"),
+        (_section("vae", scale_factor=10**400), "scale_factor must be like"),
+        (_section("text", num_hidden_layers=10**6), "num_hidden_layers must be like 12"),
+        (lambda content: content.update(image_size=2**40), "image_size must be between 4 and 4096"),
+        (lambda content: content.update(image_size=16.0), "image_size must be a whole number, got 16.0"),
+        (lambda content: content.update({"\x1b[2J": {}}), r'got \["\\u001b\[2J"\]'),
+    ],
+)
+def test_gigantic_and_senseless_sizes(merged: Path, tmp_path: Path, change: Callable[[dict], None], words: str) -> None:
+    def edit(_: dict, metadata: dict) -> None:
+        content = json.loads(metadata[CONFIG])
+        change(content)
+        metadata[CONFIG] = json.dumps(content)
+
+    with pytest.raises(CheckpointError, match=words):
+        open_checkpoint(spoilt(merged, tmp_path / "a.safetensors", edit))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "must be JSON"),
+        ('{"vae": {"scale_factor": NaN}}', "NaN is no number in JSON"),
+        ('{"vae": {"scale_factor": 1e999}}', "scale_factor must be like"),
+        ('{"a":' * 50_000, "nested too deeply"),
+        ('{"image_size": ' + "9" * 5000 + "}", "digits"),
+        ("[]", "must be a JSON object"),
+        ("null", "must be a JSON object"),
+        ('{"vae": 3}', "must be a JSON object"),
+    ],
+)
+def test_descriptions_that_are_none(merged: Path, tmp_path: Path, text: str, words: str) -> None:
+    path = spoilt(merged, tmp_path / "a.safetensors", lambda _, metadata: metadata.update({CONFIG: text}))
+    with pytest.raises(CheckpointError, match=words):
+        open_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "must be JSON"),
+        ("[1]", "must be a JSON object"),
+        ('{"guidance": "9"}', "guidance among its facts must be a number"),
+        ('{"guidance": true}', "guidance among its facts must be a number"),
+        ('{"guidance": 1e9}', "guidance among its facts must be a number"),
+        ('{"guidance": NaN}', "NaN is no number"),
+    ],
+)
+def test_facts_edited_by_hand(merged: Path, tmp_path: Path, text: str, words: str) -> None:
+    path = spoilt(merged, tmp_path / "a.safetensors", lambda _, metadata: metadata.update({FACTS: text}))
+    with pytest.raises(CheckpointError, match=words):
+        recommended_guidance(path)
+
+
+def test_sizes_of_a_text_encoder_that_is_none(small_weights: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(small_weights, tmp_path / "weights"))
+    content = parse_json((folder / "config.json").read_text(encoding="utf-8"), "it")
+    del content["text"]
+    (folder / "config.json").write_text(json.dumps(content), encoding="utf-8")
+    weights = {name: value.clone() for name, value in read_weights(folder / "upfusion2d.pt").items()}
+    prefix = "cond_stage_model.transformer.text_model."
+    weights[prefix + "embeddings.token_embedding.weight"] = torch.ones(49408, 0)
+    torch.save(weights, folder / "upfusion2d.pt")
+    with pytest.raises(CheckpointError, match="of another shape"):
+        open_checkpoint(folder)
+
+
+def test_dino_queries_that_do_not_fit_their_keys() -> None:
+    prefix = "encoder.layer.0.attention.attention."
+    names = {"embeddings.cls_token": torch.ones(1, 1, 4)}
+    names |= {f"{prefix}{kind}.weight": torch.ones(4, 4) for kind in ("query", "key", "value")}
+    assert hub_names(names)["blocks.0.attn.qkv.weight"].shape == (12, 4)
+    for wrong in (torch.ones(3, 4), torch.ones(4), torch.tensor(1.0)):
+        with pytest.raises(CheckpointError, match="query, key and value of one shape"):
+            hub_names(names | {f"{prefix}key.weight": wrong})
+    scalars = {name: torch.tensor(1.0) if "attention" in name else value for name, value in names.items()}
+    with pytest.raises(CheckpointError, match="query, key and value of one shape"):
+        hub_names(scalars)
+    with pytest.raises(CheckpointError, match="lacks"):
+        hub_names({name: value for name, value in names.items() if "key" not in name})

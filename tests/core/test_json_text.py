@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from upfusion_core.errors import CheckpointError, InputError
+from upfusion_core.json_text import parse_json, read_json, shown
+
+
+def test_values_come_back() -> None:
+    assert parse_json('{"a": [1, 2.5, null, "\\u00e9"]}', "it") == {"a": [1, 2.5, None, "\xe9"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "it must be JSON, but is not"),
+        ("{", "it must be JSON, but is not"),
+        ('{"a": NaN}', "NaN is no number in JSON"),
+        ("[-Infinity]", "-Infinity is no number"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"a":' * 50_000 + "1" + "}" * 50_000, "nested too deeply"),
+        ("1" * 5000, "digits"),
+    ],
+)
+def test_what_is_refused(text: str, words: str) -> None:
+    with pytest.raises(CheckpointError, match=words):
+        parse_json(text, "it", CheckpointError)
+
+
+def test_files(tmp_path: Path) -> None:
+    path = tmp_path / "\u8336 notes.json"
+    path.write_text('{"a": 1}', encoding="utf-8-sig")
+    assert read_json(path) == {"a": 1}
+    path.write_bytes(b"\xff\xfe{}")
+    with pytest.raises(InputError, match="must be UTF-8 text"):
+        read_json(path)
+    for absent in (tmp_path / "none.json", tmp_path, "a\0b.json", "x" * 5000):
+        with pytest.raises(InputError, match=r"cannot be read .*; check the path"):
+            read_json(absent)
+
+
+def test_what_messages_show_of_a_value() -> None:
+    assert shown({"a": [1, None]}) == '{"a": [1, null]}'
+    assert shown("x" * 1000) == '"' + "x" * 59 + "..."
+    assert shown({1, 2}) == "set"
+    assert shown(10**5000) == "int"

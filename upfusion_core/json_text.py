@@ -1,0 +1,52 @@
+"""JSON that people edit by hand or pass on: read strictly, or refused in one sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NoReturn
+
+from .errors import InputError, UpFusionError
+
+
+def parse_json(text: str, source: str, error: type[UpFusionError] = InputError) -> Any:  # noqa: ANN401 - any JSON
+    """The value that `text` stands for.
+
+    Refused beside what is no JSON: NaN and Infinity, which JSON does not know, whole numbers of thousands of digits,
+    and nesting too deep for Python's reader.
+
+    Args:
+        source: what the text is, named in the message, e.g. a path.
+        error: what is raised.
+    """
+    try:
+        return json.loads(text, parse_constant=_no_number)
+    except (ValueError, RecursionError) as reason:
+        why = "it is nested too deeply" if isinstance(reason, RecursionError) else reason
+        raise error(f"{source} must be JSON, but is not ({why}); correct it there, or remove it") from reason
+
+
+def read_json(path: str | os.PathLike[str], error: type[UpFusionError] = InputError) -> Any:  # noqa: ANN401 - any JSON
+    """The value in a UTF-8 file, with or without a byte order mark (see parse_json)."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as reason:
+        raise error(f"{path} must be UTF-8 text, but is not; save it as UTF-8, or remove it") from reason
+    except (OSError, ValueError) as reason:  # a name with a zero byte is a ValueError
+        why = (reason.strerror if isinstance(reason, OSError) else None) or reason
+        raise error(f"{path} must be a JSON file, but cannot be read ({why}); check the path") from reason
+    return parse_json(text, str(path), error)
+
+
+def shown(value: object, most: int = 60) -> str:
+    """`value` as JSON for a message, cut short; whatever it is."""
+    try:
+        text = json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        text = type(value).__name__
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number in JSON")
