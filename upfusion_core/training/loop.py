@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -28,13 +26,16 @@ from .diffusion import DiffusionStage
 from .draws import Draws, derived_seed
 from .encoder import EncoderStage
 from .initial import initial_networks
+from .interrupt import Interruption, interruption
 from .previews import preview_sheet
 from .report import Reporter
+from .stages import TrainingStage
 from .state import STATE_NAME, Averaged, TrainState, read_state, restore, save_state, trained_parameters
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+StageModule: TypeAlias = EncoderStage | AutoencoderStage | DiffusionStage
 MODEL_NAME = "model.safetensors"
 CALIBRATION_BATCHES = 8
 
@@ -57,7 +58,7 @@ class _Run:
     accelerator: Accelerator
     networks: Networks
     text: tuple[Tensor, Tensor]
-    stage: nn.Module
+    stage: StageModule
     module: nn.Module
     folder: Path
     state: TrainState
@@ -86,7 +87,8 @@ def train(
 
     The folder gets `training.pt` (all that is needed to resume, in one file), `history.json`, `validation.png`,
     `curves.png` and `tensorboard/`. The state is saved each `save_every` steps and whenever training stops: at the
-    end, when the time is over, when `on_step` raises, on Ctrl-C (once the step is done), and when a loss is not finite.
+    end, when the time is over, when `on_step` raises, on Ctrl-C, and when a loss is not finite. Ctrl-C gives up the
+    step that is being computed; with several processes it waits for its end.
 
     Args:
         config: see TrainConfig. source: of the batches. validation: its batches 0, 1, … are the fixed ones.
@@ -114,7 +116,7 @@ def train(
         check_latents(networks.vae, targets)
     deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
     try:
-        with _deferred_interrupt() as interrupted:
+        with interruption() as interrupted:
             _steps(run, source, validation, deadline, on_step, interrupted)
         _finish(run, source)
     finally:
@@ -123,10 +125,10 @@ def train(
     return TrainResult(folder / MODEL_NAME, state.step, state.step >= config.steps, state.elapsed)
 
 
-def make_stage(config: TrainConfig, networks: Networks, text: tuple[Tensor, Tensor]) -> nn.Module:
+def make_stage(config: TrainConfig, networks: Networks, text: tuple[Tensor, Tensor]) -> StageModule:
     """The stage's module (see TrainingStage) on `networks`, in training mode; it decides what is trained."""
     if config.stage == "encoder":
-        stage: nn.Module = EncoderStage(config, networks)
+        stage: StageModule = EncoderStage(config, networks)
     elif config.stage == "autoencoder":
         stage = AutoencoderStage(config, networks)
     else:
@@ -155,7 +157,12 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 def accumulate_gradients(
-    config: TrainConfig, accelerator: Accelerator, stage: nn.Module, module: nn.Module, source: BatchSource, step: int
+    config: TrainConfig,
+    accelerator: Accelerator,
+    stage: TrainingStage,
+    module: nn.Module,
+    source: BatchSource,
+    step: int,
 ) -> Tensor:
     """Adds the gradients of step `step` to the parameters'; mean terms over all parts and processes, (K,).
 
@@ -169,13 +176,14 @@ def accumulate_gradients(
         batch = source.batch(step, part, parts).to(accelerator.device)
         inputs = stage.inputs(batch, Draws(seed, part, parts, accelerator.device))
         is_last = index == config.accumulation - 1
-        waiting: AbstractContextManager = nullcontext() if is_last else accelerator.no_sync(module)
+        waiting: AbstractContextManager[None] = nullcontext() if is_last else accelerator.no_sync(module)
         with waiting:
             terms = module(**inputs)
             accelerator.backward(sum(terms.values()) / config.accumulation)
         values = torch.stack([terms[name].detach() for name in sorted(terms)]) / config.accumulation
         total = values if total is None else total + values
-    return accelerator.reduce(total, "mean")
+    reduced: Tensor = accelerator.reduce(total, "mean")
+    return reduced
 
 
 def _accelerator(config: TrainConfig, device: str) -> Accelerator:
@@ -208,7 +216,7 @@ def _prepared(
     accelerator: Accelerator,
     networks: Networks,
     text: tuple[Tensor, Tensor],
-    stage: nn.Module,
+    stage: StageModule,
     folder: Path,
     saved: dict[str, Any] | None,
 ) -> _Run:
@@ -216,7 +224,7 @@ def _prepared(
     if config.compile:
         stage.compile()
     parameters = trained_parameters(stage)
-    options = {"lr": config.learning_rate, "betas": config.betas, "weight_decay": config.weight_decay}
+    options: dict[str, Any] = {"lr": config.learning_rate, "betas": config.betas, "weight_decay": config.weight_decay}
     fused = accelerator.device.type in ("cpu", "cuda")  # one pass over each weight, and no copies of them all
     optimizer = torch.optim.AdamW(parameters, **options, fused=fused)
     averaged = Averaged(parameters, config.ema_decay) if config.ema_decay else None
@@ -234,20 +242,39 @@ def _steps(
     validation: BatchSource,
     deadline: float | None,
     on_step: OnStep | None,
-    interrupted: threading.Event,
+    interrupted: Interruption,
 ) -> None:
     """Steps until all are done or something stops them; the state is saved before anything is raised."""
+    try:
+        with ExitStack() as stack:
+            if run.accelerator.num_processes > 1:  # the others would wait for this one in the midst of a step
+                stack.enter_context(interrupted.held())
+            _loop(run, source, validation, deadline, on_step, interrupted)
+    except KeyboardInterrupt:
+        if run.state.saved != run.state.step:
+            _save(run)
+        raise
+
+
+def _loop(
+    run: _Run,
+    source: BatchSource,
+    validation: BatchSource,
+    deadline: float | None,
+    on_step: OnStep | None,
+    interrupted: Interruption,
+) -> None:
     config, state = run.config, run.state
     fixed = _fixed_batches(run, validation)
 
     def preview() -> Tensor:
         return _sheet(run, fixed[0])
 
+    _validate_if_due(run, fixed)  # Ctrl-C may have come between a step and its validation
     while state.step < config.steps:
         begun = time.monotonic()
-        _step(run, source)
-        if config.validate_every and state.step % config.validate_every == 0:
-            _validate(run, fixed)
+        _step(run, source, interrupted)
+        _validate_if_due(run, fixed)
         state.elapsed += time.monotonic() - begun
         stop: BaseException | None = None
         if on_step is not None and run.accelerator.is_main_process:
@@ -255,7 +282,7 @@ def _steps(
                 on_step(state.step, config.steps, preview if fixed else None)
             except BaseException as error:  # raised again once the state is saved
                 stop = error
-        if interrupted.is_set():
+        if interrupted.pressed:
             stop = KeyboardInterrupt()
         over = deadline is not None and time.monotonic() >= deadline
         ends, cancelled = _anywhere(run.accelerator, over, stop is not None)
@@ -267,7 +294,7 @@ def _steps(
             return
 
 
-def _step(run: _Run, source: BatchSource) -> None:
+def _step(run: _Run, source: BatchSource, interrupted: Interruption) -> None:
     """One optimiser step. Raises InputError, the state before it saved, if the loss or a gradient is not finite."""
     config, state, optimizer = run.config, run.state, run.state.optimizer
     rate = learning_rate(config, state.step)
@@ -286,12 +313,18 @@ def _step(run: _Run, source: BatchSource) -> None:
             f"the loss must stay finite, but step {state.step + 1} gave {terms} and a gradient of norm {numbers[-1]}; "
             f"lower learning_rate or set clip_norm, then resume from {run.folder / STATE_NAME} or begin anew"
         )
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    with interrupted.held():
+        _update(run, terms, {"learning_rate": rate, "gradient_norm": numbers[-1]})
+
+
+def _update(run: _Run, terms: dict[str, float], facts: dict[str, float]) -> None:
+    """Takes the optimiser's step; all that belongs to a step changes here, together."""
+    config, state = run.config, run.state
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
     if state.averaged is not None:
         state.averaged.update()
     state.step += 1
-    facts = {"learning_rate": rate, "gradient_norm": numbers[-1]}
     row = state.history.add(state.step, terms, facts, config.log_every)
     if row is not None:
         run.reporter.scalars(row, "training")
@@ -302,6 +335,13 @@ def _term_names(config: TrainConfig) -> list[str]:
     if config.stage == "diffusion":
         return ["eps", "rgb"] if config.rgb_weight else ["eps"]
     return ["rgb"] if config.stage == "encoder" else ["kl", "l1", "mse"]
+
+
+def _validate_if_due(run: _Run, fixed: list[TrainingBatch]) -> None:
+    """Validates after every so many steps, once each."""
+    every, step, rows = run.config.validate_every, run.state.step, run.state.history.validation
+    if every and step and step % every == 0 and not (rows and rows[-1]["step"] == step):
+        _validate(run, fixed)
 
 
 def _validate(run: _Run, fixed: list[TrainingBatch]) -> None:
@@ -334,7 +374,7 @@ def _sheet(run: _Run, batch: TrainingBatch) -> Tensor:
         return preview_sheet(run.config, run.networks, text, batch).cpu()
 
 
-def _averaged(run: _Run) -> AbstractContextManager:
+def _averaged(run: _Run) -> AbstractContextManager[None]:
     return nullcontext() if run.state.averaged is None else run.state.averaged.in_place()
 
 
@@ -342,6 +382,7 @@ def _save(run: _Run) -> None:
     if run.accelerator.is_main_process:
         save_state(run.folder / STATE_NAME, run.config, run.weights(), run.text, run.state)
         run.reporter.history(run.state.history)
+    run.state.saved = run.state.step
 
 
 def _finish(run: _Run, source: BatchSource) -> None:
@@ -370,26 +411,3 @@ def _anywhere(accelerator: Accelerator, *flags: bool) -> tuple[bool, ...]:
         return flags
     counts = accelerator.reduce(torch.tensor(flags, dtype=torch.float32, device=accelerator.device), "sum")
     return tuple(count > 0 for count in counts.tolist())
-
-
-@contextmanager
-def _deferred_interrupt() -> Iterator[threading.Event]:
-    """Ctrl-C only sets the event, so that no step is left half done; a second one interrupts at once.
-
-    Outside of the main thread Python delivers no Ctrl-C, and nothing is changed.
-    """
-    pressed = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield pressed
-        return
-
-    def note(number: int, frame: object) -> None:
-        if pressed.is_set():
-            raise KeyboardInterrupt
-        pressed.set()
-
-    before: Callable | int | None = signal.signal(signal.SIGINT, note)
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, before)

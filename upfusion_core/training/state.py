@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..errors import CheckpointError, InputError
-from ..files import replacing
+from ..files import save_tensors
 from .config import TrainConfig
 
 STATE_NAME = "training.pt"
@@ -55,7 +55,7 @@ class Averaged:
     first weights.
     """
 
-    def __init__(self, parameters: list[Tensor], decay: float) -> None:
+    def __init__(self, parameters: Sequence[Tensor], decay: float) -> None:
         self.parameters, self.decay, self.updates = parameters, decay, 0
         self.values = [parameter.detach().clone() for parameter in parameters]
 
@@ -84,16 +84,22 @@ class Averaged:
 
 @dataclass
 class TrainState:
-    """What changes during training. step: optimiser steps done. elapsed: seconds of training over all attempts."""
+    """What changes during training. step: optimiser steps done. elapsed: seconds of training over all attempts.
+
+    saved: the step that the file of the state was written at last, by this process.
+    """
 
     optimizer: torch.optim.Optimizer
     averaged: Averaged | None
     history: History = field(default_factory=History)
     step: int = 0
     elapsed: float = 0.0
+    saved: int | None = None
 
 
-def save_state(path: Path, config: TrainConfig, weights: dict[str, Tensor], text: tuple, state: TrainState) -> None:
+def save_state(
+    path: Path, config: TrainConfig, weights: dict[str, Tensor], text: tuple[Tensor, Tensor], state: TrainState
+) -> None:
     """Writes all of a run, whole or not at all.
 
     Args:
@@ -115,8 +121,7 @@ def save_state(path: Path, config: TrainConfig, weights: dict[str, Tensor], text
         "step": state.step,
         "elapsed": state.elapsed,
     }
-    with replacing(path) as partial:
-        torch.save(content, partial)
+    save_tensors(content, path)
 
 
 def read_state(path: Path, config: TrainConfig) -> dict[str, Any]:
@@ -154,7 +159,7 @@ def restore(content: dict[str, Any], state: TrainState) -> None:
     state.step, state.elapsed = content["step"], content["elapsed"]
 
 
-def trained_parameters(module: nn.Module) -> list[Tensor]:
+def trained_parameters(module: nn.Module) -> list[nn.Parameter]:
     """Those that get gradients, in the module's order.
 
     Raises:

@@ -21,10 +21,11 @@ from tiny_training import TinySource, tiny_config
 from torch import Tensor
 
 from upfusion_core import UpFusion, orbit_cameras
-from upfusion_core.errors import CheckpointError, InputError, MissingPackageError
+from upfusion_core.errors import CheckpointError, InputError, MissingPackageError, OutputError
 from upfusion_core.models.checkpoints import network_weights
 from upfusion_core.models.convert import write_networks
 from upfusion_core.models.vae import encode_images
+from upfusion_core.training import loop
 from upfusion_core.training.autoencoder import calibrate_latents
 from upfusion_core.training.batches import TrainingBatch
 from upfusion_core.training.config import TrainConfig
@@ -252,7 +253,7 @@ def test_time_is_up(tmp_path: Path) -> None:
         run(config, tmp_path, max_minutes=-1)
 
 
-def test_ctrl_c_ends_after_the_step_with_a_saved_state(tmp_path: Path) -> None:
+def test_ctrl_c_gives_up_the_step_and_saves_the_state_before(tmp_path: Path) -> None:
     config = tiny_config("encoder")
 
     class Interrupting(TinySource):
@@ -265,7 +266,65 @@ def test_ctrl_c_ends_after_the_step_with_a_saved_state(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(config, tmp_path, source=Interrupting())
     assert signal.getsignal(signal.SIGINT) is before
-    assert read_state(tmp_path / "training.pt", config)["step"] == 3
+    assert read_state(tmp_path / "training.pt", config)["step"] == 2
+    run(config, tmp_path, resume=True)
+    run(config, tmp_path / "whole")
+    one, two = (load_file(path / "model.safetensors") for path in (tmp_path, tmp_path / "whole"))
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+def test_ctrl_c_waits_for_the_end_of_an_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, update = tiny_config("encoder"), Averaged.update
+
+    def pressed_within(averaged: Averaged) -> None:
+        if averaged.updates == 1:  # of step 2: the optimiser has stepped, the average has not
+            os.kill(os.getpid(), signal.SIGINT)
+        update(averaged)
+
+    monkeypatch.setattr(Averaged, "update", pressed_within)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tmp_path)
+    state = read_state(tmp_path / "training.pt", config)
+    assert (state["step"], state["averaged"]["updates"]) == (2, 2)
+
+
+def test_ctrl_c_while_validating_leaves_the_validation_to_the_next_attempt(tmp_path: Path) -> None:
+    config, presses, validate = tiny_config("encoder", validate_every=3), iter([True]), loop._validate
+
+    def pressed(*arguments: Any) -> None:  # noqa: ANN401
+        if next(presses, False):
+            os.kill(os.getpid(), signal.SIGINT)
+        validate(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_validate", pressed)
+        with pytest.raises(KeyboardInterrupt):
+            run(config, tmp_path)
+    state = read_state(tmp_path / "training.pt", config)
+    assert (state["step"], state["history"]["validation"]) == (3, [])
+    run(config, tmp_path, resume=True)
+    run(config, tmp_path / "whole")
+    one, two = (json.loads((path / "history.json").read_text()) for path in (tmp_path, tmp_path / "whole"))
+    assert one == two
+    assert [row["step"] for row in one["validation"]] == [3, 6]
+
+
+def test_a_full_disk_leaves_the_last_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_config("encoder", save_every=2)
+    save, saved = torch.save, []
+
+    def full(content: object, path: Path) -> None:
+        saved.append(path)
+        if len(saved) == 2:
+            path.write_bytes(b"half")
+            raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+        save(content, path)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OutputError, match="disk is probably full"):
+        run(config, tmp_path)
+    assert read_state(tmp_path / "training.pt", config)["step"] == 2
+    assert not list(tmp_path.glob(".*partial*"))
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_state_before(tmp_path: Path) -> None:
