@@ -21,6 +21,7 @@ LAYERS = (
     {"evaluation"},
     {"training"},
     {"cli"},
+    {"__main__"},
 )
 HOMES = {
     "diffusers": {"models", "pipeline"},

