@@ -57,7 +57,7 @@ def model_path(name: str) -> str | Path:
 def modification_time(name: str) -> float:
     """When the newest of the files behind a name was changed, 0 for the bundled model and for missing files."""
     path = model_path(name) if name in model_names() else BUNDLED
-    if path == BUNDLED:
+    if isinstance(path, str):  # the bundled model's name
         return 0.0
     files = [path, *path.iterdir()] if path.is_dir() else [path]
     return max(file.stat().st_mtime for file in files)

@@ -7,7 +7,7 @@ Camera axes: +X right, +Y up, looking along -Z (glTF's). Images are channels-fir
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import SupportsIndex
 
@@ -59,6 +59,9 @@ class Cameras:
 
     def __len__(self) -> int:
         return self.camera_to_world.shape[0]
+
+    def __iter__(self) -> Iterator[Cameras]:
+        return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: SupportsIndex | slice | Tensor) -> Cameras:
         """The chosen cameras; an integer gives one camera, still with its leading axis."""
@@ -201,16 +204,16 @@ class ViewConditioning:
         """The conditions of some of the cameras; an integer gives one camera's, still with its leading axis."""
         index = _as_slice(index, len(self))
 
-        def chosen(value: Tensor | None) -> Tensor | None:
-            return value[index] if value is not None and value.ndim == 3 else value
+        def chosen(value: Tensor) -> Tensor:
+            return value[index] if value.ndim == 3 else value
 
         return ViewConditioning(
             hint=self.hint[index],
             ray_maps=tuple(ray_map[index] for ray_map in self.ray_maps),
             tokens=chosen(self.tokens),
             cameras=self.cameras[index],
-            text=chosen(self.text),
-            unconditional_text=chosen(self.unconditional_text),
+            text=None if self.text is None else chosen(self.text),
+            unconditional_text=None if self.unconditional_text is None else chosen(self.unconditional_text),
         )
 
     def unconditional(self) -> ViewConditioning:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 PROCEDURAL = "procedural"
 SPLITS = ("test", "validation", "held_out")
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     "photos": "1,3,6", "objects": 100, "views": 4, "stages": "white,nearest,predict,sample,field", "seed": 0,
     "steps": 50, "scheduler": "ddim", "alignment": "object", "dtype": "auto", "batch_size": 4, "preset": "draft",
 }  # fmt: skip
@@ -209,7 +209,7 @@ def evaluation_settings(told: EvaluateOptions, stored: dict[str, Any]) -> dict[s
     """What shapes the result, as JSON: of the command line, where that is silent of the run that is continued."""
     settings: dict[str, Any] = {}
     for field in fields(told):
-        value = getattr(told, field.name)
+        value: Any = getattr(told, field.name)
         if value is None and stored:
             settings[field.name] = stored.get(field.name)
             continue

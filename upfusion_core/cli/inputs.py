@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..geometry import cameras_from_matrices, orbit_cameras
 from ..pipeline.prepare import prepare_views
 from ..types import REFERENCE_FOCAL, Cameras, InputViews
-from .settings import OrbitSettings, SceneSettings, Sources
+from .settings import OrbitSettings, SamplingSettings, SceneSettings, Sources
 
 if TYPE_CHECKING:
     from ..pipeline.upfusion import UpFusion
@@ -91,10 +91,11 @@ def load_model(settings: SceneSettings, device: str) -> UpFusion:
     from ..pipeline.schedule import make_scheduler
     from ..pipeline.upfusion import UpFusion
 
-    if getattr(settings, "scheduler", None):
-        make_scheduler(settings.scheduler, 1)  # a wrong name is said before gigabytes are read
-    if getattr(settings, "prompt", None):
-        tokenize(settings.prompt)
+    if isinstance(settings, SamplingSettings):
+        if settings.scheduler:
+            make_scheduler(settings.scheduler, 1)  # a wrong name is said before gigabytes are read
+        if settings.prompt:
+            tokenize(settings.prompt)
     dtype = None if settings.dtype == "auto" else getattr(torch, settings.dtype)
     assert settings.model is not None, "with_stored sees to it"
     return UpFusion.load(settings.model, device=chosen_device(device), dtype=dtype)

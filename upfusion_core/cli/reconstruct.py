@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -63,10 +63,11 @@ def distill_config(settings: ReconstructSettings, conduct: Conduct) -> DistillCo
         schedule = replace(
             schedule, steps=settings.steps or schedule.steps, scheduler=settings.scheduler or schedule.scheduler
         )
+    perceptual: Any = settings.perceptual or config.perceptual  # a text that the configuration checks
     return replace(
         config,
         schedule=schedule,
-        perceptual=settings.perceptual or config.perceptual,
+        perceptual=perceptual,
         perceptual_weights=weights,
         guidance=config.guidance if settings.guidance is None else settings.guidance,
         batch_size=settings.batch_size,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from .inputs import Photos, read_photos
 from .pictures import contact_sheet, load_png, save_png, save_video
 from .run import Run, open_run
 from .settings import (
+    DEFAULT_MODEL,
     DEFAULT_MODEL_NOTE,
     Conduct,
     SamplingSettings,
@@ -45,7 +46,7 @@ def opened(
             say(DEFAULT_MODEL_NOTE)
         settings = with_stored(settings, run.stored("settings"), conduct.explicit)
         if isinstance(settings, SamplingSettings) and settings.guidance is None:
-            settings = replace(settings, guidance=recommended_guidance(settings.model))
+            settings = replace(settings, guidance=recommended_guidance(settings.model or DEFAULT_MODEL))
         chosen = sources.or_stored(run.stored("sources")) if isinstance(sources, Sources) else sources(settings)
         photos = read_photos(chosen, settings)
         run.check_same(settings_json(settings), photos.checksums)
@@ -91,7 +92,7 @@ def sample_views(run: Run, model: UpFusion, scene: SceneEncoding, cameras: Camer
     if run.finished("views"):
         return
     missing = [index for index in range(len(cameras)) if not run.has(view_name(index))]
-    sampler = {
+    sampler: dict[str, Any] = {
         "steps": settings.steps or 50,
         "guidance": settings.guidance,
         "scheduler": settings.scheduler or "ddim",

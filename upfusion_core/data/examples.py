@@ -88,8 +88,10 @@ class MultiViewDataset(Protocol):
     that prove broken when their pixels are read make `read` raise. Both are in `skipped`.
     """
 
-    skipped: list[tuple[str, str]]
-    """(item, reason) of all that was left out so far, objects and single views, each once."""
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """(item, reason) of all that was left out so far, objects and single views, each once."""
+        ...
 
     def __len__(self) -> int: ...
 

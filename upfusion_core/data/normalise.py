@@ -59,7 +59,8 @@ def meeting_point(cameras: Cameras) -> Tensor:
             f"the optical axes of {len(cameras)} cameras must meet near the object, but they are parallel; "
             "give the object's centre, or views from different directions"
         )
-    return torch.linalg.solve(across.sum(dim=0), (across @ centers[:, :, None]).sum(dim=0))[:, 0]
+    center: Tensor = torch.linalg.solve(across.sum(dim=0), (across @ centers[:, :, None]).sum(dim=0))[:, 0]
+    return center
 
 
 def normalise(
@@ -130,4 +131,5 @@ def _upright(first: Tensor, up: Tensor) -> Tensor:
 def _nearest_rotation(matrix: Tensor) -> Tensor:
     """The rotation nearest to a matrix that is one up to rounding."""
     left, _, right = torch.linalg.svd(matrix)
-    return left @ right
+    rotation: Tensor = left @ right
+    return rotation

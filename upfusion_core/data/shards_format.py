@@ -10,7 +10,7 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from .framing import DECODING_ERRORS
 PictureFormat = Literal["png", "webp", "jpeg"]
 PICTURE_FORMATS: tuple[PictureFormat, ...] = get_args(PictureFormat)
 
-_SAVING = {
+_SAVING: dict[str, dict[str, Any]] = {
     "png": {"format": "PNG", "compress_level": 6},
     "webp": {"format": "WEBP", "lossless": True, "quality": 50},  # of lossless WebP: effort
     "jpeg": {"format": "JPEG", "quality": 95, "subsampling": 0},
@@ -96,23 +96,23 @@ def decoded_header(content: bytes) -> SampleHeader:
     name, size, pictures = (header.get(key) for key in ("name", "size", "pictures"))
     if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME:
         raise InputError(f"its name must be a text of 1 to {_LONGEST_NAME} letters, got {name!r:.40}; pack it again")
-    flags = [header.get(key) for key in ("upright", "depth")]
-    if not all(isinstance(flag, bool) for flag in flags):
-        raise InputError(f"{name}: upright and depth must be true or false, got {flags!r:.40}; pack it again")
+    upright, depth = header.get("upright"), header.get("depth")
+    if not isinstance(upright, bool) or not isinstance(depth, bool):
+        raise InputError(f"{name}: upright and depth must be true or false, got {[upright, depth]!r:.40}")
     if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= _LARGEST_SIDE:
         raise InputError(f"{name}: size must be a whole number from 1 to {_LARGEST_SIDE}, got {size!r:.40}")
     if pictures not in PICTURE_FORMATS:
         raise InputError(f"{name}: pictures must be one of {', '.join(PICTURE_FORMATS)}, got {pictures!r:.40}")
     try:
-        numbers = [
+        matrices, focal, principal = (
             torch.tensor(header.get(key), dtype=torch.float32) for key in ("camera_to_world", "focal", "principal")
-        ]
+        )
     except _DAMAGED_NUMBERS as error:
         raise InputError(f"{name}: its cameras must be lists of numbers ({error}); pack it again") from error
-    cameras = Cameras(*numbers)
+    cameras = Cameras(matrices, focal, principal)
     if not 1 <= len(cameras) <= _MOST_VIEWS:
         raise InputError(f"{name} must have 1 to {_MOST_VIEWS} views, got {len(cameras)}; pack it again")
-    return SampleHeader(name, *flags, size, pictures, cameras)
+    return SampleHeader(name, upright, depth, size, pictures, cameras)
 
 
 def decoded_view(header: SampleHeader, view: int, member: Member, size: int) -> tuple[Tensor, Tensor]:
@@ -170,5 +170,5 @@ def _decoded(content: bytes, mode: str, size: int) -> Tensor:
 def _resized(picture: Tensor, size: int) -> Tensor:
     if picture.shape[-1] == size:
         return picture
-    wanted = {"size": (size, size), "mode": "bicubic", "align_corners": False, "antialias": True}
-    return interpolate(picture[None], **wanted)[0].clamp(0, 1)
+    resized = interpolate(picture[None], size=(size, size), mode="bicubic", align_corners=False, antialias=True)
+    return resized[0].clamp(0, 1)

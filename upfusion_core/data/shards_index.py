@@ -6,7 +6,7 @@ import json
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeGuard
 
 from ..errors import InputError
 
@@ -93,7 +93,7 @@ def samples_of(path: Path) -> tuple[list[Sample], str]:
         length = path.stat().st_size
         with tarfile.open(path, "r:") as archive:
             while (member := archive.next()) is not None:
-                archive.members = []  # it would keep them all
+                vars(archive)["members"] = []  # it would keep them all
                 if not 0 <= member.size <= length - member.offset_data:
                     trouble = "it is cut short or damaged"
                     break
@@ -159,11 +159,18 @@ def _read_index(path: Path) -> list[Shard]:
 def _shard(path: Path, entry: object) -> Shard:
     """One entry of the index; shards lie beside it, nowhere else."""
     name, objects, size = (entry.get(key) if isinstance(entry, dict) else None for key in ("name", "objects", "bytes"))
-    plain = isinstance(name, str) and name.endswith(".tar") and not set(name) & set("/\\\0:") and name[0] != "."
-    whole = all(isinstance(number, int) and not isinstance(number, bool) for number in (objects, size))
-    if not plain or not whole or not 0 < objects <= size:
+    if not _is_plain(name) or not _is_whole(objects) or not _is_whole(size) or not 0 < objects <= size:
         raise InputError(
             f'{path}: a shard must be {{"name": "*.tar", "objects", "bytes"}} and lie beside it, '
             f"got {json.dumps(entry)[:80]}; pack the set again"
         )
     return Shard(path.parent / name, objects, size)
+
+
+def _is_plain(name: object) -> TypeGuard[str]:
+    """Whether it names a shard in the index's own folder."""
+    return isinstance(name, str) and name.endswith(".tar") and not set(name) & set("/\\\0:") and name[0] != "."
+
+
+def _is_whole(number: object) -> TypeGuard[int]:
+    return isinstance(number, int) and not isinstance(number, bool)

@@ -99,7 +99,7 @@ def measure_alignments(
         truth: (N, 3, H, W) in [0, 1].
         mask: (N, 1, H, W), the true silhouettes.
     """
-    measures = {}
+    measures: dict[str, Tensor] = {}
     for way, views in alignments:
         suffix = "" if way == "raw" else f"_{way}"
         found = measure_views(views.rgb, truth, mask, prediction_mask=views.mask, lpips=lpips)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from ..errors import InputError
 from ..field.mesh import MeshAsset
 from .spatial import Similarity
 
-Mesh = MeshAsset | trimesh.Trimesh
+Mesh: TypeAlias = MeshAsset | trimesh.Trimesh
 
 QUERY_POINTS = 20_000
 """Points whose nearest neighbours are looked for: far from a surface every look-up is long, and the mean of so many
@@ -83,8 +84,8 @@ def compare_meshes(
     box = float(np.ptp(_trimesh(truth).bounds, axis=0).max())
     there = _distances(_spread(ours, QUERY_POINTS), theirs)
     back = _distances(_spread(theirs, QUERY_POINTS), ours)
-    scores = (_f_score(there, back, share * box) for share in (0.01, 0.02))
-    return MeshScores(_chamfer(there, back) / box, *scores, similarity)
+    one, two = (_f_score(there, back, share * box) for share in (0.01, 0.02))
+    return MeshScores(_chamfer(there, back) / box, one, two, similarity)
 
 
 def sample_surface(mesh: Mesh, count: int, *, seed: int = 0, name: str = "mesh") -> Tensor:
@@ -128,8 +129,8 @@ def align_points(source: Tensor, target: Tensor, *, start: Similarity | None = N
     """
     _check_points(source, target)
     start = start or Similarity.identity()
-    few = [_spread(points, SEARCH_POINTS) for points in (source, target)]
-    more = [_spread(points, FINAL_POINTS) for points in (source, target)]
+    few = _spread(source, SEARCH_POINTS), _spread(target, SEARCH_POINTS)
+    more = _spread(source, FINAL_POINTS), _spread(target, FINAL_POINTS)
     begun = [start, *(_centered(turn, *few) for turn in _turns())]
     ends = [_closest_points(*few, similarity, SEARCH_ROUNDS) for similarity in begun]
     best = min(ends, key=lambda similarity: chamfer_distance(similarity.apply(few[0]), few[1]))
@@ -175,7 +176,8 @@ def _spread(points: Tensor, count: int) -> Tensor:
 def _distances(source: Tensor, target: Tensor) -> np.ndarray:
     """(P,) distances from each source point to the nearest target point."""
     ours, theirs = (points.detach().cpu().double().numpy() for points in (source, target))
-    return KDTree(theirs).query(ours)[0]
+    distances: np.ndarray = KDTree(theirs).query(ours)[0]
+    return distances
 
 
 def _chamfer(there: np.ndarray, back: np.ndarray) -> float:

@@ -111,7 +111,8 @@ def ssim(prediction: Tensor, truth: Tensor) -> Tensor:
 
 def ssim_map(prediction: Tensor, truth: Tensor) -> Tensor:
     """(N, 3, H, W) SSIM of every pixel's window; beyond the border the pictures are mirrored."""
-    return kornia_ssim(prediction.float().contiguous(), truth.float().contiguous(), SSIM_TAPS, padding="same")
+    found: Tensor = kornia_ssim(prediction.float().contiguous(), truth.float().contiguous(), SSIM_TAPS, padding="same")
+    return found
 
 
 def box_psnr(prediction: Tensor, truth: Tensor, mask: Tensor) -> Tensor:

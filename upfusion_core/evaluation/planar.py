@@ -149,14 +149,15 @@ def _from_silhouettes(prediction: Tensor, truth: Tensor, basis: Tensor, shared: 
     offset = ours[0], theirs[0]
     if shared:
         scale = scale.mean(0, keepdim=True)
-        offset = tuple(center.mean(0, keepdim=True) for center in offset)
+        offset = offset[0].mean(0, keepdim=True), offset[1].mean(0, keepdim=True)
     scale = scale.exp()
     shift = (offset[0] - scale[:, None] * offset[1]).clamp(-0.9 * LARGEST_SHIFT, 0.9 * LARGEST_SHIFT)
     wanted = torch.zeros(len(scale), 2, 3, device=truth.device)
     wanted[:, 0, 0] = wanted[:, 1, 1] = scale - 1
     wanted[:, :, 2] = shift
     flat = basis.reshape(-1, 6)
-    return wanted.reshape(-1, 6) @ torch.linalg.pinv(flat)
+    parameters: Tensor = wanted.reshape(-1, 6) @ torch.linalg.pinv(flat)
+    return parameters
 
 
 def _moments(picture: Tensor) -> tuple[Tensor, Tensor]:
@@ -164,7 +165,8 @@ def _moments(picture: Tensor) -> tuple[Tensor, Tensor]:
     weight = picture.abs().sum(1).flatten(1)
     mass = weight.sum(1, keepdim=True)
     share = torch.where(mass > 1e-3, weight / mass.clamp(min=1e-3), 0.0)
-    place = _places(*picture.shape[-2:], picture.device).reshape(-1, 3)[:, :2]
+    height, width = picture.shape[-2:]
+    place = _places(height, width, picture.device).reshape(-1, 3)[:, :2]
     center = share @ place
     radius = torch.einsum("np,npi->n", share, (place - center[:, None]).square()).sqrt()
     return center, torch.where(radius > 1e-3, radius, 1.0)
@@ -179,8 +181,9 @@ def _allowed(transforms: Tensor) -> Tensor:
     """(G,) bool: no mirroring, and stretch and shift within their bounds."""
     linear = transforms[:, :, :2]
     stretch = torch.linalg.svdvals(linear)
-    fits = (stretch <= LARGEST_STRETCH).all(1) & (stretch >= 1 / LARGEST_STRETCH).all(1)
-    return fits & (torch.linalg.det(linear) > 0) & (transforms[:, :, 2].abs() <= LARGEST_SHIFT).all(1)
+    fits: Tensor = (stretch <= LARGEST_STRETCH).all(1) & (stretch >= 1 / LARGEST_STRETCH).all(1)
+    fits &= (torch.linalg.det(linear) > 0) & (transforms[:, :, 2].abs() <= LARGEST_SHIFT).all(1)
+    return fits
 
 
 def _sample(pictures: Tensor, transforms: Tensor, mode: str = "bicubic") -> Tensor:
@@ -217,5 +220,6 @@ def _pyramid(prediction: Tensor, truth: Tensor) -> list[tuple[Tensor, Tensor]]:
     levels = [(prediction, truth)]
     while min(levels[-1][0].shape[-2:]) >= 2 * COARSEST_SIDE:
         size = [side // 2 for side in levels[-1][0].shape[-2:]]
-        levels.append(tuple(F.interpolate(picture, size=size, mode="area") for picture in levels[-1]))
+        ours, theirs = (F.interpolate(picture, size=size, mode="area") for picture in levels[-1])
+        levels.append((ours, theirs))
     return levels[::-1]

@@ -109,14 +109,14 @@ def _arranged(
         atlas.add_uv_mesh(uvs, corners.astype(np.uint32))
     atlas.generate(xatlas.ChartOptions(), _packing(xatlas, resolution=size))
     extent, border = np.array([atlas.width, atlas.height], dtype=np.float32), PADDING / 2
-    uvs, sources, corners, count = [], [], [], 0
+    places, sources, faces, count = [], [], [], 0
     for number, (source, _, _) in enumerate(charted):
-        again, indices, places = atlas.get_mesh(number)
-        uvs.append((places * extent + border) / (extent.max() + 2 * border))  # viewers repeat textures at the border
+        again, indices, uvs = atlas.get_mesh(number)
+        places.append((uvs * extent + border) / (extent.max() + 2 * border))  # viewers repeat textures at the border
         sources.append(source[again])
-        corners.append(indices.astype(np.int64) + count)
+        faces.append(indices.astype(np.int64) + count)
         count += len(again)
-    return np.concatenate(uvs), np.concatenate(sources), np.concatenate(corners)
+    return np.concatenate(places), np.concatenate(sources), np.concatenate(faces)
 
 
 def _packing(xatlas: Any, *, resolution: int = 0, texels_per_unit: float = 0.0) -> Any:  # noqa: ANN401

@@ -97,7 +97,8 @@ def _obj(mesh: MeshAsset, name: str) -> dict[str, bytes]:
         mtl_name=library,
         header=None,
     )
-    return beside | {name: text.encode("utf-8")}
+    files: dict[str, bytes] = beside | {name: text.encode("utf-8")}
+    return files
 
 
 def _glb(mesh: MeshAsset) -> bytes:
@@ -108,9 +109,10 @@ def _glb(mesh: MeshAsset) -> bytes:
         solid = _trimesh(mesh, None)
         # floats, because eight bits of linear light are too few for what is dark
         solid.vertex_attributes[_COLOR] = srgb_to_linear(mesh.vertex_colors.detach().cpu()).numpy()
-    return trimesh.exchange.gltf.export_glb(
+    content: bytes = trimesh.exchange.gltf.export_glb(
         trimesh.Scene(solid), include_normals=mesh.normals is not None, tree_postprocessor=_make_unlit
     )
+    return content
 
 
 def _make_unlit(tree: dict[str, Any]) -> None:

@@ -216,7 +216,8 @@ class FieldFitter:
         def field(points: Tensor) -> tuple[Tensor, Tensor]:
             nonlocal asked
             asked += points.shape[:-1].numel()
-            return self.field(points)
+            found: tuple[Tensor, Tensor] = self.field(points)
+            return found
 
         seen = render_rays(
             field,
@@ -254,11 +255,11 @@ class FieldFitter:
             source = self.generator
             return torch.randint(high, (count,), generator=source, device=source.device).to(self._rgb.device)
 
-        from_edges = 0
-        if self._edges is not None and len(self._edges):
+        edges, from_edges = self._edges, 0
+        if edges is not None and len(edges):
             from_edges = round(self.rays * self.config.edge_share)
         pixels = draw(len(self._rgb), self.rays - from_edges)
-        return torch.cat([pixels, self._edges[draw(len(self._edges), from_edges)]]) if from_edges else pixels
+        return pixels if edges is None or not from_edges else torch.cat([pixels, edges[draw(len(edges), from_edges)]])
 
     @torch.no_grad()
     def preview(self, size: int = 64) -> Tensor:

@@ -42,7 +42,7 @@ def encode_grid(points: Tensor, table: Tensor, config: GridConfig) -> Tensor:
     check_shape("table", table, (sum(config.rows), config.features), "it belongs to another GridConfig")
     if points.device != table.device:
         raise InputError(f"points are on {points.device} and the table on {table.device}; move one to the other")
-    result: Tensor = _Encode.apply(points, table, config)
+    result: Tensor = _Encode.apply(points, table, config)  # type: ignore[no-untyped-call]  # torch declares none
     return result
 
 
@@ -60,7 +60,8 @@ class _Encode(torch.autograd.Function):
         points, table = ctx.saved_tensors
         config: GridConfig = ctx.config
         if torch.is_grad_enabled():  # create_graph=True: the caller wants to differentiate what comes back
-            return *_differentiable_gradients(points, table, config, gradient, ctx.needs_input_grad), None
+            of_points, of_table = _differentiable_gradients(points, table, config, gradient, ctx.needs_input_grad)
+            return of_points, of_table, None
         gradient = gradient.contiguous()
         points_gradient = table_gradient = None
         if ctx.needs_input_grad[0]:

@@ -41,12 +41,12 @@ def march(heights: Tensor, *, slab: int = SLAB, report: Report = lambda share: N
             own[shared] = numbers[np.searchsorted(edges, _edges(points[shared]))]
         new = own < 0
         own[new] = count + np.arange(np.count_nonzero(new))
-        count += np.count_nonzero(new)
+        count += int(np.count_nonzero(new))
         last = np.flatnonzero(points[:, 0] == block.shape[0] - 1)
         keys = _edges(points[last])
         order = np.argsort(keys)
         edges, numbers = keys[order], own[last][order]
-        vertices.append(points[new] + np.float32([first - 1, -1, -1]))
+        vertices.append(points[new] + np.array([first - 1, -1, -1], np.float32))
         faces.append(own[triangles])
         report((first + slab) / cells if first + slab < cells else 1.0)
     return torch.from_numpy(np.concatenate(vertices)), torch.from_numpy(np.concatenate(faces))
@@ -84,4 +84,5 @@ def _edges(points: np.ndarray) -> np.ndarray:
     """(N, 3) vertices in one layer -> (N,) a number for the edge of the lattice that each lies on."""
     whole = np.floor(points[:, 1:]).astype(np.int64)
     y, z = (2 * whole + (points[:, 1:] != whole)).T  # odd between samples, even on one
-    return y * 2**20 + z
+    numbers: np.ndarray = y * 2**20 + z
+    return numbers

@@ -102,13 +102,14 @@ def reference_plucker(cameras: Cameras, reference: Cameras, size: int) -> Tensor
     points = points @ (torch.linalg.inv(_projections(cameras.to("cpu"))) @ back)
     origins = back[:, None, 3, :3]
     rays = Rays(origins, normalize(points[..., :3] / points[..., 3:] - origins, dim=-1))
-    return plucker(rays).unflatten(1, (size, size)).to(cameras.device)
+    grids: Tensor = plucker(rays).unflatten(1, (size, size))
+    return grids.to(cameras.device)
 
 
 def _reference_distances(reference: Cameras) -> Tensor:
     """(N,) distances of the reference cameras from the world's origin, at which they must look."""
     centers = reference.centers
-    distances = centers.norm(dim=-1)
+    distances: Tensor = centers.norm(dim=-1)
     aside = (reference.camera_to_world[:, :3, 2] - centers / distances.clamp(min=1e-6)[:, None]).norm(dim=-1)
     if not len(reference) or (distances < 1e-6).any() or (aside > 1e-3).any():
         raise InputError("the reference camera must look at the world's origin from a distance; use orbit_cameras")

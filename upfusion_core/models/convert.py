@@ -217,7 +217,8 @@ def _safetensors_header(weights: dict[str, Tensor], dtype: torch.dtype | None, m
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return memoryview(content)  # type: ignore[arg-type]  # numpy's arrays are buffers from Python 3.12 on, to types
 
 
 @contextmanager
@@ -236,6 +237,7 @@ def _converted(
                 state[name] = tensor
             else:
                 length = tensor.numel() * target.itemsize
+                assert space is not None, "something changes"
                 room = torch.from_numpy(space[offset : offset + length]).view(target).view(tensor.shape)
                 state[name] = room.copy_(tensor)
                 offset += _aligned(length)

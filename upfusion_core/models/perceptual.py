@@ -29,6 +29,9 @@ _HEADS = tuple(f"lin{block}.model.1.weight" for block in range(len(_BLOCKS)))
 class Lpips(nn.Module):
     """LPIPS on VGG-16 (arXiv 1801.03924): weighted squared differences of unit features after five blocks."""
 
+    shift: Tensor
+    scale: Tensor
+
     def __init__(self, *, ops: ModuleType = nn) -> None:
         super().__init__()
         self.blocks = nn.ModuleList()
@@ -62,7 +65,7 @@ class Lpips(nn.Module):
         features = []
         for index, block in enumerate(self.blocks):
             x = F.max_pool2d(x, 2) if index else x
-            for layer in block:
+            for layer in block.children():
                 x = F.relu(layer(x))
             features.append(x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10))
         return features

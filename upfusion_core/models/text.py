@@ -98,7 +98,8 @@ def _clip_merges() -> list[tuple[str, str]]:
     lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")
     # line 0 names the version; the vocabulary is 2 x 256 bytes, the merges, and the two special tokens
     count = END_TOKEN + 1 - 512 - 2
-    return [tuple(line.split()) for line in lines[1 : 1 + count]]
+    pairs = (line.split() for line in lines[1 : 1 + count])
+    return [(left, right) for left, right in pairs]
 
 
 def _byte_letters() -> list[str]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffusers import UNet2DConditionModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from .attention import grouped_attention, split_heads
 from .controlnet import DiffusionConfig, KeysValues
+
+if TYPE_CHECKING:
+    from diffusers.models.attention_processor import Attention
 
 
 def build_unet(config: DiffusionConfig) -> UNet2DConditionModel:
@@ -77,7 +80,7 @@ class PromptAttention:
 
     def __call__(
         self,
-        attn: nn.Module,
+        attn: Attention,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -95,10 +98,10 @@ class PromptAttention:
         return attn.to_out[0](grouped_attention(attn.to_q(hidden_states), key, value))
 
 
-def _attentions(unet: UNet2DConditionModel) -> list[tuple[str, nn.Module]]:
+def _attentions(unet: UNet2DConditionModel) -> list[tuple[str, Attention]]:
     modules = [(name, module) for name, module in unet.named_modules() if name.endswith(("attn1", "attn2"))]
     return sorted(modules)
 
 
-def _text_attentions(unet: UNet2DConditionModel) -> list[nn.Module]:
+def _text_attentions(unet: UNet2DConditionModel) -> list[Attention]:
     return [module for name, module in _attentions(unet) if name.endswith("attn2")]

@@ -63,4 +63,5 @@ def load_state(path: Path | None, fingerprint: str) -> dict[str, Any] | None:
             f"{path} belongs to a run with other photos, weights, settings or seed; "
             "repeat those, or delete the file to start again"
         )
-    return content["state"]
+    state: dict[str, Any] = content["state"]
+    return state

@@ -91,7 +91,8 @@ def _mask(path: Path) -> Path:
 
 
 def _about() -> dict[str, list[str]]:
-    return json.loads(_read(bundled_path(FOLDER) / "about.json"))
+    about: dict[str, list[str]] = json.loads(_read(bundled_path(FOLDER) / "about.json"))
+    return about
 
 
 def _cameras(path: Path) -> Cameras:

@@ -202,6 +202,7 @@ def _on_white(photo: Photo, color: Tensor) -> Tensor:
 
 def _object_box(photo: Photo) -> _Box:
     """Left, top, right, bottom of the pixels that the mask covers at least half as much as any."""
+    assert photo.coverage is not None, "asked only where there is a mask"
     coverage = unit_range(photo.coverage)
     peak = float(coverage.max())
     if peak < 0.05:

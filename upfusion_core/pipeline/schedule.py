@@ -66,8 +66,9 @@ def make_scheduler(name: str, steps: int, device: torch.device | str = "cpu") ->
     """
     check_count("steps", steps, 1, TRAIN_STEPS)
     short = _SPELLINGS.get(re.sub(r"[^a-z0-9+]", "", name.lower()), name)
-    kind = getattr(diffusers, SCHEDULERS.get(short, short), None)
-    accepted = inspect.signature(kind.__init__).parameters if isinstance(kind, type) else {}
+    kind: Any = getattr(diffusers, SCHEDULERS.get(short, short), None)
+    start = kind.__init__ if isinstance(kind, type) else None  # type: ignore[misc]  # a class, not an instance
+    accepted = {} if start is None else inspect.signature(start).parameters
     if "beta_schedule" not in accepted or "prediction_type" not in accepted:
         known = ", ".join(SCHEDULERS)
         raise InputError(f"scheduler must be one of {known} or a diffusers class of that kind, got {name!r}")

@@ -192,8 +192,9 @@ class Stages(ABC):
         prepared = self.prepare(cond, guidance) if isinstance(cond, ViewConditioning) else cond
         shape = (len(rgb), *self.prior.latent_shape)
         posterior, noise = (torch.randn(shape, generator=generator, device=generator.device) for _ in range(2))
-        options = {"noise": noise, "posterior_noise": posterior, "guidance": guidance, "steps": steps}
-        return denoise_from(self.prior, rgb, prepared, index, **options)
+        return denoise_from(
+            self.prior, rgb, prepared, index, noise=noise, posterior_noise=posterior, guidance=guidance, steps=steps
+        )
 
     def distill(
         self,
@@ -258,7 +259,7 @@ class HostedUpFusion(Stages):
         self._text, self._model_id = text, model_id
 
     @property
-    def prior(self) -> DiffusionPrior:
+    def prior(self) -> DiffusionPrior:  # type: ignore[override]  # nobody gives a hosted model another one
         """The host's diffusion model."""
         if self._prior is None:
             raise InputError("this model was put together without a diffusion model; give it one to sample or distil")

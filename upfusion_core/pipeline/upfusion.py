@@ -41,6 +41,8 @@ class UpFusion(Stages):
         views = model.sample(scene, orbit_cameras([0, 90, 180, 270]))
     """
 
+    prior: DiffusersPrior
+
     def __init__(self, config: ModelConfig | dict[str, Any] | None = None, device: torch.device | str = "cpu") -> None:
         if isinstance(config, dict):
             config = ModelConfig.from_dict(config)
@@ -74,7 +76,7 @@ class UpFusion(Stages):
             raise InputError(f"dtype must be torch.float32, torch.float16 or torch.bfloat16, got {dtype!r}")
         device = torch.device(device) if device is not None else default_device()
         dtype = dtype or (torch.float32 if device.type == "cpu" else torch.float16)
-        checkpoint = open_checkpoint(path)
+        checkpoint = open_checkpoint(os.fspath(path))
         model = cls(checkpoint.config, device="meta")
         model._take(load_networks(checkpoint, device, dtype))
         model._checkpoint = checkpoint

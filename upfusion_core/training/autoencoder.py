@@ -31,7 +31,7 @@ class AutoencoderStage(nn.Module):
     def __init__(self, config: TrainConfig, networks: Networks) -> None:
         super().__init__()
         self.config = config
-        self.vae = networks.vae.requires_grad_(True)
+        self.vae: AutoencoderKL = networks.vae.requires_grad_(True)
         if config.gradient_checkpointing:
             self.vae.enable_gradient_checkpointing()
 

@@ -204,13 +204,13 @@ class ProceduralBatches:
         chosen = self._chosen(step, rank, world)
         made = self.objects.look(chosen, views=views, size=self.image_size, generator=generator)
         matrices, focal = made.camera_to_world, made.focal
-        targets = [value[:, photos:].flatten(0, 1) for value in (matrices, focal)]
+        target_matrices, target_focal = (value[:, photos:].flatten(0, 1) for value in (matrices, focal))
         return TrainingBatch(
             photos=made.rgb[:, :photos],
             references=Cameras(matrices[:, 0], focal[:, 0], torch.zeros_like(focal[:, 0])),
             targets=made.rgb[:, photos:],
             target_masks=made.mask[:, photos:],
-            cameras=Cameras(*targets, torch.zeros_like(targets[1])),
+            cameras=Cameras(target_matrices, target_focal, torch.zeros_like(target_focal)),
         )
 
     def _chosen(self, step: int, rank: int, world: int) -> Objects:
@@ -219,10 +219,12 @@ class ProceduralBatches:
             return self._drawn((step * world + rank) * count, count, parts)
         steps = max(1, self.pool * self.uses // (count * world))
         number = step // steps
-        if self._pool[0] != (number, parts):
-            self._pool = ((number, parts), self._drawn(number * self.pool, self.pool, parts))
+        made_for, pool = self._pool
+        if pool is None or made_for != (number, parts):
+            pool = self._drawn(number * self.pool, self.pool, parts)
+            self._pool = ((number, parts), pool)
         places = torch.randint(self.pool, (world, count), generator=_generator(self.seed, "pool", step))[rank]
-        return self._pool[1][places.to(self.device)]
+        return pool[places.to(self.device)]
 
     def _drawn(self, position: int, count: int, parts: int | None) -> Objects:
         first = derived_seed(self.seed, "objects") + position

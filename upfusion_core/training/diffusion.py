@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from .draws import Draws
 from .queries import grid_plucker, query_rays
 from .stages import PhotoEncoder, color_loss, is_trained
 
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
 OUTPUT_HALF = ("up_blocks.", "conv_norm_out.", "conv_out.")
 """Parameters of the UNet's output half, which the paper trains."""
 
@@ -33,6 +36,9 @@ class DiffusionStage(nn.Module):
         text: (default, empty) prompt's embeddings, (77, W) each.
     """
 
+    text: Tensor
+    alphas: Tensor
+
     def __init__(self, config: TrainConfig, networks: Networks, text: tuple[Tensor, Tensor]) -> None:
         super().__init__()
         self.config = config
@@ -42,9 +48,9 @@ class DiffusionStage(nn.Module):
         networks.upsrt.requires_grad_(config.train_upsrt)
         if not config.rgb_weight:
             networks.upsrt.ray_decoder.rgb_mlp.requires_grad_(False)  # nothing here reads its colours
-        self.vae = networks.vae.requires_grad_(False)
+        self.vae: AutoencoderKL = networks.vae.requires_grad_(False)
         self.controlnet = networks.controlnet.requires_grad_(True)
-        self.unet = networks.unet
+        self.unet: UNet2DConditionModel = networks.unet
         choose_unet_half(self.unet, config.train_unet)
         if config.gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
@@ -103,7 +109,7 @@ class DiffusionStage(nn.Module):
         """
         tokens = self.encoder(photos)
         terms = {}
-        if query_rays is not None:
+        if query_rays is not None and query_colors is not None:
             loss = color_loss(self.encoder.upsrt, tokens, query_rays, query_colors)
             terms["rgb"] = self.config.rgb_weight * loss
         with torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -42,6 +43,6 @@ class Draws:
         """(count,) int64, uniform in 0 … high - 1."""
         return (self.uniform(count).double() * high).long()
 
-    def _part(self, draw: object, count: int, shape: tuple[int, ...]) -> Tensor:
+    def _part(self, draw: Callable[..., Tensor], count: int, shape: tuple[int, ...]) -> Tensor:
         whole = draw(count * self.shards, *shape, generator=self.generator, device=self.generator.device)
         return whole[self.shard * count : (self.shard + 1) * count]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,9 @@ from ..models.ldm_names import CONTROL_PREFIX, TEXT_PREFIX, UNET_PREFIX, VAE_PRE
 from ..models.text import DEFAULT_PROMPT, build_text_encoder, encode_tokens, tokenize
 from ..models.weight_files import read_metadata, read_weights
 from .draws import derived_seed
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 PARTS = {
     "DINO": DINO_PREFIX,
@@ -130,7 +134,7 @@ def read_initial_weights(source: str | Path, config: ModelConfig) -> dict[str, T
 
 
 @torch.no_grad()
-def prepare_autoencoder(vae: nn.Module) -> None:
+def prepare_autoencoder(vae: AutoencoderKL) -> None:
     """Makes an untrained autoencoder's signal louder than its noise.
 
     torch's own start shrinks a signal by 1/sqrt(3) in every convolution, and a log-variance of 0 drowns what is left in
@@ -229,14 +233,14 @@ def _embeddings(config: ModelConfig, weights: dict[str, Tensor]) -> tuple[Tensor
         return fixed_embeddings(config.diffusion.context_dim)
     encoder = build_text_encoder(config.text)
     state = encoder.state_dict()
-    names = text_names(state)
-    wrong = [ldm for own, ldm in names.items() if ldm not in weights or weights[ldm].shape != state[own].shape]
+    ldm_names = text_names(state)
+    wrong = [ldm for own, ldm in ldm_names.items() if ldm not in weights or weights[ldm].shape != state[own].shape]
     if wrong:
         raise CheckpointError(
             f"the text encoder to start from lacks {wrong[0]} or has it in another size; "
             "correct the section text of the model's configuration"
         )
-    encoder.load_state_dict({own: weights[ldm] for own, ldm in names.items()})
+    encoder.load_state_dict({own: weights[ldm] for own, ldm in ldm_names.items()})
     default, empty = (encode_tokens(encoder, tokenize(prompt))[0] for prompt in (DEFAULT_PROMPT, ""))
     return default, empty
 

@@ -33,6 +33,8 @@ class TrainingStage(Protocol):
 class PhotoEncoder(nn.Module):
     """(B, V, 3, S, S) photos -> (B, V·P, D) set latents, through DINO (or what stands in its place) and UpSRT."""
 
+    patch_plucker: Tensor
+
     def __init__(self, dino: DinoKeys, upsrt: UpSRT) -> None:
         super().__init__()
         self.dino, self.upsrt = dino, upsrt

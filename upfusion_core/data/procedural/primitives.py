@@ -105,7 +105,8 @@ def torus_distance(points: Tensor, size: Tensor) -> Tensor:
 def _torus_distance(points: Tensor, ring: Tensor, tube: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     x, y, z = points
     away = _along_ring(x, y.abs(), cosine, sine)
-    return (x * x + y * y + z * z + ring * ring - 2 * ring * away).clamp_min(0).sqrt() - tube
+    distance: Tensor = (x * x + y * y + z * z + ring * ring - 2 * ring * away).clamp_min(0).sqrt() - tube
+    return distance
 
 
 def _along_ring(x: Tensor, y: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:

@@ -161,7 +161,8 @@ def _labelled(label: Tensor, local: Tensor) -> Tensor:
     azimuth, width, middle, height = label
     turn = torch.atan2(local[0], local[2]) - azimuth
     turn = (turn - 2 * math.pi * torch.round(turn / (2 * math.pi))).abs()
-    return (turn < width) & ((local[1] - middle).abs() < height)
+    inside: Tensor = (turn < width) & ((local[1] - middle).abs() < height)
+    return inside
 
 
 def _joined_surface(tables: Tables, column: Tensor, points: Tensor, normals: Tensor) -> tuple[Tensor, Tensor]:

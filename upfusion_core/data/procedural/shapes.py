@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -173,7 +174,8 @@ def turn_about_y(angle: Tensor) -> Tensor:
     """(…) radians -> (…, 3, 3) rotations that take +Z towards +X."""
     zero, one = torch.zeros_like(angle), torch.ones_like(angle)
     rows = [angle.cos(), zero, angle.sin(), zero, one, zero, -angle.sin(), zero, angle.cos()]
-    return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
+    turns: Tensor = torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
+    return turns
 
 
 def bounding_balls(objects: Objects) -> tuple[Tensor, Tensor]:
@@ -214,10 +216,11 @@ def _turned(primitives: Primitives, turn: Tensor) -> Primitives:
 def _mapped(value: Objects, function: Callable[[Tensor], Tensor]) -> Objects:
     """A copy of nested dataclasses with `function` applied to every tensor."""
 
-    def mapped(item: object) -> object:
-        return function(item) if isinstance(item, Tensor) else _rebuilt(item)
+    def mapped(item: Any) -> Any:  # noqa: ANN401 - a tensor, or a dataclass of tensors
+        return function(item) if isinstance(item, Tensor) else rebuilt(item)
 
-    def _rebuilt(item: object) -> object:
+    def rebuilt(item: Any) -> Any:  # noqa: ANN401 - a dataclass
         return type(item)(**{field.name: mapped(getattr(item, field.name)) for field in fields(item)})
 
-    return _rebuilt(value)
+    result: Objects = rebuilt(value)
+    return result

@@ -167,7 +167,8 @@ def quaternion_rotation(x: Tensor, y: Tensor, z: Tensor, w: Tensor) -> Tensor:
         2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w),
         2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y),
     ]  # fmt: skip
-    return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
+    turns: Tensor = torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
+    return turns
 
 
 def _whole(value: int | Tensor, count: int) -> Tensor:

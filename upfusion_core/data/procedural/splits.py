@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,8 @@ _FROZEN = json.loads((Path(__file__).parent / "splits.json").read_text(encoding=
 
 GENERATOR_VERSION: int = _FROZEN["generator_version"]
 """Raised whenever the same seed would give another object."""
-HELD_OUT_ROLES: tuple[int, int] = tuple(ROLES.index(role) for role in _FROZEN["held_out_combination"])
+_FIRST, _SECOND = _FROZEN["held_out_combination"]
+HELD_OUT_ROLES: tuple[int, int] = ROLES.index(_FIRST), ROLES.index(_SECOND)
 """Two roles that no object of train, validation or test has together."""
 HELD_OUT_PATTERN: int = PATTERNS.index(_FROZEN["held_out_pattern"])
 """A pattern that no object of train, validation or test wears."""
@@ -29,7 +31,7 @@ class Split:
     first_seed: int
     objects: int
 
-    def seeds(self, indices: torch.Tensor | list[int] | range) -> list[int]:
+    def seeds(self, indices: torch.Tensor | Sequence[int]) -> list[int]:
         """The seeds of objects 0 ... objects - 1; raises InputError outside of them."""
         chosen = [int(index) for index in indices]
         if chosen and not 0 <= min(chosen) <= max(chosen) < self.objects:

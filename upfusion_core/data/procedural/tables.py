@@ -54,11 +54,13 @@ class Placed:
 
     def directions_to_local(self, directions: Tensor) -> Tensor:
         """(3, N) world directions -> the primitives' own frames."""
-        return (self.numbers[:9].unflatten(0, (3, 3)) * directions[:, None]).sum(0)
+        local: Tensor = (self.numbers[:9].unflatten(0, (3, 3)) * directions[:, None]).sum(0)
+        return local
 
     def directions_to_world(self, directions: Tensor) -> Tensor:
         """(3, N) directions in the primitives' own frames -> world."""
-        return (self.numbers[:9].unflatten(0, (3, 3)) * directions[None]).sum(1)
+        world: Tensor = (self.numbers[:9].unflatten(0, (3, 3)) * directions[None]).sum(1)
+        return world
 
     def distance(self, points: Tensor) -> Tensor:
         """(N,) signed distances of (3, N) world points."""
