@@ -10,6 +10,7 @@ from torch.nn.functional import interpolate
 
 from ..upfusion_core import MEASURES, InputError, estimate_mask, measure_views
 from .convert import image_from_rgb, plane_from_mask, rgb_from_image
+from .host import progress_hook
 
 _PANEL = (240, 170)
 _COLUMNS = 4
@@ -24,8 +25,14 @@ def compared(images: Tensor, truth: Tensor, masks: Tensor | None) -> tuple[str, 
         silhouettes = torch.stack([estimate_mask(picture) for picture in target])
     else:
         silhouettes = plane_from_mask(masks).cpu()
-    values = measure_views(prediction, target, silhouettes)
-    rows = {MEASURES[name].label.replace("\N{MINUS SIGN}", "-"): column.tolist() for name, column in values.items()}
+        _check_silhouettes(silhouettes, target)
+    views = zip(prediction.split(1), target.split(1), silhouettes.split(1), strict=True)
+    on_step = progress_hook("measuring")
+    rows: dict[str, list[float]] = {}
+    for number, view in enumerate(views, start=1):
+        for name, value in measure_views(*view).items():
+            rows.setdefault(MEASURES[name].label.replace("\N{MINUS SIGN}", "-"), []).append(float(value))
+        on_step(number, len(target), None)
     difference = image_from_rgb((prediction - target).abs())
     return table(rows), image_from_rgb(plot(rows)), difference
 
@@ -86,6 +93,16 @@ def _of_size(prediction: Tensor, truth: Tensor) -> Tensor:
     if prediction.shape[-2:] == wanted:
         return prediction
     return interpolate(prediction, size=tuple(wanted), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
+
+
+def _check_silhouettes(silhouettes: Tensor, truth: Tensor) -> None:
+    """One mask a true view, of its size."""
+    (count, _, height, width), wanted = silhouettes.shape, (len(truth), *truth.shape[-2:])
+    if (count, height, width) != wanted:
+        raise InputError(
+            f"masks must be {wanted[0]} of {wanted[2]} x {wanted[1]} pixels, one true silhouette a view, got {count} of "
+            f"{width} x {height}; take them from where the truth comes from"
+        )
 
 
 def _mean(values: list[float]) -> float:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 CATEGORY = "UpFusion/field"
 BACKGROUNDS = {"white": 1.0, "grey": 0.5, "black": 0.0}
+TEXTURED_FACES = 50_000
+"""Most triangles of a textured mesh whose user named no number: the time of unwrapping grows faster than they do."""
 
 
 class UpFusionDistill(io.ComfyNode):
@@ -208,7 +210,10 @@ class UpFusionExtractMesh(io.ComfyNode):
                     min=0,
                     max=10_000_000,
                     step=1000,
-                    tooltip="Most triangles the mesh may have, at least 16; fewer make a smaller file. 0 keeps all.",
+                    tooltip=(
+                        "Most triangles the mesh may have, at least 16; fewer make a smaller file. 0 keeps all with "
+                        f"'vertex colors' and {TEXTURED_FACES:,} with 'texture': unwrapping more takes minutes."
+                    ),
                 ),
             ],
             outputs=[
@@ -226,11 +231,12 @@ class UpFusionExtractMesh(io.ComfyNode):
         from .host import progress_hook
         from .rendering import working_copy
 
+        is_textured = coloring == "texture"
         mesh = working_copy(field).extract_mesh(
             resolution,
             threshold or None,
-            texture_size=texture_size if coloring == "texture" else None,
-            faces=faces or None,
+            texture_size=texture_size if is_textured else None,
+            faces=faces or (TEXTURED_FACES if is_textured else None),
             on_step=progress_hook("extracting the mesh"),
         )
         mesh = centred(mesh)

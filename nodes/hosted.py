@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .host import check_interrupted
+
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
@@ -81,6 +83,8 @@ def host_networks(checkpoint: Checkpoint, text: tuple[Tensor, Tensor], dtypes: D
     kept = dtypes.stored if dtypes.stored.itemsize > 1 else dtypes.computed
     networks = load_conditioning_networks(checkpoint, ops=ops.manual_cast, dtype=kept)
     dino, upsrt, controlnet = (patcher(network, **places) for network in networks)
+    # a large picture is many calls of the decoder: Cancel comes between them
+    upsrt.model.ray_decoder.register_forward_pre_hook(lambda *_: check_interrupted())
     return HostedModel(
         checkpoint.config, checkpoint.model_id, dino, upsrt, controlnet, text=text, dtype=dtypes.computed
     )

@@ -101,3 +101,11 @@ def loaded(pack: Callable[[str], ModuleType], node_classes: dict[str, type], mod
     with torch.inference_mode():  # as in a prompt
         (scene,) = node_classes["UpFusionEncodeViews"].execute(outputs[0], photos, elevation=22.5).args
     return Loaded(*outputs, library, scene, core.orbit_cameras([0, 70, 150, 260], 10.0))
+
+
+@pytest.fixture
+def lines(pack: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The lines of text that nodes show."""
+    shown: list[str] = []
+    monkeypatch.setattr(pack("nodes.host"), "send_line", shown.append)
+    return shown

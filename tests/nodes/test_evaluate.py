@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+pytestmark = pytest.mark.usefixtures("lines")
+
 COMPARE = "UpFusionCompareViews"
 
 

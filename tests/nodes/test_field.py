@@ -16,6 +16,8 @@ import trimesh
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+pytestmark = pytest.mark.usefixtures("lines")
+
 RENDER, EXTRACT, SAVE_MESH = "UpFusionRenderField", "UpFusionExtractMesh", "UpFusionSaveMesh"
 SAVE, LOAD = "UpFusionSaveField", "UpFusionLoadField"
 COLOR = (0.8, 0.4, 0.2)
@@ -63,14 +65,6 @@ def folders(comfyui: str, tmp_path: Path) -> Path:
     yield tmp_path
     folder_paths.set_input_directory(before[0])
     folder_paths.set_output_directory(before[1])
-
-
-@pytest.fixture(autouse=True)
-def lines(pack: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The lines of text that nodes show."""
-    shown: list[str] = []
-    monkeypatch.setattr(pack("nodes.host"), "send_line", shown.append)
-    return shown
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +193,17 @@ def test_a_texture_is_srgb_and_has_its_own_places(run_node: Callable, ball: nn.M
     torch.testing.assert_close(found.median(0).values, torch.tensor(COLOR), atol=0.01, rtol=0)
 
 
+def test_a_textured_mesh_has_a_number_of_faces_by_itself(
+    run_node: Callable, ball: nn.Module, pack: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pack("nodes.field"), "TEXTURED_FACES", 300)
+    settings = {"field": ball, "resolution": 24, "threshold": 12.0, "texture_size": 64}
+    colored, _ = run_node(EXTRACT, **settings)
+    textured, _ = run_node(EXTRACT, **settings, coloring="texture")
+    more, _ = run_node(EXTRACT, **settings, coloring="texture", faces=600)
+    assert textured.faces.shape[1] <= 300 < more.faces.shape[1] <= 600 < colored.faces.shape[1]
+
+
 def test_faces_are_at_most_so_many(run_node: Callable, ball: nn.Module) -> None:
     pytest.importorskip("fast_simplification")
     mesh, _ = run_node(EXTRACT, field=ball, resolution=24, threshold=12.0, faces=200)
@@ -280,7 +285,7 @@ def hostile_files(ball: nn.Module, folder: Path) -> dict[str, str]:
     ):
         save_file({"weight": torch.zeros(3)}, folder / f"{name}.safetensors", metadata={"upfusion_field": content})
     unreadable = "could not be read as .safetensors"
-    undescribed = "cannot read"
+    undescribed = "cannot read|must be JSON"
     return {
         **dict.fromkeys(("empty", "junk", "long", "pickle", "cut"), unreadable),
         "weights": "is not a field",
