@@ -100,8 +100,8 @@ def _check_silhouettes(silhouettes: Tensor, truth: Tensor) -> None:
     (count, _, height, width), wanted = silhouettes.shape, (len(truth), *truth.shape[-2:])
     if (count, height, width) != wanted:
         raise InputError(
-            f"masks must be {wanted[0]} of {wanted[2]} x {wanted[1]} pixels, one true silhouette a view, got {count} of "
-            f"{width} x {height}; take them from where the truth comes from"
+            f"masks must be {wanted[0]} of {wanted[2]} x {wanted[1]} pixels, one true silhouette a view, got "
+            f"{count} of {width} x {height}; take them from where the truth comes from"
         )
 
 
