@@ -22,6 +22,7 @@ from ..files import bundled_path
 from ..json_text import parse_json, shown
 from .config import MAX_LAYERS, MODEL_ID, ModelConfig
 from .controlnet import ControlNet
+from .convolution import widen
 from .dino import DinoKeys
 from .dino_names import hub_names
 from .ldm_names import CONTROL_PREFIX, TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX, text_names, unet_names, vae_names
@@ -131,8 +132,8 @@ def build_networks(config: ModelConfig, device: torch.device | str = "cpu") -> N
         return Networks(
             dino=DinoKeys(config.dino),
             upsrt=UpSRT(config.upsrt),
-            controlnet=ControlNet(config.diffusion),
-            unet=build_unet(config.diffusion),
+            controlnet=widen(ControlNet(config.diffusion)),
+            unet=widen(build_unet(config.diffusion)),
             vae=build_vae(config.vae),
         )
 

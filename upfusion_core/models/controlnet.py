@@ -7,6 +7,7 @@ Module and parameter names are the released checkpoint's, without the prefix `co
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -60,12 +61,14 @@ class ControlConstants:
     """What the ControlNet needs of a scene and its cameras, constant over the sampling steps.
 
     hint: (B, C, s, s) after the hint convolution. ray_maps: one (B, 6, s, s) a level, finest first.
-    keys_values: cross-attention keys and values of the set latents, (G, heads, N, D) each; G divides B.
+    keys_values: cross-attention keys and values of the set latents, (G, heads, N, D) each; G divides B - blank.
+    blank: how many samples, the first of the batch, have set latents of zeros: see `_Attention`.
     """
 
     hint: Tensor
     ray_maps: tuple[Tensor, ...]
     keys_values: tuple[KeysValues, ...]
+    blank: int = 0
 
 
 class ControlNet(nn.Module):
@@ -108,22 +111,26 @@ class ControlNet(nn.Module):
         )
         self.middle_block_out = nn.ModuleList([ops.Conv2d(deepest, deepest, 1)])
 
-    def constants(self, hint: Tensor, ray_maps: tuple[Tensor, ...], tokens: Tensor) -> ControlConstants:
+    def constants(
+        self, hint: Tensor, ray_maps: tuple[Tensor, ...], tokens: Tensor, *, blank: int = 0
+    ) -> ControlConstants:
         """Hint convolution and the set latents' keys and values, all in the precision of `tokens`.
 
         Args:
-            hint: (B, C+6, s, s). ray_maps: (B, 6, s/2^i, s/2^i) for every level i. tokens: (G, N, C), G divides B.
+            hint: (B, C+6, s, s). ray_maps: (B, 6, s/2^i, s/2^i) for every level i.
+            tokens: (G, N, C) of all samples but the first `blank`, whose set latents are zeros; G divides their number.
         """
         check_shape("ControlNet hint", hint, ("B", self.config.hint_channels, "s", "s"))
         check_shape("ControlNet tokens", tokens, ("G", "N", self.config.context_dim))
-        if len(ray_maps) != len(self.config.widths) or len(hint) % len(tokens):
+        if len(ray_maps) != len(self.config.widths) or (len(hint) - blank) % len(tokens):
             raise InputError(
                 f"ControlNet expects {len(self.config.widths)} ray maps and a batch divisible by the {len(tokens)} "
-                f"sets of latents, got {len(ray_maps)} ray maps and a batch of {len(hint)}; use UpFusion.condition"
+                f"sets of latents, got {len(ray_maps)} ray maps and a batch of {len(hint) - blank}; "
+                "use UpFusion.condition"
             )
         keys_values = tuple(layer.keys_values(tokens) for layer in self._transformers())
         maps = tuple(ray_map.to(tokens.dtype) for ray_map in ray_maps)
-        return ControlConstants(self.input_hint_block[0](hint.to(tokens.dtype)), maps, keys_values)
+        return ControlConstants(self.input_hint_block[0](hint.to(tokens.dtype)), maps, keys_values, blank)
 
     def forward(self, latents: Tensor, timesteps: Tensor, constants: ControlConstants) -> list[Tensor]:
         """Residuals for `latents` (B, 4, s, s) at `timesteps` (B,) in 0…999."""
@@ -132,29 +139,38 @@ class ControlNet(nn.Module):
         residuals = []
         x = latents
         for index, (block, zero_conv) in enumerate(zip(self.input_blocks, self.zero_convs, strict=True)):
+            assert isinstance(block, nn.ModuleList)
+            assert isinstance(zero_conv, nn.ModuleList)
             for layer in block:
-                x = self._apply_layer(layer, x, embedding, constants.ray_maps[self.levels[index]], keys_values)
+                x = self._apply_layer(layer, x, embedding, constants, self.levels[index], keys_values)
             if index == 0:
                 x = x + constants.hint
             residuals.append(zero_conv[0](x))
         for layer in self.middle_block:
-            x = self._apply_layer(layer, x, embedding, constants.ray_maps[-1], keys_values)
+            x = self._apply_layer(layer, x, embedding, constants, -1, keys_values)
         return [*residuals, self.middle_block_out[0](x)]
 
     def _apply_layer(
-        self, layer: nn.Module, x: Tensor, embedding: Tensor, ray_map: Tensor, keys_values: iter
+        self,
+        layer: nn.Module,
+        x: Tensor,
+        embedding: Tensor,
+        constants: ControlConstants,
+        level: int,
+        keys_values: Iterator[KeysValues],
     ) -> Tensor:
-        inputs = [x]
+        inputs: list[Tensor | KeysValues | int] = [x]
         if isinstance(layer, _ResBlock):
             inputs.append(embedding)
         elif isinstance(layer, _SetTransformer):
-            inputs += [ray_map, next(keys_values)]
+            inputs += [constants.ray_maps[level], next(keys_values), constants.blank]
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return checkpoint(layer, *inputs, use_reentrant=False)
         return layer(*inputs)
 
     def _transformers(self) -> list[_SetTransformer]:
-        layers = [layer for block in [*self.input_blocks, self.middle_block] for layer in block]
+        blocks = [*self.input_blocks, self.middle_block]
+        layers = [layer for block in blocks for layer in block.children()]
         return [layer for layer in layers if isinstance(layer, _SetTransformer)]
 
 
@@ -204,12 +220,14 @@ class _SetTransformer(nn.Module):
         self.proj_out = ops.Conv2d(channels, channels, 1)
 
     def keys_values(self, tokens: Tensor) -> KeysValues:
-        return self.transformer_blocks[0].attn2.keys_values(tokens)
+        block = self.transformer_blocks[0]
+        assert isinstance(block, _TransformerBlock)
+        return block.attn2.keys_values(tokens)
 
-    def forward(self, x: Tensor, ray_map: Tensor, keys_values: KeysValues) -> Tensor:
+    def forward(self, x: Tensor, ray_map: Tensor, keys_values: KeysValues, blank: int) -> Tensor:
         h = self.proj_in(torch.cat([self.norm(x), ray_map], dim=1))
         h = h.flatten(2).transpose(1, 2)  # (B, s·s, C)
-        h = self.transformer_blocks[0](h, keys_values)
+        h = self.transformer_blocks[0](h, keys_values, blank)
         return x + self.proj_out(h.transpose(1, 2).unflatten(2, x.shape[2:]))
 
 
@@ -221,14 +239,19 @@ class _TransformerBlock(nn.Module):
         self.attn2 = _Attention(width, config.context_dim, config.num_heads, ops)
         self.norm1, self.norm2, self.norm3 = (ops.LayerNorm(width, eps=1e-5) for _ in range(3))
 
-    def forward(self, x: Tensor, keys_values: KeysValues) -> Tensor:
+    def forward(self, x: Tensor, keys_values: KeysValues, blank: int) -> Tensor:
         normed = self.norm1(x)
         x = x + self.attn1(normed, self.attn1.keys_values(normed))
-        x = x + self.attn2(self.norm2(x), keys_values)
+        x = x + self.attn2(self.norm2(x), keys_values, blank)
         return x + self.ff(self.norm3(x))
 
 
 class _Attention(nn.Module):
+    """Attention to given keys and values, by all samples but the first `blank`.
+
+    Those attend to zeros: keys and values have no bias, so that they get zeros, whatever they ask.
+    """
+
     def __init__(self, width: int, context_width: int, heads: int, ops: ModuleType) -> None:
         super().__init__()
         self.heads = heads
@@ -240,8 +263,11 @@ class _Attention(nn.Module):
     def keys_values(self, context: Tensor) -> KeysValues:
         return split_heads(self.to_k(context), self.heads), split_heads(self.to_v(context), self.heads)
 
-    def forward(self, x: Tensor, keys_values: KeysValues) -> Tensor:
-        return self.to_out[0](grouped_attention(self.to_q(x), *keys_values))
+    def forward(self, x: Tensor, keys_values: KeysValues, blank: int = 0) -> Tensor:
+        seen = self.to_out[0](grouped_attention(self.to_q(x[blank:]), *keys_values))
+        if not blank:
+            return seen
+        return torch.cat([self.to_out[0](torch.zeros_like(x[:1, :1])).expand_as(x[:blank]), seen])
 
 
 class _FeedForward(nn.Module):

@@ -5,6 +5,7 @@ Sampling and distillation see only the protocol; the library's implementation st
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from ..models.controlnet import ControlConstants, KeysValues
 from ..models.unet import predict, prompt_keys_values
 from ..models.vae import decode_latents, encode_images
 from ..types import ViewConditioning
+from .recording import RecordedCalls
 
 
 class DiffusionPrior(Protocol):
@@ -65,6 +67,7 @@ class DiffusersPrior:
     def __init__(self, networks: Networks, latent_size: int) -> None:
         self.networks = networks
         self.latent_shape = (4, latent_size, latent_size)
+        self._recorded: RecordedCalls | None = None
 
     @property
     def device(self) -> torch.device:
@@ -76,18 +79,24 @@ class DiffusersPrior:
         """The networks' precision."""
         return next(self.networks.controlnet.parameters()).dtype
 
+    def record_calls(self) -> None:
+        """From now on the networks' kernels are recorded as CUDA graphs and replayed; see `recording`."""
+        self._recorded = RecordedCalls(self._networks_noise)
+
     def prepare(self, cond: ViewConditioning, *, guided: bool) -> PreparedConditioning:
         """Hint convolution, ray maps, and the keys and values of set latents and text, once for all steps."""
         halves = [cond.unconditional(), cond] if guided else [cond]
-        place = {"device": self.device, "dtype": self.dtype}
-        tokens = torch.cat([_grouped(half.tokens) for half in halves]).to(**place)
-        text = torch.cat([_grouped(half.text) for half in halves]).to(**place)
-        hint = torch.cat([half.hint for half in halves]).to(**place)
-        ray_maps = tuple(torch.cat(maps).to(**place) for maps in zip(*(half.ray_maps for half in halves), strict=True))
+        texts = [half.text for half in halves if half.text is not None]
+        assert len(texts) == len(halves), "Stages gives every condition its text"
+        text = self._placed([_grouped(text) for text in texts])
+        hint = self._placed([half.hint for half in halves])
+        ray_maps = tuple(self._placed(maps) for maps in zip(*(half.ray_maps for half in halves), strict=True))
         return PreparedConditioning(
             views=len(cond),
             guided=guided,
-            control=self.networks.controlnet.constants(hint, ray_maps, tokens),
+            control=self.networks.controlnet.constants(
+                hint, ray_maps, self._placed([_grouped(cond.tokens)]), blank=len(cond) if guided else 0
+            ),
             text=text,
             text_keys_values=prompt_keys_values(self.networks.unet, text),
         )
@@ -106,12 +115,18 @@ class DiffusersPrior:
         halves = 2 if prepared.guided else 1
         batch = latents.to(self.device, self.dtype).repeat(halves, 1, 1, 1)
         steps = steps.repeat(halves)
-        residuals = self.networks.controlnet(batch, steps, prepared.control)
-        eps = predict(self.networks.unet, batch, steps, prepared.text, prepared.text_keys_values, residuals).float()
+        eps = (self._recorded or self._networks_noise)(batch, steps, prepared).float()
         if not prepared.guided:
             return eps
         unconditional, conditional = eps.chunk(2)
         return unconditional + guidance * (conditional - unconditional)
+
+    def _networks_noise(self, latents: Tensor, steps: Tensor, prepared: PreparedConditioning) -> Tensor:
+        residuals = self.networks.controlnet(latents, steps, prepared.control)
+        return predict(self.networks.unet, latents, steps, prepared.text, prepared.text_keys_values, residuals)
+
+    def _placed(self, parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat(tuple(parts)).to(self.device, self.dtype)
 
     def encode(self, rgb: Tensor, noise: Tensor | None = None) -> Tensor:
         """Images to scaled latents; differentiable with respect to `rgb`."""

@@ -12,6 +12,7 @@ from upfusion_core.errors import InputError
 from upfusion_core.geometry import reference_camera, reference_plucker
 from upfusion_core.models.attention import grouped_attention, split_heads
 from upfusion_core.models.controlnet import ControlNet, DiffusionConfig, timestep_embedding
+from upfusion_core.models.convolution import widen
 from upfusion_core.models.ldm_names import unet_names, vae_names
 from upfusion_core.models.unet import build_unet, predict, prompt_keys_values
 from upfusion_core.models.vae import VaeConfig, build_vae, decode_latents, encode_images
@@ -25,14 +26,14 @@ def config() -> DiffusionConfig:
 
 @pytest.fixture(scope="module")
 def controlnet(config: DiffusionConfig) -> ControlNet:
-    network = ControlNet(config)
+    network = widen(ControlNet(config))
     network.load_state_dict(rule_state_dict(golden_shapes("diffusion"), "control_model."))
     return network.requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
 def unet(config: DiffusionConfig) -> nn.Module:
-    network = build_unet(config)
+    network = widen(build_unet(config))
     weights = rule_state_dict(golden_shapes("diffusion"))
     names = unet_names(config, network.state_dict())
     network.load_state_dict({own: weights[name] for own, name in names.items()})
@@ -87,6 +88,17 @@ def test_shared_tokens_equal_repeated_ones(controlnet: ControlNet, ray_maps: tup
     twice = controlnet.constants(stored["hint"], ray_maps, stored["set_latents"][:1].repeat(2, 1, 1))
     ours = controlnet(stored["latents"], stored["timesteps"], once)
     theirs = controlnet(stored["latents"], stored["timesteps"], twice)
+    assert max(worst(a, b) for a, b in zip(ours, theirs, strict=True)) < 1e-5
+
+
+def test_blank_set_latents_equal_zeros(controlnet: ControlNet, ray_maps: tuple[Tensor, ...]) -> None:
+    stored = golden("diffusion")
+    tokens = torch.stack([torch.zeros_like(stored["set_latents"][1]), stored["set_latents"][1]])
+    zeros = controlnet.constants(stored["hint"], ray_maps, tokens)
+    blank = controlnet.constants(stored["hint"], ray_maps, tokens[1:], blank=1)
+    assert blank.keys_values[0][0].shape[0] == 1
+    ours = controlnet(stored["latents"], stored["timesteps"], blank)
+    theirs = controlnet(stored["latents"], stored["timesteps"], zeros)
     assert max(worst(a, b) for a, b in zip(ours, theirs, strict=True)) < 1e-5
 
 

@@ -1,0 +1,115 @@
+"""Recorded calls: the kernels of a function launched again as one CUDA graph, without Python in between.
+
+A guided step of one view launches about two thousand small kernels; on a fast GPU launching them takes longer than
+computing them. A graph belongs to the shapes it was recorded with and reads its inputs from where they were then, so
+that new inputs are copied there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+
+WARMUPS = 2
+"""Calls before the recording, in which libraries choose their kernels."""
+
+Record = Callable[[Callable[[], Tensor]], tuple[Tensor, Callable[[], None]]]
+"""Runs a function and gives its result and a function that computes the result again in the same memory."""
+
+
+def record_graph(call: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
+    """Records the call's kernels on the current CUDA device."""
+    if not torch.cuda.is_available():
+        raise InputError("calls can be recorded on a CUDA device only, and there is none; leave the recording out")
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(WARMUPS):
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = call()
+    return result, graph.replay
+
+
+class RecordedCalls:
+    """`function(first, second, constants)` recorded once for every set of shapes and replayed from then on.
+
+    Args:
+        function: of two tensors and a dataclass of tensors and of plain values, which count as part of the shapes.
+        record: how a call is recorded.
+    """
+
+    def __init__(self, function: Callable[[Tensor, Tensor, Any], Tensor], record: Record = record_graph) -> None:
+        self.function = function
+        self.record = record
+        self._calls: dict[tuple[Any, ...], _Call] = {}
+
+    def __call__(self, first: Tensor, second: Tensor, constants: Any) -> Tensor:  # noqa: ANN401 - any dataclass
+        """What the function gives, in memory of its own."""
+        values = (first, second, *leaves(constants))
+        key = tuple((value.shape, value.dtype) if isinstance(value, Tensor) else value for value in values)
+        if key not in self._calls:
+            self._calls[key] = _Call(self.function, self.record, first, second, constants)
+        return self._calls[key](first, second, constants)
+
+
+class _Call:
+    """One recording with its inputs' memory. Constants are copied when others come than the last time."""
+
+    def __init__(
+        self,
+        function: Callable[[Tensor, Tensor, Any], Tensor],
+        record: Record,
+        first: Tensor,
+        second: Tensor,
+        constants: Any,  # noqa: ANN401
+    ) -> None:
+        self.first, self.second = first.clone(), second.clone()
+        self.own, self.last = copied(constants), constants
+        self.result, self.replay = record(lambda: function(self.first, self.second, self.own))
+
+    def __call__(self, first: Tensor, second: Tensor, constants: Any) -> Tensor:  # noqa: ANN401
+        self.first.copy_(first)
+        self.second.copy_(second)
+        if constants is not self.last:
+            for mine, given in zip(tensors_of(self.own), tensors_of(constants), strict=True):
+                mine.copy_(given)
+            self.last = constants
+        self.replay()
+        return self.result.clone()
+
+
+def leaves(value: Any) -> Iterator[Any]:  # noqa: ANN401 - a tree of dataclasses, tuples, tensors and plain values
+    """What stands in nested dataclasses and tuples, in its order."""
+    if isinstance(value, tuple):
+        for part in value:
+            yield from leaves(part)
+    elif is_dataclass(value):
+        for item in fields(value):
+            yield from leaves(getattr(value, item.name))
+    else:
+        yield value
+
+
+def tensors_of(value: Any) -> Iterator[Tensor]:  # noqa: ANN401
+    """The tensors among the leaves."""
+    return (leaf for leaf in leaves(value) if isinstance(leaf, Tensor))
+
+
+def copied(value: Any) -> Any:  # noqa: ANN401
+    """The same nested dataclasses and tuples with tensors of their own."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, tuple):
+        return tuple(copied(part) for part in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return type(value)(**{item.name: copied(getattr(value, item.name)) for item in fields(value)})
+    return value
