@@ -16,9 +16,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import multiprocessing
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +26,9 @@ import torch
 from torch import Tensor
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
+sys.path.append(str(Path(__file__).resolve().parent))
+
+from measuring import Peak, alone
 
 from upfusion_core.field.mesh import extract_mesh
 from upfusion_core.field.storage import load_field
@@ -45,35 +46,6 @@ class Formula:
 
     def color(self, points: Tensor) -> Tensor:
         return 0.5 + 0.4 * torch.sin(points * 60)
-
-
-def anonymous_bytes() -> int:
-    """RssAnon of this process; 0 where the system does not tell it."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return 0
-    lines = status.read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
-
-
-class Peak:
-    """The most anonymous memory while it is entered, looked at from a thread."""
-
-    def __enter__(self) -> Peak:
-        self.before = self.most = anonymous_bytes()
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def _watch(self) -> None:
-        while not self._done.wait(0.005):
-            self.most = max(self.most, anonymous_bytes())
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-        self.most = max(self.most, anonymous_bytes())
 
 
 def measure(case: dict[str, Any], pipe: Any) -> None:  # noqa: ANN401 - multiprocessing's connection
@@ -107,19 +79,6 @@ def measure(case: dict[str, Any], pipe: Any) -> None:  # noqa: ANN401 - multipro
     )
 
 
-def alone(case: dict[str, Any]) -> dict[str, Any]:
-    """The case measured in a fresh process."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=measure, args=(case, there))
-    process.start()
-    there.close()
-    try:
-        return here.recv()
-    finally:
-        process.join()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--field", type=Path)
@@ -141,7 +100,7 @@ def main() -> None:
     print("resolution  texture    faces  seconds  processor  peak MB (before)", flush=True)
     found = []
     for case in cases:
-        result = alone(common | case)
+        result = alone(measure, common | case)
         found.append(result)
         print(
             f"{result['resolution']:10d}  {result['texture'] or '-':>7}  {result['faces']:7d}  {result['seconds']:7.1f}"

@@ -85,8 +85,8 @@ def make_importable() -> None:
 def _give_attention() -> None:
     def attend(query: Tensor, key: Tensor, value: Tensor, attn_bias: None = None, op: None = None) -> Tensor:
         """xformers' calling convention: (B, L, D) or (B, L, heads, D), no mask, no dropout."""
-        if query.ndim == 3:
-            return F.scaled_dot_product_attention(query, key, value)
+        if query.ndim == 3:  # torch has its fast kernels for four axes only
+            return F.scaled_dot_product_attention(query[None], key[None], value[None])[0]
         heads_first = (tensor.transpose(1, 2) for tensor in (query, key, value))
         return F.scaled_dot_product_attention(*heads_first).transpose(1, 2)
 
