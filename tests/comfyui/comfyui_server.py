@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,10 +79,39 @@ class Server:
         assert entry["status"]["status_str"] == "success", json.dumps(entry["status"], indent=1)[-4000:]
         return entry["outputs"]
 
+    def held(self) -> dict[str, Any]:
+        """What the process holds once unused memory is given back: see probe.py."""
+        return self.get("/probe")
+
     def anonymous_bytes(self) -> int:
-        """RssAnon of the process: memory that is not mapped from files."""
+        """Memory of the process that is not mapped from files, once what is unused is given back."""
+        return self.held()["bytes"]
+
+    def peak_bytes(self) -> int:
+        """Memory of the process that is not mapped from files, as it is now."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"RssAnon:\s+(\d+) kB", status)[1]) * 1024
+
+    def interrupted_after(self, prompt_id: str) -> float:
+        """Cancels a running workflow; gives the seconds until it stopped, without those it waited for a processor."""
+        asked, waited = time.monotonic(), self._waited()
+        self.post("/interrupt", {})
+        while self.get("/queue")["queue_running"]:
+            assert time.monotonic() - asked < 300, f"still running:\n{self.log[-4000:]}"
+            time.sleep(0.02)
+        took, delayed = time.monotonic() - asked, self._waited() - waited
+        print(f"stopped after {took:.2f} s, {delayed:.2f} s of them on a busy machine's waiting list")
+        names = [name for name, _ in self.wait(prompt_id)["status"]["messages"]]
+        assert "execution_interrupted" in names, names
+        return took - delayed
+
+    def _waited(self) -> float:
+        """Seconds that all threads were ready to run while others had the processors."""
+        seconds = 0.0
+        for thread in Path(f"/proc/{self.process.pid}/task").iterdir():
+            with suppress(FileNotFoundError):  # it has just ended
+                seconds += int((thread / "schedstat").read_text().split()[1]) / 1e9
+        return seconds
 
     def stop(self) -> None:
         """Ends the process."""
@@ -97,9 +127,10 @@ def start_server(base: Path, *, with_pack: bool = True, flags: tuple[str, ...] =
     """Starts ComfyUI from COMFYUI_PATH with COMFY_PYTHON, or this interpreter, and waits until it answers."""
     (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
     (base / "models" / "upfusion").mkdir(parents=True, exist_ok=True)
-    link = base / "custom_nodes" / "upfusion"
-    if with_pack and not link.exists():
-        link.symlink_to(ROOT, target_is_directory=True)
+    linked = {"zz_probe.py": Path(__file__).with_name("probe.py")} | ({"upfusion": ROOT} if with_pack else {})
+    for name, target in linked.items():
+        if not (base / "custom_nodes" / name).exists():
+            (base / "custom_nodes" / name).symlink_to(target, target_is_directory=target.is_dir())
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -1,16 +1,27 @@
-// Loads a workflow in ComfyUI's own frontend, checks that nothing is lost, runs it, and takes a picture of it.
-// usage: node load_workflow.js URL WORKFLOW.json PICTURE.png SECONDS; prints one JSON report, exits with 0 if it was made.
-// Needs playwright-core (NODE_PATH) and a chromium (CHROMIUM, /usr/bin/chromium unless given).
+// Loads workflows in ComfyUI's own frontend, each in a tab of its own, tells what became of each, runs the last one and
+// takes a picture of it.
+// usage: node load_workflow.js URL PICTURE.png SECONDS WORKFLOW.json...; prints one JSON report, exits with 0 if it was
+// made. With 0 seconds nothing runs. Needs playwright-core (NODE_PATH) and a chromium (CHROMIUM, /usr/bin/chromium).
 const fs = require('fs');
 const { chromium } = require('playwright-core');
 
-const [url, file, picture, seconds] = process.argv.slice(2);
-const workflow = JSON.parse(fs.readFileSync(file, 'utf8'));
-const report = { errors: [], missing: [], nodes: 0, links: 0, widgets: {}, status: 'not run', message: '' };
+const [url, picture, seconds, ...files] = process.argv.slice(2);
+const PATIENCE = 300000; // milliseconds that a busy machine may take to load the frontend
+const report = { errors: [], loaded: [], status: 'not run', message: '', outputs: {} };
+// no dialogs of a first start; text at any scale; all nodes on the canvas
+const settings = {
+  'Comfy.TutorialCompleted': true,
+  'Comfy.Minimap.Visible': false,
+  'Comfy.VueNodes.Enabled': false,
+  'LiteGraph.Canvas.MinFontSizeForLOD': 0,
+};
 
-/** Runs in the page: loads the graph and tells what became of it. */
+/** Runs in the page: loads a graph and tells what became of it. */
 async function load(saved) {
-  const missing = saved.nodes.filter((node) => !(node.type in LiteGraph.registered_node_types)).map((node) => node.type);
+  const parts = [saved, ...((saved.definitions ?? {}).subgraphs ?? [])];
+  const own = new Set(parts.slice(1).map((part) => part.id));
+  const types = parts.flatMap((part) => part.nodes.map((node) => node.type));
+  const missing = types.filter((type) => !(type in LiteGraph.registered_node_types) && !own.has(type));
   await app.loadGraphData(structuredClone(saved), true, true, null);
   await new Promise((done) => setTimeout(done, 1000));
   const graph = app.rootGraph ?? app.graph;
@@ -23,7 +34,7 @@ async function load(saved) {
 
 /** Queues the graph as the Run button does and waits for its entry in the history. */
 async function run(page) {
-  const answer = page.waitForResponse((r) => r.request().method() === 'POST' && r.url().endsWith('/prompt'), { timeout: 60000 });
+  const answer = page.waitForResponse((r) => r.request().method() === 'POST' && r.url().endsWith('/prompt'), { timeout: PATIENCE });
   await page.evaluate(() => { app.queuePrompt(0); });
   const queued = await (await answer).json();
   if (!queued.prompt_id) return { status: 'refused', message: JSON.stringify(queued).slice(0, 2000) };
@@ -37,16 +48,29 @@ async function run(page) {
 }
 
 (async () => {
+  const kept = await fetch(`${url}/api/settings`, {
+    method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(settings),
+  });
+  if (!kept.ok) throw new Error(`settings: ${kept.status}`);
   const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', args: ['--no-sandbox'] });
   try {
-    const page = await browser.newPage({ viewport: { width: 1680, height: 1000 } });
+    const page = await browser.newPage({ viewport: { width: 2200, height: 1240 } });
+    page.setDefaultTimeout(PATIENCE);
     page.on('pageerror', (error) => report.errors.push(String(error)));
     await page.goto(url);
-    await page.waitForFunction(() => window.app?.canvas && window.app.isGraphReady && window.LiteGraph, null, { timeout: 240000 });
+    await page.waitForFunction(
+      () => window.app?.canvas && window.app.isGraphReady && window.LiteGraph && !document.getElementById('splash-loader'),
+      null, { timeout: PATIENCE },
+    );
     await page.waitForTimeout(2000);
-    Object.assign(report, await page.evaluate(load, workflow));
-    if (Number(seconds) > 0 && !report.missing.length) Object.assign(report, await run(page));
-    await page.waitForTimeout(1500);
+    for (const file of files) report.loaded.push(await page.evaluate(load, JSON.parse(fs.readFileSync(file, 'utf8'))));
+    if (Number(seconds) > 0 && !report.loaded.at(-1).missing.length) {
+      await page.evaluate(() => { app.canvas.pause_rendering = true; }); // without a GPU drawing takes a core
+      Object.assign(report, await run(page));
+      await page.evaluate(() => { app.canvas.pause_rendering = false; });
+    }
+    await page.evaluate(() => app.extensionManager.command.execute('Comfy.Canvas.FitView'));
+    await page.waitForTimeout(3000); // pictures and viewers arrive
     await page.screenshot({ path: picture });
   } finally {
     await browser.close();

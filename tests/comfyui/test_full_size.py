@@ -24,7 +24,7 @@ def test_a_full_size_folder_paints_a_view_in_12_gb(full_weights: Path, tmp_path:
     def watch() -> None:
         nonlocal peak
         while not done.wait(0.1):
-            peak = max(peak, server.anonymous_bytes())
+            peak = max(peak, server.peak_bytes())
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
@@ -57,27 +56,6 @@ def test_ksampler_and_the_one_box_paint_the_same_views(server: Server) -> None:
         difference = ImageChops.difference(Image.open(one), Image.open(other))
         assert max(high for _, high in difference.getextrema()) <= 1
         assert Image.open(one).size == (32, 32)
-
-
-@pytest.mark.parametrize("kind", [sampled, one_box])
-def test_cancel_stops_within_a_second_and_the_next_prompt_runs(server: Server, kind: Callable) -> None:
-    """A second, and the step in progress on a machine that is busy with other things."""
-    started = time.monotonic()
-    server.run(kind(20, seed=2))
-    step = (time.monotonic() - started) / 20
-    for seed in (10, 11):
-        server.run(kind(2, seed=seed))  # what first runs import and keep is not counted
-    before = server.anonymous_bytes()
-    running = server.queue(kind(900, seed=3))
-    time.sleep(3 + 10 * step)
-    asked = time.monotonic()
-    server.post("/interrupt", {})
-    entry = server.wait(running)
-    assert time.monotonic() - asked < 1 + 2 * step
-    assert "execution_interrupted" in [name for name, _ in entry["status"]["messages"]]
-    server.run(kind(2, seed=4))
-    after = server.anonymous_bytes()
-    assert after < 1.05 * before, f"{before / 1e6:.0f} MB before, {after / 1e6:.0f} MB after"
 
 
 def test_ten_runs_do_not_grow(server: Server) -> None:

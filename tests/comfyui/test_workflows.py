@@ -9,17 +9,32 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from comfyui_server import Server
+from comfyui_server import ROOT, Server, start_server
 
 pytestmark = pytest.mark.comfyui
 
-ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 RUN_SECONDS = 3600
+STOCK = (
+    "basic_mask_operations_and_compositing",
+    "utility_birefnet_remove_background",
+    "3d_moge_perspective_to_mesh",
+    "basic_datatype_conversion",  # the last one is run: it needs neither models nor pictures
+)
+"""ComfyUI's own templates: masks and compositing, background removal, 3D, texts and numbers."""
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Where screenshots go."""
+    folder = Path(os.environ.get("UPFUSION_SCREENSHOTS", tmp_path))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def test_all_five_workflows_are_there() -> None:
@@ -27,25 +42,63 @@ def test_all_five_workflows_are_there() -> None:
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_a_workflow_loads_and_runs(server: Server, path: Path, tmp_path: Path) -> None:
-    saved = json.loads(path.read_text(encoding="utf-8"))
-    folder = Path(os.environ.get("UPFUSION_SCREENSHOTS", tmp_path))
-    folder.mkdir(parents=True, exist_ok=True)
-    report = _in_the_frontend(server, path, folder / f"{path.stem}.png")
-    assert report["missing"] == []
+def test_a_workflow_loads_and_runs(server: Server, path: Path, pictures: Path) -> None:
+    report = in_the_frontend(server, pictures / f"{path.stem}.png", path)
+    is_whole(path, report["loaded"][0])
     assert report["errors"] == []
-    assert report["nodes"] == len(saved["nodes"])
-    assert report["links"] == len(saved["links"])
-    for node in saved["nodes"]:
-        for kept, found in zip(node["widgets_values"], report["widgets"][str(node["id"])], strict=False):
-            assert kept == found or not isinstance(kept, str | int | float), (node["type"], kept, found)
     assert (report["status"], report["message"]) == ("success", "")
     assert report["outputs"]
 
 
-def _in_the_frontend(server: Server, path: Path, picture: Path) -> dict[str, Any]:
+def test_stock_templates_are_the_same_beside_ours(server: Server, pictures: Path, tmp_path: Path) -> None:
+    """Loaded in tabs after one of our workflows, and run, as in a ComfyUI without the pack."""
+    templates = stock_templates()
+    beside = in_the_frontend(server, pictures / "stock_beside.png", WORKFLOWS[1], *templates)
+    is_whole(WORKFLOWS[1], beside["loaded"].pop(0))
+    plain = start_server(tmp_path, with_pack=False)
+    try:
+        alone = in_the_frontend(plain, pictures / "stock_alone.png", *templates)
+    finally:
+        plain.stop()
+    assert beside["status"] == "success"
+    assert beside == alone
+
+
+def test_ours_runs_beside_stock_templates(server: Server, pictures: Path) -> None:
+    report = in_the_frontend(server, pictures / "beside_stock.png", *stock_templates(), WORKFLOWS[1])
+    is_whole(WORKFLOWS[1], report["loaded"][-1])
+    assert report["errors"] == []
+    assert (report["status"], report["message"]) == ("success", "")
+
+
+def stock_templates() -> list[Path]:
+    """The files of STOCK, in the package that ComfyUI's requirements install."""
+    python = os.environ.get("COMFY_PYTHON", sys.executable)
+    ask = "import comfyui_workflow_templates_json as p; print(p.__path__[0])"
+    done = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True)
+    found = [Path(done.stdout.strip()) / "templates" / f"{name}.json" for name in STOCK]
+    assert all(path.is_file() for path in found)
+    return found
+
+
+def is_whole(path: Path, loaded: dict[str, Any]) -> None:
+    """Nothing of a workflow's file was lost on the way into the frontend."""
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    assert loaded["missing"] == []
+    assert loaded["nodes"] == len(saved["nodes"])
+    assert loaded["links"] == len(saved["links"])
+    for node in saved["nodes"]:
+        kept, found = node["widgets_values"], loaded["widgets"][str(node["id"])]
+        assert len(kept) == len(found), (node["type"], kept, found)
+        for one, other in zip(kept, found, strict=True):
+            assert one == other or not isinstance(one, str | int | float), (node["type"], one, other)
+
+
+def in_the_frontend(server: Server, picture: Path, *workflows: Path) -> dict[str, Any]:
+    """The report of load_workflow.js on workflows in tabs of their own, the last of them run."""
     script = Path(__file__).parent / "load_workflow.js"
-    command = ["node", str(script), f"http://127.0.0.1:{server.port}", str(path), str(picture), str(RUN_SECONDS)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_SECONDS + 600, check=False)
+    command = ["node", str(script), f"http://127.0.0.1:{server.port}", str(picture), str(RUN_SECONDS)]
+    command += [str(path) for path in workflows]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_SECONDS + 900, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout)

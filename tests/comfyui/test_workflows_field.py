@@ -1,4 +1,4 @@
-"""The 3D nodes in a running ComfyUI: progress, Cancel, memory, and what ComfyUI's own nodes make of their results."""
+"""The 3D nodes and all long ones in a running ComfyUI: Cancel, memory, and what ComfyUI's own nodes make of results."""
 
 from __future__ import annotations
 
@@ -7,67 +7,77 @@ from typing import Any
 
 import pytest
 from comfyui_server import Server
-from workflows_api import Prompt, node, scene
+from workflows_api import Prompt, node, one_box, sampled, scene
 
 pytestmark = pytest.mark.comfyui
 
+CANCEL_SECONDS = 1.0
+MINI: dict[str, Any] = {"weights": "mini", "cameras": 2}
 
-def distilled(seed: int = 0, steps: int = 1) -> Prompt:
-    """A field of random weights, and a small picture of it."""
-    settings = {"preset": "draft", "steps": steps, "guidance": 3.0, "seed": seed}
+
+def distilled(seed: int = 0, preset: str = "draft", steps: int = 1) -> Prompt:
+    """A field by the bundled model, and a small picture of it."""
+    settings = {"preset": preset, "steps": steps, "guidance": 3.0, "seed": seed}
     inputs = {"upfusion_model": ("model", 0), "model": ("model", 1), "vae": ("model", 3), "scene": ("scene", 0)}
+    return {**scene(**MINI), "field": node("UpFusionDistill", **inputs, **settings), **rendered(32)}
+
+
+def rendered(size: int, cameras: str = "cameras") -> Prompt:
+    """Pictures of the node `field`."""
+    inputs = {"field": ("field", 0), "cameras": (cameras, 0), "size": size, "background": "black"}
     return {
-        **scene(cameras=1),
-        "field": node("UpFusionDistill", **inputs, **settings),
-        "small": node("UpFusionRenderField", field=("field", 0), cameras=("cameras", 0), size=32, background="white"),
-        "shown": node("PreviewImage", images=("small", 0)),
+        f"render{size}": node("UpFusionRenderField", **inputs),
+        f"seen{size}": node("PreviewImage", images=(f"render{size}", 2)),
     }
 
 
-def rendered(size: int) -> Prompt:
-    """The same field, large."""
-    large = node("UpFusionRenderField", field=("field", 0), cameras=("cameras", 0), size=size, background="black")
-    return {**distilled(), "large": large, "seen": node("PreviewImage", images=("large", 2))}
-
-
-def extracted(resolution: int) -> Prompt:
-    """The same field as files: of our node from MESH, of ComfyUI's own from MESH and from the GLB file."""
-    settings = {"coloring": "vertex colors", "texture_size": 64, "faces": 0}
-    mesh = node("UpFusionExtractMesh", field=("field", 0), resolution=resolution, threshold=1.0, **settings)
+def extracted(resolution: int, coloring: str = "vertex colors", texture_size: int = 64) -> Prompt:
+    """The surface of the node `field`, its file looked at."""
+    settings = {"coloring": coloring, "texture_size": texture_size, "faces": 0, "threshold": 1.0}
     return {
-        **distilled(),
-        "mesh": mesh,
+        "mesh": node("UpFusionExtractMesh", field=("field", 0), resolution=resolution, **settings),
         "ours": node("UpFusionSaveMesh", mesh=("mesh", 0), format="ply", filename_prefix="ours"),
-        "theirs": node("SaveGLB", mesh=("mesh", 0), filename_prefix="theirs"),
-        "file": node("SaveGLB", mesh=("mesh", 1), filename_prefix="file"),
-        "viewer": node("Preview3D", model_file=("ours", 0)),
     }
 
 
-def interrupted(server: Server, prompt: Prompt) -> float:
-    """Cancels a prompt after some seconds; gives the seconds until it ended."""
-    running = server.queue(prompt)
-    time.sleep(5)
-    asked = time.monotonic()
-    server.post("/interrupt", {})
-    entry = server.wait(running)
-    assert "execution_interrupted" in [name for name, _ in entry["status"]["messages"]]
-    return time.monotonic() - asked
+def predicted(size: int) -> Prompt:
+    """The scene transformer's own views."""
+    inputs = {"upfusion_model": ("model", 0), "scene": ("scene", 0), "cameras": ("cameras", 0), "size": size}
+    return {"ghost": node("UpFusionPredictViews", **inputs), "shown": node("PreviewImage", images=("ghost", 0))}
 
 
-def test_cancel_stops_the_3d_nodes_within_a_second_and_memory_is_back(server: Server) -> None:
-    server.run(distilled())
+LONG: dict[str, Prompt] = {
+    "UpFusionDistill": distilled(seed=7),
+    "UpFusionDistill, reference": distilled(seed=7, preset="reference", steps=0),
+    "UpFusionRenderField": {**distilled(), **rendered(2048)},
+    "UpFusionExtractMesh": {**distilled(), **extracted(1024)},
+    "UpFusionExtractMesh, texture": {**distilled(), **extracted(96, "texture", 8192)},
+    "UpFusionPredictViews": {**scene(**MINI), **predicted(1024)},
+    "KSampler": sampled(900, **MINI),
+    "UpFusionSampleViews": one_box(900, **MINI),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_cancel_stops_within_a_second_the_next_prompt_runs_and_memory_is_back(server: Server, name: str) -> None:
+    server.run({**distilled(), **predicted(64)})
     before = server.anonymous_bytes()
-    for prompt in (distilled(seed=7, steps=500), rendered(2048)):
-        assert interrupted(server, prompt) < 1.5  # a second, and a poll of the history
-        server.run(distilled(seed=1))  # the next prompt runs
-        assert server.anonymous_bytes() < 1.05 * before
+    running = server.queue(LONG[name])
+    time.sleep(4)
+    assert server.interrupted_after(running) < CANCEL_SECONDS
+    server.run({**distilled(), **predicted(80)})
+    assert server.anonymous_bytes() < 1.05 * before
 
 
 def test_meshes_go_to_comfyui_s_own_nodes(server: Server) -> None:
     import trimesh
 
-    outputs: dict[str, Any] = server.run(extracted(24))
+    own = {
+        "theirs": node("SaveGLB", mesh=("mesh", 0), filename_prefix="theirs"),
+        "file": node("SaveGLB", mesh=("mesh", 1), filename_prefix="file"),
+        "viewer": node("Preview3D", model_file=("ours", 0)),
+    }
+    outputs: dict[str, Any] = server.run({**distilled(), **extracted(24), **own})
     meshes = []
     for key in ("ours", "theirs", "file"):
         (entry,) = outputs[key]["3d"]
@@ -81,10 +91,15 @@ def test_meshes_go_to_comfyui_s_own_nodes(server: Server) -> None:
     assert outputs["viewer"]["result"][0].endswith(".ply")
 
 
-def test_ten_distillations_do_not_grow(server: Server) -> None:
+def test_ten_runs_of_the_3d_nodes_do_not_grow(server: Server) -> None:
+    """Distillation with gradients through the bundled model, renders, meshes."""
+
+    def everything(seed: int) -> Prompt:
+        return {**distilled(seed, preset="reference", steps=1), **rendered(64), **extracted(24)}
+
     for seed in range(2):
-        server.run(distilled(seed=100 + seed))
+        server.run(everything(100 + seed))
     before = server.anonymous_bytes()
     for seed in range(10):
-        server.run(distilled(seed=200 + seed))
+        server.run(everything(200 + seed))
     assert server.anonymous_bytes() < 1.02 * before

@@ -1,0 +1,95 @@
+"""Thirty prompts that mix the pack's nodes with ComfyUI's own in one server: nothing is left behind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from comfyui_server import Server
+from workflows_api import Prompt, node, one_box, sampled, scene
+
+pytestmark = [pytest.mark.comfyui, pytest.mark.slow]
+
+ROUNDS = 6
+GROWTH = 1.02
+MINI: dict[str, Any] = {"weights": "mini", "cameras": 2}
+
+
+def rounds_prompts(number: int) -> list[Prompt]:
+    """Five prompts; in each round with other seeds and settings, so that nothing comes from the cache."""
+    return [painted(number), compared(number), stock_alone(number), one_box(3, seed=number, **MINI), shaped(number)]
+
+
+def painted(number: int) -> Prompt:
+    """Our conditions, stock sampler, stock picture nodes."""
+    return {
+        **sampled(3, seed=number, **MINI),
+        "larger": node(
+            "ImageScale", image=("decoded", 0), upscale_method="lanczos", width=96, height=96, crop="disabled"
+        ),
+        "turned": node("ImageInvert", image=("larger", 0)),
+        "seen": node("PreviewImage", images=("turned", 0)),
+    }
+
+
+def compared(number: int) -> Prompt:
+    """The bundled photos, prepared, predicted and measured."""
+    inputs = {"upfusion_model": ("model", 0), "scene": ("scene", 0), "cameras": ("example", 3), "size": 64}
+    truth = {"truth": ("example", 2), "masks": ("example", 4)}
+    prepared = {"images.image0": ("example", 0), "masks.mask0": ("example", 1), "invert_mask": False, "margin": 1.2}
+    return {
+        "model": node("UpFusionLoadModel", weights="mini", precision="float32"),
+        "example": node("UpFusionExampleViews", object=number % 6, number=3),
+        "prepared": node("UpFusionPrepareViews", **prepared),
+        "scene": node(
+            "UpFusionEncodeViews",
+            upfusion_model=("model", 0),
+            images=("prepared", 0),
+            masks=("prepared", 1),
+            elevation=20.0 + number,
+        ),
+        "ghost": node("UpFusionPredictViews", **inputs),
+        "measured": node("UpFusionCompareViews", images=("ghost", 0), **truth),
+        "shown": node("PreviewImage", images=("measured", 1)),
+        "told": node("PreviewAny", source=("measured", 0)),
+    }
+
+
+def stock_alone(number: int) -> Prompt:
+    """Nothing of ours."""
+    return {
+        "blank": node("EmptyImage", width=256, height=256, batch_size=2, color=0x102030 + number),
+        "blurred": node("ImageBlur", image=("blank", 0), blur_radius=3, sigma=1.0),
+        "saved": node("SaveImage", images=("blurred", 0), filename_prefix="stock"),
+    }
+
+
+def shaped(number: int) -> Prompt:
+    """A field distilled, rendered as a video and extracted as a mesh, by our nodes and ComfyUI's."""
+    distil = {"upfusion_model": ("model", 0), "model": ("model", 1), "vae": ("model", 3), "scene": ("scene", 0)}
+    render = {"field": ("field", 0), "cameras": ("cameras", 0), "size": 64, "background": "white"}
+    settings = {"threshold": 1.0, "coloring": "texture", "texture_size": 64, "faces": 500}
+    return {
+        **scene(**MINI),
+        "field": node("UpFusionDistill", **distil, preset="reference", steps=1, guidance=3.0, seed=number),
+        "views": node("UpFusionRenderField", **render),
+        "video": node("CreateVideo", images=("views", 0), fps=8.0),
+        "film": node("SaveVideo", video=("video", 0), filename_prefix="film", format="auto", codec="auto"),
+        "kept": node("UpFusionSaveField", field=("field", 0), filename_prefix="kept"),
+        "mesh": node("UpFusionExtractMesh", field=("field", 0), resolution=32, **settings),
+        "stock": node("SaveGLB", mesh=("mesh", 0), filename_prefix="stock"),
+        "ours": node("UpFusionSaveMesh", mesh=("mesh", 0), format="glb", filename_prefix="ours"),
+    }
+
+
+def test_thirty_prompts_leave_nothing_behind(server: Server) -> None:
+    held = []
+    for number in range(ROUNDS):
+        for prompt in rounds_prompts(number):
+            server.run(prompt)
+        held.append(server.held())
+        print(f"round {number + 1}: {held[-1]['bytes'] / 1e6:.1f} MB, {len(held[-1]['files'])} files")
+    first, last = held[1], held[-1]
+    assert max(after["bytes"] for after in held[2:]) < GROWTH * first["bytes"]
+    assert last["files"] == first["files"]
+    assert last["threads"] == first["threads"]
