@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+
 
 def main() -> None:
     """Entry point of the installed command; ends the process with its exit code."""
-    from .app import app
-    from .console import plain_warnings, tolerate_narrow_encodings
+    try:
+        from .app import app
+        from .console import plain_warnings, tolerate_narrow_encodings
 
-    tolerate_narrow_encodings()
-    plain_warnings()
-    app()
+        tolerate_narrow_encodings()
+        plain_warnings()
+        app()
+    except KeyboardInterrupt:  # before or after the command itself
+        sys.exit("interrupted")

@@ -14,6 +14,7 @@ from ..version import version as package_version
 from . import options
 from .console import answer, say
 from .evaluation import evaluate
+from .interrupt import patient
 from .options import PHOTO_ELEVATION_DEGREES, one_of
 from .pack import pack
 from .run import Interrupted
@@ -30,6 +31,11 @@ app = typer.Typer(
 
 Parameters = ParamSpec("Parameters")
 
+NO_MEMORY = (
+    "memory must suffice for the work, but does not, even in the smallest pieces; close other programs, choose a "
+    "smaller --batch-size or --texture-size where there is one, or --device cpu"
+)
+
 
 def _reporting(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
     """Turns errors that the user can put right into one sentence and exit code 2, Ctrl-C into one and 130."""
@@ -37,13 +43,21 @@ def _reporting(command: Callable[Parameters, None]) -> Callable[Parameters, None
     @functools.wraps(command)
     def wrapped(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
         try:
-            command(*args, **kwargs)
+            with patient():
+                command(*args, **kwargs)
         except UpFusionError as error:
             say(f"Error: {error}")
             raise typer.Exit(2) from None
         except KeyboardInterrupt as error:
             say(str(error) if isinstance(error, Interrupted) else "interrupted")
             raise typer.Exit(130) from None
+        except (MemoryError, RuntimeError) as error:
+            from ..memory import is_out_of_memory
+
+            if not is_out_of_memory(error):
+                raise
+            say(f"Error: {NO_MEMORY}")
+            raise typer.Exit(2) from None
 
     return wrapped
 

@@ -6,9 +6,12 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from .interrupt import check
 
 Fraction = Callable[[float], None]
 """Told how much of a stage is done, from 0 to 1."""
@@ -16,7 +19,8 @@ Fraction = Callable[[float], None]
 
 def tolerate_narrow_encodings() -> None:
     """Lets consoles that know few letters (cp1252) replace the others instead of ending the program."""
-    for stream in (sys.stdout, sys.stderr):
+    streams: tuple[Any, ...] = (sys.stdout, sys.stderr)
+    for stream in streams:
         with suppress(AttributeError, ValueError):  # replaced by a test or a host, or already closed
             stream.reconfigure(errors="replace")
 
@@ -38,11 +42,14 @@ def answer(text: str) -> None:
 
 @contextmanager
 def progress(title: str) -> Iterator[Fraction]:
-    """A bar with elapsed and remaining time; where stderr is not a terminal, one line that says what begins."""
+    """A bar with elapsed and remaining time; where stderr is not a terminal, one line that says what begins.
+
+    What is told how far the stage is raises KeyboardInterrupt if Ctrl-C was pressed (see interrupt.patient).
+    """
     console = Console(stderr=True)
     if not console.is_terminal:
         say(f"{title} ...")
-        yield lambda done: None
+        yield lambda done: check()
         return
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -55,7 +62,12 @@ def progress(title: str) -> Iterator[Fraction]:
     )
     with Progress(*columns, console=console) as bars:
         task = bars.add_task(title, total=1.0)
-        yield lambda done: bars.update(task, completed=done)
+
+        def advance(done: float) -> None:
+            bars.update(task, completed=done)
+            check()
+
+        yield advance
 
 
 def duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""One run at a time in a folder: a lock file that holds the process number.
+"""One run at a time in a folder, or for a file: a lock file that holds the process number.
 
 The operating system locks the file and lets go of it when the process ends, however it ends. A lock file that a killed
 run left behind is therefore known to be stale, without guessing from process numbers.
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from ..errors import OutputError
+from ..files import missing_folders
 
 LOCK_NAME = ".upfusion.lock"
 
@@ -25,7 +26,35 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         OutputError: another process holds it, or nothing can be written there.
     """
-    path = folder / LOCK_NAME
+    with _held(folder / LOCK_NAME, f"into {folder}", "folder"):
+        yield
+
+
+@contextmanager
+def locked_file(path: Path) -> Iterator[None]:
+    """Holds the name of a file, or of a folder that is written as a whole, for this process; its parents are made.
+
+    Raises:
+        OutputError: another process holds it, or nothing can be written there.
+    """
+    folder = path.parent
+    made = missing_folders(folder)
+    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{folder} cannot be made ({error.strerror}); choose another folder") from error
+        with _held(folder / f".{path.name}{LOCK_NAME}", str(path), "name"):
+            yield
+    finally:
+        for empty in made:
+            with suppress(OSError):  # it holds what was written
+                empty.rmdir()
+
+
+@contextmanager
+def _held(path: Path, what: str, other: str) -> Iterator[None]:
+    folder = path.parent
     try:
         handle = _acquire(path)
     except PermissionError as error:
@@ -33,7 +62,7 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise OutputError(f"{folder} cannot be written to ({error.strerror}); choose another folder") from error
     if handle is None:
-        raise OutputError(f"another run{_holder(path)} is writing into {folder}; wait for it or choose another folder")
+        raise OutputError(f"another run{_holder(path)} is writing {what}; wait for it or choose another {other}")
     try:
         yield
     finally:

@@ -16,6 +16,7 @@ from ..field.storage import load_field
 from ..files import write_json
 from . import inputs
 from .console import answer, duration, progress
+from .lock import locked_file
 from .run import new_record
 
 
@@ -51,6 +52,11 @@ def extracted(field: RadianceField, options: MeshOptions) -> MeshAsset:
 
 def run_mesh(source: Path, output: Path, options: MeshOptions, *, device: str, force: bool) -> None:
     """Writes the mesh, and its record beside it."""
+    with locked_file(output):
+        _mesh(source, output, options, device=device, force=force)
+
+
+def _mesh(source: Path, output: Path, options: MeshOptions, *, device: str, force: bool) -> None:
     record_path = output.with_name(output.name + ".run.json")
     for path in (output, record_path):
         if path.exists() and not force:

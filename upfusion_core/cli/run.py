@@ -136,6 +136,10 @@ class Run:
         """Gives a temporary path for the file `name` of the folder, and records the file when it is complete."""
         with replacing(self.folder / name) as partial:
             yield partial
+        self.keep(name, keep=keep)
+
+    def keep(self, name: str, *, keep: bool = True) -> None:
+        """Records the file `name` of the folder, which is complete."""
         if name not in self._begun["files"]:
             self._begun["files"].append(name)
         self._worth_keeping |= keep
@@ -149,7 +153,8 @@ class Run:
     @property
     def seconds(self) -> float:
         """Time that all stages took, over all attempts."""
-        return sum(self._begun["timings_seconds"].values())
+        timings: dict[str, float] = self._begun["timings_seconds"]
+        return sum(timings.values())
 
     def has(self, name: str) -> bool:
         """Whether the file `name` was completely written, now or by an earlier attempt."""
@@ -162,16 +167,22 @@ class Run:
             self._save()
         return self.folder / name
 
+    def retire(self, name: str) -> None:
+        """From now on the file `name` is a temporary one: it goes when the run is finished."""
+        self._begun["files"] = [file for file in self._begun["files"] if file != name]
+        self.temporary(name)
+
     def discard(self, name: str) -> None:
         """Removes a temporary file that has done its work."""
         (self.folder / name).unlink(missing_ok=True)
 
     def finish(self) -> None:
-        """Removes the temporary files and records the end."""
+        """Records the end and removes the temporary files; killed between the two, the run is finished all the same."""
+        self._begun["status"] = "finished"
+        self._save()
         for name in self._begun["temporary_files"]:
             self.discard(name)
         self._begun["temporary_files"] = []
-        self._begun["status"] = "finished"
         self._save()
 
     def stop(self, status: str, *, cheap: float = 0.0) -> bool:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..training.batches import BatchSource
-    from ..training.config import TrainConfig
+    from ..training.config import Stage, TrainConfig
     from .run import Run
 
 PROCEDURAL = "procedural"
@@ -120,28 +120,35 @@ def _train_in(run: Run, told: TrainOptions, *, device: str, max_minutes: float |
             say(f"{run.folder} is finished already; --force would make it anew")
             run.begin(settings, sources, {})
             return
-        raise OutputError(f"{run.folder} holds no {STATE_NAME} to go on from; use --force to begin anew")
+        if STATE_NAME in run.stored("files"):
+            raise OutputError(f"{run.folder} holds no {STATE_NAME} to go on from; use --force to begin anew")
+        say(f"{run.folder} holds no {STATE_NAME}: nothing was saved before the run stopped, so it begins anew")
+        told = replace(told, init=told.init or tuple(map(Path, run.stored("sources").get("init", ()))))
     for path in told.init:
         if not path.exists():
             raise InputError(f"--init must be a file or folder of weights, but there is none at {path}")
     config, source, validation = _made(settings, device)
+    goes_on = run.resumed and (run.folder / STATE_NAME).is_file()
     run.begin(settings, sources, {})
     try:
         with run.stage("train"), progress(f"Training the {config.stage}") as advance:
-            result = _call(run.folder, told, config, source, validation, advance, device, max_minutes, run.resumed)
+            result = _call(run.folder, told, config, source, validation, advance, device, max_minutes, goes_on)
     finally:
         _record_files(run)
     run.note("step", result.step)
     if result.finished:
-        run.discard(STATE_NAME)
+        run.retire(STATE_NAME)
     left = "" if result.finished else f" of {config.steps}; --resume goes on"
     answer(f"{result.model}: {result.step} steps{left} ({duration(result.elapsed)})")
 
 
 def _train_beside(told: TrainOptions, folder: Path, *, device: str, max_minutes: float | None, resume: bool) -> None:
+    from ..training.state import STATE_NAME
+
     stored = json.loads((folder / "run.json").read_text(encoding="utf-8"))["settings"] if resume else {}
     config, source, validation = _made(_settings(told, stored), device)
-    _call(folder, told, config, source, validation, lambda done: None, device, max_minutes, resume)
+    goes_on = resume and (folder / STATE_NAME).is_file()
+    _call(folder, told, config, source, validation, lambda done: None, device, max_minutes, goes_on)
 
 
 def _call(
@@ -179,7 +186,7 @@ def _settings(told: TrainOptions, stored: dict[str, Any]) -> dict[str, Any]:
     if data is None:
         raise InputError("--data is needed, got none; give procedural, or the folder of a data set")
     validation = _data_name(told.validation) or stored.get("validation")
-    changes = {"steps": told.steps, "batch_size": told.batch_size, "seed": told.seed}
+    changes: dict[str, Any] = {"steps": told.steps, "batch_size": told.batch_size, "seed": told.seed}
     changes["curriculum"] = None if told.curriculum is None else _curriculum(told.curriculum)
     if told.config is None and stored:
         from ..training.config import TrainConfig
@@ -220,7 +227,7 @@ def _config(name: str | None, stage: str | None) -> TrainConfig:
             raise InputError(f"--config must be {', '.join(PRESETS)} or a JSON file, got {name} ({error})") from error
     if stage not in STAGE_NAMES:
         raise InputError(f"the stage must be one of {', '.join(STAGE_NAMES)}, got {stage}; name it before the options")
-    return TrainConfig.preset(name, stage)
+    return TrainConfig.preset(cast(Literal["mini", "released"], name), cast("Stage", stage))
 
 
 def _made(settings: dict[str, Any], device: str) -> tuple[TrainConfig, BatchSource, BatchSource]:
@@ -239,7 +246,7 @@ def _source(data: str, config: TrainConfig, device: str, *, held_out: bool = Fal
     from ..data.procedural import ProceduralObjects
     from ..training.batches import DatasetBatches, ProceduralBatches
 
-    common = {
+    common: dict[str, Any] = {
         "batch_size": config.batch_size,
         "photos": config.photos,
         "targets": config.targets,
@@ -266,5 +273,4 @@ def _record_files(run: Run) -> None:
 
     for name in (MODEL_NAME, STATE_NAME, HISTORY_NAME, SHEET_NAME, CURVES_NAME):
         if (run.folder / name).is_file():
-            with run.writing(name) as partial:
-                os.replace(run.folder / name, partial)
+            run.keep(name)

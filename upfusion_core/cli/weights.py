@@ -17,11 +17,17 @@ from ..files import write_json
 from ..models.checkpoints import CheckpointInfo, describe, weights_path
 from ..models.convert import convert
 from .console import answer, duration, progress
+from .lock import locked_file
 from .run import RECORD_NAME, new_record
 
 
 def run_convert(source: str, destination: Path, *, dtype: str | None, force: bool) -> None:
     """Folder <-> merged file; the record is run.json in a new folder, and stands beside a merged file."""
+    with locked_file(destination):
+        _convert(source, destination, dtype=dtype, force=force)
+
+
+def _convert(source: str, destination: Path, *, dtype: str | None, force: bool) -> None:
     origin = weights_path(source)
     if destination.exists() and destination.samefile(origin):
         raise OutputError(f"{destination} is the source itself; choose another name")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from upfusion_core.cli.lock import LOCK_NAME, locked
+from upfusion_core.cli.lock import LOCK_NAME, locked, locked_file
 from upfusion_core.errors import OutputError
 
 
@@ -43,4 +43,23 @@ def test_lock_of_a_killed_process_is_stale(tmp_path: Path) -> None:
 
 def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="choose another folder"), locked(tmp_path / "missing"):
+        pass
+
+
+def test_a_file_is_held_by_its_name(tmp_path: Path) -> None:
+    """Its parents are made, and go again where nothing was written."""
+    path = tmp_path / "new" / "folder" / "mesh.glb"
+    wanted = rf"process {os.getpid()}\) is writing .*mesh.glb; .*another name"
+    with (
+        locked_file(path),
+        locked_file(path.with_name("other.glb")),
+        pytest.raises(OutputError, match=wanted),
+        locked_file(path),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    with locked_file(path):
+        path.write_text("done")
+    assert [file.name for file in path.parent.iterdir()] == ["mesh.glb"]
+    with pytest.raises(OutputError, match="cannot be made"), locked_file(path / "within" / "a file"):
         pass

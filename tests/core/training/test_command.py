@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 from upfusion_core import UpFusion
 from upfusion_core.cli import training as command
 from upfusion_core.cli.app import app
+from upfusion_core.cli.run import Run
 from upfusion_core.models.checkpoints import describe
 
 
@@ -144,6 +145,37 @@ def test_a_run_without_its_state(config: Path, tmp_path: Path) -> None:
     result = upfusion("-o", out, "--resume")
     assert result.exit_code == 2
     assert "no training.pt to go on from" in result.output.replace("\n", " ")
+
+
+def test_killed_before_its_first_state_it_begins_anew(config: Path, tmp_path: Path) -> None:
+    """With the weights that it began with, although they are not named again."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    first = tmp_path / "first"
+    common = ("encoder", "--config", config, "--data", "procedural", "--device", "cpu")
+    assert upfusion(*common, "--steps", 1, "--seed", 3, "-o", first).exit_code == 0
+    for out in (whole, killed):
+        assert upfusion(*common, "--init", first / "model.safetensors", "-o", out).exit_code == 0
+    content = record(killed) | {"status": "running", "stages": [], "files": [], "timings_seconds": {}}
+    (killed / "run.json").write_text(json.dumps(content))
+    (killed / "model.safetensors").unlink()
+    result = upfusion("-o", killed, "--resume", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert "nothing was saved before the run stopped, so it begins anew" in " ".join(result.output.split())
+    assert (killed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_killed_between_its_end_and_its_last_words(config: Path, tmp_path: Path) -> None:
+    """The model is written and the run is recorded as finished, but its state is still there."""
+    out = tmp_path / "out"
+    common = ("--data", "procedural", "--device", "cpu", "-o", out)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "discard", lambda run, name: None)
+        assert upfusion("encoder", "--config", config, *common).exit_code == 0
+    weights = (out / "model.safetensors").read_bytes()
+    assert (out / "training.pt").exists()
+    assert upfusion("-o", out, "--resume", "--device", "cpu").exit_code == 0
+    assert not (out / "training.pt").exists()
+    assert (out / "model.safetensors").read_bytes() == weights
 
 
 def test_processes_beside_the_first_keep_no_record(

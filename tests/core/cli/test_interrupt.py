@@ -1,0 +1,78 @@
+"""Ctrl-C: raised by the next step if that comes soon, else where it was pressed."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+
+import pytest
+
+from upfusion_core.cli import interrupt
+from upfusion_core.cli.console import progress
+from upfusion_core.cli.interrupt import check, patient
+
+
+def test_the_next_step_raises_it() -> None:
+    before, reached = signal.getsignal(signal.SIGINT), []
+
+    def work() -> None:
+        with patient(), progress("Working") as advance:
+            advance(0.1)
+            signal.raise_signal(signal.SIGINT)
+            reached.append("the step is done")
+            advance(0.2)
+            reached.append("never")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert reached == ["the step is done"]
+    assert signal.getsignal(signal.SIGINT) is before
+    check()  # nothing waits any more
+
+
+def test_without_steps_it_is_raised_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupt, "PATIENCE_SECONDS", 0.05)
+    start = time.monotonic()
+
+    def work() -> None:
+        with patient():
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(60)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert time.monotonic() - start < 30
+
+
+def test_pressed_twice_it_is_raised_at_once() -> None:
+    def work() -> None:
+        with patient():
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            pytest.fail("the second one waits for nothing")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+
+
+def test_the_delay_ends_with_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is pressed in a run's last moments does not hit what comes after it."""
+    monkeypatch.setattr(interrupt, "PATIENCE_SECONDS", 0.05)
+    with patient():
+        signal.raise_signal(signal.SIGINT)
+    time.sleep(0.15)
+    check()
+
+
+def test_another_thread_is_left_alone() -> None:
+    before, seen = signal.getsignal(signal.SIGINT), []
+
+    def work() -> None:
+        with patient():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before]
