@@ -45,7 +45,10 @@ def guidance_input(*, advanced: bool | None = None) -> io.Input:
         max=30.0,
         step=0.5,
         advanced=advanced,
-        tooltip="How much the photos and the prompt count (cfg). The paper uses 9; 1 is twice as fast.",
+        tooltip=(
+            "How much the photos and the prompt count, a factor (cfg). 9 is the paper's, 3 suits the bundled mini; 1 "
+            "is none and twice as fast."
+        ),
     )
 
 

@@ -22,7 +22,7 @@ def flattened(images: Mapping[str, Tensor], masks: Mapping[str, Tensor | None], 
     photo then has none.
 
     Raises:
-        InputError: a socket has not as many masks as photos, or a mask has no image.
+        InputError: a socket has not as many masks as photos, a mask has no image, or shows no object.
     """
     photos: list[Photo] = []
     numbers = {_number(name): value for name, value in masks.items() if value is not None}
@@ -40,9 +40,8 @@ def flattened(images: Mapping[str, Tensor], masks: Mapping[str, Tensor | None], 
                     f"{name} holds {len(image)} photos, but its mask{_number(name)} holds {len(planes)} masks; "
                     "give one for each photo"
                 )
-        photos += zip(
-            image.movedim(-1, 1).float().clamp(0, 1).cpu(), (_told(plane, invert) for plane in planes), strict=True
-        )
+        told = [_told(plane, invert, f"mask{_number(name)}") for plane in planes]
+        photos += zip(image.movedim(-1, 1).float().clamp(0, 1).cpu(), told, strict=True)
     if numbers:
         left = min(numbers)
         raise InputError(f"mask{left} belongs to image{left}, but that is not connected; connect both with one number")
@@ -62,10 +61,15 @@ def _found(photo: Tensor, mask: Tensor | None, bg_removal_model: Any) -> Photo:
     return photo, plane_from_mask(bg_removal_model.encode_image(picture))[0].cpu()
 
 
-def _told(plane: Tensor | None, invert: bool) -> Tensor | None:
+def _told(plane: Tensor | None, invert: bool, name: str) -> Tensor | None:
     if plane is None:
         return None
     plane = 1 - plane if invert else plane
+    if not plane.any():
+        raise InputError(
+            f"{name} must be 1 on the object, got 0 everywhere; turn invert_mask {'off' if invert else 'on'} (masks of "
+            "Load Image need it on), or connect another mask"
+        )
     return None if torch.all(plane == 1) else plane
 
 

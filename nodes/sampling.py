@@ -42,7 +42,8 @@ class UpFusionConditioning(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Adds the scene, seen from each camera, to the prompts, and gives the latents to sample. Connect all "
-                "three outputs to KSampler (sampler ddim, scheduler ddim_uniform, 50 steps, cfg 9 are the paper's)."
+                "three outputs to KSampler (sampler ddim, scheduler ddim_uniform, 50 steps, cfg 9 are the paper's; cfg "
+                "3 suits the bundled mini)."
             ),
             search_aliases=["apply controlnet", "ksampler", "novel view conditioning", "multi view control"],
             inputs=[

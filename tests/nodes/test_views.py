@@ -137,7 +137,11 @@ def test_inputs_stay_as_they_were(run_node: Callable) -> None:
         ({"images": {"image0": torch.zeros(64, 64, 3)}}, r"image0 must be \(B, H, W, 3 or 4\)"),
         ({"masks": {"mask0": torch.zeros(2, 64, 64)}}, "image0 holds 1 photos, but its mask0 holds 2 masks"),
         ({"masks": {"mask1": torch.zeros(1, 64, 64)}}, "mask1 belongs to image1, but that is not connected"),
-        ({"masks": {"mask0": torch.zeros(1, 64, 64)}}, "photo 1 must cover the object, but it is empty"),
+        ({"masks": {"mask0": torch.zeros(1, 64, 64)}}, "mask0 must be 1 on the object, got 0 .* turn invert_mask on"),
+        (
+            {"masks": {"mask0": torch.ones(1, 64, 64)}, "invert_mask": True},
+            "mask0 must be 1 on the object, got 0 .* turn invert_mask off",
+        ),
         ({"masks": {"mask0": torch.zeros(1, 32, 64)}}, "must have the photo's size, 64 x 64"),
         ({"images": {}}, "expected 1 to 6 photos, got 0"),
     ],
