@@ -16,7 +16,7 @@
 # interpreter. DRY_RUN=1 prints the commands and runs nothing. At the end summary.txt holds all tables.
 set -uo pipefail
 
-usage() { sed -n "2,17p" "$0" | sed 's/^# \{0,1\}//'; }
+usage() { sed -n "2,16p" "$0" | sed 's/^# \{0,1\}//'; }
 
 if [ "${1:-}" = "-h" ] || [ "${1:-}" = "--help" ]; then usage; exit 0; fi
 if [ "$#" -lt 2 ]; then usage >&2; exit 2; fi

@@ -169,7 +169,7 @@ def numbers(text: str) -> list[int]:
     return [int(word) for word in text.split(",")]
 
 
-def main() -> None:
+def parsed(given: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--backends", type=words, default=["torch", "triton", "tinycudann"])
@@ -178,9 +178,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--positions", action="store_true", help="backward to the points too")
     parser.add_argument("--out", type=Path, help="where to write the result as JSON")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     if arguments.points is None:
         arguments.points = [14, 16] if arguments.device == "cpu" else [18, 19, 20, 21, 22]
+    return arguments
+
+
+def main() -> None:
+    arguments = parsed()
     result = measure(arguments)
     print_table(result)
     if arguments.out:
