@@ -15,4 +15,5 @@ def main() -> None:
         plain_warnings()
         app()
     except KeyboardInterrupt:  # before or after the command itself
-        sys.exit("interrupted")
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)

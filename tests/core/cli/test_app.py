@@ -7,9 +7,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from upfusion_core.cli import app as app_module
+from upfusion_core.cli import main, weights
 from upfusion_core.cli.app import app
 from upfusion_core.cli.console import duration
 from upfusion_core.cli.options import PHOTO_ELEVATION_DEGREES
@@ -59,6 +61,41 @@ def test_narrow_console_does_not_crash(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
     result = _narrow_process("reconstruct", "--help")
     assert result.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError()]
+)
+def test_out_of_memory_is_a_sentence(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where work has no pieces that could be halved."""
+
+    def full(*arguments: object, **keywords: object) -> None:
+        raise error
+
+    monkeypatch.setattr(weights, "run_info", full)
+    result = CliRunner().invoke(app, ["info", "mini"])
+    assert result.exit_code == 2
+    assert "Error: memory must suffice for the work, but does not" in " ".join(result.output.split())
+
+
+def test_other_errors_of_torch_are_shown_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object, **keywords: object) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(weights, "run_info", broken)
+    result = CliRunner().invoke(app, ["info", "mini"])
+    assert isinstance(result.exception, RuntimeError)
+
+
+def test_ctrl_c_before_the_command_begins(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def pressed() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(app_module, "app", pressed)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_default_elevation_is_the_librarys() -> None:

@@ -150,6 +150,8 @@ def test_refusals() -> None:
         score([math.inf])
     with pytest.raises(InputError, match="got 1 and 2 values"):
         paired_difference([1.0], [1.0, 2.0])
+    with pytest.raises(InputError, match="those in the results, got 'height'; see their names in the report"):
+        plot_results(RESULTS, "unused", ["height"])
     with pytest.raises(InputError, match="at least one stage"):
         markdown_table({})
     for content in ({"predict": 3}, {"predict": {"three": {}}}, {"predict": {"3": {"iou": {"mean": 1.0}}}}):
