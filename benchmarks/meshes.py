@@ -39,11 +39,13 @@ from upfusion_core.data.rasterise import rasterise
 from upfusion_core.data.surface import read_surface
 from upfusion_core.field.mesh import MeshAsset, extract_mesh
 from upfusion_core.field.radiance import RadianceField
+from upfusion_core.field.rendering import RaySampling
 from upfusion_core.field.storage import load_field
 from upfusion_core.models.checkpoints import recommended_guidance
 from upfusion_core.pipeline.distill import distill_cameras
 
-PICTURE_SIZE, LOOKS = 128, 8
+PICTURE_SIZE, LOOKS = 96, 8
+SAMPLING = RaySampling(uniform=96, importance=64)
 OPAQUE = 0.5
 BOUNDS = {"closed": 0.9, "whole": 0.95, "round": 28.0, "seconds": 20.0, "megabytes": 1500}
 
@@ -115,7 +117,7 @@ def round_trip(mesh: MeshAsset, field: RadianceField, cameras: Cameras) -> dict[
         trimesh.load(path)
         surface = read_surface(path)
     with torch.no_grad():
-        seen = field.render(cameras, PICTURE_SIZE)
+        seen = field.render(cameras, PICTURE_SIZE, sampling=SAMPLING)
     shown = rasterise(surface, cameras, PICTURE_SIZE)
     both = ((seen.opacity > OPAQUE) & (shown.opacity > OPAQUE)).float()
     overlap = both.sum() / ((seen.opacity > OPAQUE) | (shown.opacity > OPAQUE)).sum()

@@ -80,7 +80,10 @@ class DiffusersPrior:
         return next(self.networks.controlnet.parameters()).dtype
 
     def record_calls(self) -> None:
-        """From now on the networks' kernels are recorded as CUDA graphs and replayed; see `recording`."""
+        """From now on the networks' kernels are recorded as CUDA graphs and replayed; see `recording.RecordedCalls`.
+
+        The networks must not be moved after the first recorded call.
+        """
         self._recorded = RecordedCalls(self._networks_noise)
 
     def prepare(self, cond: ViewConditioning, *, guided: bool) -> PreparedConditioning:

@@ -42,6 +42,8 @@ def record_graph(call: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]
 class RecordedCalls:
     """`function(first, second, constants)` recorded once for every set of shapes and replayed from then on.
 
+    Weights that the function reads may change their values, not their place. Results have no gradients.
+
     Args:
         function: of two tensors and a dataclass of tensors and of plain values, which count as part of the shapes.
         record: how a call is recorded.
@@ -72,9 +74,10 @@ class _Call:
         second: Tensor,
         constants: Any,  # noqa: ANN401
     ) -> None:
-        self.first, self.second = first.clone(), second.clone()
-        self.own, self.last = copied(constants), constants
-        self.result, self.replay = record(lambda: function(self.first, self.second, self.own))
+        with torch.inference_mode(False), torch.no_grad():  # else they could not be changed outside of inference mode
+            self.first, self.second = first.clone(), second.clone()
+            self.own, self.last = copied(constants), constants
+            self.result, self.replay = record(lambda: function(self.first, self.second, self.own))
 
     def __call__(self, first: Tensor, second: Tensor, constants: Any) -> Tensor:  # noqa: ANN401
         self.first.copy_(first)

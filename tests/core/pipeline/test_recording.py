@@ -37,7 +37,11 @@ class Recorder:
     def __call__(self, call: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
         self.recorded += 1
         result = call()
-        return result, lambda: result.copy_(call()) and None
+
+        def replay() -> None:
+            result.copy_(call())
+
+        return result, replay
 
 
 def test_replays_follow_inputs_and_constants() -> None:
@@ -62,6 +66,16 @@ def test_other_shapes_and_settings_are_recorded_anew() -> None:
         given = constants(1.0, count)
         torch.testing.assert_close(calls(first, first, given), function(first, first, given))
     assert recorder.recorded == 3
+
+
+def test_recorded_in_inference_mode_and_used_outside() -> None:
+    calls = RecordedCalls(function, Recorder())
+    with torch.inference_mode():
+        first, given = torch.arange(3.0), constants(3.0)
+        calls(first, first, given)
+    with torch.no_grad():
+        other = constants(2.0)
+        torch.testing.assert_close(calls(first, first + 1, other), function(first, first + 1, other))
 
 
 def test_copies_have_memory_of_their_own() -> None:
