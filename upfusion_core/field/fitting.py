@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,6 +117,21 @@ def fit_losses(seen: RenderedRays, rgb: Tensor, mask: Tensor | None, weights: Te
     return losses
 
 
+def finite_gradient(total: Tensor, parameters: Sequence[Tensor]) -> bool:
+    """Whether a loss and the gradients of `parameters` are finite; those of an MLP tell of all points before it."""
+    gradients = [parameter.grad.sum() for parameter in parameters if parameter.grad is not None]
+    return bool(torch.isfinite(torch.stack([total.detach(), *gradients])).all())
+
+
+def not_finite(place: str, terms: Mapping[str, Tensor]) -> str:
+    """The sentence for a loss or a gradient that is not finite, with the values of its terms."""
+    listed = ", ".join(f"{name} {value.item():.3g}" for name, value in terms.items())
+    return (
+        f"the loss and its gradient must stay finite, but do not at {place} ({listed}); "
+        "use float32 or lower the learning rates, then resume the last state or start again"
+    )
+
+
 class FieldFitter:
     """Owns the optimiser and the position in a fit, so that a caller can step, stop, save and resume it.
 
@@ -203,7 +218,8 @@ class FieldFitter:
         """One optimiser step on random rays; returns the unweighted loss terms by name, detached.
 
         Raises:
-            FieldError: the loss is no longer finite; the field is then as it was before the step.
+            FieldError: the loss or its gradient is no longer finite; the field and its optimiser are then as they were
+                before the step.
         """
         config = self.config
         if self.occupancy is not None and self.iteration % config.occupancy_every == 0:
@@ -234,15 +250,13 @@ class FieldFitter:
         weights = {name: getattr(config, f"{name}_weight") for name in losses}
         weights["depth"] *= progress
         total = sum(weights[name] * value for name, value in losses.items())
-        if not torch.isfinite(total):
-            raise FieldError(
-                f"the fit's loss is {total.item()} at step {self.iteration + 1}; "
-                "lower its learning rates and start again"
-            )
         for group, rate in zip(self.optimizer.param_groups, (config.grid_lr, config.mlp_lr), strict=True):
             group["lr"] = rate * config.final_lr**progress
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
+        if not finite_gradient(total, list(self.field.mlp.parameters())):
+            self.optimizer.zero_grad(set_to_none=True)
+            raise FieldError(not_finite(f"step {self.iteration + 1} of the fit", losses))
         self.optimizer.step()
         self.iteration += 1
         self.rays = max(1, min(config.rays, 2 * self.rays, self.rays * config.points // max(asked, 1)))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import FieldError
 from ..field.fitting import FieldFitter, FitConfig
 from ..field.radiance import RadianceField
 from ..geometry import orbit_cameras
@@ -82,7 +83,11 @@ def _fit(
         return state | {"fit": fitter.state_dict()}
 
     while not fitter.done:
-        fitter.step()
+        try:
+            fitter.step()
+        except FieldError:
+            run.save(snapshot())
+            raise
         if fitter.iteration % run.config.checkpoint_every == 0 or fitter.done:
             run.save(snapshot())
         run.report(first + fitter.iteration, total, fitter.preview, snapshot)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import FieldError
-from ..field.fitting import FieldFitter, FitConfig
+from ..field.fitting import FieldFitter, FitConfig, finite_gradient, not_finite
 from ..field.radiance import RadianceField
 from ..field.rendering import render_views
 from ..models.perceptual import PerceptualDistance, dino_distance, load_lpips
@@ -128,7 +128,11 @@ def distill_reference(run: Run) -> RadianceField:
             steps=schedule.steps,
         )
         terms = loss_terms(rendered.rgb, rendered.opacity, target, perceptual)
-        _optimise(optimizer, terms, term_weights(schedule, iteration, index), iteration)
+        try:
+            _optimise(optimizer, terms, term_weights(schedule, iteration, index), iteration)
+        except FieldError:
+            run.save(snapshot() | {"iteration": iteration})
+            raise
         if (iteration + 1) % run.config.checkpoint_every == 0 or iteration + 1 == schedule.iterations:
             run.save(snapshot())
         run.report(first + iteration + 1, total, lambda: _preview(run, field), snapshot)
@@ -162,13 +166,10 @@ def _optimise(
     optimizer: torch.optim.Optimizer, terms: dict[str, Tensor], weights: dict[str, float], iteration: int
 ) -> None:
     total = sum(weights[name] * value for name, value in terms.items())
-    if not torch.isfinite(total):
-        listed = ", ".join(f"{name} {value.item():.3g}" for name, value in terms.items())
-        raise FieldError(
-            f"the loss is not finite at iteration {iteration + 1} ({listed}); use float32, or resume the last state"
-        )
     optimizer.zero_grad(set_to_none=True)
     total.backward()
+    if not finite_gradient(total, optimizer.param_groups[-1]["params"]):
+        raise FieldError(not_finite(f"iteration {iteration + 1}", terms))
     optimizer.step()
 
 

@@ -20,10 +20,12 @@ from upfusion_core import (
     prepare_views,
 )
 from upfusion_core.errors import CheckpointError, FieldError, InputError, OutputError
-from upfusion_core.field.fitting import FitConfig
+from upfusion_core.field import fitting
+from upfusion_core.field.fitting import FieldFitter, FitConfig
 from upfusion_core.field.hashgrid import GridConfig
 from upfusion_core.field.radiance import FieldConfig
 from upfusion_core.field.rendering import RaySampling
+from upfusion_core.pipeline import distill_reference
 from upfusion_core.pipeline.distill import DraftSchedule, ReferenceSchedule, distill_cameras
 from upfusion_core.pipeline.distill_reference import color_term, loss_terms, make_plan, silhouette_term, term_weights
 from upfusion_core.pipeline.distill_run import Run
@@ -278,6 +280,49 @@ def test_a_loss_that_is_not_finite_stops_with_its_terms(
     monkeypatch.setattr(model, "denoise_from", poisoned)
     with pytest.raises(FieldError, match=r"iteration 1 \(color nan"):
         model.distill(scene, reference(), seeded())
+
+
+@pytest.mark.parametrize("config", [draft(), reference()], ids=["draft", "reference"])
+def test_a_gradient_that_is_not_finite_leaves_the_state_before(
+    model: UpFusion, scene: SceneEncoding, config: DistillConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Step 3 fails: the saved field is finite and has taken two steps; resumed, the run goes on from there."""
+    path, steps, calls = tmp_path / "state.pt", [], []
+
+    def failing(total: Tensor, parameters: object) -> bool:
+        calls.append(float(total.detach()))
+        return len(calls) != 3
+
+    for module in (fitting, distill_reference):
+        monkeypatch.setattr(module, "finite_gradient", failing)
+    with pytest.raises(FieldError, match=r"at (step|iteration) 3.*\(color 0\.\d+, .*resume the last state"):
+        model.distill(scene, config, seeded(), checkpoint=path)
+    state = torch.load(path, weights_only=True)["state"]
+    state = state.get("fit") or state
+    assert state["iteration"] == 2
+    assert all(value.isfinite().all() for value in state["field"].values())
+    field = model.distill(
+        scene, config, seeded(), on_step=lambda step, total, preview: steps.append(step), checkpoint=path
+    )
+    assert steps[0] == 3
+    assert all(value.isfinite().all() for value in field.state_dict().values())
+
+
+def test_a_field_s_gradient_that_is_not_finite_is_not_taken(model: UpFusion, scene: SceneEncoding) -> None:
+    """The loss is finite, but its gradient would make the field NaN; field and optimiser stay as they were."""
+    field = RadianceField(FIELD)
+    rgb = torch.rand(2, 3, 8, 8, generator=seeded())
+    fitter = FieldFitter(field, orbit_cameras([0.0, 90.0]), rgb, config=FIT, generator=seeded())
+    fitter.step()
+    before = {name: value.clone() for name, value in field.state_dict().items()}
+    handle = field.mlp[0].weight.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(FieldError, match=r"step 2 of the fit \(color"):
+        fitter.step()
+    assert fitter.iteration == 1
+    assert all(torch.equal(value, before[name]) for name, value in field.state_dict().items())
+    handle.remove()
+    fitter.step()
+    assert fitter.iteration == 2
 
 
 def test_lpips_of_the_user_s_file_is_used(model: UpFusion, scene: SceneEncoding, tmp_path: Path) -> None:
