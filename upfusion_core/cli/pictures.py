@@ -81,7 +81,10 @@ def save_video(path: Path, rgb: Tensor, frames_per_second: int = FRAMES_PER_SECO
     """(Q, 3, H, W) in [0, 1] -> a GIF that repeats for ever, or an MP4, by the suffix of `path`."""
     check_shape("rgb", rgb, ("Q", 3, "H", "W"))
     if path.suffix == ".gif":
-        imageio.imwrite(path, _bytes(rgb), extension=".gif", duration=1000 / frames_per_second, loop=0)
+        # made in memory: on a full disk the writer would try again when it is let go of, and complain to the user
+        path.write_bytes(
+            imageio.imwrite("<bytes>", _bytes(rgb), extension=".gif", duration=1000 / frames_per_second, loop=0)
+        )
         return
     check_video("mp4")
     height, width = rgb.shape[-2:]

@@ -1,0 +1,159 @@
+"""Every writer on a disk that fills up: one sentence, the last good file as it was, nothing else left behind."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_training import tiny_model
+from torch import Tensor
+
+from upfusion_core.cli.pictures import save_png, save_video
+from upfusion_core.errors import OutputError
+from upfusion_core.evaluation import pictures as evaluation_pictures
+from upfusion_core.field.hashgrid import GridConfig
+from upfusion_core.field.mesh import MeshAsset
+from upfusion_core.field.radiance import FieldConfig, RadianceField
+from upfusion_core.files import replacing, save_tensors, write_json
+from upfusion_core.models.checkpoints import network_weights
+from upfusion_core.models.convert import write_networks
+from upfusion_core.pipeline.distill_state import save_state
+from upfusion_core.training.initial import initial_networks
+from upfusion_core.training.report import save_picture
+
+LIMIT = 20_000
+"""Bytes that fit."""
+
+
+def noise(*shape: int) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
+
+
+def field(path: Path, large: bool) -> None:
+    grid = GridConfig(levels=2, coarsest=4, finest=64 if large else 5, table_size=2**14 if large else 2**6)
+    RadianceField(FieldConfig(grid=grid, hidden=4)).save(path)
+
+
+def mesh(path: Path, large: bool) -> None:
+    count = 3000 if large else 4
+    faces = torch.arange(count - count % 3).reshape(-1, 3)
+    textured = {"uvs": noise(count, 2), "texture": noise(3, 64, 64)} if path.suffix == ".glb" else {}
+    MeshAsset(noise(count, 3), faces, noise(count, 3), **(textured if large else {})).save(path)
+
+
+def png(path: Path, large: bool) -> None:
+    with replacing(path) as partial:
+        save_png(partial, noise(3, 128, 128) if large else torch.ones(3, 4, 4))
+
+
+def film(path: Path, large: bool) -> None:
+    with replacing(path) as partial:
+        save_video(partial, noise(8, 3, 64, 64) if large else torch.ones(2, 3, 8, 8))
+
+
+def row_of_a_report(path: Path, large: bool) -> None:
+    with replacing(path) as partial:
+        evaluation_pictures.save_picture(partial, noise(3, 128, 128) if large else torch.ones(3, 4, 4))
+
+
+def sheet_of_a_training(path: Path, large: bool) -> None:
+    save_picture(path, noise(3, 128, 128) if large else torch.ones(3, 4, 4))
+
+
+def record(path: Path, large: bool) -> None:
+    write_json(path, {"files": [f"views/{index:03d}.png" for index in range(3000 if large else 1)]})
+
+
+def state_of_a_training(path: Path, large: bool) -> None:
+    save_tensors({"weights": noise(10_000 if large else 1)}, path)
+
+
+def state_of_a_distillation(path: Path, large: bool) -> None:
+    save_state(path, "fingerprint", {"field": noise(10_000 if large else 1)})
+
+
+def weights(path: Path, large: bool) -> None:
+    if not large:
+        path.write_bytes(b"the weights before")
+        return
+    networks, text = initial_networks(tiny_model(), seed=0)
+    write_networks(path, tiny_model(), network_weights(tiny_model(), networks), text)
+
+
+WRITERS: dict[str, Callable[[Path, bool], None]] = {
+    "field.safetensors": field,
+    "mesh.glb": mesh,
+    "mesh.obj": mesh,
+    "mesh.ply": mesh,
+    "mesh.stl": mesh,
+    "000.png": png,
+    "turntable.gif": film,
+    "objects.png": row_of_a_report,
+    "validation.png": sheet_of_a_training,
+    "run.json": record,
+    "training.pt": state_of_a_training,
+    "field.checkpoint": state_of_a_distillation,
+    "model.safetensors": weights,
+}
+
+
+@contextmanager
+def limited() -> Iterator[None]:
+    """No file of this process may grow beyond LIMIT: the system refuses the write, as it does on a full disk."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.fixture(scope="module")
+def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A disk of 40 kB, where the system lets us have one."""
+    folder = tmp_path_factory.mktemp("disk")
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small disk needs to be root on Linux")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def assert_the_last_good_file_stays(folder: Path, name: str) -> None:
+    path, write = folder / name, WRITERS[name]
+    before = path.read_bytes()
+    with pytest.raises(OutputError, match="could not be written"):
+        write(path, True)
+    assert path.read_bytes() == before
+    assert [file.name for file in folder.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_file_that_may_not_grow(name: str, tmp_path: Path) -> None:
+    WRITERS[name](tmp_path / name, False)
+    with limited():
+        assert_the_last_good_file_stays(tmp_path, name)
+    WRITERS[name](tmp_path / name, True)  # once there is room
+    assert (tmp_path / name).stat().st_size > LIMIT
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_disk_that_is_full(name: str, small_disk: Path) -> None:
+    folder = small_disk / "run"
+    folder.mkdir()
+    try:
+        WRITERS[name](folder / name, False)
+        assert_the_last_good_file_stays(folder, name)
+    finally:
+        shutil.rmtree(folder)

@@ -1,0 +1,86 @@
+"""Networks in bfloat16 and a whole schedule of 3000 field iterations: everything stays finite.
+
+pytest -m slow tests/core/test_precision.py
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_training import write_tiny_mini
+
+from upfusion_core import DistillConfig, NovelViews, RadianceField, UpFusion, example_views, orbit_cameras
+from upfusion_core.field.fitting import FitConfig
+from upfusion_core.field.hashgrid import GridConfig
+from upfusion_core.field.radiance import FieldConfig
+from upfusion_core.field.rendering import RaySampling
+from upfusion_core.pipeline.distill import DraftSchedule, ReferenceSchedule
+
+FIELD = FieldConfig(
+    grid=GridConfig(levels=4, coarsest=8, finest=32, table_size=2**12), hidden=16, half_extent=0.3, blob_sigma=0.1
+)
+
+
+def configuration(preset: str) -> DistillConfig:
+    """3000 iterations of the field, on few rays."""
+    if preset == "draft":
+        fit = replace(FitConfig.draft(iterations=1500), rays=128, sampling=RaySampling(16, 8), occupancy_cells=16)
+        schedule = DraftSchedule(
+            predicted_cameras=8, predicted_size=16, predicted_fit=fit, sampled_cameras=4, sampled_fit=fit, steps=4
+        )
+        return DistillConfig(schedule=schedule, field=FIELD)
+    reference = ReferenceSchedule(
+        cameras=16, iterations=3000, steps=3, bootstrap=300, bootstrap_index=2, highest_index=2,
+        sampling=RaySampling(8, 4),
+    )  # fmt: skip
+    return DistillConfig.reference(schedule=reference, field=FIELD)
+
+
+def assert_finite(model: UpFusion, config: DistillConfig) -> RadianceField:
+    """Distils, and looks at every parameter and at a render."""
+    scene = model.encode(example_views(0, 3).prepared(model.image_size))
+    steps: list[int] = []
+    field = model.distill(
+        scene,
+        config,
+        generator=torch.Generator().manual_seed(0),
+        on_step=lambda step, total, preview: steps.append(step),
+    )
+    assert steps[-1] >= 3000
+    assert all(value.isfinite().all() for value in field.state_dict().values())
+    seen = field.render(orbit_cameras([0.0, 120.0]), 32)
+    assert all(value.isfinite().all() for value in (seen.rgb, seen.opacity, seen.depth))
+    assert float(seen.rgb.std()) > 0
+    return field
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["draft", "reference"])
+def test_bfloat16_for_3000_iterations(preset: str, tmp_path: Path) -> None:
+    model = UpFusion.load(write_tiny_mini(tmp_path / "tiny.safetensors"), device="cpu", dtype=torch.bfloat16)
+    assert model.dtype == torch.bfloat16
+    field = assert_finite(model, configuration(preset))
+    assert {value.dtype for value in field.state_dict().values() if value.is_floating_point()} == {torch.float32}
+
+
+@pytest.mark.slow
+def test_the_bundled_model_in_bfloat16_paints_what_it_paints_in_float32() -> None:
+    pictures: list[torch.Tensor] = []
+    for dtype in (torch.float32, torch.bfloat16):
+        model = UpFusion.load("mini", device="cpu", dtype=dtype)
+        scene = model.encode(example_views(0, 3).prepared(model.image_size))
+        novel: NovelViews = model.sample(scene, orbit_cameras([0.0, 120.0]), steps=10, guidance=2.0)
+        assert novel.rgb.isfinite().all()
+        pictures.append(model.predict(scene, orbit_cameras([0.0, 120.0]), 32))
+    assert float((pictures[0] - pictures[1]).abs().max()) < 0.1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("preset", ["draft", "reference"])
+def test_low_precision_on_a_gpu_for_3000_iterations(preset: str, dtype: torch.dtype) -> None:
+    assert_finite(UpFusion.load("mini", device="cuda", dtype=dtype), configuration(preset))
