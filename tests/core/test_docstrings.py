@@ -1,0 +1,76 @@
+"""Docstrings of all public names, read as Google's style and rendered by docutils: none missing, no warnings."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import io
+import pkgutil
+from collections.abc import Iterator
+from types import ModuleType
+
+import pytest
+
+import upfusion_core
+
+pytest.importorskip("sphinx", reason="reads Google's style for docutils; part of the extra package set `test`")
+
+from docutils.core import publish_doctree
+from sphinx.ext.napoleon import Config, GoogleDocstring
+
+CONFIG = Config(napoleon_use_param=True, napoleon_use_rtype=False)
+
+
+def rendered(text: str) -> str:
+    """What docutils has to say against a docstring; nothing if it is well formed."""
+    complaints = io.StringIO()
+    source = str(GoogleDocstring(inspect.cleandoc(text), CONFIG))
+    publish_doctree(source, settings_overrides={"warning_stream": complaints, "report_level": 2})
+    return complaints.getvalue()
+
+
+def documented(name: str, value: object) -> Iterator[tuple[str, str | None]]:
+    """(name, docstring) of a public class, function or module, and of a class's own public members."""
+    yield name, value.__doc__
+    if inspect.isclass(value):
+        for member, found in vars(value).items():
+            found = getattr(found, "fget", getattr(found, "__func__", found))
+            if not member.startswith("_") and inspect.isfunction(found):
+                yield f"{name}.{member}", found.__doc__
+
+
+def modules() -> list[ModuleType]:
+    """All modules that can be imported without a GPU's packages."""
+    names = [item.name for item in pkgutil.walk_packages(upfusion_core.__path__, "upfusion_core.")]
+    wanted = [name for name in names if not name.endswith(("__main__", "hashgrid_triton", "hashgrid_tinycudann"))]
+    return [upfusion_core, *map(importlib.import_module, wanted)]
+
+
+def test_all_public_docstrings_render_without_warnings() -> None:
+    wrong, seen = [], 0
+    for module in modules():
+        own = [
+            (f"{module.__name__}.{name}", value)
+            for name, value in vars(module).items()
+            if not name.startswith("_")
+            and (inspect.isclass(value) or inspect.isfunction(value))
+            and value.__module__ == module.__name__
+        ]
+        for start, value in [(module.__name__, module), *own]:
+            for name, text in documented(start, value):
+                seen += 1
+                complaint = rendered(text) if text else "it has no docstring"
+                wrong += [f"{name}: {complaint}"] * bool(complaint)
+    assert seen > 500
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_public_name_has_a_docstring() -> None:
+    for name in upfusion_core.__all__:
+        value = getattr(upfusion_core, name)
+        assert not (inspect.isclass(value) or inspect.isfunction(value)) or value.__doc__, name
+
+
+def test_a_broken_docstring_is_found() -> None:
+    assert "Unexpected indentation" in rendered("First.\n\nText\n    too deep\nand back.")
+    assert not rendered("First.\n\nArgs:\n    count: how many.\n\nRaises:\n    ValueError: never.")
