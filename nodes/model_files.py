@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import folder_paths
 
@@ -44,13 +44,14 @@ def model_path(name: str) -> str | Path:
     """
     if name == BUNDLED:
         return BUNDLED
+    inside = not PureWindowsPath(name).anchor and ".." not in PureWindowsPath(name).parts
     for root in _roots():
-        if (root / name).exists():
+        if inside and os.path.exists(root / name):
             return root / name
     places = " or ".join(str(root) for root in _roots())
     raise CheckpointError(
-        f"{name} is not in {places}; nothing is downloaded for you: get the weights through {WEIGHTS_ADDRESS}, put "
-        f"the folder or the merged .safetensors there, or choose {BUNDLED}"
+        f"{name:.200} is not in {places}; nothing is downloaded for you: get the weights through {WEIGHTS_ADDRESS}, "
+        f"put the folder or the merged .safetensors there, or choose {BUNDLED}"
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Appended, never inserted: with --import-mode=importlib the test folders are no packages, and a folder put first would
 # let a test module shadow an installed one.
@@ -29,8 +30,15 @@ class RootIsNoPackage:
         return pytest.Dir.from_parent(parent, path=path) if path == ROOT else None
 
 
+# The same few inputs in every run of the suite; `--hypothesis-profile=slow` looks for new ones.
+settings.register_profile("quick", max_examples=25, deadline=None, derandomize=True, database=None)
+settings.register_profile("slow", max_examples=2000, deadline=None, database=None, print_blob=True)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(RootIsNoPackage(), "root_is_no_package")
+    if not config.getoption("--hypothesis-profile", None):
+        settings.load_profile("quick")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

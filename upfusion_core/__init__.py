@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .field.mesh import MeshAsset
     from .field.radiance import RadianceField
     from .field.storage import load_field
+    from .files import check_file_name
     from .geometry import cameras_from_matrices, look_at, orbit_cameras, random_cameras
     from .models.checkpoints import Checkpoint, open_checkpoint
     from .models.config import ModelConfig
@@ -57,6 +58,7 @@ _HOMES = {
     "UpFusionError": "errors",
     "ViewConditioning": "types",
     "cameras_from_matrices": "geometry",
+    "check_file_name": "files",
     "convert": "models.convert",
     "estimate_mask": "pipeline.prepare",
     "example_count": "pipeline.examples",
@@ -95,6 +97,7 @@ __all__ = [
     "UpFusionError",
     "ViewConditioning",
     "cameras_from_matrices",
+    "check_file_name",
     "convert",
     "estimate_mask",
     "example_count",

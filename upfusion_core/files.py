@@ -33,6 +33,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             partial.write_bytes(data)
     """
     path = Path(path)
+    check_file_name(path.name, "the name of the file to write")
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     made = missing_folders(path.parent)
     try:
@@ -47,6 +48,36 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         for folder in made:
             with suppress(OSError):  # it holds what was written
                 folder.rmdir()
+
+
+_DEVICES = {"con", "prn", "aux", "nul", "conin$", "conout$"} | {
+    f"{port}{number}" for port in ("com", "lpt") for number in "123456789\u00b9\u00b2\u00b3"
+}
+"""Names that mean devices on Windows, with any suffix."""
+
+_LONGEST_NAME = 180
+"""Bytes of a name; systems take 255, and temporary names and numbers are put round it."""
+
+
+def check_file_name(name: str, label: str = "a file's name") -> None:
+    """Raises OutputError unless a file or folder can have `name` on every system, in whatever script.
+
+    Example: "mug.glb" and "\u8336\u7897.glb" can; "aux.png", "mug ", "a:b" and ".." cannot.
+    """
+    bad = sorted({letter for letter in name if letter in '<>:"|?*/\\' or not (letter.isprintable() or letter == " ")})
+    fault = ""
+    if not name.strip(" ."):
+        fault = "no name"
+    elif name.partition(".")[0].rstrip(" ").lower() in _DEVICES:
+        fault = f"{name!r:.60}, which is a device on Windows"
+    elif name.endswith((" ", ".")):
+        fault = f"{name!r:.60} with a space or dot at its end, which Windows drops"
+    elif bad:
+        fault = f"{name!r:.60} with {bad[0]!r}"
+    elif len(name.encode("utf-8", "replace")) > _LONGEST_NAME:
+        fault = f"one of {len(name)} letters"
+    if fault:
+        raise OutputError(f"{label} must be one that every system can write, got {fault}; choose another name")
 
 
 def missing_folders(folder: Path) -> list[Path]:

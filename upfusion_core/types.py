@@ -7,14 +7,14 @@ Camera axes: +X right, +Y up, looking along -Z (glTF's). Images are channels-fir
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import SupportsIndex
 
 import torch
 from torch import Tensor
 
-from .checks import check_finite, check_shape
+from .checks import check_finite, check_shape, check_type, check_values, peak
 from .errors import InputError
 
 REFERENCE_FOCAL = 4.5
@@ -39,12 +39,17 @@ class Cameras:
         count = self.camera_to_world.shape[0]
         check_shape("Cameras.focal", self.focal, (count, 2), "one (x, y) pair a camera")
         check_shape("Cameras.principal", self.principal, (count, 2), "one (x, y) pair a camera")
-        for name in ("camera_to_world", "focal", "principal"):
-            value = getattr(self, name)
+        for name, most in (("camera_to_world", 1e9), ("focal", 1e6), ("principal", 1e4)):
+            check_values(f"Cameras.{name}", getattr(self, name))
+            value = getattr(self, name).float()
             check_finite(f"Cameras.{name}", value)
-            object.__setattr__(self, name, value.float())
+            if value.numel() and peak(value) > most:
+                raise InputError(f"Cameras.{name} must be within +-{most:.0e}, got {peak(value):.3g}; check its unit")
+            object.__setattr__(self, name, value)
         if not (self.focal > 0).all():
             raise InputError(f"Cameras.focal must be above 0, got {float(self.focal.min())}")
+        if not (self.focal >= 1e-3).all():
+            raise InputError(f"Cameras.focal must be at least 0.001, got {float(self.focal.min())}; check its unit")
         _check_rigid(self.camera_to_world)
 
     @property
@@ -75,6 +80,8 @@ class Cameras:
     @staticmethod
     def concatenate(parts: list[Cameras]) -> Cameras:
         """All cameras of `parts`, in order."""
+        if not parts:
+            raise InputError("expected cameras to put together, got none; make some with orbit_cameras")
         return Cameras(
             torch.cat([part.camera_to_world for part in parts]),
             torch.cat([part.focal for part in parts]),
@@ -95,7 +102,7 @@ def _check_rigid(matrices: Tensor) -> None:
     identity = torch.eye(3, device=matrices.device)
     drift = (rotation.transpose(1, 2) @ rotation - identity).abs().amax() if len(matrices) else torch.zeros(())
     bottom = torch.tensor([0.0, 0.0, 0.0, 1.0], device=matrices.device)
-    if drift > 1e-3 or (torch.linalg.det(rotation) < 0).any() or (matrices[:, 3] - bottom).abs().gt(1e-4).any():
+    if not drift <= 1e-3 or (torch.linalg.det(rotation) < 0).any() or (matrices[:, 3] - bottom).abs().gt(1e-4).any():
         raise InputError(
             "Cameras.camera_to_world must be rigid (a rotation and a translation, last row 0 0 0 1), "
             f"got a rotation part that is off by {float(drift):.3g}; remove scale, shear and mirroring"
@@ -133,7 +140,12 @@ class InputViews:
         if height != width:
             raise InputError(f"InputViews.rgb must be square, got {height} x {width}; use prepare_views")
         for name in ("rgb", "mask", "focal"):
-            check_finite(f"InputViews.{name}", getattr(self, name))
+            value = getattr(self, name)
+            check_finite(f"InputViews.{name}", value)
+            if not value.is_floating_point():
+                raise InputError(f"InputViews.{name} must be floating point, got {value.dtype}; use prepare_views")
+        if not height:
+            raise InputError("InputViews.rgb must hold pixels, got none; use prepare_views")
         if self.rgb.min() < -1e-4 or self.rgb.max() > 1 + 1e-4:
             low, high = float(self.rgb.min()), float(self.rgb.max())
             raise InputError(
@@ -165,6 +177,12 @@ class SceneEncoding:
 
     def __post_init__(self) -> None:
         check_shape("SceneEncoding.tokens", self.tokens, ("V·P", "C"))
+        check_finite("SceneEncoding.tokens", self.tokens)
+        check_type("SceneEncoding.reference", self.reference, Cameras, "use orbit_cameras")
+        if self.views is not None:
+            check_type("SceneEncoding.views", self.views, InputViews, "use prepare_views")
+        if self.model_id is not None:
+            check_type("SceneEncoding.model_id", self.model_id, str)
         check_shape("SceneEncoding.reference", self.reference.camera_to_world, (1, 4, 4))
 
 
@@ -189,10 +207,20 @@ class ViewConditioning:
     unconditional_text: Tensor | None = None
 
     def __post_init__(self) -> None:
+        check_type("ViewConditioning.cameras", self.cameras, Cameras, "use orbit_cameras")
         count = len(self.cameras)
         check_shape("ViewConditioning.hint", self.hint, (count, "C+6", "s", "s"))
+        check_type("ViewConditioning.ray_maps", self.ray_maps, Sequence, "one a resolution of the networks")
         for ray_map in self.ray_maps:
             check_shape("ViewConditioning.ray_maps", ray_map, (count, 6, "s", "s"))
+            check_finite("ViewConditioning.ray_maps", ray_map)
+        check_finite("ViewConditioning.hint", self.hint)
+        check_finite("ViewConditioning.tokens", self.tokens)
+        for name in ("text", "unconditional_text"):
+            text = getattr(self, name)
+            if text is not None:
+                check_finite(f"ViewConditioning.{name}", text)
+                check_shape(f"ViewConditioning.{name}", text, ("L", "W") if text.ndim == 2 else (count, "L", "W"))
         if self.tokens.ndim not in (2, 3):
             raise InputError(f"ViewConditioning.tokens must be (N, C) or (Q, N, C), got {tuple(self.tokens.shape)}")
         object.__setattr__(self, "ray_maps", tuple(self.ray_maps))
@@ -234,6 +262,11 @@ class NovelViews:
     rgb: Tensor
     cameras: Cameras
 
+    def __post_init__(self) -> None:
+        check_type("NovelViews.cameras", self.cameras, Cameras, "use orbit_cameras")
+        check_shape("NovelViews.rgb", self.rgb, (len(self.cameras), 3, "S", "S"), "one picture a camera")
+        check_finite("NovelViews.rgb", self.rgb)
+
 
 @dataclass(frozen=True, eq=False)
 class RenderedViews:
@@ -246,6 +279,14 @@ class RenderedViews:
     rgb: Tensor
     opacity: Tensor
     depth: Tensor
+
+    def __post_init__(self) -> None:
+        check_shape("RenderedViews.rgb", self.rgb, ("Q", 3, "H", "W"))
+        count, _, height, width = self.rgb.shape
+        check_shape("RenderedViews.opacity", self.opacity, (count, 1, height, width))
+        check_shape("RenderedViews.depth", self.depth, (count, 1, height, width))
+        for name in ("rgb", "opacity", "depth"):
+            check_finite(f"RenderedViews.{name}", getattr(self, name))
 
 
 OnStep = Callable[[int, int, Callable[[], Tensor] | None], None]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from upfusion_core.errors import OutputError
-from upfusion_core.files import replacing, save_tensors, write_json
+from upfusion_core.files import check_file_name, replacing, save_tensors, write_json
 
 
 def test_a_finished_file_replaces_the_old_one(tmp_path: Path) -> None:
@@ -92,3 +92,44 @@ def test_json_is_utf8_and_indented(tmp_path: Path) -> None:
     text = (tmp_path / "run.json").read_text(encoding="utf-8")
     assert json.loads(text) == {"name": "Tasse für \u0141ukasz"}
     assert text == '{\n  "name": "Tasse für \u0141ukasz"\n}\n'
+
+
+@pytest.mark.parametrize(
+    "name", ["mug.glb", "\u8336\u7897 \u0447\u0430\u0439.obj", ".hidden", "console.png", "a b", "com10", "x" * 170]
+)
+def test_names_that_every_system_can_write(name: str, tmp_path: Path) -> None:
+    check_file_name(name)
+    with replacing(tmp_path / name) as partial:
+        partial.write_text("whole")
+    assert (tmp_path / name).read_text() == "whole"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("CON", "a device on Windows"),
+        ("nul.txt", "a device on Windows"),
+        ("aux.tar.png", "a device on Windows"),
+        ("Com1 .glb", "a device on Windows"),
+        ("LPT\u00b9", "a device on Windows"),
+        ("mug.", "with a space or dot at its end"),
+        ("mug ", "with a space or dot at its end"),
+        ("a:b.glb", "with ':'"),
+        ("a\\b", r"with '\\\\'"),
+        ("what?", "with '\\?'"),
+        ("a\nb", r"with '\\n'"),
+        ("a\x1b[2J", r"with '\\x1b'"),
+        ("", "got no name"),
+        ("..", "got no name"),
+        (" . ", "got no name"),
+        ("x" * 300, "got one of 300 letters"),
+        ("\u8336" * 100, "got one of 100 letters"),
+    ],
+)
+def test_names_that_some_system_cannot_write(name: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=words):
+        check_file_name(name)
+    if "/" not in name and name not in ("", ".."):
+        with pytest.raises(OutputError, match="choose another name"), replacing(tmp_path / name):
+            pass
+    assert list(tmp_path.iterdir()) == []

@@ -242,7 +242,13 @@ def test_fields_are_listed_and_a_changed_one_is_read_again(
     assert node.fingerprint_inputs(field="mine.safetensors") != before
 
 
-@pytest.mark.parametrize("prefix", ["../out", "a/../../out", "/tmp/out", "..\\out", "", "folder/"])
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        *("../out", "a/../../out", "/tmp/out", "..\\out", "", "folder/", " ", "a\0b"),
+        *("CON", "nul/mesh", "3d/aux.png", "COM1.txt/mesh", "mesh.", "mesh ", "a /mesh", "a:b", "a\nb", "x" * 300),
+    ],
+)
 def test_nothing_is_written_outside_the_output_folder(
     run_node: Callable, ball: nn.Module, folders: Path, prefix: str
 ) -> None:
@@ -250,6 +256,12 @@ def test_nothing_is_written_outside_the_output_folder(
         with pytest.raises(ValueError, match="filename_prefix must"):
             run_node(node_id, **inputs, filename_prefix=prefix)
     assert [path for path in folders.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("prefix", ["\u8336\u7897/\u0447\u0430\u0439", "a b", "console", "%date:hh:mm%_mesh"])
+def test_names_in_every_script_are_written(run_node: Callable, folders: Path, prefix: str) -> None:
+    run_node(SAVE_MESH, mesh=a_mesh(), filename_prefix=prefix)
+    assert len([path for path in folders.rglob("*.glb") if path.is_file()]) == 1
 
 
 @pytest.mark.parametrize(

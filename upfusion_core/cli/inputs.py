@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..checks import check_count
 from ..errors import InputError
 from ..geometry import cameras_from_matrices, orbit_cameras
+from ..json_text import read_json, shown
 from ..pipeline.prepare import prepare_views
 from ..types import REFERENCE_FOCAL, Cameras, InputViews
 from .settings import OrbitSettings, SamplingSettings, SceneSettings, Sources
 
 if TYPE_CHECKING:
     from ..pipeline.upfusion import UpFusion
+
+MAX_CAMERAS = 10_000
+"""In one list, or in one orbit."""
 
 _ORBIT_KEYS = {"azimuth_degrees", "elevation_degrees", "distance"}
 _MATRIX_KEYS = {"camera_to_world", "focal"}
@@ -60,6 +63,7 @@ def chosen_cameras(settings: OrbitSettings, photo_elevation: float, path: Path |
     """The cameras of a file, or else of an orbit that begins above photo 1's azimuth."""
     if path is not None:
         return read_cameras(path, photo_elevation)
+    check_count("the number of views", settings.count, 1, MAX_CAMERAS)
     azimuths = [360.0 * index / settings.count for index in range(settings.count)]
     elevation = photo_elevation if settings.elevation is None else settings.elevation
     return orbit_cameras(azimuths, elevation, settings.distance)
@@ -72,14 +76,11 @@ def read_cameras(path: Path, photo_elevation: float) -> Cameras:
     (photo 1's elevation, and 1), or {"camera_to_world": 4 rows of 4 numbers, "focal": 4.5} in glTF's axes, focal in
     NDC units.
     """
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise InputError(f"{path} must be a list of cameras, but cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise InputError(f"{path} must be JSON, but is not: {error}; correct it there") from error
-    if not isinstance(entries, list) or not entries:
-        raise InputError(f"{path} must hold a JSON list of cameras, got {json.dumps(entries)[:40]}; see --help")
+    entries = read_json(path)
+    if not isinstance(entries, list) or not 1 <= len(entries) <= MAX_CAMERAS:
+        raise InputError(
+            f"{path} must hold a JSON list of 1 to {MAX_CAMERAS} cameras, got {shown(entries, 40)}; see --help"
+        )
     labels = [f"{path}, camera {index}" for index in range(len(entries))]
     pairs = zip(entries, labels, strict=True)
     return Cameras.concatenate([_camera(entry, label, photo_elevation) for entry, label in pairs])
@@ -128,18 +129,20 @@ def _camera(entry: Any, label: str, photo_elevation: float) -> Cameras:  # noqa:
     if "camera_to_world" in keys and keys <= _MATRIX_KEYS:
         rows = entry["camera_to_world"]
         if not isinstance(rows, list) or len(rows) != 4 or any(not isinstance(r, list) or len(r) != 4 for r in rows):
-            raise InputError(f"{label}: camera_to_world must be 4 rows of 4 numbers, got {json.dumps(rows)[:40]}")
+            raise InputError(
+                f"{label}: camera_to_world must be 4 rows of 4 numbers, got {shown(rows, 40)}; correct it there"
+            )
         matrix = torch.tensor([[_number(value, f"{label}, camera_to_world") for value in row] for row in rows])
         return cameras_from_matrices(
             matrix[None], focal=_number(entry.get("focal", REFERENCE_FOCAL), f"{label}, focal")
         )
     raise InputError(
         f'{label} must be {{"azimuth_degrees", "elevation_degrees", "distance"}} or {{"camera_to_world", "focal"}}, '
-        f"got {json.dumps(entry)[:60]}; correct it there"
+        f"got {shown(entry)}; correct it there"
     )
 
 
 def _number(value: Any, label: str) -> float:  # noqa: ANN401 - any JSON
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputError(f"{label} must be a finite number, got {json.dumps(value)[:40]}; correct it there")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e30:
+        raise InputError(f"{label} must be a finite number, got {shown(value, 40)}; correct it there")
     return float(value)

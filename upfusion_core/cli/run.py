@@ -8,15 +8,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import metadata
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, OutputError
 from ..files import replacing, write_json
 from ..version import version
 from .lock import locked
+from .record import RECORD_NAME, listed_files, read_record
 
-RECORD_NAME = "run.json"
 CHEAP_SECONDS = 60.0
 """On a disk that is full, work of less than this is removed again; of more, it is kept to be continued."""
 
@@ -89,8 +89,7 @@ class Run:
             if self.previous is not None:
                 _remove_files(self.folder, self.previous)
             self.record = new_record(self.command, settings, sources, inputs)
-        if self.previous is not None:
-            _remove_partial_files(self.folder, self.previous)
+        _remove_partial_files(self.folder)
         self._save()
 
     def note(self, name: str, value: object) -> None:
@@ -301,7 +300,7 @@ def _previous(folder: Path, command: str, *, resume: bool, force: bool) -> dict[
         raise OutputError(
             f"{folder} holds a run already; choose another folder, --force to replace it or --resume to continue it"
         )
-    record = _read_record(path)
+    record = read_record(path)
     if record is None and resume:
         raise OutputError(f"{path} must be a record of a run, but cannot be read; use --force to begin anew")
     if resume and record is not None and record["command"] != command:
@@ -309,15 +308,6 @@ def _previous(folder: Path, command: str, *, resume: bool, force: bool) -> dict[
             f"{folder} holds a run of `upfusion {record['command']}`, not of `upfusion {command}`; continue that one"
         )
     return record
-
-
-def _read_record(path: Path) -> dict[str, Any] | None:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    wanted = {"command", "settings", "sources", "inputs", "stages", "timings_seconds", "files", "temporary_files"}
-    return record if isinstance(record, dict) and wanted <= record.keys() else None
 
 
 def _check_same(folder: Path, previous: dict[str, Any], settings: dict[str, Any], inputs: dict[str, Any]) -> None:
@@ -336,22 +326,20 @@ def _check_same(folder: Path, previous: dict[str, Any], settings: dict[str, Any]
             )
 
 
-def _remove_partial_files(folder: Path, record: dict[str, Any]) -> None:
-    """Removes what a run that was killed while writing left beside its files; see files.replacing."""
-    places = {folder, *(path.parent for path in _paths(folder, record))}
-    for partial in [path for place in places for path in place.glob(".*.partial*")]:
-        partial.unlink(missing_ok=True)
+def _remove_partial_files(folder: Path) -> None:
+    """Removes what a run that was killed while writing left in its folders; see files.replacing.
 
-
-def _paths(folder: Path, record: dict[str, Any]) -> list[Path]:
-    """The files that the record lists; a record that was tampered with lists none outside the folder."""
-    names = [PurePosixPath(name) for name in (*record["files"], *record["temporary_files"], RECORD_NAME)]
-    return [folder / name for name in names if not name.is_absolute() and ".." not in name.parts]
+    Its record may not name them yet. Another run's folder within this one is left alone.
+    """
+    within = [place for place in folder.iterdir() if place.is_dir() and not place.is_symlink()]
+    for place in (folder, *(place for place in within if not (place / RECORD_NAME).exists())):
+        for partial in place.glob(".*.partial*"):
+            partial.unlink(missing_ok=True)
 
 
 def _remove_files(folder: Path, record: dict[str, Any]) -> None:
     """Removes what the record lists and itself, and the subfolders that this empties."""
-    for path in _paths(folder, record):
+    for path in listed_files(folder, record):
         path.unlink(missing_ok=True)
         if path.parent != folder:
             with suppress(OSError):  # it holds other files

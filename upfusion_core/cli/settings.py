@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from ..errors import InputError
+from ..json_text import shown
+from .record import is_of_kind
 
 DEFAULT_MODEL = "mini"
 """The bundled model (the same name as in models.checkpoints, which needs torch)."""
@@ -135,6 +138,12 @@ class Sources:
         """These files; where none are named, those of the record of a continued run."""
         if not stored:
             return self
+        lists = all(is_of_kind(stored.get(name), list[str]) for name in ("photos", "masks"))
+        if not lists or not is_of_kind(stored.get("cameras"), str | None):
+            raise InputError(
+                f"run.json must hold the sources photos, masks and cameras as they were written, got {shown(stored)}; "
+                "correct it there, or use --force to begin anew"
+            )
         cameras = self.cameras or (Path(stored["cameras"]) if stored["cameras"] else None)
         if self.photos:
             return Sources(photos=self.photos, masks=self.masks, cameras=cameras)
@@ -170,7 +179,7 @@ def settings_json(settings: SceneSettings) -> dict[str, Any]:
 
 def absolute_model(name: str | None) -> str | None:
     """The name of a model for the record: paths made absolute."""
-    if name in (None, DEFAULT_MODEL) or not Path(name).exists():
+    if name in (None, DEFAULT_MODEL) or not os.path.exists(name):
         return name
     return str(Path(name).absolute())
 
@@ -184,6 +193,13 @@ def with_stored(settings: Settings, stored: dict[str, Any], explicit: frozenset[
         names = {field.name for field in fields(settings)}
         if names != stored.keys():
             raise InputError("the run was begun by another version of upfusion; use --force to begin anew")
+        kinds = get_type_hints(type(settings))
+        wrong = sorted(name for name in names if not is_of_kind(stored[name], kinds[name]))
+        if wrong:
+            raise InputError(
+                f"run.json must hold the settings as they were written, got {wrong[0]} = {shown(stored[wrong[0]])}; "
+                "correct it there, or use --force to begin anew"
+            )
         chosen = {name: getattr(settings, name) if name in explicit else stored[name] for name in names}
         chosen = {name: tuple(value) if isinstance(value, list) else value for name, value in chosen.items()}
         settings = type(settings)(**chosen)

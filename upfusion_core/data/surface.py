@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,6 +76,8 @@ class Surface:
         reach = float((used - centre).norm(dim=-1).max())
         if not reach > 0:
             raise InputError("a mesh must have an extent, but all its vertices are one point; check its file")
+        if not math.isfinite(reach):
+            raise InputError("a mesh must have a finite extent, got more than float32 can measure; check its file")
         return replace(self, vertices=(self.vertices - centre) * (radius / reach))
 
     def to(self, device: torch.device | str) -> Surface:
@@ -115,7 +118,8 @@ def read_surface(path: str | os.PathLike[str], texture: str | os.PathLike[str] |
     except InputError:
         raise
     except Exception as error:  # readers of damaged files raise whatever they stumble over
-        raise InputError(f"{path.name} cannot be read as a mesh ({error}); export it again") from error
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise InputError(f"{path.name} cannot be read as a mesh ({reason}); export it again") from error
 
 
 def _part(mesh: trimesh.Trimesh, *, linear: bool, picture: Tensor | None) -> Surface:

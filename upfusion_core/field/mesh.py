@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from ..checks import check_count, check_finite, check_range, check_shape
+from ..checks import check_count, check_finite, check_range, check_shape, check_values
 from ..errors import FieldError, InputError
 from ..memory import Chunk
 from ..types import OnStep
@@ -61,6 +61,7 @@ class MeshAsset:
     def __post_init__(self) -> None:
         check_shape("MeshAsset.vertices", self.vertices, ("P", 3))
         check_shape("MeshAsset.faces", self.faces, ("F", 3), "triangles only")
+        check_values("MeshAsset.faces", self.faces)
         count = len(self.vertices)
         check_shape("MeshAsset.vertex_colors", self.vertex_colors, (count, 3), "one colour a vertex")
         if not count or not len(self.faces):
@@ -81,6 +82,11 @@ class MeshAsset:
             values |= {"normals": self.normals}
         for name, value in values.items():
             check_finite(f"MeshAsset.{name}", value)
+            if not value.is_floating_point() or not value.numel():
+                raise InputError(
+                    f"MeshAsset.{name} must hold floating-point numbers, got {tuple(value.shape)} {value.dtype}; "
+                    "call .float() on it"
+                )
             if name not in ("vertices", "normals") and value.numel() and (value.min() < 0 or value.max() > 1):
                 low, high = float(value.min()), float(value.max())
                 raise InputError(f"MeshAsset.{name} must be in [0, 1], got [{low:.3g}, {high:.3g}]; clamp it")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_choice, check_count, check_range, check_type
+from ..checks import check_choice, check_count, check_finite, check_range, check_type
 from ..errors import InputError
 from ..types import Cameras, OnStep, RenderedViews
 from .hashgrid import GridConfig, HashGrid
@@ -139,20 +139,20 @@ class RadianceField(nn.Module):
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """(..., 3) world points -> density (...,) and colour (..., 3) with one pass of the MLP."""
+        points = _checked(points)
         density_logit, color_logits = self._logits(points)
         return self._density(points, density_logit), color_logits.sigmoid()
 
     def density(self, points: Tensor) -> Tensor:
         """(..., 3) world points -> (...,) density per scene unit."""
+        points = _checked(points)
         return self._density(points, self._logits(points)[0])
 
     def color(self, points: Tensor) -> Tensor:
         """(..., 3) world points -> (..., 3) sRGB in [0, 1]; outside the box that of its nearest face."""
-        return self._logits(points)[1].sigmoid()
+        return self._logits(_checked(points))[1].sigmoid()
 
     def _logits(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        if points.shape[-1:] != (3,):
-            raise InputError(f"points must be (..., 3), got {tuple(points.shape)}; give world coordinates")
         low, high = self.aabb
         hidden = self.grid((points.reshape(-1, 3) - low) / (high - low))
         for layer in self.mlp[:-1]:
@@ -225,6 +225,13 @@ class RadianceField(nn.Module):
         from .storage import save_field
 
         save_field(self, path, cameras=cameras, settings=settings)
+
+
+def _checked(points: Tensor) -> Tensor:
+    check_finite("points", points)
+    if points.shape[-1:] != (3,):
+        raise InputError(f"points must be (..., 3), got {tuple(points.shape)}; give world coordinates")
+    return points.float()
 
 
 def _initialise(layer: Any, generator: torch.Generator) -> None:  # noqa: ANN401 - a host's linear layer

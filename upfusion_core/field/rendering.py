@@ -5,17 +5,20 @@ The field is a callable: (..., 3) world points -> density (...,) per scene unit 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..checks import check_range
+from ..checks import check_count, check_finite, check_range, check_type
 from ..errors import InputError
 from ..geometry import camera_rays
 from ..memory import Chunk
 from ..types import Cameras, Rays, RenderedViews
+
+MAX_SIDE = 16384
+"""Pixels along each side of a picture."""
 
 FieldFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
 VisibleFunction = Callable[[Tensor, Tensor], Tensor]
@@ -35,8 +38,8 @@ class RaySampling:
     near: float = 0.05
 
     def __post_init__(self) -> None:
-        check_range("RaySampling.uniform", self.uniform, 1, 65536)
-        check_range("RaySampling.importance", self.importance, 0, 65536)
+        check_count("RaySampling.uniform", self.uniform, 1, 65536)
+        check_count("RaySampling.importance", self.importance, 0, 65536)
         check_range("RaySampling.near", self.near, 0)
 
 
@@ -188,9 +191,17 @@ def render_views(
     `chunk` rays are rendered at a time, fewer where memory does not suffice; without a generator their number changes
     the memory needed and not the picture.
     """
+    if not isinstance(size, int) and not (isinstance(size, Sequence) and len(size) == 2):
+        raise InputError(f"size must be one number of pixels or (height, width), got {size!r:.40}; give one number")
     height, width = (size, size) if isinstance(size, int) else size
-    for name, value in (("size", height), ("size", width), ("chunk", chunk)):
-        check_range(name, value, 1)
+    if sampling is not None:
+        check_type("sampling", sampling, RaySampling)
+    check_type("cameras", cameras, Cameras, "make some with orbit_cameras")
+    if not len(cameras):
+        raise InputError("expected at least one camera, got none; make some with orbit_cameras")
+    for name, value, most in (("size", height, MAX_SIDE), ("size", width, MAX_SIDE), ("chunk", chunk, 2**30)):
+        check_count(name, value, 1, most)
+    check_finite("background", _background(background, aabb))
     cameras = cameras.to(aabb.device)
     rays = camera_rays(cameras, height, width)
     origins, directions = rays.origins.reshape(-1, 3), rays.directions.reshape(-1, 3)
@@ -232,7 +243,10 @@ def _offsets(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | 
 
 
 def _background(background: Tensor | float, like: Tensor) -> Tensor:
-    color = torch.as_tensor(background, dtype=like.dtype, device=like.device)
+    try:
+        color = torch.as_tensor(background, dtype=like.dtype, device=like.device)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise InputError(f"background must be a number or (3,) RGB, got {background!r:.40}; 1.0 is white") from error
     if color.ndim > 1 or (color.ndim == 1 and len(color) != 3):
         raise InputError(f"background must be a number or (3,) RGB, got {tuple(color.shape)}; 1.0 is white")
     return color

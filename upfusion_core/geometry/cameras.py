@@ -9,7 +9,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..checks import check_choice, check_count, check_finite, check_range, check_shape
+from ..checks import (
+    check_choice,
+    check_count,
+    check_finite,
+    check_range,
+    check_shape,
+    check_type,
+    check_values,
+)
 from ..errors import InputError
 from ..types import REFERENCE_FOCAL, Cameras
 
@@ -50,13 +58,14 @@ def look_at(
         InputError: a centre lies on its target, or `up` runs along the line of sight.
     """
     check_shape("centers", centers, ("N", 3))
-    check_finite("centers", centers)
-    centers = centers.float()
-    backward = centers - torch.as_tensor(target, dtype=torch.float32, device=centers.device)
+    centers = _numbers("centers", centers)
+    backward = centers - _vectors("target", target, centers)
     if (backward.norm(dim=-1) < 1e-6).any():
         raise InputError("a camera must stand away from what it looks at, got distance 0; move its centre")
     backward = torch.nn.functional.normalize(backward, dim=-1)
-    up = torch.as_tensor(up, dtype=torch.float32, device=centers.device).expand_as(backward)
+    if not math.isfinite(float(backward.norm())):
+        raise InputError("a camera must stand nearer than 1e9 to what it looks at, got more; check the unit")
+    up = torch.nn.functional.normalize(_vectors("up", up, centers).expand_as(backward), dim=-1)
     right = torch.linalg.cross(up, backward)
     if (right.norm(dim=-1) < 1e-5).any():
         raise InputError("`up` must not run along the line of sight; choose another up vector for this camera")
@@ -119,10 +128,15 @@ def random_cameras(
 
     The defaults are the release's band for distillation. The draw happens on the generator's device.
     """
-    check_count("count", count, 1)
+    check_count("count", count, 1, 10**6)
+    check_type("generator", generator, torch.Generator, "such as torch.Generator().manual_seed(0)")
     draws = torch.rand(3, count, generator=generator, device=generator.device).cpu()
-    ranges = (azimuth_degrees, elevation_degrees, distance)
-    values = [low + (high - low) * draw for draw, (low, high) in zip(draws, ranges, strict=True)]
+    named = {"azimuth_degrees": azimuth_degrees, "elevation_degrees": elevation_degrees, "distance": distance}
+    values = []
+    for draw, (name, ends) in zip(draws, named.items(), strict=True):
+        check_shape(name, _numbers(name, ends), (2,), "the lowest and the highest value")
+        low, high = ends
+        values.append(low + (high - low) * draw)
     return orbit_cameras(*values, focal=focal)
 
 
@@ -143,6 +157,7 @@ def cameras_from_matrices(
             forward) or "pytorch3d" (left, up, forward).
     """
     check_choice("axes", axes, ("gltf", "opencv", "pytorch3d"))
+    check_values("matrices", matrices)
     if matrices.ndim != 3 or matrices.shape[1:] not in ((3, 4), (4, 4)):
         raise InputError(f"matrices must be (N, 4, 4) or (N, 3, 4) camera-to-world, got {tuple(matrices.shape)}")
     signs = {"gltf": (1, 1, 1), "opencv": (1, -1, -1), "pytorch3d": (-1, 1, -1)}[axes]
@@ -155,22 +170,42 @@ def cameras_from_matrices(
 
 
 def _with_focal(matrices: Tensor, focal: Numbers) -> Cameras:
-    value = torch.as_tensor(focal, dtype=torch.float32, device=matrices.device)
+    value = _numbers("focal", focal).to(matrices.device)
     value = value[:, None] if value.ndim == 1 else value
     shape = (len(matrices), 2)
-    if value.ndim > 2 or (value.ndim and value.shape[0] not in (1, len(matrices))):
+    fits = not value.ndim or (value.ndim == 2 and value.shape[0] in (1, shape[0]) and value.shape[1] in (1, 2))
+    if not fits:
         raise InputError(
-            f"focal must be one number or one a camera, got {tuple(value.shape)} for {len(matrices)} cameras"
+            f"focal must be one number or one a camera, got {tuple(value.shape)} for {len(matrices)} cameras; "
+            "give one number"
         )
     return Cameras(matrices, value.expand(shape).clone(), torch.zeros(shape, device=matrices.device))
 
 
 def _broadcast(**values: Numbers) -> list[Tensor]:
-    tensors = {name: torch.as_tensor(value, dtype=torch.float32).reshape(-1) for name, value in values.items()}
-    for name, tensor in tensors.items():
-        check_finite(name, tensor)
+    tensors = {name: _numbers(name, value).reshape(-1) for name, value in values.items()}
     sizes = {len(tensor) for tensor in tensors.values()} - {1}
     if len(sizes) > 1 or 0 in sizes:
         found = ", ".join(f"{len(tensor)} {name}" for name, tensor in tensors.items())
         raise InputError(f"orbit sequences must have the same length or be single numbers, got {found}")
     return list(torch.broadcast_tensors(*tensors.values()))
+
+
+def _vectors(name: str, value: Tensor | Sequence[float], like: Tensor) -> Tensor:
+    """(3,) or (N, 3) numbers on the device of `like`, which is (N, 3)."""
+    vectors = _numbers(name, value).to(like.device)
+    if vectors.shape not in ((3,), like.shape):
+        raise InputError(f"{name} must be (3,) or ({len(like)}, 3), got {tuple(vectors.shape)}; one vector a camera")
+    return vectors
+
+
+def _numbers(name: str, value: Numbers) -> Tensor:
+    """Finite float32 numbers, in whatever form they come."""
+    if isinstance(value, Tensor):
+        check_values(name, value)
+    try:
+        numbers = torch.as_tensor(value, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise InputError(f"{name} must be numbers, got {value!r:.60}; give a number, a list or a tensor") from error
+    check_finite(name, numbers)
+    return numbers

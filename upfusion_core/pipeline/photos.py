@@ -27,9 +27,12 @@ MAX_PIXELS = 100_000_000
 MIN_SIDE = 8
 """Smaller pictures show no object."""
 
+_PROGRAMS = ("EPS", "WMF", "PDF")
+"""Formats that Pillow hands to Ghostscript or to Windows, which would run what a stranger wrote."""
+
 _DECODING_ERRORS = (
     *(OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, OverflowError),
-    *(struct.error, zlib.error),
+    *(struct.error, zlib.error, MemoryError, AttributeError, AssertionError, RuntimeError, ZeroDivisionError),
 )
 """What Pillow's readers raise on damaged files, by experience."""
 
@@ -161,11 +164,13 @@ def _decode(
     if not isinstance(source, str | os.PathLike):
         raise PhotoError(f"{label} must be a path, a PIL image or a tensor, got {type(source).__name__}; convert it")
     path = Path(source)
-    if not path.exists():
-        raise PhotoError(f"{label} must be a picture, but there is no file {path}; check the path")
-    if not path.is_file():
+    if not os.path.exists(path):  # unlike pathlib's, also false for names that no file can have
+        raise PhotoError(f"{label} must be a picture, but there is no file {path!s:.300}; check the path")
+    if path.is_dir():
         raise PhotoError(f"{label} must be a picture, but {path} is a folder; name the files in it")
-    label = f"{label} ({path.name})"
+    if not path.is_file():
+        raise PhotoError(f"{label} must be a picture, but {path} is a device or pipe; name a file")
+    label = f"{label} ({path.name:.100})"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is stricter than the warning
@@ -179,6 +184,8 @@ def _decode(
 
 
 def _decode_image(image: Image.Image, label: str, read: Callable[[Image.Image, str], np.ndarray]) -> Tensor:
+    if image.format in _PROGRAMS:
+        raise PhotoError(f"{label} must be a picture of pixels, got {image.format}; save it as PNG or JPEG")
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise PhotoError(_too_large(label, f"{width} x {height}"))

@@ -12,7 +12,7 @@ from PIL import Image
 from skimage.measure import label
 from torch import Tensor
 
-from ..checks import check_range
+from ..checks import check_count, check_finite, check_range, check_shape
 from ..errors import InputError, MissingPackageError, PhotoError
 from ..types import REFERENCE_FOCAL, InputViews
 from .photos import Photo, PhotoSource, read_mask, read_photo, unit_range
@@ -67,7 +67,7 @@ def prepare_views(
         PhotoError: a photo or mask cannot be used. InputError: wrong number of them, or a wrong option.
         MissingPackageError: `rembg` is wanted and not installed.
     """
-    check_range("size", size, 16, 4096)
+    check_count("size", size, 16, 4096)
     check_range("margin", margin, 1.0, 8.0)
     sources = _photo_list(images)
     mask_sources = _mask_list(masks, len(sources))
@@ -76,7 +76,7 @@ def prepare_views(
         photo = _with_mask(read_photo(source, f"photo {index + 1}"), mask_source)
         if remove_background and photo.coverage is None:
             photo = _without_background(photo)
-        colors, mask = _frame(photo, int(size), margin, crop)
+        colors, mask = _frame(photo, size, margin, crop)
         rgb.append(colors)
         coverage.append(mask)
     focal = torch.full((len(rgb), 2), REFERENCE_FOCAL)
@@ -88,7 +88,14 @@ def estimate_mask(rgb: Tensor) -> Tensor:
 
     Small white places inside the object (eyes, highlights) count as object, large ones (under a handle) do not.
     """
-    darkness = 1 - rgb.amin(dim=0)
+    check_shape("rgb", rgb, (3, "H", "W"), "one picture, channels first")
+    check_finite("rgb", rgb)
+    if not rgb.is_floating_point() or not rgb.numel():
+        raise InputError(
+            f"rgb must hold pixels as floating-point numbers in [0, 1], got {tuple(rgb.shape)} {rgb.dtype}; "
+            "divide 8-bit values by 255"
+        )
+    darkness = 1 - rgb.detach().cpu().float().amin(dim=0)
     mask = ((darkness - _WHITE_ENOUGH) / (_SURELY_OBJECT - _WHITE_ENOUGH)).clamp(0, 1)
     places = label((mask < 0.5).numpy(), connectivity=1)  # 0 is the object; the others are white places
     areas = np.bincount(places.ravel())

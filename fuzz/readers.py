@@ -1,0 +1,173 @@
+"""Coverage-guided fuzzing of what reads strangers' files: weights, fields, configurations and lists of cameras.
+
+Linux and Python 3.12, in an environment of its own:
+
+    python3.12 -m venv fuzz-environment
+    fuzz-environment/bin/pip install '.[train]' atheris
+    fuzz-environment/bin/python fuzz/readers.py -max_total_time=600
+
+Arguments are names of readers (all unless some are named), then libFuzzer's own options. It stops at the first
+finding, which is anything but a value that is fit for use or one of our exceptions, and keeps the input as `crash-*`;
+`fuzz/readers.py READER crash-...` runs that one again. Inputs are mutated from small whole files that are made first,
+and those that reach new code are kept in the folder `fuzz-corpus` beside where it is run.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import atheris
+import torch
+from torch import _weights_only_unpickler
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+with atheris.instrument_imports(include=["upfusion_core"]):
+    from upfusion_core import load_field, orbit_cameras
+    from upfusion_core.cli.inputs import read_cameras
+    from upfusion_core.cli.record import listed_files, read_record
+    from upfusion_core.errors import UpFusionError
+    from upfusion_core.field.hashgrid import GridConfig
+    from upfusion_core.field.radiance import FieldConfig, RadianceField
+    from upfusion_core.models.checkpoints import open_checkpoint
+    from upfusion_core.models.config import ModelConfig
+    from upfusion_core.models.weight_files import check_finite_weights, read_weights
+    from upfusion_core.training.config import TrainConfig
+_weights_only_unpickler.Unpickler.load = atheris.instrument_func(_weights_only_unpickler.Unpickler.load)
+
+SCRATCH = Path(tempfile.mkdtemp(prefix="upfusion-fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+CORPUS = Path("fuzz-corpus")
+
+
+def _weights(name: str, data: bytes) -> None:
+    path = SCRATCH / name
+    path.write_bytes(data)
+    weights = read_weights(path)
+    assert all(value.device.type == "cpu" for value in weights.values())
+    check_finite_weights(weights, torch.float16)
+
+
+def pickles(data: bytes) -> None:
+    """Weights as torch.save writes them."""
+    _weights("weights.pt", data)
+
+
+def safetensors(data: bytes) -> None:
+    """Weights as safetensors, and as a merged file."""
+    try:
+        _weights("weights.safetensors", data)
+    finally:
+        open_checkpoint(SCRATCH / "weights.safetensors")
+
+
+def fields(data: bytes) -> None:
+    """Fields; one that is accepted has finite densities and colours."""
+    path = SCRATCH / "field.safetensors"
+    path.write_bytes(data)
+    stored = load_field(path)
+    density, color = stored.field(torch.rand(4, 3) - 0.5)
+    assert torch.isfinite(density).all()
+    assert torch.isfinite(color).all()
+
+
+def configurations(data: bytes) -> None:
+    """Sizes of a model, and settings of a training run; one that is accepted says the same again."""
+    text = data.decode("utf-8", "replace")
+    for kind in (ModelConfig, TrainConfig):
+        try:
+            config = kind.from_json(text, "it")
+        except UpFusionError:
+            continue
+        assert kind.from_json(json.dumps(config.to_dict()), "it") == config
+
+
+def cameras(data: bytes) -> None:
+    """Lists of cameras."""
+    path = SCRATCH / "cameras.json"
+    path.write_bytes(data)
+    assert torch.isfinite(read_cameras(path, 22.5).camera_to_world).all()
+
+
+def records(data: bytes) -> None:
+    """run.json; the files of one that is accepted lie in its folder."""
+    path = SCRATCH / "run.json"
+    path.write_bytes(data)
+    record = read_record(path)
+    if record is not None:
+        home = SCRATCH.resolve()
+        assert all(home in file.resolve().parents for file in listed_files(SCRATCH, record))
+
+
+READERS: dict[str, Callable[[bytes], None]] = {
+    reader.__name__: reader for reader in (pickles, safetensors, fields, configurations, cameras, records)
+}
+
+
+def write_seeds(folder: Path) -> None:
+    """Small whole files of each kind, which mutation begins from; the first byte chooses the reader."""
+    folder.mkdir(exist_ok=True)
+    weights = {"a.weight": torch.ones(2, 3), "b": torch.ones(2, dtype=torch.float16)}
+    grid = GridConfig(levels=2, features=1, coarsest=1, finest=2, table_size=8)
+    field = RadianceField(FieldConfig(grid=grid, hidden=1, layers=2))
+    field.save(SCRATCH / "field", cameras=orbit_cameras([0.0]), settings={"seed": 0})
+    from safetensors.torch import save
+
+    files = {"fields": [(SCRATCH / "field").read_bytes()], "pickles": [], "safetensors": []}
+    for zipped in (True, False):
+        torch.save({"state_dict": weights}, SCRATCH / "seed", _use_new_zipfile_serialization=zipped)
+        files["pickles"].append((SCRATCH / "seed").read_bytes())
+    files["safetensors"].append(
+        save(weights, {"upfusion_config": json.dumps({"image_size": 64}), "upfusion_facts": "{}"})
+    )
+    model = ModelConfig().to_dict()
+    training = TrainConfig(train_upsrt=True).to_dict()
+    matrix = orbit_cameras(90.0).camera_to_world[0].tolist()
+    lists = [
+        {"azimuth_degrees": 90, "elevation_degrees": 1e1, "distance": 1},
+        {"camera_to_world": matrix, "focal": 4.5},
+    ]
+    record = {
+        "command": "demo",
+        "settings": {"steps": 3},
+        "sources": {"photos": ["a.png"]},
+        "inputs": {},
+        "stages": ["a"],
+    }
+    record |= {"timings_seconds": {"a": 1.5}, "files": ["views/0.png"], "temporary_files": []}
+    texts = {"configurations": [model, training, {"model": model}], "cameras": [lists], "records": [record]}
+    files |= {name: [json.dumps(value).encode() for value in values] for name, values in texts.items()}
+    for index, name in enumerate(READERS):
+        for number, data in enumerate(files[name]):
+            (folder / f"seed-{name}-{number}").write_bytes(bytes([index]) + data)
+
+
+def main() -> None:
+    """Reads the arguments and hands the rest to libFuzzer."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    options = sys.argv[1:]
+    chosen = [options.pop(0) for _ in range(len(options)) if options[0] in READERS] or list(READERS)
+
+    def one(data: bytes) -> None:
+        reader = list(READERS)[data[0] % len(READERS)] if data else ""
+        if reader not in chosen:
+            return
+        try:
+            READERS[reader](data[1:])
+        except UpFusionError as error:
+            message = str(error)
+            if not 10 < len(message) < 3000:
+                raise RuntimeError(f"a sentence was expected, got {message[:300]!r}") from error
+
+    write_seeds(CORPUS)
+    own = [option for option in options if not option.startswith("-")]
+    atheris.Setup([sys.argv[0], *([] if own else [str(CORPUS)]), "-timeout=60", "-rss_limit_mb=6000", *options], one)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

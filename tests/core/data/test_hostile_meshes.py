@@ -1,0 +1,120 @@
+"""Mesh files with wrong indices, NaN, lying sizes and missing halves: each is one sentence."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+
+from upfusion_core.data.meshes import MeshRendering, mesh_folder
+from upfusion_core.data.surface import read_surface
+from upfusion_core.errors import InputError
+
+CORNERS = "v 0 0 0\nv 1 0 0\nv 0 1 0\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "no mesh at all",
+        CORNERS,
+        CORNERS + "f 1 2 9\n",
+        CORNERS + "f -9 1 2\n",
+        CORNERS + "f 1 2\n",
+        CORNERS + "f a b c\n",
+        CORNERS + "f 1 2 99999999999999999999\n",
+        CORNERS.replace("0 1 0", "0 nan 0") + "f 1 2 3\n",
+        CORNERS.replace("0 1 0", "0 inf 0") + "f 1 2 3\n",
+        CORNERS.replace("0 1 0", "0 1e999 0") + "f 1 2 3\n",
+        CORNERS.replace("0 1 0", "0 x 0") + "f 1 2 3\n",
+        "v 0 0\nv 1 0\nv 0 1\nf 1 2 3\n",
+        "\x00" * 100,
+    ],
+)
+def test_obj(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.obj").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=r"mesh|finite|triangles|Surface") as error:
+        read_surface(tmp_path / "a.obj")
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400
+
+
+def _glb() -> bytes:
+    return trimesh.creation.box().export(file_type="glb")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.005, 0.02, 0.3, 0.7, 0.99])
+def test_glb_cut_short(tmp_path: Path, share: float) -> None:
+    data = _glb()
+    (tmp_path / "a.glb").write_bytes(data[: int(share * len(data))])
+    with pytest.raises(InputError, match="cannot be read as a mesh"):
+        read_surface(tmp_path / "a.glb")
+
+
+def _edited(change: dict[str, object], kind: str, index: int = 0) -> bytes:
+    """A box whose JSON says something else of one accessor or buffer view."""
+    data = _glb()
+    length = struct.unpack("<I", data[12:16])[0]
+    tree = json.loads(data[20 : 20 + length])
+    tree[kind][index].update(change)
+    text = json.dumps(tree).encode()
+    text += b" " * (-len(text) % 4)
+    rest = data[20 + length :]
+    return b"glTF" + struct.pack("<IIII", 2, 20 + len(text) + len(rest), len(text), 0x4E4F534A) + text + rest
+
+
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize(
+    "change",
+    [{"count": 10**9}, {"count": -1}, {"bufferView": 99}, {"componentType": 3}, {"type": "MAT9"}, {"count": "a"}],
+)
+def test_glb_that_lies_about_its_arrays(tmp_path: Path, change: dict[str, object], index: int) -> None:
+    (tmp_path / "a.glb").write_bytes(_edited(change, "accessors", index))
+    with pytest.raises(InputError, match=r"mesh|Surface|triangles"):
+        read_surface(tmp_path / "a.glb")
+
+
+def test_ply_that_lies_about_its_length(tmp_path: Path) -> None:
+    data = trimesh.creation.box().export(file_type="ply")
+    for old, new in (
+        (b"element vertex 8", b"element vertex 999999999"),
+        (b"element face 12", b"element face 99999999"),
+    ):
+        assert old in data
+        (tmp_path / "a.ply").write_bytes(data.replace(old, new))
+        with pytest.raises(InputError, match=r"cannot be read as a mesh|triangles|Surface"):
+            read_surface(tmp_path / "a.ply")
+
+
+def test_vertices_that_are_no_numbers(tmp_path: Path) -> None:
+    for value in (np.nan, np.inf, 3e38):
+        box = trimesh.creation.box()
+        box.vertices[0, 0] = value
+        box.export(tmp_path / "a.ply")
+        with pytest.raises(InputError, match="finite"):
+            read_surface(tmp_path / "a.ply").centred(0.2)
+
+
+def test_folders_and_names_that_are_no_files(tmp_path: Path) -> None:
+    (tmp_path / "a.glb").mkdir()
+    for name in ("a.glb", "none.obj", "x" * 5000 + ".ply", "a\0b.glb"):
+        with pytest.raises(InputError, match="cannot be read as a mesh"):
+            read_surface(tmp_path / name)
+    with pytest.raises(InputError, match="a mesh is read from"):
+        read_surface(tmp_path / "a.blend")
+
+
+def test_a_folder_goes_on_without_its_broken_meshes(tmp_path: Path) -> None:
+    trimesh.creation.box().export(tmp_path / "good.glb")
+    (tmp_path / "bad.obj").write_text(CORNERS + "f 1 2 9\n")
+    dataset = mesh_folder(tmp_path, MeshRendering(size=8, views=1))
+    with pytest.raises(InputError, match="bad"):
+        dataset.read(0)
+    assert [name for name, _ in dataset.skipped] == ["bad.obj"]
+    assert torch.isfinite(dataset.read(1).rgb).all()

@@ -1,0 +1,111 @@
+"""Cameras: those that look the wrong way, stand on their target, are mirrored, or are none at all."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from odd_values import numbers, odd_tensors, or_junk, refused_or_finite
+from torch import Tensor
+
+from upfusion_core import Cameras, cameras_from_matrices, look_at, orbit_cameras, random_cameras
+from upfusion_core.geometry import camera_rays, reference_plucker
+from upfusion_core.geometry.cameras import reference_camera
+
+
+@st.composite
+def matrices(draw: st.DrawFn) -> Tensor:
+    """(N, 4, 4) poses, good ones and such as are mirrored, scaled, sheared, far away or full of NaN."""
+    pose = orbit_cameras([0.0, 120.0], 20.0, 1.5).camera_to_world
+    scale = draw(st.sampled_from((1.0, 1.0, 1.0005, -1.0, 2.0, 0.0, 1e-20, 1e20)))
+    pose[:, :3, :3] *= scale
+    kind = draw(st.sampled_from(("good", "good", "mirrored", "far", "sheared", "bottom", "zero", "away")))
+    if kind == "mirrored":
+        pose[:, :, 0] *= -1
+    elif kind == "far":
+        pose[:, :3, 3] *= draw(st.sampled_from((1e6, 1e20, 3e38)))
+    elif kind == "sheared":
+        pose[:, 0, 1] += draw(st.floats(-2, 2))
+    elif kind == "bottom":
+        pose[:, 3] = draw(st.sampled_from((0.0, 1.0, torch.nan)))
+    elif kind == "zero":
+        pose[:, :3, 3] = 0
+    elif kind == "away":
+        pose[:, :3, 0] *= -1
+        pose[:, :3, 2] *= -1
+    return pose
+
+
+def every_use_is_finite(cameras: Cameras | None) -> None:
+    """Rays of accepted cameras are unit vectors, and their Plücker forms are numbers."""
+    if cameras is None or not len(cameras):
+        return
+    rays = camera_rays(cameras, 3, 2)
+    assert bool(torch.isfinite(rays.directions).all())
+    assert torch.allclose(rays.directions.norm(dim=-1), torch.ones(len(cameras), 3, 2), atol=1e-4)
+    refused_or_finite(reference_plucker, cameras, reference_camera(), 4)
+    refused_or_finite(reference_plucker, reference_camera(), cameras[0], 4)
+
+
+@given(
+    or_junk(matrices(), odd_tensors((2, 4, 4), (1, 4, 4), low=-1)),
+    or_junk(torch.full((2, 2), 4.5), odd_tensors((2, 2), low=-1, high=5)),
+    or_junk(torch.zeros(2, 2), odd_tensors((2, 2), low=-1)),
+)
+def test_cameras(pose: object, focal: object, principal: object) -> None:
+    every_use_is_finite(refused_or_finite(Cameras, pose, focal, principal))
+
+
+@given(
+    or_junk(torch.tensor([[0.0, 0, 1], [1, 1, 1]]), odd_tensors((2, 3), low=-1)),
+    or_junk((0.0, 0.0, 0.0), [0, 0, 1], odd_tensors((3,), (2, 3), low=-1)),
+    or_junk((0.0, 1.0, 0.0), (0, 0, 0), (0, 0, 1), odd_tensors((3,), (2, 3), low=-1)),
+    or_junk(4.5, [4.5, 2.0], odd_tensors((2,), (2, 2), high=5), numbers()),
+)
+def test_look_at(centers: object, target: object, up: object, focal: object) -> None:
+    every_use_is_finite(refused_or_finite(look_at, centers, target, up, focal=focal))
+
+
+@given(
+    or_junk(30.0, [0, 90, 180], odd_tensors((3,), low=-720, high=720), numbers()),
+    or_junk(22.5, [-89.9999, 0, 89.9999], [90], odd_tensors((3,), low=-90, high=90), numbers()),
+    or_junk(1.0, 1e-30, 1e30, [1, 2, 3], odd_tensors((3,), high=3), numbers()),
+    or_junk(4.5, numbers()),
+)
+def test_orbit_cameras(azimuth: object, elevation: object, distance: object, focal: object) -> None:
+    every_use_is_finite(refused_or_finite(orbit_cameras, azimuth, elevation, distance, focal=focal))
+
+
+@given(
+    or_junk(2, numbers()),
+    or_junk((0.0, 360.0), (360.0, 0.0), (0, 0, 0), st.tuples(numbers(), numbers())),
+    or_junk((-7.5, 52.5), (-100.0, 100.0), st.tuples(numbers(), numbers())),
+    or_junk((1.0, 1.0), (0.0, 0.0), (-1, 1), st.tuples(numbers(), numbers())),
+    or_junk(4.5, numbers()),
+)
+def test_random_cameras(count: object, azimuth: object, elevation: object, distance: object, focal: object) -> None:
+    ranges = {"azimuth_degrees": azimuth, "elevation_degrees": elevation, "distance": distance}
+    every_use_is_finite(
+        refused_or_finite(random_cameras, count, generator=torch.Generator().manual_seed(0), focal=focal, **ranges)
+    )
+
+
+@given(
+    or_junk(matrices(), odd_tensors((2, 4, 4), (2, 3, 4), low=-1)),
+    or_junk(4.5, [4.5, 2.0], odd_tensors((2,), (2, 2), high=5), numbers()),
+    or_junk(None, torch.zeros(2, 2), odd_tensors((2, 2), low=-1)),
+    or_junk("gltf", "opencv", "pytorch3d", "blender"),
+)
+def test_cameras_from_matrices(pose: object, focal: object, principal: object, axes: object) -> None:
+    every_use_is_finite(refused_or_finite(cameras_from_matrices, pose, focal=focal, principal=principal, axes=axes))
+
+
+@given(or_junk(0, -1, 5, slice(None, None, 2), torch.tensor([True, False]), torch.tensor([0, 7]), torch.tensor(1)))
+def test_choosing_cameras(index: object) -> None:
+    """IndexError and TypeError are Python's own protocol of sequences, which iteration needs."""
+    cameras = orbit_cameras([0.0, 120.0])
+    try:
+        chosen = refused_or_finite(cameras.__getitem__, index)
+    except (IndexError, TypeError):
+        return
+    every_use_is_finite(chosen)

@@ -1,0 +1,108 @@
+"""Values that no caller should give and some caller will, and the property that every public function has with them.
+
+The property: a finite result, or one of our exceptions with one sentence; never another exception, never NaN.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from upfusion_core.errors import UpFusionError
+
+LONGEST_MESSAGE = 2000
+
+JUNK = (
+    *(None, True, -1, 0, 3, 2.5, float("nan"), float("inf"), 10**400),
+    *("text", b"bytes", [], {}, (1, "a"), [[1], [2, 3]]),
+)
+"""Values of other types, or far out of range."""
+
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
+
+
+def refused_or_finite(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - any call
+    """What `function` gives, or None where it refuses in a sentence; fails on anything else."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            result = function(*args, **kwargs)
+    except UpFusionError as error:
+        message = str(error)
+        assert 10 < len(message) < LONGEST_MESSAGE, f"a sentence was expected, got {message[:200]!r}"
+        assert "\n" not in message, message
+        return None
+    assert_finite(result)
+    return result
+
+
+def assert_finite(value: Any) -> None:  # noqa: ANN401 - any result
+    """Fails if a result holds NaN or infinity anywhere."""
+    if isinstance(value, nn.Module):
+        value = dict(value.state_dict())
+    if isinstance(value, Tensor):
+        assert not value.is_floating_point() or bool(torch.isfinite(value).all()), f"not finite: {value}"
+    elif isinstance(value, float):
+        assert np.isfinite(value), value
+    elif dataclasses.is_dataclass(value):
+        assert_finite([getattr(value, item.name) for item in dataclasses.fields(value)])
+    elif isinstance(value, Mapping):
+        assert_finite(list(value.values()))
+    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        for item in value:
+            assert_finite(item)
+
+
+def numbers() -> st.SearchStrategy[Any]:
+    """Numbers of all sizes, and what is none."""
+    return st.one_of(st.sampled_from(JUNK), st.floats(-400, 400), st.integers(-5, 10), st.floats(width=32))
+
+
+@st.composite
+def odd_tensors(draw: st.DrawFn, *shapes: tuple[int, ...], low: float = 0.0, high: float = 1.0) -> Tensor:
+    """A tensor of one of `shapes` or nearly so; of any dtype and strides, with NaN, on "meta", sparse or complex."""
+    shape = list(draw(st.sampled_from(shapes)))
+    oddity = draw(st.sampled_from(("none", "none", "none", "shape", "dtype", "nan", "inf", "huge", "meta", "layout")))
+    if oddity == "shape":
+        longer, last = [2, *shape], [*shape[:-1], shape[-1] + 1]
+        shape = draw(st.sampled_from((shape[1:], longer, [0, *shape[1:]], last, shape[::-1])))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 3)))
+    tensor = torch.rand(shape, generator=generator) * (high - low) + low
+    tensor = strided(tensor, draw(st.sampled_from(("plain", "transposed", "every second", "expanded", "gradient"))))
+    if oddity == "dtype":
+        tensor = tensor.detach().to(draw(st.sampled_from((*DTYPES, torch.complex64))))
+    if oddity in ("nan", "inf", "huge") and tensor.numel():
+        tensor = tensor.detach().clone(memory_format=torch.contiguous_format)
+        flat = tensor.view(-1)
+        flat[draw(st.integers(0, len(flat) - 1))] = {"nan": torch.nan, "inf": -torch.inf, "huge": 1e38}[oddity]
+    if oddity == "meta":
+        return tensor.to("meta")
+    if oddity == "layout" and tensor.ndim:
+        return tensor.detach().to_sparse()
+    return tensor
+
+
+def strided(tensor: Tensor, how: str) -> Tensor:
+    """The same values, otherwise laid out in memory, or wanting gradients."""
+    if how == "gradient":
+        return tensor.requires_grad_()
+    if how == "transposed" and tensor.ndim > 1:
+        return tensor.transpose(0, -1).contiguous().transpose(0, -1)
+    if how == "every second" and tensor.ndim:
+        return torch.stack([tensor, tensor], dim=-1).flatten(-2)[..., ::2]
+    if how == "expanded" and tensor.ndim and tensor.shape[0]:
+        return tensor[:1].expand(tensor.shape)
+    return tensor
+
+
+def or_junk(*values: Any) -> st.SearchStrategy[Any]:  # noqa: ANN401 - strategies or values
+    """One of the values or strategies, or now and then something else altogether."""
+    wanted = [value if isinstance(value, st.SearchStrategy) else st.just(value) for value in values]
+    return st.one_of(*wanted, *wanted, st.sampled_from(JUNK))
