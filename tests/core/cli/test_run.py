@@ -233,3 +233,18 @@ def test_resume_without_a_run_or_with_a_torn_record(tmp_path: Path) -> None:
         _finish_run(tmp_path, resume=True)
     _finish_run(tmp_path, force=True)
     assert _record(tmp_path)["status"] == "finished"
+
+
+def test_what_was_killed_while_writing_is_removed_wherever_it_lies(tmp_path: Path) -> None:
+    """Before the record names the place too, and before there is a record; another run within is left alone."""
+    (tmp_path / "objects").mkdir()
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "run.json").write_text("{}")
+    torn = [tmp_path / ".run.99.partial.json", tmp_path / "objects" / ".000000.99.partial.png"]
+    others = tmp_path / "inner" / ".1.99.partial.png"
+    for path in (*torn, others):
+        path.write_text("torn")
+    with open_run(tmp_path, "views", force=True) as run:
+        _begin(run)
+        assert not any(path.exists() for path in torn)
+        assert others.exists()
