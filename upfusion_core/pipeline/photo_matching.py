@@ -1,0 +1,235 @@
+"""Matching one photo with pictures of an object whose shape is roughly known: candidates all round, belief, refinement.
+
+The candidates stand on an orbit as photo 1 does: at distance 1, upright, looking at the origin. Each piece of evidence
+is a squared difference for each of them, relative to how much there is to see: 1 is what a white picture would give.
+Weighted and taken for logarithms they give a belief, whose best neighbourhood is the camera sought; what share of the
+belief lies in it says how far to trust it. An object that looks the same from several sides spreads the belief over
+them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..checks import check_count, check_range
+from ..errors import InputError
+from ..geometry import orbit_cameras
+from ..types import Cameras
+
+PhotoRender = Callable[[Cameras, int], Tensor]
+"""(cameras, size) -> (Q, 3, size, size) pictures in [0, 1] on white, through pixel centres.
+
+Refinement differentiates it with respect to the cameras."""
+
+NEIGHBOURHOOD_DEGREES = 26.0
+"""Candidates within this angle of the best one count as the same answer."""
+
+
+@dataclass(frozen=True)
+class PhotoSearch:
+    """How the cameras of photos are searched for; the defaults are fixed on procedural validation objects.
+
+    azimuths, elevations_degrees: the candidates; azimuths are spread evenly over the circle.
+    ring_elevations_degrees: of the turntables by which two predictions of the object are compared.
+    coarse_size, fine_size: pixels of the pictures that are compared in the search and in the refinement.
+    photo_weight: logarithm of the belief lost by a relative difference of 1 between the photo and a picture.
+    ring_weight: the same between two turntables.
+    fine_weight: the same as photo_weight, in the refinement.
+    steps, learning_rate: of the refinement's Adam; the rate is in radians.
+    turn_degrees, roll_degrees, stretch, shift: standard deviations of what the refinement may add to the search's
+        answer: turn, roll, logarithm of the distance, and shift in halves of the picture.
+    accept: share of the belief near the answer from which on a photo is accepted.
+    largest_difference: relative difference, after the refinement, beyond which a photo does not show this object.
+    """
+
+    azimuths: int = 24
+    elevations_degrees: tuple[float, ...] = (-3.0, 14.0, 30.0, 47.0)
+    ring_elevations_degrees: tuple[float, ...] = (3.0, 22.5, 40.0)
+    coarse_size: int = 12
+    fine_size: int = 16
+    photo_weight: float = 25.0
+    ring_weight: float = 25.0
+    fine_weight: float = 50.0
+    steps: int = 20
+    learning_rate: float = 0.02
+    turn_degrees: float = 8.0
+    roll_degrees: float = 2.0
+    stretch: float = 0.02
+    shift: float = 0.02
+    accept: float = 0.62
+    largest_difference: float = 0.4
+
+    def __post_init__(self) -> None:
+        check_count("PhotoSearch.azimuths", self.azimuths, 4, 360)
+        for name in ("elevations_degrees", "ring_elevations_degrees"):
+            if not getattr(self, name):
+                raise InputError(f"PhotoSearch.{name} must hold one elevation or more, got none; give some in degrees")
+            for value in getattr(self, name):
+                check_range(f"PhotoSearch.{name}", value, -89.0, 89.0)
+        for name in ("coarse_size", "fine_size"):
+            check_count(f"PhotoSearch.{name}", getattr(self, name), 4, 1024)
+        check_count("PhotoSearch.steps", self.steps, 0)
+        for name in ("photo_weight", "ring_weight", "fine_weight", "learning_rate", "largest_difference"):
+            check_range(f"PhotoSearch.{name}", getattr(self, name), 0.0)
+        for name in ("turn_degrees", "roll_degrees", "stretch", "shift"):
+            check_range(f"PhotoSearch.{name}", getattr(self, name), 1e-6)
+        check_range("PhotoSearch.accept", self.accept, 0.0, 1.0)
+
+    @property
+    def azimuths_degrees(self) -> list[float]:
+        """The candidates' azimuths, from 0 on."""
+        return [360.0 * index / self.azimuths for index in range(self.azimuths)]
+
+    def rings(self, elevations_degrees: tuple[float, ...], focal: float) -> Cameras:
+        """(E·A) cameras at all azimuths of each elevation, elevation by elevation."""
+        azimuths = self.azimuths_degrees * len(elevations_degrees)
+        elevations = [elevation for elevation in elevations_degrees for _ in range(self.azimuths)]
+        return orbit_cameras(azimuths, elevations, focal=focal)
+
+    def candidates(self, focal: float) -> Cameras:
+        """(E·A) cameras that photos may have been taken by."""
+        return self.rings(self.elevations_degrees, focal)
+
+
+@dataclass(frozen=True, eq=False)
+class PhotoMatch:
+    """What was found for one photo.
+
+    camera: Cameras(1), the best one found.
+    score: share of the belief that lies near it, 0 to 1.
+    difference: relative difference between the photo and what the camera sees, 0 for none.
+    accepted: whether both are good enough for the photo to be taken as seen from there.
+    """
+
+    camera: Cameras
+    score: float
+    difference: float
+    accepted: bool
+
+
+def photo_differences(render: PhotoRender, photo: Tensor, search: PhotoSearch, focal: float) -> Tensor:
+    """(E, A) relative differences between a photo (3, S, S) and what the candidates see."""
+    with torch.no_grad():
+        seen = render(search.candidates(focal), search.coarse_size)
+    differences = relative_difference(seen, shrunk(photo, search.coarse_size).to(seen))
+    return differences.reshape(len(search.elevations_degrees), search.azimuths).cpu()
+
+
+def ring_differences(ring: Tensor, others: Tensor) -> Tensor:
+    """(E, A) relative differences of two turntables for each turn of the one against the other.
+
+    Args:
+        ring: (C, A, 3, s, s) the object all round, as photo 1's frame has it, at C elevations.
+        others: (E, C, A, 3, s, s) the same in the frame of another photo, whose elevation is taken to be one of E.
+
+    Entry (e, t) belongs to that photo standing at azimuth t of photo 1's frame: what photo 1's frame sees from azimuth
+    j, the other then sees from j - t.
+    """
+    count = ring.shape[1]
+    ours, theirs = ring.float().flatten(2), others.float().flatten(3)
+    spectrum = torch.fft.rfft(ours, dim=1) * torch.fft.rfft(theirs, dim=2).conj()  # (E, C, A / 2 + 1, pixels)
+    product = torch.fft.irfft(spectrum.sum((1, 3)), n=count, dim=1)
+    energy = ours.square().sum() + theirs.square().sum((1, 2, 3))
+    return ((energy[:, None] - 2 * product).clamp(min=0) / (1 - ours).square().sum().clamp(min=1e-6)).cpu()
+
+
+def match_photo(
+    render: PhotoRender,
+    photo: Tensor,
+    search: PhotoSearch,
+    *,
+    focal: float,
+    rings: Tensor | None = None,
+    against: PhotoRender | None = None,
+) -> PhotoMatch:
+    """Where a photo was taken from, and how sure that is.
+
+    Args:
+        render: pictures of the object.
+        photo: (3, S, S) in [0, 1] on white.
+        rings: (E, A) further evidence, see ring_differences.
+        against: pictures of the object that the camera is refined against; `render` unless given.
+    """
+    cost = search.photo_weight * photo_differences(render, photo, search, focal)
+    if rings is not None:
+        cost = cost + search.ring_weight * rings
+    start, score = believed(cost, search)
+    camera, difference = refined(against or render, photo, start, search, focal)
+    accepted = score >= search.accept and difference <= search.largest_difference
+    return PhotoMatch(camera, score, difference, accepted)
+
+
+def believed(cost: Tensor, search: PhotoSearch) -> tuple[Tensor, float]:
+    """(E, A) costs -> azimuth and elevation (2,) in radians of the best neighbourhood's middle, and its share."""
+    belief = (-cost.double()).flatten().softmax(0)
+    cameras = search.candidates(1.0)
+    backward = cameras.camera_to_world[:, :3, 2].double()
+    near = backward @ backward.T >= math.cos(math.radians(NEIGHBOURHOOD_DEGREES)) - 1e-9
+    shares = near.double() @ belief
+    best = int(torch.where(belief == belief.max(), shares, torch.zeros_like(shares)).argmax())
+    weights = belief * near[best]
+    azimuths = torch.deg2rad(torch.tensor(search.azimuths_degrees, dtype=torch.float64))
+    elevations = torch.deg2rad(torch.tensor(search.elevations_degrees, dtype=torch.float64))
+    weights = (weights / weights.sum()).reshape(cost.shape)
+    azimuth = torch.atan2((weights.sum(0) * azimuths.sin()).sum(), (weights.sum(0) * azimuths.cos()).sum())
+    elevation = (weights.sum(1) * elevations).sum()
+    return torch.stack([azimuth, elevation]).float(), float(shares[best])
+
+
+def refined(
+    render: PhotoRender, photo: Tensor, start: Tensor, search: PhotoSearch, focal: float
+) -> tuple[Cameras, float]:
+    """The camera near `start` (azimuth and elevation, radians) that shows the photo best, and the difference it leaves.
+
+    Found by gradient. Six numbers move: azimuth, elevation, roll, logarithm of the distance, and shift; each is held near its start.
+    """
+    deviations = torch.tensor(
+        [math.radians(search.turn_degrees)] * 2
+        + [math.radians(search.roll_degrees), search.stretch, search.shift, search.shift]
+    )
+    with torch.enable_grad():
+        moved = torch.zeros(6, requires_grad=True)  # in standard deviations
+        optimizer = torch.optim.Adam([moved], lr=search.learning_rate / math.radians(search.turn_degrees))
+        best, left, found = math.inf, math.inf, torch.zeros(6)
+        for step in range(search.steps + 1):
+            seen = render(_pose(start, moved * deviations, focal), search.fine_size)
+            difference = relative_difference(seen, shrunk(photo, search.fine_size).to(seen))[0].cpu()
+            loss = search.fine_weight * difference + moved.square().sum() / 2
+            if loss.item() < best:
+                best, left, found = loss.item(), difference.item(), moved.detach().clone()
+            if step < search.steps:
+                (moved.grad,) = torch.autograd.grad(loss, moved)  # of the camera alone: the object is given
+                optimizer.step()
+    return _pose(start, found * deviations, focal), left
+
+
+def relative_difference(seen: Tensor, target: Tensor) -> Tensor:
+    """(Q,) squared differences of pictures (Q, 3, s, s) from a target (3, s, s), over those of white from it."""
+    return (seen - target).square().sum((1, 2, 3)) / (1 - target).square().sum().clamp(min=1e-6)
+
+
+def shrunk(picture: Tensor, size: int) -> Tensor:
+    """(3, S, S) -> (3, size, size), each pixel the mean of what it covers."""
+    return F.interpolate(picture[None], size=(size, size), mode="area")[0]
+
+
+def _pose(start: Tensor, moved: Tensor, focal: float) -> Cameras:
+    """Cameras(1) at (azimuth, elevation) `start`, moved by azimuth, elevation, roll, log distance and shift (6,)."""
+    azimuth, elevation = start[0] + moved[0], (start[1] + moved[1]).clamp(-1.55, 1.55)
+    sin_a, cos_a, sin_e, cos_e = azimuth.sin(), azimuth.cos(), elevation.sin(), elevation.cos()
+    zero = torch.zeros_like(azimuth)
+    right = torch.stack([cos_a, zero, -sin_a])
+    up = torch.stack([-sin_a * sin_e, cos_e, -cos_a * sin_e])
+    backward = torch.stack([sin_a * cos_e, sin_e, cos_a * cos_e])
+    sin_r, cos_r = moved[2].sin(), moved[2].cos()
+    right, up = cos_r * right + sin_r * up, cos_r * up - sin_r * right
+    distance = moved[3].exp()
+    center = distance * (backward + (moved[4] * right + moved[5] * up) / focal)
+    matrix = torch.cat([torch.stack([right, up, backward, center], dim=1), torch.tensor([[0.0, 0, 0, 1]])])
+    return Cameras(matrix[None], torch.full((1, 2), focal), torch.zeros(1, 2))
