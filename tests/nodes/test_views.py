@@ -142,7 +142,7 @@ def test_inputs_stay_as_they_were(run_node: Callable) -> None:
             {"masks": {"mask0": torch.ones(1, 64, 64)}, "invert_mask": True},
             "mask0 must be 1 on the object, got 0 .* turn invert_mask off",
         ),
-        ({"masks": {"mask0": torch.zeros(1, 32, 64)}}, "must have the photo's size, 64 x 64"),
+        ({"masks": {"mask0": torch.eye(32, 64)[None]}}, "must have the photo's size, 64 x 64"),
         ({"images": {}}, "expected 1 to 6 photos, got 0"),
     ],
 )
