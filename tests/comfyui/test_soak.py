@@ -82,7 +82,16 @@ def shaped(number: int) -> Prompt:
     }
 
 
+def pixels(server: Server, outputs: dict[str, Any]) -> list[bytes]:
+    """The pictures that the node `saved` of `painted` wrote."""
+    from PIL import Image
+
+    return [Image.open(server.base / "output" / image["filename"]).tobytes() for image in outputs["saved"]["images"]]
+
+
 def test_thirty_prompts_leave_nothing_behind(server: Server) -> None:
+    """Memory, open files, threads; and the first prompt gives the same pictures after all others."""
+    before = pixels(server, server.run(painted(0)))
     held = []
     for number in range(ROUNDS):
         for prompt in rounds_prompts(number):
@@ -93,3 +102,4 @@ def test_thirty_prompts_leave_nothing_behind(server: Server) -> None:
     assert max(after["bytes"] for after in held[2:]) < GROWTH * first["bytes"]
     assert last["files"] == first["files"]
     assert last["threads"] == first["threads"]
+    assert pixels(server, server.run(painted(0))) == before
