@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch.nn.functional import normalize
 from ...checks import check_range, check_shape
 from ...errors import InputError
 from ...geometry import camera_rays
-from ...types import Cameras, RenderedViews
+from ...types import Cameras
 from .patterns import coat_colors, lit
 from .primitives import convex_distance, primitive_normal
 from .shapes import ALONE, BLEND, COATS, CUT, Objects
@@ -27,12 +28,22 @@ _NUDGE = 2e-4
 """Half the base of the finite differences that give a smooth union's normals."""
 
 
-def render_views(
-    objects: Objects, camera_to_world: Tensor, focal: Tensor, size: int, *, supersampling: int = SUPERSAMPLING
-) -> RenderedViews:
-    """Pictures of B objects by V cameras each: rgb (B, V, 3, S, S), opacity and depth (B, V, 1, S, S).
+@dataclass(frozen=True, eq=False)
+class ObjectViews:
+    """Pictures of B objects by V cameras each: rgb (B, V, 3, S, S) on white, opacity and depth (B, V, 1, S, S).
 
     Unlike a field's, the depth is that of the surface: the mean over the samples of a pixel that hit, 0 where none did.
+    """
+
+    rgb: Tensor
+    opacity: Tensor
+    depth: Tensor
+
+
+def render_views(
+    objects: Objects, camera_to_world: Tensor, focal: Tensor, size: int, *, supersampling: int = SUPERSAMPLING
+) -> ObjectViews:
+    """Pictures of B objects by V cameras each.
 
     Args:
         objects: B objects.
@@ -59,7 +70,7 @@ def render_views(
         seen = _look(tables, owner[chosen], cameras.centers[:, None], directions)
         parts.append(_pooled(seen.unflatten(1, (len(cameras), samples, samples)), supersampling))
     pictures = torch.cat(parts, dim=1).unflatten(1, (count, views))  # (5, B, V, S, S)
-    return RenderedViews(pictures[:3].permute(1, 2, 0, 3, 4), pictures[3, :, :, None], pictures[4, :, :, None])
+    return ObjectViews(pictures[:3].permute(1, 2, 0, 3, 4), pictures[3, :, :, None], pictures[4, :, :, None])
 
 
 def render_rays(
