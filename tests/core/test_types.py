@@ -3,7 +3,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from upfusion_core import InputViews, ViewConditioning, orbit_cameras
+from upfusion_core import (
+    Cameras,
+    InputViews,
+    NovelViews,
+    RenderedViews,
+    SceneEncoding,
+    ViewConditioning,
+    orbit_cameras,
+)
 from upfusion_core.errors import InputError
 
 
@@ -73,3 +81,65 @@ def test_conditions_of_another_number_of_cameras_are_refused() -> None:
         ViewConditioning(
             torch.ones(1, 9, 4, 4), (), torch.ones(3), orbit_cameras(0.0), torch.ones(7, 3), torch.ones(7, 3)
         )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"camera_to_world": torch.eye(4)[None] * 1e20}, "within \\+-1e\\+09, got 1e\\+20; check its unit"),
+        ({"camera_to_world": torch.eye(4, dtype=torch.float64)[None] * 1e300}, "must be finite"),
+        ({"camera_to_world": torch.zeros(1, 4, 4)}, "must be rigid"),
+        ({"camera_to_world": torch.eye(4)[None].to("meta")}, "without values"),
+        ({"focal": torch.full((1, 2), 1e-4)}, "at least 0.001"),
+        ({"focal": torch.full((1, 2), -1.0)}, "above 0, got -1"),
+        ({"focal": torch.full((1, 2), 1e7)}, "within"),
+        ({"principal": torch.full((1, 2), 1e5)}, "within"),
+        ({"principal": torch.zeros(1, 2, dtype=torch.complex64)}, "a complex one"),
+    ],
+)
+def test_cameras_that_are_none(changes: dict[str, torch.Tensor], words: str) -> None:
+    good = {"camera_to_world": torch.eye(4)[None], "focal": torch.ones(1, 2), "principal": torch.zeros(1, 2)}
+    Cameras(**good)
+    with pytest.raises(InputError, match=words):
+        Cameras(**(good | changes))
+    with pytest.raises(InputError, match="got none"):
+        Cameras.concatenate([])
+
+
+@pytest.mark.parametrize(
+    ("rgb", "words"),
+    [
+        (torch.ones(1, 3, 8, 8, dtype=torch.uint8), "must be floating point, got torch.uint8"),
+        (torch.ones(1, 3, 0, 0), "must hold pixels"),
+        (torch.ones(1, 3, 8, 8).to_sparse(), "layout sparse_coo"),
+    ],
+)
+def test_photos_that_are_none(rgb: torch.Tensor, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        InputViews(rgb, torch.ones(1, 1, *rgb.shape[2:]), torch.ones(1, 2))
+
+
+def test_scenes_conditions_and_pictures_of_other_types() -> None:
+    camera, tokens = orbit_cameras(0), torch.ones(2, 3)
+    for values, words in (
+        ((tokens, None), "reference must be Cameras, got NoneType; use orbit_cameras"),
+        ((tokens, camera, 3), "views must be InputViews"),
+        ((tokens, camera, None, 3), "model_id must be str"),
+        ((tokens / 0, camera), "must be finite"),
+    ):
+        with pytest.raises(InputError, match=words):
+            SceneEncoding(*values)
+    hint, maps = torch.ones(1, 9, 4, 4), (torch.ones(1, 6, 4, 4),)
+    for values, words in (
+        ((hint, maps, tokens, None), "cameras must be Cameras"),
+        ((hint, 3, tokens, camera), "ray_maps must be Sequence"),
+        ((hint, maps, tokens, camera, torch.ones(3)), r"text must be \(1, L, W\), got \(3,\)"),
+        ((hint / 0, maps, tokens, camera), "hint must be finite"),
+        ((hint, maps, torch.ones(3), camera), r"tokens must be \(N, C\) or \(Q, N, C\), got \(3,\)"),
+    ):
+        with pytest.raises(InputError, match=words):
+            ViewConditioning(*values)
+    with pytest.raises(InputError, match=r"rgb must be \(1, 3, S, S\), got \(2, 3, 4, 4\); one picture a camera"):
+        NovelViews(torch.ones(2, 3, 4, 4), camera)
+    with pytest.raises(InputError, match=r"RenderedViews\.depth must be finite"):
+        RenderedViews(torch.ones(1, 3, 2, 2), torch.ones(1, 1, 2, 2), torch.ones(1, 1, 2, 2) / 0)

@@ -79,7 +79,7 @@ def read_cameras(path: Path, photo_elevation: float) -> Cameras:
     entries = read_json(path)
     if not isinstance(entries, list) or not 1 <= len(entries) <= MAX_CAMERAS:
         raise InputError(
-            f"{path} must hold a JSON list of 1 to {MAX_CAMERAS} cameras, got {shown(entries, 40)}; see --help"
+            f"{path} must hold a JSON list of cameras, 1 to {MAX_CAMERAS}, got {shown(entries, 40)}; see --help"
         )
     labels = [f"{path}, camera {index}" for index in range(len(entries))]
     pairs = zip(entries, labels, strict=True)

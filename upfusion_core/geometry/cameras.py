@@ -24,6 +24,9 @@ from ..types import REFERENCE_FOCAL, Cameras
 REFERENCE_ELEVATION_DEGREES = 22.5
 """Elevation at which the release assumes photo 1; nobody measured it, so callers may say otherwise."""
 
+BAND_ELEVATION_DEGREES = (-7.5, 52.5)
+"""Elevations of the cameras that the release distils from."""
+
 Numbers = float | Sequence[float] | Tensor
 
 
@@ -60,11 +63,14 @@ def look_at(
     check_shape("centers", centers, ("N", 3))
     centers = _numbers("centers", centers)
     backward = centers - _vectors("target", target, centers)
-    if (backward.norm(dim=-1) < 1e-6).any():
+    distance = backward.norm(dim=-1)
+    if (distance < 1e-6).any():
         raise InputError("a camera must stand away from what it looks at, got distance 0; move its centre")
+    if (distance > 1e9).any():
+        raise InputError(
+            f"a camera must stand nearer than 1e9 to what it looks at, got {float(distance.max()):.3g}; check its unit"
+        )
     backward = torch.nn.functional.normalize(backward, dim=-1)
-    if not math.isfinite(float(backward.norm())):
-        raise InputError("a camera must stand nearer than 1e9 to what it looks at, got more; check the unit")
     up = torch.nn.functional.normalize(_vectors("up", up, centers).expand_as(backward), dim=-1)
     right = torch.linalg.cross(up, backward)
     if (right.norm(dim=-1) < 1e-5).any():
@@ -120,7 +126,7 @@ def random_cameras(
     *,
     generator: torch.Generator,
     azimuth_degrees: tuple[float, float] = (0.0, 360.0),
-    elevation_degrees: tuple[float, float] = (-7.5, 52.5),
+    elevation_degrees: tuple[float, float] = BAND_ELEVATION_DEGREES,
     distance: tuple[float, float] = (1.0, 1.0),
     focal: float = REFERENCE_FOCAL,
 ) -> Cameras:

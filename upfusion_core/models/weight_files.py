@@ -28,10 +28,13 @@ UNREADABLE = (
     LookupError,
     AttributeError,
     TypeError,
-    OverflowError,
+    ArithmeticError,
+    AssertionError,
+    ImportError,
     MemoryError,
+    zipfile.BadZipFile,
 )
-"""What torch.load raises on damaged files, as byte damage has shown."""
+"""What torch.load raises on damaged files, as byte damage and fuzzing have shown."""
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -102,7 +105,10 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
-    zipped = zipfile.is_zipfile(path)
+    try:
+        zipped = zipfile.is_zipfile(path)
+    except (zipfile.BadZipFile, ValueError, struct.error) as error:
+        raise CheckpointError(_broken(path, error)) from error
     if zipped:
         _refuse_zip_bomb(path)
     try:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..checks import check_count, check_finite, check_shape
+from ..checks import check_count, check_finite, check_shape, check_type
 from ..errors import InputError
 from ..geometry import patch_rays, plucker, reference_plucker
 from ..memory import Chunk
@@ -123,9 +124,11 @@ def condition_views(
 
 def check_text(text: tuple[Tensor, Tensor], width: int) -> tuple[Tensor, Tensor]:
     """(conditional, unconditional) embeddings of the networks' width, or InputError."""
+    check_type("text_embeddings", text, Sequence, "(conditional, unconditional)")
     if len(text) != 2:
-        raise InputError(f"text_embeddings must be (conditional, unconditional), got {len(text)} values")
+        raise InputError(f"text_embeddings must be (conditional, unconditional), got {len(text)} values; give both")
     for name, value in zip(("conditional", "unconditional"), text, strict=True):
+        check_finite(f"text_embeddings, {name}", value)
         shape = ("L", width) if value.ndim == 2 else ("Q", "L", width)
         check_shape(f"text_embeddings, {name}", value, shape)
     return text
@@ -138,6 +141,7 @@ def _shrunk_grid(cameras: Cameras, size: int) -> Cameras:
 
 
 def _check_cameras(cameras: Cameras) -> None:
+    check_type("cameras", cameras, Cameras, "make some with orbit_cameras")
     if not len(cameras):
         raise InputError("expected at least one camera, got none; make some with orbit_cameras")
     ratio = cameras.focal / REFERENCE_FOCAL

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..checks import check_shape
+from ..checks import check_shape, check_type
 from ..errors import InputError
 from ..models.checkpoints import Networks
 from ..models.controlnet import ControlConstants, KeysValues
@@ -108,13 +108,19 @@ class DiffusersPrior:
         self, latents: Tensor, timestep: Tensor | int | float, prepared: PreparedConditioning, guidance: float
     ) -> Tensor:
         """Both halves of guidance run in one batch: e = e_u + s(e_c - e_u); scale 1 needs the conditional half only."""
+        check_type("cond", prepared, PreparedConditioning, "make it with condition or prepare")
         check_shape("latents", latents, (prepared.views, *self.latent_shape), "one a conditioned camera")
         if prepared.guided == (guidance == 1):
             wanted = "without guidance" if prepared.guided else "with guidance"
             raise InputError(
                 f"guidance is {guidance}, but these conditions were not prepared {wanted}; prepare them again"
             )
-        steps = torch.as_tensor(timestep, device=self.device, dtype=torch.float32).expand(prepared.views)
+        steps = torch.as_tensor(timestep, device=self.device, dtype=torch.float32)
+        if steps.numel() not in (1, prepared.views):
+            raise InputError(
+                f"timestep must be one number or one a view, got {steps.numel()} for {prepared.views} views"
+            )
+        steps = steps.expand(prepared.views)
         halves = 2 if prepared.guided else 1
         batch = latents.to(self.device, self.dtype).repeat(halves, 1, 1, 1)
         steps = steps.repeat(halves)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import check_count
+from ..checks import check_count, check_type
 from ..errors import InputError
 
 TRAIN_STEPS = 1000
@@ -65,6 +65,7 @@ def make_scheduler(name: str, steps: int, device: torch.device | str = "cpu") ->
         InputError: no such scheduler, or one that is not made for noise prediction on this schedule.
     """
     check_count("steps", steps, 1, TRAIN_STEPS)
+    check_type("scheduler", name, str)
     short = _SPELLINGS.get(re.sub(r"[^a-z0-9+]", "", name.lower()), name)
     kind: Any = getattr(diffusers, SCHEDULERS.get(short, short), None)
     start = kind.__init__ if isinstance(kind, type) else None  # type: ignore[misc]  # a class, not an instance

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..checks import check_finite, check_range, check_shape, check_type
 from ..errors import InputError
 from ..geometry.cameras import REFERENCE_ELEVATION_DEGREES, reference_camera
 from ..models.config import ModelConfig
@@ -27,6 +28,9 @@ from .sampling import denoise_from, sample_views, view_seeds
 if TYPE_CHECKING:
     from ..field.radiance import RadianceField
     from .distill import DistillConfig
+
+
+_OTHER_MODEL = "make the conditions with this model"
 
 
 class Stages(ABC):
@@ -76,6 +80,7 @@ class Stages(ABC):
         Raises:
             InputError: the weights give values that are not finite in this precision.
         """
+        check_type("views", views, InputViews, "make them with prepare_views")
         views = resize_views(views, self.image_size)
         tokens = encode_views(self.dino, self.upsrt, views, self.device, self.dtype)
         return SceneEncoding(tokens, reference_camera(reference_elevation_degrees), views, self.model_id)
@@ -106,6 +111,8 @@ class Stages(ABC):
         """
         if prompt is not None and text_embeddings is not None:
             raise InputError("give a prompt or text_embeddings, not both")
+        if prompt is not None:
+            check_type("prompt", prompt, str)
         text = text_embeddings if text_embeddings is not None else self.text_embeddings(prompt)
         return condition_views(
             self.upsrt,
@@ -135,8 +142,13 @@ class Stages(ABC):
         Args:
             timestep: 0…999, one number or one a view. cond: from `condition`, or from `prepare` when called often.
         """
+        check_finite("latents", latents)
+        check_range("guidance", guidance, 0.0, 1000.0)
+        _check_timestep(timestep)
         prepared = self.prepare(cond, guidance) if isinstance(cond, ViewConditioning) else cond
-        return self.prior.predict_noise(latents, timestep, prepared, guidance)
+        eps = self.prior.predict_noise(latents, timestep, prepared, guidance)
+        check_finite("the predicted noise (from these weights in this precision)", eps)
+        return eps
 
     def sample(
         self,
@@ -161,6 +173,7 @@ class Stages(ABC):
             seeds: one a view, in the generator's place.
             scheduler: "ddim" as released, or see make_scheduler. Other arguments: see condition and sample_views.
         """
+        check_type("cameras", cameras, Cameras, "make some with orbit_cameras")
         draws = view_seeds(len(cameras), generator, seeds)
         cond = self.condition(scene, cameras, prompt, text_embeddings, zero_attention_rays)
         rgb = sample_views(
@@ -189,12 +202,18 @@ class Stages(ABC):
 
         The generator draws first the posterior's noise, then the latents'.
         """
+        check_shape("rgb", rgb, ("Q", 3, self.image_size, self.image_size), "pictures of the model's size")
+        check_finite("rgb", rgb)
+        check_range("guidance", guidance, 0.0, 1000.0)
+        check_type("generator", generator, torch.Generator, "such as torch.Generator().manual_seed(0)")
         prepared = self.prepare(cond, guidance) if isinstance(cond, ViewConditioning) else cond
         shape = (len(rgb), *self.prior.latent_shape)
         posterior, noise = (torch.randn(shape, generator=generator, device=generator.device) for _ in range(2))
-        return denoise_from(
+        result = denoise_from(
             self.prior, rgb, prepared, index, noise=noise, posterior_noise=posterior, guidance=guidance, steps=steps
         )
+        check_finite("the denoised views (from these weights in this precision)", result)
+        return result
 
     def distill(
         self,
@@ -215,6 +234,7 @@ class Stages(ABC):
 
     def _own(self, scene: SceneEncoding) -> SceneEncoding:
         """The scene on this model's device and precision, if this model made it."""
+        check_type("scene", scene, SceneEncoding, "make it with encode")
         if scene.model_id is not None and scene.model_id != self.model_id:
             raise InputError(
                 f"the scene was encoded by another model (id {scene.model_id}, this one is {self.model_id}); "
@@ -224,11 +244,37 @@ class Stages(ABC):
         return SceneEncoding(tokens, scene.reference, scene.views, scene.model_id)
 
     def _with_text(self, cond: ViewConditioning) -> ViewConditioning:
-        """Conditions made by hand without text get the default prompt's."""
+        """Conditions made by hand without text get the default prompt's; those of another model are refused."""
+        check_type("cond", cond, ViewConditioning, "make it with condition")
+        config, size, count = self.config, self.config.latent_size, len(cond)
+        check_shape("cond.hint", cond.hint, (count, config.diffusion.hint_channels, size, size), _OTHER_MODEL)
+        levels = range(len(config.diffusion.channel_mult))
+        found, wanted = [tuple(maps.shape[2:]) for maps in cond.ray_maps], [(size >> level,) * 2 for level in levels]
+        if found != wanted:
+            raise InputError(f"cond.ray_maps must be of the sizes {wanted}, got {found}; {_OTHER_MODEL}")
+        if cond.tokens.shape[-1] != config.diffusion.context_dim:
+            raise InputError(
+                f"cond.tokens must be {config.diffusion.context_dim} wide, got {cond.tokens.shape[-1]}; {_OTHER_MODEL}"
+            )
+        for text in (cond.text, cond.unconditional_text):
+            if text is not None and text.shape[-1] != config.diffusion.context_dim:
+                raise InputError(
+                    f"cond.text must be {config.diffusion.context_dim} wide, got {text.shape[-1]}; {_OTHER_MODEL}"
+                )
         if cond.text is not None and cond.unconditional_text is not None:
             return cond
         text, unconditional = self.text_embeddings()
         return replace(cond, text=text, unconditional_text=unconditional)
+
+
+def _check_timestep(timestep: Tensor | int | float) -> None:
+    try:
+        steps = torch.as_tensor(timestep, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise InputError(f"timestep must be 0 to 999, got {timestep!r:.40}; give a number, or one a view") from error
+    check_finite("timestep", steps)
+    if steps.ndim > 1 or not steps.numel() or float(steps.min()) < 0 or float(steps.max()) > 999:
+        raise InputError(f"timestep must be 0 to 999, got {tuple(steps.shape)} {timestep!r:.40}; one, or one a view")
 
 
 class HostedUpFusion(Stages):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import check_choice
+from ..checks import check_choice, check_type
 from ..errors import CheckpointError, InputError
 from ..models.checkpoints import (
     Checkpoint,
@@ -46,7 +46,8 @@ class UpFusion(Stages):
     def __init__(self, config: ModelConfig | dict[str, Any] | None = None, device: torch.device | str = "cpu") -> None:
         if isinstance(config, dict):
             config = ModelConfig.from_dict(config)
-        self.config = config or ModelConfig()
+        self.config = ModelConfig() if config is None else config
+        check_type("config", self.config, ModelConfig, "or its JSON form")
         self._checkpoint: Checkpoint | None = None
         self._embeddings: dict[str, Tensor] = {}
         self._text_encoder: torch.nn.Module | None = None
@@ -72,9 +73,11 @@ class UpFusion(Stages):
         Raises:
             CheckpointError: see open_checkpoint.
         """
+        if not isinstance(path, str | os.PathLike):
+            raise InputError(f'path must name weights, got {path!r:.40}; give a file, a folder or "mini"')
         if dtype not in (None, torch.float32, torch.float16, torch.bfloat16):
             raise InputError(f"dtype must be torch.float32, torch.float16 or torch.bfloat16, got {dtype!r}")
-        device = torch.device(device) if device is not None else default_device()
+        device = default_device() if device is None else _existing_device(device)
         dtype = dtype or (torch.float32 if device.type == "cpu" else torch.float16)
         checkpoint = open_checkpoint(os.fspath(path))
         model = cls(checkpoint.config, device="meta")
@@ -160,9 +163,19 @@ def resolve_device(name: str) -> torch.device:
         InputError: this machine has no such device.
     """
     check_choice("device", name, ("auto", "cpu", "cuda", "mps"))
-    missing = (name == "cuda" and not torch.cuda.is_available()) or (
-        name == "mps" and not torch.backends.mps.is_available()
-    )
-    if missing:
-        raise InputError(f"this machine has no {name} device that torch can use; choose cpu, or install another torch")
-    return default_device() if name == "auto" else torch.device(name)
+    return default_device() if name == "auto" else _existing_device(name)
+
+
+def _existing_device(device: torch.device | str) -> torch.device:
+    try:
+        device = torch.device(device)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise InputError(f"device must be one of torch's, such as cpu or cuda, got {device!r:.40}") from error
+    if device.type == "meta":
+        raise InputError("device must hold values, got meta; choose cpu or cuda")
+    counts = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (device.index or 0) >= counts.get(device.type, 1):
+        raise InputError(
+            f"this machine has no {device} device that torch can use; choose cpu, or install another torch"
+        )
+    return device

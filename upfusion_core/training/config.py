@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from ..checks import check_choice, check_range
 from ..errors import InputError
+from ..json_text import parse_json, shown
 from ..models.config import ModelConfig
 from ..models.controlnet import DiffusionConfig
 from ..models.dino import DinoConfig
@@ -89,11 +90,11 @@ class TrainConfig:
         check_photos(self.photos)
         check_curriculum(self.curriculum)
         for name in ("batch_size", "accumulation", "targets", "rays", "steps", "save_every", "log_every"):
-            check_range(name, getattr(self, name), 1)
+            check_range(name, getattr(self, name), 1, 10**9)
         for name in ("warmup_steps", "validate_every", "validation_batches", "seed", "weight_decay", "clip_norm"):
-            check_range(name, getattr(self, name), 0)
+            check_range(name, getattr(self, name), 0, 2**63 - 1)
         for name in ("rgb_weight", "kl_weight", "learning_rate"):
-            check_range(name, getattr(self, name), 0)
+            check_range(name, getattr(self, name), 0, 1e6)
         for name in ("inside_share", "final_share"):
             check_range(name, getattr(self, name), 0, 1)
         check_range("dropout", self.dropout, 0, 1 / 3)
@@ -140,11 +141,11 @@ class TrainConfig:
             CheckpointError: the same in the section `model`.
         """
         if not isinstance(content, dict):
-            raise InputError(f"{source} must be a JSON object, got {content!r:.80}")
+            raise InputError(f"{source} must be a JSON object, got {shown(content)}")
         defaults = {item.name: getattr(TrainConfig, item.name, None) for item in fields(TrainConfig)}
-        unknown = sorted(set(content) - set(defaults))
+        unknown = sorted(map(str, set(content) - set(defaults)))
         if unknown:
-            raise InputError(f"{source} may have {', '.join(defaults)}, got {', '.join(unknown)}; remove it")
+            raise InputError(f"{source} may have {', '.join(defaults)}, got {shown(unknown, 200)}; remove it")
         values = {
             name: _checked(value, defaults[name], f"{source}: {name}")
             for name, value in content.items()
@@ -160,11 +161,7 @@ class TrainConfig:
     @staticmethod
     def from_json(text: str, source: str) -> TrainConfig:
         """Reads JSON text (see from_dict)."""
-        try:
-            content = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{source} is not JSON ({error}); correct it") from error
-        return TrainConfig.from_dict(content, source)
+        return TrainConfig.from_dict(parse_json(text, source), source)
 
 
 def mini_model() -> ModelConfig:
@@ -224,8 +221,8 @@ def _checked(value: Any, like: Any, where: str) -> Any:  # noqa: ANN401 - a JSON
     else:
         good = _is(value, type(like))
     if not good:
-        shown = list(like) if isinstance(like, tuple) else like
-        raise InputError(f"{where} must be like {json.dumps(shown)}, got {value!r:.80}; correct it")
+        example = list(like) if isinstance(like, tuple) else like
+        raise InputError(f"{where} must be like {json.dumps(example)}, got {shown(value)}; correct it")
     return tuple(value) if isinstance(like, tuple) else value
 
 

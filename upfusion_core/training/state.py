@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..errors import CheckpointError, InputError
 from ..files import save_tensors
+from ..models.weight_files import UNREADABLE
 from .config import TrainConfig
 
 STATE_NAME = "training.pt"
@@ -134,15 +134,15 @@ def read_state(path: Path, config: TrainConfig) -> dict[str, Any]:
         raise CheckpointError(f"{path} does not exist, so there is nothing to resume; begin without --resume")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except UNREADABLE as error:
         raise CheckpointError(
             f"{path} must be a saved state of training, but it is damaged or of another kind; begin anew"
         ) from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise CheckpointError(f"{path} must be a saved state of training, but is another kind of file; begin anew")
-    if content["fingerprint"] != config.fingerprint:
+    if content.get("fingerprint") != config.fingerprint:
         raise CheckpointError(
-            f"{path} belongs to a run with another configuration (fingerprint {content['fingerprint']}, not "
+            f"{path} belongs to a run with another configuration (fingerprint {content.get('fingerprint')!s:.40}, not "
             f"{config.fingerprint}); resume with that run's configuration, or begin in another folder"
         )
     return content

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -131,3 +132,24 @@ def test_reference_camera_is_azimuth_0_distance_1() -> None:
 def test_bad_cameras_get_a_sentence(call: object, words: str) -> None:
     with pytest.raises(InputError, match=words):
         call()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: look_at(torch.tensor([[0.0, 0, 3e38]])), "nearer than 1e9"),
+        (lambda: look_at(torch.ones(2, 3), target=(0, 0)), r"target must be \(3,\) or \(2, 3\), got \(2,\)"),
+        (lambda: look_at(torch.ones(2, 3), up=(0, torch.nan, 0)), "up must be finite"),
+        (lambda: look_at(torch.ones(2, 3), up="y"), "up must be numbers, got 'y'"),
+        (lambda: look_at(torch.ones(2, 3), focal=torch.ones(2, 3)), "focal must be one number or one a camera"),
+        (lambda: orbit_cameras([[1], [2, 3]]), "azimuth_degrees must be numbers"),
+        (lambda: orbit_cameras(10**400), "azimuth_degrees must be numbers"),
+        (lambda: random_cameras(10**7, generator=torch.Generator()), "count must be between 1 and 1000000"),
+        (lambda: random_cameras(1, generator=3), "generator must be Generator, got int"),
+        (lambda: random_cameras(1, generator=torch.Generator(), distance=(1, 2, 3)), r"distance must be \(2\)"),
+        (lambda: cameras_from_matrices([[1.0]]), "matrices must be a tensor, got list"),
+    ],
+)
+def test_what_makes_no_cameras(make: Callable[[], Cameras], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        make()

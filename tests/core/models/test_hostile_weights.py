@@ -170,6 +170,26 @@ def test_a_pickle_that_claims_more_numbers_than_the_file_holds(tmp_path: Path, w
         read_weights(path)
 
 
+def test_a_legacy_pickle_of_storages_that_it_does_not_name(tmp_path: Path) -> None:
+    """Found by fuzzing: torch says so by an AssertionError."""
+    path = tmp_path / "weights.pt"
+    torch.save({"a": torch.ones(3)}, path, _use_new_zipfile_serialization=False)
+    data = path.read_bytes()
+    key = re.findall(rb"\d{6,}", data)[-1]
+    place = data.rindex(key)  # in the list of storages at the end
+    path.write_bytes(data[:place] + b"1" * len(key) + data[place + len(key) :])
+    with pytest.raises(CheckpointError, match="cannot be read as weights"):
+        read_weights(path)
+
+
+def test_a_zip_on_many_disks(tmp_path: Path) -> None:
+    """Found by fuzzing: zipfile, asked whether it is one, raises."""
+    path = tmp_path / "weights.pt"
+    path.write_bytes(bytes(100) + b"PK\x06\x07" + struct.pack("<LQL", 0, 0, 5) + b"PK\x05\x06" + bytes(18))
+    with pytest.raises(CheckpointError, match="span multiple disks"):
+        read_weights(path)
+
+
 @pytest.mark.filterwarnings("ignore")  # torch's own, on what it still reads
 @pytest.mark.parametrize(
     ("make", "words"),

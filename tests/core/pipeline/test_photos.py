@@ -1,15 +1,18 @@
 """Decoding: every mode gives the right values, every damaged file its sentence."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from upfusion_core.errors import PhotoError
 from upfusion_core.pipeline import photos
 from upfusion_core.pipeline.photos import read_mask, read_photo, unit_range
+from upfusion_core.pipeline.prepare import prepare_views
 
 SIDE = 12
 
@@ -250,3 +253,58 @@ def test_unit_range_divides_exactly() -> None:
 
 def test_limit_is_below_pillows_error() -> None:
     assert Image.MAX_IMAGE_PIXELS * 2 > photos.MAX_PIXELS
+
+
+def test_pictures_that_are_programs_are_not_run(tmp_path: Path) -> None:
+    """Pillow hands PostScript to Ghostscript."""
+    _gradient().save(tmp_path / "art.eps")
+    (tmp_path / "art.eps").rename(tmp_path / "art.png")
+    with pytest.raises(PhotoError, match="must be a picture of pixels, got EPS; save it as PNG or JPEG"):
+        read_photo(tmp_path / "art.png")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
+def test_devices_and_impossible_names(tmp_path: Path) -> None:
+    with pytest.raises(PhotoError, match="is a device or pipe; name a file"):
+        read_photo("/dev/zero")
+    for name in ("x" * 5000, "a\0b.png", tmp_path / ("y" * 300)):
+        with pytest.raises(PhotoError, match="there is no file") as error:
+            read_photo(name)
+        assert len(str(error.value)) < 500
+
+
+def test_animated_webp_gives_its_first_frame(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (SIDE, SIDE), color) for color in ((255, 0, 0), (0, 255, 0))]
+    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:], lossless=True)
+    assert read_photo(tmp_path / "a.webp").rgb[:, 0, 0].tolist() == [255, 0, 0]
+
+
+def test_sixteen_bit_colors_are_taken_as_eight(tmp_path: Path) -> None:
+    """Pillow reads 16-bit RGB as 8-bit; the colours stay those of the file."""
+    imageio = pytest.importorskip("imageio.v3")
+    values = np.full((SIDE, SIDE, 3), (65535, 32896, 0), np.uint16)
+    try:
+        imageio.imwrite(tmp_path / "wide.tiff", values, plugin="tifffile")
+    except (ImportError, OSError, ValueError):
+        pytest.skip("no writer of 16-bit colour here")
+    try:
+        rgb = unit_range(read_photo(tmp_path / "wide.tiff").rgb)
+    except PhotoError as error:
+        assert "save it anew as PNG or JPEG" in str(error)  # noqa: PT017 - either is an answer
+    else:
+        assert torch.allclose(rgb[:, 3, 3], torch.tensor([1.0, 128 / 255, 0.0]), atol=1 / 255)
+
+
+def test_a_strip_of_a_picture(tmp_path: Path) -> None:
+    Image.new("RGB", (20_000, 10), (200, 0, 0)).save(tmp_path / "strip.png")
+    with pytest.raises(PhotoError, match="too narrow to be framed as a square, got 20000 x 10"):
+        prepare_views(tmp_path / "strip.png")
+
+
+def test_a_palette_of_compressed_metadata(tmp_path: Path) -> None:
+    """A text chunk of a PNG that unpacks to 3 MB is not unpacked."""
+    picture = PngInfo()
+    picture.add_text("bomb", "A" * 3_000_000, zip=True)
+    _gradient().save(tmp_path / "bomb.png", pnginfo=picture)
+    with pytest.raises(PhotoError, match="cannot be decoded"):
+        read_photo(tmp_path / "bomb.png")

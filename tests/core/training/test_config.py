@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from tiny_training import tiny_config
 
-from upfusion_core.errors import CheckpointError, InputError
+from upfusion_core.errors import CheckpointError, InputError, UpFusionError
 from upfusion_core.models.checkpoints import build_networks, network_weights
 from upfusion_core.training.config import STAGES, TrainConfig, mini_model
 
@@ -77,20 +78,27 @@ def test_settings_that_came_later_leave_older_runs_alone() -> None:
         ({"stage": "diffusion", "rgb_weight": 1.0}, "rgb_weight"),
         ({"stage": "diffusion", "train_dino": True}, "train_dino"),
         ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": 10**30}, "batch_size must be between 1 and"),
+        ({"seed": 2**64}, "seed must be between 0 and"),
+        ({"learning_rate": float("inf")}, "learning_rate must be between"),
+        ({"learning_rate": 10**400}, "learning_rate must be between"),
+        ({"model": 3}, "section model must be a JSON object"),
+        ({3: 4}, 'got ["3"]'),
         ([], "must be a JSON object"),
     ],
 )
 def test_what_is_refused(content: Any, words: str) -> None:  # noqa: ANN401 - JSON values
     if isinstance(content, dict):
         content = {"stage": "autoencoder"} | content
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(UpFusionError, match=re.escape(words)):
         TrainConfig.from_dict(content, "train.json")
 
 
 def test_sections_and_syntax() -> None:
     with pytest.raises(CheckpointError, match="section model"):
         TrainConfig.from_dict({"model": {"unet": {}}}, "train.json")
-    with pytest.raises(InputError, match="is not JSON"):
-        TrainConfig.from_json("{", "train.json")
+    for text in ("{", "", "[" * 100_000, '{"steps": NaN}', '{"steps": ' + "9" * 5000 + "}"):
+        with pytest.raises(InputError, match=r"train\.json must be JSON, but is not"):
+            TrainConfig.from_json(text, "train.json")
     with pytest.raises(InputError, match="preset"):
         TrainConfig.preset("huge", "encoder")

@@ -1,0 +1,156 @@
+"""Fields and meshes: points that are none, cameras inside and behind, options out of range."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from odd_values import numbers, odd_tensors, or_junk, refused_or_finite
+from torch import Tensor
+
+from upfusion_core import DistillConfig, MeshAsset, RadianceField, load_field, look_at, orbit_cameras
+from upfusion_core.field.hashgrid import GridConfig
+from upfusion_core.field.radiance import FieldConfig
+from upfusion_core.field.rendering import RaySampling
+
+TINY = FieldConfig(grid=GridConfig(levels=2, coarsest=4, finest=8, table_size=256), hidden=8, half_extent=0.4)
+FIELD = RadianceField(TINY, generator=torch.Generator().manual_seed(3)).requires_grad_(False)
+FEW = RaySampling(uniform=4, importance=4)
+
+
+@given(or_junk(odd_tensors((7, 3), (2, 3, 3), (3,), (0, 3), low=-3, high=3)))
+def test_density_and_color(points: object) -> None:
+    for ask in (FIELD, FIELD.density, FIELD.color):
+        refused_or_finite(ask, points)
+
+
+CAMERAS = (
+    orbit_cameras([0, 90], 10),
+    look_at(torch.tensor([[0.0, 0, 1]]), (0, 0, 5)),  # looks away
+    look_at(torch.tensor([[0.0, 0, 1e-5]])),  # stands in the middle
+    orbit_cameras(0, 0, 1e6),
+    orbit_cameras(0, 0, 1, focal=1e-3),
+    orbit_cameras(0, 0, 1, focal=1e6),
+    orbit_cameras([0, 90], 10)[:0],
+)
+
+
+@given(
+    or_junk(*CAMERAS),
+    or_junk(4, (3, 5), (3, 4, 5), numbers()),
+    or_junk(1.0, (1.0, 0.5, 0.0), numbers(), odd_tensors((3,), (4,))),
+    or_junk(FEW, None),
+    or_junk(4096, 1, 2.5, numbers()),
+)
+def test_render(cameras: object, size: object, background: object, sampling: object, chunk: object) -> None:
+    large = isinstance(size, int) and not isinstance(size, bool) and size > 64
+    if not large and sampling is not None:
+        refused_or_finite(FIELD.render, cameras, size, background=background, sampling=sampling, chunk=chunk)
+
+
+@given(
+    or_junk(8, numbers()),
+    or_junk(None, 1e-3, 1e3, 1e38, numbers()),
+    or_junk(None, 16, numbers()),
+    or_junk(0.05, numbers()),
+)
+def test_extract_mesh(resolution: object, threshold: object, faces: object, keep: object) -> None:
+    mesh = refused_or_finite(FIELD.extract_mesh, resolution, threshold, faces=faces, keep=keep)
+    assert mesh is None or int(mesh.faces.max()) < len(mesh.vertices)
+
+
+@st.composite
+def faces(draw: st.DrawFn) -> object:
+    """(F, 3) numbers of vertices, some of which do not exist."""
+    return torch.tensor(draw(st.lists(st.tuples(*[st.integers(-1, 4)] * 3), max_size=3)), dtype=torch.int64)
+
+
+CORNERS = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
+
+
+@given(
+    or_junk(CORNERS, odd_tensors((4, 3), low=-1)),
+    or_junk(torch.tensor([[0, 1, 2]]), torch.tensor([[0, 0, 0]]), faces(), odd_tensors((2, 3))),
+    or_junk(torch.ones(4, 3), odd_tensors((4, 3))),
+    or_junk(None, odd_tensors((4, 2))),
+    or_junk(None, torch.ones(3, 4, 4), odd_tensors((3, 4, 4), (3, 0, 4))),
+    or_junk(None, odd_tensors((4, 3), low=-1)),
+    st.sampled_from(("a.glb", "a.obj", "a.ply", "a.stl", "a", "a.exe", ".glb", "\u8336.glb")),
+)
+def test_meshes(
+    vertices: object, triangles: object, colors: object, uvs: object, texture: object, normals: object, name: str
+) -> None:
+    mesh = refused_or_finite(MeshAsset, vertices, triangles, colors, uvs, texture, normals)
+    if mesh is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            refused_or_finite(mesh.save, Path(folder) / name)
+            assert all(not path.name.startswith(".") or path.name == name for path in Path(folder).iterdir())
+
+
+@given(
+    or_junk("draft", "reference"),
+    st.dictionaries(
+        st.sampled_from(("perceptual", "guidance", "batch_size", "checkpoint_every", "field", "schedule")),
+        numbers(),
+        max_size=3,
+    ),
+)
+def test_distill_config(preset: object, changes: dict[str, object]) -> None:
+    make = DistillConfig.reference if preset == "reference" else DistillConfig.draft
+    refused_or_finite(make, **changes)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(("hidden", "layers", "blob_weight", "blob_sigma", "half_extent", "backend")),
+        numbers(),
+        max_size=3,
+    ),
+    st.dictionaries(
+        st.sampled_from(("levels", "features", "coarsest", "finest", "table_size", "indexing")), numbers(), max_size=3
+    ),
+)
+def test_field_config(values: dict[str, object], grid: dict[str, object]) -> None:
+    sizes = refused_or_finite(GridConfig, **({"table_size": 64} | grid))
+    if sizes is not None:
+        refused_or_finite(FieldConfig, grid=sizes, **values)
+
+
+@st.composite
+def damaged(draw: st.DrawFn, data: bytes) -> bytes:
+    """The bytes of a file, some of them changed, left out or put in."""
+    changed = bytearray(data)
+    for _ in range(draw(st.integers(1, 4))):
+        place = draw(st.integers(0, max(len(changed) - 1, 0)))
+        kind = draw(st.sampled_from(("flip", "cut", "insert", "digit")))
+        if kind == "flip" and changed:
+            changed[place] ^= draw(st.integers(1, 255))
+        elif kind == "cut":
+            del changed[place : place + draw(st.integers(1, 50))]
+        elif kind == "insert":
+            changed[place:place] = draw(st.binary(max_size=20))
+        elif changed and chr(changed[place]).isdigit():
+            changed[place] = ord(draw(st.sampled_from("0123456789-")))
+    return bytes(changed)
+
+
+def _stored() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        FIELD.save(Path(folder) / "field.safetensors", cameras=orbit_cameras([0, 30]), settings={"seed": 4})
+        return (Path(folder) / "field.safetensors").read_bytes()
+
+
+STORED = _stored()
+HEADER = STORED[: 8 + int.from_bytes(STORED[:8], "little")]
+
+
+@given(st.one_of(damaged(STORED), damaged(HEADER).map(lambda header: header + STORED[len(HEADER) :])))
+def test_damaged_files_of_fields(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "field.safetensors"
+        path.write_bytes(data)
+        stored = refused_or_finite(load_field, path)
+        assert stored is None or isinstance(stored.field.density(torch.zeros(1, 3)), Tensor)

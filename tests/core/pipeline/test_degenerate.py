@@ -1,0 +1,95 @@
+"""Objects that are hardly any: each gives a field and a mesh, or the reason why not."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tiny_training
+import torch
+from odd_values import assert_finite, refused_or_finite
+from PIL import Image
+from torch import Tensor
+
+from upfusion_core import DistillConfig, MeshAsset, RadianceField, UpFusion, orbit_cameras, prepare_views
+from upfusion_core.errors import PhotoError
+from upfusion_core.field.fitting import FieldFitter, FitConfig
+from upfusion_core.field.hashgrid import GridConfig
+from upfusion_core.field.radiance import FieldConfig
+from upfusion_core.field.rendering import RaySampling
+from upfusion_core.pipeline.distill_config import DraftSchedule
+
+SIDE = 32
+FIELD = FieldConfig(grid=GridConfig(levels=2, coarsest=4, finest=16, table_size=2**12), hidden=8, half_extent=0.3)
+FIT = dataclasses.replace(FitConfig.draft(iterations=40), rays=128, occupancy_cells=8, sampling=RaySampling(24, 0))
+
+
+def picture(kind: str) -> Tensor:
+    """(3, 32, 32) on white: a disc, nothing, a line one pixel wide, or an object without any white round it."""
+    row, column = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
+    inside = {
+        "disc": (row - 15.5) ** 2 + (column - 15.5) ** 2 < 90,
+        "white": torch.zeros(SIDE, SIDE, dtype=torch.bool),
+        "wire": column == 16,
+        "full": torch.ones(SIDE, SIDE, dtype=torch.bool),
+    }[kind]
+    color = torch.tensor([0.8, 0.3, 0.1])[:, None, None]
+    return torch.where(inside, color, torch.ones(3, 1, 1))
+
+
+@pytest.fixture(scope="module")
+def model() -> UpFusion:
+    """Random weights: what it paints means nothing, and a field of it must be one all the same."""
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        return UpFusion(tiny_training.tiny_model())
+
+
+@pytest.mark.parametrize(("kind", "count"), [("disc", 6), ("wire", 1), ("full", 1)])
+def test_from_photos_to_a_field_or_a_reason(model: UpFusion, kind: str, count: int) -> None:
+    views = prepare_views([picture(kind)] * count, size=tiny_training.SIZE)
+    scene = model.encode(views)
+    assert_finite(scene.tokens)
+    assert_finite(model.predict(scene, orbit_cameras([0, 180]), 8))
+    fit = dataclasses.replace(FIT, iterations=4)
+    schedule = DraftSchedule(3, 16, fit, sampled_cameras=2, sampled_fit=fit, steps=1)
+    text = (torch.zeros(77, tiny_training.WIDTH),) * 2
+    config = DistillConfig(schedule=schedule, field=FIELD)
+    field = model.distill(scene, config, torch.Generator().manual_seed(1), text_embeddings=text)
+    assert_finite(field)
+    assert_finite(field.render(orbit_cameras([0, 90]), 8).rgb)
+
+
+def test_identical_photos_are_a_scene_like_any_other(model: UpFusion) -> None:
+    """Each photo but the first has the same tokens, because only the first has an id of its own."""
+    photo = prepare_views([picture("disc")] * 6, size=tiny_training.SIZE)
+    tokens = model.encode(photo).tokens.reshape(6, 16, -1)
+    assert float((tokens[1] - tokens[5]).abs().max()) < 1e-5
+
+
+def test_an_all_white_photo_is_refused_with_its_number() -> None:
+    with pytest.raises(PhotoError, match="photo 2 must show an object, but it is white all over"):
+        prepare_views([picture("disc"), picture("white")], size=16)
+    nothing = Image.fromarray(np.full((32, 32, 4), 255, np.uint8))
+    with pytest.raises(PhotoError, match="white all over"):
+        prepare_views(nothing, size=16)
+
+
+@pytest.mark.parametrize("kind", ["disc", "white", "wire", "full"])
+def test_a_fit_to_such_pictures_is_a_mesh_or_a_reason(kind: str) -> None:
+    """The same picture from all round: a ball, nothing, a pole, and matter from wall to wall of the box."""
+    cameras = orbit_cameras([0.0, 90.0, 180.0, 270.0], 10.0)
+    rgb = picture(kind).expand(4, -1, -1, -1)
+    mask = (rgb.amin(1, keepdim=True) < 0.99).float()
+    field = RadianceField(FIELD, generator=torch.Generator().manual_seed(2))
+    fitter = FieldFitter(field, cameras, rgb, mask=mask, config=FIT, generator=torch.Generator().manual_seed(3))
+    while not fitter.done:
+        assert_finite(dict(fitter.step()))
+    assert_finite(field)
+    seen = field.render(cameras[:1], SIDE)
+    assert_finite(seen)
+    mesh = refused_or_finite(field.extract_mesh, 16)
+    assert isinstance(mesh, MeshAsset) or kind != "disc"
+    if kind == "full":
+        assert float(seen.opacity.mean()) > 0.5

@@ -1,0 +1,147 @@
+"""What a model refuses before it computes anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import tiny_training
+import torch
+
+from upfusion_core import DistillConfig, InputViews, SceneEncoding, UpFusion, convert, orbit_cameras
+from upfusion_core.errors import InputError
+from upfusion_core.field.hashgrid import GridConfig
+from upfusion_core.field.radiance import FieldConfig, RadianceField
+from upfusion_core.field.rendering import RaySampling
+from upfusion_core.pipeline.prepare import estimate_mask
+from upfusion_core.pipeline.schedule import make_scheduler
+
+SIZE, WIDTH = tiny_training.SIZE, tiny_training.WIDTH
+CAMERA = orbit_cameras(0)
+TEXT = (torch.zeros(77, WIDTH),) * 2
+
+
+@pytest.fixture(scope="module")
+def model() -> UpFusion:
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        return UpFusion(tiny_training.tiny_model())
+
+
+@pytest.fixture(scope="module")
+def scene(model: UpFusion) -> SceneEncoding:
+    photo = 1 - torch.eye(SIZE).expand(1, 3, SIZE, SIZE)
+    return model.encode(InputViews(photo, 1 - photo[:, :1], torch.full((1, 2), 4.5)))
+
+
+Ask = Callable[[UpFusion, SceneEncoding], object]
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (lambda model, scene: model.encode(None), "views must be InputViews, got NoneType; make them with"),
+        (lambda model, scene: model.predict(None, CAMERA), "scene must be SceneEncoding, got NoneType"),
+        (lambda model, scene: model.predict(scene, [CAMERA]), "cameras must be Cameras, got list"),
+        (lambda model, scene: model.predict(scene, CAMERA[:0]), "at least one camera, got none"),
+        (lambda model, scene: model.condition(scene, CAMERA, 3), "prompt must be str, got int"),
+        (lambda model, scene: model.condition(scene, CAMERA, "a", TEXT), "not both"),
+        (lambda model, scene: model.condition(scene, CAMERA, None, TEXT[:1]), "got 1 values; give both"),
+        (lambda model, scene: model.condition(scene, CAMERA, None, 3), "text_embeddings must be Sequence"),
+        (lambda model, scene: model.condition(scene, CAMERA, None, (TEXT[0] / 0, TEXT[0])), "must be finite"),
+        (lambda model, scene: model.sample(scene, None), "cameras must be Cameras"),
+        (lambda model, scene: model.sample(scene, CAMERA, generator=3), "generator must be Generator"),
+        (lambda model, scene: model.sample(scene, CAMERA, seeds=["a"]), "seeds must be a whole number"),
+        (lambda model, scene: model.sample(scene, CAMERA, seeds=[2**64]), "seeds must be between 0 and"),
+        (lambda model, scene: model.sample(scene, CAMERA, seeds=3), "seeds must be Sequence"),
+        (lambda model, scene: model.distill(None), "scene must be SceneEncoding"),
+        (lambda model, scene: model.distill(scene, 3), "config must be DistillConfig"),
+        (lambda model, scene: model.distill(scene, generator=3), "generator must be Generator"),
+        (lambda model, scene: model.distill(scene, views=3), "views must be NovelViews"),
+        (lambda model, scene: model.distill(scene, checkpoint=3), "checkpoint must be a path, got 3"),
+        (lambda *_: convert("mini", "a.safetensors", dtype=torch.int8), "dtype must be float16, bfloat16 or float32"),
+        (lambda *_: UpFusion(3), "config must be ModelConfig, got int; or its JSON form"),
+        (lambda *_: UpFusion.load(3), "path must name weights, got 3"),
+        (lambda *_: UpFusion.load("mini", device="toaster"), "device must be one of torch's"),
+        (lambda *_: UpFusion.load("mini", device="meta"), "device must hold values, got meta"),
+        (lambda *_: make_scheduler(3, 1), "scheduler must be str"),
+        (lambda *_: DistillConfig(schedule=3), "schedule must be"),
+        (lambda *_: DistillConfig(field=3), "field must be FieldConfig"),
+        (lambda *_: estimate_mask(torch.ones(3, 4, 4, dtype=torch.uint8)), "divide 8-bit values by 255"),
+        (lambda *_: estimate_mask(torch.ones(3, 0, 4)), "must hold pixels"),
+    ],
+)
+def test_values_of_other_types(model: UpFusion, scene: SceneEncoding, ask: Ask, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        ask(model, scene)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda cond: replace(cond, hint=cond.hint[:, 1:]), r"cond\.hint must be \(1, 38, 8, 8\), got \(1, 37, 8, 8\)"),
+        (lambda cond: replace(cond, ray_maps=cond.ray_maps[:1]), r"cond\.ray_maps must be of the sizes"),
+        (lambda cond: replace(cond, tokens=cond.tokens[:, 1:]), r"cond\.tokens must be 32 wide, got 31"),
+        (lambda cond: replace(cond, text=cond.text[:, 1:]), r"cond\.text must be 32 wide, got 31"),
+        (lambda cond: None, "cond must be PreparedConditioning, got NoneType; make it with condition"),
+    ],
+)
+def test_conditions_of_another_model(model: UpFusion, scene: SceneEncoding, change: Callable, words: str) -> None:
+    cond = model.condition(scene, CAMERA, text_embeddings=TEXT)
+    with pytest.raises(InputError, match=words):
+        model.predict_noise(torch.zeros(1, 4, 8, 8), 5, change(cond), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("latents", "timestep", "guidance", "words"),
+    [
+        (torch.full((1, 4, 8, 8), torch.nan), 5, 1.0, "latents must be finite"),
+        (torch.zeros(2, 4, 8, 8), 5, 1.0, r"latents must be \(1, 4, 8, 8\)"),
+        (torch.zeros(1, 4, 8, 8), 1000, 1.0, "timestep must be 0 to 999"),
+        (torch.zeros(1, 4, 8, 8), "five", 1.0, "timestep must be 0 to 999, got 'five'"),
+        (torch.zeros(1, 4, 8, 8), torch.nan, 1.0, "timestep must be finite"),
+        (torch.zeros(1, 4, 8, 8), torch.tensor([1, 2]), 1.0, "one number or one a view, got 2 for 1 views"),
+        (torch.zeros(1, 4, 8, 8), 5, -1, "guidance must be between"),
+    ],
+)
+def test_noise_at_no_time(
+    model: UpFusion, scene: SceneEncoding, latents: torch.Tensor, timestep: object, guidance: float, words: str
+) -> None:
+    cond = model.condition(scene, CAMERA, text_embeddings=TEXT)
+    with pytest.raises(InputError, match=words):
+        model.predict_noise(latents, timestep, cond, guidance)
+
+
+def test_pictures_that_cannot_be_denoised(model: UpFusion, scene: SceneEncoding) -> None:
+    cond, draw = model.condition(scene, CAMERA, text_embeddings=TEXT), torch.Generator().manual_seed(0)
+    with pytest.raises(InputError, match=r"rgb must be \(Q, 3, 16, 16\)"):
+        model.denoise_from(torch.ones(1, 3, 8, 8), cond, 1, generator=draw)
+    with pytest.raises(InputError, match="rgb must be finite"):
+        model.denoise_from(torch.ones(1, 3, 16, 16) / 0, cond, 1, generator=draw)
+    with pytest.raises(InputError, match="generator must be Generator"):
+        model.denoise_from(torch.ones(1, 3, 16, 16), cond, 1, generator=None)
+
+
+def test_renders_of_nothing() -> None:
+    grid = GridConfig(levels=2, coarsest=4, finest=8, table_size=256)
+    field = RadianceField(FieldConfig(grid=grid, hidden=8, half_extent=0.4))
+    for options, words in (
+        ({"size": (1, 2, 3)}, r"size must be one number of pixels or \(height, width\)"),
+        ({"size": 10**6}, "size must be between 1 and 16384"),
+        ({"size": 4.0}, "size must be one number"),
+        ({"size": 4, "background": "white"}, "background must be a number"),
+        ({"size": 4, "background": torch.nan}, "background must be finite"),
+        ({"size": 4, "sampling": 3}, "sampling must be RaySampling"),
+        ({"size": 4, "chunk": 0}, "chunk must be between"),
+    ):
+        with pytest.raises(InputError, match=words):
+            field.render(CAMERA, **options)
+    with pytest.raises(InputError, match="cameras must be Cameras"):
+        field.render(None, 4)
+    with pytest.raises(InputError, match="at least one camera"):
+        field.render(CAMERA[:0], 4)
+    with pytest.raises(InputError, match="points must be finite"):
+        field.density(torch.full((2, 3), torch.nan))
+    assert field.render(CAMERA, 4, sampling=RaySampling(2, 0)).rgb.shape == (1, 3, 4, 4)
+    assert field.density(torch.zeros(2, 3, dtype=torch.float64)).dtype == torch.float32
