@@ -1,0 +1,230 @@
+"""The fast schedule: its cameras, its rounds, what counts how much, and what it asks of the networks."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from rule_weights import write_photos
+from torch import Tensor
+
+from upfusion_core import DistillConfig, SceneEncoding, UpFusion, ViewConditioning, orbit_cameras, prepare_views
+from upfusion_core.errors import InputError
+from upfusion_core.field.fitting import FitConfig
+from upfusion_core.field.hashgrid import GridConfig
+from upfusion_core.field.radiance import FieldConfig
+from upfusion_core.field.rendering import RaySampling
+from upfusion_core.geometry import reference_camera
+from upfusion_core.pipeline import distill_fast
+from upfusion_core.pipeline.distill_config import FastSchedule
+from upfusion_core.pipeline.distill_fast import Targets, agreement
+from upfusion_core.pipeline.distill_run import spread_cameras
+from upfusion_core.pipeline.photo_cameras import PhotoCameras
+from upfusion_core.pipeline.sampling import repaint_steps, repaint_views
+
+FIELD = FieldConfig(grid=GridConfig(levels=2, coarsest=4, finest=16, table_size=2**10), hidden=8, half_extent=0.3)
+FIT = dataclasses.replace(FitConfig.draft(iterations=8), rays=64, occupancy_cells=8, sampling=RaySampling(8, 0))
+SCHEDULE = FastSchedule(
+    cameras=4, predicted_size=16, predicted_iterations=3, levels=(1.0, 0.5), steps=4, all_photos=False, fit=FIT
+)
+
+
+class KnownNoise:
+    """A prior that knows the noise of every seed, so that any walk ends in the picture it began from."""
+
+    latent_shape = (3, 4, 4)
+
+    def __init__(self, noise: Tensor) -> None:
+        self.noise = noise
+        self.guidance: list[float] = []
+
+    def prepare(self, cond: ViewConditioning, *, guided: bool) -> bool:
+        return guided
+
+    def predict_noise(self, latents: Tensor, timestep: Tensor, prepared: bool, guidance: float) -> Tensor:
+        assert prepared == (guidance != 1)
+        self.guidance.append(guidance)
+        return self.noise[: len(latents)]
+
+    def encode(self, rgb: Tensor, noise: Tensor | None = None) -> Tensor:
+        return rgb
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents
+
+
+def conditioning(count: int) -> ViewConditioning:
+    cameras = orbit_cameras([float(index) for index in range(count)])
+    return ViewConditioning(torch.zeros(count, 9, 4, 4), (), torch.zeros(1, 3), cameras, torch.zeros(2, 3))
+
+
+def noise_of(seed: int) -> Tensor:
+    return torch.randn(KnownNoise.latent_shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("scheduler", ["dpm++", "unipc", "euler"])
+@pytest.mark.parametrize("level", [1.0, 0.7, 0.25, 0.01])
+def test_a_picture_comes_back_where_its_noise_is_known(scheduler: str, level: float) -> None:
+    prior = KnownNoise(torch.stack([noise_of(7), noise_of(7)]))
+    rgb = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    painted = repaint_views(prior, conditioning(2), rgb, level=level, seeds=[7, 7], steps=8, scheduler=scheduler)
+    assert len(prior.guidance) == {1.0: 8, 0.7: 6, 0.25: 2, 0.01: 1}[level]
+    assert float((painted - rgb).abs().max()) < 2e-3
+
+
+def test_guidance_acts_in_its_part_of_the_schedule_only() -> None:
+    prior = KnownNoise(noise_of(7)[None])
+    rgb = torch.zeros(1, 3, 4, 4)
+    # the timesteps are 901, 811, ..., 91; those from 721 to 361 are guided
+    repaint_views(prior, conditioning(1), rgb, level=1.0, seeds=[7], steps=10, guidance=5.0, guided=(0.3, 0.75))
+    assert prior.guidance == [1.0, 1.0, 5.0, 5.0, 5.0, 5.0, 5.0, 1.0, 1.0, 1.0]
+
+
+def test_repainting_refuses_what_does_not_fit() -> None:
+    prior = KnownNoise(noise_of(7)[None])
+    for message, level, rgb in (
+        ("level", 1.5, torch.zeros(1, 3, 4, 4)),
+        ("level", -0.1, torch.zeros(1, 3, 4, 4)),
+        ("rgb", 0.5, torch.zeros(2, 3, 4, 4)),
+    ):
+        with pytest.raises(InputError, match=message):
+            repaint_views(prior, conditioning(1), rgb, level=level, seeds=[7])
+
+
+def test_agreement_by_hand() -> None:
+    painted, seen = torch.zeros(1, 3, 1, 3), torch.zeros(1, 3, 1, 3)
+    seen[0, :, 0, 1] = 0.2  # root mean square difference 0.2, the scale: one half
+    seen[0, 0, 0, 2] = 0.6  # in one channel of three: 0.04 / (0.04 + 0.12)
+    assert agreement(painted, seen, 0.2).flatten().tolist() == pytest.approx([1.0, 0.5, 0.25])
+
+
+def test_cameras_are_spread_over_the_band() -> None:
+    first = reference_camera(10.0)
+    cameras = spread_cameras(first, 33)
+    assert len(cameras) == 33
+    assert torch.equal(cameras[0].camera_to_world, first.camera_to_world)
+    centers = cameras.centers[1:].double()
+    assert centers.norm(dim=-1).sub(1).abs().max() < 1e-5
+    elevations = torch.rad2deg(centers[:, 1].asin())
+    assert -7.5 < float(elevations.min()) < 0
+    assert 45 < float(elevations.max()) < 52.5
+    angles = torch.rad2deg((centers @ centers.T).clamp(-1, 1).acos()).fill_diagonal_(180)
+    # a band of 2π(sin 52.5° + sin 7.5°) over 32 cameras: 25 degrees apart if they stood on squares
+    assert math.sqrt(2 * math.pi * 0.924 / 32) == pytest.approx(math.radians(24.4), abs=0.01)
+    assert float(angles.min(dim=1).values.min()) > 12
+    assert float(angles.min(dim=1).values.max()) < 36
+    assert len(spread_cameras(first, 1)) == 1
+
+
+def test_when_the_rounds_are_painted() -> None:
+    schedule = FastSchedule(
+        predicted_iterations=200, levels=(1.0, 0.7, 0.45, 0.25), fit=FitConfig.draft(iterations=700)
+    )
+    assert schedule.ends == (200, 325, 450, 575, 700)
+    assert [repaint_steps(level, 10) for level in schedule.levels] == [10, 7, 4, 2]
+
+
+def test_schedules_that_make_no_sense() -> None:
+    for message, changes in (
+        ("levels", {"levels": ()}),
+        ("levels", {"levels": (0.5, 0.0)}),
+        ("predicted_iterations", {"predicted_iterations": 700}),
+        ("fit.iterations", {"fit": FitConfig.draft(iterations=3), "predicted_iterations": 1}),
+        (r"guided\[1\]", {"guided": (0.6, 0.4)}),
+        ("cameras", {"cameras": 0}),
+        ("agreement", {"agreement": -1.0}),
+    ):
+        with pytest.raises(InputError, match=message):
+            FastSchedule(**changes)
+
+
+@pytest.fixture(scope="module")
+def model(small_weights: Path) -> UpFusion:
+    return UpFusion.load(small_weights, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def scene(model: UpFusion, tmp_path_factory: pytest.TempPathFactory) -> SceneEncoding:
+    return model.encode(prepare_views(write_photos(tmp_path_factory.mktemp("photos"), count=3)))
+
+
+def network_evaluations(model: UpFusion, scene: SceneEncoding, config: DistillConfig) -> int:
+    counted = 0
+
+    def count(_: object, arguments: tuple[Tensor, ...]) -> None:
+        nonlocal counted
+        counted += len(arguments[0])
+
+    handle = model.unet.register_forward_pre_hook(count)
+    model.distill(scene, config, torch.Generator().manual_seed(3))
+    handle.remove()
+    return counted
+
+
+def test_network_evaluations(model: UpFusion, scene: SceneEncoding) -> None:
+    """4 cameras, 4 + 2 steps, twice each where there is guidance: those of the released schedule are 94,200."""
+    config = DistillConfig(schedule=SCHEDULE, field=FIELD)
+    assert network_evaluations(model, scene, config) == 4 * (4 + 2) * 2
+    # timesteps 801, 601, 401, 201, then 401, 201: those below 600 are guided
+    middle = dataclasses.replace(SCHEDULE, guided=(0.2, 0.6))
+    assert network_evaluations(model, scene, dataclasses.replace(config, schedule=middle)) == 4 * (6 + 4)
+    plan = FastSchedule()
+    most = plan.cameras * 2 * sum(repaint_steps(level, plan.steps) for level in plan.levels)
+    assert most <= 94_200 / 20
+
+
+def test_painted_views_become_targets(model: UpFusion, scene: SceneEncoding, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each round gets the renders of the field as it is, and the field goes towards what is painted of them."""
+    seen, levels = [], []
+
+    def black(prior: object, cond: object, rgb: Tensor, *, level: float, seeds: list[int], **_: object) -> Tensor:
+        seen.append(float(rgb.mean()))
+        levels.append(level)
+        assert len(set(seeds)) == 1
+        return torch.zeros_like(rgb)
+
+    monkeypatch.setattr(distill_fast, "repaint_views", black)
+    schedule = dataclasses.replace(
+        SCHEDULE, agreement=0.0, photo_weight=0.0, fit=dataclasses.replace(FIT, iterations=63)
+    )
+    field = model.distill(scene, DistillConfig(schedule=schedule, field=FIELD), torch.Generator().manual_seed(3))
+    assert levels == [1.0, 0.5]
+    assert seen[1] < seen[0] - 0.02
+    assert float(field.render(orbit_cameras([0.0, 90.0]), 16).rgb.mean()) < seen[1]
+
+
+def test_photos_are_targets_where_their_cameras_are_known(
+    model: UpFusion, scene: SceneEncoding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cameras = orbit_cameras([0.0, 90.0, 200.0])
+    estimated = PhotoCameras(cameras, torch.tensor([True, False, True]), torch.tensor([1.0, 0.1, 0.9]))
+    monkeypatch.setattr(distill_fast, "estimate_photo_cameras", lambda *_: estimated)
+    fitted: list[Targets] = []
+    original = distill_fast.FieldFitter.set_views
+
+    def recording(self: object, cameras: object, rgb: Tensor, **options: Tensor) -> None:
+        fitted.append(Targets(cameras, rgb, options["mask"], options["weights"]))
+        original(self, cameras, rgb, **options)
+
+    monkeypatch.setattr(distill_fast.FieldFitter, "set_views", recording)
+    schedule = dataclasses.replace(SCHEDULE, levels=(0.5,), photo_weight=2.5, all_photos=True)
+    config = DistillConfig(schedule=schedule, field=FIELD)
+    model.distill(scene, config, torch.Generator().manual_seed(3))
+    first, second = fitted
+    assert len(first.cameras) == 4  # predictions alone
+    assert len(second.cameras) == 4 + 2
+    assert torch.equal(second.cameras.camera_to_world[5], cameras.camera_to_world[2])
+    size = model.image_size
+    photos = distill_fast.resize_pictures(scene.views.rgb, size)
+    assert torch.equal(second.rgb[4:], photos[[0, 2]])
+    assert torch.equal(second.weights[4:], torch.full((2, 1, size, size), 2.5))
+    fitted.clear()
+    model.distill(scene, dataclasses.replace(config, schedule=dataclasses.replace(schedule, all_photos=False)))
+    assert len(fitted[1].cameras) == 4 + 1
+    assert torch.equal(fitted[1].cameras.camera_to_world[4], scene.reference.camera_to_world[0])
+    fitted.clear()
+    model.distill(dataclasses.replace(scene, views=None), config)
+    assert len(fitted[1].cameras) == 4

@@ -1,0 +1,189 @@
+"""The fast schedule: predictions first, then rounds in which renders of all cameras are painted anew and fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..field.fitting import FieldFitter
+from ..field.radiance import RadianceField
+from ..field.rendering import render_views
+from ..types import Cameras, ViewConditioning
+from .distill_config import FastSchedule
+from .distill_run import Run, spread_cameras
+from .novel_views import resize_pictures
+from .photo_cameras import PhotoCameras, estimate_photo_cameras
+from .prepare import estimate_coverage
+from .sampling import repaint_steps, repaint_views
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """Pictures to be fitted: N cameras, rgb (N, 3, S, S) on white, mask and weights (N, 1, S, S)."""
+
+    cameras: Cameras
+    rgb: Tensor
+    mask: Tensor
+    weights: Tensor
+
+    @classmethod
+    def on_white(cls, cameras: Cameras, rgb: Tensor, weights: Tensor | float = 1.0) -> Targets:
+        """Pictures whose silhouettes are what is not white; `weights` are theirs or one for all."""
+        mask = torch.stack([estimate_coverage(picture) for picture in rgb])
+        return cls(cameras, rgb, mask, torch.as_tensor(weights).expand_as(mask))
+
+    @classmethod
+    def joined(cls, parts: list[Targets]) -> Targets:
+        """All of them; their pictures have one size."""
+        tensors = zip(*((part.rgb, part.mask, part.weights) for part in parts), strict=True)
+        return cls(Cameras.concatenate([part.cameras for part in parts]), *(torch.cat(each) for each in tensors))
+
+
+def agreement(painted: Tensor, seen: Tensor, scale: float) -> Tensor:
+    """(N, 1, H, W) weights in (0, 1] of painted pixels (N, 3, H, W) by their difference from what the field showed.
+
+    Geman and McClure's: a root mean square difference over the channels of `scale` halves a pixel's weight, so that
+    what one view alone shows does not blur the others.
+    """
+    error = (painted - seen).square().mean(dim=1, keepdim=True)
+    return scale**2 / (scale**2 + error)
+
+
+class FastDistillation:
+    """One run of the schedule, which can be left after any step and resumed.
+
+    field: as it is. round: how many rounds were painted. painted: their last pictures and weights.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        assert isinstance(run.config.schedule, FastSchedule)
+        self.plan = run.config.schedule
+        self.cameras = spread_cameras(run.scene.reference, self.plan.cameras)
+        self.field = run.new_field()
+        self.round = 0
+        self.painted: dict[str, Tensor] | None = None
+        self.photos: PhotoCameras | None = None
+        self._cond: ViewConditioning | None = None
+        self.fitter = FieldFitter(
+            self.field, **vars(self._predicted()), config=self.plan.fit, generator=run.generator(2)
+        )
+        saved = run.load()
+        if saved is not None:
+            self._resume(saved)
+
+    def finish(self) -> RadianceField:
+        """Takes the steps that are left."""
+        self._fit()
+        while self.round < len(self.plan.levels):
+            self.painted = self._paint(self.plan.levels[self.round])
+            self.round += 1
+            self.fitter.set_views(**vars(self._targets()))
+            self.run.save(self.state())
+            self._fit()
+        return self.field
+
+    def state(self) -> dict[str, Any]:
+        """What a later call goes on from."""
+        return {"round": self.round, "painted": self.painted, "fit": self.fitter.state_dict()}
+
+    def _resume(self, saved: dict[str, Any]) -> None:
+        self.round, self.painted = saved["round"], saved["painted"]
+        self.fitter.load_state_dict(saved["fit"])
+        if self.round:
+            self.fitter.set_views(**vars(self._targets()))
+
+    def _fit(self) -> None:
+        """Fits until the next round begins, or to the end."""
+        run, fitter, end = self.run, self.fitter, self.plan.ends[self.round]
+        while fitter.iteration < end:
+            fitter.step()
+            if fitter.iteration % run.config.checkpoint_every == 0 or fitter.done:
+                run.save(self.state())
+            run.report(self._painting_steps(self.round) + fitter.iteration, self._total, fitter.preview, self.state)
+
+    @torch.no_grad()
+    def _paint(self, level: float) -> dict[str, Tensor]:
+        """Renders every camera, noises the renders to `level` and denoises them: the next round's pictures."""
+        run, plan, size = self.run, self.plan, self.run.model.image_size
+        options = {"sampling": plan.fit.sampling, "visible": self.fitter.occupancy}
+        seen = render_views(self.field, self.field.aabb, self.cameras, size, **options).rgb.cpu()
+        if self._cond is None:
+            self._cond = run.model.condition(run.scene, self.cameras, text_embeddings=run.text)
+        first = run.generator(5 + self.round).initial_seed()
+        before = self._painting_steps(self.round) + self.fitter.iteration
+
+        def on_step(step: int, _: int, preview: Callable[[], Tensor] | None) -> None:
+            run.report(before + step, self._total, preview, self.state)
+
+        rgb = repaint_views(
+            run.model.prior,
+            self._cond,
+            seen,
+            level=level,
+            seeds=[first if plan.shared_noise else first + view for view in range(len(self.cameras))],
+            steps=plan.steps,
+            guidance=run.config.guidance,
+            guided=plan.guided,
+            scheduler=plan.scheduler,
+            batch_size=run.config.batch_size,
+            on_step=on_step,
+        )
+        weights = agreement(rgb, seen, plan.agreement) if plan.agreement else torch.ones_like(rgb[:, :1])
+        return {"rgb": rgb, "weights": weights}
+
+    def _predicted(self) -> Targets:
+        """What the field is fitted to first: UpSRT's predictions of the cameras, and the caller's views."""
+        run = self.run
+        rgb = run.model.predict(run.scene, self.cameras, self.plan.predicted_size, pixel_centers=True)
+        return self._with_given(Targets.on_white(self.cameras, rgb))
+
+    def _targets(self) -> Targets:
+        """What it is fitted to after a round: the painted views, the photos whose cameras are known, the caller's."""
+        assert self.painted is not None, "a round was painted"
+        painted = Targets.on_white(self.cameras, self.painted["rgb"], self.painted["weights"])
+        return self._with_given(Targets.joined([painted, *self._photos()]))
+
+    def _photos(self) -> list[Targets]:
+        run = self.run
+        views = run.scene.views
+        if views is None or not self.plan.photo_weight:
+            return []
+        cameras, size = run.scene.reference.to("cpu"), run.model.image_size
+        chosen = torch.tensor([0])
+        if self.plan.all_photos and len(views) > 1:
+            if self.photos is None:
+                self.photos = estimate_photo_cameras(run.model, run.scene)
+            chosen = self.photos.accepted.nonzero()[:, 0]
+            cameras = self.photos.cameras[chosen]
+        rgb, mask = (resize_pictures(each[chosen].cpu(), size) for each in (views.rgb, views.mask))
+        return [Targets(cameras, rgb, mask, torch.full_like(mask, self.plan.photo_weight))]
+
+    def _with_given(self, targets: Targets) -> Targets:
+        """The caller's views too, which count as much as all others together if those are more."""
+        given = self.run.views
+        if given is None:
+            return targets
+        weight = max(1.0, len(targets.cameras) / len(given.cameras))
+        size = given.rgb.shape[-1]
+        if targets.rgb.shape[-1] != size:
+            targets = Targets.on_white(targets.cameras, resize_pictures(targets.rgb, size))
+        return Targets.joined([targets, Targets.on_white(given.cameras, given.rgb, weight)])
+
+    def _painting_steps(self, rounds: int) -> int:
+        """Denoising steps of all batches in the first rounds."""
+        batches = -(-len(self.cameras) // self.run.config.batch_size)
+        return sum(batches * repaint_steps(level, self.plan.steps) for level in self.plan.levels[:rounds])
+
+    @property
+    def _total(self) -> int:
+        return self._painting_steps(len(self.plan.levels)) + self.plan.fit.iterations
+
+
+def distill_fast(run: Run) -> RadianceField:
+    """Runs or resumes the schedule."""
+    return FastDistillation(run).finish()
