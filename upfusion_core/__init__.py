@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .models.hosted import latent_diffusion_weights, load_conditioning_networks
     from .pipeline.distill import DistillConfig
     from .pipeline.examples import ExampleViews, example_count, example_views
+    from .pipeline.photo_cameras import PhotoCameras, PhotoSearch, estimate_photo_cameras
     from .pipeline.prepare import estimate_mask, prepare_views
     from .pipeline.stages import HostedUpFusion
     from .pipeline.upfusion import UpFusion
@@ -50,6 +51,8 @@ _HOMES = {
     "ModelConfig": "models.config",
     "NovelViews": "types",
     "OnStep": "types",
+    "PhotoCameras": "pipeline.photo_cameras",
+    "PhotoSearch": "pipeline.photo_cameras",
     "REFERENCE_FOCAL": "types",
     "RadianceField": "field.radiance",
     "RenderedViews": "types",
@@ -61,6 +64,7 @@ _HOMES = {
     "check_file_name": "files",
     "convert": "models.convert",
     "estimate_mask": "pipeline.prepare",
+    "estimate_photo_cameras": "pipeline.photo_cameras",
     "example_count": "pipeline.examples",
     "example_views": "pipeline.examples",
     "latent_diffusion_weights": "models.hosted",
@@ -90,6 +94,8 @@ __all__ = [
     "ModelConfig",
     "NovelViews",
     "OnStep",
+    "PhotoCameras",
+    "PhotoSearch",
     "RadianceField",
     "RenderedViews",
     "SceneEncoding",
@@ -100,6 +106,7 @@ __all__ = [
     "check_file_name",
     "convert",
     "estimate_mask",
+    "estimate_photo_cameras",
     "example_count",
     "example_views",
     "latent_diffusion_weights",

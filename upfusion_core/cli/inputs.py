@@ -25,6 +25,8 @@ MAX_CAMERAS = 10_000
 
 _ORBIT_KEYS = {"azimuth_degrees", "elevation_degrees", "distance"}
 _MATRIX_KEYS = {"camera_to_world", "focal"}
+_ESTIMATE_KEYS = {"accepted", "score"}
+"""Beside the cameras that were estimated for photos; not read."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def _checksum(path: Path) -> str:
 
 
 def _camera(entry: Any, label: str, photo_elevation: float) -> Cameras:  # noqa: ANN401 - any JSON
-    keys = entry.keys() if isinstance(entry, dict) else set()
+    keys = entry.keys() - _ESTIMATE_KEYS if isinstance(entry, dict) else set()
     if keys and keys <= _ORBIT_KEYS and "azimuth_degrees" in keys:
         numbers = {"elevation_degrees": photo_elevation, "distance": 1.0, **entry}
         return orbit_cameras(**{name: _number(value, f"{label}, {name}") for name, value in numbers.items()})

@@ -187,7 +187,8 @@ def refined(
 ) -> tuple[Cameras, float]:
     """The camera near `start` (azimuth and elevation, radians) that shows the photo best, and the difference it leaves.
 
-    Found by gradient. Six numbers move: azimuth, elevation, roll, logarithm of the distance, and shift; each is held near its start.
+    It is found by gradient. Six numbers move: azimuth, elevation, roll, logarithm of the distance, and shift; each is
+    held near its start.
     """
     deviations = torch.tensor(
         [math.radians(search.turn_degrees)] * 2

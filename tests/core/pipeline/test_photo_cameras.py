@@ -1,13 +1,21 @@
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from rule_weights import write_photos
 from soft_object import SoftObject
 
-from upfusion_core import Cameras, orbit_cameras
-from upfusion_core.pipeline.photo_cameras import PhotoSearch
+from upfusion_core import Cameras, RadianceField, SceneEncoding, UpFusion, orbit_cameras, prepare_views
+from upfusion_core.cli.inputs import read_cameras
+from upfusion_core.errors import InputError
+from upfusion_core.field.hashgrid import GridConfig
+from upfusion_core.field.radiance import FieldConfig
+from upfusion_core.pipeline.photo_cameras import PhotoCameras, PhotoSearch, estimate_photo_cameras
 from upfusion_core.pipeline.photo_matching import match_photo, ring_differences
 
 SEARCH = PhotoSearch()
@@ -62,3 +70,80 @@ def test_a_photo_of_another_object_is_not_accepted() -> None:
     black = match_photo(SoftObject(), torch.zeros(3, 32, 32), SEARCH, focal=4.5)
     assert not black.accepted
     assert black.difference > SEARCH.largest_difference
+
+
+SMALL = PhotoSearch(azimuths=6, elevations_degrees=(0.0, 30.0), ring_elevations_degrees=(15.0,), steps=2)
+
+
+@pytest.fixture(scope="module")
+def model(small_weights: Path) -> UpFusion:
+    return UpFusion.load(small_weights, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def scene(model: UpFusion, tmp_path_factory: pytest.TempPathFactory) -> SceneEncoding:
+    return model.encode(prepare_views(write_photos(tmp_path_factory.mktemp("photos"), count=3)))
+
+
+class StopError(Exception):
+    """What a host raises to cancel."""
+
+
+def test_photo_1_is_known_and_the_others_are_reported(model: UpFusion, scene: SceneEncoding, tmp_path: Path) -> None:
+    steps: list[tuple[int, int]] = []
+    found = estimate_photo_cameras(
+        model, scene, search=SMALL, on_step=lambda step, total, _: steps.append((step, total))
+    )
+    assert steps == [(1, 2), (2, 2)]
+    assert len(found) == 3
+    assert torch.equal(found.cameras.camera_to_world[0], scene.reference.camera_to_world[0])
+    assert bool(found.accepted[0])
+    assert float(found.score[0]) == 1.0
+    assert bool(((found.score >= 0) & (found.score <= 1)).all())
+    with torch.inference_mode():
+        again = estimate_photo_cameras(model, scene, search=SMALL)
+    assert torch.equal(again.cameras.camera_to_world, found.cameras.camera_to_world)
+    path = tmp_path / "photo_cameras.json"
+    path.write_text(json.dumps(found.to_list()), encoding="utf-8")
+    read = read_cameras(path, photo_elevation=0.0)  # as the command line reads files of cameras
+    torch.testing.assert_close(read.camera_to_world, found.cameras.camera_to_world)
+    assert json.loads(path.read_text(encoding="utf-8"))[0]["accepted"] is True
+
+
+def test_a_field_s_renders_refine_and_stay_as_they_are(model: UpFusion, scene: SceneEncoding) -> None:
+    config = FieldConfig(grid=GridConfig(levels=2, coarsest=4, finest=8, table_size=2**8), hidden=8, half_extent=0.3)
+    field = RadianceField(config)
+    ours = estimate_photo_cameras(model, scene, search=SMALL)
+    against_field = estimate_photo_cameras(model, scene, field, search=SMALL)
+    assert torch.equal(ours.score, against_field.score)
+    assert not torch.equal(ours.cameras.camera_to_world, against_field.cameras.camera_to_world)
+    assert all(parameter.grad is None for parameter in field.parameters())
+
+
+def test_one_photo_needs_no_search(model: UpFusion, scene: SceneEncoding) -> None:
+    views = scene.views
+    alone = model.encode(type(views)(views.rgb[:1], views.mask[:1], views.focal[:1]))
+    found = estimate_photo_cameras(model, alone)
+    assert len(found) == 1
+    assert found.accepted.tolist() == [True]
+
+
+def test_the_hook_cancels(model: UpFusion, scene: SceneEncoding) -> None:
+    def stop(step: int, total: int, preview: object) -> None:
+        raise StopError
+
+    with pytest.raises(StopError):
+        estimate_photo_cameras(model, scene, search=SMALL, on_step=stop)
+
+
+def test_bad_input_gets_a_sentence(model: UpFusion, scene: SceneEncoding) -> None:
+    with pytest.raises(InputError, match="must hold its photos"):
+        estimate_photo_cameras(model, replace(scene, views=None), search=SMALL)
+    with pytest.raises(InputError, match="encoded by another model"):
+        estimate_photo_cameras(model, replace(scene, model_id="other"), search=SMALL)
+    with pytest.raises(InputError, match="elevations_degrees must hold one elevation"):
+        PhotoSearch(elevations_degrees=())
+    with pytest.raises(InputError, match=r"PhotoSearch.accept must be between 0.0 and 1.0"):
+        PhotoSearch(accept=2.0)
+    with pytest.raises(InputError, match=r"PhotoCameras.score must be \(2\)"):
+        PhotoCameras(orbit_cameras([0.0, 10.0]), torch.tensor([True, True]), torch.ones(3))
