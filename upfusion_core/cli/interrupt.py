@@ -51,7 +51,8 @@ def check() -> None:
 def _press_again() -> None:
     if not _pressed.is_set():
         return
-    if hasattr(signal, "pthread_kill"):  # a signal also wakes a thread that waits
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    main = threading.main_thread().ident
+    if main is not None and hasattr(signal, "pthread_kill"):  # a signal also wakes a thread that waits
+        signal.pthread_kill(main, signal.SIGINT)
     else:
         _thread.interrupt_main()
