@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -33,9 +33,10 @@ class DistillSettings:
 
     def config(self) -> DistillConfig:
         """The library's configuration."""
-        config = DistillConfig.draft() if self.preset == "draft" else DistillConfig.reference()
-        name = "steps" if self.preset == "draft" else "iterations"
-        schedule = replace(config.schedule, **{name: self.steps}) if self.steps else config.schedule
+        config = DistillConfig.named(self.preset)
+        name = "iterations" if self.preset == "reference" else "steps"
+        changes: dict[str, Any] = {name: self.steps} if self.steps else {}
+        schedule: Any = replace(config.schedule, **changes)  # one of several classes, each with that field
         return replace(config, schedule=schedule, guidance=self.guidance)
 
 

@@ -61,6 +61,13 @@ def quick(pack: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) ->
     field = dataclasses.replace(draft.field, grid=dataclasses.replace(draft.field.grid, table_size=2**10, finest=64))
     quick_draft = dataclasses.replace(draft, schedule=plan, field=field)
     quick_reference = dataclasses.replace(reference, schedule=loop, field=field)
+    fast = core.DistillConfig.fast()
+    rounds = dataclasses.replace(fit, iterations=6)
+    plan = dataclasses.replace(
+        fast.schedule, cameras=2, predicted_size=16, predicted_iterations=2, levels=(1.0, 0.5), steps=2, fit=rounds
+    )
+    quick_fast = dataclasses.replace(fast, schedule=plan, field=field)
+    monkeypatch.setattr(core.DistillConfig, "fast", lambda: quick_fast)
     monkeypatch.setattr(core.DistillConfig, "draft", lambda: quick_draft)
     monkeypatch.setattr(core.DistillConfig, "reference", lambda: quick_reference)
 
@@ -70,7 +77,7 @@ def weights(field: Any) -> torch.Tensor:
 
 
 @pytest.mark.comfyui
-@pytest.mark.parametrize("preset", ["draft", "reference"])
+@pytest.mark.parametrize("preset", ["draft", "fast", "reference"])
 def test_a_field_is_distilled_in_a_prompt(loaded: Loaded, run_node: Callable, quick: None, preset: str) -> None:
     with torch.inference_mode():
         (field,) = run_node(DISTILL, **loaded.inputs(), preset=preset, seed=3)
@@ -90,7 +97,7 @@ def test_it_distils_from_the_model_given_and_to_the_views_given(
 ) -> None:
     """A patch on MODEL, as a LoRA makes, changes the object; so do views to fit first, and prompts."""
     with torch.inference_mode():
-        plain = weights(run_node(DISTILL, **loaded.inputs())[0])
+        plain = weights(run_node(DISTILL, **loaded.inputs(), preset="draft")[0])
         patched = loaded.model.clone()
         name = next(key for key in patched.model.state_dict() if key.endswith("out.2.weight"))
         patched.add_patches({name: (torch.full_like(patched.model.state_dict()[name], 0.3),)}, 1.0)
@@ -102,8 +109,12 @@ def test_it_distils_from_the_model_given_and_to_the_views_given(
         assert not torch.allclose(plain, guided)
         assert float(views["images"].abs().max()) == 0
         prompt = [[torch.ones(1, 77, quarter_model().diffusion.context_dim), {}]]
-        assert not torch.allclose(plain, weights(run_node(DISTILL, **loaded.inputs(), positive=prompt)[0]))
-        assert torch.equal(plain, weights(run_node(DISTILL, **loaded.inputs())[0]))  # whatever ran in between
+        assert not torch.allclose(
+            plain, weights(run_node(DISTILL, **loaded.inputs(), preset="draft", positive=prompt)[0])
+        )
+        assert torch.equal(
+            plain, weights(run_node(DISTILL, **loaded.inputs(), preset="draft")[0])
+        )  # whatever ran in between
 
 
 @pytest.mark.comfyui
@@ -121,16 +132,22 @@ def test_cancel_stops_it_and_it_runs_again(
     monkeypatch.setattr(pack("nodes.host"), "send_line", line)
     with torch.inference_mode():
         with pytest.raises(model_management.InterruptProcessingException):
-            run_node(DISTILL, **loaded.inputs())
+            run_node(DISTILL, **loaded.inputs(), preset="draft")
         assert steps == ["distilling: step 1/10"]
-        (field,) = run_node(DISTILL, **loaded.inputs())
+        (field,) = run_node(DISTILL, **loaded.inputs(), preset="draft")
         assert torch.isfinite(weights(field)).all()
         assert steps[-1] == "distilling: step 10/10"
 
 
 @pytest.mark.parametrize(
     ("settings", "steps", "iterations"),
-    [(("draft", 0), 10, None), (("draft", 4), 4, None), (("reference", 0), 30, 3000), (("reference", 77), 30, 77)],
+    [
+        (("fast", 0), 10, None),
+        (("draft", 0), 10, None),
+        (("draft", 4), 4, None),
+        (("reference", 0), 30, 3000),
+        (("reference", 77), 30, 77),
+    ],
 )
 def test_what_the_presets_mean(
     pack: Callable[[str], ModuleType], settings: tuple[str, int], steps: int, iterations: int | None

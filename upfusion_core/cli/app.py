@@ -18,7 +18,7 @@ from .interrupt import patient
 from .options import PHOTO_ELEVATION_DEGREES, one_of
 from .pack import pack
 from .run import Interrupted
-from .settings import Conduct, DemoSettings, PredictSettings, ReconstructSettings, Sources, ViewsSettings
+from .settings import PRESETS, Conduct, DemoSettings, PredictSettings, ReconstructSettings, Sources, ViewsSettings
 from .training import train
 
 app = typer.Typer(
@@ -121,7 +121,7 @@ def reconstruct(
         float,
         typer.Option("--photo-elevation", "--elevation", help=options.PHOTO_ELEVATION_HELP, min=-89, max=89),
     ] = PHOTO_ELEVATION_DEGREES,
-    preset: Annotated[str, one_of("draft", "reference", help="Schedule: minutes, or the paper's.")] = "draft",
+    preset: Annotated[str, one_of(*PRESETS, help="Schedule: a first look, minutes, or the paper's.")] = "fast",
     views: Annotated[int, typer.Option(help="Novel views to sample and save as well.", min=0, max=100)] = 8,
     turntable_size: Annotated[
         int, typer.Option(help="Side of the turntable's pictures in pixels.", min=16, max=1024)
@@ -142,11 +142,11 @@ def reconstruct(
     prompt: options.Prompt = None,
     steps: Annotated[
         int | None,
-        typer.Option(help="Denoising steps of a sampled view.", show_default="50, in a draft 10", min=1, max=1000),
+        typer.Option(help="Denoising steps of a sampled view.", show_default="50, of the field 10", min=1, max=1000),
     ] = None,
     guidance: options.Guidance = None,
     scheduler: Annotated[
-        str | None, typer.Option(help=options.SCHEDULER_HELP, show_default="ddim, in a draft dpm++")
+        str | None, typer.Option(help=options.SCHEDULER_HELP, show_default="ddim, of the field dpm++")
     ] = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",

@@ -27,7 +27,7 @@ PROCEDURAL = "procedural"
 SPLITS = ("test", "validation", "held_out")
 DEFAULTS: dict[str, Any] = {
     "photos": "1,3,6", "objects": 100, "views": 4, "stages": "white,nearest,predict,sample,field", "seed": 0,
-    "steps": 50, "scheduler": "ddim", "alignment": "object", "dtype": "auto", "batch_size": 4, "preset": "draft",
+    "steps": 50, "scheduler": "ddim", "alignment": "object", "dtype": "auto", "batch_size": 4, "preset": "fast",
 }  # fmt: skip
 
 
@@ -92,7 +92,7 @@ def evaluate(
         float | None, typer.Option(help="Guidance scale.", min=0, show_default="the weights', else 9")
     ] = None,
     scheduler: Annotated[str | None, typer.Option(help=options.SCHEDULER_HELP, show_default="ddim")] = None,
-    preset: Annotated[str | None, one_of(*PRESETS, help="How fields are distilled.", show_default="draft")] = None,
+    preset: Annotated[str | None, one_of(*PRESETS, help="How fields are distilled.", show_default="fast")] = None,
     perceptual: Annotated[
         str | None,
         one_of("dino", "none", help="Perceptual term of the distillation.", show_default="the preset's"),

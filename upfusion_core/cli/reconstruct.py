@@ -17,7 +17,7 @@ from ..field.occupancy import OccupancyGrid
 from ..field.rendering import RaySampling, render_views
 from ..field.storage import load_field
 from ..geometry import orbit_cameras
-from ..pipeline.distill_config import DistillConfig, DraftSchedule
+from ..pipeline.distill_config import DistillConfig, ReferenceSchedule
 from ..types import Cameras, SceneEncoding
 from . import inputs
 from .console import Fraction, answer, duration, progress
@@ -57,9 +57,9 @@ def distill_config(settings: ReconstructSettings, conduct: Conduct) -> DistillCo
     weights = settings.perceptual_weights
     if weights is not None and not Path(weights).is_file():
         raise InputError(f"--perceptual-weights must be a file, but there is none at {weights}; check the path")
-    config = DistillConfig.reference() if settings.preset == "reference" else DistillConfig.draft()
+    config = DistillConfig.named(settings.preset)
     schedule = config.schedule
-    if isinstance(schedule, DraftSchedule):  # the reference's steps belong to its table of noise
+    if not isinstance(schedule, ReferenceSchedule):  # the reference's steps belong to its table of noise
         schedule = replace(
             schedule, steps=settings.steps or schedule.steps, scheduler=settings.scheduler or schedule.scheduler
         )

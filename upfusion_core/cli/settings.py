@@ -13,7 +13,7 @@ from .record import is_of_kind
 
 DEFAULT_MODEL = "mini"
 """The bundled model (the same name as in models.checkpoints, which needs torch)."""
-PRESETS = ("draft", "reference")
+PRESETS = ("draft", "fast", "reference")
 """Of distillation (the same names as in pipeline.distill_config, which needs torch)."""
 DEFAULT_MODEL_NOTE = "no --model given, so this takes mini, the small model that comes with the package"
 
@@ -106,7 +106,7 @@ class DemoSettings(ReconstructSettings):
     remove_background: bool = False
     prompt: str | None = None
     batch_size: int = 4
-    preset: str = "draft"
+    preset: str = "fast"
     views: int = 0
     turntable_size: int = 96
     resolution: int = 128

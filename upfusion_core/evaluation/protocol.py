@@ -71,7 +71,7 @@ class EvaluationConfig:
     scheduler: str = "ddim"
     batch_size: int = 4
     alignment: Literal["object", "picture"] = "object"
-    distill: DistillConfig = field(default_factory=DistillConfig.draft)
+    distill: DistillConfig = field(default_factory=DistillConfig.fast)
     mesh_resolution: int = 128
     mesh_samples: int = 100_000
 
@@ -95,7 +95,8 @@ class EvaluationConfig:
     def to_dict(self) -> dict[str, Any]:
         """As JSON, for reports and for recognising objects that are finished."""
         content = asdict(self) | {"distill": self.distill.to_dict()}
-        return json.loads(json.dumps(content))
+        plain: dict[str, Any] = json.loads(json.dumps(content))
+        return plain
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,7 +202,8 @@ def neighbours(cameras: Cameras) -> list[tuple[int, int]]:
     """Pairs of each camera with the one nearest to it in angle, every pair once."""
     directions = torch.nn.functional.normalize(cameras.centers, dim=-1)
     closeness = (directions @ directions.T).fill_diagonal_(-torch.inf)
-    return sorted({tuple(sorted((view, int(other)))) for view, other in enumerate(closeness.argmax(dim=1))})
+    nearest = enumerate(closeness.argmax(dim=1).tolist())
+    return sorted({(min(pair), max(pair)) for pair in nearest})
 
 
 def evaluate_object(
@@ -245,8 +247,8 @@ def evaluate_object(
             done += 1
             if on_step is not None:
                 on_step(done, total, None)
-        for stage, found in _consistency(painted, item).items():
-            values[stage][str(count)]["consistency"] = [found]
+        for name, found in _consistency(painted, item).items():
+            values[name][str(count)]["consistency"] = [found]
         shown = {stage: picture.rgb for stage, picture in painted.items() if stage != "white"}
     for _, _, measures in _rows(values):
         for numbers in measures.values():
@@ -356,7 +358,7 @@ def _mesh_measures(
     except FieldError as error:
         notes.append(f"{label} photos: no mesh was measured, because {error}")
         return {}
-    options = {"samples": config.mesh_samples, "seed": config.seed}
+    options: dict[str, Any] = {"samples": config.mesh_samples, "seed": config.seed}
     raw = compare_meshes(mesh, truth, **options)
     aligned = compare_meshes(mesh, truth, similarity=alignments.object_similarity, align=True, **options)
     return {name: [value] for name, value in raw} | {f"{name}_similarity": [value] for name, value in aligned}

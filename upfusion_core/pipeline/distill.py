@@ -10,25 +10,26 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..checks import check_finite, check_shape
+from ..checks import check_finite, check_shape, check_type
 from ..errors import InputError
 from ..field.radiance import RadianceField
 from ..types import Cameras, NovelViews, OnStep, SceneEncoding
-from .distill_config import DistillConfig, DraftSchedule, ReferenceSchedule
+from .distill_config import DistillConfig, DraftSchedule, FastSchedule, ReferenceSchedule
 from .distill_draft import distill_draft, ring_cameras
+from .distill_fast import distill_fast
 from .distill_reference import distill_reference
-from .distill_run import Run, band_cameras
+from .distill_run import Run, band_cameras, spread_cameras
 from .distill_state import run_fingerprint
-from .novel_views import resize_pictures
+from .novel_views import check_text, resize_pictures
 
 if TYPE_CHECKING:
-    from .upfusion import UpFusion
+    from .stages import Stages
 
-__all__ = ["DistillConfig", "DraftSchedule", "ReferenceSchedule", "distill", "distill_cameras"]
+__all__ = ["DistillConfig", "DraftSchedule", "FastSchedule", "ReferenceSchedule", "distill", "distill_cameras"]
 
 
 def distill(
-    model: UpFusion,
+    model: Stages,
     scene: SceneEncoding,
     config: DistillConfig | None = None,
     generator: torch.Generator | None = None,
@@ -41,23 +42,32 @@ def distill(
     """A radiance field of the scene's object, in evaluation mode, on the model's device.
 
     Args:
-        config: DistillConfig.draft() unless given.
+        config: DistillConfig.fast() unless given.
         generator: only its initial seed counts, so that a resumed run draws what an uninterrupted one draws.
         on_step: called after each step; the preview is the field as it is, seen from where photo 1 stands.
             Raising from it cancels; the state is saved first.
         checkpoint: file of the saved state, written every `config.checkpoint_every` steps and read if it exists:
             the run goes on from there and, on a CPU, ends in the same field to the bit.
         prompt, text_embeddings: as in UpFusion.condition.
-        views: square pictures of the object on white that exist already, e.g. sampled ones. A draft fits them beside
-            its own predicted and sampled views, the reference before its first iteration.
+        views: square pictures of the object on white that exist already, e.g. sampled ones. A draft and `fast`
+            fit them beside their own views, the reference before its first iteration.
 
     Raises:
         InputError: the checkpoint belongs to another run. FieldError: the loss is no longer finite.
     """
-    config = config or DistillConfig.draft()
+    config = DistillConfig.fast() if config is None else config
+    check_type("scene", scene, SceneEncoding, "make it with encode")
+    check_type("config", config, DistillConfig, "such as DistillConfig.fast()")
+    if generator is not None:
+        check_type("generator", generator, torch.Generator, "such as torch.Generator().manual_seed(0)")
+    if views is not None:
+        check_type("views", views, NovelViews, "such as those that sample gives")
+    if checkpoint is not None and not isinstance(checkpoint, str | os.PathLike):
+        raise InputError(f"checkpoint must be a path, got {checkpoint!r:.40}; give the name of a file")
     if prompt is not None and text_embeddings is not None:
         raise InputError("give a prompt or text_embeddings, not both")
     text = text_embeddings if text_embeddings is not None else model.text_embeddings(prompt)
+    text = check_text(text, model.config.diffusion.context_dim)
     seed = generator.initial_seed() if generator is not None else 0
     with torch.inference_mode(False), torch.enable_grad():  # hosts may call from inference mode
         views = None if views is None else _checked(views, model.image_size)
@@ -72,7 +82,8 @@ def distill(
             fingerprint=run_fingerprint(scene, config, seed, text, views),
             views=views,
         )
-        field = distill_draft(run) if isinstance(config.schedule, DraftSchedule) else distill_reference(run)
+        runs = {DraftSchedule: distill_draft, FastSchedule: distill_fast, ReferenceSchedule: distill_reference}
+        field = runs[type(config.schedule)](run)
     return field.requires_grad_(False).eval()
 
 
@@ -82,6 +93,8 @@ def distill_cameras(scene: SceneEncoding, config: DistillConfig, seed: int) -> C
     if isinstance(schedule, DraftSchedule):
         band = band_cameras(scene.reference, schedule.predicted_cameras, seed)
         return Cameras.concatenate([band, ring_cameras(schedule.sampled_cameras)])
+    if isinstance(schedule, FastSchedule):
+        return spread_cameras(scene.reference, schedule.cameras)
     return band_cameras(scene.reference, schedule.cameras, seed)
 
 

@@ -16,14 +16,15 @@ from ..types import Cameras
 from .distill_config import DraftSchedule
 from .distill_run import Run, band_cameras
 from .novel_views import resize_pictures
-from .prepare import estimate_mask
+from .prepare import estimate_coverage
 
 _ELEVATIONS_DEGREES = (22.5, 0.0, 45.0, 10.0)
 
 
 def distill_draft(run: Run) -> RadianceField:
     """Runs or resumes the schedule; the state names the stage it was saved in."""
-    plan: DraftSchedule = run.config.schedule
+    plan = run.config.schedule
+    assert isinstance(plan, DraftSchedule)
     field = run.new_field()
     state = run.load() or {"stage": "predicted", "fit": None, "sampled": None}
     per_batch = -(-plan.sampled_cameras // run.config.batch_size)
@@ -74,7 +75,7 @@ def _fit(
         weights[len(cameras) :] = max(1.0, len(cameras) / len(run.views.cameras))
         cameras = Cameras.concatenate([cameras, run.views.cameras])
         rgb = torch.cat([resize_pictures(rgb, run.model.image_size), run.views.rgb])
-    mask = torch.stack([estimate_mask(picture) for picture in rgb])
+    mask = torch.stack([estimate_coverage(picture) for picture in rgb])
     fitter = FieldFitter(field, cameras, rgb, mask=mask, weights=weights, config=config, generator=run.generator(2))
     if state["fit"] is not None:
         fitter.load_state_dict(state["fit"])

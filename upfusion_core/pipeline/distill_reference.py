@@ -17,7 +17,7 @@ from ..models.perceptual import PerceptualDistance, dino_distance, load_lpips
 from ..types import Cameras, RenderedViews
 from .distill_config import DistillConfig, ReferenceSchedule
 from .distill_run import Run, band_cameras
-from .prepare import estimate_mask
+from .prepare import estimate_coverage
 from .schedule import alphas_cumprod, ddim_timesteps
 
 
@@ -62,7 +62,7 @@ def term_weights(schedule: ReferenceSchedule, iteration: int, index: int) -> dic
 
 def make_plan(run: Run) -> Plan:
     """Cameras, the order they come in (shuffled anew when all were seen), and the noise indices."""
-    schedule: ReferenceSchedule = run.config.schedule
+    schedule = _schedule(run)
     cameras, generator = band_cameras(run.scene.reference, schedule.cameras, run.seed), run.generator(3)
     rounds = -(-schedule.iterations // len(cameras))
     order = torch.cat([torch.randperm(len(cameras), generator=generator) for _ in range(rounds)])
@@ -73,10 +73,16 @@ def make_plan(run: Run) -> Plan:
     return Plan(cameras, order[: schedule.iterations], indices)
 
 
+def _schedule(run: Run) -> ReferenceSchedule:
+    assert isinstance(run.config.schedule, ReferenceSchedule)
+    return run.config.schedule
+
+
 def make_perceptual(run: Run) -> PerceptualDistance | None:
     """The perceptual distance that the configuration asks for."""
     config: DistillConfig = run.config
     if config.perceptual == "lpips":
+        assert config.perceptual_weights is not None, "DistillConfig asks for them"
         return load_lpips(config.perceptual_weights, run.model.device)
     if config.perceptual == "dino":
         return dino_distance(run.model.dino, run.model.config.upsrt.patches)
@@ -85,7 +91,7 @@ def make_perceptual(run: Run) -> PerceptualDistance | None:
 
 def distill_reference(run: Run) -> RadianceField:
     """Runs or resumes the schedule."""
-    schedule: ReferenceSchedule = run.config.schedule
+    schedule = _schedule(run)
     plan, perceptual = make_plan(run), make_perceptual(run)
     cond = run.model.condition(run.scene, plan.cameras, text_embeddings=run.text)
     field, generator, start = run.new_field(), run.generator(2), 0
@@ -141,9 +147,11 @@ def distill_reference(run: Run) -> RadianceField:
 
 def _fit_given(run: Run, field: RadianceField, config: FitConfig, total: int) -> None:
     """Starts the field from the caller's views; cancelled, it begins again."""
-    mask = torch.stack([estimate_mask(picture) for picture in run.views.rgb])
+    views = run.views
+    assert views is not None, "called only where there are some"
+    mask = torch.stack([estimate_coverage(picture) for picture in views.rgb])
     generator = run.generator(4)
-    fitter = FieldFitter(field, run.views.cameras, run.views.rgb, mask=mask, config=config, generator=generator)
+    fitter = FieldFitter(field, views.cameras, views.rgb, mask=mask, config=config, generator=generator)
     while not fitter.done:
         fitter.step()
         if run.on_step is not None:
@@ -153,7 +161,7 @@ def _fit_given(run: Run, field: RadianceField, config: FitConfig, total: int) ->
 def _render(run: Run, field: RadianceField, camera: Cameras, generator: torch.Generator) -> RenderedViews:
     """The view at half the image size, then doubled: upstream renders 128 x 128 for images of 256."""
     size = run.model.image_size // 2
-    sampling = run.config.schedule.sampling
+    sampling = _schedule(run).sampling
     small = render_views(field, field.aabb, camera, size, sampling=sampling, generator=generator, chunk=size * size)
     rgb, opacity, depth = (
         F.interpolate(value, scale_factor=2, mode="bilinear", align_corners=False)
@@ -165,7 +173,7 @@ def _render(run: Run, field: RadianceField, camera: Cameras, generator: torch.Ge
 def _optimise(
     optimizer: torch.optim.Optimizer, terms: dict[str, Tensor], weights: dict[str, float], iteration: int
 ) -> None:
-    total = sum(weights[name] * value for name, value in terms.items())
+    total: Any = sum(weights[name] * value for name, value in terms.items())
     optimizer.zero_grad(set_to_none=True)
     total.backward()
     if not finite_gradient(total, optimizer.param_groups[-1]["params"]):

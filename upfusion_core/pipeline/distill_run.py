@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,14 @@ import torch
 from torch import Tensor
 
 from ..field.radiance import RadianceField
-from ..geometry import random_cameras
+from ..geometry import orbit_cameras, random_cameras
+from ..geometry.cameras import BAND_ELEVATION_DEGREES
 from ..types import REFERENCE_FOCAL, Cameras, NovelViews, OnStep, SceneEncoding
 from .distill_config import DistillConfig
 from .distill_state import load_state, save_state
 
 if TYPE_CHECKING:
-    from .upfusion import UpFusion
+    from .stages import Stages
 
 
 def stream_generator(seed: int, stream: int) -> torch.Generator:
@@ -31,6 +33,21 @@ def band_cameras(first: Cameras, count: int, seed: int) -> Cameras:
     return Cameras.concatenate([first.to("cpu"), others[slice(0, count - 1)]])
 
 
+def spread_cameras(first: Cameras, count: int) -> Cameras:
+    """Photo 1's camera, then others spread evenly over the band that the release distils from.
+
+    A Fibonacci lattice: azimuths advance by the golden ratio of a turn while the sine of the elevation rises evenly, so
+    that each camera has the same share of the band.
+    """
+    low, high = (math.sin(math.radians(degrees)) for degrees in BAND_ELEVATION_DEGREES)
+    others = max(count - 1, 1)
+    place = torch.arange(others, dtype=torch.float64)
+    heights = low + (high - low) * (place + 0.5) / others
+    azimuths = 360 * (place * (math.sqrt(5) - 1) / 2 % 1)
+    lattice = orbit_cameras(azimuths.float(), torch.rad2deg(heights.asin()).float())
+    return Cameras.concatenate([first.to("cpu"), lattice[slice(0, count - 1)]])
+
+
 @dataclass(frozen=True, eq=False)
 class Run:
     """One distillation.
@@ -39,7 +56,7 @@ class Run:
     caller has already, of the model's size, to be fitted first; or None.
     """
 
-    model: UpFusion
+    model: Stages
     scene: SceneEncoding
     config: DistillConfig
     text: tuple[Tensor, Tensor]
@@ -60,7 +77,7 @@ class Run:
         which leaves the release's field as it is at the release's 256 pixels.
         """
         pixel = 2 / REFERENCE_FOCAL / self.model.image_size
-        config = self.config.field.no_finer_than(pixel if self.config.preset == "draft" else pixel / 2)
+        config = self.config.field.no_finer_than(pixel if self.config.preset != "reference" else pixel / 2)
         return RadianceField(config, generator=self.generator()).to(self.model.device)
 
     def load(self) -> dict[str, Any] | None:
@@ -71,7 +88,9 @@ class Run:
         """Saves the state, if a path was given."""
         save_state(self.path, self.fingerprint, state)
 
-    def report(self, step: int, total: int, preview: Callable[[], Tensor], state: Callable[[], dict[str, Any]]) -> None:
+    def report(
+        self, step: int, total: int, preview: Callable[[], Tensor] | None, state: Callable[[], dict[str, Any]]
+    ) -> None:
         """Calls the hook; where that cancels the run, the state is saved before the cancellation goes on."""
         if self.on_step is None:
             return

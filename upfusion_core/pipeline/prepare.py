@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from skimage.measure import label
 from torch import Tensor
+from torch.nn.functional import max_pool2d
 
 from ..checks import check_count, check_finite, check_range, check_shape
 from ..errors import InputError, MissingPackageError, PhotoError
@@ -103,6 +104,20 @@ def estimate_mask(rgb: Tensor) -> Tensor:
     small = areas < _SMALL_PLACE * places.size
     small[0] = small[border] = False
     return torch.where(torch.from_numpy(small[places]), torch.ones_like(mask), mask)[None]
+
+
+def estimate_coverage(rgb: Tensor, reach: int = 1) -> Tensor:
+    """(3, H, W) on white -> (1, H, W) in [0, 1]: how much of each pixel the object covers.
+
+    `estimate_mask` finds all that is not white, and so takes pixels on the outline for object that it covers in part.
+    Within `reach` pixels of the outside they count here by their darkness beside the darkest within `reach` of them.
+    """
+    mask = estimate_mask(rgb)
+    width = 2 * reach + 1
+    darkness = (1 - rgb.amin(dim=0))[None]
+    darkest = max_pool2d(darkness, width, stride=1, padding=reach)
+    outline = max_pool2d((mask < 0.5).float(), width, stride=1, padding=reach) > 0
+    return torch.where(outline, torch.minimum(mask, darkness / darkest.clamp(min=1e-3)), mask)
 
 
 def resample(values: Tensor, box: _Box, size: int) -> Tensor:

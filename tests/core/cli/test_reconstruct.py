@@ -221,7 +221,7 @@ def test_wrong_options_leave_nothing(command: Callable[..., Result], tmp_path: P
         "there is none at": ("--preset", "reference", "--perceptual-weights", tmp_path / "none.pth"),
         "no perceptual term": ("--perceptual", "dino"),
         "is not one of glb, obj, ply, stl": ("--format", "fbx"),
-        "is not one of draft, reference": ("--preset", "quick"),
+        "is not one of draft, fast, reference": ("--preset", "quick"),
         "--resolution": ("--resolution", 2),
     }
     for sentence, arguments in cases.items():
@@ -234,9 +234,13 @@ def test_wrong_options_leave_nothing(command: Callable[..., Result], tmp_path: P
 def test_presets_and_what_changes_in_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen = []
     monkeypatch.setattr("upfusion_core.cli.reconstruct.run_reconstruct", lambda *given: seen.append(given))
-    for arguments in ([], ["--steps", "7", "--guidance", "3"], ["--preset", "reference", "--perceptual", "none"]):
+    for arguments in (
+        [],
+        ["--preset", "draft", "--steps", "7", "--guidance", "3"],
+        ["--preset", "reference", "--perceptual", "none"],
+    ):
         assert CliRunner().invoke(app, ["reconstruct", "a.png", "-o", str(tmp_path), *arguments]).exit_code == 0
     configs = [distill_config(settings, conduct) for settings, _, conduct in seen]
-    assert configs[0] == DistillConfig.draft()
+    assert configs[0] == DistillConfig.fast()
     assert configs[1] == DistillConfig.draft(schedule=DraftSchedule(steps=7), guidance=3.0)
     assert configs[2] == DistillConfig.reference(perceptual="none")

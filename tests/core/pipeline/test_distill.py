@@ -26,9 +26,10 @@ from upfusion_core.field.hashgrid import GridConfig
 from upfusion_core.field.radiance import FieldConfig
 from upfusion_core.field.rendering import RaySampling
 from upfusion_core.pipeline import distill_reference
-from upfusion_core.pipeline.distill import DraftSchedule, ReferenceSchedule, distill_cameras
+from upfusion_core.pipeline.distill import DraftSchedule, FastSchedule, ReferenceSchedule, distill_cameras
+from upfusion_core.pipeline.distill_config import PRESETS
 from upfusion_core.pipeline.distill_reference import color_term, loss_terms, make_plan, silhouette_term, term_weights
-from upfusion_core.pipeline.distill_run import Run
+from upfusion_core.pipeline.distill_run import Run, spread_cameras
 from upfusion_core.pipeline.schedule import alphas_cumprod
 
 FIELD = FieldConfig(grid=GridConfig(levels=2, coarsest=4, finest=16, table_size=2**10), hidden=8, half_extent=0.3)
@@ -38,6 +39,14 @@ FIT = dataclasses.replace(FitConfig.draft(iterations=6), rays=64, occupancy_cell
 def draft(**changes: object) -> DistillConfig:
     schedule = DraftSchedule(
         predicted_cameras=3, predicted_size=16, predicted_fit=FIT, sampled_cameras=2, sampled_fit=FIT, steps=2
+    )
+    return DistillConfig(schedule=schedule, field=FIELD, checkpoint_every=2, **changes)
+
+
+def fast(**changes: object) -> DistillConfig:
+    fit = dataclasses.replace(FIT, iterations=8)
+    schedule = FastSchedule(
+        cameras=3, predicted_size=16, predicted_iterations=3, levels=(1.0, 0.5), steps=2, all_photos=False, fit=fit
     )
     return DistillConfig(schedule=schedule, field=FIELD, checkpoint_every=2, **changes)
 
@@ -87,10 +96,13 @@ def stop_at(step: int) -> object:
     return on_step
 
 
-# a draft of these sizes has 6 + 2 + 6 steps: 3 is in the first fit, 7 in the sampling, 11 in the second fit
-@pytest.mark.parametrize(
-    ("config", "step"), [(draft(), 3), (draft(), 7), (draft(), 11), (draft(), 14), (reference(), 1), (reference(), 3)]
-)
+# a draft of these sizes has 6 + 2 + 6 steps: 3 is in the first fit, 7 in the sampling, 11 in the second fit;
+# the fast schedule 3 of the fit, 2 of painting, 2 of the fit, 1 of painting and 3 of the fit
+RESUMED = [(draft(), 3), (draft(), 7), (draft(), 11), (draft(), 14), (reference(), 1), (reference(), 3)]
+RESUMED += [(fast(), step) for step in (2, 4, 5, 6, 8, 10, 11)]
+
+
+@pytest.mark.parametrize(("config", "step"), RESUMED)
 def test_a_resumed_run_ends_in_the_same_field(
     model: UpFusion, scene: SceneEncoding, tmp_path: Path, config: DistillConfig, step: int
 ) -> None:
@@ -103,7 +115,7 @@ def test_a_resumed_run_ends_in_the_same_field(
     assert same(whole, again)  # a finished state has no step left
 
 
-@pytest.mark.parametrize("config", [draft(), reference()])
+@pytest.mark.parametrize("config", [draft(), fast(), reference()])
 def test_progress_seeds_and_the_field_s_state(model: UpFusion, scene: SceneEncoding, config: DistillConfig) -> None:
     seen: list[tuple[int, int]] = []
 
@@ -121,7 +133,7 @@ def test_progress_seeds_and_the_field_s_state(model: UpFusion, scene: SceneEncod
     assert field.render(orbit_cameras(0.0), 8).rgb.shape == (1, 3, 8, 8)
 
 
-@pytest.mark.parametrize("config", [draft(), reference()])
+@pytest.mark.parametrize("config", [draft(), fast(), reference()])
 def test_given_views_are_fitted_too(
     model: UpFusion, scene: SceneEncoding, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: DistillConfig
 ) -> None:
@@ -206,6 +218,7 @@ def test_cameras_of_a_distillation(model: UpFusion, scene: SceneEncoding) -> Non
     assert worst(cameras[0].camera_to_world, scene.reference.camera_to_world) == 0
     assert worst(distill_cameras(scene, draft(), 3).centers, cameras.centers) == 0
     assert len(distill_cameras(scene, reference(), 3)) == 3
+    assert worst(distill_cameras(scene, fast(), 3).centers, spread_cameras(scene.reference, 3).centers) == 0
 
 
 def test_the_sampled_views_are_saved_at_once(model: UpFusion, scene: SceneEncoding, tmp_path: Path) -> None:
@@ -252,13 +265,14 @@ def test_the_plan_of_the_release(model: UpFusion, scene: SceneEncoding) -> None:
 
 
 def test_configurations() -> None:
-    assert DistillConfig().preset == "draft"
+    assert DistillConfig() == DistillConfig.fast()
+    assert [DistillConfig.named(name).preset for name in PRESETS] == list(PRESETS) == ["draft", "fast", "reference"]
     assert DistillConfig.reference().preset == "reference"
     assert DistillConfig.reference().perceptual == "dino"
     assert DistillConfig.reference(perceptual="none", guidance=2.0).to_dict()["guidance"] == 2.0
     with pytest.raises(InputError, match="perceptual_weights"):
         DistillConfig.reference(perceptual="lpips")
-    with pytest.raises(InputError, match="a draft has no perceptual term"):
+    with pytest.raises(InputError, match="the preset draft has no perceptual term"):
         DistillConfig.draft(perceptual="dino")
     with pytest.raises(InputError, match="sampled_cameras must be between 1 and 16"):
         DraftSchedule(sampled_cameras=17)

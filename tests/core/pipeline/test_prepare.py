@@ -11,7 +11,7 @@ from PIL import Image
 from torch.nn.functional import interpolate
 
 from upfusion_core.errors import InputError, MissingPackageError, PhotoError
-from upfusion_core.pipeline.prepare import estimate_mask, prepare_views, resample
+from upfusion_core.pipeline.prepare import estimate_coverage, estimate_mask, prepare_views, resample
 
 
 def _disc(height: int, width: int, center: tuple[float, float], radius: float) -> torch.Tensor:
@@ -124,6 +124,17 @@ def test_mask_estimate_by_hand() -> None:
     rgb = torch.ones(3, 1, 4)
     rgb[1] -= darkness  # one channel suffices
     assert torch.allclose(estimate_mask(rgb)[0, 0], torch.tensor([0.0, 0.0, 0.5, 1.0]), atol=1e-5)
+
+
+def test_coverage_of_pixels_on_the_outline_by_hand() -> None:
+    """A row of grey 0.5 that covers 30 % of a pixel, two whole ones, one that is darker, and 80 % of the last."""
+    row = torch.tensor([1.0, 1.0, 0.85, 0.5, 0.5, 0.0, 0.5, 0.5, 0.6, 1.0, 1.0])
+    rgb = row.expand(3, 1, -1)
+    assert estimate_mask(rgb).flatten().tolist() == [0, 0, 1, 1, 1, 1, 1, 1, 1, 0, 0]
+    expected = [0, 0, 0.3, 1, 1, 1, 1, 1, 0.8, 0, 0]  # the dark pixel within lies too far from the outside to matter
+    assert estimate_coverage(rgb).flatten().tolist() == pytest.approx(expected, abs=1e-6)
+    # two pixels from the outside, and from the black one
+    assert float(estimate_coverage(rgb, reach=2)[0, 0, 3]) == pytest.approx(0.5)
 
 
 def test_mask_estimate_fills_small_white_places_only() -> None:
