@@ -36,6 +36,7 @@ from upfusion_core import DistillConfig, RadianceField
 from upfusion_core.cli import app as app_module
 from upfusion_core.cli import demo, training
 from upfusion_core.cli.app import app
+from upfusion_core.field import level, mesh
 from upfusion_core.field.fitting import FitConfig
 from upfusion_core.field.hashgrid import GridConfig
 from upfusion_core.field.radiance import FieldConfig
@@ -115,6 +116,11 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in PRESETS:
         monkeypatch.setattr(DistillConfig, name, classmethod(small))
     monkeypatch.setattr(RadianceField, "extract_mesh", small_mesh)
+    for module, name, value in (
+        (mesh, "SEARCH_RESOLUTION", 24), (mesh, "LEVEL_RESOLUTION", 16), (level, "CAMERAS", 2),
+        (level, "PICTURE_SIZE", 16), (level, "RAY_SAMPLES", 16),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, value)
     monkeypatch.setattr(demo, "SHEET_SIZE", 32)
     small_demo = functools.partial(app_module.DemoSettings, turntable_size=16, resolution=24)
     monkeypatch.setattr(app_module, "DemoSettings", small_demo)

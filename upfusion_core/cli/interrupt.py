@@ -52,7 +52,7 @@ def _press_again() -> None:
     if not _pressed.is_set():
         return
     main = threading.main_thread().ident
-    if main is not None and hasattr(signal, "pthread_kill"):  # a signal also wakes a thread that waits
+    if hasattr(signal, "pthread_kill") and main is not None:  # a signal also wakes a thread that waits
         signal.pthread_kill(main, signal.SIGINT)
     else:
         _thread.interrupt_main()

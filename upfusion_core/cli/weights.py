@@ -18,7 +18,8 @@ from ..models.checkpoints import CheckpointInfo, describe, weights_path
 from ..models.convert import convert
 from .console import answer, duration, progress
 from .lock import locked_file
-from .run import RECORD_NAME, new_record
+from .record import RECORD_NAME
+from .run import new_record
 
 
 def run_convert(source: str, destination: Path, *, dtype: str | None, force: bool) -> None:

@@ -38,14 +38,19 @@ class WideConv2d(nn.Conv2d):
         few = len(x) * height * width * CHANNELS_A_POSITION <= self.out_channels
         if not few or x.device.type != "cpu" or x.dtype != torch.float32:
             return super().forward(x)
-        columns = F.unfold(x, self.kernel_size, self.dilation, self.padding, self.stride)  # (B, C·9, H'·W')
+        columns = F.unfold(x, self.kernel_size, self.dilation, self._border, self.stride)  # (B, C·9, H'·W')
         product = self.weight.flatten(1) @ columns.transpose(0, 1).flatten(1)
         result = product if self.bias is None else product + self.bias[:, None]
         return result.unflatten(1, (len(x), height, width)).transpose(0, 1).contiguous()
 
+    @property
+    def _border(self) -> tuple[int, ...]:
+        assert isinstance(self.padding, tuple), "widen takes none whose padding is a word"
+        return self.padding
+
     def _length(self, size: int, axis: int) -> int:
         reach = self.dilation[axis] * (self.kernel_size[axis] - 1)
-        return (size + 2 * self.padding[axis] - reach - 1) // self.stride[axis] + 1
+        return (size + 2 * self._border[axis] - reach - 1) // self.stride[axis] + 1
 
 
 def widen(network: Network) -> Network:

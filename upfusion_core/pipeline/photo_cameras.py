@@ -95,7 +95,7 @@ def estimate_photo_cameras(
 def _estimated(
     model: Stages, scene: SceneEncoding, field: RadianceField | None, search: PhotoSearch, on_step: OnStep | None
 ) -> PhotoCameras:
-    views, reference = scene.views, scene.reference.to("cpu")
+    views, reference = _photos(scene), scene.reference.to("cpu")
     focal = float(reference.focal[0, 0])
     objects = _Predictions(model, scene)
     against = None if field is None else _rendered(field)
@@ -113,6 +113,11 @@ def _estimated(
     return PhotoCameras(Cameras.concatenate(found), torch.tensor(accepted), torch.tensor(scores))
 
 
+def _photos(scene: SceneEncoding) -> InputViews:
+    assert scene.views is not None, "asked only of scenes that keep their photos"
+    return scene.views
+
+
 class _Predictions:
     """What UpSRT makes of the photos of one scene, in other orders and without some of them."""
 
@@ -122,7 +127,7 @@ class _Predictions:
 
     def predicted(self, order: Sequence[int]) -> PhotoRender:
         """Pictures of the object from the photos with these numbers, the first of which is the reference."""
-        views = self.scene.views
+        views = _photos(self.scene)
         chosen = list(order)
         views = InputViews(views.rgb[chosen], views.mask[chosen], views.focal[chosen])
         model = self.model
@@ -136,7 +141,7 @@ class _Predictions:
         with torch.no_grad():
             if self._ring is None:
                 self._ring = _prediction(self.model, self.scene)(cameras, search.coarse_size).unflatten(0, shape)
-            order = [index, *(other for other in range(len(self.scene.views)) if other != index)]
+            order = [index, *(other for other in range(len(_photos(self.scene))) if other != index)]
             render = self.predicted(order)
             others = [
                 render(cameras, search.coarse_size, orbit_cameras(0.0, elevation)).unflatten(0, shape)

@@ -22,7 +22,7 @@ from ..errors import InputError
 from ..geometry import orbit_cameras
 from ..types import Cameras
 
-PhotoRender = Callable[[Cameras, int], Tensor]
+PhotoRender = Callable[..., Tensor]
 """(cameras, size) -> (Q, 3, size, size) pictures in [0, 1] on white, through pixel centres.
 
 Refinement differentiates it with respect to the cameras."""
@@ -136,7 +136,8 @@ def ring_differences(ring: Tensor, others: Tensor) -> Tensor:
     spectrum = torch.fft.rfft(ours, dim=1) * torch.fft.rfft(theirs, dim=2).conj()  # (E, C, A / 2 + 1, pixels)
     product = torch.fft.irfft(spectrum.sum((1, 3)), n=count, dim=1)
     energy = ours.square().sum() + theirs.square().sum((1, 2, 3))
-    return ((energy[:, None] - 2 * product).clamp(min=0) / (1 - ours).square().sum().clamp(min=1e-6)).cpu()
+    differences: Tensor = (energy[:, None] - 2 * product).clamp(min=0) / (1 - ours).square().sum().clamp(min=1e-6)
+    return differences.cpu()
 
 
 def match_photo(
