@@ -15,18 +15,24 @@ and those that reach new code are kept in the folder `fuzz-corpus` beside where 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
-import atheris
 import torch
 from torch import _weights_only_unpickler
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-with atheris.instrument_imports(include=["upfusion_core"]):
+try:
+    import atheris
+except ImportError:  # the seeds and the readers are tried without it too
+    atheris = None
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+with atheris.instrument_imports(include=["upfusion_core"]) if atheris else nullcontext():
     from upfusion_core import load_field, orbit_cameras
     from upfusion_core.cli.inputs import read_cameras
     from upfusion_core.cli.record import listed_files, read_record
@@ -37,9 +43,10 @@ with atheris.instrument_imports(include=["upfusion_core"]):
     from upfusion_core.models.config import ModelConfig
     from upfusion_core.models.weight_files import check_finite_weights, read_weights
     from upfusion_core.training.config import TrainConfig
-_weights_only_unpickler.Unpickler.load = atheris.instrument_func(_weights_only_unpickler.Unpickler.load)
 
-SCRATCH = Path(tempfile.mkdtemp(prefix="upfusion-fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+_MEMORY = Path("/dev/shm")
+SCRATCH = (_MEMORY if _MEMORY.is_dir() else Path(tempfile.gettempdir())) / f"upfusion-fuzz-{os.getpid()}"
+"""Where each input is written, for readers that want a file: not on a disk."""
 CORPUS = Path("fuzz-corpus")
 
 
@@ -110,6 +117,7 @@ READERS: dict[str, Callable[[bytes], None]] = {
 def write_seeds(folder: Path) -> None:
     """Small whole files of each kind, which mutation begins from; the first byte chooses the reader."""
     folder.mkdir(exist_ok=True)
+    SCRATCH.mkdir(exist_ok=True)
     weights = {"a.weight": torch.ones(2, 3), "b": torch.ones(2, dtype=torch.float16)}
     grid = GridConfig(levels=2, features=1, coarsest=1, finest=2, table_size=8)
     field = RadianceField(FieldConfig(grid=grid, hidden=1, layers=2))
@@ -145,27 +153,37 @@ def write_seeds(folder: Path) -> None:
             (folder / f"seed-{name}-{number}").write_bytes(bytes([index]) + data)
 
 
+def one(data: bytes, chosen: list[str]) -> None:
+    """Gives an input to its reader; raises on a finding."""
+    name = list(READERS)[data[0] % len(READERS)] if data else ""
+    if name not in chosen:
+        return
+    try:
+        READERS[name](data[1:])
+    except UpFusionError as error:
+        message = str(error)
+        if not 10 < len(message) < 3000:
+            raise RuntimeError(f"a sentence was expected, got {message[:300]!r}") from error
+
+
 def main() -> None:
     """Reads the arguments and hands the rest to libFuzzer."""
+    options = sys.argv[1:]
+    if "--help" in options:
+        print(__doc__)
+        raise SystemExit
+    if atheris is None:
+        raise SystemExit("fuzzing needs the package atheris, which is not installed; run: pip install atheris")
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    options = sys.argv[1:]
-    chosen = [options.pop(0) for _ in range(len(options)) if options[0] in READERS] or list(READERS)
-
-    def one(data: bytes) -> None:
-        reader = list(READERS)[data[0] % len(READERS)] if data else ""
-        if reader not in chosen:
-            return
-        try:
-            READERS[reader](data[1:])
-        except UpFusionError as error:
-            message = str(error)
-            if not 10 < len(message) < 3000:
-                raise RuntimeError(f"a sentence was expected, got {message[:300]!r}") from error
-
+    _weights_only_unpickler.Unpickler.load = atheris.instrument_func(_weights_only_unpickler.Unpickler.load)
+    chosen = [option for option in options if option in READERS]
+    options = [option for option in options if option not in READERS]
     write_seeds(CORPUS)
     own = [option for option in options if not option.startswith("-")]
-    atheris.Setup([sys.argv[0], *([] if own else [str(CORPUS)]), "-timeout=60", "-rss_limit_mb=6000", *options], one)
+    corpus = [] if own else [str(CORPUS)]
+    arguments = [sys.argv[0], *corpus, "-timeout=60", "-rss_limit_mb=6000", *options]
+    atheris.Setup(arguments, lambda data: one(data, chosen or list(READERS)))
     atheris.Fuzz()
 
 

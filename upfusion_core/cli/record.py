@@ -52,6 +52,6 @@ def is_of_kind(value: object, kind: Any) -> bool:  # noqa: ANN401 - any annotati
     if origin in (list, tuple):
         return isinstance(value, list | tuple) and all(is_of_kind(item, arguments[0]) for item in value)
     if kind in (int, float):
-        numbers = int if kind is int else (int, float)
-        return isinstance(value, numbers) and not isinstance(value, bool) and -(2**63) < value < 2**63
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and -(2**63) < value < 2**63
+        return is_number and (kind is float or isinstance(value, int))
     return isinstance(value, kind)
