@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 RAYS = 2**15
 """Rays at a time; halved where memory does not suffice."""
 
+CPU_RAYS = 2**8
+"""The same on a CPU, where fewer stay in its caches, and a call must end well within a second of Cancel."""
+
 
 def working_copy(field: RadianceField) -> RadianceField:
     """The field on ComfyUI's device. It notices Cancel whenever it is asked; the field in the socket stays as it is."""
@@ -36,7 +39,7 @@ def rendered(field: RadianceField, camera: Cameras, size: int, background: float
 
     from ..upfusion_core import RenderedViews
 
-    chunk = RAYS if field.aabb.device.type != "cpu" else 2**12
+    chunk = RAYS if field.aabb.device.type != "cpu" else CPU_RAYS
     while True:
         try:
             views = field.render(camera, size, background=background, chunk=chunk)

@@ -99,18 +99,19 @@ class Server:
         while self.get("/queue")["queue_running"]:
             assert time.monotonic() - asked < 300, f"still running:\n{self.log[-4000:]}"
             time.sleep(0.02)
-        took, delayed = time.monotonic() - asked, self._waited() - waited
+        took = time.monotonic() - asked
+        delayed = max(now - waited.get(thread, 0.0) for thread, now in self._waited().items())
         print(f"stopped after {took:.2f} s, {delayed:.2f} s of them on a busy machine's waiting list")
         names = [name for name, _ in self.wait(prompt_id)["status"]["messages"]]
         assert "execution_interrupted" in names, names
         return took - delayed
 
-    def _waited(self) -> float:
-        """Seconds that all threads were ready to run while others had the processors."""
-        seconds = 0.0
+    def _waited(self) -> dict[str, float]:
+        """Seconds that each thread was ready to run while others had the processors."""
+        seconds = {}
         for thread in Path(f"/proc/{self.process.pid}/task").iterdir():
             with suppress(FileNotFoundError):  # it has just ended
-                seconds += int((thread / "schedstat").read_text().split()[1]) / 1e9
+                seconds[thread.name] = int((thread / "schedstat").read_text().split()[1]) / 1e9
         return seconds
 
     def stop(self) -> None:

@@ -68,7 +68,7 @@ def shaped(number: int) -> Prompt:
     """A field distilled, rendered as a video and extracted as a mesh, by our nodes and ComfyUI's."""
     distil = {"upfusion_model": ("model", 0), "model": ("model", 1), "vae": ("model", 3), "scene": ("scene", 0)}
     render = {"field": ("field", 0), "cameras": ("cameras", 0), "size": 64, "background": "white"}
-    settings = {"threshold": 1.0, "coloring": "texture", "texture_size": 64, "faces": 500}
+    settings = {"threshold": 12.0, "coloring": "texture", "texture_size": 64, "faces": 500}
     return {
         **scene(**MINI),
         "field": node("UpFusionDistill", **distil, preset="reference", steps=1, guidance=3.0, seed=number),
@@ -76,7 +76,8 @@ def shaped(number: int) -> Prompt:
         "video": node("CreateVideo", images=("views", 0), fps=8.0),
         "film": node("SaveVideo", video=("video", 0), filename_prefix="film", format="auto", codec="auto"),
         "kept": node("UpFusionSaveField", field=("field", 0), filename_prefix="kept"),
-        "mesh": node("UpFusionExtractMesh", field=("field", 0), resolution=32, **settings),
+        "loaded": node("UpFusionLoadField", field="round.safetensors"),
+        "mesh": node("UpFusionExtractMesh", field=("loaded", 0), resolution=32 + number, **settings),
         "stock": node("SaveGLB", mesh=("mesh", 0), filename_prefix="stock"),
         "ours": node("UpFusionSaveMesh", mesh=("mesh", 0), format="glb", filename_prefix="ours"),
     }

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.comfyui
 
 CANCEL_SECONDS = 1.0
 MINI: dict[str, Any] = {"weights": "mini", "cameras": 2}
+LOADED: Prompt = {"field": node("UpFusionLoadField", field="round.safetensors")}
 
 
 def distilled(seed: int = 0, preset: str = "reference", steps: int = 1) -> Prompt:
@@ -31,11 +32,11 @@ def rendered(size: int, cameras: str = "cameras") -> Prompt:
     }
 
 
-def extracted(resolution: int, coloring: str = "vertex colors", texture_size: int = 64) -> Prompt:
-    """The surface of the node `field`, its file looked at."""
-    settings = {"coloring": coloring, "texture_size": texture_size, "faces": 0, "threshold": 1.0}
+def extracted(resolution: int, coloring: str = "vertex colors", texture_size: int = 64, field: str = "field") -> Prompt:
+    """The surface of a field, written to a file."""
+    settings = {"coloring": coloring, "texture_size": texture_size, "faces": 0, "threshold": 12.0}
     return {
-        "mesh": node("UpFusionExtractMesh", field=("field", 0), resolution=resolution, **settings),
+        "mesh": node("UpFusionExtractMesh", field=(field, 0), resolution=resolution, **settings),
         "ours": node("UpFusionSaveMesh", mesh=("mesh", 0), format="ply", filename_prefix="ours"),
     }
 
@@ -49,9 +50,10 @@ def predicted(size: int) -> Prompt:
 LONG: dict[str, Prompt] = {
     "UpFusionDistill": distilled(seed=7, preset="draft", steps=0),
     "UpFusionDistill, reference": distilled(seed=7, steps=0),
-    "UpFusionRenderField": {**distilled(), **rendered(2048)},
-    "UpFusionExtractMesh": {**distilled(), **extracted(1024)},
-    "UpFusionExtractMesh, texture": {**distilled(), **extracted(96, "texture", 8192)},
+    "UpFusionRenderField": {**scene(**MINI), **LOADED, **rendered(2048)},
+    "UpFusionRenderField, distilled": {**distilled(), **rendered(2048)},
+    "UpFusionExtractMesh": {**LOADED, **extracted(1024)},
+    "UpFusionExtractMesh, texture": {**LOADED, **extracted(96, "texture", 8192)},
     "UpFusionPredictViews": {**scene(**MINI), **predicted(1024)},
     "KSampler": sampled(900, **MINI),
     "UpFusionSampleViews": one_box(900, **MINI),
@@ -77,7 +79,7 @@ def test_meshes_go_to_comfyui_s_own_nodes(server: Server) -> None:
         "file": node("SaveGLB", mesh=("mesh", 1), filename_prefix="file"),
         "viewer": node("Preview3D", model_file=("ours", 0)),
     }
-    outputs: dict[str, Any] = server.run({**distilled(), **extracted(24), **own})
+    outputs: dict[str, Any] = server.run({**LOADED, **extracted(24), **own})
     meshes = []
     for key in ("ours", "theirs", "file"):
         (entry,) = outputs[key]["3d"]
@@ -95,7 +97,7 @@ def test_ten_runs_of_the_3d_nodes_do_not_grow(server: Server) -> None:
     """Distillation with gradients through the bundled model, renders, meshes."""
 
     def everything(seed: int) -> Prompt:
-        return {**distilled(seed), **rendered(64), **extracted(24)}
+        return {**distilled(seed), "loaded": LOADED["field"], **extracted(24, field="loaded")}
 
     for seed in range(2):
         server.run(everything(100 + seed))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import torch
 from rule_weights import rule_tensor
 from safetensors.torch import save_file
 
+from upfusion_core import DistillConfig, RadianceField
 from upfusion_core.models.checkpoints import CONFIG_KEY, DEFAULT_EMBEDDING, EMPTY_EMBEDDING, build_networks
 from upfusion_core.models.checkpoints import network_weights as weights_of
 from upfusion_core.models.config import ModelConfig
@@ -49,3 +51,12 @@ def write_merged(path: Path, config: ModelConfig) -> Path:
     tensors = {name: rule_tensor(name, tuple(shape)) for name, shape in shapes.items()}
     save_file(tensors, path, metadata={CONFIG_KEY: json.dumps(config.to_dict())})
     return path
+
+
+def write_round_field(path: Path) -> None:
+    """A field of a grey ball, see `ball` in test_field.py."""
+    field = RadianceField(DistillConfig.draft().field)
+    with torch.no_grad():
+        field.mlp[-1].weight.zero_()
+        field.mlp[-1].bias.zero_()
+    field.save(path)
