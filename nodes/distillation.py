@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
 
-from ..upfusion_core import DistillConfig, InputError, NovelViews
+from ..upfusion_core import DistillConfig, InputError, NovelViews, RadianceField
 from .convert import rgb_from_image
-from .host import progress_hook
+from .host import check_interrupted, progress_hook
 from .native import NativePrior
 
 if TYPE_CHECKING:
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
     from comfy.sd import VAE
     from torch import Tensor
 
-    from ..upfusion_core import Cameras, RadianceField, SceneEncoding
+    from ..upfusion_core import Cameras, SceneEncoding
     from .control import Conditioning
     from .hosted import HostedModel
 
@@ -69,7 +72,8 @@ def distil(
     """The field of the scene, on ComfyUI's device for intermediate results."""
     from comfy.model_management import intermediate_device
 
-    with torch.inference_mode(False), torch.enable_grad():  # ComfyUI runs nodes in inference mode
+    # ComfyUI runs nodes in inference mode
+    with torch.inference_mode(False), torch.enable_grad(), _cancel_between_field_calls():
         stages = upfusion_model.stages(NativePrior(upfusion_model, model, vae, *prompts))
         field = stages.distill(
             scene,
@@ -79,3 +83,18 @@ def distil(
             views=views,
         )
         return field.to(intermediate_device())
+
+
+@contextmanager
+def _cancel_between_field_calls() -> Iterator[None]:
+    """A step, or the picture shown of it, may be many seconds of rendering on a CPU."""
+
+    def check(module: torch.nn.Module, _: object) -> None:
+        if isinstance(module, RadianceField):
+            check_interrupted()
+
+    hook = register_module_forward_pre_hook(check)
+    try:
+        yield
+    finally:
+        hook.remove()

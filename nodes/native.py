@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..upfusion_core import InputError
 from .control import Conditioning, with_views
+from .host import check_interrupted
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -66,6 +67,7 @@ class NativePrior:
             raise InputError(
                 f"guidance is {guidance}, but these conditions were not prepared {asked}; prepare them again"
             )
+        check_interrupted()
         probe = _NoiseProbe(latents, timestep)
         guider = samplers.CFGGuider(self.unet)
         guider.set_conds(prepared.positive, prepared.negative)
