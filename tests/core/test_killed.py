@@ -36,7 +36,7 @@ CHANGING = {"run.json", "curves.png"}
 class Worker:
     """The forking worker (see forking_worker), one child at a time."""
 
-    def __init__(self, folder: Path, steps: int = 16) -> None:
+    def __init__(self, folder: Path, steps: int = 8) -> None:
         self.log = folder / "log.txt"
         environment = os.environ | {"OMP_NUM_THREADS": "1", "UPFUSION_TEST_STEPS": str(steps)}
         script = str(Path(__file__).with_name("forking_worker.py"))
@@ -92,12 +92,13 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
         "train": ["train", "encoder", "--config", str(config), "--data", "procedural", *cpu],
         "reconstruct": [
             "reconstruct", str(photo), "-m", weights, "--views", "3", "--steps", "2", "--resolution", "24",
-            "--turntable-size", "16", "--texture-size", "64", "--format", "glb", "--format", "obj", "--batch-size", "2",
+            "--turntable-size", "16", "--texture-size", "64", "--threshold", "10", "--format", "glb",
+            "--format", "obj", "--batch-size", "2", "--preset", "draft",
             "--preview-every", "5", "--checkpoint-every", "3", *cpu,
         ],
         "evaluate": [
             "evaluate", "-m", weights, "--data", "procedural", "--photos", "1", "--objects", "2", "--held-out", "0",
-            "--views", "1", "--stages", "nearest,predict,sample,field", "--steps", "2", *cpu,
+            "--views", "1", "--stages", "nearest,predict,sample,field", "--steps", "2", "--preset", "draft", *cpu,
         ],
         "distill": ["distill", weights],
         "views": [
