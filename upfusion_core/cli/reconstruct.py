@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -17,7 +18,8 @@ from ..field.occupancy import OccupancyGrid
 from ..field.rendering import RaySampling, render_views
 from ..field.storage import load_field
 from ..geometry import orbit_cameras
-from ..pipeline.distill_config import DistillConfig, ReferenceSchedule
+from ..pipeline.distill_config import DistillConfig, FastSchedule, ReferenceSchedule
+from ..pipeline.photo_cameras import PhotoCameras, estimate_photo_cameras
 from ..types import Cameras, SceneEncoding
 from . import inputs
 from .console import Fraction, answer, duration, progress
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 FIELD_NAME = "field.safetensors"
 CHECKPOINT_NAME = "field.checkpoint"
 PREVIEW_NAME = "preview.png"
+PHOTO_CAMERAS_NAME = "photo_cameras.json"
 TURNTABLE_FRAMES = 32
 TURNTABLE_ELEVATION_DEGREES = 22.5
 TURNTABLE_SAMPLING = RaySampling(uniform=48, importance=32)
@@ -132,7 +135,13 @@ def fit_field(
 
         generator = torch.Generator().manual_seed(settings.seed)
         field = model.distill(
-            scene, config, generator=generator, on_step=on_step, checkpoint=checkpoint, prompt=settings.prompt
+            scene,
+            config,
+            generator=generator,
+            on_step=on_step,
+            checkpoint=checkpoint,
+            prompt=settings.prompt,
+            photo_cameras=_photo_cameras(run, model, scene, config),
         )
         with run.writing(FIELD_NAME) as path:
             cameras = distill_cameras(scene, config, settings.seed)
@@ -140,6 +149,17 @@ def fit_field(
     run.note("grid_backend", str(field.backend))
     run.discard(CHECKPOINT_NAME)
     return field
+
+
+def _photo_cameras(run: Run, model: UpFusion, scene: SceneEncoding, config: DistillConfig) -> PhotoCameras | None:
+    """Where the photos were taken from, also as photo_cameras.json, where the preset makes use of it."""
+    if not isinstance(config.schedule, FastSchedule) or not config.schedule.all_photos or scene.views is None:
+        return None
+    found = estimate_photo_cameras(model, scene)
+    if not run.has(PHOTO_CAMERAS_NAME):
+        with run.writing(PHOTO_CAMERAS_NAME, keep=False) as path:
+            path.write_text(json.dumps(found.to_list(), indent=2) + "\n", encoding="utf-8")
+    return found
 
 
 def save_turntable(run: Run, field: RadianceField, size: int) -> None:

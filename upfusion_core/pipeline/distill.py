@@ -21,6 +21,7 @@ from .distill_reference import distill_reference
 from .distill_run import Run, band_cameras, spread_cameras
 from .distill_state import run_fingerprint
 from .novel_views import check_text, resize_pictures
+from .photo_cameras import PhotoCameras
 
 if TYPE_CHECKING:
     from .stages import Stages
@@ -38,6 +39,7 @@ def distill(
     prompt: str | None = None,
     text_embeddings: tuple[Tensor, Tensor] | None = None,
     views: NovelViews | None = None,
+    photo_cameras: PhotoCameras | None = None,
 ) -> RadianceField:
     """A radiance field of the scene's object, in evaluation mode, on the model's device.
 
@@ -51,6 +53,8 @@ def distill(
         prompt, text_embeddings: as in UpFusion.condition.
         views: square pictures of the object on white that exist already, e.g. sampled ones. A draft and `fast`
             fit them beside their own views, the reference before its first iteration.
+        photo_cameras: where the photos were taken from; `fast` takes the accepted photos for targets, and estimates
+            their cameras unless they are given.
 
     Raises:
         InputError: the checkpoint belongs to another run. FieldError: the loss is no longer finite.
@@ -62,6 +66,8 @@ def distill(
         check_type("generator", generator, torch.Generator, "such as torch.Generator().manual_seed(0)")
     if views is not None:
         check_type("views", views, NovelViews, "such as those that sample gives")
+    if photo_cameras is not None:
+        _check_photo_cameras(photo_cameras, scene)
     if checkpoint is not None and not isinstance(checkpoint, str | os.PathLike):
         raise InputError(f"checkpoint must be a path, got {checkpoint!r:.40}; give the name of a file")
     if prompt is not None and text_embeddings is not None:
@@ -79,8 +85,9 @@ def distill(
             seed=seed,
             on_step=on_step,
             path=None if checkpoint is None else Path(checkpoint),
-            fingerprint=run_fingerprint(scene, config, seed, text, views),
+            fingerprint=run_fingerprint(scene, config, seed, text, views, photo_cameras),
             views=views,
+            photo_cameras=photo_cameras,
         )
         runs = {DraftSchedule: distill_draft, FastSchedule: distill_fast, ReferenceSchedule: distill_reference}
         field = runs[type(config.schedule)](run)
@@ -96,6 +103,16 @@ def distill_cameras(scene: SceneEncoding, config: DistillConfig, seed: int) -> C
     if isinstance(schedule, FastSchedule):
         return spread_cameras(scene.reference, schedule.cameras)
     return band_cameras(scene.reference, schedule.cameras, seed)
+
+
+def _check_photo_cameras(photo_cameras: PhotoCameras, scene: SceneEncoding) -> None:
+    check_type("photo_cameras", photo_cameras, PhotoCameras, "such as those of estimate_photo_cameras")
+    photos = 0 if scene.views is None else len(scene.views)
+    if len(photo_cameras) != photos:
+        raise InputError(
+            f"photo_cameras must hold one camera for each of the scene's {photos} photos, got {len(photo_cameras)}; "
+            "estimate them for this scene, or leave them out"
+        )
 
 
 def _checked(views: NovelViews, size: int) -> NovelViews:

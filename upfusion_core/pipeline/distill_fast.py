@@ -16,7 +16,7 @@ from ..types import Cameras, ViewConditioning
 from .distill_config import FastSchedule
 from .distill_run import Run, spread_cameras
 from .novel_views import resize_pictures
-from .photo_cameras import PhotoCameras, estimate_photo_cameras
+from .photo_cameras import estimate_photo_cameras
 from .prepare import estimate_coverage
 from .sampling import repaint_steps, repaint_views
 
@@ -67,7 +67,7 @@ class FastDistillation:
         self.field = run.new_field()
         self.round = 0
         self.painted: dict[str, Tensor] | None = None
-        self.photos: PhotoCameras | None = None
+        self.photos = run.photo_cameras
         self._cond: ViewConditioning | None = None
         self.fitter = FieldFitter(
             self.field, **vars(self._predicted()), config=self.plan.fit, generator=run.generator(2)
@@ -110,8 +110,10 @@ class FastDistillation:
     def _paint(self, level: float) -> dict[str, Tensor]:
         """Renders every camera, noises the renders to `level` and denoises them: the next round's pictures."""
         run, plan, size = self.run, self.plan, self.run.model.image_size
-        options = {"sampling": plan.fit.sampling, "visible": self.fitter.occupancy}
-        seen = render_views(self.field, self.field.aabb, self.cameras, size, **options).rgb.cpu()
+        sampling, visible = plan.fit.sampling, self.fitter.occupancy
+        seen = render_views(
+            self.field, self.field.aabb, self.cameras, size, sampling=sampling, visible=visible
+        ).rgb.cpu()
         if self._cond is None:
             self._cond = run.model.condition(run.scene, self.cameras, text_embeddings=run.text)
         first = run.generator(5 + self.round).initial_seed()

@@ -17,6 +17,7 @@ from ..geometry.cameras import BAND_ELEVATION_DEGREES
 from ..types import REFERENCE_FOCAL, Cameras, NovelViews, OnStep, SceneEncoding
 from .distill_config import DistillConfig
 from .distill_state import load_state, save_state
+from .photo_cameras import PhotoCameras
 
 if TYPE_CHECKING:
     from .stages import Stages
@@ -53,7 +54,7 @@ class Run:
     """One distillation.
 
     text: (conditional, unconditional) embeddings. path: of the saved state, or None. views: square pictures that the
-    caller has already, of the model's size, to be fitted first; or None.
+    caller has already, of the model's size, to be fitted first; or None. photo_cameras: the photos', where known.
     """
 
     model: Stages
@@ -65,6 +66,7 @@ class Run:
     path: Path | None
     fingerprint: str
     views: NovelViews | None = None
+    photo_cameras: PhotoCameras | None = None
 
     def generator(self, stream: int = 0) -> torch.Generator:
         """A generator of this run (see stream_generator)."""

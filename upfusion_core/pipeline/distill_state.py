@@ -15,6 +15,7 @@ from ..files import save_tensors
 from ..models.weight_files import UNREADABLE
 from ..types import NovelViews, SceneEncoding
 from .distill_config import DistillConfig
+from .photo_cameras import PhotoCameras
 
 
 def run_fingerprint(
@@ -23,13 +24,16 @@ def run_fingerprint(
     seed: int,
     text: tuple[Tensor, Tensor],
     views: NovelViews | None = None,
+    photo_cameras: PhotoCameras | None = None,
 ) -> str:
-    """Tells whether a saved state belongs to this scene, configuration, prompt, seed and given views."""
+    """Tells whether a saved state belongs to this scene, configuration, prompt, seed, given views and cameras."""
     settings = {name: value for name, value in config.to_dict().items() if name != "checkpoint_every"}
     # what computes the grid may change between attempts, and the run stays the same
     settings["field"] = {name: value for name, value in settings["field"].items() if name != "backend"}
     digest = hashlib.sha256(json.dumps({"seed": seed, **settings}, sort_keys=True).encode())
-    given = () if views is None else (views.rgb, views.cameras.camera_to_world, views.cameras.focal)
+    given: tuple[Tensor, ...] = () if views is None else (views.rgb, views.cameras.camera_to_world, views.cameras.focal)
+    if photo_cameras is not None:
+        given = (*given, photo_cameras.cameras.camera_to_world, photo_cameras.cameras.focal, photo_cameras.accepted)
     for tensor in (scene.tokens, scene.reference.camera_to_world, *text, *given):
         digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

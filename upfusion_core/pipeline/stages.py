@@ -28,6 +28,7 @@ from .sampling import denoise_from, sample_views, view_seeds
 if TYPE_CHECKING:
     from ..field.radiance import RadianceField
     from .distill import DistillConfig
+    from .photo_cameras import PhotoCameras
 
 
 _OTHER_MODEL = "make the conditions with this model"
@@ -226,11 +227,14 @@ class Stages(ABC):
         prompt: str | None = None,
         text_embeddings: tuple[Tensor, Tensor] | None = None,
         views: NovelViews | None = None,
+        photo_cameras: PhotoCameras | None = None,
     ) -> RadianceField:
         """A radiance field of the object, of `views` too where there are some (see DistillConfig and distill)."""
         from .distill import distill
 
-        return distill(self, scene, config, generator, on_step, checkpoint, prompt, text_embeddings, views)
+        return distill(
+            self, scene, config, generator, on_step, checkpoint, prompt, text_embeddings, views, photo_cameras
+        )
 
     def _own(self, scene: SceneEncoding) -> SceneEncoding:
         """The scene on this model's device and precision, if this model made it."""

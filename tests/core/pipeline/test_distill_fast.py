@@ -222,9 +222,15 @@ def test_photos_are_targets_where_their_cameras_are_known(
     assert torch.equal(second.rgb[4:], photos[[0, 2]])
     assert torch.equal(second.weights[4:], torch.full((2, 1, size, size), 2.5))
     fitted.clear()
+    given = PhotoCameras(cameras, torch.tensor([True, True, False]), torch.tensor([1.0, 1.0, 0.0]))
+    model.distill(scene, config, torch.Generator().manual_seed(3), photo_cameras=given)
+    assert torch.equal(fitted[1].cameras.camera_to_world[4:], cameras.camera_to_world[:2])
+    fitted.clear()
     model.distill(scene, dataclasses.replace(config, schedule=dataclasses.replace(schedule, all_photos=False)))
     assert len(fitted[1].cameras) == 4 + 1
     assert torch.equal(fitted[1].cameras.camera_to_world[4], scene.reference.camera_to_world[0])
     fitted.clear()
     model.distill(dataclasses.replace(scene, views=None), config)
     assert len(fitted[1].cameras) == 4
+    with pytest.raises(InputError, match="one camera for each of the scene's 0 photos, got 3"):
+        model.distill(dataclasses.replace(scene, views=None), config, photo_cameras=given)
