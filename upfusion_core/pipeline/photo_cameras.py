@@ -38,7 +38,7 @@ class PhotoCameras:
 
     cameras: V; the first is the scene's reference, the others are estimates with the same focal length.
     accepted: (V,) bool, whether the match is good enough for the photo to be a target there; the first always is.
-    score: (V,) in [0, 1], share of the belief that lies near the camera; 1 for the first.
+    score: (V,) in [0, 1], least share of the belief near the camera by any piece of evidence; 1 for the first.
     """
 
     cameras: Cameras
@@ -51,6 +51,12 @@ class PhotoCameras:
 
     def __len__(self) -> int:
         return len(self.cameras)
+
+    def angles_degrees(self) -> Tensor:
+        """(V, 2) azimuth in [0, 360) and elevation in [-90, 90] of each camera's centre."""
+        x, y, z = self.cameras.centers.double().unbind(-1)
+        azimuth = torch.rad2deg(torch.atan2(x, z)) % 360
+        return torch.stack([azimuth, torch.rad2deg(torch.atan2(y, torch.hypot(x, z)))], dim=-1)
 
     def to_list(self) -> list[dict[str, Any]]:
         """For JSON: camera_to_world and focal, as files of cameras have them, with accepted and score beside."""

@@ -2,9 +2,9 @@
 
 The candidates stand on an orbit as photo 1 does: at distance 1, upright, looking at the origin. Each piece of evidence
 is a squared difference for each of them, relative to how much there is to see: 1 is what a white picture would give.
-Weighted and taken for logarithms they give a belief, whose best neighbourhood is the camera sought; what share of the
-belief lies in it says how far to trust it. An object that looks the same from several sides spreads the belief over
-them.
+Weighted and taken for logarithms they give a belief, whose best neighbourhood is the camera sought. What share of the
+belief lies in it by each piece of evidence alone says how far to trust it: an object that looks the same from several
+sides spreads the belief over them, and where the evidence disagrees one of the shares is small.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class PhotoSearch:
     steps, learning_rate: of the refinement's Adam; the rate is in radians.
     turn_degrees, roll_degrees, stretch, shift: standard deviations of what the refinement may add to the search's
         answer: turn, roll, logarithm of the distance, and shift in halves of the picture.
-    accept: share of the belief near the answer from which on a photo is accepted.
+    accept: share of the belief near the answer, by each piece of evidence alone, from which on a photo is accepted.
     largest_difference: relative difference, after the refinement, beyond which a photo does not show this object.
     """
 
@@ -53,8 +53,8 @@ class PhotoSearch:
     ring_elevations_degrees: tuple[float, ...] = (3.0, 22.5, 40.0)
     coarse_size: int = 12
     fine_size: int = 16
-    photo_weight: float = 25.0
-    ring_weight: float = 25.0
+    photo_weight: float = 30.0
+    ring_weight: float = 30.0
     fine_weight: float = 50.0
     steps: int = 20
     learning_rate: float = 0.02
@@ -62,8 +62,8 @@ class PhotoSearch:
     roll_degrees: float = 2.0
     stretch: float = 0.02
     shift: float = 0.02
-    accept: float = 0.62
-    largest_difference: float = 0.4
+    accept: float = 0.3
+    largest_difference: float = 0.3
 
     def __post_init__(self) -> None:
         check_count("PhotoSearch.azimuths", self.azimuths, 4, 360)
@@ -102,7 +102,7 @@ class PhotoMatch:
     """What was found for one photo.
 
     camera: Cameras(1), the best one found.
-    score: share of the belief that lies near it, 0 to 1.
+    score: least share of the belief that lies near it by any piece of evidence alone, 0 to 1.
     difference: relative difference between the photo and what the camera sees, 0 for none.
     accepted: whether both are good enough for the photo to be taken as seen from there.
     """
@@ -132,12 +132,12 @@ def ring_differences(ring: Tensor, others: Tensor) -> Tensor:
     j, the other then sees from j - t.
     """
     count = ring.shape[1]
-    ours, theirs = ring.float().flatten(2), others.float().flatten(3)
+    ours, theirs = ring.float().cpu().flatten(2), others.float().cpu().flatten(3)
     spectrum = torch.fft.rfft(ours, dim=1) * torch.fft.rfft(theirs, dim=2).conj()  # (E, C, A / 2 + 1, pixels)
     product = torch.fft.irfft(spectrum.sum((1, 3)), n=count, dim=1)
     energy = ours.square().sum() + theirs.square().sum((1, 2, 3))
     differences: Tensor = (energy[:, None] - 2 * product).clamp(min=0) / (1 - ours).square().sum().clamp(min=1e-6)
-    return differences.cpu()
+    return differences
 
 
 def match_photo(
@@ -157,17 +157,21 @@ def match_photo(
         rings: (E, A) further evidence, see ring_differences.
         against: pictures of the object that the camera is refined against; `render` unless given.
     """
-    cost = search.photo_weight * photo_differences(render, photo, search, focal)
+    costs = [search.photo_weight * photo_differences(render, photo, search, focal)]
     if rings is not None:
-        cost = cost + search.ring_weight * rings
-    start, score = believed(cost, search)
+        costs.append(search.ring_weight * rings)
+    start, near = believed(torch.stack(costs).sum(0), search)
+    score = min(float((-cost.double()).flatten().softmax(0)[near].sum()) for cost in costs)
     camera, difference = refined(against or render, photo, start, search, focal)
     accepted = score >= search.accept and difference <= search.largest_difference
     return PhotoMatch(camera, score, difference, accepted)
 
 
-def believed(cost: Tensor, search: PhotoSearch) -> tuple[Tensor, float]:
-    """(E, A) costs -> azimuth and elevation (2,) in radians of the best neighbourhood's middle, and its share."""
+def believed(cost: Tensor, search: PhotoSearch) -> tuple[Tensor, Tensor]:
+    """(E, A) costs -> azimuth and elevation (2,) in radians of the best neighbourhood's middle; what is in it, (E·A,).
+
+    The best neighbourhood is that of the best candidate, the middle the mean by belief.
+    """
     belief = (-cost.double()).flatten().softmax(0)
     cameras = search.candidates(1.0)
     backward = cameras.camera_to_world[:, :3, 2].double()
@@ -180,7 +184,7 @@ def believed(cost: Tensor, search: PhotoSearch) -> tuple[Tensor, float]:
     weights = (weights / weights.sum()).reshape(cost.shape)
     azimuth = torch.atan2((weights.sum(0) * azimuths.sin()).sum(), (weights.sum(0) * azimuths.cos()).sum())
     elevation = (weights.sum(1) * elevations).sum()
-    return torch.stack([azimuth, elevation]).float(), float(shares[best])
+    return torch.stack([azimuth, elevation]).float(), near[best]
 
 
 def refined(

@@ -63,8 +63,7 @@ def test_turntables_turned_against_each_other_agree_at_the_turn() -> None:
 
 def test_a_photo_of_another_object_is_not_accepted() -> None:
     other = SoftObject()
-    other.colors = 1 - other.colors
-    other.points = other.points[:, [1, 2, 0]]
+    other.colors, other.points = other.colors.flip(0), 1.5 * other.points[:, [1, 2, 0]]
     match = match_photo(SoftObject(), other(orbit_cameras(75.0, 20.0), 32)[0], SEARCH, focal=4.5)
     assert not match.accepted
     black = match_photo(SoftObject(), torch.zeros(3, 32, 32), SEARCH, focal=4.5)
