@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 import folder_paths
@@ -25,7 +24,7 @@ def next_output(prefix: str, suffix: str) -> tuple[Path, dict[str, str]]:
     if not prefix.strip() or prefix.endswith(("/", "\\")):
         raise InputError(f"filename_prefix must end in a name, got {prefix!r}; give one such as 3d/UpFusion")
     inside(folder_paths.get_output_directory(), prefix, "filename_prefix")
-    for part in re.sub("%[^%]*%", "0", prefix).replace("\\", "/").split("/"):
+    for part in prefix.replace("\\", "/").split("/"):
         if part not in ("", "."):
             check_file_name(part, "filename_prefix")
     folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
