@@ -119,7 +119,7 @@ TextureSize = Annotated[
 ]
 Faces = Annotated[
     int | None,
-    typer.Option(help="Most triangles of the mesh (needs the extra package set `meshes`).", show_default="all", min=16),
+    typer.Option(help="Most triangles of the mesh.", show_default="all", min=16),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the interrupted run in OUT; its settings hold.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the run in OUT.")]
