@@ -36,7 +36,7 @@ PRELOADED = (diffusers, trimesh, xatlas, mesh_command, views, loop)
 
 def short(config: DistillConfig) -> DistillConfig:
     """A draft of few and small pictures, a state saved every third step."""
-    fit = replace(FitConfig.draft(iterations=int(os.environ.get("UPFUSION_TEST_STEPS", "16"))), rays=128)
+    fit = replace(FitConfig.draft(iterations=int(os.environ.get("UPFUSION_TEST_STEPS", "8"))), rays=128)
     schedule = DraftSchedule(
         predicted_cameras=6, predicted_size=16, predicted_fit=fit, sampled_cameras=4, sampled_fit=fit, steps=3
     )
