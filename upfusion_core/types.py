@@ -195,7 +195,7 @@ class ViewConditioning:
     tokens: (N, C) set latents, shared by all cameras, or (Q, N, C).
     cameras: the Q cameras.
     text: (L, W) embedding of the prompt, shared by all cameras, or (Q, L, W); None, in conditions made by hand, stands
-        for the model's default prompt.
+    for the model's default prompt.
     unconditional_text: embedding of the empty prompt, in the same form.
     """
 

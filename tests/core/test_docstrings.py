@@ -72,5 +72,5 @@ def test_every_public_name_has_a_docstring() -> None:
 
 
 def test_a_broken_docstring_is_found() -> None:
-    assert "Unexpected indentation" in rendered("First.\n\nText\n    too deep\nand back.")
+    assert "unexpected unindent" in rendered("First.\n\nText\n    too deep\nand back.")
     assert not rendered("First.\n\nArgs:\n    count: how many.\n\nRaises:\n    ValueError: never.")

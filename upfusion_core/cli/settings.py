@@ -77,7 +77,7 @@ class ReconstructSettings(SamplingSettings):
     views: how many novel views are sampled and saved beside the reconstruction.
     turntable_size: side of the renders of the field in pixels.
     resolution: samples of the density along the object's longest side; threshold: density of the surface, None chooses
-        it. texture_size: side of the texture in pixels, 0 for coloured vertices; faces: most of the mesh, or all.
+    it. texture_size: side of the texture in pixels, 0 for coloured vertices; faces: most of the mesh, or all.
     formats: of the mesh; perceptual: distance in the loss, None leaves the preset's.
     """
 

@@ -58,8 +58,8 @@ class Co3D(RecordedViews):
     Every view is cropped to the square about its mask's box, `margin` times as large, on white. Nothing says which way
     is up: view 0 becomes our reference camera, and the object's centre is where the optical axes of all usable frames
     of its sequence meet. Left out and counted in `skipped`: categories whose annotations cannot be read; sequences
-    with an absurd camera (|sum(T)| > 1e5), of too low quality, whose axes do not meet, or without usable frames; frames
-    without viewpoint or mask.
+    with an absurd camera (`|sum(T)| > 1e5`), of too low quality, whose axes do not meet, or without usable frames;
+    frames without viewpoint or mask.
 
     Args:
         root: the folder that holds the categories' folders.

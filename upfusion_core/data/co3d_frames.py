@@ -20,7 +20,7 @@ ABSURD_TRANSLATION = 1e5
 class FrameRecord:
     """number: frame_number, 0-based, not always the file's. image, mask: paths below the root. size: (H, W).
 
-    is_absurd: whether |sum(T)| > 1e5, which condemns the whole sequence.
+    is_absurd: whether `|sum(T)| > 1e5`, which condemns the whole sequence.
     """
 
     number: int

@@ -3,8 +3,8 @@
 raw: as predicted. This is what a user sees, but the object's frame is not determined by unposed photos.
 affine: every view brought to its truth by its own 2D affine transform. It cannot show whether cameras were respected.
 similarity: one transform for all views of an object, the fairest. A predictor that renders from any camera gets one 3D
-    similarity of the object's frame (`spatial.align_object`). Fixed pictures cannot be turned in 3D: they get one
-    shared 2D similarity (scale, rotation in the picture, shift), which allows less, and never flatters.
+similarity of the object's frame (`spatial.align_object`). Fixed pictures cannot be turned in 3D: they get one
+shared 2D similarity (scale, rotation in the picture, shift), which allows less, and never flatters.
 
 All transforms are bounded, minimise the mean squared difference over whole pictures, and fall back to the identity
 where they do not lower it.

@@ -22,7 +22,7 @@ class Consistency:
 
     pairs: the views' numbers.
     difference: (P,) mean absolute difference of colours in [0, 1] over pixels that both views see; 0 agrees. NaN for
-        pairs that see nothing in common.
+    pairs that see nothing in common.
     pixels: (P,) how many pixels that were, both ways together.
     """
 

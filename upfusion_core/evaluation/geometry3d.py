@@ -41,7 +41,7 @@ class MeshScores:
     """A mesh against its truth.
 
     chamfer: mean distance to the other surface, averaged over both ways, as a fraction of the box: the longest side of
-        the true mesh's bounding box.
+    the true mesh's bounding box.
     f_score_1, f_score_2: F-scores in [0, 1] at 1 % and 2 % of the box.
     similarity: what was applied to the mesh before it was measured.
     """

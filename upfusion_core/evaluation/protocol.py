@@ -57,7 +57,7 @@ class EvaluationConfig:
     photos: numbers of photos, 1 to 6. views: targets an object. stages: in the order of the report.
     seed: of views, samples and fields. steps, guidance, scheduler, batch_size: of the 2D model.
     alignment: "object" gives predict and field one 3D similarity an object, found by SimilaritySearch.quick; "picture"
-        gives them the shared 2D similarity that the other stages always get.
+    gives them the shared 2D similarity that the other stages always get.
     distill: of the field; its guidance is its own.
     mesh_resolution, mesh_samples: of the field's surface, and points on each surface.
     """

@@ -97,7 +97,7 @@ class SimilaritySearch:
     """How far and how finely a similarity is searched for; a search renders every view some 200 times, small.
 
     yaw_degrees, pitch_degrees: turns tried first, all pairs, at `coarse_size`, as they are and with the shift and scale
-        that bring the silhouettes together.
+    that bring the silhouettes together.
     starts: how many of the best of them are refined at `coarse_size`.
     coarse_size, fine_size: pixels of the renders compared; never more than the truth has.
     coarse_steps, fine_steps: Gauss-Newton steps, eight renders each, at the two sizes.

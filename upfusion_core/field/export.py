@@ -52,6 +52,7 @@ def mesh_files(mesh: MeshAsset, name: str) -> dict[str, bytes]:
     """The files that the mesh `name` consists of, by their names, those that it refers to first.
 
     All in the mesh's own axes, with its normals if it has them:
+
     - `.glb` shows the texture if there is one, else the vertex colours, unlit. The texture is an sRGB PNG in the file,
       vertex colours are linear floats, v = 0 is the texture's top row: as glTF wants it.
     - `.obj` shows the texture by an MTL file and a PNG, else carries vertex colours in sRGB.

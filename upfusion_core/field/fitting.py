@@ -29,7 +29,7 @@ class FitConfig:
     rays: random rays of each step, at most.
     points: how many points of the field a step should ask for; while much is visible there are fewer rays.
     edge_share: share of the rays that go through pixels where the picture changes: outlines are learned from few of all
-        pixels.
+    pixels.
     sampling: samples along a ray.
     grid_lr, mlp_lr: Adam's learning rates at the start.
     final_lr: what is left of both in the last step, falling exponentially.
@@ -86,7 +86,7 @@ def opacity_loss(opacity: Tensor, mask: Tensor, weights: Tensor) -> Tensor:
 def distortion_loss(weights: Tensor, distances: Tensor, lengths: Tensor) -> Tensor:
     """Mean over rays of how far their light is spread along them (Barron et al. 2022, equation 15).
 
-    sum_ij w_i w_j |t_i - t_j| + sum_i w_i² l_i / 3, of (R, S) weights at ascending distances t with lengths l.
+    `sum_ij w_i w_j |t_i - t_j| + sum_i w_i² l_i / 3`, of (R, S) weights at ascending distances t with lengths l.
 
     Example: two halves of the light 1 apart, of length 0: 0.5.
     """
@@ -137,7 +137,8 @@ class FieldFitter:
 
     On a CPU the same seeds and number of threads give the same field to the bit, resumed or not.
 
-    Example:
+    Example::
+
         fitter = FieldFitter(field, cameras, rgb, config=FitConfig.draft(), generator=generator)
         while not fitter.done:
             fitter.step()

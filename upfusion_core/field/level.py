@@ -45,6 +45,7 @@ def surface_level(volume: Tensor, spacing: float, share: float = SOLID_SHARE) ->
     """The density at which a surface stands, from where light stops: (X, Y, Z) density of an object's box -> a level.
 
     Two bounds, and the lower one counts:
+
     - Matter is solid if a `share` of the box's longest side of it stops half of the light. Fitted fields grow
       exponentially inwards: ten times denser ones have nearly the same contour here, and it lies outside the pits
       that higher levels cut into a surface.

@@ -28,10 +28,10 @@ class FieldConfig:
     """Shape of a radiance field; the defaults are the release's (paper section 3.3).
 
     hidden, layers: width of the MLP and its number of linear layers.
-    blob_weight, blob_sigma: the density logit starts from blob_weight·exp(-|x|² / (2·blob_sigma²)).
+    blob_weight, blob_sigma: the density logit starts from `blob_weight·exp(-|x|² / (2·blob_sigma²))`.
     half_extent: the field lives in the box [-half_extent, half_extent]³ of the world.
     backend: what computes the grid: "torch" (the definition), "triton", "tinycudann", or "auto", which takes Triton
-        where it works and torch elsewhere. It changes no value beyond rounding and is not stored in files of fields.
+    where it works and torch elsewhere. It changes no value beyond rounding and is not stored in files of fields.
     """
 
     grid: GridConfig = field(default_factory=GridConfig)

@@ -61,7 +61,7 @@ def point_rays(cameras: Cameras, points: Tensor) -> Rays:
 def to_reference_frame(rays: Rays, reference: Cameras) -> Rays:
     """World rays -> rays in the networks' frame: photo 1's PyTorch3D axes (x left, y up, z forward), object at 0.
 
-    With R = [right, up, backward] of the reference camera, its centre c, d0 = |c| and A = diag(-1, 1, -1):
+    With R = [right, up, backward] of the reference camera, its centre c, `d0 = |c|` and A = diag(-1, 1, -1):
     o' = A(R^T (o - c)/d0 + (0, 0, 1)), d' = A R^T d. The reference camera then stands at (0, 0, -1).
 
     Args:

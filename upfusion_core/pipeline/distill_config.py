@@ -55,7 +55,7 @@ class FastSchedule:
     shared_noise: whether all cameras of a round get the same noise.
     agreement: difference of a pixel from the field, in [0, 1], that halves its weight; 0 counts all pixels equally.
     photo_weight: of a photo's pixels beside painted ones; 0 leaves the photos out. all_photos: whether the cameras of
-        the photos beside the first are estimated, and those used whose match is good.
+    the photos beside the first are estimated, and those used whose match is good.
     fit: its iterations hold all rounds, which divide what the predictions leave of them evenly.
     """
 

@@ -43,7 +43,7 @@ class PhotoSearch:
     fine_weight: the same as photo_weight, in the refinement.
     steps, learning_rate: of the refinement's Adam; the rate is in radians.
     turn_degrees, roll_degrees, stretch, shift: standard deviations of what the refinement may add to the search's
-        answer: turn, roll, logarithm of the distance, and shift in halves of the picture.
+    answer: turn, roll, logarithm of the distance, and shift in halves of the picture.
     accept: share of the belief near the answer, by each piece of evidence alone, from which on a photo is accepted.
     largest_difference: relative difference, after the refinement, beyond which a photo does not show this object.
     """

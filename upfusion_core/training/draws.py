@@ -32,11 +32,11 @@ class Draws:
         self.shard, self.shards = shard, shards
 
     def uniform(self, count: int, *shape: int) -> Tensor:
-        """(count, *shape) float32, uniform in [0, 1); `count` examples of this shard."""
+        """`(count, *shape)` float32, uniform in [0, 1); `count` examples of this shard."""
         return self._part(torch.rand, count, shape)
 
     def normal(self, count: int, *shape: int) -> Tensor:
-        """(count, *shape) float32, standard normal."""
+        """`(count, *shape)` float32, standard normal."""
         return self._part(torch.randn, count, shape)
 
     def integers(self, count: int, high: int) -> Tensor:

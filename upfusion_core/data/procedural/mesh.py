@@ -41,8 +41,8 @@ def signed_distance(objects: Objects, points: Tensor) -> Tensor:
 def true_mesh(objects: Objects, resolution: int = 128) -> trimesh.Trimesh:
     """The surface of one object as a closed triangle mesh in its world, with vertex colours without light.
 
-    Marching cubes on `resolution`³ cells of the cube ±0.21: a cell is 0.42 / resolution, and features thinner than a
-    cell may be lost. Walls inside of a union are not part of it.
+    Marching cubes on `resolution` cells along each axis of the cube ±0.21: a cell is 0.42 / resolution, and features
+    thinner than a cell may be lost. Walls inside of a union are not part of it.
 
     Raises:
         InputError: `objects` are not exactly one.

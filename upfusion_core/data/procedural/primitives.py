@@ -45,7 +45,7 @@ def box_interval(origins: Tensor, directions: Tensor, size: Tensor) -> Interval:
 
 
 def frustum_interval(origins: Tensor, directions: Tensor, size: Tensor) -> Interval:
-    """Where the lines are inside the slab |y| <= h and inside the cone x² + z² <= (m + k·y)²."""
+    """Where the lines are inside the slab `|y| <= h` and inside the cone x² + z² <= (m + k·y)²."""
     bottom, top, height = size[0], size[1], size[2]
     slope = (top - bottom) / (2 * height)  # k
     radius = (top + bottom) / 2 + slope * origins[1]  # of the cone at the origins' height
@@ -80,7 +80,7 @@ def convex_interval(kind: Tensor, origins: Tensor, directions: Tensor, size: Ten
 def torus_hit(origins: Tensor, directions: Tensor, size: Tensor) -> Tensor:
     """(N,) t of the first hit of a torus or its section, inf for a miss.
 
-    A fixed number of steps as long as the exact distance, from where the line enters the slab |z| <= tube radius and
+    A fixed number of steps as long as the exact distance, from where the line enters the slab `|z| <= tube radius` and
     the ball around the ring; it costs less than a quartic that is stable in float32.
     """
     ring, tube = size[0], size[1]

@@ -1,7 +1,7 @@
 """What a procedural object is: at most seven parts, each a primitive or two of them joined, its coats and its light.
 
 Everything is batched over B objects and P parts (padded, see `Objects.role`). Lengths are scene units, the frame is the
-world's: +Y up, object about the origin. A primitive's own frame has its centre at 0:
+world's: +Y up, object about the origin. A primitive's own frame has its centre at 0::
 
     ELLIPSOID  size = semi-axes along x, y, z
     BOX        size = half extents along x, y, z
