@@ -25,6 +25,7 @@ class UpFusionExtension(ComfyExtension):
         from .files import UpFusionLoadField, UpFusionSaveField, UpFusionSaveMesh
         from .loaders import UpFusionLoadModel
         from .model_files import register_folder
+        from .photo_cameras import UpFusionPhotoCameras
         from .sampling import UpFusionConditioning, UpFusionSampleViews
         from .scene import UpFusionEncodeViews, UpFusionPredictViews
         from .views import UpFusionExampleViews, UpFusionPrepareViews
@@ -39,6 +40,7 @@ class UpFusionExtension(ComfyExtension):
             UpFusionCamera,
             UpFusionCameraFromLoad3D,
             UpFusionCameraToLoad3D,
+            UpFusionPhotoCameras,
             UpFusionPredictViews,
             UpFusionConditioning,
             UpFusionSampleViews,

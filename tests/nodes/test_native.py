@@ -104,6 +104,18 @@ def test_the_first_stage_is_the_library_s(run_node: Callable, loaded: Loaded) ->
     torch.testing.assert_close(images.movedim(-1, 1), ghost, atol=1e-5, rtol=0)
 
 
+def test_the_photos_cameras_are_the_library_s(pack: Callable, run_node: Callable, loaded: Loaded) -> None:
+    estimate_photo_cameras = pack("upfusion_core").estimate_photo_cameras
+    with torch.inference_mode():
+        cameras, report = run_node("UpFusionPhotoCameras", upfusion_model=loaded.upfusion, scene=loaded.scene)
+    expected = estimate_photo_cameras(loaded.library, loaded.library.encode(loaded.scene.views))
+    torch.testing.assert_close(cameras.camera_to_world, expected.cameras.camera_to_world, atol=1e-2, rtol=0)
+    lines = report.splitlines()
+    assert len(lines) == len(expected)
+    assert lines[0] == "photo 1: azimuth 0.0, elevation 22.5 degrees, the reference"
+    assert all(line.startswith(f"photo {number}: azimuth ") for number, line in enumerate(lines, start=1))
+
+
 def prior_of(pack: Callable, loaded: Loaded, model: Any = None) -> Any:
     return pack("nodes.native").NativePrior(
         loaded.upfusion, model or loaded.model, loaded.vae, *loaded.upfusion.prompts()

@@ -119,6 +119,13 @@ def test_a_field_s_renders_refine_and_stay_as_they_are(model: UpFusion, scene: S
     assert all(parameter.grad is None for parameter in field.parameters())
 
 
+def test_angles_by_hand() -> None:
+    cameras = orbit_cameras([0.0, 90.0, 350.0], [22.5, -10.0, 0.0])
+    found = PhotoCameras(cameras, torch.tensor([True, True, False]), torch.tensor([1.0, 0.9, 0.2]))
+    expected = torch.tensor([[0.0, 22.5], [90.0, -10.0], [350.0, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(found.angles_degrees(), expected, atol=1e-4, rtol=0)
+
+
 def test_one_photo_needs_no_search(model: UpFusion, scene: SceneEncoding) -> None:
     views = scene.views
     alone = model.encode(type(views)(views.rgb[:1], views.mask[:1], views.focal[:1]))
