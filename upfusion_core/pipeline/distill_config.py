@@ -70,7 +70,7 @@ class FastSchedule:
     agreement: float = 0.2
     photo_weight: float = 1.0
     all_photos: bool = True
-    fit: FitConfig = field(default_factory=lambda: FitConfig.draft(iterations=500))
+    fit: FitConfig = field(default_factory=lambda: FitConfig.draft(iterations=500, crisp_weight=0.1))
 
     def __post_init__(self) -> None:
         check_count("cameras", self.cameras, 1, 1000)

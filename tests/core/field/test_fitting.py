@@ -12,6 +12,7 @@ from upfusion_core.field.fitting import (
     FieldFitter,
     FitConfig,
     color_loss,
+    crisp_loss,
     depth_loss,
     distortion_loss,
     fit_views,
@@ -49,6 +50,14 @@ def _fitter(seed: int = 0, config: FitConfig = QUICK) -> FieldFitter:
 def _same(first: RadianceField, second: RadianceField) -> bool:
     other = second.state_dict()
     return all(torch.equal(value, other[name]) for name, value in first.state_dict().items())
+
+
+def test_crisp_loss_by_hand() -> None:
+    opacity = torch.tensor([1.0, 0.0, 0.5], requires_grad=True)
+    loss = crisp_loss(opacity)
+    assert loss.item() == pytest.approx(1 / 3)
+    loss.backward()
+    assert opacity.grad.tolist() == pytest.approx([-4 / 3, 4 / 3, 0.0])  # towards the nearer of all and nothing
 
 
 def test_losses_by_hand() -> None:

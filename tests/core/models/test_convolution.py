@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch.nn import Conv2d
 from torch.nn import functional as F
 
 from upfusion_core.models.controlnet import ControlNet, DiffusionConfig
@@ -31,7 +31,7 @@ def columns(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize(("stride", "padding"), [(1, 1), (2, 1), (1, 0)])
 def test_products_are_the_convolution(stride: int, padding: int, bias: bool, columns: list[int]) -> None:
     torch.manual_seed(0)
-    plain = nn.Conv2d(8, 96, 3, stride=stride, padding=padding, bias=bias)
+    plain = Conv2d(8, 96, 3, stride=stride, padding=padding, bias=bias)
     wide = WideConv2d.like(plain)
     x = torch.randn(2, 8, 3, 4, requires_grad=True)
     ours, wanted = wide(x), plain(x)

@@ -112,7 +112,7 @@ def test_cameras_are_spread_over_the_band() -> None:
     assert -7.5 < float(elevations.min()) < 0
     assert 45 < float(elevations.max()) < 52.5
     angles = torch.rad2deg((centers @ centers.T).clamp(-1, 1).acos()).fill_diagonal_(180)
-    # a band of 2π(sin 52.5° + sin 7.5°) over 32 cameras: 25 degrees apart if they stood on squares
+    # a band of 2 pi (sin 52.5° + sin 7.5°) over 32 cameras: 25 degrees apart if they stood on squares
     assert math.sqrt(2 * math.pi * 0.924 / 32) == pytest.approx(math.radians(24.4), abs=0.01)
     assert float(angles.min(dim=1).values.min()) > 12
     assert float(angles.min(dim=1).values.max()) < 36
