@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..upfusion_core import Cameras, OnStep, RadianceField, RenderedViews
 
 RAYS = 2**15
-"""Rays at a time; halved where memory does not suffice."""
+"""Rays at a time."""
 
 CPU_RAYS = 2**8
 """The same on a CPU, where fewer stay in its caches, and a call must end well within a second of Cancel."""
@@ -34,22 +34,12 @@ def working_copy(field: RadianceField) -> RadianceField:
 
 @torch.no_grad()
 def rendered(field: RadianceField, camera: Cameras, size: int, background: float) -> RenderedViews:
-    """One camera's view on the CPU, with as many rays at a time as there is memory for."""
-    from comfy.model_management import soft_empty_cache
-
+    """One camera's view on the CPU; the library takes fewer rays at a time where memory does not suffice."""
     from ..upfusion_core import RenderedViews
 
     chunk = RAYS if field.aabb.device.type != "cpu" else CPU_RAYS
-    while True:
-        try:
-            views = field.render(camera, size, background=background, chunk=chunk)
-        except torch.cuda.OutOfMemoryError:
-            if chunk == 1:
-                raise
-        else:
-            return RenderedViews(views.rgb.cpu(), views.opacity.cpu(), views.depth.cpu())
-        soft_empty_cache()
-        chunk //= 2
+    views = field.render(camera, size, background=background, chunk=chunk)
+    return RenderedViews(views.rgb.cpu(), views.opacity.cpu(), views.depth.cpu())
 
 
 def depth_picture(views: RenderedViews, camera: Cameras, radius: float) -> Tensor:
