@@ -86,7 +86,7 @@ def test_distortion_agrees_with_the_double_sum() -> None:
 def test_losses_fall() -> None:
     fitter = _fitter(config=replace(QUICK, iterations=80, rays=256, mlp_lr=1e-2))
     history = [fitter.step() for _ in range(80)]
-    assert set(history[0]) == {"color", "opacity", "distortion", "depth"}
+    assert set(history[0]) == {"color", "opacity", "distortion", "depth", "crisp"}
     for name in ("color", "opacity"):
         first, last = (sum(float(entry[name]) for entry in part) for part in (history[:10], history[-10:]))
         assert last < first / 2, name
@@ -161,7 +161,7 @@ def test_views_can_be_replaced() -> None:
     fitter.step()
     cameras, rgb, _ = _views()
     fitter.set_views(cameras[0], rgb[:1, :, :6, :6])
-    assert set(fitter.step()) == {"color", "distortion", "depth"}
+    assert set(fitter.step()) == {"color", "distortion", "depth", "crisp"}
     assert fitter.iteration == 2
 
 

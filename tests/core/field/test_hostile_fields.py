@@ -87,7 +87,7 @@ def _whole(**values: object) -> Callable[[dict, dict], None]:
         (_cameras(focal=7), "focal must be"),
         (_cameras(zoom=[[1, 1]] * 2), "cannot read"),
         (_cameras(camera_to_world=[[[1] * 4] * 4] * 2), "must be rigid"),
-        (_cameras(camera_to_world=[[[1e30] * 4] * 4] * 2), "must be rigid"),
+        (_cameras(camera_to_world=[[[1e30] * 4] * 4] * 2), "check its unit"),
         (_whole(cameras=5), "must be JSON objects, got 5"),
         (_whole(cameras=[1]), "must be JSON objects"),
         (_whole(settings=[["a", 1]]), "must be JSON objects"),
