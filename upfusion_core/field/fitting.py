@@ -35,8 +35,7 @@ class FitConfig:
     final_lr: what is left of both in the last step, falling exponentially.
     color_weight, opacity_weight, distortion_weight: of the terms of `fit_losses`.
     depth_weight: of its term depth in the last step, rising from 0 in the first: on a fog it would act too soon.
-    crisp_weight: of its term crisp in the last step, rising with the square of the progress. It leaves no haze that a
-        mesh could not show, and costs a little of what pictures agree in.
+    crisp_weight: of its term crisp in the last step, rising with the square of the progress: no haze is left.
     occupancy_cells: cells along an axis of the OccupancyGrid that skips empty space; 0 skips nothing.
     occupancy_every: steps between its updates.
     """
