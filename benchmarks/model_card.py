@@ -54,7 +54,7 @@ def card(info: CheckpointInfo, reports: list[tuple[dict[str, Any], str | None]])
     """The whole text. reports: each with its picture's name beside the card, if it has one."""
     parts = [INTRODUCTION, sizes(info), training(info.facts)]
     for number, (report, picture) in enumerate(reports):
-        parts.append(figures(report, picture, first=number == 0))
+        parts.append(figures(report, picture, f"REPORT_{number + 1}", first=number == 0))
     parts.append(LIMITS.format(size=info.config.image_size))
     return "\n".join(parts)
 
@@ -111,7 +111,7 @@ def training(facts: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def figures(report: dict[str, Any], picture: str | None, *, first: bool) -> str:
+def figures(report: dict[str, Any], picture: str | None, name: str, *, first: bool) -> str:
     results = results_from_json(report["results"])
     present = {name for rows in results.values() for values in rows.values() for name in values}
     lines = [
@@ -119,17 +119,17 @@ def figures(report: dict[str, Any], picture: str | None, *, first: bool) -> str:
         "",
         f"{len(report['evaluated'])} objects, {report['settings']['views']} views each that are no photos; mean ± "
         "standard error over objects. `white` is all white, `nearest` the photo nearest in angle, `predict` the "
-        "transformer's own colours, `sample` the diffusion model, `field` the distilled field (draft preset).",
+        "transformer's own colours, `sample` the diffusion model, `field` the distilled field.",
         "",
         markdown_table(results, [name for name in (*MEASURES, *FIELD_MEASURES) if name in present]),
     ]
-    for name, found in report.get("results_by_group", {}).items():
-        group, apart = report["groups"][name], results_from_json(found)
+    for part, found in report.get("results_by_group", {}).items():
+        group, apart = report["groups"][part], results_from_json(found)
         lines += [f"Apart, {group['title']} ({len(group['evaluated'])} objects):", ""]
         lines += [markdown_table(apart, [measure for measure in MEASURES if measure in present])]
     if first:
         lines += gains(report)
-    lines += ["```", command(report), "```", ""]
+    lines += ["```", command(report, name), "```", ""]
     if picture:
         lines += [f"![photos, truth and stages of the first objects]({picture})", ""]
     return "\n".join(lines)
@@ -163,8 +163,8 @@ def gains(report: dict[str, Any]) -> list[str]:
     return [*head, *rows, ""]
 
 
-def command(report: dict[str, Any]) -> str:
-    """The line that makes the report again."""
+def command(report: dict[str, Any], name: str) -> str:
+    """The line that makes the report again, in a folder of this name."""
     settings = report["settings"]
     data = report.get("data", "DATA")
     options = {
@@ -174,6 +174,7 @@ def command(report: dict[str, Any]) -> str:
         "--photos": ",".join(map(str, settings["photos"])),
         "--views": settings["views"],
         "--stages": ",".join(settings["stages"]),
+        "--preset": settings["distill"]["preset"] if "field" in settings["stages"] else None,
         "--seed": settings["seed"],
         "--steps": settings["steps"],
         "--guidance": settings["guidance"],
@@ -181,7 +182,7 @@ def command(report: dict[str, Any]) -> str:
         "--alignment": settings["alignment"],
     }
     words = [f"{name} {value}" for name, value in options.items() if value is not None]
-    return "upfusion evaluate --model mini " + " ".join(words) + " -o REPORT"
+    return "upfusion evaluate --model mini " + " ".join(words) + f" -o {name}"
 
 
 def copied_sheet(report_path: Path, folder: Path, number: int) -> str | None:

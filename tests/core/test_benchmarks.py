@@ -144,10 +144,10 @@ def test_records_and_clocks(scripts: dict[str, ModuleType], tmp_path: Path) -> N
     assert result == 4_999_950_000
     assert taken.wall > 0
     with measuring.Peak() as peak:
-        kept = torch.ones(2_000_000)
-    assert kept.sum() == 2_000_000
+        kept = torch.ones(25_000_000)  # 100 MB, which come from the system whatever lies free in the process
+    assert kept.sum() == 25_000_000
     if peak.before:
-        assert peak.most - peak.before > 4e6
+        assert peak.most - peak.before > 5e7
     measuring.write_json(tmp_path / "a.json", {"b": 1})
     measuring.write_json(None, {"b": 1})
     assert json.loads((tmp_path / "a.json").read_text()) == {"b": 1}
