@@ -17,6 +17,7 @@ from upfusion_core.models.dino import DinoConfig
 from upfusion_core.models.text import TextConfig
 from upfusion_core.models.upsrt import UpSRTConfig
 from upfusion_core.models.vae import VaeConfig
+from upfusion_core.pipeline.upfusion import UpFusion
 from upfusion_core.training.autoencoder import calibrate_latents
 from upfusion_core.training.batches import TrainingBatch
 from upfusion_core.training.config import TrainConfig
@@ -35,6 +36,13 @@ def tiny_model() -> ModelConfig:
         vae=VaeConfig(ch=32, ch_mult=(1, 1), num_res_blocks=1),
         text=TextConfig(hidden_size=WIDTH, num_attention_heads=4, num_hidden_layers=1, intermediate_size=64),
     )
+
+
+def random_upfusion(seed: int) -> UpFusion:
+    """A model of random weights, whose pictures mean nothing; torch's own generator stays as it is."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return UpFusion(tiny_model())
 
 
 def tiny_config(stage: str = "encoder", **changes: Any) -> TrainConfig:  # noqa: ANN401 - fields of TrainConfig

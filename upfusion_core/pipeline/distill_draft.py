@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ..errors import FieldError
 from ..field.fitting import FieldFitter, FitConfig
 from ..field.radiance import RadianceField
 from ..geometry import orbit_cameras
 from ..types import Cameras
 from .distill_config import DraftSchedule
 from .distill_run import Run, band_cameras
-from .novel_views import resize_pictures
-from .prepare import estimate_coverage
+from .distill_targets import made_targets
 
 _ELEVATIONS_DEGREES = (22.5, 0.0, 45.0, 10.0)
 
@@ -65,33 +62,16 @@ def _fit(
     first: int,
     total: int,
 ) -> None:
-    """Fits the field to views on white, whose silhouettes are taken to be what is not white.
-
-    Views that the caller gave are fitted too, and count as much as all others together if those are more.
-    """
-    weights = None
-    if run.views is not None:
-        weights = torch.ones(len(cameras) + len(run.views.cameras))
-        weights[len(cameras) :] = max(1.0, len(cameras) / len(run.views.cameras))
-        cameras = Cameras.concatenate([cameras, run.views.cameras])
-        rgb = torch.cat([resize_pictures(rgb, run.model.image_size), run.views.rgb])
-    mask = torch.stack([estimate_coverage(picture) for picture in rgb])
-    fitter = FieldFitter(field, cameras, rgb, mask=mask, weights=weights, config=config, generator=run.generator(2))
+    """Fits the field to views on white, and to those that the caller gave."""
+    targets = made_targets(run, cameras, rgb)
+    fitter = FieldFitter(field, **vars(targets), config=config, generator=run.generator(2))
     if state["fit"] is not None:
         fitter.load_state_dict(state["fit"])
 
     def snapshot() -> dict[str, Any]:
         return state | {"fit": fitter.state_dict()}
 
-    while not fitter.done:
-        try:
-            fitter.step()
-        except FieldError:
-            run.save(snapshot())
-            raise
-        if fitter.iteration % run.config.checkpoint_every == 0 or fitter.done:
-            run.save(snapshot())
-        run.report(first + fitter.iteration, total, fitter.preview, snapshot)
+    run.fit(fitter, snapshot, end=config.iterations, first=first, total=total)
 
 
 def _sample(

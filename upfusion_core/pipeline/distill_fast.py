@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,35 +11,13 @@ from torch import Tensor
 from ..field.fitting import FieldFitter
 from ..field.radiance import RadianceField
 from ..field.rendering import render_views
-from ..types import Cameras, ViewConditioning
+from ..types import ViewConditioning
 from .distill_config import FastSchedule
 from .distill_run import Run, spread_cameras
+from .distill_targets import Targets, made_targets, with_given
 from .novel_views import resize_pictures
 from .photo_cameras import estimate_photo_cameras
-from .prepare import estimate_coverage
 from .sampling import repaint_steps, repaint_views
-
-
-@dataclass(frozen=True, eq=False)
-class Targets:
-    """Pictures to be fitted: N cameras, rgb (N, 3, S, S) on white, mask and weights (N, 1, S, S)."""
-
-    cameras: Cameras
-    rgb: Tensor
-    mask: Tensor
-    weights: Tensor
-
-    @classmethod
-    def on_white(cls, cameras: Cameras, rgb: Tensor, weights: Tensor | float = 1.0) -> Targets:
-        """Pictures whose silhouettes are what is not white; `weights` are theirs or one for all."""
-        mask = torch.stack([estimate_coverage(picture) for picture in rgb])
-        return cls(cameras, rgb, mask, torch.as_tensor(weights).expand_as(mask))
-
-    @classmethod
-    def joined(cls, parts: list[Targets]) -> Targets:
-        """All of them; their pictures have one size."""
-        tensors = zip(*((part.rgb, part.mask, part.weights) for part in parts), strict=True)
-        return cls(Cameras.concatenate([part.cameras for part in parts]), *(torch.cat(each) for each in tensors))
 
 
 def agreement(painted: Tensor, seen: Tensor, scale: float) -> Tensor:
@@ -65,16 +42,15 @@ class FastDistillation:
         self.plan = run.config.schedule
         self.cameras = spread_cameras(run.scene.reference, self.plan.cameras)
         self.field = run.new_field()
-        self.round = 0
-        self.painted: dict[str, Tensor] | None = None
         self.photos = run.photo_cameras
         self._cond: ViewConditioning | None = None
-        self.fitter = FieldFitter(
-            self.field, **vars(self._predicted()), config=self.plan.fit, generator=run.generator(2)
-        )
         saved = run.load()
+        self.round: int = 0 if saved is None else saved["round"]
+        self.painted: dict[str, Tensor] | None = None if saved is None else saved["painted"]
+        targets = self._targets() if self.round else self._predicted()
+        self.fitter = FieldFitter(self.field, **vars(targets), config=self.plan.fit, generator=run.generator(2))
         if saved is not None:
-            self._resume(saved)
+            self.fitter.load_state_dict(saved["fit"])
 
     def finish(self) -> RadianceField:
         """Takes the steps that are left."""
@@ -91,20 +67,10 @@ class FastDistillation:
         """What a later call goes on from."""
         return {"round": self.round, "painted": self.painted, "fit": self.fitter.state_dict()}
 
-    def _resume(self, saved: dict[str, Any]) -> None:
-        self.round, self.painted = saved["round"], saved["painted"]
-        self.fitter.load_state_dict(saved["fit"])
-        if self.round:
-            self.fitter.set_views(**vars(self._targets()))
-
     def _fit(self) -> None:
         """Fits until the next round begins, or to the end."""
-        run, fitter, end = self.run, self.fitter, self.plan.ends[self.round]
-        while fitter.iteration < end:
-            fitter.step()
-            if fitter.iteration % run.config.checkpoint_every == 0 or fitter.done:
-                run.save(self.state())
-            run.report(self._painting_steps(self.round) + fitter.iteration, self._total, fitter.preview, self.state)
+        end, first = self.plan.ends[self.round], self._painting_steps(self.round)
+        self.run.fit(self.fitter, self.state, end=end, first=first, total=self._total)
 
     @torch.no_grad()
     def _paint(self, level: float) -> dict[str, Tensor]:
@@ -142,13 +108,13 @@ class FastDistillation:
         """What the field is fitted to first: UpSRT's predictions of the cameras, and the caller's views."""
         run = self.run
         rgb = run.model.predict(run.scene, self.cameras, self.plan.predicted_size, pixel_centers=True)
-        return self._with_given(Targets.on_white(self.cameras, rgb))
+        return made_targets(run, self.cameras, rgb)
 
     def _targets(self) -> Targets:
         """What it is fitted to after a round: the painted views, the photos whose cameras are known, the caller's."""
         assert self.painted is not None, "a round was painted"
         painted = Targets.on_white(self.cameras, self.painted["rgb"], self.painted["weights"])
-        return self._with_given(Targets.joined([painted, *self._photos()]))
+        return with_given(self.run, Targets.joined([painted, *self._photos()]))
 
     def _photos(self) -> list[Targets]:
         run = self.run
@@ -164,17 +130,6 @@ class FastDistillation:
             cameras = self.photos.cameras[chosen]
         rgb, mask = (resize_pictures(each[chosen].cpu(), size) for each in (views.rgb, views.mask))
         return [Targets(cameras, rgb, mask, torch.full_like(mask, self.plan.photo_weight))]
-
-    def _with_given(self, targets: Targets) -> Targets:
-        """The caller's views too, which count as much as all others together if those are more."""
-        given = self.run.views
-        if given is None:
-            return targets
-        weight = max(1.0, len(targets.cameras) / len(given.cameras))
-        size = given.rgb.shape[-1]
-        if targets.rgb.shape[-1] != size:
-            targets = Targets.on_white(targets.cameras, resize_pictures(targets.rgb, size))
-        return Targets.joined([targets, Targets.on_white(given.cameras, given.rgb, weight)])
 
     def _painting_steps(self, rounds: int) -> int:
         """Denoising steps of all batches in the first rounds."""

@@ -17,7 +17,7 @@ from ..models.perceptual import PerceptualDistance, dino_distance, load_lpips
 from ..types import Cameras, RenderedViews
 from .distill_config import DistillConfig, ReferenceSchedule
 from .distill_run import Run, band_cameras
-from .prepare import estimate_coverage
+from .distill_targets import Targets
 from .schedule import alphas_cumprod, ddim_timesteps
 
 
@@ -149,9 +149,8 @@ def _fit_given(run: Run, field: RadianceField, config: FitConfig, total: int) ->
     """Starts the field from the caller's views; cancelled, it begins again."""
     views = run.views
     assert views is not None, "called only where there are some"
-    mask = torch.stack([estimate_coverage(picture) for picture in views.rgb])
-    generator = run.generator(4)
-    fitter = FieldFitter(field, views.cameras, views.rgb, mask=mask, config=config, generator=generator)
+    targets = Targets.on_white(views.cameras, views.rgb)
+    fitter = FieldFitter(field, **vars(targets), config=config, generator=run.generator(4))
     while not fitter.done:
         fitter.step()
         if run.on_step is not None:

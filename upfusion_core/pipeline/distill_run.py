@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..errors import FieldError
+from ..field.fitting import FieldFitter
 from ..field.radiance import RadianceField
 from ..geometry import orbit_cameras, random_cameras
 from ..geometry.cameras import BAND_ELEVATION_DEGREES
@@ -89,6 +91,24 @@ class Run:
     def save(self, state: dict[str, Any]) -> None:
         """Saves the state, if a path was given."""
         save_state(self.path, self.fingerprint, state)
+
+    def fit(
+        self, fitter: FieldFitter, state: Callable[[], dict[str, Any]], *, end: int, first: int, total: int
+    ) -> None:
+        """Steps until the fit's iteration is `end`; saves what `state` gives now and then, at the end, and on failure.
+
+        Args:
+            first: steps of the run that the fit's own do not count. total: of the run.
+        """
+        while fitter.iteration < end:
+            try:
+                fitter.step()
+            except FieldError:
+                self.save(state())
+                raise
+            if fitter.iteration % self.config.checkpoint_every == 0 or fitter.done:
+                self.save(state())
+            self.report(first + fitter.iteration, total, fitter.preview, state)
 
     def report(
         self, step: int, total: int, preview: Callable[[], Tensor] | None, state: Callable[[], dict[str, Any]]

@@ -78,7 +78,7 @@ def predict_views(
     check_count("size", size, 2, 4096)
     _check_cameras(cameras)
     if pixel_centers:
-        cameras = _shrunk_grid(cameras, size)
+        cameras = shrunk_grid(cameras, size)
     tokens = scene.tokens[None]
     views = []
     for camera in cameras:  # one at a time: the features of a large picture are larger than the picture
@@ -134,7 +134,7 @@ def check_text(text: tuple[Tensor, Tensor], width: int) -> tuple[Tensor, Tensor]
     return text
 
 
-def _shrunk_grid(cameras: Cameras, size: int) -> Cameras:
+def shrunk_grid(cameras: Cameras, size: int) -> Cameras:
     """Cameras whose corner-aligned grids are the pixel centres of the given ones: NDC x (size - 1) / size."""
     share = (size - 1) / size
     return Cameras(cameras.camera_to_world, cameras.focal / share, cameras.principal / share)

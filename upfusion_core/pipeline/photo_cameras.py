@@ -19,7 +19,7 @@ from ..field.radiance import RadianceField
 from ..field.rendering import RaySampling, render_views
 from ..geometry import orbit_cameras, reference_plucker
 from ..types import Cameras, InputViews, OnStep, SceneEncoding
-from .novel_views import encode_views
+from .novel_views import encode_views, shrunk_grid
 from .photo_matching import PhotoRender, PhotoSearch, match_photo, ring_differences
 
 if TYPE_CHECKING:
@@ -161,9 +161,11 @@ def _prediction(model: Stages, scene: SceneEncoding) -> PhotoRender:
     tokens = scene.tokens[None]
 
     def render(cameras: Cameras, size: int, reference: Cameras | None = None) -> Tensor:
-        share = (size - 1) / size  # UpSRT's grids are corner-aligned
-        inner = Cameras(cameras.camera_to_world, cameras.focal / share, cameras.principal / share)
-        rays = reference_plucker(inner, reference or scene.reference, size).reshape(1, -1, 6).to(tokens.device)
+        rays = (
+            reference_plucker(shrunk_grid(cameras, size), reference or scene.reference, size)
+            .reshape(1, -1, 6)
+            .to(tokens.device)
+        )
         rgb = torch.cat([model.upsrt.read_rgb(model.upsrt.decode(tokens, part)) for part in rays.split(_AT_ONCE, 1)], 1)
         return rgb.float().reshape(len(cameras), size, size, 3).permute(0, 3, 1, 2)
 

@@ -32,10 +32,8 @@ SIZE, WIDTH = tiny_training.SIZE, tiny_training.WIDTH
 
 @pytest.fixture(scope="module")
 def model() -> UpFusion:
-    """Random weights, from a fixed seed; its previews are no pictures of anything."""
-    with torch.random.fork_rng():
-        torch.manual_seed(5)
-        return UpFusion(tiny_training.tiny_model())
+    """Random weights; its previews are no pictures of anything."""
+    return tiny_training.random_upfusion(seed=5)
 
 
 @pytest.fixture(scope="module")

@@ -41,9 +41,7 @@ def picture(kind: str) -> Tensor:
 @pytest.fixture(scope="module")
 def model() -> UpFusion:
     """Random weights: what it paints means nothing, and a field of it must be one all the same."""
-    with torch.random.fork_rng():
-        torch.manual_seed(5)
-        return UpFusion(tiny_training.tiny_model())
+    return tiny_training.random_upfusion(seed=5)
 
 
 @pytest.mark.parametrize(("kind", "count"), [("disc", 6), ("wire", 1), ("full", 1)])

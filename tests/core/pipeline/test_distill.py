@@ -297,7 +297,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_terms(
         model.distill(scene, reference(), seeded())
 
 
-@pytest.mark.parametrize("config", [draft(), reference()], ids=["draft", "reference"])
+@pytest.mark.parametrize("config", [draft(), fast(), reference()], ids=["draft", "fast", "reference"])
 def test_a_gradient_that_is_not_finite_leaves_the_state_before(
     model: UpFusion, scene: SceneEncoding, config: DistillConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,8 +20,9 @@ from upfusion_core.field.rendering import RaySampling
 from upfusion_core.geometry import reference_camera
 from upfusion_core.pipeline import distill_fast
 from upfusion_core.pipeline.distill_config import FastSchedule
-from upfusion_core.pipeline.distill_fast import Targets, agreement
+from upfusion_core.pipeline.distill_fast import agreement
 from upfusion_core.pipeline.distill_run import spread_cameras
+from upfusion_core.pipeline.distill_targets import Targets
 from upfusion_core.pipeline.photo_cameras import PhotoCameras
 from upfusion_core.pipeline.sampling import repaint_steps, repaint_views
 

@@ -24,9 +24,7 @@ TEXT = (torch.zeros(77, WIDTH),) * 2
 
 @pytest.fixture(scope="module")
 def model() -> UpFusion:
-    with torch.random.fork_rng():
-        torch.manual_seed(5)
-        return UpFusion(tiny_training.tiny_model())
+    return tiny_training.random_upfusion(seed=5)
 
 
 @pytest.fixture(scope="module")
