@@ -24,6 +24,7 @@ from upfusion_core.models.ldm_names import CONTROL_PREFIX
 from upfusion_core.training import initial, loop
 from upfusion_core.training.batches import TrainingBatch
 from upfusion_core.training.config import TrainConfig
+from upfusion_core.training.interrupt import Interruption
 from upfusion_core.training.state import TrainState
 
 
@@ -53,7 +54,7 @@ def main(weights: str) -> None:
     zero = networks.controlnet.zero_convs[0][0].weight
     unet = networks.unet.up_blocks[0].resnets[0].conv1.weight.detach().clone()
     with MemoryPeak() as stepping:
-        loop._step(run, OneObject())
+        loop._step(run, OneObject(), Interruption())
     state: TrainState = run.state
     report = {
         "starting": starting.report(),

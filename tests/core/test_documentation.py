@@ -36,7 +36,7 @@ from upfusion_core import DistillConfig, RadianceField
 from upfusion_core.cli import app as app_module
 from upfusion_core.cli import demo, training
 from upfusion_core.cli.app import app
-from upfusion_core.evaluation import protocol
+from upfusion_core.evaluation import config as evaluation_config
 from upfusion_core.evaluation.spatial import SimilaritySearch
 from upfusion_core.field import level, mesh
 from upfusion_core.field.fitting import FitConfig
@@ -123,8 +123,8 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
         (level, "PICTURE_SIZE", 16), (level, "RAY_SAMPLES", 16),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
-    few = functools.partial(protocol.EvaluationConfig, mesh_resolution=24, mesh_samples=200)
-    monkeypatch.setattr(protocol, "EvaluationConfig", few)
+    few = functools.partial(evaluation_config.EvaluationConfig, mesh_resolution=24, mesh_samples=200)
+    monkeypatch.setattr(evaluation_config, "EvaluationConfig", few)
     search = SimilaritySearch((0.0,), (0.0,), starts=1, coarse_size=8, fine_size=8, coarse_steps=1, fine_steps=1)
     monkeypatch.setattr(SimilaritySearch, "quick", lambda: search)
     monkeypatch.setattr(demo, "SHEET_SIZE", 32)

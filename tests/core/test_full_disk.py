@@ -21,8 +21,8 @@ from upfusion_core.field.hashgrid import GridConfig
 from upfusion_core.field.mesh import MeshAsset
 from upfusion_core.field.radiance import FieldConfig, RadianceField
 from upfusion_core.files import replacing, save_tensors, write_json
-from upfusion_core.models.checkpoints import network_weights
 from upfusion_core.models.convert import write_networks
+from upfusion_core.models.networks import network_weights
 from upfusion_core.pipeline.distill_state import save_state
 from upfusion_core.training.initial import initial_networks
 from upfusion_core.training.report import save_picture

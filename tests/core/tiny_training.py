@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from upfusion_core.geometry import random_cameras, reference_camera
-from upfusion_core.models.checkpoints import network_weights
 from upfusion_core.models.config import ModelConfig
 from upfusion_core.models.controlnet import DiffusionConfig
 from upfusion_core.models.convert import convert, write_networks
 from upfusion_core.models.dino import DinoConfig
+from upfusion_core.models.networks import network_weights
 from upfusion_core.models.text import TextConfig
 from upfusion_core.models.upsrt import UpSRTConfig
 from upfusion_core.models.vae import VaeConfig

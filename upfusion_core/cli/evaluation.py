@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..data.examples import MultiViewDataset
+    from ..evaluation.config import EvaluationConfig
     from ..evaluation.groups import Group
-    from ..evaluation.protocol import EvaluationConfig
     from .run import Run
 
 PROCEDURAL = "procedural"
@@ -135,7 +135,7 @@ def evaluate(
 
 def evaluation_config(settings: dict[str, Any]) -> EvaluationConfig:
     """The protocol's settings of the command's."""
-    from ..evaluation.protocol import EvaluationConfig
+    from ..evaluation.config import EvaluationConfig
     from ..pipeline.distill_config import DistillConfig
     from ..pipeline.schedule import make_scheduler
 

@@ -1,10 +1,4 @@
-"""What is evaluated and how: objects of a data set, their photos and targets, each stage's pictures, their measures.
-
-An object is seen by cameras drawn from the seed and its number: view 0 is photo 1 and the reference, the next ones are
-the targets, the others the further photos. So the photos of a smaller number are the first of those of a larger one,
-all stages and numbers of photos paint the same targets, no target is a photo, and none of it depends on which numbers
-of photos or stages are asked for.
-"""
+"""How one object is evaluated: each stage's pictures of it, and their measures."""
 
 from __future__ import annotations
 
@@ -12,29 +6,24 @@ import functools
 import hashlib
 import json
 import math
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 import trimesh
 from torch import Tensor
 
-from ..checks import check_choice, check_count, check_range
-from ..data.examples import MultiViewDataset, PosedViews
-from ..data.meshes import MeshViews
-from ..data.procedural import ProceduralObjects, true_mesh
-from ..errors import FieldError, InputError
-from ..geometry.cameras import REFERENCE_ELEVATION_DEGREES
+from ..errors import FieldError
 from ..models.perceptual import PerceptualDistance
-from ..pipeline.distill_config import DistillConfig
-from ..types import Cameras, InputViews, OnStep, RenderedViews, SceneEncoding
+from ..types import Cameras, OnStep, RenderedViews, SceneEncoding
 from .alignment import Alignments, align_views, measure_alignments
 from .baked import BakedField
+from .config import EvaluationConfig, Stage
 from .consistency import reprojection_consistency
 from .geometry3d import compare_meshes
+from .objects import EvaluatedObject, object_seed
 from .spatial import Render, SimilaritySearch
 from .summary import object_mean
 
@@ -42,104 +31,8 @@ if TYPE_CHECKING:
     from ..field.radiance import RadianceField
     from ..pipeline.upfusion import UpFusion
 
-Stage = Literal["white", "nearest", "predict", "sample", "field"]
-
-STAGES: tuple[Stage, ...] = ("white", "nearest", "predict", "sample", "field")
-
 Values = dict[str, dict[str, dict[str, list[float]]]]
 """values[stage][photos][measure]: one number a view, or one alone for measures of the whole object."""
-
-
-@dataclass(frozen=True)
-class EvaluationConfig:
-    """All that shapes an evaluation, beside the model and the data.
-
-    photos: numbers of photos, 1 to 6. views: targets an object. stages: in the order of the report.
-    seed: of views, samples and fields. steps, guidance, scheduler, batch_size: of the 2D model.
-    alignment: "object" gives predict and field one 3D similarity an object, found by SimilaritySearch.quick; "picture"
-    gives them the shared 2D similarity that the other stages always get.
-    distill: of the field; its guidance is its own.
-    mesh_resolution, mesh_samples: of the field's surface, and points on each surface.
-    """
-
-    photos: tuple[int, ...] = (1, 3, 6)
-    views: int = 4
-    stages: tuple[Stage, ...] = STAGES
-    seed: int = 0
-    steps: int = 50
-    guidance: float = 9.0
-    scheduler: str = "ddim"
-    batch_size: int = 4
-    alignment: Literal["object", "picture"] = "object"
-    distill: DistillConfig = field(default_factory=DistillConfig.fast)
-    mesh_resolution: int = 128
-    mesh_samples: int = 100_000
-
-    def __post_init__(self) -> None:
-        for name, given in (("photos", self.photos), ("stages", self.stages)):
-            if not given or len(set(given)) != len(given):
-                raise InputError(f"{name} must be one or more different ones, got {list(given)}; name each once")
-        for count in self.photos:
-            check_count("photos", count, 1, 6)
-        for stage in self.stages:
-            check_choice("stages", stage, STAGES)
-        check_count("views", self.views, 1, 32)
-        check_count("seed", self.seed, 0, 2**32 - 1)
-        check_count("steps", self.steps, 1, 1000)
-        check_range("guidance", self.guidance, 0.0, 1000.0)
-        check_count("batch_size", self.batch_size, 1)
-        check_choice("alignment", self.alignment, ("object", "picture"))
-        check_count("mesh_resolution", self.mesh_resolution, 8, 2048)
-        check_count("mesh_samples", self.mesh_samples, 100)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON, for reports and for recognising objects that are finished."""
-        content = asdict(self) | {"distill": self.distill.to_dict()}
-        plain: dict[str, Any] = json.loads(json.dumps(content))
-        return plain
-
-
-@dataclass(frozen=True, eq=False)
-class EvaluatedObject:
-    """One object to be evaluated.
-
-    views: photo 1, the targets, the other photos. photos, targets: their places in it.
-    mesh: gives the true surface in the views' world; None where the data set has none.
-    """
-
-    index: int
-    views: PosedViews
-    photos: tuple[int, ...]
-    targets: tuple[int, ...]
-    mesh: Callable[[], trimesh.Trimesh] | None
-
-    @property
-    def truth(self) -> Tensor:
-        """(N, 3, S, S) true pictures of the targets."""
-        return self.views.rgb[list(self.targets)]
-
-    @property
-    def mask(self) -> Tensor:
-        """(N, 1, S, S) true silhouettes of the targets."""
-        return self.views.mask[list(self.targets)]
-
-    @property
-    def cameras(self) -> Cameras:
-        """The targets' cameras."""
-        return self.views.cameras[torch.tensor(self.targets)]
-
-    def given(self, count: int) -> InputViews:
-        """The first `count` photos as the model gets them."""
-        chosen = list(self.photos[:count])
-        return InputViews(self.views.rgb[chosen], self.views.mask[chosen], self.views.cameras.focal[chosen])
-
-    @property
-    def elevation_degrees(self) -> float:
-        """Photo 1's elevation, as far as it is known."""
-        if not self.views.upright:
-            return REFERENCE_ELEVATION_DEGREES
-        center = self.views.cameras.centers[0].double()
-        return math.degrees(math.asin(float((center[1] / center.norm()).clamp(-1, 1))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,32 +57,6 @@ class ObjectResult:
     values: Values
     notes: list[str]
     shown: dict[str, Tensor]
-
-
-def draw_object(dataset: MultiViewDataset, index: int, config: EvaluationConfig) -> EvaluatedObject:
-    """Object `index` of a data set with its photos and targets.
-
-    Raises:
-        InputError: it cannot be read, or has too few views.
-    """
-    most, wanted = max(config.photos), max(config.photos) + config.views
-    generator = torch.Generator().manual_seed(_seed(config.seed, "views", index))
-    mesh: Callable[[], trimesh.Trimesh] | None = None
-    if isinstance(dataset, ProceduralObjects):
-        batch = dataset.batch([index], views=wanted, generator=generator)
-        views = batch.example(0)
-        mesh = _procedural_mesh(batch.objects)
-    else:
-        views = dataset.draw(index, wanted, generator)
-        if isinstance(dataset, MeshViews):
-            mesh = _file_mesh(dataset, index, views)
-    if len(views) < wanted:
-        raise InputError(
-            f"{views.name} must have {wanted} views ({most} photos and {config.views} targets), got {len(views)}; "
-            "ask for fewer photos or views"
-        )
-    targets = tuple(range(1, 1 + config.views))
-    return EvaluatedObject(index, views, (0, *range(1 + config.views, wanted)), targets, mesh)
 
 
 def nearest_photos(cameras: Cameras, photos: Cameras) -> list[int]:
@@ -286,7 +153,7 @@ def _paint(
 
         return Painted(predicted(cameras, size), render=predicted)
     if stage == "sample":
-        first = _seed(config.seed, "sample", item.index)
+        first = object_seed(config.seed, "sample", item.index)
         novel = model.sample(
             scene,
             cameras,
@@ -298,7 +165,7 @@ def _paint(
             on_step=on_step,
         )
         return Painted(_picture(novel.rgb))
-    generator = torch.Generator().manual_seed(_seed(config.seed, "field", item.index))
+    generator = torch.Generator().manual_seed(object_seed(config.seed, "field", item.index))
     if state is not None:
         state.parent.mkdir(parents=True, exist_ok=True)
     field = model.distill(scene, config.distill, generator=generator, on_step=on_step, checkpoint=state)
@@ -378,19 +245,6 @@ def _consistency(painted: dict[str, Painted], item: EvaluatedObject) -> dict[str
     return found
 
 
-def _procedural_mesh(objects: Any) -> Callable[[], trimesh.Trimesh]:  # noqa: ANN401 - Objects of one
-    return functools.cache(lambda: true_mesh(objects))
-
-
-def _file_mesh(dataset: MeshViews, index: int, views: PosedViews) -> Callable[[], trimesh.Trimesh]:
-    @functools.cache
-    def read() -> trimesh.Trimesh:
-        surface = dataset.surface(index, views)
-        return trimesh.Trimesh(surface.vertices.numpy(), surface.faces.numpy(), process=False)
-
-    return read
-
-
 def _rows(values: Values) -> Iterator[tuple[str, str, dict[str, list[float]]]]:
     for stage, rows in values.items():
         for photos, measures in rows.items():
@@ -409,11 +263,6 @@ def _inner(on_step: OnStep | None, done: int, total: int) -> OnStep | None:
 
 def _picture(rgb: Tensor) -> Tensor:
     return rgb.detach().float().cpu().clamp(0, 1)
-
-
-def _seed(seed: int, purpose: str, index: int) -> int:
-    """A number below 2^31 that no other purpose or object shares, as good as surely."""
-    return zlib.crc32(f"{seed} {purpose} {index}".encode()) >> 1
 
 
 def object_values(rows: Sequence[Values], stage: str, photos: int, measure: str) -> list[float]:

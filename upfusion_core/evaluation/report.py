@@ -18,19 +18,12 @@ from ..errors import FieldError, InputError, MissingPackageError
 from ..files import replacing
 from ..models.perceptual import PerceptualDistance
 from ..types import OnStep
+from .config import EvaluationConfig
 from .groups import Group
 from .metrics import MEASURES
+from .objects import EvaluatedObject, draw_object
 from .pictures import load_picture, object_row, save_picture, stacked
-from .protocol import (
-    EvaluatedObject,
-    EvaluationConfig,
-    ObjectResult,
-    Values,
-    draw_object,
-    evaluate_object,
-    object_values,
-    settings_id,
-)
+from .protocol import ObjectResult, Values, evaluate_object, object_values, settings_id
 from .summary import WAYS, Score, markdown_table, paired_difference, plot_results, results_to_json, score
 
 if TYPE_CHECKING:

@@ -21,22 +21,24 @@ from ..errors import CheckpointError
 from ..files import bundled_path
 from ..json_text import parse_json, shown
 from .config import MAX_LAYERS, MODEL_ID, ModelConfig
-from .controlnet import ControlNet
-from .convolution import widen
-from .dino import DinoKeys
 from .dino_names import hub_names
-from .ldm_names import CONTROL_PREFIX, TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX, text_names, unet_names, vae_names
+from .ldm_names import CONTROL_PREFIX, TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX, text_names
+from .networks import (
+    DINO_PREFIX,
+    NETWORK_PREFIXES,
+    UPSRT_PREFIX,
+    Networks,
+    assign_weights,
+    build_networks,
+    shapes_fit,
+    weight_names,
+)
 from .text import TextConfig, build_text_encoder
-from .unet import build_unet
-from .upsrt import UpSRT
-from .vae import build_vae
-from .weight_files import check_finite_weights, listed, read_metadata, read_weights
+from .weight_files import listed, read_metadata, read_weights
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    pass
 
-UPSRT_PREFIX, DINO_PREFIX = "upsrt.", "dino."
-NETWORK_PREFIXES = (UPSRT_PREFIX, DINO_PREFIX, CONTROL_PREFIX, UNET_PREFIX, VAE_PREFIX)
 DEFAULT_EMBEDDING, EMPTY_EMBEDDING = "text_embeddings.default", "text_embeddings.empty"
 CONFIG_KEY = "upfusion_config"
 FACTS_KEY = "upfusion_facts"
@@ -93,17 +95,6 @@ class Checkpoint:
         return None
 
 
-@dataclass(frozen=True, eq=False)
-class Networks:
-    """The networks of a model, by stage; the text encoder is made only when a prompt is written."""
-
-    dino: DinoKeys
-    upsrt: UpSRT
-    controlnet: ControlNet
-    unet: UNet2DConditionModel
-    vae: AutoencoderKL
-
-
 @dataclass(frozen=True)
 class PartInfo:
     """One part of a checkpoint: tensors, parameters, bytes in the file, and the precisions found."""
@@ -124,18 +115,6 @@ class CheckpointInfo:
     parts: dict[str, PartInfo]
     text: str
     facts: dict[str, Any]
-
-
-def build_networks(config: ModelConfig, device: torch.device | str = "cpu") -> Networks:
-    """All networks but the text encoder, on `device` ("meta" for names and shapes only), with initial weights."""
-    with torch.device(device):
-        return Networks(
-            dino=DinoKeys(config.dino),
-            upsrt=UpSRT(config.upsrt),
-            controlnet=widen(ControlNet(config.diffusion)),
-            unet=widen(build_unet(config.diffusion)),
-            vae=build_vae(config.vae),
-        )
 
 
 def weights_path(weights: str | Path) -> Path:
@@ -197,43 +176,9 @@ def load_networks(checkpoint: Checkpoint, device: torch.device | str, dtype: tor
     Weights already in `dtype` stay mapped.
     """
     networks = build_networks(checkpoint.config, "meta")
-    for module, names in _modules(checkpoint.config, networks):
+    for module, names in weight_names(checkpoint.config, networks):
         assign_weights(module, names, checkpoint.weights, device, dtype)
     return networks
-
-
-def network_weights(config: ModelConfig, networks: Networks) -> dict[str, Tensor]:
-    """All weights of `networks` under their merged names, shaped as in the files; not copied, outside of autograd."""
-    weights: dict[str, Tensor] = {}
-    for module, names in _modules(config, networks):
-        state = module.state_dict()
-        weights |= {name: _stored_shape(name, state[own]) for own, name in names.items()}
-    return weights
-
-
-def set_network_weights(config: ModelConfig, networks: Networks, weights: Mapping[str, Tensor]) -> None:
-    """Copies those of `weights` (merged names) that the networks know into them; the others keep their values.
-
-    Raises:
-        CheckpointError: a weight has another shape than the networks'.
-    """
-    own = network_weights(config, networks)
-    wrong = [name for name in own if name in weights and not _fits(weights[name].shape, own[name].shape)]
-    if wrong:
-        first = wrong[0]
-        raise CheckpointError(
-            f"weights must fit the configuration, got {first} {tuple(weights[first].shape)} instead of "
-            f"{tuple(own[first].shape)} and {len(wrong) - 1} more; use the configuration they were made with"
-        )
-    for name, value in own.items():
-        if name in weights:
-            value.copy_(weights[name].reshape(value.shape))
-
-
-def _stored_shape(name: str, value: Tensor) -> Tensor:
-    """The VAE's attention is of linear layers in diffusers, of 1x1 convolutions in the files."""
-    is_attention = name.startswith(VAE_PREFIX) and ".attn_1." in name and value.ndim == 2
-    return value[:, :, None, None] if is_attention else value
 
 
 def weights_id(config: ModelConfig, weights: Mapping[str, Tensor]) -> str:
@@ -367,33 +312,6 @@ def _read_text(path: Path) -> str:
         raise CheckpointError(f"{path} cannot be read as UTF-8 text ({error}); correct it or remove it") from error
 
 
-def _modules(config: ModelConfig, networks: Networks) -> list[tuple[nn.Module, dict[str, str]]]:
-    """Each network with its own parameter names -> the checkpoint's."""
-    prefixed = [(networks.upsrt, UPSRT_PREFIX), (networks.dino, DINO_PREFIX), (networks.controlnet, CONTROL_PREFIX)]
-    pairs = [(module, {name: prefix + name for name in module.state_dict()}) for module, prefix in prefixed]
-    return [
-        *pairs,
-        (networks.unet, unet_names(config.diffusion, networks.unet.state_dict())),
-        (networks.vae, vae_names(config.vae, networks.vae.state_dict())),
-    ]
-
-
-def assign_weights(
-    module: nn.Module,
-    names: dict[str, str],
-    weights: dict[str, Tensor],
-    device: torch.device | str,
-    dtype: torch.dtype,
-) -> None:
-    """Gives `module` (own parameter names -> merged names) its weights, frozen; those in `dtype` stay mapped."""
-    shapes = {name: value.shape for name, value in module.state_dict().items()}
-    check_finite_weights({name: weights[name] for name in names.values()}, dtype)
-    # a 1x1 convolution of the VAE's attention is a linear layer in diffusers, hence the reshape
-    state = {own: weights[name].reshape(shapes[own]).to(device=device, dtype=dtype) for own, name in names.items()}
-    module.load_state_dict(state, strict=True, assign=True)
-    module.requires_grad_(False).eval()
-
-
 def _with_text_sizes(checkpoint: Checkpoint) -> ModelConfig:
     """The released config has no word on the text encoder: its sizes follow from its tensors, heads being 64 wide."""
     names = [name.removeprefix(TEXT_PREFIX) for name in checkpoint.weights if name.startswith(TEXT_PREFIX)]
@@ -413,7 +331,7 @@ def _with_text_sizes(checkpoint: Checkpoint) -> ModelConfig:
 def _check_names(checkpoint: Checkpoint) -> None:
     expected: dict[str, torch.Size] = {}
     networks = build_networks(checkpoint.config, "meta")
-    for module, names in _modules(checkpoint.config, networks):
+    for module, names in weight_names(checkpoint.config, networks):
         state = module.state_dict()
         expected |= {name: state[own].shape for own, name in names.items()}
     if checkpoint.has_text_encoder:
@@ -429,7 +347,7 @@ def _check_names(checkpoint: Checkpoint) -> None:
     misshapen = [
         f"{name} {tuple(weights[name].shape)} instead of {tuple(shape)}"
         for name, shape in expected.items()
-        if name in weights and not _fits(weights[name].shape, shape)
+        if name in weights and not shapes_fit(weights[name].shape, shape)
     ]
     whole = [f"{name} {weights[name].dtype}" for name in expected if not weights.get(name, _FLOAT).is_floating_point()]
     if missing or unexpected or misshapen or whole:
@@ -443,10 +361,6 @@ def _check_names(checkpoint: Checkpoint) -> None:
         raise CheckpointError(
             f"{checkpoint.path} does not fit its configuration: {found}. Check config.json or get the weights again"
         )
-
-
-def _fits(found: torch.Size, wanted: torch.Size) -> bool:
-    return found == wanted or (found[: len(wanted)] == wanted and set(found[len(wanted) :]) == {1})
 
 
 def _ignored(name: str, config: ModelConfig) -> bool:

@@ -23,17 +23,16 @@ from .checkpoints import (
     CONFIG_KEY,
     DEFAULT_EMBEDDING,
     DINO_FILES,
-    DINO_PREFIX,
     EMPTY_EMBEDDING,
     FACTS_KEY,
     SCHEDULE_BUFFERS,
-    UPSRT_PREFIX,
     Checkpoint,
     load_text_encoder,
     open_checkpoint,
     weights_id,
 )
 from .config import MODEL_ID, ModelConfig
+from .networks import DINO_PREFIX, UPSRT_PREFIX
 from .text import DEFAULT_PROMPT, encode_tokens, tokenize
 
 _SAFETENSORS_TYPES = {

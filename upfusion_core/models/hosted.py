@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .checkpoints import DINO_PREFIX, UPSRT_PREFIX, Checkpoint
+from .checkpoints import Checkpoint
 from .controlnet import ControlNet
 from .dino import DinoKeys
 from .ldm_names import CONTROL_PREFIX, TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX
+from .networks import DINO_PREFIX, UPSRT_PREFIX
 from .upsrt import UpSRT
 from .weight_files import check_finite_weights
 

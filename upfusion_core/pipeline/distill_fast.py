@@ -16,7 +16,7 @@ from .distill_config import FastSchedule
 from .distill_run import Run, spread_cameras
 from .distill_targets import Targets, made_targets, with_given
 from .novel_views import resize_pictures
-from .photo_cameras import estimate_photo_cameras
+from .photo_cameras import PhotoCameras, estimate_photo_cameras
 from .sampling import repaint_steps, repaint_views
 
 
@@ -42,9 +42,9 @@ class FastDistillation:
         self.plan = run.config.schedule
         self.cameras = spread_cameras(run.scene.reference, self.plan.cameras)
         self.field = run.new_field()
-        self.photos = run.photo_cameras
         self._cond: ViewConditioning | None = None
         saved = run.load()
+        self.photos = self._photo_cameras(0 if saved is None else saved["fit"]["iteration"])
         self.round: int = 0 if saved is None else saved["round"]
         self.painted: dict[str, Tensor] | None = None if saved is None else saved["painted"]
         targets = self._targets() if self.round else self._predicted()
@@ -116,6 +116,20 @@ class FastDistillation:
         painted = Targets.on_white(self.cameras, self.painted["rgb"], self.painted["weights"])
         return with_given(self.run, Targets.joined([painted, *self._photos()]))
 
+    def _photo_cameras(self, step: int) -> PhotoCameras | None:
+        """Where the photos were taken from, if more of them than the first are to be targets; reported as `step`."""
+        run, views = self.run, self.run.scene.views
+        if views is None or len(views) == 1 or not (self.plan.photo_weight and self.plan.all_photos):
+            return None
+        if run.photo_cameras is not None:
+            return run.photo_cameras
+
+        def on_step(*_: object) -> None:
+            if run.on_step is not None:
+                run.on_step(step, self._total, None)
+
+        return estimate_photo_cameras(run.model, run.scene, on_step=on_step)
+
     def _photos(self) -> list[Targets]:
         run = self.run
         views = run.scene.views
@@ -123,9 +137,7 @@ class FastDistillation:
             return []
         cameras, size = run.scene.reference.to("cpu"), run.model.image_size
         chosen = torch.tensor([0])
-        if self.plan.all_photos and len(views) > 1:
-            if self.photos is None:
-                self.photos = estimate_photo_cameras(run.model, run.scene)
+        if self.photos is not None:
             chosen = self.photos.accepted.nonzero()[:, 0]
             cameras = self.photos.cameras[chosen]
         rgb, mask = (resize_pictures(each[chosen].cpu(), size) for each in (views.rgb, views.mask))

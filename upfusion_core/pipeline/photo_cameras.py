@@ -6,7 +6,7 @@ object in photo 1's frame with the object in photo k's frame, both seen on a tur
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +87,7 @@ def estimate_photo_cameras(
         field: a coarse field of the object, against whose renders the cameras are refined; UpSRT's predictions
             unless given.
         search: how to search.
-        on_step: called with (step, total, None) after each photo; raise from it to stop.
+        on_step: called with (photos done, total, None) after each prediction; raise from it to stop.
 
     Raises:
         InputError: the scene holds no photos.
@@ -103,7 +103,13 @@ def _estimated(
 ) -> PhotoCameras:
     views, reference = _photos(scene), scene.reference.to("cpu")
     focal = float(reference.focal[0, 0])
-    objects = _Predictions(model, scene)
+    total = len(views) - 1
+
+    def predicted() -> None:
+        if on_step is not None:
+            on_step(len(found) - 1, total, None)
+
+    objects = _Predictions(model, scene, predicted)
     against = None if field is None else _rendered(field)
     found, scores, accepted = [reference], [1.0], [True]
     for index in range(1, len(views)):
@@ -115,7 +121,7 @@ def _estimated(
         scores.append(match.score)
         accepted.append(match.accepted)
         if on_step is not None:
-            on_step(index, len(views) - 1, None)
+            on_step(index, total, None)
     return PhotoCameras(Cameras.concatenate(found), torch.tensor(accepted), torch.tensor(scores))
 
 
@@ -125,10 +131,13 @@ def _photos(scene: SceneEncoding) -> InputViews:
 
 
 class _Predictions:
-    """What UpSRT makes of the photos of one scene, in other orders and without some of them."""
+    """What UpSRT makes of the photos of one scene, in other orders and without some of them.
 
-    def __init__(self, model: Stages, scene: SceneEncoding) -> None:
-        self.model, self.scene = model, model._own(scene)
+    after: called after each set of pictures, and may raise.
+    """
+
+    def __init__(self, model: Stages, scene: SceneEncoding, after: Callable[[], None]) -> None:
+        self.model, self.scene, self.after = model, model._own(scene), after
         self._ring: Tensor | None = None
 
     def predicted(self, order: Sequence[int]) -> PhotoRender:
@@ -138,7 +147,7 @@ class _Predictions:
         views = InputViews(views.rgb[chosen], views.mask[chosen], views.focal[chosen])
         model = self.model
         tokens = encode_views(model.dino, model.upsrt, views, model.device, model.dtype)
-        return _prediction(model, replace(self.scene, tokens=tokens, views=views))
+        return self._render(replace(self.scene, tokens=tokens, views=views))
 
     def rings(self, index: int, search: PhotoSearch, focal: float) -> Tensor:
         """(E, A) see ring_differences: the object with photo `index` as its reference, against the scene as it is."""
@@ -146,7 +155,7 @@ class _Predictions:
         shape = (len(search.ring_elevations_degrees), search.azimuths)
         with torch.no_grad():
             if self._ring is None:
-                self._ring = _prediction(self.model, self.scene)(cameras, search.coarse_size).unflatten(0, shape)
+                self._ring = self._render(self.scene)(cameras, search.coarse_size).unflatten(0, shape)
             order = [index, *(other for other in range(len(_photos(self.scene))) if other != index)]
             render = self.predicted(order)
             others = [
@@ -155,21 +164,18 @@ class _Predictions:
             ]
         return ring_differences(self._ring, torch.stack(others))
 
+    def _render(self, scene: SceneEncoding) -> PhotoRender:
+        """UpSRT's colours, differentiable with respect to the cameras."""
+        tokens, upsrt = scene.tokens[None], self.model.upsrt
 
-def _prediction(model: Stages, scene: SceneEncoding) -> PhotoRender:
-    """UpSRT's colours, differentiable with respect to the cameras."""
-    tokens = scene.tokens[None]
+        def render(cameras: Cameras, size: int, reference: Cameras | None = None) -> Tensor:
+            grid = shrunk_grid(cameras, size)
+            rays = reference_plucker(grid, reference or scene.reference, size).reshape(1, -1, 6).to(tokens.device)
+            rgb = torch.cat([upsrt.read_rgb(upsrt.decode(tokens, part)) for part in rays.split(_AT_ONCE, 1)], 1)
+            self.after()
+            return rgb.float().reshape(len(cameras), size, size, 3).permute(0, 3, 1, 2)
 
-    def render(cameras: Cameras, size: int, reference: Cameras | None = None) -> Tensor:
-        rays = (
-            reference_plucker(shrunk_grid(cameras, size), reference or scene.reference, size)
-            .reshape(1, -1, 6)
-            .to(tokens.device)
-        )
-        rgb = torch.cat([model.upsrt.read_rgb(model.upsrt.decode(tokens, part)) for part in rays.split(_AT_ONCE, 1)], 1)
-        return rgb.float().reshape(len(cameras), size, size, 3).permute(0, 3, 1, 2)
-
-    return render
+        return render
 
 
 def _rendered(field: RadianceField) -> PhotoRender:

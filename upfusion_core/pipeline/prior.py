@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ..checks import check_shape, check_type
 from ..errors import InputError
-from ..models.checkpoints import Networks
 from ..models.controlnet import ControlConstants, KeysValues
+from ..models.networks import Networks
 from ..models.unet import predict, prompt_keys_values
 from ..models.vae import decode_latents, encode_images
 from ..types import ViewConditioning

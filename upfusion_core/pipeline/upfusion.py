@@ -11,16 +11,9 @@ from torch import Tensor
 
 from ..checks import check_choice, check_type
 from ..errors import CheckpointError, InputError
-from ..models.checkpoints import (
-    Checkpoint,
-    build_networks,
-    load_networks,
-    load_text_encoder,
-    network_weights,
-    open_checkpoint,
-    weights_id,
-)
+from ..models.checkpoints import Checkpoint, load_networks, load_text_encoder, open_checkpoint, weights_id
 from ..models.config import ModelConfig
+from ..models.networks import build_networks, network_weights
 from ..models.text import DEFAULT_PROMPT, build_text_encoder, encode_tokens, tokenize
 from .prior import DiffusersPrior
 from .stages import Stages

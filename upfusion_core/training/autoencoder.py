@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import InputError
-from ..models.checkpoints import Networks
+from ..models.networks import Networks
 from .batches import TrainingBatch
 from .config import TrainConfig
 from .draws import Draws

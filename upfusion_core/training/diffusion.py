@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..checks import check_shape
-from ..models.checkpoints import Networks
 from ..models.controlnet import KeysValues
+from ..models.networks import Networks
 from ..models.unet import predict, prompt_keys_values
 from ..models.vae import encode_images
 from ..pipeline.schedule import TRAIN_STEPS, alphas_cumprod

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..models.checkpoints import Networks
+from ..models.networks import Networks
 from .batches import TrainingBatch
 from .config import TrainConfig
 from .draws import Draws

@@ -10,23 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from ..models.checkpoints import (
-    CONFIG_KEY,
-    DEFAULT_EMBEDDING,
-    DINO_PREFIX,
-    EMPTY_EMBEDDING,
-    UPSRT_PREFIX,
-    Checkpoint,
-    Networks,
-    build_networks,
-    network_weights,
-    open_checkpoint,
-    set_network_weights,
-)
+from ..models.checkpoints import CONFIG_KEY, DEFAULT_EMBEDDING, EMPTY_EMBEDDING, Checkpoint, open_checkpoint
 from ..models.config import ModelConfig
 from ..models.controlnet import ControlNet
 from ..models.dino_names import hub_names
 from ..models.ldm_names import CONTROL_PREFIX, TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX, text_names, unet_names, vae_names
+from ..models.networks import DINO_PREFIX, UPSRT_PREFIX, Networks, build_networks, network_weights, set_network_weights
 from ..models.text import DEFAULT_PROMPT, build_text_encoder, encode_tokens, tokenize
 from ..models.weight_files import read_metadata, read_weights
 from .draws import derived_seed

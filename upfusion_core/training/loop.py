@@ -9,33 +9,32 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ..checks import check_choice, check_range
 from ..errors import InputError, MissingPackageError
-from ..models.checkpoints import Networks, network_weights, set_network_weights
 from ..models.convert import write_networks
+from ..models.networks import Networks, network_weights, set_network_weights
 from ..types import OnStep
 from .autoencoder import AutoencoderStage, calibrate_latents, check_latents
-from .batches import BatchSource, TrainingBatch
+from .batches import BatchSource
 from .config import TrainConfig
 from .diffusion import DiffusionStage
 from .draws import Draws, derived_seed
 from .encoder import EncoderStage
 from .initial import initial_networks
 from .interrupt import Interruption, interruption
-from .previews import preview_sheet
 from .report import Reporter
+from .run import StageModule, TrainingRun
 from .stages import TrainingStage
-from .state import STATE_NAME, Averaged, TrainState, read_state, restore, save_state, trained_parameters
+from .state import STATE_NAME, Averaged, TrainState, read_state, restore, trained_parameters
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-StageModule: TypeAlias = EncoderStage | AutoencoderStage | DiffusionStage
 MODEL_NAME = "model.safetensors"
 CALIBRATION_BATCHES = 8
 
@@ -48,24 +47,6 @@ class TrainResult:
     step: int
     finished: bool
     elapsed: float
-
-
-@dataclass(frozen=True, eq=False)
-class _Run:
-    """What stays the same over the steps. module: the stage as accelerate wraps it."""
-
-    config: TrainConfig
-    accelerator: Accelerator
-    networks: Networks
-    text: tuple[Tensor, Tensor]
-    stage: StageModule
-    module: nn.Module
-    folder: Path
-    state: TrainState
-    reporter: Reporter
-
-    def weights(self) -> dict[str, Tensor]:
-        return network_weights(self.config.model, self.networks)
 
 
 def train(
@@ -219,7 +200,7 @@ def _prepared(
     stage: StageModule,
     folder: Path,
     saved: dict[str, Any] | None,
-) -> _Run:
+) -> TrainingRun:
     stage.to(accelerator.device)
     if config.compile:
         stage.compile()
@@ -233,11 +214,11 @@ def _prepared(
         restore(saved, state)
     reporter = Reporter(folder, active=accelerator.is_main_process, first_step=state.step)
     module = accelerator.prepare_model(stage)
-    return _Run(config, accelerator, networks, text, stage, module, folder, state, reporter)
+    return TrainingRun(config, accelerator, networks, text, stage, module, folder, state, reporter)
 
 
 def _steps(
-    run: _Run,
+    run: TrainingRun,
     source: BatchSource,
     validation: BatchSource,
     deadline: float | None,
@@ -252,12 +233,12 @@ def _steps(
             _loop(run, source, validation, deadline, on_step, interrupted)
     except KeyboardInterrupt:
         if run.state.saved != run.state.step:
-            _save(run)
+            run.save()
         raise
 
 
 def _loop(
-    run: _Run,
+    run: TrainingRun,
     source: BatchSource,
     validation: BatchSource,
     deadline: float | None,
@@ -265,16 +246,16 @@ def _loop(
     interrupted: Interruption,
 ) -> None:
     config, state = run.config, run.state
-    fixed = _fixed_batches(run, validation)
+    fixed = run.fixed_batches(validation)
 
     def preview() -> Tensor:
-        return _sheet(run, fixed[0])
+        return run.sheet(fixed[0])
 
-    _validate_if_due(run, fixed)  # Ctrl-C may have come between a step and its validation
+    run.validate_if_due(fixed)  # Ctrl-C may have come between a step and its validation
     while state.step < config.steps:
         begun = time.monotonic()
         _step(run, source, interrupted)
-        _validate_if_due(run, fixed)
+        run.validate_if_due(fixed)
         state.elapsed += time.monotonic() - begun
         stop: BaseException | None = None
         if on_step is not None and run.accelerator.is_main_process:
@@ -287,14 +268,14 @@ def _loop(
         over = deadline is not None and time.monotonic() >= deadline
         ends, cancelled = _anywhere(run.accelerator, over, stop is not None)
         if ends or cancelled or state.step % config.save_every == 0 or state.step == config.steps:
-            _save(run)
+            run.save()
         if cancelled:
             raise stop if stop is not None else KeyboardInterrupt
         if ends:
             return
 
 
-def _step(run: _Run, source: BatchSource, interrupted: Interruption) -> None:
+def _step(run: TrainingRun, source: BatchSource, interrupted: Interruption) -> None:
     """One optimiser step. Raises InputError, the state before it saved, if the loss or a gradient is not finite."""
     config, state, optimizer = run.config, run.state, run.state.optimizer
     rate = learning_rate(config, state.step)
@@ -308,7 +289,7 @@ def _step(run: _Run, source: BatchSource, interrupted: Interruption) -> None:
     terms = dict(zip(names, numbers[:-1], strict=True))
     if not all(map(math.isfinite, numbers)):
         optimizer.zero_grad(set_to_none=True)
-        _save(run)
+        run.save()
         raise InputError(
             f"the loss must stay finite, but step {state.step + 1} gave {terms} and a gradient of norm {numbers[-1]}; "
             f"lower learning_rate or set clip_norm, then resume from {run.folder / STATE_NAME} or begin anew"
@@ -317,7 +298,7 @@ def _step(run: _Run, source: BatchSource, interrupted: Interruption) -> None:
         _update(run, terms, {"learning_rate": rate, "gradient_norm": numbers[-1]})
 
 
-def _update(run: _Run, terms: dict[str, float], facts: dict[str, float]) -> None:
+def _update(run: TrainingRun, terms: dict[str, float], facts: dict[str, float]) -> None:
     """Takes the optimiser's step; all that belongs to a step changes here, together."""
     config, state = run.config, run.state
     state.optimizer.step()
@@ -337,58 +318,10 @@ def _term_names(config: TrainConfig) -> list[str]:
     return ["rgb"] if config.stage == "encoder" else ["kl", "l1", "mse"]
 
 
-def _validate_if_due(run: _Run, fixed: list[TrainingBatch]) -> None:
-    """Validates after every so many steps, once each."""
-    every, step, rows = run.config.validate_every, run.state.step, run.state.history.validation
-    if every and step and step % every == 0 and not (rows and rows[-1]["step"] == step):
-        _validate(run, fixed)
-
-
-def _validate(run: _Run, fixed: list[TrainingBatch]) -> None:
-    """The terms of the averaged weights on the fixed batches, and a sheet of pictures; the main process does it."""
-    if not run.accelerator.is_main_process:
-        return
-    sums: dict[str, float] = {}
-    with _averaged(run), torch.no_grad(), run.accelerator.autocast():
-        for index, batch in enumerate(fixed):
-            draws = Draws(derived_seed(run.config.seed, "validation", index), device=run.accelerator.device)
-            for name, value in run.stage(**run.stage.inputs(batch, draws)).items():
-                sums[name] = sums.get(name, 0.0) + float(value) / len(fixed)
-    row = {"step": run.state.step, **sums}
-    run.state.history.validation.append(row)
-    run.reporter.scalars(row, "validation")
-    if fixed:
-        run.reporter.sheet(_sheet(run, fixed[0]), run.state.step)
-    run.reporter.history(run.state.history)
-
-
-def _fixed_batches(run: _Run, validation: BatchSource) -> list[TrainingBatch]:
-    count = run.config.validation_batches if run.accelerator.is_main_process else 0
-    return [validation.batch(index).to(run.accelerator.device) for index in range(count)]
-
-
-def _sheet(run: _Run, batch: TrainingBatch) -> Tensor:
-    device = run.accelerator.device
-    text = (run.text[0].to(device), run.text[1].to(device))
-    with _averaged(run):
-        return preview_sheet(run.config, run.networks, text, batch).cpu()
-
-
-def _averaged(run: _Run) -> AbstractContextManager[None]:
-    return nullcontext() if run.state.averaged is None else run.state.averaged.in_place()
-
-
-def _save(run: _Run) -> None:
-    if run.accelerator.is_main_process:
-        save_state(run.folder / STATE_NAME, run.config, run.weights(), run.text, run.state)
-        run.reporter.history(run.state.history)
-    run.state.saved = run.state.step
-
-
-def _finish(run: _Run, source: BatchSource) -> None:
+def _finish(run: TrainingRun, source: BatchSource) -> None:
     """Writes the merged file, of the averaged weights where there are any."""
     if run.accelerator.is_main_process:
-        with _averaged(run):
+        with run.averaged():
             weights = run.weights()
             if run.config.stage == "autoencoder":
                 weights = _calibrated(run, source)
@@ -396,7 +329,7 @@ def _finish(run: _Run, source: BatchSource) -> None:
     run.accelerator.wait_for_everyone()
 
 
-def _calibrated(run: _Run, source: BatchSource) -> dict[str, Tensor]:
+def _calibrated(run: TrainingRun, source: BatchSource) -> dict[str, Tensor]:
     """The weights with the autoencoder's latents brought to the scale of SD 1.5's; training goes on with its own."""
     batches = [source.batch(step) for step in range(CALIBRATION_BATCHES)]
     pictures = torch.cat([batch.targets.flatten(0, 1) for batch in batches]).to(run.accelerator.device)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..models.checkpoints import Networks
+from ..models.networks import Networks
 from ..models.vae import decode_latents, encode_images
 from ..pipeline.novel_views import condition_views, encode_views, predict_views
 from ..pipeline.prior import DiffusersPrior

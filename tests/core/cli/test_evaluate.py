@@ -17,7 +17,8 @@ from upfusion_core.cli.evaluation import EvaluateOptions, evaluation_config, eva
 from upfusion_core.cli.settings import PRESETS
 from upfusion_core.data.procedural import ProceduralObjects
 from upfusion_core.evaluation import report as report_module
-from upfusion_core.evaluation.protocol import EvaluationConfig, draw_object
+from upfusion_core.evaluation.config import EvaluationConfig
+from upfusion_core.evaluation.objects import draw_object
 from upfusion_core.pipeline.distill_config import PRESETS as LIBRARY_PRESETS
 from upfusion_core.pipeline.upfusion import UpFusion
 

@@ -21,15 +21,9 @@ from upfusion_core.data.meshes import MeshRendering, mesh_folder
 from upfusion_core.data.procedural import ProceduralObjects
 from upfusion_core.errors import InputError, MissingPackageError
 from upfusion_core.evaluation import report as report_module
-from upfusion_core.evaluation.protocol import (
-    STAGES,
-    EvaluatedObject,
-    EvaluationConfig,
-    draw_object,
-    evaluate_object,
-    nearest_photos,
-    neighbours,
-)
+from upfusion_core.evaluation.config import STAGES, EvaluationConfig
+from upfusion_core.evaluation.objects import EvaluatedObject, draw_object
+from upfusion_core.evaluation.protocol import evaluate_object, nearest_photos, neighbours
 from upfusion_core.evaluation.report import Report, evaluate
 from upfusion_core.evaluation.spatial import SimilaritySearch
 from upfusion_core.evaluation.summary import results_from_json

@@ -202,7 +202,7 @@ def test_photos_are_targets_where_their_cameras_are_known(
 ) -> None:
     cameras = orbit_cameras([0.0, 90.0, 200.0])
     estimated = PhotoCameras(cameras, torch.tensor([True, False, True]), torch.tensor([1.0, 0.1, 0.9]))
-    monkeypatch.setattr(distill_fast, "estimate_photo_cameras", lambda *_: estimated)
+    monkeypatch.setattr(distill_fast, "estimate_photo_cameras", lambda *_, **__: estimated)
     fitted: list[Targets] = []
     original = distill_fast.FieldFitter.set_views
 
@@ -235,3 +235,18 @@ def test_photos_are_targets_where_their_cameras_are_known(
     assert len(fitted[1].cameras) == 4
     with pytest.raises(InputError, match="one camera for each of the scene's 0 photos, got 3"):
         model.distill(dataclasses.replace(scene, views=None), config, photo_cameras=given)
+
+
+def test_the_search_for_the_photos_cameras_can_be_cancelled(model: UpFusion, scene: SceneEncoding) -> None:
+    config = DistillConfig(schedule=dataclasses.replace(SCHEDULE, all_photos=True), field=FIELD)
+    asked: list[tuple[int, int]] = []
+
+    def stop(step: int, total: int, preview: object) -> None:
+        asked.append((step, total))
+        assert preview is None, "the fit has not begun"
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        model.distill(scene, config, on_step=stop)
+    assert asked == [(0, 4 + 2 + FIT.iterations)] * 3

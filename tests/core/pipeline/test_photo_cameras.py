@@ -93,7 +93,8 @@ def test_photo_1_is_known_and_the_others_are_reported(model: UpFusion, scene: Sc
     found = estimate_photo_cameras(
         model, scene, search=SMALL, on_step=lambda step, total, _: steps.append((step, total))
     )
-    assert steps == [(1, 2), (2, 2)]
+    assert list(dict.fromkeys(steps)) == [(0, 2), (1, 2), (2, 2)]
+    assert steps.count((0, 2)) > 4  # so that a host can cancel in between
     assert len(found) == 3
     assert torch.equal(found.cameras.camera_to_world[0], scene.reference.camera_to_world[0])
     assert bool(found.accepted[0])

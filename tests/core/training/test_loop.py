@@ -22,8 +22,8 @@ from torch import Tensor
 
 from upfusion_core import UpFusion, orbit_cameras
 from upfusion_core.errors import CheckpointError, InputError, MissingPackageError, OutputError
-from upfusion_core.models.checkpoints import network_weights
 from upfusion_core.models.convert import write_networks
+from upfusion_core.models.networks import network_weights
 from upfusion_core.models.vae import encode_images
 from upfusion_core.training import loop
 from upfusion_core.training.autoencoder import calibrate_latents
@@ -31,6 +31,7 @@ from upfusion_core.training.batches import TrainingBatch
 from upfusion_core.training.config import TrainConfig
 from upfusion_core.training.initial import initial_networks
 from upfusion_core.training.loop import TrainResult, accumulate_gradients, learning_rate, make_stage, train
+from upfusion_core.training.run import TrainingRun
 from upfusion_core.training.state import Averaged, History, read_state
 from upfusion_core.types import InputViews
 
@@ -162,7 +163,6 @@ def test_history_means() -> None:
 
 def test_the_merged_file_is_the_trained_model(tmp_path: Path) -> None:
     config = tiny_config("diffusion", ema_decay=0.0, steps=2)
-    from upfusion_core.training import loop
 
     kept = {}
     original = loop._finish
@@ -289,7 +289,7 @@ def test_ctrl_c_waits_for_the_end_of_an_update(tmp_path: Path, monkeypatch: pyte
 
 
 def test_ctrl_c_while_validating_leaves_the_validation_to_the_next_attempt(tmp_path: Path) -> None:
-    config, presses, validate = tiny_config("encoder", validate_every=3), iter([True]), loop._validate
+    config, presses, validate = tiny_config("encoder", validate_every=3), iter([True]), TrainingRun._validate
 
     def pressed(*arguments: Any) -> None:  # noqa: ANN401
         if next(presses, False):
@@ -297,7 +297,7 @@ def test_ctrl_c_while_validating_leaves_the_validation_to_the_next_attempt(tmp_p
         validate(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "_validate", pressed)
+        patch.setattr(TrainingRun, "_validate", pressed)
         with pytest.raises(KeyboardInterrupt):
             run(config, tmp_path)
     state = read_state(tmp_path / "training.pt", config)

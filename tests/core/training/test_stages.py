@@ -9,7 +9,7 @@ from tiny_training import SIZE, TinySource, tiny_config, tiny_model
 from torch import Tensor, nn
 
 from upfusion_core.errors import InputError
-from upfusion_core.models.checkpoints import Networks
+from upfusion_core.models.networks import Networks
 from upfusion_core.models.vae import decode_latents, encode_images
 from upfusion_core.pipeline.novel_views import condition_views, encode_views
 from upfusion_core.pipeline.prior import DiffusersPrior

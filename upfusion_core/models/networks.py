@@ -1,0 +1,116 @@
+"""The networks of a model, and the merged names of their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CheckpointError
+from .config import ModelConfig
+from .controlnet import ControlNet
+from .convolution import widen
+from .dino import DinoKeys
+from .ldm_names import CONTROL_PREFIX, UNET_PREFIX, VAE_PREFIX, unet_names, vae_names
+from .unet import build_unet
+from .upsrt import UpSRT
+from .vae import build_vae
+from .weight_files import check_finite_weights
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+UPSRT_PREFIX, DINO_PREFIX = "upsrt.", "dino."
+NETWORK_PREFIXES = (UPSRT_PREFIX, DINO_PREFIX, CONTROL_PREFIX, UNET_PREFIX, VAE_PREFIX)
+
+
+@dataclass(frozen=True, eq=False)
+class Networks:
+    """The networks of a model, by stage; the text encoder is made only when a prompt is written."""
+
+    dino: DinoKeys
+    upsrt: UpSRT
+    controlnet: ControlNet
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+
+
+def build_networks(config: ModelConfig, device: torch.device | str = "cpu") -> Networks:
+    """All networks but the text encoder, on `device` ("meta" for names and shapes only), with initial weights."""
+    with torch.device(device):
+        return Networks(
+            dino=DinoKeys(config.dino),
+            upsrt=UpSRT(config.upsrt),
+            controlnet=widen(ControlNet(config.diffusion)),
+            unet=widen(build_unet(config.diffusion)),
+            vae=build_vae(config.vae),
+        )
+
+
+def weight_names(config: ModelConfig, networks: Networks) -> list[tuple[nn.Module, dict[str, str]]]:
+    """Each network with its own parameter names -> the checkpoint's."""
+    prefixed = [(networks.upsrt, UPSRT_PREFIX), (networks.dino, DINO_PREFIX), (networks.controlnet, CONTROL_PREFIX)]
+    pairs = [(module, {name: prefix + name for name in module.state_dict()}) for module, prefix in prefixed]
+    return [
+        *pairs,
+        (networks.unet, unet_names(config.diffusion, networks.unet.state_dict())),
+        (networks.vae, vae_names(config.vae, networks.vae.state_dict())),
+    ]
+
+
+def network_weights(config: ModelConfig, networks: Networks) -> dict[str, Tensor]:
+    """All weights of `networks` under their merged names, shaped as in the files; not copied, outside of autograd."""
+    weights: dict[str, Tensor] = {}
+    for module, names in weight_names(config, networks):
+        state = module.state_dict()
+        weights |= {name: _stored_shape(name, state[own]) for own, name in names.items()}
+    return weights
+
+
+def set_network_weights(config: ModelConfig, networks: Networks, weights: Mapping[str, Tensor]) -> None:
+    """Copies those of `weights` (merged names) that the networks know into them; the others keep their values.
+
+    Raises:
+        CheckpointError: a weight has another shape than the networks'.
+    """
+    own = network_weights(config, networks)
+    wrong = [name for name in own if name in weights and not shapes_fit(weights[name].shape, own[name].shape)]
+    if wrong:
+        first = wrong[0]
+        raise CheckpointError(
+            f"weights must fit the configuration, got {first} {tuple(weights[first].shape)} instead of "
+            f"{tuple(own[first].shape)} and {len(wrong) - 1} more; use the configuration they were made with"
+        )
+    for name, value in own.items():
+        if name in weights:
+            value.copy_(weights[name].reshape(value.shape))
+
+
+def _stored_shape(name: str, value: Tensor) -> Tensor:
+    """The VAE's attention is of linear layers in diffusers, of 1x1 convolutions in the files."""
+    is_attention = name.startswith(VAE_PREFIX) and ".attn_1." in name and value.ndim == 2
+    return value[:, :, None, None] if is_attention else value
+
+
+def assign_weights(
+    module: nn.Module,
+    names: dict[str, str],
+    weights: dict[str, Tensor],
+    device: torch.device | str,
+    dtype: torch.dtype,
+) -> None:
+    """Gives `module` (own parameter names -> merged names) its weights, frozen; those in `dtype` stay mapped."""
+    shapes = {name: value.shape for name, value in module.state_dict().items()}
+    check_finite_weights({name: weights[name] for name in names.values()}, dtype)
+    # a 1x1 convolution of the VAE's attention is a linear layer in diffusers, hence the reshape
+    state = {own: weights[name].reshape(shapes[own]).to(device=device, dtype=dtype) for own, name in names.items()}
+    module.load_state_dict(state, strict=True, assign=True)
+    module.requires_grad_(False).eval()
+
+
+def shapes_fit(found: torch.Size, wanted: torch.Size) -> bool:
+    """Whether a tensor of the files has the wanted shape, but for further axes of size 1."""
+    return found == wanted or (found[: len(wanted)] == wanted and set(found[len(wanted) :]) == {1})
