@@ -106,20 +106,12 @@ def evaluate(
     for place, task in enumerate(tasks):
         record = _stored(folder, task, fingerprint)
         if record is None:
-            name, known = f"object {task.index}", len(task.dataset.skipped)
-            try:
-                item = draw_object(task.dataset, task.index, config)
-                name = item.views.name
-                hook = _shifted(on_step, place * each, len(tasks))
-                states = folder / "objects" / f"{task.name}-{fingerprint}"
-                result = evaluate_object(model, item, config, hook, lpips=lpips, states=states)
-            except (InputError, FieldError) as error:
-                name = task.dataset.skipped[-1][0] if len(task.dataset.skipped) > known else name
-                skipped.append((name, str(error)))
+            hook = _shifted(on_step, place * each, len(tasks))
+            found = _evaluated(model, task, config, fingerprint, folder, writing, hook, lpips)
+            if isinstance(found, _Skipped):
+                skipped.append((found.name, found.reason))
             else:
-                record = _saved(item, result, task, fingerprint, writing)
-            for left in (folder / "objects").glob(f"{task.name}-*.state"):
-                left.unlink()
+                record = found
         if record is not None:
             finished[task.name] = record
         if on_step is not None:
@@ -131,8 +123,10 @@ def evaluate(
             "correct that, then begin again"
         )
     apart = {group: _of(group.indices, _prefix(group, dataset), finished) for group in groups}
-    names = {group.name: [record["object"] for record in records] for group, records in apart.items()}
-    settings["groups"] = {group.name: {"title": group.title, "evaluated": names[group.name]} for group in groups}
+    settings["groups"] = {
+        group.name: {"title": group.title, "evaluated": [record["object"] for record in records]}
+        for group, records in apart.items()
+    }
     settings["left_out_by_the_data_set"] = [list(entry) for entry in dataset.skipped]
     by_group = {group.name: _results(records, config) for group, records in apart.items() if records}
     objects = tuple(record["object"] for record in main)
@@ -148,6 +142,14 @@ class _Task:
     dataset: MultiViewDataset
     index: int
     name: str
+
+
+@dataclass(frozen=True)
+class _Skipped:
+    """An object that could not be evaluated, and why."""
+
+    name: str
+    reason: str
 
 
 def _tasks(dataset: MultiViewDataset, indices: Sequence[int], groups: Sequence[Group]) -> list[_Task]:
@@ -169,6 +171,34 @@ def _of(indices: Sequence[int], prefix: str, finished: dict[str, dict[str, Any]]
     """The records of objects, of those that could be evaluated."""
     names = [f"{prefix}{index:06d}" for index in indices]
     return [finished[name] for name in names if name in finished]
+
+
+def _evaluated(
+    model: UpFusion,
+    task: _Task,
+    config: EvaluationConfig,
+    fingerprint: str,
+    folder: Path,
+    writing: Writing,
+    on_step: OnStep | None,
+    lpips: PerceptualDistance | None,
+) -> dict[str, Any] | _Skipped:
+    """The record of an object that is not finished yet."""
+    name, known = f"object {task.index}", len(task.dataset.skipped)
+    record: dict[str, Any] | _Skipped
+    try:
+        item = draw_object(task.dataset, task.index, config)
+        name = item.views.name
+        states = folder / "objects" / f"{task.name}-{fingerprint}"
+        result = evaluate_object(model, item, config, on_step, lpips=lpips, states=states)
+    except (InputError, FieldError) as error:
+        name = task.dataset.skipped[-1][0] if len(task.dataset.skipped) > known else name
+        record = _Skipped(name, str(error))
+    else:
+        record = _saved(item, result, task, fingerprint, writing)
+    for left in (folder / "objects").glob(f"{task.name}-*.state"):
+        left.unlink()
+    return record
 
 
 def _saved(
