@@ -6,6 +6,7 @@ when it begins, its exit status when it ends, negative for a signal. Schedules a
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -24,22 +25,32 @@ import xatlas
 from upfusion_core import UpFusion, example_views
 from upfusion_core.cli import main, reconstruct, training, views
 from upfusion_core.cli import mesh as mesh_command
+from upfusion_core.evaluation import config as evaluation_config
 from upfusion_core.evaluation import report
 from upfusion_core.field.fitting import FitConfig
 from upfusion_core.field.hashgrid import GridConfig
 from upfusion_core.field.radiance import FieldConfig
-from upfusion_core.pipeline.distill_config import DistillConfig, DraftSchedule
+from upfusion_core.pipeline.distill_config import DistillConfig, DraftSchedule, FastSchedule
 from upfusion_core.training import loop
 
 PRELOADED = (diffusers, trimesh, xatlas, mesh_command, views, loop)
 
 
 def short(config: DistillConfig) -> DistillConfig:
-    """A draft of few and small pictures, a state saved every third step."""
+    """The same preset with few and small pictures, a state saved every third step."""
     fit = replace(FitConfig.draft(iterations=int(os.environ.get("UPFUSION_TEST_STEPS", "8"))), rays=128)
-    schedule = DraftSchedule(
+    schedule: DraftSchedule | FastSchedule = DraftSchedule(
         predicted_cameras=6, predicted_size=16, predicted_fit=fit, sampled_cameras=4, sampled_fit=fit, steps=3
     )
+    if config.preset == "fast":
+        schedule = FastSchedule(
+            cameras=4,
+            predicted_size=16,
+            predicted_iterations=fit.iterations // 2,
+            levels=(1.0, 0.5),
+            steps=3,
+            fit=replace(fit, iterations=2 * fit.iterations, crisp_weight=0.1),
+        )
     grid = GridConfig(levels=3, coarsest=4, finest=16, table_size=2**12)
     field = FieldConfig(grid=grid, hidden=8, half_extent=0.3, blob_sigma=0.1)
     return replace(config, schedule=schedule, field=field, batch_size=2, checkpoint_every=3)
@@ -52,14 +63,17 @@ def shorten() -> None:
     DistillConfig.named = lambda *arguments, **changes: short(named(*arguments, **changes))
     training.PROCEDURAL_POOL = 8
     report.plot_results = lambda results, folder: {}
+    few = functools.partial(evaluation_config.EvaluationConfig, mesh_resolution=24, mesh_samples=200)
+    evaluation_config.EvaluationConfig = few
 
 
-def distill(weights: str, folder: str) -> None:
+def distill(weights: str, preset: str, folder: str) -> None:
     """`UpFusion.distill` as a program calls it: the state beside the field, which is saved in the end."""
     model = UpFusion.load(weights, device="cpu")
     scene = model.encode(example_views(0, 2).prepared(model.image_size))
     generator = torch.Generator().manual_seed(5)
-    field = model.distill(scene, short(DistillConfig.draft()), generator, checkpoint=Path(folder) / "field.checkpoint")
+    config = DistillConfig.named(preset)  # a short one, see shorten
+    field = model.distill(scene, config, generator, checkpoint=Path(folder) / "field.checkpoint")
     field.save(Path(folder) / "field.safetensors")
 
 

@@ -17,11 +17,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 from tiny_training import tiny_config, write_tiny_mini
 
-from upfusion_core.field.radiance import FieldConfig, RadianceField
+from upfusion_core import DistillConfig, UpFusion, example_views
+from upfusion_core.field.fitting import FitConfig
+from upfusion_core.pipeline.distill import DraftSchedule
 
 pytestmark = [
     pytest.mark.slow,
@@ -93,14 +94,16 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
         "reconstruct": [
             "reconstruct", str(photo), "-m", weights, "--views", "3", "--steps", "2", "--resolution", "24",
             "--turntable-size", "16", "--texture-size", "64", "--threshold", "10", "--format", "glb",
-            "--format", "obj", "--batch-size", "2", "--preset", "draft",
+            "--format", "obj", "--batch-size", "2",
             "--preview-every", "5", "--checkpoint-every", "3", *cpu,
         ],
         "evaluate": [
             "evaluate", "-m", weights, "--data", "procedural", "--photos", "1", "--objects", "2", "--held-out", "0",
-            "--views", "1", "--stages", "nearest,predict,sample,field", "--steps", "2", "--preset", "draft", *cpu,
+            "--views", "1", "--stages", "nearest,predict,sample,field", "--steps", "2",
+            "--alignment", "picture", *cpu,
         ],
-        "distill": ["distill", weights],
+        "distill": ["distill", weights, "fast"],
+        "distill, draft": ["distill", weights, "draft"],
         "views": [
             "views", str(photo), "-m", weights, "--count", "40", "--steps", "20", "--video", "none",
             "--batch-size", "1", *cpu,
@@ -132,12 +135,12 @@ def content(folder: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("command", ["distill", "train", "reconstruct", "evaluate"])
+@pytest.mark.parametrize("command", ["distill", "distill, draft", "train", "reconstruct", "evaluate"])
 def test_killed_at_random_moments(command: str, worker: Worker, commands: dict[str, list[str]], tmp_path: Path) -> None:
     told, draws = commands[command], random.Random(command)
     seconds = worker.complete(in_folder(told, tmp_path / "whole"))
     whole = content(tmp_path / "whole")
-    assert len(whole) >= {"distill": 1, "train": 3, "reconstruct": 9, "evaluate": 4}[command]
+    assert len(whole) >= {"distill": 1, "train": 3, "reconstruct": 9, "evaluate": 4}[told[0]]
     kills = runs = attempts = 0
     while kills < KILLS:
         folder, status = tmp_path / f"killed_{runs}", None
@@ -194,7 +197,10 @@ def test_ctrl_c_ends_within_a_second(
 
 def test_ctrl_c_while_a_mesh_is_made(worker: Worker, tmp_path: Path) -> None:
     source = tmp_path / "field.safetensors"
-    RadianceField(FieldConfig.draft(), generator=torch.Generator().manual_seed(0)).save(source)
+    model = UpFusion.load("mini", device="cpu")
+    fit = FitConfig.draft(iterations=40)
+    config = DistillConfig.draft(schedule=DraftSchedule(predicted_fit=fit, sampled_fit=fit, sampled_cameras=1, steps=1))
+    model.distill(model.encode(example_views(0, 1).prepared(model.image_size)), config).save(source)
     told = ["mesh", str(source), "-o", str(tmp_path / "mesh.glb"), "--device", "cpu", "--resolution", "512"]
     worker.log.write_text("")
     child = worker.begin(told)

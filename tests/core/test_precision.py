@@ -17,7 +17,7 @@ from upfusion_core.field.fitting import FitConfig
 from upfusion_core.field.hashgrid import GridConfig
 from upfusion_core.field.radiance import FieldConfig
 from upfusion_core.field.rendering import RaySampling
-from upfusion_core.pipeline.distill import DraftSchedule, ReferenceSchedule
+from upfusion_core.pipeline.distill import DraftSchedule, FastSchedule, ReferenceSchedule
 
 FIELD = FieldConfig(
     grid=GridConfig(levels=4, coarsest=8, finest=32, table_size=2**12), hidden=16, half_extent=0.3, blob_sigma=0.1
@@ -32,6 +32,15 @@ def configuration(preset: str) -> DistillConfig:
             predicted_cameras=8, predicted_size=16, predicted_fit=fit, sampled_cameras=4, sampled_fit=fit, steps=4
         )
         return DistillConfig(schedule=schedule, field=FIELD)
+    if preset == "fast":
+        fit = replace(
+            FitConfig.draft(iterations=3000, crisp_weight=0.1),
+            rays=128,
+            sampling=RaySampling(16, 8),
+            occupancy_cells=16,
+        )
+        rounds = FastSchedule(cameras=8, predicted_size=16, predicted_iterations=1000, steps=4, fit=fit)
+        return DistillConfig(schedule=rounds, field=FIELD)
     reference = ReferenceSchedule(
         cameras=16, iterations=3000, steps=3, bootstrap=300, bootstrap_index=2, highest_index=2,
         sampling=RaySampling(8, 4),
@@ -58,7 +67,7 @@ def assert_finite(model: UpFusion, config: DistillConfig) -> RadianceField:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["draft", "reference"])
+@pytest.mark.parametrize("preset", ["draft", "fast", "reference"])
 def test_bfloat16_for_3000_iterations(preset: str, tmp_path: Path) -> None:
     model = UpFusion.load(write_tiny_mini(tmp_path / "tiny.safetensors"), device="cpu", dtype=torch.bfloat16)
     assert model.dtype == torch.bfloat16
@@ -81,6 +90,6 @@ def test_the_bundled_model_in_bfloat16_paints_what_it_paints_in_float32() -> Non
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("preset", ["draft", "reference"])
+@pytest.mark.parametrize("preset", ["draft", "fast", "reference"])
 def test_low_precision_on_a_gpu_for_3000_iterations(preset: str, dtype: torch.dtype) -> None:
     assert_finite(UpFusion.load("mini", device="cuda", dtype=dtype), configuration(preset))

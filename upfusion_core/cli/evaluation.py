@@ -193,7 +193,8 @@ def _evaluate_in(run: Run, told: EvaluateOptions, device: str) -> None:
 
         report = evaluate_objects(
             model, dataset, indices, run.folder, config, groups=groups, lpips=lpips,
-            about=about | {"versions": package_versions()}, writing=run.writing, on_step=on_step,
+            about=about | {"versions": package_versions()}, writing=run.writing,
+            temporary=run.temporary, on_step=on_step,
         )  # fmt: skip
     for name, reason in report.skipped:
         say(f"Skipped {name}: {reason}")

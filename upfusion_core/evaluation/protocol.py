@@ -80,7 +80,7 @@ def evaluate_object(
     on_step: OnStep | None = None,
     *,
     lpips: PerceptualDistance | None = None,
-    states: Path | None = None,
+    state: Callable[[int], Path] | None = None,
 ) -> ObjectResult:
     """All measures of all stages and numbers of photos on one object; everything follows from the seed.
 
@@ -88,8 +88,8 @@ def evaluate_object(
         on_step: called with (done, total, preview) after each stage of each number of photos, and, with the same
             numbers, at each step of sampling and distillation.
         lpips: gives the measure "lpips" too.
-        states: beginning of the names of files in which fields are kept while they are distilled, so that another
-            call goes on with them; the caller removes them.
+        state: the file for each number of photos in which the field is kept while it is distilled, so that another
+            call goes on with it; the caller removes it.
 
     Raises:
         InputError, FieldError: the object cannot be evaluated.
@@ -105,7 +105,6 @@ def evaluate_object(
         painted: dict[str, Painted] = {}
         for stage in config.stages:
             inner = _inner(on_step, done, total)
-            state = None if states is None else states.with_name(f"{states.name}-{count}.state")
             painted[stage] = _paint(stage, model, item, count, scene, config, inner, state)
             known = values[stage].get(str(min(config.photos))) if stage == "white" else None
             values[stage][str(count)] = known or _measure(
@@ -136,7 +135,7 @@ def _paint(
     scene: SceneEncoding | None,
     config: EvaluationConfig,
     on_step: OnStep | None,
-    state: Path | None,
+    state: Callable[[int], Path] | None,
 ) -> Painted:
     cameras, size = item.cameras, item.truth.shape[-1]
     if stage == "white":
@@ -166,9 +165,10 @@ def _paint(
         )
         return Painted(_picture(novel.rgb))
     generator = torch.Generator().manual_seed(object_seed(config.seed, "field", item.index))
-    if state is not None:
-        state.parent.mkdir(parents=True, exist_ok=True)
-    field = model.distill(scene, config.distill, generator=generator, on_step=on_step, checkpoint=state)
+    kept = None if state is None else state(count)
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+    field = model.distill(scene, config.distill, generator=generator, on_step=on_step, checkpoint=kept)
     return _rendered(field, cameras, size)
 
 

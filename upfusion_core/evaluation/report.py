@@ -70,6 +70,7 @@ def evaluate(
     lpips: PerceptualDistance | None = None,
     about: dict[str, Any] | None = None,
     writing: Writing | None = None,
+    temporary: Callable[[str], Path] | None = None,
     on_step: OnStep | None = None,
 ) -> Report:
     """Evaluates objects of a data set and writes the report into a folder.
@@ -84,6 +85,7 @@ def evaluate(
         lpips: gives the measure "lpips" too; `about` should then tell whose weights it has.
         about: what else shapes the result or is worth knowing, such as the data's name: it stands in the report.
         writing: how files get their names; by default they are renamed into the folder.
+        temporary: gives the paths of files that are only needed until the end, the fields' states.
         on_step: called with (step, total, preview), `total` counting stages of numbers of photos of objects.
 
     Raises:
@@ -97,6 +99,7 @@ def evaluate(
     if not len(indices):
         raise InputError("expected at least one object to evaluate, got none; ask for some")
     writing = writing or (lambda name: replacing(folder / name))
+    temporary = temporary or (lambda name: folder / name)
     settings = {**(about or {}), "model_id": model.model_id, "settings": config.to_dict()}
     fingerprint = settings_id(settings)
     tasks = _tasks(dataset, indices, groups)
@@ -107,7 +110,9 @@ def evaluate(
         record = _stored(folder, task, fingerprint)
         if record is None:
             hook = _shifted(on_step, place * each, len(tasks))
-            found = _evaluated(model, task, config, fingerprint, folder, writing, hook, lpips)
+            found = _evaluated(model, task, config, fingerprint, writing, temporary, hook, lpips)
+            for left in (folder / "objects").glob(f"{task.name}-*.state"):
+                left.unlink()
             if isinstance(found, _Skipped):
                 skipped.append((found.name, found.reason))
             else:
@@ -178,8 +183,8 @@ def _evaluated(
     task: _Task,
     config: EvaluationConfig,
     fingerprint: str,
-    folder: Path,
     writing: Writing,
+    temporary: Callable[[str], Path],
     on_step: OnStep | None,
     lpips: PerceptualDistance | None,
 ) -> dict[str, Any] | _Skipped:
@@ -189,15 +194,19 @@ def _evaluated(
     try:
         item = draw_object(task.dataset, task.index, config)
         name = item.views.name
-        states = folder / "objects" / f"{task.name}-{fingerprint}"
-        result = evaluate_object(model, item, config, on_step, lpips=lpips, states=states)
+        result = evaluate_object(
+            model,
+            item,
+            config,
+            on_step,
+            lpips=lpips,
+            state=lambda count: temporary(f"objects/{task.name}-{fingerprint}-{count}.state"),
+        )
     except (InputError, FieldError) as error:
         name = task.dataset.skipped[-1][0] if len(task.dataset.skipped) > known else name
         record = _Skipped(name, str(error))
     else:
         record = _saved(item, result, task, fingerprint, writing)
-    for left in (folder / "objects").glob(f"{task.name}-*.state"):
-        left.unlink()
     return record
 
 

@@ -96,6 +96,27 @@ def test_ctrl_c_is_130_and_goes_on(small_weights: Path, tmp_path: Path, monkeypa
     assert (parts / "report.json").read_bytes() == (tmp_path / "whole" / "report.json").read_bytes()
 
 
+@pytest.mark.parametrize("saved", [False, True])
+def test_ctrl_c_in_the_first_field_keeps_its_state_or_nothing(
+    saved: bool, small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pressed(*_: object, checkpoint: Path, **__: object) -> None:
+        if saved:
+            checkpoint.write_bytes(b"a state")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(UpFusion, "distill", pressed)
+    out = tmp_path / "out"
+    result = upfusion("--model", small_weights, "--data", "procedural", *SMALL, "--stages", "field", "-o", out)
+    assert result.exit_code == 130
+    if saved:
+        assert "upfusion evaluate --resume -o" in words_of(result)
+        assert [path.read_bytes() for path in (out / "objects").iterdir()] == [b"a state"]
+    else:
+        assert "nothing was finished, so nothing was kept" in words_of(result)
+        assert not out.exists()
+
+
 def test_a_folder_of_meshes(small_weights: Path, tmp_path: Path) -> None:
     data = tmp_path / "meshes"
     data.mkdir()
