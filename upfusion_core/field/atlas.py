@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +24,9 @@ PADDING = 4
 
 PACKED = 1024
 """Side of the largest square that charts are arranged in; larger textures use the same arrangement."""
+
+PATIENCE = 0.1
+"""Seconds between two looks at whether xatlas is to be waited for any longer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,16 +57,17 @@ def unwrap(vertices: Tensor, faces: Tensor, size: int, *, report: Report = lambd
     charts are arranged together, all at the same scale.
 
     Args:
-        report: told after each piece.
+        report: told after each piece, and while xatlas works; raising from it cancels. What xatlas is at then goes on
+            by itself until its call ends, a matter of seconds.
     """
     require_xatlas()
     places, triangles = vertices.numpy().astype(np.float32), faces.numpy()
     pieces = _pieces(places[triangles].mean(1))
     charted = []
     for number, piece in enumerate(pieces):
-        charted.append(_charts(places, triangles[piece]))
-        report(0.8 * (number + 1) / len(pieces))
-    uvs, sources, corners = _arranged(charted, min(size, PACKED))
+        share = 0.8 * number / len(pieces)
+        charted.append(_charts(places, triangles[piece], partial(report, share)))
+    uvs, sources, corners = _arranged(charted, min(size, PACKED), partial(report, 0.8))
     ordered = np.empty_like(triangles)
     ordered[np.concatenate(pieces)] = corners
     report(1.0)
@@ -81,7 +88,9 @@ def _pieces(centers: np.ndarray) -> list[np.ndarray]:
     return done
 
 
-def _charts(places: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _charts(
+    places: np.ndarray, triangles: np.ndarray, waiting: Callable[[], None]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Charts of one piece: source vertices (Q,), corners (F, 3) among them, and uvs (Q, 2) in the mesh's own unit."""
     import xatlas
 
@@ -92,14 +101,15 @@ def _charts(places: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarray, np.n
     density = 256 / max(np.sqrt(area), 1e-20)
     atlas = xatlas.Atlas()
     atlas.add_mesh(places[used], local.astype(np.uint32))
-    atlas.generate(xatlas.ChartOptions(), _packing(xatlas, texels_per_unit=density))
+    options = _packing(xatlas, texels_per_unit=density)
+    _attended(lambda: atlas.generate(xatlas.ChartOptions(), options), waiting)
     source, corners, uvs = atlas.get_mesh(0)
     scale = np.array([atlas.width, atlas.height]) / density
     return used[source], corners.astype(np.int64), (uvs * scale).astype(np.float32)
 
 
 def _arranged(
-    charted: list[tuple[np.ndarray, np.ndarray, np.ndarray]], size: int
+    charted: list[tuple[np.ndarray, np.ndarray, np.ndarray]], size: int, waiting: Callable[[], None]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """All charts in one square: uvs (Q, 2), source vertices (Q,), corners (F, 3) of all pieces' faces in turn."""
     import xatlas
@@ -107,7 +117,8 @@ def _arranged(
     atlas = xatlas.Atlas()
     for _, corners, uvs in charted:
         atlas.add_uv_mesh(uvs, corners.astype(np.uint32))
-    atlas.generate(xatlas.ChartOptions(), _packing(xatlas, resolution=size))
+    options = _packing(xatlas, resolution=size)
+    _attended(lambda: atlas.generate(xatlas.ChartOptions(), options), waiting)
     extent, border = np.array([atlas.width, atlas.height], dtype=np.float32), PADDING / 2
     places, sources, faces, count = [], [], [], 0
     for number, (source, _, _) in enumerate(charted):
@@ -117,6 +128,25 @@ def _arranged(
         faces.append(indices.astype(np.int64) + count)
         count += len(again)
     return np.concatenate(places), np.concatenate(sources), np.concatenate(faces)
+
+
+def _attended(work: Callable[[], None], waiting: Callable[[], None]) -> None:
+    """Does `work`, which holds no lock of Python's, and calls `waiting` meanwhile, which may raise."""
+    failed: list[BaseException] = []
+
+    def worker() -> None:
+        try:
+            work()
+        except BaseException as error:  # raised again where it was waited for
+            failed.append(error)
+
+    thread = threading.Thread(target=worker, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        waiting()
+        thread.join(PATIENCE)
+    if failed:
+        raise failed[0]
 
 
 def _packing(xatlas: Any, *, resolution: int = 0, texels_per_unit: float = 0.0) -> Any:  # noqa: ANN401

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
@@ -23,6 +22,9 @@ the first ones below it, a soft one lets it in farther."""
 
 FACES = 2**14
 """Faces that are spread over their texels at a time."""
+
+STRIP, MARGIN = 2**21, 32
+"""Texels that get the nearest covered one's colour at a time, and rows beyond them where that is looked for."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def bake(
     """(3, size, size) texture: each texel the colour of the surface at its centre, first row at the top.
 
     Texels that no face covers take the nearest covered one's colour, so that neither bilinear sampling at a chart's
-    border nor smaller mip levels show a seam.
+    border nor smaller mip levels show a seam; in large textures, those far from all faces take the mean colour.
 
     Args:
         vertices, normals, uvs: (P, 3), (P, 3) and (P, 2), v = 0 at the bottom; faces: (F, 3).
@@ -89,16 +91,22 @@ def bake(
     texture = torch.zeros(3, size * size)
     covered = torch.zeros(size * size, dtype=torch.bool)
     screen = torch.stack([uvs[:, 0], 1 - uvs[:, 1]], dim=-1).double() * size
+    share = 0.0
+
+    def looked(_: float) -> None:
+        report(share)
+
     for start in range(0, len(faces), FACES):
         group = faces[start : start + FACES]
         for face, texel, weights in texels(screen[group], size, look.chunk.size):
             corners, shares = group[face], weights.float()[..., None]
             points = (vertices[corners] * shares).sum(1)
             upward = torch.nn.functional.normalize((normals[corners] * shares).sum(1), dim=-1)
-            texture[:, texel] = look.colors(points, upward).T
+            texture[:, texel] = look.colors(points, upward, looked).T
             covered[texel] = True
-            report(0.95 * (start + int(face[-1]) + 1) / len(faces))
-    return _dilated(texture.reshape(3, size, size), covered.reshape(size, size))
+            share = 0.95 * (start + int(face[-1]) + 1) / len(faces)
+    _dilate(texture.reshape(3, size, size), covered.reshape(size, size), looked)
+    return texture.reshape(3, size, size)
 
 
 def texels(triangles: Tensor, size: int, most: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -148,8 +156,19 @@ def _barycentric(triangles: Tensor, points: Tensor) -> Tensor:
     return weights / weights.sum(1, keepdim=True)
 
 
-def _dilated(texture: Tensor, covered: Tensor) -> Tensor:
-    """(3, H, W) with the colour of the nearest `covered` (H, W) texel in all others."""
-    row, column = ndimage.distance_transform_edt(~covered.numpy(), return_distances=False, return_indices=True)
-    nearest = torch.from_numpy(np.ravel_multi_index((row, column), covered.shape))
-    return torch.stack([channel.reshape(-1)[nearest] for channel in texture])
+def _dilate(texture: Tensor, covered: Tensor, report: Report) -> None:
+    """Gives texels of (3, H, W) that are not `covered` (H, W) the nearest covered one's colour, strip by strip."""
+    height, width = covered.shape
+    mean = texture[:, covered].mean(1) if covered.any() else torch.zeros(3)
+    rows = max(STRIP // width, MARGIN)
+    for top in range(0, height, rows):
+        first, last = max(top - MARGIN, 0), min(top + rows + MARGIN, height)
+        inner = slice(top - first, min(top + rows, height) - first)
+        near, strip = texture[:, first:last], texture[:, top : top + rows]
+        known = covered[first:last].numpy()
+        if known.any():
+            row, column = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
+            strip.copy_(near[:, torch.from_numpy(row[inner]).long(), torch.from_numpy(column[inner]).long()])
+        else:
+            strip.copy_(mean[:, None, None].expand_as(strip))
+        report(top / height)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import threading
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from upfusion_core.errors import MissingPackageError
 from upfusion_core.field import atlas
-from upfusion_core.field.atlas import unwrap
+from upfusion_core.field import texture as texture_module
+from upfusion_core.field.atlas import _attended, unwrap
 from upfusion_core.field.mesh import extract_mesh
 from upfusion_core.field.texture import SurfaceLook, bake, texels
 from upfusion_core.memory import Chunk
@@ -93,6 +95,47 @@ def test_a_soft_surface_is_averaged_as_a_render_would() -> None:
     seen = SurfaceLook(field, 0.01, Chunk(100, "point")).colors(SQUARE[:1], UPWARD[:1])[0]
     assert float(seen[1]) == pytest.approx(math.exp(-1), abs=0.15)
     assert float(seen.sum()) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_what_no_face_covers_takes_the_nearest_colour_strip_by_strip(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(texture_module, "STRIP", 100)
+    monkeypatch.setattr(texture_module, "MARGIN", 6)  # 6 rows at a time
+    generator = torch.Generator().manual_seed(4)
+    covered = torch.rand(40, 20, generator=generator) < 0.15
+    covered[15:] = False
+    texture = torch.rand(3, 40, 20, generator=generator)
+    places = covered.nonzero().double()
+    shares: list[float] = []
+    found = texture.clone()
+    texture_module._dilate(found, covered, shares.append)
+    assert len(shares) == 7
+    assert torch.equal(found[:, covered], texture[:, covered])
+    for row, column in ((~covered[:15]).nonzero()).tolist():
+        distances = (places - torch.tensor([row, column])).norm(dim=1)
+        nearest = places[distances == distances.min()].long()  # several may be as near
+        assert any(torch.equal(found[:, row, column], texture[:, y, x]) for y, x in nearest.tolist())
+    mean = texture[:, covered].mean(1)
+    torch.testing.assert_close(found[:, 25:], mean[:, None, None].expand(3, 15, 20))
+
+
+def test_waiting_for_xatlas_can_be_given_up() -> None:
+    release = threading.Event()
+    asked: list[int] = []
+
+    def waiting() -> None:
+        asked.append(len(asked))
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _attended(release.wait, waiting)
+    release.set()
+    assert len(asked) == 3
+    done: list[bool] = []
+    _attended(lambda: done.append(True), lambda: None)
+    assert done == [True]
+    with pytest.raises(ZeroDivisionError):
+        _attended(lambda: done.append(bool(1 / 0)), lambda: None)
 
 
 def test_charts_do_not_overlap_and_keep_every_face(monkeypatch: pytest.MonkeyPatch) -> None:
