@@ -70,7 +70,7 @@ def save_field(
 
 
 def load_field(path: str | os.PathLike[str], *, device: torch.device | str = "cpu", ops: Any = nn) -> StoredField:  # noqa: ANN401
-    """Reads what `save_field` wrote, strictly.
+    """Reads what `save_field` wrote, strictly; the field is frozen, as `distill` gives it.
 
     Raises:
         CheckpointError: the file is missing, truncated or something else, its tensors do not fit its configuration, or
@@ -95,6 +95,7 @@ def load_field(path: str | os.PathLike[str], *, device: torch.device | str = "cp
     _check_finite(tensors, CheckpointError, f"{path}")
     field = RadianceField(config, ops=ops)
     field.load_state_dict(tensors)
+    field.requires_grad_(False).eval()
     return StoredField(field.to(device), None if cameras is None else cameras.to(device), settings)
 
 

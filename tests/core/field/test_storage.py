@@ -40,6 +40,7 @@ def test_round_trip(field: RadianceField, tmp_path: Path) -> None:
     assert torch.equal(stored.field.density(points), field.density(points))
     assert torch.equal(stored.field.color(points), field.color(points))
     assert torch.equal(stored.field.aabb, field.aabb)
+    assert not stored.field.render(stored.cameras, 4).rgb.requires_grad
     assert [entry.name for entry in path.parent.iterdir()] == ["field.safetensors"]
 
 
