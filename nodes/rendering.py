@@ -28,7 +28,8 @@ def working_copy(field: RadianceField) -> RadianceField:
     needed = sum(value.numel() * value.element_size() for value in field.state_dict().values())
     free_memory(needed + RAYS * 2**15, device)
     own = copy.deepcopy(field).to(device)
-    own.register_forward_pre_hook(lambda *_: check_interrupted())
+    for module in own.modules():  # density and color ask the parts, not the field itself
+        module.register_forward_pre_hook(lambda *_: check_interrupted())
     return own
 
 

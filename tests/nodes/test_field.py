@@ -381,3 +381,24 @@ def test_a_mesh_of_another_pack_gets_a_sentence(run_node: Callable) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             run_node(SAVE_MESH, mesh=mesh)
+
+
+def test_a_field_at_work_notices_cancel_however_it_is_asked(
+    pack: Callable[[str], ModuleType], run_node: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core, rendering = pack("upfusion_core"), pack("nodes.rendering")
+    field = core.RadianceField(pack("upfusion_core.field.radiance").FieldConfig.draft())
+    asked: list[bool] = []
+
+    def cancel() -> None:
+        asked.append(True)
+        raise InterruptedError
+
+    monkeypatch.setattr(rendering, "check_interrupted", cancel)
+    own = rendering.working_copy(field)
+    points = torch.zeros(1, 3)
+    for question in (own.density, own.color, own):
+        with pytest.raises(InterruptedError):
+            question(points)
+    field.density(points)  # the one in the socket stays as it is
+    assert len(asked) == 3

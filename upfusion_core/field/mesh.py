@@ -33,6 +33,9 @@ LEVEL_RESOLUTION = 64
 CRISP_SHARE = 0.01
 """Of equally good silhouettes, that of matter of which this share of the longest side stops half of the light."""
 
+POINTS, CPU_POINTS = 2**17, 2**14
+"""Points that a field is asked for at a time. A CPU keeps fewer in its caches, and Cancel waits for a call's end."""
+
 PINHOLE = 0.025
 """Openings narrower than this share of the object's longest side do not lead anywhere: see `volume.clear`."""
 
@@ -107,7 +110,7 @@ def extract_mesh(
     texture_size: int | None = None,
     faces: int | None = None,
     keep: float = 0.05,
-    chunk: int = 2**17,
+    chunk: int | None = None,
     on_step: OnStep | None = None,
 ) -> MeshAsset:
     """The surface of a field: closed, outside faces counter-clockwise, coloured by looks along its normals.
@@ -127,7 +130,8 @@ def extract_mesh(
         texture_size: side in pixels of a baked texture, 64 to 8192; None colours the vertices instead.
         faces: most triangles the mesh may have, at least 16; None keeps all.
         keep: pieces with less than this share of the largest one's volume are removed as floaters.
-        chunk: points the field is asked for at a time, fewer where memory does not suffice.
+        chunk: points the field is asked for at a time, fewer where memory does not suffice; POINTS unless given, or
+            CPU_POINTS on a CPU.
         on_step: called with (step, 100, None), step growing from 0 to 100; raising from it cancels.
 
     Raises:
@@ -145,10 +149,10 @@ def extract_mesh(
         check_count("faces", faces, 16)
         require_decimation()
     progress = _Progress(on_step, texture_size is not None)
-    points = Chunk(chunk, "point")
-    low, high = _object_box(field, threshold, keep, points)
-    progress.stage("level")(0.0)
-    level = threshold if threshold is not None else _chosen_level(field, low, high, points)
+    points = Chunk(chunk or (CPU_POINTS if field.aabb.device.type == "cpu" else POINTS), "point")
+    low, high = _object_box(field, threshold, keep, points, progress.stage("search"))
+    report = progress.stage("level")
+    level = threshold if threshold is not None else _chosen_level(field, low, high, points, report)
     spacing = float((high - low).max()) / (resolution - 1)
     volume = sample_heights(field, low, high, spacing, level, chunk=points, report=progress.stage("density"))
     if not (volume.heights > 0).any():
@@ -218,12 +222,14 @@ class _Progress:
             self.on_step(min(step, 100), 100, None)
 
 
-def _object_box(field: RadianceField, threshold: float | None, keep: float, chunk: Chunk) -> tuple[Tensor, Tensor]:
+def _object_box(
+    field: RadianceField, threshold: float | None, keep: float, chunk: Chunk, report: Report
+) -> tuple[Tensor, Tensor]:
     """Lowest and highest corner (3,) of what is dense, with a margin, within the field's box."""
     low, high = field.aabb
     spacing = float((high - low).max()) / SEARCH_RESOLUTION
     x, y, z = (int(size) for size in ((high - low) / spacing).ceil().long())
-    volume = sample_density(field, low + spacing / 2, spacing, (x, y, z), chunk)
+    volume = sample_density(field, low + spacing / 2, spacing, (x, y, z), chunk, report)
     level = threshold if threshold is not None else surface_level(volume, spacing)
     if threshold is not None and float(volume.max()) < 1e-3 * threshold:
         raise FieldError(_nothing_above(threshold))
@@ -240,9 +246,9 @@ def _object_box(field: RadianceField, threshold: float | None, keep: float, chun
     return least, most
 
 
-def _chosen_level(field: RadianceField, low: Tensor, high: Tensor, chunk: Chunk) -> float:
+def _chosen_level(field: RadianceField, low: Tensor, high: Tensor, chunk: Chunk, report: Report) -> float:
     spacing = float((high - low).max()) / (LEVEL_RESOLUTION - 1)
-    volume = sample_density(field, low, spacing, lattice_shape(low, high, spacing), chunk)
+    volume = sample_density(field, low, spacing, lattice_shape(low, high, spacing), chunk, report)
     return agreeing_level(field, low, high, surface_level(volume, spacing, CRISP_SHARE), chunk)
 
 

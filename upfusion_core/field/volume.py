@@ -54,7 +54,12 @@ def lattice_shape(low: Tensor, high: Tensor, spacing: float) -> tuple[int, int, 
 
 
 def sample_density(
-    field: RadianceField, low: Tensor, spacing: float, shape: tuple[int, int, int], chunk: Chunk
+    field: RadianceField,
+    low: Tensor,
+    spacing: float,
+    shape: tuple[int, int, int],
+    chunk: Chunk,
+    report: Report = lambda share: None,
 ) -> Tensor:
     """(X, Y, Z) density on the CPU at low + spacing·(i, j, k), asked for in slabs of x.
 
@@ -65,6 +70,7 @@ def sample_density(
     everywhere = torch.ones(shape[1:], dtype=torch.bool)
     for index in range(shape[0]):
         volume[index] = _layer(field, low, spacing, index, everywhere, chunk).reshape(shape[1:])
+        report((index + 1) / shape[0])
     return volume
 
 
