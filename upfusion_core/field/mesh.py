@@ -165,7 +165,8 @@ def extract_mesh(
     if faces is not None and len(triangles) > faces:
         vertices, triangles = decimate(vertices, triangles, faces)
     normals = smooth_normals(vertices, triangles)
-    look = SurfaceLook(field, unit=max(spacing, float((high - low).max()) / 256), chunk=points)
+    unit = max(spacing, float((high - low).max()) / 256)
+    look = SurfaceLook(field, unit, points, aslant=texture_size is not None)
     colors = look.colors(vertices, normals, progress.stage("colors"))
     mesh = MeshAsset(vertices, triangles, colors, normals=normals)
     if texture_size is not None:

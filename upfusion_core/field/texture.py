@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,9 +17,11 @@ from .volume import Report
 if TYPE_CHECKING:
     from .radiance import RadianceField
 
-EDGES = (-1.0, -0.25, 0.5, 1.5, 3.0, 6.0)
-"""Ends of the parts of a look along the inward normal, in units; 0 is the surface. A crisp surface stops light within
-the first ones below it, a soft one lets it in farther."""
+EDGES = (-0.5, 0.25, 1.0, 2.0, 3.5)
+"""Ends of the parts of a look into the surface, in units; 0 is the surface. A crisp one stops light in the first."""
+
+TILT_DEGREES, TILTED = 50.0, 3
+"""Besides straight down, the surface is looked at from this far off its normal, from so many sides."""
 
 FACES = 2**14
 """Faces that are spread over their texels at a time."""
@@ -33,30 +36,38 @@ class SurfaceLook:
 
     unit: about the distance of the samples that the surface came from, in scene units.
     chunk: points the field is asked for at a time; it halves where memory does not suffice.
+    aslant: whether it is looked at from beside the normal too, as most cameras see it; four times the work.
     """
 
     field: RadianceField
     unit: float
     chunk: Chunk
+    aslant: bool = False
 
     def colors(self, points: Tensor, normals: Tensor, report: Report = lambda share: None) -> Tensor:
         """(P, 3) points with outward normals -> (P, 3) colours, sRGB.
 
-        Each is the mean over the parts of the look, weighted by the light that each part stops, as a render weighs
-        them: fog before the surface counts by what it hides, what lies deep by what is left. Where hardly any light
-        is stopped, the densest parts count.
+        A look's is the mean over its parts, weighted by the light that each part stops, as a render weighs them: fog
+        before the surface counts by what it hides, what lies deep by what is left. Where hardly any light is stopped,
+        the densest parts count. Looks count by the cosine of their tilt.
         """
         edges = torch.tensor(EDGES) * self.unit
         depths, lengths = (edges[1:] + edges[:-1]) / 2, edges.diff()
         device = self.field.aabb.device
+        tilted = TILTED if self.aslant else 0
+        weights = torch.tensor([1.0] + [math.cos(math.radians(TILT_DEGREES))] * tilted)
+        weights /= weights.sum()
 
         def look(part: slice) -> Tensor:
-            along = points[part, None] - normals[part, None] * depths[:, None]
-            return self._seen(along.to(device), lengths.to(device)).cpu()
+            ways = outward_ways(normals[part], tilted)
+            along = points[part, None, None] - ways[:, :, None] * depths[:, None]
+            seen = self._seen(along.flatten(0, 1).to(device), lengths.to(device)).cpu()
+            mixed: Tensor = (seen.unflatten(0, ways.shape[:2]) * weights[:, None]).sum(1)
+            return mixed
 
         found = torch.empty(len(points), 3)
         done = 0
-        for colors in self.chunk.map(look, len(points), each=len(depths)):
+        for colors in self.chunk.map(look, len(points), each=len(depths) * len(weights)):
             found[done : done + len(colors)] = colors
             done += len(colors)
             report(done / len(points))
@@ -68,6 +79,17 @@ class SurfaceLook:
         before = optical.cumsum(-1) - optical
         weights = torch.exp(-before) * -torch.expm1(-optical) + 1e-9
         return (weights[..., None] * self.field.color(points).float()).sum(1) / weights.sum(1, keepdim=True)
+
+
+def outward_ways(normals: Tensor, tilted: int) -> Tensor:
+    """(P, 3) unit normals -> (P, 1 + tilted, 3) unit vectors: the normal, then those tilted off it to all sides."""
+    across = torch.zeros_like(normals).scatter_(1, normals.abs().argmin(1, keepdim=True), 1.0)
+    right = torch.nn.functional.normalize(torch.linalg.cross(normals, across), dim=-1)
+    sides = torch.stack([right, torch.linalg.cross(normals, right)], dim=1)
+    turns = 2 * math.pi * torch.arange(tilted) / max(tilted, 1)
+    aside = torch.stack([turns.cos(), turns.sin()], dim=-1) @ sides
+    tilt = math.radians(TILT_DEGREES)
+    return torch.cat([normals[:, None], math.cos(tilt) * normals[:, None] + math.sin(tilt) * aside], dim=1)
 
 
 def bake(
