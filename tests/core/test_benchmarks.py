@@ -19,7 +19,7 @@ from upfusion_core.field.mesh import MeshAsset
 from upfusion_core.pipeline.distill_config import ReferenceSchedule
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
-NAMES = ("guided_step", "rendering", "distillation", "meshes", "scaling", "grids", "meshing", "measuring")
+NAMES = ("guided_step", "levers", "rendering", "distillation", "meshes", "scaling", "grids", "meshing", "measuring")
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +124,21 @@ def test_psnr_inside_a_silhouette(scripts: dict[str, ModuleType]) -> None:
     inside = torch.zeros(1, 1, 2, 2)
     inside[..., 0] = 1
     assert scripts["meshes"].psnr(squares, inside) == pytest.approx(20, abs=1e-4)
+
+
+def test_levers_are_compared_in_pairs(scripts: dict[str, ModuleType]) -> None:
+    levers = scripts["levers"]
+    rows = {
+        "as it is": [dict.fromkeys(levers.MEASURES, value) for value in (1.0, 4.0)],
+        "no photos": [dict.fromkeys(levers.MEASURES, value) for value in (1.5, 3.5)],
+    }
+    title, base, changed = levers.table(rows)
+    assert title.split() == list(levers.MEASURES)
+    assert base.split() == ["as", "it", "is", *["2.500"] * 5]
+    assert changed.split() == ["no", "photos", *["+0.000", "±", "0.500"] * 5]
+    assert levers.table({name: row[:1] for name, row in rows.items()})[2].split() == ["no", "photos", *["+0.500"] * 5]
+    for changes in levers.LEVERS.values():
+        levers.replace(levers.FastSchedule(), **changes)  # each is a field, in its range
 
 
 def test_bounds_are_counted(scripts: dict[str, ModuleType]) -> None:

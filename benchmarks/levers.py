@@ -1,0 +1,104 @@
+"""What each lever of the fast preset brings: one is changed at a time, on the same objects, compared in pairs.
+
+    python benchmarks/levers.py [--weights mini] [--objects 4] [--photos 3] [--only NAME ...] [--out results.json]
+
+The objects are the first of the procedural validation split, with photos, targets and seeds as `upfusion evaluate`
+draws them. The table gives the mean of the preset as it is, then what a change adds, mean ± its standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+sys.path.append(str(Path(__file__).resolve().parent))
+
+from measuring import machine, timed, write_json
+
+from upfusion_core import DistillConfig, UpFusion
+from upfusion_core.data.procedural import ProceduralObjects
+from upfusion_core.evaluation.config import EvaluationConfig
+from upfusion_core.evaluation.geometry3d import compare_meshes
+from upfusion_core.evaluation.metrics import measure_views
+from upfusion_core.evaluation.objects import EvaluatedObject, draw_object, object_seed
+from upfusion_core.evaluation.summary import Score, paired_difference
+from upfusion_core.field.rendering import RaySampling
+from upfusion_core.models.checkpoints import recommended_guidance
+from upfusion_core.pipeline.distill_config import FastSchedule
+
+VIEWS, MESH_RESOLUTION, MESH_SAMPLES = 8, 128, 50_000
+SAMPLING = RaySampling(uniform=128, importance=64)
+MEASURES = ("box_psnr", "iou", "sharpness", "f_score_2", "processor")
+AS_IT_IS = "as it is"
+LEVERS: dict[str, dict[str, Any]] = {
+    AS_IT_IS: {},
+    "all pixels count alike": {"agreement": 0.0},
+    "other noise for each camera": {"shared_noise": False},
+    "of the photos the first alone": {"all_photos": False},
+    "no photos": {"photo_weight": 0.0},
+    "one round": {"levels": (1.0,)},
+    "guidance in the middle": {"guided": (0.2, 0.8)},
+    "no term against haze": {"fit": replace(FastSchedule().fit, crisp_weight=0.0)},
+}
+"""Changes of FastSchedule, one at a time."""
+
+
+def measured(model: UpFusion, item: EvaluatedObject, schedule: FastSchedule, photos: int, guidance: float) -> dict:
+    """The measures of one object's field on its targets, and the processor's seconds."""
+    scene = model.encode(item.given(photos), reference_elevation_degrees=item.elevation_degrees)
+    config = DistillConfig.fast(schedule=schedule, guidance=guidance)
+    generator = torch.Generator().manual_seed(object_seed(0, "field", item.index))
+    field, taken = timed(lambda: model.distill(scene, config, generator=generator))
+    seen = field.render(item.cameras, item.truth.shape[-1], sampling=SAMPLING)
+    found = measure_views(seen.rgb.clamp(0, 1), item.truth, item.mask, prediction_mask=seen.opacity)
+    row = {name: float(values.mean()) for name, values in found.items() if name in MEASURES}
+    assert item.mesh is not None, "procedural objects have surfaces"
+    surfaces = dict(compare_meshes(field.extract_mesh(MESH_RESOLUTION), item.mesh(), samples=MESH_SAMPLES, seed=0))
+    return row | {"f_score_2": surfaces["f_score_2"], "processor": taken.processor}
+
+
+def table(rows: dict[str, list[dict[str, float]]]) -> list[str]:
+    """Lines for people."""
+    base = rows[AS_IT_IS]
+    lines = [f"{'':32}" + "".join(f"{name:>18}" for name in MEASURES)]
+    means = [sum(row[name] for row in base) / len(base) for name in MEASURES]
+    lines.append(f"{AS_IT_IS:32}" + "".join(f"{mean:18.3f}" for mean in means))
+    for name, changed in rows.items():
+        if name != AS_IT_IS:
+            found = [paired_difference([row[m] for row in base], [row[m] for row in changed]) for m in MEASURES]
+            cells = (
+                f"{each.mean:+.3f}" + (f" ± {each.stderr:.3f}" if each.stderr is not None else "") for each in found
+            )
+            lines.append(f"{name:32}" + "".join(f"{cell:>18}" for cell in cells))
+    return lines
+
+
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--weights", default="mini")
+    parser.add_argument("--objects", type=int, default=4)
+    parser.add_argument("--photos", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=[name for name in LEVERS if name != AS_IT_IS])
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args(words)
+    model = UpFusion.load(options.weights, device="cpu")
+    data = ProceduralObjects("validation", size=model.image_size)
+    config = EvaluationConfig(photos=(options.photos,), views=VIEWS)
+    items = [draw_object(data, index, config) for index in range(options.objects)]
+    guidance = recommended_guidance(options.weights)
+    rows: dict[str, list[dict[str, float]]] = {}
+    for name in [AS_IT_IS, *(options.only or [name for name in LEVERS if name != AS_IT_IS])]:
+        schedule = replace(FastSchedule(), **LEVERS[name])
+        rows[name] = [measured(model, item, schedule, options.photos, guidance) for item in items]
+        write_json(options.out, machine() | {"objects": options.objects, "photos": options.photos, "rows": rows})
+    print("\n".join(table(rows)))
+
+
+if __name__ == "__main__":
+    main()
