@@ -27,7 +27,7 @@ from upfusion_core.evaluation.config import EvaluationConfig
 from upfusion_core.evaluation.geometry3d import compare_meshes
 from upfusion_core.evaluation.metrics import measure_views
 from upfusion_core.evaluation.objects import EvaluatedObject, draw_object, object_seed
-from upfusion_core.evaluation.summary import Score, paired_difference
+from upfusion_core.evaluation.summary import paired_difference
 from upfusion_core.field.rendering import RaySampling
 from upfusion_core.models.checkpoints import recommended_guidance
 from upfusion_core.pipeline.distill_config import FastSchedule
