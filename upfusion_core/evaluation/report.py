@@ -127,6 +127,21 @@ def evaluate(
             f"none of {len(indices)} objects could be evaluated, {skipped[0][0]} because {skipped[0][1]}; "
             "correct that, then begin again"
         )
+    report = _report(dataset, main, finished, skipped, groups, settings, config)
+    _write(report, list(finished.values()), main, settings, config, folder, writing)
+    return report
+
+
+def _report(
+    dataset: MultiViewDataset,
+    main: Sequence[dict[str, Any]],
+    finished: dict[str, dict[str, Any]],
+    skipped: Sequence[tuple[str, str]],
+    groups: Sequence[Group],
+    settings: dict[str, Any],
+    config: EvaluationConfig,
+) -> Report:
+    """What the records say; adds to the settings which objects were reported apart or left out."""
     apart = {group: _of(group.indices, _prefix(group, dataset), finished) for group in groups}
     settings["groups"] = {
         group.name: {"title": group.title, "evaluated": [record["object"] for record in records]}
@@ -135,9 +150,7 @@ def evaluate(
     settings["left_out_by_the_data_set"] = [list(entry) for entry in dataset.skipped]
     by_group = {group.name: _results(records, config) for group, records in apart.items() if records}
     objects = tuple(record["object"] for record in main)
-    report = Report(_results(main, config), objects, tuple(skipped), by_group)
-    _write(report, list(finished.values()), main, settings, config, folder, writing)
-    return report
+    return Report(_results(main, config), objects, tuple(skipped), by_group)
 
 
 @dataclass(frozen=True, eq=False)
