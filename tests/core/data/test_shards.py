@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from upfusion_core.data import shards_format
 from upfusion_core.data.examples import PosedViews, readable
 from upfusion_core.data.folder_formats import open_dataset, recognised_format
 from upfusion_core.data.shards import ShardedViews
@@ -377,3 +378,10 @@ def test_what_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(__import__("sys").modules, "webdataset", None)
     with pytest.raises(MissingPackageError, match="pip install 'upfusion\\[train\\]'"):
         packed(tmp_path)
+
+
+def test_more_views_than_an_object_can_have(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards_format, "_MOST_VIEWS", VIEWS - 1)
+    names, skipped = names_read(copy)
+    assert names == []
+    assert all(f"must have 1 to {VIEWS - 1} views, got {VIEWS}" in entry for entry in skipped)

@@ -1,0 +1,134 @@
+"""Refusals that need an unlikely file, system or caller, asked for directly: each is a sentence of ours."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from analytic_fields import AnalyticField, ball
+from typer.testing import CliRunner
+
+from upfusion_core import __version__
+from upfusion_core.cli import lock, pack
+from upfusion_core.cli.app import app
+from upfusion_core.data import shards, shards_index
+from upfusion_core.data.procedural import ProceduralObjects
+from upfusion_core.data.procedural.render import albedo
+from upfusion_core.data.shards_format import decoded_depth
+from upfusion_core.errors import CheckpointError, FieldError, InputError, OutputError
+from upfusion_core.evaluation.config import EvaluationConfig
+from upfusion_core.evaluation.objects import draw_object
+from upfusion_core.evaluation.pictures import stacked
+from upfusion_core.field.mesh import MeshAsset, extract_mesh
+from upfusion_core.models import convert, weight_files
+
+
+def test_the_version_is_printed() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.output.strip()) == (0, __version__)
+
+
+def test_a_folder_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(path: Path) -> object:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(lock, "_acquire", denied)
+    with pytest.raises(OutputError, match="must be writable, but the system denies it"), lock.locked(tmp_path):
+        pass
+
+
+def test_packing_that_cannot_go_on(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="must hold objects, got none"):
+        pack._count({"data": "folder", "objects": None}, 0)
+    state = tmp_path / shards_index.UNFINISHED_NAME
+    run = SimpleNamespace(folder=tmp_path, resumed=True)
+    state.write_text("{", encoding="utf-8")
+    with pytest.raises(InputError, match=r"cannot be read .* use --force to begin anew"):
+        pack._state(run)
+    state.write_text('{"shards": [{"name": "gone.tar"}]}', encoding="utf-8")
+    with pytest.raises(InputError, match=r"lacks gone\.tar, which was packed before"):
+        pack._state(run)
+
+
+def test_shards_of_senseless_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = SimpleNamespace(members={"json": (0, shards._LARGEST_MEMBER + 1), "png": (0, 4)})
+    with pytest.raises(InputError, match="more than anything that is packed"):
+        shards._content(tmp_path / "a.tar", sample, "json")
+    with pytest.raises(InputError, match=r"a\.tar cannot be read"):
+        shards._content(tmp_path / "a.tar", sample, "png")
+    monkeypatch.setattr(shards_index, "_LARGEST_INDEX", 1)
+    (tmp_path / "index.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(InputError, match="must be an index of shards, but is far too large"):
+        shards_index._read_index(tmp_path / "index.json")
+
+
+@pytest.mark.parametrize(
+    ("depth", "words"),
+    [
+        (np.zeros((2, 2)), r"must be float32 \(2, 2\), got float64"),
+        (np.zeros((2, 3), dtype=np.float32), r"must be float32 \(2, 2\)"),
+        (np.full((2, 2), -1, dtype=np.float32), "must be finite and at least 0"),
+        (np.full((2, 2), np.nan, dtype=np.float32), "must be finite and at least 0"),
+    ],
+)
+def test_depths_of_another_kind(depth: np.ndarray, words: str) -> None:
+    content = io.BytesIO()
+    np.save(content, depth)
+    with pytest.raises(InputError, match=words):
+        decoded_depth(SimpleNamespace(size=2), 0, lambda name: content.getvalue(), 2)
+
+
+def test_too_few_views_and_no_objects() -> None:
+    batch = ProceduralObjects("test", size=8).batch([0, 1], views=2)
+    with pytest.raises(InputError, match="albedo takes one object, got 2"):
+        albedo(batch.objects, torch.zeros(1, 3))
+    dataset = SimpleNamespace(draw=lambda index, count, generator: batch.example(0))
+    with pytest.raises(InputError, match=r"must have 3 views \(1 photos and 2 targets\), got 2"):
+        draw_object(dataset, 0, EvaluationConfig(photos=(1,), views=2))
+    with pytest.raises(InputError, match="at least one row of pictures"):
+        stacked([], 1, ["predict"])
+
+
+@pytest.mark.parametrize(("peak", "threshold"), [(20.0, 50.0), (0.01, 50.0)])
+def test_a_threshold_that_nothing_reaches(peak: float, threshold: float) -> None:
+    with pytest.raises(FieldError, match="no density above 50 per scene unit was found"):
+        extract_mesh(AnalyticField(ball(peak=peak)), 32, threshold)
+
+
+def test_meshes_of_whole_numbers() -> None:
+    places = torch.zeros(3, 3)
+    with pytest.raises(InputError, match="must hold floating-point numbers"):
+        MeshAsset(places, torch.tensor([[0, 1, 2]]), places, normals=places.long())
+
+
+def test_weights_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"a has precision torch\.complex64"):
+        convert._safetensors_header({"a": torch.zeros(1, dtype=torch.complex64)}, None, {})
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(convert, "_write_parts", full)
+    with pytest.raises(OutputError, match=r"could not be written \(No space left on device\)"):
+        convert._write_folder(SimpleNamespace(), tmp_path / "new", None, None)
+    assert not (tmp_path / "new").exists()
+
+
+def test_pickles_and_zips_that_torch_gives_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "weights.pt"
+    path.write_bytes(b"no zip")
+    with pytest.raises(CheckpointError, match=r"weights\.pt"):
+        weight_files._refuse_zip_bomb(path)
+
+    def damaged(*_: object, **__: object) -> None:
+        raise pickle.UnpicklingError("invalid load key")
+
+    torch.save({"a": torch.zeros(1)}, path)
+    monkeypatch.setattr(torch, "load", damaged)
+    with pytest.raises(CheckpointError, match="invalid load key"):
+        weight_files._read_pickle(path)
