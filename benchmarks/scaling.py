@@ -162,6 +162,8 @@ def plot(result: dict[str, Any], path: Path) -> None:
         panel.loglog(sizes, line, "--", color="gray", label=f"power {row['expected']:.0f}")
         panel.loglog(sizes, seconds, "o-", label=f"measured, {row['power']:.2f}")
         panel.set(title=row["work"], xlabel=row["against"], ylabel="seconds")
+        panel.set_xticks(sizes, [str(size) for size in sizes])
+        panel.set_xticks([], minor=True)
         panel.legend(fontsize=8)
     for panel in axes.flat[len(rows) :]:
         panel.set_axis_off()
