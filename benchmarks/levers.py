@@ -14,8 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 sys.path.append(str(Path(__file__).resolve().parent))
 
@@ -24,16 +22,13 @@ from measuring import machine, timed, write_json
 from upfusion_core import DistillConfig, UpFusion
 from upfusion_core.data.procedural import ProceduralObjects
 from upfusion_core.evaluation.config import EvaluationConfig
-from upfusion_core.evaluation.geometry3d import compare_meshes
-from upfusion_core.evaluation.metrics import measure_views
-from upfusion_core.evaluation.objects import EvaluatedObject, draw_object, object_seed
-from upfusion_core.evaluation.summary import paired_difference
-from upfusion_core.field.rendering import RaySampling
+from upfusion_core.evaluation.objects import EvaluatedObject, draw_object
+from upfusion_core.evaluation.protocol import evaluate_object
+from upfusion_core.evaluation.summary import object_mean, paired_difference
 from upfusion_core.models.checkpoints import recommended_guidance
 from upfusion_core.pipeline.distill_config import FastSchedule
 
-VIEWS, MESH_RESOLUTION, MESH_SAMPLES = 8, 128, 50_000
-SAMPLING = RaySampling(uniform=128, importance=64)
+VIEWS = 8
 MEASURES = ("box_psnr", "iou", "sharpness", "f_score_2", "processor")
 AS_IT_IS = "as it is"
 LEVERS: dict[str, dict[str, Any]] = {
@@ -49,18 +44,11 @@ LEVERS: dict[str, dict[str, Any]] = {
 """Changes of FastSchedule, one at a time."""
 
 
-def measured(model: UpFusion, item: EvaluatedObject, schedule: FastSchedule, photos: int, guidance: float) -> dict:
-    """The measures of one object's field on its targets, and the processor's seconds."""
-    scene = model.encode(item.given(photos), reference_elevation_degrees=item.elevation_degrees)
-    config = DistillConfig.fast(schedule=schedule, guidance=guidance)
-    generator = torch.Generator().manual_seed(object_seed(0, "field", item.index))
-    field, taken = timed(lambda: model.distill(scene, config, generator=generator))
-    seen = field.render(item.cameras, item.truth.shape[-1], sampling=SAMPLING)
-    found = measure_views(seen.rgb.clamp(0, 1), item.truth, item.mask, prediction_mask=seen.opacity)
-    row = {name: float(values.mean()) for name, values in found.items() if name in MEASURES}
-    assert item.mesh is not None, "procedural objects have surfaces"
-    surfaces = dict(compare_meshes(field.extract_mesh(MESH_RESOLUTION), item.mesh(), samples=MESH_SAMPLES, seed=0))
-    return row | {"f_score_2": surfaces["f_score_2"], "processor": taken.processor}
+def measured(model: UpFusion, item: EvaluatedObject, config: EvaluationConfig) -> dict[str, float]:
+    """The measures of one object's field, each the mean over its views, and the processor's seconds of it all."""
+    result, taken = timed(lambda: evaluate_object(model, item, config))
+    values = result.values["field"][str(config.photos[0])]
+    return {name: object_mean(values[name]) for name in MEASURES if name in values} | {"processor": taken.processor}
 
 
 def table(rows: dict[str, list[dict[str, float]]]) -> list[str]:
@@ -89,13 +77,13 @@ def main(words: list[str] | None = None) -> None:
     options = parser.parse_args(words)
     model = UpFusion.load(options.weights, device="cpu")
     data = ProceduralObjects("validation", size=model.image_size)
-    config = EvaluationConfig(photos=(options.photos,), views=VIEWS)
+    config = EvaluationConfig(photos=(options.photos,), views=VIEWS, stages=("field",), alignment="picture")
     items = [draw_object(data, index, config) for index in range(options.objects)]
     guidance = recommended_guidance(options.weights)
     rows: dict[str, list[dict[str, float]]] = {}
     for name in [AS_IT_IS, *(options.only or [name for name in LEVERS if name != AS_IT_IS])]:
-        schedule = replace(FastSchedule(), **LEVERS[name])
-        rows[name] = [measured(model, item, schedule, options.photos, guidance) for item in items]
+        distill = DistillConfig.fast(schedule=replace(FastSchedule(), **LEVERS[name]), guidance=guidance)
+        rows[name] = [measured(model, item, replace(config, distill=distill)) for item in items]
         write_json(options.out, machine() | {"objects": options.objects, "photos": options.photos, "rows": rows})
     print("\n".join(table(rows)))
 

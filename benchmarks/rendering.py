@@ -98,7 +98,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     device = torch.device(options.device)
     batch = ProceduralObjects("test", size=VIEW_SIZE).batch([0], views=VIEWS)
     field = load_field(options.field, device=device).field if options.field else fitted_field(batch, device)
-    rows = rendering_rows(field, options) + fitting_rows(field.requires_grad_(True), batch, options)
+    rows = rendering_rows(field, options) + fitting_rows(field, batch, options)
     named = str(options.field) if options.field else f"draft, {FITTED} steps"
     return {**machine(device), "field": named, "backend": str(field.backend), "repeats": options.repeats, "rows": rows}
 

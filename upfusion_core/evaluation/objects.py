@@ -13,7 +13,6 @@ import math
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import trimesh
@@ -83,7 +82,7 @@ def draw_object(dataset: MultiViewDataset, index: int, config: EvaluationConfig)
     if isinstance(dataset, ProceduralObjects):
         batch = dataset.batch([index], views=wanted, generator=generator)
         views = batch.example(0)
-        mesh = _procedural_mesh(batch.objects)
+        mesh = functools.cache(functools.partial(true_mesh, batch.objects))
     else:
         views = dataset.draw(index, wanted, generator)
         if isinstance(dataset, MeshViews):
@@ -100,10 +99,6 @@ def draw_object(dataset: MultiViewDataset, index: int, config: EvaluationConfig)
 def object_seed(seed: int, purpose: str, index: int) -> int:
     """A number below 2^31 that no other purpose or object shares, as good as surely."""
     return zlib.crc32(f"{seed} {purpose} {index}".encode()) >> 1
-
-
-def _procedural_mesh(objects: Any) -> Callable[[], trimesh.Trimesh]:  # noqa: ANN401 - Objects of one
-    return functools.cache(lambda: true_mesh(objects))
 
 
 def _file_mesh(dataset: MeshViews, index: int, views: PosedViews) -> Callable[[], trimesh.Trimesh]:

@@ -127,27 +127,24 @@ def evaluate(
             f"none of {len(indices)} objects could be evaluated, {skipped[0][0]} because {skipped[0][1]}; "
             "correct that, then begin again"
         )
-    report = _report(dataset, main, finished, skipped, groups, settings, config)
-    _write(report, list(finished.values()), main, settings, config, folder, writing)
-    return report
-
-
-def _report(
-    dataset: MultiViewDataset,
-    main: Sequence[dict[str, Any]],
-    finished: dict[str, dict[str, Any]],
-    skipped: Sequence[tuple[str, str]],
-    groups: Sequence[Group],
-    settings: dict[str, Any],
-    config: EvaluationConfig,
-) -> Report:
-    """What the records say; adds to the settings which objects were reported apart or left out."""
     apart = {group: _of(group.indices, _prefix(group, dataset), finished) for group in groups}
     settings["groups"] = {
         group.name: {"title": group.title, "evaluated": [record["object"] for record in records]}
         for group, records in apart.items()
     }
     settings["left_out_by_the_data_set"] = [list(entry) for entry in dataset.skipped]
+    report = _report(main, apart, skipped, config)
+    _write(report, list(finished.values()), main, settings, config, folder, writing)
+    return report
+
+
+def _report(
+    main: Sequence[dict[str, Any]],
+    apart: dict[Group, list[dict[str, Any]]],
+    skipped: Sequence[tuple[str, str]],
+    config: EvaluationConfig,
+) -> Report:
+    """What the records of the objects, and of those that groups report apart, say."""
     by_group = {group.name: _results(records, config) for group, records in apart.items() if records}
     objects = tuple(record["object"] for record in main)
     return Report(_results(main, config), objects, tuple(skipped), by_group)
@@ -203,7 +200,6 @@ def _evaluated(
 ) -> dict[str, Any] | _Skipped:
     """The record of an object that is not finished yet."""
     name, known = f"object {task.index}", len(task.dataset.skipped)
-    record: dict[str, Any] | _Skipped
     try:
         item = draw_object(task.dataset, task.index, config)
         name = item.views.name
@@ -217,10 +213,8 @@ def _evaluated(
         )
     except (InputError, FieldError) as error:
         name = task.dataset.skipped[-1][0] if len(task.dataset.skipped) > known else name
-        record = _Skipped(name, str(error))
-    else:
-        record = _saved(item, result, task, fingerprint, writing)
-    return record
+        return _Skipped(name, str(error))
+    return _saved(item, result, task, fingerprint, writing)
 
 
 def _saved(

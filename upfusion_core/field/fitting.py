@@ -167,7 +167,7 @@ class FieldFitter:
         config: FitConfig | None = None,
         generator: torch.Generator,
     ) -> None:
-        self.field = field
+        self.field = field.requires_grad_(True)  # those of `distill` and from files are frozen
         self.config = config or FitConfig()
         self.generator = generator
         self.background = background

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -181,7 +182,7 @@ def _barycentric(triangles: Tensor, points: Tensor) -> Tensor:
 def _dilate(texture: Tensor, covered: Tensor, report: Report) -> None:
     """Gives texels of (3, H, W) that are not `covered` (H, W) the nearest covered one's colour, strip by strip."""
     height, width = covered.shape
-    mean = texture[:, covered].mean(1) if covered.any() else torch.zeros(3)
+    mean = functools.cache(lambda: torch.stack([channel[covered].mean() for channel in texture]).nan_to_num())
     rows = max(STRIP // width, MARGIN)
     for top in range(0, height, rows):
         first, last = max(top - MARGIN, 0), min(top + rows + MARGIN, height)
@@ -192,5 +193,5 @@ def _dilate(texture: Tensor, covered: Tensor, report: Report) -> None:
             row, column = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
             strip.copy_(near[:, torch.from_numpy(row[inner]).long(), torch.from_numpy(column[inner]).long()])
         else:
-            strip.copy_(mean[:, None, None].expand_as(strip))
+            strip.copy_(mean()[:, None, None].expand_as(strip))
         report(top / height)

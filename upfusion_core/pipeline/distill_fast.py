@@ -44,9 +44,10 @@ class FastDistillation:
         self.field = run.new_field()
         self._cond: ViewConditioning | None = None
         saved = run.load()
-        self.photos = self._photo_cameras(0 if saved is None else saved["fit"]["iteration"])
         self.round: int = 0 if saved is None else saved["round"]
         self.painted: dict[str, Tensor] | None = None if saved is None else saved["painted"]
+        done = 0 if saved is None else self._painting_steps(self.round) + saved["fit"]["iteration"]
+        self.photos = self._photo_cameras(done)
         targets = self._targets() if self.round else self._predicted()
         self.fitter = FieldFitter(self.field, **vars(targets), config=self.plan.fit, generator=run.generator(2))
         if saved is not None:

@@ -103,13 +103,12 @@ def _estimated(
 ) -> PhotoCameras:
     views, reference = _photos(scene), scene.reference.to("cpu")
     focal = float(reference.focal[0, 0])
-    total = len(views) - 1
 
-    def predicted() -> None:
+    def tell() -> None:
         if on_step is not None:
-            on_step(len(found) - 1, total, None)
+            on_step(len(found) - 1, len(views) - 1, None)
 
-    objects = _Predictions(model, scene, predicted)
+    objects = _Predictions(model, scene, tell)
     against = None if field is None else _rendered(field)
     found, scores, accepted = [reference], [1.0], [True]
     for index in range(1, len(views)):
@@ -120,8 +119,7 @@ def _estimated(
         found.append(match.camera)
         scores.append(match.score)
         accepted.append(match.accepted)
-        if on_step is not None:
-            on_step(index, total, None)
+        tell()
     return PhotoCameras(Cameras.concatenate(found), torch.tensor(accepted), torch.tensor(scores))
 
 

@@ -9,8 +9,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from upfusion_core.errors import CheckpointError, FieldError
+from upfusion_core.field.fitting import FitConfig, fit_views
 from upfusion_core.field.hashgrid import GridConfig
 from upfusion_core.field.radiance import FieldConfig, RadianceField
+from upfusion_core.field.rendering import RaySampling
 from upfusion_core.field.storage import FORMAT, load_field
 from upfusion_core.geometry import orbit_cameras
 
@@ -93,3 +95,12 @@ def test_a_damaged_or_missing_file_is_refused(field: RadianceField, tmp_path: Pa
         load_field(path)
     with pytest.raises(CheckpointError, match="not a file"):
         load_field(tmp_path / "none.safetensors")
+
+
+def test_a_frozen_field_can_be_fitted_further(field: RadianceField, tmp_path: Path) -> None:
+    field.save(tmp_path / "field.safetensors")
+    loaded = load_field(tmp_path / "field.safetensors").field
+    fit = FitConfig(iterations=2, rays=16, occupancy_cells=0, sampling=RaySampling(8, 0))
+    generator = torch.Generator().manual_seed(0)
+    fit_views(loaded, orbit_cameras([0.0]), torch.zeros(1, 3, 4, 4), config=fit, generator=generator)
+    assert not torch.equal(loaded.mlp[0].weight, field.mlp[0].weight)
