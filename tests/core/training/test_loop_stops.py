@@ -1,0 +1,141 @@
+"""How a training run stops before its end, and goes on from the state that it saved."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_training import TinySource, run_tiny, tiny_config
+
+from upfusion_core import UpFusion
+from upfusion_core.errors import CheckpointError, InputError, OutputError
+from upfusion_core.training.batches import TrainingBatch
+from upfusion_core.training.run import TrainingRun
+from upfusion_core.training.state import Averaged, read_state
+
+
+def test_time_is_up(tmp_path: Path) -> None:
+    config = tiny_config("encoder")
+    result = run_tiny(config, tmp_path, max_minutes=0)
+    assert (result.step, result.finished) == (1, False)
+    assert UpFusion.load(result.model, device="cpu").config == config.model
+    assert run_tiny(config, tmp_path, resume=True).finished
+    with pytest.raises(InputError, match="max_minutes"):
+        run_tiny(config, tmp_path, max_minutes=-1)
+
+
+def test_ctrl_c_gives_up_the_step_and_saves_the_state_before(tmp_path: Path) -> None:
+    config = tiny_config("encoder")
+
+    class Interrupting(TinySource):
+        def batch(self, step: int, rank: int = 0, world: int = 1) -> TrainingBatch:
+            if step == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().batch(step, rank, world)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run_tiny(config, tmp_path, source=Interrupting())
+    assert signal.getsignal(signal.SIGINT) is before
+    assert read_state(tmp_path / "training.pt", config)["step"] == 2
+    run_tiny(config, tmp_path, resume=True)
+    run_tiny(config, tmp_path / "whole")
+    one, two = (load_file(path / "model.safetensors") for path in (tmp_path, tmp_path / "whole"))
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+def test_ctrl_c_waits_for_the_end_of_an_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, update = tiny_config("encoder"), Averaged.update
+
+    def pressed_within(averaged: Averaged) -> None:
+        if averaged.updates == 1:  # of step 2: the optimiser has stepped, the average has not
+            os.kill(os.getpid(), signal.SIGINT)
+        update(averaged)
+
+    monkeypatch.setattr(Averaged, "update", pressed_within)
+    with pytest.raises(KeyboardInterrupt):
+        run_tiny(config, tmp_path)
+    state = read_state(tmp_path / "training.pt", config)
+    assert (state["step"], state["averaged"]["updates"]) == (2, 2)
+
+
+def test_ctrl_c_while_validating_leaves_the_validation_to_the_next_attempt(tmp_path: Path) -> None:
+    config, presses, validate = tiny_config("encoder", validate_every=3), iter([True]), TrainingRun._validate
+
+    def pressed(*arguments: Any) -> None:  # noqa: ANN401
+        if next(presses, False):
+            os.kill(os.getpid(), signal.SIGINT)
+        validate(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingRun, "_validate", pressed)
+        with pytest.raises(KeyboardInterrupt):
+            run_tiny(config, tmp_path)
+    state = read_state(tmp_path / "training.pt", config)
+    assert (state["step"], state["history"]["validation"]) == (3, [])
+    run_tiny(config, tmp_path, resume=True)
+    run_tiny(config, tmp_path / "whole")
+    one, two = (json.loads((path / "history.json").read_text()) for path in (tmp_path, tmp_path / "whole"))
+    assert one == two
+    assert [row["step"] for row in one["validation"]] == [3, 6]
+
+
+def test_a_full_disk_leaves_the_last_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_config("encoder", save_every=2)
+    save, saved = torch.save, []
+
+    def full(content: object, path: Path) -> None:
+        saved.append(path)
+        if len(saved) == 2:
+            path.write_bytes(b"half")
+            raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+        save(content, path)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OutputError, match="disk is probably full"):
+        run_tiny(config, tmp_path)
+    assert read_state(tmp_path / "training.pt", config)["step"] == 2
+    assert not list(tmp_path.glob(".*partial*"))
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_state_before(tmp_path: Path) -> None:
+    config = tiny_config("encoder")
+
+    class Torn(TinySource):
+        def batch(self, step: int, rank: int = 0, world: int = 1) -> TrainingBatch:
+            batch = super().batch(step, rank, world)
+            return replace(batch, photos=batch.photos * (math.nan if step == 3 else 1.0))
+
+    with pytest.raises(InputError, match=r"step 4 gave \{'rgb': nan\}"):
+        run_tiny(config, tmp_path, source=Torn())
+    state = read_state(tmp_path / "training.pt", config)
+    assert state["step"] == 3
+    assert all(value.isfinite().all() for value in state["weights"].values())
+    run_tiny(config, tmp_path / "whole", on_step=None)
+    run_tiny(config, tmp_path, resume=True)
+    one, two = (load_file(path / "model.safetensors") for path in (tmp_path, tmp_path / "whole"))
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+def test_states_that_do_not_fit(tmp_path: Path) -> None:
+    config = tiny_config("encoder", steps=1)
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        run_tiny(config, tmp_path, resume=True)
+    run_tiny(config, tmp_path)
+    with pytest.raises(CheckpointError, match="another configuration"):
+        run_tiny(replace(config, seed=5), tmp_path, resume=True)
+    path = tmp_path / "training.pt"
+    torch.save({"format": 0}, path)
+    with pytest.raises(CheckpointError, match="another kind of file"):
+        run_tiny(config, tmp_path, resume=True)
+    path.write_bytes(b"PK" + bytes(100))
+    with pytest.raises(CheckpointError, match="damaged or of another kind"):
+        run_tiny(config, tmp_path, resume=True)
