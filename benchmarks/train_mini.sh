@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains the small bundled model, in stretches: the same line again goes on where the last one stopped.
 #
-#   bash benchmarks/train_mini.sh cpu OUT      nearly as the CPU model was made: 32 x 32 pixels, one core, some hours
+#   bash benchmarks/train_mini.sh cpu OUT      nearly as the CPU model was made: 32 x 32 pixels, two cores, two hours
 #   bash benchmarks/train_mini.sh gpu OUT      goes on from the bundled model, at its sizes, on a GPU
 #   bash benchmarks/train_mini.sh gpu64 OUT    a new one of 64 x 64 pixels, on a GPU (the preset `mini`)
 #

@@ -55,8 +55,8 @@ class UpFusionDistill(io.ComfyNode):
                     options=["fast", "draft", "reference"],
                     default="fast",
                     tooltip=(
-                        "fast: 32 views are painted anew a few times, minutes. draft: a first look, from predicted and "
-                        "16 sampled views. reference: the paper's schedule of 47,100 denoising steps, hours on a GPU."
+                        "fast: 32 views are painted anew a few times. draft: a first look, from predicted and "
+                        "16 sampled views. reference: the paper's schedule of 47,100 denoising steps, for large GPUs."
                     ),
                 ),
                 io.Int.Input(

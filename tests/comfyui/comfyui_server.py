@@ -124,7 +124,9 @@ class Server:
             self.process.wait()
 
 
-def start_server(base: Path, *, with_pack: bool = True, flags: tuple[str, ...] = ()) -> Server:
+def start_server(
+    base: Path, *, with_pack: bool = True, flags: tuple[str, ...] = (), variables: dict[str, str] | None = None
+) -> Server:
     """Starts ComfyUI from COMFYUI_PATH with COMFY_PYTHON, or this interpreter, and waits until it answers."""
     (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
     (base / "models" / "upfusion").mkdir(parents=True, exist_ok=True)
@@ -144,7 +146,7 @@ def start_server(base: Path, *, with_pack: bool = True, flags: tuple[str, ...] =
         process = subprocess.Popen(
             command,
             cwd=os.environ["COMFYUI_PATH"],
-            env={**os.environ, **offline},
+            env={**os.environ, **offline, **(variables or {})},
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,

