@@ -1,4 +1,4 @@
-"""A field at work: on ComfyUI's device, apart from the cached one, and deaf to nothing but Cancel."""
+"""A field at work: on ComfyUI's device, apart from the cached one; Cancel is noticed between its calls."""
 
 from __future__ import annotations
 
