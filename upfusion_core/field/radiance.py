@@ -175,7 +175,7 @@ class RadianceField(nn.Module):
         *,
         background: Tensor | float = 1.0,
         sampling: RaySampling | None = None,
-        chunk: int = 4096,
+        chunk: int | None = None,
     ) -> RenderedViews:
         """Pictures of the field from `cameras`; see `rendering.render_views`."""
         from .rendering import render_views

@@ -182,5 +182,5 @@ def _optimise(
 
 @torch.no_grad()
 def _preview(run: Run, field: RadianceField) -> Tensor:
-    """The field from photo 1, in many small calls of it, between which a host may stop."""
-    return field.render(run.scene.reference, min(64, run.model.image_size), chunk=256).rgb[0].cpu()
+    """The field from photo 1."""
+    return field.render(run.scene.reference, min(64, run.model.image_size)).rgb[0].cpu()
