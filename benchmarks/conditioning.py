@@ -16,9 +16,7 @@ The released script's second pass keeps the first one's DINO features and decode
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +27,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 sys.path.append(str(Path(__file__).resolve().parent))
 
 import released_code
+from measuring import timed, write_json
 
 from upfusion_core import UpFusion, orbit_cameras, prepare_views
 from upfusion_core.models.dino import DinoConfig, DinoKeys
@@ -54,9 +53,7 @@ class PassCounter:
 
 
 def seconds(work: Callable[..., object], *arguments: object) -> float:
-    started = time.perf_counter()
-    work(*arguments)
-    return time.perf_counter() - started
+    return timed(lambda: work(*arguments))[1].wall
 
 
 def turntable(count: int) -> Cameras:
@@ -122,9 +119,7 @@ def measure(weights: Path, photos: list[Path], count: int) -> dict[str, object]:
         again(0)  # first calls set up threads and page the weights in
         release(0, cameras)
         counter = PassCounter(dino=model.dino, encoder=model.upsrt.scene_encoder)
-        started = time.perf_counter()
-        scene = model.encode(views)
-        encoding = time.perf_counter() - started
+        scene, encoding = timed(lambda: model.encode(views))
         passes = dict(counter.counts)
         times: dict[str, list[float]] = {"once": [], "again": [], "released": []}
         for group in torch.arange(count).split(5):
@@ -135,7 +130,7 @@ def measure(weights: Path, photos: list[Path], count: int) -> dict[str, object]:
                 times["again"].append(seconds(again, index))
                 times["released"].append(sum(seconds(release, index, cameras) for _ in range(2)))
         literal = seconds(literally) if literally else None
-    return summary(encoding, times, passes, literal)
+    return summary(encoding.wall, times, passes, literal)
 
 
 def summary(
@@ -184,8 +179,7 @@ def main() -> None:
     arguments = parser.parse_args()
     result = measure(arguments.weights, arguments.photos, arguments.cameras)
     print_table(result)
-    if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(arguments.out, result)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,7 @@ Before anything is timed, values and gradients are compared with those of torch 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -25,6 +23,9 @@ import torch
 from torch import Tensor
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
+sys.path.append(str(Path(__file__).resolve().parent))
+
+from measuring import machine, timed, write_json
 
 from upfusion_core.errors import UpFusionError
 from upfusion_core.field.hashgrid import GridConfig
@@ -41,16 +42,6 @@ def inputs(config: GridConfig, count: int, device: torch.device, positions: bool
     table = torch.randn(sum(config.rows), config.features, generator=generator).to(device).requires_grad_()
     upstream = torch.randn(count, config.width, generator=generator).to(device)
     return points, table, upstream
-
-
-def seconds(work: Callable[[], object], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    started = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
 
 
 def passes(
@@ -104,11 +95,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 errors.append({"backend": name, "indexing": indexing, **found})
         for exponent in arguments.points:
             given = inputs(config, 2**exponent, device, arguments.positions)
-            records += timed(names, config, given, arguments.repeats, device)
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+            records += paces(names, config, given, arguments.repeats, device)
+    return machine(device) | {
         "repeats": arguments.repeats,
         "backward_to_positions": arguments.positions,
         "auto": str(choose_backend("auto", device)),
@@ -118,7 +106,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def timed(
+def paces(
     names: list[str], config: GridConfig, given: tuple[Tensor, ...], repeats: int, device: torch.device
 ) -> list[dict[str, Any]]:
     """A record for each backend and pass: median seconds, samples a second, and how many times torch's pace that is."""
@@ -126,9 +114,9 @@ def timed(
     times: dict[tuple[str, str], list[float]] = {key: [] for key in works}
     for turn in range(WARMUPS + repeats):
         for key, work in works.items():
-            taken = seconds(work, device)
+            taken = timed(work, device)[1]
             if turn >= WARMUPS:
-                times[key].append(taken)
+                times[key].append(taken.wall)
     medians = {key: median(values) for key, values in times.items()}
     count = len(given[0])
     return [
@@ -188,8 +176,7 @@ def main() -> None:
     arguments = parsed()
     result = measure(arguments)
     print_table(result)
-    if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_json(arguments.out, result)
 
 
 if __name__ == "__main__":

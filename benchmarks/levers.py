@@ -3,7 +3,9 @@
     python benchmarks/levers.py [--weights mini] [--objects 4] [--photos 3] [--only NAME ...] [--out results.json]
 
 The objects are the first of the procedural validation split, with photos, targets and seeds as `upfusion evaluate`
-draws them. The table gives the mean of the preset as it is, then what a change adds, mean ± its standard error.
+draws them. The table gives the mean of the preset as it is, then what a change adds, mean ± its standard error over the
+objects that have the measure both times (a field without a surface has no F-score); "-" where none has. The column
+`processor` holds the processor's seconds of the distillation alone.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ sys.path.append(str(Path(__file__).resolve().parent))
 
 from measuring import machine, timed, write_json
 
-from upfusion_core import DistillConfig, UpFusion
+from upfusion_core import DistillConfig, RadianceField, UpFusion
 from upfusion_core.data.procedural import ProceduralObjects
 from upfusion_core.evaluation.config import EvaluationConfig
 from upfusion_core.evaluation.objects import EvaluatedObject, draw_object
@@ -44,27 +46,55 @@ LEVERS: dict[str, dict[str, Any]] = {
 """Changes of FastSchedule, one at a time."""
 
 
+class TimedDistillation:
+    """A model that keeps how long its last distillation took the processor, in seconds."""
+
+    def __init__(self, model: UpFusion) -> None:
+        self._model, self.processor = model, 0.0
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the model has
+        return getattr(self._model, name)
+
+    def distill(self, *arguments: Any, **options: Any) -> RadianceField:  # noqa: ANN401 - the model's own
+        field, taken = timed(lambda: self._model.distill(*arguments, **options))
+        self.processor = taken.processor
+        return field
+
+
 def measured(model: UpFusion, item: EvaluatedObject, config: EvaluationConfig) -> dict[str, float]:
-    """The measures of one object's field, each the mean over its views, and the processor's seconds of it all."""
-    result, taken = timed(lambda: evaluate_object(model, item, config))
-    values = result.values["field"][str(config.photos[0])]
-    return {name: object_mean(values[name]) for name in MEASURES if name in values} | {"processor": taken.processor}
+    """The measures of one object's field, each the mean over its views, and the seconds of its distillation."""
+    timing = TimedDistillation(model)
+    values = evaluate_object(timing, item, config).values["field"][str(config.photos[0])]
+    return {name: object_mean(values[name]) for name in MEASURES if name in values} | {"processor": timing.processor}
 
 
 def table(rows: dict[str, list[dict[str, float]]]) -> list[str]:
     """Lines for people."""
     base = rows[AS_IT_IS]
     lines = [f"{'':32}" + "".join(f"{name:>18}" for name in MEASURES)]
-    means = [sum(row[name] for row in base) / len(base) for name in MEASURES]
-    lines.append(f"{AS_IT_IS:32}" + "".join(f"{mean:18.3f}" for mean in means))
     for name, changed in rows.items():
-        if name != AS_IT_IS:
-            found = [paired_difference([row[m] for row in base], [row[m] for row in changed]) for m in MEASURES]
-            cells = (
-                f"{each.mean:+.3f}" + (f" ± {each.stderr:.3f}" if each.stderr is not None else "") for each in found
-            )
-            lines.append(f"{name:32}" + "".join(f"{cell:>18}" for cell in cells))
+        cells = (mean(base, m) if name == AS_IT_IS else difference(base, changed, m) for m in MEASURES)
+        lines.append(f"{name:32}" + "".join(f"{cell:>18}" for cell in cells))
     return lines
+
+
+def mean(rows: list[dict[str, float]], measure: str) -> str:
+    """Over the objects that have the measure."""
+    values = [row[measure] for row in rows if measure in row]
+    return f"{sum(values) / len(values):.3f}" if values else "-"
+
+
+def difference(first: list[dict[str, float]], second: list[dict[str, float]], measure: str) -> str:
+    """second - first and its standard error, over the objects that have the measure in both."""
+    pairs = [
+        (one[measure], other[measure])
+        for one, other in zip(first, second, strict=True)
+        if measure in one and measure in other
+    ]
+    if not pairs:
+        return "-"
+    found = paired_difference(*zip(*pairs, strict=True))
+    return f"{found.mean:+.3f}" + (f" ± {found.stderr:.3f}" if found.stderr is not None else "")
 
 
 def main(words: list[str] | None = None) -> None:

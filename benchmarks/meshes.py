@@ -158,7 +158,7 @@ def measure(options: argparse.Namespace, report: Callable[[dict[str, Any]], None
         if not path.is_file():
             model = model or UpFusion.load(options.weights, device="cpu")
             print(f"object {index}: distilled in {distilled(index, path, model, options):.0f} s of the processor")
-        if options.distil_only:
+        if options.distill_only:
             continue
         geometry = alone(examine, Case(path, options.resolution, None, None, options.threads))
         textured = alone(examine, Case(path, options.resolution, options.texture, options.faces, options.threads))
@@ -196,14 +196,14 @@ def parsed(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--texture", type=int, default=1024)
     parser.add_argument("--faces", type=int, default=50_000)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--distil-only", action="store_true", help="make the missing fields and stop")
+    parser.add_argument("--distill-only", action="store_true", help="make the missing fields and stop")
     parser.add_argument("--out", type=Path)
     return parser.parse_args(words)
 
 
 def main() -> None:
     options = parsed()
-    if not options.distil_only:
+    if not options.distill_only:
         print(HEADER, flush=True)
     result = measure(options, print_row)
     if result["summary"]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -28,7 +27,7 @@ from torch import Tensor
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 sys.path.append(str(Path(__file__).resolve().parent))
 
-from measuring import Peak, alone
+from measuring import Peak, alone, write_json
 
 from upfusion_core.field.mesh import extract_mesh
 from upfusion_core.field.storage import load_field
@@ -107,10 +106,9 @@ def main() -> None:
             f"  {result['processor_seconds']:9.1f}  {result['peak_mb']:7d} ({result['before_mb']})",
             flush=True,
         )
-        if options.out:
-            record = {"torch": torch.__version__, "threads": options.threads, "device": options.device}
-            record |= {"field": str(options.field) if options.field else "formula", "cases": found}
-            options.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        record = {"torch": torch.__version__, "threads": options.threads, "device": options.device}
+        record |= {"field": str(options.field) if options.field else "formula", "cases": found}
+        write_json(options.out, record)
 
 
 if __name__ == "__main__":

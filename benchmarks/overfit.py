@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -29,6 +28,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
+sys.path.append(str(Path(__file__).resolve().parent))
+
+from measuring import write_json
 
 from upfusion_core import UpFusion
 from upfusion_core.cli.pictures import contact_sheet, save_png
@@ -222,7 +224,7 @@ def overfit(
     rows = interpolate(torch.cat([truth, *pictures.values()]), scale_factor=2, mode="nearest")
     save_png(folder / "sheet.png", contact_sheet(rows, columns=TEST_CAMERAS))
     results = {"object": index, "seed": seed, "size": size, "share": share, "box_psnr": figures}
-    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "results.json", results)
     return figures
 
 

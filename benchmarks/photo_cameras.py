@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import time
 from dataclasses import replace
@@ -24,12 +23,16 @@ from typing import Any
 import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
+sys.path.append(str(Path(__file__).resolve().parent))
+
+from measuring import write_json
 
 from upfusion_core import Cameras, SceneEncoding, UpFusion, random_cameras
 from upfusion_core.data.procedural import ProceduralObjects
 from upfusion_core.evaluation.config import EvaluationConfig
 from upfusion_core.evaluation.metrics import box_psnr
 from upfusion_core.evaluation.objects import EvaluatedObject, draw_object
+from upfusion_core.evaluation.summary import paired_difference
 from upfusion_core.field.fitting import FitConfig, fit_views
 from upfusion_core.field.radiance import FieldConfig, RadianceField
 from upfusion_core.pipeline.photo_cameras import PhotoCameras, estimate_photo_cameras
@@ -93,14 +96,14 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, float | str]:
                 figures[f"{name}: error, percentile {place} (degrees)"] = float(some.quantile(place / 100))
             figures[f"{name}: share off by more than 30 degrees"] = float((some > 30).float().mean())
     figures["processor seconds an object"] = sum(row["seconds"] for row in rows) / len(rows)
-    pairs = [(row["without"], row["with"]) for row in rows if "with" in row]
-    if len(pairs) > 1:
-        without, with_photos = torch.tensor(pairs).T
-        gain = with_photos - without
-        figures["fields"] = len(pairs)
-        figures["box PSNR without (dB)"] = float(without.mean())
-        figures["box PSNR with (dB)"] = float(with_photos.mean())
-        figures["gain (dB)"] = f"{float(gain.mean()):+.3f} ± {float(gain.std()) / math.sqrt(len(gain)):.3f}"
+    fitted = [row for row in rows if "with" in row]
+    if len(fitted) > 1:
+        without, with_photos = [row["without"] for row in fitted], [row["with"] for row in fitted]
+        gain = paired_difference(without, with_photos)
+        figures["fields"] = gain.objects
+        figures["box PSNR without (dB)"] = sum(without) / len(without)
+        figures["box PSNR with (dB)"] = sum(with_photos) / len(with_photos)
+        figures["gain (dB)"] = f"{gain.mean:+.3f} ± {gain.stderr:.3f}"
     return figures
 
 
@@ -132,9 +135,8 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for place, index in enumerate(range(options.start, options.start + options.objects)):
         rows.append(one_object(model, draw_object(data, index, config), options.photos, place < options.fields))
-        if options.out:
-            content = {"model": model.model_id, "split": options.split, "summary": summary(rows), "rows": rows}
-            options.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        content = {"model": model.model_id, "split": options.split, "summary": summary(rows), "rows": rows}
+        write_json(options.out, content)
     report(rows)
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import statistics
 import sys
 import time
@@ -23,6 +22,9 @@ from pathlib import Path
 import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
+sys.path.append(str(Path(__file__).resolve().parent))
+
+from measuring import write_json
 
 from upfusion_core.data.procedural import Objects, ProceduralObjects, draw_objects
 from upfusion_core.data.procedural.shapes import BLEND, TORUS
@@ -75,8 +77,7 @@ def main() -> None:
     for name, value in results.items():
         shown = f"{value['best']:10.0f}  (median {value['median']:.0f})" if isinstance(value, dict) else f"{value:>10}"
         print(f"{name:{width}}  {shown}")
-    if options.out:
-        options.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    write_json(options.out, results)
 
 
 if __name__ == "__main__":

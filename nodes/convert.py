@@ -1,4 +1,4 @@
-"""The only place where layouts and axes change between ComfyUI and the library.
+"""Pictures, masks and latents between ComfyUI and the library: layouts and axes change in `convert*.py` only.
 
 ComfyUI: IMAGE (B, H, W, C) float32 in [0, 1], C 3 or 4; MASK (B, H, W) in [0, 1].
 The library: (N, 3, H, W) and (N, 1, H, W). World and camera axes are the same on both sides (glTF's).
@@ -17,11 +17,16 @@ if TYPE_CHECKING:
     from ..upfusion_core import InputViews
 
 
+def pictures_from_image(image: Tensor, name: str = "an IMAGE") -> Tensor:
+    """IMAGE (B, H, W, 3 or 4) -> (B, 3 or 4, H, W) in [0, 1]; `name` is what an error calls it."""
+    if image.ndim != 4 or image.shape[-1] not in (3, 4):
+        raise InputError(f"{name} must be (B, H, W, 3 or 4), got {tuple(image.shape)}; connect a picture")
+    return image.movedim(-1, 1).float().clamp(0, 1)
+
+
 def rgb_from_image(image: Tensor) -> Tensor:
     """IMAGE (B, H, W, 3 or 4) -> (B, 3, H, W) in [0, 1]; a fourth channel is dropped."""
-    if image.ndim != 4 or image.shape[-1] not in (3, 4):
-        raise InputError(f"an IMAGE must be (B, H, W, 3 or 4), got {tuple(image.shape)}; connect a picture")
-    return image[..., :3].movedim(-1, 1).float().clamp(0, 1).contiguous()
+    return pictures_from_image(image)[:, :3].contiguous()
 
 
 def image_from_rgb(rgb: Tensor) -> Tensor:

@@ -24,11 +24,11 @@ from ..upfusion_core import InputError, MeshAsset
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-GREY = 0.7
+GRAY = 0.7
 """sRGB of vertices whose colour nobody told."""
 
 
-def centred(asset: MeshAsset) -> MeshAsset:
+def centered(asset: MeshAsset) -> MeshAsset:
     """The mesh in the middle of the world, its longest side 1 long, as ComfyUI's tools expect."""
     low, high = asset.vertices.amin(0), asset.vertices.amax(0)
     longest = (high - low).max().clamp(min=1e-12)
@@ -47,9 +47,8 @@ def mesh_from_asset(asset: MeshAsset) -> Types.MESH:
     else:
         values["uvs"] = _flipped(asset.uvs)[None]
         values["texture"] = asset.texture.float().cpu().movedim(0, -1)[None].contiguous()
-    normals = getattr(asset, "normals", None)
-    if normals is not None and "normals" in inspect.signature(Types.MESH).parameters:
-        values["normals"] = normals.float().cpu()[None]
+    if asset.normals is not None and "normals" in inspect.signature(Types.MESH).parameters:
+        values["normals"] = asset.normals.float().cpu()[None]
     return Types.MESH(**values)
 
 
@@ -87,7 +86,7 @@ def _asset(mesh: Any, index: int, vertices: Tensor, faces: Tensor) -> MeshAsset:
     elif coordinates is not None and picture is not None:
         shown = _looked_up(picture, coordinates)
     else:
-        shown = torch.full_like(points, GREY)
+        shown = torch.full_like(points, GRAY)
     return MeshAsset(points, triangles, shown, coordinates, picture)
 
 

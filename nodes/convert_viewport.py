@@ -13,7 +13,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from ..upfusion_core import InputError, cameras_from_matrices, look_at
+from ..upfusion_core import InputError, cameras_from_matrices, focal_from_fov, fov_from_focal, look_at
 
 if TYPE_CHECKING:
     from ..upfusion_core import Cameras
@@ -34,12 +34,12 @@ def camera_from_load3d(info: Mapping[str, Any], units: float) -> Cameras:
     if info.get("fov") is None:
         raise InputError("the viewport tells no field of view (fov); use its direction only, or a newer viewer")
     fov, zoom = _number(info, "fov"), _number(info, "zoom", 1.0)
-    if not (0 < fov < 180 and zoom > 0):
+    if not (0.1 <= fov <= 179 and zoom > 0):
         raise InputError(
-            f"the viewport's field of view must be between 0 and 180 degrees and its zoom above 0, got {fov} "
+            f"the viewport's field of view must be between 0.1 and 179 degrees and its zoom above 0, got {fov} "
             f"and {zoom}; set them in the viewer"
         )
-    focal = zoom / math.tan(math.radians(fov) / 2)
+    focal = zoom * focal_from_fov(fov)
     position, rotation = viewport_pose(info)
     matrix = torch.eye(4, dtype=torch.float64)
     matrix[:3, :3], matrix[:3, 3] = rotation, position / units
@@ -80,7 +80,7 @@ def load3d_from_camera(camera: Cameras, units: float) -> dict[str, Any]:
         "quaternion": {"x": x, "y": y, "z": z, "w": w},
         "zoom": 1.0,
         "cameraType": "perspective",
-        "fov": math.degrees(2 * math.atan(1 / float(focal[1]))),
+        "fov": fov_from_focal(float(focal[1])),
         "aspect": 1.0,
     }
 

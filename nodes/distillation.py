@@ -60,7 +60,7 @@ def given_views(images: Tensor | None, cameras: Cameras | None) -> NovelViews | 
     return NovelViews(rgb, cameras)
 
 
-def distil(
+def distill(
     upfusion_model: HostedModel,
     model: ModelPatcher,
     vae: VAE,

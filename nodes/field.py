@@ -92,12 +92,12 @@ class UpFusionDistill(io.ComfyNode):
         negative: list[Any] | None = None,
     ) -> io.NodeOutput:
         """Distils with ComfyUI's own MODEL and VAE."""
-        from .distillation import DistillSettings, distil, given_views
+        from .distillation import DistillSettings, distill, given_views
 
         prompts = upfusion_model.prompts(positive, negative)
         settings = DistillSettings(preset, steps, guidance, seed)
         views = given_views(images, cameras)
-        return io.NodeOutput(distil(upfusion_model, model, vae, scene, prompts, settings, views))
+        return io.NodeOutput(distill(upfusion_model, model, vae, scene, prompts, settings, views))
 
 
 class UpFusionRenderField(io.ComfyNode):
@@ -227,7 +227,7 @@ class UpFusionExtractMesh(io.ComfyNode):
         cls, field: RadianceField, resolution: int, threshold: float, coloring: str, texture_size: int, faces: int
     ) -> io.NodeOutput:
         """Extracts the mesh and puts it into ComfyUI's frame."""
-        from .convert_mesh import centred, glb_file, mesh_from_asset
+        from .convert_mesh import centered, glb_file, mesh_from_asset
         from .host import progress_hook
         from .rendering import working_copy
 
@@ -239,5 +239,5 @@ class UpFusionExtractMesh(io.ComfyNode):
             faces=faces or (TEXTURED_FACES if is_textured else None),
             on_step=progress_hook("extracting the mesh"),
         )
-        mesh = centred(mesh)
+        mesh = centered(mesh)
         return io.NodeOutput(mesh_from_asset(mesh), glb_file(mesh))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..upfusion_core import InputError
 from .control import Conditioning, with_views
+from .convert import pictures_from_image
 from .host import check_interrupted
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class NativePrior:
     def decode(self, latents: Tensor) -> Tensor:
         """(Q, 4, s, s) scaled latents -> (Q, 3, S, S) images in [0, 1]."""
         pixels = self.vae.decode(self._latent_format.process_out(latents.float()))
-        return pixels.movedim(-1, 1).to(latents.device, torch.float32).clamp(0, 1)
+        return pictures_from_image(pixels).to(latents.device)
 
     @property
     def _latent_format(self) -> Any:

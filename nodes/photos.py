@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..upfusion_core import InputError
-from .convert import plane_from_mask
+from .convert import image_from_rgb, pictures_from_image, plane_from_mask
 
 Photo = tuple[Tensor, Tensor | None]
 """(3 or 4, H, W) in [0, 1], and its mask (1, H, W) with 1 on the object, if it has one."""
@@ -29,19 +29,18 @@ def flattened(images: Mapping[str, Tensor], masks: Mapping[str, Tensor | None], 
     for name, image in sorted(images.items(), key=lambda item: _number(item[0])):
         if image is None:
             continue
-        if image.ndim != 4 or image.shape[-1] not in (3, 4):
-            raise InputError(f"{name} must be (B, H, W, 3 or 4), got {tuple(image.shape)}; connect a picture")
+        pictures = pictures_from_image(image, name).cpu()
         own = numbers.pop(_number(name), None)
-        planes: list[Tensor | None] = [None] * len(image)
+        planes: list[Tensor | None] = [None] * len(pictures)
         if own is not None:
             planes = list(plane_from_mask(own).cpu())
-            if len(planes) != len(image):
+            if len(planes) != len(pictures):
                 raise InputError(
-                    f"{name} holds {len(image)} photos, but its mask{_number(name)} holds {len(planes)} masks; "
+                    f"{name} holds {len(pictures)} photos, but its mask{_number(name)} holds {len(planes)} masks; "
                     "give one for each photo"
                 )
         told = [_told(plane, invert, f"mask{_number(name)}") for plane in planes]
-        photos += zip(image.movedim(-1, 1).float().clamp(0, 1).cpu(), told, strict=True)
+        photos += zip(pictures, told, strict=True)
     if numbers:
         left = min(numbers)
         raise InputError(f"mask{left} belongs to image{left}, but that is not connected; connect both with one number")
@@ -57,8 +56,7 @@ def _found(photo: Tensor, mask: Tensor | None, bg_removal_model: Any) -> Photo:
     transparent = len(photo) == 4 and bool((photo[3] < 1).any())
     if mask is not None or transparent:
         return photo, mask
-    picture = photo[:3].movedim(0, -1)[None].contiguous()
-    return photo, plane_from_mask(bg_removal_model.encode_image(picture))[0].cpu()
+    return photo, plane_from_mask(bg_removal_model.encode_image(image_from_rgb(photo[None, :3])))[0].cpu()
 
 
 def _told(plane: Tensor | None, invert: bool, name: str) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""A field at work: on ComfyUI's device, apart from the cached one, and deaf to nothing but Cancel."""
+"""A field at work: on ComfyUI's device, apart from the cached one; Cancel is noticed between its calls."""
 
 from __future__ import annotations
 
@@ -13,11 +13,8 @@ from .host import check_interrupted, compute_device
 if TYPE_CHECKING:
     from ..upfusion_core import Cameras, OnStep, RadianceField, RenderedViews
 
-RAYS = 2**15
-"""Rays at a time."""
-
-CPU_RAYS = 2**8
-"""The same on a CPU, where fewer stay in its caches, and a call must end well within a second of Cancel."""
+WORKING_BYTES = 2**30
+"""What rendering needs beside the field."""
 
 
 def working_copy(field: RadianceField) -> RadianceField:
@@ -26,7 +23,7 @@ def working_copy(field: RadianceField) -> RadianceField:
 
     device = compute_device()
     needed = sum(value.numel() * value.element_size() for value in field.state_dict().values())
-    free_memory(needed + RAYS * 2**15, device)
+    free_memory(needed + WORKING_BYTES, device)
     own = copy.deepcopy(field).to(device)
     for module in own.modules():  # density and color ask the parts, not the field itself
         module.register_forward_pre_hook(lambda *_: check_interrupted())
@@ -38,8 +35,7 @@ def rendered(field: RadianceField, camera: Cameras, size: int, background: float
     """One camera's view on the CPU; the library takes fewer rays at a time where memory does not suffice."""
     from ..upfusion_core import RenderedViews
 
-    chunk = RAYS if field.aabb.device.type != "cpu" else CPU_RAYS
-    views = field.render(camera, size, background=background, chunk=chunk)
+    views = field.render(camera, size, background=background)
     return RenderedViews(views.rgb.cpu(), views.opacity.cpu(), views.depth.cpu())
 
 

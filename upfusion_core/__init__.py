@@ -14,7 +14,14 @@ if TYPE_CHECKING:
     from .field.radiance import RadianceField
     from .field.storage import load_field
     from .files import check_file_name
-    from .geometry import cameras_from_matrices, look_at, orbit_cameras, random_cameras
+    from .geometry import (
+        cameras_from_matrices,
+        focal_from_fov,
+        fov_from_focal,
+        look_at,
+        orbit_cameras,
+        random_cameras,
+    )
     from .models.checkpoints import Checkpoint, open_checkpoint
     from .models.config import ModelConfig
     from .models.convert import convert
@@ -67,6 +74,8 @@ _HOMES = {
     "estimate_photo_cameras": "pipeline.photo_cameras",
     "example_count": "pipeline.examples",
     "example_views": "pipeline.examples",
+    "focal_from_fov": "geometry",
+    "fov_from_focal": "geometry",
     "latent_diffusion_weights": "models.hosted",
     "load_conditioning_networks": "models.hosted",
     "load_field": "field.storage",
@@ -109,6 +118,8 @@ __all__ = [
     "estimate_photo_cameras",
     "example_count",
     "example_views",
+    "focal_from_fov",
+    "fov_from_focal",
     "latent_diffusion_weights",
     "load_conditioning_networks",
     "load_field",

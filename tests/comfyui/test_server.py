@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import time
 from pathlib import Path
-from statistics import median
 
 import pytest
 from comfyui_server import ROOT, Server, start_server
@@ -37,6 +35,7 @@ def test_every_node_is_offered_with_its_help(server: Server) -> None:
         assert server.text(with_picture) if picture.endswith(".svg") else picture.endswith((".png", ".jpg"))
 
 
+@pytest.mark.slow
 def test_importing_delays_the_start_by_less_than_half_a_second(server: Server) -> None:
     """ComfyUI measures it itself; the entry point and get_node_list are within."""
     seconds = [float(value) for value in re.findall(r"([\d.]+) seconds: .*custom_nodes/upfusion", server.log)]
@@ -107,16 +106,16 @@ def test_a_missing_file_is_refused_with_a_sentence(server: Server) -> None:
     assert inputs["weights"][1]["options"] == ["mini", "quarter.safetensors"]
 
 
-def test_a_prediction_comes_at_once(server: Server) -> None:
+def test_a_prediction_is_one_picture_a_camera(server: Server) -> None:
+    from PIL import Image
+
     prompt = scene(size=32)
     prompt["ghost"] = {
         "class_type": "UpFusionPredictViews",
         "inputs": {"upfusion_model": ["model", 0], "scene": ["scene", 0], "cameras": ["cameras", 0], "size": 32},
     }
     prompt["saved"] = {"class_type": "SaveImage", "inputs": {"images": ["ghost", 0], "filename_prefix": "ghost"}}
-    times = []
-    for _ in range(2):
-        started = time.monotonic()
-        assert len(server.run(prompt)["saved"]["images"]) == 4
-        times.append(time.monotonic() - started)
-    assert median(times) < 60
+    saved = server.run(prompt)["saved"]["images"]
+    pictures = [Image.open(server.base / "output" / image["filename"]) for image in saved]
+    assert [picture.size for picture in pictures] == [(32, 32)] * 4
+    assert all(low < high for picture in pictures for low, high in picture.getextrema())

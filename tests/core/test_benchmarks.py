@@ -20,7 +20,18 @@ from upfusion_core.field.mesh import MeshAsset
 from upfusion_core.pipeline.distill_config import ReferenceSchedule
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
-NAMES = ("guided_step", "levers", "rendering", "distillation", "meshes", "scaling", "grids", "meshing", "measuring")
+NAMES = (
+    "guided_step",
+    "levers",
+    "rendering",
+    "distillation",
+    "meshes",
+    "scaling",
+    "grids",
+    "meshing",
+    "measuring",
+    "photo_cameras",
+)
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +151,39 @@ def test_levers_are_compared_in_pairs(scripts: dict[str, ModuleType]) -> None:
     assert levers.table({name: row[:1] for name, row in rows.items()})[2].split() == ["no", "photos", *["+0.500"] * 5]
     for changes in levers.LEVERS.values():
         levers.replace(levers.FastSchedule(), **changes)  # each is a field, in its range
+
+
+def test_a_field_without_a_surface_has_no_difference_there(scripts: dict[str, ModuleType]) -> None:
+    levers = scripts["levers"]
+    whole = dict.fromkeys(levers.MEASURES, 1.0)
+    without = {name: 2.0 for name in levers.MEASURES if name != "f_score_2"}
+    table = levers.table({"as it is": [whole, without], "one round": [without, whole]})
+    assert table[1].split() == ["as", "it", "is", "1.500", "1.500", "1.500", "1.000", "1.500"]
+    both = ["+0.000", "±", "1.000"]
+    assert table[2].split() == ["one", "round", *both * 3, "-", *both]
+    assert levers.table({"as it is": [without], "one round": [whole]})[1].split()[-2:] == ["-", "2.000"]
+
+
+def test_the_distillation_alone_is_timed(scripts: dict[str, ModuleType]) -> None:
+    class Model:
+        image_size = 16
+
+        def distill(self, scene: int, *, steps: int) -> int:
+            return sum(range(100_000 * steps)) * 0 + scene + steps
+
+    timing = scripts["levers"].TimedDistillation(Model())
+    assert (timing.image_size, timing.processor) == (16, 0.0)
+    assert timing.distill(3, steps=4) == 7
+    assert timing.processor > 0
+
+
+def test_the_gain_of_photos_is_paired(scripts: dict[str, ModuleType]) -> None:
+    row = {"error": [1.0], "accepted": [True], "seconds": 1.0}
+    rows = [row | {"without": 10.0, "with": 11.0}, row | {"without": 20.0, "with": 24.0}, row]
+    found = scripts["photo_cameras"].summary(rows)
+    assert (found["fields"], found["box PSNR without (dB)"], found["box PSNR with (dB)"]) == (2, 15.0, 17.5)
+    assert found["gain (dB)"] == "+2.500 ± 1.500"
+    assert "fields" not in scripts["photo_cameras"].summary(rows[1:])
 
 
 def test_bounds_are_counted(scripts: dict[str, ModuleType]) -> None:

@@ -106,6 +106,13 @@ def loaded(pack: Callable[[str], ModuleType], node_classes: dict[str, type], mod
     return Loaded(*outputs, library, scene, core.orbit_cameras([0, 70, 150, 260], 10.0))
 
 
+@pytest.fixture(scope="module")
+def as_in_a_prompt(comfyui: str) -> Iterator[None]:
+    """Inference mode, in which ComfyUI runs nodes."""
+    with torch.inference_mode():
+        yield
+
+
 @pytest.fixture
 def lines(pack: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The lines of text that nodes show."""

@@ -136,7 +136,7 @@ def test_connected_cameras_come_first(run_node: Callable) -> None:
     [
         ({"cameraType": "orthographic"}, "must be a perspective one, got 'orthographic'"),
         ({"fov": None}, "tells no field of view"),
-        ({"fov": 180.0}, "must be between 0 and 180 degrees"),
+        ({"fov": 180.0}, "must be between 0.1 and 179 degrees"),
         ({"zoom": 0}, "its zoom above 0"),
         ({"position": None}, "needs its position"),
         ({"position": {"x": 0, "y": "a", "z": 0}}, "needs a number as position.y, got 'a'"),

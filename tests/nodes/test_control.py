@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ import torch
 from native_models import Loaded, conditioned, k_sample, relative
 from torch import Tensor
 
-pytestmark = pytest.mark.comfyui
+pytestmark = [pytest.mark.comfyui, pytest.mark.usefixtures("as_in_a_prompt")]
 
 
 class CountedCalls:
@@ -48,13 +48,6 @@ def added_residuals(value: float) -> Any:
             return other
 
     return Constant()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _as_in_a_prompt(comfyui: str) -> Iterator[None]:
-    """ComfyUI runs nodes in inference mode."""
-    with torch.inference_mode():
-        yield
 
 
 @pytest.fixture(scope="module")

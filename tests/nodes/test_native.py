@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,7 @@ import pytest
 import torch
 from native_models import GUIDANCE, Loaded, conditioned, k_sample, relative
 
-pytestmark = pytest.mark.comfyui
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _as_in_a_prompt(comfyui: str) -> Iterator[None]:
-    """ComfyUI runs nodes in inference mode."""
-    with torch.inference_mode():
-        yield
+pytestmark = [pytest.mark.comfyui, pytest.mark.usefixtures("as_in_a_prompt")]
 
 
 def test_a_file_without_text_encoder_loads_with_its_own_ratio(loaded: Loaded) -> None:

@@ -35,12 +35,12 @@ _UNREADABLE = (OSError, EOFError, ValueError, zlib.error)
 
 @dataclass(frozen=True, eq=False)
 class _Sequence:
-    """name: category/sequence. frames: usable ones, by number. cameras: theirs, of whole pictures. centre: (3,)."""
+    """name: category/sequence. frames: usable ones, by number. cameras: theirs, of whole pictures. center: (3,)."""
 
     name: str
     frames: list[FrameRecord]
     cameras: Cameras
-    centre: Tensor
+    center: Tensor
 
 
 @dataclass(frozen=True)
@@ -182,14 +182,14 @@ class Co3D(RecordedViews):
                 )
         if not usable:
             raise InputError(f"it must have frames with viewpoint and mask, got none of {len(records)}")
-        centre = meeting_point(Cameras.concatenate([camera for _, camera in usable]))
+        center = meeting_point(Cameras.concatenate([camera for _, camera in usable]))
         chosen = sorted(
             (pair for pair in usable if wanted is None or pair[0].number in wanted), key=lambda pair: pair[0].number
         )
         if not chosen:
             raise InputError(f"it must have usable frames among the {len(wanted or ())} that are listed, got none")
         cameras = Cameras.concatenate([camera for _, camera in chosen])
-        return _Sequence(name, [frame for frame, _ in chosen], cameras, centre)
+        return _Sequence(name, [frame for frame, _ in chosen], cameras, center)
 
     def _frame(self, index: int, view: int) -> Frame:
         sequence = self._sequences[index]
@@ -198,7 +198,7 @@ class Co3D(RecordedViews):
         return Frame(sequence.cameras[view], image, mask, record.size, self._threshold)
 
     def _world(self, index: int) -> tuple[Tensor, Tensor | None]:
-        return self._sequences[index].centre, None
+        return self._sequences[index].center, None
 
 
 def _json(path: Path) -> list[Any]:

@@ -69,7 +69,7 @@ class PosedViews:
         index = checked_views(views, len(self), self.name)
         up = torch.tensor([0.0, 1.0, 0.0]) if self.upright else None
         picked = torch.tensor(index)
-        cameras, move = normalise(self.cameras[picked], centre=torch.zeros(3), up=up)
+        cameras, move = normalise(self.cameras[picked], center=torch.zeros(3), up=up)
         return PosedViews(
             rgb=self.rgb[picked],
             mask=self.mask[picked],

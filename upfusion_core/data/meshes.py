@@ -73,7 +73,7 @@ class MeshSource:
     def read(self, radius: float) -> Surface:
         """The object with +Y up, centred, its farthest vertex `radius` from the origin. Raises InputError."""
         surface = read_surface(self.path, self.texture)
-        return (surface.turned(_Z_UP) if self.up == "z" else surface).centred(radius)
+        return (surface.turned(_Z_UP) if self.up == "z" else surface).centered(radius)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +140,7 @@ class MeshViews:
             note(self.skipped, source.name, str(error))
             raise
         seen = rasterise(surface, cameras, self.rendering.size, supersampling=self.rendering.supersampling)
-        moved, placement = normalise(cameras, centre=torch.zeros(3), up=_UP)
+        moved, placement = normalise(cameras, center=torch.zeros(3), up=_UP)
         return PosedViews(
             rgb=seen.rgb,
             mask=seen.opacity,

@@ -64,11 +64,11 @@ def meeting_point(cameras: Cameras) -> Tensor:
 
 
 def normalise(
-    cameras: Cameras, *, centre: Tensor | None = None, up: Tensor | None = None
+    cameras: Cameras, *, center: Tensor | None = None, up: Tensor | None = None
 ) -> tuple[Cameras, Similarity]:
     """Moves cameras rigidly, and scales their world, so that view 0 is the reference camera of our world.
 
-    Origin: the point of view 0's optical axis that lies nearest to `centre`. Networks take the reference to look at
+    Origin: the point of view 0's optical axis that lies nearest to `center`. Networks take the reference to look at
     the origin exactly (`geometry.to_reference_frame` refuses more than 1e-3); where view 0's axis misses the centre,
     the origin gives way, so every camera stays true to its picture and none is turned or warped.
     Scale: view 0's camera stands at distance 1.
@@ -79,7 +79,7 @@ def normalise(
 
     Args:
         cameras: N >= 1 cameras, view 0 the reference.
-        centre: (3,) the object's place if it is known; else the `meeting_point` of all axes.
+        center: (3,) the object's place if it is known; else the `meeting_point` of all axes.
         up: (3,) the direction that is up in the cameras' world, of any length; None if it is unknown.
 
     Returns:
@@ -91,10 +91,10 @@ def normalise(
     if not len(cameras):
         raise InputError("expected at least one camera to normalise, got none; read some views first")
     first = cameras.camera_to_world[0].double().cpu()
-    centre = meeting_point(cameras.to("cpu")) if centre is None else torch.as_tensor(centre).double()
-    check_shape("centre", centre, (3,))
+    center = meeting_point(cameras.to("cpu")) if center is None else torch.as_tensor(center).double()
+    check_shape("center", center, (3,))
     backward, stand = first[:3, 2], first[:3, 3]
-    distance = float((stand - centre) @ backward)
+    distance = float((stand - center) @ backward)
     if not distance > 1e-6:
         raise InputError(
             f"the object must lie in front of view 0, but its centre is {-distance:.3g} ahead of that camera; "

@@ -92,9 +92,9 @@ class RecordedViews(ABC):
         try:
             if not found:
                 raise InputError(f"{name} must have a view that can be read, got none of {len(order)}; fetch it again")
-            centre, up = self._world(index)
+            center, up = self._world(index)
             cameras, placement = normalise(
-                Cameras.concatenate([camera for _, _, camera in found]), centre=centre, up=up
+                Cameras.concatenate([camera for _, _, camera in found]), center=center, up=up
             )
         except UpFusionError as error:
             note(self.skipped, name, str(error))

@@ -186,7 +186,7 @@ def _moved(header: SampleHeader, chosen: list[int]) -> tuple[Cameras, float]:
     if chosen[0] == 0:
         return header.cameras[torch.tensor(chosen)], 1.0
     up = torch.tensor([0.0, 1.0, 0.0]) if header.upright else None
-    cameras, move = normalise(header.cameras[torch.tensor(chosen)], centre=torch.zeros(3), up=up)
+    cameras, move = normalise(header.cameras[torch.tensor(chosen)], center=torch.zeros(3), up=up)
     return cameras, move.scale
 
 

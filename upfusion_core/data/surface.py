@@ -20,7 +20,7 @@ from ..errors import InputError
 
 MESH_SUFFIXES = (".glb", ".obj", ".ply")
 
-_GREY = 0.7
+_GRAY = 0.7
 """Colour of a mesh that has none."""
 
 
@@ -66,19 +66,19 @@ class Surface:
         """The surface with x' = rotation x, rotation (3, 3)."""
         return replace(self, vertices=self.vertices @ rotation.to(self.vertices).T)
 
-    def centred(self, radius: float) -> Surface:
+    def centered(self, radius: float) -> Surface:
         """The surface with the centre of its box at the origin and its farthest vertex `radius` away.
 
         Only vertices that a face uses count.
         """
         used = self.vertices[self.faces.unique()]
-        centre = (used.amin(dim=0) + used.amax(dim=0)) / 2
-        reach = float((used - centre).norm(dim=-1).max())
+        center = (used.amin(dim=0) + used.amax(dim=0)) / 2
+        reach = float((used - center).norm(dim=-1).max())
         if not reach > 0:
             raise InputError("a mesh must have an extent, but all its vertices are one point; check its file")
         if not math.isfinite(reach):
             raise InputError("a mesh must have a finite extent, got more than float32 can measure; check its file")
-        return replace(self, vertices=(self.vertices - centre) * (radius / reach))
+        return replace(self, vertices=(self.vertices - center) * (radius / reach))
 
     def to(self, device: torch.device | str) -> Surface:
         """The same surface on another device."""
@@ -138,7 +138,7 @@ def _part(mesh: trimesh.Trimesh, *, linear: bool, picture: Tensor | None) -> Sur
         vertex_colors = mesh.vertex_attributes.get("color")
     else:
         vertex_colors = visual.vertex_colors if visual.defined else None
-        colors = colors * (_GREY if vertex_colors is None else 1.0)
+        colors = colors * (_GRAY if vertex_colors is None else 1.0)
     if vertex_colors is not None and len(vertex_colors) == len(vertices):
         values = _unit(np.asarray(vertex_colors)[:, :3])
         colors = colors * (_to_srgb(values) if linear else values)

@@ -65,7 +65,7 @@ def nearest_photos(cameras: Cameras, photos: Cameras) -> list[int]:
     return (directions[0] @ directions[1].T).argmax(dim=1).tolist()
 
 
-def neighbours(cameras: Cameras) -> list[tuple[int, int]]:
+def neighbors(cameras: Cameras) -> list[tuple[int, int]]:
     """Pairs of each camera with the one nearest to it in angle, every pair once."""
     directions = torch.nn.functional.normalize(cameras.centers, dim=-1)
     closeness = (directions @ directions.T).fill_diagonal_(-torch.inf)
@@ -238,7 +238,7 @@ def _consistency(painted: dict[str, Painted], item: EvaluatedObject) -> dict[str
         return {}
     found = {}
     for stage in {"sample", "field"} & painted.keys():
-        pairs = neighbours(item.cameras)
+        pairs = neighbors(item.cameras)
         value = reprojection_consistency(painted[stage].rgb, seen, item.cameras, pairs=pairs).mean
         if math.isfinite(value):  # else no pixel is seen twice
             found[stage] = value

@@ -130,7 +130,7 @@ class RadianceField(nn.Module):
         self.grid = HashGrid(config.grid, generator=generator, backend=config.backend)
         self.mlp = nn.ModuleList(ops.Linear(inputs, outputs) for inputs, outputs in pairwise(config.widths))
         for layer in self.mlp:
-            _initialise(layer, generator)
+            _initialize(layer, generator)
 
     @property
     def backend(self) -> BackendChoice:
@@ -175,7 +175,7 @@ class RadianceField(nn.Module):
         *,
         background: Tensor | float = 1.0,
         sampling: RaySampling | None = None,
-        chunk: int = 4096,
+        chunk: int | None = None,
     ) -> RenderedViews:
         """Pictures of the field from `cameras`; see `rendering.render_views`."""
         from .rendering import render_views
@@ -234,7 +234,7 @@ def _checked(points: Tensor) -> Tensor:
     return points.float()
 
 
-def _initialise(layer: Any, generator: torch.Generator) -> None:  # noqa: ANN401 - a host's linear layer
+def _initialize(layer: Any, generator: torch.Generator) -> None:  # noqa: ANN401 - a host's linear layer
     """torch's own start of a linear layer, U(±1/sqrt(inputs)), drawn from `generator` and not from the global one."""
     bound = 1 / math.sqrt(layer.weight.shape[1])
     with torch.no_grad():

@@ -20,6 +20,9 @@ from ..types import Cameras, Rays, RenderedViews
 MAX_SIDE = 16384
 """Pixels along each side of a picture."""
 
+RAYS, CPU_RAYS = 2**12, 2**8
+"""Rays at a time. A CPU keeps fewer in its caches, and Cancel waits for a call's end."""
+
 FieldFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
 VisibleFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -184,12 +187,12 @@ def render_views(
     sampling: RaySampling | None = None,
     visible: VisibleFunction | None = None,
     generator: torch.Generator | None = None,
-    chunk: int = 4096,
+    chunk: int | None = None,
 ) -> RenderedViews:
     """Pictures of `size` (one side, or height and width) from each camera, through pixel centres.
 
-    `chunk` rays are rendered at a time, fewer where memory does not suffice; without a generator their number changes
-    the memory needed and not the picture.
+    `chunk` rays are rendered at a time, fewer where memory does not suffice; RAYS unless given, or CPU_RAYS on a CPU.
+    Without a generator their number changes the memory needed and not the picture.
     """
     if not isinstance(size, int) and not (isinstance(size, Sequence) and len(size) == 2):
         raise InputError(f"size must be one number of pixels or (height, width), got {size!r:.40}; give one number")
@@ -199,6 +202,8 @@ def render_views(
     check_type("cameras", cameras, Cameras, "make some with orbit_cameras")
     if not len(cameras):
         raise InputError("expected at least one camera, got none; make some with orbit_cameras")
+    if chunk is None:
+        chunk = CPU_RAYS if aabb.device.type == "cpu" else RAYS
     for name, value, most in (("size", height, MAX_SIDE), ("size", width, MAX_SIDE), ("chunk", chunk, 2**30)):
         check_count(name, value, 1, most)
     check_finite("background", _background(background, aabb))

@@ -135,7 +135,7 @@ def distill_reference(run: Run) -> RadianceField:
         )
         terms = loss_terms(rendered.rgb, rendered.opacity, target, perceptual)
         try:
-            _optimise(optimizer, terms, term_weights(schedule, iteration, index), iteration)
+            _optimize(optimizer, terms, term_weights(schedule, iteration, index), iteration)
         except FieldError:
             run.save(snapshot() | {"iteration": iteration})
             raise
@@ -169,7 +169,7 @@ def _render(run: Run, field: RadianceField, camera: Cameras, generator: torch.Ge
     return RenderedViews(rgb, opacity, depth)
 
 
-def _optimise(
+def _optimize(
     optimizer: torch.optim.Optimizer, terms: dict[str, Tensor], weights: dict[str, float], iteration: int
 ) -> None:
     total: Any = sum(weights[name] * value for name, value in terms.items())
@@ -182,5 +182,5 @@ def _optimise(
 
 @torch.no_grad()
 def _preview(run: Run, field: RadianceField) -> Tensor:
-    """The field from photo 1, in many small calls of it, between which a host may stop."""
-    return field.render(run.scene.reference, min(64, run.model.image_size), chunk=256).rgb[0].cpu()
+    """The field from photo 1."""
+    return field.render(run.scene.reference, min(64, run.model.image_size)).rgb[0].cpu()

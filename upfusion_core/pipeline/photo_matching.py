@@ -27,7 +27,7 @@ PhotoRender = Callable[..., Tensor]
 
 Refinement differentiates it with respect to the cameras."""
 
-NEIGHBOURHOOD_DEGREES = 26.0
+NEIGHBORHOOD_DEGREES = 26.0
 """Candidates within this angle of the best one count as the same answer."""
 
 
@@ -175,7 +175,7 @@ def believed(cost: Tensor, search: PhotoSearch) -> tuple[Tensor, Tensor]:
     belief = (-cost.double()).flatten().softmax(0)
     cameras = search.candidates(1.0)
     backward = cameras.camera_to_world[:, :3, 2].double()
-    near = backward @ backward.T >= math.cos(math.radians(NEIGHBOURHOOD_DEGREES)) - 1e-9
+    near = backward @ backward.T >= math.cos(math.radians(NEIGHBORHOOD_DEGREES)) - 1e-9
     shares = near.double() @ belief
     best = int(torch.where(belief == belief.max(), shares, torch.zeros_like(shares)).argmax())
     weights = belief * near[best]

@@ -220,7 +220,7 @@ def _from_array(array: np.ndarray, label: str) -> Image.Image:
 def _channels(image: Image.Image, label: str) -> np.ndarray:
     """(C, H, W): C = 1 grey, 2 grey and alpha, 3 colour, 4 colour and alpha; uint8, or float32 in [0, 1]."""
     if image.mode.startswith("I"):
-        return _wide_grey(image, label)
+        return _wide_gray(image, label)
     if image.mode == "F":
         return np.array(image, dtype=np.float32)[None]
     if image.has_transparency_data:
@@ -241,7 +241,7 @@ def _mask_channels(image: Image.Image, label: str) -> np.ndarray:
     return _channels(image, label)
 
 
-def _wide_grey(image: Image.Image, label: str) -> np.ndarray:
+def _wide_gray(image: Image.Image, label: str) -> np.ndarray:
     values = np.array(image).astype(np.float32)
     if image.mode == "I" and values.min() >= 0 and values.max() <= 255:  # Pillow's way to widen 8-bit grey
         return values[None] / np.float32(255)

@@ -98,7 +98,7 @@ def test_vertices_that_are_no_numbers(tmp_path: Path) -> None:
         box.vertices[0, 0] = value
         box.export(tmp_path / "a.ply")
         with pytest.raises(InputError, match="finite"):
-            read_surface(tmp_path / "a.ply").centred(0.2)
+            read_surface(tmp_path / "a.ply").centered(0.2)
 
 
 def test_folders_and_names_that_are_no_files(tmp_path: Path) -> None:

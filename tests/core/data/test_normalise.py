@@ -64,7 +64,7 @@ def test_z_up_becomes_y_up() -> None:
 @pytest.mark.parametrize("height", [2.0, -2.0])
 def test_straight_above_or_below_the_picture_decides(height: float) -> None:
     cameras = look_at(torch.tensor([[0.0, height, 0]]), up=(1.0, 0.0, 0.0))
-    moved, _ = normalise(cameras, centre=torch.zeros(3), up=torch.tensor([0.0, 1, 0]))
+    moved, _ = normalise(cameras, center=torch.zeros(3), up=torch.tensor([0.0, 1, 0]))
     right, above, backward = moved.camera_to_world[0, :3, :3].T
     side = 1.0 if height > 0 else -1.0
     assert torch.allclose(backward, torch.tensor([0.0, side, 0]), atol=1e-6)
@@ -89,7 +89,7 @@ def test_pictures_stay_and_the_reference_looks_at_the_origin_though_axes_miss(up
 def test_similarities_chain() -> None:
     cameras, _ = somewhere()
     moved, first = normalise(cameras)
-    again, second = normalise(moved[torch.tensor([2, 0, 1])], centre=torch.zeros(3))
+    again, second = normalise(moved[torch.tensor([2, 0, 1])], center=torch.zeros(3))
     both = second.after(first)
     points = torch.randn(7, 3, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(both.points(points), second.points(first.points(points)), atol=1e-5)
@@ -111,10 +111,10 @@ def test_refusals() -> None:
     with pytest.raises(InputError, match="at least one camera"):
         normalise(parallel[:0])
     with pytest.raises(InputError, match="in front of view 0"):
-        normalise(parallel, centre=torch.tensor([0.0, 0, 4]))
+        normalise(parallel, center=torch.tensor([0.0, 0, 4]))
     with pytest.raises(InputError, match="direction"):
-        normalise(parallel, centre=torch.zeros(3), up=torch.zeros(3))
-    with pytest.raises(InputError, match="centre must be"):
-        normalise(parallel, centre=torch.zeros(2))
+        normalise(parallel, center=torch.zeros(3), up=torch.zeros(3))
+    with pytest.raises(InputError, match="center must be"):
+        normalise(parallel, center=torch.zeros(2))
     with pytest.raises(InputError, match="up must be"):
-        normalise(parallel, centre=torch.zeros(3), up=torch.zeros(2))
+        normalise(parallel, center=torch.zeros(3), up=torch.zeros(2))

@@ -139,14 +139,14 @@ def test_centred_and_turned() -> None:
         textures=(),
         face_texture=torch.tensor([-1]),
     )
-    centred = surface.centred(0.2)
+    centered = surface.centered(0.2)
     half = 0.2 / 2**0.5
-    assert torch.allclose(centred.vertices[1:], half * torch.tensor([[-1.0, 0, -1], [1, 0, -1], [-1, 0, 1]]))
+    assert torch.allclose(centered.vertices[1:], half * torch.tensor([[-1.0, 0, -1], [1, 0, -1], [-1, 0, 1]]))
     quarter = torch.tensor([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
     assert surface.turned(quarter).vertices[3].tolist() == [1, 2, 0]
     assert surface.to("cpu").vertices.device.type == "cpu"
     with pytest.raises(InputError, match="extent"):
-        replace(surface, vertices=torch.ones(4, 3)).centred(0.2)
+        replace(surface, vertices=torch.ones(4, 3)).centered(0.2)
     for change, message in (
         ({"faces": torch.tensor([[1, 2, 4]])}, "must number vertices 0 to 3"),
         ({"faces": torch.zeros(0, 3).long()}, "needs vertices and faces"),

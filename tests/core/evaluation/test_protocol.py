@@ -23,7 +23,7 @@ from upfusion_core.errors import InputError, MissingPackageError
 from upfusion_core.evaluation import report as report_module
 from upfusion_core.evaluation.config import STAGES, EvaluationConfig
 from upfusion_core.evaluation.objects import EvaluatedObject, draw_object
-from upfusion_core.evaluation.protocol import evaluate_object, nearest_photos, neighbours
+from upfusion_core.evaluation.protocol import evaluate_object, nearest_photos, neighbors
 from upfusion_core.evaluation.report import Report, evaluate
 from upfusion_core.evaluation.spatial import SimilaritySearch
 from upfusion_core.evaluation.summary import results_from_json
@@ -107,7 +107,7 @@ def test_photos_are_nested_and_targets_are_none_of_them(dataset: ProceduralObjec
 def test_nearest_photos_and_neighbours() -> None:
     targets, photos = orbit_cameras([10.0, 175.0, 80.0], 20.0), orbit_cameras([0.0, 90.0, 180.0], 20.0)
     assert nearest_photos(targets, photos) == [0, 2, 1]
-    assert neighbours(orbit_cameras([0.0, 100.0, 30.0, 110.0], 0.0)) == [(0, 2), (1, 3)]
+    assert neighbors(orbit_cameras([0.0, 100.0, 30.0, 110.0], 0.0)) == [(0, 2), (1, 3)]
 
 
 @pytest.mark.usefixtures("_without_plots")

@@ -131,6 +131,22 @@ def test_pictures_are_the_same_in_any_chunks() -> None:
         torch.testing.assert_close(getattr(whole, name), getattr(parts, name), atol=1e-6, rtol=1e-6)
 
 
+def test_a_cpu_gets_few_rays_at_a_time_unless_told() -> None:
+    calls: list[int] = []
+
+    def field(points: Tensor) -> tuple[Tensor, Tensor]:
+        calls.append(len(points))
+        return _ball(points)
+
+    default, whole = (
+        render_views(field, BOX, orbit_cameras(0), (20, 30), sampling=RaySampling(4, 0), chunk=chunk)
+        for chunk in (None, 600)
+    )
+    assert calls == [256, 256, 88, 600]
+    for name in ("rgb", "opacity", "depth"):
+        torch.testing.assert_close(getattr(default, name), getattr(whole, name), atol=1e-6, rtol=1e-6)
+
+
 def test_a_ball_looks_as_it_should() -> None:
     views = render_views(_ball, BOX, orbit_cameras([0, 90], 0), 33, sampling=RaySampling(64, 32))
     assert views.opacity[0, 0, 16, 16] > 0.999

@@ -23,10 +23,10 @@ def draw_palette(draws: Draws) -> Tensor:
     main = _rgb(hue, draws.uniform(0.45, 0.9), draws.uniform(0.6, 0.98))
     accent = _rgb(hue + draws.uniform(0.25, 0.75), draws.uniform(0.4, 0.9), draws.uniform(0.6, 0.98))
     quiet, tone = draws.choice([1, 1, 0.8]), draws.unit()
-    grey = _rgb(draws.unit(), 0.08, 0.25 + 0.6 * tone)
+    gray = _rgb(draws.unit(), 0.08, 0.25 + 0.6 * tone)
     wood = _rgb(0.06 + 0.05 * draws.unit(), 0.55, 0.45 + 0.4 * tone)
     dark = _rgb(draws.unit(), 0.4, 0.2 + 0.2 * tone)
-    third = torch.stack([grey, wood, dark], dim=1)[torch.arange(len(draws)), quiet]
+    third = torch.stack([gray, wood, dark], dim=1)[torch.arange(len(draws)), quiet]
     fourth = _rgb(hue + draws.uniform(0.1, 0.9), draws.uniform(0.5, 1.0), draws.uniform(0.65, 0.98))
     pale = draws.chance(0.2)[:, None]
     main = torch.where(pale, _rgb(hue, 0.1, draws.uniform(0.75, 0.88)), main)

@@ -145,7 +145,7 @@ def _surface_colors(tables: Tables, points: Tensor, column: Tensor, owner: Tenso
     first = tables.first.taken(column)
     local = first.points_to_local(points)
     normals = first.directions_to_world(primitive_normal(first.kind, local, first.size))
-    coat = _labelled(tables.label.index_select(1, column), local).long()
+    coat = _labeled(tables.label.index_select(1, column), local).long()
     joined = (tables.joint.index_select(0, column) != ALONE).nonzero().squeeze(1)
     if joined.numel():
         on_second, joined_normals = _joined_surface(tables, column[joined], points[:, joined], normals[:, joined])
@@ -167,7 +167,7 @@ def albedo(objects: Objects, points: Tensor) -> Tensor:
     return _surface_colors(tables, points.T, column, torch.zeros_like(column), light=False).T
 
 
-def _labelled(label: Tensor, local: Tensor) -> Tensor:
+def _labeled(label: Tensor, local: Tensor) -> Tensor:
     """(N,) bool: points (3, N) within their part's label (4, N)."""
     azimuth, width, middle, height = label
     turn = torch.atan2(local[0], local[2]) - azimuth
