@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .errors import CheckpointError, InputError, UpFusionError
+    from .evaluation.metrics import MEASURES, Measure, measure_views
     from .field.mesh import MeshAsset
     from .field.radiance import RadianceField
     from .field.storage import load_field

@@ -36,7 +36,7 @@ def distill_draft(run: Run) -> RadianceField:
     if state["sampled"] is None:
         state |= {"stage": "sampling", "fit": None, "field": field.state_dict()}
         run.save(state)
-        state["sampled"] = _sample(run, field, cameras, state, plan, total)
+        state["sampled"] = _sample(run, cameras, state, plan, total)
         state |= {"stage": "sampled", "start": state.pop("field")}
         run.save(state)
     field.load_state_dict(state["start"])
@@ -74,9 +74,7 @@ def _fit(
     run.fit(fitter, snapshot, end=config.iterations, first=first, total=total)
 
 
-def _sample(
-    run: Run, field: RadianceField, cameras: Cameras, state: dict[str, Any], plan: DraftSchedule, total: int
-) -> Tensor:
+def _sample(run: Run, cameras: Cameras, state: dict[str, Any], plan: DraftSchedule, total: int) -> Tensor:
     first = plan.predicted_fit.iterations
 
     def on_step(step: int, _: int, preview: Callable[[], Tensor] | None) -> None:

@@ -233,7 +233,16 @@ class Stages(ABC):
         from .distill import distill
 
         return distill(
-            self, scene, config, generator, on_step, checkpoint, prompt, text_embeddings, views, photo_cameras
+            self,
+            scene,
+            config,
+            generator=generator,
+            on_step=on_step,
+            checkpoint=checkpoint,
+            prompt=prompt,
+            text_embeddings=text_embeddings,
+            views=views,
+            photo_cameras=photo_cameras,
         )
 
     def _own(self, scene: SceneEncoding) -> SceneEncoding:
