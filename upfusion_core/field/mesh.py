@@ -13,13 +13,13 @@ from torch import Tensor
 from ..checks import check_count, check_finite, check_range, check_shape, check_values
 from ..errors import FieldError, InputError
 from ..memory import Chunk
-from ..types import OnStep
+from ..types import OnProgress, OnStep
 from .atlas import require_xatlas, unwrap
 from .decimate import decimate, require_decimation
 from .level import agreeing_level, surface_level
 from .marching import large_pieces, march
 from .texture import SurfaceLook, bake
-from .volume import Report, clear, large_parts, lattice_shape, sample_density, sample_heights
+from .volume import clear, large_parts, lattice_shape, sample_density, sample_heights
 
 if TYPE_CHECKING:
     from .radiance import RadianceField
@@ -210,7 +210,7 @@ class _Progress:
         self.before = dict(zip(names, accumulate((self.WEIGHTS[name] for name in names), initial=0.0), strict=False))
         self._tell(0)
 
-    def stage(self, name: str) -> Report:
+    def stage(self, name: str) -> OnProgress:
         """What the stage is to call with the share of it that is done."""
         return lambda share: self._tell(int(100 * (self.before[name] + share * self.WEIGHTS[name]) / self.total))
 
@@ -224,7 +224,7 @@ class _Progress:
 
 
 def _object_box(
-    field: RadianceField, threshold: float | None, keep: float, chunk: Chunk, report: Report
+    field: RadianceField, threshold: float | None, keep: float, chunk: Chunk, report: OnProgress
 ) -> tuple[Tensor, Tensor]:
     """Lowest and highest corner (3,) of what is dense, with a margin, within the field's box."""
     low, high = field.aabb
@@ -247,7 +247,7 @@ def _object_box(
     return least, most
 
 
-def _chosen_level(field: RadianceField, low: Tensor, high: Tensor, chunk: Chunk, report: Report) -> float:
+def _chosen_level(field: RadianceField, low: Tensor, high: Tensor, chunk: Chunk, report: OnProgress) -> float:
     spacing = float((high - low).max()) / (LEVEL_RESOLUTION - 1)
     volume = sample_density(field, low, spacing, lattice_shape(low, high, spacing), chunk, report)
     return agreeing_level(field, low, high, surface_level(volume, spacing, CRISP_SHARE), chunk)

@@ -13,7 +13,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from ..memory import Chunk
-from .volume import Report
+from ..types import OnProgress
 
 if TYPE_CHECKING:
     from .radiance import RadianceField
@@ -45,7 +45,7 @@ class SurfaceLook:
     chunk: Chunk
     aslant: bool = False
 
-    def colors(self, points: Tensor, normals: Tensor, report: Report = lambda share: None) -> Tensor:
+    def colors(self, points: Tensor, normals: Tensor, report: OnProgress = lambda share: None) -> Tensor:
         """(P, 3) points with outward normals -> (P, 3) colours, sRGB.
 
         A look's is the mean over its parts, weighted by the light that each part stops, as a render weighs them: fog
@@ -101,7 +101,7 @@ def bake(
     uvs: Tensor,
     size: int,
     *,
-    report: Report = lambda share: None,
+    report: OnProgress = lambda share: None,
 ) -> Tensor:
     """(3, size, size) texture: each texel the colour of the surface at its centre, first row at the top.
 
@@ -179,7 +179,7 @@ def _barycentric(triangles: Tensor, points: Tensor) -> Tensor:
     return weights / weights.sum(1, keepdim=True)
 
 
-def _dilate(texture: Tensor, covered: Tensor, report: Report) -> None:
+def _dilate(texture: Tensor, covered: Tensor, report: OnProgress) -> None:
     """Gives texels of (3, H, W) that are not `covered` (H, W) the nearest covered one's colour, strip by strip."""
     height, width = covered.shape
     mean = functools.cache(lambda: torch.stack([channel[covered].mean() for channel in texture]).nan_to_num())

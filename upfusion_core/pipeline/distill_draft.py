@@ -12,7 +12,7 @@ from ..field.radiance import RadianceField
 from ..geometry import orbit_cameras
 from ..types import Cameras
 from .distill_config import DraftSchedule
-from .distill_run import Run, band_cameras
+from .distill_run import FIT_STREAM, Run, band_cameras
 from .distill_targets import made_targets
 
 _ELEVATIONS_DEGREES = (22.5, 0.0, 45.0, 10.0)
@@ -64,7 +64,7 @@ def _fit(
 ) -> None:
     """Fits the field to views on white, and to those that the caller gave."""
     targets = made_targets(run, cameras, rgb)
-    fitter = FieldFitter(field, **vars(targets), config=config, generator=run.generator(2))
+    fitter = FieldFitter(field, **vars(targets), config=config, generator=run.generator(FIT_STREAM))
     if state["fit"] is not None:
         fitter.load_state_dict(state["fit"])
 
