@@ -18,14 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from ..files import bundled_path
+from ..files import BUNDLED_NAME, bundled_path
 from ..json_text import parse_json, read_json, shown
 from .config import MAX_LAYERS, MODEL_ID, ModelConfig
 from .dino_names import hub_names
-from .ldm_names import CONTROL_PREFIX, TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX, text_names
+from .ldm_names import TEXT_PREFIX, text_names
 from .networks import (
     DINO_PREFIX,
     NETWORK_PREFIXES,
+    PARTS,
     UPSRT_PREFIX,
     Networks,
     assign_weights,
@@ -41,8 +42,6 @@ CONFIG_KEY = "upfusion_config"
 FACTS_KEY = "upfusion_facts"
 RELEASED_GUIDANCE = 9.0
 _FLOAT = torch.empty(0)
-BUNDLED_NAME = "mini"
-"""Stands for the bundled model wherever weights are named; a folder of that name is `./mini` or a Path."""
 DINO_FILES = ("dinov2_vitb14_pretrain.pth", "model.safetensors", "pytorch_model.bin")
 SCHEDULE_BUFFERS = frozenset(
     (
@@ -205,25 +204,17 @@ def load_text_encoder(checkpoint: Checkpoint, device: torch.device | str = "cpu"
         encoder = build_text_encoder(checkpoint.config.text)
     assign_weights(encoder, text_names(encoder.state_dict()), checkpoint.weights, device, torch.float32)
     for module in encoder.modules():  # the one buffer that is not in the file
-        if "position_ids" in module._buffers:
-            count = module.position_embedding.num_embeddings
-            module._buffers["position_ids"] = torch.arange(count, device=device).expand(1, -1)
+        if hasattr(module, "position_ids"):
+            ids = torch.arange(module.position_embedding.num_embeddings, device=device).expand(1, -1)
+            module.register_buffer("position_ids", ids, persistent=False)
     return encoder
 
 
 def describe(path: str | Path) -> CheckpointInfo:
     """What a checkpoint holds (see CheckpointInfo); it is checked as for loading."""
     checkpoint = open_checkpoint(path)
-    groups = {
-        "UpSRT": UPSRT_PREFIX,
-        "DINOv2": DINO_PREFIX,
-        "ControlNet": CONTROL_PREFIX,
-        "UNet": UNET_PREFIX,
-        "VAE": VAE_PREFIX,
-        "text encoder": TEXT_PREFIX,
-    }
     parts = {}
-    for title, prefix in groups.items():
+    for title, prefix in {**PARTS, "text encoder": TEXT_PREFIX}.items():
         tensors = [tensor for name, tensor in checkpoint.weights.items() if name.startswith(prefix)]
         if tensors:
             parts[title] = PartInfo(
