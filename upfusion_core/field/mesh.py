@@ -18,7 +18,7 @@ from .atlas import require_xatlas, unwrap
 from .decimate import decimate, require_decimation
 from .level import agreeing_level, surface_level
 from .marching import large_pieces, march
-from .texture import SurfaceLook, bake
+from .texture import SurfaceColor, bake
 from .volume import clear, large_parts, lattice_shape, sample_density, sample_heights
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def extract_mesh(
         vertices, triangles = decimate(vertices, triangles, faces)
     normals = smooth_normals(vertices, triangles)
     unit = max(spacing, float((high - low).max()) / 256)
-    look = SurfaceLook(field, unit, points, aslant=texture_size is not None)
+    look = SurfaceColor(field, unit, points, oblique=texture_size is not None)
     colors = look.colors(vertices, normals, progress.stage("colors"))
     mesh = MeshAsset(vertices, triangles, colors, normals=normals)
     if texture_size is not None:
@@ -175,7 +175,7 @@ def extract_mesh(
     return mesh
 
 
-def _textured(mesh: MeshAsset, look: SurfaceLook, size: int, progress: _Progress) -> MeshAsset:
+def _textured(mesh: MeshAsset, look: SurfaceColor, size: int, progress: _Progress) -> MeshAsset:
     """The mesh with an atlas and a texture instead of shared vertices."""
     atlas = unwrap(mesh.vertices, mesh.faces, size, report=progress.stage("atlas"))
     assert mesh.normals is not None, "extract_mesh gives it some"
