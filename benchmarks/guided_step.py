@@ -70,7 +70,7 @@ def quicken(model: UpFusion, options: argparse.Namespace) -> None:
         if options.compile:
             network.compile()
     if options.record:
-        model.prior.record_calls()
+        model.prior.capture_graphs()
 
 
 def our_step(model: UpFusion, inputs: Inputs) -> Step:

@@ -26,7 +26,7 @@ def camera_from_load3d(info: Mapping[str, Any], units: float) -> Cameras:
         info: position, target, zoom, cameraType, vertical fov in degrees; without a quaternion it looks at its target.
         units: lengths of the viewport that make one of ours.
     """
-    _check_told(info)
+    _check_camera_info(info)
     if info.get("cameraType", "perspective") != "perspective":
         raise InputError(
             f"the viewport's camera must be a perspective one, got {info['cameraType']!r}; switch it in the viewer"
@@ -90,7 +90,7 @@ def camera_from_direction(info: Mapping[str, Any], distance: float, focal: float
 
     The direction is that from the viewport's target to its camera.
     """
-    _check_told(info)
+    _check_camera_info(info)
     position, rotation = viewport_pose(info)
     direction = position - _vector(info, "target", "xyz")
     if not direction.norm() > 1e-6:
@@ -101,7 +101,7 @@ def camera_from_direction(info: Mapping[str, Any], distance: float, focal: float
     return look_at(center[None], up=rotation[:, 1].float(), focal=focal)
 
 
-def _check_told(info: object) -> None:
+def _check_camera_info(info: object) -> None:
     if not isinstance(info, Mapping):
         raise InputError(
             f"camera_info must be a camera of the 3D viewer, got {type(info).__name__}; let the viewer show something, "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..upfusion_core import DEFAULT_PROMPT, UNET_PREFIX, VAE_PREFIX
 from .host import report
 from .hosted import Dtypes, HostedModel, choose_dtypes, host_networks
 
@@ -17,10 +18,6 @@ if TYPE_CHECKING:
     from comfy.sd import CLIP, VAE
 
     from ..upfusion_core import Checkpoint, ModelConfig
-
-UNET_PREFIX = "model.diffusion_model."  # ComfyUI finds the UNet by this very name
-VAE_PREFIX = "first_stage_model."
-DEFAULT_PROMPT = "a high quality image with a white background"
 
 
 def load_all(path: str | Path, precision: str) -> tuple[HostedModel, ModelPatcher, CLIP | None, VAE]:

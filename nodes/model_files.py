@@ -7,10 +7,9 @@ from pathlib import Path, PureWindowsPath
 
 import folder_paths
 
-from ..upfusion_core import CheckpointError
+from ..upfusion_core import BUNDLED_NAME, CheckpointError
 
 FOLDER = "upfusion"
-BUNDLED = "mini"
 WEIGHTS_ADDRESS = "https://github.com/upfusion3d/upfusion#model-weights"
 _PART_FILES = ("upsrt.pt", "upsrt.safetensors")
 
@@ -33,7 +32,7 @@ def model_names() -> list[str]:
                 folders.clear()
                 continue
             found |= {(Path(name) / file).as_posix() for file in files if file.endswith(".safetensors")}
-    return [BUNDLED, *sorted(found)]
+    return [BUNDLED_NAME, *sorted(found)]
 
 
 def model_path(name: str) -> str | Path:
@@ -42,8 +41,8 @@ def model_path(name: str) -> str | Path:
     Raises:
         CheckpointError: there is no such file or folder; the message says where it belongs and where to get it.
     """
-    if name == BUNDLED:
-        return BUNDLED
+    if name == BUNDLED_NAME:
+        return BUNDLED_NAME
     inside = not PureWindowsPath(name).anchor and ".." not in PureWindowsPath(name).parts
     for root in _roots():
         if inside and os.path.exists(root / name):
@@ -51,13 +50,13 @@ def model_path(name: str) -> str | Path:
     places = " or ".join(str(root) for root in _roots())
     raise CheckpointError(
         f"{name:.200} is not in {places}; nothing is downloaded for you: get the weights through {WEIGHTS_ADDRESS}, "
-        f"put the folder or the merged .safetensors there, or choose {BUNDLED}"
+        f"put the folder or the merged .safetensors there, or choose {BUNDLED_NAME}"
     )
 
 
 def modification_time(name: str) -> float:
     """When the newest of the files behind a name was changed, 0 for the bundled model and for missing files."""
-    path = model_path(name) if name in model_names() else BUNDLED
+    path = model_path(name) if name in model_names() else BUNDLED_NAME
     if isinstance(path, str):  # the bundled model's name
         return 0.0
     files = [path, *path.iterdir()] if path.is_dir() else [path]

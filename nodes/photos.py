@@ -39,8 +39,8 @@ def flattened(images: Mapping[str, Tensor], masks: Mapping[str, Tensor | None], 
                     f"{name} holds {len(pictures)} photos, but its mask{_number(name)} holds {len(planes)} masks; "
                     "give one for each photo"
                 )
-        told = [_told(plane, invert, f"mask{_number(name)}") for plane in planes]
-        photos += zip(pictures, told, strict=True)
+        checked = [_checked_mask(plane, invert, f"mask{_number(name)}") for plane in planes]
+        photos += zip(pictures, checked, strict=True)
     if numbers:
         left = min(numbers)
         raise InputError(f"mask{left} belongs to image{left}, but that is not connected; connect both with one number")
@@ -59,7 +59,7 @@ def _found(photo: Tensor, mask: Tensor | None, bg_removal_model: Any) -> Photo:
     return photo, plane_from_mask(bg_removal_model.encode_image(image_from_rgb(photo[None, :3])))[0].cpu()
 
 
-def _told(plane: Tensor | None, invert: bool, name: str) -> Tensor | None:
+def _checked_mask(plane: Tensor | None, invert: bool, name: str) -> Tensor | None:
     if plane is None:
         return None
     plane = 1 - plane if invert else plane

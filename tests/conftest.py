@@ -18,7 +18,7 @@ sys.path.append(str(Path(__file__).resolve().parent / "core"))
 import rule_weights
 import tiny_training
 
-from upfusion_core import files
+from upfusion_core import UpFusion, files
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -53,6 +53,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def small_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small folder in the released layout, 64 pixel images: read only, it is shared by the whole session."""
     return rule_weights.write_small_folder(tmp_path_factory.mktemp("small_weights"))
+
+
+@pytest.fixture(scope="module")
+def model(small_weights: Path) -> UpFusion:
+    """The small folder, loaded on the CPU: one for the tests of a module."""
+    return UpFusion.load(small_weights, device="cpu")
 
 
 @pytest.fixture

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .errors import CheckpointError, InputError, UpFusionError
+    from .evaluation.metrics import MEASURES, Measure, measure_views
     from .field.mesh import MeshAsset
     from .field.radiance import RadianceField
     from .field.storage import load_field
-    from .files import check_file_name
+    from .files import BUNDLED_NAME, check_file_name
     from .geometry import (
         cameras_from_matrices,
         focal_from_fov,
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from .models.config import ModelConfig
     from .models.convert import convert
     from .models.hosted import latent_diffusion_weights, load_conditioning_networks
+    from .models.ldm_names import UNET_PREFIX, VAE_PREFIX
+    from .models.text import DEFAULT_PROMPT
     from .pipeline.distill import DistillConfig
     from .pipeline.examples import ExampleViews, example_count, example_views
     from .pipeline.photo_cameras import PhotoCameras, PhotoSearch, estimate_photo_cameras
@@ -44,9 +47,11 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
+    "BUNDLED_NAME": "files",
     "Cameras": "types",
     "Checkpoint": "models.checkpoints",
     "CheckpointError": "errors",
+    "DEFAULT_PROMPT": "models.text",
     "DistillConfig": "pipeline.distill",
     "ExampleViews": "pipeline.examples",
     "HostedUpFusion": "pipeline.stages",
@@ -64,8 +69,10 @@ _HOMES = {
     "RadianceField": "field.radiance",
     "RenderedViews": "types",
     "SceneEncoding": "types",
+    "UNET_PREFIX": "models.ldm_names",
     "UpFusion": "pipeline.upfusion",
     "UpFusionError": "errors",
+    "VAE_PREFIX": "models.ldm_names",
     "ViewConditioning": "types",
     "cameras_from_matrices": "geometry",
     "check_file_name": "files",
@@ -88,8 +95,12 @@ _HOMES = {
 }
 
 __all__ = [
+    "BUNDLED_NAME",
+    "DEFAULT_PROMPT",
     "MEASURES",
     "REFERENCE_FOCAL",
+    "UNET_PREFIX",
+    "VAE_PREFIX",
     "Cameras",
     "Checkpoint",
     "CheckpointError",

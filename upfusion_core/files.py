@@ -13,6 +13,8 @@ from typing import Any
 from .errors import OutputError
 
 BUNDLED = Path(__file__).parent / "bundled"
+BUNDLED_NAME = "mini"
+"""Stands for the bundled model wherever weights are named; a folder of that name is `./mini` or a Path."""
 """Data that come with the package: the small model, photos of objects that it was not trained on."""
 
 

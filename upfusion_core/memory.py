@@ -12,7 +12,7 @@ from .errors import OutOfMemoryError
 
 Result = TypeVar("Result")
 
-_SAYINGS = ("out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
+_OUT_OF_MEMORY_MESSAGES = ("out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
 """How allocators that have no exception of their own say it: of CPUs, Apple's GPUs, cuBLAS and cuDNN."""
 
 
@@ -20,7 +20,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory does not suffice, on whatever device."""
     if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(saying in str(error) for saying in _SAYINGS)
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in _OUT_OF_MEMORY_MESSAGES)
 
 
 class Chunk:

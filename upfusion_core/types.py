@@ -294,3 +294,6 @@ OnStep = Callable[[int, int, Callable[[], Tensor] | None], None]
 
 `preview` gives a (3, H, W) picture in [0, 1] and is worth calling only when it is shown; it is None where there is
 nothing to show. Raising from the hook cancels the work."""
+
+OnProgress = Callable[[float], None]
+"""Inside of long work: told the share of one stage that is done, from 0 to 1; raising from it cancels."""

@@ -28,7 +28,14 @@ def main(path: str) -> None:
     terms = accumulate_gradients(config, accelerator, stage, module, source, 1)
     if accelerator.is_main_process:
         gradients = {name: value.grad for name, value in stage.named_parameters() if value.grad is not None}
-        save_file({**gradients, "terms": terms, "processes": torch.tensor(accelerator.num_processes)}, path)
+        save_file(
+            {
+                **gradients,
+                "terms": torch.stack([*terms.values()]),
+                "processes": torch.tensor(accelerator.num_processes),
+            },
+            path,
+        )
 
 
 if __name__ == "__main__":

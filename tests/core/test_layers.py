@@ -102,6 +102,21 @@ def test_nodes_import_only_the_public_api(path: Path) -> None:
             assert {alias.name for alias in node.names} <= set(upfusion_core.__all__)
 
 
+def test_the_lists_of_public_names_agree() -> None:
+    """What is exported, where each name is looked up, and what type checkers are told."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    told = {
+        alias.name: node.module
+        for block in tree.body
+        if isinstance(block, ast.If)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert told == upfusion_core._HOMES
+    assert sorted(told) == sorted(upfusion_core.__all__)
+
+
 def test_the_rule_is_able_to_fail(tmp_path: Path) -> None:
     """A file of the lowest layer that imports the highest is caught."""
     assert layer_of("cli") > layer_of("geometry") > layer_of("errors")

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from .interrupt import check
 
-Fraction = Callable[[float], None]
-"""Told how much of a stage is done, from 0 to 1."""
+if TYPE_CHECKING:
+    from ..types import OnProgress
 
 
 def tolerate_narrow_encodings() -> None:
@@ -41,7 +41,7 @@ def answer(text: str) -> None:
 
 
 @contextmanager
-def progress(title: str) -> Iterator[Fraction]:
+def progress(title: str) -> Iterator[OnProgress]:
     """A bar with elapsed and remaining time; where stderr is not a terminal, one line that says what begins.
 
     What is told how far the stage is raises KeyboardInterrupt if Ctrl-C was pressed (see interrupt.patient).

@@ -20,9 +20,9 @@ from ..field.storage import load_field
 from ..geometry import orbit_cameras
 from ..pipeline.distill_config import DistillConfig, FastSchedule, ReferenceSchedule
 from ..pipeline.photo_cameras import PhotoCameras, estimate_photo_cameras
-from ..types import Cameras, SceneEncoding
+from ..types import Cameras, OnProgress, SceneEncoding
 from . import inputs
-from .console import Fraction, answer, duration, progress
+from .console import answer, duration, progress
 from .inputs import Photos
 from .mesh import MeshOptions, extracted, require_mesh_packages
 from .pictures import contact_sheet, save_png, save_video
@@ -176,7 +176,7 @@ def save_turntable(run: Run, field: RadianceField, size: int) -> None:
 
 
 @torch.no_grad()
-def rendered(field: RadianceField, cameras: Cameras, size: int, advance: Fraction) -> Tensor:
+def rendered(field: RadianceField, cameras: Cameras, size: int, advance: OnProgress) -> Tensor:
     """(Q, 3, size, size) of the field on white, on the CPU."""
     occupied = OccupancyGrid(field.aabb, cells=64)
     occupied.update(field.density, decay=0.0)

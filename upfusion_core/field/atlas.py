@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import MissingPackageError
-from .volume import Report
+from ..types import OnProgress
 
 PIECE = 1500
 """Faces that are cut into charts at a time: the time for a piece grows faster than its size."""
@@ -50,7 +50,7 @@ def require_xatlas() -> None:
         )
 
 
-def unwrap(vertices: Tensor, faces: Tensor, size: int, *, report: Report = lambda share: None) -> Atlas:
+def unwrap(vertices: Tensor, faces: Tensor, size: int, *, report: OnProgress = lambda share: None) -> Atlas:
     """Vertices (P, 3) and faces (F, 3) -> where each corner of each face lies in a texture of size² texels.
 
     The mesh is first split into pieces of at most PIECE faces, each of which is cut into charts on its own; then all

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,15 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d, pad
 
-from ..checks import check_finite, check_range, check_shape
+from ..checks import check_count, check_finite, check_range, check_shape
 from ..errors import FieldError, InputError
 from ..geometry import camera_rays, orbit_cameras
-from ..types import Cameras, Rays
+from ..types import Cameras, OnStep, Rays
 from .occupancy import OccupancyGrid
 from .radiance import RadianceField
 from .rendering import RaySampling, RenderedRays, render_rays, render_views
-
-OnStep = Callable[[int, int, Callable[[], Tensor]], None]
 
 
 @dataclass(frozen=True)
@@ -57,17 +55,17 @@ class FitConfig:
     occupancy_every: int = 16
 
     def __post_init__(self) -> None:
-        check_range("FitConfig.iterations", self.iterations, 1)
-        check_range("FitConfig.rays", self.rays, 1)
-        check_range("FitConfig.points", self.points, 1)
+        check_count("FitConfig.iterations", self.iterations, 1)
+        check_count("FitConfig.rays", self.rays, 1)
+        check_count("FitConfig.points", self.points, 1)
         for name in ("grid_lr", "mlp_lr"):
             check_range(f"FitConfig.{name}", getattr(self, name), 1e-8, 1.0)
         check_range("FitConfig.final_lr", self.final_lr, 1e-6, 1.0)
         for name in ("color_weight", "opacity_weight", "distortion_weight", "depth_weight", "crisp_weight"):
             check_range(f"FitConfig.{name}", getattr(self, name), 0.0)
         check_range("FitConfig.edge_share", self.edge_share, 0.0, 1.0)
-        check_range("FitConfig.occupancy_cells", self.occupancy_cells, 0, 512)
-        check_range("FitConfig.occupancy_every", self.occupancy_every, 1)
+        check_count("FitConfig.occupancy_cells", self.occupancy_cells, 0, 512)
+        check_count("FitConfig.occupancy_every", self.occupancy_every, 1)
 
     @classmethod
     def draft(cls, iterations: int = 400, crisp_weight: float = 0.0) -> FitConfig:

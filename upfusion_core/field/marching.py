@@ -9,13 +9,14 @@ from scipy.sparse.csgraph import connected_components
 from skimage import measure
 from torch import Tensor
 
-from .volume import SPREAD, Report
+from ..types import OnProgress
+from .volume import SPREAD
 
 SLAB = 24
 """Layers of cells that are turned into triangles at a time."""
 
 
-def march(heights: Tensor, *, slab: int = SLAB, report: Report = lambda share: None) -> tuple[Tensor, Tensor]:
+def march(heights: Tensor, *, slab: int = SLAB, report: OnProgress = lambda share: None) -> tuple[Tensor, Tensor]:
     """The surface where heights (X, Y, Z) change sign -> vertices (P, 3) in samples, faces (F, 3) outward.
 
     Heights are not 0 anywhere. The surface is closed where the volume ends, half a sample or less outside of it.

@@ -13,13 +13,13 @@ from torch import Tensor
 from ..checks import check_count, check_finite, check_range, check_shape, check_values
 from ..errors import FieldError, InputError
 from ..memory import Chunk
-from ..types import OnStep
+from ..types import OnProgress, OnStep
 from .atlas import require_xatlas, unwrap
 from .decimate import decimate, require_decimation
 from .level import agreeing_level, surface_level
 from .marching import large_pieces, march
-from .texture import SurfaceLook, bake
-from .volume import Report, clear, large_parts, lattice_shape, sample_density, sample_heights
+from .texture import SurfaceColor, bake
+from .volume import clear, large_parts, lattice_shape, sample_density, sample_heights
 
 if TYPE_CHECKING:
     from .radiance import RadianceField
@@ -90,7 +90,7 @@ class MeshAsset:
                     f"MeshAsset.{name} must hold floating-point numbers, got {tuple(value.shape)} {value.dtype}; "
                     "call .float() on it"
                 )
-            if name not in ("vertices", "normals") and value.numel() and (value.min() < 0 or value.max() > 1):
+            if name not in ("vertices", "normals") and (value.min() < 0 or value.max() > 1):
                 low, high = float(value.min()), float(value.max())
                 raise InputError(f"MeshAsset.{name} must be in [0, 1], got [{low:.3g}, {high:.3g}]; clamp it")
 
@@ -166,7 +166,7 @@ def extract_mesh(
         vertices, triangles = decimate(vertices, triangles, faces)
     normals = smooth_normals(vertices, triangles)
     unit = max(spacing, float((high - low).max()) / 256)
-    look = SurfaceLook(field, unit, points, aslant=texture_size is not None)
+    look = SurfaceColor(field, unit, points, oblique=texture_size is not None)
     colors = look.colors(vertices, normals, progress.stage("colors"))
     mesh = MeshAsset(vertices, triangles, colors, normals=normals)
     if texture_size is not None:
@@ -175,7 +175,7 @@ def extract_mesh(
     return mesh
 
 
-def _textured(mesh: MeshAsset, look: SurfaceLook, size: int, progress: _Progress) -> MeshAsset:
+def _textured(mesh: MeshAsset, look: SurfaceColor, size: int, progress: _Progress) -> MeshAsset:
     """The mesh with an atlas and a texture instead of shared vertices."""
     atlas = unwrap(mesh.vertices, mesh.faces, size, report=progress.stage("atlas"))
     assert mesh.normals is not None, "extract_mesh gives it some"
@@ -210,7 +210,7 @@ class _Progress:
         self.before = dict(zip(names, accumulate((self.WEIGHTS[name] for name in names), initial=0.0), strict=False))
         self._tell(0)
 
-    def stage(self, name: str) -> Report:
+    def stage(self, name: str) -> OnProgress:
         """What the stage is to call with the share of it that is done."""
         return lambda share: self._tell(int(100 * (self.before[name] + share * self.WEIGHTS[name]) / self.total))
 
@@ -224,7 +224,7 @@ class _Progress:
 
 
 def _object_box(
-    field: RadianceField, threshold: float | None, keep: float, chunk: Chunk, report: Report
+    field: RadianceField, threshold: float | None, keep: float, chunk: Chunk, report: OnProgress
 ) -> tuple[Tensor, Tensor]:
     """Lowest and highest corner (3,) of what is dense, with a margin, within the field's box."""
     low, high = field.aabb
@@ -247,7 +247,7 @@ def _object_box(
     return least, most
 
 
-def _chosen_level(field: RadianceField, low: Tensor, high: Tensor, chunk: Chunk, report: Report) -> float:
+def _chosen_level(field: RadianceField, low: Tensor, high: Tensor, chunk: Chunk, report: OnProgress) -> float:
     spacing = float((high - low).max()) / (LEVEL_RESOLUTION - 1)
     volume = sample_density(field, low, spacing, lattice_shape(low, high, spacing), chunk, report)
     return agreeing_level(field, low, high, surface_level(volume, spacing, CRISP_SHARE), chunk)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..checks import check_range
+from ..checks import check_count, check_range
 
 HIDDEN_DEPTH = 7.0
 """Optical depth beyond which nothing is seen: exp(-7) of the light is left."""
@@ -31,7 +31,7 @@ class OccupancyGrid(nn.Module):
 
     def __init__(self, aabb: Tensor, cells: int = 40, *, threshold: float = 0.5) -> None:
         super().__init__()
-        check_range("cells", cells, 1, 512)
+        check_count("cells", cells, 1, 512)
         check_range("threshold", threshold, 0.0)
         self.threshold = threshold
         shape = (cells, cells, cells)

@@ -13,7 +13,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from ..memory import Chunk
-from .volume import Report
+from ..types import OnProgress
 
 if TYPE_CHECKING:
     from .radiance import RadianceField
@@ -32,20 +32,20 @@ STRIP, MARGIN = 2**21, 32
 
 
 @dataclass(frozen=True)
-class SurfaceLook:
+class SurfaceColor:
     """A field, looked at from just outside of a surface along its inward normal.
 
     unit: about the distance of the samples that the surface came from, in scene units.
     chunk: points the field is asked for at a time; it halves where memory does not suffice.
-    aslant: whether it is looked at from beside the normal too, as most cameras see it; four times the work.
+    oblique: whether it is looked at from beside the normal too, as most cameras see it; four times the work.
     """
 
     field: RadianceField
     unit: float
     chunk: Chunk
-    aslant: bool = False
+    oblique: bool = False
 
-    def colors(self, points: Tensor, normals: Tensor, report: Report = lambda share: None) -> Tensor:
+    def colors(self, points: Tensor, normals: Tensor, report: OnProgress = lambda share: None) -> Tensor:
         """(P, 3) points with outward normals -> (P, 3) colours, sRGB.
 
         A look's is the mean over its parts, weighted by the light that each part stops, as a render weighs them: fog
@@ -55,15 +55,15 @@ class SurfaceLook:
         edges = torch.tensor(EDGES) * self.unit
         depths, lengths = (edges[1:] + edges[:-1]) / 2, edges.diff()
         device = self.field.aabb.device
-        tilted = TILTED if self.aslant else 0
+        tilted = TILTED if self.oblique else 0
         weights = torch.tensor([1.0] + [math.cos(math.radians(TILT_DEGREES))] * tilted)
         weights /= weights.sum()
 
         def look(part: slice) -> Tensor:
-            ways = outward_ways(normals[part], tilted)
-            along = points[part, None, None] - ways[:, :, None] * depths[:, None]
+            directions = view_directions(normals[part], tilted)
+            along = points[part, None, None] - directions[:, :, None] * depths[:, None]
             seen = self._seen(along.flatten(0, 1).to(device), lengths.to(device)).cpu()
-            mixed: Tensor = (seen.unflatten(0, ways.shape[:2]) * weights[:, None]).sum(1)
+            mixed: Tensor = (seen.unflatten(0, directions.shape[:2]) * weights[:, None]).sum(1)
             return mixed
 
         found = torch.empty(len(points), 3)
@@ -82,7 +82,7 @@ class SurfaceLook:
         return (weights[..., None] * self.field.color(points).float()).sum(1) / weights.sum(1, keepdim=True)
 
 
-def outward_ways(normals: Tensor, tilted: int) -> Tensor:
+def view_directions(normals: Tensor, tilted: int) -> Tensor:
     """(P, 3) unit normals -> (P, 1 + tilted, 3) unit vectors: the normal, then those tilted off it to all sides."""
     across = torch.zeros_like(normals).scatter_(1, normals.abs().argmin(1, keepdim=True), 1.0)
     right = torch.nn.functional.normalize(torch.linalg.cross(normals, across), dim=-1)
@@ -94,14 +94,14 @@ def outward_ways(normals: Tensor, tilted: int) -> Tensor:
 
 
 def bake(
-    look: SurfaceLook,
+    look: SurfaceColor,
     vertices: Tensor,
     normals: Tensor,
     faces: Tensor,
     uvs: Tensor,
     size: int,
     *,
-    report: Report = lambda share: None,
+    report: OnProgress = lambda share: None,
 ) -> Tensor:
     """(3, size, size) texture: each texel the colour of the surface at its centre, first row at the top.
 
@@ -179,7 +179,7 @@ def _barycentric(triangles: Tensor, points: Tensor) -> Tensor:
     return weights / weights.sum(1, keepdim=True)
 
 
-def _dilate(texture: Tensor, covered: Tensor, report: Report) -> None:
+def _dilate(texture: Tensor, covered: Tensor, report: OnProgress) -> None:
     """Gives texels of (3, H, W) that are not `covered` (H, W) the nearest covered one's colour, strip by strip."""
     height, width = covered.shape
     mean = functools.cache(lambda: torch.stack([channel[covered].mean() for channel in texture]).nan_to_num())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from torch.nn.functional import max_pool3d, pad
 
 from ..errors import FieldError
 from ..memory import Chunk
+from ..types import OnProgress
 
 if TYPE_CHECKING:
     from .radiance import RadianceField
@@ -29,9 +29,6 @@ SPREAD = 2.0
 
 LEAST = 1e-3
 """Heights keep this distance from 0, so that no vertex falls on a sample."""
-
-Report = Callable[[float], None]
-"""Told the share of a stage that is done, from 0 to 1; raising from it cancels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +56,7 @@ def sample_density(
     spacing: float,
     shape: tuple[int, int, int],
     chunk: Chunk,
-    report: Report = lambda share: None,
+    report: OnProgress = lambda share: None,
 ) -> Tensor:
     """(X, Y, Z) density on the CPU at low + spacing·(i, j, k), asked for in slabs of x.
 
@@ -82,7 +79,7 @@ def sample_heights(
     level: float,
     *,
     chunk: Chunk,
-    report: Report = lambda share: None,
+    report: OnProgress = lambda share: None,
 ) -> HeightVolume:
     """The box from `low` to `high` (3,) sampled `spacing` apart, from coarse to fine.
 

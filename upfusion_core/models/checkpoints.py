@@ -12,20 +12,21 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from ..files import bundled_path
-from ..json_text import parse_json, shown
+from ..files import BUNDLED_NAME, bundled_path
+from ..json_text import parse_json, read_json, shown
 from .config import MAX_LAYERS, MODEL_ID, ModelConfig
 from .dino_names import hub_names
-from .ldm_names import CONTROL_PREFIX, TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX, text_names
+from .ldm_names import TEXT_PREFIX, text_names
 from .networks import (
     DINO_PREFIX,
     NETWORK_PREFIXES,
+    PARTS,
     UPSRT_PREFIX,
     Networks,
     assign_weights,
@@ -36,16 +37,11 @@ from .networks import (
 from .text import TextConfig, build_text_encoder
 from .weight_files import listed, read_metadata, read_weights
 
-if TYPE_CHECKING:
-    pass
-
 DEFAULT_EMBEDDING, EMPTY_EMBEDDING = "text_embeddings.default", "text_embeddings.empty"
 CONFIG_KEY = "upfusion_config"
 FACTS_KEY = "upfusion_facts"
 RELEASED_GUIDANCE = 9.0
 _FLOAT = torch.empty(0)
-BUNDLED_NAME = "mini"
-"""Stands for the bundled model wherever weights are named; a folder of that name is `./mini` or a Path."""
 DINO_FILES = ("dinov2_vitb14_pretrain.pth", "model.safetensors", "pytorch_model.bin")
 SCHEDULE_BUFFERS = frozenset(
     (
@@ -191,8 +187,8 @@ def weights_id(config: ModelConfig, weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _stored_id(config_text: str) -> str | None:
-    value = json.loads(config_text).get(MODEL_ID)
+def _stored_id(content: dict[str, Any]) -> str | None:
+    value = content.get(MODEL_ID)
     return value if isinstance(value, str) else None
 
 
@@ -208,25 +204,17 @@ def load_text_encoder(checkpoint: Checkpoint, device: torch.device | str = "cpu"
         encoder = build_text_encoder(checkpoint.config.text)
     assign_weights(encoder, text_names(encoder.state_dict()), checkpoint.weights, device, torch.float32)
     for module in encoder.modules():  # the one buffer that is not in the file
-        if "position_ids" in module._buffers:
-            count = module.position_embedding.num_embeddings
-            module._buffers["position_ids"] = torch.arange(count, device=device).expand(1, -1)
+        if hasattr(module, "position_ids"):
+            ids = torch.arange(module.position_embedding.num_embeddings, device=device).expand(1, -1)
+            module.register_buffer("position_ids", ids, persistent=False)
     return encoder
 
 
 def describe(path: str | Path) -> CheckpointInfo:
     """What a checkpoint holds (see CheckpointInfo); it is checked as for loading."""
     checkpoint = open_checkpoint(path)
-    groups = {
-        "UpSRT": UPSRT_PREFIX,
-        "DINOv2": DINO_PREFIX,
-        "ControlNet": CONTROL_PREFIX,
-        "UNet": UNET_PREFIX,
-        "VAE": VAE_PREFIX,
-        "text encoder": TEXT_PREFIX,
-    }
     parts = {}
-    for title, prefix in groups.items():
+    for title, prefix in {**PARTS, "text encoder": TEXT_PREFIX}.items():
         tensors = [tensor for name, tensor in checkpoint.weights.items() if name.startswith(prefix)]
         if tensors:
             parts[title] = PartInfo(
@@ -254,9 +242,10 @@ def _open_merged(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"{path} is not a merged UpFusion file (no {CONFIG_KEY} in its metadata); make one with upfusion convert"
         )
-    config = ModelConfig.from_json(metadata[CONFIG_KEY], f"{path} metadata")
+    content = parse_json(metadata[CONFIG_KEY], f"{path} metadata", CheckpointError)
+    config = ModelConfig.from_dict(content, f"{path} metadata")
     weights = read_weights(path)
-    model_id = _stored_id(metadata[CONFIG_KEY]) or weights_id(config, weights)
+    model_id = _stored_id(content) or weights_id(config, weights)
     return Checkpoint(path, "merged", config, weights, model_id, _facts(path, metadata))
 
 
@@ -270,13 +259,13 @@ def _facts(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
 def _open_folder(path: Path) -> Checkpoint:
     files = {name: _weights_file(path, name) for name in ("upsrt", "upfusion2d")}
     config_file = path / "config.json"
-    text = _read_text(config_file) if config_file.exists() else "{}"
-    config = ModelConfig.from_json(text, str(config_file))
+    content = read_json(config_file, CheckpointError) if config_file.exists() else {}
+    config = ModelConfig.from_dict(content, str(config_file))
     weights = {UPSRT_PREFIX + name: tensor for name, tensor in read_weights(files["upsrt"]).items()}
     dino = read_weights(_dino_file(path, set(files.values())))
     weights |= {DINO_PREFIX + name: tensor for name, tensor in hub_names(dino).items()}
     weights |= read_weights(files["upfusion2d"])
-    return Checkpoint(path, "folder", config, weights, _stored_id(text) or weights_id(config, weights))
+    return Checkpoint(path, "folder", config, weights, _stored_id(content) or weights_id(config, weights))
 
 
 def _weights_file(folder: Path, stem: str) -> Path:
@@ -303,13 +292,6 @@ def _dino_file(folder: Path, others: set[Path]) -> Path:
             "put it beside upsrt.pt"
         )
     return found[0]
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} cannot be read as UTF-8 text ({error}); correct it or remove it") from error
 
 
 def _with_text_sizes(checkpoint: Checkpoint) -> ModelConfig:

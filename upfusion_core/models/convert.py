@@ -100,7 +100,7 @@ def write_networks(
 
     Args:
         path: a name that ends in `.safetensors`.
-        weights: of all networks, by merged names (see checkpoints.network_weights).
+        weights: of all networks, by merged names (see networks.network_weights).
         text_embeddings: of the default and the empty prompt, (77, W) each.
         dtype: precision of the weights in the file; None keeps each as it is.
 

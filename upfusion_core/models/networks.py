@@ -24,7 +24,15 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
 UPSRT_PREFIX, DINO_PREFIX = "upsrt.", "dino."
-NETWORK_PREFIXES = (UPSRT_PREFIX, DINO_PREFIX, CONTROL_PREFIX, UNET_PREFIX, VAE_PREFIX)
+PARTS = {
+    "UpSRT": UPSRT_PREFIX,
+    "DINOv2": DINO_PREFIX,
+    "ControlNet": CONTROL_PREFIX,
+    "UNet": UNET_PREFIX,
+    "VAE": VAE_PREFIX,
+}
+"""Networks, as they are called to users, by the prefix of their merged names."""
+NETWORK_PREFIXES = tuple(PARTS.values())
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +74,7 @@ def network_weights(config: ModelConfig, networks: Networks) -> dict[str, Tensor
     weights: dict[str, Tensor] = {}
     for module, names in weight_names(config, networks):
         state = module.state_dict()
-        weights |= {name: _stored_shape(name, state[own]) for own, name in names.items()}
+        weights |= {name: stored_shape(name, state[own]) for own, name in names.items()}
     return weights
 
 
@@ -89,8 +97,11 @@ def set_network_weights(config: ModelConfig, networks: Networks, weights: Mappin
             value.copy_(weights[name].reshape(value.shape))
 
 
-def _stored_shape(name: str, value: Tensor) -> Tensor:
-    """The VAE's attention is of linear layers in diffusers, of 1x1 convolutions in the files."""
+def stored_shape(name: str, value: Tensor) -> Tensor:
+    """A network's weight as it is shaped in the files.
+
+    The VAE's attention is of linear layers in diffusers, of 1x1 convolutions in the files.
+    """
     is_attention = name.startswith(VAE_PREFIX) and ".attn_1." in name and value.ndim == 2
     return value[:, :, None, None] if is_attention else value
 

@@ -99,10 +99,15 @@ def load_lpips(path: str | Path, device: torch.device | str = "cpu") -> Lpips:
         state[f"heads.{index}"] = heads[name]
     network = Lpips()
     for name, value in network.state_dict().items():
-        if name in state and state[name].shape != value.shape:
-            raise CheckpointError(f"{path}: {name} must be {tuple(value.shape)}, got {tuple(state[name].shape)}")
-        if name in state and not (state[name].is_floating_point() and state[name].isfinite().all()):
-            raise CheckpointError(f"{path}: {name} must hold finite numbers, got {state[name].dtype} with others")
+        found = state.get(name, value)
+        if found.shape != value.shape:
+            raise CheckpointError(f"{path}: {name} must be {tuple(value.shape)}, got {tuple(found.shape)}")
+        if not found.is_floating_point():
+            raise CheckpointError(f"{path}: {name} must hold floating-point numbers, got {found.dtype}; get it again")
+        if not found.isfinite().all():
+            raise CheckpointError(
+                f"{path}: {name} must hold finite numbers, got NaN or infinite values ({found.dtype}); get it again"
+            )
     network.load_state_dict(state | {"shift": network.shift, "scale": network.scale})
     return network.float().requires_grad_(False).eval().to(device)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
@@ -53,13 +54,18 @@ def build_vae(config: VaeConfig) -> AutoencoderKL:
     )
 
 
+def encode_posterior(vae: AutoencoderKL, rgb: Tensor) -> Any:  # noqa: ANN401 - diffusers' diagonal Gaussian
+    """(B, 3, H, W) images in [0, 1] -> the distribution of their latents, (B, 4, h, w), not yet scaled."""
+    return vae.encode((2 * rgb - 1).to(vae.dtype)).latent_dist
+
+
 def encode_images(vae: AutoencoderKL, rgb: Tensor, noise: Tensor | None = None) -> Tensor:
     """(B, 3, H, W) images in [0, 1] -> (B, 4, h, w) latents, float32.
 
     Args:
         noise: standard normal, of the latents' shape: the posterior is sampled with it; None takes its mean.
     """
-    posterior = vae.encode((2 * rgb - 1).to(vae.dtype)).latent_dist
+    posterior = encode_posterior(vae, rgb)
     latents = posterior.mean.float()
     if noise is not None:
         latents = latents + posterior.std.float() * noise.to(latents)

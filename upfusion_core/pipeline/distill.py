@@ -33,6 +33,7 @@ def distill(
     model: Stages,
     scene: SceneEncoding,
     config: DistillConfig | None = None,
+    *,
     generator: torch.Generator | None = None,
     on_step: OnStep | None = None,
     checkpoint: str | os.PathLike[str] | None = None,

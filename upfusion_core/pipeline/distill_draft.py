@@ -12,7 +12,7 @@ from ..field.radiance import RadianceField
 from ..geometry import orbit_cameras
 from ..types import Cameras
 from .distill_config import DraftSchedule
-from .distill_run import Run, band_cameras
+from .distill_run import FIT_STREAM, Run, band_cameras
 from .distill_targets import made_targets
 
 _ELEVATIONS_DEGREES = (22.5, 0.0, 45.0, 10.0)
@@ -36,7 +36,7 @@ def distill_draft(run: Run) -> RadianceField:
     if state["sampled"] is None:
         state |= {"stage": "sampling", "fit": None, "field": field.state_dict()}
         run.save(state)
-        state["sampled"] = _sample(run, field, cameras, state, plan, total)
+        state["sampled"] = _sample(run, cameras, state, plan, total)
         state |= {"stage": "sampled", "start": state.pop("field")}
         run.save(state)
     field.load_state_dict(state["start"])
@@ -64,7 +64,7 @@ def _fit(
 ) -> None:
     """Fits the field to views on white, and to those that the caller gave."""
     targets = made_targets(run, cameras, rgb)
-    fitter = FieldFitter(field, **vars(targets), config=config, generator=run.generator(2))
+    fitter = FieldFitter(field, **vars(targets), config=config, generator=run.generator(FIT_STREAM))
     if state["fit"] is not None:
         fitter.load_state_dict(state["fit"])
 
@@ -74,9 +74,7 @@ def _fit(
     run.fit(fitter, snapshot, end=config.iterations, first=first, total=total)
 
 
-def _sample(
-    run: Run, field: RadianceField, cameras: Cameras, state: dict[str, Any], plan: DraftSchedule, total: int
-) -> Tensor:
+def _sample(run: Run, cameras: Cameras, state: dict[str, Any], plan: DraftSchedule, total: int) -> Tensor:
     first = plan.predicted_fit.iterations
 
     def on_step(step: int, _: int, preview: Callable[[], Tensor] | None) -> None:

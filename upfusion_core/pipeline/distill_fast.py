@@ -13,7 +13,7 @@ from ..field.radiance import RadianceField
 from ..field.rendering import render_views
 from ..types import ViewConditioning
 from .distill_config import FastSchedule
-from .distill_run import Run, spread_cameras
+from .distill_run import FIT_STREAM, PAINT_STREAM, Run, spread_cameras
 from .distill_targets import Targets, made_targets, with_given
 from .novel_views import resize_pictures
 from .photo_cameras import PhotoCameras, estimate_photo_cameras
@@ -49,7 +49,9 @@ class FastDistillation:
         done = 0 if saved is None else self._painting_steps(self.round) + saved["fit"]["iteration"]
         self.photos = self._photo_cameras(done)
         targets = self._targets() if self.round else self._predicted()
-        self.fitter = FieldFitter(self.field, **vars(targets), config=self.plan.fit, generator=run.generator(2))
+        self.fitter = FieldFitter(
+            self.field, **vars(targets), config=self.plan.fit, generator=run.generator(FIT_STREAM)
+        )
         if saved is not None:
             self.fitter.load_state_dict(saved["fit"])
 
@@ -83,7 +85,7 @@ class FastDistillation:
         ).rgb.cpu()
         if self._cond is None:
             self._cond = run.model.condition(run.scene, self.cameras, text_embeddings=run.text)
-        first = run.generator(5 + self.round).initial_seed()
+        first = run.generator(PAINT_STREAM + self.round).initial_seed()
         before = self._painting_steps(self.round) + self.fitter.iteration
 
         def on_step(step: int, _: int, preview: Callable[[], Tensor] | None) -> None:

@@ -16,7 +16,7 @@ from ..field.rendering import render_views
 from ..models.perceptual import PerceptualDistance, dino_distance, load_lpips
 from ..types import Cameras, RenderedViews
 from .distill_config import DistillConfig, ReferenceSchedule
-from .distill_run import Run, band_cameras
+from .distill_run import FIT_STREAM, GIVEN_STREAM, ORDER_STREAM, Run, band_cameras
 from .distill_targets import Targets
 from .schedule import alphas_cumprod, ddim_timesteps
 
@@ -63,7 +63,7 @@ def term_weights(schedule: ReferenceSchedule, iteration: int, index: int) -> dic
 def make_plan(run: Run) -> Plan:
     """Cameras, the order they come in (shuffled anew when all were seen), and the noise indices."""
     schedule = _schedule(run)
-    cameras, generator = band_cameras(run.scene.reference, schedule.cameras, run.seed), run.generator(3)
+    cameras, generator = band_cameras(run.scene.reference, schedule.cameras, run.seed), run.generator(ORDER_STREAM)
     rounds = -(-schedule.iterations // len(cameras))
     order = torch.cat([torch.randperm(len(cameras), generator=generator) for _ in range(rounds)])
     low = torch.full((schedule.iterations,), schedule.lowest_index)
@@ -94,7 +94,7 @@ def distill_reference(run: Run) -> RadianceField:
     schedule = _schedule(run)
     plan, perceptual = make_plan(run), make_perceptual(run)
     cond = run.model.condition(run.scene, plan.cameras, text_embeddings=run.text)
-    field, generator, start = run.new_field(), run.generator(2), 0
+    field, generator, start = run.new_field(), run.generator(FIT_STREAM), 0
     optimizer = torch.optim.Adam(
         [
             {"params": list(field.grid.parameters()), "lr": schedule.grid_lr},
@@ -150,7 +150,7 @@ def _fit_given(run: Run, field: RadianceField, config: FitConfig, total: int) ->
     views = run.views
     assert views is not None, "called only where there are some"
     targets = Targets.on_white(views.cameras, views.rgb)
-    fitter = FieldFitter(field, **vars(targets), config=config, generator=run.generator(4))
+    fitter = FieldFitter(field, **vars(targets), config=config, generator=run.generator(GIVEN_STREAM))
     while not fitter.done:
         fitter.step()
         if run.on_step is not None:

@@ -25,14 +25,19 @@ if TYPE_CHECKING:
     from .stages import Stages
 
 
+START_STREAM, CAMERA_STREAM, FIT_STREAM, ORDER_STREAM, GIVEN_STREAM, PAINT_STREAM = range(6)
+"""What a run draws for, each from a generator of its own: the field's start, cameras, rays of the fit, the order of
+things, rays of the fit to the caller's views, and noise of the first painting round; later rounds count on from it."""
+
+
 def stream_generator(seed: int, stream: int) -> torch.Generator:
-    """A CPU generator for one purpose of a run: 0 the field's start, 1 cameras, 2 fitting, 3 the order of things."""
+    """A CPU generator for one purpose of a run (see START_STREAM)."""
     return torch.Generator().manual_seed((seed + 0x9E3779B9 * stream) % 2**63)
 
 
 def band_cameras(first: Cameras, count: int, seed: int) -> Cameras:
     """`count` cameras: photo 1's, then random ones in the band that the release distils from."""
-    others = random_cameras(max(count - 1, 1), generator=stream_generator(seed, 1))
+    others = random_cameras(max(count - 1, 1), generator=stream_generator(seed, CAMERA_STREAM))
     return Cameras.concatenate([first.to("cpu"), others[slice(0, count - 1)]])
 
 
@@ -70,7 +75,7 @@ class Run:
     views: NovelViews | None = None
     photo_cameras: PhotoCameras | None = None
 
-    def generator(self, stream: int = 0) -> torch.Generator:
+    def generator(self, stream: int) -> torch.Generator:
         """A generator of this run (see stream_generator)."""
         return stream_generator(self.seed, stream)
 
@@ -82,7 +87,7 @@ class Run:
         """
         pixel = 2 / REFERENCE_FOCAL / self.model.image_size
         config = self.config.field.no_finer_than(pixel if self.config.preset != "reference" else pixel / 2)
-        return RadianceField(config, generator=self.generator()).to(self.model.device)
+        return RadianceField(config, generator=self.generator(START_STREAM)).to(self.model.device)
 
     def load(self) -> dict[str, Any] | None:
         """The saved state of an earlier, interrupted call, or None."""

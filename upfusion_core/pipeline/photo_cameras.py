@@ -135,7 +135,7 @@ class _Predictions:
     """
 
     def __init__(self, model: Stages, scene: SceneEncoding, after: Callable[[], None]) -> None:
-        self.model, self.scene, self.after = model, model._own(scene), after
+        self.model, self.scene, self.after = model, model.own_scene(scene), after
         self._ring: Tensor | None = None
 
     def predicted(self, order: Sequence[int]) -> PhotoRender:

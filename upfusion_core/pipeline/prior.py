@@ -19,7 +19,7 @@ from ..models.networks import Networks
 from ..models.unet import predict, prompt_keys_values
 from ..models.vae import decode_latents, encode_images
 from ..types import ViewConditioning
-from .recording import RecordedCalls
+from .cuda_graphs import CapturedCalls
 
 
 class DiffusionPrior(Protocol):
@@ -67,7 +67,7 @@ class DiffusersPrior:
     def __init__(self, networks: Networks, latent_size: int) -> None:
         self.networks = networks
         self.latent_shape = (4, latent_size, latent_size)
-        self._recorded: RecordedCalls | None = None
+        self._captured: CapturedCalls | None = None
 
     @property
     def device(self) -> torch.device:
@@ -79,12 +79,12 @@ class DiffusersPrior:
         """The networks' precision."""
         return next(self.networks.controlnet.parameters()).dtype
 
-    def record_calls(self) -> None:
-        """From now on the networks' kernels are recorded as CUDA graphs and replayed; see `recording.RecordedCalls`.
+    def capture_graphs(self) -> None:
+        """From now on the networks' kernels are captured as CUDA graphs and replayed; see `cuda_graphs.CapturedCalls`.
 
-        The networks must not be moved after the first recorded call.
+        The networks must not be moved after the first captured call.
         """
-        self._recorded = RecordedCalls(self._networks_noise)
+        self._captured = CapturedCalls(self._networks_noise)
 
     def prepare(self, cond: ViewConditioning, *, guided: bool) -> PreparedConditioning:
         """Hint convolution, ray maps, and the keys and values of set latents and text, once for all steps."""
@@ -124,7 +124,7 @@ class DiffusersPrior:
         halves = 2 if prepared.guided else 1
         batch = latents.to(self.device, self.dtype).repeat(halves, 1, 1, 1)
         steps = steps.repeat(halves)
-        eps = (self._recorded or self._networks_noise)(batch, steps, prepared).float()
+        eps = (self._captured or self._networks_noise)(batch, steps, prepared).float()
         if not prepared.guided:
             return eps
         unconditional, conditional = eps.chunk(2)

@@ -62,10 +62,11 @@ def sample_views(
 
     def paint(part: slice) -> Tensor:
         noise, generators = _noise(prior, seeds[part])
-        walk = make_scheduler(scheduler, steps)
-        progress.begin(part, len(walk.timesteps))
-        start = noise * walk.init_noise_sigma
-        return _painted(prior, cond[part], start, walk, walk.timesteps, lambda _: guidance, progress, generators)
+        noise_scheduler = make_scheduler(scheduler, steps)
+        timesteps = noise_scheduler.timesteps
+        progress.begin(part, len(timesteps))
+        start = noise * noise_scheduler.init_noise_sigma
+        return _painted(prior, cond[part], start, noise_scheduler, timesteps, lambda _: guidance, progress, generators)
 
     result = torch.cat(list(Chunk(batch_size, "view").map(paint, len(cond))))
     check_finite("the sampled views", result)
@@ -108,15 +109,15 @@ def repaint_views(
         return guidance if guided[0] <= timestep / TRAIN_STEPS <= guided[1] else 1.0
 
     def paint(part: slice) -> Tensor:
-        walk = make_scheduler(scheduler, steps)
-        taken = repaint_steps(level, len(walk.timesteps))
-        timesteps = walk.timesteps[-taken:]
-        if hasattr(walk, "set_begin_index"):  # DDIM finds its place by the timestep alone
-            walk.set_begin_index(len(walk.timesteps) - taken)
+        noise_scheduler = make_scheduler(scheduler, steps)
+        taken = repaint_steps(level, len(noise_scheduler.timesteps))
+        timesteps = noise_scheduler.timesteps[-taken:]
+        if hasattr(noise_scheduler, "set_begin_index"):  # DDIM finds its place by the timestep alone
+            noise_scheduler.set_begin_index(len(noise_scheduler.timesteps) - taken)
         noise, generators = _noise(prior, seeds[part])
-        latents = walk.add_noise(prior.encode(rgb[part]).cpu(), noise, timesteps[:1])
+        latents = noise_scheduler.add_noise(prior.encode(rgb[part]).cpu(), noise, timesteps[:1])
         progress.begin(part, taken)
-        return _painted(prior, cond[part], latents, walk, timesteps, scale, progress, generators)
+        return _painted(prior, cond[part], latents, noise_scheduler, timesteps, scale, progress, generators)
 
     result = torch.cat(list(Chunk(batch_size, "view").map(paint, len(cond))))
     check_finite("the repainted views", result)
@@ -161,7 +162,7 @@ def _painted(
     prior: DiffusionPrior,
     cond: ViewConditioning,
     latents: Tensor,
-    walk: Any,  # noqa: ANN401 - a diffusers scheduler
+    noise_scheduler: Any,  # noqa: ANN401 - a diffusers scheduler
     timesteps: Tensor,
     scale_of: Callable[[float], float],
     progress: _Progress,
@@ -174,9 +175,9 @@ def _painted(
         guided = guidance != 1
         if guided not in prepared:
             prepared[guided] = prior.prepare(cond, guided=guided)
-        scaled = walk.scale_model_input(latents, timestep)
+        scaled = noise_scheduler.scale_model_input(latents, timestep)
         eps = prior.predict_noise(scaled, timestep, prepared[guided], guidance).cpu()
-        latents = walk.step(eps, timestep, latents, **_step_options(walk, generators)).prev_sample
+        latents = noise_scheduler.step(eps, timestep, latents, **_step_options(noise_scheduler, generators)).prev_sample
         progress.step(_preview(prior, scaled[:1], eps[:1], timestep))
     return prior.decode(latents).cpu()
 
@@ -223,20 +224,20 @@ def denoise_latents(
     check_shape("noise", noise, tuple(latents.shape))
     alpha = alphas_cumprod()[table[index]]
     x = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise.to(latents)
-    walk = make_scheduler("ddim", steps)
+    noise_scheduler = make_scheduler("ddim", steps)
     # upstream: noised to entry `index`, but the model starts at entry index - 1 (golden: ddim.denoised_from_index17)
-    for timestep in walk.timesteps[len(table) - index :]:
+    for timestep in noise_scheduler.timesteps[len(table) - index :]:
         eps = prior.predict_noise(x, timestep, prepared, guidance)
-        x = walk.step(eps, timestep, x).prev_sample
+        x = noise_scheduler.step(eps, timestep, x).prev_sample
     return x
 
 
-def _step_options(walk: Any, generators: list[torch.Generator]) -> dict[str, Any]:  # noqa: ANN401
+def _step_options(noise_scheduler: Any, generators: list[torch.Generator]) -> dict[str, Any]:  # noqa: ANN401
     """Schedulers that add noise take a generator a view, so that a view does not depend on its batch."""
-    return {"generator": generators} if "generator" in inspect.signature(walk.step).parameters else {}
+    return {"generator": generators} if "generator" in inspect.signature(noise_scheduler.step).parameters else {}
 
 
-def _preview(prior: DiffusionPrior, scaled: Tensor, eps: Tensor, timestep: Tensor) -> Any:  # noqa: ANN401
+def _preview(prior: DiffusionPrior, scaled: Tensor, eps: Tensor, timestep: Tensor) -> Callable[[], Tensor]:
     def picture() -> Tensor:
         return prior.decode(predicted_original(scaled, eps, timestep))[0].cpu()
 

@@ -93,7 +93,7 @@ class Stages(ABC):
             pixel_centers: for pictures that are compared with others; False asks for the release's rays, whose
                 outermost lie on the picture's border.
         """
-        return predict_views(self.upsrt, self._own(scene), cameras, size, pixel_centers=pixel_centers).cpu()
+        return predict_views(self.upsrt, self.own_scene(scene), cameras, size, pixel_centers=pixel_centers).cpu()
 
     def condition(
         self,
@@ -117,7 +117,7 @@ class Stages(ABC):
         text = text_embeddings if text_embeddings is not None else self.text_embeddings(prompt)
         return condition_views(
             self.upsrt,
-            self._own(scene),
+            self.own_scene(scene),
             cameras,
             latent_size=self.config.latent_size,
             levels=len(self.config.diffusion.channel_mult),
@@ -233,10 +233,19 @@ class Stages(ABC):
         from .distill import distill
 
         return distill(
-            self, scene, config, generator, on_step, checkpoint, prompt, text_embeddings, views, photo_cameras
+            self,
+            scene,
+            config,
+            generator=generator,
+            on_step=on_step,
+            checkpoint=checkpoint,
+            prompt=prompt,
+            text_embeddings=text_embeddings,
+            views=views,
+            photo_cameras=photo_cameras,
         )
 
-    def _own(self, scene: SceneEncoding) -> SceneEncoding:
+    def own_scene(self, scene: SceneEncoding) -> SceneEncoding:
         """The scene on this model's device and precision, if this model made it."""
         check_type("scene", scene, SceneEncoding, "make it with encode")
         if scene.model_id is not None and scene.model_id != self.model_id:

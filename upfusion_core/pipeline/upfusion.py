@@ -13,7 +13,7 @@ from ..checks import check_choice, check_type
 from ..errors import CheckpointError, InputError
 from ..models.checkpoints import Checkpoint, load_networks, load_text_encoder, open_checkpoint, weights_id
 from ..models.config import ModelConfig
-from ..models.networks import build_networks, network_weights
+from ..models.networks import Networks, build_networks, network_weights
 from ..models.text import DEFAULT_PROMPT, build_text_encoder, encode_tokens, tokenize
 from .prior import DiffusersPrior
 from .stages import Stages
@@ -119,7 +119,7 @@ class UpFusion(Stages):
         """
         return self._embedding(DEFAULT_PROMPT if prompt is None else prompt), self._embedding("")
 
-    def _take(self, networks: Any) -> None:  # noqa: ANN401 - Networks, spelled out below
+    def _take(self, networks: Networks) -> None:
         self.dino, self.upsrt, self.controlnet = networks.dino, networks.upsrt, networks.controlnet
         self.unet, self.vae = networks.unet, networks.vae
         self.prior = DiffusersPrior(networks, self.config.latent_size)

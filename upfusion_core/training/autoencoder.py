@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ..errors import InputError
 from ..models.networks import Networks
+from ..models.vae import encode_posterior
 from .batches import TrainingBatch
 from .config import TrainConfig
 from .draws import Draws
@@ -48,7 +49,7 @@ class AutoencoderStage(nn.Module):
         The squared error stands beside the absolute one because the latter alone settles on greys for long: the median
         of a pixel's possible colours is grey when its brightness is all that is known.
         """
-        posterior = self.vae.encode(2 * pictures - 1).latent_dist
+        posterior = encode_posterior(self.vae, pictures)
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
         latents = mean + (logvar / 2).exp() * noise
         painted = (self.vae.decode(latents).sample.float() + 1) / 2
@@ -78,7 +79,7 @@ def calibrate_latents(vae: AutoencoderKL, pictures: Tensor) -> tuple[Tensor, Ten
     Raises:
         InputError: a channel does not vary over the pictures.
     """
-    posterior = vae.encode((2 * pictures - 1).to(vae.dtype)).latent_dist
+    posterior = encode_posterior(vae, pictures)
     mean, variance = posterior.mean.float(), posterior.var.float()
     center = mean.mean(dim=(0, 2, 3))
     deviation = (mean.var(dim=(0, 2, 3), correction=0) + variance.mean(dim=(0, 2, 3))).sqrt()
@@ -100,7 +101,7 @@ def calibrate_latents(vae: AutoencoderKL, pictures: Tensor) -> tuple[Tensor, Ten
 @torch.no_grad()
 def check_latents(vae: AutoencoderKL, pictures: Tensor) -> None:
     """Warns where the scaled latents of (N, 3, S, S) pictures spread far from 1, as those of an untrained one do."""
-    posterior = vae.encode((2 * pictures - 1).to(vae.dtype)).latent_dist
+    posterior = encode_posterior(vae, pictures)
     spread = float((posterior.mean.float().var() + posterior.var.float().mean()).sqrt()) * vae.config.scaling_factor
     if not 1 / SPREAD_TOLERANCE < spread < SPREAD_TOLERANCE:
         warnings.warn(

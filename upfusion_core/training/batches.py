@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ..checks import check_range, check_shape
+from ..checks import check_count, check_shape
 from ..data.examples import MultiViewDataset, PosedViews
 from ..data.procedural import Objects, ProceduralObjects
 from ..data.shards import ShardedViews
@@ -108,9 +108,9 @@ class DatasetBatches:
         seed: int = 0,
         workers: int = 1,
     ) -> None:
-        check_range("batch_size", batch_size, 1)
-        check_range("targets", targets, 1)
-        check_range("workers", workers, 1)
+        check_count("batch_size", batch_size, 1)
+        check_count("targets", targets, 1)
+        check_count("workers", workers, 1)
         if not len(dataset):
             raise InputError(
                 f"the data set must hold objects, got none ({len(dataset.skipped)} skipped); check its folder"
@@ -186,10 +186,10 @@ class ProceduralBatches:
         uses: int = 16,
         curriculum: tuple[int, int] = (0, 0),
     ) -> None:
-        check_range("batch_size", batch_size, 1)
-        check_range("targets", targets, 1)
-        check_range("pool", pool, 0)
-        check_range("uses", uses, 1)
+        check_count("batch_size", batch_size, 1)
+        check_count("targets", targets, 1)
+        check_count("pool", pool, 0)
+        check_count("uses", uses, 1)
         self.objects, self.batch_size, self.targets = objects, batch_size, targets
         self.photos, self.image_size, self.seed, self.device = check_photos(photos), image_size, seed, device
         self.pool, self.uses, self.curriculum = pool, uses, check_curriculum(curriculum)

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
-from ..checks import check_choice, check_range
+from ..checks import check_choice, check_count, check_range
 from ..errors import InputError
 from ..json_text import parse_json, shown
 from ..models.config import ModelConfig
@@ -90,8 +90,10 @@ class TrainConfig:
         check_photos(self.photos)
         check_curriculum(self.curriculum)
         for name in ("batch_size", "accumulation", "targets", "rays", "steps", "save_every", "log_every"):
-            check_range(name, getattr(self, name), 1, 10**9)
-        for name in ("warmup_steps", "validate_every", "validation_batches", "seed", "weight_decay", "clip_norm"):
+            check_count(name, getattr(self, name), 1, 10**9)
+        for name in ("warmup_steps", "validate_every", "validation_batches", "seed"):
+            check_count(name, getattr(self, name), 0, 2**63 - 1)
+        for name in ("weight_decay", "clip_norm"):
             check_range(name, getattr(self, name), 0, 2**63 - 1)
         for name in ("rgb_weight", "kl_weight", "learning_rate"):
             check_range(name, getattr(self, name), 0, 1e6)

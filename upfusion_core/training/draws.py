@@ -39,10 +39,6 @@ class Draws:
         """`(count, *shape)` float32, standard normal."""
         return self._part(torch.randn, count, shape)
 
-    def integers(self, count: int, high: int) -> Tensor:
-        """(count,) int64, uniform in 0 … high - 1."""
-        return (self.uniform(count).double() * high).long()
-
     def _part(self, draw: Callable[..., Tensor], count: int, shape: tuple[int, ...]) -> Tensor:
         whole = draw(count * self.shards, *shape, generator=self.generator, device=self.generator.device)
         return whole[self.shard * count : (self.shard + 1) * count]

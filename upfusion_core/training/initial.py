@@ -15,7 +15,16 @@ from ..models.config import ModelConfig
 from ..models.controlnet import ControlNet
 from ..models.dino_names import hub_names
 from ..models.ldm_names import CONTROL_PREFIX, TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX, text_names, unet_names, vae_names
-from ..models.networks import DINO_PREFIX, UPSRT_PREFIX, Networks, build_networks, network_weights, set_network_weights
+from ..models.networks import (
+    DINO_PREFIX,
+    PARTS,
+    UPSRT_PREFIX,
+    Networks,
+    build_networks,
+    network_weights,
+    set_network_weights,
+    stored_shape,
+)
 from ..models.text import DEFAULT_PROMPT, build_text_encoder, encode_tokens, tokenize
 from ..models.weight_files import read_metadata, read_weights
 from .draws import derived_seed
@@ -23,14 +32,6 @@ from .draws import derived_seed
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
-PARTS = {
-    "DINO": DINO_PREFIX,
-    "UpSRT": UPSRT_PREFIX,
-    "ControlNet": CONTROL_PREFIX,
-    "UNet": UNET_PREFIX,
-    "VAE": VAE_PREFIX,
-}
-"""Networks by the prefix of their merged names."""
 FIRST_LOG_VARIANCE = -8.0
 _PASSED_THROUGH = ("conv_in.", "conv_out.", "quant_conv.", "samplers.")
 """Convolutions of an autoencoder outside its residual blocks, as diffusers names them."""
@@ -52,7 +53,7 @@ def initial_networks(
         config: their sizes.
         sources: files and folders of weights (see read_initial_weights); later ones replace parts of earlier ones.
         seed: of the weights that no source has. A ControlNet that none has starts from the UNet, if a source has that.
-        required: the parts (see PARTS) that a source must have, because nothing trains them.
+        required: the parts (see models.networks.PARTS) that a source must have, because nothing trains them.
 
     Without a text encoder and stored embeddings, two fixed random embeddings stand in the prompts' place.
 
@@ -187,11 +188,7 @@ def _renamed(part: str, weights: Mapping[str, Tensor], config: ModelConfig) -> d
     if part == "vae":
         weights = {_newer_attention(name): tensor for name, tensor in weights.items()}
     names = unet_names(config.diffusion, weights) if part == "unet" else vae_names(config.vae, weights)
-    renamed = {ldm: weights[name] for name, ldm in names.items()}
-    return {  # the VAE's attention is of linear layers in diffusers, of 1x1 convolutions in `ldm` files
-        name: value[:, :, None, None] if ".mid.attn_1." in name and value.ndim == 2 else value
-        for name, value in renamed.items()
-    }
+    return {ldm: stored_shape(ldm, weights[name]) for name, ldm in names.items()}
 
 
 def _newer_attention(name: str) -> str:

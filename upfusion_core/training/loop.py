@@ -121,7 +121,7 @@ def frozen_parts(config: TrainConfig) -> list[str]:
     """Networks that the stage uses as they are, and which therefore must come from somewhere."""
     if config.stage == "autoencoder":
         return []
-    frozen = [] if config.train_dino else ["DINO"]
+    frozen = [] if config.train_dino else ["DINOv2"]
     if config.stage == "encoder":
         return frozen
     frozen += [] if config.train_upsrt else ["UpSRT"]
@@ -144,13 +144,14 @@ def accumulate_gradients(
     module: nn.Module,
     source: BatchSource,
     step: int,
-) -> Tensor:
-    """Adds the gradients of step `step` to the parameters'; mean terms over all parts and processes, (K,).
+) -> dict[str, Tensor]:
+    """Adds the gradients of step `step` to the parameters'.
 
-    The terms are in the order of their names.
+    Returns: the stage's terms by name, in the order of their names; means over all parts and processes.
     """
     parts = accelerator.num_processes * config.accumulation
     seed = derived_seed(config.seed, "losses", step)
+    names: list[str] = []
     total: Tensor | None = None
     for index in range(config.accumulation):
         part = index * accelerator.num_processes + accelerator.process_index
@@ -161,10 +162,11 @@ def accumulate_gradients(
         with waiting:
             terms = module(**inputs)
             accelerator.backward(sum(terms.values()) / config.accumulation)
-        values = torch.stack([terms[name].detach() for name in sorted(terms)]) / config.accumulation
+        names = sorted(terms)
+        values = torch.stack([terms[name].detach() for name in names]) / config.accumulation
         total = values if total is None else total + values
-    reduced: Tensor = accelerator.reduce(total, "mean")
-    return reduced
+    reduced: Tensor = accelerator.reduce(total, "mean")  # in one message
+    return dict(zip(names, reduced, strict=True))
 
 
 def _accelerator(config: TrainConfig, device: str) -> Accelerator:
@@ -284,9 +286,8 @@ def _step(run: TrainingRun, source: BatchSource, interrupted: Interruption) -> N
     values = accumulate_gradients(config, run.accelerator, run.stage, run.module, source, state.step)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm or math.inf, foreach=None)
-    numbers = torch.cat([values.float(), norm.float().reshape(1)]).tolist()
-    names = _term_names(config)
-    terms = dict(zip(names, numbers[:-1], strict=True))
+    numbers = torch.stack([*values.values(), norm]).float().tolist()
+    terms = dict(zip(values, numbers[:-1], strict=True))
     if not all(map(math.isfinite, numbers)):
         optimizer.zero_grad(set_to_none=True)
         run.save()
@@ -309,13 +310,6 @@ def _update(run: TrainingRun, terms: dict[str, float], facts: dict[str, float]) 
     row = state.history.add(state.step, terms, facts, config.log_every)
     if row is not None:
         run.reporter.scalars(row, "training")
-
-
-def _term_names(config: TrainConfig) -> list[str]:
-    """Sorted names of the stage's terms."""
-    if config.stage == "diffusion":
-        return ["eps", "rgb"] if config.rgb_weight else ["eps"]
-    return ["rgb"] if config.stage == "encoder" else ["kl", "l1", "mse"]
 
 
 def _finish(run: TrainingRun, source: BatchSource) -> None:

@@ -44,11 +44,6 @@ BASELINES = EvaluationConfig(photos=(1, 3), views=2, stages=("white", "nearest")
 
 
 @pytest.fixture(scope="module")
-def model(small_weights: Path) -> UpFusion:
-    return UpFusion.load(small_weights, device="cpu")
-
-
-@pytest.fixture(scope="module")
 def dataset(model: UpFusion) -> ProceduralObjects:
     return ProceduralObjects("test", size=model.image_size)
 

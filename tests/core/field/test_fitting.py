@@ -195,3 +195,6 @@ def test_bad_configurations_are_refused() -> None:
     for arguments in ({"iterations": 0}, {"rays": 0}, {"grid_lr": 0.0}, {"final_lr": 2.0}, {"color_weight": -1.0}):
         with pytest.raises(InputError, match=next(iter(arguments))):
             FitConfig(**arguments)
+    for name in ("iterations", "rays", "points", "occupancy_cells", "occupancy_every"):
+        with pytest.raises(InputError, match=rf"FitConfig\.{name} must be a whole number, got 64\.5"):
+            FitConfig(**{name: 64.5})

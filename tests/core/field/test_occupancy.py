@@ -68,5 +68,7 @@ def test_draws_stay_in_their_cells() -> None:
 def test_bad_sizes_are_refused() -> None:
     with pytest.raises(InputError, match="cells"):
         OccupancyGrid(BOX, 0)
+    with pytest.raises(InputError, match=r"cells must be a whole number, got 2\.5"):
+        OccupancyGrid(BOX, 2.5)
     with pytest.raises(InputError, match="threshold"):
         OccupancyGrid(BOX, 4, threshold=-1.0)

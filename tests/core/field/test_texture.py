@@ -16,7 +16,7 @@ from upfusion_core.field import atlas
 from upfusion_core.field import texture as texture_module
 from upfusion_core.field.atlas import _attended, unwrap
 from upfusion_core.field.mesh import extract_mesh
-from upfusion_core.field.texture import TILT_DEGREES, TILTED, SurfaceLook, bake, outward_ways, texels
+from upfusion_core.field.texture import TILT_DEGREES, TILTED, SurfaceColor, bake, texels, view_directions
 from upfusion_core.memory import Chunk
 
 SQUARE = torch.tensor([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]])
@@ -61,7 +61,7 @@ def test_texels_against_brute_force(most: int) -> None:
 def test_a_square_is_baked_the_right_way_up() -> None:
     field = AnalyticField(lambda points: 1e4 * (points[..., 2] < 0), 2.0, color=lambda points: points.clamp(0, 1))
     uvs = SQUARE[:, :2] * 0.5 + 0.25  # v up, the square in the middle
-    texture = bake(SurfaceLook(field, 0.01, Chunk(1000, "point")), SQUARE, UPWARD, SQUARE_FACES, uvs, 16)
+    texture = bake(SurfaceColor(field, 0.01, Chunk(1000, "point")), SQUARE, UPWARD, SQUARE_FACES, uvs, 16)
     top_left, bottom_right = texture[:2, 4, 4], texture[:2, 11, 11]
     torch.testing.assert_close(top_left, torch.tensor([1 / 16, 15 / 16]), atol=1e-5, rtol=0)
     torch.testing.assert_close(bottom_right, torch.tensor([15 / 16, 1 / 16]), atol=1e-5, rtol=0)
@@ -79,7 +79,7 @@ def test_fog_before_a_surface_is_not_sampled() -> None:
     def color(points: Tensor) -> Tensor:
         return torch.where(points[..., 2:] < 0, torch.tensor([1.0, 0, 0]), torch.tensor([0.0, 0, 1]))
 
-    seen = SurfaceLook(AnalyticField(density, color=color), 0.005, Chunk(100, "point")).colors(
+    seen = SurfaceColor(AnalyticField(density, color=color), 0.005, Chunk(100, "point")).colors(
         SQUARE[:, :3] * 0.1, UPWARD
     )
     torch.testing.assert_close(seen, torch.tensor([[1.0, 0, 0]]).expand(4, 3), atol=0.02, rtol=0)
@@ -92,24 +92,24 @@ def test_a_soft_surface_is_averaged_as_a_render_would() -> None:
         return torch.where(points[..., 2:] > -0.01, torch.tensor([1.0, 0, 0]), torch.tensor([0.0, 1, 0]))
 
     field = AnalyticField(lambda points: 100.0 * (points[..., 2] < 0), color=color)
-    seen = SurfaceLook(field, 0.01, Chunk(100, "point")).colors(SQUARE[:1], UPWARD[:1])[0]
+    seen = SurfaceColor(field, 0.01, Chunk(100, "point")).colors(SQUARE[:1], UPWARD[:1])[0]
     assert float(seen[1]) == pytest.approx(math.exp(-1), abs=0.15)
     assert float(seen.sum()) == pytest.approx(1.0, abs=1e-4)
-    aslant = SurfaceLook(field, 0.01, Chunk(100, "point"), aslant=True).colors(SQUARE[:1], UPWARD[:1])[0]
+    oblique = SurfaceColor(field, 0.01, Chunk(100, "point"), oblique=True).colors(SQUARE[:1], UPWARD[:1])[0]
     tilt = math.cos(math.radians(TILT_DEGREES))  # the way to the green is longer, and counts less
     expected = (math.exp(-1) + TILTED * tilt * math.exp(-1 / tilt)) / (1 + TILTED * tilt)
-    assert float(aslant[1]) == pytest.approx(expected, abs=0.05)
+    assert float(oblique[1]) == pytest.approx(expected, abs=0.05)
 
 
 def test_ways_outward_by_hand() -> None:
     normals = torch.nn.functional.normalize(torch.tensor([[0.0, 0, 1], [1, -2, 0.5], [0, -1, 0]]), dim=-1)
-    ways = outward_ways(normals, 3)
+    ways = view_directions(normals, 3)
     assert torch.equal(ways[:, 0], normals)
     torch.testing.assert_close(ways.norm(dim=-1), torch.ones(3, 4))
     cosines = (ways[:, 1:] * normals[:, None]).sum(-1)
     torch.testing.assert_close(cosines, torch.full((3, 3), math.cos(math.radians(TILT_DEGREES))))
     torch.testing.assert_close(ways[:, 1:].mean(1), normals * math.cos(math.radians(TILT_DEGREES)), atol=1e-6, rtol=0)
-    assert torch.equal(outward_ways(normals, 0), normals[:, None])
+    assert torch.equal(view_directions(normals, 0), normals[:, None])
 
 
 def test_what_no_face_covers_takes_the_nearest_colour_strip_by_strip(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -134,7 +134,15 @@ def test_configurations_edited_by_hand(folder: Path, section: str, values: dict[
         open_checkpoint(edited(folder, section, **values))
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", '"x"'])
+def test_a_configuration_with_a_byte_order_mark_is_read(folder: Path) -> None:
+    content = (folder / "config.json").read_bytes()
+    plain = open_checkpoint(folder)
+    (folder / "config.json").write_bytes(b"\xef\xbb\xbf" + content)
+    marked = open_checkpoint(folder)
+    assert (marked.config, marked.model_id) == (plain.config, plain.model_id)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '"x"', '{"model_id": NaN}', "[" * 100_000])
 def test_configurations_that_are_not_objects(folder: Path, text: str) -> None:
     (folder / "config.json").write_text(text)
     with pytest.raises(CheckpointError, match="JSON"):

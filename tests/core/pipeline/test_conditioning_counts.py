@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import rule_weights
@@ -15,11 +14,6 @@ from upfusion_core import UpFusion, orbit_cameras
 from upfusion_core.types import InputViews
 
 CAMERAS = 12
-
-
-@pytest.fixture(scope="module")
-def model(small_weights: Path) -> UpFusion:
-    return UpFusion.load(small_weights)
 
 
 @pytest.fixture

@@ -66,11 +66,6 @@ def reference(**changes: object) -> DistillConfig:
 
 
 @pytest.fixture(scope="module")
-def model(small_weights: Path) -> UpFusion:
-    return UpFusion.load(small_weights, device="cpu")
-
-
-@pytest.fixture(scope="module")
 def scene(model: UpFusion, tmp_path_factory: pytest.TempPathFactory) -> SceneEncoding:
     return model.encode(prepare_views(write_photos(tmp_path_factory.mktemp("photos"), count=2)))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -140,11 +139,6 @@ def test_schedules_that_make_no_sense() -> None:
     ):
         with pytest.raises(InputError, match=message):
             FastSchedule(**changes)
-
-
-@pytest.fixture(scope="module")
-def model(small_weights: Path) -> UpFusion:
-    return UpFusion.load(small_weights, device="cpu")
 
 
 @pytest.fixture(scope="module")

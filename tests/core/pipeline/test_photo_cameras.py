@@ -75,11 +75,6 @@ SMALL = PhotoSearch(azimuths=6, elevations_degrees=(0.0, 30.0), ring_elevations_
 
 
 @pytest.fixture(scope="module")
-def model(small_weights: Path) -> UpFusion:
-    return UpFusion.load(small_weights, device="cpu")
-
-
-@pytest.fixture(scope="module")
 def scene(model: UpFusion, tmp_path_factory: pytest.TempPathFactory) -> SceneEncoding:
     return model.encode(prepare_views(write_photos(tmp_path_factory.mktemp("photos"), count=3)))
 

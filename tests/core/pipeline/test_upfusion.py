@@ -32,11 +32,6 @@ def golden_model() -> UpFusion:
 
 
 @pytest.fixture(scope="module")
-def model(small_weights: Path) -> UpFusion:
-    return UpFusion.load(small_weights, device="cpu")
-
-
-@pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return write_photos(tmp_path_factory.mktemp("photos"))
 

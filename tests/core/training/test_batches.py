@@ -174,6 +174,14 @@ def test_what_is_refused() -> None:
         source(Plain(), 0)
     with pytest.raises(InputError, match="targets"):
         source(Plain(), targets=0)
+    for name in ("batch_size", "targets", "workers"):
+        sizes = {"batch_size": 1, "targets": 1, "workers": 1} | {name: 1.5}
+        with pytest.raises(InputError, match=rf"{name} must be a whole number, got 1\.5"):
+            DatasetBatches(Plain(), photos=(1, 1), image_size=8, **sizes)
+    for name in ("batch_size", "targets", "pool", "uses"):
+        sizes = {"batch_size": 1, "targets": 1} | {name: 1.5}
+        with pytest.raises(InputError, match=rf"{name} must be a whole number, got 1\.5"):
+            ProceduralBatches(ProceduralObjects(), photos=(1, 1), image_size=8, **sizes)
     with pytest.raises(InputError, match="none of 2 objects"):
         source(Plain(2, broken=(0, 1))).batch(0)
     with pytest.raises(InputError, match="batch_size"):

@@ -94,6 +94,12 @@ def test_what_is_refused(content: Any, words: str) -> None:  # noqa: ANN401 - JS
         TrainConfig.from_dict(content, "train.json")
 
 
+@pytest.mark.parametrize("name", ["batch_size", "rays", "steps", "warmup_steps", "seed"])
+def test_counts_are_whole_numbers(name: str) -> None:
+    with pytest.raises(InputError, match=rf"{name} must be a whole number, got 64\.5"):
+        replace(tiny_config(), **{name: 64.5})
+
+
 def test_sections_and_syntax() -> None:
     with pytest.raises(CheckpointError, match="section model"):
         TrainConfig.from_dict({"model": {"unet": {}}}, "train.json")

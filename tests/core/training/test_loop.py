@@ -103,7 +103,7 @@ def test_accumulation_and_larger_batches_are_the_same(tmp_path: Path) -> None:
         config = tiny_config("diffusion", batch_size=size, accumulation=parts)
         stage = make_stage(config, *initial_networks(config.model))
         terms = accumulate_gradients(config, accelerator, stage, stage, TinySource(size), 1)
-        found.append([terms, *(value.grad for value in stage.parameters() if value.grad is not None)])
+        found.append([*terms.values(), *(value.grad for value in stage.parameters() if value.grad is not None)])
     for others in found[1:]:
         for one, two in zip(found[0], others, strict=True):
             torch.testing.assert_close(one, two, rtol=1e-3, atol=2e-6)
@@ -258,9 +258,9 @@ def test_networks_that_nothing_trains_must_come_from_somewhere(tmp_path: Path) -
     with pytest.raises(CheckpointError, match="does not train VAE, so"):
         run(tiny_config("diffusion"), tmp_path, init=())
     released = tiny_config("diffusion", train_dino=False, train_upsrt=False, rgb_weight=0.0, train_unet="output")
-    with pytest.raises(CheckpointError, match="does not train DINO and UpSRT and UNet and VAE"):
+    with pytest.raises(CheckpointError, match="does not train UpSRT and DINOv2 and UNet and VAE"):
         run(released, tmp_path, init=())
-    with pytest.raises(CheckpointError, match="does not train DINO, so"):
+    with pytest.raises(CheckpointError, match="does not train DINOv2, so"):
         run(tiny_config("encoder", train_dino=False), tmp_path)
     encoder = run(tiny_config("encoder", steps=1), tmp_path / "encoder")  # its autoencoder is untrained
     with pytest.warns(UserWarning, match="should spread by about 1, got 0.1"):

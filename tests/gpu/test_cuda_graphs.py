@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 def test_recorded_steps_are_the_steps(small_weights: Path, tmp_path: Path, guidance: float) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     plain, recorded = (UpFusion.load(small_weights, device="cuda", dtype=torch.float32) for _ in range(2))
-    recorded.prior.record_calls()
+    recorded.prior.capture_graphs()
     scene = plain.encode(prepare_views(write_photos(tmp_path, count=2)))
     generator = torch.Generator().manual_seed(0)
     for azimuth in (0.0, 120.0, 240.0):  # the same recording with other constants
@@ -34,5 +34,5 @@ def test_views_by_recorded_steps(small_weights: Path, tmp_path: Path) -> None:
     model = UpFusion.load(small_weights, device="cuda", dtype=torch.float16)
     scene, cameras = model.encode(prepare_views(write_photos(tmp_path, count=2))), orbit_cameras([0.0, 90.0, 180.0])
     wanted = model.sample(scene, cameras, steps=4, batch_size=2).rgb
-    model.prior.record_calls()
+    model.prior.capture_graphs()
     assert worst(model.sample(scene, cameras, steps=4, batch_size=2).rgb, wanted) < 2e-2

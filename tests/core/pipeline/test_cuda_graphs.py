@@ -1,4 +1,4 @@
-"""Recorded calls, with a recorder that runs the function again where a GPU would replay its kernels."""
+"""Captured calls, with a recorder that runs the function again where a GPU would replay its kernels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from upfusion_core.errors import InputError
-from upfusion_core.pipeline.recording import RecordedCalls, copied, record_graph, tensors_of
+from upfusion_core.pipeline.cuda_graphs import CapturedCalls, capture_graph, copied, tensors_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ class Recorder:
 
 def test_replays_follow_inputs_and_constants() -> None:
     recorder = Recorder()
-    calls = RecordedCalls(function, recorder)
+    calls = CapturedCalls(function, recorder)
     first, second = torch.arange(3.0), torch.ones(3)
     three, five = constants(3.0), constants(5.0)
     kept = calls(first, second, three)
@@ -60,7 +60,7 @@ def test_replays_follow_inputs_and_constants() -> None:
 
 def test_other_shapes_and_settings_are_recorded_anew() -> None:
     recorder = Recorder()
-    calls = RecordedCalls(function, recorder)
+    calls = CapturedCalls(function, recorder)
     for rows, count in ((1, 2), (2, 2), (1, 2), (1, 3), (1, 2)):
         first = torch.randn(rows, 3, generator=torch.Generator().manual_seed(rows))
         given = constants(1.0, count)
@@ -69,7 +69,7 @@ def test_other_shapes_and_settings_are_recorded_anew() -> None:
 
 
 def test_recorded_in_inference_mode_and_used_outside() -> None:
-    calls = RecordedCalls(function, Recorder())
+    calls = CapturedCalls(function, Recorder())
     with torch.inference_mode():
         first, given = torch.arange(3.0), constants(3.0)
         calls(first, first, given)
@@ -91,4 +91,4 @@ def test_copies_have_memory_of_their_own() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
 def test_without_a_gpu_it_says_so() -> None:
     with pytest.raises(InputError, match="CUDA device only"):
-        record_graph(lambda: torch.zeros(1))
+        capture_graph(lambda: torch.zeros(1))

@@ -1,7 +1,7 @@
-"""Recorded calls: the kernels of a function launched again as one CUDA graph, without Python in between.
+"""Captured calls: the kernels of a function launched again as one CUDA graph, without Python in between.
 
 A guided step of one view launches about two thousand small kernels; on a fast GPU launching them takes longer than
-computing them. A graph belongs to the shapes it was recorded with and reads its inputs from where they were then, so
+computing them. A graph belongs to the shapes it was captured with and reads its inputs from where they were then, so
 that new inputs are copied there.
 """
 
@@ -17,14 +17,14 @@ from torch import Tensor
 from ..errors import InputError
 
 WARMUPS = 2
-"""Calls before the recording, in which libraries choose their kernels."""
+"""Calls before the capture, in which libraries choose their kernels."""
 
-Record = Callable[[Callable[[], Tensor]], tuple[Tensor, Callable[[], None]]]
+Capture = Callable[[Callable[[], Tensor]], tuple[Tensor, Callable[[], None]]]
 """Runs a function and gives its result and a function that computes the result again in the same memory."""
 
 
-def record_graph(call: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
-    """Records the call's kernels on the current CUDA device."""
+def capture_graph(call: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
+    """Captures the call's kernels on the current CUDA device."""
     if not torch.cuda.is_available():
         raise InputError("calls can be recorded on a CUDA device only, and there is none; leave the recording out")
     side = torch.cuda.Stream()
@@ -39,19 +39,19 @@ def record_graph(call: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]
     return result, graph.replay
 
 
-class RecordedCalls:
-    """`function(first, second, constants)` recorded once for every set of shapes and replayed from then on.
+class CapturedCalls:
+    """`function(first, second, constants)` captured once for every set of shapes and replayed from then on.
 
     Weights that the function reads may change their values, not their place. Results have no gradients.
 
     Args:
         function: of two tensors and a dataclass of tensors and of plain values, which count as part of the shapes.
-        record: how a call is recorded.
+        capture: how a call is captured.
     """
 
-    def __init__(self, function: Callable[[Tensor, Tensor, Any], Tensor], record: Record = record_graph) -> None:
+    def __init__(self, function: Callable[[Tensor, Tensor, Any], Tensor], capture: Capture = capture_graph) -> None:
         self.function = function
-        self.record = record
+        self.capture = capture
         self._calls: dict[tuple[Any, ...], _Call] = {}
 
     def __call__(self, first: Tensor, second: Tensor, constants: Any) -> Tensor:  # noqa: ANN401 - any dataclass
@@ -59,17 +59,17 @@ class RecordedCalls:
         values = (first, second, *leaves(constants))
         key = tuple((value.shape, value.dtype) if isinstance(value, Tensor) else value for value in values)
         if key not in self._calls:
-            self._calls[key] = _Call(self.function, self.record, first, second, constants)
+            self._calls[key] = _Call(self.function, self.capture, first, second, constants)
         return self._calls[key](first, second, constants)
 
 
 class _Call:
-    """One recording with its inputs' memory. Constants are copied when others come than the last time."""
+    """One captured graph with its inputs' memory. Constants are copied when others come than the last time."""
 
     def __init__(
         self,
         function: Callable[[Tensor, Tensor, Any], Tensor],
-        record: Record,
+        capture: Capture,
         first: Tensor,
         second: Tensor,
         constants: Any,  # noqa: ANN401
@@ -77,7 +77,7 @@ class _Call:
         with torch.inference_mode(False), torch.no_grad():  # else they could not be changed outside of inference mode
             self.first, self.second = first.clone(), second.clone()
             self.own, self.last = copied(constants), constants
-            self.result, self.replay = record(lambda: function(self.first, self.second, self.own))
+            self.result, self.replay = capture(lambda: function(self.first, self.second, self.own))
 
     def __call__(self, first: Tensor, second: Tensor, constants: Any) -> Tensor:  # noqa: ANN401
         self.first.copy_(first)
