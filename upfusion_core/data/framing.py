@@ -21,9 +21,10 @@ FRAME_MARGIN = 1.15
 
 DECODING_ERRORS = (
     *(OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, OverflowError),
-    *(struct.error, zlib.error, Image.DecompressionBombError),
+    *(struct.error, zlib.error, MemoryError, AttributeError, AssertionError, RuntimeError, ZeroDivisionError),
+    Image.DecompressionBombError,
 )
-"""What Pillow's readers raise on damaged files."""
+"""What Pillow's readers raise on damaged files, by experience."""
 
 Box = tuple[float, float, float, float]
 
