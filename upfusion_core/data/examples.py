@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..checks import check_range, check_shape
+from ..checks import check_count, check_shape
 from ..errors import InputError, UpFusionError
 from ..types import Cameras
 from .normalise import Similarity, normalise
@@ -114,7 +114,7 @@ class MultiViewDataset(Protocol):
 
 def choose_views(available: int, count: int, generator: torch.Generator) -> list[int]:
     """`count` different numbers below `available` (all of them where it has fewer), in random order."""
-    check_range("count", count, 1)
+    check_count("count", count, 1)
     return torch.randperm(available, generator=generator)[:count].tolist()
 
 

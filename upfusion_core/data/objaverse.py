@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import check_range
+from ..checks import check_count
 from ..errors import InputError
 from ..geometry import cameras_from_matrices, focal_from_fov
 from ..json_text import read_json
@@ -49,8 +49,8 @@ class ObjaverseRenders(RecordedViews):
         fov_degrees: float = FOV_DEGREES,
     ) -> None:
         super().__init__(size, margin)
-        check_range("views", views, 1, 1000)
-        self._root, self._views = existing_folder(root), int(views)
+        check_count("views", views, 1, 1000)
+        self._root, self._views = existing_folder(root), views
         self._focal = focal_from_fov(fov_degrees)
         self._names: list[str] = []
         for name in _listed(self._root):

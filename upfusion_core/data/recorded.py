@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..checks import check_range
+from ..checks import check_count, check_range
 from ..errors import InputError, UpFusionError
 from ..types import Cameras
 from .examples import PosedViews, checked_views, choose_views, note
@@ -25,10 +25,10 @@ class RecordedViews(ABC):
     """
 
     def __init__(self, size: int, margin: float | None) -> None:
-        check_range("size", size, 1, 4096)
+        check_count("size", size, 1, 4096)
         if margin is not None:
             check_range("margin", margin, 1.0, 8.0)
-        self.size, self.margin = int(size), margin
+        self.size, self.margin = size, margin
         self.skipped: list[tuple[str, str]] = []
 
     @abstractmethod
@@ -73,7 +73,7 @@ class RecordedViews(ABC):
             UpFusionError: none of its views can be read.
         """
         available = self.view_count(index)
-        check_range("count", count, 1)
+        check_count("count", count, 1)
         return self._assembled(index, choose_views(available, available, generator), count, whole=False)
 
     def _assembled(self, index: int, order: list[int], count: int, *, whole: bool) -> PosedViews:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import check_range
+from ..checks import check_count
 from ..errors import InputError, UpFusionError
 from ..types import Cameras
 from .examples import PosedViews, checked_views, choose_views, note
@@ -45,7 +45,7 @@ class ShardedViews:
 
     def __init__(self, root: str | os.PathLike[str], *, size: int | None = None) -> None:
         if size is not None:
-            check_range("size", size, 1, 4096)
+            check_count("size", size, 1, 4096)
         self.size = size
         self.skipped: list[tuple[str, str]] = []
         self._shards: list[Shard] = listed_shards(Path(root), self.skipped)
@@ -92,7 +92,7 @@ class ShardedViews:
     def draw(self, index: int, count: int, generator: torch.Generator) -> PosedViews:
         """Object `index` with `count` views drawn without replacement; others step in for broken ones."""
         header, member = self._header(index)
-        check_range("count", count, 1)
+        check_count("count", count, 1)
         order = choose_views(len(header.cameras), len(header.cameras), generator)
         return self._assembled(header, member, order, count, whole=False)
 

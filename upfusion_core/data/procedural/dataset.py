@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...checks import check_choice, check_range
+from ...checks import check_choice, check_count, check_range
 from ...geometry.cameras import REFERENCE_ELEVATION_DEGREES, orbit_cameras
 from ...types import REFERENCE_FOCAL, Cameras
 from ..examples import PosedViews
@@ -90,10 +90,10 @@ class ProceduralObjects:
         reference_elevation_degrees: float | None = REFERENCE_ELEVATION_DEGREES,
     ) -> None:
         check_choice("split", split, tuple(SPLITS))
-        check_range("size", size, 1)
-        check_range("views", views, 1, _MOST_VIEWS)
-        check_range("objects", SPLITS[split].objects if objects is None else objects, 1, SPLITS[split].objects)
-        check_range("max_parts", 1 if max_parts is None else max_parts, 1)
+        check_count("size", size, 1)
+        check_count("views", views, 1, _MOST_VIEWS)
+        check_count("objects", SPLITS[split].objects if objects is None else objects, 1, SPLITS[split].objects)
+        check_count("max_parts", 1 if max_parts is None else max_parts, 1)
         if reference_elevation_degrees is not None:
             check_range("reference_elevation_degrees", reference_elevation_degrees, -89.0, 89.0)
         self.split = split
@@ -142,7 +142,7 @@ class ProceduralObjects:
         Raises:
             InputError: an index is outside of the split, or too many fixed views are asked for.
         """
-        check_range("views", views, 1, float("inf") if generator is not None else _MOST_VIEWS)
+        check_count("views", views, 1, float("inf") if generator is not None else _MOST_VIEWS)
         names = self.names(indices)
         if generator is not None:
             objects = self.objects(indices).to(device)
@@ -168,7 +168,7 @@ class ProceduralObjects:
         Example: `pool = data.objects(range(10_000)).to(device)`, then in each step
         `data.look(pool[torch.randint(10_000, (256,), device=device)], views=8, generator=generator)`.
         """
-        check_range("views", views, 1)
+        check_count("views", views, 1)
         draws = torch.rand(len(objects), views, 2, generator=generator, device=generator.device).to(objects.device)
         return self._seen(objects, draws, size or self.size, tuple(names), supersampling)
 

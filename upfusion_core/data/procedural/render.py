@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ...checks import check_range, check_shape
+from ...checks import check_count, check_range, check_shape
 from ...errors import InputError
 from ...geometry import camera_rays
 from ...types import Cameras
@@ -52,8 +52,8 @@ def render_views(
         size: S, pixels.
         supersampling: n; each pixel is the mean of n x n samples through its footprint.
     """
-    check_range("size", size, 1)
-    check_range("supersampling", supersampling, 1)
+    check_count("size", size, 1)
+    check_count("supersampling", supersampling, 1)
     count = len(objects)
     check_shape("camera_to_world", camera_to_world, (count, "V", 4, 4), "V cameras an object")
     views = camera_to_world.shape[1]
