@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .pipeline.stages import HostedUpFusion
     from .pipeline.upfusion import UpFusion
     from .types import (
+        MAX_PHOTOS,
         REFERENCE_FOCAL,
         Cameras,
         InputViews,
@@ -45,6 +46,7 @@ _HOMES = {
     "HostedUpFusion": "pipeline.stages",
     "InputError": "errors",
     "InputViews": "types",
+    "MAX_PHOTOS": "types",
     "MEASURES": "evaluation.metrics",
     "Measure": "evaluation.metrics",
     "MeshAsset": "field.mesh",
@@ -79,6 +81,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "MAX_PHOTOS",
     "MEASURES",
     "REFERENCE_FOCAL",
     "Cameras",

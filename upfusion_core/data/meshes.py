@@ -14,6 +14,7 @@ import torch
 from ..checks import check_choice, check_count, check_range
 from ..errors import InputError, UpFusionError
 from ..geometry import random_cameras
+from ..geometry.cameras import BAND_ELEVATION_DEGREES
 from ..types import REFERENCE_FOCAL, Cameras
 from .examples import PosedViews, checked_views, note
 from .folders import existing_folder
@@ -41,7 +42,7 @@ class MeshRendering:
     radius: float = 0.2
     views: int = 24
     seed: int = 0
-    elevation_degrees: tuple[float, float] = (-7.5, 52.5)
+    elevation_degrees: tuple[float, float] = BAND_ELEVATION_DEGREES
     distance: tuple[float, float] = (1.0, 1.0)
     focal: float = REFERENCE_FOCAL
     supersampling: int = 3

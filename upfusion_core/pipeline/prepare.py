@@ -15,11 +15,8 @@ from torch.nn.functional import max_pool2d
 
 from ..checks import check_count, check_finite, check_range, check_shape
 from ..errors import InputError, MissingPackageError, PhotoError
-from ..types import REFERENCE_FOCAL, InputViews
+from ..types import MAX_PHOTOS, REFERENCE_FOCAL, InputViews
 from .photos import Photo, PhotoSource, read_mask, read_photo, unit_range
-
-MAX_PHOTOS = 6
-"""The released UpSRT was trained on 1 to 6 photos."""
 
 FRAME_MARGIN = 1.15
 """Side of the crop over the longer side of the object's box, as in the preparation of Co3Dv2."""

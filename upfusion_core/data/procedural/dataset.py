@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...checks import check_choice, check_count, check_range
-from ...geometry.cameras import REFERENCE_ELEVATION_DEGREES, orbit_cameras
+from ...geometry.cameras import BAND_ELEVATION_DEGREES, REFERENCE_ELEVATION_DEGREES, orbit_cameras
 from ...types import REFERENCE_FOCAL, Cameras
 from ..examples import PosedViews
 from .placement import LARGEST_RADIUS, framed
@@ -17,9 +17,6 @@ from .recipe import draw_objects
 from .render import SUPERSAMPLING, render_views
 from .shapes import Objects
 from .splits import GENERATOR_VERSION, SPLITS
-
-ELEVATIONS_DEGREES = (-7.5, 52.5)
-"""The band of the release's distillation cameras, all at distance 1."""
 
 _MOST_VIEWS = 64
 """Views that an object has when no generator draws them: the same ones every time."""
@@ -177,7 +174,7 @@ class ProceduralObjects:
     ) -> ProceduralBatch:
         """The views whose cameras follow from uniform numbers (B, V, 2), on the objects' device."""
         count, views, _ = draws.shape
-        low, high = ELEVATIONS_DEGREES
+        low, high = BAND_ELEVATION_DEGREES
         azimuth, elevation = 360 * draws[..., 0], low + (high - low) * draws[..., 1]
         if self.reference_elevation_degrees is not None:
             reference = torch.full_like(elevation[:, :1], self.reference_elevation_degrees)
