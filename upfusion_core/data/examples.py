@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from ..types import Cameras
 from .normalise import Similarity, normalise
 
 __all__ = ["MultiViewDataset", "PosedViews", "Similarity", "choose_views", "normalise", "readable", "stream"]
+
+
+View = TypeVar("View")
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,6 +152,34 @@ def readable(dataset: MultiViewDataset) -> Iterator[PosedViews]:
             yield dataset[index]
         except UpFusionError:
             continue  # noted in `skipped`
+
+
+def readable_views(
+    order: Sequence[int],
+    count: int,
+    read: Callable[[int], View],
+    *,
+    name: str,
+    skipped: list[tuple[str, str]],
+    whole: bool,
+) -> list[tuple[int, View]]:
+    """The first `count` views of `order` that `read` can read, with their numbers.
+
+    Args:
+        name: the object's; broken views are noted in `skipped` under it.
+        whole: whether a broken view is an error; else the next one steps in.
+    """
+    found: list[tuple[int, View]] = []
+    for view in order:
+        if len(found) == count:
+            break
+        try:
+            found.append((view, read(view)))
+        except UpFusionError as error:
+            note(skipped, f"{name} view {view}", str(error))
+            if whole:
+                raise
+    return found
 
 
 def note(skipped: list[tuple[str, str]], item: str, reason: str) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..checks import check_count, check_range
 from ..errors import InputError, UpFusionError
 from ..types import Cameras
-from .examples import PosedViews, checked_views, choose_views, note
+from .examples import PosedViews, checked_views, choose_views, note, readable_views
 from .framing import Frame, framed
 from .normalise import normalise
 
@@ -79,16 +79,11 @@ class RecordedViews(ABC):
     def _assembled(self, index: int, order: list[int], count: int, *, whole: bool) -> PosedViews:
         """The first `count` readable views of `order`; with `whole`, a broken one is an error."""
         name = self.name(index)
-        found: list[tuple[Tensor, Tensor, Cameras]] = []
-        for view in order:
-            if len(found) == count:
-                break
-            try:
-                found.append(framed(self._frame(index, view), self.size, self.margin))
-            except UpFusionError as error:
-                note(self.skipped, f"{name} view {view}", str(error))
-                if whole:
-                    raise
+
+        def read(view: int) -> tuple[Tensor, Tensor, Cameras]:
+            return framed(self._frame(index, view), self.size, self.margin)
+
+        found = [view for _, view in readable_views(order, count, read, name=name, skipped=self.skipped, whole=whole)]
         try:
             if not found:
                 raise InputError(f"{name} must have a view that can be read, got none of {len(order)}; fetch it again")
