@@ -11,7 +11,7 @@ from torch import Tensor
 from ..checks import check_count, check_range
 from ..errors import InputError, UpFusionError
 from ..types import Cameras
-from .examples import PosedViews, checked_views, choose_views, note, readable_views
+from .examples import PosedViews, checked_views, note, readable_views, shuffled_views
 from .framing import Frame, framed
 from .normalise import normalise
 
@@ -74,7 +74,7 @@ class RecordedViews(ABC):
         """
         available = self.view_count(index)
         check_count("count", count, 1)
-        return self._assembled(index, choose_views(available, available, generator), count, whole=False)
+        return self._assembled(index, shuffled_views(available, generator), count, whole=False)
 
     def _assembled(self, index: int, order: list[int], count: int, *, whole: bool) -> PosedViews:
         """The first `count` readable views of `order`; with `whole`, a broken one is an error."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..checks import check_count
 from ..errors import InputError, UpFusionError
 from ..types import Cameras
-from .examples import PosedViews, checked_views, choose_views, note, readable_views
+from .examples import PosedViews, checked_views, note, readable_views, shuffled_views
 from .normalise import normalise
 from .shards_format import Member, SampleHeader, decoded_depth, decoded_header, decoded_view
 from .shards_index import Sample, Shard, listed_shards, samples_of
@@ -93,7 +93,7 @@ class ShardedViews:
         """Object `index` with `count` views drawn without replacement; others step in for broken ones."""
         header, member = self._header(index)
         check_count("count", count, 1)
-        order = choose_views(len(header.cameras), len(header.cameras), generator)
+        order = shuffled_views(len(header.cameras), generator)
         return self._assembled(header, member, order, count, whole=False)
 
     def _assembled(

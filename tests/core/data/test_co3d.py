@@ -13,10 +13,10 @@ import pytest
 import torch
 from marks import assert_mark_is_where_cameras_say, axes_towards, disc
 from PIL import Image
+from reading import readable
 
 from upfusion_core.data.co3d import HELD_OUT, Co3D, EvalBatch
 from upfusion_core.data.co3d_frames import parse_frame
-from upfusion_core.data.examples import readable
 from upfusion_core.errors import InputError
 from upfusion_core.geometry import reference_camera
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from marks import assert_mark_is_where_cameras_say, axes_towards, centroid, disc, pixels
 from PIL import Image
+from reading import readable
 
-from upfusion_core.data.examples import readable
 from upfusion_core.data.framing import DECODING_ERRORS
 from upfusion_core.data.objaverse import ObjaverseRenders
 from upfusion_core.errors import InputError

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from reading import readable
 
 from upfusion_core.data import shards_format
-from upfusion_core.data.examples import PosedViews, readable
+from upfusion_core.data.examples import PosedViews
 from upfusion_core.data.folder_formats import open_dataset, recognised_format
 from upfusion_core.data.shards import ShardedViews
 from upfusion_core.data.shards_format import decoded_header

@@ -1,4 +1,4 @@
-"""The true surface of procedural objects: signed distances, meshes, points."""
+"""The true surface of procedural objects: signed distances and meshes."""
 
 from __future__ import annotations
 
@@ -61,17 +61,3 @@ def true_mesh(objects: Objects, resolution: int = 128) -> trimesh.Trimesh:
     colors = albedo(objects, torch.tensor(np.asarray(mesh.vertices), dtype=torch.float32, device=objects.device))
     mesh.visual.vertex_colors = (colors.cpu().numpy() * 255).round().astype(np.uint8)
     return mesh
-
-
-def surface_points(objects: Objects, count: int, *, generator: torch.Generator, resolution: int = 128) -> Tensor:
-    """(count, 3) points of one object's surface, uniform by area, in its world, on the CPU."""
-    check_count("count", count, 1)
-    mesh = true_mesh(objects, resolution)
-    corners = torch.tensor(np.asarray(mesh.triangles), dtype=torch.float32)  # (F, 3, 3)
-    areas = torch.tensor(np.asarray(mesh.area_faces), dtype=torch.float64)
-    steps = areas.cumsum(0)
-    places = torch.rand(count, 3, generator=generator)
-    face = torch.searchsorted(steps, places[:, 0].double() * steps[-1]).clamp_max(len(steps) - 1)
-    root, share = places[:, 1:2].sqrt(), places[:, 2:3]
-    first, second, third = corners[face].unbind(1)
-    return (1 - root) * first + root * (1 - share) * second + root * share * third
