@@ -30,6 +30,7 @@ import released_code
 from measuring import timed, write_json
 
 from upfusion_core import UpFusion, orbit_cameras, prepare_views
+from upfusion_core.geometry.cameras import BAND_ELEVATION_DEGREES
 from upfusion_core.models.dino import DinoConfig, DinoKeys
 from upfusion_core.types import Cameras, InputViews, SceneEncoding
 
@@ -57,9 +58,10 @@ def seconds(work: Callable[..., object], *arguments: object) -> float:
 
 
 def turntable(count: int) -> Cameras:
-    """`count` cameras spread round the object, their elevations over the release's band of -7.5 to 52.5 degrees."""
+    """`count` cameras spread round the object, their elevations over the release's band."""
+    low, high = BAND_ELEVATION_DEGREES
     steps = torch.arange(count, dtype=torch.float64)
-    return orbit_cameras((steps * GOLDEN_ANGLE) % 360, -7.5 + 60 * steps / max(count - 1, 1))
+    return orbit_cameras((steps * GOLDEN_ANGLE) % 360, low + (high - low) * steps / max(count - 1, 1))
 
 
 def released_way(weights: Path, views: InputViews) -> tuple[Callable[[int, Cameras], None], Callable[[], None]]:

@@ -24,8 +24,7 @@ from torch import Tensor
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from upfusion_core.data.procedural import ProceduralObjects, render_views
-from upfusion_core.data.procedural.dataset import ELEVATIONS_DEGREES
-from upfusion_core.geometry.cameras import REFERENCE_ELEVATION_DEGREES, orbit_cameras
+from upfusion_core.geometry.cameras import BAND_ELEVATION_DEGREES, REFERENCE_ELEVATION_DEGREES, orbit_cameras
 from upfusion_core.models.config import ModelConfig
 from upfusion_core.models.controlnet import DiffusionConfig
 from upfusion_core.models.dino import DinoConfig
@@ -79,7 +78,7 @@ def render(cache: Path, chunks: int, worker: int, workers: int) -> None:
     """Writes `CACHE/0000.pt` …, those of this worker that are not there."""
     cache.mkdir(parents=True, exist_ok=True)
     objects = ProceduralObjects("train")
-    low, high = ELEVATIONS_DEGREES
+    low, high = BAND_ELEVATION_DEGREES
     for chunk in range(worker, chunks, workers):
         path = cache / f"{chunk:04d}.pt"
         if path.exists():

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io, ui
 
+from ..upfusion_core import MAX_PHOTOS
 from .sockets import CamerasSocket
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 CATEGORY = "UpFusion/views"
-MAX_PHOTOS = 6
 SIZE = 512
 """Pixels along each side of prepared photos; models resize them to their own size."""
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .pipeline.stages import HostedUpFusion
     from .pipeline.upfusion import UpFusion
     from .types import (
+        MAX_PHOTOS,
         REFERENCE_FOCAL,
         Cameras,
         InputViews,
@@ -57,6 +58,7 @@ _HOMES = {
     "HostedUpFusion": "pipeline.stages",
     "InputError": "errors",
     "InputViews": "types",
+    "MAX_PHOTOS": "types",
     "MEASURES": "evaluation.metrics",
     "Measure": "evaluation.metrics",
     "MeshAsset": "field.mesh",
@@ -97,6 +99,7 @@ _HOMES = {
 __all__ = [
     "BUNDLED_NAME",
     "DEFAULT_PROMPT",
+    "MAX_PHOTOS",
     "MEASURES",
     "REFERENCE_FOCAL",
     "UNET_PREFIX",

@@ -20,6 +20,9 @@ from .errors import InputError
 REFERENCE_FOCAL = 4.5
 """Focal length in NDC units that the released networks were trained at: a full field of view of 25.06 degrees."""
 
+MAX_PHOTOS = 6
+"""The released UpSRT was trained on 1 to 6 photos."""
+
 
 @dataclass(frozen=True, eq=False)
 class Cameras:
@@ -135,8 +138,8 @@ class InputViews:
         views, _, height, width = self.rgb.shape
         check_shape("InputViews.mask", self.mask, (views, 1, height, width))
         check_shape("InputViews.focal", self.focal, (views, 2))
-        if not 1 <= views <= 6:
-            raise InputError(f"expected 1 to 6 photos, got {views}; choose the most different views")
+        if not 1 <= views <= MAX_PHOTOS:
+            raise InputError(f"expected 1 to {MAX_PHOTOS} photos, got {views}; choose the most different views")
         if height != width:
             raise InputError(f"InputViews.rgb must be square, got {height} x {width}; use prepare_views")
         for name in ("rgb", "mask", "focal"):

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "upfusion_core"
 LAYERS = (
     {"errors", "version"},
-    {"checks", "files", "json_text", "memory"},
+    {"checks", "files", "json_text", "memory", "srgb"},
     {"types"},
     {"geometry"},
     {"models", "field", "data"},

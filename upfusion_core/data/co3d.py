@@ -29,7 +29,7 @@ HELD_OUT = (
 )
 """The ten categories that are customarily kept from training; the other 41 are trained on."""
 
-_UNREADABLE = (OSError, EOFError, ValueError, zlib.error)
+_UNREADABLE = (OSError, EOFError, ValueError, RecursionError, zlib.error)
 """What damaged gzip and JSON files raise."""
 
 
@@ -159,7 +159,7 @@ class Co3D(RecordedViews):
             name = f"{category}/{sequence}"
             score = quality.get(sequence)
             try:
-                if min_quality is not None and (score is None or score < min_quality):
+                if min_quality is not None and not (isinstance(score, int | float) and score >= min_quality):
                     raise InputError(f"its viewpoint_quality_score must be at least {min_quality}, got {score}")
                 wanted = None if listed is None else listed.get(sequence, set())
                 if wanted is None or wanted:
@@ -212,6 +212,7 @@ def _json(path: Path) -> list[Any]:
 def _content(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
     try:
         data = path.read_bytes()
+        # not json_text.parse_json: a NaN condemns its own frame or sequence, not the whole category
         return json.loads(gzip.decompress(data) if path.suffix == ".jgz" else data)
     except _UNREADABLE as error:
         raise InputError(f"{path.name} cannot be read ({error}); fetch it again") from error

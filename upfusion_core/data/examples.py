@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from ..checks import check_range, check_shape
+from ..checks import check_shape
 from ..errors import InputError, UpFusionError
 from ..types import Cameras
 from .normalise import Similarity, normalise
 
-__all__ = ["MultiViewDataset", "PosedViews", "Similarity", "choose_views", "normalise", "readable", "stream"]
+__all__ = ["MultiViewDataset", "PosedViews", "Similarity", "normalise"]
+
+
+View = TypeVar("View")
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,43 +115,37 @@ class MultiViewDataset(Protocol):
         ...
 
 
-def choose_views(available: int, count: int, generator: torch.Generator) -> list[int]:
-    """`count` different numbers below `available` (all of them where it has fewer), in random order."""
-    check_range("count", count, 1)
-    return torch.randperm(available, generator=generator)[:count].tolist()
+def shuffled_views(available: int, generator: torch.Generator) -> list[int]:
+    """All numbers below `available` in random order."""
+    return torch.randperm(available, generator=generator).tolist()
 
 
-def stream(dataset: MultiViewDataset, views: int, generator: torch.Generator) -> Iterator[PosedViews]:
-    """Endless examples of `views` views each: every pass visits all objects in a new random order.
+def readable_views(
+    order: Sequence[int],
+    count: int,
+    read: Callable[[int], View],
+    *,
+    name: str,
+    skipped: list[tuple[str, str]],
+    whole: bool,
+) -> list[tuple[int, View]]:
+    """The first `count` views of `order` that `read` can read, with their numbers.
 
-    Objects that cannot be read are passed over (the data set counts them). Everything follows from the generator.
-
-    Raises:
-        InputError: the data set is empty, or a whole pass found nothing that could be read.
+    Args:
+        name: the object's; broken views are noted in `skipped` under it.
+        whole: whether a broken view is an error; else the next one steps in.
     """
-    if not len(dataset):
-        raise InputError(f"the data set must hold objects, got none ({len(dataset.skipped)} skipped); check its folder")
-    while True:
-        usable = 0
-        for index in torch.randperm(len(dataset), generator=generator).tolist():
-            try:
-                example = dataset.draw(index, views, generator)
-            except UpFusionError:
-                continue  # the data set has noted it in `skipped`
-            usable += 1
-            yield example
-        if not usable:
-            item, reason = dataset.skipped[-1] if dataset.skipped else ("all", "unknown")
-            raise InputError(f"none of {len(dataset)} objects could be read, the last because {item}: {reason}")
-
-
-def readable(dataset: MultiViewDataset) -> Iterator[PosedViews]:
-    """Every object that can be read, once and in order, with all its views; the data set counts the others."""
-    for index in range(len(dataset)):
+    found: list[tuple[int, View]] = []
+    for view in order:
+        if len(found) == count:
+            break
         try:
-            yield dataset[index]
-        except UpFusionError:
-            continue  # noted in `skipped`
+            found.append((view, read(view)))
+        except UpFusionError as error:
+            note(skipped, f"{name} view {view}", str(error))
+            if whole:
+                raise
+    return found
 
 
 def note(skipped: list[tuple[str, str]], item: str, reason: str) -> None:

@@ -21,11 +21,13 @@ FRAME_MARGIN = 1.15
 
 DECODING_ERRORS = (
     *(OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, OverflowError),
-    *(struct.error, zlib.error, Image.DecompressionBombError),
+    *(struct.error, zlib.error, MemoryError, AttributeError, AssertionError, RuntimeError, ZeroDivisionError),
+    Image.DecompressionBombError,
 )
-"""What Pillow's readers raise on damaged files."""
+"""What Pillow's readers raise on damaged files, by experience."""
 
 Box = tuple[float, float, float, float]
+"""Left, top, right, bottom in pixels, (0, 0) the top left corner; may leave the picture."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +64,7 @@ def framed(frame: Frame, size: int, margin: float | None) -> tuple[Tensor, Tenso
     inside = mask >= 128
     if not inside.any():
         raise PhotoError(f"the mask of {frame.image.name} must cover the object, but it is empty; leave the frame out")
-    box = _squared((0, 0, width, height), 1.0) if margin is None else _squared(_bounds(inside), margin)
+    box = squared((0, 0, width, height), 1.0) if margin is None else squared(bounds(inside), margin)
     view = torch.from_numpy(_resized(colors, mask, box, size)).float() / 255
     return view[:3], view[3:], cropped_camera(frame.camera, (height, width), box)
 
@@ -118,13 +120,13 @@ def _decoded(path: Path, mode: str) -> np.ndarray:
         raise PhotoError(f"{path.name} cannot be decoded ({error}); fetch it again") from error
 
 
-def _bounds(inside: np.ndarray) -> Box:
+def bounds(inside: np.ndarray) -> Box:
     """Left, top, right, bottom of the true pixels, borders included."""
     rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
-def _squared(box: Box, margin: float) -> Box:
+def squared(box: Box, margin: float) -> Box:
     """The square about the box's centre whose side is the longer side of the box times `margin`."""
     left, top, right, bottom = box
     half = max(right - left, bottom - top) * margin / 2
@@ -135,7 +137,8 @@ def _squared(box: Box, margin: float) -> Box:
 def _resized(colors: np.ndarray, mask: np.ndarray, box: Box, size: int) -> np.ndarray:
     """The part `box` of a picture -> (4, size, size) uint8: colours on white and mask; white outside the picture.
 
-    Bicubic, widened when shrinking, channel by channel, as colours on white need no alpha.
+    Bicubic, widened when shrinking, channel by channel, as colours on white need no alpha. Pillow's, as recordings have
+    8 bits and are many; photos of any depth and users' soft masks go through `pipeline.prepare.resample`, in float32.
     """
     height, width = mask.shape
     left, top, right, bottom = box

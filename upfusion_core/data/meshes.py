@@ -11,9 +11,10 @@ from typing import Literal
 
 import torch
 
-from ..checks import check_choice, check_range
+from ..checks import check_choice, check_count, check_range
 from ..errors import InputError, UpFusionError
 from ..geometry import random_cameras
+from ..geometry.cameras import BAND_ELEVATION_DEGREES
 from ..types import REFERENCE_FOCAL, Cameras
 from .examples import PosedViews, checked_views, note
 from .folders import existing_folder
@@ -41,17 +42,17 @@ class MeshRendering:
     radius: float = 0.2
     views: int = 24
     seed: int = 0
-    elevation_degrees: tuple[float, float] = (-7.5, 52.5)
+    elevation_degrees: tuple[float, float] = BAND_ELEVATION_DEGREES
     distance: tuple[float, float] = (1.0, 1.0)
     focal: float = REFERENCE_FOCAL
     supersampling: int = 3
 
     def __post_init__(self) -> None:
-        check_range("size", self.size, 1, 4096)
+        check_count("size", self.size, 1, 4096)
         check_range("radius", self.radius, 1e-3, 0.9)
-        check_range("views", self.views, 1, 100_000)
+        check_count("views", self.views, 1, 100_000)
         check_range("focal", self.focal, 1e-3)
-        check_range("supersampling", self.supersampling, 1, 16)
+        check_count("supersampling", self.supersampling, 1, 16)
         for name, low, high in (("elevation_degrees", -89.9, 89.9), ("distance", self.radius + 0.01, 1e3)):
             first, last = getattr(self, name)
             check_range(f"{name}[0]", first, low, high)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -10,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import check_range
+from ..checks import check_count
 from ..errors import InputError
 from ..geometry import cameras_from_matrices, focal_from_fov
+from ..json_text import read_json
 from .folders import existing_folder
 from .framing import Frame
 from .recorded import RecordedViews
@@ -49,8 +49,8 @@ class ObjaverseRenders(RecordedViews):
         fov_degrees: float = FOV_DEGREES,
     ) -> None:
         super().__init__(size, margin)
-        check_range("views", views, 1, 1000)
-        self._root, self._views = existing_folder(root), int(views)
+        check_count("views", views, 1, 1000)
+        self._root, self._views = existing_folder(root), views
         self._focal = focal_from_fov(fov_degrees)
         self._names: list[str] = []
         for name in _listed(self._root):
@@ -92,9 +92,10 @@ class ObjaverseRenders(RecordedViews):
 def _listed(root: Path) -> list[str]:
     path = root / "valid_paths.json"
     try:
-        names = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} must be a list of ids, but it cannot be read ({error}); fetch it again") from error
+        names = read_json(path)
+    except InputError as error:
+        reason = error.__cause__
+        raise InputError(f"{path} must be a list of ids, but it cannot be read ({reason}); fetch it again") from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(f"{path} must be a list of ids, got something else; fetch it again")
     return names

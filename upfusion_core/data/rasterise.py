@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from ..checks import check_range
+from ..checks import check_count
 from ..types import Cameras, RenderedViews
 from .surface import Surface
 
@@ -36,9 +36,9 @@ def rasterise(surface: Surface, cameras: Cameras, size: int, *, supersampling: i
         size: pixels a side.
         supersampling: samples a pixel along each side, 1 or more.
     """
-    check_range("size", size, 1, 4096)
-    check_range("supersampling", supersampling, 1, 16)
-    views = [_view(surface, cameras[index], int(size) * int(supersampling)) for index in range(len(cameras))]
+    check_count("size", size, 1, 4096)
+    check_count("supersampling", supersampling, 1, 16)
+    views = [_view(surface, cameras[index], size * supersampling) for index in range(len(cameras))]
     rgb, opacity, depth = (torch.stack(values) for values in zip(*views, strict=True))
     covered = avg_pool2d(opacity, supersampling)
     return RenderedViews(

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..checks import check_range
+from ..checks import check_count, check_range
 from ..errors import InputError, UpFusionError
 from ..types import Cameras
-from .examples import PosedViews, checked_views, choose_views, note
+from .examples import PosedViews, checked_views, note, readable_views, shuffled_views
 from .framing import Frame, framed
 from .normalise import normalise
 
@@ -25,10 +25,10 @@ class RecordedViews(ABC):
     """
 
     def __init__(self, size: int, margin: float | None) -> None:
-        check_range("size", size, 1, 4096)
+        check_count("size", size, 1, 4096)
         if margin is not None:
             check_range("margin", margin, 1.0, 8.0)
-        self.size, self.margin = int(size), margin
+        self.size, self.margin = size, margin
         self.skipped: list[tuple[str, str]] = []
 
     @abstractmethod
@@ -73,22 +73,17 @@ class RecordedViews(ABC):
             UpFusionError: none of its views can be read.
         """
         available = self.view_count(index)
-        check_range("count", count, 1)
-        return self._assembled(index, choose_views(available, available, generator), count, whole=False)
+        check_count("count", count, 1)
+        return self._assembled(index, shuffled_views(available, generator), count, whole=False)
 
     def _assembled(self, index: int, order: list[int], count: int, *, whole: bool) -> PosedViews:
         """The first `count` readable views of `order`; with `whole`, a broken one is an error."""
         name = self.name(index)
-        found: list[tuple[Tensor, Tensor, Cameras]] = []
-        for view in order:
-            if len(found) == count:
-                break
-            try:
-                found.append(framed(self._frame(index, view), self.size, self.margin))
-            except UpFusionError as error:
-                note(self.skipped, f"{name} view {view}", str(error))
-                if whole:
-                    raise
+
+        def read(view: int) -> tuple[Tensor, Tensor, Cameras]:
+            return framed(self._frame(index, view), self.size, self.margin)
+
+        found = [view for _, view in readable_views(order, count, read, name=name, skipped=self.skipped, whole=whole)]
         try:
             if not found:
                 raise InputError(f"{name} must have a view that can be read, got none of {len(order)}; fetch it again")

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import check_range
+from ..checks import check_count
 from ..errors import InputError, UpFusionError
 from ..types import Cameras
-from .examples import PosedViews, checked_views, choose_views, note
+from .examples import PosedViews, checked_views, note, readable_views, shuffled_views
 from .normalise import normalise
 from .shards_format import Member, SampleHeader, decoded_depth, decoded_header, decoded_view
 from .shards_index import Sample, Shard, listed_shards, samples_of
@@ -45,7 +45,7 @@ class ShardedViews:
 
     def __init__(self, root: str | os.PathLike[str], *, size: int | None = None) -> None:
         if size is not None:
-            check_range("size", size, 1, 4096)
+            check_count("size", size, 1, 4096)
         self.size = size
         self.skipped: list[tuple[str, str]] = []
         self._shards: list[Shard] = listed_shards(Path(root), self.skipped)
@@ -92,8 +92,8 @@ class ShardedViews:
     def draw(self, index: int, count: int, generator: torch.Generator) -> PosedViews:
         """Object `index` with `count` views drawn without replacement; others step in for broken ones."""
         header, member = self._header(index)
-        check_range("count", count, 1)
-        order = choose_views(len(header.cameras), len(header.cameras), generator)
+        check_count("count", count, 1)
+        order = shuffled_views(len(header.cameras), generator)
         return self._assembled(header, member, order, count, whole=False)
 
     def _assembled(
@@ -101,24 +101,19 @@ class ShardedViews:
     ) -> PosedViews:
         """The first `count` readable views of `order`; with `whole`, a broken one is an error."""
         size = self.size or header.size
-        found: list[tuple[int, Tensor, Tensor]] = []
-        for view in order:
-            if len(found) == count:
-                break
-            try:
-                found.append((view, *decoded_view(header, view, member, size)))
-            except UpFusionError as error:
-                note(self.skipped, f"{header.name} view {view}", str(error))
-                if whole:
-                    raise
+
+        def read(view: int) -> tuple[Tensor, Tensor]:
+            return decoded_view(header, view, member, size)
+
+        found = readable_views(order, count, read, name=header.name, skipped=self.skipped, whole=whole)
         try:
             if not found:
                 raise InputError(f"{header.name} must have a view that can be read, got none of {len(order)}")
-            chosen = [view for view, _, _ in found]
+            chosen = [view for view, _ in found]
             cameras, scale = _moved(header, chosen)
             return PosedViews(
-                rgb=torch.stack([rgb for _, rgb, _ in found]),
-                mask=torch.stack([mask for _, _, mask in found]),
+                rgb=torch.stack([rgb for _, (rgb, _) in found]),
+                mask=torch.stack([mask for _, (_, mask) in found]),
                 cameras=cameras,
                 name=header.name,
                 upright=header.upright,

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ..errors import InputError
+from ..json_text import parse_json
 from ..types import Cameras
 from .examples import PosedViews
 from .framing import DECODING_ERRORS
@@ -33,7 +34,6 @@ _SAVING: dict[str, dict[str, Any]] = {
 }
 _READABLE = ("PNG", "WEBP", "JPEG")
 _LARGEST_SIDE, _MOST_VIEWS, _LONGEST_NAME = 4096, 10_000, 500
-_DAMAGED_JSON = (ValueError, RecursionError)
 _DAMAGED_NUMBERS = (ValueError, TypeError, RuntimeError, OverflowError)
 
 Member = Callable[[str], bytes]
@@ -88,9 +88,10 @@ def encoded_sample(example: PosedViews, pictures: PictureFormat, *, depth: bool)
 def decoded_header(content: bytes) -> SampleHeader:
     """Reads a sample's JSON. Raises InputError if it is damaged or says what cannot be."""
     try:
-        header = json.loads(content)
-    except _DAMAGED_JSON as error:
-        raise InputError(f"its cameras must be JSON, but cannot be read ({error}); pack it again") from error
+        header = parse_json(content.decode("utf-8-sig"), "its cameras")
+    except (UnicodeDecodeError, InputError) as error:
+        reason = error.__cause__ or error
+        raise InputError(f"its cameras must be JSON, but cannot be read ({reason}); pack it again") from error
     if not isinstance(header, dict):
         raise InputError(f"its cameras must be a JSON object, got {type(header).__name__}; pack it again")
     name, size, pictures = (header.get(key) for key in ("name", "size", "pictures"))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeGuard
 
 from ..errors import InputError
+from ..json_text import read_json, shown
 
 INDEX_NAME = "index.json"
 UNFINISHED_NAME = "packing.json"
@@ -141,13 +141,13 @@ def _present(shards: list[Shard], skipped: list[tuple[str, str]]) -> list[Shard]
 
 def _read_index(path: Path) -> list[Shard]:
     try:
-        if path.stat().st_size > _LARGEST_INDEX:
-            raise InputError(f"{path} must be an index of shards, but is far too large; pack the set again")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} must be an index of shards, but cannot be read ({error}); pack it again") from error
+        too_large = path.stat().st_size > _LARGEST_INDEX
+        content = None if too_large else read_json(path)
+    except (OSError, InputError) as error:
+        reason = error.__cause__ or error
+        raise InputError(f"{path} must be an index of shards, but cannot be read ({reason}); pack it again") from error
+    if too_large:
+        raise InputError(f"{path} must be an index of shards, but is far too large; pack the set again")
     if not isinstance(content, dict) or content.get("format") != _FORMAT or content.get("version") != _VERSION:
         raise InputError(f'{path} must be an index of shards ("{_FORMAT}", version {_VERSION}), got another file')
     entries = content.get("shards")
@@ -162,7 +162,7 @@ def _shard(path: Path, entry: object) -> Shard:
     if not _is_plain(name) or not _is_whole(objects) or not _is_whole(size) or not 0 < objects <= size:
         raise InputError(
             f'{path}: a shard must be {{"name": "*.tar", "objects", "bytes"}} and lie beside it, '
-            f"got {json.dumps(entry)[:80]}; pack the set again"
+            f"got {shown(entry, 80)}; pack the set again"
         )
     return Shard(path.parent / name, objects, size)
 

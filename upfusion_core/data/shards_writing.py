@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..checks import check_choice, check_range
+from ..checks import check_choice, check_count
 from ..errors import InputError, MissingPackageError, UpFusionError
 from .examples import MultiViewDataset, PosedViews, note
 from .shards_format import PICTURE_FORMATS, PictureFormat, encoded_sample
@@ -65,7 +65,7 @@ def pack_shards(
         OutputError: a shard cannot be written.
     """
     check_choice("pictures", pictures, PICTURE_FORMATS)
-    check_range("shard_bytes", shard_bytes, 1)
+    check_count("shard_bytes", shard_bytes, 1)
     writer = _tar_writer()
     state = state or PackState()
     samples = _samples(dataset, indices, state, pictures, depth, views, on_step)

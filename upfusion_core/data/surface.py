@@ -17,6 +17,7 @@ from trimesh.visual import TextureVisuals
 
 from ..checks import check_finite, check_shape
 from ..errors import InputError
+from ..srgb import linear_to_srgb
 
 MESH_SUFFIXES = (".glb", ".obj", ".ply")
 
@@ -141,7 +142,7 @@ def _part(mesh: trimesh.Trimesh, *, linear: bool, picture: Tensor | None) -> Sur
         colors = colors * (_GRAY if vertex_colors is None else 1.0)
     if vertex_colors is not None and len(vertex_colors) == len(vertices):
         values = _unit(np.asarray(vertex_colors)[:, :3])
-        colors = colors * (_to_srgb(values) if linear else values)
+        colors = colors * (linear_to_srgb(values) if linear else values)
     if picture is not None:
         found, colors = picture, torch.ones(len(vertices), 3)
     textures = () if found is None else (found,)
@@ -162,7 +163,7 @@ def _material(material: Any, linear: bool) -> tuple[Tensor | None, Tensor]:  # n
     if factor is None:
         return picture, torch.ones(3)
     values = _unit(np.asarray(factor)[:3])
-    return picture, _to_srgb(values) if linear else values
+    return picture, linear_to_srgb(values) if linear else values
 
 
 def _joined(parts: list[Surface]) -> Surface:
@@ -193,8 +194,3 @@ def _unit(values: np.ndarray) -> Tensor:
 
 def _tensor(values: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(values, dtype=np.float32))
-
-
-def _to_srgb(values: Tensor) -> Tensor:
-    """Linear light in [0, 1] -> sRGB (IEC 61966-2-1), e.g. 0.2140 -> 0.5."""
-    return torch.where(values > 0.0031308, 1.055 * values.clamp_min(1e-9).pow(1 / 2.4) - 0.055, 12.92 * values)

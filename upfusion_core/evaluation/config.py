@@ -9,6 +9,7 @@ from typing import Any, Literal
 from ..checks import check_choice, check_count, check_range
 from ..errors import InputError
 from ..pipeline.distill_config import DistillConfig
+from ..types import MAX_PHOTOS
 
 Stage = Literal["white", "nearest", "predict", "sample", "field"]
 
@@ -45,7 +46,7 @@ class EvaluationConfig:
             if not given or len(set(given)) != len(given):
                 raise InputError(f"{name} must be one or more different ones, got {list(given)}; name each once")
         for count in self.photos:
-            check_count("photos", count, 1, 6)
+            check_count("photos", count, 1, MAX_PHOTOS)
         for stage in self.stages:
             check_choice("stages", stage, STAGES)
         check_count("views", self.views, 1, 32)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ..checks import check_range, check_shape
 from ..errors import InputError
-from ..geometry import camera_rays
+from ..geometry import camera_rays, project
 from ..types import Cameras, RenderedViews
 
 
@@ -84,20 +84,6 @@ def reprojection_consistency(
         differences.append(total / seen if seen else total + torch.nan)
         pixels.append(seen)
     return Consistency(pairs, torch.stack(differences).cpu(), torch.tensor(pixels))
-
-
-def project(points: Tensor, camera: Cameras) -> tuple[Tensor, Tensor]:
-    """(..., 3) world points -> (..., 2) NDC places in the picture of one camera, and (...,) distances from it.
-
-    x is +1 at the left edge and y +1 at the top, as in Cameras. Distances of points behind the camera are negative.
-    """
-    check_shape("camera", camera.camera_to_world, (1, 4, 4), "project into one camera at a time")
-    matrix = camera.camera_to_world[0]
-    local = (points - matrix[:3, 3]) @ matrix[:3, :3]
-    ahead = -local[..., 2:]
-    divisor = torch.where(ahead.abs() < 1e-8, torch.full_like(ahead, 1e-8), ahead)
-    flat = local[..., :2] * torch.tensor([-1.0, 1.0], device=local.device) / divisor
-    return flat * camera.focal[0] + camera.principal[0], local.norm(dim=-1) * ahead[..., 0].sign()
 
 
 def _look(

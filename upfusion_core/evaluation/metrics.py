@@ -12,7 +12,7 @@ import torch
 from kornia.metrics import ssim as kornia_ssim
 from torch import Tensor, nn
 
-from ..checks import check_finite, check_range, check_shape
+from ..checks import check_finite, check_shape
 from ..errors import InputError
 from ..models.perceptual import PerceptualDistance
 from .haarpsi import haarpsi
@@ -141,22 +141,18 @@ def mask_iou(prediction_mask: Tensor, mask: Tensor) -> Tensor:
     return torch.where(union > 0, (ours & theirs).sum((1, 2, 3)) / union.clamp(min=1), 1.0)
 
 
-def silhouette(rgb: Tensor, *, background: float = 1.0, share: float = 0.5) -> Tensor:
-    """(N, 3, H, W) -> (N, 1, H, W), 1 where any channel differs from the background by more than half the maximum.
+def silhouette(rgb: Tensor) -> Tensor:
+    """(N, 3, H, W) -> (N, 1, H, W), 1 where any channel differs from white by more than half the maximum.
 
     For predictors that give colours only: a pixel half covered, or half believed to be covered, lies on the edge. The
     maximum is each picture's own, so that pale objects and faint pictures have an edge as well; a picture that differs
     by less than FAINT everywhere has no silhouette. Parts as white as the background are lost. A small fixed difference
     would count every pixel that the object touches, and all of a blurred edge.
-
-    Args:
-        share: of the maximum at which the edge lies, in [0, 1].
     """
     check_shape("rgb", rgb, ("N", 3, "H", "W"))
-    check_range("share", share, 0.0, 1.0)
-    differences = (rgb - background).abs().amax(1, keepdim=True)
+    differences = (rgb - 1).abs().amax(1, keepdim=True)
     most = differences.amax((1, 2, 3), keepdim=True)
-    return ((differences > share * most) & (most > FAINT)).float()
+    return ((differences > 0.5 * most) & (most > FAINT)).float()
 
 
 def sharpness(prediction: Tensor, truth: Tensor, mask: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from trimesh.visual.material import PBRMaterial, SimpleMaterial
 
 from ..errors import OutputError
 from ..files import replacing
+from ..srgb import srgb_to_linear
 from .mesh import MeshAsset
 
 FORMATS = ("glb", "obj", "ply", "stl")
@@ -71,11 +72,6 @@ def mesh_files(mesh: MeshAsset, name: str) -> dict[str, bytes]:
     if kind == "obj":
         return _obj(mesh, name)
     return {name: _trimesh(mesh, ColorVisuals(vertex_colors=_eight_bit(mesh.vertex_colors))).export(file_type=kind)}
-
-
-def srgb_to_linear(values: Tensor) -> Tensor:
-    """sRGB in [0, 1] -> linear light in [0, 1] (IEC 61966-2-1), e.g. 0.5 -> 0.2140."""
-    return ((values + 0.055) / 1.055).pow(2.4).where(values > 0.04045, values / 12.92)
 
 
 def _obj(mesh: MeshAsset, name: str) -> dict[str, bytes]:

@@ -16,6 +16,7 @@ from .rays import (
     patch_rays,
     plucker,
     point_rays,
+    project,
     reference_plucker,
     to_reference_frame,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "patch_rays",
     "plucker",
     "point_rays",
+    "project",
     "random_cameras",
     "reference_camera",
     "reference_plucker",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ..checks import check_shape
 from ..errors import InputError
 from ..types import REFERENCE_FOCAL, Cameras, Rays
 
@@ -51,11 +52,24 @@ def point_rays(cameras: Cameras, points: Tensor) -> Rays:
     """(N, ..., 3) rays of N cameras through `points` (N, ..., 2), any places (x, y) of their pictures in NDC."""
     middle = (-1,) + (1,) * (points.ndim - 2) + (2,)
     offset = (points - cameras.principal.reshape(middle)) / cameras.focal.reshape(middle)
-    # in camera axes the pixel (x, y) lies in direction (-x/f, y/f, -1)
-    local = torch.stack([-offset[..., 0], offset[..., 1], -torch.ones_like(offset[..., 0])], dim=-1)
+    local = _in_camera_axes(offset)
     rotation = cameras.camera_to_world[:, :3, :3]
     directions = normalize(torch.einsum("nij,nrj->nri", rotation, local.flatten(1, -2)), dim=-1).view_as(local)
     return Rays(cameras.centers.reshape(*middle[:-1], 3).expand_as(directions), directions)
+
+
+def project(points: Tensor, camera: Cameras) -> tuple[Tensor, Tensor]:
+    """(..., 3) world points -> (..., 2) NDC places in the picture of one camera, and (...,) distances from it.
+
+    x is +1 at the left edge and y +1 at the top, as in Cameras. Distances of points behind the camera are negative.
+    """
+    check_shape("camera", camera.camera_to_world, (1, 4, 4), "project into one camera at a time")
+    matrix = camera.camera_to_world[0]
+    local = (points - matrix[:3, 3]) @ matrix[:3, :3]
+    ahead = -local[..., 2:]
+    divisor = torch.where(ahead.abs() < 1e-8, torch.full_like(ahead, 1e-8), ahead)
+    flat = local[..., :2] * torch.tensor([-1.0, 1.0], device=local.device) / divisor
+    return flat * camera.focal[0] + camera.principal[0], local.norm(dim=-1) * ahead[..., 0].sign()
 
 
 def to_reference_frame(rays: Rays, reference: Cameras) -> Rays:
@@ -158,9 +172,14 @@ def harmonic_encoding(values: Tensor, num_freqs: int = 15, start_freq: int = -6)
 
 
 def _rays_through(cameras: Cameras, x: Tensor, y: Tensor) -> Rays:
-    """Rays through the NDC grid y × x: in camera axes the pixel (x, y) lies in direction (-x/f, y/f, -1)."""
+    """Rays through the NDC grid y × x."""
     grid = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1)  # (H, W, 2): x, y
     offset = (grid - cameras.principal[:, None, None]) / cameras.focal[:, None, None]
-    local = torch.stack([-offset[..., 0], offset[..., 1], -torch.ones_like(offset[..., 0])], dim=-1)
+    local = _in_camera_axes(offset)
     directions = normalize(torch.einsum("nij,nhwj->nhwi", cameras.camera_to_world[:, :3, :3], local), dim=-1)
     return Rays(cameras.centers[:, None, None].expand_as(directions), directions)
+
+
+def _in_camera_axes(offset: Tensor) -> Tensor:
+    """(..., 2) places less the principal point, over the focal length, -> (..., 3) directions, 1 deep."""
+    return torch.stack([-offset[..., 0], offset[..., 1], -torch.ones_like(offset[..., 0])], dim=-1)

@@ -15,8 +15,8 @@ from ..checks import check_count
 from ..errors import InputError
 from ..files import bundled_path
 from ..geometry import cameras_from_matrices
-from ..types import Cameras, InputViews
-from .prepare import MAX_PHOTOS, prepare_views
+from ..types import MAX_PHOTOS, Cameras, InputViews
+from .prepare import prepare_views
 
 FOLDER = "examples"
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import struct
 import warnings
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..checks import check_finite
+from ..data.framing import DECODING_ERRORS
 from ..errors import PhotoError
 
 PhotoSource = str | os.PathLike[str] | Image.Image | Tensor | np.ndarray
@@ -29,12 +28,6 @@ MIN_SIDE = 8
 
 _PROGRAMS = ("EPS", "WMF", "PDF")
 """Formats that Pillow hands to Ghostscript or to Windows, which would run what a stranger wrote."""
-
-_DECODING_ERRORS = (
-    *(OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, OverflowError),
-    *(struct.error, zlib.error, MemoryError, AttributeError, AssertionError, RuntimeError, ZeroDivisionError),
-)
-"""What Pillow's readers raise on damaged files, by experience."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +170,7 @@ def _decode(
             image = Image.open(path)
     except Image.DecompressionBombError as error:
         raise PhotoError(_too_large(label, "more")) from error
-    except _DECODING_ERRORS as error:
+    except DECODING_ERRORS as error:
         raise PhotoError(_unreadable(label, error)) from error
     with image:
         return _decode_image(image, label, read), label
@@ -196,7 +189,7 @@ def _decode_image(image: Image.Image, label: str, read: Callable[[Image.Image, s
         channels = read(upright, label)
     except PhotoError:
         raise
-    except _DECODING_ERRORS as error:
+    except DECODING_ERRORS as error:
         raise PhotoError(_unreadable(label, error)) from error
     tensor = torch.from_numpy(channels)
     if tensor.dtype == torch.float32:

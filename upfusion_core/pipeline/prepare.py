@@ -14,15 +14,10 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from ..checks import check_count, check_finite, check_range, check_shape
+from ..data.framing import FRAME_MARGIN, Box, bounds, squared
 from ..errors import InputError, MissingPackageError, PhotoError
-from ..types import REFERENCE_FOCAL, InputViews
+from ..types import MAX_PHOTOS, REFERENCE_FOCAL, InputViews
 from .photos import Photo, PhotoSource, read_mask, read_photo, unit_range
-
-MAX_PHOTOS = 6
-"""The released UpSRT was trained on 1 to 6 photos."""
-
-FRAME_MARGIN = 1.15
-"""Side of the crop over the longer side of the object's box, as in the preparation of Co3Dv2."""
 
 _WHITE_ENOUGH, _SURELY_OBJECT = 8 / 255, 32 / 255
 """Darkness below the first is JPEG noise on white (the released demo photos stay under it), above the second object."""
@@ -32,8 +27,6 @@ _SMALL_PLACE = 0.01
 
 _NARROWEST = 8
 """Pixels of the result that a whole photo must cover in its shorter direction."""
-
-_Box = tuple[float, float, float, float]
 
 
 def prepare_views(
@@ -120,7 +113,7 @@ def estimate_coverage(rgb: Tensor, reach: int = 1) -> Tensor:
     return torch.where(outline, torch.minimum(mask, darkness / darkest.clamp(min=1e-3)), mask)
 
 
-def resample(values: Tensor, box: _Box, size: int) -> Tensor:
+def resample(values: Tensor, box: Box, size: int) -> Tensor:
     """The part `box` of (H, W) values -> (size, size), zero outside the picture; not clamped.
 
     Separable bicubic (a = -0.5), widened when shrinking, so that nothing aliases.
@@ -190,7 +183,7 @@ def _without_background(photo: Photo) -> Photo:
 def _frame(photo: Photo, size: int, margin: float, crop: bool) -> tuple[Tensor, Tensor]:
     """The photo on white in its square -> rgb (3, size, size), mask (size, size)."""
     object_box = None if photo.coverage is None else _object_box(photo)
-    box = _squared(object_box, margin) if crop and object_box else _whole(photo, size)
+    box = squared(object_box, margin) if crop and object_box else _whole(photo, size)
     untouched = box == (0, 0, size, size) and (photo.height, photo.width) == (size, size)
     channels = []
     for color in photo.rgb:
@@ -222,7 +215,7 @@ def _on_white(photo: Photo, color: Tensor) -> Tensor:
     return color * coverage + (1 - coverage)
 
 
-def _object_box(photo: Photo) -> _Box:
+def _object_box(photo: Photo) -> Box:
     """Left, top, right, bottom of the pixels that the mask covers at least half as much as any."""
     assert photo.coverage is not None, "asked only where there is a mask"
     coverage = unit_range(photo.coverage)
@@ -233,19 +226,10 @@ def _object_box(photo: Photo) -> _Box:
             "paint the object white, or swap inside and outside"
         )
     inside = coverage >= peak / 2
-    rows, columns = inside.any(dim=1).nonzero()[:, 0], inside.any(dim=0).nonzero()[:, 0]
-    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+    return bounds(inside.numpy())
 
 
-def _squared(box: _Box, margin: float) -> _Box:
-    """The square about the box's centre whose side is the longer side of the box times `margin`."""
-    left, top, right, bottom = box
-    half = max(right - left, bottom - top) * margin / 2
-    x, y = (left + right) / 2, (top + bottom) / 2
-    return x - half, y - half, x + half, y + half
-
-
-def _whole(photo: Photo, size: int) -> _Box:
+def _whole(photo: Photo, size: int) -> Box:
     """The square about the whole photo."""
     shorter, longer = sorted((photo.width, photo.height))
     if shorter * size < _NARROWEST * longer:
@@ -253,7 +237,7 @@ def _whole(photo: Photo, size: int) -> _Box:
             f"{photo.label} is too narrow to be framed as a square, got {photo.width} x {photo.height}; "
             "cut it to the object, or give a mask"
         )
-    return _squared((0, 0, photo.width, photo.height), 1.0)
+    return squared((0, 0, photo.width, photo.height), 1.0)
 
 
 def _weights(length: int, start: float, stop: float, size: int) -> tuple[slice, Tensor]:

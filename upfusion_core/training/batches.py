@@ -20,7 +20,7 @@ from ..data.examples import MultiViewDataset, PosedViews
 from ..data.procedural import Objects, ProceduralObjects
 from ..data.shards import ShardedViews
 from ..errors import InputError, UpFusionError
-from ..types import Cameras
+from ..types import MAX_PHOTOS, Cameras
 from .draws import derived_seed
 
 
@@ -256,10 +256,12 @@ def largest_parts(curriculum: tuple[int, int], step: int) -> int | None:
 
 
 def check_photos(photos: tuple[int, int]) -> tuple[int, int]:
-    """The range if it is one within 1 to 6, or InputError."""
+    """The range if it is one within 1 to MAX_PHOTOS, or InputError."""
     least, most = photos
-    if not 1 <= least <= most <= 6:
-        raise InputError(f"photos must be (least, most) within 1 to 6, got ({least}, {most}); correct the range")
+    if not 1 <= least <= most <= MAX_PHOTOS:
+        raise InputError(
+            f"photos must be (least, most) within 1 to {MAX_PHOTOS}, got ({least}, {most}); correct the range"
+        )
     return least, most
 
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 from marks import assert_mark_is_where_cameras_say, axes_towards, disc
 from PIL import Image
+from reading import readable
 
 from upfusion_core.data.co3d import HELD_OUT, Co3D, EvalBatch
 from upfusion_core.data.co3d_frames import parse_frame
-from upfusion_core.data.examples import readable
 from upfusion_core.errors import InputError
 from upfusion_core.geometry import reference_camera
 
@@ -190,11 +190,12 @@ def test_eval_batches_put_the_target_last(tmp_path: Path) -> None:
 
 
 def test_low_quality_is_left_out(tmp_path: Path) -> None:
-    write_category(tmp_path, "cup", ("good", "bad", "unknown"))
+    write_category(tmp_path, "cup", ("good", "bad", "unknown", "failed"))
     described = [
         {"sequence_name": "good", "category": "cup", "viewpoint_quality_score": 1.7, "point_cloud": None},
         {"sequence_name": "bad", "category": "cup", "viewpoint_quality_score": 0.2, "point_cloud": None},
         {"sequence_name": "unknown", "category": "cup", "viewpoint_quality_score": None, "point_cloud": None},
+        {"sequence_name": "failed", "category": "cup", "viewpoint_quality_score": math.nan, "point_cloud": None},
     ]
     write_jgz(tmp_path / "cup" / "sequence_annotations.jgz", described)
     dataset = Co3D(tmp_path, min_quality=0.5)
@@ -202,8 +203,9 @@ def test_low_quality_is_left_out(tmp_path: Path) -> None:
     assert dict(dataset.skipped) == {
         "cup/bad": "its viewpoint_quality_score must be at least 0.5, got 0.2",
         "cup/unknown": "its viewpoint_quality_score must be at least 0.5, got None",
+        "cup/failed": "its viewpoint_quality_score must be at least 0.5, got nan",
     }
-    assert len(Co3D(tmp_path)) == 3
+    assert len(Co3D(tmp_path)) == 4
     write_jgz(tmp_path / "cup" / "sequence_annotations.jgz", [3])
     assert "one sequence an entry" in dict(Co3D(tmp_path, min_quality=0.5).skipped)["cup"]
 
@@ -263,11 +265,14 @@ def test_broken_sequences_and_categories(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:300])
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "frame_annotations.jgz").write_bytes(gzip.compress(b'[{"sequence_name": "a", '))
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "frame_annotations.jgz").write_bytes(gzip.compress(b"[" * 200_000))
     dataset = Co3D(tmp_path)
     assert [dataset.name(i) for i in range(len(dataset))] == ["cup/a"]
     reasons = dict(dataset.skipped)
     assert "cannot be read" in reasons["cut"]
     assert "cannot be read" in reasons["text"]
+    assert "cannot be read" in reasons["deep"]
     assert "none of 6" in reasons["toy/blind"]
     assert "parallel" in reasons["toy/still"]
     assert "rigid" in reasons["toy/bent frame 0"]

@@ -1,14 +1,11 @@
-"""Posed views: what they refuse, choosing among them, and the endless stream."""
+"""Posed views: what they refuse, choosing among them, passing over broken ones."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from itertools import islice
 
 import pytest
 import torch
 
-from upfusion_core.data.examples import PosedViews, choose_views, stream
+from upfusion_core.data.examples import PosedViews, readable_views, shuffled_views
 from upfusion_core.data.normalise import Similarity
 from upfusion_core.errors import InputError
 from upfusion_core.geometry import orbit_cameras
@@ -59,44 +56,24 @@ def test_refusals() -> None:
         PosedViews(good.rgb, good.mask * torch.nan, good.cameras, "not a number")
 
 
-def test_choices_follow_the_generator() -> None:
-    first, again = (choose_views(10, 4, torch.Generator().manual_seed(7)) for _ in range(2))
+def test_shuffles_follow_the_generator() -> None:
+    first, again = (shuffled_views(10, torch.Generator().manual_seed(7)) for _ in range(2))
     assert first == again
-    assert len(set(first)) == 4
-    assert sorted(choose_views(3, 6, torch.Generator())) == [0, 1, 2]
-    with pytest.raises(InputError, match="count"):
-        choose_views(3, 0, torch.Generator())
+    assert sorted(first) == list(range(10))
+    assert first != sorted(first)
 
 
-class Three:
-    """Three objects of which some cannot be read."""
-
-    def __init__(self, broken: Sequence[int], size: int = 3) -> None:
-        self.broken, self.size = broken, size
-        self.skipped: list[tuple[str, str]] = []
-
-    def __len__(self) -> int:
-        return self.size
-
-    def draw(self, index: int, count: int, generator: torch.Generator) -> PosedViews:
-        if index in self.broken:
-            self.skipped.append((str(index), "broken"))
+def test_broken_views_are_passed_over_or_end_the_reading() -> None:
+    def read(view: int) -> str:
+        if view == 2:
             raise InputError("broken")
-        example = views(count)
-        return PosedViews(example.rgb, example.mask, example.cameras, str(index))
+        return f"picture {view}"
 
-
-def test_stream_visits_all_and_passes_over_broken_ones() -> None:
-    dataset = Three(broken=[1])
-    names = [example.name for example in islice(stream(dataset, 2, torch.Generator().manual_seed(0)), 6)]
-    assert [sorted(names[i : i + 2]) for i in (0, 2, 4)] == [["0", "2"]] * 3
-    again = [example.name for example in islice(stream(dataset, 2, torch.Generator().manual_seed(0)), 6)]
-    assert names == again
-    assert set(dataset.skipped) == {("1", "broken")}
-
-
-def test_stream_ends_where_nothing_can_be_read() -> None:
-    with pytest.raises(InputError, match="none of 3 objects could be read"):
-        next(stream(Three(broken=[0, 1, 2]), 2, torch.Generator()))
-    with pytest.raises(InputError, match="must hold objects"):
-        next(stream(Three(broken=[], size=0), 2, torch.Generator()))
+    skipped: list[tuple[str, str]] = []
+    found = readable_views([3, 2, 0, 1], 2, read, name="cup", skipped=skipped, whole=False)
+    assert found == [(3, "picture 3"), (0, "picture 0")]
+    assert skipped == [("cup view 2", "broken")]
+    assert readable_views([2], 1, read, name="cup", skipped=skipped, whole=False) == []
+    with pytest.raises(InputError, match="broken"):
+        readable_views([3, 2], 2, read, name="cup", skipped=skipped, whole=True)
+    assert skipped == [("cup view 2", "broken")]

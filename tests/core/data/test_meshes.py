@@ -10,9 +10,10 @@ import torch
 import trimesh
 from marks import centroid, pixels
 from PIL import Image
+from reading import readable
 from trimesh.visual import ColorVisuals
 
-from upfusion_core.data.examples import PosedViews, readable
+from upfusion_core.data.examples import PosedViews
 from upfusion_core.data.gso import gso
 from upfusion_core.data.meshes import MeshRendering, MeshSource, MeshViews, mesh_folder
 from upfusion_core.errors import InputError

@@ -11,8 +11,9 @@ import pytest
 import torch
 from marks import assert_mark_is_where_cameras_say, axes_towards, centroid, disc, pixels
 from PIL import Image
+from reading import readable
 
-from upfusion_core.data.examples import readable
+from upfusion_core.data.framing import DECODING_ERRORS
 from upfusion_core.data.objaverse import ObjaverseRenders
 from upfusion_core.errors import InputError
 
@@ -103,6 +104,26 @@ def test_broken_items_are_counted_and_the_rest_is_read(tmp_path: Path) -> None:
     assert len(dataset.skipped) == count
 
 
+@pytest.mark.parametrize("error", DECODING_ERRORS)
+def test_whatever_pillow_raises_leaves_the_view_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    write_object(tmp_path / "a1", views=3)
+    write_list(tmp_path, ["a1"])
+
+    def convert(picture: Image.Image, mode: str) -> Image.Image:
+        if Path(picture.filename).name == "001.png":
+            raise error
+        return converted(picture, mode)
+
+    converted = Image.Image.convert
+    monkeypatch.setattr(Image.Image, "convert", convert)
+    dataset = ObjaverseRenders(tmp_path, size=16, views=3)
+    assert len(dataset[0]) == 2
+    assert [item for item, _ in dataset.skipped] == ["a1 view 1"]
+    assert "001.png cannot be decoded" in dataset.skipped[0][1]
+
+
 def test_draws_replace_broken_views_and_follow_the_generator(tmp_path: Path) -> None:
     write_object(tmp_path / "a1")
     write_list(tmp_path, ["a1"])
@@ -134,6 +155,10 @@ def test_refusals(tmp_path: Path) -> None:
     (tmp_path / "valid_paths.json").write_text('["a1", "b', encoding="utf-8")
     with pytest.raises(InputError, match="cannot be read"):
         ObjaverseRenders(tmp_path)
+    for content, reason in (("[" * 200_000, "recursion"), ('["a1", NaN]', "NaN is no number in JSON")):
+        (tmp_path / "valid_paths.json").write_text(content, encoding="utf-8")
+        with pytest.raises(InputError, match=f"list of ids, but it cannot be read .*{reason}.*fetch it again"):
+            ObjaverseRenders(tmp_path)
     write_list(tmp_path, {"a1": 1})
     with pytest.raises(InputError, match="something else"):
         ObjaverseRenders(tmp_path)

@@ -12,7 +12,6 @@ from upfusion_core.data.procedural import (
     ProceduralObjects,
     draw_objects,
     signed_distance,
-    surface_points,
     true_mesh,
 )
 from upfusion_core.data.procedural.shapes import BOX, CUT, ELLIPSOID
@@ -56,11 +55,6 @@ def test_a_ball_has_its_volume_and_colour() -> None:
     assert mesh.volume == pytest.approx(4 / 3 * math.pi * 0.15**3, rel=5e-3)
     assert mesh.area == pytest.approx(4 * math.pi * 0.15**2, rel=1e-2)
     assert (np.asarray(mesh.visual.vertex_colors)[:, :3] == [51, 102, 204]).all()
-    points = surface_points(objects, 2000, generator=torch.Generator().manual_seed(0), resolution=64)
-    assert (points.norm(dim=-1) - 0.15).abs().max() < 1e-3
-    assert points.mean(0).abs().max() < 0.01
-    again = surface_points(objects, 2000, generator=torch.Generator().manual_seed(0), resolution=64)
-    assert torch.equal(points, again)
 
 
 def test_distances_of_cuts_by_hand() -> None:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from marks import assert_mark_is_where_cameras_say, axes_towards, disc
 from PIL import Image
+from reading import readable
 
-from upfusion_core.data.examples import readable
 from upfusion_core.data.shapenet_srn import ShapeNetSRN
 from upfusion_core.errors import InputError
 

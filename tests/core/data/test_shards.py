@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import shutil
 import tarfile
 from collections.abc import Callable, Sequence
@@ -13,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from reading import readable
 
 from upfusion_core.data import shards_format
-from upfusion_core.data.examples import PosedViews, readable
+from upfusion_core.data.examples import PosedViews
 from upfusion_core.data.folder_formats import open_dataset, recognised_format
 from upfusion_core.data.shards import ShardedViews
 from upfusion_core.data.shards_format import decoded_header
@@ -268,7 +270,8 @@ def rewritten(path: Path, change: Callable[[dict[str, bytes]], None]) -> None:
 def header_with(changes: dict) -> Callable[[dict[str, bytes]], None]:
     def change(members: dict[str, bytes]) -> None:
         header = json.loads(members["000000000.json"])
-        members["000000000.json"] = json.dumps(header | changes).encode()
+        text = json.dumps(header | changes).replace("Infinity", "1e999")  # which is JSON
+        members["000000000.json"] = text.encode()
 
     return change
 
@@ -289,7 +292,8 @@ HOSTILE = {
     "true": (header_with({"upright": 1}), "must be true or false"),
     "a format": (header_with({"pictures": "pickle"}), "pictures must be one of"),
     "not rigid": (header_with({"camera_to_world": [[[1.0] * 4] * 4] * 3}), "must be rigid"),
-    "not finite": (header_with({"focal": [[float("nan"), 1]] * 3}), "focal must be finite"),
+    "not a number": (header_with({"focal": [[float("nan"), 1]] * 3}), "NaN is no number in JSON"),
+    "not finite": (header_with({"focal": [[math.inf, 1]] * 3}), "focal must be finite"),
     "text": (header_with({"focal": "4.5"}), "must be lists of numbers"),
     "huge numbers": (header_with({"focal": [[10**400, 1]] * 3}), "must be lists of numbers"),
     "no views": (header_with({"camera_to_world": [], "focal": [], "principal": []}), "Cameras.camera_to_world must be"),
@@ -351,6 +355,8 @@ def test_pickles_and_links_are_never_opened(copy: Path, tmp_path: Path) -> None:
         ('{"format": "upfusion-shards", "version": 1, "shards": 3}', "must list shards"),
         ('{"format": "upfusion-shards", "version": 1, "shards": []}', "it has no .tar files"),
         ('{"format": "upfusion-shards"', "cannot be read"),
+        ('{"format": "upfusion-shards", "version": 1, "shards": NaN}', "NaN is no number in JSON.*pack it again"),
+        ('{"format": "upfusion-shards", "shards":' + "[" * 200_000, "cannot be read.*pack it again"),
         *(
             (f'{{"format": "upfusion-shards", "version": 1, "shards": [{entry}]}}', "a shard must be")
             for entry in (

@@ -152,8 +152,6 @@ def test_silhouette_by_hand() -> None:
     rgb[0, 2, 0, 1] = 0.8  # one channel suffices
     rgb[0, :, 0, 2] = 0.95
     assert silhouette(rgb).flatten().tolist() == [0, 1, 0]
-    assert silhouette(rgb, share=0.2).flatten().tolist() == [0, 1, 1]
-    assert silhouette(rgb, background=0.0).flatten().tolist() == [1, 1, 1]
     assert silhouette(1 - (1 - rgb) / 8).flatten().tolist() == [0, 1, 0]  # as pale as it may be
     assert silhouette(1 - (1 - rgb) / 16).flatten().tolist() == [0, 0, 0]  # but not paler than five steps of 8 bits
 
@@ -255,8 +253,6 @@ def test_other_masks_get_a_sentence() -> None:
             measure(GOOD, GOOD, mask[:1])
     with pytest.raises(InputError, match="both silhouettes"):
         mask_iou(mask, mask[:1])
-    with pytest.raises(InputError, match="share must be"):
-        silhouette(GOOD, share=2.0)
 
 
 def test_small_pictures_get_a_sentence() -> None:

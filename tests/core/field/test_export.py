@@ -14,7 +14,7 @@ from PIL import Image
 
 from upfusion_core.data.surface import read_surface
 from upfusion_core.errors import OutputError
-from upfusion_core.field.export import UNLIT, srgb_to_linear
+from upfusion_core.field.export import UNLIT
 from upfusion_core.field.mesh import MeshAsset
 
 # a corner of a cube, with red, green, blue and mid-grey vertices
@@ -29,11 +29,6 @@ def _gltf_tree(path: Path) -> dict:
     content = path.read_bytes()
     (length,) = struct.unpack("<I", content[12:16])
     return json.loads(content[20 : 20 + length])
-
-
-def test_srgb_by_hand() -> None:
-    values = torch.tensor([0.0, 0.04, 0.5, 1.0])
-    torch.testing.assert_close(srgb_to_linear(values), torch.tensor([0.0, 0.0030960, 0.2140411, 1.0]))
 
 
 @pytest.mark.parametrize("suffix", ["glb", "obj", "ply", "stl", "GLB"])

@@ -16,11 +16,12 @@ from upfusion_core.geometry import (
     orbit_cameras,
     patch_rays,
     plucker,
+    project,
     reference_camera,
     reference_plucker,
     to_reference_frame,
 )
-from upfusion_core.types import Rays
+from upfusion_core.types import Cameras, Rays
 
 
 def test_pixel_centres_of_a_two_by_two_picture() -> None:
@@ -34,6 +35,20 @@ def test_corner_aligned_grid_ends_on_the_border() -> None:
     rays = grid_rays(orbit_cameras(0.0, 0.0, focal=1.0), 3, 3)
     assert worst(rays.directions[0, 0, 0], torch.tensor([-1.0, 1, -1]) / math.sqrt(3)) < 1e-6
     assert worst(rays.directions[0, 1, 1], torch.tensor([0.0, 0, -1])) < 1e-6
+
+
+def test_projection_is_the_rays_backwards() -> None:
+    cameras = orbit_cameras([0, 40, 200], [10, -20, 60])
+    cameras = Cameras(cameras.camera_to_world, cameras.focal, torch.tensor([[0.0, 0], [0.2, -0.1], [-0.3, 0.25]]))
+    rays = camera_rays(cameras, 4, 6)
+    for index, camera in enumerate(cameras):
+        place, distance = project(rays.origins[index] + 0.7 * rays.directions[index], camera)
+        x, y = torch.linspace(1 - 1 / 6, -1 + 1 / 6, 6), torch.linspace(1 - 1 / 4, -1 + 1 / 4, 4)
+        torch.testing.assert_close(place[..., 0], x.expand(4, 6), atol=1e-5, rtol=0)
+        torch.testing.assert_close(place[..., 1], y[:, None].expand(4, 6), atol=1e-5, rtol=0)
+        torch.testing.assert_close(distance, torch.full((4, 6), 0.7))
+        _, behind = project(rays.origins[index] - 0.7 * rays.directions[index], camera)
+        torch.testing.assert_close(behind, torch.full((4, 6), -0.7))
 
 
 def test_principal_point_moves_the_rays() -> None:

@@ -1,7 +1,7 @@
 """Textured solids made from seeds and rendered in pure torch: an endless training set with exact truth."""
 
 from .dataset import ProceduralBatch, ProceduralObjects
-from .mesh import signed_distance, surface_points, true_mesh
+from .mesh import signed_distance, true_mesh
 from .recipe import draw_objects
 from .render import render_rays, render_views
 from .shapes import Objects
@@ -17,6 +17,5 @@ __all__ = [
     "render_rays",
     "render_views",
     "signed_distance",
-    "surface_points",
     "true_mesh",
 ]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...checks import check_choice, check_range
-from ...geometry.cameras import REFERENCE_ELEVATION_DEGREES, orbit_cameras
+from ...checks import check_choice, check_count, check_range
+from ...geometry.cameras import BAND_ELEVATION_DEGREES, REFERENCE_ELEVATION_DEGREES, orbit_cameras
 from ...types import REFERENCE_FOCAL, Cameras
 from ..examples import PosedViews
 from .placement import LARGEST_RADIUS, framed
@@ -17,9 +17,6 @@ from .recipe import draw_objects
 from .render import SUPERSAMPLING, render_views
 from .shapes import Objects
 from .splits import GENERATOR_VERSION, SPLITS
-
-ELEVATIONS_DEGREES = (-7.5, 52.5)
-"""The band of the release's distillation cameras, all at distance 1."""
 
 _MOST_VIEWS = 64
 """Views that an object has when no generator draws them: the same ones every time."""
@@ -90,10 +87,10 @@ class ProceduralObjects:
         reference_elevation_degrees: float | None = REFERENCE_ELEVATION_DEGREES,
     ) -> None:
         check_choice("split", split, tuple(SPLITS))
-        check_range("size", size, 1)
-        check_range("views", views, 1, _MOST_VIEWS)
-        check_range("objects", SPLITS[split].objects if objects is None else objects, 1, SPLITS[split].objects)
-        check_range("max_parts", 1 if max_parts is None else max_parts, 1)
+        check_count("size", size, 1)
+        check_count("views", views, 1, _MOST_VIEWS)
+        check_count("objects", SPLITS[split].objects if objects is None else objects, 1, SPLITS[split].objects)
+        check_count("max_parts", 1 if max_parts is None else max_parts, 1)
         if reference_elevation_degrees is not None:
             check_range("reference_elevation_degrees", reference_elevation_degrees, -89.0, 89.0)
         self.split = split
@@ -142,7 +139,7 @@ class ProceduralObjects:
         Raises:
             InputError: an index is outside of the split, or too many fixed views are asked for.
         """
-        check_range("views", views, 1, float("inf") if generator is not None else _MOST_VIEWS)
+        check_count("views", views, 1, float("inf") if generator is not None else _MOST_VIEWS)
         names = self.names(indices)
         if generator is not None:
             objects = self.objects(indices).to(device)
@@ -168,7 +165,7 @@ class ProceduralObjects:
         Example: `pool = data.objects(range(10_000)).to(device)`, then in each step
         `data.look(pool[torch.randint(10_000, (256,), device=device)], views=8, generator=generator)`.
         """
-        check_range("views", views, 1)
+        check_count("views", views, 1)
         draws = torch.rand(len(objects), views, 2, generator=generator, device=generator.device).to(objects.device)
         return self._seen(objects, draws, size or self.size, tuple(names), supersampling)
 
@@ -177,7 +174,7 @@ class ProceduralObjects:
     ) -> ProceduralBatch:
         """The views whose cameras follow from uniform numbers (B, V, 2), on the objects' device."""
         count, views, _ = draws.shape
-        low, high = ELEVATIONS_DEGREES
+        low, high = BAND_ELEVATION_DEGREES
         azimuth, elevation = 360 * draws[..., 0], low + (high - low) * draws[..., 1]
         if self.reference_elevation_degrees is not None:
             reference = torch.full_like(elevation[:, :1], self.reference_elevation_degrees)

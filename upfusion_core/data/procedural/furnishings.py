@@ -82,8 +82,7 @@ def lamp(draws: Draws) -> Sketch:
     )
     arm = vector(-draws.uniform(0.25, 0.4) * torch.where(lean > 0, 1.0, -1.0), pole * draws.uniform(0.7, 0.9), 0)
     second = draws.chance(0.45)
-    sketch.rod(vector(lean * 0.5, pole * 0.5, 0), arm, 0.03, 0.03, role=DETAIL, color=2)
-    sketch.parts[-1]["role"] = torch.where(second, DETAIL, -1)
+    sketch.rod(vector(lean * 0.5, pole * 0.5, 0), arm, 0.03, 0.03, role=DETAIL, color=2, present=second)
     bulb = draws.uniform(0.1, 0.15)
     sketch.add(FRUSTUM, arm, sizes(bulb * 1.3, bulb * 0.6, bulb), color=3, present=second)
     sketch.block(0.05, 0.04, 0.07, vector(foot * 0.45, 0.08, 0.08), role=DETAIL, color=3)
@@ -273,6 +272,5 @@ def _legs(
         across = torch.where(three & (number == 2), 0.0, float(x)) * width
         start = vector(across, 0, z * depth)
         end = vector(across * splay, -drop, z * depth * splay)
-        sketch.rod(end, start, radius, radius * 1.25, role=LEG, color=color)
-        if number == 3:
-            sketch.parts[-1]["role"] = torch.where(three, -1, LEG)
+        present = ~three if number == 3 else None
+        sketch.rod(end, start, radius, radius * 1.25, role=LEG, color=color, present=present)

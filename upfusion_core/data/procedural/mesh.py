@@ -1,4 +1,4 @@
-"""The true surface of procedural objects: signed distances, meshes, points."""
+"""The true surface of procedural objects: signed distances and meshes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import trimesh
 from skimage.measure import marching_cubes
 from torch import Tensor
 
-from ...checks import check_range, check_shape
+from ...checks import check_count, check_shape
 from ...errors import InputError
 from .render import albedo
 from .shapes import Objects
@@ -49,7 +49,7 @@ def true_mesh(objects: Objects, resolution: int = 128) -> trimesh.Trimesh:
     """
     if len(objects) != 1:
         raise InputError(f"true_mesh takes one object, got {len(objects)}; index the batch, e.g. objects[0]")
-    check_range("resolution", resolution, 8)
+    check_count("resolution", resolution, 8)
     axis = torch.linspace(-HALF_BOX, HALF_BOX, resolution + 1, device=objects.device)
     grid = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).reshape(-1, 3)
     values = torch.cat([signed_distance(objects, chunk[None])[0] for chunk in grid.split(_CHUNK_POINTS)])
@@ -61,17 +61,3 @@ def true_mesh(objects: Objects, resolution: int = 128) -> trimesh.Trimesh:
     colors = albedo(objects, torch.tensor(np.asarray(mesh.vertices), dtype=torch.float32, device=objects.device))
     mesh.visual.vertex_colors = (colors.cpu().numpy() * 255).round().astype(np.uint8)
     return mesh
-
-
-def surface_points(objects: Objects, count: int, *, generator: torch.Generator, resolution: int = 128) -> Tensor:
-    """(count, 3) points of one object's surface, uniform by area, in its world, on the CPU."""
-    check_range("count", count, 1)
-    mesh = true_mesh(objects, resolution)
-    corners = torch.tensor(np.asarray(mesh.triangles), dtype=torch.float32)  # (F, 3, 3)
-    areas = torch.tensor(np.asarray(mesh.area_faces), dtype=torch.float64)
-    steps = areas.cumsum(0)
-    places = torch.rand(count, 3, generator=generator)
-    face = torch.searchsorted(steps, places[:, 0].double() * steps[-1]).clamp_max(len(steps) - 1)
-    root, share = places[:, 1:2].sqrt(), places[:, 2:3]
-    first, second, third = corners[face].unbind(1)
-    return (1 - root) * first + root * (1 - share) * second + root * share * third

@@ -56,21 +56,21 @@ def draw_coats(draws: Draws, palette: Tensor, colors: Tensor, dotted: Tensor) ->
 
     Where `dotted`, the main colour wears the held-out pattern; nothing else ever does.
     """
-    wardrobe = [_wardrobe(draws, palette, color, dotted) for color in range(4)]
+    mains = [_main_coat(draws, palette, color, dotted) for color in range(4)]
     label = _coat(draws, palette, 1 + draws.choice([1, 1, 1]), draws.choice(list(_BODY_WEIGHTS.values())), 0.7)
     inside = _coat(draws, palette, draws.choice([1.5, 0.5, 0.8]), torch.full((len(draws),), PLAIN), 1.0)
     inside = (inside[0], inside[1] * 0.75, *inside[2:])
     rows = torch.arange(len(draws))[:, None]
     chosen = []
     for field in range(6):
-        worn = torch.stack([coat[field] for coat in wardrobe], dim=1)[rows, colors]  # (B, P, ...)
-        others = [coat[field][:, None].expand_as(worn) for coat in (label, inside)]
-        chosen.append(torch.stack([worn, *others], dim=2))
+        outside = torch.stack([coat[field] for coat in mains], dim=1)[rows, colors]  # (B, P, ...)
+        others = [coat[field][:, None].expand_as(outside) for coat in (label, inside)]
+        chosen.append(torch.stack([outside, *others], dim=2))
     assert chosen[0].shape[2] == COATS
     return Coats(*chosen)
 
 
-def _wardrobe(draws: Draws, palette: Tensor, color: int, dotted: Tensor) -> tuple[Tensor, ...]:
+def _main_coat(draws: Draws, palette: Tensor, color: int, dotted: Tensor) -> tuple[Tensor, ...]:
     weights = _BODY_WEIGHTS if color in (0, 3) else _OTHER_WEIGHTS
     pattern = draws.choice(list(weights.values()))
     pattern = torch.where(dotted, DOTS, pattern) if color == 0 else pattern

@@ -14,7 +14,7 @@ from torch import Tensor
 from . import furnishings, vessels
 from .paint import draw_coats, draw_light, draw_palette
 from .placement import LARGEST_RADIUS, framed
-from .shapes import MAX_PARTS, Objects, Primitives, check_objects
+from .shapes import ABSENT, MAX_PARTS, Objects, Primitives, check_objects
 from .sketch import Draws, Sketch
 from .splits import SPLITS
 
@@ -113,7 +113,7 @@ def _padding(name: str, value: Tensor, count: int) -> Tensor:
     """(B, P, ...) of harmless values: absent parts are small upright ellipsoids."""
     shape = (count, MAX_PARTS, *value.shape[1:])
     if name == "role":
-        return torch.full(shape, -1, dtype=torch.int64)
+        return torch.full(shape, ABSENT, dtype=torch.int64)
     if name.endswith("rotation"):
         return torch.eye(3).expand(shape).clone()
     return torch.full(shape, 0.01) if name.endswith("size") else torch.zeros(shape, dtype=value.dtype)

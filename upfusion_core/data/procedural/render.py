@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ...checks import check_range, check_shape
+from ...checks import check_count, check_shape
 from ...errors import InputError
 from ...geometry import camera_rays
 from ...types import Cameras
@@ -52,8 +52,8 @@ def render_views(
         size: S, pixels.
         supersampling: n; each pixel is the mean of n x n samples through its footprint.
     """
-    check_range("size", size, 1)
-    check_range("supersampling", supersampling, 1)
+    check_count("size", size, 1)
+    check_count("supersampling", supersampling, 1)
     count = len(objects)
     check_shape("camera_to_world", camera_to_world, (count, "V", 4, 4), "V cameras an object")
     views = camera_to_world.shape[1]
@@ -73,17 +73,13 @@ def render_views(
     return ObjectViews(pictures[:3].permute(1, 2, 0, 3, 4), pictures[3, :, :, None], pictures[4, :, :, None])
 
 
-def render_rays(
-    objects: Objects, origins: Tensor, directions: Tensor, *, footprint: float = 0.0
-) -> tuple[Tensor, Tensor, Tensor]:
+def render_rays(objects: Objects, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Colours of any rays: rgb (B, R, 3) over white, opacity (B, R, 1), depth (B, R, 1), 0 where nothing was hit.
 
     Args:
         objects: B objects.
         origins: (B, R, 3), outside of the objects; or (B, 1, 3), shared by an object's rays.
         directions: (B, R, 3) of unit length.
-        footprint: width of what a ray stands for, in units of length at distance 1. 0 gives the ray's own colour; that
-            of a pixel (2 / focal / size) the mean of four rays around it, as in `render_views`.
     """
     count = len(objects)
     check_shape("directions", directions, (count, "R", 3), "R rays an object")
@@ -92,36 +88,19 @@ def render_rays(
         raise InputError(
             f"origins must be ({count}, {rays}, 3) or ({count}, 1, 3), got {tuple(origins.shape)}; one a ray or shared"
         )
-    check_range("footprint", footprint, 0.0)
     tables, owner = Tables.of(objects), torch.arange(count, device=objects.device)
-    per_chunk = max(1, _chunk_rays(objects.device) // count // (4 if footprint else 1))
+    per_chunk = max(1, _chunk_rays(objects.device) // count)
     parts = []
     for begin in range(0, rays, per_chunk):
         chosen = directions[:, begin : begin + per_chunk]
         starts = origins if origins.shape[1] == 1 else origins[:, begin : begin + per_chunk]
-        if footprint:
-            chosen = _spread(chosen, footprint).flatten(1, 2)
-            starts = starts if starts.shape[1] == 1 else starts.repeat_interleave(4, dim=1)
-        seen = _look(tables, owner, starts, chosen).unflatten(1, (count, -1))
-        if footprint:
-            seen = _pooled(seen.unflatten(2, (-1, 2, 2)).flatten(1, 2), 2).view(5, count, -1)
-        parts.append(seen if footprint else _finished(seen))
+        parts.append(_finished(_look(tables, owner, starts, chosen).unflatten(1, (count, -1))))
     seen = torch.cat(parts, dim=2).permute(1, 2, 0)
     return seen[..., :3], seen[..., 3:4], seen[..., 4:5]
 
 
 def _chunk_rays(device: torch.device) -> int:
     return _CHUNK_RAYS.get(device.type, _CHUNK_RAYS["cpu"])
-
-
-def _spread(directions: Tensor, footprint: float) -> Tensor:
-    """(B, R, 3) -> (B, R, 4, 3) rays through the quarters of a square footprint, which lies as in an upright camera."""
-    up = torch.tensor([0.0, 1.0, 0.0], device=directions.device)
-    right = normalize(torch.linalg.cross(directions, up.expand_as(directions)), dim=-1)
-    above = torch.linalg.cross(right, directions)
-    signs = torch.tensor([[-1.0, 1.0], [1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]], device=directions.device)
-    offsets = signs[:, :1] * right[:, :, None] + signs[:, 1:] * above[:, :, None]
-    return normalize(directions[:, :, None] + footprint / 4 * offsets, dim=-1)
 
 
 def _look(tables: Tables, owner: Tensor, origins: Tensor, directions: Tensor) -> Tensor:

@@ -23,10 +23,8 @@ from ...checks import check_finite, check_shape
 from ...errors import InputError
 
 ELLIPSOID, BOX, FRUSTUM, TORUS = range(4)
-PRIMITIVES = ("ellipsoid", "box", "frustum", "torus")
 
 ALONE, CUT, INTERSECT, BLEND = range(4)
-JOINTS = ("alone", "cut", "intersect", "blend")
 
 ABSENT = -1
 BODY, HANDLE, SPOUT, LEG, LID, DETAIL = range(6)
@@ -126,10 +124,6 @@ class Objects:
     def present(self) -> Tensor:
         """(B, P) bool: the parts that are there."""
         return self.role != ABSENT
-
-    def has(self, *roles: int) -> Tensor:
-        """(B,) bool: objects with a part in any of `roles`."""
-        return torch.stack([(self.role == role).any(1) for role in roles]).any(0)
 
     def __getitem__(self, index: int | slice | Tensor) -> Objects:
         """The chosen objects; an integer gives one, still with its leading axis."""

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .shapes import ALONE, BODY, BOX, CUT, DETAIL, FRUSTUM, MAX_PARTS
+from .shapes import ABSENT, ALONE, BODY, BOX, CUT, DETAIL, FRUSTUM, MAX_PARTS
 
 Number = float | Tensor
 
@@ -83,7 +83,7 @@ class Sketch:
             "center": center.expand(count, 3),
             "size": size.expand(count, 4),
             "rotation": rotation,
-            "role": torch.where(there, role, -1),
+            "role": torch.where(there, role, ABSENT),
             "color": _whole(color, count),
             "joint": _whole(ALONE, count),
             "blend": torch.zeros(count),
@@ -120,12 +120,22 @@ class Sketch:
         self.add(FRUSTUM, center, sizes(bottom, top, height), role=BODY)
         self.join(CUT, FRUSTUM, center + vector(0, wall * 1.5, 0), sizes(bottom - wall, top - wall, height))
 
-    def rod(self, start: Tensor, end: Tensor, first: Number, last: Number, *, role: int, color: int | Tensor) -> None:
+    def rod(
+        self,
+        start: Tensor,
+        end: Tensor,
+        first: Number,
+        last: Number,
+        *,
+        role: int,
+        color: int | Tensor,
+        present: Tensor | None = None,
+    ) -> None:
         """Adds a frustum from (N, 3) to (N, 3) with the radii at its ends."""
         axis = end - start
         length = axis.norm(dim=-1)
         size = sizes(first, last, length / 2).expand(self.count, 4)
-        self.add(FRUSTUM, (start + end) / 2, size, role=role, color=color, rotation=towards(axis))
+        self.add(FRUSTUM, (start + end) / 2, size, role=role, color=color, rotation=towards(axis), present=present)
 
     def block(self, x: Number, y: Number, z: Number, center: Tensor, *, role: int, color: int | Tensor) -> None:
         """Adds an upright box with the given half extents."""

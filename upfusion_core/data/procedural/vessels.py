@@ -85,8 +85,7 @@ def bottle(draws: Draws) -> Sketch:
     pump = draws.chance(0.45)
     tip = level + reach + cap * 1.5
     start, end = vector(-0.05, tip, 0), vector(draws.uniform(0.25, 0.45), tip - draws.uniform(-0.02, 0.08), 0)
-    sketch.rod(start.expand(len(draws), 3), end, 0.05, 0.035, role=SPOUT, color=2)
-    sketch.parts[-1]["role"] = torch.where(pump, SPOUT, -1)
+    sketch.rod(start.expand(len(draws), 3), end, 0.05, 0.035, role=SPOUT, color=2, present=pump)
     return sketch
 
 

@@ -1,0 +1,17 @@
+"""Reading whole data sets: for tests of the readers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from upfusion_core.data.examples import MultiViewDataset, PosedViews
+from upfusion_core.errors import UpFusionError
+
+
+def readable(dataset: MultiViewDataset) -> Iterator[PosedViews]:
+    """Every object that can be read, once and in order, with all its views; the data set counts the others."""
+    for index in range(len(dataset)):
+        try:
+            yield dataset[index]
+        except UpFusionError:
+            continue  # noted in `skipped`
