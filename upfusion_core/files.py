@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from .errors import OutputError
+
+Writing = Callable[[str], AbstractContextManager[Path]]
+"""Name of a file -> a temporary path that becomes it when the block ends well."""
 
 BUNDLED = Path(__file__).parent / "bundled"
 """Data that come with the package: the small model, photos of objects that it was not trained on."""

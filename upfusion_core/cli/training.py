@@ -15,6 +15,8 @@ from ..errors import InputError, OutputError
 from . import options
 from .console import answer, duration, progress, say
 from .options import one_of
+from .record import RECORD_NAME, read_record
+from .settings import checked_stored
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +32,8 @@ READERS = 8
 """Threads that read objects of a data set, where there are so many cores."""
 PRESETS = ("mini", "released")
 STAGE_NAMES = ("encoder", "autoencoder", "diffusion")
+STORED: dict[str, Any] = {"config": dict, "data": str, "validation": str | None}
+"""The settings of a run, as its record holds them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +127,8 @@ def _train_in(run: Run, told: TrainOptions, *, device: str, max_minutes: float |
         if STATE_NAME in run.stored("files"):
             raise OutputError(f"{run.folder} holds no {STATE_NAME} to go on from; use --force to begin anew")
         say(f"{run.folder} holds no {STATE_NAME}: nothing was saved before the run stopped, so it begins anew")
-        told = replace(told, init=told.init or tuple(map(Path, run.stored("sources").get("init", ()))))
+        before = checked_stored(run.stored("sources"), {"init": list[str]})
+        told = replace(told, init=told.init or tuple(map(Path, before.get("init", ()))))
     for path in told.init:
         if not path.exists():
             raise InputError(f"--init must be a file or folder of weights, but there is none at {path}")
@@ -145,8 +150,11 @@ def _train_in(run: Run, told: TrainOptions, *, device: str, max_minutes: float |
 def _train_beside(told: TrainOptions, folder: Path, *, device: str, max_minutes: float | None, resume: bool) -> None:
     from ..training.state import STATE_NAME
 
-    stored = json.loads((folder / "run.json").read_text(encoding="utf-8"))["settings"] if resume else {}
-    config, source, validation = _made(_settings(told, stored), device)
+    path = folder / RECORD_NAME
+    record = read_record(path) if resume else None
+    if resume and record is None:
+        raise OutputError(f"{path} must be a record of a run, but cannot be read; use --force to begin anew")
+    config, source, validation = _made(_settings(told, record["settings"] if record else {}), device)
     goes_on = resume and (folder / STATE_NAME).is_file()
     _call(folder, told, config, source, validation, lambda done: None, device, max_minutes, goes_on)
 
@@ -182,6 +190,7 @@ def _call(
 
 def _settings(told: TrainOptions, stored: dict[str, Any]) -> dict[str, Any]:
     """What shapes the result, as JSON: of the command line, and where that is silent, of the run that is continued."""
+    stored = checked_stored(stored, STORED)
     data = _data_name(told.data) or stored.get("data")
     if data is None:
         raise InputError("--data is needed, got none; give procedural, or the folder of a data set")

@@ -167,8 +167,9 @@ def test_a_fifth_is_held_out_unless_told() -> None:
     for objects in (None, 5, 10, 24):
         held_out[objects] = evaluation_settings(EvaluateOptions(**told | {"objects": objects}), {})["held_out"]
     assert held_out == {None: 20, 5: 0, 10: 2, 24: 4}
-    stored = evaluation_settings(EvaluateOptions(**told), {"data": "procedural", "split": "test", "objects": 50})
-    assert stored["held_out"] is None  # a run from before there was the option
+    before = evaluation_settings(EvaluateOptions(**told), {}) | {"guidance": 9.0}
+    del before["held_out"]  # a run from before there was the option
+    assert evaluation_settings(EvaluateOptions(**told), before) == {**before, "held_out": None}
 
 
 def test_lpips_with_the_user_s_weights(small_weights: Path, tmp_path: Path) -> None:
@@ -192,6 +193,30 @@ def test_lpips_with_the_user_s_weights(small_weights: Path, tmp_path: Path) -> N
         assert refused.exit_code == 2
         assert words in words_of(refused)
         assert not (tmp_path / "refused").exists()
+
+
+@pytest.mark.parametrize(("name", "value"), [("photos", 3), ("objects", "x"), ("stages", [1]), ("seed", None)])
+def test_a_record_that_was_edited_wrongly(small_weights: Path, tmp_path: Path, name: str, value: object) -> None:
+    out = tmp_path / "out"
+    assert upfusion("--model", small_weights, "--data", "procedural", *SMALL, "-o", out).exit_code == 0
+    content = record(out)
+    content["settings"][name] = value
+    (out / "run.json").write_text(json.dumps(content))
+    result = upfusion("--resume", "-o", out)
+    assert result.exit_code == 2
+    assert f"as they were written, got {name} = {json.dumps(value)}; correct it there" in words_of(result)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"values": NaN}', "[]"])
+def test_a_broken_object_is_measured_again(small_weights: Path, tmp_path: Path, text: str) -> None:
+    out = tmp_path / "out"
+    assert upfusion("--model", small_weights, "--data", "procedural", *SMALL, "-o", out).exit_code == 0
+    before = (out / "objects" / "000001.json").read_bytes()
+    (out / "objects" / "000001.json").write_text(text)
+    (out / "run.json").write_text(json.dumps(record(out) | {"status": "interrupted"}))
+    result = upfusion("--resume", "-o", out, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert (out / "objects" / "000001.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,26 @@ def test_ctrl_c_is_130_and_goes_on(shards: Path, tmp_path: Path, monkeypatch: py
     assert not (out / "packing.json").exists()
 
 
+@pytest.mark.parametrize(("name", "value"), [("size", 16.5), ("views", "x"), ("shard_size", None), ("depth", 1)])
+def test_a_record_that_was_edited_wrongly(shards: Path, tmp_path: Path, name: str, value: object) -> None:
+    content = record(shards) | {"status": "interrupted"}
+    content["settings"][name] = value
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    result = upfusion("pack", "--resume", "-o", tmp_path)
+    assert result.exit_code == 2
+    assert f"as they were written, got {name} = {json.dumps(value)}; correct it there" in words_of(result)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"place": NaN}', "[]", '{"shards": [{}]}'])
+def test_a_state_that_was_edited_wrongly(shards: Path, tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.json").write_text(json.dumps(record(shards) | {"status": "interrupted"}))
+    (tmp_path / "packing.json").write_text(text)
+    result = upfusion("pack", "--resume", "-o", tmp_path)
+    assert result.exit_code == 2
+    assert "packing.json cannot be read" in words_of(result)
+    assert "use --force to begin anew" in words_of(result)
+
+
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: object, sample: dict) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
