@@ -12,7 +12,7 @@ import typer
 from ..errors import InputError
 from . import options
 from .console import answer, duration, progress, say
-from .options import one_of
+from .options import PROCEDURAL, one_of
 from .settings import DEFAULT_MODEL, DEFAULT_MODEL_NOTE, PRESETS, absolute_model, checked_stored
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from ..evaluation.groups import Group
     from .run import Run
 
-PROCEDURAL = "procedural"
 SPLITS = ("test", "validation", "held_out")
 DEFAULTS: dict[str, Any] = {
     "photos": "1,3,6", "objects": 100, "views": 4, "stages": "white,nearest,predict,sample,field", "seed": 0,
@@ -166,8 +165,7 @@ def _evaluate_in(run: Run, told: EvaluateOptions, device: str) -> None:
         settings["guidance"] = recommended_guidance(settings["model"])
     run.check_same(settings, {})
     if run.already_finished:
-        say(f"{run.folder} is finished already; --force would make it anew")
-        run.begin(settings, {}, {})
+        run.begin_finished(settings, {}, {})
         return
     import torch
 

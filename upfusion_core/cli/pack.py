@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..json_text import read_json
 from . import options
 from .console import answer, duration, progress, say
-from .options import one_of
+from .options import PROCEDURAL, one_of
 from .settings import checked_stored
 
 if TYPE_CHECKING:
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from ..data.shards_writing import PackState
     from .run import Run
 
-PROCEDURAL = "procedural"
 KINDS = ("co3d", "objaverse", "gso", "shapenet_srn", "meshes", "shards")
 SPLITS = ("train", "validation", "test", "held_out")
 PICTURES = ("png", "webp", "jpeg")
+"""These and the kinds are the same as in the package `data`, which needs torch."""
 PROCEDURAL_OBJECTS = 1000
 RENDERED_VIEWS = 24
 """Of an object that is rendered on the fly, unless told."""
@@ -113,8 +113,7 @@ def _pack_in(run: Run, told: PackOptions) -> None:
     settings = _settings(told, run.stored("settings"))
     run.check_same(settings, {})
     if run.already_finished:
-        say(f"{run.folder} is finished already; --force would make it anew")
-        run.begin(settings, {}, {})
+        run.begin_finished(settings, {}, {})
         return
     dataset = _dataset(settings)
     indices = range(_count(settings, len(dataset)))

@@ -51,8 +51,7 @@ def opened(
         photos = read_photos(chosen, settings)
         run.check_same(settings_json(settings), photos.checksums)
         if run.already_finished:
-            say(f"{conduct.output} is finished already; --force would make it anew")
-            begin(run, settings, photos)
+            run.begin_finished(settings_json(settings), photos.sources.as_json(), photos.checksums)
         yield run, settings, photos
 
 

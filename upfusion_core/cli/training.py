@@ -14,7 +14,7 @@ import typer
 from ..errors import InputError, OutputError
 from . import options
 from .console import answer, duration, progress, say
-from .options import one_of
+from .options import PROCEDURAL, one_of
 from .record import RECORD_NAME, read_record
 from .settings import checked_stored
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from ..training.config import Stage, TrainConfig
     from .run import Run
 
-PROCEDURAL = "procedural"
 PROCEDURAL_POOL = 8192
 """Objects that are drawn at once, in two seconds, and each seen 16 times from other sides before new ones come."""
 READERS = 8
@@ -121,8 +120,7 @@ def _train_in(run: Run, told: TrainOptions, *, device: str, max_minutes: float |
     run.check_same(settings, {})
     if run.resumed and not (run.folder / STATE_NAME).is_file():
         if run.already_finished:
-            say(f"{run.folder} is finished already; --force would make it anew")
-            run.begin(settings, sources, {})
+            run.begin_finished(settings, sources, {})
             return
         if STATE_NAME in run.stored("files"):
             raise OutputError(f"{run.folder} holds no {STATE_NAME} to go on from; use --force to begin anew")
@@ -137,7 +135,10 @@ def _train_in(run: Run, told: TrainOptions, *, device: str, max_minutes: float |
     run.begin(settings, sources, {})
     try:
         with run.stage("train"), progress(f"Training the {config.stage}") as advance:
-            result = _call(run.folder, told, config, source, validation, advance, device, max_minutes, goes_on)
+            result = _call(
+                run.folder, config, source, validation,
+                init=told.init, advance=advance, device=device, max_minutes=max_minutes, resume=goes_on,
+            )  # fmt: skip
     finally:
         _record_files(run)
     run.note("step", result.step)
@@ -156,15 +157,19 @@ def _train_beside(told: TrainOptions, folder: Path, *, device: str, max_minutes:
         raise OutputError(f"{path} must be a record of a run, but cannot be read; use --force to begin anew")
     config, source, validation = _made(_settings(told, record["settings"] if record else {}), device)
     goes_on = resume and (folder / STATE_NAME).is_file()
-    _call(folder, told, config, source, validation, lambda done: None, device, max_minutes, goes_on)
+    _call(
+        folder, config, source, validation,
+        init=told.init, advance=lambda done: None, device=device, max_minutes=max_minutes, resume=goes_on,
+    )  # fmt: skip
 
 
 def _call(
     folder: Path,
-    told: TrainOptions,
     config: TrainConfig,
     source: BatchSource,
     validation: BatchSource,
+    *,
+    init: tuple[Path, ...],
     advance: Callable[[float], None],
     device: str,
     max_minutes: float | None,
@@ -180,7 +185,7 @@ def _call(
         source,
         validation,
         folder,
-        init=told.init,
+        init=init,
         resume=resume,
         max_minutes=max_minutes,
         device=device,

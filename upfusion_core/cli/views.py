@@ -22,11 +22,7 @@ _MakeViews = Callable[[Run, "UpFusion", SceneEncoding, Cameras, _Settings], None
 
 def run_views(settings: ViewsSettings, sources: Sources, conduct: Conduct) -> None:
     """Views by the diffusion model, as PNGs, contact sheet and film."""
-
-    def make(run: Run, model: UpFusion, scene: SceneEncoding, cameras: Cameras, settings: ViewsSettings) -> None:
-        sample_views(run, model, scene, cameras, settings)
-
-    _run("views", settings, sources, conduct, make)
+    _run("views", settings, sources, conduct, sample_views)
 
 
 def run_predict(settings: PredictSettings, sources: Sources, conduct: Conduct) -> None:

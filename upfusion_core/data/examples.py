@@ -12,9 +12,9 @@ from torch import Tensor
 from ..checks import check_range, check_shape
 from ..errors import InputError, UpFusionError
 from ..types import Cameras
-from .normalise import Similarity, normalise
+from .normalise import Placement, normalise
 
-__all__ = ["MultiViewDataset", "PosedViews", "Similarity", "choose_views", "normalise", "readable", "stream"]
+__all__ = ["MultiViewDataset", "Placement", "PosedViews", "choose_views", "normalise", "readable", "stream"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class PosedViews:
     name: str
     upright: bool = True
     depth: Tensor | None = None
-    placement: Similarity | None = None
+    placement: Placement | None = None
 
     def __post_init__(self) -> None:
         check_shape("PosedViews.rgb", self.rgb, ("N", 3, "S", "S"), "channels come first")

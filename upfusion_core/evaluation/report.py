@@ -110,7 +110,9 @@ def evaluate(
         record = _stored(folder, task, fingerprint)
         if record is None:
             hook = _shifted(on_step, place * each, len(tasks))
-            found = _evaluated(model, task, config, fingerprint, writing, temporary, hook, lpips)
+            found = _evaluated(
+                model, task, config, fingerprint, writing=writing, temporary=temporary, on_step=hook, lpips=lpips
+            )
             for left in (folder / "objects").glob(f"{task.name}-*.state"):
                 left.unlink()
             if isinstance(found, _Skipped):
@@ -193,6 +195,7 @@ def _evaluated(
     task: _Task,
     config: EvaluationConfig,
     fingerprint: str,
+    *,
     writing: Writing,
     temporary: Callable[[str], Path],
     on_step: OnStep | None,

@@ -12,7 +12,10 @@ from tiny_training import tiny_config
 from typer.testing import CliRunner, Result
 
 from upfusion_core.cli.app import app
+from upfusion_core.cli.pack import KINDS, PICTURES
+from upfusion_core.data.folder_formats import FORMATS
 from upfusion_core.data.shards import ShardedViews
+from upfusion_core.data.shards_format import PICTURE_FORMATS
 from upfusion_core.evaluation import report as report_module
 
 webdataset = pytest.importorskip("webdataset")
@@ -30,6 +33,11 @@ def words_of(result: Result) -> str:
 
 def record(folder: Path) -> dict:
     return json.loads((folder / "run.json").read_text())
+
+
+def test_the_options_are_the_library_s() -> None:
+    assert KINDS == FORMATS
+    assert PICTURES == PICTURE_FORMATS
 
 
 @pytest.fixture(scope="module")

@@ -182,7 +182,7 @@ def test_processes_beside_the_first_keep_no_record(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    monkeypatch.setattr(command, "_call", lambda folder, *rest: seen.append((folder, rest[1].steps)))
+    monkeypatch.setattr(command, "_call", lambda folder, config, *_, **__: seen.append((folder, config.steps)))
     monkeypatch.setenv("RANK", "1")
     out = tmp_path / "out"
     result = upfusion("encoder", "--config", config, "--data", "procedural", "--device", "cpu", "-o", out)
