@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from ..models.checkpoints import recommended_guidance
+from ..pictures import contact_sheet, load_png, save_png
 from ..types import Cameras, InputViews, SceneEncoding
 from .console import progress, say
 from .inputs import Photos, read_photos
-from .pictures import contact_sheet, load_png, save_png, save_video
+from .pictures import save_video
 from .run import Run, open_run
 from .settings import (
     DEFAULT_MODEL,

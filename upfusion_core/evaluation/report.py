@@ -16,12 +16,13 @@ from ..errors import FieldError, InputError
 from ..files import Writing, replacing
 from ..json_text import read_json
 from ..models.perceptual import PerceptualDistance
+from ..pictures import load_png, save_png
 from ..types import OnStep
 from .config import EvaluationConfig
 from .groups import Group
 from .metrics import MEASURES
 from .objects import EvaluatedObject, draw_object
-from .pictures import load_picture, object_row, save_picture, stacked
+from .pictures import object_row, stacked
 from .protocol import ObjectResult, Values, evaluate_object, object_values, settings_id
 from .summary import (
     WAYS,
@@ -235,7 +236,7 @@ def _saved(
         "notes": result.notes,
     }
     with writing(f"objects/{task.name}.png") as path:
-        save_picture(path, object_row(item.views.rgb[list(item.photos)], item.truth[0], result.shown))
+        save_png(path, object_row(item.views.rgb[list(item.photos)], item.truth[0], result.shown))
     with writing(f"objects/{task.name}.json") as path:
         path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return record
@@ -305,10 +306,10 @@ def _write(
         "results_by_group": {name: results_to_json(found) for name, found in report.results_by_group.items()},
         "gains": _gains(main, config),
     }
-    rows = [load_picture(folder / "objects" / f"{record['index']:06d}.png") for record in main[:SHEET_OBJECTS]]
+    rows = [load_png(folder / "objects" / f"{record['index']:06d}.png") for record in main[:SHEET_OBJECTS]]
     shown = [stage for stage in config.stages if stage != "white"]
     with writing("sheet.png") as path:
-        save_picture(path, stacked(rows, max(config.photos), shown))
+        save_png(path, stacked(rows, max(config.photos), shown))
     with tempfile.TemporaryDirectory() as place:
         for measure, plot in plot_results(report.results, place).items():
             with writing(f"plots/{measure}.png") as path:
