@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import trimesh
+from command_runs import read_run
 from tiny_training import tiny_config
 from typer.testing import CliRunner, Result
 
@@ -31,10 +32,6 @@ def words_of(result: Result) -> str:
     return " ".join(result.output.split())
 
 
-def record(folder: Path) -> dict:
-    return json.loads((folder / "run.json").read_text())
-
-
 def test_the_options_are_the_library_s() -> None:
     assert KINDS == FORMATS
     assert PICTURES == PICTURE_FORMATS
@@ -54,7 +51,7 @@ def test_shards_and_their_index_in_a_folder(shards: Path) -> None:
     assert content["objects"] == 5
     assert len(names) > 1
     assert content["packed"]["split"] == "train"
-    assert set(record(shards)["files"]) == {*names, "index.json"}
+    assert set(read_run(shards)["files"]) == {*names, "index.json"}
     assert sorted(path.name for path in shards.iterdir()) == sorted([*names, "index.json", "run.json"])
     assert all(shard["bytes"] <= 30_000 + 10_240 for shard in content["shards"])
     dataset = ShardedViews(shards)
@@ -94,7 +91,7 @@ def test_ctrl_c_is_130_and_goes_on(shards: Path, tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize(("name", "value"), [("size", 16.5), ("views", "x"), ("shard_size", None), ("depth", 1)])
 def test_a_record_that_was_edited_wrongly(shards: Path, tmp_path: Path, name: str, value: object) -> None:
-    content = record(shards) | {"status": "interrupted"}
+    content = read_run(shards) | {"status": "interrupted"}
     content["settings"][name] = value
     (tmp_path / "run.json").write_text(json.dumps(content))
     result = upfusion("pack", "--resume", "-o", tmp_path)
@@ -104,7 +101,7 @@ def test_a_record_that_was_edited_wrongly(shards: Path, tmp_path: Path, name: st
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"place": NaN}', "[]", '{"shards": [{}]}'])
 def test_a_state_that_was_edited_wrongly(shards: Path, tmp_path: Path, text: str) -> None:
-    (tmp_path / "run.json").write_text(json.dumps(record(shards) | {"status": "interrupted"}))
+    (tmp_path / "run.json").write_text(json.dumps(read_run(shards) | {"status": "interrupted"}))
     (tmp_path / "packing.json").write_text(text)
     result = upfusion("pack", "--resume", "-o", tmp_path)
     assert result.exit_code == 2
