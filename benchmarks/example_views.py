@@ -26,6 +26,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from upfusion_core import Cameras, orbit_cameras
 from upfusion_core.data.procedural import GENERATOR_VERSION, ProceduralObjects, render_views
 from upfusion_core.files import bundled_path
+from upfusion_core.pictures import to_8bit
 
 SPLIT, PHOTOS, TRUTHS = "test", 6, 8
 SUPERSAMPLING = 3
@@ -68,8 +69,7 @@ def listed(cameras: Cameras) -> str:
 
 def pixels(picture: Tensor) -> np.ndarray:
     """(3 or 1, S, S) in [0, 1] -> (S, S, 3) or (S, S) uint8."""
-    values = (picture.clamp(0, 1) * 255).round().byte()
-    return values.permute(1, 2, 0).numpy() if len(values) == 3 else values[0].numpy()
+    return to_8bit(picture.permute(1, 2, 0) if len(picture) == 3 else picture[0])
 
 
 def differing(folder: Path, files: Files) -> list[str]:

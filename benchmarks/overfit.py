@@ -33,7 +33,6 @@ sys.path.append(str(Path(__file__).resolve().parent))
 from measuring import write_json
 
 from upfusion_core import UpFusion
-from upfusion_core.cli.pictures import contact_sheet, save_png
 from upfusion_core.data.procedural import Objects, ProceduralObjects, render_views
 from upfusion_core.data.procedural.shapes import Light
 from upfusion_core.evaluation.metrics import box_psnr
@@ -43,6 +42,7 @@ from upfusion_core.models.controlnet import DiffusionConfig
 from upfusion_core.models.dino import DinoConfig
 from upfusion_core.models.upsrt import UpSRTConfig
 from upfusion_core.models.vae import VaeConfig, decode_latents, encode_images
+from upfusion_core.pictures import contact_sheet, save_png
 from upfusion_core.training.batches import TrainingBatch
 from upfusion_core.training.config import TrainConfig
 from upfusion_core.training.draws import derived_seed

@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from .errors import OutputError
+
+Writing = Callable[[str], AbstractContextManager[Path]]
+"""Name of a file -> a temporary path that becomes it when the block ends well."""
 
 BUNDLED = Path(__file__).parent / "bundled"
 BUNDLED_NAME = "mini"
@@ -37,19 +40,29 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     check_file_name(path.name, "the name of the file to write")
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    made = missing_folders(path.parent)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        os.replace(partial, path)
+        with made_folder(path.parent):
+            try:
+                yield partial
+                os.replace(partial, path)
+            finally:
+                if partial.is_file():
+                    partial.unlink()
     except OSError as error:
         raise OutputError(f"{path} could not be written: {_reason(error)}") from error
+
+
+@contextmanager
+def made_folder(folder: Path) -> Iterator[None]:
+    """Makes `folder` and its parents where they are missing; of these, what is empty in the end goes again."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
     finally:
-        if partial.is_file():
-            partial.unlink()
-        for folder in made:
+        for path in made:
             with suppress(OSError):  # it holds what was written
-                folder.rmdir()
+                path.rmdir()
 
 
 _DEVICES = {"con", "prn", "aux", "nul", "conin$", "conout$"} | {
@@ -80,11 +93,6 @@ def check_file_name(name: str, label: str = "a file's name") -> None:
         fault = f"one of {len(name)} letters"
     if fault:
         raise OutputError(f"{label} must be one that every system can write, got {fault}; choose another name")
-
-
-def missing_folders(folder: Path) -> list[Path]:
-    """The folder and those of its parents that do not exist yet, innermost first."""
-    return [path for path in (folder, *folder.parents) if not path.exists()]
 
 
 def save_tensors(content: dict[str, Any], path: str | os.PathLike[str]) -> None:

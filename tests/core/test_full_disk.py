@@ -14,15 +14,15 @@ import torch
 from tiny_training import tiny_model
 from torch import Tensor
 
-from upfusion_core.cli.pictures import save_png, save_video
+from upfusion_core.cli.pictures import save_video
 from upfusion_core.errors import OutputError
-from upfusion_core.evaluation import pictures as evaluation_pictures
 from upfusion_core.field.hashgrid import GridConfig
 from upfusion_core.field.mesh import MeshAsset
 from upfusion_core.field.radiance import FieldConfig, RadianceField
 from upfusion_core.files import replacing, save_tensors, write_json
 from upfusion_core.models.convert import write_networks
 from upfusion_core.models.networks import network_weights
+from upfusion_core.pictures import save_png
 from upfusion_core.pipeline.distill_state import save_state
 from upfusion_core.training.initial import initial_networks
 from upfusion_core.training.report import save_picture
@@ -57,11 +57,6 @@ def film(path: Path, large: bool) -> None:
         save_video(partial, noise(8, 3, 64, 64) if large else torch.ones(2, 3, 8, 8))
 
 
-def row_of_a_report(path: Path, large: bool) -> None:
-    with replacing(path) as partial:
-        evaluation_pictures.save_picture(partial, noise(3, 128, 128) if large else torch.ones(3, 4, 4))
-
-
 def sheet_of_a_training(path: Path, large: bool) -> None:
     save_picture(path, noise(3, 128, 128) if large else torch.ones(3, 4, 4))
 
@@ -94,7 +89,6 @@ WRITERS: dict[str, Callable[[Path, bool], None]] = {
     "mesh.stl": mesh,
     "000.png": png,
     "turntable.gif": film,
-    "objects.png": row_of_a_report,
     "validation.png": sheet_of_a_training,
     "run.json": record,
     "training.pt": state_of_a_training,

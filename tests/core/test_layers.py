@@ -14,7 +14,7 @@ PACKAGE = ROOT / "upfusion_core"
 LAYERS = (
     {"errors", "version"},
     {"checks", "files", "json_text", "memory", "srgb"},
-    {"types"},
+    {"types", "pictures"},
     {"geometry"},
     {"models", "field", "data"},
     {"pipeline"},

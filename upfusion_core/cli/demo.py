@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..pictures import contact_sheet, load_png, save_png
 from ..pipeline.examples import ExampleViews, example_views
 from . import inputs
 from .console import answer, duration, progress, say
 from .inputs import Photos
-from .pictures import contact_sheet, labelled_sheet, load_png, save_png
+from .pictures import labelled_sheet
 from .reconstruct import FIELD_NAME, distill_config, finished_field, fit_field, rendered, save_mesh, save_turntable
 from .run import Run
 from .settings import Conduct, DemoSettings, Sources

@@ -12,8 +12,8 @@ import typer
 from ..errors import InputError
 from . import options
 from .console import answer, duration, progress, say
-from .options import one_of
-from .settings import DEFAULT_MODEL, DEFAULT_MODEL_NOTE, PRESETS, absolute_model
+from .options import PROCEDURAL, one_of
+from .settings import DEFAULT_MODEL, DEFAULT_MODEL_NOTE, PRESETS, absolute_model, checked_stored
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,12 +23,17 @@ if TYPE_CHECKING:
     from ..evaluation.groups import Group
     from .run import Run
 
-PROCEDURAL = "procedural"
 SPLITS = ("test", "validation", "held_out")
 DEFAULTS: dict[str, Any] = {
     "photos": "1,3,6", "objects": 100, "views": 4, "stages": "white,nearest,predict,sample,field", "seed": 0,
     "steps": 50, "scheduler": "ddim", "alignment": "object", "dtype": "auto", "batch_size": 4, "preset": "fast",
 }  # fmt: skip
+STORED: dict[str, Any] = {
+    "model": str, "data": str, "split": str | None, "photos": list[int], "objects": int, "held_out": int | None,
+    "views": int, "stages": list[str], "seed": int, "steps": int, "guidance": float, "scheduler": str,
+    "alignment": str, "dtype": str, "batch_size": int, "lpips": str | None, "preset": str, "perceptual": str | None,
+}  # fmt: skip
+"""The settings of a run, as its record holds them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,8 +165,7 @@ def _evaluate_in(run: Run, told: EvaluateOptions, device: str) -> None:
         settings["guidance"] = recommended_guidance(settings["model"])
     run.check_same(settings, {})
     if run.already_finished:
-        say(f"{run.folder} is finished already; --force would make it anew")
-        run.begin(settings, {}, {})
+        run.begin_finished(settings, {}, {})
         return
     import torch
 
@@ -208,11 +212,12 @@ def _evaluate_in(run: Run, told: EvaluateOptions, device: str) -> None:
 
 def evaluation_settings(told: EvaluateOptions, stored: dict[str, Any]) -> dict[str, Any]:
     """What shapes the result, as JSON: of the command line, where that is silent of the run that is continued."""
+    stored = checked_stored(stored, STORED)
     settings: dict[str, Any] = {}
     for field in fields(told):
         value: Any = getattr(told, field.name)
         if value is None and stored:
-            settings[field.name] = stored.get(field.name)
+            settings[field.name] = stored[field.name]
             continue
         value = DEFAULTS.get(field.name) if value is None else value
         if field.name in ("photos", "stages"):

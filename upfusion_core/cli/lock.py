@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from ..errors import OutputError
-from ..files import missing_folders
+from ..files import made_folder
 
 LOCK_NAME = ".upfusion.lock"
 
@@ -38,18 +38,13 @@ def locked_file(path: Path) -> Iterator[None]:
         OutputError: another process holds it, or nothing can be written there.
     """
     folder = path.parent
-    made = missing_folders(folder)
-    try:
+    with ExitStack() as stack:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(made_folder(folder))
         except OSError as error:
             raise OutputError(f"{folder} cannot be made ({error.strerror}); choose another folder") from error
-        with _held(folder / f".{path.name}{LOCK_NAME}", str(path), "name"):
-            yield
-    finally:
-        for empty in made:
-            with suppress(OSError):  # it holds what was written
-                empty.rmdir()
+        stack.enter_context(_held(folder / f".{path.name}{LOCK_NAME}", str(path), "name"))
+        yield
 
 
 @contextmanager

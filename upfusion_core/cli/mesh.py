@@ -6,7 +6,6 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..errors import OutputError
 from ..field.atlas import require_xatlas
 from ..field.decimate import require_decimation
 from ..field.export import save_mesh
@@ -17,7 +16,7 @@ from ..files import write_json
 from . import inputs
 from .console import answer, duration, progress
 from .lock import locked_file
-from .run import new_record
+from .run import finished_record, new_record, refuse_existing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +57,7 @@ def run_mesh(source: Path, output: Path, options: MeshOptions, *, device: str, f
 
 def _mesh(source: Path, output: Path, options: MeshOptions, *, device: str, force: bool) -> None:
     record_path = output.with_name(output.name + ".run.json")
-    for path in (output, record_path):
-        if path.exists() and not force:
-            raise OutputError(f"{path} exists already; choose another name, or --force to replace it")
+    refuse_existing(output, record_path, force=force)
     require_mesh_packages(options.texture_size, options.faces)
     record = new_record("mesh", asdict(options), {"field": str(source.absolute())}, {})
     start = time.monotonic()
@@ -68,12 +65,6 @@ def _mesh(source: Path, output: Path, options: MeshOptions, *, device: str, forc
     mesh = extracted(field, options)
     files = save_mesh(mesh, output)
     seconds = time.monotonic() - start
-    record |= {
-        "status": "finished",
-        "stages": ["mesh"],
-        "timings_seconds": {"mesh": round(seconds, 3)},
-        "files": [str(path) for path in files],
-        "mesh": {"vertices": len(mesh.vertices), "faces": len(mesh.faces)},
-    }
-    write_json(record_path, record)
+    record = finished_record(record, "mesh", seconds, files)
+    write_json(record_path, record | {"mesh": {"vertices": len(mesh.vertices), "faces": len(mesh.faces)}})
     answer(f"Wrote {output} ({len(mesh.faces)} faces) in {duration(seconds)}; record in {record_path}")

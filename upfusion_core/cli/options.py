@@ -10,6 +10,8 @@ import typer
 PHOTO_ELEVATION_DEGREES = 22.5
 """What the release assumes of photo 1 (the same as in geometry, which cannot be imported here)."""
 
+PROCEDURAL = "procedural"
+"""In place of a data set's folder: objects that are made as they are needed."""
 SCHEDULER_HELP = "ddim as released, or another scheduler of diffusers by name."
 PHOTO_ELEVATION_HELP = "Degrees above the horizon that photo 1 was taken from."
 

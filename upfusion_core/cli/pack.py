@@ -10,19 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InputError
+from ..json_text import read_json
 from . import options
 from .console import answer, duration, progress, say
-from .options import one_of
+from .options import PROCEDURAL, one_of
+from .settings import checked_stored
 
 if TYPE_CHECKING:
     from ..data.examples import MultiViewDataset
     from ..data.shards_writing import PackState
     from .run import Run
 
-PROCEDURAL = "procedural"
 KINDS = ("co3d", "objaverse", "gso", "shapenet_srn", "meshes", "shards")
 SPLITS = ("train", "validation", "test", "held_out")
 PICTURES = ("png", "webp", "jpeg")
+"""These and the kinds are the same as in the package `data`, which needs torch."""
 PROCEDURAL_OBJECTS = 1000
 RENDERED_VIEWS = 24
 """Of an object that is rendered on the fly, unless told."""
@@ -43,7 +45,12 @@ class PackOptions:
     shard_size: float | None
 
 
-DEFAULTS = {"size": 256, "pictures": "png", "depth": False, "shard_size": 512.0}
+DEFAULTS: dict[str, Any] = {"size": 256, "pictures": "png", "depth": False, "shard_size": 512.0}
+STORED: dict[str, Any] = {
+    "data": str, "kind": str | None, "split": str | None, "objects": int | None, "views": int | None, "size": int,
+    "pictures": str, "depth": bool, "shard_size": float,
+}  # fmt: skip
+"""The settings of a run, as its record holds them."""
 
 
 def pack(
@@ -106,8 +113,7 @@ def _pack_in(run: Run, told: PackOptions) -> None:
     settings = _settings(told, run.stored("settings"))
     run.check_same(settings, {})
     if run.already_finished:
-        say(f"{run.folder} is finished already; --force would make it anew")
-        run.begin(settings, {}, {})
+        run.begin_finished(settings, {}, {})
         return
     dataset = _dataset(settings)
     indices = range(_count(settings, len(dataset)))
@@ -146,10 +152,8 @@ def _pack_in(run: Run, told: PackOptions) -> None:
 
 def _settings(told: PackOptions, stored: dict[str, Any]) -> dict[str, Any]:
     """What shapes the result, as JSON: of the command line, where that is silent of the run that is continued."""
-    settings = asdict(told)
-    for name, value in settings.items():
-        if value is None:
-            settings[name] = stored.get(name) if stored else DEFAULTS.get(name)
+    unsaid = checked_stored(stored, STORED) or DEFAULTS
+    settings = {name: unsaid.get(name) if value is None else value for name, value in asdict(told).items()}
     if settings["data"] is None:
         raise InputError("something to pack is needed, got none; give procedural, or the folder of a data set")
     if settings["data"] == PROCEDURAL:
@@ -200,9 +204,9 @@ def _state(run: Run) -> PackState | None:
     if not run.resumed or not path.is_file():
         return None
     try:
-        state = PackState(**json.loads(path.read_text(encoding="utf-8")))
+        state = PackState(**read_json(path))
         missing = [shard["name"] for shard in state.shards if not (run.folder / shard["name"]).is_file()]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (InputError, TypeError, KeyError) as error:
         raise InputError(f"{path} cannot be read ({error}); use --force to begin anew") from error
     if missing:
         raise InputError(f"{run.folder} lacks {missing[0]}, which was packed before; use --force to begin anew")

@@ -1,9 +1,8 @@
-"""Pictures into files: PNG, contact sheets, GIF and MP4."""
+"""Pictures of a run: sheets with titles, GIF and MP4."""
 
 from __future__ import annotations
 
 import importlib.util
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,33 +15,9 @@ from torch.nn.functional import pad
 
 from ..checks import check_shape
 from ..errors import MissingPackageError
+from ..pictures import to_8bit
 
 FRAMES_PER_SECOND = 12
-
-
-def save_png(path: Path, rgb: Tensor) -> None:
-    """(3, H, W) in [0, 1] -> an 8-bit PNG."""
-    check_shape("rgb", rgb, (3, "H", "W"))
-    Image.fromarray(_bytes(rgb[None])[0]).save(path, format="PNG")
-
-
-def load_png(path: Path) -> Tensor:
-    """(3, H, W) in [0, 1] of a picture that `save_png` wrote."""
-    with Image.open(path) as image:
-        pixels = np.array(image.convert("RGB"))
-    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
-
-
-def contact_sheet(rgb: Tensor, columns: int | None = None) -> Tensor:
-    """(Q, 3, H, W) -> one picture of them all on white, row by row, as square as can be unless `columns` is given."""
-    check_shape("rgb", rgb, ("Q", 3, "H", "W"))
-    count, _, height, width = rgb.shape
-    columns = columns or math.ceil(math.sqrt(count))
-    rows = math.ceil(count / columns)
-    sheet = torch.ones(rows * columns, 3, height, width)
-    sheet[:count] = rgb.detach().float().cpu()
-    sheet = sheet.reshape(rows, columns, 3, height, width)
-    return sheet.permute(2, 0, 3, 1, 4).reshape(3, rows * height, columns * width)
 
 
 def labelled_sheet(columns: Mapping[str, Tensor], rows: Sequence[str], size: int) -> Tensor:
@@ -94,5 +69,4 @@ def save_video(path: Path, rgb: Tensor, frames_per_second: int = FRAMES_PER_SECO
 
 def _bytes(rgb: Tensor) -> np.ndarray:
     """(Q, 3, H, W) in [0, 1] -> (Q, H, W, 3) uint8."""
-    values = (rgb.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
-    return values.permute(0, 2, 3, 1).contiguous().numpy()
+    return to_8bit(rgb.permute(0, 2, 3, 1))

@@ -18,6 +18,7 @@ from ..field.occupancy import OccupancyGrid
 from ..field.rendering import RaySampling, render_views
 from ..field.storage import load_field
 from ..geometry import orbit_cameras
+from ..pictures import contact_sheet, save_png
 from ..pipeline.distill_config import DistillConfig, FastSchedule, ReferenceSchedule
 from ..pipeline.photo_cameras import PhotoCameras, estimate_photo_cameras
 from ..types import Cameras, OnProgress, SceneEncoding
@@ -25,7 +26,7 @@ from . import inputs
 from .console import answer, duration, progress
 from .inputs import Photos
 from .mesh import MeshOptions, extracted, require_mesh_packages
-from .pictures import contact_sheet, save_png, save_video
+from .pictures import save_video
 from .run import Run
 from .settings import Conduct, ReconstructSettings, Sources, settings_json
 from .stages import begin, encode, opened, sample_views, save_photos, saved_views

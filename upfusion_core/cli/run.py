@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, OutputError
-from ..files import replacing, write_json
+from ..files import made_folder, replacing, write_json
 from ..version import version
+from .console import say
 from .lock import locked
 from .record import RECORD_NAME, listed_files, read_record
 
@@ -44,6 +45,23 @@ def new_record(
         "files": [],
         "temporary_files": [],
     }
+
+
+def finished_record(record: dict[str, Any], stage: str, seconds: float, files: Sequence[Path]) -> dict[str, Any]:
+    """The record of a command of one stage that is through."""
+    return record | {
+        "status": "finished",
+        "stages": [stage],
+        "timings_seconds": {stage: round(seconds, 3)},
+        "files": [str(path) for path in files],
+    }
+
+
+def refuse_existing(*paths: Path, force: bool) -> None:
+    """Raises OutputError if something is at one of the paths and is not to be replaced."""
+    for path in paths:
+        if path.exists() and not force:
+            raise OutputError(f"{path} exists already; choose another name, or --force to replace it")
 
 
 def package_versions() -> dict[str, str]:
@@ -91,6 +109,11 @@ class Run:
             self.record = new_record(self.command, settings, sources, inputs)
         _remove_partial_files(self.folder)
         self._save()
+
+    def begin_finished(self, settings: dict[str, Any], sources: dict[str, Any], inputs: dict[str, Any]) -> None:
+        """Says that a run that is to be continued has nothing left to do, and writes its record; see `begin`."""
+        say(f"{self.folder} is finished already; --force would make it anew")
+        self.begin(settings, sources, inputs)
 
     def note(self, name: str, value: object) -> None:
         """Adds a fact to the record."""
@@ -227,26 +250,20 @@ def open_run(folder: Path, command: str, *, resume: bool = False, force: bool = 
     """
     if resume and force:
         raise InputError("--resume continues a run and --force replaces it; give one of them")
-    created = _make_folder(folder)
-    try:
-        with locked(folder):
-            run = Run(folder, command, _previous(folder, command, resume=resume, force=force), resume=resume)
-            try:
-                yield run
-            except KeyboardInterrupt as error:
-                raise Interrupted(_how_to_continue(run, run.stop("interrupted"))) from error
-            except OutputError as error:
-                if _stopped(run, cheap=CHEAP_SECONDS):
-                    raise OutputError(f"{error}; what is finished was kept: {_continuing(run)}") from error
-                raise
-            except BaseException:
-                _stopped(run)
-                raise
-            run.finish()
-    finally:
-        for path in created:
-            with suppress(OSError):  # it holds results
-                path.rmdir()
+    with _made(folder), locked(folder):
+        run = Run(folder, command, _previous(folder, command, resume=resume, force=force), resume=resume)
+        try:
+            yield run
+        except KeyboardInterrupt as error:
+            raise Interrupted(_how_to_continue(run, run.stop("interrupted"))) from error
+        except OutputError as error:
+            if _stopped(run, cheap=CHEAP_SECONDS):
+                raise OutputError(f"{error}; what is finished was kept: {_continuing(run)}") from error
+            raise
+        except BaseException:
+            _stopped(run)
+            raise
+        run.finish()
 
 
 def _stopped(run: Run, cheap: float = 0.0) -> bool:
@@ -271,16 +288,17 @@ def _quoted(path: Path) -> str:
     return f'"{text}"' if any(letter in text for letter in " '()&;") else text
 
 
-def _make_folder(folder: Path) -> list[Path]:
-    """Makes the folder and its parents; those that were missing, innermost first."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise OutputError(f"{folder} must be a folder, but is a file; choose another name") from error
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be made ({error.strerror}); choose another folder") from error
-    return missing
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """The folder made, see made_folder; what prevents it in a sentence."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(made_folder(folder))
+        except FileExistsError as error:
+            raise OutputError(f"{folder} must be a folder, but is a file; choose another name") from error
+        except OSError as error:
+            raise OutputError(f"{folder} cannot be made ({error.strerror}); choose another folder") from error
+        yield
 
 
 def _previous(folder: Path, command: str, *, resume: bool, force: bool) -> dict[str, Any] | None:

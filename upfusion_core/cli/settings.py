@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -184,6 +185,24 @@ def absolute_model(name: str | None) -> str | None:
     return str(Path(name).absolute())
 
 
+def checked_stored(stored: dict[str, Any], kinds: Mapping[str, Any]) -> dict[str, Any]:
+    """The values called as in `kinds` of a continued run's record, None for what it lacks; empty of a new run.
+
+    Raises:
+        InputError: a value is not of its kind (see is_of_kind).
+    """
+    if not stored:
+        return {}
+    values = {name: stored.get(name) for name in kinds}
+    wrong = sorted(name for name, value in values.items() if not is_of_kind(value, kinds[name]))
+    if wrong:
+        raise InputError(
+            f"run.json must hold the settings as they were written, got {wrong[0]} = {shown(values[wrong[0]])}; "
+            "correct it there, or use --force to begin anew"
+        )
+    return values
+
+
 def with_stored(settings: Settings, stored: dict[str, Any], explicit: frozenset[str]) -> Settings:
     """Settings of a continued run: those of its record, except where the command line says something itself.
 
@@ -193,13 +212,7 @@ def with_stored(settings: Settings, stored: dict[str, Any], explicit: frozenset[
         names = {field.name for field in fields(settings)}
         if names != stored.keys():
             raise InputError("the run was begun by another version of upfusion; use --force to begin anew")
-        kinds = get_type_hints(type(settings))
-        wrong = sorted(name for name in names if not is_of_kind(stored[name], kinds[name]))
-        if wrong:
-            raise InputError(
-                f"run.json must hold the settings as they were written, got {wrong[0]} = {shown(stored[wrong[0]])}; "
-                "correct it there, or use --force to begin anew"
-            )
+        stored = checked_stored(stored, get_type_hints(type(settings)))
         chosen = {name: getattr(settings, name) if name in explicit else stored[name] for name in names}
         chosen = {name: tuple(value) if isinstance(value, list) else value for name, value in chosen.items()}
         settings = type(settings)(**chosen)

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from ..models.checkpoints import recommended_guidance
+from ..pictures import contact_sheet, load_png, save_png
 from ..types import Cameras, InputViews, SceneEncoding
 from .console import progress, say
 from .inputs import Photos, read_photos
-from .pictures import contact_sheet, load_png, save_png, save_video
+from .pictures import save_video
 from .run import Run, open_run
 from .settings import (
     DEFAULT_MODEL,
@@ -51,8 +52,7 @@ def opened(
         photos = read_photos(chosen, settings)
         run.check_same(settings_json(settings), photos.checksums)
         if run.already_finished:
-            say(f"{conduct.output} is finished already; --force would make it anew")
-            begin(run, settings, photos)
+            run.begin_finished(settings_json(settings), photos.sources.as_json(), photos.checksums)
         yield run, settings, photos
 
 

@@ -14,7 +14,9 @@ import typer
 from ..errors import InputError, OutputError
 from . import options
 from .console import answer, duration, progress, say
-from .options import one_of
+from .options import PROCEDURAL, one_of
+from .record import RECORD_NAME, read_record
+from .settings import checked_stored
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,13 +25,14 @@ if TYPE_CHECKING:
     from ..training.config import Stage, TrainConfig
     from .run import Run
 
-PROCEDURAL = "procedural"
 PROCEDURAL_POOL = 8192
 """Objects that are drawn at once, in two seconds, and each seen 16 times from other sides before new ones come."""
 READERS = 8
 """Threads that read objects of a data set, where there are so many cores."""
 PRESETS = ("mini", "released")
 STAGE_NAMES = ("encoder", "autoencoder", "diffusion")
+STORED: dict[str, Any] = {"config": dict, "data": str, "validation": str | None}
+"""The settings of a run, as its record holds them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,13 +120,13 @@ def _train_in(run: Run, told: TrainOptions, *, device: str, max_minutes: float |
     run.check_same(settings, {})
     if run.resumed and not (run.folder / STATE_NAME).is_file():
         if run.already_finished:
-            say(f"{run.folder} is finished already; --force would make it anew")
-            run.begin(settings, sources, {})
+            run.begin_finished(settings, sources, {})
             return
         if STATE_NAME in run.stored("files"):
             raise OutputError(f"{run.folder} holds no {STATE_NAME} to go on from; use --force to begin anew")
         say(f"{run.folder} holds no {STATE_NAME}: nothing was saved before the run stopped, so it begins anew")
-        told = replace(told, init=told.init or tuple(map(Path, run.stored("sources").get("init", ()))))
+        before = checked_stored(run.stored("sources"), {"init": list[str]})
+        told = replace(told, init=told.init or tuple(map(Path, before.get("init", ()))))
     for path in told.init:
         if not path.exists():
             raise InputError(f"--init must be a file or folder of weights, but there is none at {path}")
@@ -132,7 +135,10 @@ def _train_in(run: Run, told: TrainOptions, *, device: str, max_minutes: float |
     run.begin(settings, sources, {})
     try:
         with run.stage("train"), progress(f"Training the {config.stage}") as advance:
-            result = _call(run.folder, told, config, source, validation, advance, device, max_minutes, goes_on)
+            result = _call(
+                run.folder, config, source, validation,
+                init=told.init, advance=advance, device=device, max_minutes=max_minutes, resume=goes_on,
+            )  # fmt: skip
     finally:
         _record_files(run)
     run.note("step", result.step)
@@ -145,18 +151,25 @@ def _train_in(run: Run, told: TrainOptions, *, device: str, max_minutes: float |
 def _train_beside(told: TrainOptions, folder: Path, *, device: str, max_minutes: float | None, resume: bool) -> None:
     from ..training.state import STATE_NAME
 
-    stored = json.loads((folder / "run.json").read_text(encoding="utf-8"))["settings"] if resume else {}
-    config, source, validation = _made(_settings(told, stored), device)
+    path = folder / RECORD_NAME
+    record = read_record(path) if resume else None
+    if resume and record is None:
+        raise OutputError(f"{path} must be a record of a run, but cannot be read; use --force to begin anew")
+    config, source, validation = _made(_settings(told, record["settings"] if record else {}), device)
     goes_on = resume and (folder / STATE_NAME).is_file()
-    _call(folder, told, config, source, validation, lambda done: None, device, max_minutes, goes_on)
+    _call(
+        folder, config, source, validation,
+        init=told.init, advance=lambda done: None, device=device, max_minutes=max_minutes, resume=goes_on,
+    )  # fmt: skip
 
 
 def _call(
     folder: Path,
-    told: TrainOptions,
     config: TrainConfig,
     source: BatchSource,
     validation: BatchSource,
+    *,
+    init: tuple[Path, ...],
     advance: Callable[[float], None],
     device: str,
     max_minutes: float | None,
@@ -172,7 +185,7 @@ def _call(
         source,
         validation,
         folder,
-        init=told.init,
+        init=init,
         resume=resume,
         max_minutes=max_minutes,
         device=device,
@@ -182,6 +195,7 @@ def _call(
 
 def _settings(told: TrainOptions, stored: dict[str, Any]) -> dict[str, Any]:
     """What shapes the result, as JSON: of the command line, and where that is silent, of the run that is continued."""
+    stored = checked_stored(stored, STORED)
     data = _data_name(told.data) or stored.get("data")
     if data is None:
         raise InputError("--data is needed, got none; give procedural, or the folder of a data set")

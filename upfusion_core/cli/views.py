@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
+from ..pictures import save_png
 from ..types import Cameras, SceneEncoding
 from . import inputs
 from .console import answer, duration, progress
-from .pictures import check_video, save_png
+from .pictures import check_video
 from .run import Run
 from .settings import Conduct, PredictSettings, Sources, ViewsSettings
 from .stages import begin, encode, opened, sample_views, save_photos, save_sheet_and_film, saved_views, view_name
@@ -22,11 +23,7 @@ _MakeViews = Callable[[Run, "UpFusion", SceneEncoding, Cameras, _Settings], None
 
 def run_views(settings: ViewsSettings, sources: Sources, conduct: Conduct) -> None:
     """Views by the diffusion model, as PNGs, contact sheet and film."""
-
-    def make(run: Run, model: UpFusion, scene: SceneEncoding, cameras: Cameras, settings: ViewsSettings) -> None:
-        sample_views(run, model, scene, cameras, settings)
-
-    _run("views", settings, sources, conduct, make)
+    _run("views", settings, sources, conduct, sample_views)
 
 
 def run_predict(settings: PredictSettings, sources: Sources, conduct: Conduct) -> None:

@@ -19,7 +19,7 @@ from ..models.convert import convert
 from .console import answer, duration, progress
 from .lock import locked_file
 from .record import RECORD_NAME
-from .run import new_record
+from .run import finished_record, new_record, refuse_existing
 
 
 def run_convert(source: str, destination: Path, *, dtype: str | None, force: bool) -> None:
@@ -34,10 +34,7 @@ def _convert(source: str, destination: Path, *, dtype: str | None, force: bool) 
         raise OutputError(f"{destination} is the source itself; choose another name")
     merged = destination.suffix == ".safetensors"
     record_path = destination.with_name(destination.name + ".run.json") if merged else destination / RECORD_NAME
-    if not force:
-        for path in (destination, record_path):
-            if path.exists() and not _is_empty_folder(path):
-                raise OutputError(f"{path} exists already; choose another name, or --force to replace it")
+    refuse_existing(*(path for path in (destination, record_path) if not _is_empty_folder(path)), force=force)
     record = new_record("convert", {"dtype": dtype}, {"weights": str(origin.absolute())}, {})
     start = time.monotonic()
     with progress(f"Converting {origin.name}") as advance:
@@ -47,19 +44,15 @@ def _convert(source: str, destination: Path, *, dtype: str | None, force: bool) 
 
         files = convert(origin, destination, dtype=getattr(torch, dtype) if dtype else None, on_step=on_step)
     seconds = time.monotonic() - start
-    record["status"] = "finished"
-    record["stages"] = ["convert"]
-    record["timings_seconds"] = {"convert": round(seconds, 3)}
-    record["files"] = [str(path) for path in files]
-    write_json(record_path, record)
+    write_json(record_path, finished_record(record, "convert", seconds, files))
     size = sum(path.stat().st_size for path in files)
     answer(f"Wrote {destination} ({_bytes(size)}) in {duration(seconds)}; record in {record_path}")
 
 
 def run_info(weights: str, output: Path | None, *, force: bool) -> None:
     """Prints what a checkpoint holds, and writes the record with it if asked to."""
-    if output is not None and output.exists() and not force:
-        raise OutputError(f"{output} exists already; choose another name, or --force to replace it")
+    if output is not None:
+        refuse_existing(output, force=force)
     content = describe(weights)
     for line in _lines(content):
         answer(line)

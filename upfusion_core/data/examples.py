@@ -12,9 +12,9 @@ from torch import Tensor
 from ..checks import check_shape
 from ..errors import InputError, UpFusionError
 from ..types import Cameras
-from .normalise import Similarity, normalise
+from .normalise import Placement, normalise
 
-__all__ = ["MultiViewDataset", "PosedViews", "Similarity", "normalise"]
+__all__ = ["MultiViewDataset", "Placement", "PosedViews", "normalise"]
 
 
 View = TypeVar("View")
@@ -38,7 +38,7 @@ class PosedViews:
     name: str
     upright: bool = True
     depth: Tensor | None = None
-    placement: Similarity | None = None
+    placement: Placement | None = None
 
     def __post_init__(self) -> None:
         check_shape("PosedViews.rgb", self.rgb, ("N", 3, "S", "S"), "channels come first")

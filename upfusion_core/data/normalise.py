@@ -17,7 +17,7 @@ _PARALLEL = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
-class Similarity:
+class Placement:
     """How a source's world moved into ours: x' = scale · rotation (x - origin), column vectors.
 
     rotation: (3, 3). origin: (3,), in the source's world. scale: our units a unit of the source. All float64.
@@ -38,10 +38,10 @@ class Similarity:
         matrices[:, :3, :3] = self.rotation @ matrices[:, :3, :3]
         return cameras_from_matrices(matrices, focal=cameras.focal, principal=cameras.principal)
 
-    def after(self, first: Similarity) -> Similarity:
+    def after(self, first: Placement) -> Placement:
         """One similarity that does what `first` and then this one do."""
         moved = first.origin + first.rotation.T @ self.origin / first.scale
-        return Similarity(self.rotation @ first.rotation, moved, self.scale * first.scale)
+        return Placement(self.rotation @ first.rotation, moved, self.scale * first.scale)
 
 
 def meeting_point(cameras: Cameras) -> Tensor:
@@ -63,9 +63,7 @@ def meeting_point(cameras: Cameras) -> Tensor:
     return center
 
 
-def normalise(
-    cameras: Cameras, *, center: Tensor | None = None, up: Tensor | None = None
-) -> tuple[Cameras, Similarity]:
+def normalise(cameras: Cameras, *, center: Tensor | None = None, up: Tensor | None = None) -> tuple[Cameras, Placement]:
     """Moves cameras rigidly, and scales their world, so that view 0 is the reference camera of our world.
 
     Origin: the point of view 0's optical axis that lies nearest to `center`. Networks take the reference to look at
@@ -102,7 +100,7 @@ def normalise(
         )
     origin = stand - distance * backward
     rotation = _upright(first, up) if up is not None else _as_reference(first)
-    similarity = Similarity(rotation, origin, 1 / distance)
+    similarity = Placement(rotation, origin, 1 / distance)
     return similarity.cameras(cameras.to("cpu")), similarity
 
 

@@ -20,6 +20,7 @@ from torch.nn.functional import interpolate
 
 from ..errors import InputError
 from ..json_text import parse_json
+from ..pictures import resize_pictures, to_8bit
 from ..types import Cameras
 from .examples import PosedViews
 from .framing import DECODING_ERRORS
@@ -121,7 +122,7 @@ def decoded_view(header: SampleHeader, view: int, member: Member, size: int) -> 
     masks = "png" if header.pictures == "jpeg" else header.pictures
     rgb = _decoded(member(f"{view:03d}.rgb.{header.pictures}"), "RGB", header.size)
     mask = _decoded(member(f"{view:03d}.mask.{masks}"), "L", header.size)
-    return _resized(rgb, size), _resized(mask, size)
+    return resize_pictures(rgb[None], size)[0], resize_pictures(mask[None], size)[0]
 
 
 def decoded_depth(header: SampleHeader, view: int, member: Member, size: int) -> Tensor:
@@ -146,7 +147,7 @@ def decoded_depth(header: SampleHeader, view: int, member: Member, size: int) ->
 
 def _encoded(picture: Tensor, pictures: str) -> bytes:
     """(3 or 1, S, S) in [0, 1] -> a file's content."""
-    values = (picture * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
+    values = to_8bit(picture.permute(1, 2, 0))
     stream = io.BytesIO()
     Image.fromarray(values if values.shape[-1] == 3 else values[..., 0]).save(stream, **_SAVING[pictures])
     return stream.getvalue()
@@ -166,10 +167,3 @@ def _decoded(content: bytes, mode: str, size: int) -> Tensor:
         raise InputError(f"a picture cannot be decoded ({error}); pack it again") from error
     tensor = torch.from_numpy(values.copy()).float() / 255
     return tensor.permute(2, 0, 1) if mode == "RGB" else tensor[None]
-
-
-def _resized(picture: Tensor, size: int) -> Tensor:
-    if picture.shape[-1] == size:
-        return picture
-    resized = interpolate(picture[None], size=(size, size), mode="bicubic", align_corners=False, antialias=True)
-    return resized[0].clamp(0, 1)

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ..checks import check_choice, check_count
 from ..errors import InputError, MissingPackageError, UpFusionError
+from ..files import Writing
 from .examples import MultiViewDataset, PosedViews, note
 from .shards_format import PICTURE_FORMATS, PictureFormat, encoded_sample
-
-Writing = Callable[[str], AbstractContextManager[Path]]
-"""Name of a file -> a temporary path that becomes it when the block ends well."""
 
 _BLOCK = 512
 """Tar's unit: every member has a header of one, and its content is filled up to whole ones."""

@@ -17,7 +17,7 @@ from scipy.spatial import KDTree
 from torch import Tensor
 from trimesh.registration import procrustes
 
-from ..checks import check_finite, check_range, check_shape
+from ..checks import check_count, check_finite, check_range, check_shape
 from ..errors import InputError
 from ..field.mesh import MeshAsset
 from .spatial import Similarity
@@ -74,7 +74,7 @@ def compare_meshes(
         samples: points on each surface; distances are taken from at most QUERY_POINTS of them.
         seed: of the points; the same seed gives the same scores.
     """
-    check_range("samples", samples, 100, 10_000_000)
+    check_count("samples", samples, 100, 10_000_000)
     ours = sample_surface(mesh, samples, seed=seed, name="mesh")
     theirs = sample_surface(truth, samples, seed=seed + 1, name="truth")
     similarity = similarity or Similarity.identity()
@@ -94,13 +94,13 @@ def sample_surface(mesh: Mesh, count: int, *, seed: int = 0, name: str = "mesh")
     Raises:
         InputError: the mesh has no area.
     """
-    check_range("count", count, 1)
+    check_count("count", count, 1)
     surface = _trimesh(mesh)
     if not len(surface.faces) or not surface.area > 0:
         raise InputError(
             f"{name} must have a surface, got {len(surface.faces)} faces without area; check how it was made"
         )
-    points, _ = trimesh.sample.sample_surface(surface, int(count), seed=seed)
+    points, _ = trimesh.sample.sample_surface(surface, count, seed=seed)
     return torch.from_numpy(np.asarray(points, dtype=np.float32))
 
 

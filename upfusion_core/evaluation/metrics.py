@@ -102,15 +102,15 @@ def ssim(prediction: Tensor, truth: Tensor) -> Tensor:
     """
     check_pictures(prediction, truth)
     border = SSIM_TAPS // 2
-    if min(truth.shape[-2:]) < SSIM_TAPS:
-        raise InputError(
-            f"SSIM needs pictures of at least {SSIM_TAPS} x {SSIM_TAPS}, got {_size(truth)}; render larger"
-        )
     return ssim_map(prediction, truth)[..., border:-border, border:-border].mean((1, 2, 3))
 
 
 def ssim_map(prediction: Tensor, truth: Tensor) -> Tensor:
     """(N, 3, H, W) SSIM of every pixel's window; beyond the border the pictures are mirrored."""
+    if min(truth.shape[-2:]) < SSIM_TAPS:
+        raise InputError(
+            f"SSIM needs pictures of at least {SSIM_TAPS} x {SSIM_TAPS}, got {_size(truth)}; render larger"
+        )
     found: Tensor = kornia_ssim(prediction.float().contiguous(), truth.float().contiguous(), SSIM_TAPS, padding="same")
     return found
 
@@ -125,10 +125,6 @@ def box_psnr(prediction: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
 def box_ssim(prediction: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
     """(N,) mean of SSIM's map inside the bounding rectangle of the true silhouette (N, 1, H, W)."""
     check_pictures(prediction, truth)
-    if min(truth.shape[-2:]) < SSIM_TAPS:
-        raise InputError(
-            f"SSIM needs pictures of at least {SSIM_TAPS} x {SSIM_TAPS}, got {_size(truth)}; render larger"
-        )
     return _box_mean(ssim_map(prediction, truth), silhouette_boxes(mask, truth))
 
 

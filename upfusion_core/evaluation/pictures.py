@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -52,21 +51,5 @@ def stacked(rows: Sequence[Tensor], photos: int, stages: Sequence[str]) -> Tenso
     draw = ImageDraw.Draw(head)
     for place, title in enumerate(columns):
         draw.text((place * width / len(columns) + 2, 1), title, fill="black")
-    return torch.cat([_tensor(head), body], dim=1)
-
-
-def save_picture(path: Path, rgb: Tensor) -> None:
-    """(3, H, W) in [0, 1] -> an 8-bit PNG."""
-    check_shape("rgb", rgb, (3, "H", "W"))
-    pixels = (rgb.float().cpu().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
-    Image.fromarray(pixels).save(path, format="PNG")
-
-
-def load_picture(path: Path) -> Tensor:
-    """(3, H, W) in [0, 1] of a picture that `save_picture` wrote."""
-    with Image.open(path) as image:
-        return _tensor(image.convert("RGB"))
-
-
-def _tensor(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+    titles = torch.from_numpy(np.array(head)).permute(2, 0, 1).float() / 255
+    return torch.cat([titles, body], dim=1)

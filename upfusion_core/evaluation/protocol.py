@@ -105,7 +105,7 @@ def evaluate_object(
         painted: dict[str, Painted] = {}
         for stage in config.stages:
             inner = _inner(on_step, done, total)
-            painted[stage] = _paint(stage, model, item, count, scene, config, inner, state)
+            painted[stage] = _paint(stage, model, item, count, scene, config, on_step=inner, state=state)
             known = values[stage].get(str(min(config.photos))) if stage == "white" else None
             values[stage][str(count)] = known or _measure(
                 painted[stage], item, config, f"{stage}, {count}", notes, lpips
@@ -134,6 +134,7 @@ def _paint(
     count: int,
     scene: SceneEncoding | None,
     config: EvaluationConfig,
+    *,
     on_step: OnStep | None,
     state: Callable[[int], Path] | None,
 ) -> Painted:

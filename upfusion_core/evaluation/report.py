@@ -2,38 +2,42 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.examples import MultiViewDataset
-from ..errors import FieldError, InputError, MissingPackageError
-from ..files import replacing
+from ..errors import FieldError, InputError
+from ..files import Writing, replacing
+from ..json_text import read_json
 from ..models.perceptual import PerceptualDistance
+from ..pictures import load_png, save_png
 from ..types import OnStep
 from .config import EvaluationConfig
 from .groups import Group
 from .metrics import MEASURES
 from .objects import EvaluatedObject, draw_object
-from .pictures import load_picture, object_row, save_picture, stacked
+from .pictures import object_row, stacked
 from .protocol import ObjectResult, Values, evaluate_object, object_values, settings_id
-from .summary import WAYS, Score, markdown_table, paired_difference, plot_results, results_to_json, score
+from .summary import (
+    WAYS,
+    Results,
+    Score,
+    markdown_table,
+    paired_difference,
+    plot_results,
+    require_matplotlib,
+    results_to_json,
+    score,
+)
 
 if TYPE_CHECKING:
     from ..pipeline.upfusion import UpFusion
-
-Writing = Callable[[str], AbstractContextManager[Path]]
-"""Name of a file in the report's folder -> a temporary path that becomes it when the block ends well."""
-
-Results = dict[str, dict[int, dict[str, Score]]]
-"""results[stage][photos][measure]"""
 
 SHEET_OBJECTS = 12
 """Rows of the picture sheet: the first objects that could be evaluated, whatever they look like."""
@@ -84,17 +88,14 @@ def evaluate(
         groups: objects that are reported apart, of this data set or of others (see Group).
         lpips: gives the measure "lpips" too; `about` should then tell whose weights it has.
         about: what else shapes the result or is worth knowing, such as the data's name: it stands in the report.
-        writing: how files get their names; by default they are renamed into the folder.
+        writing: how files of the folder get their names; by default they are renamed into the folder.
         temporary: gives the paths of files that are only needed until the end, the fields' states.
         on_step: called with (step, total, preview), `total` counting stages of numbers of photos of objects.
 
     Raises:
         MissingPackageError: matplotlib is not installed. InputError: no object could be evaluated.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise MissingPackageError(
-            "plots need the package matplotlib, which is not installed; run: pip install 'upfusion[train]'"
-        )
+    require_matplotlib()
     config = config or EvaluationConfig()
     if not len(indices):
         raise InputError("expected at least one object to evaluate, got none; ask for some")
@@ -110,7 +111,9 @@ def evaluate(
         record = _stored(folder, task, fingerprint)
         if record is None:
             hook = _shifted(on_step, place * each, len(tasks))
-            found = _evaluated(model, task, config, fingerprint, writing, temporary, hook, lpips)
+            found = _evaluated(
+                model, task, config, fingerprint, writing=writing, temporary=temporary, on_step=hook, lpips=lpips
+            )
             for left in (folder / "objects").glob(f"{task.name}-*.state"):
                 left.unlink()
             if isinstance(found, _Skipped):
@@ -193,6 +196,7 @@ def _evaluated(
     task: _Task,
     config: EvaluationConfig,
     fingerprint: str,
+    *,
     writing: Writing,
     temporary: Callable[[str], Path],
     on_step: OnStep | None,
@@ -232,7 +236,7 @@ def _saved(
         "notes": result.notes,
     }
     with writing(f"objects/{task.name}.png") as path:
-        save_picture(path, object_row(item.views.rgb[list(item.photos)], item.truth[0], result.shown))
+        save_png(path, object_row(item.views.rgb[list(item.photos)], item.truth[0], result.shown))
     with writing(f"objects/{task.name}.json") as path:
         path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return record
@@ -242,8 +246,8 @@ def _stored(folder: Path, task: _Task, fingerprint: str) -> dict[str, Any] | Non
     """The record of an object that is finished; None where there is none, or only one of other settings."""
     path = folder / "objects" / f"{task.name}.json"
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        record = read_json(path)
+    except InputError:
         return None
     usable = isinstance(record, dict) and record.get("run") == fingerprint and path.with_suffix(".png").is_file()
     return record if usable else None
@@ -252,7 +256,7 @@ def _stored(folder: Path, task: _Task, fingerprint: str) -> dict[str, Any] | Non
 def _results(finished: Sequence[dict[str, Any]], config: EvaluationConfig) -> Results:
     """Per view, then per object: scores of every measure that at least one object has."""
     rows: list[Values] = [record["values"] for record in finished]
-    results: Results = {}
+    results: dict[str, dict[int, dict[str, Score]]] = {}
     for stage in config.stages:
         results[stage] = {}
         for photos in sorted(config.photos):
@@ -302,10 +306,10 @@ def _write(
         "results_by_group": {name: results_to_json(found) for name, found in report.results_by_group.items()},
         "gains": _gains(main, config),
     }
-    rows = [load_picture(folder / "objects" / f"{record['index']:06d}.png") for record in main[:SHEET_OBJECTS]]
+    rows = [load_png(folder / "objects" / f"{record['index']:06d}.png") for record in main[:SHEET_OBJECTS]]
     shown = [stage for stage in config.stages if stage != "white"]
     with writing("sheet.png") as path:
-        save_picture(path, stacked(rows, max(config.photos), shown))
+        save_png(path, stacked(rows, max(config.photos), shown))
     with tempfile.TemporaryDirectory() as place:
         for measure, plot in plot_results(report.results, place).items():
             with writing(f"plots/{measure}.png") as path:

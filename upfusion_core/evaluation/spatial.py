@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..checks import check_finite, check_range, check_shape
+from ..checks import check_count, check_finite, check_range, check_shape
 from ..errors import InputError
 from ..types import Cameras
 
@@ -124,9 +124,9 @@ class SimilaritySearch:
 
     def __post_init__(self) -> None:
         for name in ("starts", "coarse_steps", "fine_steps"):
-            check_range(f"SimilaritySearch.{name}", getattr(self, name), 1)
+            check_count(f"SimilaritySearch.{name}", getattr(self, name), 1)
         for name in ("coarse_size", "fine_size"):
-            check_range(f"SimilaritySearch.{name}", getattr(self, name), 8)
+            check_count(f"SimilaritySearch.{name}", getattr(self, name), 8)
         check_range("SimilaritySearch.largest_angle_degrees", self.largest_angle_degrees, 0.0, 180.0)
         check_range("SimilaritySearch.largest_stretch", self.largest_stretch, 1.0, 10.0)
         check_range("SimilaritySearch.largest_shift", self.largest_shift, 0.0, 10.0)

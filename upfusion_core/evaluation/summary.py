@@ -6,6 +6,7 @@ averaged over the views of an object first, then over objects; the standard erro
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -85,11 +86,6 @@ def score(objects: Iterable[float]) -> Score:
     return Score(mean, math.sqrt(variance / len(values)), len(values))
 
 
-def score_views(objects: Iterable[Tensor | Sequence[float]]) -> Score:
-    """Per view, then per object: the values of each object's views -> the score over objects."""
-    return score(object_mean(views) for views in objects)
-
-
 def paired_difference(first: Sequence[float], second: Sequence[float]) -> Score:
     """The score of second - first, object by object: how much better, and how surely.
 
@@ -165,6 +161,14 @@ def markdown_table(results: Results, measures: Sequence[str] | None = None) -> s
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def require_matplotlib() -> None:
+    """Raises MissingPackageError before any long work if nothing can be plotted."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingPackageError(
+            "plots need the package matplotlib, which is not installed; run: pip install 'upfusion[train]'"
+        )
+
+
 def plot_results(
     results: Results, folder: str | os.PathLike[str], measures: Sequence[str] | None = None
 ) -> dict[str, Path]:
@@ -176,13 +180,10 @@ def plot_results(
     Raises:
         MissingPackageError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise MissingPackageError(
-            "plots need the package matplotlib, which is not installed; run: pip install 'upfusion[train]'"
-        ) from error
+    require_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     if measures is None:
         measures = list(dict.fromkeys(name for rows in results.values() for values in rows.values() for name in values))
     files = {}

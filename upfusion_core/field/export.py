@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import trimesh
 from PIL import Image
 from torch import Tensor
@@ -17,6 +16,7 @@ from trimesh.visual.material import PBRMaterial, SimpleMaterial
 
 from ..errors import OutputError
 from ..files import replacing
+from ..pictures import to_8bit
 from ..srgb import srgb_to_linear
 from .mesh import MeshAsset
 
@@ -71,7 +71,7 @@ def mesh_files(mesh: MeshAsset, name: str) -> dict[str, bytes]:
         return {name: _glb(mesh)}
     if kind == "obj":
         return _obj(mesh, name)
-    return {name: _trimesh(mesh, ColorVisuals(vertex_colors=_eight_bit(mesh.vertex_colors))).export(file_type=kind)}
+    return {name: _trimesh(mesh, ColorVisuals(vertex_colors=to_8bit(mesh.vertex_colors))).export(file_type=kind)}
 
 
 def _obj(mesh: MeshAsset, name: str) -> dict[str, bytes]:
@@ -85,7 +85,7 @@ def _obj(mesh: MeshAsset, name: str) -> dict[str, bytes]:
         visual = TextureVisuals(uv=mesh.uvs.cpu().numpy(), material=material)
         library = f"{material.name}.mtl"
     else:
-        visual, library = ColorVisuals(vertex_colors=_eight_bit(mesh.vertex_colors)), None
+        visual, library = ColorVisuals(vertex_colors=to_8bit(mesh.vertex_colors)), None
     text, beside = trimesh.exchange.obj.export_obj(
         _trimesh(mesh, visual),
         include_normals=mesh.normals is not None,
@@ -138,8 +138,4 @@ def _trimesh(mesh: MeshAsset, visual: ColorVisuals | TextureVisuals | None) -> t
 
 
 def _picture(texture: Tensor) -> Image.Image:
-    return Image.fromarray(_eight_bit(texture.permute(1, 2, 0)))
-
-
-def _eight_bit(values: Tensor) -> np.ndarray:
-    return (values.detach().cpu().clamp(0, 1) * 255).round().byte().numpy()
+    return Image.fromarray(to_8bit(texture.permute(1, 2, 0)))

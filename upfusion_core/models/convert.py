@@ -7,7 +7,7 @@ import os
 import struct
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, OutputError
-from ..files import missing_folders, replacing, save_tensors, write_json
+from ..files import made_folder, replacing, save_tensors, write_json
 from ..types import OnStep
 from .checkpoints import (
     CONFIG_KEY,
@@ -145,19 +145,13 @@ def _write_folder(
     checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None, on_step: OnStep | None
 ) -> list[Path]:
     """Everything is written beside its place first, so that a failure leaves the folder as it was."""
-    made = missing_folders(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".upfusion-", dir=folder) as scratch:
+        with made_folder(folder), tempfile.TemporaryDirectory(prefix=".upfusion-", dir=folder) as scratch:
             names = _write_parts(checkpoint, Path(scratch), dtype, on_step)
             for name in names:
                 os.replace(Path(scratch) / name, folder / name)
     except OSError as error:
         raise OutputError(f"{folder} could not be written ({error.strerror or error}); choose another place") from error
-    finally:
-        for path in made:
-            with suppress(OSError):  # it holds the files
-                path.rmdir()
     return [folder / name for name in names]
 
 

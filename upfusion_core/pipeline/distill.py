@@ -13,6 +13,7 @@ from torch import Tensor
 from ..checks import check_finite, check_shape, check_type
 from ..errors import InputError
 from ..field.radiance import RadianceField
+from ..pictures import resize_pictures
 from ..types import Cameras, NovelViews, OnStep, SceneEncoding
 from .distill_config import DistillConfig, DraftSchedule, FastSchedule, ReferenceSchedule
 from .distill_draft import distill_draft, ring_cameras
@@ -20,7 +21,7 @@ from .distill_fast import distill_fast
 from .distill_reference import distill_reference
 from .distill_run import Run, band_cameras, spread_cameras
 from .distill_state import run_fingerprint
-from .novel_views import check_text, resize_pictures
+from .novel_views import check_text
 from .photo_cameras import PhotoCameras
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ from torch import Tensor
 from ..field.fitting import FieldFitter
 from ..field.radiance import RadianceField
 from ..field.rendering import render_views
+from ..pictures import resize_pictures
 from ..types import ViewConditioning
 from .distill_config import FastSchedule
 from .distill_run import FIT_STREAM, PAINT_STREAM, Run, spread_cameras
 from .distill_targets import Targets, made_targets, with_given
-from .novel_views import resize_pictures
 from .photo_cameras import PhotoCameras, estimate_photo_cameras
 from .sampling import repaint_steps, repaint_views
 

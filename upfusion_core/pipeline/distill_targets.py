@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..pictures import resize_pictures
 from ..types import Cameras
 from .distill_run import Run
-from .novel_views import resize_pictures
 from .prepare import estimate_coverage
 
 

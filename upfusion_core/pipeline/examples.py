@@ -6,15 +6,14 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ..checks import check_count
 from ..errors import InputError
 from ..files import bundled_path
 from ..geometry import cameras_from_matrices
+from ..pictures import load_png
 from ..types import MAX_PHOTOS, Cameras, InputViews
 from .prepare import prepare_views
 
@@ -111,11 +110,9 @@ def _read(path: Path) -> str:
 def _picture(path: Path, mode: str) -> Tensor:
     """(3 or 1, S, S) in [0, 1]."""
     try:
-        with Image.open(path) as image:
-            pixels = np.array(image.convert(mode))
+        return load_png(path, mode)
     except OSError as error:
         raise _incomplete(path, error) from error
-    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1).float() / 255
 
 
 def _incomplete(path: Path, error: OSError) -> InputError:

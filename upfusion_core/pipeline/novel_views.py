@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..checks import check_count, check_finite, check_shape, check_type
 from ..errors import InputError
@@ -15,6 +14,7 @@ from ..geometry import patch_rays, plucker, reference_plucker
 from ..memory import Chunk
 from ..models.dino import DinoKeys
 from ..models.upsrt import UpSRT
+from ..pictures import resize_pictures
 from ..types import REFERENCE_FOCAL, Cameras, InputViews, SceneEncoding, ViewConditioning
 
 FOCAL_TOLERANCE = 1.2
@@ -26,13 +26,6 @@ def resize_views(views: InputViews, size: int) -> InputViews:
     if views.rgb.shape[-1] == size:
         return views
     return InputViews(resize_pictures(views.rgb, size), resize_pictures(views.mask, size), views.focal)
-
-
-def resize_pictures(pictures: Tensor, size: int) -> Tensor:
-    """(N, C, H, W) in [0, 1] -> (N, C, size, size), bicubic without aliasing; unchanged where it has that size."""
-    if pictures.shape[-2:] == (size, size):
-        return pictures
-    return F.interpolate(pictures, size=(size, size), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
 
 
 @torch.no_grad()

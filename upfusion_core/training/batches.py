@@ -13,13 +13,13 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from ..checks import check_count, check_shape
 from ..data.examples import MultiViewDataset, PosedViews
 from ..data.procedural import Objects, ProceduralObjects
 from ..data.shards import ShardedViews
 from ..errors import InputError, UpFusionError
+from ..pictures import resize_pictures
 from ..types import MAX_PHOTOS, Cameras
 from .draws import derived_seed
 
@@ -273,8 +273,8 @@ def photo_count(photos: tuple[int, int], seed: int, step: int) -> int:
 
 def stacked(examples: list[PosedViews], photos: int, size: int) -> TrainingBatch:
     """A batch of examples, the first `photos` views of each being its photos and the rest, T >= 1, its targets."""
-    rgb = torch.stack([_resized(example.rgb, size) for example in examples])
-    masks = torch.stack([_resized(example.mask, size) for example in examples])
+    rgb = torch.stack([resize_pictures(example.rgb, size) for example in examples])
+    masks = torch.stack([resize_pictures(example.mask, size) for example in examples])
     return TrainingBatch(
         photos=rgb[:, :photos],
         references=Cameras.concatenate([example.cameras[0] for example in examples]),
@@ -282,12 +282,6 @@ def stacked(examples: list[PosedViews], photos: int, size: int) -> TrainingBatch
         target_masks=masks[:, photos:],
         cameras=Cameras.concatenate([example.cameras[photos:] for example in examples]),
     )
-
-
-def _resized(pictures: Tensor, size: int) -> Tensor:
-    if pictures.shape[-1] == size:
-        return pictures
-    return interpolate(pictures, size=(size, size), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
 
 
 def _generator(*parts: int | str) -> torch.Generator:

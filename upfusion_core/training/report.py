@@ -7,10 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from torch import Tensor
 
 from ..files import replacing, write_json
+from ..pictures import save_png
 from .state import History
 
 HISTORY_NAME, CURVES_NAME, SHEET_NAME, BOARD_NAME = "history.json", "curves.png", "validation.png", "tensorboard"
@@ -65,9 +65,8 @@ class Reporter:
 
 def save_picture(path: Path, picture: Tensor) -> None:
     """(3, H, W) in [0, 1] -> an 8-bit PNG, whole or not at all."""
-    pixels = (picture.detach().float().cpu().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
     with replacing(path) as partial:
-        Image.fromarray(pixels).save(partial, format="PNG")
+        save_png(partial, picture)
 
 
 def draw_curves(history: History, path: Path) -> None:

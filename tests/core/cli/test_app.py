@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -34,9 +33,7 @@ def _narrow_process(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_help_names_the_commands_without_loading_torch() -> None:
     code = f"import sys\ntry:\n    {RUN}\nfinally:\n    print('torch' in sys.modules)"
-    start = time.monotonic()
     result = _process(code, "--help")
-    assert time.monotonic() - start < 5  # half a second on an idle machine
     assert result.stdout.strip().endswith("False")
     for command in ("reconstruct", "views", "predict", "convert", "info"):
         assert command in result.stdout

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import functools
-import json
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import imageio.v3 as imageio
 import pytest
 import torch
 import trimesh
+from command_runs import read_run, small_distillation
 from typer.testing import CliRunner, Result
 
 from upfusion_core.cli import app as app_module
@@ -20,11 +18,7 @@ from upfusion_core.cli.app import app
 from upfusion_core.cli.pictures import labelled_sheet
 from upfusion_core.cli.reconstruct import distill_config
 from upfusion_core.cli.settings import DemoSettings
-from upfusion_core.field.fitting import FitConfig
-from upfusion_core.field.hashgrid import GridConfig
-from upfusion_core.field.radiance import FieldConfig
 from upfusion_core.field.storage import load_field
-from upfusion_core.pipeline.distill import DistillConfig, DraftSchedule
 from upfusion_core.pipeline.examples import example_views
 
 WRITTEN = {"photos.png", "truth.png", "prediction.png", "views.png", "sheet.png", "turntable.gif", "mesh.glb",
@@ -35,26 +29,13 @@ WRITTEN = {"photos.png", "truth.png", "prediction.png", "views.png", "sheet.png"
 def _small_and_bundled(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A field of a few steps, small pictures."""
 
-    def small(*arguments: Any) -> DistillConfig:  # noqa: ANN401
-        fit = replace(FitConfig.draft(iterations=4), rays=64)
-        schedule = DraftSchedule(
-            predicted_cameras=3, predicted_size=16, predicted_fit=fit, sampled_cameras=2, sampled_fit=fit, steps=1
-        )
-        grid = GridConfig(levels=3, coarsest=4, finest=16, table_size=2**12)
-        field = FieldConfig(grid=grid, hidden=8, half_extent=0.3, blob_sigma=0.1)
-        return replace(distill_config(*arguments), schedule=schedule, field=field)
-
-    monkeypatch.setattr(demo, "distill_config", small)
+    monkeypatch.setattr(demo, "distill_config", small_distillation(distill_config))
     monkeypatch.setattr(demo, "SHEET_SIZE", 32)
     monkeypatch.setattr(app_module, "DemoSettings", functools.partial(DemoSettings, turntable_size=16, resolution=24))
 
 
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["demo", *map(str, arguments), "--device", "cpu"])
-
-
-def record(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "run.json").read_text(encoding="utf-8"))
 
 
 def test_all_of_it_interrupted_and_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,9 +51,9 @@ def test_all_of_it_interrupted_and_continued(tmp_path: Path, monkeypatch: pytest
     assert names == WRITTEN | numbered | {"inputs/001.png", "inputs/002.png"}
     assert imageio.imread(whole / "turntable.gif", index=None).shape == (32, 16, 16, 3)
     assert len(trimesh.load_mesh(whole / "mesh.glb").faces) > 0
-    assert record(whole)["example"] == example_views(2).name
-    assert record(whole)["settings"]["model"] == "mini"
-    assert record(whole)["settings"]["guidance"] == 9.0
+    assert read_run(whole)["example"] == example_views(2).name
+    assert read_run(whole)["settings"]["model"] == "mini"
+    assert read_run(whole)["settings"]["guidance"] == 9.0
 
     def press(*_: object) -> None:
         raise KeyboardInterrupt

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import trimesh
+from command_runs import read_run
 from random_vgg import heads, lpips_by_hand, vgg_weights
 from typer.testing import CliRunner, Result
 
@@ -45,10 +46,6 @@ def _quick(small_model: UpFusion, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report_module, "plot_results", lambda results, folder: {})
 
 
-def record(folder: Path) -> dict:
-    return json.loads((folder / "run.json").read_text())
-
-
 def test_a_report_in_its_folder(small_weights: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = upfusion("--model", small_weights, "--data", "procedural", *SMALL, "-o", out)
@@ -62,8 +59,8 @@ def test_a_report_in_its_folder(small_weights: Path, tmp_path: Path) -> None:
     assert list(content["results"]) == ["white", "nearest"]
     assert content["results"]["nearest"]["2"]["box_psnr"]["objects"] == 2
     written = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
-    assert set(record(out)["files"]) | {"run.json"} == written
-    assert record(out)["status"] == "finished"
+    assert set(read_run(out)["files"]) | {"run.json"} == written
+    assert read_run(out)["status"] == "finished"
     again = upfusion("-o", out, "--resume")
     assert again.exit_code == 0
     assert "finished already" in words_of(again)
@@ -167,8 +164,9 @@ def test_a_fifth_is_held_out_unless_told() -> None:
     for objects in (None, 5, 10, 24):
         held_out[objects] = evaluation_settings(EvaluateOptions(**told | {"objects": objects}), {})["held_out"]
     assert held_out == {None: 20, 5: 0, 10: 2, 24: 4}
-    stored = evaluation_settings(EvaluateOptions(**told), {"data": "procedural", "split": "test", "objects": 50})
-    assert stored["held_out"] is None  # a run from before there was the option
+    before = evaluation_settings(EvaluateOptions(**told), {}) | {"guidance": 9.0}
+    del before["held_out"]  # a run from before there was the option
+    assert evaluation_settings(EvaluateOptions(**told), before) == {**before, "held_out": None}
 
 
 def test_lpips_with_the_user_s_weights(small_weights: Path, tmp_path: Path) -> None:
@@ -185,13 +183,37 @@ def test_lpips_with_the_user_s_weights(small_weights: Path, tmp_path: Path) -> N
     assert measured["lpips"]["mean"] == pytest.approx(lpips_by_hand(vgg_weights(), torch.ones_like(truth), truth), 1e-4)
     assert measured["lpips_affine"]["mean"] == pytest.approx(measured["lpips"]["mean"])
     assert "LPIPS" in (tmp_path / "out" / "report.md").read_text()
-    assert record(tmp_path / "out")["inputs"] == {"lpips": content["lpips"]}
+    assert read_run(tmp_path / "out")["inputs"] == {"lpips": content["lpips"]}
     torch.save({"a": torch.ones(1)}, tmp_path / "other.pth")
     for name, words in (("other.pth", "must hold VGG-16's convolutions"), ("none.pth", "does not exist")):
         refused = upfusion(*common, "--lpips", tmp_path / name, "-o", tmp_path / "refused")
         assert refused.exit_code == 2
         assert words in words_of(refused)
         assert not (tmp_path / "refused").exists()
+
+
+@pytest.mark.parametrize(("name", "value"), [("photos", 3), ("objects", "x"), ("stages", [1]), ("seed", None)])
+def test_a_record_that_was_edited_wrongly(small_weights: Path, tmp_path: Path, name: str, value: object) -> None:
+    out = tmp_path / "out"
+    assert upfusion("--model", small_weights, "--data", "procedural", *SMALL, "-o", out).exit_code == 0
+    content = read_run(out)
+    content["settings"][name] = value
+    (out / "run.json").write_text(json.dumps(content))
+    result = upfusion("--resume", "-o", out)
+    assert result.exit_code == 2
+    assert f"as they were written, got {name} = {json.dumps(value)}; correct it there" in words_of(result)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"values": NaN}', "[]"])
+def test_a_broken_object_is_measured_again(small_weights: Path, tmp_path: Path, text: str) -> None:
+    out = tmp_path / "out"
+    assert upfusion("--model", small_weights, "--data", "procedural", *SMALL, "-o", out).exit_code == 0
+    before = (out / "objects" / "000001.json").read_bytes()
+    (out / "objects" / "000001.json").write_text(text)
+    (out / "run.json").write_text(json.dumps(read_run(out) | {"status": "interrupted"}))
+    result = upfusion("--resume", "-o", out, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert (out / "objects" / "000001.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pytest
 import trimesh
+from command_runs import read_run
 from tiny_training import tiny_config
 from typer.testing import CliRunner, Result
 
 from upfusion_core.cli.app import app
+from upfusion_core.cli.pack import KINDS, PICTURES
+from upfusion_core.data.folder_formats import FORMATS
 from upfusion_core.data.shards import ShardedViews
+from upfusion_core.data.shards_format import PICTURE_FORMATS
 from upfusion_core.evaluation import report as report_module
 
 webdataset = pytest.importorskip("webdataset")
@@ -28,8 +32,9 @@ def words_of(result: Result) -> str:
     return " ".join(result.output.split())
 
 
-def record(folder: Path) -> dict:
-    return json.loads((folder / "run.json").read_text())
+def test_the_options_are_the_library_s() -> None:
+    assert KINDS == FORMATS
+    assert PICTURES == PICTURE_FORMATS
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +51,7 @@ def test_shards_and_their_index_in_a_folder(shards: Path) -> None:
     assert content["objects"] == 5
     assert len(names) > 1
     assert content["packed"]["split"] == "train"
-    assert set(record(shards)["files"]) == {*names, "index.json"}
+    assert set(read_run(shards)["files"]) == {*names, "index.json"}
     assert sorted(path.name for path in shards.iterdir()) == sorted([*names, "index.json", "run.json"])
     assert all(shard["bytes"] <= 30_000 + 10_240 for shard in content["shards"])
     dataset = ShardedViews(shards)
@@ -82,6 +87,26 @@ def test_ctrl_c_is_130_and_goes_on(shards: Path, tmp_path: Path, monkeypatch: py
     for path in (*shards.glob("*.tar"), shards / "index.json"):
         assert (out / path.name).read_bytes() == path.read_bytes()
     assert not (out / "packing.json").exists()
+
+
+@pytest.mark.parametrize(("name", "value"), [("size", 16.5), ("views", "x"), ("shard_size", None), ("depth", 1)])
+def test_a_record_that_was_edited_wrongly(shards: Path, tmp_path: Path, name: str, value: object) -> None:
+    content = read_run(shards) | {"status": "interrupted"}
+    content["settings"][name] = value
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    result = upfusion("pack", "--resume", "-o", tmp_path)
+    assert result.exit_code == 2
+    assert f"as they were written, got {name} = {json.dumps(value)}; correct it there" in words_of(result)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"place": NaN}', "[]", '{"shards": [{}]}'])
+def test_a_state_that_was_edited_wrongly(shards: Path, tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.json").write_text(json.dumps(read_run(shards) | {"status": "interrupted"}))
+    (tmp_path / "packing.json").write_text(text)
+    result = upfusion("pack", "--resume", "-o", tmp_path)
+    assert result.exit_code == 2
+    assert "packing.json cannot be read" in words_of(result)
+    assert "use --force to begin anew" in words_of(result)
 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

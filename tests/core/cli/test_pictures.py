@@ -8,27 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from upfusion_core.cli.pictures import check_video, contact_sheet, load_png, save_png, save_video
+from upfusion_core.cli.pictures import check_video, save_video
 from upfusion_core.errors import MissingPackageError
-
-
-def test_png_keeps_eight_bits(tmp_path: Path) -> None:
-    rgb = torch.arange(3 * 4 * 20).reshape(3, 4, 20) / 255
-    save_png(tmp_path / "a.png", rgb)
-    assert torch.equal(load_png(tmp_path / "a.png"), rgb)
-
-
-def test_png_clamps(tmp_path: Path) -> None:
-    save_png(tmp_path / "a.png", torch.tensor([-0.5, 1.5, 0.5])[:, None, None].expand(3, 2, 2))
-    assert (load_png(tmp_path / "a.png")[:, 0, 0] * 255).tolist() == [0.0, 255.0, 128.0]
-
-
-def test_contact_sheet_by_hand() -> None:
-    views = torch.stack([torch.full((3, 2, 3), index / 10) for index in range(5)])
-    sheet = contact_sheet(views)
-    assert sheet.shape == (3, 4, 9)
-    assert torch.equal(sheet[0, ::2, ::3], torch.tensor([[0.0, 0.1, 0.2], [0.3, 0.4, 1.0]]))
-    assert contact_sheet(views, columns=5).shape == (3, 2, 15)
 
 
 def test_gif_repeats_and_shows_the_frames(tmp_path: Path) -> None:

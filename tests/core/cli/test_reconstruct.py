@@ -1,9 +1,7 @@
 """`reconstruct` on a small checkpoint: everything it should write, interrupted anywhere and continued."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import pytest
 import rule_weights
 import torch
 import trimesh
+from command_runs import read_run, small_distillation
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -20,8 +19,6 @@ from upfusion_core.cli import reconstruct
 from upfusion_core.cli.app import app
 from upfusion_core.cli.reconstruct import distill_config
 from upfusion_core.errors import FieldError
-from upfusion_core.field.fitting import FitConfig
-from upfusion_core.field.hashgrid import GridConfig
 from upfusion_core.field.radiance import FieldConfig, RadianceField
 from upfusion_core.field.storage import load_field
 from upfusion_core.pipeline.distill import DistillConfig, DraftSchedule
@@ -41,18 +38,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture(scope="module", autouse=True)
 def _a_small_schedule() -> Iterator[None]:
     """What the command line asks for, but with few and small pictures and a small field."""
-
-    def small(*arguments: Any) -> DistillConfig:  # noqa: ANN401
-        fit = replace(FitConfig.draft(iterations=4), rays=64)
-        schedule = DraftSchedule(
-            predicted_cameras=3, predicted_size=16, predicted_fit=fit, sampled_cameras=2, sampled_fit=fit, steps=1
-        )
-        grid = GridConfig(levels=3, coarsest=4, finest=16, table_size=2**12)
-        field = FieldConfig(grid=grid, hidden=8, half_extent=0.3, blob_sigma=0.1)
-        return replace(distill_config(*arguments), schedule=schedule, field=field)
-
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(reconstruct, "distill_config", small)
+        patched.setattr(reconstruct, "distill_config", small_distillation(distill_config))
         yield
 
 
@@ -95,10 +82,6 @@ def _resume(output: Path) -> Result:
     return CliRunner().invoke(app, ["reconstruct", "--resume", "-o", str(output)])
 
 
-def _record(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "run.json").read_text(encoding="utf-8"))
-
-
 def _weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_field(folder / "field.safetensors").field.state_dict()
 
@@ -112,7 +95,7 @@ def test_everything_is_written(whole: Path) -> None:
     pictures = {"inputs/001.png", "inputs/002.png", "photos.png", "views/000.png", "views/001.png", "views.png"}
     assert names == pictures | {"field.safetensors", "turntable.gif", "run.json", *MESHES}
     assert imageio.imread(whole / "turntable.gif", index=None).shape == (32, 16, 16, 3)
-    record = _record(whole)
+    record = read_run(whole)
     assert len(trimesh.load_mesh(whole / "mesh.glb").faces) == record["mesh"]["faces"] > 0
     assert record["status"] == "finished"
     assert record["stages"] == ["photos", "views", "field", "turntable", "mesh"]
@@ -144,7 +127,7 @@ def test_interrupted_and_continued(
         result = command()
     assert result.exit_code == 130, result.output
     assert f"to continue: upfusion reconstruct --resume -o {out}" in result.stderr
-    assert _record(out)["status"] == "interrupted"
+    assert read_run(out)["status"] == "interrupted"
     assert (out / "field.safetensors").exists() == (when != "in the field")
     assert (out / "field.checkpoint").exists() == (when == "in the field")
 
@@ -158,7 +141,7 @@ def test_interrupted_and_continued(
     assert (out / "mesh.glb").read_bytes() == (whole / "mesh.glb").read_bytes()
     assert (out / "turntable.gif").read_bytes() == (whole / "turntable.gif").read_bytes()
     assert not (out / "field.checkpoint").exists()
-    assert _record(out)["status"] == "finished"
+    assert read_run(out)["status"] == "finished"
 
 
 def _interrupting_progress(after: int) -> Callable[..., Any]:
@@ -199,7 +182,7 @@ def test_empty_field_is_a_sentence_and_keeps_the_views(
     assert "Traceback" not in result.stderr
     assert not any((tmp_path / "out" / name).exists() for name in MESHES)
     assert (tmp_path / "out/views/000.png").exists()
-    assert _record(tmp_path / "out")["status"] == "failed"
+    assert read_run(tmp_path / "out")["status"] == "failed"
 
 
 def test_diverged_distillation_without_views_leaves_nothing(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_runs import read_run
 
 from upfusion_core.cli.run import Interrupted, Run, open_run
 from upfusion_core.errors import InputError, OutputError
@@ -24,10 +25,6 @@ def _write(run: Run, name: str, keep: bool = True) -> None:
         path.write_text(name)
 
 
-def _record(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "run.json").read_text(encoding="utf-8"))
-
-
 def _finish_run(folder: Path, **options: bool) -> None:
     with open_run(folder, "views", **options) as run:
         _begin(run)
@@ -43,7 +40,7 @@ def test_finished_run_and_its_record(tmp_path: Path) -> None:
         with run.stage("views"):
             _write(run, "views/000.png")
         _write(run, "views.png")
-    record = _record(folder)
+    record = read_run(folder)
     assert record["status"] == "finished"
     assert (record["command"], record["settings"], record["inputs"]) == ("views", SETTINGS, INPUTS)
     assert record["stages"] == ["views"]
@@ -86,7 +83,7 @@ def test_force_never_leaves_the_folder(tmp_path: Path) -> None:
     outside = tmp_path / "outside.txt"
     outside.write_text("mine")
     _finish_run(tmp_path / "run")
-    record = _record(tmp_path / "run")
+    record = read_run(tmp_path / "run")
     record["files"] = ["../outside.txt", str(outside)]
     (tmp_path / "run" / "run.json").write_text(json.dumps(record))
     _finish_run(tmp_path / "run", force=True)
@@ -127,8 +124,8 @@ def test_what_is_finished_is_kept(tmp_path: Path, error: BaseException, status: 
 
     with pytest.raises((InputError, Interrupted)) as caught:
         _attempt(tmp_path, act)
-    assert _record(tmp_path)["status"] == status
-    assert _record(tmp_path)["stages"] == []
+    assert read_run(tmp_path)["status"] == status
+    assert read_run(tmp_path)["stages"] == []
     assert (tmp_path / "views/000.png").exists()
     if status == "interrupted":
         assert str(caught.value) == f"interrupted; to continue: upfusion views --resume -o {tmp_path}"
@@ -232,7 +229,7 @@ def test_resume_without_a_run_or_with_a_torn_record(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot be read; use --force"):
         _finish_run(tmp_path, resume=True)
     _finish_run(tmp_path, force=True)
-    assert _record(tmp_path)["status"] == "finished"
+    assert read_run(tmp_path)["status"] == "finished"
 
 
 def test_what_was_killed_while_writing_is_removed_wherever_it_lies(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import rule_weights
 import torch
+from command_runs import read_run
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -65,10 +66,6 @@ def views_command(photos: list[Path], small_weights: Path, tmp_path: Path) -> Ca
     return run
 
 
-def _record(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "run.json").read_text(encoding="utf-8"))
-
-
 def _pixels(path: Path) -> np.ndarray:
     with Image.open(path) as image:
         return np.array(image).astype(int)
@@ -92,7 +89,7 @@ def test_views_writes_what_the_library_samples(
     assert np.abs(saved - (novel.rgb.permute(0, 2, 3, 1).clamp(0, 1) * 255).round().numpy()).max() <= 1
     assert _pixels(out / "inputs/001.png").shape == (64, 64, 3)
 
-    record = _record(out)
+    record = read_run(out)
     assert record["status"] == "finished"
     assert record["settings"]["seed"] == 7
     assert record["settings"]["model"] == str(small_weights)
@@ -173,7 +170,7 @@ def test_interrupted_views_are_continued(
     assert result.exit_code == 130
     assert f'interrupted; to continue: upfusion views --resume -o "{out}"' in result.stderr
     assert sorted(path.name for path in (out / "views").iterdir()) == ["000.png"]
-    assert _record(out)["status"] == "interrupted"
+    assert read_run(out)["status"] == "interrupted"
 
     monkeypatch.setattr(UpFusion, "sample", sample)
     (out / "views/000.png").touch()
@@ -184,7 +181,7 @@ def test_interrupted_views_are_continued(
     for index in range(3):
         difference = _pixels(out / f"views/00{index}.png") - _pixels(tmp_path / f"whole/views/00{index}.png")
         assert np.abs(difference).max() <= 1
-    assert _record(out)["status"] == "finished"
+    assert read_run(out)["status"] == "finished"
 
     result = _upfusion("views", "--resume", "-o", out)
     assert result.exit_code == 0
@@ -200,7 +197,7 @@ def test_resume_refuses_other_settings_and_photos(
     _refused(views_command("--resume", photos=photos[1:]), "was begun with other photos")
     _refused(views_command("--count", 1), "holds a run already")
     _refused(_upfusion("predict", "--resume", "-o", tmp_path / "out"), "not of `upfusion predict`")
-    assert _record(tmp_path / "out")["status"] == "finished"
+    assert read_run(tmp_path / "out")["status"] == "finished"
     assert views_command("--count", 2, "--force").exit_code == 0
     assert (tmp_path / "out/views/001.png").exists()
 

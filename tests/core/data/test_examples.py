@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from upfusion_core.data.examples import PosedViews, readable_views, shuffled_views
-from upfusion_core.data.normalise import Similarity
+from upfusion_core.data.normalise import Placement
 from upfusion_core.errors import InputError
 from upfusion_core.geometry import orbit_cameras
 
@@ -15,7 +15,7 @@ def views(count: int = 3, upright: bool = True) -> PosedViews:
     cameras = orbit_cameras([0.0, 40.0, 90.0][:count], [22.5, 10.0, 5.0][:count], [1.0, 2.0, 0.5][:count])
     rgb = torch.arange(count).float()[:, None, None, None].expand(count, 3, 4, 4) / 10
     ones = torch.ones(count, 1, 4, 4)
-    placement = Similarity(torch.eye(3).double(), torch.zeros(3).double(), 3.0)
+    placement = Placement(torch.eye(3).double(), torch.zeros(3).double(), 3.0)
     return PosedViews(rgb, ones, cameras, "cup", upright, depth=ones, placement=placement)
 
 

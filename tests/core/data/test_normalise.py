@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from upfusion_core.data.normalise import Similarity, meeting_point, normalise
+from upfusion_core.data.normalise import Placement, meeting_point, normalise
 from upfusion_core.errors import InputError
 from upfusion_core.geometry import camera_rays, look_at, orbit_cameras, reference_camera, to_reference_frame
 from upfusion_core.types import Cameras
@@ -98,7 +98,7 @@ def test_similarities_chain() -> None:
 
 def test_points_by_hand() -> None:
     quarter = torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]], dtype=torch.float64)
-    similarity = Similarity(quarter, torch.tensor([1.0, 0, 0], dtype=torch.float64), 2.0)
+    similarity = Placement(quarter, torch.tensor([1.0, 0, 0], dtype=torch.float64), 2.0)
     assert similarity.points(torch.tensor([2.0, 0, 3])).tolist() == [0, 2, 6]
 
 

@@ -175,6 +175,10 @@ def test_refusals() -> None:
         compare_meshes(_jug(), _jug(), samples=10)
     with pytest.raises(InputError, match="count must be"):
         sample_surface(_jug(), 0)
+    with pytest.raises(InputError, match=r"samples must be a whole number, got 128\.5"):
+        compare_meshes(_jug(), _jug(), samples=128.5)
+    with pytest.raises(InputError, match=r"count must be a whole number, got 8\.0"):
+        sample_surface(_jug(), 8.0)
     with pytest.raises(InputError, match="first points must be"):
         chamfer_distance(torch.zeros(3, 2), torch.zeros(3, 3))
     with pytest.raises(InputError, match="second points must be finite"):

@@ -157,6 +157,8 @@ def test_other_similarities_get_a_sentence(arguments: tuple, words: str) -> None
         ({"starts": 0}, "SimilaritySearch.starts"),
         ({"coarse_steps": 0}, "SimilaritySearch.coarse_steps"),
         ({"fine_size": 4}, "SimilaritySearch.fine_size"),
+        ({"coarse_size": 64.5}, r"SimilaritySearch.coarse_size must be a whole number, got 64\.5"),
+        ({"starts": 1.5}, r"SimilaritySearch.starts must be a whole number, got 1\.5"),
         ({"yaw_degrees": (200.0,)}, "SimilaritySearch.yaw_degrees"),
         ({"pitch_degrees": (math.nan,)}, "SimilaritySearch.pitch_degrees"),
         ({"largest_angle_degrees": -1.0}, "SimilaritySearch.largest_angle_degrees"),

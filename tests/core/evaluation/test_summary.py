@@ -21,7 +21,6 @@ from upfusion_core.evaluation.summary import (
     results_from_json,
     results_to_json,
     score,
-    score_views,
 )
 
 RESULTS = {
@@ -45,7 +44,7 @@ def test_scores_by_hand() -> None:
 
 def test_views_are_averaged_within_objects_first() -> None:
     """An object with many views counts as one object."""
-    found = score_views([torch.tensor([10.0] * 9), [20.0]])
+    found = score(object_mean(views) for views in (torch.tensor([10.0] * 9), [20.0]))
     assert found.mean == 15  # and not 11
     assert found.objects == 2
     assert found.stderr == pytest.approx(5.0)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from command_runs import read_run
 from PIL import Image
 from tiny_training import tiny_config
 from typer.testing import CliRunner, Result
@@ -32,10 +33,6 @@ def _few_objects(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "PROCEDURAL_POOL", 8)
 
 
-def record(folder: Path) -> dict:
-    return json.loads((folder / "run.json").read_text())
-
-
 def test_a_run_in_two_stretches_is_one_run(config: Path, tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     common = ("--config", config, "--data", "procedural", "--device", "cpu")
@@ -49,9 +46,9 @@ def test_a_run_in_two_stretches_is_one_run(config: Path, tmp_path: Path) -> None
     result = upfusion("-o", parts, "--resume", "--device", "cpu")
     assert result.exit_code == 0, result.output
     assert (parts / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-    assert record(parts)["status"] == "finished"
-    assert record(parts)["step"] == 3
-    assert {"model.safetensors", "history.json"} <= set(record(parts)["files"])
+    assert read_run(parts)["status"] == "finished"
+    assert read_run(parts)["step"] == 3
+    assert {"model.safetensors", "history.json"} <= set(read_run(parts)["files"])
     assert describe(parts / "model.safetensors").config == tiny_config().model
     result = upfusion("-o", parts, "--resume", "--device", "cpu")
     assert result.exit_code == 0
@@ -80,7 +77,7 @@ def test_a_folder_of_views_and_weights_to_start_from(config: Path, tmp_path: Pat
     )
     second = upfusion("encoder", *options, "--seed", 4, "-o", tmp_path / "two", "--device", "cpu")
     assert second.exit_code == 0, second.output
-    assert record(tmp_path / "two")["settings"]["config"]["seed"] == 4
+    assert read_run(tmp_path / "two")["settings"]["config"]["seed"] == 4
     assert UpFusion.load(tmp_path / "two" / "model.safetensors", device="cpu").image_size == 16
 
 
@@ -101,7 +98,7 @@ def test_ctrl_c_is_130_and_goes_on(config: Path, tmp_path: Path, monkeypatch: py
         result = upfusion("encoder", *common)
     assert result.exit_code == 130
     assert "upfusion train --resume -o" in result.output
-    assert record(out)["status"] == "interrupted"
+    assert read_run(out)["status"] == "interrupted"
     assert upfusion("encoder", *common).exit_code == 2  # neither --resume nor --force
     result = upfusion("--resume", "-o", out, "--seed", 9, "--device", "cpu")
     assert result.exit_code == 2
@@ -139,7 +136,7 @@ def test_a_run_without_its_state(config: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     common = ("--config", config, "--data", "procedural", "--device", "cpu", "-o", out)
     assert upfusion("encoder", *common, "--max-minutes", 0).exit_code == 0
-    content = record(out) | {"status": "interrupted"}
+    content = read_run(out) | {"status": "interrupted"}
     (out / "run.json").write_text(json.dumps(content))
     (out / "training.pt").unlink()
     result = upfusion("-o", out, "--resume")
@@ -155,7 +152,7 @@ def test_killed_before_its_first_state_it_begins_anew(config: Path, tmp_path: Pa
     assert upfusion(*common, "--steps", 1, "--seed", 3, "-o", first).exit_code == 0
     for out in (whole, killed):
         assert upfusion(*common, "--init", first / "model.safetensors", "-o", out).exit_code == 0
-    content = record(killed) | {"status": "running", "stages": [], "files": [], "timings_seconds": {}}
+    content = read_run(killed) | {"status": "running", "stages": [], "files": [], "timings_seconds": {}}
     (killed / "run.json").write_text(json.dumps(content))
     (killed / "model.safetensors").unlink()
     result = upfusion("-o", killed, "--resume", "--device", "cpu")
@@ -182,7 +179,7 @@ def test_processes_beside_the_first_keep_no_record(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    monkeypatch.setattr(command, "_call", lambda folder, *rest: seen.append((folder, rest[1].steps)))
+    monkeypatch.setattr(command, "_call", lambda folder, config, *_, **__: seen.append((folder, config.steps)))
     monkeypatch.setenv("RANK", "1")
     out = tmp_path / "out"
     result = upfusion("encoder", "--config", config, "--data", "procedural", "--device", "cpu", "-o", out)
@@ -191,17 +188,45 @@ def test_processes_beside_the_first_keep_no_record(
     assert not out.exists()
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"settings": NaN}', "{}", ""])
+def test_processes_beside_the_first_refuse_what_is_no_record(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    (tmp_path / "run.json").write_text(text)
+    result = upfusion("-o", tmp_path, "--resume")
+    assert result.exit_code == 2
+    assert "run.json must be a record of a run, but cannot be read" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [("settings", "data", 3), ("settings", "validation", []), ("settings", "config", "mini"), ("sources", "init", "a")],
+)
+def test_a_record_that_was_edited_wrongly(config: Path, tmp_path: Path, section: str, name: str, value: object) -> None:
+    common = ("--config", config, "--data", "procedural", "--device", "cpu", "-o", tmp_path)
+    assert upfusion("encoder", *common, "--max-minutes", 0, "--force").exit_code == 0
+    content = read_run(tmp_path) | {"status": "interrupted", "files": []}
+    content[section][name] = value
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    (tmp_path / "training.pt").unlink()
+    result = upfusion("-o", tmp_path, "--resume")
+    assert result.exit_code == 2
+    said = " ".join(result.output.split())
+    assert f"as they were written, got {name} = {json.dumps(value)}; correct it there" in said
+
+
 def test_a_curriculum(config: Path, tmp_path: Path) -> None:
     common = ("encoder", "--config", config, "--data", "procedural", "--device", "cpu")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert upfusion(*common, "--curriculum", "1,2", "-o", whole).exit_code == 0
-    assert record(whole)["settings"]["config"]["curriculum"] == [1, 2]
+    assert read_run(whole)["settings"]["config"]["curriculum"] == [1, 2]
     assert upfusion(*common, "--curriculum", "1, 2", "-o", parts, "--max-minutes", 0).exit_code == 0
     assert upfusion("-o", parts, "--resume", "--device", "cpu").exit_code == 0
     assert (parts / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     plain = tmp_path / "plain"
     assert upfusion(*common, "-o", plain).exit_code == 0
-    assert "curriculum" not in record(plain)["settings"]["config"]
+    assert "curriculum" not in read_run(plain)["settings"]["config"]
     assert (plain / "model.safetensors").read_bytes() != (whole / "model.safetensors").read_bytes()
 
 

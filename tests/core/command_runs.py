@@ -1,0 +1,34 @@
+"""What tests of the commands share: the record of a run, and a distillation that takes seconds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from upfusion_core.field.fitting import FitConfig
+from upfusion_core.field.hashgrid import GridConfig
+from upfusion_core.field.radiance import FieldConfig
+from upfusion_core.pipeline.distill import DistillConfig, DraftSchedule
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """The record of the run in a folder."""
+    return json.loads((folder / "run.json").read_text(encoding="utf-8"))
+
+
+def small_distillation(made: Callable[..., DistillConfig]) -> Callable[..., DistillConfig]:
+    """What `made` gives, but with few and small pictures and a small field."""
+
+    def small(*arguments: Any) -> DistillConfig:  # noqa: ANN401
+        fit = replace(FitConfig.draft(iterations=4), rays=64)
+        schedule = DraftSchedule(
+            predicted_cameras=3, predicted_size=16, predicted_fit=fit, sampled_cameras=2, sampled_fit=fit, steps=1
+        )
+        grid = GridConfig(levels=3, coarsest=4, finest=16, table_size=2**12)
+        field = FieldConfig(grid=grid, hidden=8, half_extent=0.3, blob_sigma=0.1)
+        return replace(made(*arguments), schedule=schedule, field=field)
+
+    return small

@@ -1,0 +1,54 @@
+"""Pictures come back from their files as they went in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from upfusion_core.errors import InputError
+from upfusion_core.pictures import contact_sheet, load_png, resize_pictures, save_png, to_8bit
+
+
+def test_eight_bits_by_hand() -> None:
+    values = torch.tensor([[-0.5, 0.0, 0.3, 0.501], [0.5, 1.0, 1.5, 254.6 / 255]], dtype=torch.float64)
+    assert to_8bit(values).tolist() == [[0, 0, 76, 128], [128, 255, 255, 255]]
+    assert to_8bit(values.T.requires_grad_()).flags["C_CONTIGUOUS"]
+
+
+def test_png_keeps_eight_bits(tmp_path: Path) -> None:
+    rgb = torch.arange(3 * 4 * 20).reshape(3, 4, 20) / 255
+    save_png(tmp_path / "a.png", rgb)
+    assert torch.equal(load_png(tmp_path / "a.png"), rgb)
+
+
+def test_png_clamps(tmp_path: Path) -> None:
+    save_png(tmp_path / "a.png", torch.tensor([-0.5, 1.5, 0.5])[:, None, None].expand(3, 2, 2))
+    assert (load_png(tmp_path / "a.png")[:, 0, 0] * 255).tolist() == [0.0, 255.0, 128.0]
+    with pytest.raises(InputError, match="rgb must be"):
+        save_png(tmp_path / "b.png", torch.zeros(1, 2, 2))
+
+
+def test_grey_values(tmp_path: Path) -> None:
+    Image.new("L", (3, 2), 51).save(tmp_path / "a.png")
+    assert torch.equal(load_png(tmp_path / "a.png", "L"), torch.full((1, 2, 3), 51 / 255))
+
+
+def test_other_sizes() -> None:
+    pictures = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert resize_pictures(pictures, 8) is pictures
+    torch.testing.assert_close(resize_pictures(torch.full((1, 1, 6, 8), 0.25), 4), torch.full((1, 1, 4, 4), 0.25))
+    checked = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).repeat(4, 4)[None, None]
+    assert (resize_pictures(checked, 2) - 0.5).abs().max() < 0.05  # without aliasing
+    larger = resize_pictures(checked, 32)
+    assert (larger.min(), larger.max()) == (0, 1)  # bicubic overshoots, and is cut
+
+
+def test_contact_sheet_by_hand() -> None:
+    views = torch.stack([torch.full((3, 2, 3), index / 10) for index in range(5)])
+    sheet = contact_sheet(views)
+    assert sheet.shape == (3, 4, 9)
+    assert torch.equal(sheet[0, ::2, ::3], torch.tensor([[0.0, 0.1, 0.2], [0.3, 0.4, 1.0]]))
+    assert contact_sheet(views, columns=5).shape == (3, 2, 15)
