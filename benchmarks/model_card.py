@@ -27,6 +27,17 @@ from upfusion_core.models.checkpoints import CheckpointInfo, describe
 MEASURES = ("box_psnr", "iou", "sharpness", "haarpsi", "box_psnr_similarity", "psnr", "ssim")
 FIELD_MEASURES = ("chamfer_similarity", "f_score_2_similarity")
 SHEET_COLORS = 128
+STAGES = {
+    "white": "`white` is all white",
+    "nearest": "`nearest` the photo nearest in angle",
+    "predict": "`predict` the transformer's own colours",
+    "sample": "`sample` the diffusion model",
+    "field": "`field` the distilled field (preset {preset})",
+}
+SCANS = """\
+The folder `objects` holds twelve scanned household objects of
+[pybullet-URDF-models](https://github.com/ChenEating716/pybullet-URDF-models) (MIT; part of them from the YCB set), as
+GLB files. They are not part of this repository."""
 
 INTRODUCTION = """\
 # Model card: `mini`
@@ -63,7 +74,8 @@ def sizes(info: CheckpointInfo) -> str:
     config = info.config
     total = sum(part.parameters for part in info.parts.values())
     stored = sum(part.bytes for part in info.parts.values())
-    rows = [f"| {name} | {part.parameters / 1e6:.2f} |" for name, part in info.parts.items()]
+    names = {"DINOv2": "photo encoder, in DINOv2's place"}
+    rows = [f"| {names.get(name, name)} | {part.parameters / 1e6:.2f} |" for name, part in info.parts.items()]
     rows += [f"| **together** | **{total / 1e6:.2f}** |"]
     return "\n".join(
         [
@@ -114,12 +126,14 @@ def training(facts: dict[str, Any]) -> str:
 def figures(report: dict[str, Any], picture: str | None, name: str, *, first: bool) -> str:
     results = results_from_json(report["results"])
     present = {name for rows in results.values() for values in rows.values() for name in values}
+    preset = report["settings"].get("distill", {}).get("preset")
+    stages = [words.format(preset=preset) for stage, words in STAGES.items() if stage in results]
     lines = [
         f"## Figures: {title(report)}",
         "",
+        *([SCANS, ""] if Path(report.get("data", "")).name == "objects" else []),
         f"{len(report['evaluated'])} objects, {report['settings']['views']} views each that are no photos; mean ± "
-        "standard error over objects. `white` is all white, `nearest` the photo nearest in angle, `predict` the "
-        "transformer's own colours, `sample` the diffusion model, `field` the distilled field.",
+        f"standard error over objects. {', '.join(stages)}.",
         "",
         markdown_table(results, [name for name in (*MEASURES, *FIELD_MEASURES) if name in present]),
     ]
@@ -131,7 +145,7 @@ def figures(report: dict[str, Any], picture: str | None, name: str, *, first: bo
         lines += gains(report)
     lines += ["```", command(report, name), "```", ""]
     if picture:
-        lines += [f"![photos, truth and stages of the first objects]({picture})", ""]
+        lines += [f"![photos, truth and stages of the first objects: {title(report)}]({picture})", ""]
     return "\n".join(lines)
 
 
