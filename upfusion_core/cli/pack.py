@@ -139,7 +139,9 @@ def _pack_in(run: Run, told: PackOptions) -> None:
     facts = {name: value for name, value in settings.items() if value is not None}
     content = index_content(state.shards, {"packed": facts, "skipped": state.skipped})
     with run.writing(INDEX_NAME) as path:
-        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(
+            json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace"
+        )
     run.discard(UNFINISHED_NAME)
     for name, reason in state.skipped:
         say(f"Skipped {name}: {reason}")
