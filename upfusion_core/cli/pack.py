@@ -12,7 +12,7 @@ import typer
 from ..errors import InputError
 from ..json_text import read_json
 from . import options
-from .console import answer, duration, progress, say
+from .console import duration, progress, say
 from .options import PROCEDURAL, one_of
 from .settings import checked_stored
 
@@ -146,7 +146,7 @@ def _pack_in(run: Run, told: PackOptions) -> None:
     for name, reason in state.skipped:
         say(f"Skipped {name}: {reason}")
     size = sum(shard["bytes"] for shard in state.shards) / 1e6
-    answer(
+    run.tell(
         f"{run.folder}: {content['objects']} objects in {len(state.shards)} shards, {size:.1f} MB, "
         f"{len(state.skipped)} skipped ({duration(run.seconds)})"
     )
