@@ -78,6 +78,9 @@ _DEVICES = {"con", "prn", "aux", "nul", "conin$", "conout$"} | {
 _LONGEST_NAME = 180
 """Bytes of a name; systems take 255, and temporary names and numbers are put round it."""
 
+_MOST_FOLDERS = 100
+"""That are made at once; making thousands takes Python's whole stack."""
+
 
 def check_file_name(name: str, label: str = "a file's name") -> None:
     """Raises OutputError unless a file or folder can have `name` on every system, in whatever script.
@@ -102,7 +105,9 @@ def check_file_name(name: str, label: str = "a file's name") -> None:
 
 def check_new_folders(folder: Path) -> None:
     """Raises OutputError unless what is missing of a folder's path can be made on every system; see check_file_name."""
-    for path in (folder, *folder.parents):
+    for depth, path in enumerate((folder, *folder.parents)):
+        if depth == _MOST_FOLDERS:
+            raise OutputError(f"a path must hold at most {_MOST_FOLDERS} new folders, got {path!s:.60}...; shorten it")
         if os.path.lexists(path):  # unlike Path.exists, this takes names that are too long for the system
             break
         check_file_name(path.name, "the name of a new folder")
