@@ -38,7 +38,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             partial.write_bytes(data)
     """
     path = Path(path)
-    check_file_name(path.name, "the name of the file to write")
+    check_target(path)
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
         with made_folder(path.parent):
@@ -54,8 +54,13 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def made_folder(folder: Path) -> Iterator[None]:
-    """Makes `folder` and its parents where they are missing; of these, what is empty in the end goes again."""
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    """Makes `folder` and its parents where they are missing; of these, what is empty in the end goes again.
+
+    Raises:
+        OutputError: a part that is missing has a name that not every system can write.
+    """
+    check_new_folders(folder)
+    made = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield
@@ -72,6 +77,9 @@ _DEVICES = {"con", "prn", "aux", "nul", "conin$", "conout$"} | {
 
 _LONGEST_NAME = 180
 """Bytes of a name; systems take 255, and temporary names and numbers are put round it."""
+
+_MOST_FOLDERS = 100
+"""That are made at once; making thousands takes Python's whole stack."""
 
 
 def check_file_name(name: str, label: str = "a file's name") -> None:
@@ -93,6 +101,28 @@ def check_file_name(name: str, label: str = "a file's name") -> None:
         fault = f"one of {len(name)} letters"
     if fault:
         raise OutputError(f"{label} must be one that every system can write, got {fault}; choose another name")
+
+
+def check_new_folders(folder: Path) -> None:
+    """Raises OutputError unless what is missing of a folder's path can be made on every system; see check_file_name."""
+    for depth, path in enumerate((folder, *folder.parents)):
+        if depth == _MOST_FOLDERS:
+            raise OutputError(f"a path must hold at most {_MOST_FOLDERS} new folders, got {path!s:.60}...; shorten it")
+        if os.path.lexists(path):  # unlike Path.exists, this takes names that are too long for the system
+            break
+        check_file_name(path.name, "the name of a new folder")
+
+
+def check_target(path: Path) -> None:
+    """Raises OutputError unless a file can be written, or replaced, under `path` and in the folders above it."""
+    check_file_name(path.name, "the name of the file to write")
+    check_new_folders(path.parent)
+    if os.path.isdir(path):
+        raise OutputError(f"{path} could not be written: {_reason(IsADirectoryError(errno.EISDIR, 'Is a directory'))}")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OutputError(
+            f"{path} must be an ordinary file to be replaced, but is a device or pipe; choose another name"
+        )
 
 
 def save_tensors(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
@@ -118,10 +148,13 @@ def save_tensors(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
 
 
 def write_json(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
-    """Writes `content` as indented UTF-8 JSON, whole or not at all."""
+    """Writes `content` as indented UTF-8 JSON, whole or not at all.
+
+    What is no UTF-8 in names of files is written as JSON's own escapes, so that it is read as it was.
+    """
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _reason(error: OSError) -> str:

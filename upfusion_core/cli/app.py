@@ -80,7 +80,14 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 def demo(
     context: typer.Context,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="OUT", help="Folder for all results; made if missing.")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUT",
+            parser=options.named_folder,
+            help="Folder for all results; made if missing.",
+        ),
     ] = Path("upfusion-demo"),
     number: Annotated[
         int, typer.Option("--object", help="Which of the objects that come with the package, from 0.", min=0)
@@ -119,7 +126,14 @@ def reconstruct(
     remove_background: options.RemoveBackground = False,
     photo_elevation: Annotated[
         float,
-        typer.Option("--photo-elevation", "--elevation", help=options.PHOTO_ELEVATION_HELP, min=-89, max=89),
+        typer.Option(
+            "--photo-elevation",
+            "--elevation",
+            help=options.PHOTO_ELEVATION_HELP,
+            min=-89,
+            max=89,
+            callback=options.finite,
+        ),
     ] = PHOTO_ELEVATION_DEGREES,
     preset: Annotated[str, one_of(*PRESETS, help="Schedule: a first look, for results, or the paper's.")] = "fast",
     views: Annotated[int, typer.Option(help="Novel views to sample and save as well.", min=0, max=100)] = 8,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ..errors import OutputError
 from .interrupt import check
 
 if TYPE_CHECKING:
@@ -32,12 +34,23 @@ def plain_warnings() -> None:
 
 def say(text: str) -> None:
     """One line on stderr, for the user's eyes."""
-    _plain(Console(stderr=True), text)
+    Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def answer(text: str) -> None:
-    """One line on stdout, also for programs that read it."""
-    _plain(Console(), text)
+    """One line on stdout, also for programs that read it.
+
+    Raises:
+        OutputError: stdout is full or closed; nothing more is written there.
+    """
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
+        raise OutputError(
+            f"the answer could not be printed on stdout ({error.strerror}), but what was to be done is done; "
+            "look at the files"
+        ) from error
 
 
 @contextmanager
@@ -78,7 +91,3 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {int(seconds % 60)} s"
     return f"{minutes // 60} h {minutes % 60} min"
-
-
-def _plain(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)

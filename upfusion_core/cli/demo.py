@@ -11,7 +11,7 @@ from torch import Tensor
 from ..pictures import contact_sheet, load_png, save_png
 from ..pipeline.examples import ExampleViews, example_views
 from . import inputs
-from .console import answer, duration, progress, say
+from .console import duration, progress, say
 from .inputs import Photos
 from .pictures import labelled_sheet
 from .reconstruct import FIELD_NAME, distill_config, finished_field, fit_field, rendered, save_mesh, save_turntable
@@ -102,7 +102,7 @@ def _prediction_name(index: int) -> str:
 
 
 def _report(run: Run) -> None:
-    answer(f"Demo in {run.folder} ({duration(run.seconds)})")
+    run.tell(f"Demo in {run.folder} ({duration(run.seconds)})")
     for name in ("sheet.png", "prediction.png", "views.png", "turntable.gif", "mesh.glb", "truth.png", FIELD_NAME):
         if run.has(name):
-            answer(f"  {run.folder / name}")
+            run.tell(f"  {run.folder / name}")

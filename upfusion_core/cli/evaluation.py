@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,7 +12,7 @@ import typer
 
 from ..errors import InputError
 from . import options
-from .console import answer, duration, progress, say
+from .console import duration, progress, say
 from .options import PROCEDURAL, one_of
 from .settings import DEFAULT_MODEL, DEFAULT_MODEL_NOTE, PRESETS, absolute_model, checked_stored
 
@@ -94,7 +95,10 @@ def evaluate(
         int | None, typer.Option(help="Denoising steps of a sampled view.", min=1, max=1000, show_default="50")
     ] = None,
     guidance: Annotated[
-        float | None, typer.Option(help="Guidance scale.", min=0, show_default="the weights', else 9")
+        float | None,
+        typer.Option(
+            help="Guidance scale.", min=0, max=1000, callback=options.finite, show_default="the weights', else 9"
+        ),
     ] = None,
     scheduler: Annotated[str | None, typer.Option(help=options.SCHEDULER_HELP, show_default="ddim")] = None,
     preset: Annotated[str | None, one_of(*PRESETS, help="How fields are distilled.", show_default="fast")] = None,
@@ -203,7 +207,7 @@ def _evaluate_in(run: Run, told: EvaluateOptions, device: str) -> None:
     for name, reason in report.skipped:
         say(f"Skipped {name}: {reason}")
     apart = sum(len(group.indices) for group in groups if group.dataset is not dataset)
-    answer(
+    run.tell(
         f"{run.folder / 'report.md'}: {len(report.objects)} objects, {len(report.skipped)} skipped"
         + (f", {apart} held out reported apart" if apart else "")
         + f" ({duration(run.seconds)})"
@@ -224,7 +228,7 @@ def evaluation_settings(told: EvaluateOptions, stored: dict[str, Any]) -> dict[s
             value = _list(field.name, value)
         elif field.name == "model":
             value = absolute_model(value or DEFAULT_MODEL)
-        elif field.name == "data" and value not in (None, PROCEDURAL) and Path(value).exists():
+        elif field.name == "data" and value not in (None, PROCEDURAL) and os.path.exists(value):
             value = str(Path(value).absolute())
         settings[field.name] = value
     if settings["data"] is None:

@@ -95,8 +95,7 @@ def load_model(settings: SceneSettings, device: str) -> UpFusion:
     from ..pipeline.upfusion import UpFusion
 
     if isinstance(settings, SamplingSettings):
-        if settings.scheduler:
-            make_scheduler(settings.scheduler, 1)  # a wrong name is said before gigabytes are read
+        make_scheduler(settings.scheduler or "ddim", settings.steps or 50)  # refused before gigabytes are read
         if settings.prompt:
             tokenize(settings.prompt)
     dtype = None if settings.dtype == "auto" else getattr(torch, settings.dtype)

@@ -7,6 +7,7 @@ run left behind is therefore known to be stale, without guessing from process nu
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from ..errors import OutputError
-from ..files import made_folder
+from ..files import check_new_folders, made_folder
 
 LOCK_NAME = ".upfusion.lock"
 
@@ -37,6 +38,7 @@ def locked_file(path: Path) -> Iterator[None]:
     Raises:
         OutputError: another process holds it, or nothing can be written there.
     """
+    check_new_folders(path)
     folder = path.parent
     with ExitStack() as stack:
         try:
@@ -70,7 +72,9 @@ def _held(path: Path, what: str, other: str) -> Iterator[None]:
 
 def _acquire(path: Path) -> IO[bytes] | None:
     while True:
-        handle = open(path, "a+b")  # noqa: SIM115 - it stays open as long as the lock is held
+        if _is_foreign(path):
+            raise OutputError(f"{path} must be a file that a run made to hold its folder, but is none; remove it")
+        handle = open(path, "a+b", opener=_open_no_link)  # noqa: SIM115 - it stays open as long as the lock is held
         if not _lock(handle):
             handle.close()
             return None
@@ -80,6 +84,19 @@ def _acquire(path: Path) -> IO[bytes] | None:
             handle.flush()
             return handle
         handle.close()  # its owner removed it between our opening and locking it
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether something is there that no run makes: a link, a pipe, a folder."""
+    try:
+        return not stat.S_ISREG(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    """Opens a file, but never what a link leads to, where the system can tell."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _is_current(handle: IO[bytes], path: Path) -> bool:

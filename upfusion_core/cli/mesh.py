@@ -8,15 +8,16 @@ from pathlib import Path
 
 from ..field.atlas import require_xatlas
 from ..field.decimate import require_decimation
-from ..field.export import save_mesh
+from ..field.export import mesh_names, save_mesh
 from ..field.mesh import MeshAsset
 from ..field.radiance import RadianceField
 from ..field.storage import load_field
-from ..files import write_json
+from ..files import check_target, write_json
 from . import inputs
 from .console import answer, duration, progress
+from .guard import refuse_existing
 from .lock import locked_file
-from .run import finished_record, new_record, refuse_existing
+from .run import finished_record, new_record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +52,18 @@ def extracted(field: RadianceField, options: MeshOptions) -> MeshAsset:
 
 def run_mesh(source: Path, output: Path, options: MeshOptions, *, device: str, force: bool) -> None:
     """Writes the mesh, and its record beside it."""
+    check_target(output)
     with locked_file(output):
         _mesh(source, output, options, device=device, force=force)
 
 
 def _mesh(source: Path, output: Path, options: MeshOptions, *, device: str, force: bool) -> None:
     record_path = output.with_name(output.name + ".run.json")
-    refuse_existing(output, record_path, force=force)
+    names = mesh_names(output.name, textured=options.texture_size > 0)
+    targets = [*(output.with_name(name) for name in names), record_path]
+    for path in targets:
+        check_target(path)
+    refuse_existing(*targets, source=source, force=force)
     require_mesh_packages(options.texture_size, options.faces)
     record = new_record("mesh", asdict(options), {"field": str(source.absolute())}, {})
     start = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,20 @@ def texture_side(value: int) -> int:
     if value and not 64 <= value <= 8192:
         raise typer.BadParameter(f"{value} is neither 0 nor between 64 and 8192")
     return value
+
+
+def finite(value: float | None) -> float | None:
+    """No infinity and no NaN, which pass the ranges of typer."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number")
+    return value
+
+
+def named_folder(value: str | Path) -> Path:
+    """A folder that has a name; the path of an empty text would be the current one."""
+    if not str(value):
+        raise typer.BadParameter("a folder needs a name, got none; . is the current one")
+    return Path(value)
 
 
 def one_of(*choices: str, help: str, name: str | None = None, show_default: bool | str = True) -> Any:  # noqa: ANN401
@@ -56,7 +71,14 @@ Model = Annotated[
 ]
 Output = Annotated[
     Path,
-    typer.Option("--output", "-o", metavar="OUT", help="Folder for all results; made if missing.", show_default=False),
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="OUT",
+        parser=named_folder,
+        help="Folder for all results; made if missing.",
+        show_default=False,
+    ),
 ]
 Masks = Annotated[
     list[Path] | None,
@@ -65,7 +87,9 @@ Masks = Annotated[
 RemoveBackground = Annotated[
     bool, typer.Option("--remove-background", help="Find the object by rembg in photos without mask and alpha.")
 ]
-PhotoElevation = Annotated[float, typer.Option("--photo-elevation", help=PHOTO_ELEVATION_HELP, min=-89, max=89)]
+PhotoElevation = Annotated[
+    float, typer.Option("--photo-elevation", help=PHOTO_ELEVATION_HELP, min=-89, max=89, callback=finite)
+]
 Device = Annotated[str, one_of("auto", "cpu", "cuda", "mps", help="Where the networks run.")]
 Dtype = Annotated[
     str,
@@ -82,7 +106,11 @@ Steps = Annotated[int, typer.Option(help="Denoising steps of a sampled view.", m
 Guidance = Annotated[
     float | None,
     typer.Option(
-        help="Guidance scale; 1 is none and twice as fast.", min=0, show_default="what the weights recommend, else 9"
+        help="Guidance scale; 1 is none and twice as fast.",
+        min=0,
+        max=1000,
+        callback=finite,
+        show_default="what the weights recommend, else 9",
     ),
 ]
 Scheduler = Annotated[str, typer.Option(help=SCHEDULER_HELP)]
@@ -110,7 +138,12 @@ Resolution = Annotated[
 ]
 Threshold = Annotated[
     float | None,
-    typer.Option(help="Density at the mesh's surface, per scene unit.", show_default="chosen by silhouettes", min=1e-6),
+    typer.Option(
+        help="Density at the mesh's surface, per scene unit.",
+        show_default="chosen by silhouettes",
+        min=1e-6,
+        callback=finite,
+    ),
 ]
 TextureSize = Annotated[
     int,

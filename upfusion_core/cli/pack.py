@@ -12,7 +12,7 @@ import typer
 from ..errors import InputError
 from ..json_text import read_json
 from . import options
-from .console import answer, duration, progress, say
+from .console import duration, progress, say
 from .options import PROCEDURAL, one_of
 from .settings import checked_stored
 
@@ -139,12 +139,14 @@ def _pack_in(run: Run, told: PackOptions) -> None:
     facts = {name: value for name, value in settings.items() if value is not None}
     content = index_content(state.shards, {"packed": facts, "skipped": state.skipped})
     with run.writing(INDEX_NAME) as path:
-        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(
+            json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace"
+        )
     run.discard(UNFINISHED_NAME)
     for name, reason in state.skipped:
         say(f"Skipped {name}: {reason}")
     size = sum(shard["bytes"] for shard in state.shards) / 1e6
-    answer(
+    run.tell(
         f"{run.folder}: {content['objects']} objects in {len(state.shards)} shards, {size:.1f} MB, "
         f"{len(state.skipped)} skipped ({duration(run.seconds)})"
     )

@@ -21,9 +21,10 @@ from ..geometry import orbit_cameras
 from ..pictures import contact_sheet, save_png
 from ..pipeline.distill_config import DistillConfig, FastSchedule, ReferenceSchedule
 from ..pipeline.photo_cameras import PhotoCameras, estimate_photo_cameras
+from ..pipeline.schedule import make_scheduler
 from ..types import Cameras, OnProgress, SceneEncoding
 from . import inputs
-from .console import answer, duration, progress
+from .console import duration, progress
 from .inputs import Photos
 from .mesh import MeshOptions, extracted, require_mesh_packages
 from .pictures import save_video
@@ -67,6 +68,7 @@ def distill_config(settings: ReconstructSettings, conduct: Conduct) -> DistillCo
         schedule = replace(
             schedule, steps=settings.steps or schedule.steps, scheduler=settings.scheduler or schedule.scheduler
         )
+        make_scheduler(schedule.scheduler, schedule.steps)  # one that cannot take so many steps is refused here
     perceptual: Any = settings.perceptual or config.perceptual  # a text that the configuration checks
     return replace(
         config,
@@ -209,7 +211,7 @@ def save_mesh(run: Run, field: RadianceField, settings: ReconstructSettings) -> 
 
 
 def _report(run: Run) -> None:
-    answer(f"Reconstruction in {run.folder} ({duration(run.seconds)})")
+    run.tell(f"Reconstruction in {run.folder} ({duration(run.seconds)})")
     for name in (
         "mesh.glb",
         "mesh.obj",
@@ -221,7 +223,7 @@ def _report(run: Run) -> None:
         FIELD_NAME,
     ):
         if run.has(name):
-            answer(f"  {run.folder / name}")
+            run.tell(f"  {run.folder / name}")
     record = run.record or run.previous or {}
     if "grid_backend" in record:
-        answer(f"  field computed by {record['grid_backend']}")
+        run.tell(f"  field computed by {record['grid_backend']}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
-from ..errors import InputError
-from ..json_text import read_json
+from ..errors import InputError, OutputError
+from ..json_text import read_json, shown
 
 RECORD_NAME = "run.json"
 
@@ -17,7 +18,10 @@ _LISTS = ("stages", "files", "temporary_files")
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """The record in a file; None where it cannot be read, or a section that every record has is missing or another."""
+    """The record in a file; None where it cannot be read, or a section that every record has is missing or another.
+
+    What it lists as a file is no temporary one, whatever else it says.
+    """
     try:
         record = read_json(path)
     except InputError:
@@ -27,21 +31,38 @@ def read_record(path: Path) -> dict[str, Any] | None:
     sections = all(isinstance(record.get(name), kind) for name, kind in _SECTIONS.items())
     lists = all(is_of_kind(record.get(name), list[str]) for name in _LISTS)
     timings = sections and all(is_of_kind(value, float) for value in record["timings_seconds"].values())
-    return record if sections and lists and timings else None
+    if not (sections and lists and timings):
+        return None
+    kept = {Path(name) for name in record["files"]}
+    record["temporary_files"] = [name for name in record["temporary_files"] if Path(name) not in kept]
+    return record
 
 
 def listed_files(folder: Path, record: Mapping[str, Any]) -> list[Path]:
     """The files that the record lists, and itself; a record that was tampered with lists none outside the folder."""
-    home = folder.resolve()
-    found = []
-    for name in (*record["files"], *record["temporary_files"], RECORD_NAME):
-        parts = PureWindowsPath(name)  # knows both slashes and drives, whatever the system
-        path = folder / name
-        if name and not parts.drive and not parts.root and ".." not in parts.parts and "\0" not in name:
-            place = path.parent.resolve()  # a folder in it may be a link that leads elsewhere
-            if place == home or home in place.parents:
-                found.append(path)
-    return found
+    found = (inside(folder, name) for name in (*record["files"], *record["temporary_files"], RECORD_NAME))
+    return [path for path in found if path is not None]
+
+
+def check_listed(folder: Path, record: Mapping[str, Any]) -> None:
+    """Raises OutputError if a record lists what is no file of its folder; continuing its run would remove that."""
+    for name in (*record["files"], *record["temporary_files"]):
+        if inside(folder, name) is None:
+            raise OutputError(
+                f"{folder / RECORD_NAME} must list files of its folder, got {shown(name)}; correct it there, "
+                "or use --force to begin anew"
+            )
+
+
+def inside(folder: Path, name: str) -> Path | None:
+    """The path of the file `name` of a folder; None if it is elsewhere, a folder, or no name."""
+    parts = PureWindowsPath(name)  # knows both slashes and drives, whatever the system
+    if not name or parts.drive or parts.root or ".." in parts.parts or "\0" in name:
+        return None
+    path, home = folder / name, folder.resolve()
+    place = path.parent.resolve()  # a folder in it may be a link that leads elsewhere
+    is_folder = os.path.isdir(path) and not os.path.islink(path)
+    return path if home in (place, *place.parents) and not is_folder else None
 
 
 def is_of_kind(value: object, kind: Any) -> bool:  # noqa: ANN401 - any annotation

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, OutputError
-from ..files import made_folder, replacing, write_json
+from ..files import check_target, made_folder, replacing, write_json
 from ..version import version
-from .console import say
+from .console import answer, say
+from .guard import check_sources, source_paths
 from .lock import locked
-from .record import RECORD_NAME, listed_files, read_record
+from .record import RECORD_NAME, check_listed, inside, listed_files, read_record
 
 CHEAP_SECONDS = 60.0
 """On a disk that is full, work of less than this is removed again; of more, it is kept to be continued."""
@@ -57,13 +58,6 @@ def finished_record(record: dict[str, Any], stage: str, seconds: float, files: S
     }
 
 
-def refuse_existing(*paths: Path, force: bool) -> None:
-    """Raises OutputError if something is at one of the paths and is not to be replaced."""
-    for path in paths:
-        if path.exists() and not force:
-            raise OutputError(f"{path} exists already; choose another name, or --force to replace it")
-
-
 def package_versions() -> dict[str, str]:
     """Versions of the packages that shape a result, without importing them."""
     versions = {}
@@ -82,7 +76,9 @@ class Run:
         self.previous = previous
         self.resumed = resume
         self.record: dict[str, Any] | None = None
+        self.report: list[str] = []
         self._worth_keeping = resume
+        self._sources: list[Path] = []
 
     def stored(self, section: str) -> dict[str, Any]:
         """A section of the record of the run that is being continued; empty in a new one."""
@@ -93,17 +89,28 @@ class Run:
         if self.resumed and self.previous is not None:
             _check_same(self.folder, self.previous, settings, inputs)
 
-    def begin(self, settings: dict[str, Any], sources: dict[str, Any], inputs: dict[str, Any]) -> None:
+    def begin(
+        self, settings: dict[str, Any], sources: dict[str, Any], inputs: dict[str, Any], writes: Sequence[str] = ()
+    ) -> None:
         """Writes the record; all that can be checked before should be, as --force now removes the run before.
 
         Args:
             settings: what shapes the result.
             sources: where photos and other inputs came from; they may move until the run is continued.
             inputs: what was in them, as checksums.
+            writes: names of files that come about in other ways than by `writing`.
+
+        Raises:
+            OutputError: files that are read would be removed or written.
         """
+        self._sources = source_paths(settings, sources)
         if self.resumed and self.previous is not None:
             self.record = {**self.previous, "status": "running"}
         else:
+            doomed = [self.folder / name for name in writes]
+            if self.previous is not None:
+                doomed += listed_files(self.folder, self.previous)
+            check_sources(self.folder, self._sources, doomed)
             if self.previous is not None:
                 _remove_files(self.folder, self.previous)
             self.record = new_record(self.command, settings, sources, inputs)
@@ -156,7 +163,10 @@ class Run:
     @contextmanager
     def writing(self, name: str, *, keep: bool = True) -> Iterator[Path]:
         """Gives a temporary path for the file `name` of the folder, and records the file when it is complete."""
-        with replacing(self.folder / name) as partial:
+        path = self._place(name)
+        if name not in self._begun["files"]:
+            check_sources(self.folder, self._sources, [path])
+        with replacing(path) as partial:
             yield partial
         self.keep(name, keep=keep)
 
@@ -184,10 +194,11 @@ class Run:
 
     def temporary(self, name: str) -> Path:
         """The path of a file that is needed until the run is finished, such as a checkpoint."""
+        path = self._place(name)
         if name not in self._begun["temporary_files"]:
             self._begun["temporary_files"].append(name)
             self._save()
-        return self.folder / name
+        return path
 
     def retire(self, name: str) -> None:
         """From now on the file `name` is a temporary one: it goes when the run is finished."""
@@ -197,6 +208,10 @@ class Run:
     def discard(self, name: str) -> None:
         """Removes a temporary file that has done its work."""
         (self.folder / name).unlink(missing_ok=True)
+
+    def tell(self, text: str) -> None:
+        """A line of the answer on stdout, which comes when the run is finished and on record."""
+        self.report.append(text)
 
     def finish(self) -> None:
         """Records the end and removes the temporary files; killed between the two, the run is finished all the same."""
@@ -224,6 +239,16 @@ class Run:
             return True
         _remove_files(self.folder, self.record)
         return False
+
+    def _place(self, name: str) -> Path:
+        """The path of the file `name`; raises OutputError if a link in the folder leads elsewhere."""
+        path = inside(self.folder, name)
+        if path is None:
+            raise OutputError(
+                f"{self.folder / name} must be a file in {self.folder}, but a link leads elsewhere or a folder has "
+                "that name; remove it, or choose another folder"
+            )
+        return path
 
     @property
     def _begun(self) -> dict[str, Any]:
@@ -264,6 +289,8 @@ def open_run(folder: Path, command: str, *, resume: bool = False, force: bool = 
             _stopped(run)
             raise
         run.finish()
+        for line in run.report:
+            answer(line)
 
 
 def _stopped(run: Run, cheap: float = 0.0) -> bool:
@@ -304,6 +331,7 @@ def _made(folder: Path) -> Iterator[None]:
 def _previous(folder: Path, command: str, *, resume: bool, force: bool) -> dict[str, Any] | None:
     """The record of the run that the folder holds, if it may be continued or replaced."""
     path = folder / RECORD_NAME
+    check_target(path)
     if not path.exists():
         if resume:
             raise OutputError(f"{folder} holds no run to continue; leave out --resume to begin one")
@@ -325,6 +353,8 @@ def _previous(folder: Path, command: str, *, resume: bool, force: bool) -> dict[
         raise OutputError(
             f"{folder} holds a run of `upfusion {record['command']}`, not of `upfusion {command}`; continue that one"
         )
+    if resume and record is not None:
+        check_listed(folder, record)
     return record
 
 

@@ -13,7 +13,7 @@ import typer
 
 from ..errors import InputError, OutputError
 from . import options
-from .console import answer, duration, progress, say
+from .console import duration, progress, say
 from .options import PROCEDURAL, one_of
 from .record import RECORD_NAME, read_record
 from .settings import checked_stored
@@ -92,7 +92,8 @@ def train(
         ),
     ] = None,
     max_minutes: Annotated[
-        float | None, typer.Option(help="Stop after so long with a saved model; --resume goes on.", min=0)
+        float | None,
+        typer.Option(help="Stop after so long with a saved model; --resume goes on.", min=0, callback=options.finite),
     ] = None,
     device: Annotated[str, one_of("auto", "cpu", help="auto: what accelerate finds.")] = "auto",
     resume: options.Resume = False,
@@ -128,11 +129,11 @@ def _train_in(run: Run, told: TrainOptions, *, device: str, max_minutes: float |
         before = checked_stored(run.stored("sources"), {"init": list[str]})
         told = replace(told, init=told.init or tuple(map(Path, before.get("init", ()))))
     for path in told.init:
-        if not path.exists():
+        if not os.path.exists(path):
             raise InputError(f"--init must be a file or folder of weights, but there is none at {path}")
     config, source, validation = _made(settings, device)
     goes_on = run.resumed and (run.folder / STATE_NAME).is_file()
-    run.begin(settings, sources, {})
+    run.begin(settings, sources, {}, _written_names())
     try:
         with run.stage("train"), progress(f"Training the {config.stage}") as advance:
             result = _call(
@@ -145,7 +146,7 @@ def _train_in(run: Run, told: TrainOptions, *, device: str, max_minutes: float |
     if result.finished:
         run.retire(STATE_NAME)
     left = "" if result.finished else f" of {config.steps}; --resume goes on"
-    answer(f"{result.model}: {result.step} steps{left} ({duration(result.elapsed)})")
+    run.tell(f"{result.model}: {result.step} steps{left} ({duration(result.elapsed)})")
 
 
 def _train_beside(told: TrainOptions, folder: Path, *, device: str, max_minutes: float | None, resume: bool) -> None:
@@ -281,10 +282,15 @@ def _source(data: str, config: TrainConfig, device: str, *, held_out: bool = Fal
 
 def _record_files(run: Run) -> None:
     """Enters what the training has written into the record, so that --force removes it and a stop keeps it."""
+    for name in _written_names():
+        if (run.folder / name).is_file():
+            run.keep(name)
+
+
+def _written_names() -> tuple[str, ...]:
+    """The files that training writes."""
     from ..training.loop import MODEL_NAME
     from ..training.report import CURVES_NAME, HISTORY_NAME, SHEET_NAME
     from ..training.state import STATE_NAME
 
-    for name in (MODEL_NAME, STATE_NAME, HISTORY_NAME, SHEET_NAME, CURVES_NAME):
-        if (run.folder / name).is_file():
-            run.keep(name)
+    return MODEL_NAME, STATE_NAME, HISTORY_NAME, SHEET_NAME, CURVES_NAME

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ..pictures import save_png
 from ..types import Cameras, SceneEncoding
 from . import inputs
-from .console import answer, duration, progress
+from .console import duration, progress
 from .pictures import check_video
 from .run import Run
 from .settings import Conduct, PredictSettings, Sources, ViewsSettings
@@ -58,7 +58,7 @@ def _predict(run: Run, model: UpFusion, scene: SceneEncoding, cameras: Cameras, 
 
 
 def _report(run: Run, count: int) -> None:
-    answer(f"{count} views in {run.folder / 'views'} ({duration(run.seconds)})")
+    run.tell(f"{count} views in {run.folder / 'views'} ({duration(run.seconds)})")
     for name in ("views.png", "turntable.gif", "turntable.mp4"):
         if run.has(name):
-            answer(f"  {run.folder / name}")
+            run.tell(f"  {run.folder / name}")

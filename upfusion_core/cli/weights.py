@@ -12,29 +12,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import OutputError
-from ..files import write_json
+from ..files import check_target, write_json
 from ..models.checkpoints import CheckpointInfo, describe, weights_path
 from ..models.convert import convert
 from .console import answer, duration, progress
+from .guard import refuse_existing
 from .lock import locked_file
 from .record import RECORD_NAME
-from .run import finished_record, new_record, refuse_existing
+from .run import finished_record, new_record
 
 
 def run_convert(source: str, destination: Path, *, dtype: str | None, force: bool) -> None:
     """Folder <-> merged file; the record is run.json in a new folder, and stands beside a merged file."""
-    with locked_file(destination):
-        _convert(source, destination, dtype=dtype, force=force)
-
-
-def _convert(source: str, destination: Path, *, dtype: str | None, force: bool) -> None:
-    origin = weights_path(source)
-    if destination.exists() and destination.samefile(origin):
-        raise OutputError(f"{destination} is the source itself; choose another name")
     merged = destination.suffix == ".safetensors"
     record_path = destination.with_name(destination.name + ".run.json") if merged else destination / RECORD_NAME
-    refuse_existing(*(path for path in (destination, record_path) if not _is_empty_folder(path)), force=force)
+    check_target(record_path)
+    with locked_file(destination):
+        _convert(source, destination, record_path, dtype=dtype, force=force)
+
+
+def _convert(source: str, destination: Path, record_path: Path, *, dtype: str | None, force: bool) -> None:
+    origin = weights_path(source)
+    targets = (path for path in (destination, record_path) if not _is_empty_folder(path))
+    refuse_existing(*targets, source=origin, force=force)
     record = new_record("convert", {"dtype": dtype}, {"weights": str(origin.absolute())}, {})
     start = time.monotonic()
     with progress(f"Converting {origin.name}") as advance:
@@ -52,13 +52,15 @@ def _convert(source: str, destination: Path, *, dtype: str | None, force: bool) 
 def run_info(weights: str, output: Path | None, *, force: bool) -> None:
     """Prints what a checkpoint holds, and writes the record with it if asked to."""
     if output is not None:
-        refuse_existing(output, force=force)
+        check_target(output)
+        refuse_existing(output, source=weights_path(weights), force=force)
     content = describe(weights)
-    for line in _lines(content):
-        answer(line)
     if output is not None:
         record = new_record("info", {}, {"weights": str(weights_path(weights).absolute())}, {})
         write_json(output, {**record, "status": "finished", "checkpoint": asdict(content)})
+    for line in _lines(content):
+        answer(line)
+    if output is not None:
         answer(f"Wrote {output}")
 
 

@@ -11,7 +11,7 @@ from ..errors import InputError
 def existing_folder(root: str | os.PathLike[str]) -> Path:
     """The folder, or InputError where there is none."""
     root = Path(root)
-    if not root.is_dir():
+    if not os.path.isdir(root):  # unlike Path.is_dir, this takes names that are too long for the system
         raise InputError(f"a data set is read from a folder, but {root} is none; check the path")
     return root
 

@@ -317,7 +317,9 @@ def _write(
     with writing("report.md") as path:
         path.write_text(_markdown(report, content, config), encoding="utf-8")
     with writing("report.json") as path:
-        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(
+            json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace"
+        )
 
 
 def _markdown(report: Report, content: dict[str, Any], config: EvaluationConfig) -> str:

@@ -62,11 +62,7 @@ def mesh_files(mesh: MeshAsset, name: str) -> dict[str, bytes]:
     Raises:
         OutputError: another suffix.
     """
-    stem, _, suffix = name.rpartition(".")
-    kind = suffix.lower()
-    if kind not in FORMATS or not stem:
-        known = ", ".join(f".{format}" for format in FORMATS)
-        raise OutputError(f"a mesh is written as one of {known}, got {name!r}; change the suffix")
+    kind = _kind(name)
     if kind == "glb":
         return {name: _glb(mesh)}
     if kind == "obj":
@@ -74,12 +70,30 @@ def mesh_files(mesh: MeshAsset, name: str) -> dict[str, bytes]:
     return {name: _trimesh(mesh, ColorVisuals(vertex_colors=to_8bit(mesh.vertex_colors))).export(file_type=kind)}
 
 
+def mesh_names(name: str, *, textured: bool) -> list[str]:
+    """The names that `mesh_files` gives, for a mesh that is still to be made; raises OutputError as it does."""
+    beside = _library_name(name) if _kind(name) == "obj" and textured else None
+    return [name] if beside is None else [f"{beside}.png", f"{beside}.mtl", name]
+
+
+def _kind(name: str) -> str:
+    stem, _, suffix = name.rpartition(".")
+    if suffix.lower() not in FORMATS or not stem:
+        known = ", ".join(f".{format}" for format in FORMATS)
+        raise OutputError(f"a mesh is written as one of {known}, got {name!r}; change the suffix")
+    return suffix.lower()
+
+
+def _library_name(name: str) -> str:
+    """Of the files beside an OBJ, without their suffixes: readers end a file's name at a space."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name.rpartition(".")[0])
+
+
 def _obj(mesh: MeshAsset, name: str) -> dict[str, bytes]:
     visual: ColorVisuals | TextureVisuals
     if mesh.uvs is not None and mesh.texture is not None:
-        # readers end a file's name at a space
         material = SimpleMaterial(
-            image=_picture(mesh.texture), name=re.sub(r"[^A-Za-z0-9._-]", "_", name.rpartition(".")[0]),
+            image=_picture(mesh.texture), name=_library_name(name),
             diffuse=_WHITE, ambient=_BLACK, specular=_BLACK, glossiness=1.0,
         )  # fmt: skip
         visual = TextureVisuals(uv=mesh.uvs.cpu().numpy(), material=material)

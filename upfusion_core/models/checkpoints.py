@@ -127,6 +127,8 @@ def weights_path(weights: str | Path) -> Path:
             )
         return path
     path = Path(weights)
+    if weights == "":  # its path would be the current folder
+        raise CheckpointError("weights need a name, got none; give mini, a folder or a merged .safetensors file")
     if not os.path.exists(path):
         raise CheckpointError(f"{path} does not exist; give a folder with upsrt.pt, or a merged .safetensors file")
     return path

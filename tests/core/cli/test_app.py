@@ -101,3 +101,20 @@ def test_default_elevation_is_the_librarys() -> None:
 
 def test_duration_by_hand() -> None:
     assert [duration(seconds) for seconds in (3.21, 65, 4000)] == ["3.2 s", "1 min 5 s", "1 h 6 min"]
+
+
+def test_a_closed_stdout_is_told_in_a_sentence() -> None:
+    code = (
+        "import sys\nfrom upfusion_core.cli.console import answer\nfrom upfusion_core.errors import OutputError\n"
+        "try:\n    answer('done')\nexcept OutputError as error:\n    sys.stderr.write(str(error))"
+    )
+    reading, writing = os.pipe()
+    os.close(reading)
+    path = str(Path(app_module.__file__).parents[2])
+    with os.fdopen(writing, "w") as stdout:
+        result = subprocess.run(
+            [sys.executable, "-c", code], stdout=stdout, stderr=subprocess.PIPE, text=True, check=False, cwd=path
+        )
+    assert result.returncode == 0
+    assert result.stderr.startswith("the answer could not be printed on stdout (")
+    assert result.stderr.endswith("look at the files")

@@ -63,3 +63,21 @@ def test_a_file_is_held_by_its_name(tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["mesh.glb"]
     with pytest.raises(OutputError, match="cannot be made"), locked_file(path / "within" / "a file"):
         pass
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no such files")
+def test_locks_that_are_no_files(tmp_path: Path) -> None:
+    """What a link leads to stays as it was."""
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / LOCK_NAME).symlink_to(precious)
+    (folder / f".a.ply{LOCK_NAME}").symlink_to(tmp_path / "missing")
+    os.mkfifo(folder / f".b.ply{LOCK_NAME}")
+    for hold in (locked(folder), locked_file(folder / "a.ply"), locked_file(folder / "b.ply")):
+        with pytest.raises(OutputError, match=r"upfusion\.lock must be a file that a run made .*; remove it"), hold:
+            pass
+    assert precious.read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "precious"]
+    assert len(list(folder.iterdir())) == 3
