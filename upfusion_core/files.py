@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -93,6 +94,24 @@ def check_file_name(name: str, label: str = "a file's name") -> None:
         fault = f"one of {len(name)} letters"
     if fault:
         raise OutputError(f"{label} must be one that every system can write, got {fault}; choose another name")
+
+
+def check_regular(path: Path, most: int) -> None:
+    """Raises OSError if `path` is a device or pipe, which may never end, or has more than `most` bytes.
+
+    A folder is let pass: opening it says what it is.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+        raise OSError("it is a device or pipe")
+    if status.st_size > most:
+        raise OSError(f"it has {status.st_size:,} bytes, more than {most:,}")
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """The content of a stranger's file; raises OSError as check_regular, and where it cannot be read."""
+    check_regular(path, most)
+    return path.read_bytes()
 
 
 def save_tensors(content: dict[str, Any], path: str | os.PathLike[str]) -> None:

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from upfusion_core import pictures
 from upfusion_core.errors import PhotoError
-from upfusion_core.pipeline import photos
 from upfusion_core.pipeline.photos import read_mask, read_photo, unit_range
 from upfusion_core.pipeline.prepare import prepare_views
 
@@ -252,7 +252,7 @@ def test_unit_range_divides_exactly() -> None:
 
 
 def test_limit_is_below_pillows_error() -> None:
-    assert Image.MAX_IMAGE_PIXELS * 2 > photos.MAX_PIXELS
+    assert Image.MAX_IMAGE_PIXELS * 2 > pictures.MAX_PIXELS
 
 
 def test_pictures_that_are_programs_are_not_run(tmp_path: Path) -> None:
