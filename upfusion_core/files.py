@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .errors import OutputError
+from .errors import CheckpointError, OutputError
 
 Writing = Callable[[str], AbstractContextManager[Path]]
 """Name of a file -> a temporary path that becomes it when the block ends well."""
@@ -112,6 +112,14 @@ def read_regular(path: Path, most: int) -> bytes:
     """The content of a stranger's file; raises OSError as check_regular, and where it cannot be read."""
     check_regular(path, most)
     return path.read_bytes()
+
+
+def check_weights_name(path: Path) -> None:
+    """Raises CheckpointError where a path holds bytes that are no UTF-8, as the readers of weights want it."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise CheckpointError(f"a file of weights must have a UTF-8 name, got {str(path)!a:.300}; rename it") from error
 
 
 def save_tensors(content: dict[str, Any], path: str | os.PathLike[str]) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import os
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ from ..errors import InputError
 from ..files import read_regular
 from ..geometry import cameras_from_matrices, focal_from_fov
 from ..json_text import read_json
+from .arrays import decoded_array
 from .folders import existing_folder, inside
 from .framing import Frame
 from .recorded import RecordedViews
@@ -25,9 +24,6 @@ FOV_DEGREES = 49.13
 
 _LARGEST_NPY = 1_000_000
 """Bytes; 12 numbers and a header have 224."""
-
-_UNREADABLE = (OSError, ValueError, EOFError, MemoryError, OverflowError, SyntaxError, TypeError, zipfile.BadZipFile)
-"""What numpy raises on damaged files."""
 
 
 class ObjaverseRenders(RecordedViews):
@@ -116,11 +112,9 @@ def _listed(root: Path) -> list[str]:
 def _camera_to_world(path: Path) -> Tensor:
     """(3, 4) float64 from a file of world -> camera."""
     try:
-        matrix = np.load(io.BytesIO(read_regular(path, _LARGEST_NPY)), allow_pickle=False)
-    except _UNREADABLE as error:
+        matrix = decoded_array(read_regular(path, _LARGEST_NPY))
+    except (OSError, InputError) as error:
         raise InputError(f"{path.name} cannot be read as an array ({error}); render it again") from error
-    if not isinstance(matrix, np.ndarray):
-        raise InputError(f"{path.name} must hold one array, got an archive of arrays; render it again")
     if matrix.shape != (3, 4) or not np.issubdtype(matrix.dtype, np.floating) or not np.isfinite(matrix).all():
         raise InputError(f"{path.name} must hold 3 x 4 finite numbers, got {matrix.dtype} {matrix.shape}")
     rotation, translation = matrix[:, :3].astype(np.float64).T, matrix[:, 3].astype(np.float64)

@@ -263,6 +263,17 @@ def test_pictures_that_are_programs_are_not_run(tmp_path: Path) -> None:
         read_photo(tmp_path / "art.png")
 
 
+def test_files_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tail without content can make any of them endless."""
+    _gradient().save(tmp_path / "a.bmp")
+    with (tmp_path / "a.bmp").open("ab") as file:
+        file.truncate(10_001)
+    assert read_photo(tmp_path / "a.bmp").rgb.shape[0] == 3
+    monkeypatch.setattr(pictures, "_LARGEST_FILE", 10_000)
+    with pytest.raises(PhotoError, match=r"cannot be decoded \(it has 10,001 bytes, more than 10,000\); save it anew"):
+        read_photo(tmp_path / "a.bmp")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
 def test_devices_and_impossible_names(tmp_path: Path) -> None:
     with pytest.raises(PhotoError, match="is a device or pipe; name a file"):
