@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -24,6 +27,21 @@ _LARGEST_FILE = 1_000_000_000
 
 _PROGRAMS = ("EPS", "WMF", "PDF")
 """Formats that Pillow hands to Ghostscript or to Windows, which would run what a stranger wrote."""
+
+
+_GHOSTSCRIPT = threading.Lock()
+
+
+@contextmanager
+def without_ghostscript() -> Iterator[None]:
+    """Pillow does not find Ghostscript meanwhile: for a library that decodes pictures before they can be checked."""
+    with _GHOSTSCRIPT:
+        before = EpsImagePlugin.gs_binary
+        EpsImagePlugin.gs_binary = False
+        try:
+            yield
+        finally:
+            EpsImagePlugin.gs_binary = before
 
 
 def open_picture(path: Path) -> Image.Image:

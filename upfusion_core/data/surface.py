@@ -19,7 +19,7 @@ from trimesh.visual import TextureVisuals
 from ..checks import check_finite, check_shape
 from ..errors import InputError
 from ..files import read_regular
-from ..pictures import check_picture, open_picture
+from ..pictures import check_picture, open_picture, without_ghostscript
 from ..srgb import linear_to_srgb
 
 MESH_SUFFIXES = (".glb", ".obj", ".ply")
@@ -114,7 +114,8 @@ def read_surface(path: str | os.PathLike[str], texture: str | os.PathLike[str] |
         raise InputError(f"a mesh is read from {', '.join(MESH_SUFFIXES)}, got {path.name!r}; convert it first")
     try:
         companions = _Companions(str(path))
-        scene = trimesh.load_scene(path, process=False, resolver=companions)
+        with without_ghostscript():  # trimesh decodes what is shiny in GLTF's older manner at once
+            scene = trimesh.load_scene(path, process=False, resolver=companions)
         if companions.refused:
             raise InputError(f"{path.name} names a file that cannot be read: {companions.refused[0]}; replace it")
         _check_pictures(path.name, scene)  # before anything copies, and so decodes, them

@@ -6,7 +6,9 @@ import gzip
 import io
 import json
 import os
+import struct
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -35,11 +37,14 @@ RED = Image.new("RGB", (4, 4), "red")
 
 
 @pytest.fixture(autouse=True)
-def no_ghostscript(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(*_: object, **__: object) -> None:
-        pytest.fail("a stranger's program was run")
-
-    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", run)
+def _no_ghostscript(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """It is there, as Pillow believes, and is never run."""
+    runs: list[object] = []
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", "gs")
+    monkeypatch.setattr("subprocess.check_call", lambda *command, **_: runs.append(command))
+    yield
+    assert not runs
+    assert EpsImagePlugin.gs_binary == "gs"
 
 
 def eps() -> bytes:
@@ -72,6 +77,18 @@ def test_pictures_that_are_programs_are_not_run(tmp_path: Path) -> None:
         read_surface(path, tmp_path / "000000.png")
 
 
+def older(data: bytes) -> bytes:
+    """A GLB whose first picture is the material's colour and gloss in GLTF's older manner."""
+    length = struct.unpack("<I", data[12:16])[0]
+    tree = json.loads(data[20 : 20 + length])
+    shine = {"diffuseTexture": {"index": 0}, "specularGlossinessTexture": {"index": 0}}
+    tree["materials"] = [{"extensions": {"KHR_materials_pbrSpecularGlossiness": shine}}]
+    text = json.dumps(tree).encode()
+    text += b" " * (-len(text) % 4)
+    rest = data[20 + length :]
+    return b"glTF" + struct.pack("<IIII", 2, 20 + len(text) + len(rest), len(text), 0x4E4F534A) + text + rest
+
+
 @pytest.mark.parametrize("slot", ["baseColorTexture", "emissiveTexture"])
 def test_programs_within_glb_are_not_run(tmp_path: Path, slot: str) -> None:
     """Trimesh decodes all of a material's pictures when it copies it."""
@@ -84,7 +101,10 @@ def test_programs_within_glb_are_not_run(tmp_path: Path, slot: str) -> None:
     start, end = data.index(b"\x89PNG"), data.index(b"IEND") + 8
     program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
     assert len(program) < end - start
-    (tmp_path / "a.glb").write_bytes(data[:start] + program.ljust(end - start, b"\n") + data[end:])
+    data = data[:start] + program.ljust(end - start, b"\n") + data[end:]
+    (tmp_path / "b.glb").write_bytes(older(data))
+    assert not read_surface(tmp_path / "b.glb").textures
+    (tmp_path / "a.glb").write_bytes(data)
     with pytest.raises(InputError, match=r"a texture of a\.glb must be a picture of pixels, got EPS"):
         read_surface(tmp_path / "a.glb")
 
