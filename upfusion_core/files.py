@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .errors import OutputError
+from .errors import CheckpointError, OutputError
 
 Writing = Callable[[str], AbstractContextManager[Path]]
 """Name of a file -> a temporary path that becomes it when the block ends well."""
@@ -123,6 +124,32 @@ def check_target(path: Path) -> None:
         raise OutputError(
             f"{path} must be an ordinary file to be replaced, but is a device or pipe; choose another name"
         )
+
+
+def check_regular(path: Path, most: int) -> None:
+    """Raises OSError if `path` is a device or pipe, which may never end, or has more than `most` bytes.
+
+    A folder is let pass: opening it says what it is.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+        raise OSError("it is a device or pipe")
+    if status.st_size > most:
+        raise OSError(f"it has {status.st_size:,} bytes, more than {most:,}")
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """The content of a stranger's file; raises OSError as check_regular, and where it cannot be read."""
+    check_regular(path, most)
+    return path.read_bytes()
+
+
+def check_weights_name(path: Path) -> None:
+    """Raises CheckpointError where a path holds bytes that are no UTF-8, as the readers of weights want it."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise CheckpointError(f"a file of weights must have a UTF-8 name, got {str(path)!a:.300}; rename it") from error
 
 
 def save_tensors(content: dict[str, Any], path: str | os.PathLike[str]) -> None:

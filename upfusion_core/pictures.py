@@ -3,15 +3,74 @@
 from __future__ import annotations
 
 import math
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from .checks import check_shape
+from .errors import PhotoError
+from .files import check_regular
+
+MAX_PIXELS = 100_000_000
+"""Larger pictures are refused by their header, before anything is decoded."""
+
+_LARGEST_FILE = 1_000_000_000
+"""Bytes; a picture of MAX_PIXELS in 16 bits a channel has 800 MB if it is not compressed."""
+
+_PROGRAMS = ("EPS", "WMF", "PDF")
+"""Formats that Pillow hands to Ghostscript or to Windows, which would run what a stranger wrote."""
+
+
+_GHOSTSCRIPT = threading.Lock()
+
+
+@contextmanager
+def without_ghostscript() -> Iterator[None]:
+    """Pillow does not find Ghostscript meanwhile: for a library that decodes pictures before they can be checked."""
+    with _GHOSTSCRIPT:
+        before = EpsImagePlugin.gs_binary
+        EpsImagePlugin.gs_binary = False
+        try:
+            yield
+        finally:
+            EpsImagePlugin.gs_binary = before
+
+
+def open_picture(path: Path) -> Image.Image:
+    """A picture file of which the header is read and nothing more; see check_picture before it is decoded.
+
+    Raises:
+        OSError: it is no picture, a device or pipe, or has more than 1 GB. Pillow raises others on damaged files.
+    """
+    check_regular(path, _LARGEST_FILE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is stricter than the warning
+        return Image.open(path)
+
+
+def check_picture(image: Image.Image, label: str) -> None:
+    """Raises PhotoError, before anything is decoded, if a picture would run a program, or is too large, or empty."""
+    if image.format in _PROGRAMS:
+        raise PhotoError(f"{label} must be a picture of pixels, got {image.format}; save it as PNG or JPEG")
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise PhotoError(too_large(label, f"{width} x {height}"))
+    if width == 0 or height == 0:
+        raise PhotoError(f"{label} must hold pixels, got {width} x {height}; choose another picture")
+
+
+def too_large(label: str, found: str) -> str:
+    """The sentence about a picture of more than MAX_PIXELS."""
+    limit = MAX_PIXELS // 1_000_000
+    return f"{label} must have at most {limit} megapixels, its header says {found}; make it smaller first"
 
 
 def to_8bit(values: Tensor) -> np.ndarray:
@@ -28,7 +87,7 @@ def save_png(path: Path, rgb: Tensor) -> None:
 
 def load_png(path: Path, mode: str = "RGB") -> Tensor:
     """(3, H, W) in [0, 1] of a picture that `save_png` wrote; (1, H, W) of one of grey values, with mode "L"."""
-    with Image.open(path) as image:
+    with Image.open(path, formats=("PNG",)) as image:
         pixels = np.array(image.convert(mode))
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1).float() / 255
 

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from upfusion_core.errors import CheckpointError, InputError
-from upfusion_core.json_text import parse_json, read_json, shown
+from upfusion_core.json_text import LARGEST_JSON, parse_json, read_json, shown
 
 
 def test_values_come_back() -> None:
     assert parse_json('{"a": [1, 2.5, null, "\\u00e9"]}', "it") == {"a": [1, 2.5, None, "\xe9"]}
+    assert parse_json('"\\ud83d\\ude00"', "it") == "\U0001f600"
 
 
 @pytest.mark.parametrize(
@@ -22,6 +24,7 @@ def test_values_come_back() -> None:
         ("[" * 100_000, "nested too deeply"),
         ('{"a":' * 50_000 + "1" + "}" * 50_000, "nested too deeply"),
         ("1" * 5000, "digits"),
+        ('["\\ud800"]', "surrogates not allowed"),
     ],
 )
 def test_what_is_refused(text: str, words: str) -> None:
@@ -39,6 +42,17 @@ def test_files(tmp_path: Path) -> None:
     for absent in (tmp_path / "none.json", tmp_path, "a\0b.json", "x" * 5000):
         with pytest.raises(InputError, match=r"cannot be read .*; check the path"):
             read_json(absent)
+
+
+def test_files_that_are_too_large_or_never_end(tmp_path: Path) -> None:
+    with (tmp_path / "sparse.json").open("wb") as file:
+        file.truncate(LARGEST_JSON + 1)
+    with pytest.raises(InputError, match=r"cannot be read \(it has 64,000,001 bytes, more than 64,000,000\)"):
+        read_json(tmp_path / "sparse.json")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe.json")
+        with pytest.raises(InputError, match="it is a device or pipe"):
+            read_json(tmp_path / "pipe.json")
 
 
 def test_what_messages_show_of_a_value() -> None:

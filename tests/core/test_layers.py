@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "upfusion_core"
 LAYERS = (
     {"errors", "version"},
-    {"checks", "files", "json_text", "memory", "srgb"},
+    {"checks", "files", "memory", "srgb"},
+    {"json_text"},
     {"types", "pictures"},
     {"geometry"},
     {"models", "field", "data"},

@@ -117,7 +117,11 @@ def _prepare(sources: Sources, size: int, remove_background: bool) -> InputViews
 
 def _checksum(path: Path) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while chunk := file.read(2**20):
+                digest.update(chunk)
+        return digest.hexdigest()
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); check the path") from error
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from ..errors import InputError, OutputError
+from ..files import read_regular
+from ..json_text import LARGEST_JSON
 from . import options
 from .console import duration, progress, say
 from .options import PROCEDURAL, one_of
@@ -237,7 +239,7 @@ def _config(name: str | None, stage: str | None) -> TrainConfig:
     if name not in PRESETS:
         path = Path(name)
         try:
-            return TrainConfig.from_json(path.read_text(encoding="utf-8"), str(path))
+            return TrainConfig.from_json(read_regular(path, LARGEST_JSON).decode("utf-8"), str(path))
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"--config must be {', '.join(PRESETS)} or a JSON file, got {name} ({error})") from error
     if stage not in STAGE_NAMES:

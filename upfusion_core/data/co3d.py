@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import zlib
@@ -15,10 +16,11 @@ from torch import Tensor
 
 from ..checks import check_choice, check_range
 from ..errors import InputError, UpFusionError
+from ..files import read_regular
 from ..types import Cameras
 from .co3d_frames import FrameRecord, parse_frame
 from .examples import PosedViews
-from .folders import existing_folder
+from .folders import existing_folder, inside
 from .framing import FRAME_MARGIN, Frame
 from .normalise import meeting_point
 from .recorded import RecordedViews
@@ -31,6 +33,11 @@ HELD_OUT = (
 
 _UNREADABLE = (OSError, EOFError, ValueError, RecursionError, zlib.error)
 """What damaged gzip and JSON files raise."""
+
+
+_LARGEST_TEXT = 1_000_000_000
+"""Bytes of JSON, unpacked: about 1 kB a frame, and the largest categories have some 400,000 frames. Python needs
+several times as much."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,10 +158,11 @@ class Co3D(RecordedViews):
         quality = {} if min_quality is None else _qualities(folder / "sequence_annotations.jgz")
         sequences: dict[str, list[dict[str, Any]]] = {}
         for record in records:
-            if not isinstance(record, dict) or not isinstance(record.get("sequence_name"), str):
+            sequence = record.get("sequence_name") if isinstance(record, dict) else None
+            if not isinstance(sequence, str) or not sequence.isprintable():
                 self.skipped.append((category, "a frame annotation names no sequence"))
             else:
-                sequences.setdefault(record["sequence_name"], []).append(record)
+                sequences.setdefault(sequence, []).append(record)
         for sequence, frames in sequences.items():
             name = f"{category}/{sequence}"
             score = quality.get(sequence)
@@ -194,7 +202,7 @@ class Co3D(RecordedViews):
     def _frame(self, index: int, view: int) -> Frame:
         sequence = self._sequences[index]
         record = sequence.frames[view]
-        image, mask = self._root / record.image, self._root / record.mask
+        image, mask = inside(self._root, record.image), inside(self._root, record.mask)
         return Frame(sequence.cameras[view], image, mask, record.size, self._threshold)
 
     def _world(self, index: int) -> tuple[Tensor, Tensor | None]:
@@ -211,9 +219,14 @@ def _json(path: Path) -> list[Any]:
 
 def _content(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
     try:
-        data = path.read_bytes()
+        data = read_regular(path, _LARGEST_TEXT)
+        if path.suffix == ".jgz":
+            with gzip.open(io.BytesIO(data)) as stream:
+                data = stream.read(_LARGEST_TEXT + 1)
+        if len(data) > _LARGEST_TEXT:
+            raise ValueError(f"it unpacks to more than {_LARGEST_TEXT:,} bytes")
         # not json_text.parse_json: a NaN condemns its own frame or sequence, not the whole category
-        return json.loads(gzip.decompress(data) if path.suffix == ".jgz" else data)
+        return json.loads(data)
     except _UNREADABLE as error:
         raise InputError(f"{path.name} cannot be read ({error}); fetch it again") from error
 

@@ -148,6 +148,13 @@ def readable_views(
     return found
 
 
+def none_readable(name: str, order: Sequence[int], skipped: list[tuple[str, str]]) -> InputError:
+    """The error of an object none of whose views `order` could be read; it tells why one of them could not."""
+    views = {f"{name} view {view}" for view in order}
+    reason = next((f"{item}: {reason}" for item, reason in skipped if item in views), "give it views")
+    return InputError(f"{name} must have a view that can be read, got none of {len(order)}; {reason}")
+
+
 def note(skipped: list[tuple[str, str]], item: str, reason: str) -> None:
     """Adds what was left out to a data set's list, unless it is there already."""
     if (item, reason) not in skipped:

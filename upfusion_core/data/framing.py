@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import PhotoError
+from ..pictures import check_picture, open_picture
 from ..types import Cameras
 
 FRAME_MARGIN = 1.15
@@ -25,6 +26,9 @@ DECODING_ERRORS = (
     Image.DecompressionBombError,
 )
 """What Pillow's readers raise on damaged files, by experience."""
+
+_LONGEST_SIDE = 20_000
+"""Pixels; pictures are padded to squares, which takes the square of it in bytes a channel."""
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels, (0, 0) the top left corner; may leave the picture."""
@@ -112,10 +116,19 @@ def _full_where(inside: np.ndarray) -> np.ndarray:
 def _decoded(path: Path, mode: str) -> np.ndarray:
     """(H, W) or (H, W, C) uint8."""
     try:
-        with Image.open(path) as picture:
+        with open_picture(path) as picture:
+            check_picture(picture, path.name)
+            if max(picture.size) > _LONGEST_SIDE:
+                width, height = picture.size
+                raise PhotoError(
+                    f"{path.name} must have sides of at most {_LONGEST_SIDE} pixels, got {width} x {height}; "
+                    "make it smaller or leave it out"
+                )
             return np.asarray(picture.convert(mode))
     except FileNotFoundError as error:
         raise PhotoError(f"{path.name} is missing; fetch it again") from error
+    except PhotoError:
+        raise
     except DECODING_ERRORS as error:
         raise PhotoError(f"{path.name} cannot be decoded ({error}); fetch it again") from error
 

@@ -11,14 +11,19 @@ from torch import Tensor
 
 from ..checks import check_count
 from ..errors import InputError
+from ..files import read_regular
 from ..geometry import cameras_from_matrices, focal_from_fov
 from ..json_text import read_json
-from .folders import existing_folder
+from .arrays import decoded_array
+from .folders import existing_folder, inside
 from .framing import Frame
 from .recorded import RecordedViews
 
 FOV_DEGREES = 49.13
 """Full field of view of the published renders."""
+
+_LARGEST_NPY = 1_000_000
+"""Bytes; 12 numbers and a header have 224."""
 
 
 class ObjaverseRenders(RecordedViews):
@@ -73,8 +78,11 @@ class ObjaverseRenders(RecordedViews):
 
     def _missing(self, name: str) -> str:
         """What keeps a folder from being read, or an empty string."""
-        folder = self._root / name
-        if not folder.is_dir():
+        try:
+            folder = inside(self._root, name)
+        except InputError as error:
+            return str(error)
+        if not os.path.isdir(folder):  # unlike pathlib's, also false for names that no folder can have
             return "its folder is missing"
         present = {entry.name for entry in os.scandir(folder)}
         complete = sum(f"{view:03d}.png" in present and f"{view:03d}.npy" in present for view in range(self._views))
@@ -104,8 +112,8 @@ def _listed(root: Path) -> list[str]:
 def _camera_to_world(path: Path) -> Tensor:
     """(3, 4) float64 from a file of world -> camera."""
     try:
-        matrix = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        matrix = decoded_array(read_regular(path, _LARGEST_NPY))
+    except (OSError, InputError) as error:
         raise InputError(f"{path.name} cannot be read as an array ({error}); render it again") from error
     if matrix.shape != (3, 4) or not np.issubdtype(matrix.dtype, np.floating) or not np.isfinite(matrix).all():
         raise InputError(f"{path.name} must hold 3 x 4 finite numbers, got {matrix.dtype} {matrix.shape}")

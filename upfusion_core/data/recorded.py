@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ..checks import check_count, check_range
-from ..errors import InputError, UpFusionError
+from ..errors import UpFusionError
 from ..types import Cameras
-from .examples import PosedViews, checked_views, note, readable_views, shuffled_views
+from .examples import PosedViews, checked_views, none_readable, note, readable_views, shuffled_views
 from .framing import Frame, framed
 from .normalise import normalise
 
@@ -86,7 +86,7 @@ class RecordedViews(ABC):
         found = [view for _, view in readable_views(order, count, read, name=name, skipped=self.skipped, whole=whole)]
         try:
             if not found:
-                raise InputError(f"{name} must have a view that can be read, got none of {len(order)}; fetch it again")
+                raise none_readable(name, order, self.skipped)
             center, up = self._world(index)
             cameras, placement = normalise(
                 Cameras.concatenate([camera for _, _, camera in found]), center=center, up=up

@@ -12,10 +12,14 @@ from torch import Tensor
 
 from ..checks import check_choice
 from ..errors import InputError
+from ..files import read_regular
 from ..geometry import cameras_from_matrices
 from .folders import existing_folder, subfolders
 from .framing import Frame
 from .recorded import RecordedViews
+
+_LARGEST_TEXT = 100_000
+"""Bytes of a pose or of intrinsics, which are 16 numbers or fewer."""
 
 
 class ShapeNetSRN(RecordedViews):
@@ -103,7 +107,7 @@ def _intrinsics(path: Path) -> tuple[Tensor, Tensor]:
 
 def _numbers(path: Path, fits: Callable[[list[float]], bool], expected: str) -> list[float]:
     try:
-        values = [float(word) for word in path.read_text(encoding="utf-8").split()]
+        values = [float(word) for word in read_regular(path, _LARGEST_TEXT).decode("utf-8").split()]
     except (OSError, ValueError) as error:
         raise InputError(f"{path.name} must hold {expected}, but it cannot be read ({error})") from error
     if not fits(values):

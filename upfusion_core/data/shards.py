@@ -16,7 +16,7 @@ from torch import Tensor
 from ..checks import check_count
 from ..errors import InputError, UpFusionError
 from ..types import Cameras
-from .examples import PosedViews, checked_views, note, readable_views, shuffled_views
+from .examples import PosedViews, checked_views, none_readable, note, readable_views, shuffled_views
 from .normalise import normalise
 from .shards_format import Member, SampleHeader, decoded_depth, decoded_header, decoded_view
 from .shards_index import Sample, Shard, listed_shards, samples_of
@@ -108,7 +108,7 @@ class ShardedViews:
         found = readable_views(order, count, read, name=header.name, skipped=self.skipped, whole=whole)
         try:
             if not found:
-                raise InputError(f"{header.name} must have a view that can be read, got none of {len(order)}")
+                raise none_readable(header.name, order, self.skipped)
             chosen = [view for view, _ in found]
             cameras, scale = _moved(header, chosen)
             return PosedViews(

@@ -22,6 +22,7 @@ from ..errors import InputError
 from ..json_text import parse_json
 from ..pictures import resize_pictures, to_8bit
 from ..types import Cameras
+from .arrays import decoded_array
 from .examples import PosedViews
 from .framing import DECODING_ERRORS
 
@@ -131,15 +132,14 @@ def decoded_depth(header: SampleHeader, view: int, member: Member, size: int) ->
     Raises:
         InputError: it is damaged.
     """
+    content = member(f"{view:03d}.depth.npy")
     try:
-        depth = np.load(io.BytesIO(member(f"{view:03d}.depth.npy")), allow_pickle=False)
-    except (ValueError, EOFError, OSError, MemoryError, SyntaxError, TypeError, KeyError) as error:
+        depth = decoded_array(content)
+    except InputError as error:
         raise InputError(f"its depth cannot be read as an array ({error}); pack it again") from error
     shape = (header.size, header.size)
-    if not isinstance(depth, np.ndarray) or depth.shape != shape or depth.dtype != np.float32:
-        raise InputError(
-            f"its depth must be float32 {shape}, got {getattr(depth, 'dtype', type(depth))}; pack it again"
-        )
+    if depth.shape != shape or depth.dtype != np.float32:
+        raise InputError(f"its depth must be float32 {shape}, got {depth.dtype}; pack it again")
     if not np.isfinite(depth).all() or depth.min() < 0:
         raise InputError("its depth must be finite and at least 0, got other values; pack it again")
     return interpolate(torch.from_numpy(depth)[None, None], size=(size, size), mode="nearest-exact")[0]

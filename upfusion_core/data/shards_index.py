@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tarfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeGuard
 
@@ -15,6 +15,9 @@ UNFINISHED_NAME = "packing.json"
 """Stands beside the shards until all are written."""
 _FORMAT, _VERSION = "upfusion-shards", 1
 _LARGEST_INDEX = 64_000_000
+_LARGEST_SHARD = 2**50
+_LEAST_OBJECT = 1024
+"""Bytes of a member in a tar file, its header included; an object has at least one."""
 _DAMAGED_TAR = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, UnicodeError, MemoryError)
 
 
@@ -48,6 +51,8 @@ def index_content(shards: list[dict[str, Any]], facts: dict[str, Any]) -> dict[s
 def is_index(path: Path) -> bool:
     """Whether a file is the index of a set of shards, damaged or not, and not somebody else's index.json."""
     try:
+        if not path.is_file():  # a pipe would never end
+            return False
         with path.open("rb") as file:
             return _FORMAT.encode() in file.read(1000)
     except OSError:
@@ -135,6 +140,7 @@ def _present(shards: list[Shard], skipped: list[tuple[str, str]]) -> list[Shard]
         size = shard.path.stat().st_size
         if size != shard.size:
             skipped.append((shard.path.name, f"it has {size} bytes, not the {shard.size} that were packed"))
+            shard = replace(shard, objects=min(shard.objects, max(1, size // _LEAST_OBJECT)))
         kept.append(shard)  # what is whole in it can still be read
     return kept
 
@@ -159,7 +165,7 @@ def _read_index(path: Path) -> list[Shard]:
 def _shard(path: Path, entry: object) -> Shard:
     """One entry of the index; shards lie beside it, nowhere else."""
     name, objects, size = (entry.get(key) if isinstance(entry, dict) else None for key in ("name", "objects", "bytes"))
-    if not _is_plain(name) or not _is_whole(objects) or not _is_whole(size) or not 0 < objects <= size:
+    if not _is_plain(name) or not _is_whole(objects) or not _is_whole(size) or not _fits(objects, size):
         raise InputError(
             f'{path}: a shard must be {{"name": "*.tar", "objects", "bytes"}} and lie beside it, '
             f"got {shown(entry, 80)}; pack the set again"
@@ -167,9 +173,16 @@ def _shard(path: Path, entry: object) -> Shard:
     return Shard(path.parent / name, objects, size)
 
 
+def _fits(objects: int, size: int) -> bool:
+    """Whether a shard of `size` bytes can hold as many objects."""
+    return 0 < objects <= size // _LEAST_OBJECT and size <= _LARGEST_SHARD
+
+
 def _is_plain(name: object) -> TypeGuard[str]:
     """Whether it names a shard in the index's own folder."""
-    return isinstance(name, str) and name.endswith(".tar") and not set(name) & set("/\\\0:") and name[0] != "."
+    if not isinstance(name, str) or not name.endswith(".tar") or len(name.encode("utf-8")) > 255:
+        return False
+    return not set(name) & set("/\\\0:") and name[0] != "."
 
 
 def _is_whole(number: object) -> TypeGuard[int]:

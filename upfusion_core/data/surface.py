@@ -13,16 +13,22 @@ import torch
 import trimesh
 from PIL import Image
 from torch import Tensor
+from trimesh.resolvers import FilePathResolver
 from trimesh.visual import TextureVisuals
 
 from ..checks import check_finite, check_shape
 from ..errors import InputError
+from ..files import read_regular
+from ..pictures import check_picture, open_picture, without_ghostscript
 from ..srgb import linear_to_srgb
 
 MESH_SUFFIXES = (".glb", ".obj", ".ply")
 
 _GRAY = 0.7
 """Colour of a mesh that has none."""
+
+_LARGEST_COMPANION = 256_000_000
+"""Bytes of a file that a mesh names: materials, a picture."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,27 +98,33 @@ def read_surface(path: str | os.PathLike[str], texture: str | os.PathLike[str] |
     """A mesh file -> Surface in the file's own axes and unit, scene transforms applied.
 
     Base colours only: metalness, normal maps and transparency are left aside. Vertex colours and colour factors are
-    linear in GLB, as glTF says, and sRGB in OBJ and PLY.
+    linear in GLB, as glTF says, and sRGB in OBJ and PLY. Materials and pictures that a file names are taken from its
+    own folder or below it; those that lie elsewhere count as missing, and what is missing leaves the mesh without.
 
     Args:
         path: a GLB, OBJ or PLY file.
         texture: a picture that all faces show, whatever the file's materials say.
 
     Raises:
-        InputError: the file cannot be read, or holds no triangles.
+        InputError: the file cannot be read, or holds no triangles, or one that it names may not be read.
     """
     path = Path(path)
     kind = path.suffix.lower()
     if kind not in MESH_SUFFIXES:
         raise InputError(f"a mesh is read from {', '.join(MESH_SUFFIXES)}, got {path.name!r}; convert it first")
     try:
-        scene = trimesh.load_scene(path, process=False)
+        companions = _Companions(str(path))
+        with without_ghostscript():  # trimesh decodes what is shiny in GLTF's older manner at once
+            scene = trimesh.load_scene(path, process=False, resolver=companions)
+        if companions.refused:
+            raise InputError(f"{path.name} names a file that cannot be read: {companions.refused[0]}; replace it")
+        _check_pictures(path.name, scene)  # before anything copies, and so decodes, them
         for geometry in scene.geometry.values():
             colors = getattr(geometry.visual, "vertex_attributes", {}).get("color")
             if colors is not None:  # a copied visual forgets them, the geometry does not
                 geometry.vertex_attributes["color"] = colors
         parts = [part for part in scene.dump() if isinstance(part, trimesh.Trimesh) and len(part.faces)]
-        picture = None if texture is None else _picture(Image.open(texture))
+        picture = None if texture is None else _texture(Path(texture))
         if not parts:
             raise InputError(f"{path.name} must hold triangles, got none; check the file")
         return _joined([_part(part, linear=kind == ".glb", picture=picture) for part in parts])
@@ -121,6 +133,41 @@ def read_surface(path: str | os.PathLike[str], texture: str | os.PathLike[str] |
     except Exception as error:  # readers of damaged files raise whatever they stumble over
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise InputError(f"{path.name} cannot be read as a mesh ({reason}); export it again") from error
+
+
+class _Companions(FilePathResolver):  # type: ignore[misc]  # trimesh has no types
+    """Reads what a mesh file names for trimesh, which passes over whatever this raises; hence `refused`, in words."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__(source)
+        self.refused: list[str] = []
+
+    def get(self, name: str) -> bytes:
+        """The content of a regular file in the mesh's folder or below it; as last resort of one with its bare name."""
+        home = Path(self.parent).resolve()
+        for candidate in (name.strip(), name.strip().lstrip("/"), os.path.split(name)[-1]):
+            path = (home / candidate).resolve()
+            if path.is_relative_to(home) and os.path.exists(path):
+                try:
+                    return read_regular(path, _LARGEST_COMPANION)
+                except OSError as error:
+                    self.refused.append(f"{path.name} ({error.strerror or error})")
+                    raise
+        raise FileNotFoundError(name)
+
+
+def _check_pictures(label: str, scene: trimesh.Scene) -> None:
+    for geometry in scene.geometry.values():
+        material = getattr(geometry.visual, "material", None)
+        for value in (*vars(material).values(), *getattr(material, "_data", {}).values()) if material else ():
+            if isinstance(value, Image.Image):
+                check_picture(value, f"a texture of {label}")
+
+
+def _texture(path: Path) -> Tensor:
+    with open_picture(path) as image:
+        check_picture(image, path.name)
+        return _picture(image)
 
 
 def _part(mesh: trimesh.Trimesh, *, linear: bool, picture: Tensor | None) -> Surface:

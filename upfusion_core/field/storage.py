@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, FieldError, InputError, OutputError, UpFusionError
-from ..files import replacing
+from ..files import check_weights_name, replacing
 from ..json_text import parse_json, shown
 from ..types import Cameras
 from .hashgrid import GridConfig
@@ -77,6 +77,7 @@ def load_field(path: str | os.PathLike[str], *, device: torch.device | str = "cp
             hold values that are not finite.
     """
     path = Path(path)
+    check_weights_name(path)
     if not os.path.isfile(path):  # unlike pathlib's, also false for names that no file can have
         raise CheckpointError(f"{path} is not a file; give a field that a reconstruction wrote (.safetensors)")
     try:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..checks import peak, unusual_kind
 from ..errors import CheckpointError
+from ..files import check_weights_name
 
 UNREADABLE = (
     pickle.UnpicklingError,
@@ -85,6 +86,7 @@ def listed(names: list[str], most: int = 20) -> str:
 
 
 def _check_file(path: Path) -> None:
+    check_weights_name(path)
     if not os.path.exists(path):  # unlike pathlib's, also false for names that no file can have
         raise CheckpointError(f"{path} does not exist; check the path or download the weights again")
     if path.is_dir():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +15,13 @@ from torch import Tensor
 from ..checks import check_finite
 from ..data.framing import DECODING_ERRORS
 from ..errors import PhotoError
+from ..pictures import check_picture, open_picture, too_large
 
 PhotoSource = str | os.PathLike[str] | Image.Image | Tensor | np.ndarray
 """What a photo or a mask may be given as."""
 
-MAX_PIXELS = 100_000_000
-"""Larger pictures are refused by their header, before anything is decoded."""
-
 MIN_SIDE = 8
 """Smaller pictures show no object."""
-
-_PROGRAMS = ("EPS", "WMF", "PDF")
-"""Formats that Pillow hands to Ghostscript or to Windows, which would run what a stranger wrote."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,11 +159,9 @@ def _decode(
         raise PhotoError(f"{label} must be a picture, but {path} is a device or pipe; name a file")
     label = f"{label} ({path.name:.100})"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is stricter than the warning
-            image = Image.open(path)
+        image = open_picture(path)
     except Image.DecompressionBombError as error:
-        raise PhotoError(_too_large(label, "more")) from error
+        raise PhotoError(too_large(label, "more")) from error
     except DECODING_ERRORS as error:
         raise PhotoError(_unreadable(label, error)) from error
     with image:
@@ -177,13 +169,7 @@ def _decode(
 
 
 def _decode_image(image: Image.Image, label: str, read: Callable[[Image.Image, str], np.ndarray]) -> Tensor:
-    if image.format in _PROGRAMS:
-        raise PhotoError(f"{label} must be a picture of pixels, got {image.format}; save it as PNG or JPEG")
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise PhotoError(_too_large(label, f"{width} x {height}"))
-    if width == 0 or height == 0:
-        raise PhotoError(f"{label} must hold pixels, got {width} x {height}; choose another picture")
+    check_picture(image, label)
     try:
         upright = ImageOps.exif_transpose(image)
         channels = read(upright, label)
@@ -244,11 +230,6 @@ def _wide_gray(image: Image.Image, label: str) -> np.ndarray:
             "save it as 8 or 16 bit"
         )
     return values[None] / np.float32(65535)
-
-
-def _too_large(label: str, found: str) -> str:
-    limit = MAX_PIXELS // 1_000_000
-    return f"{label} must have at most {limit} megapixels, its header says {found}; make it smaller first"
 
 
 def _unreadable(label: str, error: Exception) -> str:

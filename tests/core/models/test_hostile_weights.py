@@ -20,6 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from upfusion_core.errors import CheckpointError
+from upfusion_core.field.storage import load_field
 from upfusion_core.json_text import parse_json
 from upfusion_core.models.checkpoints import load_networks, open_checkpoint, recommended_guidance
 from upfusion_core.models.config import ModelConfig
@@ -130,6 +131,13 @@ def test_pipes_and_devices_are_not_waited_for(tmp_path: Path) -> None:
     for path in (tmp_path / "weights.pt", Path("/dev/zero")):
         with pytest.raises(CheckpointError, match="got a device or pipe"):
             read_weights(path)
+
+
+def test_names_that_are_no_utf8() -> None:
+    path = Path("w\udcff.safetensors")  # how Python shows a byte that is none
+    for read in (read_weights, read_metadata, load_field):
+        with pytest.raises(CheckpointError, match=r"must have a UTF-8 name, got 'w\\udcff.safetensors'; rename it"):
+            read(path)
 
 
 @pytest.fixture(scope="module")

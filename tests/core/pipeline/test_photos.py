@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from upfusion_core import pictures
 from upfusion_core.errors import PhotoError
-from upfusion_core.pipeline import photos
 from upfusion_core.pipeline.photos import read_mask, read_photo, unit_range
 from upfusion_core.pipeline.prepare import prepare_views
 
@@ -252,7 +252,7 @@ def test_unit_range_divides_exactly() -> None:
 
 
 def test_limit_is_below_pillows_error() -> None:
-    assert Image.MAX_IMAGE_PIXELS * 2 > photos.MAX_PIXELS
+    assert Image.MAX_IMAGE_PIXELS * 2 > pictures.MAX_PIXELS
 
 
 def test_pictures_that_are_programs_are_not_run(tmp_path: Path) -> None:
@@ -261,6 +261,17 @@ def test_pictures_that_are_programs_are_not_run(tmp_path: Path) -> None:
     (tmp_path / "art.eps").rename(tmp_path / "art.png")
     with pytest.raises(PhotoError, match="must be a picture of pixels, got EPS; save it as PNG or JPEG"):
         read_photo(tmp_path / "art.png")
+
+
+def test_files_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tail without content can make any of them endless."""
+    _gradient().save(tmp_path / "a.bmp")
+    with (tmp_path / "a.bmp").open("ab") as file:
+        file.truncate(10_001)
+    assert read_photo(tmp_path / "a.bmp").rgb.shape[0] == 3
+    monkeypatch.setattr(pictures, "_LARGEST_FILE", 10_000)
+    with pytest.raises(PhotoError, match=r"cannot be decoded \(it has 10,001 bytes, more than 10,000\); save it anew"):
+        read_photo(tmp_path / "a.bmp")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")

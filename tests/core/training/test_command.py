@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,14 @@ def test_what_is_refused(arguments: list[str], words: str, tmp_path: Path) -> No
     assert result.exit_code == 2
     assert words in result.output.replace("\n", "")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
+def test_a_configuration_that_is_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    result = upfusion("encoder", "--config", tmp_path / "pipe.json", "--data", "procedural", "-o", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "it is a device or pipe" in result.output.replace("\n", " ")
 
 
 def test_stage_and_file_must_agree(config: Path, tmp_path: Path) -> None:

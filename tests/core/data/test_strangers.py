@@ -1,0 +1,270 @@
+"""Data sets that a stranger made to run a program, to read other files, to fill the memory or to wait for ever."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from PIL import EpsImagePlugin, Image
+from trimesh.visual import TextureVisuals
+from trimesh.visual.material import PBRMaterial
+
+from upfusion_core import pictures
+from upfusion_core.data import co3d, shapenet_srn, surface
+from upfusion_core.data.co3d import Co3D
+from upfusion_core.data.examples import none_readable
+from upfusion_core.data.folders import inside
+from upfusion_core.data.framing import Frame, framed
+from upfusion_core.data.objaverse import ObjaverseRenders
+from upfusion_core.data.shards_index import is_index, listed_shards
+from upfusion_core.data.surface import read_surface
+from upfusion_core.errors import InputError, PhotoError
+from upfusion_core.geometry import reference_camera
+
+needs_pipes = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
+OBJ = "mtllib a.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nvt 0 0\nvt 1 0\nvt 0 1\nusemtl m\nf 1/1 2/2 3/3\n"
+RED = Image.new("RGB", (4, 4), "red")
+
+
+@pytest.fixture(autouse=True)
+def _no_ghostscript(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """It is there, as Pillow believes, and is never run."""
+    runs: list[object] = []
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", "gs")
+    monkeypatch.setattr("subprocess.check_call", lambda *command, **_: runs.append(command))
+    yield
+    assert not runs
+    assert EpsImagePlugin.gs_binary == "gs"
+
+
+def eps() -> bytes:
+    stream = io.BytesIO()
+    RED.save(stream, format="EPS")
+    return stream.getvalue()
+
+
+def read_picture(path: Path) -> tuple[torch.Tensor, ...]:
+    return framed(Frame(reference_camera(), path), 8, None)[:2]
+
+
+def write_obj(folder: Path, texture: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "a.obj").write_text(OBJ)
+    (folder / "a.mtl").write_text(f"newmtl m\nKd 0.5 0.5 0.5\nmap_Kd {texture}\n")
+    return folder / "a.obj"
+
+
+def test_pictures_that_are_programs_are_not_run(tmp_path: Path) -> None:
+    (tmp_path / "000000.png").write_bytes(eps())
+    with pytest.raises(PhotoError, match=r"000000\.png must be a picture of pixels, got EPS"):
+        read_picture(tmp_path / "000000.png")
+    path = write_obj(tmp_path, "000000.png")
+    with pytest.raises(InputError, match=r"a texture of a\.obj must be a picture of pixels, got EPS"):
+        read_surface(path)
+    RED.save(tmp_path / "red.png")
+    write_obj(tmp_path, "red.png")
+    with pytest.raises(InputError, match=r"000000\.png must be a picture of pixels, got EPS"):
+        read_surface(path, tmp_path / "000000.png")
+
+
+def older(data: bytes) -> bytes:
+    """A GLB whose first picture is the material's colour and gloss in GLTF's older manner."""
+    length = struct.unpack("<I", data[12:16])[0]
+    tree = json.loads(data[20 : 20 + length])
+    shine = {"diffuseTexture": {"index": 0}, "specularGlossinessTexture": {"index": 0}}
+    tree["materials"] = [{"extensions": {"KHR_materials_pbrSpecularGlossiness": shine}}]
+    text = json.dumps(tree).encode()
+    text += b" " * (-len(text) % 4)
+    rest = data[20 + length :]
+    return b"glTF" + struct.pack("<IIII", 2, 20 + len(text) + len(rest), len(text), 0x4E4F534A) + text + rest
+
+
+@pytest.mark.parametrize("slot", ["baseColorTexture", "emissiveTexture"])
+def test_programs_within_glb_are_not_run(tmp_path: Path, slot: str) -> None:
+    """Trimesh decodes all of a material's pictures when it copies it."""
+    material = PBRMaterial(**{slot: Image.new("RGB", (64, 64), "red")})
+    uv = np.zeros((8, 2))
+    box = trimesh.creation.box()
+    data = trimesh.Trimesh(box.vertices, box.faces, visual=TextureVisuals(uv=uv, material=material)).export(
+        file_type="glb"
+    )
+    start, end = data.index(b"\x89PNG"), data.index(b"IEND") + 8
+    program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
+    assert len(program) < end - start
+    data = data[:start] + program.ljust(end - start, b"\n") + data[end:]
+    (tmp_path / "b.glb").write_bytes(older(data))
+    assert not read_surface(tmp_path / "b.glb").textures
+    (tmp_path / "a.glb").write_bytes(data)
+    with pytest.raises(InputError, match=r"a texture of a\.glb must be a picture of pixels, got EPS"):
+        read_surface(tmp_path / "a.glb")
+
+
+def test_large_and_long_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for size in ((20_001, 1), (1, 20_001)):
+        Image.new("1", size).save(tmp_path / "a.png")
+        with pytest.raises(PhotoError, match=rf"a\.png must have sides of at most 20000 pixels, got {size[0]} x"):
+            read_picture(tmp_path / "a.png")
+    Image.new("1", (10_001, 10_000)).save(tmp_path / "a.png")
+    with pytest.raises(PhotoError, match=r"a\.png must have at most 100 megapixels, its header says 10001 x 10000"):
+        read_picture(tmp_path / "a.png")
+    path = write_obj(tmp_path, "a.png")
+    with pytest.raises(InputError, match=r"a texture of a\.obj must have at most 100 megapixels"):
+        read_surface(path)
+    RED.save(tmp_path / "a.png")
+    monkeypatch.setattr(pictures, "_LARGEST_FILE", 10)
+    with pytest.raises(PhotoError, match=r"a\.png cannot be decoded \(it has \d+ bytes, more than 10\)"):
+        read_picture(tmp_path / "a.png")
+
+
+def test_textures_come_from_the_meshs_own_folder(tmp_path: Path) -> None:
+    RED.save(tmp_path / "secret.png")
+    for name in ("../secret.png", str(tmp_path / "secret.png"), "none.png"):
+        assert not read_surface(write_obj(tmp_path / "object", name)).textures
+    (tmp_path / "object" / "inner").mkdir()
+    for place in ("inner/red.png", "red.png"):
+        RED.save(tmp_path / "object" / place)
+        texture = read_surface(write_obj(tmp_path / "object", place)).textures[0]
+        assert texture[:, 0, 0].tolist() == [1, 0, 0]
+    moved = read_surface(write_obj(tmp_path / "object", "/somebody/else/red.png"))  # its bare name, as last resort
+    assert moved.textures[0].shape == (3, 4, 4)
+
+
+@needs_pipes
+def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(PhotoError, match="is a device or pipe"):
+        read_picture(tmp_path / "pipe.png")
+    with pytest.raises(InputError, match=r"a\.obj names a file that cannot be read: pipe\.png \(it is a device"):
+        read_surface(write_obj(tmp_path, "pipe.png"))
+    with pytest.raises(InputError, match=r"16 numbers, but it cannot be read .it is a device or pipe"):
+        shapenet_srn._numbers(tmp_path / "pipe.png", lambda values: True, "16 numbers")
+    (tmp_path / "a.mtl").unlink()
+    os.mkfifo(tmp_path / "a.mtl")
+    with pytest.raises(InputError, match=r"names a file that cannot be read: a\.mtl"):
+        read_surface(tmp_path / "a.obj")
+    os.mkfifo(tmp_path / "frame_annotations.jgz")
+    with pytest.raises(InputError, match="is a device or pipe"):
+        co3d._json(tmp_path / "frame_annotations.jgz")
+
+
+def test_files_of_a_mesh_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_obj(tmp_path, "a.png")
+    monkeypatch.setattr(surface, "_LARGEST_COMPANION", 10)
+    with pytest.raises(InputError, match=r"a\.mtl \(it has \d+ bytes, more than 10\); replace it"):
+        read_surface(path)
+
+
+def test_annotations_that_unpack_to_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = json.dumps([0] * 100)
+    (tmp_path / "a.jgz").write_bytes(gzip.compress(text.encode()))
+    monkeypatch.setattr(co3d, "_LARGEST_TEXT", len(text))
+    assert co3d._json(tmp_path / "a.jgz") == [0] * 100
+    monkeypatch.setattr(co3d, "_LARGEST_TEXT", len(text) - 1)
+    with pytest.raises(InputError, match=r"it unpacks to more than 299 bytes.*fetch it again"):
+        co3d._json(tmp_path / "a.jgz")
+
+
+@pytest.mark.parametrize("name", ["../a", "a/../../b", "/etc", "\\\\host\\a", "c:\\a", "c:a", "\ud800", "a\0b", "a\n"])
+def test_names_that_lead_outside(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="must lie in its folder") as error:
+        inside(tmp_path, name)
+    str(error.value).encode("ascii")
+
+
+def test_lists_of_odd_names(tmp_path: Path) -> None:
+    root = tmp_path / "renders"
+    for folder in (root, tmp_path / "secret"):
+        folder.mkdir()
+        for ending in ("png", "npy"):
+            (folder / f"000.{ending}").touch()
+    (root / "valid_paths.json").write_text(json.dumps(["../secret", "x" * 300]))
+    dataset = ObjaverseRenders(root, views=1)
+    assert len(dataset) == 0
+    assert [reason[:30] for _, reason in dataset.skipped] == ["a file of the data set must li", "its folder is missing"]
+    (root / "valid_paths.json").write_text('["\\ud800"]')
+    with pytest.raises(InputError, match="list of ids, but it cannot be read"):
+        ObjaverseRenders(root)
+    frame = {"sequence_name": "\ud800", "viewpoint": None}
+    (root / "cup").mkdir()
+    (root / "cup" / "frame_annotations.jgz").write_bytes(gzip.compress(json.dumps([frame]).encode()))
+    assert Co3D(root).skipped == [("cup", "a frame annotation names no sequence")]
+
+
+def npy(header: str) -> bytes:
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
+
+
+def archive(content: bytes = b"") -> bytes:
+    stream = io.BytesIO()
+    np.savez(stream, a=np.zeros(3))
+    return content or stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        npy("{'descr': '<f8', 'fortran_order': False, 'shape': (3, 400000000000)}\n"),
+        npy("{'descr': '<f8', 'fortran_order': False, 'shape': (3, 1" + "0" * 40 + ")}\n"),
+        npy("{'descr': '<f8', 'fortran_order': False, 'shape': (3, -4)}\n"),
+        npy("{'descr': '<f8'}\n"),
+        archive(),
+        archive(b"PK\x03\x04 and no more"),
+        bytes(2_000_000),
+    ],
+)
+def test_matrices_that_are_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "000.npy").write_bytes(content)
+    RED.save(tmp_path / "a" / "000.png")
+    (tmp_path / "valid_paths.json").write_text('["a"]')
+    dataset = ObjaverseRenders(tmp_path, views=1)
+    with pytest.raises(InputError, match=r"got none of 1; a view 0: 000\.npy (cannot be read|must hold)"):
+        dataset.read(0)
+    assert [item for item, _ in dataset.skipped] == ["a view 0", "a"]
+
+
+def test_the_reason_why_no_view_can_be_read() -> None:
+    skipped = [("cup view 7", "not asked for"), ("cup view 2", "NaN"), ("cup view 1", "torn")]
+    assert str(none_readable("cup", [1, 2], skipped)).endswith("got none of 2; cup view 2: NaN")
+    assert str(none_readable("cup", [], [])).endswith("got none of 0; give it views")
+
+
+def index(folder: Path, name: str = "a.tar", objects: int = 1, size: int = 10240) -> Path:
+    shard = {"name": name, "objects": objects, "bytes": size}
+    content = {"format": "upfusion-shards", "version": 1, "shards": [shard]}
+    (folder / "index.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_shards_that_claim_too_much(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(bytes(10240))
+    for change in (
+        {"objects": 10**18},
+        {"objects": 11},
+        {"objects": 10**400, "size": 10**404},
+        {"objects": 10**12, "size": 10**18},
+        {"name": "x" * 300 + ".tar"},
+        {"name": "\u8336" * 90 + ".tar"},
+    ):
+        with pytest.raises(InputError, match=r"a shard must be .* and lie beside it"):
+            listed_shards(index(tmp_path, **change), [])
+    assert listed_shards(index(tmp_path, objects=10), [])[0].objects == 10
+    skipped: list[tuple[str, str]] = []
+    assert listed_shards(index(tmp_path, objects=10**9, size=10**13), skipped)[0].objects == 10
+    assert skipped == [("a.tar", "it has 10240 bytes, not the 10000000000000 that were packed")]
+
+
+@needs_pipes
+def test_an_index_that_is_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "index.json")
+    assert not is_index(tmp_path / "index.json")
