@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io, ui
 
 from ..upfusion_core import MAX_PHOTOS
+from .checked import checked
 from .sockets import CamerasSocket
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class UpFusionPrepareViews(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         images: dict[str, Tensor],
@@ -150,6 +152,7 @@ class UpFusionExampleViews(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, object: int, number: int) -> io.NodeOutput:
         """Reads the pictures."""
         from ..upfusion_core import example_views

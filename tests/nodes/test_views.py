@@ -175,5 +175,5 @@ def test_more_photos_of_an_example_begin_with_the_fewer(run_node: Callable) -> N
 
 
 def test_an_unknown_example_gets_a_sentence(run_node: Callable) -> None:
-    with pytest.raises(ValueError, match="number must be between 0 and"):
+    with pytest.raises(ValueError, match="object must be between 0 and 5, got 99"):
         run_node(EXAMPLE, object=99)
