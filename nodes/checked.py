@@ -16,6 +16,7 @@ Execute = TypeVar("Execute", bound=Callable[..., io.NodeOutput])
 _HOST_VALUES = {
     "MODEL": ("get_model_object", "a MODEL of ComfyUI; connect the MODEL of UpFusion Load Model"),
     "VAE": ("decode", "a VAE of ComfyUI; connect the VAE of UpFusion Load Model"),
+    "BACKGROUND_REMOVAL": ("encode_image", "a background removal model; connect Load Background Removal Model"),
 }
 """What a socket of ComfyUI's own must be able to do; other packs bring classes of their own."""
 

@@ -109,7 +109,7 @@ class UpFusionPrepareViews(io.ComfyNode):
         from .convert import image_from_rgb, mask_from_plane
         from .photos import flattened, found_masks
 
-        photos = flattened(images, masks or {}, invert_mask)
+        photos = flattened(images, {} if masks is None else masks, invert_mask)
         if bg_removal_model is not None:
             photos = found_masks(photos, bg_removal_model)
         views = prepare_views([photo for photo, _ in photos], [mask for _, mask in photos], size=SIZE, margin=margin)
