@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
+from .checked import checked
 from .inputs import (
     azimuth_input,
     cameras_before_input,
@@ -64,6 +65,7 @@ class UpFusionOrbitCameras(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         count: int,
@@ -109,6 +111,7 @@ class UpFusionCamera(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls, azimuth: float, elevation: float, distance: float, zoom: float = 1.0, cameras: Cameras | None = None
     ) -> io.NodeOutput:
@@ -158,6 +161,7 @@ class UpFusionCameraFromLoad3D(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls, camera_info: dict[str, Any], take: str, units: float, distance: float, cameras: Cameras | None = None
     ) -> io.NodeOutput:
@@ -205,6 +209,7 @@ class UpFusionCameraToLoad3D(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, cameras: Cameras, index: int, units: float) -> io.NodeOutput:
         """Converts the chosen camera."""
         from ..upfusion_core import InputError

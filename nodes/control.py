@@ -15,6 +15,7 @@ from comfy.model_management import cast_to_device
 from torch import Tensor
 
 from ..upfusion_core import InputError
+from .fitting import check_unet
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -110,6 +111,7 @@ class UpFusionControl(ControlBase):
 
     def pre_run(self, model: Any, percent_to_timestep_function: Any) -> None:
         """Takes the sampling parameters of the MODEL that is about to run."""
+        check_unet(self.model.config, model)
         super().pre_run(model, percent_to_timestep_function)
         self.model_sampling = model.model_sampling
 

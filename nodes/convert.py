@@ -11,16 +11,27 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..upfusion_core import InputError
+from ..upfusion_core import InputError, check_finite, check_type
 
 if TYPE_CHECKING:
     from ..upfusion_core import InputViews
 
+_OVERSHOOT = 0.5
+"""How far nodes that resize may leave [0, 1]; pictures beyond it are in another range."""
+
 
 def pictures_from_image(image: Tensor, name: str = "an IMAGE") -> Tensor:
     """IMAGE (B, H, W, 3 or 4) -> (B, 3 or 4, H, W) in [0, 1]; `name` is what an error calls it."""
-    if image.ndim != 4 or image.shape[-1] not in (3, 4):
+    check_type(name, image, Tensor, "connect a picture")
+    if image.ndim != 4 or image.shape[-1] not in (3, 4) or not image.numel():
         raise InputError(f"{name} must be (B, H, W, 3 or 4), got {tuple(image.shape)}; connect a picture")
+    check_finite(name, image)
+    low, high = (float(limit) for limit in torch.aminmax(image))
+    if not image.is_floating_point() or low < -_OVERSHOOT or high > 1 + _OVERSHOOT:
+        raise InputError(
+            f"{name} must hold floating-point numbers in [0, 1], got {image.dtype} from {low:.4g} to {high:.4g}; "
+            "divide 8-bit values by 255"
+        )
     return image.movedim(-1, 1).float().clamp(0, 1)
 
 
@@ -36,8 +47,10 @@ def image_from_rgb(rgb: Tensor) -> Tensor:
 
 def plane_from_mask(mask: Tensor) -> Tensor:
     """MASK (B, H, W) or (H, W) -> (B, 1, H, W) in [0, 1]."""
-    if mask.ndim not in (2, 3):
+    check_type("a MASK", mask, Tensor, "connect a mask")
+    if mask.ndim not in (2, 3) or not mask.numel():
         raise InputError(f"a MASK must be (B, H, W), got {tuple(mask.shape)}; connect a mask")
+    check_finite("a MASK", mask)
     return mask.reshape(-1, 1, *mask.shape[-2:]).float().clamp(0, 1)
 
 

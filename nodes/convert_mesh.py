@@ -19,7 +19,7 @@ from kornia.color import linear_rgb_to_rgb, rgb_to_linear_rgb
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from ..upfusion_core import InputError, MeshAsset
+from ..upfusion_core import InputError, MeshAsset, check_count, check_finite
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,7 +61,9 @@ def assets_from_mesh(mesh: Any) -> list[MeshAsset]:
     vertices, faces = _tensor(mesh, "vertices", 3), _tensor(mesh, "faces", 3)
     if vertices is None or faces is None or not len(vertices):
         raise InputError("a MESH must have vertices (B, N, 3) and faces (B, M, 3), got none; connect a mesh")
-    return [_asset(mesh, index, vertices[index], faces[index]) for index in range(len(vertices))]
+    return [
+        _asset(mesh, index, vertices[index], _of_mesh("faces", faces, index, (3,))) for index in range(len(vertices))
+    ]
 
 
 def glb_file(asset: MeshAsset) -> Types.File3D:
@@ -79,10 +81,12 @@ def _asset(mesh: Any, index: int, vertices: Tensor, faces: Tensor) -> MeshAsset:
     colors = _tensor(mesh, "vertex_colors", 3)
     coordinates = picture = None
     if uvs is not None and texture is not None:
-        coordinates = _flipped(uvs[index, : len(points)].clamp(0, 1))
-        picture = texture[min(index, len(texture) - 1), ..., :3].float().cpu().clamp(0, 1).movedim(-1, 0)
+        coordinates = _flipped(_of_mesh("uvs", uvs, index, (2,))[: len(points)].clamp(0, 1))
+        picture = _of_mesh("texture", texture, min(index, len(texture) - 1), (3, 4))
+        picture = picture[..., :3].float().cpu().clamp(0, 1).movedim(-1, 0)
     if colors is not None:
-        shown = _converted(colors[index, : len(points), :3].clamp(0, 1), linear_rgb_to_rgb)
+        own = _of_mesh("vertex_colors", colors, index, (3, 4))
+        shown = _converted(own[: len(points), :3].clamp(0, 1), linear_rgb_to_rgb)
     elif coordinates is not None and picture is not None:
         shown = _looked_up(picture, coordinates)
     else:
@@ -91,6 +95,7 @@ def _asset(mesh: Any, index: int, vertices: Tensor, faces: Tensor) -> MeshAsset:
 
 
 def _tensor(mesh: Any, name: str, dimensions: int) -> Tensor | None:
+    """A part of the MESH, if it has it: `faces` of whole numbers, colours and places in floating-point ones."""
     value = getattr(mesh, name, None)
     if value is None:
         return None
@@ -100,12 +105,33 @@ def _tensor(mesh: Any, name: str, dimensions: int) -> Tensor | None:
             f"{name} of a MESH must be a tensor of {dimensions} dimensions, got {got}; other packs use this socket's "
             "name for meshes of their own kind: convert it first"
         )
+    check_finite(f"{name} of a MESH", value)
+    wanted = "whole" if name == "faces" else "floating-point"
+    if name != "vertices" and value.is_floating_point() == (name == "faces"):
+        raise InputError(f"{name} of a MESH must hold {wanted} numbers, got {value.dtype}; convert it first")
     return value
+
+
+def _of_mesh(name: str, values: Tensor, index: int, channels: tuple[int, ...]) -> Tensor:
+    """The part of the mesh at `index` of a batch."""
+    if not 0 <= index < len(values) or not values[0].numel() or values.shape[-1] not in channels:
+        wanted = " or ".join(map(str, channels))
+        raise InputError(
+            f"{name} of a MESH must hold values of {wanted} channels for each of its meshes, got "
+            f"{tuple(values.shape)}; repair the mesh, or leave them out"
+        )
+    return values[index]
 
 
 def _counted(mesh: Any, name: str, index: int, values: Tensor) -> Tensor:
     counts = getattr(mesh, name, None)
-    return values if counts is None else values[: int(counts[index])]
+    if counts is None:
+        return values
+    if not isinstance(counts, Tensor) or counts.ndim != 1 or len(counts) <= index or counts.is_floating_point():
+        got = f"{tuple(counts.shape)} {counts.dtype}" if isinstance(counts, Tensor) else type(counts).__name__
+        raise InputError(f"{name} of a MESH must be one whole number a mesh, got {got}; repair the mesh")
+    check_count(f"{name} of a MESH", int(counts[index]), 0, len(values))
+    return values[: int(counts[index])]
 
 
 def _flipped(uvs: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ A viewport is square here: its vertical field of view counts, whatever its aspec
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,9 @@ from ..upfusion_core import InputError, cameras_from_matrices, focal_from_fov, f
 
 if TYPE_CHECKING:
     from ..upfusion_core import Cameras
+
+_FAR = 1e30
+"""Numbers of a viewport are smaller, so that their squares are finite."""
 
 
 def camera_from_load3d(info: Mapping[str, Any], units: float) -> Cameras:
@@ -119,7 +121,7 @@ def _vector(info: Mapping[str, Any], name: str, axes: str) -> Tensor:
 
 def _number(part: Mapping[str, Any], name: str, default: float | None = None, owner: str = "") -> float:
     value = part.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _FAR:
         raise InputError(
             f"a viewport's camera needs a number as {owner}{name}, got {value!r:.40}; connect a camera of the 3D viewer"
         )

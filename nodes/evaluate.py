@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
+from .checked import checked
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -45,6 +47,7 @@ class UpFusionCompareViews(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, images: Tensor, truth: Tensor, masks: Tensor | None = None) -> io.NodeOutput:
         """Measures every view on its own."""
         from .comparison import compared

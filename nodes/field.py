@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
+from .checked import checked
 from .inputs import diffusion_inputs, guidance_input, prompt_inputs, scene_input, seed_input
 from .sockets import CamerasSocket, FieldSocket
 
@@ -76,6 +77,7 @@ class UpFusionDistill(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         upfusion_model: HostedModel,
@@ -144,6 +146,7 @@ class UpFusionRenderField(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, field: RadianceField, cameras: Cameras, size: int, background: str) -> io.NodeOutput:
         """Renders the cameras one after the other."""
         from .convert import image_from_rgb, mask_from_plane
@@ -223,6 +226,7 @@ class UpFusionExtractMesh(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls, field: RadianceField, resolution: int, threshold: float, coloring: str, texture_size: int, faces: int
     ) -> io.NodeOutput:

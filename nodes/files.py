@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import Types, io
 
+from .checked import checked
 from .sockets import FieldSocket
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class UpFusionSaveField(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, field: RadianceField, filename_prefix: str) -> io.NodeOutput:
         """Writes the file, whole or not at all."""
         from .folders import SUFFIX, next_output
@@ -76,10 +78,12 @@ class UpFusionLoadField(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, field: str) -> bool | str:
+    def validate_inputs(cls, field: str | None) -> bool | str:
         """Names are checked here, so that those of new files are known without a reload of the page."""
         from .folders import field_path
 
+        if field is None:  # it comes by a link, and is not known before the node runs
+            return True
         try:
             field_path(field)
         except ValueError as error:
@@ -132,6 +136,7 @@ class UpFusionSaveMesh(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, mesh: Any, format: str, filename_prefix: str) -> io.NodeOutput:
         """Writes a file for each mesh of a batch."""
         from .convert_mesh import assets_from_mesh

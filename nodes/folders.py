@@ -7,7 +7,7 @@ from pathlib import Path
 
 import folder_paths
 
-from ..upfusion_core import InputError, check_file_name
+from ..upfusion_core import InputError, check_file_name, check_type
 
 SUFFIX = ".safetensors"
 _DEPTH = 2
@@ -29,6 +29,7 @@ def next_output(prefix: str, suffix: str) -> tuple[Path, dict[str, str]]:
             check_file_name(part, "filename_prefix")
     folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
     file = f"{name}_{counter:05}_{suffix}"
+    inside(folder_paths.get_output_directory(), os.path.join(subfolder, file), "filename_prefix")
     return Path(folder) / file, {"filename": file, "subfolder": subfolder, "type": "output"}
 
 
@@ -45,6 +46,7 @@ def field_path(name: str) -> Path:
     Raises:
         InputError: the name leads out of the folders, is no field's, or nothing is there.
     """
+    check_type("field", name, str, "choose a file")
     marked = name.endswith(" [output]")
     folder = folder_paths.get_output_directory() if marked else folder_paths.get_input_directory()
     path = inside(folder, name.removesuffix(" [output]"), "field")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .fitting import check_prompt
 from .host import check_interrupted
 
 if TYPE_CHECKING:
@@ -64,6 +65,9 @@ class HostedModel:
         self, positive: list[Any] | None = None, negative: list[Any] | None = None
     ) -> tuple[list[Any], list[Any]]:
         """(positive, negative) CONDITIONING; the default and the empty prompt where None is given."""
+        for name, conditioning in (("positive", positive), ("negative", negative)):
+            if conditioning is not None:
+                check_prompt(name, conditioning, self.config.diffusion.context_dim)
         default, empty = ([[text[None].clone(), {}]] for text in self.text)
         return positive or default, negative or empty
 

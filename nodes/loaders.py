@@ -7,6 +7,8 @@ from comfy_api.latest import io
 from .model_files import model_names, model_path, modification_time
 from .sockets import ModelSocket
 
+PRECISIONS = ("auto", "float32", "float16", "bfloat16")
+
 
 class UpFusionLoadModel(io.ComfyNode):
     """A file or folder of weights as UPFUSION_MODEL, MODEL, CLIP and VAE."""
@@ -35,7 +37,7 @@ class UpFusionLoadModel(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "precision",
-                    options=["auto", "float32", "float16", "bfloat16"],
+                    options=list(PRECISIONS),
                     default="auto",
                     advanced=True,
                     tooltip=(
@@ -60,6 +62,8 @@ class UpFusionLoadModel(io.ComfyNode):
     @classmethod
     def execute(cls, weights: str, precision: str) -> io.NodeOutput:
         """Opens, checks and loads the weights."""
+        from ..upfusion_core import check_choice
         from .latent_diffusion import load_all
 
+        check_choice("precision", precision, PRECISIONS)
         return io.NodeOutput(*load_all(model_path(weights), precision))

@@ -7,7 +7,7 @@ from pathlib import Path, PureWindowsPath
 
 import folder_paths
 
-from ..upfusion_core import BUNDLED_NAME, CheckpointError
+from ..upfusion_core import BUNDLED_NAME, CheckpointError, check_type
 
 FOLDER = "upfusion"
 WEIGHTS_ADDRESS = "https://github.com/upfusion3d/upfusion#model-weights"
@@ -41,6 +41,7 @@ def model_path(name: str) -> str | Path:
     Raises:
         CheckpointError: there is no such file or folder; the message says where it belongs and where to get it.
     """
+    check_type("weights", name, str, "choose a file")
     if name == BUNDLED_NAME:
         return BUNDLED_NAME
     inside = not PureWindowsPath(name).anchor and ".." not in PureWindowsPath(name).parts

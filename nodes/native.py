@@ -15,6 +15,7 @@ from torch import Tensor
 from ..upfusion_core import InputError
 from .control import Conditioning, with_views
 from .convert import pictures_from_image
+from .fitting import check_unet
 from .host import check_interrupted
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class NativePrior:
     def __init__(
         self, model: HostedModel, unet: ModelPatcher, vae: VAE, positive: Conditioning, negative: Conditioning
     ) -> None:
+        check_unet(model.config, unet.model)
         self.model, self.unet, self.vae = model, unet, vae
         self.positive, self.negative = positive, negative
         self.latent_shape = (4, model.config.latent_size, model.config.latent_size)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
+from .checked import checked
 from .inputs import model_input, scene_input
 from .sockets import CamerasSocket
 
@@ -42,6 +43,7 @@ class UpFusionPhotoCameras(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, upfusion_model: HostedModel, scene: SceneEncoding) -> io.NodeOutput:
         """Searches photo after photo; Cancel comes between them."""
         from ..upfusion_core import estimate_photo_cameras

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..upfusion_core import InputError
+from ..upfusion_core import InputError, check_type
 from .convert import image_from_rgb, pictures_from_image, plane_from_mask
 
 Photo = tuple[Tensor, Tensor | None]
@@ -24,6 +24,8 @@ def flattened(images: Mapping[str, Tensor], masks: Mapping[str, Tensor | None], 
     Raises:
         InputError: a socket has not as many masks as photos, a mask has no image, or shows no object.
     """
+    check_type("images", images, Mapping, "connect photos to the sockets of UpFusion Prepare Views")
+    check_type("masks", masks, Mapping, "connect masks to the sockets of UpFusion Prepare Views")
     photos: list[Photo] = []
     numbers = {_number(name): value for name, value in masks.items() if value is not None}
     for name, image in sorted(images.items(), key=lambda item: _number(item[0])):
@@ -73,4 +75,7 @@ def _checked_mask(plane: Tensor | None, invert: bool, name: str) -> Tensor | Non
 
 def _number(name: str) -> int:
     """The number at the end of a socket's name: "image3" -> 3."""
-    return int("".join(character for character in name if character.isdigit()))
+    digits = "".join(character for character in name if character.isdecimal())
+    if not digits:
+        raise InputError(f"a socket of photos or masks must be named such as image0 or mask0, got {name!r:.40}")
+    return int(digits)

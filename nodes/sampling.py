@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
+from .checked import checked
 from .inputs import diffusion_inputs, guidance_input, model_input, prompt_inputs, scene_input, seed_input
 from .sockets import CamerasSocket
 
@@ -86,6 +87,7 @@ class UpFusionConditioning(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         upfusion_model: HostedModel,
@@ -159,6 +161,7 @@ class UpFusionSampleViews(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         upfusion_model: HostedModel,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
+from .checked import checked
 from .inputs import model_input
 from .sockets import CamerasSocket, ModelSocket, SceneSocket
 
@@ -58,6 +59,7 @@ class UpFusionEncodeViews(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls, upfusion_model: HostedModel, images: Tensor, elevation: float, masks: Tensor | None = None
     ) -> io.NodeOutput:
@@ -100,6 +102,7 @@ class UpFusionPredictViews(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, upfusion_model: HostedModel, scene: SceneEncoding, cameras: Cameras, size: int) -> io.NodeOutput:
         """Decodes the cameras one after the other, so that Cancel comes between them."""
         from .convert import image_from_rgb

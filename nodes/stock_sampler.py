@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .control import Conditioning, with_views
 from .convert import empty_latent
+from .fitting import check_unet
 from .host import check_interrupted, send_line
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def sample_views(
     batch_size: int,
 ) -> Tensor:
     """IMAGE (Q, S, S, 3), one view a camera; view i draws the noise that KSampler gives to batch_index i."""
+    check_unet(model.config, unet.model)
     views = model.stages().condition(scene, cameras)
     latent = empty_latent(len(cameras), model.config.latent_size)
     pictures: list[Tensor] = []

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io, ui
 
 from ..upfusion_core import MAX_PHOTOS
+from .checked import checked
 from .sockets import CamerasSocket
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class UpFusionPrepareViews(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         images: dict[str, Tensor],
@@ -107,7 +109,7 @@ class UpFusionPrepareViews(io.ComfyNode):
         from .convert import image_from_rgb, mask_from_plane
         from .photos import flattened, found_masks
 
-        photos = flattened(images, masks or {}, invert_mask)
+        photos = flattened(images, {} if masks is None else masks, invert_mask)
         if bg_removal_model is not None:
             photos = found_masks(photos, bg_removal_model)
         views = prepare_views([photo for photo, _ in photos], [mask for _, mask in photos], size=SIZE, margin=margin)
@@ -150,6 +152,7 @@ class UpFusionExampleViews(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, object: int, number: int) -> io.NodeOutput:
         """Reads the pictures."""
         from ..upfusion_core import example_views

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .checks import check_choice, check_count, check_finite, check_range, check_type
     from .errors import CheckpointError, InputError, UpFusionError
     from .evaluation.metrics import MEASURES, Measure, measure_views
     from .field.mesh import MeshAsset
@@ -77,7 +78,12 @@ _HOMES = {
     "VAE_PREFIX": "models.ldm_names",
     "ViewConditioning": "types",
     "cameras_from_matrices": "geometry",
+    "check_choice": "checks",
+    "check_count": "checks",
     "check_file_name": "files",
+    "check_finite": "checks",
+    "check_range": "checks",
+    "check_type": "checks",
     "convert": "models.convert",
     "estimate_mask": "pipeline.prepare",
     "estimate_photo_cameras": "pipeline.photo_cameras",
@@ -126,7 +132,12 @@ __all__ = [
     "UpFusionError",
     "ViewConditioning",
     "cameras_from_matrices",
+    "check_choice",
+    "check_count",
     "check_file_name",
+    "check_finite",
+    "check_range",
+    "check_type",
     "convert",
     "estimate_mask",
     "estimate_photo_cameras",

@@ -38,5 +38,5 @@ def test_zoom_multiplies_the_trained_focal_length(run_node: Callable) -> None:
 
 @pytest.mark.parametrize("node_id", ["UpFusionCamera", "UpFusionOrbitCameras"])
 def test_a_bad_number_gets_a_sentence(run_node: Callable, node_id: str) -> None:
-    with pytest.raises(ValueError, match="distance must be above 0"):
+    with pytest.raises(ValueError, match=r"distance must be between 0\.25 and 4\.0, got 0\.0"):
         run_node(node_id, distance=0.0)

@@ -141,6 +141,9 @@ def test_connected_cameras_come_first(run_node: Callable) -> None:
         ({"position": None}, "needs its position"),
         ({"position": {"x": 0, "y": "a", "z": 0}}, "needs a number as position.y, got 'a'"),
         ({"quaternion": {"x": 0, "y": 0, "z": 0, "w": 0}}, "must not be 0"),
+        ({"position": {"x": 10**400, "y": 0, "z": 1}}, "needs a number as position.x, got 1000"),
+        ({"fov": 10**400}, "needs a number as fov, got 1000"),
+        ({"fov": 5e-324}, "must be between 0.1 and 179 degrees"),
         ({"position": {"x": 0, "y": 0, "z": 0}}, "must stand away from what it looks at"),
     ],
 )

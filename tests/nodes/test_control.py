@@ -127,14 +127,13 @@ def test_a_stock_controlnet_before_or_after_adds_its_residuals(
 def test_residuals_add_up(run_node: Callable, loaded: Loaded, four: tuple) -> None:
     ours = four[0][0][1]["control"].copy()
     stock = added_residuals(0.3)
-    sampling = loaded.model.get_model_object("model_sampling")
-    model = type("Model", (), {"model_sampling": sampling})()
+    model = loaded.model.model
     values = four[0][0][1]["model_conds"]
     cond = {name: value.process_cond(batch_size=4).cond for name, value in values.items()}
     x, t = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(1)), torch.full((4,), 2.0)
     chained = ours.copy().set_previous_controlnet(stock)
     for control in (ours, chained):
-        control.pre_run(model, sampling.percent_to_sigma)
+        control.pre_run(model, model.model_sampling.percent_to_sigma)
     alone, both = ours.get_control(x, t, cond, 1, {}), chained.get_control(x, t, cond, 1, {})
     for key in ("output", "middle"):
         for a, b in zip(alone[key], both[key], strict=True):

@@ -47,3 +47,36 @@ def test_nothing_is_read_outside_the_folders(
     with pytest.raises(ValueError, match="field must"):
         run_node(LOAD, field=name)
     assert isinstance(node_classes[LOAD].validate_inputs(field=name), str)
+
+
+@pytest.mark.parametrize("form", ["glb/../../../ESCAPED.glb", "../glb", "exe", "", None, 5])
+def test_a_format_that_comes_by_a_link_leads_nowhere(
+    run_node: Callable, pack: Callable, folders: Path, form: object
+) -> None:
+    with pytest.raises(ValueError, match="format must be one of glb, obj, ply, stl, got"):
+        run_node(SAVE_MESH, mesh=a_mesh(), format=form)
+    with pytest.raises(ValueError, match="must stay inside"):
+        pack("nodes.folders").next_output("mesh", ".glb/../../../ESCAPED.glb")
+    assert [path for path in folders.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("name", [5, [], {}])
+def test_a_name_that_is_no_text_gets_a_sentence(
+    run_node: Callable, node_classes: dict[str, type], ball: nn.Module, name: object
+) -> None:
+    with pytest.raises(ValueError, match="field must be str, got"):
+        run_node(LOAD, field=name)
+    assert "field must be str" in node_classes[LOAD].validate_inputs(field=name)
+    with pytest.raises(ValueError, match="field must be str"):
+        node_classes[LOAD].fingerprint_inputs(field=name)
+    assert node_classes[LOAD].validate_inputs(field=None) is True  # it comes by a link
+    with pytest.raises(ValueError, match="filename_prefix must be str, got"):
+        run_node(SAVE, field=ball, filename_prefix=name)
+    with pytest.raises(ValueError, match="weights must be str, got"):
+        run_node("UpFusionLoadModel", weights=name)
+
+
+@pytest.mark.parametrize("precision", ["foo", "complex64", "float64", "nn", "int8", None])
+def test_a_precision_must_be_one_of_the_list(run_node: Callable, precision: object) -> None:
+    with pytest.raises(ValueError, match="precision must be one of auto, float32, float16, bfloat16, got"):
+        run_node("UpFusionLoadModel", weights="mini", precision=precision)

@@ -144,6 +144,21 @@ def test_inputs_stay_as_they_were(run_node: Callable) -> None:
         ),
         ({"masks": {"mask0": torch.eye(32, 64)[None]}}, "must have the photo's size, 64 x 64"),
         ({"images": {}}, "expected 1 to 6 photos, got 0"),
+        ({"images": None}, "images must be Mapping, got NoneType; connect photos"),
+        ({"images": {"image": torch.zeros(1, 64, 64, 3)}}, "must be named such as image0 or mask0, got 'image'"),
+        ({"images": {"image0": [1]}}, "image0 must be a tensor, got list; connect a picture"),
+        ({"images": {"image0": torch.zeros(0, 64, 64, 3)}}, r"must be \(B, H, W, 3 or 4\), got \(0, 64, 64, 3\)"),
+        ({"images": {"image0": torch.full((1, 8, 8, 3), 255, dtype=torch.uint8)}}, "got torch.uint8 from 255 to 255"),
+        ({"images": {"image0": torch.full((1, 8, 8, 3), 200.0)}}, "numbers in .* from 200 to 200; divide 8-bit"),
+        ({"images": {"image0": torch.full((1, 8, 8, 3), torch.nan)}}, "image0 must be finite, got 192 NaN"),
+        ({"masks": "text"}, "masks must be Mapping, got str"),
+        ({"masks": {"mask0": [1]}}, "a MASK must be a tensor, got list"),
+        ({"masks": {"mask0": torch.zeros(0, 0)}}, r"a MASK must be \(B, H, W\), got \(0, 0\)"),
+        ({"bg_removal_model": 5}, "bg_removal_model must be a background removal model; .* got int"),
+        (
+            {"bg_removal_model": SimpleNamespace(encode_image=lambda image: image[:0, ..., 0])},
+            r"a MASK must be \(B, H, W\), got \(0, 64, 64\)",
+        ),
     ],
 )
 def test_what_cannot_be_used_gets_a_sentence(run_node: Callable, changes: dict[str, Any], message: str) -> None:
@@ -175,5 +190,5 @@ def test_more_photos_of_an_example_begin_with_the_fewer(run_node: Callable) -> N
 
 
 def test_an_unknown_example_gets_a_sentence(run_node: Callable) -> None:
-    with pytest.raises(ValueError, match="number must be between 0 and"):
+    with pytest.raises(ValueError, match="object must be between 0 and 5, got 99"):
         run_node(EXAMPLE, object=99)

@@ -71,8 +71,10 @@ class MeshAsset:
             raise InputError(f"a mesh needs vertices and faces, got {count} and {len(self.faces)}; extract it again")
         if self.faces.dtype != torch.int64:
             raise InputError(f"MeshAsset.faces must be int64, got {self.faces.dtype}; call .long() on them")
-        if self.faces.min() < 0 or self.faces.max() >= count:
-            raise InputError(f"MeshAsset.faces must number vertices 0 to {count - 1}, got {int(self.faces.max())}")
+        first, last = int(self.faces.min()), int(self.faces.max())
+        if first < 0 or last >= count:
+            got = first if first < 0 else last
+            raise InputError(f"MeshAsset.faces must number vertices 0 to {count - 1}, got {got}")
         if (self.uvs is None) != (self.texture is None):
             raise InputError("MeshAsset.uvs and texture go together, got one of them; give both or neither")
         values = {"vertices": self.vertices, "vertex_colors": self.vertex_colors}
