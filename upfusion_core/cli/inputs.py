@@ -96,7 +96,7 @@ def load_model(settings: SceneSettings, device: str) -> UpFusion:
 
     if isinstance(settings, SamplingSettings):
         if settings.scheduler:
-            make_scheduler(settings.scheduler, 1)  # a wrong name is said before gigabytes are read
+            make_scheduler(settings.scheduler, settings.steps or 50)  # a wrong one is said before gigabytes are read
         if settings.prompt:
             tokenize(settings.prompt)
     dtype = None if settings.dtype == "auto" else getattr(torch, settings.dtype)
