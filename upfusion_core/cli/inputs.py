@@ -119,8 +119,9 @@ def _prepare(sources: Sources, size: int, remove_background: bool) -> InputViews
 def _checksum(path: Path) -> str:
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); check the path") from error
+    except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
+        why = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{str(path)!r:.200} cannot be read ({why}); check the path") from error
 
 
 def _camera(entry: Any, label: str, photo_elevation: float) -> Cameras:  # noqa: ANN401 - any JSON

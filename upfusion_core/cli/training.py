@@ -99,17 +99,26 @@ def train(
     force: options.Force = False,
 ) -> None:
     """Trains a stage of the model; writes model.safetensors, which all commands take, and the state to resume from."""
+    _process("LOCAL_RANK")  # accelerate reads it, too
     told = TrainOptions(
         stage=stage, config=config, data=data, validation=validation, init=tuple(init or ()), steps=steps,
         batch_size=batch_size, seed=seed, curriculum=curriculum,
     )  # fmt: skip
-    if int(os.environ.get("RANK", "0")):  # another process of `accelerate launch`: the first one keeps the folder
+    if _process("RANK"):  # another process of `accelerate launch`: the first one keeps the folder
         _train_beside(told, output, device=device, max_minutes=max_minutes, resume=resume)
         return
     from .run import open_run
 
     with open_run(output, "train", resume=resume, force=force) as run:
         _train_in(run, told, device=device, max_minutes=max_minutes)
+
+
+def _process(name: str) -> int:
+    """The number that `accelerate launch` gives this process in the variable `name`; 0 of the only one."""
+    text = os.environ.get(name, "0")
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise InputError(f"the environment variable {name} must be the number of a process, got {text!r:.60}; unset it")
+    return int(text)
 
 
 def _train_in(run: Run, told: TrainOptions, *, device: str, max_minutes: float | None) -> None:
@@ -219,8 +228,8 @@ def _settings(told: TrainOptions, stored: dict[str, Any]) -> dict[str, Any]:
 def _curriculum(text: str) -> tuple[int, int]:
     """Example: "2000,10000" -> (2000, 10000)."""
     steps = [part.strip() for part in text.split(",")]
-    if len(steps) != 2 or not all(step.isascii() and step.isdecimal() for step in steps):
-        raise InputError(f"--curriculum must be two steps with a comma between, such as 2000,10000, got {text}")
+    if len(steps) != 2 or not all(step.isascii() and step.isdecimal() and len(step) < 10 for step in steps):
+        raise InputError(f"--curriculum must be two steps with a comma between, such as 2000,10000, got {text:.60}")
     return int(steps[0]), int(steps[1])
 
 
@@ -236,7 +245,7 @@ def _config(name: str | None, stage: str | None) -> TrainConfig:
     if name not in PRESETS:
         path = Path(name)
         try:
-            return TrainConfig.from_json(path.read_text(encoding="utf-8"), str(path))
+            return TrainConfig.from_json(path.read_text(encoding="utf-8-sig"), str(path))
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"--config must be {', '.join(PRESETS)} or a JSON file, got {name} ({error})") from error
     if stage not in STAGE_NAMES:
@@ -272,7 +281,7 @@ def _source(data: str, config: TrainConfig, device: str, *, held_out: bool = Fal
         return DatasetBatches(dataset, **common, workers=min(READERS, os.cpu_count() or 1))
     place = "cuda" if device == "auto" and torch.cuda.is_available() else "cpu"
     if place == "cuda" and "LOCAL_RANK" in os.environ:
-        place = f"cuda:{os.environ['LOCAL_RANK']}"
+        place = f"cuda:{_process('LOCAL_RANK')}"
     pool = 0 if held_out else PROCEDURAL_POOL
     objects = ProceduralObjects("validation" if held_out else "train")
     curriculum = (0, 0) if held_out else config.curriculum

@@ -192,7 +192,7 @@ def test_lpips_with_the_user_s_weights(small_weights: Path, tmp_path: Path) -> N
         assert not (tmp_path / "refused").exists()
 
 
-@pytest.mark.parametrize(("name", "value"), [("photos", 3), ("objects", "x"), ("stages", [1]), ("seed", None)])
+@pytest.mark.parametrize(("name", "value"), [("photos", 3), ("objects", "x"), ("stages", [1]), ("dtype", "zz")])
 def test_a_record_that_was_edited_wrongly(small_weights: Path, tmp_path: Path, name: str, value: object) -> None:
     out = tmp_path / "out"
     assert upfusion("--model", small_weights, "--data", "procedural", *SMALL, "-o", out).exit_code == 0
@@ -223,6 +223,7 @@ def test_a_broken_object_is_measured_again(small_weights: Path, tmp_path: Path, 
         (["--model", "w", "--data", "nowhere"], "nowhere"),
         (["--model", "w", "--data", ".", "--split", "test"], "--split is of procedural objects"),
         (["--model", "w", "--data", "procedural", "--photos", "1;3"], "--photos must be whole numbers"),
+        (["--model", "w", "--data", "procedural", "--photos", "1" * 5000], "--photos must be whole numbers"),
         (["--model", "w", "--data", "procedural", "--photos", "0,3"], "photos must be between 1 and 6, got 0"),
         (["--model", "w", "--data", "procedural", "--stages", "white,guess"], "stages must be one of"),
         (["--model", "w", "--data", "procedural", "--scheduler", "magic"], "magic"),
