@@ -14,14 +14,14 @@ def parse_json(text: str, source: str, error: type[UpFusionError] = InputError) 
     """The value that `text` stands for.
 
     Refused beside what is no JSON: NaN and Infinity, which JSON does not know, whole numbers of thousands of digits,
-    and nesting too deep for Python's reader.
+    nesting too deep for Python's reader, and names that come twice in one object. A byte order mark is passed over.
 
     Args:
         source: what the text is, named in the message, e.g. a path.
         error: what is raised.
     """
     try:
-        return json.loads(text, parse_constant=_no_number)
+        return json.loads(text.removeprefix("\ufeff"), parse_constant=_no_number, object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as reason:
         why = "it is nested too deeply" if isinstance(reason, RecursionError) else reason
         raise error(f"{source} must be JSON, but is not ({why}); correct it there, or remove it") from reason
@@ -46,6 +46,15 @@ def shown(value: object, most: int = 60) -> str:
     except (TypeError, ValueError, RecursionError):
         text = type(value).__name__
     return text if len(text) <= most else f"{text[:most]}..."
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for place, name in enumerate(names) if name in names[:place])
+        raise ValueError(f"the name {shown(twice)} comes twice in one object")
+    return content
 
 
 def _no_number(name: str) -> NoReturn:

@@ -111,11 +111,11 @@ def _picture(path: Path, mode: str) -> Tensor:
     """(3 or 1, S, S) in [0, 1]."""
     try:
         return load_png(path, mode)
-    except OSError as error:
-        raise _incomplete(path, error) from error
+    except InputError as error:
+        raise _incomplete(path, error.__cause__) from error
 
 
-def _incomplete(path: Path, error: OSError) -> InputError:
+def _incomplete(path: Path, error: BaseException | None) -> InputError:
     return InputError(
-        f"{path} must have come with the package, but cannot be read ({error.strerror or error}); install it again"
+        f"{path} must have come with the package, but cannot be read ({getattr(error, 'strerror', None) or error}); install it again"
     )
