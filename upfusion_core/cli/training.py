@@ -141,6 +141,11 @@ def _train_in(run: Run, told: TrainOptions, *, device: str, max_minutes: float |
             raise InputError(f"--init must be a file or folder of weights, but there is none at {path}")
     config, source, validation = _made(settings, device)
     goes_on = run.resumed and (run.folder / STATE_NAME).is_file()
+    if run.previous is not None and not run.resumed:  # --force: what is wrong is said while the old run is there
+        from ..training.initial import initial_networks
+        from ..training.loop import frozen_parts
+
+        initial_networks(config.model, told.init, seed=config.seed, required=frozen_parts(config))
     run.begin(settings, sources, {})
     try:
         with run.stage("train"), progress(f"Training the {config.stage}") as advance:

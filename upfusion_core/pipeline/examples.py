@@ -116,6 +116,5 @@ def _picture(path: Path, mode: str) -> Tensor:
 
 
 def _incomplete(path: Path, error: BaseException | None) -> InputError:
-    return InputError(
-        f"{path} must have come with the package, but cannot be read ({getattr(error, 'strerror', None) or error}); install it again"
-    )
+    why = getattr(error, "strerror", None) or error
+    return InputError(f"{path} must have come with the package, but cannot be read ({why}); install it again")

@@ -256,3 +256,12 @@ def test_numbers_of_processes(name: str, tmp_path: Path, monkeypatch: pytest.Mon
     assert result.exit_code == 2
     assert f"{name} must be the number of a process, got 'abc'" in " ".join(result.output.split())
     assert not (tmp_path / "out").exists()
+
+
+def test_force_with_wrong_weights_keeps_the_old_run(config: Path, tmp_path: Path) -> None:
+    common = ("encoder", "--config", config, "--data", "procedural", "--device", "cpu", "-o", tmp_path / "out")
+    assert upfusion(*common, "--max-minutes", 0).exit_code == 0
+    (tmp_path / "w.safetensors").write_bytes(b"no weights")
+    before = sorted((tmp_path / "out").rglob("*"))
+    assert upfusion(*common, "--force", "--init", tmp_path / "w.safetensors").exit_code == 2
+    assert sorted((tmp_path / "out").rglob("*")) == before
