@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..checks import check_range
 from ..errors import InputError
 from ..json_text import read_json, shown
 from . import options
@@ -156,6 +155,8 @@ def _pack_in(run: Run, told: PackOptions) -> None:
 
 def _settings(told: PackOptions, stored: dict[str, Any]) -> dict[str, Any]:
     """What shapes the result, as JSON: of the command line, where that is silent of the run that is continued."""
+    from ..checks import check_range
+
     unsaid = checked_stored(stored, STORED) or DEFAULTS
     settings = {name: unsaid.get(name) if value is None else value for name, value in asdict(told).items()}
     check_range("--shard-size", settings["shard_size"], *LIMITS["shard_size"])
@@ -210,7 +211,8 @@ def _state(run: Run, objects: int) -> PackState | None:
         return None
     try:
         content = read_json(path)
-        place, shards, skipped = (content.get(n) if isinstance(content, dict) else None for n in _STATE)
+        values: dict[str, Any] = {name: content.get(name) if isinstance(content, dict) else None for name in _STATE}
+        place, shards, skipped = values.values()
         whole = is_of_kind(place, int) and is_of_kind(shards, list[dict]) and is_of_kind(skipped, list[list[str]])
         if not whole or not 0 <= place <= objects or any(len(entry) != 2 for entry in skipped):
             raise InputError(f"it must hold place, shards and skipped as they were written, got {shown(content)}")

@@ -141,7 +141,7 @@ class ReferenceSchedule:
         check_count("bootstrap", self.bootstrap, 0)
         check_count("steps", self.steps, 1, 1000)
         for name in ("lowest_index", "bootstrap_index", "highest_index"):
-            check_count(name, getattr(self, name), 1, 1000)
+            check_count(name, getattr(self, name), 0, 1000)
         for name in ("grid_lr", "mlp_lr"):
             check_range(name, getattr(self, name), 0.0, 1.0)
         for name in ("perceptual_weight", "silhouette_weight"):
