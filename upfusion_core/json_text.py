@@ -18,14 +18,16 @@ def parse_json(text: str, source: str, error: type[UpFusionError] = InputError) 
     """The value that `text` stands for.
 
     Refused beside what is no JSON: NaN and Infinity, which JSON does not know, whole numbers of thousands of digits,
-    halves of characters (such as \\ud800), and nesting too deep for Python's reader.
+    halves of characters (such as \\ud800), nesting too deep for Python's reader, and names that come twice in one
+    object. A byte order mark is passed over.
 
     Args:
         source: what the text is, named in the message, e.g. a path.
         error: what is raised.
     """
     try:
-        value = json.loads(text, parse_constant=_no_number)
+        text = text.removeprefix("\ufeff")
+        value = json.loads(text, parse_constant=_no_number, object_pairs_hook=_without_duplicates)
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode("utf-8")  # half a surrogate pair could never be written
     except (ValueError, RecursionError) as reason:
@@ -53,6 +55,15 @@ def shown(value: object, most: int = 60) -> str:
     except (TypeError, ValueError, RecursionError):
         text = type(value).__name__
     return text if len(text) <= most else f"{text[:most]}..."
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for place, name in enumerate(names) if name in names[:place])
+        raise ValueError(f"the name {shown(twice)} comes twice in one object")
+    return content
 
 
 def _no_number(name: str) -> NoReturn:

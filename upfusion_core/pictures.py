@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from .checks import check_shape
-from .errors import PhotoError
+from .errors import InputError, PhotoError
 from .files import check_regular
 
 MAX_PIXELS = 100_000_000
@@ -86,9 +86,16 @@ def save_png(path: Path, rgb: Tensor) -> None:
 
 
 def load_png(path: Path, mode: str = "RGB") -> Tensor:
-    """(3, H, W) in [0, 1] of a picture that `save_png` wrote; (1, H, W) of one of grey values, with mode "L"."""
-    with Image.open(path, formats=("PNG",)) as image:
-        pixels = np.array(image.convert(mode))
+    """(3, H, W) in [0, 1] of a picture that `save_png` wrote; (1, H, W) of one of grey values, with mode "L".
+
+    Raises:
+        InputError: it is missing, damaged, or far too large.
+    """
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            pixels = np.array(image.convert(mode))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # all of them come from Pillow
+        raise InputError(f"{path} must be a whole PNG, but cannot be read ({error}); remove it") from error
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1).float() / 255
 
 

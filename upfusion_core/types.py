@@ -105,10 +105,16 @@ def _check_rigid(matrices: Tensor) -> None:
     identity = torch.eye(3, device=matrices.device)
     drift = (rotation.transpose(1, 2) @ rotation - identity).abs().amax() if len(matrices) else torch.zeros(())
     bottom = torch.tensor([0.0, 0.0, 0.0, 1.0], device=matrices.device)
-    if not drift <= 1e-3 or (torch.linalg.det(rotation) < 0).any() or (matrices[:, 3] - bottom).abs().gt(1e-4).any():
+    fault = ""
+    if not drift <= 1e-3:
+        fault = f"a rotation part that is off by {float(drift):.3g}; remove scale and shear"
+    elif (torch.linalg.det(rotation) < 0).any():
+        fault = "one that mirrors; turn one of its axes round"
+    elif (matrices[:, 3] - bottom).abs().gt(1e-4).any():
+        fault = "another last row; correct it"
+    if fault:
         raise InputError(
-            "Cameras.camera_to_world must be rigid (a rotation and a translation, last row 0 0 0 1), "
-            f"got a rotation part that is off by {float(drift):.3g}; remove scale, shear and mirroring"
+            f"Cameras.camera_to_world must be rigid (a rotation and a translation, last row 0 0 0 1), got {fault}"
         )
 
 

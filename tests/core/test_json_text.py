@@ -12,6 +12,7 @@ from upfusion_core.json_text import LARGEST_JSON, parse_json, read_json, shown
 def test_values_come_back() -> None:
     assert parse_json('{"a": [1, 2.5, null, "\\u00e9"]}', "it") == {"a": [1, 2.5, None, "\xe9"]}
     assert parse_json('"\\ud83d\\ude00"', "it") == "\U0001f600"
+    assert parse_json('\ufeff{"a": 1}', "it") == {"a": 1}
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,7 @@ def test_values_come_back() -> None:
         ('{"a":' * 50_000 + "1" + "}" * 50_000, "nested too deeply"),
         ("1" * 5000, "digits"),
         ('["\\ud800"]', "surrogates not allowed"),
+        ('[{"a": 1, "b": 2, "a": 1}]', 'the name "a" comes twice in one object'),
     ],
 )
 def test_what_is_refused(text: str, words: str) -> None:

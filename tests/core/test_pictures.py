@@ -52,3 +52,18 @@ def test_contact_sheet_by_hand() -> None:
     assert sheet.shape == (3, 4, 9)
     assert torch.equal(sheet[0, ::2, ::3], torch.tensor([[0.0, 0.1, 0.2], [0.3, 0.4, 1.0]]))
     assert contact_sheet(views, columns=5).shape == (3, 2, 15)
+
+
+def test_damaged_pngs_get_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    save_png(path, torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    whole = path.read_bytes()
+    for content in (b"", b"text", whole[:30], whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"a\.png must be a whole PNG"):
+            load_png(path)
+    with Image.new("1", (20_000, 20_000)) as large:
+        large.save(path)
+    for bad in (path, tmp_path, tmp_path / "none.png"):
+        with pytest.raises(InputError, match="must be a whole PNG"):
+            load_png(bad)

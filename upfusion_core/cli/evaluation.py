@@ -250,8 +250,8 @@ def _list(name: str, text: str) -> list[Any]:
     parts = [part.strip() for part in text.split(",")]
     if name == "stages":
         return parts
-    if not all(part.isdecimal() for part in parts):
-        raise InputError(f"--photos must be whole numbers with commas between, such as 1,3,6, got {text}")
+    if not all(part.isascii() and part.isdecimal() and len(part) < 10 for part in parts):
+        raise InputError(f"--photos must be whole numbers with commas between, such as 1,3,6, got {text:.60}")
     return sorted(int(part) for part in parts)
 
 

@@ -85,7 +85,7 @@ def read_cameras(path: Path, photo_elevation: float) -> Cameras:
         )
     labels = [f"{path}, camera {index}" for index in range(len(entries))]
     pairs = zip(entries, labels, strict=True)
-    return Cameras.concatenate([_camera(entry, label, photo_elevation) for entry, label in pairs])
+    return Cameras.concatenate([_named_camera(entry, label, photo_elevation) for entry, label in pairs])
 
 
 def load_model(settings: SceneSettings, device: str) -> UpFusion:
@@ -122,14 +122,25 @@ def _checksum(path: Path) -> str:
             while chunk := file.read(2**20):
                 digest.update(chunk)
         return digest.hexdigest()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); check the path") from error
+    except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
+        why = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{str(path)!r:.200} cannot be read ({why}); check the path") from error
+
+
+def _named_camera(entry: Any, label: str, photo_elevation: float) -> Cameras:  # noqa: ANN401 - any JSON
+    """The camera of an entry; whatever is wrong with it names its file and number."""
+    try:
+        return _camera(entry, label, photo_elevation)
+    except InputError as error:
+        if str(error).startswith(label):
+            raise
+        raise InputError(f"{label}: {error}") from error
 
 
 def _camera(entry: Any, label: str, photo_elevation: float) -> Cameras:  # noqa: ANN401 - any JSON
     keys = entry.keys() - _ESTIMATE_KEYS if isinstance(entry, dict) else set()
     if keys and keys <= _ORBIT_KEYS and "azimuth_degrees" in keys:
-        numbers = {"elevation_degrees": photo_elevation, "distance": 1.0, **entry}
+        numbers = {"elevation_degrees": photo_elevation, "distance": 1.0, **{name: entry[name] for name in keys}}
         return orbit_cameras(**{name: _number(value, f"{label}, {name}") for name, value in numbers.items()})
     if "camera_to_world" in keys and keys <= _MATRIX_KEYS:
         rows = entry["camera_to_world"]

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InputError
-from ..json_text import read_json
+from ..json_text import read_json, shown
 from . import options
 from .console import duration, progress, say
 from .options import PROCEDURAL, one_of
-from .settings import checked_stored
+from .record import is_of_kind
+from .settings import LIMITS, checked_stored
 
 if TYPE_CHECKING:
     from ..data.examples import MultiViewDataset
@@ -51,6 +52,7 @@ STORED: dict[str, Any] = {
     "pictures": str, "depth": bool, "shard_size": float,
 }  # fmt: skip
 """The settings of a run, as its record holds them."""
+_STATE = ("place", "shards", "skipped")
 
 
 def pack(
@@ -89,7 +91,8 @@ def pack(
         bool | None, typer.Option("--depth", help="Also pack depths, where there are any.", show_default=False)
     ] = None,
     shard_size: Annotated[
-        float | None, typer.Option(help="Largest shard, MB; an object is never split.", min=0.001, show_default="512")
+        float | None,
+        typer.Option(help="Largest shard, MB; an object is never split.", min=0.001, max=1e12, show_default="512"),
     ] = None,
     resume: options.Resume = False,
     force: options.Force = False,
@@ -117,7 +120,7 @@ def _pack_in(run: Run, told: PackOptions) -> None:
         return
     dataset = _dataset(settings)
     indices = range(_count(settings, len(dataset)))
-    state = _state(run)
+    state = _state(run, len(indices))
     run.begin(settings, {}, {})
 
     def remember(state: PackState) -> None:
@@ -154,8 +157,11 @@ def _pack_in(run: Run, told: PackOptions) -> None:
 
 def _settings(told: PackOptions, stored: dict[str, Any]) -> dict[str, Any]:
     """What shapes the result, as JSON: of the command line, where that is silent of the run that is continued."""
+    from ..checks import check_range
+
     unsaid = checked_stored(stored, STORED) or DEFAULTS
     settings = {name: unsaid.get(name) if value is None else value for name, value in asdict(told).items()}
+    check_range("--shard-size", settings["shard_size"], *LIMITS["shard_size"])
     if settings["data"] is None:
         raise InputError("something to pack is needed, got none; give procedural, or the folder of a data set")
     if settings["data"] == PROCEDURAL:
@@ -197,19 +203,28 @@ def _count(settings: dict[str, Any], available: int) -> int:
     return available if wanted is None else wanted
 
 
-def _state(run: Run) -> PackState | None:
+def _state(run: Run, objects: int) -> PackState | None:
     """Where the run that is continued has come to; None in a new one. Its shards must still be there."""
-    from ..data.shards_index import UNFINISHED_NAME
+    from ..data.shards_index import UNFINISHED_NAME, shard_entry
     from ..data.shards_writing import PackState
 
     path = run.folder / UNFINISHED_NAME
     if not run.resumed or not path.is_file():
         return None
     try:
-        state = PackState(**read_json(path))
-        missing = [shard["name"] for shard in state.shards if not (run.folder / shard["name"]).is_file()]
-    except (InputError, TypeError, KeyError) as error:
+        content = read_json(path)
+        values: dict[str, Any] = {name: content.get(name) if isinstance(content, dict) else None for name in _STATE}
+        place, shards, skipped = values.values()
+        whole = is_of_kind(place, int) and is_of_kind(shards, list[dict]) and is_of_kind(skipped, list[list[str]])
+        if not whole or not 0 <= place <= objects or any(len(entry) != 2 for entry in skipped):
+            raise InputError(f"it must hold place, shards and skipped as they were written, got {shown(content)}")
+        present = [shard_entry(path, entry) for entry in shards]
+        if sum(shard.objects for shard in present) + len(skipped) != place:
+            raise InputError(f"its shards and what was skipped must be the {place} objects of its place, but are not")
+    except InputError as error:
         raise InputError(f"{path} cannot be read ({error}); use --force to begin anew") from error
+    missing = [shard.path.name for shard in present if not shard.path.is_file()]
     if missing:
         raise InputError(f"{run.folder} lacks {missing[0]}, which was packed before; use --force to begin anew")
+    state = PackState(place, shards, skipped)
     return state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -16,6 +17,17 @@ DEFAULT_MODEL = "mini"
 """The bundled model (the same name as in models.checkpoints, which needs torch)."""
 PRESETS = ("draft", "fast", "reference")
 """Of distillation (the same names as in pipeline.distill_config, which needs torch)."""
+LIMITS = {
+    "steps": (1, 1000), "batch_size": (1, 2**31), "seed": (0, 2**32 - 1), "count": (1, 1000), "objects": (1, 2**31),
+    "size": (8, 4096), "turntable_size": (16, 1024), "views": (0, 10_000), "shard_size": (0.001, 1e12),
+    "guidance": (0, 1000),
+}  # fmt: skip
+"""What the command line takes for numbers of a record that people may have edited."""
+CHOICES = {
+    "dtype": ("auto", "float32", "float16", "bfloat16"), "video": ("gif", "mp4", "none"), "preset": PRESETS,
+    "alignment": ("object", "picture"),
+}  # fmt: skip
+"""The same for words."""
 DEFAULT_MODEL_NOTE = "no --model given, so this takes mini, the small model that comes with the package"
 
 
@@ -189,18 +201,26 @@ def checked_stored(stored: dict[str, Any], kinds: Mapping[str, Any]) -> dict[str
     """The values called as in `kinds` of a continued run's record, None for what it lacks; empty of a new run.
 
     Raises:
-        InputError: a value is not of its kind (see is_of_kind).
+        InputError: a value is not of its kind (see is_of_kind), or not one that the command line takes.
     """
     if not stored:
         return {}
     values = {name: stored.get(name) for name in kinds}
-    wrong = sorted(name for name, value in values.items() if not is_of_kind(value, kinds[name]))
+    wrong = sorted(n for n, value in values.items() if not is_of_kind(value, kinds[n]) or not _is_taken(n, value))
     if wrong:
         raise InputError(
             f"run.json must hold the settings as they were written, got {wrong[0]} = {shown(values[wrong[0]])}; "
             "correct it there, or use --force to begin anew"
         )
     return values
+
+
+def _is_taken(name: str, value: Any) -> bool:  # noqa: ANN401 - any setting
+    """Whether a value of the right kind is one that the command line takes, too."""
+    if value is None:
+        return True
+    low, high = LIMITS.get(name, (-math.inf, math.inf))
+    return (name not in LIMITS or low <= value <= high) and (name not in CHOICES or value in CHOICES[name])
 
 
 def with_stored(settings: Settings, stored: dict[str, Any], explicit: frozenset[str]) -> Settings:

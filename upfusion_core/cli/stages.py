@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from ..models.checkpoints import recommended_guidance
 from ..pictures import contact_sheet, load_png, save_png
 from ..types import Cameras, InputViews, SceneEncoding
@@ -88,10 +89,10 @@ def view_name(index: int) -> str:
 
 
 def sample_views(run: Run, model: UpFusion, scene: SceneEncoding, cameras: Cameras, settings: SamplingSettings) -> None:
-    """views/NNN.png by the diffusion model, those that an earlier attempt saved left as they are."""
-    if run.finished("views"):
+    """views/NNN.png by the diffusion model, those that an earlier attempt saved left as they are, if they are whole."""
+    missing = [index for index in range(len(cameras)) if not _is_saved(run, view_name(index), model.image_size)]
+    if run.finished("views") and not missing:
         return
-    missing = [index for index in range(len(cameras)) if not run.has(view_name(index))]
     sampler: dict[str, Any] = {
         "steps": settings.steps or 50,
         "guidance": settings.guidance,
@@ -125,6 +126,16 @@ def sample_views(run: Run, model: UpFusion, scene: SceneEncoding, cameras: Camer
             for index, rgb in zip(chosen, novel.rgb, strict=True):
                 with run.writing(view_name(index)) as path:
                     save_png(path, rgb)
+
+
+def _is_saved(run: Run, name: str, size: int) -> bool:
+    """Whether an earlier attempt has written the picture `name`, and nothing has damaged it since."""
+    if not run.has(name):
+        return False
+    try:
+        return load_png(run.folder / name).shape == (3, size, size)
+    except InputError:
+        return False
 
 
 def saved_views(run: Run, count: int) -> Tensor:

@@ -102,17 +102,26 @@ def train(
     force: options.Force = False,
 ) -> None:
     """Trains a stage of the model; writes model.safetensors, which all commands take, and the state to resume from."""
+    _process("LOCAL_RANK")  # accelerate reads it, too
     told = TrainOptions(
         stage=stage, config=config, data=data, validation=validation, init=tuple(init or ()), steps=steps,
         batch_size=batch_size, seed=seed, curriculum=curriculum,
     )  # fmt: skip
-    if int(os.environ.get("RANK", "0")):  # another process of `accelerate launch`: the first one keeps the folder
+    if _process("RANK"):  # another process of `accelerate launch`: the first one keeps the folder
         _train_beside(told, output, device=device, max_minutes=max_minutes, resume=resume)
         return
     from .run import open_run
 
     with open_run(output, "train", resume=resume, force=force) as run:
         _train_in(run, told, device=device, max_minutes=max_minutes)
+
+
+def _process(name: str) -> int:
+    """The number that `accelerate launch` gives this process in the variable `name`; 0 of the only one."""
+    text = os.environ.get(name, "0")
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise InputError(f"the environment variable {name} must be the number of a process, got {text!r:.60}; unset it")
+    return int(text)
 
 
 def _train_in(run: Run, told: TrainOptions, *, device: str, max_minutes: float | None) -> None:
@@ -135,6 +144,11 @@ def _train_in(run: Run, told: TrainOptions, *, device: str, max_minutes: float |
             raise InputError(f"--init must be a file or folder of weights, but there is none at {path}")
     config, source, validation = _made(settings, device)
     goes_on = run.resumed and (run.folder / STATE_NAME).is_file()
+    if run.previous is not None and not run.resumed:  # --force: what is wrong is said while the old run is there
+        from ..training.initial import initial_networks
+        from ..training.loop import frozen_parts
+
+        initial_networks(config.model, told.init, seed=config.seed, required=frozen_parts(config))
     run.begin(settings, sources, {}, _written_names())
     try:
         with run.stage("train"), progress(f"Training the {config.stage}") as advance:
@@ -222,8 +236,8 @@ def _settings(told: TrainOptions, stored: dict[str, Any]) -> dict[str, Any]:
 def _curriculum(text: str) -> tuple[int, int]:
     """Example: "2000,10000" -> (2000, 10000)."""
     steps = [part.strip() for part in text.split(",")]
-    if len(steps) != 2 or not all(step.isascii() and step.isdecimal() for step in steps):
-        raise InputError(f"--curriculum must be two steps with a comma between, such as 2000,10000, got {text}")
+    if len(steps) != 2 or not all(step.isascii() and step.isdecimal() and len(step) < 10 for step in steps):
+        raise InputError(f"--curriculum must be two steps with a comma between, such as 2000,10000, got {text:.60}")
     return int(steps[0]), int(steps[1])
 
 
@@ -239,7 +253,7 @@ def _config(name: str | None, stage: str | None) -> TrainConfig:
     if name not in PRESETS:
         path = Path(name)
         try:
-            return TrainConfig.from_json(read_regular(path, LARGEST_JSON).decode("utf-8"), str(path))
+            return TrainConfig.from_json(read_regular(path, LARGEST_JSON).decode("utf-8-sig"), str(path))
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"--config must be {', '.join(PRESETS)} or a JSON file, got {name} ({error})") from error
     if stage not in STAGE_NAMES:
@@ -275,7 +289,7 @@ def _source(data: str, config: TrainConfig, device: str, *, held_out: bool = Fal
         return DatasetBatches(dataset, **common, workers=min(READERS, os.cpu_count() or 1))
     place = "cuda" if device == "auto" and torch.cuda.is_available() else "cpu"
     if place == "cuda" and "LOCAL_RANK" in os.environ:
-        place = f"cuda:{os.environ['LOCAL_RANK']}"
+        place = f"cuda:{_process('LOCAL_RANK')}"
     pool = 0 if held_out else PROCEDURAL_POOL
     objects = ProceduralObjects("validation" if held_out else "train")
     curriculum = (0, 0) if held_out else config.curriculum

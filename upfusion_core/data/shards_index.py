@@ -159,11 +159,11 @@ def _read_index(path: Path) -> list[Shard]:
     entries = content.get("shards")
     if not isinstance(entries, list):
         raise InputError(f"{path} must list shards, got {type(entries).__name__}; pack the set again")
-    return [_shard(path, entry) for entry in entries]
+    return [shard_entry(path, entry) for entry in entries]
 
 
-def _shard(path: Path, entry: object) -> Shard:
-    """One entry of the index; shards lie beside it, nowhere else."""
+def shard_entry(path: Path, entry: object) -> Shard:
+    """One entry of an index at `path`; shards lie beside it, nowhere else."""
     name, objects, size = (entry.get(key) if isinstance(entry, dict) else None for key in ("name", "objects", "bytes"))
     if not _is_plain(name) or not _is_whole(objects) or not _is_whole(size) or not _fits(objects, size):
         raise InputError(

@@ -108,7 +108,7 @@ def evaluate(
     skipped: list[tuple[str, str]] = []
     each = len(config.photos) * len(config.stages)
     for place, task in enumerate(tasks):
-        record = _stored(folder, task, fingerprint)
+        record = _stored(folder, task, fingerprint, config)
         if record is None:
             hook = _shifted(on_step, place * each, len(tasks))
             found = _evaluated(
@@ -242,15 +242,33 @@ def _saved(
     return record
 
 
-def _stored(folder: Path, task: _Task, fingerprint: str) -> dict[str, Any] | None:
-    """The record of an object that is finished; None where there is none, or only one of other settings."""
+def _stored(folder: Path, task: _Task, fingerprint: str, config: EvaluationConfig) -> dict[str, Any] | None:
+    """The record of an object that is finished; None where there is none, a damaged one, or one of other settings."""
     path = folder / "objects" / f"{task.name}.json"
     try:
         record = read_json(path)
+        load_png(path.with_suffix(".png"))
     except InputError:
         return None
-    usable = isinstance(record, dict) and record.get("run") == fingerprint and path.with_suffix(".png").is_file()
-    return record if usable else None
+    return record if _is_record(record, task, fingerprint, config) else None
+
+
+def _is_record(record: Any, task: _Task, fingerprint: str, config: EvaluationConfig) -> bool:  # noqa: ANN401 - any JSON
+    """Whether it is what `_saved` writes."""
+    if not isinstance(record, dict) or record.get("run") != fingerprint or record.get("index") != task.index:
+        return False
+    notes, values = record.get("notes"), record.get("values")
+    if not isinstance(record.get("object"), str) or not isinstance(notes, list) or not isinstance(values, dict):
+        return False
+    rows = [values.get(stage) for stage in config.stages]
+    measured = [row.get(str(count)) for row in rows if isinstance(row, dict) for count in config.photos]
+    lists = [found for row in measured if isinstance(row, dict) for found in row.values()]
+    return (
+        all(isinstance(note, str) for note in notes)
+        and len(measured) == len(config.stages) * len(config.photos)
+        and all(isinstance(row, dict) for row in measured)
+        and all(isinstance(found, list) and all(type(number) in (int, float) for number in found) for found in lists)
+    )
 
 
 def _results(finished: Sequence[dict[str, Any]], config: EvaluationConfig) -> Results:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d, pad
 
-from ..checks import check_count, check_finite, check_range, check_shape
+from ..checks import check_count, check_finite, check_range, check_shape, check_type
 from ..errors import FieldError, InputError
 from ..geometry import camera_rays, orbit_cameras
 from ..types import Cameras, OnStep, Rays
@@ -56,6 +56,7 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         check_count("FitConfig.iterations", self.iterations, 1)
+        check_type("FitConfig.sampling", self.sampling, RaySampling)
         check_count("FitConfig.rays", self.rays, 1)
         check_count("FitConfig.points", self.points, 1)
         for name in ("grid_lr", "mlp_lr"):

@@ -106,7 +106,7 @@ def orbit_cameras(
     if (elevation.abs() >= 90).any():
         worst = float(elevation.abs().max())
         raise InputError(
-            f"elevation_degrees must be between -90 and 90 (ends excluded), got {worst}; use look_at there"
+            f"elevation_degrees must be between -90 and 90 (ends excluded), got {worst}; take one within, such as 89"
         )
     if (radius <= 0).any():
         raise InputError(f"distance must be above 0, got {float(radius.min())}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from ..checks import check_choice, check_count, check_range, check_type
+from ..checks import check_choice, check_count, check_numbers, check_range, check_type
 from ..errors import InputError
 from ..field.fitting import FitConfig
 from ..field.radiance import FieldConfig
@@ -13,6 +13,14 @@ from ..field.rendering import RaySampling
 
 PRESETS = ("draft", "fast", "reference")
 """Names of the presets, from the cheapest to the dearest."""
+
+
+def _check_sampler(scheduler: str, steps: int) -> None:
+    """A wrong scheduler is said before anything is fitted."""
+    from .schedule import make_scheduler  # diffusers takes seconds, and this module is read for its names alone
+
+    check_count("steps", steps, 1, 1000)
+    make_scheduler(scheduler, steps)
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,9 @@ class DraftSchedule:
         check_count("predicted_cameras", self.predicted_cameras, 1, 10_000)
         check_count("predicted_size", self.predicted_size, 8, 1024)
         check_count("sampled_cameras", self.sampled_cameras, 1, 16)
-        check_count("steps", self.steps, 1, 1000)
+        check_type("predicted_fit", self.predicted_fit, FitConfig)
+        check_type("sampled_fit", self.sampled_fit, FitConfig)
+        _check_sampler(self.scheduler, self.steps)
 
 
 @dataclass(frozen=True)
@@ -75,8 +85,10 @@ class FastSchedule:
     def __post_init__(self) -> None:
         check_count("cameras", self.cameras, 1, 1000)
         check_count("predicted_size", self.predicted_size, 8, 1024)
-        check_count("steps", self.steps, 1, 1000)
-        if not self.levels or not all(0 < level <= 1 for level in self.levels):
+        _check_sampler(self.scheduler, self.steps)
+        check_type("fit", self.fit, FitConfig)
+        check_numbers("levels", self.levels, 0.0, 1.0)
+        if not all(self.levels):
             raise InputError(f"levels must be one or more numbers in (0, 1], got {list(self.levels)}")
         last = self.fit.iterations - len(self.levels)
         check_count("predicted_iterations", self.predicted_iterations, 1, max(last, 1))
@@ -84,6 +96,9 @@ class FastSchedule:
             raise InputError(
                 f"fit.iterations must be more than the {len(self.levels)} levels, got {self.fit.iterations}; give more"
             )
+        check_numbers("guided", self.guided)
+        if len(self.guided) != 2:
+            raise InputError(f"guided must be the lowest and the highest, got {len(self.guided)} numbers; give two")
         low, high = self.guided
         check_range("guided[0]", low, 0.0, 1.0)
         check_range("guided[1]", high, low, 1.0)
@@ -124,6 +139,14 @@ class ReferenceSchedule:
         check_count("cameras", self.cameras, 1, 10_000)
         check_count("iterations", self.iterations, 1)
         check_count("bootstrap", self.bootstrap, 0)
+        check_count("steps", self.steps, 1, 1000)
+        for name in ("lowest_index", "bootstrap_index", "highest_index"):
+            check_count(name, getattr(self, name), 0, 1000)
+        for name in ("grid_lr", "mlp_lr"):
+            check_range(name, getattr(self, name), 0.0, 1.0)
+        for name in ("perceptual_weight", "silhouette_weight"):
+            check_range(name, getattr(self, name), 0.0, 1e6)
+        check_type("sampling", self.sampling, RaySampling)
         if not 1 <= self.lowest_index <= self.bootstrap_index <= self.highest_index < self.steps + 1:
             raise InputError(
                 "noise indices must satisfy 1 <= lowest_index <= bootstrap_index <= highest_index <= steps, got "

@@ -111,11 +111,10 @@ def _picture(path: Path, mode: str) -> Tensor:
     """(3 or 1, S, S) in [0, 1]."""
     try:
         return load_png(path, mode)
-    except OSError as error:
-        raise _incomplete(path, error) from error
+    except InputError as error:
+        raise _incomplete(path, error.__cause__) from error
 
 
-def _incomplete(path: Path, error: OSError) -> InputError:
-    return InputError(
-        f"{path} must have come with the package, but cannot be read ({error.strerror or error}); install it again"
-    )
+def _incomplete(path: Path, error: BaseException | None) -> InputError:
+    why = getattr(error, "strerror", None) or error
+    return InputError(f"{path} must have come with the package, but cannot be read ({why}); install it again")

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..checks import check_count, check_range
-from ..errors import InputError
+from ..checks import check_count, check_numbers, check_range
 from ..geometry import orbit_cameras
 from ..types import Cameras
 
@@ -68,10 +67,7 @@ class PhotoSearch:
     def __post_init__(self) -> None:
         check_count("PhotoSearch.azimuths", self.azimuths, 4, 360)
         for name in ("elevations_degrees", "ring_elevations_degrees"):
-            if not getattr(self, name):
-                raise InputError(f"PhotoSearch.{name} must hold one elevation or more, got none; give some in degrees")
-            for value in getattr(self, name):
-                check_range(f"PhotoSearch.{name}", value, -89.0, 89.0)
+            check_numbers(f"PhotoSearch.{name}", getattr(self, name), -89.0, 89.0)
         for name in ("coarse_size", "fine_size"):
             check_count(f"PhotoSearch.{name}", getattr(self, name), 4, 1024)
         check_count("PhotoSearch.steps", self.steps, 0)

@@ -70,9 +70,8 @@ def make_scheduler(name: str, steps: int, device: torch.device | str = "cpu") ->
     kind: Any = getattr(diffusers, SCHEDULERS.get(short, short), None)
     start = kind.__init__ if isinstance(kind, type) else None  # type: ignore[misc]  # a class, not an instance
     accepted = {} if start is None else inspect.signature(start).parameters
-    if "beta_schedule" not in accepted or "prediction_type" not in accepted:
-        known = ", ".join(SCHEDULERS)
-        raise InputError(f"scheduler must be one of {known} or a diffusers class of that kind, got {name!r}")
+    if "beta_schedule" not in accepted or "prediction_type" not in accepted or not _denoises(kind):
+        raise InputError(_not_of_that_kind(name))
     wanted = {
         "num_train_timesteps": TRAIN_STEPS,
         "beta_start": BETA_START,
@@ -85,13 +84,37 @@ def make_scheduler(name: str, steps: int, device: torch.device | str = "cpu") ->
         "clip_sample": False,
         "skip_prk_steps": True,
     }
-    scheduler = kind(**{option: value for option, value in wanted.items() if option in accepted})
-    scheduler.set_timesteps(steps, device=device)
+    try:
+        scheduler = kind(**{option: value for option, value in wanted.items() if option in accepted})
+        scheduler.set_timesteps(steps, device=device)
+    except ValueError as error:
+        raise InputError(f"{_not_of_that_kind(name)}, which refuses {steps} steps of it ({error})") from error
+    if not torch.allclose(scheduler.alphas_cumprod.cpu().float(), alphas_cumprod(), atol=1e-5):
+        raise InputError(f"{_not_of_that_kind(name)}, whose noise schedule is another")
     if isinstance(scheduler, diffusers.DDIMScheduler):
         scheduler.alphas_cumprod = alphas_cumprod()
         scheduler.final_alpha_cumprod = scheduler.alphas_cumprod[0]  # upstream: not 1 (golden: ddim)
         scheduler.timesteps = torch.tensor(ddim_timesteps(steps)[::-1], device=device)
+    first, last = float(scheduler.timesteps[0]), float(scheduler.timesteps[-1])
+    if not (0 <= last <= first < TRAIN_STEPS and (last < first or len(scheduler.timesteps) == 1)):
+        raise InputError(
+            f"the timesteps of {name!r:.60} must go down within 0 and {TRAIN_STEPS - 1}, but do not with {steps} steps;"
+            " take fewer steps, or ddim"
+        )
     return scheduler
+
+
+def _denoises(kind: type) -> bool:
+    """Whether a scheduler walks from noise to pictures, and its `step` needs no more than any other's."""
+    needed = [
+        name for name, argument in inspect.signature(kind.step).parameters.items() if argument.default is argument.empty
+    ]
+    return "Inverse" not in kind.__name__ and needed == ["self", "model_output", "timestep", "sample"]
+
+
+def _not_of_that_kind(name: str) -> str:
+    known = ", ".join(SCHEDULERS)
+    return f"scheduler must be one of {known} or a diffusers class of that kind, got {name!r:.60}"
 
 
 def predicted_original(latents: Tensor, eps: Tensor, timestep: Tensor) -> Tensor:

@@ -89,9 +89,12 @@ class TrainConfig:
         check_choice("train_unet", self.train_unet, ("output", "all"))
         check_photos(self.photos)
         check_curriculum(self.curriculum)
-        for name in ("batch_size", "accumulation", "targets", "rays", "steps", "save_every", "log_every"):
+        for name in ("accumulation", "rays", "steps", "save_every", "log_every"):
             check_count(name, getattr(self, name), 1, 10**9)
-        for name in ("warmup_steps", "validate_every", "validation_batches", "seed"):
+        check_count("batch_size", self.batch_size, 1, 65_536)
+        check_count("targets", self.targets, 1, 1024)
+        check_count("validation_batches", self.validation_batches, 0, 65_536)
+        for name in ("warmup_steps", "validate_every", "seed"):
             check_count(name, getattr(self, name), 0, 2**63 - 1)
         for name in ("weight_decay", "clip_norm"):
             check_range(name, getattr(self, name), 0, 2**63 - 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -192,7 +193,7 @@ def test_lpips_with_the_user_s_weights(small_weights: Path, tmp_path: Path) -> N
         assert not (tmp_path / "refused").exists()
 
 
-@pytest.mark.parametrize(("name", "value"), [("photos", 3), ("objects", "x"), ("stages", [1]), ("seed", None)])
+@pytest.mark.parametrize(("name", "value"), [("photos", 3), ("objects", "x"), ("stages", [1]), ("dtype", "zz")])
 def test_a_record_that_was_edited_wrongly(small_weights: Path, tmp_path: Path, name: str, value: object) -> None:
     out = tmp_path / "out"
     assert upfusion("--model", small_weights, "--data", "procedural", *SMALL, "-o", out).exit_code == 0
@@ -204,12 +205,16 @@ def test_a_record_that_was_edited_wrongly(small_weights: Path, tmp_path: Path, n
     assert f"as they were written, got {name} = {json.dumps(value)}; correct it there" in words_of(result)
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"values": NaN}', "[]"])
-def test_a_broken_object_is_measured_again(small_weights: Path, tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "png", *({"values": v} for v in (None, {}, "x")), {"notes": 3}])
+def test_a_broken_object_is_measured_again(small_weights: Path, tmp_path: Path, text: str | dict[str, Any]) -> None:
     out = tmp_path / "out"
     assert upfusion("--model", small_weights, "--data", "procedural", *SMALL, "-o", out).exit_code == 0
     before = (out / "objects" / "000001.json").read_bytes()
-    (out / "objects" / "000001.json").write_text(text)
+    if text == "png":
+        (out / "objects" / "000001.png").write_text(text)
+    else:
+        text = text if isinstance(text, str) else json.dumps(json.loads(before) | text)
+        (out / "objects" / "000001.json").write_text(text)
     (out / "run.json").write_text(json.dumps(read_run(out) | {"status": "interrupted"}))
     result = upfusion("--resume", "-o", out, "--device", "cpu")
     assert result.exit_code == 0, result.output
@@ -223,6 +228,7 @@ def test_a_broken_object_is_measured_again(small_weights: Path, tmp_path: Path, 
         (["--model", "w", "--data", "nowhere"], "nowhere"),
         (["--model", "w", "--data", ".", "--split", "test"], "--split is of procedural objects"),
         (["--model", "w", "--data", "procedural", "--photos", "1;3"], "--photos must be whole numbers"),
+        (["--model", "w", "--data", "procedural", "--photos", "1" * 5000], "--photos must be whole numbers"),
         (["--model", "w", "--data", "procedural", "--photos", "0,3"], "photos must be between 1 and 6, got 0"),
         (["--model", "w", "--data", "procedural", "--stages", "white,guess"], "stages must be one of"),
         (["--model", "w", "--data", "procedural", "--scheduler", "magic"], "magic"),

@@ -89,7 +89,13 @@ def test_ctrl_c_is_130_and_goes_on(shards: Path, tmp_path: Path, monkeypatch: py
     assert not (out / "packing.json").exists()
 
 
-@pytest.mark.parametrize(("name", "value"), [("size", 16.5), ("views", "x"), ("shard_size", None), ("depth", 1)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("size", 16.5), ("views", "x"), ("shard_size", None), ("depth", 1), ("size", 10**9), ("objects", 0),
+        ("shard_size", 1e305), ("data", ["a"]),
+    ],
+)  # fmt: skip
 def test_a_record_that_was_edited_wrongly(shards: Path, tmp_path: Path, name: str, value: object) -> None:
     content = read_run(shards) | {"status": "interrupted"}
     content["settings"][name] = value
@@ -99,7 +105,22 @@ def test_a_record_that_was_edited_wrongly(shards: Path, tmp_path: Path, name: st
     assert f"as they were written, got {name} = {json.dumps(value)}; correct it there" in words_of(result)
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"place": NaN}', "[]", '{"shards": [{}]}'])
+def packing(place: object = 0, shards: object = (), skipped: object = ()) -> str:
+    return json.dumps({"place": place, "shards": shards, "skipped": skipped})
+
+
+OUTSIDE = {"name": "../p1.tar", "objects": 1, "bytes": 512}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("[" * 100_000, '{"place": NaN}', "[]", '{"shards": [{}]}', packing("x"), packing(-5), packing(1.5)),
+        *(packing(None), packing(99), packing(1), packing(skipped=None), packing(skipped=[1])),
+        *(packing(1, skipped=[["a"]]), packing(1, [{"name": "shard-000000.tar", "bytes": 512}]), packing(1, "x")),
+        *(packing(1, [OUTSIDE]), packing(1, [OUTSIDE | {"name": "p1.png"}]), packing(1, [OUTSIDE | {"objects": "1"}])),
+    ],
+)
 def test_a_state_that_was_edited_wrongly(shards: Path, tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(json.dumps(read_run(shards) | {"status": "interrupted"}))
     (tmp_path / "packing.json").write_text(text)
@@ -172,7 +193,10 @@ def test_evaluation_of_shards(
         (["procedural", "--split", "test", "--objects", 100_000], "ask for fewer"),
         (["procedural", "--views", 65], "views must be between 1 and 64"),
         (["procedural", "--format", "gif"], "'gif' is not one of"),
-        (["procedural", "--shard-size", 0], "0.001"),
+        (["procedural", "--shard-size", 0], "shard-size"),
+        (["procedural", "--shard-size", "inf"], "shard-size"),
+        (["procedural", "--shard-size", "1e305"], "shard-size"),
+        (["procedural", "--shard-size", "nan"], "shard-size"),
     ],
 )
 def test_what_is_refused(arguments: list[object], words: str, tmp_path: Path) -> None:

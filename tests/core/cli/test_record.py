@@ -91,6 +91,7 @@ def test_links_are_not_followed_out_of_the_folder(tmp_path: Path) -> None:
     [
         ("steps", "15"), ("steps", 1.5), ("steps", True), ("seed", None), ("seed", 2**70), ("guidance", "9"),
         ("photo_elevation", None), ("photo_elevation", [22.5]), ("formats", "glb"), ("formats", [3]), ("prompt", 3),
+        ("steps", 0), ("batch_size", 0), ("batch_size", -3), ("dtype", "float8"), ("preset", "x"),
         ("remove_background", 1), ("model", {"a": 1}), ("turntable_size", {}),
     ],
 )  # fmt: skip

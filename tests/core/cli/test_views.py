@@ -1,6 +1,7 @@
 """`views`, `predict`, `convert` and `info` on a small checkpoint, and how they refuse bad input."""
 
 import importlib.util
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -134,7 +135,12 @@ def test_views_of_listed_cameras(views_command: Callable[..., Result], tmp_path:
         ('[{"azimuth_degrees": 3, "elevation_degrees": 90}]', "elevation_degrees must be between"),
         ('[{"azimuth_degrees": 3, "distance": 1e20}]', "nearer than 1e9"),
         ('[{"camera_to_world": [[1,0,0,0],[0,1,0,0],[0,0,1,1],[0,0,0,1]], "focal": 0}]', "focal must be above 0"),
-        ('[{"azimuth_degrees": 3, "distance": 0}]', "distance must be above 0"),
+        ('[{"azimuth_degrees": 3, "distance": 0}]', "c.json, camera 0: distance must be above 0"),
+        ('[{"azimuth_degrees": 3}, {"azimuth_degrees": 3, "elevation_degrees": 90}]', "c.json, camera 1: elevation"),
+        ('[{"azimuth_degrees": 3, "azimuth_degrees": 4}]', "comes twice"),
+        ('[{"camera_to_world": [[-1,0,0,0],[0,1,0,0],[0,0,1,1],[0,0,0,1]]}]', "camera 0: Cameras.camera_to_world"),
+        ('[{"camera_to_world": [[-1,0,0,0],[0,1,0,0],[0,0,1,1],[0,0,0,1]]}]', "one that mirrors"),
+        ('[{"camera_to_world": [[1,0,0,0],[0,1,0,0],[0,0,1,1],[0,0,0,2]]}]', "another last row"),
         ('[{"camera_to_world": [[1, 0, 0]]}]', "4 rows of 4 numbers"),
         ('[{"camera_to_world": [[2,0,0,0],[0,2,0,0],[0,0,2,1],[0,0,0,1]]}]', "must be rigid"),
     ],
@@ -186,6 +192,18 @@ def test_interrupted_views_are_continued(
     result = _upfusion("views", "--resume", "-o", out)
     assert result.exit_code == 0
     assert "finished already" in result.stderr
+
+
+def test_a_damaged_view_is_painted_again(views_command: Callable[..., Result], tmp_path: Path) -> None:
+    assert views_command("--count", 2).exit_code == 0
+    path = tmp_path / "out/views/001.png"
+    whole = path.read_bytes()
+    for content in (whole[:60], b""):
+        path.write_bytes(content)
+        (tmp_path / "out/run.json").write_text(json.dumps(read_run(tmp_path / "out") | {"status": "interrupted"}))
+        result = _upfusion("views", "--resume", "-o", tmp_path / "out")
+        assert result.exit_code == 0, result.output
+        assert np.abs(_pixels(path) - np.array(Image.open(io.BytesIO(whole))).astype(int)).max() <= 1
 
 
 def test_resume_refuses_other_settings_and_photos(

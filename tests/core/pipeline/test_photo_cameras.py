@@ -143,7 +143,7 @@ def test_bad_input_gets_a_sentence(model: UpFusion, scene: SceneEncoding) -> Non
         estimate_photo_cameras(model, replace(scene, views=None), search=SMALL)
     with pytest.raises(InputError, match="encoded by another model"):
         estimate_photo_cameras(model, replace(scene, model_id="other"), search=SMALL)
-    with pytest.raises(InputError, match="elevations_degrees must hold one elevation"):
+    with pytest.raises(InputError, match="elevations_degrees must be one or more numbers"):
         PhotoSearch(elevations_degrees=())
     with pytest.raises(InputError, match=r"PhotoSearch.accept must be between 0.0 and 1.0"):
         PhotoSearch(accept=2.0)

@@ -80,3 +80,31 @@ def test_bad_names_and_steps_get_a_sentence() -> None:
         make_scheduler("ddim", 0)
     with pytest.raises(InputError, match=r"whole number, got 2\.5"):
         make_scheduler("ddim", 2.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "words"),
+    [
+        ("DDIMInverseScheduler", 1, "got 'DDIMInverseScheduler'"),
+        ("DPMSolverMultistepInverseScheduler", 20, "got 'DPMSolverMultistepInverseScheduler'"),
+        ("CogVideoXDPMScheduler", 20, "got 'CogVideoXDPMScheduler'"),
+        ("CogVideoXDDIMScheduler", 20, "whose noise schedule is another"),
+        ("UnCLIPScheduler", 20, "which refuses 20 steps of it"),
+        ("LCMScheduler", 51, "which refuses 51 steps of it"),
+        ("dpm++", 999, "dpm\\+\\+' must go down within 0 and 999, but do not with 999 steps; take fewer"),
+        ("unipc", 999, "within 0 and 999"),
+        ("dpm++", 1000, "within 0 and 999"),
+        ("pndm", 1000, "within 0 and 999"),
+        ("ddpm", 1000, "within 0 and 999"),
+    ],
+)
+def test_what_does_not_denoise_on_this_schedule_gets_a_sentence(name: str, steps: int, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        make_scheduler(name, steps)
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpm++", "LCMScheduler", "euler"])
+def test_schedulers_stay_within_the_table(name: str) -> None:
+    times = make_scheduler(name, 1000 if name == "ddim" else 50).timesteps
+    assert 0 <= times.min() <= times.max() <= 999
+    assert times[0] > times[-1]

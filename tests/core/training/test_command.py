@@ -244,6 +244,8 @@ def test_a_curriculum(config: Path, tmp_path: Path) -> None:
     [
         ("5", "procedural", "--curriculum must be two steps"),
         ("a,b", "procedural", "--curriculum must be two steps"),
+        ("1" * 5000 + ",5", "procedural", "--curriculum must be two steps"),
+        ("0," + "1" * 30, "procedural", "--curriculum must be two steps"),
         ("5,2", "procedural", "curriculum must be the steps"),
         ("2,5", ".", "a curriculum is of procedural objects"),
     ],
@@ -254,3 +256,21 @@ def test_curricula_that_are_refused(config: Path, curriculum: str, data: str, wo
     assert result.exit_code == 2
     assert words in " ".join(result.output.split())
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK"])
+def test_numbers_of_processes(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "abc")
+    result = upfusion("encoder", "--config", "mini", "--data", "procedural", "-o", tmp_path / "out")
+    assert result.exit_code == 2
+    assert f"{name} must be the number of a process, got 'abc'" in " ".join(result.output.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_force_with_wrong_weights_keeps_the_old_run(config: Path, tmp_path: Path) -> None:
+    common = ("encoder", "--config", config, "--data", "procedural", "--device", "cpu", "-o", tmp_path / "out")
+    assert upfusion(*common, "--max-minutes", 0).exit_code == 0
+    (tmp_path / "w.safetensors").write_bytes(b"no weights")
+    before = sorted((tmp_path / "out").rglob("*"))
+    assert upfusion(*common, "--force", "--init", tmp_path / "w.safetensors").exit_code == 2
+    assert sorted((tmp_path / "out").rglob("*")) == before

@@ -108,3 +108,9 @@ def test_sections_and_syntax() -> None:
             TrainConfig.from_json(text, "train.json")
     with pytest.raises(InputError, match="preset"):
         TrainConfig.preset("huge", "encoder")
+
+
+@pytest.mark.parametrize(("name", "value"), [("batch_size", 10**6), ("targets", 10**6), ("validation_batches", 10**12)])
+def test_numbers_that_would_never_end(name: str, value: int) -> None:
+    with pytest.raises(InputError, match=f"{name} must be between"):
+        TrainConfig(train_upsrt=True, **{name: value})
