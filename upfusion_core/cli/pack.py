@@ -160,7 +160,9 @@ def _settings(told: PackOptions, stored: dict[str, Any]) -> dict[str, Any]:
     from ..checks import check_range
 
     unsaid = checked_stored(stored, STORED) or DEFAULTS
-    settings = {name: unsaid.get(name) if value is None else value for name, value in asdict(told).items()}
+    settings: dict[str, Any] = {
+        name: unsaid.get(name) if value is None else value for name, value in asdict(told).items()
+    }
     check_range("--shard-size", settings["shard_size"], *LIMITS["shard_size"])
     if settings["data"] is None:
         raise InputError("something to pack is needed, got none; give procedural, or the folder of a data set")
@@ -215,7 +217,7 @@ def _state(run: Run, objects: int) -> PackState | None:
         content = read_json(path)
         values: dict[str, Any] = {name: content.get(name) if isinstance(content, dict) else None for name in _STATE}
         place, shards, skipped = values.values()
-        whole = is_of_kind(place, int) and is_of_kind(shards, list[dict]) and is_of_kind(skipped, list[list[str]])
+        whole = is_of_kind(place, int) and isinstance(shards, list) and is_of_kind(skipped, list[list[str]])
         if not whole or not 0 <= place <= objects or any(len(entry) != 2 for entry in skipped):
             raise InputError(f"it must hold place, shards and skipped as they were written, got {shown(content)}")
         present = [shard_entry(path, entry) for entry in shards]

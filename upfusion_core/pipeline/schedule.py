@@ -104,7 +104,7 @@ def make_scheduler(name: str, steps: int, device: torch.device | str = "cpu") ->
     return scheduler
 
 
-def _denoises(kind: type) -> bool:
+def _denoises(kind: Any) -> bool:  # noqa: ANN401 - a class of diffusers
     """Whether a scheduler walks from noise to pictures, and its `step` needs no more than any other's."""
     needed = [
         name for name, argument in inspect.signature(kind.step).parameters.items() if argument.default is argument.empty
