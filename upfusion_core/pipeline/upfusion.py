@@ -44,7 +44,9 @@ class UpFusion(Stages):
         self._checkpoint: Checkpoint | None = None
         self._embeddings: dict[str, Tensor] = {}
         self._text_encoder: torch.nn.Module | None = None
-        self._take(build_networks(self.config, device))
+        place = torch.device(device)
+        with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
+            self._take(build_networks(self.config, place))
         for part in (self.dino, self.upsrt, self.controlnet, self.unet, self.vae):
             part.requires_grad_(False).eval()
 
@@ -98,7 +100,8 @@ class UpFusion(Stages):
             if self._checkpoint is not None and self._checkpoint.has_text_encoder:
                 self._text_encoder = load_text_encoder(self._checkpoint)
             elif self._checkpoint is None and self.config.text.hidden_size == self.config.diffusion.context_dim:
-                self._text_encoder = build_text_encoder(self.config.text).requires_grad_(False).eval()
+                with torch.random.fork_rng(devices=[]):
+                    self._text_encoder = build_text_encoder(self.config.text).requires_grad_(False).eval()
         return self._text_encoder
 
     @property

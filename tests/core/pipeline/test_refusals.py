@@ -75,6 +75,14 @@ def test_values_of_other_types(model: UpFusion, scene: SceneEncoding, ask: Ask, 
         ask(model, scene)
 
 
+def test_a_model_of_initial_weights_leaves_torchs_generator_alone() -> None:
+    before = torch.get_rng_state()
+    first, second = (UpFusion(tiny_training.tiny_model()) for _ in range(2))
+    assert first.text is not None
+    assert torch.equal(torch.get_rng_state(), before)
+    assert first.model_id == second.model_id  # both from the same state
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
