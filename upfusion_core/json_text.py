@@ -46,7 +46,7 @@ def to_json(value: object, source: str) -> str:
     except (TypeError, ValueError, RecursionError) as reason:
         why = "it is nested too deeply" if isinstance(reason, RecursionError) else reason
         raise InputError(
-            f"{source} must be what JSON can hold, but is not ({why}); give finite numbers, texts, lists and dictionaries"
+            f"{source} must be what JSON can hold, but is not ({why}); give finite numbers, texts and lists"
         ) from reason
 
 

@@ -120,6 +120,8 @@ class UpFusion(Stages):
             CheckpointError: a prompt is given, but the checkpoint has no text encoder.
             MissingPackageError: CLIP's vocabulary is not installed.
         """
+        if prompt is not None:
+            check_type("prompt", prompt, str)
         return self._embedding(DEFAULT_PROMPT if prompt is None else prompt), self._embedding("")
 
     def _take(self, networks: Networks) -> None:

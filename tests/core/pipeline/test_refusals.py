@@ -68,6 +68,11 @@ Ask = Callable[[UpFusion, SceneEncoding], object]
         (lambda *_: DistillConfig(field=3), "field must be FieldConfig"),
         (lambda *_: estimate_mask(torch.ones(3, 4, 4, dtype=torch.uint8)), "divide 8-bit values by 255"),
         (lambda *_: estimate_mask(torch.ones(3, 0, 4)), "must hold pixels"),
+        (lambda *_: estimate_mask(torch.full((3, 4, 4), 255.0)), r"in \[0, 1\], got \[255, 255\]; divide"),
+        (lambda model, scene: model.condition(scene, CAMERA, None, (TEXT[0], TEXT[0][:5])), "of one length"),
+        (lambda model, scene: model.condition(scene, CAMERA, None, (TEXT[0], TEXT[0][:0])), "must hold numbers"),
+        (lambda model, scene: model.distill(scene, prompt=[]), "prompt must be str, got list"),
+        (lambda model, scene: model.text_embeddings([]), "prompt must be str, got list"),
     ],
 )
 def test_values_of_other_types(model: UpFusion, scene: SceneEncoding, ask: Ask, words: str) -> None:
