@@ -90,6 +90,9 @@ class MeshAsset:
                     f"MeshAsset.{name} must hold floating-point numbers, got {tuple(value.shape)} {value.dtype}; "
                     "call .float() on it"
                 )
+            value = value.float()  # as files have it
+            check_finite(f"MeshAsset.{name} in float32", value)
+            object.__setattr__(self, name, value)
             if name not in ("vertices", "normals") and (value.min() < 0 or value.max() > 1):
                 low, high = float(value.min()), float(value.max())
                 raise InputError(f"MeshAsset.{name} must be in [0, 1], got [{low:.3g}, {high:.3g}]; clamp it")

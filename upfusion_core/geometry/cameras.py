@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -209,6 +210,10 @@ def _numbers(name: str, value: Numbers) -> Tensor:
     """Finite float32 numbers, in whatever form they come."""
     if isinstance(value, Tensor):
         check_values(name, value)
+    elif isinstance(value, bool):
+        raise InputError(f"{name} must be numbers, got {value}; give a number, a list or a tensor")
+    elif isinstance(value, np.ndarray):
+        value = value.tolist()  # torch takes no negative strides, foreign byte orders and objects
     try:
         numbers = torch.as_tensor(value, dtype=torch.float32)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
