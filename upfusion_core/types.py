@@ -106,9 +106,10 @@ def _as_slice(index: SupportsIndex | slice | Tensor, length: int) -> slice | Ten
 
 def _check_rigid(matrices: Tensor) -> None:
     rotation = matrices[:, :3, :3]
-    identity = torch.eye(3, device=matrices.device)
-    drift = (rotation.transpose(1, 2) @ rotation - identity).abs().amax() if len(matrices) else torch.zeros(())
-    bottom = torch.tensor([0.0, 0.0, 0.0, 1.0], device=matrices.device)
+    gram = (rotation[:, :, :, None] * rotation[:, :, None, :]).sum(1)  # no product that autocast would round
+    identity = torch.eye(3, device=matrices.device, dtype=torch.float32)
+    drift = (gram - identity).abs().amax() if len(matrices) else torch.zeros((), dtype=torch.float32)
+    bottom = torch.tensor([0.0, 0.0, 0.0, 1.0], device=matrices.device, dtype=torch.float32)
     if not drift <= 1e-3 or (torch.linalg.det(rotation) < 0).any() or (matrices[:, 3] - bottom).abs().gt(1e-4).any():
         raise InputError(
             "Cameras.camera_to_world must be rigid (a rotation and a translation, last row 0 0 0 1), "

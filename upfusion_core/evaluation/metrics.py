@@ -6,14 +6,13 @@ measures look only inside the bounding rectangle of the true silhouette, where w
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from kornia.metrics import ssim as kornia_ssim
 from torch import Tensor, nn
 
-from ..checks import check_finite, check_shape, check_type, check_unit_range
+from ..checks import check_finite, check_shape, check_unit_range
 from ..errors import InputError
 from ..models.perceptual import PerceptualDistance
 from .haarpsi import haarpsi
@@ -175,7 +174,8 @@ def perceptual_distance(prediction: Tensor, truth: Tensor) -> Tensor:
 def lpips_distance(lpips: PerceptualDistance, prediction: Tensor, truth: Tensor) -> Tensor:
     """(N,) LPIPS of each view; `lpips` is what `models.perceptual.load_lpips` gives, on whatever device."""
     check_pictures(prediction, truth)
-    check_type("lpips", lpips, Callable, "make it with load_lpips")
+    if not callable(lpips):
+        raise InputError(f"lpips must be a network, got {type(lpips).__name__}; make it with load_lpips")
     place = next(lpips.parameters()).device if isinstance(lpips, nn.Module) else truth.device
     pairs = zip(prediction.to(place).split(1), truth.to(place).split(1), strict=True)
     distances = torch.stack([lpips(ours, theirs) for ours, theirs in pairs])  # one at a time: it returns the mean

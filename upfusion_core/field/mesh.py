@@ -196,7 +196,7 @@ def smooth_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     for corner in range(3):
         normals.index_add_(0, faces[:, corner], across)
     length = normals.norm(dim=-1, keepdim=True)
-    return torch.where(length > 1e-12, normals / length.clamp(min=1e-12), torch.tensor([0.0, 1.0, 0.0]))
+    return torch.where(length > 1e-12, normals / length.clamp(min=1e-12), normals.new_tensor([0.0, 1.0, 0.0]))
 
 
 class _Progress:

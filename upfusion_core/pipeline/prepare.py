@@ -73,7 +73,7 @@ def prepare_views(
         colors, mask = _frame(photo, size, margin, crop)
         rgb.append(colors)
         coverage.append(mask)
-    focal = torch.full((len(rgb), 2), REFERENCE_FOCAL)
+    focal = torch.full((len(rgb), 2), REFERENCE_FOCAL, dtype=torch.float32)
     return InputViews(torch.stack(rgb), torch.stack(coverage)[:, None], focal)
 
 

@@ -257,7 +257,7 @@ def test_other_numbers_get_a_sentence() -> None:
         (lambda: mask_iou(mask / 0, mask), "prediction_mask must be finite"),
         (lambda: mask_iou(mask, mask * 1j), "mask must be an ordinary tensor of real numbers, got a complex one"),
         (lambda: box_psnr(GOOD, GOOD, mask.to_sparse()), "mask must be an ordinary tensor"),
-        (lambda: lpips_distance(5, GOOD, GOOD), "lpips must be Callable, got int"),
+        (lambda: lpips_distance(5, GOOD, GOOD), "lpips must be a network, got int"),
         (lambda: lpips_distance(lambda *_: torch.tensor(torch.nan), GOOD, GOOD), "lpips .* must be finite"),
     ):
         with pytest.raises(InputError, match=words):
