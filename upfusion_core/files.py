@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .errors import OutputError
+from .errors import InputError, OutputError
 
 Writing = Callable[[str], AbstractContextManager[Path]]
 """Name of a file -> a temporary path that becomes it when the block ends well."""
@@ -37,6 +37,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         with replacing("out/mesh.glb") as partial:
             partial.write_bytes(data)
     """
+    check_path("path", path)
     path = Path(path)
     check_file_name(path.name, "the name of the file to write")
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
@@ -93,6 +94,12 @@ def check_file_name(name: str, label: str = "a file's name") -> None:
         fault = f"one of {len(name)} letters"
     if fault:
         raise OutputError(f"{label} must be one that every system can write, got {fault}; choose another name")
+
+
+def check_path(name: str, value: object) -> None:
+    """Raises InputError unless `value` names a file or folder: a text that is not empty, or a path."""
+    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str) or not os.fspath(value):
+        raise InputError(f"{name} must be a path, got {value!r:.40}; give the name of a file or folder")
 
 
 def save_tensors(content: dict[str, Any], path: str | os.PathLike[str]) -> None:

@@ -16,7 +16,7 @@ from trimesh.visual import ColorVisuals, TextureVisuals
 from trimesh.visual.material import PBRMaterial, SimpleMaterial
 
 from ..errors import OutputError
-from ..files import replacing
+from ..files import check_path, replacing
 from ..pictures import to_8bit
 from ..srgb import srgb_to_linear
 from .mesh import MeshAsset
@@ -41,6 +41,7 @@ def save_mesh(mesh: MeshAsset, path: str | os.PathLike[str]) -> list[Path]:
     Raises:
         OutputError: another suffix, or a file cannot be written.
     """
+    check_path("path", path)
     path = Path(path)
     files = mesh_files(mesh, path.name)
     with ExitStack() as stack:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..checks import check_type
 from ..errors import CheckpointError, FieldError, InputError, OutputError, UpFusionError
-from ..files import replacing
+from ..files import check_path, replacing
 from ..json_text import parse_json, shown, to_json
 from ..types import Cameras
 from .hashgrid import GridConfig
@@ -90,6 +90,7 @@ def load_field(path: str | os.PathLike[str], *, device: torch.device | str = "cp
         CheckpointError: the file is missing, truncated or something else, its tensors do not fit its configuration, or
             hold values that are not finite.
     """
+    check_path("path", path)
     path = Path(path)
     if not os.path.isfile(path):  # unlike pathlib's, also false for names that no file can have
         raise CheckpointError(f"{path} is not a file; give a field that a reconstruction wrote (.safetensors)")

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..checks import check_type
 from ..errors import InputError, OutputError
-from ..files import made_folder, replacing, save_tensors, write_json
+from ..files import check_path, made_folder, replacing, save_tensors, write_json
 from ..json_text import to_json
 from ..types import OnStep
 from .checkpoints import (
@@ -80,6 +80,7 @@ def convert(
     if facts is not None:
         check_type("facts", facts, Mapping, "names and values, as JSON has them")
         to_json(dict(facts), "facts")
+    check_path("destination", destination)
     checkpoint = open_checkpoint(source)
     destination = Path(destination)
     if destination.suffix == ".safetensors":

@@ -207,7 +207,9 @@ class Stages(ABC):
         check_type("generator", generator, torch.Generator, "such as torch.Generator().manual_seed(0)")
         prepared = self.prepare(cond, guidance) if isinstance(cond, ViewConditioning) else cond
         shape = (len(rgb), *self.prior.latent_shape)
-        posterior, noise = (torch.randn(shape, generator=generator, device=generator.device) for _ in range(2))
+        posterior, noise = (
+            torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float32) for _ in range(2)
+        )
         result = denoise_from(
             self.prior, rgb, prepared, index, noise=noise, posterior_noise=posterior, guidance=guidance, steps=steps
         )

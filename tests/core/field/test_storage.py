@@ -115,6 +115,13 @@ def test_what_no_file_could_give_back_is_not_written(field: RadianceField, tmp_p
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("path", [None, 5, True, b"x", ""])
+def test_what_is_no_path_is_refused(field: RadianceField, path: object) -> None:
+    for ask in (field.save, load_field):
+        with pytest.raises(InputError, match="path must be a path, got"):
+            ask(path)
+
+
 def test_making_and_loading_a_field_leaves_torchs_generator_alone(field: RadianceField, tmp_path: Path) -> None:
     field.save(tmp_path / "field.safetensors")
     before = torch.get_rng_state()
