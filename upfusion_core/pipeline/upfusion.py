@@ -44,7 +44,7 @@ class UpFusion(Stages):
         self._checkpoint: Checkpoint | None = None
         self._embeddings: dict[str, Tensor] = {}
         self._text_encoder: torch.nn.Module | None = None
-        place = torch.device(device)
+        place = torch.device("meta") if str(device) == "meta" else _existing_device(device)
         with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
             self._take(build_networks(self.config, place))
         for part in (self.dino, self.upsrt, self.controlnet, self.unet, self.vae):
@@ -176,4 +176,8 @@ def _existing_device(device: torch.device | str) -> torch.device:
         raise InputError(
             f"this machine has no {device} device that torch can use; choose cpu, or install another torch"
         )
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, ImportError, NotImplementedError) as error:  # torch is built without it
+        raise InputError(f"this machine has no {device} device that torch can use; choose cpu") from error
     return device

@@ -62,6 +62,8 @@ Ask = Callable[[UpFusion, SceneEncoding], object]
         (lambda *_: UpFusion(3), "config must be ModelConfig, got int; or its JSON form"),
         (lambda *_: UpFusion.load(3), "path must name weights, got 3"),
         (lambda *_: UpFusion.load("mini", device="toaster"), "device must be one of torch's"),
+        (lambda *_: UpFusion.load("mini", device="vulkan"), "no vulkan device that torch can use"),
+        (lambda *_: UpFusion(tiny_training.tiny_model(), device="hpu"), "no hpu device that torch can use"),
         (lambda *_: UpFusion.load("mini", device="meta"), "device must hold values, got meta"),
         (lambda *_: make_scheduler(3, 1), "scheduler must be str"),
         (lambda *_: DistillConfig(schedule=3), "schedule must be"),
