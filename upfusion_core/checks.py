@@ -13,6 +13,9 @@ from .errors import InputError
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """Floating-point precisions that torch computes with everywhere."""
 
+UNIT_SLACK = 1e-3
+"""How far pictures and masks may reach out of [0, 1]: the rounding of sums of weights, and of half precision."""
+
 
 def check_shape(name: str, tensor: Tensor, shape: Sequence[int | str], hint: str = "") -> None:
     """Raises InputError unless `tensor` has `shape`, in which a word stands for any size.
@@ -26,6 +29,8 @@ def check_shape(name: str, tensor: Tensor, shape: Sequence[int | str], hint: str
     Example: `check_shape("rgb", rgb, ("V", 3, 256, 256))`.
     """
     check_type(name, tensor, Tensor, hint)
+    if tensor.is_nested:  # it has no shape to ask for
+        check_values(name, tensor)
     fits = tensor.ndim == len(shape) and all(
         isinstance(want, str) or want == got for want, got in zip(shape, tensor.shape, strict=True)
     )
@@ -65,6 +70,21 @@ def check_finite(name: str, tensor: Tensor) -> None:
         raise InputError(
             f"{name} must be finite, got {count} NaN or infinite values of {tensor.numel()}; check its source"
         )
+
+
+def check_unit_range(name: str, tensor: Tensor, hint: str) -> None:
+    """Raises InputError unless `tensor` holds floating-point numbers in [0, 1], but for what rounding adds.
+
+    Args:
+        hint: a clause that says what to do with other values.
+    """
+    check_finite(name, tensor)
+    if not tensor.is_floating_point():
+        raise InputError(f"{name} must be floating point, got {tensor.dtype}; {hint}")
+    if tensor.numel():
+        low, high = (end.item() for end in torch.aminmax(tensor.detach()))
+        if low < -UNIT_SLACK or high > 1 + UNIT_SLACK:
+            raise InputError(f"{name} must be in [0, 1], got [{low:.3g}, {high:.3g}]; {hint}")
 
 
 def peak(tensor: Tensor) -> float:

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .errors import CheckpointError, OutputError
+from .errors import CheckpointError, InputError, OutputError
 
 Writing = Callable[[str], AbstractContextManager[Path]]
 """Name of a file -> a temporary path that becomes it when the block ends well."""
@@ -38,6 +38,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         with replacing("out/mesh.glb") as partial:
             partial.write_bytes(data)
     """
+    check_path("path", path)
     path = Path(path)
     check_target(path)
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
@@ -150,6 +151,12 @@ def check_weights_name(path: Path) -> None:
         str(path).encode("utf-8")
     except UnicodeEncodeError as error:
         raise CheckpointError(f"a file of weights must have a UTF-8 name, got {str(path)!a:.300}; rename it") from error
+
+
+def check_path(name: str, value: object) -> None:
+    """Raises InputError unless `value` names a file or folder: a text that is not empty, or a path."""
+    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str) or not os.fspath(value):
+        raise InputError(f"{name} must be a path, got {value!r:.40}; give the name of a file or folder")
 
 
 def save_tensors(content: dict[str, Any], path: str | os.PathLike[str]) -> None:

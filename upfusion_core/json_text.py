@@ -48,6 +48,17 @@ def read_json(path: str | os.PathLike[str], error: type[UpFusionError] = InputEr
     return parse_json(text, str(path), error)
 
 
+def to_json(value: object, source: str) -> str:
+    """`value` as JSON text that `parse_json` reads; `source` says what it is in the message."""
+    try:
+        return json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as reason:
+        why = "it is nested too deeply" if isinstance(reason, RecursionError) else reason
+        raise InputError(
+            f"{source} must be what JSON can hold, but is not ({why}); give finite numbers, texts and lists"
+        ) from reason
+
+
 def shown(value: object, most: int = 60) -> str:
     """`value` as JSON for a message, cut short; whatever it is."""
     try:

@@ -103,7 +103,9 @@ def resize_pictures(pictures: Tensor, size: int) -> Tensor:
     """(N, C, H, W) in [0, 1] -> (N, C, size, size), bicubic without aliasing; unchanged where it has that size."""
     if pictures.shape[-2:] == (size, size):
         return pictures
-    return interpolate(pictures, size=(size, size), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
+    wide = pictures.to(torch.promote_types(pictures.dtype, torch.float32))  # torch has no half-precision resizing
+    resized = interpolate(wide, size=(size, size), mode="bicubic", align_corners=False, antialias=True)
+    return resized.clamp(0, 1).to(pictures.dtype)
 
 
 def contact_sheet(rgb: Tensor, columns: int | None = None) -> Tensor:

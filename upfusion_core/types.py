@@ -7,14 +7,14 @@ Camera axes: +X right, +Y up, looking along -Z (glTF's). Images are channels-fir
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import SupportsIndex
 
 import torch
 from torch import Tensor
 
-from .checks import check_finite, check_shape, check_type, check_values, peak
+from .checks import check_finite, check_shape, check_type, check_unit_range, check_values, peak
 from .errors import InputError
 
 REFERENCE_FOCAL = 4.5
@@ -81,8 +81,12 @@ class Cameras:
         return Cameras(self.camera_to_world.to(device), self.focal.to(device), self.principal.to(device))
 
     @staticmethod
-    def concatenate(parts: list[Cameras]) -> Cameras:
+    def concatenate(parts: Iterable[Cameras]) -> Cameras:
         """All cameras of `parts`, in order."""
+        check_type("parts", parts, Iterable, "such as a list of Cameras")
+        parts = list(parts)
+        for part in parts:
+            check_type("each of parts", part, Cameras, "make some with orbit_cameras")
         if not parts:
             raise InputError("expected cameras to put together, got none; make some with orbit_cameras")
         return Cameras(
@@ -102,9 +106,10 @@ def _as_slice(index: SupportsIndex | slice | Tensor, length: int) -> slice | Ten
 
 def _check_rigid(matrices: Tensor) -> None:
     rotation = matrices[:, :3, :3]
-    identity = torch.eye(3, device=matrices.device)
-    drift = (rotation.transpose(1, 2) @ rotation - identity).abs().amax() if len(matrices) else torch.zeros(())
-    bottom = torch.tensor([0.0, 0.0, 0.0, 1.0], device=matrices.device)
+    gram = (rotation[:, :, :, None] * rotation[:, :, None, :]).sum(1)  # no product that autocast would round
+    identity = torch.eye(3, device=matrices.device, dtype=torch.float32)
+    drift = (gram - identity).abs().amax() if len(matrices) else torch.zeros((), dtype=torch.float32)
+    bottom = torch.tensor([0.0, 0.0, 0.0, 1.0], device=matrices.device, dtype=torch.float32)
     fault = ""
     if not drift <= 1e-3:
         fault = f"a rotation part that is off by {float(drift):.3g}; remove scale and shear"
@@ -148,18 +153,15 @@ class InputViews:
             raise InputError(f"expected 1 to {MAX_PHOTOS} photos, got {views}; choose the most different views")
         if height != width:
             raise InputError(f"InputViews.rgb must be square, got {height} x {width}; use prepare_views")
-        for name in ("rgb", "mask", "focal"):
-            value = getattr(self, name)
-            check_finite(f"InputViews.{name}", value)
-            if not value.is_floating_point():
-                raise InputError(f"InputViews.{name} must be floating point, got {value.dtype}; use prepare_views")
         if not height:
             raise InputError("InputViews.rgb must hold pixels, got none; use prepare_views")
-        if self.rgb.min() < -1e-4 or self.rgb.max() > 1 + 1e-4:
-            low, high = float(self.rgb.min()), float(self.rgb.max())
-            raise InputError(
-                f"InputViews.rgb must be in [0, 1], got [{low:.3g}, {high:.3g}]; divide 8-bit photos by 255"
-            )
+        for name in ("rgb", "mask"):
+            check_unit_range(f"InputViews.{name}", getattr(self, name), "divide 8-bit photos by 255")
+        check_finite("InputViews.focal", self.focal)
+        if not self.focal.is_floating_point():
+            raise InputError(f"InputViews.focal must be floating point, got {self.focal.dtype}; use prepare_views")
+        if not (self.focal > 0).all():
+            raise InputError(f"InputViews.focal must be above 0, got {float(self.focal.min()):.3g}; use prepare_views")
 
     def __len__(self) -> int:
         return self.rgb.shape[0]
@@ -187,6 +189,8 @@ class SceneEncoding:
     def __post_init__(self) -> None:
         check_shape("SceneEncoding.tokens", self.tokens, ("V·P", "C"))
         check_finite("SceneEncoding.tokens", self.tokens)
+        if not self.tokens.numel():
+            raise InputError(f"SceneEncoding.tokens must hold tokens, got {tuple(self.tokens.shape)}; use encode")
         check_type("SceneEncoding.reference", self.reference, Cameras, "use orbit_cameras")
         if self.views is not None:
             check_type("SceneEncoding.views", self.views, InputViews, "use prepare_views")
@@ -224,14 +228,12 @@ class ViewConditioning:
             check_shape("ViewConditioning.ray_maps", ray_map, (count, 6, "s", "s"))
             check_finite("ViewConditioning.ray_maps", ray_map)
         check_finite("ViewConditioning.hint", self.hint)
-        check_finite("ViewConditioning.tokens", self.tokens)
-        for name in ("text", "unconditional_text"):
-            text = getattr(self, name)
-            if text is not None:
-                check_finite(f"ViewConditioning.{name}", text)
-                check_shape(f"ViewConditioning.{name}", text, ("L", "W") if text.ndim == 2 else (count, "L", "W"))
-        if self.tokens.ndim not in (2, 3):
-            raise InputError(f"ViewConditioning.tokens must be (N, C) or (Q, N, C), got {tuple(self.tokens.shape)}")
+        for name in ("tokens", "text", "unconditional_text"):
+            value = getattr(self, name)
+            if value is not None:
+                _check_groups(f"ViewConditioning.{name}", value, count)
+        if self.text is not None and self.unconditional_text is not None:
+            check_lengths("ViewConditioning.text", self.text, self.unconditional_text)
         object.__setattr__(self, "ray_maps", tuple(self.ray_maps))
 
     def __len__(self) -> int:
@@ -264,6 +266,24 @@ class ViewConditioning:
         )
 
 
+def check_lengths(name: str, text: Tensor, unconditional: Tensor) -> None:
+    """Raises InputError unless both texts, (L, W) or (Q, L, W), are of one length: they run in one batch."""
+    if text.shape[-2] != unconditional.shape[-2]:
+        raise InputError(
+            f"{name} and its unconditional one must be of one length, got {tuple(text.shape)} and "
+            f"{tuple(unconditional.shape)}; pad the shorter one"
+        )
+
+
+def _check_groups(name: str, value: Tensor, count: int) -> None:
+    """Raises InputError unless `value` is (N, C), shared by `count` cameras, or (count, N, C), and holds numbers."""
+    check_type(name, value, Tensor)
+    check_finite(name, value)
+    check_shape(name, value, ("N", "C") if value.ndim == 2 else (count, "N", "C"), "or (N, C) for all cameras")
+    if not value.numel():
+        raise InputError(f"{name} must hold numbers, got {tuple(value.shape)}; leave it as condition made it")
+
+
 @dataclass(frozen=True, eq=False)
 class NovelViews:
     """Generated pictures. rgb: (Q, 3, S, S) in [0, 1]; cameras: the Q cameras they show."""
@@ -274,7 +294,7 @@ class NovelViews:
     def __post_init__(self) -> None:
         check_type("NovelViews.cameras", self.cameras, Cameras, "use orbit_cameras")
         check_shape("NovelViews.rgb", self.rgb, (len(self.cameras), 3, "S", "S"), "one picture a camera")
-        check_finite("NovelViews.rgb", self.rgb)
+        check_unit_range("NovelViews.rgb", self.rgb, "divide 8-bit pictures by 255")
 
 
 @dataclass(frozen=True, eq=False)
@@ -294,8 +314,9 @@ class RenderedViews:
         count, _, height, width = self.rgb.shape
         check_shape("RenderedViews.opacity", self.opacity, (count, 1, height, width))
         check_shape("RenderedViews.depth", self.depth, (count, 1, height, width))
-        for name in ("rgb", "opacity", "depth"):
-            check_finite(f"RenderedViews.{name}", getattr(self, name))
+        for name in ("rgb", "opacity"):
+            check_unit_range(f"RenderedViews.{name}", getattr(self, name), "clamp it")
+        check_finite("RenderedViews.depth", self.depth)
 
 
 OnStep = Callable[[int, int, Callable[[], Tensor] | None], None]

@@ -18,6 +18,14 @@ def test_shape_message_names_what_was_expected_what_came_and_what_to_do() -> Non
         check_shape("rgb", [1, 2], ("V",))
 
 
+def test_nested_tensors_have_no_shape_to_check() -> None:
+    nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)
+    with pytest.raises(InputError, match="x must be an ordinary tensor of real numbers, got a nested one"):
+        check_shape("x", nested, ("N", 3))
+    with pytest.raises(InputError, match="in the layout _mkldnn"):
+        check_finite("x", torch.ones(2, 2).to_mkldnn())
+
+
 def test_finite_counts_what_is_not() -> None:
     check_finite("x", torch.zeros(3))
     with pytest.raises(InputError, match="got 2 NaN or infinite values of 3"):

@@ -42,6 +42,10 @@ def test_other_sizes() -> None:
     torch.testing.assert_close(resize_pictures(torch.full((1, 1, 6, 8), 0.25), 4), torch.full((1, 1, 4, 4), 0.25))
     checked = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).repeat(4, 4)[None, None]
     assert (resize_pictures(checked, 2) - 0.5).abs().max() < 0.05  # without aliasing
+    assert resize_pictures(checked.half(), 2).dtype == torch.float16
+    torch.testing.assert_close(
+        resize_pictures(checked.half(), 2).float(), resize_pictures(checked, 2), atol=1e-3, rtol=0
+    )
     larger = resize_pictures(checked, 32)
     assert (larger.min(), larger.max()) == (0, 1)  # bicubic overshoots, and is cut
 

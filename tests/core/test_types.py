@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -17,6 +19,41 @@ from upfusion_core.errors import InputError
 
 def make_views(count: int = 2, size: int = 4) -> InputViews:
     return InputViews(torch.rand(count, 3, size, size), torch.ones(count, 1, size, size), torch.full((count, 2), 4.5))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda views: replace(views, mask=views.mask * 7), r"InputViews.mask must be in \[0, 1\], got \[7, 7\]"),
+        (lambda views: replace(views, mask=views.mask * -3), r"InputViews.mask must be in \[0, 1\]"),
+        (lambda views: replace(views, focal=-views.focal), "InputViews.focal must be above 0, got -4.5"),
+        (lambda views: NovelViews(views.rgb * 255, orbit_cameras([0, 90])), "divide 8-bit pictures by 255"),
+        (lambda views: NovelViews(views.rgb.byte(), orbit_cameras([0, 90])), "floating point, got torch.uint8"),
+        (lambda views: NovelViews(-views.rgb, orbit_cameras([0, 90])), r"NovelViews.rgb must be in \[0, 1\]"),
+        (
+            lambda views: RenderedViews(views.rgb, views.mask * 2, views.mask),
+            r"opacity must be in \[0, 1\], got \[2, 2",
+        ),
+        (lambda views: SceneEncoding(torch.ones(0, 8), orbit_cameras(0)), r"must hold tokens, got \(0, 8\)"),
+        (
+            lambda views: replace(make_conditioning(), tokens=torch.ones(0, 3)),
+            r"tokens must hold numbers, got \(0, 3\)",
+        ),
+        (lambda views: replace(make_conditioning(), tokens=torch.ones(3, 5, 3)), r"tokens must be \(2, N, C\)"),
+        (lambda views: replace(make_conditioning(), text=torch.ones(5, 3)), "must be of one length"),
+        (lambda views: replace(make_conditioning(), text=torch.ones(0, 3)), "text must hold numbers"),
+        (lambda views: Cameras.concatenate([1]), "each of parts must be Cameras, got int"),
+        (lambda views: Cameras.concatenate(5), "parts must be Iterable, got int"),
+    ],
+)
+def test_values_out_of_range_are_refused(make, words: str) -> None:  # noqa: ANN001
+    with pytest.raises(InputError, match=words):
+        make(make_views())
+
+
+def test_cameras_of_a_generator_are_all_taken() -> None:
+    cameras = orbit_cameras([0, 30, 60])
+    assert torch.equal(Cameras.concatenate(iter(cameras)).camera_to_world, cameras.camera_to_world)
 
 
 def make_conditioning() -> ViewConditioning:
@@ -133,9 +170,9 @@ def test_scenes_conditions_and_pictures_of_other_types() -> None:
     for values, words in (
         ((hint, maps, tokens, None), "cameras must be Cameras"),
         ((hint, 3, tokens, camera), "ray_maps must be Sequence"),
-        ((hint, maps, tokens, camera, torch.ones(3)), r"text must be \(1, L, W\), got \(3,\)"),
+        ((hint, maps, tokens, camera, torch.ones(3)), r"text must be \(1, N, C\), got \(3,\)"),
         ((hint / 0, maps, tokens, camera), "hint must be finite"),
-        ((hint, maps, torch.ones(3), camera), r"tokens must be \(N, C\) or \(Q, N, C\), got \(3,\)"),
+        ((hint, maps, torch.ones(3), camera), r"tokens must be \(1, N, C\), got \(3,\)"),
     ):
         with pytest.raises(InputError, match=words):
             ViewConditioning(*values)

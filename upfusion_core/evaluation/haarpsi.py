@@ -72,7 +72,7 @@ def _halved_yiq(picture: Tensor) -> Tensor:
 def _haar(picture: Tensor, scale: int, axis: int) -> Tensor:
     """(N, 1, H, W) -> magnitudes of the Haar wavelet of width 2^scale that steps along `axis`."""
     width = 2**scale
-    kernel = torch.full((width, width), 1 / width, device=picture.device)
+    kernel = torch.full((width, width), 1 / width, device=picture.device, dtype=torch.float32)
     kernel.narrow(axis, width // 2, width // 2).neg_()
     before, after = width // 2 - 1, width // 2
     padded = F.pad(picture, (before, after, before, after))

@@ -12,7 +12,7 @@ import torch
 from kornia.metrics import ssim as kornia_ssim
 from torch import Tensor, nn
 
-from ..checks import check_finite, check_shape
+from ..checks import check_finite, check_shape, check_unit_range
 from ..errors import InputError
 from ..models.perceptual import PerceptualDistance
 from .haarpsi import haarpsi
@@ -132,6 +132,8 @@ def mask_iou(prediction_mask: Tensor, mask: Tensor) -> Tensor:
     """(N,) intersection over union of two silhouettes (N, 1, H, W) cut at 0.5; 1 where both are empty."""
     check_shape("prediction_mask", prediction_mask, ("N", 1, "H", "W"))
     check_shape("mask", mask, tuple(prediction_mask.shape), "both silhouettes must have one shape")
+    check_finite("prediction_mask", prediction_mask)
+    check_finite("mask", mask)
     ours, theirs = prediction_mask > 0.5, mask > 0.5
     union = (ours | theirs).sum((1, 2, 3))
     return torch.where(union > 0, (ours & theirs).sum((1, 2, 3)) / union.clamp(min=1), 1.0)
@@ -172,14 +174,19 @@ def perceptual_distance(prediction: Tensor, truth: Tensor) -> Tensor:
 def lpips_distance(lpips: PerceptualDistance, prediction: Tensor, truth: Tensor) -> Tensor:
     """(N,) LPIPS of each view; `lpips` is what `models.perceptual.load_lpips` gives, on whatever device."""
     check_pictures(prediction, truth)
+    if not callable(lpips):
+        raise InputError(f"lpips must be a network, got {type(lpips).__name__}; make it with load_lpips")
     place = next(lpips.parameters()).device if isinstance(lpips, nn.Module) else truth.device
     pairs = zip(prediction.to(place).split(1), truth.to(place).split(1), strict=True)
-    return torch.stack([lpips(ours, theirs) for ours, theirs in pairs]).to(truth)  # one at a time: it returns the mean
+    distances = torch.stack([lpips(ours, theirs) for ours, theirs in pairs])  # one at a time: it returns the mean
+    check_finite("lpips (of these pictures)", distances)
+    return distances.to(truth)
 
 
 def silhouette_boxes(mask: Tensor, truth: Tensor) -> Tensor:
     """(N, 1, H, W) silhouettes -> (N, 1, H, W) bool, True in the bounding rectangle of what is above 0.5."""
     check_shape("mask", mask, (len(truth), 1, *truth.shape[-2:]), "one true silhouette a view, of the pictures' size")
+    check_finite("mask", mask)
     solid = mask > 0.5
     empty = (~solid.flatten(1).any(1)).nonzero()[:, 0].tolist()
     if empty:
@@ -197,14 +204,12 @@ def check_pictures(prediction: Tensor, truth: Tensor) -> None:
     if not len(truth):
         raise InputError("expected at least one view to measure, got 0; give some cameras")
     for name, picture in (("prediction", prediction), ("truth", truth)):
-        check_finite(name, picture)
-        if picture.min() < -1e-4 or picture.max() > 1 + 1e-4:
-            low, high = float(picture.min()), float(picture.max())
-            raise InputError(f"{name} must be in [0, 1], got [{low:.3g}, {high:.3g}]; clamp it, or divide by 255")
+        check_unit_range(name, picture, "clamp it, or divide by 255")
 
 
 def _decibels(squared_error: Tensor) -> Tensor:
-    return -10 * squared_error.clamp(min=10 ** (-PSNR_LIMIT / 10)).log10()
+    wide = torch.promote_types(squared_error.dtype, torch.float32)  # half precision takes the limit for 0
+    return -10 * squared_error.to(wide).clamp(min=10 ** (-PSNR_LIMIT / 10)).log10()
 
 
 def _box_mean(values: Tensor, inside: Tensor) -> Tensor:

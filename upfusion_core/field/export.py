@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import trimesh
 from PIL import Image
 from torch import Tensor
@@ -15,7 +16,7 @@ from trimesh.visual import ColorVisuals, TextureVisuals
 from trimesh.visual.material import PBRMaterial, SimpleMaterial
 
 from ..errors import OutputError
-from ..files import replacing
+from ..files import check_path, replacing
 from ..pictures import to_8bit
 from ..srgb import srgb_to_linear
 from .mesh import MeshAsset
@@ -40,6 +41,7 @@ def save_mesh(mesh: MeshAsset, path: str | os.PathLike[str]) -> list[Path]:
     Raises:
         OutputError: another suffix, or a file cannot be written.
     """
+    check_path("path", path)
     path = Path(path)
     files = mesh_files(mesh, path.name)
     with ExitStack() as stack:
@@ -96,7 +98,7 @@ def _obj(mesh: MeshAsset, name: str) -> dict[str, bytes]:
             image=_picture(mesh.texture), name=_library_name(name),
             diffuse=_WHITE, ambient=_BLACK, specular=_BLACK, glossiness=1.0,
         )  # fmt: skip
-        visual = TextureVisuals(uv=mesh.uvs.cpu().numpy(), material=material)
+        visual = TextureVisuals(uv=_array(mesh.uvs), material=material)
         library = f"{material.name}.mtl"
     else:
         visual, library = ColorVisuals(vertex_colors=to_8bit(mesh.vertex_colors)), None
@@ -115,11 +117,11 @@ def _obj(mesh: MeshAsset, name: str) -> dict[str, bytes]:
 def _glb(mesh: MeshAsset) -> bytes:
     if mesh.uvs is not None and mesh.texture is not None:
         material = PBRMaterial(baseColorTexture=_picture(mesh.texture), metallicFactor=0.0, roughnessFactor=1.0)
-        solid = _trimesh(mesh, TextureVisuals(uv=mesh.uvs.cpu().numpy(), material=material))
+        solid = _trimesh(mesh, TextureVisuals(uv=_array(mesh.uvs), material=material))
     else:
         solid = _trimesh(mesh, None)
         # floats, because eight bits of linear light are too few for what is dark
-        solid.vertex_attributes[_COLOR] = srgb_to_linear(mesh.vertex_colors.detach().cpu()).numpy()
+        solid.vertex_attributes[_COLOR] = _array(srgb_to_linear(mesh.vertex_colors))
     content: bytes = trimesh.exchange.gltf.export_glb(
         trimesh.Scene(solid), include_normals=mesh.normals is not None, tree_postprocessor=_make_unlit
     )
@@ -143,12 +145,17 @@ def _make_unlit(tree: dict[str, Any]) -> None:
 
 def _trimesh(mesh: MeshAsset, visual: ColorVisuals | TextureVisuals | None) -> trimesh.Trimesh:
     return trimesh.Trimesh(
-        vertices=mesh.vertices.detach().cpu().numpy(),
-        faces=mesh.faces.cpu().numpy(),
-        vertex_normals=None if mesh.normals is None else mesh.normals.detach().cpu().numpy(),
+        vertices=_array(mesh.vertices),
+        faces=_array(mesh.faces),
+        vertex_normals=None if mesh.normals is None else _array(mesh.normals),
         visual=visual,
         process=False,  # merging vertices would part them from their colours
     )
+
+
+def _array(values: Tensor) -> np.ndarray:
+    array: np.ndarray = values.detach().cpu().resolve_neg().numpy()
+    return array
 
 
 def _picture(texture: Tensor) -> Image.Image:

@@ -92,6 +92,9 @@ class MeshAsset:
                     f"MeshAsset.{name} must hold floating-point numbers, got {tuple(value.shape)} {value.dtype}; "
                     "call .float() on it"
                 )
+            value = value.float()  # as files have it
+            check_finite(f"MeshAsset.{name} in float32", value)
+            object.__setattr__(self, name, value)
             if name not in ("vertices", "normals") and (value.min() < 0 or value.max() > 1):
                 low, high = float(value.min()), float(value.max())
                 raise InputError(f"MeshAsset.{name} must be in [0, 1], got [{low:.3g}, {high:.3g}]; clamp it")
@@ -195,7 +198,7 @@ def smooth_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     for corner in range(3):
         normals.index_add_(0, faces[:, corner], across)
     length = normals.norm(dim=-1, keepdim=True)
-    return torch.where(length > 1e-12, normals / length.clamp(min=1e-12), torch.tensor([0.0, 1.0, 0.0]))
+    return torch.where(length > 1e-12, normals / length.clamp(min=1e-12), normals.new_tensor([0.0, 1.0, 0.0]))
 
 
 class _Progress:

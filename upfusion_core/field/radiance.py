@@ -123,12 +123,14 @@ class RadianceField(nn.Module):
             generator: source of the initial values; seed 0 unless given.
         """
         super().__init__()
-        self.config = config = config or FieldConfig()
+        self.config = config = FieldConfig() if config is None else config
+        check_type("config", config, FieldConfig)
         generator = generator or torch.Generator().manual_seed(0)
         extent = config.half_extent
         self.register_buffer("aabb", torch.tensor([[-extent] * 3, [extent] * 3]), persistent=False)
         self.grid = HashGrid(config.grid, generator=generator, backend=config.backend)
-        self.mlp = nn.ModuleList(ops.Linear(inputs, outputs) for inputs, outputs in pairwise(config.widths))
+        with torch.random.fork_rng(devices=[]):  # layers draw a start of their own, which is overwritten
+            self.mlp = nn.ModuleList(ops.Linear(inputs, outputs) for inputs, outputs in pairwise(config.widths))
         for layer in self.mlp:
             _initialize(layer, generator)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..checks import check_count, check_finite, check_range, check_type
+from ..checks import check_count, check_range, check_type, check_unit_range, check_values
 from ..errors import InputError
 from ..geometry import camera_rays
 from ..memory import Chunk
@@ -206,7 +206,7 @@ def render_views(
         chunk = CPU_RAYS if aabb.device.type == "cpu" else RAYS
     for name, value, most in (("size", height, MAX_SIDE), ("size", width, MAX_SIDE), ("chunk", chunk, 2**30)):
         check_count(name, value, 1, most)
-    check_finite("background", _background(background, aabb))
+    check_unit_range("background", _background(background, aabb), "1.0 is white")
     cameras = cameras.to(aabb.device)
     rays = camera_rays(cameras, height, width)
     origins, directions = rays.origins.reshape(-1, 3), rays.directions.reshape(-1, 3)
@@ -248,6 +248,8 @@ def _offsets(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | 
 
 
 def _background(background: Tensor | float, like: Tensor) -> Tensor:
+    if isinstance(background, Tensor):
+        check_values("background", background)
     try:
         color = torch.as_tensor(background, dtype=like.dtype, device=like.device)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,15 +13,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..checks import check_type
 from ..errors import CheckpointError, FieldError, InputError, OutputError, UpFusionError
-from ..files import check_weights_name, replacing
-from ..json_text import parse_json, shown
+from ..files import check_path, check_weights_name, replacing
+from ..json_text import parse_json, shown, to_json
 from ..types import Cameras
 from .hashgrid import GridConfig
 from .radiance import FieldConfig, RadianceField
 
 FORMAT = "upfusion_field"
 """Metadata key under which the JSON stands."""
+
+_LONGEST_TEXT = 50_000_000
+"""Letters of that JSON; safetensors takes headers of 100 MB, in which quotes and backslashes are doubled."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,14 +58,25 @@ def save_field(
     _check_finite(tensors, FieldError, "the field was not saved: it")
     config = asdict(field.config)
     del config["backend"]  # of the machine that wrote it; every one can read it
+    if settings is not None:
+        check_type("settings", settings, Mapping, "names and values, as JSON has them")
     described = {"version": 1, "config": config, "cameras": None, "settings": dict(settings or {})}
     if cameras is not None:
+        check_type("cameras", cameras, Cameras, "those that the field was fitted to")
+        if not len(cameras):
+            raise InputError("cameras must hold at least one camera, got none; leave them out")
         described["cameras"] = {
             name: getattr(cameras, name).cpu().tolist() for name in ("camera_to_world", "focal", "principal")
         }
+    text = to_json(described, "the field's settings")
+    if len(text) > _LONGEST_TEXT:
+        raise InputError(
+            f"the field's settings and cameras must take at most {_LONGEST_TEXT} letters as JSON, got {len(text)}; "
+            "leave some out"
+        )
     with replacing(path) as partial:
         try:
-            save_file(tensors, partial, metadata={FORMAT: json.dumps(described)})
+            save_file(tensors, partial, metadata={FORMAT: text})
         except SafetensorError as error:  # how the library reports what the disk says
             raise OutputError(
                 f"{path} could not be written ({error}); free some space or choose another place"
@@ -76,6 +90,7 @@ def load_field(path: str | os.PathLike[str], *, device: torch.device | str = "cp
         CheckpointError: the file is missing, truncated or something else, its tensors do not fit its configuration, or
             hold values that are not finite.
     """
+    check_path("path", path)
     path = Path(path)
     check_weights_name(path)
     if not os.path.isfile(path):  # unlike pathlib's, also false for names that no file can have

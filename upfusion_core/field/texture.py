@@ -52,11 +52,11 @@ class SurfaceColor:
         before the surface counts by what it hides, what lies deep by what is left. Where hardly any light is stopped,
         the densest parts count. Looks count by the cosine of their tilt.
         """
-        edges = torch.tensor(EDGES) * self.unit
+        edges = torch.tensor(EDGES, dtype=torch.float32) * self.unit
         depths, lengths = (edges[1:] + edges[:-1]) / 2, edges.diff()
         device = self.field.aabb.device
         tilted = TILTED if self.oblique else 0
-        weights = torch.tensor([1.0] + [math.cos(math.radians(TILT_DEGREES))] * tilted)
+        weights = torch.tensor([1.0] + [math.cos(math.radians(TILT_DEGREES))] * tilted, dtype=torch.float32)
         weights /= weights.sum()
 
         def look(part: slice) -> Tensor:
@@ -66,7 +66,7 @@ class SurfaceColor:
             mixed: Tensor = (seen.unflatten(0, directions.shape[:2]) * weights[:, None]).sum(1)
             return mixed
 
-        found = torch.empty(len(points), 3)
+        found = torch.empty(len(points), 3, dtype=torch.float32)
         done = 0
         for colors in self.chunk.map(look, len(points), each=len(depths) * len(weights)):
             found[done : done + len(colors)] = colors
@@ -87,7 +87,7 @@ def view_directions(normals: Tensor, tilted: int) -> Tensor:
     across = torch.zeros_like(normals).scatter_(1, normals.abs().argmin(1, keepdim=True), 1.0)
     right = torch.nn.functional.normalize(torch.linalg.cross(normals, across), dim=-1)
     sides = torch.stack([right, torch.linalg.cross(normals, right)], dim=1)
-    turns = 2 * math.pi * torch.arange(tilted) / max(tilted, 1)
+    turns = 2 * math.pi * torch.arange(tilted, dtype=torch.float32) / max(tilted, 1)
     aside = torch.stack([turns.cos(), turns.sin()], dim=-1) @ sides
     tilt = math.radians(TILT_DEGREES)
     return torch.cat([normals[:, None], math.cos(tilt) * normals[:, None] + math.sin(tilt) * aside], dim=1)
@@ -111,7 +111,7 @@ def bake(
     Args:
         vertices, normals, uvs: (P, 3), (P, 3) and (P, 2), v = 0 at the bottom; faces: (F, 3).
     """
-    texture = torch.zeros(3, size * size)
+    texture = torch.zeros(3, size * size, dtype=torch.float32)
     covered = torch.zeros(size * size, dtype=torch.bool)
     screen = torch.stack([uvs[:, 0], 1 - uvs[:, 1]], dim=-1).double() * size
     share = 0.0

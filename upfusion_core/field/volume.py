@@ -63,7 +63,7 @@ def sample_density(
     Raises:
         FieldError: it is not finite somewhere.
     """
-    volume = torch.empty(shape)
+    volume = torch.empty(shape, dtype=torch.float32)
     everywhere = torch.ones(shape[1:], dtype=torch.bool)
     for index in range(shape[0]):
         volume[index] = _layer(field, low, spacing, index, everywhere, chunk).reshape(shape[1:])
@@ -100,7 +100,7 @@ def sample_heights(
     heights = torch.empty(shape, dtype=torch.float16)
     for index in range(shape[0]):
         wanted = _finer(active[index // step], step, shape)
-        layer = torch.where(_finer(inside[index // step], step, shape), SPREAD, -SPREAD)
+        layer = torch.where(_finer(inside[index // step], step, shape), SPREAD, -SPREAD).float()
         density = _layer(field, low, spacing, index, wanted, chunk)
         layer[wanted] = height_of(density, level)
         heights[index] = layer
@@ -160,7 +160,7 @@ def _layer(field: RadianceField, low: Tensor, spacing: float, index: int, wanted
     x = torch.full_like(places[:, :1], index)
     points = low + spacing * torch.cat([x, places], dim=1)
     if not len(points):
-        return torch.empty(0)
+        return torch.empty(0, dtype=torch.float32)
     density = torch.cat(list(chunk.map(lambda part: field.density(points[part]), len(points))))
     if not torch.isfinite(density).all():
         raise FieldError(

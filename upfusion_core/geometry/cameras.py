@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -76,7 +77,7 @@ def look_at(
     if (right.norm(dim=-1) < 1e-5).any():
         raise InputError("`up` must not run along the line of sight; choose another up vector for this camera")
     right = torch.nn.functional.normalize(right, dim=-1)
-    matrices = torch.zeros(len(centers), 4, 4, device=centers.device)
+    matrices = torch.zeros(len(centers), 4, 4, device=centers.device, dtype=torch.float32)
     above = torch.nn.functional.normalize(torch.linalg.cross(backward, right), dim=-1)
     matrices[:, :3, :4] = torch.stack([right, above, backward, centers], dim=-1)
     matrices[:, 3, 3] = 1
@@ -136,7 +137,7 @@ def random_cameras(
     """
     check_count("count", count, 1, 10**6)
     check_type("generator", generator, torch.Generator, "such as torch.Generator().manual_seed(0)")
-    draws = torch.rand(3, count, generator=generator, device=generator.device).cpu()
+    draws = torch.rand(3, count, generator=generator, device=generator.device, dtype=torch.float32).cpu()
     named = {"azimuth_degrees": azimuth_degrees, "elevation_degrees": elevation_degrees, "distance": distance}
     values = []
     for draw, (name, ends) in zip(draws, named.items(), strict=True):
@@ -167,10 +168,14 @@ def cameras_from_matrices(
     if matrices.ndim != 3 or matrices.shape[1:] not in ((3, 4), (4, 4)):
         raise InputError(f"matrices must be (N, 4, 4) or (N, 3, 4) camera-to-world, got {tuple(matrices.shape)}")
     signs = {"gltf": (1, 1, 1), "opencv": (1, -1, -1), "pytorch3d": (-1, 1, -1)}[axes]
-    full = torch.zeros(len(matrices), 4, 4, device=matrices.device)
+    full = torch.zeros(len(matrices), 4, 4, device=matrices.device, dtype=torch.float32)
     full[:, :3] = matrices[:, :3].float()
     full[:, :3, :3] *= torch.tensor(signs, dtype=torch.float32, device=matrices.device)
-    full[:, 3] = matrices[:, 3] if matrices.shape[1] == 4 else torch.tensor([0.0, 0, 0, 1], device=matrices.device)
+    full[:, 3] = (
+        matrices[:, 3]
+        if matrices.shape[1] == 4
+        else torch.tensor([0.0, 0, 0, 1], device=matrices.device, dtype=torch.float32)
+    )
     cameras = _with_focal(full, focal)
     return cameras if principal is None else Cameras(cameras.camera_to_world, cameras.focal, principal)
 
@@ -185,7 +190,9 @@ def _with_focal(matrices: Tensor, focal: Numbers) -> Cameras:
             f"focal must be one number or one a camera, got {tuple(value.shape)} for {len(matrices)} cameras; "
             "give one number"
         )
-    return Cameras(matrices, value.expand(shape).clone(), torch.zeros(shape, device=matrices.device))
+    return Cameras(
+        matrices, value.expand(shape).clone(), torch.zeros(shape, device=matrices.device, dtype=torch.float32)
+    )
 
 
 def _broadcast(**values: Numbers) -> list[Tensor]:
@@ -209,6 +216,10 @@ def _numbers(name: str, value: Numbers) -> Tensor:
     """Finite float32 numbers, in whatever form they come."""
     if isinstance(value, Tensor):
         check_values(name, value)
+    elif isinstance(value, bool):
+        raise InputError(f"{name} must be numbers, got {value}; give a number, a list or a tensor")
+    elif isinstance(value, np.ndarray):
+        value = value.tolist()  # torch takes no negative strides, foreign byte orders and objects
     try:
         numbers = torch.as_tensor(value, dtype=torch.float32)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:

@@ -22,16 +22,16 @@ NETWORK_AXES = (-1.0, 1.0, -1.0)
 
 def camera_rays(cameras: Cameras, height: int, width: int) -> Rays:
     """(N, H, W, 3) rays through pixel centres, as rendering wants them; row-major, first pixel top left."""
-    x = torch.linspace(1 - 1 / width, -1 + 1 / width, width, device=cameras.device)
-    y = torch.linspace(1 - 1 / height, -1 + 1 / height, height, device=cameras.device)
+    x = torch.linspace(1 - 1 / width, -1 + 1 / width, width, device=cameras.device, dtype=torch.float32)
+    y = torch.linspace(1 - 1 / height, -1 + 1 / height, height, device=cameras.device, dtype=torch.float32)
     return _rays_through(cameras, x, y)
 
 
 def grid_rays(cameras: Cameras, height: int, width: int) -> Rays:
     """(N, H, W, 3) rays whose end points lie on the image border, as UpSRT is queried."""
     # upstream: corner-aligned grid (golden: cameras.grid_ndc_xy)
-    x = torch.linspace(1, -1, width, device=cameras.device)
-    y = torch.linspace(1, -1, height, device=cameras.device)
+    x = torch.linspace(1, -1, width, device=cameras.device, dtype=torch.float32)
+    y = torch.linspace(1, -1, height, device=cameras.device, dtype=torch.float32)
     return _rays_through(cameras, x, y)
 
 
@@ -41,8 +41,8 @@ def patch_rays(rows: int, columns: int, device: torch.device | str = "cpu", foca
     Poses are unknown, so every photo gets the same rays: those of a camera at the origin without rotation, through the
     top-left corner of each patch (golden: cameras.patch_rays_identity).
     """
-    x = torch.linspace(1, -1, columns + 1, device=device)[:-1]
-    y = torch.linspace(1, -1, rows + 1, device=device)[:-1]
+    x = torch.linspace(1, -1, columns + 1, device=device, dtype=torch.float32)[:-1]
+    y = torch.linspace(1, -1, rows + 1, device=device, dtype=torch.float32)[:-1]
     grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
     directions = torch.stack([grid_x / focal, grid_y / focal, torch.ones_like(grid_x)], dim=-1).reshape(-1, 3)
     return Rays(torch.zeros_like(directions), normalize(directions, dim=-1))
@@ -68,7 +68,7 @@ def project(points: Tensor, camera: Cameras) -> tuple[Tensor, Tensor]:
     local = (points - matrix[:3, 3]) @ matrix[:3, :3]
     ahead = -local[..., 2:]
     divisor = torch.where(ahead.abs() < 1e-8, torch.full_like(ahead, 1e-8), ahead)
-    flat = local[..., :2] * torch.tensor([-1.0, 1.0], device=local.device) / divisor
+    flat = local[..., :2] * torch.tensor([-1.0, 1.0], device=local.device, dtype=torch.float32) / divisor
     return flat * camera.focal[0] + camera.principal[0], local.norm(dim=-1) * ahead[..., 0].sign()
 
 
@@ -89,8 +89,8 @@ def to_reference_frame(rays: Rays, reference: Cameras) -> Rays:
     axes = (-1,) + (1,) * (rays.origins.ndim - 2)  # references stand along the leading axis
     distance = _reference_distances(reference).to(matrices.device).reshape(*axes, 1)
     rotation, center = matrices[:, :3, :3].reshape(*axes, 3, 3), matrices[:, :3, 3].reshape(*axes, 3)
-    flip = torch.tensor(NETWORK_AXES, device=matrices.device)
-    ahead = torch.tensor([0.0, 0.0, 1.0], device=matrices.device)
+    flip = torch.tensor(NETWORK_AXES, device=matrices.device, dtype=torch.float32)
+    ahead = torch.tensor([0.0, 0.0, 1.0], device=matrices.device, dtype=torch.float32)
     offsets = torch.einsum("...i,...ij->...j", rays.origins - center, rotation) / distance
     directions = torch.einsum("...i,...ij->...j", rays.directions, rotation) * flip
     return Rays((offsets + ahead) * flip, directions)
@@ -105,12 +105,14 @@ def reference_plucker(cameras: Cameras, reference: Cameras, size: int) -> Tensor
     """
     distance = _reference_distances(reference).cpu()
     views, first = (_world_to_camera(some.camera_to_world.cpu(), distance) for some in (cameras, reference))
-    ahead = _translations(torch.tensor([[0.0, 0, 1]]))  # of photo 1's camera lies the frame's origin
+    ahead = _translations(
+        torch.tensor([[0.0, 0, 1]], dtype=torch.float32)
+    )  # of photo 1's camera lies the frame's origin
     views = ahead @ torch.linalg.inv(first) @ views  # networks' frame -> camera
     back = torch.zeros_like(views)
     back[:, :3, :3], back[:, 3, 3] = views[:, :3, :3], 1
     back = _translations(-views[:, 3, :3]) @ torch.linalg.inv(back)
-    axis = torch.linspace(1, -1, size)
+    axis = torch.linspace(1, -1, size, dtype=torch.float32)
     grid = torch.stack(torch.meshgrid(axis, axis, indexing="ij")[::-1], dim=-1).reshape(1, -1, 2)  # x, y
     points = torch.cat([grid, torch.ones_like(grid)], dim=-1).expand(len(cameras), -1, -1)
     points = points @ (torch.linalg.inv(_projections(cameras.to("cpu"))) @ back)
@@ -132,7 +134,7 @@ def _reference_distances(reference: Cameras) -> Tensor:
 
 def _world_to_camera(matrices: Tensor, unit: Tensor) -> Tensor:
     """(N, 4, 4) for row vectors, from the world, measured in `unit`, to cameras with the networks' axes."""
-    rotation = matrices[:, :3, :3] * torch.tensor(NETWORK_AXES)
+    rotation = matrices[:, :3, :3] * torch.tensor(NETWORK_AXES, dtype=torch.float32)
     result = _translations(-(matrices[:, None, :3, 3] @ rotation)[:, 0] / unit[:, None])
     result[:, :3, :3] = rotation
     return result
@@ -140,14 +142,14 @@ def _world_to_camera(matrices: Tensor, unit: Tensor) -> Tensor:
 
 def _translations(offsets: Tensor) -> Tensor:
     """(N, 3) -> (N, 4, 4) for row vectors."""
-    result = torch.eye(4).repeat(len(offsets), 1, 1)
+    result = torch.eye(4, dtype=torch.float32).repeat(len(offsets), 1, 1)
     result[:, 3, :3] = offsets
     return result
 
 
 def _projections(cameras: Cameras) -> Tensor:
     """(N, 4, 4) for row vectors, camera axes -> (x, y, 1 / depth)."""
-    result = torch.zeros(len(cameras), 4, 4)
+    result = torch.zeros(len(cameras), 4, 4, dtype=torch.float32)
     result[:, 0, 0], result[:, 1, 1] = cameras.focal.unbind(-1)
     result[:, 2, :2], result[:, 2, 3], result[:, 3, 2] = cameras.principal, 1, 1
     return result

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from ..files import BUNDLED_NAME, bundled_path
+from ..files import BUNDLED_NAME, bundled_path, check_path
 from ..json_text import parse_json, read_json, shown
 from .config import MAX_LAYERS, MODEL_ID, ModelConfig
 from .dino_names import hub_names
@@ -126,6 +126,7 @@ def weights_path(weights: str | Path) -> Path:
                 "this version bundles no model yet; give a folder of weights or a merged .safetensors"
             )
         return path
+    check_path("the path of weights", weights)
     path = Path(weights)
     if weights == "":  # its path would be the current folder
         raise CheckpointError("weights need a name, got none; give mini, a folder or a merged .safetensors file")

@@ -16,8 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import check_type
 from ..errors import InputError, OutputError
-from ..files import made_folder, replacing, save_tensors, write_json
+from ..files import check_path, made_folder, replacing, save_tensors, write_json
+from ..json_text import to_json
 from ..types import OnStep
 from .checkpoints import (
     CONFIG_KEY,
@@ -75,6 +77,10 @@ def convert(
     """
     if dtype not in (None, torch.float16, torch.bfloat16, torch.float32):
         raise InputError(f"dtype must be float16, bfloat16 or float32, got {dtype}")
+    if facts is not None:
+        check_type("facts", facts, Mapping, "names and values, as JSON has them")
+        to_json(dict(facts), "facts")
+    check_path("destination", destination)
     checkpoint = open_checkpoint(source)
     destination = Path(destination)
     if destination.suffix == ".safetensors":
@@ -121,7 +127,7 @@ def _write_merged(checkpoint: Checkpoint, path: Path, dtype: torch.dtype | None,
 
 def _metadata(config: ModelConfig, model_id: str, facts: Mapping[str, Any]) -> dict[str, str]:
     metadata = {CONFIG_KEY: json.dumps({**config.to_dict(), MODEL_ID: model_id}), "format": "pt"}
-    return metadata | ({FACTS_KEY: json.dumps(facts)} if facts else {})
+    return metadata | ({FACTS_KEY: to_json(dict(facts), "facts")} if facts else {})
 
 
 def _write_tensors(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..checks import check_finite, check_shape, check_type
+from ..checks import check_shape, check_type
 from ..errors import InputError
 from ..field.radiance import RadianceField
 from ..pictures import resize_pictures
@@ -81,15 +81,17 @@ def distill(
         views = None if views is None else _checked(views, model.image_size)
         run = Run(
             model=model,
-            scene=replace(scene, tokens=scene.tokens.clone()),
+            scene=replace(scene, tokens=scene.tokens.detach().clone(), reference=_detached(scene.reference)),
             config=config,
-            text=(text[0].clone(), text[1].clone()),
+            text=(text[0].detach().clone(), text[1].detach().clone()),
             seed=seed,
             on_step=on_step,
             path=None if checkpoint is None else Path(checkpoint),
             fingerprint=run_fingerprint(scene, config, seed, text, views, photo_cameras),
             views=views,
-            photo_cameras=photo_cameras,
+            photo_cameras=(
+                None if photo_cameras is None else replace(photo_cameras, cameras=_detached(photo_cameras.cameras))
+            ),
         )
         runs = {DraftSchedule: distill_draft, FastSchedule: distill_fast, ReferenceSchedule: distill_reference}
         field = runs[type(config.schedule)](run)
@@ -122,5 +124,10 @@ def _checked(views: NovelViews, size: int) -> NovelViews:
     check_shape("views.rgb", views.rgb, (len(views.cameras), 3, "S", "S"), "one square picture a camera")
     if not len(views.cameras):
         raise InputError("views must hold one picture or more, got 0; leave them out to begin from predictions")
-    check_finite("views.rgb", views.rgb)
-    return NovelViews(resize_pictures(views.rgb.float().cpu().clone(), size), views.cameras.to("cpu"))
+    rgb = views.rgb.detach().float().cpu().clone()
+    return NovelViews(resize_pictures(rgb, size), _detached(views.cameras).to("cpu"))
+
+
+def _detached(cameras: Cameras) -> Cameras:
+    """The cameras outside of autograd, whose graph of them would be walked only once."""
+    return Cameras(cameras.camera_to_world.detach(), cameras.focal.detach(), cameras.principal.detach())

@@ -15,7 +15,7 @@ from ..memory import Chunk
 from ..models.dino import DinoKeys
 from ..models.upsrt import UpSRT
 from ..pictures import resize_pictures
-from ..types import REFERENCE_FOCAL, Cameras, InputViews, SceneEncoding, ViewConditioning
+from ..types import REFERENCE_FOCAL, Cameras, InputViews, SceneEncoding, ViewConditioning, check_lengths
 
 FOCAL_TOLERANCE = 1.2
 """Ratio to the trained focal length beyond which a warning is due."""
@@ -124,6 +124,9 @@ def check_text(text: tuple[Tensor, Tensor], width: int) -> tuple[Tensor, Tensor]
         check_finite(f"text_embeddings, {name}", value)
         shape = ("L", width) if value.ndim == 2 else ("Q", "L", width)
         check_shape(f"text_embeddings, {name}", value, shape)
+        if not value.numel():
+            raise InputError(f"text_embeddings, {name} must hold numbers, got {tuple(value.shape)}; give 77 rows")
+    check_lengths("text_embeddings", *text)
     return text
 
 

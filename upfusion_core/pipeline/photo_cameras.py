@@ -120,7 +120,7 @@ def _estimated(
         scores.append(match.score)
         accepted.append(match.accepted)
         tell()
-    return PhotoCameras(Cameras.concatenate(found), torch.tensor(accepted), torch.tensor(scores))
+    return PhotoCameras(Cameras.concatenate(found), torch.tensor(accepted), torch.tensor(scores, dtype=torch.float32))
 
 
 def _photos(scene: SceneEncoding) -> InputViews:

@@ -193,12 +193,13 @@ def refined(
     """
     deviations = torch.tensor(
         [math.radians(search.turn_degrees)] * 2
-        + [math.radians(search.roll_degrees), search.stretch, search.shift, search.shift]
+        + [math.radians(search.roll_degrees), search.stretch, search.shift, search.shift],
+        dtype=torch.float32,
     )
     with torch.enable_grad():
-        moved = torch.zeros(6, requires_grad=True)  # in standard deviations
+        moved = torch.zeros(6, requires_grad=True, dtype=torch.float32)  # in standard deviations
         optimizer = torch.optim.Adam([moved], lr=search.learning_rate / math.radians(search.turn_degrees))
-        best, left, found = math.inf, math.inf, torch.zeros(6)
+        best, left, found = math.inf, math.inf, torch.zeros(6, dtype=torch.float32)
         for step in range(search.steps + 1):
             seen = render(_pose(start, moved * deviations, focal), search.fine_size)
             difference = relative_difference(seen, shrunk(photo, search.fine_size).to(seen))[0].cpu()
@@ -233,5 +234,5 @@ def _pose(start: Tensor, moved: Tensor, focal: float) -> Cameras:
     right, up = cos_r * right + sin_r * up, cos_r * up - sin_r * right
     distance = moved[3].exp()
     center = distance * (backward + (moved[4] * right + moved[5] * up) / focal)
-    matrix = torch.cat([torch.stack([right, up, backward, center], dim=1), torch.tensor([[0.0, 0, 0, 1]])])
-    return Cameras(matrix[None], torch.full((1, 2), focal), torch.zeros(1, 2))
+    matrix = torch.cat([torch.stack([right, up, backward, center], dim=1), moved.new_tensor([[0.0, 0, 0, 1]])])
+    return Cameras(matrix[None], moved.new_full((1, 2), focal), moved.new_zeros(1, 2))

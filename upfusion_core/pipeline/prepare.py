@@ -13,7 +13,7 @@ from skimage.measure import label
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from ..checks import check_count, check_finite, check_range, check_shape
+from ..checks import check_count, check_range, check_shape, check_unit_range
 from ..data.framing import FRAME_MARGIN, Box, bounds, squared
 from ..errors import InputError, MissingPackageError, PhotoError
 from ..types import MAX_PHOTOS, REFERENCE_FOCAL, InputViews
@@ -73,7 +73,7 @@ def prepare_views(
         colors, mask = _frame(photo, size, margin, crop)
         rgb.append(colors)
         coverage.append(mask)
-    focal = torch.full((len(rgb), 2), REFERENCE_FOCAL)
+    focal = torch.full((len(rgb), 2), REFERENCE_FOCAL, dtype=torch.float32)
     return InputViews(torch.stack(rgb), torch.stack(coverage)[:, None], focal)
 
 
@@ -83,12 +83,9 @@ def estimate_mask(rgb: Tensor) -> Tensor:
     Small white places inside the object (eyes, highlights) count as object, large ones (under a handle) do not.
     """
     check_shape("rgb", rgb, (3, "H", "W"), "one picture, channels first")
-    check_finite("rgb", rgb)
-    if not rgb.is_floating_point() or not rgb.numel():
-        raise InputError(
-            f"rgb must hold pixels as floating-point numbers in [0, 1], got {tuple(rgb.shape)} {rgb.dtype}; "
-            "divide 8-bit values by 255"
-        )
+    if not rgb.numel():
+        raise InputError(f"rgb must hold pixels, got {tuple(rgb.shape)}; give a picture")
+    check_unit_range("rgb", rgb, "divide 8-bit values by 255")
     darkness = 1 - rgb.detach().cpu().float().amin(dim=0)
     mask = ((darkness - _WHITE_ENOUGH) / (_SURELY_OBJECT - _WHITE_ENOUGH)).clamp(0, 1)
     places = label((mask < 0.5).numpy(), connectivity=1)  # 0 is the object; the others are white places

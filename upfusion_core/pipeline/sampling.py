@@ -136,7 +136,9 @@ def repaint_steps(level: float, steps: int) -> int:
 def _noise(prior: DiffusionPrior, seeds: Sequence[int]) -> tuple[Tensor, list[torch.Generator]]:
     """(Q, 4, s, s) standard normal, and the generators it came from, one a view."""
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    return torch.stack([torch.randn(prior.latent_shape, generator=generator) for generator in generators]), generators
+    shape = prior.latent_shape
+    draws = [torch.randn(shape, generator=generator, dtype=torch.float32) for generator in generators]
+    return torch.stack(draws), generators
 
 
 class _Progress:

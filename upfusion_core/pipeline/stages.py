@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..checks import check_finite, check_range, check_shape, check_type
+from ..checks import check_finite, check_range, check_shape, check_type, check_unit_range
 from ..errors import InputError
 from ..geometry.cameras import REFERENCE_ELEVATION_DEGREES, reference_camera
 from ..models.config import ModelConfig
@@ -112,8 +112,6 @@ class Stages(ABC):
         """
         if prompt is not None and text_embeddings is not None:
             raise InputError("give a prompt or text_embeddings, not both")
-        if prompt is not None:
-            check_type("prompt", prompt, str)
         text = text_embeddings if text_embeddings is not None else self.text_embeddings(prompt)
         return condition_views(
             self.upsrt,
@@ -204,12 +202,14 @@ class Stages(ABC):
         The generator draws first the posterior's noise, then the latents'.
         """
         check_shape("rgb", rgb, ("Q", 3, self.image_size, self.image_size), "pictures of the model's size")
-        check_finite("rgb", rgb)
+        check_unit_range("rgb", rgb, "divide 8-bit pictures by 255")
         check_range("guidance", guidance, 0.0, 1000.0)
         check_type("generator", generator, torch.Generator, "such as torch.Generator().manual_seed(0)")
         prepared = self.prepare(cond, guidance) if isinstance(cond, ViewConditioning) else cond
         shape = (len(rgb), *self.prior.latent_shape)
-        posterior, noise = (torch.randn(shape, generator=generator, device=generator.device) for _ in range(2))
+        posterior, noise = (
+            torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float32) for _ in range(2)
+        )
         result = denoise_from(
             self.prior, rgb, prepared, index, noise=noise, posterior_noise=posterior, guidance=guidance, steps=steps
         )

@@ -44,7 +44,9 @@ class UpFusion(Stages):
         self._checkpoint: Checkpoint | None = None
         self._embeddings: dict[str, Tensor] = {}
         self._text_encoder: torch.nn.Module | None = None
-        self._take(build_networks(self.config, device))
+        place = torch.device("meta") if str(device) == "meta" else _existing_device(device)
+        with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
+            self._take(build_networks(self.config, place))
         for part in (self.dino, self.upsrt, self.controlnet, self.unet, self.vae):
             part.requires_grad_(False).eval()
 
@@ -98,7 +100,8 @@ class UpFusion(Stages):
             if self._checkpoint is not None and self._checkpoint.has_text_encoder:
                 self._text_encoder = load_text_encoder(self._checkpoint)
             elif self._checkpoint is None and self.config.text.hidden_size == self.config.diffusion.context_dim:
-                self._text_encoder = build_text_encoder(self.config.text).requires_grad_(False).eval()
+                with torch.random.fork_rng(devices=[]):
+                    self._text_encoder = build_text_encoder(self.config.text).requires_grad_(False).eval()
         return self._text_encoder
 
     @property
@@ -117,6 +120,8 @@ class UpFusion(Stages):
             CheckpointError: a prompt is given, but the checkpoint has no text encoder.
             MissingPackageError: CLIP's vocabulary is not installed.
         """
+        if prompt is not None:
+            check_type("prompt", prompt, str)
         return self._embedding(DEFAULT_PROMPT if prompt is None else prompt), self._embedding("")
 
     def _take(self, networks: Networks) -> None:
@@ -171,4 +176,8 @@ def _existing_device(device: torch.device | str) -> torch.device:
         raise InputError(
             f"this machine has no {device} device that torch can use; choose cpu, or install another torch"
         )
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, ImportError, NotImplementedError) as error:  # torch is built without it
+        raise InputError(f"this machine has no {device} device that torch can use; choose cpu") from error
     return device

@@ -243,6 +243,27 @@ def test_other_pictures_get_a_sentence(prediction: Tensor, truth: Tensor, words:
             measure(prediction, truth)
 
 
+def test_half_precision_pictures_have_a_finite_psnr() -> None:
+    mask = torch.ones(1, 1, 16, 16)
+    for dtype in (torch.float16, torch.bfloat16):
+        measures = measure_views(GOOD[:1].to(dtype), GOOD[:1].to(dtype), mask)
+        assert measures["psnr"].item() == measures["box_psnr"].item() == 100
+
+
+def test_other_numbers_get_a_sentence() -> None:
+    mask = torch.ones(len(GOOD), 1, 16, 16)
+    for measured, words in (
+        (lambda: psnr(GOOD.byte(), GOOD.byte()), "prediction must be floating point, got torch.uint8"),
+        (lambda: mask_iou(mask / 0, mask), "prediction_mask must be finite"),
+        (lambda: mask_iou(mask, mask * 1j), "mask must be an ordinary tensor of real numbers, got a complex one"),
+        (lambda: box_psnr(GOOD, GOOD, mask.to_sparse()), "mask must be an ordinary tensor"),
+        (lambda: lpips_distance(5, GOOD, GOOD), "lpips must be a network, got int"),
+        (lambda: lpips_distance(lambda *_: torch.tensor(torch.nan), GOOD, GOOD), "lpips .* must be finite"),
+    ):
+        with pytest.raises(InputError, match=words):
+            measured()
+
+
 def test_other_masks_get_a_sentence() -> None:
     mask = torch.ones(2, 1, 16, 16)
     mask[1] = 0

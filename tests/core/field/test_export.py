@@ -13,7 +13,7 @@ import trimesh
 from PIL import Image
 
 from upfusion_core.data.surface import read_surface
-from upfusion_core.errors import OutputError
+from upfusion_core.errors import InputError, OutputError
 from upfusion_core.field.export import UNLIT
 from upfusion_core.field.mesh import MeshAsset
 
@@ -54,6 +54,25 @@ def test_vertex_colours(tmp_path: Path, suffix: str, grey: float) -> None:
     for vertex, color in zip(MESH.vertices.numpy(), [[grey] * 3, [255, 0, 0], [0, 255, 0], [0, 0, 255]], strict=True):
         nearest = np.abs(found.vertices - vertex).sum(1).argmin()
         assert np.abs(colors[nearest] - color).max() <= (0.01 if suffix == "glb" else 1)
+
+
+@pytest.mark.parametrize("suffix", ["glb", "obj", "ply", "stl"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_any_precision_is_written_as_float32(tmp_path: Path, suffix: str, dtype: torch.dtype) -> None:
+    uvs = torch.rand(4, 2).to(dtype).requires_grad_()
+    normals = torch.complex(torch.ones(4, 3), -torch.ones(4, 3)).conj().imag  # its minus is a bit
+    assert normals.is_neg()
+    mesh = MeshAsset(
+        MESH.vertices.to(dtype), MESH.faces, MESH.vertex_colors.to(dtype), uvs, torch.zeros(3, 4, 4).to(dtype), normals
+    )
+    mesh.save(tmp_path / f"mesh.{suffix}")
+    found = trimesh.load(tmp_path / f"mesh.{suffix}", force="mesh")
+    np.testing.assert_allclose(found.bounds, [[0, 0, 0], [1, 2, 3]], atol=1e-6)
+
+
+def test_vertices_beyond_float32_are_refused() -> None:
+    with pytest.raises(InputError, match=r"MeshAsset.vertices in float32 must be finite"):
+        MeshAsset(MESH.vertices.double() * 1e300, MESH.faces, MESH.vertex_colors)
 
 
 def _textured(texture: torch.Tensor) -> MeshAsset:

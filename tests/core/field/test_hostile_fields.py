@@ -142,7 +142,7 @@ def test_a_header_of_a_claimed_length(stored: Path, tmp_path: Path, length: int)
         load_field(tmp_path / "field.safetensors")
 
 
-@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", ""])
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b"])
 def test_names_that_no_file_has(name: str) -> None:
     with pytest.raises(CheckpointError, match="is not a file"):
         load_field(name)

@@ -166,6 +166,9 @@ def test_background_colours() -> None:
     assert render_rays(_fog(1.0), rays, BOX, background=RED).rgb.tolist() == [[1, 0, 0]]
     with pytest.raises(InputError, match="background must be"):
         render_rays(_fog(1.0), rays, BOX, background=torch.ones(2))
+    for value in (255, -1, 1e38, [1.0, 2.0, 1.0]):
+        with pytest.raises(InputError, match=r"background must be in \[0, 1\]"):
+            render_views(_fog(1.0), BOX, orbit_cameras(0), 2, background=value)
 
 
 def test_empty_space_is_not_asked_for() -> None:

@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from upfusion_core.errors import CheckpointError, FieldError
+from upfusion_core.errors import CheckpointError, FieldError, InputError
 from upfusion_core.field.fitting import FitConfig, fit_views
 from upfusion_core.field.hashgrid import GridConfig
 from upfusion_core.field.radiance import FieldConfig, RadianceField
@@ -95,6 +95,39 @@ def test_a_damaged_or_missing_file_is_refused(field: RadianceField, tmp_path: Pa
         load_field(path)
     with pytest.raises(CheckpointError, match="not a file"):
         load_field(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"settings": {"loss": float("nan")}}, "settings must be what JSON can hold"),
+        ({"settings": {"folder": Path("a")}}, "settings must be what JSON can hold"),
+        ({"settings": {(1, 2): 3}}, "settings must be what JSON can hold"),
+        ({"settings": 5}, "settings must be Mapping, got int"),
+        ({"settings": {"note": "a" * 50_000_001}}, "must take at most 50000000 letters"),
+        ({"cameras": orbit_cameras([0])[:0]}, "at least one camera"),
+        ({"cameras": [0]}, "cameras must be Cameras"),
+    ],
+)
+def test_what_no_file_could_give_back_is_not_written(field: RadianceField, tmp_path: Path, given, message) -> None:  # noqa: ANN001
+    with pytest.raises(InputError, match=message):
+        field.save(tmp_path / "field.safetensors", **given)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("path", [None, 5, True, b"x", ""])
+def test_what_is_no_path_is_refused(field: RadianceField, path: object) -> None:
+    for ask in (field.save, load_field):
+        with pytest.raises(InputError, match="path must be a path, got"):
+            ask(path)
+
+
+def test_making_and_loading_a_field_leaves_torchs_generator_alone(field: RadianceField, tmp_path: Path) -> None:
+    field.save(tmp_path / "field.safetensors")
+    before = torch.get_rng_state()
+    RadianceField(TINY)
+    load_field(tmp_path / "field.safetensors")
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_frozen_field_can_be_fitted_further(field: RadianceField, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from golden_files import golden, golden_cameras, worst
@@ -18,6 +19,14 @@ from upfusion_core.geometry import (
     reference_camera,
 )
 from upfusion_core.types import Cameras
+
+
+@pytest.mark.parametrize(
+    "degrees",
+    [np.array([90.0, 0.0])[::-1], np.array([0, 90], dtype=">i4"), np.array([0.0, 90.0], dtype=object)],
+)
+def test_arrays_of_any_memory_layout(degrees: np.ndarray) -> None:
+    assert torch.equal(orbit_cameras(degrees).camera_to_world, orbit_cameras([0.0, 90.0]).camera_to_world)
 
 
 def test_focal_and_field_of_view() -> None:
@@ -144,6 +153,9 @@ def test_bad_cameras_get_a_sentence(call: object, words: str) -> None:
         (lambda: look_at(torch.ones(2, 3), focal=torch.ones(2, 3)), "focal must be one number or one a camera"),
         (lambda: orbit_cameras([[1], [2, 3]]), "azimuth_degrees must be numbers"),
         (lambda: orbit_cameras(10**400), "azimuth_degrees must be numbers"),
+        (lambda: orbit_cameras(True), "azimuth_degrees must be numbers, got True"),
+        (lambda: orbit_cameras(1 + 2j), "azimuth_degrees must be numbers"),
+        (lambda: orbit_cameras(np.array([1 + 2j])), "azimuth_degrees must be numbers"),
         (lambda: random_cameras(10**7, generator=torch.Generator()), "count must be between 1 and 1000000"),
         (lambda: random_cameras(1, generator=3), "generator must be Generator, got int"),
         (lambda: random_cameras(1, generator=torch.Generator(), distance=(1, 2, 3)), r"distance must be \(2\)"),

@@ -96,6 +96,14 @@ def test_cancelling_leaves_nothing(small_weights: Path, tmp_path: Path) -> None:
 def test_bad_requests_get_a_sentence(small_weights: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="dtype"):
         convert(small_weights, tmp_path / "x.safetensors", dtype=torch.int8)
+    for facts in ({"loss": float("nan")}, {"folder": tmp_path}, 5):
+        with pytest.raises(InputError, match="facts must be"):
+            convert(small_weights, tmp_path / "x.safetensors", facts=facts)
+    for wrong in ("", None, 5, b"x"):
+        with pytest.raises(InputError, match="destination must be a path"):
+            convert(small_weights, wrong)
+        with pytest.raises(InputError, match="path of weights must be a path"):
+            open_checkpoint(wrong)
     with pytest.raises(CheckpointError, match="does not exist"):
         convert(tmp_path / "none", tmp_path / "x.safetensors")
     (tmp_path / "taken.safetensors").mkdir()

@@ -150,6 +150,10 @@ def test_given_views_are_fitted_too(
         assert same(field, model.distill(scene, config, seeded(), views=black))
     with pytest.raises(InputError, match="belongs to a run with other photos"):
         model.distill(scene, config, seeded(), checkpoint=tmp_path / "state.pt")
+    graph = dataclasses.replace(black.cameras, focal=black.cameras.focal.clone().requires_grad_())
+    shot = dataclasses.replace(scene.reference, focal=scene.reference.focal.clone().requires_grad_())
+    traced = dataclasses.replace(scene, reference=shot)
+    assert same(field, model.distill(traced, config, seeded(), views=NovelViews(black.rgb, graph)))
 
 
 def test_given_views_that_do_not_fit_get_a_sentence(model: UpFusion, scene: SceneEncoding) -> None:

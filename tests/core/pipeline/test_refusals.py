@@ -62,17 +62,32 @@ Ask = Callable[[UpFusion, SceneEncoding], object]
         (lambda *_: UpFusion(3), "config must be ModelConfig, got int; or its JSON form"),
         (lambda *_: UpFusion.load(3), "path must name weights, got 3"),
         (lambda *_: UpFusion.load("mini", device="toaster"), "device must be one of torch's"),
+        (lambda *_: UpFusion.load("mini", device="vulkan"), "no vulkan device that torch can use"),
+        (lambda *_: UpFusion(tiny_training.tiny_model(), device="hpu"), "no hpu device that torch can use"),
         (lambda *_: UpFusion.load("mini", device="meta"), "device must hold values, got meta"),
         (lambda *_: make_scheduler(3, 1), "scheduler must be str"),
         (lambda *_: DistillConfig(schedule=3), "schedule must be"),
         (lambda *_: DistillConfig(field=3), "field must be FieldConfig"),
         (lambda *_: estimate_mask(torch.ones(3, 4, 4, dtype=torch.uint8)), "divide 8-bit values by 255"),
         (lambda *_: estimate_mask(torch.ones(3, 0, 4)), "must hold pixels"),
+        (lambda *_: estimate_mask(torch.full((3, 4, 4), 255.0)), r"in \[0, 1\], got \[255, 255\]; divide"),
+        (lambda model, scene: model.condition(scene, CAMERA, None, (TEXT[0], TEXT[0][:5])), "of one length"),
+        (lambda model, scene: model.condition(scene, CAMERA, None, (TEXT[0], TEXT[0][:0])), "must hold numbers"),
+        (lambda model, scene: model.distill(scene, prompt=[]), "prompt must be str, got list"),
+        (lambda model, scene: model.text_embeddings([]), "prompt must be str, got list"),
     ],
 )
 def test_values_of_other_types(model: UpFusion, scene: SceneEncoding, ask: Ask, words: str) -> None:
     with pytest.raises(InputError, match=words):
         ask(model, scene)
+
+
+def test_a_model_of_initial_weights_leaves_torchs_generator_alone() -> None:
+    before = torch.get_rng_state()
+    first, second = (UpFusion(tiny_training.tiny_model()) for _ in range(2))
+    assert first.text is not None
+    assert torch.equal(torch.get_rng_state(), before)
+    assert first.model_id == second.model_id  # both from the same state
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,50 @@
+"""A host's default precision of its own tensors leaves geometry and pictures in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import tiny_training
+import torch
+
+from upfusion_core import InputViews, estimate_photo_cameras, orbit_cameras, random_cameras
+from upfusion_core.evaluation.haarpsi import haarpsi
+from upfusion_core.field.hashgrid import GridConfig
+from upfusion_core.field.radiance import FieldConfig, RadianceField
+
+SIZE = tiny_training.SIZE
+TINY = FieldConfig(grid=GridConfig(levels=2, coarsest=4, finest=8, table_size=256), hidden=8, half_extent=0.4)
+
+
+@pytest.fixture(params=[torch.float64, torch.bfloat16])
+def precision(request: pytest.FixtureRequest) -> Iterator[torch.dtype]:
+    yield request.param
+    torch.set_default_dtype(torch.float32)
+
+
+def test_the_chain_in_another_default_precision(precision: torch.dtype) -> None:
+    model, field = tiny_training.random_upfusion(seed=5), RadianceField(TINY)
+    photos = (1 - torch.eye(SIZE)).expand(2, 3, SIZE, SIZE)
+    views = InputViews(photos, 1 - photos[:, :1], torch.full((2, 2), 4.5))
+
+    def made() -> list[torch.Tensor]:
+        scene, cameras = model.encode(views), orbit_cameras([0.0, 90.0])
+        draw = torch.Generator().manual_seed(0)
+        return [
+            cameras.camera_to_world,
+            random_cameras(3, generator=torch.Generator().manual_seed(0)).camera_to_world,
+            model.predict(scene, cameras, 8),
+            model.sample(scene, cameras[:1], steps=1).rgb,
+            model.denoise_from(photos[:1], model.condition(scene, cameras[:1]), 1, generator=draw, steps=4),
+            field.render(cameras, 8).rgb,
+            field.extract_mesh(16).vertices[:0],
+            haarpsi(photos, 1 - photos),
+        ]
+
+    expected = made()
+    torch.set_default_dtype(precision)
+    for found, wanted in zip(made(), expected, strict=True):
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, wanted, atol=0.01, rtol=0)  # the noise schedule rounds otherwise
+    assert estimate_photo_cameras(model, model.encode(views)).cameras.focal.dtype == torch.float32
