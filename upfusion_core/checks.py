@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -100,7 +101,7 @@ def check_range(name: str, value: float, low: float = -math.inf, high: float = m
     """Raises InputError unless `value` is a finite number in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InputError(f"{name} must be a number, got {type(value).__name__}")
-    if not low <= value <= high or math.inf in (value, -value):  # whole numbers may be too large for math.isfinite
+    if not low <= value <= high or abs(value) > sys.float_info.max:  # whole numbers may be too large for a float
         raise InputError(f"{name} must be {_interval(low, high)}, got {_shown(value)}")
 
 

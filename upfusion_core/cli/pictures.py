@@ -48,7 +48,7 @@ def check_video(kind: str) -> None:
     if kind == "mp4" and importlib.util.find_spec("imageio_ffmpeg") is None:
         raise MissingPackageError(
             "writing MP4 needs the package imageio-ffmpeg, which is not installed; "
-            "run: pip install 'upfusion[video]', or choose --video gif"
+            'run: pip install "imageio[ffmpeg]", or choose --video gif'
         )
 
 

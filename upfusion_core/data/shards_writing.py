@@ -127,6 +127,6 @@ def _tar_writer() -> Any:  # noqa: ANN401 - webdataset's class, which is optiona
         from webdataset import TarWriter
     except ImportError as error:
         raise MissingPackageError(
-            "packing needs the package webdataset, which is not installed; run: pip install 'upfusion[train]'"
+            "packing needs the package webdataset, which is not installed; run: pip install webdataset"
         ) from error
     return TarWriter

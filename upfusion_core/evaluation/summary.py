@@ -165,7 +165,7 @@ def require_matplotlib() -> None:
     """Raises MissingPackageError before any long work if nothing can be plotted."""
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingPackageError(
-            "plots need the package matplotlib, which is not installed; run: pip install 'upfusion[train]'"
+            "plots need the package matplotlib, which is not installed; run: pip install matplotlib"
         )
 
 

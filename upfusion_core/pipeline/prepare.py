@@ -169,8 +169,7 @@ def _without_background(photo: Photo) -> Photo:
         from rembg import remove
     except (ImportError, SystemExit) as error:  # rembg ends the process where onnxruntime is missing
         raise MissingPackageError(
-            "removing backgrounds needs the package rembg, which is not installed; "
-            "run: pip install 'upfusion[background]'"
+            'removing backgrounds needs the package rembg, which is not installed; run: pip install "rembg[cpu]"'
         ) from error
     pixels = (unit_range(photo.rgb) * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
     found = remove(Image.fromarray(pixels), only_mask=True)

@@ -203,6 +203,8 @@ class Stages(ABC):
         """
         check_shape("rgb", rgb, ("Q", 3, self.image_size, self.image_size), "pictures of the model's size")
         check_unit_range("rgb", rgb, "divide 8-bit pictures by 255")
+        if not len(rgb):
+            raise InputError("rgb must hold at least one picture, got none; give one for each camera of cond")
         check_range("guidance", guidance, 0.0, 1000.0)
         check_type("generator", generator, torch.Generator, "such as torch.Generator().manual_seed(0)")
         prepared = self.prepare(cond, guidance) if isinstance(cond, ViewConditioning) else cond
@@ -281,13 +283,14 @@ class Stages(ABC):
 
 
 def _check_timestep(timestep: Tensor | int | float) -> None:
+    shown = " ".join(repr(timestep).split())[:40]
     try:
         steps = torch.as_tensor(timestep, dtype=torch.float32)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise InputError(f"timestep must be 0 to 999, got {timestep!r:.40}; give a number, or one a view") from error
+        raise InputError(f"timestep must be 0 to 999, got {shown}; give a number, or one a view") from error
     check_finite("timestep", steps)
     if steps.ndim > 1 or not steps.numel() or float(steps.min()) < 0 or float(steps.max()) > 999:
-        raise InputError(f"timestep must be 0 to 999, got {tuple(steps.shape)} {timestep!r:.40}; one, or one a view")
+        raise InputError(f"timestep must be 0 to 999, got {tuple(steps.shape)} {shown}; one, or one a view")
 
 
 class HostedUpFusion(Stages):

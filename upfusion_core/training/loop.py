@@ -176,7 +176,7 @@ def _accelerator(config: TrainConfig, device: str) -> Accelerator:
         from accelerate.state import AcceleratorState
     except ImportError as error:
         raise MissingPackageError(
-            "training needs the package accelerate, which is not installed; run: pip install 'upfusion[train]'"
+            "training needs the package accelerate, which is not installed; run: pip install accelerate"
         ) from error
     # accelerate keeps one state a program and refuses another precision or device after the first run
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())

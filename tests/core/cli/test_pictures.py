@@ -25,7 +25,7 @@ def test_gif_repeats_and_shows_the_frames(tmp_path: Path) -> None:
 
 def test_mp4_asks_for_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingPackageError, match=r"pip install 'upfusion\[video\]', or choose --video gif"):
+    with pytest.raises(MissingPackageError, match=r'pip install "imageio\[ffmpeg\]", or choose --video gif'):
         check_video("mp4")
     check_video("gif")
 

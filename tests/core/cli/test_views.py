@@ -295,7 +295,7 @@ def test_mp4_without_its_package(
     views_command: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    _refused(views_command("--video", "mp4"), "pip install 'upfusion[video]'")
+    _refused(views_command("--video", "mp4"), 'pip install "imageio[ffmpeg]"')
     assert not (tmp_path / "out").exists()
 
 

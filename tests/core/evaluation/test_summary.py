@@ -119,7 +119,7 @@ def test_plots(tmp_path: Path) -> None:
 def test_plots_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(MissingPackageError, match=r"pip install 'upfusion\[train\]'"):
+    with pytest.raises(MissingPackageError, match="pip install matplotlib"):
         plot_results(RESULTS, tmp_path)
 
 

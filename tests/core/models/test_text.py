@@ -20,7 +20,7 @@ def test_the_two_prompts_that_need_no_vocabulary() -> None:
 
 def test_another_prompt_needs_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingPackageError, match=r"upfusion\[prompts\]"):
+    with pytest.raises(MissingPackageError, match="pip install open_clip_torch"):
         tokenize("a red mug")
 
 

@@ -252,7 +252,7 @@ def test_empty_masks_and_white_photos() -> None:
 
 def test_background_removal_asks_for_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rembg", None)
-    with pytest.raises(MissingPackageError, match=r"pip install 'upfusion\[background\]'"):
+    with pytest.raises(MissingPackageError, match=r'pip install "rembg\[cpu\]"'):
         prepare_views(_on_white_photo(), remove_background=True)
 
 

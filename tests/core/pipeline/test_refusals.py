@@ -114,6 +114,12 @@ def test_conditions_of_another_model(model: UpFusion, scene: SceneEncoding, chan
         (torch.zeros(1, 4, 8, 8), 1000, 1.0, "timestep must be 0 to 999"),
         (torch.zeros(1, 4, 8, 8), "five", 1.0, "timestep must be 0 to 999, got 'five'"),
         (torch.zeros(1, 4, 8, 8), torch.nan, 1.0, "timestep must be finite"),
+        (
+            torch.zeros(1, 4, 8, 8),
+            torch.ones(2, 1),
+            1.0,
+            r"got \(2, 1\) tensor\(\[\[1.\], \[1.\]\]\); one, or one a view",
+        ),
         (torch.zeros(1, 4, 8, 8), torch.tensor([1, 2]), 1.0, "one number or one a view, got 2 for 1 views"),
         (torch.zeros(1, 4, 8, 8), 5, -1, "guidance must be between"),
     ],
@@ -134,6 +140,8 @@ def test_pictures_that_cannot_be_denoised(model: UpFusion, scene: SceneEncoding)
         model.denoise_from(torch.ones(1, 3, 16, 16) / 0, cond, 1, generator=draw)
     with pytest.raises(InputError, match="generator must be Generator"):
         model.denoise_from(torch.ones(1, 3, 16, 16), cond, 1, generator=None)
+    with pytest.raises(InputError, match="rgb must hold at least one picture"):
+        model.denoise_from(torch.ones(0, 3, 16, 16), cond, 1, generator=draw)
 
 
 def test_renders_of_nothing() -> None:

@@ -250,7 +250,7 @@ def test_without_accelerate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         return original(name, *args, **options)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(MissingPackageError, match=r"upfusion\[train\]"):
+    with pytest.raises(MissingPackageError, match=r"pip install accelerate"):
         run(tiny_config("encoder"), tmp_path)
 
 
