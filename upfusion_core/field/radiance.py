@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import check_choice, check_count, check_finite, check_range, check_type
-from ..errors import InputError
+from ..errors import FieldError, InputError
 from ..types import Cameras, OnStep, RenderedViews
 from .hashgrid import GridConfig, HashGrid
 from .hashgrid_backends import BACKENDS, Backend, BackendChoice
@@ -156,6 +156,8 @@ class RadianceField(nn.Module):
 
     def _logits(self, points: Tensor) -> tuple[Tensor, Tensor]:
         low, high = self.aabb
+        if low.dtype not in (torch.float32, torch.float64):  # its densities reach beyond what half precision holds
+            raise FieldError(f"a field must be float32 to be asked, got {low.dtype}; bring it back by .float()")
         hidden = self.grid((points.reshape(-1, 3) - low) / (high - low))
         for layer in self.mlp[:-1]:
             hidden = torch.relu(layer(hidden))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from upfusion_core.errors import InputError
+from upfusion_core.errors import FieldError, InputError
 from upfusion_core.field.hashgrid import GridConfig
 from upfusion_core.field.radiance import FieldConfig, RadianceField
 from upfusion_core.field.rendering import RaySampling
@@ -129,3 +129,11 @@ def test_the_finest_grid_is_no_finer_than_told() -> None:
     assert FieldConfig().no_finer_than(1 / 4.5 / 256) == FieldConfig()  # half a pixel of the release's pictures
     with pytest.raises(InputError, match="cell must be"):
         draft.no_finer_than(0.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_refused(dtype: torch.dtype) -> None:
+    field = _field().to(dtype)
+    with pytest.raises(FieldError, match=r"a field must be float32 to be asked, got torch.b?float16; bring it back"):
+        field.density(torch.zeros(2, 3))
+    assert field.float().density(torch.zeros(2, 3)).shape == (2,)
