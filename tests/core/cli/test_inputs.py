@@ -18,7 +18,7 @@ def test_checksums_are_of_whole_files(tmp_path: Path) -> None:
     content = bytes(range(256)) * 10_000  # more than is read at once
     (tmp_path / "a").write_bytes(content)
     assert _checksum(tmp_path / "a") == hashlib.sha256(content).hexdigest()
-    with pytest.raises(InputError, match="none cannot be read"):
+    with pytest.raises(InputError, match="none' cannot be read"):
         _checksum(tmp_path / "none")
 
 
