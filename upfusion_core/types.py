@@ -228,6 +228,7 @@ class ViewConditioning:
             check_shape("ViewConditioning.ray_maps", ray_map, (count, 6, "s", "s"))
             check_finite("ViewConditioning.ray_maps", ray_map)
         check_finite("ViewConditioning.hint", self.hint)
+        check_type("ViewConditioning.tokens", self.tokens, Tensor, "give the scene's")
         for name in ("tokens", "text", "unconditional_text"):
             value = getattr(self, name)
             if value is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
 from pathlib import Path
 from types import SimpleNamespace
@@ -49,10 +50,11 @@ def test_packing_that_cannot_go_on(tmp_path: Path) -> None:
     run = SimpleNamespace(folder=tmp_path, resumed=True)
     state.write_text("{", encoding="utf-8")
     with pytest.raises(InputError, match=r"cannot be read .* use --force to begin anew"):
-        pack._state(run)
-    state.write_text('{"shards": [{"name": "gone.tar"}]}', encoding="utf-8")
+        pack._state(run, 4)
+    gone = {"name": "gone.tar", "objects": 1, "bytes": 2048}
+    state.write_text(json.dumps({"place": 1, "shards": [gone], "skipped": []}), encoding="utf-8")
     with pytest.raises(InputError, match=r"lacks gone\.tar, which was packed before"):
-        pack._state(run)
+        pack._state(run, 4)
 
 
 def test_shards_of_senseless_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

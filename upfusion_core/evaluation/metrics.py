@@ -12,7 +12,7 @@ import torch
 from kornia.metrics import ssim as kornia_ssim
 from torch import Tensor, nn
 
-from ..checks import check_finite, check_shape, check_unit_range
+from ..checks import check_finite, check_shape, check_unit_range, check_values
 from ..errors import InputError
 from ..models.perceptual import PerceptualDistance
 from .haarpsi import haarpsi
@@ -148,6 +148,7 @@ def silhouette(rgb: Tensor) -> Tensor:
     would count every pixel that the object touches, and all of a blurred edge.
     """
     check_shape("rgb", rgb, ("N", 3, "H", "W"))
+    check_values("rgb", rgb)
     differences = (rgb - 1).abs().amax(1, keepdim=True)
     most = differences.amax((1, 2, 3), keepdim=True)
     return ((differences > 0.5 * most) & (most > FAINT)).float()

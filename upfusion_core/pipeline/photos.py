@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..checks import check_finite
+from ..checks import check_finite, unusual_kind
 from ..data.framing import DECODING_ERRORS
 from ..errors import PhotoError
 from ..pictures import check_picture, open_picture, too_large
@@ -122,6 +122,9 @@ def _from_tensor(tensor: Tensor, label: str) -> Tensor:
         raise PhotoError(
             f"{label} must be a floating-point tensor in [0, 1], got {tensor.dtype}; use .float() / 255 on 8-bit values"
         )
+    kind = unusual_kind(tensor)
+    if kind:
+        raise PhotoError(f"{label} must be an ordinary tensor of real numbers, got {kind}; convert it first")
     tensor = tensor.detach().to("cpu", torch.float32)
     if tensor.numel():
         _check_values(tensor, label)
