@@ -71,6 +71,7 @@ def measure_views(
         prediction_mask: (N, 1, H, W) in [0, 1], the opacity where the predictor knows it; else its `silhouette`.
         lpips: `load_lpips(path)` where the user has its weights; without it the measure "lpips" is left out.
     """
+    check_pictures(prediction, truth)
     guessed = silhouette(prediction) if prediction_mask is None else prediction_mask
     measures = {
         "psnr": psnr(prediction, truth),

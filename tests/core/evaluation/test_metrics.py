@@ -284,3 +284,9 @@ def test_small_pictures_get_a_sentence() -> None:
         box_ssim(small, small, small[:, :1])
     with pytest.raises(InputError, match="16 x 16, got 8 x 12"):
         perceptual_distance(small, small)
+
+
+def test_pictures_of_truth_values_are_refused() -> None:
+    truth, mask = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.ones(1, 1, 16, 16)
+    with pytest.raises(InputError, match=r"prediction must be floating point, got torch\.bool"):
+        measure_views(truth > 0.5, truth, mask)
