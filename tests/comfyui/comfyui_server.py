@@ -20,6 +20,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 900  # a shared, busy machine compiles all of ComfyUI's modules at the first start
+GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"}
+"""glibc keeps up to 64 MB of freed memory at the top of each thread's arena, where malloc_trim does not reach; with
+fixed thresholds it goes back to the system, and what is measured is what is held."""
 
 
 @dataclass
@@ -124,9 +127,7 @@ class Server:
             self.process.wait()
 
 
-def start_server(
-    base: Path, *, with_pack: bool = True, flags: tuple[str, ...] = (), variables: dict[str, str] | None = None
-) -> Server:
+def start_server(base: Path, *, with_pack: bool = True, flags: tuple[str, ...] = ()) -> Server:
     """Starts ComfyUI from COMFYUI_PATH with COMFY_PYTHON, or this interpreter, and waits until it answers."""
     (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
     (base / "models" / "upfusion").mkdir(parents=True, exist_ok=True)
@@ -146,7 +147,7 @@ def start_server(
         process = subprocess.Popen(
             command,
             cwd=os.environ["COMFYUI_PATH"],
-            env={**os.environ, **offline, **(variables or {})},
+            env={**os.environ, **offline, **GIVE_BACK},
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,

@@ -13,12 +13,17 @@ sys.path.append(str(Path(__file__).resolve().parent))
 sys.path.append(str(Path(__file__).resolve().parents[1] / "nodes"))
 
 from comfyui_server import Server, start_server
-from equipped import equipped
+from small_models import quarter_model, write_merged, write_round_field
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """ComfyUI with the pack and the files of `equipped`."""
-    running = start_server(equipped(tmp_path_factory.mktemp("comfyui")))
+    """ComfyUI with the pack, a small model `quarter.safetensors` of random weights and a field `round.safetensors`."""
+    base = tmp_path_factory.mktemp("comfyui")
+    (base / "models" / "upfusion").mkdir(parents=True)
+    write_merged(base / "models" / "upfusion" / "quarter.safetensors", quarter_model())
+    (base / "input").mkdir()
+    write_round_field(base / "input" / "round.safetensors")
+    running = start_server(base)
     yield running
     running.stop()

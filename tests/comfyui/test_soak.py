@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from comfyui_server import Server, start_server
-from equipped import equipped
+from comfyui_server import Server
 from workflows_api import Prompt, node, one_box, sampled, scene
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.slow]
@@ -15,17 +13,6 @@ pytestmark = [pytest.mark.comfyui, pytest.mark.slow]
 ROUNDS = 6
 GROWTH = 1.02
 MINI: dict[str, Any] = {"weights": "mini", "cameras": 2}
-GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"}
-"""glibc keeps up to 64 MB of freed memory at the top of each thread's arena, where malloc_trim does not reach; with
-fixed thresholds it goes back to the system, and what is measured is what is held."""
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A ComfyUI of its own that gives freed memory back."""
-    running = start_server(equipped(tmp_path_factory.mktemp("soak")), variables=GIVE_BACK)
-    yield running
-    running.stop()
 
 
 def rounds_prompts(number: int) -> list[Prompt]:

@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import sys
+import traceback
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,8 @@ def serve() -> None:
                 code = 0
             except SystemExit as ended:
                 code = int(ended.code or 0)
+            except BaseException:
+                traceback.print_exc()  # the interpreter would, which os._exit leaves out
             finally:
                 os._exit(code)
         print(child, flush=True)

@@ -185,7 +185,7 @@ def test_ctrl_c_ends_within_a_second(
             waited.append(time.monotonic() - pressed)
         if status == 0:
             break
-        assert status == 130
+        assert status == 130, worker.log.read_text()[-3000:]
         assert "interrupted" in worker.log.read_text()
     if not (folder / "run.json").exists() or json.loads((folder / "run.json").read_text())["status"] != "finished":
         worker.complete(in_folder(told, folder))

@@ -33,6 +33,9 @@ class Reporter:
             from torch.utils.tensorboard import SummaryWriter
 
             self._board = SummaryWriter(str(folder / BOARD_NAME), purge_step=first_step + 1)
+        self._curves = active and importlib.util.find_spec("matplotlib") is not None
+        if self._curves:  # now, as Ctrl-C may come at a save, and an import that it breaks off cannot be repeated
+            importlib.import_module("matplotlib.figure")
 
     def scalars(self, row: dict[str, float], group: str) -> None:
         """One row of the history, to TensorBoard."""
@@ -54,7 +57,7 @@ class Reporter:
         if not self.active:
             return
         write_json(self.folder / HISTORY_NAME, {name: asdict(history)[name] for name in ("losses", "validation")})
-        if importlib.util.find_spec("matplotlib") is not None and (history.losses or history.validation):
+        if self._curves and (history.losses or history.validation):
             draw_curves(history, self.folder / CURVES_NAME)
 
     def close(self) -> None:
