@@ -79,12 +79,13 @@ def check_unit_range(name: str, tensor: Tensor, hint: str) -> None:
     Args:
         hint: a clause that says what to do with other values.
     """
-    check_finite(name, tensor)
+    check_values(name, tensor)
     if not tensor.is_floating_point():
         raise InputError(f"{name} must be floating point, got {tensor.dtype}; {hint}")
     if tensor.numel():
-        low, high = (end.item() for end in torch.aminmax(tensor.detach()))
-        if low < -UNIT_SLACK or high > 1 + UNIT_SLACK:
+        low, high = (end.item() for end in torch.aminmax(tensor.detach()))  # one pass: NaN anywhere makes both NaN
+        if not (low >= -UNIT_SLACK and high <= 1 + UNIT_SLACK):
+            check_finite(name, tensor)
             raise InputError(f"{name} must be in [0, 1], got [{low:.3g}, {high:.3g}]; {hint}")
 
 

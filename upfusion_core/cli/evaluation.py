@@ -13,7 +13,7 @@ import typer
 from ..errors import InputError
 from . import options
 from .console import duration, progress, say
-from .options import PROCEDURAL, one_of
+from .options import PROCEDURAL, is_whole, one_of
 from .settings import DEFAULT_MODEL, DEFAULT_MODEL_NOTE, PRESETS, absolute_model, checked_stored
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ def _list(name: str, text: str) -> list[Any]:
     parts = [part.strip() for part in text.split(",")]
     if name == "stages":
         return parts
-    if not all(part.isascii() and part.isdecimal() and len(part) < 10 for part in parts):
+    if not all(map(is_whole, parts)):
         raise InputError(f"--photos must be whole numbers with commas between, such as 1,3,6, got {text:.60}")
     return sorted(int(part) for part in parts)
 

@@ -24,6 +24,11 @@ def texture_side(value: int) -> int:
     return value
 
 
+def is_whole(text: str) -> bool:
+    """Whether a part of an option is a whole number of fewer than ten digits, and nothing else."""
+    return text.isascii() and text.isdecimal() and len(text) < 10
+
+
 def finite(value: float | None) -> float | None:
     """No infinity and no NaN, which pass the ranges of typer."""
     if value is not None and not math.isfinite(value):

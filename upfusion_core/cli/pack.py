@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -142,9 +141,7 @@ def _pack_in(run: Run, told: PackOptions) -> None:
     facts = {name: value for name, value in settings.items() if value is not None}
     content = index_content(state.shards, {"packed": facts, "skipped": state.skipped})
     with run.writing(INDEX_NAME) as path:
-        path.write_text(
-            json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace"
-        )
+        write_json(path, content)
     run.discard(UNFINISHED_NAME)
     for name, reason in state.skipped:
         say(f"Skipped {name}: {reason}")

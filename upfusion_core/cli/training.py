@@ -16,7 +16,7 @@ from ..files import read_regular
 from ..json_text import LARGEST_JSON
 from . import options
 from .console import duration, progress, say
-from .options import PROCEDURAL, one_of
+from .options import PROCEDURAL, is_whole, one_of
 from .record import RECORD_NAME, read_record
 from .settings import checked_stored
 
@@ -119,7 +119,7 @@ def train(
 def _process(name: str) -> int:
     """The number that `accelerate launch` gives this process in the variable `name`; 0 of the only one."""
     text = os.environ.get(name, "0")
-    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+    if not is_whole(text):
         raise InputError(f"the environment variable {name} must be the number of a process, got {text!r:.60}; unset it")
     return int(text)
 
@@ -236,7 +236,7 @@ def _settings(told: TrainOptions, stored: dict[str, Any]) -> dict[str, Any]:
 def _curriculum(text: str) -> tuple[int, int]:
     """Example: "2000,10000" -> (2000, 10000)."""
     steps = [part.strip() for part in text.split(",")]
-    if len(steps) != 2 or not all(step.isascii() and step.isdecimal() and len(step) < 10 for step in steps):
+    if len(steps) != 2 or not all(map(is_whole, steps)):
         raise InputError(f"--curriculum must be two steps with a comma between, such as 2000,10000, got {text:.60}")
     return int(steps[0]), int(steps[1])
 
