@@ -16,7 +16,7 @@ from ..geometry import camera_rays, orbit_cameras
 from ..types import Cameras, OnStep, Rays
 from .occupancy import OccupancyGrid
 from .radiance import RadianceField
-from .rendering import RaySampling, RenderedRays, render_rays, render_views
+from .rendering import RaySampling, RenderedRays, render_rays, render_views, sum_before
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,7 @@ def distortion_loss(weights: Tensor, distances: Tensor, lengths: Tensor) -> Tens
     Example: two halves of the light 1 apart, of length 0: 0.5.
     """
     moment = weights * distances
-    before = torch.cumsum(weights, dim=-1) - weights
-    moment_before = torch.cumsum(moment, dim=-1) - moment
-    between = 2 * (moment * before - weights * moment_before).sum(-1)
+    between = 2 * (moment * sum_before(weights) - weights * sum_before(moment)).sum(-1)
     within = (weights.square() * lengths).sum(-1) / 3
     return (between + within).mean()
 

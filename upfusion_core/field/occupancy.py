@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..checks import check_count, check_range
+from .rendering import sum_before
 
 HIDDEN_DEPTH = 7.0
 """Optical depth beyond which nothing is seen: exp(-7) of the light is left."""
@@ -77,4 +78,4 @@ class OccupancyGrid(nn.Module):
         number = ((place[..., 0] * cells + place[..., 1]) * cells + place[..., 2]).reshape(-1)
         occupied = self.occupied.reshape(-1).index_select(0, number).reshape(lengths.shape)
         depth = self.solid.reshape(-1).index_select(0, number).reshape(lengths.shape) * lengths
-        return occupied & (depth.cumsum(-1) - depth < HIDDEN_DEPTH)
+        return occupied & (sum_before(depth) < HIDDEN_DEPTH)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ..checks import check_count, check_range, check_type, check_unit_range, check_values
 from ..errors import InputError
@@ -106,7 +107,8 @@ def importance_distances(
 
     Example: edges 0, 1, 2, 3 with weights 0, 1, 0 and count 2 give 1.25 and 1.75.
     """
-    weights = weights.detach() + 1e-5  # upstream: a floor, which also serves rays that meet nothing
+    # upstream: a floor, which also serves rays that meet nothing; NaN is for the loss to find, places stay finite
+    weights = weights.detach().nan_to_num(0.0) + 1e-5
     cdf = torch.cumsum(weights / weights.sum(-1, keepdim=True), dim=-1)
     cdf = torch.cat([torch.zeros_like(cdf[..., :1]), cdf], dim=-1)
     part = torch.arange(count, device=edges.device, dtype=edges.dtype)
@@ -118,13 +120,18 @@ def importance_distances(
     return (low + (high - low) * share).detach()
 
 
+def sum_before(values: Tensor) -> Tensor:
+    """(..., S) -> (..., S) sum of all values before each one: 1, 2, 3 gives 0, 1, 3."""
+    # a cumulative sum less the value itself would lose, beside a density of 1e6, the second digit of what was before it
+    return pad(torch.cumsum(values[..., :-1], dim=-1), (1, 0))
+
+
 def transmittance_from_density(density: Tensor, lengths: Tensor) -> Tensor:
     """(..., S) density and lengths -> (..., S) share of light that passes all parts before each one.
 
     Example: density 1, 1 over lengths ln 2, ln 2 gives 1, 0.5.
     """
-    depth = density * lengths
-    return torch.exp(-(torch.cumsum(depth, dim=-1) - depth))
+    return torch.exp(-sum_before(density * lengths))
 
 
 def weights_from_density(density: Tensor, lengths: Tensor) -> Tensor:

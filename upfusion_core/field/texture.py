@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..memory import Chunk
 from ..types import OnProgress
+from .rendering import weights_from_density
 
 if TYPE_CHECKING:
     from .radiance import RadianceField
@@ -76,9 +77,7 @@ class SurfaceColor:
 
     def _seen(self, points: Tensor, lengths: Tensor) -> Tensor:
         """(P, S, 3) along looks -> (P, 3)."""
-        optical = self.field.density(points).float() * lengths
-        before = optical.cumsum(-1) - optical
-        weights = torch.exp(-before) * -torch.expm1(-optical) + 1e-9
+        weights = weights_from_density(self.field.density(points).float(), lengths) + 1e-9
         return (weights[..., None] * self.field.color(points).float()).sum(1) / weights.sum(1, keepdim=True)
 
 

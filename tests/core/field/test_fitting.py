@@ -165,8 +165,9 @@ def test_views_can_be_replaced() -> None:
     assert fitter.iteration == 2
 
 
-def test_a_diverged_fit_says_so() -> None:
-    fitter = _fitter()
+@pytest.mark.parametrize("occupancy_cells", [0, 16])
+def test_a_diverged_fit_says_so(occupancy_cells: int) -> None:
+    fitter = _fitter(config=replace(QUICK, occupancy_cells=occupancy_cells))
     torch.nn.init.constant_(fitter.field.mlp[-1].bias, float("nan"))
     with pytest.raises(FieldError, match="learning rates"):
         fitter.step()

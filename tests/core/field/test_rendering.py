@@ -15,6 +15,7 @@ from upfusion_core.field.rendering import (
     render_rays,
     render_views,
     stratified_distances,
+    sum_before,
     transmittance_from_density,
     weights_from_density,
 )
@@ -74,6 +75,16 @@ def test_weights_by_hand() -> None:
     torch.testing.assert_close(weights_from_density(density, lengths), torch.tensor([0.5, 0.25, 0.1875, 0.0]))
     opaque = weights_from_density(torch.tensor([0.0, 1e9, 1e9]), torch.ones(3))
     assert opaque.tolist() == [0.0, 1.0, 0.0]
+
+
+def test_a_wall_behind_fog_is_not_more_than_opaque() -> None:
+    """Beside a wall's optical depth of 1e6, float32 has steps of 0.06, to which fog before it must not be rounded."""
+    fog = torch.linspace(0.01, 0.3, 30)
+    density = torch.stack([fog, torch.full((30,), 1e6), torch.full((30,), torch.inf)], dim=-1)
+    weights = weights_from_density(density, torch.ones(30, 3))
+    torch.testing.assert_close(weights[:, 1], torch.exp(-fog))
+    torch.testing.assert_close(weights.sum(-1), torch.ones(30))
+    assert sum_before(torch.tensor([1.0, 2.0, 3.0])).tolist() == [0, 1, 3]
 
 
 @pytest.mark.parametrize("sampling", [RaySampling(8, 0), RaySampling(8, 8), RaySampling(1, 0)])
