@@ -14,7 +14,7 @@ PACKAGE = ROOT / "upfusion_core"
 LAYERS = (
     {"errors", "version"},
     {"checks", "files", "memory", "srgb"},
-    {"json_text"},
+    {"devices", "json_text"},
     {"types", "pictures"},
     {"geometry"},
     {"models", "field", "data"},

@@ -175,7 +175,8 @@ def _evaluate_in(run: Run, told: EvaluateOptions, device: str) -> None:
 
     from ..evaluation.report import evaluate as evaluate_objects
     from ..models.perceptual import load_lpips
-    from ..pipeline.upfusion import UpFusion, resolve_device
+    from ..devices import resolve_device
+    from ..pipeline.upfusion import UpFusion
     from .run import package_versions
 
     config = evaluation_config(settings)

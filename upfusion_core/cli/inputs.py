@@ -105,7 +105,7 @@ def load_model(settings: SceneSettings, device: str) -> UpFusion:
 
 def chosen_device(name: str) -> torch.device:
     """The device called `name`, "auto" for the fastest there is."""
-    from ..pipeline.upfusion import resolve_device
+    from ..devices import resolve_device
 
     return resolve_device(name)
 

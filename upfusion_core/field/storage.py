@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..checks import check_type
+from ..devices import existing_device
 from ..errors import CheckpointError, FieldError, InputError, OutputError, UpFusionError
 from ..files import check_path, check_weights_name, replacing
 from ..json_text import parse_json, shown, to_json
@@ -89,9 +90,10 @@ def load_field(path: str | os.PathLike[str], *, device: torch.device | str = "cp
     Raises:
         CheckpointError: the file is missing, truncated or something else, its tensors do not fit its configuration, or
             hold values that are not finite.
+        InputError: this machine has no such device.
     """
     check_path("path", path)
-    path = Path(path)
+    path, device = Path(path), existing_device(device)
     check_weights_name(path)
     if not os.path.isfile(path):  # unlike pathlib's, also false for names that no file can have
         raise CheckpointError(f"{path} is not a file; give a field that a reconstruction wrote (.safetensors)")

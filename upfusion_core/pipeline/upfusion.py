@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import check_choice, check_type
+from ..checks import check_type
+from ..devices import default_device, existing_device
 from ..errors import CheckpointError, InputError
 from ..models.checkpoints import Checkpoint, load_networks, load_text_encoder, open_checkpoint, weights_id
 from ..models.config import ModelConfig
@@ -44,7 +45,7 @@ class UpFusion(Stages):
         self._checkpoint: Checkpoint | None = None
         self._embeddings: dict[str, Tensor] = {}
         self._text_encoder: torch.nn.Module | None = None
-        place = torch.device("meta") if str(device) == "meta" else _existing_device(device)
+        place = torch.device("meta") if str(device) == "meta" else existing_device(device)
         with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
             self._take(build_networks(self.config, place))
         for part in (self.dino, self.upsrt, self.controlnet, self.unet, self.vae):
@@ -72,7 +73,7 @@ class UpFusion(Stages):
             raise InputError(f'path must name weights, got {path!r:.40}; give a file, a folder or "mini"')
         if dtype not in (None, torch.float32, torch.float16, torch.bfloat16):
             raise InputError(f"dtype must be torch.float32, torch.float16 or torch.bfloat16, got {dtype!r}")
-        device = default_device() if device is None else _existing_device(device)
+        device = default_device() if device is None else existing_device(device)
         dtype = dtype or (torch.float32 if device.type == "cpu" else torch.float16)
         checkpoint = open_checkpoint(os.fspath(path))
         model = cls(checkpoint.config, device="meta")
@@ -145,39 +146,3 @@ class UpFusion(Stages):
             stacklevel=4,
         )
         return torch.zeros(77, self.config.diffusion.context_dim)
-
-
-def default_device() -> torch.device:
-    """CUDA, then MPS, then the CPU, whichever there is."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def resolve_device(name: str) -> torch.device:
-    """A device by name: "auto", "cpu", "cuda" or "mps".
-
-    Raises:
-        InputError: this machine has no such device.
-    """
-    check_choice("device", name, ("auto", "cpu", "cuda", "mps"))
-    return default_device() if name == "auto" else _existing_device(name)
-
-
-def _existing_device(device: torch.device | str) -> torch.device:
-    try:
-        device = torch.device(device)
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise InputError(f"device must be one of torch's, such as cpu or cuda, got {device!r:.40}") from error
-    if device.type == "meta":
-        raise InputError("device must hold values, got meta; choose cpu or cuda")
-    counts = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    if (device.index or 0) >= counts.get(device.type, 1):
-        raise InputError(
-            f"this machine has no {device} device that torch can use; choose cpu, or install another torch"
-        )
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, ImportError, NotImplementedError) as error:  # torch is built without it
-        raise InputError(f"this machine has no {device} device that torch can use; choose cpu") from error
-    return device

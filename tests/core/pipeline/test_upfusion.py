@@ -16,7 +16,6 @@ from upfusion_core.errors import CheckpointError, InputError
 from upfusion_core.geometry import reference_camera
 from upfusion_core.models.ldm_names import unet_names
 from upfusion_core.models.text import TextConfig
-from upfusion_core.pipeline.upfusion import default_device, resolve_device
 
 
 @pytest.fixture(scope="module")
@@ -261,13 +260,3 @@ def test_weights_that_are_not_finite_are_reported(small_weights: Path, photos: l
     model.upsrt.linear_scene.bias = torch.nn.Parameter(torch.full((48,), float("nan")))
     with pytest.raises(InputError, match="set latents"):
         model.encode(prepare_views(photos[:1]))
-
-
-def test_devices() -> None:
-    assert resolve_device("cpu") == torch.device("cpu")
-    assert resolve_device("auto") == default_device()
-    with pytest.raises(InputError, match="device must be one of"):
-        resolve_device("tpu")
-    if not torch.cuda.is_available():
-        with pytest.raises(InputError, match="no cuda device"):
-            resolve_device("cuda")
