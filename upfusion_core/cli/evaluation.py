@@ -173,9 +173,9 @@ def _evaluate_in(run: Run, told: EvaluateOptions, device: str) -> None:
         return
     import torch
 
+    from ..devices import resolve_device
     from ..evaluation.report import evaluate as evaluate_objects
     from ..models.perceptual import load_lpips
-    from ..devices import resolve_device
     from ..pipeline.upfusion import UpFusion
     from .run import package_versions
 
