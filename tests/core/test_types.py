@@ -96,6 +96,7 @@ def test_views_go_to_a_device() -> None:
         ({"rgb": torch.full((2, 3, 4, 4), float("nan"))}, "finite"),
         ({"mask": torch.ones(1, 1, 4, 4)}, "InputViews.mask"),
         ({"focal": torch.ones(2)}, "InputViews.focal"),
+        ({"focal": torch.ones(2, 2, dtype=torch.int64)}, "floating point, got torch.int64"),
     ],
 )
 def test_bad_views_get_a_sentence(change: dict[str, torch.Tensor], words: str) -> None:

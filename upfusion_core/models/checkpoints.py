@@ -117,7 +117,7 @@ def weights_path(weights: str | Path) -> Path:
     """The file or folder that `weights` names; the text "mini" names the bundled model.
 
     Raises:
-        CheckpointError: there is nothing.
+        CheckpointError: there is nothing. InputError: it is no path.
     """
     if weights == BUNDLED_NAME:
         path = bundled_path(f"{BUNDLED_NAME}.safetensors")
@@ -128,8 +128,6 @@ def weights_path(weights: str | Path) -> Path:
         return path
     check_path("the path of weights", weights)
     path = Path(weights)
-    if weights == "":  # its path would be the current folder
-        raise CheckpointError("weights need a name, got none; give mini, a folder or a merged .safetensors file")
     if not os.path.exists(path):
         raise CheckpointError(f"{path} does not exist; give a folder with upsrt.pt, or a merged .safetensors file")
     return path

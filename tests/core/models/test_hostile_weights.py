@@ -19,7 +19,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from upfusion_core.errors import CheckpointError
+from upfusion_core.errors import CheckpointError, InputError
 from upfusion_core.field.storage import load_field
 from upfusion_core.json_text import parse_json
 from upfusion_core.models.checkpoints import load_networks, open_checkpoint, recommended_guidance
@@ -123,6 +123,8 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
             read_weights(tmp_path / name)
         with pytest.raises(CheckpointError, match="does not exist"):
             open_checkpoint(tmp_path / name)
+    with pytest.raises(InputError, match="the path of weights must be a path, got ''"):
+        open_checkpoint("")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
