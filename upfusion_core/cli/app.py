@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, ParamSpec
 
 import typer
+from typer.core import TyperGroup
 
 from ..errors import UpFusionError
 from ..version import version as package_version
@@ -21,8 +23,24 @@ from .run import Interrupted
 from .settings import PRESETS, Conduct, DemoSettings, PredictSettings, ReconstructSettings, Sources, ViewsSettings
 from .training import train
 
+
+class _Commands(TyperGroup):
+    """Refuses empty values, e.g. of a shell variable without content: as a path, one would be the current folder."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        for before, value in pairwise(["", *args]):
+            option, _, given = value.partition("=")
+            empty = not value or (option.startswith("--") and "=" in value and not given)
+            name = option or before
+            if empty and name != "--prompt":
+                what = f"{name} needs a value" if name.startswith("-") else "every argument needs a value"
+                raise typer.BadParameter(f"{what}, got an empty one; for the current folder give .")
+        return super().parse_args(ctx, args)
+
+
 app = typer.Typer(
     name="upfusion",
+    cls=_Commands,
     help="From 1 to 6 photos of an object to novel views and a 3D mesh (UpFusion).",
     no_args_is_help=True,
     add_completion=False,
@@ -85,7 +103,6 @@ def demo(
             "--output",
             "-o",
             metavar="OUT",
-            parser=options.named_folder,
             help="Folder for all results; made if missing.",
         ),
     ] = Path("upfusion-demo"),

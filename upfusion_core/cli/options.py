@@ -36,13 +36,6 @@ def finite(value: float | None) -> float | None:
     return value
 
 
-def named_folder(value: str | Path) -> Path:
-    """A folder that has a name; the path of an empty text would be the current one."""
-    if not str(value):
-        raise typer.BadParameter("a folder needs a name, got none; . is the current one")
-    return Path(value)
-
-
 def one_of(*choices: str, help: str, name: str | None = None, show_default: bool | str = True) -> Any:  # noqa: ANN401
     """A typer option that takes one of `choices`, or several times one of them."""
 
@@ -80,7 +73,6 @@ Output = Annotated[
         "--output",
         "-o",
         metavar="OUT",
-        parser=named_folder,
         help="Folder for all results; made if missing.",
         show_default=False,
     ),

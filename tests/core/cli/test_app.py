@@ -51,6 +51,28 @@ def test_usage_errors_end_in_two() -> None:
         assert CliRunner().invoke(app, arguments).exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (("info", ""), "every argument"),
+        (("views", "a.png", "-o", ""), "-o"),
+        (("evaluate", "--data=", "-o", "x"), "--data"),
+        (("train", "upsrt", "--data", "procedural", "--init", "", "-o", "x"), "--init"),
+    ],
+)
+def test_empty_values_are_not_the_current_folder(arguments: tuple[str, ...], name: str) -> None:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert f"{name} needs a value, got an empty one" in " ".join(result.output.replace("│", " ").split())
+
+
+def test_an_empty_prompt_is_one(tmp_path: Path) -> None:
+    missing = str(tmp_path / "none.png")
+    result = CliRunner().invoke(app, ["views", missing, "--prompt", "", "-o", str(tmp_path / "out")])
+    assert result.exit_code == 2
+    assert "there is no file" in result.output
+
+
 def test_narrow_console_does_not_crash(tmp_path: Path) -> None:
     result = _narrow_process("info", str(tmp_path / "\u8336\u7897"))
     assert result.returncode == 2
