@@ -87,11 +87,12 @@ def _acquire(path: Path) -> IO[bytes] | None:
 
 
 def _is_foreign(path: Path) -> bool:
-    """Whether something is there that no run makes: a link, a pipe, a folder."""
+    """Whether something is there that no run makes: a link, another file's second name, a pipe, a folder."""
     try:
-        return not stat.S_ISREG(os.lstat(path).st_mode)
+        found = os.lstat(path)
     except FileNotFoundError:
         return False
+    return not stat.S_ISREG(found.st_mode) or found.st_nlink > 1
 
 
 def _open_no_link(path: str, flags: int) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..checks import check_shape
+from ..checks import check_shape, check_type
 from ..errors import InputError
 from ..field.radiance import RadianceField
 from ..field.rendering import RaySampling, render_views
@@ -46,6 +46,7 @@ class PhotoCameras:
     score: Tensor
 
     def __post_init__(self) -> None:
+        check_type("PhotoCameras.cameras", self.cameras, Cameras, "one a photo")
         check_shape("PhotoCameras.accepted", self.accepted, (len(self.cameras),), "one a photo")
         check_shape("PhotoCameras.score", self.score, (len(self.cameras),), "one a photo")
 
@@ -90,8 +91,12 @@ def estimate_photo_cameras(
         on_step: called with (photos done, total, None) after each prediction; raise from it to stop.
 
     Raises:
-        InputError: the scene holds no photos.
+        InputError: the scene holds no photos, or something is of another type.
     """
+    check_type("scene", scene, SceneEncoding, "make it with encode")
+    for name, value, kind in (("field", field, RadianceField), ("search", search, PhotoSearch)):
+        if value is not None:
+            check_type(name, value, kind)
     if scene.views is None:
         raise InputError("the scene must hold its photos, got one made by hand; encode the photos with this model")
     with torch.inference_mode(False):  # hosts may call from inference mode

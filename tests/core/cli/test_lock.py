@@ -75,9 +75,10 @@ def test_locks_that_are_no_files(tmp_path: Path) -> None:
     (folder / LOCK_NAME).symlink_to(precious)
     (folder / f".a.ply{LOCK_NAME}").symlink_to(tmp_path / "missing")
     os.mkfifo(folder / f".b.ply{LOCK_NAME}")
-    for hold in (locked(folder), locked_file(folder / "a.ply"), locked_file(folder / "b.ply")):
+    os.link(precious, folder / f".c.ply{LOCK_NAME}")
+    for hold in (locked(folder), *(locked_file(folder / f"{name}.ply") for name in "abc")):
         with pytest.raises(OutputError, match=r"upfusion\.lock must be a file that a run made .*; remove it"), hold:
             pass
     assert precious.read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "precious"]
-    assert len(list(folder.iterdir())) == 3
+    assert len(list(folder.iterdir())) == 4

@@ -139,6 +139,10 @@ def test_the_hook_cancels(model: UpFusion, scene: SceneEncoding) -> None:
 
 
 def test_bad_input_gets_a_sentence(model: UpFusion, scene: SceneEncoding) -> None:
+    with pytest.raises(InputError, match="scene must be SceneEncoding, got NoneType; make it with encode"):
+        estimate_photo_cameras(model, None)
+    with pytest.raises(InputError, match="field must be RadianceField, got str"):
+        estimate_photo_cameras(model, scene, "field.safetensors")
     with pytest.raises(InputError, match="must hold its photos"):
         estimate_photo_cameras(model, replace(scene, views=None), search=SMALL)
     with pytest.raises(InputError, match="encoded by another model"):
@@ -149,3 +153,5 @@ def test_bad_input_gets_a_sentence(model: UpFusion, scene: SceneEncoding) -> Non
         PhotoSearch(accept=2.0)
     with pytest.raises(InputError, match=r"PhotoCameras.score must be \(2\)"):
         PhotoCameras(orbit_cameras([0.0, 10.0]), torch.tensor([True, True]), torch.ones(3))
+    with pytest.raises(InputError, match="PhotoCameras.cameras must be Cameras, got Tensor"):
+        PhotoCameras(torch.eye(4), torch.tensor([True]), torch.ones(1))
