@@ -7,12 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, InputError
-from ..files import save_tensors
-from ..models.weight_files import UNREADABLE
+from ..errors import InputError
+from ..models.saved_state import read_saved, write_saved
 from ..types import NovelViews, SceneEncoding
 from .distill_config import DistillConfig
 from .photo_cameras import PhotoCameras
@@ -42,26 +40,19 @@ def run_fingerprint(
 def save_state(path: Path | None, fingerprint: str, state: dict[str, Any]) -> None:
     """Writes tensors, numbers and containers of them; a full disk leaves the last state as it was."""
     if path is not None:
-        save_tensors({"fingerprint": fingerprint, "state": state}, path)
+        write_saved(path, {"fingerprint": fingerprint, "state": state})
 
 
 def load_state(path: Path | None, fingerprint: str) -> dict[str, Any] | None:
     """The saved state, or None where there is none yet.
 
     Raises:
-        CheckpointError: the file is damaged or is something else.
+        CheckpointError: the file is damaged, was changed, or is something else.
         InputError: it belongs to another run.
     """
     if path is None or not path.exists():
         return None
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
-        raise CheckpointError(
-            f"{path} cannot be read as the state of a distillation; delete it to start again"
-        ) from error
-    if not isinstance(content, dict) or not isinstance(content.get("state"), dict):
-        raise CheckpointError(f"{path} is not the state of a distillation; delete it, or give another path")
+    content = read_saved(path, "the saved state of a distillation")
     if content.get("fingerprint") != fingerprint:
         raise InputError(
             f"{path} belongs to a run with other photos, weights, settings or seed; "

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..errors import CheckpointError, InputError
-from ..files import save_tensors
-from ..models.weight_files import UNREADABLE
+from ..models.saved_state import read_saved, write_saved
 from .config import TrainConfig
 
 STATE_NAME = "training.pt"
@@ -121,24 +120,19 @@ def save_state(
         "step": state.step,
         "elapsed": state.elapsed,
     }
-    save_tensors(content, path)
+    write_saved(path, content)
 
 
 def read_state(path: Path, config: TrainConfig) -> dict[str, Any]:
     """The content of a saved state, its tensors mapped from the file.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or another run's.
+        CheckpointError: the file is missing, damaged, changed, or another run's.
     """
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist, so there is nothing to resume; begin without --resume")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except UNREADABLE as error:
-        raise CheckpointError(
-            f"{path} must be a saved state of training, but it is damaged or of another kind; begin anew"
-        ) from error
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+    content = read_saved(path, "a saved state of training", mapped=True)
+    if content.get("format") != _FORMAT:
         raise CheckpointError(f"{path} must be a saved state of training, but is another kind of file; begin anew")
     if content.get("fingerprint") != config.fingerprint:
         raise CheckpointError(

@@ -63,7 +63,7 @@ def test_usage_errors_end_in_two() -> None:
 def test_empty_values_are_not_the_current_folder(arguments: tuple[str, ...], name: str) -> None:
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
-    assert f"{name} needs a value, got an empty one" in " ".join(result.output.replace("│", " ").split())
+    assert f"{name} needs a value, got an empty one" in " ".join(result.output.replace("\u2502", " ").split())
 
 
 def test_an_empty_prompt_is_one(tmp_path: Path) -> None:

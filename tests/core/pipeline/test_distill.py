@@ -178,7 +178,7 @@ def test_a_state_belongs_to_its_run(model: UpFusion, scene: SceneEncoding, tmp_p
     with pytest.raises(CheckpointError, match="delete it"):
         model.distill(scene, draft(), seeded(), checkpoint=path)
     torch.save({"a": 1}, path)
-    with pytest.raises(CheckpointError, match="not the state of a distillation"):
+    with pytest.raises(CheckpointError, match="must be the saved state of a distillation, but is another kind"):
         model.distill(scene, draft(), seeded(), checkpoint=path)
 
 
@@ -204,6 +204,26 @@ def test_junk_in_the_state_s_place_is_reported(model: UpFusion, scene: SceneEnco
     (tmp_path / "state.pt").write_bytes(b"junk")
     with pytest.raises(CheckpointError, match="delete it"):
         model.distill(scene, draft(), seeded(), checkpoint=tmp_path / "state.pt")
+
+
+@pytest.mark.parametrize("config", [draft(), fast(), reference()], ids=["draft", "fast", "reference"])
+def test_a_changed_state_is_reported(
+    model: UpFusion, scene: SceneEncoding, config: DistillConfig, tmp_path: Path
+) -> None:
+    path = tmp_path / "state.pt"
+    model.distill(scene, config, seeded(), checkpoint=path)
+    content = torch.load(path, weights_only=True)
+    torch.save({name: value for name, value in content.items() if name != "checksum"}, path)
+    with pytest.raises(CheckpointError, match="must be the saved state of a distillation, but is another kind"):
+        model.distill(scene, config, seeded(), checkpoint=path)
+    torch.save(content | {"state": {}}, path)
+    with pytest.raises(CheckpointError, match="changed or damaged"):
+        model.distill(scene, config, seeded(), checkpoint=path)
+    fit = content["state"].get("fit", content["state"])
+    fit["field"]["grid.table"].view(-1)[-1] += 1e-6
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match="changed or damaged"):
+        model.distill(scene, config, seeded(), checkpoint=path)
 
 
 def test_a_host_in_inference_mode_gets_the_same_field(model: UpFusion, scene: SceneEncoding) -> None:

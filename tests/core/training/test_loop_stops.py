@@ -17,6 +17,7 @@ from tiny_training import TinySource, run_tiny, tiny_config
 
 from upfusion_core import UpFusion
 from upfusion_core.errors import CheckpointError, InputError, OutputError
+from upfusion_core.models.saved_state import write_saved
 from upfusion_core.training.batches import TrainingBatch
 from upfusion_core.training.run import TrainingRun
 from upfusion_core.training.state import Averaged, read_state
@@ -134,6 +135,9 @@ def test_states_that_do_not_fit(tmp_path: Path) -> None:
         run_tiny(replace(config, seed=5), tmp_path, resume=True)
     path = tmp_path / "training.pt"
     torch.save({"format": 0}, path)
+    with pytest.raises(CheckpointError, match="another kind of file"):
+        run_tiny(config, tmp_path, resume=True)
+    write_saved(path, {"format": 0})
     with pytest.raises(CheckpointError, match="another kind of file"):
         run_tiny(config, tmp_path, resume=True)
     path.write_bytes(b"PK" + bytes(100))
