@@ -139,9 +139,9 @@ def distill_reference(run: Run) -> RadianceField:
         except FieldError:
             run.save(snapshot() | {"iteration": iteration})
             raise
+        run.report(first + iteration + 1, total, lambda: _preview(run, field), snapshot)
         if (iteration + 1) % run.config.checkpoint_every == 0 or iteration + 1 == schedule.iterations:
             run.save(snapshot())
-        run.report(first + iteration + 1, total, lambda: _preview(run, field), snapshot)
     return field
 
 

@@ -111,9 +111,10 @@ class Run:
             except FieldError:
                 self.save(state())
                 raise
+            # the hook comes first: killed between the two, a run tells of the step again, and its preview is the last
+            self.report(first + fitter.iteration, total, fitter.preview, state)
             if fitter.iteration % self.config.checkpoint_every == 0 or fitter.done:
                 self.save(state())
-            self.report(first + fitter.iteration, total, fitter.preview, state)
 
     def report(
         self, step: int, total: int, preview: Callable[[], Tensor] | None, state: Callable[[], dict[str, Any]]

@@ -25,7 +25,7 @@ from upfusion_core.field.fitting import FieldFitter, FitConfig
 from upfusion_core.field.hashgrid import GridConfig
 from upfusion_core.field.radiance import FieldConfig
 from upfusion_core.field.rendering import RaySampling
-from upfusion_core.pipeline import distill_reference
+from upfusion_core.pipeline import distill_reference, distill_run
 from upfusion_core.pipeline.distill import DraftSchedule, FastSchedule, ReferenceSchedule, distill_cameras
 from upfusion_core.pipeline.distill_config import PRESETS
 from upfusion_core.pipeline.distill_reference import color_term, loss_terms, make_plan, silhouette_term, term_weights
@@ -224,6 +224,23 @@ def test_a_changed_state_is_reported(
     torch.save(content, path)
     with pytest.raises(CheckpointError, match="changed or damaged"):
         model.distill(scene, config, seeded(), checkpoint=path)
+
+
+@pytest.mark.parametrize("config", [draft(), fast(), reference()], ids=["draft", "fast", "reference"])
+def test_a_step_is_told_before_it_is_saved(
+    model: UpFusion, scene: SceneEncoding, config: DistillConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the two, a run tells of it again; the other way round, its last preview would never be shown."""
+    events: list[int | str] = []
+    totals = set()
+
+    def on_step(step: int, total: int, preview: object) -> None:
+        events.append(step)
+        totals.add(total)
+
+    monkeypatch.setattr(distill_run, "save_state", lambda *_: events.append("saved"))
+    model.distill(scene, config, seeded(), on_step=on_step, checkpoint=tmp_path / "state.pt")
+    assert events[-2:] == [totals.pop(), "saved"]
 
 
 def test_a_host_in_inference_mode_gets_the_same_field(model: UpFusion, scene: SceneEncoding) -> None:
