@@ -40,13 +40,15 @@ def read_saved(path: Path, what: str, *, mapped: bool = False) -> dict[str, Any]
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and sys.platform != "win32")
-    except UNREADABLE as error:
+        found = content.pop(_SUM, None) if isinstance(content, dict) else None
+        whole = type(found) is int and found == checksum(content)  # torch does not find what was changed in the values
+    except UNREADABLE as error:  # also of tensors that are not plain ones
         raise CheckpointError(
             f"{path} must be {what}, but it is damaged or of another kind; delete it to begin anew"
         ) from error
-    if not isinstance(content, dict) or _SUM not in content:
+    if found is None:
         raise CheckpointError(f"{path} must be {what}, but is another kind of file; delete it to begin anew")
-    if content.pop(_SUM) != checksum(content):  # torch does not find what was changed in the values
+    if not whole:
         raise CheckpointError(f"{path} was changed or damaged since it was saved; delete it to begin anew")
     return content
 

@@ -54,6 +54,12 @@ def test_other_files(content: bytes, tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match="must be a state, but it is damaged or of another kind"):
         read_saved(path, "a state")
+    torch.save({"a": torch.eye(2).to_sparse(), "checksum": 1}, path)
+    with pytest.raises(CheckpointError, match="damaged or of another kind"):
+        read_saved(path, "a state")
+    torch.save({"checksum": torch.zeros(2)}, path)
+    with pytest.raises(CheckpointError, match="was changed or damaged"):
+        read_saved(path, "a state")
     torch.save([1], path)
     with pytest.raises(CheckpointError, match="must be a state, but is another kind of file"):
         read_saved(path, "a state")
