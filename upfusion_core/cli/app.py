@@ -98,13 +98,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 def demo(
     context: typer.Context,
     output: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="OUT",
-            help="Folder for all results; made if missing.",
-        ),
+        Path, typer.Option("--output", "-o", metavar="OUT", help="Folder for all results; made if missing.")
     ] = Path("upfusion-demo"),
     number: Annotated[
         int, typer.Option("--object", help="Which of the objects that come with the package, from 0.", min=0)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..checks import check_count
+from ..devices import resolve_device
 from ..errors import InputError
 from ..geometry import cameras_from_matrices, orbit_cameras
 from ..json_text import read_json, shown
@@ -95,19 +96,13 @@ def load_model(settings: SceneSettings, device: str) -> UpFusion:
     from ..pipeline.upfusion import UpFusion
 
     if isinstance(settings, SamplingSettings):
-        make_scheduler(settings.scheduler or "ddim", settings.steps or 50)  # refused before gigabytes are read
+        sampler = settings.view_sampler()
+        make_scheduler(sampler["scheduler"], sampler["steps"])  # refused before gigabytes are read
         if settings.prompt:
             tokenize(settings.prompt)
     dtype = None if settings.dtype == "auto" else getattr(torch, settings.dtype)
     assert settings.model is not None, "with_stored sees to it"
-    return UpFusion.load(settings.model, device=chosen_device(device), dtype=dtype)
-
-
-def chosen_device(name: str) -> torch.device:
-    """The device called `name`, "auto" for the fastest there is."""
-    from ..devices import resolve_device
-
-    return resolve_device(name)
+    return UpFusion.load(settings.model, device=resolve_device(device), dtype=dtype)
 
 
 def _prepare(sources: Sources, size: int, remove_background: bool) -> InputViews:

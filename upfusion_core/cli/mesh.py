@@ -6,6 +6,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ..devices import resolve_device
 from ..field.atlas import require_xatlas
 from ..field.decimate import require_decimation
 from ..field.export import mesh_names, save_mesh
@@ -13,7 +14,6 @@ from ..field.mesh import MeshAsset
 from ..field.radiance import RadianceField
 from ..field.storage import load_field
 from ..files import check_target, write_json
-from . import inputs
 from .console import answer, duration, progress
 from .guard import refuse_existing
 from .lock import locked_file
@@ -67,7 +67,7 @@ def _mesh(source: Path, output: Path, options: MeshOptions, *, device: str, forc
     require_mesh_packages(options.texture_size, options.faces)
     record = new_record("mesh", asdict(options), {"field": str(source.absolute())}, {})
     start = time.monotonic()
-    field = load_field(source, device=inputs.chosen_device(device)).field
+    field = load_field(source, device=resolve_device(device)).field
     mesh = extracted(field, options)
     files = save_mesh(mesh, output)
     seconds = time.monotonic() - start

@@ -69,13 +69,7 @@ Model = Annotated[
 ]
 Output = Annotated[
     Path,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="OUT",
-        help="Folder for all results; made if missing.",
-        show_default=False,
-    ),
+    typer.Option("--output", "-o", metavar="OUT", help="Folder for all results; made if missing.", show_default=False),
 ]
 Masks = Annotated[
     list[Path] | None,

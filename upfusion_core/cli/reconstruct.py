@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..devices import resolve_device
 from ..errors import InputError
 from ..field.export import mesh_files
 from ..field.occupancy import OccupancyGrid
@@ -103,7 +104,7 @@ def finished_field(run: Run, device: str) -> RadianceField | None:
     """The field that an earlier attempt finished, or None."""
     if not (run.resumed and FIELD_NAME in run.stored("files")):
         return None
-    return load_field(run.folder / FIELD_NAME, device=inputs.chosen_device(device)).field
+    return load_field(run.folder / FIELD_NAME, device=resolve_device(device)).field
 
 
 def _save_views(run: Run, model: UpFusion, scene: SceneEncoding, settings: ReconstructSettings) -> None:

@@ -60,6 +60,10 @@ class SamplingSettings(SceneSettings):
     prompt: str | None
     batch_size: int
 
+    def view_sampler(self) -> dict[str, Any]:
+        """Steps, guidance and scheduler of sampled views, as `UpFusion.sample` takes them."""
+        return {"steps": self.steps or 50, "guidance": self.guidance, "scheduler": self.scheduler or "ddim"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class OrbitSettings:

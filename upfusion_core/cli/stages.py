@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -93,11 +93,7 @@ def sample_views(run: Run, model: UpFusion, scene: SceneEncoding, cameras: Camer
     missing = [index for index in range(len(cameras)) if not _is_saved(run, view_name(index), model.image_size)]
     if run.finished("views") and not missing:
         return
-    sampler: dict[str, Any] = {
-        "steps": settings.steps or 50,
-        "guidance": settings.guidance,
-        "scheduler": settings.scheduler or "ddim",
-    }
+    sampler = settings.view_sampler()
     run.note("view_sampler", sampler)
     with run.stage("views"), progress(f"Sampling {len(missing)} views") as advance:
         for first in range(0, len(missing), settings.batch_size):
@@ -115,9 +111,7 @@ def sample_views(run: Run, model: UpFusion, scene: SceneEncoding, cameras: Camer
             novel = model.sample(
                 scene,
                 cameras[torch.tensor(chosen)],
-                steps=sampler["steps"],
-                guidance=sampler["guidance"],
-                scheduler=sampler["scheduler"],
+                **sampler,
                 prompt=settings.prompt,
                 seeds=[settings.seed + index for index in chosen],
                 batch_size=settings.batch_size,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.examples import MultiViewDataset
 from ..errors import FieldError, InputError
-from ..files import Writing, replacing
+from ..files import Writing, replacing, write_json
 from ..json_text import read_json
 from ..models.perceptual import PerceptualDistance
 from ..pictures import load_png, save_png
@@ -238,7 +237,7 @@ def _saved(
     with writing(f"objects/{task.name}.png") as path:
         save_png(path, object_row(item.views.rgb[list(item.photos)], item.truth[0], result.shown))
     with writing(f"objects/{task.name}.json") as path:
-        path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_json(path, record)
     return record
 
 
@@ -335,9 +334,7 @@ def _write(
     with writing("report.md") as path:
         path.write_text(_markdown(report, content, config), encoding="utf-8")
     with writing("report.json") as path:
-        path.write_text(
-            json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace"
-        )
+        write_json(path, content)
 
 
 def _markdown(report: Report, content: dict[str, Any], config: EvaluationConfig) -> str:
