@@ -332,7 +332,8 @@ def _write(
             with writing(f"plots/{measure}.png") as path:
                 shutil.copyfile(plot, path)
     with writing("report.md") as path:
-        path.write_text(_markdown(report, content, config), encoding="utf-8")
+        # names of files may be no UTF-8; write_json spells them so, too
+        path.write_text(_markdown(report, content, config), encoding="utf-8", errors="backslashreplace")
     with writing("report.json") as path:
         write_json(path, content)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +132,21 @@ def test_a_folder_of_meshes(small_weights: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "Skipped b.ply:" in words_of(result)
     assert "2 objects, 1 skipped" in words_of(result)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no names that are no UTF-8")
+def test_a_folder_whose_name_is_no_utf_8(small_weights: Path, tmp_path: Path) -> None:
+    data = tmp_path / "meshes\udcff"
+    data.mkdir()
+    trimesh.creation.box((0.2, 0.3, 0.1)).export(tmp_path / "a.ply")
+    shutil.copyfile(tmp_path / "a.ply", data / "a.ply")
+    shutil.copyfile(tmp_path / "a.ply", data / "b\udcff.ply")  # trimesh cannot read it
+    result = upfusion("--model", small_weights, "--data", data, *SMALL, "--objects", 2, "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "meshes\\udcff" in text
+    assert "b\\udcff.ply: " in text
+    assert json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))["data"] == str(data)
 
 
 def test_what_was_never_trained_on_is_reported_apart(small_weights: Path, tmp_path: Path) -> None:
