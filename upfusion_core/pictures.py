@@ -18,6 +18,7 @@ from torch.nn.functional import interpolate
 from .checks import check_shape
 from .errors import InputError, PhotoError
 from .files import check_regular
+from .saturate import saturate
 
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused by their header, before anything is decoded."""
@@ -105,7 +106,7 @@ def resize_pictures(pictures: Tensor, size: int) -> Tensor:
         return pictures
     wide = pictures.to(torch.promote_types(pictures.dtype, torch.float32))  # torch has no half-precision resizing
     resized = interpolate(wide, size=(size, size), mode="bicubic", align_corners=False, antialias=True)
-    return resized.clamp(0, 1).to(pictures.dtype)
+    return saturate(resized).to(pictures.dtype)
 
 
 def contact_sheet(rgb: Tensor, columns: int | None = None) -> Tensor:

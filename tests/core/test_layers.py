@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "upfusion_core"
 LAYERS = (
     {"errors", "version"},
-    {"checks", "files", "memory", "srgb"},
+    {"checks", "files", "memory", "srgb", "saturate"},
     {"devices", "json_text"},
     {"types", "pictures"},
     {"geometry"},

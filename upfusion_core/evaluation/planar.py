@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..checks import check_choice, check_shape
+from ..saturate import saturate
 from .metrics import check_pictures
 
 LARGEST_STRETCH = 1.5
@@ -91,7 +92,7 @@ def warp(pictures: Tensor, transforms: Tensor, *, background: float = 1.0) -> Te
     """
     check_shape("pictures", pictures, ("N", "C", "H", "W"))
     check_shape("transforms", transforms, (len(pictures), 2, 3), "one matrix a picture")
-    return (background - _sample(background - pictures, transforms)).clamp(0, 1)
+    return saturate(background - _sample(background - pictures, transforms))
 
 
 def _descend(prediction: Tensor, truth: Tensor, start: Tensor, basis: Tensor, steps: int) -> Tensor:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from ..checks import check_choice, check_count, check_shape
 from ..errors import InputError
+from ..saturate import saturate
 from .hashgrid_backends import Backend, BackendChoice, choose_backend, grid_encoder, require_backend
 
 HASH_PRIMES = (1, 2654435761, 805459861)
@@ -93,7 +94,7 @@ def _corners(points: Tensor, config: GridConfig) -> tuple[Tensor, Tensor]:
     """
     device = points.device
     cells = torch.tensor(config.resolutions, device=device)
-    position = points.clamp(0, 1).t()[..., None] * cells  # (3, P, L)
+    position = saturate(points).t()[..., None] * cells  # (3, P, L)
     # NaN must stay in the weights, where it shows, and out of the indices, where it would crash
     lower = torch.minimum(position.detach().floor(), (cells - 1).to(points.dtype)).nan_to_num(0.0)
     upper_weight = position - lower

@@ -23,6 +23,7 @@ from torch.nn.functional import pad
 
 from ..checks import check_shape
 from ..errors import InputError
+from ..saturate import saturate
 from .hashgrid import GridConfig
 
 
@@ -38,7 +39,7 @@ def encode_grid(points: Tensor, table: Tensor, config: GridConfig) -> Tensor:
     kind = torch.promote_types(points.dtype, table.dtype)
     if not len(points):
         return (points.sum() + table.sum()).to(kind) * points.new_zeros((0, config.width), dtype=kind)
-    inside, parts = points.float().clamp(0, 1), table.float().split(config.rows)
+    inside, parts = saturate(points.float()), table.float().split(config.rows)
     levels = []
     for cells, rows in zip(config.resolutions, parts, strict=True):
         encoding = _encoding(cells, config.features, config.table_size)

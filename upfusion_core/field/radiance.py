@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..checks import check_choice, check_count, check_finite, check_range, check_type
 from ..errors import FieldError, InputError
+from ..saturate import saturate
 from ..types import Cameras, OnStep, RenderedViews
 from .hashgrid import GridConfig, HashGrid
 from .hashgrid_backends import BACKENDS, Backend, BackendChoice
@@ -95,7 +96,7 @@ class _TruncatedExp(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ANN401
         (logits,) = ctx.saved_tensors
-        slope: Tensor = logits.clamp(-15, 15).exp()
+        slope = saturate(logits, -15, 15).exp()
         return gradient * slope
 
 

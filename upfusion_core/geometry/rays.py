@@ -100,8 +100,8 @@ def reference_plucker(cameras: Cameras, reference: Cameras, size: int) -> Tensor
     """(N, size, size, 6) Plücker forms, in the networks' frame, of each camera's corner-aligned grid of rays.
 
     The same as `plucker(to_reference_frame(grid_rays(...)))` up to rounding, which f_14 makes visible. Therefore the
-    order of operations is the release's, to the bit (golden: upsrt.query_plucker): row vectors, general inverses, and
-    rays as differences of points unprojected to depth 1. `reference` is one camera, or one for each of the N.
+    order of operations is the release's (golden: upsrt.query_plucker): row vectors, general inverses, and rays as
+    differences of points unprojected to depth 1. `reference` is one camera, or one for each of the N.
     """
     distance = _reference_distances(reference).cpu()
     views, first = (_world_to_camera(some.camera_to_world.cpu(), distance) for some in (cameras, reference))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
 from ..errors import InputError
+from ..saturate import saturate
 
 
 @dataclass(frozen=True)
@@ -75,4 +75,4 @@ def encode_images(vae: AutoencoderKL, rgb: Tensor, noise: Tensor | None = None) 
 def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     """(B, 4, h, w) latents -> (B, 3, H, W) images clipped to [0, 1], float32."""
     images = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample
-    return torch.clamp((images.float() + 1) / 2, 0, 1)
+    return saturate((images.float() + 1) / 2)

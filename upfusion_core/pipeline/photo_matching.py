@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from ..checks import check_count, check_numbers, check_range
 from ..geometry import orbit_cameras
+from ..saturate import saturate
 from ..types import Cameras
 
 PhotoRender = Callable[..., Tensor]
@@ -224,7 +225,7 @@ def shrunk(picture: Tensor, size: int) -> Tensor:
 
 def _pose(start: Tensor, moved: Tensor, focal: float) -> Cameras:
     """Cameras(1) at (azimuth, elevation) `start`, moved by azimuth, elevation, roll, log distance and shift (6,)."""
-    azimuth, elevation = start[0] + moved[0], (start[1] + moved[1]).clamp(-1.55, 1.55)
+    azimuth, elevation = start[0] + moved[0], saturate(start[1] + moved[1], -1.55, 1.55)
     sin_a, cos_a, sin_e, cos_e = azimuth.sin(), azimuth.cos(), elevation.sin(), elevation.cos()
     zero = torch.zeros_like(azimuth)
     right = torch.stack([cos_a, zero, -sin_a])

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from golden_files import golden, golden_cameras, worst
+from golden_files import QUERY_ROUNDING, golden, golden_cameras, worst
 
 from upfusion_core.errors import InputError
 from upfusion_core.geometry import (
@@ -67,11 +67,14 @@ def test_rays_of_the_release() -> None:
     assert worst(harmonic_encoding(stored["plucker"][:2]), stored["plucker_harmonics_first2"]) < 1e-6
 
 
-def test_queries_of_the_release_to_the_bit() -> None:
+def test_queries_of_the_release() -> None:
+    # numbers of at most 1 behind two inverses and three products of 4 x 4 matrices, some sixteen roundings by up to
+    # half of float32's step of 1.2e-7 at 1; a processor's own order of summing decides how they fall
     ours = reference_plucker(golden_cameras(), reference_camera(), 4)[5]
-    assert worst(ours, golden("upsrt")["query_plucker"][0]) == 0
+    assert worst(ours, golden("upsrt")["query_plucker"][0]) < QUERY_ROUNDING
     ours = reference_plucker(golden_cameras()[5], reference_camera(), 16)[0].permute(2, 0, 1)
-    assert worst(ours, golden("guided")["hint"][0, -6:]) == 0
+    assert worst(ours, golden("guided")["hint"][0, -6:]) < QUERY_ROUNDING
+    assert torch.equal(ours, reference_plucker(golden_cameras()[5], reference_camera(), 16)[0].permute(2, 0, 1))
 
 
 def test_a_principal_point_moves_the_queries() -> None:
