@@ -23,9 +23,9 @@ import torch
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from upfusion_core import UpFusion, convert
-from upfusion_core.data.procedural import GENERATOR_VERSION
-from upfusion_core.files import bundled_path, replacing
-from upfusion_core.models.checkpoints import open_checkpoint
+from upfusion_core.models.checkpoint import open_checkpoint
+from upfusion_core.procedural import GENERATOR_VERSION
+from upfusion_core.support.files import bundled_path, replacing
 
 MOST_BYTES = 40_000_000
 TRAINED_ON = f"procedural objects, generator version {GENERATOR_VERSION}, split train"

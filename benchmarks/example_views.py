@@ -24,9 +24,9 @@ from torch import Tensor
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from upfusion_core import Cameras, orbit_cameras
-from upfusion_core.data.procedural import GENERATOR_VERSION, ProceduralObjects, render_views
-from upfusion_core.files import bundled_path
-from upfusion_core.pictures import to_8bit
+from upfusion_core.procedural import GENERATOR_VERSION, ProceduralObjects, render_views
+from upfusion_core.support.files import bundled_path
+from upfusion_core.support.images import to_8bit
 
 SPLIT, PHOTOS, TRUTHS = "test", 6, 8
 SUPERSAMPLING = 3

@@ -22,13 +22,12 @@ sys.path.append(str(Path(__file__).resolve().parent))
 from measuring import machine, timed, write_json
 
 from upfusion_core import DistillConfig, RadianceField, UpFusion
-from upfusion_core.data.procedural import ProceduralObjects
 from upfusion_core.evaluation.config import EvaluationConfig
-from upfusion_core.evaluation.objects import EvaluatedObject, draw_object
-from upfusion_core.evaluation.protocol import evaluate_object
+from upfusion_core.evaluation.protocol import EvaluatedObject, draw_object, evaluate_object
 from upfusion_core.evaluation.summary import object_mean, paired_difference
-from upfusion_core.models.checkpoints import recommended_guidance
+from upfusion_core.models.checkpoint import recommended_guidance
 from upfusion_core.pipeline.distill_config import FastSchedule
+from upfusion_core.procedural import ProceduralObjects
 
 VIEWS = 8
 MEASURES = ("box_psnr", "iou", "sharpness", "f_score_2", "processor")

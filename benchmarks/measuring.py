@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from upfusion_core.data.procedural import ProceduralObjects
+from upfusion_core.procedural import ProceduralObjects
 from upfusion_core.types import InputViews
 
 Result = TypeVar("Result")

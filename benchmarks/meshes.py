@@ -35,14 +35,13 @@ sys.path.append(str(Path(__file__).resolve().parent))
 from measuring import Peak, alone, machine, procedural_photos, timed, write_json
 
 from upfusion_core import Cameras, DistillConfig, UpFusion, orbit_cameras
-from upfusion_core.data.rasterise import rasterise
-from upfusion_core.data.surface import read_surface
-from upfusion_core.field.mesh import MeshAsset, extract_mesh
-from upfusion_core.field.radiance import RadianceField
+from upfusion_core.field.radiance import RadianceField, load_field
 from upfusion_core.field.rendering import RaySampling
-from upfusion_core.field.storage import load_field
-from upfusion_core.models.checkpoints import recommended_guidance
+from upfusion_core.models.checkpoint import recommended_guidance
 from upfusion_core.pipeline.distill import distill_cameras
+from upfusion_core.surface.mesh import MeshAsset, extract_mesh
+from upfusion_core.surface.rasterise import rasterise
+from upfusion_core.surface.reading import read_surface
 
 PICTURE_SIZE, LOOKS = 96, 8
 SAMPLING = RaySampling(uniform=96, importance=64)

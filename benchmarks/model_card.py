@@ -21,8 +21,8 @@ from PIL import Image
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from upfusion_core.evaluation.summary import markdown_table, results_from_json
-from upfusion_core.files import bundled_path
-from upfusion_core.models.checkpoints import CheckpointInfo, describe
+from upfusion_core.models.checkpoint import CheckpointInfo, describe
+from upfusion_core.support.files import bundled_path
 
 MEASURES = ("box_psnr", "iou", "sharpness", "haarpsi", "box_psnr_similarity", "psnr", "ssim")
 FIELD_MEASURES = ("chamfer_similarity", "f_score_2_similarity")

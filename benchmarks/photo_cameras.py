@@ -28,15 +28,15 @@ sys.path.append(str(Path(__file__).resolve().parent))
 from measuring import write_json
 
 from upfusion_core import Cameras, SceneEncoding, UpFusion, random_cameras
-from upfusion_core.data.procedural import ProceduralObjects
 from upfusion_core.evaluation.config import EvaluationConfig
 from upfusion_core.evaluation.metrics import box_psnr
-from upfusion_core.evaluation.objects import EvaluatedObject, draw_object
+from upfusion_core.evaluation.protocol import EvaluatedObject, draw_object
 from upfusion_core.evaluation.summary import paired_difference
 from upfusion_core.field.fitting import FitConfig, fit_views
 from upfusion_core.field.radiance import FieldConfig, RadianceField
-from upfusion_core.pipeline.photo_cameras import PhotoCameras, estimate_photo_cameras
+from upfusion_core.pipeline.pose import PhotoCameras, estimate_photo_cameras
 from upfusion_core.pipeline.prepare import estimate_mask
+from upfusion_core.procedural import ProceduralObjects
 from upfusion_core.types import REFERENCE_FOCAL
 
 PREDICTED = 32

@@ -26,8 +26,8 @@ sys.path.append(str(Path(__file__).resolve().parent))
 
 from measuring import write_json
 
-from upfusion_core.data.procedural import Objects, ProceduralObjects, draw_objects
-from upfusion_core.data.procedural.shapes import BLEND, TORUS
+from upfusion_core.procedural import Objects, ProceduralObjects, draw_objects
+from upfusion_core.procedural.shapes import BLEND, TORUS
 
 VIEWS = 2
 

@@ -25,12 +25,10 @@ sys.path.append(str(Path(__file__).resolve().parent))
 from measuring import Times, machine, median_times, write_json
 
 from upfusion_core import orbit_cameras
-from upfusion_core.data.procedural import ProceduralBatch, ProceduralObjects
 from upfusion_core.field.fitting import FieldFitter, FitConfig
-from upfusion_core.field.occupancy import OccupancyGrid
-from upfusion_core.field.radiance import FieldConfig, RadianceField
-from upfusion_core.field.rendering import RaySampling, render_views
-from upfusion_core.field.storage import load_field
+from upfusion_core.field.radiance import FieldConfig, RadianceField, load_field
+from upfusion_core.field.rendering import OccupancyGrid, RaySampling, render_views
+from upfusion_core.procedural import ProceduralBatch, ProceduralObjects
 
 VIEWS, VIEW_SIZE, FITTED = 16, 64, 150
 ROUNDS = 8  # of the occupancy grid's updates, which look at drawn points

@@ -42,7 +42,7 @@ write_config() { # STAGE FILE
     "$PYTHON" - "$1" "$2" "$MODE" "$BUNDLED" <<'PYTHON_END'
 import json, sys
 from dataclasses import replace
-from upfusion_core.models.checkpoints import open_checkpoint
+from upfusion_core.models.checkpoint import open_checkpoint
 from upfusion_core.training.config import TrainConfig
 
 stage, path, mode, bundled = sys.argv[1:]

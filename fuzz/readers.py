@@ -35,13 +35,13 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 with atheris.instrument_imports(include=["upfusion_core"]) if atheris else nullcontext():
     from upfusion_core import load_field, orbit_cameras
     from upfusion_core.cli.inputs import read_cameras
-    from upfusion_core.cli.record import listed_files, read_record
-    from upfusion_core.errors import UpFusionError
+    from upfusion_core.cli.run import listed_files, read_record
     from upfusion_core.field.hashgrid import GridConfig
     from upfusion_core.field.radiance import FieldConfig, RadianceField
-    from upfusion_core.models.checkpoints import open_checkpoint
+    from upfusion_core.models.checkpoint import open_checkpoint
     from upfusion_core.models.config import ModelConfig
-    from upfusion_core.models.weight_files import check_finite_weights, read_weights
+    from upfusion_core.models.weights import check_finite_weights, read_weights
+    from upfusion_core.support.errors import UpFusionError
     from upfusion_core.training.config import TrainConfig
 
 _MEMORY = Path("/dev/shm")

@@ -14,12 +14,7 @@ class UpFusionExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """All nodes, in the order of the stages."""
-        from .cameras import (
-            UpFusionCamera,
-            UpFusionCameraFromLoad3D,
-            UpFusionCameraToLoad3D,
-            UpFusionOrbitCameras,
-        )
+        from .cameras import UpFusionCamera, UpFusionCameraFromLoad3D, UpFusionCameraToLoad3D, UpFusionOrbitCameras
         from .evaluate import UpFusionCompareViews
         from .field import UpFusionDistill, UpFusionExtractMesh, UpFusionRenderField
         from .files import UpFusionLoadField, UpFusionSaveField, UpFusionSaveMesh

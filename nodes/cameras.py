@@ -7,14 +7,7 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io
 
 from .checked import checked
-from .inputs import (
-    azimuth_input,
-    cameras_before_input,
-    distance_input,
-    elevation_input,
-    units_input,
-    zoom_input,
-)
+from .inputs import azimuth_input, cameras_before_input, distance_input, elevation_input, units_input, zoom_input
 from .sockets import CamerasSocket
 
 if TYPE_CHECKING:

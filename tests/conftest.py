@@ -18,7 +18,8 @@ sys.path.append(str(Path(__file__).resolve().parent / "core"))
 import rule_weights
 import tiny_training
 
-from upfusion_core import UpFusion, files
+from upfusion_core import UpFusion
+from upfusion_core.support import files
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -9,33 +9,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .checks import check_choice, check_count, check_finite, check_range, check_type
-    from .errors import CheckpointError, InputError, UpFusionError
     from .evaluation.metrics import MEASURES, Measure, measure_views
-    from .field.mesh import MeshAsset
-    from .field.radiance import RadianceField
-    from .field.storage import load_field
-    from .files import BUNDLED_NAME, check_file_name
-    from .geometry import (
-        cameras_from_matrices,
-        focal_from_fov,
-        fov_from_focal,
-        look_at,
-        orbit_cameras,
-        random_cameras,
-    )
-    from .models.checkpoints import Checkpoint, open_checkpoint
+    from .field.radiance import RadianceField, load_field
+    from .geometry import cameras_from_matrices, focal_from_fov, fov_from_focal, look_at, orbit_cameras, random_cameras
+    from .models.checkpoint import Checkpoint, latent_diffusion_weights, load_conditioning_networks, open_checkpoint
     from .models.config import ModelConfig
     from .models.convert import convert
-    from .models.hosted import latent_diffusion_weights, load_conditioning_networks
-    from .models.ldm_names import UNET_PREFIX, VAE_PREFIX
-    from .models.text import DEFAULT_PROMPT
+    from .models.stable_diffusion import DEFAULT_PROMPT, UNET_PREFIX, VAE_PREFIX
     from .pipeline.distill import DistillConfig
     from .pipeline.examples import ExampleViews, example_count, example_views
-    from .pipeline.photo_cameras import PhotoCameras, PhotoSearch, estimate_photo_cameras
+    from .pipeline.pose import PhotoCameras, PhotoSearch, estimate_photo_cameras
     from .pipeline.prepare import estimate_mask, prepare_views
     from .pipeline.stages import HostedUpFusion
     from .pipeline.upfusion import UpFusion
+    from .support.checks import check_choice, check_count, check_finite, check_range, check_type
+    from .support.errors import CheckpointError, InputError, UpFusionError
+    from .support.files import BUNDLED_NAME, check_file_name
+    from .surface.mesh import MeshAsset
     from .types import (
         MAX_PHOTOS,
         REFERENCE_FOCAL,
@@ -49,54 +39,54 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
-    "BUNDLED_NAME": "files",
+    "BUNDLED_NAME": "support.files",
     "Cameras": "types",
-    "Checkpoint": "models.checkpoints",
-    "CheckpointError": "errors",
-    "DEFAULT_PROMPT": "models.text",
+    "Checkpoint": "models.checkpoint",
+    "CheckpointError": "support.errors",
+    "DEFAULT_PROMPT": "models.stable_diffusion",
     "DistillConfig": "pipeline.distill",
     "ExampleViews": "pipeline.examples",
     "HostedUpFusion": "pipeline.stages",
-    "InputError": "errors",
+    "InputError": "support.errors",
     "InputViews": "types",
     "MAX_PHOTOS": "types",
     "MEASURES": "evaluation.metrics",
     "Measure": "evaluation.metrics",
-    "MeshAsset": "field.mesh",
+    "MeshAsset": "surface.mesh",
     "ModelConfig": "models.config",
     "NovelViews": "types",
     "OnStep": "types",
-    "PhotoCameras": "pipeline.photo_cameras",
-    "PhotoSearch": "pipeline.photo_cameras",
+    "PhotoCameras": "pipeline.pose",
+    "PhotoSearch": "pipeline.pose",
     "REFERENCE_FOCAL": "types",
     "RadianceField": "field.radiance",
     "RenderedViews": "types",
     "SceneEncoding": "types",
-    "UNET_PREFIX": "models.ldm_names",
+    "UNET_PREFIX": "models.stable_diffusion",
     "UpFusion": "pipeline.upfusion",
-    "UpFusionError": "errors",
-    "VAE_PREFIX": "models.ldm_names",
+    "UpFusionError": "support.errors",
+    "VAE_PREFIX": "models.stable_diffusion",
     "ViewConditioning": "types",
     "cameras_from_matrices": "geometry",
-    "check_choice": "checks",
-    "check_count": "checks",
-    "check_file_name": "files",
-    "check_finite": "checks",
-    "check_range": "checks",
-    "check_type": "checks",
+    "check_choice": "support.checks",
+    "check_count": "support.checks",
+    "check_file_name": "support.files",
+    "check_finite": "support.checks",
+    "check_range": "support.checks",
+    "check_type": "support.checks",
     "convert": "models.convert",
     "estimate_mask": "pipeline.prepare",
-    "estimate_photo_cameras": "pipeline.photo_cameras",
+    "estimate_photo_cameras": "pipeline.pose",
     "example_count": "pipeline.examples",
     "example_views": "pipeline.examples",
     "focal_from_fov": "geometry",
     "fov_from_focal": "geometry",
-    "latent_diffusion_weights": "models.hosted",
-    "load_conditioning_networks": "models.hosted",
-    "load_field": "field.storage",
+    "latent_diffusion_weights": "models.checkpoint",
+    "load_conditioning_networks": "models.checkpoint",
+    "load_field": "field.radiance",
     "look_at": "geometry",
     "measure_views": "evaluation.metrics",
-    "open_checkpoint": "models.checkpoints",
+    "open_checkpoint": "models.checkpoint",
     "orbit_cameras": "geometry",
     "prepare_views": "pipeline.prepare",
     "random_cameras": "geometry",
@@ -162,7 +152,7 @@ __version__: str
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public name
     if name == "__version__":
-        from .version import version
+        from .support.version import version
 
         return version()
     if name not in _HOMES:

@@ -14,8 +14,8 @@ from typing import SupportsIndex
 import torch
 from torch import Tensor
 
-from .checks import check_finite, check_shape, check_type, check_unit_range, check_values, peak
-from .errors import InputError
+from .support.checks import check_finite, check_shape, check_type, check_unit_range, check_values, peak
+from .support.errors import InputError
 
 REFERENCE_FOCAL = 4.5
 """Focal length in NDC units that the released networks were trained at: a full field of view of 25.06 degrees."""

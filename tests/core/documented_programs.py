@@ -21,7 +21,7 @@ from documented import Command
 from typer.models import OptionInfo
 from typer.testing import CliRunner
 
-from upfusion_core.cli import training
+from upfusion_core.cli import train as training
 from upfusion_core.cli.app import app
 from upfusion_core.training.config import TrainConfig
 

@@ -24,8 +24,9 @@ import trimesh
 import xatlas
 
 from upfusion_core import UpFusion, example_views
-from upfusion_core.cli import main, reconstruct, training, views
+from upfusion_core.cli import main, reconstruct, views
 from upfusion_core.cli import mesh as mesh_command
+from upfusion_core.cli import train as training
 from upfusion_core.evaluation import config as evaluation_config
 from upfusion_core.evaluation import report
 from upfusion_core.field.fitting import FitConfig

@@ -15,7 +15,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from upfusion_core.errors import UpFusionError
+from upfusion_core.support.errors import UpFusionError
 
 LONGEST_MESSAGE = 2000
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from upfusion_core.data.examples import MultiViewDataset, PosedViews
-from upfusion_core.errors import UpFusionError
+from upfusion_core.support.errors import UpFusionError
 
 
 def readable(dataset: MultiViewDataset) -> Iterator[PosedViews]:

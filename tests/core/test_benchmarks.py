@@ -16,8 +16,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from upfusion_core.field.mesh import MeshAsset
 from upfusion_core.pipeline.distill_config import ReferenceSchedule
+from upfusion_core.surface.mesh import MeshAsset
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 NAMES = (

@@ -13,7 +13,7 @@ import pytest
 import torch
 from tiny_training import TinySource, tiny_config
 
-from upfusion_core.models.checkpoints import open_checkpoint
+from upfusion_core.models.checkpoint import open_checkpoint
 from upfusion_core.training.loop import train
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "benchmarks"

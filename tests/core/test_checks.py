@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from upfusion_core.checks import check_choice, check_count, check_finite, check_range, check_shape, check_type
-from upfusion_core.errors import InputError
+from upfusion_core.support.checks import check_choice, check_count, check_finite, check_range, check_shape, check_type
+from upfusion_core.support.errors import InputError
 
 
 def test_shape_message_names_what_was_expected_what_came_and_what_to_do() -> None:

@@ -9,7 +9,7 @@ import tiny_training
 import torch
 
 from upfusion_core import InputViews, estimate_photo_cameras, orbit_cameras, random_cameras
-from upfusion_core.evaluation.haarpsi import haarpsi
+from upfusion_core.evaluation.metrics import haarpsi
 from upfusion_core.field.hashgrid import GridConfig
 from upfusion_core.field.radiance import FieldConfig, RadianceField
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from upfusion_core.devices import default_device, existing_device, resolve_device
-from upfusion_core.errors import InputError
+from upfusion_core.support.devices import default_device, existing_device, resolve_device
+from upfusion_core.support.errors import InputError
 
 
 def test_resolve_device() -> None:

@@ -42,7 +42,7 @@ def documented(name: str, value: object) -> Iterator[tuple[str, str | None]]:
 def modules() -> list[ModuleType]:
     """All modules that can be imported without a GPU's packages."""
     names = [item.name for item in pkgutil.walk_packages(upfusion_core.__path__, "upfusion_core.")]
-    wanted = [name for name in names if not name.endswith(("__main__", "hashgrid_triton", "hashgrid_tinycudann"))]
+    wanted = [name for name in names if not name.endswith(("__main__", "_triton", "_tinycudann"))]
     return [upfusion_core, *map(importlib.import_module, wanted)]
 
 

@@ -24,16 +24,17 @@ from PIL import Image, ImageDraw
 
 from upfusion_core import DistillConfig, RadianceField
 from upfusion_core.cli import app as app_module
-from upfusion_core.cli import demo, training
+from upfusion_core.cli import demo
+from upfusion_core.cli import train as training
 from upfusion_core.cli.app import app
 from upfusion_core.evaluation import config as evaluation_config
 from upfusion_core.evaluation.spatial import SimilaritySearch
-from upfusion_core.field import level, mesh
 from upfusion_core.field.fitting import FitConfig
 from upfusion_core.field.hashgrid import GridConfig
 from upfusion_core.field.radiance import FieldConfig
 from upfusion_core.models.convert import convert
 from upfusion_core.pipeline.distill_config import PRESETS, DraftSchedule
+from upfusion_core.surface import level, mesh
 from upfusion_core.training.config import TrainConfig
 
 PAGES = [

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from upfusion_core.errors import OutputError
-from upfusion_core.files import check_file_name, replacing, save_tensors, write_json
+from upfusion_core.support.errors import OutputError
+from upfusion_core.support.files import check_file_name, replacing, save_tensors, write_json
 
 
 def test_a_finished_file_replaces_the_old_one(tmp_path: Path) -> None:

@@ -15,15 +15,15 @@ from tiny_training import tiny_model
 from torch import Tensor
 
 from upfusion_core.cli.pictures import save_video
-from upfusion_core.errors import OutputError
 from upfusion_core.field.hashgrid import GridConfig
-from upfusion_core.field.mesh import MeshAsset
 from upfusion_core.field.radiance import FieldConfig, RadianceField
-from upfusion_core.files import replacing, save_tensors, write_json
 from upfusion_core.models.convert import write_networks
 from upfusion_core.models.networks import network_weights
-from upfusion_core.pictures import save_png
-from upfusion_core.pipeline.distill_state import save_state
+from upfusion_core.pipeline.distill import save_state
+from upfusion_core.support.errors import OutputError
+from upfusion_core.support.files import replacing, save_tensors, write_json
+from upfusion_core.support.images import save_png
+from upfusion_core.surface.mesh import MeshAsset
 from upfusion_core.training.initial import initial_networks
 from upfusion_core.training.report import save_picture
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from upfusion_core.errors import CheckpointError, InputError
-from upfusion_core.json_text import LARGEST_JSON, parse_json, read_json, shown
+from upfusion_core.support.errors import CheckpointError, InputError
+from upfusion_core.support.json_text import LARGEST_JSON, parse_json, read_json, shown
 
 
 def test_values_come_back() -> None:

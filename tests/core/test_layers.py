@@ -12,12 +12,12 @@ import upfusion_core
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "upfusion_core"
 LAYERS = (
-    {"errors", "version"},
-    {"checks", "files", "memory", "srgb", "saturate"},
-    {"devices", "json_text"},
-    {"types", "pictures"},
+    {"support"},
+    {"types"},
     {"geometry"},
-    {"models", "field", "data"},
+    {"models", "field", "procedural"},
+    {"surface"},
+    {"data"},
     {"pipeline"},
     {"evaluation"},
     {"training"},
@@ -27,8 +27,8 @@ LAYERS = (
 HOMES = {
     "diffusers": {"models", "pipeline"},
     "transformers": {"models", "pipeline"},
-    "xatlas": {"field"},
-    "trimesh": {"field", "data", "evaluation"},
+    "xatlas": {"surface"},
+    "trimesh": {"surface", "data", "evaluation"},
     "typer": {"cli"},
     "rich": {"cli"},
 }

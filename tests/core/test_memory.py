@@ -13,12 +13,12 @@ from tiny_training import tiny_model
 from torch import Tensor, nn
 
 from upfusion_core import UpFusion, orbit_cameras
-from upfusion_core.errors import OutOfMemoryError, UpFusionError
-from upfusion_core.field.mesh import extract_mesh
 from upfusion_core.field.radiance import RadianceField
 from upfusion_core.field.rendering import RaySampling, render_views
-from upfusion_core.memory import Chunk, is_out_of_memory
 from upfusion_core.pipeline.novel_views import condition_views, encode_views, predict_views
+from upfusion_core.support.errors import OutOfMemoryError, UpFusionError
+from upfusion_core.support.memory import Chunk, is_out_of_memory
+from upfusion_core.surface.mesh import extract_mesh
 from upfusion_core.types import InputViews, RenderedViews, SceneEncoding
 
 CPU_SAYS = "[enforce fail at alloc_cpu.cpp:127] data. DefaultCPUAllocator: can't allocate memory: you tried to allocate"

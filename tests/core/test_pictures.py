@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from upfusion_core.errors import InputError
-from upfusion_core.pictures import contact_sheet, load_png, resize_pictures, save_png, to_8bit
+from upfusion_core.support.errors import InputError
+from upfusion_core.support.images import contact_sheet, load_png, resize_pictures, save_png, to_8bit
 
 
 def test_eight_bits_by_hand() -> None:

@@ -15,18 +15,21 @@ from analytic_fields import AnalyticField, ball
 from typer.testing import CliRunner
 
 from upfusion_core import __version__
-from upfusion_core.cli import lock, pack
+from upfusion_core.cli import pack
+from upfusion_core.cli import run as lock
 from upfusion_core.cli.app import app
-from upfusion_core.data import shards, shards_index
-from upfusion_core.data.procedural import ProceduralObjects
-from upfusion_core.data.procedural.render import albedo
-from upfusion_core.data.shards_format import decoded_depth
-from upfusion_core.errors import CheckpointError, FieldError, InputError, OutputError
+from upfusion_core.data import shards
+from upfusion_core.data import shards as shards_index
+from upfusion_core.data.shards import decoded_depth
 from upfusion_core.evaluation.config import EvaluationConfig
-from upfusion_core.evaluation.objects import draw_object
-from upfusion_core.evaluation.pictures import stacked
-from upfusion_core.field.mesh import MeshAsset, extract_mesh
-from upfusion_core.models import convert, weight_files
+from upfusion_core.evaluation.protocol import draw_object
+from upfusion_core.evaluation.report import stacked
+from upfusion_core.models import convert
+from upfusion_core.models import weights as weight_files
+from upfusion_core.procedural import ProceduralObjects
+from upfusion_core.procedural.render import albedo
+from upfusion_core.support.errors import CheckpointError, FieldError, InputError, OutputError
+from upfusion_core.surface.mesh import MeshAsset, extract_mesh
 
 
 def test_the_version_is_printed() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from upfusion_core.field.hashgrid import GridConfig, encode_grid
-from upfusion_core.saturate import saturate
+from upfusion_core.support.images import saturate
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from kornia.color import linear_rgb_to_rgb, rgb_to_linear_rgb
 
-from upfusion_core.srgb import linear_to_srgb, srgb_to_linear
+from upfusion_core.support.images import linear_to_srgb, srgb_to_linear
 
 SRGB, LINEAR = torch.tensor([0.0, 0.04, 0.5, 1.0]), torch.tensor([0.0, 0.0030960, 0.2140411, 1.0])
 RAMP = torch.linspace(0, 1, 300).reshape(3, 10, 10)

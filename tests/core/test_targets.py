@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from upfusion_core.data.folders import existing_folder
-from upfusion_core.errors import InputError, OutputError
-from upfusion_core.files import made_folder, replacing, write_json
-from upfusion_core.json_text import read_json
+from upfusion_core.support.errors import InputError, OutputError
+from upfusion_core.support.files import existing_folder, made_folder, replacing, write_json
+from upfusion_core.support.json_text import read_json
 
 NOT_ON_WINDOWS = pytest.mark.skipif(sys.platform == "win32", reason="it has no such files")
 

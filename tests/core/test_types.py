@@ -5,16 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from upfusion_core import (
-    Cameras,
-    InputViews,
-    NovelViews,
-    RenderedViews,
-    SceneEncoding,
-    ViewConditioning,
-    orbit_cameras,
-)
-from upfusion_core.errors import InputError
+from upfusion_core import Cameras, InputViews, NovelViews, RenderedViews, SceneEncoding, ViewConditioning, orbit_cameras
+from upfusion_core.support.errors import InputError
 
 
 def make_views(count: int = 2, size: int = 4) -> InputViews:

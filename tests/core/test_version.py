@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import upfusion_core
-from upfusion_core import version
+from upfusion_core.support import version
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = ROOT / "pyproject.toml"

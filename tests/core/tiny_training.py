@@ -14,15 +14,14 @@ from upfusion_core.models.controlnet import DiffusionConfig
 from upfusion_core.models.convert import convert, write_networks
 from upfusion_core.models.dino import DinoConfig
 from upfusion_core.models.networks import network_weights
-from upfusion_core.models.text import TextConfig
+from upfusion_core.models.stable_diffusion import TextConfig, VaeConfig
 from upfusion_core.models.upsrt import UpSRTConfig
-from upfusion_core.models.vae import VaeConfig
 from upfusion_core.pipeline.upfusion import UpFusion
-from upfusion_core.training.autoencoder import calibrate_latents
 from upfusion_core.training.batches import TrainingBatch
 from upfusion_core.training.config import TrainConfig
 from upfusion_core.training.initial import initial_networks
 from upfusion_core.training.loop import TrainResult, train
+from upfusion_core.training.stages import calibrate_latents
 from upfusion_core.types import Cameras
 
 SIZE, WIDTH = 16, 32

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from upfusion_core.data.procedural import ProceduralObjects, render_rays
+from upfusion_core.procedural import ProceduralObjects, render_rays
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
 

@@ -151,7 +151,7 @@ def test_ksampler_walks_the_library_s_ddim(run_node: Callable, pack: Callable, l
     positive, negative, latent = conditioned(run_node, loaded)
     sampling = loaded.model.get_model_object("model_sampling")
     sigmas = ddim_scheduler(sampling, steps)
-    schedule = pack("upfusion_core.pipeline.schedule")
+    schedule = pack("upfusion_core.pipeline.sampling")
     times = schedule.ddim_timesteps(steps)[::-1]
     assert [int(time) for time in sampling.timestep(sigmas[:-1])] == times
     noise = prepare_noise(latent["samples"], 3, latent["batch_index"])

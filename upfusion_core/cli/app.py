@@ -11,17 +11,16 @@ from typing import Annotated, ParamSpec
 import typer
 from typer.core import TyperGroup
 
-from ..errors import UpFusionError
-from ..version import version as package_version
+from ..support.errors import UpFusionError
+from ..support.version import version as package_version
 from . import options
-from .console import answer, say
-from .evaluation import evaluate
-from .interrupt import patient
+from .console import answer, patient, say
+from .evaluate import evaluate
 from .options import PHOTO_ELEVATION_DEGREES, one_of
 from .pack import pack
 from .run import Interrupted
 from .settings import PRESETS, Conduct, DemoSettings, PredictSettings, ReconstructSettings, Sources, ViewsSettings
-from .training import train
+from .train import train
 
 
 class _Commands(TyperGroup):
@@ -70,7 +69,7 @@ def _reporting(command: Callable[Parameters, None]) -> Callable[Parameters, None
             say(str(error) if isinstance(error, Interrupted) else "interrupted")
             raise typer.Exit(130) from None
         except (MemoryError, RuntimeError) as error:
-            from ..memory import is_out_of_memory
+            from ..support.memory import is_out_of_memory
 
             if not is_out_of_memory(error):
                 raise

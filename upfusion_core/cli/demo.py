@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..pictures import contact_sheet, load_png, save_png
 from ..pipeline.examples import ExampleViews, example_views
+from ..support.images import contact_sheet, load_png, save_png
 from . import inputs
 from .console import duration, progress, say
 from .inputs import Photos

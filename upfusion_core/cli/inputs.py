@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..checks import check_count
-from ..devices import resolve_device
-from ..errors import InputError
 from ..geometry import cameras_from_matrices, orbit_cameras
-from ..json_text import read_json, shown
 from ..pipeline.prepare import prepare_views
+from ..support.checks import check_count
+from ..support.devices import resolve_device
+from ..support.errors import InputError
+from ..support.json_text import read_json, shown
 from ..types import REFERENCE_FOCAL, Cameras, InputViews
 from .settings import OrbitSettings, SamplingSettings, SceneSettings, Sources
 
@@ -91,8 +91,8 @@ def read_cameras(path: Path, photo_elevation: float) -> Cameras:
 
 def load_model(settings: SceneSettings, device: str) -> UpFusion:
     """The model on the device and in the precision that were asked for."""
-    from ..models.text import tokenize  # seconds of imports, which wrong photos need not wait for
-    from ..pipeline.schedule import make_scheduler
+    from ..models.stable_diffusion import tokenize  # seconds of imports, which wrong photos need not wait for
+    from ..pipeline.sampling import make_scheduler
     from ..pipeline.upfusion import UpFusion
 
     if isinstance(settings, SamplingSettings):

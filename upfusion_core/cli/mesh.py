@@ -6,18 +6,14 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..devices import resolve_device
-from ..field.atlas import require_xatlas
-from ..field.decimate import require_decimation
-from ..field.export import mesh_names, save_mesh
-from ..field.mesh import MeshAsset
-from ..field.radiance import RadianceField
-from ..field.storage import load_field
-from ..files import check_target, write_json
+from ..field.radiance import RadianceField, load_field
+from ..support.devices import resolve_device
+from ..support.files import check_target, write_json
+from ..surface.atlas import require_xatlas
+from ..surface.export import mesh_names, save_mesh
+from ..surface.mesh import MeshAsset, require_decimation
 from .console import answer, duration, progress
-from .guard import refuse_existing
-from .lock import locked_file
-from .run import finished_record, new_record
+from .run import finished_record, locked_file, new_record, refuse_existing
 
 
 @dataclass(frozen=True, kw_only=True)

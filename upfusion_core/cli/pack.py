@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import InputError
-from ..json_text import read_json, shown
+from ..support.errors import InputError
+from ..support.json_text import read_json, shown
 from . import options
 from .console import duration, progress, say
 from .options import PROCEDURAL, one_of
-from .record import is_of_kind
+from .run import is_of_kind
 from .settings import LIMITS, checked_stored
 
 if TYPE_CHECKING:
     from ..data.examples import MultiViewDataset
-    from ..data.shards_writing import PackState
+    from ..data.shards import PackState
     from .run import Run
 
 KINDS = ("co3d", "objaverse", "gso", "shapenet_srn", "meshes", "shards")
@@ -108,9 +108,8 @@ def pack(
 
 
 def _pack_in(run: Run, told: PackOptions) -> None:
-    from ..data.shards_index import INDEX_NAME, UNFINISHED_NAME, index_content
-    from ..data.shards_writing import pack_shards
-    from ..files import write_json
+    from ..data.shards import INDEX_NAME, UNFINISHED_NAME, index_content, pack_shards
+    from ..support.files import write_json
 
     settings = _settings(told, run.stored("settings"))
     run.check_same(settings, {})
@@ -154,7 +153,7 @@ def _pack_in(run: Run, told: PackOptions) -> None:
 
 def _settings(told: PackOptions, stored: dict[str, Any]) -> dict[str, Any]:
     """What shapes the result, as JSON: of the command line, where that is silent of the run that is continued."""
-    from ..checks import check_range
+    from ..support.checks import check_range
 
     unsaid = checked_stored(stored, STORED) or DEFAULTS
     settings: dict[str, Any] = {
@@ -179,9 +178,9 @@ def _dataset(settings: dict[str, Any]) -> MultiViewDataset:
     """The objects to be packed; what is rendered on the fly has as many views as are asked for."""
     from dataclasses import replace
 
-    from ..data.folder_formats import open_dataset
+    from ..data.formats import open_dataset
     from ..data.meshes import MeshViews
-    from ..data.procedural import ProceduralObjects
+    from ..procedural import ProceduralObjects
 
     size, rendered = settings["size"], settings["views"] or RENDERED_VIEWS
     if settings["data"] == PROCEDURAL:
@@ -204,8 +203,7 @@ def _count(settings: dict[str, Any], available: int) -> int:
 
 def _state(run: Run, objects: int) -> PackState | None:
     """Where the run that is continued has come to; None in a new one. Its shards must still be there."""
-    from ..data.shards_index import UNFINISHED_NAME, shard_entry
-    from ..data.shards_writing import PackState
+    from ..data.shards import UNFINISHED_NAME, PackState, shard_entry
 
     path = run.folder / UNFINISHED_NAME
     if not run.resumed or not path.is_file():

@@ -13,9 +13,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..checks import check_shape
-from ..errors import MissingPackageError
-from ..pictures import to_8bit
+from ..support.checks import check_shape
+from ..support.errors import MissingPackageError
+from ..support.images import to_8bit
 
 FRAMES_PER_SECOND = 12
 

@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..devices import resolve_device
-from ..errors import InputError
-from ..field.export import mesh_files
-from ..field.occupancy import OccupancyGrid
-from ..field.rendering import RaySampling, render_views
-from ..field.storage import load_field
+from ..field.radiance import load_field
+from ..field.rendering import OccupancyGrid, RaySampling, render_views
 from ..geometry import orbit_cameras
-from ..pictures import contact_sheet, save_png
 from ..pipeline.distill_config import DistillConfig, FastSchedule, ReferenceSchedule
-from ..pipeline.photo_cameras import PhotoCameras, estimate_photo_cameras
-from ..pipeline.schedule import make_scheduler
+from ..pipeline.pose import PhotoCameras, estimate_photo_cameras
+from ..pipeline.sampling import make_scheduler
+from ..support.devices import resolve_device
+from ..support.errors import InputError
+from ..support.images import contact_sheet, save_png
+from ..surface.export import mesh_files
 from ..types import Cameras, OnProgress, SceneEncoding
 from . import inputs
 from .console import duration, progress

@@ -3,21 +3,245 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
+import stat
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from importlib import metadata
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PureWindowsPath
+from types import UnionType
+from typing import IO, Any, Union, get_args, get_origin
 
-from ..errors import InputError, OutputError
-from ..files import check_target, made_folder, replacing, write_json
-from ..version import version
+from ..support.errors import InputError, OutputError
+from ..support.files import check_new_folders, check_target, made_folder, replacing, write_json
+from ..support.json_text import read_json, shown
+from ..support.version import version
 from .console import answer, say
-from .guard import check_sources, source_paths
-from .lock import locked
-from .record import RECORD_NAME, check_listed, inside, listed_files, read_record
+
+RECORD_NAME = "run.json"
+
+_SECTIONS = {"command": str, "settings": dict, "sources": dict, "inputs": dict, "timings_seconds": dict}
+_LISTS = ("stages", "files", "temporary_files")
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """The record in a file; None where it cannot be read, or a section that every record has is missing or another.
+
+    What it lists as a file is no temporary one, whatever else it says.
+    """
+    try:
+        record = read_json(path, halves=True)
+    except InputError:
+        return None
+    if not isinstance(record, dict):
+        return None
+    sections = all(isinstance(record.get(name), kind) for name, kind in _SECTIONS.items())
+    lists = all(is_of_kind(record.get(name), list[str]) for name in _LISTS)
+    timings = sections and all(is_of_kind(value, float) for value in record["timings_seconds"].values())
+    if not (sections and lists and timings):
+        return None
+    kept = {Path(name) for name in record["files"]}
+    record["temporary_files"] = [name for name in record["temporary_files"] if Path(name) not in kept]
+    return record
+
+
+def listed_files(folder: Path, record: Mapping[str, Any]) -> list[Path]:
+    """The files that the record lists, and itself; a record that was tampered with lists none outside the folder."""
+    found = (inside(folder, name) for name in (*record["files"], *record["temporary_files"], RECORD_NAME))
+    return [path for path in found if path is not None]
+
+
+def check_listed(folder: Path, record: Mapping[str, Any]) -> None:
+    """Raises OutputError if a record lists what is no file of its folder; continuing its run would remove that."""
+    for name in (*record["files"], *record["temporary_files"]):
+        if inside(folder, name) is None:
+            raise OutputError(
+                f"{folder / RECORD_NAME} must list files of its folder, got {shown(name)}; correct it there, "
+                "or use --force to begin anew"
+            )
+
+
+def inside(folder: Path, name: str) -> Path | None:
+    """The path of the file `name` of a folder; None if it is elsewhere, a folder, or no name."""
+    parts = PureWindowsPath(name)  # knows both slashes and drives, whatever the system
+    if not name or parts.drive or parts.root or ".." in parts.parts or "\0" in name:
+        return None
+    path, home = folder / name, folder.resolve()
+    place = path.parent.resolve()  # a folder in it may be a link that leads elsewhere
+    is_folder = os.path.isdir(path) and not os.path.islink(path)
+    return path if home in (place, *place.parents) and not is_folder else None
+
+
+def is_of_kind(value: object, kind: Any) -> bool:  # noqa: ANN401 - any annotation
+    """Whether a JSON value fits the annotation of a settings' field, such as `int | None` or `tuple[str, ...]`."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return any(is_of_kind(value, part) for part in arguments)
+    if origin in (list, tuple):
+        return isinstance(value, list | tuple) and all(is_of_kind(item, arguments[0]) for item in value)
+    if kind in (int, float):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and -(2**63) < value < 2**63
+        return is_number and (kind is float or isinstance(value, int))
+    return isinstance(value, kind)
+
+
+def source_paths(settings: Mapping[str, Any], sources: Mapping[str, Any]) -> list[Path]:
+    """The files and folders that a record names: all of its sources, and the settings that are absolute paths."""
+    paths = [Path(name) for name in (*_texts(sources.values()), *_texts(settings.values())) if os.path.isabs(name)]
+    return [path for path in paths if os.path.exists(path)]
+
+
+def check_sources(folder: Path, sources: Iterable[Path], doomed: Iterable[Path]) -> None:
+    """Raises OutputError if files that go, or are written anew, are sources, or lie in one that is a folder.
+
+    Args:
+        folder: of the run. A source that merely holds it, as a folder of many runs may, is not harmed.
+        sources: see source_paths.
+        doomed: files of the folder; those that do not exist harm nothing.
+    """
+    home, present = folder.resolve(), [path for path in doomed if os.path.exists(path)]
+    for source in sources:
+        place = source.resolve()
+        whole = os.path.isdir(place) and home in (place, *place.parents)
+        for path in present:
+            if os.path.samefile(place, path) or (whole and place in path.resolve().parents):
+                raise OutputError(f"{source} is read by this run, which would replace {path}; choose another folder")
+
+
+def refuse_existing(*paths: Path, source: Path, force: bool) -> None:
+    """Raises OutputError if something is at one of the paths and is not to be replaced, or is the source itself."""
+    for path in paths:
+        if os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
+            raise OutputError(f"{path} is the source itself; choose another name")
+        if os.path.exists(path) and not force:
+            raise OutputError(f"{path} exists already; choose another name, or --force to replace it")
+
+
+def _texts(values: Iterable[object]) -> Iterator[str]:
+    for value in values:
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _texts(value)
+
+
+LOCK_NAME = ".upfusion.lock"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds `folder` for this process.
+
+    Raises:
+        OutputError: another process holds it, or nothing can be written there.
+    """
+    with _held(folder / LOCK_NAME, f"into {folder}", "folder"):
+        yield
+
+
+@contextmanager
+def locked_file(path: Path) -> Iterator[None]:
+    """Holds the name of a file, or of a folder that is written as a whole, for this process; its parents are made.
+
+    Raises:
+        OutputError: another process holds it, or nothing can be written there.
+    """
+    check_new_folders(path)
+    folder = path.parent
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(made_folder(folder))
+        except OSError as error:
+            raise OutputError(f"{folder} cannot be made ({error.strerror}); choose another folder") from error
+        stack.enter_context(_held(folder / f".{path.name}{LOCK_NAME}", str(path), "name"))
+        yield
+
+
+@contextmanager
+def _held(path: Path, what: str, other: str) -> Iterator[None]:
+    folder = path.parent
+    try:
+        handle = _acquire(path)
+    except PermissionError as error:
+        raise OutputError(f"{folder} must be writable, but the system denies it; choose another folder") from error
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written to ({error.strerror}); choose another folder") from error
+    if handle is None:
+        raise OutputError(f"another run{_holder(path)} is writing {what}; wait for it or choose another {other}")
+    try:
+        yield
+    finally:
+        if sys.platform == "win32":  # an open file cannot be removed there
+            handle.close()
+        with suppress(OSError):
+            path.unlink()
+        handle.close()
+
+
+def _acquire(path: Path) -> IO[bytes] | None:
+    while True:
+        if _is_foreign(path):
+            raise OutputError(f"{path} must be a file that a run made to hold its folder, but is none; remove it")
+        handle = open(path, "a+b", opener=_open_no_link)  # noqa: SIM115 - it stays open as long as the lock is held
+        if not _lock(handle):
+            handle.close()
+            return None
+        if _is_current(handle, path):
+            handle.truncate(0)
+            handle.write(str(os.getpid()).encode())
+            handle.flush()
+            return handle
+        handle.close()  # its owner removed it between our opening and locking it
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether something is there that no run makes: a link, another file's second name, a pipe, a folder."""
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return not stat.S_ISREG(found.st_mode) or found.st_nlink > 1
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    """Opens a file, but never what a link leads to, where the system can tell."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
+def _is_current(handle: IO[bytes], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _lock(handle: IO[bytes]) -> bool:
+    """Locks the file without waiting; False if another process has it."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            handle.seek(1 << 20)  # locked bytes cannot be read there, and the process number should be
+            msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(handle.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+def _holder(path: Path) -> str:
+    try:
+        number = path.read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return ""
+    return f" (process {number})" if number.isdigit() else ""
+
 
 CHEAP_SECONDS = 60.0
 """On a disk that is full, work of less than this is removed again; of more, it is kept to be continued."""

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from ..errors import InputError
-from ..json_text import shown
-from .record import is_of_kind
+from ..support.errors import InputError
+from ..support.json_text import shown
+from .run import is_of_kind
 
 DEFAULT_MODEL = "mini"
 """The bundled model (the same name as in models.checkpoints, which needs torch)."""

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..errors import InputError
-from ..models.checkpoints import recommended_guidance
-from ..pictures import contact_sheet, load_png, save_png
+from ..models.checkpoint import recommended_guidance
+from ..support.errors import InputError
+from ..support.images import contact_sheet, load_png, save_png
 from ..types import Cameras, InputViews, SceneEncoding
 from .console import progress, say
 from .inputs import Photos, read_photos

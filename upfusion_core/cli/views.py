@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from ..pictures import save_png
+from ..support.images import save_png
 from ..types import Cameras, SceneEncoding
 from . import inputs
 from .console import duration, progress

@@ -12,14 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..files import check_target, write_json
-from ..models.checkpoints import CheckpointInfo, describe, weights_path
+from ..models.checkpoint import CheckpointInfo, describe, weights_path
 from ..models.convert import convert
+from ..support.files import check_target, write_json
 from .console import answer, duration, progress
-from .guard import refuse_existing
-from .lock import locked_file
-from .record import RECORD_NAME
-from .run import finished_record, new_record
+from .run import RECORD_NAME, finished_record, locked_file, new_record, refuse_existing
 
 
 def run_convert(source: str, destination: Path, *, dtype: str | None, force: bool) -> None:

@@ -11,16 +11,15 @@ from typing import Literal
 
 import torch
 
-from ..checks import check_choice, check_count, check_range
-from ..errors import InputError, UpFusionError
 from ..geometry import random_cameras
 from ..geometry.cameras import BAND_ELEVATION_DEGREES
+from ..support.checks import check_choice, check_count, check_range
+from ..support.errors import InputError, UpFusionError
+from ..support.files import existing_folder
+from ..surface.rasterise import rasterise
+from ..surface.reading import MESH_SUFFIXES, Surface, read_surface
 from ..types import REFERENCE_FOCAL, Cameras
-from .examples import PosedViews, checked_views, note
-from .folders import existing_folder
-from .normalise import normalise
-from .rasterise import rasterise
-from .surface import MESH_SUFFIXES, Surface, read_surface
+from .examples import PosedViews, checked_views, normalise, note
 
 _UP = torch.tensor([0.0, 1.0, 0.0])
 

@@ -2,18 +2,179 @@
 
 from __future__ import annotations
 
+import math
+import struct
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from ..checks import check_count, check_range
-from ..errors import UpFusionError
+from ..support.checks import check_count, check_range
+from ..support.errors import PhotoError, UpFusionError
+from ..support.images import check_picture, open_picture
 from ..types import Cameras
-from .examples import PosedViews, checked_views, none_readable, note, readable_views, shuffled_views
-from .framing import Frame, framed
-from .normalise import normalise
+from .examples import PosedViews, checked_views, none_readable, normalise, note, readable_views, shuffled_views
+
+FRAME_MARGIN = 1.15
+"""Side of the crop over the longer side of the object's box, as in the preparation of Co3Dv2."""
+
+DECODING_ERRORS = (
+    *(OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, OverflowError),
+    *(struct.error, zlib.error, MemoryError, AttributeError, AssertionError, RuntimeError, ZeroDivisionError),
+    Image.DecompressionBombError,
+)
+"""What Pillow's readers raise on damaged files, by experience."""
+
+_LONGEST_SIDE = 20_000
+"""Pixels; pictures are padded to squares, which takes the square of it in bytes a channel."""
+
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom in pixels, (0, 0) the top left corner; may leave the picture."""
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One recorded picture.
+
+    camera: one, in the recording's world, for the whole picture: NDC runs from border to border in x and in y.
+    image, mask: files; without a mask the picture's alpha tells the object, else whatever is not pure white is object.
+    size: (H, W) that the camera was given for, which the picture must have; None if the camera fits any.
+    threshold: of the mask's probability, at and above which a pixel is object.
+    """
+
+    camera: Cameras
+    image: Path
+    mask: Path | None = None
+    size: tuple[int, int] | None = None
+    threshold: float = 0.4
+
+
+def framed(frame: Frame, size: int, margin: float | None) -> tuple[Tensor, Tensor, Cameras]:
+    """A frame's object on white -> rgb (3, size, size), mask (1, size, size) in [0, 1], and the camera of the crop.
+
+    Args:
+        frame: what was recorded.
+        size: side of the result in pixels.
+        margin: side of the crop over the longer side of the object's box; what leaves the picture is white. None
+            keeps the whole picture, padded with white to a square.
+
+    Raises:
+        PhotoError: a file is missing or damaged, its size is not the camera's, or the mask is empty.
+    """
+    colors, mask = _read(frame)
+    height, width = mask.shape
+    inside = mask >= 128
+    if not inside.any():
+        raise PhotoError(f"the mask of {frame.image.name} must cover the object, but it is empty; leave the frame out")
+    box = squared((0, 0, width, height), 1.0) if margin is None else squared(bounds(inside), margin)
+    view = torch.from_numpy(_resized(colors, mask, box, size)).float() / 255
+    return view[:3], view[3:], cropped_camera(frame.camera, (height, width), box)
+
+
+def cropped_camera(camera: Cameras, size: tuple[int, int], box: Box) -> Cameras:
+    """The camera of a part of the picture: same place and direction, focal length and principal point updated.
+
+    Args:
+        camera: of the whole picture.
+        size: (H, W) of the whole picture in pixels.
+        box: left, top, right, bottom of the part in pixels, (0, 0) the top left corner; may leave the picture.
+    """
+    left, top, right, bottom = box
+    whole = torch.tensor([size[1], size[0]], dtype=torch.float64)
+    part = torch.tensor([right - left, bottom - top], dtype=torch.float64)
+    principal = (1 - camera.principal.double()) * whole / 2 - torch.tensor([left, top], dtype=torch.float64)
+    return Cameras(camera.camera_to_world, camera.focal.double() * whole / part, 1 - 2 * principal / part)
+
+
+def _read(frame: Frame) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W, 3) colours as they were recorded, and (H, W) mask; both uint8."""
+    picture = _decoded(frame.image, "RGBA")
+    colors, alpha = picture[..., :3], picture[..., 3]
+    height, width = alpha.shape
+    if frame.size is not None and (height, width) != tuple(frame.size):
+        raise PhotoError(
+            f"{frame.image.name} must be {frame.size[1]} x {frame.size[0]} pixels as its camera says, "
+            f"got {width} x {height}; fetch the original picture"
+        )
+    if frame.mask is None:
+        return colors, alpha if (alpha < 255).any() else _full_where(colors.min(axis=-1) < 255)
+    mask = _decoded(frame.mask, "L")
+    if mask.shape != alpha.shape:
+        raise PhotoError(
+            f"{frame.mask.name} must have its picture's size, {width} x {height}, "
+            f"got {mask.shape[1]} x {mask.shape[0]}; fetch the original mask"
+        )
+    return colors, _full_where(mask >= 255 * frame.threshold)
+
+
+def _full_where(inside: np.ndarray) -> np.ndarray:
+    return np.where(inside, 255, 0).astype(np.uint8)
+
+
+def _decoded(path: Path, mode: str) -> np.ndarray:
+    """(H, W) or (H, W, C) uint8."""
+    try:
+        with open_picture(path) as picture:
+            check_picture(picture, path.name)
+            if max(picture.size) > _LONGEST_SIDE:
+                width, height = picture.size
+                raise PhotoError(
+                    f"{path.name} must have sides of at most {_LONGEST_SIDE} pixels, got {width} x {height}; "
+                    "make it smaller or leave it out"
+                )
+            return np.asarray(picture.convert(mode))
+    except FileNotFoundError as error:
+        raise PhotoError(f"{path.name} is missing; fetch it again") from error
+    except PhotoError:
+        raise
+    except DECODING_ERRORS as error:
+        raise PhotoError(f"{path.name} cannot be decoded ({error}); fetch it again") from error
+
+
+def bounds(inside: np.ndarray) -> Box:
+    """Left, top, right, bottom of the true pixels, borders included."""
+    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+
+
+def squared(box: Box, margin: float) -> Box:
+    """The square about the box's centre whose side is the longer side of the box times `margin`."""
+    left, top, right, bottom = box
+    half = max(right - left, bottom - top) * margin / 2
+    x, y = (left + right) / 2, (top + bottom) / 2
+    return x - half, y - half, x + half, y + half
+
+
+def _resized(colors: np.ndarray, mask: np.ndarray, box: Box, size: int) -> np.ndarray:
+    """The part `box` of a picture -> (4, size, size) uint8: colours on white and mask; white outside the picture.
+
+    Bicubic, widened when shrinking, channel by channel, as colours on white need no alpha. Pillow's, as recordings have
+    8 bits and are many; photos of any depth and users' soft masks go through `pipeline.prepare.resample`, in float32.
+    """
+    height, width = mask.shape
+    left, top, right, bottom = box
+    reach = 2 * max(1.0, (right - left) / size) + 1  # of the filter; what lies farther off is not touched
+    first_x, last_x = math.floor(left - reach), math.ceil(right + reach)
+    first_y, last_y = math.floor(top - reach), math.ceil(bottom + reach)
+    rows, columns = slice(max(0, first_y), min(height, last_y)), slice(max(0, first_x), min(width, last_x))
+    room = (
+        (rows.start - first_y, last_y - rows.stop),
+        (columns.start - first_x, last_x - columns.stop),
+    )
+    coverage = mask[rows, columns].astype(np.float32) / 255
+    channels = [coverage * colors[rows, columns, number] + 255 * (1 - coverage) for number in range(3)]
+    shifted = (left - first_x, top - first_y, right - first_x, bottom - first_y)
+    result = []
+    for channel, outside in zip([*channels, 255 * coverage], (255, 255, 255, 0), strict=True):
+        padded = np.pad(np.rint(channel).astype(np.uint8), room, constant_values=outside)
+        result.append(np.asarray(Image.fromarray(padded).resize((size, size), Image.Resampling.BICUBIC, box=shifted)))
+    return np.stack(result)
 
 
 class RecordedViews(ABC):

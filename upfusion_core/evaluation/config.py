@@ -6,9 +6,9 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from ..checks import check_choice, check_count, check_range
-from ..errors import InputError
 from ..pipeline.distill_config import DistillConfig
+from ..support.checks import check_choice, check_count, check_range
+from ..support.errors import InputError
 from ..types import MAX_PHOTOS
 
 Stage = Literal["white", "nearest", "predict", "sample", "field"]

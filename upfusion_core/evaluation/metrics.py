@@ -6,16 +6,188 @@ measures look only inside the bounding rectangle of the true silhouette, where w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from kornia.metrics import ssim as kornia_ssim
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from ..checks import check_finite, check_shape, check_unit_range, check_values
-from ..errors import InputError
+from ..geometry import camera_rays, project
 from ..models.perceptual import PerceptualDistance
-from .haarpsi import haarpsi
+from ..support.checks import check_finite, check_range, check_shape, check_unit_range, check_values
+from ..support.errors import InputError
+from ..types import Cameras, RenderedViews
+
+CONSTANT = 30.0
+"""The paper's C, which keeps small differences of small coefficients from counting; for colours in [0, 255]."""
+
+STEEPNESS = 4.2
+"""The paper's alpha, the slope of the logistic function."""
+
+LEAST_SIDE = 16
+"""Smaller pictures do not hold the largest wavelet after halving."""
+
+# NTSC's YIQ, to piq's digits
+_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
+
+
+def haarpsi(first: Tensor, second: Tensor) -> Tensor:
+    """(N, 3, H, W) in [0, 1], twice -> (N,) similarity in [0, 1], 1 for equal pictures. Symmetric.
+
+    Raises:
+        InputError: a side is below 16 pixels.
+    """
+    check_shape("first", first, ("N", 3, "H", "W"))
+    check_shape("second", second, tuple(first.shape), "both pictures must have one shape")
+    if min(first.shape[-2:]) < LEAST_SIDE:
+        height, width = first.shape[-2:]
+        raise InputError(
+            f"HaarPSI needs pictures of at least {LEAST_SIDE} x {LEAST_SIDE}, got {height} x {width}; render larger"
+        )
+    ours, theirs = (_halved_yiq(picture) for picture in (first, second))
+    similarities, weights = [], []
+    for axis in (-2, -1):
+        fine_ours, fine_theirs = (
+            torch.cat([_haar(picture[:, :1], scale, axis) for scale in (1, 2)], dim=1) for picture in (ours, theirs)
+        )
+        similarities.append(_alike(fine_ours, fine_theirs).mean(1))
+        coarse = (_haar(picture[:, :1], 3, axis)[:, 0] for picture in (ours, theirs))
+        weights.append(torch.maximum(*coarse))  # where something is to be seen
+    smooth = (_corner_mean(picture[:, 1:]).abs() for picture in (ours, theirs))
+    similarities.append(_alike(*smooth).mean(1))  # colour
+    weights.append((weights[0] + weights[1]) / 2)
+    similarity, weight = torch.stack(similarities, dim=1), torch.stack(weights, dim=1)
+    # a weighted mean under the logistic function, taken back through its inverse and squared
+    least = torch.finfo(weight.dtype).eps
+    mean = ((STEEPNESS * similarity).sigmoid() * weight).sum((1, 2, 3)) + least
+    mean = mean / (weight.sum((1, 2, 3)) + least)
+    return ((mean.clamp(max=1 - least).logit() / STEEPNESS) ** 2).clamp(max=1.0)
+
+
+def _halved_yiq(picture: Tensor) -> Tensor:
+    """(N, 3, H, W) RGB in [0, 1] -> (N, 3, ceil(H/2), ceil(W/2)) YIQ in 0..255: a viewer's distance, by averaging."""
+    matrix = torch.tensor(_YIQ, dtype=torch.float32, device=picture.device)
+    yiq = torch.einsum("ij,njhw->nihw", matrix, 255 * picture.float())
+    odd = max(size % 2 for size in picture.shape[-2:])
+    return F.avg_pool2d(F.pad(yiq, (0, odd, 0, odd)), 2)
+
+
+def _haar(picture: Tensor, scale: int, axis: int) -> Tensor:
+    """(N, 1, H, W) -> magnitudes of the Haar wavelet of width 2^scale that steps along `axis`."""
+    width = 2**scale
+    kernel = torch.full((width, width), 1 / width, device=picture.device, dtype=torch.float32)
+    kernel.narrow(axis, width // 2, width // 2).neg_()
+    before, after = width // 2 - 1, width // 2
+    padded = F.pad(picture, (before, after, before, after))
+    return F.conv2d(padded, kernel[None, None]).abs()
+
+
+def _corner_mean(picture: Tensor) -> Tensor:
+    """Mean of each pixel with its right, lower and lower right neighbours, beyond the border 0."""
+    return F.avg_pool2d(F.pad(picture, (0, 1, 0, 1)), 2, stride=1)
+
+
+def _alike(first: Tensor, second: Tensor) -> Tensor:
+    """1 where equal, near 0 where one is far above the other."""
+    return (2 * first * second + CONSTANT) / (first.square() + second.square() + CONSTANT)
+
+
+@dataclass(frozen=True, eq=False)
+class Consistency:
+    """How well pairs of views agree.
+
+    pairs: the views' numbers.
+    difference: (P,) mean absolute difference of colours in [0, 1] over pixels that both views see; 0 agrees. NaN for
+    pairs that see nothing in common.
+    pixels: (P,) how many pixels that were, both ways together.
+    """
+
+    pairs: tuple[tuple[int, int], ...]
+    difference: Tensor
+    pixels: Tensor
+
+    @property
+    def mean(self) -> float:
+        """Mean difference over all mutually visible pixels of all pairs; NaN if there are none."""
+        return float((self.difference.nan_to_num(0.0) * self.pixels).sum() / self.pixels.sum())
+
+
+def reprojection_consistency(
+    rgb: Tensor,
+    field: RenderedViews,
+    cameras: Cameras,
+    *,
+    pairs: Sequence[tuple[int, int]] | None = None,
+    tolerance: float = 0.02,
+    solid: float = 0.9,
+) -> Consistency:
+    """Compares views pixel by pixel where the field says that they see the same point of the surface.
+
+    A pixel of one view is lifted to its point by the field's depth and projected into the other. It counts if the field
+    is opaque in both places and the other view's depth there is the point's distance, so that nothing hides it.
+
+    Args:
+        rgb: (N, 3, H, W) views in [0, 1]: the field's own, or those of a 2D model at the same cameras.
+        field: renders of the field at the same cameras and size.
+        cameras: the N cameras.
+        pairs: which views to compare; each with the next one unless given.
+        tolerance: how much the two distances may differ, as a share of the distance.
+        solid: opacity from which a pixel shows the surface.
+    """
+    _check_views(rgb, field, cameras)
+    count, _, height, width = rgb.shape
+    check_range("tolerance", tolerance, 0.0, 1.0)
+    check_range("solid", solid, 0.0, 1.0)
+    pairs = tuple(pairwise(range(count))) if pairs is None else tuple((int(a), int(b)) for a, b in pairs)
+    if not pairs:
+        raise InputError(
+            f"expected at least one pair of views, got {count} view(s) and no pair; give two views or more"
+        )
+    for pair in pairs:
+        if pair[0] == pair[1] or not all(0 <= view < count for view in pair):
+            raise InputError(f"a pair must name two different views of 0 to {count - 1}, got {pair}")
+    rays = camera_rays(cameras, height, width)
+    points = rays.origins + rays.directions * field.depth.permute(0, 2, 3, 1)  # (N, H, W, 3)
+    differences, pixels = [], []
+    for first, second in pairs:
+        total, seen = rgb.new_zeros(()), 0
+        for source, target in ((first, second), (second, first)):
+            visible, colors = _look(points[source], field, rgb, cameras, target, tolerance, solid)
+            visible = visible & (field.opacity[source, 0] >= solid)
+            own = rgb[source].permute(1, 2, 0)
+            total = total + (own - colors).abs().mean(-1)[visible].sum()
+            seen += int(visible.sum())
+        differences.append(total / seen if seen else total + torch.nan)
+        pixels.append(seen)
+    return Consistency(pairs, torch.stack(differences).cpu(), torch.tensor(pixels))
+
+
+def _look(
+    points: Tensor, field: RenderedViews, rgb: Tensor, cameras: Cameras, target: int, tolerance: float, solid: float
+) -> tuple[Tensor, Tensor]:
+    """(H, W, 3) points -> (H, W) bool whether view `target` sees them, and (H, W, 3) its colours there."""
+    place, distance = project(points, cameras[target])
+    grid = -place[None]  # grid_sample counts from the left and from the top
+    known = torch.cat([rgb[target], field.opacity[target], field.depth[target]])[None]
+    looked = F.grid_sample(known, grid, mode="bilinear", padding_mode="zeros", align_corners=False)[0]
+    # the nearest pixel must show this surface, and so must its neighbours: a mean of two surfaces' colours is neither's
+    depth = F.grid_sample(field.depth[target][None], grid, mode="nearest", padding_mode="zeros", align_corners=False)
+    near = ((depth[0, 0] - distance).abs() <= tolerance * distance) & (
+        (looked[4] - distance).abs() <= tolerance * distance
+    )
+    visible = near & (looked[3] >= solid) & (place.abs() <= 1).all(-1) & (distance > 0)
+    return visible, looked[:3].permute(1, 2, 0)
+
+
+def _check_views(rgb: Tensor, field: RenderedViews, cameras: Cameras) -> None:
+    check_shape("rgb", rgb, (len(cameras), 3, "H", "W"), "one view a camera")
+    count, _, height, width = rgb.shape
+    for name in ("opacity", "depth"):
+        check_shape(f"field.{name}", getattr(field, name), (count, 1, height, width), "render it at the views' size")
+
 
 SSIM_TAPS = 11
 """Width of SSIM's Gaussian window, whose sigma is 1.5 pixels (Wang et al. 2004)."""

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import math
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +16,147 @@ import torch
 import trimesh
 from torch import Tensor
 
-from ..errors import FieldError
+from ..data.examples import MultiViewDataset, PosedViews
+from ..data.meshes import MeshViews
+from ..geometry.cameras import REFERENCE_ELEVATION_DEGREES
 from ..models.perceptual import PerceptualDistance
-from ..types import Cameras, OnStep, RenderedViews, SceneEncoding
+from ..procedural import ProceduralObjects, true_mesh
+from ..procedural.shapes import PATTERNS, ROLES
+from ..procedural.splits import HELD_OUT_PATTERN, HELD_OUT_ROLES
+from ..support.checks import check_count
+from ..support.errors import FieldError, InputError
+from ..types import Cameras, InputViews, OnStep, RenderedViews, SceneEncoding
 from .alignment import Alignments, align_views, measure_alignments
-from .baked import BakedField
 from .config import EvaluationConfig, Stage
-from .consistency import reprojection_consistency
-from .geometry3d import compare_meshes
-from .objects import EvaluatedObject, object_seed
+from .metrics import reprojection_consistency
 from .spatial import Render, SimilaritySearch
 from .summary import object_mean
+from .surfaces import BakedField, compare_meshes
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Objects with results of their own.
+
+    name: of the group in reports and of its objects' files. title: what is special about them, for readers.
+    dataset, indices: the objects. Where the data set is the one that is evaluated anyway, they are some of its objects;
+    those of another are evaluated too, and count in no other results.
+    """
+
+    name: str
+    title: str
+    dataset: MultiViewDataset
+    indices: Sequence[int]
+
+
+def held_out_groups(dataset: ProceduralObjects, count: int) -> list[Group]:
+    """The first `count` objects of the split "held_out", parted by what training has never shown of them.
+
+    Half of them have the combination of parts, half the pattern that no object of another split has.
+    """
+    check_count("count", count, 0, len(dataset))
+    if dataset.split != "held_out":
+        raise InputError(f"expected objects of the split held_out, got {dataset.split}; open that one")
+    first, second = (ROLES[role] for role in HELD_OUT_ROLES)
+    groups = [
+        Group(
+            "held_out_combination",
+            f"parts that were never trained on together: {first} and {second}",
+            dataset,
+            range(0, count, 2),
+        ),
+        Group(
+            "held_out_pattern",
+            f"a pattern that was never trained on: {PATTERNS[HELD_OUT_PATTERN]}",
+            dataset,
+            range(1, count, 2),
+        ),
+    ]
+    return [group for group in groups if len(group.indices)]
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluatedObject:
+    """One object to be evaluated.
+
+    views: photo 1, the targets, the other photos. photos, targets: their places in it.
+    mesh: gives the true surface in the views' world; None where the data set has none.
+    """
+
+    index: int
+    views: PosedViews
+    photos: tuple[int, ...]
+    targets: tuple[int, ...]
+    mesh: Callable[[], trimesh.Trimesh] | None
+
+    @property
+    def truth(self) -> Tensor:
+        """(N, 3, S, S) true pictures of the targets."""
+        return self.views.rgb[list(self.targets)]
+
+    @property
+    def mask(self) -> Tensor:
+        """(N, 1, S, S) true silhouettes of the targets."""
+        return self.views.mask[list(self.targets)]
+
+    @property
+    def cameras(self) -> Cameras:
+        """The targets' cameras."""
+        return self.views.cameras[torch.tensor(self.targets)]
+
+    def given(self, count: int) -> InputViews:
+        """The first `count` photos as the model gets them."""
+        chosen = list(self.photos[:count])
+        return InputViews(self.views.rgb[chosen], self.views.mask[chosen], self.views.cameras.focal[chosen])
+
+    @property
+    def elevation_degrees(self) -> float:
+        """Photo 1's elevation, as far as it is known."""
+        if not self.views.upright:
+            return REFERENCE_ELEVATION_DEGREES
+        center = self.views.cameras.centers[0].double()
+        return math.degrees(math.asin(float((center[1] / center.norm()).clamp(-1, 1))))
+
+
+def draw_object(dataset: MultiViewDataset, index: int, config: EvaluationConfig) -> EvaluatedObject:
+    """Object `index` of a data set with its photos and targets.
+
+    Raises:
+        InputError: it cannot be read, or has too few views.
+    """
+    most, wanted = max(config.photos), max(config.photos) + config.views
+    generator = torch.Generator().manual_seed(object_seed(config.seed, "views", index))
+    mesh: Callable[[], trimesh.Trimesh] | None = None
+    if isinstance(dataset, ProceduralObjects):
+        batch = dataset.batch([index], views=wanted, generator=generator)
+        views = batch.example(0)
+        mesh = functools.cache(functools.partial(true_mesh, batch.objects))
+    else:
+        views = dataset.draw(index, wanted, generator)
+        if isinstance(dataset, MeshViews):
+            mesh = _file_mesh(dataset, index, views)
+    if len(views) < wanted:
+        raise InputError(
+            f"{views.name} must have {wanted} views ({most} photos and {config.views} targets), got {len(views)}; "
+            "ask for fewer photos or views"
+        )
+    targets = tuple(range(1, 1 + config.views))
+    return EvaluatedObject(index, views, (0, *range(1 + config.views, wanted)), targets, mesh)
+
+
+def object_seed(seed: int, purpose: str, index: int) -> int:
+    """A number below 2^31 that no other purpose or object shares, as good as surely."""
+    return zlib.crc32(f"{seed} {purpose} {index}".encode()) >> 1
+
+
+def _file_mesh(dataset: MeshViews, index: int, views: PosedViews) -> Callable[[], trimesh.Trimesh]:
+    @functools.cache
+    def read() -> trimesh.Trimesh:
+        surface = dataset.surface(index, views)
+        return trimesh.Trimesh(surface.vertices.numpy(), surface.faces.numpy(), process=False)
+
+    return read
+
 
 if TYPE_CHECKING:
     from ..field.radiance import RadianceField

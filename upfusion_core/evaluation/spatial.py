@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..checks import check_count, check_finite, check_range, check_shape
-from ..errors import InputError
+from ..support.checks import check_count, check_finite, check_range, check_shape
+from ..support.errors import InputError
 from ..types import Cameras
 
 Render = Callable[[Cameras, int], Tensor]

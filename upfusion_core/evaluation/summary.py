@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ..checks import check_range
-from ..errors import InputError, MissingPackageError
-from ..files import replacing
+from ..support.checks import check_range
+from ..support.errors import InputError, MissingPackageError
+from ..support.files import replacing
 from .metrics import MEASURES
 
 if TYPE_CHECKING:

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d, pad
 
-from ..checks import check_count, check_finite, check_range, check_shape, check_type
-from ..errors import FieldError, InputError
 from ..geometry import camera_rays, orbit_cameras
+from ..support.checks import check_count, check_finite, check_range, check_shape, check_type
+from ..support.errors import FieldError, InputError
 from ..types import Cameras, OnStep, Rays
-from .occupancy import OccupancyGrid
 from .radiance import RadianceField
-from .rendering import RaySampling, RenderedRays, render_rays, render_views, sum_before
+from .rendering import OccupancyGrid, RaySampling, RenderedRays, render_rays, render_views, sum_before
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import (
-    check_choice,
-    check_count,
-    check_finite,
-    check_range,
-    check_shape,
-    check_type,
-    check_values,
-)
-from ..errors import InputError
+from ..support.checks import check_choice, check_count, check_finite, check_range, check_shape, check_type, check_values
+from ..support.errors import InputError
 from ..types import REFERENCE_FOCAL, Cameras
 
 REFERENCE_ELEVATION_DEGREES = 22.5

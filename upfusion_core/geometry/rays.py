@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..checks import check_shape
-from ..errors import InputError
+from ..support.checks import check_shape
+from ..support.errors import InputError
 from ..types import REFERENCE_FOCAL, Cameras, Rays
 
 NETWORK_AXES = (-1.0, 1.0, -1.0)

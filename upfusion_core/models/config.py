@@ -6,14 +6,13 @@ import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from ..checks import check_count, check_type
-from ..errors import CheckpointError, InputError
-from ..json_text import parse_json, shown
+from ..support.checks import check_count, check_type
+from ..support.errors import CheckpointError, InputError
+from ..support.json_text import parse_json, shown
 from .controlnet import DiffusionConfig
 from .dino import DinoConfig
-from .text import TextConfig
+from .stable_diffusion import TextConfig, VaeConfig
 from .upsrt import UpSRTConfig
-from .vae import VaeConfig
 
 # golden/meta.json describes its fixtures beside the sizes; such words carry no size and are passed over
 _DESCRIPTIONS = {"camera_index", "camera_indices", "feature_grid", "rgb_grid", "input", "resize", "pos_embed"}

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import check_type
-from ..errors import InputError, OutputError
-from ..files import check_path, made_folder, replacing, save_tensors, write_json
-from ..json_text import to_json
+from ..support.checks import check_type
+from ..support.errors import InputError, OutputError
+from ..support.files import check_path, made_folder, replacing, save_tensors, write_json
+from ..support.json_text import to_json
 from ..types import OnStep
-from .checkpoints import (
+from .checkpoint import (
     CONFIG_KEY,
     DEFAULT_EMBEDDING,
     DINO_FILES,
@@ -35,7 +35,7 @@ from .checkpoints import (
 )
 from .config import MODEL_ID, ModelConfig
 from .networks import DINO_PREFIX, UPSRT_PREFIX
-from .text import DEFAULT_PROMPT, encode_tokens, tokenize
+from .stable_diffusion import DEFAULT_PROMPT, encode_tokens, tokenize
 
 _SAFETENSORS_TYPES = {
     torch.float64: "F64",

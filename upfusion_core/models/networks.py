@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ..errors import CheckpointError
+from ..support.errors import CheckpointError
 from .config import ModelConfig
-from .controlnet import ControlNet
-from .convolution import widen
+from .controlnet import ControlNet, widen
 from .dino import DinoKeys
-from .ldm_names import CONTROL_PREFIX, UNET_PREFIX, VAE_PREFIX, unet_names, vae_names
-from .unet import build_unet
+from .stable_diffusion import CONTROL_PREFIX, UNET_PREFIX, VAE_PREFIX, build_unet, build_vae, unet_names, vae_names
 from .upsrt import UpSRT
-from .vae import build_vae
-from .weight_files import check_finite_weights
+from .weights import check_finite_weights
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..checks import check_shape
-from ..errors import CheckpointError
+from ..support.checks import check_shape
+from ..support.errors import CheckpointError
 from .dino import DinoKeys
-from .weight_files import read_weights
+from .weights import read_weights
 
 PerceptualDistance = Callable[[Tensor, Tensor], Tensor]
 """(B, 3, H, W) picture and target in [0, 1] -> scalar; differentiable with respect to the picture."""

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from ..checks import check_shape
-from ..errors import InputError
 from ..geometry.rays import harmonic_encoding
-from ..memory import Chunk
-from .attention import grouped_attention, split_heads
+from ..support.checks import check_shape
+from ..support.errors import InputError
+from ..support.memory import Chunk
+from .controlnet import grouped_attention, split_heads
 
 
 @dataclass(frozen=True)

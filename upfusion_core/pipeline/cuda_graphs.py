@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..support.errors import InputError
 
 WARMUPS = 2
 """Calls before the capture, in which libraries choose their kernels."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from ..checks import check_choice, check_count, check_numbers, check_range, check_type
-from ..errors import InputError
 from ..field.fitting import FitConfig
 from ..field.radiance import FieldConfig
 from ..field.rendering import RaySampling
+from ..support.checks import check_choice, check_count, check_numbers, check_range, check_type
+from ..support.errors import InputError
 
 PRESETS = ("draft", "fast", "reference")
 """Names of the presets, from the cheapest to the dearest."""
@@ -17,7 +17,7 @@ PRESETS = ("draft", "fast", "reference")
 
 def _check_sampler(scheduler: str, steps: int) -> None:
     """A wrong scheduler is said before anything is fitted."""
-    from .schedule import make_scheduler  # diffusers takes seconds, and this module is read for its names alone
+    from .sampling import make_scheduler  # diffusers takes seconds, and this module is read for its names alone
 
     check_count("steps", steps, 1, 1000)
     make_scheduler(scheduler, steps)

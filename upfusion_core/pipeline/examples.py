@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..checks import check_count
-from ..errors import InputError
-from ..files import bundled_path
 from ..geometry import cameras_from_matrices
-from ..pictures import load_png
+from ..support.checks import check_count
+from ..support.errors import InputError
+from ..support.files import bundled_path
+from ..support.images import load_png
 from ..types import MAX_PHOTOS, Cameras, InputViews
 from .prepare import prepare_views
 

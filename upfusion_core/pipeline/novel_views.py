@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..checks import check_count, check_finite, check_shape, check_type
-from ..errors import InputError
 from ..geometry import patch_rays, plucker, reference_plucker
-from ..memory import Chunk
 from ..models.dino import DinoKeys
 from ..models.upsrt import UpSRT
-from ..pictures import resize_pictures
+from ..support.checks import check_count, check_finite, check_shape, check_type
+from ..support.errors import InputError
+from ..support.images import resize_pictures
+from ..support.memory import Chunk
 from ..types import REFERENCE_FOCAL, Cameras, InputViews, SceneEncoding, ViewConditioning, check_lengths
 
 FOCAL_TOLERANCE = 1.2

@@ -12,10 +12,10 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..checks import check_finite, unusual_kind
-from ..data.framing import DECODING_ERRORS
-from ..errors import PhotoError
-from ..pictures import check_picture, open_picture, too_large
+from ..data.recorded import DECODING_ERRORS
+from ..support.checks import check_finite, unusual_kind
+from ..support.errors import PhotoError
+from ..support.images import check_picture, open_picture, too_large
 
 PhotoSource = str | os.PathLike[str] | Image.Image | Tensor | np.ndarray
 """What a photo or a mask may be given as."""

@@ -13,9 +13,9 @@ from skimage.measure import label
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from ..checks import check_count, check_range, check_shape, check_unit_range
-from ..data.framing import FRAME_MARGIN, Box, bounds, squared
-from ..errors import InputError, MissingPackageError, PhotoError
+from ..data.recorded import FRAME_MARGIN, Box, bounds, squared
+from ..support.checks import check_count, check_range, check_shape, check_unit_range
+from ..support.errors import InputError, MissingPackageError, PhotoError
 from ..types import MAX_PHOTOS, REFERENCE_FOCAL, InputViews
 from .photos import Photo, PhotoSource, read_mask, read_photo, unit_range
 

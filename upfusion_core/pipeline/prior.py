@@ -12,12 +12,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..checks import check_shape, check_type
-from ..errors import InputError
 from ..models.controlnet import ControlConstants, KeysValues
 from ..models.networks import Networks
-from ..models.unet import predict, prompt_keys_values
-from ..models.vae import decode_latents, encode_images
+from ..models.stable_diffusion import decode_latents, encode_images, predict, prompt_keys_values
+from ..support.checks import check_shape, check_type
+from ..support.errors import InputError
 from ..types import ViewConditioning
 from .cuda_graphs import CapturedCalls
 

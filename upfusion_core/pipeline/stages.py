@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..checks import check_finite, check_range, check_shape, check_type, check_unit_range
-from ..errors import InputError
 from ..geometry.cameras import REFERENCE_ELEVATION_DEGREES, reference_camera
 from ..models.config import ModelConfig
 from ..models.dino import DinoKeys
 from ..models.upsrt import UpSRT
+from ..support.checks import check_finite, check_range, check_shape, check_type, check_unit_range
+from ..support.errors import InputError
 from ..types import Cameras, InputViews, NovelViews, OnStep, SceneEncoding, ViewConditioning
 from .novel_views import check_text, condition_views, encode_views, predict_views, resize_views
 from .prior import DiffusionPrior
@@ -28,7 +28,7 @@ from .sampling import denoise_from, sample_views, view_seeds
 if TYPE_CHECKING:
     from ..field.radiance import RadianceField
     from .distill import DistillConfig
-    from .photo_cameras import PhotoCameras
+    from .pose import PhotoCameras
 
 
 _OTHER_MODEL = "make the conditions with this model"

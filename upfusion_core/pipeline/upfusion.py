@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import check_type
-from ..devices import default_device, existing_device
-from ..errors import CheckpointError, InputError
-from ..models.checkpoints import Checkpoint, load_networks, load_text_encoder, open_checkpoint, weights_id
+from ..models.checkpoint import Checkpoint, load_networks, load_text_encoder, open_checkpoint, weights_id
 from ..models.config import ModelConfig
 from ..models.networks import Networks, build_networks, network_weights
-from ..models.text import DEFAULT_PROMPT, build_text_encoder, encode_tokens, tokenize
+from ..models.stable_diffusion import DEFAULT_PROMPT, build_text_encoder, encode_tokens, tokenize
+from ..support.checks import check_type
+from ..support.devices import default_device, existing_device
+from ..support.errors import CheckpointError, InputError
 from .prior import DiffusersPrior
 from .stages import Stages
 

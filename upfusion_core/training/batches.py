@@ -6,22 +6,119 @@ of the data has to be saved.
 
 from __future__ import annotations
 
+import hashlib
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import grid_sample
 
-from ..checks import check_count, check_shape
 from ..data.examples import MultiViewDataset, PosedViews
-from ..data.procedural import Objects, ProceduralObjects
 from ..data.shards import ShardedViews
-from ..errors import InputError, UpFusionError
-from ..pictures import resize_pictures
-from ..types import MAX_PHOTOS, Cameras
-from .draws import derived_seed
+from ..geometry import grid_rays, plucker, point_rays, to_reference_frame
+from ..procedural import Objects, ProceduralObjects
+from ..support.checks import check_count, check_shape
+from ..support.errors import InputError, UpFusionError
+from ..support.images import resize_pictures
+from ..types import MAX_PHOTOS, Cameras, Rays
+
+
+def query_rays(batch: TrainingBatch, uniform: Tensor, inside_share: float) -> tuple[Tensor, Tensor]:
+    """Rays through random places of the target views, and the colours seen there.
+
+    Args:
+        uniform: (B·T, R, 3) uniform numbers in [0, 1), from which the places follow.
+        inside_share: in [0, 1]; that share of a view's R rays goes through pixels of the silhouette (mask above 0.5),
+            the rest anywhere. A view without silhouette gets all of them anywhere.
+
+    Returns:
+        (B, T·R, 6) Plücker forms in the frame of each object's reference, and (B, T·R, 3) colours.
+    """
+    masks, pictures = batch.target_masks.flatten(0, 1), batch.targets.flatten(0, 1)
+    points = sample_points(masks, uniform, inside_share)
+    colors = look_up(pictures, points)
+    forms = reference_frame_plucker(point_rays(batch.cameras, points), batch.references)
+    count = len(batch)
+    return forms.reshape(count, -1, 6), colors.reshape(count, -1, 3)
+
+
+def sample_points(masks: Tensor, uniform: Tensor, inside_share: float) -> Tensor:
+    """(N, 1, S, S) masks and (N, R, 3) uniform numbers -> (N, R, 2) places (x, y) in NDC, silhouette first."""
+    size, rays = masks.shape[-1], uniform.shape[1]
+    anywhere = 1 - 2 * uniform[..., 1:]
+    inside = round(inside_share * rays)
+    if not inside:
+        return anywhere
+    covered = (masks.flatten(1) > 0.5).float().cumsum(1)  # (N, S·S)
+    total = covered[:, -1:]
+    # the pixel whose turn it is among the covered ones: the first whose running count exceeds u·total
+    wanted = (uniform[:, :inside, 0] * total).floor() + 1
+    pixel = torch.searchsorted(covered, wanted).clamp(max=size * size - 1)
+    row, column = torch.div(pixel, size, rounding_mode="floor"), pixel % size
+    jitter = uniform[:, :inside, 1:]
+    within = 1 - 2 * (torch.stack([column, row], dim=-1) + jitter) / size
+    chosen = torch.where((total > 0)[..., None], within, anywhere[:, :inside])
+    return torch.cat([chosen, anywhere[:, inside:]], dim=1)
+
+
+def look_up(pictures: Tensor, points: Tensor) -> Tensor:
+    """(N, 3, S, S) pictures at (N, R, 2) places in NDC -> (N, R, 3), bilinear; the border of a picture is NDC ±1."""
+    # grid_sample's x and y run from -1 at the left and top edge to +1, so opposite to NDC
+    return grid_sample(pictures, -points[:, None], mode="bilinear", padding_mode="border", align_corners=False)[
+        :, :, 0
+    ].transpose(1, 2)
+
+
+def grid_plucker(batch: TrainingBatch, size: int) -> Tensor:
+    """(B·T, size, size, 6) Plücker forms of the targets' corner-aligned grids, as geometry.reference_plucker up to
+    rounding, but computed where the batch is."""
+    return reference_frame_plucker(grid_rays(batch.cameras, size, size), batch.references)
+
+
+def reference_frame_plucker(rays: Rays, references: Cameras) -> Tensor:
+    """Plücker forms (B·T, ..., 6) of object-major rays (B·T, ..., 3) in the frames of their objects' references."""
+    count = len(rays.origins) // len(references)
+    index = torch.arange(len(references), device=references.device).repeat_interleave(count)
+    return plucker(to_reference_frame(rays, references[index]))
+
+
+def derived_seed(*parts: int | str) -> int:
+    """A seed in 0 … 2^63 - 1 that follows from `parts`; nearby steps get unrelated ones."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+class Draws:
+    """Draws for one shard of a batch.
+
+    They are made for the whole batch and cut: `shards` small batches, on one process after another or on several at
+    once, get together exactly the numbers of the large one.
+
+    Args:
+        seed: of the whole batch (see `derived_seed`).
+        shard, shards: which part of the batch this is. All parts hold equally many examples.
+        device: where the numbers are made; each device has its own.
+    """
+
+    def __init__(self, seed: int, shard: int = 0, shards: int = 1, device: torch.device | str = "cpu") -> None:
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self.shard, self.shards = shard, shards
+
+    def uniform(self, count: int, *shape: int) -> Tensor:
+        """`(count, *shape)` float32, uniform in [0, 1); `count` examples of this shard."""
+        return self._part(torch.rand, count, shape)
+
+    def normal(self, count: int, *shape: int) -> Tensor:
+        """`(count, *shape)` float32, standard normal."""
+        return self._part(torch.randn, count, shape)
+
+    def _part(self, draw: Callable[..., Tensor], count: int, shape: tuple[int, ...]) -> Tensor:
+        whole = draw(count * self.shards, *shape, generator=self.generator, device=self.generator.device)
+        return whole[self.shard * count : (self.shard + 1) * count]
 
 
 @dataclass(frozen=True, eq=False)

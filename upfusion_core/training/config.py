@@ -7,14 +7,14 @@ import json
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
-from ..checks import check_choice, check_count, check_range
-from ..errors import InputError
-from ..json_text import parse_json, shown
 from ..models.config import ModelConfig
 from ..models.controlnet import DiffusionConfig
 from ..models.dino import DinoConfig
+from ..models.stable_diffusion import VaeConfig
 from ..models.upsrt import UpSRTConfig
-from ..models.vae import VaeConfig
+from ..support.checks import check_choice, check_count, check_range
+from ..support.errors import InputError
+from ..support.json_text import parse_json, shown
 from .batches import check_curriculum, check_photos
 
 Stage = Literal["encoder", "autoencoder", "diffusion"]

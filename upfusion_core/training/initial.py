@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ..errors import CheckpointError
-from ..models.checkpoints import CONFIG_KEY, DEFAULT_EMBEDDING, EMPTY_EMBEDDING, Checkpoint, open_checkpoint
+from ..models.checkpoint import CONFIG_KEY, DEFAULT_EMBEDDING, EMPTY_EMBEDDING, Checkpoint, open_checkpoint
 from ..models.config import ModelConfig
 from ..models.controlnet import ControlNet
-from ..models.dino_names import hub_names
-from ..models.ldm_names import CONTROL_PREFIX, TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX, text_names, unet_names, vae_names
+from ..models.dino import hub_names
 from ..models.networks import (
     DINO_PREFIX,
     PARTS,
@@ -25,9 +23,22 @@ from ..models.networks import (
     set_network_weights,
     stored_shape,
 )
-from ..models.text import DEFAULT_PROMPT, build_text_encoder, encode_tokens, tokenize
-from ..models.weight_files import read_metadata, read_weights
-from .draws import derived_seed
+from ..models.stable_diffusion import (
+    CONTROL_PREFIX,
+    DEFAULT_PROMPT,
+    TEXT_PREFIX,
+    UNET_PREFIX,
+    VAE_PREFIX,
+    build_text_encoder,
+    encode_tokens,
+    text_names,
+    tokenize,
+    unet_names,
+    vae_names,
+)
+from ..models.weights import read_metadata, read_weights
+from ..support.errors import CheckpointError
+from .batches import derived_seed
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
+import signal
+import threading
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,23 +16,60 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_choice, check_range
-from ..errors import InputError, MissingPackageError
 from ..models.convert import write_networks
 from ..models.networks import Networks, network_weights, set_network_weights
+from ..support.checks import check_choice, check_range
+from ..support.errors import InputError, MissingPackageError
 from ..types import OnStep
-from .autoencoder import AutoencoderStage, calibrate_latents, check_latents
-from .batches import BatchSource
+from .batches import BatchSource, Draws, derived_seed
 from .config import TrainConfig
-from .diffusion import DiffusionStage
-from .draws import Draws, derived_seed
-from .encoder import EncoderStage
 from .initial import initial_networks
-from .interrupt import Interruption, interruption
-from .report import Reporter
-from .run import StageModule, TrainingRun
-from .stages import TrainingStage
+from .report import Reporter, StageModule, TrainingRun
+from .stages import AutoencoderStage, DiffusionStage, EncoderStage, TrainingStage, calibrate_latents, check_latents
 from .state import STATE_NAME, Averaged, TrainState, read_state, restore, trained_parameters
+
+
+class Interruption:
+    """What a pressed Ctrl-C does: KeyboardInterrupt at once, or, while held, once the hold ends.
+
+    pressed: whether one waits.
+    """
+
+    def __init__(self) -> None:
+        self.pressed = False
+        self._holds = 0
+
+    def press(self, number: int = 0, frame: object = None) -> None:
+        """The signal's handler."""
+        self.pressed = True
+        if not self._holds:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, all that is begun is finished."""
+        self._holds += 1
+        try:
+            yield
+        finally:
+            self._holds -= 1
+        if self.pressed and not self._holds:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def interruption() -> Iterator[Interruption]:
+    """Takes Ctrl-C over. Outside of the main thread Python delivers none, and nothing is changed."""
+    waiting = Interruption()
+    if threading.current_thread() is not threading.main_thread():
+        yield waiting
+        return
+    before = signal.signal(signal.SIGINT, waiting.press)
+    try:
+        yield waiting
+    finally:
+        signal.signal(signal.SIGINT, before)
+
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

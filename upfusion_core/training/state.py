@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from ..errors import CheckpointError, InputError
-from ..models.saved_state import read_saved, write_saved
+from ..models.weights import read_saved, write_saved
+from ..support.errors import CheckpointError, InputError
 from .config import TrainConfig
 
 STATE_NAME = "training.pt"

@@ -127,7 +127,8 @@ def test_duration_by_hand() -> None:
 
 def test_a_closed_stdout_is_told_in_a_sentence() -> None:
     code = (
-        "import sys\nfrom upfusion_core.cli.console import answer\nfrom upfusion_core.errors import OutputError\n"
+        "import sys\nfrom upfusion_core.cli.console import answer\n"
+        "from upfusion_core.support.errors import OutputError\n"
         "try:\n    answer('done')\nexcept OutputError as error:\n    sys.stderr.write(str(error))"
     )
     reading, writing = os.pipe()

@@ -18,7 +18,7 @@ from upfusion_core.cli.app import app
 from upfusion_core.cli.pictures import labelled_sheet
 from upfusion_core.cli.reconstruct import distill_config
 from upfusion_core.cli.settings import DemoSettings
-from upfusion_core.field.storage import load_field
+from upfusion_core.field.radiance import load_field
 from upfusion_core.pipeline.examples import example_views
 
 WRITTEN = {"photos.png", "truth.png", "prediction.png", "views.png", "sheet.png", "turntable.gif", "mesh.glb",

@@ -15,8 +15,8 @@ from upfusion_core.cli import inputs, mesh
 from upfusion_core.cli.app import app
 from upfusion_core.cli.run import Run, open_run
 from upfusion_core.cli.settings import DemoSettings
-from upfusion_core.errors import InputError, OutputError
-from upfusion_core.pipeline import schedule
+from upfusion_core.pipeline import sampling as schedule
+from upfusion_core.support.errors import InputError, OutputError
 
 NOT_ON_WINDOWS = pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
 

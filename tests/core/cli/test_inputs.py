@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from upfusion_core.cli.inputs import _checksum, read_cameras
-from upfusion_core.cli.record import read_record
-from upfusion_core.errors import CheckpointError, InputError
-from upfusion_core.models.checkpoints import open_checkpoint
+from upfusion_core.cli.run import read_record
+from upfusion_core.models.checkpoint import open_checkpoint
+from upfusion_core.support.errors import CheckpointError, InputError
 
 
 def test_checksums_are_of_whole_files(tmp_path: Path) -> None:

@@ -8,9 +8,8 @@ import time
 
 import pytest
 
-from upfusion_core.cli import interrupt
-from upfusion_core.cli.console import progress
-from upfusion_core.cli.interrupt import check, patient
+from upfusion_core.cli import console as interrupt
+from upfusion_core.cli.console import check, patient, progress
 
 
 def test_the_next_step_raises_it() -> None:

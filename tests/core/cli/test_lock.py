@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from upfusion_core.cli.lock import LOCK_NAME, locked, locked_file
-from upfusion_core.errors import OutputError
+from upfusion_core.cli.run import LOCK_NAME, locked, locked_file
+from upfusion_core.support.errors import OutputError
 
 
 def test_second_is_refused_and_told_who_holds(tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_second_is_refused_and_told_who_holds(tmp_path: Path) -> None:
 
 def test_lock_of_a_killed_process_is_stale(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from upfusion_core.cli.lock import locked\n"
+        "import sys, time; from pathlib import Path; from upfusion_core.cli.run import locked\n"
         "with locked(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)"
     )
     child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)

@@ -14,9 +14,8 @@ from typer.testing import CliRunner, Result
 
 from upfusion_core.cli.app import app
 from upfusion_core.cli.pack import KINDS, PICTURES
-from upfusion_core.data.folder_formats import FORMATS
-from upfusion_core.data.shards import ShardedViews
-from upfusion_core.data.shards_format import PICTURE_FORMATS
+from upfusion_core.data.formats import FORMATS
+from upfusion_core.data.shards import PICTURE_FORMATS, ShardedViews
 from upfusion_core.evaluation import report as report_module
 
 webdataset = pytest.importorskip("webdataset")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from upfusion_core.cli.pictures import check_video, save_video
-from upfusion_core.errors import MissingPackageError
+from upfusion_core.support.errors import MissingPackageError
 
 
 def test_gif_repeats_and_shows_the_frames(tmp_path: Path) -> None:

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from upfusion_core.cli.record import is_of_kind, listed_files, read_record
-from upfusion_core.cli.run import new_record, open_run
+from upfusion_core.cli.run import is_of_kind, listed_files, new_record, open_run, read_record
 from upfusion_core.cli.settings import DemoSettings, Sources, settings_json, with_stored
-from upfusion_core.errors import InputError, OutputError
+from upfusion_core.support.errors import InputError, OutputError
 
 SETTINGS = DemoSettings(
     model=None, dtype="auto", seed=0, steps=15, guidance=None, scheduler="dpm++", object=0, photos=3

@@ -9,7 +9,7 @@ import pytest
 from command_runs import read_run
 
 from upfusion_core.cli.run import Interrupted, Run, open_run
-from upfusion_core.errors import InputError, OutputError
+from upfusion_core.support.errors import InputError, OutputError
 
 SETTINGS = {"steps": 50, "prompt": None}
 INPUTS = {"photos": ["abc"]}

@@ -15,12 +15,12 @@ from command_runs import read_run
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from upfusion_core import files
 from upfusion_core.cli.app import app
-from upfusion_core.cli.lock import locked
+from upfusion_core.cli.run import locked
 from upfusion_core.geometry import orbit_cameras
 from upfusion_core.pipeline.prepare import prepare_views
 from upfusion_core.pipeline.upfusion import UpFusion
+from upfusion_core.support import files
 from upfusion_core.types import NovelViews
 
 

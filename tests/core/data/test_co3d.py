@@ -15,10 +15,9 @@ from marks import assert_mark_is_where_cameras_say, axes_towards, disc
 from PIL import Image
 from reading import readable
 
-from upfusion_core.data.co3d import HELD_OUT, Co3D, EvalBatch
-from upfusion_core.data.co3d_frames import parse_frame
-from upfusion_core.errors import InputError
+from upfusion_core.data.co3d import HELD_OUT, Co3D, EvalBatch, parse_frame
 from upfusion_core.geometry import reference_camera
+from upfusion_core.support.errors import InputError
 
 CENTRE = np.array([3.0, -1.0, 2.0])
 MARK = CENTRE + np.array([0.3, -0.2, 0.5])

@@ -9,13 +9,12 @@ import pytest
 import torch
 
 from upfusion_core.data.meshes import MeshRendering
-from upfusion_core.data.objaverse import ObjaverseRenders
-from upfusion_core.data.procedural import ProceduralObjects, draw_objects, render_views, true_mesh
-from upfusion_core.data.rasterise import rasterise
-from upfusion_core.data.shards import ShardedViews
-from upfusion_core.data.shards_writing import pack_shards
-from upfusion_core.errors import InputError
+from upfusion_core.data.renders import ObjaverseRenders
+from upfusion_core.data.shards import ShardedViews, pack_shards
 from upfusion_core.geometry import orbit_cameras
+from upfusion_core.procedural import ProceduralObjects, draw_objects, render_views, true_mesh
+from upfusion_core.support.errors import InputError
+from upfusion_core.surface.rasterise import rasterise
 
 CAMERAS = orbit_cameras(0.0)
 SEEN = (CAMERAS.camera_to_world[None], CAMERAS.focal[None])

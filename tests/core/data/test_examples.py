@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from upfusion_core.data.examples import PosedViews, readable_views, shuffled_views
-from upfusion_core.data.normalise import Placement
-from upfusion_core.errors import InputError
+from upfusion_core.data.examples import Placement, PosedViews, readable_views, shuffled_views
 from upfusion_core.geometry import orbit_cameras
+from upfusion_core.support.errors import InputError
 
 
 def views(count: int = 3, upright: bool = True) -> PosedViews:

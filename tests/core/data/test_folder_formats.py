@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 
 from upfusion_core.data.co3d import Co3D
-from upfusion_core.data.folder_formats import open_dataset, recognised_format
+from upfusion_core.data.formats import open_dataset, recognised_format
 from upfusion_core.data.meshes import MeshViews
-from upfusion_core.data.objaverse import ObjaverseRenders
-from upfusion_core.data.shapenet_srn import ShapeNetSRN
-from upfusion_core.errors import InputError
+from upfusion_core.data.renders import ObjaverseRenders, ShapeNetSRN
+from upfusion_core.support.errors import InputError
 
 MARKERS = {
     "co3d": ["cup/frame_annotations.jgz"],

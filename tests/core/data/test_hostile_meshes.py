@@ -12,8 +12,8 @@ import torch
 import trimesh
 
 from upfusion_core.data.meshes import MeshRendering, mesh_folder
-from upfusion_core.data.surface import read_surface
-from upfusion_core.errors import InputError
+from upfusion_core.support.errors import InputError
+from upfusion_core.surface.reading import read_surface
 
 CORNERS = "v 0 0 0\nv 1 0 0\nv 0 1 0\n"
 

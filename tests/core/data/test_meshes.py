@@ -14,9 +14,9 @@ from reading import readable
 from trimesh.visual import ColorVisuals
 
 from upfusion_core.data.examples import PosedViews
-from upfusion_core.data.gso import gso
+from upfusion_core.data.formats import gso
 from upfusion_core.data.meshes import MeshRendering, MeshSource, MeshViews, mesh_folder
-from upfusion_core.errors import InputError
+from upfusion_core.support.errors import InputError
 
 SMALL = MeshRendering(size=64, views=5)
 

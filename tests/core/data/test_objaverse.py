@@ -13,9 +13,9 @@ from marks import assert_mark_is_where_cameras_say, axes_towards, centroid, disc
 from PIL import Image
 from reading import readable
 
-from upfusion_core.data.framing import DECODING_ERRORS
-from upfusion_core.data.objaverse import ObjaverseRenders
-from upfusion_core.errors import InputError
+from upfusion_core.data.recorded import DECODING_ERRORS
+from upfusion_core.data.renders import ObjaverseRenders
+from upfusion_core.support.errors import InputError
 
 MARK = np.array([0.1, -0.2, 0.25])
 """In Blender's world, +Z up."""

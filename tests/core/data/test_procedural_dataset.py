@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from upfusion_core.data.examples import PosedViews
-from upfusion_core.data.procedural import ProceduralObjects, draw_objects, render_rays, render_views
-from upfusion_core.errors import InputError
 from upfusion_core.geometry import orbit_cameras
+from upfusion_core.procedural import ProceduralObjects, draw_objects, render_rays, render_views
+from upfusion_core.support.errors import InputError
 
 
 def test_batches_have_their_shapes_and_the_reference_in_front() -> None:

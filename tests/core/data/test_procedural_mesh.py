@@ -8,16 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from upfusion_core.data.procedural import (
-    ProceduralObjects,
-    draw_objects,
-    signed_distance,
-    true_mesh,
-)
-from upfusion_core.data.procedural.shapes import BOX, CUT, ELLIPSOID
-from upfusion_core.data.rasterise import rasterise
-from upfusion_core.data.surface import Surface
-from upfusion_core.errors import InputError
+from upfusion_core.procedural import ProceduralObjects, draw_objects, signed_distance, true_mesh
+from upfusion_core.procedural.shapes import BOX, CUT, ELLIPSOID
+from upfusion_core.support.errors import InputError
+from upfusion_core.surface.rasterise import rasterise
+from upfusion_core.surface.reading import Surface
 
 
 @pytest.mark.parametrize("index", [0, 3, 4, 11])

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from upfusion_core.data.procedural import primitives
-from upfusion_core.data.procedural.shapes import BOX, ELLIPSOID, FRUSTUM, TORUS
+from upfusion_core.procedural import primitives
+from upfusion_core.procedural.shapes import BOX, ELLIPSOID, FRUSTUM, TORUS
 
 WHOLE = math.pi
 CASES = [

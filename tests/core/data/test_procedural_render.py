@@ -9,10 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from upfusion_core.data.procedural import Objects, draw_objects, render_rays, render_views, signed_distance
-from upfusion_core.data.procedural import render as render_module
-from upfusion_core.data.procedural.patterns import LIGHT_STRENGTH
-from upfusion_core.data.procedural.shapes import (
+from upfusion_core.geometry import camera_rays, orbit_cameras
+from upfusion_core.procedural import Objects, draw_objects, render_rays, render_views, signed_distance
+from upfusion_core.procedural import render as render_module
+from upfusion_core.procedural.paint import LIGHT_STRENGTH
+from upfusion_core.procedural.primitives import Tables
+from upfusion_core.procedural.render import nearest_hits
+from upfusion_core.procedural.shapes import (
     ALONE,
     BLEND,
     BODY,
@@ -28,10 +31,7 @@ from upfusion_core.data.procedural.shapes import (
     bounding_balls,
     check_objects,
 )
-from upfusion_core.data.procedural.tables import Tables
-from upfusion_core.data.procedural.tracing import nearest_hits
-from upfusion_core.errors import InputError
-from upfusion_core.geometry import camera_rays, orbit_cameras
+from upfusion_core.support.errors import InputError
 from upfusion_core.types import Cameras
 
 BALL = (ELLIPSOID, (0.0, 0.0, 0.0), (0.2, 0.2, 0.2, 0.0))

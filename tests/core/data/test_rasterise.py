@@ -8,10 +8,10 @@ import pytest
 import torch
 import trimesh
 
-from upfusion_core.data.rasterise import rasterise
-from upfusion_core.data.surface import Surface
-from upfusion_core.errors import InputError
 from upfusion_core.geometry import camera_rays, look_at, orbit_cameras
+from upfusion_core.support.errors import InputError
+from upfusion_core.surface.rasterise import rasterise
+from upfusion_core.surface.reading import Surface
 from upfusion_core.types import Cameras
 
 

@@ -12,8 +12,8 @@ from marks import assert_mark_is_where_cameras_say, axes_towards, disc
 from PIL import Image
 from reading import readable
 
-from upfusion_core.data.shapenet_srn import ShapeNetSRN
-from upfusion_core.errors import InputError
+from upfusion_core.data.renders import ShapeNetSRN
+from upfusion_core.support.errors import InputError
 
 MARK = np.array([0.1, 0.15, -0.05])
 SIZE, FOCAL, CX, CY = 128, 131.25, 60.0, 70.0

@@ -16,16 +16,13 @@ import torch
 from PIL import Image
 from reading import readable
 
-from upfusion_core.data import shards_format
+from upfusion_core.data import shards as shards_format
 from upfusion_core.data.examples import PosedViews
-from upfusion_core.data.folder_formats import open_dataset, recognised_format
-from upfusion_core.data.shards import ShardedViews
-from upfusion_core.data.shards_format import decoded_header
-from upfusion_core.data.shards_index import index_content
-from upfusion_core.data.shards_writing import PackState, pack_shards
-from upfusion_core.errors import InputError, MissingPackageError
-from upfusion_core.files import replacing, write_json
+from upfusion_core.data.formats import open_dataset, recognised_format
+from upfusion_core.data.shards import PackState, ShardedViews, decoded_header, index_content, pack_shards
 from upfusion_core.geometry import orbit_cameras
+from upfusion_core.support.errors import InputError, MissingPackageError
+from upfusion_core.support.files import replacing, write_json
 
 pytest.importorskip("webdataset")
 

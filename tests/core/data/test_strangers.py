@@ -19,17 +19,19 @@ from PIL import EpsImagePlugin, Image
 from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
-from upfusion_core import pictures
-from upfusion_core.data import co3d, shapenet_srn, surface
+from upfusion_core.data import co3d
+from upfusion_core.data import renders as shapenet_srn
 from upfusion_core.data.co3d import Co3D
 from upfusion_core.data.examples import none_readable
-from upfusion_core.data.folders import inside
-from upfusion_core.data.framing import Frame, framed
-from upfusion_core.data.objaverse import ObjaverseRenders
-from upfusion_core.data.shards_index import is_index, listed_shards
-from upfusion_core.data.surface import read_surface
-from upfusion_core.errors import InputError, PhotoError
+from upfusion_core.data.recorded import Frame, framed
+from upfusion_core.data.renders import ObjaverseRenders
+from upfusion_core.data.shards import is_index, listed_shards
 from upfusion_core.geometry import reference_camera
+from upfusion_core.support import images as pictures
+from upfusion_core.support.errors import InputError, PhotoError
+from upfusion_core.support.files import inside
+from upfusion_core.surface import reading as surface
+from upfusion_core.surface.reading import read_surface
 
 needs_pipes = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
 OBJ = "mtllib a.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nvt 0 0\nvt 1 0\nvt 0 1\nusemtl m\nf 1/1 2/2 3/3\n"

@@ -13,10 +13,10 @@ from PIL import Image
 from trimesh.visual import ColorVisuals, TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
-from upfusion_core.data.rasterise import rasterise
-from upfusion_core.data.surface import Surface, read_surface
-from upfusion_core.errors import InputError
 from upfusion_core.geometry import orbit_cameras
+from upfusion_core.support.errors import InputError
+from upfusion_core.surface.rasterise import rasterise
+from upfusion_core.surface.reading import Surface, read_surface
 
 CORNERS = np.array([[-1.0, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]])
 FACES = np.array([[0, 1, 2], [0, 2, 3]])

@@ -6,11 +6,10 @@ from soft_object import SoftObject
 from torch import Tensor
 
 from upfusion_core import Cameras, orbit_cameras
-from upfusion_core.errors import InputError
-from upfusion_core.evaluation.alignment import align_views, measure_alignments
+from upfusion_core.evaluation.alignment import align_views, measure_alignments, warp
 from upfusion_core.evaluation.metrics import psnr, silhouette
-from upfusion_core.evaluation.planar import warp
 from upfusion_core.evaluation.spatial import Similarity
+from upfusion_core.support.errors import InputError
 
 CAMERAS = orbit_cameras([0, 90, 200], [10, 30, 20])
 KNOWN = Similarity.from_angles(12, -8, 5, scale=0.9, translation=(0.01, 0.02, -0.01))

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from upfusion_core import Cameras, RenderedViews, orbit_cameras
-from upfusion_core.errors import InputError
-from upfusion_core.evaluation.consistency import reprojection_consistency
+from upfusion_core.evaluation.metrics import reprojection_consistency
 from upfusion_core.geometry import camera_rays, project
+from upfusion_core.support.errors import InputError
 
 BALLS = ((torch.tensor([0.0, 0, 0]), 0.12), (torch.tensor([0.0, 0.02, 0.15]), 0.05))
 

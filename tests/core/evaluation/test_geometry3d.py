@@ -9,16 +9,10 @@ import trimesh
 from torch import Tensor
 
 from upfusion_core import MeshAsset
-from upfusion_core.errors import InputError
-from upfusion_core.evaluation.geometry3d import (
-    align_points,
-    chamfer_distance,
-    compare_meshes,
-    f_score,
-    sample_surface,
-)
 from upfusion_core.evaluation.metrics import MEASURES
 from upfusion_core.evaluation.spatial import Similarity
+from upfusion_core.evaluation.surfaces import align_points, chamfer_distance, compare_meshes, f_score, sample_surface
+from upfusion_core.support.errors import InputError
 
 
 def _asset(mesh: trimesh.Trimesh) -> MeshAsset:

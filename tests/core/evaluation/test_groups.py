@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from upfusion_core.data.procedural import ProceduralObjects
-from upfusion_core.errors import InputError
-from upfusion_core.evaluation.groups import held_out_groups
+from upfusion_core.evaluation.protocol import held_out_groups
+from upfusion_core.procedural import ProceduralObjects
+from upfusion_core.support.errors import InputError
 
 
 def test_objects_take_turns_between_the_groups() -> None:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from upfusion_core.errors import InputError
-from upfusion_core.evaluation.haarpsi import haarpsi
+from upfusion_core.evaluation.metrics import haarpsi
+from upfusion_core.support.errors import InputError
 
 
 def picture(height: int, width: int, phase: float) -> Tensor:

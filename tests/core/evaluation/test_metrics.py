@@ -9,7 +9,6 @@ from random_vgg import heads, vgg_weights
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
-from upfusion_core.errors import InputError
 from upfusion_core.evaluation.metrics import (
     MEASURES,
     box_psnr,
@@ -25,6 +24,7 @@ from upfusion_core.evaluation.metrics import (
     ssim,
 )
 from upfusion_core.models.perceptual import load_lpips
+from upfusion_core.support.errors import InputError
 
 
 def _rectangle(size: int, top: int, bottom: int, left: int, right: int) -> Tensor:

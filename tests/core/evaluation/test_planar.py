@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from upfusion_core.errors import InputError
+from upfusion_core.evaluation.alignment import LARGEST_SHIFT, LARGEST_STRETCH, register, warp
 from upfusion_core.evaluation.metrics import psnr
-from upfusion_core.evaluation.planar import LARGEST_SHIFT, LARGEST_STRETCH, register, warp
+from upfusion_core.support.errors import InputError
 
 IDENTITY = torch.eye(2, 3)
 

@@ -18,12 +18,9 @@ from torch import Tensor
 
 from upfusion_core import UpFusion, orbit_cameras
 from upfusion_core.data.meshes import MeshRendering, mesh_folder
-from upfusion_core.data.procedural import ProceduralObjects
-from upfusion_core.errors import InputError, MissingPackageError
 from upfusion_core.evaluation import report as report_module
 from upfusion_core.evaluation.config import STAGES, EvaluationConfig
-from upfusion_core.evaluation.objects import EvaluatedObject, draw_object
-from upfusion_core.evaluation.protocol import evaluate_object, nearest_photos, neighbors
+from upfusion_core.evaluation.protocol import EvaluatedObject, draw_object, evaluate_object, nearest_photos, neighbors
 from upfusion_core.evaluation.report import Report, evaluate
 from upfusion_core.evaluation.spatial import SimilaritySearch
 from upfusion_core.evaluation.summary import results_from_json
@@ -32,6 +29,8 @@ from upfusion_core.field.hashgrid import GridConfig
 from upfusion_core.field.radiance import FieldConfig
 from upfusion_core.field.rendering import RaySampling
 from upfusion_core.pipeline.distill_config import DistillConfig, DraftSchedule
+from upfusion_core.procedural import ProceduralObjects
+from upfusion_core.support.errors import InputError, MissingPackageError
 
 FIT = dataclasses.replace(FitConfig.draft(iterations=4), rays=64, occupancy_cells=8, sampling=RaySampling(8, 0))
 DISTILL = DistillConfig(

@@ -8,11 +8,11 @@ from soft_object import SoftObject
 from torch import Tensor
 
 from upfusion_core import Cameras, orbit_cameras
-from upfusion_core.data.procedural import ProceduralObjects
-from upfusion_core.data.procedural.render import render_views
-from upfusion_core.errors import InputError
 from upfusion_core.evaluation.metrics import psnr
 from upfusion_core.evaluation.spatial import Similarity, SimilaritySearch, _Comparison, _towards, align_object
+from upfusion_core.procedural import ProceduralObjects
+from upfusion_core.procedural.render import render_views
+from upfusion_core.support.errors import InputError
 
 CAMERAS = orbit_cameras([0, 60, 140, 250], [10, 30, 20, 0])
 KNOWN = {

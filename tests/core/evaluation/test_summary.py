@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from upfusion_core.errors import InputError, MissingPackageError
 from upfusion_core.evaluation.metrics import MEASURES
 from upfusion_core.evaluation.summary import (
     Score,
@@ -22,6 +21,7 @@ from upfusion_core.evaluation.summary import (
     results_to_json,
     score,
 )
+from upfusion_core.support.errors import InputError, MissingPackageError
 
 RESULTS = {
     "white": {3: {"box_psnr": Score(8.5, 0.2, 10)}},

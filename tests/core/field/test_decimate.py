@@ -10,8 +10,7 @@ import torch
 import trimesh
 from analytic_fields import AnalyticField, ball, torus
 
-from upfusion_core.field.decimate import decimate
-from upfusion_core.field.mesh import MeshAsset, extract_mesh
+from upfusion_core.surface.mesh import MeshAsset, decimate, extract_mesh
 
 pytest.importorskip("fast_simplification")
 

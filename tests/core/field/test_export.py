@@ -12,10 +12,10 @@ import torch
 import trimesh
 from PIL import Image
 
-from upfusion_core.data.surface import read_surface
-from upfusion_core.errors import InputError, OutputError
-from upfusion_core.field.export import UNLIT
-from upfusion_core.field.mesh import MeshAsset
+from upfusion_core.support.errors import InputError, OutputError
+from upfusion_core.surface.export import UNLIT
+from upfusion_core.surface.mesh import MeshAsset
+from upfusion_core.surface.reading import read_surface
 
 # a corner of a cube, with red, green, blue and mid-grey vertices
 MESH = MeshAsset(

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from upfusion_core.errors import FieldError, InputError
 from upfusion_core.field.fitting import (
     FieldFitter,
     FitConfig,
@@ -22,6 +21,7 @@ from upfusion_core.field.hashgrid import GridConfig
 from upfusion_core.field.radiance import FieldConfig, RadianceField
 from upfusion_core.field.rendering import RaySampling
 from upfusion_core.geometry import orbit_cameras
+from upfusion_core.support.errors import FieldError, InputError
 from upfusion_core.types import Cameras
 
 GRID = GridConfig(levels=2, coarsest=4, finest=16, table_size=4096)

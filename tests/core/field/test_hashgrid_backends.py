@@ -9,12 +9,10 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from upfusion_core.errors import InputError, MissingPackageError
-from upfusion_core.field import hashgrid_backends
-from upfusion_core.field.hashgrid import GridConfig, HashGrid, encode_grid
-from upfusion_core.field.hashgrid_backends import choose_backend, grid_encoder
-from upfusion_core.field.radiance import FieldConfig, RadianceField
-from upfusion_core.field.storage import FORMAT, load_field
+from upfusion_core.field import hashgrid as hashgrid_backends
+from upfusion_core.field.hashgrid import GridConfig, HashGrid, choose_backend, encode_grid, grid_encoder
+from upfusion_core.field.radiance import FORMAT, FieldConfig, RadianceField, load_field
+from upfusion_core.support.errors import InputError, MissingPackageError
 
 GRID = GridConfig(levels=2, coarsest=4, finest=8, table_size=256)
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)

@@ -11,11 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from upfusion_core.errors import InputError
-from upfusion_core.field.hashgrid import GridConfig, encode_grid
-from upfusion_core.field.hashgrid_backends import choose_backend
+from upfusion_core.field.hashgrid import GridConfig, choose_backend, encode_grid
+from upfusion_core.support.errors import InputError
 
-NAME = "upfusion_core.field.hashgrid_triton"
+NAME = "upfusion_core.field._triton"
 SMALL = {"levels": 2, "coarsest": 3, "finest": 9, "table_size": 64}  # a dense level and a shared one
 
 

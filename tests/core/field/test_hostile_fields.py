@@ -13,11 +13,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from upfusion_core.errors import CheckpointError, InputError
 from upfusion_core.field.hashgrid import GridConfig
-from upfusion_core.field.radiance import FieldConfig, RadianceField
-from upfusion_core.field.storage import FORMAT, load_field
+from upfusion_core.field.radiance import FORMAT, FieldConfig, RadianceField, load_field
 from upfusion_core.geometry import orbit_cameras
+from upfusion_core.support.errors import CheckpointError, InputError
 
 TINY = FieldConfig(grid=GridConfig(levels=2, coarsest=4, finest=8, table_size=256), hidden=8, half_extent=0.4)
 

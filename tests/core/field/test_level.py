@@ -8,7 +8,7 @@ import pytest
 import torch
 from analytic_fields import AnalyticField, ball
 
-from upfusion_core.field.level import agreeing_level, best_level, surface_level
+from upfusion_core.surface.level import agreeing_level, best_level, surface_level
 
 
 def test_level_by_hand() -> None:

@@ -10,15 +10,15 @@ from analytic_fields import AnalyticField, ball, torus
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from upfusion_core.data.rasterise import rasterise
-from upfusion_core.data.surface import read_surface
-from upfusion_core.errors import FieldError, InputError
-from upfusion_core.field import volume
-from upfusion_core.field.mesh import MeshAsset, extract_mesh
 from upfusion_core.field.radiance import FieldConfig, RadianceField
 from upfusion_core.field.rendering import RaySampling, render_views
 from upfusion_core.geometry import orbit_cameras
-from upfusion_core.memory import Chunk
+from upfusion_core.support.errors import FieldError, InputError
+from upfusion_core.support.memory import Chunk
+from upfusion_core.surface import level as volume
+from upfusion_core.surface.mesh import MeshAsset, extract_mesh
+from upfusion_core.surface.rasterise import rasterise
+from upfusion_core.surface.reading import read_surface
 
 
 def _trimesh(mesh: MeshAsset) -> trimesh.Trimesh:

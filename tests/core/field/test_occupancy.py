@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from upfusion_core.errors import InputError
-from upfusion_core.field.occupancy import OccupancyGrid
+from upfusion_core.field.rendering import OccupancyGrid
+from upfusion_core.support.errors import InputError
 
 BOX = torch.tensor([[-1.0] * 3, [1.0] * 3])
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from upfusion_core.errors import FieldError, InputError
 from upfusion_core.field.hashgrid import GridConfig
 from upfusion_core.field.radiance import FieldConfig, RadianceField
 from upfusion_core.field.rendering import RaySampling
 from upfusion_core.geometry import orbit_cameras
+from upfusion_core.support.errors import FieldError, InputError
 
 TINY = FieldConfig(grid=GridConfig(levels=2, coarsest=4, finest=8, table_size=256), hidden=8, half_extent=0.5)
 

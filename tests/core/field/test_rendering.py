@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from upfusion_core.errors import InputError
 from upfusion_core.field.rendering import (
     RaySampling,
     importance_distances,
@@ -20,6 +19,7 @@ from upfusion_core.field.rendering import (
     weights_from_density,
 )
 from upfusion_core.geometry import orbit_cameras
+from upfusion_core.support.errors import InputError
 from upfusion_core.types import Rays
 
 BOX = torch.tensor([[-0.5] * 3, [0.5] * 3])

@@ -11,13 +11,13 @@ import torch
 from analytic_fields import AnalyticField, ball
 from torch import Tensor
 
-from upfusion_core.errors import MissingPackageError
-from upfusion_core.field import atlas
-from upfusion_core.field import texture as texture_module
-from upfusion_core.field.atlas import _attended, unwrap
-from upfusion_core.field.mesh import extract_mesh
-from upfusion_core.field.texture import TILT_DEGREES, TILTED, SurfaceColor, bake, texels, view_directions
-from upfusion_core.memory import Chunk
+from upfusion_core.support.errors import MissingPackageError
+from upfusion_core.support.memory import Chunk
+from upfusion_core.surface import atlas
+from upfusion_core.surface import texture as texture_module
+from upfusion_core.surface.atlas import _attended, unwrap
+from upfusion_core.surface.mesh import extract_mesh
+from upfusion_core.surface.texture import TILT_DEGREES, TILTED, SurfaceColor, bake, texels, view_directions
 
 SQUARE = torch.tensor([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]])
 SQUARE_FACES = torch.tensor([[0, 1, 2], [0, 2, 3]])

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from upfusion_core.errors import CheckpointError
+from upfusion_core.support.errors import CheckpointError
 
 SCRIPT = Path(__file__).resolve().parents[3] / "fuzz" / "readers.py"
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from golden_files import golden, golden_cameras, worst
 
-from upfusion_core.errors import InputError
 from upfusion_core.geometry import (
     cameras_from_matrices,
     focal_from_fov,
@@ -18,6 +17,7 @@ from upfusion_core.geometry import (
     random_cameras,
     reference_camera,
 )
+from upfusion_core.support.errors import InputError
 from upfusion_core.types import Cameras
 
 

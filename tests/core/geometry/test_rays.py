@@ -6,7 +6,6 @@ import pytest
 import torch
 from golden_files import QUERY_ROUNDING, golden, golden_cameras, worst
 
-from upfusion_core.errors import InputError
 from upfusion_core.geometry import (
     camera_rays,
     cameras_from_matrices,
@@ -21,6 +20,7 @@ from upfusion_core.geometry import (
     reference_plucker,
     to_reference_frame,
 )
+from upfusion_core.support.errors import InputError
 from upfusion_core.types import Cameras, Rays
 
 

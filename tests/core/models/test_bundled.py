@@ -9,11 +9,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from upfusion_core import UpFusion, convert, files
+from upfusion_core import UpFusion, convert
 from upfusion_core.cli.app import app
-from upfusion_core.errors import CheckpointError
-from upfusion_core.models.checkpoints import FACTS_KEY, describe, open_checkpoint, recommended_guidance, weights_path
-from upfusion_core.models.weight_files import read_metadata, read_weights
+from upfusion_core.models.checkpoint import FACTS_KEY, describe, open_checkpoint, recommended_guidance, weights_path
+from upfusion_core.models.weights import read_metadata, read_weights
+from upfusion_core.support import files
+from upfusion_core.support.errors import CheckpointError
 
 
 def test_mini_is_the_bundled_file(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

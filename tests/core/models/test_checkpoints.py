@@ -12,10 +12,10 @@ from hugging_face_names import hugging_face
 from safetensors.torch import save_file
 from torch import Tensor
 
-from upfusion_core.errors import CheckpointError
-from upfusion_core.models.checkpoints import describe, load_networks, load_text_encoder, open_checkpoint
-from upfusion_core.models.text import encode_tokens, tokenize
-from upfusion_core.models.weight_files import read_weights
+from upfusion_core.models.checkpoint import describe, load_networks, load_text_encoder, open_checkpoint
+from upfusion_core.models.stable_diffusion import encode_tokens, tokenize
+from upfusion_core.models.weights import read_weights
+from upfusion_core.support.errors import CheckpointError
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from golden_files import worst
 from safetensors import safe_open
 
 from upfusion_core import convert
-from upfusion_core.errors import CheckpointError, InputError, OutputError
-from upfusion_core.models.checkpoints import load_text_encoder, open_checkpoint
-from upfusion_core.models.text import DEFAULT_PROMPT, encode_tokens, tokenize
+from upfusion_core.models.checkpoint import load_text_encoder, open_checkpoint
+from upfusion_core.models.stable_diffusion import DEFAULT_PROMPT, encode_tokens, tokenize
+from upfusion_core.support.errors import CheckpointError, InputError, OutputError
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,7 @@ import torch
 from torch.nn import Conv2d
 from torch.nn import functional as F
 
-from upfusion_core.models.controlnet import ControlNet, DiffusionConfig
-from upfusion_core.models.convolution import WideConv2d, widen
+from upfusion_core.models.controlnet import ControlNet, DiffusionConfig, WideConv2d, widen
 
 SMALL = DiffusionConfig(model_channels=32, channel_mult=(1, 2), num_heads=4, context_dim=48, hint_channels=54)
 
@@ -23,7 +22,7 @@ def columns(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         calls.append(1)
         return unfold(*arguments)
 
-    monkeypatch.setattr("upfusion_core.models.convolution.F.unfold", counted)
+    monkeypatch.setattr("upfusion_core.models.controlnet.F.unfold", counted)
     return calls
 
 

@@ -8,14 +8,27 @@ from golden_files import golden, golden_cameras, sizes, worst
 from rule_weights import golden_shapes, rule_state_dict
 from torch import Tensor, nn
 
-from upfusion_core.errors import InputError
 from upfusion_core.geometry import reference_camera, reference_plucker
-from upfusion_core.models.attention import grouped_attention, split_heads
-from upfusion_core.models.controlnet import ControlNet, DiffusionConfig, timestep_embedding
-from upfusion_core.models.convolution import widen
-from upfusion_core.models.ldm_names import unet_names, vae_names
-from upfusion_core.models.unet import build_unet, predict, prompt_keys_values
-from upfusion_core.models.vae import VaeConfig, build_vae, decode_latents, encode_images
+from upfusion_core.models.controlnet import (
+    ControlNet,
+    DiffusionConfig,
+    grouped_attention,
+    split_heads,
+    timestep_embedding,
+    widen,
+)
+from upfusion_core.models.stable_diffusion import (
+    VaeConfig,
+    build_unet,
+    build_vae,
+    decode_latents,
+    encode_images,
+    predict,
+    prompt_keys_values,
+    unet_names,
+    vae_names,
+)
+from upfusion_core.support.errors import InputError
 from upfusion_core.types import Cameras
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from upfusion_core.errors import CheckpointError
-from upfusion_core.models.checkpoints import open_checkpoint
-from upfusion_core.models.weight_files import read_weights
+from upfusion_core.models.checkpoint import open_checkpoint
+from upfusion_core.models.weights import read_weights
+from upfusion_core.support.errors import CheckpointError
 
 
 class Hostile:

@@ -19,15 +19,20 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from upfusion_core.errors import CheckpointError, InputError
-from upfusion_core.field.storage import load_field
-from upfusion_core.json_text import parse_json
-from upfusion_core.models.checkpoints import load_networks, open_checkpoint, recommended_guidance
+from upfusion_core.field.radiance import load_field
+from upfusion_core.models.checkpoint import (
+    latent_diffusion_weights,
+    load_conditioning_networks,
+    load_networks,
+    open_checkpoint,
+    recommended_guidance,
+)
 from upfusion_core.models.config import ModelConfig
 from upfusion_core.models.convert import convert
-from upfusion_core.models.dino_names import hub_names
-from upfusion_core.models.hosted import latent_diffusion_weights, load_conditioning_networks
-from upfusion_core.models.weight_files import read_metadata, read_weights
+from upfusion_core.models.dino import hub_names
+from upfusion_core.models.weights import read_metadata, read_weights
+from upfusion_core.support.errors import CheckpointError, InputError
+from upfusion_core.support.json_text import parse_json
 
 CONFIG, FACTS = "upfusion_config", "upfusion_facts"
 

@@ -9,10 +9,19 @@ from golden_files import sizes
 from rule_weights import full_shapes, golden_shapes, text_shapes
 
 from upfusion_core.models.controlnet import ControlNet, DiffusionConfig
-from upfusion_core.models.ldm_names import CONTROL_PREFIX, UNET_PREFIX, VAE_PREFIX, text_names, unet_names, vae_names
-from upfusion_core.models.text import TextConfig, build_text_encoder
-from upfusion_core.models.unet import build_unet
-from upfusion_core.models.vae import VaeConfig, build_vae
+from upfusion_core.models.stable_diffusion import (
+    CONTROL_PREFIX,
+    UNET_PREFIX,
+    VAE_PREFIX,
+    TextConfig,
+    VaeConfig,
+    build_text_encoder,
+    build_unet,
+    build_vae,
+    text_names,
+    unet_names,
+    vae_names,
+)
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from upfusion_core.errors import CheckpointError
-from upfusion_core.models.saved_state import checksum, read_saved, write_saved
+from upfusion_core.models.weights import checksum, read_saved, write_saved
+from upfusion_core.support.errors import CheckpointError
 
 
 def test_checksum_by_hand() -> None:

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from upfusion_core.errors import InputError, MissingPackageError
-from upfusion_core.models import text
-from upfusion_core.models.text import DEFAULT_PROMPT, TextConfig, tokenize
+from upfusion_core.models import stable_diffusion as text
+from upfusion_core.models.stable_diffusion import DEFAULT_PROMPT, TextConfig, tokenize
+from upfusion_core.support.errors import InputError, MissingPackageError
 
 
 def test_the_two_prompts_that_need_no_vocabulary() -> None:

@@ -6,9 +6,9 @@ from golden_files import golden, golden_cameras, sizes, worst
 from rule_weights import golden_shapes, rule_state_dict, upsrt_shapes
 from torch import Tensor
 
-from upfusion_core.errors import InputError
 from upfusion_core.geometry import patch_rays, plucker, reference_camera, reference_plucker
 from upfusion_core.models.upsrt import UpSRT, UpSRTConfig
+from upfusion_core.support.errors import InputError
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from upfusion_core.errors import CheckpointError
-from upfusion_core.models.weight_files import read_metadata, read_weights
+from upfusion_core.models.weights import read_metadata, read_weights
+from upfusion_core.support.errors import CheckpointError
 
 WEIGHTS = {"a": torch.arange(4.0), "b": torch.ones(2, 3, dtype=torch.float16)}
 

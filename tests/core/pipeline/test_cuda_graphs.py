@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from upfusion_core.errors import InputError
 from upfusion_core.pipeline.cuda_graphs import CapturedCalls, capture_graph, copied, tensors_of
+from upfusion_core.support.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)

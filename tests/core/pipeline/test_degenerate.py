@@ -13,12 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 from upfusion_core import DistillConfig, MeshAsset, RadianceField, UpFusion, orbit_cameras, prepare_views
-from upfusion_core.errors import PhotoError
 from upfusion_core.field.fitting import FieldFitter, FitConfig
 from upfusion_core.field.hashgrid import GridConfig
 from upfusion_core.field.radiance import FieldConfig
 from upfusion_core.field.rendering import RaySampling
 from upfusion_core.pipeline.distill_config import DraftSchedule
+from upfusion_core.support.errors import PhotoError
 
 SIDE = 32
 FIELD = FieldConfig(grid=GridConfig(levels=2, coarsest=4, finest=16, table_size=2**12), hidden=8, half_extent=0.3)

@@ -19,18 +19,29 @@ from upfusion_core import (
     orbit_cameras,
     prepare_views,
 )
-from upfusion_core.errors import CheckpointError, FieldError, InputError, OutputError
 from upfusion_core.field import fitting
 from upfusion_core.field.fitting import FieldFitter, FitConfig
 from upfusion_core.field.hashgrid import GridConfig
 from upfusion_core.field.radiance import FieldConfig
 from upfusion_core.field.rendering import RaySampling
-from upfusion_core.pipeline import distill_reference, distill_run
-from upfusion_core.pipeline.distill import DraftSchedule, FastSchedule, ReferenceSchedule, distill_cameras
+from upfusion_core.pipeline import distill as distill_reference
+from upfusion_core.pipeline import distill as distill_run
+from upfusion_core.pipeline.distill import (
+    DraftSchedule,
+    FastSchedule,
+    ReferenceSchedule,
+    Run,
+    color_term,
+    distill_cameras,
+    loss_terms,
+    make_plan,
+    silhouette_term,
+    spread_cameras,
+    term_weights,
+)
 from upfusion_core.pipeline.distill_config import PRESETS
-from upfusion_core.pipeline.distill_reference import color_term, loss_terms, make_plan, silhouette_term, term_weights
-from upfusion_core.pipeline.distill_run import Run, spread_cameras
-from upfusion_core.pipeline.schedule import alphas_cumprod
+from upfusion_core.pipeline.sampling import alphas_cumprod
+from upfusion_core.support.errors import CheckpointError, FieldError, InputError, OutputError
 
 FIELD = FieldConfig(grid=GridConfig(levels=2, coarsest=4, finest=16, table_size=2**10), hidden=8, half_extent=0.3)
 FIT = dataclasses.replace(FitConfig.draft(iterations=6), rays=64, occupancy_cells=8, sampling=RaySampling(8, 0))

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from upfusion_core.errors import InputError
 from upfusion_core.field.fitting import FitConfig
 from upfusion_core.pipeline.distill_config import DraftSchedule, FastSchedule, ReferenceSchedule
-from upfusion_core.pipeline.photo_matching import PhotoSearch
+from upfusion_core.pipeline.pose import PhotoSearch
+from upfusion_core.support.errors import InputError
 
 
 @pytest.mark.parametrize(

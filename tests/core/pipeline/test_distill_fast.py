@@ -11,19 +11,17 @@ from rule_weights import write_photos
 from torch import Tensor
 
 from upfusion_core import DistillConfig, SceneEncoding, UpFusion, ViewConditioning, orbit_cameras, prepare_views
-from upfusion_core.errors import InputError
 from upfusion_core.field.fitting import FitConfig
 from upfusion_core.field.hashgrid import GridConfig
 from upfusion_core.field.radiance import FieldConfig
 from upfusion_core.field.rendering import RaySampling
 from upfusion_core.geometry import reference_camera
-from upfusion_core.pipeline import distill_fast
+from upfusion_core.pipeline import distill as distill_fast
+from upfusion_core.pipeline.distill import Targets, agreement, spread_cameras
 from upfusion_core.pipeline.distill_config import FastSchedule
-from upfusion_core.pipeline.distill_fast import agreement
-from upfusion_core.pipeline.distill_run import spread_cameras
-from upfusion_core.pipeline.distill_targets import Targets
-from upfusion_core.pipeline.photo_cameras import PhotoCameras
+from upfusion_core.pipeline.pose import PhotoCameras
 from upfusion_core.pipeline.sampling import repaint_steps, repaint_views
+from upfusion_core.support.errors import InputError
 
 FIELD = FieldConfig(grid=GridConfig(levels=2, coarsest=4, finest=16, table_size=2**10), hidden=8, half_extent=0.3)
 FIT = dataclasses.replace(FitConfig.draft(iterations=8), rays=64, occupancy_cells=8, sampling=RaySampling(8, 0))

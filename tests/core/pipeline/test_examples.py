@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from upfusion_core import files
-from upfusion_core.data.procedural import GENERATOR_VERSION
-from upfusion_core.errors import InputError
 from upfusion_core.evaluation.metrics import mask_iou
 from upfusion_core.geometry import orbit_cameras, reference_camera
 from upfusion_core.pipeline.examples import example_count, example_views
+from upfusion_core.procedural import GENERATOR_VERSION
+from upfusion_core.support import files
+from upfusion_core.support.errors import InputError
 
 SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "example_views.py"
 

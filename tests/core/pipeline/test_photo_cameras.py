@@ -12,11 +12,10 @@ from soft_object import SoftObject
 
 from upfusion_core import Cameras, RadianceField, SceneEncoding, UpFusion, orbit_cameras, prepare_views
 from upfusion_core.cli.inputs import read_cameras
-from upfusion_core.errors import InputError
 from upfusion_core.field.hashgrid import GridConfig
 from upfusion_core.field.radiance import FieldConfig
-from upfusion_core.pipeline.photo_cameras import PhotoCameras, PhotoSearch, estimate_photo_cameras
-from upfusion_core.pipeline.photo_matching import match_photo, ring_differences
+from upfusion_core.pipeline.pose import PhotoCameras, PhotoSearch, estimate_photo_cameras, match_photo, ring_differences
+from upfusion_core.support.errors import InputError
 
 SEARCH = PhotoSearch()
 

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from upfusion_core import pictures
-from upfusion_core.errors import PhotoError
 from upfusion_core.pipeline.photos import read_mask, read_photo, unit_range
 from upfusion_core.pipeline.prepare import prepare_views
+from upfusion_core.support import images as pictures
+from upfusion_core.support.errors import PhotoError
 
 SIDE = 12
 

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from upfusion_core.errors import InputError, MissingPackageError, PhotoError
 from upfusion_core.pipeline.prepare import estimate_coverage, estimate_mask, prepare_views, resample
+from upfusion_core.support.errors import InputError, MissingPackageError, PhotoError
 
 
 def _disc(height: int, width: int, center: tuple[float, float], radius: float) -> torch.Tensor:

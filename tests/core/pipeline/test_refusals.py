@@ -10,12 +10,12 @@ import tiny_training
 import torch
 
 from upfusion_core import DistillConfig, InputViews, SceneEncoding, UpFusion, convert, orbit_cameras
-from upfusion_core.errors import InputError
 from upfusion_core.field.hashgrid import GridConfig
 from upfusion_core.field.radiance import FieldConfig, RadianceField
 from upfusion_core.field.rendering import RaySampling
 from upfusion_core.pipeline.prepare import estimate_mask
-from upfusion_core.pipeline.schedule import make_scheduler
+from upfusion_core.pipeline.sampling import make_scheduler
+from upfusion_core.support.errors import InputError
 
 SIZE, WIDTH = tiny_training.SIZE, tiny_training.WIDTH
 CAMERA = orbit_cameras(0)

@@ -6,9 +6,8 @@ from golden_files import golden, worst
 from torch import Tensor
 
 from upfusion_core import ViewConditioning, orbit_cameras
-from upfusion_core.errors import InputError
-from upfusion_core.pipeline.sampling import denoise_from, denoise_latents, sample_views, view_seeds
-from upfusion_core.pipeline.schedule import make_scheduler
+from upfusion_core.pipeline.sampling import denoise_from, denoise_latents, make_scheduler, sample_views, view_seeds
+from upfusion_core.support.errors import InputError
 
 
 class GoldenPrior:

@@ -4,14 +4,14 @@ import pytest
 import torch
 from golden_files import golden, worst
 
-from upfusion_core.errors import InputError
-from upfusion_core.pipeline.schedule import (
+from upfusion_core.pipeline.sampling import (
     SCHEDULERS,
     alphas_cumprod,
     ddim_timesteps,
     make_scheduler,
     predicted_original,
 )
+from upfusion_core.support.errors import InputError
 
 
 def test_tables_of_the_release() -> None:

@@ -13,10 +13,9 @@ from rule_weights import golden_shapes, rule_state_dict, write_photos
 from torch import Tensor
 
 from upfusion_core import SceneEncoding, UpFusion, ViewConditioning, convert, orbit_cameras, prepare_views
-from upfusion_core.errors import CheckpointError, InputError
 from upfusion_core.geometry import reference_camera
-from upfusion_core.models.ldm_names import unet_names
-from upfusion_core.models.text import TextConfig
+from upfusion_core.models.stable_diffusion import TextConfig, unet_names
+from upfusion_core.support.errors import CheckpointError, InputError
 
 
 @pytest.fixture(scope="module")

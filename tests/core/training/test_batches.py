@@ -7,13 +7,11 @@ import pytest
 import torch
 
 from upfusion_core.data.examples import PosedViews
-from upfusion_core.data.procedural import ProceduralObjects
-from upfusion_core.data.shards import ShardedViews
-from upfusion_core.data.shards_index import index_content
-from upfusion_core.data.shards_writing import pack_shards
-from upfusion_core.errors import InputError
-from upfusion_core.files import replacing, write_json
+from upfusion_core.data.shards import ShardedViews, index_content, pack_shards
 from upfusion_core.geometry import orbit_cameras
+from upfusion_core.procedural import ProceduralObjects
+from upfusion_core.support.errors import InputError
+from upfusion_core.support.files import replacing, write_json
 from upfusion_core.training.batches import (
     BatchSource,
     DatasetBatches,

@@ -11,10 +11,10 @@ from tiny_training import tiny_config
 from typer.testing import CliRunner, Result
 
 from upfusion_core import UpFusion
-from upfusion_core.cli import training as command
+from upfusion_core.cli import train as command
 from upfusion_core.cli.app import app
 from upfusion_core.cli.run import Run
-from upfusion_core.models.checkpoints import describe
+from upfusion_core.models.checkpoint import describe
 
 
 def upfusion(*arguments: object) -> Result:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from tiny_training import tiny_config
 
-from upfusion_core.errors import CheckpointError, InputError, UpFusionError
 from upfusion_core.models.networks import build_networks, network_weights
+from upfusion_core.support.errors import CheckpointError, InputError, UpFusionError
 from upfusion_core.training.config import STAGES, TrainConfig, mini_model
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from upfusion_core.training.draws import Draws, derived_seed
+from upfusion_core.training.batches import Draws, derived_seed
 
 
 def test_parts_are_cut_from_the_whole() -> None:

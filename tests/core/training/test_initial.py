@@ -8,13 +8,21 @@ from safetensors.torch import save_file
 from tiny_training import tiny_model
 from torch import Tensor, nn
 
-from upfusion_core.errors import CheckpointError, InputError
 from upfusion_core.models.config import ModelConfig
 from upfusion_core.models.convert import write_networks
-from upfusion_core.models.ldm_names import TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX
 from upfusion_core.models.networks import Networks, build_networks, network_weights
-from upfusion_core.models.text import DEFAULT_PROMPT, build_text_encoder, encode_tokens, tokenize
-from upfusion_core.models.unet import predict, prompt_keys_values
+from upfusion_core.models.stable_diffusion import (
+    DEFAULT_PROMPT,
+    TEXT_PREFIX,
+    UNET_PREFIX,
+    VAE_PREFIX,
+    build_text_encoder,
+    encode_tokens,
+    predict,
+    prompt_keys_values,
+    tokenize,
+)
+from upfusion_core.support.errors import CheckpointError, InputError
 from upfusion_core.training.initial import (
     controlnet_from_unet,
     fixed_embeddings,

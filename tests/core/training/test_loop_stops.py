@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from tiny_training import TinySource, run_tiny, tiny_config
 
 from upfusion_core import UpFusion
-from upfusion_core.errors import CheckpointError, InputError, OutputError
-from upfusion_core.models.saved_state import write_saved
+from upfusion_core.models.weights import write_saved
+from upfusion_core.support.errors import CheckpointError, InputError, OutputError
 from upfusion_core.training.batches import TrainingBatch
-from upfusion_core.training.run import TrainingRun
+from upfusion_core.training.report import TrainingRun
 from upfusion_core.training.state import Averaged, read_state
 
 

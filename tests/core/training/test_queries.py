@@ -4,7 +4,7 @@ import torch
 from tiny_training import TinySource
 
 from upfusion_core.geometry import camera_rays, orbit_cameras, point_rays, reference_plucker
-from upfusion_core.training.queries import grid_plucker, look_up, query_rays, sample_points
+from upfusion_core.training.batches import grid_plucker, look_up, query_rays, sample_points
 from upfusion_core.types import Cameras
 
 

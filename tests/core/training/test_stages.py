@@ -8,17 +8,16 @@ import torch
 from tiny_training import SIZE, TinySource, tiny_config, tiny_model
 from torch import Tensor, nn
 
-from upfusion_core.errors import InputError
 from upfusion_core.models.networks import Networks
-from upfusion_core.models.vae import decode_latents, encode_images
+from upfusion_core.models.stable_diffusion import decode_latents, encode_images
 from upfusion_core.pipeline.novel_views import condition_views, encode_views
 from upfusion_core.pipeline.prior import DiffusersPrior
-from upfusion_core.pipeline.schedule import alphas_cumprod
-from upfusion_core.training.autoencoder import AutoencoderStage, calibrate_latents
-from upfusion_core.training.diffusion import OUTPUT_HALF, kept_conditions, masked
-from upfusion_core.training.draws import Draws
+from upfusion_core.pipeline.sampling import alphas_cumprod
+from upfusion_core.support.errors import InputError
+from upfusion_core.training.batches import Draws
 from upfusion_core.training.initial import initial_networks
 from upfusion_core.training.loop import make_stage
+from upfusion_core.training.stages import OUTPUT_HALF, AutoencoderStage, calibrate_latents, kept_conditions, masked
 from upfusion_core.training.state import trained_parameters
 from upfusion_core.types import InputViews, SceneEncoding
 

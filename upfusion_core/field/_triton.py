@@ -1,0 +1,292 @@
+"""`encode_grid` as Triton kernels: the same values and gradients as the definition in hashgrid.py.
+
+Import it on first use only: it needs the package `triton`, which compiles the kernels when they first run. Unlike
+the definition they never hold the rows and weights of all corners (8·P·L of each) in memory.
+
+Not the same to the bit: sums run in another order, and the gradient of the table is added up by atomic operations, so
+that its last bits differ from call to call. The gradient of the points is added up in a fixed order.
+"""
+
+# ruff: noqa: ANN001, ANN202, N803 - Triton reads the signatures of kernels its own way
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..support.checks import check_shape
+from ..support.errors import InputError
+from .hashgrid import HASH_PRIMES, GridConfig
+from .hashgrid import encode_grid as encode_by_definition
+
+BLOCK = 256
+"""Points a program."""
+
+
+def encode_grid(points: Tensor, table: Tensor, config: GridConfig) -> Tensor:
+    """(P, 3) points in [0, 1] -> (P, levels·features), as `hashgrid.encode_grid`.
+
+    Args:
+        points: (P, 3), floating, strided in any way; values outside the unit cube are moved to its faces.
+        table: (sum of config.rows, features), floating, on the same device.
+
+    Arithmetic and sums are float32 (float64 if either input is), whatever the inputs' types; the result has the type
+    that torch promotes them to. Differentiable with respect to both; second derivatives are the definition's, at the
+    definition's pace.
+    """
+    check_shape("points", points, ("P", 3), "flatten the leading axes")
+    check_shape("table", table, (sum(config.rows), config.features), "it belongs to another GridConfig")
+    if points.device != table.device:
+        raise InputError(f"points are on {points.device} and the table on {table.device}; move one to the other")
+    result: Tensor = _Encode.apply(points, table, config)
+    return result
+
+
+class _Encode(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, points: Tensor, table: Tensor, config: GridConfig) -> Tensor:  # noqa: ANN401
+        ctx.save_for_backward(points, table)
+        ctx.config = config
+        encoded = points.new_empty((len(points), config.width), dtype=torch.promote_types(points.dtype, table.dtype))
+        _launch(_encode, points, table.contiguous(), encoded, config=config, levels_apart=True)
+        return encoded
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # noqa: ANN401
+        points, table = ctx.saved_tensors
+        config: GridConfig = ctx.config
+        if torch.is_grad_enabled():  # create_graph=True: the caller wants to differentiate what comes back
+            of_points, of_table = _differentiable_gradients(points, table, config, gradient, ctx.needs_input_grad)
+            return of_points, of_table, None
+        gradient = gradient.contiguous()
+        points_gradient = table_gradient = None
+        if ctx.needs_input_grad[0]:
+            points_gradient = torch.empty_like(points, memory_format=torch.contiguous_format)
+            _launch(_slope, points, table.contiguous(), gradient, points_gradient, config=config, levels_apart=False)
+        if ctx.needs_input_grad[1]:
+            sums = table.new_zeros(table.shape, dtype=_sum_type(points, table))
+            _launch(_scatter, points, gradient, sums, config=config, levels_apart=True)
+            table_gradient = sums.to(table.dtype)
+        return points_gradient, table_gradient, None
+
+
+def _differentiable_gradients(
+    points: Tensor, table: Tensor, config: GridConfig, gradient: Tensor, wanted: tuple[bool, ...]
+) -> list[Tensor | None]:
+    chosen = [value for value, is_wanted in zip((points, table), wanted, strict=False) if is_wanted]
+    # the definition multiplies rows by weights, which on a CPU must be of one type
+    kind = torch.promote_types(points.dtype, table.dtype)
+    encoded = encode_by_definition(points.to(kind), table.to(kind), config)
+    found = iter(torch.autograd.grad(encoded, chosen, gradient, create_graph=True))
+    return [next(found) if is_wanted else None for is_wanted in wanted[:2]]
+
+
+def _sum_type(*tensors: Tensor) -> torch.dtype:
+    return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
+
+
+def _launch(kernel: Any, points: Tensor, *tensors: Tensor, config: GridConfig, levels_apart: bool) -> None:  # noqa: ANN401
+    """Runs the kernel over all points, in programs of a block of them and, with `levels_apart`, one level."""
+    if not len(points):
+        return
+    grid = (triton.cdiv(len(points), BLOCK), config.levels if levels_apart else 1)
+    with torch.cuda.device_of(points):  # Triton launches on the current device, wherever the tensors are
+        kernel[grid](
+            points,
+            *tensors,
+            _levels(config, points.device),
+            len(points),
+            *points.stride(),
+            LEVELS=config.levels,
+            FEATURES=config.features,
+            PADDED=triton.next_power_of_2(config.features),
+            HASHED=config.indexing == "hashed",
+            SUM=tl.float64 if _sum_type(points, *tensors) == torch.float64 else tl.float32,
+            BLOCK=BLOCK,
+        )
+
+
+@lru_cache(maxsize=32)
+def _levels(config: GridConfig, device: torch.device) -> Tensor:
+    """(L, 6) int64: cells, factors of y and z, the bits of a number that are kept, whether hashed, first row."""
+    described = []
+    for level, cells in enumerate(config.resolutions):
+        start = sum(config.rows[:level])
+        if level < config.dense_levels:
+            described.append((cells, cells + 1, (cells + 1) ** 2, -1, 0, start))
+        elif config.indexing == "tiled":
+            described.append((cells, cells + 1, (cells + 1) ** 2, config.table_size - 1, 0, start))
+        else:
+            described.append((cells, *HASH_PRIMES[1:], config.table_size - 1, 1, start))
+    return torch.tensor(described, dtype=torch.int64, device=device)
+
+
+@triton.jit
+def _side(pointer, valid, cells, SUM: tl.constexpr):
+    """Lower lattice coordinate along an axis, int64, and the weight of the upper one, of a block of points."""
+    position = tl.load(pointer, mask=valid, other=0.0).to(SUM)
+    # written so that NaN stays in the weights, where it shows, and out of the coordinates
+    position = tl.where(position < 0, 0.0, position)
+    position = tl.where(position > 1, 1.0, position) * cells.to(SUM)
+    lower = tl.floor(position)
+    lower = tl.where(lower > cells - 1, (cells - 1).to(SUM), lower)
+    lower = tl.where(lower == lower, lower, 0.0)
+    return lower.to(tl.int64), position - lower
+
+
+@triton.jit
+def _cell(point, axis_stride, valid, level, SUM: tl.constexpr):
+    """The terms that make up the number of the lowest corner, what the next ones add to them, and upper weights."""
+    cells = tl.load(level)
+    factor_y = tl.load(level + 1)
+    factor_z = tl.load(level + 2)
+    x, right = _side(point, valid, cells, SUM)
+    y, up = _side(point + axis_stride, valid, cells, SUM)
+    z, front = _side(point + 2 * axis_stride, valid, cells, SUM)
+    return x, y * factor_y, z * factor_z, factor_y, factor_z, right, up, front
+
+
+@triton.jit
+def _row(x, y, z, factor_y, factor_z, kept, hashed, start, CORNER: tl.constexpr, HASHED: tl.constexpr):
+    """Row of the table, int64, of the corner whose bits say which sides it is on, x lowest."""
+    x = x + (CORNER & 1)
+    y = y + factor_y * ((CORNER >> 1) & 1)
+    z = z + factor_z * (CORNER >> 2)
+    number = x + y + z
+    if HASHED:
+        number = tl.where(hashed != 0, x ^ y ^ z, number)
+    return start + (number & kept)
+
+
+@triton.jit
+def _weight(upper, SIDE: tl.constexpr):
+    return upper if SIDE else 1 - upper
+
+
+@triton.jit
+def _encode(
+    points,
+    table,
+    encoded,
+    levels,
+    count,
+    stride,
+    axis_stride,
+    LEVELS: tl.constexpr,
+    FEATURES: tl.constexpr,
+    PADDED: tl.constexpr,
+    HASHED: tl.constexpr,
+    SUM: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """encoded (P, L·F) = sum of weights times rows, for a block of points and a level."""
+    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    valid = index < count
+    level = levels + tl.program_id(1) * 6
+    kept, hashed, start = tl.load(level + 3), tl.load(level + 4), tl.load(level + 5)
+    point = points + index * stride
+    x, y, z, factor_y, factor_z, right, up, front = _cell(point, axis_stride, valid, level, SUM)
+    feature = tl.arange(0, PADDED)
+    wanted = valid[:, None] & (feature < FEATURES)[None, :]
+    total = tl.full([BLOCK, PADDED], 0.0, SUM)
+    for corner in tl.static_range(8):
+        row = _row(x, y, z, factor_y, factor_z, kept, hashed, start, corner, HASHED)
+        value = tl.load(table + row[:, None] * FEATURES + feature[None, :], mask=wanted, other=0.0)
+        weight = _weight(right, corner & 1) * (_weight(up, (corner >> 1) & 1) * _weight(front, corner >> 2))
+        total += weight[:, None] * value.to(SUM)
+    place = index[:, None] * (LEVELS * FEATURES) + tl.program_id(1) * FEATURES + feature[None, :]
+    tl.store(encoded + place, total, mask=wanted)
+
+
+@triton.jit
+def _scatter(
+    points,
+    gradient,
+    sums,
+    levels,
+    count,
+    stride,
+    axis_stride,
+    LEVELS: tl.constexpr,
+    FEATURES: tl.constexpr,
+    PADDED: tl.constexpr,
+    HASHED: tl.constexpr,
+    SUM: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Adds weights times the result's gradient to `sums`, shaped as the table, for a block of points and a level."""
+    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    valid = index < count
+    level = levels + tl.program_id(1) * 6
+    kept, hashed, start = tl.load(level + 3), tl.load(level + 4), tl.load(level + 5)
+    point = points + index * stride
+    x, y, z, factor_y, factor_z, right, up, front = _cell(point, axis_stride, valid, level, SUM)
+    feature = tl.arange(0, PADDED)
+    wanted = valid[:, None] & (feature < FEATURES)[None, :]
+    place = index[:, None] * (LEVELS * FEATURES) + tl.program_id(1) * FEATURES + feature[None, :]
+    part = tl.load(gradient + place, mask=wanted, other=0.0).to(SUM)
+    for corner in tl.static_range(8):
+        row = _row(x, y, z, factor_y, factor_z, kept, hashed, start, corner, HASHED)
+        weight = _weight(right, corner & 1) * (_weight(up, (corner >> 1) & 1) * _weight(front, corner >> 2))
+        # relaxed: nobody reads the sums before the kernel ends
+        tl.atomic_add(
+            sums + row[:, None] * FEATURES + feature[None, :], weight[:, None] * part, mask=wanted, sem="relaxed"
+        )
+
+
+@triton.jit
+def _slope(
+    points,
+    table,
+    gradient,
+    slopes,
+    levels,
+    count,
+    stride,
+    axis_stride,
+    LEVELS: tl.constexpr,
+    FEATURES: tl.constexpr,
+    PADDED: tl.constexpr,
+    HASHED: tl.constexpr,
+    SUM: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """slopes (P, 3) = gradient with respect to a block of points, over all levels, so that nothing is shared."""
+    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    valid = index < count
+    point = points + index * stride
+    slope_x = tl.full([BLOCK], 0.0, SUM)
+    slope_y = tl.full([BLOCK], 0.0, SUM)
+    slope_z = tl.full([BLOCK], 0.0, SUM)
+    for number in range(LEVELS):
+        level = levels + number * 6
+        cells, kept, hashed, start = tl.load(level), tl.load(level + 3), tl.load(level + 4), tl.load(level + 5)
+        x, y, z, factor_y, factor_z, right, up, front = _cell(point, axis_stride, valid, level, SUM)
+        part = gradient + (index * LEVELS + number) * FEATURES
+        for corner in tl.static_range(8):
+            row = _row(x, y, z, factor_y, factor_z, kept, hashed, start, corner, HASHED)
+            value = tl.full([BLOCK], 0.0, SUM)
+            for feature in tl.static_range(FEATURES):
+                learned = tl.load(table + row * FEATURES + feature, mask=valid, other=0.0).to(SUM)
+                value += learned * tl.load(part + feature, mask=valid, other=0.0).to(SUM)
+            value *= cells.to(SUM)
+            weight_x = _weight(right, corner & 1)
+            weight_y = _weight(up, (corner >> 1) & 1)
+            weight_z = _weight(front, corner >> 2)
+            slope_x += value * weight_y * weight_z * (2 * (corner & 1) - 1)
+            slope_y += value * weight_x * weight_z * (2 * ((corner >> 1) & 1) - 1)
+            slope_z += value * weight_x * weight_y * (2 * (corner >> 2) - 1)
+    _store_slope(slopes + index * 3, point, slope_x, valid)
+    _store_slope(slopes + index * 3 + 1, point + axis_stride, slope_y, valid)
+    _store_slope(slopes + index * 3 + 2, point + 2 * axis_stride, slope_z, valid)
+
+
+@triton.jit
+def _store_slope(place, pointer, slope, valid):
+    """The slope, or 0 where the coordinate lies outside [0, 1] and was moved."""
+    coordinate = tl.load(pointer, mask=valid, other=0.0)
+    tl.store(place, tl.where((coordinate >= 0) & (coordinate <= 1), slope, 0.0), mask=valid)

@@ -1,0 +1,408 @@
+"""Networks for a host program, such as ComfyUI, that has layers, memory management and a diffusion model of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..support.errors import CheckpointError
+from ..support.files import BUNDLED_NAME, bundled_path, check_path
+from ..support.json_text import parse_json, read_json, shown
+from .config import MAX_LAYERS, MODEL_ID, ModelConfig
+from .controlnet import ControlNet
+from .dino import DinoKeys, hub_names
+from .networks import (
+    DINO_PREFIX,
+    NETWORK_PREFIXES,
+    PARTS,
+    UPSRT_PREFIX,
+    Networks,
+    assign_weights,
+    build_networks,
+    shapes_fit,
+    weight_names,
+)
+from .stable_diffusion import (
+    CONTROL_PREFIX,
+    TEXT_PREFIX,
+    UNET_PREFIX,
+    VAE_PREFIX,
+    TextConfig,
+    build_text_encoder,
+    text_names,
+)
+from .upsrt import UpSRT
+from .weights import check_finite_weights, listed, read_metadata, read_weights
+
+DEFAULT_EMBEDDING, EMPTY_EMBEDDING = "text_embeddings.default", "text_embeddings.empty"
+CONFIG_KEY = "upfusion_config"
+FACTS_KEY = "upfusion_facts"
+RELEASED_GUIDANCE = 9.0
+_FLOAT = torch.empty(0)
+DINO_FILES = ("dinov2_vitb14_pretrain.pth", "model.safetensors", "pytorch_model.bin")
+SCHEDULE_BUFFERS = frozenset(
+    (
+        "betas",
+        "alphas_cumprod",
+        "alphas_cumprod_prev",
+        "sqrt_alphas_cumprod",
+        "sqrt_one_minus_alphas_cumprod",
+        "log_one_minus_alphas_cumprod",
+        "sqrt_recip_alphas_cumprod",
+        "sqrt_recipm1_alphas_cumprod",
+        "posterior_variance",
+        "posterior_log_variance_clipped",
+        "posterior_mean_coef1",
+        "posterior_mean_coef2",
+        "logvar",
+    )
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """The opened files.
+
+    weights: merged names -> tensors mapped from the files.
+    model_id: fingerprint of sizes and weights, the same in all files that were converted from one another.
+    facts: how a merged file says it was made; empty where it says nothing.
+    """
+
+    path: Path
+    layout: Literal["folder", "merged"]
+    config: ModelConfig
+    weights: dict[str, Tensor]
+    model_id: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def has_text_encoder(self) -> bool:
+        """Whether prompts of the user's own can be encoded."""
+        return any(name.startswith(TEXT_PREFIX) for name in self.weights)
+
+    @property
+    def text_embeddings(self) -> tuple[Tensor, Tensor] | None:
+        """Stored (default, empty) prompt embeddings, (77, W) each, or None."""
+        if DEFAULT_EMBEDDING in self.weights and EMPTY_EMBEDDING in self.weights:
+            return self.weights[DEFAULT_EMBEDDING].float(), self.weights[EMPTY_EMBEDDING].float()
+        return None
+
+
+@dataclass(frozen=True)
+class PartInfo:
+    """One part of a checkpoint: tensors, parameters, bytes in the file, and the precisions found."""
+
+    tensors: int
+    parameters: int
+    bytes: int
+    dtypes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What `upfusion info` tells: layout, sizes and parts of a checkpoint, and where its prompt comes from."""
+
+    path: str
+    layout: str
+    config: ModelConfig
+    parts: dict[str, PartInfo]
+    text: str
+    facts: dict[str, Any]
+
+
+def weights_path(weights: str | Path) -> Path:
+    """The file or folder that `weights` names; the text "mini" names the bundled model.
+
+    Raises:
+        CheckpointError: there is nothing. InputError: it is no path.
+    """
+    if weights == BUNDLED_NAME:
+        path = bundled_path(f"{BUNDLED_NAME}.safetensors")
+        if not path.is_file():
+            raise CheckpointError(
+                "this version bundles no model yet; give a folder of weights or a merged .safetensors"
+            )
+        return path
+    check_path("the path of weights", weights)
+    path = Path(weights)
+    if not os.path.exists(path):
+        raise CheckpointError(f"{path} does not exist; give a folder with upsrt.pt, or a merged .safetensors file")
+    return path
+
+
+def recommended_guidance(weights: str | Path) -> float:
+    """The guidance scale that a merged file recommends among its facts, else the release's 9.
+
+    Anything else is not looked at: loading it says what is wrong with it.
+    """
+    path = bundled_path(f"{BUNDLED_NAME}.safetensors") if weights == BUNDLED_NAME else Path(weights)
+    if path.suffix != ".safetensors" or not os.path.isfile(path):
+        return RELEASED_GUIDANCE
+    value = _facts(path, read_metadata(path)).get("guidance", RELEASED_GUIDANCE)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1000:
+        raise CheckpointError(
+            f"{path}: the guidance among its facts must be a number from 0 to 1000, got {shown(value, 40)}"
+        )
+    return float(value)
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Opens a folder or a merged `.safetensors` without loading it, and checks every name and shape.
+
+    Args:
+        path: see weights_path.
+
+    Raises:
+        CheckpointError: a file is missing, damaged or of another kind, or names are missing, unexpected or mis-shaped:
+            all are listed in the one message.
+    """
+    path = weights_path(path)
+    checkpoint = _open_folder(path) if path.is_dir() else _open_merged(path)
+    if checkpoint.has_text_encoder:
+        checkpoint = replace(checkpoint, config=_with_text_sizes(checkpoint))
+    _check_names(checkpoint)
+    return checkpoint
+
+
+def load_networks(checkpoint: Checkpoint, device: torch.device | str, dtype: torch.dtype) -> Networks:
+    """The networks with the checkpoint's weights, frozen, in evaluation mode.
+
+    Weights already in `dtype` stay mapped.
+    """
+    networks = build_networks(checkpoint.config, "meta")
+    for module, names in weight_names(checkpoint.config, networks):
+        assign_weights(module, names, checkpoint.weights, device, dtype)
+    return networks
+
+
+def weights_id(config: ModelConfig, weights: Mapping[str, Tensor]) -> str:
+    """Fingerprint of sizes and weights (merged names): 16 numbers of every tensor that the networks use."""
+    digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
+    for name in sorted(weights):
+        if name.startswith(NETWORK_PREFIXES) and not _ignored(name, config):
+            sample = weights[name].detach().reshape(-1)[:16].float().cpu()
+            digest.update(name.encode() + sample.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _stored_id(content: dict[str, Any]) -> str | None:
+    value = content.get(MODEL_ID)
+    return value if isinstance(value, str) else None
+
+
+def load_text_encoder(checkpoint: Checkpoint, device: torch.device | str = "cpu") -> nn.Module:
+    """The text encoder in float32, because it runs once.
+
+    Raises:
+        CheckpointError: the checkpoint has none.
+    """
+    if not checkpoint.has_text_encoder:
+        raise CheckpointError(f"{checkpoint.path} holds no text encoder, so it takes no prompt; leave the prompt away")
+    with torch.device("meta"):
+        encoder = build_text_encoder(checkpoint.config.text)
+    assign_weights(encoder, text_names(encoder.state_dict()), checkpoint.weights, device, torch.float32)
+    for module in encoder.modules():  # the one buffer that is not in the file
+        if hasattr(module, "position_ids"):
+            ids = torch.arange(module.position_embedding.num_embeddings, device=device).expand(1, -1)
+            module.register_buffer("position_ids", ids, persistent=False)
+    return encoder
+
+
+def describe(path: str | Path) -> CheckpointInfo:
+    """What a checkpoint holds (see CheckpointInfo); it is checked as for loading."""
+    checkpoint = open_checkpoint(path)
+    parts = {}
+    for title, prefix in {**PARTS, "text encoder": TEXT_PREFIX}.items():
+        tensors = [tensor for name, tensor in checkpoint.weights.items() if name.startswith(prefix)]
+        if tensors:
+            parts[title] = PartInfo(
+                tensors=len(tensors),
+                parameters=sum(tensor.numel() for tensor in tensors),
+                bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+                dtypes=tuple(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors})),
+            )
+    sources = [
+        "a text encoder" if checkpoint.has_text_encoder else "",
+        "stored embeddings of the default and the empty prompt" if checkpoint.text_embeddings else "",
+    ]
+    text = " and ".join(source for source in sources if source) or "none: the model works without a prompt"
+    return CheckpointInfo(str(checkpoint.path), checkpoint.layout, checkpoint.config, parts, text, checkpoint.facts)
+
+
+def _open_merged(path: Path) -> Checkpoint:
+    if path.suffix != ".safetensors":
+        raise CheckpointError(
+            f"{path} must be a folder of weights or a merged .safetensors, got a {path.suffix or 'nameless'} file; "
+            "give the folder that holds it"
+        )
+    metadata = read_metadata(path)
+    if CONFIG_KEY not in metadata:
+        raise CheckpointError(
+            f"{path} is not a merged UpFusion file (no {CONFIG_KEY} in its metadata); make one with upfusion convert"
+        )
+    content = parse_json(metadata[CONFIG_KEY], f"{path} metadata", CheckpointError)
+    config = ModelConfig.from_dict(content, f"{path} metadata")
+    weights = read_weights(path)
+    model_id = _stored_id(content) or weights_id(config, weights)
+    return Checkpoint(path, "merged", config, weights, model_id, _facts(path, metadata))
+
+
+def _facts(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    facts = parse_json(metadata.get(FACTS_KEY, "{}"), f"{path}: {FACTS_KEY} in its metadata", CheckpointError)
+    if not isinstance(facts, dict):
+        raise CheckpointError(f"{path}: {FACTS_KEY} in its metadata must be a JSON object; convert it again")
+    return facts
+
+
+def _open_folder(path: Path) -> Checkpoint:
+    files = {name: _weights_file(path, name) for name in ("upsrt", "upfusion2d")}
+    config_file = path / "config.json"
+    content = read_json(config_file, CheckpointError) if config_file.exists() else {}
+    config = ModelConfig.from_dict(content, str(config_file))
+    weights = {UPSRT_PREFIX + name: tensor for name, tensor in read_weights(files["upsrt"]).items()}
+    dino = read_weights(_dino_file(path, set(files.values())))
+    weights |= {DINO_PREFIX + name: tensor for name, tensor in hub_names(dino).items()}
+    weights |= read_weights(files["upfusion2d"])
+    return Checkpoint(path, "folder", config, weights, _stored_id(content) or weights_id(config, weights))
+
+
+def _weights_file(folder: Path, stem: str) -> Path:
+    for suffix in (".pt", ".safetensors"):
+        if (folder / f"{stem}{suffix}").exists():
+            return folder / f"{stem}{suffix}"
+    raise CheckpointError(
+        f"{folder} must hold upsrt.pt, upfusion2d.pt and a DINOv2 file, but {stem}.pt is missing; see the README"
+    )
+
+
+def _dino_file(folder: Path, others: set[Path]) -> Path:
+    for name in DINO_FILES:
+        if (folder / name).exists():
+            return folder / name
+    found = [
+        file
+        for file in sorted(folder.iterdir())
+        if file.suffix in (".pth", ".bin", ".safetensors", ".pt") and file not in others
+    ]
+    if len(found) != 1:
+        raise CheckpointError(
+            f"{folder} must hold one DINOv2 file ({', '.join(DINO_FILES)}), got {len(found)} candidates; "
+            "put it beside upsrt.pt"
+        )
+    return found[0]
+
+
+def _with_text_sizes(checkpoint: Checkpoint) -> ModelConfig:
+    """The released config has no word on the text encoder: its sizes follow from its tensors, heads being 64 wide."""
+    names = [name.removeprefix(TEXT_PREFIX) for name in checkpoint.weights if name.startswith(TEXT_PREFIX)]
+    table = checkpoint.weights.get(TEXT_PREFIX + "embeddings.token_embedding.weight")
+    first = checkpoint.weights.get(TEXT_PREFIX + "encoder.layers.0.mlp.fc1.weight")
+    stated = checkpoint.config.text
+    if table is None or first is None or table.ndim != 2 or first.ndim != 2 or table.shape[1] == stated.hidden_size:
+        return checkpoint.config
+    layers = {name.split(".")[2] for name in names if name.startswith("encoder.layers.")}
+    width = table.shape[1]
+    if not width or len(layers) > MAX_LAYERS:
+        return checkpoint.config  # it will not fit: the names and shapes say so
+    heads = width // 64 if width % 64 == 0 else next(count for count in (4, 3, 2, 1) if width % count == 0)
+    return replace(checkpoint.config, text=TextConfig(width, heads, len(layers), first.shape[0]))
+
+
+def _check_names(checkpoint: Checkpoint) -> None:
+    expected: dict[str, torch.Size] = {}
+    networks = build_networks(checkpoint.config, "meta")
+    for module, names in weight_names(checkpoint.config, networks):
+        state = module.state_dict()
+        expected |= {name: state[own].shape for own, name in names.items()}
+    if checkpoint.has_text_encoder:
+        with torch.device("meta"):
+            encoder = build_text_encoder(checkpoint.config.text).state_dict()
+        expected |= {name: encoder[own].shape for own, name in text_names(encoder).items()}
+    if DEFAULT_EMBEDDING in checkpoint.weights or EMPTY_EMBEDDING in checkpoint.weights:
+        shape = torch.Size([77, checkpoint.config.diffusion.context_dim])
+        expected |= {DEFAULT_EMBEDDING: shape, EMPTY_EMBEDDING: shape}
+    weights = checkpoint.weights
+    missing = [name for name in expected if name not in weights]
+    unexpected = [name for name in weights if name not in expected and not _ignored(name, checkpoint.config)]
+    misshapen = [
+        f"{name} {tuple(weights[name].shape)} instead of {tuple(shape)}"
+        for name, shape in expected.items()
+        if name in weights and not shapes_fit(weights[name].shape, shape)
+    ]
+    whole = [f"{name} {weights[name].dtype}" for name in expected if not weights.get(name, _FLOAT).is_floating_point()]
+    if missing or unexpected or misshapen or whole:
+        lists = [
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", misshapen),
+            ("not of floating point", whole),
+        ]
+        found = "; ".join(f"{len(names)} {kind}: {listed(names)}" for kind, names in lists if names)
+        raise CheckpointError(
+            f"{checkpoint.path} does not fit its configuration: {found}. Check config.json or get the weights again"
+        )
+
+
+def _ignored(name: str, config: ModelConfig) -> bool:
+    """Tensors of the published files that nothing here computes with."""
+    if name in SCHEDULE_BUFFERS or name == TEXT_PREFIX + "embeddings.position_ids":
+        return True
+    if not name.startswith(DINO_PREFIX):
+        return False
+    parts = name.removeprefix(DINO_PREFIX).split(".")
+    later = parts[0] == "blocks" and len(parts) > 2 and parts[1].isdecimal() and int(parts[1]) >= config.dino.layer
+    return later or parts[0] in ("norm", "mask_token")
+
+
+def load_conditioning_networks(
+    checkpoint: Checkpoint, *, ops: ModuleType | type, dtype: torch.dtype
+) -> tuple[DinoKeys, UpSRT, ControlNet]:
+    """The networks that tell the diffusion model what to paint, on the CPU, frozen, with every layer from `ops`.
+
+    Args:
+        ops: a namespace with torch.nn's layers, e.g. one whose layers cast their weights to their input's precision.
+        dtype: precision of the weights; those stored in it stay mapped from the file.
+
+    Raises:
+        CheckpointError: some of them are NaN, infinite or too large for `dtype`.
+    """
+    config = checkpoint.config
+    kinds: tuple[tuple[Callable[..., nn.Module], Any, str], ...] = (
+        (DinoKeys, config.dino, DINO_PREFIX),
+        (UpSRT, config.upsrt, UPSRT_PREFIX),
+        (ControlNet, config.diffusion, CONTROL_PREFIX),
+    )
+    networks: list[Any] = []
+    for kind, sizes, prefix in kinds:
+        with torch.device("meta"):
+            names = kind(sizes).state_dict()  # a host's layers may have no weights before they are given some
+            network: nn.Module = kind(sizes, ops=ops)
+        check_finite_weights({prefix + name: checkpoint.weights[prefix + name] for name in names}, dtype)
+        state = {
+            name: checkpoint.weights[prefix + name].reshape(value.shape).to(dtype) for name, value in names.items()
+        }
+        network.load_state_dict(state, strict=True, assign=True)
+        networks.append(network.requires_grad_(False).eval())
+    dino, upsrt, control = networks
+    return dino, upsrt, control
+
+
+def latent_diffusion_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """UNet, VAE and text encoder under the names of Stable Diffusion 1.5's `ldm` files, mapped from the file.
+
+    Raises:
+        CheckpointError: some of them are NaN or infinite.
+    """
+    prefixes = (UNET_PREFIX, VAE_PREFIX, TEXT_PREFIX)
+    weights = {name: value for name, value in checkpoint.weights.items() if name.startswith(prefixes)}
+    check_finite_weights(weights, torch.float32)
+    return weights

@@ -1,0 +1,378 @@
+"""The prompt: CLIP's text encoder from transformers, and the two prompts that need no tokenizer."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from ..support.errors import InputError, MissingPackageError
+from ..support.images import saturate
+from .controlnet import DiffusionConfig, KeysValues, grouped_attention, split_heads
+
+UNET_PREFIX = "model.diffusion_model."
+CONTROL_PREFIX = "control_model."
+VAE_PREFIX = "first_stage_model."
+TEXT_PREFIX = "cond_stage_model.transformer.text_model."
+
+_RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+_VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+
+
+def unet_names(config: DiffusionConfig, names: Iterable[str]) -> dict[str, str]:
+    """diffusers' parameter names of the UNet -> the checkpoint's full names."""
+    return {name: UNET_PREFIX + _renamed(name, _unet_prefixes(config)) for name in names}
+
+
+def vae_names(config: VaeConfig, names: Iterable[str]) -> dict[str, str]:
+    """diffusers' parameter names of the autoencoder -> the checkpoint's full names."""
+    return {name: VAE_PREFIX + _renamed(name, _vae_prefixes(config)) for name in names}
+
+
+def text_names(names: Iterable[str]) -> dict[str, str]:
+    """transformers' parameter names of the text encoder -> the checkpoint's full names.
+
+    transformers 4 nests the encoder in `text_model.`, transformers 5 does not.
+    """
+    return {name: TEXT_PREFIX + name.removeprefix("text_model.") for name in names}
+
+
+def _renamed(name: str, prefixes: dict[str, str]) -> str:
+    parts = name.split(".")
+    for end in range(len(parts), 0, -1):  # the longest prefix that the table knows
+        head = ".".join(parts[:end])
+        if head in prefixes:
+            return ".".join([prefixes[head], *parts[end:]])
+    return name
+
+
+def _unet_prefixes(config: DiffusionConfig) -> dict[str, str]:
+    table = {
+        "time_embedding.linear_1": "time_embed.0",
+        "time_embedding.linear_2": "time_embed.2",
+        "conv_in": "input_blocks.0.0",
+        "conv_norm_out": "out.0",
+        "conv_out": "out.2",
+        "mid_block.attentions.0": "middle_block.1",
+    }
+    table |= _resnet("mid_block.resnets.0", "middle_block.0") | _resnet("mid_block.resnets.1", "middle_block.2")
+    levels = len(config.widths)
+    block = 1
+    for level in range(levels):
+        for index in range(config.num_res_blocks):
+            table |= _resnet(f"down_blocks.{level}.resnets.{index}", f"input_blocks.{block}.0")
+            table[f"down_blocks.{level}.attentions.{index}"] = f"input_blocks.{block}.1"
+            block += 1
+        table[f"down_blocks.{level}.downsamplers.0.conv"] = f"input_blocks.{block}.0.op"
+        block += 1
+    block = 0
+    for up, level in enumerate(reversed(range(levels))):
+        for index in range(config.num_res_blocks + 1):
+            table |= _resnet(f"up_blocks.{up}.resnets.{index}", f"output_blocks.{block}.0")
+            table[f"up_blocks.{up}.attentions.{index}"] = f"output_blocks.{block}.1"
+            block += 1
+        place = 2 if config.has_attention(level) else 1  # the upsampler follows the attention where there is one
+        table[f"up_blocks.{up}.upsamplers.0.conv"] = f"output_blocks.{block - 1}.{place}.conv"
+    return table
+
+
+def _resnet(ours: str, theirs: str) -> dict[str, str]:
+    return {f"{ours}.{name}": f"{theirs}.{ldm}" for name, ldm in _RESNET.items()}
+
+
+def _vae_prefixes(config: VaeConfig) -> dict[str, str]:
+    levels = len(config.ch_mult)
+    table = {}
+    for half in ("encoder", "decoder"):
+        table[f"{half}.conv_norm_out"] = f"{half}.norm_out"
+        for index in (0, 1):
+            table[f"{half}.mid_block.resnets.{index}"] = f"{half}.mid.block_{index + 1}"
+        for name, ldm in _VAE_ATTENTION.items():
+            table[f"{half}.mid_block.attentions.0.{name}"] = f"{half}.mid.attn_1.{ldm}"
+    for level in range(levels):
+        for index in range(config.num_res_blocks):
+            table |= _shortcut(f"encoder.down_blocks.{level}.resnets.{index}", f"encoder.down.{level}.block.{index}")
+        table[f"encoder.down_blocks.{level}.downsamplers.0.conv"] = f"encoder.down.{level}.downsample.conv"
+        up = levels - 1 - level
+        for index in range(config.num_res_blocks + 1):
+            table |= _shortcut(f"decoder.up_blocks.{up}.resnets.{index}", f"decoder.up.{level}.block.{index}")
+        table[f"decoder.up_blocks.{up}.upsamplers.0.conv"] = f"decoder.up.{level}.upsample.conv"
+    return table
+
+
+def _shortcut(ours: str, theirs: str) -> dict[str, str]:
+    return {ours: theirs, f"{ours}.conv_shortcut": f"{theirs}.nin_shortcut"}
+
+
+if TYPE_CHECKING:
+    from diffusers.models.attention_processor import Attention
+
+
+def build_unet(config: DiffusionConfig) -> UNet2DConditionModel:
+    """The UNet of these sizes, its weights not yet loaded."""
+    levels = range(len(config.widths))
+    down = ["CrossAttnDownBlock2D" if config.has_attention(level) else "DownBlock2D" for level in levels]
+    up = ["CrossAttnUpBlock2D" if config.has_attention(level) else "UpBlock2D" for level in reversed(levels)]
+    unet = UNet2DConditionModel(
+        in_channels=4,
+        out_channels=4,
+        down_block_types=tuple(down),
+        up_block_types=tuple(up),
+        block_out_channels=config.widths,
+        layers_per_block=config.num_res_blocks,
+        cross_attention_dim=config.context_dim,
+        attention_head_dim=config.num_heads,  # diffusers' name for the number of heads in SD 1.5
+        norm_num_groups=32,
+    )
+    for index, layer in enumerate(_text_attentions(unet)):
+        layer.set_processor(PromptAttention(index))
+    for name, layer in _attentions(unet):
+        if name.endswith("attn1"):
+            layer.set_processor(PromptAttention(None))
+    return unet
+
+
+def prompt_keys_values(unet: UNet2DConditionModel, text: Tensor) -> tuple[KeysValues, ...]:
+    """(G, L, W) text embeddings -> keys and values, (G, heads, L, D) each, of every attention over the prompt."""
+    return tuple(
+        (split_heads(layer.to_k(text), layer.heads), split_heads(layer.to_v(text), layer.heads))
+        for layer in _text_attentions(unet)
+    )
+
+
+def predict(
+    unet: UNet2DConditionModel,
+    latents: Tensor,
+    timesteps: Tensor,
+    text: Tensor,
+    keys_values: tuple[KeysValues, ...],
+    residuals: list[Tensor] | None,
+) -> Tensor:
+    """(B, 4, s, s) predicted noise.
+
+    Args:
+        text: (G, L, W), G divides B; `keys_values` are prompt_keys_values of it.
+        residuals: the ControlNet's 13, or None to run without control.
+    """
+    result = unet(
+        latents,
+        timesteps,
+        encoder_hidden_states=text,
+        cross_attention_kwargs={"keys_values": keys_values},
+        down_block_additional_residuals=None if residuals is None else tuple(residuals[:-1]),
+        mid_block_additional_residual=None if residuals is None else residuals[-1],
+        return_dict=False,
+    )
+    return result[0]
+
+
+class PromptAttention:
+    """diffusers attention processor: attends to given keys and values, or to itself where `index` is None."""
+
+    def __init__(self, index: int | None) -> None:
+        self.index = index
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        keys_values: tuple[KeysValues, ...] = (),
+        **_: Any,  # noqa: ANN401 - diffusers hands every processor the same options
+    ) -> Tensor:
+        """(B, L, C) hidden states -> the same shape."""
+        if self.index is None:
+            key, value = (
+                split_heads(attn.to_k(hidden_states), attn.heads),
+                split_heads(attn.to_v(hidden_states), attn.heads),
+            )
+        else:
+            key, value = keys_values[self.index]
+        return attn.to_out[0](grouped_attention(attn.to_q(hidden_states), key, value))
+
+
+def _attentions(unet: UNet2DConditionModel) -> list[tuple[str, Attention]]:
+    modules = [(name, module) for name, module in unet.named_modules() if name.endswith(("attn1", "attn2"))]
+    return sorted(modules)
+
+
+def _text_attentions(unet: UNet2DConditionModel) -> list[Attention]:
+    return [module for name, module in _attentions(unet) if name.endswith("attn2")]
+
+
+@dataclass(frozen=True)
+class VaeConfig:
+    """Sizes of the KL autoencoder; the defaults are SD 1.5's. scale_factor multiplies latents after encoding."""
+
+    ch: int = 128
+    ch_mult: tuple[int, ...] = (1, 2, 4, 4)
+    num_res_blocks: int = 2
+    embed_dim: int = 4
+    scale_factor: float = 0.18215
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ch_mult", tuple(self.ch_mult))
+        if not self.scale_factor > 0:
+            raise InputError(f"vae needs a scale_factor above 0, got {self.scale_factor}; correct its configuration")
+        if self.ch % 32 or self.embed_dim != 4:
+            raise InputError(
+                f"vae needs ch divisible by 32 and embed_dim 4, got {self.ch} and {self.embed_dim}; "
+                "correct its configuration"
+            )
+
+    @property
+    def downsampling(self) -> int:
+        """Image pixels a latent cell, along each side."""
+        return 2 ** (len(self.ch_mult) - 1)
+
+
+def build_vae(config: VaeConfig) -> AutoencoderKL:
+    """The autoencoder of these sizes, its weights not yet loaded."""
+    levels = len(config.ch_mult)
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=tuple(config.ch * multiple for multiple in config.ch_mult),
+        layers_per_block=config.num_res_blocks,
+        latent_channels=config.embed_dim,
+        norm_num_groups=32,
+        scaling_factor=config.scale_factor,
+    )
+
+
+def encode_posterior(vae: AutoencoderKL, rgb: Tensor) -> Any:  # noqa: ANN401 - diffusers' diagonal Gaussian
+    """(B, 3, H, W) images in [0, 1] -> the distribution of their latents, (B, 4, h, w), not yet scaled."""
+    return vae.encode((2 * rgb - 1).to(vae.dtype)).latent_dist
+
+
+def encode_images(vae: AutoencoderKL, rgb: Tensor, noise: Tensor | None = None) -> Tensor:
+    """(B, 3, H, W) images in [0, 1] -> (B, 4, h, w) latents, float32.
+
+    Args:
+        noise: standard normal, of the latents' shape: the posterior is sampled with it; None takes its mean.
+    """
+    posterior = encode_posterior(vae, rgb)
+    latents = posterior.mean.float()
+    if noise is not None:
+        latents = latents + posterior.std.float() * noise.to(latents)
+    return latents * vae.config.scaling_factor
+
+
+def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    """(B, 4, h, w) latents -> (B, 3, H, W) images clipped to [0, 1], float32."""
+    images = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample
+    return saturate((images.float() + 1) / 2)
+
+
+DEFAULT_PROMPT = "a high quality image with a white background"
+START_TOKEN, END_TOKEN, CONTEXT_LENGTH = 49406, 49407, 77
+DEFAULT_TOKENS = (START_TOKEN, 320, 1400, 3027, 2867, 593, 320, 1579, 5994)
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Sizes of the text encoder; the defaults are CLIP ViT-L/14's."""
+
+    hidden_size: int = 768
+    num_attention_heads: int = 12
+    num_hidden_layers: int = 12
+    intermediate_size: int = 3072
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_attention_heads:
+            raise InputError(
+                f"text needs hidden_size divisible by num_attention_heads, got {self.hidden_size} and "
+                f"{self.num_attention_heads}; correct its configuration"
+            )
+
+
+def build_text_encoder(config: TextConfig) -> CLIPTextModel:
+    """The text encoder of these sizes, its weights not yet loaded."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            hidden_size=config.hidden_size,
+            num_attention_heads=config.num_attention_heads,
+            num_hidden_layers=config.num_hidden_layers,
+            intermediate_size=config.intermediate_size,
+            vocab_size=END_TOKEN + 1,
+            max_position_embeddings=CONTEXT_LENGTH,
+            hidden_act="quick_gelu",
+            projection_dim=config.hidden_size,
+        )
+    )
+
+
+def encode_tokens(encoder: CLIPTextModel, tokens: Tensor) -> Tensor:
+    """(B, 77) token ids -> (B, 77, W): the last hidden state after the final norm, float32."""
+    with torch.no_grad():
+        return encoder(tokens.to(encoder.device)).last_hidden_state.float()
+
+
+def tokenize(prompt: str) -> Tensor:
+    """(1, 77) CLIP token ids. The default and the empty prompt need no vocabulary.
+
+    Raises:
+        MissingPackageError: another prompt is asked for and no installed library ships CLIP's vocabulary.
+        InputError: the prompt is longer than 75 tokens.
+    """
+    if prompt == DEFAULT_PROMPT:
+        ids = list(DEFAULT_TOKENS)
+    elif prompt == "":
+        ids = [START_TOKEN]
+    else:
+        ids = [START_TOKEN, *_tokenizer_ids(prompt)]
+    if len(ids) > CONTEXT_LENGTH - 1:
+        raise InputError(f"the prompt must have at most 75 tokens, got {len(ids) - 1}; shorten it")
+    return torch.tensor([ids + [END_TOKEN] * (CONTEXT_LENGTH - len(ids))])
+
+
+def _tokenizer_ids(prompt: str) -> list[int]:
+    from transformers import CLIPTokenizer
+
+    merges = _clip_merges()
+    letters = _byte_letters()
+    words = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges)]
+    vocabulary = {word: index for index, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges)
+    return tokenizer(prompt, add_special_tokens=False)["input_ids"]
+
+
+def _clip_merges() -> list[tuple[str, str]]:
+    """The byte-pair merges of CLIP's vocabulary, from open_clip's package data; the package itself is not imported."""
+    found = importlib.util.find_spec("open_clip")
+    if found is None or not found.submodule_search_locations:
+        raise MissingPackageError(
+            "a prompt other than the default needs CLIP's vocabulary, which is not installed; "
+            "run pip install open_clip_torch or leave the prompt away"
+        )
+    path = Path(found.submodule_search_locations[0]) / "bpe_simple_vocab_16e6.txt.gz"
+    lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")
+    # line 0 names the version; the vocabulary is 2 x 256 bytes, the merges, and the two special tokens
+    count = END_TOKEN + 1 - 512 - 2
+    pairs = (line.split() for line in lines[1 : 1 + count])
+    return [(left, right) for left, right in pairs]
+
+
+def _byte_letters() -> list[str]:
+    """The 256 printable stand-ins for bytes, in the order of byte-level BPE vocabularies (GPT-2's)."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    hidden = 256 - len(printable)
+    return [chr(code) for code in printable] + [chr(256 + offset) for offset in range(hidden)]

@@ -1,0 +1,404 @@
+"""Where the photos were taken from: photo 1 is known, the cameras of the others are found by matching.
+
+Photo k is compared with the object as the other photos give it, so that its own pixels do not testify for it; and the
+object in photo 1's frame with the object in photo k's frame, both seen on a turntable. No diffusion is involved.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..field.radiance import RadianceField
+from ..field.rendering import RaySampling, render_views
+from ..geometry import orbit_cameras, reference_plucker
+from ..support.checks import check_count, check_numbers, check_range, check_shape, check_type
+from ..support.errors import InputError
+from ..support.images import saturate
+from ..types import Cameras, InputViews, OnStep, SceneEncoding
+from .novel_views import encode_views, shrunk_grid
+
+PhotoRender = Callable[..., Tensor]
+"""(cameras, size) -> (Q, 3, size, size) pictures in [0, 1] on white, through pixel centres.
+
+Refinement differentiates it with respect to the cameras."""
+
+NEIGHBORHOOD_DEGREES = 26.0
+"""Candidates within this angle of the best one count as the same answer."""
+
+
+@dataclass(frozen=True)
+class PhotoSearch:
+    """How the cameras of photos are searched for; the defaults are fixed on procedural validation objects.
+
+    azimuths, elevations_degrees: the candidates; azimuths are spread evenly over the circle.
+    ring_elevations_degrees: of the turntables by which two predictions of the object are compared.
+    coarse_size, fine_size: pixels of the pictures that are compared in the search and in the refinement.
+    photo_weight: logarithm of the belief lost by a relative difference of 1 between the photo and a picture.
+    ring_weight: the same between two turntables.
+    fine_weight: the same as photo_weight, in the refinement.
+    steps, learning_rate: of the refinement's Adam; the rate is in radians.
+    turn_degrees, roll_degrees, stretch, shift: standard deviations of what the refinement may add to the search's
+    answer: turn, roll, logarithm of the distance, and shift in halves of the picture.
+    accept: share of the belief near the answer, by each piece of evidence alone, from which on a photo is accepted.
+    largest_difference: relative difference, after the refinement, beyond which a photo does not show this object.
+    """
+
+    azimuths: int = 24
+    elevations_degrees: tuple[float, ...] = (-3.0, 14.0, 30.0, 47.0)
+    ring_elevations_degrees: tuple[float, ...] = (3.0, 22.5, 40.0)
+    coarse_size: int = 12
+    fine_size: int = 16
+    photo_weight: float = 30.0
+    ring_weight: float = 30.0
+    fine_weight: float = 50.0
+    steps: int = 20
+    learning_rate: float = 0.02
+    turn_degrees: float = 8.0
+    roll_degrees: float = 2.0
+    stretch: float = 0.02
+    shift: float = 0.02
+    accept: float = 0.3
+    largest_difference: float = 0.3
+
+    def __post_init__(self) -> None:
+        check_count("PhotoSearch.azimuths", self.azimuths, 4, 360)
+        for name in ("elevations_degrees", "ring_elevations_degrees"):
+            check_numbers(f"PhotoSearch.{name}", getattr(self, name), -89.0, 89.0)
+        for name in ("coarse_size", "fine_size"):
+            check_count(f"PhotoSearch.{name}", getattr(self, name), 4, 1024)
+        check_count("PhotoSearch.steps", self.steps, 0)
+        for name in ("photo_weight", "ring_weight", "fine_weight", "learning_rate", "largest_difference"):
+            check_range(f"PhotoSearch.{name}", getattr(self, name), 0.0)
+        for name in ("turn_degrees", "roll_degrees", "stretch", "shift"):
+            check_range(f"PhotoSearch.{name}", getattr(self, name), 1e-6)
+        check_range("PhotoSearch.accept", self.accept, 0.0, 1.0)
+
+    @property
+    def azimuths_degrees(self) -> list[float]:
+        """The candidates' azimuths, from 0 on."""
+        return [360.0 * index / self.azimuths for index in range(self.azimuths)]
+
+    def rings(self, elevations_degrees: tuple[float, ...], focal: float) -> Cameras:
+        """(E·A) cameras at all azimuths of each elevation, elevation by elevation."""
+        azimuths = self.azimuths_degrees * len(elevations_degrees)
+        elevations = [elevation for elevation in elevations_degrees for _ in range(self.azimuths)]
+        return orbit_cameras(azimuths, elevations, focal=focal)
+
+    def candidates(self, focal: float) -> Cameras:
+        """(E·A) cameras that photos may have been taken by."""
+        return self.rings(self.elevations_degrees, focal)
+
+
+@dataclass(frozen=True, eq=False)
+class PhotoMatch:
+    """What was found for one photo.
+
+    camera: Cameras(1), the best one found.
+    score: least share of the belief that lies near it by any piece of evidence alone, 0 to 1.
+    difference: relative difference between the photo and what the camera sees, 0 for none.
+    accepted: whether both are good enough for the photo to be taken as seen from there.
+    """
+
+    camera: Cameras
+    score: float
+    difference: float
+    accepted: bool
+
+
+def photo_differences(render: PhotoRender, photo: Tensor, search: PhotoSearch, focal: float) -> Tensor:
+    """(E, A) relative differences between a photo (3, S, S) and what the candidates see."""
+    with torch.no_grad():
+        seen = render(search.candidates(focal), search.coarse_size)
+    differences = relative_difference(seen, shrunk(photo, search.coarse_size).to(seen))
+    return differences.reshape(len(search.elevations_degrees), search.azimuths).cpu()
+
+
+def ring_differences(ring: Tensor, others: Tensor) -> Tensor:
+    """(E, A) relative differences of two turntables for each turn of the one against the other.
+
+    Args:
+        ring: (C, A, 3, s, s) the object all round, as photo 1's frame has it, at C elevations.
+        others: (E, C, A, 3, s, s) the same in the frame of another photo, whose elevation is taken to be one of E.
+
+    Entry (e, t) belongs to that photo standing at azimuth t of photo 1's frame: what photo 1's frame sees from azimuth
+    j, the other then sees from j - t.
+    """
+    count = ring.shape[1]
+    ours, theirs = ring.float().cpu().flatten(2), others.float().cpu().flatten(3)
+    spectrum = torch.fft.rfft(ours, dim=1) * torch.fft.rfft(theirs, dim=2).conj()  # (E, C, A / 2 + 1, pixels)
+    product = torch.fft.irfft(spectrum.sum((1, 3)), n=count, dim=1)
+    energy = ours.square().sum() + theirs.square().sum((1, 2, 3))
+    differences: Tensor = (energy[:, None] - 2 * product).clamp(min=0) / (1 - ours).square().sum().clamp(min=1e-6)
+    return differences
+
+
+def match_photo(
+    render: PhotoRender,
+    photo: Tensor,
+    search: PhotoSearch,
+    *,
+    focal: float,
+    rings: Tensor | None = None,
+    against: PhotoRender | None = None,
+) -> PhotoMatch:
+    """Where a photo was taken from, and how sure that is.
+
+    Args:
+        render: pictures of the object.
+        photo: (3, S, S) in [0, 1] on white.
+        rings: (E, A) further evidence, see ring_differences.
+        against: pictures of the object that the camera is refined against; `render` unless given.
+    """
+    costs = [search.photo_weight * photo_differences(render, photo, search, focal)]
+    if rings is not None:
+        costs.append(search.ring_weight * rings)
+    start, near = believed(torch.stack(costs).sum(0), search)
+    score = min(float((-cost.double()).flatten().softmax(0)[near].sum()) for cost in costs)
+    camera, difference = refined(against or render, photo, start, search, focal)
+    accepted = score >= search.accept and difference <= search.largest_difference
+    return PhotoMatch(camera, score, difference, accepted)
+
+
+def believed(cost: Tensor, search: PhotoSearch) -> tuple[Tensor, Tensor]:
+    """(E, A) costs -> azimuth and elevation (2,) in radians of the best neighbourhood's middle; what is in it, (E·A,).
+
+    The best neighbourhood is that of the best candidate, the middle the mean by belief.
+    """
+    belief = (-cost.double()).flatten().softmax(0)
+    cameras = search.candidates(1.0)
+    backward = cameras.camera_to_world[:, :3, 2].double()
+    near = backward @ backward.T >= math.cos(math.radians(NEIGHBORHOOD_DEGREES)) - 1e-9
+    shares = near.double() @ belief
+    best = int(torch.where(belief == belief.max(), shares, torch.zeros_like(shares)).argmax())
+    weights = belief * near[best]
+    azimuths = torch.deg2rad(torch.tensor(search.azimuths_degrees, dtype=torch.float64))
+    elevations = torch.deg2rad(torch.tensor(search.elevations_degrees, dtype=torch.float64))
+    weights = (weights / weights.sum()).reshape(cost.shape)
+    azimuth = torch.atan2((weights.sum(0) * azimuths.sin()).sum(), (weights.sum(0) * azimuths.cos()).sum())
+    elevation = (weights.sum(1) * elevations).sum()
+    return torch.stack([azimuth, elevation]).float(), near[best]
+
+
+def refined(
+    render: PhotoRender, photo: Tensor, start: Tensor, search: PhotoSearch, focal: float
+) -> tuple[Cameras, float]:
+    """The camera near `start` (azimuth and elevation, radians) that shows the photo best, and the difference it leaves.
+
+    It is found by gradient. Six numbers move: azimuth, elevation, roll, logarithm of the distance, and shift; each is
+    held near its start.
+    """
+    deviations = torch.tensor(
+        [math.radians(search.turn_degrees)] * 2
+        + [math.radians(search.roll_degrees), search.stretch, search.shift, search.shift],
+        dtype=torch.float32,
+    )
+    with torch.enable_grad():
+        moved = torch.zeros(6, requires_grad=True, dtype=torch.float32)  # in standard deviations
+        optimizer = torch.optim.Adam([moved], lr=search.learning_rate / math.radians(search.turn_degrees))
+        best, left, found = math.inf, math.inf, torch.zeros(6, dtype=torch.float32)
+        for step in range(search.steps + 1):
+            seen = render(_pose(start, moved * deviations, focal), search.fine_size)
+            difference = relative_difference(seen, shrunk(photo, search.fine_size).to(seen))[0].cpu()
+            loss = search.fine_weight * difference + moved.square().sum() / 2
+            if loss.item() < best:
+                best, left, found = loss.item(), difference.item(), moved.detach().clone()
+            if step < search.steps:
+                (moved.grad,) = torch.autograd.grad(loss, moved)  # of the camera alone: the object is given
+                optimizer.step()
+    return _pose(start, found * deviations, focal), left
+
+
+def relative_difference(seen: Tensor, target: Tensor) -> Tensor:
+    """(Q,) squared differences of pictures (Q, 3, s, s) from a target (3, s, s), over those of white from it."""
+    return (seen - target).square().sum((1, 2, 3)) / (1 - target).square().sum().clamp(min=1e-6)
+
+
+def shrunk(picture: Tensor, size: int) -> Tensor:
+    """(3, S, S) -> (3, size, size), each pixel the mean of what it covers."""
+    return F.interpolate(picture[None], size=(size, size), mode="area")[0]
+
+
+def _pose(start: Tensor, moved: Tensor, focal: float) -> Cameras:
+    """Cameras(1) at (azimuth, elevation) `start`, moved by azimuth, elevation, roll, log distance and shift (6,)."""
+    azimuth, elevation = start[0] + moved[0], saturate(start[1] + moved[1], -1.55, 1.55)
+    sin_a, cos_a, sin_e, cos_e = azimuth.sin(), azimuth.cos(), elevation.sin(), elevation.cos()
+    zero = torch.zeros_like(azimuth)
+    right = torch.stack([cos_a, zero, -sin_a])
+    up = torch.stack([-sin_a * sin_e, cos_e, -cos_a * sin_e])
+    backward = torch.stack([sin_a * cos_e, sin_e, cos_a * cos_e])
+    sin_r, cos_r = moved[2].sin(), moved[2].cos()
+    right, up = cos_r * right + sin_r * up, cos_r * up - sin_r * right
+    distance = moved[3].exp()
+    center = distance * (backward + (moved[4] * right + moved[5] * up) / focal)
+    matrix = torch.cat([torch.stack([right, up, backward, center], dim=1), moved.new_tensor([[0.0, 0, 0, 1]])])
+    return Cameras(matrix[None], moved.new_full((1, 2), focal), moved.new_zeros(1, 2))
+
+
+if TYPE_CHECKING:
+    from .stages import Stages
+
+__all__ = ["PhotoCameras", "PhotoSearch", "estimate_photo_cameras"]
+
+_SAMPLING = RaySampling(uniform=48, importance=0)
+_AT_ONCE = 1 << 15
+"""Rays that are asked of UpSRT at a time."""
+
+
+@dataclass(frozen=True, eq=False)
+class PhotoCameras:
+    """The cameras of V photos in photo 1's frame.
+
+    cameras: V; the first is the scene's reference, the others are estimates with the same focal length.
+    accepted: (V,) bool, whether the match is good enough for the photo to be a target there; the first always is.
+    score: (V,) in [0, 1], least share of the belief near the camera by any piece of evidence; 1 for the first.
+    """
+
+    cameras: Cameras
+    accepted: Tensor
+    score: Tensor
+
+    def __post_init__(self) -> None:
+        check_type("PhotoCameras.cameras", self.cameras, Cameras, "one a photo")
+        check_shape("PhotoCameras.accepted", self.accepted, (len(self.cameras),), "one a photo")
+        check_shape("PhotoCameras.score", self.score, (len(self.cameras),), "one a photo")
+
+    def __len__(self) -> int:
+        return len(self.cameras)
+
+    def angles_degrees(self) -> Tensor:
+        """(V, 2) azimuth in [0, 360) and elevation in [-90, 90] of each camera's centre."""
+        x, y, z = self.cameras.centers.double().unbind(-1)
+        azimuth = torch.rad2deg(torch.atan2(x, z)) % 360
+        return torch.stack([azimuth, torch.rad2deg(torch.atan2(y, torch.hypot(x, z)))], dim=-1)
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """For JSON: camera_to_world and focal, as files of cameras have them, with accepted and score beside."""
+        return [
+            {
+                "camera_to_world": camera.camera_to_world[0].tolist(),
+                "focal": float(camera.focal[0, 0]),
+                "accepted": bool(accepted),
+                "score": round(float(score), 4),
+            }
+            for camera, accepted, score in zip(self.cameras, self.accepted, self.score, strict=True)
+        ]
+
+
+def estimate_photo_cameras(
+    model: Stages,
+    scene: SceneEncoding,
+    field: RadianceField | None = None,
+    *,
+    search: PhotoSearch | None = None,
+    on_step: OnStep | None = None,
+) -> PhotoCameras:
+    """The cameras that the scene's photos were taken by, as far as they can be found; nothing is drawn at random.
+
+    Args:
+        model: whose scene it is; its UpSRT predicts the object. The diffusion model is not asked.
+        scene: with its photos.
+        field: a coarse field of the object, against whose renders the cameras are refined; UpSRT's predictions
+            unless given.
+        search: how to search.
+        on_step: called with (photos done, total, None) after each prediction; raise from it to stop.
+
+    Raises:
+        InputError: the scene holds no photos, or something is of another type.
+    """
+    check_type("scene", scene, SceneEncoding, "make it with encode")
+    for name, value, kind in (("field", field, RadianceField), ("search", search, PhotoSearch)):
+        if value is not None:
+            check_type(name, value, kind)
+    if scene.views is None:
+        raise InputError("the scene must hold its photos, got one made by hand; encode the photos with this model")
+    with torch.inference_mode(False):  # hosts may call from inference mode
+        return _estimated(model, replace(scene, tokens=scene.tokens.clone()), field, search or PhotoSearch(), on_step)
+
+
+def _estimated(
+    model: Stages, scene: SceneEncoding, field: RadianceField | None, search: PhotoSearch, on_step: OnStep | None
+) -> PhotoCameras:
+    views, reference = _photos(scene), scene.reference.to("cpu")
+    focal = float(reference.focal[0, 0])
+
+    def tell() -> None:
+        if on_step is not None:
+            on_step(len(found) - 1, len(views) - 1, None)
+
+    objects = _Predictions(model, scene, tell)
+    against = None if field is None else _rendered(field)
+    found, scores, accepted = [reference], [1.0], [True]
+    for index in range(1, len(views)):
+        without = objects.predicted([other for other in range(len(views)) if other != index])
+        match = match_photo(
+            without, views.rgb[index], search, focal=focal, rings=objects.rings(index, search, focal), against=against
+        )
+        found.append(match.camera)
+        scores.append(match.score)
+        accepted.append(match.accepted)
+        tell()
+    return PhotoCameras(Cameras.concatenate(found), torch.tensor(accepted), torch.tensor(scores, dtype=torch.float32))
+
+
+def _photos(scene: SceneEncoding) -> InputViews:
+    assert scene.views is not None, "asked only of scenes that keep their photos"
+    return scene.views
+
+
+class _Predictions:
+    """What UpSRT makes of the photos of one scene, in other orders and without some of them.
+
+    after: called after each set of pictures, and may raise.
+    """
+
+    def __init__(self, model: Stages, scene: SceneEncoding, after: Callable[[], None]) -> None:
+        self.model, self.scene, self.after = model, model.own_scene(scene), after
+        self._ring: Tensor | None = None
+
+    def predicted(self, order: Sequence[int]) -> PhotoRender:
+        """Pictures of the object from the photos with these numbers, the first of which is the reference."""
+        views = _photos(self.scene)
+        chosen = list(order)
+        views = InputViews(views.rgb[chosen], views.mask[chosen], views.focal[chosen])
+        model = self.model
+        tokens = encode_views(model.dino, model.upsrt, views, model.device, model.dtype)
+        return self._render(replace(self.scene, tokens=tokens, views=views))
+
+    def rings(self, index: int, search: PhotoSearch, focal: float) -> Tensor:
+        """(E, A) see ring_differences: the object with photo `index` as its reference, against the scene as it is."""
+        cameras = search.rings(search.ring_elevations_degrees, focal)
+        shape = (len(search.ring_elevations_degrees), search.azimuths)
+        with torch.no_grad():
+            if self._ring is None:
+                self._ring = self._render(self.scene)(cameras, search.coarse_size).unflatten(0, shape)
+            order = [index, *(other for other in range(len(_photos(self.scene))) if other != index)]
+            render = self.predicted(order)
+            others = [
+                render(cameras, search.coarse_size, orbit_cameras(0.0, elevation)).unflatten(0, shape)
+                for elevation in search.elevations_degrees
+            ]
+        return ring_differences(self._ring, torch.stack(others))
+
+    def _render(self, scene: SceneEncoding) -> PhotoRender:
+        """UpSRT's colours, differentiable with respect to the cameras."""
+        tokens, upsrt = scene.tokens[None], self.model.upsrt
+
+        def render(cameras: Cameras, size: int, reference: Cameras | None = None) -> Tensor:
+            grid = shrunk_grid(cameras, size)
+            rays = reference_plucker(grid, reference or scene.reference, size).reshape(1, -1, 6).to(tokens.device)
+            rgb = torch.cat([upsrt.read_rgb(upsrt.decode(tokens, part)) for part in rays.split(_AT_ONCE, 1)], 1)
+            self.after()
+            return rgb.float().reshape(len(cameras), size, size, 3).permute(0, 3, 1, 2)
+
+        return render
+
+
+def _rendered(field: RadianceField) -> PhotoRender:
+    return lambda cameras, size: render_views(field, field.aabb, cameras, size, sampling=_SAMPLING).rgb

@@ -1,0 +1,20 @@
+"""Textured solids made from seeds and rendered in pure torch: an endless training set with exact truth."""
+
+from .dataset import ProceduralBatch, ProceduralObjects, signed_distance, true_mesh
+from .recipe import draw_objects
+from .render import render_rays, render_views
+from .shapes import Objects
+from .splits import GENERATOR_VERSION, SPLITS
+
+__all__ = [
+    "GENERATOR_VERSION",
+    "SPLITS",
+    "Objects",
+    "ProceduralBatch",
+    "ProceduralObjects",
+    "draw_objects",
+    "render_rays",
+    "render_views",
+    "signed_distance",
+    "true_mesh",
+]

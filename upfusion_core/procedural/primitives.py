@@ -1,0 +1,305 @@
+"""Primitives in their own frames: where a ray is inside, signed distances, normals. See shapes.py for the sizes.
+
+Components come first: points, origins and directions are (3, N), sizes (4, N), so that each component is contiguous.
+An interval (near, far) is where the line origin + t·direction is inside; a miss is (inf, -inf). Keep origins near the
+primitive: float32 loses the digits of a far one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .shapes import ABSENT, ALONE, BLEND, BOX, ELLIPSOID, FRUSTUM, TORUS, Objects, Primitives, bounding_balls
+
+TORUS_STEPS = 20
+"""Steps towards a torus; a ray then is at most about 1e-4 away from it unless it grazes."""
+
+_SLACK = 1e-6
+"""Of a section's angle: float32's pi is a little beyond pi, where a whole torus would have a gap."""
+
+Interval = tuple[Tensor, Tensor]
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """(3, N), (3, N) -> (N,)."""
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+def ellipsoid_interval(origins: Tensor, directions: Tensor, size: Tensor) -> Interval:
+    """Where the lines are inside: the unit ball's interval after dividing by the semi-axes."""
+    scale = size[:3].reciprocal()
+    start, step = origins * scale, directions * scale
+    a, b, c = dot(step, step), dot(start, step), dot(start, start) - 1
+    return _between_roots(a, b, b * b - a * c)
+
+
+def box_interval(origins: Tensor, directions: Tensor, size: Tensor) -> Interval:
+    """Where the lines are inside all three slabs."""
+    inverse = _away_from_zero(directions).reciprocal()
+    middle, half = -origins * inverse, size[:3] * inverse.abs()
+    near, far = (middle - half).amax(0), (middle + half).amin(0)
+    return _unless(near > far, near, far)
+
+
+def frustum_interval(origins: Tensor, directions: Tensor, size: Tensor) -> Interval:
+    """Where the lines are inside the slab `|y| <= h` and inside the cone x² + z² <= (m + k·y)²."""
+    bottom, top, height = size[0], size[1], size[2]
+    slope = (top - bottom) / (2 * height)  # k
+    radius = (top + bottom) / 2 + slope * origins[1]  # of the cone at the origins' height
+    rate = slope * directions[1]
+    a = directions[0] ** 2 + directions[2] ** 2 - rate * rate
+    b = origins[0] * directions[0] + origins[2] * directions[2] - rate * radius
+    c = origins[0] ** 2 + origins[2] ** 2 - radius * radius
+    a = _away_from_zero(a)
+    square = b * b - a * c
+    root = square.clamp_min(0).sqrt()
+    low, high = (-b - root) / a, (-b + root) / a
+    low, high = torch.minimum(low, high), torch.maximum(low, high)
+    # A line steeper than the cone is inside beyond its roots, and only the nappe with a positive radius is ours.
+    steep, rising = a < 0, rate > 0
+    near = torch.where(steep, torch.where(rising, high, torch.full_like(low, -math.inf)), low)
+    far = torch.where(steep, torch.where(rising, torch.full_like(low, math.inf), low), high)
+    inverse = _away_from_zero(directions[1]).reciprocal()
+    middle, half = -origins[1] * inverse, height * inverse.abs()
+    near, far = torch.maximum(near, middle - half), torch.minimum(far, middle + half)
+    return _unless((near > far) | ((square < 0) & ~steep), near, far)
+
+
+def convex_interval(kind: Tensor, origins: Tensor, directions: Tensor, size: Tensor) -> Interval:
+    """Where the lines are inside primitives of mixed kinds, (N,) int64; none a torus."""
+    near, far = frustum_interval(origins, directions, size)
+    for which, interval in ((ELLIPSOID, ellipsoid_interval), (BOX, box_interval)):
+        other_near, other_far = interval(origins, directions, size)
+        near, far = torch.where(kind == which, other_near, near), torch.where(kind == which, other_far, far)
+    return near, far
+
+
+def torus_hit(origins: Tensor, directions: Tensor, size: Tensor) -> Tensor:
+    """(N,) t of the first hit of a torus or its section, inf for a miss.
+
+    A fixed number of steps as long as the exact distance, from where the line enters the slab `|z| <= tube radius` and
+    the ball around the ring; it costs less than a quartic that is stable in float32.
+    """
+    ring, tube = size[0], size[1]
+    along = dot(origins, directions)
+    reach = ((ring + tube) ** 2 - dot(origins, origins) + along * along).clamp_min(0).sqrt()
+    inverse = _away_from_zero(directions[2]).reciprocal()
+    middle, half = -origins[2] * inverse, tube * inverse.abs()
+    t, end = torch.maximum(middle - half, -along - reach), torch.minimum(middle + half, reach - along)
+    cosine, sine = size[3].cos(), size[3].sin()
+    for _ in range(TORUS_STEPS):
+        t = t + _torus_distance(origins + t * directions, ring, tube, cosine, sine)
+    distance = _torus_distance(origins + t * directions, ring, tube, cosine, sine)
+    missed = (distance > 3e-4) | (t > end + 1e-3)
+    return torch.where(missed, torch.full_like(t, math.inf), t)
+
+
+def torus_distance(points: Tensor, size: Tensor) -> Tensor:
+    """(N,) exact signed distance to a torus or its section."""
+    return _torus_distance(points, size[0], size[1], size[3].cos(), size[3].sin())
+
+
+def _torus_distance(points: Tensor, ring: Tensor, tube: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    x, y, z = points
+    away = _along_ring(x, y.abs(), cosine, sine)
+    distance: Tensor = (x * x + y * y + z * z + ring * ring - 2 * ring * away).clamp_min(0).sqrt() - tube
+    return distance
+
+
+def _along_ring(x: Tensor, y: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """The point's component towards the nearest point of the ring's section: its own radius, or along the end's."""
+    within = sine * x - cosine * y >= -_SLACK
+    return torch.where(within, (x * x + y * y).sqrt(), cosine * x + sine * y)
+
+
+def ellipsoid_distance(points: Tensor, size: Tensor) -> Tensor:
+    """(N,) signed distance to first order: right in sign and at the surface, smaller than the truth far away."""
+    scaled = points / size[:3]
+    level, slope = dot(scaled, scaled).sqrt(), (scaled / size[:3]).square().sum(0).sqrt()
+    return torch.where(slope > 1e-6, level * (level - 1) / slope.clamp_min(1e-6), -size[:3].amin(0))
+
+
+def box_distance(points: Tensor, size: Tensor) -> Tensor:
+    """(N,) exact signed distance."""
+    excess = points.abs() - size[:3]
+    return excess.clamp_min(0).square().sum(0).sqrt() + excess.amax(0).clamp_max(0)
+
+
+def frustum_distance(points: Tensor, size: Tensor) -> Tensor:
+    """(N,) exact signed distance: in the plane of (radius, y), to the slanted side and to the two discs."""
+    bottom, top, height = size[0], size[1], size[2]
+    x, y, z = points
+    radius = (x * x + z * z).sqrt()
+    widening, length = top - bottom, 2 * height
+    share = ((radius - bottom) * widening + (y + height) * length) / (widening * widening + length * length)
+    share = share.clamp(0, 1)
+    side_out, side_up = radius - bottom - share * widening, y + height - share * length
+    disc_out = (radius - torch.where(y < 0, bottom, top)).clamp_min(0)
+    disc_up = y.abs() - height
+    square = torch.minimum(side_out**2 + side_up**2, disc_out**2 + disc_up**2)
+    inside = (disc_up < 0) & (radius < (bottom + top) / 2 + widening / length * y)
+    return torch.where(inside, -square.sqrt(), square.sqrt())
+
+
+def primitive_distance(kind: Tensor, points: Tensor, size: Tensor) -> Tensor:
+    """(N,) signed distances to primitives of mixed kinds, (N,) int64."""
+    distance = torus_distance(points, size)
+    for which, of in ((ELLIPSOID, ellipsoid_distance), (BOX, box_distance), (FRUSTUM, frustum_distance)):
+        distance = torch.where(kind == which, of(points, size), distance)
+    return distance
+
+
+def convex_distance(kind: Tensor, points: Tensor, size: Tensor) -> Tensor:
+    """(N,) signed distances to ellipsoids, boxes and frustums."""
+    distance = frustum_distance(points, size)
+    for which, of in ((ELLIPSOID, ellipsoid_distance), (BOX, box_distance)):
+        distance = torch.where(kind == which, of(points, size), distance)
+    return distance
+
+
+def primitive_normal(kind: Tensor, points: Tensor, size: Tensor) -> Tensor:
+    """(3, N) unit outward normals at points on the surface."""
+    normal = _torus_normal(points, size)
+    normal = torch.where(kind == FRUSTUM, _frustum_normal(points, size), normal)
+    normal = torch.where(kind == BOX, _box_normal(points, size), normal)
+    normal = torch.where(kind == ELLIPSOID, points / size[:3].square(), normal)
+    return normal / dot(normal, normal).sqrt().clamp_min(1e-12)
+
+
+def _torus_normal(points: Tensor, size: Tensor) -> Tensor:
+    x, y, z = points
+    cosine, sine = size[3].cos(), size[3].sin()
+    radius = (x * x + y * y).sqrt().clamp_min(1e-9)
+    within = sine * x - cosine * y.abs() >= -_SLACK
+    ring_x = torch.where(within, x / radius, cosine) * size[0]
+    ring_y = torch.where(within, y / radius, sine.copysign(y)) * size[0]
+    return torch.stack([x - ring_x, y - ring_y, z])
+
+
+def _frustum_normal(points: Tensor, size: Tensor) -> Tensor:
+    """Of the disc or the side, whichever is nearer."""
+    bottom, top, height = size[0], size[1], size[2]
+    x, y, z = points
+    slope = (top - bottom) / (2 * height)
+    radius = (x * x + z * z).sqrt()
+    beyond_side = (radius - (top + bottom) / 2 - slope * y) / (1 + slope * slope).sqrt()
+    on_disc = (y.abs() - height).abs() < beyond_side.abs()
+    zero = torch.zeros_like(y)
+    disc = torch.stack([zero, torch.ones_like(y).copysign(y), zero])
+    return torch.where(on_disc, disc, torch.stack([x, -slope * radius, z]))
+
+
+def _box_normal(points: Tensor, size: Tensor) -> Tensor:
+    excess = points.abs() - size[:3]
+    return torch.where(excess == excess.amax(0), torch.ones_like(points).copysign(points), torch.zeros_like(points))
+
+
+def _between_roots(a: Tensor, b: Tensor, square: Tensor) -> Interval:
+    root = square.clamp_min(0).sqrt()
+    return _unless(square < 0, (-b - root) / a, (-b + root) / a)
+
+
+def _unless(missed: Tensor, near: Tensor, far: Tensor) -> Interval:
+    return near.masked_fill(missed, math.inf), far.masked_fill(missed, -math.inf)
+
+
+def _away_from_zero(value: Tensor) -> Tensor:
+    return torch.where(value.abs() < 1e-9, torch.full_like(value, 1e-9).copysign(value), value)
+
+
+SOLVERS = (ELLIPSOID, BOX, FRUSTUM, TORUS, "carved", "blended")
+"""How a part is hit: its only primitive's kind, intervals of two primitives, or steps through a smooth union."""
+CARVED, BLENDED = 4, 5
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """Primitives by column: (16, N) rotation (row-major, local to world), centre and size; kind (N,)."""
+
+    numbers: Tensor
+    kind: Tensor
+
+    @staticmethod
+    def of(primitives: Primitives) -> Placed:
+        """(B, P) primitives as B·P columns."""
+        numbers = torch.cat([primitives.rotation.flatten(2), primitives.center, primitives.size], dim=-1)
+        return Placed(numbers.flatten(0, 1).T.contiguous(), primitives.kind.flatten())
+
+    def taken(self, column: Tensor) -> Placed:
+        """The given columns, (M,) int64, repeated as they come."""
+        return Placed(self.numbers.index_select(1, column), self.kind.index_select(0, column))
+
+    @property
+    def size(self) -> Tensor:
+        """(4, N)."""
+        return self.numbers[12:]
+
+    def points_to_local(self, points: Tensor) -> Tensor:
+        """(3, N) world points -> the primitives' own frames."""
+        return self.directions_to_local(points - self.numbers[9:12])
+
+    def directions_to_local(self, directions: Tensor) -> Tensor:
+        """(3, N) world directions -> the primitives' own frames."""
+        local: Tensor = (self.numbers[:9].unflatten(0, (3, 3)) * directions[:, None]).sum(0)
+        return local
+
+    def directions_to_world(self, directions: Tensor) -> Tensor:
+        """(3, N) directions in the primitives' own frames -> world."""
+        world: Tensor = (self.numbers[:9].unflatten(0, (3, 3)) * directions[None]).sum(1)
+        return world
+
+    def distance(self, points: Tensor) -> Tensor:
+        """(N,) signed distances of (3, N) world points."""
+        return primitive_distance(self.kind, self.points_to_local(points), self.size)
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """B objects of P parts: column b·P + p holds part p of object b, coat column (b·P + p)·3 + c its coat c.
+
+    parts: P. first, second: B·P columns. joint, blend, solver (index into SOLVERS, -1 for absent parts): (B·P,).
+    ball_center (B, P, 3), ball_radius (B, P): balls around the parts, radius -1 for absent ones.
+    coats: (15, B·P·3) two colours, u, v, frequency, phase, turns. pattern: (B·P·3,). label: (4, B·P).
+    light: (7, B) direction, ambient, tint.
+    """
+
+    parts: int
+    first: Placed
+    second: Placed
+    joint: Tensor
+    blend: Tensor
+    solver: Tensor
+    ball_center: Tensor
+    ball_radius: Tensor
+    coats: Tensor
+    pattern: Tensor
+    label: Tensor
+    light: Tensor
+
+    @staticmethod
+    def of(objects: Objects) -> Tables:
+        """The tables of `objects`, on their device."""
+        coats, light = objects.coats, objects.light
+        centers, radii = bounding_balls(objects)
+        scalars = torch.stack([coats.frequency, coats.phase, coats.turns], dim=-1)
+        numbers = torch.cat([coats.colors.flatten(-2), coats.axes.flatten(-2), scalars], dim=-1)
+        solver = torch.where(objects.joint == ALONE, objects.first.kind, torch.full_like(objects.joint, CARVED))
+        solver = solver.masked_fill(objects.joint == BLEND, BLENDED).masked_fill(objects.role == ABSENT, -1)
+        return Tables(
+            parts=objects.role.shape[1],
+            first=Placed.of(objects.first),
+            second=Placed.of(objects.second),
+            joint=objects.joint.flatten(),
+            blend=objects.blend.flatten(),
+            solver=solver.flatten(),
+            ball_center=centers,
+            ball_radius=radii,
+            coats=numbers.flatten(0, 2).T.contiguous(),
+            pattern=coats.pattern.flatten(),
+            label=objects.label.flatten(0, 1).T.contiguous(),
+            light=torch.cat([light.direction, light.ambient[:, None], light.tint], dim=-1).T.contiguous(),
+        )

@@ -1,0 +1,351 @@
+"""Pictures of many objects at once, in pure torch on any device: colour, mask and depth of cameras or of any rays."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from ..geometry import camera_rays
+from ..support.checks import check_count, check_shape
+from ..support.errors import InputError
+from ..types import Cameras
+from .paint import coat_colors, lit
+from .primitives import (
+    BLENDED,
+    CARVED,
+    SOLVERS,
+    Interval,
+    Tables,
+    box_interval,
+    convex_distance,
+    convex_interval,
+    dot,
+    ellipsoid_interval,
+    frustum_interval,
+    primitive_normal,
+    torus_hit,
+)
+from .shapes import ALONE, BLEND, BOX, COATS, CUT, ELLIPSOID, FRUSTUM, INTERSECT, Objects
+
+BLEND_ROUNDS, BLEND_STEPS = 5, 8
+"""Rounds and steps a round towards a smooth union, each step 0.9 of the distance: an ellipsoid's is of first order."""
+
+_STEP_SHARE = 0.9
+_NEAR_ENOUGH = 3e-4
+
+
+def nearest_hits(tables: Tables, owner: Tensor, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    """First surfaces along rays.
+
+    Args:
+        tables: the objects.
+        owner: (Q,) int64, which object each group of rays looks at.
+        origins: (Q, 1, 3) shared by a group, or (Q, R, 3); outside of the objects.
+        directions: (Q, R, 3) of unit length.
+
+    Returns:
+        (Q·R,) distances, inf where nothing is hit, and (Q·R,) columns of the parts in the tables (any where missed).
+    """
+    groups, rays, _ = directions.shape
+    towards, pairs = _candidates(tables, owner, origins, directions)
+    ray = torch.div(pairs, tables.parts, rounding_mode="floor")
+    group = torch.div(ray, rays, rounding_mode="floor")
+    column = owner[group] * tables.parts + pairs - ray * tables.parts
+    heading = directions.reshape(-1, 3).index_select(0, ray).T.contiguous()
+    start = origins.reshape(-1, 3).index_select(0, group if origins.shape[1] == 1 else ray).T
+    middle = towards.flatten()[pairs]
+    nearby = start + middle * heading  # close to the part: float32 keeps its digits
+    along = _part_hits(tables, column, nearby, heading) + middle
+    along = torch.where(along > 0, along, torch.full_like(along, math.inf))
+    every = torch.full((groups * rays * tables.parts,), math.inf, device=directions.device)
+    every[pairs] = along
+    distance, part = every.view(-1, tables.parts).min(dim=1)
+    return distance, owner.repeat_interleave(rays, output_size=groups * rays) * tables.parts + part
+
+
+def _candidates(tables: Tables, owner: Tensor, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    """(Q, R, P) distances to the parts' balls' middles along the rays; flat indices of the pairs whose ball is met."""
+    centers, radii = tables.ball_center[owner], tables.ball_radius[owner]  # (Q, P, 3), (Q, P)
+    if origins.shape[1] == 1:
+        offsets = centers - origins  # (Q, P, 3)
+        towards = directions @ offsets.transpose(1, 2)
+        square = offsets.square().sum(-1)[:, None]
+    else:
+        towards = directions @ centers.transpose(1, 2) - (directions * origins).sum(-1, keepdim=True)
+        square = (centers[:, None] - origins[:, :, None]).square().sum(-1)
+    least = (square - radii.square()[:, None] * 1.0001 - 1e-6).clamp_min(0).sqrt()
+    least = torch.where(radii[:, None] < 0, torch.full_like(least, math.inf), least)
+    return towards, (towards >= least).flatten().nonzero().squeeze(1)
+
+
+def _part_hits(tables: Tables, column: Tensor, nearby: Tensor, heading: Tensor) -> Tensor:
+    """(N,) t of the first hit of line nearby + t·heading on its part, inf for a miss."""
+    result = torch.empty_like(nearby[0])
+    which = tables.solver[column]
+    for solver in range(len(SOLVERS)):
+        chosen = (which == solver).nonzero().squeeze(1)
+        if chosen.numel():
+            result[chosen] = _solve(
+                tables, solver, column[chosen], nearby.index_select(1, chosen), heading.index_select(1, chosen)
+            )
+    return result
+
+
+def _solve(tables: Tables, solver: int, column: Tensor, nearby: Tensor, heading: Tensor) -> Tensor:
+    first = tables.first.taken(column)
+    start, step = first.points_to_local(nearby), first.directions_to_local(heading)
+    if solver == ELLIPSOID:
+        return ellipsoid_interval(start, step, first.size)[0]
+    if solver == BOX:
+        return box_interval(start, step, first.size)[0]
+    if solver == FRUSTUM:
+        return frustum_interval(start, step, first.size)[0]
+    if solver < CARVED:
+        return torus_hit(start, step, first.size)
+    if solver == BLENDED:
+        return _blended_hit(tables, column, nearby, heading)
+    second = tables.second.taken(column)
+    other_start, other_step = second.points_to_local(nearby), second.directions_to_local(heading)
+    outer = convex_interval(first.kind, start, step, first.size)
+    inner = convex_interval(second.kind, other_start, other_step, second.size)
+    return _carved(tables.joint[column] == CUT, outer, inner)
+
+
+def _blended_hit(tables: Tables, column: Tensor, nearby: Tensor, heading: Tensor) -> Tensor:
+    """(N,) t where lines first meet smooth unions; those that arrived or left are dropped between the rounds."""
+    owner, part = torch.div(column, tables.parts, rounding_mode="floor"), column % tables.parts
+    offset = nearby - tables.ball_center[owner, part].T
+    middle = dot(offset, heading)
+    reach = (tables.ball_radius[owner, part] ** 2 - dot(offset, offset) + middle * middle).clamp_min(0).sqrt()
+    t, end = -middle - reach, reach - middle
+    missing = torch.full_like(t, math.inf)
+    on_way = torch.arange(t.shape[0], device=t.device)
+    for _ in range(BLEND_ROUNDS):
+        columns, points, steps = column[on_way], nearby.index_select(1, on_way), heading.index_select(1, on_way)
+        first, second, softness = tables.first.taken(columns), tables.second.taken(columns), tables.blend[columns]
+        places = (first.points_to_local(points), second.points_to_local(points))
+        moves = (first.directions_to_local(steps), second.directions_to_local(steps))
+        now = t[on_way]
+        for _ in range(BLEND_STEPS):
+            one = convex_distance(first.kind, places[0] + now * moves[0], first.size)
+            two = convex_distance(second.kind, places[1] + now * moves[1], second.size)
+            distance = smooth_minimum(one, two, softness)
+            now = now + _STEP_SHARE * distance
+        t[on_way] = now
+        arrived = distance.abs() < _NEAR_ENOUGH
+        missing[on_way[arrived]] = 0.0
+        on_way = on_way[~arrived & (now < end[on_way])]
+    return torch.where(t > end + 1e-3, math.inf, t + missing)
+
+
+def part_distance(tables: Tables, column: Tensor | int, points: Tensor) -> Tensor:
+    """(N,) signed distances of world points (3, N) to parts (N,), or to one part; inf for absent parts."""
+    column = torch.as_tensor(column, device=points.device).expand(points.shape[1])
+    first, second, joint = tables.first.taken(column), tables.second.taken(column), tables.joint[column]
+    one, two = first.distance(points), second.distance(points)
+    value = torch.where(joint == CUT, torch.maximum(one, -two), one)
+    value = torch.where(joint == INTERSECT, torch.maximum(one, two), value)
+    value = torch.where(joint == BLEND, smooth_minimum(one, two, tables.blend[column]), value)
+    return value.masked_fill(tables.solver[column] < 0, math.inf)
+
+
+def smooth_minimum(a: Tensor, b: Tensor, softness: Tensor) -> Tensor:
+    """min(a, b), rounded off over a length: at a = b it is softness / 4 below (polynomial, first order smooth)."""
+    nearness = (1 - (a - b).abs() / softness.clamp_min(1e-9)).clamp_min(0)
+    return torch.minimum(a, b) - softness / 4 * nearness * nearness
+
+
+def _carved(cut: Tensor, outer: Interval, inner: Interval) -> Tensor:
+    """First t inside `outer` and, where `cut`, outside `inner`, else inside both."""
+    (near, far), (inner_near, inner_far) = outer, inner
+    buried = (near >= inner_near) & (near <= inner_far)
+    left = torch.where(buried, inner_far, near)
+    left = left.masked_fill(left > far, math.inf)
+    both = torch.maximum(near, inner_near)
+    both = both.masked_fill(both > torch.minimum(far, inner_far), math.inf)
+    return torch.where(cut, left, both)
+
+
+SUPERSAMPLING = 2
+"""Samples a pixel along each axis."""
+
+_CHUNK_RAYS = {"cpu": 1 << 19, "cuda": 1 << 23}
+"""Rays traced at once: enough for long lists (about 100 MB of temporaries), on a GPU more (some 2 to 6 GB)."""
+_NUDGE = 2e-4
+"""Half the base of the finite differences that give a smooth union's normals."""
+
+
+@dataclass(frozen=True, eq=False)
+class ObjectViews:
+    """Pictures of B objects by V cameras each: rgb (B, V, 3, S, S) on white, opacity and depth (B, V, 1, S, S).
+
+    Unlike a field's, the depth is that of the surface: the mean over the samples of a pixel that hit, 0 where none did.
+    """
+
+    rgb: Tensor
+    opacity: Tensor
+    depth: Tensor
+
+
+def render_views(
+    objects: Objects, camera_to_world: Tensor, focal: Tensor, size: int, *, supersampling: int = SUPERSAMPLING
+) -> ObjectViews:
+    """Pictures of B objects by V cameras each.
+
+    Args:
+        objects: B objects.
+        camera_to_world: (B, V, 4, 4), cameras outside of the objects, as in `Cameras`.
+        focal: (B, V, 2), as in `Cameras`.
+        size: S, pixels.
+        supersampling: n; each pixel is the mean of n x n samples through its footprint.
+    """
+    check_count("size", size, 1)
+    check_count("supersampling", supersampling, 1)
+    count = len(objects)
+    check_shape("camera_to_world", camera_to_world, (count, "V", 4, 4), "V cameras an object")
+    views = camera_to_world.shape[1]
+    check_shape("focal", focal, (count, views, 2))
+    tables, samples = Tables.of(objects), size * supersampling
+    owner = torch.arange(count, device=objects.device).repeat_interleave(views, output_size=count * views)
+    matrices, focals = camera_to_world.flatten(0, 1), focal.flatten(0, 1)
+    per_chunk = max(1, _chunk_rays(objects.device) // samples**2)
+    parts = []
+    for begin in range(0, count * views, per_chunk):
+        chosen = slice(begin, begin + per_chunk)
+        cameras = Cameras(matrices[chosen], focals[chosen], torch.zeros_like(focals[chosen]))
+        directions = camera_rays(cameras, samples, samples).directions.flatten(1, 2)
+        seen = _look(tables, owner[chosen], cameras.centers[:, None], directions)
+        parts.append(_pooled(seen.unflatten(1, (len(cameras), samples, samples)), supersampling))
+    pictures = torch.cat(parts, dim=1).unflatten(1, (count, views))  # (5, B, V, S, S)
+    return ObjectViews(pictures[:3].permute(1, 2, 0, 3, 4), pictures[3, :, :, None], pictures[4, :, :, None])
+
+
+def render_rays(objects: Objects, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Colours of any rays: rgb (B, R, 3) over white, opacity (B, R, 1), depth (B, R, 1), 0 where nothing was hit.
+
+    Args:
+        objects: B objects.
+        origins: (B, R, 3), outside of the objects; or (B, 1, 3), shared by an object's rays.
+        directions: (B, R, 3) of unit length.
+    """
+    count = len(objects)
+    check_shape("directions", directions, (count, "R", 3), "R rays an object")
+    rays = directions.shape[1]
+    if origins.shape not in ((count, rays, 3), (count, 1, 3)):
+        raise InputError(
+            f"origins must be ({count}, {rays}, 3) or ({count}, 1, 3), got {tuple(origins.shape)}; one a ray or shared"
+        )
+    tables, owner = Tables.of(objects), torch.arange(count, device=objects.device)
+    per_chunk = max(1, _chunk_rays(objects.device) // count)
+    parts = []
+    for begin in range(0, rays, per_chunk):
+        chosen = directions[:, begin : begin + per_chunk]
+        starts = origins if origins.shape[1] == 1 else origins[:, begin : begin + per_chunk]
+        parts.append(_finished(_look(tables, owner, starts, chosen).unflatten(1, (count, -1))))
+    seen = torch.cat(parts, dim=2).permute(1, 2, 0)
+    return seen[..., :3], seen[..., 3:4], seen[..., 4:5]
+
+
+def _chunk_rays(device: torch.device) -> int:
+    return _CHUNK_RAYS.get(device.type, _CHUNK_RAYS["cpu"])
+
+
+def _look(tables: Tables, owner: Tensor, origins: Tensor, directions: Tensor) -> Tensor:
+    """(5, Q·R): colour, 1 where something is hit, distance; all 0 elsewhere. Arguments as for `nearest_hits`."""
+    rays = directions.shape[1]
+    distance, column = nearest_hits(tables, owner, origins, directions)
+    hit = torch.isfinite(distance).nonzero().squeeze(1)
+    group = torch.div(hit, rays, rounding_mode="floor")
+    start = origins.reshape(-1, 3).index_select(0, group if origins.shape[1] == 1 else hit)
+    heading = directions.reshape(-1, 3).index_select(0, hit)
+    far = distance.index_select(0, hit)
+    points = (start + far[:, None] * heading).T.contiguous()
+    colors = _surface_colors(tables, points, column.index_select(0, hit), owner.index_select(0, group))
+    seen = torch.zeros(5, distance.shape[0], device=directions.device)
+    seen[:, hit] = torch.cat([colors, torch.ones_like(far)[None], far[None]])
+    return seen
+
+
+def _surface_colors(tables: Tables, points: Tensor, column: Tensor, owner: Tensor, *, light: bool = True) -> Tensor:
+    """(3, H) colours of surface points (3, H) on parts (H,) of objects (H,), under their light or without."""
+    first = tables.first.taken(column)
+    local = first.points_to_local(points)
+    normals = first.directions_to_world(primitive_normal(first.kind, local, first.size))
+    coat = _labeled(tables.label.index_select(1, column), local).long()
+    joined = (tables.joint.index_select(0, column) != ALONE).nonzero().squeeze(1)
+    if joined.numel():
+        on_second, joined_normals = _joined_surface(tables, column[joined], points[:, joined], normals[:, joined])
+        normals[:, joined] = joined_normals
+        coat[joined] = torch.where(on_second, torch.full_like(coat[joined], COATS - 1), coat[joined])
+    coat = column * COATS + coat
+    colors = coat_colors(tables.pattern.index_select(0, coat), tables.coats.index_select(1, coat), local)
+    return lit(colors, normals, tables.light.index_select(1, owner)) if light else colors
+
+
+def albedo(objects: Objects, points: Tensor) -> Tensor:
+    """(M, 3) colours without light of one object at world points (M, 3) on or near its surface."""
+    check_shape("points", points, ("M", 3))
+    if len(objects) != 1:
+        raise InputError(f"albedo takes one object, got {len(objects)}; index the batch, e.g. objects[0]")
+    tables = Tables.of(objects)
+    distances = torch.stack([part_distance(tables, part, points.T) for part in range(tables.parts)])
+    column = distances.abs().argmin(0)
+    return _surface_colors(tables, points.T, column, torch.zeros_like(column), light=False).T
+
+
+def _labeled(label: Tensor, local: Tensor) -> Tensor:
+    """(N,) bool: points (3, N) within their part's label (4, N)."""
+    azimuth, width, middle, height = label
+    turn = torch.atan2(local[0], local[2]) - azimuth
+    turn = (turn - 2 * math.pi * torch.round(turn / (2 * math.pi))).abs()
+    inside: Tensor = (turn < width) & ((local[1] - middle).abs() < height)
+    return inside
+
+
+def _joined_surface(tables: Tables, column: Tensor, points: Tensor, normals: Tensor) -> tuple[Tensor, Tensor]:
+    """Which points lie on their part's second primitive, and the parts' (3, N) normals there.
+
+    `normals` are those of the first primitives.
+    """
+    first, second = tables.first.taken(column), tables.second.taken(column)
+    one = convex_distance(first.kind, first.points_to_local(points), first.size)
+    two = convex_distance(second.kind, second.points_to_local(points), second.size)
+    joint = tables.joint.index_select(0, column)
+    blended = joint == BLEND
+    on_second = torch.where(blended, two < one, two.abs() < one.abs())
+    inner = primitive_normal(second.kind, second.points_to_local(points), second.size)
+    inner = second.directions_to_world(inner) * torch.where(joint == CUT, -1.0, 1.0)
+    normals = torch.where(on_second, inner, normals)
+    smooth = blended.nonzero().squeeze(1)
+    if smooth.numel():
+        normals[:, smooth] = _smooth_normals(tables, column[smooth], points.index_select(1, smooth))
+    return on_second, normals
+
+
+def _smooth_normals(tables: Tables, column: Tensor, points: Tensor) -> Tensor:
+    """(3, N) normals of smooth unions by tetrahedral differences: sum of e·f(x + h·e) over four corners e of a cube."""
+    first, second, softness = tables.first.taken(column), tables.second.taken(column), tables.blend[column]
+    gradient = torch.zeros_like(points)
+    for corner in ((1.0, -1.0, -1.0), (-1.0, -1.0, 1.0), (-1.0, 1.0, -1.0), (1.0, 1.0, 1.0)):
+        step = torch.tensor(corner, device=points.device)[:, None]
+        moved = points + _NUDGE * step
+        one = convex_distance(first.kind, first.points_to_local(moved), first.size)
+        two = convex_distance(second.kind, second.points_to_local(moved), second.size)
+        gradient = gradient + step * smooth_minimum(one, two, softness)
+    return normalize(gradient, dim=0)
+
+
+def _pooled(seen: Tensor, factor: int) -> Tensor:
+    """(5, N, n·S, n·S) samples -> (5, N, S, S) pixels over white; depth is the mean of the samples that hit."""
+    return _finished(torch.nn.functional.avg_pool2d(seen, factor)) if factor > 1 else _finished(seen)
+
+
+def _finished(seen: Tensor) -> Tensor:
+    """Premultiplied (5, ...) colour, opacity, depth -> colour over white, opacity, depth of what is there."""
+    opacity = seen[3:4]
+    depth = torch.where(opacity > 0, seen[4:5] / opacity.clamp_min(1e-6), torch.zeros_like(opacity))
+    return torch.cat([seen[:3] + (1 - opacity), opacity, depth])

@@ -1,0 +1,227 @@
+"""Writing files so that nothing half-written is ever seen under its final name, and the files of the package itself."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from .errors import CheckpointError, InputError, OutputError
+
+Writing = Callable[[str], AbstractContextManager[Path]]
+"""Name of a file -> a temporary path that becomes it when the block ends well."""
+
+BUNDLED = Path(__file__).parents[1] / "bundled"
+BUNDLED_NAME = "mini"
+"""Stands for the bundled model wherever weights are named; a folder of that name is `./mini` or a Path."""
+"""Data that come with the package: the small model, photos of objects that it was not trained on."""
+
+
+def bundled_path(name: str) -> Path:
+    """Where a file of the package's own data is, or would be."""
+    return BUNDLED / name
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Gives a temporary path beside `path`; on success it is renamed to `path`, on failure removed.
+
+    The suffix is kept, because image and mesh writers choose their format by it. A full disk or a lack of permission
+    becomes OutputError; an older file under `path` then stays as it was, and folders that were made for it go again.
+
+    Example:
+        with replacing("out/mesh.glb") as partial:
+            partial.write_bytes(data)
+    """
+    check_path("path", path)
+    path = Path(path)
+    check_target(path)
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        with made_folder(path.parent):
+            try:
+                yield partial
+                os.replace(partial, path)
+            finally:
+                if partial.is_file():
+                    partial.unlink()
+    except OSError as error:
+        raise OutputError(f"{path} could not be written: {_reason(error)}") from error
+
+
+@contextmanager
+def made_folder(folder: Path) -> Iterator[None]:
+    """Makes `folder` and its parents where they are missing; of these, what is empty in the end goes again.
+
+    Raises:
+        OutputError: a part that is missing has a name that not every system can write.
+    """
+    check_new_folders(folder)
+    made = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        for path in made:
+            with suppress(OSError):  # it holds what was written
+                path.rmdir()
+
+
+_DEVICES = {"con", "prn", "aux", "nul", "conin$", "conout$"} | {
+    f"{port}{number}" for port in ("com", "lpt") for number in "123456789\u00b9\u00b2\u00b3"
+}
+"""Names that mean devices on Windows, with any suffix."""
+
+_LONGEST_NAME = 180
+"""Bytes of a name; systems take 255, and temporary names and numbers are put round it."""
+
+_MOST_FOLDERS = 100
+"""That are made at once; making thousands takes Python's whole stack."""
+
+
+def check_file_name(name: str, label: str = "a file's name") -> None:
+    """Raises OutputError unless a file or folder can have `name` on every system, in whatever script.
+
+    Example: "mug.glb" and "\u8336\u7897.glb" can; "aux.png", "mug ", "a:b" and ".." cannot.
+    """
+    bad = sorted({letter for letter in name if letter in '<>:"|?*/\\' or not (letter.isprintable() or letter == " ")})
+    fault = ""
+    if not name.strip(" ."):
+        fault = "no name"
+    elif name.partition(".")[0].rstrip(" ").lower() in _DEVICES:
+        fault = f"{name!r:.60}, which is a device on Windows"
+    elif name.endswith((" ", ".")):
+        fault = f"{name!r:.60} with a space or dot at its end, which Windows drops"
+    elif bad:
+        fault = f"{name!r:.60} with {bad[0]!r}"
+    elif len(name.encode("utf-8", "replace")) > _LONGEST_NAME:
+        fault = f"one of {len(name)} letters"
+    if fault:
+        raise OutputError(f"{label} must be one that every system can write, got {fault}; choose another name")
+
+
+def check_new_folders(folder: Path) -> None:
+    """Raises OutputError unless what is missing of a folder's path can be made on every system; see check_file_name."""
+    for depth, path in enumerate((folder, *folder.parents)):
+        if depth == _MOST_FOLDERS:
+            raise OutputError(f"a path must hold at most {_MOST_FOLDERS} new folders, got {path!s:.60}...; shorten it")
+        if os.path.lexists(path):  # unlike Path.exists, this takes names that are too long for the system
+            break
+        check_file_name(path.name, "the name of a new folder")
+
+
+def check_target(path: Path) -> None:
+    """Raises OutputError unless a file can be written, or replaced, under `path` and in the folders above it."""
+    check_file_name(path.name, "the name of the file to write")
+    check_new_folders(path.parent)
+    if os.path.isdir(path):
+        raise OutputError(f"{path} could not be written: {_reason(IsADirectoryError(errno.EISDIR, 'Is a directory'))}")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OutputError(
+            f"{path} must be an ordinary file to be replaced, but is a device or pipe; choose another name"
+        )
+
+
+def check_regular(path: Path, most: int) -> None:
+    """Raises OSError if `path` is a device or pipe, which may never end, or has more than `most` bytes.
+
+    A folder is let pass: opening it says what it is.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+        raise OSError("it is a device or pipe")
+    if status.st_size > most:
+        raise OSError(f"it has {status.st_size:,} bytes, more than {most:,}")
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """The content of a stranger's file; raises OSError as check_regular, and where it cannot be read."""
+    check_regular(path, most)
+    return path.read_bytes()
+
+
+def check_weights_name(path: Path) -> None:
+    """Raises CheckpointError where a path holds bytes that are no UTF-8, as the readers of weights want it."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise CheckpointError(f"a file of weights must have a UTF-8 name, got {str(path)!a:.300}; rename it") from error
+
+
+def check_path(name: str, value: object) -> None:
+    """Raises InputError unless `value` names a file or folder: a text that is not empty, or a path."""
+    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str) or not os.fspath(value):
+        raise InputError(f"{name} must be a path, got {value!r:.40}; give the name of a file or folder")
+
+
+def save_tensors(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
+    """Writes tensors and containers of them by torch.save, whole or not at all.
+
+    torch reports a full disk as RuntimeError, and its open writer would keep the space for as long as that error lives.
+
+    Raises:
+        OutputError: the disk is full or fails.
+    """
+    import torch  # the command line's --help needs this module and no torch
+
+    failure = ""
+    with replacing(path) as partial:
+        try:
+            torch.save(content, partial)
+        except RuntimeError as error:
+            failure = str(error).strip().splitlines()[0][:120]
+        if failure:
+            raise OutputError(
+                f"{path} could not be written: the disk is probably full ({failure}); free some space, then run again"
+            )
+
+
+def write_json(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
+    """Writes `content` as indented UTF-8 JSON, whole or not at all.
+
+    What is no UTF-8 in names of files is written as JSON's own escapes, so that it is read as it was.
+    """
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def _reason(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full; free some space or choose another place, then run again"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "no permission to write there; choose another place"
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return "a file stands where a folder is needed; choose another place"
+    return f"{error.strerror or error}; choose another place or mend this one"
+
+
+def existing_folder(root: str | os.PathLike[str]) -> Path:
+    """The folder, or InputError where there is none."""
+    root = Path(root)
+    if not os.path.isdir(root):  # unlike Path.is_dir, this takes names that are too long for the system
+        raise InputError(f"a data set is read from a folder, but {root} is none; check the path")
+    return root
+
+
+def inside(root: Path, name: str) -> Path:
+    """`root / name`, or InputError where a list of a data set names what lies outside of it, or no file at all."""
+    parts = PureWindowsPath(name)  # knows both slashes and drives, whatever the system
+    if parts.drive or parts.root or ".." in parts.parts or not name.isprintable():
+        raise InputError(f"a file of the data set must lie in its folder, got {name!a:.80}; correct the list")
+    return root / name
+
+
+def subfolders(root: Path) -> list[Path]:
+    """Folders directly in `root`, hidden ones left out, in the order of their names."""
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def existing_file(*candidates: Path) -> Path | None:
+    """The first of the paths that is a file and not empty, or None."""
+    return next((path for path in candidates if path.is_file() and path.stat().st_size), None)

@@ -1,0 +1,140 @@
+"""Pictures as tensors -> 8-bit ones and PNG files, and other sizes of them."""
+
+from __future__ import annotations
+
+import math
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import EpsImagePlugin, Image
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from .checks import check_shape
+from .errors import InputError, PhotoError
+from .files import check_regular
+
+
+def saturate(values: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
+    """`values.clamp(low, high)` whose gradient is 1 at the bounds, as inside, and 0 beyond them; NaN stays NaN.
+
+    From torch 2.14 on the gradient of `clamp` at its bounds is 0 (before: 1). Points on a box's faces and white pixels
+    lie exactly there, and the fields that are fitted to them must not depend on torch's release.
+    """
+    return torch.where(values < low, low, torch.where(values > high, high, values))
+
+
+def srgb_to_linear(values: Tensor) -> Tensor:
+    """sRGB in [0, 1] -> linear light in [0, 1] (IEC 61966-2-1), e.g. 0.5 -> 0.2140."""
+    return ((values + 0.055) / 1.055).pow(2.4).where(values > 0.04045, values / 12.92)
+
+
+def linear_to_srgb(values: Tensor) -> Tensor:
+    """Linear light in [0, 1] -> sRGB (IEC 61966-2-1), e.g. 0.2140 -> 0.5."""
+    return torch.where(values > 0.0031308, 1.055 * values.clamp_min(1e-9).pow(1 / 2.4) - 0.055, 12.92 * values)
+
+
+MAX_PIXELS = 100_000_000
+"""Larger pictures are refused by their header, before anything is decoded."""
+
+_LARGEST_FILE = 1_000_000_000
+"""Bytes; a picture of MAX_PIXELS in 16 bits a channel has 800 MB if it is not compressed."""
+
+_PROGRAMS = ("EPS", "WMF", "PDF")
+"""Formats that Pillow hands to Ghostscript or to Windows, which would run what a stranger wrote."""
+
+
+_GHOSTSCRIPT = threading.Lock()
+
+
+@contextmanager
+def without_ghostscript() -> Iterator[None]:
+    """Pillow does not find Ghostscript meanwhile: for a library that decodes pictures before they can be checked."""
+    with _GHOSTSCRIPT:
+        before = EpsImagePlugin.gs_binary
+        EpsImagePlugin.gs_binary = False
+        try:
+            yield
+        finally:
+            EpsImagePlugin.gs_binary = before
+
+
+def open_picture(path: Path) -> Image.Image:
+    """A picture file of which the header is read and nothing more; see check_picture before it is decoded.
+
+    Raises:
+        OSError: it is no picture, a device or pipe, or has more than 1 GB. Pillow raises others on damaged files.
+    """
+    check_regular(path, _LARGEST_FILE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is stricter than the warning
+        return Image.open(path)
+
+
+def check_picture(image: Image.Image, label: str) -> None:
+    """Raises PhotoError, before anything is decoded, if a picture would run a program, or is too large, or empty."""
+    if image.format in _PROGRAMS:
+        raise PhotoError(f"{label} must be a picture of pixels, got {image.format}; save it as PNG or JPEG")
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise PhotoError(too_large(label, f"{width} x {height}"))
+    if width == 0 or height == 0:
+        raise PhotoError(f"{label} must hold pixels, got {width} x {height}; choose another picture")
+
+
+def too_large(label: str, found: str) -> str:
+    """The sentence about a picture of more than MAX_PIXELS."""
+    limit = MAX_PIXELS // 1_000_000
+    return f"{label} must have at most {limit} megapixels, its header says {found}; make it smaller first"
+
+
+def to_8bit(values: Tensor) -> np.ndarray:
+    """Values in [0, 1], in any order of axes -> uint8 of the same shape, each the nearest of 256."""
+    pixels: np.ndarray = (values.detach().float().cpu().clamp(0, 1) * 255).round().byte().contiguous().numpy()
+    return pixels
+
+
+def save_png(path: Path, rgb: Tensor) -> None:
+    """(3, H, W) in [0, 1] -> an 8-bit PNG."""
+    check_shape("rgb", rgb, (3, "H", "W"))
+    Image.fromarray(to_8bit(rgb.permute(1, 2, 0))).save(path, format="PNG")
+
+
+def load_png(path: Path, mode: str = "RGB") -> Tensor:
+    """(3, H, W) in [0, 1] of a picture that `save_png` wrote; (1, H, W) of one of grey values, with mode "L".
+
+    Raises:
+        InputError: it is missing, damaged, or far too large.
+    """
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            pixels = np.array(image.convert(mode))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # all of them come from Pillow
+        raise InputError(f"{path} must be a whole PNG, but cannot be read ({error}); remove it") from error
+    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1).float() / 255
+
+
+def resize_pictures(pictures: Tensor, size: int) -> Tensor:
+    """(N, C, H, W) in [0, 1] -> (N, C, size, size), bicubic without aliasing; unchanged where it has that size."""
+    if pictures.shape[-2:] == (size, size):
+        return pictures
+    wide = pictures.to(torch.promote_types(pictures.dtype, torch.float32))  # torch has no half-precision resizing
+    resized = interpolate(wide, size=(size, size), mode="bicubic", align_corners=False, antialias=True)
+    return saturate(resized).to(pictures.dtype)
+
+
+def contact_sheet(rgb: Tensor, columns: int | None = None) -> Tensor:
+    """(Q, 3, H, W) -> one picture of them all on white, row by row, as square as can be unless `columns` is given."""
+    check_shape("rgb", rgb, ("Q", 3, "H", "W"))
+    count, _, height, width = rgb.shape
+    columns = columns or math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    sheet = torch.ones(rows * columns, 3, height, width)
+    sheet[:count] = rgb.detach().float().cpu()
+    sheet = sheet.reshape(rows, columns, 3, height, width)
+    return sheet.permute(2, 0, 3, 1, 4).reshape(3, rows * height, columns * width)

@@ -1,0 +1,1 @@
+"""Meshes: extraction, textures, rasterising, files."""

@@ -1,0 +1,242 @@
+"""Triangle meshes with the colours they show: from files of any kind that trimesh reads, ready to be rasterised."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import trimesh
+from PIL import Image
+from torch import Tensor
+from trimesh.resolvers import FilePathResolver
+from trimesh.visual import TextureVisuals
+
+from ..support.checks import check_finite, check_shape
+from ..support.errors import InputError
+from ..support.files import read_regular
+from ..support.images import check_picture, linear_to_srgb, open_picture, without_ghostscript
+
+MESH_SUFFIXES = (".glb", ".obj", ".ply")
+
+_GRAY = 0.7
+"""Colour of a mesh that has none."""
+
+_LARGEST_COMPANION = 256_000_000
+"""Bytes of a file that a mesh names: materials, a picture."""
+
+
+@dataclass(frozen=True, eq=False)
+class Surface:
+    """A triangle soup in any axes and unit, without light: what is seen is the colour.
+
+    vertices: (P, 3) float32. faces: (F, 3) int64, either winding.
+    colors: (P, 3) in [0, 1], sRGB; multiplied into the texture where there is one.
+    uvs: (P, 2), v = 0 at the bottom of the texture, which repeats outside [0, 1].
+    textures: each (3, H, W) in [0, 1], sRGB. face_texture: (F,) int64, which texture a face shows, -1 for none.
+    """
+
+    vertices: Tensor
+    faces: Tensor
+    colors: Tensor
+    uvs: Tensor
+    textures: tuple[Tensor, ...]
+    face_texture: Tensor
+
+    def __post_init__(self) -> None:
+        check_shape("Surface.vertices", self.vertices, ("P", 3))
+        check_shape("Surface.faces", self.faces, ("F", 3), "triangles only")
+        count = len(self.vertices)
+        if not count or not len(self.faces):
+            raise InputError(f"a mesh needs vertices and faces, got {count} and {len(self.faces)}; check its file")
+        check_shape("Surface.colors", self.colors, (count, 3), "one colour a vertex")
+        check_shape("Surface.uvs", self.uvs, (count, 2), "one (u, v) a vertex")
+        check_shape("Surface.face_texture", self.face_texture, (len(self.faces),), "one number a face")
+        for name in ("vertices", "colors", "uvs"):
+            check_finite(f"Surface.{name}", getattr(self, name))
+        for texture in self.textures:
+            check_shape("Surface.textures", texture, (3, "H", "W"))
+        if self.faces.min() < 0 or self.faces.max() >= count:
+            raise InputError(f"Surface.faces must number vertices 0 to {count - 1}, got {int(self.faces.max())}")
+        if self.face_texture.max() >= len(self.textures):
+            raise InputError(
+                f"Surface.face_texture must be below {len(self.textures)}, the number of textures, "
+                f"got {int(self.face_texture.max())}"
+            )
+
+    def turned(self, rotation: Tensor) -> Surface:
+        """The surface with x' = rotation x, rotation (3, 3)."""
+        return replace(self, vertices=self.vertices @ rotation.to(self.vertices).T)
+
+    def centered(self, radius: float) -> Surface:
+        """The surface with the centre of its box at the origin and its farthest vertex `radius` away.
+
+        Only vertices that a face uses count.
+        """
+        used = self.vertices[self.faces.unique()]
+        center = (used.amin(dim=0) + used.amax(dim=0)) / 2
+        reach = float((used - center).norm(dim=-1).max())
+        if not reach > 0:
+            raise InputError("a mesh must have an extent, but all its vertices are one point; check its file")
+        if not math.isfinite(reach):
+            raise InputError("a mesh must have a finite extent, got more than float32 can measure; check its file")
+        return replace(self, vertices=(self.vertices - center) * (radius / reach))
+
+    def to(self, device: torch.device | str) -> Surface:
+        """The same surface on another device."""
+        textures = tuple(texture.to(device) for texture in self.textures)
+        names = ("vertices", "faces", "colors", "uvs", "face_texture")
+        return replace(self, textures=textures, **{name: getattr(self, name).to(device) for name in names})
+
+
+def read_surface(path: str | os.PathLike[str], texture: str | os.PathLike[str] | None = None) -> Surface:
+    """A mesh file -> Surface in the file's own axes and unit, scene transforms applied.
+
+    Base colours only: metalness, normal maps and transparency are left aside. Vertex colours and colour factors are
+    linear in GLB, as glTF says, and sRGB in OBJ and PLY. Materials and pictures that a file names are taken from its
+    own folder or below it; those that lie elsewhere count as missing, and what is missing leaves the mesh without.
+
+    Args:
+        path: a GLB, OBJ or PLY file.
+        texture: a picture that all faces show, whatever the file's materials say.
+
+    Raises:
+        InputError: the file cannot be read, or holds no triangles, or one that it names may not be read.
+    """
+    path = Path(path)
+    kind = path.suffix.lower()
+    if kind not in MESH_SUFFIXES:
+        raise InputError(f"a mesh is read from {', '.join(MESH_SUFFIXES)}, got {path.name!r}; convert it first")
+    try:
+        companions = _Companions(str(path))
+        with without_ghostscript():  # trimesh decodes what is shiny in GLTF's older manner at once
+            scene = trimesh.load_scene(path, process=False, resolver=companions)
+        if companions.refused:
+            raise InputError(f"{path.name} names a file that cannot be read: {companions.refused[0]}; replace it")
+        _check_pictures(path.name, scene)  # before anything copies, and so decodes, them
+        for geometry in scene.geometry.values():
+            colors = getattr(geometry.visual, "vertex_attributes", {}).get("color")
+            if colors is not None:  # a copied visual forgets them, the geometry does not
+                geometry.vertex_attributes["color"] = colors
+        parts = [part for part in scene.dump() if isinstance(part, trimesh.Trimesh) and len(part.faces)]
+        picture = None if texture is None else _texture(Path(texture))
+        if not parts:
+            raise InputError(f"{path.name} must hold triangles, got none; check the file")
+        return _joined([_part(part, linear=kind == ".glb", picture=picture) for part in parts])
+    except InputError:
+        raise
+    except Exception as error:  # readers of damaged files raise whatever they stumble over
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise InputError(f"{path.name} cannot be read as a mesh ({reason}); export it again") from error
+
+
+class _Companions(FilePathResolver):  # type: ignore[misc]  # trimesh has no types
+    """Reads what a mesh file names for trimesh, which passes over whatever this raises; hence `refused`, in words."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__(source)
+        self.refused: list[str] = []
+
+    def get(self, name: str) -> bytes:
+        """The content of a regular file in the mesh's folder or below it; as last resort of one with its bare name."""
+        home = Path(self.parent).resolve()
+        for candidate in (name.strip(), name.strip().lstrip("/"), os.path.split(name)[-1]):
+            path = (home / candidate).resolve()
+            if path.is_relative_to(home) and os.path.exists(path):
+                try:
+                    return read_regular(path, _LARGEST_COMPANION)
+                except OSError as error:
+                    self.refused.append(f"{path.name} ({error.strerror or error})")
+                    raise
+        raise FileNotFoundError(name)
+
+
+def _check_pictures(label: str, scene: trimesh.Scene) -> None:
+    for geometry in scene.geometry.values():
+        material = getattr(geometry.visual, "material", None)
+        for value in (*vars(material).values(), *getattr(material, "_data", {}).values()) if material else ():
+            if isinstance(value, Image.Image):
+                check_picture(value, f"a texture of {label}")
+
+
+def _texture(path: Path) -> Tensor:
+    with open_picture(path) as image:
+        check_picture(image, path.name)
+        return _picture(image)
+
+
+def _part(mesh: trimesh.Trimesh, *, linear: bool, picture: Tensor | None) -> Surface:
+    """One geometry of a file, with at most one texture."""
+    vertices, faces = _tensor(mesh.vertices), torch.from_numpy(np.array(mesh.faces, dtype=np.int64))
+    colors, uvs = torch.ones(len(vertices), 3), torch.zeros(len(vertices), 2)
+    visual: Any = mesh.visual
+    found = None
+    if isinstance(visual, TextureVisuals):
+        found, factor = _material(visual.material, linear)
+        colors = colors * factor
+        if visual.uv is not None and len(visual.uv) == len(vertices):
+            uvs = _tensor(visual.uv)[:, :2]
+        else:
+            found = None
+        vertex_colors = mesh.vertex_attributes.get("color")
+    else:
+        vertex_colors = visual.vertex_colors if visual.defined else None
+        colors = colors * (_GRAY if vertex_colors is None else 1.0)
+    if vertex_colors is not None and len(vertex_colors) == len(vertices):
+        values = _unit(np.asarray(vertex_colors)[:, :3])
+        colors = colors * (linear_to_srgb(values) if linear else values)
+    if picture is not None:
+        found, colors = picture, torch.ones(len(vertices), 3)
+    textures = () if found is None else (found,)
+    return Surface(vertices, faces, colors, uvs, textures, torch.full((len(faces),), len(textures) - 1))
+
+
+def _material(material: Any, linear: bool) -> tuple[Tensor | None, Tensor]:  # noqa: ANN401 - trimesh's materials
+    """A material's texture, if any, and the (3,) sRGB colour it is multiplied by."""
+    is_pbr = hasattr(material, "baseColorFactor")
+    image = material.baseColorTexture if is_pbr else getattr(material, "image", None)
+    factor = material.baseColorFactor if is_pbr else getattr(material, "diffuse", None)
+    if image is not None:
+        picture = _picture(image)
+        if not is_pbr or factor is None:  # an OBJ's Kd beside map_Kd is customarily ignored
+            return picture, torch.ones(3)
+    else:
+        picture = None
+    if factor is None:
+        return picture, torch.ones(3)
+    values = _unit(np.asarray(factor)[:3])
+    return picture, linear_to_srgb(values) if linear else values
+
+
+def _joined(parts: list[Surface]) -> Surface:
+    faces, shown, vertices, textures = [], [], 0, 0
+    for part in parts:
+        faces.append(part.faces + vertices)
+        shown.append(torch.where(part.face_texture < 0, -1, part.face_texture + textures))
+        vertices += len(part.vertices)
+        textures += len(part.textures)
+    return Surface(
+        vertices=torch.cat([part.vertices for part in parts]),
+        faces=torch.cat(faces),
+        colors=torch.cat([part.colors for part in parts]),
+        uvs=torch.cat([part.uvs for part in parts]),
+        textures=tuple(texture for part in parts for texture in part.textures),
+        face_texture=torch.cat(shown),
+    )
+
+
+def _picture(image: Image.Image) -> Tensor:
+    """(3, H, W) in [0, 1]; what is transparent keeps its hidden colour."""
+    return _unit(np.array(image.convert("RGBA"))[..., :3]).permute(2, 0, 1).contiguous()
+
+
+def _unit(values: np.ndarray) -> Tensor:
+    return _tensor(values / 255 if values.dtype == np.uint8 else values).clamp(0, 1)
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.array(values, dtype=np.float32))
