@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from upfusion_core.support.errors import OutputError
-from upfusion_core.support.files import check_file_name, replacing, save_tensors, write_json
+from upfusion_core.support.errors import CheckpointError, InputError, OutputError, PhotoError
+from upfusion_core.support.files import check_file_name, inside, reading, replacing, save_tensors, write_json
 
 
 def test_a_finished_file_replaces_the_old_one(tmp_path: Path) -> None:
@@ -133,3 +133,36 @@ def test_names_that_some_system_cannot_write(name: str, words: str, tmp_path: Pa
         with pytest.raises(OutputError, match="choose another name"), replacing(tmp_path / name):
             pass
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied"), r"cannot be read \(Permission denied\); copy it again"),
+        (ValueError("bad\n magic"), r"cannot be read \(bad magic\); copy it again"),
+        (KeyError("a"), r"cannot be read \(KeyError 'a'\); copy it again"),
+        (EOFError(), r"cannot be read \(EOFError\); copy it again"),
+        (MemoryError("9" * 999), r"cannot be read \(9{160}\); copy it again"),
+    ],
+)
+def test_what_a_reader_raises_becomes_a_sentence(reason: Exception, words: str) -> None:
+    with (
+        pytest.raises(CheckpointError, match=f"^a.pt {words}$"),
+        reading("a.pt", "copy it again", error=CheckpointError),
+    ):
+        raise reason
+
+
+def test_our_own_errors_and_interrupts_pass_a_reader() -> None:
+    sentence = r"^a.npy must be an array, but cannot be read \(odd\); render it again$"
+    with pytest.raises(InputError, match=sentence), reading("a.npy", "render it again", what="an array"):
+        raise RuntimeError("odd")
+    for error in (PhotoError("too dark"), KeyboardInterrupt()):
+        with pytest.raises(type(error), check=lambda found, error=error: found is error), reading("a.png", "mend it"):
+            raise error
+
+
+def test_names_stay_in_their_folder(tmp_path: Path) -> None:
+    assert inside(tmp_path, "a/b..c.png") == tmp_path / "a" / "b..c.png"
+    with pytest.raises(OutputError, match=r"^a file of the run must lie in its folder, got '\.\./a'; begin anew$"):
+        inside(tmp_path, "../a", "a file of the run", "begin anew", OutputError)

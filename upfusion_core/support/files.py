@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from .errors import CheckpointError, InputError, OutputError
+from .errors import CheckpointError, InputError, OutputError, UpFusionError
 
 Writing = Callable[[str], AbstractContextManager[Path]]
 """Name of a file -> a temporary path that becomes it when the block ends well."""
@@ -145,6 +145,33 @@ def read_regular(path: Path, most: int) -> bytes:
     return path.read_bytes()
 
 
+@contextmanager
+def reading(subject: object, advice: str, *, what: str = "", error: type[UpFusionError] = InputError) -> Iterator[None]:
+    """Turns whatever a reader raises on a damaged or foreign file into one sentence of ours, and nothing else.
+
+    Readers of damaged files raise whatever they stumble over, so every Exception is taken for one. Our own errors pass
+    as they are. Nothing that may be cancelled, and no hook of the caller, belongs into the block.
+
+    Args:
+        subject: the file, as the message names it.
+        advice: what to do, e.g. "download it again".
+        what: the file is to be, e.g. "an index of shards".
+        error: what is raised.
+
+    Example: "a.npy must be an array, but cannot be read (Permission denied); render it again".
+    """
+    try:
+        yield
+    except UpFusionError:
+        raise
+    except Exception as reason:
+        text = (reason.strerror if isinstance(reason, OSError) else None) or " ".join(str(reason).split())
+        if isinstance(reason, KeyError) or not text:
+            text = f"{type(reason).__name__} {text}".rstrip()
+        wanted = f"must be {what}, but cannot be read" if what else "cannot be read"
+        raise error(f"{subject!s:.300} {wanted} ({text[:160]}); {advice}") from reason
+
+
 def check_weights_name(path: Path) -> None:
     """Raises CheckpointError where a path holds bytes that are no UTF-8, as the readers of weights want it."""
     try:
@@ -209,12 +236,18 @@ def existing_folder(root: str | os.PathLike[str]) -> Path:
     return root
 
 
-def inside(root: Path, name: str) -> Path:
-    """`root / name`, or InputError where a list of a data set names what lies outside of it, or no file at all."""
+def inside(
+    folder: Path,
+    name: str,
+    label: str = "a file of the data set",
+    advice: str = "correct the list",
+    error: type[UpFusionError] = InputError,
+) -> Path:
+    """`folder / name`, or an error where a stranger's name leads out of the folder, or is no file's at all."""
     parts = PureWindowsPath(name)  # knows both slashes and drives, whatever the system
-    if parts.drive or parts.root or ".." in parts.parts or not name.isprintable():
-        raise InputError(f"a file of the data set must lie in its folder, got {name!a:.80}; correct the list")
-    return root / name
+    if not name or parts.drive or parts.root or ".." in parts.parts or not name.isprintable():
+        raise error(f"{label} must lie in its folder, got {name!a:.80}; {advice}")
+    return folder / name
 
 
 def subfolders(root: Path) -> list[Path]:

@@ -6,7 +6,6 @@ of the data has to be saved.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from ..data.examples import MultiViewDataset, PosedViews
 from ..data.shards import ShardedViews
 from ..geometry import grid_rays, plucker, point_rays, to_reference_frame
 from ..procedural import Objects, ProceduralObjects
+from ..support import seeds
 from ..support.checks import check_count, check_shape
 from ..support.errors import InputError, UpFusionError
 from ..support.images import resize_pictures
@@ -86,12 +86,6 @@ def reference_frame_plucker(rays: Rays, references: Cameras) -> Tensor:
     return plucker(to_reference_frame(rays, references[index]))
 
 
-def derived_seed(*parts: int | str) -> int:
-    """A seed in 0 … 2^63 - 1 that follows from `parts`; nearby steps get unrelated ones."""
-    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
 class Draws:
     """Draws for one shard of a batch.
 
@@ -99,7 +93,7 @@ class Draws:
     once, get together exactly the numbers of the large one.
 
     Args:
-        seed: of the whole batch (see `derived_seed`).
+        seed: of the whole batch (see `seeds.derived_seed`).
         shard, shards: which part of the batch this is. All parts hold equally many examples.
         device: where the numbers are made; each device has its own.
     """
@@ -236,7 +230,7 @@ class DatasetBatches:
             index = self._object(position, skip)
             try:
                 available = self.dataset.view_count(index)
-                order = torch.randperm(available, generator=_generator(self.seed, "views", position)).tolist()
+                order = torch.randperm(available, generator=seeds.generator(self.seed, "views", position)).tolist()
                 return self.dataset.read(index, [order[k % available] for k in range(photos + self.targets)])
             except UpFusionError:
                 continue  # the data set has noted it in `skipped`
@@ -247,7 +241,7 @@ class DatasetBatches:
         number, place = divmod(position, len(self.dataset))
         with self._lock:
             if self._pass[0] != number:
-                self._pass = (number, self._order(_generator(self.seed, "pass", number)))
+                self._pass = (number, self._order(seeds.generator(self.seed, "pass", number)))
             return int(self._pass[1][(place + skip) % len(self.dataset)])
 
     def _order(self, generator: torch.Generator) -> Tensor:
@@ -296,7 +290,7 @@ class ProceduralBatches:
         """See BatchSource; a new seed begins elsewhere among the objects and draws other cameras."""
         count, photos = self.batch_size, photo_count(self.photos, self.seed, step)
         views = photos + self.targets
-        generator = _generator(self.seed, "cameras", step)
+        generator = seeds.generator(self.seed, "cameras", step)
         torch.rand(rank * count, views, 2, generator=generator)  # of the parts before this one
         chosen = self._chosen(step, rank, world)
         made = self.objects.look(chosen, views=views, size=self.image_size, generator=generator)
@@ -320,11 +314,11 @@ class ProceduralBatches:
         if pool is None or made_for != (number, parts):
             pool = self._drawn(number * self.pool, self.pool, parts)
             self._pool = ((number, parts), pool)
-        places = torch.randint(self.pool, (world, count), generator=_generator(self.seed, "pool", step))[rank]
+        places = torch.randint(self.pool, (world, count), generator=seeds.generator(self.seed, "pool", step))[rank]
         return pool[places.to(self.device)]
 
     def _drawn(self, position: int, count: int, parts: int | None) -> Objects:
-        first = derived_seed(self.seed, "objects") + position
+        first = seeds.derived_seed(self.seed, "objects") + position
         indices = [(first + index) % len(self.objects) for index in range(count)]
         source = self.objects if parts is None else ProceduralObjects(self.objects.split, max_parts=parts)
         return source.objects(indices).to(self.device)
@@ -365,7 +359,7 @@ def check_photos(photos: tuple[int, int]) -> tuple[int, int]:
 def photo_count(photos: tuple[int, int], seed: int, step: int) -> int:
     """How many photos the examples of a step have: uniform in the range, ends included."""
     least, most = photos
-    return int(torch.randint(least, most + 1, (), generator=_generator(seed, "photos", step)))
+    return int(torch.randint(least, most + 1, (), generator=seeds.generator(seed, "photos", step)))
 
 
 def stacked(examples: list[PosedViews], photos: int, size: int) -> TrainingBatch:
@@ -379,7 +373,3 @@ def stacked(examples: list[PosedViews], photos: int, size: int) -> TrainingBatch
         target_masks=masks[:, photos:],
         cameras=Cameras.concatenate([example.cameras[photos:] for example in examples]),
     )
-
-
-def _generator(*parts: int | str) -> torch.Generator:
-    return torch.Generator().manual_seed(derived_seed(*parts))

@@ -37,8 +37,8 @@ from ..models.stable_diffusion import (
     vae_names,
 )
 from ..models.weights import read_metadata, read_weights
+from ..support import seeds
 from ..support.errors import CheckpointError
-from .batches import derived_seed
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -76,7 +76,7 @@ def initial_networks(
     for source in sources:
         weights |= read_initial_weights(source, config)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derived_seed(seed, "weights"))
+        torch.manual_seed(seeds.derived_seed(seed, "weights"))
         networks = build_networks(config)
     found = {part for part, prefix in PARTS.items() if any(name.startswith(prefix) for name in weights)}
     lacking = [part for part in PARTS if part in required and part not in found]
@@ -244,6 +244,6 @@ def _embeddings(config: ModelConfig, weights: dict[str, Tensor]) -> tuple[Tensor
 
 def fixed_embeddings(width: int) -> tuple[Tensor, Tensor]:
     """Two (77, width) embeddings of standard normal numbers, the same for every model of this width."""
-    generator = torch.Generator().manual_seed(derived_seed("text embeddings"))
+    generator = seeds.generator("text embeddings")
     default, empty = torch.randn(2, 77, width, generator=generator)
     return default, empty

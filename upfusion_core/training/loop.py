@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from ..models.convert import write_networks
 from ..models.networks import Networks, network_weights, set_network_weights
+from ..support import seeds
 from ..support.checks import check_choice, check_range
 from ..support.errors import InputError, MissingPackageError
 from ..types import OnStep
-from .batches import BatchSource, Draws, derived_seed
+from .batches import BatchSource, Draws
 from .config import TrainConfig
 from .initial import initial_networks
 from .report import Reporter, StageModule, TrainingRun
@@ -189,7 +190,7 @@ def accumulate_gradients(
     Returns: the stage's terms by name, in the order of their names; means over all parts and processes.
     """
     parts = accelerator.num_processes * config.accumulation
-    seed = derived_seed(config.seed, "losses", step)
+    seed = seeds.derived_seed(config.seed, "losses", step)
     names: list[str] = []
     total: Tensor | None = None
     for index in range(config.accumulation):

@@ -17,10 +17,11 @@ from ..models.stable_diffusion import decode_latents, encode_images
 from ..pipeline.novel_views import condition_views, encode_views, predict_views
 from ..pipeline.prior import DiffusersPrior
 from ..pipeline.sampling import sample_views
+from ..support import seeds
 from ..support.files import replacing, write_json
 from ..support.images import save_png
 from ..types import REFERENCE_FOCAL, InputViews, SceneEncoding
-from .batches import BatchSource, Draws, TrainingBatch, derived_seed
+from .batches import BatchSource, Draws, TrainingBatch
 from .config import TrainConfig
 from .stages import AutoencoderStage, DiffusionStage, EncoderStage
 from .state import STATE_NAME, History, TrainState, save_state
@@ -211,7 +212,7 @@ class TrainingRun:
         sums: dict[str, float] = {}
         with self.averaged(), torch.no_grad(), self.accelerator.autocast():
             for index, batch in enumerate(fixed):
-                draws = Draws(derived_seed(self.config.seed, "validation", index), device=self.accelerator.device)
+                draws = Draws(seeds.derived_seed(self.config.seed, "validation", index), device=self.accelerator.device)
                 for name, value in self.stage(**self.stage.inputs(batch, draws)).items():
                     sums[name] = sums.get(name, 0.0) + float(value) / len(fixed)
         row = {"step": self.state.step, **sums}

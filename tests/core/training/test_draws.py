@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import torch
 
-from upfusion_core.training.batches import Draws, derived_seed
+from upfusion_core.support.seeds import derived_seed
+from upfusion_core.training.batches import Draws
 
 
 def test_parts_are_cut_from_the_whole() -> None:
