@@ -1,0 +1,121 @@
+"""The size and shape of the code: printed by `pytest tests/core/test_structure.py -s`, and held to ceilings."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import upfusion_core
+
+ROOT = Path(__file__).resolve().parents[2]
+CEILINGS = {
+    "lines of upfusion_core": 22_980,
+    "files of upfusion_core": 107,
+    "lines of nodes": 3_381,
+    "files of nodes": 29,
+    "lines of tests": 23_900,
+    "lines of the longest file": 717,
+    "lines of the longest function": 79,
+    "functions used at one place": 412,
+    "import circles": 4,
+}
+
+
+def sources(*folders: str) -> list[Path]:
+    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def lines(*folders: str) -> int:
+    return sum(len(path.read_text(encoding="utf-8").splitlines()) for path in sources(*folders))
+
+
+def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def used_at_one_place() -> list[str]:
+    """Functions of modules, without a decorator and not public, whose name stands at one place or none in all code."""
+    trees = {path: parsed(path) for path in sources("upfusion_core", "nodes")}
+    uses: Counter[str] = Counter()
+    for tree in trees.values():
+        uses.update(node.id for node in ast.walk(tree) if isinstance(node, ast.Name))
+        uses.update(node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute))
+    return [
+        f"{path.relative_to(ROOT)}: {node.name}"
+        for path, tree in trees.items()
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and not node.decorator_list
+        and node.name not in upfusion_core.__all__
+        and uses[node.name] <= 1
+    ]
+
+
+def imports() -> dict[str, set[str]]:
+    """Which files of package and nodes each file imports, anywhere in it; the table of public names is looked up."""
+    modules = {path.relative_to(ROOT).with_suffix("").as_posix(): path for path in sources("upfusion_core", "nodes")}
+    modules = {name.removesuffix("/__init__"): path for name, path in modules.items()}
+    found: dict[str, set[str]] = defaultdict(set)
+    for name, path in modules.items():
+        package = path.relative_to(ROOT).parts[:-1]
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.ImportFrom) and node.level and name != "upfusion_core":
+                folders = package[: len(package) - node.level + 1]
+                base = "/".join([*folders, *(node.module or "").split(".")]).strip("/")
+                targets = {
+                    f"{base}/{alias.name}" if f"{base}/{alias.name}" in modules else base for alias in node.names
+                }
+                found[name] |= (targets & modules.keys()) - {name}
+    return found
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of files that import each other, directly or through others."""
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        left = list(graph.get(start, ()))
+        while left:
+            name = left.pop()
+            if name not in seen:
+                seen.add(name)
+                left += graph.get(name, ())
+        return seen
+
+    reach = {name: reached(name) for name in graph}
+    groups = {tuple(sorted(other for other in reach[name] if name in reach.get(other, ()))) for name in graph}
+    return [list(group) for group in sorted(groups) if group]
+
+
+def test_circles_by_hand() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == [["b", "c"]]
+
+
+def test_the_code_is_no_larger_than_allowed(capsys: pytest.CaptureFixture[str]) -> None:
+    code = sources("upfusion_core", "nodes")
+    once, groups = used_at_one_place(), circles(imports())
+    counts = {
+        "lines of upfusion_core": lines("upfusion_core"),
+        "files of upfusion_core": len(sources("upfusion_core")),
+        "lines of nodes": lines("nodes"),
+        "files of nodes": len(sources("nodes")),
+        "lines of tests": lines("tests"),
+        "lines of the longest file": max(len(path.read_text(encoding="utf-8").splitlines()) for path in code),
+        "lines of the longest function": max(
+            (node.end_lineno or 0) - node.lineno + 1 for path in code for node in functions(parsed(path))
+        ),
+        "functions used at one place": len(once),
+        "import circles": len(groups),
+    }
+    with capsys.disabled():
+        print("\n" + "\n".join(f"{count:7,} {name} (at most {CEILINGS[name]:,})" for name, count in counts.items()))
+    over = {name: count for name, count in counts.items() if count > CEILINGS[name]}
+    assert not over, (over, groups, once)
