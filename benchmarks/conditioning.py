@@ -30,8 +30,9 @@ import released_code
 from measuring import timed, write_json
 
 from upfusion_core import UpFusion, orbit_cameras, prepare_views
+from upfusion_core.config import DinoConfig
 from upfusion_core.geometry.cameras import BAND_ELEVATION_DEGREES
-from upfusion_core.models.dino import DinoConfig, DinoKeys
+from upfusion_core.models.dino import DinoKeys
 from upfusion_core.types import Cameras, InputViews, SceneEncoding
 
 EXTRAPOLATED = 250

@@ -31,8 +31,8 @@ sys.path.append(str(Path(__file__).resolve().parent))
 from measuring import Peak, alone, machine, procedural_photos, timed, write_json
 
 from upfusion_core import DistillConfig, UpFusion
+from upfusion_core.config import PRESETS, ReferenceSchedule
 from upfusion_core.models.checkpoint import recommended_guidance
-from upfusion_core.pipeline.distill_config import PRESETS, ReferenceSchedule
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 RESOLUTION = 256

@@ -27,7 +27,8 @@ sys.path.append(str(Path(__file__).resolve().parent))
 
 from measuring import machine, timed, write_json
 
-from upfusion_core.field.hashgrid import GridConfig, choose_backend, grid_encoder
+from upfusion_core.config import GridConfig
+from upfusion_core.field.hashgrid import choose_backend, grid_encoder
 from upfusion_core.support.errors import UpFusionError
 
 WARMUPS = 2

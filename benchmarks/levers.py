@@ -22,11 +22,10 @@ sys.path.append(str(Path(__file__).resolve().parent))
 from measuring import machine, timed, write_json
 
 from upfusion_core import DistillConfig, RadianceField, UpFusion
-from upfusion_core.evaluation.config import EvaluationConfig
+from upfusion_core.config import EvaluationConfig, FastSchedule
 from upfusion_core.evaluation.protocol import EvaluatedObject, draw_object, evaluate_object
 from upfusion_core.evaluation.summary import object_mean, paired_difference
 from upfusion_core.models.checkpoint import recommended_guidance
-from upfusion_core.pipeline.distill_config import FastSchedule
 from upfusion_core.procedural import ProceduralObjects
 
 VIEWS = 8

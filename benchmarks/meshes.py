@@ -35,8 +35,8 @@ sys.path.append(str(Path(__file__).resolve().parent))
 from measuring import Peak, alone, machine, procedural_photos, timed, write_json
 
 from upfusion_core import Cameras, DistillConfig, UpFusion, orbit_cameras
+from upfusion_core.config import RaySampling
 from upfusion_core.field.radiance import RadianceField, load_field
-from upfusion_core.field.rendering import RaySampling
 from upfusion_core.models.checkpoint import recommended_guidance
 from upfusion_core.pipeline.distill import distill_cameras
 from upfusion_core.surface.mesh import MeshAsset, extract_mesh

@@ -23,15 +23,10 @@ from torch import Tensor
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from upfusion_core.config import DiffusionConfig, DinoConfig, ModelConfig, TrainConfig, UpSRTConfig, VaeConfig
 from upfusion_core.geometry.cameras import BAND_ELEVATION_DEGREES, REFERENCE_ELEVATION_DEGREES, orbit_cameras
-from upfusion_core.models.config import ModelConfig
-from upfusion_core.models.controlnet import DiffusionConfig
-from upfusion_core.models.dino import DinoConfig
-from upfusion_core.models.stable_diffusion import VaeConfig
-from upfusion_core.models.upsrt import UpSRTConfig
 from upfusion_core.procedural import ProceduralObjects, render_views
 from upfusion_core.training.batches import ProceduralBatches, TrainingBatch, derived_seed, photo_count
-from upfusion_core.training.config import TrainConfig
 from upfusion_core.training.loop import train
 from upfusion_core.types import REFERENCE_FOCAL, Cameras
 

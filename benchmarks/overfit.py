@@ -33,18 +33,14 @@ sys.path.append(str(Path(__file__).resolve().parent))
 from measuring import write_json
 
 from upfusion_core import UpFusion
+from upfusion_core.config import DiffusionConfig, DinoConfig, ModelConfig, TrainConfig, UpSRTConfig, VaeConfig
 from upfusion_core.evaluation.metrics import box_psnr
 from upfusion_core.geometry import orbit_cameras, random_cameras
-from upfusion_core.models.config import ModelConfig
-from upfusion_core.models.controlnet import DiffusionConfig
-from upfusion_core.models.dino import DinoConfig
-from upfusion_core.models.stable_diffusion import VaeConfig, decode_latents, encode_images
-from upfusion_core.models.upsrt import UpSRTConfig
+from upfusion_core.models.stable_diffusion import decode_latents, encode_images
 from upfusion_core.procedural import Objects, ProceduralObjects, render_views
 from upfusion_core.procedural.shapes import Light
 from upfusion_core.support.images import contact_sheet, save_png
 from upfusion_core.training.batches import TrainingBatch, derived_seed
-from upfusion_core.training.config import TrainConfig
 from upfusion_core.training.loop import train
 from upfusion_core.types import Cameras, InputViews
 

@@ -28,12 +28,12 @@ sys.path.append(str(Path(__file__).resolve().parent))
 from measuring import write_json
 
 from upfusion_core import Cameras, SceneEncoding, UpFusion, random_cameras
-from upfusion_core.evaluation.config import EvaluationConfig
+from upfusion_core.config import EvaluationConfig, FieldConfig, FitConfig
 from upfusion_core.evaluation.metrics import box_psnr
 from upfusion_core.evaluation.protocol import EvaluatedObject, draw_object
 from upfusion_core.evaluation.summary import paired_difference
-from upfusion_core.field.fitting import FitConfig, fit_views
-from upfusion_core.field.radiance import FieldConfig, RadianceField
+from upfusion_core.field.fitting import fit_views
+from upfusion_core.field.radiance import RadianceField
 from upfusion_core.pipeline.pose import PhotoCameras, estimate_photo_cameras
 from upfusion_core.pipeline.prepare import estimate_mask
 from upfusion_core.procedural import ProceduralObjects

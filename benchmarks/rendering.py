@@ -25,9 +25,10 @@ sys.path.append(str(Path(__file__).resolve().parent))
 from measuring import Times, machine, median_times, write_json
 
 from upfusion_core import orbit_cameras
-from upfusion_core.field.fitting import FieldFitter, FitConfig
-from upfusion_core.field.radiance import FieldConfig, RadianceField, load_field
-from upfusion_core.field.rendering import OccupancyGrid, RaySampling, render_views
+from upfusion_core.config import FieldConfig, FitConfig, RaySampling
+from upfusion_core.field.fitting import FieldFitter
+from upfusion_core.field.radiance import RadianceField, load_field
+from upfusion_core.field.rendering import OccupancyGrid, render_views
 from upfusion_core.procedural import ProceduralBatch, ProceduralObjects
 
 VIEWS, VIEW_SIZE, FITTED = 16, 64, 150

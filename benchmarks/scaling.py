@@ -29,8 +29,9 @@ from measuring import machine, median_times, procedural_photos, write_json
 from meshing import Formula
 
 from upfusion_core import UpFusion, orbit_cameras
-from upfusion_core.field.radiance import FieldConfig, RadianceField
-from upfusion_core.field.rendering import RaySampling, render_rays
+from upfusion_core.config import FieldConfig, RaySampling
+from upfusion_core.field.radiance import RadianceField
+from upfusion_core.field.rendering import render_rays
 from upfusion_core.geometry import camera_rays
 from upfusion_core.surface.mesh import extract_mesh
 from upfusion_core.types import Rays

@@ -36,13 +36,11 @@ with atheris.instrument_imports(include=["upfusion_core"]) if atheris else nullc
     from upfusion_core import load_field, orbit_cameras
     from upfusion_core.cli.inputs import read_cameras
     from upfusion_core.cli.run import listed_files, read_record
-    from upfusion_core.field.hashgrid import GridConfig
-    from upfusion_core.field.radiance import FieldConfig, RadianceField
+    from upfusion_core.config import FieldConfig, GridConfig, ModelConfig, TrainConfig
+    from upfusion_core.field.radiance import RadianceField
     from upfusion_core.models.checkpoint import open_checkpoint
-    from upfusion_core.models.config import ModelConfig
     from upfusion_core.models.weights import check_finite_weights, read_weights
     from upfusion_core.support.errors import UpFusionError
-    from upfusion_core.training.config import TrainConfig
 
 _MEMORY = Path("/dev/shm")
 SCRATCH = (_MEMORY if _MEMORY.is_dir() else Path(tempfile.gettempdir())) / f"upfusion-fuzz-{os.getpid()}"

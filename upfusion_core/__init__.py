@@ -9,16 +9,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .config import MAX_PHOTOS, DistillConfig, ModelConfig, PhotoSearch
     from .evaluation.metrics import MEASURES, Measure, measure_views
     from .field.radiance import RadianceField, load_field
     from .geometry import cameras_from_matrices, focal_from_fov, fov_from_focal, look_at, orbit_cameras, random_cameras
     from .models.checkpoint import Checkpoint, latent_diffusion_weights, load_conditioning_networks, open_checkpoint
-    from .models.config import ModelConfig
     from .models.convert import convert
     from .models.stable_diffusion import DEFAULT_PROMPT, UNET_PREFIX, VAE_PREFIX
-    from .pipeline.distill import DistillConfig
     from .pipeline.examples import ExampleViews, example_count, example_views
-    from .pipeline.pose import PhotoCameras, PhotoSearch, estimate_photo_cameras
+    from .pipeline.pose import PhotoCameras, estimate_photo_cameras
     from .pipeline.prepare import estimate_mask, prepare_views
     from .pipeline.stages import HostedUpFusion
     from .pipeline.upfusion import UpFusion
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from .support.files import BUNDLED_NAME, check_file_name
     from .surface.mesh import MeshAsset
     from .types import (
-        MAX_PHOTOS,
         REFERENCE_FOCAL,
         Cameras,
         InputViews,
@@ -44,20 +42,20 @@ _HOMES = {
     "Checkpoint": "models.checkpoint",
     "CheckpointError": "support.errors",
     "DEFAULT_PROMPT": "models.stable_diffusion",
-    "DistillConfig": "pipeline.distill",
+    "DistillConfig": "config",
     "ExampleViews": "pipeline.examples",
     "HostedUpFusion": "pipeline.stages",
     "InputError": "support.errors",
     "InputViews": "types",
-    "MAX_PHOTOS": "types",
+    "MAX_PHOTOS": "config",
     "MEASURES": "evaluation.metrics",
     "Measure": "evaluation.metrics",
     "MeshAsset": "surface.mesh",
-    "ModelConfig": "models.config",
+    "ModelConfig": "config",
     "NovelViews": "types",
     "OnStep": "types",
     "PhotoCameras": "pipeline.pose",
-    "PhotoSearch": "pipeline.pose",
+    "PhotoSearch": "config",
     "REFERENCE_FOCAL": "types",
     "RadianceField": "field.radiance",
     "RenderedViews": "types",

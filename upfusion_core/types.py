@@ -14,14 +14,12 @@ from typing import SupportsIndex
 import torch
 from torch import Tensor
 
+from .config import MAX_PHOTOS
 from .support.checks import check_finite, check_shape, check_type, check_unit_range, check_values, peak
 from .support.errors import InputError
 
 REFERENCE_FOCAL = 4.5
 """Focal length in NDC units that the released networks were trained at: a full field of view of 25.06 degrees."""
-
-MAX_PHOTOS = 6
-"""The released UpSRT was trained on 1 to 6 photos."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,10 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from upfusion_core.field.fitting import FitConfig
-from upfusion_core.field.hashgrid import GridConfig
-from upfusion_core.field.radiance import FieldConfig
-from upfusion_core.pipeline.distill import DistillConfig, DraftSchedule
+from upfusion_core.config import DistillConfig, DraftSchedule, FieldConfig, FitConfig, GridConfig
 
 
 def read_run(folder: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 from upfusion_core.cli import train as training
 from upfusion_core.cli.app import app
-from upfusion_core.training.config import TrainConfig
+from upfusion_core.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 MOST = {

@@ -24,15 +24,12 @@ import trimesh
 import xatlas
 
 from upfusion_core import UpFusion, example_views
+from upfusion_core import config as configurations
 from upfusion_core.cli import main, reconstruct, views
 from upfusion_core.cli import mesh as mesh_command
 from upfusion_core.cli import train as training
-from upfusion_core.evaluation import config as evaluation_config
+from upfusion_core.config import DistillConfig, DraftSchedule, FastSchedule, FieldConfig, FitConfig, GridConfig
 from upfusion_core.evaluation import report
-from upfusion_core.field.fitting import FitConfig
-from upfusion_core.field.hashgrid import GridConfig
-from upfusion_core.field.radiance import FieldConfig
-from upfusion_core.pipeline.distill_config import DistillConfig, DraftSchedule, FastSchedule
 from upfusion_core.training import loop
 
 PRELOADED = (diffusers, trimesh, xatlas, mesh_command, views, loop)
@@ -65,8 +62,8 @@ def shorten() -> None:
     DistillConfig.named = lambda *arguments, **changes: short(named(*arguments, **changes))
     training.PROCEDURAL_POOL = 8
     report.plot_results = lambda results, folder: {}
-    few = functools.partial(evaluation_config.EvaluationConfig, mesh_resolution=24, mesh_samples=200)
-    evaluation_config.EvaluationConfig = few
+    few = functools.partial(configurations.EvaluationConfig, mesh_resolution=24, mesh_samples=200)
+    configurations.EvaluationConfig = few
 
 
 def distill(weights: str, preset: str, folder: str) -> None:

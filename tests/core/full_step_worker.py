@@ -19,11 +19,11 @@ import torch
 from accelerate import Accelerator
 from full_size_worker import MemoryPeak
 
+from upfusion_core.config import TrainConfig
 from upfusion_core.geometry import orbit_cameras, reference_camera
 from upfusion_core.models.stable_diffusion import CONTROL_PREFIX
 from upfusion_core.training import initial, loop
 from upfusion_core.training.batches import TrainingBatch
-from upfusion_core.training.config import TrainConfig
 from upfusion_core.training.loop import Interruption
 from upfusion_core.training.state import TrainState
 

@@ -16,7 +16,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from upfusion_core.pipeline.distill_config import ReferenceSchedule
+from upfusion_core.config import ReferenceSchedule
 from upfusion_core.surface.mesh import MeshAsset
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"

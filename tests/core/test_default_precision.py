@@ -9,9 +9,9 @@ import tiny_training
 import torch
 
 from upfusion_core import InputViews, estimate_photo_cameras, orbit_cameras, random_cameras
+from upfusion_core.config import FieldConfig, GridConfig
 from upfusion_core.evaluation.metrics import haarpsi
-from upfusion_core.field.hashgrid import GridConfig
-from upfusion_core.field.radiance import FieldConfig, RadianceField
+from upfusion_core.field.radiance import RadianceField
 
 SIZE = tiny_training.SIZE
 TINY = FieldConfig(grid=GridConfig(levels=2, coarsest=4, finest=8, table_size=256), hidden=8, half_extent=0.4)

@@ -23,19 +23,15 @@ from documented_programs import ROOT, loaded, run
 from PIL import Image, ImageDraw
 
 from upfusion_core import DistillConfig, RadianceField
+from upfusion_core import config as configurations
 from upfusion_core.cli import app as app_module
 from upfusion_core.cli import demo
 from upfusion_core.cli import train as training
 from upfusion_core.cli.app import app
-from upfusion_core.evaluation import config as evaluation_config
+from upfusion_core.config import PRESETS, DraftSchedule, FieldConfig, FitConfig, GridConfig, TrainConfig
 from upfusion_core.evaluation.spatial import SimilaritySearch
-from upfusion_core.field.fitting import FitConfig
-from upfusion_core.field.hashgrid import GridConfig
-from upfusion_core.field.radiance import FieldConfig
 from upfusion_core.models.convert import convert
-from upfusion_core.pipeline.distill_config import PRESETS, DraftSchedule
 from upfusion_core.surface import level, mesh
-from upfusion_core.training.config import TrainConfig
 
 PAGES = [
     ROOT / "README.md",
@@ -95,8 +91,8 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
         (level, "PICTURE_SIZE", 16), (level, "RAY_SAMPLES", 16),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
-    few = functools.partial(evaluation_config.EvaluationConfig, mesh_resolution=24, mesh_samples=200)
-    monkeypatch.setattr(evaluation_config, "EvaluationConfig", few)
+    few = functools.partial(configurations.EvaluationConfig, mesh_resolution=24, mesh_samples=200)
+    monkeypatch.setattr(configurations, "EvaluationConfig", few)
     search = SimilaritySearch((0.0,), (0.0,), starts=1, coarse_size=8, fine_size=8, coarse_steps=1, fine_steps=1)
     monkeypatch.setattr(SimilaritySearch, "quick", lambda: search)
     monkeypatch.setattr(demo, "SHEET_SIZE", 32)

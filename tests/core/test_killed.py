@@ -21,8 +21,7 @@ from PIL import Image
 from tiny_training import tiny_config, write_tiny_mini
 
 from upfusion_core import DistillConfig, UpFusion, example_views
-from upfusion_core.field.fitting import FitConfig
-from upfusion_core.pipeline.distill import DraftSchedule
+from upfusion_core.config import DraftSchedule, FitConfig
 
 pytestmark = [
     pytest.mark.slow,

@@ -13,8 +13,9 @@ from tiny_training import tiny_model
 from torch import Tensor, nn
 
 from upfusion_core import UpFusion, orbit_cameras
+from upfusion_core.config import RaySampling
 from upfusion_core.field.radiance import RadianceField
-from upfusion_core.field.rendering import RaySampling, render_views
+from upfusion_core.field.rendering import render_views
 from upfusion_core.pipeline.novel_views import condition_views, encode_views, predict_views
 from upfusion_core.support.errors import OutOfMemoryError, UpFusionError
 from upfusion_core.support.memory import Chunk, is_out_of_memory

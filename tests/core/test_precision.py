@@ -13,11 +13,15 @@ import torch
 from tiny_training import write_tiny_mini
 
 from upfusion_core import DistillConfig, NovelViews, RadianceField, UpFusion, example_views, orbit_cameras
-from upfusion_core.field.fitting import FitConfig
-from upfusion_core.field.hashgrid import GridConfig
-from upfusion_core.field.radiance import FieldConfig
-from upfusion_core.field.rendering import RaySampling
-from upfusion_core.pipeline.distill import DraftSchedule, FastSchedule, ReferenceSchedule
+from upfusion_core.config import (
+    DraftSchedule,
+    FastSchedule,
+    FieldConfig,
+    FitConfig,
+    GridConfig,
+    RaySampling,
+    ReferenceSchedule,
+)
 
 FIELD = FieldConfig(
     grid=GridConfig(levels=4, coarsest=8, finest=32, table_size=2**12), hidden=16, half_extent=0.3, blob_sigma=0.1

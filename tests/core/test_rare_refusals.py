@@ -18,10 +18,10 @@ from upfusion_core import __version__
 from upfusion_core.cli import pack
 from upfusion_core.cli import run as lock
 from upfusion_core.cli.app import app
+from upfusion_core.config import EvaluationConfig
 from upfusion_core.data import shards
 from upfusion_core.data import shards as shards_index
 from upfusion_core.data.shards import decoded_depth
-from upfusion_core.evaluation.config import EvaluationConfig
 from upfusion_core.evaluation.protocol import draw_object
 from upfusion_core.evaluation.report import stacked
 from upfusion_core.models import convert

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from upfusion_core.field.hashgrid import GridConfig, encode_grid
+from upfusion_core.config import GridConfig
+from upfusion_core.field.hashgrid import encode_grid
 from upfusion_core.support.images import saturate
 
 

@@ -8,17 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from upfusion_core.config import (
+    DiffusionConfig,
+    DinoConfig,
+    ModelConfig,
+    TextConfig,
+    TrainConfig,
+    UpSRTConfig,
+    VaeConfig,
+)
 from upfusion_core.geometry import random_cameras, reference_camera
-from upfusion_core.models.config import ModelConfig
-from upfusion_core.models.controlnet import DiffusionConfig
 from upfusion_core.models.convert import convert, write_networks
-from upfusion_core.models.dino import DinoConfig
 from upfusion_core.models.networks import network_weights
-from upfusion_core.models.stable_diffusion import TextConfig, VaeConfig
-from upfusion_core.models.upsrt import UpSRTConfig
 from upfusion_core.pipeline.upfusion import UpFusion
 from upfusion_core.training.batches import TrainingBatch
-from upfusion_core.training.config import TrainConfig
 from upfusion_core.training.initial import initial_networks
 from upfusion_core.training.loop import TrainResult, train
 from upfusion_core.training.stages import calibrate_latents

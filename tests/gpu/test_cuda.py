@@ -10,9 +10,7 @@ from golden_files import worst
 from rule_weights import write_photos
 
 from upfusion_core import DistillConfig, UpFusion, orbit_cameras, prepare_views
-from upfusion_core.field.fitting import FitConfig
-from upfusion_core.field.rendering import RaySampling
-from upfusion_core.pipeline.distill import DraftSchedule, ReferenceSchedule
+from upfusion_core.config import DraftSchedule, FitConfig, RaySampling, ReferenceSchedule
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from upfusion_core.field.hashgrid import GridConfig, choose_backend, grid_encoder
-from upfusion_core.field.radiance import FieldConfig, RadianceField
+from upfusion_core.config import FieldConfig, GridConfig
+from upfusion_core.field.hashgrid import choose_backend, grid_encoder
+from upfusion_core.field.radiance import RadianceField
 from upfusion_core.support.errors import InputError, MissingPackageError
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]

@@ -10,14 +10,10 @@ from rule_weights import rule_tensor
 from safetensors.torch import save_file
 
 from upfusion_core import DistillConfig, RadianceField
+from upfusion_core.config import DiffusionConfig, DinoConfig, ModelConfig, UpSRTConfig, VaeConfig
 from upfusion_core.models.checkpoint import CONFIG_KEY, DEFAULT_EMBEDDING, EMPTY_EMBEDDING
-from upfusion_core.models.config import ModelConfig
-from upfusion_core.models.controlnet import DiffusionConfig
-from upfusion_core.models.dino import DinoConfig
 from upfusion_core.models.networks import build_networks
 from upfusion_core.models.networks import network_weights as weights_of
-from upfusion_core.models.stable_diffusion import VaeConfig
-from upfusion_core.models.upsrt import UpSRTConfig
 
 WIDTH = 48
 

@@ -19,8 +19,8 @@ from .settings import DEFAULT_MODEL, DEFAULT_MODEL_NOTE, PRESETS, absolute_model
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..config import EvaluationConfig
     from ..data.examples import MultiViewDataset
-    from ..evaluation.config import EvaluationConfig
     from ..evaluation.protocol import Group
     from .run import Run
 
@@ -144,8 +144,7 @@ def evaluate(
 
 def evaluation_config(settings: dict[str, Any]) -> EvaluationConfig:
     """The protocol's settings of the command's."""
-    from ..evaluation.config import EvaluationConfig
-    from ..pipeline.distill_config import DistillConfig
+    from ..config import DistillConfig, EvaluationConfig
     from ..pipeline.sampling import make_scheduler
 
     make_scheduler(settings["scheduler"], settings["steps"])  # refuses names that mean nothing

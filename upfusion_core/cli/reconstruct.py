@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..config import DistillConfig, FastSchedule, RaySampling, ReferenceSchedule
 from ..field.radiance import load_field
-from ..field.rendering import OccupancyGrid, RaySampling, render_views
+from ..field.rendering import OccupancyGrid, render_views
 from ..geometry import orbit_cameras
-from ..pipeline.distill_config import DistillConfig, FastSchedule, ReferenceSchedule
 from ..pipeline.pose import PhotoCameras, estimate_photo_cameras
 from ..pipeline.sampling import make_scheduler
 from ..support.devices import resolve_device

@@ -23,8 +23,8 @@ from .settings import checked_stored
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..config import Stage, TrainConfig
     from ..training.batches import BatchSource
-    from ..training.config import Stage, TrainConfig
     from .run import Run
 
 PROCEDURAL_POOL = 8192
@@ -220,7 +220,7 @@ def _settings(told: TrainOptions, stored: dict[str, Any]) -> dict[str, Any]:
     changes: dict[str, Any] = {"steps": told.steps, "batch_size": told.batch_size, "seed": told.seed}
     changes["curriculum"] = None if told.curriculum is None else _curriculum(told.curriculum)
     if told.config is None and stored:
-        from ..training.config import TrainConfig
+        from ..config import TrainConfig
 
         config = TrainConfig.from_dict(stored["config"], "run.json")
     else:
@@ -246,7 +246,7 @@ def _data_name(name: str | None) -> str | None:
 
 
 def _config(name: str | None, stage: str | None) -> TrainConfig:
-    from ..training.config import TrainConfig
+    from ..config import TrainConfig
 
     if name is None:
         raise InputError(f"--config is needed, got none; give {' or '.join(PRESETS)}, or a JSON file")
@@ -262,7 +262,7 @@ def _config(name: str | None, stage: str | None) -> TrainConfig:
 
 
 def _made(settings: dict[str, Any], device: str) -> tuple[TrainConfig, BatchSource, BatchSource]:
-    from ..training.config import TrainConfig
+    from ..config import TrainConfig
 
     config = TrainConfig.from_dict(settings["config"], "the settings")
     validation = settings["validation"] or settings["data"]

@@ -1,5 +1,47 @@
 """Every option of the library once: its name, type, default, range and help. Needs no torch."""
 
 from .base import Option, configuration, fingerprint, from_json, from_value, option, options, to_json
+from .distill import PRESETS, DistillConfig, DraftSchedule, FastSchedule, ReferenceSchedule
+from .evaluation import EVALUATION_STAGES, EvaluationConfig, EvaluationStage
+from .field import Backend, FieldConfig, FitConfig, GridConfig, RaySampling
+from .models import MAX_LAYERS, MODEL_ID, DiffusionConfig, DinoConfig, ModelConfig, TextConfig, UpSRTConfig, VaeConfig
+from .photos import MAX_PHOTOS, PhotoSearch
+from .training import STAGES, Stage, TrainConfig, mini_model
 
-__all__ = ["Option", "configuration", "fingerprint", "from_json", "from_value", "option", "options", "to_json"]
+__all__ = [
+    "EVALUATION_STAGES",
+    "MAX_LAYERS",
+    "MAX_PHOTOS",
+    "MODEL_ID",
+    "PRESETS",
+    "STAGES",
+    "Backend",
+    "DiffusionConfig",
+    "DinoConfig",
+    "DistillConfig",
+    "DraftSchedule",
+    "EvaluationConfig",
+    "EvaluationStage",
+    "FastSchedule",
+    "FieldConfig",
+    "FitConfig",
+    "GridConfig",
+    "ModelConfig",
+    "Option",
+    "PhotoSearch",
+    "RaySampling",
+    "ReferenceSchedule",
+    "Stage",
+    "TextConfig",
+    "TrainConfig",
+    "UpSRTConfig",
+    "VaeConfig",
+    "configuration",
+    "fingerprint",
+    "from_json",
+    "from_value",
+    "mini_model",
+    "option",
+    "options",
+    "to_json",
+]

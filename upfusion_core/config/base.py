@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 import types
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, MaxLen, MinLen
@@ -36,21 +36,27 @@ def configuration(cls: type[Kind]) -> type[Kind]:
     """Class decorator: a frozen pydantic dataclass whose faults are InputErrors that name class and field.
 
     Ranges stand in the annotations (`Annotated[int, Ge(1), Le(32)]`), the help of a field as a docstring under it,
-    rules between fields in `__post_init__`, which raises InputError. Whole numbers given for floats become floats.
+    rules between fields in `__post_init__`, which raises InputError. Whole numbers given for floats become floats, and
+    lists become tuples.
     """
     made: Any = pydantic_dataclass(frozen=True, config=STRICT)(cls)
     init = made.__init__
 
     @functools.wraps(init)
     def checked(self: object, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - the fields
+        args = tuple(_as_tuple(value) for value in args)
         try:
-            init(self, *args, **kwargs)
+            init(self, *args, **{name: _as_tuple(value) for name, value in kwargs.items()})
         except ValidationError as error:
             raise InputError(_sentence(error, cls, cls.__name__, ".")) from error
 
     made.__init__ = checked
     frozen: type[Kind] = made
     return frozen
+
+
+def _as_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def from_json(kind: Any, text: str, source: str, error: type[UpFusionError] = InputError) -> Any:  # noqa: ANN401 - a type, its value
@@ -81,10 +87,10 @@ def to_json(config: Any) -> dict[str, Any]:  # noqa: ANN401 - a configuration
     return content
 
 
-def fingerprint(config: object, without: Collection[str] = ()) -> str:
-    """64 hexadecimal digits that tell a configuration from others, but for the fields `without`."""
-    content = {name: value for name, value in to_json(config).items() if name not in without}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def fingerprint(content: Mapping[str, Any], without: Collection[str] = ()) -> str:
+    """64 hexadecimal digits that tell the JSON form of a configuration from others, but for the entries `without`."""
+    chosen = {name: value for name, value in content.items() if name not in without}
+    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +160,7 @@ def _sentence(error: ValidationError, kind: Any, source: str, joint: str) -> str
     for step in place[:-1] if short or fault["type"] in _UNKNOWN_NAME else place:
         held, (owner, name) = owner, _inside(owner, step)
         path += name
+    path = path if not path.endswith("]") else path[: path.rindex("[")]  # what came tells which entry of a list it is
     where = f"{source}{joint}{path.removeprefix('.')}" if path else source
     if fault["type"] == "value_error":
         return f"{source} is not usable: {fault['ctx']['error']}" if joint == ": " else str(fault["ctx"]["error"])
@@ -164,6 +171,8 @@ def _sentence(error: ValidationError, kind: Any, source: str, joint: str) -> str
         return f"{where} must be given"
     if fault["type"].startswith("dataclass") and _is_union(_bare(held)):
         owner = held
+    if fault["type"] == "dataclass_type" and not _is_union(owner):
+        return f"{where} must be a JSON object, got {shown(fault['input'])}"
     return f"{where} must be {_expected(owner, fault['type'] in _OUT_OF_RANGE)}, got {shown(fault['input'])}"
 
 
@@ -193,7 +202,7 @@ def _inside(annotation: Any, step: str | int) -> tuple[Any, str]:  # noqa: ANN40
 
 
 def _expected(annotation: Any, range_only: bool = False) -> str:  # noqa: ANN401 - an annotation
-    """Its values in words: "a whole number between 1 and 32"; only the range where what came is of the right type."""
+    """Its values in words: "a whole number", or "between 1 and 32" where what came is one."""
     limits = {type(limit): limit for limit in getattr(annotation, "__metadata__", ())}
     kind = annotation
     while get_origin(kind) is Annotated:
@@ -209,11 +218,11 @@ def _expected(annotation: Any, range_only: bool = False) -> str:  # noqa: ANN401
         if least is not None:
             count = f" of {least.min_length} to {most.max_length}" if most else f" of {least.min_length} or more"
         return f"a list{count}, each {_expected(parts[0])}"
-    words = _WORDS.get(kind, f"a {getattr(kind, '__name__', 'value')}")
     low, high = limits.get(Ge) or limits.get(Gt), limits.get(Le)
-    if low is None and high is None:
-        return "finite" if range_only else words
+    if not range_only:
+        return _WORDS.get(kind, getattr(kind, "__name__", "another value"))
+    if isinstance(low, Ge) and high is not None:
+        return f"between {low.ge} and {high.le}"
     bounds = [] if low is None else [f"above {low.gt}" if isinstance(low, Gt) else f"at least {low.ge}"]
     bounds += [] if high is None else [f"at most {high.le}"]
-    text = f"between {low.ge} and {high.le}" if isinstance(low, Ge) and high else " and ".join(bounds)
-    return text if range_only else f"{words} {text}"
+    return " and ".join(bounds) or "finite"

@@ -16,6 +16,8 @@ import torch
 import trimesh
 from torch import Tensor
 
+from ..config import EvaluationConfig
+from ..config import EvaluationStage as Stage
 from ..data.examples import MultiViewDataset, PosedViews
 from ..data.meshes import MeshViews
 from ..geometry.cameras import REFERENCE_ELEVATION_DEGREES
@@ -27,7 +29,6 @@ from ..support.checks import check_count
 from ..support.errors import FieldError, InputError
 from ..types import Cameras, InputViews, OnStep, RenderedViews, SceneEncoding
 from .alignment import Alignments, align_views, measure_alignments
-from .config import EvaluationConfig, Stage
 from .metrics import reprojection_consistency
 from .spatial import Render, SimilaritySearch
 from .summary import object_mean

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
+from ..config import EvaluationConfig
 from ..data.examples import MultiViewDataset
 from ..models.perceptual import PerceptualDistance
 from ..support.checks import check_shape
@@ -24,7 +25,6 @@ from ..support.files import Writing, replacing, write_json
 from ..support.images import load_png, save_png
 from ..support.json_text import read_json
 from ..types import OnStep
-from .config import EvaluationConfig
 from .metrics import MEASURES
 from .protocol import (
     EvaluatedObject,

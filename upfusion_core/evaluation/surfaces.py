@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, grid_sample
 from trimesh.registration import procrustes
 
+from ..config import RaySampling
 from ..field.radiance import RadianceField
-from ..field.rendering import RaySampling, render_views
+from ..field.rendering import render_views
 from ..support.checks import check_count, check_finite, check_range, check_shape
 from ..support.errors import InputError
 from ..surface.mesh import MeshAsset

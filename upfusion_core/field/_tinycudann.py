@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn.functional import pad
 
+from ..config import GridConfig
 from ..support.checks import check_shape
 from ..support.errors import InputError
 from ..support.images import saturate
-from .hashgrid import GridConfig
 
 
 def encode_grid(points: Tensor, table: Tensor, config: GridConfig) -> Tensor:

@@ -18,9 +18,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..config import GridConfig
 from ..support.checks import check_shape
 from ..support.errors import InputError
-from .hashgrid import HASH_PRIMES, GridConfig
+from .hashgrid import HASH_PRIMES
 from .hashgrid import encode_grid as encode_by_definition
 
 BLOCK = 256

@@ -3,74 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d, pad
 
+from ..config import FitConfig
 from ..geometry import camera_rays, orbit_cameras
-from ..support.checks import check_count, check_finite, check_range, check_shape, check_type
+from ..support.checks import check_finite, check_shape
 from ..support.errors import FieldError, InputError
 from ..types import Cameras, OnStep, Rays
 from .radiance import RadianceField
-from .rendering import OccupancyGrid, RaySampling, RenderedRays, render_rays, render_views, sum_before
-
-
-@dataclass(frozen=True)
-class FitConfig:
-    """How a field is fitted; the defaults are thorough, and meant for `FieldConfig.draft()`.
-
-    iterations: optimiser steps.
-    rays: random rays of each step, at most.
-    points: how many points of the field a step should ask for; while much is visible there are fewer rays.
-    edge_share: share of the rays that go through pixels where the picture changes: outlines are learned from few of all
-    pixels.
-    sampling: samples along a ray.
-    grid_lr, mlp_lr: Adam's learning rates at the start.
-    final_lr: what is left of both in the last step, falling exponentially.
-    color_weight, opacity_weight, distortion_weight: of the terms of `fit_losses`.
-    depth_weight: of its term depth in the last step, rising from 0 in the first: on a fog it would act too soon.
-    crisp_weight: of its term crisp in the last step, rising with the square of the progress: no haze is left.
-    occupancy_cells: cells along an axis of the OccupancyGrid that skips empty space; 0 skips nothing.
-    occupancy_every: steps between its updates.
-    """
-
-    iterations: int = 900
-    rays: int = 4096
-    points: int = 2**15
-    edge_share: float = 0.2
-    sampling: RaySampling = field(default_factory=lambda: RaySampling(uniform=64, importance=24))
-    grid_lr: float = 1e-1
-    mlp_lr: float = 1e-2
-    final_lr: float = 0.05
-    color_weight: float = 1.0
-    opacity_weight: float = 0.5
-    distortion_weight: float = 0.1
-    depth_weight: float = 0.3
-    crisp_weight: float = 0.0
-    occupancy_cells: int = 48
-    occupancy_every: int = 16
-
-    def __post_init__(self) -> None:
-        check_count("FitConfig.iterations", self.iterations, 1)
-        check_type("FitConfig.sampling", self.sampling, RaySampling)
-        check_count("FitConfig.rays", self.rays, 1)
-        check_count("FitConfig.points", self.points, 1)
-        for name in ("grid_lr", "mlp_lr"):
-            check_range(f"FitConfig.{name}", getattr(self, name), 1e-8, 1.0)
-        check_range("FitConfig.final_lr", self.final_lr, 1e-6, 1.0)
-        for name in ("color_weight", "opacity_weight", "distortion_weight", "depth_weight", "crisp_weight"):
-            check_range(f"FitConfig.{name}", getattr(self, name), 0.0)
-        check_range("FitConfig.edge_share", self.edge_share, 0.0, 1.0)
-        check_count("FitConfig.occupancy_cells", self.occupancy_cells, 0, 512)
-        check_count("FitConfig.occupancy_every", self.occupancy_every, 1)
-
-    @classmethod
-    def draft(cls, iterations: int = 400, crisp_weight: float = 0.0) -> FitConfig:
-        """A first look: fewer steps, and half the points in each."""
-        return cls(iterations=iterations, points=2**14, crisp_weight=crisp_weight)
+from .rendering import OccupancyGrid, RenderedRays, render_rays, render_views, sum_before
 
 
 def color_loss(rgb: Tensor, target: Tensor, weights: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from importlib.util import find_spec
 from itertools import product
 from typing import Any, Literal
@@ -14,12 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..support.checks import check_choice, check_count, check_shape
+from ..config import Backend, GridConfig
+from ..support.checks import check_shape
 from ..support.errors import InputError, MissingPackageError
 from ..support.images import saturate
-
-Backend = Literal["auto", "torch", "triton", "tinycudann"]
-BACKENDS: tuple[Backend, ...] = ("auto", "torch", "triton", "tinycudann")
 
 EncodeGrid = Callable[[Tensor, Tensor, "GridConfig"], Tensor]
 
@@ -129,56 +127,6 @@ def _trial_fault(device: torch.device) -> str | None:
 
 HASH_PRIMES = (1, 2654435761, 805459861)
 """Multipliers of x, y and z in the spatial hash of Müller et al. 2022, equation 4."""
-
-
-@dataclass(frozen=True)
-class GridConfig:
-    """Sizes of the grid; the defaults are the release's (paper section 3.3).
-
-    levels: resolutions, growing geometrically from `coarsest` to `finest` cells along each axis of the box.
-    features: learned numbers at each lattice point of each level.
-    table_size: most rows a level may have, a power of two; finer lattices share rows.
-    indexing: how they share: "tiled" wraps the row-major number of the lattice point, "hashed" scatters it.
-    """
-
-    levels: int = 16
-    features: int = 2
-    coarsest: int = 16
-    finest: int = 2048
-    table_size: int = 2**16
-    indexing: Literal["tiled", "hashed"] = "tiled"
-
-    def __post_init__(self) -> None:
-        check_count("GridConfig.levels", self.levels, 1, 32)
-        check_count("GridConfig.features", self.features, 1, 16)
-        check_count("GridConfig.coarsest", self.coarsest, 1, 2**16)
-        check_count("GridConfig.finest", self.finest, self.coarsest, 2**16)
-        check_count("GridConfig.table_size", self.table_size, 2, 2**28)
-        if self.table_size & (self.table_size - 1):
-            raise InputError(f"GridConfig.table_size must be a power of two, got {self.table_size}; 65536 is usual")
-        check_choice("GridConfig.indexing", self.indexing, ("tiled", "hashed"))
-
-    @cached_property
-    def resolutions(self) -> tuple[int, ...]:
-        """Cells along an axis, a level each, e.g. 16, 22, 30, …, 2048."""
-        steps = max(self.levels - 1, 1)
-        growth = (self.finest / self.coarsest) ** (1 / steps)
-        return tuple(round(self.coarsest * growth**level) for level in range(self.levels))
-
-    @cached_property
-    def rows(self) -> tuple[int, ...]:
-        """Rows of each level: one a lattice point while they fit into `table_size`, else `table_size`."""
-        return tuple(min((cells + 1) ** 3, self.table_size) for cells in self.resolutions)
-
-    @cached_property
-    def dense_levels(self) -> int:
-        """How many levels, from the coarsest, have a row of their own for each lattice point."""
-        return sum((cells + 1) ** 3 <= self.table_size for cells in self.resolutions)
-
-    @property
-    def width(self) -> int:
-        """Numbers that a point is encoded into."""
-        return self.levels * self.features
 
 
 def encode_grid(points: Tensor, table: Tensor, config: GridConfig) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,76 +15,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..support.checks import check_choice, check_count, check_finite, check_range, check_type
+from ..config import FieldConfig, from_value
+from ..support.checks import check_finite, check_type
 from ..support.devices import existing_device
 from ..support.errors import CheckpointError, FieldError, InputError, OutputError, UpFusionError
 from ..support.files import check_path, check_weights_name, replacing
 from ..support.images import saturate
 from ..support.json_text import parse_json, shown, to_json
 from ..types import Cameras, OnStep, RenderedViews
-from .hashgrid import BACKENDS, Backend, BackendChoice, GridConfig, HashGrid
+from .hashgrid import BackendChoice, HashGrid
 
 if TYPE_CHECKING:
+    from ..config import RaySampling
     from ..surface.mesh import MeshAsset
-    from .rendering import RaySampling
-
-
-@dataclass(frozen=True)
-class FieldConfig:
-    """Shape of a radiance field; the defaults are the release's (paper section 3.3).
-
-    hidden, layers: width of the MLP and its number of linear layers.
-    blob_weight, blob_sigma: the density logit starts from `blob_weight·exp(-|x|² / (2·blob_sigma²))`.
-    half_extent: the field lives in the box [-half_extent, half_extent]³ of the world.
-    backend: what computes the grid: "torch" (the definition), "triton", "tinycudann", or "auto", which takes Triton
-    where it works and torch elsewhere. It changes no value beyond rounding and is not stored in files of fields.
-    """
-
-    grid: GridConfig = field(default_factory=GridConfig)
-    hidden: int = 64
-    layers: int = 3
-    blob_weight: float = 5.0
-    blob_sigma: float = 0.2
-    half_extent: float = 1.0
-    backend: Backend = "auto"
-
-    def __post_init__(self) -> None:
-        check_type("FieldConfig.grid", self.grid, GridConfig)
-        check_count("FieldConfig.hidden", self.hidden, 1, 1024)
-        check_count("FieldConfig.layers", self.layers, 1, 16)
-        check_range("FieldConfig.blob_weight", self.blob_weight, -1e3, 1e3)
-        check_range("FieldConfig.blob_sigma", self.blob_sigma, 1e-3, 1e3)
-        check_range("FieldConfig.half_extent", self.half_extent, 1e-3, 1e3)
-        check_choice("FieldConfig.backend", self.backend, BACKENDS)
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Numbers between the layers of the MLP: the grid's, hidden ones, and the four logits."""
-        return (self.grid.width, *[self.hidden] * (self.layers - 1), 4)
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The parameters of a field of this configuration and their sizes, known without making one."""
-        shapes: dict[str, tuple[int, ...]] = {"grid.table": (sum(self.grid.rows), self.grid.features)}
-        for index, (inputs, outputs) in enumerate(pairwise(self.widths)):
-            shapes |= {f"mlp.{index}.weight": (outputs, inputs), f"mlp.{index}.bias": (outputs,)}
-        return shapes
-
-    @classmethod
-    def draft(cls) -> FieldConfig:
-        """A small field for a first look: all that a photo shows at the object's depth lies within ±0.3."""
-        grid = GridConfig(levels=4, features=4, coarsest=16, finest=192, table_size=2**17, indexing="hashed")
-        return cls(grid=grid, hidden=32, half_extent=0.3, blob_sigma=0.1)
-
-    def no_finer_than(self, cell: float) -> FieldConfig:
-        """The same field, the cells of its finest grid at least `cell` wide (scene units).
-
-        Cells smaller than a pixel of the pictures that a field is fitted to are seen by few rays or none: in larger
-        renders they show as noise.
-        """
-        check_range("cell", cell, 1e-6)
-        finest = max(self.grid.coarsest, round(2 * self.half_extent / cell))
-        return replace(self, grid=replace(self.grid, finest=min(self.grid.finest, finest)))
 
 
 class _TruncatedExp(torch.autograd.Function):
@@ -349,8 +292,7 @@ def load_field(path: str | os.PathLike[str], *, device: torch.device | str = "cp
 def _described(path: Path, text: str) -> tuple[FieldConfig, Cameras | None, dict[str, Any]]:
     content = parse_json(text, f"{path}: {FORMAT} in its metadata", CheckpointError)
     try:
-        values = dict(content["config"])
-        config = FieldConfig(grid=GridConfig(**values.pop("grid")), **values)
+        config: FieldConfig = from_value(FieldConfig, content["config"], "config")
         stored, settings = content["cameras"], content["settings"]
         if not isinstance(stored, dict | None) or not isinstance(settings, dict):
             raise InputError(f"cameras and settings must be JSON objects, got {shown(stored)} and {shown(settings)}")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.functional import pad
 
+from ..config import RaySampling
 from ..geometry import camera_rays
 from ..support.checks import check_count, check_range, check_type, check_unit_range, check_values
 from ..support.errors import InputError
@@ -27,25 +28,6 @@ RAYS, CPU_RAYS = 2**12, 2**8
 
 FieldFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
 VisibleFunction = Callable[[Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class RaySampling:
-    """How a ray is sampled; the defaults are the release's (paper section 3.3).
-
-    uniform: samples spread evenly over the part of the ray inside the box.
-    importance: further samples where the first ones found something.
-    near: nothing is seen closer to the camera than this, in scene units.
-    """
-
-    uniform: int = 128
-    importance: int = 128
-    near: float = 0.05
-
-    def __post_init__(self) -> None:
-        check_count("RaySampling.uniform", self.uniform, 1, 65536)
-        check_count("RaySampling.importance", self.importance, 0, 65536)
-        check_range("RaySampling.near", self.near, 0)
 
 
 @dataclass(frozen=True, eq=False)

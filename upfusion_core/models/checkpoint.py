@@ -14,10 +14,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ..config import MAX_LAYERS, MODEL_ID, ModelConfig, TextConfig
 from ..support.errors import CheckpointError
 from ..support.files import BUNDLED_NAME, bundled_path, check_path
 from ..support.json_text import parse_json, read_json, shown
-from .config import MAX_LAYERS, MODEL_ID, ModelConfig
 from .controlnet import ControlNet
 from .dino import DinoKeys, hub_names
 from .networks import (
@@ -31,15 +31,7 @@ from .networks import (
     shapes_fit,
     weight_names,
 )
-from .stable_diffusion import (
-    CONTROL_PREFIX,
-    TEXT_PREFIX,
-    UNET_PREFIX,
-    VAE_PREFIX,
-    TextConfig,
-    build_text_encoder,
-    text_names,
-)
+from .stable_diffusion import CONTROL_PREFIX, TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX, build_text_encoder, text_names
 from .upsrt import UpSRT
 from .weights import check_finite_weights, listed, read_metadata, read_weights
 

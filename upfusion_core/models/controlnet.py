@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
+from ..config import DiffusionConfig
 from ..support.checks import check_shape
 from ..support.errors import InputError
 
@@ -96,39 +97,6 @@ def widen(network: Network) -> Network:
 
 
 KeysValues = tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True)
-class DiffusionConfig:
-    """Sizes of UNet and ControlNet; the defaults are Stable Diffusion 1.5's and the released checkpoint's.
-
-    Levels with attention are all but the last, as in SD 1.5. context_dim: width of text and of set latents.
-    hint_channels: width of the set latents plus 6 Plücker numbers.
-    """
-
-    model_channels: int = 320
-    channel_mult: tuple[int, ...] = (1, 2, 4, 4)
-    num_res_blocks: int = 2
-    num_heads: int = 8
-    context_dim: int = 768
-    hint_channels: int = 774
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "channel_mult", tuple(self.channel_mult))
-        if self.model_channels % 32 or self.model_channels % self.num_heads or len(self.channel_mult) < 2:
-            raise InputError(
-                "diffusion needs model_channels divisible by 32 and by num_heads and at least two levels, got "
-                f"{self.model_channels}, {self.num_heads}, {self.channel_mult}; correct its configuration"
-            )
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Channels at each level, finest first."""
-        return tuple(self.model_channels * multiple for multiple in self.channel_mult)
-
-    def has_attention(self, level: int) -> bool:
-        """Whether the spatial transformers stand at this level."""
-        return level < len(self.channel_mult) - 1
 
 
 @dataclass(frozen=True, eq=False)

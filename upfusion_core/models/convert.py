@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..config import MODEL_ID, ModelConfig
 from ..support.checks import check_type
 from ..support.errors import InputError, OutputError
 from ..support.files import check_path, made_folder, replacing, save_tensors, write_json
@@ -33,7 +34,6 @@ from .checkpoint import (
     open_checkpoint,
     weights_id,
 )
-from .config import MODEL_ID, ModelConfig
 from .networks import DINO_PREFIX, UPSRT_PREFIX
 from .stable_diffusion import DEFAULT_PROMPT, encode_tokens, tokenize
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..config import DinoConfig
 from ..support.checks import check_shape
-from ..support.errors import CheckpointError, InputError
+from ..support.errors import CheckpointError
 from .controlnet import grouped_attention, split_heads
 
 _OUTER = {
@@ -75,30 +75,6 @@ def _renamed(name: str) -> str:
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class DinoConfig:
-    """Sizes of the vision transformer; the defaults are ViT-B/14.
-
-    img_size: image side that the position table was trained at. layer: 0-based block whose keys are the features.
-    depth: blocks in the published file; those after `layer` are neither loaded nor computed.
-    """
-
-    img_size: int = 518
-    patch_size: int = 14
-    embed_dim: int = 768
-    depth: int = 12
-    num_heads: int = 12
-    init_values: float = 1.0
-    layer: int = 8
-
-    def __post_init__(self) -> None:
-        if self.embed_dim % self.num_heads or not 0 <= self.layer < self.depth:
-            raise InputError(
-                f"dino needs embed_dim divisible by num_heads and 0 <= layer < depth, got embed_dim {self.embed_dim}, "
-                f"num_heads {self.num_heads}, layer {self.layer}, depth {self.depth}; correct its configuration"
-            )
 
 
 class DinoKeys(nn.Module):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from ..config import ModelConfig
 from ..support.errors import CheckpointError
-from .config import ModelConfig
 from .controlnet import ControlNet, widen
 from .dino import DinoKeys
 from .stable_diffusion import CONTROL_PREFIX, UNET_PREFIX, VAE_PREFIX, build_unet, build_vae, unet_names, vae_names

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import importlib.util
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +13,10 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from ..config import DiffusionConfig, TextConfig, VaeConfig
 from ..support.errors import InputError, MissingPackageError
 from ..support.images import saturate
-from .controlnet import DiffusionConfig, KeysValues, grouped_attention, split_heads
+from .controlnet import KeysValues, grouped_attention, split_heads
 
 UNET_PREFIX = "model.diffusion_model."
 CONTROL_PREFIX = "control_model."
@@ -216,32 +216,6 @@ def _text_attentions(unet: UNet2DConditionModel) -> list[Attention]:
     return [module for name, module in _attentions(unet) if name.endswith("attn2")]
 
 
-@dataclass(frozen=True)
-class VaeConfig:
-    """Sizes of the KL autoencoder; the defaults are SD 1.5's. scale_factor multiplies latents after encoding."""
-
-    ch: int = 128
-    ch_mult: tuple[int, ...] = (1, 2, 4, 4)
-    num_res_blocks: int = 2
-    embed_dim: int = 4
-    scale_factor: float = 0.18215
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "ch_mult", tuple(self.ch_mult))
-        if not self.scale_factor > 0:
-            raise InputError(f"vae needs a scale_factor above 0, got {self.scale_factor}; correct its configuration")
-        if self.ch % 32 or self.embed_dim != 4:
-            raise InputError(
-                f"vae needs ch divisible by 32 and embed_dim 4, got {self.ch} and {self.embed_dim}; "
-                "correct its configuration"
-            )
-
-    @property
-    def downsampling(self) -> int:
-        """Image pixels a latent cell, along each side."""
-        return 2 ** (len(self.ch_mult) - 1)
-
-
 def build_vae(config: VaeConfig) -> AutoencoderKL:
     """The autoencoder of these sizes, its weights not yet loaded."""
     levels = len(config.ch_mult)
@@ -285,23 +259,6 @@ def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
 DEFAULT_PROMPT = "a high quality image with a white background"
 START_TOKEN, END_TOKEN, CONTEXT_LENGTH = 49406, 49407, 77
 DEFAULT_TOKENS = (START_TOKEN, 320, 1400, 3027, 2867, 593, 320, 1579, 5994)
-
-
-@dataclass(frozen=True)
-class TextConfig:
-    """Sizes of the text encoder; the defaults are CLIP ViT-L/14's."""
-
-    hidden_size: int = 768
-    num_attention_heads: int = 12
-    num_hidden_layers: int = 12
-    intermediate_size: int = 3072
-
-    def __post_init__(self) -> None:
-        if self.hidden_size % self.num_attention_heads:
-            raise InputError(
-                f"text needs hidden_size divisible by num_attention_heads, got {self.hidden_size} and "
-                f"{self.num_attention_heads}; correct its configuration"
-            )
 
 
 def build_text_encoder(config: TextConfig) -> CLIPTextModel:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from types import ModuleType
 
 import torch
@@ -11,44 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from ..config import UpSRTConfig
 from ..geometry.rays import harmonic_encoding
 from ..support.checks import check_shape
-from ..support.errors import InputError
 from ..support.memory import Chunk
 from .controlnet import grouped_attention, split_heads
-
-
-@dataclass(frozen=True)
-class UpSRTConfig:
-    """Sizes of UpSRT; the defaults are the released checkpoint's (48.4 M parameters).
-
-    patches: (rows, columns) of patch features a photo. num_freqs, start_freq: harmonics f_k = pi·2^(start_freq + k).
-    """
-
-    transformer_dim: int = 768
-    num_heads: int = 12
-    ff_dim: int = 1024
-    encoder_layers: int = 8
-    decoder_layers: int = 4
-    image_feature_dim: int = 768
-    patches: tuple[int, int] = (16, 16)
-    num_freqs: int = 15
-    start_freq: int = -6
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "patches", tuple(self.patches))
-        if len(self.patches) != 2:
-            raise InputError(f"upsrt needs patches of (rows, columns), got {self.patches}; correct its configuration")
-        if self.transformer_dim % self.num_heads:
-            raise InputError(
-                f"upsrt needs transformer_dim divisible by num_heads, got {self.transformer_dim} and {self.num_heads}; "
-                "correct its configuration"
-            )
-
-    @property
-    def scene_input_dim(self) -> int:
-        """Numbers a patch: its key, and harmonics of 6 Plücker numbers, the patch id and the camera id."""
-        return self.image_feature_dim + 2 * self.num_freqs * (6 + 1 + 1)
 
 
 class UpSRT(nn.Module):

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..field.fitting import FieldFitter, FitConfig, finite_gradient, not_finite
+from ..config import DistillConfig, DraftSchedule, FastSchedule, FitConfig, ReferenceSchedule
+from ..field.fitting import FieldFitter, finite_gradient, not_finite
 from ..field.radiance import RadianceField
 from ..field.rendering import render_views
 from ..geometry import orbit_cameras, random_cameras
@@ -26,11 +27,10 @@ from ..support.checks import check_shape, check_type
 from ..support.errors import FieldError, InputError
 from ..support.images import resize_pictures
 from ..types import REFERENCE_FOCAL, Cameras, NovelViews, OnStep, RenderedViews, SceneEncoding, ViewConditioning
-from .distill_config import DistillConfig, DraftSchedule, FastSchedule, ReferenceSchedule
 from .novel_views import check_text
 from .pose import PhotoCameras, estimate_photo_cameras
 from .prepare import estimate_coverage
-from .sampling import alphas_cumprod, ddim_timesteps, repaint_steps, repaint_views
+from .sampling import alphas_cumprod, ddim_timesteps, make_scheduler, repaint_steps, repaint_views
 
 if TYPE_CHECKING:
     from .stages import Stages
@@ -97,7 +97,8 @@ class Run:
         which leaves the release's field as it is at the release's 256 pixels.
         """
         pixel = 2 / REFERENCE_FOCAL / self.model.image_size
-        config = self.config.field.no_finer_than(pixel if self.config.preset != "reference" else pixel / 2)
+        halved = isinstance(self.config.schedule, ReferenceSchedule)
+        config = self.config.field.no_finer_than(pixel / 2 if halved else pixel)
         return RadianceField(config, generator=self.generator(START_STREAM)).to(self.model.device)
 
     def load(self) -> dict[str, Any] | None:
@@ -611,7 +612,7 @@ def _preview(run: Run, field: RadianceField) -> Tensor:
 if TYPE_CHECKING:
     from .stages import Stages
 
-__all__ = ["DistillConfig", "DraftSchedule", "FastSchedule", "ReferenceSchedule", "distill", "distill_cameras"]
+__all__ = ["distill", "distill_cameras"]
 
 
 def distill(
@@ -648,6 +649,8 @@ def distill(
     config = DistillConfig.fast() if config is None else config
     check_type("scene", scene, SceneEncoding, "make it with encode")
     check_type("config", config, DistillConfig, "such as DistillConfig.fast()")
+    if not isinstance(config.schedule, ReferenceSchedule):
+        make_scheduler(config.schedule.scheduler, config.schedule.steps)  # a wrong one is said before any fit
     if generator is not None:
         check_type("generator", generator, torch.Generator, "such as torch.Generator().manual_seed(0)")
     if views is not None:

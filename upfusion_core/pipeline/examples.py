@@ -9,12 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..config import MAX_PHOTOS
 from ..geometry import cameras_from_matrices
 from ..support.checks import check_count
 from ..support.errors import InputError
 from ..support.files import bundled_path
 from ..support.images import load_png
-from ..types import MAX_PHOTOS, Cameras, InputViews
+from ..types import Cameras, InputViews
 from .prepare import prepare_views
 
 FOLDER = "examples"

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..config import PhotoSearch, RaySampling
 from ..field.radiance import RadianceField
-from ..field.rendering import RaySampling, render_views
+from ..field.rendering import render_views
 from ..geometry import orbit_cameras, reference_plucker
-from ..support.checks import check_count, check_numbers, check_range, check_shape, check_type
+from ..support.checks import check_shape, check_type
 from ..support.errors import InputError
 from ..support.images import saturate
 from ..types import Cameras, InputViews, OnStep, SceneEncoding
@@ -33,67 +34,11 @@ NEIGHBORHOOD_DEGREES = 26.0
 """Candidates within this angle of the best one count as the same answer."""
 
 
-@dataclass(frozen=True)
-class PhotoSearch:
-    """How the cameras of photos are searched for; the defaults are fixed on procedural validation objects.
-
-    azimuths, elevations_degrees: the candidates; azimuths are spread evenly over the circle.
-    ring_elevations_degrees: of the turntables by which two predictions of the object are compared.
-    coarse_size, fine_size: pixels of the pictures that are compared in the search and in the refinement.
-    photo_weight: logarithm of the belief lost by a relative difference of 1 between the photo and a picture.
-    ring_weight: the same between two turntables.
-    fine_weight: the same as photo_weight, in the refinement.
-    steps, learning_rate: of the refinement's Adam; the rate is in radians.
-    turn_degrees, roll_degrees, stretch, shift: standard deviations of what the refinement may add to the search's
-    answer: turn, roll, logarithm of the distance, and shift in halves of the picture.
-    accept: share of the belief near the answer, by each piece of evidence alone, from which on a photo is accepted.
-    largest_difference: relative difference, after the refinement, beyond which a photo does not show this object.
-    """
-
-    azimuths: int = 24
-    elevations_degrees: tuple[float, ...] = (-3.0, 14.0, 30.0, 47.0)
-    ring_elevations_degrees: tuple[float, ...] = (3.0, 22.5, 40.0)
-    coarse_size: int = 12
-    fine_size: int = 16
-    photo_weight: float = 30.0
-    ring_weight: float = 30.0
-    fine_weight: float = 50.0
-    steps: int = 20
-    learning_rate: float = 0.02
-    turn_degrees: float = 8.0
-    roll_degrees: float = 2.0
-    stretch: float = 0.02
-    shift: float = 0.02
-    accept: float = 0.3
-    largest_difference: float = 0.3
-
-    def __post_init__(self) -> None:
-        check_count("PhotoSearch.azimuths", self.azimuths, 4, 360)
-        for name in ("elevations_degrees", "ring_elevations_degrees"):
-            check_numbers(f"PhotoSearch.{name}", getattr(self, name), -89.0, 89.0)
-        for name in ("coarse_size", "fine_size"):
-            check_count(f"PhotoSearch.{name}", getattr(self, name), 4, 1024)
-        check_count("PhotoSearch.steps", self.steps, 0)
-        for name in ("photo_weight", "ring_weight", "fine_weight", "learning_rate", "largest_difference"):
-            check_range(f"PhotoSearch.{name}", getattr(self, name), 0.0)
-        for name in ("turn_degrees", "roll_degrees", "stretch", "shift"):
-            check_range(f"PhotoSearch.{name}", getattr(self, name), 1e-6)
-        check_range("PhotoSearch.accept", self.accept, 0.0, 1.0)
-
-    @property
-    def azimuths_degrees(self) -> list[float]:
-        """The candidates' azimuths, from 0 on."""
-        return [360.0 * index / self.azimuths for index in range(self.azimuths)]
-
-    def rings(self, elevations_degrees: tuple[float, ...], focal: float) -> Cameras:
-        """(E·A) cameras at all azimuths of each elevation, elevation by elevation."""
-        azimuths = self.azimuths_degrees * len(elevations_degrees)
-        elevations = [elevation for elevation in elevations_degrees for _ in range(self.azimuths)]
-        return orbit_cameras(azimuths, elevations, focal=focal)
-
-    def candidates(self, focal: float) -> Cameras:
-        """(E·A) cameras that photos may have been taken by."""
-        return self.rings(self.elevations_degrees, focal)
+def search_cameras(search: PhotoSearch, elevations_degrees: tuple[float, ...], focal: float) -> Cameras:
+    """(E·A) cameras at all azimuths of each elevation, elevation by elevation."""
+    azimuths = search.azimuths_degrees * len(elevations_degrees)
+    elevations = [elevation for elevation in elevations_degrees for _ in range(search.azimuths)]
+    return orbit_cameras(azimuths, elevations, focal=focal)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +60,7 @@ class PhotoMatch:
 def photo_differences(render: PhotoRender, photo: Tensor, search: PhotoSearch, focal: float) -> Tensor:
     """(E, A) relative differences between a photo (3, S, S) and what the candidates see."""
     with torch.no_grad():
-        seen = render(search.candidates(focal), search.coarse_size)
+        seen = render(search_cameras(search, search.elevations_degrees, focal), search.coarse_size)
     differences = relative_difference(seen, shrunk(photo, search.coarse_size).to(seen))
     return differences.reshape(len(search.elevations_degrees), search.azimuths).cpu()
 
@@ -172,7 +117,7 @@ def believed(cost: Tensor, search: PhotoSearch) -> tuple[Tensor, Tensor]:
     The best neighbourhood is that of the best candidate, the middle the mean by belief.
     """
     belief = (-cost.double()).flatten().softmax(0)
-    cameras = search.candidates(1.0)
+    cameras = search_cameras(search, search.elevations_degrees, 1.0)
     backward = cameras.camera_to_world[:, :3, 2].double()
     near = backward @ backward.T >= math.cos(math.radians(NEIGHBORHOOD_DEGREES)) - 1e-9
     shares = near.double() @ belief
@@ -244,7 +189,7 @@ def _pose(start: Tensor, moved: Tensor, focal: float) -> Cameras:
 if TYPE_CHECKING:
     from .stages import Stages
 
-__all__ = ["PhotoCameras", "PhotoSearch", "estimate_photo_cameras"]
+__all__ = ["PhotoCameras", "estimate_photo_cameras"]
 
 _SAMPLING = RaySampling(uniform=48, importance=0)
 _AT_ONCE = 1 << 15
@@ -373,7 +318,7 @@ class _Predictions:
 
     def rings(self, index: int, search: PhotoSearch, focal: float) -> Tensor:
         """(E, A) see ring_differences: the object with photo `index` as its reference, against the scene as it is."""
-        cameras = search.rings(search.ring_elevations_degrees, focal)
+        cameras = search_cameras(search, search.ring_elevations_degrees, focal)
         shape = (len(search.ring_elevations_degrees), search.azimuths)
         with torch.no_grad():
             if self._ring is None:

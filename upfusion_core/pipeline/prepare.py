@@ -13,10 +13,11 @@ from skimage.measure import label
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
+from ..config import MAX_PHOTOS
 from ..data.recorded import FRAME_MARGIN, Box, bounds, squared
 from ..support.checks import check_count, check_range, check_shape, check_unit_range
 from ..support.errors import InputError, MissingPackageError, PhotoError
-from ..types import MAX_PHOTOS, REFERENCE_FOCAL, InputViews
+from ..types import REFERENCE_FOCAL, InputViews
 from .photos import Photo, PhotoSource, read_mask, read_photo, unit_range
 
 _WHITE_ENOUGH, _SURELY_OBJECT = 8 / 255, 32 / 255

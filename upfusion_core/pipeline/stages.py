@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..config import ModelConfig
 from ..geometry.cameras import REFERENCE_ELEVATION_DEGREES, reference_camera
-from ..models.config import ModelConfig
 from ..models.dino import DinoKeys
 from ..models.upsrt import UpSRT
 from ..support.checks import check_finite, check_range, check_shape, check_type, check_unit_range
@@ -26,8 +26,8 @@ from .prior import DiffusionPrior
 from .sampling import denoise_from, sample_views, view_seeds
 
 if TYPE_CHECKING:
+    from ..config import DistillConfig
     from ..field.radiance import RadianceField
-    from .distill import DistillConfig
     from .pose import PhotoCameras
 
 

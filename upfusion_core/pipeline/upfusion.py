@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..config import ModelConfig
 from ..models.checkpoint import Checkpoint, load_networks, load_text_encoder, open_checkpoint, weights_id
-from ..models.config import ModelConfig
 from ..models.networks import Networks, build_networks, network_weights
 from ..models.stable_diffusion import DEFAULT_PROMPT, build_text_encoder, encode_tokens, tokenize
 from ..support.checks import check_type

@@ -24,7 +24,7 @@ from ..support import seeds
 from ..support.checks import check_count, check_shape
 from ..support.errors import InputError, UpFusionError
 from ..support.images import resize_pictures
-from ..types import MAX_PHOTOS, Cameras, Rays
+from ..types import Cameras, Rays
 
 
 def query_rays(batch: TrainingBatch, uniform: Tensor, inside_share: float) -> tuple[Tensor, Tensor]:
@@ -207,7 +207,7 @@ class DatasetBatches:
                 f"the data set must hold objects, got none ({len(dataset.skipped)} skipped); check its folder"
             )
         self.dataset, self.batch_size, self.targets = dataset, batch_size, targets
-        self.photos, self.image_size, self.seed = check_photos(photos), image_size, seed
+        self.photos, self.image_size, self.seed = photos, image_size, seed
         self._pass: tuple[int, Tensor] = (-1, torch.empty(0))
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="reading") if workers > 1 else None
@@ -282,8 +282,8 @@ class ProceduralBatches:
         check_count("pool", pool, 0)
         check_count("uses", uses, 1)
         self.objects, self.batch_size, self.targets = objects, batch_size, targets
-        self.photos, self.image_size, self.seed, self.device = check_photos(photos), image_size, seed, device
-        self.pool, self.uses, self.curriculum = pool, uses, check_curriculum(curriculum)
+        self.photos, self.image_size, self.seed, self.device = photos, image_size, seed, device
+        self.pool, self.uses, self.curriculum = pool, uses, curriculum
         self._pool: tuple[tuple[int, int | None], Objects | None] = ((-1, None), None)
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> TrainingBatch:
@@ -324,17 +324,6 @@ class ProceduralBatches:
         return source.objects(indices).to(self.device)
 
 
-def check_curriculum(curriculum: tuple[int, int]) -> tuple[int, int]:
-    """The two steps if they are in order, or InputError."""
-    second, all_parts = curriculum
-    if not 0 <= second <= all_parts:
-        raise InputError(
-            f"curriculum must be the steps at which the second part and all parts come, in this order and at least 0, "
-            f"got ({second}, {all_parts}); correct them"
-        )
-    return second, all_parts
-
-
 def largest_parts(curriculum: tuple[int, int], step: int) -> int | None:
     """How many parts an object keeps in a step: 1, then 2, then all (None).
 
@@ -344,16 +333,6 @@ def largest_parts(curriculum: tuple[int, int], step: int) -> int | None:
     if step < second:
         return 1
     return 2 if step < all_parts else None
-
-
-def check_photos(photos: tuple[int, int]) -> tuple[int, int]:
-    """The range if it is one within 1 to MAX_PHOTOS, or InputError."""
-    least, most = photos
-    if not 1 <= least <= most <= MAX_PHOTOS:
-        raise InputError(
-            f"photos must be (least, most) within 1 to {MAX_PHOTOS}, got ({least}, {most}); correct the range"
-        )
-    return least, most
 
 
 def photo_count(photos: tuple[int, int], seed: int, step: int) -> int:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from ..config import ModelConfig
 from ..models.checkpoint import CONFIG_KEY, DEFAULT_EMBEDDING, EMPTY_EMBEDDING, Checkpoint, open_checkpoint
-from ..models.config import ModelConfig
 from ..models.controlnet import ControlNet
 from ..models.dino import hub_names
 from ..models.networks import (

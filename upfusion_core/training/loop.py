@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ..config import TrainConfig
 from ..models.convert import write_networks
 from ..models.networks import Networks, network_weights, set_network_weights
 from ..support import seeds
@@ -23,7 +24,6 @@ from ..support.checks import check_choice, check_range
 from ..support.errors import InputError, MissingPackageError
 from ..types import OnStep
 from .batches import BatchSource, Draws
-from .config import TrainConfig
 from .initial import initial_networks
 from .report import Reporter, StageModule, TrainingRun
 from .stages import AutoencoderStage, DiffusionStage, EncoderStage, TrainingStage, calibrate_latents, check_latents

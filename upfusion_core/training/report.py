@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from ..config import TrainConfig
 from ..models.networks import Networks, network_weights
 from ..models.stable_diffusion import decode_latents, encode_images
 from ..pipeline.novel_views import condition_views, encode_views, predict_views
@@ -22,7 +23,6 @@ from ..support.files import replacing, write_json
 from ..support.images import save_png
 from ..types import REFERENCE_FOCAL, InputViews, SceneEncoding
 from .batches import BatchSource, Draws, TrainingBatch
-from .config import TrainConfig
 from .stages import AutoencoderStage, DiffusionStage, EncoderStage
 from .state import STATE_NAME, History, TrainState, save_state
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..config import TrainConfig
 from ..geometry import patch_rays, plucker
 from ..models.controlnet import KeysValues
 from ..models.dino import DinoKeys
@@ -19,7 +20,6 @@ from ..pipeline.sampling import TRAIN_STEPS, alphas_cumprod
 from ..support.checks import check_shape
 from ..support.errors import InputError
 from .batches import Draws, TrainingBatch, grid_plucker, query_rays
-from .config import TrainConfig
 
 
 class EncoderStage(nn.Module):

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from ..config import TrainConfig
 from ..models.weights import read_saved, write_saved
 from ..support.errors import CheckpointError, InputError
-from .config import TrainConfig
 
 STATE_NAME = "training.pt"
 _FORMAT = 1
@@ -134,7 +134,8 @@ def read_state(path: Path, config: TrainConfig) -> dict[str, Any]:
     content = read_saved(path, "a saved state of training", mapped=True)
     if content.get("format") != _FORMAT:
         raise CheckpointError(f"{path} must be a saved state of training, but is another kind of file; begin anew")
-    if content.get("fingerprint") != config.fingerprint:
+    # not the fingerprint in it: the first releases took whole numbers for floats as they were written
+    if TrainConfig.from_json(content["config"], f"{path}: config").fingerprint != config.fingerprint:
         raise CheckpointError(
             f"{path} belongs to a run with another configuration (fingerprint {content.get('fingerprint')!s:.40}, not "
             f"{config.fingerprint}); resume with that run's configuration, or begin in another folder"

@@ -19,10 +19,10 @@ from typer.testing import CliRunner, Result
 from upfusion_core.cli.app import app
 from upfusion_core.cli.evaluate import EvaluateOptions, evaluation_config, evaluation_settings
 from upfusion_core.cli.settings import PRESETS
+from upfusion_core.config import PRESETS as LIBRARY_PRESETS
+from upfusion_core.config import EvaluationConfig
 from upfusion_core.evaluation import report as report_module
-from upfusion_core.evaluation.config import EvaluationConfig
 from upfusion_core.evaluation.protocol import draw_object
-from upfusion_core.pipeline.distill_config import PRESETS as LIBRARY_PRESETS
 from upfusion_core.pipeline.upfusion import UpFusion
 from upfusion_core.procedural import ProceduralObjects
 

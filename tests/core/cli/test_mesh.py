@@ -10,8 +10,8 @@ import trimesh
 from typer.testing import CliRunner, Result
 
 from upfusion_core.cli.app import app
-from upfusion_core.field.hashgrid import GridConfig
-from upfusion_core.field.radiance import FieldConfig, RadianceField
+from upfusion_core.config import FieldConfig, GridConfig
+from upfusion_core.field.radiance import RadianceField
 
 
 @pytest.fixture(scope="module")

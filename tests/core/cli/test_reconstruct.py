@@ -18,8 +18,8 @@ from typer.testing import CliRunner, Result
 from upfusion_core.cli import reconstruct
 from upfusion_core.cli.app import app
 from upfusion_core.cli.reconstruct import distill_config
-from upfusion_core.field.radiance import FieldConfig, RadianceField, load_field
-from upfusion_core.pipeline.distill import DistillConfig, DraftSchedule
+from upfusion_core.config import DistillConfig, DraftSchedule, FieldConfig
+from upfusion_core.field.radiance import RadianceField, load_field
 from upfusion_core.pipeline.upfusion import UpFusion
 from upfusion_core.support.errors import FieldError
 

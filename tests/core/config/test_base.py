@@ -51,6 +51,7 @@ def test_defaults_and_values() -> None:
     tree = Tree(share=1, sizes=(3,), grid=Grid(scale=np.float64(2.5)))
     assert tree == Tree(Grid(scale=2.5), (3,), share=1.0)
     assert type(tree.share) is type(tree.grid.scale) is float
+    assert Tree(sizes=[1, 2]) == Tree()  # type: ignore[arg-type]
     assert dataclasses.replace(tree, dark=True).dark
     assert hash(tree) == hash(dataclasses.replace(tree))
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -60,28 +61,28 @@ def test_defaults_and_values() -> None:
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"grid": 3}, "Tree.grid must be a Grid, got 3"),
-        ({"grid": {"levels": 3}}, 'Tree.grid must be a Grid, got {"levels": 3}'),
-        ({"sizes": ()}, "Tree.sizes must be a list of 1 to 3, each a whole number at least 1, got []"),
+        ({"grid": 3}, "Tree.grid must be Grid, got 3"),
+        ({"grid": {"levels": 3}}, 'Tree.grid must be Grid, got {"levels": 3}'),
+        ({"sizes": ()}, "Tree.sizes must be a list of 1 to 3, each a whole number, got []"),
         (
             {"sizes": (1, 2, 3, 4)},
-            "Tree.sizes must be a list of 1 to 3, each a whole number at least 1, got [1, 2, 3, 4]",
+            "Tree.sizes must be a list of 1 to 3, each a whole number, got [1, 2, 3, 4]",
         ),
-        ({"sizes": (1, 0)}, "Tree.sizes[1] must be at least 1, got 0"),
-        ({"sizes": (1, True)}, "Tree.sizes[1] must be a whole number at least 1, got true"),
-        ({"sizes": 3}, "Tree.sizes must be a list of 1 to 3, each a whole number at least 1, got 3"),
+        ({"sizes": (1, 0)}, "Tree.sizes must be at least 1, got 0"),
+        ({"sizes": (1, True)}, "Tree.sizes must be a whole number, got true"),
+        ({"sizes": 3}, "Tree.sizes must be a list of 1 to 3, each a whole number, got 3"),
         ({"pair": (1.0,)}, "Tree.pair must be a list of 2, each a number, got [1.0]"),
         ({"pair": (1.0, 2.0, 3.0)}, "Tree.pair must be a list of 2, each a number, got [1.0, 2.0, 3.0]"),
-        ({"pair": (0, float("inf"))}, "Tree.pair[1] must be finite, got Infinity"),
+        ({"pair": (0, float("inf"))}, "Tree.pair must be finite, got Infinity"),
         ({"pair": (2, 1)}, "pair must ascend, got (2.0, 1.0); swap them"),
         ({"name": 3}, "Tree.name must be text or nothing, got 3"),
-        ({"either": "x"}, 'Tree.either must be a Grid or a whole number, got "x"'),
+        ({"either": "x"}, 'Tree.either must be Grid or a whole number, got "x"'),
         ({"dark": 1}, "Tree.dark must be true or false, got 1"),
-        ({"share": True}, "Tree.share must be a number between 0.0 and 1.0, got true"),
+        ({"share": True}, "Tree.share must be a number, got true"),
         ({"share": 1.5}, "Tree.share must be between 0.0 and 1.0, got 1.5"),
         ({"share": float("nan")}, "Tree.share must be between 0.0 and 1.0, got NaN"),
         ({"share": 10**400}, "Tree.share must be"),
-        ({"share": object()}, "Tree.share must be a number between 0.0 and 1.0, got object"),
+        ({"share": object()}, "Tree.share must be a number, got object"),
         ({"deep": 1}, 'Tree may have grid, sizes, pair, name, part, either, dark, share, got "deep"; remove it'),
     ],
 )
@@ -116,8 +117,8 @@ def test_json_and_back() -> None:
         ({"either": {"levels": 33}}, "a.json: either.levels must be between 1 and 32, got 33; correct it"),
         ({"x": 33}, "a.json may have grid, sizes, pair, name, part, either, dark, share, got "),
         ({"pair": [2, 1]}, "a.json is not usable: pair must ascend, got (2.0, 1.0); swap them"),
-        ({"pair": [2, float("nan")]}, "a.json: pair[1] must be finite, got NaN; correct it"),
-        ([], "a.json must be a Tree, got []; correct it"),
+        ({"pair": [2, float("nan")]}, "a.json: pair must be finite, got NaN; correct it"),
+        ([], "a.json must be a JSON object, got []; correct it"),
         ({"name": object()}, "a.json must be what JSON can hold, but is not"),
     ],
 )
@@ -128,16 +129,19 @@ def test_faults_of_files(content: object, sentence: str) -> None:
 
 
 def test_faults_of_other_structures() -> None:
-    with pytest.raises(InputError, match=r"^a: b\[1\] must be a whole number, got 1\.5; correct it$"):
+    with pytest.raises(InputError, match=r"^a: \[1\]\.levels must be between 1 and 32, got 0; correct it$"):
+        from_value(list[Grid], [{}, {"levels": 0}], "a")
+    with pytest.raises(InputError, match=r"^a: b must be a whole number, got 1\.5; correct it$"):
         from_value(dict[str, list[int]], {"b": [1, 1.5]}, "a")
     with pytest.raises(InputError, match='the name "a" comes twice'):
         from_json(Tree, '{"a": 1, "a": 1}', "a.json")
 
 
 def test_fingerprints() -> None:
-    assert fingerprint(Grid()) == fingerprint(from_json(Grid, '{"scale": 1}', "it"))
-    assert fingerprint(Grid()) != fingerprint(Grid(levels=4))
-    assert fingerprint(Grid(), without=["levels"]) == fingerprint(Grid(levels=4), without=["levels"])
+    plain, fewer = to_json(Grid()), to_json(Grid(levels=4))
+    assert fingerprint(plain) == fingerprint(to_json(from_json(Grid, '{"scale": 1}', "it")))
+    assert fingerprint(plain) != fingerprint(fewer)
+    assert fingerprint(plain, without=["levels"]) == fingerprint(fewer, without=["levels"])
 
 
 def test_options() -> None:

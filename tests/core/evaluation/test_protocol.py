@@ -17,18 +17,22 @@ from PIL import Image
 from torch import Tensor
 
 from upfusion_core import UpFusion, orbit_cameras
+from upfusion_core.config import EVALUATION_STAGES as STAGES
+from upfusion_core.config import (
+    DistillConfig,
+    DraftSchedule,
+    EvaluationConfig,
+    FieldConfig,
+    FitConfig,
+    GridConfig,
+    RaySampling,
+)
 from upfusion_core.data.meshes import MeshRendering, mesh_folder
 from upfusion_core.evaluation import report as report_module
-from upfusion_core.evaluation.config import STAGES, EvaluationConfig
 from upfusion_core.evaluation.protocol import EvaluatedObject, draw_object, evaluate_object, nearest_photos, neighbors
 from upfusion_core.evaluation.report import Report, evaluate
 from upfusion_core.evaluation.spatial import SimilaritySearch
 from upfusion_core.evaluation.summary import results_from_json
-from upfusion_core.field.fitting import FitConfig
-from upfusion_core.field.hashgrid import GridConfig
-from upfusion_core.field.radiance import FieldConfig
-from upfusion_core.field.rendering import RaySampling
-from upfusion_core.pipeline.distill_config import DistillConfig, DraftSchedule
 from upfusion_core.procedural import ProceduralObjects
 from upfusion_core.support.errors import InputError, MissingPackageError
 
@@ -284,7 +288,7 @@ def test_true_meshes_lie_in_the_views_world(meshes: Path, dataset: ProceduralObj
 @pytest.mark.usefixtures("_without_plots")
 def test_what_is_refused(model: UpFusion, meshes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for changes, words in (
-        ({"photos": ()}, "photos must be one or more"),
+        ({"photos": ()}, "photos must be a list of 1 or more"),
         ({"photos": (3, 3)}, "name each once"),
         ({"photos": (7,)}, "photos must be between 1 and 6"),
         ({"stages": ("guess",)}, "stages must be one of white"),

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from upfusion_core.config import FieldConfig, FitConfig, GridConfig, RaySampling
 from upfusion_core.field.fitting import (
     FieldFitter,
-    FitConfig,
     color_loss,
     crisp_loss,
     depth_loss,
@@ -17,9 +17,7 @@ from upfusion_core.field.fitting import (
     fit_views,
     opacity_loss,
 )
-from upfusion_core.field.hashgrid import GridConfig
-from upfusion_core.field.radiance import FieldConfig, RadianceField
-from upfusion_core.field.rendering import RaySampling
+from upfusion_core.field.radiance import RadianceField
 from upfusion_core.geometry import orbit_cameras
 from upfusion_core.support.errors import FieldError, InputError
 from upfusion_core.types import Cameras

@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from upfusion_core.config import FieldConfig, GridConfig
 from upfusion_core.field import hashgrid as hashgrid_backends
-from upfusion_core.field.hashgrid import GridConfig, HashGrid, choose_backend, encode_grid, grid_encoder
-from upfusion_core.field.radiance import FORMAT, FieldConfig, RadianceField, load_field
+from upfusion_core.field.hashgrid import HashGrid, choose_backend, encode_grid, grid_encoder
+from upfusion_core.field.radiance import FORMAT, RadianceField, load_field
 from upfusion_core.support.errors import InputError, MissingPackageError
 
 GRID = GridConfig(levels=2, coarsest=4, finest=8, table_size=256)

@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from upfusion_core.config import GridConfig
 from upfusion_core.field import _tinycudann as hashgrid_tinycudann
-from upfusion_core.field.hashgrid import GridConfig, encode_grid
+from upfusion_core.field.hashgrid import encode_grid
 from upfusion_core.support.errors import InputError
 
 PRIMES = (1, 2654435761, 805459861)

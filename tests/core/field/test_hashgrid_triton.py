@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from upfusion_core.field.hashgrid import GridConfig, choose_backend, encode_grid
+from upfusion_core.config import GridConfig
+from upfusion_core.field.hashgrid import choose_backend, encode_grid
 from upfusion_core.support.errors import InputError
 
 NAME = "upfusion_core.field._triton"

@@ -13,9 +13,9 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, normalize
 
-from upfusion_core.field.fitting import FitConfig, fit_views
-from upfusion_core.field.radiance import FieldConfig, RadianceField
-from upfusion_core.field.rendering import RaySampling
+from upfusion_core.config import FieldConfig, FitConfig, RaySampling
+from upfusion_core.field.fitting import fit_views
+from upfusion_core.field.radiance import RadianceField
 from upfusion_core.geometry import camera_rays, random_cameras
 from upfusion_core.surface.mesh import MeshAsset
 from upfusion_core.types import Cameras

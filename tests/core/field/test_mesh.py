@@ -10,8 +10,9 @@ from analytic_fields import AnalyticField, ball, torus
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from upfusion_core.field.radiance import FieldConfig, RadianceField
-from upfusion_core.field.rendering import RaySampling, render_views
+from upfusion_core.config import FieldConfig, RaySampling
+from upfusion_core.field.radiance import RadianceField
+from upfusion_core.field.rendering import render_views
 from upfusion_core.geometry import orbit_cameras
 from upfusion_core.support.errors import FieldError, InputError
 from upfusion_core.support.memory import Chunk

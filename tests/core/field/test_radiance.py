@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from upfusion_core.field.hashgrid import GridConfig
-from upfusion_core.field.radiance import FieldConfig, RadianceField
-from upfusion_core.field.rendering import RaySampling
+from upfusion_core.config import FieldConfig, GridConfig, RaySampling
+from upfusion_core.field.radiance import RadianceField
 from upfusion_core.geometry import orbit_cameras
 from upfusion_core.support.errors import FieldError, InputError
 

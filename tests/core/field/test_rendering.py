@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from upfusion_core.config import RaySampling
 from upfusion_core.field.rendering import (
-    RaySampling,
     importance_distances,
     intersect_box,
     interval_edges,

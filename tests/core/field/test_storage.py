@@ -8,10 +8,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from upfusion_core.field.fitting import FitConfig, fit_views
-from upfusion_core.field.hashgrid import GridConfig
-from upfusion_core.field.radiance import FORMAT, FieldConfig, RadianceField, load_field
-from upfusion_core.field.rendering import RaySampling
+from upfusion_core.config import FieldConfig, FitConfig, GridConfig, RaySampling
+from upfusion_core.field.fitting import fit_views
+from upfusion_core.field.radiance import FORMAT, RadianceField, load_field
 from upfusion_core.geometry import orbit_cameras
 from upfusion_core.support.errors import CheckpointError, FieldError, InputError
 

@@ -12,9 +12,7 @@ from odd_values import numbers, odd_tensors, or_junk, refused_or_finite
 from torch import Tensor
 
 from upfusion_core import DistillConfig, MeshAsset, RadianceField, load_field, look_at, orbit_cameras
-from upfusion_core.field.hashgrid import GridConfig
-from upfusion_core.field.radiance import FieldConfig
-from upfusion_core.field.rendering import RaySampling
+from upfusion_core.config import FieldConfig, GridConfig, RaySampling
 
 TINY = FieldConfig(grid=GridConfig(levels=2, coarsest=4, finest=8, table_size=256), hidden=8, half_extent=0.4)
 FIELD = RadianceField(TINY, generator=torch.Generator().manual_seed(3)).requires_grad_(False)

@@ -7,7 +7,8 @@ import torch
 from torch.nn import Conv2d
 from torch.nn import functional as F
 
-from upfusion_core.models.controlnet import ControlNet, DiffusionConfig, WideConv2d, widen
+from upfusion_core.config import DiffusionConfig
+from upfusion_core.models.controlnet import ControlNet, WideConv2d, widen
 
 SMALL = DiffusionConfig(model_channels=32, channel_mult=(1, 2), num_heads=4, context_dim=48, hint_channels=54)
 

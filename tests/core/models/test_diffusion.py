@@ -8,17 +8,10 @@ from golden_files import golden, golden_cameras, sizes, worst
 from rule_weights import golden_shapes, rule_state_dict
 from torch import Tensor, nn
 
+from upfusion_core.config import DiffusionConfig, VaeConfig
 from upfusion_core.geometry import reference_camera, reference_plucker
-from upfusion_core.models.controlnet import (
-    ControlNet,
-    DiffusionConfig,
-    grouped_attention,
-    split_heads,
-    timestep_embedding,
-    widen,
-)
+from upfusion_core.models.controlnet import ControlNet, grouped_attention, split_heads, timestep_embedding, widen
 from upfusion_core.models.stable_diffusion import (
-    VaeConfig,
     build_unet,
     build_vae,
     decode_latents,

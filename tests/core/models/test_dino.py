@@ -11,7 +11,8 @@ from rule_weights import golden_shapes, rule_state_dict
 from torch import Tensor
 from torch.nn import functional as F
 
-from upfusion_core.models.dino import DinoConfig, DinoKeys, hub_names
+from upfusion_core.config import DinoConfig
+from upfusion_core.models.dino import DinoKeys, hub_names
 from upfusion_core.support.errors import CheckpointError, InputError
 
 

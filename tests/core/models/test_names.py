@@ -8,13 +8,12 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, con
 from golden_files import sizes
 from rule_weights import full_shapes, golden_shapes, text_shapes
 
-from upfusion_core.models.controlnet import ControlNet, DiffusionConfig
+from upfusion_core.config import DiffusionConfig, TextConfig, VaeConfig
+from upfusion_core.models.controlnet import ControlNet
 from upfusion_core.models.stable_diffusion import (
     CONTROL_PREFIX,
     UNET_PREFIX,
     VAE_PREFIX,
-    TextConfig,
-    VaeConfig,
     build_text_encoder,
     build_unet,
     build_vae,

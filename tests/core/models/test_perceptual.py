@@ -10,7 +10,8 @@ from rule_weights import golden_shapes, rule_state_dict
 from torch import Tensor
 from torch.nn import functional as F
 
-from upfusion_core.models.dino import DinoConfig, DinoKeys
+from upfusion_core.config import DinoConfig
+from upfusion_core.models.dino import DinoKeys
 from upfusion_core.models.perceptual import dino_distance, load_lpips
 from upfusion_core.support.errors import CheckpointError
 

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from upfusion_core.config import TextConfig
 from upfusion_core.models import stable_diffusion as text
-from upfusion_core.models.stable_diffusion import DEFAULT_PROMPT, TextConfig, tokenize
+from upfusion_core.models.stable_diffusion import DEFAULT_PROMPT, tokenize
 from upfusion_core.support.errors import InputError, MissingPackageError
 
 

@@ -6,8 +6,9 @@ from golden_files import golden, golden_cameras, sizes, worst
 from rule_weights import golden_shapes, rule_state_dict, upsrt_shapes
 from torch import Tensor
 
+from upfusion_core.config import UpSRTConfig
 from upfusion_core.geometry import patch_rays, plucker, reference_camera, reference_plucker
-from upfusion_core.models.upsrt import UpSRT, UpSRTConfig
+from upfusion_core.models.upsrt import UpSRT
 from upfusion_core.support.errors import InputError
 
 

@@ -13,11 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from upfusion_core import DistillConfig, MeshAsset, RadianceField, UpFusion, orbit_cameras, prepare_views
-from upfusion_core.field.fitting import FieldFitter, FitConfig
-from upfusion_core.field.hashgrid import GridConfig
-from upfusion_core.field.radiance import FieldConfig
-from upfusion_core.field.rendering import RaySampling
-from upfusion_core.pipeline.distill_config import DraftSchedule
+from upfusion_core.config import DraftSchedule, FieldConfig, FitConfig, GridConfig, RaySampling
+from upfusion_core.field.fitting import FieldFitter
 from upfusion_core.support.errors import PhotoError
 
 SIDE = 32

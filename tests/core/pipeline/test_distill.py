@@ -19,17 +19,21 @@ from upfusion_core import (
     orbit_cameras,
     prepare_views,
 )
+from upfusion_core.config import (
+    PRESETS,
+    DraftSchedule,
+    FastSchedule,
+    FieldConfig,
+    FitConfig,
+    GridConfig,
+    RaySampling,
+    ReferenceSchedule,
+)
 from upfusion_core.field import fitting
-from upfusion_core.field.fitting import FieldFitter, FitConfig
-from upfusion_core.field.hashgrid import GridConfig
-from upfusion_core.field.radiance import FieldConfig
-from upfusion_core.field.rendering import RaySampling
+from upfusion_core.field.fitting import FieldFitter
 from upfusion_core.pipeline import distill as distill_reference
 from upfusion_core.pipeline import distill as distill_run
 from upfusion_core.pipeline.distill import (
-    DraftSchedule,
-    FastSchedule,
-    ReferenceSchedule,
     Run,
     color_term,
     distill_cameras,
@@ -39,7 +43,6 @@ from upfusion_core.pipeline.distill import (
     spread_cameras,
     term_weights,
 )
-from upfusion_core.pipeline.distill_config import PRESETS
 from upfusion_core.pipeline.sampling import alphas_cumprod
 from upfusion_core.support.errors import CheckpointError, FieldError, InputError, OutputError
 

@@ -11,14 +11,10 @@ from rule_weights import write_photos
 from torch import Tensor
 
 from upfusion_core import DistillConfig, SceneEncoding, UpFusion, ViewConditioning, orbit_cameras, prepare_views
-from upfusion_core.field.fitting import FitConfig
-from upfusion_core.field.hashgrid import GridConfig
-from upfusion_core.field.radiance import FieldConfig
-from upfusion_core.field.rendering import RaySampling
+from upfusion_core.config import FastSchedule, FieldConfig, FitConfig, GridConfig, RaySampling
 from upfusion_core.geometry import reference_camera
 from upfusion_core.pipeline import distill as distill_fast
 from upfusion_core.pipeline.distill import Targets, agreement, spread_cameras
-from upfusion_core.pipeline.distill_config import FastSchedule
 from upfusion_core.pipeline.pose import PhotoCameras
 from upfusion_core.pipeline.sampling import repaint_steps, repaint_views
 from upfusion_core.support.errors import InputError

@@ -12,9 +12,8 @@ from soft_object import SoftObject
 
 from upfusion_core import Cameras, RadianceField, SceneEncoding, UpFusion, orbit_cameras, prepare_views
 from upfusion_core.cli.inputs import read_cameras
-from upfusion_core.field.hashgrid import GridConfig
-from upfusion_core.field.radiance import FieldConfig
-from upfusion_core.pipeline.pose import PhotoCameras, PhotoSearch, estimate_photo_cameras, match_photo, ring_differences
+from upfusion_core.config import FieldConfig, GridConfig, PhotoSearch
+from upfusion_core.pipeline.pose import PhotoCameras, estimate_photo_cameras, match_photo, ring_differences
 from upfusion_core.support.errors import InputError
 
 SEARCH = PhotoSearch()
@@ -146,7 +145,7 @@ def test_bad_input_gets_a_sentence(model: UpFusion, scene: SceneEncoding) -> Non
         estimate_photo_cameras(model, replace(scene, views=None), search=SMALL)
     with pytest.raises(InputError, match="encoded by another model"):
         estimate_photo_cameras(model, replace(scene, model_id="other"), search=SMALL)
-    with pytest.raises(InputError, match="elevations_degrees must be one or more numbers"):
+    with pytest.raises(InputError, match="elevations_degrees must be a list of 1 or more, each a number"):
         PhotoSearch(elevations_degrees=())
     with pytest.raises(InputError, match=r"PhotoSearch.accept must be between 0.0 and 1.0"):
         PhotoSearch(accept=2.0)

@@ -8,19 +8,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden_files import META, QUERY_ROUNDING, golden, golden_cameras, worst
+from golden_files import QUERY_ROUNDING, golden, golden_cameras, sizes, worst
 from rule_weights import golden_shapes, rule_state_dict, write_photos
 from torch import Tensor
 
 from upfusion_core import SceneEncoding, UpFusion, ViewConditioning, convert, orbit_cameras, prepare_views
+from upfusion_core.config import DiffusionConfig, DinoConfig, TextConfig, UpSRTConfig, VaeConfig
 from upfusion_core.geometry import reference_camera
-from upfusion_core.models.stable_diffusion import TextConfig, unet_names
+from upfusion_core.models.stable_diffusion import unet_names
 from upfusion_core.support.errors import CheckpointError, InputError
 
 
 @pytest.fixture(scope="module")
 def golden_model() -> UpFusion:
-    sections = {name: META[name] for name in ("upsrt", "dino", "diffusion", "vae")}
+    kinds = {"upsrt": UpSRTConfig, "dino": DinoConfig, "diffusion": DiffusionConfig, "vae": VaeConfig}
+    sections = {name: sizes(name, kind) for name, kind in kinds.items()}
     model = UpFusion({**sections, "image_size": 128})
     model.upsrt.load_state_dict(rule_state_dict(golden_shapes("upsrt")))
     weights = rule_state_dict(golden_shapes("diffusion"))

@@ -17,7 +17,6 @@ from upfusion_core.training.batches import (
     DatasetBatches,
     ProceduralBatches,
     TrainingBatch,
-    check_photos,
     largest_parts,
     photo_count,
 )
@@ -159,12 +158,6 @@ def test_a_pool_is_seen_before_the_next_one_is_drawn(monkeypatch: pytest.MonkeyP
         ProceduralBatches(ProceduralObjects(), batch_size=1, photos=(1, 1), targets=1, image_size=8, pool=-1)
 
 
-@pytest.mark.parametrize("photos", [(0, 3), (3, 2), (1, 7)])
-def test_photo_ranges(photos: tuple[int, int]) -> None:
-    with pytest.raises(InputError, match="within 1 to 6"):
-        check_photos(photos)
-
-
 def test_what_is_refused() -> None:
     with pytest.raises(InputError, match="must hold objects"):
         source(Plain(0))
@@ -234,11 +227,3 @@ def test_a_curriculum_gives_parts_by_the_step() -> None:
         assert not same(learning.batch(1), plain.batch(1))
         parts = ProceduralBatches(ProceduralObjects("train"), batch_size=1, **options, pool=pool, curriculum=(2, 4))
         assert same(joined([parts.batch(2, rank, 2) for rank in range(2)]), learning.batch(2))
-
-
-@pytest.mark.parametrize("curriculum", [(-1, 3), (4, 2)])
-def test_curricula_that_are_refused(curriculum: tuple[int, int]) -> None:
-    with pytest.raises(InputError, match="curriculum must be the steps"):
-        ProceduralBatches(
-            ProceduralObjects(), batch_size=1, photos=(1, 1), targets=1, image_size=8, curriculum=curriculum
-        )

@@ -21,12 +21,12 @@ from tiny_training import TinySource, run_tiny, tiny_config
 from torch import Tensor
 
 from upfusion_core import UpFusion, orbit_cameras
+from upfusion_core.config import TrainConfig
 from upfusion_core.models.convert import write_networks
 from upfusion_core.models.networks import network_weights
 from upfusion_core.models.stable_diffusion import encode_images
 from upfusion_core.support.errors import CheckpointError, InputError, MissingPackageError
 from upfusion_core.training import loop
-from upfusion_core.training.config import TrainConfig
 from upfusion_core.training.initial import initial_networks
 from upfusion_core.training.loop import TrainResult, accumulate_gradients, learning_rate, make_stage, train
 from upfusion_core.training.stages import calibrate_latents

@@ -7,9 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from upfusion_core.field.fitting import FitConfig
-from upfusion_core.pipeline.distill_config import DraftSchedule, FastSchedule, ReferenceSchedule
-from upfusion_core.pipeline.pose import PhotoSearch
+from upfusion_core.config import DraftSchedule, FastSchedule, FitConfig, PhotoSearch, ReferenceSchedule
 from upfusion_core.support.errors import InputError
 
 
@@ -24,9 +22,8 @@ from upfusion_core.support.errors import InputError
         (FastSchedule, {"guided": (0,)}),
         (FastSchedule, {"guided": None}),
         (FastSchedule, {"fit": None}),
-        (FastSchedule, {"scheduler": "nothing"}),
+        (FastSchedule, {"scheduler": 3}),
         (DraftSchedule, {"predicted_fit": None}),
-        (DraftSchedule, {"scheduler": "nothing"}),
         (ReferenceSchedule, {"lowest_index": "a"}),
         (ReferenceSchedule, {"steps": "30"}),
         (ReferenceSchedule, {"steps": 30.5}),
