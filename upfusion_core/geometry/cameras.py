@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..support.checks import check_choice, check_count, check_finite, check_range, check_shape, check_type, check_values
+from ..support.checks import check_choice, check_count, check_finite, check_range, check_shape, check_type
 from ..support.errors import InputError
 from ..types import REFERENCE_FOCAL, Cameras
 
@@ -156,7 +156,7 @@ def cameras_from_matrices(
             forward) or "pytorch3d" (left, up, forward).
     """
     check_choice("axes", axes, ("gltf", "opencv", "pytorch3d"))
-    check_values("matrices", matrices)
+    check_type("matrices", matrices, Tensor)
     if matrices.ndim != 3 or matrices.shape[1:] not in ((3, 4), (4, 4)):
         raise InputError(f"matrices must be (N, 4, 4) or (N, 3, 4) camera-to-world, got {tuple(matrices.shape)}")
     signs = {"gltf": (1, 1, 1), "opencv": (1, -1, -1), "pytorch3d": (-1, 1, -1)}[axes]
@@ -206,9 +206,7 @@ def _vectors(name: str, value: Tensor | Sequence[float], like: Tensor) -> Tensor
 
 def _numbers(name: str, value: Numbers) -> Tensor:
     """Finite float32 numbers, in whatever form they come."""
-    if isinstance(value, Tensor):
-        check_values(name, value)
-    elif isinstance(value, bool):
+    if isinstance(value, bool):
         raise InputError(f"{name} must be numbers, got {value}; give a number, a list or a tensor")
     elif isinstance(value, np.ndarray):
         value = value.tolist()  # torch takes no negative strides, foreign byte orders and objects

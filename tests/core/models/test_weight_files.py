@@ -72,10 +72,10 @@ def test_a_lying_header(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     header = json.dumps({"a": {"dtype": "F32", "shape": [1000], "data_offsets": [0, 4000]}}).encode()
     path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(16))
-    with pytest.raises(CheckpointError, match="cannot be read as weights"):
+    with pytest.raises(CheckpointError, match="must be a file of weights, but cannot be read"):
         read_weights(path)
     path.write_bytes(struct.pack("<Q", 2**60) + header)
-    with pytest.raises(CheckpointError, match="cannot be read as weights"):
+    with pytest.raises(CheckpointError, match="must be a file of weights, but cannot be read"):
         read_metadata(path)
 
 
@@ -105,5 +105,5 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
 def test_a_text_file_is_no_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     path.write_text("<html>Quota exceeded</html>")
-    with pytest.raises(CheckpointError, match=r"cannot be read as weights|asks to run"):
+    with pytest.raises(CheckpointError, match=r"must be a file of weights, but cannot be read|asks to run"):
         read_weights(path)
