@@ -79,7 +79,10 @@ def check_range(name: str, value: float, low: float = -math.inf, high: float = m
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InputError(f"{name} must be a number, got {type(value).__name__}")
     if not low <= value <= high or math.isinf(value):
-        raise InputError(f"{name} must be {_interval(low, high)}, got {_shown(value)}")
+        wanted = f"at least {low}" if math.isfinite(low) else "finite"
+        if math.isfinite(high):
+            wanted = f"between {low} and {high}" if math.isfinite(low) else f"at most {high}"
+        raise InputError(f"{name} must be {wanted}, got {_shown(value)}")
 
 
 def check_count(name: str, value: int, low: int = 0, high: float = math.inf) -> None:
@@ -114,12 +117,6 @@ def _shown(value: object) -> str:
     """`value` in a message, cut short."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]}..."
-
-
-def _interval(low: float, high: float) -> str:
-    if math.isinf(high):
-        return f"at least {low}" if math.isfinite(low) else "finite"
-    return f"between {low} and {high}" if math.isfinite(low) else f"at most {high}"
 
 
 def _clause(hint: str) -> str:
