@@ -15,7 +15,7 @@ import pytest
 import upfusion_core
 from upfusion_core.support import version
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PROJECT = ROOT / "pyproject.toml"
 
 
