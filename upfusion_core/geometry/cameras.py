@@ -93,9 +93,13 @@ def orbit_cameras(
 
     Sequences are broadcast against each other: `orbit_cameras([0, 90, 180], 10)` gives three cameras at 10 degrees.
     """
-    azimuth, elevation, radius = _broadcast(
-        azimuth_degrees=azimuth_degrees, elevation_degrees=elevation_degrees, distance=distance
-    )
+    given = {"azimuth_degrees": azimuth_degrees, "elevation_degrees": elevation_degrees, "distance": distance}
+    numbers = {name: _numbers(name, value).reshape(-1) for name, value in given.items()}
+    sizes = {len(values) for values in numbers.values()} - {1}
+    if len(sizes) > 1 or 0 in sizes:
+        found = ", ".join(f"{len(values)} {name}" for name, values in numbers.items())
+        raise InputError(f"orbit sequences must have the same length or be single numbers, got {found}")
+    azimuth, elevation, radius = torch.broadcast_tensors(*numbers.values())
     if (elevation.abs() >= 90).any():
         worst = float(elevation.abs().max())
         raise InputError(
@@ -185,15 +189,6 @@ def _with_focal(matrices: Tensor, focal: Numbers) -> Cameras:
     return Cameras(
         matrices, value.expand(shape).clone(), torch.zeros(shape, device=matrices.device, dtype=torch.float32)
     )
-
-
-def _broadcast(**values: Numbers) -> list[Tensor]:
-    tensors = {name: _numbers(name, value).reshape(-1) for name, value in values.items()}
-    sizes = {len(tensor) for tensor in tensors.values()} - {1}
-    if len(sizes) > 1 or 0 in sizes:
-        found = ", ".join(f"{len(tensor)} {name}" for name, tensor in tensors.items())
-        raise InputError(f"orbit sequences must have the same length or be single numbers, got {found}")
-    return list(torch.broadcast_tensors(*tensors.values()))
 
 
 def _vectors(name: str, value: Tensor | Sequence[float], like: Tensor) -> Tensor:

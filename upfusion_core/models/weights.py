@@ -91,7 +91,15 @@ def _read_pickle(path: Path) -> object:
     with _reading(path):
         zipped = zipfile.is_zipfile(path)
         if zipped:
-            _refuse_zip_bomb(path)
+            with zipfile.ZipFile(path) as archive:
+                entries = archive.infolist()
+            unpacked = sum(entry.file_size for entry in entries)
+            compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+            if compressed or unpacked > 2 * path.stat().st_size + 2**20:
+                raise CheckpointError(
+                    f"{path} must be a file that torch.save wrote (stored, not compressed), got one that unpacks to "
+                    f"{unpacked:,} bytes; get it from its authors"
+                )
         try:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
         except pickle.UnpicklingError as error:
@@ -105,17 +113,6 @@ def _read_pickle(path: Path) -> object:
         content[key] for key in ("model_state_dict", "state_dict") if isinstance(content, dict) and key in content
     ]
     return next((part for part in nested if isinstance(part, dict)), content)
-
-
-def _refuse_zip_bomb(path: Path) -> None:
-    with zipfile.ZipFile(path) as archive:
-        unpacked = sum(entry.file_size for entry in archive.infolist())
-        compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
-    if compressed or unpacked > 2 * path.stat().st_size + 2**20:
-        raise CheckpointError(
-            f"{path} must be a file that torch.save wrote (stored, not compressed), got one that unpacks to "
-            f"{unpacked:,} bytes; get it from its authors"
-        )
 
 
 def _plain(path: Path, content: object) -> dict[str, Tensor]:
