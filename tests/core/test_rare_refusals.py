@@ -119,6 +119,10 @@ def test_weights_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(OutputError, match=r"could not be written \(No space left on device\)"):
         convert._write_folder(SimpleNamespace(weights={}), tmp_path / "new", None, None)
     assert not (tmp_path / "new").exists()
+    monkeypatch.setattr(convert, "save_safetensors", full)
+    with pytest.raises(OutputError, match=r"m\.safetensors could not be written \(No space left on device\)"):
+        convert._write_merged(tmp_path / "new" / "m.safetensors", {}, {"a": torch.ones(1)}, torch.float16, None)
+    assert not (tmp_path / "new").exists()
 
 
 def test_pickles_and_zips_that_torch_gives_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,9 +119,19 @@ def _write_merged(
     dtype: torch.dtype | None,
     on_step: OnStep | None,
 ) -> Path:
-    with made_folder(path.parent), _converted(weights, dtype, path.parent, len(weights), on_step) as state:
+    with _scratch(path.parent, path) as scratch, _converted(weights, dtype, scratch, len(weights), on_step) as state:
         save_safetensors(state, path, metadata)
     return path
+
+
+@contextmanager
+def _scratch(folder: Path, output: Path) -> Iterator[Path]:
+    """A temporary folder in `folder`, which is made; what the disk says about `output` becomes a sentence."""
+    try:
+        with made_folder(folder), tempfile.TemporaryDirectory(prefix=".upfusion-", dir=folder) as scratch:
+            yield Path(scratch)
+    except OSError as error:
+        raise OutputError(f"{output} could not be written ({error.strerror or error}); choose another place") from error
 
 
 def _write_folder(
@@ -137,19 +147,14 @@ def _write_folder(
         elif name not in (DEFAULT_EMBEDDING, EMPTY_EMBEDDING) or not checkpoint.has_text_encoder:
             groups["upfusion2d.pt"][name] = tensor
     names, total, done = [*groups, "config.json"], sum(len(group) for group in groups.values()), 0
-    try:
-        with made_folder(folder), tempfile.TemporaryDirectory(prefix=".upfusion-", dir=folder) as scratch:
-            for file_name, weights in groups.items():
-                with _converted(weights, dtype, Path(scratch), total, on_step, done) as state:
-                    content = state if file_name == DINO_FILES[0] else {"model_state_dict": state}
-                    save_tensors(content, Path(scratch) / file_name)
-                done += len(weights)
-            config = {**checkpoint.config.to_dict(), MODEL_ID: checkpoint.model_id}
-            write_json(Path(scratch) / "config.json", config)
-            for name in names:
-                os.replace(Path(scratch) / name, folder / name)
-    except OSError as error:
-        raise OutputError(f"{folder} could not be written ({error.strerror or error}); choose another place") from error
+    with _scratch(folder, folder) as scratch:
+        for file_name, weights in groups.items():
+            with _converted(weights, dtype, scratch, total, on_step, done) as state:
+                save_tensors(state if file_name == DINO_FILES[0] else {"model_state_dict": state}, scratch / file_name)
+            done += len(weights)
+        write_json(scratch / "config.json", {**checkpoint.config.to_dict(), MODEL_ID: checkpoint.model_id})
+        for name in names:
+            os.replace(scratch / name, folder / name)
     return [folder / name for name in names]
 
 
@@ -167,38 +172,38 @@ def _with_embeddings(checkpoint: Checkpoint) -> dict[str, Tensor]:
 def _converted(
     weights: Mapping[str, Tensor],
     dtype: torch.dtype | None,
-    folder: Path,
+    scratch: Path,
     total: int,
     on_step: OnStep | None,
     done: int = 0,
 ) -> Iterator[dict[str, Tensor]]:
-    """The weights in `dtype` on the CPU, as they lie or mapped from a temporary file, to be written all at once.
+    """The weights in `dtype` on the CPU, as they lie or mapped from a file in `scratch`, to be written all at once.
 
     Args:
         total, done: steps of the whole work, and those before the first of these weights.
     """
     kept = (*SCHEDULE_BUFFERS, DEFAULT_EMBEDDING, EMPTY_EMBEDDING)
     state, places, storages = dict(weights), {}, set()
-    with tempfile.TemporaryDirectory(prefix=".upfusion-", dir=folder) as scratch:
-        path = Path(scratch) / "weights"
-        with path.open("wb") as file:
-            for count, (name, tensor) in enumerate(weights.items(), start=done + 1):
-                same = dtype is None or name in kept or not tensor.is_floating_point()
-                value = tensor.detach().to("cpu", tensor.dtype if same else dtype).contiguous()
-                storage = value.untyped_storage().data_ptr()
-                if value.data_ptr() != tensor.data_ptr() or (storage and storage in storages):
-                    places[name] = file.tell(), value.dtype, value.shape
-                    file.write(value.reshape(-1).view(torch.uint8).numpy().data)
-                    file.write(bytes(-file.tell() % 64))
-                else:
-                    storages.add(storage)
-                    state[name] = value
-                if on_step:
-                    on_step(count, total, None)
-        space = np.memmap(path, np.uint8, "c") if path.stat().st_size else np.zeros(0, np.uint8)
-        for name, (start, kind, shape) in places.items():
-            stop = start + shape.numel() * kind.itemsize
-            state[name] = torch.from_numpy(space[start:stop]).view(kind).view(shape)
-        yield state
-        state.clear()
-        del space  # Windows cannot remove a file that is still mapped
+    path = scratch / "converted"
+    with path.open("wb") as file:
+        for count, (name, tensor) in enumerate(weights.items(), start=done + 1):
+            same = dtype is None or name in kept or not tensor.is_floating_point()
+            value = tensor.detach().to("cpu", tensor.dtype if same else dtype).contiguous()
+            storage = value.untyped_storage().data_ptr()
+            if value.data_ptr() != tensor.data_ptr() or (storage and storage in storages):
+                places[name] = file.tell(), value.dtype, value.shape
+                file.write(value.reshape(-1).view(torch.uint8).numpy().data)
+                file.write(bytes(-file.tell() % 64))
+            else:
+                storages.add(storage)
+                state[name] = value
+            if on_step:
+                on_step(count, total, None)
+    space = np.memmap(path, np.uint8, "c") if path.stat().st_size else np.zeros(0, np.uint8)
+    for name, (start, kind, shape) in places.items():
+        stop = start + shape.numel() * kind.itemsize
+        state[name] = torch.from_numpy(space[start:stop]).view(kind).view(shape)
+    yield state
+    state.clear()
+    del space  # Windows cannot remove a file that is still mapped
+    path.unlink()

@@ -10,9 +10,6 @@ from torch import Tensor
 
 from .errors import InputError
 
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-"""Floating-point precisions that torch computes with everywhere."""
-
 UNIT_SLACK = 1e-3
 """How far pictures and masks may reach out of [0, 1]: the rounding of sums of weights, and of half precision."""
 
