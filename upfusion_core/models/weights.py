@@ -36,7 +36,21 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             content = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     else:
         content = _read_pickle(path)
-    return _plain(path, content)
+    if not isinstance(content, dict) or not content:
+        raise CheckpointError(f"{path} must hold named tensors, got {type(content).__name__}; it is not a state dict")
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise CheckpointError(
+                f"{path} must hold named tensors only, got {type(value).__name__} under {name!r:.60}; "
+                "is it another kind of checkpoint?"
+            )
+        fault = _fault(value)
+        if fault:
+            raise CheckpointError(
+                f"{path} must hold plain float16, bfloat16 or float32 weights, got {fault} for {name:.200}; "
+                "use a file that is not quantised, or get it again"
+            )
+    return content
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -113,24 +127,6 @@ def _read_pickle(path: Path) -> object:
         content[key] for key in ("model_state_dict", "state_dict") if isinstance(content, dict) and key in content
     ]
     return next((part for part in nested if isinstance(part, dict)), content)
-
-
-def _plain(path: Path, content: object) -> dict[str, Tensor]:
-    if not isinstance(content, dict) or not content:
-        raise CheckpointError(f"{path} must hold named tensors, got {type(content).__name__}; it is not a state dict")
-    for name, value in content.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise CheckpointError(
-                f"{path} must hold named tensors only, got {type(value).__name__} under {name!r:.60}; "
-                "is it another kind of checkpoint?"
-            )
-        fault = _fault(value)
-        if fault:
-            raise CheckpointError(
-                f"{path} must hold plain float16, bfloat16 or float32 weights, got {fault} for {name:.200}; "
-                "use a file that is not quantised, or get it again"
-            )
-    return content
 
 
 def _fault(value: Tensor) -> str:

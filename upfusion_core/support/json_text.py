@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .errors import InputError, UpFusionError
-from .files import read_regular
+from .files import read_regular, reading
 
 LARGEST_JSON = 64_000_000
 """Bytes of a file; Objaverse's list of 800,000 ids has 29 MB. What they stand for takes up to 20 times as much."""
@@ -54,13 +54,12 @@ def read_json(
     path: str | os.PathLike[str], error: type[UpFusionError] = InputError, *, lone_surrogates: bool = False
 ) -> Any:  # noqa: ANN401 - any JSON
     """The value in a UTF-8 file, with or without a byte order mark (see parse_json), of at most 64 MB."""
+    with reading(path, "check the path", what="a JSON file", error=error):
+        content = read_regular(Path(path), LARGEST_JSON)
     try:
-        text = read_regular(Path(path), LARGEST_JSON).decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as reason:
         raise error(f"{path} must be UTF-8 text, but is not; save it as UTF-8, or remove it") from reason
-    except (OSError, ValueError) as reason:  # a name with a zero byte is a ValueError
-        why = (reason.strerror if isinstance(reason, OSError) else None) or reason
-        raise error(f"{path} must be a JSON file, but cannot be read ({why}); check the path") from reason
     return parse_json(text, str(path), error, lone_surrogates=lone_surrogates)
 
 
