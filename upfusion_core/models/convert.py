@@ -1,4 +1,4 @@
-"""Between the released folder and one merged file, in either direction, a tensor at a time."""
+"""Between the released folder and one merged file, in either direction."""
 
 from __future__ import annotations
 
