@@ -20,7 +20,7 @@ from upfusion_core.support.errors import UpFusionError
 LONGEST_MESSAGE = 2000
 
 JUNK = (
-    *(None, True, -1, 0, 3, 2.5, float("nan"), float("inf"), 10**400),
+    *(None, True, -1, 0, 3, 2.5, float("nan"), float("inf")),
     *("text", b"bytes", [], {}, (1, "a"), [[1], [2, 3]]),
 )
 """Values of other types, or far out of range."""
@@ -67,9 +67,9 @@ def numbers() -> st.SearchStrategy[Any]:
 
 @st.composite
 def odd_tensors(draw: st.DrawFn, *shapes: tuple[int, ...], low: float = 0.0, high: float = 1.0) -> Tensor:
-    """A tensor of one of `shapes` or nearly so; of any dtype and strides, with NaN, on "meta", sparse or complex."""
+    """A tensor of one of `shapes` or nearly so; of any dtype and strides, with NaN or infinity."""
     shape = list(draw(st.sampled_from(shapes)))
-    oddity = draw(st.sampled_from(("none", "none", "none", "shape", "dtype", "nan", "inf", "huge", "meta", "layout")))
+    oddity = draw(st.sampled_from(("none", "none", "none", "shape", "dtype", "nan", "inf", "huge")))
     if oddity == "shape":
         longer, last = [2, *shape], [*shape[:-1], shape[-1] + 1]
         shape = draw(st.sampled_from((shape[1:], longer, [0, *shape[1:]], last, shape[::-1])))
@@ -77,15 +77,11 @@ def odd_tensors(draw: st.DrawFn, *shapes: tuple[int, ...], low: float = 0.0, hig
     tensor = torch.rand(shape, generator=generator) * (high - low) + low
     tensor = strided(tensor, draw(st.sampled_from(("plain", "transposed", "every second", "expanded", "gradient"))))
     if oddity == "dtype":
-        tensor = tensor.detach().to(draw(st.sampled_from((*DTYPES, torch.complex64))))
+        tensor = tensor.detach().to(draw(st.sampled_from(DTYPES)))
     if oddity in ("nan", "inf", "huge") and tensor.numel():
         tensor = tensor.detach().clone(memory_format=torch.contiguous_format)
         flat = tensor.view(-1)
         flat[draw(st.integers(0, len(flat) - 1))] = {"nan": torch.nan, "inf": -torch.inf, "huge": 1e38}[oddity]
-    if oddity == "meta":
-        return tensor.to("meta")
-    if oddity == "layout" and tensor.ndim:
-        return tensor.detach().to_sparse()
     return tensor
 
 

@@ -25,7 +25,7 @@ from upfusion_core.data.shards import decoded_depth
 from upfusion_core.evaluation.protocol import draw_object
 from upfusion_core.evaluation.report import stacked
 from upfusion_core.models import convert
-from upfusion_core.models import weights as weight_files
+from upfusion_core.models.weights import read_weights
 from upfusion_core.procedural import ProceduralObjects
 from upfusion_core.procedural.render import albedo
 from upfusion_core.support.errors import CheckpointError, FieldError, InputError, OutputError
@@ -112,15 +112,16 @@ def test_meshes_of_whole_numbers() -> None:
 
 
 def test_weights_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"a has precision torch\.complex64"):
-        convert._safetensors_header({"a": torch.zeros(1, dtype=torch.complex64)}, None, {})
-
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(convert, "_write_parts", full)
+    monkeypatch.setattr(convert, "save_tensors", full)
     with pytest.raises(OutputError, match=r"could not be written \(No space left on device\)"):
-        convert._write_folder(SimpleNamespace(), tmp_path / "new", None, None)
+        convert._write_folder(SimpleNamespace(weights={}), tmp_path / "new", None, None)
+    assert not (tmp_path / "new").exists()
+    monkeypatch.setattr(convert, "save_safetensors", full)
+    with pytest.raises(OutputError, match=r"m\.safetensors could not be written \(No space left on device\)"):
+        convert._write_merged(tmp_path / "new" / "m.safetensors", {}, {"a": torch.ones(1)}, torch.float16, None)
     assert not (tmp_path / "new").exists()
 
 
@@ -128,7 +129,7 @@ def test_pickles_and_zips_that_torch_gives_up(tmp_path: Path, monkeypatch: pytes
     path = tmp_path / "weights.pt"
     path.write_bytes(b"no zip")
     with pytest.raises(CheckpointError, match=r"weights\.pt"):
-        weight_files._refuse_zip_bomb(path)
+        read_weights(path)
 
     def damaged(*_: object, **__: object) -> None:
         raise pickle.UnpicklingError("invalid load key")
@@ -136,4 +137,4 @@ def test_pickles_and_zips_that_torch_gives_up(tmp_path: Path, monkeypatch: pytes
     torch.save({"a": torch.zeros(1)}, path)
     monkeypatch.setattr(torch, "load", damaged)
     with pytest.raises(CheckpointError, match="invalid load key"):
-        weight_files._read_pickle(path)
+        read_weights(path)

@@ -61,7 +61,7 @@ def test_names_that_are_no_utf8(tmp_path: Path) -> None:
     content = {"photo": "caf\udce9.png", "mask": "\u8336.png"}
     write_json(tmp_path / "run.json", content)
     assert (tmp_path / "run.json").read_bytes().decode("utf-8").count("\\udce9") == 1
-    assert read_json(tmp_path / "run.json", halves=True) == content
+    assert read_json(tmp_path / "run.json", lone_surrogates=True) == content
     with pytest.raises(InputError, match="surrogates not allowed"):
         read_json(tmp_path / "run.json")
 

@@ -33,7 +33,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
     What it lists as a file is no temporary one, whatever else it says.
     """
     try:
-        record = read_json(path, halves=True)
+        record = read_json(path, lone_surrogates=True)
     except InputError:
         return None
     if not isinstance(record, dict):

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ..geometry import camera_rays, project
 from ..models.perceptual import PerceptualDistance
-from ..support.checks import check_finite, check_range, check_shape, check_unit_range, check_values
+from ..support.checks import check_finite, check_range, check_shape, check_unit_range
 from ..support.errors import InputError
 from ..types import Cameras, RenderedViews
 
@@ -321,7 +321,6 @@ def silhouette(rgb: Tensor) -> Tensor:
     would count every pixel that the object touches, and all of a blurred edge.
     """
     check_shape("rgb", rgb, ("N", 3, "H", "W"))
-    check_values("rgb", rgb)
     differences = (rgb - 1).abs().amax(1, keepdim=True)
     most = differences.amax((1, 2, 3), keepdim=True)
     return ((differences > 0.5 * most) & (most > FAINT)).float()

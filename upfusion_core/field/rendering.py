@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 
 from ..config import RaySampling
 from ..geometry import camera_rays
-from ..support.checks import check_count, check_range, check_type, check_unit_range, check_values
+from ..support.checks import check_count, check_range, check_type, check_unit_range
 from ..support.errors import InputError
 from ..support.memory import Chunk
 from ..types import Cameras, Rays, RenderedViews
@@ -238,8 +238,6 @@ def _offsets(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | 
 
 
 def _background(background: Tensor | float, like: Tensor) -> Tensor:
-    if isinstance(background, Tensor):
-        check_values("background", background)
     try:
         color = torch.as_tensor(background, dtype=like.dtype, device=like.device)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:

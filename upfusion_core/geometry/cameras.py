@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..support.checks import check_choice, check_count, check_finite, check_range, check_shape, check_type, check_values
+from ..support.checks import check_choice, check_count, check_finite, check_range, check_shape, check_type
 from ..support.errors import InputError
 from ..types import REFERENCE_FOCAL, Cameras
 
@@ -93,9 +93,13 @@ def orbit_cameras(
 
     Sequences are broadcast against each other: `orbit_cameras([0, 90, 180], 10)` gives three cameras at 10 degrees.
     """
-    azimuth, elevation, radius = _broadcast(
-        azimuth_degrees=azimuth_degrees, elevation_degrees=elevation_degrees, distance=distance
-    )
+    given = {"azimuth_degrees": azimuth_degrees, "elevation_degrees": elevation_degrees, "distance": distance}
+    numbers = {name: _numbers(name, value).reshape(-1) for name, value in given.items()}
+    sizes = {len(values) for values in numbers.values()} - {1}
+    if len(sizes) > 1 or 0 in sizes:
+        found = ", ".join(f"{len(values)} {name}" for name, values in numbers.items())
+        raise InputError(f"orbit sequences must have the same length or be single numbers, got {found}")
+    azimuth, elevation, radius = torch.broadcast_tensors(*numbers.values())
     if (elevation.abs() >= 90).any():
         worst = float(elevation.abs().max())
         raise InputError(
@@ -156,7 +160,7 @@ def cameras_from_matrices(
             forward) or "pytorch3d" (left, up, forward).
     """
     check_choice("axes", axes, ("gltf", "opencv", "pytorch3d"))
-    check_values("matrices", matrices)
+    check_type("matrices", matrices, Tensor)
     if matrices.ndim != 3 or matrices.shape[1:] not in ((3, 4), (4, 4)):
         raise InputError(f"matrices must be (N, 4, 4) or (N, 3, 4) camera-to-world, got {tuple(matrices.shape)}")
     signs = {"gltf": (1, 1, 1), "opencv": (1, -1, -1), "pytorch3d": (-1, 1, -1)}[axes]
@@ -187,15 +191,6 @@ def _with_focal(matrices: Tensor, focal: Numbers) -> Cameras:
     )
 
 
-def _broadcast(**values: Numbers) -> list[Tensor]:
-    tensors = {name: _numbers(name, value).reshape(-1) for name, value in values.items()}
-    sizes = {len(tensor) for tensor in tensors.values()} - {1}
-    if len(sizes) > 1 or 0 in sizes:
-        found = ", ".join(f"{len(tensor)} {name}" for name, tensor in tensors.items())
-        raise InputError(f"orbit sequences must have the same length or be single numbers, got {found}")
-    return list(torch.broadcast_tensors(*tensors.values()))
-
-
 def _vectors(name: str, value: Tensor | Sequence[float], like: Tensor) -> Tensor:
     """(3,) or (N, 3) numbers on the device of `like`, which is (N, 3)."""
     vectors = _numbers(name, value).to(like.device)
@@ -206,9 +201,7 @@ def _vectors(name: str, value: Tensor | Sequence[float], like: Tensor) -> Tensor
 
 def _numbers(name: str, value: Numbers) -> Tensor:
     """Finite float32 numbers, in whatever form they come."""
-    if isinstance(value, Tensor):
-        check_values(name, value)
-    elif isinstance(value, bool):
+    if isinstance(value, bool):
         raise InputError(f"{name} must be numbers, got {value}; give a number, a list or a tensor")
     elif isinstance(value, np.ndarray):
         value = value.tolist()  # torch takes no negative strides, foreign byte orders and objects

@@ -105,9 +105,8 @@ def reference_plucker(cameras: Cameras, reference: Cameras, size: int) -> Tensor
     """
     distance = _reference_distances(reference).cpu()
     views, first = (_world_to_camera(some.camera_to_world.cpu(), distance) for some in (cameras, reference))
-    ahead = _translations(
-        torch.tensor([[0.0, 0, 1]], dtype=torch.float32)
-    )  # of photo 1's camera lies the frame's origin
+    # the frame's origin lies ahead of photo 1's camera
+    ahead = _translations(torch.tensor([[0.0, 0, 1]], dtype=torch.float32))
     views = ahead @ torch.linalg.inv(first) @ views  # networks' frame -> camera
     back = torch.zeros_like(views)
     back[:, :3, :3], back[:, 3, 3] = views[:, :3, :3], 1
@@ -115,7 +114,10 @@ def reference_plucker(cameras: Cameras, reference: Cameras, size: int) -> Tensor
     axis = torch.linspace(1, -1, size, dtype=torch.float32)
     grid = torch.stack(torch.meshgrid(axis, axis, indexing="ij")[::-1], dim=-1).reshape(1, -1, 2)  # x, y
     points = torch.cat([grid, torch.ones_like(grid)], dim=-1).expand(len(cameras), -1, -1)
-    points = points @ (torch.linalg.inv(_projections(cameras.to("cpu"))) @ back)
+    projections = torch.zeros(len(cameras), 4, 4, dtype=torch.float32)  # camera axes -> (x, y, 1 / depth)
+    projections[:, 0, 0], projections[:, 1, 1] = cameras.focal.cpu().unbind(-1)
+    projections[:, 2, :2], projections[:, 2, 3], projections[:, 3, 2] = cameras.principal.cpu(), 1, 1
+    points = points @ (torch.linalg.inv(projections) @ back)
     origins = back[:, None, 3, :3]
     rays = Rays(origins, normalize(points[..., :3] / points[..., 3:] - origins, dim=-1))
     grids: Tensor = plucker(rays).unflatten(1, (size, size))
@@ -144,14 +146,6 @@ def _translations(offsets: Tensor) -> Tensor:
     """(N, 3) -> (N, 4, 4) for row vectors."""
     result = torch.eye(4, dtype=torch.float32).repeat(len(offsets), 1, 1)
     result[:, 3, :3] = offsets
-    return result
-
-
-def _projections(cameras: Cameras) -> Tensor:
-    """(N, 4, 4) for row vectors, camera axes -> (x, y, 1 / depth)."""
-    result = torch.zeros(len(cameras), 4, 4, dtype=torch.float32)
-    result[:, 0, 0], result[:, 1, 1] = cameras.focal.unbind(-1)
-    result[:, 2, :2], result[:, 2, 3], result[:, 3, 2] = cameras.principal, 1, 1
     return result
 
 

@@ -41,23 +41,11 @@ FACTS_KEY = "upfusion_facts"
 RELEASED_GUIDANCE = 9.0
 _FLOAT = torch.empty(0)
 DINO_FILES = ("dinov2_vitb14_pretrain.pth", "model.safetensors", "pytorch_model.bin")
-SCHEDULE_BUFFERS = frozenset(
-    (
-        "betas",
-        "alphas_cumprod",
-        "alphas_cumprod_prev",
-        "sqrt_alphas_cumprod",
-        "sqrt_one_minus_alphas_cumprod",
-        "log_one_minus_alphas_cumprod",
-        "sqrt_recip_alphas_cumprod",
-        "sqrt_recipm1_alphas_cumprod",
-        "posterior_variance",
-        "posterior_log_variance_clipped",
-        "posterior_mean_coef1",
-        "posterior_mean_coef2",
-        "logvar",
-    )
-)
+SCHEDULE_BUFFERS = {
+    *("betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod"),
+    *("log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod", "logvar"),
+    *("posterior_variance", "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +146,10 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
             all are listed in the one message.
     """
     path = weights_path(path)
-    checkpoint = _open_folder(path) if path.is_dir() else _open_merged(path)
+    content, source, weights, facts = _read_folder(path) if path.is_dir() else _read_merged(path)
+    config, stored_id = ModelConfig.from_dict(content, source), content.get(MODEL_ID)
+    model_id = stored_id if isinstance(stored_id, str) else weights_id(config, weights)
+    checkpoint = Checkpoint(path, "folder" if path.is_dir() else "merged", config, weights, model_id, facts)
     if checkpoint.has_text_encoder:
         checkpoint = replace(checkpoint, config=_with_text_sizes(checkpoint))
     _check_names(checkpoint)
@@ -184,11 +175,6 @@ def weights_id(config: ModelConfig, weights: Mapping[str, Tensor]) -> str:
             sample = weights[name].detach().reshape(-1)[:16].float().cpu()
             digest.update(name.encode() + sample.numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _stored_id(content: dict[str, Any]) -> str | None:
-    value = content.get(MODEL_ID)
-    return value if isinstance(value, str) else None
 
 
 def load_text_encoder(checkpoint: Checkpoint, device: torch.device | str = "cpu") -> nn.Module:
@@ -230,7 +216,11 @@ def describe(path: str | Path) -> CheckpointInfo:
     return CheckpointInfo(str(checkpoint.path), checkpoint.layout, checkpoint.config, parts, text, checkpoint.facts)
 
 
-def _open_merged(path: Path) -> Checkpoint:
+_Files = tuple[dict[str, Any], str, dict[str, Tensor], dict[str, Any]]
+"""Sizes as JSON and where they stand, weights by merged names, and facts."""
+
+
+def _read_merged(path: Path) -> _Files:
     if path.suffix != ".safetensors":
         raise CheckpointError(
             f"{path} must be a folder of weights or a merged .safetensors, got a {path.suffix or 'nameless'} file; "
@@ -242,10 +232,7 @@ def _open_merged(path: Path) -> Checkpoint:
             f"{path} is not a merged UpFusion file (no {CONFIG_KEY} in its metadata); make one with upfusion convert"
         )
     content = parse_json(metadata[CONFIG_KEY], f"{path} metadata", CheckpointError)
-    config = ModelConfig.from_dict(content, f"{path} metadata")
-    weights = read_weights(path)
-    model_id = _stored_id(content) or weights_id(config, weights)
-    return Checkpoint(path, "merged", config, weights, model_id, _facts(path, metadata))
+    return content, f"{path} metadata", read_weights(path), _facts(path, metadata)
 
 
 def _facts(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -255,42 +242,29 @@ def _facts(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     return facts
 
 
-def _open_folder(path: Path) -> Checkpoint:
-    files = {name: _weights_file(path, name) for name in ("upsrt", "upfusion2d")}
-    config_file = path / "config.json"
-    content = read_json(config_file, CheckpointError) if config_file.exists() else {}
-    config = ModelConfig.from_dict(content, str(config_file))
-    weights = {UPSRT_PREFIX + name: tensor for name, tensor in read_weights(files["upsrt"]).items()}
-    dino = read_weights(_dino_file(path, set(files.values())))
-    weights |= {DINO_PREFIX + name: tensor for name, tensor in hub_names(dino).items()}
-    weights |= read_weights(files["upfusion2d"])
-    return Checkpoint(path, "folder", config, weights, _stored_id(content) or weights_id(config, weights))
-
-
-def _weights_file(folder: Path, stem: str) -> Path:
-    for suffix in (".pt", ".safetensors"):
-        if (folder / f"{stem}{suffix}").exists():
-            return folder / f"{stem}{suffix}"
-    raise CheckpointError(
-        f"{folder} must hold upsrt.pt, upfusion2d.pt and a DINOv2 file, but {stem}.pt is missing; see the README"
-    )
-
-
-def _dino_file(folder: Path, others: set[Path]) -> Path:
-    for name in DINO_FILES:
-        if (folder / name).exists():
-            return folder / name
-    found = [
-        file
-        for file in sorted(folder.iterdir())
-        if file.suffix in (".pth", ".bin", ".safetensors", ".pt") and file not in others
-    ]
-    if len(found) != 1:
+def _read_folder(path: Path) -> _Files:
+    files: list[Path] = []
+    for stem in ("upsrt", "upfusion2d"):
+        found = [path / f"{stem}{suffix}" for suffix in (".pt", ".safetensors") if (path / f"{stem}{suffix}").exists()]
+        if not found:
+            raise CheckpointError(
+                f"{path} must hold upsrt.pt, upfusion2d.pt and a DINOv2 file, but {stem}.pt is missing; see the README"
+            )
+        files.append(found[0])
+    named = [path / name for name in DINO_FILES if (path / name).exists()]
+    suffixes = (".pth", ".bin", ".safetensors", ".pt")
+    others = [file for file in sorted(path.iterdir()) if file.suffix in suffixes and file not in files]
+    if not named and len(others) != 1:
         raise CheckpointError(
-            f"{folder} must hold one DINOv2 file ({', '.join(DINO_FILES)}), got {len(found)} candidates; "
+            f"{path} must hold one DINOv2 file ({', '.join(DINO_FILES)}), got {len(others)} candidates; "
             "put it beside upsrt.pt"
         )
-    return found[0]
+    sizes = path / "config.json"
+    content = read_json(sizes, CheckpointError) if sizes.exists() else {}
+    weights = {UPSRT_PREFIX + name: tensor for name, tensor in read_weights(files[0]).items()}
+    dino = hub_names(read_weights((named or others)[0]))
+    weights |= {DINO_PREFIX + name: tensor for name, tensor in dino.items()}
+    return content, str(sizes), weights | read_weights(files[1]), {}
 
 
 def _with_text_sizes(checkpoint: Checkpoint) -> ModelConfig:
@@ -331,14 +305,14 @@ def _check_names(checkpoint: Checkpoint) -> None:
         if name in weights and not shapes_fit(weights[name].shape, shape)
     ]
     whole = [f"{name} {weights[name].dtype}" for name in expected if not weights.get(name, _FLOAT).is_floating_point()]
-    if missing or unexpected or misshapen or whole:
-        lists = [
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("of another shape", misshapen),
-            ("not of floating point", whole),
-        ]
-        found = "; ".join(f"{len(names)} {kind}: {listed(names)}" for kind, names in lists if names)
+    lists = {
+        "missing": missing,
+        "unexpected": unexpected,
+        "of another shape": misshapen,
+        "not of floating point": whole,
+    }
+    found = "; ".join(f"{len(names)} {kind}: {listed(names)}" for kind, names in lists.items() if names)
+    if found:
         raise CheckpointError(
             f"{checkpoint.path} does not fit its configuration: {found}. Check config.json or get the weights again"
         )
@@ -376,14 +350,10 @@ def load_conditioning_networks(
     networks: list[Any] = []
     for kind, sizes, prefix in kinds:
         with torch.device("meta"):
-            names = kind(sizes).state_dict()  # a host's layers may have no weights before they are given some
-            network: nn.Module = kind(sizes, ops=ops)
-        check_finite_weights({prefix + name: checkpoint.weights[prefix + name] for name in names}, dtype)
-        state = {
-            name: checkpoint.weights[prefix + name].reshape(value.shape).to(dtype) for name, value in names.items()
-        }
-        network.load_state_dict(state, strict=True, assign=True)
-        networks.append(network.requires_grad_(False).eval())
+            plain, network = kind(sizes), kind(sizes, ops=ops)
+        names = {name: prefix + name for name in plain.state_dict()}
+        assign_weights(network, names, checkpoint.weights, "cpu", dtype, like=plain)
+        networks.append(network)
     dino, upsrt, control = networks
     return dino, upsrt, control
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from types import ModuleType
 
 import torch
@@ -14,22 +13,18 @@ from ..support.checks import check_shape
 from ..support.errors import CheckpointError
 from .controlnet import grouped_attention, split_heads
 
-_OUTER = {
-    "embeddings.cls_token": "cls_token",
-    "embeddings.mask_token": "mask_token",
+_HUB_NAMES = {
     "embeddings.position_embeddings": "pos_embed",
-    "embeddings.patch_embeddings.projection.weight": "patch_embed.proj.weight",
-    "embeddings.patch_embeddings.projection.bias": "patch_embed.proj.bias",
-    "layernorm.weight": "norm.weight",
-    "layernorm.bias": "norm.bias",
-}
-_BLOCK = {
+    "embeddings.patch_embeddings.projection": "patch_embed.proj",
+    "embeddings.": "",
+    "layernorm.": "norm.",
+    "encoder.layer.": "blocks.",
+    "attention.attention.query": "attn.qkv",
     "attention.output.dense": "attn.proj",
     "layer_scale1.lambda1": "ls1.gamma",
     "layer_scale2.lambda1": "ls2.gamma",
 }
-_LAYER = re.compile(r"encoder\.layer\.(\d+)\.(.+)")
-_QUERY = re.compile(r"(encoder\.layer\.(\d+)\.attention\.attention\.)query\.(weight|bias)")
+"""Parts of Hugging Face's names -> torch hub's, in the order in which they are replaced."""
 
 
 def hub_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -45,9 +40,10 @@ def hub_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         return weights
     renamed = {}
     for name, tensor in weights.items():
-        query = _QUERY.fullmatch(name)
-        if query:
-            parts = [query[1] + kind + "." + query[3] for kind in ("query", "key", "value")]
+        if ".attention.attention." in name:
+            if ".attention.attention.query." not in name:
+                continue  # joined to its query
+            parts = [name.replace(".query.", f".{kind}.") for kind in ("query", "key", "value")]
             absent = [part for part in parts if part not in weights]
             if absent:
                 raise CheckpointError(f"the DINOv2 file lacks {', '.join(absent)}; download it again")
@@ -57,20 +53,11 @@ def hub_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
                     f"the DINOv2 file must have query, key and value of one shape, got {sorted(shapes)} for {name}; "
                     "download it again"
                 )
-            renamed[f"blocks.{query[2]}.attn.qkv.{query[3]}"] = torch.cat([weights[part] for part in parts])
-        elif ".attention.attention." not in name:
-            renamed[_renamed(name)] = tensor
+            tensor = torch.cat([weights[part] for part in parts])
+        for theirs, ours in _HUB_NAMES.items():
+            name = name.replace(theirs, ours)
+        renamed[name] = tensor
     return renamed
-
-
-def _renamed(name: str) -> str:
-    layer = _LAYER.fullmatch(name)
-    if layer is None:
-        return _OUTER.get(name, name)
-    rest = layer[2]
-    for theirs, ours in _BLOCK.items():
-        rest = rest.replace(theirs, ours)
-    return f"blocks.{layer[1]}.{rest}"
 
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)

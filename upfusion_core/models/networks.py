@@ -109,9 +109,15 @@ def assign_weights(
     weights: dict[str, Tensor],
     device: torch.device | str,
     dtype: torch.dtype,
+    *,
+    like: nn.Module | None = None,
 ) -> None:
-    """Gives `module` (own parameter names -> merged names) its weights, frozen; those in `dtype` stay mapped."""
-    shapes = {name: value.shape for name, value in module.state_dict().items()}
+    """Gives `module` (own parameter names -> merged names) its weights, frozen; those in `dtype` stay mapped.
+
+    Args:
+        like: has the shapes, because a host's layers may have no weights before they are given some.
+    """
+    shapes = {name: value.shape for name, value in (like or module).state_dict().items()}
     check_finite_weights({name: weights[name] for name in names.values()}, dtype)
     # a 1x1 convolution of the VAE's attention is a linear layer in diffusers, hence the reshape
     state = {own: weights[name].reshape(shapes[own]).to(device=device, dtype=dtype) for own, name in names.items()}

@@ -86,28 +86,38 @@ def load_lpips(path: str | Path, device: torch.device | str = "cpu") -> Lpips:
         for place, index in enumerate(indices):
             for kind in ("weight", "bias"):
                 names = (f"features.{index}.{kind}", f"net.slice{block + 1}.{index}.{kind}", f"{index}.{kind}")
-                found = next((name for name in names if name in weights), None)
-                if found is None:
+                name = next((name for name in names if name in weights), None)
+                if name is None:
                     raise CheckpointError(
                         f"{path} must hold VGG-16's convolutions, but {names[0]} is missing; see README"
                     )
-                state[f"blocks.{block}.{place}.{kind}"] = weights[found]
-    heads = weights if _HEADS[0] in weights else _published_heads(path)
+                state[f"blocks.{block}.{place}.{kind}"] = weights[name]
+    package = importlib.util.find_spec("lpips")
+    places = [path.with_name("vgg.pth")]
+    if package is not None and package.submodule_search_locations:
+        places.append(Path(package.submodule_search_locations[0]) / "weights" / "v0.1" / "vgg.pth")
+    others = (read_weights(place) for place in places if place != path and place.is_file())
+    heads = next((found for found in (weights, *others) if _HEADS[0] in found), None)
+    if heads is None:
+        raise CheckpointError(
+            f"{path} holds VGG-16 but not the LPIPS heads (lin0.model.1.weight, ...); put the lpips package's vgg.pth "
+            "beside it, or pip install lpips"
+        )
     for index, name in enumerate(_HEADS):
         if name not in heads:
             raise CheckpointError(f"{path} must hold all five LPIPS heads, but {name} is missing; get it again")
         state[f"heads.{index}"] = heads[name]
     network = Lpips()
     for name, value in network.state_dict().items():
-        found = state.get(name, value)
+        found, wanted = state.get(name, value), ""
         if found.shape != value.shape:
-            raise CheckpointError(f"{path}: {name} must be {tuple(value.shape)}, got {tuple(found.shape)}")
-        if not found.is_floating_point():
-            raise CheckpointError(f"{path}: {name} must hold floating-point numbers, got {found.dtype}; get it again")
-        if not found.isfinite().all():
-            raise CheckpointError(
-                f"{path}: {name} must hold finite numbers, got NaN or infinite values ({found.dtype}); get it again"
-            )
+            wanted = f"be {tuple(value.shape)}, got {tuple(found.shape)}"
+        elif not found.is_floating_point():
+            wanted = f"hold floating-point numbers, got {found.dtype}"
+        elif not found.isfinite().all():
+            wanted = f"hold finite numbers, got NaN or infinite values ({found.dtype})"
+        if wanted:
+            raise CheckpointError(f"{path}: {name} must {wanted}; get it again")
     network.load_state_dict(state | {"shift": network.shift, "scale": network.scale})
     return network.float().requires_grad_(False).eval().to(device)
 
@@ -121,19 +131,3 @@ def dino_distance(dino: DinoKeys, patches: tuple[int, int]) -> PerceptualDistanc
         return (ours - theirs).square().sum(-1).mean()
 
     return distance
-
-
-def _published_heads(path: Path) -> dict[str, Tensor]:
-    places = [path.with_name("vgg.pth")]
-    package = importlib.util.find_spec("lpips")
-    if package is not None and package.submodule_search_locations:
-        places.append(Path(package.submodule_search_locations[0]) / "weights" / "v0.1" / "vgg.pth")
-    for place in places:
-        if place != path and place.is_file():
-            heads = read_weights(place)
-            if _HEADS[0] in heads:
-                return heads
-    raise CheckpointError(
-        f"{path} holds VGG-16 but not the LPIPS heads (lin0.model.1.weight, ...); put the lpips package's vgg.pth "
-        "beside it, or pip install lpips"
-    )

@@ -1,12 +1,13 @@
-"""The prompt: CLIP's text encoder from transformers, and the two prompts that need no tokenizer."""
+"""Stable Diffusion 1.5 by diffusers and transformers: UNet, autoencoder, text encoder; their names in `ldm` files."""
 
 from __future__ import annotations
 
 import gzip
 import importlib.util
 from collections.abc import Iterable
+from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -17,6 +18,9 @@ from ..config import DiffusionConfig, TextConfig, VaeConfig
 from ..support.errors import InputError, MissingPackageError
 from ..support.images import saturate
 from .controlnet import KeysValues, grouped_attention, split_heads
+
+if TYPE_CHECKING:
+    from diffusers.models.attention_processor import Attention
 
 UNET_PREFIX = "model.diffusion_model."
 CONTROL_PREFIX = "control_model."
@@ -36,32 +40,6 @@ _VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "
 
 def unet_names(config: DiffusionConfig, names: Iterable[str]) -> dict[str, str]:
     """diffusers' parameter names of the UNet -> the checkpoint's full names."""
-    return {name: UNET_PREFIX + _renamed(name, _unet_prefixes(config)) for name in names}
-
-
-def vae_names(config: VaeConfig, names: Iterable[str]) -> dict[str, str]:
-    """diffusers' parameter names of the autoencoder -> the checkpoint's full names."""
-    return {name: VAE_PREFIX + _renamed(name, _vae_prefixes(config)) for name in names}
-
-
-def text_names(names: Iterable[str]) -> dict[str, str]:
-    """transformers' parameter names of the text encoder -> the checkpoint's full names.
-
-    transformers 4 nests the encoder in `text_model.`, transformers 5 does not.
-    """
-    return {name: TEXT_PREFIX + name.removeprefix("text_model.") for name in names}
-
-
-def _renamed(name: str, prefixes: dict[str, str]) -> str:
-    parts = name.split(".")
-    for end in range(len(parts), 0, -1):  # the longest prefix that the table knows
-        head = ".".join(parts[:end])
-        if head in prefixes:
-            return ".".join([prefixes[head], *parts[end:]])
-    return name
-
-
-def _unet_prefixes(config: DiffusionConfig) -> dict[str, str]:
     table = {
         "time_embedding.linear_1": "time_embed.0",
         "time_embedding.linear_2": "time_embed.2",
@@ -88,14 +66,11 @@ def _unet_prefixes(config: DiffusionConfig) -> dict[str, str]:
             block += 1
         place = 2 if config.has_attention(level) else 1  # the upsampler follows the attention where there is one
         table[f"up_blocks.{up}.upsamplers.0.conv"] = f"output_blocks.{block - 1}.{place}.conv"
-    return table
+    return {name: UNET_PREFIX + _renamed(name, table) for name in names}
 
 
-def _resnet(ours: str, theirs: str) -> dict[str, str]:
-    return {f"{ours}.{name}": f"{theirs}.{ldm}" for name, ldm in _RESNET.items()}
-
-
-def _vae_prefixes(config: VaeConfig) -> dict[str, str]:
+def vae_names(config: VaeConfig, names: Iterable[str]) -> dict[str, str]:
+    """diffusers' parameter names of the autoencoder -> the checkpoint's full names."""
     levels = len(config.ch_mult)
     table = {}
     for half in ("encoder", "decoder"):
@@ -112,15 +87,32 @@ def _vae_prefixes(config: VaeConfig) -> dict[str, str]:
         for index in range(config.num_res_blocks + 1):
             table |= _shortcut(f"decoder.up_blocks.{up}.resnets.{index}", f"decoder.up.{level}.block.{index}")
         table[f"decoder.up_blocks.{up}.upsamplers.0.conv"] = f"decoder.up.{level}.upsample.conv"
-    return table
+    return {name: VAE_PREFIX + _renamed(name, table) for name in names}
+
+
+def text_names(names: Iterable[str]) -> dict[str, str]:
+    """transformers' parameter names of the text encoder -> the checkpoint's full names.
+
+    transformers 4 nests the encoder in `text_model.`, transformers 5 does not.
+    """
+    return {name: TEXT_PREFIX + name.removeprefix("text_model.") for name in names}
+
+
+def _renamed(name: str, prefixes: dict[str, str]) -> str:
+    parts = name.split(".")
+    for end in range(len(parts), 0, -1):  # the longest prefix that the table knows
+        head = ".".join(parts[:end])
+        if head in prefixes:
+            return ".".join([prefixes[head], *parts[end:]])
+    return name
+
+
+def _resnet(ours: str, theirs: str) -> dict[str, str]:
+    return {f"{ours}.{name}": f"{theirs}.{ldm}" for name, ldm in _RESNET.items()}
 
 
 def _shortcut(ours: str, theirs: str) -> dict[str, str]:
     return {ours: theirs, f"{ours}.conv_shortcut": f"{theirs}.nin_shortcut"}
-
-
-if TYPE_CHECKING:
-    from diffusers.models.attention_processor import Attention
 
 
 def build_unet(config: DiffusionConfig) -> UNet2DConditionModel:
@@ -139,11 +131,10 @@ def build_unet(config: DiffusionConfig) -> UNet2DConditionModel:
         attention_head_dim=config.num_heads,  # diffusers' name for the number of heads in SD 1.5
         norm_num_groups=32,
     )
-    for index, layer in enumerate(_text_attentions(unet)):
+    for index, layer in enumerate(_attentions(unet, "attn2")):
         layer.set_processor(PromptAttention(index))
-    for name, layer in _attentions(unet):
-        if name.endswith("attn1"):
-            layer.set_processor(PromptAttention(None))
+    for layer in _attentions(unet, "attn1"):
+        layer.set_processor(PromptAttention(None))
     return unet
 
 
@@ -151,7 +142,7 @@ def prompt_keys_values(unet: UNet2DConditionModel, text: Tensor) -> tuple[KeysVa
     """(G, L, W) text embeddings -> keys and values, (G, heads, L, D) each, of every attention over the prompt."""
     return tuple(
         (split_heads(layer.to_k(text), layer.heads), split_heads(layer.to_v(text), layer.heads))
-        for layer in _text_attentions(unet)
+        for layer in _attentions(unet, "attn2")
     )
 
 
@@ -198,22 +189,15 @@ class PromptAttention:
     ) -> Tensor:
         """(B, L, C) hidden states -> the same shape."""
         if self.index is None:
-            key, value = (
-                split_heads(attn.to_k(hidden_states), attn.heads),
-                split_heads(attn.to_v(hidden_states), attn.heads),
-            )
+            key, value = (split_heads(layer(hidden_states), attn.heads) for layer in (attn.to_k, attn.to_v))
         else:
             key, value = keys_values[self.index]
         return attn.to_out[0](grouped_attention(attn.to_q(hidden_states), key, value))
 
 
-def _attentions(unet: UNet2DConditionModel) -> list[tuple[str, Attention]]:
-    modules = [(name, module) for name, module in unet.named_modules() if name.endswith(("attn1", "attn2"))]
-    return sorted(modules)
-
-
-def _text_attentions(unet: UNet2DConditionModel) -> list[Attention]:
-    return [module for name, module in _attentions(unet) if name.endswith("attn2")]
+def _attentions(unet: UNet2DConditionModel, kind: Literal["attn1", "attn2"]) -> list[Attention]:
+    """Those of pictures to themselves ("attn1") or to the prompt ("attn2"), in the order of their names."""
+    return [module for name, module in sorted(unet.named_modules(), key=itemgetter(0)) if name.endswith(kind)]
 
 
 def build_vae(config: VaeConfig) -> AutoencoderKL:
@@ -301,19 +285,15 @@ def tokenize(prompt: str) -> Tensor:
     return torch.tensor([ids + [END_TOKEN] * (CONTEXT_LENGTH - len(ids))])
 
 
+_PRINTABLE = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+BYTE_LETTERS = [chr(code) for code in _PRINTABLE] + [chr(256 + offset) for offset in range(256 - len(_PRINTABLE))]
+"""The 256 printable stand-ins for bytes, in the order of byte-level BPE vocabularies (GPT-2's)."""
+
+
 def _tokenizer_ids(prompt: str) -> list[int]:
+    """Ids by CLIP's vocabulary, whose merges are open_clip's package data; the package itself is not imported."""
     from transformers import CLIPTokenizer
 
-    merges = _clip_merges()
-    letters = _byte_letters()
-    words = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges)]
-    vocabulary = {word: index for index, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
-    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges)
-    return tokenizer(prompt, add_special_tokens=False)["input_ids"]
-
-
-def _clip_merges() -> list[tuple[str, str]]:
-    """The byte-pair merges of CLIP's vocabulary, from open_clip's package data; the package itself is not imported."""
     found = importlib.util.find_spec("open_clip")
     if found is None or not found.submodule_search_locations:
         raise MissingPackageError(
@@ -324,12 +304,7 @@ def _clip_merges() -> list[tuple[str, str]]:
     lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")
     # line 0 names the version; the vocabulary is 2 x 256 bytes, the merges, and the two special tokens
     count = END_TOKEN + 1 - 512 - 2
-    pairs = (line.split() for line in lines[1 : 1 + count])
-    return [(left, right) for left, right in pairs]
-
-
-def _byte_letters() -> list[str]:
-    """The 256 printable stand-ins for bytes, in the order of byte-level BPE vocabularies (GPT-2's)."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    hidden = 256 - len(printable)
-    return [chr(code) for code in printable] + [chr(256 + offset) for offset in range(hidden)]
+    merges = [(left, right) for left, right in (line.split() for line in lines[1 : 1 + count])]
+    words = [*BYTE_LETTERS, *(letter + "</w>" for letter in BYTE_LETTERS), *("".join(pair) for pair in merges)]
+    vocabulary = {word: index for index, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges)(prompt, add_special_tokens=False)["input_ids"]

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..data.recorded import DECODING_ERRORS
-from ..support.checks import check_finite, unusual_kind
+from ..support.checks import check_finite
 from ..support.errors import PhotoError
 from ..support.images import check_picture, open_picture, too_large
 
@@ -122,9 +122,6 @@ def _from_tensor(tensor: Tensor, label: str) -> Tensor:
         raise PhotoError(
             f"{label} must be a floating-point tensor in [0, 1], got {tensor.dtype}; use .float() / 255 on 8-bit values"
         )
-    kind = unusual_kind(tensor)
-    if kind:
-        raise PhotoError(f"{label} must be an ordinary tensor of real numbers, got {kind}; convert it first")
     tensor = tensor.detach().to("cpu", torch.float32)
     if tensor.numel():
         _check_values(tensor, label)

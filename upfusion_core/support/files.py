@@ -189,18 +189,33 @@ def check_path(name: str, value: object) -> None:
 def save_tensors(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
     """Writes tensors and containers of them by torch.save, whole or not at all.
 
-    torch reports a full disk as RuntimeError, and its open writer would keep the space for as long as that error lives.
-
     Raises:
         OutputError: the disk is full or fails.
     """
     import torch  # the command line's --help needs this module and no torch
 
+    _save(path, lambda partial: torch.save(content, partial), RuntimeError)
+
+
+def save_safetensors(tensors: dict[str, Any], path: str | os.PathLike[str], metadata: dict[str, str]) -> None:
+    """Writes contiguous tensors and texts as a `.safetensors` file, whole or not at all.
+
+    Raises:
+        OutputError: the disk is full or fails.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    _save(path, lambda partial: save_file(tensors, partial, metadata=metadata), SafetensorError)
+
+
+def _save(path: str | os.PathLike[str], write: Callable[[Path], None], kind: type[Exception]) -> None:
+    """Both writers report a full disk as an error of their `kind`, and torch's keeps the space while that lives."""
     failure = ""
     with replacing(path) as partial:
         try:
-            torch.save(content, partial)
-        except RuntimeError as error:
+            write(partial)
+        except kind as error:
             failure = str(error).strip().splitlines()[0][:120]
         if failure:
             raise OutputError(

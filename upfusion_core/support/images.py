@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from .checks import check_shape
-from .errors import InputError, PhotoError
-from .files import check_regular
+from .errors import PhotoError
+from .files import check_regular, reading
 
 
 def saturate(values: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
@@ -111,11 +111,8 @@ def load_png(path: Path, mode: str = "RGB") -> Tensor:
     Raises:
         InputError: it is missing, damaged, or far too large.
     """
-    try:
-        with Image.open(path, formats=("PNG",)) as image:
-            pixels = np.array(image.convert(mode))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # all of them come from Pillow
-        raise InputError(f"{path} must be a whole PNG, but cannot be read ({error}); remove it") from error
+    with reading(path, "remove it", what="a whole PNG"), Image.open(path, formats=("PNG",)) as image:
+        pixels = np.array(image.convert(mode))
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1).float() / 255
 
 

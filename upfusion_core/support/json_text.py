@@ -8,28 +8,41 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .errors import InputError, UpFusionError
-from .files import read_regular
+from .files import read_regular, reading
 
 LARGEST_JSON = 64_000_000
 """Bytes of a file; Objaverse's list of 800,000 ids has 29 MB. What they stand for takes up to 20 times as much."""
 
 
-def parse_json(text: str, source: str, error: type[UpFusionError] = InputError, *, halves: bool = False) -> Any:  # noqa: ANN401 - any JSON
+def parse_json(
+    text: str, source: str, error: type[UpFusionError] = InputError, *, lone_surrogates: bool = False
+) -> Any:  # noqa: ANN401 - any JSON
     """The value that `text` stands for.
 
-    Refused beside what is no JSON: NaN and Infinity, which JSON does not know, whole numbers of thousands of digits,
-    halves of characters (such as \\ud800), nesting too deep for Python's reader, and names that come twice in one
-    object. A byte order mark is passed over.
+    Refused beside what is no JSON: NaN and Infinity, which JSON does not know, lone surrogates (such as \\ud800),
+    nesting too deep for Python's reader, and names that come twice in one object. A byte order mark is passed over.
 
     Args:
         source: what the text is, named in the message, e.g. a path.
         error: what is raised.
-        halves: whether halves of characters are taken: so Python spells bytes of file names that are no UTF-8.
+        lone_surrogates: whether they are taken: so Python spells bytes of file names that are no UTF-8.
     """
+
+    def no_number(name: str) -> NoReturn:
+        raise ValueError(f"{name} is no number in JSON")
+
+    def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for place, name in enumerate(names) if name in names[:place])
+            raise ValueError(f"the name {shown(twice)} comes twice in one object")
+        return content
+
     try:
         text = text.removeprefix("\ufeff")
-        value = json.loads(text, parse_constant=_no_number, object_pairs_hook=_without_duplicates)
-        if "\\u" in text and not halves:
+        value = json.loads(text, parse_constant=no_number, object_pairs_hook=without_duplicates)
+        if "\\u" in text and not lone_surrogates:
             json.dumps(value, ensure_ascii=False).encode("utf-8")  # half a surrogate pair could never be written
     except (ValueError, RecursionError) as reason:
         why = "it is nested too deeply" if isinstance(reason, RecursionError) else reason
@@ -37,16 +50,17 @@ def parse_json(text: str, source: str, error: type[UpFusionError] = InputError, 
     return value
 
 
-def read_json(path: str | os.PathLike[str], error: type[UpFusionError] = InputError, *, halves: bool = False) -> Any:  # noqa: ANN401 - any JSON
+def read_json(
+    path: str | os.PathLike[str], error: type[UpFusionError] = InputError, *, lone_surrogates: bool = False
+) -> Any:  # noqa: ANN401 - any JSON
     """The value in a UTF-8 file, with or without a byte order mark (see parse_json), of at most 64 MB."""
+    with reading(path, "check the path", what="a JSON file", error=error):
+        content = read_regular(Path(path), LARGEST_JSON)
     try:
-        text = read_regular(Path(path), LARGEST_JSON).decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as reason:
         raise error(f"{path} must be UTF-8 text, but is not; save it as UTF-8, or remove it") from reason
-    except (OSError, ValueError) as reason:  # a name with a zero byte is a ValueError
-        why = (reason.strerror if isinstance(reason, OSError) else None) or reason
-        raise error(f"{path} must be a JSON file, but cannot be read ({why}); check the path") from reason
-    return parse_json(text, str(path), error, halves=halves)
+    return parse_json(text, str(path), error, lone_surrogates=lone_surrogates)
 
 
 def to_json(value: object, source: str) -> str:
@@ -67,16 +81,3 @@ def shown(value: object, most: int = 60) -> str:
     except (TypeError, ValueError, RecursionError):
         text = type(value).__name__
     return text if len(text) <= most else f"{text[:most]}..."
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for place, name in enumerate(names) if name in names[:place])
-        raise ValueError(f"the name {shown(twice)} comes twice in one object")
-    return content
-
-
-def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number in JSON")

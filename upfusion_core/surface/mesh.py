@@ -17,7 +17,7 @@ from scipy.sparse.csgraph import connected_components
 from skimage import measure
 from torch import Tensor
 
-from ..support.checks import check_count, check_finite, check_range, check_shape, check_values
+from ..support.checks import check_count, check_finite, check_range, check_shape
 from ..support.errors import FieldError, InputError, MissingPackageError
 from ..support.memory import Chunk
 from ..types import OnProgress, OnStep
@@ -201,7 +201,6 @@ class MeshAsset:
     def __post_init__(self) -> None:
         check_shape("MeshAsset.vertices", self.vertices, ("P", 3))
         check_shape("MeshAsset.faces", self.faces, ("F", 3), "triangles only")
-        check_values("MeshAsset.faces", self.faces)
         count = len(self.vertices)
         check_shape("MeshAsset.vertex_colors", self.vertex_colors, (count, 3), "one colour a vertex")
         if not count or not len(self.faces):

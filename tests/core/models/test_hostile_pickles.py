@@ -89,7 +89,7 @@ def test_a_pickle_that_claims_more_numbers_than_the_file_holds(tmp_path: Path, w
         )
 
     _with_pickle(path, lie)
-    with pytest.raises(CheckpointError, match="cannot be read as weights"):
+    with pytest.raises(CheckpointError, match="must be a file of weights, but cannot be read"):
         read_weights(path)
 
 
@@ -101,7 +101,7 @@ def test_a_legacy_pickle_of_storages_that_it_does_not_name(tmp_path: Path) -> No
     key = re.findall(rb"\d{6,}", data)[-1]
     place = data.rindex(key)  # in the list of storages at the end
     path.write_bytes(data[:place] + b"1" * len(key) + data[place + len(key) :])
-    with pytest.raises(CheckpointError, match="cannot be read as weights"):
+    with pytest.raises(CheckpointError, match="must be a file of weights, but cannot be read"):
         read_weights(path)
 
 

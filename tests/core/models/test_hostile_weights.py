@@ -73,7 +73,9 @@ LIES = {
 @pytest.mark.parametrize("lie", LIES)
 def test_headers_that_lie(tmp_path: Path, lie: str) -> None:
     path = write_safetensors(tmp_path / "weights.safetensors", *LIES[lie])
-    with pytest.raises(CheckpointError, match=r"cannot be read as weights .*; it is damaged, cut short"):
+    with pytest.raises(
+        CheckpointError, match=r"must be a file of weights, but cannot be read .*; it is damaged, cut short"
+    ):
         read_weights(path)
 
 
@@ -81,7 +83,7 @@ def test_headers_that_lie(tmp_path: Path, lie: str) -> None:
 def test_headers_of_a_claimed_length(tmp_path: Path, length: int) -> None:
     path = write_safetensors(tmp_path / "weights.safetensors", {"a": entry("F32", [1], 0, 4)}, bytes(4), length)
     for read in (read_weights, read_metadata):
-        with pytest.raises(CheckpointError, match="cannot be read as weights"):
+        with pytest.raises(CheckpointError, match="must be a file of weights, but cannot be read"):
             read(path)
 
 
@@ -113,7 +115,7 @@ def test_safetensors_of_something_else(tmp_path: Path, header: dict[str, Any], d
 )
 def test_renamed_files(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"cannot be read as weights|must hold"):
+    with pytest.raises(CheckpointError, match=r"must be a file of weights, but cannot be read|must hold"):
         read_weights(tmp_path / name)
 
 

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import zlib
 from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 import torch
 
-from upfusion_core.models.weights import checksum, read_saved, write_saved
+from upfusion_core.models.weights import read_saved, write_saved
 from upfusion_core.support.errors import CheckpointError
-
-
-def test_checksum_by_hand() -> None:
-    assert checksum(3) == zlib.crc32(b"3")
-    assert checksum([3]) == zlib.crc32(b"(3")
-    assert checksum({"a": 0.5}) == zlib.crc32(b"('a'0.5")
-    values = torch.tensor([1, 255], dtype=torch.uint8)
-    assert checksum(values) == zlib.crc32(b"torch.uint8 [2]\x01\xff")
 
 
 def test_all_kinds_of_content_come_back(tmp_path: Path) -> None:
     content = {
+        "fingerprint": "of a run",
         "half": torch.rand(3, 4, dtype=torch.float32).bfloat16().t(),
         "none": None,
         "empty": torch.zeros(0, 2),
@@ -39,7 +31,7 @@ def test_all_kinds_of_content_come_back(tmp_path: Path) -> None:
 
 def test_one_changed_bit_is_found(tmp_path: Path) -> None:
     path = tmp_path / "state.pt"
-    write_saved(path, {"values": torch.full((1000,), 0.125)})
+    write_saved(path, {"fingerprint": "", "values": torch.full((1000,), 0.125)})
     content = bytearray(path.read_bytes())
     place = content.index(torch.full((1000,), 0.125).numpy().tobytes()) + 2001
     content[place] ^= 1
@@ -52,14 +44,11 @@ def test_one_changed_bit_is_found(tmp_path: Path) -> None:
 def test_other_files(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "state.pt"
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="must be a state, but it is damaged or of another kind"):
+    with pytest.raises(
+        CheckpointError, match=r"must be a state, but cannot be read .*; it is damaged or of another kind; delete"
+    ):
         read_saved(path, "a state")
-    torch.save({"a": torch.eye(2).to_sparse(), "checksum": 1}, path)
-    with pytest.raises(CheckpointError, match="damaged or of another kind"):
-        read_saved(path, "a state")
-    torch.save({"checksum": torch.zeros(2)}, path)
-    with pytest.raises(CheckpointError, match="was changed or damaged"):
-        read_saved(path, "a state")
-    torch.save([1], path)
-    with pytest.raises(CheckpointError, match="must be a state, but is another kind of file"):
-        read_saved(path, "a state")
+    for other in ([1], {"a": 1}):
+        torch.save(other, path)
+        with pytest.raises(CheckpointError, match="must be a state, but is another kind of file"):
+            read_saved(path, "a state")

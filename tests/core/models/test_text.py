@@ -27,7 +27,7 @@ def test_another_prompt_needs_the_extra(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_merges_are_read_from_the_package_that_ships_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stand-in vocabulary: one merge, so "mug" is m + ug</w> and every token id follows by counting."""
-    letters = text._byte_letters()
+    letters = text.BYTE_LETTERS
     pairs = [f"{first} {second}" for first in letters for second in letters]
     lines = ["#version", "u g</w>", *pairs[:48893]]
     (tmp_path / "bpe_simple_vocab_16e6.txt.gz").write_bytes(gzip.compress("\n".join(lines).encode()))

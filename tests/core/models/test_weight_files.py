@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-import struct
 import zipfile
 from pathlib import Path
 
@@ -13,13 +11,6 @@ from upfusion_core.models.weights import read_metadata, read_weights
 from upfusion_core.support.errors import CheckpointError
 
 WEIGHTS = {"a": torch.arange(4.0), "b": torch.ones(2, 3, dtype=torch.float16)}
-
-
-class Hostile:
-    """Unpickling it would call a function."""
-
-    def __reduce__(self) -> tuple[object, tuple[str, ...]]:
-        return print, ("this must not run",)
 
 
 @pytest.mark.parametrize("key", [None, "model_state_dict", "state_dict"])
@@ -38,14 +29,6 @@ def test_safetensors_and_their_metadata(tmp_path: Path) -> None:
     save_file(WEIGHTS, path, metadata={"k": "v"})
     assert read_weights(path)["a"].tolist() == [0, 1, 2, 3]
     assert read_metadata(path) == {"k": "v"}
-
-
-def test_a_pickle_with_code_is_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "weights.pt"
-    torch.save({"a": Hostile()}, path)
-    with pytest.raises(CheckpointError, match="asks to run other code"):
-        read_weights(path)
-    assert capsys.readouterr().out == ""
 
 
 def test_a_zip_bomb_is_not_unpacked(tmp_path: Path) -> None:
@@ -68,17 +51,6 @@ def test_truncated_files(tmp_path: Path, suffix: str, keep: float) -> None:
         read_weights(path)
 
 
-def test_a_lying_header(tmp_path: Path) -> None:
-    path = tmp_path / "weights.safetensors"
-    header = json.dumps({"a": {"dtype": "F32", "shape": [1000], "data_offsets": [0, 4000]}}).encode()
-    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(16))
-    with pytest.raises(CheckpointError, match="cannot be read as weights"):
-        read_weights(path)
-    path.write_bytes(struct.pack("<Q", 2**60) + header)
-    with pytest.raises(CheckpointError, match="cannot be read as weights"):
-        read_metadata(path)
-
-
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -92,18 +64,4 @@ def test_pickles_of_something_else(tmp_path: Path, content: object, words: str) 
     path = tmp_path / "weights.pt"
     torch.save(content, path)
     with pytest.raises(CheckpointError, match=words):
-        read_weights(path)
-
-
-def test_missing_files_and_folders(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="does not exist"):
-        read_weights(tmp_path / "none.pt")
-    with pytest.raises(CheckpointError, match="got a folder"):
-        read_weights(tmp_path)
-
-
-def test_a_text_file_is_no_checkpoint(tmp_path: Path) -> None:
-    path = tmp_path / "weights.pt"
-    path.write_text("<html>Quota exceeded</html>")
-    with pytest.raises(CheckpointError, match=r"cannot be read as weights|asks to run"):
         read_weights(path)

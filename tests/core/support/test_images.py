@@ -1,15 +1,28 @@
-"""Pictures come back from their files as they went in."""
+"""Pictures come back from their files as they went in; colours by hand and as kornia has them, which the nodes use."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
+from kornia.color import linear_rgb_to_rgb, rgb_to_linear_rgb
 from PIL import Image
 
+from upfusion_core.config import GridConfig
+from upfusion_core.field.hashgrid import encode_grid
 from upfusion_core.support.errors import InputError
-from upfusion_core.support.images import contact_sheet, load_png, resize_pictures, save_png, to_8bit
+from upfusion_core.support.images import (
+    contact_sheet,
+    linear_to_srgb,
+    load_png,
+    resize_pictures,
+    saturate,
+    save_png,
+    srgb_to_linear,
+    to_8bit,
+)
 
 
 def test_eight_bits_by_hand() -> None:
@@ -71,3 +84,42 @@ def test_damaged_pngs_get_a_sentence(tmp_path: Path) -> None:
     for bad in (path, tmp_path, tmp_path / "none.png"):
         with pytest.raises(InputError, match="must be a whole PNG"):
             load_png(bad)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_saturated_values_and_gradients_by_hand(dtype: torch.dtype) -> None:
+    values = torch.tensor([-1.0, 0.0, 0.5, 1.0, 2.0, math.inf, -math.inf], dtype=dtype, requires_grad=True)
+    cut = saturate(values)
+    assert cut.dtype == dtype
+    assert cut.tolist() == [0, 0, 0.5, 1, 1, 1, 0]
+    cut.sum().backward()
+    assert values.grad is not None
+    assert values.grad.tolist() == [0, 1, 1, 1, 0, 0, 0]
+    assert saturate(torch.tensor(math.nan)).isnan()
+
+
+def test_points_on_the_faces_of_the_box_have_a_slope() -> None:
+    config = GridConfig(levels=1, features=1, coarsest=1, finest=1, table_size=8)
+    table = torch.arange(8.0)[:, None]  # rows are numbered x first, so the value is x + 2 y + 4 z
+    points = torch.tensor([[0.0, 1.0, 0.5], [1.0, 0.0, 1.0]], requires_grad=True)
+    encode_grid(points, table, config).sum().backward()
+    assert points.grad is not None
+    assert points.grad.tolist() == [[1, 2, 4], [1, 2, 4]]
+
+
+SRGB, LINEAR = torch.tensor([0.0, 0.04, 0.5, 1.0]), torch.tensor([0.0, 0.0030960, 0.2140411, 1.0])
+RAMP = torch.linspace(0, 1, 300).reshape(3, 10, 10)
+
+
+def test_srgb_by_hand() -> None:
+    torch.testing.assert_close(srgb_to_linear(SRGB), LINEAR)
+    torch.testing.assert_close(linear_to_srgb(LINEAR), SRGB)
+
+
+def test_srgb_there_and_back() -> None:
+    torch.testing.assert_close(linear_to_srgb(srgb_to_linear(RAMP)), RAMP, atol=1e-6, rtol=0)
+
+
+def test_srgb_as_kornia() -> None:
+    torch.testing.assert_close(srgb_to_linear(RAMP), rgb_to_linear_rgb(RAMP), atol=1e-6, rtol=0)
+    torch.testing.assert_close(linear_to_srgb(RAMP), linear_rgb_to_rgb(RAMP), atol=1e-6, rtol=0)

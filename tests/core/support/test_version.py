@@ -15,7 +15,7 @@ import pytest
 import upfusion_core
 from upfusion_core.support import version
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PROJECT = ROOT / "pyproject.toml"
 
 
@@ -33,9 +33,9 @@ def test_a_pack_that_is_not_installed_knows_its_version(tmp_path: Path) -> None:
     pack = tmp_path / "custom_nodes" / "upfusion"
     pack.mkdir(parents=True)
     shutil.copy(PROJECT, pack)
-    (pack / "upfusion_core").mkdir()
-    for name in ("__init__.py", "version.py"):
-        shutil.copy(ROOT / "upfusion_core" / name, pack / "upfusion_core")
+    (pack / "upfusion_core" / "support").mkdir(parents=True)
+    for name in ("__init__.py", "support/__init__.py", "support/version.py"):
+        shutil.copy(ROOT / "upfusion_core" / name, pack / "upfusion_core" / name)
     code = f"import sys; sys.path.append({str(pack)!r}); import upfusion_core; print(upfusion_core.__version__)"
     done = subprocess.run([sys.executable, "-S", "-I", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == said_by_project()
