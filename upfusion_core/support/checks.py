@@ -102,14 +102,6 @@ def check_type(name: str, value: object, kind: type, hint: str = "") -> None:
         raise InputError(f"{name} must be {wanted}, got {type(value).__name__}{_clause(hint)}")
 
 
-def check_numbers(name: str, values: Sequence[float], low: float = -math.inf, high: float = math.inf) -> None:
-    """Raises InputError unless `values` is a tuple or list of one or more finite numbers in [low, high]."""
-    if not isinstance(values, tuple | list) or not values:
-        raise InputError(f"{name} must be one or more numbers in a tuple, got {_shown(values)}; give some")
-    for value in values:
-        check_range(name, value, low, high)
-
-
 def _shown(value: object) -> str:
     """`value` in a message, cut short."""
     text = repr(value)

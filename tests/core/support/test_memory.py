@@ -39,8 +39,8 @@ class Small:
 
 
 @contextmanager
-def told(*lines: str) -> Iterator[None]:
-    """Inside, exactly these warnings are given, each told by how it begins."""
+def warned(*lines: str) -> Iterator[None]:
+    """Inside, exactly these warnings are given, each known by how it begins."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
@@ -68,7 +68,7 @@ def test_what_allocators_say(error: Exception) -> None:
             raise error
         return part.stop
 
-    with told("out of memory with 4 things at a time; going on with 2"):
+    with warned("out of memory with 4 things at a time; going on with 2"):
         assert list(Chunk(4, "thing").map(work, 5)) == [2, 4, 5]
     assert refused == [slice(0, 4)]
 
@@ -77,7 +77,7 @@ def test_torch_itself_says_it() -> None:
     def work(part: slice) -> float:
         return float(torch.empty(2**60 if part.stop - part.start > 1 else 1).zero_().sum())
 
-    with told("out of memory with 2 things"):
+    with warned("out of memory with 2 things"):
         assert list(Chunk(2, "thing").map(work, 3)) == [0, 0, 0]
 
 
@@ -86,14 +86,14 @@ def test_other_errors_and_interrupts_pass(error: BaseException) -> None:
     def work(part: slice) -> None:
         raise error
 
-    with told(), pytest.raises(type(error)):
+    with warned(), pytest.raises(type(error)):
         list(Chunk(4, "thing").map(work, 5))
 
 
 def test_not_even_one_fits() -> None:
     small = Small(0)
     lines = ("out of memory with 3 views at a time; going on with 1",)
-    with told(*lines), pytest.raises(OutOfMemoryError, match="suffice for one view at a time, but does not"):
+    with warned(*lines), pytest.raises(OutOfMemoryError, match="suffice for one view at a time, but does not"):
         list(Chunk(3, "view").map(lambda part: small.check(part.stop - part.start), 5))
     assert issubclass(OutOfMemoryError, UpFusionError)
     assert issubclass(OutOfMemoryError, MemoryError)
@@ -106,7 +106,7 @@ def test_a_halved_chunk_stays_so_and_counts_what_items_stand_for() -> None:
         small.check(part.stop - part.start)
         return part.stop - part.start
 
-    with told("out of memory with 96 points at a time; going on with 48"):
+    with warned("out of memory with 96 points at a time; going on with 48"):
         assert list(chunk.map(work, 7, each=16)) == [3, 3, 1]
         assert list(chunk.map(work, 4, each=16)) == [3, 1]
     assert (chunk.size, small.refused) == (48, 1)
@@ -133,7 +133,7 @@ def test_rendering() -> None:
         return render_views(field, field.aabb, orbit_cameras([0.0, 90.0]), 32, sampling=SAMPLING, chunk=512)
 
     expected, field = seen(AnalyticField(ball())), SmallField(16 * 200)
-    with told("out of memory with 512 rays at a time; going on with 256", "out of memory with 256 rays"):
+    with warned("out of memory with 512 rays at a time; going on with 256", "out of memory with 256 rays"):
         found = seen(field)
     assert field.small.refused == 2
     for name in ("rgb", "opacity", "depth"):
@@ -152,7 +152,7 @@ def test_a_real_field_renders_the_same_in_smaller_pieces(monkeypatch: pytest.Mon
         return logits(self, points)
 
     monkeypatch.setattr(RadianceField, "_logits", refusing)
-    with told("out of memory with 256 rays at a time; going on with 128"):
+    with warned("out of memory with 256 rays at a time; going on with 128"):
         found = field.render(orbit_cameras(0.0), 16, sampling=SAMPLING).rgb
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
 
@@ -163,7 +163,7 @@ def test_mesh_and_texture(texture_size: int | None) -> None:
     expected = extract_mesh(AnalyticField(ball()), 24, texture_size=texture_size)
     field = SmallField(1500)
     lines = [f"out of memory with {size} points at a time" for size in (9216, 4608, 2304)]
-    with told(*lines):
+    with warned(*lines):
         found = extract_mesh(field, 24, texture_size=texture_size)
     assert torch.equal(found.faces, expected.faces)
     torch.testing.assert_close(found.vertices, expected.vertices, atol=1e-3, rtol=0)
@@ -203,10 +203,10 @@ def test_predictions_and_conditions(model: UpFusion, scene: SceneEncoding, monke
     condition = condition_views(model.upsrt, scene, cameras, **sizes)
     layer = SmallLayer(model.upsrt.linear_query_pixel_rays, 70, dim=1)
     monkeypatch.setitem(model.upsrt._modules, "linear_query_pixel_rays", layer)
-    with told(*[f"out of memory with {size} rays at a time" for size in (256, 128) * 2]):
+    with warned(*[f"out of memory with {size} rays at a time" for size in (256, 128) * 2]):
         found = predict_views(model.upsrt, scene, cameras, 16)
     torch.testing.assert_close(found, picture, atol=1e-3, rtol=0)
-    with told("out of memory with 128 rays at a time; going on with 64"):
+    with warned("out of memory with 128 rays at a time; going on with 64"):
         again = condition_views(model.upsrt, scene, cameras, **sizes)
     torch.testing.assert_close(again.hint, condition.hint, atol=1e-3, rtol=0)
 
@@ -219,7 +219,7 @@ def test_photos(model: UpFusion, scene: SceneEncoding, monkeypatch: pytest.Monke
         return dino(rgb, *arguments)
 
     monkeypatch.setattr(model.dino, "forward", forward)
-    with told("out of memory with 3 photos at a time; going on with 1"):
+    with warned("out of memory with 3 photos at a time; going on with 1"):
         tokens = encode_views(model.dino, model.upsrt, scene.views)
     torch.testing.assert_close(tokens, scene.tokens, atol=1e-3, rtol=0)
 
@@ -236,7 +236,7 @@ def test_sampled_views(model: UpFusion, scene: SceneEncoding, monkeypatch: pytes
         return decode(latents)
 
     monkeypatch.setattr(model.prior, "decode", refusing)
-    with told("out of memory with 4 views at a time; going on with 2"):
+    with warned("out of memory with 4 views at a time; going on with 2"):
         found = model.sample(
             scene, cameras, on_step=lambda step, total, preview: steps.append((step, total)), **options
         )
@@ -249,5 +249,5 @@ def test_a_view_that_does_not_fit(model: UpFusion, scene: SceneEncoding, monkeyp
     small = Small(0)
     monkeypatch.setattr(model.prior, "decode", lambda latents: small.check(len(latents)))
     options = {"steps": 1, "text_embeddings": (torch.zeros(77, 32),) * 2}
-    with told("out of memory with 2 views"), pytest.raises(OutOfMemoryError, match="one view at a time"):
+    with warned("out of memory with 2 views"), pytest.raises(OutOfMemoryError, match="one view at a time"):
         model.sample(scene, orbit_cameras([0.0, 90.0]), **options)
