@@ -203,7 +203,9 @@ def _converted(
     for name, (start, kind, shape) in places.items():
         stop = start + shape.numel() * kind.itemsize
         state[name] = torch.from_numpy(space[start:stop]).view(kind).view(shape)
-    yield state
-    state.clear()
-    del space  # Windows cannot remove a file that is still mapped
-    path.unlink()
+    try:
+        yield state
+    finally:
+        state.clear()
+        del space  # Windows cannot remove a file that is still mapped
+        path.unlink()
