@@ -23,8 +23,7 @@ from ..data.meshes import MeshViews
 from ..geometry.cameras import REFERENCE_ELEVATION_DEGREES
 from ..models.perceptual import PerceptualDistance
 from ..procedural import ProceduralObjects, true_mesh
-from ..procedural.shapes import PATTERNS, ROLES
-from ..procedural.splits import HELD_OUT_PATTERN, HELD_OUT_ROLES
+from ..procedural.shapes import HELD_OUT_PATTERN, HELD_OUT_ROLES, PATTERNS, ROLES
 from ..support.checks import check_count
 from ..support.errors import FieldError, InputError
 from ..types import Cameras, InputViews, OnStep, RenderedViews, SceneEncoding

@@ -3,8 +3,7 @@
 from .dataset import ProceduralBatch, ProceduralObjects, signed_distance, true_mesh
 from .recipe import draw_objects
 from .render import render_rays, render_views
-from .shapes import Objects
-from .splits import GENERATOR_VERSION, SPLITS
+from .shapes import GENERATOR_VERSION, SPLITS, Objects
 
 __all__ = [
     "GENERATOR_VERSION",

@@ -19,9 +19,8 @@ from ..types import REFERENCE_FOCAL, Cameras
 from .primitives import Tables
 from .recipe import draw_objects
 from .render import SUPERSAMPLING, albedo, part_distance, render_views
-from .shapes import Objects
+from .shapes import GENERATOR_VERSION, SPLITS, Objects
 from .sketch import LARGEST_RADIUS, framed
-from .splits import GENERATOR_VERSION, SPLITS
 
 HALF_BOX = 0.21
 """The cube ±HALF_BOX holds every object, whose radius is at most 0.2."""

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from .primitives import dot
-from .shapes import CHECKS, COATS, DOTS, GRADIENT, NOISE, PLAIN, STRIPES, TWO_TONE, Coats, Light
+from .shapes import CHECKS, COATS, DOTS, GRADIENT, HELD_OUT_PATTERN, NOISE, PLAIN, STRIPES, TWO_TONE, Coats, Light
 from .sketch import Draws
-from .splits import HELD_OUT_PATTERN
 
 _BODY_WEIGHTS = {PLAIN: 1.6, STRIPES: 1.2, CHECKS: 0.9, GRADIENT: 0.8, NOISE: 1.0, TWO_TONE: 0.9}
 _OTHER_WEIGHTS = {PLAIN: 5.0, STRIPES: 0.7, CHECKS: 0.4, GRADIENT: 0.6, NOISE: 0.4, TWO_TONE: 0.5}
@@ -57,7 +56,12 @@ def draw_coats(draws: Draws, palette: Tensor, colors: Tensor, dotted: Tensor) ->
 
     Where `dotted`, the main colour wears the held-out pattern; nothing else ever does.
     """
-    mains = [_main_coat(draws, palette, color, dotted) for color in range(4)]
+    mains = []
+    for color in range(4):
+        weights = _BODY_WEIGHTS if color in (0, 3) else _OTHER_WEIGHTS
+        pattern = draws.choice(list(weights.values()))
+        pattern = torch.where(dotted, DOTS, pattern) if color == 0 else pattern
+        mains.append(_coat(draws, palette, torch.full((len(draws),), color), pattern, 1.0))
     label = _coat(draws, palette, 1 + draws.choice([1, 1, 1]), draws.choice(list(_BODY_WEIGHTS.values())), 0.7)
     inside = _coat(draws, palette, draws.choice([1.5, 0.5, 0.8]), torch.full((len(draws),), PLAIN), 1.0)
     inside = (inside[0], inside[1] * 0.75, *inside[2:])
@@ -69,13 +73,6 @@ def draw_coats(draws: Draws, palette: Tensor, colors: Tensor, dotted: Tensor) ->
         chosen.append(torch.stack([outside, *others], dim=2))
     assert chosen[0].shape[2] == COATS
     return Coats(*chosen)
-
-
-def _main_coat(draws: Draws, palette: Tensor, color: int, dotted: Tensor) -> tuple[Tensor, ...]:
-    weights = _BODY_WEIGHTS if color in (0, 3) else _OTHER_WEIGHTS
-    pattern = draws.choice(list(weights.values()))
-    pattern = torch.where(dotted, DOTS, pattern) if color == 0 else pattern
-    return _coat(draws, palette, torch.full((len(draws),), color), pattern, 1.0)
 
 
 def _coat(draws: Draws, palette: Tensor, color: Tensor, pattern: Tensor, period: float) -> tuple[Tensor, ...]:
@@ -122,18 +119,18 @@ def coat_colors(pattern: Tensor, coats: Tensor, points: Tensor) -> Tensor:
     length_v = dot(v, points)
     across = torch.where(around, turns / (2 * math.pi) * torch.atan2(points[0], points[2]), frequency * dot(u, points))
     up = torch.where(around, frequency * points[1], frequency * length_v) + phase
-    deep = torch.where(
-        around, torch.full_like(up, 0.25), frequency * dot(w, points) + 0.25
-    )  # a quarter: no sign change
+    deep = torch.where(around, 0.25, frequency * dot(w, points) + 0.25)  # a quarter: no sign change
+    checks = (2 * _square(across) - 1) * (2 * _square(up) - 1) * (2 * _square(deep) - 1)
+    x, y = across - torch.floor(across) - 0.5, up - torch.floor(up) - 0.5  # from the middle of a dot
+    dots = (0.5 + EDGE * 2 * (DOT_RADIUS - (x * x + y * y).sqrt())).clamp(0, 1)
+    edge = 0.5 + 25 * frequency * (length_v - 0.05 * (phase - 0.5))
     share = torch.zeros_like(up)
     share = torch.where(pattern == STRIPES, _square(up), share)
-    share = torch.where(pattern == CHECKS, _checks(across, up, deep), share)
+    share = torch.where(pattern == CHECKS, 0.5 + 0.5 * checks, share)
     share = torch.where(pattern == GRADIENT, (0.5 + frequency * length_v / 2).clamp(0, 1), share)
     share = torch.where(pattern == NOISE, _noise(frequency * points + phase), share)
-    share = torch.where(
-        pattern == TWO_TONE, (0.5 + 25 * frequency * (length_v - 0.05 * (phase - 0.5))).clamp(0, 1), share
-    )
-    share = torch.where(pattern == DOTS, _dots(across, up), share)
+    share = torch.where(pattern == TWO_TONE, edge.clamp(0, 1), share)
+    share = torch.where(pattern == DOTS, dots, share)
     return first + share * (second - first)
 
 
@@ -153,11 +150,6 @@ def _square(periods: Tensor) -> Tensor:
     return (0.5 + EDGE / 2 * torch.sin(2 * math.pi * periods)).clamp(0, 1)
 
 
-def _checks(across: Tensor, up: Tensor, deep: Tensor) -> Tensor:
-    product = (2 * _square(across) - 1) * (2 * _square(up) - 1) * (2 * _square(deep) - 1)
-    return 0.5 + 0.5 * product
-
-
 def _noise(periods: Tensor) -> Tensor:
     """Blotches: sines in four directions, each bending the next."""
     total, bend = torch.zeros_like(periods[0]), torch.zeros_like(periods[0])
@@ -165,9 +157,3 @@ def _noise(periods: Tensor) -> Tensor:
         bend = torch.sin(2 * math.pi * (x * periods[0] + y * periods[1] + z * periods[2]) + 1.7 * bend + total)
         total = total + bend
     return (0.5 + 0.6 * total).clamp(0, 1)
-
-
-def _dots(across: Tensor, up: Tensor) -> Tensor:
-    """Discs on a lattice of the (u, v) plane, or round the y axis."""
-    x, y = across - torch.floor(across) - 0.5, up - torch.floor(up) - 0.5
-    return (0.5 + EDGE * 2 * (DOT_RADIUS - (x * x + y * y).sqrt())).clamp(0, 1)

@@ -34,7 +34,9 @@ def ellipsoid_interval(origins: Tensor, directions: Tensor, size: Tensor) -> Int
     scale = size[:3].reciprocal()
     start, step = origins * scale, directions * scale
     a, b, c = dot(step, step), dot(start, step), dot(start, start) - 1
-    return _between_roots(a, b, b * b - a * c)
+    square = b * b - a * c
+    root = square.clamp_min(0).sqrt()
+    return _unless(square < 0, (-b - root) / a, (-b + root) / a)
 
 
 def box_interval(origins: Tensor, directions: Tensor, size: Tensor) -> Interval:
@@ -98,39 +100,22 @@ def torus_hit(origins: Tensor, directions: Tensor, size: Tensor) -> Tensor:
     return torch.where(missed, torch.full_like(t, math.inf), t)
 
 
-def torus_distance(points: Tensor, size: Tensor) -> Tensor:
-    """(N,) exact signed distance to a torus or its section."""
-    return _torus_distance(points, size[0], size[1], size[3].cos(), size[3].sin())
-
-
 def _torus_distance(points: Tensor, ring: Tensor, tube: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """(N,) exact signed distance to a torus or its section."""
     x, y, z = points
-    away = _along_ring(x, y.abs(), cosine, sine)
+    within = sine * x - cosine * y.abs() >= -_SLACK
+    # the point's component towards the nearest point of the ring's section: its own radius, or along the end's
+    away = torch.where(within, (x * x + y * y).sqrt(), cosine * x + sine * y.abs())
     distance: Tensor = (x * x + y * y + z * z + ring * ring - 2 * ring * away).clamp_min(0).sqrt() - tube
     return distance
 
 
-def _along_ring(x: Tensor, y: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """The point's component towards the nearest point of the ring's section: its own radius, or along the end's."""
-    within = sine * x - cosine * y >= -_SLACK
-    return torch.where(within, (x * x + y * y).sqrt(), cosine * x + sine * y)
+def convex_distance(kind: Tensor, points: Tensor, size: Tensor) -> Tensor:
+    """(N,) signed distances to ellipsoids, boxes and frustums.
 
-
-def ellipsoid_distance(points: Tensor, size: Tensor) -> Tensor:
-    """(N,) signed distance to first order: right in sign and at the surface, smaller than the truth far away."""
-    scaled = points / size[:3]
-    level, slope = dot(scaled, scaled).sqrt(), (scaled / size[:3]).square().sum(0).sqrt()
-    return torch.where(slope > 1e-6, level * (level - 1) / slope.clamp_min(1e-6), -size[:3].amin(0))
-
-
-def box_distance(points: Tensor, size: Tensor) -> Tensor:
-    """(N,) exact signed distance."""
-    excess = points.abs() - size[:3]
-    return excess.clamp_min(0).square().sum(0).sqrt() + excess.amax(0).clamp_max(0)
-
-
-def frustum_distance(points: Tensor, size: Tensor) -> Tensor:
-    """(N,) exact signed distance: in the plane of (radius, y), to the slanted side and to the two discs."""
+    Exact but for ellipsoids': of first order, right in sign and at the surface, smaller than the truth far away.
+    """
+    # frustum: in the plane of (radius, y), to the slanted side and to the two discs
     bottom, top, height = size[0], size[1], size[2]
     x, y, z = points
     radius = (x * x + z * z).sqrt()
@@ -142,30 +127,30 @@ def frustum_distance(points: Tensor, size: Tensor) -> Tensor:
     disc_up = y.abs() - height
     square = torch.minimum(side_out**2 + side_up**2, disc_out**2 + disc_up**2)
     inside = (disc_up < 0) & (radius < (bottom + top) / 2 + widening / length * y)
-    return torch.where(inside, -square.sqrt(), square.sqrt())
+    frustum = torch.where(inside, -square.sqrt(), square.sqrt())
+
+    scaled = points / size[:3]
+    level, slope = dot(scaled, scaled).sqrt(), (scaled / size[:3]).square().sum(0).sqrt()
+    ellipsoid = torch.where(slope > 1e-6, level * (level - 1) / slope.clamp_min(1e-6), -size[:3].amin(0))
+
+    excess = points.abs() - size[:3]
+    box = excess.clamp_min(0).square().sum(0).sqrt() + excess.amax(0).clamp_max(0)
+    return torch.where(kind == BOX, box, torch.where(kind == ELLIPSOID, ellipsoid, frustum))
 
 
 def primitive_distance(kind: Tensor, points: Tensor, size: Tensor) -> Tensor:
     """(N,) signed distances to primitives of mixed kinds, (N,) int64."""
-    distance = torus_distance(points, size)
-    for which, of in ((ELLIPSOID, ellipsoid_distance), (BOX, box_distance), (FRUSTUM, frustum_distance)):
-        distance = torch.where(kind == which, of(points, size), distance)
-    return distance
-
-
-def convex_distance(kind: Tensor, points: Tensor, size: Tensor) -> Tensor:
-    """(N,) signed distances to ellipsoids, boxes and frustums."""
-    distance = frustum_distance(points, size)
-    for which, of in ((ELLIPSOID, ellipsoid_distance), (BOX, box_distance)):
-        distance = torch.where(kind == which, of(points, size), distance)
-    return distance
+    torus = _torus_distance(points, size[0], size[1], size[3].cos(), size[3].sin())
+    return torch.where(kind == TORUS, torus, convex_distance(kind, points, size))
 
 
 def primitive_normal(kind: Tensor, points: Tensor, size: Tensor) -> Tensor:
     """(3, N) unit outward normals at points on the surface."""
     normal = _torus_normal(points, size)
     normal = torch.where(kind == FRUSTUM, _frustum_normal(points, size), normal)
-    normal = torch.where(kind == BOX, _box_normal(points, size), normal)
+    excess, one = points.abs() - size[:3], torch.ones_like(points)
+    face = torch.where(excess == excess.amax(0), one.copysign(points), 0.0)
+    normal = torch.where(kind == BOX, face, normal)
     normal = torch.where(kind == ELLIPSOID, points / size[:3].square(), normal)
     return normal / dot(normal, normal).sqrt().clamp_min(1e-12)
 
@@ -191,16 +176,6 @@ def _frustum_normal(points: Tensor, size: Tensor) -> Tensor:
     zero = torch.zeros_like(y)
     disc = torch.stack([zero, torch.ones_like(y).copysign(y), zero])
     return torch.where(on_disc, disc, torch.stack([x, -slope * radius, z]))
-
-
-def _box_normal(points: Tensor, size: Tensor) -> Tensor:
-    excess = points.abs() - size[:3]
-    return torch.where(excess == excess.amax(0), torch.ones_like(points).copysign(points), torch.zeros_like(points))
-
-
-def _between_roots(a: Tensor, b: Tensor, square: Tensor) -> Interval:
-    root = square.clamp_min(0).sqrt()
-    return _unless(square < 0, (-b - root) / a, (-b + root) / a)
 
 
 def _unless(missed: Tensor, near: Tensor, far: Tensor) -> Interval:

@@ -6,52 +6,51 @@ loop over them, and a row's object does not depend on the rows beside it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from . import furnishings, vessels
+from .objects import THINGS, Recipe, kettle_on_legs
 from .paint import draw_coats, draw_light, draw_palette
-from .shapes import ABSENT, MAX_PARTS, Objects, Primitives, check_objects
-from .sketch import LARGEST_RADIUS, Draws, Sketch, framed
-from .splits import SPLITS
+from .shapes import ABSENT, BODY, CUT, INTERSECT, MAX_PARTS, SPLITS, TORUS, Objects, Primitives
+from .sketch import LARGEST_RADIUS, Draws, Sketch, framed, sizes, vector
 
 SHAPE_COLUMNS, COAT_COLUMNS, OTHER_COLUMNS = 224, 256, 32
 """Uniform numbers an object has for its shape, its coats, and recipe, palette, light and size."""
 COLUMNS = SHAPE_COLUMNS + COAT_COLUMNS + OTHER_COLUMNS
 
-Recipe = Callable[[Draws], Sketch]
+_JOINT_WEIGHTS = [0.7, 0.08, 0.1, 0.12]
+"""Of ALONE, CUT, INTERSECT, BLEND among plain solids."""
 
 
-def _many_solids(draws: Draws) -> Sketch:
-    return furnishings.solids(draws, least=3)
+def _solids(sketch: Sketch, draws: Draws, least: int = 1) -> None:
+    """`least` to seven rotated primitives that touch, alone or cut, intersected, blended with another."""
+    count = least + (draws.unit() * (MAX_PARTS + 1 - least)).long()
+    center = torch.zeros(len(draws), 3)
+    for number in range(MAX_PARTS):
+        kind, scale = draws.choice([1, 1, 1, 0.5]), draws.uniform(0.3, 0.5) * (1.0 if number < 1 else 0.75)
+        size = _solid_size(draws, kind, scale)
+        rotation, color = draws.rotation(), number if number < 2 else draws.choice([1, 1, 1, 1])
+        sketch.add(kind, center, size, rotation=rotation, role=BODY, present=number < count, color=color)
+        other = draws.choice([1, 1, 1])
+        joint = torch.where(kind == TORUS, 0, draws.choice(_JOINT_WEIGHTS))
+        near = vector(draws.uniform(-0.5, 0.5), draws.uniform(-0.5, 0.5), draws.uniform(-0.5, 0.5)) * scale[:, None]
+        reach = torch.where(joint == INTERSECT, scale * 1.3, scale * 0.7)
+        near = torch.where((joint == CUT)[:, None], near * 2, near)
+        sketch.join(
+            joint, other, center + near, _solid_size(draws, other, reach), rotation=draws.rotation(), blend=scale * 0.5
+        )
+        step = vector(draws.uniform(-1, 1), draws.uniform(-0.6, 1), draws.uniform(-1, 1))
+        center = (center + step / step.norm(dim=-1, keepdim=True) * scale[:, None] * 0.9) * 0.9
 
 
-_THINGS: tuple[tuple[Recipe, float], ...] = (
-    (vessels.mug, 1.2),
-    (vessels.teapot, 1.2),
-    (vessels.bottle, 1.0),
-    (vessels.watering_can, 0.8),
-    (vessels.bowl, 0.7),
-    (vessels.plant, 0.9),
-    (vessels.basket, 0.8),
-    (furnishings.table, 0.9),
-    (furnishings.chair, 0.9),
-    (furnishings.lamp, 0.9),
-    (furnishings.car, 0.9),
-    (furnishings.animal, 1.0),
-    (furnishings.radio, 0.9),
-    (furnishings.tool, 0.8),
-    (furnishings.house, 0.9),
-)
-RECIPES: dict[str, tuple[tuple[Recipe, float], ...]] = {
-    "train": (*_THINGS, (furnishings.solids, 3.0)),
-    "validation": (*_THINGS, (furnishings.solids, 3.0)),
-    "test": (*_THINGS, (_many_solids, 2.0)),
-    "held_out": (*_THINGS, (_many_solids, 2.0)),
-}
-"""Recipes of each split with their weights; test objects have at least three parts by construction."""
+def _solid_size(draws: Draws, kind: Tensor, scale: Tensor) -> Tensor:
+    a, b, c = (draws.uniform(0.4, 1.0) * scale for _ in range(3))
+    ring = sizes(scale * 0.8, scale * draws.uniform(0.15, 0.35), 0, draws.uniform(1.5, math.pi))
+    return torch.where((kind == TORUS)[:, None], ring, sizes(a, b, c))
 
 
 def draw_objects(split: str, indices: Sequence[int] | Tensor, *, extra: int = 0) -> tuple[Objects, Tensor]:
@@ -70,7 +69,8 @@ def draw_objects(split: str, indices: Sequence[int] | Tensor, *, extra: int = 0)
     held_out = torch.tensor([split == "held_out" and int(index) % 2 == 0 for index in indices])
     dotted = torch.tensor([split == "held_out" and int(index) % 2 == 1 for index in indices])
     draws = Draws(other)
-    parts = _drawn_parts(RECIPES[split], draws, shape, held_out)
+    solids = (_solids, 3.0) if split in ("train", "validation") else (partial(_solids, least=3), 2.0)
+    parts = _drawn_parts([*THINGS, solids], draws, shape, held_out)  # solids for tests have three parts or more
     radius = draws.uniform(LARGEST_RADIUS - 0.017, LARGEST_RADIUS)
     palette, light = draw_palette(draws), draw_light(draws)
     objects = Objects(
@@ -83,39 +83,37 @@ def draw_objects(split: str, indices: Sequence[int] | Tensor, *, extra: int = 0)
         label=parts["label"],
         light=light,
     )
-    check_objects(objects)
+    carved = objects.present & ((objects.joint == CUT) | (objects.joint == INTERSECT))
+    rings = (objects.first.kind == TORUS) | (objects.second.kind == TORUS)
+    assert not (carved & rings).any(), "a torus, which has no single interval along a ray, takes no cut or intersection"
     return framed(objects, radius), more
 
 
 def _drawn_parts(
-    recipes: tuple[tuple[Recipe, float], ...], draws: Draws, shape: Tensor, held_out: Tensor
+    recipes: list[tuple[Recipe, float]], draws: Draws, shape: Tensor, held_out: Tensor
 ) -> dict[str, Tensor]:
-    """The parts' tensors (B, P, ...): each recipe draws all of its objects at once."""
+    """The parts' tensors (B, P, ...): each recipe draws all of its objects at once.
+
+    Absent parts have harmless values: small upright ellipsoids.
+    """
     which = draws.choice([weight for _, weight in recipes])
     which = torch.where(held_out, len(recipes), which)
-    functions = [*(recipe for recipe, _ in recipes), vessels.kettle_on_legs]
     result: dict[str, Tensor] = {}
-    for number, recipe in enumerate(functions):
+    for number, recipe in enumerate([*(recipe for recipe, _ in recipes), kettle_on_legs]):
         rows = (which == number).nonzero().squeeze(1)
         if not len(rows):
             continue
-        sketch = recipe(Draws(shape[rows]))
+        sketch = Sketch(len(rows))
+        recipe(sketch, Draws(shape[rows]))
         for slot, part in enumerate(sketch.parts):
             for name, value in part.items():
                 if name not in result:
-                    result[name] = _padding(name, value, len(which))
+                    filling = ABSENT if name == "role" else 0.01 if name.endswith("size") else 0
+                    result[name] = torch.full((len(which), MAX_PARTS, *value.shape[1:]), filling, dtype=value.dtype)
+                    if name.endswith("rotation"):
+                        result[name] += torch.eye(3)
                 result[name][rows, slot] = value
     return result
-
-
-def _padding(name: str, value: Tensor, count: int) -> Tensor:
-    """(B, P, ...) of harmless values: absent parts are small upright ellipsoids."""
-    shape = (count, MAX_PARTS, *value.shape[1:])
-    if name == "role":
-        return torch.full(shape, ABSENT, dtype=torch.int64)
-    if name.endswith("rotation"):
-        return torch.eye(3).expand(shape).clone()
-    return torch.full(shape, 0.01) if name.endswith("size") else torch.zeros(shape, dtype=value.dtype)
 
 
 def _primitives(parts: dict[str, Tensor], prefix: str) -> Primitives:

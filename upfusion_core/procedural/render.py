@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import avg_pool2d, normalize
 
 from ..geometry import camera_rays
 from ..support.checks import check_count, check_shape
@@ -18,7 +18,6 @@ from .primitives import (
     BLENDED,
     CARVED,
     SOLVERS,
-    Interval,
     Tables,
     box_interval,
     convex_distance,
@@ -59,7 +58,13 @@ def nearest_hits(tables: Tables, owner: Tensor, origins: Tensor, directions: Ten
     start = origins.reshape(-1, 3).index_select(0, group if origins.shape[1] == 1 else ray).T
     middle = towards.flatten()[pairs]
     nearby = start + middle * heading  # close to the part: float32 keeps its digits
-    along = _part_hits(tables, column, nearby, heading) + middle
+    along, solvers = torch.empty_like(middle), tables.solver[column]
+    for solver in range(len(SOLVERS)):
+        chosen = (solvers == solver).nonzero().squeeze(1)
+        if chosen.numel():
+            close, straight = nearby.index_select(1, chosen), heading.index_select(1, chosen)
+            along[chosen] = _solve(tables, solver, column[chosen], close, straight)
+    along = along + middle
     along = torch.where(along > 0, along, torch.full_like(along, math.inf))
     every = torch.full((groups * rays * tables.parts,), math.inf, device=directions.device)
     every[pairs] = along
@@ -82,20 +87,8 @@ def _candidates(tables: Tables, owner: Tensor, origins: Tensor, directions: Tens
     return towards, (towards >= least).flatten().nonzero().squeeze(1)
 
 
-def _part_hits(tables: Tables, column: Tensor, nearby: Tensor, heading: Tensor) -> Tensor:
-    """(N,) t of the first hit of line nearby + t·heading on its part, inf for a miss."""
-    result = torch.empty_like(nearby[0])
-    which = tables.solver[column]
-    for solver in range(len(SOLVERS)):
-        chosen = (which == solver).nonzero().squeeze(1)
-        if chosen.numel():
-            result[chosen] = _solve(
-                tables, solver, column[chosen], nearby.index_select(1, chosen), heading.index_select(1, chosen)
-            )
-    return result
-
-
 def _solve(tables: Tables, solver: int, column: Tensor, nearby: Tensor, heading: Tensor) -> Tensor:
+    """(N,) t of the first hit of lines nearby + t·heading on parts that one solver hits, inf for a miss."""
     first = tables.first.taken(column)
     start, step = first.points_to_local(nearby), first.directions_to_local(heading)
     if solver == ELLIPSOID:
@@ -110,9 +103,15 @@ def _solve(tables: Tables, solver: int, column: Tensor, nearby: Tensor, heading:
         return _blended_hit(tables, column, nearby, heading)
     second = tables.second.taken(column)
     other_start, other_step = second.points_to_local(nearby), second.directions_to_local(heading)
-    outer = convex_interval(first.kind, start, step, first.size)
-    inner = convex_interval(second.kind, other_start, other_step, second.size)
-    return _carved(tables.joint[column] == CUT, outer, inner)
+    near, far = convex_interval(first.kind, start, step, first.size)
+    inner_near, inner_far = convex_interval(second.kind, other_start, other_step, second.size)
+    # cut: the first t inside the first primitive and outside the second; else inside both
+    buried = (near >= inner_near) & (near <= inner_far)
+    left = torch.where(buried, inner_far, near)
+    left = left.masked_fill(left > far, math.inf)
+    both = torch.maximum(near, inner_near)
+    both = both.masked_fill(both > torch.minimum(far, inner_far), math.inf)
+    return torch.where(tables.joint[column] == CUT, left, both)
 
 
 def _blended_hit(tables: Tables, column: Tensor, nearby: Tensor, heading: Tensor) -> Tensor:
@@ -157,17 +156,6 @@ def smooth_minimum(a: Tensor, b: Tensor, softness: Tensor) -> Tensor:
     """min(a, b), rounded off over a length: at a = b it is softness / 4 below (polynomial, first order smooth)."""
     nearness = (1 - (a - b).abs() / softness.clamp_min(1e-9)).clamp_min(0)
     return torch.minimum(a, b) - softness / 4 * nearness * nearness
-
-
-def _carved(cut: Tensor, outer: Interval, inner: Interval) -> Tensor:
-    """First t inside `outer` and, where `cut`, outside `inner`, else inside both."""
-    (near, far), (inner_near, inner_far) = outer, inner
-    buried = (near >= inner_near) & (near <= inner_far)
-    left = torch.where(buried, inner_far, near)
-    left = left.masked_fill(left > far, math.inf)
-    both = torch.maximum(near, inner_near)
-    both = both.masked_fill(both > torch.minimum(far, inner_far), math.inf)
-    return torch.where(cut, left, both)
 
 
 SUPERSAMPLING = 2
@@ -219,7 +207,8 @@ def render_views(
         cameras = Cameras(matrices[chosen], focals[chosen], torch.zeros_like(focals[chosen]))
         directions = camera_rays(cameras, samples, samples).directions.flatten(1, 2)
         seen = _look(tables, owner[chosen], cameras.centers[:, None], directions)
-        parts.append(_pooled(seen.unflatten(1, (len(cameras), samples, samples)), supersampling))
+        seen = seen.unflatten(1, (len(cameras), samples, samples))
+        parts.append(_finished(avg_pool2d(seen, supersampling) if supersampling > 1 else seen))
     pictures = torch.cat(parts, dim=1).unflatten(1, (count, views))  # (5, B, V, S, S)
     return ObjectViews(pictures[:3].permute(1, 2, 0, 3, 4), pictures[3, :, :, None], pictures[4, :, :, None])
 
@@ -275,7 +264,10 @@ def _surface_colors(tables: Tables, points: Tensor, column: Tensor, owner: Tenso
     first = tables.first.taken(column)
     local = first.points_to_local(points)
     normals = first.directions_to_world(primitive_normal(first.kind, local, first.size))
-    coat = _labeled(tables.label.index_select(1, column), local).long()
+    azimuth, width, middle, height = tables.label.index_select(1, column)
+    turn = torch.atan2(local[0], local[2]) - azimuth
+    turn = (turn - 2 * math.pi * torch.round(turn / (2 * math.pi))).abs()
+    coat = ((turn < width) & ((local[1] - middle).abs() < height)).long()  # 1 within the part's label
     joined = (tables.joint.index_select(0, column) != ALONE).nonzero().squeeze(1)
     if joined.numel():
         on_second, joined_normals = _joined_surface(tables, column[joined], points[:, joined], normals[:, joined])
@@ -297,15 +289,6 @@ def albedo(objects: Objects, points: Tensor) -> Tensor:
     return _surface_colors(tables, points.T, column, torch.zeros_like(column), light=False).T
 
 
-def _labeled(label: Tensor, local: Tensor) -> Tensor:
-    """(N,) bool: points (3, N) within their part's label (4, N)."""
-    azimuth, width, middle, height = label
-    turn = torch.atan2(local[0], local[2]) - azimuth
-    turn = (turn - 2 * math.pi * torch.round(turn / (2 * math.pi))).abs()
-    inside: Tensor = (turn < width) & ((local[1] - middle).abs() < height)
-    return inside
-
-
 def _joined_surface(tables: Tables, column: Tensor, points: Tensor, normals: Tensor) -> tuple[Tensor, Tensor]:
     """Which points lie on their part's second primitive, and the parts' (3, N) normals there.
 
@@ -321,27 +304,18 @@ def _joined_surface(tables: Tables, column: Tensor, points: Tensor, normals: Ten
     inner = second.directions_to_world(inner) * torch.where(joint == CUT, -1.0, 1.0)
     normals = torch.where(on_second, inner, normals)
     smooth = blended.nonzero().squeeze(1)
-    if smooth.numel():
-        normals[:, smooth] = _smooth_normals(tables, column[smooth], points.index_select(1, smooth))
+    if smooth.numel():  # by tetrahedral differences: the sum of e·f(x + h·e) over four corners e of a cube
+        points, softness = points.index_select(1, smooth), tables.blend[column[smooth]]
+        first, second = first.taken(smooth), second.taken(smooth)
+        gradient = torch.zeros_like(points)
+        for corner in ((1.0, -1.0, -1.0), (-1.0, -1.0, 1.0), (-1.0, 1.0, -1.0), (1.0, 1.0, 1.0)):
+            step = torch.tensor(corner, device=points.device)[:, None]
+            moved = points + _NUDGE * step
+            one = convex_distance(first.kind, first.points_to_local(moved), first.size)
+            two = convex_distance(second.kind, second.points_to_local(moved), second.size)
+            gradient = gradient + step * smooth_minimum(one, two, softness)
+        normals[:, smooth] = normalize(gradient, dim=0)
     return on_second, normals
-
-
-def _smooth_normals(tables: Tables, column: Tensor, points: Tensor) -> Tensor:
-    """(3, N) normals of smooth unions by tetrahedral differences: sum of e·f(x + h·e) over four corners e of a cube."""
-    first, second, softness = tables.first.taken(column), tables.second.taken(column), tables.blend[column]
-    gradient = torch.zeros_like(points)
-    for corner in ((1.0, -1.0, -1.0), (-1.0, -1.0, 1.0), (-1.0, 1.0, -1.0), (1.0, 1.0, 1.0)):
-        step = torch.tensor(corner, device=points.device)[:, None]
-        moved = points + _NUDGE * step
-        one = convex_distance(first.kind, first.points_to_local(moved), first.size)
-        two = convex_distance(second.kind, second.points_to_local(moved), second.size)
-        gradient = gradient + step * smooth_minimum(one, two, softness)
-    return normalize(gradient, dim=0)
-
-
-def _pooled(seen: Tensor, factor: int) -> Tensor:
-    """(5, N, n·S, n·S) samples -> (5, N, S, S) pixels over white; depth is the mean of the samples that hit."""
-    return _finished(torch.nn.functional.avg_pool2d(seen, factor)) if factor > 1 else _finished(seen)
 
 
 def _finished(seen: Tensor) -> Tensor:

@@ -12,14 +12,16 @@ world's: +Y up, object about the origin. A primitive's own frame has its centre 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..support.checks import check_finite, check_shape
+from ..support.checks import check_shape
 from ..support.errors import InputError
 
 ELLIPSOID, BOX, FRUSTUM, TORUS = range(4)
@@ -36,6 +38,40 @@ PATTERNS = ("plain", "stripes", "checks", "gradient", "noise", "two_tone", "dots
 MAX_PARTS = 7
 COATS = 3
 """Coats of a part: 0 its outside, 1 its label, 2 the surface of its second primitive (the inside of a cup)."""
+
+
+_FROZEN = json.loads((Path(__file__).parent / "splits.json").read_text(encoding="utf-8"))
+
+GENERATOR_VERSION: int = _FROZEN["generator_version"]
+"""Raised whenever the same seed would give another object."""
+_FIRST, _SECOND = _FROZEN["held_out_combination"]
+HELD_OUT_ROLES: tuple[int, int] = ROLES.index(_FIRST), ROLES.index(_SECOND)
+"""Two roles that no object of train, validation or test has together."""
+HELD_OUT_PATTERN: int = PATTERNS.index(_FROZEN["held_out_pattern"])
+"""A pattern that no object of train, validation or test wears."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Seeds first_seed ... first_seed + objects - 1 of one split, below 2^32, where torch's generator wraps."""
+
+    name: str
+    first_seed: int
+    objects: int
+
+    def seeds(self, indices: Tensor | Sequence[int]) -> list[int]:
+        """The seeds of objects 0 ... objects - 1; raises InputError outside of them."""
+        chosen = [int(index) for index in indices]
+        if chosen and not 0 <= min(chosen) <= max(chosen) < self.objects:
+            raise InputError(
+                f"objects of split {self.name!r} are numbered 0 to {self.objects - 1}, "
+                f"got {min(chosen)} to {max(chosen)}; take indices in that range"
+            )
+        return [self.first_seed + index for index in chosen]
+
+
+SPLITS: dict[str, Split] = {name: Split(name, **numbers) for name, numbers in _FROZEN["splits"].items()}
+"""train, validation, test, and held_out: even indices have the held-out roles, odd ones the held-out pattern."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,16 +166,21 @@ class Objects:
         if isinstance(index, int):
             index = range(len(self))[index]  # raises IndexError, so that iteration ends
             index = slice(index, index + 1)
-        return _mapped(self, lambda value: value[index])
+        chosen: Objects = _mapped(self, lambda value: value[index])
+        return chosen
 
     def to(self, device: torch.device | str) -> Objects:
         """The same objects on another device."""
-        return _mapped(self, lambda value: value.to(device, non_blocking=True))
+        moved: Objects = _mapped(self, lambda value: value.to(device, non_blocking=True))
+        return moved
 
     def turned(self, azimuth_degrees: Tensor) -> Objects:
         """The objects and their light turned about +Y, each by its angle (B,); +90 takes +Z to +X."""
         check_shape("azimuth_degrees", azimuth_degrees, (len(self),), "one angle an object")
-        turn = turn_about_y(torch.deg2rad(azimuth_degrees))  # (B, 3, 3)
+        angle = torch.deg2rad(azimuth_degrees)
+        zero, one = torch.zeros_like(angle), torch.ones_like(angle)
+        rows = [angle.cos(), zero, angle.sin(), zero, one, zero, -angle.sin(), zero, angle.cos()]
+        turn: Tensor = torch.stack(rows, dim=-1).unflatten(-1, (3, 3))  # (B, 3, 3)
         return replace(
             self,
             first=_turned(self.first, turn),
@@ -153,23 +194,6 @@ class Objects:
             raise InputError(f"an object keeps at least 1 part, got {count}")
         kept = self.present & (self.present.cumsum(1) <= count)
         return replace(self, role=torch.where(kept, self.role, torch.full_like(self.role, ABSENT)))
-
-
-def check_objects(objects: Objects) -> None:
-    """Raises InputError where a cut or intersection holds a torus, which has no single interval along a ray."""
-    check_finite("Objects.first.size", objects.first.size)
-    carved = objects.present & ((objects.joint == CUT) | (objects.joint == INTERSECT))
-    rings = (objects.first.kind == TORUS) | (objects.second.kind == TORUS)
-    if (carved & rings).any():
-        raise InputError("a cut or intersection takes ellipsoids, boxes and frustums, got a torus; use a BLEND")
-
-
-def turn_about_y(angle: Tensor) -> Tensor:
-    """(…) radians -> (…, 3, 3) rotations that take +Z towards +X."""
-    zero, one = torch.zeros_like(angle), torch.ones_like(angle)
-    rows = [angle.cos(), zero, angle.sin(), zero, one, zero, -angle.sin(), zero, angle.cos()]
-    turns: Tensor = torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
-    return turns
 
 
 def bounding_balls(objects: Objects) -> tuple[Tensor, Tensor]:
@@ -207,14 +231,8 @@ def _turned(primitives: Primitives, turn: Tensor) -> Primitives:
     )
 
 
-def _mapped(value: Objects, function: Callable[[Tensor], Tensor]) -> Objects:
+def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:  # noqa: ANN401 - a tensor, or a dataclass of them
     """A copy of nested dataclasses with `function` applied to every tensor."""
-
-    def mapped(item: Any) -> Any:  # noqa: ANN401 - a tensor, or a dataclass of tensors
-        return function(item) if isinstance(item, Tensor) else rebuilt(item)
-
-    def rebuilt(item: Any) -> Any:  # noqa: ANN401 - a dataclass
-        return type(item)(**{field.name: mapped(getattr(item, field.name)) for field in fields(item)})
-
-    result: Objects = rebuilt(value)
-    return result
+    if isinstance(value, Tensor):
+        return function(value)
+    return type(value)(**{field.name: _mapped(getattr(value, field.name), function) for field in fields(value)})

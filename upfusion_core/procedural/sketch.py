@@ -207,8 +207,8 @@ class Sketch:
         first: Number,
         last: Number,
         *,
-        role: int,
-        color: int | Tensor,
+        role: int = DETAIL,
+        color: int | Tensor = 0,
         present: Tensor | None = None,
     ) -> None:
         """Adds a frustum from (N, 3) to (N, 3) with the radii at its ends."""
@@ -217,7 +217,9 @@ class Sketch:
         size = sizes(first, last, length / 2).expand(self.count, 4)
         self.add(FRUSTUM, (start + end) / 2, size, role=role, color=color, rotation=towards(axis), present=present)
 
-    def block(self, x: Number, y: Number, z: Number, center: Tensor, *, role: int, color: int | Tensor) -> None:
+    def block(
+        self, x: Number, y: Number, z: Number, center: Tensor, *, role: int = DETAIL, color: int | Tensor = 0
+    ) -> None:
         """Adds an upright box with the given half extents."""
         self.add(BOX, center, sizes(x, y, z), role=role, color=color)
 

@@ -13,9 +13,18 @@ from torch import Tensor
 
 from upfusion_core.geometry import orbit_cameras
 from upfusion_core.procedural import GENERATOR_VERSION, SPLITS, Objects, draw_objects, render_views, signed_distance
-from upfusion_core.procedural.shapes import DOTS, HANDLE, LEG, PATTERNS, PLAIN, ROLES, SPOUT
+from upfusion_core.procedural.shapes import (
+    DOTS,
+    HANDLE,
+    HELD_OUT_PATTERN,
+    HELD_OUT_ROLES,
+    LEG,
+    PATTERNS,
+    PLAIN,
+    ROLES,
+    SPOUT,
+)
 from upfusion_core.procedural.sketch import framed
-from upfusion_core.procedural.splits import HELD_OUT_PATTERN, HELD_OUT_ROLES
 from upfusion_core.support.errors import InputError
 
 GOLDEN = Path(__file__).parent / "procedural_golden.json"

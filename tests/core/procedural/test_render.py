@@ -24,12 +24,10 @@ from upfusion_core.procedural.shapes import (
     ELLIPSOID,
     FRUSTUM,
     INTERSECT,
-    TORUS,
     Coats,
     Light,
     Primitives,
     bounding_balls,
-    check_objects,
 )
 from upfusion_core.support.errors import InputError
 from upfusion_core.types import Cameras
@@ -254,7 +252,5 @@ def test_refusals() -> None:
         render_views(objects, matrices, focal, 0)
     with pytest.raises(InputError, match="origins must be"):
         render_rays(objects, torch.zeros(1, 2, 3), torch.ones(1, 3, 3))
-    with pytest.raises(InputError, match="takes ellipsoids, boxes and frustums"):
-        check_objects(thing((TORUS, (0.0, 0.0, 0.0), (0.1, 0.05, 0.0, 3.0)), BALL, CUT))
     with pytest.raises(InputError, match="at least 1 part"):
         objects.first_parts(0)
