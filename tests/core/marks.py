@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from upfusion_core.data.examples import PosedViews
+from upfusion_core.data.views import PosedViews
 from upfusion_core.geometry import camera_rays, to_reference_frame
 from upfusion_core.types import Cameras
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from upfusion_core.data.examples import MultiViewDataset, PosedViews
+from upfusion_core.data.views import MultiViewDataset, PosedViews
 from upfusion_core.support.errors import UpFusionError
 
 

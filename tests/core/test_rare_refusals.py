@@ -20,7 +20,6 @@ from upfusion_core.cli import run as lock
 from upfusion_core.cli.app import app
 from upfusion_core.config import EvaluationConfig
 from upfusion_core.data import shards
-from upfusion_core.data import shards as shards_index
 from upfusion_core.data.shards import decoded_depth
 from upfusion_core.evaluation.protocol import draw_object
 from upfusion_core.evaluation.report import stacked
@@ -49,7 +48,7 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.Mo
 def test_packing_that_cannot_go_on(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="must hold objects, got none"):
         pack._count({"data": "folder", "objects": None}, 0)
-    state = tmp_path / shards_index.UNFINISHED_NAME
+    state = tmp_path / shards.UNFINISHED_NAME
     run = SimpleNamespace(folder=tmp_path, resumed=True)
     state.write_text("{", encoding="utf-8")
     with pytest.raises(InputError, match=r"cannot be read .* use --force to begin anew"):
@@ -60,32 +59,28 @@ def test_packing_that_cannot_go_on(tmp_path: Path) -> None:
         pack._state(run, 4)
 
 
-def test_shards_of_senseless_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sample = SimpleNamespace(members={"json": (0, shards._LARGEST_MEMBER + 1), "png": (0, 4)})
+def test_shards_of_senseless_sizes(tmp_path: Path) -> None:
+    sample = shards.Sample(tmp_path / "a.tar", {"json": (0, shards._LARGEST_MEMBER + 1), "png": (0, 4)})
     with pytest.raises(InputError, match="more than anything that is packed"):
-        shards._content(tmp_path / "a.tar", sample, "json")
+        sample.read("json")
     with pytest.raises(InputError, match=r"a\.tar cannot be read"):
-        shards._content(tmp_path / "a.tar", sample, "png")
-    monkeypatch.setattr(shards_index, "_LARGEST_INDEX", 1)
-    (tmp_path / "index.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(InputError, match="must be an index of shards, but is far too large"):
-        shards_index._read_index(tmp_path / "index.json")
+        sample.read("png")
 
 
 @pytest.mark.parametrize(
     ("depth", "words"),
     [
-        (np.zeros((2, 2)), r"must be float32 \(2, 2\), got float64"),
-        (np.zeros((2, 3), dtype=np.float32), r"must be float32 \(2, 2\)"),
-        (np.full((2, 2), -1, dtype=np.float32), "must be finite and at least 0"),
-        (np.full((2, 2), np.nan, dtype=np.float32), "must be finite and at least 0"),
+        (np.zeros((2, 2), dtype=np.int64), r"must hold 2 x 2 floating-point numbers, got int64"),
+        (np.zeros((2, 3), dtype=np.float32), r"must hold 2 x 2 floating-point numbers"),
+        (np.full((2, 2), -1, dtype=np.float32), "must be at least 0"),
+        (np.full((2, 2), np.nan, dtype=np.float32), "must hold 2 x 2 finite numbers"),
     ],
 )
 def test_depths_of_another_kind(depth: np.ndarray, words: str) -> None:
     content = io.BytesIO()
     np.save(content, depth)
     with pytest.raises(InputError, match=words):
-        decoded_depth(SimpleNamespace(size=2), 0, lambda name: content.getvalue(), 2)
+        decoded_depth(SimpleNamespace(size=2), 0, SimpleNamespace(read=lambda name: content.getvalue()), 2)
 
 
 def test_too_few_views_and_no_objects() -> None:

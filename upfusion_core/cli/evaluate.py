@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..config import EvaluationConfig
-    from ..data.examples import MultiViewDataset
+    from ..data.views import MultiViewDataset
     from ..evaluation.protocol import Group
     from .run import Run
 

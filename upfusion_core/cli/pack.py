@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..data.formats import FORMATS
 from ..support.errors import InputError
 from ..support.json_text import read_json, shown
 from . import options
@@ -17,14 +18,13 @@ from .run import is_of_kind
 from .settings import LIMITS, checked_stored
 
 if TYPE_CHECKING:
-    from ..data.examples import MultiViewDataset
     from ..data.shards import PackState
+    from ..data.views import MultiViewDataset
     from .run import Run
 
-KINDS = ("co3d", "objaverse", "gso", "shapenet_srn", "meshes", "shards")
 SPLITS = ("train", "validation", "test", "held_out")
 PICTURES = ("png", "webp", "jpeg")
-"""These and the kinds are the same as in the package `data`, which needs torch."""
+"""The same as in `data.shards`, which needs torch."""
 PROCEDURAL_OBJECTS = 1000
 RENDERED_VIEWS = 24
 """Of an object that is rendered on the fly, unless told."""
@@ -63,7 +63,7 @@ def pack(
         ),
     ] = None,
     kind: Annotated[
-        str | None, one_of(*KINDS, help="Format of the folder.", show_default="recognised by its files")
+        str | None, one_of(*FORMATS, help="Format of the folder.", show_default="recognised by its files")
     ] = None,
     split: Annotated[str | None, one_of(*SPLITS, help="Of the procedural objects.", show_default="train")] = None,
     objects: Annotated[

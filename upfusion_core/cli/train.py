@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
+from ..data.formats import FOLDERS
 from ..support.errors import InputError, OutputError
 from ..support.files import read_regular
 from ..support.json_text import LARGEST_JSON
@@ -69,8 +70,7 @@ def train(
         str | None,
         typer.Option(
             metavar="procedural|DATA",
-            help="What to train on: procedural objects, a folder of Co3Dv2, "
-            "Objaverse renders, GSO, ShapeNet-SRN or meshes, or shards of `upfusion pack`.",
+            help=f"What to train on: procedural objects, {FOLDERS}.",
             show_default=False,
         ),
     ] = None,

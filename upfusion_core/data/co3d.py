@@ -6,7 +6,6 @@ import gzip
 import io
 import json
 import os
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +17,10 @@ from torch import Tensor
 from ..geometry import cameras_from_matrices
 from ..support.checks import check_choice, check_range
 from ..support.errors import InputError, UpFusionError
-from ..support.files import existing_folder, inside, read_regular
+from ..support.files import existing_folder, inside, read_regular, reading
 from ..types import Cameras
-from .examples import PosedViews, meeting_point
 from .recorded import FRAME_MARGIN, Frame, RecordedViews
+from .views import PosedViews, meeting_point
 
 ABSURD_TRANSLATION = 1e5
 """|sum(T)| above which structure from motion has failed."""
@@ -45,53 +44,37 @@ def parse_frame(record: dict[str, Any]) -> tuple[FrameRecord, Cameras]:
     """An annotation -> its files, and the camera (one, in the sequence's world, of the whole picture).
 
     PyTorch3D's convention: x_cam = x_world R + T for row vectors, camera axes left, up, forward. Thus the columns of R
-    are the camera's axes in the world, and its centre is -R T.
+    are the camera's axes in the world, and its centre is -R T. NDC run from border to border in x and in y
+    ("ndc_norm_image_bounds", or no key), or are PyTorch3D's, in which half the shorter side is 1 ("ndc_isotropic").
 
     Raises:
         InputError: it has no viewpoint or no mask, or lacks what a frame must have.
     """
-    if record.get("viewpoint") is None:
-        raise InputError("it has no viewpoint")
-    if record.get("mask") is None:
-        raise InputError("it has no mask")
-    try:
-        viewpoint, (height, width) = record["viewpoint"], record["image"]["size"]
-        rotation = torch.tensor(viewpoint["R"], dtype=torch.float64).reshape(3, 3)
-        translation = torch.tensor(viewpoint["T"], dtype=torch.float64).reshape(3)
-        focal, principal = _intrinsics(viewpoint, int(height), int(width))
-        total = float(translation.sum().abs())
+    for name in ("viewpoint", "mask"):
+        if record.get(name) is None:
+            raise InputError(f"it has no {name}")
+    with reading("its annotation", "leave it out", what="complete"):
+        viewpoint, (height, width) = record["viewpoint"], map(int, record["image"]["size"])
+        rotation, translation, focal, principal = (
+            torch.tensor(viewpoint[name], dtype=torch.float64).reshape(shape)
+            for name, shape in (("R", (3, 3)), ("T", (3,)), ("focal_length", (1, 2)), ("principal_point", (1, 2)))
+        )
+        kind = viewpoint.get("intrinsics_format") or "ndc_norm_image_bounds"
+        check_choice("its intrinsics_format", kind, ("ndc_isotropic", "ndc_norm_image_bounds"))
+        if kind == "ndc_isotropic":
+            scale = min(height, width) / torch.tensor([[width, height]], dtype=torch.float64)
+            focal, principal = focal * scale, principal * scale
         frame = FrameRecord(
             number=int(record["frame_number"]),
             image=str(record["image"]["path"]),
             mask=str(record["mask"]["path"]),
-            size=(int(height), int(width)),
-            is_absurd=not total <= ABSURD_TRANSLATION,  # NaN included
+            size=(height, width),
+            is_absurd=not float(translation.sum().abs()) <= ABSURD_TRANSLATION,  # NaN included
         )
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"its annotation is incomplete ({type(error).__name__}: {error})") from error
     if frame.is_absurd:
         translation = torch.zeros(3, dtype=torch.float64)  # never used; NaN would be refused in a camera
     pose = torch.cat([rotation, -(rotation @ translation)[:, None]], dim=1)
     return frame, cameras_from_matrices(pose[None], focal=focal, principal=principal, axes="pytorch3d")
-
-
-def _intrinsics(viewpoint: dict[str, Any], height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Focal length and principal point, (1, 2) each, in NDC that run from border to border in x and in y.
-
-    "ndc_isotropic": PyTorch3D's, in which half the shorter side is 1. "ndc_norm_image_bounds", or no key: half of
-    each side is 1, which is ours already.
-    """
-    focal = torch.tensor(viewpoint["focal_length"], dtype=torch.float64).reshape(1, 2)
-    principal = torch.tensor(viewpoint["principal_point"], dtype=torch.float64).reshape(1, 2)
-    kind = viewpoint.get("intrinsics_format") or "ndc_norm_image_bounds"
-    if kind == "ndc_norm_image_bounds":
-        return focal, principal
-    if kind != "ndc_isotropic":
-        raise InputError(f"its intrinsics_format must be ndc_isotropic or ndc_norm_image_bounds, got {kind!r}")
-    scale = min(height, width) / torch.tensor([[width, height]], dtype=torch.float64)
-    return focal * scale, principal * scale
 
 
 HELD_OUT = (
@@ -99,10 +82,6 @@ HELD_OUT = (
     *("kite", "remote", "sandwich", "skateboard", "suitcase"),
 )
 """The ten categories that are customarily kept from training; the other 41 are trained on."""
-
-_UNREADABLE = (OSError, EOFError, ValueError, RecursionError, zlib.error)
-"""What damaged gzip and JSON files raise."""
-
 
 _LARGEST_TEXT = 1_000_000_000
 """Bytes of JSON, unpacked: about 1 kB a frame, and the largest categories have some 400,000 frames. Python needs
@@ -223,8 +202,13 @@ class Co3D(RecordedViews):
     def _add_category(self, category: str, set_list: str | None, subset: str, min_quality: float | None) -> None:
         folder = self._root / category
         records = _json(folder / "frame_annotations.jgz")
-        listed = None if set_list is None else _listed(folder / "set_lists" / f"set_lists_{set_list}.json", subset)
-        quality = {} if min_quality is None else _qualities(folder / "sequence_annotations.jgz")
+        listed, quality = None, {}
+        if set_list is not None:
+            listed = _listed(folder / "set_lists" / f"set_lists_{set_list}.json", subset)
+        if min_quality is not None:
+            path = folder / "sequence_annotations.jgz"
+            with reading(path.name, "fetch it again", what="one sequence an entry"):
+                quality = {entry["sequence_name"]: entry.get("viewpoint_quality_score") for entry in _json(path)}
         sequences: dict[str, list[dict[str, Any]]] = {}
         for record in records:
             sequence = record.get("sequence_name") if isinstance(record, dict) else None
@@ -252,21 +236,18 @@ class Co3D(RecordedViews):
                 usable.append(parse_frame(record))
             except InputError as error:
                 self.skipped.append((f"{name} frame {record.get('frame_number')}", str(error)))
-        for frame, _ in usable:
-            if frame.is_absurd:
-                raise InputError(
-                    f"frame {frame.number} has an absurd camera, |sum(T)| above 1e5; leave the sequence out"
-                )
         if not usable:
             raise InputError(f"it must have frames with viewpoint and mask, got none of {len(records)}")
+        frames, cameras = zip(*sorted(usable, key=lambda pair: pair[0].number), strict=True)
+        absurd = [frame.number for frame in frames if frame.is_absurd]
+        if absurd:
+            raise InputError(f"frame {absurd[0]} has an absurd camera, |sum(T)| above 1e5; leave the sequence out")
         center = meeting_point(Cameras.concatenate([camera for _, camera in usable]))
-        chosen = sorted(
-            (pair for pair in usable if wanted is None or pair[0].number in wanted), key=lambda pair: pair[0].number
-        )
+        chosen = [place for place, frame in enumerate(frames) if wanted is None or frame.number in wanted]
         if not chosen:
             raise InputError(f"it must have usable frames among the {len(wanted or ())} that are listed, got none")
-        cameras = Cameras.concatenate([camera for _, camera in chosen])
-        return _Sequence(name, [frame for frame, _ in chosen], cameras, center)
+        seen = Cameras.concatenate([cameras[place] for place in chosen])
+        return _Sequence(name, [frames[place] for place in chosen], seen, center)
 
     def _frame(self, index: int, view: int) -> Frame:
         sequence = self._sequences[index]
@@ -278,42 +259,26 @@ class Co3D(RecordedViews):
         return self._sequences[index].center, None
 
 
-def _json(path: Path) -> list[Any]:
-    """A JSON list, gzipped where the name says so."""
-    content = _content(path)
-    if not isinstance(content, list):
-        raise InputError(f"{path.name} must hold a list, got {type(content).__name__}; fetch it again")
-    return content
-
-
-def _content(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
-    try:
+def _json(path: Path, kind: type = list) -> Any:  # noqa: ANN401 - whatever the file holds
+    """The list, or other `kind`, in a JSON file, gzipped where the name says so."""
+    with reading(path.name, "fetch it again"):
         data = read_regular(path, _LARGEST_TEXT)
         if path.suffix == ".jgz":
             with gzip.open(io.BytesIO(data)) as stream:
                 data = stream.read(_LARGEST_TEXT + 1)
         if len(data) > _LARGEST_TEXT:
-            raise ValueError(f"it unpacks to more than {_LARGEST_TEXT:,} bytes")
+            raise InputError(f"{path.name} unpacks to more than {_LARGEST_TEXT:,} bytes; fetch it again")
         # not json_text.parse_json: a NaN condemns its own frame or sequence, not the whole category
-        return json.loads(data)
-    except _UNREADABLE as error:
-        raise InputError(f"{path.name} cannot be read ({error}); fetch it again") from error
+        content = json.loads(data)
+    if not isinstance(content, kind):
+        raise InputError(f"{path.name} must hold a {kind.__name__}, got {type(content).__name__}; fetch it again")
+    return content
 
 
 def _listed(path: Path, subset: str) -> dict[str, set[int]]:
     """Frame numbers by sequence of one list of a set_lists file."""
-    content = _content(path)
     result: dict[str, set[int]] = {}
-    try:
-        for sequence, number, *_ in content[subset]:
+    with reading(path.name, "fetch it again", what=f"lists of sequence, frame number and path under {subset!r}"):
+        for sequence, number, *_ in _json(path, dict)[subset]:
             result.setdefault(sequence, set()).add(int(number))
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path.name} must list sequence, frame number and path under {subset!r}; fetch it") from error
     return result
-
-
-def _qualities(path: Path) -> dict[str, float | None]:
-    try:
-        return {record["sequence_name"]: record.get("viewpoint_quality_score") for record in _json(path)}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path.name} must describe one sequence an entry; fetch it again") from error

@@ -1,116 +1,112 @@
-"""A folder of any known format, or shards -> its reader, for callers that are given a path and nothing more."""
+"""A folder of any known format, or shards -> its reader, for callers that are given a path and nothing more.
+
+A new format is its reader and a line in `FORMATS`, from which the help of the command line comes too: no torch here.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING
 
-from ..support.checks import check_choice
 from ..support.errors import InputError
-from ..support.files import existing_file, existing_folder, subfolders
-from ..surface.reading import MESH_SUFFIXES
-from .co3d import Co3D
-from .examples import MultiViewDataset
-from .meshes import MeshRendering, MeshSource, MeshViews, mesh_folder
-from .renders import ObjaverseRenders, ShapeNetSRN
-from .shards import INDEX_NAME, UNFINISHED_NAME, ShardedViews, is_index, tar_files
+from ..support.files import existing_folder, subfolders
+
+if TYPE_CHECKING:
+    from .views import MultiViewDataset
 
 
-def gso(root: str | os.PathLike[str], rendering: MeshRendering | None = None) -> MeshViews:
-    """All scans below a folder of Google Scanned Objects, +Z up turned to +Y up, in the order of their names.
+@dataclass(frozen=True)
+class Format:
+    """One format of data sets.
 
-    One distribution has `<Name>/meshes/model.obj` and `<Name>/materials/textures/texture.png`, though its material
-    names the picture beside the OBJ; the other is flat: `<Name>/model.obj` and `<Name>/texture.png`. Metres become
-    our units by `rendering.radius`. Folders without model or texture are counted in `skipped`.
-
-    Raises:
-        InputError: there is no such folder, or it holds no scans.
+    title: what people call it. reader: "module.name" in this package, called with the folder and `size`, pixels.
+    fits: whether a folder is one, by files that only this format has; broken objects beside good ones do not matter.
     """
-    root = existing_folder(root)
-    sources: list[MeshSource] = []
-    skipped: list[tuple[str, str]] = []
-    for folder in subfolders(root):
-        model = existing_file(folder / "meshes" / "model.obj", folder / "model.obj")
-        if model is None:
-            skipped.append((folder.name, "it has neither meshes/model.obj nor model.obj"))
-            continue
-        beside = model.parent / "texture.png"
-        texture = existing_file(folder / "materials" / "textures" / "texture.png", beside)
-        if texture is None:
-            skipped.append((folder.name, "its texture.png is missing"))
-            continue
-        sources.append(MeshSource(folder.name, model, "z", texture))
-    if not sources:
-        raise InputError(
-            f"{root} must hold folders with model.obj and texture.png, got none ({len(skipped)} skipped); "
-            "choose the folder that holds the objects' folders"
-        )
-    return MeshViews(sources, rendering or MeshRendering(), skipped)
 
-
-Format = Literal["co3d", "objaverse", "gso", "shapenet_srn", "meshes", "shards"]
-
-FORMATS: tuple[Format, ...] = get_args(Format)
-
-
-def open_dataset(root: str | os.PathLike[str], *, size: int, kind: Format | None = None) -> MultiViewDataset:
-    """The data set below a folder, with each reader's defaults; open the reader itself for its options.
-
-    Args:
-        root: the folder; of shards also a single .tar file.
-        size: side of the views in pixels.
-        kind: its format; recognised by its files unless given.
-
-    Raises:
-        InputError: there is no such folder, or it is of no known format.
-    """
-    if Path(root).suffix == ".tar" and Path(root).is_file() and kind in (None, "shards"):
-        return ShardedViews(root, size=size)
-    root = existing_folder(root)
-    kind = recognised_format(root) if kind is None else kind
-    check_choice("kind", kind, FORMATS)
-    if kind == "shards":
-        return ShardedViews(root, size=size)
-    if kind == "co3d":
-        return Co3D(root, size=size)
-    if kind == "objaverse":
-        return ObjaverseRenders(root, size=size)
-    if kind == "shapenet_srn":
-        return ShapeNetSRN(root, size=size)
-    return (gso if kind == "gso" else mesh_folder)(root, MeshRendering(size=size))
-
-
-def recognised_format(root: str | os.PathLike[str]) -> Format:
-    """The format of a folder by the files that only this format has; broken objects beside good ones do not matter.
-
-    Raises:
-        InputError: there is no such folder, or it is of no known format.
-    """
-    root = existing_folder(root)
-    if (root / UNFINISHED_NAME).is_file() or is_index(root / INDEX_NAME):
-        return "shards"
-    if (root / "valid_paths.json").is_file():
-        return "objaverse"
-    if any(root.glob("*/frame_annotations.jgz")):
-        return "co3d"
-    folders = subfolders(root)
-    if any((folder / "intrinsics.txt").is_file() and (folder / "pose").is_dir() for folder in folders):
-        return "shapenet_srn"
-    if any(_is_scan(folder) for folder in folders):
-        return "gso"
-    if any(path.suffix.lower() in MESH_SUFFIXES for path in root.rglob("*")):
-        return "meshes"
-    if tar_files(root):
-        return "shards"
-    raise InputError(
-        f"{root} must be a data set of Co3Dv2, Objaverse renders, GSO, ShapeNet-SRN, meshes "
-        f"({', '.join(MESH_SUFFIXES)}) or shards of `upfusion pack`, got none of them; choose the folder that holds "
-        "the objects' folders"
-    )
+    title: str
+    reader: str
+    fits: Callable[[Path], bool]
 
 
 def _is_scan(folder: Path) -> bool:
     """Whether a folder is laid out as one of GSO's."""
     nested = (folder / "meshes" / "model.obj").is_file() and (folder / "materials" / "textures").is_dir()
     return nested or ((folder / "model.obj").is_file() and (folder / "texture.png").is_file())
+
+
+def _is_srn(folder: Path) -> bool:
+    return (folder / "intrinsics.txt").is_file() and (folder / "pose").is_dir()
+
+
+def _holds_meshes(root: Path) -> bool:
+    from ..surface.reading import MESH_SUFFIXES
+
+    return any(path.suffix.lower() in MESH_SUFFIXES for path in root.rglob("*"))
+
+
+def _holds_tar_files(root: Path) -> bool:
+    from .shards import tar_files
+
+    return bool(tar_files(root))
+
+
+FORMATS: dict[str, Format] = {
+    "co3d": Format("Co3Dv2", "co3d.Co3D", lambda root: any(root.glob("*/frame_annotations.jgz"))),
+    "objaverse": Format(
+        "Objaverse renders", "renders.ObjaverseRenders", lambda root: (root / "valid_paths.json").is_file()
+    ),
+    "gso": Format("GSO", "meshes.gso", lambda root: any(map(_is_scan, subfolders(root)))),
+    "shapenet_srn": Format("ShapeNet-SRN", "renders.ShapeNetSRN", lambda root: any(map(_is_srn, subfolders(root)))),
+    "meshes": Format("meshes", "meshes.mesh_folder", _holds_meshes),
+    "shards": Format("shards of `upfusion pack`", "shards.ShardedViews", _holds_tar_files),
+}
+"""By the name that `--kind` takes, in the order in which folders are tried, after shards with an index."""
+
+_TITLES = [known.title for known in FORMATS.values()]
+FOLDERS = f"a folder of {', '.join(_TITLES[:-2])} or {_TITLES[-2]}, or {_TITLES[-1]}"
+"""What `open_dataset` takes, in words."""
+
+
+def open_dataset(root: str | os.PathLike[str], *, size: int, kind: str | None = None) -> MultiViewDataset:
+    """The data set below a folder, with each reader's defaults; open the reader itself for its options.
+
+    Args:
+        root: the folder; of shards also a single .tar file.
+        size: side of the views in pixels.
+        kind: its format, a name in FORMATS; recognised by its files unless given.
+
+    Raises:
+        InputError: there is no such folder, or it is of no known format.
+    """
+    from ..support.checks import check_choice
+
+    if kind in (None, "shards") and Path(root).suffix == ".tar" and Path(root).is_file():
+        kind = "shards"
+    else:
+        root = existing_folder(root)
+        kind = recognised_format(root) if kind is None else kind
+    check_choice("kind", kind, tuple(FORMATS))
+    module, name = FORMATS[kind].reader.split(".")
+    dataset: MultiViewDataset = getattr(import_module(f".{module}", __package__), name)(root, size=size)
+    return dataset
+
+
+def recognised_format(root: str | os.PathLike[str]) -> str:
+    """The format of a folder, a name in FORMATS.
+
+    Raises:
+        InputError: there is no such folder, or it is of no known format.
+    """
+    from .shards import INDEX_NAME, UNFINISHED_NAME, is_index
+
+    root = existing_folder(root)
+    if (root / UNFINISHED_NAME).is_file() or is_index(root / INDEX_NAME):
+        return "shards"
+    for name, known in FORMATS.items():
+        if known.fits(root):
+            return name
+    raise InputError(f"{root} must be {FOLDERS}, got none of them; choose the folder that holds the objects' folders")

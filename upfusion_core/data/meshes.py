@@ -1,4 +1,4 @@
-"""Meshes rendered on the fly as posed views: any folder of GLB, OBJ and PLY files."""
+"""Meshes rendered on the fly as posed views: any folder of GLB, OBJ and PLY files, and Google Scanned Objects."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ..geometry import random_cameras
 from ..geometry.cameras import BAND_ELEVATION_DEGREES
 from ..support.checks import check_choice, check_count, check_range
 from ..support.errors import InputError, UpFusionError
-from ..support.files import existing_folder
+from ..support.files import existing_file, existing_folder, subfolders
 from ..surface.rasterise import rasterise
 from ..surface.reading import MESH_SUFFIXES, Surface, read_surface
 from ..types import REFERENCE_FOCAL, Cameras
-from .examples import PosedViews, checked_views, normalise, note
+from .views import PosedViews, checked_views, normalise, note
 
 _UP = torch.tensor([0.0, 1.0, 0.0])
 
@@ -152,13 +152,17 @@ class MeshViews:
 
 
 def mesh_folder(
-    root: str | os.PathLike[str], rendering: MeshRendering | None = None, *, up: Literal["y", "z"] = "y"
+    root: str | os.PathLike[str],
+    rendering: MeshRendering | None = None,
+    *,
+    size: int = 256,
+    up: Literal["y", "z"] = "y",
 ) -> MeshViews:
     """All GLB, OBJ and PLY files below a folder, in the order of their paths, by which they are named.
 
     Args:
         root: the folder; hidden files and folders in it are passed over.
-        rendering: how they are rendered; the defaults unless given.
+        rendering: how they are rendered; the defaults, with views of `size` pixels, unless given.
         up: the axis that points up in these files: "y" as in glTF, or "z". OBJ and PLY do not say.
 
     Raises:
@@ -175,4 +179,35 @@ def mesh_folder(
     ]
     if not sources:
         raise InputError(f"{root} must hold {', '.join(MESH_SUFFIXES)} files, got none; choose another folder")
-    return MeshViews(sources, rendering or MeshRendering())
+    return MeshViews(sources, rendering or MeshRendering(size=size))
+
+
+def gso(root: str | os.PathLike[str], rendering: MeshRendering | None = None, *, size: int = 256) -> MeshViews:
+    """All scans below a folder of Google Scanned Objects, +Z up turned to +Y up, in the order of their names.
+
+    One distribution has `<Name>/meshes/model.obj` and `<Name>/materials/textures/texture.png`, though its material
+    names the picture beside the OBJ; the other is flat: `<Name>/model.obj` and `<Name>/texture.png`. Metres become
+    our units by `rendering.radius`. Folders without model or texture are counted in `skipped`.
+
+    Raises:
+        InputError: there is no such folder, or it holds no scans.
+    """
+    root = existing_folder(root)
+    sources: list[MeshSource] = []
+    skipped: list[tuple[str, str]] = []
+    for folder in subfolders(root):
+        model = existing_file(folder / "meshes" / "model.obj", folder / "model.obj")
+        if model is None:
+            skipped.append((folder.name, "it has neither meshes/model.obj nor model.obj"))
+            continue
+        texture = existing_file(folder / "materials" / "textures" / "texture.png", model.parent / "texture.png")
+        if texture is None:
+            skipped.append((folder.name, "its texture.png is missing"))
+            continue
+        sources.append(MeshSource(folder.name, model, "z", texture))
+    if not sources:
+        raise InputError(
+            f"{root} must hold folders with model.obj and texture.png, got none ({len(skipped)} skipped); "
+            "choose the folder that holds the objects' folders"
+        )
+    return MeshViews(sources, rendering or MeshRendering(size=size), skipped)

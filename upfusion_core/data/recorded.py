@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +15,11 @@ from PIL import Image
 from torch import Tensor
 
 from ..support.checks import check_count, check_range
-from ..support.errors import PhotoError, UpFusionError
+from ..support.errors import PhotoError
+from ..support.files import reading
 from ..support.images import check_picture, open_picture
 from ..types import Cameras
-from .examples import PosedViews, checked_views, none_readable, normalise, note, readable_views, shuffled_views
+from .views import PosedViews, StoredObject, StoredViews, normalise
 
 FRAME_MARGIN = 1.15
 """Side of the crop over the longer side of the object's box, as in the preparation of Co3Dv2."""
@@ -74,22 +74,12 @@ def framed(frame: Frame, size: int, margin: float | None) -> tuple[Tensor, Tenso
         raise PhotoError(f"the mask of {frame.image.name} must cover the object, but it is empty; leave the frame out")
     box = squared((0, 0, width, height), 1.0) if margin is None else squared(bounds(inside), margin)
     view = torch.from_numpy(_resized(colors, mask, box, size)).float() / 255
-    return view[:3], view[3:], cropped_camera(frame.camera, (height, width), box)
-
-
-def cropped_camera(camera: Cameras, size: tuple[int, int], box: Box) -> Cameras:
-    """The camera of a part of the picture: same place and direction, focal length and principal point updated.
-
-    Args:
-        camera: of the whole picture.
-        size: (H, W) of the whole picture in pixels.
-        box: left, top, right, bottom of the part in pixels, (0, 0) the top left corner; may leave the picture.
-    """
     left, top, right, bottom = box
-    whole = torch.tensor([size[1], size[0]], dtype=torch.float64)
+    camera, whole = frame.camera, torch.tensor([width, height], dtype=torch.float64)
     part = torch.tensor([right - left, bottom - top], dtype=torch.float64)
     principal = (1 - camera.principal.double()) * whole / 2 - torch.tensor([left, top], dtype=torch.float64)
-    return Cameras(camera.camera_to_world, camera.focal.double() * whole / part, 1 - 2 * principal / part)
+    cropped = Cameras(camera.camera_to_world, camera.focal.double() * whole / part, 1 - 2 * principal / part)
+    return view[:3], view[3:], cropped
 
 
 def _read(frame: Frame) -> tuple[np.ndarray, np.ndarray]:
@@ -103,38 +93,27 @@ def _read(frame: Frame) -> tuple[np.ndarray, np.ndarray]:
             f"got {width} x {height}; fetch the original picture"
         )
     if frame.mask is None:
-        return colors, alpha if (alpha < 255).any() else _full_where(colors.min(axis=-1) < 255)
+        return colors, alpha if (alpha < 255).any() else np.where(colors.min(axis=-1) < 255, 255, 0).astype(np.uint8)
     mask = _decoded(frame.mask, "L")
     if mask.shape != alpha.shape:
         raise PhotoError(
             f"{frame.mask.name} must have its picture's size, {width} x {height}, "
             f"got {mask.shape[1]} x {mask.shape[0]}; fetch the original mask"
         )
-    return colors, _full_where(mask >= 255 * frame.threshold)
-
-
-def _full_where(inside: np.ndarray) -> np.ndarray:
-    return np.where(inside, 255, 0).astype(np.uint8)
+    return colors, np.where(mask >= 255 * frame.threshold, 255, 0).astype(np.uint8)
 
 
 def _decoded(path: Path, mode: str) -> np.ndarray:
     """(H, W) or (H, W, C) uint8."""
-    try:
-        with open_picture(path) as picture:
-            check_picture(picture, path.name)
-            if max(picture.size) > _LONGEST_SIDE:
-                width, height = picture.size
-                raise PhotoError(
-                    f"{path.name} must have sides of at most {_LONGEST_SIDE} pixels, got {width} x {height}; "
-                    "make it smaller or leave it out"
-                )
-            return np.asarray(picture.convert(mode))
-    except FileNotFoundError as error:
-        raise PhotoError(f"{path.name} is missing; fetch it again") from error
-    except PhotoError:
-        raise
-    except DECODING_ERRORS as error:
-        raise PhotoError(f"{path.name} cannot be decoded ({error}); fetch it again") from error
+    with reading(path.name, "fetch it again", error=PhotoError), open_picture(path) as picture:
+        check_picture(picture, path.name)
+        if max(picture.size) > _LONGEST_SIDE:
+            width, height = picture.size
+            raise PhotoError(
+                f"{path.name} must have sides of at most {_LONGEST_SIDE} pixels, got {width} x {height}; "
+                "make it smaller or leave it out"
+            )
+        return np.asarray(picture.convert(mode))
 
 
 def bounds(inside: np.ndarray) -> Box:
@@ -177,7 +156,7 @@ def _resized(colors: np.ndarray, mask: np.ndarray, box: Box, size: int) -> np.nd
     return np.stack(result)
 
 
-class RecordedViews(ABC):
+class RecordedViews(StoredViews):
     """Objects recorded as pictures with cameras, a `MultiViewDataset`; a format says where its frames are.
 
     Args:
@@ -186,14 +165,11 @@ class RecordedViews(ABC):
     """
 
     def __init__(self, size: int, margin: float | None) -> None:
+        super().__init__()
         check_count("size", size, 1, 4096)
         if margin is not None:
             check_range("margin", margin, 1.0, 8.0)
         self.size, self.margin = size, margin
-        self.skipped: list[tuple[str, str]] = []
-
-    @abstractmethod
-    def __len__(self) -> int: ...
 
     @abstractmethod
     def name(self, index: int) -> str:
@@ -211,55 +187,18 @@ class RecordedViews(ABC):
     def _world(self, index: int) -> tuple[Tensor, Tensor | None]:
         """Of the recording's world: the object's centre (3,), and the direction (3,) that is up, if known."""
 
-    def __getitem__(self, index: int) -> PosedViews:
-        """Object `index` with all its views; see `read`."""
-        return self.read(index)
-
-    def read(self, index: int, views: Sequence[int] | None = None) -> PosedViews:
-        """Object `index` with the chosen views in the given order, the first as reference.
-
-        Without `views` it has all that can be read; the others are noted in `skipped`.
-
-        Raises:
-            UpFusionError: a chosen view is broken, or all are (noted in `skipped`), or does not exist.
-            IndexError: there is no such object.
-        """
-        wanted = checked_views(views, self.view_count(index), self.name(index))
-        return self._assembled(index, wanted, len(wanted), whole=views is not None)
-
-    def draw(self, index: int, count: int, generator: torch.Generator) -> PosedViews:
-        """Object `index` with `count` views drawn without replacement; others step in for broken ones.
-
-        Raises:
-            UpFusionError: none of its views can be read.
-        """
-        available = self.view_count(index)
-        check_count("count", count, 1)
-        return self._assembled(index, shuffled_views(available, generator), count, whole=False)
-
-    def _assembled(self, index: int, order: list[int], count: int, *, whole: bool) -> PosedViews:
-        """The first `count` readable views of `order`; with `whole`, a broken one is an error."""
+    def _stored(self, index: int) -> StoredObject[tuple[Tensor, Tensor, Cameras]]:
         name = self.name(index)
 
         def read(view: int) -> tuple[Tensor, Tensor, Cameras]:
             return framed(self._frame(index, view), self.size, self.margin)
 
-        found = [view for _, view in readable_views(order, count, read, name=name, skipped=self.skipped, whole=whole)]
-        try:
-            if not found:
-                raise none_readable(name, order, self.skipped)
+        def join(_: list[int], found: list[tuple[Tensor, Tensor, Cameras]]) -> PosedViews:
+            rgb, mask, cameras = zip(*found, strict=True)
             center, up = self._world(index)
-            cameras, placement = normalise(
-                Cameras.concatenate([camera for _, _, camera in found]), center=center, up=up
+            moved, placement = normalise(Cameras.concatenate(cameras), center=center, up=up)
+            return PosedViews(
+                torch.stack(rgb), torch.stack(mask), moved, name, upright=up is not None, placement=placement
             )
-        except UpFusionError as error:
-            note(self.skipped, name, str(error))
-            raise
-        return PosedViews(
-            rgb=torch.stack([rgb for rgb, _, _ in found]),
-            mask=torch.stack([mask for _, mask, _ in found]),
-            cameras=cameras,
-            name=name,
-            upright=up is not None,
-            placement=placement,
-        )
+
+        return StoredObject(name, self.view_count(index), read, join)

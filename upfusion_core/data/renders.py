@@ -1,4 +1,4 @@
-"""Objaverse renders in Zero-1-to-3's layout."""
+"""Rendered objects: Objaverse in Zero-1-to-3's layout, and ShapeNet-SRN."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..config.base import from_value
 from ..geometry import cameras_from_matrices, focal_from_fov
 from ..support.checks import check_choice, check_count
 from ..support.errors import InputError
-from ..support.files import existing_folder, inside, read_regular, subfolders
+from ..support.files import existing_folder, inside, read_regular, reading, subfolders
 from ..support.json_text import read_json
-from .examples import decoded_array
 from .recorded import Frame, RecordedViews
+from .views import decoded_array
 
 _LARGEST_TEXT = 100_000
 """Bytes of a pose or of intrinsics, which are 16 numbers or fewer."""
@@ -107,10 +108,8 @@ def _intrinsics(path: Path) -> tuple[Tensor, Tensor]:
 
 
 def _numbers(path: Path, fits: Callable[[list[float]], bool], expected: str) -> list[float]:
-    try:
+    with reading(path.name, "fetch it again", what=expected):
         values = [float(word) for word in read_regular(path, _LARGEST_TEXT).decode("utf-8").split()]
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path.name} must hold {expected}, but it cannot be read ({error})") from error
     if not fits(values):
         raise InputError(f"{path.name} must hold {expected}, got {len(values)} numbers; fetch it again")
     return values
@@ -155,7 +154,7 @@ class ObjaverseRenders(RecordedViews):
         self._root, self._views = existing_folder(root), views
         self._focal = focal_from_fov(fov_degrees)
         self._names: list[str] = []
-        for name in _listed(self._root):
+        for name in from_value(list[str], read_json(self._root / "valid_paths.json"), "valid_paths.json"):
             missing = self._missing(name)
             if missing:
                 self.skipped.append((name, missing))
@@ -187,32 +186,13 @@ class ObjaverseRenders(RecordedViews):
 
     def _frame(self, index: int, view: int) -> Frame:
         stem = self._root / self._names[index] / f"{view:03d}"
-        matrix = _camera_to_world(stem.with_suffix(".npy"))
-        return Frame(cameras_from_matrices(matrix[None], focal=self._focal), stem.with_suffix(".png"))
+        path = stem.with_suffix(".npy")
+        with reading(path.name, "render it again"):
+            content = read_regular(path, _LARGEST_NPY)
+        matrix = torch.from_numpy(decoded_array(content, (3, 4), path.name).astype(np.float64))
+        rotation, translation = matrix[:, :3].T, matrix[:, 3:]  # to camera -> to world
+        pose = torch.cat([rotation, -(rotation @ translation)], dim=1)
+        return Frame(cameras_from_matrices(pose[None], focal=self._focal), stem.with_suffix(".png"))
 
     def _world(self, index: int) -> tuple[Tensor, Tensor | None]:
         return torch.zeros(3), torch.tensor([0.0, 0.0, 1.0])
-
-
-def _listed(root: Path) -> list[str]:
-    path = root / "valid_paths.json"
-    try:
-        names = read_json(path)
-    except InputError as error:
-        reason = error.__cause__
-        raise InputError(f"{path} must be a list of ids, but it cannot be read ({reason}); fetch it again") from error
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise InputError(f"{path} must be a list of ids, got something else; fetch it again")
-    return names
-
-
-def _camera_to_world(path: Path) -> Tensor:
-    """(3, 4) float64 from a file of world -> camera."""
-    try:
-        matrix = decoded_array(read_regular(path, _LARGEST_NPY))
-    except (OSError, InputError) as error:
-        raise InputError(f"{path.name} cannot be read as an array ({error}); render it again") from error
-    if matrix.shape != (3, 4) or not np.issubdtype(matrix.dtype, np.floating) or not np.isfinite(matrix).all():
-        raise InputError(f"{path.name} must hold 3 x 4 finite numbers, got {matrix.dtype} {matrix.shape}")
-    rotation, translation = matrix[:, :3].astype(np.float64).T, matrix[:, 3].astype(np.float64)
-    return torch.from_numpy(np.concatenate([rotation, -(rotation @ translation)[:, None]], axis=1))

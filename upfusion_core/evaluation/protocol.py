@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ..config import EvaluationConfig
 from ..config import EvaluationStage as Stage
-from ..data.examples import MultiViewDataset, PosedViews
 from ..data.meshes import MeshViews
+from ..data.views import MultiViewDataset, PosedViews
 from ..geometry.cameras import REFERENCE_ELEVATION_DEGREES
 from ..models.perceptual import PerceptualDistance
 from ..procedural import ProceduralObjects, true_mesh

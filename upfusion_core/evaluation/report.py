@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from ..config import EvaluationConfig
-from ..data.examples import MultiViewDataset
+from ..data.views import MultiViewDataset
 from ..models.perceptual import PerceptualDistance
 from ..support.checks import check_shape
 from ..support.errors import FieldError, InputError

@@ -11,7 +11,7 @@ import trimesh
 from skimage.measure import marching_cubes
 from torch import Tensor
 
-from ..data.examples import PosedViews
+from ..data.views import PosedViews
 from ..geometry.cameras import BAND_ELEVATION_DEGREES, REFERENCE_ELEVATION_DEGREES, orbit_cameras
 from ..support.checks import check_choice, check_count, check_range, check_shape
 from ..support.errors import InputError

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from ..data.examples import MultiViewDataset, PosedViews
 from ..data.shards import ShardedViews
+from ..data.views import MultiViewDataset, PosedViews
 from ..geometry import grid_rays, plucker, point_rays, to_reference_frame
 from ..procedural import Objects, ProceduralObjects
 from ..support import seeds
@@ -179,7 +179,7 @@ class DatasetBatches:
     them twice.
 
     Args:
-        dataset: see data.examples.
+        dataset: see data.views.
         batch_size: B, objects in each part of a step.
         photos: least and most photos a step, drawn anew for each.
         targets: T, target views an object; they are other views than the photos where there are enough.

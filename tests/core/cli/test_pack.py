@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,9 @@ from tiny_training import tiny_config
 from typer.testing import CliRunner, Result
 
 from upfusion_core.cli.app import app
-from upfusion_core.cli.pack import KINDS, PICTURES
-from upfusion_core.data.formats import FORMATS
+from upfusion_core.cli.pack import PICTURES
 from upfusion_core.data.shards import PICTURE_FORMATS, ShardedViews
 from upfusion_core.evaluation import report as report_module
-
-webdataset = pytest.importorskip("webdataset")
 
 SMALL = ("--objects", 5, "--views", 4, "--size", 16, "--shard-size", 0.03)
 
@@ -32,7 +30,6 @@ def words_of(result: Result) -> str:
 
 
 def test_the_options_are_the_library_s() -> None:
-    assert KINDS == FORMATS
     assert PICTURES == PICTURE_FORMATS
 
 
@@ -61,16 +58,16 @@ def test_shards_and_their_index_in_a_folder(shards: Path) -> None:
 
 
 def test_ctrl_c_is_130_and_goes_on(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = webdataset.TarWriter.write
+    add = tarfile.TarFile.addfile
 
-    def pressing(self: object, sample: dict) -> int:
-        if sample["__key__"].endswith("3"):
+    def pressing(self: tarfile.TarFile, info: tarfile.TarInfo, content: object) -> None:
+        if info.name.startswith("000000003"):
             raise KeyboardInterrupt
-        return write(self, sample)
+        add(self, info, content)
 
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(webdataset.TarWriter, "write", pressing)
+        patch.setattr(tarfile.TarFile, "addfile", pressing)
         result = upfusion("pack", "procedural", *SMALL, "-o", out)
     assert result.exit_code == 130
     assert "upfusion pack --resume -o" in words_of(result)
@@ -130,10 +127,10 @@ def test_a_state_that_was_edited_wrongly(shards: Path, tmp_path: Path, text: str
 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: object, sample: dict) -> int:
+    def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(webdataset.TarWriter, "write", full)
+    monkeypatch.setattr(tarfile.TarFile, "addfile", full)
     result = upfusion("pack", "procedural", *SMALL, "-o", tmp_path / "out")
     assert result.exit_code == 2
     assert "the disk is full" in words_of(result)
@@ -202,12 +199,4 @@ def test_what_is_refused(arguments: list[object], words: str, tmp_path: Path) ->
     result = upfusion("pack", *arguments, "-o", tmp_path / "out")
     assert result.exit_code == 2
     assert words in words_of(result)
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "webdataset", None)
-    result = upfusion("pack", "procedural", *SMALL, "-o", tmp_path / "out")
-    assert result.exit_code == 2
-    assert "pip install webdataset" in words_of(result)
     assert not (tmp_path / "out").exists()

@@ -158,7 +158,7 @@ def test_set_lists_choose_frames(tmp_path: Path) -> None:
     assert len(val) == 0
     assert "among the 1 that are listed" in dict(val.skipped)["cup/b"]
     (tmp_path / "cup" / "set_lists" / "set_lists_fewview_dev.json").write_text('{"train": 3}', encoding="utf-8")
-    assert "must list sequence" in dict(Co3D(tmp_path, set_list="fewview_dev").skipped)["cup"]
+    assert "fetch it again" in dict(Co3D(tmp_path, set_list="fewview_dev").skipped)["cup"]
     assert "cannot be read" in dict(Co3D(tmp_path, set_list="manyview_0").skipped)["cup"]
 
 
@@ -229,12 +229,12 @@ def test_broken_frames_are_counted_and_the_rest_is_read(tmp_path: Path) -> None:
     reasons = dict(dataset.skipped)
     assert reasons["cup/a frame 0"] == "it has no viewpoint"
     assert reasons["cup/a frame 1"] == "it has no mask"
-    assert "incomplete (KeyError: 'size')" in reasons["cup/a frame 2"]
+    assert "must be complete, but cannot be read (KeyError 'size')" in reasons["cup/a frame 2"]
     assert "intrinsics_format must be" in reasons["cup/a frame 9"]
     assert reasons["cup"] == "a frame annotation names no sequence"
     by_view = [reason for item, reason in dataset.skipped if " view " in item]
     assert len(by_view) == 4
-    for words in ("is missing", "cannot be decoded", "must be 121 x 90 pixels", "must have its picture's size"):
+    for words in ("No such file", "cannot be read", "must be 121 x 90 pixels", "must have its picture's size"):
         assert any(words in reason for reason in by_view)
 
 

@@ -13,9 +13,8 @@ from PIL import Image
 from reading import readable
 from trimesh.visual import ColorVisuals
 
-from upfusion_core.data.examples import PosedViews
-from upfusion_core.data.formats import gso
-from upfusion_core.data.meshes import MeshRendering, MeshSource, MeshViews, mesh_folder
+from upfusion_core.data.meshes import MeshRendering, MeshSource, MeshViews, gso, mesh_folder
+from upfusion_core.data.views import PosedViews
 from upfusion_core.support.errors import InputError
 
 SMALL = MeshRendering(size=64, views=5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from upfusion_core.data.examples import Placement, meeting_point, normalise
+from upfusion_core.data.views import Placement, meeting_point, normalise
 from upfusion_core.geometry import camera_rays, look_at, orbit_cameras, reference_camera, to_reference_frame
 from upfusion_core.support.errors import InputError
 from upfusion_core.types import Cameras

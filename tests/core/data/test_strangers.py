@@ -22,7 +22,6 @@ from trimesh.visual.material import PBRMaterial
 from upfusion_core.data import co3d
 from upfusion_core.data import renders as shapenet_srn
 from upfusion_core.data.co3d import Co3D
-from upfusion_core.data.examples import none_readable
 from upfusion_core.data.recorded import Frame, framed
 from upfusion_core.data.renders import ObjaverseRenders
 from upfusion_core.data.shards import is_index, listed_shards
@@ -124,7 +123,7 @@ def test_large_and_long_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         read_surface(path)
     RED.save(tmp_path / "a.png")
     monkeypatch.setattr(pictures, "_LARGEST_FILE", 10)
-    with pytest.raises(PhotoError, match=r"a\.png cannot be decoded \(it has \d+ bytes, more than 10\)"):
+    with pytest.raises(PhotoError, match=r"a\.png cannot be read \(it has \d+ bytes, more than 10\)"):
         read_picture(tmp_path / "a.png")
 
 
@@ -148,7 +147,7 @@ def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
         read_picture(tmp_path / "pipe.png")
     with pytest.raises(InputError, match=r"a\.obj names a file that cannot be read: pipe\.png \(it is a device"):
         read_surface(write_obj(tmp_path, "pipe.png"))
-    with pytest.raises(InputError, match=r"16 numbers, but it cannot be read .it is a device or pipe"):
+    with pytest.raises(InputError, match=r"16 numbers, but cannot be read .it is a device or pipe"):
         shapenet_srn._numbers(tmp_path / "pipe.png", lambda values: True, "16 numbers")
     (tmp_path / "a.mtl").unlink()
     os.mkfifo(tmp_path / "a.mtl")
@@ -172,7 +171,7 @@ def test_annotations_that_unpack_to_too_much(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(co3d, "_LARGEST_TEXT", len(text))
     assert co3d._json(tmp_path / "a.jgz") == [0] * 100
     monkeypatch.setattr(co3d, "_LARGEST_TEXT", len(text) - 1)
-    with pytest.raises(InputError, match=r"it unpacks to more than 299 bytes.*fetch it again"):
+    with pytest.raises(InputError, match=r"a\.jgz unpacks to more than 299 bytes; fetch it again"):
         co3d._json(tmp_path / "a.jgz")
 
 
@@ -194,7 +193,7 @@ def test_lists_of_odd_names(tmp_path: Path) -> None:
     assert len(dataset) == 0
     assert [reason[:30] for _, reason in dataset.skipped] == ["a file of the data set must li", "its folder is missing"]
     (root / "valid_paths.json").write_text('["\\ud800"]')
-    with pytest.raises(InputError, match="list of ids, but it cannot be read"):
+    with pytest.raises(InputError, match=r"valid_paths\.json must be JSON"):
         ObjaverseRenders(root)
     frame = {"sequence_name": "\ud800", "viewpoint": None}
     (root / "cup").mkdir()
@@ -230,15 +229,9 @@ def test_matrices_that_are_none(tmp_path: Path, content: bytes) -> None:
     RED.save(tmp_path / "a" / "000.png")
     (tmp_path / "valid_paths.json").write_text('["a"]')
     dataset = ObjaverseRenders(tmp_path, views=1)
-    with pytest.raises(InputError, match=r"got none of 1; a view 0: 000\.npy (cannot be read|must hold)"):
+    with pytest.raises(InputError, match=r"got none of 1; a view 0: 000\.npy (cannot be read|must )"):
         dataset.read(0)
     assert [item for item, _ in dataset.skipped] == ["a view 0", "a"]
-
-
-def test_the_reason_why_no_view_can_be_read() -> None:
-    skipped = [("cup view 7", "not asked for"), ("cup view 2", "NaN"), ("cup view 1", "torn")]
-    assert str(none_readable("cup", [1, 2], skipped)).endswith("got none of 2; cup view 2: NaN")
-    assert str(none_readable("cup", [], [])).endswith("got none of 0; give it views")
 
 
 def index(folder: Path, name: str = "a.tar", objects: int = 1, size: int = 10240) -> Path:
@@ -253,14 +246,14 @@ def test_shards_that_claim_too_much(tmp_path: Path) -> None:
     for change in (
         {"objects": 10**18},
         {"objects": 11},
-        {"objects": 10**400, "size": 10**404},
-        {"objects": 10**12, "size": 10**18},
-        {"name": "x" * 300 + ".tar"},
-        {"name": "\u8336" * 90 + ".tar"},
     ):
-        with pytest.raises(InputError, match=r"a shard must be .* and lie beside it"):
+        with pytest.raises(InputError, match=r"a shard must be .* large enough for its objects"):
             listed_shards(index(tmp_path, **change), [])
-    assert listed_shards(index(tmp_path, objects=10), [])[0].objects == 10
+    for name in ("x" * 300 + ".tar", "\u8336" * 90 + ".tar"):
+        with pytest.raises(InputError, match=r"got none: .*\.tar: it is missing"):
+            listed_shards(index(tmp_path, name=name), [])
+    for objects, size in ((10, 10240), (10**400, 10**404)):
+        assert listed_shards(index(tmp_path, objects=objects, size=size), [])[0].objects == 10
     skipped: list[tuple[str, str]] = []
     assert listed_shards(index(tmp_path, objects=10**9, size=10**13), skipped)[0].objects == 10
     assert skipped == [("a.tar", "it has 10240 bytes, not the 10000000000000 that were packed")]

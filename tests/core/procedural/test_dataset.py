@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from upfusion_core.data.examples import PosedViews
+from upfusion_core.data.views import PosedViews
 from upfusion_core.geometry import orbit_cameras
 from upfusion_core.procedural import ProceduralObjects, draw_objects, render_rays, render_views
 from upfusion_core.support.errors import InputError

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from upfusion_core.data.examples import PosedViews
 from upfusion_core.data.shards import ShardedViews, index_content, pack_shards
+from upfusion_core.data.views import PosedViews
 from upfusion_core.geometry import orbit_cameras
 from upfusion_core.procedural import ProceduralObjects
 from upfusion_core.support.errors import InputError
@@ -187,7 +187,6 @@ def test_what_is_refused() -> None:
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dozen procedural objects of 8 x 8 pixels, one or two a shard."""
-    pytest.importorskip("webdataset")
     folder = tmp_path_factory.mktemp("shards")
     dataset = ProceduralObjects("train", size=8, views=4)
     state = pack_shards(dataset, range(12), lambda name: replacing(folder / name), shard_bytes=25_000)

@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import io
-import zipfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..geometry import cameras_from_matrices, reference_camera
-from ..support.checks import check_shape
+from ..support.checks import check_count, check_shape
 from ..support.errors import InputError, UpFusionError
+from ..support.files import reading
 from ..types import Cameras
 
-_DAMAGED = (OSError, ValueError, EOFError, MemoryError, OverflowError, SyntaxError, TypeError, KeyError)
-"""What numpy raises on damaged files; MemoryError where the header claims more than there is."""
 
-
-def decoded_array(content: bytes) -> np.ndarray:
-    """The array in a file's content, never a pickle. Raises InputError if it is damaged or an archive of arrays."""
-    try:
+def decoded_array(content: bytes, shape: tuple[int, ...], label: str) -> np.ndarray:
+    """The finite floating-point numbers that an NPY file, in words `label`, holds; else InputError. Never a pickle."""
+    with reading(label, "write it again", what="an NPY file"):
         array = np.load(io.BytesIO(content), allow_pickle=False)
-    except (*_DAMAGED, zipfile.BadZipFile) as error:
-        raise InputError(f"it is no NPY file: {error or type(error).__name__}") from error
-    if not isinstance(array, np.ndarray):
-        raise InputError("it is an archive of arrays, no NPY file")
+    wanted = " x ".join(map(str, shape))
+    if not isinstance(array, np.ndarray) or array.shape != shape or not np.issubdtype(array.dtype, np.floating):
+        kind = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "an archive"
+        raise InputError(f"{label} must hold {wanted} floating-point numbers, got {kind}; write it again")
+    if not np.isfinite(array).all():
+        raise InputError(f"{label} must hold {wanted} finite numbers, got NaN or infinity; write it again")
     return array
 
 
@@ -86,14 +86,12 @@ def meeting_point(cameras: Cameras) -> Tensor:
 def normalise(cameras: Cameras, *, center: Tensor | None = None, up: Tensor | None = None) -> tuple[Cameras, Placement]:
     """Moves cameras rigidly, and scales their world, so that view 0 is the reference camera of our world.
 
-    Origin: the point of view 0's optical axis that lies nearest to `center`. Networks take the reference to look at
-    the origin exactly (`geometry.to_reference_frame` refuses more than 1e-3); where view 0's axis misses the centre,
-    the origin gives way, so every camera stays true to its picture and none is turned or warped.
+    Origin: the point of view 0's optical axis that lies nearest to `center`, as networks take the reference to look at
+    the origin exactly (`geometry.to_reference_frame`); so every camera stays true to its picture.
     Scale: view 0's camera stands at distance 1.
     Up: with a true `up` it becomes +Y, and the world is turned about it until view 0 stands at azimuth 0, at whatever
     elevation and roll it has; straight above or below the object, the top of its picture points to -Z or +Z. Without
-    one (Co3D) nothing says where up is, and view 0 becomes `geometry.reference_camera()`: azimuth 0, elevation 22.5
-    degrees, no roll; +Y is then that camera's idea of up.
+    one (Co3D) view 0 becomes `geometry.reference_camera()`: azimuth 0, elevation 22.5 degrees, no roll.
 
     Args:
         cameras: N >= 1 cameras, view 0 the reference.
@@ -118,16 +116,14 @@ def normalise(cameras: Cameras, *, center: Tensor | None = None, up: Tensor | No
             f"the object must lie in front of view 0, but its centre is {-distance:.3g} ahead of that camera; "
             "check the axes of the cameras"
         )
-    origin = stand - distance * backward
-    rotation = _upright(first, up) if up is not None else _as_reference(first)
-    similarity = Placement(rotation, origin, 1 / distance)
+    if up is None:
+        reference = reference_camera().camera_to_world[0, :3, :3].double()
+        left, _, right = torch.linalg.svd(reference @ first[:3, :3].T)  # the nearest rotation
+        rotation = left @ right
+    else:
+        rotation = _upright(first, up)
+    similarity = Placement(rotation, stand - distance * backward, 1 / distance)
     return similarity.cameras(cameras.to("cpu")), similarity
-
-
-def _as_reference(first: Tensor) -> Tensor:
-    """(3, 3) that turns view 0 into the reference camera."""
-    reference = reference_camera().camera_to_world[0, :3, :3].double()
-    return _nearest_rotation(reference @ first[:3, :3].T)
 
 
 def _upright(first: Tensor, up: Tensor) -> Tensor:
@@ -144,13 +140,6 @@ def _upright(first: Tensor, up: Tensor) -> Tensor:
         ahead = ahead - (ahead @ y) * y
     z = ahead / ahead.norm()
     return torch.stack([torch.linalg.cross(y, z), y, z])
-
-
-def _nearest_rotation(matrix: Tensor) -> Tensor:
-    """The rotation nearest to a matrix that is one up to rounding."""
-    left, _, right = torch.linalg.svd(matrix)
-    rotation: Tensor = left @ right
-    return rotation
 
 
 View = TypeVar("View")
@@ -251,46 +240,6 @@ class MultiViewDataset(Protocol):
         ...
 
 
-def shuffled_views(available: int, generator: torch.Generator) -> list[int]:
-    """All numbers below `available` in random order."""
-    return torch.randperm(available, generator=generator).tolist()
-
-
-def readable_views(
-    order: Sequence[int],
-    count: int,
-    read: Callable[[int], View],
-    *,
-    name: str,
-    skipped: list[tuple[str, str]],
-    whole: bool,
-) -> list[tuple[int, View]]:
-    """The first `count` views of `order` that `read` can read, with their numbers.
-
-    Args:
-        name: the object's; broken views are noted in `skipped` under it.
-        whole: whether a broken view is an error; else the next one steps in.
-    """
-    found: list[tuple[int, View]] = []
-    for view in order:
-        if len(found) == count:
-            break
-        try:
-            found.append((view, read(view)))
-        except UpFusionError as error:
-            note(skipped, f"{name} view {view}", str(error))
-            if whole:
-                raise
-    return found
-
-
-def none_readable(name: str, order: Sequence[int], skipped: list[tuple[str, str]]) -> InputError:
-    """The error of an object none of whose views `order` could be read; it tells why one of them could not."""
-    views = {f"{name} view {view}" for view in order}
-    reason = next((f"{item}: {reason}" for item, reason in skipped if item in views), "give it views")
-    return InputError(f"{name} must have a view that can be read, got none of {len(order)}; {reason}")
-
-
 def note(skipped: list[tuple[str, str]], item: str, reason: str) -> None:
     """Adds what was left out to a data set's list, unless it is there already."""
     if (item, reason) not in skipped:
@@ -303,3 +252,88 @@ def checked_views(views: Sequence[int] | None, available: int, name: str) -> lis
     if not index or min(index) < 0 or max(index) >= available:
         raise InputError(f"views of {name} must be numbers from 0 to {available - 1}, at least one, got {index}")
     return index
+
+
+@dataclass(frozen=True)
+class StoredObject(Generic[View]):
+    """One object of a reader: its name, how many views it has, what reads one of them, and what joins those read.
+
+    `join` takes the views' numbers and what `read` gave for them. Both raise UpFusionErrors for what is broken.
+    """
+
+    name: str
+    views: int
+    read: Callable[[int], View]
+    join: Callable[[list[int], list[View]], PosedViews]
+
+
+class StoredViews(ABC):
+    """Objects whose views are stored one by one, a `MultiViewDataset`: choosing views, and passing over broken ones."""
+
+    def __init__(self) -> None:
+        self.skipped: list[tuple[str, str]] = []
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def _stored(self, index: int) -> StoredObject[Any]:
+        """Object `index`; raises IndexError where there is none, an UpFusionError where it is broken."""
+
+    def __getitem__(self, index: int) -> PosedViews:
+        """Object `index` with all its views; see `read`."""
+        return self.read(index)
+
+    def view_count(self, index: int) -> int:
+        """How many views object `index` has, broken ones included that only reading finds."""
+        return self._stored(index).views
+
+    def read(self, index: int, views: Sequence[int] | None = None) -> PosedViews:
+        """Object `index` with the chosen views in the given order, the first as reference.
+
+        Without `views` it has all that can be read; the others are noted in `skipped`.
+
+        Raises:
+            UpFusionError: a chosen view is broken, or all are (noted in `skipped`), or does not exist.
+            IndexError: there is no such object.
+        """
+        stored = self._stored(index)
+        wanted = checked_views(views, stored.views, stored.name)
+        return self._assembled(stored, wanted, len(wanted), whole=views is not None)
+
+    def draw(self, index: int, count: int, generator: torch.Generator) -> PosedViews:
+        """Object `index` with `count` views drawn without replacement; others step in for broken ones.
+
+        Raises:
+            UpFusionError: none of its views can be read.
+        """
+        stored = self._stored(index)
+        check_count("count", count, 1)
+        order = torch.randperm(stored.views, generator=generator).tolist()
+        return self._assembled(stored, order, count, whole=False)
+
+    def _assembled(self, stored: StoredObject[Any], order: list[int], count: int, *, whole: bool) -> PosedViews:
+        """The first `count` readable views of `order`; with `whole`, a broken one is an error."""
+        chosen: list[int] = []
+        found: list[Any] = []
+        trouble = ""
+        for view in order:
+            if len(found) == count:
+                break
+            item = f"{stored.name} view {view}"
+            try:
+                found.append(stored.read(view))
+                chosen.append(view)
+            except UpFusionError as error:
+                note(self.skipped, item, str(error))
+                if whole:
+                    raise
+                trouble = trouble or f"{item}: {error}"
+        try:
+            if not found:
+                none = f"got none of {len(order)}; {trouble}"
+                raise InputError(f"{stored.name} must have a view that can be read, {none}")
+            return stored.join(chosen, found)
+        except UpFusionError as error:
+            note(self.skipped, stored.name, str(error))
+            raise

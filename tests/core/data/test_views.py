@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from upfusion_core.data.examples import Placement, PosedViews, readable_views, shuffled_views
+from upfusion_core.data.views import Placement, PosedViews, StoredObject, StoredViews
 from upfusion_core.geometry import orbit_cameras
 from upfusion_core.support.errors import InputError
 
@@ -55,24 +55,44 @@ def test_refusals() -> None:
         PosedViews(good.rgb, good.mask * torch.nan, good.cameras, "not a number")
 
 
-def test_shuffles_follow_the_generator() -> None:
-    first, again = (shuffled_views(10, torch.Generator().manual_seed(7)) for _ in range(2))
-    assert first == again
-    assert sorted(first) == list(range(10))
-    assert first != sorted(first)
+class Numbers(StoredViews):
+    """One object whose views are white pictures, the third broken."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def _stored(self, index: int) -> StoredObject[int]:
+        def read(view: int) -> int:
+            if view == 2:
+                raise InputError("torn")
+            return view
+
+        def join(chosen: list[int], found: list[int]) -> PosedViews:
+            assert chosen == found
+            return views().chosen(chosen) if 1 in chosen else self.refuse()
+
+        return StoredObject("cup", 3, read, join)
+
+    def refuse(self) -> PosedViews:
+        raise InputError("no second view")
 
 
 def test_broken_views_are_passed_over_or_end_the_reading() -> None:
-    def read(view: int) -> str:
-        if view == 2:
-            raise InputError("broken")
-        return f"picture {view}"
+    dataset = Numbers()
+    assert len(dataset[0]) == 2
+    assert dataset.skipped == [("cup view 2", "torn")]
+    with pytest.raises(InputError, match="torn"):
+        dataset.read(0, [1, 2])
+    assert dataset.skipped == [("cup view 2", "torn")]
+    with pytest.raises(InputError, match="no second view"):
+        dataset.read(0, [0])
+    assert dataset.skipped[-1] == ("cup", "no second view")
 
-    skipped: list[tuple[str, str]] = []
-    found = readable_views([3, 2, 0, 1], 2, read, name="cup", skipped=skipped, whole=False)
-    assert found == [(3, "picture 3"), (0, "picture 0")]
-    assert skipped == [("cup view 2", "broken")]
-    assert readable_views([2], 1, read, name="cup", skipped=skipped, whole=False) == []
-    with pytest.raises(InputError, match="broken"):
-        readable_views([3, 2], 2, read, name="cup", skipped=skipped, whole=True)
-    assert skipped == [("cup view 2", "broken")]
+
+def test_draws_follow_the_generator() -> None:
+    dataset = Numbers()
+    first, again = (dataset.draw(0, 3, torch.Generator().manual_seed(7)) for _ in range(2))
+    assert torch.equal(first.rgb, again.rgb)
+    assert len(first) == 2  # others step in for the broken one where there are any
+    with pytest.raises(InputError, match="count must be"):
+        dataset.draw(0, 0, torch.Generator())
