@@ -10,12 +10,10 @@ import io
 import json
 import os
 import tarfile
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, get_args
@@ -67,8 +65,8 @@ class Shard:
 
 def index_content(shards: list[dict[str, Any]], facts: dict[str, Any]) -> dict[str, Any]:
     """What `index.json` holds: name, objects and bytes of each shard, and what else is worth knowing."""
-    total = sum(shard["objects"] for shard in shards)
-    return {"format": _FORMAT, "version": _VERSION, "objects": total, "shards": shards, **facts}
+    objects = sum(shard["objects"] for shard in shards)
+    return {"format": _FORMAT, "version": _VERSION, "objects": objects, "shards": shards, **facts}
 
 
 def is_index(path: Path) -> bool:
@@ -95,7 +93,14 @@ def listed_shards(root: Path, skipped: list[tuple[str, str]]) -> list[Shard]:
     """
     shards = []
     if (root / INDEX_NAME).is_file():
-        for shard in _read_index(root / INDEX_NAME):
+        path = root / INDEX_NAME
+        content = read_json(path)
+        known = isinstance(content, dict) and (content.get("format"), content.get("version")) == (_FORMAT, _VERSION)
+        entries = content.get("shards") if known else None
+        if not isinstance(entries, list):
+            wanted = f'an index of shards ("{_FORMAT}", version {_VERSION}, a list of shards)'
+            raise InputError(f"{path} must be {wanted}, got {shown(content, 80)}; pack the set again")
+        for shard in [shard_entry(path, entry) for entry in entries]:
             if not os.path.isfile(shard.path):  # unlike pathlib's, also false for names that no file can have
                 skipped.append((shard.path.name, "it is missing"))
                 continue
@@ -116,17 +121,6 @@ def listed_shards(root: Path, skipped: list[tuple[str, str]]) -> list[Shard]:
         item, reason = skipped[-1] if skipped else (str(root), "it has no .tar files")
         raise InputError(f"{root} must hold shards with objects, got none: {item}: {reason}; pack or copy it again")
     return shards
-
-
-def _read_index(path: Path) -> list[Shard]:
-    content = read_json(path)
-    match content:
-        case {"format": "upfusion-shards", "version": 1, "shards": [*entries]}:
-            return [shard_entry(path, entry) for entry in entries]
-    raise InputError(
-        f'{path} must be an index of shards ("{_FORMAT}", version {_VERSION}, a list of shards), '
-        f"got {shown(content, 80)}; pack the set again"
-    )
 
 
 def shard_entry(path: Path, entry: object) -> Shard:
@@ -210,13 +204,16 @@ class SampleHeader:
             return Cameras(*(torch.tensor(value) for value in (self.camera_to_world, self.focal, self.principal)))
 
 
-def encoded_sample(example: PosedViews, pictures: PictureFormat, *, depth: bool) -> dict[str, bytes]:
+def encoded_sample(example: PosedViews, pictures: PictureFormat, *, depth: bool, views: int | None) -> dict[str, bytes]:
     """The members of an object's sample by the part of their names after the key; "jpeg" keeps masks as PNG.
 
     Args:
         pictures: of the colours; PNG and WebP keep every 8-bit value.
         depth: whether the depths are packed, where the object has them.
+        views: at most so many of its views, spread evenly, the first still the reference; None keeps all.
     """
+    if views is not None and views < len(example):
+        example = example.chosen([view * len(example) // views for view in range(views)])
     cameras, depths = example.cameras, example.depth if depth else None
     header = {
         "name": example.name,
@@ -224,11 +221,9 @@ def encoded_sample(example: PosedViews, pictures: PictureFormat, *, depth: bool)
         "depth": depths is not None,
         "size": example.rgb.shape[-1],
         "pictures": pictures,
-        "camera_to_world": cameras.camera_to_world.tolist(),
-        "focal": cameras.focal.tolist(),
-        "principal": cameras.principal.tolist(),
+        **{name: getattr(cameras, name).tolist() for name in ("camera_to_world", "focal", "principal")},
     }
-    masks = _masks(pictures)
+    masks = "png" if pictures == "jpeg" else pictures
     members = {"json": json.dumps(header).encode("utf-8")}
     for view in range(len(example)):
         members[f"{view:03d}.rgb.{pictures}"] = _encoded(example.rgb[view], pictures)
@@ -248,19 +243,8 @@ def decoded_header(content: bytes) -> SampleHeader:
     return header
 
 
-def decoded_view(header: SampleHeader, view: int, sample: Sample, size: int) -> tuple[Tensor, Tensor]:
-    """rgb (3, size, size) and mask (1, size, size) in [0, 1] of one view. Raises InputError if it is damaged."""
-    rgb = _decoded(sample.read(f"{view:03d}.rgb.{header.pictures}"), "RGB", header.size)
-    mask = _decoded(sample.read(f"{view:03d}.mask.{_masks(header.pictures)}"), "L", header.size)
-    return resize_pictures(rgb[None], size)[0], resize_pictures(mask[None], size)[0]
-
-
 def decoded_depth(header: SampleHeader, view: int, sample: Sample, size: int) -> Tensor:
-    """(1, size, size) depth of one view, 0 off the object; of each pixel the nearest that was packed.
-
-    Raises:
-        InputError: it is damaged.
-    """
+    """(1, size, size) depth of one view, 0 off the object; of each pixel the nearest. Raises InputError."""
     name = f"{view:03d}.depth.npy"
     depth = decoded_array(sample.read(name), (header.size, header.size), name)
     if depth.min() < 0:
@@ -269,15 +253,9 @@ def decoded_depth(header: SampleHeader, view: int, sample: Sample, size: int) ->
     return interpolate(depths, size=(size, size), mode="nearest-exact")[0]
 
 
-def _masks(pictures: PictureFormat) -> PictureFormat:
-    """Ending of the pictures of masks, which lose nothing."""
-    return "png" if pictures == "jpeg" else pictures
-
-
 def _encoded(picture: Tensor, pictures: str) -> bytes:
     """(3 or 1, S, S) in [0, 1] -> a file's content."""
-    values = to_8bit(picture.permute(1, 2, 0))
-    stream = io.BytesIO()
+    values, stream = to_8bit(picture.permute(1, 2, 0)), io.BytesIO()
     Image.fromarray(values if values.shape[-1] == 3 else values[..., 0]).save(stream, **_SAVING[pictures])
     return stream.getvalue()
 
@@ -287,8 +265,7 @@ def _decoded(content: bytes, mode: str, size: int) -> Tensor:
     known = tuple(saving["format"] for saving in _SAVING.values())
     with reading("a picture", "pack it again"), Image.open(io.BytesIO(content), formats=known) as picture:
         if picture.size != (size, size):
-            width, height = picture.size
-            raise InputError(f"its pictures must be {size} x {size} pixels, got {width} x {height}; pack it again")
+            raise InputError(f"its pictures must be {size} pixels a side, got {picture.size}; pack it again")
         values = np.asarray(picture.convert(mode))
     tensor = torch.from_numpy(values.copy()).float() / 255
     return tensor.permute(2, 0, 1) if mode == "RGB" else tensor[None]
@@ -327,9 +304,8 @@ def pack_shards(
     Args:
         indices: the objects' numbers in the data set.
         writing: how files get their names.
-        pictures, depth: see encoded_sample.
-        views: at most so many of an object, spread evenly over those it has; None keeps all.
-        shard_bytes: least size at which a further object begins a new shard; only a single object exceeds it.
+        pictures, depth, views: see encoded_sample.
+        shard_bytes: what a shard exceeds only with a single object.
         state: to go on from; it is changed. on_shard: called with it after each shard.
         on_step: called with (objects done, of how many).
 
@@ -340,16 +316,19 @@ def pack_shards(
     check_choice("pictures", pictures, PICTURE_FORMATS)
     check_count("shard_bytes", shard_bytes, 1)
     state = state or PackState()
-    samples = _samples(
-        dataset, indices, state.place, views, on_step, partial(encoded_sample, pictures=pictures, depth=depth)
-    )
+    encode = partial(encoded_sample, pictures=pictures, depth=depth, views=views)
+    samples = _samples(dataset, range(state.place, len(indices)), indices, encode, on_step)
     pending = next(samples, None)
     while pending is not None:
         name, objects = f"shard-{len(state.shards):06d}.tar", 0
         with writing(name) as path:
             with tarfile.open(path, "w") as tar:
-                while pending is not None and (not objects or tar.offset + _packed_size(pending[1]) <= shard_bytes):
-                    _add(tar, *pending)
+                while pending is not None and (not objects or tar.offset + pending[2] <= shard_bytes):
+                    place, members, _ = pending
+                    for ending, content in sorted(members.items()):  # as webdataset's TarWriter would
+                        info = tarfile.TarInfo(f"{place:09d}.{ending}")
+                        info.size, info.mode, info.uname, info.gname = len(content), 0o444, "bigdata", "bigdata"
+                        tar.addfile(info, io.BytesIO(content))
                     objects += 1
                     pending = next(samples, None)
             size = path.stat().st_size
@@ -366,39 +345,23 @@ def pack_shards(
 
 def _samples(
     dataset: MultiViewDataset,
+    places: range,
     indices: Sequence[int],
-    first: int,
-    views: int | None,
-    on_step: Callable[[int, int], None] | None,
     encode: Callable[[PosedViews], dict[str, bytes]],
-) -> Iterator[tuple[int, dict[str, bytes]]]:
-    """Place and members of each object that can be read, from place `first` on; its view 0 stays the reference."""
-    for place in range(first, len(indices)):
+    on_step: Callable[[int, int], None] | None,
+) -> Iterator[tuple[int, dict[str, bytes], int]]:
+    """Place, members and bytes in a tar file of each object that can be read."""
+    block = tarfile.BLOCKSIZE  # a header has one, and contents are filled up to whole ones
+    for place in places:
         try:
-            example = dataset[indices[place]]
-            if views is not None and views < len(example):
-                example = example.chosen([view * len(example) // views for view in range(views)])
+            members = encode(dataset[indices[place]])
         except UpFusionError as error:
             if not any(reason == str(error) for _, reason in dataset.skipped):
                 note(dataset.skipped, f"object {indices[place]}", str(error))
         else:
-            yield place, encode(example)
+            yield place, members, sum(block + -(-len(content) // block) * block for content in members.values())
         if on_step is not None:
             on_step(place + 1, len(indices))
-
-
-def _packed_size(members: dict[str, bytes]) -> int:
-    """Bytes of a sample in a tar file: a block each for the header, and contents filled up to whole blocks."""
-    block = tarfile.BLOCKSIZE
-    return sum(block + -(-len(content) // block) * block for content in members.values())
-
-
-def _add(tar: tarfile.TarFile, place: int, members: dict[str, bytes]) -> None:
-    """Adds a sample, as webdataset's TarWriter would."""
-    for ending, content in sorted(members.items()):
-        info = tarfile.TarInfo(f"{place:09d}.{ending}")
-        info.size, info.mode, info.uname, info.gname = len(content), 0o444, "bigdata", "bigdata"
-        tar.addfile(info, io.BytesIO(content))
 
 
 MIXED_SHARDS = 8
@@ -408,10 +371,9 @@ _REMEMBERED_SHARDS = 64
 
 
 class ShardedViews(StoredViews):
-    """Objects packed by `upfusion pack`, a `MultiViewDataset`. Nothing in them is ever run.
+    """Objects packed by `upfusion pack`, a `MultiViewDataset` that several threads may read; nothing in it is ever run.
 
     A shard that is missing, or cut short, and objects and views that are damaged, are left out and noted in `skipped`.
-    Reading takes one seek a member, and from several threads at once is safe.
 
     Args:
         root: a folder of shards, with the index that `upfusion pack` writes or without one; or one .tar file.
@@ -428,17 +390,13 @@ class ShardedViews(StoredViews):
         self.size = size
         self._shards: list[Shard] = listed_shards(Path(root), self.skipped)
         self._ends = list(accumulate(shard.objects for shard in self._shards))
-        self._samples: OrderedDict[int, list[Sample]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._opened = lru_cache(_REMEMBERED_SHARDS)(self._open)
 
     def __len__(self) -> int:
         return self._ends[-1]
 
     def order(self, generator: torch.Generator) -> Tensor:
-        """(len,) every object's number once: shards in random order, the objects of some neighbours mixed.
-
-        So a pass reads shard after shard, as slow or distant disks want it.
-        """
+        """(len,) every object's number once: shards in random order, as slow disks want it, some neighbours mixed."""
         numbers = torch.arange(len(self)).split([shard.objects for shard in self._shards])
         shards = torch.randperm(len(numbers), generator=generator).tolist()
         parts = []
@@ -452,7 +410,7 @@ class ShardedViews(StoredViews):
         index = range(len(self))[index]  # raises IndexError, so that iteration ends
         number = int(np.searchsorted(self._ends, index, side="right"))
         shard, place = self._shards[number], index - (self._ends[number - 1] if number else 0)
-        samples = self._samples_of(number)
+        samples = self._opened(number)
         try:
             if place >= len(samples):
                 raise InputError(f"{shard.path.name} must hold {shard.objects} objects, but {len(samples)} can be read")
@@ -462,7 +420,12 @@ class ShardedViews(StoredViews):
         except UpFusionError as error:
             note(self.skipped, f"{shard.path.name} object {place}", str(error))
             raise
-        size = self.size or header.size
+        size, masks = self.size or header.size, "png" if header.pictures == "jpeg" else header.pictures
+
+        def read(view: int) -> tuple[Tensor, Tensor]:
+            rgb = _decoded(sample.read(f"{view:03d}.rgb.{header.pictures}"), "RGB", header.size)
+            mask = _decoded(sample.read(f"{view:03d}.mask.{masks}"), "L", header.size)
+            return resize_pictures(rgb[None], size)[0], resize_pictures(mask[None], size)[0]
 
         def join(chosen: list[int], found: list[tuple[Tensor, Tensor]]) -> PosedViews:
             seen, scale, depth = cameras[torch.tensor(chosen)], 1.0, None
@@ -475,17 +438,12 @@ class ShardedViews(StoredViews):
             rgb, mask = (torch.stack(pictures) for pictures in zip(*found, strict=True))
             return PosedViews(rgb, mask, seen, header.name, upright=header.upright, depth=depth)
 
-        return StoredObject(header.name, len(cameras), lambda view: decoded_view(header, view, sample, size), join)
+        return StoredObject(header.name, len(cameras), read, join)
 
-    def _samples_of(self, number: int) -> list[Sample]:
-        """The samples of a shard; those of the shards used last are remembered."""
-        with self._lock:
-            if number not in self._samples:
-                shard = self._shards[number]
-                self._samples[number], trouble = samples_of(shard.path)
-                if trouble:
-                    note(self.skipped, shard.path.name, trouble)
-                if len(self._samples) > _REMEMBERED_SHARDS:
-                    self._samples.popitem(last=False)
-            self._samples.move_to_end(number)
-            return self._samples[number]
+    def _open(self, number: int) -> list[Sample]:
+        """The samples of a shard."""
+        shard = self._shards[number]
+        samples, trouble = samples_of(shard.path)
+        if trouble:
+            note(self.skipped, shard.path.name, trouble)
+        return samples
