@@ -32,14 +32,9 @@ class Format:
     fits: Callable[[Path], bool]
 
 
-def _is_scan(folder: Path) -> bool:
-    """Whether a folder is laid out as one of GSO's."""
-    nested = (folder / "meshes" / "model.obj").is_file() and (folder / "materials" / "textures").is_dir()
-    return nested or ((folder / "model.obj").is_file() and (folder / "texture.png").is_file())
-
-
-def _is_srn(folder: Path) -> bool:
-    return (folder / "intrinsics.txt").is_file() and (folder / "pose").is_dir()
+def _has(root: Path, *names: str) -> bool:
+    """Whether some folder in `root` holds all of these."""
+    return any(all((folder / name).exists() for name in names) for folder in subfolders(root))
 
 
 def _holds_meshes(root: Path) -> bool:
@@ -48,21 +43,19 @@ def _holds_meshes(root: Path) -> bool:
     return any(path.suffix.lower() in MESH_SUFFIXES for path in root.rglob("*"))
 
 
-def _holds_tar_files(root: Path) -> bool:
-    from .shards import tar_files
-
-    return bool(tar_files(root))
-
-
 FORMATS: dict[str, Format] = {
     "co3d": Format("Co3Dv2", "co3d.Co3D", lambda root: any(root.glob("*/frame_annotations.jgz"))),
     "objaverse": Format(
         "Objaverse renders", "renders.ObjaverseRenders", lambda root: (root / "valid_paths.json").is_file()
     ),
-    "gso": Format("GSO", "meshes.gso", lambda root: any(map(_is_scan, subfolders(root)))),
-    "shapenet_srn": Format("ShapeNet-SRN", "renders.ShapeNetSRN", lambda root: any(map(_is_srn, subfolders(root)))),
+    "gso": Format(
+        "GSO",
+        "meshes.gso",
+        lambda root: _has(root, "meshes/model.obj", "materials/textures") or _has(root, "model.obj", "texture.png"),
+    ),
+    "shapenet_srn": Format("ShapeNet-SRN", "renders.ShapeNetSRN", lambda root: _has(root, "intrinsics.txt", "pose")),
     "meshes": Format("meshes", "meshes.mesh_folder", _holds_meshes),
-    "shards": Format("shards of `upfusion pack`", "shards.ShardedViews", _holds_tar_files),
+    "shards": Format("shards of `upfusion pack`", "shards.ShardedViews", lambda root: any(root.glob("[!.]*.tar"))),
 }
 """By the name that `--kind` takes, in the order in which folders are tried, after shards with an index."""
 

@@ -86,25 +86,21 @@ class ShapeNetSRN(RecordedViews):
 
     def _frame(self, index: int, view: int) -> Frame:
         folder, stem = self._folders[index], self._stems[index][view]
-        focal, principal = _intrinsics(folder / "intrinsics.txt")
+        path = folder / "intrinsics.txt"
+        values = _numbers(path, lambda found: len(found) >= 6, "f, cx, cy in its first line and H, W in its last")
+        (focal, x, y), (height, width) = values[:3], values[-2:]
+        if min(focal, height, width) <= 0:
+            got = f"got {focal}, {height} x {width}"
+            raise InputError(f"{path.name} must hold a focal length and a size above 0, {got}; fetch it again")
+        size = torch.tensor([[width, height]])
+        principal = 1 - 2 * torch.tensor([[x, y]]) / size
         matrix = _numbers(folder / "pose" / f"{stem}.txt", lambda values: len(values) == 16, "16 numbers")
         pose = torch.tensor(matrix, dtype=torch.float64).reshape(1, 4, 4)
-        camera = cameras_from_matrices(pose, focal=focal, principal=principal, axes="opencv")
+        camera = cameras_from_matrices(pose, focal=2 * focal / size, principal=principal, axes="opencv")
         return Frame(camera, folder / "rgb" / f"{stem}.png")
 
     def _world(self, index: int) -> tuple[Tensor, Tensor | None]:
         return torch.zeros(3), self._up
-
-
-def _intrinsics(path: Path) -> tuple[Tensor, Tensor]:
-    """Focal length and principal point in NDC, (1, 2) each."""
-    values = _numbers(path, lambda found: len(found) >= 6, "f, cx, cy in its first line and H, W in its last")
-    focal, x, y = values[:3]
-    height, width = values[-2:]
-    if min(focal, height, width) <= 0:
-        raise InputError(f"{path.name} must hold a focal length and a size above 0, got {focal}, {height} x {width}")
-    size = torch.tensor([[width, height]])
-    return 2 * focal / size, 1 - 2 * torch.tensor([[x, y]]) / size
 
 
 def _numbers(path: Path, fits: Callable[[list[float]], bool], expected: str) -> list[float]:

@@ -77,13 +77,10 @@ def is_index(path: Path) -> bool:
     return False
 
 
-def tar_files(root: Path) -> list[Path]:
-    """The tar files of a folder in the order of their names; hidden ones are left out, they are not finished."""
-    return sorted(path for path in root.glob("*.tar") if path.is_file() and not path.name.startswith("."))
-
-
 def listed_shards(root: Path, skipped: list[tuple[str, str]]) -> list[Shard]:
     """The shards of a folder by its index, or all its tar files where it has none; or those of one tar file.
+
+    Hidden tar files are not finished.
 
     Args:
         skipped: takes shards that are missing or shorter than the index says, and those that hold nothing.
@@ -111,7 +108,7 @@ def listed_shards(root: Path, skipped: list[tuple[str, str]]) -> list[Shard]:
     elif (root / UNFINISHED_NAME).is_file():
         raise InputError(f"{root} is not packed to the end; finish it by: upfusion pack --resume -o {root}")
     else:
-        for path in [root] if root.is_file() else tar_files(root):
+        for path in [root] if root.is_file() else filter(Path.is_file, sorted(root.glob("[!.]*.tar"))):
             samples, trouble = samples_of(path)
             if trouble:
                 skipped.append((path.name, trouble))
