@@ -161,7 +161,15 @@ class ProceduralObjects:
 
         They are small (about 7 kB each): a trainer may keep many on its device, index them, and `look` at them.
         """
-        return self._cut_down(draw_objects(self.split, indices)[0])
+        return self._drawn(indices)[0]
+
+    def _drawn(self, indices: Sequence[int] | Tensor, extra: int = 0) -> tuple[Objects, Tensor]:
+        """As draw_objects, cut down to the first parts."""
+        objects, draws = draw_objects(self.split, indices, extra=extra)
+        if self.max_parts is not None:
+            radius = torch.full((len(objects),), LARGEST_RADIUS)
+            objects = framed(objects.first_parts(self.max_parts), radius)
+        return objects, draws
 
     def names(self, indices: Sequence[int] | Tensor) -> tuple[str, ...]:
         """The objects' names: generator version, split and index."""
@@ -194,13 +202,11 @@ class ProceduralObjects:
         check_count("views", views, 1, float("inf") if generator is not None else _MOST_VIEWS)
         names = self.names(indices)
         if generator is not None:
-            objects = self.objects(indices).to(device)
-            return self.look(
-                objects, views=views, generator=generator, size=size, names=names, supersampling=supersampling
-            )
-        objects, draws = draw_objects(self.split, indices, extra=2 * views)
-        objects, draws = self._cut_down(objects).to(device), draws.view(len(objects), views, 2).to(device)
-        return self._seen(objects, draws, size or self.size, names, supersampling)
+            objects, more = self.objects(indices).to(device), supersampling
+            return self.look(objects, views=views, generator=generator, size=size, names=names, supersampling=more)
+        objects, draws = self._drawn(indices, extra=2 * views)
+        draws = draws.view(len(objects), views, 2).to(device)
+        return self._seen(objects.to(device), draws, size or self.size, names, supersampling)
 
     def look(
         self,
@@ -267,9 +273,3 @@ class ProceduralObjects:
     def draw(self, index: int, count: int, generator: torch.Generator) -> PosedViews:
         """Object `index` seen by `count` cameras that the generator draws anew."""
         return self.batch([range(len(self))[index]], views=count, generator=generator).example(0)
-
-    def _cut_down(self, objects: Objects) -> Objects:
-        if self.max_parts is None:
-            return objects
-        radius = torch.full((len(objects),), LARGEST_RADIUS)
-        return framed(objects.first_parts(self.max_parts), radius)

@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..support.checks import check_shape
 from ..support.errors import InputError
 
 ELLIPSOID, BOX, FRUSTUM, TORUS = range(4)
@@ -83,6 +82,11 @@ class Primitives:
     center: Tensor
     size: Tensor
 
+    def turned(self, turn: Tensor) -> Primitives:
+        """Turned about the origin by (B, 3, 3) rotations."""
+        center = (turn[:, None] @ self.center[..., None])[..., 0]
+        return replace(self, rotation=turn[:, None] @ self.rotation, center=center)
+
 
 @dataclass(frozen=True, eq=False)
 class Coats:
@@ -135,19 +139,6 @@ class Objects:
     label: Tensor
     light: Light
 
-    def __post_init__(self) -> None:
-        check_shape("Objects.role", self.role, ("B", "P"))
-        count, parts = self.role.shape
-        for name in ("first", "second"):
-            primitives = getattr(self, name)
-            check_shape(f"Objects.{name}.kind", primitives.kind, (count, parts))
-            check_shape(f"Objects.{name}.rotation", primitives.rotation, (count, parts, 3, 3))
-            check_shape(f"Objects.{name}.center", primitives.center, (count, parts, 3))
-            check_shape(f"Objects.{name}.size", primitives.size, (count, parts, 4))
-        check_shape("Objects.label", self.label, (count, parts, 4))
-        check_shape("Objects.coats.pattern", self.coats.pattern, (count, parts, COATS))
-        check_shape("Objects.light.direction", self.light.direction, (count, 3))
-
     def __len__(self) -> int:
         return self.role.shape[0]
 
@@ -176,15 +167,14 @@ class Objects:
 
     def turned(self, azimuth_degrees: Tensor) -> Objects:
         """The objects and their light turned about +Y, each by its angle (B,); +90 takes +Z to +X."""
-        check_shape("azimuth_degrees", azimuth_degrees, (len(self),), "one angle an object")
         angle = torch.deg2rad(azimuth_degrees)
         zero, one = torch.zeros_like(angle), torch.ones_like(angle)
         rows = [angle.cos(), zero, angle.sin(), zero, one, zero, -angle.sin(), zero, angle.cos()]
         turn: Tensor = torch.stack(rows, dim=-1).unflatten(-1, (3, 3))  # (B, 3, 3)
         return replace(
             self,
-            first=_turned(self.first, turn),
-            second=_turned(self.second, turn),
+            first=self.first.turned(turn),
+            second=self.second.turned(turn),
             light=replace(self.light, direction=(turn @ self.light.direction[..., None])[..., 0]),
         )
 
@@ -220,14 +210,6 @@ def _radius(primitives: Primitives) -> Tensor:
     kind = primitives.kind
     return torch.where(
         kind == ELLIPSOID, ball, torch.where(kind == BOX, corner, torch.where(kind == FRUSTUM, rim, a + b))
-    )
-
-
-def _turned(primitives: Primitives, turn: Tensor) -> Primitives:
-    return replace(
-        primitives,
-        rotation=turn[:, None] @ primitives.rotation,
-        center=(turn[:, None] @ primitives.center[..., None])[..., 0],
     )
 
 

@@ -44,23 +44,18 @@ def framed(objects: Objects, radius: Tensor) -> Objects:
     reach = (points - center[:, None, None]).norm(dim=-1) + pads
     scale = radius / reach.masked_fill(~seen, 0).amax((1, 2))
     one = torch.ones_like(scale)
+    factors = torch.stack([scale, scale, scale, one], dim=-1)[:, None]  # a torus's angle is no length
+
+    def placed(primitives: Primitives) -> Primitives:
+        moved = (primitives.center - center[:, None]) * scale[:, None, None]
+        return replace(primitives, center=moved, size=primitives.size * factors)
+
     return replace(
         objects,
-        first=_placed(objects.first, center, scale),
-        second=_placed(objects.second, center, scale),
+        first=placed(objects.first),
+        second=placed(objects.second),
         blend=objects.blend * scale[:, None],
         label=objects.label * torch.stack([one, one, scale, scale], dim=-1)[:, None],
-    )
-
-
-def _placed(primitives: Primitives, center: Tensor, scale: Tensor) -> Primitives:
-    """Moved by -center, then scaled; the torus's angle is no length."""
-    factors = torch.stack([scale, scale, scale, torch.ones_like(scale)], dim=-1)
-    return Primitives(
-        primitives.kind,
-        primitives.rotation,
-        (primitives.center - center[:, None]) * scale[:, None, None],
-        primitives.size * factors[:, None],
     )
 
 
