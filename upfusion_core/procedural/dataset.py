@@ -202,8 +202,10 @@ class ProceduralObjects:
         check_count("views", views, 1, float("inf") if generator is not None else _MOST_VIEWS)
         names = self.names(indices)
         if generator is not None:
-            objects, more = self.objects(indices).to(device), supersampling
-            return self.look(objects, views=views, generator=generator, size=size, names=names, supersampling=more)
+            objects = self.objects(indices).to(device)
+            return self.look(
+                objects, views=views, generator=generator, size=size, names=names, supersampling=supersampling
+            )
         objects, draws = self._drawn(indices, extra=2 * views)
         draws = draws.view(len(objects), views, 2).to(device)
         return self._seen(objects.to(device), draws, size or self.size, names, supersampling)
