@@ -277,7 +277,7 @@ HOSTILE = {
     "no cameras": (lambda members: members.pop("000000000.json"), "json is missing"),
     "torn cameras": (lambda members: members.update({"000000000.json": b'{"name": '}), "must be JSON"),
     "deep cameras": (lambda members: members.update({"000000000.json": b"[" * 200_000}), "must be JSON"),
-    "a list": (lambda members: members.update({"000000000.json": b"[]"}), "its cameras must be a SampleHeader"),
+    "a list": (lambda members: members.update({"000000000.json": b"[]"}), "its cameras must be a JSON object"),
     "no name": (header_with({"name": ""}), "name must be text"),
     "a size": (header_with({"size": 10**9}), "size must be"),
     "true": (header_with({"upright": 1}), "upright must be true or false"),
