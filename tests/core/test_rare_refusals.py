@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 
 from upfusion_core import __version__
 from upfusion_core.cli import pack
-from upfusion_core.cli import run as lock
 from upfusion_core.cli.app import app
 from upfusion_core.config import EvaluationConfig
 from upfusion_core.data import shards
@@ -35,15 +34,6 @@ from upfusion_core.surface.mesh import MeshAsset, extract_mesh
 def test_the_version_is_printed() -> None:
     result = CliRunner().invoke(app, ["--version"])
     assert (result.exit_code, result.output.strip()) == (0, __version__)
-
-
-def test_a_folder_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def denied(path: Path) -> object:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(lock, "_acquire", denied)
-    with pytest.raises(OutputError, match="must be writable, but the system denies it"), lock.locked(tmp_path):
-        pass
 
 
 def test_packing_that_cannot_go_on(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from .pictures import labelled_sheet
 from .reconstruct import FIELD_NAME, distill_config, finished_field, fit_field, rendered, save_mesh, save_turntable
 from .run import Run
 from .settings import Conduct, DemoSettings, Sources
-from .stages import begin, encode, opened, sample_views, save_photos, saved_views
+from .stages import encode, opened, sample_views, save_photos, saved_views
 
 if TYPE_CHECKING:
     from ..field.radiance import RadianceField
@@ -49,12 +49,12 @@ def _field(
     """All that the model makes, the field last; the field alone where an earlier attempt finished it."""
     field = finished_field(run, conduct.device)
     if field is not None:
-        begin(run, settings, photos)
+        run.begin()
         return field
     config = distill_config(settings, conduct)
     model = inputs.load_model(settings, conduct.device)
-    begin(run, settings, photos)
-    run.note("example", example.name)
+    run.begin()
+    run.note(example=example.name)
     views = photos.prepared(model.image_size)
     save_photos(run, views)
     scene = encode(run, model, views, settings)

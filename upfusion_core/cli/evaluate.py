@@ -161,14 +161,14 @@ def evaluation_config(settings: dict[str, Any]) -> EvaluationConfig:
 
 
 def _evaluate_in(run: Run, told: EvaluateOptions, device: str) -> None:
-    settings = evaluation_settings(told, run.stored("settings"))
+    settings = evaluation_settings(told, run.stored.settings if run.stored else {})
     if settings["guidance"] is None:
         from ..models.checkpoint import recommended_guidance
 
         settings["guidance"] = recommended_guidance(settings["model"])
-    run.check_same(settings, {})
+    run.plan(settings, {}, {})
     if run.already_finished:
-        run.begin_finished(settings, {}, {})
+        run.begin()
         return
     import torch
 
@@ -188,10 +188,10 @@ def _evaluate_in(run: Run, told: EvaluateOptions, device: str) -> None:
     groups = _groups(settings, dataset, len(indices))
     lpips = None if settings["lpips"] is None else load_lpips(settings["lpips"], model.device)
     inputs = {} if lpips is None else {"lpips": lpips.weights_id()}
-    run.check_same({}, inputs)
-    run.begin(settings, {}, inputs)
+    run.plan(settings, {}, inputs)
+    run.begin()
     run.check_model(model.model_id)
-    run.note("device", f"{model.device}, {str(model.dtype).removeprefix('torch.')}")
+    run.note(device=f"{model.device}, {str(model.dtype).removeprefix('torch.')}")
     about = {name: settings[name] for name in ("model", "data", "split", "objects", "dtype") if settings[name]}
     about |= {"lpips": inputs["lpips"]} if lpips is not None else {}
     with run.stage("evaluate"), progress(f"Evaluating {len(indices)} objects") as advance:

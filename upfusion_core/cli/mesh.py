@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..field.radiance import RadianceField, load_field
 from ..support.devices import resolve_device
-from ..support.files import check_target, write_json
+from ..support.files import check_target
 from ..surface.atlas import require_xatlas
 from ..surface.export import mesh_names, save_mesh
 from ..surface.mesh import MeshAsset, require_decimation
 from .console import answer, duration, progress
-from .run import finished_record, locked_file, new_record, refuse_existing
+from .run import locked, recorded, refuse_existing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +48,7 @@ def extracted(field: RadianceField, options: MeshOptions) -> MeshAsset:
 def run_mesh(source: Path, output: Path, options: MeshOptions, *, device: str, force: bool) -> None:
     """Writes the mesh, and its record beside it."""
     check_target(output)
-    with locked_file(output):
+    with locked(output.parent, output.name):
         _mesh(source, output, options, device=device, force=force)
 
 
@@ -61,12 +60,10 @@ def _mesh(source: Path, output: Path, options: MeshOptions, *, device: str, forc
         check_target(path)
     refuse_existing(*targets, source=source, force=force)
     require_mesh_packages(options.texture_size, options.faces)
-    record = new_record("mesh", asdict(options), {"field": str(source.absolute())}, {})
-    start = time.monotonic()
-    field = load_field(source, device=resolve_device(device)).field
-    mesh = extracted(field, options)
-    files = save_mesh(mesh, output)
-    seconds = time.monotonic() - start
-    record = finished_record(record, "mesh", seconds, files)
-    write_json(record_path, record | {"mesh": {"vertices": len(mesh.vertices), "faces": len(mesh.faces)}})
+    with recorded(record_path, "mesh", asdict(options), {"field": str(source.absolute())}) as record:
+        field = load_field(source, device=resolve_device(device)).field
+        mesh = extracted(field, options)
+        record.files = [str(path) for path in save_mesh(mesh, output)]
+        record.note(mesh={"vertices": len(mesh.vertices), "faces": len(mesh.faces)})
+    seconds = sum(record.timings_seconds.values())
     answer(f"Wrote {output} ({len(mesh.faces)} faces) in {duration(seconds)}; record in {record_path}")

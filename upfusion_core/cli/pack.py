@@ -13,8 +13,7 @@ from ..support.json_text import read_json, shown
 from . import options
 from .console import duration, progress, say
 from .options import PROCEDURAL, one_of
-from .run import is_of_kind
-from .settings import LIMITS, checked_stored
+from .settings import LIMITS, checked_stored, is_of_kind
 
 if TYPE_CHECKING:
     from ..data.examples import MultiViewDataset
@@ -111,15 +110,15 @@ def _pack_in(run: Run, told: PackOptions) -> None:
     from ..data.shards import INDEX_NAME, UNFINISHED_NAME, index_content, pack_shards
     from ..support.files import write_json
 
-    settings = _settings(told, run.stored("settings"))
-    run.check_same(settings, {})
+    settings = _settings(told, run.stored.settings if run.stored else {})
+    run.plan(settings, {}, {})
     if run.already_finished:
-        run.begin_finished(settings, {}, {})
+        run.begin()
         return
     dataset = _dataset(settings)
     indices = range(_count(settings, len(dataset)))
     state = _state(run, len(indices))
-    run.begin(settings, {}, {})
+    run.begin()
 
     def remember(state: PackState) -> None:
         write_json(run.temporary(UNFINISHED_NAME), state.to_dict())

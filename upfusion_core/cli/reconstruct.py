@@ -30,7 +30,7 @@ from .mesh import MeshOptions, extracted, require_mesh_packages
 from .pictures import save_video
 from .run import Run
 from .settings import Conduct, ReconstructSettings, Sources, settings_json
-from .stages import begin, encode, opened, sample_views, save_photos, saved_views
+from .stages import encode, opened, sample_views, save_photos, saved_views
 
 if TYPE_CHECKING:
     from ..field.radiance import RadianceField
@@ -87,10 +87,10 @@ def _field(
     """The field that an earlier attempt finished, or a new one."""
     field = finished_field(run, conduct.device)
     if field is not None:
-        begin(run, settings, photos)
+        run.begin()
         return field
     model = inputs.load_model(settings, conduct.device)
-    begin(run, settings, photos)
+    run.begin()
     views = photos.prepared(model.image_size)
     save_photos(run, views)
     scene = encode(run, model, views, settings)
@@ -101,7 +101,7 @@ def _field(
 
 def finished_field(run: Run, device: str) -> RadianceField | None:
     """The field that an earlier attempt finished, or None."""
-    if not (run.resumed and FIELD_NAME in run.stored("files")):
+    if not (run.resumed and FIELD_NAME in run.record.files):
         return None
     return load_field(run.folder / FIELD_NAME, device=resolve_device(device)).field
 
@@ -127,7 +127,7 @@ def fit_field(
     from ..pipeline.distill import distill_cameras
 
     checkpoint = run.temporary(CHECKPOINT_NAME)
-    run.note("distillation", config.to_dict())
+    run.note(distillation=config.to_dict())
     with run.stage("field"), progress(f"Fitting the field ({settings.preset})") as advance:
 
         def on_step(step: int, total: int, preview: Callable[[], Tensor] | None) -> None:
@@ -149,7 +149,7 @@ def fit_field(
         with run.writing(FIELD_NAME) as path:
             cameras = distill_cameras(scene, config, settings.seed)
             field.save(path, cameras=cameras, settings=settings_json(settings))
-    run.note("grid_backend", str(field.backend))
+    run.note(grid_backend=str(field.backend))
     run.discard(CHECKPOINT_NAME)
     return field
 
@@ -207,7 +207,7 @@ def save_mesh(run: Run, field: RadianceField, settings: ReconstructSettings) -> 
             with ExitStack() as stack:  # renamed in reverse order: the mesh that names the others comes last
                 for name, content in reversed(mesh_files(mesh, f"mesh.{kind}").items()):
                     stack.enter_context(run.writing(name)).write_bytes(content)
-        run.note("mesh", {"vertices": len(mesh.vertices), "faces": len(mesh.faces)})
+        run.note(mesh={"vertices": len(mesh.vertices), "faces": len(mesh.faces)})
 
 
 def _report(run: Run) -> None:
@@ -224,6 +224,6 @@ def _report(run: Run) -> None:
     ):
         if run.has(name):
             run.tell(f"  {run.folder / name}")
-    record = run.record or run.previous or {}
-    if "grid_backend" in record:
-        run.tell(f"  field computed by {record['grid_backend']}")
+    backend = getattr(run.record, "grid_backend", None)
+    if backend is not None:
+        run.tell(f"  field computed by {backend}")

@@ -7,11 +7,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ..support.errors import InputError
 from ..support.json_text import shown
-from .run import is_of_kind
 
 DEFAULT_MODEL = "mini"
 """The bundled model (the same name as in models.checkpoints, which needs torch)."""
@@ -182,6 +182,19 @@ class Conduct:
     explicit: frozenset[str]
     checkpoint_every: int = 100
     preview_every: int = 50
+
+
+def is_of_kind(value: object, kind: Any) -> bool:  # noqa: ANN401 - any annotation
+    """Whether a JSON value fits the annotation of a settings' field, such as `int | None` or `tuple[str, ...]`."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return any(is_of_kind(value, part) for part in arguments)
+    if origin in (list, tuple):
+        return isinstance(value, list | tuple) and all(is_of_kind(item, arguments[0]) for item in value)
+    if kind in (int, float):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and -(2**63) < value < 2**63
+        return is_number and (kind is float or isinstance(value, int))
+    return isinstance(value, kind)
 
 
 Settings = TypeVar("Settings", bound=SceneSettings)

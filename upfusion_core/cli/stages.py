@@ -46,20 +46,17 @@ def opened(
     with open_run(conduct.output, command, resume=conduct.resume, force=conduct.force) as run:
         if settings.model is None and not run.resumed:
             say(DEFAULT_MODEL_NOTE)
-        settings = with_stored(settings, run.stored("settings"), conduct.explicit)
+        stored = run.stored
+        settings = with_stored(settings, stored.settings if stored else {}, conduct.explicit)
         if isinstance(settings, SamplingSettings) and settings.guidance is None:
             settings = replace(settings, guidance=recommended_guidance(settings.model or DEFAULT_MODEL))
-        chosen = sources.or_stored(run.stored("sources")) if isinstance(sources, Sources) else sources(settings)
+        before = stored.sources if stored else {}
+        chosen = sources.or_stored(before) if isinstance(sources, Sources) else sources(settings)
         photos = read_photos(chosen, settings)
-        run.check_same(settings_json(settings), photos.checksums)
+        run.plan(settings_json(settings), photos.sources.as_json(), photos.checksums)
         if run.already_finished:
-            run.begin_finished(settings_json(settings), photos.sources.as_json(), photos.checksums)
+            run.begin()
         yield run, settings, photos
-
-
-def begin(run: Run, settings: SceneSettings, photos: Photos) -> None:
-    """Writes the run's record."""
-    run.begin(settings_json(settings), photos.sources.as_json(), photos.checksums)
 
 
 def save_photos(run: Run, views: InputViews) -> None:
@@ -79,7 +76,7 @@ def encode(run: Run, model: UpFusion, views: InputViews, settings: SceneSettings
     say("Encoding the photos ...")
     scene = model.encode(views, reference_elevation_degrees=settings.photo_elevation)
     run.check_model(scene.model_id)
-    run.note("device", f"{model.device}, {str(model.dtype).removeprefix('torch.')}")
+    run.note(device=f"{model.device}, {str(model.dtype).removeprefix('torch.')}")
     return scene
 
 
@@ -94,7 +91,7 @@ def sample_views(run: Run, model: UpFusion, scene: SceneEncoding, cameras: Camer
     if run.finished("views") and not missing:
         return
     sampler = settings.view_sampler()
-    run.note("view_sampler", sampler)
+    run.note(view_sampler=sampler)
     with run.stage("views"), progress(f"Sampling {len(missing)} views") as advance:
         for first in range(0, len(missing), settings.batch_size):
             chosen = missing[first : first + settings.batch_size]

@@ -127,18 +127,18 @@ def _process(name: str) -> int:
 def _train_in(run: Run, told: TrainOptions, *, device: str, max_minutes: float | None) -> None:
     from ..training.state import STATE_NAME
 
-    settings = _settings(told, run.stored("settings"))
+    settings = _settings(told, run.stored.settings if run.stored else {})
     sources = {"init": [str(path.absolute()) for path in told.init]}
-    run.check_same(settings, {})
+    run.plan(settings, sources, {})
     if run.resumed and not (run.folder / STATE_NAME).is_file():
         if run.already_finished:
-            run.begin_finished(settings, sources, {})
+            run.begin()
             return
-        if STATE_NAME in run.stored("files"):
+        if STATE_NAME in run.record.files:
             raise OutputError(f"{run.folder} holds no {STATE_NAME} to go on from; use --force to begin anew")
         say(f"{run.folder} holds no {STATE_NAME}: nothing was saved before the run stopped, so it begins anew")
-        before = checked_stored(run.stored("sources"), {"init": list[str]})
-        told = replace(told, init=told.init or tuple(map(Path, before.get("init", ()))))
+        before = run.record.sources
+        told = replace(told, init=told.init or tuple(map(Path, before["init"])))
     for path in told.init:
         if not os.path.exists(path):
             raise InputError(f"--init must be a file or folder of weights, but there is none at {path}")
@@ -149,7 +149,7 @@ def _train_in(run: Run, told: TrainOptions, *, device: str, max_minutes: float |
         from ..training.loop import frozen_parts
 
         initial_networks(config.model, told.init, seed=config.seed, required=frozen_parts(config))
-    run.begin(settings, sources, {}, _written_names())
+    run.begin(_written_names())
     try:
         with run.stage("train"), progress(f"Training the {config.stage}") as advance:
             result = _call(
@@ -158,9 +158,9 @@ def _train_in(run: Run, told: TrainOptions, *, device: str, max_minutes: float |
             )  # fmt: skip
     finally:
         _record_files(run)
-    run.note("step", result.step)
+    run.note(step=result.step)
     if result.finished:
-        run.retire(STATE_NAME)
+        run.temporary(STATE_NAME)
     left = "" if result.finished else f" of {config.steps}; --resume goes on"
     run.tell(f"{result.model}: {result.step} steps{left} ({duration(result.elapsed)})")
 
@@ -169,10 +169,8 @@ def _train_beside(told: TrainOptions, folder: Path, *, device: str, max_minutes:
     from ..training.state import STATE_NAME
 
     path = folder / RECORD_NAME
-    record = read_record(path) if resume else None
-    if resume and record is None:
-        raise OutputError(f"{path} must be a record of a run, but cannot be read; use --force to begin anew")
-    config, source, validation = _made(_settings(told, record["settings"] if record else {}), device)
+    stored = read_record(path).settings if resume else {}
+    config, source, validation = _made(_settings(told, stored), device)
     goes_on = resume and (folder / STATE_NAME).is_file()
     _call(
         folder, config, source, validation,

@@ -12,7 +12,7 @@ from .console import duration, progress
 from .pictures import check_video
 from .run import Run
 from .settings import Conduct, PredictSettings, Sources, ViewsSettings
-from .stages import begin, encode, opened, sample_views, save_photos, save_sheet_and_film, saved_views, view_name
+from .stages import encode, opened, sample_views, save_photos, save_sheet_and_film, saved_views, view_name
 
 if TYPE_CHECKING:
     from ..pipeline.upfusion import UpFusion
@@ -39,7 +39,7 @@ def _run(
         cameras = inputs.chosen_cameras(settings, settings.photo_elevation, photos.sources.cameras)
         if not run.already_finished:
             model = inputs.load_model(settings, conduct.device)
-            begin(run, settings, photos)
+            run.begin()
             views = photos.prepared(model.image_size)
             save_photos(run, views)
             scene = encode(run, model, views, settings)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -14,9 +13,9 @@ from torch import Tensor
 
 from ..models.checkpoint import CheckpointInfo, describe, weights_path
 from ..models.convert import convert
-from ..support.files import check_target, write_json
+from ..support.files import check_target
 from .console import answer, duration, progress
-from .run import RECORD_NAME, finished_record, locked_file, new_record, refuse_existing
+from .run import RECORD_NAME, locked, recorded, refuse_existing
 
 
 def run_convert(source: str, destination: Path, *, dtype: str | None, force: bool) -> None:
@@ -24,7 +23,7 @@ def run_convert(source: str, destination: Path, *, dtype: str | None, force: boo
     merged = destination.suffix == ".safetensors"
     record_path = destination.with_name(destination.name + ".run.json") if merged else destination / RECORD_NAME
     check_target(record_path)
-    with locked_file(destination):
+    with locked(destination.parent, destination.name):
         _convert(source, destination, record_path, dtype=dtype, force=force)
 
 
@@ -32,16 +31,18 @@ def _convert(source: str, destination: Path, record_path: Path, *, dtype: str | 
     origin = weights_path(source)
     targets = (path for path in (destination, record_path) if not _is_empty_folder(path))
     refuse_existing(*targets, source=origin, force=force)
-    record = new_record("convert", {"dtype": dtype}, {"weights": str(origin.absolute())}, {})
-    start = time.monotonic()
-    with progress(f"Converting {origin.name}") as advance:
+    sources = {"weights": str(origin.absolute())}
+    with (
+        recorded(record_path, "convert", {"dtype": dtype}, sources) as record,
+        progress(f"Converting {origin.name}") as advance,
+    ):
 
         def on_step(step: int, total: int, preview: Callable[[], Tensor] | None) -> None:
             advance(step / total)
 
         files = convert(origin, destination, dtype=getattr(torch, dtype) if dtype else None, on_step=on_step)
-    seconds = time.monotonic() - start
-    write_json(record_path, finished_record(record, "convert", seconds, files))
+        record.files = [str(path) for path in files]
+    seconds = sum(record.timings_seconds.values())
     size = sum(path.stat().st_size for path in files)
     answer(f"Wrote {destination} ({_bytes(size)}) in {duration(seconds)}; record in {record_path}")
 
@@ -53,8 +54,8 @@ def run_info(weights: str, output: Path | None, *, force: bool) -> None:
         refuse_existing(output, source=weights_path(weights), force=force)
     content = describe(weights)
     if output is not None:
-        record = new_record("info", {}, {"weights": str(weights_path(weights).absolute())}, {})
-        write_json(output, {**record, "status": "finished", "checkpoint": asdict(content)})
+        with recorded(output, "info", {}, {"weights": str(weights_path(weights).absolute())}) as record:
+            record.note(checkpoint=asdict(content))
     for line in _lines(content):
         answer(line)
     if output is not None:

@@ -210,18 +210,6 @@ def test_lpips_with_the_user_s_weights(small_weights: Path, tmp_path: Path) -> N
         assert not (tmp_path / "refused").exists()
 
 
-@pytest.mark.parametrize(("name", "value"), [("photos", 3), ("objects", "x"), ("stages", [1]), ("dtype", "zz")])
-def test_a_record_that_was_edited_wrongly(small_weights: Path, tmp_path: Path, name: str, value: object) -> None:
-    out = tmp_path / "out"
-    assert upfusion("--model", small_weights, "--data", "procedural", *SMALL, "-o", out).exit_code == 0
-    content = read_run(out)
-    content["settings"][name] = value
-    (out / "run.json").write_text(json.dumps(content))
-    result = upfusion("--resume", "-o", out)
-    assert result.exit_code == 2
-    assert f"as they were written, got {name} = {json.dumps(value)}; correct it there" in words_of(result)
-
-
 @pytest.mark.parametrize("text", ["[" * 100_000, "[]", "png", *({"values": v} for v in (None, {}, "x")), {"notes": 3}])
 def test_a_broken_object_is_measured_again(small_weights: Path, tmp_path: Path, text: str | dict[str, Any]) -> None:
     out = tmp_path / "out"

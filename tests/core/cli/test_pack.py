@@ -88,22 +88,6 @@ def test_ctrl_c_is_130_and_goes_on(shards: Path, tmp_path: Path, monkeypatch: py
     assert not (out / "packing.json").exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("size", 16.5), ("views", "x"), ("shard_size", None), ("depth", 1), ("size", 10**9), ("objects", 0),
-        ("shard_size", 1e305), ("data", ["a"]),
-    ],
-)  # fmt: skip
-def test_a_record_that_was_edited_wrongly(shards: Path, tmp_path: Path, name: str, value: object) -> None:
-    content = read_run(shards) | {"status": "interrupted"}
-    content["settings"][name] = value
-    (tmp_path / "run.json").write_text(json.dumps(content))
-    result = upfusion("pack", "--resume", "-o", tmp_path)
-    assert result.exit_code == 2
-    assert f"as they were written, got {name} = {json.dumps(value)}; correct it there" in words_of(result)
-
-
 def packing(place: object = 0, shards: object = (), skipped: object = ()) -> str:
     return json.dumps({"place": place, "shards": shards, "skipped": skipped})
 
