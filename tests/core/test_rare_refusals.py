@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from upfusion_core import __version__
 from upfusion_core.cli import pack
 from upfusion_core.cli.app import app
-from upfusion_core.config import EvaluationConfig
+from upfusion_core.config.commands import Folder, Pack
 from upfusion_core.data import shards
 from upfusion_core.data import shards as shards_index
 from upfusion_core.data.shards import decoded_depth
@@ -38,11 +38,11 @@ def test_the_version_is_printed() -> None:
 
 def test_packing_that_cannot_go_on(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="must hold objects, got none"):
-        pack._count({"data": "folder", "objects": None}, 0)
+        pack._count(Pack(Folder(tmp_path), "folder"), 0)
     state = tmp_path / shards_index.UNFINISHED_NAME
     run = SimpleNamespace(folder=tmp_path, resumed=True)
     state.write_text("{", encoding="utf-8")
-    with pytest.raises(InputError, match=r"cannot be read .* use --force to begin anew"):
+    with pytest.raises(InputError, match=r"packing\.json must be JSON"):
         pack._state(run, 4)
     gone = {"name": "gone.tar", "objects": 1, "bytes": 2048}
     state.write_text(json.dumps({"place": 1, "shards": [gone], "skipped": []}), encoding="utf-8")

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -22,8 +22,6 @@ from ..support.version import version
 from .console import answer, say
 
 RECORD_NAME = "run.json"
-FORMAT = 2
-"""Of the record: rises when a run of before could not be continued; records of 0.1.0's first runs have none."""
 LOCK_NAME = ".upfusion.lock"
 CHEAP_SECONDS = 60.0
 """On a disk that is full, work of less than this is removed again; of more, it is kept to be continued."""
@@ -43,7 +41,8 @@ class Record(BaseModel):
 
     model_config = ConfigDict(extra="allow", strict=True)
 
-    format: int
+    format: Literal[2]
+    """Rises when the runs of before cannot be continued any more; the first records had none."""
     command: str
     status: str = "running"
     begun: str
@@ -67,11 +66,9 @@ def new_record(
 ) -> Record:
     """The record of what begins now."""
     begun = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    environment = {"python": platform.python_version(), "system": platform.platform(), **package_versions()}
-    return Record(
-        format=FORMAT, command=command, begun=begun, settings=settings, sources=sources, inputs=inputs or {},
-        environment=environment,
-    )  # fmt: skip
+    versions = {"python": platform.python_version(), "system": platform.platform(), **package_versions()}
+    about = {"settings": settings, "sources": sources, "inputs": inputs or {}}
+    return Record(format=2, command=command, begun=begun, environment=versions, **about)
 
 
 def read_record(path: Path) -> Record:
@@ -81,22 +78,18 @@ def read_record(path: Path) -> Record:
         InputError: it cannot be read, is no record, or one of another format.
     """
     content = read_json(path, halves=True)  # names of files that are no UTF-8 are written so
-    found = content.get("format") if isinstance(content, dict) else None
-    if found != FORMAT:
-        raise InputError(
-            f"{path} must be a record of a run in format {FORMAT}, got format {found}; use --force to begin anew"
-        )
     try:
         return Record.model_validate(content)
     except ValidationError as error:
-        wrong = ".".join(map(str, error.errors()[0]["loc"]))
+        wrong = ".".join(map(str, error.errors()[0]["loc"])) or "content"
         raise InputError(
-            f"{path} must be a record of a run, but its {wrong} is none; use --force to begin anew"
+            f"{path} must be a record of a run in this release's format, but its {wrong} is another; "
+            "use --force to begin anew"
         ) from error
 
 
 @contextmanager
-def recorded(path: Path, command: str, settings: dict[str, Any], sources: dict[str, Any]) -> Iterator[Record]:
+def recorded_files(path: Path, command: str, settings: dict[str, Any], sources: dict[str, Any]) -> Iterator[Record]:
     """The record of a command that makes files and no folder, written when the block ends, which enters the files."""
     record, start = new_record(command, settings, sources), time.monotonic()
     yield record
@@ -157,8 +150,9 @@ class Run:
 
     def __init__(self, folder: Path, command: str, previous: Record | None, *, resume: bool) -> None:
         self.folder, self.command, self.previous, self.resumed = folder, command, previous, resume
+        self.record: Record
+        """What `run.json` is to hold, from `plan` on."""
         self.report: list[str] = []
-        self._planned: Record | None = None
         self._begun = False
         self._worth_keeping = resume
 
@@ -166,12 +160,6 @@ class Run:
     def stored(self) -> Record | None:
         """The record of the run that is continued; None in a new one."""
         return self.previous if self.resumed else None
-
-    @property
-    def record(self) -> Record:
-        """What `run.json` holds from `begin` on."""
-        assert self._planned is not None, "Run.plan comes first"
-        return self._planned
 
     @property
     def already_finished(self) -> bool:
@@ -190,7 +178,7 @@ class Run:
             InputError: a run is continued with other settings or inputs than it was begun with.
         """
         if self.stored is None:
-            self._planned = new_record(self.command, settings, sources, inputs)
+            self.record = new_record(self.command, settings, sources, inputs)
             return
         for name, value in settings.items():
             before = self.stored.settings.get(name)
@@ -199,7 +187,7 @@ class Run:
         for name, value in inputs.items():
             if self.stored.inputs.get(name) != value:
                 self._refuse(f"other {name}", "it with the same ones")
-        self._planned = self.stored.model_copy(update={"status": "running"})
+        self.record = self.stored.model_copy(update={"status": "running"})
 
     def check_model(self, model_id: str | None) -> None:
         """Notes which model is used; raises InputError if a continued run began with another."""
@@ -305,6 +293,10 @@ class Run:
     def tell(self, text: str) -> None:
         """A line of the answer on stdout, which comes when the run is finished and on record."""
         self.report.append(text)
+
+    def tell_files(self, *names: str) -> None:
+        """Lines of the answer that name those of the files which the run has written."""
+        self.report += [f"  {self.folder / name}" for name in names if self.has(name)]
 
     def finish(self) -> None:
         """Records the end and removes the temporary files; killed between the two, the run is finished all the same."""

@@ -10,10 +10,10 @@ import pytest
 from command_runs import read_run
 from typer.testing import CliRunner, Result
 
-from upfusion_core.cli import inputs, mesh
+from upfusion_core.cli import inputs, reconstruct
 from upfusion_core.cli.app import app
 from upfusion_core.cli.run import Run, open_run
-from upfusion_core.cli.settings import DemoSettings
+from upfusion_core.config.commands import Networks, Sampler
 from upfusion_core.pipeline import sampling as schedule
 from upfusion_core.support.errors import InputError, OutputError
 
@@ -133,7 +133,7 @@ def test_meshes_that_cannot_be_written(name: str, words: str, tmp_path: Path, mo
     def never(*_: object, **__: object) -> None:
         raise AssertionError("the field was read before the name was checked")
 
-    monkeypatch.setattr(mesh, "load_field", never)
+    monkeypatch.setattr(reconstruct, "load_field", never)
     for folder in ("folder.glb", "a.glb.run.json"):
         (tmp_path / folder).mkdir()
     for file in ("b.png", "b_c.mtl"):
@@ -172,8 +172,5 @@ def test_schedulers_are_tried_with_their_steps(monkeypatch: pytest.MonkeyPatch) 
         raise InputError(f"{name} takes no {steps} steps")
 
     monkeypatch.setattr(schedule, "make_scheduler", too_many)
-    settings = DemoSettings(
-        model="mini", dtype="auto", seed=0, steps=999, guidance=None, scheduler="LCMScheduler", object=0, photos=3
-    )
     with pytest.raises(InputError, match="LCMScheduler takes no 999 steps"):
-        inputs.load_model(settings, "cpu")
+        inputs.load_model(Networks(), Sampler(steps=999, scheduler="LCMScheduler"))

@@ -188,7 +188,7 @@ def test_processes_beside_the_first_keep_no_record(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    monkeypatch.setattr(command, "_call", lambda folder, config, *_, **__: seen.append((folder, config.steps)))
+    monkeypatch.setattr(command, "_call", lambda told, made, *_: seen.append((told.folder.output, made[0].steps)))
     monkeypatch.setenv("RANK", "1")
     out = tmp_path / "out"
     result = upfusion("encoder", "--config", config, "--data", "procedural", "--device", "cpu", "-o", out)
@@ -225,10 +225,10 @@ def test_a_curriculum(config: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("curriculum", "data", "words"),
     [
-        ("5", "procedural", "--curriculum must be two steps"),
-        ("a,b", "procedural", "--curriculum must be two steps"),
-        ("1" * 5000 + ",5", "procedural", "--curriculum must be two steps"),
-        ("0," + "1" * 30, "procedural", "--curriculum must be two steps"),
+        ("5", "procedural", "--curriculum"),
+        ("a,b", "procedural", "--curriculum"),
+        ("1" * 5000 + ",5", "procedural", "--curriculum"),
+        ("0," + "1" * 30, "procedural", "--curriculum"),
         ("5,2", "procedural", "curriculum must be the steps"),
         ("2,5", ".", "a curriculum is of procedural objects"),
     ],
