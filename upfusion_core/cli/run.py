@@ -67,8 +67,8 @@ def new_record(
     """The record of what begins now."""
     begun = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     versions = {"python": platform.python_version(), "system": platform.platform(), **package_versions()}
-    about = {"settings": settings, "sources": sources, "inputs": inputs or {}}
-    return Record(format=2, command=command, begun=begun, environment=versions, **about)
+    asked: Any = {"settings": settings, "sources": sources, "inputs": inputs or {}}
+    return Record(format=2, command=command, begun=begun, environment=versions, **asked)
 
 
 def read_record(path: Path) -> Record:
