@@ -36,8 +36,8 @@ with atheris.instrument_imports(include=["upfusion_core"]) if atheris else nullc
     from upfusion_core import load_field, orbit_cameras
     from upfusion_core.cli.inputs import read_cameras
     from upfusion_core.cli.run import read_record
-    from upfusion_core.field.hashgrid import GridConfig
-    from upfusion_core.field.radiance import FieldConfig, RadianceField
+    from upfusion_core.config import FieldConfig, GridConfig, ModelConfig, TrainConfig
+    from upfusion_core.field.radiance import RadianceField
     from upfusion_core.models.checkpoint import open_checkpoint
     from upfusion_core.models.weights import check_finite_weights, read_weights
     from upfusion_core.support.errors import UpFusionError

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from upfusion_core.cli import train as training
 from upfusion_core.cli.app import COMMANDS, app
 from upfusion_core.cli.options import leaves
-from upfusion_core.training.config import TrainConfig
+from upfusion_core.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 MOST = {

@@ -23,10 +23,11 @@ from documented_programs import ROOT, loaded, run
 from PIL import Image, ImageDraw
 
 from upfusion_core import DistillConfig, RadianceField
+from upfusion_core import config as configurations
 from upfusion_core.cli import demo
 from upfusion_core.cli import train as training
 from upfusion_core.cli.app import COMMANDS
-from upfusion_core.evaluation import config as evaluation_config
+from upfusion_core.config import PRESETS, DraftSchedule, FieldConfig, FitConfig, GridConfig, TrainConfig
 from upfusion_core.evaluation.spatial import SimilaritySearch
 from upfusion_core.models.convert import convert
 from upfusion_core.surface import level, mesh

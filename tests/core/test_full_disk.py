@@ -15,8 +15,8 @@ from tiny_training import tiny_model
 from torch import Tensor
 
 from upfusion_core.cli.views import save_video
-from upfusion_core.field.hashgrid import GridConfig
-from upfusion_core.field.radiance import FieldConfig, RadianceField
+from upfusion_core.config import FieldConfig, GridConfig
+from upfusion_core.field.radiance import RadianceField
 from upfusion_core.models.convert import write_networks
 from upfusion_core.models.networks import network_weights
 from upfusion_core.pipeline.distill import save_state

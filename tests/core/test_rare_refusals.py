@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from upfusion_core import __version__
 from upfusion_core.cli import pack
 from upfusion_core.cli.app import app
+from upfusion_core.config import EvaluationConfig
 from upfusion_core.config.commands import Folder, Pack
 from upfusion_core.data import shards
 from upfusion_core.data import shards as shards_index

@@ -10,9 +10,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ..config import DistillConfig
 from ..config.commands import Demo, Photos, Surface
 from ..field.radiance import RadianceField
-from ..pipeline.distill_config import DistillConfig
 from ..pipeline.examples import ExampleViews, example_views
 from ..support.checks import check_shape
 from ..support.images import contact_sheet, load_png, save_png, to_8bit

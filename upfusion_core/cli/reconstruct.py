@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..config import DistillConfig, FastSchedule, RaySampling, ReferenceSchedule
 from ..config.commands import Mesh, Reconstruct, Sampler, Surface
 from ..field.radiance import RadianceField, load_field
-from ..field.rendering import OccupancyGrid, RaySampling, render_views
+from ..field.rendering import OccupancyGrid, render_views
 from ..geometry import orbit_cameras
 from ..pipeline.pose import PhotoCameras, estimate_photo_cameras
 from ..pipeline.sampling import make_scheduler

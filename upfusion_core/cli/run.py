@@ -77,7 +77,7 @@ def read_record(path: Path) -> Record:
     Raises:
         InputError: it cannot be read, is no record, or one of another format.
     """
-    content = read_json(path, halves=True)  # names of files that are no UTF-8 are written so
+    content = read_json(path, lone_surrogates=True)  # names of files that are no UTF-8 are written so
     try:
         return Record.model_validate(content)
     except ValidationError as error:

@@ -18,8 +18,8 @@ from .options import is_whole, leaves
 from .run import RECORD_NAME, open_run, read_record
 
 if TYPE_CHECKING:
+    from ..config import Stage, TrainConfig
     from ..training.batches import BatchSource
-    from ..training.config import Stage, TrainConfig
     from ..training.loop import TrainResult
     from .run import Run
 
@@ -111,7 +111,7 @@ def _call(command: Train, made: Made, resume: bool, advance: Callable[[float], N
 
 def _settings(command: Train, stored: dict[str, Any]) -> dict[str, Any]:
     """What shapes the result, as JSON: of the command line, and where that is silent, of the run that is continued."""
-    from ..training.config import TrainConfig
+    from ..config import TrainConfig
 
     names = {name: leaves(Train)[name].written(getattr(command, name)) for name in ("data", "validation")}
     names = {name: value or stored.get(name) for name, value in names.items()}
@@ -149,7 +149,7 @@ def _config(name: str | None, stage: str | None) -> TrainConfig:
 
 
 def _made(settings: dict[str, Any], device: str) -> Made:
-    from ..training.config import TrainConfig
+    from ..config import TrainConfig
 
     config = TrainConfig.from_dict(settings["config"], "the settings")
     validation = settings["validation"] or settings["data"]

@@ -14,6 +14,9 @@ from annotated_types import Ge, Le
 
 from ..support.errors import InputError
 from .base import configuration
+from .distill import Guidance, Steps
+from .evaluation import EVALUATION_STAGES, EvaluationStage
+from .photos import MAX_PHOTOS
 
 MODEL = "mini"
 """Stands for the bundled model (see support.files)."""
@@ -45,8 +48,6 @@ OUTPUT = ("--output", "-o")
 Count = Annotated[int, Ge(1)]
 Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
 Elevation = Annotated[float, Ge(-89), Le(89)]
-Guidance = Annotated[float, Ge(0), Le(1000)]
-Steps = Annotated[int, Ge(1), Le(1000)]
 Step = Annotated[int, Ge(0), Le(10**9)]
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], CONDUCT]
 Preset = Literal["draft", "fast", "reference"]
@@ -159,7 +160,7 @@ class Demo:
     folder: Folder = Folder(Path("upfusion-demo"))
     object: Annotated[int, Ge(0)] = 4
     """Which of the objects that come with the package, from 0."""
-    photos: Annotated[int, Ge(1), Le(6)] = 3
+    photos: Annotated[int, Ge(1), Le(MAX_PHOTOS)] = 3
     """How many photos of it the model is given."""
     networks: Networks = Networks()
     sampler: Sampler = Sampler(steps=15, scheduler="dpm++")
@@ -306,7 +307,11 @@ class Evaluate:
     """What to evaluate on: a folder as in train, or shards of `upfusion pack`."""
     split: Annotated[Literal["test", "validation", "held_out"] | None, Flag(unset="test")] = None
     """Of the procedural objects."""
-    photos: Annotated[tuple[Annotated[int, Ge(1), Le(6)], ...], Flag(metavar="NUMBERS", commas=True)] = (1, 3, 6)
+    photos: Annotated[tuple[Annotated[int, Ge(1), Le(MAX_PHOTOS)], ...], Flag(metavar="NUMBERS", commas=True)] = (
+        1,
+        3,
+        6,
+    )
     """Numbers of photos, 1 to 6."""
     objects: Count = 100
     """How many objects."""
@@ -315,9 +320,7 @@ class Evaluate:
     apart."""
     views: Annotated[int, Ge(1), Le(32)] = 4
     """Target views an object."""
-    stages: Annotated[
-        tuple[Literal["white", "nearest", "predict", "sample", "field"], ...], Flag(metavar="STAGES", commas=True)
-    ] = ("white", "nearest", "predict", "sample", "field")
+    stages: Annotated[tuple[EvaluationStage, ...], Flag(metavar="STAGES", commas=True)] = EVALUATION_STAGES
     """Which of white,nearest,predict,sample,field."""
     seed: Seed = 0
     """Start of all random numbers."""

@@ -19,6 +19,8 @@ from typer.testing import CliRunner, Result
 from upfusion_core.cli.app import app
 from upfusion_core.cli.evaluate import completed, evaluation_config
 from upfusion_core.cli.options import leaves
+from upfusion_core.config import PRESETS as LIBRARY_PRESETS
+from upfusion_core.config import EvaluationConfig
 from upfusion_core.config.commands import Evaluate, Folder
 from upfusion_core.evaluation import report as report_module
 from upfusion_core.evaluation.protocol import draw_object
