@@ -46,6 +46,7 @@ class Flag:
 CONDUCT = Flag(section="conduct")
 OUTPUT = ("--output", "-o")
 Count = Annotated[int, Ge(1)]
+PhotoCount = Annotated[int, Ge(1), Le(MAX_PHOTOS)]
 Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
 Elevation = Annotated[float, Ge(-89), Le(89)]
 Step = Annotated[int, Ge(0), Le(10**9)]
@@ -160,7 +161,7 @@ class Demo:
     folder: Folder = Folder(Path("upfusion-demo"))
     object: Annotated[int, Ge(0)] = 4
     """Which of the objects that come with the package, from 0."""
-    photos: Annotated[int, Ge(1), Le(MAX_PHOTOS)] = 3
+    photos: PhotoCount = 3
     """How many photos of it the model is given."""
     networks: Networks = Networks()
     sampler: Sampler = Sampler(steps=15, scheduler="dpm++")
