@@ -85,7 +85,11 @@ class Leaf:
         if self.field.kind in (int, float):
             value = [self._number(part) for part in value] if isinstance(value, list) else self._number(value)
         if self.field.kind in (int, float) or self.field.choices:
-            return from_value(self._present, value, self.spellings[0])
+            kind = self.annotation
+            if self.field.optional:  # None is not given by a word, and not named as something to give
+                inner = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+                kind = next(part for part in get_args(inner) if part is not NoneType)
+            return from_value(kind, value, self.spellings[0])
         return self.read(value)
 
     def _number(self, text: str) -> float | str:
@@ -93,14 +97,6 @@ class Leaf:
             return self.field.kind(text)  # type: ignore[no-any-return]
         except ValueError:
             return text
-
-    @property
-    def _present(self) -> Any:  # noqa: ANN401 - an annotation
-        """The annotation without None, which nobody can give."""
-        inner = get_args(self.annotation)[0] if get_origin(self.annotation) is Annotated else self.annotation
-        return (
-            next(part for part in get_args(inner) if part is not NoneType) if self.field.optional else self.annotation
-        )
 
     def read(self, value: Any) -> Any:  # noqa: ANN401 - a value in JSON
         """The value of the field that the record holds."""
@@ -196,8 +192,3 @@ def command(kind: type[Kind], name: str, run: Callable[[Kind, frozenset[str]], N
     called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return called
-
-
-def is_whole(text: str) -> bool:
-    """Whether a text is a whole number of fewer than ten digits, and nothing else."""
-    return text.isascii() and text.isdecimal() and len(text) < 10

@@ -122,7 +122,10 @@ def locked(folder: Path, name: str = "") -> Iterator[None]:
         except Timeout as error:
             what = f"{folder / name}; wait for it or choose another name"
             what = what if name else f"into {folder}; wait for it or choose another folder"
-            raise OutputError(f"another run{_holder(path)} is writing {what}") from error
+            holder = ""
+            with suppress(OSError, ValueError):
+                holder = f" (process {int(path.read_text(encoding='ascii'))})"
+            raise OutputError(f"another run{holder} is writing {what}") from error
         except FileExistsError as error:
             raise OutputError(f"{folder} must be a folder, but is a file; choose another name") from error
         except OSError as error:
@@ -134,12 +137,6 @@ def locked(folder: Path, name: str = "") -> Iterator[None]:
         finally:
             with suppress(OSError):  # on Windows the lock itself removes it
                 path.unlink()
-
-
-def _holder(path: Path) -> str:
-    with suppress(OSError, ValueError):
-        return f" (process {int(path.read_text(encoding='ascii'))})"
-    return ""
 
 
 class Run:

@@ -14,7 +14,7 @@ from ..support.errors import InputError, OutputError
 from ..support.files import read_regular
 from ..support.json_text import LARGEST_JSON
 from .console import duration, progress, say
-from .options import is_whole, leaves
+from .options import leaves
 from .run import RECORD_NAME, open_run, read_record
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def run_train(command: Train, given: frozenset[str]) -> None:
 def _process(name: str) -> int:
     """The number that `accelerate launch` gives this process in the variable `name`; 0 of the only one."""
     text = os.environ.get(name, "0")
-    if not is_whole(text):
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
         raise InputError(f"the environment variable {name} must be the number of a process, got {text!r:.60}; unset it")
     return int(text)
 
