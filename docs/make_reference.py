@@ -10,48 +10,33 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import inspect
 import re
 import sys
-import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
-from typer.models import ArgumentInfo, OptionInfo
-
-from upfusion_core.cli.app import app
+from upfusion_core.cli.app import COMMANDS
+from upfusion_core.cli.options import Leaf, leaves
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 BLOCK = re.compile(r"<!-- options of (\w+) -->\n.*?<!-- end -->", re.DOTALL)
-WORDS = {int: "whole number", float: "number", str: "text", Path: "path", bool: ""}
+WORDS = {int: "whole number", float: "number", str: "text", Path: "path"}
 
 
-def commands() -> dict[str, Callable[..., None]]:
-    """The functions behind the commands, by name, in the order of --help."""
-    found = [inspect.unwrap(command.callback) for command in app.registered_commands if command.callback]
-    return {function.__name__: function for function in found}
-
-
-def options_table(command: Callable[..., None]) -> str:
+def options_table(command: type) -> str:
     """Arguments and options of a command as a table of Markdown."""
-    hints = typing.get_type_hints(command, include_extras=True)
-    arguments, options = [], []
-    for name, parameter in inspect.signature(command).parameters.items():
-        info = next((item for item in _metadata(hints[name]) if isinstance(item, OptionInfo | ArgumentInfo)), None)
-        if info is not None:
-            cells = (_spelled(name, info), _value(hints[name], info), _default(parameter, info), _cell(info.help))
-            (arguments if isinstance(info, ArgumentInfo) else options).append(f"| {' | '.join(cells)} |")
-    rows = [*arguments, *options]
+    known = sorted(leaves(command).values(), key=lambda leaf: not leaf.flag.argument)
+    rows = [f"| {_spelled(leaf)} | {_value(leaf)} | {_default(leaf)} | {_cell(leaf.field.help)} |" for leaf in known]
     return "\n".join(["| option | value | unless given | |", "| --- | --- | --- | --- |", *rows])
 
 
 def with_options(text: str) -> str:
     """commands.md with the tables between its markers made anew."""
-    known = commands()
     return BLOCK.sub(
-        lambda found: f"<!-- options of {found[1]} -->\n{options_table(known[found[1]])}\n<!-- end -->", text
+        lambda found: f"<!-- options of {found[1]} -->\n{options_table(COMMANDS[found[1]][0])}\n<!-- end -->", text
     )
 
 
@@ -103,42 +88,24 @@ def main() -> None:
     (DOCS / "nodes.md").write_text(nodes_page(load_nodes()), encoding="utf-8")
 
 
-def _metadata(hint: Any) -> Iterable[Any]:  # noqa: ANN401 - any annotation
-    return getattr(hint, "__metadata__", ())
-
-
-def _spelled(name: str, info: OptionInfo | ArgumentInfo) -> str:
-    if isinstance(info, ArgumentInfo):
-        return f"`{_cell(info.metavar or name.upper())}`"
-    first = (info.default,) if isinstance(info.default, str) else ()  # typer keeps the first spelling there
-    names = (*first, *(info.param_decls or ())) or (f"--{name.replace('_', '-')}",)
+def _spelled(leaf: Leaf) -> str:
+    names = (_cell(leaf.flag.metavar),) if leaf.flag.argument else leaf.spellings
     return ", ".join(f"`{spelling}`" for spelling in names)
 
 
-def _value(hint: Any, info: OptionInfo | ArgumentInfo) -> str:  # noqa: ANN401 - any annotation
+def _value(leaf: Leaf) -> str:
     """What is given to it, e.g. `WEIGHTS`, "whole number from 1 to 1000", or nothing for a switch."""
-    if isinstance(info, ArgumentInfo):
+    if leaf.flag.argument or leaf.field.kind is bool:
         return ""
-    if info.metavar:
-        return f"`{_cell(info.metavar.strip('[]'))}`"
-    kinds = [kind for kind in WORDS if kind in _plain_types(typing.get_args(hint)[0])]
-    word = WORDS[kinds[0]] if kinds else ""
-    if info.min is not None and info.max is not None:
-        return f"{word} from {info.min:g} to {info.max:g}" if info.max < 2**31 else f"{word} from {info.min:g}"
-    return f"{word} from {info.min:g}" if info.min is not None else word
+    if leaf.flag.metavar or leaf.field.choices:
+        return f"`{_cell(leaf.taken.strip('[]'))}`"
+    low, high = leaf.field.low, leaf.field.high
+    text = WORDS[leaf.field.kind] + ("" if low is None else f" from {low:g}")
+    return text if high is None or high >= 2**31 else f"{text} to {high:g}"
 
 
-def _plain_types(hint: Any) -> set[Any]:  # noqa: ANN401 - any annotation
-    inner = typing.get_args(hint)
-    return set().union(*map(_plain_types, inner)) if inner else {hint}
-
-
-def _default(parameter: inspect.Parameter, info: OptionInfo | ArgumentInfo) -> str:
-    if parameter.default is inspect.Parameter.empty:
-        return "needed"
-    if isinstance(info.show_default, str):
-        return _cell(info.show_default)
-    return "" if parameter.default is None or parameter.default is False else f"{parameter.default}"
+def _default(leaf: Leaf) -> str:
+    return "needed" if leaf.default is MISSING else _cell(leaf.shown_default)
 
 
 def _input_row(socket: Any) -> str:  # noqa: ANN401 - an input of a schema

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import inspect
 import json
 import re
 import subprocess
 import sys
-import typing
 import venv
 from collections.abc import Callable
 from pathlib import Path
@@ -18,11 +16,11 @@ from types import ModuleType
 import pytest
 import tiny_training
 from documented import Command
-from typer.models import OptionInfo
 from typer.testing import CliRunner
 
 from upfusion_core.cli import train as training
-from upfusion_core.cli.app import app
+from upfusion_core.cli.app import COMMANDS, app
+from upfusion_core.cli.options import leaves
 from upfusion_core.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,16 +50,9 @@ RECORDED = {"--max-minutes"}
 @functools.cache
 def options_of(command: str) -> set[str]:
     """All spellings of a command's options."""
-    (function,) = [item.callback for item in app.registered_commands if item.callback.__name__ == command]
-    hints = typing.get_type_hints(inspect.unwrap(function), include_extras=True)
-    found = {"--help"}
-    for name, hint in hints.items():
-        for info in getattr(hint, "__metadata__", ()):
-            if isinstance(info, OptionInfo):
-                spelled = [info.default, *(info.param_decls or ())]
-                spelled = [word for word in spelled if isinstance(word, str) and word.startswith("-")]
-                found.update(spelled or [f"--{name.replace('_', '-')}"])
-    return found
+    assert command in COMMANDS, command
+    found = leaves(COMMANDS[command][0]).values()
+    return {"--help", *(spelling for leaf in found if not leaf.flag.argument for spelling in leaf.spellings)}
 
 
 def check_upfusion(words: tuple[str, ...]) -> None:

@@ -26,13 +26,12 @@ import xatlas
 from upfusion_core import UpFusion, example_views
 from upfusion_core import config as configurations
 from upfusion_core.cli import main, reconstruct, views
-from upfusion_core.cli import mesh as mesh_command
 from upfusion_core.cli import train as training
 from upfusion_core.config import DistillConfig, DraftSchedule, FastSchedule, FieldConfig, FitConfig, GridConfig
 from upfusion_core.evaluation import report
 from upfusion_core.training import loop
 
-PRELOADED = (diffusers, trimesh, xatlas, mesh_command, views, loop)
+PRELOADED = (diffusers, trimesh, xatlas, views, loop)
 
 
 def short(config: DistillConfig) -> DistillConfig:

@@ -14,7 +14,7 @@ import torch
 from tiny_training import tiny_model
 from torch import Tensor
 
-from upfusion_core.cli.pictures import save_video
+from upfusion_core.cli.views import save_video
 from upfusion_core.config import FieldConfig, GridConfig
 from upfusion_core.field.radiance import RadianceField
 from upfusion_core.models.convert import write_networks

@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 
 from upfusion_core import __version__
 from upfusion_core.cli import pack
-from upfusion_core.cli import run as lock
 from upfusion_core.cli.app import app
 from upfusion_core.config import EvaluationConfig
+from upfusion_core.config.commands import Folder, Pack
 from upfusion_core.data import shards
 from upfusion_core.data.shards import decoded_depth
 from upfusion_core.evaluation.protocol import draw_object
@@ -36,22 +36,13 @@ def test_the_version_is_printed() -> None:
     assert (result.exit_code, result.output.strip()) == (0, __version__)
 
 
-def test_a_folder_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def denied(path: Path) -> object:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(lock, "_acquire", denied)
-    with pytest.raises(OutputError, match="must be writable, but the system denies it"), lock.locked(tmp_path):
-        pass
-
-
 def test_packing_that_cannot_go_on(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="must hold objects, got none"):
-        pack._count({"data": "folder", "objects": None}, 0)
+        pack._count(Pack(Folder(tmp_path), "folder"), 0)
     state = tmp_path / shards.UNFINISHED_NAME
     run = SimpleNamespace(folder=tmp_path, resumed=True)
     state.write_text("{", encoding="utf-8")
-    with pytest.raises(InputError, match=r"cannot be read .* use --force to begin anew"):
+    with pytest.raises(InputError, match=r"packing\.json must be JSON"):
         pack._state(run, 4)
     gone = {"name": "gone.tar", "objects": 1, "bytes": 2048}
     state.write_text(json.dumps({"place": 1, "shards": [gone], "skipped": []}), encoding="utf-8")

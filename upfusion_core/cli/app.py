@@ -1,26 +1,36 @@
-"""The commands and their options. What they do is imported when they are called, so that --help needs no torch."""
+"""The commands. What they do is imported when they are called, so that --help needs no torch."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from importlib import import_module
 from itertools import pairwise
-from pathlib import Path
-from typing import Annotated, ParamSpec
+from typing import Annotated, Any, ParamSpec
 
 import typer
 from typer.core import TyperGroup
 
+from ..config import commands
 from ..support.errors import UpFusionError
 from ..support.version import version as package_version
-from . import options
 from .console import answer, patient, say
-from .evaluate import evaluate
-from .options import PHOTO_ELEVATION_DEGREES, one_of
-from .pack import pack
+from .options import command
 from .run import Interrupted
-from .settings import PRESETS, Conduct, DemoSettings, PredictSettings, ReconstructSettings, Sources, ViewsSettings
-from .train import train
+
+COMMANDS: dict[str, tuple[type, str]] = {
+    "demo": (commands.Demo, "demo"),
+    "reconstruct": (commands.Reconstruct, "reconstruct"),
+    "views": (commands.Views, "views"),
+    "predict": (commands.Predict, "views"),
+    "mesh": (commands.Mesh, "reconstruct"),
+    "convert": (commands.Convert, "weights"),
+    "info": (commands.Info, "weights"),
+    "train": (commands.Train, "train"),
+    "evaluate": (commands.Evaluate, "evaluate"),
+    "pack": (commands.Pack, "pack"),
+}
+"""The options of each command, and the module that has its function `run_...`."""
 
 
 class _Commands(TyperGroup):
@@ -79,12 +89,6 @@ def _reporting(command: Callable[Parameters, None]) -> Callable[Parameters, None
     return wrapped
 
 
-def _explicit(context: typer.Context) -> frozenset[str]:
-    """Names of the parameters that were given on the command line."""
-    sources = {name: context.get_parameter_source(name) for name in context.params}
-    return frozenset(name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE")
-
-
 @app.callback(invoke_without_command=True)
 def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
@@ -92,243 +96,12 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit
 
 
-@app.command()
-@_reporting
-def demo(
-    context: typer.Context,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="OUT", help="Folder for all results; made if missing.")
-    ] = Path("upfusion-demo"),
-    number: Annotated[
-        int, typer.Option("--object", help="Which of the objects that come with the package, from 0.", min=0)
-    ] = 4,
-    photos: Annotated[int, typer.Option(help="How many photos of it the model is given.", min=1, max=6)] = 3,
-    model: options.Model = None,
-    steps: options.Steps = 15,
-    guidance: options.Guidance = None,
-    scheduler: options.Scheduler = "dpm++",
-    seed: options.Seed = 0,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    resume: options.Resume = False,
-    force: options.Force = False,
-) -> None:
-    """Photos that come with the package -> views, field and mesh, and a sheet beside the truth, in minutes."""
-    settings = DemoSettings(
-        model=model, dtype=dtype, seed=seed, steps=steps, guidance=guidance, scheduler=scheduler, object=number,
-        photos=photos,
-    )  # fmt: skip
-    given = frozenset("object" if name == "number" else name for name in _explicit(context))
-    conduct = Conduct(output=output, device=device, resume=resume, force=force, explicit=given)
-    from .demo import run_demo
+def _add(name: str, kind: type, module: str) -> None:
+    def run(options: Any, given: frozenset[str]) -> None:  # noqa: ANN401 - of type `kind`
+        getattr(import_module(f".{module}", __package__), f"run_{name}")(options, given)
 
-    run_demo(settings, conduct)
+    app.command(name)(_reporting(command(kind, name, run)))
 
 
-@app.command()
-@_reporting
-def reconstruct(
-    context: typer.Context,
-    output: options.Output,
-    photos: options.Photos = None,
-    model: options.Model = None,
-    masks: options.Masks = None,
-    remove_background: options.RemoveBackground = False,
-    photo_elevation: Annotated[
-        float,
-        typer.Option(
-            "--photo-elevation",
-            "--elevation",
-            help=options.PHOTO_ELEVATION_HELP,
-            min=-89,
-            max=89,
-            callback=options.finite,
-        ),
-    ] = PHOTO_ELEVATION_DEGREES,
-    preset: Annotated[str, one_of(*PRESETS, help="Schedule: a first look, for results, or the paper's.")] = "fast",
-    views: Annotated[int, typer.Option(help="Novel views to sample and save as well.", min=0, max=100)] = 8,
-    turntable_size: Annotated[
-        int, typer.Option(help="Side of the turntable's pictures in pixels.", min=16, max=1024)
-    ] = 128,
-    resolution: options.Resolution = 256,
-    threshold: options.Threshold = None,
-    texture_size: options.TextureSize = 1024,
-    faces: options.Faces = None,
-    formats: Annotated[
-        list[str] | None, one_of("glb", "obj", "ply", "stl", name="--format", help="Of the mesh; repeatable.")
-    ] = None,
-    perceptual: Annotated[
-        str | None, one_of("lpips", "dino", "none", help="Perceptual loss.", show_default="the preset's")
-    ] = None,
-    perceptual_weights: Annotated[
-        Path | None, typer.Option(help="VGG weights for --perceptual lpips.", show_default=False)
-    ] = None,
-    prompt: options.Prompt = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(help="Denoising steps of a sampled view.", show_default="50, of the field 10", min=1, max=1000),
-    ] = None,
-    guidance: options.Guidance = None,
-    scheduler: Annotated[
-        str | None, typer.Option(help=options.SCHEDULER_HELP, show_default="ddim, of the field dpm++")
-    ] = None,
-    seed: options.Seed = 0,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    batch_size: options.BatchSize = 4,
-    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints to resume from.", min=1)] = 100,
-    preview_every: Annotated[int, typer.Option(help="Steps between updates of preview.png; 0: none.", min=0)] = 50,
-    resume: options.Resume = False,
-    force: options.Force = False,
-) -> None:
-    """Photos -> novel views -> radiance field -> mesh, all in the folder OUT."""
-    settings = ReconstructSettings(
-        model=model, dtype=dtype, photo_elevation=photo_elevation, remove_background=remove_background, seed=seed,
-        steps=steps, guidance=guidance, scheduler=scheduler, prompt=prompt, preset=preset, views=views,
-        turntable_size=turntable_size, resolution=resolution, threshold=threshold,
-        texture_size=texture_size, faces=faces,
-        formats=tuple(dict.fromkeys(formats or ["glb"])),
-        batch_size=batch_size, perceptual=perceptual,
-        perceptual_weights=str(perceptual_weights.absolute()) if perceptual_weights else None,
-    )  # fmt: skip
-    conduct = Conduct(
-        output=output, device=device, resume=resume, force=force, explicit=_explicit(context),
-        checkpoint_every=checkpoint_every, preview_every=preview_every,
-    )  # fmt: skip
-    from .reconstruct import run_reconstruct
-
-    run_reconstruct(settings, Sources(photos=tuple(photos or ()), masks=tuple(masks or ())), conduct)
-
-
-@app.command()
-@_reporting
-def views(
-    context: typer.Context,
-    output: options.Output,
-    photos: options.Photos = None,
-    model: options.Model = None,
-    masks: options.Masks = None,
-    remove_background: options.RemoveBackground = False,
-    photo_elevation: options.PhotoElevation = PHOTO_ELEVATION_DEGREES,
-    count: options.Count = 8,
-    elevation: options.Elevation = None,
-    distance: options.Distance = 1.0,
-    cameras: options.CamerasFile = None,
-    video: options.Video = "gif",
-    prompt: options.Prompt = None,
-    steps: options.Steps = 50,
-    guidance: options.Guidance = None,
-    scheduler: options.Scheduler = "ddim",
-    seed: options.Seed = 0,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    batch_size: options.BatchSize = 4,
-    resume: options.Resume = False,
-    force: options.Force = False,
-) -> None:
-    """Photos -> views from other cameras, by the diffusion model."""
-    settings = ViewsSettings(
-        model=model, dtype=dtype, photo_elevation=photo_elevation, remove_background=remove_background, seed=seed,
-        steps=steps, guidance=guidance, scheduler=scheduler, prompt=prompt, count=count, elevation=elevation,
-        distance=distance, video=video, batch_size=batch_size,
-    )  # fmt: skip
-    conduct = Conduct(output=output, device=device, resume=resume, force=force, explicit=_explicit(context))
-    from .views import run_views
-
-    run_views(settings, Sources(photos=tuple(photos or ()), masks=tuple(masks or ()), cameras=cameras), conduct)
-
-
-@app.command()
-@_reporting
-def predict(
-    context: typer.Context,
-    output: options.Output,
-    photos: options.Photos = None,
-    model: options.Model = None,
-    masks: options.Masks = None,
-    remove_background: options.RemoveBackground = False,
-    photo_elevation: options.PhotoElevation = PHOTO_ELEVATION_DEGREES,
-    count: options.Count = 32,
-    elevation: options.Elevation = None,
-    distance: options.Distance = 1.0,
-    cameras: options.CamerasFile = None,
-    size: Annotated[int, typer.Option(help="Side of the pictures in pixels.", min=8, max=1024)] = 64,
-    video: options.Video = "gif",
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    resume: options.Resume = False,
-    force: options.Force = False,
-) -> None:
-    """Photos -> views from other cameras at once, but blurry: the transformer's own colours."""
-    settings = PredictSettings(
-        model=model, dtype=dtype, photo_elevation=photo_elevation, remove_background=remove_background, seed=0,
-        count=count, elevation=elevation, distance=distance, video=video, size=size,
-    )  # fmt: skip
-    conduct = Conduct(output=output, device=device, resume=resume, force=force, explicit=_explicit(context))
-    from .views import run_predict
-
-    run_predict(settings, Sources(photos=tuple(photos or ()), masks=tuple(masks or ()), cameras=cameras), conduct)
-
-
-@app.command()
-@_reporting
-def mesh(
-    source: Annotated[
-        Path, typer.Argument(metavar="FIELD", help="A field.safetensors of a reconstruction.", show_default=False)
-    ],
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", metavar="FILE", help="A .glb, .obj, .ply or .stl to write.", show_default=False),
-    ],
-    resolution: options.Resolution = 256,
-    threshold: options.Threshold = None,
-    texture_size: options.TextureSize = 1024,
-    faces: options.Faces = None,
-    device: options.Device = "auto",
-    force: Annotated[bool, typer.Option("--force", help="Replace FILE.")] = False,
-) -> None:
-    """Field -> mesh, again with other settings than its reconstruction's. The record is FILE.run.json."""
-    from .mesh import MeshOptions, run_mesh
-
-    chosen = MeshOptions(resolution=resolution, threshold=threshold, texture_size=texture_size, faces=faces)
-    run_mesh(source, output, chosen, device=device, force=force)
-
-
-@app.command()
-@_reporting
-def convert(
-    source: Annotated[
-        str, typer.Argument(help="mini, a folder of weights or a merged .safetensors.", show_default=False)
-    ],
-    destination: Annotated[
-        Path, typer.Argument(help="The other: a new .safetensors, or a new folder.", show_default=False)
-    ],
-    dtype: Annotated[str | None, one_of("float16", "float32", "bfloat16", help="Precision; kept unless given.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace DESTINATION.")] = False,
-) -> None:
-    """Weights: folder -> one merged file, or back. The record is run.json in a folder, FILE.run.json beside a file."""
-    from .weights import run_convert
-
-    run_convert(source, destination, dtype=dtype, force=force)
-
-
-@app.command()
-@_reporting
-def info(
-    weights: Annotated[
-        str, typer.Argument(help="mini, a folder of weights or a merged .safetensors.", show_default=False)
-    ],
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Also write it as a JSON file.", show_default=False)
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the JSON file.")] = False,
-) -> None:
-    """What a file or folder of weights holds."""
-    from .weights import run_info
-
-    run_info(weights, output, force=force)
-
-
-app.command()(_reporting(train))
-app.command()(_reporting(evaluate))
-app.command()(_reporting(pack))
+for _name, (_kind, _module) in COMMANDS.items():
+    _add(_name, _kind, _module)

@@ -3,75 +3,79 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ..config import DistillConfig
+from ..config.commands import Demo, Photos, Surface
+from ..field.radiance import RadianceField
 from ..pipeline.examples import ExampleViews, example_views
-from ..support.images import contact_sheet, load_png, save_png
-from . import inputs
+from ..support.checks import check_shape
+from ..support.images import contact_sheet, load_png, save_png, to_8bit
 from .console import duration, progress, say
-from .inputs import Photos
-from .pictures import labelled_sheet
-from .reconstruct import FIELD_NAME, distill_config, finished_field, fit_field, rendered, save_mesh, save_turntable
+from .inputs import ReadPhotos, load_model, opened
+from .options import recorded
+from .reconstruct import FIELD_NAME, finished_field, fit_field, rendered, sampled_by, save_mesh, save_turntable
 from .run import Run
-from .settings import Conduct, DemoSettings, Sources
-from .stages import begin, encode, opened, sample_views, save_photos, saved_views
+from .views import encode, sample_views, save_photos, saved_views
 
-if TYPE_CHECKING:
-    from ..field.radiance import RadianceField
-
+PHOTO_ELEVATION_DEGREES = 22.5
 PREDICTION_SIZE = 64
 SHEET_SIZE = 128
+PREVIEW_EVERY = 50
+TURNTABLE_SIZE = 96
+SURFACE = Surface(resolution=128, texture_size=0)
 
 
-def run_demo(settings: DemoSettings, conduct: Conduct) -> None:
+def run_demo(command: Demo, given: frozenset[str]) -> None:
     """Everything, in the run's folder; finished stages of a continued run are left as they are."""
     start = time.monotonic()
-    with opened("demo", settings, _sources, conduct) as (run, settings, photos):
-        example = example_views(settings.object, settings.photos)
+    with opened("demo", command, given, _photos) as (run, command, photos):
+        example = example_views(command.object, command.photos)
         if not run.already_finished:
-            field = _field(run, settings, photos, conduct, example, start)
+            field = finished_field(run, command.networks.device)
+            if field is None:
+                field = _field(run, command, photos, example, start)
+            else:
+                run.begin()
             _save_sheet(run, field, example)
-            save_turntable(run, field, settings.turntable_size)
-            save_mesh(run, field, settings)
-        _report(run)
+            save_turntable(run, field, TURNTABLE_SIZE)
+            save_mesh(run, field, SURFACE, ("glb",))
+        run.tell(f"Demo in {run.folder} ({duration(run.seconds)})")
+        run.tell_files("sheet.png", "prediction.png", "views.png", "turntable.gif", "mesh.glb", "truth.png", FIELD_NAME)
 
 
-def _sources(settings: DemoSettings) -> Sources:
-    return Sources(photos=example_views(settings.object, settings.photos).paths)
+def _photos(command: Demo) -> Photos:
+    return Photos(example_views(command.object, command.photos).paths)
 
 
-def _field(
-    run: Run, settings: DemoSettings, photos: Photos, conduct: Conduct, example: ExampleViews, start: float
-) -> RadianceField:
-    """All that the model makes, the field last; the field alone where an earlier attempt finished it."""
-    field = finished_field(run, conduct.device)
-    if field is not None:
-        begin(run, settings, photos)
-        return field
-    config = distill_config(settings, conduct)
-    model = inputs.load_model(settings, conduct.device)
-    begin(run, settings, photos)
-    run.note("example", example.name)
+def _field(run: Run, command: Demo, photos: ReadPhotos, example: ExampleViews, start: float) -> RadianceField:
+    """All that the model makes, the field last."""
+    config = sampled_by(DistillConfig.fast(), command.sampler)
+    model = load_model(command.networks, command.sampler)
+    run.begin()
+    run.note(example=example.name)
     views = photos.prepared(model.image_size)
     save_photos(run, views)
-    scene = encode(run, model, views, settings)
+    scene = encode(run, model, views, PHOTO_ELEVATION_DEGREES)
     if not run.finished("prediction"):
         rgb = model.predict(scene, example.cameras, size=PREDICTION_SIZE, pixel_centers=True)
         _save_prediction(run, rgb, example, start)
-    sample_views(run, model, scene, example.cameras, settings)
+    sample_views(run, model, scene, example.cameras, command.sampler)
     with run.writing("views.png") as path:
         save_png(path, contact_sheet(saved_views(run, len(example.cameras))))
-    return fit_field(run, model, scene, settings, conduct, config)
+    return fit_field(run, model, scene, config, command.sampler, recorded(command, "settings"), PREVIEW_EVERY)
 
 
 def _save_prediction(run: Run, rgb: Tensor, example: ExampleViews, start: float) -> None:
     """truth.png, prediction.png and predictions/NNN.png."""
     with run.stage("prediction", keep=False):
         for index, picture in enumerate(rgb):
-            with run.writing(_prediction_name(index), keep=False) as path:
+            with run.writing(f"predictions/{index:03d}.png", keep=False) as path:
                 save_png(path, picture)
         for name, pictures in (("truth.png", example.truth), ("prediction.png", rgb)):
             with run.writing(name, keep=False) as path:
@@ -84,11 +88,12 @@ def _save_sheet(run: Run, field: RadianceField, example: ExampleViews) -> None:
     if run.finished("sheet"):
         return
     count = len(example.cameras)
+    predicted = [load_png(run.folder / f"predictions/{index:03d}.png") for index in range(count)]
     with run.stage("sheet"), progress("Rendering the contact sheet") as advance:
         columns = {
             "photos": example.photos,
             "truth": example.truth,
-            "prediction": torch.stack([load_png(run.folder / _prediction_name(index)) for index in range(count)]),
+            "prediction": torch.stack(predicted),
             "2D samples": saved_views(run, count),
             "3D field": rendered(field, example.cameras, SHEET_SIZE, advance),
         }
@@ -97,12 +102,24 @@ def _save_sheet(run: Run, field: RadianceField, example: ExampleViews) -> None:
             save_png(path, labelled_sheet(columns, rows, SHEET_SIZE))
 
 
-def _prediction_name(index: int) -> str:
-    return f"predictions/{index:03d}.png"
+def labelled_sheet(columns: Mapping[str, Tensor], rows: Sequence[str], size: int) -> Tensor:
+    """(3, H, W): a column of pictures under each title, beside the rows' labels.
 
-
-def _report(run: Run) -> None:
-    run.tell(f"Demo in {run.folder} ({duration(run.seconds)})")
-    for name in ("sheet.png", "prediction.png", "views.png", "turntable.gif", "mesh.glb", "truth.png", FIELD_NAME):
-        if run.has(name):
-            run.tell(f"  {run.folder / name}")
+    Args:
+        columns: title -> (N, 3, S, S) in [0, 1], N at most the number of rows. size: of each shown, whatever S is.
+    """
+    font = ImageFont.load_default(max(10, size // 9))
+    head, margin, gap = round(size / 5), round(size / 1.6), max(2, size // 32)
+    width, height = margin + len(columns) * (size + gap), head + len(rows) * (size + gap)
+    sheet = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for place, label in enumerate(rows):
+        draw.text((gap, head + place * (size + gap) + size / 2), label, fill="black", font=font, anchor="lm")
+    for place, (title, rgb) in enumerate(columns.items()):
+        check_shape(title, rgb, ("N", 3, "S", "S"))
+        left = margin + place * (size + gap)
+        draw.text((left + size / 2, head / 2), title, fill="black", font=font, anchor="mm")
+        for row, pixels in enumerate(to_8bit(rgb.permute(0, 2, 3, 1))):
+            picture = Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
+            sheet.paste(picture, (left, head + row * (size + gap)))
+    return torch.from_numpy(np.array(sheet)).permute(2, 0, 1).float() / 255

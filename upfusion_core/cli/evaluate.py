@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-import typer
-
+from ..config.commands import MODEL, PROCEDURAL, Evaluate
 from ..support.errors import InputError
-from . import options
 from .console import duration, progress, say
-from .options import PROCEDURAL, is_whole, one_of
-from .settings import DEFAULT_MODEL, DEFAULT_MODEL_NOTE, PRESETS, absolute_model, checked_stored
+from .inputs import NO_MODEL, load_model
+from .options import recorded, settled
+from .run import Run, open_run, package_versions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,186 +19,84 @@ if TYPE_CHECKING:
     from ..config import EvaluationConfig
     from ..data.views import MultiViewDataset
     from ..evaluation.protocol import Group
-    from .run import Run
-
-SPLITS = ("test", "validation", "held_out")
-DEFAULTS: dict[str, Any] = {
-    "photos": "1,3,6", "objects": 100, "views": 4, "stages": "white,nearest,predict,sample,field", "seed": 0,
-    "steps": 50, "scheduler": "ddim", "alignment": "object", "dtype": "auto", "batch_size": 4, "preset": "fast",
-}  # fmt: skip
-STORED: dict[str, Any] = {
-    "model": str, "data": str, "split": str | None, "photos": list[int], "objects": int, "held_out": int | None,
-    "views": int, "stages": list[str], "seed": int, "steps": int, "guidance": float, "scheduler": str,
-    "alignment": str, "dtype": str, "batch_size": int, "lpips": str | None, "preset": str, "perceptual": str | None,
-}  # fmt: skip
-"""The settings of a run, as its record holds them."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
-    """What the command line says; None where it is silent."""
-
-    model: str | None
-    data: str | None
-    split: str | None
-    photos: str | None
-    objects: int | None
-    held_out: int | None
-    views: int | None
-    stages: str | None
-    seed: int | None
-    steps: int | None
-    guidance: float | None
-    scheduler: str | None
-    alignment: str | None
-    dtype: str | None
-    batch_size: int | None
-    lpips: str | None
-    preset: str | None
-    perceptual: str | None
+def run_evaluate(command: Evaluate, given: frozenset[str]) -> None:
+    """Tables, plots and pictures in the run's folder; objects that were measured before are left as they are."""
+    folder = command.folder
+    with open_run(folder.output, "evaluate", resume=folder.resume, force=folder.force) as run:
+        if command.networks.model is None and not run.resumed:
+            say(NO_MODEL)
+        command = completed(settled(command, given, run), new=not run.resumed)
+        run.plan(recorded(command, "settings"), {}, {})
+        if run.already_finished:
+            run.begin()
+        else:
+            _evaluate(run, command)
 
 
-def evaluate(
-    output: options.Output,
-    model: options.Model = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="procedural|DATA",
-            help="What to evaluate on: a folder as in train, or shards of `upfusion pack`.",
-            show_default=False,
-        ),
-    ] = None,
-    split: Annotated[str | None, one_of(*SPLITS, help="Of the procedural objects.", show_default="test")] = None,
-    photos: Annotated[str | None, typer.Option(help="Numbers of photos, 1 to 6.", show_default="1,3,6")] = None,
-    objects: Annotated[int | None, typer.Option(help="How many objects.", min=1, show_default="100")] = None,
-    held_out: Annotated[
-        int | None,
-        typer.Option(
-            help="Further procedural objects, half with parts and half with a pattern that were never trained on, "
-            "reported apart.",
-            min=0,
-            show_default="a fifth of --objects",
-        ),
-    ] = None,
-    views: Annotated[int | None, typer.Option(help="Target views an object.", min=1, max=32, show_default="4")] = None,
-    stages: Annotated[
-        str | None, typer.Option(help="Which of white,nearest,predict,sample,field.", show_default="all")
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Start of all random numbers.", min=0, max=2**32 - 1, show_default="0")
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Denoising steps of a sampled view.", min=1, max=1000, show_default="50")
-    ] = None,
-    guidance: Annotated[
-        float | None,
-        typer.Option(
-            help="Guidance scale.", min=0, max=1000, callback=options.finite, show_default="the weights', else 9"
-        ),
-    ] = None,
-    scheduler: Annotated[str | None, typer.Option(help=options.SCHEDULER_HELP, show_default="ddim")] = None,
-    preset: Annotated[str | None, one_of(*PRESETS, help="How fields are distilled.", show_default="fast")] = None,
-    perceptual: Annotated[
-        str | None,
-        one_of("dino", "none", help="Perceptual term of the distillation.", show_default="the preset's"),
-    ] = None,
-    alignment: Annotated[
-        str | None,
-        one_of("object", "picture", help="Global similarity: in 3D where possible, or in 2D.", show_default="object"),
-    ] = None,
-    device: options.Device = "auto",
-    dtype: Annotated[
-        str | None,
-        one_of("auto", "float32", "float16", "bfloat16", help="Precision of the networks.", show_default="auto"),
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Views that are sampled at once.", min=1, show_default="4")
-    ] = None,
-    lpips: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Also measure LPIPS with your weights: a saved lpips.LPIPS(net='vgg'), or torchvision's VGG-16 with "
-            "the heads (vgg.pth) beside it.",
-            show_default=False,
-        ),
-    ] = None,
-    resume: options.Resume = False,
-    force: options.Force = False,
-) -> None:
-    """Measures a model beside baselines on objects with known views: report.json, report.md, plots, a picture sheet."""
-    told = EvaluateOptions(
-        model=model, data=data, split=split, photos=photos, objects=objects, views=views, stages=stages, seed=seed,
-        steps=steps, guidance=guidance, scheduler=scheduler, alignment=alignment, dtype=dtype, batch_size=batch_size,
-        held_out=held_out, lpips=None if lpips is None else str(lpips.absolute()), preset=preset, perceptual=perceptual,
-    )  # fmt: skip
-    from .run import open_run
+def completed(command: Evaluate, *, new: bool) -> Evaluate:
+    """What is left out is filled in by what else is asked for."""
+    from ..models.checkpoint import recommended_guidance
 
-    with open_run(output, "evaluate", resume=resume, force=force) as run:
-        _evaluate_in(run, told, device)
+    networks = replace(command.networks, model=command.networks.model or MODEL)
+    split, held_out = command.split, command.held_out
+    if command.data is None:
+        raise InputError("--data is needed, got none; give procedural, or the folder of a data set")
+    if command.data == PROCEDURAL:
+        split = split or "test"
+    elif split is not None:
+        raise InputError(f"--split is of procedural objects, got {split} with a folder; leave it out")
+    if split in (None, "held_out"):
+        if held_out:
+            raise InputError("--held-out is beside the splits test and validation of procedural objects; leave it out")
+    elif held_out is None and new:
+        held_out = command.objects // 10 * 2
+    guidance = recommended_guidance(networks.model or MODEL) if command.guidance is None else command.guidance
+    photos = tuple(sorted(command.photos))
+    return replace(command, networks=networks, split=split, held_out=held_out, guidance=guidance, photos=photos)
 
 
-def evaluation_config(settings: dict[str, Any]) -> EvaluationConfig:
+def evaluation_config(command: Evaluate) -> EvaluationConfig:
     """The protocol's settings of the command's."""
     from ..config import DistillConfig, EvaluationConfig
     from ..pipeline.sampling import make_scheduler
 
-    make_scheduler(settings["scheduler"], settings["steps"])  # refuses names that mean nothing
-    distill = {"guidance": settings["guidance"], "batch_size": settings["batch_size"]}
-    if settings["perceptual"] is not None:
-        distill["perceptual"] = settings["perceptual"]
-    names = ("views", "seed", "steps", "guidance", "scheduler", "alignment", "batch_size")
+    make_scheduler(command.scheduler, command.steps)  # refuses names that mean nothing
+    distill: dict[str, Any] = {"guidance": command.guidance, "batch_size": command.batch_size}
+    if command.perceptual is not None:
+        distill["perceptual"] = command.perceptual
+    names = ("photos", "stages", "views", "seed", "steps", "guidance", "scheduler", "alignment", "batch_size")
     return EvaluationConfig(
-        photos=tuple(settings["photos"]),
-        stages=tuple(settings["stages"]),
-        distill=DistillConfig.named(settings["preset"], **distill),
-        **{name: settings[name] for name in names},
+        distill=DistillConfig.named(command.preset, **distill), **{name: getattr(command, name) for name in names}
     )
 
 
-def _evaluate_in(run: Run, told: EvaluateOptions, device: str) -> None:
-    settings = evaluation_settings(told, run.stored("settings"))
-    if settings["guidance"] is None:
-        from ..models.checkpoint import recommended_guidance
-
-        settings["guidance"] = recommended_guidance(settings["model"])
-    run.check_same(settings, {})
-    if run.already_finished:
-        run.begin_finished(settings, {}, {})
-        return
-    import torch
-
-    from ..evaluation.report import evaluate as evaluate_objects
+def _evaluate(run: Run, command: Evaluate) -> None:
+    from ..evaluation.report import evaluate
     from ..models.perceptual import load_lpips
-    from ..pipeline.upfusion import UpFusion
-    from ..support.devices import resolve_device
-    from .run import package_versions
 
-    config = evaluation_config(settings)
-    if told.model is None and not run.resumed:
-        say(DEFAULT_MODEL_NOTE)
-    dtype = None if settings["dtype"] == "auto" else getattr(torch, settings["dtype"])
-    model = UpFusion.load(settings["model"], device=resolve_device(device), dtype=dtype)
-    dataset = _dataset(settings, model.image_size)
-    indices = _indices(settings, len(dataset))
-    groups = _groups(settings, dataset, len(indices))
-    lpips = None if settings["lpips"] is None else load_lpips(settings["lpips"], model.device)
+    config = evaluation_config(command)
+    model = load_model(command.networks)
+    dataset = _dataset(command, model.image_size)
+    indices = _indices(command, len(dataset))
+    groups = _groups(command, dataset, len(indices))
+    lpips = None if command.lpips is None else load_lpips(command.lpips, model.device)
+    settings = recorded(command, "settings")
     inputs = {} if lpips is None else {"lpips": lpips.weights_id()}
-    run.check_same({}, inputs)
-    run.begin(settings, {}, inputs)
+    run.plan(settings, {}, inputs)
+    run.begin()
     run.check_model(model.model_id)
-    run.note("device", f"{model.device}, {str(model.dtype).removeprefix('torch.')}")
+    run.note(device=f"{model.device}, {str(model.dtype).removeprefix('torch.')}")
     about = {name: settings[name] for name in ("model", "data", "split", "objects", "dtype") if settings[name]}
-    about |= {"lpips": inputs["lpips"]} if lpips is not None else {}
     with run.stage("evaluate"), progress(f"Evaluating {len(indices)} objects") as advance:
 
         def on_step(step: int, total: int, preview: Callable[[], Tensor] | None) -> None:
             advance(step / total)
 
-        report = evaluate_objects(
+        report = evaluate(
             model, dataset, indices, run.folder, config, groups=groups, lpips=lpips,
-            about=about | {"versions": package_versions()}, writing=run.writing,
+            about=about | inputs | {"versions": package_versions()}, writing=run.writing,
             temporary=run.temporary, on_step=on_step,
         )  # fmt: skip
     for name, reason in report.skipped:
@@ -214,75 +109,35 @@ def _evaluate_in(run: Run, told: EvaluateOptions, device: str) -> None:
     )
 
 
-def evaluation_settings(told: EvaluateOptions, stored: dict[str, Any]) -> dict[str, Any]:
-    """What shapes the result, as JSON: of the command line, where that is silent of the run that is continued."""
-    stored = checked_stored(stored, STORED)
-    settings: dict[str, Any] = {}
-    for field in fields(told):
-        value: Any = getattr(told, field.name)
-        if value is None and stored:
-            settings[field.name] = stored[field.name]
-            continue
-        value = DEFAULTS.get(field.name) if value is None else value
-        if field.name in ("photos", "stages"):
-            value = _list(field.name, value)
-        elif field.name == "model":
-            value = absolute_model(value or DEFAULT_MODEL)
-        elif field.name == "data" and value not in (None, PROCEDURAL) and os.path.exists(value):
-            value = str(Path(value).absolute())
-        settings[field.name] = value
-    if settings["data"] is None:
-        raise InputError("--data is needed, got none; give procedural, or the folder of a data set")
-    if settings["data"] == PROCEDURAL:
-        settings["split"] = settings["split"] or "test"
-    elif settings["split"] is not None:
-        raise InputError(f"--split is of procedural objects, got {settings['split']} with a folder; leave it out")
-    if settings["split"] in (None, "held_out"):
-        if settings["held_out"]:
-            raise InputError("--held-out is beside the splits test and validation of procedural objects; leave it out")
-    elif settings["held_out"] is None and not stored:
-        settings["held_out"] = settings["objects"] // 10 * 2
-    return settings
-
-
-def _list(name: str, text: str) -> list[Any]:
-    """Example: "1,3,6" -> [1, 3, 6]; stages stay words."""
-    parts = [part.strip() for part in text.split(",")]
-    if name == "stages":
-        return parts
-    if not all(map(is_whole, parts)):
-        raise InputError(f"--photos must be whole numbers with commas between, such as 1,3,6, got {text:.60}")
-    return sorted(int(part) for part in parts)
-
-
-def _dataset(settings: dict[str, Any], size: int) -> MultiViewDataset:
+def _dataset(command: Evaluate, size: int) -> MultiViewDataset:
     from ..data.formats import open_dataset
     from ..procedural import ProceduralObjects
 
-    if settings["data"] == PROCEDURAL:
-        return ProceduralObjects(settings["split"], size=size)
-    return open_dataset(settings["data"], size=size)
+    assert command.data is not None, "completed sees to it"
+    if command.data == PROCEDURAL:
+        return ProceduralObjects(command.split or "test", size=size)
+    return open_dataset(command.data, size=size)
 
 
-def _groups(settings: dict[str, Any], dataset: MultiViewDataset, objects: int) -> list[Group]:
+def _groups(command: Evaluate, dataset: MultiViewDataset, objects: int) -> list[Group]:
     """What is reported apart: objects that training has never shown the like of."""
     from ..evaluation.protocol import held_out_groups
     from ..procedural import ProceduralObjects
 
-    if settings["split"] == "held_out":
-        assert isinstance(dataset, ProceduralObjects), "the split is of them"
-        return held_out_groups(dataset, objects)
-    if not settings["held_out"]:
+    if not isinstance(dataset, ProceduralObjects):
         return []
-    assert isinstance(dataset, ProceduralObjects), "only they have objects held out"
-    return held_out_groups(ProceduralObjects("held_out", size=dataset.size), settings["held_out"])
+    if command.split == "held_out":
+        return held_out_groups(dataset, objects)
+    if not command.held_out:
+        return []
+    return held_out_groups(ProceduralObjects("held_out", size=dataset.size), command.held_out)
 
 
-def _indices(settings: dict[str, Any], available: int) -> list[int]:
+def _indices(command: Evaluate, available: int) -> list[int]:
     """The first objects of a split, which are in no order; of a folder, which is sorted, some spread evenly."""
-    wanted = settings["objects"]
+    wanted = command.objects
     if wanted > available:
-        raise InputError(f"{settings['data']} holds {available} objects, got --objects {wanted}; ask for fewer")
-    if settings["data"] == PROCEDURAL:
+        raise InputError(f"{command.data} holds {available} objects, got --objects {wanted}; ask for fewer")
+    if command.data == PROCEDURAL:
         return list(range(wanted))
     return [place * available // wanted for place in range(wanted)]

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from ..config.commands import MODEL, Demo, Networks, Photos, Predict, Reconstruct, Sampler, Views
 from ..geometry import cameras_from_matrices, orbit_cameras
+from ..models.checkpoint import recommended_guidance
 from ..pipeline.prepare import prepare_views
-from ..support.checks import check_count
 from ..support.devices import resolve_device
 from ..support.errors import InputError
+from ..support.files import reading
 from ..support.json_text import read_json, shown
 from ..types import REFERENCE_FOCAL, Cameras, InputViews
-from .settings import OrbitSettings, SamplingSettings, SceneSettings, Sources
+from .console import say
+from .options import recorded, settled
+from .run import Run, open_run
 
 if TYPE_CHECKING:
     from ..pipeline.upfusion import UpFusion
 
+Command = TypeVar("Command", bound="Demo | Reconstruct | Views | Predict")
+
 MAX_CAMERAS = 10_000
-"""In one list, or in one orbit."""
+"""In one list."""
+NO_MODEL = f"no --model given, so this takes {MODEL}, the small model that comes with the package"
 
 _ORBIT_KEYS = {"azimuth_degrees", "elevation_degrees", "distance"}
 _MATRIX_KEYS = {"camera_to_world", "focal"}
@@ -30,46 +39,86 @@ _ESTIMATE_KEYS = {"accepted", "score"}
 """Beside the cameras that were estimated for photos; not read."""
 
 
-@dataclass(frozen=True)
-class Photos:
-    """Photos on the disk that are known to be readable.
+@dataclass(frozen=True, eq=False)
+class ReadPhotos:
+    """Photos that are known to be readable. views: at the released size, which is nearly always the one wanted."""
 
-    sources: where they are.
-    checksums: of the contents of photos, masks and camera list.
-    remove_background: as in prepare_views.
-    """
-
-    sources: Sources
-    checksums: dict[str, list[str]]
-    remove_background: bool
+    photos: Photos
     views: InputViews
 
     def prepared(self, size: int) -> InputViews:
         """The photos at the model's image size."""
-        if self.views.rgb.shape[-1] == size:
-            return self.views
-        return _prepare(self.sources, size, self.remove_background)
+        return self.views if self.views.rgb.shape[-1] == size else _prepared(self.photos, size)
 
 
-def read_photos(sources: Sources, settings: SceneSettings) -> Photos:
-    """Decodes and checks the photos at the released image size, which is nearly always the one that is wanted."""
-    views = _prepare(sources, 256, settings.remove_background)
-    checksums = {
-        "photos": [_checksum(path) for path in sources.photos],
-        "masks": [_checksum(path) for path in sources.masks],
-        "cameras": [_checksum(sources.cameras)] if sources.cameras else [],
-    }
-    return Photos(sources, checksums, settings.remove_background, views)
+@contextmanager
+def opened(
+    name: str, command: Command, given: frozenset[str], photos_of: Callable[[Command], Photos]
+) -> Iterator[tuple[Run, Command, ReadPhotos]]:
+    """The run's folder held, the command's options settled, its photos checked; nothing is written yet.
+
+    Args:
+        given: names of the options that the command line gives.
+        photos_of: the photos, which may follow from the settled options.
+    """
+    folder = command.folder
+    with open_run(folder.output, name, resume=folder.resume, force=folder.force) as run:
+        if command.networks.model is None and not run.resumed:
+            say(NO_MODEL)
+        command = settled(command, given, run)
+        networks = replace(command.networks, model=command.networks.model or MODEL)
+        command = replace(command, networks=networks)
+        if not isinstance(command, Predict) and command.sampler.guidance is None:
+            guidance = recommended_guidance(networks.model or MODEL)
+            command = replace(command, sampler=replace(command.sampler, guidance=guidance))
+        photos = photos_of(command)
+        cameras = command.orbit.cameras if isinstance(command, Views | Predict) else None
+        read = ReadPhotos(photos, _prepared(photos, 256))
+        files = {"photos": photos.photos, "masks": photos.masks, "cameras": (cameras,) if cameras else ()}
+        checksums = {kind: [checksum(path) for path in paths] for kind, paths in files.items()}
+        run.plan(recorded(command, "settings"), recorded(command, "sources"), checksums)
+        if run.already_finished:
+            run.begin()
+        yield run, command, read
 
 
-def chosen_cameras(settings: OrbitSettings, photo_elevation: float, path: Path | None) -> Cameras:
+def load_model(networks: Networks, sampler: Sampler | None = None) -> UpFusion:
+    """The model on the device and in the precision that were asked for; what the sampler cannot do is said before."""
+    from ..models.stable_diffusion import tokenize  # seconds of imports, which wrong photos need not wait for
+    from ..pipeline.sampling import make_scheduler
+    from ..pipeline.upfusion import UpFusion
+
+    if sampler is not None:
+        views = sampler.of_views()
+        make_scheduler(views["scheduler"], views["steps"])  # refused before gigabytes are read
+        if sampler.prompt:
+            tokenize(sampler.prompt)
+    dtype = None if networks.dtype == "auto" else getattr(torch, networks.dtype)
+    return UpFusion.load(networks.model or MODEL, device=resolve_device(networks.device), dtype=dtype)
+
+
+def _prepared(photos: Photos, size: int) -> InputViews:
+    masks = list(photos.masks) or None
+    return prepare_views(list(photos.photos), masks, size=size, remove_background=photos.remove_background)
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with reading(path, "check the path"), path.open("rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def chosen_cameras(command: Views | Predict) -> Cameras:
     """The cameras of a file, or else of an orbit that begins above photo 1's azimuth."""
-    if path is not None:
-        return read_cameras(path, photo_elevation)
-    check_count("the number of views", settings.count, 1, MAX_CAMERAS)
-    azimuths = [360.0 * index / settings.count for index in range(settings.count)]
-    elevation = photo_elevation if settings.elevation is None else settings.elevation
-    return orbit_cameras(azimuths, elevation, settings.distance)
+    orbit = command.orbit
+    if orbit.cameras is not None:
+        return read_cameras(orbit.cameras, command.photo_elevation)
+    azimuths = [360.0 * index / orbit.count for index in range(orbit.count)]
+    elevation = command.photo_elevation if orbit.elevation is None else orbit.elevation
+    return orbit_cameras(azimuths, elevation, orbit.distance)
 
 
 def read_cameras(path: Path, photo_elevation: float) -> Cameras:
@@ -87,39 +136,6 @@ def read_cameras(path: Path, photo_elevation: float) -> Cameras:
     labels = [f"{path}, camera {index}" for index in range(len(entries))]
     pairs = zip(entries, labels, strict=True)
     return Cameras.concatenate([_named_camera(entry, label, photo_elevation) for entry, label in pairs])
-
-
-def load_model(settings: SceneSettings, device: str) -> UpFusion:
-    """The model on the device and in the precision that were asked for."""
-    from ..models.stable_diffusion import tokenize  # seconds of imports, which wrong photos need not wait for
-    from ..pipeline.sampling import make_scheduler
-    from ..pipeline.upfusion import UpFusion
-
-    if isinstance(settings, SamplingSettings):
-        sampler = settings.view_sampler()
-        make_scheduler(sampler["scheduler"], sampler["steps"])  # refused before gigabytes are read
-        if settings.prompt:
-            tokenize(settings.prompt)
-    dtype = None if settings.dtype == "auto" else getattr(torch, settings.dtype)
-    assert settings.model is not None, "with_stored sees to it"
-    return UpFusion.load(settings.model, device=resolve_device(device), dtype=dtype)
-
-
-def _prepare(sources: Sources, size: int, remove_background: bool) -> InputViews:
-    masks = list(sources.masks) or None
-    return prepare_views(list(sources.photos), masks, size=size, remove_background=remove_background)
-
-
-def _checksum(path: Path) -> str:
-    try:
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while chunk := file.read(2**20):
-                digest.update(chunk)
-        return digest.hexdigest()
-    except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
-        why = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"{str(path)!r:.200} cannot be read ({why}); check the path") from error
 
 
 def _named_camera(entry: Any, label: str, photo_elevation: float) -> Cameras:  # noqa: ANN401 - any JSON

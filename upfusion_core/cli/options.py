@@ -1,151 +1,194 @@
-"""Options that several commands share. Nothing here may import torch: `upfusion --help` is to be fast."""
+"""The command line from the fields of config/commands.py, and the record's settings from the command line.
+
+Nothing here may import torch: `upfusion --help` is to be fast.
+"""
 
 from __future__ import annotations
 
-import math
+import dataclasses
+import inspect
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from types import NoneType
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import typer
 
-PHOTO_ELEVATION_DEGREES = 22.5
-"""What the release assumes of photo 1 (the same as in geometry, which cannot be imported here)."""
+from ..config import from_value, options
+from ..config.base import Option
+from ..config.commands import MODEL, PROCEDURAL, Flag
+from ..support.errors import InputError
+from .run import Run
 
-PROCEDURAL = "procedural"
-"""In place of a data set's folder: objects that are made as they are needed."""
-SCHEDULER_HELP = "ddim as released, or another scheduler of diffusers by name."
-PHOTO_ELEVATION_HELP = "Degrees above the horizon that photo 1 was taken from."
-
-
-def texture_side(value: int) -> int:
-    """0, or a side that a texture can have."""
-    if value and not 64 <= value <= 8192:
-        raise typer.BadParameter(f"{value} is neither 0 nor between 64 and 8192")
-    return value
+Kind = TypeVar("Kind")
 
 
-def is_whole(text: str) -> bool:
-    """Whether a part of an option is a whole number of fewer than ten digits, and nothing else."""
-    return text.isascii() and text.isdecimal() and len(text) < 10
+@dataclass(frozen=True)
+class Leaf:
+    """One option of a command. annotation: of its field. default: of the command, which may not be its part's."""
 
+    field: Option
+    flag: Flag
+    annotation: Any
+    default: Any
 
-def finite(value: float | None) -> float | None:
-    """No infinity and no NaN, which pass the ranges of typer."""
-    if value is not None and not math.isfinite(value):
-        raise typer.BadParameter(f"{value} is not a finite number")
-    return value
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """As it is given on the command line."""
+        return self.flag.names or (f"--{self.field.name.replace('_', '-')}",)
 
+    @property
+    def shown_default(self) -> str:
+        """What holds where it is left out; empty for nothing."""
+        if self.default is None or self.default is False or self.default in (dataclasses.MISSING, ()):
+            return self.flag.unset
+        return ",".join(map(str, self.default)) if isinstance(self.default, tuple) else str(self.default)
 
-def one_of(*choices: str, help: str, name: str | None = None, show_default: bool | str = True) -> Any:  # noqa: ANN401
-    """A typer option that takes one of `choices`, or several times one of them."""
+    @property
+    def taken(self) -> str:
+        """What is given to it: its metavar, choices or range."""
+        if self.flag.metavar or self.field.choices:
+            return self.flag.metavar or f"[{'|'.join(self.field.choices)}]"
+        word = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}.get(self.field.kind, "")
+        ends = ["" if end is None else f"{end:.10g}" for end in (self.field.low, self.field.high)]
+        return f"{word} [{ends[0]}..{ends[1]}]" if any(ends) else word
 
-    def check(value: str | list[str] | None) -> str | list[str] | None:
-        given = value if isinstance(value, list) else [value]
-        wrong = [item for item in given if item is not None and item not in choices]
-        if wrong:
-            raise typer.BadParameter(f"{wrong[0]!r} is not one of {', '.join(choices)}")
+    def parameter(self) -> inspect.Parameter:
+        """For typer, which only takes the words apart: what they mean is said in `checked`."""
+        kind: Any = self.field.kind if self.field.kind in (bool, Path) else str
+        kind = list[kind] if self.field.several and not self.flag.commas else kind
+        default: Any = self.default
+        if default is dataclasses.MISSING:
+            default = inspect.Parameter.empty
+        elif default is None or default == ():
+            kind, default = kind | None, None
+        elif isinstance(default, tuple) and not self.flag.commas:
+            default = list(map(str, default))
+        elif kind is str:
+            default = self.shown_default
+        shown: bool | str = True if self.shown_default != self.flag.unset else self.flag.unset or False
+        help = " ".join(self.field.help.split())
+        about: dict[str, Any] = {"help": help, "metavar": self.taken or None, "show_default": shown}
+        info = typer.Argument(**about) if self.flag.argument else typer.Option(*self.spellings, **about)
+        return inspect.Parameter(
+            self.field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info]
+        )
+
+    def checked(self, value: Any) -> Any:  # noqa: ANN401 - the words that typer found
+        """The value of the field; raises InputError, which names the option, if it is none."""
+        if value is None:
+            return self.default
+        if self.flag.commas:
+            value = [part.strip() for part in value.split(",")]
+        if self.field.kind in (int, float):
+            value = [self._number(part) for part in value] if isinstance(value, list) else self._number(value)
+        if self.field.kind in (int, float) or self.field.choices:
+            kind = self.annotation
+            if self.field.optional:  # None is not given by a word, and not named as something to give
+                inner = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+                kind = next(part for part in get_args(inner) if part is not NoneType)
+            return from_value(kind, value, self.spellings[0])
+        return self.read(value)
+
+    def _number(self, text: str) -> float | str:
+        try:
+            return self.field.kind(text)  # type: ignore[no-any-return]
+        except ValueError:
+            return text
+
+    def read(self, value: Any) -> Any:  # noqa: ANN401 - a value in JSON
+        """The value of the field that the record holds."""
+        if isinstance(value, list):
+            return tuple(map(self.read, value))
+        return Path(value) if self.field.kind is Path and isinstance(value, str) else value
+
+    def written(self, value: Any) -> Any:  # noqa: ANN401 - a value of the field
+        """For the record: paths absolute."""
+        if isinstance(value, tuple):
+            return [self.written(item) for item in value]
+        if isinstance(value, Path):
+            return str(value.absolute())
+        if self.flag.place and value not in (None, MODEL, PROCEDURAL) and os.path.exists(value):
+            return str(Path(value).absolute())
         return value
 
-    names = [name] if name else []
-    metavar = f"[{chr(124).join(choices)}]"
-    return typer.Option(*names, metavar=metavar, callback=check, help=help, show_default=show_default)
+
+def leaves(config: type) -> dict[str, Leaf]:
+    """All options of a command by name, those of its parts among them."""
+    found: dict[str, Leaf] = {}
+    hints = get_type_hints(config, include_extras=True)
+    for name, field in options(config).items():
+        if dataclasses.is_dataclass(field.kind):
+            held = {} if field.default is dataclasses.MISSING else flat(field.default)
+            for leaf in leaves(field.kind).values():
+                found[leaf.field.name] = dataclasses.replace(leaf, default=held.get(leaf.field.name, leaf.default))
+        else:
+            flags = [note for note in getattr(hints[name], "__metadata__", ()) if isinstance(note, Flag)]
+            found[name] = Leaf(field, flags[0] if flags else Flag(), hints[name], field.default)
+    return found
 
 
-Photos = Annotated[
-    list[Path] | None,
-    typer.Argument(
-        metavar="PHOTO...", help="1 to 6 photos of one object; the first is the reference.", show_default=False
-    ),
-]
-Model = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        "-m",
-        metavar="WEIGHTS",
-        help="mini, the small bundled model; a folder of released weights; or one merged .safetensors.",
-        show_default="mini",
-    ),
-]
-Output = Annotated[
-    Path,
-    typer.Option("--output", "-o", metavar="OUT", help="Folder for all results; made if missing.", show_default=False),
-]
-Masks = Annotated[
-    list[Path] | None,
-    typer.Option("--mask", help="Mask of a photo, white on the object; once a photo, in the same order."),
-]
-RemoveBackground = Annotated[
-    bool, typer.Option("--remove-background", help="Find the object by rembg in photos without mask and alpha.")
-]
-PhotoElevation = Annotated[
-    float, typer.Option("--photo-elevation", help=PHOTO_ELEVATION_HELP, min=-89, max=89, callback=finite)
-]
-Device = Annotated[str, one_of("auto", "cpu", "cuda", "mps", help="Where the networks run.")]
-Dtype = Annotated[
-    str,
-    one_of(
-        "auto",
-        "float32",
-        "float16",
-        "bfloat16",
-        help="Precision of the networks; auto: float32 on a CPU, else float16.",
-    ),
-]
-Seed = Annotated[int, typer.Option(help="Start of all random numbers.", min=0, max=2**32 - 1)]
-Steps = Annotated[int, typer.Option(help="Denoising steps of a sampled view.", min=1, max=1000)]
-Guidance = Annotated[
-    float | None,
-    typer.Option(
-        help="Guidance scale; 1 is none and twice as fast.",
-        min=0,
-        max=1000,
-        callback=finite,
-        show_default="what the weights recommend, else 9",
-    ),
-]
-Scheduler = Annotated[str, typer.Option(help=SCHEDULER_HELP)]
-Prompt = Annotated[
-    str | None, typer.Option(help="Replaces the default prompt (needs the extra package set `prompts`).")
-]
-BatchSize = Annotated[int, typer.Option(help="Views that are sampled at once.", min=1)]
-Count = Annotated[int, typer.Option(help="Cameras of the orbit, beginning at photo 1's.", min=1, max=1000)]
-Elevation = Annotated[
-    float | None,
-    typer.Option(help="Degrees of the orbit above the horizon.", min=-89, max=89, show_default="photo 1's"),
-]
-Distance = Annotated[float, typer.Option(help="Radius of the orbit in units of photo 1's distance.", min=0.2, max=10)]
-CamerasFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--cameras",
-        help='JSON list of cameras instead of an orbit: {"azimuth_degrees", "elevation_degrees", "distance"} or '
-        '{"camera_to_world", "focal"}.',
-    ),
-]
-Video = Annotated[str, one_of("gif", "mp4", "none", help="Film of the views, in their order.")]
-Resolution = Annotated[
-    int, typer.Option(help="Samples of the density along the object's longest side.", min=16, max=1024)
-]
-Threshold = Annotated[
-    float | None,
-    typer.Option(
-        help="Density at the mesh's surface, per scene unit.",
-        show_default="chosen by silhouettes",
-        min=1e-6,
-        callback=finite,
-    ),
-]
-TextureSize = Annotated[
-    int,
-    typer.Option(
-        help="Side of the mesh's texture in pixels, e.g. 1024, 2048 or 4096; 0 colours the vertices instead.",
-        callback=texture_side,
-    ),
-]
-Faces = Annotated[
-    int | None,
-    typer.Option(help="Most triangles of the mesh.", show_default="all", min=16),
-]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue the interrupted run in OUT; its settings hold.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace the run in OUT.")]
+def flat(config: Any) -> dict[str, Any]:  # noqa: ANN401 - a command's options
+    """The values of all options by name."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        values |= flat(value) if dataclasses.is_dataclass(value) else {field.name: value}
+    return values
+
+
+def built(kind: type[Kind], values: dict[str, Any]) -> Kind:
+    """The opposite of `flat`."""
+    held: dict[str, Any] = {}
+    for name, field in options(kind).items():
+        held[name] = built(field.kind, values) if dataclasses.is_dataclass(field.kind) else values[name]
+    return kind(**held)
+
+
+def recorded(config: object, section: Literal["settings", "sources"]) -> dict[str, Any]:
+    """What the record holds of a command's options in one of its sections."""
+    known, values = leaves(type(config)), flat(config)
+    return {name: leaf.written(values[name]) for name, leaf in known.items() if leaf.flag.section == section}
+
+
+def settled(config: Kind, given: frozenset[str], run: Run) -> Kind:
+    """The options of a continued run: those of its record, except what the command line gives; see Run.plan.
+
+    An option that the record does not have, because it is newer, has its default there.
+    """
+    if run.stored is None:
+        return config
+    known, values = leaves(type(config)), flat(config)
+    for stored in (run.stored.settings, run.stored.sources):
+        unknown = sorted(stored.keys() - known)
+        if unknown:
+            raise InputError(
+                f"the run in {run.folder} has the option {unknown[0]}, which this release does not know; continue it "
+                "with the one that began it, or use --force to begin anew"
+            )
+        values |= {name: known[name].read(value) for name, value in stored.items() if name not in given}
+    defaults = {name: leaf.written(leaf.default) for name, leaf in known.items() if leaf.flag.section == "settings"}
+    run.stored.settings = defaults | run.stored.settings
+    return built(type(config), values)
+
+
+def command(kind: type[Kind], name: str, run: Callable[[Kind, frozenset[str]], None]) -> Callable[..., None]:
+    """A function for typer that makes the options of one command and calls `run` with them.
+
+    `run` also gets the names of the options that the command line gave.
+    """
+    known = leaves(kind)
+
+    def called(context: typer.Context, **values: Any) -> None:  # noqa: ANN401 - what typer made of the words
+        sources = {key: context.get_parameter_source(key) for key in known}
+        given = frozenset(key for key, source in sources.items() if source is not None and source.name == "COMMANDLINE")
+        run(built(kind, {key: leaf.checked(values[key]) for key, leaf in known.items()}), given)
+
+    first = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    parameters = [first, *(leaf.parameter() for leaf in known.values())]
+    called.__name__, called.__doc__ = name, kind.__doc__
+    called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return called

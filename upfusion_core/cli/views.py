@@ -2,63 +2,176 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..support.images import save_png
-from ..types import Cameras, SceneEncoding
-from . import inputs
-from .console import duration, progress
-from .pictures import check_video
+import imageio.v3 as imageio
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config.commands import Predict, Sampler, Views
+from ..support.checks import check_shape
+from ..support.errors import InputError, MissingPackageError
+from ..support.images import contact_sheet, load_png, save_png, to_8bit
+from ..types import Cameras, InputViews, SceneEncoding
+from .console import duration, progress, say
+from .inputs import chosen_cameras, load_model, opened
 from .run import Run
-from .settings import Conduct, PredictSettings, Sources, ViewsSettings
-from .stages import begin, encode, opened, sample_views, save_photos, save_sheet_and_film, saved_views, view_name
 
 if TYPE_CHECKING:
     from ..pipeline.upfusion import UpFusion
 
-_Settings = TypeVar("_Settings", ViewsSettings, PredictSettings)
-_MakeViews = Callable[[Run, "UpFusion", SceneEncoding, Cameras, _Settings], None]
+FRAMES_PER_SECOND = 12
 
 
-def run_views(settings: ViewsSettings, sources: Sources, conduct: Conduct) -> None:
+def run_views(command: Views, given: frozenset[str]) -> None:
     """Views by the diffusion model, as PNGs, contact sheet and film."""
-    _run("views", settings, sources, conduct, sample_views)
+    _run("views", command, given)
 
 
-def run_predict(settings: PredictSettings, sources: Sources, conduct: Conduct) -> None:
+def run_predict(command: Predict, given: frozenset[str]) -> None:
     """Views by the transformer's own colours, as PNGs, contact sheet and film."""
-    _run("predict", settings, sources, conduct, _predict)
+    _run("predict", command, given)
 
 
-def _run(
-    command: str, settings: _Settings, sources: Sources, conduct: Conduct, make_views: _MakeViews[_Settings]
-) -> None:
-    check_video(settings.video)
-    with opened(command, settings, sources, conduct) as (run, settings, photos):
-        cameras = inputs.chosen_cameras(settings, settings.photo_elevation, photos.sources.cameras)
+def _run(name: str, command: Views | Predict, given: frozenset[str]) -> None:
+    check_video(command.orbit.video)
+    with opened(name, command, given, lambda command: command.photos) as (run, command, photos):
+        cameras = chosen_cameras(command)
         if not run.already_finished:
-            model = inputs.load_model(settings, conduct.device)
-            begin(run, settings, photos)
+            model = load_model(command.networks, command.sampler if isinstance(command, Views) else None)
+            run.begin()
             views = photos.prepared(model.image_size)
             save_photos(run, views)
-            scene = encode(run, model, views, settings)
-            make_views(run, model, scene, cameras, settings)
-            save_sheet_and_film(run, saved_views(run, len(cameras)), settings.video)
-        _report(run, len(cameras))
+            scene = encode(run, model, views, command.photo_elevation)
+            if isinstance(command, Views):
+                sample_views(run, model, scene, cameras, command.sampler)
+            else:
+                _predict(run, model, scene, cameras, command.size)
+            _save_sheet_and_film(run, saved_views(run, len(cameras)), command.orbit.video)
+        run.tell(f"{len(cameras)} views in {run.folder / 'views'} ({duration(run.seconds)})")
+        run.tell_files("views.png", "turntable.gif", "turntable.mp4")
 
 
-def _predict(run: Run, model: UpFusion, scene: SceneEncoding, cameras: Cameras, settings: PredictSettings) -> None:
+def _predict(run: Run, model: UpFusion, scene: SceneEncoding, cameras: Cameras, size: int) -> None:
     with run.stage("views"), progress(f"Predicting {len(cameras)} views") as advance:
         for index, camera in enumerate(cameras):
-            rgb = model.predict(scene, camera, size=settings.size)[0]
+            rgb = model.predict(scene, camera, size=size)[0]
             with run.writing(view_name(index)) as path:
                 save_png(path, rgb)
             advance((index + 1) / len(cameras))
 
 
-def _report(run: Run, count: int) -> None:
-    run.tell(f"{count} views in {run.folder / 'views'} ({duration(run.seconds)})")
-    for name in ("views.png", "turntable.gif", "turntable.mp4"):
-        if run.has(name):
-            run.tell(f"  {run.folder / name}")
+def save_photos(run: Run, views: InputViews) -> None:
+    """inputs/NNN.png and photos.png: what the model gets to see."""
+    if run.finished("photos"):
+        return
+    with run.stage("photos", keep=False):
+        for index, rgb in enumerate(views.rgb):
+            with run.writing(f"inputs/{index + 1:03d}.png", keep=False) as path:
+                save_png(path, rgb)
+        with run.writing("photos.png", keep=False) as path:
+            save_png(path, contact_sheet(views.rgb, columns=len(views)))
+
+
+def encode(run: Run, model: UpFusion, views: InputViews, photo_elevation: float) -> SceneEncoding:
+    """The scene; refuses weights that a continued run was not begun with."""
+    say("Encoding the photos ...")
+    scene = model.encode(views, reference_elevation_degrees=photo_elevation)
+    run.check_model(scene.model_id)
+    run.note(device=f"{model.device}, {str(model.dtype).removeprefix('torch.')}")
+    return scene
+
+
+def view_name(index: int) -> str:
+    """Path of a view's picture in the run's folder."""
+    return f"views/{index:03d}.png"
+
+
+def sample_views(run: Run, model: UpFusion, scene: SceneEncoding, cameras: Cameras, sampler: Sampler) -> None:
+    """views/NNN.png by the diffusion model, those that an earlier attempt saved left as they are, if they are whole."""
+    missing = [index for index in range(len(cameras)) if not _is_saved(run, view_name(index), model.image_size)]
+    if run.finished("views") and not missing:
+        return
+    sampling = sampler.of_views()
+    run.note(view_sampler=sampling)
+    with run.stage("views"), progress(f"Sampling {len(missing)} views") as advance:
+        for first in range(0, len(missing), sampler.batch_size):
+            chosen = missing[first : first + sampler.batch_size]
+
+            def on_step(
+                step: int,
+                total: int,
+                preview: Callable[[], Tensor] | None,
+                before: int = first,
+                here: int = len(chosen),
+            ) -> None:
+                advance((before + here * step / total) / len(missing))
+
+            novel = model.sample(
+                scene,
+                cameras[torch.tensor(chosen)],
+                **sampling,
+                prompt=sampler.prompt,
+                seeds=[sampler.seed + index for index in chosen],
+                batch_size=sampler.batch_size,
+                on_step=on_step,
+            )
+            for index, rgb in zip(chosen, novel.rgb, strict=True):
+                with run.writing(view_name(index)) as path:
+                    save_png(path, rgb)
+
+
+def _is_saved(run: Run, name: str, size: int) -> bool:
+    """Whether an earlier attempt has written the picture `name`, and nothing has damaged it since."""
+    if not run.has(name):
+        return False
+    try:
+        return load_png(run.folder / name).shape == (3, size, size)
+    except InputError:
+        return False
+
+
+def saved_views(run: Run, count: int) -> Tensor:
+    """(Q, 3, S, S) of the saved pictures."""
+    return torch.stack([load_png(run.folder / view_name(index)) for index in range(count)])
+
+
+def _save_sheet_and_film(run: Run, rgb: Tensor, video: str) -> None:
+    """views.png, and turntable.gif or .mp4 where there is more than one view."""
+    with run.writing("views.png") as path:
+        save_png(path, contact_sheet(rgb))
+    if video != "none" and len(rgb) > 1:
+        with run.writing(f"turntable.{video}") as path:
+            save_video(path, rgb)
+
+
+def check_video(kind: str) -> None:
+    """Raises MissingPackageError if MP4 is wanted and its encoder is not installed."""
+    if kind == "mp4" and importlib.util.find_spec("imageio_ffmpeg") is None:
+        raise MissingPackageError(
+            "writing MP4 needs the package imageio-ffmpeg, which is not installed; "
+            'run: pip install "imageio[ffmpeg]", or choose --video gif'
+        )
+
+
+def save_video(path: Path, rgb: Tensor, frames_per_second: int = FRAMES_PER_SECOND) -> None:
+    """(Q, 3, H, W) in [0, 1] -> a GIF that repeats for ever, or an MP4, by the suffix of `path`."""
+    check_shape("rgb", rgb, ("Q", 3, "H", "W"))
+    height, width = rgb.shape[-2:]
+    frames = to_8bit(rgb.permute(0, 2, 3, 1))
+    if path.suffix == ".gif":
+        # made in memory: on a full disk the writer would try again when it is let go of, and complain to the user
+        path.write_bytes(
+            imageio.imwrite(
+                "<bytes>", to_8bit(rgb.permute(0, 2, 3, 1)), extension=".gif", duration=1000 / frames_per_second, loop=0
+            )
+        )
+        return
+    check_video("mp4")
+    # made even, as the encoder halves the resolution of colours
+    frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), constant_values=255)
+    imageio.imwrite(path, frames, extension=".mp4", fps=frames_per_second, macro_block_size=2)

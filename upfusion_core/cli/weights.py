@@ -3,58 +3,58 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..config.commands import Convert, Info
 from ..models.checkpoint import CheckpointInfo, describe, weights_path
 from ..models.convert import convert
-from ..support.files import check_target, write_json
+from ..support.files import check_target
 from .console import answer, duration, progress
-from .run import RECORD_NAME, finished_record, locked_file, new_record, refuse_existing
+from .run import RECORD_NAME, locked, recorded_files, refuse_existing
 
 
-def run_convert(source: str, destination: Path, *, dtype: str | None, force: bool) -> None:
+def run_convert(command: Convert, given: frozenset[str]) -> None:
     """Folder <-> merged file; the record is run.json in a new folder, and stands beside a merged file."""
+    destination = command.destination
     merged = destination.suffix == ".safetensors"
     record_path = destination.with_name(destination.name + ".run.json") if merged else destination / RECORD_NAME
     check_target(record_path)
-    with locked_file(destination):
-        _convert(source, destination, record_path, dtype=dtype, force=force)
+    with locked(destination.parent, destination.name):
+        origin = weights_path(command.source)
+        targets = [path for path in (destination, record_path) if not path.is_dir() or any(path.iterdir())]
+        refuse_existing(*targets, source=origin, force=command.force)
+        sources = {"weights": str(origin.absolute())}
+        with recorded_files(record_path, "convert", {"dtype": command.dtype}, sources) as record:
+            files = _converted(origin, destination, command.dtype)
+            record.files = [str(path) for path in files]
+    took, size = duration(sum(record.timings_seconds.values())), sum(path.stat().st_size for path in files)
+    answer(f"Wrote {destination} ({_bytes(size)}) in {took}; record in {record_path}")
 
 
-def _convert(source: str, destination: Path, record_path: Path, *, dtype: str | None, force: bool) -> None:
-    origin = weights_path(source)
-    targets = (path for path in (destination, record_path) if not _is_empty_folder(path))
-    refuse_existing(*targets, source=origin, force=force)
-    record = new_record("convert", {"dtype": dtype}, {"weights": str(origin.absolute())}, {})
-    start = time.monotonic()
+def _converted(origin: Path, destination: Path, dtype: str | None) -> list[Path]:
     with progress(f"Converting {origin.name}") as advance:
 
         def on_step(step: int, total: int, preview: Callable[[], Tensor] | None) -> None:
             advance(step / total)
 
-        files = convert(origin, destination, dtype=getattr(torch, dtype) if dtype else None, on_step=on_step)
-    seconds = time.monotonic() - start
-    write_json(record_path, finished_record(record, "convert", seconds, files))
-    size = sum(path.stat().st_size for path in files)
-    answer(f"Wrote {destination} ({_bytes(size)}) in {duration(seconds)}; record in {record_path}")
+        return convert(origin, destination, dtype=getattr(torch, dtype) if dtype else None, on_step=on_step)
 
 
-def run_info(weights: str, output: Path | None, *, force: bool) -> None:
+def run_info(command: Info, given: frozenset[str]) -> None:
     """Prints what a checkpoint holds, and writes the record with it if asked to."""
+    weights, output = command.weights, command.output
     if output is not None:
         check_target(output)
-        refuse_existing(output, source=weights_path(weights), force=force)
+        refuse_existing(output, source=weights_path(weights), force=command.force)
     content = describe(weights)
     if output is not None:
-        record = new_record("info", {}, {"weights": str(weights_path(weights).absolute())}, {})
-        write_json(output, {**record, "status": "finished", "checkpoint": asdict(content)})
+        with recorded_files(output, "info", {}, {"weights": str(weights_path(weights).absolute())}) as record:
+            record.note(checkpoint=asdict(content))
     for line in _lines(content):
         answer(line)
     if output is not None:
@@ -70,16 +70,11 @@ def _lines(content: CheckpointInfo) -> list[str]:
             f"  {name:{width}}  {part.tensors:5d} tensors  {part.parameters / 1e6:9.2f} M parameters  "
             f"{_bytes(part.bytes):>9}  {', '.join(part.dtypes)}"
         )
-    facts = [f"  {name.replace('_', ' ')}: {_fact(value)}" for name, value in content.facts.items()]
-    return [*lines, f"  text: {content.text}", *facts]
-
-
-def _fact(value: Any) -> str:  # noqa: ANN401 - any JSON
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _is_empty_folder(path: Path) -> bool:
-    return path.is_dir() and not any(path.iterdir())
+    lines.append(f"  text: {content.text}")
+    for name, value in content.facts.items():
+        fact = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        lines.append(f"  {name.replace('_', ' ')}: {fact}")
+    return lines
 
 
 def _bytes(count: int) -> str:

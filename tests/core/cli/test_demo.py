@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 import imageio.v3 as imageio
@@ -12,12 +11,11 @@ import trimesh
 from command_runs import read_run, small_distillation
 from typer.testing import CliRunner, Result
 
-from upfusion_core.cli import app as app_module
 from upfusion_core.cli import demo
 from upfusion_core.cli.app import app
-from upfusion_core.cli.pictures import labelled_sheet
-from upfusion_core.cli.reconstruct import distill_config
-from upfusion_core.cli.settings import DemoSettings
+from upfusion_core.cli.demo import labelled_sheet
+from upfusion_core.cli.reconstruct import sampled_by
+from upfusion_core.config.commands import Surface
 from upfusion_core.field.radiance import load_field
 from upfusion_core.pipeline.examples import example_views
 
@@ -29,9 +27,10 @@ WRITTEN = {"photos.png", "truth.png", "prediction.png", "views.png", "sheet.png"
 def _small_and_bundled(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A field of a few steps, small pictures."""
 
-    monkeypatch.setattr(demo, "distill_config", small_distillation(distill_config))
+    monkeypatch.setattr(demo, "sampled_by", small_distillation(sampled_by))
     monkeypatch.setattr(demo, "SHEET_SIZE", 32)
-    monkeypatch.setattr(app_module, "DemoSettings", functools.partial(DemoSettings, turntable_size=16, resolution=24))
+    monkeypatch.setattr(demo, "TURNTABLE_SIZE", 16)
+    monkeypatch.setattr(demo, "SURFACE", Surface(resolution=24, texture_size=0))
 
 
 def run(*arguments: object) -> Result:

@@ -17,10 +17,11 @@ from random_vgg import heads, lpips_by_hand, vgg_weights
 from typer.testing import CliRunner, Result
 
 from upfusion_core.cli.app import app
-from upfusion_core.cli.evaluate import EvaluateOptions, evaluation_config, evaluation_settings
-from upfusion_core.cli.settings import PRESETS
+from upfusion_core.cli.evaluate import completed, evaluation_config
+from upfusion_core.cli.options import leaves
 from upfusion_core.config import PRESETS as LIBRARY_PRESETS
 from upfusion_core.config import EvaluationConfig
+from upfusion_core.config.commands import Evaluate, Folder
 from upfusion_core.evaluation import report as report_module
 from upfusion_core.evaluation.protocol import draw_object
 from upfusion_core.pipeline.upfusion import UpFusion
@@ -176,15 +177,10 @@ def test_what_was_never_trained_on_is_reported_apart(small_weights: Path, tmp_pa
 
 
 def test_a_fifth_is_held_out_unless_told() -> None:
-    names = [field.name for field in dataclasses.fields(EvaluateOptions)]
-    told = dict.fromkeys(names) | {"data": "procedural"}
-    held_out = {}
-    for objects in (None, 5, 10, 24):
-        held_out[objects] = evaluation_settings(EvaluateOptions(**told | {"objects": objects}), {})["held_out"]
-    assert held_out == {None: 20, 5: 0, 10: 2, 24: 4}
-    before = evaluation_settings(EvaluateOptions(**told), {}) | {"guidance": 9.0}
-    del before["held_out"]  # a run from before there was the option
-    assert evaluation_settings(EvaluateOptions(**told), before) == {**before, "held_out": None}
+    for objects, held_out in ((100, 20), (5, 0), (10, 2), (24, 4)):
+        command = Evaluate(Folder(Path("out")), data="procedural", objects=objects)
+        assert completed(command, new=True).held_out == held_out
+        assert completed(command, new=False).held_out is None  # a run from before there was the option
 
 
 def test_lpips_with_the_user_s_weights(small_weights: Path, tmp_path: Path) -> None:
@@ -210,18 +206,6 @@ def test_lpips_with_the_user_s_weights(small_weights: Path, tmp_path: Path) -> N
         assert not (tmp_path / "refused").exists()
 
 
-@pytest.mark.parametrize(("name", "value"), [("photos", 3), ("objects", "x"), ("stages", [1]), ("dtype", "zz")])
-def test_a_record_that_was_edited_wrongly(small_weights: Path, tmp_path: Path, name: str, value: object) -> None:
-    out = tmp_path / "out"
-    assert upfusion("--model", small_weights, "--data", "procedural", *SMALL, "-o", out).exit_code == 0
-    content = read_run(out)
-    content["settings"][name] = value
-    (out / "run.json").write_text(json.dumps(content))
-    result = upfusion("--resume", "-o", out)
-    assert result.exit_code == 2
-    assert f"as they were written, got {name} = {json.dumps(value)}; correct it there" in words_of(result)
-
-
 @pytest.mark.parametrize("text", ["[" * 100_000, "[]", "png", *({"values": v} for v in (None, {}, "x")), {"notes": 3}])
 def test_a_broken_object_is_measured_again(small_weights: Path, tmp_path: Path, text: str | dict[str, Any]) -> None:
     out = tmp_path / "out"
@@ -244,13 +228,16 @@ def test_a_broken_object_is_measured_again(small_weights: Path, tmp_path: Path, 
         (["--model", "w"], "--data is needed"),
         (["--model", "w", "--data", "nowhere"], "nowhere"),
         (["--model", "w", "--data", ".", "--split", "test"], "--split is of procedural objects"),
-        (["--model", "w", "--data", "procedural", "--photos", "1;3"], "--photos must be whole numbers"),
-        (["--model", "w", "--data", "procedural", "--photos", "1" * 5000], "--photos must be whole numbers"),
-        (["--model", "w", "--data", "procedural", "--photos", "0,3"], "photos must be between 1 and 6, got 0"),
-        (["--model", "w", "--data", "procedural", "--stages", "white,guess"], "stages must be one of"),
+        (["--model", "w", "--data", "procedural", "--photos", "1;3"], "--photos must be a whole number"),
+        (["--model", "w", "--data", "procedural", "--photos", "1" * 5000], "--photos must be a whole number"),
+        (["--model", "w", "--data", "procedural", "--photos", "0,3"], "--photos must be between 1 and 6, got 0"),
+        (["--model", "w", "--data", "procedural", "--stages", "white,guess"], "--stages must be one of"),
         (["--model", "w", "--data", "procedural", "--scheduler", "magic"], "magic"),
         (["--model", "w", "--data", "procedural", "--objects", "100000"], "ask for fewer"),
-        (["--model", "w", "--data", "procedural", "--split", "train"], "'train' is not one of"),
+        (
+            ["--model", "w", "--data", "procedural", "--split", "train"],
+            "--split must be one of test",
+        ),
         (["--model", "w", "--data", "procedural", "--split", "held_out", "--held-out", "4"], "--held-out is beside"),
         (["--model", "w", "--data", ".", "--held-out", "4"], "--held-out is beside"),
     ],
@@ -263,12 +250,11 @@ def test_what_is_refused(arguments: list[str], words: str, tmp_path: Path) -> No
 
 
 def test_the_field_is_of_the_preset_with_the_command_s_guidance() -> None:
-    assert PRESETS == LIBRARY_PRESETS
-    settings = {"photos": [3], "stages": ["field"], "views": 2, "seed": 1, "steps": 5, "guidance": 3.0}
-    settings |= {"scheduler": "ddim", "alignment": "picture", "batch_size": 2}
-    config = evaluation_config({**settings, "preset": "reference", "perceptual": "none"})
+    assert leaves(Evaluate)["preset"].field.choices == LIBRARY_PRESETS
+    command = Evaluate(Folder(Path("out")), photos=(3,), guidance=3.0)
+    config = evaluation_config(dataclasses.replace(command, preset="reference", perceptual="none"))
     assert (config.distill.preset, config.distill.perceptual) == ("reference", "none")
-    config = evaluation_config({**settings, "preset": "draft", "perceptual": None})
+    config = evaluation_config(dataclasses.replace(command, preset="draft"))
     assert config.distill.preset == "draft"
     assert config.distill.guidance == 3.0
     assert config.photos == (3,)

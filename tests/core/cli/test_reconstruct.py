@@ -202,8 +202,8 @@ def test_wrong_options_leave_nothing(command: Callable[..., Result], tmp_path: P
         "needs perceptual_weights": ("--preset", "reference", "--perceptual", "lpips"),
         "there is none at": ("--preset", "reference", "--perceptual-weights", tmp_path / "none.pth"),
         "no perceptual term": ("--perceptual", "dino"),
-        "is not one of glb, obj, ply, stl": ("--format", "fbx"),
-        "is not one of draft, fast, reference": ("--preset", "quick"),
+        "must be one of glb, obj, ply, stl": ("--format", "fbx"),
+        "--preset must be one of draft, fast, reference": ("--preset", "quick"),
         "--resolution": ("--resolution", 2),
     }
     for sentence, arguments in cases.items():
@@ -222,7 +222,7 @@ def test_presets_and_what_changes_in_them(monkeypatch: pytest.MonkeyPatch, tmp_p
         ["--preset", "reference", "--perceptual", "none"],
     ):
         assert CliRunner().invoke(app, ["reconstruct", "a.png", "-o", str(tmp_path), *arguments]).exit_code == 0
-    configs = [distill_config(settings, conduct) for settings, _, conduct in seen]
+    configs = [distill_config(command) for command, _ in seen]
     assert configs[0] == DistillConfig.fast()
     assert configs[1] == DistillConfig.draft(schedule=DraftSchedule(steps=7), guidance=3.0)
     assert configs[2] == DistillConfig.reference(perceptual="none")

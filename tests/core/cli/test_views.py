@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import imageio.v3 as imageio
 import numpy as np
 import pytest
 import rule_weights
@@ -17,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 from upfusion_core.cli.app import app
 from upfusion_core.cli.run import locked
+from upfusion_core.cli.views import save_video
 from upfusion_core.geometry import orbit_cameras
 from upfusion_core.pipeline.prepare import prepare_views
 from upfusion_core.pipeline.upfusion import UpFusion
@@ -266,7 +268,7 @@ def test_bad_models_and_options_leave_nothing(
     _refused(_upfusion("views", *photos, "-o", out, "-m", tmp_path / "torn.safetensors"), "torn.safetensors")
     good = ("views", *photos, "-o", out, "-m", small_weights)
     _refused(_upfusion(*good, "--steps", 0), "--steps")
-    _refused(_upfusion(*good, "--dtype", "float8"), "is not one of")
+    _refused(_upfusion(*good, "--dtype", "float8"), "--dtype must be one of auto, float32, float16, bfloat16")
     _refused(_upfusion(*good, "--scheduler", "nonsense"), "nonsense")
     if not torch.cuda.is_available():
         _refused(_upfusion(*good, "--device", "cuda"), "no cuda device")
@@ -331,3 +333,22 @@ def test_convert_and_info(small_weights: Path, tmp_path: Path) -> None:
 
 def _record_of(path: Path) -> dict[str, Any]:
     return json.loads(path.with_name(path.name + ".run.json").read_text(encoding="utf-8"))
+
+
+def test_gif_repeats_and_shows_the_frames(tmp_path: Path) -> None:
+    colors = torch.tensor([[1.0, 1, 1], [1, 0, 0], [0, 0.5, 1]])
+    save_video(tmp_path / "a.gif", colors[:, :, None, None].expand(3, 3, 16, 16), frames_per_second=10)
+    frames = imageio.imread(tmp_path / "a.gif", index=None)
+    assert frames.shape == (3, 16, 16, 3)
+    assert np.abs(frames[:, 8, 8].astype(int) - (colors * 255).round().int().numpy()).max() <= 4
+    properties = imageio.immeta(tmp_path / "a.gif", index=0)
+    assert properties["duration"] == 100
+    assert properties["loop"] == 0
+
+
+@pytest.mark.skipif(importlib.util.find_spec("imageio_ffmpeg") is None, reason="needs imageio[ffmpeg]")
+def test_mp4_of_an_odd_size(tmp_path: Path) -> None:
+    save_video(tmp_path / "a.mp4", torch.full((5, 3, 33, 35), 0.5))
+    frames = imageio.imread(tmp_path / "a.mp4")
+    assert frames.shape == (5, 34, 36, 3)
+    assert abs(int(frames[2, 10, 10, 0]) - 128) <= 4

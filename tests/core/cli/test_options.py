@@ -1,0 +1,107 @@
+"""From the fields of config/commands.py to the command line, and from a record back to them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+from annotated_types import Ge
+from command_runs import read_run
+from typer.testing import CliRunner
+
+from upfusion_core.cli.app import COMMANDS, app
+from upfusion_core.cli.options import built, flat, leaves, recorded, settled
+from upfusion_core.cli.run import open_run
+from upfusion_core.config.base import configuration
+from upfusion_core.config.commands import Folder, Networks, Orbit, Photos, Views
+from upfusion_core.support.errors import InputError
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_has_help_with_its_range_default_and_choices(name: str) -> None:
+    shown = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "400", "TERMINAL_WIDTH": "400"}).output
+    for leaf in leaves(COMMANDS[name][0]).values():
+        first = leaf.flag.metavar if leaf.flag.argument else leaf.spellings[0]
+        (line,) = re.findall(rf"^[│ *]*{re.escape(first)}[ ,].*$", shown, re.MULTILINE)
+        assert len(leaf.field.help) > 5
+        assert " ".join(leaf.field.help.split())[:60] in " ".join(line.split())
+        assert leaf.taken in line
+        assert leaf.shown_default in line
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("views --count 0", "--count must be between 1 and 1000, got 0; correct it"),
+        ("views --count 1.5", '--count must be a whole number, got "1.5"; correct it'),
+        ("views --guidance nan", "--guidance must be between 0.0 and 1000.0, got NaN; correct it"),
+        ("views --distance x", '--distance must be a number, got "x"; correct it'),
+        ("views --dtype int8", '--dtype must be one of auto, float32, float16, bfloat16, got "int8"; correct it'),
+        ("reconstruct --format fbx", '--format must be one of glb, obj, ply, stl, got "fbx"; correct it'),
+        ("reconstruct --faces 3", "--faces must be at least 16, got 3; correct it"),
+        ("reconstruct --texture-size 30", "--texture-size must be 0 or between 64 and 8192, got 30; change it"),
+        ("evaluate --photos 1;3", '--photos must be a whole number, got "1;3"; correct it'),
+        (
+            "train --curriculum 5",
+            "--curriculum must be a list of 2, each a whole number, got [5]; correct it",
+        ),
+        ("pack --shard-size 1e305", "--shard-size must be between 0.001 and 1000000000000.0, got 1e+305; correct it"),
+    ],
+)
+def test_a_wrong_value_is_one_sentence(words: str, sentence: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, [*words.split(), "-o", str(tmp_path / "out")])
+    assert (result.exit_code, result.stderr) == (2, f"Error: {sentence}\n")
+    assert not (tmp_path / "out").exists()
+
+
+@configuration
+class Toy:
+    """Does nothing."""
+
+    folder: Folder
+    orbit: Orbit = Orbit(count=3)
+    sparkle: Annotated[float, Ge(0)] = 0.5
+    """Brightness of sparkles."""
+
+
+def test_a_new_option_is_one_field() -> None:
+    known, toy = leaves(Toy), Toy(Folder(Path("out")), sparkle=2.0)
+    assert (known["sparkle"].spellings, known["sparkle"].taken) == (("--sparkle",), "FLOAT [0..]")
+    assert known["count"].default == 3
+    orbit = {"count": 3, "elevation": None, "distance": 1.0, "video": "gif"}
+    assert recorded(toy, "settings") == orbit | {"sparkle": 2.0}
+    assert recorded(toy, "sources") == {"cameras": None}
+    assert built(Toy, flat(toy)) == toy
+
+
+def test_what_a_continued_run_takes_from_its_record(tmp_path: Path) -> None:
+    """Options left out are those of the record; one that it lacks has its default, one that is not known is refused."""
+    begun = Views(Photos((Path("a.png"),)), Folder(tmp_path), orbit=Orbit(count=3), networks=Networks(model="w"))
+    with open_run(tmp_path, "views") as run:
+        run.plan(recorded(begun, "settings"), recorded(begun, "sources"), {})
+        run.begin()
+    content = read_run(tmp_path)
+    del content["settings"]["video"]
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    told = Views(Photos(), Folder(tmp_path), networks=Networks(device="cpu"))
+    with open_run(tmp_path, "views", resume=True) as run:
+        found = settled(told, frozenset({"device"}), run)
+        networks = Networks(model="w", device="cpu")
+        assert found == dataclasses.replace(begun, photos=Photos((Path("a.png").absolute(),)), networks=networks)
+        run.plan(recorded(found, "settings"), recorded(found, "sources"), {})
+        for name, orbit in {"count": Orbit(count=8), "video": Orbit(video="none")}.items():
+            other = settled(dataclasses.replace(told, orbit=orbit), frozenset({name}), run)
+            with pytest.raises(InputError, match=f"was begun with {name} = "):
+                run.plan(recorded(other, "settings"), {}, {})
+        run.begin()
+    content["settings"]["sparkle"] = 1
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    with (
+        pytest.raises(InputError, match="has the option sparkle, which this release does not know"),
+        open_run(tmp_path, "views", resume=True) as run,
+    ):
+        settled(told, frozenset(), run)
