@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Le
@@ -129,9 +128,26 @@ class TrainConfig:
         for what, given, choices in (("preset", name, ("mini", "released")), ("stage", stage, STAGES)):
             if given not in choices:
                 raise InputError(f"{what} must be one of {', '.join(choices)}, got {given!r:.60}")
-        if name == "mini":
-            return _mini(stage)
-        return TrainConfig(stage=stage, train_upsrt=stage == "encoder", gradient_checkpointing=stage != "encoder")
+        if name == "released":
+            return TrainConfig(stage=stage, train_upsrt=stage == "encoder", gradient_checkpointing=stage != "encoder")
+        return TrainConfig(
+            stage=stage,
+            model=mini_model(),
+            batch_size=16,
+            targets=4,
+            rays=256,
+            inside_share=0.7,
+            steps=200_000,
+            learning_rate=3e-4,
+            betas=(0.9, 0.99),
+            warmup_steps=1000,
+            final_share=0.02,
+            ema_decay=0.999,
+            train_dino=stage != "autoencoder",
+            train_upsrt=stage != "autoencoder",
+            train_unet="all",
+            rgb_weight=float(stage == "diffusion"),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form; the model's sizes are its section `model`.
@@ -188,24 +204,3 @@ def mini_model() -> ModelConfig:
         ),
         vae=VaeConfig(ch=64, ch_mult=(1, 1, 1), num_res_blocks=1),
     )
-
-
-def _mini(stage: Stage) -> TrainConfig:
-    base = TrainConfig(
-        stage=stage,
-        model=mini_model(),
-        batch_size=16,
-        targets=4,
-        rays=256,
-        inside_share=0.7,
-        steps=200_000,
-        learning_rate=3e-4,
-        betas=(0.9, 0.99),
-        warmup_steps=1000,
-        final_share=0.02,
-        ema_decay=0.999,
-        train_dino=stage != "autoencoder",
-        train_upsrt=stage != "autoencoder",
-        train_unet="all",
-    )
-    return replace(base, rgb_weight=1.0) if stage == "diffusion" else base
