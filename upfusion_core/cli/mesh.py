@@ -9,9 +9,8 @@ from pathlib import Path
 from ..field.radiance import RadianceField, load_field
 from ..support.devices import resolve_device
 from ..support.files import check_target, write_json
-from ..surface.atlas import require_xatlas
-from ..surface.export import mesh_names, save_mesh
-from ..surface.mesh import MeshAsset, require_decimation
+from ..surface.extract import require_packages
+from ..surface.mesh import MeshAsset, mesh_names, save_mesh
 from .console import answer, duration, progress
 from .run import finished_record, locked_file, new_record, refuse_existing
 
@@ -24,14 +23,6 @@ class MeshOptions:
     threshold: float | None
     texture_size: int
     faces: int | None
-
-
-def require_mesh_packages(texture_size: int, faces: int | None) -> None:
-    """Raises MissingPackageError before any long work if what is asked for needs a package that is missing."""
-    if texture_size:
-        require_xatlas()
-    if faces is not None:
-        require_decimation()
 
 
 def extracted(field: RadianceField, options: MeshOptions) -> MeshAsset:
@@ -60,7 +51,7 @@ def _mesh(source: Path, output: Path, options: MeshOptions, *, device: str, forc
     for path in targets:
         check_target(path)
     refuse_existing(*targets, source=source, force=force)
-    require_mesh_packages(options.texture_size, options.faces)
+    require_packages(texture=options.texture_size > 0, faces=options.faces is not None)
     record = new_record("mesh", asdict(options), {"field": str(source.absolute())}, {})
     start = time.monotonic()
     field = load_field(source, device=resolve_device(device)).field

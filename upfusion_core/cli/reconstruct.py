@@ -21,12 +21,13 @@ from ..pipeline.sampling import make_scheduler
 from ..support.devices import resolve_device
 from ..support.errors import InputError
 from ..support.images import contact_sheet, save_png
-from ..surface.export import mesh_files
+from ..surface.extract import require_packages
+from ..surface.mesh import mesh_files
 from ..types import Cameras, OnProgress, SceneEncoding
 from . import inputs
 from .console import duration, progress
 from .inputs import Photos
-from .mesh import MeshOptions, extracted, require_mesh_packages
+from .mesh import MeshOptions, extracted
 from .pictures import save_video
 from .run import Run
 from .settings import Conduct, ReconstructSettings, Sources, settings_json
@@ -49,7 +50,7 @@ def run_reconstruct(settings: ReconstructSettings, sources: Sources, conduct: Co
     """Everything, in the run's folder; finished stages of a continued run are left as they are."""
     with opened("reconstruct", settings, sources, conduct) as (run, settings, photos):
         config = distill_config(settings, conduct)
-        require_mesh_packages(settings.texture_size, settings.faces)
+        require_packages(texture=settings.texture_size > 0, faces=settings.faces is not None)
         if not run.already_finished:
             field = _field(run, settings, photos, conduct, config)
             save_turntable(run, field, settings.turntable_size)
