@@ -39,7 +39,8 @@ from upfusion_core.config import RaySampling
 from upfusion_core.field.radiance import RadianceField, load_field
 from upfusion_core.models.checkpoint import recommended_guidance
 from upfusion_core.pipeline.distill import distill_cameras
-from upfusion_core.surface.mesh import MeshAsset, extract_mesh
+from upfusion_core.surface.extract import extract_mesh
+from upfusion_core.surface.mesh import MeshAsset
 from upfusion_core.surface.rasterise import rasterise
 from upfusion_core.surface.reading import read_surface
 

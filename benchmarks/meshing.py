@@ -30,7 +30,7 @@ sys.path.append(str(Path(__file__).resolve().parent))
 from measuring import Peak, alone, write_json
 
 from upfusion_core.field.radiance import load_field
-from upfusion_core.surface.mesh import extract_mesh
+from upfusion_core.surface.extract import extract_mesh
 
 
 class Formula:

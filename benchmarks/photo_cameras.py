@@ -32,7 +32,7 @@ from upfusion_core.config import EvaluationConfig, FieldConfig, FitConfig
 from upfusion_core.evaluation.metrics import box_psnr
 from upfusion_core.evaluation.protocol import EvaluatedObject, draw_object
 from upfusion_core.evaluation.summary import paired_difference
-from upfusion_core.field.fitting import fit_views
+from upfusion_core.field.fitting import FieldFitter
 from upfusion_core.field.radiance import RadianceField
 from upfusion_core.pipeline.pose import PhotoCameras, estimate_photo_cameras
 from upfusion_core.pipeline.prepare import estimate_mask
@@ -62,7 +62,9 @@ def fitted_psnr(model: UpFusion, scene: SceneEncoding, found: PhotoCameras, chos
     config = FieldConfig.draft().no_finer_than(2 / REFERENCE_FOCAL / model.image_size)
     field = RadianceField(config, generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(2)
-    fit_views(field, cameras, rgb, mask=mask, weights=weights, config=FIT, generator=generator)
+    fitter = FieldFitter(field, cameras, rgb, mask=mask, weights=weights, config=FIT, generator=generator)
+    while not fitter.done:
+        fitter.step()
     with torch.no_grad():
         seen = field.render(item.cameras, item.truth.shape[-1]).rgb
     return float(box_psnr(seen, item.truth, item.mask).mean())

@@ -33,7 +33,7 @@ from upfusion_core.config import FieldConfig, RaySampling
 from upfusion_core.field.radiance import RadianceField
 from upfusion_core.field.rendering import render_rays
 from upfusion_core.geometry import camera_rays
-from upfusion_core.surface.mesh import extract_mesh
+from upfusion_core.surface.extract import extract_mesh
 from upfusion_core.types import Rays
 
 GUIDANCE = 2.0

@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # for type checkers, to whom a star brings all of a module
     from .support.checks import *
     from .support.errors import *
     from .support.files import *
+    from .surface.extract import *
     from .surface.mesh import *
     from .types import *
 
@@ -45,6 +46,7 @@ _NAMES = {
     "support.checks": ("check_choice", "check_count", "check_finite", "check_range", "check_type"),
     "support.errors": ("CheckpointError", "InputError", "UpFusionError"),
     "support.files": ("BUNDLED_NAME", "check_file_name"),
+    "surface.extract": ("extract_mesh",),
     "surface.mesh": ("MeshAsset",),
     "types": (
         *("REFERENCE_FOCAL", "Cameras", "InputViews", "NovelViews", "OnStep", "RenderedViews"),

@@ -30,7 +30,7 @@ from upfusion_core.cli.app import COMMANDS
 from upfusion_core.config import PRESETS, DraftSchedule, FieldConfig, FitConfig, GridConfig, TrainConfig
 from upfusion_core.evaluation.spatial import SimilaritySearch
 from upfusion_core.models.convert import convert
-from upfusion_core.surface import level, mesh
+from upfusion_core.surface import extract, level
 
 PAGES = [
     ROOT / "README.md",
@@ -86,7 +86,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(DistillConfig, name, classmethod(small))
     monkeypatch.setattr(RadianceField, "extract_mesh", small_mesh)
     for module, name, value in (
-        (mesh, "SEARCH_RESOLUTION", 24), (mesh, "LEVEL_RESOLUTION", 16), (level, "CAMERAS", 2),
+        (extract, "SEARCH_RESOLUTION", 24), (level, "LEVEL_RESOLUTION", 16), (level, "CAMERAS", 2),
         (level, "PICTURE_SIZE", 16), (level, "RAY_SAMPLES", 16),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)

@@ -28,7 +28,8 @@ from upfusion_core.models.weights import read_weights
 from upfusion_core.procedural import ProceduralObjects
 from upfusion_core.procedural.render import albedo
 from upfusion_core.support.errors import CheckpointError, FieldError, InputError, OutputError
-from upfusion_core.surface.mesh import MeshAsset, extract_mesh
+from upfusion_core.surface.extract import extract_mesh
+from upfusion_core.surface.mesh import MeshAsset
 
 
 def test_the_version_is_printed() -> None:

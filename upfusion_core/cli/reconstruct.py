@@ -22,10 +22,9 @@ from ..support.devices import resolve_device
 from ..support.errors import InputError
 from ..support.files import check_target
 from ..support.images import contact_sheet, save_png
-from ..surface.atlas import require_xatlas
-from ..surface.export import mesh_files, mesh_names
-from ..surface.export import save_mesh as write_mesh
-from ..surface.mesh import MeshAsset, require_decimation
+from ..surface.extract import require_packages
+from ..surface.mesh import MeshAsset, mesh_files, mesh_names
+from ..surface.mesh import save_mesh as write_mesh
 from ..types import Cameras, OnProgress, SceneEncoding
 from .console import answer, duration, progress
 from .inputs import ReadPhotos, load_model, opened
@@ -49,7 +48,7 @@ def run_reconstruct(command: Reconstruct, given: frozenset[str]) -> None:
     """Everything, in the run's folder; finished stages of a continued run are left as they are."""
     with opened("reconstruct", command, given, lambda command: command.photos) as (run, command, photos):
         config = distill_config(command)
-        require_mesh_packages(command.surface)
+        require_packages(texture=command.surface.texture_size > 0, faces=command.surface.faces is not None)
         if not run.already_finished:
             field = finished_field(run, command.networks.device)
             if field is None:
@@ -191,14 +190,6 @@ def rendered(field: RadianceField, cameras: Cameras, size: int, advance: OnProgr
     return torch.cat(frames)
 
 
-def require_mesh_packages(surface: Surface) -> None:
-    """Raises MissingPackageError before any long work if what is asked for needs a package that is missing."""
-    if surface.texture_size:
-        require_xatlas()
-    if surface.faces is not None:
-        require_decimation()
-
-
 def save_mesh(run: Run, field: RadianceField, surface: Surface, formats: tuple[str, ...]) -> None:
     """mesh.glb, or whatever formats are asked for."""
     if run.finished("mesh"):
@@ -234,7 +225,7 @@ def run_mesh(command: Mesh, given: frozenset[str]) -> None:
         for path in targets:
             check_target(path)
         refuse_existing(*targets, source=command.field, force=command.force)
-        require_mesh_packages(surface)
+        require_packages(texture=surface.texture_size > 0, faces=surface.faces is not None)
         with recorded_files(record_path, "mesh", asdict(surface), recorded(command, "sources")) as record:
             field = load_field(command.field, device=resolve_device(command.device)).field
             mesh = _extracted(field, surface)

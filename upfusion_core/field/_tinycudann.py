@@ -35,7 +35,16 @@ def encode_grid(points: Tensor, table: Tensor, config: GridConfig) -> Tensor:
     """
     check_shape("points", points, ("P", 3), "flatten the leading axes")
     check_shape("table", table, (sum(config.rows), config.features), "it belongs to another GridConfig")
-    check_expressible(config)
+    if config.indexing == "tiled" and config.dense_levels < config.levels:
+        raise InputError(
+            "backend 'tinycudann' cannot wrap tiled levels as this field does; "
+            "use GridConfig(indexing='hashed'), or backend 'auto' or 'torch'"
+        )
+    if config.features not in (1, 2, 4, 8):
+        raise InputError(
+            f"backend 'tinycudann' needs 1, 2, 4 or 8 features, got {config.features}; "
+            "change GridConfig.features, or use backend 'auto' or 'torch'"
+        )
     kind = torch.promote_types(points.dtype, table.dtype)
     if not len(points):
         return (points.sum() + table.sum()).to(kind) * points.new_zeros((0, config.width), dtype=kind)
@@ -47,20 +56,6 @@ def encode_grid(points: Tensor, table: Tensor, config: GridConfig) -> Tensor:
         encoded = functional_call(encoding, {"params": parameters}, (inside - 0.5 / cells,))
         levels.append(encoded[:, : config.features])
     return torch.cat(levels, dim=-1).to(kind)
-
-
-def check_expressible(config: GridConfig) -> None:
-    """Raises InputError unless tinycudann's grids can have the values of `config`'s."""
-    if config.indexing == "tiled" and config.dense_levels < config.levels:
-        raise InputError(
-            "backend 'tinycudann' cannot wrap tiled levels as this field does; "
-            "use GridConfig(indexing='hashed'), or backend 'auto' or 'torch'"
-        )
-    if config.features not in (1, 2, 4, 8):
-        raise InputError(
-            f"backend 'tinycudann' needs 1, 2, 4 or 8 features, got {config.features}; "
-            "change GridConfig.features, or use backend 'auto' or 'torch'"
-        )
 
 
 @lru_cache(maxsize=64)

@@ -53,7 +53,7 @@ class _Encode(torch.autograd.Function):
         ctx.save_for_backward(points, table)
         ctx.config = config
         encoded = points.new_empty((len(points), config.width), dtype=torch.promote_types(points.dtype, table.dtype))
-        _launch(_encode, points, table.contiguous(), encoded, config=config, levels_apart=True)
+        _launch(_rows, points, table.contiguous(), encoded, config=config, ADDS=False)
         return encoded
 
     @staticmethod
@@ -61,40 +61,35 @@ class _Encode(torch.autograd.Function):
         points, table = ctx.saved_tensors
         config: GridConfig = ctx.config
         if torch.is_grad_enabled():  # create_graph=True: the caller wants to differentiate what comes back
-            of_points, of_table = _differentiable_gradients(points, table, config, gradient, ctx.needs_input_grad)
+            wanted = ctx.needs_input_grad[:2]
+            # the definition multiplies rows by weights, which on a CPU must be of one type
+            kind = torch.promote_types(points.dtype, table.dtype)
+            encoded = encode_by_definition(points.to(kind), table.to(kind), config)
+            chosen = [value for value, is_wanted in zip((points, table), wanted, strict=True) if is_wanted]
+            found = iter(torch.autograd.grad(encoded, chosen, gradient, create_graph=True))
+            of_points, of_table = (next(found) if is_wanted else None for is_wanted in wanted)
             return of_points, of_table, None
         gradient = gradient.contiguous()
         points_gradient = table_gradient = None
         if ctx.needs_input_grad[0]:
             points_gradient = torch.empty_like(points, memory_format=torch.contiguous_format)
-            _launch(_slope, points, table.contiguous(), gradient, points_gradient, config=config, levels_apart=False)
+            _launch(_slope, points, table.contiguous(), gradient, points_gradient, config=config)
         if ctx.needs_input_grad[1]:
             sums = table.new_zeros(table.shape, dtype=_sum_type(points, table))
-            _launch(_scatter, points, gradient, sums, config=config, levels_apart=True)
+            _launch(_rows, points, sums, gradient, config=config, ADDS=True)
             table_gradient = sums.to(table.dtype)
         return points_gradient, table_gradient, None
-
-
-def _differentiable_gradients(
-    points: Tensor, table: Tensor, config: GridConfig, gradient: Tensor, wanted: tuple[bool, ...]
-) -> list[Tensor | None]:
-    chosen = [value for value, is_wanted in zip((points, table), wanted, strict=False) if is_wanted]
-    # the definition multiplies rows by weights, which on a CPU must be of one type
-    kind = torch.promote_types(points.dtype, table.dtype)
-    encoded = encode_by_definition(points.to(kind), table.to(kind), config)
-    found = iter(torch.autograd.grad(encoded, chosen, gradient, create_graph=True))
-    return [next(found) if is_wanted else None for is_wanted in wanted[:2]]
 
 
 def _sum_type(*tensors: Tensor) -> torch.dtype:
     return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
 
 
-def _launch(kernel: Any, points: Tensor, *tensors: Tensor, config: GridConfig, levels_apart: bool) -> None:  # noqa: ANN401
-    """Runs the kernel over all points, in programs of a block of them and, with `levels_apart`, one level."""
+def _launch(kernel: Any, points: Tensor, *tensors: Tensor, config: GridConfig, **options: bool) -> None:  # noqa: ANN401
+    """Runs the kernel over all points, in programs of a block of them and, for rows, of one level."""
     if not len(points):
         return
-    grid = (triton.cdiv(len(points), BLOCK), config.levels if levels_apart else 1)
+    grid = (triton.cdiv(len(points), BLOCK), config.levels if kernel is _rows else 1)
     with torch.cuda.device_of(points):  # Triton launches on the current device, wherever the tensors are
         kernel[grid](
             points,
@@ -108,6 +103,7 @@ def _launch(kernel: Any, points: Tensor, *tensors: Tensor, config: GridConfig, l
             HASHED=config.indexing == "hashed",
             SUM=tl.float64 if _sum_type(points, *tensors) == torch.float64 else tl.float32,
             BLOCK=BLOCK,
+            **options,
         )
 
 
@@ -169,7 +165,7 @@ def _weight(upper, SIDE: tl.constexpr):
 
 
 @triton.jit
-def _encode(
+def _rows(
     points,
     table,
     encoded,
@@ -183,8 +179,12 @@ def _encode(
     HASHED: tl.constexpr,
     SUM: tl.constexpr,
     BLOCK: tl.constexpr,
+    ADDS: tl.constexpr,
 ):
-    """encoded (P, L·F) = sum of weights times rows, for a block of points and a level."""
+    """encoded (P, L·F) = sum of weights times rows of the table, for a block of points and a level.
+
+    With ADDS the way back: `encoded` is the result's gradient, which times the weights is added to the rows.
+    """
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     valid = index < count
     level = levels + tl.program_id(1) * 6
@@ -193,50 +193,20 @@ def _encode(
     x, y, z, factor_y, factor_z, right, up, front = _cell(point, axis_stride, valid, level, SUM)
     feature = tl.arange(0, PADDED)
     wanted = valid[:, None] & (feature < FEATURES)[None, :]
+    place = encoded + index[:, None] * (LEVELS * FEATURES) + tl.program_id(1) * FEATURES + feature[None, :]
     total = tl.full([BLOCK, PADDED], 0.0, SUM)
+    if ADDS:
+        total = tl.load(place, mask=wanted, other=0.0).to(SUM)
     for corner in tl.static_range(8):
         row = _row(x, y, z, factor_y, factor_z, kept, hashed, start, corner, HASHED)
-        value = tl.load(table + row[:, None] * FEATURES + feature[None, :], mask=wanted, other=0.0)
+        learned = table + row[:, None] * FEATURES + feature[None, :]
         weight = _weight(right, corner & 1) * (_weight(up, (corner >> 1) & 1) * _weight(front, corner >> 2))
-        total += weight[:, None] * value.to(SUM)
-    place = index[:, None] * (LEVELS * FEATURES) + tl.program_id(1) * FEATURES + feature[None, :]
-    tl.store(encoded + place, total, mask=wanted)
-
-
-@triton.jit
-def _scatter(
-    points,
-    gradient,
-    sums,
-    levels,
-    count,
-    stride,
-    axis_stride,
-    LEVELS: tl.constexpr,
-    FEATURES: tl.constexpr,
-    PADDED: tl.constexpr,
-    HASHED: tl.constexpr,
-    SUM: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """Adds weights times the result's gradient to `sums`, shaped as the table, for a block of points and a level."""
-    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    valid = index < count
-    level = levels + tl.program_id(1) * 6
-    kept, hashed, start = tl.load(level + 3), tl.load(level + 4), tl.load(level + 5)
-    point = points + index * stride
-    x, y, z, factor_y, factor_z, right, up, front = _cell(point, axis_stride, valid, level, SUM)
-    feature = tl.arange(0, PADDED)
-    wanted = valid[:, None] & (feature < FEATURES)[None, :]
-    place = index[:, None] * (LEVELS * FEATURES) + tl.program_id(1) * FEATURES + feature[None, :]
-    part = tl.load(gradient + place, mask=wanted, other=0.0).to(SUM)
-    for corner in tl.static_range(8):
-        row = _row(x, y, z, factor_y, factor_z, kept, hashed, start, corner, HASHED)
-        weight = _weight(right, corner & 1) * (_weight(up, (corner >> 1) & 1) * _weight(front, corner >> 2))
-        # relaxed: nobody reads the sums before the kernel ends
-        tl.atomic_add(
-            sums + row[:, None] * FEATURES + feature[None, :], weight[:, None] * part, mask=wanted, sem="relaxed"
-        )
+        if ADDS:  # relaxed: nobody reads the sums before the kernel ends
+            tl.atomic_add(learned, weight[:, None] * total, mask=wanted, sem="relaxed")
+        else:
+            total += weight[:, None] * tl.load(learned, mask=wanted, other=0.0).to(SUM)
+    if not ADDS:
+        tl.store(place, total, mask=wanted)
 
 
 @triton.jit

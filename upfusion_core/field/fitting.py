@@ -13,7 +13,7 @@ from ..config import FitConfig
 from ..geometry import camera_rays, orbit_cameras
 from ..support.checks import check_finite, check_shape
 from ..support.errors import FieldError, InputError
-from ..types import Cameras, OnStep, Rays
+from ..types import Cameras, Rays
 from .radiance import RadianceField
 from .rendering import OccupancyGrid, RenderedRays, render_rays, render_views, sum_before
 
@@ -163,7 +163,11 @@ class FieldFitter:
         self._centers = cameras.centers.to(device)
         self._directions = rays.directions.reshape(-1, 3)
         self._rgb = _by_pixel(rgb, device)
-        self._edges = _edge_pixels(rgb.to(device)) if self.config.edge_share else None
+        self._edges = None
+        if self.config.edge_share:  # numbers of the pixels that differ by more than 0.1 from one of their neighbours
+            padded = pad(rgb.to(device).float(), (1, 1, 1, 1), mode="replicate")
+            contrast = (max_pool2d(padded, 3, 1) + max_pool2d(-padded, 3, 1)).amax(1)
+            self._edges = (contrast.reshape(-1) > 0.1).nonzero()[:, 0]
         self._mask = None if mask is None else _by_pixel(mask, device)[:, 0]
         self._weights = _by_pixel(weights, device)[:, 0]
 
@@ -259,43 +263,6 @@ class FieldFitter:
         self.iteration, self.rays = state["iteration"], state["rays"]
 
 
-def fit_views(
-    field: RadianceField,
-    cameras: Cameras,
-    rgb: Tensor,
-    *,
-    mask: Tensor | None = None,
-    weights: Tensor | None = None,
-    background: float = 1.0,
-    config: FitConfig | None = None,
-    generator: torch.Generator,
-    on_step: OnStep | None = None,
-) -> RadianceField:
-    """Fits `field`, in place, to pictures from known cameras, and returns it.
-
-    Args:
-        cameras, rgb, mask, weights: the views, as in `FieldFitter.set_views`.
-        background: brightness of what is behind the object in `rgb`.
-        generator: source of every random draw.
-        on_step: called after each step with (step, total, preview); raise from it to stop.
-    """
-    fitter = FieldFitter(
-        field, cameras, rgb, mask=mask, weights=weights, background=background, config=config, generator=generator
-    )
-    while not fitter.done:
-        fitter.step()
-        if on_step is not None:
-            on_step(fitter.iteration, fitter.config.iterations, fitter.preview)
-    return field
-
-
 def _by_pixel(pictures: Tensor, device: torch.device) -> Tensor:
     """(N, C, H, W) -> (N·H·W, C) float32 on `device`, on memory of their own."""
     return pictures.detach().to(device, torch.float32).permute(0, 2, 3, 1).reshape(-1, pictures.shape[1]).clone()
-
-
-def _edge_pixels(rgb: Tensor) -> Tensor:
-    """(N, 3, H, W) -> numbers of the pixels that differ by more than 0.1 from one of their eight neighbours."""
-    padded = pad(rgb.float(), (1, 1, 1, 1), mode="replicate")
-    contrast = (max_pool2d(padded, 3, 1) + max_pool2d(-padded, 3, 1)).amax(1)
-    return (contrast.reshape(-1) > 0.1).nonzero()[:, 0]

@@ -2,128 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
-from importlib.util import find_spec
 from itertools import product
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from ..config import Backend, GridConfig
+from ..config import GridConfig
 from ..support.checks import check_shape
-from ..support.errors import InputError, MissingPackageError
 from ..support.images import saturate
-
-EncodeGrid = Callable[[Tensor, Tensor, "GridConfig"], Tensor]
-
-
-@dataclass(frozen=True)
-class BackendChoice:
-    """Which backend computes, and why: `str` of it reads "torch (auto: the field is on the CPU)"."""
-
-    name: Literal["torch", "triton", "tinycudann"]
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.name} ({self.reason})"
-
-
-def choose_backend(asked: Backend, device: torch.device) -> BackendChoice:
-    """What computes a grid on `device` when `asked` was asked for.
-
-    "auto" takes Triton where it works, else torch. It leaves tinycudann to those who ask for it, as that knows hashed
-    grids only, and Triton where torch was told to be deterministic.
-
-    Raises:
-        MissingPackageError: `asked` names a package that is not installed.
-        InputError: it names one that does not work on this machine or device.
-    """
-    if asked == "torch":
-        return BackendChoice("torch", "asked for")
-    if asked == "auto":
-        fault = _device_fault(device) or _triton_fault(device)
-        if fault is None and torch.are_deterministic_algorithms_enabled():
-            fault = "Triton adds gradients up in no fixed order, and torch was told to be deterministic"
-        return BackendChoice("torch", f"auto: {fault}") if fault else BackendChoice("triton", f"auto: on {device}")
-    require_backend(asked)
-    fault = None if _interpreted(asked) else _device_fault(device)
-    if fault is None and asked == "triton":
-        fault = _triton_fault(device)
-    if fault is not None:
-        raise InputError(f"backend {asked!r} cannot be used: {fault}; use a CUDA GPU, or backend 'auto' or 'torch'")
-    return BackendChoice(asked, "asked for")
-
-
-def require_backend(asked: Backend) -> None:
-    """Raises unless the package and the kind of machine that `asked` names are there; "auto" and "torch" always are.
-
-    Raises:
-        MissingPackageError: the package is not installed.
-        InputError: this machine has no CUDA GPU.
-    """
-    if asked in ("auto", "torch"):
-        return
-    if not _installed(asked):
-        raise MissingPackageError(
-            f"backend {asked!r} needs the package {asked}, which is not installed; install it, "
-            "or choose backend 'auto' or 'torch'"
-        )
-    if not torch.cuda.is_available() and not _interpreted(asked):
-        raise InputError(f"backend {asked!r} needs a CUDA GPU, and torch sees none; choose backend 'auto' or 'torch'")
-
-
-def grid_encoder(name: Literal["torch", "triton", "tinycudann"]) -> EncodeGrid:
-    """The backend's `encode_grid`, imported here and not before."""
-    if name == "triton":
-        from ._triton import encode_grid as encode
-    elif name == "tinycudann":
-        from ._tinycudann import encode_grid as encode
-    else:
-        encode = encode_grid
-    return encode
-
-
-def _device_fault(device: torch.device) -> str | None:
-    if device.type == "cuda":
-        return None
-    return "the field is on the CPU" if device.type == "cpu" else f"the field is on {device}, which is no CUDA GPU"
-
-
-def _triton_fault(device: torch.device) -> str | None:
-    return _trial_fault(device) if _installed("triton") else "Triton is not installed"
-
-
-def _interpreted(asked: Backend) -> bool:
-    """Whether Triton was told to interpret its kernels, which it does on a CPU too, for tests."""
-    return asked == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
-
-
-@lru_cache(maxsize=8)
-def _installed(package: str) -> bool:
-    return find_spec(package) is not None
-
-
-@lru_cache(maxsize=64)
-def _trial_fault(device: torch.device) -> str | None:
-    """What happens when a tiny grid is encoded: Triton needs a driver and a C compiler too, and not every GPU will do.
-
-    Whatever is raised becomes the answer, as the packages below raise anything from OSError to their own types.
-    """
-    config = GridConfig(levels=1, features=1, coarsest=1, finest=1, table_size=8)
-    try:
-        with torch.inference_mode(False), torch.no_grad():
-            point, table = torch.full((1, 3), 0.5, device=device), torch.ones(8, 1, device=device)
-            result = float(grid_encoder("triton")(point, table, config))
-    except Exception as error:
-        said = next(iter(str(error).strip().splitlines()), "")
-        return f"Triton does not work here ({type(error).__name__}: {said:.200})"
-    return None if abs(result - 1) < 1e-6 else f"Triton computes {result} here instead of 1"
-
 
 HASH_PRIMES = (1, 2654435761, 805459861)
 """Multipliers of x, y and z in the spatial hash of Müller et al. 2022, equation 4."""
@@ -204,25 +92,3 @@ class _WeightedRows(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             weights_gradient = (table[rows] * gradient).sum(-1)
         return table_gradient, None, weights_gradient
-
-
-class HashGrid(nn.Module):
-    """Owns the table of `encode_grid`; (P, 3) points in [0, 1] -> (P, config.width), by the backend asked for."""
-
-    def __init__(self, config: GridConfig, *, generator: torch.Generator, backend: Backend = "auto") -> None:
-        super().__init__()
-        require_backend(backend)
-        self.config = config
-        self.asked_backend = backend
-        shape = (sum(config.rows), config.features)
-        draw = torch.rand(shape, generator=generator, device=generator.device)
-        self.table = nn.Parameter((draw * 2e-4 - 1e-4).cpu())  # upstream: U(-1e-4, 1e-4)
-
-    @property
-    def backend(self) -> BackendChoice:
-        """What computes the grid on the device where the table is now, and why."""
-        return choose_backend(self.asked_backend, self.table.device)
-
-    def forward(self, points: Tensor) -> Tensor:
-        """(P, 3) points in [0, 1] -> (P, config.width)."""
-        return grid_encoder(self.backend.name)(points, self.table, self.config)

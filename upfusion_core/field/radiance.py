@@ -15,19 +15,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..config import FieldConfig, from_value
+from ..config import FieldConfig, RaySampling, from_value
 from ..support.checks import check_finite, check_type
 from ..support.devices import existing_device
 from ..support.errors import CheckpointError, FieldError, InputError, OutputError, UpFusionError
-from ..support.files import check_path, check_weights_name, replacing
+from ..support.files import check_path, check_weights_name, reading, replacing
 from ..support.images import saturate
 from ..support.json_text import parse_json, shown, to_json
 from ..types import Cameras, OnStep, RenderedViews
-from .hashgrid import BackendChoice, HashGrid
+from .backends import BackendChoice, HashGrid
+from .rendering import render_views
 
 if TYPE_CHECKING:
-    from ..config import RaySampling
-    from ..surface.mesh import MeshAsset
+    from .. import MeshAsset
 
 
 class _TruncatedExp(torch.autograd.Function):
@@ -79,9 +79,14 @@ class RadianceField(nn.Module):
         self.register_buffer("aabb", torch.tensor([[-extent] * 3, [extent] * 3]), persistent=False)
         self.grid = HashGrid(config.grid, generator=generator, backend=config.backend)
         with torch.random.fork_rng(devices=[]):  # layers draw a start of their own, which is overwritten
-            self.mlp = nn.ModuleList(ops.Linear(inputs, outputs) for inputs, outputs in pairwise(config.widths))
-        for layer in self.mlp:
-            _initialize(layer, generator)
+            layers = [ops.Linear(inputs, outputs) for inputs, outputs in pairwise(config.widths)]
+        self.mlp = nn.ModuleList(layers)
+        for layer in layers:  # torch's own start, drawn from `generator` and not from the global one
+            bound = 1 / math.sqrt(layer.weight.shape[1])
+            for parameter in (layer.weight, layer.bias):
+                draw = torch.rand(parameter.shape, generator=generator, device=generator.device)
+                with torch.no_grad():
+                    parameter.copy_(draw * 2 * bound - bound)
 
     @property
     def backend(self) -> BackendChoice:
@@ -131,8 +136,6 @@ class RadianceField(nn.Module):
         chunk: int | None = None,
     ) -> RenderedViews:
         """Pictures of the field from `cameras`; see `rendering.render_views`."""
-        from .rendering import render_views
-
         return render_views(self, self.aabb, cameras, size, background=background, sampling=sampling, chunk=chunk)
 
     def extract_mesh(
@@ -145,7 +148,7 @@ class RadianceField(nn.Module):
         keep: float = 0.05,
         on_step: OnStep | None = None,
     ) -> MeshAsset:
-        """The field's surface as a mesh with coloured vertices or a texture; see `mesh.extract_mesh`.
+        """The field's surface as a mesh with coloured vertices or a texture; see `surface.extract.extract_mesh`.
 
         Args:
             resolution: samples along the longest side of the object's own box, 8 to 1024.
@@ -161,21 +164,47 @@ class RadianceField(nn.Module):
             FieldError: nothing is dense enough, the field fills its box, or its density is not finite.
             MissingPackageError: `texture_size` or `faces` needs a package that is not installed.
         """
-        from ..surface.mesh import extract_mesh
+        from .. import extract_mesh  # by the package's public names: surfaces are made of fields, and import them
 
         return extract_mesh(
             self, resolution, threshold, texture_size=texture_size, faces=faces, keep=keep, on_step=on_step
         )
 
     def save(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        cameras: Cameras | None = None,
-        settings: Mapping[str, Any] | None = None,
+        self, path: str | os.PathLike[str], *, cameras: Cameras | None = None, settings: Mapping[str, Any] | None = None
     ) -> None:
-        """Writes the field as `.safetensors`; see `storage.save_field`."""
-        save_field(self, path, cameras=cameras, settings=settings)
+        """Writes the field in float32 as `.safetensors`, whole or not at all; `load_field` reads it.
+
+        Args:
+            cameras: those it was fitted to.
+            settings: anything that JSON can hold.
+
+        Raises:
+            FieldError: the field holds values that are not finite.
+            OutputError: the file cannot be written.
+        """
+        tensors = {name: value.detach().float().cpu().contiguous() for name, value in self.state_dict().items()}
+        _check_finite(tensors, FieldError, "the field was not saved: it")
+        config = asdict(self.config)
+        del config["backend"]  # of the machine that wrote it; every one can read it
+        if settings is not None:
+            check_type("settings", settings, Mapping, "names and values, as JSON has them")
+        described = {"version": 1, "config": config, "cameras": None, "settings": dict(settings or {})}
+        if cameras is not None:
+            check_type("cameras", cameras, Cameras, "those that the field was fitted to")
+            if not len(cameras):
+                raise InputError("cameras must hold at least one camera, got none; leave them out")
+            described["cameras"] = {
+                name: getattr(cameras, name).cpu().tolist() for name in ("camera_to_world", "focal", "principal")
+            }
+        text = to_json(described, "the field's settings")
+        with replacing(path) as partial:
+            try:
+                save_file(tensors, partial, metadata={FORMAT: text})
+            except SafetensorError as error:  # how the library reports what the disk says
+                raise OutputError(
+                    f"{path} could not be written ({error}); free some space or choose another place"
+                ) from error
 
 
 def _checked(points: Tensor) -> Tensor:
@@ -185,20 +214,8 @@ def _checked(points: Tensor) -> Tensor:
     return points.float()
 
 
-def _initialize(layer: Any, generator: torch.Generator) -> None:  # noqa: ANN401 - a host's linear layer
-    """torch's own start of a linear layer, U(±1/sqrt(inputs)), drawn from `generator` and not from the global one."""
-    bound = 1 / math.sqrt(layer.weight.shape[1])
-    with torch.no_grad():
-        for parameter in (layer.weight, layer.bias):
-            draw = torch.rand(parameter.shape, generator=generator, device=generator.device)
-            parameter.copy_(draw * 2 * bound - bound)
-
-
 FORMAT = "upfusion_field"
 """Metadata key under which the JSON stands."""
-
-_LONGEST_TEXT = 50_000_000
-"""Letters of that JSON; safetensors takes headers of 100 MB, in which quotes and backslashes are doubled."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,54 +227,8 @@ class StoredField:
     settings: dict[str, Any]
 
 
-def save_field(
-    field: RadianceField,
-    path: str | os.PathLike[str],
-    *,
-    cameras: Cameras | None = None,
-    settings: Mapping[str, Any] | None = None,
-) -> None:
-    """Writes the field in float32, whole or not at all.
-
-    Args:
-        cameras: those it was fitted to.
-        settings: anything that JSON can hold.
-
-    Raises:
-        FieldError: the field holds values that are not finite.
-        OutputError: the file cannot be written.
-    """
-    tensors = {name: value.detach().float().cpu().contiguous() for name, value in field.state_dict().items()}
-    _check_finite(tensors, FieldError, "the field was not saved: it")
-    config = asdict(field.config)
-    del config["backend"]  # of the machine that wrote it; every one can read it
-    if settings is not None:
-        check_type("settings", settings, Mapping, "names and values, as JSON has them")
-    described = {"version": 1, "config": config, "cameras": None, "settings": dict(settings or {})}
-    if cameras is not None:
-        check_type("cameras", cameras, Cameras, "those that the field was fitted to")
-        if not len(cameras):
-            raise InputError("cameras must hold at least one camera, got none; leave them out")
-        described["cameras"] = {
-            name: getattr(cameras, name).cpu().tolist() for name in ("camera_to_world", "focal", "principal")
-        }
-    text = to_json(described, "the field's settings")
-    if len(text) > _LONGEST_TEXT:
-        raise InputError(
-            f"the field's settings and cameras must take at most {_LONGEST_TEXT} letters as JSON, got {len(text)}; "
-            "leave some out"
-        )
-    with replacing(path) as partial:
-        try:
-            save_file(tensors, partial, metadata={FORMAT: text})
-        except SafetensorError as error:  # how the library reports what the disk says
-            raise OutputError(
-                f"{path} could not be written ({error}); free some space or choose another place"
-            ) from error
-
-
 def load_field(path: str | os.PathLike[str], *, device: torch.device | str = "cpu", ops: Any = nn) -> StoredField:  # noqa: ANN401
-    """Reads what `save_field` wrote, strictly; the field is frozen, as `distill` gives it.
+    """Reads what `RadianceField.save` wrote, strictly; the field is frozen, as `distill` gives it.
 
     Raises:
         CheckpointError: the file is missing, truncated or something else, its tensors do not fit its configuration, or
@@ -269,15 +240,13 @@ def load_field(path: str | os.PathLike[str], *, device: torch.device | str = "cp
     check_weights_name(path)
     if not os.path.isfile(path):  # unlike pathlib's, also false for names that no file can have
         raise CheckpointError(f"{path} is not a file; give a field that a reconstruction wrote (.safetensors)")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
-        raise CheckpointError(
-            f"{path} could not be read as .safetensors ({error}); it is damaged, truncated or another kind of file: "
-            "copy it again or make the field anew"
-        ) from error
+    advice = "it is damaged, truncated or another kind of file: copy it again or make the field anew"
+    with (
+        reading(path, advice, what="a whole .safetensors file", error=CheckpointError),
+        safe_open(path, framework="pt") as file,
+    ):
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     if FORMAT not in metadata:
         raise CheckpointError(f"{path} is not a field (no {FORMAT!r} in its metadata); weights are loaded elsewhere")
     config, cameras, settings = _described(path, metadata[FORMAT])
@@ -310,19 +279,12 @@ def _described(path: Path, text: str) -> tuple[FieldConfig, Cameras | None, dict
 
 def _check_tensors(path: Path, config: FieldConfig, tensors: dict[str, Tensor]) -> None:
     wanted = config.shapes
-    found = {name: tuple(value.shape) for name, value in tensors.items()}
-    faults = [f"missing {name}" for name in sorted(wanted.keys() - found.keys())]
-    faults += [f"unexpected {name:.100}" for name in sorted(found.keys() - wanted.keys())]
-    faults += [
-        f"{name} is {found[name]} instead of {wanted[name]}"
-        for name in sorted(wanted.keys() & found.keys())
-        if wanted[name] != found[name]
-    ]
-    faults += [
-        f"{name} is {value.dtype} instead of {torch.float32}"
-        for name, value in tensors.items()
-        if name in wanted and value.dtype != torch.float32
-    ]
+    faults = [f"missing {name}" for name in sorted(wanted.keys() - tensors.keys())]
+    faults += [f"unexpected {name:.100}" for name in sorted(tensors.keys() - wanted.keys())]
+    for name in sorted(wanted.keys() & tensors.keys()):
+        value = tensors[name]
+        for got, expected in ((tuple(value.shape), wanted[name]), (value.dtype, torch.float32)):
+            faults += [f"{name} is {got} instead of {expected}"] * (got != expected)
     if faults:
         more = f" and {len(faults) - 10} more" if len(faults) > 10 else ""
         raise CheckpointError(

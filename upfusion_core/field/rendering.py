@@ -20,11 +20,9 @@ from ..support.errors import InputError
 from ..support.memory import Chunk
 from ..types import Cameras, Rays, RenderedViews
 
-MAX_SIDE = 16384
-"""Pixels along each side of a picture."""
-
-RAYS, CPU_RAYS = 2**12, 2**8
-"""Rays at a time. A CPU keeps fewer in its caches, and Cancel waits for a call's end."""
+MAX_SIDE = 16384  # pixels along each side of a picture
+RAYS, CPU_RAYS = 2**12, 2**8  # rays at a time: a CPU keeps fewer in its caches, and Cancel waits for a call's end
+HIDDEN_DEPTH = 7.0  # optical depth beyond which nothing is seen: exp(-7) of the light is left
 
 FieldFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
 VisibleFunction = Callable[[Tensor, Tensor], Tensor]
@@ -192,8 +190,7 @@ def render_views(
     check_type("cameras", cameras, Cameras, "make some with orbit_cameras")
     if not len(cameras):
         raise InputError("expected at least one camera, got none; make some with orbit_cameras")
-    if chunk is None:
-        chunk = CPU_RAYS if aabb.device.type == "cpu" else RAYS
+    chunk = chunk if chunk is not None else CPU_RAYS if aabb.device.type == "cpu" else RAYS
     for name, value, most in (("size", height, MAX_SIDE), ("size", width, MAX_SIDE), ("chunk", chunk, 2**30)):
         check_count(name, value, 1, most)
     check_unit_range("background", _background(background, aabb), "1.0 is white")
@@ -208,11 +205,8 @@ def render_views(
         )
         return torch.cat([seen.rgb, seen.opacity[:, None], seen.depth[:, None]], dim=-1)
 
-    picture = (
-        torch.cat(list(Chunk(chunk, "ray").map(part, len(origins))))
-        .reshape(len(cameras), height, width, 5)
-        .permute(0, 3, 1, 2)
-    )
+    seen = torch.cat(list(Chunk(chunk, "ray").map(part, len(origins))))
+    picture = seen.reshape(len(cameras), height, width, 5).permute(0, 3, 1, 2)
     return RenderedViews(picture[:, :3], picture[:, 3:4], picture[:, 4:5])
 
 
@@ -247,10 +241,6 @@ def _background(background: Tensor | float, like: Tensor) -> Tensor:
     return color
 
 
-HIDDEN_DEPTH = 7.0
-"""Optical depth beyond which nothing is seen: exp(-7) of the light is left."""
-
-
 class OccupancyGrid(nn.Module):
     """Remembered densities on N³ cells of a box; tells which samples of a ray can be seen.
 
@@ -279,11 +269,7 @@ class OccupancyGrid(nn.Module):
 
     @torch.no_grad()
     def update(
-        self,
-        density: Callable[[Tensor], Tensor],
-        *,
-        decay: float = 0.5,
-        generator: torch.Generator | None = None,
+        self, density: Callable[[Tensor], Tensor], *, decay: float = 0.5, generator: torch.Generator | None = None
     ) -> None:
         """Asks the field once in every cell, at a drawn place or in the middle; keeps the greater of news and memory.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,20 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..support.errors import MissingPackageError
 from ..types import OnProgress
 
-PIECE = 1500
-"""Faces that are cut into charts at a time: the time for a piece grows faster than its size."""
-
-PADDING = 4
-"""Texels between charts, in an atlas of PACKED or less."""
-
-PACKED = 1024
-"""Side of the largest square that charts are arranged in; larger textures use the same arrangement."""
-
-PATIENCE = 0.1
-"""Seconds between two looks at whether xatlas is to be waited for any longer."""
+PIECE = 1500  # faces that are cut into charts at a time: the time for a piece grows faster than its size
+PADDING = 4  # texels between charts, in an atlas of PACKED or less
+PACKED = 1024  # side of the largest square that charts are arranged in; larger textures use the same arrangement
+PATIENCE = 0.1  # seconds between two looks at whether xatlas is to be waited for any longer
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,51 +32,44 @@ class Atlas:
     uvs: Tensor
 
 
-def require_xatlas() -> None:
-    """Raises MissingPackageError unless xatlas is installed."""
-    if importlib.util.find_spec("xatlas") is None:
-        raise MissingPackageError(
-            "a texture needs the package xatlas, which is not installed; "
-            "install it by pip install xatlas, or leave the texture out to colour the vertices"
-        )
-
-
-def unwrap(vertices: Tensor, faces: Tensor, size: int, *, report: OnProgress = lambda share: None) -> Atlas:
+def unwrap(vertices: Tensor, faces: Tensor, size: int, report: OnProgress) -> Atlas:
     """Vertices (P, 3) and faces (F, 3) -> where each corner of each face lies in a texture of size² texels.
 
-    The mesh is first split into pieces of at most PIECE faces, each of which is cut into charts on its own; then all
-    charts are arranged together, all at the same scale.
-
-    Args:
-        report: told after each piece, and while xatlas works; raising from it cancels. What xatlas is at then goes on
-            by itself until its call ends, a matter of seconds.
+    Pieces of at most PIECE faces are cut into charts on their own; then all charts are arranged together, at the same
+    scale. `report` is told while xatlas works too; where it raises, xatlas goes on by itself for some seconds.
     """
-    require_xatlas()
+    import xatlas
+
     places, triangles = vertices.numpy().astype(np.float32), faces.numpy()
-    pieces = _pieces(places[triangles].mean(1))
-    charted = []
-    for number, piece in enumerate(pieces):
-        share = 0.8 * number / len(pieces)
-        charted.append(_charts(places, triangles[piece], partial(report, share)))
-    uvs, sources, corners = _arranged(charted, min(size, PACKED), partial(report, 0.8))
-    ordered = np.empty_like(triangles)
-    ordered[np.concatenate(pieces)] = corners
-    report(1.0)
-    return Atlas(torch.from_numpy(sources), torch.from_numpy(ordered), torch.from_numpy(uvs))
-
-
-def _pieces(centers: np.ndarray) -> list[np.ndarray]:
-    """(F, 3) middles of faces -> numbers of the faces of each piece: halved across its longest side until small."""
-    waiting, done = [np.arange(len(centers))], []
-    while waiting:
-        piece = waiting.pop()
+    centers = places[triangles].mean(1)
+    large, pieces = [np.arange(len(centers))], []
+    while large:  # numbers of faces, halved across their longest side until they are few
+        piece = large.pop()
         if len(piece) <= PIECE:
-            done.append(piece)
+            pieces.append(piece)
             continue
         axis = np.ptp(centers[piece], axis=0).argmax()
         order = piece[np.argsort(centers[piece, axis], kind="stable")]
-        waiting += [order[: len(order) // 2], order[len(order) // 2 :]]
-    return done
+        large += [order[: len(order) // 2], order[len(order) // 2 :]]
+    charted = [
+        _charts(places, triangles[piece], partial(report, 0.8 * number / len(pieces)))
+        for number, piece in enumerate(pieces)
+    ]
+    atlas = xatlas.Atlas()
+    for _, corners, uvs in charted:
+        atlas.add_uv_mesh(uvs, corners.astype(np.uint32))
+    _generate(atlas, partial(report, 0.8), resolution=min(size, PACKED), padding=PADDING)
+    extent, border = np.array([atlas.width, atlas.height], dtype=np.float32), PADDING / 2
+    coordinates, sources, arranged, count = [], [], np.empty_like(triangles), 0
+    for number, (piece, (source, _, _)) in enumerate(zip(pieces, charted, strict=True)):
+        again, corners, uvs = atlas.get_mesh(number)
+        coordinates.append((uvs * extent + border) / (extent.max() + 2 * border))  # viewers repeat at the border
+        sources.append(source[again])
+        arranged[piece] = corners.astype(np.int64) + count
+        count += len(again)
+    report(1.0)
+    joined = [torch.from_numpy(np.concatenate(values)) for values in (sources, coordinates)]
+    return Atlas(joined[0], torch.from_numpy(arranged), joined[1])
 
 
 def _charts(
@@ -101,33 +85,21 @@ def _charts(
     density = 256 / max(np.sqrt(area), 1e-20)
     atlas = xatlas.Atlas()
     atlas.add_mesh(places[used], local.astype(np.uint32))
-    options = _packing(xatlas, texels_per_unit=density)
-    _attended(lambda: atlas.generate(xatlas.ChartOptions(), options), waiting)
+    _generate(atlas, waiting, texels_per_unit=density, padding=1)
     source, corners, uvs = atlas.get_mesh(0)
     scale = np.array([atlas.width, atlas.height]) / density
     return used[source], corners.astype(np.int64), (uvs * scale).astype(np.float32)
 
 
-def _arranged(
-    charted: list[tuple[np.ndarray, np.ndarray, np.ndarray]], size: int, waiting: Callable[[], None]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All charts in one square: uvs (Q, 2), source vertices (Q,), corners (F, 3) of all pieces' faces in turn."""
+def _generate(atlas: Any, waiting: Callable[[], None], **packing: float) -> None:  # noqa: ANN401
+    """Charts and their arrangement, with these options of xatlas's packing."""
     import xatlas
 
-    atlas = xatlas.Atlas()
-    for _, corners, uvs in charted:
-        atlas.add_uv_mesh(uvs, corners.astype(np.uint32))
-    options = _packing(xatlas, resolution=size)
+    options = xatlas.PackOptions()
+    for name, value in packing.items():
+        setattr(options, name, value)
+    options.bilinear = True
     _attended(lambda: atlas.generate(xatlas.ChartOptions(), options), waiting)
-    extent, border = np.array([atlas.width, atlas.height], dtype=np.float32), PADDING / 2
-    places, sources, faces, count = [], [], [], 0
-    for number, (source, _, _) in enumerate(charted):
-        again, indices, uvs = atlas.get_mesh(number)
-        places.append((uvs * extent + border) / (extent.max() + 2 * border))  # viewers repeat textures at the border
-        sources.append(source[again])
-        faces.append(indices.astype(np.int64) + count)
-        count += len(again)
-    return np.concatenate(places), np.concatenate(sources), np.concatenate(faces)
 
 
 def _attended(work: Callable[[], None], waiting: Callable[[], None]) -> None:
@@ -147,11 +119,3 @@ def _attended(work: Callable[[], None], waiting: Callable[[], None]) -> None:
         thread.join(PATIENCE)
     if failed:
         raise failed[0]
-
-
-def _packing(xatlas: Any, *, resolution: int = 0, texels_per_unit: float = 0.0) -> Any:  # noqa: ANN401
-    options = xatlas.PackOptions()
-    options.resolution, options.texels_per_unit = resolution, texels_per_unit
-    options.padding = PADDING if resolution else 1
-    options.bilinear = True
-    return options

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,13 @@ from trimesh.visual import TextureVisuals
 
 from ..support.checks import check_finite, check_shape
 from ..support.errors import InputError
-from ..support.files import read_regular
+from ..support.files import read_regular, reading
 from ..support.images import check_picture, linear_to_srgb, open_picture, without_ghostscript
 
 MESH_SUFFIXES = (".glb", ".obj", ".ply")
 
-_GRAY = 0.7
-"""Colour of a mesh that has none."""
-
-_LARGEST_COMPANION = 256_000_000
-"""Bytes of a file that a mesh names: materials, a picture."""
+_GRAY = 0.7  # colour of a mesh that has none
+_LARGEST_COMPANION = 256_000_000  # bytes of a file that a mesh names: materials, a picture
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,15 +56,8 @@ class Surface:
         check_shape("Surface.face_texture", self.face_texture, (len(self.faces),), "one number a face")
         for name in ("vertices", "colors", "uvs"):
             check_finite(f"Surface.{name}", getattr(self, name))
-        for texture in self.textures:
-            check_shape("Surface.textures", texture, (3, "H", "W"))
         if self.faces.min() < 0 or self.faces.max() >= count:
             raise InputError(f"Surface.faces must number vertices 0 to {count - 1}, got {int(self.faces.max())}")
-        if self.face_texture.max() >= len(self.textures):
-            raise InputError(
-                f"Surface.face_texture must be below {len(self.textures)}, the number of textures, "
-                f"got {int(self.face_texture.max())}"
-            )
 
     def turned(self, rotation: Tensor) -> Surface:
         """The surface with x' = rotation x, rotation (3, 3)."""
@@ -86,22 +77,15 @@ class Surface:
             raise InputError("a mesh must have a finite extent, got more than float32 can measure; check its file")
         return replace(self, vertices=(self.vertices - center) * (radius / reach))
 
-    def to(self, device: torch.device | str) -> Surface:
-        """The same surface on another device."""
-        textures = tuple(texture.to(device) for texture in self.textures)
-        names = ("vertices", "faces", "colors", "uvs", "face_texture")
-        return replace(self, textures=textures, **{name: getattr(self, name).to(device) for name in names})
-
 
 def read_surface(path: str | os.PathLike[str], texture: str | os.PathLike[str] | None = None) -> Surface:
-    """A mesh file -> Surface in the file's own axes and unit, scene transforms applied.
+    """A GLB, OBJ or PLY file -> Surface in the file's own axes and unit, scene transforms applied.
 
     Base colours only: metalness, normal maps and transparency are left aside. Vertex colours and colour factors are
     linear in GLB, as glTF says, and sRGB in OBJ and PLY. Materials and pictures that a file names are taken from its
     own folder or below it; those that lie elsewhere count as missing, and what is missing leaves the mesh without.
 
     Args:
-        path: a GLB, OBJ or PLY file.
         texture: a picture that all faces show, whatever the file's materials say.
 
     Raises:
@@ -111,27 +95,29 @@ def read_surface(path: str | os.PathLike[str], texture: str | os.PathLike[str] |
     kind = path.suffix.lower()
     if kind not in MESH_SUFFIXES:
         raise InputError(f"a mesh is read from {', '.join(MESH_SUFFIXES)}, got {path.name!r}; convert it first")
-    try:
+    with reading(path.name, "export it again", what="a mesh"):
         companions = _Companions(str(path))
         with without_ghostscript():  # trimesh decodes what is shiny in GLTF's older manner at once
             scene = trimesh.load_scene(path, process=False, resolver=companions)
         if companions.refused:
             raise InputError(f"{path.name} names a file that cannot be read: {companions.refused[0]}; replace it")
-        _check_pictures(path.name, scene)  # before anything copies, and so decodes, them
         for geometry in scene.geometry.values():
+            material = getattr(geometry.visual, "material", None)
+            for value in (*vars(material).values(), *getattr(material, "_data", {}).values()) if material else ():
+                if isinstance(value, Image.Image):  # before anything copies, and so decodes, it
+                    check_picture(value, f"a texture of {path.name}")
             colors = getattr(geometry.visual, "vertex_attributes", {}).get("color")
             if colors is not None:  # a copied visual forgets them, the geometry does not
                 geometry.vertex_attributes["color"] = colors
         parts = [part for part in scene.dump() if isinstance(part, trimesh.Trimesh) and len(part.faces)]
-        picture = None if texture is None else _texture(Path(texture))
+        picture = None
+        if texture is not None:
+            with open_picture(Path(texture)) as image:
+                check_picture(image, Path(texture).name)
+                picture = _picture(image)
         if not parts:
             raise InputError(f"{path.name} must hold triangles, got none; check the file")
         return _joined([_part(part, linear=kind == ".glb", picture=picture) for part in parts])
-    except InputError:
-        raise
-    except Exception as error:  # readers of damaged files raise whatever they stumble over
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise InputError(f"{path.name} cannot be read as a mesh ({reason}); export it again") from error
 
 
 class _Companions(FilePathResolver):  # type: ignore[misc]  # trimesh has no types
@@ -153,20 +139,6 @@ class _Companions(FilePathResolver):  # type: ignore[misc]  # trimesh has no typ
                     self.refused.append(f"{path.name} ({error.strerror or error})")
                     raise
         raise FileNotFoundError(name)
-
-
-def _check_pictures(label: str, scene: trimesh.Scene) -> None:
-    for geometry in scene.geometry.values():
-        material = getattr(geometry.visual, "material", None)
-        for value in (*vars(material).values(), *getattr(material, "_data", {}).values()) if material else ():
-            if isinstance(value, Image.Image):
-                check_picture(value, f"a texture of {label}")
-
-
-def _texture(path: Path) -> Tensor:
-    with open_picture(path) as image:
-        check_picture(image, path.name)
-        return _picture(image)
 
 
 def _part(mesh: trimesh.Trimesh, *, linear: bool, picture: Tensor | None) -> Surface:
@@ -200,28 +172,23 @@ def _material(material: Any, linear: bool) -> tuple[Tensor | None, Tensor]:  # n
     is_pbr = hasattr(material, "baseColorFactor")
     image = material.baseColorTexture if is_pbr else getattr(material, "image", None)
     factor = material.baseColorFactor if is_pbr else getattr(material, "diffuse", None)
-    if image is not None:
-        picture = _picture(image)
-        if not is_pbr or factor is None:  # an OBJ's Kd beside map_Kd is customarily ignored
-            return picture, torch.ones(3)
-    else:
-        picture = None
-    if factor is None:
+    picture = None if image is None else _picture(image)
+    if factor is None or (picture is not None and not is_pbr):  # an OBJ's Kd beside map_Kd is customarily ignored
         return picture, torch.ones(3)
     values = _unit(np.asarray(factor)[:3])
     return picture, linear_to_srgb(values) if linear else values
 
 
 def _joined(parts: list[Surface]) -> Surface:
-    faces, shown, vertices, textures = [], [], 0, 0
-    for part in parts:
-        faces.append(part.faces + vertices)
-        shown.append(torch.where(part.face_texture < 0, -1, part.face_texture + textures))
-        vertices += len(part.vertices)
-        textures += len(part.textures)
+    vertices = accumulate((len(part.vertices) for part in parts), initial=0)
+    textures = accumulate((len(part.textures) for part in parts), initial=0)
+    shown = [
+        torch.where(part.face_texture < 0, -1, part.face_texture + first)
+        for part, first in zip(parts, textures, strict=False)
+    ]
     return Surface(
         vertices=torch.cat([part.vertices for part in parts]),
-        faces=torch.cat(faces),
+        faces=torch.cat([part.faces + first for part, first in zip(parts, vertices, strict=False)]),
         colors=torch.cat([part.colors for part in parts]),
         uvs=torch.cat([part.uvs for part in parts]),
         textures=tuple(texture for part in parts for texture in part.textures),

@@ -6,30 +6,26 @@ import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from scipy import ndimage
 from torch import Tensor
 
+from ..field.radiance import RadianceField
 from ..field.rendering import weights_from_density
 from ..support.memory import Chunk
 from ..types import OnProgress
-
-if TYPE_CHECKING:
-    from ..field.radiance import RadianceField
+from .rasterise import runs, sample_range
 
 EDGES = (-0.5, 0.25, 1.0, 2.0, 3.5)
 """Ends of the parts of a look into the surface, in units; 0 is the surface. A crisp one stops light in the first."""
 
+# besides straight down, the surface is looked at from this far off its normal, from so many sides
 TILT_DEGREES, TILTED = 50.0, 3
-"""Besides straight down, the surface is looked at from this far off its normal, from so many sides."""
 
-FACES = 2**14
-"""Faces that are spread over their texels at a time."""
-
-STRIP, MARGIN = 2**21, 32
-"""Texels that get the nearest covered one's colour at a time, and rows beyond them where that is looked for."""
+FACES = 2**14  # that are spread over their texels at a time
+STRIP = 2**21  # texels that get the nearest covered one's colour at a time
+MARGIN = 32  # rows beyond them where that is looked for
 
 
 @dataclass(frozen=True)
@@ -63,8 +59,10 @@ class SurfaceColor:
         def look(part: slice) -> Tensor:
             directions = view_directions(normals[part], tilted)
             along = points[part, None, None] - directions[:, :, None] * depths[:, None]
-            seen = self._seen(along.flatten(0, 1).to(device), lengths.to(device)).cpu()
-            mixed: Tensor = (seen.unflatten(0, directions.shape[:2]) * weights[:, None]).sum(1)
+            places = along.flatten(0, 1).to(device)
+            stopped = weights_from_density(self.field.density(places).float(), lengths.to(device)) + 1e-9
+            seen = (stopped[..., None] * self.field.color(places).float()).sum(1) / stopped.sum(1, keepdim=True)
+            mixed: Tensor = (seen.cpu().unflatten(0, directions.shape[:2]) * weights[:, None]).sum(1)
             return mixed
 
         found = torch.empty(len(points), 3, dtype=torch.float32)
@@ -74,11 +72,6 @@ class SurfaceColor:
             done += len(colors)
             report(done / len(points))
         return found.clamp(0, 1)
-
-    def _seen(self, points: Tensor, lengths: Tensor) -> Tensor:
-        """(P, S, 3) along looks -> (P, 3)."""
-        weights = weights_from_density(self.field.density(points).float(), lengths) + 1e-9
-        return (weights[..., None] * self.field.color(points).float()).sum(1) / weights.sum(1, keepdim=True)
 
 
 def view_directions(normals: Tensor, tilted: int) -> Tensor:
@@ -93,22 +86,13 @@ def view_directions(normals: Tensor, tilted: int) -> Tensor:
 
 
 def bake(
-    look: SurfaceColor,
-    vertices: Tensor,
-    normals: Tensor,
-    faces: Tensor,
-    uvs: Tensor,
-    size: int,
-    *,
-    report: OnProgress = lambda share: None,
+    look: SurfaceColor, vertices: Tensor, normals: Tensor, faces: Tensor, uvs: Tensor, size: int, report: OnProgress
 ) -> Tensor:
     """(3, size, size) texture: each texel the colour of the surface at its centre, first row at the top.
 
-    Texels that no face covers take the nearest covered one's colour, so that neither bilinear sampling at a chart's
-    border nor smaller mip levels show a seam; in large textures, those far from all faces take the mean colour.
-
-    Args:
-        vertices, normals, uvs: (P, 3), (P, 3) and (P, 2), v = 0 at the bottom; faces: (F, 3).
+    Of vertices and normals (P, 3), faces (F, 3) and uvs (P, 2), v = 0 at the bottom. Texels that no face covers take
+    the nearest covered one's colour, so that neither bilinear sampling at a chart's border nor smaller mip levels show
+    a seam; in large textures, those far from all faces take the mean colour.
     """
     texture = torch.zeros(3, size * size, dtype=torch.float32)
     covered = torch.zeros(size * size, dtype=torch.bool)
@@ -136,46 +120,31 @@ def texels(triangles: Tensor, size: int, most: int) -> Iterator[tuple[Tensor, Te
 
     A row of a triangle is one span of texels; spans are spread into texels at most about `most` at a time.
     """
-    face, row, first, count = _spans(triangles, size)
+    face, row = runs(*sample_range(triangles[..., 1].amin(1), triangles[..., 1].amax(1), size))
+    here = triangles[face]
+    there = here.roll(-1, dims=1)
+    share = ((row + 0.5)[:, None] - here[..., 1]) / (there[..., 1] - here[..., 1])  # of a side, where the row crosses
+    crossing = here[..., 0] + share * (there[..., 0] - here[..., 0])
+    crosses = (share >= 0) & (share <= 1)
+    left, right = (torch.where(crosses, crossing, nowhere) for nowhere in (torch.inf, -torch.inf))
+    first, count = sample_range(left.amin(1), right.amax(1), size)
+    face, row, first, count = (values[count > 0] for values in (face, row, first, count))
     ends = count.cumsum(0)
     begin = 0
     while begin < len(face):
         before = int(ends[begin - 1]) if begin else 0
         stop = max(begin + 1, int(torch.searchsorted(ends, before + most, right=True)))
-        spans = torch.arange(begin, stop).repeat_interleave(count[begin:stop])
-        column = torch.arange(len(spans)) - (ends - count)[spans] + before + first[spans]
-        centers = torch.stack([column + 0.5, row[spans] + 0.5], dim=-1)
-        yield face[spans], row[spans] * size + column, _barycentric(triangles[face[spans]], centers)
+        span, column = runs(first[begin:stop], count[begin:stop])
+        span = begin + span
+        point = torch.stack([column + 0.5, row[span] + 0.5], dim=-1)
+        a, b, c = triangles[face[span]].unbind(1)
+        across, along, to = b - a, c - a, point - a
+        area = across[:, 0] * along[:, 1] - across[:, 1] * along[:, 0]
+        second = (to[:, 0] * along[:, 1] - to[:, 1] * along[:, 0]) / area
+        third = (across[:, 0] * to[:, 1] - across[:, 1] * to[:, 0]) / area
+        weights = torch.stack([1 - second - third, second, third], dim=-1).nan_to_num(1.0, 1.0, 1.0).clamp(min=0)
+        yield face[span], row[span] * size + column, weights / weights.sum(1, keepdim=True)
         begin = stop
-
-
-def _spans(triangles: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The rows of texel centres that cross triangles (F, 3, 2): face, row, first column, number of columns > 0."""
-    top = (triangles[..., 1].amin(1) - 0.5).ceil().clamp(0, size).long()
-    rows = ((triangles[..., 1].amax(1) - 0.5).floor().clamp(-1, size - 1).long() + 1 - top).clamp(min=0)
-    face = torch.arange(len(triangles)).repeat_interleave(rows)
-    row = torch.arange(len(face)) - (rows.cumsum(0) - rows)[face] + top[face]
-    here = triangles[face]
-    there = here.roll(-1, dims=1)
-    height = (row + 0.5)[:, None]
-    share = (height - here[..., 1]) / (there[..., 1] - here[..., 1])  # of each side, where the row crosses it
-    crossing = here[..., 0] + share * (there[..., 0] - here[..., 0])
-    crosses = (share >= 0) & (share <= 1)
-    first = (torch.where(crosses, crossing, torch.inf).amin(1) - 0.5).ceil().clamp(0, size)
-    last = (torch.where(crosses, crossing, -torch.inf).amax(1) - 0.5).floor().clamp(-1, size - 1)
-    some = last >= first
-    return face[some], row[some], first[some].long(), (last - first + 1)[some].long()
-
-
-def _barycentric(triangles: Tensor, points: Tensor) -> Tensor:
-    """(M, 3, 2) triangles and a point (M, 2) in each -> (M, 3) weights of the corners, not negative, sum 1."""
-    a, b, c = triangles.unbind(1)
-    across, along, to = b - a, c - a, points - a
-    area = across[:, 0] * along[:, 1] - across[:, 1] * along[:, 0]
-    second = (to[:, 0] * along[:, 1] - to[:, 1] * along[:, 0]) / area
-    third = (across[:, 0] * to[:, 1] - across[:, 1] * to[:, 0]) / area
-    weights = torch.stack([1 - second - third, second, third], dim=-1).nan_to_num(1.0, 1.0, 1.0).clamp(min=0)
-    return weights / weights.sum(1, keepdim=True)
 
 
 def _dilate(texture: Tensor, covered: Tensor, report: OnProgress) -> None:

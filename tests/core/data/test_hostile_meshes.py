@@ -53,7 +53,7 @@ def _glb() -> bytes:
 def test_glb_cut_short(tmp_path: Path, share: float) -> None:
     data = _glb()
     (tmp_path / "a.glb").write_bytes(data[: int(share * len(data))])
-    with pytest.raises(InputError, match="cannot be read as a mesh"):
+    with pytest.raises(InputError, match="must be a mesh, but cannot be read"):
         read_surface(tmp_path / "a.glb")
 
 
@@ -88,7 +88,7 @@ def test_ply_that_lies_about_its_length(tmp_path: Path) -> None:
     ):
         assert old in data
         (tmp_path / "a.ply").write_bytes(data.replace(old, new))
-        with pytest.raises(InputError, match=r"cannot be read as a mesh|triangles|Surface"):
+        with pytest.raises(InputError, match=r"must be a mesh, but cannot be read|triangles|Surface"):
             read_surface(tmp_path / "a.ply")
 
 
@@ -104,7 +104,7 @@ def test_vertices_that_are_no_numbers(tmp_path: Path) -> None:
 def test_folders_and_names_that_are_no_files(tmp_path: Path) -> None:
     (tmp_path / "a.glb").mkdir()
     for name in ("a.glb", "none.obj", "x" * 5000 + ".ply", "a\0b.glb"):
-        with pytest.raises(InputError, match="cannot be read as a mesh"):
+        with pytest.raises(InputError, match="must be a mesh, but cannot be read"):
             read_surface(tmp_path / name)
     with pytest.raises(InputError, match="a mesh is read from"):
         read_surface(tmp_path / "a.blend")

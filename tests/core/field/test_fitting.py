@@ -14,7 +14,6 @@ from upfusion_core.field.fitting import (
     crisp_loss,
     depth_loss,
     distortion_loss,
-    fit_views,
     opacity_loss,
 )
 from upfusion_core.field.radiance import RadianceField
@@ -43,6 +42,12 @@ def _fitter(seed: int = 0, config: FitConfig = QUICK) -> FieldFitter:
     generator = torch.Generator().manual_seed(seed)
     field = RadianceField(TINY, generator=generator)
     return FieldFitter(field, cameras, rgb, mask=mask, config=config, generator=generator)
+
+
+def _fitted(fitter: FieldFitter) -> RadianceField:
+    while not fitter.done:
+        fitter.step()
+    return fitter.field
 
 
 def _same(first: RadianceField, second: RadianceField) -> bool:
@@ -98,15 +103,13 @@ def test_the_same_seed_gives_the_same_field() -> None:
         generator = torch.Generator().manual_seed(seed)
         field = RadianceField(TINY, generator=torch.Generator().manual_seed(0))
         torch.manual_seed(len(fields))  # the global generator must not matter
-        fields.append(fit_views(field, cameras, rgb, mask=mask, config=QUICK, generator=generator))
+        fields.append(_fitted(FieldFitter(field, cameras, rgb, mask=mask, config=QUICK, generator=generator)))
     assert _same(fields[0], fields[1])
     assert not _same(fields[0], fields[2])
 
 
 def test_a_resumed_fit_ends_in_the_same_field() -> None:
-    whole = _fitter()
-    while not whole.done:
-        whole.step()
+    whole = _fitted(_fitter())
     part = _fitter()
     for _ in range(7):
         part.step()
@@ -116,28 +119,15 @@ def test_a_resumed_fit_ends_in_the_same_field() -> None:
     resumed = _fitter(seed=9)
     resumed.load_state_dict(torch.load(file, weights_only=True))
     assert resumed.iteration == 7
-    while not resumed.done:
-        resumed.step()
-    assert _same(whole.field, resumed.field)
+    assert _same(whole, _fitted(resumed))
 
 
-def test_the_hook_gets_steps_and_a_picture() -> None:
-    cameras, rgb, _ = _views()
-    calls, pictures = [], []
-
-    def on_step(step: int, total: int, preview) -> None:  # noqa: ANN001
-        calls.append((step, total))
-        if step == 3:
-            pictures.append(preview())
-            raise KeyboardInterrupt
-
-    field = RadianceField(TINY)
-    generator = torch.Generator().manual_seed(0)
-    with pytest.raises(KeyboardInterrupt):
-        fit_views(field, cameras, rgb, config=QUICK, generator=generator, on_step=on_step)
-    assert calls == [(1, 12), (2, 12), (3, 12)]
-    assert pictures[0].shape == (3, 64, 64)
-    assert ((pictures[0] >= 0) & (pictures[0] <= 1)).all()
+def test_a_preview_is_a_picture() -> None:
+    fitter = _fitter()
+    fitter.step()
+    picture = fitter.preview()
+    assert picture.shape == (3, 64, 64)
+    assert ((picture >= 0) & (picture <= 1)).all()
 
 
 def test_weights_silence_a_picture() -> None:
@@ -149,8 +139,8 @@ def test_weights_silence_a_picture() -> None:
         for weights in (torch.tensor([1.0, 0, 1]), torch.tensor([1.0, 0, 1])[:, None, None, None].expand(3, 1, 10, 10)):
             field = RadianceField(TINY, generator=torch.Generator().manual_seed(0))
             generator = torch.Generator().manual_seed(0)
-            fit_views(field, cameras, pictures, weights=weights, config=QUICK, generator=generator)
-            fields.append(field)
+            fitter = FieldFitter(field, cameras, pictures, weights=weights, config=QUICK, generator=generator)
+            fields.append(_fitted(fitter))
     assert all(_same(fields[0], field) for field in fields[1:])
 
 

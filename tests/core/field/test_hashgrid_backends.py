@@ -10,8 +10,9 @@ import torch
 from safetensors import safe_open
 
 from upfusion_core.config import FieldConfig, GridConfig
-from upfusion_core.field import hashgrid as hashgrid_backends
-from upfusion_core.field.hashgrid import HashGrid, choose_backend, encode_grid, grid_encoder
+from upfusion_core.field import backends
+from upfusion_core.field.backends import HashGrid, choose_backend, grid_encoder
+from upfusion_core.field.hashgrid import encode_grid
 from upfusion_core.field.radiance import FORMAT, RadianceField, load_field
 from upfusion_core.support.errors import InputError, MissingPackageError
 
@@ -28,7 +29,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> None:
 def installed(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """The packages that are found; none at first."""
     packages: set[str] = set()
-    monkeypatch.setattr(hashgrid_backends, "_installed", packages.__contains__)
+    monkeypatch.setattr(backends, "_installed", packages.__contains__)
     return packages
 
 
@@ -54,7 +55,7 @@ def test_without_triton_auto_takes_the_definition(installed: set[str]) -> None:
 
 def test_auto_takes_triton_where_it_works(installed: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     installed.add("triton")
-    monkeypatch.setattr(hashgrid_backends, "_trial_fault", lambda device: None)
+    monkeypatch.setattr(backends, "_trial_fault", lambda device: None)
     assert str(choose_backend("auto", CUDA)) == "triton (auto: on cuda:0)"
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
     assert "deterministic" in choose_backend("auto", CUDA).reason
@@ -66,17 +67,17 @@ def test_a_triton_that_fails_its_trial_is_not_taken(installed: set[str], monkeyp
     def without_compiler(name: str) -> None:
         raise RuntimeError("Failed to find C compiler\nmore of it")
 
-    monkeypatch.setattr(hashgrid_backends, "grid_encoder", without_compiler)
-    hashgrid_backends._trial_fault.cache_clear()
+    monkeypatch.setattr(backends, "grid_encoder", without_compiler)
+    backends._trial_fault.cache_clear()
     try:
-        fault = hashgrid_backends._trial_fault(CPU)
-        monkeypatch.setattr(hashgrid_backends, "grid_encoder", lambda name: lambda *_: torch.zeros(1, 1))
-        hashgrid_backends._trial_fault.cache_clear()
-        assert "computes 0.0 here instead of 1" in hashgrid_backends._trial_fault(CPU)
+        fault = backends._trial_fault(CPU)
+        monkeypatch.setattr(backends, "grid_encoder", lambda name: lambda *_: torch.zeros(1, 1))
+        backends._trial_fault.cache_clear()
+        assert "computes 0.0 here instead of 1" in backends._trial_fault(CPU)
     finally:
-        hashgrid_backends._trial_fault.cache_clear()
+        backends._trial_fault.cache_clear()
     assert fault == "Triton does not work here (RuntimeError: Failed to find C compiler)"
-    monkeypatch.setattr(hashgrid_backends, "_trial_fault", lambda device: fault)
+    monkeypatch.setattr(backends, "_trial_fault", lambda device: fault)
     assert choose_backend("auto", CUDA).name == "torch"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(InputError, match="Failed to find C compiler"):

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, normalize
 
 from upfusion_core.config import FieldConfig, FitConfig, RaySampling
-from upfusion_core.field.fitting import fit_views
+from upfusion_core.field.fitting import FieldFitter
 from upfusion_core.field.radiance import RadianceField
 from upfusion_core.geometry import camera_rays, random_cameras
 from upfusion_core.surface.mesh import MeshAsset
@@ -129,13 +129,16 @@ class Fit:
 
 @pytest.fixture(scope="module")
 def fit() -> Fit:
-    """The draft fit to 64 views of 128 pixels, each pixel the colour of the ray through its centre."""
+    """A short fit to 64 views of 128 pixels, each pixel the colour of the ray through its centre."""
     generator = torch.Generator().manual_seed(0)
     cameras = random_cameras(64, generator=generator, elevation_degrees=(-40.0, 60.0))
     rgb, mask = trace(cameras, 128)
-    field = RadianceField(FieldConfig.draft(), generator=generator)
-    fit_views(field, cameras, rgb, mask=mask, config=FitConfig(), generator=generator)
-    return Fit(field, field.extract_mesh(160), surface(400_000, generator))
+    field = RadianceField(FieldConfig.draft().no_finer_than(0.6 / 96), generator=generator)
+    config = FitConfig(iterations=300, points=2**14, sampling=RaySampling(32, 16))
+    fitter = FieldFitter(field, cameras, rgb, mask=mask, config=config, generator=generator)
+    while not fitter.done:
+        fitter.step()
+    return Fit(field, field.extract_mesh(96), surface(400_000, generator))
 
 
 def test_unseen_views(fit: Fit) -> None:

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from upfusion_core.config import FieldConfig, FitConfig, GridConfig, RaySampling
-from upfusion_core.field.fitting import fit_views
+from upfusion_core.field.fitting import FieldFitter
 from upfusion_core.field.radiance import FORMAT, RadianceField, load_field
 from upfusion_core.geometry import orbit_cameras
 from upfusion_core.support.errors import CheckpointError, FieldError, InputError
@@ -86,10 +86,10 @@ def test_a_damaged_or_missing_file_is_refused(field: RadianceField, tmp_path: Pa
     path = tmp_path / "field.safetensors"
     field.save(path)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match="could not be read"):
+    with pytest.raises(CheckpointError, match=r"must be a whole \.safetensors file, but cannot be read"):
         load_field(path)
     path.write_bytes(b"not a field")
-    with pytest.raises(CheckpointError, match="could not be read"):
+    with pytest.raises(CheckpointError, match=r"must be a whole \.safetensors file, but cannot be read"):
         load_field(path)
     with pytest.raises(CheckpointError, match="not a file"):
         load_field(tmp_path / "none.safetensors")
@@ -102,7 +102,6 @@ def test_a_damaged_or_missing_file_is_refused(field: RadianceField, tmp_path: Pa
         ({"settings": {"folder": Path("a")}}, "settings must be what JSON can hold"),
         ({"settings": {(1, 2): 3}}, "settings must be what JSON can hold"),
         ({"settings": 5}, "settings must be Mapping, got int"),
-        ({"settings": {"note": "a" * 50_000_001}}, "must take at most 50000000 letters"),
         ({"cameras": orbit_cameras([0])[:0]}, "at least one camera"),
         ({"cameras": [0]}, "cameras must be Cameras"),
     ],
@@ -133,5 +132,7 @@ def test_a_frozen_field_can_be_fitted_further(field: RadianceField, tmp_path: Pa
     loaded = load_field(tmp_path / "field.safetensors").field
     fit = FitConfig(iterations=2, rays=16, occupancy_cells=0, sampling=RaySampling(8, 0))
     generator = torch.Generator().manual_seed(0)
-    fit_views(loaded, orbit_cameras([0.0]), torch.zeros(1, 3, 4, 4), config=fit, generator=generator)
+    fitter = FieldFitter(loaded, orbit_cameras([0.0]), torch.zeros(1, 3, 4, 4), config=fit, generator=generator)
+    while not fitter.done:
+        fitter.step()
     assert not torch.equal(loaded.mlp[0].weight, field.mlp[0].weight)

@@ -19,7 +19,7 @@ from upfusion_core.field.rendering import render_views
 from upfusion_core.pipeline.novel_views import condition_views, encode_views, predict_views
 from upfusion_core.support.errors import OutOfMemoryError, UpFusionError
 from upfusion_core.support.memory import Chunk, is_out_of_memory
-from upfusion_core.surface.mesh import extract_mesh
+from upfusion_core.surface.extract import extract_mesh
 from upfusion_core.types import InputViews, RenderedViews, SceneEncoding
 
 CPU_SAYS = "[enforce fail at alloc_cpu.cpp:127] data. DefaultCPUAllocator: can't allocate memory: you tried to allocate"

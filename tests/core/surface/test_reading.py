@@ -144,15 +144,12 @@ def test_centred_and_turned() -> None:
     assert torch.allclose(centered.vertices[1:], half * torch.tensor([[-1.0, 0, -1], [1, 0, -1], [-1, 0, 1]]))
     quarter = torch.tensor([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
     assert surface.turned(quarter).vertices[3].tolist() == [1, 2, 0]
-    assert surface.to("cpu").vertices.device.type == "cpu"
     with pytest.raises(InputError, match="extent"):
         replace(surface, vertices=torch.ones(4, 3)).centered(0.2)
     for change, message in (
         ({"faces": torch.tensor([[1, 2, 4]])}, "must number vertices 0 to 3"),
         ({"faces": torch.zeros(0, 3).long()}, "needs vertices and faces"),
-        ({"face_texture": torch.tensor([0])}, "below 0, the number of textures"),
         ({"vertices": torch.full((4, 3), torch.nan)}, "finite"),
-        ({"textures": (torch.zeros(4, 4),)}, r"textures must be \(3, H, W\)"),
     ):
         with pytest.raises(InputError, match=message):
             replace(surface, **change)
@@ -170,5 +167,5 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         read_surface(tmp_path / "points.ply")
     with pytest.raises(InputError, match="convert it first"):
         read_surface(tmp_path / "a.stl")
-    with pytest.raises(InputError, match="cannot be read as a mesh"):
+    with pytest.raises(InputError, match="must be a mesh, but cannot be read"):
         read_surface(tmp_path / "a.glb", texture=tmp_path / "none.png")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from analytic_fields import AnalyticField, ball
 
+from upfusion_core.support.memory import Chunk
 from upfusion_core.surface.level import agreeing_level, best_level, surface_level
 
 
@@ -35,8 +36,9 @@ def test_a_soft_ball_in_a_haze_gets_the_outline_of_its_renders() -> None:
 
     field = AnalyticField(density)
     low, high = torch.full((3,), -0.35), torch.full((3,), 0.35)
+    chunk = Chunk(2**17, "point")
     for first in (0.05, 3.0, 50.0):  # in the haze, fitting, far inside
-        level = agreeing_level(field, low, high, first)
+        level = agreeing_level(field, low, high, first, chunk)
         radius = 0.2 - 0.02 * math.log(level / (60 - level))
         assert 0.19 < radius < 0.27, (first, level, radius)
-    assert agreeing_level(field, low, high, 3.0) == pytest.approx(3.0)
+    assert agreeing_level(field, low, high, 3.0, chunk) == pytest.approx(3.0)

@@ -11,10 +11,10 @@ import pytest
 import torch
 import trimesh
 from PIL import Image
+from torch import Tensor
 
 from upfusion_core.support.errors import InputError, OutputError
-from upfusion_core.surface.export import UNLIT
-from upfusion_core.surface.mesh import MeshAsset
+from upfusion_core.surface.mesh import UNLIT, MeshAsset
 from upfusion_core.surface.reading import read_surface
 
 # a corner of a cube, with red, green, blue and mid-grey vertices
@@ -59,15 +59,40 @@ def test_vertex_colours(tmp_path: Path, suffix: str, grey: float) -> None:
 @pytest.mark.parametrize("suffix", ["glb", "obj", "ply", "stl"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_any_precision_is_written_as_float32(tmp_path: Path, suffix: str, dtype: torch.dtype) -> None:
-    uvs = torch.rand(4, 2).to(dtype).requires_grad_()
-    normals = torch.complex(torch.ones(4, 3), -torch.ones(4, 3)).conj().imag  # its minus is a bit
-    assert normals.is_neg()
-    mesh = MeshAsset(
-        MESH.vertices.to(dtype), MESH.faces, MESH.vertex_colors.to(dtype), uvs, torch.zeros(3, 4, 4).to(dtype), normals
-    )
+    uvs, texture, normals = torch.rand(4, 2).to(dtype).requires_grad_(), torch.zeros(3, 4, 4), torch.ones(4, 3)
+    values = (MESH.vertices, MESH.vertex_colors, uvs, texture, normals)
+    vertices, colors, *rest = (value.to(dtype) for value in values)
+    mesh = MeshAsset(vertices, MESH.faces, colors, *rest)
     mesh.save(tmp_path / f"mesh.{suffix}")
     found = trimesh.load(tmp_path / f"mesh.{suffix}", force="mesh")
     np.testing.assert_allclose(found.bounds, [[0, 0, 0], [1, 2, 3]], atol=1e-6)
+
+
+def _triangle(**changes: Tensor | None) -> MeshAsset:
+    values = {"vertices": torch.eye(3), "faces": torch.tensor([[0, 1, 2]]), "vertex_colors": torch.full((3, 3), 0.5)}
+    return MeshAsset(**(values | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vertices": torch.zeros(3, 2)}, "vertices must be"),
+        ({"vertices": torch.full((3, 3), float("nan"))}, "vertices must be finite"),
+        ({"faces": torch.zeros(0, 3, dtype=torch.int64)}, "needs vertices and faces"),
+        ({"faces": torch.zeros(1, 3)}, "int64"),
+        ({"faces": torch.tensor([[0, 1, 3]])}, "number vertices 0 to 2, got 3"),
+        ({"vertex_colors": torch.zeros(2, 3)}, "one colour a vertex"),
+        ({"vertex_colors": torch.full((3, 3), 128.0)}, "in \\[0, 1\\]"),
+        ({"uvs": torch.zeros(3, 2)}, "go together"),
+        ({"uvs": torch.zeros(2, 2), "texture": torch.zeros(3, 4, 4)}, "one \\(u, v\\) a vertex"),
+        ({"uvs": torch.zeros(3, 2), "texture": torch.zeros(4, 4, 3)}, "texture must be"),
+        ({"normals": torch.zeros(2, 3)}, "one normal a vertex"),
+        ({"normals": torch.full((3, 3), float("inf"))}, "normals must be finite"),
+    ],
+)
+def test_bad_meshes_are_refused(changes: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        _triangle(**changes)
 
 
 def test_vertices_beyond_float32_are_refused() -> None:

@@ -10,7 +10,8 @@ import torch
 import trimesh
 from analytic_fields import AnalyticField, ball, torus
 
-from upfusion_core.surface.mesh import MeshAsset, decimate, extract_mesh
+from upfusion_core.surface.extract import decimate, extract_mesh
+from upfusion_core.surface.mesh import MeshAsset
 
 pytest.importorskip("fast_simplification")
 

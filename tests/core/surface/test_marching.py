@@ -11,8 +11,8 @@ import trimesh
 from skimage import measure
 from torch import Tensor
 
+from upfusion_core.surface.extract import large_pieces, march
 from upfusion_core.surface.level import SPREAD, height_of
-from upfusion_core.surface.mesh import large_pieces, march
 
 
 def _heights(signed: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from upfusion_core.support.memory import Chunk
 from upfusion_core.surface import atlas
 from upfusion_core.surface import texture as texture_module
 from upfusion_core.surface.atlas import _attended, unwrap
-from upfusion_core.surface.mesh import extract_mesh
+from upfusion_core.surface.extract import extract_mesh
 from upfusion_core.surface.texture import TILT_DEGREES, TILTED, SurfaceColor, bake, texels, view_directions
 
 SQUARE = torch.tensor([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]])
@@ -61,7 +61,8 @@ def test_texels_against_brute_force(most: int) -> None:
 def test_a_square_is_baked_the_right_way_up() -> None:
     field = AnalyticField(lambda points: 1e4 * (points[..., 2] < 0), 2.0, color=lambda points: points.clamp(0, 1))
     uvs = SQUARE[:, :2] * 0.5 + 0.25  # v up, the square in the middle
-    texture = bake(SurfaceColor(field, 0.01, Chunk(1000, "point")), SQUARE, UPWARD, SQUARE_FACES, uvs, 16)
+    look = SurfaceColor(field, 0.01, Chunk(1000, "point"))
+    texture = bake(look, SQUARE, UPWARD, SQUARE_FACES, uvs, 16, lambda share: None)
     top_left, bottom_right = texture[:2, 4, 4], texture[:2, 11, 11]
     torch.testing.assert_close(top_left, torch.tensor([1 / 16, 15 / 16]), atol=1e-5, rtol=0)
     torch.testing.assert_close(bottom_right, torch.tensor([15 / 16, 1 / 16]), atol=1e-5, rtol=0)
@@ -156,7 +157,7 @@ def test_waiting_for_xatlas_can_be_given_up() -> None:
 def test_charts_do_not_overlap_and_keep_every_face(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(atlas, "PIECE", 300)  # several pieces
     mesh = extract_mesh(AnalyticField(ball(0.2)), 24)
-    found = unwrap(mesh.vertices, mesh.faces, 256)
+    found = unwrap(mesh.vertices, mesh.faces, 256, lambda share: None)
     assert torch.equal(found.source[found.faces], mesh.faces)  # same corners, same order
     assert float(found.uvs.min()) > 0
     assert float(found.uvs.max()) < 1
