@@ -130,7 +130,7 @@ def types(comfyui: str, pack: Callable[[str], ModuleType], monkeypatch: pytest.M
     if "vertices" in inspect.signature(Types.MESH).parameters:
         return Types
     plain = SimpleNamespace(MESH=PlainMesh, File3D=lambda source, kind: SimpleNamespace(source=source, format=kind))
-    monkeypatch.setattr(pack("nodes.convert_mesh"), "Types", plain)
+    monkeypatch.setattr(pack("nodes.convert"), "Types", plain)
     monkeypatch.setattr(pack("nodes.files"), "Types", plain)
     return plain
 

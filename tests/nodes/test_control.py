@@ -154,7 +154,7 @@ def test_a_lora_on_the_model_changes_views(run_node: Callable, pack: Callable, l
     patched, _ = comfy.sd.load_lora_for_models(loaded.model, None, lora, 1.0, 0.0)
     changed = k_sample(patched, *conditioned(run_node, loaded))
     assert relative(changed, sampled) > 1e-3
-    prior = pack("nodes.native").NativePrior(loaded.upfusion, patched, loaded.vae, *loaded.upfusion.prompts())
+    prior = pack("nodes.control").NativePrior(loaded.upfusion, patched, loaded.vae, *loaded.upfusion.prompts())
     stages = loaded.upfusion.stages(prior)
     cond = stages.condition(loaded.scene, loaded.cameras)
     latents = torch.randn(4, 4, 8, 8, generator=generator)

@@ -152,7 +152,7 @@ def test_cancel_stops_it_and_it_runs_again(
 def test_what_the_presets_mean(
     pack: Callable[[str], ModuleType], settings: tuple[str, int], steps: int, iterations: int | None
 ) -> None:
-    config = pack("nodes.distillation").DistillSettings(*settings, guidance=5.0, seed=1).config()
+    config = pack("nodes.field").distill_config(*settings, guidance=5.0)
     assert config.guidance == 5.0
     assert config.schedule.steps == steps
     assert getattr(config.schedule, "iterations", None) == iterations
@@ -160,7 +160,7 @@ def test_what_the_presets_mean(
 
 
 def test_views_and_cameras_belong_together(pack: Callable[[str], ModuleType]) -> None:
-    given_views, cameras = pack("nodes.distillation").given_views, pack("upfusion_core").orbit_cameras([0.0, 90.0])
+    given_views, cameras = pack("nodes.field").given_views, pack("upfusion_core").orbit_cameras([0.0, 90.0])
     assert given_views(None, None) is None
     views = given_views(torch.full((2, 8, 8, 3), 0.25), cameras)
     assert views.rgb.shape == (2, 3, 8, 8)

@@ -82,7 +82,7 @@ def test_cancel_comes_between_the_rays_of_one_view(
         if len(calls) == 3:
             raise CancelledError
 
-    monkeypatch.setattr(pack("nodes.rendering"), "check_interrupted", cancel)
+    monkeypatch.setattr(pack("nodes.field"), "check_interrupted", cancel)
     with pytest.raises(CancelledError):
         run_node(RENDER, field=ball, cameras=pack("upfusion_core").orbit_cameras(0.0), size=128)
     assert len(calls) == 3
@@ -153,7 +153,7 @@ def test_files_that_are_no_fields_get_a_sentence(run_node: Callable, ball: nn.Mo
 def test_a_field_at_work_notices_cancel_however_it_is_asked(
     pack: Callable[[str], ModuleType], run_node: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    core, rendering = pack("upfusion_core"), pack("nodes.rendering")
+    core, nodes = pack("upfusion_core"), pack("nodes.field")
     field = core.RadianceField(pack("upfusion_core.field.radiance").FieldConfig.draft())
     asked: list[bool] = []
 
@@ -161,8 +161,8 @@ def test_a_field_at_work_notices_cancel_however_it_is_asked(
         asked.append(True)
         raise InterruptedError
 
-    monkeypatch.setattr(rendering, "check_interrupted", cancel)
-    own = rendering.working_copy(field)
+    monkeypatch.setattr(nodes, "check_interrupted", cancel)
+    own = nodes._working_copy(field)
     points = torch.zeros(1, 3)
     for question in (own.density, own.color, own):
         with pytest.raises(InterruptedError):

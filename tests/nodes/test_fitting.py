@@ -17,7 +17,7 @@ OTHER = SimpleNamespace(model_config=SimpleNamespace(unet_config=SIZES | {"model
 
 
 def test_a_unet_must_have_the_sizes_of_the_controlnet(pack: Callable[[str], ModuleType]) -> None:
-    check, config = pack("nodes.fitting").check_unet, quarter_model()
+    check, config = pack("nodes.sockets").check_unet, quarter_model()
     check(config, SimpleNamespace(model_config=SimpleNamespace(unet_config=SIZES)))
     for change in ({"model_channels": 64}, {"channel_mult": [1, 2, 4]}, {"context_dim": 768}, {"context_dim": None}):
         network = SimpleNamespace(model_config=SimpleNamespace(unet_config=SIZES | change))
@@ -42,8 +42,8 @@ def test_a_unet_must_have_the_sizes_of_the_controlnet(pack: Callable[[str], Modu
 )
 def test_a_prompt_must_fit_the_model(pack: Callable[[str], ModuleType], prompt: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        pack("nodes.fitting").check_prompt("positive", prompt, 48)
-    pack("nodes.fitting").check_prompt("positive", [[torch.zeros(2, 154, 48), {}]], 48)
+        pack("nodes.sockets").check_prompt("positive", prompt, 48)
+    pack("nodes.sockets").check_prompt("positive", [[torch.zeros(2, 154, 48), {}]], 48)
 
 
 @pytest.mark.comfyui
@@ -79,7 +79,7 @@ def test_nodes_refuse_what_does_not_fit(
     for run in (
         lambda: k_sample(loaded.model, *four, steps=1),
         lambda: run_node("UpFusionSampleViews", **inputs),
-        lambda: pack("nodes.native").NativePrior(loaded.upfusion, loaded.model, loaded.vae, [], []),
+        lambda: pack("nodes.control").NativePrior(loaded.upfusion, loaded.model, loaded.vae, [], []),
     ):
         with pytest.raises(ValueError, match="MODEL must be a UNet of 32 channels"):
             run()

@@ -38,7 +38,7 @@ def test_every_node_has_a_help_page_with_a_picture(node_classes: dict[str, type]
 
 
 def test_an_old_comfyui_gets_a_sentence(pack: Callable[[str], ModuleType]) -> None:
-    require = pack("nodes.requirements").require_comfyui
+    require = pack("nodes").require_comfyui
     require()
     with pytest.raises(ImportError, match=r"0\.22\.0 or newer, this one lacks comfy_api\.latest\.io\.Autoplant"):
         require({"comfy_api.latest.io": ("Autogrow", "Autoplant")})
