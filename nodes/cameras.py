@@ -7,20 +7,9 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io
 
 from ..upfusion_core import REFERENCE_FOCAL, Cameras, InputError, orbit_cameras
+from . import inputs
 from .convert import camera_from_direction, camera_from_load3d, load3d_from_camera
 from .host import progress_hook
-from .inputs import (
-    azimuth_input,
-    cameras_before_input,
-    choice,
-    distance_input,
-    elevation_input,
-    model_input,
-    number,
-    scene_input,
-    units_input,
-    zoom_input,
-)
 from .sockets import CamerasSocket, HostedModel, checked
 
 if TYPE_CHECKING:
@@ -36,7 +25,7 @@ class UpFusionOrbitCameras(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
         azimuths = (
-            "Azimuth of the first camera in degrees; 0 is photo 1, 90 the object's right side.",
+            "Azimuth of the first camera in degrees; 0 is photo 1, 90 is to the viewer's right of it.",
             "Azimuth of the last camera in degrees. 360 more than the first makes a full circle.",
         )
         elevations = (
@@ -53,13 +42,13 @@ class UpFusionOrbitCameras(io.ComfyNode):
             ),
             search_aliases=["turntable", "orbit", "novel views", "camera path", "360"],
             inputs=[
-                number("count", 8, 1, 250, "Number of cameras, and so of views."),
-                azimuth_input("azimuth_from", 0.0, azimuths[0]),
-                azimuth_input("azimuth_to", 360.0, azimuths[1]),
-                elevation_input("elevation_from", elevations[0]),
-                elevation_input("elevation_to", elevations[1]),
-                distance_input(),
-                zoom_input(),
+                inputs.number("count", 8, 1, 250, "Number of cameras, and so of views."),
+                inputs.azimuth_input("azimuth_from", 0.0, azimuths[0]),
+                inputs.azimuth_input("azimuth_to", 360.0, azimuths[1]),
+                inputs.elevation_input("elevation_from", elevations[0]),
+                inputs.elevation_input("elevation_to", elevations[1]),
+                inputs.distance_input(),
+                inputs.zoom_input(),
             ],
             outputs=[CamerasSocket.Output("cameras", tooltip="The cameras, in order.")],
         )
@@ -89,7 +78,7 @@ class UpFusionCamera(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
-        azimuth = "Degrees round the object; 0 is photo 1, 90 the object's right side, 180 its back."
+        azimuth = "Degrees round the object; 0 is photo 1, 90 is to the viewer's right of it, 180 the object's back."
         return io.Schema(
             node_id="UpFusionCamera",
             display_name="UpFusion Camera",
@@ -100,11 +89,11 @@ class UpFusionCamera(io.ComfyNode):
             ),
             search_aliases=["viewpoint", "azimuth", "elevation", "novel view"],
             inputs=[
-                azimuth_input("azimuth", 90.0, azimuth),
-                elevation_input("elevation", "Degrees above the horizon. The networks saw -7.5 to 52.5."),
-                distance_input(),
-                zoom_input(),
-                cameras_before_input(),
+                inputs.azimuth_input("azimuth", 90.0, azimuth),
+                inputs.elevation_input("elevation", "Degrees above the horizon. The networks saw -7.5 to 52.5."),
+                inputs.distance_input(),
+                inputs.zoom_input(),
+                inputs.cameras_before_input(),
             ],
             outputs=[CamerasSocket.Output("cameras", tooltip="The connected cameras, if any, then this one.")],
         )
@@ -145,10 +134,10 @@ class UpFusionCameraFromLoad3D(io.ComfyNode):
             search_aliases=["viewport camera", "camera info", "aim", "load 3d", "preview 3d"],
             inputs=[
                 io.Load3DCamera.Input("camera_info", tooltip=camera_info),
-                choice("take", ["everything", "direction"], take, default="everything"),
-                units_input(units),
-                distance_input(" It counts with 'direction' only."),
-                cameras_before_input(),
+                inputs.choice("take", ["everything", "direction"], take, default="everything"),
+                inputs.units_input(units),
+                inputs.distance_input(" It counts with 'direction' only."),
+                inputs.cameras_before_input(),
             ],
             outputs=[CamerasSocket.Output("cameras", tooltip="The connected cameras, if any, then the viewer's.")],
         )
@@ -184,8 +173,10 @@ class UpFusionCameraToLoad3D(io.ComfyNode):
             search_aliases=["camera info", "viewport camera", "load 3d", "preview 3d"],
             inputs=[
                 CamerasSocket.Input("cameras", tooltip="The cameras to choose from."),
-                number("index", 0, 0, 10_000, "Which of the cameras, a number counted from 0."),
-                units_input("How many of the viewer's lengths make photo 1's distance; larger puts it further off."),
+                inputs.number("index", 0, 0, 10_000, "Which of the cameras, a number counted from 0."),
+                inputs.units_input(
+                    "How many of the viewer's lengths make photo 1's distance; larger puts it further off."
+                ),
             ],
             outputs=[io.Load3DCamera.Output("camera_info", tooltip=camera_info)],
         )
@@ -216,7 +207,7 @@ class UpFusionPhotoCameras(io.ComfyNode):
                 "the other photos. UpFusion Distill does the same by itself and fits the photos it is sure of."
             ),
             search_aliases=["estimate poses", "camera pose", "structure from motion", "camera matching", "viewpoint"],
-            inputs=[model_input(), scene_input()],
+            inputs=[inputs.model_input(), inputs.scene_input()],
             outputs=[
                 CamerasSocket.Output("cameras", tooltip=cameras),
                 io.String.Output("report", tooltip=report),

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,15 +66,6 @@ def progress_hook(doing: str) -> OnStep:
     return on_step
 
 
-def stacked(views: Iterable[Tensor], total: int, on_step: OnStep) -> Tensor:
-    """The (n, C, H, W) parts of `views` as one tensor; each is shown as it comes, and Cancel comes between them."""
-    parts = []
-    for part in views:
-        parts.append(part)
-        on_step(len(parts), total, lambda: parts[-1][0])
-    return torch.cat(parts)
-
-
 def send_line(text: str) -> None:
     """Shows a line of text on the node that is running; without a server or a running node nothing happens."""
     from comfy_execution.utils import get_executing_context
@@ -86,21 +76,13 @@ def send_line(text: str) -> None:
         server.send_progress_text(text, context.node_id)
 
 
-@dataclass(frozen=True)
-class Dtypes:
-    """stored: precision that weights are kept in. cast: the one they are cast to for computing, None for none."""
-
-    stored: torch.dtype
-    cast: torch.dtype | None
-
-
 def load_all(path: str | Path, precision: str) -> tuple[HostedModel, ModelPatcher, CLIP | None, VAE]:
     """UPFUSION_MODEL, MODEL, CLIP (None without a text encoder) and VAE of a file or folder (see open_checkpoint).
 
     Args:
         precision: "auto" for ComfyUI's own rules, or the name of the precision to store weights in.
     """
-    from comfy import model_management, utils
+    from comfy import model_detection, model_management, supported_models, utils
 
     from ..upfusion_core import UNET_PREFIX, latent_diffusion_weights, open_checkpoint
 
@@ -113,14 +95,17 @@ def load_all(path: str | Path, precision: str) -> tuple[HostedModel, ModelPatche
             model_params=utils.calculate_parameters(weights, UNET_PREFIX),
             weight_dtype=utils.weight_dtype(weights, UNET_PREFIX),
         )
-        dtypes = Dtypes(stored, model_management.unet_manual_cast(stored, model_management.get_torch_device()))
+        cast = model_management.unet_manual_cast(stored, model_management.get_torch_device())  # None: none is needed
+        kind = supported_models.SD15(model_detection.detect_unet_config(weights, UNET_PREFIX))
         _report("loading the autoencoder and the text encoder")
         vae = _load_vae(config, weights)
-        clip = _load_clip(config, weights, dtypes) if checkpoint.has_text_encoder else None
+        clip = _load_clip(config, weights, kind, stored) if checkpoint.has_text_encoder else None
+        text = _default_text(checkpoint, clip)
         _report("loading the diffusion model")
-        model = _load_unet(config, weights, dtypes, vae)
+        kind.set_inference_dtype(stored, cast)
+        model = _load_unet(config, weights, kind, vae)
         _report("loading the ControlNet and the scene transformer")
-        return _host_networks(checkpoint, _default_text(checkpoint, clip), dtypes), model, clip, vae
+        return _host_networks(checkpoint, text, stored, cast or stored), model, clip, vae
 
 
 def _report(doing: str) -> None:
@@ -137,15 +122,20 @@ def _in_patcher(network: Any) -> ModelPatcher:
     return patcher(network, load_device=device, offload_device=offload)
 
 
-def _host_networks(checkpoint: Checkpoint, text: tuple[Tensor, Tensor], dtypes: Dtypes) -> HostedModel:
-    """The networks of `checkpoint` that ComfyUI has no classes for, with its layers."""
+def _host_networks(
+    checkpoint: Checkpoint, text: tuple[Tensor, Tensor], stored: torch.dtype, computed: torch.dtype
+) -> HostedModel:
+    """The networks of `checkpoint` that ComfyUI has no classes for, with its layers.
+
+    Args:
+        stored, computed: precisions that weights are kept and computed in.
+    """
     from comfy import ops
 
     from ..upfusion_core import load_conditioning_networks
 
-    computed = dtypes.cast or dtypes.stored
     # in 8 bits ComfyUI keeps UNets only; ours, small beside it, stay in the precision they compute in
-    kept = dtypes.stored if dtypes.stored.itemsize > 1 else computed
+    kept = stored if stored.itemsize > 1 else computed
     networks = load_conditioning_networks(checkpoint, ops=ops.manual_cast, dtype=kept)
     dino, upsrt, controlnet = (_in_patcher(network) for network in networks)
     # a large picture is many calls of the decoder: Cancel comes between them
@@ -153,22 +143,15 @@ def _host_networks(checkpoint: Checkpoint, text: tuple[Tensor, Tensor], dtypes: 
     return HostedModel(checkpoint.config, checkpoint.model_id, dino, upsrt, controlnet, text=text, dtype=computed)
 
 
-def _sd15(weights: dict[str, Tensor]) -> Any:
-    """ComfyUI's description of Stable Diffusion 1.5, with the UNet's own sizes."""
-    from comfy import model_detection, supported_models
+def _load_unet(config: ModelConfig, weights: dict[str, Tensor], kind: Any, vae: VAE) -> ModelPatcher:
+    """The UNet of a `kind` of ComfyUI's supported_models as a MODEL whose latents are those of `vae`.
 
-    from ..upfusion_core import UNET_PREFIX
-
-    return supported_models.SD15(model_detection.detect_unet_config(weights, UNET_PREFIX))
-
-
-def _load_unet(config: ModelConfig, weights: dict[str, Tensor], dtypes: Dtypes, vae: VAE) -> ModelPatcher:
-    """The UNet as a MODEL whose latents are those of `vae`; its tensors are taken out of `weights`."""
+    Its tensors are taken out of `weights`.
+    """
     from comfy import model_management
 
     from ..upfusion_core import UNET_PREFIX
 
-    kind = _sd15(weights)
     kind.unet_config["num_heads"] = config.diffusion.num_heads
     kind.latent_format.scale_factor = config.vae.scale_factor
     kind.latent_format.spacial_downscale_ratio = config.vae.downsampling
@@ -176,7 +159,6 @@ def _load_unet(config: ModelConfig, weights: dict[str, Tensor], dtypes: Dtypes, 
         factors = preview_factors(vae, config.vae.scale_factor)
         kind.latent_format.latent_rgb_factors = factors[:-1].tolist()
         kind.latent_format.latent_rgb_factors_bias = factors[-1].tolist()
-    kind.set_inference_dtype(dtypes.stored, dtypes.cast)
     network = kind.get_model(weights, UNET_PREFIX, device=model_management.unet_offload_device())
     patcher = _in_patcher(network)
     network.load_model_weights(weights, UNET_PREFIX)
@@ -222,13 +204,12 @@ def _load_vae(config: ModelConfig, weights: dict[str, Tensor]) -> VAE:
     return vae
 
 
-def _load_clip(config: ModelConfig, weights: dict[str, Tensor], dtypes: Dtypes) -> CLIP:
+def _load_clip(config: ModelConfig, weights: dict[str, Tensor], kind: Any, stored: torch.dtype) -> CLIP:
     """The text encoder as a CLIP, float32 where the model is, otherwise as ComfyUI keeps its text encoders."""
     import folder_paths
     from comfy import utils
     from comfy.sd import CLIP
 
-    kind = _sd15(weights)
     own = kind.process_clip_state_dict(dict(weights))
     sizes = {
         "hidden_size": config.text.hidden_size,
@@ -237,14 +218,16 @@ def _load_clip(config: ModelConfig, weights: dict[str, Tensor], dtypes: Dtypes) 
         "intermediate_size": config.text.intermediate_size,
         "projection_dim": config.text.hidden_size,
     }
+    options: dict[str, Any] = {"clip_l_model_config": sizes}
+    if stored == torch.float32:
+        options["dtype"] = torch.float32
     return CLIP(
         kind.clip_target(state_dict=weights),
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
         tokenizer_data=own,
         parameters=utils.calculate_parameters(own),
         state_dict=own,
-        model_options={"clip_l_model_config": sizes}
-        | ({"dtype": torch.float32} if dtypes.stored == torch.float32 else {}),
+        model_options=options,
     )
 
 

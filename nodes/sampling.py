@@ -35,13 +35,9 @@ CATEGORY = "UpFusion/sampling"
 
 
 def _view_inputs() -> list[io.Input]:
-    return [
-        scene_input(),
-        CamerasSocket.Input("cameras", tooltip="The views to paint. One latent picture a camera."),
-        *prompt_inputs(
-            "What the views should look like; left open it is the model's own default prompt, which the file holds."
-        ),
-    ]
+    prompt = "What the views should look like; left open it is the model's own default prompt, which the file holds."
+    cameras = CamerasSocket.Input("cameras", tooltip="The views to paint. One latent picture a camera.")
+    return [scene_input(), cameras, *prompt_inputs(prompt)]
 
 
 class UpFusionConditioning(io.ComfyNode):
@@ -53,6 +49,7 @@ class UpFusionConditioning(io.ComfyNode):
         strength = "Factor on the ControlNet's influence: 0 ignores the photos, 1 is as trained."
         start = "Part of the sampling run, 0 to 1, from which on the photos count."
         end = "Part of the sampling run, 0 to 1, after which the photos no longer count."
+        latent = "Empty latents, one a camera, with noise numbers 0, 1, 2 and so on."
         return io.Schema(
             node_id="UpFusionConditioning",
             display_name="UpFusion Conditioning",
@@ -73,9 +70,7 @@ class UpFusionConditioning(io.ComfyNode):
             outputs=[
                 io.Conditioning.Output("positive", tooltip="The prompt with the scene from each camera."),
                 io.Conditioning.Output("negative", tooltip="The negative prompt with the model's null condition."),
-                io.Latent.Output(
-                    "latent", tooltip="Empty latents, one a camera, with noise numbers 0, 1, 2 and so on."
-                ),
+                io.Latent.Output("latent", tooltip=latent),
             ],
         )
 
@@ -164,14 +159,9 @@ class UpFusionSampleViews(io.ComfyNode):
         def sampled(part: slice) -> Tensor:
             empty = latent["samples"][part]
             noise = sample.prepare_noise(empty, seed, latent["batch_index"][part])
-            chosen = (steps, guidance, sampler_name, scheduler)
-            conditions = with_views(upfusion_model, views[part], *prompts)
-            show = _progress(model, part, len(cameras))
-            silent = not utils.PROGRESS_BAR_ENABLED
-            latents = sample.sample(
-                model, noise, *chosen, *conditions, empty, callback=show, disable_pbar=silent, seed=seed
-            )
-            return vae.decode(latents)
+            asked = (steps, guidance, sampler_name, scheduler, *with_views(upfusion_model, views[part], *prompts))
+            shown = {"callback": _progress(model, part, len(cameras)), "disable_pbar": not utils.PROGRESS_BAR_ENABLED}
+            return vae.decode(sample.sample(model, noise, *asked, empty, seed=seed, **shown))
 
         return io.NodeOutput(_in_batches(sampled, len(cameras), batch_size))
 

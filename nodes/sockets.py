@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
     from ..upfusion_core import HostedUpFusion, ModelConfig
+    from ..upfusion_core.pipeline.prior import DiffusionPrior
 
 Execute = TypeVar("Execute", bound=Callable[..., io.NodeOutput])
 Conditioning = list[Any]
@@ -58,11 +59,11 @@ class HostedModel:
         """All patchers; ComfyUI asks values in sockets for them."""
         return [self.dino, self.upsrt, self.controlnet]
 
-    def stages(self, prior: Any = None) -> HostedUpFusion:
+    def stages(self, prior: DiffusionPrior | None = None) -> HostedUpFusion:
         """The library's stages on these networks, DINO and UpSRT brought to their device.
 
         Args:
-            prior: the DiffusionPrior to sample and distil with (control.NativePrior), if that is asked for.
+            prior: what samples and distils (control.NativePrior), if that is asked for.
         """
         from comfy.model_management import load_models_gpu
 
@@ -91,35 +92,12 @@ class HostedModel:
         return positive or default, negative or empty
 
 
-@io.comfytype(io_type="UPFUSION_MODEL")
-class ModelSocket(io.ComfyTypeIO):
-    """The networks of one checkpoint that ComfyUI has no classes for."""
+ModelSocket = io.Custom("UPFUSION_MODEL")
+SceneSocket = io.Custom("UPFUSION_SCENE")
+CamerasSocket = io.Custom("UPFUSION_CAMERAS")
+FieldSocket = io.Custom("UPFUSION_FIELD")
 
-    Type = HostedModel
-
-
-@io.comfytype(io_type="UPFUSION_SCENE")
-class SceneSocket(io.ComfyTypeIO):
-    """The set latents of one object and its photos."""
-
-    Type = SceneEncoding
-
-
-@io.comfytype(io_type="UPFUSION_CAMERAS")
-class CamerasSocket(io.ComfyTypeIO):
-    """N cameras."""
-
-    Type = Cameras
-
-
-@io.comfytype(io_type="UPFUSION_FIELD")
-class FieldSocket(io.ComfyTypeIO):
-    """A radiance field."""
-
-    Type = RadianceField
-
-
-_OWN_VALUES: dict[str, tuple[type, str]] = {
+_VALUES: dict[str, tuple[type, str]] = {
     "UPFUSION_MODEL": (HostedModel, "connect UpFusion Load Model"),
     "UPFUSION_SCENE": (SceneEncoding, "connect UpFusion Encode Views"),
     "UPFUSION_CAMERAS": (Cameras, "connect UpFusion Orbit Cameras or another node of cameras"),
@@ -127,6 +105,7 @@ _OWN_VALUES: dict[str, tuple[type, str]] = {
     "STRING": (str, ""),
     "BOOLEAN": (bool, ""),
 }
+"""The class of what flows through a socket, and what to do about another one."""
 _HOST_VALUES = {
     "MODEL": ("get_model_object", "a MODEL of ComfyUI; connect the MODEL of UpFusion Load Model"),
     "VAE": ("decode", "a VAE of ComfyUI; connect the VAE of UpFusion Load Model"),
@@ -172,8 +151,8 @@ def _checked(item: Any, value: Any) -> Any:
         ability, wanted = _HOST_VALUES[kind]
         if not hasattr(value, ability):
             raise InputError(f"{item.id} must be {wanted}, got {type(value).__name__}")
-    elif kind in _OWN_VALUES:
-        check_type(item.id, value, *_OWN_VALUES[kind])
+    elif kind in _VALUES:
+        check_type(item.id, value, *_VALUES[kind])
         if isinstance(value, Cameras) and not len(value):
             raise InputError(f"{item.id} must be at least one camera, got none; connect UpFusion Orbit Cameras")
     return value

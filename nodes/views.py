@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..upfusion_core import MAX_PHOTOS, InputError, check_type
 from .convert import image_from_rgb, input_views, mask_from_plane, pictures_from_image, plane_from_mask
-from .host import progress_hook, stacked
+from .host import progress_hook
 from .inputs import model_input, number
 from .sockets import CamerasSocket, HostedModel, ModelSocket, SceneSocket, checked
 
@@ -217,8 +217,11 @@ class UpFusionPredictViews(io.ComfyNode):
     def execute(cls, upfusion_model: HostedModel, scene: SceneEncoding, cameras: Cameras, size: int) -> io.NodeOutput:
         """Decodes the cameras one after the other, so that Cancel comes between them."""
         stages, on_step = upfusion_model.stages(), progress_hook("predicting")
-        views = (stages.predict(scene, camera, size) for camera in cameras)
-        return io.NodeOutput(image_from_rgb(stacked(views, len(cameras), on_step)))
+        views: list[Tensor] = []
+        for camera in cameras:
+            views.append(stages.predict(scene, camera, size))
+            on_step(len(views), len(cameras), lambda: views[-1][0])
+        return io.NodeOutput(image_from_rgb(torch.cat(views)))
 
 
 def _flattened(images: Mapping[str, Tensor], masks: Mapping[str, Tensor | None], invert: bool) -> list[Photo]:

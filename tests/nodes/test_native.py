@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from native_models import GUIDANCE, Loaded, conditioned, k_sample, relative
+from small_models import GUIDANCE, Loaded, conditioned, k_sample, relative
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.usefixtures("as_in_a_prompt")]
 
