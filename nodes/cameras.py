@@ -24,14 +24,10 @@ class UpFusionOrbitCameras(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
-        azimuths = (
-            "Azimuth of the first camera in degrees; 0 is photo 1, 90 is to the viewer's right of it.",
-            "Azimuth of the last camera in degrees. 360 more than the first makes a full circle.",
-        )
-        elevations = (
-            "Height of the first camera in degrees above the horizon. The networks saw -7.5 to 52.5.",
-            "Height of the last camera in degrees above the horizon; between them it changes evenly.",
-        )
+        azimuth_from = "Azimuth of the first camera in degrees; 0 is photo 1, 90 is to the viewer's right of it."
+        azimuth_to = "Azimuth of the last camera in degrees. 360 more than the first makes a full circle."
+        elevation_from = "Height of the first camera in degrees above the horizon. The networks saw -7.5 to 52.5."
+        elevation_to = "Height of the last camera in degrees above the horizon; between them it changes evenly."
         return io.Schema(
             node_id="UpFusionOrbitCameras",
             display_name="UpFusion Orbit Cameras",
@@ -43,10 +39,10 @@ class UpFusionOrbitCameras(io.ComfyNode):
             search_aliases=["turntable", "orbit", "novel views", "camera path", "360"],
             inputs=[
                 inputs.number("count", 8, 1, 250, "Number of cameras, and so of views."),
-                inputs.azimuth_input("azimuth_from", 0.0, azimuths[0]),
-                inputs.azimuth_input("azimuth_to", 360.0, azimuths[1]),
-                inputs.elevation_input("elevation_from", elevations[0]),
-                inputs.elevation_input("elevation_to", elevations[1]),
+                inputs.azimuth_input("azimuth_from", 0.0, azimuth_from),
+                inputs.azimuth_input("azimuth_to", 360.0, azimuth_to),
+                inputs.elevation_input("elevation_from", elevation_from),
+                inputs.elevation_input("elevation_to", elevation_to),
                 inputs.distance_input(),
                 inputs.zoom_input(),
             ],

@@ -105,7 +105,8 @@ class UpFusionControl(ControlBase):
                 f"this model paints latents of {size} x {size} cells, got {tuple(x_noisy.shape[-2:])}; use the LATENT "
                 "that UpFusion Conditioning gives"
             )
-        if len(inputs) != len(self._inputs) or not all(map(_is_same, inputs, self._inputs)):
+        pairs = list(zip(inputs, self._inputs, strict=bool(self._inputs)))
+        if not pairs or not all(a.shape == b.shape and a.device == b.device and torch.equal(a, b) for a, b in pairs):
             self._inputs = inputs
             hint, tokens, *ray_maps = inputs
             self._constants = self.model.controlnet.model.constants(hint, tuple(ray_maps), tokens.to(self.model.dtype))
@@ -186,10 +187,6 @@ def with_views(
             entries.append([embedding, {**options, **added}])
         results.append(entries)
     return results[0], results[1]
-
-
-def _is_same(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and one.device == other.device and torch.equal(one, other)
 
 
 class NativePrior:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import inspect
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -38,7 +38,6 @@ from ..upfusion_core import (
     fov_from_focal,
     look_at,
 )
-from ..upfusion_core.support.images import linear_to_srgb, srgb_to_linear
 
 if TYPE_CHECKING:
     from ..upfusion_core import MeshAsset
@@ -139,13 +138,15 @@ def centered(asset: MeshAsset) -> MeshAsset:
 
 def mesh_from_asset(asset: MeshAsset) -> Types.MESH:
     """A mesh of B = 1 that is shown without light: its colours hold the photos' light already."""
+    from kornia.color import rgb_to_linear_rgb
+
     values: dict[str, Tensor | bool] = {
         "vertices": asset.vertices.float().cpu()[None],
         "faces": asset.faces.long().cpu()[None],
         "unlit": True,
     }
     if asset.uvs is None or asset.texture is None:
-        values["vertex_colors"] = srgb_to_linear(asset.vertex_colors.float().cpu()).clamp(0, 1)[None]
+        values["vertex_colors"] = _converted(asset.vertex_colors, rgb_to_linear_rgb)[None]
     else:
         values["uvs"] = _flipped(asset.uvs)[None]
         values["texture"] = asset.texture.float().cpu().movedim(0, -1)[None].contiguous()
@@ -176,6 +177,8 @@ def assets_from_mesh(mesh: Any) -> list[MeshAsset]:
 
 
 def _asset(mesh: Any, index: int, vertices: Tensor, faces: Tensor) -> MeshAsset:
+    from kornia.color import linear_rgb_to_rgb
+
     from ..upfusion_core import MeshAsset
 
     points = _counted(mesh, "vertex_counts", vertices, index).float().cpu()
@@ -187,7 +190,7 @@ def _asset(mesh: Any, index: int, vertices: Tensor, faces: Tensor) -> MeshAsset:
         places = _flipped(uvs[index, : len(points)].clamp(0, 1))
         picture = texture[min(index, len(texture) - 1), ..., :3].float().cpu().clamp(0, 1).movedim(-1, 0)
     if colors is not None:
-        shown = linear_to_srgb(colors[index, : len(points), :3].clamp(0, 1).float().cpu()).clamp(0, 1)
+        shown = _converted(colors[index, : len(points), :3].clamp(0, 1), linear_rgb_to_rgb)
     elif places is not None and picture is not None:
         shown = _looked_up(picture, places)
     else:
@@ -237,6 +240,11 @@ def _kind(value: object) -> str:
 def _flipped(uvs: Tensor) -> Tensor:
     uvs = uvs.float().cpu()
     return torch.stack([uvs[:, 0], 1 - uvs[:, 1]], dim=-1)
+
+
+def _converted(colors: Tensor, conversion: Callable[[Tensor], Tensor]) -> Tensor:
+    """(P, 3) colours through a conversion of pictures (3, H, W)."""
+    return conversion(colors.float().cpu().T[..., None])[..., 0].T.clamp(0, 1).contiguous()
 
 
 def _looked_up(texture: Tensor, uvs: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import folder_paths
@@ -19,7 +19,6 @@ from ..upfusion_core import (
     check_type,
     load_field,
 )
-from ..upfusion_core.support.files import inside
 from .convert import assets_from_mesh
 from .host import load_all
 from .inputs import choice
@@ -233,7 +232,7 @@ def model_path(name: str) -> str | Path:
     if name == BUNDLED_NAME:
         return BUNDLED_NAME
     for root in _roots():
-        path = inside(root, name, "weights", "choose a file of the list", CheckpointError)
+        path = _inside(root, name, "weights")
         if path.exists():
             return path
     raise CheckpointError(
@@ -256,7 +255,7 @@ def _next_output(prefix: str, suffix: str) -> tuple[Path, dict[str, str]]:
     if not prefix.strip() or prefix.endswith(("/", "\\")):
         raise InputError(f"filename_prefix must end in a name, got {prefix!r}; give one such as 3d/UpFusion")
     output = folder_paths.get_output_directory()
-    inside(Path(output), prefix, "filename_prefix", "leave out leading slashes and '..'")
+    _inside(output, prefix, "filename_prefix")
     for part in prefix.replace("\\", "/").split("/"):
         if part not in ("", "."):
             check_file_name(part, "filename_prefix")
@@ -274,10 +273,18 @@ def _field_path(name: str) -> Path:
     check_type("field", name, str, "choose a file")
     marked = name.endswith(" [output]")
     folder = folder_paths.get_output_directory() if marked else folder_paths.get_input_directory()
-    path = inside(Path(folder), name.removesuffix(" [output]"), "field", "choose a file of the list")
+    path = _inside(folder, name.removesuffix(" [output]"), "field")
     if path.suffix != SUFFIX or not path.is_file():
         raise InputError(f"field must name a {SUFFIX} file in the input or output folder, got {name!r}; choose another")
     return path
+
+
+def _inside(folder: str | Path, name: str, label: str) -> Path:
+    """The path of `name` in `folder`, if it stays there on every system."""
+    parts = PureWindowsPath(name)  # knows both slashes and drives
+    if parts.anchor or ".." in parts.parts or "\0" in name:
+        raise InputError(f"{label} must stay inside ComfyUI's folder, got {name!r}; leave out leading slashes and '..'")
+    return Path(folder) / name.replace("\\", "/")
 
 
 def _fields_in(folder: str) -> list[str]:

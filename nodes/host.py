@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..upfusion_core.support.images import to_8bit
 from .sockets import HostedModel
 
 if TYPE_CHECKING:
@@ -55,7 +54,8 @@ def progress_hook(doing: str) -> OnStep:
         bar = bar or ProgressBar(total)
         now, picture = time.monotonic(), None
         if preview and (step >= total or now - shown >= max(PREVIEW_SECONDS, PREVIEW_COSTS * cost)):
-            picture = ("JPEG", Image.fromarray(to_8bit(preview().movedim(0, -1))), PREVIEW_SIZE)
+            pixels = (preview().detach().movedim(0, -1).float().clamp(0, 1) * 255).round().to(torch.uint8)
+            picture = ("JPEG", Image.fromarray(pixels.cpu().numpy()), PREVIEW_SIZE)
             shown = time.monotonic()
             cost = shown - now
         bar.update_absolute(step, total, picture)
@@ -125,11 +125,7 @@ def _in_patcher(network: Any) -> ModelPatcher:
 def _host_networks(
     checkpoint: Checkpoint, text: tuple[Tensor, Tensor], stored: torch.dtype, computed: torch.dtype
 ) -> HostedModel:
-    """The networks of `checkpoint` that ComfyUI has no classes for, with its layers.
-
-    Args:
-        stored, computed: precisions that weights are kept and computed in.
-    """
+    """The networks that ComfyUI has no classes for, with its layers; the precisions they are kept and computed in."""
     from comfy import ops
 
     from ..upfusion_core import load_conditioning_networks
@@ -144,10 +140,7 @@ def _host_networks(
 
 
 def _load_unet(config: ModelConfig, weights: dict[str, Tensor], kind: Any, vae: VAE) -> ModelPatcher:
-    """The UNet of a `kind` of ComfyUI's supported_models as a MODEL whose latents are those of `vae`.
-
-    Its tensors are taken out of `weights`.
-    """
+    """The UNet of ComfyUI's `kind` of model as a MODEL with the latents of `vae`; its tensors leave `weights`."""
     from comfy import model_management
 
     from ..upfusion_core import UNET_PREFIX
@@ -211,13 +204,8 @@ def _load_clip(config: ModelConfig, weights: dict[str, Tensor], kind: Any, store
     from comfy.sd import CLIP
 
     own = kind.process_clip_state_dict(dict(weights))
-    sizes = {
-        "hidden_size": config.text.hidden_size,
-        "num_attention_heads": config.text.num_attention_heads,
-        "num_hidden_layers": config.text.num_hidden_layers,
-        "intermediate_size": config.text.intermediate_size,
-        "projection_dim": config.text.hidden_size,
-    }
+    names = ("hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size")
+    sizes = {name: getattr(config.text, name) for name in names} | {"projection_dim": config.text.hidden_size}
     options: dict[str, Any] = {"clip_l_model_config": sizes}
     if stored == torch.float32:
         options["dtype"] = torch.float32

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
     from ..upfusion_core import HostedUpFusion, ModelConfig
-    from ..upfusion_core.pipeline.prior import DiffusionPrior
 
 Execute = TypeVar("Execute", bound=Callable[..., io.NodeOutput])
 Conditioning = list[Any]
@@ -59,11 +58,11 @@ class HostedModel:
         """All patchers; ComfyUI asks values in sockets for them."""
         return [self.dino, self.upsrt, self.controlnet]
 
-    def stages(self, prior: DiffusionPrior | None = None) -> HostedUpFusion:
+    def stages(self, prior: Any = None) -> HostedUpFusion:
         """The library's stages on these networks, DINO and UpSRT brought to their device.
 
         Args:
-            prior: what samples and distils (control.NativePrior), if that is asked for.
+            prior: the DiffusionPrior that samples and distils (control.NativePrior), if that is asked for.
         """
         from comfy.model_management import load_models_gpu
 

@@ -22,7 +22,6 @@ CATEGORY = "UpFusion/views"
 SIZE = 512
 """Pixels along each side of prepared photos; models resize them to their own size."""
 
-BackgroundRemoval = io.Custom("BACKGROUND_REMOVAL")
 Photo = tuple[Tensor, Tensor | None]
 """(3 or 4, H, W) in [0, 1], and its mask (1, H, W) with 1 on the object, if it has one."""
 
@@ -63,7 +62,7 @@ class UpFusionPrepareViews(io.ComfyNode):
                         "white already, and is not cropped."
                     ),
                 ),
-                BackgroundRemoval.Input(
+                io.Custom("BACKGROUND_REMOVAL").Input(
                     "bg_removal_model",
                     optional=True,
                     tooltip="From Load Background Removal Model: finds the object where neither mask nor alpha tells.",
