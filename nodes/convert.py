@@ -169,33 +169,29 @@ def assets_from_mesh(mesh: Any) -> list[MeshAsset]:
     Raises:
         InputError: the value is no MESH of ComfyUI's own kind.
     """
-    vertices = _part(mesh, "vertices")
-    faces = None if vertices is None else _part(mesh, "faces", len(vertices))
-    if vertices is None or faces is None:
-        raise InputError("a MESH must have vertices (B, N, 3) and faces (B, M, 3), got none; connect a mesh")
-    return [_asset(mesh, index, vertices, faces) for index in range(len(vertices))]
-
-
-def _asset(mesh: Any, index: int, vertices: Tensor, faces: Tensor) -> MeshAsset:
     from kornia.color import linear_rgb_to_rgb
 
     from ..upfusion_core import MeshAsset
 
-    points = _counted(mesh, "vertex_counts", vertices, index).float().cpu()
-    triangles = _counted(mesh, "face_counts", faces, index).long().cpu()
+    vertices = _part(mesh, "vertices")
+    faces = None if vertices is None else _part(mesh, "faces", len(vertices))
+    if vertices is None or faces is None:
+        raise InputError("a MESH must have vertices (B, N, 3) and faces (B, M, 3), got none; connect a mesh")
     colors, uvs = (_part(mesh, name, len(vertices)) for name in ("vertex_colors", "uvs"))
     texture = _part(mesh, "texture")
-    places = picture = None
-    if uvs is not None and texture is not None:
-        places = _flipped(uvs[index, : len(points)].clamp(0, 1))
-        picture = texture[min(index, len(texture) - 1), ..., :3].float().cpu().clamp(0, 1).movedim(-1, 0)
-    if colors is not None:
-        shown = _converted(colors[index, : len(points), :3].clamp(0, 1), linear_rgb_to_rgb)
-    elif places is not None and picture is not None:
-        shown = _looked_up(picture, places)
-    else:
-        shown = torch.full_like(points, _GRAY)
-    return MeshAsset(points, triangles, shown, places, picture)
+    assets = []
+    for index in range(len(vertices)):
+        points = _counted(mesh, "vertex_counts", vertices, index).float().cpu()
+        triangles = _counted(mesh, "face_counts", faces, index).long().cpu()
+        shown, places, picture = torch.full_like(points, _GRAY), None, None
+        if uvs is not None and texture is not None:
+            places = _flipped(uvs[index, : len(points)].clamp(0, 1))
+            picture = texture[min(index, len(texture) - 1), ..., :3].float().cpu().clamp(0, 1).movedim(-1, 0)
+            shown = _looked_up(picture, places)
+        if colors is not None:
+            shown = _converted(colors[index, : len(points), :3].clamp(0, 1), linear_rgb_to_rgb)
+        assets.append(MeshAsset(points, triangles, shown, places, picture))
+    return assets
 
 
 def _part(mesh: Any, name: str, count: int = 1) -> Tensor | None:

@@ -144,13 +144,17 @@ class UpFusionRenderField(io.ComfyNode):
     def execute(cls, field: RadianceField, cameras: Cameras, size: int, background: str) -> io.NodeOutput:
         """Renders the cameras one after the other."""
         own, on_step = _working_copy(field), progress_hook("rendering")
-        radius = float(own.aabb.abs().amax(0).norm())
+        radius = float(own.aabb.abs().amax(0).norm())  # of the ball round the origin that holds the field
         parts = []
         for camera in cameras:
             with torch.no_grad():
                 views = own.render(camera, size, background=BACKGROUNDS[background])
+            # the range depends on the camera's distance only: neighbouring views of an orbit can be compared
+            distance = float(camera.centers[0].norm())
+            near, far = max(distance - radius, 0.0), distance + radius
+            closeness = ((far - views.depth.cpu()) / (far - near)).clamp(0, 1)
             opacity = views.opacity.cpu()
-            parts.append((views.rgb.cpu(), opacity, opacity * _closeness(views.depth.cpu(), camera, radius)))
+            parts.append((views.rgb.cpu(), opacity, closeness * opacity))
             on_step(len(parts), len(cameras), lambda: parts[-1][0][0])
         rgb, opacity, depth = (torch.cat(pictures) for pictures in zip(*parts, strict=True))
         return io.NodeOutput(image_from_rgb(rgb), mask_from_plane(opacity), image_from_rgb(depth.expand(-1, 3, -1, -1)))
@@ -269,13 +273,3 @@ def _working_copy(field: RadianceField) -> RadianceField:
     for module in own.modules():  # density and color ask the parts, not the field itself
         module.register_forward_pre_hook(lambda *_: check_interrupted())
     return own
-
-
-def _closeness(depth: Tensor, camera: Cameras, radius: float) -> Tensor:
-    """1 at the nearest point of the ball of `radius` round the origin, 0 at its furthest.
-
-    The range depends on the camera's distance only, so that neighbouring views of an orbit can be compared.
-    """
-    distance = float(camera.centers[0].norm())
-    near, far = max(distance - radius, 0.0), distance + radius
-    return ((far - depth) / (far - near)).clamp(0, 1)
