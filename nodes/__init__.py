@@ -2,7 +2,41 @@
 
 from __future__ import annotations
 
-from .requirements import require_comfyui
+import importlib
+
+OLDEST_COMFYUI = "0.22.0"
+_NEEDED = {
+    "comfy_api.latest": ("ComfyExtension", "Types", "io", "ui"),
+    "comfy_api.latest.io": ("Autogrow", "ComfyNode", "File3DGLB", "Load3DCamera", "Mesh", "Schema"),
+    "folder_paths": ("get_full_path_or_raise", "get_output_directory"),
+}
+
+
+def require_comfyui(needed: dict[str, tuple[str, ...]] = _NEEDED) -> None:
+    """Checks that ComfyUI has what the nodes use.
+
+    Args:
+        needed: module, or attribute of a module, -> names it must have.
+
+    Raises:
+        ImportError: it has not; the message names what is missing and the oldest ComfyUI that works.
+    """
+    missing = [f"{home}.{name}" for home, names in needed.items() for name in names if not hasattr(_found(home), name)]
+    if missing:
+        raise ImportError(
+            f"UpFusion's nodes need ComfyUI {OLDEST_COMFYUI} or newer, this one lacks {', '.join(missing)}; "
+            "update ComfyUI and start it again"
+        )
+
+
+def _found(home: str) -> object:
+    """The module, or the module's attribute, as comfy_api.latest.io is one; None if there is no such thing."""
+    parent, _, last = home.rpartition(".")
+    try:
+        return importlib.import_module(home)
+    except ModuleNotFoundError:
+        return getattr(_found(parent), last, None) if parent else None
+
 
 require_comfyui()  # before anything is imported from ComfyUI, so that an old one gets a readable sentence
 
@@ -14,36 +48,27 @@ class UpFusionExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """All nodes, in the order of the stages."""
-        from .cameras import UpFusionCamera, UpFusionCameraFromLoad3D, UpFusionCameraToLoad3D, UpFusionOrbitCameras
-        from .evaluate import UpFusionCompareViews
-        from .field import UpFusionDistill, UpFusionExtractMesh, UpFusionRenderField
-        from .files import UpFusionLoadField, UpFusionSaveField, UpFusionSaveMesh
-        from .loaders import UpFusionLoadModel
-        from .model_files import register_folder
-        from .photo_cameras import UpFusionPhotoCameras
-        from .sampling import UpFusionConditioning, UpFusionSampleViews
-        from .scene import UpFusionEncodeViews, UpFusionPredictViews
-        from .views import UpFusionExampleViews, UpFusionPrepareViews
+        from . import cameras, evaluate, field, files, sampling, views
 
-        register_folder()
+        files.register_folder()
         return [
-            UpFusionLoadModel,
-            UpFusionExampleViews,
-            UpFusionPrepareViews,
-            UpFusionEncodeViews,
-            UpFusionOrbitCameras,
-            UpFusionCamera,
-            UpFusionCameraFromLoad3D,
-            UpFusionCameraToLoad3D,
-            UpFusionPhotoCameras,
-            UpFusionPredictViews,
-            UpFusionConditioning,
-            UpFusionSampleViews,
-            UpFusionDistill,
-            UpFusionRenderField,
-            UpFusionExtractMesh,
-            UpFusionSaveField,
-            UpFusionLoadField,
-            UpFusionSaveMesh,
-            UpFusionCompareViews,
+            files.UpFusionLoadModel,
+            views.UpFusionExampleViews,
+            views.UpFusionPrepareViews,
+            views.UpFusionEncodeViews,
+            cameras.UpFusionOrbitCameras,
+            cameras.UpFusionCamera,
+            cameras.UpFusionCameraFromLoad3D,
+            cameras.UpFusionCameraToLoad3D,
+            cameras.UpFusionPhotoCameras,
+            views.UpFusionPredictViews,
+            sampling.UpFusionConditioning,
+            sampling.UpFusionSampleViews,
+            field.UpFusionDistill,
+            field.UpFusionRenderField,
+            field.UpFusionExtractMesh,
+            files.UpFusionSaveField,
+            files.UpFusionLoadField,
+            files.UpFusionSaveMesh,
+            evaluate.UpFusionCompareViews,
         ]

@@ -1,4 +1,4 @@
-"""Nodes that make cameras."""
+"""Nodes that make cameras: by numbers, by the 3D viewer, and those that the photos were taken from."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from .checked import checked
-from .inputs import azimuth_input, cameras_before_input, distance_input, elevation_input, units_input, zoom_input
-from .sockets import CamerasSocket
+from ..upfusion_core import REFERENCE_FOCAL, Cameras, InputError, orbit_cameras
+from . import inputs
+from .convert import camera_from_direction, camera_from_load3d, load3d_from_camera
+from .host import progress_hook
+from .sockets import CamerasSocket, HostedModel, checked
 
 if TYPE_CHECKING:
-    from ..upfusion_core import Cameras
+    from ..upfusion_core import SceneEncoding
 
 CATEGORY = "UpFusion/cameras"
 
@@ -22,6 +24,10 @@ class UpFusionOrbitCameras(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
+        azimuth_from = "Azimuth of the first camera in degrees; 0 is photo 1, 90 is to the viewer's right of it."
+        azimuth_to = "Azimuth of the last camera in degrees. 360 more than the first makes a full circle."
+        elevation_from = "Height of the first camera in degrees above the horizon. The networks saw -7.5 to 52.5."
+        elevation_to = "Height of the last camera in degrees above the horizon; between them it changes evenly."
         return io.Schema(
             node_id="UpFusionOrbitCameras",
             display_name="UpFusion Orbit Cameras",
@@ -32,27 +38,13 @@ class UpFusionOrbitCameras(io.ComfyNode):
             ),
             search_aliases=["turntable", "orbit", "novel views", "camera path", "360"],
             inputs=[
-                io.Int.Input("count", default=8, min=1, max=250, tooltip="Number of cameras, and so of views."),
-                azimuth_input(
-                    "azimuth_from",
-                    0.0,
-                    "Azimuth of the first camera in degrees; 0 is photo 1, 90 the object's right side.",
-                ),
-                azimuth_input(
-                    "azimuth_to",
-                    360.0,
-                    "Azimuth of the last camera in degrees. 360 more than the first makes a full circle.",
-                ),
-                elevation_input(
-                    "elevation_from",
-                    "Height of the first camera in degrees above the horizon. The networks saw -7.5 to 52.5.",
-                ),
-                elevation_input(
-                    "elevation_to",
-                    "Height of the last camera in degrees above the horizon; between them it changes evenly.",
-                ),
-                distance_input(),
-                zoom_input(),
+                inputs.number("count", 8, 1, 250, "Number of cameras, and so of views."),
+                inputs.azimuth_input("azimuth_from", 0.0, azimuth_from),
+                inputs.azimuth_input("azimuth_to", 360.0, azimuth_to),
+                inputs.elevation_input("elevation_from", elevation_from),
+                inputs.elevation_input("elevation_to", elevation_to),
+                inputs.distance_input(),
+                inputs.zoom_input(),
             ],
             outputs=[CamerasSocket.Output("cameras", tooltip="The cameras, in order.")],
         )
@@ -71,9 +63,9 @@ class UpFusionOrbitCameras(io.ComfyNode):
     ) -> io.NodeOutput:
         """Spreads the cameras evenly over the ranges."""
         is_circle = abs(azimuth_to - azimuth_from) == 360
-        azimuths = _evenly(azimuth_from, azimuth_to, count, with_last=not is_circle)
-        elevations = _evenly(elevation_from, elevation_to, count, with_last=True)
-        return io.NodeOutput(_orbit(azimuths, elevations, distance, zoom))
+        azimuths = _evenly(azimuth_from, azimuth_to, count, steps=count if is_circle else count - 1)
+        elevations = _evenly(elevation_from, elevation_to, count, steps=count - 1)
+        return io.NodeOutput(orbit_cameras(azimuths, elevations, distance, focal=REFERENCE_FOCAL * zoom))
 
 
 class UpFusionCamera(io.ComfyNode):
@@ -82,6 +74,7 @@ class UpFusionCamera(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
+        azimuth = "Degrees round the object; 0 is photo 1, 90 is to the viewer's right of it, 180 the object's back."
         return io.Schema(
             node_id="UpFusionCamera",
             display_name="UpFusion Camera",
@@ -92,13 +85,11 @@ class UpFusionCamera(io.ComfyNode):
             ),
             search_aliases=["viewpoint", "azimuth", "elevation", "novel view"],
             inputs=[
-                azimuth_input(
-                    "azimuth", 90.0, "Degrees round the object; 0 is photo 1, 90 the object's right side, 180 its back."
-                ),
-                elevation_input("elevation", "Degrees above the horizon. The networks saw -7.5 to 52.5."),
-                distance_input(),
-                zoom_input(),
-                cameras_before_input(),
+                inputs.azimuth_input("azimuth", 90.0, azimuth),
+                inputs.elevation_input("elevation", "Degrees above the horizon. The networks saw -7.5 to 52.5."),
+                inputs.distance_input(),
+                inputs.zoom_input(),
+                inputs.cameras_before_input(),
             ],
             outputs=[CamerasSocket.Output("cameras", tooltip="The connected cameras, if any, then this one.")],
         )
@@ -109,7 +100,7 @@ class UpFusionCamera(io.ComfyNode):
         cls, azimuth: float, elevation: float, distance: float, zoom: float = 1.0, cameras: Cameras | None = None
     ) -> io.NodeOutput:
         """Makes the camera and puts it after the connected ones."""
-        return io.NodeOutput(_after(cameras, _orbit([azimuth], [elevation], distance, zoom)))
+        return io.NodeOutput(_after(cameras, orbit_cameras(azimuth, elevation, distance, focal=REFERENCE_FOCAL * zoom)))
 
 
 class UpFusionCameraFromLoad3D(io.ComfyNode):
@@ -118,6 +109,16 @@ class UpFusionCameraFromLoad3D(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
+        camera_info = "The camera that the viewer, or Create Camera Info, gives."
+        take = (
+            "everything: position, rotation and field of view as they are. direction: looks at the object from that "
+            "side, with the lens that the networks know; right for aiming in a viewer, which scales and moves what it "
+            "shows."
+        )
+        units = (
+            "How many of the viewer's lengths make photo 1's distance; larger brings the camera closer. It counts with "
+            "'everything' only."
+        )
         return io.Schema(
             node_id="UpFusionCameraFromLoad3D",
             display_name="UpFusion Camera From Load3D",
@@ -128,27 +129,11 @@ class UpFusionCameraFromLoad3D(io.ComfyNode):
             ),
             search_aliases=["viewport camera", "camera info", "aim", "load 3d", "preview 3d"],
             inputs=[
-                io.Load3DCamera.Input(
-                    "camera_info", tooltip="The camera that the viewer, or Create Camera Info, gives."
-                ),
-                io.Combo.Input(
-                    "take",
-                    options=["everything", "direction"],
-                    default="everything",
-                    tooltip=(
-                        "everything: position, rotation and field of view as they are. direction: looks at the object "
-                        "from that side, with the lens that the networks know; right for aiming in a viewer, which "
-                        "scales and moves what it shows."
-                    ),
-                ),
-                units_input(
-                    (
-                        "How many of the viewer's lengths make photo 1's distance; larger brings the camera closer. "
-                        "It counts with 'everything' only."
-                    ),
-                ),
-                distance_input(" It counts with 'direction' only."),
-                cameras_before_input(),
+                io.Load3DCamera.Input("camera_info", tooltip=camera_info),
+                inputs.choice("take", ["everything", "direction"], take, default="everything"),
+                inputs.units_input(units),
+                inputs.distance_input(" It counts with 'direction' only."),
+                inputs.cameras_before_input(),
             ],
             outputs=[CamerasSocket.Output("cameras", tooltip="The connected cameras, if any, then the viewer's.")],
         )
@@ -159,9 +144,6 @@ class UpFusionCameraFromLoad3D(io.ComfyNode):
         cls, camera_info: dict[str, Any], take: str, units: float, distance: float, cameras: Cameras | None = None
     ) -> io.NodeOutput:
         """Converts the camera and puts it after the connected ones."""
-        from ..upfusion_core import REFERENCE_FOCAL
-        from .convert_viewport import camera_from_direction, camera_from_load3d
-
         if take == "everything":
             camera = camera_from_load3d(camera_info, units)
         else:
@@ -175,6 +157,7 @@ class UpFusionCameraToLoad3D(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
+        camera_info = "Position, target, quaternion and vertical field of view of a square viewport."
         return io.Schema(
             node_id="UpFusionCameraToLoad3D",
             display_name="UpFusion Camera To Load3D",
@@ -186,47 +169,67 @@ class UpFusionCameraToLoad3D(io.ComfyNode):
             search_aliases=["camera info", "viewport camera", "load 3d", "preview 3d"],
             inputs=[
                 CamerasSocket.Input("cameras", tooltip="The cameras to choose from."),
-                io.Int.Input(
-                    "index", default=0, min=0, max=10_000, tooltip="Which of the cameras, a number counted from 0."
-                ),
-                units_input(
-                    "How many of the viewer's lengths make photo 1's distance; larger puts it further off.",
+                inputs.number("index", 0, 0, 10_000, "Which of the cameras, a number counted from 0."),
+                inputs.units_input(
+                    "How many of the viewer's lengths make photo 1's distance; larger puts it further off."
                 ),
             ],
-            outputs=[
-                io.Load3DCamera.Output(
-                    "camera_info",
-                    tooltip="Position, target, quaternion and vertical field of view of a square viewport.",
-                )
-            ],
+            outputs=[io.Load3DCamera.Output("camera_info", tooltip=camera_info)],
         )
 
     @classmethod
     @checked
     def execute(cls, cameras: Cameras, index: int, units: float) -> io.NodeOutput:
         """Converts the chosen camera."""
-        from ..upfusion_core import InputError
-        from .convert_viewport import load3d_from_camera
-
-        if not 0 <= index < len(cameras):
+        if index >= len(cameras):
             raise InputError(f"index must be between 0 and {len(cameras) - 1}, got {index}; choose one of the cameras")
         return io.NodeOutput(load3d_from_camera(cameras[index], units))
 
 
-def _evenly(first: float, last: float, count: int, *, with_last: bool) -> list[float]:
-    """`count` numbers from `first` on; the last of them is `last`, or one step before it."""
-    steps = count - 1 if with_last else count
+class UpFusionPhotoCameras(io.ComfyNode):
+    """UPFUSION_SCENE -> the cameras of its photos."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        cameras = "One camera a photo, in their order; photo 1's is known, the others estimates."
+        report = "A line a photo: azimuth and elevation in degrees, and whether the match is good (0 to 1)."
+        return io.Schema(
+            node_id="UpFusionPhotoCameras",
+            display_name="UpFusion Photo Cameras",
+            category=CATEGORY,
+            description=(
+                "Estimates where each photo was taken from, by matching it with what the scene transformer makes of "
+                "the other photos. UpFusion Distill does the same by itself and fits the photos it is sure of."
+            ),
+            search_aliases=["estimate poses", "camera pose", "structure from motion", "camera matching", "viewpoint"],
+            inputs=[inputs.model_input(), inputs.scene_input()],
+            outputs=[
+                CamerasSocket.Output("cameras", tooltip=cameras),
+                io.String.Output("report", tooltip=report),
+            ],
+        )
+
+    @classmethod
+    @checked
+    def execute(cls, upfusion_model: HostedModel, scene: SceneEncoding) -> io.NodeOutput:
+        """Searches photo after photo; Cancel comes between them."""
+        from ..upfusion_core import estimate_photo_cameras
+
+        found = estimate_photo_cameras(upfusion_model.stages(), scene, on_step=progress_hook("matching photos"))
+        lines = []
+        for photo, (azimuth, elevation) in enumerate(found.angles_degrees().tolist()):
+            word = "accepted" if found.accepted[photo] else "uncertain"
+            verdict = f"{word} ({float(found.score[photo]):.2f})" if photo else "the reference"
+            lines.append(f"photo {photo + 1}: azimuth {azimuth:.1f}, elevation {elevation:.1f} degrees, {verdict}")
+        return io.NodeOutput(found.cameras, "\n".join(lines))
+
+
+def _evenly(first: float, last: float, count: int, steps: int) -> list[float]:
+    """`count` numbers from `first` on, `steps` of which lead to `last`."""
     return [first + (last - first) * index / max(steps, 1) for index in range(count)]
-
-
-def _orbit(azimuths: list[float], elevations: list[float], distance: float, zoom: float) -> Cameras:
-    from ..upfusion_core import REFERENCE_FOCAL, orbit_cameras
-
-    return orbit_cameras(azimuths, elevations, distance, focal=REFERENCE_FOCAL * zoom)
 
 
 def _after(cameras: Cameras | None, camera: Cameras) -> Cameras:
     """The connected cameras, if any, then this one."""
-    from ..upfusion_core import Cameras
-
     return camera if cameras is None else Cameras.concatenate([cameras, camera])

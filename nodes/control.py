@@ -1,31 +1,36 @@
-"""Our ControlNet as a ControlBase, and per-camera conditions in a CONDITIONING, for any of ComfyUI's samplers.
+"""Our diffusion in ComfyUI: the ControlNet for any of its samplers, and the library's prior on its MODEL and VAE.
 
-Hint, ray maps and set latents travel in `model_conds`. Positive and negative hold the same control object and the same
-names, zeros on the negative: ComfyUI then runs both in one batch.
+Hint, ray maps and set latents travel in the CONDITIONING, in `model_conds`. Positive and negative hold the same control
+object and the same names, zeros on the negative: ComfyUI then runs both in one batch. The prior asks ComfyUI's own
+guidance, so that LoRAs, patches, hooks and other ControlNets work in it as in KSampler.
+
+This module is imported when a node runs, never before (see host.py).
 """
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from comfy import model_management, samplers
 from comfy.conds import CONDRegular
 from comfy.controlnet import ControlBase
-from comfy.model_management import cast_to_device
 from torch import Tensor
 
 from ..upfusion_core import InputError
-from .fitting import check_unet
+from .convert import pictures_from_image
+from .host import check_interrupted
+from .sockets import Conditioning, HostedModel, check_unet
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
+    from comfy.sd import VAE
 
     from ..upfusion_core import ViewConditioning
-    from .hosted import HostedModel
 
 HINT, TOKENS, RAYS = "upfusion_hint", "upfusion_tokens", "upfusion_rays"
-Conditioning = list[Any]
-"""ComfyUI's CONDITIONING: a list of [embedding, options]."""
 
 
 class PerCamera(CONDRegular):
@@ -75,17 +80,14 @@ class UpFusionControl(ControlBase):
         before = None
         if self.previous_controlnet is not None:
             before = self.previous_controlnet.get_control(x_noisy, t, cond, batched_number, transformer_options)
-        if self.strength == 0 or not self._is_due(t):
+        first, last = self.timestep_range or (float("inf"), 0.0)
+        if self.strength == 0 or not last <= t[0] <= first:
             return before
         network, dtype = self.model.controlnet.model, self.model.dtype
         latents = self.model_sampling.calculate_input(t, x_noisy).to(dtype)
         residuals = network(latents, self.model_sampling.timestep(t), self._prepared(cond, x_noisy))
         control = {"input": [], "middle": [residuals[-1]], "output": residuals[:-1]}
         return self.control_merge(control, before, output_dtype=None)
-
-    def _is_due(self, t: Tensor) -> bool:
-        first, last = self.timestep_range or (float("inf"), 0.0)
-        return bool(last <= t[0] <= first)
 
     def _prepared(self, cond: dict[str, Any], x_noisy: Tensor) -> Any:
         """The network's constants, made again when the conditions are others than at the last step."""
@@ -96,14 +98,15 @@ class UpFusionControl(ControlBase):
             )
         levels = len(self.model.config.diffusion.channel_mult)
         inputs = [cond[HINT], cond[TOKENS], *(cond[f"{RAYS}_{level}"] for level in range(levels))]
-        inputs = [cast_to_device(value, x_noisy.device, torch.float32) for value in inputs]
+        inputs = [model_management.cast_to_device(value, x_noisy.device, torch.float32) for value in inputs]
         if inputs[0].shape[-2:] != x_noisy.shape[-2:]:
             size = inputs[0].shape[-1]
             raise InputError(
                 f"this model paints latents of {size} x {size} cells, got {tuple(x_noisy.shape[-2:])}; use the LATENT "
                 "that UpFusion Conditioning gives"
             )
-        if not _are_equal(inputs, self._inputs):
+        pairs = list(zip(inputs, self._inputs, strict=bool(self._inputs)))
+        if not pairs or not all(a.shape == b.shape and a.device == b.device and torch.equal(a, b) for a, b in pairs):
             self._inputs = inputs
             hint, tokens, *ray_maps = inputs
             self._constants = self.model.controlnet.model.constants(hint, tuple(ray_maps), tokens.to(self.model.dtype))
@@ -141,13 +144,8 @@ class UpFusionControl(ControlBase):
 
     def deepclone_multigpu(self, load_device: torch.device, autoregister: bool = False) -> UpFusionControl:
         """A control with a copy of the network for another GPU."""
-        import copy
-        from dataclasses import replace
-
-        from comfy.model_management import unet_offload_device
-
-        network = copy.deepcopy(self.model.controlnet.model)
-        patcher = type(self.model.controlnet)(network, load_device=load_device, offload_device=unet_offload_device())
+        network, offload = copy.deepcopy(self.model.controlnet.model), model_management.unet_offload_device()
+        patcher = type(self.model.controlnet)(network, load_device=load_device, offload_device=offload)
         other = UpFusionControl(replace(self.model, controlnet=patcher))
         self.copy_to(other)
         if autoregister:
@@ -169,36 +167,111 @@ def with_views(
 
     The given conditionings stay as they are. start, end: parts of the sampling run, 0 its beginning and 1 its end.
     """
-    controls: dict[Any, UpFusionControl] = {}  # one for each ControlNet before ours, so that both halves share it
+    controls: dict[Any, UpFusionControl] = {}  # one for each ControlNet before ours, shared by positive and negative
     results = []
-    for conditioning, half in ((positive, views), (negative, views.unconditional())):
-        values = _model_conds(half)
+    for conditioning, seen in ((positive, views), (negative, views.unconditional())):
+        tokens = seen.tokens if seen.tokens.ndim == 3 else seen.tokens[None]
+        values = {HINT: PerCamera(seen.hint), TOKENS: PerScene(tokens)}
+        values |= {f"{RAYS}_{level}": PerCamera(ray_map) for level, ray_map in enumerate(seen.ray_maps)}
         entries = []
         for embedding, options in conditioning:
-            if HINT in options.get("model_conds", {}):
+            own = options.get("model_conds", {})
+            if HINT in own:
                 raise InputError("this CONDITIONING holds UpFusion's conditions already; connect the one before them")
             before = options.get("control")
             if before not in controls:
                 control = UpFusionControl(model)
                 control.set_cond_hint(None, strength, (start, end))
                 controls[before] = control.set_previous_controlnet(before)
-            added = {
-                "control": controls[before],
-                "control_apply_to_uncond": False,
-                "model_conds": {**options.get("model_conds", {}), **values},
-            }
+            added = {"control": controls[before], "control_apply_to_uncond": False, "model_conds": {**own, **values}}
             entries.append([embedding, {**options, **added}])
         results.append(entries)
     return results[0], results[1]
 
 
-def _model_conds(views: ViewConditioning) -> dict[str, CONDRegular]:
-    tokens = views.tokens if views.tokens.ndim == 3 else views.tokens[None]
-    rays = {f"{RAYS}_{level}": PerCamera(ray_map) for level, ray_map in enumerate(views.ray_maps)}
-    return {HINT: PerCamera(views.hint), TOKENS: PerScene(tokens), **rays}
+class NativePrior:
+    """MODEL and VAE as the library's DiffusionPrior.
+
+    Args:
+        positive, negative: the prompts, with all that CONDITIONING may hold; a ViewConditioning's own text is not read.
+    """
+
+    def __init__(
+        self, model: HostedModel, unet: ModelPatcher, vae: VAE, positive: Conditioning, negative: Conditioning
+    ) -> None:
+        check_unet(model.config, unet.model)
+        self.model, self.unet, self.vae = model, unet, vae
+        self.positive, self.negative = positive, negative
+        self.latent_shape = (4, model.config.latent_size, model.config.latent_size)
+
+    def prepare(self, cond: ViewConditioning, *, guided: bool) -> tuple[Conditioning, Conditioning]:
+        """The prompts with the cameras' conditions; what is constant over the steps is kept after the first call."""
+        prepared = with_views(self.model, cond, self.positive, self.negative)
+        for _, options in [*prepared[0], *prepared[1]]:
+            options["control"].keeps_constants = True
+        return prepared
+
+    def predict_noise(
+        self,
+        latents: Tensor,
+        timestep: Tensor | int | float,
+        prepared: tuple[Conditioning, Conditioning],
+        guidance: float,
+    ) -> Tensor:
+        """(Q, 4, s, s) latents at `timestep` -> guided noise, float32, through ComfyUI's own guidance."""
+        check_interrupted()
+        probe = _NoiseProbe(latents, timestep)
+        guider = samplers.CFGGuider(self.unet)
+        guider.set_conds(*prepared)
+        guider.set_cfg(guidance)
+        nothing = torch.zeros_like(latents, device="cpu")
+        guider.sample(nothing, nothing, probe, torch.ones(2), disable_pbar=True)
+        return probe.eps.to(latents.device)
+
+    def encode(self, rgb: Tensor, noise: Tensor | None = None) -> Tensor:
+        """(Q, 3, S, S) images in [0, 1] -> (Q, 4, s, s) scaled latents; `noise` samples the posterior."""
+        vae = self.vae
+        vae.throw_exception_if_invalid()
+        memory = vae.memory_used_encode(rgb.shape, vae.vae_dtype)
+        model_management.load_models_gpu([vae.patcher], memory_required=memory)
+        network = vae.first_stage_model
+        if not hasattr(network, "encoder") or not hasattr(network, "quant_conv"):
+            raise InputError("this VAE is not one of Stable Diffusion 1.5; connect the VAE of UpFusion Load Model")
+        pixels = (2 * rgb - 1).to(vae.device, vae.vae_dtype)
+        mean, log_variance = network.quant_conv(network.encoder(pixels)).float().chunk(2, dim=1)
+        if noise is not None:
+            mean = mean + (log_variance.clamp(-30, 20) / 2).exp() * noise.to(mean)
+        return self._latent_format.process_in(mean)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """(Q, 4, s, s) scaled latents -> (Q, 3, S, S) images in [0, 1]."""
+        pixels = self.vae.decode(self._latent_format.process_out(latents.float()))
+        return pictures_from_image(pixels).to(latents.device)
+
+    @property
+    def _latent_format(self) -> Any:
+        return self.unet.get_model_object("latent_format")
 
 
-def _are_equal(one: list[Tensor], other: list[Tensor]) -> bool:
-    return len(one) == len(other) and all(
-        a.shape == b.shape and a.device == b.device and torch.equal(a, b) for a, b in zip(one, other, strict=True)
-    )
+class _NoiseProbe(samplers.Sampler):
+    """A sampler that asks the model once, at one time, and keeps the noise that the answer implies.
+
+    ComfyUI's models take x = latents / sqrt(a) at sigma = sqrt((1 - a) / a), a the cumulative product of alphas, and
+    answer with the latents that they see behind the noise.
+    """
+
+    def __init__(self, latents: Tensor, timestep: Tensor | int | float) -> None:
+        self.latents, self.timestep = latents, timestep
+        self.eps = torch.zeros(0)
+
+    def sample(
+        self, model_wrap: Any, sigmas: Tensor, extra_args: dict[str, Any], callback: Any, noise: Tensor, *_: Any
+    ) -> Tensor:
+        """Called by ComfyUI with everything loaded."""
+        sampling = model_wrap.inner_model.model_sampling
+        times = torch.as_tensor(self.timestep, dtype=torch.float32).to(noise.device).expand(len(noise))
+        sigma = sampling.sigma(times).to(noise)
+        wide = sigma[:, None, None, None]
+        x = self.latents.to(noise) * (1 + wide.square()).sqrt()
+        self.eps = (x - model_wrap(x, sigma, **extra_args)) / wide
+        return torch.zeros_like(noise)

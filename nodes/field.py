@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from comfy_api.latest import io
+from torch import Tensor
+from torch.nn.modules.module import register_module_forward_pre_hook
 
-from .checked import checked
-from .inputs import diffusion_inputs, guidance_input, prompt_inputs, scene_input, seed_input
-from .sockets import CamerasSocket, FieldSocket
+from ..upfusion_core import Cameras, InputError, NovelViews, RadianceField
+from .convert import centered, glb_file, image_from_rgb, mask_from_plane, mesh_from_asset, rgb_from_image
+from .host import check_interrupted, progress_hook
+from .inputs import choice, diffusion_inputs, guidance_input, number, prompt_inputs, scene_input, seed_input
+from .sockets import CamerasSocket, Conditioning, FieldSocket, HostedModel, checked
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
     from comfy.sd import VAE
-    from torch import Tensor
 
-    from ..upfusion_core import Cameras, RadianceField, SceneEncoding
-    from .hosted import HostedModel
+    from ..upfusion_core import DistillConfig, SceneEncoding
 
 CATEGORY = "UpFusion/field"
 BACKGROUNDS = {"white": 1.0, "grey": 0.5, "black": 0.0}
 TEXTURED_FACES = 50_000
 """Most triangles of a textured mesh whose user named no number: the time of unwrapping grows faster than they do."""
+WORKING_BYTES = 2**30
+"""What rendering needs beside the field."""
 
 
 class UpFusionDistill(io.ComfyNode):
@@ -30,6 +39,16 @@ class UpFusionDistill(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
+        images = "Views of the object on white to fit first, e.g. from UpFusion Sample Views; square."
+        cameras = "The cameras of those images, one each; needed with them."
+        preset = (
+            "fast: 32 views are painted anew a few times. draft: a first look, from predicted and 16 sampled views. "
+            "reference: the paper's schedule of 47,100 denoising steps, for large GPUs."
+        )
+        steps = (
+            "How long to work; 0 is the preset's own number. fast and draft: denoising steps from noise to a view, 10 "
+            "by themselves. reference: iterations of one camera each, 3000 by itself."
+        )
         return io.Schema(
             node_id="UpFusionDistill",
             display_name="UpFusion Distill",
@@ -42,34 +61,11 @@ class UpFusionDistill(io.ComfyNode):
             inputs=[
                 *diffusion_inputs(),
                 scene_input(),
-                io.Image.Input(
-                    "images",
-                    optional=True,
-                    tooltip="Views of the object on white to fit first, e.g. from UpFusion Sample Views; square.",
-                ),
-                CamerasSocket.Input(
-                    "cameras", optional=True, tooltip="The cameras of those images, one each; needed with them."
-                ),
+                io.Image.Input("images", optional=True, tooltip=images),
+                CamerasSocket.Input("cameras", optional=True, tooltip=cameras),
                 *prompt_inputs("What the object should look like; left open it is the model's own default prompt."),
-                io.Combo.Input(
-                    "preset",
-                    options=["fast", "draft", "reference"],
-                    default="fast",
-                    tooltip=(
-                        "fast: 32 views are painted anew a few times. draft: a first look, from predicted and "
-                        "16 sampled views. reference: the paper's schedule of 47,100 denoising steps, for large GPUs."
-                    ),
-                ),
-                io.Int.Input(
-                    "steps",
-                    default=0,
-                    min=0,
-                    max=100_000,
-                    tooltip=(
-                        "How long to work; 0 is the preset's own number. fast and draft: denoising steps from noise to "
-                        "a view, 10 by themselves. reference: iterations of one camera each, 3000 by itself."
-                    ),
-                ),
+                choice("preset", ["fast", "draft", "reference"], preset, default="fast"),
+                number("steps", 0, 0, 100_000, steps),
                 guidance_input(advanced=True),
                 seed_input("Number that noise, cameras and the field's start are drawn from; it decides the result."),
             ],
@@ -90,16 +86,26 @@ class UpFusionDistill(io.ComfyNode):
         guidance: float = 9.0,
         images: Tensor | None = None,
         cameras: Cameras | None = None,
-        positive: list[Any] | None = None,
-        negative: list[Any] | None = None,
+        positive: Conditioning | None = None,
+        negative: Conditioning | None = None,
     ) -> io.NodeOutput:
         """Distils with ComfyUI's own MODEL and VAE."""
-        from .distillation import DistillSettings, distill, given_views
+        from comfy.model_management import intermediate_device
 
-        prompts = upfusion_model.prompts(positive, negative)
-        settings = DistillSettings(preset, steps, guidance, seed)
-        views = given_views(images, cameras)
-        return io.NodeOutput(distill(upfusion_model, model, vae, scene, prompts, settings, views))
+        from .control import NativePrior
+
+        prompts, views = upfusion_model.prompts(positive, negative), given_views(images, cameras)
+        # ComfyUI runs nodes in inference mode
+        with torch.inference_mode(False), torch.enable_grad(), _cancel_between_field_calls():
+            stages = upfusion_model.stages(NativePrior(upfusion_model, model, vae, *prompts))
+            field = stages.distill(
+                scene,
+                distill_config(preset, steps, guidance),
+                generator=torch.Generator().manual_seed(seed % 2**63),
+                on_step=progress_hook("distilling"),
+                views=views,
+            )
+            return io.NodeOutput(field.to(intermediate_device()))
 
 
 class UpFusionRenderField(io.ComfyNode):
@@ -108,6 +114,9 @@ class UpFusionRenderField(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
+        size = "Side of each picture in pixels. Time grows with its square."
+        background = "What is behind the object. For another one use the mask."
+        depth = "Closeness: 1 nearest, 0 furthest and behind. The range depends on the camera's distance."
         return io.Schema(
             node_id="UpFusionRenderField",
             display_name="UpFusion Render Field",
@@ -120,28 +129,13 @@ class UpFusionRenderField(io.ComfyNode):
             inputs=[
                 FieldSocket.Input("field", tooltip="From UpFusion Distill or UpFusion Load Field."),
                 CamerasSocket.Input("cameras", tooltip="The views to render, one picture each."),
-                io.Int.Input(
-                    "size",
-                    default=256,
-                    min=16,
-                    max=2048,
-                    step=16,
-                    tooltip="Side of each picture in pixels. Time grows with its square.",
-                ),
-                io.Combo.Input(
-                    "background",
-                    options=list(BACKGROUNDS),
-                    default="white",
-                    tooltip="What is behind the object. For another one use the mask.",
-                ),
+                number("size", 256, 16, 2048, size, step=16),
+                choice("background", list(BACKGROUNDS), background, default="white"),
             ],
             outputs=[
                 io.Image.Output("images", tooltip="One picture a camera, over the background."),
                 io.Mask.Output("masks", tooltip="Opacity, 1 on the object."),
-                io.Image.Output(
-                    "depth",
-                    tooltip="Closeness: 1 nearest, 0 furthest and behind. The range depends on the camera's distance.",
-                ),
+                io.Image.Output("depth", tooltip=depth),
             ],
         )
 
@@ -149,12 +143,21 @@ class UpFusionRenderField(io.ComfyNode):
     @checked
     def execute(cls, field: RadianceField, cameras: Cameras, size: int, background: str) -> io.NodeOutput:
         """Renders the cameras one after the other."""
-        from .convert import image_from_rgb, mask_from_plane
-        from .host import progress_hook
-        from .rendering import render_all
-
-        rgb, opacity, depth = render_all(field, cameras, size, BACKGROUNDS[background], progress_hook("rendering"))
-        return io.NodeOutput(image_from_rgb(rgb), mask_from_plane(opacity), image_from_rgb(depth))
+        own, on_step = _working_copy(field), progress_hook("rendering")
+        radius = float(own.aabb.abs().amax(0).norm())  # of the ball round the origin that holds the field
+        parts = []
+        for camera in cameras:
+            with torch.no_grad():
+                views = own.render(camera, size, background=BACKGROUNDS[background])
+            # the range depends on the camera's distance only: neighbouring views of an orbit can be compared
+            distance = float(camera.centers[0].norm())
+            near, far = max(distance - radius, 0.0), distance + radius
+            closeness = ((far - views.depth.cpu()) / (far - near)).clamp(0, 1)
+            opacity = views.opacity.cpu()
+            parts.append((views.rgb.cpu(), opacity, closeness * opacity))
+            on_step(len(parts), len(cameras), lambda: parts[-1][0][0])
+        rgb, opacity, depth = (torch.cat(pictures) for pictures in zip(*parts, strict=True))
+        return io.NodeOutput(image_from_rgb(rgb), mask_from_plane(opacity), image_from_rgb(depth.expand(-1, 3, -1, -1)))
 
 
 class UpFusionExtractMesh(io.ComfyNode):
@@ -163,6 +166,18 @@ class UpFusionExtractMesh(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
+        resolution = "Samples along the object's longest side. Triangles grow with its square."
+        threshold = (
+            "Density of the surface per scene unit; lower keeps more fog. 0 chooses it so that the mesh covers what "
+            "the renders show."
+        )
+        coloring = "Where colours are kept: vertices work everywhere; a texture is finer than the triangles."
+        texture_size = "Side of the texture in pixels. It counts with 'texture' only."
+        faces = (
+            "Most triangles the mesh may have, at least 16; fewer make a smaller file. 0 keeps all with 'vertex "
+            f"colors' and {TEXTURED_FACES:,} with 'texture': unwrapping more takes minutes."
+        )
+        model_3d = "The same as a GLB file, for Preview 3D and Save 3D Model."
         return io.Schema(
             node_id="UpFusionExtractMesh",
             display_name="UpFusion Extract Mesh",
@@ -174,54 +189,15 @@ class UpFusionExtractMesh(io.ComfyNode):
             search_aliases=["marching cubes", "field to mesh", "glb", "texture bake"],
             inputs=[
                 FieldSocket.Input("field", tooltip="From UpFusion Distill or UpFusion Load Field."),
-                io.Int.Input(
-                    "resolution",
-                    default=192,
-                    min=16,
-                    max=1024,
-                    step=16,
-                    tooltip="Samples along the object's longest side. Triangles grow with its square.",
-                ),
-                io.Float.Input(
-                    "threshold",
-                    default=0.0,
-                    min=0.0,
-                    max=1000.0,
-                    step=0.5,
-                    tooltip=(
-                        "Density of the surface per scene unit; lower keeps more fog. 0 chooses it so that the mesh "
-                        "covers what the renders show."
-                    ),
-                ),
-                io.Combo.Input(
-                    "coloring",
-                    options=["vertex colors", "texture"],
-                    default="vertex colors",
-                    tooltip="Where colours are kept: vertices work everywhere; a texture is finer than the triangles.",
-                ),
-                io.Int.Input(
-                    "texture_size",
-                    default=1024,
-                    min=64,
-                    max=8192,
-                    step=64,
-                    tooltip="Side of the texture in pixels. It counts with 'texture' only.",
-                ),
-                io.Int.Input(
-                    "faces",
-                    default=0,
-                    min=0,
-                    max=10_000_000,
-                    step=1000,
-                    tooltip=(
-                        "Most triangles the mesh may have, at least 16; fewer make a smaller file. 0 keeps all with "
-                        f"'vertex colors' and {TEXTURED_FACES:,} with 'texture': unwrapping more takes minutes."
-                    ),
-                ),
+                number("resolution", 192, 16, 1024, resolution, step=16),
+                number("threshold", 0.0, 0.0, 1000.0, threshold, step=0.5),
+                choice("coloring", ["vertex colors", "texture"], coloring, default="vertex colors"),
+                number("texture_size", 1024, 64, 8192, texture_size, step=64),
+                number("faces", 0, 0, 10_000_000, faces, step=1000),
             ],
             outputs=[
                 io.Mesh.Output("mesh", tooltip="For ComfyUI's mesh nodes and UpFusion Save Mesh."),
-                io.File3DGLB.Output("model_3d", tooltip="The same as a GLB file, for Preview 3D and Save 3D Model."),
+                io.File3DGLB.Output("model_3d", tooltip=model_3d),
             ],
         )
 
@@ -231,12 +207,8 @@ class UpFusionExtractMesh(io.ComfyNode):
         cls, field: RadianceField, resolution: int, threshold: float, coloring: str, texture_size: int, faces: int
     ) -> io.NodeOutput:
         """Extracts the mesh and puts it into ComfyUI's frame."""
-        from .convert_mesh import centered, glb_file, mesh_from_asset
-        from .host import progress_hook
-        from .rendering import working_copy
-
         is_textured = coloring == "texture"
-        mesh = working_copy(field).extract_mesh(
+        mesh = _working_copy(field).extract_mesh(
             resolution,
             threshold or None,
             texture_size=texture_size if is_textured else None,
@@ -245,3 +217,59 @@ class UpFusionExtractMesh(io.ComfyNode):
         )
         mesh = centered(mesh)
         return io.NodeOutput(mesh_from_asset(mesh), glb_file(mesh))
+
+
+def distill_config(preset: str, steps: int, guidance: float) -> DistillConfig:
+    """The library's configuration; 0 steps stand for the preset's own number."""
+    from ..upfusion_core import DistillConfig
+
+    config = DistillConfig.named(preset)
+    name = "iterations" if preset == "reference" else "steps"
+    changes: dict[str, Any] = {name: steps} if steps else {}
+    schedule: Any = replace(config.schedule, **changes)  # one of several classes, each with that field
+    return replace(config, schedule=schedule, guidance=guidance)
+
+
+def given_views(images: Tensor | None, cameras: Cameras | None) -> NovelViews | None:
+    """IMAGE and its cameras, if there are any."""
+    if images is None and cameras is None:
+        return None
+    if images is None or cameras is None:
+        there, lacking = ("cameras", "images") if images is None else ("images", "cameras")
+        raise InputError(f"images and cameras belong together, got {there} only; connect {lacking} too, or neither")
+    rgb = rgb_from_image(images)
+    height, width = rgb.shape[-2:]
+    if len(rgb) != len(cameras) or width != height:
+        raise InputError(
+            f"images must be one square picture for each of the {len(cameras)} cameras, got {len(rgb)} of "
+            f"{width} x {height}; take both from the same nodes"
+        )
+    return NovelViews(rgb, cameras)
+
+
+@contextmanager
+def _cancel_between_field_calls() -> Iterator[None]:
+    """A step, or the picture shown of it, may be many seconds of rendering on a CPU."""
+
+    def check(module: torch.nn.Module, _: object) -> None:
+        if isinstance(module, RadianceField):
+            check_interrupted()
+
+    hook = register_module_forward_pre_hook(check)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _working_copy(field: RadianceField) -> RadianceField:
+    """The field on ComfyUI's device. It notices Cancel whenever it is asked; the field in the socket stays as it is."""
+    from comfy.model_management import free_memory, get_torch_device
+
+    device = get_torch_device()
+    needed = sum(value.numel() * value.element_size() for value in field.state_dict().values())
+    free_memory(needed + WORKING_BYTES, device)
+    own = copy.deepcopy(field).to(device)
+    for module in own.modules():  # density and color ask the parts, not the field itself
+        module.register_forward_pre_hook(lambda *_: check_interrupted())
+    return own

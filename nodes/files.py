@@ -1,19 +1,90 @@
-"""The nodes that write and read files: fields and meshes in ComfyUI's output and input folders."""
+"""The nodes that read and write files: weights in models/upfusion, fields and meshes in input and output folders."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import os
+from pathlib import Path, PureWindowsPath
+from typing import Any
 
+import folder_paths
 from comfy_api.latest import Types, io
 
-from .checked import checked
-from .sockets import FieldSocket
-
-if TYPE_CHECKING:
-    from ..upfusion_core import RadianceField
+from ..upfusion_core import (
+    BUNDLED_NAME,
+    CheckpointError,
+    InputError,
+    RadianceField,
+    check_choice,
+    check_file_name,
+    check_type,
+    load_field,
+)
+from .convert import assets_from_mesh
+from .host import load_all
+from .inputs import choice
+from .sockets import FieldSocket, ModelSocket, checked
 
 CATEGORY = "UpFusion/field"
+FOLDER = "upfusion"
+PRECISIONS = ("auto", "float32", "float16", "bfloat16")
+SUFFIX = ".safetensors"
+WEIGHTS_ADDRESS = "https://github.com/upfusion3d/upfusion#model-weights"
 _PREFIX = "Folders and name inside the output folder; a number is put after it. %date% and the like are replaced."
+_PART_FILES = ("upsrt.pt", "upsrt.safetensors")
+_DEPTH = 2
+"""Folders inside folders that are searched for fields; output folders may hold very many pictures."""
+
+
+class UpFusionLoadModel(io.ComfyNode):
+    """A file or folder of weights as UPFUSION_MODEL, MODEL, CLIP and VAE."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        weights = (
+            "File or folder in models/upfusion. mini is the small bundled model: rough views, but it runs anywhere "
+            "without a download."
+        )
+        precision = (
+            "Precision that weights are kept in. auto follows ComfyUI's rules for this machine; float16 halves the "
+            "memory, float32 is exact. The VAE always follows ComfyUI's own setting."
+        )
+        return io.Schema(
+            node_id="UpFusionLoadModel",
+            display_name="UpFusion Load Model",
+            category="UpFusion/loaders",
+            description=(
+                "Loads UpFusion's weights: a merged .safetensors file or a folder from models/upfusion, or the small "
+                "model that comes with the pack. MODEL, CLIP and VAE are ordinary ones: LoRA loaders, KSampler and VAE "
+                "Decode take them."
+            ),
+            search_aliases=["upfusion checkpoint", "load upfusion", "novel view model", "mini"],
+            inputs=[
+                choice("weights", model_names(), weights),
+                choice("precision", PRECISIONS, precision, default="auto", advanced=True),
+            ],
+            outputs=[
+                ModelSocket.Output("upfusion_model", tooltip="Photo encoder, scene transformer and ControlNet."),
+                io.Model.Output("model", tooltip="The diffusion model, for LoRA loaders and samplers."),
+                io.Clip.Output("clip", tooltip="The text encoder; empty when the file holds none, as mini does."),
+                io.Vae.Output("vae", tooltip="The autoencoder between latents and pictures."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, weights: str, precision: str) -> str:
+        """A changed file is loaded again."""
+        path = model_path(weights) if weights in model_names() else BUNDLED_NAME
+        if isinstance(path, str):  # the bundled model's name
+            return f"{weights} {precision} 0.0"
+        files = [path, *path.iterdir()] if path.is_dir() else [path]
+        return f"{weights} {precision} {max(file.stat().st_mtime for file in files)}"
+
+    @classmethod
+    def execute(cls, weights: str, precision: str) -> io.NodeOutput:
+        """Opens, checks and loads the weights."""
+        check_choice("precision", precision, PRECISIONS)
+        return io.NodeOutput(*load_all(model_path(weights), precision))
 
 
 class UpFusionSaveField(io.ComfyNode):
@@ -43,9 +114,7 @@ class UpFusionSaveField(io.ComfyNode):
     @checked
     def execute(cls, field: RadianceField, filename_prefix: str) -> io.NodeOutput:
         """Writes the file, whole or not at all."""
-        from .folders import SUFFIX, next_output
-
-        path, place = next_output(filename_prefix, SUFFIX)
+        path, place = _next_output(filename_prefix, SUFFIX)
         field.save(path)
         name = "/".join(part for part in (place["subfolder"].replace("\\", "/"), place["filename"]) if part)
         return io.NodeOutput(f"{name} [output]", ui={"text": (f"output/{name}",)})
@@ -57,8 +126,8 @@ class UpFusionLoadField(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
-        from .folders import field_names
-
+        made = [f"{name} [output]" for name in _fields_in(folder_paths.get_output_directory())]
+        field = "A .safetensors file of a field. Put your own into the input folder; weights do not fit."
         return io.Schema(
             node_id="UpFusionLoadField",
             display_name="UpFusion Load Field",
@@ -67,25 +136,17 @@ class UpFusionLoadField(io.ComfyNode):
                 "Reads a field that UpFusion Save Field or the command line wrote, from the input or the output folder."
             ),
             search_aliases=["load nerf", "import field", "open radiance field"],
-            inputs=[
-                io.Combo.Input(
-                    "field",
-                    options=field_names(),
-                    tooltip="A .safetensors file of a field. Put your own into the input folder; weights do not fit.",
-                )
-            ],
+            inputs=[choice("field", _fields_in(folder_paths.get_input_directory()) + made, field)],
             outputs=[FieldSocket.Output("field", tooltip="The field, to render or to extract a mesh from.")],
         )
 
     @classmethod
     def validate_inputs(cls, field: str | None) -> bool | str:
         """Names are checked here, so that those of new files are known without a reload of the page."""
-        from .folders import field_path
-
         if field is None:  # it comes by a link, and is not known before the node runs
             return True
         try:
-            field_path(field)
+            _field_path(field)
         except ValueError as error:
             return str(error)
         return True
@@ -93,17 +154,12 @@ class UpFusionLoadField(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, field: str) -> str:
         """A changed file is read again."""
-        from .folders import field_path
-
-        return f"{field} {field_path(field).stat().st_mtime_ns}"
+        return f"{field} {_field_path(field).stat().st_mtime_ns}"
 
     @classmethod
     def execute(cls, field: str) -> io.NodeOutput:
         """Reads the file, strictly."""
-        from ..upfusion_core import load_field
-        from .folders import field_path
-
-        return io.NodeOutput(load_field(field_path(field)).field)
+        return io.NodeOutput(load_field(_field_path(field)).field)
 
 
 class UpFusionSaveMesh(io.ComfyNode):
@@ -112,6 +168,8 @@ class UpFusionSaveMesh(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
+        mesh = "From UpFusion Extract Mesh or any node that gives ComfyUI's own MESH."
+        form = "glb keeps texture or colours, obj and ply the colours of vertices, stl the shape alone."
         return io.Schema(
             node_id="UpFusionSaveMesh",
             display_name="UpFusion Save Mesh",
@@ -122,13 +180,8 @@ class UpFusionSaveMesh(io.ComfyNode):
             ),
             search_aliases=["export mesh", "save obj", "save ply", "save stl", "save glb"],
             inputs=[
-                io.Mesh.Input("mesh", tooltip="From UpFusion Extract Mesh or any node that gives ComfyUI's own MESH."),
-                io.Combo.Input(
-                    "format",
-                    options=["glb", "obj", "ply", "stl"],
-                    default="glb",
-                    tooltip="glb keeps texture or colours, obj and ply the colours of vertices, stl the shape alone.",
-                ),
+                io.Mesh.Input("mesh", tooltip=mesh),
+                choice("format", ["glb", "obj", "ply", "stl"], form, default="glb"),
                 io.String.Input("filename_prefix", default="3d/UpFusion", tooltip=_PREFIX),
             ],
             outputs=[io.File3DAny.Output("model_3d", tooltip="The file, for Preview 3D; of a batch the first.")],
@@ -139,13 +192,107 @@ class UpFusionSaveMesh(io.ComfyNode):
     @checked
     def execute(cls, mesh: Any, format: str, filename_prefix: str) -> io.NodeOutput:
         """Writes a file for each mesh of a batch."""
-        from .convert_mesh import assets_from_mesh
-        from .folders import next_output
-
         paths, places = [], []
         for asset in assets_from_mesh(mesh):
-            path, place = next_output(filename_prefix, f".{format}")
+            path, place = _next_output(filename_prefix, f".{format}")
             asset.save(path)
             paths.append(path)
             places.append(place)
         return io.NodeOutput(Types.File3D(str(paths[0]), format), ui={"3d": places})
+
+
+def register_folder() -> None:
+    """Adds models/upfusion to what ComfyUI knows; paths from extra_model_paths.yaml stay."""
+    folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
+    paths, extensions = folder_paths.folder_names_and_paths[FOLDER]
+    folder_paths.folder_names_and_paths[FOLDER] = (paths, set(extensions) | {SUFFIX})
+
+
+def model_names() -> list[str]:
+    """The bundled model, then folders of weights and merged files by their path inside models/upfusion."""
+    found = set()
+    for root in _roots():
+        for place, folders, files in os.walk(root, followlinks=True):
+            name = Path(place).relative_to(root).as_posix()
+            if name != "." and any(part in files for part in _PART_FILES):
+                found.add(name)
+                folders.clear()
+                continue
+            found |= {(Path(name) / file).as_posix() for file in files if file.endswith(SUFFIX)}
+    return [BUNDLED_NAME, *sorted(found)]
+
+
+def model_path(name: str) -> str | Path:
+    """What open_checkpoint takes for a name of model_names.
+
+    Raises:
+        CheckpointError: there is no such file or folder; the message says where it belongs and where to get it.
+    """
+    check_type("weights", name, str, "choose a file")
+    if name == BUNDLED_NAME:
+        return BUNDLED_NAME
+    for root in _roots():
+        path = _inside(root, name, "weights")
+        if path.exists():
+            return path
+    raise CheckpointError(
+        f"{name:.200} is not in {' or '.join(map(str, _roots()))}; nothing is downloaded for you: get the weights "
+        f"through {WEIGHTS_ADDRESS}, put the folder or the merged .safetensors there, or choose {BUNDLED_NAME}"
+    )
+
+
+def _roots() -> list[Path]:
+    return [Path(path) for path in folder_paths.get_folder_paths(FOLDER)]
+
+
+def _next_output(prefix: str, suffix: str) -> tuple[Path, dict[str, str]]:
+    """Where the next file of `prefix` goes, numbered like those of ComfyUI's own nodes, and how its server finds it.
+
+    Args:
+        prefix: a name, or folders and a name, inside the output folder; %date% and the like are replaced by ComfyUI.
+        suffix: with its dot.
+    """
+    if not prefix.strip() or prefix.endswith(("/", "\\")):
+        raise InputError(f"filename_prefix must end in a name, got {prefix!r}; give one such as 3d/UpFusion")
+    output = folder_paths.get_output_directory()
+    _inside(output, prefix, "filename_prefix")
+    for part in prefix.replace("\\", "/").split("/"):
+        if part not in ("", "."):
+            check_file_name(part, "filename_prefix")
+    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, output)
+    file = f"{name}_{counter:05}_{suffix}"
+    return Path(folder) / file, {"filename": file, "subfolder": subfolder, "type": "output"}
+
+
+def _field_path(name: str) -> Path:
+    """The file of a name that UpFusion Load Field lists.
+
+    Raises:
+        InputError: the name leads out of the folders, is no field's, or nothing is there.
+    """
+    check_type("field", name, str, "choose a file")
+    marked = name.endswith(" [output]")
+    folder = folder_paths.get_output_directory() if marked else folder_paths.get_input_directory()
+    path = _inside(folder, name.removesuffix(" [output]"), "field")
+    if path.suffix != SUFFIX or not path.is_file():
+        raise InputError(f"field must name a {SUFFIX} file in the input or output folder, got {name!r}; choose another")
+    return path
+
+
+def _inside(folder: str | Path, name: str, label: str) -> Path:
+    """The path of `name` in `folder`, if it stays there on every system."""
+    parts = PureWindowsPath(name)  # knows both slashes and drives
+    if parts.anchor or ".." in parts.parts or "\0" in name:
+        raise InputError(f"{label} must stay inside ComfyUI's folder, got {name!r}; leave out leading slashes and '..'")
+    return Path(folder) / name.replace("\\", "/")
+
+
+def _fields_in(folder: str) -> list[str]:
+    """Files that may be fields, by their path inside the folder."""
+    found = []
+    for place, folders, names in os.walk(folder):
+        shown = Path(place).relative_to(folder)
+        if len(shown.parts) >= _DEPTH:
+            folders.clear()
+        found += [(shown / name).as_posix() for name in names if name.endswith(SUFFIX)]
+    return sorted(found)

@@ -1,33 +1,31 @@
-"""ComfyUI's services, as the library wants them: device, progress with a line and a picture, interruption.
+"""ComfyUI as the library wants it: progress and interruption, and a checkpoint's networks in ComfyUI's own classes.
 
-comfy.model_management is imported at first use: on a host without GPU and without --cpu its import raises.
+What touches comfy.model_management is imported at first use: on a host without GPU and without --cpu its import raises.
 """
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from PIL import Image
+from .sockets import HostedModel
 
-    from ..upfusion_core import OnStep
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.sd import CLIP, VAE
+
+    from ..upfusion_core import Checkpoint, ModelConfig, OnStep
 
 PREVIEW_SECONDS = 0.5
 PREVIEW_SIZE = 512
 PREVIEW_COSTS = 10
 """Pictures come no more often than this many times the time it takes to make one."""
-
-
-def compute_device() -> torch.device:
-    """Where ComfyUI wants networks to run."""
-    from comfy.model_management import get_torch_device
-
-    return get_torch_device()
 
 
 def check_interrupted() -> None:
@@ -37,50 +35,35 @@ def check_interrupted() -> None:
     throw_exception_if_processing_interrupted()
 
 
-def progress_hook(doing: str, note: Callable[[], str] | None = None) -> OnStep:
+def progress_hook(doing: str) -> OnStep:
     """The library's `on_step` as ComfyUI shows it: bar, line of text, live picture; it raises when the user cancels.
 
     Args:
         doing: what the line begins with, e.g. "distilling" -> "distilling: step 412/600".
-        note: further words for the line, e.g. the loss; asked for at each update.
     """
     from comfy.utils import ProgressBar
+    from PIL import Image
 
     bar: ProgressBar | None = None
-    told = shown = -PREVIEW_SECONDS
+    written = shown = -PREVIEW_SECONDS
     cost = 0.0
 
     def on_step(step: int, total: int, preview: Callable[[], Tensor] | None = None) -> None:
-        nonlocal bar, told, shown, cost
+        nonlocal bar, written, shown, cost
         check_interrupted()
         bar = bar or ProgressBar(total)
         now, picture = time.monotonic(), None
         if preview and (step >= total or now - shown >= max(PREVIEW_SECONDS, PREVIEW_COSTS * cost)):
-            picture = ("JPEG", picture_from_rgb(preview()), PREVIEW_SIZE)
+            pixels = (preview().detach().movedim(0, -1).float().clamp(0, 1) * 255).round().to(torch.uint8)
+            picture = ("JPEG", Image.fromarray(pixels.cpu().numpy()), PREVIEW_SIZE)
             shown = time.monotonic()
             cost = shown - now
         bar.update_absolute(step, total, picture)
-        if step >= total or now - told >= PREVIEW_SECONDS:
-            told = now
-            words = f", {note()}" if note else ""
-            send_line(f"{doing}: step {step}/{total}{words}")
+        if step >= total or now - written >= PREVIEW_SECONDS:
+            written = now
+            send_line(f"{doing}: step {step}/{total}")
 
     return on_step
-
-
-def stacked(views: Iterable[Tensor], total: int, on_step: OnStep) -> Tensor:
-    """The (n, C, H, W) parts of `views` as one tensor; each is shown as it comes, and Cancel comes between them."""
-    parts = []
-    for part in views:
-        parts.append(part)
-        on_step(len(parts), total, lambda: parts[-1][0])
-    return torch.cat(parts)
-
-
-def report(doing: str) -> None:
-    """Shows a line for work that has no steps; raises when the user cancels."""
-    check_interrupted()
-    send_line(doing)
 
 
 def send_line(text: str) -> None:
@@ -93,9 +76,161 @@ def send_line(text: str) -> None:
         server.send_progress_text(text, context.node_id)
 
 
-def picture_from_rgb(rgb: Tensor) -> Image.Image:
-    """(3, H, W) in [0, 1] -> an 8-bit picture."""
-    from PIL import Image
+def load_all(path: str | Path, precision: str) -> tuple[HostedModel, ModelPatcher, CLIP | None, VAE]:
+    """UPFUSION_MODEL, MODEL, CLIP (None without a text encoder) and VAE of a file or folder (see open_checkpoint).
 
-    pixels = (rgb.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
-    return Image.fromarray(pixels.movedim(0, -1).cpu().numpy())
+    Args:
+        precision: "auto" for ComfyUI's own rules, or the name of the precision to store weights in.
+    """
+    from comfy import model_detection, model_management, supported_models, utils
+
+    from ..upfusion_core import UNET_PREFIX, latent_diffusion_weights, open_checkpoint
+
+    # ComfyUI runs nodes in inference mode, whose tensors gradients cannot cross; those of a distillation do
+    with torch.inference_mode(False), torch.no_grad():
+        checkpoint = open_checkpoint(path)
+        config = checkpoint.config
+        weights = latent_diffusion_weights(checkpoint)  # a new dict: ComfyUI takes the names it uses out of it
+        stored = getattr(torch, precision, None) or model_management.unet_dtype(
+            model_params=utils.calculate_parameters(weights, UNET_PREFIX),
+            weight_dtype=utils.weight_dtype(weights, UNET_PREFIX),
+        )
+        cast = model_management.unet_manual_cast(stored, model_management.get_torch_device())  # None: none is needed
+        kind = supported_models.SD15(model_detection.detect_unet_config(weights, UNET_PREFIX))
+        _report("loading the autoencoder and the text encoder")
+        vae = _load_vae(config, weights)
+        clip = _load_clip(config, weights, kind, stored) if checkpoint.has_text_encoder else None
+        text = _default_text(checkpoint, clip)
+        _report("loading the diffusion model")
+        kind.set_inference_dtype(stored, cast)
+        model = _load_unet(config, weights, kind, vae)
+        _report("loading the ControlNet and the scene transformer")
+        return _host_networks(checkpoint, text, stored, cast or stored), model, clip, vae
+
+
+def _report(doing: str) -> None:
+    check_interrupted()
+    send_line(doing)
+
+
+def _in_patcher(network: Any) -> ModelPatcher:
+    """The network in ComfyUI's care."""
+    from comfy import model_management, model_patcher
+
+    patcher = getattr(model_patcher, "CoreModelPatcher", model_patcher.ModelPatcher)  # the older name
+    device, offload = model_management.get_torch_device(), model_management.unet_offload_device()
+    return patcher(network, load_device=device, offload_device=offload)
+
+
+def _host_networks(
+    checkpoint: Checkpoint, text: tuple[Tensor, Tensor], stored: torch.dtype, computed: torch.dtype
+) -> HostedModel:
+    """The networks that ComfyUI has no classes for, with its layers; the precisions they are kept and computed in."""
+    from comfy import ops
+
+    from ..upfusion_core import load_conditioning_networks
+
+    # in 8 bits ComfyUI keeps UNets only; ours, small beside it, stay in the precision they compute in
+    kept = stored if stored.itemsize > 1 else computed
+    networks = load_conditioning_networks(checkpoint, ops=ops.manual_cast, dtype=kept)
+    dino, upsrt, controlnet = (_in_patcher(network) for network in networks)
+    # a large picture is many calls of the decoder: Cancel comes between them
+    upsrt.model.ray_decoder.register_forward_pre_hook(lambda *_: check_interrupted())
+    return HostedModel(checkpoint.config, checkpoint.model_id, dino, upsrt, controlnet, text=text, dtype=computed)
+
+
+def _load_unet(config: ModelConfig, weights: dict[str, Tensor], kind: Any, vae: VAE) -> ModelPatcher:
+    """The UNet of ComfyUI's `kind` of model as a MODEL with the latents of `vae`; its tensors leave `weights`."""
+    from comfy import model_management
+
+    from ..upfusion_core import UNET_PREFIX
+
+    kind.unet_config["num_heads"] = config.diffusion.num_heads
+    kind.latent_format.scale_factor = config.vae.scale_factor
+    kind.latent_format.spacial_downscale_ratio = config.vae.downsampling
+    if config.vae.ch_mult != (1, 2, 4, 4):  # not Stable Diffusion's own, whose latents ComfyUI can show
+        factors = preview_factors(vae, config.vae.scale_factor)
+        kind.latent_format.latent_rgb_factors = factors[:-1].tolist()
+        kind.latent_format.latent_rgb_factors_bias = factors[-1].tolist()
+    network = kind.get_model(weights, UNET_PREFIX, device=model_management.unet_offload_device())
+    patcher = _in_patcher(network)
+    network.load_model_weights(weights, UNET_PREFIX)
+    return patcher
+
+
+def preview_factors(vae: VAE, scale_factor: float) -> Tensor:
+    """(5, 3): the linear map from scaled latents and 1 to colours in [-1, 1] that fits coloured squares best."""
+    size = 8 * vae.spacial_compression_encode()
+    squares = torch.rand(16, 4, 4, 3, generator=torch.Generator().manual_seed(0))
+    pictures = squares.repeat_interleave(size // 4, dim=1).repeat_interleave(size // 4, dim=2)
+    latents = vae.encode(pictures).float().cpu() * scale_factor
+    cells = squares.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
+    known = torch.cat([latents.movedim(1, -1).reshape(-1, 4), torch.ones(cells[..., 0].numel(), 1)], dim=1)
+    return torch.linalg.lstsq(known, 2 * cells.reshape(-1, 3) - 1).solution
+
+
+def _load_vae(config: ModelConfig, weights: dict[str, Tensor]) -> VAE:
+    """The autoencoder as a VAE that knows its own ratio of pixels to latent cells."""
+    from comfy.sd import VAE
+
+    from ..upfusion_core import VAE_PREFIX
+
+    sizes = {
+        "double_z": True,
+        "z_channels": config.vae.embed_dim,
+        "resolution": config.image_size,
+        "in_channels": 3,
+        "out_ch": 3,
+        "ch": config.vae.ch,
+        "ch_mult": list(config.vae.ch_mult),
+        "num_res_blocks": config.vae.num_res_blocks,
+        "attn_resolutions": [],
+        "dropout": 0.0,
+    }
+    own = {name.removeprefix(VAE_PREFIX): value for name, value in weights.items() if name.startswith(VAE_PREFIX)}
+    vae = VAE(sd=own, config={"params": {"ddconfig": sizes, "embed_dim": config.vae.embed_dim}})
+    # VAE() assumes 8 and its memory estimates stand for 8 x 8 pixels a latent cell
+    ratio = config.vae.downsampling
+    estimate = vae.memory_used_decode
+    vae.memory_used_decode = lambda shape, dtype: estimate(shape, dtype) * ratio**2 / 64
+    vae.downscale_ratio = vae.upscale_ratio = ratio
+    return vae
+
+
+def _load_clip(config: ModelConfig, weights: dict[str, Tensor], kind: Any, stored: torch.dtype) -> CLIP:
+    """The text encoder as a CLIP, float32 where the model is, otherwise as ComfyUI keeps its text encoders."""
+    import folder_paths
+    from comfy import utils
+    from comfy.sd import CLIP
+
+    own = kind.process_clip_state_dict(dict(weights))
+    names = ("hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size")
+    sizes = {name: getattr(config.text, name) for name in names} | {"projection_dim": config.text.hidden_size}
+    options: dict[str, Any] = {"clip_l_model_config": sizes}
+    if stored == torch.float32:
+        options["dtype"] = torch.float32
+    return CLIP(
+        kind.clip_target(state_dict=weights),
+        embedding_directory=folder_paths.get_folder_paths("embeddings"),
+        tokenizer_data=own,
+        parameters=utils.calculate_parameters(own),
+        state_dict=own,
+        model_options=options,
+    )
+
+
+def _default_text(checkpoint: Checkpoint, clip: CLIP | None) -> tuple[Tensor, Tensor]:
+    """(default prompt, empty prompt) embeddings, (77, W) each: stored ones, else from the text encoder, else zeros."""
+    from ..upfusion_core import DEFAULT_PROMPT
+
+    if checkpoint.text_embeddings is not None:
+        return checkpoint.text_embeddings
+    if clip is None:
+        logging.warning(
+            "%s holds neither a text encoder nor stored text embeddings; zeros stand in the prompt's place",
+            checkpoint.path.name,
+        )
+        width = checkpoint.config.diffusion.context_dim
+        return torch.zeros(77, width), torch.zeros(77, width)
+    default, empty = (clip.encode_from_tokens(clip.tokenize(text))[0].float().cpu() for text in (DEFAULT_PROMPT, ""))
+    return default, empty

@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
 from comfy_api.latest import io
+from torch import Tensor
 
-from .checked import checked
-from .inputs import diffusion_inputs, guidance_input, model_input, prompt_inputs, scene_input, seed_input
-from .sockets import CamerasSocket
+from .convert import empty_latent
+from .host import check_interrupted, send_line
+from .inputs import (
+    choice,
+    diffusion_inputs,
+    guidance_input,
+    model_input,
+    number,
+    prompt_inputs,
+    scene_input,
+    seed_input,
+)
+from .sockets import CamerasSocket, Conditioning, HostedModel, check_unet, checked
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
     from comfy.sd import VAE
 
     from ..upfusion_core import Cameras, SceneEncoding
-    from .hosted import HostedModel
 
 CATEGORY = "UpFusion/sampling"
 
 
 def _view_inputs() -> list[io.Input]:
-    return [
-        scene_input(),
-        CamerasSocket.Input("cameras", tooltip="The views to paint. One latent picture a camera."),
-        *prompt_inputs(
-            "What the views should look like; left open it is the model's own default prompt, which the file holds."
-        ),
-    ]
+    prompt = "What the views should look like; left open it is the model's own default prompt, which the file holds."
+    cameras = CamerasSocket.Input("cameras", tooltip="The views to paint. One latent picture a camera.")
+    return [scene_input(), cameras, *prompt_inputs(prompt)]
 
 
 class UpFusionConditioning(io.ComfyNode):
@@ -37,6 +46,10 @@ class UpFusionConditioning(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
+        strength = "Factor on the ControlNet's influence: 0 ignores the photos, 1 is as trained."
+        start = "Part of the sampling run, 0 to 1, from which on the photos count."
+        end = "Part of the sampling run, 0 to 1, after which the photos no longer count."
+        latent = "Empty latents, one a camera, with noise numbers 0, 1, 2 and so on."
         return io.Schema(
             node_id="UpFusionConditioning",
             display_name="UpFusion Conditioning",
@@ -50,39 +63,14 @@ class UpFusionConditioning(io.ComfyNode):
             inputs=[
                 model_input(),
                 *_view_inputs(),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=0.0,
-                    max=2.0,
-                    step=0.05,
-                    tooltip="Factor on the ControlNet's influence: 0 ignores the photos, 1 is as trained.",
-                ),
-                io.Float.Input(
-                    "start",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    advanced=True,
-                    tooltip="Part of the sampling run, 0 to 1, from which on the photos count.",
-                ),
-                io.Float.Input(
-                    "end",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    advanced=True,
-                    tooltip="Part of the sampling run, 0 to 1, after which the photos no longer count.",
-                ),
+                number("strength", 1.0, 0.0, 2.0, strength, step=0.05),
+                number("start", 0.0, 0.0, 1.0, start, step=0.01, advanced=True),
+                number("end", 1.0, 0.0, 1.0, end, step=0.01, advanced=True),
             ],
             outputs=[
                 io.Conditioning.Output("positive", tooltip="The prompt with the scene from each camera."),
                 io.Conditioning.Output("negative", tooltip="The negative prompt with the model's null condition."),
-                io.Latent.Output(
-                    "latent", tooltip="Empty latents, one a camera, with noise numbers 0, 1, 2 and so on."
-                ),
+                io.Latent.Output("latent", tooltip=latent),
             ],
         )
 
@@ -96,17 +84,16 @@ class UpFusionConditioning(io.ComfyNode):
         strength: float,
         start: float,
         end: float,
-        positive: list[Any] | None = None,
-        negative: list[Any] | None = None,
+        positive: Conditioning | None = None,
+        negative: Conditioning | None = None,
     ) -> io.NodeOutput:
         """Decodes the scene for each camera."""
         from .control import with_views
-        from .convert import empty_latent
 
         prompts = upfusion_model.prompts(positive, negative)
         views = upfusion_model.stages().condition(scene, cameras)
-        halves = with_views(upfusion_model, views, *prompts, strength=strength, start=start, end=end)
-        return io.NodeOutput(*halves, empty_latent(len(cameras), upfusion_model.config.latent_size))
+        conditions = with_views(upfusion_model, views, *prompts, strength=strength, start=start, end=end)
+        return io.NodeOutput(*conditions, empty_latent(len(cameras), upfusion_model.config.latent_size))
 
 
 class UpFusionSampleViews(io.ComfyNode):
@@ -115,6 +102,10 @@ class UpFusionSampleViews(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
+        seed = "Number that the noise is drawn from; the same number gives the same views."
+        steps = "Denoising steps. The paper uses 50; 20 are often enough, time grows in proportion."
+        scheduler = "How the noise falls over the steps, as in KSampler; ddim_uniform is the paper's."
+        batch_size = "Views at a time. More need more memory; the result is the same."
         return io.Schema(
             node_id="UpFusionSampleViews",
             display_name="UpFusion Sample Views",
@@ -127,35 +118,12 @@ class UpFusionSampleViews(io.ComfyNode):
             inputs=[
                 *diffusion_inputs(),
                 *_view_inputs(),
-                seed_input("Number that the noise is drawn from; the same number gives the same views."),
-                io.Int.Input(
-                    "steps",
-                    default=50,
-                    min=1,
-                    max=1000,
-                    tooltip="Denoising steps. The paper uses 50; 20 are often enough, time grows in proportion.",
-                ),
+                seed_input(seed),
+                number("steps", 50, 1, 1000, steps),
                 guidance_input(),
-                io.Combo.Input(
-                    "sampler_name",
-                    options=_host_names("SAMPLERS", "ddim"),
-                    default="ddim",
-                    tooltip="As in KSampler; ddim is the paper's.",
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=_host_names("SCHEDULERS", "ddim_uniform"),
-                    default="ddim_uniform",
-                    tooltip="How the noise falls over the steps, as in KSampler; ddim_uniform is the paper's.",
-                ),
-                io.Int.Input(
-                    "batch_size",
-                    default=4,
-                    min=1,
-                    max=64,
-                    advanced=True,
-                    tooltip="Views at a time. More need more memory; the result is the same.",
-                ),
+                _ksampler_choice("sampler_name", "SAMPLERS", "ddim", "As in KSampler; ddim is the paper's."),
+                _ksampler_choice("scheduler", "SCHEDULERS", "ddim_uniform", scheduler),
+                number("batch_size", 4, 1, 64, batch_size, advanced=True),
             ],
             outputs=[io.Image.Output("images", tooltip="One picture a camera, in the cameras' order.")],
         )
@@ -175,22 +143,76 @@ class UpFusionSampleViews(io.ComfyNode):
         sampler_name: str,
         scheduler: str,
         batch_size: int = 4,
-        positive: list[Any] | None = None,
-        negative: list[Any] | None = None,
+        positive: Conditioning | None = None,
+        negative: Conditioning | None = None,
     ) -> io.NodeOutput:
-        """Samples a batch of cameras after the other."""
-        from .stock_sampler import SamplerSettings, sample_views
+        """Samples a batch of cameras after the other; view i draws the noise that KSampler gives to batch_index i."""
+        from comfy import sample, utils
+
+        from .control import with_views
 
         prompts = upfusion_model.prompts(positive, negative)
-        settings = SamplerSettings(seed, steps, guidance, sampler_name, scheduler)
-        return io.NodeOutput(sample_views(upfusion_model, model, vae, scene, cameras, prompts, settings, batch_size))
+        check_unet(upfusion_model.config, model.model)
+        views = upfusion_model.stages().condition(scene, cameras)
+        latent = empty_latent(len(cameras), upfusion_model.config.latent_size)
+
+        def sampled(part: slice) -> Tensor:
+            empty = latent["samples"][part]
+            noise = sample.prepare_noise(empty, seed, latent["batch_index"][part])
+            asked = (steps, guidance, sampler_name, scheduler, *with_views(upfusion_model, views[part], *prompts))
+            shown = {"callback": _progress(model, part, len(cameras)), "disable_pbar": not utils.PROGRESS_BAR_ENABLED}
+            return vae.decode(sample.sample(model, noise, *asked, empty, seed=seed, **shown))
+
+        return io.NodeOutput(_in_batches(sampled, len(cameras), batch_size))
 
 
-def _host_names(attribute: str, default: str) -> list[str]:
-    """KSampler's names of samplers or schedulers.
+def _ksampler_choice(name: str, attribute: str, default: str, tooltip: str) -> io.Input:
+    """One of KSampler's own names.
 
     A running ComfyUI has comfy.samplers loaded; it is not imported here, because that raises on a machine without GPU
     whose ComfyUI was not told so.
     """
     samplers = sys.modules.get("comfy.samplers")
-    return list(getattr(samplers.KSampler, attribute)) if samplers else [default]
+    return choice(name, getattr(samplers.KSampler, attribute) if samplers else [default], tooltip, default=default)
+
+
+def _in_batches(sampled: Callable[[slice], Tensor], count: int, batch_size: int) -> Tensor:
+    """IMAGE of `count` views; where memory does not suffice, half as many at a time from there on."""
+    from comfy import model_management
+
+    pictures: list[Tensor] = []
+    done = 0
+    while done < count:
+        part = slice(done, min(done + batch_size, count))
+        try:
+            pictures.append(sampled(part))
+            done = part.stop
+        except Exception as error:
+            model_management.raise_non_oom(error)
+            if part.stop == done + 1:
+                raise
+            batch_size = (part.stop - done) // 2
+            logging.warning(
+                "UpFusion ran out of memory with %d views at a time; trying %d", part.stop - done, batch_size
+            )
+        model_management.soft_empty_cache()
+        check_interrupted()
+    return torch.cat(pictures).to(model_management.intermediate_device(), torch.float32)
+
+
+def _progress(model: ModelPatcher, part: slice, total: int) -> Callable[[int, Tensor, Tensor, int], None]:
+    """The sampler's callback: one bar over all views, the sampler's latent preview, and a line of text."""
+    import latent_preview
+    from comfy.utils import ProgressBar
+
+    previewer = latent_preview.get_previewer(model.load_device, model.get_model_object("latent_format"))
+    bar: Any = ProgressBar(total)
+    views = part.stop - part.start
+
+    def show(step: int, x0: Tensor, x: Tensor, steps: int) -> None:
+        picture = previewer.decode_latent_to_preview_image("JPEG", x0) if previewer else None
+        bar.update_absolute(part.start * steps + views * (step + 1), total * steps, picture)
+        which = f", views {part.start + 1} to {part.stop} of {total}" if total > views else ""
+        send_line(f"sampling: step {step + 1}/{steps}{which}")
+
+    return show

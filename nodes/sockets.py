@@ -1,43 +1,192 @@
-"""The pack's own socket types. What flows through each is a data class, never a dict."""
+"""The pack's own sockets, what flows through them, and whether what comes by a link fits.
+
+ComfyUI checks what is typed into a node against its schema, not what other nodes give it.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
 from comfy_api.latest import io
+from torch import Tensor
+
+from ..upfusion_core import (
+    Cameras,
+    InputError,
+    RadianceField,
+    SceneEncoding,
+    check_choice,
+    check_count,
+    check_finite,
+    check_range,
+    check_type,
+)
 
 if TYPE_CHECKING:
-    from ..upfusion_core import Cameras, RadianceField, SceneEncoding
-    from .hosted import HostedModel
+    from comfy.model_patcher import ModelPatcher
+
+    from ..upfusion_core import HostedUpFusion, ModelConfig
+
+Execute = TypeVar("Execute", bound=Callable[..., io.NodeOutput])
+Conditioning = list[Any]
+"""ComfyUI's CONDITIONING: a list of [embedding, options]."""
 
 
-@io.comfytype(io_type="UPFUSION_MODEL")
-class ModelSocket(io.ComfyTypeIO):
-    """DINO, UpSRT and ControlNet of one checkpoint, each in a ComfyUI model patcher (nodes/hosted.py)."""
+@dataclass(frozen=True, eq=False)
+class HostedModel:
+    """DINO, UpSRT and ControlNet, each in a model patcher, so that ComfyUI moves, streams and frees them.
 
-    if TYPE_CHECKING:
-        Type = HostedModel
+    text: (default prompt, empty prompt) embeddings, (77, W) float32.
+    dtype: what the networks compute in; their weights may be stored in less.
+    """
+
+    config: ModelConfig
+    model_id: str
+    dino: ModelPatcher
+    upsrt: ModelPatcher
+    controlnet: ModelPatcher
+    text: tuple[Tensor, Tensor]
+    dtype: torch.dtype
+
+    def get_models(self) -> list[ModelPatcher]:
+        """All patchers; ComfyUI asks values in sockets for them."""
+        return [self.dino, self.upsrt, self.controlnet]
+
+    def stages(self, prior: Any = None) -> HostedUpFusion:
+        """The library's stages on these networks, DINO and UpSRT brought to their device.
+
+        Args:
+            prior: the DiffusionPrior that samples and distils (control.NativePrior), if that is asked for.
+        """
+        from comfy.model_management import load_models_gpu
+
+        from ..upfusion_core import HostedUpFusion
+
+        load_models_gpu([self.dino, self.upsrt])
+        return HostedUpFusion(
+            self.config,
+            dino=self.dino.model,
+            upsrt=self.upsrt.model,
+            prior=prior,
+            device=self.upsrt.load_device,
+            dtype=self.dtype,
+            text=self.text,
+            model_id=self.model_id,
+        )
+
+    def prompts(
+        self, positive: Conditioning | None = None, negative: Conditioning | None = None
+    ) -> tuple[Conditioning, Conditioning]:
+        """(positive, negative), checked; the default and the empty prompt where None is given."""
+        for name, conditioning in (("positive", positive), ("negative", negative)):
+            if conditioning is not None:
+                check_prompt(name, conditioning, self.config.diffusion.context_dim)
+        default, empty = ([[text[None].clone(), {}]] for text in self.text)
+        return positive or default, negative or empty
 
 
-@io.comfytype(io_type="UPFUSION_SCENE")
-class SceneSocket(io.ComfyTypeIO):
-    """The set latents of one object and its photos (upfusion_core.SceneEncoding)."""
+ModelSocket = io.Custom("UPFUSION_MODEL")
+SceneSocket = io.Custom("UPFUSION_SCENE")
+CamerasSocket = io.Custom("UPFUSION_CAMERAS")
+FieldSocket = io.Custom("UPFUSION_FIELD")
 
-    if TYPE_CHECKING:
-        Type = SceneEncoding
+_VALUES: dict[str, tuple[type, str]] = {
+    "UPFUSION_MODEL": (HostedModel, "connect UpFusion Load Model"),
+    "UPFUSION_SCENE": (SceneEncoding, "connect UpFusion Encode Views"),
+    "UPFUSION_CAMERAS": (Cameras, "connect UpFusion Orbit Cameras or another node of cameras"),
+    "UPFUSION_FIELD": (RadianceField, "connect UpFusion Distill or UpFusion Load Field"),
+    "STRING": (str, ""),
+    "BOOLEAN": (bool, ""),
+}
+"""The class of what flows through a socket, and what to do about another one."""
+_HOST_VALUES = {
+    "MODEL": ("get_model_object", "a MODEL of ComfyUI; connect the MODEL of UpFusion Load Model"),
+    "VAE": ("decode", "a VAE of ComfyUI; connect the VAE of UpFusion Load Model"),
+    "BACKGROUND_REMOVAL": ("encode_image", "a background removal model; connect Load Background Removal Model"),
+}
+"""What a socket of ComfyUI's own must be able to do; other packs bring classes of their own."""
 
 
-@io.comfytype(io_type="UPFUSION_CAMERAS")
-class CamerasSocket(io.ComfyTypeIO):
-    """N cameras (upfusion_core.Cameras)."""
+def checked(execute: Execute) -> Execute:
+    """A node's `execute` that refuses what its inputs' types, ranges and options do not allow.
 
-    if TYPE_CHECKING:
-        Type = Cameras
+    Pictures, masks, meshes and the viewer's cameras are checked where they are converted (convert.py).
+
+    Raises:
+        InputError: a value is not allowed; the sentence names the input.
+    """
+    signature = inspect.signature(execute)
+
+    @wraps(execute)
+    def run(cls: type[io.ComfyNode], *args: Any, **kwargs: Any) -> io.NodeOutput:
+        given = signature.bind(cls, *args, **kwargs)
+        for item in cls.define_schema().inputs:
+            name = item.id
+            if name in given.arguments and not (item.optional and given.arguments[name] is None):
+                given.arguments[name] = _checked(item, given.arguments[name])
+        return execute(*given.args, **given.kwargs)
+
+    return run  # type: ignore[return-value]
 
 
-@io.comfytype(io_type="UPFUSION_FIELD")
-class FieldSocket(io.ComfyTypeIO):
-    """A radiance field (upfusion_core.RadianceField)."""
+def _checked(item: Any, value: Any) -> Any:
+    """The value, numbers of other libraries as Python's own."""
+    kind = item.get_io_type()
+    if kind == "INT":
+        value = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
+        check_count(item.id, value, item.min, item.max)
+    elif kind == "FLOAT":
+        value = float(value) if isinstance(value, Real) and not isinstance(value, int) else value
+        check_range(item.id, value, item.min, item.max)
+    elif kind == "COMBO":
+        check_choice(item.id, value, item.options)
+    elif kind in _HOST_VALUES:
+        ability, wanted = _HOST_VALUES[kind]
+        if not hasattr(value, ability):
+            raise InputError(f"{item.id} must be {wanted}, got {type(value).__name__}")
+    elif kind in _VALUES:
+        check_type(item.id, value, *_VALUES[kind])
+        if isinstance(value, Cameras) and not len(value):
+            raise InputError(f"{item.id} must be at least one camera, got none; connect UpFusion Orbit Cameras")
+    return value
 
-    if TYPE_CHECKING:
-        Type = RadianceField
+
+def check_unet(config: ModelConfig, network: Any) -> None:
+    """Raises InputError unless ComfyUI's `network` has the sizes that the ControlNet's residuals are for.
+
+    ComfyUI only logs that residuals of other sizes were left out.
+    """
+    sizes = getattr(getattr(network, "model_config", None), "unet_config", {})
+    found = (sizes.get("model_channels"), tuple(sizes.get("channel_mult") or ()), sizes.get("context_dim"))
+    wanted = (config.diffusion.model_channels, config.diffusion.channel_mult, config.diffusion.context_dim)
+    if found != wanted:
+        raise InputError(
+            f"MODEL must be a UNet of {wanted[0]} channels times {wanted[1]} for text of width {wanted[2]}, as "
+            f"upfusion_model needs it, got {found[0]} times {found[1]} and {found[2]}; take both from one UpFusion "
+            "Load Model"
+        )
+
+
+def check_prompt(name: str, conditioning: Any, width: int) -> None:
+    """Raises InputError unless `conditioning` is a CONDITIONING of finite embeddings (B, L, `width`)."""
+    if not isinstance(conditioning, list | tuple):
+        raise InputError(f"{name} must be a CONDITIONING, got {type(conditioning).__name__}; connect CLIP Text Encode")
+    for entry in conditioning:
+        is_pair = isinstance(entry, list | tuple) and len(entry) == 2
+        if not (is_pair and isinstance(entry[0], Tensor) and isinstance(entry[1], dict)):
+            raise InputError(
+                f"{name} must hold pairs of an embedding and its options, got {entry!r:.60}; connect CLIP Text Encode"
+            )
+        embedding = entry[0]
+        if embedding.ndim != 3 or not embedding.numel() or embedding.shape[-1] != width:
+            raise InputError(
+                f"{name} must hold embeddings (B, L, {width}), got {tuple(embedding.shape)}; encode the prompt by the "
+                f"text encoder that belongs to upfusion_model, or leave {name} open"
+            )
+        check_finite(f"{name}'s embedding", embedding)

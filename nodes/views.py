@@ -1,23 +1,29 @@
-"""The nodes that bring photos in: the user's own, framed on white, and those that come with the pack."""
+"""The nodes of the first stage: photos, framed on white, to a scene, and a scene to immediate views."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 from comfy_api.latest import io, ui
+from torch import Tensor
 
-from ..upfusion_core import MAX_PHOTOS
-from .checked import checked
-from .sockets import CamerasSocket
+from ..upfusion_core import MAX_PHOTOS, InputError, check_type
+from .convert import image_from_rgb, input_views, mask_from_plane, pictures_from_image, plane_from_mask
+from .host import progress_hook
+from .inputs import model_input, number
+from .sockets import CamerasSocket, HostedModel, ModelSocket, SceneSocket, checked
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from ..upfusion_core import Cameras, SceneEncoding
 
 CATEGORY = "UpFusion/views"
 SIZE = 512
 """Pixels along each side of prepared photos; models resize them to their own size."""
 
-BackgroundRemoval = io.Custom("BACKGROUND_REMOVAL")
+Photo = tuple[Tensor, Tensor | None]
+"""(3 or 4, H, W) in [0, 1], and its mask (1, H, W) with 1 on the object, if it has one."""
 
 
 class UpFusionPrepareViews(io.ComfyNode):
@@ -26,6 +32,12 @@ class UpFusionPrepareViews(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
+        margin = (
+            "Side of the cut over the longer side of the object, a factor. Larger shows the object smaller; the "
+            "networks were trained at 1.15."
+        )
+        image = io.Image.Input("image", tooltip="A photo, or a batch of photos, of the object; alpha counts.")
+        mask = io.Mask.Input("mask", optional=True, tooltip="1 on the object: the mask of the image with this number.")
         return io.Schema(
             node_id="UpFusionPrepareViews",
             display_name="UpFusion Prepare Views",
@@ -38,31 +50,19 @@ class UpFusionPrepareViews(io.ComfyNode):
             inputs=[
                 io.Autogrow.Input(
                     "images",
-                    template=io.Autogrow.TemplatePrefix(
-                        io.Image.Input("image", tooltip="A photo, or a batch of photos, of the object; alpha counts."),
-                        prefix="image",
-                        min=1,
-                        max=MAX_PHOTOS,
-                    ),
+                    template=io.Autogrow.TemplatePrefix(image, prefix="image", min=1, max=MAX_PHOTOS),
                     tooltip="1 to 6 photos of one object, the reference first. The order of the others is free.",
                 ),
                 io.Autogrow.Input(
                     "masks",
-                    template=io.Autogrow.TemplatePrefix(
-                        io.Mask.Input(
-                            "mask", optional=True, tooltip="1 on the object: the mask of the image with this number."
-                        ),
-                        prefix="mask",
-                        min=0,
-                        max=MAX_PHOTOS,
-                    ),
+                    template=io.Autogrow.TemplatePrefix(mask, prefix="mask", min=0, max=MAX_PHOTOS),
                     optional=True,
                     tooltip=(
                         "Masks, mask0 for image0 and so on. A photo with neither mask nor alpha is taken as framed on "
                         "white already, and is not cropped."
                     ),
                 ),
-                BackgroundRemoval.Input(
+                io.Custom("BACKGROUND_REMOVAL").Input(
                     "bg_removal_model",
                     optional=True,
                     tooltip="From Load Background Removal Model: finds the object where neither mask nor alpha tells.",
@@ -75,17 +75,7 @@ class UpFusionPrepareViews(io.ComfyNode):
                         "where the picture is transparent; leave it off for those of Remove Background."
                     ),
                 ),
-                io.Float.Input(
-                    "margin",
-                    default=1.15,
-                    min=1.0,
-                    max=4.0,
-                    step=0.05,
-                    tooltip=(
-                        "Side of the cut over the longer side of the object, a factor. Larger shows the object "
-                        "smaller; the networks were trained at 1.15."
-                    ),
-                ),
+                number("margin", 1.15, 1.0, 4.0, margin, step=0.05),
             ],
             outputs=[
                 io.Image.Output("images", tooltip=f"The photos, {SIZE} x {SIZE} pixels each, on white."),
@@ -106,12 +96,10 @@ class UpFusionPrepareViews(io.ComfyNode):
     ) -> io.NodeOutput:
         """Frames the photos and shows them."""
         from ..upfusion_core import prepare_views
-        from .convert import image_from_rgb, mask_from_plane
-        from .photos import flattened, found_masks
 
-        photos = flattened(images, {} if masks is None else masks, invert_mask)
+        photos = _flattened(images, {} if masks is None else masks, invert_mask)
         if bg_removal_model is not None:
-            photos = found_masks(photos, bg_removal_model)
+            photos = [_found(*photo, bg_removal_model) for photo in photos]
         views = prepare_views([photo for photo, _ in photos], [mask for _, mask in photos], size=SIZE, margin=margin)
         result = image_from_rgb(views.rgb)
         return io.NodeOutput(result, mask_from_plane(views.mask), ui=ui.PreviewImage(result, cls=cls))
@@ -123,6 +111,7 @@ class UpFusionExampleViews(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
+        photos = "How many of its six photos; more show more sides. The true views stay the same."
         return io.Schema(
             node_id="UpFusionExampleViews",
             display_name="UpFusion Example Views",
@@ -133,14 +122,8 @@ class UpFusionExampleViews(io.ComfyNode):
             ),
             search_aliases=["sample photos", "demo", "test object", "ground truth", "bundled pictures"],
             inputs=[
-                io.Int.Input("object", default=0, min=0, max=5, tooltip="Which object, a number counted from 0."),
-                io.Int.Input(
-                    "number",
-                    default=3,
-                    min=1,
-                    max=MAX_PHOTOS,
-                    tooltip="How many of its six photos; more show more sides. The true views stay the same.",
-                ),
+                number("object", 0, 0, 5, "Which object, a number counted from 0."),
+                number("number", 3, 1, MAX_PHOTOS, photos),
             ],
             outputs=[
                 io.Image.Output("images", tooltip="The photos, framed on white; the first is the reference."),
@@ -156,13 +139,142 @@ class UpFusionExampleViews(io.ComfyNode):
     def execute(cls, object: int, number: int) -> io.NodeOutput:
         """Reads the pictures."""
         from ..upfusion_core import example_views
-        from .convert import image_from_rgb, mask_from_plane
 
         example = example_views(object, number)
-        return io.NodeOutput(
-            image_from_rgb(example.photos),
-            mask_from_plane(example.masks),
-            image_from_rgb(example.truth),
-            example.cameras,
-            mask_from_plane(example.truth_masks),
+        photos, masks = image_from_rgb(example.photos), mask_from_plane(example.masks)
+        truth, truth_masks = image_from_rgb(example.truth), mask_from_plane(example.truth_masks)
+        return io.NodeOutput(photos, masks, truth, example.cameras, truth_masks)
+
+
+class UpFusionEncodeViews(io.ComfyNode):
+    """Prepared photos -> UPFUSION_SCENE."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        images = "1 to 6 square photos of the object on white, photo 1 first: from UpFusion Prepare Views."
+        masks = "1 on the object, one a photo; taken from what is not white when left open."
+        elevation = (
+            "Degrees above the horizon that photo 1 was taken from: 0 at the object's height, 45 looking down. A wrong "
+            "value tilts the orbit of all new views."
         )
+        return io.Schema(
+            node_id="UpFusionEncodeViews",
+            display_name="UpFusion Encode Views",
+            category=CATEGORY,
+            description=(
+                "Turns 1 to 6 prepared photos of one object into a scene that can be asked for any view. No camera "
+                "poses are needed; photo 1 is the reference that all views are measured from."
+            ),
+            search_aliases=["encode photos", "scene", "set latents", "unposed", "multi view"],
+            inputs=[
+                model_input(),
+                io.Image.Input("images", tooltip=images),
+                io.Mask.Input("masks", optional=True, tooltip=masks),
+                number("elevation", 22.5, -60.0, 85.0, elevation, step=0.5),
+            ],
+            outputs=[SceneSocket.Output("scene", tooltip="The object as the model understands it, with its photos.")],
+        )
+
+    @classmethod
+    @checked
+    def execute(
+        cls, upfusion_model: HostedModel, images: Tensor, elevation: float, masks: Tensor | None = None
+    ) -> io.NodeOutput:
+        """Runs DINO and the scene encoder once."""
+        views = input_views(images, masks)
+        return io.NodeOutput(upfusion_model.stages().encode(views, reference_elevation_degrees=elevation))
+
+
+class UpFusionPredictViews(io.ComfyNode):
+    """UPFUSION_SCENE and cameras -> blurry, immediate views."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        size = "Side of each picture in pixels. Time grows with its square; detail does not."
+        return io.Schema(
+            node_id="UpFusionPredictViews",
+            display_name="UpFusion Predict Views",
+            category=CATEGORY,
+            description=(
+                "What the scene transformer alone sees from each camera: blurry, but there at once. Use it to aim "
+                "before sampling, and to see whether the photos were understood."
+            ),
+            search_aliases=["preview views", "aim", "UpSRT", "ghost view", "fast novel view"],
+            inputs=[
+                ModelSocket.Input("upfusion_model", tooltip="The model that encoded the scene."),
+                SceneSocket.Input("scene", tooltip="From UpFusion Encode Views."),
+                CamerasSocket.Input("cameras", tooltip="The views to show, one picture each."),
+                number("size", 128, 16, 1024, size, step=16),
+            ],
+            outputs=[io.Image.Output("images", tooltip="One picture a camera.")],
+        )
+
+    @classmethod
+    @checked
+    def execute(cls, upfusion_model: HostedModel, scene: SceneEncoding, cameras: Cameras, size: int) -> io.NodeOutput:
+        """Decodes the cameras one after the other, so that Cancel comes between them."""
+        stages, on_step = upfusion_model.stages(), progress_hook("predicting")
+        views: list[Tensor] = []
+        for camera in cameras:
+            views.append(stages.predict(scene, camera, size))
+            on_step(len(views), len(cameras), lambda: views[-1][0])
+        return io.NodeOutput(image_from_rgb(torch.cat(views)))
+
+
+def _flattened(images: Mapping[str, Tensor], masks: Mapping[str, Tensor | None], invert: bool) -> list[Photo]:
+    """The photos of all sockets, image0 first; a socket's mask is that with its number.
+
+    Raises:
+        InputError: a socket has not as many masks as photos, a mask has no image, or shows no object.
+    """
+    check_type("images", images, Mapping, "connect photos to the sockets of UpFusion Prepare Views")
+    check_type("masks", masks, Mapping, "connect masks to the sockets of UpFusion Prepare Views")
+    photos: list[Photo] = []
+    by_number = {_number(name): value for name, value in masks.items() if value is not None}
+    for name, image in sorted(images.items(), key=lambda item: _number(item[0])):
+        if image is None:
+            continue
+        pictures = pictures_from_image(image, name).cpu()
+        mask = by_number.pop(_number(name), None)
+        if mask is None:
+            photos += [(picture, None) for picture in pictures]
+            continue
+        planes = plane_from_mask(mask).cpu()
+        if len(planes) != len(pictures):
+            raise InputError(
+                f"{name} holds {len(pictures)} photos, but its mask{_number(name)} holds {len(planes)} masks; give "
+                "one for each photo"
+            )
+        turned = [_checked_mask(1 - plane if invert else plane, invert, f"mask{_number(name)}") for plane in planes]
+        photos += zip(pictures, turned, strict=True)
+    if by_number:
+        left = min(by_number)
+        raise InputError(f"mask{left} belongs to image{left}, but that is not connected; connect both with one number")
+    return photos
+
+
+def _checked_mask(plane: Tensor, inverted: bool, name: str) -> Tensor | None:
+    """The mask; None if all is object, as in Load Image's mask for a picture without transparency: it tells nothing."""
+    if not plane.any():
+        raise InputError(
+            f"{name} must be 1 on the object, got 0 everywhere; turn invert_mask {'off' if inverted else 'on'} (masks "
+            "of Load Image need it on), or connect another mask"
+        )
+    return None if torch.all(plane == 1) else plane
+
+
+def _found(photo: Tensor, mask: Tensor | None, bg_removal_model: Any) -> Photo:
+    """The photo with the mask that ComfyUI's model finds, if it has neither mask nor transparency."""
+    if mask is not None or (len(photo) == 4 and bool((photo[3] < 1).any())):
+        return photo, mask
+    return photo, plane_from_mask(bg_removal_model.encode_image(image_from_rgb(photo[None, :3])))[0].cpu()
+
+
+def _number(name: str) -> int:
+    """The number at the end of a socket's name: "image3" -> 3."""
+    digits = "".join(character for character in name if character.isdecimal())
+    if not digits:
+        raise InputError(f"a socket of photos or masks must be named such as image0 or mask0, got {name!r:.40}")
+    return int(digits)

@@ -92,8 +92,7 @@ def models_folder(pack: Callable[[str], ModuleType], node_classes: dict[str, typ
 @pytest.fixture(scope="session")
 def loaded(pack: Callable[[str], ModuleType], node_classes: dict[str, type], models_folder: Path) -> Any:
     """A small model and scene (native_models.Loaded); only where COMFYUI_PATH is set."""
-    from native_models import Loaded
-    from small_models import quarter_model, write_merged
+    from small_models import Loaded, quarter_model, write_merged
 
     path = write_merged(models_folder / "quarter.safetensors", quarter_model())
     with torch.inference_mode():  # as in a prompt
@@ -125,12 +124,12 @@ def lines(pack: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) ->
 def types(comfyui: str, pack: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> object:
     """ComfyUI's own types, or plain ones where the host has stubs."""
     from comfy_api.latest import Types
-    from known_shapes import PlainMesh
+    from small_models import PlainMesh
 
     if "vertices" in inspect.signature(Types.MESH).parameters:
         return Types
     plain = SimpleNamespace(MESH=PlainMesh, File3D=lambda source, kind: SimpleNamespace(source=source, format=kind))
-    monkeypatch.setattr(pack("nodes.convert_mesh"), "Types", plain)
+    monkeypatch.setattr(pack("nodes.convert"), "Types", plain)
     monkeypatch.setattr(pack("nodes.files"), "Types", plain)
     return plain
 
@@ -152,7 +151,7 @@ def folders(comfyui: str, tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def ball(pack: Callable[[str], ModuleType]) -> nn.Module:
     """A field of one colour whose density is exp(5·exp(-|x|² / 0.02)) in the box ±0.3."""
-    from known_shapes import COLOR
+    from small_models import COLOR
 
     core = pack("upfusion_core")
     field = core.RadianceField(core.DistillConfig.draft().field)

@@ -1,13 +1,18 @@
-"""Small merged files of weights made by rule: what the node tests load."""
+"""What node tests load and know: a small model, the stock KSampler on it, a field of one colour, a tetrahedron."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from rule_weights import rule_tensor
 from safetensors.torch import save_file
+from torch import Tensor
 
 from upfusion_core import DistillConfig, RadianceField
 from upfusion_core.config import DiffusionConfig, DinoConfig, ModelConfig, UpSRTConfig, VaeConfig
@@ -16,6 +21,9 @@ from upfusion_core.models.networks import build_networks
 from upfusion_core.models.networks import network_weights as weights_of
 
 WIDTH = 48
+GUIDANCE = 4.0
+COLOR = (0.8, 0.4, 0.2)
+"""sRGB of the field `ball` (conftest.py), the same everywhere."""
 
 
 def quarter_model() -> ModelConfig:
@@ -57,3 +65,66 @@ def write_round_field(path: Path) -> None:
         field.mlp[-1].weight.zero_()
         field.mlp[-1].bias.zero_()
     field.save(path)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A file's outputs of UpFusionLoadModel, the library's model of the same file, and a scene of both."""
+
+    upfusion: Any
+    model: Any
+    clip: Any
+    vae: Any
+    library: Any
+    scene: Any
+    cameras: Any
+
+    def inputs(self) -> dict[str, Any]:
+        """What nodes that use the diffusion model need."""
+        return {"upfusion_model": self.upfusion, "model": self.model, "vae": self.vae, "scene": self.scene}
+
+
+def relative(value: Tensor, expected: Tensor) -> float:
+    return float((value - expected).norm() / expected.norm())
+
+
+def k_sample(model: Any, positive: Any, negative: Any, latent: dict, steps: int = 4, **options: Any) -> Tensor:
+    """Latents from the stock KSampler, as scaled latents of the library."""
+    import nodes
+
+    chosen = {"seed": 3, "cfg": GUIDANCE, "sampler_name": "ddim", "scheduler": "ddim_uniform"} | options
+    (result,) = nodes.common_ksampler(model, steps=steps, positive=positive, negative=negative, latent=latent, **chosen)
+    return model.get_model_object("latent_format").process_in(result["samples"])
+
+
+def conditioned(run_node: Callable, loaded: Loaded, cameras: Any = None, **options: Any) -> tuple[Any, Any, dict]:
+    cameras = loaded.cameras if cameras is None else cameras
+    return run_node(
+        "UpFusionConditioning", upfusion_model=loaded.upfusion, scene=loaded.scene, cameras=cameras, **options
+    )
+
+
+class PlainMesh:
+    """ComfyUI's MESH as far as the nodes use it, for hosts that have a stub only."""
+
+    def __init__(
+        self,
+        vertices: Tensor,
+        faces: Tensor,
+        uvs: Tensor | None = None,
+        vertex_colors: Tensor | None = None,
+        **others: object,
+    ) -> None:
+        self.vertices, self.faces, self.uvs, self.vertex_colors = vertices, faces, uvs, vertex_colors
+        self.texture, self.unlit = others.get("texture"), others.get("unlit", False)
+        self.vertex_counts, self.face_counts = others.get("vertex_counts"), others.get("face_counts")
+
+
+def a_mesh(**changes: object) -> SimpleNamespace:
+    """A MESH of a tetrahedron with a linear colour at each corner."""
+    vertices = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]])
+    faces = torch.tensor([[[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]]])
+    colors = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [0, 0.2142, 0], [0, 0, 1]]])  # 0.2142 is 0.5 in sRGB
+    values = {"vertices": vertices, "faces": faces, "uvs": None, "vertex_colors": colors, "texture": None}
+    counts = {"vertex_counts": None, "face_counts": None, "unlit": False}
+    return SimpleNamespace(**(values | counts | changes))

@@ -1,11 +1,17 @@
-"""Cameras by numbers, held against positions worked out by hand."""
+"""Cameras by numbers, held against positions worked out by hand, and those of the 3D viewer, there and back."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
+FROM, TO = "UpFusionCameraFromLoad3D", "UpFusionCameraToLoad3D"
 
 
 def test_a_full_circle_has_no_view_twice(run_node: Callable) -> None:
@@ -40,3 +46,154 @@ def test_zoom_multiplies_the_trained_focal_length(run_node: Callable) -> None:
 def test_a_bad_number_gets_a_sentence(run_node: Callable, node_id: str) -> None:
     with pytest.raises(ValueError, match=r"distance must be between 0\.25 and 4\.0, got 0\.0"):
         run_node(node_id, distance=0.0)
+
+
+def orbit_info(yaw: float, pitch: float, distance: float, fov: float = 30.0) -> dict[str, Any]:
+    """What Create Camera Info makes of an orbit without roll, without the quaternion."""
+    y, p = math.radians(yaw), math.radians(pitch)
+    x, up, z = distance * math.cos(p) * math.sin(y), distance * math.sin(p), distance * math.cos(p) * math.cos(y)
+    position = {"x": x, "y": up, "z": z}
+    return {
+        "position": position,
+        "target": {"x": 0, "y": 0, "z": 0},
+        "zoom": 1,
+        "cameraType": "perspective",
+        "fov": fov,
+    }
+
+
+def rotate(quaternion: dict[str, float], vector: list[float]) -> Tensor:
+    """v + 2w(u × v) + 2u × (u × v), the rotation of a vector by a unit quaternion (u, w)."""
+    u = torch.tensor([quaternion[axis] for axis in "xyz"], dtype=torch.float64)
+    v = torch.tensor(vector, dtype=torch.float64)
+    across = torch.linalg.cross(u, v)
+    return v + 2 * quaternion["w"] * across + 2 * torch.linalg.cross(u, across)
+
+
+def project_in_viewport(info: dict[str, Any], point: Tensor) -> Tensor:
+    """Place of a world point in a square viewport, x to the right and y up, the edges at ±1 (three.js)."""
+    position = torch.tensor([info["position"][axis] for axis in "xyz"], dtype=torch.float64)
+    right, up, backward = (rotate(info["quaternion"], axis) for axis in ([1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]))
+    offset = point - position
+    lens = info["zoom"] / math.tan(math.radians(info["fov"]) / 2)
+    return torch.stack([offset @ right, offset @ up]) * lens / -(offset @ backward)
+
+
+def test_an_orbit_of_the_viewer_is_our_orbit(run_node: Callable, pack: Callable[[str], ModuleType]) -> None:
+    for yaw, pitch, distance in ((0, 0, 1.0), (90, 0, 1.0), (35, 30, 2.0), (-130, -20, 0.5)):
+        (camera,) = run_node(FROM, camera_info=orbit_info(yaw, pitch, distance, fov=90.0))
+        expected = pack("upfusion_core").orbit_cameras(yaw, pitch, distance, focal=1.0)
+        torch.testing.assert_close(camera.camera_to_world, expected.camera_to_world, atol=1e-6, rtol=0)
+        torch.testing.assert_close(camera.focal, torch.ones(1, 2))  # 90 degrees
+
+
+@pytest.mark.comfyui
+def test_create_camera_info_means_our_angles(run_node: Callable, pack: Callable[[str], ModuleType]) -> None:
+    from comfy_extras.nodes_gaussian_splat import CreateCameraInfo
+
+    for yaw, pitch in ((0.0, 0.0), (90.0, 22.5), (-35.0, 60.0)):
+        mode = {"mode": "orbit", "yaw": yaw, "pitch": pitch, "distance": 3.0}
+        (info,) = CreateCameraInfo.execute(mode, 0.0, 0.0, 0.0, 0.0, 35.0, zoom=2.0).args
+        (camera,) = run_node(FROM, camera_info=info, units=3.0)
+        expected = pack("upfusion_core").orbit_cameras(yaw, pitch, 1.0, focal=2 / math.tan(math.radians(17.5)))
+        torch.testing.assert_close(camera.camera_to_world, expected.camera_to_world, atol=1e-5, rtol=0)
+        torch.testing.assert_close(camera.focal, expected.focal)
+
+
+def test_zoom_multiplies_the_focal_length_and_units_divide_the_position(run_node: Callable) -> None:
+    info = orbit_info(0, 0, 10.0, fov=90.0) | {"zoom": 3.0}
+    (camera,) = run_node(FROM, camera_info=info, units=5.0)
+    torch.testing.assert_close(camera.centers, torch.tensor([[0.0, 0, 2]]))
+    torch.testing.assert_close(camera.focal, torch.full((1, 2), 3.0))
+
+
+def test_a_quaternion_says_more_than_the_target(run_node: Callable) -> None:
+    """A quarter turn about the viewing axis: the camera's right is the world's up."""
+    half = math.sqrt(0.5)
+    info = orbit_info(0, 0, 1.0) | {"quaternion": {"x": 0, "y": 0, "z": half, "w": half}}
+    (camera,) = run_node(FROM, camera_info=info)
+    expected = torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])  # columns right, up, backward
+    torch.testing.assert_close(camera.camera_to_world[0, :3, :3], expected, atol=1e-6, rtol=0)
+
+
+def test_the_viewport_shows_points_where_the_camera_does(run_node: Callable) -> None:
+    (cameras,) = run_node("UpFusionOrbitCameras", count=5, elevation_from=-30.0, elevation_to=60.0, distance=1.5)
+    points = torch.tensor([[0.1, 0.2, -0.1], [-0.2, 0.0, 0.1], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    for index in range(5):
+        (info,) = run_node(TO, cameras=cameras, index=index)
+        matrix = cameras.camera_to_world[index].double()
+        for point in points:
+            ours = matrix[:3, :3].T @ (point - matrix[:3, 3])
+            place = ours[:2] * 4.5 / -ours[2]  # the default lens
+            torch.testing.assert_close(project_in_viewport(info, point), place, atol=1e-6, rtol=0)
+        assert info["fov"] == pytest.approx(25.0576, abs=1e-3)
+        assert max(abs(value) for value in info["target"].values()) < 1e-6  # it looks at the object
+
+
+def test_both_ways_give_the_same_camera(run_node: Callable, pack: Callable[[str], ModuleType]) -> None:
+    core = pack("upfusion_core")
+    generator = torch.Generator().manual_seed(0)
+    cameras = core.random_cameras(8, generator=generator, elevation_degrees=(-80, 80), distance=(0.5, 3.0), focal=2.0)
+    rolled = core.look_at(torch.tensor([[1.0, 0.5, -0.3]]), target=(3.0, 0.2, 0.1), up=(0.3, -1.0, 0.5))  # looks away
+    for units in (1.0, 2.5):
+        for camera in [*cameras, rolled]:
+            (info,) = run_node(TO, cameras=camera, units=units)
+            (back,) = run_node(FROM, camera_info=info, units=units)
+            torch.testing.assert_close(back.camera_to_world, camera.camera_to_world, atol=2e-6, rtol=0)
+            torch.testing.assert_close(back.focal, camera.focal, atol=0, rtol=1e-5)
+            position, target = (torch.tensor([info[name][axis] for axis in "xyz"]) for name in ("position", "target"))
+            ahead = -camera.camera_to_world[0, :3, 2]
+            torch.testing.assert_close(
+                torch.nn.functional.normalize(target - position, dim=0), ahead, atol=1e-5, rtol=0
+            )
+
+
+def test_the_direction_alone_is_taken_from_a_viewer_that_has_moved_the_object(run_node: Callable) -> None:
+    info = orbit_info(90, 0, 8.0) | {"target": {"x": 0, "y": 2.5, "z": 0}, "cameraType": "orthographic"}
+    info["position"]["y"] = 2.5
+    del info["fov"]
+    (camera,) = run_node(FROM, camera_info=info, take="direction", distance=1.25)
+    torch.testing.assert_close(camera.centers, torch.tensor([[1.25, 0, 0]]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(camera.focal, torch.full((1, 2), 4.5))
+    torch.testing.assert_close(camera.camera_to_world[0, :3, 1], torch.tensor([0.0, 1, 0]))
+
+
+def test_connected_cameras_come_first(run_node: Callable) -> None:
+    (first,) = run_node("UpFusionCamera", azimuth=0.0, elevation=0.0)
+    (both,) = run_node(FROM, camera_info=orbit_info(90, 0, 1.0), cameras=first)
+    torch.testing.assert_close(both.centers, torch.tensor([[0.0, 0, 1], [1, 0, 0]]), atol=1e-6, rtol=0)
+    assert len(first) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cameraType": "orthographic"}, "must be a perspective one, got 'orthographic'"),
+        ({"fov": None}, "tells no field of view"),
+        ({"fov": 180.0}, "must be between 0.1 and 179 degrees"),
+        ({"zoom": 0}, "its zoom above 0"),
+        ({"position": None}, "needs its position"),
+        ({"position": {"x": 0, "y": "a", "z": 0}}, "needs a number as position.y, got 'a'"),
+        ({"quaternion": {"x": 0, "y": 0, "z": 0, "w": 0}}, "must not be 0"),
+        ({"fov": 5e-324}, "must be between 0.1 and 179 degrees"),
+        ({"position": {"x": 0, "y": 0, "z": 0}}, "must stand away from what it looks at"),
+    ],
+)
+def test_an_unfit_camera_info_gets_a_sentence(run_node: Callable, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run_node(FROM, camera_info=orbit_info(0, 0, 1.0) | change)
+
+
+@pytest.mark.parametrize("take", ["everything", "direction"])
+def test_a_viewer_that_told_nothing_gets_a_sentence(run_node: Callable, take: str) -> None:
+    with pytest.raises(ValueError, match="must be a camera of the 3D viewer, got NoneType"):
+        run_node(FROM, camera_info=None, take=take)
+
+
+def test_what_no_viewport_can_show_gets_a_sentence(run_node: Callable, pack: Callable[[str], ModuleType]) -> None:
+    cameras = pack("upfusion_core").orbit_cameras([0.0, 90.0])
+    with pytest.raises(ValueError, match="index must be between 0 and 1, got 2"):
+        run_node(TO, cameras=cameras, index=2)
+    shifted = type(cameras)(cameras.camera_to_world, cameras.focal, cameras.principal + 0.1)
+    with pytest.raises(ValueError, match="one focal length and looks through its picture's middle"):
+        run_node(TO, cameras=shifted)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from native_models import Loaded, conditioned, k_sample, relative
+from small_models import Loaded, conditioned, k_sample, relative
 from torch import Tensor
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.usefixtures("as_in_a_prompt")]
@@ -78,8 +78,7 @@ def test_a_camera_alone_is_the_same_view(run_node: Callable, loaded: Loaded, sam
 
 
 def test_one_box_paints_what_the_three_nodes_paint(run_node: Callable, loaded: Loaded, sampled: Tensor) -> None:
-    inputs = {"upfusion_model": loaded.upfusion, "model": loaded.model, "vae": loaded.vae}
-    inputs |= {"scene": loaded.scene, "cameras": loaded.cameras, "seed": 3, "steps": 4, "guidance": 4.0}
+    inputs = loaded.inputs() | {"cameras": loaded.cameras, "seed": 3, "steps": 4, "guidance": 4.0}
     expected = loaded.vae.decode(loaded.model.get_model_object("latent_format").process_out(sampled))
     for batch_size in (4, 3):
         (images,) = run_node("UpFusionSampleViews", batch_size=batch_size, **inputs)
@@ -154,7 +153,7 @@ def test_a_lora_on_the_model_changes_views(run_node: Callable, pack: Callable, l
     patched, _ = comfy.sd.load_lora_for_models(loaded.model, None, lora, 1.0, 0.0)
     changed = k_sample(patched, *conditioned(run_node, loaded))
     assert relative(changed, sampled) > 1e-3
-    prior = pack("nodes.native").NativePrior(loaded.upfusion, patched, loaded.vae, *loaded.upfusion.prompts())
+    prior = pack("nodes.control").NativePrior(loaded.upfusion, patched, loaded.vae, *loaded.upfusion.prompts())
     stages = loaded.upfusion.stages(prior)
     cond = stages.condition(loaded.scene, loaded.cameras)
     latents = torch.randn(4, 4, 8, 8, generator=generator)

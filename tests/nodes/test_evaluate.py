@@ -91,19 +91,10 @@ def test_inputs_stay_as_they_were(run_node: Callable) -> None:
         ({"masks": torch.zeros(2, 48, 48)}, "must show the object in every view"),
         ({"masks": torch.ones(2, 24, 24)}, "one true silhouette a view"),
         ({"truth": torch.ones(48, 48, 3)}, r"an IMAGE must be \(B, H, W, 3 or 4\)"),
-        ({"images": torch.ones(0, 48, 48, 3)}, r"an IMAGE must be \(B, H, W, 3 or 4\), got \(0, 48, 48, 3\)"),
         ({"truth": torch.ones(2, 0, 0, 3)}, r"got \(2, 0, 0, 3\); connect a picture"),
-        ({"truth": torch.full((2, 48, 48, 3), 255.0)}, "from 255 to 255; divide 8-bit values by 255"),
-        ({"images": torch.ones(2, 48, 48, 3, dtype=torch.bool)}, "got torch.bool from 1 to 1"),
     ],
 )
 def test_what_cannot_be_compared_gets_a_sentence(run_node: Callable, changes: dict[str, Any], message: str) -> None:
     truth, masks = square_on_white()
     with pytest.raises(ValueError, match=message):
         run_node(COMPARE, **({"images": truth, "truth": truth, "masks": masks} | changes))
-
-
-def test_a_small_overshoot_is_clamped(pack: Callable) -> None:
-    """Nodes that resize leave [0, 1] a little."""
-    rgb = pack("nodes.convert").rgb_from_image(torch.tensor([-0.3, 0.5, 1.4]).reshape(1, 1, 1, 3))
-    assert rgb.flatten().tolist() == [0.0, 0.5, 1.0]

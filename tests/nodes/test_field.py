@@ -1,22 +1,23 @@
-"""Fields: renders and files of a field whose shape and colour are known by hand."""
+"""Fields: distilled through ComfyUI's own MODEL and VAE; renders and meshes of one whose shape is known by hand."""
 
 from __future__ import annotations
 
-import json
+import dataclasses
+import io
 import math
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
-from known_shapes import COLOR
-from safetensors.torch import save_file
+import trimesh
+from small_models import COLOR, Loaded, quarter_model
 from torch import Tensor, nn
 
 pytestmark = pytest.mark.usefixtures("lines", "types", "folders")
 
-RENDER, SAVE, LOAD = "UpFusionRenderField", "UpFusionSaveField", "UpFusionLoadField"
+DISTILL, RENDER, EXTRACT = "UpFusionDistill", "UpFusionRenderField", "UpFusionExtractMesh"
 
 
 def kept(field: nn.Module) -> dict[str, Tensor]:
@@ -72,100 +73,209 @@ def test_less_memory_makes_the_same_picture(
 def test_cancel_comes_between_the_rays_of_one_view(
     run_node: Callable, ball: nn.Module, pack: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class CancelledError(BaseException):
-        pass
-
     calls = []
 
     def cancel() -> None:
         calls.append(1)
         if len(calls) == 3:
-            raise CancelledError
+            raise InterruptedError
 
-    monkeypatch.setattr(pack("nodes.rendering"), "check_interrupted", cancel)
-    with pytest.raises(CancelledError):
+    monkeypatch.setattr(pack("nodes.field"), "check_interrupted", cancel)
+    with pytest.raises(InterruptedError):
         run_node(RENDER, field=ball, cameras=pack("upfusion_core").orbit_cameras(0.0), size=128)
     assert len(calls) == 3
 
 
-def test_fields_are_numbered_and_come_back_the_same(run_node: Callable, ball: nn.Module, folders: Path) -> None:
-    (first,) = run_node(SAVE, field=ball, filename_prefix="shapes/ball")
-    (second,) = run_node(SAVE, field=ball, filename_prefix="shapes/ball")
-    assert (first, second) == ("shapes/ball_00001_.safetensors [output]", "shapes/ball_00002_.safetensors [output]")
-    assert (folders / "output" / "shapes" / "ball_00002_.safetensors").is_file()
-    (loaded,) = run_node(LOAD, field=second)
-    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in ball.state_dict().items())
-    assert loaded.config == ball.config
-
-
-def test_fields_are_listed_and_a_changed_one_is_read_again(
-    run_node: Callable, ball: nn.Module, folders: Path, node_classes: dict[str, type]
-) -> None:
-    node = node_classes[LOAD]
-    ball.save(folders / "input" / "mine.safetensors")
-    (saved,) = run_node(SAVE, field=ball)
-    assert node.define_schema().inputs[0].options == ["mine.safetensors", saved]
-    assert node.validate_inputs(field=saved) is True
-    assert node.validate_inputs(field="gone.safetensors") == (
-        "field must name a .safetensors file in the input or output folder, got 'gone.safetensors'; choose another"
-    )
-    before = node.fingerprint_inputs(field="mine.safetensors")
-    assert node.fingerprint_inputs(field="mine.safetensors") == before
-    (folders / "input" / "mine.safetensors").touch()
-    assert node.fingerprint_inputs(field="mine.safetensors") != before
-
-
-def hostile_files(ball: nn.Module, folder: Path) -> dict[str, str]:
-    """Files that are no fields -> a part of the sentence each of them must get."""
-    (folder / "empty.safetensors").write_bytes(b"")
-    (folder / "junk.safetensors").write_bytes(bytes(range(256)) * 20)
-    (folder / "long.safetensors").write_bytes((2**60).to_bytes(8, "little") + b"{}")
-    torch.save({"a": torch.zeros(2)}, folder / "pickle.safetensors")
-    save_file({"weight": torch.zeros(3)}, folder / "weights.safetensors")
-    ball.save(folder / "whole.safetensors")
-    whole = (folder / "whole.safetensors").read_bytes()
-    (folder / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
-    (folder / "whole.safetensors").unlink()
-    described = {"version": 1, "config": {"grid": {"table_size": 2**62}}, "cameras": None, "settings": {}}
-    for name, content in (
-        ("huge", json.dumps(described)),
-        ("nojson", "{"),
-        ("list", "[]"),
-        ("deep", "[" * 5000 + "]" * 5000),
-    ):
-        save_file({"weight": torch.zeros(3)}, folder / f"{name}.safetensors", metadata={"upfusion_field": content})
-    unreadable = "must be a whole .safetensors file, but cannot be read"
-    undescribed = "cannot read|must be JSON"
-    return {
-        **dict.fromkeys(("empty", "junk", "long", "pickle", "cut"), unreadable),
-        "weights": "is not a field",
-        **dict.fromkeys(("huge", "nojson", "list", "deep"), undescribed),
-    }
-
-
-def test_files_that_are_no_fields_get_a_sentence(run_node: Callable, ball: nn.Module, folders: Path) -> None:
-    for name, message in hostile_files(ball, folders / "input").items():
-        with pytest.raises(ValueError, match=message) as caught:
-            run_node(LOAD, field=f"{name}.safetensors")
-        assert "\n" not in str(caught.value), name
-
-
 def test_a_field_at_work_notices_cancel_however_it_is_asked(
-    pack: Callable[[str], ModuleType], run_node: Callable, monkeypatch: pytest.MonkeyPatch
+    pack: Callable[[str], ModuleType], ball: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    core, rendering = pack("upfusion_core"), pack("nodes.rendering")
-    field = core.RadianceField(pack("upfusion_core.field.radiance").FieldConfig.draft())
-    asked: list[bool] = []
-
     def cancel() -> None:
-        asked.append(True)
         raise InterruptedError
 
-    monkeypatch.setattr(rendering, "check_interrupted", cancel)
-    own = rendering.working_copy(field)
-    points = torch.zeros(1, 3)
+    monkeypatch.setattr(pack("nodes.field"), "check_interrupted", cancel)
+    own = pack("nodes.field")._working_copy(ball)
     for question in (own.density, own.color, own):
         with pytest.raises(InterruptedError):
-            question(points)
-    field.density(points)  # the one in the socket stays as it is
-    assert len(asked) == 3
+            question(torch.zeros(1, 3))
+    ball.density(torch.zeros(1, 3))  # the one in the socket stays as it is
+
+
+def test_the_mesh_lies_in_comfyui_s_frame(run_node: Callable, ball: nn.Module) -> None:
+    mesh, _ = run_node(EXTRACT, field=ball, resolution=48, threshold=12.0)
+    assert mesh.vertices.shape[0] == mesh.faces.shape[0] == 1
+    assert mesh.vertices.dtype == torch.float32
+    assert mesh.faces.dtype == torch.int64
+    assert mesh.unlit
+    assert mesh.uvs is None
+    torch.testing.assert_close(
+        mesh.vertices[0].norm(dim=-1), torch.full((mesh.vertices.shape[1],), 0.5), atol=0.02, rtol=0
+    )
+    assert float(mesh.vertices.abs().max()) <= 0.5 + 1e-6
+    linear = torch.tensor([((value + 0.055) / 1.055) ** 2.4 for value in COLOR])
+    torch.testing.assert_close(mesh.vertex_colors[0], linear.expand_as(mesh.vertex_colors[0]), atol=2e-3, rtol=0)
+    corners = mesh.vertices[0][mesh.faces[0]]
+    volume = (corners[:, 0] * torch.linalg.cross(corners[:, 1], corners[:, 2])).sum() / 6
+    assert float(volume) == pytest.approx(4 / 3 * math.pi * 0.125, rel=0.03)  # positive: counter-clockwise outside
+
+
+def test_the_glb_is_the_same_mesh(run_node: Callable, ball: nn.Module) -> None:
+    mesh, file = run_node(EXTRACT, field=ball, resolution=32, threshold=12.0)
+    assert file.format == "glb"
+    source = file.get_source() if hasattr(file, "get_source") else file.source
+    loaded = trimesh.load(io.BytesIO(source.read()), file_type="glb", force="mesh", process=False)
+    torch.testing.assert_close(torch.tensor(loaded.vertices).float(), mesh.vertices[0], atol=1e-6, rtol=0)
+    assert len(loaded.faces) == mesh.faces.shape[1]
+
+
+def test_a_texture_is_srgb_and_has_its_own_places(run_node: Callable, ball: nn.Module) -> None:
+    options = {"coloring": "texture", "texture_size": 64}
+    mesh, _ = run_node(EXTRACT, field=ball, resolution=24, threshold=12.0, **options)
+    assert mesh.texture.shape == (1, 64, 64, 3)
+    assert mesh.uvs.shape == (1, mesh.vertices.shape[1], 2)
+    assert mesh.vertex_colors is None  # glTF would multiply them with the texture
+    columns = (mesh.uvs[0, :, 0] * 64).long().clamp(0, 63)
+    lines = (mesh.uvs[0, :, 1] * 64).long().clamp(0, 63)  # v = 0 is the top row
+    found = mesh.texture[0, lines, columns]
+    torch.testing.assert_close(found.median(0).values, torch.tensor(COLOR), atol=0.01, rtol=0)
+
+
+def test_a_textured_mesh_has_a_number_of_faces_by_itself(
+    run_node: Callable, ball: nn.Module, pack: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pack("nodes.field"), "TEXTURED_FACES", 300)
+    settings = {"field": ball, "resolution": 24, "threshold": 12.0, "texture_size": 64}
+    colored, _ = run_node(EXTRACT, **settings)
+    textured, _ = run_node(EXTRACT, **settings, coloring="texture")
+    more, _ = run_node(EXTRACT, **settings, coloring="texture", faces=600)
+    assert textured.faces.shape[1] <= 300 < more.faces.shape[1] <= 600 < colored.faces.shape[1]
+
+
+def test_faces_are_at_most_so_many(run_node: Callable, ball: nn.Module) -> None:
+    pytest.importorskip("fast_simplification")
+    mesh, _ = run_node(EXTRACT, field=ball, resolution=24, threshold=12.0, faces=200)
+    assert 16 <= mesh.faces.shape[1] <= 200
+
+
+def test_no_surface_gets_a_sentence(run_node: Callable, ball: nn.Module) -> None:
+    with pytest.raises(ValueError, match="no density above 900"):
+        run_node(EXTRACT, field=ball, resolution=32, threshold=900.0)
+
+
+@pytest.fixture
+def quick(pack: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Presets of a few steps."""
+    core, replace = pack("upfusion_core"), dataclasses.replace
+    named = {name: core.DistillConfig.named(name) for name in ("draft", "fast", "reference")}
+    draft = named["draft"].schedule
+    fit = replace(draft.predicted_fit, iterations=4, points=2**11)
+    first = {"predicted_cameras": 3, "predicted_size": 16, "predicted_fit": fit}
+    rounds = {"cameras": 2, "predicted_size": 16, "predicted_iterations": 2, "levels": (1.0, 0.5), "steps": 2}
+    schedules = {
+        "draft": replace(draft, **first, sampled_cameras=2, sampled_fit=fit, steps=2),
+        "fast": replace(named["fast"].schedule, **rounds, fit=replace(fit, iterations=6)),
+        "reference": replace(named["reference"].schedule, cameras=3, iterations=2, bootstrap=1),
+    }
+    field = named["draft"].field
+    field = replace(field, grid=replace(field.grid, table_size=2**10, finest=64))
+    small = {name: replace(named[name], schedule=schedule, field=field) for name, schedule in schedules.items()}
+    monkeypatch.setattr(core.DistillConfig, "named", small.__getitem__)
+
+
+def weights(field: Any) -> Tensor:
+    return torch.cat([value.flatten() for value in field.state_dict().values()])
+
+
+@pytest.mark.comfyui
+@pytest.mark.parametrize("preset", ["draft", "fast", "reference"])
+def test_a_field_is_distilled_in_a_prompt(loaded: Loaded, run_node: Callable, quick: None, preset: str) -> None:
+    with torch.inference_mode():
+        (field,) = run_node(DISTILL, **loaded.inputs(), preset=preset, seed=3)
+        (again,) = run_node(DISTILL, **loaded.inputs(), preset=preset, seed=3)
+        (other,) = run_node(DISTILL, **loaded.inputs(), preset=preset, seed=2**64 - 1)
+        assert torch.isfinite(weights(field)).all()
+        assert torch.equal(weights(field), weights(again))
+        assert not torch.equal(weights(field), weights(other))
+        assert not any(parameter.requires_grad for parameter in field.parameters())
+        (cameras,) = run_node("UpFusionOrbitCameras", count=1)
+        assert run_node("UpFusionRenderField", field=field, cameras=cameras, size=16)[0].shape == (1, 16, 16, 3)
+
+
+@pytest.mark.comfyui
+def test_it_distils_from_the_model_given_and_to_the_views_given(
+    loaded: Loaded, run_node: Callable, quick: None
+) -> None:
+    """A patch on MODEL, as a LoRA makes, changes the object; so do views to fit first, and prompts."""
+
+    def distilled(**changes: Any) -> Tensor:
+        return weights(run_node(DISTILL, **(loaded.inputs() | {"preset": "draft"} | changes))[0])
+
+    with torch.inference_mode():
+        plain = distilled()
+        patched = loaded.model.clone()
+        name = next(key for key in patched.model.state_dict() if key.endswith("out.2.weight"))
+        patched.add_patches({name: (torch.full_like(patched.model.state_dict()[name], 0.3),)}, 1.0)
+        assert not torch.allclose(plain, distilled(model=patched))
+        (cameras,) = run_node("UpFusionOrbitCameras", count=2)
+        images = torch.zeros(2, 64, 64, 3)
+        assert not torch.allclose(plain, distilled(images=images, cameras=cameras))
+        assert float(images.abs().max()) == 0
+        prompt = [[torch.ones(1, 77, quarter_model().diffusion.context_dim), {}]]
+        assert not torch.allclose(plain, distilled(positive=prompt))
+        assert torch.equal(plain, distilled())  # whatever ran in between
+
+
+@pytest.mark.comfyui
+def test_cancel_stops_it_and_it_runs_again(
+    loaded: Loaded, run_node: Callable, quick: None, pack: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from comfy import model_management
+
+    steps: list[str] = []
+
+    def line(text: str) -> None:
+        steps.append(text)
+        model_management.interrupt_current_processing(len(steps) == 1)
+
+    monkeypatch.setattr(pack("nodes.host"), "send_line", line)
+    with torch.inference_mode():
+        with pytest.raises(model_management.InterruptProcessingException):
+            run_node(DISTILL, **loaded.inputs(), preset="draft")
+        assert steps == ["distilling: step 1/10"]
+        (field,) = run_node(DISTILL, **loaded.inputs(), preset="draft")
+        assert torch.isfinite(weights(field)).all()
+        assert steps[-1] == "distilling: step 10/10"
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps", "iterations"),
+    [
+        (("fast", 0), 10, None),
+        (("draft", 0), 10, None),
+        (("draft", 4), 4, None),
+        (("reference", 0), 30, 3000),
+        (("reference", 77), 30, 77),
+    ],
+)
+def test_what_the_presets_mean(
+    pack: Callable[[str], ModuleType], settings: tuple[str, int], steps: int, iterations: int | None
+) -> None:
+    config = pack("nodes.field").distill_config(*settings, guidance=5.0)
+    assert config.guidance == 5.0
+    assert config.schedule.steps == steps
+    assert getattr(config.schedule, "iterations", None) == iterations
+    assert config.preset == settings[0]
+
+
+def test_views_and_cameras_belong_together(pack: Callable[[str], ModuleType]) -> None:
+    given_views, cameras = pack("nodes.field").given_views, pack("upfusion_core").orbit_cameras([0.0, 90.0])
+    assert given_views(None, None) is None
+    views = given_views(torch.full((2, 8, 8, 3), 0.25), cameras)
+    assert views.rgb.shape == (2, 3, 8, 8)
+    for images, given, message in (
+        (None, cameras, "got cameras only; connect images too"),
+        (torch.zeros(2, 8, 8, 3), None, "got images only; connect cameras too"),
+        (torch.zeros(3, 8, 8, 3), cameras, "one square picture for each of the 2 cameras, got 3 of 8 x 8"),
+        (torch.zeros(2, 8, 9, 3), cameras, "got 2 of 9 x 8"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            given_views(images, given)

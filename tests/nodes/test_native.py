@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from native_models import GUIDANCE, Loaded, conditioned, k_sample, relative
+from small_models import GUIDANCE, Loaded, conditioned, k_sample, relative
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.usefixtures("as_in_a_prompt")]
 
@@ -34,7 +34,7 @@ def test_previews_show_the_colours_of_a_linear_autoencoder(pack: Callable) -> No
             cells = torch.nn.functional.avg_pool2d(pictures.movedim(-1, 1), 4)
             return (torch.einsum("nchw,cl->nlhw", cells, mixing) - 1) / 0.5
 
-    factors = pack("nodes.latent_diffusion").preview_factors(Linear(), 0.5)
+    factors = pack("nodes.host").preview_factors(Linear(), 0.5)
     colors = torch.tensor([[0.2, 0.4, 0.9], [1.0, 0.0, 0.5]])
     shown = torch.cat([colors @ mixing - 1, torch.ones(2, 1)], dim=1) @ factors
     torch.testing.assert_close(shown, 2 * colors - 1, atol=1e-4, rtol=0)
@@ -54,7 +54,7 @@ def test_a_folder_with_text_encoder_gives_a_clip(
 ) -> None:
     (models_folder / "sub").mkdir()
     (models_folder / "sub" / "small").symlink_to(small_weights)
-    names = pack("nodes.model_files").model_names()
+    names = pack("nodes.files").model_names()
     assert names[0] == "mini"
     assert "sub/small" in names
     assert not any("upsrt" in name for name in names)
@@ -110,7 +110,7 @@ def test_the_photos_cameras_are_the_library_s(pack: Callable, run_node: Callable
 
 
 def prior_of(pack: Callable, loaded: Loaded, model: Any = None) -> Any:
-    return pack("nodes.native").NativePrior(
+    return pack("nodes.control").NativePrior(
         loaded.upfusion, model or loaded.model, loaded.vae, *loaded.upfusion.prompts()
     )
 
