@@ -210,18 +210,10 @@ def test_a_full_disk_is_reported_and_leaves_the_last_state(
     assert [file.name for file in tmp_path.iterdir()] == ["state.pt"]
 
 
-def test_a_changed_state_is_reported(model: UpFusion, scene: SceneEncoding, tmp_path: Path) -> None:
-    path = tmp_path / "state.pt"
-    path.write_bytes(b"junk")
+def test_junk_in_the_state_s_place_is_reported(model: UpFusion, scene: SceneEncoding, tmp_path: Path) -> None:
+    (tmp_path / "state.pt").write_bytes(b"junk")
     with pytest.raises(CheckpointError, match="delete it"):
-        model.distill(scene, draft(), seeded(), checkpoint=path)
-    path.unlink()
-    model.distill(scene, draft(), seeded(), checkpoint=path)
-    content = torch.load(path, weights_only=True)
-    content["state"]["fit"]["field"]["grid.table"].view(-1)[-1] += 1e-6
-    torch.save(content, path)
-    with pytest.raises(CheckpointError, match="changed or damaged"):
-        model.distill(scene, draft(), seeded(), checkpoint=path)
+        model.distill(scene, draft(), seeded(), checkpoint=tmp_path / "state.pt")
 
 
 @pytest.mark.parametrize("config", [draft(), fast(), reference()], ids=["draft", "fast", "reference"])
