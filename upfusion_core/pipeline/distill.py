@@ -212,19 +212,10 @@ def distill(
         make_scheduler(config.schedule.scheduler, config.schedule.steps)  # a wrong one is said before any fit
     if generator is not None:
         check_type("generator", generator, torch.Generator, "such as torch.Generator().manual_seed(0)")
-    if photo_cameras is not None:
-        check_type("photo_cameras", photo_cameras, PhotoCameras, "such as those of estimate_photo_cameras")
-        if len(photo_cameras) != (photos := 0 if scene.views is None else len(scene.views)):
-            raise InputError(
-                f"photo_cameras must hold one camera for each of the scene's {photos} photos, got "
-                f"{len(photo_cameras)}; estimate them for this scene, or leave them out"
-            )
     if checkpoint is not None and not isinstance(checkpoint, str | os.PathLike):
         raise InputError(f"checkpoint must be a path, got {checkpoint!r:.40}; give the name of a file")
     text = model.chosen_text(prompt, text_embeddings)
     with torch.inference_mode(False), torch.enable_grad():  # hosts may call from inference mode
-        if photo_cameras is not None:
-            photo_cameras = replace(photo_cameras, cameras=_detached(photo_cameras.cameras))
         job = Distillation(
             model=model,
             scene=replace(scene, tokens=scene.tokens.detach().clone(), reference=_detached(scene.reference)),
@@ -234,7 +225,7 @@ def distill(
             on_step=on_step,
             path=None if checkpoint is None else Path(checkpoint),
             views=None if views is None else _checked(views, model.image_size),
-            photo_cameras=photo_cameras,
+            photo_cameras=None if photo_cameras is None else _checked_cameras(photo_cameras, scene),
         )
         plan = config.schedule
         field = distill_reference(job, plan) if isinstance(plan, ReferenceSchedule) else FitRounds(job, plan).finish()
@@ -249,6 +240,17 @@ def _checked(views: NovelViews, size: int) -> NovelViews:
         raise InputError("views must hold one picture or more, got 0; leave them out to begin from predictions")
     rgb = views.rgb.detach().float().cpu().clone()
     return NovelViews(resize_pictures(rgb, size), _detached(views.cameras).to("cpu"))
+
+
+def _checked_cameras(photo_cameras: PhotoCameras, scene: SceneEncoding) -> PhotoCameras:
+    check_type("photo_cameras", photo_cameras, PhotoCameras, "such as those of estimate_photo_cameras")
+    photos = 0 if scene.views is None else len(scene.views)
+    if len(photo_cameras) != photos:
+        raise InputError(
+            f"photo_cameras must hold one camera for each of the scene's {photos} photos, got {len(photo_cameras)}; "
+            "estimate them for this scene, or leave them out"
+        )
+    return replace(photo_cameras, cameras=_detached(photo_cameras.cameras))
 
 
 def _detached(cameras: Cameras) -> Cameras:

@@ -163,8 +163,7 @@ def sample_views(
         pictures: (Q, 3, S, S) in [0, 1] to begin from in place of pure noise: they are noised to a level of the
             schedule and denoised in few steps (Meng et al. 2022, section 3).
         level: how far up the schedule, in (0, 1]; repaint_steps(level, steps) of the scheduler's last steps are taken.
-        guided: lowest and highest timestep / 1000 at which guidance acts; elsewhere one network evaluation serves for
-            two.
+        guided: lowest and highest timestep / 1000 at which guidance acts; elsewhere one evaluation serves for two.
     """
     check_range("guidance", guidance, 0.0, 1000.0)
     check_count("batch_size", batch_size, 1)
