@@ -19,7 +19,6 @@ if TYPE_CHECKING:  # for type checkers, to whom a star brings all of a module
     from .pipeline.examples import *
     from .pipeline.pose import *
     from .pipeline.prepare import *
-    from .pipeline.stages import *
     from .pipeline.upfusion import *
     from .support.checks import *
     from .support.errors import *
@@ -41,8 +40,7 @@ _NAMES = {
     "pipeline.examples": ("ExampleViews", "example_count", "example_views"),
     "pipeline.pose": ("PhotoCameras", "estimate_photo_cameras"),
     "pipeline.prepare": ("estimate_mask", "prepare_views"),
-    "pipeline.stages": ("HostedUpFusion",),
-    "pipeline.upfusion": ("UpFusion",),
+    "pipeline.upfusion": ("HostedUpFusion", "UpFusion"),
     "support.checks": ("check_choice", "check_count", "check_finite", "check_range", "check_type"),
     "support.errors": ("CheckpointError", "InputError", "UpFusionError"),
     "support.files": ("BUNDLED_NAME", "check_file_name"),

@@ -8,7 +8,7 @@ that new inputs are copied there.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -39,6 +39,17 @@ def capture_graph(call: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None
     return result, graph.replay
 
 
+@dataclass(eq=False)
+class _Captured:
+    """One captured graph with its inputs' memory; `last` are the constants that were copied there."""
+
+    inputs: tuple[Tensor, Tensor]
+    constants: Any
+    last: Any
+    result: Tensor
+    replay: Callable[[], None]
+
+
 class CapturedCalls:
     """`function(first, second, constants)` captured once for every set of shapes and replayed from then on.
 
@@ -52,52 +63,34 @@ class CapturedCalls:
     def __init__(self, function: Callable[[Tensor, Tensor, Any], Tensor], capture: Capture = capture_graph) -> None:
         self.function = function
         self.capture = capture
-        self._calls: dict[tuple[Any, ...], _Call] = {}
+        self._calls: dict[tuple[Any, ...], _Captured] = {}
 
     def __call__(self, first: Tensor, second: Tensor, constants: Any) -> Tensor:  # noqa: ANN401 - any dataclass
         """What the function gives, in memory of its own."""
         values = (first, second, *leaves(constants))
         key = tuple((value.shape, value.dtype) if isinstance(value, Tensor) else value for value in values)
         if key not in self._calls:
-            self._calls[key] = _Call(self.function, self.capture, first, second, constants)
-        return self._calls[key](first, second, constants)
-
-
-class _Call:
-    """One captured graph with its inputs' memory. Constants are copied when others come than the last time."""
-
-    def __init__(
-        self,
-        function: Callable[[Tensor, Tensor, Any], Tensor],
-        capture: Capture,
-        first: Tensor,
-        second: Tensor,
-        constants: Any,  # noqa: ANN401
-    ) -> None:
-        with torch.inference_mode(False), torch.no_grad():  # else they could not be changed outside of inference mode
-            self.first, self.second = first.clone(), second.clone()
-            self.own, self.last = copied(constants), constants
-            self.result, self.replay = capture(lambda: function(self.first, self.second, self.own))
-
-    def __call__(self, first: Tensor, second: Tensor, constants: Any) -> Tensor:  # noqa: ANN401
-        self.first.copy_(first)
-        self.second.copy_(second)
-        if constants is not self.last:
-            for mine, given in zip(tensors_of(self.own), tensors_of(constants), strict=True):
+            with torch.inference_mode(False), torch.no_grad():  # else they could not be changed outside of it
+                inputs, own = (first.clone(), second.clone()), copied(constants)
+                result, replay = self.capture(lambda: self.function(*inputs, own))
+            self._calls[key] = _Captured(inputs, own, constants, result, replay)
+        call = self._calls[key]
+        for mine, given in zip(call.inputs, (first, second), strict=True):
+            mine.copy_(given)
+        if constants is not call.last:
+            for mine, given in zip(tensors_of(call.constants), tensors_of(constants), strict=True):
                 mine.copy_(given)
-            self.last = constants
-        self.replay()
-        return self.result.clone()
+            call.last = constants
+        call.replay()
+        return call.result.clone()
 
 
 def leaves(value: Any) -> Iterator[Any]:  # noqa: ANN401 - a tree of dataclasses, tuples, tensors and plain values
     """What stands in nested dataclasses and tuples, in its order."""
-    if isinstance(value, tuple):
-        for part in value:
+    if isinstance(value, tuple) or is_dataclass(value):
+        parts = value if isinstance(value, tuple) else [getattr(value, item.name) for item in fields(value)]
+        for part in parts:
             yield from leaves(part)
-    elif is_dataclass(value):
-        for item in fields(value):
-            yield from leaves(getattr(value, item.name))
     else:
         yield value
 
@@ -114,5 +107,5 @@ def copied(value: Any) -> Any:  # noqa: ANN401
     if isinstance(value, tuple):
         return tuple(copied(part) for part in value)
     if is_dataclass(value) and not isinstance(value, type):
-        return type(value)(**{item.name: copied(getattr(value, item.name)) for item in fields(value)})
+        return replace(value, **{item.name: copied(getattr(value, item.name)) for item in fields(value)})
     return value

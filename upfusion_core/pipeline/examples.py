@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,9 +79,9 @@ def example_views(number: int = 0, photos: int = 3) -> ExampleViews:
     truths = [folder / f"truth_{place}.png" for place in range(1, len(cameras) + 1)]
     return ExampleViews(
         photos=torch.stack([_picture(path, "RGB") for path in paths]),
-        masks=torch.stack([_picture(_mask(path), "L") for path in paths]),
+        masks=torch.stack([_picture(path, "L") for path in paths]),
         truth=torch.stack([_picture(path, "RGB") for path in truths]),
-        truth_masks=torch.stack([_picture(_mask(path), "L") for path in truths]),
+        truth_masks=torch.stack([_picture(path, "L") for path in truths]),
         cameras=cameras,
         photo_cameras=photo_cameras,
         paths=paths,
@@ -86,36 +89,33 @@ def example_views(number: int = 0, photos: int = 3) -> ExampleViews:
     )
 
 
-def _mask(path: Path) -> Path:
-    return path.with_name(f"{path.stem}_mask.png")
-
-
 def _about() -> dict[str, list[str]]:
-    about: dict[str, list[str]] = json.loads(_read(bundled_path(FOLDER) / "about.json"))
-    return about
+    return _read(bundled_path(FOLDER) / "about.json")  # type: ignore[no-any-return]
 
 
 def _cameras(path: Path) -> Cameras:
-    entries = json.loads(_read(path))
+    entries = _read(path)
     matrices = torch.tensor([entry["camera_to_world"] for entry in entries])
     return cameras_from_matrices(matrices, focal=[entry["focal"] for entry in entries])
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise _incomplete(path, error) from error
+def _read(path: Path) -> Any:  # noqa: ANN401 - whatever the JSON holds
+    with _complete(path):
+        return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _picture(path: Path, mode: str) -> Tensor:
-    """(3 or 1, S, S) in [0, 1]."""
-    try:
+    """(3, S, S) in [0, 1], or (1, S, S) of its mask with mode "L"."""
+    path = path if mode == "RGB" else path.with_name(f"{path.stem}_mask.png")
+    with _complete(path):
         return load_png(path, mode)
-    except InputError as error:
-        raise _incomplete(path, error.__cause__) from error
 
 
-def _incomplete(path: Path, error: BaseException | None) -> InputError:
-    why = getattr(error, "strerror", None) or error
-    return InputError(f"{path} must have come with the package, but cannot be read ({why}); install it again")
+@contextmanager
+def _complete(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, InputError) as error:
+        raise InputError(
+            f"{path} must have come with the package, but cannot be read ({error}); install it again"
+        ) from error

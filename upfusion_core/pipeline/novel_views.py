@@ -1,31 +1,41 @@
-"""The stages on their networks: photos -> set latents, set latents and cameras -> predictions and conditions."""
+"""Photos -> set latents; set latents and cameras -> predictions, conditions and novel views, on given networks."""
 
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
+from ..config import ModelConfig
 from ..geometry import patch_rays, plucker, reference_plucker
+from ..geometry.cameras import REFERENCE_ELEVATION_DEGREES, reference_camera
 from ..models.dino import DinoKeys
 from ..models.upsrt import UpSRT
-from ..support.checks import check_count, check_finite, check_shape, check_type
+from ..support.checks import check_count, check_finite, check_range, check_shape, check_type, check_unit_range
 from ..support.errors import InputError
 from ..support.images import resize_pictures
 from ..support.memory import Chunk
-from ..types import REFERENCE_FOCAL, Cameras, InputViews, SceneEncoding, ViewConditioning, check_lengths
+from ..types import (
+    REFERENCE_FOCAL,
+    Cameras,
+    InputViews,
+    NovelViews,
+    OnStep,
+    SceneEncoding,
+    ViewConditioning,
+    check_lengths,
+)
+from .prior import DiffusionPrior
+from .sampling import denoise_latents, sample_views, view_seeds
 
 FOCAL_TOLERANCE = 1.2
 """Ratio to the trained focal length beyond which a warning is due."""
-
-
-def resize_views(views: InputViews, size: int) -> InputViews:
-    """The photos at the model's size; unchanged where they have it."""
-    if views.rgb.shape[-1] == size:
-        return views
-    return InputViews(resize_pictures(views.rgb, size), resize_pictures(views.mask, size), views.focal)
 
 
 @torch.no_grad()
@@ -75,9 +85,9 @@ def predict_views(
     tokens = scene.tokens[None]
     views = []
     for camera in cameras:  # one at a time: the features of a large picture are larger than the picture
-        rays = reference_plucker(camera.to(tokens.device), scene.reference, size).reshape(1, -1, 6)
-        rgb = upsrt.colors(tokens, rays).float()
-        views.append(rgb.reshape(size, size, 3).permute(2, 0, 1))
+        rays = reference_plucker(camera.to(tokens.device), scene.reference, size)
+        rgb = upsrt.colors(tokens, rearrange(rays, "q h w c -> 1 (q h w) c")).float()
+        views.append(rearrange(rgb, "1 (h w) c -> c h w", h=size))
     result = torch.stack(views)
     check_finite("the predicted views (from these weights in this precision)", result)
     return result
@@ -102,32 +112,15 @@ def condition_views(
     """
     _check_cameras(cameras)
     cameras = cameras.to(scene.tokens.device)
-    rays = reference_plucker(cameras, scene.reference, latent_size)  # (Q, s, s, 6)
-    features = upsrt.decode(scene.tokens[None], rays.reshape(1, -1, 6))
-    features = features.float().reshape(*rays.shape[:3], -1)  # rays stay float32 until a network reads them
-    hint = torch.cat([features, rays], dim=-1).permute(0, 3, 1, 2).contiguous()
-    ray_maps = tuple(
-        reference_plucker(cameras, scene.reference, latent_size // 2**level).permute(0, 3, 1, 2).contiguous()
-        for level in range(levels)
-    )
+    grids = [reference_plucker(cameras, scene.reference, latent_size // 2**level) for level in range(levels)]
+    features = upsrt.decode(scene.tokens[None], rearrange(grids[0], "q h w c -> 1 (q h w) c"))
+    ray_maps = tuple(rearrange(grid, "q h w c -> q c h w").contiguous() for grid in grids)
+    # rays stay float32 until a network reads them
+    features = rearrange(features.float(), "1 (q h w) c -> q c h w", h=latent_size, w=latent_size)
+    hint = torch.cat([features, ray_maps[0]], dim=1).contiguous()
     if zero_attention_rays:
         ray_maps = tuple(torch.zeros_like(ray_map) for ray_map in ray_maps)
     return ViewConditioning(hint, ray_maps, scene.tokens, cameras, *text)
-
-
-def check_text(text: tuple[Tensor, Tensor], width: int) -> tuple[Tensor, Tensor]:
-    """(conditional, unconditional) embeddings of the networks' width, or InputError."""
-    check_type("text_embeddings", text, Sequence, "(conditional, unconditional)")
-    if len(text) != 2:
-        raise InputError(f"text_embeddings must be (conditional, unconditional), got {len(text)} values; give both")
-    for name, value in zip(("conditional", "unconditional"), text, strict=True):
-        check_finite(f"text_embeddings, {name}", value)
-        shape = ("L", width) if value.ndim == 2 else ("Q", "L", width)
-        check_shape(f"text_embeddings, {name}", value, shape)
-        if not value.numel():
-            raise InputError(f"text_embeddings, {name} must hold numbers, got {tuple(value.shape)}; give 77 rows")
-    check_lengths("text_embeddings", *text)
-    return text
 
 
 def shrunk_grid(cameras: Cameras, size: int) -> Cameras:
@@ -148,3 +141,220 @@ def _check_cameras(cameras: Cameras) -> None:
             f"{worst:.2f}; the view may be off: move the camera instead of zooming",
             stacklevel=3,
         )
+
+
+class ViewSynthesizer(ABC):
+    """What every UpFusion model does, wherever its networks come from.
+
+    config: all sizes. dino, upsrt: what reads the photos. prior: the diffusion model. device, dtype: where and in which
+    precision the networks compute. model_id: fingerprint of sizes and weights, by which a scene knows its model.
+    """
+
+    config: ModelConfig
+    dino: DinoKeys
+    upsrt: UpSRT
+    prior: DiffusionPrior
+    device: torch.device
+    dtype: torch.dtype
+    model_id: str
+
+    @property
+    def image_size(self) -> int:
+        """Pixels along each side of photos and views."""
+        return self.config.image_size
+
+    @abstractmethod
+    def text_embeddings(self, prompt: str | None = None) -> tuple[Tensor, Tensor]:
+        """(conditional, unconditional) embeddings, (77, W) each. None is the released prompt."""
+
+    def encode(
+        self, views: InputViews, reference_elevation_degrees: float = REFERENCE_ELEVATION_DEGREES
+    ) -> SceneEncoding:
+        """Set latents of 1 to 6 photos.
+
+        Args:
+            views: from prepare_views; photos of another size are resized to the model's.
+            reference_elevation_degrees: elevation that photo 1 was taken from; the release assumes 22.5.
+
+        Raises:
+            InputError: the weights give values that are not finite in this precision.
+        """
+        check_type("views", views, InputViews, "make them with prepare_views")
+        if views.rgb.shape[-1] != (size := self.image_size):
+            views = InputViews(resize_pictures(views.rgb, size), resize_pictures(views.mask, size), views.focal)
+        tokens = encode_views(self.dino, self.upsrt, views, self.device, self.dtype)
+        return SceneEncoding(tokens, reference_camera(reference_elevation_degrees), views, self.model_id)
+
+    def predict(self, scene: SceneEncoding, cameras: Cameras, size: int = 64, *, pixel_centers: bool = False) -> Tensor:
+        """(Q, 3, size, size) UpSRT's own colours in [0, 1]: blurry, immediate.
+
+        Args:
+            pixel_centers: for pictures that are compared with others; False asks for the release's rays, whose
+                outermost lie on the picture's border.
+        """
+        return predict_views(self.upsrt, self.own_scene(scene), cameras, size, pixel_centers=pixel_centers).cpu()
+
+    def condition(
+        self,
+        scene: SceneEncoding,
+        cameras: Cameras,
+        prompt: str | None = None,
+        text_embeddings: tuple[Tensor, Tensor] | None = None,
+        zero_attention_rays: bool = False,
+    ) -> ViewConditioning:
+        """What the diffusion model needs to paint `cameras`; the scene is decoded, not encoded again.
+
+        Args:
+            prompt: None takes the released prompt.
+            text_embeddings: (conditional, unconditional) in the prompt's place.
+            zero_attention_rays: reproduces the release, whose attention sees no rays under guidance.
+        """
+        return condition_views(
+            self.upsrt,
+            self.own_scene(scene),
+            cameras,
+            latent_size=self.config.latent_size,
+            levels=len(self.config.diffusion.channel_mult),
+            text=self.chosen_text(prompt, text_embeddings),
+            zero_attention_rays=zero_attention_rays,
+        )
+
+    def chosen_text(self, prompt: str | None, text_embeddings: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+        """The embeddings that are given, checked, or else those of the prompt."""
+        if prompt is not None and text_embeddings is not None:
+            raise InputError("give a prompt or text_embeddings, not both")
+        text = text_embeddings if text_embeddings is not None else self.text_embeddings(prompt)
+        check_type("text_embeddings", text, Sequence, "(conditional, unconditional)")
+        if len(text) != 2:
+            raise InputError(f"text_embeddings must be (conditional, unconditional), got {len(text)} values; give both")
+        for name, value in zip(("conditional", "unconditional"), text, strict=True):
+            check_finite(f"text_embeddings, {name}", value)
+            width = self.config.diffusion.context_dim
+            check_shape(f"text_embeddings, {name}", value, ("L", width) if value.ndim == 2 else ("Q", "L", width))
+            if not value.numel():
+                raise InputError(f"text_embeddings, {name} must hold numbers, got {tuple(value.shape)}; give 77 rows")
+        check_lengths("text_embeddings", *text)
+        return text
+
+    @torch.no_grad()
+    def prepare(self, cond: ViewConditioning, guidance: float = 9.0) -> Any:  # noqa: ANN401 - the prior's own constants
+        """The constants of `cond` over the sampling steps, for many calls of predict_noise at one kind of guidance."""
+        return self.prior.prepare(self._with_text(cond), guided=guidance != 1)
+
+    @torch.no_grad()
+    def predict_noise(
+        self,
+        latents: Tensor,
+        timestep: Tensor | int | float,
+        cond: ViewConditioning | Any,  # noqa: ANN401 - or the prior's own constants
+        guidance: float = 9.0,
+    ) -> Tensor:
+        """(Q, 4, s, s) latents at `timestep` -> guided noise e_u + s(e_c - e_u), float32, on the model's device.
+
+        Args:
+            timestep: 0…999, one number or one a view. cond: from `condition`, or from `prepare` when called often.
+        """
+        check_finite("latents", latents)
+        check_range("guidance", guidance, 0.0, 1000.0)
+        shown = " ".join(repr(timestep).split())[:40]
+        try:
+            steps = torch.as_tensor(timestep, dtype=torch.float32)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise InputError(f"timestep must be 0 to 999, got {shown}; give a number, or one a view") from error
+        check_finite("timestep", steps)
+        if steps.ndim > 1 or not steps.numel() or float(steps.min()) < 0 or float(steps.max()) > 999:
+            raise InputError(f"timestep must be 0 to 999, got {tuple(steps.shape)} {shown}; one, or one a view")
+        prepared = self.prepare(cond, guidance) if isinstance(cond, ViewConditioning) else cond
+        eps = self.prior.predict_noise(latents, timestep, prepared, guidance)
+        check_finite("the predicted noise (from these weights in this precision)", eps)
+        return eps
+
+    def sample(
+        self,
+        scene: SceneEncoding,
+        cameras: Cameras,
+        steps: int = 50,
+        guidance: float = 9.0,
+        generator: torch.Generator | None = None,
+        on_step: OnStep | None = None,
+        *,
+        seeds: Sequence[int] | None = None,
+        scheduler: str = "ddim",
+        prompt: str | None = None,
+        text_embeddings: tuple[Tensor, Tensor] | None = None,
+        zero_attention_rays: bool = False,
+        batch_size: int = 4,
+    ) -> NovelViews:
+        """Paints the cameras' views. View i depends on its own seed only, not on the batch it is in.
+
+        Args:
+            generator: view i draws from the seed generator.initial_seed() + i; None counts from 0.
+            seeds: one a view, in the generator's place.
+            scheduler: "ddim" as released, or see make_scheduler. Other arguments: see condition and sample_views.
+        """
+        check_type("cameras", cameras, Cameras, "make some with orbit_cameras")
+        draws = view_seeds(len(cameras), generator, seeds)
+        cond = self.condition(scene, cameras, prompt, text_embeddings, zero_attention_rays)
+        options: dict[str, Any] = {"steps": steps, "guidance": guidance, "scheduler": scheduler, "seeds": draws}
+        return NovelViews(sample_views(self.prior, cond, batch_size=batch_size, on_step=on_step, **options), cameras)
+
+    def denoise_from(
+        self,
+        rgb: Tensor,
+        cond: ViewConditioning | Any,  # noqa: ANN401 - or the prior's own constants
+        index: int,
+        *,
+        generator: torch.Generator,
+        guidance: float = 9.0,
+        steps: int = 30,
+    ) -> Tensor:
+        """(Q, 3, S, S) images noised to entry `index` of the `steps`-step table and denoised in earnest.
+
+        The generator draws first the posterior's noise, then the latents'.
+        """
+        check_shape("rgb", rgb, ("Q", 3, self.image_size, self.image_size), "pictures of the model's size")
+        check_unit_range("rgb", rgb, "divide 8-bit pictures by 255")
+        if not len(rgb):
+            raise InputError("rgb must hold at least one picture, got none; give one for each camera of cond")
+        check_range("guidance", guidance, 0.0, 1000.0)
+        check_type("generator", generator, torch.Generator, "such as torch.Generator().manual_seed(0)")
+        prepared = self.prepare(cond, guidance) if isinstance(cond, ViewConditioning) else cond
+        shape = (len(rgb), *self.prior.latent_shape)
+        posterior, noise = (
+            torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float32) for _ in range(2)
+        )
+        with torch.no_grad():
+            latents = self.prior.encode(rgb, posterior)
+            options: dict[str, Any] = {"noise": noise, "guidance": guidance, "steps": steps}
+            result = self.prior.decode(denoise_latents(self.prior, latents, prepared, index, **options))
+        check_finite("the denoised views (from these weights in this precision)", result)
+        return result
+
+    def own_scene(self, scene: SceneEncoding) -> SceneEncoding:
+        """The scene on this model's device and precision, if this model made it."""
+        check_type("scene", scene, SceneEncoding, "make it with encode")
+        if scene.model_id is not None and scene.model_id != self.model_id:
+            raise InputError(
+                f"the scene was encoded by another model (id {scene.model_id}, this one is {self.model_id}); "
+                "encode the photos again with this model"
+            )
+        tokens = scene.tokens.to(self.device, self.dtype)
+        return SceneEncoding(tokens, scene.reference, scene.views, scene.model_id)
+
+    def _with_text(self, cond: ViewConditioning) -> ViewConditioning:
+        """Conditions made by hand without text get the default prompt's; those of another model are refused."""
+        check_type("cond", cond, ViewConditioning, "make it with condition")
+        config, size, advice = self.config.diffusion, self.config.latent_size, "make the conditions with this model"
+        check_shape("cond.hint", cond.hint, (len(cond), config.hint_channels, size, size), advice)
+        found = [tuple(maps.shape[2:]) for maps in cond.ray_maps]
+        wanted = [(size >> level,) * 2 for level in range(len(config.channel_mult))]
+        if found != wanted:
+            raise InputError(f"cond.ray_maps must be of the sizes {wanted}, got {found}; {advice}")
+        for name in ("tokens", "text", "unconditional_text"):
+            value = getattr(cond, name)
+            if value is not None and value.shape[-1] != config.context_dim:
+                raise InputError(f"cond.{name} must be {config.context_dim} wide, got {value.shape[-1]}; {advice}")
+        if cond.text is not None and cond.unconditional_text is not None:
+            return cond
+        text, unconditional = self.text_embeddings()
+        return replace(cond, text=text, unconditional_text=unconditional)

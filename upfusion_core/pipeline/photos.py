@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +13,9 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..data.recorded import DECODING_ERRORS
 from ..support.checks import check_finite
 from ..support.errors import PhotoError
+from ..support.files import reading
 from ..support.images import check_picture, open_picture, too_large
 
 PhotoSource = str | os.PathLike[str] | Image.Image | Tensor | np.ndarray
@@ -145,7 +146,16 @@ def _decode(
 ) -> tuple[Tensor, str]:
     """The channels (C, H, W) that `read` finds in a file, PIL image or uint8 array, and the label with its name."""
     if isinstance(source, np.ndarray):
-        source = _from_array(source, label)
+        fits = source.ndim == 2 or (source.ndim == 3 and source.shape[2] in (3, 4))
+        if source.dtype != np.uint8 or not fits:
+            raise PhotoError(
+                f"{label} as an array must be uint8 (H, W), (H, W, 3) or (H, W, 4), "
+                f"got {source.dtype} {source.shape}; give floats as a channels-first tensor"
+            )
+        height, width = source.shape[:2]
+        if source.size == 0:
+            raise PhotoError(f"{label} must hold pixels, got {width} x {height}; choose another picture")
+        source = Image.fromarray(source)
     if isinstance(source, Image.Image):
         return _decode_image(source, label, read), label
     if not isinstance(source, str | os.PathLike):
@@ -158,48 +168,41 @@ def _decode(
     if not path.is_file():
         raise PhotoError(f"{label} must be a picture, but {path} is a device or pipe; name a file")
     label = f"{label} ({path.name:.100})"
-    try:
-        image = open_picture(path)
-    except Image.DecompressionBombError as error:
-        raise PhotoError(too_large(label, "more")) from error
-    except DECODING_ERRORS as error:
-        raise PhotoError(_unreadable(label, error)) from error
+    with _decoding(label):
+        try:
+            image = open_picture(path)
+        except Image.DecompressionBombError as error:
+            raise PhotoError(too_large(label, "more")) from error
     with image:
         return _decode_image(image, label, read), label
 
 
+def _decoding(label: str) -> AbstractContextManager[None]:
+    return reading(label, "save it anew as PNG or JPEG", what="a whole picture file", error=PhotoError)
+
+
 def _decode_image(image: Image.Image, label: str, read: Callable[[Image.Image, str], np.ndarray]) -> Tensor:
     check_picture(image, label)
-    try:
-        upright = ImageOps.exif_transpose(image)
-        channels = read(upright, label)
-    except PhotoError:
-        raise
-    except DECODING_ERRORS as error:
-        raise PhotoError(_unreadable(label, error)) from error
-    tensor = torch.from_numpy(channels)
+    with _decoding(label):
+        tensor = torch.from_numpy(read(ImageOps.exif_transpose(image), label))
     if tensor.dtype == torch.float32:
         _check_values(tensor, label)
         tensor = tensor.clamp(0, 1)
     return tensor
 
 
-def _from_array(array: np.ndarray, label: str) -> Image.Image:
-    fits = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
-    if array.dtype != np.uint8 or not fits:
-        raise PhotoError(
-            f"{label} as an array must be uint8 (H, W), (H, W, 3) or (H, W, 4), "
-            f"got {array.dtype} {array.shape}; give floats as a channels-first tensor"
-        )
-    if array.size == 0:
-        raise PhotoError(f"{label} must hold pixels, got {array.shape[1]} x {array.shape[0]}; choose another picture")
-    return Image.fromarray(array)
-
-
 def _channels(image: Image.Image, label: str) -> np.ndarray:
     """(C, H, W): C = 1 grey, 2 grey and alpha, 3 colour, 4 colour and alpha; uint8, or float32 in [0, 1]."""
     if image.mode.startswith("I"):
-        return _wide_gray(image, label)
+        values = np.array(image).astype(np.float32)
+        if image.mode == "I" and values.min() >= 0 and values.max() <= 255:  # Pillow's way to widen 8-bit grey
+            return values[None] / np.float32(255)
+        if values.min() < 0 or values.max() > 65535:
+            raise PhotoError(
+                f"{label} must hold 16-bit grey values in 0..65535, got {values.min():.0f}..{values.max():.0f}; "
+                "save it as 8 or 16 bit"
+            )
+        return values[None] / np.float32(65535)
     if image.mode == "F":
         return np.array(image, dtype=np.float32)[None]
     if image.has_transparency_data:
@@ -218,22 +221,3 @@ def _mask_channels(image: Image.Image, label: str) -> np.ndarray:
     if image.mode not in ("1", "L", "F") and not image.mode.startswith("I"):
         image = image.convert("RGB").convert("L")
     return _channels(image, label)
-
-
-def _wide_gray(image: Image.Image, label: str) -> np.ndarray:
-    values = np.array(image).astype(np.float32)
-    if image.mode == "I" and values.min() >= 0 and values.max() <= 255:  # Pillow's way to widen 8-bit grey
-        return values[None] / np.float32(255)
-    if values.min() < 0 or values.max() > 65535:
-        raise PhotoError(
-            f"{label} must hold 16-bit grey values in 0..65535, got {values.min():.0f}..{values.max():.0f}; "
-            "save it as 8 or 16 bit"
-        )
-    return values[None] / np.float32(65535)
-
-
-def _unreadable(label: str, error: Exception) -> str:
-    if isinstance(error, PermissionError):
-        return f"{label} must be readable, but the system denies it; change its permissions"
-    what = str(error).splitlines()[0] if str(error) and "cannot identify" not in str(error) else "not a known format"
-    return f"{label} must be a whole picture file, but it cannot be decoded ({what}); save it anew as PNG or JPEG"

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -23,7 +24,7 @@ from ..support.checks import check_shape, check_type
 from ..support.errors import InputError
 from ..support.images import saturate
 from ..types import Cameras, InputViews, OnStep, SceneEncoding
-from .novel_views import encode_views, shrunk_grid
+from .novel_views import ViewSynthesizer, encode_views, shrunk_grid
 
 PhotoRender = Callable[..., Tensor]
 """(cameras, size) -> (Q, 3, size, size) pictures in [0, 1] on white, through pixel centres.
@@ -55,14 +56,6 @@ class PhotoMatch:
     score: float
     difference: float
     accepted: bool
-
-
-def photo_differences(render: PhotoRender, photo: Tensor, search: PhotoSearch, focal: float) -> Tensor:
-    """(E, A) relative differences between a photo (3, S, S) and what the candidates see."""
-    with torch.no_grad():
-        seen = render(search_cameras(search, search.elevations_degrees, focal), search.coarse_size)
-    differences = relative_difference(seen, shrunk(photo, search.coarse_size).to(seen))
-    return differences.reshape(len(search.elevations_degrees), search.azimuths).cpu()
 
 
 def ring_differences(ring: Tensor, others: Tensor) -> Tensor:
@@ -101,7 +94,10 @@ def match_photo(
         rings: (E, A) further evidence, see ring_differences.
         against: pictures of the object that the camera is refined against; `render` unless given.
     """
-    costs = [search.photo_weight * photo_differences(render, photo, search, focal)]
+    with torch.no_grad():
+        seen = render(search_cameras(search, search.elevations_degrees, focal), search.coarse_size)
+    differences = relative_difference(seen, shrunk(photo, search.coarse_size).to(seen)).cpu()
+    costs = [search.photo_weight * rearrange(differences, "(e a) -> e a", a=search.azimuths)]
     if rings is not None:
         costs.append(search.ring_weight * rings)
     start, near = believed(torch.stack(costs).sum(0), search)
@@ -186,11 +182,6 @@ def _pose(start: Tensor, moved: Tensor, focal: float) -> Cameras:
     return Cameras(matrix[None], moved.new_full((1, 2), focal), moved.new_zeros(1, 2))
 
 
-if TYPE_CHECKING:
-    from .stages import Stages
-
-__all__ = ["PhotoCameras", "estimate_photo_cameras"]
-
 _SAMPLING = RaySampling(uniform=48, importance=0)
 _AT_ONCE = 1 << 15
 """Rays that are asked of UpSRT at a time."""
@@ -237,7 +228,7 @@ class PhotoCameras:
 
 
 def estimate_photo_cameras(
-    model: Stages,
+    model: ViewSynthesizer,
     scene: SceneEncoding,
     field: RadianceField | None = None,
     *,
@@ -263,38 +254,27 @@ def estimate_photo_cameras(
             check_type(name, value, kind)
     if scene.views is None:
         raise InputError("the scene must hold its photos, got one made by hand; encode the photos with this model")
-    with torch.inference_mode(False):  # hosts may call from inference mode
-        return _estimated(model, replace(scene, tokens=scene.tokens.clone()), field, search or PhotoSearch(), on_step)
+    views, reference = scene.views, scene.reference.to("cpu")
+    search, focal = search or PhotoSearch(), float(reference.focal[0, 0])
+    found, scores, accepted = [reference], [1.0], [True]
 
-
-def _estimated(
-    model: Stages, scene: SceneEncoding, field: RadianceField | None, search: PhotoSearch, on_step: OnStep | None
-) -> PhotoCameras:
-    views, reference = _photos(scene), scene.reference.to("cpu")
-    focal = float(reference.focal[0, 0])
-
-    def tell() -> None:
+    def report() -> None:
         if on_step is not None:
             on_step(len(found) - 1, len(views) - 1, None)
 
-    objects = _Predictions(model, scene, tell)
-    against = None if field is None else _rendered(field)
-    found, scores, accepted = [reference], [1.0], [True]
-    for index in range(1, len(views)):
-        without = objects.predicted([other for other in range(len(views)) if other != index])
-        match = match_photo(
-            without, views.rgb[index], search, focal=focal, rings=objects.rings(index, search, focal), against=against
-        )
-        found.append(match.camera)
-        scores.append(match.score)
-        accepted.append(match.accepted)
-        tell()
-    return PhotoCameras(Cameras.concatenate(found), torch.tensor(accepted), torch.tensor(scores, dtype=torch.float32))
-
-
-def _photos(scene: SceneEncoding) -> InputViews:
-    assert scene.views is not None, "asked only of scenes that keep their photos"
-    return scene.views
+    with torch.inference_mode(False):  # hosts may call from inference mode
+        objects = _Predictions(model, replace(scene, tokens=scene.tokens.clone()), views, report)
+        against = None if field is None else _rendered(field)
+        for index in range(1, len(views)):
+            without = objects.predicted([other for other in range(len(views)) if other != index])
+            rings = objects.rings(index, search, focal)
+            match = match_photo(without, views.rgb[index], search, focal=focal, rings=rings, against=against)
+            found.append(match.camera)
+            scores.append(match.score)
+            accepted.append(match.accepted)
+            report()
+        cameras = Cameras.concatenate(found)
+        return PhotoCameras(cameras, torch.tensor(accepted), torch.tensor(scores, dtype=torch.float32))
 
 
 class _Predictions:
@@ -303,16 +283,16 @@ class _Predictions:
     after: called after each set of pictures, and may raise.
     """
 
-    def __init__(self, model: Stages, scene: SceneEncoding, after: Callable[[], None]) -> None:
-        self.model, self.scene, self.after = model, model.own_scene(scene), after
+    def __init__(
+        self, model: ViewSynthesizer, scene: SceneEncoding, views: InputViews, after: Callable[[], None]
+    ) -> None:
+        self.model, self.scene, self.views, self.after = model, model.own_scene(scene), views, after
         self._ring: Tensor | None = None
 
     def predicted(self, order: Sequence[int]) -> PhotoRender:
         """Pictures of the object from the photos with these numbers, the first of which is the reference."""
-        views = _photos(self.scene)
-        chosen = list(order)
+        model, views, chosen = self.model, self.views, list(order)
         views = InputViews(views.rgb[chosen], views.mask[chosen], views.focal[chosen])
-        model = self.model
         tokens = encode_views(model.dino, model.upsrt, views, model.device, model.dtype)
         return self._render(replace(self.scene, tokens=tokens, views=views))
 
@@ -323,7 +303,7 @@ class _Predictions:
         with torch.no_grad():
             if self._ring is None:
                 self._ring = self._render(self.scene)(cameras, search.coarse_size).unflatten(0, shape)
-            order = [index, *(other for other in range(len(_photos(self.scene))) if other != index)]
+            order = [index, *(other for other in range(len(self.views)) if other != index)]
             render = self.predicted(order)
             others = [
                 render(cameras, search.coarse_size, orbit_cameras(0.0, elevation)).unflatten(0, shape)
@@ -337,10 +317,11 @@ class _Predictions:
 
         def render(cameras: Cameras, size: int, reference: Cameras | None = None) -> Tensor:
             grid = shrunk_grid(cameras, size)
-            rays = reference_plucker(grid, reference or scene.reference, size).reshape(1, -1, 6).to(tokens.device)
+            rays = reference_plucker(grid, reference or scene.reference, size).to(tokens.device)
+            rays = rearrange(rays, "q h w c -> 1 (q h w) c")
             rgb = torch.cat([upsrt.read_rgb(upsrt.decode(tokens, part)) for part in rays.split(_AT_ONCE, 1)], 1)
             self.after()
-            return rgb.float().reshape(len(cameras), size, size, 3).permute(0, 3, 1, 2)
+            return rearrange(rgb.float(), "1 (q h w) c -> q c h w", h=size, w=size)
 
         return render
 

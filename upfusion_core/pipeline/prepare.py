@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from PIL import Image
 from skimage.measure import label
 from torch import Tensor
@@ -17,6 +20,7 @@ from ..config import MAX_PHOTOS
 from ..data.recorded import FRAME_MARGIN, Box, bounds, squared
 from ..support.checks import check_count, check_range, check_shape, check_unit_range
 from ..support.errors import InputError, MissingPackageError, PhotoError
+from ..support.images import to_8bit
 from ..types import REFERENCE_FOCAL, InputViews
 from .photos import Photo, PhotoSource, read_mask, read_photo, unit_range
 
@@ -64,11 +68,23 @@ def prepare_views(
     """
     check_count("size", size, 16, 4096)
     check_range("margin", margin, 1.0, 8.0)
-    sources = _photo_list(images)
-    mask_sources = _mask_list(masks, len(sources))
+    sources = _listed(images, "images", None)
+    if not 1 <= len(sources) <= MAX_PHOTOS:
+        raise InputError(f"expected 1 to {MAX_PHOTOS} photos, got {len(sources)}; choose the most different views")
+    count = len(sources)
+    mask_sources = [None] * count if masks is None else _listed(masks, "masks", count)
+    if len(mask_sources) != count:
+        raise InputError(
+            f"expected one mask for each of {count} photos, got {len(mask_sources)}; give as many, in order"
+        )
     rgb, coverage = [], []
     for index, (source, mask_source) in enumerate(zip(sources, mask_sources, strict=True)):
-        photo = _with_mask(read_photo(source, f"photo {index + 1}"), mask_source)
+        photo = read_photo(source, f"photo {index + 1}")
+        if mask_source is not None:
+            mask = read_mask(mask_source, photo)
+            if photo.coverage is not None:
+                mask = unit_range(mask) * unit_range(photo.coverage)
+            photo = replace(photo, coverage=mask)
         if remove_background and photo.coverage is None:
             photo = _without_background(photo)
         colors, mask = _frame(photo, size, margin, crop)
@@ -127,42 +143,17 @@ def resample(values: Tensor, box: Box, size: int) -> Tensor:
     return row_weights @ unit_range(values[rows, columns]) @ column_weights.T
 
 
-def _photo_list(images: PhotoSource | Sequence[PhotoSource]) -> list[PhotoSource]:
-    if isinstance(images, Tensor | np.ndarray):
-        sources: list[PhotoSource] = list(images) if images.ndim == 4 else [images]
-    elif isinstance(images, str | os.PathLike | Image.Image):
-        sources = [images]
-    elif isinstance(images, Sequence):
-        sources = list(images)
-    else:
-        raise InputError(f"images must be a list of photos, got {type(images).__name__}; see prepare_views")
-    if not 1 <= len(sources) <= MAX_PHOTOS:
-        raise InputError(f"expected 1 to {MAX_PHOTOS} photos, got {len(sources)}; choose the most different views")
-    return sources
-
-
-def _mask_list(masks: PhotoSource | Sequence[PhotoSource | None] | None, photos: int) -> Sequence[PhotoSource | None]:
-    if masks is None:
-        return [None] * photos
-    if isinstance(masks, Tensor | np.ndarray):
-        is_batch = masks.ndim == 4 or (masks.ndim == 3 and masks.shape[0] == photos)
-        masks = list(masks) if is_batch else [masks]
-    elif isinstance(masks, str | os.PathLike | Image.Image):
-        masks = [masks]
-    elif not isinstance(masks, Sequence):
-        raise InputError(f"masks must be a list of masks, got {type(masks).__name__}; see prepare_views")
-    if len(masks) != photos:
-        raise InputError(f"expected one mask for each of {photos} photos, got {len(masks)}; give as many, in order")
-    return masks
-
-
-def _with_mask(photo: Photo, mask_source: PhotoSource | None) -> Photo:
-    if mask_source is None:
-        return photo
-    mask = read_mask(mask_source, photo)
-    if photo.coverage is not None:
-        mask = unit_range(mask) * unit_range(photo.coverage)
-    return Photo(photo.rgb, mask, photo.label)
+def _listed(given: Any, name: str, one: int | None) -> list[Any]:  # noqa: ANN401 - whatever was given
+    """Photos or masks as a list; `one` is how many a tensor or array of three axes holds, None for a single one."""
+    if isinstance(given, Tensor | np.ndarray):
+        return list(given) if given.ndim == 4 or (given.ndim == 3 and given.shape[0] == one) else [given]
+    if isinstance(given, str | os.PathLike | Image.Image):
+        return [given]
+    if isinstance(given, Sequence):
+        return list(given)
+    raise InputError(
+        f"{name} must be a list of {name.replace('images', 'photos')}, got {type(given).__name__}; see prepare_views"
+    )
 
 
 def _without_background(photo: Photo) -> Photo:
@@ -172,69 +163,57 @@ def _without_background(photo: Photo) -> Photo:
         raise MissingPackageError(
             'removing backgrounds needs the package rembg, which is not installed; run: pip install "rembg[cpu]"'
         ) from error
-    pixels = (unit_range(photo.rgb) * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
+    pixels = to_8bit(rearrange(unit_range(photo.rgb), "c h w -> h w c"))
     found = remove(Image.fromarray(pixels), only_mask=True)
-    return Photo(photo.rgb, torch.from_numpy(np.array(found.convert("L"))), photo.label)
+    return replace(photo, coverage=torch.from_numpy(np.array(found.convert("L"))))
 
 
 def _frame(photo: Photo, size: int, margin: float, crop: bool) -> tuple[Tensor, Tensor]:
     """The photo on white in its square -> rgb (3, size, size), mask (size, size)."""
     object_box = None if photo.coverage is None else _object_box(photo)
-    box = squared(object_box, margin) if crop and object_box else _whole(photo, size)
+    if crop and object_box is not None:
+        box = squared(object_box, margin)
+    else:
+        shorter, longer = sorted((photo.width, photo.height))
+        if shorter * size < _NARROWEST * longer:
+            raise PhotoError(
+                f"{photo.label} is too narrow to be framed as a square, got {photo.width} x {photo.height}; "
+                "cut it to the object, or give a mask"
+            )
+        box = squared((0, 0, photo.width, photo.height), 1.0)
     untouched = box == (0, 0, size, size) and (photo.height, photo.width) == (size, size)
     channels = []
     for color in photo.rgb:
+        color = unit_range(color)
+        if photo.coverage is not None:
+            coverage = unit_range(photo.coverage)
+            color = color * coverage + (1 - coverage)
         # White is 0 in terms of darkness: what lies outside the object or the photo then adds nothing to a filter, so
         # that no edge gets a fringe of the colours that were hidden under alpha.
-        if untouched and photo.coverage is None:
-            channels.append(unit_range(color))
-        elif untouched:
-            channels.append(_on_white(photo, color))
-        else:
-            channels.append(1 - resample(1 - _on_white(photo, color), box, size))
+        channels.append(color if untouched else 1 - resample(1 - color, box, size))
     rgb = torch.stack(channels).clamp(0, 1)
-    if photo.coverage is None:
-        mask = estimate_mask(rgb)[0]
-        if mask.max() < 0.5:
-            raise PhotoError(
-                f"{photo.label} must show an object, but it is white all over; choose another photo or give a mask"
-            )
-        return rgb, mask
-    mask = unit_range(photo.coverage) if untouched else resample(photo.coverage, box, size)
-    return rgb, mask.clamp(0, 1)
-
-
-def _on_white(photo: Photo, color: Tensor) -> Tensor:
-    color = unit_range(color)
-    if photo.coverage is None:
-        return color
-    coverage = unit_range(photo.coverage)
-    return color * coverage + (1 - coverage)
+    if photo.coverage is not None:
+        mask = unit_range(photo.coverage) if untouched else resample(photo.coverage, box, size)
+        return rgb, mask.clamp(0, 1)
+    mask = estimate_mask(rgb)[0]
+    if mask.max() < 0.5:
+        raise PhotoError(
+            f"{photo.label} must show an object, but it is white all over; choose another photo or give a mask"
+        )
+    return rgb, mask
 
 
 def _object_box(photo: Photo) -> Box:
     """Left, top, right, bottom of the pixels that the mask covers at least half as much as any."""
     assert photo.coverage is not None, "asked only where there is a mask"
     coverage = unit_range(photo.coverage)
-    peak = float(coverage.max())
-    if peak < 0.05:
+    most = float(coverage.max())
+    if most < 0.05:
         raise PhotoError(
             f"the mask or alpha channel of {photo.label} must cover the object, but it is empty; "
             "paint the object white, or swap inside and outside"
         )
-    inside = coverage >= peak / 2
-    return bounds(inside.numpy())
-
-
-def _whole(photo: Photo, size: int) -> Box:
-    """The square about the whole photo."""
-    shorter, longer = sorted((photo.width, photo.height))
-    if shorter * size < _NARROWEST * longer:
-        raise PhotoError(
-            f"{photo.label} is too narrow to be framed as a square, got {photo.width} x {photo.height}; "
-            "cut it to the object, or give a mask"
-        )
-    return squared((0, 0, photo.width, photo.height), 1.0)
+    return bounds((coverage >= most / 2).numpy())
 
 
 def _weights(length: int, start: float, stop: float, size: int) -> tuple[slice, Tensor]:

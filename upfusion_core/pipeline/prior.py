@@ -30,7 +30,7 @@ class DiffusionPrior(Protocol):
         ...
 
     def prepare(self, cond: ViewConditioning, *, guided: bool) -> Any:  # noqa: ANN401 - each prior's own constants
-        """Everything that is constant over the sampling steps, for both halves of guidance or one."""
+        """What is constant over the sampling steps, for the unconditional and the conditional pass, or one."""
         ...
 
     def predict_noise(self, latents: Tensor, timestep: Tensor | int | float, prepared: Any, guidance: float) -> Tensor:  # noqa: ANN401
@@ -50,7 +50,7 @@ class DiffusionPrior(Protocol):
 class PreparedConditioning:
     """Constants of Q views over the sampling steps.
 
-    guided: whether the batch holds two halves, unconditional first. text: (G, L, W), G divides the batch.
+    guided: whether the batch holds two passes, unconditional first. text: (G, L, W), G divides the batch.
     """
 
     views: int
@@ -87,12 +87,12 @@ class DiffusersPrior:
 
     def prepare(self, cond: ViewConditioning, *, guided: bool) -> PreparedConditioning:
         """Hint convolution, ray maps, and the keys and values of set latents and text, once for all steps."""
-        halves = [cond.unconditional(), cond] if guided else [cond]
-        texts = [half.text for half in halves if half.text is not None]
-        assert len(texts) == len(halves), "Stages gives every condition its text"
+        parts = [cond.unconditional(), cond] if guided else [cond]
+        texts = [part.text for part in parts if part.text is not None]
+        assert len(texts) == len(parts), "ViewSynthesizer gives every condition its text"
         text = self._placed([_grouped(text) for text in texts])
-        hint = self._placed([half.hint for half in halves])
-        ray_maps = tuple(self._placed(maps) for maps in zip(*(half.ray_maps for half in halves), strict=True))
+        hint = self._placed([part.hint for part in parts])
+        ray_maps = tuple(self._placed(maps) for maps in zip(*(part.ray_maps for part in parts), strict=True))
         return PreparedConditioning(
             views=len(cond),
             guided=guided,
@@ -106,23 +106,22 @@ class DiffusersPrior:
     def predict_noise(
         self, latents: Tensor, timestep: Tensor | int | float, prepared: PreparedConditioning, guidance: float
     ) -> Tensor:
-        """Both halves of guidance run in one batch: e = e_u + s(e_c - e_u); scale 1 needs the conditional half only."""
+        """Both passes run in one batch: e = e_u + s(e_c - e_u); scale 1 needs the conditional one only."""
         check_type("cond", prepared, PreparedConditioning, "make it with condition or prepare")
         check_shape("latents", latents, (prepared.views, *self.latent_shape), "one a conditioned camera")
         if prepared.guided == (guidance == 1):
-            wanted = "without guidance" if prepared.guided else "with guidance"
+            wanted = "without" if prepared.guided else "with"
             raise InputError(
-                f"guidance is {guidance}, but these conditions were not prepared {wanted}; prepare them again"
+                f"guidance is {guidance}, but these conditions were not prepared {wanted} guidance; prepare them again"
             )
         steps = torch.as_tensor(timestep, device=self.device, dtype=torch.float32)
         if steps.numel() not in (1, prepared.views):
             raise InputError(
                 f"timestep must be one number or one a view, got {steps.numel()} for {prepared.views} views"
             )
-        steps = steps.expand(prepared.views)
-        halves = 2 if prepared.guided else 1
-        batch = latents.to(self.device, self.dtype).repeat(halves, 1, 1, 1)
-        steps = steps.repeat(halves)
+        copies = 2 if prepared.guided else 1
+        batch = latents.to(self.device, self.dtype).repeat(copies, 1, 1, 1)
+        steps = steps.expand(prepared.views).repeat(copies)
         eps = (self._captured or self._networks_noise)(batch, steps, prepared).float()
         if not prepared.guided:
             return eps

@@ -1,4 +1,4 @@
-"""From noise, or from a noised image, to views: the loops over the sampling steps."""
+"""From noise, or from noised pictures, to views: noise schedules and the loop over their steps."""
 
 from __future__ import annotations
 
@@ -74,8 +74,13 @@ def make_scheduler(name: str, steps: int, device: torch.device | str = "cpu") ->
     kind: Any = getattr(diffusers, SCHEDULERS.get(short, short), None)
     start = kind.__init__ if isinstance(kind, type) else None  # type: ignore[misc]  # a class, not an instance
     accepted = {} if start is None else inspect.signature(start).parameters
-    if "beta_schedule" not in accepted or "prediction_type" not in accepted or not _denoises(kind):
-        raise InputError(_not_of_that_kind(name))
+    refusal = f"scheduler must be one of {', '.join(SCHEDULERS)} or a diffusers class of that kind, got {name!r:.60}"
+    if not {"beta_schedule", "prediction_type"} <= accepted.keys() or "Inverse" in kind.__name__:
+        raise InputError(refusal)
+    arguments = inspect.signature(kind.step).parameters.items()
+    needed = [argument for argument, given in arguments if given.default is given.empty]
+    if needed != ["self", "model_output", "timestep", "sample"]:
+        raise InputError(refusal)
     wanted = {
         "num_train_timesteps": TRAIN_STEPS,
         "beta_start": BETA_START,
@@ -92,9 +97,9 @@ def make_scheduler(name: str, steps: int, device: torch.device | str = "cpu") ->
         scheduler = kind(**{option: value for option, value in wanted.items() if option in accepted})
         scheduler.set_timesteps(steps, device=device)
     except ValueError as error:
-        raise InputError(f"{_not_of_that_kind(name)}, which refuses {steps} steps of it ({error})") from error
+        raise InputError(f"{refusal}, which refuses {steps} steps of it ({error})") from error
     if not torch.allclose(scheduler.alphas_cumprod.cpu().float(), alphas_cumprod(), atol=1e-5):
-        raise InputError(f"{_not_of_that_kind(name)}, whose noise schedule is another")
+        raise InputError(f"{refusal}, whose noise schedule is another")
     if isinstance(scheduler, diffusers.DDIMScheduler):
         scheduler.alphas_cumprod = alphas_cumprod()
         scheduler.final_alpha_cumprod = scheduler.alphas_cumprod[0]  # upstream: not 1 (golden: ddim)
@@ -106,19 +111,6 @@ def make_scheduler(name: str, steps: int, device: torch.device | str = "cpu") ->
             " take fewer steps, or ddim"
         )
     return scheduler
-
-
-def _denoises(kind: Any) -> bool:  # noqa: ANN401 - a class of diffusers
-    """Whether a scheduler walks from noise to pictures, and its `step` needs no more than any other's."""
-    needed = [
-        name for name, argument in inspect.signature(kind.step).parameters.items() if argument.default is argument.empty
-    ]
-    return "Inverse" not in kind.__name__ and needed == ["self", "model_output", "timestep", "sample"]
-
-
-def _not_of_that_kind(name: str) -> str:
-    known = ", ".join(SCHEDULERS)
-    return f"scheduler must be one of {known} or a diffusers class of that kind, got {name!r:.60}"
 
 
 def predicted_original(latents: Tensor, eps: Tensor, timestep: Tensor) -> Tensor:
@@ -151,86 +143,61 @@ def sample_views(
     prior: DiffusionPrior,
     cond: ViewConditioning,
     *,
+    seeds: Sequence[int],
     steps: int = 50,
     guidance: float = 9.0,
     scheduler: str = "ddim",
-    seeds: Sequence[int],
     batch_size: int = 4,
     on_step: OnStep | None = None,
+    pictures: Tensor | None = None,
+    level: float = 1.0,
+    guided: tuple[float, float] = (0.0, 1.0),
 ) -> Tensor:
-    """(Q, 3, S, S) views in [0, 1] for the Q cameras of `cond`.
+    """(Q, 3, S, S) pictures in [0, 1], on the CPU, of the cameras of `cond`.
 
     Args:
+        seeds: one a view; they feed a CPU generator, so every device draws the same noise. Equal ones give equal noise.
         scheduler: see make_scheduler.
-        seeds: one a view; they feed a CPU generator, so every device draws the same noise.
         batch_size: views at a time, fewer where memory does not suffice; with guidance the networks see twice as many.
         on_step: called after each step; the preview is the first view of the batch as predicted at that step.
+        pictures: (Q, 3, S, S) in [0, 1] to begin from in place of pure noise: they are noised to a level of the
+            schedule and denoised in few steps (Meng et al. 2022, section 3).
+        level: how far up the schedule, in (0, 1]; repaint_steps(level, steps) of the scheduler's last steps are taken.
+        guided: lowest and highest timestep / 1000 at which guidance acts; elsewhere one evaluation serves for two.
     """
     check_range("guidance", guidance, 0.0, 1000.0)
     check_count("batch_size", batch_size, 1)
-    progress = _Progress(on_step, len(cond))
+    if pictures is not None:
+        check_shape("pictures", pictures, (len(cond), 3, "S", "S"), "one a conditioned camera")
+    done = total = 0  # steps of all batches, also when batches become smaller on the way
 
-    def paint(part: slice) -> Tensor:
-        noise, generators = _noise(prior, seeds[part])
+    def sampled(part: slice) -> Tensor:
+        nonlocal total
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds[part]]
+        noise = torch.stack([torch.randn(prior.latent_shape, generator=g, dtype=torch.float32) for g in generators])
         noise_scheduler = make_scheduler(scheduler, steps)
         timesteps = noise_scheduler.timesteps
-        progress.begin(part, len(timesteps))
-        start = noise * noise_scheduler.init_noise_sigma
-        return _painted(prior, cond[part], start, noise_scheduler, timesteps, lambda _: guidance, progress, generators)
+        if pictures is None:
+            latents = noise * noise_scheduler.init_noise_sigma
+        else:
+            skipped = len(timesteps) - repaint_steps(level, len(timesteps))
+            timesteps = timesteps[skipped:]
+            if hasattr(noise_scheduler, "set_begin_index"):  # DDIM finds its place by the timestep alone
+                noise_scheduler.set_begin_index(skipped)
+            latents = noise_scheduler.add_noise(prior.encode(pictures[part]).cpu(), noise, timesteps[:1])
+        predict = guided_noise(prior, cond[part], guidance, guided)
+        total = done + len(timesteps) * -(-(len(cond) - part.start) // (part.stop - part.start))
+        return prior.decode(denoised(noise_scheduler, timesteps, latents, predict, generators, after_step)).cpu()
 
-    result = torch.cat(list(Chunk(batch_size, "view").map(paint, len(cond))))
+    def after_step(scaled: Tensor, eps: Tensor, timestep: Tensor) -> None:
+        nonlocal done
+        done += 1
+        if on_step is not None:
+            first = scaled[:1], eps[:1]
+            on_step(done, total, lambda: prior.decode(predicted_original(*first, timestep))[0].cpu())
+
+    result = torch.cat(list(Chunk(batch_size, "view").map(sampled, len(cond))))
     check_finite("the sampled views", result)
-    return result
-
-
-@torch.no_grad()
-def repaint_views(
-    prior: DiffusionPrior,
-    cond: ViewConditioning,
-    rgb: Tensor,
-    *,
-    level: float,
-    seeds: Sequence[int],
-    steps: int = 10,
-    guidance: float = 9.0,
-    guided: tuple[float, float] = (0.0, 1.0),
-    scheduler: str = "dpm++",
-    batch_size: int = 4,
-    on_step: OnStep | None = None,
-) -> Tensor:
-    """Noises pictures to a level of the schedule and denoises them in few steps (Meng et al. 2022, section 3).
-
-    Args:
-        rgb: (Q, 3, S, S) in [0, 1]; what the noise leaves of them decides what is painted.
-        level: how far up the schedule, in (0, 1]; repaint_steps(level, steps) of the scheduler's last steps are taken.
-        seeds: one a view, as in sample_views; equal ones give views equal noise.
-        guided: lowest and highest timestep / 1000 at which guidance acts; elsewhere one network evaluation serves for
-            two.
-        scheduler: see make_scheduler. batch_size, on_step: as in sample_views.
-
-    Returns: (Q, 3, S, S) in [0, 1], on the CPU.
-    """
-    check_range("guidance", guidance, 0.0, 1000.0)
-    check_count("batch_size", batch_size, 1)
-    check_shape("rgb", rgb, (len(cond), 3, "S", "S"), "one picture a conditioned camera")
-    progress = _Progress(on_step, len(cond))
-
-    def scale(timestep: float) -> float:
-        return guidance if guided[0] <= timestep / TRAIN_STEPS <= guided[1] else 1.0
-
-    def paint(part: slice) -> Tensor:
-        noise_scheduler = make_scheduler(scheduler, steps)
-        taken = repaint_steps(level, len(noise_scheduler.timesteps))
-        timesteps = noise_scheduler.timesteps[-taken:]
-        if hasattr(noise_scheduler, "set_begin_index"):  # DDIM finds its place by the timestep alone
-            noise_scheduler.set_begin_index(len(noise_scheduler.timesteps) - taken)
-        noise, generators = _noise(prior, seeds[part])
-        latents = noise_scheduler.add_noise(prior.encode(rgb[part]).cpu(), noise, timesteps[:1])
-        progress.begin(part, taken)
-        return _painted(prior, cond[part], latents, noise_scheduler, timesteps, scale, progress, generators)
-
-    result = torch.cat(list(Chunk(batch_size, "view").map(paint, len(cond))))
-    check_finite("the repainted views", result)
     return result
 
 
@@ -243,80 +210,48 @@ def repaint_steps(level: float, steps: int) -> int:
     return max(1, round(level * steps))
 
 
-def _noise(prior: DiffusionPrior, seeds: Sequence[int]) -> tuple[Tensor, list[torch.Generator]]:
-    """(Q, 4, s, s) standard normal, and the generators it came from, one a view."""
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    shape = prior.latent_shape
-    draws = [torch.randn(shape, generator=generator, dtype=torch.float32) for generator in generators]
-    return torch.stack(draws), generators
+PredictNoise = Callable[[Tensor, Tensor], Tensor]
+"""(scaled latents, timestep) -> noise of the same shape."""
 
 
-class _Progress:
-    """Counts the steps of all batches of `count` views for the hook, also when batches become smaller on the way."""
+def guided_noise(
+    prior: DiffusionPrior, cond: ViewConditioning, guidance: float, guided: tuple[float, float]
+) -> PredictNoise:
+    """The prior's noise for `cond`, on the CPU, with guidance between two timesteps / 1000; constants are made once."""
+    prepared: dict[bool, Any] = {}
 
-    def __init__(self, on_step: OnStep | None, count: int) -> None:
-        self.on_step, self.count = on_step, count
-        self.done = self.total = 0
+    def predict(scaled: Tensor, timestep: Tensor) -> Tensor:
+        scale = guidance if guided[0] <= float(timestep) / TRAIN_STEPS <= guided[1] else 1.0
+        if (scale != 1) not in prepared:
+            prepared[scale != 1] = prior.prepare(cond, guided=scale != 1)
+        return prior.predict_noise(scaled, timestep, prepared[scale != 1], scale).cpu()
 
-    def begin(self, part: slice, steps: int) -> None:
-        """A batch of views begins that takes `steps` steps."""
-        left = -(-(self.count - part.start) // (part.stop - part.start))
-        self.total = self.done + steps * left
-
-    def step(self, preview: Callable[[], Tensor]) -> None:
-        """A step of it is done."""
-        self.done += 1
-        if self.on_step:
-            self.on_step(self.done, self.total, preview)
+    return predict
 
 
-def _painted(
-    prior: DiffusionPrior,
-    cond: ViewConditioning,
-    latents: Tensor,
+def denoised(
     noise_scheduler: Any,  # noqa: ANN401 - a diffusers scheduler
     timesteps: Tensor,
-    scale_of: Callable[[float], float],
-    progress: _Progress,
+    latents: Tensor,
+    predict_noise: PredictNoise,
     generators: list[torch.Generator],
+    after_step: Callable[[Tensor, Tensor, Tensor], None] | None = None,
 ) -> Tensor:
-    """(Q, 3, S, S) pictures on the CPU: one batch's way along `timesteps`, with the guidance that each asks for."""
-    prepared: dict[bool, Any] = {}
-    for timestep in timesteps:
-        guidance = scale_of(float(timestep))
-        guided = guidance != 1
-        if guided not in prepared:
-            prepared[guided] = prior.prepare(cond, guided=guided)
-        scaled = noise_scheduler.scale_model_input(latents, timestep)
-        eps = prior.predict_noise(scaled, timestep, prepared[guided], guidance).cpu()
-        latents = noise_scheduler.step(eps, timestep, latents, **_step_options(noise_scheduler, generators)).prev_sample
-        progress.step(_preview(prior, scaled[:1], eps[:1], timestep))
-    return prior.decode(latents).cpu()
-
-
-@torch.no_grad()
-def denoise_from(
-    prior: DiffusionPrior,
-    rgb: Tensor,
-    prepared: Any,  # noqa: ANN401 - the prior's own constants
-    index: int,
-    *,
-    noise: Tensor,
-    posterior_noise: Tensor | None = None,
-    guidance: float = 9.0,
-    steps: int = 30,
-) -> Tensor:
-    """Noises images to entry `index` of the DDIM table and denoises them in earnest (paper section 3.3).
+    """Latents (Q, 4, s, s) at the end of the walk along `timesteps`.
 
     Args:
-        rgb: (Q, 3, S, S) in [0, 1]. prepared: from `prior.prepare`, with guidance unless `guidance` is 1.
-        index: entry of ddim_timesteps(steps), at least 1.
-        noise: (Q, 4, s, s) standard normal. posterior_noise: of the same shape, samples the VAE's posterior.
-
-    Returns: (Q, 3, S, S) in [0, 1], on the prior's device.
+        generators: one a view, for schedulers that add noise: a view does not depend on its batch.
+        after_step: called after each step with the scaled latents before it, the predicted noise and the timestep.
     """
-    latents = prior.encode(rgb, posterior_noise)
-    return prior.decode(denoise_latents(prior, latents, prepared, index, noise=noise, guidance=guidance, steps=steps))
+    takes_generators = generators and "generator" in inspect.signature(noise_scheduler.step).parameters
+    options = {"generator": generators} if takes_generators else {}
+    for timestep in timesteps:
+        scaled = noise_scheduler.scale_model_input(latents, timestep)
+        eps = predict_noise(scaled, timestep)
+        latents = noise_scheduler.step(eps, timestep, latents, **options).prev_sample
+        if after_step is not None:
+            after_step(scaled, eps, timestep)
+    return latents
 
 
 @torch.no_grad()
@@ -330,27 +265,22 @@ def denoise_latents(
     guidance: float = 9.0,
     steps: int = 30,
 ) -> Tensor:
-    """The latent part of denoise_from: (Q, 4, s, s) -> (Q, 4, s, s)."""
+    """Noises latents to entry `index` of the DDIM table and denoises them in earnest (paper section 3.3).
+
+    Args:
+        latents: (Q, 4, s, s). prepared: from `prior.prepare`, with guidance unless `guidance` is 1.
+        index: entry of ddim_timesteps(steps), at least 1. noise: of the latents' shape, standard normal.
+    """
     table = ddim_timesteps(steps)
     check_count("index", index, 1, len(table) - 1)
     check_shape("noise", noise, tuple(latents.shape))
     alpha = alphas_cumprod()[table[index]]
-    x = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise.to(latents)
+    start = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise.to(latents)
     noise_scheduler = make_scheduler("ddim", steps)
     # upstream: noised to entry `index`, but the model starts at entry index - 1 (golden: ddim.denoised_from_index17)
-    for timestep in noise_scheduler.timesteps[len(table) - index :]:
-        eps = prior.predict_noise(x, timestep, prepared, guidance)
-        x = noise_scheduler.step(eps, timestep, x).prev_sample
-    return x
+    timesteps = noise_scheduler.timesteps[len(table) - index :]
 
+    def predict(scaled: Tensor, timestep: Tensor) -> Tensor:
+        return prior.predict_noise(scaled, timestep, prepared, guidance)
 
-def _step_options(noise_scheduler: Any, generators: list[torch.Generator]) -> dict[str, Any]:  # noqa: ANN401
-    """Schedulers that add noise take a generator a view, so that a view does not depend on its batch."""
-    return {"generator": generators} if "generator" in inspect.signature(noise_scheduler.step).parameters else {}
-
-
-def _preview(prior: DiffusionPrior, scaled: Tensor, eps: Tensor, timestep: Tensor) -> Callable[[], Tensor]:
-    def picture() -> Tensor:
-        return prior.decode(predicted_original(scaled, eps, timestep))[0].cpu()
-
-    return picture
+    return denoised(noise_scheduler, timesteps, start, predict, [])

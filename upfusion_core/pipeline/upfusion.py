@@ -1,4 +1,7 @@
-"""UpFusion: one object that holds the networks and offers the stages."""
+"""UpFusion: one object that holds the networks and goes all the way from photos to a field.
+
+`UpFusion` loads the networks itself; a host program that loads them in its own way uses `HostedUpFusion`.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,19 @@ from torch import Tensor
 
 from ..config import ModelConfig
 from ..models.checkpoint import Checkpoint, load_networks, load_text_encoder, open_checkpoint, weights_id
+from ..models.dino import DinoKeys
 from ..models.networks import Networks, build_networks, network_weights
 from ..models.stable_diffusion import DEFAULT_PROMPT, build_text_encoder, encode_tokens, tokenize
+from ..models.upsrt import UpSRT
 from ..support.checks import check_type
 from ..support.devices import default_device, existing_device
 from ..support.errors import CheckpointError, InputError
-from .prior import DiffusersPrior
-from .stages import Stages
+from .distill import distill as distill_field
+from .novel_views import ViewSynthesizer
+from .prior import DiffusersPrior, DiffusionPrior
 
 
-class UpFusion(Stages):
+class UpFusion(ViewSynthesizer):
     """Photos in, set latents, predictions, novel views and a radiance field out.
 
     Args:
@@ -36,6 +42,7 @@ class UpFusion(Stages):
     """
 
     prior: DiffusersPrior
+    distill = distill_field
 
     def __init__(self, config: ModelConfig | dict[str, Any] | None = None, device: torch.device | str = "cpu") -> None:
         if isinstance(config, dict):
@@ -85,12 +92,12 @@ class UpFusion(Stages):
         return model
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> torch.device:  # type: ignore[override]  # read only
         """Where the networks are."""
         return self.prior.device
 
     @property
-    def dtype(self) -> torch.dtype:
+    def dtype(self) -> torch.dtype:  # type: ignore[override]
         """The networks' precision."""
         return self.prior.dtype
 
@@ -106,7 +113,7 @@ class UpFusion(Stages):
         return self._text_encoder
 
     @property
-    def model_id(self) -> str:
+    def model_id(self) -> str:  # type: ignore[override]
         """Fingerprint of sizes and weights, by which a scene knows its model; conversions of a file keep it."""
         if self._checkpoint is not None:
             return self._checkpoint.model_id
@@ -135,14 +142,55 @@ class UpFusion(Stages):
             if self.text is not None:
                 self._embeddings[prompt] = encode_tokens(self.text, tokenize(prompt))[0]
             elif prompt in ("", DEFAULT_PROMPT):
-                self._embeddings[prompt] = self._no_text()
+                warnings.warn(
+                    "these weights hold neither a text encoder nor stored text embeddings; zeros stand in the prompt's "
+                    "place",
+                    stacklevel=3,
+                )
+                self._embeddings[prompt] = torch.zeros(77, self.config.diffusion.context_dim)
             else:
                 raise CheckpointError("these weights hold no text encoder, so they take no prompt; leave it away")
         return self._embeddings[prompt]
 
-    def _no_text(self) -> Tensor:
-        warnings.warn(
-            "these weights hold neither a text encoder nor stored text embeddings; zeros stand in the prompt's place",
-            stacklevel=4,
-        )
-        return torch.zeros(77, self.config.diffusion.context_dim)
+
+class HostedUpFusion(ViewSynthesizer):
+    """The same on networks that a host program loaded and manages, e.g. those of ComfyUI.
+
+    Args:
+        dino, upsrt: built from layers of the host, see load_conditioning_networks.
+        prior: the host's diffusion model; None where only photos are encoded, predicted or made conditions of.
+        device, dtype: where and in which precision `dino` and `upsrt` compute, wherever their weights lie.
+        text: (conditional, unconditional) embeddings of the default prompt, (L, W) each; hosts encode others.
+        model_id: see SceneEncoding.
+    """
+
+    distill = distill_field
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        dino: DinoKeys,
+        upsrt: UpSRT,
+        prior: DiffusionPrior | None,
+        device: torch.device,
+        dtype: torch.dtype,
+        text: tuple[Tensor, Tensor],
+        model_id: str,
+    ) -> None:
+        self.config, self.dino, self.upsrt = config, dino, upsrt
+        self.device, self.dtype, self.model_id = device, dtype, model_id
+        self._prior, self._text = prior, text
+
+    @property
+    def prior(self) -> DiffusionPrior:  # type: ignore[override]  # nobody gives a hosted model another one
+        """The host's diffusion model."""
+        if self._prior is None:
+            raise InputError("this model was put together without a diffusion model; give it one to sample or distil")
+        return self._prior
+
+    def text_embeddings(self, prompt: str | None = None) -> tuple[Tensor, Tensor]:
+        """The default prompt's embeddings; other prompts come as `text_embeddings` from the host's text encoder."""
+        if prompt is not None:
+            raise InputError("prompts are encoded by the host program; give text_embeddings instead")
+        return self._text

@@ -243,7 +243,7 @@ def test_bad_photos_leave_nothing(
     cases = {
         "there is no file": [tmp_path / "gone.jpg"],
         "is a folder": [tmp_path],
-        "cannot be decoded": [photos[0], tmp_path / "text.jpg"],
+        "cannot be read": [photos[0], tmp_path / "text.jpg"],
         "white all over": [tmp_path / "white.png"],
         "expected 1 to 6 photos, got 7": [photos[0]] * 7,
         "expected 1 to 6 photos, got 0": [],

@@ -10,7 +10,6 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from upfusion_core.pipeline.photos import read_mask, read_photo, unit_range
-from upfusion_core.pipeline.prepare import prepare_views
 from upfusion_core.support import images as pictures
 from upfusion_core.support.errors import PhotoError
 
@@ -80,14 +79,11 @@ def test_sixteen_bit_grey_keeps_its_precision(dtype: type, tmp_path: Path) -> No
     assert torch.equal(photo.rgb, expected)
 
 
-def test_float_picture_is_taken_in_unit_range() -> None:
+def test_floats_are_taken_in_unit_range_and_wide_integers_refused() -> None:
     values = np.random.RandomState(1).rand(SIDE, SIDE).astype(np.float32)
     assert torch.equal(read_photo(Image.fromarray(values)).rgb[1], torch.from_numpy(values))
     with pytest.raises(PhotoError, match=r"photo 1 must hold values in \[0, 1\]"):
         read_photo(Image.fromarray(values * 255))
-
-
-def test_wide_integers_beyond_sixteen_bit_are_refused() -> None:
     with pytest.raises(PhotoError, match=r"0\.\.65535"):
         read_photo(Image.fromarray(np.full((SIDE, SIDE), 70000, np.int32)))
 
@@ -106,10 +102,11 @@ def test_exif_orientation_turns_the_photo_upright(orientation: int, tmp_path: Pa
     assert torch.equal(read_photo(tmp_path / "o.png").rgb[0], torch.from_numpy(upright))
 
 
-def test_animation_gives_its_first_frame(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "options"), [("a.gif", {}), ("a.webp", {"lossless": True})])
+def test_animation_gives_its_first_frame(name: str, options: dict[str, bool], tmp_path: Path) -> None:
     frames = [Image.new("RGB", (SIDE, SIDE), color) for color in ((255, 0, 0), (0, 255, 0))]
-    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    assert read_photo(tmp_path / "a.gif").rgb[:, 0, 0].tolist() == [255, 0, 0]
+    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], **options)
+    assert read_photo(tmp_path / name).rgb[:, 0, 0].tolist() == [255, 0, 0]
 
 
 def test_arrays_and_tensors_agree() -> None:
@@ -126,12 +123,6 @@ def test_non_latin_names_and_strings(tmp_path: Path) -> None:
     assert "\u8336\u7897" in read_photo(path).label
 
 
-def _jpeg_bytes(tmp_path: Path) -> bytes:
-    noise = np.random.RandomState(2).randint(0, 256, (64, 64, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(tmp_path / "whole.jpg")
-    return (tmp_path / "whole.jpg").read_bytes()
-
-
 def test_missing_file_folder_text_and_empty_file(tmp_path: Path) -> None:
     with pytest.raises(
         PhotoError, match=r"photo 3 must be a picture, but there is no file .*gone\.jpg; check the path"
@@ -142,7 +133,10 @@ def test_missing_file_folder_text_and_empty_file(tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("this is no picture")
     (tmp_path / "empty.png").write_bytes(b"")
     for name in ("text.jpg", "empty.png"):
-        with pytest.raises(PhotoError, match=rf"photo 1 \({name}\) .* \(not a known format\); save it anew"):
+        with pytest.raises(
+            PhotoError,
+            match=rf"photo 1 \({name}\) must be a whole picture file, but cannot be read \(.*\); save it anew",
+        ):
             read_photo(tmp_path / name)
 
 
@@ -159,16 +153,17 @@ def test_truncated_files_never_escape_with_another_error(kind: str, tmp_path: Pa
 
 
 def test_damaged_bytes_give_a_picture_or_a_sentence(tmp_path: Path) -> None:
-    data = bytearray(_jpeg_bytes(tmp_path))
-    rng = np.random.RandomState(4)
+    path, rng = tmp_path / "d.jpg", np.random.RandomState(4)
+    Image.fromarray(rng.randint(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
+    data = path.read_bytes()
     outcomes = []
     for _ in range(60):
         damaged = bytearray(data)
         for position in rng.randint(0, len(data), 20):
             damaged[position] = rng.randint(256)
-        (tmp_path / "d.jpg").write_bytes(damaged)
+        path.write_bytes(damaged)
         try:
-            outcomes.append(min(read_photo(tmp_path / "d.jpg").rgb.shape) == 3)
+            outcomes.append(min(read_photo(path).rgb.shape) == 3)
         except PhotoError as error:
             outcomes.append("photo 1 (d.jpg)" in str(error))
     assert all(outcomes)
@@ -270,7 +265,7 @@ def test_files_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         file.truncate(10_001)
     assert read_photo(tmp_path / "a.bmp").rgb.shape[0] == 3
     monkeypatch.setattr(pictures, "_LARGEST_FILE", 10_000)
-    with pytest.raises(PhotoError, match=r"cannot be decoded \(it has 10,001 bytes, more than 10,000\); save it anew"):
+    with pytest.raises(PhotoError, match=r"cannot be read \(it has 10,001 bytes, more than 10,000\); save it anew"):
         read_photo(tmp_path / "a.bmp")
 
 
@@ -284,20 +279,12 @@ def test_devices_and_impossible_names(tmp_path: Path) -> None:
         assert len(str(error.value)) < 500
 
 
-def test_animated_webp_gives_its_first_frame(tmp_path: Path) -> None:
-    frames = [Image.new("RGB", (SIDE, SIDE), color) for color in ((255, 0, 0), (0, 255, 0))]
-    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:], lossless=True)
-    assert read_photo(tmp_path / "a.webp").rgb[:, 0, 0].tolist() == [255, 0, 0]
-
-
 def test_sixteen_bit_colors_are_taken_as_eight(tmp_path: Path) -> None:
     """Pillow reads 16-bit RGB as 8-bit; the colours stay those of the file."""
     imageio = pytest.importorskip("imageio.v3")
+    pytest.importorskip("tifffile")
     values = np.full((SIDE, SIDE, 3), (65535, 32896, 0), np.uint16)
-    try:
-        imageio.imwrite(tmp_path / "wide.tiff", values, plugin="tifffile")
-    except (ImportError, OSError, ValueError):
-        pytest.skip("no writer of 16-bit colour here")
+    imageio.imwrite(tmp_path / "wide.tiff", values, plugin="tifffile")
     try:
         rgb = unit_range(read_photo(tmp_path / "wide.tiff").rgb)
     except PhotoError as error:
@@ -306,16 +293,10 @@ def test_sixteen_bit_colors_are_taken_as_eight(tmp_path: Path) -> None:
         assert torch.allclose(rgb[:, 3, 3], torch.tensor([1.0, 128 / 255, 0.0]), atol=1 / 255)
 
 
-def test_a_strip_of_a_picture(tmp_path: Path) -> None:
-    Image.new("RGB", (20_000, 10), (200, 0, 0)).save(tmp_path / "strip.png")
-    with pytest.raises(PhotoError, match="too narrow to be framed as a square, got 20000 x 10"):
-        prepare_views(tmp_path / "strip.png")
-
-
 def test_a_palette_of_compressed_metadata(tmp_path: Path) -> None:
     """A text chunk of a PNG that unpacks to 3 MB is not unpacked."""
     picture = PngInfo()
     picture.add_text("bomb", "A" * 3_000_000, zip=True)
     _gradient().save(tmp_path / "bomb.png", pnginfo=picture)
-    with pytest.raises(PhotoError, match="cannot be decoded"):
+    with pytest.raises(PhotoError, match="cannot be read"):
         read_photo(tmp_path / "bomb.png")

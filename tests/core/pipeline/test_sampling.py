@@ -1,3 +1,5 @@
+"""Noise schedules and the loop over their steps: the release's numbers, schedulers, and where a walk may begin."""
+
 from __future__ import annotations
 
 import pytest
@@ -6,7 +8,17 @@ from golden_files import golden, worst
 from torch import Tensor
 
 from upfusion_core import ViewConditioning, orbit_cameras
-from upfusion_core.pipeline.sampling import denoise_from, denoise_latents, make_scheduler, sample_views, view_seeds
+from upfusion_core.pipeline.sampling import (
+    SCHEDULERS,
+    alphas_cumprod,
+    ddim_timesteps,
+    denoise_latents,
+    denoised,
+    make_scheduler,
+    predicted_original,
+    sample_views,
+    view_seeds,
+)
 from upfusion_core.support.errors import InputError
 
 
@@ -51,9 +63,9 @@ def test_fifty_steps_of_the_release() -> None:
     stored = golden("ddim")
     prior, latents = GoldenPrior(stored["cond"]), stored["x_T"]
     scheduler = make_scheduler("ddim", 50)
-    for timestep in scheduler.timesteps:
-        eps = prior.predict_noise(latents, timestep, None, 9.0)
-        latents = scheduler.step(eps, timestep, latents).prev_sample
+    latents = denoised(
+        scheduler, scheduler.timesteps, latents, lambda x, timestep: prior.predict_noise(x, timestep, None, 9.0), []
+    )
     assert worst(latents, stored["sample_50"]) < 1e-4
 
 
@@ -63,7 +75,6 @@ def test_denoising_from_index_17() -> None:
     result = denoise_latents(prior, stored["x0"], None, 17, noise=stored["noise"])
     assert worst(result, stored["denoised_from_index17"]) < 1e-5
     assert prior.calls == 17
-    assert worst(denoise_from(prior, stored["x0"], None, 17, noise=stored["noise"]), result) == 0
 
 
 def test_noising_to_index_17() -> None:
@@ -120,3 +131,158 @@ def test_a_model_that_yields_nan_is_reported() -> None:
     prior = GoldenPrior(torch.full((1, 4, 8, 8), float("nan")))
     with pytest.raises(InputError, match="the sampled views must be finite"):
         sample_views(prior, conditioning(1), seeds=[0], steps=2)
+
+
+class KnownNoise:
+    """A prior that knows the noise of every seed, so that any walk ends in the picture it began from."""
+
+    latent_shape = (3, 4, 4)
+
+    def __init__(self, noise: Tensor) -> None:
+        self.noise = noise
+        self.guidance: list[float] = []
+
+    def prepare(self, cond: ViewConditioning, *, guided: bool) -> bool:
+        return guided
+
+    def predict_noise(self, latents: Tensor, timestep: Tensor, prepared: bool, guidance: float) -> Tensor:
+        assert prepared == (guidance != 1)
+        self.guidance.append(guidance)
+        return self.noise[: len(latents)]
+
+    def encode(self, rgb: Tensor, noise: Tensor | None = None) -> Tensor:
+        return rgb
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents
+
+
+def noise_of(seed: int) -> Tensor:
+    return torch.randn(KnownNoise.latent_shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("scheduler", ["dpm++", "unipc", "euler"])
+@pytest.mark.parametrize("level", [1.0, 0.7, 0.25, 0.01])
+def test_a_picture_comes_back_where_its_noise_is_known(scheduler: str, level: float) -> None:
+    prior = KnownNoise(torch.stack([noise_of(7), noise_of(7)]))
+    rgb = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    options = {"level": level, "seeds": [7, 7], "steps": 8, "scheduler": scheduler}
+    made = sample_views(prior, conditioning(2), pictures=rgb, **options)
+    assert len(prior.guidance) == {1.0: 8, 0.7: 6, 0.25: 2, 0.01: 1}[level]
+    assert float((made - rgb).abs().max()) < 2e-3
+
+
+def test_guidance_acts_in_its_part_of_the_schedule_only() -> None:
+    prior = KnownNoise(noise_of(7)[None])
+    rgb = torch.zeros(1, 3, 4, 4)
+    # the timesteps are 901, 811, ..., 91; those from 721 to 361 are guided
+    options = {"seeds": [7], "steps": 10, "scheduler": "dpm++", "guidance": 5.0, "guided": (0.3, 0.75)}
+    sample_views(prior, conditioning(1), pictures=rgb, **options)
+    assert prior.guidance == [1.0, 1.0, 5.0, 5.0, 5.0, 5.0, 5.0, 1.0, 1.0, 1.0]
+
+
+def test_repainting_refuses_what_does_not_fit() -> None:
+    prior = KnownNoise(noise_of(7)[None])
+    for message, level, rgb in (
+        ("level", 1.5, torch.zeros(1, 3, 4, 4)),
+        ("level", -0.1, torch.zeros(1, 3, 4, 4)),
+        ("pictures", 0.5, torch.zeros(2, 3, 4, 4)),
+    ):
+        with pytest.raises(InputError, match=message):
+            sample_views(prior, conditioning(1), pictures=rgb, level=level, seeds=[7])
+
+
+def test_tables_of_the_release() -> None:
+    stored = golden("ddim")
+    assert ddim_timesteps(50) == stored["timesteps_50"].tolist()
+    assert ddim_timesteps(30) == stored["timesteps_30"].tolist()
+    assert worst(alphas_cumprod()[stored["timesteps_30"]], stored["alphas_30"]) < 1e-7
+
+
+def test_the_schedule_by_hand() -> None:
+    beta = [0.00085, (0.00085**0.5 + (0.012**0.5 - 0.00085**0.5) / 999) ** 2]
+    assert float(alphas_cumprod()[0]) == pytest.approx(1 - beta[0], rel=1e-6)
+    assert float(alphas_cumprod()[1]) == pytest.approx((1 - beta[0]) * (1 - beta[1]), rel=1e-6)
+    assert len(alphas_cumprod()) == 1000
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 333, 501, 1000])
+def test_any_number_of_steps_stays_inside_the_table(steps: int) -> None:
+    table = ddim_timesteps(steps)
+    assert table[0] == 1
+    assert table[-1] < 1000
+    assert table == sorted(set(table))
+
+
+@pytest.mark.parametrize("name", [*SCHEDULERS, "DPMSolverSDEScheduler"])
+def test_every_scheduler_reaches_the_picture_when_the_noise_is_known(name: str) -> None:
+    """With the true noise of a point, all samplers must walk back to it."""
+    if name == "DPMSolverSDEScheduler":
+        pytest.importorskip("torchsde")
+    scheduler = make_scheduler(name, 20)
+    x0 = torch.tensor([[[[0.7]]]]).expand(1, 4, 8, 8)
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(1, 4, 8, 8, generator=generator) * scheduler.init_noise_sigma
+    for timestep in scheduler.timesteps:
+        scaled = scheduler.scale_model_input(latents, timestep)
+        alpha = alphas_cumprod()[min(round(float(timestep)), 999)]
+        eps = (scaled - alpha**0.5 * x0) / (1 - alpha) ** 0.5
+        assert worst(predicted_original(scaled, eps, timestep), x0) < 1e-3
+        latents = scheduler.step(eps, timestep, latents).prev_sample
+    assert float((latents - x0).abs().mean()) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("spelling", "kind"),
+    [
+        ("DPM-Solver++", "DPMSolverMultistepScheduler"),
+        ("UniPC", "UniPCMultistepScheduler"),
+        ("Euler", "EulerDiscreteScheduler"),
+        ("Euler a", "EulerAncestralDiscreteScheduler"),
+        ("DDIM", "DDIMScheduler"),
+        ("EulerDiscreteScheduler", "EulerDiscreteScheduler"),
+    ],
+)
+def test_names_however_spelled(spelling: str, kind: str) -> None:
+    assert type(make_scheduler(spelling, 3)).__name__ == kind
+
+
+def test_bad_names_and_steps_get_a_sentence() -> None:
+    with pytest.raises(InputError, match="got 'warp'"):
+        make_scheduler("warp", 10)
+    with pytest.raises(InputError, match="got 'FlowMatchEulerDiscreteScheduler'"):
+        make_scheduler("FlowMatchEulerDiscreteScheduler", 10)
+    with pytest.raises(InputError, match="got 'UNet2DModel'"):
+        make_scheduler("UNet2DModel", 10)
+    with pytest.raises(InputError, match="steps must be between 1 and 1000"):
+        make_scheduler("ddim", 0)
+    with pytest.raises(InputError, match=r"whole number, got 2\.5"):
+        make_scheduler("ddim", 2.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "words"),
+    [
+        ("DDIMInverseScheduler", 1, "got 'DDIMInverseScheduler'"),
+        ("DPMSolverMultistepInverseScheduler", 20, "got 'DPMSolverMultistepInverseScheduler'"),
+        ("CogVideoXDPMScheduler", 20, "got 'CogVideoXDPMScheduler'"),
+        ("CogVideoXDDIMScheduler", 20, "whose noise schedule is another"),
+        ("UnCLIPScheduler", 20, "which refuses 20 steps of it"),
+        ("LCMScheduler", 51, "which refuses 51 steps of it"),
+        ("dpm++", 999, "dpm\\+\\+' must go down within 0 and 999, but do not with 999 steps; take fewer"),
+        ("unipc", 999, "within 0 and 999"),
+        ("dpm++", 1000, "within 0 and 999"),
+        ("pndm", 1000, "within 0 and 999"),
+        ("ddpm", 1000, "within 0 and 999"),
+    ],
+)
+def test_what_does_not_denoise_on_this_schedule_gets_a_sentence(name: str, steps: int, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        make_scheduler(name, steps)
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpm++", "LCMScheduler", "euler"])
+def test_schedulers_stay_within_the_table(name: str) -> None:
+    times = make_scheduler(name, 1000 if name == "ddim" else 50).timesteps
+    assert 0 <= times.min() <= times.max() <= 999
+    assert times[0] > times[-1]

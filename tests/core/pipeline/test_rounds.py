@@ -10,82 +10,21 @@ import torch
 from rule_weights import write_photos
 from torch import Tensor
 
-from upfusion_core import DistillConfig, SceneEncoding, UpFusion, ViewConditioning, orbit_cameras, prepare_views
+from upfusion_core import DistillConfig, SceneEncoding, UpFusion, orbit_cameras, prepare_views
 from upfusion_core.config import FastSchedule, FieldConfig, FitConfig, GridConfig, RaySampling
 from upfusion_core.geometry import reference_camera
-from upfusion_core.pipeline import distill as distill_fast
-from upfusion_core.pipeline.distill import Targets, agreement, spread_cameras
+from upfusion_core.pipeline import rounds
 from upfusion_core.pipeline.pose import PhotoCameras
-from upfusion_core.pipeline.sampling import repaint_steps, repaint_views
+from upfusion_core.pipeline.rounds import Targets, agreement, spread_cameras
+from upfusion_core.pipeline.sampling import repaint_steps
 from upfusion_core.support.errors import InputError
+from upfusion_core.support.images import resize_pictures
 
 FIELD = FieldConfig(grid=GridConfig(levels=2, coarsest=4, finest=16, table_size=2**10), hidden=8, half_extent=0.3)
 FIT = dataclasses.replace(FitConfig.draft(iterations=8), rays=64, occupancy_cells=8, sampling=RaySampling(8, 0))
 SCHEDULE = FastSchedule(
     cameras=4, predicted_size=16, predicted_iterations=3, levels=(1.0, 0.5), steps=4, all_photos=False, fit=FIT
 )
-
-
-class KnownNoise:
-    """A prior that knows the noise of every seed, so that any walk ends in the picture it began from."""
-
-    latent_shape = (3, 4, 4)
-
-    def __init__(self, noise: Tensor) -> None:
-        self.noise = noise
-        self.guidance: list[float] = []
-
-    def prepare(self, cond: ViewConditioning, *, guided: bool) -> bool:
-        return guided
-
-    def predict_noise(self, latents: Tensor, timestep: Tensor, prepared: bool, guidance: float) -> Tensor:
-        assert prepared == (guidance != 1)
-        self.guidance.append(guidance)
-        return self.noise[: len(latents)]
-
-    def encode(self, rgb: Tensor, noise: Tensor | None = None) -> Tensor:
-        return rgb
-
-    def decode(self, latents: Tensor) -> Tensor:
-        return latents
-
-
-def conditioning(count: int) -> ViewConditioning:
-    cameras = orbit_cameras([float(index) for index in range(count)])
-    return ViewConditioning(torch.zeros(count, 9, 4, 4), (), torch.zeros(1, 3), cameras, torch.zeros(2, 3))
-
-
-def noise_of(seed: int) -> Tensor:
-    return torch.randn(KnownNoise.latent_shape, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.mark.parametrize("scheduler", ["dpm++", "unipc", "euler"])
-@pytest.mark.parametrize("level", [1.0, 0.7, 0.25, 0.01])
-def test_a_picture_comes_back_where_its_noise_is_known(scheduler: str, level: float) -> None:
-    prior = KnownNoise(torch.stack([noise_of(7), noise_of(7)]))
-    rgb = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    painted = repaint_views(prior, conditioning(2), rgb, level=level, seeds=[7, 7], steps=8, scheduler=scheduler)
-    assert len(prior.guidance) == {1.0: 8, 0.7: 6, 0.25: 2, 0.01: 1}[level]
-    assert float((painted - rgb).abs().max()) < 2e-3
-
-
-def test_guidance_acts_in_its_part_of_the_schedule_only() -> None:
-    prior = KnownNoise(noise_of(7)[None])
-    rgb = torch.zeros(1, 3, 4, 4)
-    # the timesteps are 901, 811, ..., 91; those from 721 to 361 are guided
-    repaint_views(prior, conditioning(1), rgb, level=1.0, seeds=[7], steps=10, guidance=5.0, guided=(0.3, 0.75))
-    assert prior.guidance == [1.0, 1.0, 5.0, 5.0, 5.0, 5.0, 5.0, 1.0, 1.0, 1.0]
-
-
-def test_repainting_refuses_what_does_not_fit() -> None:
-    prior = KnownNoise(noise_of(7)[None])
-    for message, level, rgb in (
-        ("level", 1.5, torch.zeros(1, 3, 4, 4)),
-        ("level", -0.1, torch.zeros(1, 3, 4, 4)),
-        ("rgb", 0.5, torch.zeros(2, 3, 4, 4)),
-    ):
-        with pytest.raises(InputError, match=message):
-            repaint_views(prior, conditioning(1), rgb, level=level, seeds=[7])
 
 
 def test_agreement_by_hand() -> None:
@@ -169,13 +108,15 @@ def test_painted_views_become_targets(model: UpFusion, scene: SceneEncoding, mon
     """Each round gets the renders of the field as it is, and the field goes towards what is painted of them."""
     seen, levels = [], []
 
-    def black(prior: object, cond: object, rgb: Tensor, *, level: float, seeds: list[int], **_: object) -> Tensor:
-        seen.append(float(rgb.mean()))
+    def black(
+        prior: object, cond: object, *, pictures: Tensor, level: float, seeds: tuple[int, ...], **_: object
+    ) -> Tensor:
+        seen.append(float(pictures.mean()))
         levels.append(level)
         assert len(set(seeds)) == 1
-        return torch.zeros_like(rgb)
+        return torch.zeros_like(pictures)
 
-    monkeypatch.setattr(distill_fast, "repaint_views", black)
+    monkeypatch.setattr(rounds, "sample_views", black)
     schedule = dataclasses.replace(
         SCHEDULE, agreement=0.0, photo_weight=0.0, fit=dataclasses.replace(FIT, iterations=63)
     )
@@ -190,15 +131,15 @@ def test_photos_are_targets_where_their_cameras_are_known(
 ) -> None:
     cameras = orbit_cameras([0.0, 90.0, 200.0])
     estimated = PhotoCameras(cameras, torch.tensor([True, False, True]), torch.tensor([1.0, 0.1, 0.9]))
-    monkeypatch.setattr(distill_fast, "estimate_photo_cameras", lambda *_, **__: estimated)
+    monkeypatch.setattr(rounds, "estimate_photo_cameras", lambda *_, **__: estimated)
     fitted: list[Targets] = []
-    original = distill_fast.FieldFitter.set_views
+    original = rounds.FieldFitter.set_views
 
     def recording(self: object, cameras: object, rgb: Tensor, **options: Tensor) -> None:
         fitted.append(Targets(cameras, rgb, options["mask"], options["weights"]))
         original(self, cameras, rgb, **options)
 
-    monkeypatch.setattr(distill_fast.FieldFitter, "set_views", recording)
+    monkeypatch.setattr(rounds.FieldFitter, "set_views", recording)
     schedule = dataclasses.replace(SCHEDULE, levels=(0.5,), photo_weight=2.5, all_photos=True)
     config = DistillConfig(schedule=schedule, field=FIELD)
     model.distill(scene, config, torch.Generator().manual_seed(3))
@@ -207,7 +148,7 @@ def test_photos_are_targets_where_their_cameras_are_known(
     assert len(second.cameras) == 4 + 2
     assert torch.equal(second.cameras.camera_to_world[5], cameras.camera_to_world[2])
     size = model.image_size
-    photos = distill_fast.resize_pictures(scene.views.rgb, size)
+    photos = resize_pictures(scene.views.rgb, size)
     assert torch.equal(second.rgb[4:], photos[[0, 2]])
     assert torch.equal(second.weights[4:], torch.full((2, 1, size, size), 2.5))
     fitted.clear()
