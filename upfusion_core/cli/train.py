@@ -125,7 +125,7 @@ def _process(name: str) -> int:
 
 
 def _train_in(run: Run, told: TrainOptions, *, device: str, max_minutes: float | None) -> None:
-    from ..training.state import STATE_NAME
+    from ..training.report import STATE_NAME
 
     settings = _settings(told, run.stored("settings"))
     sources = {"init": [str(path.absolute()) for path in told.init]}
@@ -166,7 +166,7 @@ def _train_in(run: Run, told: TrainOptions, *, device: str, max_minutes: float |
 
 
 def _train_beside(told: TrainOptions, folder: Path, *, device: str, max_minutes: float | None, resume: bool) -> None:
-    from ..training.state import STATE_NAME
+    from ..training.report import STATE_NAME
 
     path = folder / RECORD_NAME
     record = read_record(path) if resume else None
@@ -306,7 +306,6 @@ def _record_files(run: Run) -> None:
 def _written_names() -> tuple[str, ...]:
     """The files that training writes."""
     from ..training.loop import MODEL_NAME
-    from ..training.report import CURVES_NAME, HISTORY_NAME, SHEET_NAME
-    from ..training.state import STATE_NAME
+    from ..training.report import CURVES_NAME, HISTORY_NAME, SHEET_NAME, STATE_NAME
 
     return MODEL_NAME, STATE_NAME, HISTORY_NAME, SHEET_NAME, CURVES_NAME
