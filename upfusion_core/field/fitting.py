@@ -13,7 +13,7 @@ from ..config import FitConfig
 from ..geometry import camera_rays, orbit_cameras
 from ..support.checks import check_finite, check_shape
 from ..support.errors import FieldError, InputError
-from ..types import Cameras, Rays
+from ..types import Cameras, OnStep, Rays
 from .radiance import RadianceField
 from .rendering import OccupancyGrid, RenderedRays, render_rays, render_views, sum_before
 
@@ -261,6 +261,36 @@ class FieldFitter:
             self.occupancy.load_state_dict(state["occupancy"])
         self.generator.set_state(state["generator"].cpu())
         self.iteration, self.rays = state["iteration"], state["rays"]
+
+
+def fit_views(
+    field: RadianceField,
+    cameras: Cameras,
+    rgb: Tensor,
+    *,
+    mask: Tensor | None = None,
+    weights: Tensor | None = None,
+    background: float = 1.0,
+    config: FitConfig | None = None,
+    generator: torch.Generator,
+    on_step: OnStep | None = None,
+) -> RadianceField:
+    """Fits `field`, in place, to pictures from known cameras, and returns it.
+
+    Args:
+        cameras, rgb, mask, weights: the views, as in `FieldFitter.set_views`.
+        background: brightness of what is behind the object in `rgb`.
+        generator: source of every random draw.
+        on_step: called after each step with (step, total, preview); raise from it to stop.
+    """
+    fitter = FieldFitter(
+        field, cameras, rgb, mask=mask, weights=weights, background=background, config=config, generator=generator
+    )
+    while not fitter.done:
+        fitter.step()
+        if on_step is not None:
+            on_step(fitter.iteration, fitter.config.iterations, fitter.preview)
+    return field
 
 
 def _by_pixel(pictures: Tensor, device: torch.device) -> Tensor:
