@@ -24,8 +24,6 @@ from upfusion_core.geometry import orbit_cameras, reference_camera
 from upfusion_core.models.stable_diffusion import CONTROL_PREFIX
 from upfusion_core.training import initial, loop
 from upfusion_core.training.batches import TrainingBatch
-from upfusion_core.training.loop import Interruption
-from upfusion_core.training.state import TrainState
 
 
 class OneObject:
@@ -49,13 +47,12 @@ def main(weights: str) -> None:
     accelerator = Accelerator(cpu=True)
     with MemoryPeak() as starting:
         networks, text = initial.initial_networks(config.model, [weights])
-        stage = loop.make_stage(config, networks, text)
-        run = loop._prepared(config, accelerator, networks, text, stage, Path("nowhere"), None)
+        training = loop.Training.prepared(config, accelerator, networks, text, Path("nowhere"))
     zero = networks.controlnet.zero_convs[0][0].weight
     unet = networks.unet.up_blocks[0].resnets[0].conv1.weight.detach().clone()
     with MemoryPeak() as stepping:
-        loop._step(run, OneObject(), Interruption())
-    state: TrainState = run.state
+        training.step(OneObject())
+    state = training.state
     report = {
         "starting": starting.report(),
         "step": stepping.report(),

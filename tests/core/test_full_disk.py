@@ -25,7 +25,6 @@ from upfusion_core.support.files import replacing, save_tensors, write_json
 from upfusion_core.support.images import save_png
 from upfusion_core.surface.mesh import MeshAsset
 from upfusion_core.training.initial import initial_networks
-from upfusion_core.training.report import save_picture
 
 LIMIT = 20_000
 """Bytes that fit."""
@@ -57,10 +56,6 @@ def film(path: Path, large: bool) -> None:
         save_video(partial, noise(8, 3, 64, 64) if large else torch.ones(2, 3, 8, 8))
 
 
-def sheet_of_a_training(path: Path, large: bool) -> None:
-    save_picture(path, noise(3, 128, 128) if large else torch.ones(3, 4, 4))
-
-
 def record(path: Path, large: bool) -> None:
     write_json(path, {"files": [f"views/{index:03d}.png" for index in range(3000 if large else 1)]})
 
@@ -89,7 +84,6 @@ WRITERS: dict[str, Callable[[Path, bool], None]] = {
     "mesh.stl": mesh,
     "000.png": png,
     "turntable.gif": film,
-    "validation.png": sheet_of_a_training,
     "run.json": record,
     "training.pt": state_of_a_training,
     "field.checkpoint": state_of_a_distillation,

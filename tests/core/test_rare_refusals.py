@@ -22,7 +22,6 @@ from upfusion_core.config.commands import Folder, Pack
 from upfusion_core.data import shards
 from upfusion_core.data.shards import decoded_depth
 from upfusion_core.evaluation.protocol import draw_object
-from upfusion_core.evaluation.report import stacked
 from upfusion_core.models import convert
 from upfusion_core.models.weights import read_weights
 from upfusion_core.procedural import ProceduralObjects
@@ -81,8 +80,6 @@ def test_too_few_views_and_no_objects() -> None:
     dataset = SimpleNamespace(draw=lambda index, count, generator: batch.example(0))
     with pytest.raises(InputError, match=r"must have 3 views \(1 photos and 2 targets\), got 2"):
         draw_object(dataset, 0, EvaluationConfig(photos=(1,), views=2))
-    with pytest.raises(InputError, match="at least one row of pictures"):
-        stacked([], 1, ["predict"])
 
 
 @pytest.mark.parametrize(("peak", "threshold"), [(20.0, 50.0), (0.01, 50.0)])

@@ -41,7 +41,7 @@ def run_train(command: Train, given: frozenset[str]) -> None:
         with open_run(folder.output, "train", resume=folder.resume, force=folder.force) as run:
             _train_in(run, command)
         return
-    from ..training.state import STATE_NAME  # the first process keeps the folder
+    from ..training.report import STATE_NAME  # the first process keeps the folder
 
     stored = read_record(folder.output / RECORD_NAME).settings if folder.resume else {}
     goes_on = folder.resume and (folder.output / STATE_NAME).is_file()
@@ -57,7 +57,7 @@ def _process(name: str) -> int:
 
 
 def _train_in(run: Run, command: Train) -> None:
-    from ..training.state import STATE_NAME
+    from ..training.report import STATE_NAME
 
     settings = _settings(command, run.stored.settings if run.stored else {})
     run.plan(settings, {"init": [str(path.absolute()) for path in command.init]}, {})
@@ -186,7 +186,6 @@ def _source(data: str, config: TrainConfig, device: str, *, held_out: bool = Fal
 def _written_names() -> tuple[str, ...]:
     """The files that training writes."""
     from ..training.loop import MODEL_NAME
-    from ..training.report import CURVES_NAME, HISTORY_NAME, SHEET_NAME
-    from ..training.state import STATE_NAME
+    from ..training.report import CURVES_NAME, HISTORY_NAME, SHEET_NAME, STATE_NAME
 
     return MODEL_NAME, STATE_NAME, HISTORY_NAME, SHEET_NAME, CURVES_NAME

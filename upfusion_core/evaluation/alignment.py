@@ -26,7 +26,7 @@ from ..support.errors import InputError
 from ..support.images import saturate
 from ..types import Cameras
 from .metrics import check_pictures, measure_views
-from .spatial import Render, Similarity, SimilaritySearch, aligned_renders
+from .spatial import Render, Similarity, SimilaritySearch, align_object
 
 LARGEST_STRETCH = 1.5
 """Transforms stretch by 1/1.5 to 1.5 in every direction: without a bound, a bad prediction is best shrunk to nothing,
@@ -79,7 +79,11 @@ def register(
     basis = _BASES[kind].to(truth.device)
     identity = truth.new_zeros(1 if shared else len(truth), len(basis))
     best, error = identity, _error(prediction, truth, identity, basis)
-    levels = _pyramid(prediction, truth)
+    levels = [(prediction, truth)]
+    while min(levels[0][0].shape[-2:]) >= 2 * COARSEST_SIDE:
+        size = [side // 2 for side in levels[0][0].shape[-2:]]
+        ours, theirs = (F.interpolate(picture, size=size, mode="area") for picture in levels[0])
+        levels.insert(0, (ours, theirs))
     for start in (identity, _from_silhouettes(prediction, truth, basis, shared)):
         found = start
         for index, (ours, theirs) in enumerate(levels):
@@ -106,7 +110,12 @@ def _descend(prediction: Tensor, truth: Tensor, start: Tensor, basis: Tensor, st
     """(G, P) parameters after some Levenberg-Marquardt steps on one level; G is N, or 1 where one is shared."""
     found, error = start, _error(prediction, truth, start, basis)
     damping = torch.full_like(error, 1e-2)
-    slopes = _slopes(prediction)
+    # central differences along x and y, per unit of the coordinates; beyond the border 0
+    unit, padded = max(prediction.shape[-2:]) / 2, F.pad(prediction, (1, 1, 1, 1))
+    slopes = (
+        (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2 * unit,
+        (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2 * unit,
+    )
     identity = torch.eye(len(basis), device=basis.device)
     for _ in range(steps):
         hessian, gradient = _normal_equations(prediction, slopes, truth, found, basis)
@@ -213,26 +222,6 @@ def _places(height: int, width: int, device: torch.device) -> Tensor:
     return torch.stack([grid_x, grid_y, torch.ones_like(grid_x)], dim=-1)
 
 
-def _slopes(picture: Tensor) -> tuple[Tensor, Tensor]:
-    """Central differences along x and y, per unit of the coordinates; beyond the border 0."""
-    unit = max(picture.shape[-2:]) / 2
-    padded = F.pad(picture, (1, 1, 1, 1))
-    return (
-        (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2 * unit,
-        (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2 * unit,
-    )
-
-
-def _pyramid(prediction: Tensor, truth: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Pairs of pictures from coarse to fine, the last ones as they came."""
-    levels = [(prediction, truth)]
-    while min(levels[-1][0].shape[-2:]) >= 2 * COARSEST_SIDE:
-        size = [side // 2 for side in levels[-1][0].shape[-2:]]
-        ours, theirs = (F.interpolate(picture, size=size, mode="area") for picture in levels[-1])
-        levels.append((ours, theirs))
-    return levels[::-1]
-
-
 @dataclass(frozen=True, eq=False)
 class AlignedViews:
     """Pictures after one way of alignment. rgb: (N, 3, H, W) in [0, 1]; mask: (N, 1, H, W) in [0, 1], or unknown."""
@@ -256,6 +245,19 @@ class Alignments:
     def __iter__(self) -> Iterator[tuple[str, AlignedViews]]:
         """Pairs of name and pictures: raw, affine, similarity."""
         return iter((("raw", self.raw), ("affine", self.affine), ("similarity", self.similarity)))
+
+    def measures(self, truth: Tensor, mask: Tensor, *, lpips: PerceptualDistance | None = None) -> dict[str, Tensor]:
+        """All measures of all three, each (N,): "psnr", …, "psnr_affine", …, "psnr_similarity", ….
+
+        Args:
+            truth: (N, 3, H, W) in [0, 1]. mask: (N, 1, H, W), the true silhouettes.
+        """
+        measures: dict[str, Tensor] = {}
+        for way, views in self:
+            suffix = "" if way == "raw" else f"_{way}"
+            found = measure_views(views.rgb, truth, mask, prediction_mask=views.mask, lpips=lpips)
+            measures |= {f"{name}{suffix}": values for name, values in found.items()}
+        return measures
 
 
 def align_views(
@@ -290,27 +292,10 @@ def align_views(
         transforms = register(prediction, truth, "similarity", shared=True, background=background)
         return Alignments(raw, affine, _moved(raw, transforms, background))
     seen = prediction if mask is None else torch.cat([prediction, mask.to(prediction)], dim=1)
-    similarity, seen = aligned_renders(render, cameras, truth, seen=seen, search=search)
+    similarity, seen = align_object(render, cameras, truth, seen=seen, search=search)
     seen = seen.to(truth).clamp(0, 1)
     turned = AlignedViews(seen[:, :3], seen[:, 3:] if seen.shape[1] == 4 else None)
     return Alignments(raw, affine, turned, similarity)
-
-
-def measure_alignments(
-    alignments: Alignments, truth: Tensor, mask: Tensor, *, lpips: PerceptualDistance | None = None
-) -> dict[str, Tensor]:
-    """All measures of all three alignments, each (N,): "psnr", …, "psnr_affine", …, "psnr_similarity", ….
-
-    Args:
-        truth: (N, 3, H, W) in [0, 1].
-        mask: (N, 1, H, W), the true silhouettes.
-    """
-    measures: dict[str, Tensor] = {}
-    for way, views in alignments:
-        suffix = "" if way == "raw" else f"_{way}"
-        found = measure_views(views.rgb, truth, mask, prediction_mask=views.mask, lpips=lpips)
-        measures |= {f"{name}{suffix}": values for name, values in found.items()}
-    return measures
 
 
 def _moved(views: AlignedViews, transforms: Tensor, background: float) -> AlignedViews:

@@ -40,14 +40,17 @@ def haarpsi(first: Tensor, second: Tensor) -> Tensor:
     Raises:
         InputError: a side is below 16 pixels.
     """
-    check_shape("first", first, ("N", 3, "H", "W"))
-    check_shape("second", second, tuple(first.shape), "both pictures must have one shape")
+    check_pictures(first, second)
     if min(first.shape[-2:]) < LEAST_SIDE:
         height, width = first.shape[-2:]
         raise InputError(
             f"HaarPSI needs pictures of at least {LEAST_SIDE} x {LEAST_SIDE}, got {height} x {width}; render larger"
         )
-    ours, theirs = (_halved_yiq(picture) for picture in (first, second))
+    # YIQ in 0..255 at half the size: a viewer's distance, by averaging
+    matrix = torch.tensor(_YIQ, dtype=torch.float32, device=first.device)
+    yiq = [torch.einsum("ij,njhw->nihw", matrix, 255 * picture.float()) for picture in (first, second)]
+    odd = max(size % 2 for size in first.shape[-2:])
+    ours, theirs = (F.avg_pool2d(F.pad(picture, (0, odd, 0, odd)), 2) for picture in yiq)
     similarities, weights = [], []
     for axis in (-2, -1):
         fine_ours, fine_theirs = (
@@ -56,7 +59,8 @@ def haarpsi(first: Tensor, second: Tensor) -> Tensor:
         similarities.append(_alike(fine_ours, fine_theirs).mean(1))
         coarse = (_haar(picture[:, :1], 3, axis)[:, 0] for picture in (ours, theirs))
         weights.append(torch.maximum(*coarse))  # where something is to be seen
-    smooth = (_corner_mean(picture[:, 1:]).abs() for picture in (ours, theirs))
+    # the mean of each pixel with its right, lower and lower right neighbours, beyond the border 0
+    smooth = (F.avg_pool2d(F.pad(each[:, 1:], (0, 1, 0, 1)), 2, stride=1).abs() for each in (ours, theirs))
     similarities.append(_alike(*smooth).mean(1))  # colour
     weights.append((weights[0] + weights[1]) / 2)
     similarity, weight = torch.stack(similarities, dim=1), torch.stack(weights, dim=1)
@@ -67,14 +71,6 @@ def haarpsi(first: Tensor, second: Tensor) -> Tensor:
     return ((mean.clamp(max=1 - least).logit() / STEEPNESS) ** 2).clamp(max=1.0)
 
 
-def _halved_yiq(picture: Tensor) -> Tensor:
-    """(N, 3, H, W) RGB in [0, 1] -> (N, 3, ceil(H/2), ceil(W/2)) YIQ in 0..255: a viewer's distance, by averaging."""
-    matrix = torch.tensor(_YIQ, dtype=torch.float32, device=picture.device)
-    yiq = torch.einsum("ij,njhw->nihw", matrix, 255 * picture.float())
-    odd = max(size % 2 for size in picture.shape[-2:])
-    return F.avg_pool2d(F.pad(yiq, (0, odd, 0, odd)), 2)
-
-
 def _haar(picture: Tensor, scale: int, axis: int) -> Tensor:
     """(N, 1, H, W) -> magnitudes of the Haar wavelet of width 2^scale that steps along `axis`."""
     width = 2**scale
@@ -83,11 +79,6 @@ def _haar(picture: Tensor, scale: int, axis: int) -> Tensor:
     before, after = width // 2 - 1, width // 2
     padded = F.pad(picture, (before, after, before, after))
     return F.conv2d(padded, kernel[None, None]).abs()
-
-
-def _corner_mean(picture: Tensor) -> Tensor:
-    """Mean of each pixel with its right, lower and lower right neighbours, beyond the border 0."""
-    return F.avg_pool2d(F.pad(picture, (0, 1, 0, 1)), 2, stride=1)
 
 
 def _alike(first: Tensor, second: Tensor) -> Tensor:
@@ -137,8 +128,10 @@ def reprojection_consistency(
         tolerance: how much the two distances may differ, as a share of the distance.
         solid: opacity from which a pixel shows the surface.
     """
-    _check_views(rgb, field, cameras)
+    check_shape("rgb", rgb, (len(cameras), 3, "H", "W"), "one view a camera")
     count, _, height, width = rgb.shape
+    for name in ("opacity", "depth"):
+        check_shape(f"field.{name}", getattr(field, name), (count, 1, height, width), "render it at the views' size")
     check_range("tolerance", tolerance, 0.0, 1.0)
     check_range("solid", solid, 0.0, 1.0)
     pairs = tuple(pairwise(range(count))) if pairs is None else tuple((int(a), int(b)) for a, b in pairs)
@@ -180,13 +173,6 @@ def _look(
     )
     visible = near & (looked[3] >= solid) & (place.abs() <= 1).all(-1) & (distance > 0)
     return visible, looked[:3].permute(1, 2, 0)
-
-
-def _check_views(rgb: Tensor, field: RenderedViews, cameras: Cameras) -> None:
-    check_shape("rgb", rgb, (len(cameras), 3, "H", "W"), "one view a camera")
-    count, _, height, width = rgb.shape
-    for name in ("opacity", "depth"):
-        check_shape(f"field.{name}", getattr(field, name), (count, 1, height, width), "render it at the views' size")
 
 
 SSIM_TAPS = 11
@@ -252,7 +238,7 @@ def measure_views(
         "box_ssim": box_ssim(prediction, truth, mask),
         "iou": mask_iou(guessed, mask),
         "sharpness": sharpness(prediction, truth, mask),
-        "haarpsi": perceptual_distance(prediction, truth),
+        "haarpsi": 1 - haarpsi(prediction, truth),  # 0 for equal pictures and at most 1
     }
     if lpips is not None:
         measures["lpips"] = lpips_distance(lpips, prediction, truth)
@@ -280,9 +266,10 @@ def ssim(prediction: Tensor, truth: Tensor) -> Tensor:
 
 def ssim_map(prediction: Tensor, truth: Tensor) -> Tensor:
     """(N, 3, H, W) SSIM of every pixel's window; beyond the border the pictures are mirrored."""
-    if min(truth.shape[-2:]) < SSIM_TAPS:
+    height, width = truth.shape[-2:]
+    if min(height, width) < SSIM_TAPS:
         raise InputError(
-            f"SSIM needs pictures of at least {SSIM_TAPS} x {SSIM_TAPS}, got {_size(truth)}; render larger"
+            f"SSIM needs pictures of at least {SSIM_TAPS} x {SSIM_TAPS}, got {height} x {width}; render larger"
         )
     found: Tensor = kornia_ssim(prediction.float().contiguous(), truth.float().contiguous(), SSIM_TAPS, padding="same")
     return found
@@ -333,22 +320,22 @@ def sharpness(prediction: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
     """
     check_pictures(prediction, truth)
     inside = silhouette_boxes(mask, truth)
-    ours, theirs = (_gradient_energy(picture, inside) for picture in (prediction, truth))
-    return (ours + FLAT_ENERGY) / (theirs + FLAT_ENERGY)
 
+    def energy(picture: Tensor) -> Tensor:
+        total = picture.new_zeros(len(picture))
+        for axis in (-1, -2):
+            count = picture.shape[axis] - 1
+            touched = inside.narrow(axis, 0, count) | inside.narrow(axis, 1, count)
+            total = total + _box_mean(picture.diff(dim=axis).square(), touched)
+        return total
 
-def perceptual_distance(prediction: Tensor, truth: Tensor) -> Tensor:
-    """(N,) 1 - HaarPSI, 0 for equal pictures and at most 1: a perceptual distance that needs no weights."""
-    check_pictures(prediction, truth)
-    return 1 - haarpsi(prediction, truth)
+    return (energy(prediction) + FLAT_ENERGY) / (energy(truth) + FLAT_ENERGY)
 
 
 @torch.no_grad()
 def lpips_distance(lpips: PerceptualDistance, prediction: Tensor, truth: Tensor) -> Tensor:
     """(N,) LPIPS of each view; `lpips` is what `models.perceptual.load_lpips` gives, on whatever device."""
     check_pictures(prediction, truth)
-    if not callable(lpips):
-        raise InputError(f"lpips must be a network, got {type(lpips).__name__}; make it with load_lpips")
     place = next(lpips.parameters()).device if isinstance(lpips, nn.Module) else truth.device
     pairs = zip(prediction.to(place).split(1), truth.to(place).split(1), strict=True)
     distances = torch.stack([lpips(ours, theirs) for ours, theirs in pairs])  # one at a time: it returns the mean
@@ -390,21 +377,7 @@ def _box_mean(values: Tensor, inside: Tensor) -> Tensor:
     return (values * inside).sum((1, 2, 3)) / (inside.sum((1, 2, 3)) * values.shape[1])
 
 
-def _gradient_energy(picture: Tensor, inside: Tensor) -> Tensor:
-    """(N,) mean squared horizontal difference plus mean squared vertical difference."""
-    total = picture.new_zeros(len(picture))
-    for axis in (-1, -2):
-        count = picture.shape[axis] - 1
-        touched = inside.narrow(axis, 0, count) | inside.narrow(axis, 1, count)
-        total = total + _box_mean(picture.diff(dim=axis).square(), touched)
-    return total
-
-
 def _between(present: Tensor, axis: int) -> Tensor:
     """Bool, True from the first to the last True along `axis`."""
     counts = present.int()
     return (counts.cumsum(axis) > 0) & (counts.flip(axis).cumsum(axis).flip(axis) > 0)
-
-
-def _size(picture: Tensor) -> str:
-    return f"{picture.shape[-2]} x {picture.shape[-1]}"

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import math
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +14,7 @@ import torch
 import trimesh
 from torch import Tensor
 
-from ..config import EvaluationConfig
-from ..config import EvaluationStage as Stage
+from ..config import EvaluationConfig, EvaluationStage
 from ..data.meshes import MeshViews
 from ..data.views import MultiViewDataset, PosedViews
 from ..geometry.cameras import REFERENCE_ELEVATION_DEGREES
@@ -27,11 +24,15 @@ from ..procedural.shapes import HELD_OUT_PATTERN, HELD_OUT_ROLES, PATTERNS, ROLE
 from ..support.checks import check_count
 from ..support.errors import FieldError, InputError
 from ..types import Cameras, InputViews, OnStep, RenderedViews, SceneEncoding
-from .alignment import Alignments, align_views, measure_alignments
+from .alignment import align_views
 from .metrics import reprojection_consistency
 from .spatial import Render, SimilaritySearch
 from .summary import object_mean
 from .surfaces import BakedField, compare_meshes
+
+if TYPE_CHECKING:
+    from ..field.radiance import RadianceField
+    from ..pipeline.upfusion import UpFusion
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +135,13 @@ def draw_object(dataset: MultiViewDataset, index: int, config: EvaluationConfig)
     else:
         views = dataset.draw(index, wanted, generator)
         if isinstance(dataset, MeshViews):
-            mesh = _file_mesh(dataset, index, views)
+            files = dataset
+
+            @functools.cache
+            def mesh() -> trimesh.Trimesh:
+                surface = files.surface(index, views)
+                return trimesh.Trimesh(surface.vertices.numpy(), surface.faces.numpy(), process=False)
+
     if len(views) < wanted:
         raise InputError(
             f"{views.name} must have {wanted} views ({most} photos and {config.views} targets), got {len(views)}; "
@@ -149,25 +156,12 @@ def object_seed(seed: int, purpose: str, index: int) -> int:
     return zlib.crc32(f"{seed} {purpose} {index}".encode()) >> 1
 
 
-def _file_mesh(dataset: MeshViews, index: int, views: PosedViews) -> Callable[[], trimesh.Trimesh]:
-    @functools.cache
-    def read() -> trimesh.Trimesh:
-        surface = dataset.surface(index, views)
-        return trimesh.Trimesh(surface.vertices.numpy(), surface.faces.numpy(), process=False)
-
-    return read
-
-
-if TYPE_CHECKING:
-    from ..field.radiance import RadianceField
-    from ..pipeline.upfusion import UpFusion
-
 Values = dict[str, dict[str, dict[str, list[float]]]]
 """values[stage][photos][measure]: one number a view, or one alone for measures of the whole object."""
 
 
 @dataclass(frozen=True, eq=False)
-class Painted:
+class Prediction:
     """What a stage made of an object.
 
     rgb: (N, 3, S, S). mask: (N, 1, S, S) where it is known. render: shows it from any camera, where that is possible.
@@ -182,8 +176,7 @@ class Painted:
 
 @dataclass(frozen=True, eq=False)
 class ObjectResult:
-    """values: see Values. notes: what could not be measured. shown: rgb of each stage but
-    white with the most photos."""
+    """values: see Values. notes: what could not be measured. shown: rgb of each stage but white, of the most photos."""
 
     values: Values
     notes: list[str]
@@ -227,39 +220,35 @@ def evaluate_object(
     """
     values: Values = {stage: {} for stage in config.stages}
     notes: list[str] = []
-    shown: dict[str, Tensor] = {}
+    seen: dict[str, Prediction] = {}
     done, total = 0, len(config.photos) * len(config.stages)
+
+    def relay(step: int, steps: int, preview: Callable[[], Tensor] | None) -> None:
+        if on_step is not None:
+            on_step(done, total, preview)
+
     for count in sorted(config.photos):
-        scene = None
+        scene, seen = None, {}
         if set(config.stages) - {"white", "nearest"}:
             scene = model.encode(item.given(count), reference_elevation_degrees=item.elevation_degrees)
-        painted: dict[str, Painted] = {}
         for stage in config.stages:
-            inner = _inner(on_step, done, total)
-            painted[stage] = _paint(stage, model, item, count, scene, config, on_step=inner, state=state)
+            inner = None if on_step is None else relay
+            seen[stage] = _predicted(stage, model, item, count, scene, config, on_step=inner, state=state)
             known = values[stage].get(str(min(config.photos))) if stage == "white" else None
-            values[stage][str(count)] = known or _measure(
-                painted[stage], item, config, f"{stage}, {count}", notes, lpips
-            )
+            values[stage][str(count)] = known or _measure(seen[stage], item, config, f"{stage}, {count}", notes, lpips)
             done += 1
-            if on_step is not None:
-                on_step(done, total, None)
-        for name, found in _consistency(painted, item).items():
+            relay(0, 0, None)
+        for name, found in _consistency(seen, item).items():
             values[name][str(count)]["consistency"] = [found]
-        shown = {stage: picture.rgb for stage, picture in painted.items() if stage != "white"}
-    for _, _, measures in _rows(values):
-        for numbers in measures.values():
-            object_mean(numbers)  # refuses what is not finite
-    return ObjectResult(values, notes, shown)
+    for rows in values.values():
+        for measures in rows.values():
+            for numbers in measures.values():
+                object_mean(numbers)  # refuses what is not finite
+    return ObjectResult(values, notes, {stage: found.rgb for stage, found in seen.items() if stage != "white"})
 
 
-def settings_id(content: dict[str, Any]) -> str:
-    """Fingerprint of settings given as JSON."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _paint(
-    stage: Stage,
+def _predicted(
+    stage: EvaluationStage,
     model: UpFusion,
     item: EvaluatedObject,
     count: int,
@@ -268,21 +257,21 @@ def _paint(
     *,
     on_step: OnStep | None,
     state: Callable[[int], Path] | None,
-) -> Painted:
+) -> Prediction:
     cameras, size = item.cameras, item.truth.shape[-1]
     if stage == "white":
-        return Painted(torch.ones_like(item.truth))
+        return Prediction(torch.ones_like(item.truth))
     if stage == "nearest":
         photos = list(item.photos[:count])
         chosen = [photos[near] for near in nearest_photos(cameras, item.views.cameras[torch.tensor(photos)])]
-        return Painted(item.views.rgb[chosen], item.views.mask[chosen])
+        return Prediction(item.views.rgb[chosen], item.views.mask[chosen])
     assert scene is not None, "models need the photos encoded"
     if stage == "predict":
 
         def predicted(where: Cameras, pixels: int) -> Tensor:
             return _picture(model.predict(scene, where, size=pixels, pixel_centers=True))
 
-        return Painted(predicted(cameras, size), render=predicted)
+        return Prediction(predicted(cameras, size), render=predicted)
     if stage == "sample":
         first = object_seed(config.seed, "sample", item.index)
         novel = model.sample(
@@ -295,7 +284,7 @@ def _paint(
             batch_size=config.batch_size,
             on_step=on_step,
         )
-        return Painted(_picture(novel.rgb))
+        return Prediction(_picture(novel.rgb))
     generator = torch.Generator().manual_seed(object_seed(config.seed, "field", item.index))
     kept = None if state is None else state(count)
     if kept is not None:
@@ -304,7 +293,7 @@ def _paint(
     return _rendered(field, cameras, size)
 
 
-def _rendered(field: RadianceField, cameras: Cameras, size: int) -> Painted:
+def _rendered(field: RadianceField, cameras: Cameras, size: int) -> Prediction:
     """A field's views. Small ones, by which its frame is searched for, come from a grid; what is measured does not."""
     baked = functools.cache(lambda: BakedField(field))
 
@@ -316,88 +305,55 @@ def _rendered(field: RadianceField, cameras: Cameras, size: int) -> Painted:
 
     views = field.render(cameras, size)
     views = RenderedViews(_picture(views.rgb), _picture(views.opacity), views.depth.float().cpu())
-    return Painted(views.rgb, views.opacity, rendered, views, field)
+    return Prediction(views.rgb, views.opacity, rendered, views, field)
 
 
 def _measure(
-    painted: Painted,
+    seen: Prediction,
     item: EvaluatedObject,
     config: EvaluationConfig,
     label: str,
     notes: list[str],
     lpips: PerceptualDistance | None,
 ) -> dict[str, list[float]]:
-    turned = painted.render is not None and config.alignment == "object"
+    turned = seen.render is not None and config.alignment == "object"
     alignments = align_views(
-        painted.rgb,
+        seen.rgb,
         item.truth,
-        mask=painted.mask,
-        render=painted.render if turned else None,
+        mask=seen.mask,
+        render=seen.render if turned else None,
         cameras=item.cameras if turned else None,
         search=SimilaritySearch.quick(),
     )
-    measures = measure_alignments(alignments, item.truth, item.mask, lpips=lpips)
+    measures = alignments.measures(item.truth, item.mask, lpips=lpips)
     values = {name: [float(number) for number in numbers] for name, numbers in measures.items()}
-    if painted.field is not None and item.mesh is not None:
-        values |= _mesh_measures(painted.field, item.mesh(), alignments, config, label, notes)
-    return values
-
-
-def _mesh_measures(
-    field: RadianceField,
-    truth: trimesh.Trimesh,
-    alignments: Alignments,
-    config: EvaluationConfig,
-    label: str,
-    notes: list[str],
-) -> dict[str, list[float]]:
-    """Chamfer distance and F-scores, raw and aligned; none, and a note, where the field has no surface."""
+    if seen.field is None or item.mesh is None:
+        return values
     try:
-        mesh = field.extract_mesh(config.mesh_resolution)
+        mesh, truth = seen.field.extract_mesh(config.mesh_resolution), item.mesh()
     except FieldError as error:
         notes.append(f"{label} photos: no mesh was measured, because {error}")
-        return {}
+        return values
     options: dict[str, Any] = {"samples": config.mesh_samples, "seed": config.seed}
     raw = compare_meshes(mesh, truth, **options)
     aligned = compare_meshes(mesh, truth, similarity=alignments.object_similarity, align=True, **options)
-    return {name: [value] for name, value in raw} | {f"{name}_similarity": [value] for name, value in aligned}
+    found = {name: [value] for name, value in raw} | {f"{name}_similarity": [value] for name, value in aligned}
+    return values | found
 
 
-def _consistency(painted: dict[str, Painted], item: EvaluatedObject) -> dict[str, float]:
+def _consistency(seen: dict[str, Prediction], item: EvaluatedObject) -> dict[str, float]:
     """Of the field's renders and of the samples, by the field's depth; nothing without a field."""
-    seen = painted["field"].views if "field" in painted else None
-    if seen is None or len(item.targets) < 2:
+    views = seen["field"].views if "field" in seen else None
+    if views is None or len(item.targets) < 2:
         return {}
     found = {}
-    for stage in {"sample", "field"} & painted.keys():
+    for stage in {"sample", "field"} & seen.keys():
         pairs = neighbors(item.cameras)
-        value = reprojection_consistency(painted[stage].rgb, seen, item.cameras, pairs=pairs).mean
+        value = reprojection_consistency(seen[stage].rgb, views, item.cameras, pairs=pairs).mean
         if math.isfinite(value):  # else no pixel is seen twice
             found[stage] = value
     return found
 
 
-def _rows(values: Values) -> Iterator[tuple[str, str, dict[str, list[float]]]]:
-    for stage, rows in values.items():
-        for photos, measures in rows.items():
-            yield stage, photos, measures
-
-
-def _inner(on_step: OnStep | None, done: int, total: int) -> OnStep | None:
-    if on_step is None:
-        return None
-
-    def relay(step: int, steps: int, preview: Callable[[], Tensor] | None) -> None:
-        on_step(done, total, preview)
-
-    return relay
-
-
 def _picture(rgb: Tensor) -> Tensor:
     return rgb.detach().float().cpu().clamp(0, 1)
-
-
-def object_values(rows: Sequence[Values], stage: str, photos: int, measure: str) -> list[float]:
-    """Each object's mean over its views, of the objects that have the measure."""
-    found = (row.get(stage, {}).get(str(photos), {}).get(measure) for row in rows)
-    return [object_mean(numbers) for numbers in found if numbers is not None]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -159,10 +160,67 @@ class _Comparison:
         """(P, 7) parameters -> (P,) mean squared differences, on the CPU."""
         return self.residuals(parameters).square().mean(1).cpu()
 
+    def starts(self, search: SimilaritySearch, limits: Tensor) -> Tensor:
+        """(starts, 7) the best turns of the grid, as they are or brought to the true silhouettes."""
+        turns = [(0.0, 0.0), *product(search.yaw_degrees, search.pitch_degrees)]
+        plain = torch.tensor([[math.radians(yaw), math.radians(pitch), 0, 0, 0, 0, 0] for yaw, pitch in turns])
+        seen = self.pictures(plain)
+        moved = torch.stack([turn + self.towards(picture) for turn, picture in zip(plain, seen, strict=True)])
+        moved = torch.minimum(torch.maximum(moved, -0.9 * limits), 0.9 * limits)
+        errors = torch.cat([(seen - self.truth).flatten(1).square().mean(1).cpu(), self.errors(moved)])
+        order = errors.argsort(stable=True)  # of equals the identity is first
+        return torch.cat([plain, moved])[order[: search.starts]]
 
+    def towards(self, seen: Tensor) -> Tensor:
+        """(7,) scale and shift that bring the silhouettes of (N, 3, S, S) pictures to the true ones, about."""
+        cameras = self.cameras.to("cpu")
+        ours, theirs = (_moments(picture.cpu()) for picture in (seen, self.truth))
+        found = torch.zeros(7)
+        if ours is None or theirs is None:
+            return found
+        # a shift t moves the picture's centre by focal / distance · (t · right, t · up)
+        reach = cameras.focal / cameras.centers.norm(dim=1, keepdim=True)
+        axes = reach[..., None] * cameras.camera_to_world[:, :3, :2].transpose(1, 2)
+        found[3] = (theirs[1] / ours[1]).log().mean()
+        offset = theirs[0] - found[3].exp() * ours[0]
+        found[4:] = torch.linalg.pinv(axes.reshape(-1, 3), rtol=1e-3) @ offset.reshape(-1)
+        return found
+
+    def descend(self, start: Tensor, steps: int, limits: Tensor) -> Tensor:
+        """(7,) parameters after some damped Gauss-Newton steps, each within ± `limits` (7,)."""
+        # changes that move an object of half the picture's width by about half a pixel
+        pixel = 2 / self.size
+        shift = pixel / 2 * _half_view(self.cameras)
+        probe = torch.tensor([pixel, pixel, pixel, pixel, shift, shift, shift])
+        found, residual = start, self.residuals(start[None])[0]
+        damping = 1e-2
+        slopes = None
+        for _ in range(steps):
+            if slopes is None:
+                # in units of the probes all seven numbers move the pictures about equally
+                slopes = self.residuals(found + torch.diag(probe)) - residual
+            hessian = slopes @ slopes.T
+            ridge = damping * hessian.diagonal() + 1e-6 * hessian.diagonal().max() + 1e-12
+            step = torch.linalg.solve(hessian + torch.diag(ridge), slopes @ residual).cpu() * probe
+            tried = found - step
+            allowed = bool((tried.abs() <= limits).all())
+            tried_residual = self.residuals(tried[None])[0] if allowed else residual
+            if tried_residual.square().sum() < residual.square().sum():
+                found, residual, damping, slopes = tried, tried_residual, damping / 4, None
+            else:
+                damping *= 8
+        return found
+
+
+@torch.no_grad()
 def align_object(
-    render: Render, cameras: Cameras, truth: Tensor, *, search: SimilaritySearch | None = None
-) -> Similarity:
+    render: Render,
+    cameras: Cameras,
+    truth: Tensor,
+    *,
+    seen: Tensor | None = None,
+    search: SimilaritySearch | None = None,
+) -> tuple[Similarity, Tensor]:
     """The similarity of the object's frame with which its renders come closest to all of its true views at once.
 
     Turns are tried on a grid; the best are refined in all seven numbers (yaw, pitch, roll, scale, shift) by damped
@@ -173,23 +231,9 @@ def align_object(
         render: the predictor; see Render.
         cameras: the true cameras of the N views.
         truth: (N, 3, S, S) true views in [0, 1].
-    """
-    return aligned_renders(render, cameras, truth, search=search)[0]
-
-
-@torch.no_grad()
-def aligned_renders(
-    render: Render,
-    cameras: Cameras,
-    truth: Tensor,
-    *,
-    seen: Tensor | None = None,
-    search: SimilaritySearch | None = None,
-) -> tuple[Similarity, Tensor]:
-    """The similarity (see align_object), and what `render` shows with it at the full size.
-
-    Args:
         seen: `render(cameras, S)` where it is known already, so that it is not rendered again.
+
+    Returns: the similarity, and what `render` shows with it at the full size.
     """
     check_shape("truth", truth, (len(cameras), 3, "S", "S"), "one square true view a camera")
     if not len(cameras):
@@ -200,47 +244,16 @@ def aligned_renders(
     coarse, fine = (
         _Comparison(render, cameras, truth, min(side, size)) for side in (search.coarse_size, search.fine_size)
     )
-    limits = _limits(cameras, search)
-    starts = _starts(coarse, search, limits)
-    ends = torch.stack([_descend(coarse, start, search.coarse_steps, limits) for start in starts])
-    best = _descend(fine, ends[fine.errors(ends).argmin()], search.fine_steps, limits)
+    angle, shift = math.radians(search.largest_angle_degrees), search.largest_shift * _half_view(cameras)
+    limits = torch.tensor([angle, angle, angle, math.log(search.largest_stretch), shift, shift, shift])
+    starts = coarse.starts(search, limits)
+    ends = torch.stack([coarse.descend(start, search.coarse_steps, limits) for start in starts])
+    best = fine.descend(ends[fine.errors(ends).argmin()], search.fine_steps, limits)
     similarity = _similarity(best)
     before = render(cameras, size) if seen is None else seen
     after = render(similarity.move(cameras), size)
     errors = [(_colors(picture, len(cameras), size).to(truth) - truth).square().mean() for picture in (before, after)]
     return (similarity, after) if errors[1] < errors[0] * (1 - 1e-6) else (Similarity.identity(), before)
-
-
-def _starts(coarse: _Comparison, search: SimilaritySearch, limits: Tensor) -> Tensor:
-    """(starts, 7) the best turns of the grid, as they are or brought to the true silhouettes."""
-    turns = [torch.zeros(7)]
-    for yaw in search.yaw_degrees:
-        turns += [
-            torch.tensor([math.radians(yaw), math.radians(pitch), 0, 0, 0, 0, 0]) for pitch in search.pitch_degrees
-        ]
-    plain = torch.stack(turns)
-    seen = coarse.pictures(plain)
-    moved = torch.stack([turn + _towards(coarse, picture) for turn, picture in zip(plain, seen, strict=True)])
-    moved = torch.minimum(torch.maximum(moved, -0.9 * limits), 0.9 * limits)
-    errors = torch.cat([(seen - coarse.truth).flatten(1).square().mean(1).cpu(), coarse.errors(moved)])
-    order = errors.argsort(stable=True)  # of equals the identity is first
-    return torch.cat([plain, moved])[order[: search.starts]]
-
-
-def _towards(comparison: _Comparison, seen: Tensor) -> Tensor:
-    """(7,) scale and shift that bring the silhouettes of (N, 3, S, S) pictures to the true ones, about."""
-    cameras = comparison.cameras.to("cpu")
-    ours, theirs = (_moments(picture.cpu()) for picture in (seen, comparison.truth))
-    found = torch.zeros(7)
-    if ours is None or theirs is None:
-        return found
-    # a shift t moves the picture's centre by focal / distance · (t · right, t · up)
-    reach = cameras.focal / cameras.centers.norm(dim=1, keepdim=True)
-    axes = reach[..., None] * cameras.camera_to_world[:, :3, :2].transpose(1, 2)
-    found[3] = (theirs[1] / ours[1]).log().mean()
-    offset = theirs[0] - found[3].exp() * ours[0]
-    found[4:] = torch.linalg.pinv(axes.reshape(-1, 3), rtol=1e-3) @ offset.reshape(-1)
-    return found
 
 
 def _moments(pictures: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -257,42 +270,6 @@ def _moments(pictures: Tensor) -> tuple[Tensor, Tensor] | None:
     return center, spread.clamp(min=1e-6).sqrt()
 
 
-def _descend(comparison: _Comparison, start: Tensor, steps: int, limits: Tensor) -> Tensor:
-    """(7,) parameters after some damped Gauss-Newton steps, each within ± `limits` (7,)."""
-    probe = _probes(comparison)
-    found, residual = start, comparison.residuals(start[None])[0]
-    damping = 1e-2
-    slopes = None
-    for _ in range(steps):
-        if slopes is None:
-            # in units of the probes all seven numbers move the pictures about equally
-            slopes = comparison.residuals(found + torch.diag(probe)) - residual
-        hessian = slopes @ slopes.T
-        ridge = damping * hessian.diagonal() + 1e-6 * hessian.diagonal().max() + 1e-12
-        step = torch.linalg.solve(hessian + torch.diag(ridge), slopes @ residual).cpu() * probe
-        tried = found - step
-        allowed = bool((tried.abs() <= limits).all())
-        tried_residual = comparison.residuals(tried[None])[0] if allowed else residual
-        if tried_residual.square().sum() < residual.square().sum():
-            found, residual, damping, slopes = tried, tried_residual, damping / 4, None
-        else:
-            damping *= 8
-    return found
-
-
-def _probes(comparison: _Comparison) -> Tensor:
-    """(7,) changes that move an object of half the picture's width by about half a pixel."""
-    pixel = 2 / comparison.size
-    shift = pixel / 2 * _half_view(comparison.cameras)
-    return torch.tensor([pixel, pixel, pixel, pixel, shift, shift, shift])
-
-
-def _limits(cameras: Cameras, search: SimilaritySearch) -> Tensor:
-    angle, stretch = math.radians(search.largest_angle_degrees), math.log(search.largest_stretch)
-    shift = search.largest_shift * _half_view(cameras)
-    return torch.tensor([angle, angle, angle, stretch, shift, shift, shift])
-
-
 def _half_view(cameras: Cameras) -> float:
     """Half the width of what the cameras see at the world's origin, in scene units; their mean."""
     return float((cameras.centers.norm(dim=1) / cameras.focal.mean(1)).mean())
@@ -301,18 +278,18 @@ def _half_view(cameras: Cameras) -> float:
 def _similarity(parameters: Tensor) -> Similarity:
     """(7,) yaw, pitch, roll in radians, log scale, shift -> the similarity."""
     parameters = parameters.double()
-    yaw, pitch, roll = (_turn(float(angle), axis) for angle, axis in zip(parameters[:3], (1, 0, 2), strict=True))
+
+    def turn(angle: float, axis: int) -> Tensor:
+        """(3, 3) right-handed about a coordinate axis."""
+        first, second = (axis + 1) % 3, (axis + 2) % 3
+        matrix = torch.eye(3, dtype=torch.float64)
+        matrix[first, first] = matrix[second, second] = math.cos(angle)
+        matrix[second, first] = math.sin(angle)
+        matrix[first, second] = -math.sin(angle)
+        return matrix
+
+    yaw, pitch, roll = (turn(float(angle), axis) for angle, axis in zip(parameters[:3], (1, 0, 2), strict=True))
     return Similarity(float(parameters[3].exp()), (yaw @ pitch @ roll).float(), parameters[4:].float())
-
-
-def _turn(angle: float, axis: int) -> Tensor:
-    """(3, 3) right-handed turn about a coordinate axis."""
-    first, second = (axis + 1) % 3, (axis + 2) % 3
-    matrix = torch.eye(3, dtype=torch.float64)
-    matrix[first, first] = matrix[second, second] = math.cos(angle)
-    matrix[second, first] = math.sin(angle)
-    matrix[first, second] = -math.sin(angle)
-    return matrix
 
 
 def _colors(seen: Tensor, count: int, size: int) -> Tensor:

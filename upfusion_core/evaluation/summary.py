@@ -12,17 +12,12 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ..support.checks import check_range
 from ..support.errors import InputError, MissingPackageError
 from ..support.files import replacing
 from .metrics import MEASURES
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 WAYS = {"affine": "per-view affine", "similarity": "global similarity"}
 """Alignments by the ending that a measure's name carries, e.g. box_psnr_affine; no ending means raw."""
@@ -39,17 +34,6 @@ class Score:
     mean: float
     stderr: float | None
     objects: int
-
-    def __post_init__(self) -> None:
-        check_range("Score.mean", self.mean)
-        check_range("Score.objects", self.objects, 1)
-        if self.stderr is not None:
-            check_range("Score.stderr", self.stderr, 0)
-        if (self.stderr is None) != (self.objects == 1):
-            raise InputError(
-                f"Score.stderr must be a number for two objects or more and None for one, got {self.stderr} for "
-                f"{self.objects}"
-            )
 
     def __str__(self) -> str:
         digits = 2 if abs(self.mean) >= 10 else 3
@@ -108,27 +92,6 @@ def results_to_json(results: Results) -> dict[str, dict[str, dict[str, dict[str,
         }
         for stage, rows in results.items()
     }
-
-
-def results_from_json(content: Mapping[str, Any]) -> dict[str, dict[int, dict[str, Score]]]:
-    """The inverse of `results_to_json`.
-
-    Raises:
-        InputError: the content has another form.
-    """
-    try:
-        return {
-            stage: {
-                int(photos): {measure: Score(**value) for measure, value in measures.items()}
-                for photos, measures in rows.items()
-            }
-            for stage, rows in content.items()
-        }
-    except (AttributeError, TypeError, ValueError) as error:
-        raise InputError(
-            "results must be {stage: {photos: {measure: {mean, stderr, objects}}}}, got something else "
-            f"({error}); give the `results` of a report.json"
-        ) from error
 
 
 def measure_label(name: str) -> str:
@@ -190,31 +153,29 @@ def plot_results(
     for measure in measures:
         figure = Figure(figsize=(5, 3.6), layout="constrained")  # no pyplot: no window, no state shared with others
         FigureCanvasAgg(figure)
-        _draw(figure.add_subplot(), results, measure)
+        axes, counts = figure.add_subplot(), set()
+        for stage, rows in results.items():
+            points = [(photos, values[measure]) for photos, values in sorted(rows.items()) if measure in values]
+            if points:
+                photos = [count for count, _ in points]
+                counts.update(photos)
+                errors = [value.stderr or 0.0 for _, value in points]
+                axes.errorbar(
+                    photos, [value.mean for _, value in points], yerr=errors, marker="o", capsize=3, label=stage
+                )
+        if not counts:
+            raise InputError(
+                f"measure must be one of those in the results, got {measure!r}; see their names in the report"
+            )
+        axes.set_xticks(sorted(counts))
+        axes.set(xlabel="photos", ylabel=measure_label(measure))
+        axes.grid(alpha=0.3)
+        axes.legend()
         path = Path(folder) / f"{measure}.png"
         with replacing(path) as partial:
             figure.savefig(partial, dpi=150)
         files[measure] = path
     return files
-
-
-def _draw(axes: Axes, results: Results, measure: str) -> None:
-    counts = set()
-    for stage, rows in results.items():
-        points = [(photos, values[measure]) for photos, values in sorted(rows.items()) if measure in values]
-        if points:
-            photos = [count for count, _ in points]
-            counts.update(photos)
-            means = [value.mean for _, value in points]
-            errors = [value.stderr or 0.0 for _, value in points]
-            axes.errorbar(photos, means, yerr=errors, marker="o", capsize=3, label=stage)
-    if not counts:
-        raise InputError(f"measure must be one of those in the results, got {measure!r}; see their names in the report")
-    axes.set_xticks(sorted(counts))
-    axes.set_xlabel("photos")
-    axes.set_ylabel(measure_label(measure))
-    axes.grid(alpha=0.3)
-    axes.legend()
 
 
 def _check_values(name: str, values: Sequence[float]) -> None:

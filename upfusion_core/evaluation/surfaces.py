@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import TypeAlias
 
 import numpy as np
@@ -21,7 +22,7 @@ from trimesh.registration import procrustes
 from ..config import RaySampling
 from ..field.radiance import RadianceField
 from ..field.rendering import render_views
-from ..support.checks import check_count, check_finite, check_range, check_shape
+from ..support.checks import check_count, check_finite, check_shape
 from ..support.errors import InputError
 from ..surface.mesh import MeshAsset
 from ..types import Cameras
@@ -139,9 +140,9 @@ def compare_meshes(
         similarity = align_points(ours, theirs, start=similarity)
     ours = similarity.apply(ours)
     box = float(np.ptp(_trimesh(truth).bounds, axis=0).max())
-    there = _distances(_spread(ours, QUERY_POINTS), theirs)
-    back = _distances(_spread(theirs, QUERY_POINTS), ours)
-    one, two = (_f_score(there, back, share * box) for share in (0.01, 0.02))
+    there = nearest_distances(_spread(ours, QUERY_POINTS), theirs)
+    back = nearest_distances(_spread(theirs, QUERY_POINTS), ours)
+    one, two = (f_score(there, back, share * box) for share in (0.01, 0.02))
     return MeshScores(_chamfer(there, back) / box, one, two, similarity)
 
 
@@ -166,15 +167,29 @@ def chamfer_distance(first: Tensor, second: Tensor) -> float:
 
     Example: points 0 and 1 on a line against the point 0: (0 + 1) / 2 one way, 0 back, hence 0.25.
     """
-    _check_points(first, second)
-    return _chamfer(_distances(first, second), _distances(second, first))
+    return _chamfer(nearest_distances(first, second), nearest_distances(second, first))
 
 
-def f_score(first: Tensor, second: Tensor, threshold: float) -> float:
-    """(P, 3) and (Q, 3) points -> harmonic mean of the shares that lie within `threshold` of the other set."""
-    check_range("threshold", threshold, 0.0)
-    _check_points(first, second)
-    return _f_score(_distances(first, second), _distances(second, first), threshold)
+def _chamfer(there: np.ndarray, back: np.ndarray) -> float:
+    return float(there.mean() + back.mean()) / 2
+
+
+def f_score(there: np.ndarray, back: np.ndarray, threshold: float) -> float:
+    """Nearest distances both ways -> harmonic mean of the shares that are within `threshold`."""
+    precision, recall = float((there <= threshold).mean()), float((back <= threshold).mean())
+    return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
+
+
+def nearest_distances(source: Tensor, target: Tensor) -> np.ndarray:
+    """(P, 3) and (Q, 3) points -> (P,) distances from each source point to the nearest target point."""
+    for name, points in (("source", source), ("target", target)):
+        check_shape(f"{name} points", points, ("P", 3))
+        check_finite(f"{name} points", points)
+        if not len(points):
+            raise InputError(f"expected at least one {name} point, got 0; sample the surface first")
+    ours, theirs = (points.detach().cpu().double().numpy() for points in (source, target))
+    distances: np.ndarray = KDTree(theirs).query(ours)[0]
+    return distances
 
 
 def align_points(source: Tensor, target: Tensor, *, start: Similarity | None = None) -> Similarity:
@@ -184,11 +199,13 @@ def align_points(source: Tensor, target: Tensor, *, start: Similarity | None = N
     at `start` and, with the centres brought together, at turns of up to 40 degrees of yaw and 20 of pitch. Of all ends
     the one with the smallest Chamfer distance counts, or `start` where none is better. Deterministic.
     """
-    _check_points(source, target)
     start = start or Similarity.identity()
     few = _spread(source, SEARCH_POINTS), _spread(target, SEARCH_POINTS)
     more = _spread(source, FINAL_POINTS), _spread(target, FINAL_POINTS)
-    begun = [start, *(_centered(turn, *few) for turn in _turns())]
+    begun = [start]
+    for yaw, pitch in product(START_YAW_DEGREES, START_PITCH_DEGREES):
+        turn = Similarity.from_angles(yaw, pitch)
+        begun.append(Similarity(1.0, turn.rotation, few[1].mean(0) - turn.apply(few[0]).mean(0)))
     ends = [_closest_points(*few, similarity, SEARCH_ROUNDS) for similarity in begun]
     best = min(ends, key=lambda similarity: chamfer_distance(similarity.apply(few[0]), few[1]))
     best = _closest_points(*more, best, FINAL_ROUNDS)
@@ -215,43 +232,10 @@ def _closest_points(source: Tensor, target: Tensor, start: Similarity, rounds: i
     return Similarity(found.scale, found.rotation.float(), found.translation.float())
 
 
-def _turns() -> list[Similarity]:
-    return [Similarity.from_angles(yaw, pitch) for yaw in START_YAW_DEGREES for pitch in START_PITCH_DEGREES]
-
-
-def _centered(turn: Similarity, source: Tensor, target: Tensor) -> Similarity:
-    """The turn, with the shift that brings the two sets' means together."""
-    return Similarity(1.0, turn.rotation, target.mean(0) - turn.apply(source).mean(0))
-
-
 def _spread(points: Tensor, count: int) -> Tensor:
     """At most `count` of the points, evenly by index: samples are in no order."""
     chosen = torch.linspace(0, len(points) - 1, min(count, len(points))).round().long()
     return points.float().cpu()[chosen]
-
-
-def _distances(source: Tensor, target: Tensor) -> np.ndarray:
-    """(P,) distances from each source point to the nearest target point."""
-    ours, theirs = (points.detach().cpu().double().numpy() for points in (source, target))
-    distances: np.ndarray = KDTree(theirs).query(ours)[0]
-    return distances
-
-
-def _chamfer(there: np.ndarray, back: np.ndarray) -> float:
-    return float(there.mean() + back.mean()) / 2
-
-
-def _f_score(there: np.ndarray, back: np.ndarray, threshold: float) -> float:
-    precision, recall = float((there <= threshold).mean()), float((back <= threshold).mean())
-    return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
-
-
-def _check_points(first: Tensor, second: Tensor) -> None:
-    for name, points in (("first", first), ("second", second)):
-        check_shape(f"{name} points", points, ("P", 3))
-        check_finite(f"{name} points", points)
-        if not len(points):
-            raise InputError(f"expected at least one point in the {name} set, got 0; sample the surface first")
 
 
 def _trimesh(mesh: Mesh) -> trimesh.Trimesh:

@@ -18,7 +18,7 @@ from torch.nn.functional import grid_sample
 
 from ..data.shards import ShardedViews
 from ..data.views import MultiViewDataset, PosedViews
-from ..geometry import grid_rays, plucker, point_rays, to_reference_frame
+from ..geometry import plucker, point_rays, to_reference_frame
 from ..procedural import Objects, ProceduralObjects
 from ..support import seeds
 from ..support.checks import check_count, check_shape
@@ -38,12 +38,10 @@ def query_rays(batch: TrainingBatch, uniform: Tensor, inside_share: float) -> tu
     Returns:
         (B, T·R, 6) Plücker forms in the frame of each object's reference, and (B, T·R, 3) colours.
     """
-    masks, pictures = batch.target_masks.flatten(0, 1), batch.targets.flatten(0, 1)
-    points = sample_points(masks, uniform, inside_share)
-    colors = look_up(pictures, points)
+    points = sample_points(batch.target_masks.flatten(0, 1), uniform, inside_share)
+    colors = look_up(batch.targets.flatten(0, 1), points)
     forms = reference_frame_plucker(point_rays(batch.cameras, points), batch.references)
-    count = len(batch)
-    return forms.reshape(count, -1, 6), colors.reshape(count, -1, 3)
+    return forms.reshape(len(batch), -1, 6), colors.reshape(len(batch), -1, 3)
 
 
 def sample_points(masks: Tensor, uniform: Tensor, inside_share: float) -> Tensor:
@@ -68,15 +66,8 @@ def sample_points(masks: Tensor, uniform: Tensor, inside_share: float) -> Tensor
 def look_up(pictures: Tensor, points: Tensor) -> Tensor:
     """(N, 3, S, S) pictures at (N, R, 2) places in NDC -> (N, R, 3), bilinear; the border of a picture is NDC ±1."""
     # grid_sample's x and y run from -1 at the left and top edge to +1, so opposite to NDC
-    return grid_sample(pictures, -points[:, None], mode="bilinear", padding_mode="border", align_corners=False)[
-        :, :, 0
-    ].transpose(1, 2)
-
-
-def grid_plucker(batch: TrainingBatch, size: int) -> Tensor:
-    """(B·T, size, size, 6) Plücker forms of the targets' corner-aligned grids, as geometry.reference_plucker up to
-    rounding, but computed where the batch is."""
-    return reference_frame_plucker(grid_rays(batch.cameras, size, size), batch.references)
+    found = grid_sample(pictures, -points[:, None], mode="bilinear", padding_mode="border", align_corners=False)
+    return found[:, :, 0].transpose(1, 2)
 
 
 def reference_frame_plucker(rays: Rays, references: Cameras) -> Tensor:
@@ -86,24 +77,24 @@ def reference_frame_plucker(rays: Rays, references: Cameras) -> Tensor:
     return plucker(to_reference_frame(rays, references[index]))
 
 
-class Draws:
-    """Draws for one shard of a batch.
+class BatchRandom:
+    """The random numbers of one part of a batch.
 
-    They are made for the whole batch and cut: `shards` small batches, on one process after another or on several at
+    They are made for the whole batch and cut: `parts` small batches, on one process after another or on several at
     once, get together exactly the numbers of the large one.
 
     Args:
         seed: of the whole batch (see `seeds.derived_seed`).
-        shard, shards: which part of the batch this is. All parts hold equally many examples.
+        part, parts: which part of the batch this is. All parts hold equally many examples.
         device: where the numbers are made; each device has its own.
     """
 
-    def __init__(self, seed: int, shard: int = 0, shards: int = 1, device: torch.device | str = "cpu") -> None:
+    def __init__(self, seed: int, part: int = 0, parts: int = 1, device: torch.device | str = "cpu") -> None:
         self.generator = torch.Generator(device).manual_seed(seed)
-        self.shard, self.shards = shard, shards
+        self.part, self.parts = part, parts
 
     def uniform(self, count: int, *shape: int) -> Tensor:
-        """`(count, *shape)` float32, uniform in [0, 1); `count` examples of this shard."""
+        """`(count, *shape)` float32, uniform in [0, 1); `count` examples of this part."""
         return self._part(torch.rand, count, shape)
 
     def normal(self, count: int, *shape: int) -> Tensor:
@@ -111,8 +102,8 @@ class Draws:
         return self._part(torch.randn, count, shape)
 
     def _part(self, draw: Callable[..., Tensor], count: int, shape: tuple[int, ...]) -> Tensor:
-        whole = draw(count * self.shards, *shape, generator=self.generator, device=self.generator.device)
-        return whole[self.shard * count : (self.shard + 1) * count]
+        whole = draw(count * self.parts, *shape, generator=self.generator, device=self.generator.device)
+        return whole[self.part * count : (self.part + 1) * count]
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,13 +141,7 @@ class TrainingBatch:
 
     def to(self, device: torch.device | str) -> TrainingBatch:
         """The same batch on another device."""
-        return TrainingBatch(
-            self.photos.to(device),
-            self.references.to(device),
-            self.targets.to(device),
-            self.target_masks.to(device),
-            self.cameras.to(device),
-        )
+        return TrainingBatch(**{name: value.to(device) for name, value in vars(self).items()})
 
 
 class BatchSource(Protocol):
@@ -223,7 +208,15 @@ class DatasetBatches:
         positions = range(first, first + self.batch_size)
         each = map if self._pool is None else self._pool.map
         examples = list(each(lambda position: self._example(position, photos), positions))
-        return stacked(examples, photos, self.image_size)
+        rgb = torch.stack([resize_pictures(example.rgb, self.image_size) for example in examples])
+        masks = torch.stack([resize_pictures(example.mask, self.image_size) for example in examples])
+        return TrainingBatch(
+            photos=rgb[:, :photos],
+            references=Cameras.concatenate([example.cameras[0] for example in examples]),
+            targets=rgb[:, photos:],
+            target_masks=masks[:, photos:],
+            cameras=Cameras.concatenate([example.cameras[photos:] for example in examples]),
+        )
 
     def _example(self, position: int, photos: int) -> PosedViews:
         for skip in range(len(self.dataset)):
@@ -241,14 +234,13 @@ class DatasetBatches:
         number, place = divmod(position, len(self.dataset))
         with self._lock:
             if self._pass[0] != number:
-                self._pass = (number, self._order(seeds.generator(self.seed, "pass", number)))
+                generator = seeds.generator(self.seed, "pass", number)
+                if isinstance(self.dataset, ShardedViews):
+                    order = self.dataset.order(generator)
+                else:
+                    order = torch.randperm(len(self.dataset), generator=generator)
+                self._pass = (number, order)
             return int(self._pass[1][(place + skip) % len(self.dataset)])
-
-    def _order(self, generator: torch.Generator) -> Tensor:
-        """(N,) every object's number once."""
-        if isinstance(self.dataset, ShardedViews):
-            return self.dataset.order(generator)
-        return torch.randperm(len(self.dataset), generator=generator)
 
 
 class ProceduralBatches:
@@ -339,16 +331,3 @@ def photo_count(photos: tuple[int, int], seed: int, step: int) -> int:
     """How many photos the examples of a step have: uniform in the range, ends included."""
     least, most = photos
     return int(torch.randint(least, most + 1, (), generator=seeds.generator(seed, "photos", step)))
-
-
-def stacked(examples: list[PosedViews], photos: int, size: int) -> TrainingBatch:
-    """A batch of examples, the first `photos` views of each being its photos and the rest, T >= 1, its targets."""
-    rgb = torch.stack([resize_pictures(example.rgb, size) for example in examples])
-    masks = torch.stack([resize_pictures(example.mask, size) for example in examples])
-    return TrainingBatch(
-        photos=rgb[:, :photos],
-        references=Cameras.concatenate([example.cameras[0] for example in examples]),
-        targets=rgb[:, photos:],
-        target_masks=masks[:, photos:],
-        cameras=Cameras.concatenate([example.cameras[photos:] for example in examples]),
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import ModelConfig
-from ..models.checkpoint import CONFIG_KEY, DEFAULT_EMBEDDING, EMPTY_EMBEDDING, Checkpoint, open_checkpoint
+from ..models.checkpoint import CONFIG_KEY, DEFAULT_EMBEDDING, EMPTY_EMBEDDING, open_checkpoint
 from ..models.controlnet import ControlNet
 from ..models.dino import hub_names
 from ..models.networks import (
@@ -46,13 +46,14 @@ if TYPE_CHECKING:
 FIRST_LOG_VARIANCE = -8.0
 _PASSED_THROUGH = ("conv_in.", "conv_out.", "quant_conv.", "samplers.")
 """Convolutions of an autoencoder outside its residual blocks, as diffusers names them."""
-_FOLDER_PARTS = ("unet", "vae", "text_encoder")
 _FOLDER_FILES = (
     "diffusion_pytorch_model.safetensors",
     "model.safetensors",
     "diffusion_pytorch_model.bin",
     "pytorch_model.bin",
 )
+_OLDER_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+"""Names of the VAE's attention in files of older diffusers, and in newer ones."""
 
 
 def initial_networks(
@@ -117,7 +118,14 @@ def read_initial_weights(source: str | Path, config: ModelConfig) -> dict[str, T
     is_merged = path.suffix == ".safetensors" and path.is_file() and CONFIG_KEY in read_metadata(path)
     if path.is_dir() or is_merged:
         checkpoint = open_checkpoint(path)
-        _check_sizes(checkpoint, config)
+        found, sections = checkpoint.config, ("upsrt", "dino", "diffusion", "vae", "image_size")
+        differing = [name for name in sections if getattr(found, name) != getattr(config, name)]
+        if differing:
+            raise CheckpointError(
+                f"{path} was made with other sizes ({', '.join(differing)}): {differing[0]} must be "
+                f"{getattr(config, differing[0])}, got {getattr(found, differing[0])}; change the section model of the "
+                "training configuration"
+            )
         return checkpoint.weights
     weights = read_weights(path)
     if "linear_scene.weight" in weights:
@@ -182,50 +190,28 @@ def controlnet_from_unet(controlnet: ControlNet, unet: nn.Module) -> None:
 
 def _diffusers_weights(folder: Path, config: ModelConfig) -> dict[str, Tensor]:
     """SD 1.5 in diffusers' layout, under the `ldm` names."""
-    weights: dict[str, Tensor] = {}
-    for part in _FOLDER_PARTS:
+    found: dict[str, Tensor] = {}
+    for part in ("unet", "vae", "text_encoder"):
         file = next((folder / part / name for name in _FOLDER_FILES if (folder / part / name).is_file()), None)
         if file is None:
             if part == "text_encoder" or (part == "vae" and not (folder / part).exists()):
                 continue
             raise CheckpointError(f"{folder / part} must hold {_FOLDER_FILES[0]}, got no such file; download it again")
-        weights |= _renamed(part, read_weights(file), config)
-    return weights
-
-
-def _renamed(part: str, weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    if part == "text_encoder":
-        return {TEXT_PREFIX + name.removeprefix("text_model."): tensor for name, tensor in weights.items()}
-    if part == "vae":
-        weights = {_newer_attention(name): tensor for name, tensor in weights.items()}
-    names = unet_names(config.diffusion, weights) if part == "unet" else vae_names(config.vae, weights)
-    return {ldm: stored_shape(ldm, weights[name]) for name, ldm in names.items()}
-
-
-def _newer_attention(name: str) -> str:
-    """Files of older diffusers name the VAE's attention otherwise."""
-    older = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
-    for old, new in older.items():
-        name = name.replace(old, new)
-    return name
-
-
-def _check_sizes(checkpoint: Checkpoint, config: ModelConfig) -> None:
-    sections = ("upsrt", "dino", "diffusion", "vae", "image_size")
-    differing = [name for name in sections if getattr(checkpoint.config, name) != getattr(config, name)]
-    if differing:
-        name = differing[0]
-        found = getattr(checkpoint.config, name)
-        raise CheckpointError(
-            f"{checkpoint.path} was made with other sizes ({', '.join(differing)}): {name} must be "
-            f"{getattr(config, name)}, got {found}; change the section model of the training configuration"
-        )
+        weights = read_weights(file)
+        if part == "text_encoder":
+            found |= {TEXT_PREFIX + name.removeprefix("text_model."): tensor for name, tensor in weights.items()}
+            continue
+        if part == "vae":
+            for old, new in _OLDER_ATTENTION.items():
+                weights = {name.replace(old, new): tensor for name, tensor in weights.items()}
+        names = unet_names(config.diffusion, weights) if part == "unet" else vae_names(config.vae, weights)
+        found |= {ldm: stored_shape(ldm, weights[name]) for name, ldm in names.items()}
+    return found
 
 
 def _embeddings(config: ModelConfig, weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    names = (DEFAULT_EMBEDDING, EMPTY_EMBEDDING)
-    if all(name in weights for name in names):
-        return weights[names[0]].float(), weights[names[1]].float()
+    if DEFAULT_EMBEDDING in weights and EMPTY_EMBEDDING in weights:
+        return weights[DEFAULT_EMBEDDING].float(), weights[EMPTY_EMBEDDING].float()
     if not any(name.startswith(TEXT_PREFIX) for name in weights):
         return fixed_embeddings(config.diffusion.context_dim)
     encoder = build_text_encoder(config.text)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -23,57 +23,23 @@ from ..support import seeds
 from ..support.checks import check_choice, check_range
 from ..support.errors import InputError, MissingPackageError
 from ..types import OnStep
-from .batches import BatchSource, Draws
+from .batches import BatchRandom, BatchSource, TrainingBatch
 from .initial import initial_networks
-from .report import Reporter, StageModule, TrainingRun
-from .stages import AutoencoderStage, DiffusionStage, EncoderStage, TrainingStage, calibrate_latents, check_latents
-from .state import STATE_NAME, Averaged, TrainState, read_state, restore, trained_parameters
-
-
-class Interruption:
-    """What a pressed Ctrl-C does: KeyboardInterrupt at once, or, while held, once the hold ends.
-
-    pressed: whether one waits.
-    """
-
-    def __init__(self) -> None:
-        self.pressed = False
-        self._holds = 0
-
-    def press(self, number: int = 0, frame: object = None) -> None:
-        """The signal's handler."""
-        self.pressed = True
-        if not self._holds:
-            raise KeyboardInterrupt
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Inside, all that is begun is finished."""
-        self._holds += 1
-        try:
-            yield
-        finally:
-            self._holds -= 1
-        if self.pressed and not self._holds:
-            raise KeyboardInterrupt
-
-
-@contextmanager
-def interruption() -> Iterator[Interruption]:
-    """Takes Ctrl-C over. Outside of the main thread Python delivers none, and nothing is changed."""
-    waiting = Interruption()
-    if threading.current_thread() is not threading.main_thread():
-        yield waiting
-        return
-    before = signal.signal(signal.SIGINT, waiting.press)
-    try:
-        yield waiting
-    finally:
-        signal.signal(signal.SIGINT, before)
-
+from .report import STATE_NAME, Averaged, Reporter, TrainState, preview_sheet, read_state
+from .stages import (
+    AutoencoderStage,
+    DiffusionStage,
+    EncoderStage,
+    TrainingStage,
+    calibrate_latents,
+    check_latents,
+    trained_parameters,
+)
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+StageModule: TypeAlias = EncoderStage | AutoencoderStage | DiffusionStage
 
 MODEL_NAME = "model.safetensors"
 CALIBRATION_BATCHES = 8
@@ -103,8 +69,8 @@ def train(
 ) -> TrainResult:
     """Trains one stage, and writes the model as `model.safetensors`, which UpFusion.load opens.
 
-    All random numbers follow from (seed, step, example): a resumed run gives bit for bit the weights of one that was
-    never interrupted (on a CPU), and a batch split over processes or accumulated the gradients of the whole one.
+    A resumed run gives bit for bit the weights of one that was never interrupted (on a CPU), and a batch split over
+    processes or accumulated the gradients of the whole one.
 
     The folder gets `training.pt` (all that is needed to resume, in one file), `history.json`, `validation.png`,
     `curves.png` and `tensorboard/`. The state is saved each `save_every` steps and whenever training stops: at the
@@ -117,32 +83,36 @@ def train(
         resume: go on from the folder's `training.pt`.
         max_minutes: after so long, in this call, training stops with a saved model and state.
         device: "auto" or "cpu". Several processes: start the program through `accelerate launch`.
-        on_step: called after each step, in the main process; the preview paints validation pictures.
+        on_step: called after each step, in the main process; the preview shows validation pictures.
 
     Raises:
         MissingPackageError: accelerate is not installed.
         CheckpointError: weights to start from, or the state to resume from, do not fit.
         InputError: a loss is not finite.
     """
-    if max_minutes is not None:
-        check_range("max_minutes", max_minutes, 0)
+    check_range("max_minutes", max_minutes or 0, 0)
     folder = Path(folder)
     saved = read_state(folder / STATE_NAME, config) if resume else None
     accelerator = _accelerator(config, device)
-    networks, text = _start(config, init, saved)
-    stage = make_stage(config, networks, text)
-    run = _prepared(config, accelerator, networks, text, stage, folder, saved)
+    required = () if saved else frozen_parts(config)
+    networks, text = initial_networks(config.model, () if saved else init, seed=config.seed, required=required)
+    if saved is not None:
+        set_network_weights(config.model, networks, saved["weights"])
+        text = saved["text"][0], saved["text"][1]
+    training = Training.prepared(config, accelerator, networks, text, folder, saved)
     if config.stage == "diffusion" and not resume:
         targets = source.batch(0).targets.flatten(0, 1).to(accelerator.device)
         check_latents(networks.vae, targets)
-    deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
+    deadline = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
     try:
-        with interruption() as interrupted:
-            _steps(run, source, validation, deadline, on_step, interrupted)
-        _finish(run, source)
+        with training.interrupted.taking_over():
+            training.run(source, validation, deadline, on_step)
+        if accelerator.is_main_process:
+            training.write_model(source)
+        accelerator.wait_for_everyone()
     finally:
-        run.reporter.close()
-    state = run.state
+        training.reporter.close()
+    state = training.state
     return TrainResult(folder / MODEL_NAME, state.step, state.step >= config.steps, state.elapsed)
 
 
@@ -196,7 +166,7 @@ def accumulate_gradients(
     for index in range(config.accumulation):
         part = index * accelerator.num_processes + accelerator.process_index
         batch = source.batch(step, part, parts).to(accelerator.device)
-        inputs = stage.inputs(batch, Draws(seed, part, parts, accelerator.device))
+        inputs = stage.inputs(batch, BatchRandom(seed, part, parts, accelerator.device))
         is_last = index == config.accumulation - 1
         waiting: AbstractContextManager[None] = nullcontext() if is_last else accelerator.no_sync(module)
         with waiting:
@@ -223,158 +193,224 @@ def _accelerator(config: TrainConfig, device: str) -> Accelerator:
     return Accelerator(mixed_precision=config.precision, cpu=device == "cpu")
 
 
-def _start(
-    config: TrainConfig, init: Sequence[str | Path], saved: dict[str, Any] | None
-) -> tuple[Networks, tuple[Tensor, Tensor]]:
-    if saved is None:
-        return initial_networks(config.model, init, seed=config.seed, required=frozen_parts(config))
-    networks, _ = initial_networks(config.model, seed=config.seed)
-    set_network_weights(config.model, networks, saved["weights"])
-    default, empty = saved["text"]
-    return networks, (default, empty)
+class Interruption:
+    """What a pressed Ctrl-C does: KeyboardInterrupt at once, or, while held, once the hold ends.
 
+    pressed: whether one waits.
+    """
 
-def _prepared(
-    config: TrainConfig,
-    accelerator: Accelerator,
-    networks: Networks,
-    text: tuple[Tensor, Tensor],
-    stage: StageModule,
-    folder: Path,
-    saved: dict[str, Any] | None,
-) -> TrainingRun:
-    stage.to(accelerator.device)
-    if config.compile:
-        stage.compile()
-    parameters = trained_parameters(stage)
-    options: dict[str, Any] = {"lr": config.learning_rate, "betas": config.betas, "weight_decay": config.weight_decay}
-    fused = accelerator.device.type in ("cpu", "cuda")  # one pass over each weight, and no copies of them all
-    optimizer = torch.optim.AdamW(parameters, **options, fused=fused)
-    averaged = Averaged(parameters, config.ema_decay) if config.ema_decay else None
-    state = TrainState(optimizer, averaged)
-    if saved is not None:
-        restore(saved, state)
-    reporter = Reporter(folder, active=accelerator.is_main_process, first_step=state.step)
-    module = accelerator.prepare_model(stage)
-    return TrainingRun(config, accelerator, networks, text, stage, module, folder, state, reporter)
+    def __init__(self) -> None:
+        self.pressed = False
+        self._holds = 0
 
+    def press(self, number: int = 0, frame: object = None) -> None:
+        """The signal's handler."""
+        self.pressed = True
+        if not self._holds:
+            raise KeyboardInterrupt
 
-def _steps(
-    run: TrainingRun,
-    source: BatchSource,
-    validation: BatchSource,
-    deadline: float | None,
-    on_step: OnStep | None,
-    interrupted: Interruption,
-) -> None:
-    """Steps until all are done or something stops them; the state is saved before anything is raised."""
-    try:
-        with ExitStack() as stack:
-            if run.accelerator.num_processes > 1:  # the others would wait for this one in the midst of a step
-                stack.enter_context(interrupted.held())
-            _loop(run, source, validation, deadline, on_step, interrupted)
-    except KeyboardInterrupt:
-        if run.state.saved != run.state.step:
-            run.save()
-        raise
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, all that is begun is finished."""
+        self._holds += 1
+        try:
+            yield
+        finally:
+            self._holds -= 1
+        if self.pressed and not self._holds:
+            raise KeyboardInterrupt
 
-
-def _loop(
-    run: TrainingRun,
-    source: BatchSource,
-    validation: BatchSource,
-    deadline: float | None,
-    on_step: OnStep | None,
-    interrupted: Interruption,
-) -> None:
-    config, state = run.config, run.state
-    fixed = run.fixed_batches(validation)
-
-    def preview() -> Tensor:
-        return run.sheet(fixed[0])
-
-    run.validate_if_due(fixed)  # Ctrl-C may have come between a step and its validation
-    while state.step < config.steps:
-        begun = time.monotonic()
-        _step(run, source, interrupted)
-        run.validate_if_due(fixed)
-        state.elapsed += time.monotonic() - begun
-        stop: BaseException | None = None
-        if on_step is not None and run.accelerator.is_main_process:
-            try:
-                on_step(state.step, config.steps, preview if fixed else None)
-            except BaseException as error:  # raised again once the state is saved
-                stop = error
-        if interrupted.pressed:
-            stop = KeyboardInterrupt()
-        over = deadline is not None and time.monotonic() >= deadline
-        ends, cancelled = _anywhere(run.accelerator, over, stop is not None)
-        if ends or cancelled or state.step % config.save_every == 0 or state.step == config.steps:
-            run.save()
-        if cancelled:
-            raise stop if stop is not None else KeyboardInterrupt
-        if ends:
+    @contextmanager
+    def taking_over(self) -> Iterator[None]:
+        """Inside, Ctrl-C comes here. Outside of the main thread Python delivers none, and nothing is changed."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
             return
+        before = signal.signal(signal.SIGINT, self.press)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
 
 
-def _step(run: TrainingRun, source: BatchSource, interrupted: Interruption) -> None:
-    """One optimiser step. Raises InputError, the state before it saved, if the loss or a gradient is not finite."""
-    config, state, optimizer = run.config, run.state, run.state.optimizer
-    rate = learning_rate(config, state.step)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    values = accumulate_gradients(config, run.accelerator, run.stage, run.module, source, state.step)
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm or math.inf, foreach=None)
-    numbers = torch.stack([*values.values(), norm]).float().tolist()
-    terms = dict(zip(values, numbers[:-1], strict=True))
-    if not all(map(math.isfinite, numbers)):
-        optimizer.zero_grad(set_to_none=True)
-        run.save()
-        raise InputError(
-            f"the loss must stay finite, but step {state.step + 1} gave {terms} and a gradient of norm {numbers[-1]}; "
-            f"lower learning_rate or set clip_norm, then resume from {run.folder / STATE_NAME} or begin anew"
-        )
-    with interrupted.held():
-        _update(run, terms, {"learning_rate": rate, "gradient_norm": numbers[-1]})
+@dataclass(frozen=True, eq=False)
+class Training:
+    """A stage in training, as one process has it. module: the stage as accelerate wraps it."""
 
+    config: TrainConfig
+    accelerator: Accelerator
+    networks: Networks
+    text: tuple[Tensor, Tensor]
+    stage: StageModule
+    module: nn.Module
+    folder: Path
+    state: TrainState
+    reporter: Reporter
+    interrupted: Interruption
 
-def _update(run: TrainingRun, terms: dict[str, float], facts: dict[str, float]) -> None:
-    """Takes the optimiser's step; all that belongs to a step changes here, together."""
-    config, state = run.config, run.state
-    state.optimizer.step()
-    state.optimizer.zero_grad(set_to_none=True)
-    if state.averaged is not None:
-        state.averaged.update()
-    state.step += 1
-    row = state.history.add(state.step, terms, facts, config.log_every)
-    if row is not None:
-        run.reporter.scalars(row, "training")
+    @classmethod
+    def prepared(
+        cls,
+        config: TrainConfig,
+        accelerator: Accelerator,
+        networks: Networks,
+        text: tuple[Tensor, Tensor],
+        folder: Path,
+        saved: dict[str, Any] | None = None,
+    ) -> Training:
+        """On the accelerator's device, at the first step or at that of a saved state."""
+        stage = make_stage(config, networks, text)
+        stage.to(accelerator.device)
+        if config.compile:
+            stage.compile()
+        parameters = trained_parameters(stage)
+        options: dict[str, Any] = {
+            "lr": config.learning_rate,
+            "betas": config.betas,
+            "weight_decay": config.weight_decay,
+            "fused": accelerator.device.type in ("cpu", "cuda"),  # one pass over each weight, and no copies of them all
+        }
+        optimizer = torch.optim.AdamW(parameters, **options)
+        state = TrainState(optimizer, Averaged(parameters, config.ema_decay) if config.ema_decay else None)
+        if saved is not None:
+            state.restore(saved)
+        reporter = Reporter(folder, active=accelerator.is_main_process, first_step=state.step)
+        module = accelerator.prepare_model(stage)
+        return cls(config, accelerator, networks, text, stage, module, folder, state, reporter, Interruption())
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within it the networks have their averaged weights, where there are any."""
+        return nullcontext() if self.state.averaged is None else self.state.averaged.in_place()
 
-def _finish(run: TrainingRun, source: BatchSource) -> None:
-    """Writes the merged file, of the averaged weights where there are any."""
-    if run.accelerator.is_main_process:
-        with run.averaged():
-            weights = run.weights()
-            if run.config.stage == "autoencoder":
-                weights = _calibrated(run, source)
-            write_networks(run.folder / MODEL_NAME, run.config.model, weights, run.text)
-    run.accelerator.wait_for_everyone()
+    def save(self) -> None:
+        """Saves the state and the history; the main process does it."""
+        if self.accelerator.is_main_process:
+            weights = network_weights(self.config.model, self.networks)
+            self.state.write(self.folder / STATE_NAME, self.config, weights, self.text)
+            self.reporter.history(self.state.history)
+        self.state.saved = self.state.step
 
+    def run(self, source: BatchSource, validation: BatchSource, deadline: float, on_step: OnStep | None) -> None:
+        """Steps until all are done or something stops them; the state is saved before anything is raised."""
+        try:
+            with ExitStack() as stack:
+                if self.accelerator.num_processes > 1:  # the others would wait for this one in the midst of a step
+                    stack.enter_context(self.interrupted.held())
+                self._loop(source, validation, deadline, on_step)
+        except KeyboardInterrupt:
+            if self.state.saved != self.state.step:
+                self.save()
+            raise
 
-def _calibrated(run: TrainingRun, source: BatchSource) -> dict[str, Tensor]:
-    """The weights with the autoencoder's latents brought to the scale of SD 1.5's; training goes on with its own."""
-    batches = [source.batch(step) for step in range(CALIBRATION_BATCHES)]
-    pictures = torch.cat([batch.targets.flatten(0, 1) for batch in batches]).to(run.accelerator.device)
-    networks = Networks(**{**vars(run.networks), "vae": copy.deepcopy(run.networks.vae)})
-    calibrate_latents(networks.vae, pictures)
-    return network_weights(run.config.model, networks)
+    def _loop(self, source: BatchSource, validation: BatchSource, deadline: float, on_step: OnStep | None) -> None:
+        config, state, main = self.config, self.state, self.accelerator.is_main_process
+        count = config.validation_batches if main else 0
+        fixed = [validation.batch(index).to(self.accelerator.device) for index in range(count)]
 
+        def preview() -> Tensor:
+            return self.sheet(fixed[0])
 
-def _anywhere(accelerator: Accelerator, *flags: bool) -> tuple[bool, ...]:
-    """Whether each flag is set in any process, so that all of them stop at the same step."""
-    if accelerator.num_processes == 1:
-        return flags
-    counts = accelerator.reduce(torch.tensor(flags, dtype=torch.float32, device=accelerator.device), "sum")
-    return tuple(count > 0 for count in counts.tolist())
+        self._validate_if_due(fixed)  # Ctrl-C may have come between a step and its validation
+        while state.step < config.steps:
+            begun = time.monotonic()
+            self.step(source)
+            self._validate_if_due(fixed)
+            state.elapsed += time.monotonic() - begun
+            stop: BaseException | None = None
+            if on_step is not None and main:
+                try:
+                    on_step(state.step, config.steps, preview if fixed else None)
+                except BaseException as error:  # raised again once the state is saved
+                    stop = error
+            if self.interrupted.pressed:
+                stop = KeyboardInterrupt()
+            over = time.monotonic() >= deadline
+            ends, cancelled = self._anywhere(over, stop is not None)
+            if ends or cancelled or state.step % config.save_every == 0 or state.step == config.steps:
+                self.save()
+            if cancelled:
+                raise stop if stop is not None else KeyboardInterrupt
+            if ends:
+                return
+
+    def _anywhere(self, *flags: bool) -> tuple[bool, ...]:
+        """Whether each flag is set in any process, so that all of them stop at the same step."""
+        if self.accelerator.num_processes == 1:
+            return flags
+        flagged = torch.tensor(flags, dtype=torch.float32, device=self.accelerator.device)
+        return tuple(count > 0 for count in self.accelerator.reduce(flagged, "sum").tolist())
+
+    def step(self, source: BatchSource) -> None:
+        """One optimiser step. Raises InputError, the state before it saved, if loss or gradient is not finite."""
+        config, state, optimizer = self.config, self.state, self.state.optimizer
+        rate = learning_rate(config, state.step)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        values = accumulate_gradients(config, self.accelerator, self.stage, self.module, source, state.step)
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm or math.inf, foreach=None)
+        numbers = torch.stack([*values.values(), norm]).float().tolist()
+        terms = dict(zip(values, numbers[:-1], strict=True))
+        if not all(map(math.isfinite, numbers)):
+            optimizer.zero_grad(set_to_none=True)
+            self.save()
+            raise InputError(
+                f"the loss must stay finite, but step {state.step + 1} gave {terms} and a gradient of norm "
+                f"{numbers[-1]}; lower learning_rate or set clip_norm, then resume from {self.folder / STATE_NAME} or "
+                "begin anew"
+            )
+        with self.interrupted.held():  # all that belongs to a step changes here, together
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            if state.averaged is not None:
+                state.averaged.update()
+            state.step += 1
+            facts = {"learning_rate": rate, "gradient_norm": numbers[-1]}
+            row = state.history.add(state.step, terms, facts, config.log_every)
+            if row is not None:
+                self.reporter.scalars(row, "training")
+
+    def sheet(self, batch: TrainingBatch) -> Tensor:
+        """Pictures of a batch by the averaged weights."""
+        device = self.accelerator.device
+        text = (self.text[0].to(device), self.text[1].to(device))
+        with self.averaged():
+            return preview_sheet(self.config, self.networks, text, batch).cpu()
+
+    def _validate_if_due(self, fixed: list[TrainingBatch]) -> None:
+        """Validates after every so many steps, once each; the main process does it."""
+        every, step, rows = self.config.validate_every, self.state.step, self.state.history.validation
+        due = every and step and step % every == 0 and not (rows and rows[-1]["step"] == step)
+        if due and self.accelerator.is_main_process:
+            self._validate(fixed)
+
+    def _validate(self, fixed: list[TrainingBatch]) -> None:
+        """The terms of the averaged weights on the fixed batches, and a sheet of pictures."""
+        sums: dict[str, float] = {}
+        device, history = self.accelerator.device, self.state.history
+        with self.averaged(), torch.no_grad(), self.accelerator.autocast():
+            for index, batch in enumerate(fixed):
+                random = BatchRandom(seeds.derived_seed(self.config.seed, "validation", index), device=device)
+                for name, value in self.stage(**self.stage.inputs(batch, random)).items():
+                    sums[name] = sums.get(name, 0.0) + float(value) / len(fixed)
+        row = {"step": self.state.step, **sums}
+        history.validation.append(row)
+        self.reporter.scalars(row, "validation")
+        if fixed:
+            self.reporter.sheet(self.sheet(fixed[0]), self.state.step)
+        self.reporter.history(history)
+
+    def write_model(self, source: BatchSource) -> None:
+        """Writes the merged file, of the averaged weights where there are any.
+
+        An autoencoder's latents are brought to the scale of SD 1.5's there; training would go on with its own.
+        """
+        networks = self.networks
+        with self.averaged():
+            if self.config.stage == "autoencoder":
+                batches = [source.batch(step) for step in range(CALIBRATION_BATCHES)]
+                pictures = torch.cat([batch.targets.flatten(0, 1) for batch in batches]).to(self.accelerator.device)
+                networks = replace(networks, vae=deepcopy(networks.vae))
+                calibrate_latents(networks.vae, pictures)
+            weights = network_weights(self.config.model, networks)
+            write_networks(self.folder / MODEL_NAME, self.config.model, weights, self.text)

@@ -1,79 +1,199 @@
-"""What a run shows of itself: history as JSON, curves as PNG, TensorBoard, and picture sheets."""
+"""What a run writes of itself: the state to resume from, in one file; history, curves, TensorBoard, picture sheets."""
 
 from __future__ import annotations
 
 import importlib.util
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..config import TrainConfig
-from ..models.networks import Networks, network_weights
+from ..models.networks import Networks
 from ..models.stable_diffusion import decode_latents, encode_images
+from ..models.weights import read_saved, write_saved
 from ..pipeline.novel_views import condition_views, encode_views, predict_views
 from ..pipeline.prior import DiffusersPrior
 from ..pipeline.sampling import sample_views
-from ..support import seeds
+from ..support.errors import CheckpointError
 from ..support.files import replacing, write_json
-from ..support.images import save_png
+from ..support.images import contact_sheet, save_png
 from ..types import REFERENCE_FOCAL, InputViews, SceneEncoding
-from .batches import BatchSource, Draws, TrainingBatch
-from .stages import AutoencoderStage, DiffusionStage, EncoderStage
-from .state import STATE_NAME, History, TrainState, save_state
+from .batches import TrainingBatch
 
+STATE_NAME = "training.pt"
+HISTORY_NAME, CURVES_NAME, SHEET_NAME, BOARD_NAME = "history.json", "curves.png", "validation.png", "tensorboard"
 MOST_ROWS, MOST_PHOTOS = 6, 6
 SAMPLING_STEPS, GUIDANCE = 20, 2.0
+_FORMAT = 1
+
+
+@dataclass
+class History:
+    """What was measured: one dict a row, with the step that it was measured at.
+
+    losses: means of each term since the row before; `learning_rate` and `gradient_norm` are those of the row's step.
+    validation: terms on the fixed batches. sums, count: of the row that is not complete yet.
+    """
+
+    losses: list[dict[str, float]] = field(default_factory=list)
+    validation: list[dict[str, float]] = field(default_factory=list)
+    sums: dict[str, float] = field(default_factory=dict)
+    count: int = 0
+
+    def add(self, step: int, terms: dict[str, float], facts: dict[str, float], every: int) -> dict[str, float] | None:
+        """Takes the terms of one step; the row if it completes one."""
+        for name, value in terms.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.count += 1
+        if step % every:
+            return None
+        row = {"step": step, **{name: total / self.count for name, total in self.sums.items()}, **facts}
+        self.losses.append(row)
+        self.sums, self.count = {}, 0
+        return row
+
+
+class Averaged:
+    """Exponential moving average of parameters, by torch's own.
+
+    The decay grows as (1 + n)/(10 + n) up to `decay`, n the updates so far, so that a short run's average is not its
+    first weights.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], decay: float) -> None:
+        self.parameters, self.decay, self.updates = parameters, decay, 0
+        self.values = [parameter.detach().clone() for parameter in parameters]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Takes in the parameters as they are now."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        get_ema_multi_avg_fn(decay)(self.values, [parameter.detach() for parameter in self.parameters], self.updates)
+        self.updates += 1
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Inside, the parameters have the averaged values."""
+        kept = [parameter.detach().clone() for parameter in self.parameters]
+        self._copy(self.values)
+        try:
+            yield
+        finally:
+            self._copy(kept)
+
+    @torch.no_grad()
+    def _copy(self, values: list[Tensor]) -> None:
+        for parameter, value in zip(self.parameters, values, strict=True):
+            parameter.copy_(value)
+
+
+@dataclass
+class TrainState:
+    """What changes during training. step: optimiser steps done. elapsed: seconds of training over all attempts.
+
+    saved: the step that the file of the state was written at last, by this process.
+    """
+
+    optimizer: torch.optim.Optimizer
+    averaged: Averaged | None
+    history: History = field(default_factory=History)
+    step: int = 0
+    elapsed: float = 0.0
+    saved: int | None = None
+
+    def write(self, path: Path, config: TrainConfig, weights: dict[str, Tensor], text: Sequence[Tensor]) -> None:
+        """Writes all of a run, whole or not at all; OutputError where it cannot be written.
+
+        Args:
+            weights: of all networks, trained or not, by merged names. text: the two prompts' embeddings.
+        """
+        averaged = self.averaged
+        content = {
+            "format": _FORMAT,
+            "fingerprint": config.fingerprint,
+            "config": json.dumps(config.to_dict()),
+            "weights": weights,
+            "text": list(text),
+            "optimizer": self.optimizer.state_dict(),
+            "averaged": None if averaged is None else {"values": averaged.values, "updates": averaged.updates},
+            "history": vars(self.history),
+            "step": self.step,
+            "elapsed": self.elapsed,
+        }
+        write_saved(path, content)
+
+    def restore(self, content: dict[str, Any]) -> None:
+        """Takes what `write` wrote, but for weights and texts, which are the networks'."""
+        self.optimizer.load_state_dict(content["optimizer"])
+        if self.averaged is not None:
+            self.averaged.updates = content["averaged"]["updates"]
+            for value, saved in zip(self.averaged.values, content["averaged"]["values"], strict=True):
+                value.copy_(saved)
+        self.history = History(**content["history"])
+        self.step, self.elapsed = content["step"], content["elapsed"]
+
+
+def read_state(path: Path, config: TrainConfig) -> dict[str, Any]:
+    """The content of a saved state, its tensors mapped from the file.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or another run's.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist, so there is nothing to resume; begin without --resume")
+    content = read_saved(path, "a saved state of training", mapped=True)
+    if content.get("format") != _FORMAT:
+        raise CheckpointError(f"{path} must be a saved state of training, but is another kind of file; begin anew")
+    if content.get("fingerprint") != config.fingerprint:
+        raise CheckpointError(
+            f"{path} belongs to a run with another configuration (fingerprint {content.get('fingerprint')!s:.40}, not "
+            f"{config.fingerprint}); resume with that run's configuration, or begin in another folder"
+        )
+    return content
 
 
 @torch.no_grad()
 def preview_sheet(config: TrainConfig, networks: Networks, text: tuple[Tensor, Tensor], batch: TrainingBatch) -> Tensor:
-    """(3, H, W) in [0, 1]: for the first objects of `batch` their photos, their targets, and what is painted of those.
+    """(3, H, W) in [0, 1]: for the first objects of `batch` their photos, their targets, and what is made of those.
 
     The encoder's colours, the autoencoder's reconstructions, or samples of the diffusion model (20 DDIM steps).
     """
     rows = []
     for index in range(min(len(batch), MOST_ROWS)):
         photos, targets = batch.photos[index], batch.targets[index]
-        painted = _painted(config, networks, text, batch, index).to(targets)
+        made = _target_views(config, networks, text, batch, index).to(targets)
         white = torch.ones(MOST_PHOTOS - len(photos), *photos.shape[1:], device=photos.device)
         gap = torch.ones(1, *photos.shape[1:], device=photos.device)
-        rows.append(torch.cat([photos, white, gap, targets, gap, painted]))
-    columns = [_framed(row).permute(1, 2, 0, 3).flatten(2) for row in rows]  # (3, S, n·S)
-    return torch.cat(columns, dim=1).clamp(0, 1)
+        framed = pad(torch.cat([photos, white, gap, targets, gap, made]), (1, 1, 1, 1), value=0.8)
+        rows.append(contact_sheet(framed, columns=len(framed)))
+    return torch.cat(rows, dim=1).clamp(0, 1)
 
 
-def _painted(
+def _target_views(
     config: TrainConfig, networks: Networks, text: tuple[Tensor, Tensor], batch: TrainingBatch, index: int
 ) -> Tensor:
     """(T, 3, S, S) of object `index`."""
     if config.stage == "autoencoder":
         return decode_latents(networks.vae, encode_images(networks.vae, batch.targets[index]))
-    photos, views = batch.photos[index], batch.views
+    photos, views, model = batch.photos[index], batch.views, config.model
     cameras = batch.cameras[index * views : (index + 1) * views]
     focal = torch.full((len(photos), 2), REFERENCE_FOCAL, device=photos.device)
     given = InputViews(photos, torch.ones_like(photos[:, :1]), focal)
-    tokens = encode_views(networks.dino, networks.upsrt, given)
-    scene = SceneEncoding(tokens, batch.references[index])
+    scene = SceneEncoding(encode_views(networks.dino, networks.upsrt, given), batch.references[index])
     if config.stage == "encoder":
-        return predict_views(networks.upsrt, scene, cameras, config.model.image_size, pixel_centers=True)
-    prior = DiffusersPrior(networks, config.model.latent_size)
-    levels = len(config.model.diffusion.channel_mult)
-    cond = condition_views(
-        networks.upsrt, scene, cameras, latent_size=config.model.latent_size, levels=levels, text=text
-    )
+        return predict_views(networks.upsrt, scene, cameras, model.image_size, pixel_centers=True)
+    size, levels = model.latent_size, len(model.diffusion.channel_mult)
+    cond = condition_views(networks.upsrt, scene, cameras, latent_size=size, levels=levels, text=text)
+    prior = DiffusersPrior(networks, size)
     return sample_views(prior, cond, steps=SAMPLING_STEPS, guidance=GUIDANCE, seeds=list(range(views)))
-
-
-def _framed(pictures: Tensor) -> Tensor:
-    return pad(pictures, (1, 1, 1, 1), value=0.8)
-
-
-HISTORY_NAME, CURVES_NAME, SHEET_NAME, BOARD_NAME = "history.json", "curves.png", "validation.png", "tensorboard"
 
 
 class Reporter:
@@ -108,116 +228,39 @@ class Reporter:
         """(3, H, W) in [0, 1], under the name of the newest and to TensorBoard."""
         if not self.active:
             return
-        save_picture(self.folder / SHEET_NAME, picture)
+        with replacing(self.folder / SHEET_NAME) as partial:
+            save_png(partial, picture)
         if self._board is not None:
             self._board.add_image("validation", picture.cpu(), step)
 
     def history(self, history: History) -> None:
-        """All rows so far."""
+        """All rows so far: as JSON, and each term over the steps as curves."""
         if not self.active:
             return
-        write_json(self.folder / HISTORY_NAME, {name: asdict(history)[name] for name in ("losses", "validation")})
+        write_json(self.folder / HISTORY_NAME, {"losses": history.losses, "validation": history.validation})
         if self._curves and (history.losses or history.validation):
-            draw_curves(history, self.folder / CURVES_NAME)
+            self._draw_curves(history)
+
+    def _draw_curves(self, history: History) -> None:
+        """On a logarithmic axis: means while training as lines, validation as points."""
+        from matplotlib.figure import Figure
+
+        facts = ("step", "learning_rate", "gradient_norm")
+        names = sorted({name for row in [*history.losses, *history.validation] for name in row} - set(facts))
+        figure = Figure(figsize=(5 * len(names), 4), layout="constrained")
+        for position, name in enumerate(names, start=1):
+            axes = figure.add_subplot(1, len(names), position)
+            for rows, style, label in ((history.losses, "-", "training"), (history.validation, "o-", "validation")):
+                points = [(row["step"], row[name]) for row in rows if row.get(name, 0) > 0]
+                if points:
+                    axes.plot(*zip(*points, strict=True), style, label=label, linewidth=1, markersize=3)
+                    axes.set_yscale("log")
+            axes.set(xlabel="step", title=name)
+            axes.legend()
+        with replacing(self.folder / CURVES_NAME) as partial:
+            figure.savefig(partial, format="png", dpi=100)
 
     def close(self) -> None:
         """Lets go of TensorBoard's file."""
         if self._board is not None:
             self._board.close()
-
-
-def save_picture(path: Path, picture: Tensor) -> None:
-    """(3, H, W) in [0, 1] -> an 8-bit PNG, whole or not at all."""
-    with replacing(path) as partial:
-        save_png(partial, picture)
-
-
-def draw_curves(history: History, path: Path) -> None:
-    """Each term over the steps, on a logarithmic axis: means while training as lines, validation as points."""
-    from matplotlib.figure import Figure
-
-    facts = ("step", "learning_rate", "gradient_norm")
-    names = sorted({name for row in [*history.losses, *history.validation] for name in row} - set(facts))
-    figure = Figure(figsize=(5 * len(names), 4), layout="constrained")
-    for position, name in enumerate(names, start=1):
-        axes = figure.add_subplot(1, len(names), position)
-        for rows, style, label in ((history.losses, "-", "training"), (history.validation, "o-", "validation")):
-            points = [(row["step"], row[name]) for row in rows if row.get(name, 0) > 0]
-            if points:
-                axes.plot(*zip(*points, strict=True), style, label=label, linewidth=1, markersize=3)
-                axes.set_yscale("log")
-        axes.set(xlabel="step", title=name)
-        axes.legend()
-    with replacing(path) as partial:
-        figure.savefig(partial, format="png", dpi=100)
-
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-StageModule: TypeAlias = EncoderStage | AutoencoderStage | DiffusionStage
-
-
-@dataclass(frozen=True, eq=False)
-class TrainingRun:
-    """A run as one process has it. module: the stage as accelerate wraps it."""
-
-    config: TrainConfig
-    accelerator: Accelerator
-    networks: Networks
-    text: tuple[Tensor, Tensor]
-    stage: StageModule
-    module: nn.Module
-    folder: Path
-    state: TrainState
-    reporter: Reporter
-
-    def weights(self) -> dict[str, Tensor]:
-        """All weights as they are, under their merged names."""
-        return network_weights(self.config.model, self.networks)
-
-    def averaged(self) -> AbstractContextManager[None]:
-        """Within it the networks have their averaged weights, where there are any."""
-        return nullcontext() if self.state.averaged is None else self.state.averaged.in_place()
-
-    def save(self) -> None:
-        """Saves the state and the history; the main process does it."""
-        if self.accelerator.is_main_process:
-            save_state(self.folder / STATE_NAME, self.config, self.weights(), self.text, self.state)
-            self.reporter.history(self.state.history)
-        self.state.saved = self.state.step
-
-    def fixed_batches(self, validation: BatchSource) -> list[TrainingBatch]:
-        """The batches that the run validates on, in the main process; none elsewhere."""
-        count = self.config.validation_batches if self.accelerator.is_main_process else 0
-        return [validation.batch(index).to(self.accelerator.device) for index in range(count)]
-
-    def validate_if_due(self, fixed: list[TrainingBatch]) -> None:
-        """Validates after every so many steps, once each."""
-        every, step, rows = self.config.validate_every, self.state.step, self.state.history.validation
-        if every and step and step % every == 0 and not (rows and rows[-1]["step"] == step):
-            self._validate(fixed)
-
-    def sheet(self, batch: TrainingBatch) -> Tensor:
-        """Pictures of a batch by the averaged weights."""
-        device = self.accelerator.device
-        text = (self.text[0].to(device), self.text[1].to(device))
-        with self.averaged():
-            return preview_sheet(self.config, self.networks, text, batch).cpu()
-
-    def _validate(self, fixed: list[TrainingBatch]) -> None:
-        """The terms of the averaged weights on the fixed batches, and a sheet of pictures; the main process does it."""
-        if not self.accelerator.is_main_process:
-            return
-        sums: dict[str, float] = {}
-        with self.averaged(), torch.no_grad(), self.accelerator.autocast():
-            for index, batch in enumerate(fixed):
-                draws = Draws(seeds.derived_seed(self.config.seed, "validation", index), device=self.accelerator.device)
-                for name, value in self.stage(**self.stage.inputs(batch, draws)).items():
-                    sums[name] = sums.get(name, 0.0) + float(value) / len(fixed)
-        row = {"step": self.state.step, **sums}
-        self.state.history.validation.append(row)
-        self.reporter.scalars(row, "validation")
-        if fixed:
-            self.reporter.sheet(self.sheet(fixed[0]), self.state.step)
-        self.reporter.history(self.state.history)

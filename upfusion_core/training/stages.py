@@ -1,4 +1,4 @@
-"""What every training stage offers to the loop, and what two of them share."""
+"""The three stages of training: modules whose call computes losses from tensors."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import TrainConfig
-from ..geometry import patch_rays, plucker
-from ..models.controlnet import KeysValues
+from ..geometry import grid_rays, patch_rays, plucker
 from ..models.dino import DinoKeys
 from ..models.networks import Networks
 from ..models.stable_diffusion import encode_images, encode_posterior, predict, prompt_keys_values
@@ -19,7 +18,75 @@ from ..models.upsrt import UpSRT
 from ..pipeline.sampling import TRAIN_STEPS, alphas_cumprod
 from ..support.checks import check_shape
 from ..support.errors import InputError
-from .batches import Draws, TrainingBatch, grid_plucker, query_rays
+from .batches import BatchRandom, TrainingBatch, query_rays, reference_frame_plucker
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+OUTPUT_HALF = ("up_blocks.", "conv_norm_out.", "conv_out.")
+"""Parameters of the UNet's output half, which the paper trains."""
+LATENT_CHANNELS = 4
+SQUARED_WEIGHT = 4.0
+"""Of the squared error, beside the absolute one: about equal parts at errors of 0.25, mostly the latter below."""
+SPREAD_TOLERANCE = 3.0
+"""Ratio of the latents' spread to 1 beyond which a warning is due; an untrained autoencoder gives about 0.2."""
+
+
+class TrainingStage(Protocol):
+    """A module whose call computes losses from tensors alone, so that DDP and torch.compile see nothing else.
+
+    Example: `terms = stage(**stage.inputs(batch, random)); sum(terms.values()).backward()`.
+    """
+
+    def inputs(self, batch: TrainingBatch, random: BatchRandom) -> dict[str, Any]:
+        """The tensors of one call: the batch, its geometry, and everything random. Outside of autograd."""
+        ...
+
+    def __call__(self, **inputs: Any) -> dict[str, Tensor]:  # noqa: ANN401 - what `inputs` made
+        """Named scalar terms, weights included: the loss is their sum."""
+        ...
+
+
+class PhotoEncoder(nn.Module):
+    """(B, V, 3, S, S) photos -> (B, V·P, D) set latents, through DINO (or what stands in its place) and UpSRT."""
+
+    patch_plucker: Tensor
+
+    def __init__(self, dino: DinoKeys, upsrt: UpSRT) -> None:
+        super().__init__()
+        self.dino, self.upsrt = dino, upsrt
+        self.register_buffer("patch_plucker", plucker(patch_rays(*upsrt.config.patches)), persistent=False)
+
+    def forward(self, photos: Tensor) -> Tensor:
+        """Gradients reach those of the two networks that are trained."""
+        with gradients_for(self.dino):
+            keys = self.dino(photos.flatten(0, 1), self.upsrt.config.patches)
+        with gradients_for(self.upsrt):
+            return self.upsrt.encode(keys.unflatten(0, photos.shape[:2]), self.patch_plucker)
+
+
+def gradients_for(network: nn.Module) -> torch.set_grad_enabled:
+    """Autograd inside, if it is on anyway and any parameter of the network is trained."""
+    trained = any(parameter.requires_grad for parameter in network.parameters())
+    return torch.set_grad_enabled(torch.is_grad_enabled() and trained)
+
+
+def color_loss(upsrt: UpSRT, tokens: Tensor, rays: Tensor, colors: Tensor) -> Tensor:
+    """Mean squared error of UpSRT's own colours on query rays (paper section 3).
+
+    Args:
+        tokens: (B, N, D) set latents. rays: (B, R, 6) Plücker forms. colors: (B, R, 3) in [0, 1].
+    """
+    predicted = upsrt.read_rgb(upsrt.decode(tokens, rays, chunk=rays.shape[1])).float()
+    return F.mse_loss(predicted, colors)
+
+
+def trained_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """Those that get gradients, in the module's order; InputError where there are none."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise InputError("training needs at least one network that is not frozen, got none; change the configuration")
+    return parameters
 
 
 class EncoderStage(nn.Module):
@@ -37,25 +104,15 @@ class EncoderStage(nn.Module):
         self.encoder = PhotoEncoder(networks.dino, networks.upsrt)
 
     @torch.no_grad()
-    def inputs(self, batch: TrainingBatch, draws: Draws) -> dict[str, Any]:
+    def inputs(self, batch: TrainingBatch, random: BatchRandom) -> dict[str, Any]:
         """Photos, Plücker forms (B, T·R, 6) of random rays and their true colours."""
-        uniform = draws.uniform(len(batch), batch.views, self.config.rays, 3).flatten(0, 1)
+        uniform = random.uniform(len(batch), batch.views, self.config.rays, 3).flatten(0, 1)
         rays, colors = query_rays(batch, uniform, self.config.inside_share)
         return {"photos": batch.photos, "rays": rays, "colors": colors}
 
     def forward(self, photos: Tensor, rays: Tensor, colors: Tensor) -> dict[str, Tensor]:
         """The term `rgb`."""
         return {"rgb": color_loss(self.encoder.upsrt, self.encoder(photos), rays, colors)}
-
-
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
-
-LATENT_CHANNELS = 4
-SQUARED_WEIGHT = 4.0
-"""Of the squared error, beside the absolute one: about equal parts at errors of 0.25, mostly the latter below."""
-SPREAD_TOLERANCE = 3.0
-"""Ratio of the latents' spread to 1 beyond which a warning is due; an untrained autoencoder gives about 0.2."""
 
 
 class AutoencoderStage(nn.Module):
@@ -69,10 +126,10 @@ class AutoencoderStage(nn.Module):
             self.vae.enable_gradient_checkpointing()
 
     @torch.no_grad()
-    def inputs(self, batch: TrainingBatch, draws: Draws) -> dict[str, Any]:
+    def inputs(self, batch: TrainingBatch, random: BatchRandom) -> dict[str, Any]:
         """The targets, (B·T, 3, S, S) in [0, 1], and the posterior's noise."""
         size = self.config.model.latent_size
-        noise = draws.normal(len(batch), batch.views, LATENT_CHANNELS, size, size)
+        noise = random.normal(len(batch), batch.views, LATENT_CHANNELS, size, size)
         return {"pictures": batch.targets.flatten(0, 1), "noise": noise.flatten(0, 1)}
 
     def forward(self, pictures: Tensor, noise: Tensor) -> dict[str, Tensor]:
@@ -84,11 +141,11 @@ class AutoencoderStage(nn.Module):
         posterior = encode_posterior(self.vae, pictures)
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
         latents = mean + (logvar / 2).exp() * noise
-        painted = (self.vae.decode(latents).sample.float() + 1) / 2
+        decoded = (self.vae.decode(latents).sample.float() + 1) / 2
         divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
         return {
-            "l1": F.l1_loss(painted, pictures),
-            "mse": SQUARED_WEIGHT * F.mse_loss(painted, pictures),
+            "l1": F.l1_loss(decoded, pictures),
+            "mse": SQUARED_WEIGHT * F.mse_loss(decoded, pictures),
             "kl": self.config.kl_weight * divergence,
         }
 
@@ -143,13 +200,6 @@ def check_latents(vae: AutoencoderKL, pictures: Tensor) -> None:
         )
 
 
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-
-OUTPUT_HALF = ("up_blocks.", "conv_norm_out.", "conv_out.")
-"""Parameters of the UNet's output half, which the paper trains."""
-
-
 class DiffusionStage(nn.Module):
     """Photos and target views with their rays -> the mean squared error of the predicted noise.
 
@@ -174,7 +224,8 @@ class DiffusionStage(nn.Module):
         self.vae: AutoencoderKL = networks.vae.requires_grad_(False)
         self.controlnet = networks.controlnet.requires_grad_(True)
         self.unet: UNet2DConditionModel = networks.unet
-        choose_unet_half(self.unet, config.train_unet)
+        for name, parameter in self.unet.named_parameters():
+            parameter.requires_grad_(config.train_unet == "all" or name.startswith(OUTPUT_HALF))
         if config.gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
         self.controlnet.gradient_checkpointing = config.gradient_checkpointing
@@ -184,28 +235,23 @@ class DiffusionStage(nn.Module):
         self.register_buffer("alphas", alphas_cumprod(), persistent=False)
 
     @torch.no_grad()
-    def inputs(self, batch: TrainingBatch, draws: Draws) -> dict[str, Any]:
+    def inputs(self, batch: TrainingBatch, random: BatchRandom) -> dict[str, Any]:
         """Photos, targets, ray maps of every level, times, noise, and which conditions are kept."""
         config, count, views = self.config, len(batch), batch.views
         size, levels = config.model.latent_size, len(config.model.diffusion.channel_mult)
-        draw = draws.uniform(count)
-        shape = (count, views, 4, size, size)
-        timesteps = (draws.uniform(count, views).flatten().double() * TRAIN_STEPS).long()
-        noise, posterior = draws.normal(*shape).flatten(0, 1), draws.normal(*shape).flatten(0, 1)
-        rays = [grid_plucker(batch, size // 2**level).permute(0, 3, 1, 2).contiguous() for level in range(levels)]
-        text_kept, images_kept = kept_conditions(draw, config.dropout)
-        inputs = {
-            "photos": batch.photos,
-            "targets": batch.targets.flatten(0, 1),
-            "ray_maps": rays,
-            "timesteps": timesteps,
-            "noise": noise,
-            "posterior_noise": posterior,
-            "text_kept": text_kept,
-            "images_kept": images_kept,
-        }
+        draw = random.uniform(count)
+        shape = (count, views, LATENT_CHANNELS, size, size)
+        timesteps = (random.uniform(count, views).flatten().double() * TRAIN_STEPS).long()
+        noise, posterior = random.normal(*shape).flatten(0, 1), random.normal(*shape).flatten(0, 1)
+        # as geometry.reference_plucker up to rounding, but computed where the batch is
+        grids = [grid_rays(batch.cameras, size // 2**level, size // 2**level) for level in range(levels)]
+        forms = [reference_frame_plucker(rays, batch.references) for rays in grids]  # (B·T, s, s, 6)
+        rays = [form.permute(0, 3, 1, 2).contiguous() for form in forms]
+        inputs = {"photos": batch.photos, "targets": batch.targets.flatten(0, 1), "ray_maps": rays}
+        inputs |= {"timesteps": timesteps, "noise": noise, "posterior_noise": posterior}
+        inputs["text_kept"], inputs["images_kept"] = kept_conditions(draw, config.dropout)
         if config.rgb_weight:
-            uniform = draws.uniform(count, views, config.rays, 3).flatten(0, 1)
+            uniform = random.uniform(count, views, config.rays, 3).flatten(0, 1)
             inputs["query_rays"], inputs["query_colors"] = query_rays(batch, uniform, config.inside_share)
         return inputs
 
@@ -239,33 +285,21 @@ class DiffusionStage(nn.Module):
             latents = encode_images(self.vae, targets, posterior_noise)
         alpha = self.alphas[timesteps][:, None, None, None]
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
-        hint = self._hint(tokens, ray_maps[0])
-        hint, ray_maps, tokens = masked(images_kept, hint, ray_maps, tokens)
-        constants = self.controlnet.constants(hint, tuple(ray_maps), tokens)
-        residuals = self.controlnet(noisy, timesteps, constants)
-        text, keys_values = self._prompts(text_kept)
-        eps = predict(self.unet, noisy, timesteps, text, keys_values, residuals).float()
+        hint, ray_maps, tokens = masked(images_kept, self._hint(tokens, ray_maps[0]), ray_maps, tokens)
+        residuals = self.controlnet(noisy, timesteps, self.controlnet.constants(hint, tuple(ray_maps), tokens))
+        # keys and values of the two prompts are computed once, then chosen for each object
+        index, both = (~text_kept).long(), prompt_keys_values(self.unet, self.text)
+        keys_values = tuple((key[index], value[index]) for key, value in both)
+        eps = predict(self.unet, noisy, timesteps, self.text[index], keys_values, residuals).float()
         return {"eps": F.mse_loss(eps, noise), **terms}
 
     def _hint(self, tokens: Tensor, rays: Tensor) -> Tensor:
         """(B·T, C+6, s, s): features of each target's grid, then its rays, as pipeline.novel_views makes them."""
         forms = rays.permute(0, 2, 3, 1).reshape(len(tokens), -1, 6)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and is_trained(self.encoder.upsrt)):
+        with gradients_for(self.encoder.upsrt):
             features = self.encoder.upsrt.decode(tokens, forms, chunk=forms.shape[1]).float()
         grid = features.reshape(*rays.shape[:1], *rays.shape[2:], -1).permute(0, 3, 1, 2)
         return torch.cat([grid, rays], dim=1)
-
-    def _prompts(self, text_kept: Tensor) -> tuple[Tensor, tuple[KeysValues, ...]]:
-        """(B, 77, W) embeddings and their keys and values in the UNet, computed for the two prompts, then chosen."""
-        index = (~text_kept).long()
-        both = prompt_keys_values(self.unet, self.text)
-        return self.text[index], tuple((key[index], value[index]) for key, value in both)
-
-
-def choose_unet_half(unet: nn.Module, part: str) -> None:
-    """Trains "all" of the UNet or its "output" half; the rest is frozen."""
-    for name, parameter in unet.named_parameters():
-        parameter.requires_grad_(part == "all" or name.startswith(OUTPUT_HALF))
 
 
 def kept_conditions(draw: Tensor, p: float) -> tuple[Tensor, Tensor]:
@@ -286,51 +320,3 @@ def masked(kept: Tensor, hint: Tensor, ray_maps: list[Tensor], tokens: Tensor) -
         [torch.where(one_a_view, ray_map, 0.0) for ray_map in ray_maps],
         torch.where(kept[:, None, None], tokens, torch.zeros_like(tokens)),
     )
-
-
-class TrainingStage(Protocol):
-    """A module whose call computes losses from tensors alone, so that DDP and torch.compile see nothing else.
-
-    Example: `terms = stage(**stage.inputs(batch, draws)); sum(terms.values()).backward()`.
-    """
-
-    def inputs(self, batch: TrainingBatch, draws: Draws) -> dict[str, Any]:
-        """The tensors of one call: the batch, its geometry, and everything random. Outside of autograd."""
-        ...
-
-    def __call__(self, **inputs: Any) -> dict[str, Tensor]:  # noqa: ANN401 - what `inputs` made
-        """Named scalar terms, weights included: the loss is their sum."""
-        ...
-
-
-class PhotoEncoder(nn.Module):
-    """(B, V, 3, S, S) photos -> (B, V·P, D) set latents, through DINO (or what stands in its place) and UpSRT."""
-
-    patch_plucker: Tensor
-
-    def __init__(self, dino: DinoKeys, upsrt: UpSRT) -> None:
-        super().__init__()
-        self.dino, self.upsrt = dino, upsrt
-        self.register_buffer("patch_plucker", plucker(patch_rays(*upsrt.config.patches)), persistent=False)
-
-    def forward(self, photos: Tensor) -> Tensor:
-        """Gradients reach those of the two networks that are trained."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and is_trained(self.dino)):
-            keys = self.dino(photos.flatten(0, 1), self.upsrt.config.patches)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and is_trained(self.upsrt)):
-            return self.upsrt.encode(keys.unflatten(0, photos.shape[:2]), self.patch_plucker)
-
-
-def is_trained(network: nn.Module) -> bool:
-    """Whether any parameter of it is."""
-    return any(parameter.requires_grad for parameter in network.parameters())
-
-
-def color_loss(upsrt: UpSRT, tokens: Tensor, rays: Tensor, colors: Tensor) -> Tensor:
-    """Mean squared error of UpSRT's own colours on query rays (paper section 3).
-
-    Args:
-        tokens: (B, N, D) set latents. rays: (B, R, 6) Plücker forms. colors: (B, R, 3) in [0, 1].
-    """
-    predicted = upsrt.read_rgb(upsrt.decode(tokens, rays, chunk=rays.shape[1])).float()
-    return F.mse_loss(predicted, colors)

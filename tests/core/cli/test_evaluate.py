@@ -7,7 +7,6 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -206,15 +205,14 @@ def test_lpips_with_the_user_s_weights(small_weights: Path, tmp_path: Path) -> N
         assert not (tmp_path / "refused").exists()
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "png", *({"values": v} for v in (None, {}, "x")), {"notes": 3}])
-def test_a_broken_object_is_measured_again(small_weights: Path, tmp_path: Path, text: str | dict[str, Any]) -> None:
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "png"])
+def test_a_broken_object_is_measured_again(small_weights: Path, tmp_path: Path, text: str) -> None:
     out = tmp_path / "out"
     assert upfusion("--model", small_weights, "--data", "procedural", *SMALL, "-o", out).exit_code == 0
     before = (out / "objects" / "000001.json").read_bytes()
     if text == "png":
         (out / "objects" / "000001.png").write_text(text)
     else:
-        text = text if isinstance(text, str) else json.dumps(json.loads(before) | text)
         (out / "objects" / "000001.json").write_text(text)
     (out / "run.json").write_text(json.dumps(read_run(out) | {"status": "interrupted"}))
     result = upfusion("--resume", "-o", out, "--device", "cpu")

@@ -6,7 +6,7 @@ from soft_object import SoftObject
 from torch import Tensor
 
 from upfusion_core import Cameras, orbit_cameras
-from upfusion_core.evaluation.alignment import align_views, measure_alignments, warp
+from upfusion_core.evaluation.alignment import align_views, warp
 from upfusion_core.evaluation.metrics import psnr, silhouette
 from upfusion_core.evaluation.spatial import Similarity
 from upfusion_core.support.errors import InputError
@@ -44,7 +44,7 @@ def test_fixed_pictures_share_one_similarity() -> None:
     assert (scores["affine"] > 35).all()
     assert (scores["similarity"] > 35).all()
     assert alignments.object_similarity is None
-    measures = measure_alignments(alignments, truth, mask)
+    measures = alignments.measures(truth, mask)
     assert measures["iou"].max() < 0.8  # the masks move with the pictures
     assert measures["iou_affine"].min() > 0.95
     assert measures["iou_similarity"].min() > 0.95
@@ -83,7 +83,7 @@ def test_opacity_becomes_the_mask() -> None:
     truth = SoftObject(KNOWN)(CAMERAS, 48)
     seen = render(CAMERAS, 48)
     alignments = align_views(seen[:, :3], truth, mask=seen[:, 3:], render=render, cameras=CAMERAS)
-    measures = measure_alignments(alignments, truth, silhouette(truth))
+    measures = alignments.measures(truth, silhouette(truth))
     assert measures["iou_similarity"].min() > 0.98
     assert measures["iou"].max() < 0.9
 

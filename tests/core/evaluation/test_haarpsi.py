@@ -67,9 +67,9 @@ def test_each_view_by_itself() -> None:
 
 def test_other_shapes_get_a_sentence() -> None:
     good = picture(16, 16, 0.0)
-    with pytest.raises(InputError, match="first must be"):
+    with pytest.raises(InputError, match="prediction must be"):
         haarpsi(good[:, :1], good)
-    with pytest.raises(InputError, match="both pictures"):
+    with pytest.raises(InputError, match="must have the truth's shape"):
         haarpsi(good, good[..., 1:])
     with pytest.raises(InputError, match="16 x 16, got 16 x 15"):
         haarpsi(good[..., 1:], good[..., 1:])

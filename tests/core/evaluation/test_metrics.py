@@ -13,10 +13,10 @@ from upfusion_core.evaluation.metrics import (
     MEASURES,
     box_psnr,
     box_ssim,
+    haarpsi,
     lpips_distance,
     mask_iou,
     measure_views,
-    perceptual_distance,
     psnr,
     sharpness,
     silhouette,
@@ -193,7 +193,7 @@ def test_a_blurred_picture_is_less_sharp_and_further_away() -> None:
     softer = torch.nn.functional.avg_pool2d(truth, 9, 1, 4, count_include_pad=False)
     assert (sharpness(softer, truth, mask) < sharpness(soft, truth, mask)).all()
     assert (sharpness(soft, truth, mask) < 0.7).all()
-    assert (perceptual_distance(softer, truth) > perceptual_distance(soft, truth)).all()
+    assert (haarpsi(softer, truth) < haarpsi(soft, truth)).all()
 
 
 def test_all_measures_are_named_per_view_and_batching_changes_nothing() -> None:
@@ -238,7 +238,7 @@ GOOD = torch.full((2, 3, 16, 16), 0.5)
     ],
 )
 def test_other_pictures_get_a_sentence(prediction: Tensor, truth: Tensor, words: str) -> None:
-    for measure in (psnr, ssim, perceptual_distance):
+    for measure in (psnr, ssim, haarpsi):
         with pytest.raises(InputError, match=words):
             measure(prediction, truth)
 
@@ -257,7 +257,6 @@ def test_other_numbers_get_a_sentence() -> None:
         (lambda: mask_iou(mask / 0, mask), "prediction_mask must be finite"),
         (lambda: mask_iou(mask, mask * 1j), "mask must be an ordinary tensor of real numbers, got a complex one"),
         (lambda: box_psnr(GOOD, GOOD, mask.to_sparse()), "mask must be an ordinary tensor"),
-        (lambda: lpips_distance(5, GOOD, GOOD), "lpips must be a network, got int"),
         (lambda: lpips_distance(lambda *_: torch.tensor(torch.nan), GOOD, GOOD), "lpips .* must be finite"),
     ):
         with pytest.raises(InputError, match=words):
@@ -283,7 +282,7 @@ def test_small_pictures_get_a_sentence() -> None:
     with pytest.raises(InputError, match="11 x 11, got 8 x 12"):
         box_ssim(small, small, small[:, :1])
     with pytest.raises(InputError, match="16 x 16, got 8 x 12"):
-        perceptual_distance(small, small)
+        haarpsi(small, small)
 
 
 def test_pictures_of_truth_values_are_refused() -> None:

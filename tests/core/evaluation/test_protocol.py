@@ -1,8 +1,9 @@
-"""The protocol on a small random checkpoint. Its figures mean nothing: only structure and arithmetic are looked at."""
+"""The protocol on a tiny random model. Its figures mean nothing: only structure and arithmetic are looked at."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import statistics
@@ -28,11 +29,12 @@ from upfusion_core.config import (
     RaySampling,
 )
 from upfusion_core.data.meshes import MeshRendering, mesh_folder
+from upfusion_core.evaluation import protocol
 from upfusion_core.evaluation import report as report_module
 from upfusion_core.evaluation.protocol import EvaluatedObject, draw_object, evaluate_object, nearest_photos, neighbors
 from upfusion_core.evaluation.report import Report, evaluate
 from upfusion_core.evaluation.spatial import SimilaritySearch
-from upfusion_core.evaluation.summary import results_from_json
+from upfusion_core.evaluation.summary import results_to_json
 from upfusion_core.procedural import ProceduralObjects
 from upfusion_core.support.errors import InputError, MissingPackageError
 
@@ -43,7 +45,13 @@ DISTILL = DistillConfig(
     ),
     field=FieldConfig(grid=GridConfig(levels=2, coarsest=4, finest=16, table_size=2**10), hidden=8, half_extent=0.3),
 )
+PLOTTED = ["box_psnr", "ssim_similarity"]
 BASELINES = EvaluationConfig(photos=(1, 3), views=2, stages=("white", "nearest"), seed=5)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_upfusion: UpFusion) -> UpFusion:
+    return tiny_upfusion
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +66,11 @@ def everything(model: UpFusion, dataset: ProceduralObjects, tmp_path_factory: py
         photos=(1, 2), views=2, steps=1, alignment="picture", distill=DISTILL, mesh_resolution=24, mesh_samples=500
     )
     folder = tmp_path_factory.mktemp("everything")
-    evaluate(model, dataset, [3], folder, config, about={"data": "procedural"})
+    plot = report_module.plot_results
+    with pytest.MonkeyPatch.context() as patch:  # two plots are as good as forty, and a box as its true surface
+        patch.setattr(protocol, "true_mesh", lambda objects: trimesh.creation.box((0.3, 0.2, 0.2)))
+        patch.setattr(report_module, "plot_results", lambda results, place: plot(results, place, PLOTTED))
+        evaluate(model, dataset, [3], folder, config, about={"data": "procedural"})
     return folder
 
 
@@ -133,7 +145,7 @@ def test_baselines_recomputed_by_hand(model: UpFusion, dataset: ProceduralObject
     gain = content["gains"]["nearest"]["1 to 3"]["box_psnr"]
     rows = content["results"]["nearest"]
     assert gain["mean"] == pytest.approx(rows["3"]["box_psnr"]["mean"] - rows["1"]["box_psnr"]["mean"], abs=1e-9)
-    assert results_from_json(content["results"]) == report.results
+    assert results_to_json(report.results) == content["results"]
     assert report.objects == ("procedural-1-test-0", "procedural-1-test-1")
 
 
@@ -159,15 +171,15 @@ def test_what_a_report_holds(everything: Path, model: UpFusion, dataset: Procedu
     assert "## Raw" in text
     assert "| sample | 2 | 1 |" in text
     plots = {path.name for path in (everything / "plots").iterdir()}
-    assert {"box_psnr.png", "ssim_similarity.png"} <= plots
+    assert plots == {f"{name}.png" for name in PLOTTED}
     with Image.open(everything / "sheet.png") as sheet:
-        # 2 photos, truth, 4 stages without white, of 64 pixels, twice enlarged and framed
-        assert sheet.size == (7 * 130, 130 + 14)
+        # 2 photos, truth, 4 stages without white, of 16 pixels, six times enlarged and framed
+        assert sheet.size == (7 * 98, 98 + 14)
         pixels = np.array(sheet)[14:]
     item = draw_object(dataset, 3, EvaluationConfig(photos=(1, 2), views=2))
     nearest = item.views.rgb[nearest_by_hand(item, 2)[0]]
     for column, picture in ((0, item.views.rgb[0]), (2, item.truth[0]), (3, nearest)):
-        shown = pixels[1:129:2, column * 130 + 1 : column * 130 + 129 : 2]
+        shown = pixels[1:97:6, column * 98 + 1 : column * 98 + 97 : 6]
         expected = (picture.permute(1, 2, 0).numpy() * 255).round()
         assert np.abs(shown - expected).max() <= 1
 
@@ -221,12 +233,23 @@ def test_a_killed_run_goes_on(
 
 
 @pytest.mark.usefixtures("_without_plots")
-def test_a_field_in_work_goes_on(model: UpFusion, dataset: ProceduralObjects, tmp_path: Path) -> None:
+def test_a_field_in_work_goes_on(
+    model: UpFusion, dataset: ProceduralObjects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Killed in the field of the second number of photos: those of both go on, and leave nothing behind."""
     config = EvaluationConfig(
-        photos=(1, 2), views=1, stages=("field",), alignment="picture", distill=DISTILL, mesh_resolution=24
+        photos=(1, 2),
+        views=1,
+        stages=("field",),
+        alignment="picture",
+        distill=DISTILL,
+        mesh_resolution=24,
+        mesh_samples=500,
     )
     whole, parts, calls = tmp_path / "whole", tmp_path / "parts", []
+    monkeypatch.setattr(  # surfaces take longer than fields
+        report_module, "draw_object", lambda *drawn: dataclasses.replace(draw_object(*drawn), mesh=None)
+    )
 
     def dying(step: int, total: int, preview: object) -> None:
         calls.append(step)
@@ -270,9 +293,10 @@ def test_broken_objects_are_named(model: UpFusion, meshes: Path, tmp_path: Path)
     assert "## Skipped (1)" in (tmp_path / "report" / "report.md").read_text()
 
 
-def test_true_meshes_lie_in_the_views_world(meshes: Path, dataset: ProceduralObjects) -> None:
-    files = mesh_folder(meshes, MeshRendering(size=48))
-    for item in (draw_object(files, 0, BASELINES), draw_object(dataset, 0, BASELINES)):
+def test_true_meshes_lie_in_the_views_world(meshes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "true_mesh", functools.partial(protocol.true_mesh, resolution=64))
+    sources = (mesh_folder(meshes, MeshRendering(size=48)), ProceduralObjects("test", size=48))
+    for item in (draw_object(source, 0, BASELINES) for source in sources):
         assert item.mesh is not None
         points = torch.tensor(np.asarray(item.mesh().vertices), dtype=torch.float32)
         camera = item.cameras[0]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor
 
 from upfusion_core import Cameras, orbit_cameras
 from upfusion_core.evaluation.metrics import psnr
-from upfusion_core.evaluation.spatial import Similarity, SimilaritySearch, _Comparison, _towards, align_object
+from upfusion_core.evaluation.spatial import Similarity, SimilaritySearch, _Comparison
+from upfusion_core.evaluation.spatial import align_object as align_object_seen
 from upfusion_core.procedural import ProceduralObjects
 from upfusion_core.procedural.render import render_views
 from upfusion_core.support.errors import InputError
@@ -20,6 +22,10 @@ KNOWN = {
     "large": Similarity.from_angles(-25, 15, 8, scale=0.85, translation=(0.03, 0.02, -0.03)),
     "far": Similarity.from_angles(33, -18, -5, scale=1.2, translation=(0.0, 0.02, 0.03)),
 }
+
+
+def align_object(*arguments: Any, **options: Any) -> Similarity:  # noqa: ANN401 - as the library's own
+    return align_object_seen(*arguments, **options)[0]
 
 
 def _apart(first: Similarity, second: Similarity) -> float:
@@ -179,10 +185,10 @@ def test_a_scale_of_nothing_gets_a_sentence() -> None:
 def test_silhouettes_tell_scale_and_shift() -> None:
     known = Similarity.from_angles(scale=0.9, translation=(0.03, -0.02, 0.01))
     comparison = _Comparison(SoftObject(), CAMERAS, SoftObject(known)(CAMERAS, 32), 32)
-    found = _towards(comparison, SoftObject()(CAMERAS, 32))
+    found = comparison.towards(SoftObject()(CAMERAS, 32))
     assert float(found[3].exp()) == pytest.approx(0.9, abs=0.02)
     torch.testing.assert_close(found[4:], known.translation, atol=4e-3, rtol=0)
-    assert _towards(comparison, torch.ones(4, 3, 32, 32)).abs().max() == 0
+    assert comparison.towards(torch.ones(4, 3, 32, 32)).abs().max() == 0
 
 
 @pytest.mark.parametrize("index", [1, 3])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,11 +27,11 @@ from upfusion_core.models.convert import write_networks
 from upfusion_core.models.networks import network_weights
 from upfusion_core.models.stable_diffusion import encode_images
 from upfusion_core.support.errors import CheckpointError, InputError, MissingPackageError
-from upfusion_core.training import loop
+from upfusion_core.training import report
 from upfusion_core.training.initial import initial_networks
-from upfusion_core.training.loop import TrainResult, accumulate_gradients, learning_rate, make_stage, train
+from upfusion_core.training.loop import Training, TrainResult, accumulate_gradients, learning_rate, make_stage, train
+from upfusion_core.training.report import Averaged, History, read_state
 from upfusion_core.training.stages import calibrate_latents
-from upfusion_core.training.state import Averaged, History, read_state
 from upfusion_core.types import InputViews
 
 WORKER = Path(gradients_worker.__file__)
@@ -110,13 +111,21 @@ def test_accumulation_and_larger_batches_are_the_same(tmp_path: Path) -> None:
 
 
 def test_two_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(WORKER)]
-    done = subprocess.run(
-        [*launch, str(tmp_path / "two.safetensors")], capture_output=True, text=True, env=environment, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [sys.executable, str(WORKER), str(tmp_path / "two.safetensors")]
+    workers = [
+        subprocess.Popen(
+            command, env={**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True
+        )
+        for rank in "01"
+    ]
     gradients_worker.main(str(tmp_path / "one.safetensors"))
+    for worker in workers:
+        _, errors = worker.communicate(timeout=300)
+        assert worker.returncode == 0, errors[-3000:]
     one, two = (load_file(tmp_path / f"{name}.safetensors") for name in ("one", "two"))
     assert (int(one.pop("processes")), int(two.pop("processes"))) == (1, 2)
     assert one.keys() == two.keys()
@@ -159,24 +168,19 @@ def test_history_means() -> None:
     assert (history.sums, history.count, len(history.losses)) == ({"rgb": 5.0}, 1, 1)
 
 
-def test_the_merged_file_is_the_trained_model(tmp_path: Path) -> None:
+def test_the_merged_file_is_the_trained_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny_config("diffusion", ema_decay=0.0, steps=2)
+    kept, write = [], Training.write_model
 
-    kept = {}
-    original = loop._finish
+    def writing(training: Training, source: object) -> None:
+        kept.append(training.networks)
+        write(training, source)
 
-    def finish(state: Any, source: object) -> None:  # noqa: ANN401 - the loop's own
-        kept["networks"] = state.networks
-        original(state, source)
-
-    loop._finish = finish
-    try:
-        result = run(config, tmp_path)
-    finally:
-        loop._finish = original
+    monkeypatch.setattr(Training, "write_model", writing)
+    result = run(config, tmp_path)
     model = UpFusion.load(result.model, device="cpu")
     fresh = UpFusion(config.model)
-    fresh._take(kept["networks"])
+    fresh._take(kept[0])
     fresh._embeddings = model._embeddings
     photos = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     views = InputViews(photos, torch.ones(2, 1, 16, 16), torch.full((2, 2), 4.5))
@@ -222,7 +226,8 @@ def test_a_stage_goes_on_from_another_s_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stage", ["encoder", "autoencoder", "diffusion"])
-def test_what_a_run_shows(stage: str, tmp_path: Path) -> None:
+def test_what_a_run_shows(stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "SAMPLING_STEPS", 2)
     config = tiny_config(stage, steps=4, validate_every=2, precision="bf16" if stage == "encoder" else "no")
     seen = []
     run(config, tmp_path, on_step=lambda step, total, preview: seen.append((step, total, tuple(preview().shape))))

@@ -19,8 +19,8 @@ from upfusion_core import UpFusion
 from upfusion_core.models.weights import write_saved
 from upfusion_core.support.errors import CheckpointError, InputError, OutputError
 from upfusion_core.training.batches import TrainingBatch
-from upfusion_core.training.report import TrainingRun
-from upfusion_core.training.state import Averaged, read_state
+from upfusion_core.training.loop import Training
+from upfusion_core.training.report import Averaged, read_state
 
 
 def test_time_is_up(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_ctrl_c_waits_for_the_end_of_an_update(tmp_path: Path, monkeypatch: pyte
 
 
 def test_ctrl_c_while_validating_leaves_the_validation_to_the_next_attempt(tmp_path: Path) -> None:
-    config, presses, validate = tiny_config("encoder", validate_every=3), iter([True]), TrainingRun._validate
+    config, presses, validate = tiny_config("encoder", validate_every=3), iter([True]), Training._validate
 
     def pressed(*arguments: Any) -> None:  # noqa: ANN401
         if next(presses, False):
@@ -77,7 +77,7 @@ def test_ctrl_c_while_validating_leaves_the_validation_to_the_next_attempt(tmp_p
         validate(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainingRun, "_validate", pressed)
+        patch.setattr(Training, "_validate", pressed)
         with pytest.raises(KeyboardInterrupt):
             run_tiny(config, tmp_path)
     state = read_state(tmp_path / "training.pt", config)

@@ -14,11 +14,17 @@ from upfusion_core.pipeline.novel_views import condition_views, encode_views
 from upfusion_core.pipeline.prior import DiffusersPrior
 from upfusion_core.pipeline.sampling import alphas_cumprod
 from upfusion_core.support.errors import InputError
-from upfusion_core.training.batches import Draws
+from upfusion_core.training.batches import BatchRandom
 from upfusion_core.training.initial import initial_networks
 from upfusion_core.training.loop import make_stage
-from upfusion_core.training.stages import OUTPUT_HALF, AutoencoderStage, calibrate_latents, kept_conditions, masked
-from upfusion_core.training.state import trained_parameters
+from upfusion_core.training.stages import (
+    OUTPUT_HALF,
+    AutoencoderStage,
+    calibrate_latents,
+    kept_conditions,
+    masked,
+    trained_parameters,
+)
 from upfusion_core.types import InputViews, SceneEncoding
 
 
@@ -29,7 +35,7 @@ def made(stage: str, **changes: Any) -> tuple[nn.Module, Networks, tuple[Tensor,
 
 
 def terms_of(stage: nn.Module, seed: int = 0) -> dict[str, Tensor]:
-    return stage(**stage.inputs(TinySource().batch(1), Draws(seed)))
+    return stage(**stage.inputs(TinySource().batch(1), BatchRandom(seed)))
 
 
 def test_colour_loss_by_hand() -> None:
@@ -37,7 +43,7 @@ def test_colour_loss_by_hand() -> None:
     last = networks.upsrt.ray_decoder.rgb_mlp[-1]
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)  # sigmoid(0) = 0.5
-    inputs = stage.inputs(TinySource().batch(1), Draws(0))
+    inputs = stage.inputs(TinySource().batch(1), BatchRandom(0))
     assert inputs["rays"].shape == (2, 64, 6)
     loss = stage(**inputs)
     assert loss.keys() == {"rgb"}
@@ -50,7 +56,7 @@ def test_autoencoder_terms_by_hand() -> None:
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)
     networks.vae.quant_conv.bias.data[:4] = 2.0  # mean 2, logvar 0: (4 + 1 - 1 - 0) / 2 = 2 nats
-    inputs = stage.inputs(TinySource().batch(1), Draws(0))
+    inputs = stage.inputs(TinySource().batch(1), BatchRandom(0))
     loss = stage(**inputs)
     torch.testing.assert_close(loss["kl"], torch.tensor(0.2))
     error = inputs["pictures"] - 0.5  # it paints 0, i.e. grey
@@ -62,7 +68,7 @@ def test_noise_loss_by_hand() -> None:
     stage, networks, _ = made("diffusion", rgb_weight=0.0)
     nn.init.zeros_(networks.unet.conv_out.weight)
     nn.init.zeros_(networks.unet.conv_out.bias)
-    inputs = stage.inputs(TinySource().batch(1), Draws(0))
+    inputs = stage.inputs(TinySource().batch(1), BatchRandom(0))
     assert inputs["noise"].shape == (4, 4, SIZE // 2, SIZE // 2)
     torch.testing.assert_close(stage(**inputs)["eps"], inputs["noise"].square().mean())
 
@@ -71,7 +77,7 @@ def test_diffusion_trains_what_inference_computes() -> None:
     """The loss is that of the library's own prediction on the same latents, conditions included."""
     stage, networks, text = made("diffusion", dropout=0.0)
     batch = TinySource(1).batch(2)
-    inputs = stage.inputs(batch, Draws(0))
+    inputs = stage.inputs(batch, BatchRandom(0))
     views = InputViews(batch.photos[0], torch.ones_like(batch.photos[0, :, :1]), torch.full((3, 2), 4.5))
     scene = SceneEncoding(encode_views(networks.dino, networks.upsrt, views), batch.references)
     cond = condition_views(networks.upsrt, scene, batch.cameras, latent_size=8, levels=2, text=text)

@@ -3,20 +3,20 @@ from __future__ import annotations
 import torch
 
 from upfusion_core.support.seeds import derived_seed
-from upfusion_core.training.batches import Draws
+from upfusion_core.training.batches import BatchRandom
 
 
 def test_parts_are_cut_from_the_whole() -> None:
-    whole = Draws(7)
-    parts = [Draws(7, shard, 3) for shard in range(3)]
+    whole = BatchRandom(7)
+    parts = [BatchRandom(7, shard, 3) for shard in range(3)]
     for draw in ("uniform", "normal"):
         together = torch.cat([getattr(part, draw)(2, 5, 3) for part in parts])
         assert torch.equal(together, getattr(whole, draw)(6, 5, 3))
 
 
 def test_draws_are_what_they_say() -> None:
-    draws = Draws(1)
-    uniform, normal = draws.uniform(4000), draws.normal(4000)
+    random = BatchRandom(1)
+    uniform, normal = random.uniform(4000), random.normal(4000)
     assert uniform.min() >= 0
     assert uniform.max() < 1
     assert abs(float(uniform.mean()) - 0.5) < 0.02
