@@ -198,7 +198,7 @@ def save_tensors(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
 
 
 def save_safetensors(tensors: dict[str, Any], path: str | os.PathLike[str], metadata: dict[str, str]) -> None:
-    """Writes contiguous tensors and texts as a `.safetensors` file, whole or not at all.
+    """Writes contiguous tensors and texts as a `.safetensors` file, whole or not at all; the same bytes every time.
 
     Raises:
         OutputError: the disk is full or fails.
@@ -206,7 +206,18 @@ def save_safetensors(tensors: dict[str, Any], path: str | os.PathLike[str], meta
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    _save(path, lambda partial: save_file(tensors, partial, metadata=metadata), SafetensorError)
+    def write(partial: Path) -> None:
+        save_file(tensors, partial, metadata=metadata)
+        with partial.open("r+b") as file:  # safetensors writes metadata in an order that changes from run to run
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size))
+            header["__metadata__"] = dict(sorted(metadata.items()))
+            text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
+            assert len(text) == size, "the same entries in another order are as long"
+            file.seek(8)
+            file.write(text)
+
+    _save(path, write, SafetensorError)
 
 
 def _save(path: str | os.PathLike[str], write: Callable[[Path], None], kind: type[Exception]) -> None:

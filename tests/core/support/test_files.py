@@ -6,9 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from upfusion_core.support.errors import CheckpointError, InputError, OutputError, PhotoError
-from upfusion_core.support.files import check_file_name, inside, reading, replacing, save_tensors, write_json
+from upfusion_core.support.files import (
+    check_file_name,
+    inside,
+    reading,
+    replacing,
+    save_safetensors,
+    save_tensors,
+    write_json,
+)
 
 
 def test_a_finished_file_replaces_the_old_one(tmp_path: Path) -> None:
@@ -166,3 +175,13 @@ def test_names_stay_in_their_folder(tmp_path: Path) -> None:
     assert inside(tmp_path, "a/b..c.png") == tmp_path / "a" / "b..c.png"
     with pytest.raises(OutputError, match=r"^a file of the run must lie in its folder, got '\.\./a'; begin anew$"):
         inside(tmp_path, "../a", "a file of the run", "begin anew", OutputError)
+
+
+def test_safetensors_are_the_same_bytes_every_time(tmp_path: Path) -> None:
+    metadata = {name: f'{{"{name}": "ü\u2028\x7f\\n"}}' for name in "zyxwvutsr"}
+    for name in ("first", "second"):
+        save_safetensors({"b": torch.arange(5.0), "a": torch.zeros(2, 3)}, tmp_path / name, metadata)
+    assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
+    with safe_open(tmp_path / "first", "pt") as file:
+        assert file.metadata() == metadata
+        assert file.get_tensor("b").tolist() == [0, 1, 2, 3, 4]
