@@ -35,7 +35,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 with atheris.instrument_imports(include=["upfusion_core"]) if atheris else nullcontext():
     from upfusion_core import load_field, orbit_cameras
     from upfusion_core.cli.inputs import read_cameras
-    from upfusion_core.cli.run import read_record
+    from upfusion_core.cli.run import new_record, read_record
     from upfusion_core.config import FieldConfig, GridConfig, ModelConfig, TrainConfig
     from upfusion_core.field.radiance import RadianceField
     from upfusion_core.models.checkpoint import open_checkpoint
@@ -133,14 +133,8 @@ def write_seeds(folder: Path) -> None:
         {"azimuth_degrees": 90, "elevation_degrees": 1e1, "distance": 1},
         {"camera_to_world": matrix, "focal": 4.5},
     ]
-    record = {
-        "command": "demo",
-        "settings": {"steps": 3},
-        "sources": {"photos": ["a.png"]},
-        "inputs": {},
-        "stages": ["a"],
-    }
-    record |= {"timings_seconds": {"a": 1.5}, "files": ["views/0.png"], "temporary_files": []}
+    record = new_record("demo", {"steps": 3}, {"photos": ["a.png"]}).model_dump()
+    record |= {"stages": ["a"], "timings_seconds": {"a": 1.5}, "files": ["views/0.png"]}
     texts = {"configurations": [model, training, {"model": model}], "cameras": [lists], "records": [record]}
     files |= {name: [json.dumps(value).encode() for value in values] for name, values in texts.items()}
     for index, name in enumerate(READERS):

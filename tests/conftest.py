@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # one thread each, here and in the commands that tests start
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Appended, never inserted: with --import-mode=importlib the test folders are no packages, and a folder put first would
 # let a test module shadow an installed one.
 sys.path.append(str(Path(__file__).resolve().parent / "core"))
@@ -40,6 +43,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(RootIsNoPackage(), "root_is_no_package")
     if not config.getoption("--hypothesis-profile", None):
         settings.load_profile("quick")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two processes for the suite; none besides this one for a part of it, or for what `-m` asks for."""
+    whole = config.args_source == pytest.Config.ArgsSource.TESTPATHS
+    return 2 if whole and "-m" not in config.invocation_params.args else 0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

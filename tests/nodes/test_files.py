@@ -64,7 +64,7 @@ def hostile_files(ball: nn.Module, folder: Path) -> dict[str, str]:
         ("deep", "[" * 5000 + "]" * 5000),
     ):
         save_file({"weight": torch.zeros(3)}, folder / f"{name}.safetensors", metadata={"upfusion_field": content})
-    unreadable = "could not be read as .safetensors"
+    unreadable = "must be a whole .safetensors file, but cannot be read"
     undescribed = "cannot read|must be JSON"
     return {
         **dict.fromkeys(("empty", "junk", "long", "pickle", "cut"), unreadable),

@@ -285,7 +285,8 @@ class Run:
 
     def discard(self, name: str) -> None:
         """Removes a temporary file that has done its work."""
-        (self.folder / name).unlink(missing_ok=True)
+        if _lies_in(self.folder, self.folder / name):
+            (self.folder / name).unlink(missing_ok=True)
 
     def tell(self, text: str) -> None:
         """A line of the answer on stdout, which comes when the run is finished and on record."""
@@ -401,10 +402,15 @@ def refuse_existing(*paths: Path, source: Path, force: bool) -> None:
             raise OutputError(f"{path} exists already; choose another name, or --force to replace it")
 
 
+def _lies_in(folder: Path, path: Path) -> bool:
+    """Whether a file that a record names is one of the run's folder, which may have come from somebody else."""
+    return path.parent.resolve().is_relative_to(folder.resolve())
+
+
 def _files(folder: Path, record: Record) -> list[Path]:
-    """The files that the record lists, and itself, but for what a link leads out of the folder."""
+    """The files that the record lists, and itself, but for those outside of the folder."""
     paths = [folder / name for name in (*record.files, *record.temporary_files, RECORD_NAME)]
-    return [path for path in paths if path.parent.resolve().is_relative_to(folder.resolve())]
+    return [path for path in paths if _lies_in(folder, path)]
 
 
 def _remove_files(folder: Path, record: Record) -> None:

@@ -14,7 +14,7 @@ from annotated_types import Ge, Le
 
 from ..support.errors import InputError
 from .base import configuration
-from .distill import Guidance, Steps
+from .distill import Guidance, Preset, Steps
 from .evaluation import EVALUATION_STAGES, EvaluationStage
 from .photos import MAX_PHOTOS
 
@@ -51,7 +51,6 @@ Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
 Elevation = Annotated[float, Ge(-89), Le(89)]
 Step = Annotated[int, Ge(0), Le(10**9)]
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], CONDUCT]
-Preset = Literal["draft", "fast", "reference"]
 Kind = Literal["co3d", "objaverse", "gso", "shapenet_srn", "meshes", "shards"]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Gt, Le, MinLen
 
@@ -130,10 +130,13 @@ class ReferenceSchedule:
             )
 
 
-_OF_SCHEDULE = {DraftSchedule: "draft", FastSchedule: "fast", ReferenceSchedule: "reference"}
+Preset = Literal["draft", "fast", "reference"]
 
-PRESETS = tuple(_OF_SCHEDULE.values())
-"""Names of the presets, from the cheapest to the dearest."""
+PRESETS: tuple[Preset, ...] = get_args(Preset)
+"""Names of the presets, from the cheapest to the dearest; each is a method of DistillConfig."""
+
+_SCHEDULES = {"draft": DraftSchedule, "fast": FastSchedule, "reference": ReferenceSchedule}
+"""Of each preset; of several with one kind of schedule the first names a configuration that was given no name."""
 
 
 @configuration
@@ -159,12 +162,12 @@ class DistillConfig:
     """Name of the preset that it was made as; where none is given, of its kind of schedule."""
 
     def __post_init__(self) -> None:
-        own = _OF_SCHEDULE[type(self.schedule)]
-        if self.preset in ("", *PRESETS):
-            object.__setattr__(self, "preset", own)
+        kind = type(self.schedule)
+        if not self.preset or _SCHEDULES.get(self.preset, kind) is not kind:  # none, or of another schedule
+            object.__setattr__(self, "preset", next(name for name, own in _SCHEDULES.items() if own is kind))
         if self.perceptual == "lpips" and not self.perceptual_weights:
             raise InputError("perceptual 'lpips' needs perceptual_weights, a VGG-16 file; give it, or choose 'dino'")
-        if own != "reference" and self.perceptual != "none":
+        if kind is not ReferenceSchedule and self.perceptual != "none":
             raise InputError(
                 f"the preset {self.preset} has no perceptual term, got {self.perceptual!r}; choose 'none', or the "
                 "reference"
@@ -195,10 +198,10 @@ class DistillConfig:
     @classmethod
     def named(cls, preset: str, **changes: Any) -> DistillConfig:  # noqa: ANN401 - fields of this class
         """The preset of that name, one of PRESETS."""
-        presets = {"draft": cls.draft, "fast": cls.fast, "reference": cls.reference}
-        if preset not in presets:
-            raise InputError(f"preset must be one of {', '.join(presets)}, got {preset!r:.60}")
-        return presets[preset](**changes)
+        if preset not in PRESETS:
+            raise InputError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r:.60}")
+        config: DistillConfig = getattr(cls, preset)(**changes)
+        return config
 
     def to_dict(self) -> dict[str, Any]:
         """All numbers, for run.json and for recognising a saved state."""

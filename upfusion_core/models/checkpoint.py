@@ -1,4 +1,8 @@
-"""Networks for a host program, such as ComfyUI, that has layers, memory management and a diffusion model of its own."""
+"""Checkpoints: a folder in the released layout or one merged file, checked whole and loaded strictly.
+
+Both become the same flat set of names: those of upfusion2d.pt unchanged, `upsrt.` and `dino.` (torch-hub names)
+before the others, `text_embeddings.default` and `text_embeddings.empty`.
+"""
 
 from __future__ import annotations
 

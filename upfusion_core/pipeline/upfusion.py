@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -82,7 +83,7 @@ class UpFusion(ViewSynthesizer):
             raise InputError(f"dtype must be torch.float32, torch.float16 or torch.bfloat16, got {dtype!r}")
         device = default_device() if device is None else existing_device(device)
         dtype = dtype or (torch.float32 if device.type == "cpu" else torch.float16)
-        checkpoint = open_checkpoint(os.fspath(path))
+        checkpoint = open_checkpoint(path if isinstance(path, str) else Path(path))  # a Path is never the bundled model
         model = cls(checkpoint.config, device="meta")
         model._take(load_networks(checkpoint, device, dtype))
         model._checkpoint = checkpoint

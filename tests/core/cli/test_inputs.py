@@ -26,7 +26,7 @@ def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "config.json")
     with pytest.raises(InputError, match="it is a device or pipe"):
         read_cameras(tmp_path / "config.json", 0.0)
-    for name in ("upsrt.pt", "upfusion2d.pt"):
+    for name in ("upsrt.pt", "upfusion2d.pt", "dinov2_vitb14_pretrain.pth"):
         (tmp_path / name).touch()
     with pytest.raises(CheckpointError, match="it is a device or pipe"):
         open_checkpoint(tmp_path)

@@ -26,7 +26,7 @@ def test_every_option_has_help_with_its_range_default_and_choices(name: str) -> 
     shown = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "400", "TERMINAL_WIDTH": "400"}).output
     for leaf in leaves(COMMANDS[name][0]).values():
         first = leaf.flag.metavar if leaf.flag.argument else leaf.spellings[0]
-        (line,) = re.findall(rf"^[│ *]*{re.escape(first)}[ ,].*$", shown, re.MULTILINE)
+        (line,) = re.findall(rf"^[\u2502 *]*{re.escape(first)}[ ,].*$", shown, re.MULTILINE)
         assert len(leaf.field.help) > 5
         assert " ".join(leaf.field.help.split())[:60] in " ".join(line.split())
         assert leaf.taken in line

@@ -1,5 +1,6 @@
 """The run's folder: what is refused, what is kept, what a continued run finds."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -233,3 +234,16 @@ def test_what_was_killed_while_writing_is_removed_wherever_it_lies(tmp_path: Pat
         _begin(run)
         assert not any(path.exists() for path in torn)
         assert others.exists()
+
+
+def test_a_stranger_s_record_removes_nothing_outside_of_its_folder(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.txt"
+    mine.write_text("mine")
+    _finish_run(tmp_path / "run")
+    record = read_run(tmp_path / "run")
+    for name in ("../mine.txt", str(mine)):
+        record["temporary_files"] = record["files"] = [name]
+        (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+        with open_run(tmp_path / "run", "views", resume=True) as run:
+            _begin(run)
+        assert mine.read_text() == "mine"

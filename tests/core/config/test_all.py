@@ -43,6 +43,14 @@ def test_what_files_of_older_releases_lack_takes_its_default() -> None:
     assert TrainConfig.from_dict({"stage": "autoencoder", "model": {"model_id": "a"}}).curriculum == (0, 0)
 
 
+def test_a_second_preset_of_a_schedule_keeps_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(config.distill._SCHEDULES, "patient", FastSchedule)
+    patient = DistillConfig(schedule=FastSchedule(cameras=64), preset="patient")
+    assert config.from_json(DistillConfig, json.dumps(patient.to_dict()), "it") == patient
+    assert replace(patient, schedule=DraftSchedule()).preset == "draft"
+    assert DistillConfig().preset == "fast"
+
+
 def test_names_of_presets() -> None:
     assert DistillConfig(schedule=ReferenceSchedule()).preset == "reference"
     assert replace(DistillConfig.fast(), schedule=DraftSchedule()).preset == "draft"

@@ -30,6 +30,8 @@ def test_mini_is_the_bundled_file(tiny_bundle: Path, monkeypatch: pytest.MonkeyP
         model.text_embeddings("a red cup")
     assert weights_path("mini") == tiny_bundle / "mini.safetensors"
     assert weights_path(Path("mini")) == Path("mini")
+    with pytest.raises(CheckpointError, match="mini"):
+        UpFusion.load(Path("mini"), device="cpu")
 
 
 def test_without_the_file_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,9 +164,16 @@ def test_the_autoencoder() -> None:
     assert config.downsampling == 8
 
 
-@pytest.mark.parametrize("change", [{"model_channels": 100}, {"channel_mult": (1,)}, {"num_heads": 7}])
-def test_bad_sizes_get_a_sentence(change: dict[str, object]) -> None:
-    with pytest.raises(InputError, match="diffusion needs"):
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model_channels": 100}, "diffusion needs"),
+        ({"channel_mult": (1,)}, "channel_mult must be a list of 2 to 8"),
+        ({"num_heads": 7}, "diffusion needs"),
+    ],
+)
+def test_bad_sizes_get_a_sentence(change: dict[str, object], words: str) -> None:
+    with pytest.raises(InputError, match=words):
         DiffusionConfig(**change)
 
 
