@@ -39,8 +39,8 @@ with atheris.instrument_imports(include=["upfusion_core"]) if atheris else nullc
     from upfusion_core.config import FieldConfig, GridConfig, ModelConfig, TrainConfig
     from upfusion_core.field.radiance import RadianceField
     from upfusion_core.models.checkpoint import open_checkpoint
-    from upfusion_core.models.weights import check_finite_weights, read_weights
     from upfusion_core.support.errors import UpFusionError
+    from upfusion_core.support.weights import check_finite_weights, read_weights
 
 _MEMORY = Path("/dev/shm")
 SCRATCH = (_MEMORY if _MEMORY.is_dir() else Path(tempfile.gettempdir())) / f"upfusion-fuzz-{os.getpid()}"

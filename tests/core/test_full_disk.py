@@ -19,7 +19,6 @@ from upfusion_core.config import FieldConfig, GridConfig
 from upfusion_core.field.radiance import RadianceField
 from upfusion_core.models.convert import write_networks
 from upfusion_core.models.networks import network_weights
-from upfusion_core.models.weights import write_saved
 from upfusion_core.support.errors import OutputError
 from upfusion_core.support.files import replacing, save_tensors, write_json
 from upfusion_core.support.images import save_png
@@ -65,7 +64,7 @@ def state_of_a_training(path: Path, large: bool) -> None:
 
 
 def state_of_a_distillation(path: Path, large: bool) -> None:
-    write_saved(path, {"fingerprint": "", "state": {"field": noise(10_000 if large else 1)}})
+    save_tensors({"fingerprint": "", "state": {"field": noise(10_000 if large else 1)}}, path)
 
 
 def weights(path: Path, large: bool) -> None:

@@ -23,10 +23,10 @@ from upfusion_core.data import shards
 from upfusion_core.data.shards import decoded_depth
 from upfusion_core.evaluation.protocol import draw_object
 from upfusion_core.models import convert
-from upfusion_core.models.weights import read_weights
 from upfusion_core.procedural import ProceduralObjects
 from upfusion_core.procedural.render import albedo
 from upfusion_core.support.errors import CheckpointError, FieldError, InputError, OutputError
+from upfusion_core.support.weights import read_weights
 from upfusion_core.surface.extract import extract_mesh
 from upfusion_core.surface.mesh import MeshAsset
 

@@ -11,17 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..config import FieldConfig, RaySampling, from_value
 from ..support.checks import check_finite, check_type
 from ..support.devices import existing_device
-from ..support.errors import CheckpointError, FieldError, InputError, OutputError, UpFusionError
-from ..support.files import check_path, check_weights_name, reading, replacing
+from ..support.errors import CheckpointError, FieldError, InputError, UpFusionError
+from ..support.files import check_path, check_weights_name, reading, save_safetensors
 from ..support.images import saturate
 from ..support.json_text import parse_json, shown, to_json
+from ..support.weights import misfits, read_safetensors
 from ..types import Cameras, OnStep, RenderedViews
 from .backends import BackendChoice, HashGrid
 from .rendering import render_views
@@ -198,13 +197,7 @@ class RadianceField(nn.Module):
                 name: getattr(cameras, name).cpu().tolist() for name in ("camera_to_world", "focal", "principal")
             }
         text = to_json(described, "the field's settings")
-        with replacing(path) as partial:
-            try:
-                save_file(tensors, partial, metadata={FORMAT: text})
-            except SafetensorError as error:  # how the library reports what the disk says
-                raise OutputError(
-                    f"{path} could not be written ({error}); free some space or choose another place"
-                ) from error
+        save_safetensors(tensors, path, {FORMAT: text})
 
 
 def _checked(points: Tensor) -> Tensor:
@@ -241,12 +234,8 @@ def load_field(path: str | os.PathLike[str], *, device: torch.device | str = "cp
     if not os.path.isfile(path):  # unlike pathlib's, also false for names that no file can have
         raise CheckpointError(f"{path} is not a file; give a field that a reconstruction wrote (.safetensors)")
     advice = "it is damaged, truncated or another kind of file: copy it again or make the field anew"
-    with (
-        reading(path, advice, what="a whole .safetensors file", error=CheckpointError),
-        safe_open(path, framework="pt") as file,
-    ):
-        metadata = file.metadata() or {}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    with reading(path, advice, what="a whole .safetensors file", error=CheckpointError):
+        tensors, metadata = read_safetensors(path)
     if FORMAT not in metadata:
         raise CheckpointError(f"{path} is not a field (no {FORMAT!r} in its metadata); weights are loaded elsewhere")
     config, cameras, settings = _described(path, metadata[FORMAT])
@@ -278,13 +267,11 @@ def _described(path: Path, text: str) -> tuple[FieldConfig, Cameras | None, dict
 
 
 def _check_tensors(path: Path, config: FieldConfig, tensors: dict[str, Tensor]) -> None:
-    wanted = config.shapes
-    faults = [f"missing {name}" for name in sorted(wanted.keys() - tensors.keys())]
-    faults += [f"unexpected {name:.100}" for name in sorted(tensors.keys() - wanted.keys())]
-    for name in sorted(wanted.keys() & tensors.keys()):
-        value = tensors[name]
-        for got, expected in ((tuple(value.shape), wanted[name]), (value.dtype, torch.float32)):
-            faults += [f"{name} is {got} instead of {expected}"] * (got != expected)
+    found = misfits(tensors, config.shapes, dtype=torch.float32)
+    faults = [f"missing {name}" for name in sorted(found.missing)]
+    faults += [f"unexpected {name:.100}" for name in sorted(found.unexpected)]
+    for wrong in (found.shapes, found.kinds):
+        faults += [f"{name} is {came} instead of {wanted}" for name, (came, wanted) in sorted(wrong.items())]
     if faults:
         more = f" and {len(faults) - 10} more" if len(faults) > 10 else ""
         raise CheckpointError(

@@ -22,6 +22,7 @@ from ..config import MAX_LAYERS, MODEL_ID, ModelConfig, TextConfig
 from ..support.errors import CheckpointError
 from ..support.files import BUNDLED_NAME, bundled_path, check_path
 from ..support.json_text import parse_json, read_json, shown
+from ..support.weights import check_finite_weights, listed, misfits, read_metadata, read_weights
 from .controlnet import ControlNet
 from .dino import DinoKeys, hub_names
 from .networks import (
@@ -32,18 +33,15 @@ from .networks import (
     Networks,
     assign_weights,
     build_networks,
-    shapes_fit,
     weight_names,
 )
 from .stable_diffusion import CONTROL_PREFIX, TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX, build_text_encoder, text_names
 from .upsrt import UpSRT
-from .weights import check_finite_weights, listed, read_metadata, read_weights
 
 DEFAULT_EMBEDDING, EMPTY_EMBEDDING = "text_embeddings.default", "text_embeddings.empty"
 CONFIG_KEY = "upfusion_config"
 FACTS_KEY = "upfusion_facts"
 RELEASED_GUIDANCE = 9.0
-_FLOAT = torch.empty(0)
 DINO_FILES = ("dinov2_vitb14_pretrain.pth", "model.safetensors", "pytorch_model.bin")
 SCHEDULE_BUFFERS = {
     *("betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod"),
@@ -300,20 +298,12 @@ def _check_names(checkpoint: Checkpoint) -> None:
     if DEFAULT_EMBEDDING in checkpoint.weights or EMPTY_EMBEDDING in checkpoint.weights:
         shape = torch.Size([77, checkpoint.config.diffusion.context_dim])
         expected |= {DEFAULT_EMBEDDING: shape, EMPTY_EMBEDDING: shape}
-    weights = checkpoint.weights
-    missing = [name for name in expected if name not in weights]
-    unexpected = [name for name in weights if name not in expected and not _ignored(name, checkpoint.config)]
-    misshapen = [
-        f"{name} {tuple(weights[name].shape)} instead of {tuple(shape)}"
-        for name, shape in expected.items()
-        if name in weights and not shapes_fit(weights[name].shape, shape)
-    ]
-    whole = [f"{name} {weights[name].dtype}" for name in expected if not weights.get(name, _FLOAT).is_floating_point()]
+    faults = misfits(checkpoint.weights, expected, padded=True)
     lists = {
-        "missing": missing,
-        "unexpected": unexpected,
-        "of another shape": misshapen,
-        "not of floating point": whole,
+        "missing": faults.missing,
+        "unexpected": [name for name in faults.unexpected if not _ignored(name, checkpoint.config)],
+        "of another shape": [f"{name} {came} instead of {wanted}" for name, (came, wanted) in faults.shapes.items()],
+        "not of floating point": [f"{name} {came}" for name, (came, _) in faults.kinds.items()],
     }
     found = "; ".join(f"{len(names)} {kind}: {listed(names)}" for kind, names in lists.items() if names)
     if found:

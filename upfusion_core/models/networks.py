@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from ..config import ModelConfig
 from ..support.errors import CheckpointError
+from ..support.weights import check_finite_weights, misfits
 from .controlnet import ControlNet, widen
 from .dino import DinoKeys
 from .stable_diffusion import CONTROL_PREFIX, UNET_PREFIX, VAE_PREFIX, build_unet, build_vae, unet_names, vae_names
 from .upsrt import UpSRT
-from .weights import check_finite_weights
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -82,12 +82,11 @@ def set_network_weights(config: ModelConfig, networks: Networks, weights: Mappin
         CheckpointError: a weight has another shape than the networks'.
     """
     own = network_weights(config, networks)
-    wrong = [name for name in own if name in weights and not shapes_fit(weights[name].shape, own[name].shape)]
-    if wrong:
-        first = wrong[0]
+    wrong = misfits(weights, {name: value.shape for name, value in own.items()}, padded=True).shapes
+    for name, (came, wanted) in wrong.items():
         raise CheckpointError(
-            f"weights must fit the configuration, got {first} {tuple(weights[first].shape)} instead of "
-            f"{tuple(own[first].shape)} and {len(wrong) - 1} more; use the configuration they were made with"
+            f"weights must fit the configuration, got {name} {came} instead of {wanted} and {len(wrong) - 1} more; "
+            "use the configuration they were made with"
         )
     for name, value in own.items():
         if name in weights:
@@ -123,8 +122,3 @@ def assign_weights(
     state = {own: weights[name].reshape(shapes[own]).to(device=device, dtype=dtype) for own, name in names.items()}
     module.load_state_dict(state, strict=True, assign=True)
     module.requires_grad_(False).eval()
-
-
-def shapes_fit(found: torch.Size, wanted: torch.Size) -> bool:
-    """Whether a tensor of the files has the wanted shape, but for further axes of size 1."""
-    return found == wanted or (found[: len(wanted)] == wanted and set(found[len(wanted) :]) == {1})

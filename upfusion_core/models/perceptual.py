@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from ..support.checks import check_shape
 from ..support.errors import CheckpointError
+from ..support.weights import misfits, read_weights
 from .dino import DinoKeys
-from .weights import read_weights
 
 PerceptualDistance = Callable[[Tensor, Tensor], Tensor]
 """(B, 3, H, W) picture and target in [0, 1] -> scalar; differentiable with respect to the picture."""
@@ -108,16 +108,12 @@ def load_lpips(path: str | Path, device: torch.device | str = "cpu") -> Lpips:
             raise CheckpointError(f"{path} must hold all five LPIPS heads, but {name} is missing; get it again")
         state[f"heads.{index}"] = heads[name]
     network = Lpips()
-    for name, value in network.state_dict().items():
-        found, wanted = state.get(name, value), ""
-        if found.shape != value.shape:
-            wanted = f"be {tuple(value.shape)}, got {tuple(found.shape)}"
-        elif not found.is_floating_point():
-            wanted = f"hold floating-point numbers, got {found.dtype}"
-        elif not found.isfinite().all():
-            wanted = f"hold finite numbers, got NaN or infinite values ({found.dtype})"
-        if wanted:
-            raise CheckpointError(f"{path}: {name} must {wanted}; get it again")
+    faults = misfits(state, {name: value.shape for name, value in network.state_dict().items()})
+    for name, (came, wanted) in (faults.shapes | faults.kinds).items():
+        raise CheckpointError(f"{path}: {name} must be {wanted}, got {came}; get it again")
+    for name, value in state.items():
+        if not value.isfinite().all():
+            raise CheckpointError(f"{path}: {name} must hold finite numbers, got NaN or infinite values; get it again")
     network.load_state_dict(state | {"shift": network.shift, "scale": network.scale})
     return network.float().requires_grad_(False).eval().to(device)
 

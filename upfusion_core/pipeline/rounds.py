@@ -24,9 +24,10 @@ from ..field.radiance import RadianceField
 from ..field.rendering import render_views
 from ..geometry import orbit_cameras, random_cameras
 from ..geometry.cameras import BAND_ELEVATION_DEGREES
-from ..models.weights import read_saved, write_saved
 from ..support.errors import FieldError, InputError
+from ..support.files import save_tensors
 from ..support.images import resize_pictures
+from ..support.weights import read_saved
 from ..types import REFERENCE_FOCAL, Cameras, NovelViews, OnStep, SceneEncoding, ViewConditioning
 from .novel_views import ViewSynthesizer
 from .pose import PhotoCameras, estimate_photo_cameras
@@ -143,7 +144,7 @@ class Distillation:
     def save(self, state: dict[str, Any]) -> None:
         """Saves tensors, numbers and containers of them, if a path was given."""
         if self.path is not None:
-            write_saved(self.path, {"fingerprint": self.fingerprint, "state": state})
+            save_tensors({"fingerprint": self.fingerprint, "state": state}, self.path)
 
     def report(
         self, step: int, total: int, preview: Callable[[], Tensor] | None, state: Callable[[], dict[str, Any]]

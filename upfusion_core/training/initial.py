@@ -36,9 +36,9 @@ from ..models.stable_diffusion import (
     unet_names,
     vae_names,
 )
-from ..models.weights import read_metadata, read_weights
 from ..support import seeds
 from ..support.errors import CheckpointError
+from ..support.weights import read_metadata, read_weights
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL

@@ -18,13 +18,13 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from ..config import TrainConfig
 from ..models.networks import Networks
 from ..models.stable_diffusion import decode_latents, encode_images
-from ..models.weights import read_saved, write_saved
 from ..pipeline.novel_views import condition_views, encode_views, predict_views
 from ..pipeline.prior import DiffusersPrior
 from ..pipeline.sampling import sample_views
 from ..support.errors import CheckpointError
-from ..support.files import replacing, write_json
+from ..support.files import replacing, save_tensors, write_json
 from ..support.images import contact_sheet, save_png
+from ..support.weights import read_saved
 from ..types import REFERENCE_FOCAL, InputViews, SceneEncoding
 from .batches import TrainingBatch
 
@@ -128,7 +128,7 @@ class TrainState:
             "step": self.step,
             "elapsed": self.elapsed,
         }
-        write_saved(path, content)
+        save_tensors(content, path)
 
     def restore(self, content: dict[str, Any]) -> None:
         """Takes what `write` wrote, but for weights and texts, which are the networks'."""

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from upfusion_core import UpFusion, convert
 from upfusion_core.cli.app import app
 from upfusion_core.models.checkpoint import FACTS_KEY, describe, open_checkpoint, recommended_guidance, weights_path
-from upfusion_core.models.weights import read_metadata, read_weights
 from upfusion_core.support import files
 from upfusion_core.support.errors import CheckpointError
+from upfusion_core.support.weights import read_metadata, read_weights
 
 
 def test_mini_is_the_bundled_file(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

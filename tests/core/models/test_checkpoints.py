@@ -14,8 +14,8 @@ from torch import Tensor
 
 from upfusion_core.models.checkpoint import describe, load_networks, load_text_encoder, open_checkpoint
 from upfusion_core.models.stable_diffusion import encode_tokens, tokenize
-from upfusion_core.models.weights import read_weights
 from upfusion_core.support.errors import CheckpointError
+from upfusion_core.support.weights import read_weights
 
 
 @pytest.fixture

@@ -228,7 +228,7 @@ def test_a_step_is_reported_before_it_is_saved(
         events.append(step)
         totals.add(total)
 
-    monkeypatch.setattr(rounds, "write_saved", lambda *_: events.append("saved"))
+    monkeypatch.setattr(rounds, "save_tensors", lambda *_: events.append("saved"))
     model.distill(scene, config, seeded(), on_step=on_step, checkpoint=tmp_path / "state.pt")
     assert events[-2:] == [totals.pop(), "saved"]
 

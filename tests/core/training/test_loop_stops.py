@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from tiny_training import TinySource, run_tiny, tiny_config
 
 from upfusion_core import UpFusion
-from upfusion_core.models.weights import write_saved
 from upfusion_core.support.errors import CheckpointError, InputError, OutputError
+from upfusion_core.support.files import save_tensors
 from upfusion_core.training.batches import TrainingBatch
 from upfusion_core.training.loop import Training
 from upfusion_core.training.report import Averaged, read_state
@@ -137,7 +137,7 @@ def test_states_that_do_not_fit(tmp_path: Path) -> None:
     torch.save({"format": 0}, path)
     with pytest.raises(CheckpointError, match="another kind of file"):
         run_tiny(config, tmp_path, resume=True)
-    write_saved(path, {"format": 0})
+    save_tensors({"format": 0}, path)
     with pytest.raises(CheckpointError, match="another kind of file"):
         run_tiny(config, tmp_path, resume=True)
     path.write_bytes(b"PK" + bytes(100))

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from upfusion_core.models.weights import read_metadata, read_weights
 from upfusion_core.support.errors import CheckpointError
+from upfusion_core.support.weights import read_metadata, read_weights
 
 WEIGHTS = {"a": torch.arange(4.0), "b": torch.ones(2, 3, dtype=torch.float16)}
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from upfusion_core.models.weights import read_saved, write_saved
 from upfusion_core.support.errors import CheckpointError
+from upfusion_core.support.files import save_tensors
+from upfusion_core.support.weights import read_saved
 
 
 def test_all_kinds_of_content_come_back(tmp_path: Path) -> None:
@@ -21,7 +22,7 @@ def test_all_kinds_of_content_come_back(tmp_path: Path) -> None:
         "flag": torch.tensor(True),
         "nested": OrderedDict(a=[1, (2.5, "x")], b={0: torch.arange(3)}),
     }
-    write_saved(tmp_path / "state.pt", content)
+    save_tensors(content, tmp_path / "state.pt")
     for mapped in (False, True):
         back = read_saved(tmp_path / "state.pt", "a state", mapped=mapped)
         assert back.keys() == content.keys()
@@ -31,7 +32,7 @@ def test_all_kinds_of_content_come_back(tmp_path: Path) -> None:
 
 def test_one_changed_bit_is_found(tmp_path: Path) -> None:
     path = tmp_path / "state.pt"
-    write_saved(path, {"fingerprint": "", "values": torch.full((1000,), 0.125)})
+    save_tensors({"fingerprint": "", "values": torch.full((1000,), 0.125)}, path)
     content = bytearray(path.read_bytes())
     place = content.index(torch.full((1000,), 0.125).numpy().tobytes()) + 2001
     content[place] ^= 1

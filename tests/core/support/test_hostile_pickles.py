@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from upfusion_core.models.checkpoint import open_checkpoint
-from upfusion_core.models.weights import read_weights
 from upfusion_core.support.errors import CheckpointError
+from upfusion_core.support.weights import read_weights
 
 
 class Hostile:

@@ -7,18 +7,18 @@ import os
 import pickle
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from ..support.checks import magnitude
-from ..support.errors import CheckpointError
-from ..support.files import check_weights_name, reading, save_tensors
+from .checks import magnitude
+from .errors import CheckpointError
+from .files import check_weights_name, reading
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -32,8 +32,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     _check_file(path)
     content: object
     if path.suffix == ".safetensors":
-        with _reading(path), safe_open(path, framework="pt") as file:
-            content = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        with _reading(path):
+            content, _ = read_safetensors(path)
     else:
         content = _read_pickle(path)
     if not isinstance(content, dict) or not content:
@@ -53,11 +53,55 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return content
 
 
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors, mapped from the file, and metadata of a `.safetensors` file; raises what the library does."""
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+
+
 def read_metadata(path: Path) -> dict[str, str]:
     """The metadata of a `.safetensors` file; empty where it has none."""
     _check_file(path)
     with _reading(path), safe_open(path, framework="pt") as file:
         return dict(file.metadata() or {})
+
+
+class Misfits(NamedTuple):
+    """What keeps named tensors from being the wanted ones; of wrong shapes and kinds what came and what was wanted."""
+
+    missing: list[str]
+    unexpected: list[str]
+    shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    kinds: dict[str, tuple[torch.dtype, object]]
+
+
+def misfits(
+    tensors: Mapping[str, Tensor],
+    wanted: Mapping[str, Sequence[int]],
+    *,
+    dtype: torch.dtype | None = None,
+    padded: bool = False,
+) -> Misfits:
+    """Compares tensors with the wanted names and shapes.
+
+    Args:
+        dtype: all must have it; None takes any of floating point.
+        padded: further axes of size 1 are taken, as of 1x1 convolutions for linear layers.
+    """
+    pairs = {name: (tuple(tensors[name].shape), tuple(shape)) for name, shape in wanted.items() if name in tensors}
+    kinds = {name: (tensors[name].dtype, dtype or "of floating-point numbers") for name in pairs}
+    return Misfits(
+        missing=[name for name in wanted if name not in tensors],
+        unexpected=[name for name in tensors if name not in wanted],
+        shapes={
+            name: (came, shape)
+            for name, (came, shape) in pairs.items()
+            if came != shape and not (padded and came == shape + (1,) * (len(came) - len(shape)))
+        },
+        kinds={
+            name: kind for name, kind in kinds.items() if not (kind[0] == dtype if dtype else kind[0].is_floating_point)
+        },
+    )
 
 
 def check_finite_weights(weights: Mapping[str, Tensor], dtype: torch.dtype) -> None:
@@ -148,13 +192,8 @@ def _fault(value: Tensor) -> str:
     return f"{tuple(value.shape)} numbers of which the file holds only a part" if claimed > held else ""
 
 
-def write_saved(path: Path, content: dict[str, Any]) -> None:
-    """Writes tensors, numbers, texts and containers of them, "fingerprint" among them, for `read_saved`."""
-    save_tensors(content, path)
-
-
 def read_saved(path: Path, what: str, *, mapped: bool = False) -> dict[str, Any]:
-    """What `write_saved` wrote, if it still is what was written: a file of torch is a zip, which has checksums.
+    """What `save_tensors` wrote, "fingerprint" among it, if it is unchanged: a file of torch is a zip with checksums.
 
     Args:
         what: the file is to be, in words, e.g. "the saved state of a distillation".
