@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import struct
-import zlib
 from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +21,6 @@ from .views import PosedViews, StoredObject, StoredViews, normalise
 
 FRAME_MARGIN = 1.15
 """Side of the crop over the longer side of the object's box, as in the preparation of Co3Dv2."""
-
-DECODING_ERRORS = (
-    *(OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, OverflowError),
-    *(struct.error, zlib.error, MemoryError, AttributeError, AssertionError, RuntimeError, ZeroDivisionError),
-    Image.DecompressionBombError,
-)
-"""What Pillow's readers raise on damaged files, by experience."""
 
 _LONGEST_SIDE = 20_000
 """Pixels; pictures are padded to squares, which takes the square of it in bytes a channel."""

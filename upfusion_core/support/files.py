@@ -1,4 +1,4 @@
-"""Writing files so that nothing half-written is ever seen under its final name, and the files of the package itself."""
+"""Files written whole or not at all, strangers' files read, names checked; files of data sets and of the package."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Writing = Callable[[str], AbstractContextManager[Path]]
 """Name of a file -> a temporary path that becomes it when the block ends well."""
 
 BUNDLED = Path(__file__).parents[1] / "bundled"
+"""Data that come with the package: the small model, photos of objects that it was not trained on."""
 BUNDLED_NAME = "mini"
 """Stands for the bundled model wherever weights are named; a folder of that name is `./mini` or a Path."""
-"""Data that come with the package: the small model, photos of objects that it was not trained on."""
 
 
 def bundled_path(name: str) -> Path:
