@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -42,6 +44,12 @@ def axes_towards(center: np.ndarray, target: np.ndarray, roll: float = 0.0) -> n
     above = np.cross(backward, right)
     turned = np.cos(roll) * right + np.sin(roll) * above
     return np.stack([turned, np.cross(backward, turned), backward], axis=1)
+
+
+def around(azimuth: float, elevation: float, distance: float) -> np.ndarray:
+    """(3,) a camera's place about the origin of a world with +Z up; angles in radians."""
+    flat = math.cos(elevation)
+    return distance * np.array([flat * math.cos(azimuth), flat * math.sin(azimuth), math.sin(elevation)])
 
 
 def assert_mark_is_where_cameras_say(views: PosedViews, point: np.ndarray, least: int) -> None:

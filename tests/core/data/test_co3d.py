@@ -14,10 +14,10 @@ import torch
 from marks import assert_mark_is_where_cameras_say, axes_towards, disc
 from PIL import Image
 from reading import readable
+from refusals import refused
 
 from upfusion_core.data.co3d import HELD_OUT, Co3D, EvalBatch, parse_frame
 from upfusion_core.geometry import reference_camera
-from upfusion_core.support.errors import InputError
 
 CENTRE = np.array([3.0, -1.0, 2.0])
 MARK = CENTRE + np.array([0.3, -0.2, 0.5])
@@ -182,10 +182,8 @@ def test_eval_batches_put_the_target_last(tmp_path: Path) -> None:
     views = dataset.read_batch(found[0])
     assert torch.equal(views.rgb, dataset.read(1, [2, 0, 5]).rgb)
     (folder / "eval_batches_fewview_test.json").write_text(json.dumps({"a": 1}), encoding="utf-8")
-    with pytest.raises(InputError, match="must hold a list"):
-        dataset.batches("cup", "fewview_test")
-    with pytest.raises(InputError, match="cannot be read"):
-        dataset.batches("cup", "manyview_0")
+    refused("must hold a list", dataset.batches, "cup", "fewview_test")
+    refused("cannot be read", dataset.batches, "cup", "manyview_0")
 
 
 def test_low_quality_is_left_out(tmp_path: Path) -> None:
@@ -292,11 +290,7 @@ def test_intrinsics_by_hand() -> None:
 
 def test_refusals(tmp_path: Path) -> None:
     assert len(HELD_OUT) == 10
-    with pytest.raises(InputError, match="is none"):
-        Co3D(tmp_path / "nowhere")
-    with pytest.raises(InputError, match="must hold folders"):
-        Co3D(tmp_path)
-    with pytest.raises(InputError, match="subset must be one of"):
-        Co3D(tmp_path, subset="all")
-    with pytest.raises(InputError, match="mask_threshold"):
-        Co3D(tmp_path, mask_threshold=2.0)
+    refused("is none", Co3D, tmp_path / "nowhere")
+    refused("must hold folders", Co3D, tmp_path)
+    refused("subset must be one of", Co3D, tmp_path, subset="all")
+    refused("mask_threshold", Co3D, tmp_path, mask_threshold=2.0)

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+from refusals import refused
 
 from upfusion_core.data.co3d import Co3D
 from upfusion_core.data.formats import open_dataset, recognised_format
 from upfusion_core.data.meshes import MeshViews
 from upfusion_core.data.renders import ObjaverseRenders, ShapeNetSRN
-from upfusion_core.support.errors import InputError
 
 MARKERS = {
     "co3d": ["cup/frame_annotations.jgz"],
@@ -48,9 +48,6 @@ def test_the_flat_distribution_of_gso_is_recognised(tmp_path: Path) -> None:
 
 
 def test_refusals(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is none"):
-        open_dataset(tmp_path / "nowhere", size=64)
-    with pytest.raises(InputError, match="got none of them"):
-        open_dataset(write(tmp_path, ["notes/readme.txt"]), size=64)
-    with pytest.raises(InputError, match="kind must be one of"):
-        open_dataset(tmp_path, size=64, kind="nerf")
+    refused("is none", open_dataset, tmp_path / "nowhere", size=64)
+    refused("got none of them", open_dataset, write(tmp_path, ["notes/readme.txt"]), size=64)
+    refused("kind must be one of", open_dataset, tmp_path, size=64, kind="nerf")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import trimesh
+from glb import edited_glb
+from refusals import refused
 
 from upfusion_core.data.meshes import MeshRendering, mesh_folder
 from upfusion_core.support.errors import InputError
@@ -53,20 +53,7 @@ def _glb() -> bytes:
 def test_glb_cut_short(tmp_path: Path, share: float) -> None:
     data = _glb()
     (tmp_path / "a.glb").write_bytes(data[: int(share * len(data))])
-    with pytest.raises(InputError, match="must be a mesh, but cannot be read"):
-        read_surface(tmp_path / "a.glb")
-
-
-def _edited(change: dict[str, object], kind: str, index: int = 0) -> bytes:
-    """A box whose JSON says something else of one accessor or buffer view."""
-    data = _glb()
-    length = struct.unpack("<I", data[12:16])[0]
-    tree = json.loads(data[20 : 20 + length])
-    tree[kind][index].update(change)
-    text = json.dumps(tree).encode()
-    text += b" " * (-len(text) % 4)
-    rest = data[20 + length :]
-    return b"glTF" + struct.pack("<IIII", 2, 20 + len(text) + len(rest), len(text), 0x4E4F534A) + text + rest
+    refused("must be a mesh, but cannot be read", read_surface, tmp_path / "a.glb")
 
 
 @pytest.mark.parametrize("index", [0, 1])
@@ -75,9 +62,8 @@ def _edited(change: dict[str, object], kind: str, index: int = 0) -> bytes:
     [{"count": 10**9}, {"count": -1}, {"bufferView": 99}, {"componentType": 3}, {"type": "MAT9"}, {"count": "a"}],
 )
 def test_glb_that_lies_about_its_arrays(tmp_path: Path, change: dict[str, object], index: int) -> None:
-    (tmp_path / "a.glb").write_bytes(_edited(change, "accessors", index))
-    with pytest.raises(InputError, match=r"mesh|Surface|triangles"):
-        read_surface(tmp_path / "a.glb")
+    (tmp_path / "a.glb").write_bytes(edited_glb(_glb(), lambda tree: tree["accessors"][index].update(change)))
+    refused(r"mesh|Surface|triangles", read_surface, tmp_path / "a.glb")
 
 
 def test_ply_that_lies_about_its_length(tmp_path: Path) -> None:
@@ -88,8 +74,7 @@ def test_ply_that_lies_about_its_length(tmp_path: Path) -> None:
     ):
         assert old in data
         (tmp_path / "a.ply").write_bytes(data.replace(old, new))
-        with pytest.raises(InputError, match=r"must be a mesh, but cannot be read|triangles|Surface"):
-            read_surface(tmp_path / "a.ply")
+        refused(r"must be a mesh, but cannot be read|triangles|Surface", read_surface, tmp_path / "a.ply")
 
 
 def test_vertices_that_are_no_numbers(tmp_path: Path) -> None:
@@ -97,24 +82,20 @@ def test_vertices_that_are_no_numbers(tmp_path: Path) -> None:
         box = trimesh.creation.box()
         box.vertices[0, 0] = value
         box.export(tmp_path / "a.ply")
-        with pytest.raises(InputError, match="finite"):
-            read_surface(tmp_path / "a.ply").centered(0.2)
+        refused("finite", lambda: read_surface(tmp_path / "a.ply").centered(0.2))
 
 
 def test_folders_and_names_that_are_no_files(tmp_path: Path) -> None:
     (tmp_path / "a.glb").mkdir()
     for name in ("a.glb", "none.obj", "x" * 5000 + ".ply", "a\0b.glb"):
-        with pytest.raises(InputError, match="must be a mesh, but cannot be read"):
-            read_surface(tmp_path / name)
-    with pytest.raises(InputError, match="a mesh is read from"):
-        read_surface(tmp_path / "a.blend")
+        refused("must be a mesh, but cannot be read", read_surface, tmp_path / name)
+    refused("a mesh is read from", read_surface, tmp_path / "a.blend")
 
 
 def test_a_folder_goes_on_without_its_broken_meshes(tmp_path: Path) -> None:
     trimesh.creation.box().export(tmp_path / "good.glb")
     (tmp_path / "bad.obj").write_text(CORNERS + "f 1 2 9\n")
     dataset = mesh_folder(tmp_path, MeshRendering(size=8, views=1))
-    with pytest.raises(InputError, match="bad"):
-        dataset.read(0)
+    refused("bad", dataset.read, 0)
     assert [name for name, _ in dataset.skipped] == ["bad.obj"]
     assert torch.isfinite(dataset.read(1).rgb).all()

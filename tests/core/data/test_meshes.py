@@ -11,11 +11,11 @@ import trimesh
 from marks import centroid, pixels
 from PIL import Image
 from reading import readable
+from refusals import refused
 from trimesh.visual import ColorVisuals
 
 from upfusion_core.data.meshes import MeshRendering, MeshSource, MeshViews, gso, mesh_folder
 from upfusion_core.data.views import PosedViews
-from upfusion_core.support.errors import InputError
 
 SMALL = MeshRendering(size=64, views=5)
 
@@ -168,22 +168,16 @@ def test_gso_in_both_distributions(tmp_path: Path, flat: bool) -> None:
 
 
 def test_refusals(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is none"):
-        mesh_folder(tmp_path / "nowhere")
-    with pytest.raises(InputError, match=r"must hold \.glb"):
-        mesh_folder(tmp_path)
-    with pytest.raises(InputError, match="up must be one of"):
-        mesh_folder(tmp_path, up="x")
-    with pytest.raises(InputError, match=r"model.obj and texture.png, got none \(0 skipped\)"):
-        gso(tmp_path)
+    refused("is none", mesh_folder, tmp_path / "nowhere")
+    refused(r"must hold \.glb", mesh_folder, tmp_path)
+    refused("up must be one of", mesh_folder, tmp_path, up="x")
+    refused(r"model.obj and texture.png, got none \(0 skipped\)", gso, tmp_path)
     write_marked(tmp_path / "a.ply")
     dataset = mesh_folder(tmp_path, SMALL)
-    with pytest.raises(InputError, match="numbers from 0 to 4"):
-        dataset.read(0, [5])
+    refused("numbers from 0 to 4", dataset.read, 0, [5])
     views = dataset.read(0, [0])
     other = MeshViews([MeshSource("b", tmp_path / "a.ply")], SMALL)
-    with pytest.raises(InputError, match="views of b from this data set"):
-        other.surface(0, views)
+    refused("views of b from this data set", other.surface, 0, views)
     for change, message in (
         ({"elevation_degrees": (-90.0, 0.0)}, "elevation_degrees"),
         ({"elevation_degrees": (10.0, 0.0)}, "elevation_degrees"),
@@ -194,5 +188,4 @@ def test_refusals(tmp_path: Path) -> None:
         ({"focal": 0.0}, "focal"),
         ({"supersampling": 0}, "supersampling"),
     ):
-        with pytest.raises(InputError, match=message):
-            MeshRendering(**change)
+        refused(message, MeshRendering, **change)

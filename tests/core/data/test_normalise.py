@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from refusals import refused
 
 from upfusion_core.data.views import Placement, meeting_point, normalise
 from upfusion_core.geometry import camera_rays, look_at, orbit_cameras, reference_camera, to_reference_frame
-from upfusion_core.support.errors import InputError
 from upfusion_core.types import Cameras
 
 
@@ -104,17 +104,10 @@ def test_points_by_hand() -> None:
 
 def test_refusals() -> None:
     parallel = look_at(torch.tensor([[0.0, 0, 3], [1.0, 0, 3]]), torch.tensor([[0.0, 0, 0], [1.0, 0, 0]]))
-    with pytest.raises(InputError, match="parallel"):
-        normalise(parallel)
-    with pytest.raises(InputError, match="parallel"):
-        normalise(parallel[0])
-    with pytest.raises(InputError, match="at least one camera"):
-        normalise(parallel[:0])
-    with pytest.raises(InputError, match="in front of view 0"):
-        normalise(parallel, center=torch.tensor([0.0, 0, 4]))
-    with pytest.raises(InputError, match="direction"):
-        normalise(parallel, center=torch.zeros(3), up=torch.zeros(3))
-    with pytest.raises(InputError, match="center must be"):
-        normalise(parallel, center=torch.zeros(2))
-    with pytest.raises(InputError, match="up must be"):
-        normalise(parallel, center=torch.zeros(3), up=torch.zeros(2))
+    refused("parallel", normalise, parallel)
+    refused("parallel", normalise, parallel[0])
+    refused("at least one camera", normalise, parallel[:0])
+    refused("in front of view 0", normalise, parallel, center=torch.tensor([0.0, 0, 4]))
+    refused("direction", normalise, parallel, center=torch.zeros(3), up=torch.zeros(3))
+    refused("center must be", normalise, parallel, center=torch.zeros(2))
+    refused("up must be", normalise, parallel, center=torch.zeros(3), up=torch.zeros(2))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from marks import assert_mark_is_where_cameras_say, axes_towards, disc
+from marks import around, assert_mark_is_where_cameras_say, axes_towards, disc
 from PIL import Image
 from reading import readable
 
@@ -24,10 +24,7 @@ def write_object(folder: Path, views: int = 5) -> None:
     (folder / "pose").mkdir()
     (folder / "intrinsics.txt").write_text(f"{FOCAL} {CX} {CY} 0.\n0. 0. 0.\n1.\n{SIZE} {SIZE}\n", encoding="utf-8")
     for view in range(views):
-        azimuth, elevation = 1.3 * view, 0.2 + 0.15 * view
-        center = 1.3 * np.array(
-            [math.cos(elevation) * math.cos(azimuth), math.cos(elevation) * math.sin(azimuth), math.sin(elevation)]
-        )
+        center = around(1.3 * view, 0.2 + 0.15 * view, 1.3)
         right, above, backward = axes_towards(center, np.zeros(3)).T
         pose = np.eye(4)
         pose[:3] = np.stack([right, -above, -backward, center], axis=1)  # OpenCV: right, down, forward

@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from reading import readable
+from refusals import refused
 
 from upfusion_core.data.formats import open_dataset, recognised_format
 from upfusion_core.data.shards import PackState, ShardedViews, decoded_header, index_content, pack_shards
@@ -111,8 +112,7 @@ def test_chosen_views_have_their_first_as_reference(shards: Path) -> None:
     assert dataset.view_count(4) == VIEWS
     with pytest.raises(IndexError):
         dataset.read(5)
-    with pytest.raises(InputError, match="numbers from 0 to 2"):
-        dataset.read(0, [3])
+    refused("numbers from 0 to 2", dataset.read, 0, [3])
     large = ShardedViews(shards, size=16)[1]
     assert large.rgb.shape == (VIEWS, 3, 16, 16)
     assert large.depth.shape == (VIEWS, 1, 16, 16)
@@ -198,8 +198,7 @@ def test_formats_are_told_apart(shards: Path, tmp_path: Path) -> None:
     assert len(open_dataset(tmp_path, size=8)) == 2
     assert len(open_dataset(tmp_path / "a.tar", size=8)) == 2
     (tmp_path / "packing.json").write_text("{}")
-    with pytest.raises(InputError, match="finish it by: upfusion pack --resume"):
-        open_dataset(tmp_path, size=8)
+    refused("finish it by: upfusion pack --resume", open_dataset, tmp_path, size=8)
 
 
 def names_read(folder: Path) -> tuple[list[str], list[str]]:
@@ -230,8 +229,7 @@ def test_files_that_are_no_shards(copy: Path, content: bytes) -> None:
     for path in copy.iterdir():
         path.unlink()
     (copy / "shard-000000.tar").write_bytes(content)
-    with pytest.raises(InputError, match="must hold shards with objects, got none"):
-        ShardedViews(copy)
+    refused("must hold shards with objects, got none", ShardedViews, copy)
 
 
 def test_bytes_flipped_anywhere_do_no_harm(copy: Path) -> None:
@@ -324,8 +322,7 @@ def test_a_broken_view_is_left_out_of_a_whole_object(copy: Path) -> None:
     assert len(dataset[0]) == 2
     assert dataset.skipped[-1][0] == "disc 0 view 1"
     assert len(dataset.draw(0, 3, torch.Generator())) == 2
-    with pytest.raises(InputError, match="a picture cannot be read"):
-        dataset.read(0, [0, 1])
+    refused("a picture cannot be read", dataset.read, 0, [0, 1])
 
 
 def test_pickles_and_links_are_never_opened(copy: Path, tmp_path: Path) -> None:
@@ -369,17 +366,13 @@ def test_pickles_and_links_are_never_opened(copy: Path, tmp_path: Path) -> None:
 )
 def test_indices_that_are_refused(copy: Path, content: str, words: str) -> None:
     (copy / "index.json").write_text(content)
-    with pytest.raises(InputError, match=words):
-        open_dataset(copy, size=8)
+    refused(words, open_dataset, copy, size=8)
 
 
 def test_what_else_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="pictures must be one of"):
-        packed(tmp_path, pictures="gif")
-    with pytest.raises(InputError, match="must be JSON"):
-        decoded_header(b"\xff\xfe")
+    refused("pictures must be one of", packed, tmp_path, pictures="gif")
+    refused("must be JSON", decoded_header, b"\xff\xfe")
     with tarfile.open(packed(tmp_path, Discs(1)) / "shard-000000.tar") as archive:
         header = json.loads(archive.extractfile("000000000.json").read())
     header["camera_to_world"] = [torch.eye(4).tolist()] * 10_001
-    with pytest.raises(InputError, match="camera_to_world must be a list of 1 to 10000"):
-        decoded_header(json.dumps(header).encode())
+    refused("camera_to_world must be a list of 1 to 10000", decoded_header, json.dumps(header).encode())

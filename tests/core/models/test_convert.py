@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from golden_files import worst
+from refusals import refused
 from safetensors import safe_open
 
 from upfusion_core import convert
 from upfusion_core.models.checkpoint import load_text_encoder, open_checkpoint
 from upfusion_core.models.stable_diffusion import DEFAULT_PROMPT, encode_tokens, tokenize
-from upfusion_core.support.errors import CheckpointError, InputError, OutputError
+from upfusion_core.support.errors import CheckpointError, OutputError
 
 
 @pytest.fixture(scope="module")
@@ -94,16 +95,12 @@ def test_cancelling_leaves_nothing(small_weights: Path, tmp_path: Path) -> None:
 
 
 def test_bad_requests_get_a_sentence(small_weights: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="dtype"):
-        convert(small_weights, tmp_path / "x.safetensors", dtype=torch.int8)
+    refused("dtype", convert, small_weights, tmp_path / "x.safetensors", dtype=torch.int8)
     for facts in ({"loss": float("nan")}, {"folder": tmp_path}, 5):
-        with pytest.raises(InputError, match="facts must be"):
-            convert(small_weights, tmp_path / "x.safetensors", facts=facts)
+        refused("facts must be", convert, small_weights, tmp_path / "x.safetensors", facts=facts)
     for wrong in ("", None, 5, b"x"):
-        with pytest.raises(InputError, match="destination must be a path"):
-            convert(small_weights, wrong)
-        with pytest.raises(InputError, match="path of weights must be a path"):
-            open_checkpoint(wrong)
+        refused("destination must be a path", convert, small_weights, wrong)
+        refused("path of weights must be a path", open_checkpoint, wrong)
     with pytest.raises(CheckpointError, match="does not exist"):
         convert(tmp_path / "none", tmp_path / "x.safetensors")
     (tmp_path / "taken.safetensors").mkdir()

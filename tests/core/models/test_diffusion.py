@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from golden_files import golden, golden_cameras, sizes, worst
+from refusals import refused
 from rule_weights import golden_shapes, rule_state_dict
 from torch import Tensor, nn
 
@@ -21,7 +22,6 @@ from upfusion_core.models.stable_diffusion import (
     unet_names,
     vae_names,
 )
-from upfusion_core.support.errors import InputError
 from upfusion_core.types import Cameras
 
 
@@ -173,18 +173,14 @@ def test_the_autoencoder() -> None:
     ],
 )
 def test_bad_sizes_get_a_sentence(change: dict[str, object], words: str) -> None:
-    with pytest.raises(InputError, match=words):
-        DiffusionConfig(**change)
+    refused(words, DiffusionConfig, **change)
 
 
 def test_bad_autoencoder_sizes_get_a_sentence() -> None:
-    with pytest.raises(InputError, match="vae needs"):
-        VaeConfig(ch=100)
+    refused("vae needs", VaeConfig, ch=100)
 
 
 def test_wrong_conditions_get_a_sentence(controlnet: ControlNet, ray_maps: tuple[Tensor, ...]) -> None:
     stored = golden("diffusion")
-    with pytest.raises(InputError, match="ControlNet hint"):
-        controlnet.constants(stored["hint"][:, :50], ray_maps, stored["set_latents"])
-    with pytest.raises(InputError, match="4 ray maps"):
-        controlnet.constants(stored["hint"], ray_maps[:2], stored["set_latents"])
+    refused("ControlNet hint", controlnet.constants, stored["hint"][:, :50], ray_maps, stored["set_latents"])
+    refused("4 ray maps", controlnet.constants, stored["hint"], ray_maps[:2], stored["set_latents"])

@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
+from refusals import refused
 
 from upfusion_core.data.views import PosedViews
 from upfusion_core.geometry import orbit_cameras
 from upfusion_core.procedural import ProceduralObjects, draw_objects, render_rays, render_views
-from upfusion_core.support.errors import InputError
 
 
 def test_batches_have_their_shapes_and_the_reference_in_front() -> None:
@@ -121,13 +121,8 @@ def test_a_curriculum_keeps_the_first_parts() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(InputError, match="split must be one of"):
-        ProceduralObjects("all")
-    with pytest.raises(InputError, match="objects must be"):
-        ProceduralObjects("test", objects=10**6)
-    with pytest.raises(InputError, match="max_parts must be"):
-        ProceduralObjects("test", max_parts=0)
-    with pytest.raises(InputError, match="reference_elevation_degrees must be"):
-        ProceduralObjects("test", reference_elevation_degrees=90.0)
-    with pytest.raises(InputError, match="views must be"):
-        ProceduralObjects("test").batch([0], views=65)
+    refused("split must be one of", ProceduralObjects, "all")
+    refused("objects must be", ProceduralObjects, "test", objects=10**6)
+    refused("max_parts must be", ProceduralObjects, "test", max_parts=0)
+    refused("reference_elevation_degrees must be", ProceduralObjects, "test", reference_elevation_degrees=90.0)
+    refused("views must be", ProceduralObjects("test").batch, [0], views=65)

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from refusals import refused
 
 from upfusion_core.procedural import ProceduralObjects, draw_objects, signed_distance, true_mesh
 from upfusion_core.procedural.shapes import BOX, CUT, ELLIPSOID
-from upfusion_core.support.errors import InputError
 from upfusion_core.surface.rasterise import rasterise
 from upfusion_core.surface.reading import Surface
 
@@ -66,9 +66,6 @@ def test_distances_of_cuts_by_hand() -> None:
 
 def test_refusals() -> None:
     objects, _ = draw_objects("train", [0, 1])
-    with pytest.raises(InputError, match="takes one object, got 2"):
-        true_mesh(objects)
-    with pytest.raises(InputError, match="resolution must be"):
-        true_mesh(objects[0], 2)
-    with pytest.raises(InputError, match="points must be"):
-        signed_distance(objects, torch.zeros(1, 4, 3))
+    refused("takes one object, got 2", true_mesh, objects)
+    refused("resolution must be", true_mesh, objects[0], 2)
+    refused("points must be", signed_distance, objects, torch.zeros(1, 4, 3))

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from refusals import refused
 from torch import Tensor
 
 from upfusion_core.geometry import camera_rays, orbit_cameras
@@ -29,7 +30,6 @@ from upfusion_core.procedural.shapes import (
     Primitives,
     bounding_balls,
 )
-from upfusion_core.support.errors import InputError
 from upfusion_core.types import Cameras
 
 BALL = (ELLIPSOID, (0.0, 0.0, 0.0), (0.2, 0.2, 0.2, 0.0))
@@ -142,14 +142,17 @@ def _side_by_side(one: Objects, two: Objects) -> Objects:
     return Objects(**parts, light=one.light)
 
 
+def rays_of(cameras: Cameras, size: int, count: int) -> tuple[Tensor, Tensor]:
+    """Origins and directions (count, rays, 3) of all pixels."""
+    rays = camera_rays(cameras, size, size)
+    return tuple(part.reshape(1, -1, 3).expand(count, -1, -1) for part in (rays.origins, rays.directions))
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_closed_form_agrees_with_stepping(split: str) -> None:
     """Every pixel's depth against sphere tracing of the whole object's signed distance."""
     objects, _ = draw_objects(split, range(24))
-    cameras = orbit_cameras(40.0, 20.0)
-    rays = camera_rays(cameras, 20, 20)
-    directions = rays.directions.reshape(1, -1, 3).expand(24, -1, -1)
-    origins = cameras.centers[None].expand(24, -1, -1)
+    origins, directions = rays_of(orbit_cameras(40.0, 20.0), 20, 24)
     _, opacity, depth = render_rays(objects, origins, directions)
     t = torch.full(depth.shape[:2], 0.75)
     for _ in range(120):
@@ -168,9 +171,8 @@ def test_views_agree_about_surface_and_colour() -> None:
     """A point seen in one view has the same colour and depth in another, unless something hides it there."""
     objects, _ = draw_objects("test", range(6))
     first, second = orbit_cameras(10.0, 20.0), orbit_cameras(35.0, 30.0)
-    rays = camera_rays(first, 40, 40)
-    directions = rays.directions.reshape(1, -1, 3).expand(6, -1, -1)
-    rgb, opacity, depth = render_rays(objects, first.centers[None].expand(6, -1, -1), directions)
+    origins, directions = rays_of(first, 40, 6)
+    rgb, opacity, depth = render_rays(objects, origins, directions)
     points = first.centers[None] + depth * directions
     back = points - second.centers[None]
     distance = back.norm(dim=-1, keepdim=True)
@@ -211,11 +213,8 @@ def test_rays_agree_with_pictures() -> None:
     objects, _ = draw_objects("train", range(6))
     cameras = orbit_cameras([0.0, 200.0], [10.0, 40.0])
     matrices, focal = views_of(cameras, 6)
-    size = 24
-    rays = camera_rays(cameras, size, size)
-    directions = rays.directions.reshape(1, -1, 3).expand(6, -1, -1)
-    origins = rays.origins.reshape(1, -1, 3).expand(6, -1, -1)
-    sharp = render_views(objects, matrices, focal, size, supersampling=1)
+    origins, directions = rays_of(cameras, 24, 6)
+    sharp = render_views(objects, matrices, focal, 24, supersampling=1)
     rgb, opacity, depth = render_rays(objects, origins, directions)
     for found, wanted in ((rgb, sharp.rgb), (opacity, sharp.opacity), (depth, sharp.depth)):
         flat = wanted.permute(0, 1, 3, 4, 2).flatten(1, 3)
@@ -246,11 +245,7 @@ def test_balls_hold_their_parts() -> None:
 def test_refusals() -> None:
     objects = thing(BALL)
     matrices, focal = views_of(orbit_cameras(0.0, 0.0))
-    with pytest.raises(InputError, match="camera_to_world must be"):
-        render_views(objects, matrices[0], focal, 8)
-    with pytest.raises(InputError, match="size must be"):
-        render_views(objects, matrices, focal, 0)
-    with pytest.raises(InputError, match="origins must be"):
-        render_rays(objects, torch.zeros(1, 2, 3), torch.ones(1, 3, 3))
-    with pytest.raises(InputError, match="at least 1 part"):
-        objects.first_parts(0)
+    refused("camera_to_world must be", render_views, objects, matrices[0], focal, 8)
+    refused("size must be", render_views, objects, matrices, focal, 0)
+    refused("origins must be", render_rays, objects, torch.zeros(1, 2, 3), torch.ones(1, 3, 3))
+    refused("at least 1 part", objects.first_parts, 0)

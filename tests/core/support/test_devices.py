@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+from refusals import refused
 
 from upfusion_core.support.devices import default_device, existing_device, resolve_device
-from upfusion_core.support.errors import InputError
 
 
 def test_resolve_device() -> None:
     assert resolve_device("cpu") == torch.device("cpu")
     assert resolve_device("auto") == default_device()
-    with pytest.raises(InputError, match="device must be one of"):
-        resolve_device("tpu")
+    refused("device must be one of", resolve_device, "tpu")
     if not torch.cuda.is_available():
-        with pytest.raises(InputError, match="no cuda device"):
-            resolve_device("cuda")
+        refused("no cuda device", resolve_device, "cuda")
 
 
 @pytest.mark.parametrize(
@@ -31,5 +29,4 @@ def test_resolve_device() -> None:
     ],
 )
 def test_devices_that_are_not_there(device: str, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        existing_device(device)
+    refused(message, existing_device, device)

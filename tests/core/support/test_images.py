@@ -9,10 +9,10 @@ import pytest
 import torch
 from kornia.color import linear_rgb_to_rgb, rgb_to_linear_rgb
 from PIL import Image
+from refusals import refused
 
 from upfusion_core.config import GridConfig
 from upfusion_core.field.hashgrid import encode_grid
-from upfusion_core.support.errors import InputError
 from upfusion_core.support.images import (
     contact_sheet,
     linear_to_srgb,
@@ -40,8 +40,7 @@ def test_png_keeps_eight_bits(tmp_path: Path) -> None:
 def test_png_clamps(tmp_path: Path) -> None:
     save_png(tmp_path / "a.png", torch.tensor([-0.5, 1.5, 0.5])[:, None, None].expand(3, 2, 2))
     assert (load_png(tmp_path / "a.png")[:, 0, 0] * 255).tolist() == [0.0, 255.0, 128.0]
-    with pytest.raises(InputError, match="rgb must be"):
-        save_png(tmp_path / "b.png", torch.zeros(1, 2, 2))
+    refused("rgb must be", save_png, tmp_path / "b.png", torch.zeros(1, 2, 2))
 
 
 def test_grey_values(tmp_path: Path) -> None:
@@ -77,13 +76,11 @@ def test_damaged_pngs_get_a_sentence(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for content in (b"", b"text", whole[:30], whole[: len(whole) // 2]):
         path.write_bytes(content)
-        with pytest.raises(InputError, match=r"a\.png must be a whole PNG"):
-            load_png(path)
+        refused(r"a\.png must be a whole PNG", load_png, path)
     with Image.new("1", (20_000, 20_000)) as large:
         large.save(path)
     for bad in (path, tmp_path, tmp_path / "none.png"):
-        with pytest.raises(InputError, match="must be a whole PNG"):
-            load_png(bad)
+        refused("must be a whole PNG", load_png, bad)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

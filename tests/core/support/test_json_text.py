@@ -4,8 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
+from refusals import refused
 
-from upfusion_core.support.errors import CheckpointError, InputError
+from upfusion_core.support.errors import CheckpointError
 from upfusion_core.support.json_text import LARGEST_JSON, parse_json, read_json, shown
 
 
@@ -39,22 +40,18 @@ def test_files(tmp_path: Path) -> None:
     path.write_text('{"a": 1}', encoding="utf-8-sig")
     assert read_json(path) == {"a": 1}
     path.write_bytes(b"\xff\xfe{}")
-    with pytest.raises(InputError, match="must be UTF-8 text"):
-        read_json(path)
+    refused("must be UTF-8 text", read_json, path)
     for absent in (tmp_path / "none.json", tmp_path, "a\0b.json", "x" * 5000):
-        with pytest.raises(InputError, match=r"cannot be read .*; check the path"):
-            read_json(absent)
+        refused(r"cannot be read .*; check the path", read_json, absent)
 
 
 def test_files_that_are_too_large_or_never_end(tmp_path: Path) -> None:
     with (tmp_path / "sparse.json").open("wb") as file:
         file.truncate(LARGEST_JSON + 1)
-    with pytest.raises(InputError, match=r"cannot be read \(it has 64,000,001 bytes, more than 64,000,000\)"):
-        read_json(tmp_path / "sparse.json")
+    refused(r"cannot be read \(it has 64,000,001 bytes, more than 64,000,000\)", read_json, tmp_path / "sparse.json")
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe.json")
-        with pytest.raises(InputError, match="it is a device or pipe"):
-            read_json(tmp_path / "pipe.json")
+        refused("it is a device or pipe", read_json, tmp_path / "pipe.json")
 
 
 def test_what_messages_show_of_a_value() -> None:

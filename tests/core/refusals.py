@@ -1,0 +1,15 @@
+"""Refusals in one line: for tests of what constructors and functions do not take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from upfusion_core.support.errors import InputError
+
+
+def refused(words: str, call: Callable[..., object], *args: object, **kwargs: object) -> None:
+    """Asserts that a call raises InputError with a message in which the pattern `words` is found."""
+    with pytest.raises(InputError, match=words):
+        call(*args, **kwargs)
