@@ -22,10 +22,12 @@ import numpy as np
 import torch
 from annotated_types import Ge, Le, MaxLen, MinLen
 from PIL import Image
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ..config.base import configuration, from_json
+from ..config.base import from_json
 from ..support.checks import check_choice, check_count
 from ..support.errors import InputError, UpFusionError
 from ..support.files import Writing, inside, reading
@@ -176,7 +178,8 @@ def samples_of(path: Path) -> tuple[list[Sample], str]:
     return list(samples.values()), trouble
 
 
-@configuration
+# entries that later releases add are passed over
+@pydantic_dataclass(frozen=True, config=ConfigDict(strict=True, allow_inf_nan=False))
 class SampleHeader:
     """What a sample's JSON says: the object's name, its cameras in our world, the pictures' side in pixels.
 
