@@ -150,7 +150,8 @@ def test_points_that_correspond_are_matched_exactly() -> None:
     found = align_points(points, known.apply(points))
     assert _error(found, known, points) < 1e-5
     same = align_points(points, points)
-    assert (same.scale, same.angle_degrees) == (1.0, 0.0)
+    assert same.scale == 1.0
+    assert torch.equal(same.rotation, torch.eye(3))
 
 
 def test_alignment_does_not_shrink_what_sees_only_half() -> None:
