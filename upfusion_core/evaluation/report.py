@@ -217,8 +217,12 @@ class _Evaluation:
             "values": result.values,
             "notes": result.notes,
         }
+        # the photos, the truth of the first target and what each stage made of it, small ones enlarged, framed in grey
+        photos, shown = item.views.rgb[list(item.photos)], (views[:1] for views in result.shown.values())
+        row = torch.cat([photos, item.truth[:1], *shown]).float().cpu().clamp(0, 1)
+        row = interpolate(row, scale_factor=-(-LEAST_SIDE // row.shape[-1]), mode="nearest")
         with self.writing(f"objects/{task.name}.png") as path:
-            save_png(path, object_row(item.views.rgb[list(item.photos)], item.truth[0], result.shown))
+            save_png(path, contact_sheet(pad(row, (1, 1, 1, 1), value=0.8), columns=len(row)))
         with self.writing(f"objects/{task.name}.json") as path:  # with this it is finished
             write_json(path, record)
         return record
@@ -258,18 +262,8 @@ class _Evaluation:
         return report
 
 
-def object_row(photos: Tensor, truth: Tensor, stages: Mapping[str, Tensor]) -> Tensor:
-    """(P, 3, S, S) photos, (3, S, S) truth of the first target and (N, 3, S, S) of each stage -> one (3, S', W) row.
-
-    Each picture has a grey frame; small ones are enlarged by a whole number.
-    """
-    pictures = torch.cat([photos, truth[None], *(views[:1] for views in stages.values())]).float().cpu().clamp(0, 1)
-    pictures = interpolate(pictures, scale_factor=-(-LEAST_SIDE // pictures.shape[-1]), mode="nearest")
-    return contact_sheet(pad(pictures, (1, 1, 1, 1), value=0.8), columns=len(pictures))
-
-
 def titled(rows: Sequence[Tensor], photos: int, stages: Sequence[str]) -> Tensor:
-    """Rows of `object_row`, each (3, S', W) -> one (3, H, W) sheet with the columns' titles above."""
+    """Rows of pictures, one (3, S', W) an object -> one (3, H, W) sheet with the columns' titles above."""
     body = torch.cat(list(rows), dim=1)
     columns = [f"photo {number}" for number in range(1, photos + 1)]
     columns += ["truth", *(TITLES.get(stage, stage) for stage in stages)]
