@@ -124,7 +124,12 @@ def _descend(prediction: Tensor, truth: Tensor, start: Tensor, basis: Tensor, st
         step = torch.linalg.solve(hessian + ridge[..., None] * identity, gradient)
         tried = found - step
         tried_error = _error(prediction, truth, tried, basis)
-        better = (tried_error < error) & _allowed(_matrices(tried, basis))
+        transforms = _matrices(tried, basis)
+        linear, shift = transforms[:, :, :2], transforms[:, :, 2]
+        stretch = torch.linalg.svdvals(linear)
+        fits = (stretch <= LARGEST_STRETCH).all(1) & (stretch >= 1 / LARGEST_STRETCH).all(1)
+        fits &= (torch.linalg.det(linear) > 0) & (shift.abs() <= LARGEST_SHIFT).all(1)  # no mirroring
+        better = (tried_error < error) & fits
         found = torch.where(better[:, None], tried, found)
         error = torch.where(better, tried_error, error)
         damping = torch.where(better, damping / 4, damping * 8).clamp(1e-6, 1e6)
@@ -192,15 +197,6 @@ def _moments(picture: Tensor) -> tuple[Tensor, Tensor]:
 def _matrices(parameters: Tensor, basis: Tensor) -> Tensor:
     """(G, P) -> (G, 2, 3)."""
     return torch.eye(2, 3, device=basis.device) + torch.einsum("gp,pij->gij", parameters, basis)
-
-
-def _allowed(transforms: Tensor) -> Tensor:
-    """(G,) bool: no mirroring, and stretch and shift within their bounds."""
-    linear = transforms[:, :, :2]
-    stretch = torch.linalg.svdvals(linear)
-    fits: Tensor = (stretch <= LARGEST_STRETCH).all(1) & (stretch >= 1 / LARGEST_STRETCH).all(1)
-    fits &= (torch.linalg.det(linear) > 0) & (transforms[:, :, 2].abs() <= LARGEST_SHIFT).all(1)
-    return fits
 
 
 def _sample(pictures: Tensor, transforms: Tensor, mode: str = "bicubic") -> Tensor:

@@ -41,6 +41,10 @@ def haarpsi(first: Tensor, second: Tensor) -> Tensor:
         InputError: a side is below 16 pixels.
     """
     check_pictures(first, second)
+    return _haarpsi(first, second)
+
+
+def _haarpsi(first: Tensor, second: Tensor) -> Tensor:
     if min(first.shape[-2:]) < LEAST_SIDE:
         height, width = first.shape[-2:]
         raise InputError(
@@ -230,18 +234,18 @@ def measure_views(
         lpips: `load_lpips(path)` where the user has its weights; without it the measure "lpips" is left out.
     """
     check_pictures(prediction, truth)
-    guessed = silhouette(prediction) if prediction_mask is None else prediction_mask
+    squares, similar, inside = (prediction - truth).square(), ssim_map(prediction, truth), silhouette_boxes(mask, truth)
     measures = {
-        "psnr": psnr(prediction, truth),
-        "ssim": ssim(prediction, truth),
-        "box_psnr": box_psnr(prediction, truth, mask),
-        "box_ssim": box_ssim(prediction, truth, mask),
-        "iou": mask_iou(guessed, mask),
-        "sharpness": sharpness(prediction, truth, mask),
-        "haarpsi": 1 - haarpsi(prediction, truth),  # 0 for equal pictures and at most 1
+        "psnr": _decibels(squares.mean((1, 2, 3))),
+        "ssim": _inner_mean(similar),
+        "box_psnr": _decibels(_box_mean(squares, inside)),
+        "box_ssim": _box_mean(similar, inside),
+        "iou": mask_iou(silhouette(prediction) if prediction_mask is None else prediction_mask, mask),
+        "sharpness": _sharpness(prediction, truth, inside),
+        "haarpsi": 1 - _haarpsi(prediction, truth),  # 0 for equal pictures and at most 1
     }
     if lpips is not None:
-        measures["lpips"] = lpips_distance(lpips, prediction, truth)
+        measures["lpips"] = _lpips(lpips, prediction, truth)
     return measures
 
 
@@ -260,8 +264,12 @@ def ssim(prediction: Tensor, truth: Tensor) -> Tensor:
     The mean runs over the pixels whose window lies inside the picture, as in the paper and in scikit-image.
     """
     check_pictures(prediction, truth)
+    return _inner_mean(ssim_map(prediction, truth))
+
+
+def _inner_mean(similar: Tensor) -> Tensor:
     border = SSIM_TAPS // 2
-    return ssim_map(prediction, truth)[..., border:-border, border:-border].mean((1, 2, 3))
+    return similar[..., border:-border, border:-border].mean((1, 2, 3))
 
 
 def ssim_map(prediction: Tensor, truth: Tensor) -> Tensor:
@@ -278,8 +286,7 @@ def ssim_map(prediction: Tensor, truth: Tensor) -> Tensor:
 def box_psnr(prediction: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
     """(N,) PSNR in dB inside the bounding rectangle of the true silhouette (N, 1, H, W)."""
     check_pictures(prediction, truth)
-    inside = silhouette_boxes(mask, truth)
-    return _decibels(_box_mean((prediction - truth).square(), inside))
+    return _decibels(_box_mean((prediction - truth).square(), silhouette_boxes(mask, truth)))
 
 
 def box_ssim(prediction: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
@@ -319,8 +326,10 @@ def sharpness(prediction: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
     The energy is that of differences between neighbouring pixels of which at least one lies in the box.
     """
     check_pictures(prediction, truth)
-    inside = silhouette_boxes(mask, truth)
+    return _sharpness(prediction, truth, silhouette_boxes(mask, truth))
 
+
+def _sharpness(prediction: Tensor, truth: Tensor, inside: Tensor) -> Tensor:
     def energy(picture: Tensor) -> Tensor:
         total = picture.new_zeros(len(picture))
         for axis in (-1, -2):
@@ -332,10 +341,14 @@ def sharpness(prediction: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
     return (energy(prediction) + FLAT_ENERGY) / (energy(truth) + FLAT_ENERGY)
 
 
-@torch.no_grad()
 def lpips_distance(lpips: PerceptualDistance, prediction: Tensor, truth: Tensor) -> Tensor:
     """(N,) LPIPS of each view; `lpips` is what `models.perceptual.load_lpips` gives, on whatever device."""
     check_pictures(prediction, truth)
+    return _lpips(lpips, prediction, truth)
+
+
+@torch.no_grad()
+def _lpips(lpips: PerceptualDistance, prediction: Tensor, truth: Tensor) -> Tensor:
     place = next(lpips.parameters()).device if isinstance(lpips, nn.Module) else truth.device
     pairs = zip(prediction.to(place).split(1), truth.to(place).split(1), strict=True)
     distances = torch.stack([lpips(ours, theirs) for ours, theirs in pairs])  # one at a time: it returns the mean

@@ -238,8 +238,14 @@ def evaluate_object(
             values[stage][str(count)] = known or _measure(seen[stage], item, config, f"{stage}, {count}", notes, lpips)
             done += 1
             relay(0, 0, None)
-        for name, found in _consistency(seen, item).items():
-            values[name][str(count)]["consistency"] = [found]
+        views = seen["field"].views if "field" in seen else None
+        if views is None or len(item.targets) < 2:
+            continue
+        for shown in {"sample", "field"} & seen.keys():  # by the field's depth
+            pairs = neighbors(item.cameras)
+            difference = reprojection_consistency(seen[shown].rgb, views, item.cameras, pairs=pairs).mean
+            if math.isfinite(difference):  # else no pixel is seen twice
+                values[shown][str(count)]["consistency"] = [difference]
     for rows in values.values():
         for measures in rows.values():
             for numbers in measures.values():
@@ -339,20 +345,6 @@ def _measure(
     aligned = compare_meshes(mesh, truth, similarity=alignments.object_similarity, align=True, **options)
     found = {name: [value] for name, value in raw} | {f"{name}_similarity": [value] for name, value in aligned}
     return values | found
-
-
-def _consistency(seen: dict[str, Prediction], item: EvaluatedObject) -> dict[str, float]:
-    """Of the field's renders and of the samples, by the field's depth; nothing without a field."""
-    views = seen["field"].views if "field" in seen else None
-    if views is None or len(item.targets) < 2:
-        return {}
-    found = {}
-    for stage in {"sample", "field"} & seen.keys():
-        pairs = neighbors(item.cameras)
-        value = reprojection_consistency(seen[stage].rgb, views, item.cameras, pairs=pairs).mean
-        if math.isfinite(value):  # else no pixel is seen twice
-            found[stage] = value
-    return found
 
 
 def _picture(rgb: Tensor) -> Tensor:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -33,12 +31,14 @@ from .summary import (
     Results,
     Score,
     markdown_table,
+    measures_of,
     object_mean,
     paired_difference,
     plot_results,
     require_matplotlib,
     results_to_json,
     score,
+    split_measure,
 )
 
 if TYPE_CHECKING:
@@ -217,8 +217,12 @@ class _Evaluation:
             "values": result.values,
             "notes": result.notes,
         }
+        # the photos, the truth of the first target and what each stage made of it, small ones enlarged, framed in grey
+        photos, shown = item.views.rgb[list(item.photos)], (views[:1] for views in result.shown.values())
+        row = torch.cat([photos, item.truth[:1], *shown]).float().cpu().clamp(0, 1)
+        row = interpolate(row, scale_factor=-(-LEAST_SIDE // row.shape[-1]), mode="nearest")
         with self.writing(f"objects/{task.name}.png") as path:
-            save_png(path, object_row(item.views.rgb[list(item.photos)], item.truth[0], result.shown))
+            save_png(path, contact_sheet(pad(row, (1, 1, 1, 1), value=0.8), columns=len(row)))
         with self.writing(f"objects/{task.name}.json") as path:  # with this it is finished
             write_json(path, record)
         return record
@@ -249,10 +253,7 @@ class _Evaluation:
         rows = [load_png(self.folder / "objects" / f"{record['index']:06d}.png") for record in main[:SHEET_OBJECTS]]
         with self.writing("sheet.png") as path:
             save_png(path, titled(rows, max(config.photos), [stage for stage in config.stages if stage != "white"]))
-        with tempfile.TemporaryDirectory() as place:
-            for measure, plot in plot_results(report.results, place).items():
-                with self.writing(f"plots/{measure}.png") as path:
-                    shutil.copyfile(plot, path)
+        plot_results(report.results, self.writing)
         with self.writing("report.md") as path:
             # names of files may be no UTF-8; write_json spells them so, too
             path.write_text(_markdown(report, content, config), encoding="utf-8", errors="backslashreplace")
@@ -261,18 +262,8 @@ class _Evaluation:
         return report
 
 
-def object_row(photos: Tensor, truth: Tensor, stages: Mapping[str, Tensor]) -> Tensor:
-    """(P, 3, S, S) photos, (3, S, S) truth of the first target and (N, 3, S, S) of each stage -> one (3, S', W) row.
-
-    Each picture has a grey frame; small ones are enlarged by a whole number.
-    """
-    pictures = torch.cat([photos, truth[None], *(views[:1] for views in stages.values())]).float().cpu().clamp(0, 1)
-    pictures = interpolate(pictures, scale_factor=-(-LEAST_SIDE // pictures.shape[-1]), mode="nearest")
-    return contact_sheet(pad(pictures, (1, 1, 1, 1), value=0.8), columns=len(pictures))
-
-
 def titled(rows: Sequence[Tensor], photos: int, stages: Sequence[str]) -> Tensor:
-    """Rows of `object_row`, each (3, S', W) -> one (3, H, W) sheet with the columns' titles above."""
+    """Rows of pictures, one (3, S', W) an object -> one (3, H, W) sheet with the columns' titles above."""
     body = torch.cat(list(rows), dim=1)
     columns = [f"photo {number}" for number in range(1, photos + 1)]
     columns += ["truth", *(TITLES.get(stage, stage) for stage in stages)]
@@ -334,15 +325,15 @@ def _markdown(report: Report, content: dict[str, Any], config: EvaluationConfig)
         "end at half of their greatest difference from white, `field`'s is its opacity.",
         "",
     ]
-    present = list(dict.fromkeys(name for rows in report.results.values() for row in rows.values() for name in row))
+    present = measures_of(report.results)
     for title, chosen in (("Raw", None), *((way.capitalize(), suffix) for suffix, way in WAYS.items())):
-        names = [name for name in present if _way(name) == chosen]
+        names = [name for name in present if split_measure(name)[1] == chosen]
         if names:
             lines += [f"## {title}", "", markdown_table(report.results, names)]
     for name, found in report.results_by_group.items():
         facts = content["groups"][name]
         count = len(facts["evaluated"])
-        raw = [name for name in present if _way(name) is None]
+        raw = [name for name in present if split_measure(name)[1] is None]
         lines += [f"## Apart: {facts['title']}", "", f"{count} objects, raw.", "", markdown_table(found, raw)]
     lines += _listed("Skipped", [f"{item}: {reason}" for item, reason in report.skipped])
     lines += _listed(
@@ -351,11 +342,6 @@ def _markdown(report: Report, content: dict[str, Any], config: EvaluationConfig)
     lines += _listed("Notes", content["notes"])
     lines += ["![photos, truth and stages](sheet.png)", ""]
     return "\n".join(lines)
-
-
-def _way(name: str) -> str | None:
-    """The ending that tells a measure's alignment; None for raw ones."""
-    return next((suffix for suffix in WAYS if name.endswith(f"_{suffix}")), None)
 
 
 def _listed(title: str, entries: Sequence[str]) -> list[str]:

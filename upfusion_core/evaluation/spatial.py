@@ -73,13 +73,6 @@ class Similarity:
         check_range("scale", scale, 1e-6)
         return _similarity(torch.tensor([*angles, math.log(scale), *translation], dtype=torch.float32))
 
-    @property
-    def angle_degrees(self) -> float:
-        """The angle of the rotation, 0 to 180."""
-        skew = self.rotation - self.rotation.T  # 2 sin(angle) times the axis; exact where the trace is not
-        sine = torch.stack([skew[2, 1], skew[0, 2], skew[1, 0]]).norm() / 2
-        return math.degrees(math.atan2(float(sine), (float(self.rotation.trace()) - 1) / 2))
-
     def apply(self, points: Tensor) -> Tensor:
         """(..., 3) points of the object -> where they come to lie."""
         return self.scale * points @ self.rotation.to(points).T + self.translation.to(points)

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from torch import Tensor
 
 from ..support.errors import InputError, MissingPackageError
-from ..support.files import replacing
+from ..support.files import Writing
 from .metrics import MEASURES
 
 WAYS = {"affine": "per-view affine", "similarity": "global similarity"}
@@ -94,26 +92,25 @@ def results_to_json(results: Results) -> dict[str, dict[str, dict[str, dict[str,
     }
 
 
+def split_measure(name: str) -> tuple[str, str | None]:
+    """A measure and the ending of its alignment, e.g. "box_psnr_affine" -> "box_psnr", "affine"; None for raw ones."""
+    way = next((way for way in WAYS if name.endswith(f"_{way}")), None)
+    return (name, None) if way is None else (name.removesuffix(f"_{way}"), way)
+
+
 def measure_label(name: str) -> str:
     """How tables and plots call a measure, e.g. "box_psnr_affine" -> "box PSNR (dB), per-view affine"."""
-    for way, words in WAYS.items():
-        stem = name.removesuffix(f"_{way}")
-        if stem != name and stem in MEASURES:
-            return f"{MEASURES[stem].label}, {words}"
-    return MEASURES[name].label if name in MEASURES else name
+    stem, way = split_measure(name)
+    if stem not in MEASURES:
+        return name
+    return MEASURES[stem].label + ("" if way is None else f", {WAYS[way]}")
 
 
-def markdown_table(results: Results, measures: Sequence[str] | None = None) -> str:
-    """A Markdown table: a line for each stage and number of photos, a column for each measure, mean ± standard error.
-
-    Args:
-        measures: columns, in this order; all that occur, in the order of their first occurrence, unless given.
-    """
+def markdown_table(results: Results, measures: Sequence[str]) -> str:
+    """A Markdown table: a line for each stage and number of photos, a column for each measure, mean ± stderr."""
     rows = [(stage, photos, values) for stage, lines in results.items() for photos, values in sorted(lines.items())]
     if not rows:
         raise InputError("expected results of at least one stage, got none; evaluate something first")
-    if measures is None:
-        measures = list(dict.fromkeys(name for _, _, values in rows for name in values))
     head = ["stage", "photos", "objects", *(measure_label(name) for name in measures)]
     lines = [head, ["---", *["---:"] * (len(head) - 1)]]
     for stage, photos, values in rows:
@@ -132,13 +129,13 @@ def require_matplotlib() -> None:
         )
 
 
-def plot_results(
-    results: Results, folder: str | os.PathLike[str], measures: Sequence[str] | None = None
-) -> dict[str, Path]:
-    """One PNG a measure, `<measure>.png` in `folder`: mean and standard error against the number of photos, by stage.
+def measures_of(results: Results) -> list[str]:
+    """The measures that occur, in the order of their first occurrence."""
+    return list(dict.fromkeys(name for rows in results.values() for values in rows.values() for name in values))
 
-    Returns:
-        The files by measure.
+
+def plot_results(results: Results, writing: Writing) -> None:
+    """One PNG a measure, `plots/<measure>.png`: mean and standard error against the number of photos, by stage.
 
     Raises:
         MissingPackageError: matplotlib is not installed.
@@ -147,10 +144,7 @@ def plot_results(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    if measures is None:
-        measures = list(dict.fromkeys(name for rows in results.values() for values in rows.values() for name in values))
-    files = {}
-    for measure in measures:
+    for measure in measures_of(results):
         figure = Figure(figsize=(5, 3.6), layout="constrained")  # no pyplot: no window, no state shared with others
         FigureCanvasAgg(figure)
         axes, counts = figure.add_subplot(), set()
@@ -163,19 +157,12 @@ def plot_results(
                 axes.errorbar(
                     photos, [value.mean for _, value in points], yerr=errors, marker="o", capsize=3, label=stage
                 )
-        if not counts:
-            raise InputError(
-                f"measure must be one of those in the results, got {measure!r}; see their names in the report"
-            )
         axes.set_xticks(sorted(counts))
         axes.set(xlabel="photos", ylabel=measure_label(measure))
         axes.grid(alpha=0.3)
         axes.legend()
-        path = Path(folder) / f"{measure}.png"
-        with replacing(path) as partial:
-            figure.savefig(partial, dpi=150)
-        files[measure] = path
-    return files
+        with writing(f"plots/{measure}.png") as path:
+            figure.savefig(path, dpi=150)
 
 
 def _check_values(name: str, values: Sequence[float]) -> None:

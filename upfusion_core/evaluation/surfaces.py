@@ -1,7 +1,7 @@
-"""How near two surfaces are: Chamfer distance and F-scores between points sampled on them, as they are or aligned.
+"""Surfaces of predictions: how near they are to the true ones, and `BakedField`, by which a field is looked at quickly.
 
-Distances are measured between points, so equal surfaces are not at distance 0 but at about half the points' spacing:
-with 100,000 points on a ball that is 0.3 % of its box.
+Chamfer distance and F-scores are measured between points sampled on both, as they are or aligned. Equal surfaces are
+therefore not at distance 0 but at about half the points' spacing: with 100,000 points on a ball, 0.3 % of its box.
 """
 
 from __future__ import annotations

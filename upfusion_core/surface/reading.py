@@ -117,7 +117,21 @@ def read_surface(path: str | os.PathLike[str], texture: str | os.PathLike[str] |
                 picture = _picture(image)
         if not parts:
             raise InputError(f"{path.name} must hold triangles, got none; check the file")
-        return _joined([_part(part, linear=kind == ".glb", picture=picture) for part in parts])
+        surfaces = [_part(part, linear=kind == ".glb", picture=picture) for part in parts]
+        vertices = accumulate((len(part.vertices) for part in surfaces), initial=0)
+        textures = accumulate((len(part.textures) for part in surfaces), initial=0)
+        shown = [
+            torch.where(part.face_texture < 0, -1, part.face_texture + first)
+            for part, first in zip(surfaces, textures, strict=False)
+        ]
+        return Surface(
+            vertices=torch.cat([part.vertices for part in surfaces]),
+            faces=torch.cat([part.faces + first for part, first in zip(surfaces, vertices, strict=False)]),
+            colors=torch.cat([part.colors for part in surfaces]),
+            uvs=torch.cat([part.uvs for part in surfaces]),
+            textures=tuple(texture for part in surfaces for texture in part.textures),
+            face_texture=torch.cat(shown),
+        )
 
 
 class _Companions(FilePathResolver):  # type: ignore[misc]  # trimesh has no types
@@ -177,23 +191,6 @@ def _material(material: Any, linear: bool) -> tuple[Tensor | None, Tensor]:  # n
         return picture, torch.ones(3)
     values = _unit(np.asarray(factor)[:3])
     return picture, linear_to_srgb(values) if linear else values
-
-
-def _joined(parts: list[Surface]) -> Surface:
-    vertices = accumulate((len(part.vertices) for part in parts), initial=0)
-    textures = accumulate((len(part.textures) for part in parts), initial=0)
-    shown = [
-        torch.where(part.face_texture < 0, -1, part.face_texture + first)
-        for part, first in zip(parts, textures, strict=False)
-    ]
-    return Surface(
-        vertices=torch.cat([part.vertices for part in parts]),
-        faces=torch.cat([part.faces + first for part, first in zip(parts, vertices, strict=False)]),
-        colors=torch.cat([part.colors for part in parts]),
-        uvs=torch.cat([part.uvs for part in parts]),
-        textures=tuple(texture for part in parts for texture in part.textures),
-        face_texture=torch.cat(shown),
-    )
 
 
 def _picture(image: Image.Image) -> Tensor:

@@ -106,16 +106,15 @@ def _views() -> tuple[Tensor, RenderedViews, Cameras]:
 
 def test_refusals() -> None:
     rgb, field, cameras = _views()
-    with pytest.raises(InputError, match="one view a camera"):
-        reprojection_consistency(rgb[:1], field, cameras)
-    with pytest.raises(InputError, match=r"field\.opacity must be"):
-        reprojection_consistency(rgb[..., ::2, ::2], field, cameras)
-    with pytest.raises(InputError, match="tolerance must be"):
-        reprojection_consistency(rgb, field, cameras, tolerance=-1.0)
-    with pytest.raises(InputError, match="solid must be"):
-        reprojection_consistency(rgb, field, cameras, solid=2.0)
-    with pytest.raises(InputError, match="at least one pair"):
-        reprojection_consistency(rgb, field, cameras, pairs=[])
+    for refused, words in (
+        (lambda: reprojection_consistency(rgb[:1], field, cameras), "one view a camera"),
+        (lambda: reprojection_consistency(rgb[..., ::2, ::2], field, cameras), r"field\.opacity must be"),
+        (lambda: reprojection_consistency(rgb, field, cameras, tolerance=-1.0), "tolerance must be"),
+        (lambda: reprojection_consistency(rgb, field, cameras, solid=2.0), "solid must be"),
+        (lambda: reprojection_consistency(rgb, field, cameras, pairs=[]), "at least one pair"),
+    ):
+        with pytest.raises(InputError, match=words):
+            refused()
     for pair in ((0, 0), (0, 2), (-1, 0)):
         with pytest.raises(InputError, match="two different views of 0 to 1"):
             reprojection_consistency(rgb, field, cameras, pairs=[pair])

@@ -26,6 +26,9 @@ from upfusion_core.evaluation.metrics import (
 from upfusion_core.models.perceptual import load_lpips
 from upfusion_core.support.errors import InputError
 
+# scikit-image's SSIM as in the paper
+AS_WANG = {"channel_axis": 0, "data_range": 1.0, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+
 
 def _rectangle(size: int, top: int, bottom: int, left: int, right: int) -> Tensor:
     mask = torch.zeros(1, 1, size, size)
@@ -70,14 +73,7 @@ def test_ssim_agrees_with_skimage(size: tuple[int, int]) -> None:
     truth = torch.rand(2, 3, *size, generator=generator)
     prediction = (truth + 0.2 * torch.randn(truth.shape, generator=generator)).clamp(0, 1)
     for index, value in enumerate(ssim(prediction, truth)):
-        wanted = structural_similarity(
-            *(picture[index].double().numpy() for picture in (prediction, truth)),
-            channel_axis=0,
-            data_range=1.0,
-            gaussian_weights=True,
-            sigma=1.5,
-            use_sample_covariance=False,
-        )
+        wanted = structural_similarity(*(picture[index].double().numpy() for picture in (prediction, truth)), **AS_WANG)
         assert float(value) == pytest.approx(float(wanted), abs=1e-5)
 
 
@@ -108,16 +104,8 @@ def test_box_measures_see_the_box_alone() -> None:
 def test_box_ssim_agrees_with_skimage_away_from_the_border() -> None:
     generator = torch.Generator().manual_seed(3)
     truth, prediction = torch.rand(2, 1, 3, 40, 40, generator=generator)
-    _, full = structural_similarity(
-        prediction[0].double().numpy(),
-        truth[0].double().numpy(),
-        channel_axis=0,
-        data_range=1.0,
-        gaussian_weights=True,
-        sigma=1.5,
-        use_sample_covariance=False,
-        full=True,
-    )
+    pair = (prediction[0].double().numpy(), truth[0].double().numpy())
+    _, full = structural_similarity(*pair, full=True, **AS_WANG)
     value = box_ssim(prediction, truth, _rectangle(40, 8, 20, 10, 33))
     assert float(value) == pytest.approx(float(np.mean(full[:, 8:20, 10:33])), abs=1e-5)
 
@@ -230,6 +218,8 @@ GOOD = torch.full((2, 3, 16, 16), 0.5)
     ("prediction", "truth", "words"),
     [
         (GOOD[:1], GOOD, "prediction must be"),
+        (GOOD[:, :1], GOOD, "prediction must be"),
+        (GOOD, GOOD[..., 1:], "must have the truth's shape"),
         (GOOD[:, :1], GOOD[:, :1], "truth must be"),
         (GOOD[:0], GOOD[:0], "at least one view"),
         (GOOD * 255, GOOD, r"prediction must be in \[0, 1\]"),
@@ -243,11 +233,10 @@ def test_other_pictures_get_a_sentence(prediction: Tensor, truth: Tensor, words:
             measure(prediction, truth)
 
 
-def test_half_precision_pictures_have_a_finite_psnr() -> None:
-    mask = torch.ones(1, 1, 16, 16)
-    for dtype in (torch.float16, torch.bfloat16):
-        measures = measure_views(GOOD[:1].to(dtype), GOOD[:1].to(dtype), mask)
-        assert measures["psnr"].item() == measures["box_psnr"].item() == 100
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_pictures_have_a_finite_psnr(dtype: torch.dtype) -> None:
+    measures = measure_views(GOOD[:1].to(dtype), GOOD[:1].to(dtype), torch.ones(1, 1, 16, 16))
+    assert measures["psnr"].item() == measures["box_psnr"].item() == 100
 
 
 def test_other_numbers_get_a_sentence() -> None:
@@ -275,13 +264,15 @@ def test_other_masks_get_a_sentence() -> None:
 
 
 def test_small_pictures_get_a_sentence() -> None:
-    small = torch.ones(1, 3, 8, 12)
-    with pytest.raises(InputError, match="11 x 11, got 8 x 12"):
-        ssim(small, small)
-    with pytest.raises(InputError, match="11 x 11, got 8 x 12"):
-        box_ssim(small, small, small[:, :1])
-    with pytest.raises(InputError, match="16 x 16, got 8 x 12"):
-        haarpsi(small, small)
+    small, narrow = torch.ones(1, 3, 8, 12), GOOD[..., 1:]
+    for measured, words in (
+        (lambda: ssim(small, small), "11 x 11, got 8 x 12"),
+        (lambda: box_ssim(small, small, small[:, :1]), "11 x 11, got 8 x 12"),
+        (lambda: haarpsi(small, small), "16 x 16, got 8 x 12"),
+        (lambda: haarpsi(narrow, narrow), "16 x 16, got 16 x 15"),
+    ):
+        with pytest.raises(InputError, match=words):
+            measured()
 
 
 def test_pictures_of_truth_values_are_refused() -> None:
