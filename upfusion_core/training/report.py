@@ -19,9 +19,8 @@ from ..config import TrainConfig
 from ..models.networks import Networks
 from ..models.stable_diffusion import decode_latents, encode_images
 from ..models.weights import read_saved, write_saved
-from ..pipeline.novel_views import condition_views, encode_views, predict_views
 from ..pipeline.prior import DiffusersPrior
-from ..pipeline.sampling import sample_views
+from ..pipeline.upfusion import HostedUpFusion
 from ..support.errors import CheckpointError
 from ..support.files import replacing, write_json
 from ..support.images import contact_sheet, save_png
@@ -183,17 +182,25 @@ def _target_views(
     """(T, 3, S, S) of object `index`."""
     if config.stage == "autoencoder":
         return decode_latents(networks.vae, encode_images(networks.vae, batch.targets[index]))
-    photos, views, model = batch.photos[index], batch.views, config.model
-    cameras = batch.cameras[index * views : (index + 1) * views]
+    weight = networks.upsrt.linear_scene.weight
+    model = HostedUpFusion(
+        config.model,
+        dino=networks.dino,
+        upsrt=networks.upsrt,
+        prior=DiffusersPrior(networks, config.model.latent_size),
+        device=weight.device,
+        dtype=weight.dtype,
+        text=text,
+        model_id="in training",
+    )
+    photos = batch.photos[index]
     focal = torch.full((len(photos), 2), REFERENCE_FOCAL, device=photos.device)
     given = InputViews(photos, torch.ones_like(photos[:, :1]), focal)
-    scene = SceneEncoding(encode_views(networks.dino, networks.upsrt, given), batch.references[index])
+    scene = SceneEncoding(model.set_latents(given), batch.references[index])
+    cameras = batch.cameras[index * batch.views : (index + 1) * batch.views]
     if config.stage == "encoder":
-        return predict_views(networks.upsrt, scene, cameras, model.image_size, pixel_centers=True)
-    size, levels = model.latent_size, len(model.diffusion.channel_mult)
-    cond = condition_views(networks.upsrt, scene, cameras, latent_size=size, levels=levels, text=text)
-    prior = DiffusersPrior(networks, size)
-    return sample_views(prior, cond, steps=SAMPLING_STEPS, guidance=GUIDANCE, seeds=list(range(views)))
+        return model.predict(scene, cameras, model.image_size, pixel_centers=True)
+    return model.sample(scene, cameras, steps=SAMPLING_STEPS, guidance=GUIDANCE).rgb
 
 
 class Reporter:
