@@ -165,23 +165,6 @@ def preview_sheet(config: TrainConfig, networks: Networks, text: tuple[Tensor, T
 
     The encoder's colours, the autoencoder's reconstructions, or samples of the diffusion model (20 DDIM steps).
     """
-    rows = []
-    for index in range(min(len(batch), MOST_ROWS)):
-        photos, targets = batch.photos[index], batch.targets[index]
-        made = _target_views(config, networks, text, batch, index).to(targets)
-        white = torch.ones(MOST_PHOTOS - len(photos), *photos.shape[1:], device=photos.device)
-        gap = torch.ones(1, *photos.shape[1:], device=photos.device)
-        framed = pad(torch.cat([photos, white, gap, targets, gap, made]), (1, 1, 1, 1), value=0.8)
-        rows.append(contact_sheet(framed, columns=len(framed)))
-    return torch.cat(rows, dim=1).clamp(0, 1)
-
-
-def _target_views(
-    config: TrainConfig, networks: Networks, text: tuple[Tensor, Tensor], batch: TrainingBatch, index: int
-) -> Tensor:
-    """(T, 3, S, S) of object `index`."""
-    if config.stage == "autoencoder":
-        return decode_latents(networks.vae, encode_images(networks.vae, batch.targets[index]))
     weight = networks.upsrt.linear_scene.weight
     model = HostedUpFusion(
         config.model,
@@ -193,14 +176,25 @@ def _target_views(
         text=text,
         model_id="in training",
     )
-    photos = batch.photos[index]
-    focal = torch.full((len(photos), 2), REFERENCE_FOCAL, device=photos.device)
-    given = InputViews(photos, torch.ones_like(photos[:, :1]), focal)
-    scene = SceneEncoding(model.set_latents(given), batch.references[index])
-    cameras = batch.cameras[index * batch.views : (index + 1) * batch.views]
-    if config.stage == "encoder":
-        return model.predict(scene, cameras, model.image_size, pixel_centers=True)
-    return model.sample(scene, cameras, steps=SAMPLING_STEPS, guidance=GUIDANCE).rgb
+    rows = []
+    for index in range(min(len(batch), MOST_ROWS)):
+        photos, targets = batch.photos[index], batch.targets[index]
+        if config.stage == "autoencoder":
+            made = decode_latents(networks.vae, encode_images(networks.vae, targets))
+        else:
+            focal = torch.full((len(photos), 2), REFERENCE_FOCAL, device=photos.device)
+            given = InputViews(photos, torch.ones_like(photos[:, :1]), focal)
+            scene = SceneEncoding(model.set_latents(given), batch.references[index])
+            cameras = batch.cameras[index * batch.views : (index + 1) * batch.views]
+            if config.stage == "encoder":
+                made = model.predict(scene, cameras, model.image_size, pixel_centers=True)
+            else:
+                made = model.sample(scene, cameras, steps=SAMPLING_STEPS, guidance=GUIDANCE).rgb
+        white = torch.ones(MOST_PHOTOS - len(photos), *photos.shape[1:], device=photos.device)
+        gap = torch.ones(1, *photos.shape[1:], device=photos.device)
+        framed = pad(torch.cat([photos, white, gap, targets, gap, made.to(targets)]), (1, 1, 1, 1), value=0.8)
+        rows.append(contact_sheet(framed, columns=len(framed)))
+    return torch.cat(rows, dim=1).clamp(0, 1)
 
 
 class Reporter:
