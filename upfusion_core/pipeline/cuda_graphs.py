@@ -67,7 +67,7 @@ class CapturedCalls:
 
     def __call__(self, first: Tensor, second: Tensor, constants: Any) -> Tensor:  # noqa: ANN401 - any dataclass
         """What the function gives, in memory of its own."""
-        values = (first, second, *leaves(constants))
+        values = (first, second, *tree_leaves(constants))
         key = tuple((value.shape, value.dtype) if isinstance(value, Tensor) else value for value in values)
         if key not in self._calls:
             with torch.inference_mode(False), torch.no_grad():  # else they could not be changed outside of it
@@ -85,19 +85,19 @@ class CapturedCalls:
         return call.result.clone()
 
 
-def leaves(value: Any) -> Iterator[Any]:  # noqa: ANN401 - a tree of dataclasses, tuples, tensors and plain values
+def tree_leaves(value: Any) -> Iterator[Any]:  # noqa: ANN401 - a tree of dataclasses, tuples, tensors and plain values
     """What stands in nested dataclasses and tuples, in its order."""
     if isinstance(value, tuple) or is_dataclass(value):
         parts = value if isinstance(value, tuple) else [getattr(value, item.name) for item in fields(value)]
         for part in parts:
-            yield from leaves(part)
+            yield from tree_leaves(part)
     else:
         yield value
 
 
 def tensors_of(value: Any) -> Iterator[Tensor]:  # noqa: ANN401
     """The tensors among the leaves."""
-    return (leaf for leaf in leaves(value) if isinstance(leaf, Tensor))
+    return (leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor))
 
 
 def copied(value: Any) -> Any:  # noqa: ANN401

@@ -113,6 +113,25 @@ class ReferenceFitter:
         self.generator.set_state(state["generator"])
         self.iteration = state["iteration"]
 
+    def finish(self) -> RadianceField:
+        """Takes the steps that are left, those of a fit to the caller's views before the others."""
+        job, saved, views, hook = self.job, self.job.load(), self.job.views, self.job.on_step
+        given = FitConfig.draft()
+        first = 0 if views is None else given.iterations
+        total = first + self.schedule.iterations
+        if saved is not None:
+            self.load_state_dict(saved)
+        elif views is not None:  # cancelled, it begins again
+            fit_views(
+                self.field,
+                **vars(Targets.on_white(views.cameras, views.rgb)),
+                config=given,
+                generator=stream_generator(job.seed, GIVEN_STREAM),
+                on_step=None if hook is None else lambda step, _, preview: hook(step, total, preview),
+            )
+        job.fit(self, self.state_dict, end=self.schedule.iterations, first=first, total=total)
+        return self.field
+
     def step(self) -> None:
         """Renders a view at half the image size, doubles it as upstream does, and goes towards its denoised version."""
         view, index = int(self.order[self.iteration]), int(self.indices[self.iteration])
@@ -152,26 +171,6 @@ class ReferenceFitter:
     def preview(self) -> Tensor:
         """The field from photo 1."""
         return self.field.render(self.job.scene.reference, min(64, self.job.model.image_size)).rgb[0].cpu()
-
-
-def distill_reference(job: Distillation, schedule: ReferenceSchedule) -> RadianceField:
-    """Takes the steps that are left, those of a fit to the caller's views before the others."""
-    fitter, saved, views, hook = ReferenceFitter(job, schedule), job.load(), job.views, job.on_step
-    given = FitConfig.draft()
-    first = 0 if views is None else given.iterations
-    total = first + schedule.iterations
-    if saved is not None:
-        fitter.load_state_dict(saved)
-    elif views is not None:  # cancelled, it begins again
-        fit_views(
-            fitter.field,
-            **vars(Targets.on_white(views.cameras, views.rgb)),
-            config=given,
-            generator=stream_generator(job.seed, GIVEN_STREAM),
-            on_step=None if hook is None else lambda step, _, preview: hook(step, total, preview),
-        )
-    job.fit(fitter, fitter.state_dict, end=schedule.iterations, first=first, total=total)
-    return fitter.field
 
 
 def distill(
@@ -228,7 +227,8 @@ def distill(
             photo_cameras=None if photo_cameras is None else _checked_cameras(photo_cameras, scene),
         )
         plan = config.schedule
-        field = distill_reference(job, plan) if isinstance(plan, ReferenceSchedule) else FitRounds(job, plan).finish()
+        fit = ReferenceFitter(job, plan) if isinstance(plan, ReferenceSchedule) else FitRounds(job, plan)
+        field = fit.finish()
     return field.requires_grad_(False).eval()
 
 

@@ -1,4 +1,4 @@
-"""Photos -> set latents; set latents and cameras -> predictions, conditions and novel views, on given networks."""
+"""Photos -> set latents; set latents and cameras -> predictions, conditions and novel views."""
 
 from __future__ import annotations
 
@@ -38,91 +38,6 @@ FOCAL_TOLERANCE = 1.2
 """Ratio to the trained focal length beyond which a warning is due."""
 
 
-@torch.no_grad()
-def encode_views(
-    dino: DinoKeys,
-    upsrt: UpSRT,
-    views: InputViews,
-    device: torch.device | None = None,
-    dtype: torch.dtype | None = None,
-) -> Tensor:
-    """(V·P, C) set latents of the photos: DINO and the scene encoder run once.
-
-    Args:
-        device, dtype: where and in which precision to compute; None takes those of UpSRT's weights, which a host that
-            streams weights keeps elsewhere.
-    """
-    weight = upsrt.linear_scene.weight
-    device, dtype = device or weight.device, dtype or weight.dtype
-    rows, columns = upsrt.config.patches
-    photos = views.rgb.to(device)
-    parts = Chunk(len(photos), "photo").map(lambda part: dino(photos[part], (rows, columns), dtype), len(photos))
-    keys = torch.cat(list(parts))
-    if keys.shape[-1] != upsrt.config.image_feature_dim:
-        raise InputError(
-            f"the DINO features must be {upsrt.config.image_feature_dim} wide for this UpSRT, got {keys.shape[-1]}; "
-            "make dino.embed_dim and upsrt.image_feature_dim of the configuration agree"
-        )
-    tokens = upsrt.encode(keys[None], plucker(patch_rays(rows, columns, device)))[0]
-    check_finite("the set latents (from these weights in this precision)", tokens)
-    return tokens
-
-
-@torch.no_grad()
-def predict_views(
-    upsrt: UpSRT, scene: SceneEncoding, cameras: Cameras, size: int, *, pixel_centers: bool = False
-) -> Tensor:
-    """(Q, 3, size, size) direct colours of UpSRT in [0, 1]: blurry, immediate.
-
-    Args:
-        pixel_centers: rays go through the pixels' centres, as in pictures and renders; else they are the release's,
-            whose outermost lie on the picture's border, so that a picture is size / (size - 1) too large.
-    """
-    check_count("size", size, 2, 4096)
-    _check_cameras(cameras)
-    if pixel_centers:
-        cameras = shrunk_grid(cameras, size)
-    tokens = scene.tokens[None]
-    views = []
-    for camera in cameras:  # one at a time: the features of a large picture are larger than the picture
-        rays = reference_plucker(camera.to(tokens.device), scene.reference, size)
-        rgb = upsrt.colors(tokens, rearrange(rays, "q h w c -> 1 (q h w) c")).float()
-        views.append(rearrange(rgb, "1 (h w) c -> c h w", h=size))
-    result = torch.stack(views)
-    check_finite("the predicted views (from these weights in this precision)", result)
-    return result
-
-
-@torch.no_grad()
-def condition_views(
-    upsrt: UpSRT,
-    scene: SceneEncoding,
-    cameras: Cameras,
-    *,
-    latent_size: int,
-    levels: int,
-    text: tuple[Tensor, Tensor],
-    zero_attention_rays: bool = False,
-) -> ViewConditioning:
-    """The conditions of Q cameras: hint from the decoder's features and rays, a ray map a level of the networks.
-
-    Args:
-        text: (conditional, unconditional) embeddings.
-        zero_attention_rays: reproduces the release, whose attention sees no rays (golden: eps_zero_rays).
-    """
-    _check_cameras(cameras)
-    cameras = cameras.to(scene.tokens.device)
-    grids = [reference_plucker(cameras, scene.reference, latent_size // 2**level) for level in range(levels)]
-    features = upsrt.decode(scene.tokens[None], rearrange(grids[0], "q h w c -> 1 (q h w) c"))
-    ray_maps = tuple(rearrange(grid, "q h w c -> q c h w").contiguous() for grid in grids)
-    # rays stay float32 until a network reads them
-    features = rearrange(features.float(), "1 (q h w) c -> q c h w", h=latent_size, w=latent_size)
-    hint = torch.cat([features, ray_maps[0]], dim=1).contiguous()
-    if zero_attention_rays:
-        ray_maps = tuple(torch.zeros_like(ray_map) for ray_map in ray_maps)
-    return ViewConditioning(hint, ray_maps, scene.tokens, cameras, *text)
-
-
 def shrunk_grid(cameras: Cameras, size: int) -> Cameras:
     """Cameras whose corner-aligned grids are the pixel centres of the given ones: NDC x (size - 1) / size."""
     share = (size - 1) / size
@@ -139,7 +54,7 @@ def _check_cameras(cameras: Cameras) -> None:
         warnings.warn(
             f"the networks were trained at focal length {REFERENCE_FOCAL} (field of view 25 degrees), a camera has "
             f"{worst:.2f}; the view may be off: move the camera instead of zooming",
-            stacklevel=3,
+            stacklevel=4,  # who called the method that is decorated by no_grad
         )
 
 
@@ -182,18 +97,52 @@ class ViewSynthesizer(ABC):
         check_type("views", views, InputViews, "make them with prepare_views")
         if views.rgb.shape[-1] != (size := self.image_size):
             views = InputViews(resize_pictures(views.rgb, size), resize_pictures(views.mask, size), views.focal)
-        tokens = encode_views(self.dino, self.upsrt, views, self.device, self.dtype)
-        return SceneEncoding(tokens, reference_camera(reference_elevation_degrees), views, self.model_id)
+        return SceneEncoding(
+            self.set_latents(views), reference_camera(reference_elevation_degrees), views, self.model_id
+        )
 
+    @torch.no_grad()
+    def set_latents(self, views: InputViews) -> Tensor:
+        """(V·P, C) of photos of the model's size: DINO and the scene encoder run once; errors as of `encode`."""
+        rows, columns = self.config.upsrt.patches
+        photos = views.rgb.to(self.device)
+        parts = Chunk(len(photos), "photo").map(
+            lambda part: self.dino(photos[part], (rows, columns), self.dtype), len(photos)
+        )
+        keys = torch.cat(list(parts))
+        if keys.shape[-1] != (width := self.config.upsrt.image_feature_dim):
+            raise InputError(
+                f"the DINO features must be {width} wide for this UpSRT, got {keys.shape[-1]}; "
+                "make dino.embed_dim and upsrt.image_feature_dim of the configuration agree"
+            )
+        tokens = self.upsrt.encode(keys[None], plucker(patch_rays(rows, columns, self.device)))[0]
+        check_finite("the set latents (from these weights in this precision)", tokens)
+        return tokens
+
+    @torch.no_grad()
     def predict(self, scene: SceneEncoding, cameras: Cameras, size: int = 64, *, pixel_centers: bool = False) -> Tensor:
         """(Q, 3, size, size) UpSRT's own colours in [0, 1]: blurry, immediate.
 
         Args:
-            pixel_centers: for pictures that are compared with others; False asks for the release's rays, whose
-                outermost lie on the picture's border.
+            pixel_centers: rays go through the pixels' centres, as in pictures and renders; else they are the release's,
+                whose outermost lie on the picture's border, so that a picture is size / (size - 1) too large.
         """
-        return predict_views(self.upsrt, self.own_scene(scene), cameras, size, pixel_centers=pixel_centers).cpu()
+        scene = self.own_scene(scene)
+        check_count("size", size, 2, 4096)
+        _check_cameras(cameras)
+        if pixel_centers:
+            cameras = shrunk_grid(cameras, size)
+        tokens = scene.tokens[None]
+        views = []
+        for camera in cameras:  # one at a time: the features of a large picture are larger than the picture
+            rays = reference_plucker(camera.to(tokens.device), scene.reference, size)
+            rgb = self.upsrt.colors(tokens, rearrange(rays, "q h w c -> 1 (q h w) c")).float()
+            views.append(rearrange(rgb, "1 (h w) c -> c h w", h=size))
+        result = torch.stack(views)
+        check_finite("the predicted views (from these weights in this precision)", result)
+        return result.cpu()
 
+    @torch.no_grad()
     def condition(
         self,
         scene: SceneEncoding,
@@ -204,20 +153,27 @@ class ViewSynthesizer(ABC):
     ) -> ViewConditioning:
         """What the diffusion model needs to paint `cameras`; the scene is decoded, not encoded again.
 
+        The hint is UpSRT's features and the rays; each level of the networks gets a map of rays.
+
         Args:
             prompt: None takes the released prompt.
             text_embeddings: (conditional, unconditional) in the prompt's place.
-            zero_attention_rays: reproduces the release, whose attention sees no rays under guidance.
+            zero_attention_rays: reproduces the release, whose attention sees no rays under guidance (golden:
+                eps_zero_rays).
         """
-        return condition_views(
-            self.upsrt,
-            self.own_scene(scene),
-            cameras,
-            latent_size=self.config.latent_size,
-            levels=len(self.config.diffusion.channel_mult),
-            text=self.chosen_text(prompt, text_embeddings),
-            zero_attention_rays=zero_attention_rays,
-        )
+        scene, text = self.own_scene(scene), self.chosen_text(prompt, text_embeddings)
+        _check_cameras(cameras)
+        cameras, size = cameras.to(scene.tokens.device), self.config.latent_size
+        levels = range(len(self.config.diffusion.channel_mult))
+        grids = [reference_plucker(cameras, scene.reference, size // 2**level) for level in levels]
+        features = self.upsrt.decode(scene.tokens[None], rearrange(grids[0], "q h w c -> 1 (q h w) c"))
+        ray_maps = tuple(rearrange(grid, "q h w c -> q c h w").contiguous() for grid in grids)
+        # rays stay float32 until a network reads them
+        features = rearrange(features.float(), "1 (q h w) c -> q c h w", h=size, w=size)
+        hint = torch.cat([features, ray_maps[0]], dim=1).contiguous()
+        if zero_attention_rays:
+            ray_maps = tuple(torch.zeros_like(ray_map) for ray_map in ray_maps)
+        return ViewConditioning(hint, ray_maps, scene.tokens, cameras, *text)
 
     def chosen_text(self, prompt: str | None, text_embeddings: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
         """The embeddings that are given, checked, or else those of the prompt."""

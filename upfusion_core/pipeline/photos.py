@@ -76,7 +76,7 @@ def read_photo(source: PhotoSource, label: str = "photo 1") -> Photo:
         )
     coverage = channels[-1] if len(channels) in (2, 4) else None
     colors = channels[:-1] if coverage is not None else channels
-    if coverage is not None and bool((coverage == _full(coverage)).all()):
+    if coverage is not None and bool((unit_range(coverage) == 1).all()):
         coverage = None
     return Photo(colors.expand(3, height, width), coverage, label)
 
@@ -107,10 +107,6 @@ def read_mask(source: PhotoSource, photo: Photo) -> Tensor:
             f"got {mask.shape[1]} x {mask.shape[0]}; make it from the same picture"
         )
     return mask
-
-
-def _full(values: Tensor) -> float:
-    return 255 if values.dtype == torch.uint8 else 1.0
 
 
 def _from_tensor(tensor: Tensor, label: str) -> Tensor:

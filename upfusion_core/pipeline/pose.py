@@ -24,7 +24,7 @@ from ..support.checks import check_shape, check_type
 from ..support.errors import InputError
 from ..support.images import saturate
 from ..types import Cameras, InputViews, OnStep, SceneEncoding
-from .novel_views import ViewSynthesizer, encode_views, shrunk_grid
+from .novel_views import ViewSynthesizer, shrunk_grid
 
 PhotoRender = Callable[..., Tensor]
 """(cameras, size) -> (Q, 3, size, size) pictures in [0, 1] on white, through pixel centres.
@@ -291,10 +291,9 @@ class _Predictions:
 
     def predicted(self, order: Sequence[int]) -> PhotoRender:
         """Pictures of the object from the photos with these numbers, the first of which is the reference."""
-        model, views, chosen = self.model, self.views, list(order)
+        views, chosen = self.views, list(order)
         views = InputViews(views.rgb[chosen], views.mask[chosen], views.focal[chosen])
-        tokens = encode_views(model.dino, model.upsrt, views, model.device, model.dtype)
-        return self._render(replace(self.scene, tokens=tokens, views=views))
+        return self._render(replace(self.scene, tokens=self.model.set_latents(views), views=views))
 
     def rings(self, index: int, search: PhotoSearch, focal: float) -> Tensor:
         """(E, A) see ring_differences: the object with photo `index` as its reference, against the scene as it is."""

@@ -334,7 +334,7 @@ class FitRounds:
             seeds=made.seeds,
             steps=plan.steps,
             guidance=job.config.guidance,
-            guided=plan.guided if isinstance(plan, FastSchedule) else (0.0, 1.0),
+            guidance_window=plan.guided if isinstance(plan, FastSchedule) else (0.0, 1.0),
             scheduler=plan.scheduler,
             batch_size=job.config.batch_size,
             on_step=on_step,

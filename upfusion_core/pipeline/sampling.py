@@ -151,7 +151,7 @@ def sample_views(
     on_step: OnStep | None = None,
     pictures: Tensor | None = None,
     level: float = 1.0,
-    guided: tuple[float, float] = (0.0, 1.0),
+    guidance_window: tuple[float, float] = (0.0, 1.0),
 ) -> Tensor:
     """(Q, 3, S, S) pictures in [0, 1], on the CPU, of the cameras of `cond`.
 
@@ -163,7 +163,7 @@ def sample_views(
         pictures: (Q, 3, S, S) in [0, 1] to begin from in place of pure noise: they are noised to a level of the
             schedule and denoised in few steps (Meng et al. 2022, section 3).
         level: how far up the schedule, in (0, 1]; repaint_steps(level, steps) of the scheduler's last steps are taken.
-        guided: lowest and highest timestep / 1000 at which guidance acts; elsewhere one evaluation serves for two.
+        guidance_window: lowest and highest timestep / 1000 at which guidance acts; elsewhere one evaluation is enough.
     """
     check_range("guidance", guidance, 0.0, 1000.0)
     check_count("batch_size", batch_size, 1)
@@ -185,7 +185,7 @@ def sample_views(
             if hasattr(noise_scheduler, "set_begin_index"):  # DDIM finds its place by the timestep alone
                 noise_scheduler.set_begin_index(skipped)
             latents = noise_scheduler.add_noise(prior.encode(pictures[part]).cpu(), noise, timesteps[:1])
-        predict = guided_noise(prior, cond[part], guidance, guided)
+        predict = noise_predictor(prior, cond[part], guidance, guidance_window)
         total = done + len(timesteps) * -(-(len(cond) - part.start) // (part.stop - part.start))
         return prior.decode(denoised(noise_scheduler, timesteps, latents, predict, generators, after_step)).cpu()
 
@@ -214,17 +214,19 @@ PredictNoise = Callable[[Tensor, Tensor], Tensor]
 """(scaled latents, timestep) -> noise of the same shape."""
 
 
-def guided_noise(
-    prior: DiffusionPrior, cond: ViewConditioning, guidance: float, guided: tuple[float, float]
+def noise_predictor(
+    prior: DiffusionPrior, cond: ViewConditioning, guidance: float, guidance_window: tuple[float, float]
 ) -> PredictNoise:
     """The prior's noise for `cond`, on the CPU, with guidance between two timesteps / 1000; constants are made once."""
     prepared: dict[bool, Any] = {}
 
     def predict(scaled: Tensor, timestep: Tensor) -> Tensor:
-        scale = guidance if guided[0] <= float(timestep) / TRAIN_STEPS <= guided[1] else 1.0
-        if (scale != 1) not in prepared:
-            prepared[scale != 1] = prior.prepare(cond, guided=scale != 1)
-        return prior.predict_noise(scaled, timestep, prepared[scale != 1], scale).cpu()
+        lowest, highest = guidance_window
+        scale = guidance if lowest <= float(timestep) / TRAIN_STEPS <= highest else 1.0
+        guided = scale != 1
+        if guided not in prepared:
+            prepared[guided] = prior.prepare(cond, guided=guided)
+        return prior.predict_noise(scaled, timestep, prepared[guided], scale).cpu()
 
     return predict
 

@@ -103,7 +103,7 @@ def initial_networks(
 
 
 def read_initial_weights(source: str | Path, config: ModelConfig) -> dict[str, Tensor]:
-    """Weights of a file or folder under their merged names (see models.checkpoints).
+    """Weights of a file or folder under their merged names (see models.networks).
 
     A folder with `unet` is read in diffusers' layout (SD 1.5), any other in the released one. A merged `.safetensors`
     and single files of UpSRT, DINOv2 (either layout) or SD 1.5's (`model.diffusion_model.…`) are told apart by their

@@ -18,9 +18,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from ..config import TrainConfig
 from ..models.networks import Networks
 from ..models.stable_diffusion import decode_latents, encode_images
-from ..pipeline.novel_views import condition_views, encode_views, predict_views
 from ..pipeline.prior import DiffusersPrior
-from ..pipeline.sampling import sample_views
+from ..pipeline.upfusion import HostedUpFusion
 from ..support.errors import CheckpointError
 from ..support.files import replacing, save_tensors, write_json
 from ..support.images import contact_sheet, save_png
@@ -166,34 +165,36 @@ def preview_sheet(config: TrainConfig, networks: Networks, text: tuple[Tensor, T
 
     The encoder's colours, the autoencoder's reconstructions, or samples of the diffusion model (20 DDIM steps).
     """
+    weight = networks.upsrt.linear_scene.weight
+    model = HostedUpFusion(
+        config.model,
+        dino=networks.dino,
+        upsrt=networks.upsrt,
+        prior=DiffusersPrior(networks, config.model.latent_size),
+        device=weight.device,
+        dtype=weight.dtype,
+        text=text,
+        model_id="in training",
+    )
     rows = []
     for index in range(min(len(batch), MOST_ROWS)):
         photos, targets = batch.photos[index], batch.targets[index]
-        made = _target_views(config, networks, text, batch, index).to(targets)
+        if config.stage == "autoencoder":
+            made = decode_latents(networks.vae, encode_images(networks.vae, targets))
+        else:
+            focal = torch.full((len(photos), 2), REFERENCE_FOCAL, device=photos.device)
+            given = InputViews(photos, torch.ones_like(photos[:, :1]), focal)
+            scene = SceneEncoding(model.set_latents(given), batch.references[index])
+            cameras = batch.cameras[index * batch.views : (index + 1) * batch.views]
+            if config.stage == "encoder":
+                made = model.predict(scene, cameras, model.image_size, pixel_centers=True)
+            else:
+                made = model.sample(scene, cameras, steps=SAMPLING_STEPS, guidance=GUIDANCE).rgb
         white = torch.ones(MOST_PHOTOS - len(photos), *photos.shape[1:], device=photos.device)
         gap = torch.ones(1, *photos.shape[1:], device=photos.device)
-        framed = pad(torch.cat([photos, white, gap, targets, gap, made]), (1, 1, 1, 1), value=0.8)
+        framed = pad(torch.cat([photos, white, gap, targets, gap, made.to(targets)]), (1, 1, 1, 1), value=0.8)
         rows.append(contact_sheet(framed, columns=len(framed)))
     return torch.cat(rows, dim=1).clamp(0, 1)
-
-
-def _target_views(
-    config: TrainConfig, networks: Networks, text: tuple[Tensor, Tensor], batch: TrainingBatch, index: int
-) -> Tensor:
-    """(T, 3, S, S) of object `index`."""
-    if config.stage == "autoencoder":
-        return decode_latents(networks.vae, encode_images(networks.vae, batch.targets[index]))
-    photos, views, model = batch.photos[index], batch.views, config.model
-    cameras = batch.cameras[index * views : (index + 1) * views]
-    focal = torch.full((len(photos), 2), REFERENCE_FOCAL, device=photos.device)
-    given = InputViews(photos, torch.ones_like(photos[:, :1]), focal)
-    scene = SceneEncoding(encode_views(networks.dino, networks.upsrt, given), batch.references[index])
-    if config.stage == "encoder":
-        return predict_views(networks.upsrt, scene, cameras, model.image_size, pixel_centers=True)
-    size, levels = model.latent_size, len(model.diffusion.channel_mult)
-    cond = condition_views(networks.upsrt, scene, cameras, latent_size=size, levels=levels, text=text)
-    prior = DiffusersPrior(networks, size)
-    return sample_views(prior, cond, steps=SAMPLING_STEPS, guidance=GUIDANCE, seeds=list(range(views)))
 
 
 class Reporter:

@@ -176,7 +176,7 @@ def test_guidance_acts_in_its_part_of_the_schedule_only() -> None:
     prior = KnownNoise(noise_of(7)[None])
     rgb = torch.zeros(1, 3, 4, 4)
     # the timesteps are 901, 811, ..., 91; those from 721 to 361 are guided
-    options = {"seeds": [7], "steps": 10, "scheduler": "dpm++", "guidance": 5.0, "guided": (0.3, 0.75)}
+    options = {"seeds": [7], "steps": 10, "scheduler": "dpm++", "guidance": 5.0, "guidance_window": (0.3, 0.75)}
     sample_views(prior, conditioning(1), pictures=rgb, **options)
     assert prior.guidance == [1.0, 1.0, 5.0, 5.0, 5.0, 5.0, 5.0, 1.0, 1.0, 1.0]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,7 +17,6 @@ from upfusion_core import UpFusion, orbit_cameras
 from upfusion_core.config import RaySampling
 from upfusion_core.field.radiance import RadianceField
 from upfusion_core.field.rendering import render_views
-from upfusion_core.pipeline.novel_views import condition_views, encode_views, predict_views
 from upfusion_core.support.errors import OutOfMemoryError, UpFusionError
 from upfusion_core.support.memory import Chunk, is_out_of_memory
 from upfusion_core.surface.extract import extract_mesh
@@ -198,16 +198,16 @@ def scene(model: UpFusion) -> SceneEncoding:
 
 def test_predictions_and_conditions(model: UpFusion, scene: SceneEncoding, monkeypatch: pytest.MonkeyPatch) -> None:
     cameras = orbit_cameras([0.0, 120.0])
-    sizes = {"latent_size": 8, "levels": 2, "text": (torch.zeros(77, 32), torch.zeros(77, 32))}
-    picture = predict_views(model.upsrt, scene, cameras, 16)
-    condition = condition_views(model.upsrt, scene, cameras, **sizes)
+    scene, text = replace(scene, model_id=None), (torch.zeros(77, 32), torch.zeros(77, 32))  # a layer is exchanged
+    picture = model.predict(scene, cameras, 16)
+    condition = model.condition(scene, cameras, text_embeddings=text)
     layer = SmallLayer(model.upsrt.linear_query_pixel_rays, 70, dim=1)
     monkeypatch.setitem(model.upsrt._modules, "linear_query_pixel_rays", layer)
     with warned(*[f"out of memory with {size} rays at a time" for size in (256, 128) * 2]):
-        found = predict_views(model.upsrt, scene, cameras, 16)
+        found = model.predict(scene, cameras, 16)
     torch.testing.assert_close(found, picture, atol=1e-3, rtol=0)
     with warned("out of memory with 128 rays at a time; going on with 64"):
-        again = condition_views(model.upsrt, scene, cameras, **sizes)
+        again = model.condition(scene, cameras, text_embeddings=text)
     torch.testing.assert_close(again.hint, condition.hint, atol=1e-3, rtol=0)
 
 
@@ -220,7 +220,7 @@ def test_photos(model: UpFusion, scene: SceneEncoding, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(model.dino, "forward", forward)
     with warned("out of memory with 3 photos at a time; going on with 1"):
-        tokens = encode_views(model.dino, model.upsrt, scene.views)
+        tokens = model.set_latents(scene.views)
     torch.testing.assert_close(tokens, scene.tokens, atol=1e-3, rtol=0)
 
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from upfusion_core.models.networks import Networks
 from upfusion_core.models.stable_diffusion import decode_latents, encode_images
-from upfusion_core.pipeline.novel_views import condition_views, encode_views
 from upfusion_core.pipeline.prior import DiffusersPrior
 from upfusion_core.pipeline.sampling import alphas_cumprod
+from upfusion_core.pipeline.upfusion import HostedUpFusion
 from upfusion_core.support.errors import InputError
 from upfusion_core.training.batches import BatchRandom
 from upfusion_core.training.initial import initial_networks
@@ -79,9 +79,18 @@ def test_diffusion_trains_what_inference_computes() -> None:
     batch = TinySource(1).batch(2)
     inputs = stage.inputs(batch, BatchRandom(0))
     views = InputViews(batch.photos[0], torch.ones_like(batch.photos[0, :, :1]), torch.full((3, 2), 4.5))
-    scene = SceneEncoding(encode_views(networks.dino, networks.upsrt, views), batch.references)
-    cond = condition_views(networks.upsrt, scene, batch.cameras, latent_size=8, levels=2, text=text)
     prior = DiffusersPrior(networks, 8)
+    model = HostedUpFusion(
+        stage.config.model,
+        dino=networks.dino,
+        upsrt=networks.upsrt,
+        prior=prior,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+        text=text,
+        model_id="",
+    )
+    cond = model.condition(SceneEncoding(model.set_latents(views), batch.references), batch.cameras)
     with torch.no_grad():
         latents = encode_images(networks.vae, batch.targets[0], inputs["posterior_noise"])
         alpha = alphas_cumprod()[inputs["timesteps"]][:, None, None, None]
