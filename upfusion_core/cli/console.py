@@ -109,7 +109,7 @@ def answer(text: str) -> None:
 def progress(title: str) -> Iterator[OnProgress]:
     """A bar with elapsed and remaining time; where stderr is not a terminal, one line that says what begins.
 
-    What is told how far the stage is raises KeyboardInterrupt if Ctrl-C was pressed (see interrupt.patient).
+    What is told how far the stage is raises KeyboardInterrupt if Ctrl-C was pressed (see patient).
     """
     console = Console(stderr=True)
     if not console.is_terminal:

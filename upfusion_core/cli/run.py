@@ -312,8 +312,7 @@ class Run:
         """
         if not self._begun:
             return self.resumed
-        checkpoints = [name for name in self.record.temporary_files if not name.endswith(".png")]
-        kept = self._worth_keeping or any((self.folder / name).is_file() for name in checkpoints)
+        kept = self._worth_keeping or any((self.folder / name).is_file() for name in self.record.temporary_files)
         if kept and (self.resumed or self.seconds >= cheap):
             self.record.status = status
             self._save()
