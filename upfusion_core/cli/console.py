@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +68,9 @@ def _press_again() -> None:
 
 
 if TYPE_CHECKING:
-    from ..types import OnProgress
+    from torch import Tensor
+
+    from ..types import OnStep
 
 
 def tolerate_narrow_encodings() -> None:
@@ -106,15 +108,15 @@ def answer(text: str) -> None:
 
 
 @contextmanager
-def progress(title: str) -> Iterator[OnProgress]:
+def progress(title: str) -> Iterator[OnStep]:
     """A bar with elapsed and remaining time; where stderr is not a terminal, one line that says what begins.
 
-    What is told how far the stage is raises KeyboardInterrupt if Ctrl-C was pressed (see patient).
+    What it yields raises KeyboardInterrupt if Ctrl-C was pressed (see patient).
     """
     console = Console(stderr=True)
     if not console.is_terminal:
         say(f"{title} ...")
-        yield lambda done: check()
+        yield lambda step, total, preview: check()
         return
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -128,11 +130,11 @@ def progress(title: str) -> Iterator[OnProgress]:
     with Progress(*columns, console=console) as bars:
         task = bars.add_task(title, total=1.0)
 
-        def advance(done: float) -> None:
-            bars.update(task, completed=done)
+        def on_step(step: int, total: int, preview: Callable[[], Tensor] | None) -> None:
+            bars.update(task, completed=step / total)
             check()
 
-        yield advance
+        yield on_step
 
 
 def duration(seconds: float) -> str:

@@ -89,13 +89,13 @@ def _save_sheet(run: Run, field: RadianceField, example: ExampleViews) -> None:
         return
     count = len(example.cameras)
     predicted = [load_png(run.folder / f"predictions/{index:03d}.png") for index in range(count)]
-    with run.stage("sheet"), progress("Rendering the contact sheet") as advance:
+    with run.stage("sheet"), progress("Rendering the contact sheet") as on_step:
         columns = {
             "photos": example.photos,
             "truth": example.truth,
             "prediction": torch.stack(predicted),
             "2D samples": saved_views(run, count),
-            "3D field": rendered(field, example.cameras, SHEET_SIZE, advance),
+            "3D field": rendered(field, example.cameras, SHEET_SIZE, on_step),
         }
         rows = [f"view {number}" for number in range(1, count + 1)]
         with run.writing("sheet.png") as path:

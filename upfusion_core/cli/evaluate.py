@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..config.commands import MODEL, PROCEDURAL, Evaluate
+from ..config.commands import PROCEDURAL, Evaluate
 from ..support.errors import InputError
+from ..support.files import BUNDLED_NAME
 from .console import duration, progress, say
 from .inputs import NO_MODEL, load_model
 from .options import recorded, settled
 from .run import Run, open_run, package_versions
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ..config import EvaluationConfig
     from ..data.views import MultiViewDataset
     from ..evaluation.protocol import Group
@@ -39,7 +37,7 @@ def completed(command: Evaluate, *, new: bool) -> Evaluate:
     """What is left out is filled in by what else is asked for."""
     from ..models.checkpoint import recommended_guidance
 
-    networks = replace(command.networks, model=command.networks.model or MODEL)
+    networks = replace(command.networks, model=command.networks.model or BUNDLED_NAME)
     split, held_out = command.split, command.held_out
     if command.data is None:
         raise InputError("--data is needed, got none; give procedural, or the folder of a data set")
@@ -52,7 +50,7 @@ def completed(command: Evaluate, *, new: bool) -> Evaluate:
             raise InputError("--held-out is beside the splits test and validation of procedural objects; leave it out")
     elif held_out is None and new:
         held_out = command.objects // 10 * 2
-    guidance = recommended_guidance(networks.model or MODEL) if command.guidance is None else command.guidance
+    guidance = recommended_guidance(networks.model or BUNDLED_NAME) if command.guidance is None else command.guidance
     photos = tuple(sorted(command.photos))
     return replace(command, networks=networks, split=split, held_out=held_out, guidance=guidance, photos=photos)
 
@@ -89,11 +87,7 @@ def _evaluate(run: Run, command: Evaluate) -> None:
     run.check_model(model.model_id)
     run.note(device=f"{model.device}, {str(model.dtype).removeprefix('torch.')}")
     about = {name: settings[name] for name in ("model", "data", "split", "objects", "dtype") if settings[name]}
-    with run.stage("evaluate"), progress(f"Evaluating {len(indices)} objects") as advance:
-
-        def on_step(step: int, total: int, preview: Callable[[], Tensor] | None) -> None:
-            advance(step / total)
-
+    with run.stage("evaluate"), progress(f"Evaluating {len(indices)} objects") as on_step:
         report = evaluate(
             model, dataset, indices, run.folder, config, groups=groups, lpips=lpips,
             about=about | inputs | {"versions": package_versions()}, writing=run.writing,

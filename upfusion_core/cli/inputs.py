@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from ..config.commands import MODEL, Demo, Networks, Photos, Predict, Reconstruct, Sampler, Views
+from ..config.commands import Demo, Networks, Photos, Predict, Reconstruct, Sampler, Views
 from ..geometry import cameras_from_matrices, orbit_cameras
 from ..models.checkpoint import recommended_guidance
 from ..pipeline.prepare import prepare_views
 from ..support.devices import resolve_device
 from ..support.errors import InputError
-from ..support.files import reading
+from ..support.files import BUNDLED_NAME, reading
 from ..support.json_text import read_json, shown
 from ..types import REFERENCE_FOCAL, Cameras, InputViews
 from .console import say
@@ -31,7 +31,7 @@ Command = TypeVar("Command", bound="Demo | Reconstruct | Views | Predict")
 
 MAX_CAMERAS = 10_000
 """In one list."""
-NO_MODEL = f"no --model given, so this takes {MODEL}, the small model that comes with the package"
+NO_MODEL = f"no --model given, so this takes {BUNDLED_NAME}, the small model that comes with the package"
 
 _ORBIT_KEYS = {"azimuth_degrees", "elevation_degrees", "distance"}
 _MATRIX_KEYS = {"camera_to_world", "focal"}
@@ -66,10 +66,10 @@ def opened(
         if command.networks.model is None and not run.resumed:
             say(NO_MODEL)
         command = settled(command, given, run)
-        networks = replace(command.networks, model=command.networks.model or MODEL)
+        networks = replace(command.networks, model=command.networks.model or BUNDLED_NAME)
         command = replace(command, networks=networks)
         if not isinstance(command, Predict) and command.sampler.guidance is None:
-            guidance = recommended_guidance(networks.model or MODEL)
+            guidance = recommended_guidance(networks.model or BUNDLED_NAME)
             command = replace(command, sampler=replace(command.sampler, guidance=guidance))
         photos = photos_of(command)
         cameras = command.orbit.cameras if isinstance(command, Views | Predict) else None
@@ -94,7 +94,7 @@ def load_model(networks: Networks, sampler: Sampler | None = None) -> UpFusion:
         if sampler.prompt:
             tokenize(sampler.prompt)
     dtype = None if networks.dtype == "auto" else getattr(torch, networks.dtype)
-    return UpFusion.load(networks.model or MODEL, device=resolve_device(networks.device), dtype=dtype)
+    return UpFusion.load(networks.model or BUNDLED_NAME, device=resolve_device(networks.device), dtype=dtype)
 
 
 def _prepared(photos: Photos, size: int) -> InputViews:

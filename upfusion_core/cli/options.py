@@ -18,8 +18,9 @@ import typer
 
 from ..config import from_value, options
 from ..config.base import Option
-from ..config.commands import MODEL, PROCEDURAL, Flag
+from ..config.commands import PROCEDURAL, Flag
 from ..support.errors import InputError
+from ..support.files import BUNDLED_NAME
 from .run import Run
 
 Kind = TypeVar("Kind")
@@ -110,7 +111,7 @@ class Leaf:
             return [self.written(item) for item in value]
         if isinstance(value, Path):
             return str(value.absolute())
-        if self.flag.place and value not in (None, MODEL, PROCEDURAL) and os.path.exists(value):
+        if self.flag.place and value not in (None, BUNDLED_NAME, PROCEDURAL) and os.path.exists(value):
             return str(Path(value).absolute())
         return value
 

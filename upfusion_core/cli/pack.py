@@ -59,7 +59,7 @@ def _pack(run: Run, command: Pack) -> None:
     def remember(state: PackState) -> None:
         write_json(run.temporary(UNFINISHED_NAME), state.to_dict())
 
-    with run.stage("pack"), progress(f"Packing {len(indices)} objects") as advance:
+    with run.stage("pack"), progress(f"Packing {len(indices)} objects") as on_step:
         state = pack_shards(
             dataset,
             indices,
@@ -70,7 +70,7 @@ def _pack(run: Run, command: Pack) -> None:
             shard_bytes=round(command.shard_size * 1e6),
             state=state,
             on_shard=remember,
-            on_step=lambda done, total: advance(done / total),
+            on_step=lambda done, total: on_step(done, total, None),
         )
     facts = {name: value for name, value in run.record.settings.items() if value is not None}
     content = index_content(state.shards, {"packed": facts, "skipped": state.skipped})

@@ -57,12 +57,12 @@ def _run(name: str, command: Views | Predict, given: frozenset[str]) -> None:
 
 
 def _predict(run: Run, model: UpFusion, scene: SceneEncoding, cameras: Cameras, size: int) -> None:
-    with run.stage("views"), progress(f"Predicting {len(cameras)} views") as advance:
+    with run.stage("views"), progress(f"Predicting {len(cameras)} views") as on_step:
         for index, camera in enumerate(cameras):
             rgb = model.predict(scene, camera, size=size)[0]
             with run.writing(view_name(index)) as path:
                 save_png(path, rgb)
-            advance((index + 1) / len(cameras))
+            on_step(index + 1, len(cameras), None)
 
 
 def save_photos(run: Run, views: InputViews) -> None:
@@ -98,18 +98,18 @@ def sample_views(run: Run, model: UpFusion, scene: SceneEncoding, cameras: Camer
         return
     sampling = sampler.of_views()
     run.note(view_sampler=sampling)
-    with run.stage("views"), progress(f"Sampling {len(missing)} views") as advance:
+    with run.stage("views"), progress(f"Sampling {len(missing)} views") as on_step:
         for first in range(0, len(missing), sampler.batch_size):
             chosen = missing[first : first + sampler.batch_size]
 
-            def on_step(
+            def within(
                 step: int,
                 total: int,
                 preview: Callable[[], Tensor] | None,
                 before: int = first,
                 here: int = len(chosen),
             ) -> None:
-                advance((before + here * step / total) / len(missing))
+                on_step(before * total + here * step, len(missing) * total, preview)
 
             novel = model.sample(
                 scene,
@@ -118,7 +118,7 @@ def sample_views(run: Run, model: UpFusion, scene: SceneEncoding, cameras: Camer
                 prompt=sampler.prompt,
                 seeds=[sampler.seed + index for index in chosen],
                 batch_size=sampler.batch_size,
-                on_step=on_step,
+                on_step=within,
             )
             for index, rgb in zip(chosen, novel.rgb, strict=True):
                 with run.writing(view_name(index)) as path:

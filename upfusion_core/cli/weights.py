@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from ..config.commands import Convert, Info
 from ..models.checkpoint import CheckpointInfo, describe, weights_path
@@ -30,19 +27,12 @@ def run_convert(command: Convert, given: frozenset[str]) -> None:
         refuse_existing(*targets, source=origin, force=command.force)
         sources = {"weights": str(origin.absolute())}
         with recorded_files(record_path, "convert", {"dtype": command.dtype}, sources) as record:
-            files = _converted(origin, destination, command.dtype)
+            dtype = getattr(torch, command.dtype) if command.dtype else None
+            with progress(f"Converting {origin.name}") as on_step:
+                files = convert(origin, destination, dtype=dtype, on_step=on_step)
             record.files = [str(path) for path in files]
     took, size = duration(sum(record.timings_seconds.values())), sum(path.stat().st_size for path in files)
     answer(f"Wrote {destination} ({_bytes(size)}) in {took}; record in {record_path}")
-
-
-def _converted(origin: Path, destination: Path, dtype: str | None) -> list[Path]:
-    with progress(f"Converting {origin.name}") as advance:
-
-        def on_step(step: int, total: int, preview: Callable[[], Tensor] | None) -> None:
-            advance(step / total)
-
-        return convert(origin, destination, dtype=getattr(torch, dtype) if dtype else None, on_step=on_step)
 
 
 def run_info(command: Info, given: frozenset[str]) -> None:
