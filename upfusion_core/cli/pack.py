@@ -11,8 +11,8 @@ from ..support.errors import InputError
 from ..support.files import write_json
 from ..support.json_text import read_json
 from .console import duration, progress, say
-from .options import recorded, settled
-from .run import Run, open_run
+from .options import planned_run
+from .run import Run
 
 if TYPE_CHECKING:
     from ..data.shards import PackState
@@ -25,13 +25,8 @@ RENDERED_VIEWS = 24
 
 def run_pack(command: Pack, given: frozenset[str]) -> None:
     """Shards and their index in the run's folder; shards that were written before are left as they are."""
-    folder = command.folder
-    with open_run(folder.output, "pack", resume=folder.resume, force=folder.force) as run:
-        command = _completed(settled(command, given, run))
-        run.plan(recorded(command, "settings"), {}, {})
-        if run.already_finished:
-            run.begin()
-        else:
+    with planned_run("pack", command, given, lambda command, run: (_completed(command), {})) as (run, command):
+        if not run.already_finished:
             _pack(run, command)
 
 

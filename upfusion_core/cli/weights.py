@@ -8,7 +8,7 @@ from dataclasses import asdict
 import torch
 
 from ..config.commands import Convert, Info
-from ..models.checkpoint import CheckpointInfo, describe, weights_path
+from ..models.checkpoint import describe, weights_path
 from ..models.convert import convert
 from ..support.files import check_target
 from .console import answer, duration, progress
@@ -45,26 +45,19 @@ def run_info(command: Info, given: frozenset[str]) -> None:
     if output is not None:
         with recorded_files(output, "info", {}, {"weights": str(weights_path(weights).absolute())}) as record:
             record.note(checkpoint=asdict(content))
-    for line in _lines(content):
-        answer(line)
-    if output is not None:
-        answer(f"Wrote {output}")
-
-
-def _lines(content: CheckpointInfo) -> list[str]:
-    size = content.config.image_size
-    lines = [f"{content.path}: {content.layout}, pictures of {size} x {size} pixels"]
-    width = max(len(name) for name in content.parts)
+    size, width = content.config.image_size, max(len(name) for name in content.parts)
+    answer(f"{content.path}: {content.layout}, pictures of {size} x {size} pixels")
     for name, part in content.parts.items():
-        lines.append(
+        answer(
             f"  {name:{width}}  {part.tensors:5d} tensors  {part.parameters / 1e6:9.2f} M parameters  "
             f"{_bytes(part.bytes):>9}  {', '.join(part.dtypes)}"
         )
-    lines.append(f"  text: {content.text}")
+    answer(f"  text: {content.text}")
     for name, value in content.facts.items():
         fact = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        lines.append(f"  {name.replace('_', ' ')}: {fact}")
-    return lines
+        answer(f"  {name.replace('_', ' ')}: {fact}")
+    if output is not None:
+        answer(f"Wrote {output}")
 
 
 def _bytes(count: int) -> str:
