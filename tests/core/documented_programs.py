@@ -18,10 +18,10 @@ import tiny_training
 from documented import Command
 from typer.testing import CliRunner
 
-from upfusion_core.cli import train as training
 from upfusion_core.cli.app import COMMANDS, app
 from upfusion_core.cli.options import leaves
 from upfusion_core.config import TrainConfig
+from upfusion_core.config.training import TRAIN_PRESETS
 
 ROOT = Path(__file__).resolve().parents[2]
 MOST = {
@@ -73,7 +73,7 @@ def made_small(words: tuple[str, ...], folder: Path) -> list[str]:
             word = str(min(int(word), MOST[before]))
         elif before in ("--data", "--model", "-m", "--init") and word not in ("mini", "procedural"):
             word = _standing_in(word, folder)
-        elif before == "--config" and word in training.PRESETS:
+        elif before == "--config" and word in TRAIN_PRESETS:
             TrainConfig.preset(word, rest[0])
             config = tiny_training.tiny_config(rest[0], steps=1, batch_size=1)
             (folder / f"{rest[0]}.json").write_text(json.dumps(config.to_dict()), encoding="utf-8")

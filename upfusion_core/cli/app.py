@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from importlib import import_module
 from itertools import pairwise
-from typing import Annotated, Any, ParamSpec
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -56,22 +55,32 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Parameters = ParamSpec("Parameters")
-
 NO_MEMORY = (
     "memory must suffice for the work, but does not, even in the smallest pieces; close other programs, choose a "
     "smaller --batch-size or --texture-size where there is one, or --device cpu"
 )
 
 
-def _reporting(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
-    """Turns errors that the user can put right into one sentence and exit code 2, Ctrl-C into one and 130."""
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        answer(package_version())
+        raise typer.Exit
 
-    @functools.wraps(command)
-    def wrapped(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
+
+def _add(name: str, kind: type, module: str) -> None:
+    """Errors that the user can put right end a command by one sentence and exit code 2, Ctrl-C by one and 130."""
+
+    def run(options: Any, given: frozenset[str]) -> None:  # noqa: ANN401 - of type `kind`
+        getattr(import_module(f".{module}", __package__), f"run_{name}")(options, given)
+
+    called = command(kind, name, run)
+
+    @functools.wraps(called)
+    def reporting(**values: Any) -> None:  # noqa: ANN401 - what typer made of the words
         try:
             with patient():
-                command(*args, **kwargs)
+                called(**values)
         except UpFusionError as error:
             say(f"Error: {error}")
             raise typer.Exit(2) from None
@@ -86,21 +95,7 @@ def _reporting(command: Callable[Parameters, None]) -> Callable[Parameters, None
             say(f"Error: {NO_MEMORY}")
             raise typer.Exit(2) from None
 
-    return wrapped
-
-
-@app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
-    if version:
-        answer(package_version())
-        raise typer.Exit
-
-
-def _add(name: str, kind: type, module: str) -> None:
-    def run(options: Any, given: frozenset[str]) -> None:  # noqa: ANN401 - of type `kind`
-        getattr(import_module(f".{module}", __package__), f"run_{name}")(options, given)
-
-    app.command(name)(_reporting(command(kind, name, run)))
+    app.command(name)(reporting)
 
 
 for _name, (_kind, _module) in COMMANDS.items():

@@ -7,10 +7,9 @@ import os
 import signal
 import sys
 import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -31,12 +30,21 @@ def patient() -> Iterator[None]:
         return
     timers: list[threading.Timer] = []
 
+    def press_again() -> None:
+        if not _pressed.is_set():
+            return
+        main = threading.main_thread().ident
+        if hasattr(signal, "pthread_kill") and main is not None:  # a signal also wakes a thread that waits
+            signal.pthread_kill(main, signal.SIGINT)
+        else:
+            _thread.interrupt_main()
+
     def press(number: int, frame: object) -> None:
         if _pressed.is_set() or timers:
             _pressed.clear()
             raise KeyboardInterrupt
         _pressed.set()
-        timers.append(threading.Timer(PATIENCE_SECONDS, _press_again))
+        timers.append(threading.Timer(PATIENCE_SECONDS, press_again))
         timers[0].daemon = True
         timers[0].start()
 
@@ -57,31 +65,10 @@ def check() -> None:
         raise KeyboardInterrupt
 
 
-def _press_again() -> None:
-    if not _pressed.is_set():
-        return
-    main = threading.main_thread().ident
-    if hasattr(signal, "pthread_kill") and main is not None:  # a signal also wakes a thread that waits
-        signal.pthread_kill(main, signal.SIGINT)
-    else:
-        _thread.interrupt_main()
-
-
 if TYPE_CHECKING:
-    from ..types import OnProgress
+    from torch import Tensor
 
-
-def tolerate_narrow_encodings() -> None:
-    """Lets consoles that know few letters (cp1252) replace the others instead of ending the program."""
-    streams: tuple[Any, ...] = (sys.stdout, sys.stderr)
-    for stream in streams:
-        with suppress(AttributeError, ValueError):  # replaced by a test or a host, or already closed
-            stream.reconfigure(errors="replace")
-
-
-def plain_warnings() -> None:
-    """Shows the library's warnings as sentences, without the place in the source."""
-    warnings.formatwarning = lambda message, *_, **__: f"Warning: {message}\n"
+    from ..types import OnStep
 
 
 def say(text: str) -> None:
@@ -106,15 +93,15 @@ def answer(text: str) -> None:
 
 
 @contextmanager
-def progress(title: str) -> Iterator[OnProgress]:
+def progress(title: str) -> Iterator[OnStep]:
     """A bar with elapsed and remaining time; where stderr is not a terminal, one line that says what begins.
 
-    What is told how far the stage is raises KeyboardInterrupt if Ctrl-C was pressed (see interrupt.patient).
+    What it yields raises KeyboardInterrupt if Ctrl-C was pressed (see patient).
     """
     console = Console(stderr=True)
     if not console.is_terminal:
         say(f"{title} ...")
-        yield lambda done: check()
+        yield lambda step, total, preview: check()
         return
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -128,11 +115,11 @@ def progress(title: str) -> Iterator[OnProgress]:
     with Progress(*columns, console=console) as bars:
         task = bars.add_task(title, total=1.0)
 
-        def advance(done: float) -> None:
-            bars.update(task, completed=done)
+        def on_step(step: int, total: int, preview: Callable[[], Tensor] | None) -> None:
+            bars.update(task, completed=step / total)
             check()
 
-        yield advance
+        yield on_step
 
 
 def duration(seconds: float) -> str:

@@ -42,7 +42,20 @@ def run_demo(command: Demo, given: frozenset[str]) -> None:
                 field = _field(run, command, photos, example, start)
             else:
                 run.begin()
-            _save_sheet(run, field, example)
+            if not run.finished("sheet"):
+                count = len(example.cameras)
+                predicted = [load_png(run.folder / f"predictions/{index:03d}.png") for index in range(count)]
+                with run.stage("sheet"), progress("Rendering the contact sheet") as on_step:
+                    columns = {
+                        "photos": example.photos,
+                        "truth": example.truth,
+                        "prediction": torch.stack(predicted),
+                        "2D samples": saved_views(run, count),
+                        "3D field": rendered(field, example.cameras, SHEET_SIZE, on_step),
+                    }
+                    rows = [f"view {number}" for number in range(1, count + 1)]
+                    with run.writing("sheet.png") as path:
+                        save_png(path, labelled_sheet(columns, rows, SHEET_SIZE))
             save_turntable(run, field, TURNTABLE_SIZE)
             save_mesh(run, field, SURFACE, ("glb",))
         run.tell(f"Demo in {run.folder} ({duration(run.seconds)})")
@@ -64,42 +77,18 @@ def _field(run: Run, command: Demo, photos: ReadPhotos, example: ExampleViews, s
     scene = encode(run, model, views, PHOTO_ELEVATION_DEGREES)
     if not run.finished("prediction"):
         rgb = model.predict(scene, example.cameras, size=PREDICTION_SIZE, pixel_centers=True)
-        _save_prediction(run, rgb, example, start)
+        with run.stage("prediction", keep=False):
+            for index, picture in enumerate(rgb):
+                with run.writing(f"predictions/{index:03d}.png", keep=False) as path:
+                    save_png(path, picture)
+            for name, pictures in (("truth.png", example.truth), ("prediction.png", rgb)):
+                with run.writing(name, keep=False) as path:
+                    save_png(path, contact_sheet(pictures))
+        say(f"First picture after {duration(time.monotonic() - start)}: {run.folder / 'prediction.png'}")
     sample_views(run, model, scene, example.cameras, command.sampler)
     with run.writing("views.png") as path:
         save_png(path, contact_sheet(saved_views(run, len(example.cameras))))
     return fit_field(run, model, scene, config, command.sampler, recorded(command, "settings"), PREVIEW_EVERY)
-
-
-def _save_prediction(run: Run, rgb: Tensor, example: ExampleViews, start: float) -> None:
-    """truth.png, prediction.png and predictions/NNN.png."""
-    with run.stage("prediction", keep=False):
-        for index, picture in enumerate(rgb):
-            with run.writing(f"predictions/{index:03d}.png", keep=False) as path:
-                save_png(path, picture)
-        for name, pictures in (("truth.png", example.truth), ("prediction.png", rgb)):
-            with run.writing(name, keep=False) as path:
-                save_png(path, contact_sheet(pictures))
-    say(f"First picture after {duration(time.monotonic() - start)}: {run.folder / 'prediction.png'}")
-
-
-def _save_sheet(run: Run, field: RadianceField, example: ExampleViews) -> None:
-    """sheet.png: what goes in, what is true, and what each stage made, a row a camera."""
-    if run.finished("sheet"):
-        return
-    count = len(example.cameras)
-    predicted = [load_png(run.folder / f"predictions/{index:03d}.png") for index in range(count)]
-    with run.stage("sheet"), progress("Rendering the contact sheet") as advance:
-        columns = {
-            "photos": example.photos,
-            "truth": example.truth,
-            "prediction": torch.stack(predicted),
-            "2D samples": saved_views(run, count),
-            "3D field": rendered(field, example.cameras, SHEET_SIZE, advance),
-        }
-        rows = [f"view {number}" for number in range(1, count + 1)]
-        with run.writing("sheet.png") as path:
-            save_png(path, labelled_sheet(columns, rows, SHEET_SIZE))
 
 
 def labelled_sheet(columns: Mapping[str, Tensor], rows: Sequence[str], size: int) -> Tensor:

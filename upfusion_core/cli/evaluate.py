@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..config.commands import MODEL, PROCEDURAL, Evaluate
+from ..config.commands import PROCEDURAL, Evaluate
 from ..support.errors import InputError
+from ..support.files import BUNDLED_NAME
 from .console import duration, progress, say
-from .inputs import NO_MODEL, load_model
-from .options import recorded, settled
-from .run import Run, open_run, package_versions
+from .inputs import load_model
+from .options import planned_run, recorded
+from .run import Run, package_versions
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ..config import EvaluationConfig
     from ..data.views import MultiViewDataset
     from ..evaluation.protocol import Group
@@ -23,15 +21,12 @@ if TYPE_CHECKING:
 
 def run_evaluate(command: Evaluate, given: frozenset[str]) -> None:
     """Tables, plots and pictures in the run's folder; objects that were measured before are left as they are."""
-    folder = command.folder
-    with open_run(folder.output, "evaluate", resume=folder.resume, force=folder.force) as run:
-        if command.networks.model is None and not run.resumed:
-            say(NO_MODEL)
-        command = completed(settled(command, given, run), new=not run.resumed)
-        run.plan(recorded(command, "settings"), {}, {})
-        if run.already_finished:
-            run.begin()
-        else:
+
+    def completion(command: Evaluate, run: Run) -> tuple[Evaluate, dict[str, Any]]:
+        return completed(command, new=not run.resumed), {}
+
+    with planned_run("evaluate", command, given, completion) as (run, command):
+        if not run.already_finished:
             _evaluate(run, command)
 
 
@@ -39,7 +34,7 @@ def completed(command: Evaluate, *, new: bool) -> Evaluate:
     """What is left out is filled in by what else is asked for."""
     from ..models.checkpoint import recommended_guidance
 
-    networks = replace(command.networks, model=command.networks.model or MODEL)
+    networks = replace(command.networks, model=command.networks.model or BUNDLED_NAME)
     split, held_out = command.split, command.held_out
     if command.data is None:
         raise InputError("--data is needed, got none; give procedural, or the folder of a data set")
@@ -52,7 +47,7 @@ def completed(command: Evaluate, *, new: bool) -> Evaluate:
             raise InputError("--held-out is beside the splits test and validation of procedural objects; leave it out")
     elif held_out is None and new:
         held_out = command.objects // 10 * 2
-    guidance = recommended_guidance(networks.model or MODEL) if command.guidance is None else command.guidance
+    guidance = recommended_guidance(networks.model or BUNDLED_NAME) if command.guidance is None else command.guidance
     photos = tuple(sorted(command.photos))
     return replace(command, networks=networks, split=split, held_out=held_out, guidance=guidance, photos=photos)
 
@@ -79,7 +74,12 @@ def _evaluate(run: Run, command: Evaluate) -> None:
     config = evaluation_config(command)
     model = load_model(command.networks)
     dataset = _dataset(command, model.image_size)
-    indices = _indices(command, len(dataset))
+    wanted, available = command.objects, len(dataset)
+    if wanted > available:
+        raise InputError(f"{command.data} holds {available} objects, got --objects {wanted}; ask for fewer")
+    # the first objects of a split, which are in no order; of a folder, which is sorted, some spread evenly
+    places = range(wanted)
+    indices = list(places) if command.data == PROCEDURAL else [place * available // wanted for place in places]
     groups = _groups(command, dataset, len(indices))
     lpips = None if command.lpips is None else load_lpips(command.lpips, model.device)
     settings = recorded(command, "settings")
@@ -89,11 +89,7 @@ def _evaluate(run: Run, command: Evaluate) -> None:
     run.check_model(model.model_id)
     run.note(device=f"{model.device}, {str(model.dtype).removeprefix('torch.')}")
     about = {name: settings[name] for name in ("model", "data", "split", "objects", "dtype") if settings[name]}
-    with run.stage("evaluate"), progress(f"Evaluating {len(indices)} objects") as advance:
-
-        def on_step(step: int, total: int, preview: Callable[[], Tensor] | None) -> None:
-            advance(step / total)
-
+    with run.stage("evaluate"), progress(f"Evaluating {len(indices)} objects") as on_step:
         report = evaluate(
             model, dataset, indices, run.folder, config, groups=groups, lpips=lpips,
             about=about | inputs | {"versions": package_versions()}, writing=run.writing,
@@ -131,13 +127,3 @@ def _groups(command: Evaluate, dataset: MultiViewDataset, objects: int) -> list[
     if not command.held_out:
         return []
     return held_out_groups(ProceduralObjects("held_out", size=dataset.size), command.held_out)
-
-
-def _indices(command: Evaluate, available: int) -> list[int]:
-    """The first objects of a split, which are in no order; of a folder, which is sorted, some spread evenly."""
-    wanted = command.objects
-    if wanted > available:
-        raise InputError(f"{command.data} holds {available} objects, got --objects {wanted}; ask for fewer")
-    if command.data == PROCEDURAL:
-        return list(range(wanted))
-    return [place * available // wanted for place in range(wanted)]

@@ -11,18 +11,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from ..config.commands import MODEL, Demo, Networks, Photos, Predict, Reconstruct, Sampler, Views
+from ..config.commands import Demo, Networks, Photos, Predict, Reconstruct, Sampler, Views
 from ..geometry import cameras_from_matrices, orbit_cameras
 from ..models.checkpoint import recommended_guidance
 from ..pipeline.prepare import prepare_views
 from ..support.devices import resolve_device
 from ..support.errors import InputError
-from ..support.files import reading
+from ..support.files import BUNDLED_NAME, reading
 from ..support.json_text import read_json, shown
 from ..types import REFERENCE_FOCAL, Cameras, InputViews
-from .console import say
-from .options import recorded, settled
-from .run import Run, open_run
+from .options import planned_run
+from .run import Run
 
 if TYPE_CHECKING:
     from ..pipeline.upfusion import UpFusion
@@ -31,7 +30,6 @@ Command = TypeVar("Command", bound="Demo | Reconstruct | Views | Predict")
 
 MAX_CAMERAS = 10_000
 """In one list."""
-NO_MODEL = f"no --model given, so this takes {MODEL}, the small model that comes with the package"
 
 _ORBIT_KEYS = {"azimuth_degrees", "elevation_degrees", "distance"}
 _MATRIX_KEYS = {"camera_to_world", "focal"}
@@ -61,25 +59,22 @@ def opened(
         given: names of the options that the command line gives.
         photos_of: the photos, which may follow from the settled options.
     """
-    folder = command.folder
-    with open_run(folder.output, name, resume=folder.resume, force=folder.force) as run:
-        if command.networks.model is None and not run.resumed:
-            say(NO_MODEL)
-        command = settled(command, given, run)
-        networks = replace(command.networks, model=command.networks.model or MODEL)
-        command = replace(command, networks=networks)
+    read: list[ReadPhotos] = []
+
+    def completed(command: Command, run: Run) -> tuple[Command, dict[str, Any]]:
+        model = command.networks.model or BUNDLED_NAME
+        command = replace(command, networks=replace(command.networks, model=model))
         if not isinstance(command, Predict) and command.sampler.guidance is None:
-            guidance = recommended_guidance(networks.model or MODEL)
-            command = replace(command, sampler=replace(command.sampler, guidance=guidance))
+            sampler = replace(command.sampler, guidance=recommended_guidance(model))
+            command = replace(command, sampler=sampler)
         photos = photos_of(command)
         cameras = command.orbit.cameras if isinstance(command, Views | Predict) else None
-        read = ReadPhotos(photos, _prepared(photos, 256))
+        read.append(ReadPhotos(photos, _prepared(photos, 256)))
         files = {"photos": photos.photos, "masks": photos.masks, "cameras": (cameras,) if cameras else ()}
-        checksums = {kind: [checksum(path) for path in paths] for kind, paths in files.items()}
-        run.plan(recorded(command, "settings"), recorded(command, "sources"), checksums)
-        if run.already_finished:
-            run.begin()
-        yield run, command, read
+        return command, {kind: [checksum(path) for path in paths] for kind, paths in files.items()}
+
+    with planned_run(name, command, given, completed) as (run, settled_command):
+        yield run, settled_command, read[0]
 
 
 def load_model(networks: Networks, sampler: Sampler | None = None) -> UpFusion:
@@ -94,7 +89,7 @@ def load_model(networks: Networks, sampler: Sampler | None = None) -> UpFusion:
         if sampler.prompt:
             tokenize(sampler.prompt)
     dtype = None if networks.dtype == "auto" else getattr(torch, networks.dtype)
-    return UpFusion.load(networks.model or MODEL, device=resolve_device(networks.device), dtype=dtype)
+    return UpFusion.load(networks.model or BUNDLED_NAME, device=resolve_device(networks.device), dtype=dtype)
 
 
 def _prepared(photos: Photos, size: int) -> InputViews:
@@ -111,16 +106,6 @@ def checksum(path: Path) -> str:
     return digest.hexdigest()
 
 
-def chosen_cameras(command: Views | Predict) -> Cameras:
-    """The cameras of a file, or else of an orbit that begins above photo 1's azimuth."""
-    orbit = command.orbit
-    if orbit.cameras is not None:
-        return read_cameras(orbit.cameras, command.photo_elevation)
-    azimuths = [360.0 * index / orbit.count for index in range(orbit.count)]
-    elevation = command.photo_elevation if orbit.elevation is None else orbit.elevation
-    return orbit_cameras(azimuths, elevation, orbit.distance)
-
-
 def read_cameras(path: Path, photo_elevation: float) -> Cameras:
     """Cameras from a JSON list.
 
@@ -133,19 +118,16 @@ def read_cameras(path: Path, photo_elevation: float) -> Cameras:
         raise InputError(
             f"{path} must hold a JSON list of cameras, 1 to {MAX_CAMERAS}, got {shown(entries, 40)}; see --help"
         )
-    labels = [f"{path}, camera {index}" for index in range(len(entries))]
-    pairs = zip(entries, labels, strict=True)
-    return Cameras.concatenate([_named_camera(entry, label, photo_elevation) for entry, label in pairs])
-
-
-def _named_camera(entry: Any, label: str, photo_elevation: float) -> Cameras:  # noqa: ANN401 - any JSON
-    """The camera of an entry; whatever is wrong with it names its file and number."""
-    try:
-        return _camera(entry, label, photo_elevation)
-    except InputError as error:
-        if str(error).startswith(label):
-            raise
-        raise InputError(f"{label}: {error}") from error
+    cameras = []
+    for index, entry in enumerate(entries):
+        label = f"{path}, camera {index}"
+        try:
+            cameras.append(_camera(entry, label, photo_elevation))
+        except InputError as error:
+            if str(error).startswith(label):
+                raise
+            raise InputError(f"{label}: {error}") from error
+    return Cameras.concatenate(cameras)
 
 
 def _camera(entry: Any, label: str, photo_elevation: float) -> Cameras:  # noqa: ANN401 - any JSON

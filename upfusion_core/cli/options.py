@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
@@ -18,11 +19,16 @@ import typer
 
 from ..config import from_value, options
 from ..config.base import Option
-from ..config.commands import MODEL, PROCEDURAL, Flag
+from ..config.commands import PROCEDURAL, Demo, Evaluate, Flag, Pack, Predict, Reconstruct, Views
 from ..support.errors import InputError
-from .run import Run
+from ..support.files import BUNDLED_NAME
+from .console import say
+from .run import Run, open_run
 
 Kind = TypeVar("Kind")
+InFolder = TypeVar("InFolder", bound="Demo | Reconstruct | Views | Predict | Evaluate | Pack")
+
+NO_MODEL = f"no --model given, so this takes {BUNDLED_NAME}, the small model that comes with the package"
 
 
 @dataclass(frozen=True)
@@ -110,7 +116,7 @@ class Leaf:
             return [self.written(item) for item in value]
         if isinstance(value, Path):
             return str(value.absolute())
-        if self.flag.place and value not in (None, MODEL, PROCEDURAL) and os.path.exists(value):
+        if self.flag.place and value not in (None, BUNDLED_NAME, PROCEDURAL) and os.path.exists(value):
             return str(Path(value).absolute())
         return value
 
@@ -172,6 +178,30 @@ def settled(config: Kind, given: frozenset[str], run: Run) -> Kind:
     defaults = {name: leaf.written(leaf.default) for name, leaf in known.items() if leaf.flag.section == "settings"}
     run.stored.settings = defaults | run.stored.settings
     return built(type(config), values)
+
+
+@contextmanager
+def planned_run(
+    name: str,
+    command: InFolder,
+    given: frozenset[str],
+    completed: Callable[[InFolder, Run], tuple[InFolder, dict[str, Any]]],
+) -> Iterator[tuple[Run, InFolder]]:
+    """The run's folder held, the command's options settled and planned; nothing is written yet.
+
+    Args:
+        given: names of the options that the command line gives.
+        completed: the settled options with what follows from them, and checksums of what is read.
+    """
+    folder = command.folder
+    with open_run(folder.output, name, resume=folder.resume, force=folder.force) as run:
+        if not isinstance(command, Pack) and command.networks.model is None and not run.resumed:
+            say(NO_MODEL)
+        command, inputs = completed(settled(command, given, run), run)
+        run.plan(recorded(command, "settings"), recorded(command, "sources"), inputs)
+        if run.already_finished:
+            run.begin()
+        yield run, command
 
 
 def command(kind: type[Kind], name: str, run: Callable[[Kind, frozenset[str]], None]) -> Callable[..., None]:

@@ -11,8 +11,8 @@ from ..support.errors import InputError
 from ..support.files import write_json
 from ..support.json_text import read_json
 from .console import duration, progress, say
-from .options import recorded, settled
-from .run import Run, open_run
+from .options import planned_run
+from .run import Run
 
 if TYPE_CHECKING:
     from ..data.shards import PackState
@@ -25,13 +25,8 @@ RENDERED_VIEWS = 24
 
 def run_pack(command: Pack, given: frozenset[str]) -> None:
     """Shards and their index in the run's folder; shards that were written before are left as they are."""
-    folder = command.folder
-    with open_run(folder.output, "pack", resume=folder.resume, force=folder.force) as run:
-        command = _completed(settled(command, given, run))
-        run.plan(recorded(command, "settings"), {}, {})
-        if run.already_finished:
-            run.begin()
-        else:
+    with planned_run("pack", command, given, lambda command, run: (_completed(command), {})) as (run, command):
+        if not run.already_finished:
             _pack(run, command)
 
 
@@ -59,7 +54,7 @@ def _pack(run: Run, command: Pack) -> None:
     def remember(state: PackState) -> None:
         write_json(run.temporary(UNFINISHED_NAME), state.to_dict())
 
-    with run.stage("pack"), progress(f"Packing {len(indices)} objects") as advance:
+    with run.stage("pack"), progress(f"Packing {len(indices)} objects") as on_step:
         state = pack_shards(
             dataset,
             indices,
@@ -70,7 +65,7 @@ def _pack(run: Run, command: Pack) -> None:
             shard_bytes=round(command.shard_size * 1e6),
             state=state,
             on_shard=remember,
-            on_step=lambda done, total: advance(done / total),
+            on_step=lambda done, total: on_step(done, total, None),
         )
     facts = {name: value for name, value in run.record.settings.items() if value is not None}
     content = index_content(state.shards, {"packed": facts, "skipped": state.skipped})

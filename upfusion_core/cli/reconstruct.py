@@ -25,7 +25,7 @@ from ..support.images import contact_sheet, save_png
 from ..surface.extract import require_packages
 from ..surface.mesh import MeshAsset, mesh_files, mesh_names
 from ..surface.mesh import save_mesh as write_mesh
-from ..types import Cameras, OnProgress, SceneEncoding
+from ..types import Cameras, OnStep, SceneEncoding
 from .console import answer, duration, progress
 from .inputs import ReadPhotos, load_model, opened
 from .options import recorded
@@ -132,7 +132,7 @@ def fit_field(
     with run.stage("field"), progress(f"Fitting the field ({config.preset})") as advance:
 
         def on_step(step: int, total: int, preview: Callable[[], Tensor] | None) -> None:
-            advance(step / total)
+            advance(step, total, preview)
             if preview is not None and preview_every and step % preview_every == 0:
                 with run.writing(PREVIEW_NAME, keep=False) as path:
                     save_png(path, preview())
@@ -171,14 +171,14 @@ def save_turntable(run: Run, field: RadianceField, size: int) -> None:
     cameras = orbit_cameras(
         [360.0 * index / TURNTABLE_FRAMES for index in range(TURNTABLE_FRAMES)], TURNTABLE_ELEVATION_DEGREES
     )
-    with run.stage("turntable"), progress("Rendering the turntable") as advance:
-        frames = rendered(field, cameras, size, advance)
+    with run.stage("turntable"), progress("Rendering the turntable") as on_step:
+        frames = rendered(field, cameras, size, on_step)
         with run.writing("turntable.gif") as path:
             save_video(path, frames)
 
 
 @torch.no_grad()
-def rendered(field: RadianceField, cameras: Cameras, size: int, advance: OnProgress) -> Tensor:
+def rendered(field: RadianceField, cameras: Cameras, size: int, on_step: OnStep) -> Tensor:
     """(Q, 3, size, size) of the field on white, on the CPU."""
     occupied = OccupancyGrid(field.aabb, cells=64)
     occupied.update(field.density, decay=0.0)
@@ -186,7 +186,7 @@ def rendered(field: RadianceField, cameras: Cameras, size: int, advance: OnProgr
     for index, camera in enumerate(cameras):
         seen = render_views(field, field.aabb, camera, size, sampling=TURNTABLE_SAMPLING, visible=occupied)
         frames.append(seen.rgb.cpu())
-        advance((index + 1) / len(cameras))
+        on_step(index + 1, len(cameras), None)
     return torch.cat(frames)
 
 
@@ -204,13 +204,13 @@ def save_mesh(run: Run, field: RadianceField, surface: Surface, formats: tuple[s
 
 
 def _extracted(field: RadianceField, surface: Surface) -> MeshAsset:
-    with progress("Extracting the mesh") as advance:
+    with progress("Extracting the mesh") as on_step:
         return field.extract_mesh(
             surface.resolution,
             surface.threshold,
             texture_size=surface.texture_size or None,
             faces=surface.faces,
-            on_step=lambda step, total, preview: advance(step / total),
+            on_step=on_step,
         )
 
 

@@ -213,7 +213,12 @@ class Run:
         self._check_inputs(*(self.folder / name for name in writes if name not in self.record.files))
         if self.previous is not None and not self.resumed:
             _remove_files(self.folder, self.previous)
-        _remove_partial_files(self.folder)
+        # what a run that was killed while writing left, which its record may not name; another run's folder within
+        # this one is left alone (see files.replacing)
+        within = [place for place in self.folder.iterdir() if place.is_dir() and not place.is_symlink()]
+        for place in (self.folder, *(place for place in within if not (place / RECORD_NAME).exists())):
+            for partial in place.glob(".*.partial*"):
+                partial.unlink(missing_ok=True)
         self._begun = True
         self._save()
 
@@ -312,8 +317,7 @@ class Run:
         """
         if not self._begun:
             return self.resumed
-        checkpoints = [name for name in self.record.temporary_files if not name.endswith(".png")]
-        kept = self._worth_keeping or any((self.folder / name).is_file() for name in checkpoints)
+        kept = self._worth_keeping or any((self.folder / name).is_file() for name in self.record.temporary_files)
         if kept and (self.resumed or self.seconds >= cheap):
             self.record.status = status
             self._save()
@@ -420,14 +424,3 @@ def _remove_files(folder: Path, record: Record) -> None:
         if path.parent != folder:
             with suppress(OSError):  # it holds other files
                 path.parent.rmdir()
-
-
-def _remove_partial_files(folder: Path) -> None:
-    """Removes what a run that was killed while writing left in its folders; see files.replacing.
-
-    Its record may not name them yet. Another run's folder within this one is left alone.
-    """
-    within = [place for place in folder.iterdir() if place.is_dir() and not place.is_symlink()]
-    for place in (folder, *(place for place in within if not (place / RECORD_NAME).exists())):
-        for partial in place.glob(".*.partial*"):
-            partial.unlink(missing_ok=True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any
 
+from ..config import STAGES, TrainConfig
 from ..config.commands import PROCEDURAL, Train
+from ..config.training import TRAIN_PRESETS
 from ..support.errors import InputError, OutputError
 from ..support.files import read_regular
 from ..support.json_text import LARGEST_JSON
@@ -18,9 +19,9 @@ from .options import leaves
 from .run import RECORD_NAME, open_run, read_record
 
 if TYPE_CHECKING:
-    from ..config import Stage, TrainConfig
     from ..training.batches import BatchSource
     from ..training.loop import TrainResult
+    from ..types import OnStep
     from .run import Run
 
     Made = tuple[TrainConfig, BatchSource, BatchSource]
@@ -29,8 +30,6 @@ PROCEDURAL_POOL = 8192
 """Objects that are drawn at once, in two seconds, and each seen 16 times from other sides before new ones come."""
 READERS = 8
 """Threads that read objects of a data set, where there are so many cores."""
-PRESETS = ("mini", "released")
-STAGE_NAMES = ("encoder", "autoencoder", "diffusion")
 
 
 def run_train(command: Train, given: frozenset[str]) -> None:
@@ -45,7 +44,7 @@ def run_train(command: Train, given: frozenset[str]) -> None:
 
     stored = read_record(folder.output / RECORD_NAME).settings if folder.resume else {}
     goes_on = folder.resume and (folder.output / STATE_NAME).is_file()
-    _call(command, _made(_settings(command, stored), command.device), goes_on, lambda done: None)
+    _call(command, _made(_settings(command, stored), command.device), goes_on, None)
 
 
 def _process(name: str) -> int:
@@ -82,8 +81,8 @@ def _train_in(run: Run, command: Train) -> None:
         initial_networks(config.model, command.init, seed=config.seed, required=frozen_parts(config))
     run.begin(_written_names())
     try:
-        with run.stage("train"), progress(f"Training the {config.stage}") as advance:
-            result = _call(command, made, goes_on, advance)
+        with run.stage("train"), progress(f"Training the {config.stage}") as on_step:
+            result = _call(command, made, goes_on, on_step)
     finally:
         for name in _written_names():  # on record, so that --force removes it and a stop keeps it
             if (run.folder / name).is_file():
@@ -95,7 +94,7 @@ def _train_in(run: Run, command: Train) -> None:
     run.tell(f"{result.model}: {result.step} steps{left} ({duration(result.elapsed)})")
 
 
-def _call(command: Train, made: Made, resume: bool, advance: Callable[[float], None]) -> TrainResult:
+def _call(command: Train, made: Made, resume: bool, on_step: OnStep | None) -> TrainResult:
     from ..training.loop import train
 
     return train(
@@ -105,26 +104,33 @@ def _call(command: Train, made: Made, resume: bool, advance: Callable[[float], N
         resume=resume,
         max_minutes=command.max_minutes,
         device=command.device,
-        on_step=lambda step, total, preview: advance(step / total),
+        on_step=on_step,
     )
 
 
 def _settings(command: Train, stored: dict[str, Any]) -> dict[str, Any]:
     """What shapes the result, as JSON: of the command line, and where that is silent, of the run that is continued."""
-    from ..config import TrainConfig
-
     names = {name: leaves(Train)[name].written(getattr(command, name)) for name in ("data", "validation")}
     names = {name: value or stored.get(name) for name, value in names.items()}
     if names["data"] is None:
         raise InputError("--data is needed, got none; give procedural, or the folder of a data set")
-    if command.config is None and stored:
+    name, stage, known = command.config, command.stage, ", ".join(TRAIN_PRESETS)
+    if name is None and stored:
         config = TrainConfig.from_dict(stored["config"], "run.json")
+    elif name is None:
+        raise InputError(f"--config is needed, got none; give {' or '.join(TRAIN_PRESETS)}, or a JSON file")
+    elif name in TRAIN_PRESETS:
+        if stage not in STAGES:
+            raise InputError(f"the stage must be one of {', '.join(STAGES)}, got {stage}; name it before the options")
+        config = TrainConfig.preset(name, stage)
     else:
-        config = _config(command.config, command.stage)
-    if command.stage not in (None, config.stage):
-        raise InputError(
-            f"the stage must be that of the configuration, {config.stage}, got {command.stage}; correct one"
-        )
+        try:
+            text = read_regular(Path(name), LARGEST_JSON).decode("utf-8-sig")
+            config = TrainConfig.from_json(text, str(Path(name)))
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"--config must be {known} or a JSON file, got {name} ({error})") from error
+    if stage not in (None, config.stage):
+        raise InputError(f"the stage must be that of the configuration, {config.stage}, got {stage}; correct one")
     changes = {name: getattr(command, name) for name in ("steps", "batch_size", "seed", "curriculum")}
     config = replace(config, **{name: value for name, value in changes.items() if value is not None})
     if any(config.curriculum) and names["data"] != PROCEDURAL:
@@ -132,25 +138,7 @@ def _settings(command: Train, stored: dict[str, Any]) -> dict[str, Any]:
     return {"config": json.loads(json.dumps(config.to_dict())), **names}
 
 
-def _config(name: str | None, stage: str | None) -> TrainConfig:
-    from ..config import TrainConfig
-
-    if name is None:
-        raise InputError(f"--config is needed, got none; give {' or '.join(PRESETS)}, or a JSON file")
-    if name not in PRESETS:
-        path = Path(name)
-        try:
-            return TrainConfig.from_json(read_regular(path, LARGEST_JSON).decode("utf-8-sig"), str(path))
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"--config must be {', '.join(PRESETS)} or a JSON file, got {name} ({error})") from error
-    if stage not in STAGE_NAMES:
-        raise InputError(f"the stage must be one of {', '.join(STAGE_NAMES)}, got {stage}; name it before the options")
-    return TrainConfig.preset(cast(Literal["mini", "released"], name), cast("Stage", stage))
-
-
 def _made(settings: dict[str, Any], device: str) -> Made:
-    from ..config import TrainConfig
-
     config = TrainConfig.from_dict(settings["config"], "the settings")
     validation = settings["validation"] or settings["data"]
     return config, _source(settings["data"], config, device), _source(validation, config, device, held_out=True)

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from ..config.commands import Predict, Sampler, Views
+from ..geometry import orbit_cameras
 from ..support.checks import check_shape
 from ..support.errors import InputError, MissingPackageError
 from ..support.images import contact_sheet, load_png, save_png, to_8bit
 from ..types import Cameras, InputViews, SceneEncoding
 from .console import duration, progress, say
-from .inputs import chosen_cameras, load_model, opened
+from .inputs import load_model, opened, read_cameras
 from .run import Run
 
 if TYPE_CHECKING:
@@ -40,29 +41,39 @@ def run_predict(command: Predict, given: frozenset[str]) -> None:
 def _run(name: str, command: Views | Predict, given: frozenset[str]) -> None:
     check_video(command.orbit.video)
     with opened(name, command, given, lambda command: command.photos) as (run, command, photos):
-        cameras = chosen_cameras(command)
+        orbit, elevation = command.orbit, command.photo_elevation
+        if orbit.cameras is None:
+            azimuths = [360.0 * index / orbit.count for index in range(orbit.count)]  # the first above photo 1's
+            cameras = orbit_cameras(azimuths, elevation if orbit.elevation is None else orbit.elevation, orbit.distance)
+        else:
+            cameras = read_cameras(orbit.cameras, elevation)
         if not run.already_finished:
             model = load_model(command.networks, command.sampler if isinstance(command, Views) else None)
             run.begin()
             views = photos.prepared(model.image_size)
             save_photos(run, views)
-            scene = encode(run, model, views, command.photo_elevation)
+            scene = encode(run, model, views, elevation)
             if isinstance(command, Views):
                 sample_views(run, model, scene, cameras, command.sampler)
             else:
                 _predict(run, model, scene, cameras, command.size)
-            _save_sheet_and_film(run, saved_views(run, len(cameras)), command.orbit.video)
+            rgb = saved_views(run, len(cameras))
+            with run.writing("views.png") as path:
+                save_png(path, contact_sheet(rgb))
+            if orbit.video != "none" and len(rgb) > 1:
+                with run.writing(f"turntable.{orbit.video}") as path:
+                    save_video(path, rgb)
         run.tell(f"{len(cameras)} views in {run.folder / 'views'} ({duration(run.seconds)})")
         run.tell_files("views.png", "turntable.gif", "turntable.mp4")
 
 
 def _predict(run: Run, model: UpFusion, scene: SceneEncoding, cameras: Cameras, size: int) -> None:
-    with run.stage("views"), progress(f"Predicting {len(cameras)} views") as advance:
+    with run.stage("views"), progress(f"Predicting {len(cameras)} views") as on_step:
         for index, camera in enumerate(cameras):
             rgb = model.predict(scene, camera, size=size)[0]
             with run.writing(view_name(index)) as path:
                 save_png(path, rgb)
-            advance((index + 1) / len(cameras))
+            on_step(index + 1, len(cameras), None)
 
 
 def save_photos(run: Run, views: InputViews) -> None:
@@ -98,18 +109,18 @@ def sample_views(run: Run, model: UpFusion, scene: SceneEncoding, cameras: Camer
         return
     sampling = sampler.of_views()
     run.note(view_sampler=sampling)
-    with run.stage("views"), progress(f"Sampling {len(missing)} views") as advance:
+    with run.stage("views"), progress(f"Sampling {len(missing)} views") as on_step:
         for first in range(0, len(missing), sampler.batch_size):
             chosen = missing[first : first + sampler.batch_size]
 
-            def on_step(
+            def within(
                 step: int,
                 total: int,
                 preview: Callable[[], Tensor] | None,
                 before: int = first,
                 here: int = len(chosen),
             ) -> None:
-                advance((before + here * step / total) / len(missing))
+                on_step(before * total + here * step, len(missing) * total, preview)
 
             novel = model.sample(
                 scene,
@@ -118,7 +129,7 @@ def sample_views(run: Run, model: UpFusion, scene: SceneEncoding, cameras: Camer
                 prompt=sampler.prompt,
                 seeds=[sampler.seed + index for index in chosen],
                 batch_size=sampler.batch_size,
-                on_step=on_step,
+                on_step=within,
             )
             for index, rgb in zip(chosen, novel.rgb, strict=True):
                 with run.writing(view_name(index)) as path:
@@ -140,15 +151,6 @@ def saved_views(run: Run, count: int) -> Tensor:
     return torch.stack([load_png(run.folder / view_name(index)) for index in range(count)])
 
 
-def _save_sheet_and_film(run: Run, rgb: Tensor, video: str) -> None:
-    """views.png, and turntable.gif or .mp4 where there is more than one view."""
-    with run.writing("views.png") as path:
-        save_png(path, contact_sheet(rgb))
-    if video != "none" and len(rgb) > 1:
-        with run.writing(f"turntable.{video}") as path:
-            save_video(path, rgb)
-
-
 def check_video(kind: str) -> None:
     """Raises MissingPackageError if MP4 is wanted and its encoder is not installed."""
     if kind == "mp4" and importlib.util.find_spec("imageio_ffmpeg") is None:
@@ -165,11 +167,8 @@ def save_video(path: Path, rgb: Tensor, frames_per_second: int = FRAMES_PER_SECO
     frames = to_8bit(rgb.permute(0, 2, 3, 1))
     if path.suffix == ".gif":
         # made in memory: on a full disk the writer would try again when it is let go of, and complain to the user
-        path.write_bytes(
-            imageio.imwrite(
-                "<bytes>", to_8bit(rgb.permute(0, 2, 3, 1)), extension=".gif", duration=1000 / frames_per_second, loop=0
-            )
-        )
+        duration_ms = 1000 / frames_per_second
+        path.write_bytes(imageio.imwrite("<bytes>", frames, extension=".gif", duration=duration_ms, loop=0))
         return
     check_video("mp4")
     # made even, as the encoder halves the resolution of colours

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from ..config.commands import Convert, Info
-from ..models.checkpoint import CheckpointInfo, describe, weights_path
+from ..models.checkpoint import describe, weights_path
 from ..models.convert import convert
 from ..support.files import check_target
 from .console import answer, duration, progress
@@ -30,19 +27,12 @@ def run_convert(command: Convert, given: frozenset[str]) -> None:
         refuse_existing(*targets, source=origin, force=command.force)
         sources = {"weights": str(origin.absolute())}
         with recorded_files(record_path, "convert", {"dtype": command.dtype}, sources) as record:
-            files = _converted(origin, destination, command.dtype)
+            dtype = getattr(torch, command.dtype) if command.dtype else None
+            with progress(f"Converting {origin.name}") as on_step:
+                files = convert(origin, destination, dtype=dtype, on_step=on_step)
             record.files = [str(path) for path in files]
     took, size = duration(sum(record.timings_seconds.values())), sum(path.stat().st_size for path in files)
     answer(f"Wrote {destination} ({_bytes(size)}) in {took}; record in {record_path}")
-
-
-def _converted(origin: Path, destination: Path, dtype: str | None) -> list[Path]:
-    with progress(f"Converting {origin.name}") as advance:
-
-        def on_step(step: int, total: int, preview: Callable[[], Tensor] | None) -> None:
-            advance(step / total)
-
-        return convert(origin, destination, dtype=getattr(torch, dtype) if dtype else None, on_step=on_step)
 
 
 def run_info(command: Info, given: frozenset[str]) -> None:
@@ -55,26 +45,19 @@ def run_info(command: Info, given: frozenset[str]) -> None:
     if output is not None:
         with recorded_files(output, "info", {}, {"weights": str(weights_path(weights).absolute())}) as record:
             record.note(checkpoint=asdict(content))
-    for line in _lines(content):
-        answer(line)
-    if output is not None:
-        answer(f"Wrote {output}")
-
-
-def _lines(content: CheckpointInfo) -> list[str]:
-    size = content.config.image_size
-    lines = [f"{content.path}: {content.layout}, pictures of {size} x {size} pixels"]
-    width = max(len(name) for name in content.parts)
+    size, width = content.config.image_size, max(len(name) for name in content.parts)
+    answer(f"{content.path}: {content.layout}, pictures of {size} x {size} pixels")
     for name, part in content.parts.items():
-        lines.append(
+        answer(
             f"  {name:{width}}  {part.tensors:5d} tensors  {part.parameters / 1e6:9.2f} M parameters  "
             f"{_bytes(part.bytes):>9}  {', '.join(part.dtypes)}"
         )
-    lines.append(f"  text: {content.text}")
+    answer(f"  text: {content.text}")
     for name, value in content.facts.items():
         fact = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        lines.append(f"  {name.replace('_', ' ')}: {fact}")
-    return lines
+        answer(f"  {name.replace('_', ' ')}: {fact}")
+    if output is not None:
+        answer(f"Wrote {output}")
 
 
 def _bytes(count: int) -> str:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import types
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, MaxLen, MinLen
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -116,14 +116,12 @@ class Option:
 def option(config: type, name: str) -> Option:
     """One field of a configuration class; `name` may go down into others: "grid.levels"."""
     first, _, rest = name.partition(".")
-    kind = get_type_hints(config, include_extras=True)[first]
-    limits: list[Any] = []
+    kind, limits = _peeled(get_type_hints(config, include_extras=True)[first])
     several = optional = False
-    while isinstance(kind, types.UnionType) or get_origin(kind) in (Annotated, Union, tuple):
-        origin, inner = get_origin(kind), get_args(kind)
-        limits += getattr(kind, "__metadata__", ())
-        several, optional = several or origin is tuple, optional or type(None) in inner
-        kind = next(part for part in inner if part is not type(None))
+    while _is_union(kind) or get_origin(kind) is tuple:
+        several, optional = several or get_origin(kind) is tuple, optional or type(None) in get_args(kind)
+        kind, inner = _peeled(next(part for part in get_args(kind) if part is not type(None)))
+        limits += inner
     if rest:
         return option(kind, rest)
     held: dataclasses.Field[Any] = next(item for item in dataclasses.fields(config) if item.name == first)
@@ -176,12 +174,17 @@ def _sentence(error: ValidationError, kind: Any, source: str, joint: str) -> str
     return f"{where} must be {_expected(owner, fault['type'] in _OUT_OF_RANGE)}, got {shown(fault['input'])}"
 
 
+def _peeled(annotation: Any) -> tuple[Any, tuple[Any, ...]]:  # noqa: ANN401 - an annotation
+    """What is annotated, and its limits; Python itself makes one of annotations within each other."""
+    limits = getattr(annotation, "__metadata__", ())
+    return get_args(annotation)[0] if limits else annotation, limits
+
+
 def _bare(annotation: Any) -> Any:  # noqa: ANN401 - an annotation
     """Without limits, and without None beside one other type."""
-    while get_origin(annotation) is Annotated:
-        annotation = get_args(annotation)[0]
-    others = [part for part in get_args(annotation) if part is not type(None)]
-    return _bare(others[0]) if _is_union(annotation) and len(others) == 1 else annotation
+    kind, _ = _peeled(annotation)
+    others = [part for part in get_args(kind) if part is not type(None)]
+    return _bare(others[0]) if _is_union(kind) and len(others) == 1 else kind
 
 
 def _is_union(annotation: Any) -> bool:  # noqa: ANN401 - an annotation
@@ -203,11 +206,8 @@ def _inside(annotation: Any, step: str | int) -> tuple[Any, str]:  # noqa: ANN40
 
 def _expected(annotation: Any, range_only: bool = False) -> str:  # noqa: ANN401 - an annotation
     """Its values in words: "a whole number", or "between 1 and 32" where what came is one."""
-    limits = {type(limit): limit for limit in getattr(annotation, "__metadata__", ())}
-    kind = annotation
-    while get_origin(kind) is Annotated:
-        kind = get_args(kind)[0]
-    parts = get_args(kind)
+    kind, notes = _peeled(annotation)
+    limits, parts = {type(note): note for note in notes}, get_args(kind)
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(str, parts))}"
     if _is_union(kind):

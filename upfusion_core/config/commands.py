@@ -13,13 +13,12 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le
 
 from ..support.errors import InputError
+from ..support.files import BUNDLED_NAME
 from .base import configuration
 from .distill import Guidance, Preset, Steps
 from .evaluation import EVALUATION_STAGES, EvaluationStage
 from .photos import MAX_PHOTOS
 
-MODEL = "mini"
-"""Stands for the bundled model (see support.files)."""
 PROCEDURAL = "procedural"
 """In place of a data set's folder: objects that are made as they are needed."""
 
@@ -85,7 +84,7 @@ class Photos:
 class Networks:
     """The networks and how they compute."""
 
-    model: Annotated[str | None, Flag(("--model", "-m"), "WEIGHTS", unset=MODEL, place=True)] = None
+    model: Annotated[str | None, Flag(("--model", "-m"), "WEIGHTS", unset=BUNDLED_NAME, place=True)] = None
     """mini, the small bundled model; a folder of released weights; or one merged .safetensors."""
     device: Device = "auto"
     """Where the networks run."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Le, MinLen
 
 from ..support.errors import InputError
-from .base import configuration, to_json
+from .base import configuration
 from .distill import DistillConfig, Guidance, Steps
 from .photos import MAX_PHOTOS
 
@@ -49,7 +49,3 @@ class EvaluationConfig:
         for name, given in (("photos", self.photos), ("stages", self.stages)):
             if len(set(given)) != len(given):
                 raise InputError(f"{name} must be one or more different ones, got {list(given)}; name each once")
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON, for reports and for recognising objects that are finished."""
-        return to_json(self)

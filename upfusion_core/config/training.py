@@ -15,6 +15,8 @@ from .photos import MAX_PHOTOS
 
 Stage = Literal["encoder", "autoencoder", "diffusion"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
+TrainPreset = Literal["mini", "released"]
+TRAIN_PRESETS: tuple[TrainPreset, ...] = get_args(TrainPreset)
 
 Count = Annotated[int, Ge(1), Le(10**9)]
 Steps = Annotated[int, Ge(0), Le(2**63 - 1)]
@@ -123,9 +125,9 @@ class TrainConfig:
         return fingerprint(self.to_dict(), without=_BOOKKEEPING)[:16]
 
     @staticmethod
-    def preset(name: Literal["mini", "released"], stage: Stage) -> TrainConfig:
+    def preset(name: TrainPreset, stage: Stage) -> TrainConfig:
         """ "mini": the small model, everything from scratch. "released": the paper's settings and sizes."""
-        for what, given, choices in (("preset", name, ("mini", "released")), ("stage", stage, STAGES)):
+        for what, given, choices in (("preset", name, TRAIN_PRESETS), ("stage", stage, STAGES)):
             if given not in choices:
                 raise InputError(f"{what} must be one of {', '.join(choices)}, got {given!r:.60}")
         if name == "released":

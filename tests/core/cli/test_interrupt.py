@@ -16,11 +16,11 @@ def test_the_next_step_raises_it() -> None:
     before, reached = signal.getsignal(signal.SIGINT), []
 
     def work() -> None:
-        with patient(), progress("Working") as advance:
-            advance(0.1)
+        with patient(), progress("Working") as on_step:
+            on_step(1, 10, None)
             signal.raise_signal(signal.SIGINT)
             reached.append("the step is done")
-            advance(0.2)
+            on_step(2, 10, None)
             reached.append("never")
 
     with pytest.raises(KeyboardInterrupt):

@@ -148,12 +148,12 @@ def _interrupting_progress(after: int) -> Callable[..., Any]:
     def progress(title: str) -> Any:  # noqa: ANN401
         calls = []
 
-        def advance(done: float) -> None:
-            calls.append(done)
+        def on_step(step: int, total: int, preview: object) -> None:
+            calls.append(step)
             if len(calls) > after:
                 raise KeyboardInterrupt
 
-        yield advance
+        yield on_step
 
     return progress
 

@@ -94,7 +94,6 @@ def test_error_before_anything_is_finished_leaves_nothing(tmp_path: Path) -> Non
         _begin(run)
         with run.stage("photos", keep=False):
             _write(run, "inputs/001.png", keep=False)
-        run.temporary("preview.png").write_text("preview")
         raise InputError("no good")
 
     for act in (before_begin, after_the_photos):

@@ -87,10 +87,10 @@ def test_ctrl_c_is_130_and_goes_on(config: Path, tmp_path: Path, monkeypatch: py
 
     @contextmanager
     def pressing(title: str):  # noqa: ANN202
-        def advance(done: float) -> None:
+        def on_step(step: int, total: int, preview: object) -> None:
             raise KeyboardInterrupt
 
-        yield advance
+        yield on_step
 
     out = tmp_path / "out"
     common = ("--config", config, "--data", "procedural", "--device", "cpu", "-o", out)
