@@ -63,7 +63,9 @@ def test_rays_of_the_release() -> None:
     ours = torch.cat([rays.origins, rays.directions], dim=-1).reshape(7, 20, 6)
     assert worst(ours, stored["grid_rays"]) < 1e-6
     assert worst(plucker(rays).reshape(7, 20, 6), stored["plucker"]) < 1e-6
-    assert worst(harmonic_encoding(plucker(rays)[:2]).reshape(2, 20, 180), stored["plucker_harmonics_first2"]) < 1e-4
+    # the highest harmonic, pi 2^8, turns the rounding of the rays into angles
+    harmonics = harmonic_encoding(plucker(rays)[:2]).reshape(2, 20, 180)
+    assert worst(harmonics, stored["plucker_harmonics_first2"]) < math.pi * 2**8 * QUERY_ROUNDING
     assert worst(harmonic_encoding(stored["plucker"][:2]), stored["plucker_harmonics_first2"]) < 1e-6
 
 
