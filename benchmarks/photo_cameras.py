@@ -34,8 +34,8 @@ from upfusion_core.evaluation.protocol import EvaluatedObject, draw_object
 from upfusion_core.evaluation.summary import paired_difference
 from upfusion_core.field.fitting import FieldFitter
 from upfusion_core.field.radiance import RadianceField
+from upfusion_core.pipeline.photos import estimate_mask
 from upfusion_core.pipeline.pose import PhotoCameras, estimate_photo_cameras
-from upfusion_core.pipeline.prepare import estimate_mask
 from upfusion_core.procedural import ProceduralObjects
 from upfusion_core.types import REFERENCE_FOCAL
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:  # for type checkers, to whom a star brings all of a module
     from .models.convert import *
     from .models.stable_diffusion import *
     from .pipeline.examples import *
+    from .pipeline.photos import *
     from .pipeline.pose import *
-    from .pipeline.prepare import *
     from .pipeline.upfusion import *
     from .support.checks import *
     from .support.errors import *
@@ -38,8 +38,8 @@ _NAMES = {
     "models.convert": ("convert",),
     "models.stable_diffusion": ("DEFAULT_PROMPT", "UNET_PREFIX", "VAE_PREFIX"),
     "pipeline.examples": ("ExampleViews", "example_count", "example_views"),
+    "pipeline.photos": ("estimate_mask", "prepare_views"),
     "pipeline.pose": ("PhotoCameras", "estimate_photo_cameras"),
-    "pipeline.prepare": ("estimate_mask", "prepare_views"),
     "pipeline.upfusion": ("HostedUpFusion", "UpFusion"),
     "support.checks": ("check_choice", "check_count", "check_finite", "check_range", "check_type"),
     "support.errors": ("CheckpointError", "InputError", "UpFusionError"),

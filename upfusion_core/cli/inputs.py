@@ -14,7 +14,7 @@ import torch
 from ..config.commands import Demo, Networks, Photos, Predict, Reconstruct, Sampler, Views
 from ..geometry import cameras_from_matrices, orbit_cameras
 from ..models.checkpoint import recommended_guidance
-from ..pipeline.prepare import prepare_views
+from ..pipeline.photos import prepare_views
 from ..support.devices import resolve_device
 from ..support.errors import InputError
 from ..support.files import BUNDLED_NAME, reading

@@ -19,7 +19,7 @@ from ..support.errors import InputError
 from ..support.files import bundled_path
 from ..support.images import load_png
 from ..types import Cameras, InputViews
-from .prepare import prepare_views
+from .photos import prepare_views
 
 FOLDER = "examples"
 

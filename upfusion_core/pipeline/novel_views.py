@@ -85,30 +85,26 @@ class ViewSynthesizer(ABC):
     def encode(
         self, views: InputViews, reference_elevation_degrees: float = REFERENCE_ELEVATION_DEGREES
     ) -> SceneEncoding:
-        """Set latents of 1 to 6 photos.
+        """Set latents of 1 to 6 photos from prepare_views, which are resized to the model's size.
 
         Args:
-            views: from prepare_views; photos of another size are resized to the model's.
             reference_elevation_degrees: elevation that photo 1 was taken from; the release assumes 22.5.
 
         Raises:
             InputError: the weights give values that are not finite in this precision.
         """
         check_type("views", views, InputViews, "make them with prepare_views")
-        if views.rgb.shape[-1] != (size := self.image_size):
-            views = InputViews(resize_pictures(views.rgb, size), resize_pictures(views.mask, size), views.focal)
-        return SceneEncoding(
-            self.set_latents(views), reference_camera(reference_elevation_degrees), views, self.model_id
-        )
+        rgb, mask = (resize_pictures(pictures, self.image_size) for pictures in (views.rgb, views.mask))
+        views = InputViews(rgb, mask, views.focal)
+        reference = reference_camera(reference_elevation_degrees)
+        return SceneEncoding(self.set_latents(views), reference, views, self.model_id)
 
     @torch.no_grad()
     def set_latents(self, views: InputViews) -> Tensor:
         """(V·P, C) of photos of the model's size: DINO and the scene encoder run once; errors as of `encode`."""
         rows, columns = self.config.upsrt.patches
-        photos = views.rgb.to(self.device)
-        parts = Chunk(len(photos), "photo").map(
-            lambda part: self.dino(photos[part], (rows, columns), self.dtype), len(photos)
-        )
+        rgb, photos = views.rgb.to(self.device), Chunk(len(views), "photo")
+        parts = photos.map(lambda part: self.dino(rgb[part], (rows, columns), self.dtype), len(views))
         keys = torch.cat(list(parts))
         if keys.shape[-1] != (width := self.config.upsrt.image_feature_dim):
             raise InputError(
@@ -125,7 +121,7 @@ class ViewSynthesizer(ABC):
 
         Args:
             pixel_centers: rays go through the pixels' centres, as in pictures and renders; else they are the release's,
-                whose outermost lie on the picture's border, so that a picture is size / (size - 1) too large.
+                the outermost on the picture's border: the picture is size / (size - 1) too large.
         """
         scene = self.own_scene(scene)
         check_count("size", size, 2, 4096)
@@ -153,13 +149,10 @@ class ViewSynthesizer(ABC):
     ) -> ViewConditioning:
         """What the diffusion model needs to paint `cameras`; the scene is decoded, not encoded again.
 
-        The hint is UpSRT's features and the rays; each level of the networks gets a map of rays.
-
         Args:
             prompt: None takes the released prompt.
             text_embeddings: (conditional, unconditional) in the prompt's place.
-            zero_attention_rays: reproduces the release, whose attention sees no rays under guidance (golden:
-                eps_zero_rays).
+            zero_attention_rays: as in the release, whose attention sees no rays under guidance (golden: eps_zero_rays).
         """
         scene, text = self.own_scene(scene), self.chosen_text(prompt, text_embeddings)
         _check_cameras(cameras)
@@ -251,8 +244,8 @@ class ViewSynthesizer(ABC):
         check_type("cameras", cameras, Cameras, "make some with orbit_cameras")
         draws = view_seeds(len(cameras), generator, seeds)
         cond = self.condition(scene, cameras, prompt, text_embeddings, zero_attention_rays)
-        options: dict[str, Any] = {"steps": steps, "guidance": guidance, "scheduler": scheduler, "seeds": draws}
-        return NovelViews(sample_views(self.prior, cond, batch_size=batch_size, on_step=on_step, **options), cameras)
+        options: dict[str, Any] = {"steps": steps, "guidance": guidance, "scheduler": scheduler, "on_step": on_step}
+        return NovelViews(sample_views(self.prior, cond, seeds=draws, batch_size=batch_size, **options), cameras)
 
     def denoise_from(
         self,

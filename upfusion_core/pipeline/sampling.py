@@ -59,11 +59,12 @@ def ddim_timesteps(steps: int) -> list[int]:
 
 
 def make_scheduler(name: str, steps: int, device: torch.device | str = "cpu") -> Any:  # noqa: ANN401 - a diffusers scheduler
-    """A diffusers scheduler on the released noise schedule, ready for `steps` steps.
+    """A diffusers scheduler on the released noise schedule, ready for 1 to 1000 `steps`.
+
+    "ddim" walks the release's table, eta = 0; the others use diffusers' leading spacing.
 
     Args:
         name: a key of SCHEDULERS, however spelled, or the class name of a diffusers scheduler.
-        steps: 1 to 1000. "ddim" walks the release's table, eta = 0; the others use diffusers' leading spacing.
 
     Raises:
         InputError: no such scheduler, or one that is not made for noise prediction on this schedule.
@@ -120,11 +121,7 @@ def predicted_original(latents: Tensor, eps: Tensor, timestep: Tensor) -> Tensor
 
 
 def view_seeds(count: int, generator: torch.Generator | None, seeds: Sequence[int] | None) -> list[int]:
-    """One seed a view: `seeds`, or the generator's initial seed + the view's number, so that batches do not matter.
-
-    Raises:
-        InputError: the number of seeds is not the number of views.
-    """
+    """One seed a view: `seeds`, or the generator's initial seed + the view's number, so that batches do not matter."""
     if seeds is not None:
         check_type("seeds", seeds, Sequence, "one number a view")
         for seed in seeds:
@@ -156,7 +153,7 @@ def sample_views(
     """(Q, 3, S, S) pictures in [0, 1], on the CPU, of the cameras of `cond`.
 
     Args:
-        seeds: one a view; they feed a CPU generator, so every device draws the same noise. Equal ones give equal noise.
+        seeds: one a view; they feed a CPU generator, so every device draws the same noise.
         scheduler: see make_scheduler.
         batch_size: views at a time, fewer where memory does not suffice; with guidance the networks see twice as many.
         on_step: called after each step; the preview is the first view of the batch as predicted at that step.
@@ -202,27 +199,19 @@ def sample_views(
 
 
 def repaint_steps(level: float, steps: int) -> int:
-    """How many of a scheduler's steps denoise from a level in (0, 1]: that share of them, at least one.
-
-    Example: 0.45 of 10 steps are 4.
-    """
+    """How many of a scheduler's steps denoise from a level in (0, 1], at least one: 0.45 of 10 steps are 4."""
     check_range("level", level, 0.0, 1.0)
     return max(1, round(level * steps))
 
 
-PredictNoise = Callable[[Tensor, Tensor], Tensor]
-"""(scaled latents, timestep) -> noise of the same shape."""
-
-
 def noise_predictor(
-    prior: DiffusionPrior, cond: ViewConditioning, guidance: float, guidance_window: tuple[float, float]
-) -> PredictNoise:
-    """The prior's noise for `cond`, on the CPU, with guidance between two timesteps / 1000; constants are made once."""
-    prepared: dict[bool, Any] = {}
+    prior: DiffusionPrior, cond: ViewConditioning, guidance: float, window: tuple[float, float]
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """(scaled latents, timestep) -> the prior's noise on the CPU, guided where timestep / 1000 is in the window."""
+    prepared: dict[bool, Any] = {}  # constants of the steps with guidance and of those without
 
     def predict(scaled: Tensor, timestep: Tensor) -> Tensor:
-        lowest, highest = guidance_window
-        scale = guidance if lowest <= float(timestep) / TRAIN_STEPS <= highest else 1.0
+        scale = guidance if window[0] <= float(timestep) / TRAIN_STEPS <= window[1] else 1.0
         guided = scale != 1
         if guided not in prepared:
             prepared[guided] = prior.prepare(cond, guided=guided)
@@ -235,13 +224,14 @@ def denoised(
     noise_scheduler: Any,  # noqa: ANN401 - a diffusers scheduler
     timesteps: Tensor,
     latents: Tensor,
-    predict_noise: PredictNoise,
+    predict_noise: Callable[[Tensor, Tensor], Tensor],
     generators: list[torch.Generator],
     after_step: Callable[[Tensor, Tensor, Tensor], None] | None = None,
 ) -> Tensor:
     """Latents (Q, 4, s, s) at the end of the walk along `timesteps`.
 
     Args:
+        predict_noise: (scaled latents, timestep) -> noise of the same shape.
         generators: one a view, for schedulers that add noise: a view does not depend on its batch.
         after_step: called after each step with the scaled latents before it, the predicted noise and the timestep.
     """
@@ -281,8 +271,6 @@ def denoise_latents(
     noise_scheduler = make_scheduler("ddim", steps)
     # upstream: noised to entry `index`, but the model starts at entry index - 1 (golden: ddim.denoised_from_index17)
     timesteps = noise_scheduler.timesteps[len(table) - index :]
-
-    def predict(scaled: Tensor, timestep: Tensor) -> Tensor:
-        return prior.predict_noise(scaled, timestep, prepared, guidance)
-
-    return denoised(noise_scheduler, timesteps, start, predict, [])
+    return denoised(
+        noise_scheduler, timesteps, start, lambda scaled, t: prior.predict_noise(scaled, t, prepared, guidance), []
+    )

@@ -20,7 +20,7 @@ from upfusion_core.cli.app import app
 from upfusion_core.cli.run import locked
 from upfusion_core.cli.views import save_video
 from upfusion_core.geometry import orbit_cameras
-from upfusion_core.pipeline.prepare import prepare_views
+from upfusion_core.pipeline.photos import prepare_views
 from upfusion_core.pipeline.upfusion import UpFusion
 from upfusion_core.support import files
 from upfusion_core.types import NovelViews

@@ -32,14 +32,9 @@ from upfusion_core.config import (
 from upfusion_core.field import fitting
 from upfusion_core.field.fitting import FieldFitter
 from upfusion_core.pipeline import distill as distill_module
-from upfusion_core.pipeline import rounds
-from upfusion_core.pipeline.distill import (
-    distill_cameras,
-    loss_terms,
-    reference_order,
-    term_weights,
-)
-from upfusion_core.pipeline.rounds import spread_cameras
+from upfusion_core.pipeline import reference as reference_module
+from upfusion_core.pipeline.distill import distill_cameras, spread_cameras
+from upfusion_core.pipeline.reference import loss_terms, reference_order, term_weights
 from upfusion_core.pipeline.sampling import alphas_cumprod
 from upfusion_core.support.errors import CheckpointError, FieldError, InputError, OutputError
 
@@ -228,7 +223,7 @@ def test_a_step_is_reported_before_it_is_saved(
         events.append(step)
         totals.add(total)
 
-    monkeypatch.setattr(rounds, "save_tensors", lambda *_: events.append("saved"))
+    monkeypatch.setattr(distill_module, "save_tensors", lambda *_: events.append("saved"))
     model.distill(scene, config, seeded(), on_step=on_step, checkpoint=tmp_path / "state.pt")
     assert events[-2:] == [totals.pop(), "saved"]
 
@@ -321,7 +316,7 @@ def test_a_gradient_that_is_not_finite_leaves_the_state_before(
         calls.append(float(total.detach()))
         return len(calls) != 3
 
-    for module in (fitting, distill_module):
+    for module in (fitting, reference_module):
         monkeypatch.setattr(module, "finite_gradient", failing)
     with pytest.raises(FieldError, match=r"at (step|iteration) 3.*\(color 0\.\d+, .*resume the last state"):
         model.distill(scene, config, seeded(), checkpoint=path)

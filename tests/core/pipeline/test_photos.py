@@ -82,7 +82,7 @@ def test_sixteen_bit_grey_keeps_its_precision(dtype: type, tmp_path: Path) -> No
 def test_floats_are_taken_in_unit_range_and_wide_integers_refused() -> None:
     values = np.random.RandomState(1).rand(SIDE, SIDE).astype(np.float32)
     assert torch.equal(read_photo(Image.fromarray(values)).rgb[1], torch.from_numpy(values))
-    with pytest.raises(PhotoError, match=r"photo 1 must hold values in \[0, 1\]"):
+    with pytest.raises(PhotoError, match=r"photo 1 must be in \[0, 1\]"):
         read_photo(Image.fromarray(values * 255))
     with pytest.raises(PhotoError, match=r"0\.\.65535"):
         read_photo(Image.fromarray(np.full((SIDE, SIDE), 70000, np.int32)))
@@ -201,7 +201,7 @@ def test_tensors_out_of_line() -> None:
         read_photo(good / 0)
     with pytest.raises(PhotoError, match=r"\[0, 1\], got \[.*\]; divide 8-bit values by 255"):
         read_photo((good * 255).round())
-    with pytest.raises(PhotoError, match=r"\.float\(\) / 255"):
+    with pytest.raises(PhotoError, match=r"floating point, got torch\.uint8; divide"):
         read_photo((good * 255).byte())
     with pytest.raises(PhotoError, match=r"got \(12, 12, 3\); its channels come last: use \.permute\(2, 0, 1\)"):
         read_photo(good.permute(1, 2, 0))

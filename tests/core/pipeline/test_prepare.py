@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from upfusion_core.pipeline.prepare import estimate_coverage, estimate_mask, prepare_views, resample
+from upfusion_core.pipeline.photos import estimate_coverage, estimate_mask, prepare_views, resample
 from upfusion_core.support.errors import InputError, MissingPackageError, PhotoError
 
 

@@ -12,7 +12,7 @@ import torch
 from upfusion_core import DistillConfig, InputViews, SceneEncoding, UpFusion, convert, orbit_cameras
 from upfusion_core.config import FieldConfig, GridConfig, RaySampling
 from upfusion_core.field.radiance import RadianceField
-from upfusion_core.pipeline.prepare import estimate_mask
+from upfusion_core.pipeline.photos import estimate_mask
 from upfusion_core.pipeline.sampling import make_scheduler
 from upfusion_core.support.errors import InputError
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from upfusion_core import DistillConfig, SceneEncoding, UpFusion, orbit_cameras, prepare_views
 from upfusion_core.config import FastSchedule, FieldConfig, FitConfig, GridConfig, RaySampling
 from upfusion_core.geometry import reference_camera
-from upfusion_core.pipeline import rounds
+from upfusion_core.pipeline import distill as rounds
+from upfusion_core.pipeline.distill import Targets, agreement, spread_cameras
 from upfusion_core.pipeline.pose import PhotoCameras
-from upfusion_core.pipeline.rounds import Targets, agreement, spread_cameras
 from upfusion_core.pipeline.sampling import repaint_steps
 from upfusion_core.support.errors import InputError
 from upfusion_core.support.images import resize_pictures
