@@ -1,7 +1,6 @@
 """Distillation: from a diffusion model that makes any view to one radiance field (paper section 3.3).
 
-`draft` and `fast` go through rounds: pictures are made, and the field is fitted to them by random rays. The release's
-own optimisation is in reference.py.
+`draft` and `fast` make pictures and fit the field to them, in rounds; the release's optimisation is in reference.py.
 """
 
 from __future__ import annotations

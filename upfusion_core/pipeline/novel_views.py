@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -48,9 +49,9 @@ def _check_cameras(cameras: Cameras) -> None:
     check_type("cameras", cameras, Cameras, "make some with orbit_cameras")
     if not len(cameras):
         raise InputError("expected at least one camera, got none; make some with orbit_cameras")
-    ratio = cameras.focal / REFERENCE_FOCAL
-    if (ratio.clamp(min=1e-6).log().abs() > torch.tensor(FOCAL_TOLERANCE).log()).any():
-        worst = float(cameras.focal.flatten()[(ratio.log().abs()).argmax()])
+    off = (cameras.focal / REFERENCE_FOCAL).log().abs()
+    if off.max() > math.log(FOCAL_TOLERANCE):
+        worst = float(cameras.focal.flatten()[off.argmax()])
         warnings.warn(
             f"the networks were trained at focal length {REFERENCE_FOCAL} (field of view 25 degrees), a camera has "
             f"{worst:.2f}; the view may be off: move the camera instead of zooming",
@@ -87,8 +88,7 @@ class ViewSynthesizer(ABC):
     ) -> SceneEncoding:
         """Set latents of 1 to 6 photos from prepare_views, which are resized to the model's size.
 
-        Args:
-            reference_elevation_degrees: elevation that photo 1 was taken from; the release assumes 22.5.
+        `reference_elevation_degrees` is the elevation that photo 1 was taken from; the release assumes 22.5.
 
         Raises:
             InputError: the weights give values that are not finite in this precision.
@@ -205,14 +205,13 @@ class ViewSynthesizer(ABC):
         """
         check_finite("latents", latents)
         check_range("guidance", guidance, 0.0, 1000.0)
-        shown = " ".join(repr(timestep).split())[:40]
         try:
             steps = torch.as_tensor(timestep, dtype=torch.float32)
-        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-            raise InputError(f"timestep must be 0 to 999, got {shown}; give a number, or one a view") from error
-        check_finite("timestep", steps)
-        if steps.ndim > 1 or not steps.numel() or float(steps.min()) < 0 or float(steps.max()) > 999:
-            raise InputError(f"timestep must be 0 to 999, got {tuple(steps.shape)} {shown}; one, or one a view")
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            steps = torch.tensor(torch.nan)
+        if steps.ndim > 1 or not steps.numel() or not ((steps >= 0) & (steps <= 999)).all():
+            shown = " ".join(repr(timestep).split())
+            raise InputError(f"timestep must be 0 to 999, one number or one a view, got {shown:.60}")
         prepared = self.prepare(cond, guidance) if isinstance(cond, ViewConditioning) else cond
         eps = self.prior.predict_noise(latents, timestep, prepared, guidance)
         check_finite("the predicted noise (from these weights in this precision)", eps)
@@ -269,12 +268,11 @@ class ViewSynthesizer(ABC):
         check_type("generator", generator, torch.Generator, "such as torch.Generator().manual_seed(0)")
         prepared = self.prepare(cond, guidance) if isinstance(cond, ViewConditioning) else cond
         shape = (len(rgb), *self.prior.latent_shape)
-        posterior, noise = (
-            torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float32) for _ in range(2)
-        )
+        draws: dict[str, Any] = {"generator": generator, "device": generator.device, "dtype": torch.float32}
+        posterior, noise = (torch.randn(shape, **draws) for _ in range(2))
         with torch.no_grad():
-            latents = self.prior.encode(rgb, posterior)
             options: dict[str, Any] = {"noise": noise, "guidance": guidance, "steps": steps}
+            latents = self.prior.encode(rgb, posterior)
             result = self.prior.decode(denoise_latents(self.prior, latents, prepared, index, **options))
         check_finite("the denoised views (from these weights in this precision)", result)
         return result

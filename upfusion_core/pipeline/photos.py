@@ -119,8 +119,8 @@ def estimate_mask(rgb: Tensor) -> Tensor:
 def estimate_coverage(rgb: Tensor, reach: int = 1) -> Tensor:
     """(3, H, W) on white -> (1, H, W) in [0, 1]: how much of each pixel the object covers.
 
-    `estimate_mask` takes pixels on the outline for object that it covers in part. Within `reach` pixels of the outside
-    they count here by their darkness beside the darkest within `reach` of them.
+    Unlike in `estimate_mask`, pixels within `reach` of the outside count by their darkness beside the darkest within
+    `reach` of them.
     """
     mask = estimate_mask(rgb)
     width = 2 * reach + 1
@@ -317,9 +317,15 @@ def _without_background(photo: Photo) -> Photo:
 def _frame(photo: Photo, size: int, margin: float, crop: bool) -> tuple[Tensor, Tensor]:
     """The photo on white in its square -> rgb (3, size, size), mask (size, size)."""
     height, width = photo.rgb.shape[1:]
-    object_box = None if photo.coverage is None else _object_box(unit_range(photo.coverage), photo.label)
-    if crop and object_box is not None:
-        box = squared(object_box, margin)
+    coverage = None if photo.coverage is None else unit_range(photo.coverage)
+    most = 1.0 if coverage is None else float(coverage.max())
+    if most < 0.05:
+        raise PhotoError(
+            f"the mask or alpha channel of {photo.label} must cover the object, but it is empty; "
+            "paint the object white, or swap inside and outside"
+        )
+    if crop and coverage is not None:  # to the pixels that are covered at least half as much as any
+        box = squared(bounds((coverage >= most / 2).numpy()), margin)
     else:
         if min(width, height) * size < _NARROWEST * max(width, height):
             raise PhotoError(
@@ -329,18 +335,15 @@ def _frame(photo: Photo, size: int, margin: float, crop: bool) -> tuple[Tensor, 
         box = squared((0, 0, width, height), 1.0)
     untouched = box == (0, 0, size, size) and (height, width) == (size, size)
     channels = []
-    for color in photo.rgb:
-        color = unit_range(color)
-        if photo.coverage is not None:
-            coverage = unit_range(photo.coverage)
+    for color in map(unit_range, photo.rgb):
+        if coverage is not None:
             color = color * coverage + (1 - coverage)
         # White is 0 in terms of darkness: what lies outside the object or the photo then adds nothing to a filter, so
         # that no edge gets a fringe of the colours that were hidden under alpha.
         channels.append(color if untouched else 1 - resample(1 - color, box, size))
     rgb = torch.stack(channels).clamp(0, 1)
-    if photo.coverage is not None:
-        mask = unit_range(photo.coverage) if untouched else resample(photo.coverage, box, size)
-        return rgb, mask.clamp(0, 1)
+    if coverage is not None:
+        return rgb, (coverage if untouched else resample(coverage, box, size)).clamp(0, 1)
     mask = estimate_mask(rgb)[0]
     if mask.max() < 0.5:
         raise PhotoError(
@@ -349,27 +352,16 @@ def _frame(photo: Photo, size: int, margin: float, crop: bool) -> tuple[Tensor, 
     return rgb, mask
 
 
-def _object_box(coverage: Tensor, label: str) -> Box:
-    """Left, top, right, bottom of the pixels that a mask (H, W) covers at least half as much as any."""
-    most = float(coverage.max())
-    if most < 0.05:
-        raise PhotoError(
-            f"the mask or alpha channel of {label} must cover the object, but it is empty; "
-            "paint the object white, or swap inside and outside"
-        )
-    return bounds((coverage >= most / 2).numpy())
-
-
 def resample(values: Tensor, box: Box, size: int) -> Tensor:
     """The part `box` (left, top, right, bottom in pixels, may lie outside) of (H, W) values -> (size, size).
 
     Separable bicubic (a = -0.5), widened when shrinking, so that nothing aliases; not clamped, and zero outside the
-    picture, whose top left corner is (0, 0). uint8 values are divided by 255.
+    picture, whose top left corner is (0, 0).
     """
     left, top, right, bottom = box
     rows, row_weights = _weights(values.shape[0], top, bottom, size)
     columns, column_weights = _weights(values.shape[1], left, right, size)
-    return row_weights @ unit_range(values[rows, columns]) @ column_weights.T
+    return row_weights @ values[rows, columns] @ column_weights.T
 
 
 def _weights(length: int, start: float, stop: float, size: int) -> tuple[slice, Tensor]:

@@ -172,12 +172,9 @@ def turntable(render: PhotoRender, search: PhotoSearch, focal: float, reference:
 def ring_differences(ring: Tensor, others: Tensor) -> Tensor:
     """(E, A) relative differences of two turntables for each turn of the one against the other.
 
-    Args:
-        ring: (C, A, 3, s, s) the object all round, as photo 1's frame has it, at C elevations.
-        others: (E, C, A, 3, s, s) the same in the frame of another photo, whose elevation is taken to be one of E.
-
-    Entry (e, t) belongs to that photo standing at azimuth t of photo 1's frame: what photo 1's frame sees from azimuth
-    j, the other then sees from j - t.
+    `ring` (C, A, 3, s, s) is the object all round, as photo 1's frame has it, at C elevations; `others`
+    (E, C, A, 3, s, s) the same in the frame of another photo, whose elevation is taken to be one of E. Entry (e, t)
+    belongs to that photo standing at azimuth t: what photo 1's frame sees from azimuth j, the other sees from j - t.
     """
     count = ring.shape[1]
     ours, theirs = ring.float().cpu().flatten(2), others.float().cpu().flatten(3)
@@ -189,10 +186,7 @@ def ring_differences(ring: Tensor, others: Tensor) -> Tensor:
 
 
 class PhotoMatch(NamedTuple):
-    """What was found for one photo: a camera, as sure as in PhotoCameras.
-
-    difference: relative difference between the photo and what the camera sees, 0 for none.
-    """
+    """What was found for one photo, as in PhotoCameras, and its relative difference from what the camera sees."""
 
     camera: Cameras
     score: float
@@ -209,13 +203,11 @@ def match_photo(
     rings: Tensor | None = None,
     against: PhotoRender | None = None,
 ) -> PhotoMatch:
-    """Where a photo was taken from, and how sure that is.
+    """Where a photo (3, S, S) on white was taken from, and how sure that is.
 
     Args:
-        render: pictures of the object.
-        photo: (3, S, S) in [0, 1] on white.
+        render: pictures of the object. against: those that the camera is refined against; `render` unless given.
         rings: (E, A) further evidence, see ring_differences.
-        against: pictures of the object that the camera is refined against; `render` unless given.
     """
     with torch.no_grad():
         seen = render(search_cameras(search, search.elevations_degrees, focal), search.coarse_size)

@@ -28,23 +28,18 @@ class DiffusionPrior(Protocol):
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of one view's latents."""
-        ...
 
     def prepare(self, cond: ViewConditioning, *, guided: bool) -> Any:  # noqa: ANN401 - each prior's own constants
         """What is constant over the sampling steps, for the unconditional and the conditional pass, or one."""
-        ...
 
     def predict_noise(self, latents: Tensor, timestep: Tensor | int | float, prepared: Any, guidance: float) -> Tensor:  # noqa: ANN401
         """(Q, 4, s, s) latents at `timestep` (one, or one a view) -> guided noise of the same shape."""
-        ...
 
     def encode(self, rgb: Tensor, noise: Tensor | None = None) -> Tensor:
         """(Q, 3, S, S) images in [0, 1] -> (Q, 4, s, s) latents; `noise` samples the posterior, None takes its mean."""
-        ...
 
     def decode(self, latents: Tensor) -> Tensor:
         """(Q, 4, s, s) latents -> (Q, 3, S, S) images in [0, 1]."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,50 +157,45 @@ def capture_graph(call: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None
     return result, graph.replay
 
 
-@dataclass(eq=False)
-class _Captured:
-    """One captured call: the memory that it reads and writes; `last` are the constants that were copied there."""
-
-    inputs: tuple[Tensor, Tensor]
-    constants: Any
-    last: Any
-    result: Tensor
-    replay: Callable[[], None]
-
-
 class CapturedCalls:
     """`function(first, second, constants)` captured once for every set of shapes and replayed from then on.
 
-    A graph reads its inputs from where they were at its capture, so that new ones are copied there. Weights that the
-    function reads may change their values, not their place. Results have no gradients.
-
-    Args:
-        function: of two tensors and a dataclass of tensors and of plain values, which count as part of the shapes.
+    The constants are a dataclass of tensors and of plain values, which count as part of the shapes. A graph reads its
+    inputs from where they were at its capture, so that new ones are copied there. Weights that the function reads may
+    change their values, not their place. Results have no gradients.
     """
 
     def __init__(self, function: Callable[[Tensor, Tensor, Any], Tensor], capture: Capture = capture_graph) -> None:
         self.function, self.capture = function, capture
-        self._calls: dict[tuple[Any, ...], _Captured] = {}
+        self._calls: dict[tuple[Any, ...], Callable[[Tensor, Tensor, Any], Tensor]] = {}
 
     def __call__(self, first: Tensor, second: Tensor, constants: Any) -> Tensor:  # noqa: ANN401 - any dataclass
         """What the function gives, in memory of its own."""
-        values = (first, second, *leaves(constants))
+        values = leaves((first, second, constants))
         key = tuple((value.shape, value.dtype) if isinstance(value, Tensor) else value for value in values)
         if key not in self._calls:
-            with torch.inference_mode(False), torch.no_grad():  # else they could not be changed outside of it
-                inputs, own = (first.clone(), second.clone()), copied(constants)
-                result, replay = self.capture(lambda: self.function(*inputs, own))
-            self._calls[key] = _Captured(inputs, own, constants, result, replay)
-        call = self._calls[key]
-        pairs = list(zip(call.inputs, (first, second), strict=True))
-        if constants is not call.last:
-            pairs += zip(leaves(call.constants), leaves(constants), strict=True)
-            call.last = constants
-        for mine, given in pairs:
-            if isinstance(mine, Tensor):
-                mine.copy_(given)
-        call.replay()
-        return call.result.clone()
+            self._calls[key] = self._captured(first, second, constants)
+        return self._calls[key](first, second, constants)
+
+    def _captured(self, *given: Any) -> Callable[[Tensor, Tensor, Any], Tensor]:  # noqa: ANN401
+        with torch.inference_mode(False), torch.no_grad():  # else they could not be changed outside of it
+            own = copied(given)
+            result, replay = self.capture(lambda: self.function(*own))
+        last = given[-1]
+
+        def call(first: Tensor, second: Tensor, constants: Any) -> Tensor:  # noqa: ANN401
+            nonlocal last
+            pairs = list(zip(own[:2], (first, second), strict=True))
+            if constants is not last:
+                pairs += zip(leaves(own[2]), leaves(constants), strict=True)
+                last = constants
+            for mine, new in pairs:
+                if isinstance(mine, Tensor):
+                    mine.copy_(new)
+            replay()
+            return result.clone()
+
+        return call
 
 
 def leaves(value: Any) -> Iterator[Any]:  # noqa: ANN401 - a tree of dataclasses, tuples, tensors and plain values

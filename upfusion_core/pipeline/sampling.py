@@ -61,13 +61,9 @@ def ddim_timesteps(steps: int) -> list[int]:
 def make_scheduler(name: str, steps: int, device: torch.device | str = "cpu") -> Any:  # noqa: ANN401 - a diffusers scheduler
     """A diffusers scheduler on the released noise schedule, ready for 1 to 1000 `steps`.
 
-    "ddim" walks the release's table, eta = 0; the others use diffusers' leading spacing.
-
-    Args:
-        name: a key of SCHEDULERS, however spelled, or the class name of a diffusers scheduler.
-
-    Raises:
-        InputError: no such scheduler, or one that is not made for noise prediction on this schedule.
+    `name` is a key of SCHEDULERS, however spelled, or the class name of a diffusers scheduler; InputError says that it
+    is not made for noise prediction on this schedule. "ddim" walks the release's table, eta = 0; the others use
+    diffusers' leading spacing.
     """
     check_count("steps", steps, 1, TRAIN_STEPS)
     check_type("scheduler", name, str)
@@ -78,9 +74,8 @@ def make_scheduler(name: str, steps: int, device: torch.device | str = "cpu") ->
     refusal = f"scheduler must be one of {', '.join(SCHEDULERS)} or a diffusers class of that kind, got {name!r:.60}"
     if not {"beta_schedule", "prediction_type"} <= accepted.keys() or "Inverse" in kind.__name__:
         raise InputError(refusal)
-    arguments = inspect.signature(kind.step).parameters.items()
-    needed = [argument for argument, given in arguments if given.default is given.empty]
-    if needed != ["self", "model_output", "timestep", "sample"]:
+    step = inspect.signature(kind.step).parameters.values()
+    if [one.name for one in step if one.default is one.empty] != ["self", "model_output", "timestep", "sample"]:
         raise InputError(refusal)
     wanted = {
         "num_train_timesteps": TRAIN_STEPS,
@@ -257,10 +252,10 @@ def denoise_latents(
     guidance: float = 9.0,
     steps: int = 30,
 ) -> Tensor:
-    """Noises latents to entry `index` of the DDIM table and denoises them in earnest (paper section 3.3).
+    """Noises latents (Q, 4, s, s) to entry `index` of the DDIM table and denoises them in earnest (paper section 3.3).
 
     Args:
-        latents: (Q, 4, s, s). prepared: from `prior.prepare`, with guidance unless `guidance` is 1.
+        prepared: from `prior.prepare`, with guidance unless `guidance` is 1.
         index: entry of ddim_timesteps(steps), at least 1. noise: of the latents' shape, standard normal.
     """
     table = ddim_timesteps(steps)

@@ -61,10 +61,7 @@ class UpFusion(ViewSynthesizer):
 
     @classmethod
     def load(
-        cls,
-        path: str | os.PathLike[str],
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        cls, path: str | os.PathLike[str], device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> UpFusion:
         """A model from a folder of weights or a merged `.safetensors` file.
 
@@ -88,9 +85,13 @@ class UpFusion(ViewSynthesizer):
         model._take(load_networks(checkpoint, device, dtype))
         model._checkpoint = checkpoint
         if checkpoint.text_embeddings:
-            default, empty = checkpoint.text_embeddings
-            model._embeddings = {DEFAULT_PROMPT: default, "": empty}
+            model._embeddings = dict(zip((DEFAULT_PROMPT, ""), checkpoint.text_embeddings, strict=True))
         return model
+
+    def _take(self, networks: Networks) -> None:
+        self.dino, self.upsrt, self.controlnet = networks.dino, networks.upsrt, networks.controlnet
+        self.unet, self.vae = networks.unet, networks.vae
+        self.prior = DiffusersPrior(networks, self.config.latent_size)
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]  # read only
@@ -103,6 +104,13 @@ class UpFusion(ViewSynthesizer):
         return self.prior.dtype
 
     @property
+    def model_id(self) -> str:  # type: ignore[override]
+        """Fingerprint of sizes and weights, by which a scene knows its model; conversions of a file keep it."""
+        if self._checkpoint is not None:
+            return self._checkpoint.model_id
+        return weights_id(self.config, network_weights(self.config, self.prior.networks))
+
+    @property
     def text(self) -> torch.nn.Module | None:
         """The text encoder, loaded at first use; None where the checkpoint has none, or the sizes admit none."""
         if self._text_encoder is None:
@@ -112,13 +120,6 @@ class UpFusion(ViewSynthesizer):
                 with torch.random.fork_rng(devices=[]):
                     self._text_encoder = build_text_encoder(self.config.text).requires_grad_(False).eval()
         return self._text_encoder
-
-    @property
-    def model_id(self) -> str:  # type: ignore[override]
-        """Fingerprint of sizes and weights, by which a scene knows its model; conversions of a file keep it."""
-        if self._checkpoint is not None:
-            return self._checkpoint.model_id
-        return weights_id(self.config, network_weights(self.config, self.prior.networks))
 
     def text_embeddings(self, prompt: str | None = None) -> tuple[Tensor, Tensor]:
         """(conditional, unconditional) embeddings, (77, W) each. None is the released prompt.
@@ -131,27 +132,17 @@ class UpFusion(ViewSynthesizer):
         """
         if prompt is not None:
             check_type("prompt", prompt, str)
-        return self._embedding(DEFAULT_PROMPT if prompt is None else prompt), self._embedding("")
-
-    def _take(self, networks: Networks) -> None:
-        self.dino, self.upsrt, self.controlnet = networks.dino, networks.upsrt, networks.controlnet
-        self.unet, self.vae = networks.unet, networks.vae
-        self.prior = DiffusersPrior(networks, self.config.latent_size)
-
-    def _embedding(self, prompt: str) -> Tensor:
-        if prompt not in self._embeddings:
+        prompt = DEFAULT_PROMPT if prompt is None else prompt
+        for text in [each for each in (prompt, "") if each not in self._embeddings]:
             if self.text is not None:
-                self._embeddings[prompt] = encode_tokens(self.text, tokenize(prompt))[0]
-            elif prompt in ("", DEFAULT_PROMPT):
-                warnings.warn(
-                    "these weights hold neither a text encoder nor stored text embeddings; zeros stand in the prompt's "
-                    "place",
-                    stacklevel=3,
-                )
-                self._embeddings[prompt] = torch.zeros(77, self.config.diffusion.context_dim)
+                self._embeddings[text] = encode_tokens(self.text, tokenize(text))[0]
+            elif text in ("", DEFAULT_PROMPT):
+                lacking = "these weights hold neither a text encoder nor stored text embeddings"
+                warnings.warn(f"{lacking}; zeros stand in the prompt's place", stacklevel=2)
+                self._embeddings[text] = torch.zeros(77, self.config.diffusion.context_dim)
             else:
                 raise CheckpointError("these weights hold no text encoder, so they take no prompt; leave it away")
-        return self._embeddings[prompt]
+        return self._embeddings[prompt], self._embeddings[""]
 
 
 class HostedUpFusion(ViewSynthesizer):
