@@ -18,7 +18,7 @@ from ..geometry import patch_rays, plucker, reference_plucker
 from ..geometry.cameras import REFERENCE_ELEVATION_DEGREES, reference_camera
 from ..models.dino import DinoKeys
 from ..models.upsrt import UpSRT
-from ..support.checks import check_count, check_finite, check_range, check_shape, check_type, check_unit_range
+from ..support.checks import check_count, check_finite, check_range, check_shape, check_type
 from ..support.errors import InputError
 from ..support.images import resize_pictures
 from ..support.memory import Chunk
@@ -33,7 +33,7 @@ from ..types import (
     check_lengths,
 )
 from .prior import DiffusionPrior
-from .sampling import denoise_latents, sample_views, view_seeds
+from .sampling import sample_views, view_seeds
 
 FOCAL_TOLERANCE = 1.2
 """Ratio to the trained focal length beyond which a warning is due."""
@@ -245,37 +245,6 @@ class ViewSynthesizer(ABC):
         cond = self.condition(scene, cameras, prompt, text_embeddings, zero_attention_rays)
         options: dict[str, Any] = {"steps": steps, "guidance": guidance, "scheduler": scheduler, "on_step": on_step}
         return NovelViews(sample_views(self.prior, cond, seeds=draws, batch_size=batch_size, **options), cameras)
-
-    def denoise_from(
-        self,
-        rgb: Tensor,
-        cond: ViewConditioning | Any,  # noqa: ANN401 - or the prior's own constants
-        index: int,
-        *,
-        generator: torch.Generator,
-        guidance: float = 9.0,
-        steps: int = 30,
-    ) -> Tensor:
-        """(Q, 3, S, S) images noised to entry `index` of the `steps`-step table and denoised in earnest.
-
-        The generator draws first the posterior's noise, then the latents'.
-        """
-        check_shape("rgb", rgb, ("Q", 3, self.image_size, self.image_size), "pictures of the model's size")
-        check_unit_range("rgb", rgb, "divide 8-bit pictures by 255")
-        if not len(rgb):
-            raise InputError("rgb must hold at least one picture, got none; give one for each camera of cond")
-        check_range("guidance", guidance, 0.0, 1000.0)
-        check_type("generator", generator, torch.Generator, "such as torch.Generator().manual_seed(0)")
-        prepared = self.prepare(cond, guidance) if isinstance(cond, ViewConditioning) else cond
-        shape = (len(rgb), *self.prior.latent_shape)
-        draws: dict[str, Any] = {"generator": generator, "device": generator.device, "dtype": torch.float32}
-        posterior, noise = (torch.randn(shape, **draws) for _ in range(2))
-        with torch.no_grad():
-            options: dict[str, Any] = {"noise": noise, "guidance": guidance, "steps": steps}
-            latents = self.prior.encode(rgb, posterior)
-            result = self.prior.decode(denoise_latents(self.prior, latents, prepared, index, **options))
-        check_finite("the denoised views (from these weights in this precision)", result)
-        return result
 
     def own_scene(self, scene: SceneEncoding) -> SceneEncoding:
         """The scene on this model's device and precision, if this model made it."""

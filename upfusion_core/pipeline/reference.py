@@ -16,7 +16,7 @@ from ..models.perceptual import PerceptualDistance, dino_distance, load_lpips
 from ..support.errors import FieldError
 from ..types import ViewConditioning
 from .novel_views import ViewSynthesizer
-from .sampling import alphas_cumprod, ddim_timesteps
+from .sampling import alphas_cumprod, ddim_timesteps, denoise_latents
 
 
 def loss_terms(
@@ -109,8 +109,13 @@ class ReferenceFitter:
             F.interpolate(value, scale_factor=2, mode="bilinear", align_corners=False)
             for value in (small.rgb, small.opacity)
         )
-        options = {"guidance": self.config.guidance, "steps": self.schedule.steps}
-        target = self.model.denoise_from(rgb.detach(), cond, index, generator=self.generator, **options)
+        prior, guidance = self.model.prior, self.config.guidance
+        with torch.no_grad():
+            prepared, shape = self.model.prepare(cond, guidance), (1, *prior.latent_shape)
+            posterior, noise = (torch.randn(shape, generator=self.generator, dtype=torch.float32) for _ in range(2))
+            options = {"noise": noise, "guidance": guidance, "steps": self.schedule.steps}
+            latents = denoise_latents(prior, prior.encode(rgb, posterior), prepared, index, **options)
+            target = prior.decode(latents)
         terms = loss_terms(rgb, opacity, target, self.perceptual)
         weights = term_weights(self.schedule, self.iteration, index)
         loss: Any = sum(weights[name] * value for name, value in terms.items())

@@ -102,22 +102,6 @@ def test_sample(
         assert views is None or views.rgb.shape == (1, 3, SIZE, SIZE)
 
 
-@given(
-    or_junk(PHOTO, odd_tensors((1, 3, SIZE, SIZE))),
-    or_junk(1, 0, 2, numbers()),
-    or_junk(1.0, numbers()),
-    or_junk(2, numbers()),
-)
-def test_denoise_from(
-    model: UpFusion, scene: SceneEncoding, rgb: object, index: object, guidance: object, steps: object
-) -> None:
-    cond = model.condition(scene, CAMERAS[0][:1], text_embeddings=(TEXT, TEXT))
-    few = not isinstance(index, int) or isinstance(index, bool) or index <= 3
-    if few:
-        draw = torch.Generator().manual_seed(0)
-        refused_or_finite(model.denoise_from, rgb, cond, index, generator=draw, guidance=guidance, steps=steps)
-
-
 @given(or_junk("scene"), or_junk("config"), or_junk(None, "generator"), or_junk(None, "views"), or_junk(None))
 def test_distill_refuses_what_is_none(
     model: UpFusion,

@@ -9,7 +9,7 @@ import pytest
 import tiny_training
 import torch
 
-from upfusion_core import DistillConfig, InputViews, SceneEncoding, UpFusion, convert, orbit_cameras
+from upfusion_core import DistillConfig, InputViews, NovelViews, SceneEncoding, UpFusion, convert, orbit_cameras
 from upfusion_core.config import FieldConfig, GridConfig, RaySampling
 from upfusion_core.field.radiance import RadianceField
 from upfusion_core.pipeline.photos import estimate_mask
@@ -18,6 +18,7 @@ from upfusion_core.support.errors import InputError
 
 SIZE, WIDTH = tiny_training.SIZE, tiny_training.WIDTH
 CAMERA = orbit_cameras(0)
+NOTHING = NovelViews(torch.zeros(0, 3, 8, 8), CAMERA[:0])
 TEXT = (torch.zeros(77, WIDTH),) * 2
 
 
@@ -56,6 +57,7 @@ Ask = Callable[[UpFusion, SceneEncoding], object]
         (lambda model, scene: model.distill(scene, 3), "config must be DistillConfig"),
         (lambda model, scene: model.distill(scene, generator=3), "generator must be Generator"),
         (lambda model, scene: model.distill(scene, views=3), "views must be NovelViews"),
+        (lambda model, scene: model.distill(scene, views=NOTHING), "views must hold one picture or more, got 0"),
         (lambda model, scene: model.distill(scene, checkpoint=3), "checkpoint must be a path, got 3"),
         (lambda *_: convert("mini", "a.safetensors", dtype=torch.int8), "dtype must be float16, bfloat16 or float32"),
         (lambda *_: UpFusion(3), "config must be ModelConfig, got int; or its JSON form"),
@@ -129,18 +131,6 @@ def test_noise_at_no_time(
     cond = model.condition(scene, CAMERA, text_embeddings=TEXT)
     with pytest.raises(InputError, match=words):
         model.predict_noise(latents, timestep, cond, guidance)
-
-
-def test_pictures_that_cannot_be_denoised(model: UpFusion, scene: SceneEncoding) -> None:
-    cond, draw = model.condition(scene, CAMERA, text_embeddings=TEXT), torch.Generator().manual_seed(0)
-    with pytest.raises(InputError, match=r"rgb must be \(Q, 3, 16, 16\)"):
-        model.denoise_from(torch.ones(1, 3, 8, 8), cond, 1, generator=draw)
-    with pytest.raises(InputError, match="rgb must be finite"):
-        model.denoise_from(torch.ones(1, 3, 16, 16) / 0, cond, 1, generator=draw)
-    with pytest.raises(InputError, match="generator must be Generator"):
-        model.denoise_from(torch.ones(1, 3, 16, 16), cond, 1, generator=None)
-    with pytest.raises(InputError, match="rgb must hold at least one picture"):
-        model.denoise_from(torch.ones(0, 3, 16, 16), cond, 1, generator=draw)
 
 
 def test_renders_of_nothing() -> None:
