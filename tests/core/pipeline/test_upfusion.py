@@ -212,14 +212,13 @@ def test_an_empty_model_has_all_parts(small_weights: Path) -> None:
     assert model.model_id != before
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_conversions_keep_the_model_s_id(small_weights: Path, tmp_path: Path, dtype: torch.dtype) -> None:
+def test_conversions_keep_the_model_s_id(small_weights: Path, tmp_path: Path) -> None:
     original = UpFusion.load(small_weights, device="cpu")
-    convert(small_weights, tmp_path / "model.safetensors", dtype=dtype)
+    convert(small_weights, tmp_path / "model.safetensors", dtype=torch.float16)
     convert(tmp_path / "model.safetensors", tmp_path / "folder", dtype=torch.float32)
     for path in (tmp_path / "model.safetensors", tmp_path / "folder"):
         assert UpFusion.load(path, device="cpu").model_id == original.model_id
-    assert UpFusion.load(small_weights, device="cpu", dtype=dtype).model_id == original.model_id
+    assert UpFusion.load(small_weights, device="cpu", dtype=torch.bfloat16).model_id == original.model_id
 
 
 def test_predictions_at_pixel_centres(model: UpFusion, scene: SceneEncoding) -> None:
