@@ -84,20 +84,6 @@ def test_sixteen_bit_grey_keeps_its_precision(dtype: type, name: str, tmp_path: 
     assert torch.equal(read_photo(tmp_path / name).rgb, expected)
 
 
-def test_sixteen_bit_colors_are_taken_as_eight(tmp_path: Path) -> None:
-    """Pillow reads 16-bit RGB as 8-bit; the colours stay those of the file."""
-    imageio = pytest.importorskip("imageio.v3")
-    pytest.importorskip("tifffile")
-    values = np.full((SIDE, SIDE, 3), (65535, 32896, 0), np.uint16)
-    imageio.imwrite(tmp_path / "wide.tiff", values, plugin="tifffile")
-    try:
-        rgb = unit_range(read_photo(tmp_path / "wide.tiff").rgb)
-    except PhotoError as error:
-        assert "save it anew as PNG or JPEG" in str(error)  # noqa: PT017 - either is an answer
-    else:
-        assert torch.allclose(rgb[:, 3, 3], torch.tensor([1.0, 128 / 255, 0.0]), atol=1 / 255)
-
-
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_turns_the_photo_upright(orientation: int, tmp_path: Path) -> None:
     upright = np.zeros((SIDE, SIDE + 4), np.uint8)
