@@ -51,10 +51,8 @@ def stream_generator(seed: int, stream: int) -> torch.Generator:
 
 
 def spread_cameras(first: Cameras, count: int) -> Cameras:
-    """`first`, then others spread evenly over the band that the release distils from.
-
-    A Fibonacci lattice: azimuths advance by the golden ratio of a turn while the sine of the elevation rises evenly.
-    """
+    """`first`, then a Fibonacci lattice over the band that the release distils from: azimuths advance by the golden
+    ratio of a turn while the sine of the elevation rises evenly."""
     low, high = (math.sin(math.radians(degrees)) for degrees in BAND_ELEVATION_DEGREES)
     others = max(count - 1, 1)
     place = torch.arange(others, dtype=torch.float64)
@@ -81,10 +79,9 @@ def distill_cameras(scene: SceneEncoding, config: DistillConfig, seed: int) -> C
 
 @dataclass(frozen=True, eq=False)
 class Distillation:
-    """What one call of `distill` is about, and its saved state.
+    """What one call of `distill` is about, and its saved state at `path`.
 
-    text: (conditional, unconditional) embeddings. path: of the saved state. views: the caller's square pictures of the
-    model's size, to be fitted too. photo_cameras: the photos', where known.
+    text: (conditional, unconditional) embeddings. views: the caller's, of the model's size, to be fitted too.
     """
 
     model: ViewSynthesizer
@@ -145,10 +142,7 @@ class Distillation:
             raise
 
     def fit(self, fitter: FieldFitter | ReferenceFitter, state: State, end: int, first: int, total: int) -> None:
-        """Steps until the fit's iteration is `end`; saves the state now and then, at the end, and on failure.
-
-        `first` steps of the `total` are taken before the fit's own.
-        """
+        """Steps until iteration `end`; `first` of the `total` steps are before. The state is saved now and then."""
         while fitter.iteration < end:
             try:
                 fitter.step()
@@ -311,10 +305,8 @@ class FitRounds:
         return {"rgb": rgb, "weights": weights}
 
     def _targets(self) -> dict[str, Any]:
-        """What a round is fitted to: its pictures, the photos whose cameras are known, and the caller's views.
-
-        The caller's count as much as all others together if those are more.
-        """
+        """What a round is fitted to: its pictures, the photos whose cameras are known, and the caller's views, which
+        count as much as all others together if those are more."""
         job, made, given = self.job, self.rounds[self.number], self.job.views
         photos, size = job.scene.views, job.model.image_size
         if self.pictures is None:

@@ -28,9 +28,7 @@ from ..types import Cameras, InputViews, OnStep, SceneEncoding
 from .novel_views import ViewSynthesizer, shrunk_grid
 
 PhotoRender = Callable[..., Tensor]
-"""(cameras, size) -> (Q, 3, size, size) pictures in [0, 1] on white, through pixel centres.
-
-Refinement differentiates it with respect to the cameras."""
+"""(cameras, size) -> (Q, 3, size, size) pictures in [0, 1] on white, through pixel centres; differentiable."""
 
 NEIGHBORHOOD_DEGREES = 26.0
 """Candidates within this angle of the best one count as the same answer."""
@@ -247,8 +245,7 @@ def refined(
 ) -> tuple[Cameras, float]:
     """The camera near `start` (azimuth and elevation, radians) that shows the photo best, and the difference it leaves.
 
-    It is found by gradient. Six numbers move, each held near its start: azimuth, elevation, roll, logarithm of the
-    distance, and shift.
+    Found by gradient: azimuth, elevation, roll, logarithm of the distance, and shift move, each held near its start.
     """
     turn, roll = math.radians(search.turn_degrees), math.radians(search.roll_degrees)
     deviations = torch.tensor([turn, turn, roll, search.stretch, search.shift, search.shift], dtype=torch.float32)
@@ -269,10 +266,7 @@ def refined(
 
 
 def relative_difference(seen: Tensor, photo: Tensor) -> Tensor:
-    """(Q,) squared differences of pictures (Q, 3, s, s) from a photo (3, S, S), over those of white from it.
-
-    The photo is shrunk to the pictures' size, each pixel the mean of what it covers.
-    """
+    """(Q,) squared differences of pictures (Q, 3, s, s) from a photo, shrunk to their size, over those of white."""
     target = F.interpolate(photo[None], size=seen.shape[-2:], mode="area")[0].to(seen)
     return (seen - target).square().sum((1, 2, 3)) / (1 - target).square().sum().clamp(min=1e-6)
 

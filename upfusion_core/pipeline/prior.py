@@ -1,8 +1,7 @@
 """The diffusion prior: predicted noise, and the way between images and latents.
 
-Sampling and distillation see only the protocol; the library's implementation stands on diffusers' networks. On a fast
-GPU launching the two thousand small kernels of a guided step takes longer than computing them, so that they may be
-captured as CUDA graphs.
+On a fast GPU launching the two thousand small kernels of a guided step takes longer than computing them, so that they
+may be captured as CUDA graphs.
 """
 
 from __future__ import annotations
@@ -160,9 +159,9 @@ def capture_graph(call: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None
 class CapturedCalls:
     """`function(first, second, constants)` captured once for every set of shapes and replayed from then on.
 
-    The constants are a dataclass of tensors and of plain values, which count as part of the shapes. A graph reads its
-    inputs from where they were at its capture, so that new ones are copied there. Weights that the function reads may
-    change their values, not their place. Results have no gradients.
+    Plain values among the constants, a dataclass, count as part of the shapes. A graph reads its inputs from where they
+    were at its capture, so that new ones are copied there. Weights may change their values, not their place. Results
+    have no gradients.
     """
 
     def __init__(self, function: Callable[[Tensor, Tensor, Any], Tensor], capture: Capture = capture_graph) -> None:

@@ -117,17 +117,17 @@ def predicted_original(latents: Tensor, eps: Tensor, timestep: Tensor) -> Tensor
 
 def view_seeds(count: int, generator: torch.Generator | None, seeds: Sequence[int] | None) -> list[int]:
     """One seed a view: `seeds`, or the generator's initial seed + the view's number, so that batches do not matter."""
-    if seeds is not None:
-        check_type("seeds", seeds, Sequence, "one number a view")
-        for seed in seeds:
-            check_count("seeds", seed, 0, 2**64 - 1)
-        if len(seeds) != count:
-            raise InputError(f"seeds must hold one number a view, got {len(seeds)} for {count} views")
-        return [int(seed) for seed in seeds]
-    if generator is not None:
-        check_type("generator", generator, torch.Generator, "such as torch.Generator().manual_seed(0)")
-    first = generator.initial_seed() if generator is not None else 0
-    return [(first + index) % 2**64 for index in range(count)]
+    if seeds is None:
+        if generator is not None:
+            check_type("generator", generator, torch.Generator, "such as torch.Generator().manual_seed(0)")
+        first = 0 if generator is None else generator.initial_seed()
+        return [(first + index) % 2**64 for index in range(count)]
+    check_type("seeds", seeds, Sequence, "one number a view")
+    for seed in seeds:
+        check_count("seeds", seed, 0, 2**64 - 1)
+    if len(seeds) != count:
+        raise InputError(f"seeds must hold one number a view, got {len(seeds)} for {count} views")
+    return list(seeds)
 
 
 @torch.no_grad()

@@ -1,7 +1,4 @@
-"""UpFusion: one object that holds the networks and goes all the way from photos to a field.
-
-`UpFusion` loads the networks itself; a host program that loads them in its own way uses `HostedUpFusion`.
-"""
+"""UpFusion: one object that holds the networks and goes all the way from photos to a field."""
 
 from __future__ import annotations
 
