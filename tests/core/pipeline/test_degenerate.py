@@ -32,31 +32,25 @@ def picture(kind: str) -> Tensor:
     return torch.where(inside, color, torch.ones(3, 1, 1))
 
 
-@pytest.fixture(scope="module")
-def model() -> UpFusion:
-    """Random weights: what it paints means nothing, and a field of it must be one all the same."""
-    return tiny_training.random_upfusion(seed=5)
-
-
 @pytest.mark.parametrize(("kind", "count"), [("disc", 6), ("wire", 1), ("full", 1)])
-def test_from_photos_to_a_field_or_a_reason(model: UpFusion, kind: str, count: int) -> None:
+def test_from_photos_to_a_field_or_a_reason(tiny_upfusion: UpFusion, kind: str, count: int) -> None:
     views = prepare_views([picture(kind)] * count, size=tiny_training.SIZE)
-    scene = model.encode(views)
+    scene = tiny_upfusion.encode(views)
     assert_finite(scene.tokens)
-    assert_finite(model.predict(scene, orbit_cameras([0, 180]), 8))
+    assert_finite(tiny_upfusion.predict(scene, orbit_cameras([0, 180]), 8))
     fit = dataclasses.replace(FIT, iterations=4)
     schedule = DraftSchedule(3, 16, fit, sampled_cameras=2, sampled_fit=fit, steps=1)
     text = (torch.zeros(77, tiny_training.WIDTH),) * 2
     config = DistillConfig(schedule=schedule, field=FIELD)
-    field = model.distill(scene, config, torch.Generator().manual_seed(1), text_embeddings=text)
+    field = tiny_upfusion.distill(scene, config, torch.Generator().manual_seed(1), text_embeddings=text)
     assert_finite(field)
     assert_finite(field.render(orbit_cameras([0, 90]), 8).rgb)
 
 
-def test_identical_photos_are_a_scene_like_any_other(model: UpFusion) -> None:
+def test_identical_photos_are_a_scene_like_any_other(tiny_upfusion: UpFusion) -> None:
     """Each photo but the first has the same tokens, because only the first has an id of its own."""
     photo = prepare_views([picture("disc")] * 6, size=tiny_training.SIZE)
-    tokens = model.encode(photo).tokens.reshape(6, 16, -1)
+    tokens = tiny_upfusion.encode(photo).tokens.reshape(6, 16, -1)
     assert float((tokens[1] - tokens[5]).abs().max()) < 1e-5
 
 
