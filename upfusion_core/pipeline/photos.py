@@ -169,10 +169,7 @@ def read_photo(source: PhotoSource, label: str = "photo 1") -> Photo:
     as 0..65535, floating point as 0..1. An alpha channel (or a transparent colour) that is opaque everywhere says
     nothing about the object and is dropped. `label` is how messages call the photo; a file's name is added.
     """
-    if isinstance(source, Tensor):
-        channels = _from_tensor(source, label)
-    else:
-        channels, label = _decode(source, label, _channels)
+    channels, label = _decode(source, label, _channels)
     _, height, width = channels.shape
     if min(height, width) < MIN_SIDE:
         raise PhotoError(
@@ -196,9 +193,8 @@ def read_mask(source: PhotoSource, photo: Photo) -> Tensor:
         source = torch.from_numpy(source)
     if isinstance(source, Tensor):
         source = source.float() if source.dtype == torch.bool else source
-        channels = _from_tensor(source[None] if source.ndim == 2 else source, label)
-    else:
-        channels, label = _decode(source, label, _mask_channels)
+        source = source[None] if source.ndim == 2 else source
+    channels, label = _decode(source, label, _mask_channels)
     if len(channels) != 1:
         raise PhotoError(f"{label} must be (H, W) or (1, H, W), got {tuple(channels.shape)}; give one channel")
     mask, (height, width) = channels[0], photo.rgb.shape[1:]
@@ -210,15 +206,6 @@ def read_mask(source: PhotoSource, photo: Photo) -> Tensor:
     return mask
 
 
-def _from_tensor(tensor: Tensor, label: str) -> Tensor:
-    shape = tuple(tensor.shape)
-    if tensor.ndim != 3 or shape[0] not in (1, 3, 4):
-        last = tensor.ndim == 3 and shape[-1] in (1, 3, 4)
-        advice = "its channels come last: use .permute(2, 0, 1)" if last else "give one picture, channels first"
-        raise PhotoError(f"{label} must be (3, H, W), (4, H, W) or (1, H, W), got {shape}; {advice}")
-    return _clamped(tensor.detach().cpu(), label)
-
-
 def _clamped(values: Tensor, label: str) -> Tensor:
     """The same as float32 in [0, 1], from which they may differ by rounding only."""
     try:
@@ -228,12 +215,15 @@ def _clamped(values: Tensor, label: str) -> Tensor:
     return values.float().clamp(0, 1)
 
 
-def _decode(
-    source: str | os.PathLike[str] | Image.Image | np.ndarray,
-    label: str,
-    read: Callable[[Image.Image, str], np.ndarray],
-) -> tuple[Tensor, str]:
-    """The channels (C, H, W) that `read` finds in a file, PIL image or uint8 array, and the label with its name."""
+def _decode(source: PhotoSource, label: str, read: Callable[[Image.Image, str], np.ndarray]) -> tuple[Tensor, str]:
+    """The channels (C, H, W) of a tensor, or that `read` finds in a picture, and the label with the file's name."""
+    if isinstance(source, Tensor):
+        shape = tuple(source.shape)
+        if source.ndim != 3 or shape[0] not in (1, 3, 4):
+            last = source.ndim == 3 and shape[-1] in (1, 3, 4)
+            advice = "its channels come last: use .permute(2, 0, 1)" if last else "give one picture, channels first"
+            raise PhotoError(f"{label} must be (3, H, W), (4, H, W) or (1, H, W), got {shape}; {advice}")
+        return _clamped(source.detach().cpu(), label), label
     if isinstance(source, np.ndarray):
         fits = source.ndim == 2 or (source.ndim == 3 and source.shape[2] in (3, 4))
         if source.dtype != np.uint8 or not fits:
