@@ -50,24 +50,20 @@ def stream_generator(seed: int, stream: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed + 0x9E3779B9 * stream) % 2**63)
 
 
-def spread_cameras(first: Cameras, count: int) -> Cameras:
-    """`first`, then a Fibonacci lattice over the band that the release distils from: azimuths advance by the golden
-    ratio of a turn while the sine of the elevation rises evenly."""
-    low, high = (math.sin(math.radians(degrees)) for degrees in BAND_ELEVATION_DEGREES)
-    others = max(count - 1, 1)
-    place = torch.arange(others, dtype=torch.float64)
-    heights = low + (high - low) * (place + 0.5) / others
-    azimuths = 360 * (place * (math.sqrt(5) - 1) / 2 % 1)
-    lattice = orbit_cameras(azimuths.float(), torch.rad2deg(heights.asin()).float())
-    return Cameras.concatenate([first, lattice[: count - 1]])
-
-
 def distill_cameras(scene: SceneEncoding, config: DistillConfig, seed: int) -> Cameras:
     """The cameras that `distill` fits the field to, e.g. to be saved with it: photo 1's first."""
     schedule, first = config.schedule, scene.reference.to("cpu")
     if isinstance(schedule, FastSchedule):
-        return spread_cameras(first, schedule.cameras)
-    # random ones in the band that the release distils from
+        # a Fibonacci lattice over the band that the release distils from: azimuths advance by the golden ratio of a
+        # turn while the sine of the elevation rises evenly
+        low, high = (math.sin(math.radians(degrees)) for degrees in BAND_ELEVATION_DEGREES)
+        others = max(schedule.cameras - 1, 1)
+        place = torch.arange(others, dtype=torch.float64)
+        heights = low + (high - low) * (place + 0.5) / others
+        azimuths = 360 * (place * (math.sqrt(5) - 1) / 2 % 1)
+        lattice = orbit_cameras(azimuths.float(), torch.rad2deg(heights.asin()).float())
+        return Cameras.concatenate([first, lattice[: schedule.cameras - 1]])
+    # random ones in that band
     count = schedule.cameras if isinstance(schedule, ReferenceSchedule) else schedule.predicted_cameras
     parts = [first, random_cameras(max(count - 1, 1), generator=stream_generator(seed, CAMERA_STREAM))[: count - 1]]
     if isinstance(schedule, DraftSchedule):  # then those that are sampled: a ring at elevations that take turns
@@ -376,20 +372,18 @@ def distill(
     """A radiance field of the scene's object, in evaluation mode, on the model's device.
 
     Args:
-        config: DistillConfig.fast() unless given.
+        config: DistillConfig.fast() unless given. prompt, text_embeddings: as in UpFusion.condition.
         generator: only its initial seed counts, so that a resumed run draws what an uninterrupted one draws.
         on_step: called after each step; the preview is the field as it is, from where photo 1 stands. Raising from it
             cancels; the state is saved first.
         checkpoint: file of the saved state, written every `config.checkpoint_every` steps and read if it exists: the
             run goes on from there and, on a CPU, ends in the same field to the bit.
-        prompt, text_embeddings: as in UpFusion.condition.
         views: square pictures of the object on white that exist already, e.g. sampled ones. A draft and `fast` fit
             them beside their own views, the reference before its first iteration.
-        photo_cameras: where the photos were taken from; `fast` takes the accepted photos for targets, and estimates
-            their cameras unless they are given.
+        photo_cameras: where the photos were taken from; `fast` fits the accepted ones, and estimates them unless given.
 
     Raises:
-        InputError: the checkpoint belongs to another run. CheckpointError: it is damaged or something else.
+        InputError, CheckpointError: the checkpoint belongs to another run, or is damaged.
         FieldError: the loss is no longer finite.
     """
     config = DistillConfig.fast() if config is None else config
@@ -399,6 +393,13 @@ def distill(
         check_type("generator", generator, torch.Generator, "such as torch.Generator().manual_seed(0)")
     if checkpoint is not None:
         check_path("checkpoint", checkpoint)
+    if photo_cameras is not None:
+        check_type("photo_cameras", photo_cameras, PhotoCameras, "such as those of estimate_photo_cameras")
+        if len(photo_cameras) != (photos := len(scene.views or ())):
+            raise InputError(
+                f"photo_cameras must hold one camera for each of the scene's {photos} photos, got {len(photo_cameras)};"
+                " estimate them for this scene, or leave them out"
+            )
     text = model.chosen_text(prompt, text_embeddings)
     with torch.inference_mode(False), torch.enable_grad():  # hosts may call from inference mode
         job = Distillation(
@@ -410,7 +411,7 @@ def distill(
             on_step=on_step or (lambda *_: None),
             path=None if checkpoint is None else Path(checkpoint),
             views=None if views is None else _checked(views, model.image_size),
-            photo_cameras=None if photo_cameras is None else _checked_cameras(photo_cameras, scene),
+            photo_cameras=photo_cameras and replace(photo_cameras, cameras=_detached(photo_cameras.cameras)),
         )
         plan = config.schedule
         field = _as_released(job, plan) if isinstance(plan, ReferenceSchedule) else FitRounds(job, plan).finish()
@@ -424,17 +425,6 @@ def _checked(views: NovelViews, size: int) -> NovelViews:
         raise InputError("views must hold one picture or more, got 0; leave them out to begin from predictions")
     rgb = views.rgb.detach().float().cpu().clone()
     return NovelViews(resize_pictures(rgb, size), _detached(views.cameras).to("cpu"))
-
-
-def _checked_cameras(photo_cameras: PhotoCameras, scene: SceneEncoding) -> PhotoCameras:
-    check_type("photo_cameras", photo_cameras, PhotoCameras, "such as those of estimate_photo_cameras")
-    photos = 0 if scene.views is None else len(scene.views)
-    if len(photo_cameras) != photos:
-        raise InputError(
-            f"photo_cameras must hold one camera for each of the scene's {photos} photos, got {len(photo_cameras)}; "
-            "estimate them for this scene, or leave them out"
-        )
-    return replace(photo_cameras, cameras=_detached(photo_cameras.cameras))
 
 
 def _detached(cameras: Cameras) -> Cameras:

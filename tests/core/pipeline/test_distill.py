@@ -27,7 +27,7 @@ from upfusion_core.config import (
 from upfusion_core.field import fitting
 from upfusion_core.geometry import reference_camera
 from upfusion_core.pipeline import distill, reference
-from upfusion_core.pipeline.distill import Targets, agreement, distill_cameras, spread_cameras
+from upfusion_core.pipeline.distill import Targets, agreement, distill_cameras
 from upfusion_core.pipeline.pose import PhotoCameras
 from upfusion_core.pipeline.reference import loss_terms, reference_order, term_weights
 from upfusion_core.pipeline.sampling import alphas_cumprod, repaint_steps
@@ -278,17 +278,16 @@ def test_cameras_of_a_distillation(scene: SceneEncoding) -> None:
     assert len(cameras) == 3 + 2
     assert worst(cameras[0].camera_to_world, scene.reference.camera_to_world) == 0
     assert worst(distill_cameras(scene, tiny("draft"), 3).centers, cameras.centers) == 0
-    assert worst(distill_cameras(scene, tiny("fast"), 3).centers, spread_cameras(scene.reference, 3).centers) == 0
     released = distill_cameras(scene, DistillConfig.reference(), 0)
     assert len(released) == 250
     assert worst(released[0].camera_to_world, scene.reference.camera_to_world) == 0
 
 
 def test_cameras_are_spread_over_the_band() -> None:
-    first = reference_camera(10.0)
-    cameras = spread_cameras(first, 33)
+    scene = SceneEncoding(torch.ones(1, 1), reference_camera(10.0))
+    cameras = distill_cameras(scene, tiny("fast", schedule=FastSchedule(cameras=33)), 3)
     assert len(cameras) == 33
-    assert torch.equal(cameras[0].camera_to_world, first.camera_to_world)
+    assert torch.equal(cameras[0].camera_to_world, scene.reference.camera_to_world)
     centers = cameras.centers[1:].double()
     assert centers.norm(dim=-1).sub(1).abs().max() < 1e-5
     elevations = torch.rad2deg(centers[:, 1].asin())
@@ -299,7 +298,7 @@ def test_cameras_are_spread_over_the_band() -> None:
     assert math.sqrt(2 * math.pi * 0.924 / 32) == pytest.approx(math.radians(24.4), abs=0.01)
     assert float(angles.min(dim=1).values.min()) > 12
     assert float(angles.min(dim=1).values.max()) < 36
-    assert len(spread_cameras(first, 1)) == 1
+    assert len(distill_cameras(scene, tiny("fast", schedule=FastSchedule(cameras=1)), 3)) == 1
 
 
 def test_the_order_of_the_release() -> None:
