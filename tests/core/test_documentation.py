@@ -171,6 +171,12 @@ def test_the_tables_of_options_are_those_of_the_code() -> None:
     assert reference.with_options(text) == text, "run python docs/make_reference.py"
 
 
+def test_the_tests_command_of_the_readme_is_that_of_ci() -> None:
+    line = 'pip install ".[test]" && pytest'
+    for path in (ROOT / "README.md", ROOT / ".ci" / "run"):
+        assert line in path.read_text(encoding="utf-8").splitlines()
+
+
 def test_every_command_has_an_example() -> None:
     page = ROOT / "docs" / "commands.md"
     shown = {command.words[1] for block in documented.blocks(page) if not block.language
