@@ -104,8 +104,7 @@ def check_pip(words: tuple[str, ...], folder: Path) -> None:
     """What is installed is this repository with extras that it has, its requirements, or a package that tests use."""
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     extras = re.findall(r"^(\w+) = \[", project.split("[project.optional-dependencies]")[1], re.MULTILINE)
-    assert words[:1] in ((), ("install",))
-    for word in words[1:]:
+    for word in words[words[0] == "install" :]:
         if word.endswith("requirements.txt"):
             assert (ROOT / "requirements.txt").is_file()
         elif word.startswith((".", "upfusion", "ComfyUI/custom_nodes/upfusion")):
@@ -145,6 +144,15 @@ def check_pytest(words: tuple[str, ...], folder: Path) -> None:
             assert all(f'"{name}: ' in registered for name in names), word
         elif not word.startswith("-"):
             assert (ROOT / word.split("::")[0]).exists(), word
+
+
+def check_uv(words: tuple[str, ...], folder: Path) -> None:
+    """`uv run` with an extra that there is, and a program of ours."""
+    assert words[0] == "run"
+    if words[1] == "--extra":
+        check_pip((f".[{words[2]}]",), folder)
+    program, *rest = words[3:] if words[1] == "--extra" else words[1:]
+    {"upfusion": lambda: check_upfusion(tuple(rest)), "pytest": lambda: check_pytest(tuple(rest), folder)}[program]()
 
 
 def check_in_ci(program: str, words: tuple[str, ...], folder: Path) -> None:
@@ -232,6 +240,7 @@ def run(command: Command, folder: Path, capsys: pytest.CaptureFixture[str], *, c
     handlers: dict[str, Callable[[], None]] = {
         "upfusion": lambda: check_upfusion(words) if check_only else run_upfusion(words, folder),
         "pip": lambda: check_pip(words, folder),
+        "uv": lambda: check_uv(words, folder),
         "git": lambda: check_git(words, folder),
         "cd": lambda: check_cd(words, folder),
         "source": lambda: check_source(words, folder),
