@@ -6,6 +6,10 @@ Names are imported at first use, so that importing the package costs nothing.
 from __future__ import annotations
 
 import importlib
+import re
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers, to whom a star brings all of a module
@@ -57,13 +61,32 @@ _HOMES = {name: home for home, names in _NAMES.items() for name in names}
 __all__ = sorted(_HOMES)
 __version__: str
 
+_PROJECT_FILE = Path(__file__).resolve().parents[1] / "pyproject.toml"
+
+
+@lru_cache(maxsize=1)
+def _version() -> str:
+    """The version, such as "0.1.0".
+
+    A checkout, which the folder of a ComfyUI pack is too, answers from its own pyproject.toml, as another version may
+    be installed beside it; an installed package from what was recorded when it was installed.
+    """
+    if _PROJECT_FILE.is_file():  # Python 3.10 has no reader of TOML
+        text = _PROJECT_FILE.read_text(encoding="utf-8")
+        section = re.search(r"^\[project\]$(.*?)(?=^\[|\Z)", text, re.MULTILINE | re.DOTALL)
+        values: dict[str, str] = (
+            dict(re.findall(r'^(name|version) = "([^"]+)"$', section[1], re.MULTILINE)) if section else {}
+        )
+        if values.get("name") == "upfusion":
+            return values["version"]
+    return metadata.version("upfusion")
+
+
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public name
         if name == "__version__":
-            from .support.version import version
-
-            return version()
+            return _version()
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

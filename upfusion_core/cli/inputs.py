@@ -17,8 +17,7 @@ from ..models.checkpoint import recommended_guidance
 from ..pipeline.prepare import prepare_views
 from ..support.devices import resolve_device
 from ..support.errors import InputError
-from ..support.files import BUNDLED_NAME, reading
-from ..support.json_text import read_json, shown
+from ..support.files import BUNDLED_NAME, read_json, reading, shown
 from ..types import REFERENCE_FOCAL, Cameras, InputViews
 from .options import planned_run
 from .run import Run

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 
 from ..config import MAX_LAYERS, MODEL_ID, ModelConfig, TextConfig
 from ..support.errors import CheckpointError
-from ..support.files import BUNDLED_NAME, bundled_path, check_path
-from ..support.json_text import parse_json, read_json, shown
+from ..support.files import BUNDLED_NAME, bundled_path, check_path, parse_json, read_json, shown
 from ..support.weights import check_finite_weights, listed, misfits, read_metadata, read_weights
 from .controlnet import ControlNet
 from .dino import DinoKeys, hub_names

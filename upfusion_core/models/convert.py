@@ -18,8 +18,7 @@ from torch import Tensor
 from ..config import MODEL_ID, ModelConfig
 from ..support.checks import check_type
 from ..support.errors import InputError, OutputError
-from ..support.files import check_path, made_folder, save_safetensors, save_tensors, write_json
-from ..support.json_text import to_json
+from ..support.files import check_path, json_text, made_folder, save_safetensors, save_tensors, write_json
 from ..types import OnStep
 from .checkpoint import (
     CONFIG_KEY,
@@ -65,7 +64,7 @@ def convert(
         raise InputError(f"dtype must be float16, bfloat16 or float32, got {dtype}")
     if facts is not None:
         check_type("facts", facts, Mapping, "names and values, as JSON has them")
-        to_json(dict(facts), "facts")
+        json_text(dict(facts), "facts")
     check_path("destination", destination)
     checkpoint = open_checkpoint(source)
     destination = Path(destination)
@@ -109,7 +108,7 @@ def write_networks(
 
 def _metadata(config: ModelConfig, model_id: str, facts: Mapping[str, Any]) -> dict[str, str]:
     metadata = {CONFIG_KEY: json.dumps({**config.to_dict(), MODEL_ID: model_id}), "format": "pt"}
-    return metadata | ({FACTS_KEY: to_json(dict(facts), "facts")} if facts else {})
+    return metadata | ({FACTS_KEY: json_text(dict(facts), "facts")} if facts else {})
 
 
 def _write_merged(

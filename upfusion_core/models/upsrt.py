@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from ..config import UpSRTConfig
 from ..geometry.rays import harmonic_encoding
 from ..support.checks import check_shape
-from ..support.memory import Chunk
+from ..support.devices import Chunk
 from .controlnet import grouped_attention, split_heads
 
 

@@ -1,11 +1,18 @@
-"""Devices by name, and whether this machine has them."""
+"""Where work is done: devices by name, chunks that fit into their memory, and generators of random numbers."""
 
 from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import torch
 
 from .checks import check_choice
-from .errors import InputError
+from .errors import InputError, OutOfMemoryError
+
+Result = TypeVar("Result")
 
 
 def default_device() -> torch.device:
@@ -47,3 +54,98 @@ def existing_device(device: torch.device | str) -> torch.device:
     except (RuntimeError, AssertionError, ImportError, NotImplementedError) as error:  # torch is built without it
         raise InputError(f"this machine has no {device} device that torch can use; choose cpu") from error
     return device
+
+
+_OUT_OF_MEMORY_MESSAGES = ("out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
+"""How allocators that have no exception of their own say it: of CPUs, Apple's GPUs, cuBLAS and cuDNN."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory does not suffice, on whatever device."""
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in _OUT_OF_MEMORY_MESSAGES)
+
+
+class Chunk:
+    """How many of something are worked on at a time; from where memory runs out, half as many.
+
+    The size stays halved for all work that is done with the same chunk.
+
+    Args:
+        size: at first. what: of which, in the singular, for messages.
+
+    Example:
+        chunk = Chunk(4096, "ray")
+        colors = torch.cat(list(chunk.map(lambda part: color_of(rays[part]), len(rays))))
+    """
+
+    def __init__(self, size: int, what: str) -> None:
+        self.size, self.what = size, what
+
+    def map(self, work: Callable[[slice], Result], count: int, each: int = 1) -> Iterator[Result]:
+        """The results of `work` for slices that cover 0 to `count` in order.
+
+        A slice that there was no memory for comes again as smaller ones, with a warning that says so.
+
+        Args:
+            work: called with a slice; it may be called again with a part of the same one.
+            each: how many of what the chunk counts one of the `count` items stands for.
+
+        Raises:
+            OutOfMemoryError: there is no memory for a single item.
+        """
+        start = 0
+        while start < count:
+            items = min(max(1, self.size // each), count - start)
+            done = _tried(work, slice(start, start + items))
+            if done:
+                start += items
+                yield done[0]
+            else:
+                self._halve(items, each)
+
+    def _halve(self, items: int, each: int) -> None:
+        release()
+        if items == 1:
+            some = f"one {self.what}" if each == 1 else f"{each} {self.what}s"
+            raise OutOfMemoryError(
+                f"memory must suffice for {some} at a time, but does not; close other programs, ask for smaller "
+                "pictures or use another device"
+            )
+        self.size = items // 2 * each
+        warnings.warn(
+            f"out of memory with {items * each} {self.what}s at a time; going on with {self.size}", stacklevel=3
+        )
+
+
+def release() -> None:
+    """Gives memory that torch keeps for itself back to the device, so that smaller pieces find room in it."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+
+
+def _tried(work: Callable[[slice], Result], part: slice) -> list[Result]:
+    """The result alone in a list, which is empty where memory ran out.
+
+    The error is let go of here: its traceback holds all that the work had allocated.
+    """
+    try:
+        return [work(part)]
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+    return []
+
+
+def derived_seed(*parts: int | str) -> int:
+    """A seed in 0 … 2^63 - 1 that follows from `parts`, such as a seed, a purpose and a step; nearby ones differ."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def generator_for(seed: int | str, *purpose: int | str) -> torch.Generator:
+    """A CPU generator of the seed that follows from `seed` and `purpose`, e.g. `generator_for(0, "objects", 3)`."""
+    return torch.Generator().manual_seed(derived_seed(seed, *purpose))

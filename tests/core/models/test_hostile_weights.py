@@ -31,7 +31,7 @@ from upfusion_core.models.checkpoint import (
 from upfusion_core.models.convert import convert
 from upfusion_core.models.dino import hub_names
 from upfusion_core.support.errors import CheckpointError, InputError
-from upfusion_core.support.json_text import parse_json
+from upfusion_core.support.files import parse_json
 from upfusion_core.support.weights import read_metadata, read_weights
 
 CONFIG, FACTS = "upfusion_config", "upfusion_facts"

@@ -7,7 +7,7 @@ import pytest
 from refusals import refused
 
 from upfusion_core.support.errors import CheckpointError
-from upfusion_core.support.json_text import LARGEST_JSON, parse_json, read_json, shown
+from upfusion_core.support.files import LARGEST_JSON, parse_json, read_json, shown
 
 
 def test_values_come_back() -> None:

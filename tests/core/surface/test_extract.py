@@ -14,8 +14,8 @@ from upfusion_core.config import FieldConfig, RaySampling
 from upfusion_core.field.radiance import RadianceField
 from upfusion_core.field.rendering import render_views
 from upfusion_core.geometry import orbit_cameras
+from upfusion_core.support.devices import Chunk
 from upfusion_core.support.errors import FieldError, InputError
-from upfusion_core.support.memory import Chunk
 from upfusion_core.surface import level
 from upfusion_core.surface.extract import extract_mesh
 from upfusion_core.surface.mesh import MeshAsset
