@@ -5,39 +5,26 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import TypeVar
 
 import torch
 
-from .checks import check_choice
 from .errors import InputError, OutOfMemoryError
 
 Result = TypeVar("Result")
 
 
-def default_device() -> torch.device:
-    """CUDA, then MPS, then the CPU, whichever there is."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def resolve_device(name: str) -> torch.device:
-    """A device by name: "auto", "cpu", "cuda" or "mps".
-
-    Raises:
-        InputError: this machine has no such device.
-    """
-    check_choice("device", name, ("auto", "cpu", "cuda", "mps"))
-    return default_device() if name == "auto" else existing_device(name)
-
-
-def existing_device(device: torch.device | str) -> torch.device:
-    """One of torch's devices, such as "cuda:1", on which tensors can be made.
+def existing_device(device: torch.device | str | None) -> torch.device:
+    """One of torch's devices, such as "cuda:1", on which tensors can be made; "auto" and None take the best there is.
 
     Raises:
         InputError: it is no device, holds no values (meta), or this machine or this torch has none.
     """
+    if device is None or device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(device)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
@@ -45,26 +32,20 @@ def existing_device(device: torch.device | str) -> torch.device:
     if device.type == "meta":
         raise InputError("device must hold values, got meta; choose cpu or cuda")
     counts = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    if (device.index or 0) >= counts.get(device.type, 1):
-        raise InputError(
-            f"this machine has no {device} device that torch can use; choose cpu, or install another torch"
-        )
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, ImportError, NotImplementedError) as error:  # torch is built without it
-        raise InputError(f"this machine has no {device} device that torch can use; choose cpu") from error
-    return device
-
-
-_OUT_OF_MEMORY_MESSAGES = ("out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
-"""How allocators that have no exception of their own say it: of CPUs, Apple's GPUs, cuBLAS and cuDNN."""
+    with suppress(RuntimeError, AssertionError, ImportError):  # torch is built without it
+        if (device.index or 0) < counts.get(device.type, 1):
+            torch.empty(0, device=device)
+            return device
+    raise InputError(f"this machine has no {device} device that torch can use; choose cpu, or install another torch")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory does not suffice, on whatever device."""
-    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(message in str(error) for message in _OUT_OF_MEMORY_MESSAGES)
+    # how allocators without an exception of their own say it: of CPUs, Apple's GPUs, cuBLAS and cuDNN
+    messages = ("out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
+    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(message in str(error) for message in messages)
+    )
 
 
 class Chunk:
@@ -73,7 +54,8 @@ class Chunk:
     The size stays halved for all work that is done with the same chunk.
 
     Args:
-        size: at first. what: of which, in the singular, for messages.
+        size: at first.
+        what: of which, in the singular, for messages.
 
     Example:
         chunk = Chunk(4096, "ray")
@@ -89,7 +71,6 @@ class Chunk:
         A slice that there was no memory for comes again as smaller ones, with a warning that says so.
 
         Args:
-            work: called with a slice; it may be called again with a part of the same one.
             each: how many of what the chunk counts one of the `count` items stands for.
 
         Raises:
@@ -106,7 +87,10 @@ class Chunk:
                 self._halve(items, each)
 
     def _halve(self, items: int, each: int) -> None:
-        release()
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+        elif torch.backends.mps.is_available():
+            torch.mps.empty_cache()
         if items == 1:
             some = f"one {self.what}" if each == 1 else f"{each} {self.what}s"
             raise OutOfMemoryError(
@@ -119,19 +103,8 @@ class Chunk:
         )
 
 
-def release() -> None:
-    """Gives memory that torch keeps for itself back to the device, so that smaller pieces find room in it."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
-    elif torch.backends.mps.is_available():
-        torch.mps.empty_cache()
-
-
 def _tried(work: Callable[[slice], Result], part: slice) -> list[Result]:
-    """The result alone in a list, which is empty where memory ran out.
-
-    The error is let go of here: its traceback holds all that the work had allocated.
-    """
+    """The result alone in a list, empty where memory ran out: the error's traceback, let go of, holds all of it."""
     try:
         return [work(part)]
     except (MemoryError, RuntimeError) as error:
@@ -147,5 +120,5 @@ def derived_seed(*parts: int | str) -> int:
 
 
 def generator_for(seed: int | str, *purpose: int | str) -> torch.Generator:
-    """A CPU generator of the seed that follows from `seed` and `purpose`, e.g. `generator_for(0, "objects", 3)`."""
+    """A CPU generator for one purpose, whose numbers no other purpose shares: `generator_for(0, "objects", 3)`."""
     return torch.Generator().manual_seed(derived_seed(seed, *purpose))

@@ -18,7 +18,7 @@ from upfusion_core import UpFusion, orbit_cameras
 from upfusion_core.config import RaySampling
 from upfusion_core.field.radiance import RadianceField
 from upfusion_core.field.rendering import render_views
-from upfusion_core.support.devices import Chunk, default_device, existing_device, is_out_of_memory, resolve_device
+from upfusion_core.support.devices import Chunk, existing_device, is_out_of_memory
 from upfusion_core.support.errors import OutOfMemoryError, UpFusionError
 from upfusion_core.surface.extract import extract_mesh
 from upfusion_core.types import InputViews, RenderedViews, SceneEncoding
@@ -254,14 +254,6 @@ def test_a_view_that_does_not_fit(model: UpFusion, scene: SceneEncoding, monkeyp
         model.sample(scene, orbit_cameras([0.0, 90.0]), **options)
 
 
-def test_resolve_device() -> None:
-    assert resolve_device("cpu") == torch.device("cpu")
-    assert resolve_device("auto") == default_device()
-    refused("device must be one of", resolve_device, "tpu")
-    if not torch.cuda.is_available():
-        refused("no cuda device", resolve_device, "cuda")
-
-
 @pytest.mark.parametrize(
     ("device", "message"),
     [
@@ -273,5 +265,8 @@ def test_resolve_device() -> None:
         (3.5, "one of torch's"),
     ],
 )
-def test_devices_that_are_not_there(device: str, message: str) -> None:
+def test_devices_by_name(device: str, message: str) -> None:
     refused(message, existing_device, device)
+    assert existing_device("cpu") == torch.device("cpu")
+    assert existing_device("auto") == existing_device(None)
+    assert existing_device(None).type == "cuda" or not torch.cuda.is_available()
