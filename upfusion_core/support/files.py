@@ -1,4 +1,4 @@
-"""Files written whole or not at all, strangers' files read, names checked; files of data sets and of the package."""
+"""Files written whole or not at all, strangers' files read, names checked; JSON; files of data sets and the package."""
 
 from __future__ import annotations
 
@@ -20,6 +20,15 @@ BUNDLED = Path(__file__).parents[1] / "bundled"
 """Data that come with the package: the small model, photos of objects that it was not trained on."""
 BUNDLED_NAME = "mini"
 """Stands for the bundled model wherever weights are named; a folder of that name is `./mini` or a Path."""
+LARGEST_JSON = 64_000_000
+"""Bytes of a file; Objaverse's list of 800,000 ids has 29 MB. What they stand for takes up to 20 times as much."""
+
+_DEVICES = {"con", "prn", "aux", "nul", "conin$", "conout$"} | {
+    f"{port}{number}" for port in ("com", "lpt") for number in "123456789\u00b9\u00b2\u00b3"
+}
+"""Names that mean devices on Windows, with any suffix."""
+_LONGEST_NAME = 180
+"""Bytes of a name; systems take 255, and temporary names and numbers are put round it."""
 
 
 def bundled_path(name: str) -> Path:
@@ -61,7 +70,7 @@ def made_folder(folder: Path) -> Iterator[None]:
     Raises:
         OutputError: a part that is missing has a name that not every system can write.
     """
-    check_new_folders(folder)
+    _check_new_folders(folder)
     made = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -70,18 +79,6 @@ def made_folder(folder: Path) -> Iterator[None]:
         for path in made:
             with suppress(OSError):  # it holds what was written
                 path.rmdir()
-
-
-_DEVICES = {"con", "prn", "aux", "nul", "conin$", "conout$"} | {
-    f"{port}{number}" for port in ("com", "lpt") for number in "123456789\u00b9\u00b2\u00b3"
-}
-"""Names that mean devices on Windows, with any suffix."""
-
-_LONGEST_NAME = 180
-"""Bytes of a name; systems take 255, and temporary names and numbers are put round it."""
-
-_MOST_FOLDERS = 100
-"""That are made at once; making thousands takes Python's whole stack."""
 
 
 def check_file_name(name: str, label: str = "a file's name") -> None:
@@ -105,11 +102,8 @@ def check_file_name(name: str, label: str = "a file's name") -> None:
         raise OutputError(f"{label} must be one that every system can write, got {fault}; choose another name")
 
 
-def check_new_folders(folder: Path) -> None:
-    """Raises OutputError unless what is missing of a folder's path can be made on every system; see check_file_name."""
-    for depth, path in enumerate((folder, *folder.parents)):
-        if depth == _MOST_FOLDERS:
-            raise OutputError(f"a path must hold at most {_MOST_FOLDERS} new folders, got {path!s:.60}...; shorten it")
+def _check_new_folders(folder: Path) -> None:
+    for path in (folder, *folder.parents):
         if os.path.lexists(path):  # unlike Path.exists, this takes names that are too long for the system
             break
         check_file_name(path.name, "the name of a new folder")
@@ -118,13 +112,37 @@ def check_new_folders(folder: Path) -> None:
 def check_target(path: Path) -> None:
     """Raises OutputError unless a file can be written, or replaced, under `path` and in the folders above it."""
     check_file_name(path.name, "the name of the file to write")
-    check_new_folders(path.parent)
+    _check_new_folders(path.parent)
     if os.path.isdir(path):
         raise OutputError(f"{path} could not be written: {_reason(IsADirectoryError(errno.EISDIR, 'Is a directory'))}")
     if os.path.exists(path) and not os.path.isfile(path):
         raise OutputError(
             f"{path} must be an ordinary file to be replaced, but is a device or pipe; choose another name"
         )
+
+
+def check_path(name: str, value: object) -> None:
+    """Raises InputError unless `value` names a file or folder: a text that is not empty, or a path."""
+    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str) or not os.fspath(value):
+        raise InputError(f"{name} must be a path, got {value!r:.40}; give the name of a file or folder")
+
+
+def check_weights_name(path: Path) -> None:
+    """Raises CheckpointError where a path holds bytes that are no UTF-8, as the readers of weights want it."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise CheckpointError(f"a file of weights must have a UTF-8 name, got {str(path)!a:.300}; rename it") from error
+
+
+def _reason(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full; free some space or choose another place, then run again"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "no permission to write there; choose another place"
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return "a file stands where a folder is needed; choose another place"
+    return f"{error.strerror or error}; choose another place or mend this one"
 
 
 def check_regular(path: Path, most: int) -> None:
@@ -147,10 +165,10 @@ def read_regular(path: Path, most: int) -> bytes:
 
 @contextmanager
 def reading(subject: object, advice: str, *, what: str = "", error: type[UpFusionError] = InputError) -> Iterator[None]:
-    """Turns whatever a reader raises on a damaged or foreign file into one sentence of ours, and nothing else.
+    """Turns whatever a reader raises on a damaged or foreign file into one sentence of ours; our own errors pass.
 
-    Readers of damaged files raise whatever they stumble over, so every Exception is taken for one. Our own errors pass
-    as they are. Nothing that may be cancelled, and no hook of the caller, belongs into the block.
+    Readers raise whatever they stumble over, so every Exception is taken for one: nothing that may be cancelled, and no
+    hook of the caller, belongs into the block.
 
     Args:
         subject: the file, as the message names it.
@@ -172,37 +190,15 @@ def reading(subject: object, advice: str, *, what: str = "", error: type[UpFusio
         raise error(f"{subject!s:.300} {wanted} ({text[:160]}); {advice}") from reason
 
 
-def check_weights_name(path: Path) -> None:
-    """Raises CheckpointError where a path holds bytes that are no UTF-8, as the readers of weights want it."""
-    try:
-        str(path).encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise CheckpointError(f"a file of weights must have a UTF-8 name, got {str(path)!a:.300}; rename it") from error
-
-
-def check_path(name: str, value: object) -> None:
-    """Raises InputError unless `value` names a file or folder: a text that is not empty, or a path."""
-    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str) or not os.fspath(value):
-        raise InputError(f"{name} must be a path, got {value!r:.40}; give the name of a file or folder")
-
-
 def save_tensors(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
-    """Writes tensors and containers of them by torch.save, whole or not at all.
-
-    Raises:
-        OutputError: the disk is full or fails.
-    """
+    """Writes tensors and containers of them by torch.save, whole or not at all; OutputError where the disk fails."""
     import torch  # the command line's --help needs this module and no torch
 
     _save(path, lambda partial: torch.save(content, partial), RuntimeError)
 
 
 def save_safetensors(tensors: dict[str, Any], path: str | os.PathLike[str], metadata: dict[str, str]) -> None:
-    """Writes contiguous tensors and texts as a `.safetensors` file, whole or not at all; the same bytes every time.
-
-    Raises:
-        OutputError: the disk is full or fails.
-    """
+    """Writes contiguous tensors and texts as a `.safetensors` file, the same bytes every time, whole or not at all."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -235,59 +231,19 @@ def _save(path: str | os.PathLike[str], write: Callable[[Path], None], kind: typ
 
 
 def write_json(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
-    """Writes `content` as indented UTF-8 JSON, whole or not at all.
-
-    What is no UTF-8 in names of files is written as JSON's own escapes, so that it is read as it was.
-    """
+    """Writes `content` as indented UTF-8 JSON, whole or not at all; what is no UTF-8 in names of files as escapes."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def _reason(error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "the disk is full; free some space or choose another place, then run again"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return "no permission to write there; choose another place"
-    if error.errno in (errno.ENOTDIR, errno.EEXIST):
-        return "a file stands where a folder is needed; choose another place"
-    return f"{error.strerror or error}; choose another place or mend this one"
-
-
-def existing_folder(root: str | os.PathLike[str]) -> Path:
-    """The folder, or InputError where there is none."""
-    root = Path(root)
-    if not os.path.isdir(root):  # unlike Path.is_dir, this takes names that are too long for the system
-        raise InputError(f"a data set is read from a folder, but {root} is none; check the path")
-    return root
-
-
-def inside(
-    folder: Path,
-    name: str,
-    label: str = "a file of the data set",
-    advice: str = "correct the list",
-    error: type[UpFusionError] = InputError,
-) -> Path:
-    """`folder / name`, or an error where a stranger's name leads out of the folder, or is no file's at all."""
-    parts = PureWindowsPath(name)  # knows both slashes and drives, whatever the system
-    if not name or parts.drive or parts.root or ".." in parts.parts or not name.isprintable():
-        raise error(f"{label} must lie in its folder, got {name!a:.80}; {advice}")
-    return folder / name
-
-
-def subfolders(root: Path) -> list[Path]:
-    """Folders directly in `root`, hidden ones left out, in the order of their names."""
-    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def existing_file(*candidates: Path) -> Path | None:
-    """The first of the paths that is a file and not empty, or None."""
-    return next((path for path in candidates if path.is_file() and path.stat().st_size), None)
-
-
-LARGEST_JSON = 64_000_000
-"""Bytes of a file; Objaverse's list of 800,000 ids has 29 MB. What they stand for takes up to 20 times as much."""
+def read_json(
+    path: str | os.PathLike[str], error: type[UpFusionError] = InputError, *, lone_surrogates: bool = False
+) -> Any:  # noqa: ANN401 - any JSON
+    """The value in a UTF-8 file, with or without a byte order mark, of at most 64 MB; see parse_json."""
+    with reading(path, "check the path, and save it as UTF-8", what="a JSON file", error=error):
+        text = read_regular(Path(path), LARGEST_JSON).decode("utf-8-sig")
+    return parse_json(text, str(path), error, lone_surrogates=lone_surrogates)
 
 
 def parse_json(
@@ -321,22 +277,10 @@ def parse_json(
         if "\\u" in text and not lone_surrogates:
             json.dumps(value, ensure_ascii=False).encode("utf-8")  # half a surrogate pair could never be written
     except (ValueError, RecursionError) as reason:
-        why = "it is nested too deeply" if isinstance(reason, RecursionError) else reason
-        raise error(f"{source} must be JSON, but is not ({why}); correct it there, or remove it") from reason
+        raise error(
+            f"{source} must be JSON, but is not ({_json_fault(reason)}); correct it there, or remove it"
+        ) from reason
     return value
-
-
-def read_json(
-    path: str | os.PathLike[str], error: type[UpFusionError] = InputError, *, lone_surrogates: bool = False
-) -> Any:  # noqa: ANN401 - any JSON
-    """The value in a UTF-8 file, with or without a byte order mark (see parse_json), of at most 64 MB."""
-    with reading(path, "check the path", what="a JSON file", error=error):
-        content = read_regular(Path(path), LARGEST_JSON)
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as reason:
-        raise error(f"{path} must be UTF-8 text, but is not; save it as UTF-8, or remove it") from reason
-    return parse_json(text, str(path), error, lone_surrogates=lone_surrogates)
 
 
 def json_text(value: object, source: str) -> str:
@@ -344,10 +288,14 @@ def json_text(value: object, source: str) -> str:
     try:
         return json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as reason:
-        why = "it is nested too deeply" if isinstance(reason, RecursionError) else reason
         raise InputError(
-            f"{source} must be what JSON can hold, but is not ({why}); give finite numbers, texts and lists"
+            f"{source} must be what JSON can hold, but is not ({_json_fault(reason)}); "
+            "give finite numbers, texts and lists"
         ) from reason
+
+
+def _json_fault(reason: Exception) -> str:
+    return "it is nested too deeply" if isinstance(reason, RecursionError) else str(reason)
 
 
 def shown(value: object, most: int = 60) -> str:
@@ -357,3 +305,29 @@ def shown(value: object, most: int = 60) -> str:
     except (TypeError, ValueError, RecursionError):
         text = type(value).__name__
     return text if len(text) <= most else f"{text[:most]}..."
+
+
+def existing_folder(root: str | os.PathLike[str]) -> Path:
+    """The folder, or InputError where there is none."""
+    root = Path(root)
+    if not os.path.isdir(root):  # unlike Path.is_dir, this takes names that are too long for the system
+        raise InputError(f"a data set is read from a folder, but {root} is none; check the path")
+    return root
+
+
+def inside(folder: Path, name: str) -> Path:
+    """`folder / name`, or InputError where a stranger's name leads out of the folder, or is no file's at all."""
+    parts = PureWindowsPath(name)  # knows both slashes and drives, whatever the system
+    if not name or parts.drive or parts.root or ".." in parts.parts or not name.isprintable():
+        raise InputError(f"a file of the data set must lie in its folder, got {name!a:.80}; correct the list")
+    return folder / name
+
+
+def subfolders(root: Path) -> list[Path]:
+    """Folders directly in `root`, hidden ones left out, in the order of their names."""
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def existing_file(*candidates: Path) -> Path | None:
+    """The first of the paths that is a file and not empty, or None."""
+    return next((path for path in candidates if path.is_file() and path.stat().st_size), None)

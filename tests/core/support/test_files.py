@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from refusals import refused
 from safetensors import safe_open
 
 from upfusion_core.support.errors import CheckpointError, InputError, OutputError, PhotoError
@@ -173,8 +174,9 @@ def test_our_own_errors_and_interrupts_pass_a_reader() -> None:
 
 def test_names_stay_in_their_folder(tmp_path: Path) -> None:
     assert inside(tmp_path, "a/b..c.png") == tmp_path / "a" / "b..c.png"
-    with pytest.raises(OutputError, match=r"^a file of the run must lie in its folder, got '\.\./a'; begin anew$"):
-        inside(tmp_path, "../a", "a file of the run", "begin anew", OutputError)
+    refused(
+        r"^a file of the data set must lie in its folder, got '\.\./a'; correct the list$", inside, tmp_path, "../a"
+    )
 
 
 def test_safetensors_are_the_same_bytes_every_time(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_files(tmp_path: Path) -> None:
     path.write_text('{"a": 1}', encoding="utf-8-sig")
     assert read_json(path) == {"a": 1}
     path.write_bytes(b"\xff\xfe{}")
-    refused("must be UTF-8 text", read_json, path)
+    refused("must be a JSON file, but cannot be read .*save it as UTF-8", read_json, path)
     for absent in (tmp_path / "none.json", tmp_path, "a\0b.json", "x" * 5000):
         refused(r"cannot be read .*; check the path", read_json, absent)
 
