@@ -277,25 +277,15 @@ def parse_json(
         if "\\u" in text and not lone_surrogates:
             json.dumps(value, ensure_ascii=False).encode("utf-8")  # half a surrogate pair could never be written
     except (ValueError, RecursionError) as reason:
-        raise error(
-            f"{source} must be JSON, but is not ({_json_fault(reason)}); correct it there, or remove it"
-        ) from reason
+        why = "it is nested too deeply" if isinstance(reason, RecursionError) else reason
+        raise error(f"{source} must be JSON, but is not ({why}); correct it there, or remove it") from reason
     return value
 
 
 def json_text(value: object, source: str) -> str:
     """`value` as JSON text that `parse_json` reads; `source` says what it is in the message."""
-    try:
+    with reading(source, "give finite numbers, texts and lists", what="what JSON can hold"):
         return json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as reason:
-        raise InputError(
-            f"{source} must be what JSON can hold, but is not ({_json_fault(reason)}); "
-            "give finite numbers, texts and lists"
-        ) from reason
-
-
-def _json_fault(reason: Exception) -> str:
-    return "it is nested too deeply" if isinstance(reason, RecursionError) else str(reason)
 
 
 def shown(value: object, most: int = 60) -> str:
