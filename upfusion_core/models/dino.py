@@ -34,16 +34,14 @@ def hub_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     Hugging Face stores query, key and value apart; they are joined into `qkv`, the only tensors that are copied.
 
     Raises:
-        CheckpointError: a query without its key or value.
+        CheckpointError: a query without its key or value, or of another shape.
     """
     weights = {name.removeprefix("dinov2."): tensor for name, tensor in weights.items()}
     if "embeddings.cls_token" not in weights:
         return weights
     renamed = {}
     for name, tensor in weights.items():
-        if ".attention.attention." in name:
-            if ".attention.attention.query." not in name:
-                continue  # joined to its query
+        if ".attention.attention.query." in name:
             parts = [name.replace(".query.", f".{kind}.") for kind in ("query", "key", "value")]
             absent = [part for part in parts if part not in weights]
             if absent:
@@ -55,6 +53,8 @@ def hub_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
                     "download it again"
                 )
             tensor = torch.cat([weights[part] for part in parts])
+        elif ".attention.attention." in name:
+            continue  # joined to its query
         for theirs, ours in _HUB_NAMES.items():
             name = name.replace(theirs, ours)
         renamed[name] = tensor
