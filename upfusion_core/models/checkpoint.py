@@ -1,6 +1,6 @@
 """Checkpoints: a folder in the released layout or one merged file, checked whole and loaded strictly.
 
-Both become the same flat set of names: those of upfusion2d.pt unchanged, `upsrt.` and `dino.` (torch-hub names)
+Both become the same set of merged names: those of upfusion2d.pt unchanged, `upsrt.` and `dino.` (torch-hub names)
 before the others, `text_embeddings.default` and `text_embeddings.empty`.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -114,10 +114,9 @@ def weights_path(weights: str | Path) -> Path:
             )
         return path
     check_path("the path of weights", weights)
-    path = Path(weights)
-    if not os.path.exists(path):
-        raise CheckpointError(f"{path} does not exist; give a folder with upsrt.pt, or a merged .safetensors file")
-    return path
+    if not os.path.exists(weights):
+        raise CheckpointError(f"{weights} does not exist; give a folder with upsrt.pt, or a merged .safetensors file")
+    return Path(weights)
 
 
 def recommended_guidance(weights: str | Path) -> float:
@@ -137,10 +136,7 @@ def recommended_guidance(weights: str | Path) -> float:
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Opens a folder or a merged `.safetensors` without loading it, and checks every name and shape.
-
-    Args:
-        path: see weights_path.
+    """Opens a folder or a merged `.safetensors` (see weights_path) without loading it; checks every name and shape.
 
     Raises:
         CheckpointError: a file is missing, damaged or of another kind, or names are missing, unexpected or mis-shaped:
@@ -158,10 +154,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def load_networks(checkpoint: Checkpoint, device: torch.device | str, dtype: torch.dtype) -> Networks:
-    """The networks with the checkpoint's weights, frozen, in evaluation mode.
-
-    Weights already in `dtype` stay mapped.
-    """
+    """The networks with the checkpoint's weights, frozen, in evaluation mode; weights in `dtype` stay mapped."""
     networks = build_networks(checkpoint.config, "meta")
     for module, names in weight_names(checkpoint.config, networks):
         assign_weights(module, names, checkpoint.weights, device, dtype)
@@ -179,11 +172,7 @@ def weights_id(config: ModelConfig, weights: Mapping[str, Tensor]) -> str:
 
 
 def load_text_encoder(checkpoint: Checkpoint, device: torch.device | str = "cpu") -> nn.Module:
-    """The text encoder in float32, because it runs once.
-
-    Raises:
-        CheckpointError: the checkpoint has none.
-    """
+    """The text encoder in float32, because it runs once; CheckpointError where the checkpoint has none."""
     if not checkpoint.has_text_encoder:
         raise CheckpointError(f"{checkpoint.path} holds no text encoder, so it takes no prompt; leave the prompt away")
     with torch.device("meta"):
@@ -209,11 +198,9 @@ def describe(path: str | Path) -> CheckpointInfo:
                 bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
                 dtypes=tuple(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors})),
             )
-    sources = [
-        "a text encoder" if checkpoint.has_text_encoder else "",
-        "stored embeddings of the default and the empty prompt" if checkpoint.text_embeddings else "",
-    ]
-    text = " and ".join(source for source in sources if source) or "none: the model works without a prompt"
+    encoder = ["a text encoder"] if checkpoint.has_text_encoder else []
+    stored = ["stored embeddings of the default and the empty prompt"] if checkpoint.text_embeddings else []
+    text = " and ".join(encoder + stored) or "none: the model works without a prompt"
     return CheckpointInfo(str(checkpoint.path), checkpoint.layout, checkpoint.config, parts, text, checkpoint.facts)
 
 
@@ -285,22 +272,22 @@ def _with_text_sizes(checkpoint: Checkpoint) -> ModelConfig:
 
 
 def _check_names(checkpoint: Checkpoint) -> None:
-    expected: dict[str, torch.Size] = {}
-    networks = build_networks(checkpoint.config, "meta")
-    for module, names in weight_names(checkpoint.config, networks):
-        state = module.state_dict()
-        expected |= {name: state[own].shape for own, name in names.items()}
+    config, weights = checkpoint.config, checkpoint.weights
+    pairs = weight_names(config, build_networks(config, "meta"))
     if checkpoint.has_text_encoder:
         with torch.device("meta"):
-            encoder = build_text_encoder(checkpoint.config.text).state_dict()
-        expected |= {name: encoder[own].shape for own, name in text_names(encoder).items()}
-    if DEFAULT_EMBEDDING in checkpoint.weights or EMPTY_EMBEDDING in checkpoint.weights:
-        shape = torch.Size([77, checkpoint.config.diffusion.context_dim])
-        expected |= {DEFAULT_EMBEDDING: shape, EMPTY_EMBEDDING: shape}
-    faults = misfits(checkpoint.weights, expected, padded=True)
+            encoder = build_text_encoder(config.text)
+        pairs.append((encoder, text_names(encoder.state_dict())))
+    expected: dict[str, torch.Size] = {}
+    for module, names in pairs:
+        state = module.state_dict()
+        expected |= {name: state[own].shape for own, name in names.items()}
+    if DEFAULT_EMBEDDING in weights or EMPTY_EMBEDDING in weights:
+        expected |= dict.fromkeys((DEFAULT_EMBEDDING, EMPTY_EMBEDDING), torch.Size([77, config.diffusion.context_dim]))
+    faults = misfits(weights, expected, padded=True)
     lists = {
         "missing": faults.missing,
-        "unexpected": [name for name in faults.unexpected if not _ignored(name, checkpoint.config)],
+        "unexpected": [name for name in faults.unexpected if not _ignored(name, config)],
         "of another shape": [f"{name} {came} instead of {wanted}" for name, (came, wanted) in faults.shapes.items()],
         "not of floating point": [f"{name} {came}" for name, (came, _) in faults.kinds.items()],
     }
@@ -334,21 +321,17 @@ def load_conditioning_networks(
     Raises:
         CheckpointError: some of them are NaN, infinite or too large for `dtype`.
     """
-    config = checkpoint.config
-    kinds: tuple[tuple[Callable[..., nn.Module], Any, str], ...] = (
-        (DinoKeys, config.dino, DINO_PREFIX),
-        (UpSRT, config.upsrt, UPSRT_PREFIX),
-        (ControlNet, config.diffusion, CONTROL_PREFIX),
-    )
-    networks: list[Any] = []
-    for kind, sizes, prefix in kinds:
+
+    def loaded(kind: Any, sizes: object, prefix: str) -> Any:  # noqa: ANN401 - one of the three classes
         with torch.device("meta"):
             plain, network = kind(sizes), kind(sizes, ops=ops)
         names = {name: prefix + name for name in plain.state_dict()}
         assign_weights(network, names, checkpoint.weights, "cpu", dtype, like=plain)
-        networks.append(network)
-    dino, upsrt, control = networks
-    return dino, upsrt, control
+        return network
+
+    dino = loaded(DinoKeys, checkpoint.config.dino, DINO_PREFIX)
+    upsrt = loaded(UpSRT, checkpoint.config.upsrt, UPSRT_PREFIX)
+    return dino, upsrt, loaded(ControlNet, checkpoint.config.diffusion, CONTROL_PREFIX)
 
 
 def latent_diffusion_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:

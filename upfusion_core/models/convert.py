@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +46,15 @@ def convert(
 ) -> list[Path]:
     """Writes `source` (folder or merged file) as a merged file or as a folder, and returns the files written.
 
+    Tensors are mapped from the source; another precision goes through a temporary file beside the destination, as large
+    as the weights. safetensors before 0.8 copies all that it writes into memory.
+
     Args:
         destination: a name ending in `.safetensors` makes a merged file, any other a folder in the released layout.
         dtype: precision of all floating-point weights; None keeps each as it is. Schedule buffers and stored text
             embeddings stay as they are: they are small, and rounding them would serve nobody.
         facts: how the weights were made, as JSON, for a merged file's metadata; None keeps the source's.
         on_step: called after each tensor.
-
-    Memory: tensors are mapped from the source; another precision goes through a temporary file beside the destination,
-    as large as the weights. safetensors before 0.8 copies all that it writes into memory.
 
     Raises:
         CheckpointError: the source is not a whole checkpoint. OutputError: the destination cannot be written.
@@ -91,13 +91,10 @@ def write_networks(
     """Writes a merged file from weights in memory, e.g. after training.
 
     Args:
-        path: a name that ends in `.safetensors`.
+        path: a name that ends in `.safetensors`, or InputError.
         weights: of all networks, by merged names (see networks.network_weights).
         text_embeddings: of the default and the empty prompt, (77, W) each.
         dtype: precision of the weights in the file; None keeps each as it is.
-
-    Raises:
-        InputError: `path` has another ending. OutputError: the file cannot be written.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -118,7 +115,8 @@ def _write_merged(
     dtype: torch.dtype | None,
     on_step: OnStep | None,
 ) -> Path:
-    with _scratch(path.parent, path) as scratch, _converted(weights, dtype, scratch, len(weights), on_step) as state:
+    told = _counting(on_step, len(weights))
+    with _scratch(path.parent, path) as scratch, _converted(weights, dtype, scratch, told) as state:
         save_safetensors(state, path, metadata)
     return path
 
@@ -139,22 +137,18 @@ def _write_folder(
     """Writes the released layout; beside its place first, so that a failure leaves the folder as it was."""
     groups: dict[str, dict[str, Tensor]] = {"upsrt.pt": {}, DINO_FILES[0]: {}, "upfusion2d.pt": {}}
     for name, tensor in checkpoint.weights.items():
-        if name.startswith(UPSRT_PREFIX):
-            groups["upsrt.pt"][name.removeprefix(UPSRT_PREFIX)] = tensor
-        elif name.startswith(DINO_PREFIX):
-            groups[DINO_FILES[0]][name.removeprefix(DINO_PREFIX)] = tensor
+        if name.startswith((UPSRT_PREFIX, DINO_PREFIX)):
+            prefix, _, own = name.partition(".")
+            groups["upsrt.pt" if prefix == "upsrt" else DINO_FILES[0]][own] = tensor
         elif name not in (DEFAULT_EMBEDDING, EMPTY_EMBEDDING) or not checkpoint.has_text_encoder:
             groups["upfusion2d.pt"][name] = tensor
-    names, total, done = [*groups, "config.json"], sum(len(group) for group in groups.values()), 0
+    told = _counting(on_step, sum(map(len, groups.values())))
     with _scratch(folder, folder) as scratch:
         for file_name, weights in groups.items():
-            with _converted(weights, dtype, scratch, total, on_step, done) as state:
+            with _converted(weights, dtype, scratch, told) as state:
                 save_tensors(state if file_name == DINO_FILES[0] else {"model_state_dict": state}, scratch / file_name)
-            done += len(weights)
         write_json(scratch / "config.json", {**checkpoint.config.to_dict(), MODEL_ID: checkpoint.model_id})
-        for name in names:
-            os.replace(scratch / name, folder / name)
-    return [folder / name for name in names]
+        return [(scratch / name).replace(folder / name) for name in (*groups, "config.json")]
 
 
 def _with_embeddings(checkpoint: Checkpoint) -> dict[str, Tensor]:
@@ -169,23 +163,18 @@ def _with_embeddings(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 @contextmanager
 def _converted(
-    weights: Mapping[str, Tensor],
-    dtype: torch.dtype | None,
-    scratch: Path,
-    total: int,
-    on_step: OnStep | None,
-    done: int = 0,
+    weights: Mapping[str, Tensor], dtype: torch.dtype | None, scratch: Path, told: Callable[[], None]
 ) -> Iterator[dict[str, Tensor]]:
     """The weights in `dtype` on the CPU, as they lie or mapped from a file in `scratch`, to be written all at once.
 
     Args:
-        total, done: steps of the whole work, and those before the first of these weights.
+        told: called after each.
     """
     kept = (*SCHEDULE_BUFFERS, DEFAULT_EMBEDDING, EMPTY_EMBEDDING)
     state, places, storages = dict(weights), {}, set()
     path = scratch / "converted"
     with path.open("wb") as file:
-        for count, (name, tensor) in enumerate(weights.items(), start=done + 1):
+        for name, tensor in weights.items():
             same = dtype is None or name in kept or not tensor.is_floating_point()
             value = tensor.detach().to("cpu", tensor.dtype if same else dtype).contiguous()
             storage = value.untyped_storage().data_ptr()
@@ -196,8 +185,7 @@ def _converted(
             else:
                 storages.add(storage)
                 state[name] = value
-            if on_step:
-                on_step(count, total, None)
+            told()
     space = np.memmap(path, np.uint8, "c") if path.stat().st_size else np.zeros(0, np.uint8)
     for name, (start, kind, shape) in places.items():
         stop = start + shape.numel() * kind.itemsize
@@ -208,3 +196,9 @@ def _converted(
         state.clear()
         del space  # Windows cannot remove a file that is still mapped
         path.unlink()
+
+
+def _counting(on_step: OnStep | None, total: int) -> Callable[[], None]:
+    """Calls `on_step` with one step more each time."""
+    steps = count(1)
+    return (lambda: on_step(next(steps), total, None)) if on_step else (lambda: None)

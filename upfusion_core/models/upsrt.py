@@ -45,8 +45,7 @@ class UpSRT(nn.Module):
         position = self._patch_encoding(views, patch_plucker).to(keys.dtype).expand(batch, -1, -1, -1)
         tokens = self.linear_scene(torch.cat([keys, position], dim=-1)).flatten(1, 2)
         # upstream: no final norm (golden: upsrt.set_latents)
-        to_itself = [None] * self.config.encoder_layers
-        return self.scene_encoder.transformer_encoder(tokens, to_itself, again=self.gradient_checkpointing)
+        return self.scene_encoder(tokens, again=self.gradient_checkpointing)
 
     def decode(self, tokens: Tensor, plucker: Tensor, *, chunk: int = 8192) -> Tensor:
         """(B, N, D) set latents and (B, R, 6) rays -> (B, R, D) view-aligned features.
@@ -66,12 +65,12 @@ class UpSRT(nn.Module):
         """What `read` makes of the features of some rays at a time."""
         check_shape("UpSRT.decode tokens", tokens, ("B", "N", self.config.transformer_dim))
         check_shape("UpSRT.decode plucker", plucker, (len(tokens), "R", 6))
-        decoder = self.ray_decoder.transformer_decoder
-        memory = [keys_values(layer, tokens) for layer in decoder.layers]  # constant over the chunks
+        layers = self.ray_decoder.transformer_decoder.layers
+        memory = [keys_values(layer, tokens) for layer in layers]  # constant over the chunks
 
         def answers(part: slice) -> Tensor:
             rays = self.linear_query_pixel_rays(self._harmonics(plucker[:, part]).to(tokens.dtype))
-            return read(decoder(rays, memory, again=self.gradient_checkpointing))
+            return read(self.ray_decoder(rays, memory, again=self.gradient_checkpointing))
 
         return Chunk(chunk, "ray").map(answers, plucker.shape[1])
 
@@ -135,6 +134,9 @@ class _SceneEncoder(nn.Module):
         super().__init__()
         self.transformer_encoder = _Stack(config.encoder_layers, config, ops)
 
+    def forward(self, x: Tensor, *, again: bool) -> Tensor:
+        return self.transformer_encoder(x, [None] * len(self.transformer_encoder.layers), again=again)
+
 
 class _RayDecoder(nn.Module):
     def __init__(self, config: UpSRTConfig, ops: ModuleType) -> None:
@@ -143,3 +145,6 @@ class _RayDecoder(nn.Module):
         self.rgb_mlp = nn.Sequential(
             ops.Linear(config.transformer_dim, 256), nn.ReLU(), ops.Linear(256, 64), nn.ReLU(), ops.Linear(64, 3)
         )
+
+    def forward(self, x: Tensor, memory: Sequence[KeysValues], *, again: bool) -> Tensor:
+        return self.transformer_decoder(x, memory, again=again)
