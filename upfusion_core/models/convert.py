@@ -115,10 +115,15 @@ def _write_merged(
     dtype: torch.dtype | None,
     on_step: OnStep | None,
 ) -> Path:
-    told = _counting(on_step, len(weights))
-    with _scratch(path.parent, path) as scratch, _converted(weights, dtype, scratch, told) as state:
+    step = _counting(on_step, len(weights))
+    with _scratch(path.parent, path) as scratch, _converted(weights, dtype, scratch, step) as state:
         save_safetensors(state, path, metadata)
     return path
+
+
+def _counting(on_step: OnStep | None, total: int) -> Callable[[], None]:
+    steps = count(1)
+    return (lambda: on_step(next(steps), total, None)) if on_step else (lambda: None)
 
 
 @contextmanager
@@ -142,10 +147,10 @@ def _write_folder(
             groups["upsrt.pt" if prefix == "upsrt" else DINO_FILES[0]][own] = tensor
         elif name not in (DEFAULT_EMBEDDING, EMPTY_EMBEDDING) or not checkpoint.has_text_encoder:
             groups["upfusion2d.pt"][name] = tensor
-    told = _counting(on_step, sum(map(len, groups.values())))
+    step = _counting(on_step, sum(map(len, groups.values())))
     with _scratch(folder, folder) as scratch:
         for file_name, weights in groups.items():
-            with _converted(weights, dtype, scratch, told) as state:
+            with _converted(weights, dtype, scratch, step) as state:
                 save_tensors(state if file_name == DINO_FILES[0] else {"model_state_dict": state}, scratch / file_name)
         write_json(scratch / "config.json", {**checkpoint.config.to_dict(), MODEL_ID: checkpoint.model_id})
         return [(scratch / name).replace(folder / name) for name in (*groups, "config.json")]
@@ -163,13 +168,9 @@ def _with_embeddings(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 @contextmanager
 def _converted(
-    weights: Mapping[str, Tensor], dtype: torch.dtype | None, scratch: Path, told: Callable[[], None]
+    weights: Mapping[str, Tensor], dtype: torch.dtype | None, scratch: Path, step: Callable[[], None]
 ) -> Iterator[dict[str, Tensor]]:
-    """The weights in `dtype` on the CPU, as they lie or mapped from a file in `scratch`, to be written all at once.
-
-    Args:
-        told: called after each.
-    """
+    """The weights in `dtype` on the CPU, as they lie or mapped from a file in `scratch`, to be written all at once."""
     kept = (*SCHEDULE_BUFFERS, DEFAULT_EMBEDDING, EMPTY_EMBEDDING)
     state, places, storages = dict(weights), {}, set()
     path = scratch / "converted"
@@ -185,7 +186,7 @@ def _converted(
             else:
                 storages.add(storage)
                 state[name] = value
-            told()
+            step()
     space = np.memmap(path, np.uint8, "c") if path.stat().st_size else np.zeros(0, np.uint8)
     for name, (start, kind, shape) in places.items():
         stop = start + shape.numel() * kind.itemsize
@@ -196,9 +197,3 @@ def _converted(
         state.clear()
         del space  # Windows cannot remove a file that is still mapped
         path.unlink()
-
-
-def _counting(on_step: OnStep | None, total: int) -> Callable[[], None]:
-    """Calls `on_step` with one step more each time."""
-    steps = count(1)
-    return (lambda: on_step(next(steps), total, None)) if on_step else (lambda: None)
