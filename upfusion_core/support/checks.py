@@ -12,13 +12,15 @@ from .errors import InputError
 
 
 def check_shape(name: str, tensor: Tensor, shape: Sequence[int | str], hint: str = "") -> None:
-    """Raises InputError unless `tensor` has `shape`, e.g. ("V", 3, 256, 256); a word stands for any size.
+    """Raises InputError unless `tensor` has `shape`, e.g. ("V", 3, "S", "S"); a word stands for one size.
 
     `hint` says what to do, and is appended after a semicolon.
     """
     check_type(name, tensor, Tensor, hint)
+    sizes: dict[int | str, int] = {}
     fits = tensor.ndim == len(shape) and all(
-        isinstance(want, str) or want == got for want, got in zip(shape, tensor.shape, strict=True)
+        got == (sizes.setdefault(want, got) if isinstance(want, str) else want)
+        for want, got in zip(shape, tensor.shape, strict=True)
     )
     if not fits:
         wanted = ", ".join(map(str, shape))
