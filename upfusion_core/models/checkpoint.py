@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..config import MAX_LAYERS, MODEL_ID, ModelConfig, TextConfig
+from ..config import MODEL_ID, ModelConfig
 from ..support.errors import CheckpointError
 from ..support.files import BUNDLED_NAME, bundled_path, check_path, parse_json, read_json, shown
 from ..support.weights import check_finite_weights, listed, misfits, read_metadata, read_weights
@@ -147,8 +147,6 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     config, stored_id = ModelConfig.from_dict(content, source), content.get(MODEL_ID)
     model_id = stored_id if isinstance(stored_id, str) else weights_id(config, weights)
     checkpoint = Checkpoint(path, "folder" if path.is_dir() else "merged", config, weights, model_id, facts)
-    if checkpoint.has_text_encoder:
-        checkpoint = replace(checkpoint, config=_with_text_sizes(checkpoint))
     _check_names(checkpoint)
     return checkpoint
 
@@ -195,7 +193,7 @@ def describe(path: str | Path) -> CheckpointInfo:
             parts[title] = PartInfo(
                 tensors=len(tensors),
                 parameters=sum(tensor.numel() for tensor in tensors),
-                bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+                bytes=sum(tensor.nbytes for tensor in tensors),
                 dtypes=tuple(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors})),
             )
     encoder = ["a text encoder"] if checkpoint.has_text_encoder else []
@@ -253,22 +251,6 @@ def _read_folder(path: Path) -> _Files:
     dino = hub_names(read_weights((named or others)[0]))
     weights |= {DINO_PREFIX + name: tensor for name, tensor in dino.items()}
     return content, str(sizes), weights | read_weights(files[1]), {}
-
-
-def _with_text_sizes(checkpoint: Checkpoint) -> ModelConfig:
-    """The released config has no word on the text encoder: its sizes follow from its tensors, heads being 64 wide."""
-    names = [name.removeprefix(TEXT_PREFIX) for name in checkpoint.weights if name.startswith(TEXT_PREFIX)]
-    table = checkpoint.weights.get(TEXT_PREFIX + "embeddings.token_embedding.weight")
-    first = checkpoint.weights.get(TEXT_PREFIX + "encoder.layers.0.mlp.fc1.weight")
-    stated = checkpoint.config.text
-    if table is None or first is None or table.ndim != 2 or first.ndim != 2 or table.shape[1] == stated.hidden_size:
-        return checkpoint.config
-    layers = {name.split(".")[2] for name in names if name.startswith("encoder.layers.")}
-    width = table.shape[1]
-    if not width or len(layers) > MAX_LAYERS:
-        return checkpoint.config  # it will not fit: the names and shapes say so
-    heads = width // 64 if width % 64 == 0 else next(count for count in (4, 3, 2, 1) if width % count == 0)
-    return replace(checkpoint.config, text=TextConfig(width, heads, len(layers), first.shape[0]))
 
 
 def _check_names(checkpoint: Checkpoint) -> None:
