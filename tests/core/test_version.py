@@ -11,8 +11,10 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import upfusion_core
+from upfusion_core.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = ROOT / "pyproject.toml"
@@ -70,3 +72,8 @@ def test_changelog_citation_and_workflows_say_the_same() -> None:
         nodes = json.loads(path.read_text(encoding="utf-8"))["nodes"]
         said = {node["properties"]["ver"] for node in nodes if node["type"].startswith("UpFusion")}
         assert said == {said_by_project()}, path.name
+
+
+def test_the_version_is_printed() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.output.strip()) == (0, upfusion_core.__version__)

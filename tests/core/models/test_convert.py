@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from refusals import refused
 from safetensors import safe_open
 
 from upfusion_core import convert
+from upfusion_core.models import convert as convert_module
 from upfusion_core.models.checkpoint import load_text_encoder, open_checkpoint
 from upfusion_core.models.stable_diffusion import DEFAULT_PROMPT, encode_tokens, tokenize
 from upfusion_core.support.errors import CheckpointError, OutputError
@@ -98,3 +100,17 @@ def test_bad_requests_get_a_sentence(small_weights: Path, tmp_path: Path) -> Non
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="is a file"):
         convert(small_weights, tmp_path / "file")
+
+
+def test_weights_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(convert_module, "save_tensors", full)
+    with pytest.raises(OutputError, match=r"could not be written \(No space left on device\)"):
+        convert_module._write_folder(SimpleNamespace(weights={}), tmp_path / "new", None, None)
+    assert not (tmp_path / "new").exists()
+    monkeypatch.setattr(convert_module, "save_safetensors", full)
+    with pytest.raises(OutputError, match=r"m\.safetensors could not be written \(No space left on device\)"):
+        convert_module._write_merged(tmp_path / "new" / "m.safetensors", {}, {"a": torch.ones(1)}, torch.float16, None)
+    assert not (tmp_path / "new").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -109,3 +110,13 @@ def test_other_files(content: bytes, tmp_path: Path) -> None:
         torch.save(other, path)
         with pytest.raises(CheckpointError, match="must be a state, but is another kind of file"):
             read_saved(path, "a state")
+
+
+def test_a_pickle_that_torch_gives_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(*_: object, **__: object) -> None:
+        raise pickle.UnpicklingError("invalid load key")
+
+    torch.save({"a": torch.zeros(1)}, tmp_path / "weights.pt")
+    monkeypatch.setattr(torch, "load", damaged)
+    with pytest.raises(CheckpointError, match="invalid load key"):
+        read_weights(tmp_path / "weights.pt")

@@ -216,3 +216,9 @@ def test_bad_arguments_are_refused() -> None:
     ):
         with pytest.raises(InputError, match=next(iter(arguments))):
             extract_mesh(AnalyticField(ball()), **arguments)
+
+
+@pytest.mark.parametrize(("peak", "threshold"), [(20.0, 50.0), (0.01, 50.0)])
+def test_a_threshold_that_nothing_reaches(peak: float, threshold: float) -> None:
+    with pytest.raises(FieldError, match="no density above 50 per scene unit was found"):
+        extract_mesh(AnalyticField(ball(peak=peak)), 32, threshold)
