@@ -66,20 +66,10 @@ _PROJECT_FILE = Path(__file__).resolve().parents[1] / "pyproject.toml"
 
 @lru_cache(maxsize=1)
 def _version() -> str:
-    """The version, such as "0.1.0".
-
-    A checkout, which the folder of a ComfyUI pack is too, answers from its own pyproject.toml, as another version may
-    be installed beside it; an installed package from what was recorded when it was installed.
-    """
-    if _PROJECT_FILE.is_file():  # Python 3.10 has no reader of TOML
-        text = _PROJECT_FILE.read_text(encoding="utf-8")
-        section = re.search(r"^\[project\]$(.*?)(?=^\[|\Z)", text, re.MULTILINE | re.DOTALL)
-        values: dict[str, str] = (
-            dict(re.findall(r'^(name|version) = "([^"]+)"$', section[1], re.MULTILINE)) if section else {}
-        )
-        if values.get("name") == "upfusion":
-            return values["version"]
-    return metadata.version("upfusion")
+    """That of pyproject.toml in a checkout, beside which another version may be installed; else the installed one's."""
+    text = _PROJECT_FILE.read_text(encoding="utf-8") if _PROJECT_FILE.is_file() else ""
+    found = re.search(r'^\[project\]\nname = "upfusion"\nversion = "([^"]+)"$', text, re.MULTILINE)
+    return found[1] if found else metadata.version("upfusion")
 
 
 if not TYPE_CHECKING:

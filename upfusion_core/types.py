@@ -1,7 +1,7 @@
 """What flows between the stages: frozen dataclasses that state shape, range, unit and axes once.
 
-World: right-handed, +Y up, object at the origin, the camera of photo 1 at distance 1 and azimuth 0 on +Z.
-Camera axes: +X right, +Y up, looking along -Z (glTF's). Images are channels-first sRGB in [0, 1]. Geometry is float32.
+World: right-handed, +Y up, object at the origin, the camera of photo 1 at distance 1 and azimuth 0 on +Z. Cameras: +X
+right, +Y up, looking along -Z (glTF's axes). Images: channels-first sRGB in [0, 1]. Geometry is float32.
 """
 
 from __future__ import annotations

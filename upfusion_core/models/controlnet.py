@@ -37,11 +37,11 @@ def keys_values(layer: Any, context: Tensor) -> KeysValues:  # noqa: ANN401 - ou
 
 
 def grouped_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """(B, L, heads·D) queries over (G, heads, N, D) keys and values -> (B, L, heads·D).
+    """(B, L, heads·D) queries over (G, heads, N, D) keys and values -> (B, L, heads·D); G = B is ordinary attention.
 
-    The B queries are G equal runs, group-major; every sample of a run attends to the same keys and values. Such
-    samples are laid end to end along the query axis, so that what they share is neither copied nor computed again:
-    the cameras of a scene share its set latents and its prompt. G = B is ordinary attention.
+    The B queries are G equal runs, group-major; every sample of a run attends to the same keys and values. Such samples
+    are laid end to end along the query axis, so that what they share is neither copied nor computed again: the cameras
+    of a scene share its set latents and its prompt.
     """
     groups, heads = key.shape[:2]
     batch, length, width = query.shape

@@ -38,10 +38,10 @@ def bundled_path(name: str) -> Path:
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Gives a temporary path beside `path`; on success it is renamed to `path`, on failure removed.
+    """Gives a temporary path beside `path`, of the same suffix; on success it is renamed to `path`, else removed.
 
-    The suffix is kept, because image and mesh writers choose their format by it. A full disk or a lack of permission
-    becomes OutputError; an older file under `path` then stays as it was, and folders that were made for it go again.
+    A full disk or a lack of permission becomes OutputError; an older file under `path` then stays as it was, and
+    folders that were made for it go again.
 
     Example:
         with replacing("out/mesh.glb") as partial:
@@ -67,8 +67,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 def made_folder(folder: Path) -> Iterator[None]:
     """Makes `folder` and its parents where they are missing; of these, what is empty in the end goes again.
 
-    Raises:
-        OutputError: a part that is missing has a name that not every system can write.
+    OutputError where a part that is missing has a name that not every system can write.
     """
     _check_new_folders(folder)
     made = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
@@ -146,12 +145,9 @@ def _reason(error: OSError) -> str:
 
 
 def check_regular(path: Path, most: int) -> None:
-    """Raises OSError if `path` is a device or pipe, which may never end, or has more than `most` bytes.
-
-    A folder is let pass: opening it says what it is.
-    """
+    """Raises OSError if `path` is a device or pipe, which may never end, or has more than `most` bytes."""
     status = path.stat()
-    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):  # opening a folder says what it is
         raise OSError("it is a device or pipe")
     if status.st_size > most:
         raise OSError(f"it has {status.st_size:,} bytes, more than {most:,}")
@@ -167,14 +163,12 @@ def read_regular(path: Path, most: int) -> bytes:
 def reading(subject: object, advice: str, *, what: str = "", error: type[UpFusionError] = InputError) -> Iterator[None]:
     """Turns whatever a reader raises on a damaged or foreign file into one sentence of ours; our own errors pass.
 
-    Readers raise whatever they stumble over, so every Exception is taken for one: nothing that may be cancelled, and no
-    hook of the caller, belongs into the block.
+    Every Exception is taken for one: nothing that may be cancelled, and no hook of the caller, belongs into the block.
 
     Args:
         subject: the file, as the message names it.
         advice: what to do, e.g. "download it again".
         what: the file is to be, e.g. "an index of shards".
-        error: what is raised.
 
     Example: "a.npy must be an array, but cannot be read (Permission denied); render it again".
     """
@@ -249,14 +243,12 @@ def read_json(
 def parse_json(
     text: str, source: str, error: type[UpFusionError] = InputError, *, lone_surrogates: bool = False
 ) -> Any:  # noqa: ANN401 - any JSON
-    """The value that `text` stands for.
+    """The value that `text` stands for; `source`, e.g. a path, names it in the message.
 
     Refused beside what is no JSON: NaN and Infinity, which JSON does not know, lone surrogates (such as \\ud800),
     nesting too deep for Python's reader, and names that come twice in one object. A byte order mark is passed over.
 
     Args:
-        source: what the text is, named in the message, e.g. a path.
-        error: what is raised.
         lone_surrogates: whether they are taken: so Python spells bytes of file names that are no UTF-8.
     """
 
