@@ -27,6 +27,16 @@ CONTROL_PREFIX = "control_model."
 VAE_PREFIX = "first_stage_model."
 TEXT_PREFIX = "cond_stage_model.transformer.text_model."
 
+_UNET = {
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+    "mid_block.resnets.0": "middle_block.0",
+    "mid_block.attentions.0": "middle_block.1",
+    "mid_block.resnets.1": "middle_block.2",
+}
 _RESNET = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
@@ -35,58 +45,46 @@ _RESNET = {
     "conv2": "out_layers.3",
     "conv_shortcut": "skip_connection",
 }
-_VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+_VAE = {
+    "conv_norm_out": "norm_out",
+    "conv_shortcut": "nin_shortcut",
+    "mid_block.resnets.0": "mid.block_1",
+    "mid_block.resnets.1": "mid.block_2",
+    "mid_block.attentions.0": "mid.attn_1",
+    "group_norm": "norm",
+    "to_q": "q",
+    "to_k": "k",
+    "to_v": "v",
+    "to_out.0": "proj_out",
+}
+"""Parts of diffusers' names -> those of `ldm` files: of the UNet, of its residual blocks, of the autoencoder."""
 
 
 def unet_names(config: DiffusionConfig, names: Iterable[str]) -> dict[str, str]:
     """diffusers' parameter names of the UNet -> the checkpoint's full names."""
-    table = {
-        "time_embedding.linear_1": "time_embed.0",
-        "time_embedding.linear_2": "time_embed.2",
-        "conv_in": "input_blocks.0.0",
-        "conv_norm_out": "out.0",
-        "conv_out": "out.2",
-        "mid_block.attentions.0": "middle_block.1",
-    }
-    table |= _resnet("mid_block.resnets.0", "middle_block.0") | _resnet("mid_block.resnets.1", "middle_block.2")
-    levels = len(config.widths)
-    block = 1
+    table, blocks, levels = dict(_UNET), config.num_res_blocks + 1, len(config.widths)
     for level in range(levels):
-        for index in range(config.num_res_blocks):
-            table |= _resnet(f"down_blocks.{level}.resnets.{index}", f"input_blocks.{block}.0")
-            table[f"down_blocks.{level}.attentions.{index}"] = f"input_blocks.{block}.1"
-            block += 1
-        table[f"down_blocks.{level}.downsamplers.0.conv"] = f"input_blocks.{block}.0.op"
-        block += 1
-    block = 0
-    for up, level in enumerate(reversed(range(levels))):
-        for index in range(config.num_res_blocks + 1):
-            table |= _resnet(f"up_blocks.{up}.resnets.{index}", f"output_blocks.{block}.0")
-            table[f"up_blocks.{up}.attentions.{index}"] = f"output_blocks.{block}.1"
-            block += 1
-        place = 2 if config.has_attention(level) else 1  # the upsampler follows the attention where there is one
-        table[f"up_blocks.{up}.upsamplers.0.conv"] = f"output_blocks.{block - 1}.{place}.conv"
-    return {name: UNET_PREFIX + _renamed(name, table) for name in names}
+        up = levels - 1 - level
+        for index in range(blocks):
+            down_block, up_block = f"input_blocks.{1 + level * blocks + index}", f"output_blocks.{up * blocks + index}"
+            for place, kind in enumerate(("resnets", "attentions")):
+                table[f"down_blocks.{level}.{kind}.{index}"] = f"{down_block}.{place}"
+                table[f"up_blocks.{up}.{kind}.{index}"] = f"{up_block}.{place}"
+        # the last block changes the resolution; upwards that follows the attention where there is one
+        table[f"down_blocks.{level}.downsamplers.0.conv"] = f"{down_block}.0.op"
+        table[f"up_blocks.{up}.upsamplers.0"] = f"{up_block}.{2 if config.has_attention(level) else 1}"
+    tables = {name: _RESNET | table if ".resnets." in name else table for name in names}
+    return {name: UNET_PREFIX + _renamed(name, parts) for name, parts in tables.items()}
 
 
 def vae_names(config: VaeConfig, names: Iterable[str]) -> dict[str, str]:
     """diffusers' parameter names of the autoencoder -> the checkpoint's full names."""
-    levels = len(config.ch_mult)
-    table = {}
-    for half in ("encoder", "decoder"):
-        table[f"{half}.conv_norm_out"] = f"{half}.norm_out"
-        for index in (0, 1):
-            table[f"{half}.mid_block.resnets.{index}"] = f"{half}.mid.block_{index + 1}"
-        for name, ldm in _VAE_ATTENTION.items():
-            table[f"{half}.mid_block.attentions.0.{name}"] = f"{half}.mid.attn_1.{ldm}"
-    for level in range(levels):
-        for index in range(config.num_res_blocks):
-            table |= _shortcut(f"encoder.down_blocks.{level}.resnets.{index}", f"encoder.down.{level}.block.{index}")
-        table[f"encoder.down_blocks.{level}.downsamplers.0.conv"] = f"encoder.down.{level}.downsample.conv"
-        up = levels - 1 - level
-        for index in range(config.num_res_blocks + 1):
-            table |= _shortcut(f"decoder.up_blocks.{up}.resnets.{index}", f"decoder.up.{level}.block.{index}")
-        table[f"decoder.up_blocks.{up}.upsamplers.0.conv"] = f"decoder.up.{level}.upsample.conv"
+    table, last = dict(_VAE), len(config.ch_mult) - 1
+    for level in range(last + 1):
+        table[f"down_blocks.{level}.resnets"] = f"down.{level}.block"
+        table[f"down_blocks.{level}.downsamplers.0"] = f"down.{level}.downsample"
+        table[f"up_blocks.{last - level}.resnets"] = f"up.{level}.block"
+        table[f"up_blocks.{last - level}.upsamplers.0"] = f"up.{level}.upsample"
     return {name: VAE_PREFIX + _renamed(name, table) for name in names}
 
 
@@ -95,21 +93,11 @@ def text_names(names: Iterable[str]) -> dict[str, str]:
     return {name: TEXT_PREFIX + name.removeprefix("text_model.") for name in names}  # nested so in transformers 4
 
 
-def _renamed(name: str, prefixes: dict[str, str]) -> str:
-    parts = name.split(".")
-    for end in range(len(parts), 0, -1):  # the longest prefix that the table knows
-        head = ".".join(parts[:end])
-        if head in prefixes:
-            return ".".join([prefixes[head], *parts[end:]])
-    return name
-
-
-def _resnet(ours: str, theirs: str) -> dict[str, str]:
-    return {f"{ours}.{name}": f"{theirs}.{ldm}" for name, ldm in _RESNET.items()}
-
-
-def _shortcut(ours: str, theirs: str) -> dict[str, str]:
-    return {ours: theirs, f"{ours}.conv_shortcut": f"{theirs}.nin_shortcut"}
+def _renamed(name: str, parts: dict[str, str]) -> str:
+    name = f".{name}"
+    for ours, theirs in parts.items():
+        name = name.replace(f".{ours}.", f".{theirs}.")
+    return name[1:]
 
 
 def build_unet(config: DiffusionConfig) -> UNet2DConditionModel:
