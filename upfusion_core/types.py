@@ -218,9 +218,14 @@ class ViewConditioning:
             check_shape("ViewConditioning.ray_maps", ray_map, (count, 6, "s", "s"))
             check_finite("ViewConditioning.ray_maps", ray_map)
         for name in ("tokens", "text", "unconditional_text"):
-            value = getattr(self, name)
-            if name == "tokens" or value is not None:
-                _check_groups(f"ViewConditioning.{name}", value, count)
+            value, label = getattr(self, name), f"ViewConditioning.{name}"
+            if name != "tokens" and value is None:
+                continue
+            check_finite(label, value)
+            shape = ("N", "C") if value.ndim == 2 else (count, "N", "C")
+            check_shape(label, value, shape, "or (N, C) for all cameras")
+            if not value.numel():
+                raise InputError(f"{label} must hold numbers, got {tuple(value.shape)}; leave it as condition made it")
         if self.text is not None and self.unconditional_text is not None:
             check_lengths("ViewConditioning.text", self.text, self.unconditional_text)
         object.__setattr__(self, "ray_maps", tuple(self.ray_maps))
@@ -260,14 +265,6 @@ def check_lengths(name: str, text: Tensor, unconditional: Tensor) -> None:
     if text.shape[-2] != unconditional.shape[-2]:
         both = f"{tuple(text.shape)} and {tuple(unconditional.shape)}"
         raise InputError(f"{name} and its unconditional one must be of one length, got {both}; pad the shorter one")
-
-
-def _check_groups(name: str, value: Tensor, count: int) -> None:
-    """Raises InputError unless `value` is (N, C), shared by `count` cameras, or (count, N, C), and holds numbers."""
-    check_finite(name, value)
-    check_shape(name, value, ("N", "C") if value.ndim == 2 else (count, "N", "C"), "or (N, C) for all cameras")
-    if not value.numel():
-        raise InputError(f"{name} must hold numbers, got {tuple(value.shape)}; leave it as condition made it")
 
 
 @dataclass(frozen=True, eq=False)

@@ -46,6 +46,7 @@ def convert(
 ) -> list[Path]:
     """Writes `source` (folder or merged file) as a merged file or as a folder, and returns the files written.
 
+    A merged file also gets the embeddings of the two prompts that need no tokenizer, if there is a text encoder.
     Tensors are mapped from the source; another precision goes through a temporary file beside the destination, as large
     as the weights. safetensors before 0.8 copies all that it writes into memory.
 
@@ -74,7 +75,12 @@ def convert(
         if facts is not None:
             checkpoint = replace(checkpoint, facts=dict(facts))
         metadata = _metadata(checkpoint.config, checkpoint.model_id, checkpoint.facts)
-        return [_write_merged(destination, metadata, _with_embeddings(checkpoint), dtype, on_step)]
+        weights = dict(checkpoint.weights)
+        if checkpoint.has_text_encoder and checkpoint.text_embeddings is None:
+            encoder = load_text_encoder(checkpoint)
+            for name, prompt in ((DEFAULT_EMBEDDING, DEFAULT_PROMPT), (EMPTY_EMBEDDING, "")):
+                weights[name] = encode_tokens(encoder, tokenize(prompt))[0]
+        return [_write_merged(destination, metadata, weights, dtype, on_step)]
     if destination.is_file():
         raise OutputError(f"{destination} is a file; give a folder, or a name that ends in .safetensors")
     return _write_folder(checkpoint, destination, dtype, on_step)
@@ -154,16 +160,6 @@ def _write_folder(
                 save_tensors(state if file_name == DINO_FILES[0] else {"model_state_dict": state}, scratch / file_name)
         write_json(scratch / "config.json", {**checkpoint.config.to_dict(), MODEL_ID: checkpoint.model_id})
         return [(scratch / name).replace(folder / name) for name in (*groups, "config.json")]
-
-
-def _with_embeddings(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """The weights and the embeddings of the two prompts that need no tokenizer, computed where they are not stored."""
-    weights = dict(checkpoint.weights)
-    if checkpoint.has_text_encoder and checkpoint.text_embeddings is None:
-        encoder = load_text_encoder(checkpoint)
-        for name, prompt in ((DEFAULT_EMBEDDING, DEFAULT_PROMPT), (EMPTY_EMBEDDING, "")):
-            weights[name] = encode_tokens(encoder, tokenize(prompt))[0]
-    return weights
 
 
 @contextmanager

@@ -79,7 +79,12 @@ class Chunk:
         start = 0
         while start < count:
             items = min(max(1, self.size // each), count - start)
-            done = _tried(work, slice(start, start + items))
+            try:
+                done = [work(slice(start, start + items))]
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                done = []  # nothing keeps the error, whose traceback holds all that was allocated
             if done:
                 start += items
                 yield done[0]
@@ -101,16 +106,6 @@ class Chunk:
         warnings.warn(
             f"out of memory with {items * each} {self.what}s at a time; going on with {self.size}", stacklevel=3
         )
-
-
-def _tried(work: Callable[[slice], Result], part: slice) -> list[Result]:
-    """The result alone in a list, empty where memory ran out: the error's traceback, let go of, holds all of it."""
-    try:
-        return [work(part)]
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-    return []
 
 
 def derived_seed(*parts: int | str) -> int:
