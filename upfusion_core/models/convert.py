@@ -6,7 +6,6 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -65,16 +64,13 @@ def convert(
         raise InputError(f"dtype must be float16, bfloat16 or float32, got {dtype}")
     if facts is not None:
         check_type("facts", facts, Mapping, "names and values, as JSON has them")
-        json_text(dict(facts), "facts")
     check_path("destination", destination)
     checkpoint = open_checkpoint(source)
     destination = Path(destination)
     if destination.suffix == ".safetensors":
         if destination.is_dir():
             raise OutputError(f"{destination} is a folder; give a file name that ends in .safetensors")
-        if facts is not None:
-            checkpoint = replace(checkpoint, facts=dict(facts))
-        metadata = _metadata(checkpoint.config, checkpoint.model_id, checkpoint.facts)
+        metadata = _metadata(checkpoint.config, checkpoint.model_id, checkpoint.facts if facts is None else facts)
         weights = dict(checkpoint.weights)
         if checkpoint.has_text_encoder and checkpoint.text_embeddings is None:
             encoder = load_text_encoder(checkpoint)
