@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from .. import __version__
 from ..config import commands
 from ..support.errors import UpFusionError
-from ..support.version import version as package_version
 from .console import answer, patient, say
 from .options import command
 from .run import Interrupted
@@ -64,7 +64,7 @@ NO_MEMORY = (
 @app.callback(invoke_without_command=True)
 def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
-        answer(package_version())
+        answer(__version__)
         raise typer.Exit
 
 
@@ -88,7 +88,7 @@ def _add(name: str, kind: type, module: str) -> None:
             say(str(error) if isinstance(error, Interrupted) else "interrupted")
             raise typer.Exit(130) from None
         except (MemoryError, RuntimeError) as error:
-            from ..support.memory import is_out_of_memory
+            from ..support.devices import is_out_of_memory
 
             if not is_out_of_memory(error):
                 raise

@@ -15,10 +15,9 @@ from ..config.commands import Demo, Networks, Photos, Predict, Reconstruct, Samp
 from ..geometry import cameras_from_matrices, orbit_cameras
 from ..models.checkpoint import recommended_guidance
 from ..pipeline.photos import prepare_views
-from ..support.devices import resolve_device
+from ..support.devices import existing_device
 from ..support.errors import InputError
-from ..support.files import BUNDLED_NAME, reading
-from ..support.json_text import read_json, shown
+from ..support.files import BUNDLED_NAME, read_json, reading, shown
 from ..types import REFERENCE_FOCAL, Cameras, InputViews
 from .options import planned_run
 from .run import Run
@@ -89,7 +88,7 @@ def load_model(networks: Networks, sampler: Sampler | None = None) -> UpFusion:
         if sampler.prompt:
             tokenize(sampler.prompt)
     dtype = None if networks.dtype == "auto" else getattr(torch, networks.dtype)
-    return UpFusion.load(networks.model or BUNDLED_NAME, device=resolve_device(networks.device), dtype=dtype)
+    return UpFusion.load(networks.model or BUNDLED_NAME, device=existing_device(networks.device), dtype=dtype)
 
 
 def _prepared(photos: Photos, size: int) -> InputViews:

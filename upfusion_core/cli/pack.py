@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from ..config import from_value
 from ..config.commands import PROCEDURAL, Pack
 from ..support.errors import InputError
-from ..support.files import write_json
-from ..support.json_text import read_json
+from ..support.files import read_json, write_json
 from .console import duration, progress, say
 from .options import planned_run
 from .run import Run

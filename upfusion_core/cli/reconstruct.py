@@ -18,7 +18,7 @@ from ..field.rendering import OccupancyGrid, render_views
 from ..geometry import orbit_cameras
 from ..pipeline.pose import PhotoCameras, estimate_photo_cameras
 from ..pipeline.sampling import make_scheduler
-from ..support.devices import resolve_device
+from ..support.devices import existing_device
 from ..support.errors import InputError
 from ..support.files import check_target
 from ..support.images import contact_sheet, save_png
@@ -111,7 +111,7 @@ def finished_field(run: Run, device: str) -> RadianceField | None:
     """The field that an earlier attempt finished, or None."""
     if not (run.resumed and FIELD_NAME in run.record.files):
         return None
-    return load_field(run.folder / FIELD_NAME, device=resolve_device(device)).field
+    return load_field(run.folder / FIELD_NAME, device=existing_device(device)).field
 
 
 def fit_field(
@@ -227,7 +227,7 @@ def run_mesh(command: Mesh, given: frozenset[str]) -> None:
         refuse_existing(*targets, source=command.field, force=command.force)
         require_packages(texture=surface.texture_size > 0, faces=surface.faces is not None)
         with recorded_files(record_path, "mesh", asdict(surface), recorded(command, "sources")) as record:
-            field = load_field(command.field, device=resolve_device(command.device)).field
+            field = load_field(command.field, device=existing_device(command.device)).field
             mesh = _extracted(field, surface)
             record.files = [str(path) for path in write_mesh(mesh, output)]
             record.note(mesh={"vertices": len(mesh.vertices), "faces": len(mesh.faces)})

@@ -15,10 +15,9 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from .. import __version__
 from ..support.errors import InputError, OutputError
-from ..support.files import check_target, made_folder, replacing, write_json
-from ..support.json_text import read_json
-from ..support.version import version
+from ..support.files import check_target, made_folder, read_json, replacing, write_json
 from .console import answer, say
 
 RECORD_NAME = "run.json"
@@ -103,7 +102,7 @@ def package_versions() -> dict[str, str]:
     versions = {}
     for name in PACKAGES:
         with suppress(metadata.PackageNotFoundError):
-            versions[name] = version() if name == "upfusion" else metadata.version(name)
+            versions[name] = __version__ if name == "upfusion" else metadata.version(name)
     return versions
 
 

@@ -12,8 +12,7 @@ from ..config import STAGES, TrainConfig
 from ..config.commands import PROCEDURAL, Train
 from ..config.training import TRAIN_PRESETS
 from ..support.errors import InputError, OutputError
-from ..support.files import read_regular
-from ..support.json_text import LARGEST_JSON
+from ..support.files import LARGEST_JSON, read_regular
 from .console import duration, progress, say
 from .options import leaves
 from .run import RECORD_NAME, open_run, read_record

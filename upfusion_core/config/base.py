@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from typing_extensions import dataclass_transform
 
 from ..support.errors import InputError, UpFusionError
-from ..support.json_text import parse_json, shown
+from ..support.files import parse_json, shown
 
 Kind = TypeVar("Kind")
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)

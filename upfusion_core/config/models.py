@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from annotated_types import Ge, Gt, Le, MaxLen, MinLen
 
 from ..support.errors import CheckpointError, InputError
-from ..support.json_text import parse_json
+from ..support.files import parse_json
 from .base import configuration, from_value, to_json
 
 MODEL_ID = "model_id"

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 from annotated_types import Ge, Le
 
 from ..support.errors import InputError
-from ..support.json_text import parse_json
+from ..support.files import parse_json
 from .base import configuration, fingerprint, from_value, to_json
 from .field import Share
 from .models import DiffusionConfig, DinoConfig, ModelConfig, UpSRTConfig, VaeConfig, without_model_id

@@ -30,9 +30,8 @@ from torch.nn.functional import interpolate
 from ..config.base import from_json
 from ..support.checks import check_choice, check_count
 from ..support.errors import InputError, UpFusionError
-from ..support.files import Writing, inside, reading
+from ..support.files import Writing, inside, read_json, reading, shown
 from ..support.images import resize_pictures, to_8bit
-from ..support.json_text import read_json, shown
 from ..types import Cameras
 from .views import MultiViewDataset, PosedViews, StoredObject, StoredViews, decoded_array, normalise, note
 

@@ -20,9 +20,8 @@ from ..config import EvaluationConfig, to_json
 from ..data.views import MultiViewDataset
 from ..models.perceptual import PerceptualDistance
 from ..support.errors import FieldError, InputError
-from ..support.files import Writing, replacing, write_json
+from ..support.files import Writing, read_json, replacing, write_json
 from ..support.images import contact_sheet, load_png, save_png
-from ..support.json_text import read_json
 from ..types import OnStep
 from .metrics import MEASURES
 from .protocol import Group, Values, draw_object, evaluate_object

@@ -19,9 +19,9 @@ from ..geometry.cameras import REFERENCE_ELEVATION_DEGREES, reference_camera
 from ..models.dino import DinoKeys
 from ..models.upsrt import UpSRT
 from ..support.checks import check_count, check_finite, check_range, check_shape, check_type
+from ..support.devices import Chunk
 from ..support.errors import InputError
 from ..support.images import resize_pictures
-from ..support.memory import Chunk
 from ..types import (
     REFERENCE_FOCAL,
     Cameras,

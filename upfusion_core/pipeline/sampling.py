@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..support.checks import check_count, check_finite, check_range, check_shape, check_type
+from ..support.devices import Chunk
 from ..support.errors import InputError
-from ..support.memory import Chunk
 from ..types import OnStep, ViewConditioning
 from .prior import DiffusionPrior
 

@@ -17,7 +17,7 @@ from ..models.networks import Networks, build_networks, network_weights
 from ..models.stable_diffusion import DEFAULT_PROMPT, build_text_encoder, encode_tokens, tokenize
 from ..models.upsrt import UpSRT
 from ..support.checks import check_type
-from ..support.devices import default_device, existing_device
+from ..support.devices import existing_device
 from ..support.errors import CheckpointError, InputError
 from .distill import distill as distill_field
 from .novel_views import ViewSynthesizer
@@ -75,7 +75,7 @@ class UpFusion(ViewSynthesizer):
             raise InputError(f'path must name weights, got {path!r:.40}; give a file, a folder or "mini"')
         if dtype not in (None, torch.float32, torch.float16, torch.bfloat16):
             raise InputError(f"dtype must be torch.float32, torch.float16 or torch.bfloat16, got {dtype!r}")
-        device = default_device() if device is None else existing_device(device)
+        device = existing_device(device)
         dtype = dtype or (torch.float32 if device.type == "cpu" else torch.float16)
         checkpoint = open_checkpoint(path if isinstance(path, str) else Path(path))  # a Path is never the bundled model
         model = cls(checkpoint.config, device="meta")

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from ..config import TrainConfig
 from ..models.convert import write_networks
 from ..models.networks import Networks, network_weights, set_network_weights
-from ..support import seeds
 from ..support.checks import check_choice, check_range
+from ..support.devices import derived_seed
 from ..support.errors import InputError, MissingPackageError
 from ..types import OnStep
 from .batches import BatchRandom, BatchSource, TrainingBatch
@@ -160,7 +160,7 @@ def accumulate_gradients(
     Returns: the stage's terms by name, in the order of their names; means over all parts and processes.
     """
     parts = accelerator.num_processes * config.accumulation
-    seed = seeds.derived_seed(config.seed, "losses", step)
+    seed = derived_seed(config.seed, "losses", step)
     names: list[str] = []
     total: Tensor | None = None
     for index in range(config.accumulation):
@@ -390,7 +390,7 @@ class Training:
         device, history = self.accelerator.device, self.state.history
         with self.averaged(), torch.no_grad(), self.accelerator.autocast():
             for index, batch in enumerate(fixed):
-                random = BatchRandom(seeds.derived_seed(self.config.seed, "validation", index), device=device)
+                random = BatchRandom(derived_seed(self.config.seed, "validation", index), device=device)
                 for name, value in self.stage(**self.stage.inputs(batch, random)).items():
                     sums[name] = sums.get(name, 0.0) + float(value) / len(fixed)
         row = {"step": self.state.step, **sums}

@@ -9,6 +9,7 @@ import math
 import statistics
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -359,3 +360,10 @@ def test_a_field_s_frame_is_searched_for_in_3d(
     # where nothing comes nearer, the frame stays
     assert values["psnr_similarity"][0] >= values["psnr"][0] - 1e-4
     assert set(steps) == {(0, 1), (1, 1)}
+
+
+def test_an_object_of_too_few_views() -> None:
+    batch = ProceduralObjects("test", size=8).batch([0], views=2)
+    dataset = SimpleNamespace(draw=lambda index, count, generator: batch.example(0))
+    with pytest.raises(InputError, match=r"must have 3 views \(1 photos and 2 targets\), got 2"):
+        draw_object(dataset, 0, EvaluationConfig(photos=(1,), views=2))
