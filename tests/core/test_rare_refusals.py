@@ -18,7 +18,7 @@ from upfusion_core import __version__
 from upfusion_core.cli import pack
 from upfusion_core.cli.app import app
 from upfusion_core.config import EvaluationConfig
-from upfusion_core.config.commands import Folder, Pack
+from upfusion_core.config.options import Folder, Pack
 from upfusion_core.data import shards
 from upfusion_core.data.shards import decoded_depth
 from upfusion_core.evaluation.protocol import draw_object

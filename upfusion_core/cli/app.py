@@ -10,24 +10,24 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ..config import commands
+from ..config import options
 from ..support.errors import UpFusionError
 from ..support.version import version as package_version
 from .console import answer, patient, say
-from .options import command
+from .flags import command
 from .run import Interrupted
 
 COMMANDS: dict[str, tuple[type, str]] = {
-    "demo": (commands.Demo, "demo"),
-    "reconstruct": (commands.Reconstruct, "reconstruct"),
-    "views": (commands.Views, "views"),
-    "predict": (commands.Predict, "views"),
-    "mesh": (commands.Mesh, "reconstruct"),
-    "convert": (commands.Convert, "weights"),
-    "info": (commands.Info, "weights"),
-    "train": (commands.Train, "train"),
-    "evaluate": (commands.Evaluate, "evaluate"),
-    "pack": (commands.Pack, "pack"),
+    "demo": (options.Demo, "demo"),
+    "reconstruct": (options.Reconstruct, "reconstruct"),
+    "views": (options.Views, "views"),
+    "predict": (options.Predict, "views"),
+    "mesh": (options.Mesh, "reconstruct"),
+    "convert": (options.Convert, "weights"),
+    "info": (options.Info, "weights"),
+    "train": (options.Train, "train"),
+    "evaluate": (options.Evaluate, "evaluate"),
+    "pack": (options.Pack, "pack"),
 }
 """The options of each command, and the module that has its function `run_...`."""
 
@@ -71,8 +71,8 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 def _add(name: str, kind: type, module: str) -> None:
     """Errors that the user can put right end a command by one sentence and exit code 2, Ctrl-C by one and 130."""
 
-    def run(options: Any, given: frozenset[str]) -> None:  # noqa: ANN401 - of type `kind`
-        getattr(import_module(f".{module}", __package__), f"run_{name}")(options, given)
+    def run(command: Any, given: frozenset[str]) -> None:  # noqa: ANN401 - of type `kind`
+        getattr(import_module(f".{module}", __package__), f"run_{name}")(command, given)
 
     called = command(kind, name, run)
 

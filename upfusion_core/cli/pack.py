@@ -6,12 +6,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..config import from_value
-from ..config.commands import PROCEDURAL, Pack
+from ..config.options import PROCEDURAL, Pack
 from ..support.errors import InputError
 from ..support.files import write_json
 from ..support.json_text import read_json
 from .console import duration, progress, say
-from .options import planned_run
+from .flags import planned_run
 from .run import Run
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..config import DistillConfig, FastSchedule, RaySampling, ReferenceSchedule
-from ..config.commands import Mesh, Reconstruct, Sampler, Surface
+from ..config.options import Mesh, Reconstruct, Sampler, Surface
 from ..field.radiance import RadianceField, load_field
 from ..field.rendering import OccupancyGrid, render_views
 from ..geometry import orbit_cameras
@@ -27,8 +27,8 @@ from ..surface.mesh import MeshAsset, mesh_files, mesh_names
 from ..surface.mesh import save_mesh as write_mesh
 from ..types import Cameras, OnStep, SceneEncoding
 from .console import answer, duration, progress
+from .flags import recorded
 from .inputs import ReadPhotos, load_model, opened
-from .options import recorded
 from .run import Run, locked, recorded_files, refuse_existing
 from .views import encode, sample_views, save_photos, save_video, saved_views
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import torch
 
-from ..config.commands import Convert, Info
+from ..config.options import Convert, Info
 from ..models.checkpoint import describe, weights_path
 from ..models.convert import convert
 from ..support.files import check_target

@@ -15,7 +15,7 @@ from upfusion_core.cli import demo
 from upfusion_core.cli.app import app
 from upfusion_core.cli.demo import labelled_sheet
 from upfusion_core.cli.reconstruct import sampled_by
-from upfusion_core.config.commands import Surface
+from upfusion_core.config.options import Surface
 from upfusion_core.field.radiance import load_field
 from upfusion_core.pipeline.examples import example_views
 
