@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from ..config import options
 from ..support.errors import UpFusionError
 from ..support.version import version as package_version
-from .console import answer, patient, say
+from .console import answer, interruption, say
 from .flags import command
 from .run import Interrupted
 
@@ -79,7 +79,7 @@ def _add(name: str, kind: type, module: str) -> None:
     @functools.wraps(called)
     def reporting(**values: Any) -> None:  # noqa: ANN401 - what typer made of the words
         try:
-            with patient():
+            with interruption.taken():
                 called(**values)
         except UpFusionError as error:
             say(f"Error: {error}")
