@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import functools
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from itertools import pairwise
 from typing import Annotated, Any
@@ -10,24 +12,24 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ..config import options
+from ..config.options import Convert, Demo, Evaluate, Info, Mesh, Pack, Predict, Reconstruct, Train, Views
 from ..support.errors import UpFusionError
 from ..support.version import version as package_version
 from .console import answer, interruption, say
-from .flags import command
+from .flags import built, options
 from .run import Interrupted
 
 COMMANDS: dict[str, tuple[type, str]] = {
-    "demo": (options.Demo, "demo"),
-    "reconstruct": (options.Reconstruct, "reconstruct"),
-    "views": (options.Views, "views"),
-    "predict": (options.Predict, "views"),
-    "mesh": (options.Mesh, "reconstruct"),
-    "convert": (options.Convert, "weights"),
-    "info": (options.Info, "weights"),
-    "train": (options.Train, "train"),
-    "evaluate": (options.Evaluate, "evaluate"),
-    "pack": (options.Pack, "pack"),
+    "demo": (Demo, "demo"),
+    "reconstruct": (Reconstruct, "reconstruct"),
+    "views": (Views, "views"),
+    "predict": (Predict, "views"),
+    "mesh": (Mesh, "reconstruct"),
+    "convert": (Convert, "weights"),
+    "info": (Info, "weights"),
+    "train": (Train, "train"),
+    "evaluate": (Evaluate, "evaluate"),
+    "pack": (Pack, "pack"),
 }
 """The options of each command, and the module that has its function `run_...`."""
 
@@ -68,34 +70,44 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit
 
 
-def _add(name: str, kind: type, module: str) -> None:
+@contextmanager
+def _reporting() -> Iterator[None]:
     """Errors that the user can put right end a command by one sentence and exit code 2, Ctrl-C by one and 130."""
+    try:
+        with interruption.taken():
+            yield
+    except UpFusionError as error:
+        say(f"Error: {error}")
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt as error:
+        say(str(error) if isinstance(error, Interrupted) else "interrupted")
+        raise typer.Exit(130) from None
+    except (MemoryError, RuntimeError) as error:
+        from ..support.memory import is_out_of_memory
 
-    def run(command: Any, given: frozenset[str]) -> None:  # noqa: ANN401 - of type `kind`
-        getattr(import_module(f".{module}", __package__), f"run_{name}")(command, given)
+        if not is_out_of_memory(error):
+            raise
+        say(f"Error: {NO_MEMORY}")
+        raise typer.Exit(2) from None
 
-    called = command(kind, name, run)
 
-    @functools.wraps(called)
-    def reporting(**values: Any) -> None:  # noqa: ANN401 - what typer made of the words
-        try:
-            with interruption.taken():
-                called(**values)
-        except UpFusionError as error:
-            say(f"Error: {error}")
-            raise typer.Exit(2) from None
-        except KeyboardInterrupt as error:
-            say(str(error) if isinstance(error, Interrupted) else "interrupted")
-            raise typer.Exit(130) from None
-        except (MemoryError, RuntimeError) as error:
-            from ..support.memory import is_out_of_memory
+def _add(name: str, kind: type, module: str) -> None:
+    """Adds a command; its function gets the options and the names of those that the command line gave."""
+    known = options(kind)
 
-            if not is_out_of_memory(error):
-                raise
-            say(f"Error: {NO_MEMORY}")
-            raise typer.Exit(2) from None
+    def called(context: typer.Context, **values: Any) -> None:  # noqa: ANN401 - what typer made of the words
+        with _reporting():
+            sources = {key: context.get_parameter_source(key) for key in known}
+            given = frozenset(key for key, source in sources.items() if source and source.name == "COMMANDLINE")
+            command: Any = built(kind, {key: option.checked(values[key]) for key, option in known.items()})
+            getattr(import_module(f".{module}", __package__), f"run_{name}")(command, given)
 
-    app.command(name)(reporting)
+    first = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    parameters = [first, *(option.parameter() for option in known.values())]
+    called.__doc__ = kind.__doc__
+    called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    app.command(name)(called)
 
 
 for _name, (_kind, _module) in COMMANDS.items():

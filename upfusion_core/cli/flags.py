@@ -233,23 +233,3 @@ def planned_run(
         if run.already_finished:
             run.begin()
         yield run, command
-
-
-def command(kind: type[Kind], name: str, run: Callable[[Kind, frozenset[str]], None]) -> Callable[..., None]:
-    """A function for typer that makes the options of one command and calls `run` with them.
-
-    `run` also gets the names of the options that the command line gave.
-    """
-    known = options(kind)
-
-    def called(context: typer.Context, **values: Any) -> None:  # noqa: ANN401 - what typer made of the words
-        sources = {key: context.get_parameter_source(key) for key in known}
-        given = frozenset(key for key, source in sources.items() if source is not None and source.name == "COMMANDLINE")
-        run(built(kind, {key: option.checked(values[key]) for key, option in known.items()}), given)
-
-    first = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
-    parameters = [first, *(option.parameter() for option in known.values())]
-    called.__name__, called.__doc__ = name, kind.__doc__
-    called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return called

@@ -120,38 +120,31 @@ def read_cameras(path: Path, photo_elevation: float) -> Cameras:
         )
     cameras = []
     for index, entry in enumerate(entries):
-        label = f"{path}, camera {index}"
         try:
-            cameras.append(_camera(entry, label, photo_elevation))
+            cameras.append(_camera(entry, photo_elevation))
         except InputError as error:
-            if str(error).startswith(label):
-                raise
-            raise InputError(f"{label}: {error}") from error
+            raise InputError(f"{path}, camera {index}: {error}") from error
     return Cameras.concatenate(cameras)
 
 
-def _camera(entry: Any, label: str, photo_elevation: float) -> Cameras:  # noqa: ANN401 - any JSON
+def _camera(entry: Any, photo_elevation: float) -> Cameras:  # noqa: ANN401 - any JSON
     keys = entry.keys() - _ESTIMATE_KEYS if isinstance(entry, dict) else set()
     if keys and keys <= _ORBIT_KEYS and "azimuth_degrees" in keys:
-        numbers = {"elevation_degrees": photo_elevation, "distance": 1.0, **{name: entry[name] for name in keys}}
-        return orbit_cameras(**{name: _number(value, f"{label}, {name}") for name, value in numbers.items()})
+        numbers = {"elevation_degrees": photo_elevation, **{name: _number(entry[name], name) for name in keys}}
+        return orbit_cameras(**numbers)
     if "camera_to_world" in keys and keys <= _MATRIX_KEYS:
-        rows = entry["camera_to_world"]
+        rows, focal = entry["camera_to_world"], _number(entry.get("focal", REFERENCE_FOCAL), "focal")
         if not isinstance(rows, list) or len(rows) != 4 or any(not isinstance(r, list) or len(r) != 4 for r in rows):
-            raise InputError(
-                f"{label}: camera_to_world must be 4 rows of 4 numbers, got {shown(rows, 40)}; correct it there"
-            )
-        matrix = torch.tensor([[_number(value, f"{label}, camera_to_world") for value in row] for row in rows])
-        return cameras_from_matrices(
-            matrix[None], focal=_number(entry.get("focal", REFERENCE_FOCAL), f"{label}, focal")
-        )
+            raise InputError(f"camera_to_world must be 4 rows of 4 numbers, got {shown(rows, 40)}; correct it there")
+        matrix = torch.tensor([[_number(value, "camera_to_world") for value in row] for row in rows])
+        return cameras_from_matrices(matrix[None], focal=focal)
     raise InputError(
-        f'{label} must be {{"azimuth_degrees", "elevation_degrees", "distance"}} or {{"camera_to_world", "focal"}}, '
+        'an entry must be {"azimuth_degrees", "elevation_degrees", "distance"} or {"camera_to_world", "focal"}, '
         f"got {shown(entry)}; correct it there"
     )
 
 
-def _number(value: Any, label: str) -> float:  # noqa: ANN401 - any JSON
+def _number(value: Any, name: str) -> float:  # noqa: ANN401 - any JSON
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e30:
-        raise InputError(f"{label} must be a finite number, got {shown(value, 40)}; correct it there")
+        raise InputError(f"{name} must be a finite number, got {shown(value, 40)}; correct it there")
     return float(value)

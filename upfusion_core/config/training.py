@@ -36,7 +36,6 @@ class TrainConfig:
     """
 
     stage: Stage = "encoder"
-    """What is trained."""
     model: ModelConfig = ModelConfig()
     batch_size: Annotated[int, Ge(1), Le(65_536)] = 1
     """Objects in each process's part of a step."""
@@ -54,13 +53,10 @@ class TrainConfig:
     """Steps at which procedural objects get their second part and all of their parts; until the first they have one
     part. (0, 0): all from the beginning."""
     steps: Count = 100_000
-    """Optimiser steps."""
     learning_rate: Factor = 1e-5
     """Of AdamW, at its highest."""
     betas: tuple[Decay, Decay] = (0.9, 0.999)
-    """Of AdamW."""
     weight_decay: Amount = 0.0
-    """Of AdamW."""
     warmup_steps: Steps = 0
     """Steps in which the learning rate rises from 0, linearly."""
     final_share: Share = 1.0
@@ -72,13 +68,11 @@ class TrainConfig:
     precision: Literal["no", "bf16"] = "no"
     """Mixed precision, through accelerate."""
     compile: bool = False
-    """By torch.compile."""
     gradient_checkpointing: bool = False
     """Trades time for memory."""
     train_dino: bool = False
-    """In the encoder and the diffusion stage."""
     train_upsrt: bool = False
-    """In the encoder and the diffusion stage."""
+    """Both in the encoder and the diffusion stage."""
     train_unet: Literal["output", "all"] = "output"
     """Its output half (the paper), or all of it."""
     dropout: Annotated[float, Ge(0), Le(1 / 3)] = 0.05
@@ -96,7 +90,6 @@ class TrainConfig:
     log_every: Count = 20
     """Steps between notes of the loss (mean since the last)."""
     seed: Steps = 0
-    """Of all that is drawn."""
 
     def __post_init__(self) -> None:
         if self.photos[0] > self.photos[1]:
@@ -136,10 +129,7 @@ class TrainConfig:
         return TrainConfig(stage=stage, model=mini_model(), steps=200_000, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form; the model's sizes are its section `model`.
-
-        What is newer than the first saved runs is left out where it has its default, so that those go on.
-        """
+        """The JSON form; what is newer than the first saved runs is left out at its default, so that those go on."""
         content = to_dict(self)
         if self.curriculum == (0, 0):
             del content["curriculum"]
