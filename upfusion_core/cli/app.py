@@ -48,14 +48,8 @@ class _Commands(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-app = typer.Typer(
-    name="upfusion",
-    cls=_Commands,
-    help="From 1 to 6 photos of an object to novel views and a 3D mesh (UpFusion).",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+TITLE = "From 1 to 6 photos of an object to novel views and a 3D mesh (UpFusion)."
+app = typer.Typer(cls=_Commands, help=TITLE, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 NO_MEMORY = (
     "memory must suffice for the work, but does not, even in the smallest pieces; close other programs, choose a "

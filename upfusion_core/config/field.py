@@ -50,10 +50,8 @@ class GridConfig:
 
     def __post_init__(self) -> None:
         if self.finest < self.coarsest:
-            raise InputError(
-                f"GridConfig.finest must be between {self.coarsest} and {2**16}, got {self.finest}; "
-                "coarsest is no finer than finest"
-            )
+            ends = f"between {self.coarsest} and {2**16}"
+            raise InputError(f"GridConfig.finest must be {ends}, got {self.finest}; coarsest is no finer than finest")
         if self.table_size & (self.table_size - 1):
             raise InputError(f"GridConfig.table_size must be a power of two, got {self.table_size}; 65536 is usual")
 
@@ -226,10 +224,8 @@ class FastSchedule:
         if iterations <= rounds:
             raise InputError(f"fit.iterations must be more than the {rounds} levels, got {iterations}; give more")
         if self.predicted_iterations > iterations - rounds:
-            raise InputError(
-                f"predicted_iterations must be between 1 and {iterations - rounds}, got {self.predicted_iterations}; "
-                "each level takes one of fit.iterations at least"
-            )
+            rule = f"predicted_iterations must be between 1 and {iterations - rounds}, got {self.predicted_iterations}"
+            raise InputError(f"{rule}; each level takes one of fit.iterations at least")
         if low > high:
             raise InputError(f"guided[1] must be between {low} and 1.0, got {high}; the lowest comes first")
 
@@ -267,10 +263,9 @@ class ReferenceSchedule:
 
     def __post_init__(self) -> None:
         if not 1 <= self.lowest_index <= self.bootstrap_index <= self.highest_index <= self.steps:
-            raise InputError(
-                "noise indices must satisfy 1 <= lowest_index <= bootstrap_index <= highest_index <= steps, got "
-                f"{self.lowest_index}, {self.bootstrap_index}, {self.highest_index}, {self.steps}"
-            )
+            rule = "noise indices must satisfy 1 <= lowest_index <= bootstrap_index <= highest_index <= steps"
+            given = f"{self.lowest_index}, {self.bootstrap_index}, {self.highest_index}, {self.steps}"
+            raise InputError(f"{rule}, got {given}")
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -309,10 +304,8 @@ class DistillConfig:
         if self.perceptual == "lpips" and not self.perceptual_weights:
             raise InputError("perceptual 'lpips' needs perceptual_weights, a VGG-16 file; give it, or choose 'dino'")
         if kind is not ReferenceSchedule and self.perceptual != "none":
-            raise InputError(
-                f"the preset {self.preset} has no perceptual term, got {self.perceptual!r}; choose 'none', or the "
-                "reference"
-            )
+            rule = f"the preset {self.preset} has no perceptual term, got {self.perceptual!r}"
+            raise InputError(f"{rule}; choose 'none', or the reference")
 
     @classmethod
     def named(cls, preset: str, **changes: Any) -> DistillConfig:  # noqa: ANN401 - fields of this class

@@ -1,4 +1,4 @@
-"""All that shapes a training run, in one value, and its JSON form. Defaults: the paper's settings (section 3)."""
+"""All that shapes a training run, and its JSON form. The defaults are the paper's settings (section 3)."""
 
 from __future__ import annotations
 
@@ -30,10 +30,7 @@ _BOOKKEEPING = ("validate_every", "validation_batches", "save_every", "log_every
 
 @configuration
 class TrainConfig:
-    """All that shapes a training run; the defaults are the paper's settings where it states them.
-
-    In the diffusion stage the ControlNet is always trained, VAE and text never.
-    """
+    """All that shapes a training run. In the diffusion stage the ControlNet is always trained, VAE and text never."""
 
     stage: Stage = "encoder"
     model: ModelConfig = ModelConfig()
@@ -116,9 +113,8 @@ class TrainConfig:
     @staticmethod
     def preset(name: TrainPreset, stage: Stage) -> TrainConfig:
         """ "mini": the small model, everything from scratch. "released": the paper's settings and sizes."""
-        for what, given, choices in (("preset", name, TRAIN_PRESETS), ("stage", stage, STAGES)):
-            if given not in choices:
-                raise InputError(f"{what} must be one of {', '.join(choices)}, got {given!r:.60}")
+        if name not in TRAIN_PRESETS:
+            raise InputError(f"preset must be one of {', '.join(TRAIN_PRESETS)}, got {name!r:.60}")
         if name == "released":
             return TrainConfig(stage=stage, train_upsrt=stage == "encoder", gradient_checkpointing=stage != "encoder")
         data = {"batch_size": 16, "targets": 4, "rays": 256, "inside_share": 0.7}
@@ -137,11 +133,7 @@ class TrainConfig:
 
     @staticmethod
     def from_dict(content: dict[str, Any], source: str = "the training configuration") -> TrainConfig:
-        """Reads the JSON form; absent names take the defaults.
-
-        Raises:
-            InputError: an unknown name, or a value of the wrong type or range; source and entry are named.
-        """
+        """Reads the JSON form; absent names take the defaults. Raises InputError that names source and entry."""
         if isinstance(content, dict) and "model" in content:
             content = {**content, "model": without_model_id(content["model"])}
         config: TrainConfig = from_value(TrainConfig, content, source)
