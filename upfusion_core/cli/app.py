@@ -5,19 +5,20 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import MISSING
 from importlib import import_module
 from itertools import pairwise
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from ..config.base import Option, built, options_of
 from ..config.options import Convert, Demo, Evaluate, Info, Mesh, Pack, Predict, Reconstruct, Train, Views
 from ..support.errors import UpFusionError
 from ..support.version import version as package_version
 from .console import answer, interruption, say
-from .flags import built, options
-from .run import Interrupted
 
 COMMANDS: dict[str, tuple[type, str]] = {
     "demo": (Demo, "demo"),
@@ -51,6 +52,7 @@ class _Commands(TyperGroup):
 TITLE = "From 1 to 6 photos of an object to novel views and a 3D mesh (UpFusion)."
 app = typer.Typer(cls=_Commands, help=TITLE, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
+KEYWORD = inspect.Parameter.KEYWORD_ONLY
 NO_MEMORY = (
     "memory must suffice for the work, but does not, even in the smallest pieces; close other programs, choose a "
     "smaller --batch-size or --texture-size where there is one, or --device cpu"
@@ -74,7 +76,7 @@ def _reporting() -> Iterator[None]:
         say(f"Error: {error}")
         raise typer.Exit(2) from None
     except KeyboardInterrupt as error:
-        say(str(error) if isinstance(error, Interrupted) else "interrupted")
+        say(str(error) or "interrupted")
         raise typer.Exit(130) from None
     except (MemoryError, RuntimeError) as error:
         from ..support.memory import is_out_of_memory
@@ -85,9 +87,28 @@ def _reporting() -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
+def _parameter(option: Option) -> inspect.Parameter:
+    """For typer, which only takes the words apart: what they mean is said in `Option.checked`."""
+    kind: Any = option.kind if option.kind in (bool, Path) else str
+    kind = list[kind] if option.several and not option.flag.commas else kind
+    default: Any = option.default
+    if default is MISSING:
+        default = inspect.Parameter.empty
+    elif default is None or default == ():
+        kind, default = kind | None, None
+    elif isinstance(default, tuple) and not option.flag.commas:
+        default = list(map(str, default))
+    elif kind is str:
+        default = option.shown_default
+    shown: bool | str = True if option.shown_default != option.flag.unset else option.flag.unset or False
+    about: dict[str, Any] = {"help": option.help, "metavar": option.taken or None, "show_default": shown}
+    info = typer.Argument(**about) if option.flag.argument else typer.Option(*option.spellings, **about)
+    return inspect.Parameter(option.name, KEYWORD, default=default, annotation=Annotated[kind, info])
+
+
 def _add(name: str, kind: type, module: str) -> None:
     """Adds a command; its function gets the options and the names of those that the command line gave."""
-    known = options(kind)
+    known = options_of(kind)
 
     def called(context: typer.Context, **values: Any) -> None:  # noqa: ANN401 - what typer made of the words
         with _reporting():
@@ -96,8 +117,8 @@ def _add(name: str, kind: type, module: str) -> None:
             command: Any = built(kind, {key: option.checked(values[key]) for key, option in known.items()})
             getattr(import_module(f".{module}", __package__), f"run_{name}")(command, given)
 
-    first = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
-    parameters = [first, *(option.parameter() for option in known.values())]
+    first = inspect.Parameter("context", KEYWORD, annotation=typer.Context)
+    parameters = [first, *(_parameter(option) for option in known.values())]
     called.__doc__ = kind.__doc__
     called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

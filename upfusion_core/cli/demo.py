@@ -17,8 +17,7 @@ from ..pipeline.examples import ExampleViews, example_views
 from ..support.checks import check_shape
 from ..support.images import contact_sheet, load_png, save_png, to_8bit
 from .console import duration, progress, say
-from .flags import recorded
-from .inputs import ReadPhotos, load_model, opened
+from .inputs import ReadPhotos, load_model, opened, recorded
 from .reconstruct import FIELD_NAME, finished_field, fit_field, rendered, sampled_by, save_mesh, save_turntable
 from .run import Run
 from .views import encode, sample_views, save_photos, saved_views

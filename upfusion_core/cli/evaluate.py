@@ -10,8 +10,7 @@ from ..config.options import PROCEDURAL, Evaluate
 from ..support.errors import InputError
 from ..support.files import BUNDLED_NAME
 from .console import duration, progress, say
-from .flags import planned_run, recorded
-from .inputs import load_model
+from .inputs import load_model, planned_run, recorded
 from .run import Run, package_versions
 
 if TYPE_CHECKING:

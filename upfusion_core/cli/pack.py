@@ -11,7 +11,7 @@ from ..support.errors import InputError
 from ..support.files import write_json
 from ..support.json_text import read_json
 from .console import duration, progress, say
-from .flags import planned_run
+from .inputs import planned_run
 from .run import Run
 
 if TYPE_CHECKING:

@@ -27,8 +27,7 @@ from ..surface.mesh import MeshAsset, mesh_files, mesh_names
 from ..surface.mesh import save_mesh as write_mesh
 from ..types import Cameras, OnStep, SceneEncoding
 from .console import answer, duration, progress
-from .flags import recorded
-from .inputs import ReadPhotos, load_model, opened
+from .inputs import ReadPhotos, load_model, opened, recorded
 from .run import Run, locked, recorded_files, refuse_existing
 from .views import encode, sample_views, save_photos, save_video, saved_views
 

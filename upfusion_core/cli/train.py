@@ -8,13 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import STAGES, TRAIN_PRESETS, TrainConfig
+from ..config import STAGES, TRAIN_PRESETS, TrainConfig, options_of
 from ..config.options import PROCEDURAL, Train
 from ..support.errors import InputError, OutputError
 from ..support.files import read_regular
 from ..support.json_text import LARGEST_JSON, parse_json
 from .console import duration, progress, say
-from .flags import options
 from .run import RECORD_NAME, open_run, read_record
 
 if TYPE_CHECKING:
@@ -109,7 +108,7 @@ def _call(command: Train, made: Made, resume: bool, on_step: OnStep | None) -> T
 
 def _settings(command: Train, stored: dict[str, Any]) -> dict[str, Any]:
     """What shapes the result, as JSON: of the command line, and where that is silent, of the run that is continued."""
-    names = {name: options(Train)[name].written(getattr(command, name)) for name in ("data", "validation")}
+    names = {name: options_of(Train)[name].written(getattr(command, name)) for name in ("data", "validation")}
     names = {name: value or stored.get(name) for name, value in names.items()}
     if names["data"] is None:
         raise InputError("--data is needed, got none; give procedural, or the folder of a data set")

@@ -13,7 +13,7 @@ from upfusion_core.cli import app as app_module
 from upfusion_core.cli import main, weights
 from upfusion_core.cli.app import app
 from upfusion_core.cli.console import duration
-from upfusion_core.cli.flags import options
+from upfusion_core.config.base import options_of
 from upfusion_core.config.options import Reconstruct, Views
 from upfusion_core.geometry.cameras import REFERENCE_ELEVATION_DEGREES
 
@@ -113,7 +113,7 @@ def test_ctrl_c_before_the_command_begins(monkeypatch: pytest.MonkeyPatch, capsy
 
 def test_default_elevation_is_the_librarys() -> None:
     for command in (Reconstruct, Views):
-        assert options(command)["photo_elevation"].default == REFERENCE_ELEVATION_DEGREES
+        assert options_of(command)["photo_elevation"].default == REFERENCE_ELEVATION_DEGREES
 
 
 def test_duration_by_hand() -> None:

@@ -17,8 +17,8 @@ from typer.testing import CliRunner, Result
 
 from upfusion_core.cli.app import app
 from upfusion_core.cli.evaluate import completed, evaluation_config
-from upfusion_core.cli.flags import options
 from upfusion_core.config import PRESETS, EvaluationConfig
+from upfusion_core.config.base import options_of
 from upfusion_core.config.options import Evaluate, Folder
 from upfusion_core.evaluation import report as report_module
 from upfusion_core.evaluation.protocol import draw_object
@@ -247,7 +247,7 @@ def test_what_is_refused(arguments: list[str], words: str, tmp_path: Path) -> No
 
 
 def test_the_field_is_of_the_preset_with_the_command_s_guidance() -> None:
-    assert options(Evaluate)["preset"].choices == tuple(PRESETS)
+    assert options_of(Evaluate)["preset"].choices == tuple(PRESETS)
     command = Evaluate(Folder(Path("out")), protocol=EvaluationConfig(photos=(3,)), guidance=3.0)
     config = evaluation_config(dataclasses.replace(command, preset="reference", perceptual="none"))
     assert (config.distill.preset, config.distill.perceptual) == ("reference", "none")
