@@ -15,13 +15,12 @@ from ..config.commands import Demo, Photos, Surface
 from ..field.radiance import RadianceField
 from ..pipeline.examples import ExampleViews, example_views
 from ..support.checks import check_shape
-from ..support.images import contact_sheet, load_png, save_png, to_8bit
+from ..support.images import contact_sheet, to_8bit
 from .console import duration, progress, say
-from .inputs import ReadPhotos, load_model, opened
-from .options import recorded
+from .inputs import ReadPhotos, opened
 from .reconstruct import FIELD_NAME, finished_field, fit_field, rendered, sampled_by, save_mesh, save_turntable
 from .run import Run
-from .views import encode, sample_views, save_photos, saved_views
+from .views import encoded, sample_views, saved_pictures, write_png
 
 PHOTO_ELEVATION_DEGREES = 22.5
 PREDICTION_SIZE = 64
@@ -34,61 +33,48 @@ SURFACE = Surface(resolution=128, texture_size=0)
 def run_demo(command: Demo, given: frozenset[str]) -> None:
     """Everything, in the run's folder; finished stages of a continued run are left as they are."""
     start = time.monotonic()
-    with opened("demo", command, given, _photos) as (run, command, photos):
+
+    def photos_of(command: Demo) -> Photos:
+        return Photos(example_views(command.object, command.photos).paths)
+
+    with opened("demo", command, given, photos_of) as (run, command, photos):
         example = example_views(command.object, command.photos)
         if not run.already_finished:
             field = finished_field(run, command.networks.device)
             if field is None:
                 field = _field(run, command, photos, example, start)
-            else:
-                run.begin()
             if not run.finished("sheet"):
-                count = len(example.cameras)
-                predicted = [load_png(run.folder / f"predictions/{index:03d}.png") for index in range(count)]
                 with run.stage("sheet"), progress("Rendering the contact sheet") as on_step:
                     columns = {
                         "photos": example.photos,
                         "truth": example.truth,
-                        "prediction": torch.stack(predicted),
-                        "2D samples": saved_views(run, count),
+                        "prediction": saved_pictures(run, "predictions", len(example.cameras)),
+                        "2D samples": saved_pictures(run, "views", len(example.cameras)),
                         "3D field": rendered(field, example.cameras, SHEET_SIZE, on_step),
                     }
-                    rows = [f"view {number}" for number in range(1, count + 1)]
-                    with run.writing("sheet.png") as path:
-                        save_png(path, labelled_sheet(columns, rows, SHEET_SIZE))
+                    rows = [f"view {number + 1}" for number in range(len(example.cameras))]
+                    write_png(run, "sheet.png", labelled_sheet(columns, rows, SHEET_SIZE))
             save_turntable(run, field, TURNTABLE_SIZE)
             save_mesh(run, field, SURFACE, ("glb",))
-        run.tell(f"Demo in {run.folder} ({duration(run.seconds)})")
-        run.tell_files("sheet.png", "prediction.png", "views.png", "turntable.gif", "mesh.glb", "truth.png", FIELD_NAME)
-
-
-def _photos(command: Demo) -> Photos:
-    return Photos(example_views(command.object, command.photos).paths)
+        files = ("sheet.png", "prediction.png", "views.png", "turntable.gif", "mesh.glb", "truth.png", FIELD_NAME)
+        run.tell(f"Demo in {run.folder} ({duration(run.record.seconds)})", *files)
 
 
 def _field(run: Run, command: Demo, photos: ReadPhotos, example: ExampleViews, start: float) -> RadianceField:
     """All that the model makes, the field last."""
     config = sampled_by(DistillConfig.fast(), command.sampler)
-    model = load_model(command.networks, command.sampler)
-    run.begin()
+    model, scene = encoded(run, command.networks, command.sampler, photos, PHOTO_ELEVATION_DEGREES)
     run.note(example=example.name)
-    views = photos.prepared(model.image_size)
-    save_photos(run, views)
-    scene = encode(run, model, views, PHOTO_ELEVATION_DEGREES)
     if not run.finished("prediction"):
         rgb = model.predict(scene, example.cameras, size=PREDICTION_SIZE, pixel_centers=True)
-        with run.stage("prediction", keep=False):
+        with run.stage("prediction"):
             for index, picture in enumerate(rgb):
-                with run.writing(f"predictions/{index:03d}.png", keep=False) as path:
-                    save_png(path, picture)
-            for name, pictures in (("truth.png", example.truth), ("prediction.png", rgb)):
-                with run.writing(name, keep=False) as path:
-                    save_png(path, contact_sheet(pictures))
+                write_png(run, f"predictions/{index:03d}.png", picture, keep=False)
+            write_png(run, "truth.png", contact_sheet(example.truth), keep=False)
+            write_png(run, "prediction.png", contact_sheet(rgb), keep=False)
         say(f"First picture after {duration(time.monotonic() - start)}: {run.folder / 'prediction.png'}")
     sample_views(run, model, scene, example.cameras, command.sampler)
-    with run.writing("views.png") as path:
-        save_png(path, contact_sheet(saved_views(run, len(example.cameras))))
-    return fit_field(run, model, scene, config, command.sampler, recorded(command, "settings"), PREVIEW_EVERY)
+    return fit_field(run, model, scene, config, command.sampler, PREVIEW_EVERY)
 
 
 def labelled_sheet(columns: Mapping[str, Tensor], rows: Sequence[str], size: int) -> Tensor:

@@ -10,7 +10,8 @@ from ..support.errors import InputError
 from ..support.files import BUNDLED_NAME
 from .console import duration, progress, say
 from .inputs import load_model
-from .options import planned_run, recorded
+from .options import planned_run
+from .pack import asks_for_procedural, object_count, open_objects
 from .run import Run, package_versions
 
 if TYPE_CHECKING:
@@ -36,12 +37,8 @@ def completed(command: Evaluate, *, new: bool) -> Evaluate:
 
     networks = replace(command.networks, model=command.networks.model or BUNDLED_NAME)
     split, held_out = command.split, command.held_out
-    if command.data is None:
-        raise InputError("--data is needed, got none; give procedural, or the folder of a data set")
-    if command.data == PROCEDURAL:
+    if asks_for_procedural(command.data, command.split):
         split = split or "test"
-    elif split is not None:
-        raise InputError(f"--split is of procedural objects, got {split} with a folder; leave it out")
     if split in (None, "held_out"):
         if held_out:
             raise InputError("--held-out is beside the splits test and validation of procedural objects; leave it out")
@@ -73,26 +70,24 @@ def _evaluate(run: Run, command: Evaluate) -> None:
 
     config = evaluation_config(command)
     model = load_model(command.networks)
-    dataset = _dataset(command, model.image_size)
-    wanted, available = command.objects, len(dataset)
-    if wanted > available:
-        raise InputError(f"{command.data} holds {available} objects, got --objects {wanted}; ask for fewer")
+    assert command.data is not None, "completed sees to it"
+    dataset = open_objects(command.data, command.split, model.image_size)
+    available = len(dataset)
+    wanted = object_count(command.data, available, command.objects)
     # the first objects of a split, which are in no order; of a folder, which is sorted, some spread evenly
-    places = range(wanted)
-    indices = list(places) if command.data == PROCEDURAL else [place * available // wanted for place in places]
-    groups = _groups(command, dataset, len(indices))
+    spread = wanted if command.data == PROCEDURAL else available
+    indices = [place * spread // wanted for place in range(wanted)]
+    groups = _groups(command, dataset, wanted)
     lpips = None if command.lpips is None else load_lpips(command.lpips, model.device)
-    settings = recorded(command, "settings")
-    inputs = {} if lpips is None else {"lpips": lpips.weights_id()}
+    settings, inputs = run.record.settings, {} if lpips is None else {"lpips": lpips.weights_id()}
     run.plan(settings, {}, inputs)
     run.begin()
-    run.check_model(model.model_id)
-    run.note(device=f"{model.device}, {str(model.dtype).removeprefix('torch.')}")
+    run.check_model(model)
     about = {name: settings[name] for name in ("model", "data", "split", "objects", "dtype") if settings[name]}
-    with run.stage("evaluate"), progress(f"Evaluating {len(indices)} objects") as on_step:
+    with run.stage("evaluate"), progress(f"Evaluating {wanted} objects") as on_step:
         report = evaluate(
-            model, dataset, indices, run.folder, config, groups=groups, lpips=lpips,
-            about=about | inputs | {"versions": package_versions()}, writing=run.writing,
+            model, dataset, indices, run.folder, config,
+            groups=groups, lpips=lpips, about=about | inputs | {"versions": package_versions()}, writing=run.writing,
             temporary=run.temporary, on_step=on_step,
         )  # fmt: skip
     for name, reason in report.skipped:
@@ -101,18 +96,8 @@ def _evaluate(run: Run, command: Evaluate) -> None:
     run.tell(
         f"{run.folder / 'report.md'}: {len(report.objects)} objects, {len(report.skipped)} skipped"
         + (f", {apart} held out reported apart" if apart else "")
-        + f" ({duration(run.seconds)})"
+        + f" ({duration(run.record.seconds)})"
     )
-
-
-def _dataset(command: Evaluate, size: int) -> MultiViewDataset:
-    from ..data.formats import open_dataset
-    from ..procedural import ProceduralObjects
-
-    assert command.data is not None, "completed sees to it"
-    if command.data == PROCEDURAL:
-        return ProceduralObjects(command.split or "test", size=size)
-    return open_dataset(command.data, size=size)
 
 
 def _groups(command: Evaluate, dataset: MultiViewDataset, objects: int) -> list[Group]:

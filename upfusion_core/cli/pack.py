@@ -1,4 +1,4 @@
-"""`upfusion pack`: a data set, or procedural objects, as WebDataset shards in a run's folder."""
+"""`upfusion pack`: a data set as WebDataset shards in a run's folder; and how commands name and open data sets."""
 
 from __future__ import annotations
 
@@ -23,6 +23,40 @@ RENDERED_VIEWS = 24
 """Of an object that is rendered on the fly, unless told."""
 
 
+def asks_for_procedural(data: str | None, split: str | None, what: str = "--data") -> bool:
+    """Whether objects are to be procedural; refuses to do without data, and a split of a folder."""
+    if data is None:
+        raise InputError(f"{what} is needed, got none; give procedural, or the folder of a data set")
+    if data != PROCEDURAL and split is not None:
+        raise InputError(f"--split is of procedural objects, got {split} with a folder; leave it out")
+    return data == PROCEDURAL
+
+
+def open_objects(
+    data: str, split: str | None, size: int, *, kind: str | None = None, views: int | None = None
+) -> MultiViewDataset:
+    """Procedural objects, or those of a folder. views: of what is rendered on the fly, in place of the readers' own."""
+    from ..data.formats import open_dataset
+    from ..data.meshes import MeshViews
+    from ..procedural import ProceduralObjects
+
+    if data == PROCEDURAL:
+        return ProceduralObjects(split or "train", size=size, **({} if views is None else {"views": views}))
+    dataset = open_dataset(data, size=size, kind=kind)
+    if views is not None and isinstance(dataset, MeshViews):
+        return replace(dataset, rendering=replace(dataset.rendering, views=views))
+    return dataset
+
+
+def object_count(data: str, available: int, wanted: int | None) -> int:
+    """How many objects are taken: those that are asked for, or all."""
+    if not available:
+        raise InputError(f"{data} must hold objects, got none that can be read; check its folder")
+    if wanted is not None and wanted > available:
+        raise InputError(f"{data} holds {available} objects, got --objects {wanted}; ask for fewer")
+    return wanted or available
+
+
 def run_pack(command: Pack, given: frozenset[str]) -> None:
     """Shards and their index in the run's folder; shards that were written before are left as they are."""
     with planned_run("pack", command, given, lambda command, run: (_completed(command), {})) as (run, command):
@@ -32,23 +66,21 @@ def run_pack(command: Pack, given: frozenset[str]) -> None:
 
 def _completed(command: Pack) -> Pack:
     """What is left out is filled in by what else is asked for."""
-    if command.data is None:
-        raise InputError("something to pack is needed, got none; give procedural, or the folder of a data set")
-    if command.data == PROCEDURAL:
-        if command.kind is not None:
-            raise InputError(f"--kind is of a folder, got {command.kind} with procedural objects; leave it out")
-        return replace(command, split=command.split or "train", objects=command.objects or PROCEDURAL_OBJECTS)
-    if command.split is not None:
-        raise InputError(f"--split is of procedural objects, got {command.split} with a folder; leave it out")
-    return command
+    if not asks_for_procedural(command.data, command.split, "something to pack"):
+        return command
+    if command.kind is not None:
+        raise InputError(f"--kind is of a folder, got {command.kind} with procedural objects; leave it out")
+    return replace(command, split=command.split or "train", objects=command.objects or PROCEDURAL_OBJECTS)
 
 
 def _pack(run: Run, command: Pack) -> None:
     from ..data.shards import INDEX_NAME, UNFINISHED_NAME, index_content, pack_shards
 
-    dataset = _dataset(command)
-    indices = range(_count(command, len(dataset)))
-    state = _state(run, len(indices))
+    assert command.data is not None, "_completed sees to it"
+    views = command.views or RENDERED_VIEWS
+    dataset = open_objects(command.data, command.split, command.size, kind=command.kind, views=views)
+    indices = range(object_count(command.data, len(dataset), command.objects))
+    state = _state(run)
     run.begin()
 
     def remember(state: PackState) -> None:
@@ -71,43 +103,16 @@ def _pack(run: Run, command: Pack) -> None:
     content = index_content(state.shards, {"packed": facts, "skipped": state.skipped})
     with run.writing(INDEX_NAME) as path:
         write_json(path, content)
-    run.discard(UNFINISHED_NAME)
     for name, reason in state.skipped:
         say(f"Skipped {name}: {reason}")
     size = sum(shard["bytes"] for shard in state.shards) / 1e6
     run.tell(
         f"{run.folder}: {content['objects']} objects in {len(state.shards)} shards, {size:.1f} MB, "
-        f"{len(state.skipped)} skipped ({duration(run.seconds)})"
+        f"{len(state.skipped)} skipped ({duration(run.record.seconds)})"
     )
 
 
-def _dataset(command: Pack) -> MultiViewDataset:
-    """The objects to be packed; what is rendered on the fly has as many views as are asked for."""
-    from ..data.formats import open_dataset
-    from ..data.meshes import MeshViews
-    from ..procedural import ProceduralObjects
-
-    assert command.data is not None, "_completed sees to it"
-    rendered = command.views or RENDERED_VIEWS
-    if command.data == PROCEDURAL:
-        return ProceduralObjects(command.split or "train", size=command.size, views=rendered)
-    dataset = open_dataset(command.data, size=command.size, kind=command.kind)
-    if isinstance(dataset, MeshViews):
-        return replace(dataset, rendering=replace(dataset.rendering, views=rendered))
-    return dataset
-
-
-def _count(command: Pack, available: int) -> int:
-    """How many objects are packed."""
-    wanted = command.objects
-    if not available:
-        raise InputError(f"{command.data} must hold objects, got none that can be read; check its folder")
-    if wanted is not None and wanted > available:
-        raise InputError(f"{command.data} holds {available} objects, got --objects {wanted}; ask for fewer")
-    return available if wanted is None else wanted
-
-
-def _state(run: Run, objects: int) -> PackState | None:
+def _state(run: Run) -> PackState | None:
     """Where the run that is continued has come to; None in a new one. Its shards must still be there."""
     from ..data.shards import UNFINISHED_NAME, PackState, shard_entry
 
@@ -115,8 +120,9 @@ def _state(run: Run, objects: int) -> PackState | None:
     if not run.resumed or not path.is_file():
         return None
     state: PackState = from_value(PackState, read_json(path), str(path))
-    present = [shard_entry(path, entry) for entry in state.shards]
-    missing = [shard.path.name for shard in present if not shard.path.is_file()]
-    if missing:
-        raise InputError(f"{run.folder} lacks {missing[0]}, which was packed before; use --force to begin anew")
+    for shard in [shard_entry(path, entry) for entry in state.shards]:
+        if not shard.path.is_file():
+            raise InputError(
+                f"{run.folder} lacks {shard.path.name}, which was packed before; use --force to begin anew"
+            )
     return state
