@@ -15,10 +15,9 @@ from ..support.errors import UpFusionError
 from ..support.version import version as package_version
 from .console import answer, patient, say
 from .options import command
-from .run import Interrupted
 
 COMMANDS: dict[str, tuple[type, str]] = {
-    "demo": (commands.Demo, "demo"),
+    "demo": (commands.Demo, "reconstruct"),
     "reconstruct": (commands.Reconstruct, "reconstruct"),
     "views": (commands.Views, "views"),
     "predict": (commands.Predict, "views"),
@@ -26,8 +25,8 @@ COMMANDS: dict[str, tuple[type, str]] = {
     "convert": (commands.Convert, "files"),
     "info": (commands.Info, "files"),
     "train": (commands.Train, "train"),
-    "evaluate": (commands.Evaluate, "evaluate"),
-    "pack": (commands.Pack, "pack"),
+    "evaluate": (commands.Evaluate, "datasets"),
+    "pack": (commands.Pack, "datasets"),
 }
 """The options of each command, and the module that has its function `run_...`."""
 
@@ -85,7 +84,7 @@ def _add(name: str, kind: type, module: str) -> None:
             say(f"Error: {error}")
             raise typer.Exit(2) from None
         except KeyboardInterrupt as error:
-            say(str(error) if isinstance(error, Interrupted) else "interrupted")
+            say(str(error) or "interrupted")
             raise typer.Exit(130) from None
         except (MemoryError, RuntimeError) as error:
             from ..support.memory import is_out_of_memory

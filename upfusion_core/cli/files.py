@@ -37,7 +37,7 @@ def run_mesh(command: Mesh, given: frozenset[str]) -> None:
     with locked(output.parent, output.name):
         _refuse_existing(targets, command.field, force=command.force)
         require_packages(texture=surface.texture_size > 0, faces=surface.faces is not None)
-        begun = new_record("mesh", recorded(command, "settings"), recorded(command, "sources"))
+        begun = new_record("mesh", recorded(command, "settings"), recorded(command, "sources"), {})
         with _recorded(record_path, begun) as record:
             mesh = extracted(load_field(command.field, device=resolve_device(command.device)).field, surface)
             record.files = [str(path) for path in save_mesh(mesh, output)]
@@ -65,7 +65,7 @@ def run_convert(command: Convert, given: frozenset[str]) -> None:
     with locked(destination.parent, destination.name):
         targets = [path for path in (destination, record_path) if not path.is_dir() or any(path.iterdir())]
         _refuse_existing(targets, origin, force=command.force)
-        begun = new_record("convert", recorded(command, "settings"), {"weights": str(origin.absolute())})
+        begun = new_record("convert", recorded(command, "settings"), {"weights": str(origin.absolute())}, {})
         with _recorded(record_path, begun) as record, progress(f"Converting {origin.name}") as on_step:
             dtype = getattr(torch, command.dtype) if command.dtype else None
             files = convert(origin, destination, dtype=dtype, on_step=on_step)
@@ -82,7 +82,9 @@ def run_info(command: Info, given: frozenset[str]) -> None:
         _refuse_existing([output], weights_path(weights), force=command.force)
     content = describe(weights)
     if output is not None:
-        with _recorded(output, new_record("info", {}, {"weights": str(weights_path(weights).absolute())})) as record:
+        with _recorded(
+            output, new_record("info", {}, {"weights": str(weights_path(weights).absolute())}, {})
+        ) as record:
             record.note(checkpoint=asdict(content))
     size, width = content.config.image_size, max(len(name) for name in content.parts)
     answer(f"{content.path}: {content.layout}, pictures of {size} x {size} pixels")

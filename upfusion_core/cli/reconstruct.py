@@ -1,43 +1,47 @@
-"""`upfusion reconstruct`: photos -> novel views -> radiance field -> mesh."""
+"""`upfusion reconstruct`: photos -> views -> radiance field -> mesh; `upfusion demo`: the same beside the truth."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..config import DistillConfig, FastSchedule, RaySampling, ReferenceSchedule
-from ..config.commands import Reconstruct, Sampler, Surface
+from ..config.commands import Demo, Photos, Reconstruct, Sampler, Surface
 from ..field.radiance import RadianceField, load_field
 from ..field.rendering import OccupancyGrid, render_views
+from ..pipeline.examples import example_views
 from ..pipeline.pose import PhotoCameras, estimate_photo_cameras
 from ..pipeline.sampling import make_scheduler
+from ..support.checks import check_shape
 from ..support.devices import resolve_device
 from ..support.errors import InputError
+from ..support.images import contact_sheet, to_8bit
 from ..surface.extract import require_packages
 from ..surface.mesh import mesh_files
 from ..types import Cameras, OnStep, SceneEncoding
-from .console import duration, progress
+from .console import duration, progress, say
 from .files import extracted
 from .inputs import opened
 from .run import Run
-from .views import encoded, orbit_of, sample_views, save_video, write_png
+from .views import encoded, orbit_of, sample_views, save_video, saved_pictures, write_png
 
 if TYPE_CHECKING:
     from ..pipeline.upfusion import UpFusion
 
 FIELD_NAME = "field.safetensors"
-CHECKPOINT_NAME = "field.checkpoint"
-PREVIEW_NAME = "preview.png"
-PHOTO_CAMERAS_NAME = "photo_cameras.json"
-TURNTABLE_FRAMES = 32
-TURNTABLE_ELEVATION_DEGREES = 22.5
+TURNTABLE_FRAMES, ELEVATION_DEGREES = 32, 22.5
 TURNTABLE_SAMPLING = RaySampling(uniform=128, importance=64)  # fewer miss thin surfaces, which shows as rings
+PREDICTION_SIZE, SHEET_SIZE, DEMO_TURNTABLE_SIZE, DEMO_PREVIEW_EVERY = 64, 128, 96, 50
+DEMO_SURFACE = Surface(resolution=128, texture_size=0)
 
 
 def run_reconstruct(command: Reconstruct, given: frozenset[str]) -> None:
@@ -52,6 +56,7 @@ def run_reconstruct(command: Reconstruct, given: frozenset[str]) -> None:
                 if command.views:
                     cameras = orbit_of(command.views, command.photo_elevation)
                     sample_views(run, model, scene, cameras, command.sampler)
+                    write_png(run, "views.png", contact_sheet(saved_pictures(run, "views", command.views)))
                 field = fit_field(run, model, scene, config, command.sampler, command.preview_every)
             save_turntable(run, field, command.turntable_size)
             save_mesh(run, field, command.surface, command.formats)
@@ -103,14 +108,14 @@ def fit_field(
     """field.safetensors, and preview.png on the way; goes on from the checkpoint of an earlier attempt."""
     from ..pipeline.distill import distill_cameras
 
-    checkpoint = run.temporary(CHECKPOINT_NAME)
+    checkpoint = run.temporary("field.checkpoint")
     run.note(distillation=config.to_dict())
     with run.stage("field"), progress(f"Fitting the field ({config.preset})") as advance:
 
         def on_step(step: int, total: int, preview: Callable[[], Tensor] | None) -> None:
             advance(step, total, preview)
             if preview is not None and preview_every and step % preview_every == 0:
-                write_png(run, PREVIEW_NAME, preview(), keep=False)
+                write_png(run, "preview.png", preview(), keep=False)
 
         field = model.distill(
             scene,
@@ -133,9 +138,8 @@ def _photo_cameras(run: Run, model: UpFusion, scene: SceneEncoding, config: Dist
     if not isinstance(config.schedule, FastSchedule) or not config.schedule.all_photos or scene.views is None:
         return None
     found = estimate_photo_cameras(model, scene)
-    if not run.has(PHOTO_CAMERAS_NAME):
-        with run.writing(PHOTO_CAMERAS_NAME, keep=False) as path:
-            path.write_text(json.dumps(found.to_list(), indent=2) + "\n", encoding="utf-8")
+    with run.writing("photo_cameras.json", keep=False) as path:
+        path.write_text(json.dumps(found.to_list(), indent=2) + "\n", encoding="utf-8")
     return found
 
 
@@ -143,7 +147,7 @@ def save_turntable(run: Run, field: RadianceField, size: int) -> None:
     """turntable.gif: the field from all round."""
     if run.finished("turntable"):
         return
-    cameras = orbit_of(TURNTABLE_FRAMES, TURNTABLE_ELEVATION_DEGREES)
+    cameras = orbit_of(TURNTABLE_FRAMES, ELEVATION_DEGREES)
     with run.stage("turntable"), progress("Rendering the turntable") as on_step:
         frames = rendered(field, cameras, size, on_step)
         with run.writing("turntable.gif") as path:
@@ -174,3 +178,70 @@ def save_mesh(run: Run, field: RadianceField, surface: Surface, formats: tuple[s
                 for name, content in reversed(mesh_files(mesh, f"mesh.{kind}").items()):
                     stack.enter_context(run.writing(name)).write_bytes(content)
         run.note(mesh={"vertices": len(mesh.vertices), "faces": len(mesh.faces)})
+
+
+def run_demo(command: Demo, given: frozenset[str]) -> None:
+    """Everything, in the run's folder; finished stages of a continued run are left as they are."""
+    start = time.monotonic()
+
+    def photos_of(command: Demo) -> Photos:
+        return Photos(example_views(command.object, command.photos).paths)
+
+    with opened("demo", command, given, photos_of) as (run, command, photos):
+        example = example_views(command.object, command.photos)
+        cameras, sampler = example.cameras, command.sampler
+        if not run.already_finished:
+            field = finished_field(run, command.networks.device)
+            if field is None:
+                config = sampled_by(DistillConfig.fast(), sampler)
+                model, scene = encoded(run, command.networks, sampler, photos, ELEVATION_DEGREES)
+                run.note(example=example.name)
+                if not run.finished("prediction"):
+                    rgb = model.predict(scene, cameras, size=PREDICTION_SIZE, pixel_centers=True)
+                    with run.stage("prediction"):
+                        for index, picture in enumerate(rgb):
+                            write_png(run, f"predictions/{index:03d}.png", picture, keep=False)
+                        write_png(run, "truth.png", contact_sheet(example.truth), keep=False)
+                        write_png(run, "prediction.png", contact_sheet(rgb), keep=False)
+                    say(f"First picture after {duration(time.monotonic() - start)}: {run.folder / 'prediction.png'}")
+                sample_views(run, model, scene, cameras, sampler)
+                write_png(run, "views.png", contact_sheet(saved_pictures(run, "views", len(cameras))))
+                field = fit_field(run, model, scene, config, sampler, DEMO_PREVIEW_EVERY)
+            if not run.finished("sheet"):
+                with run.stage("sheet"), progress("Rendering the contact sheet") as on_step:
+                    columns = {
+                        "photos": example.photos,
+                        "truth": example.truth,
+                        "prediction": saved_pictures(run, "predictions", len(cameras)),
+                        "2D samples": saved_pictures(run, "views", len(cameras)),
+                        "3D field": rendered(field, cameras, SHEET_SIZE, on_step),
+                    }
+                    rows = [f"view {index + 1}" for index in range(len(cameras))]
+                    write_png(run, "sheet.png", labelled_sheet(columns, rows, SHEET_SIZE))
+            save_turntable(run, field, DEMO_TURNTABLE_SIZE)
+            save_mesh(run, field, DEMO_SURFACE, ("glb",))
+        files = ("sheet.png", "prediction.png", "views.png", "turntable.gif", "mesh.glb", "truth.png", FIELD_NAME)
+        run.tell(f"Demo in {run.folder} ({duration(run.record.seconds)})", *files)
+
+
+def labelled_sheet(columns: Mapping[str, Tensor], rows: Sequence[str], size: int) -> Tensor:
+    """(3, H, W): a column of pictures under each title, beside the rows' labels.
+
+    Args:
+        columns: title -> (N, 3, S, S) in [0, 1], N at most the number of rows. size: of each shown, whatever S is.
+    """
+    font = ImageFont.load_default(max(10, size // 9))
+    head, margin, gap = round(size / 5), round(size / 1.6), max(2, size // 32)
+    width, height = margin + len(columns) * (size + gap), head + len(rows) * (size + gap)
+    sheet = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for place, label in enumerate(rows):
+        draw.text((gap, head + place * (size + gap) + size / 2), label, fill="black", font=font, anchor="lm")
+    for place, (title, rgb) in enumerate(columns.items()):
+        check_shape(title, rgb, ("N", 3, "S", "S"))
+        left = margin + place * (size + gap)
+        draw.text((left + size / 2, head / 2), title, fill="black", font=font, anchor="mm")
+        for row, pixels in enumerate(to_8bit(rgb.permute(0, 2, 3, 1))):
+            picture = Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
+            sheet.paste(picture, (left, head + row * (size + gap)))
+    return torch.from_numpy(np.array(sheet)).permute(2, 0, 1).float() / 255

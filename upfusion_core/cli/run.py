@@ -25,18 +25,12 @@ from .console import answer, say
 if TYPE_CHECKING:
     from ..pipeline.upfusion import UpFusion
 
-RECORD_NAME = "run.json"
-LOCK_NAME = ".upfusion.lock"
-CHEAP_SECONDS = 60.0
-"""On a disk that is full, work of less than this is removed again; of more, it is kept to be continued."""
-PACKAGES = ("upfusion", "torch", "diffusers", "transformers", "safetensors", "trimesh", "scikit-image", "Pillow")
+RECORD_NAME, LOCK_NAME = "run.json", ".upfusion.lock"
+CHEAP_SECONDS = 60.0  # on a full disk, work of less than this is removed again; of more, it is kept to be continued
+PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "trimesh", "scikit-image", "Pillow")
 
 Name = Annotated[str, AfterValidator(lambda name: inside(Path(), name).as_posix())]
 """Of a file in the run's folder, which may have come from somebody else."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """The user stopped a run; the message says what is left of it."""
 
 
 class Record(BaseModel):
@@ -71,14 +65,12 @@ class Record(BaseModel):
             setattr(self, name, value)
 
 
-def new_record(
-    command: str, settings: dict[str, Any], sources: dict[str, Any], inputs: dict[str, Any] | None = None
-) -> Record:
+def new_record(command: str, settings: dict[str, Any], sources: dict[str, Any], inputs: dict[str, Any]) -> Record:
     """The record of what begins now."""
     begun = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     versions = {"python": platform.python_version(), "system": platform.platform(), **package_versions()}
-    asked: Any = {"settings": settings, "sources": sources, "inputs": inputs or {}}
-    return Record(format=2, command=command, begun=begun, environment=versions, **asked)
+    asked: Any = {"settings": settings, "sources": sources, "inputs": inputs, "environment": versions}
+    return Record(format=2, command=command, begun=begun, **asked)
 
 
 def read_record(path: Path) -> Record:
@@ -88,28 +80,22 @@ def read_record(path: Path) -> Record:
         return Record.model_validate(content)
     except ValidationError as error:
         wrong = ".".join(map(str, error.errors()[0]["loc"])) or "content"
-        raise InputError(
-            f"{path} must be a record of a run in this release's format, but its {wrong} is another; "
-            "use --force to begin anew"
-        ) from error
+        wanted = f"{path} must be a record of a run in this release's format, but its {wrong} is another"
+        raise InputError(f"{wanted}; use --force to begin anew") from error
 
 
 def package_versions() -> dict[str, str]:
     """Versions of the packages that shape a result, without importing them."""
-    versions = {}
+    versions = {"upfusion": version()}
     for name in PACKAGES:
         with suppress(metadata.PackageNotFoundError):
-            versions[name] = version() if name == "upfusion" else metadata.version(name)
+            versions[name] = metadata.version(name)
     return versions
 
 
 @contextmanager
 def locked(folder: Path, name: str = "") -> Iterator[None]:
-    """Holds `folder`, or only the file `name` in it, for this process; made if missing, and removed if left empty.
-
-    Raises:
-        OutputError: another process holds it, or nothing can be written there.
-    """
+    """Holds `folder`, or only the file `name` in it, for this process; made if missing, and removed if left empty."""
     path = folder / (f".{name}{LOCK_NAME}" if name else LOCK_NAME)
     with ExitStack() as stack:
         try:
@@ -155,12 +141,11 @@ class Run:
         if self.stored is None:
             self.record = new_record(self.command, settings, sources, inputs)
             return
-        for name, value in settings.items():
-            before = self.stored.settings.get(name)
-            if before != value:
-                self._refuse(f"{name} = {json.dumps(before)}, now it is {json.dumps(value)}", "as it was begun")
-        for name, value in inputs.items():
-            if self.stored.inputs.get(name) != value:
+        for name, now in settings.items():
+            if (before := self.stored.settings.get(name)) != now:
+                self._refuse(f"{name} = {json.dumps(before)}, now it is {json.dumps(now)}", "as it was begun")
+        for name, now in inputs.items():
+            if self.stored.inputs.get(name) != now:
                 self._refuse(f"other {name}")
         self.record = self.stored.model_copy(update={"status": "running"})
 
@@ -171,15 +156,13 @@ class Run:
         self.note(model_id=model.model_id, device=f"{model.device}, {str(model.dtype).removeprefix('torch.')}")
 
     def _refuse(self, what: str, how: str = "with the same ones") -> None:
-        raise InputError(
-            f"the run in {self.folder} was begun with {what}; continue it {how}, or use --force to begin anew"
-        )
+        begun = f"the run in {self.folder} was begun with {what}"
+        raise InputError(f"{begun}; continue it {how}, or use --force to begin anew")
 
     def begin(self, writes: Sequence[str] = ()) -> None:
         """Writes the record; all that can be checked before should be, as --force now removes the run before.
 
-        Args:
-            writes: names of files that come about in other ways than by `writing`.
+        writes: names of files that come about in other ways than by `writing`.
         """
         if self.already_finished:
             say(f"{self.folder} is finished already; --force would make it anew")
@@ -270,13 +253,11 @@ class Run:
         self.record.status = "finished"
         self._save()
         self._remove(*self.record.temporary_files)
-        self.record.temporary_files = []
-        self._save()
 
-    def stop(self, status: str, *, cheap: float = 0.0) -> bool:
-        """Records why the run stopped, or removes it if it is not worth keeping; returns whether it was kept.
+    def stop(self, status: str, *, cheap: float) -> bool:
+        """Records why the run stopped, or removes it if nothing is worth keeping, or only `cheap` seconds of work.
 
-        Work of fewer than `cheap` seconds is not.
+        Returns whether it was kept.
         """
         if not self._begun:
             return self.resumed
@@ -300,9 +281,8 @@ def _names(record: Record) -> list[str]:
 def open_run(folder: Path, command: str, *, resume: bool = False, force: bool = False) -> Iterator[Run]:
     """Holds `folder` for one run of `command`; made if missing, and removed if nothing is left in it.
 
-    Raises:
-        OutputError: the folder is held by another run, holds another run's results, or cannot be written.
-        Interrupted: the user stopped the run; the message says how to continue.
+    Raises OutputError where another run holds it, or its results lie in it, or it cannot be written. What stops the
+    run, Ctrl-C too, is raised with what is left of it and how to continue.
     """
     if resume and force:
         raise InputError("--resume continues a run and --force replaces it; give one of them")
@@ -319,7 +299,7 @@ def open_run(folder: Path, command: str, *, resume: bool = False, force: bool = 
                 kept = run.stop("interrupted" if pressed else "failed", cheap=CHEAP_SECONDS if full else 0.0)
             if pressed:
                 left = f"to continue: {again}" if kept else "nothing was finished, so nothing was kept"
-                raise Interrupted(f"interrupted; {left}") from error
+                raise KeyboardInterrupt(f"interrupted; {left}") from error
             if full and kept:
                 raise OutputError(f"{error}; what is finished was kept: {again}") from error
             raise
@@ -330,29 +310,24 @@ def open_run(folder: Path, command: str, *, resume: bool = False, force: bool = 
 
 def _record(folder: Path, command: str, resume: bool, force: bool) -> Record | None:
     """The record of the run that the folder holds, if it may be continued or replaced."""
-    path = folder / RECORD_NAME
+    path, fault = folder / RECORD_NAME, ""
     check_target(path)
+    others = sorted(child.name for child in folder.iterdir() if not child.name.startswith("."))
     if force:
         with suppress(InputError):  # what cannot be read is written over
             return read_record(path)
-        return None
-    if path.exists() and not resume:
-        raise OutputError(
-            f"{folder} holds a run already; choose another folder, --force to replace it or --resume to continue it"
-        )
-    if path.exists():
+    elif resume and path.exists():
         record = read_record(path)
         if record.command == command:
             return record
-        raise OutputError(
-            f"{folder} holds a run of `upfusion {record.command}`, not of `upfusion {command}`; continue that one"
-        )
-    if resume:
-        raise OutputError(f"{folder} holds no run to continue; leave out --resume to begin one")
-    others = sorted(child.name for child in folder.iterdir() if not child.name.startswith("."))
-    if others:
+        fault = f"a run of `upfusion {record.command}`, not of `upfusion {command}`; continue that one"
+    elif resume:
+        fault = "no run to continue; leave out --resume to begin one"
+    elif path.exists():
+        fault = "a run already; choose another folder, --force to replace it or --resume to continue it"
+    elif others:
         listed = ", ".join(others[:3]) + ", ..." * (len(others) > 3)
-        raise OutputError(
-            f"{folder} holds other files ({listed}); choose an empty folder, or --force to write among them"
-        )
+        fault = f"other files ({listed}); choose an empty folder, or --force to write among them"
+    if fault:
+        raise OutputError(f"{folder} holds {fault}")
     return None

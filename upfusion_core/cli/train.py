@@ -17,8 +17,8 @@ from ..support.errors import InputError, OutputError
 from ..support.files import read_regular
 from ..support.json_text import LARGEST_JSON
 from .console import duration, progress, say
+from .datasets import asks_for_procedural, open_objects
 from .options import leaves
-from .pack import asks_for_procedural, open_objects
 from .run import RECORD_NAME, Run, open_run, read_record
 
 if TYPE_CHECKING:

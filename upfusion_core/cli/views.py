@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,36 +25,35 @@ if TYPE_CHECKING:
     from ..pipeline.upfusion import UpFusion
 
 
-def run_views(command: Views, given: frozenset[str]) -> None:
-    _run("views", command, given)
-
-
-def run_predict(command: Predict, given: frozenset[str]) -> None:
-    _run("predict", command, given)
-
-
-def _run(name: str, command: Views | Predict, given: frozenset[str]) -> None:
+def run_views(command: Views | Predict, given: frozenset[str]) -> None:
+    """Pictures by the diffusion model or, of Predict, the transformer's own colours; all together, and as a film."""
+    name = "views" if isinstance(command, Views) else "predict"
     check_video(command.orbit.video)
     with opened(name, command, given, lambda command: command.photos) as (run, command, photos):
         orbit, elevation = command.orbit, command.photo_elevation
-        if orbit.cameras is None:
-            cameras = orbit_of(orbit.count, elevation if orbit.elevation is None else orbit.elevation, orbit.distance)
-        else:
+        cameras = orbit_of(orbit.count, elevation if orbit.elevation is None else orbit.elevation, orbit.distance)
+        if orbit.cameras is not None:
             cameras = read_cameras(orbit.cameras, elevation)
         if not run.already_finished:
             sampler = command.sampler if isinstance(command, Views) else None
             model, scene = encoded(run, command.networks, sampler, photos, elevation)
             if isinstance(command, Views):
-                rgb = sample_views(run, model, scene, cameras, command.sampler)
+                sample_views(run, model, scene, cameras, command.sampler)
             else:
-                rgb = _predict(run, model, scene, cameras, command.size)
+                with run.stage("views"), progress(f"Predicting {len(cameras)} views") as on_step:
+                    for index, camera in enumerate(cameras):
+                        write_png(run, f"views/{index:03d}.png", model.predict(scene, camera, size=command.size)[0])
+                        on_step(index + 1, len(cameras), None)
+            rgb = saved_pictures(run, "views", len(cameras))
+            write_png(run, "views.png", contact_sheet(rgb))
             if orbit.video != "none" and len(rgb) > 1:
                 with run.writing(f"turntable.{orbit.video}") as path:
                     save_video(path, rgb)
-        run.tell(
-            f"{len(cameras)} views in {run.folder / 'views'} ({duration(run.record.seconds)})",
-            *("views.png", "turntable.gif", "turntable.mp4"),
-        )
+        answer = f"{len(cameras)} views in {run.folder / 'views'} ({duration(run.record.seconds)})"
+        run.tell(answer, "views.png", "turntable.gif", "turntable.mp4")
+
+
+run_predict = run_views
 
 
 def orbit_of(count: int, elevation_degrees: float, distance: float = 1.0) -> Cameras:
@@ -77,10 +75,7 @@ def saved_pictures(run: Run, folder: str, count: int) -> Tensor:
 def encoded(
     run: Run, networks: Networks, sampler: Sampler | None, photos: ReadPhotos, photo_elevation: float
 ) -> tuple[UpFusion, SceneEncoding]:
-    """The model and the scene of the photos; what it gets to see is in inputs/NNN.png and photos.png.
-
-    The run begins here; a continued one refuses weights that it was not begun with.
-    """
+    """Begins the run; the model, and the scene of the photos, which are saved as the model gets to see them."""
     model = load_model(networks, sampler)
     run.begin()
     views = photos.prepared(model.image_size)
@@ -95,37 +90,20 @@ def encoded(
     return model, scene
 
 
-def _predict(run: Run, model: UpFusion, scene: SceneEncoding, cameras: Cameras, size: int) -> Tensor:
-    with run.stage("views"), progress(f"Predicting {len(cameras)} views") as on_step:
-        for index, camera in enumerate(cameras):
-            write_png(run, f"views/{index:03d}.png", model.predict(scene, camera, size=size)[0])
-            on_step(index + 1, len(cameras), None)
-    return _sheet(run, len(cameras))
-
-
-def sample_views(run: Run, model: UpFusion, scene: SceneEncoding, cameras: Cameras, sampler: Sampler) -> Tensor:
-    """(Q, 3, S, S) by the diffusion model, also as views/NNN.png and together as views.png.
-
-    Those that an earlier attempt saved are left as they are, if they are whole.
-    """
+def sample_views(run: Run, model: UpFusion, scene: SceneEncoding, cameras: Cameras, sampler: Sampler) -> None:
+    """views/NNN.png by the diffusion model; what an earlier attempt saved is left as it is, if it is whole."""
     names = [f"views/{index:03d}.png" for index in range(len(cameras))]
     missing = [index for index, name in enumerate(names) if not _is_saved(run, name, model.image_size)]
     if run.finished("views") and not missing:
-        return _sheet(run, len(cameras))
+        return
     sampling = sampler.of_views()
     run.note(view_sampler=sampling)
     with run.stage("views"), progress(f"Sampling {len(missing)} views") as on_step:
         for first in range(0, len(missing), sampler.batch_size):
             chosen = missing[first : first + sampler.batch_size]
 
-            def within(
-                step: int,
-                total: int,
-                preview: Callable[[], Tensor] | None,
-                before: int = first,
-                here: int = len(chosen),
-            ) -> None:
-                on_step(before * total + here * step, len(missing) * total, preview)
+            def within(step: int, total: int, preview: object, before: int = first, here: int = len(chosen)) -> None:
+                on_step(before * total + here * step, len(missing) * total, None)
 
             novel = model.sample(
                 scene,
@@ -138,7 +116,6 @@ def sample_views(run: Run, model: UpFusion, scene: SceneEncoding, cameras: Camer
             )
             for index, rgb in zip(chosen, novel.rgb, strict=True):
                 write_png(run, names[index], rgb)
-    return _sheet(run, len(cameras))
 
 
 def _is_saved(run: Run, name: str, size: int) -> bool:
@@ -147,13 +124,6 @@ def _is_saved(run: Run, name: str, size: int) -> bool:
         return run.has(name) and load_png(run.folder / name).shape == (3, size, size)
     except InputError:
         return False
-
-
-def _sheet(run: Run, count: int) -> Tensor:
-    """(count, 3, S, S) of the saved views, whose sheet views.png is written."""
-    rgb = saved_pictures(run, "views", count)
-    write_png(run, "views.png", contact_sheet(rgb))
-    return rgb
 
 
 def check_video(kind: str) -> None:
@@ -165,16 +135,14 @@ def check_video(kind: str) -> None:
         )
 
 
-def save_video(path: Path, rgb: Tensor, frames_per_second: int = 12) -> None:
+def save_video(path: Path, rgb: Tensor, fps: int = 12) -> None:
     """(Q, 3, H, W) in [0, 1] -> a GIF that repeats for ever, or an MP4, by the suffix of `path`."""
     check_shape("rgb", rgb, ("Q", 3, "H", "W"))
     height, width = rgb.shape[-2:]
     frames = to_8bit(rgb.permute(0, 2, 3, 1))
     if path.suffix == ".gif":
         # made in memory: on a full disk the writer would try again when it is let go of, and complain to the user
-        duration_ms = 1000 / frames_per_second
-        path.write_bytes(imageio.imwrite("<bytes>", frames, extension=".gif", duration=duration_ms, loop=0))
-        return
-    # made even, as the encoder halves the resolution of colours
-    frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), constant_values=255)
-    imageio.imwrite(path, frames, extension=".mp4", fps=frames_per_second, macro_block_size=2)
+        path.write_bytes(imageio.imwrite("<bytes>", frames, extension=".gif", duration=1000 / fps, loop=0))
+    else:  # made even, as the encoder halves the resolution of colours
+        frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), constant_values=255)
+        imageio.imwrite(path, frames, extension=".mp4", fps=fps, macro_block_size=2)

@@ -16,7 +16,7 @@ from random_vgg import heads, lpips_by_hand, vgg_weights
 from typer.testing import CliRunner, Result
 
 from upfusion_core.cli.app import app
-from upfusion_core.cli.evaluate import completed, evaluation_config
+from upfusion_core.cli.datasets import completed, evaluation_config
 from upfusion_core.cli.options import leaves
 from upfusion_core.config import PRESETS as LIBRARY_PRESETS
 from upfusion_core.config import EvaluationConfig
