@@ -19,9 +19,8 @@ from documented import Command
 from typer.testing import CliRunner
 
 from upfusion_core.cli.app import COMMANDS, app
-from upfusion_core.cli.options import leaves
-from upfusion_core.config import TrainConfig
-from upfusion_core.config.training import TRAIN_PRESETS
+from upfusion_core.cli.flags import options
+from upfusion_core.config import TRAIN_PRESETS, TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 MOST = {
@@ -51,8 +50,8 @@ RECORDED = {"--max-minutes"}
 def options_of(command: str) -> set[str]:
     """All spellings of a command's options."""
     assert command in COMMANDS, command
-    found = leaves(COMMANDS[command][0]).values()
-    return {"--help", *(spelling for leaf in found if not leaf.flag.argument for spelling in leaf.spellings)}
+    found = options(COMMANDS[command][0]).values()
+    return {"--help", *(spelling for option in found if not option.flag.argument for spelling in option.spellings)}
 
 
 def check_upfusion(words: tuple[str, ...]) -> None:

@@ -68,7 +68,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every preset becomes one of few steps and a small field; meshes and data become small too."""
 
     def small(cls: type[DistillConfig], **changes: Any) -> DistillConfig:  # noqa: ANN401 - fields of the class
-        fit = replace(FitConfig.draft(iterations=4), rays=64)
+        fit = replace(FitConfig(iterations=4), rays=64)
         schedule = DraftSchedule(
             predicted_cameras=3, predicted_size=16, predicted_fit=fit, sampled_cameras=2, sampled_fit=fit, steps=1
         )

@@ -10,23 +10,23 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ..config import commands
+from ..config import options
 from ..support.errors import UpFusionError
 from ..support.version import version as package_version
 from .console import answer, patient, say
-from .options import command
+from .flags import command
 
 COMMANDS: dict[str, tuple[type, str]] = {
-    "demo": (commands.Demo, "reconstruct"),
-    "reconstruct": (commands.Reconstruct, "reconstruct"),
-    "views": (commands.Views, "views"),
-    "predict": (commands.Predict, "views"),
-    "mesh": (commands.Mesh, "files"),
-    "convert": (commands.Convert, "files"),
-    "info": (commands.Info, "files"),
-    "train": (commands.Train, "train"),
-    "evaluate": (commands.Evaluate, "datasets"),
-    "pack": (commands.Pack, "datasets"),
+    "demo": (options.Demo, "reconstruct"),
+    "reconstruct": (options.Reconstruct, "reconstruct"),
+    "views": (options.Views, "views"),
+    "predict": (options.Predict, "views"),
+    "mesh": (options.Mesh, "files"),
+    "convert": (options.Convert, "files"),
+    "info": (options.Info, "files"),
+    "train": (options.Train, "train"),
+    "evaluate": (options.Evaluate, "datasets"),
+    "pack": (options.Pack, "datasets"),
 }
 """The options of each command, and the module that has its function `run_...`."""
 
@@ -70,8 +70,8 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 def _add(name: str, kind: type, module: str) -> None:
     """Errors that the user can put right end a command by one sentence and exit code 2, Ctrl-C by one and 130."""
 
-    def run(options: Any, given: frozenset[str]) -> None:  # noqa: ANN401 - of type `kind`
-        getattr(import_module(f".{module}", __package__), f"run_{name}")(options, given)
+    def run(command: Any, given: frozenset[str]) -> None:  # noqa: ANN401 - of type `kind`
+        getattr(import_module(f".{module}", __package__), f"run_{name}")(command, given)
 
     called = command(kind, name, run)
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..config import from_value
-from ..config.commands import PROCEDURAL, Evaluate, Pack
+from ..config import DistillConfig, EvaluationConfig, from_value
+from ..config.options import PROCEDURAL, Evaluate, Pack
 from ..support.errors import InputError
 from ..support.files import BUNDLED_NAME, write_json
 from ..support.json_text import read_json
 from .console import duration, progress, say
+from .flags import planned_run
 from .inputs import load_model
-from .options import planned_run
 from .run import Run, package_versions
 
 if TYPE_CHECKING:
-    from ..config import EvaluationConfig
     from ..data.shards import PackState
     from ..data.views import MultiViewDataset
     from ..evaluation.protocol import Group
@@ -154,23 +153,21 @@ def completed(command: Evaluate, *, new: bool) -> Evaluate:
     elif held_out is None and new:
         held_out = command.objects // 10 * 2
     guidance = recommended_guidance(networks.model or BUNDLED_NAME) if command.guidance is None else command.guidance
-    photos = tuple(sorted(command.photos))
-    return replace(command, networks=networks, split=split, held_out=held_out, guidance=guidance, photos=photos)
+    protocol = replace(command.protocol, photos=tuple(sorted(command.protocol.photos)))
+    return replace(command, networks=networks, split=split, held_out=held_out, guidance=guidance, protocol=protocol)
 
 
 def evaluation_config(command: Evaluate) -> EvaluationConfig:
     """The protocol's settings of the command's."""
-    from ..config import DistillConfig, EvaluationConfig
     from ..pipeline.sampling import make_scheduler
 
-    make_scheduler(command.scheduler, command.steps)  # refuses names that mean nothing
-    distill: dict[str, Any] = {"guidance": command.guidance, "batch_size": command.batch_size}
+    protocol = command.protocol
+    make_scheduler(protocol.scheduler, protocol.steps)  # refuses names that mean nothing
+    sampled: dict[str, Any] = {"guidance": command.guidance}  # settled by `completed`
+    distill = DistillConfig.named(command.preset, **sampled, batch_size=protocol.batch_size)
     if command.perceptual is not None:
-        distill["perceptual"] = command.perceptual
-    names = ("photos", "stages", "views", "seed", "steps", "guidance", "scheduler", "alignment", "batch_size")
-    return EvaluationConfig(
-        distill=DistillConfig.named(command.preset, **distill), **{name: getattr(command, name) for name in names}
-    )
+        distill = replace(distill, perceptual=command.perceptual)
+    return replace(protocol, distill=distill, **sampled)
 
 
 def _evaluate(run: Run, command: Evaluate) -> None:

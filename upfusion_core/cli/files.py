@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from ..config.commands import Convert, Info, Mesh, Surface
+from ..config.options import Convert, Info, Mesh, Surface
 from ..field.radiance import RadianceField, load_field
 from ..models.checkpoint import describe, weights_path
 from ..models.convert import convert
@@ -22,7 +22,7 @@ from ..support.files import check_target, write_json
 from ..surface.extract import require_packages
 from ..surface.mesh import MeshAsset, mesh_names, save_mesh
 from .console import answer, duration, progress
-from .options import recorded
+from .flags import recorded
 from .run import RECORD_NAME, Record, locked, new_record
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from ..config.commands import Demo, Networks, Photos, Predict, Reconstruct, Sampler, Views
+from ..config.options import Demo, Networks, Photos, Predict, Reconstruct, Sampler, Views
 from ..geometry import cameras_from_matrices, orbit_cameras
 from ..models.checkpoint import recommended_guidance
 from ..pipeline.prepare import prepare_views
@@ -20,7 +20,7 @@ from ..support.errors import InputError
 from ..support.files import BUNDLED_NAME, reading
 from ..support.json_text import read_json, shown
 from ..types import REFERENCE_FOCAL, Cameras, InputViews
-from .options import planned_run
+from .flags import planned_run
 from .run import Run
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..config import DistillConfig, FastSchedule, RaySampling, ReferenceSchedule
-from ..config.commands import Demo, Photos, Reconstruct, Sampler, Surface
+from ..config.options import Demo, Photos, Reconstruct, Sampler, Surface
 from ..field.radiance import RadianceField, load_field
 from ..field.rendering import OccupancyGrid, render_views
 from ..pipeline.examples import example_views

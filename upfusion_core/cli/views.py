@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config.commands import Networks, Predict, Sampler, Views
+from ..config.options import Networks, Predict, Sampler, Views
 from ..geometry import orbit_cameras
 from ..support.checks import check_shape
 from ..support.errors import InputError, MissingPackageError

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Le
 
 from ..support.errors import InputError
-from ..support.json_text import parse_json
-from .base import configuration, fingerprint, from_value, to_json
-from .field import Share
-from .models import DiffusionConfig, DinoConfig, ModelConfig, UpSRTConfig, VaeConfig, without_model_id
-from .photos import MAX_PHOTOS
+from .base import configuration, from_value, to_dict
+from .field import Factor, Share
+from .models import MAX_PHOTOS, ModelConfig, mini_model, without_model_id
 
 Stage = Literal["encoder", "autoencoder", "diffusion"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -21,7 +21,6 @@ TRAIN_PRESETS: tuple[TrainPreset, ...] = get_args(TrainPreset)
 Count = Annotated[int, Ge(1), Le(10**9)]
 Steps = Annotated[int, Ge(0), Le(2**63 - 1)]
 Amount = Annotated[float, Ge(0), Le(2**63 - 1)]
-Factor = Annotated[float, Ge(0), Le(1e6)]
 Decay = Annotated[float, Ge(0), Le(1 - 1e-9)]
 Photos = Annotated[int, Ge(1), Le(MAX_PHOTOS)]
 
@@ -39,7 +38,6 @@ class TrainConfig:
     stage: Stage = "encoder"
     """What is trained."""
     model: ModelConfig = ModelConfig()
-    """Sizes of the networks."""
     batch_size: Annotated[int, Ge(1), Le(65_536)] = 1
     """Objects in each process's part of a step."""
     accumulation: Count = 1
@@ -102,27 +100,25 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if self.photos[0] > self.photos[1]:
-            raise InputError(
-                f"photos must be (least, most) within 1 to {MAX_PHOTOS}, got {self.photos}; correct the range"
-            )
+            rule = f"photos must be (least, most) within 1 to {MAX_PHOTOS}"
+            raise InputError(f"{rule}, got {self.photos}; correct the range")
         if self.curriculum[0] > self.curriculum[1]:
-            raise InputError(
-                "curriculum must be the steps of the second and of all parts, ascending, got "
-                f"{self.curriculum}; correct it"
-            )
+            rule = "curriculum must be the steps of the second and of all parts, ascending"
+            raise InputError(f"{rule}, got {self.curriculum}; correct it")
         if self.stage == "encoder" and not self.train_upsrt:
             raise InputError("the encoder stage trains UpSRT, got train_upsrt = false; set it to true")
-        if self.rgb_weight and self.stage == "diffusion" and not self.train_upsrt:
-            raise InputError(
-                f"rgb_weight must be 0 where UpSRT is frozen, got {self.rgb_weight}; set it so, or train_upsrt to true"
-            )
-        if self.train_dino and self.stage == "diffusion" and not self.train_upsrt:
+        frozen = self.stage == "diffusion" and not self.train_upsrt
+        if frozen and self.rgb_weight:
+            rule = f"rgb_weight must be 0 where UpSRT is frozen, got {self.rgb_weight}"
+            raise InputError(f"{rule}; set it so, or train_upsrt to true")
+        if frozen and self.train_dino:
             raise InputError("train_dino needs train_upsrt, through which its gradients come; set both or neither")
 
     @property
     def fingerprint(self) -> str:
         """Of all that shapes the weights; a run's state is refused by another run by it."""
-        return fingerprint(self.to_dict(), without=_BOOKKEEPING)[:16]
+        shaping = {name: value for name, value in self.to_dict().items() if name not in _BOOKKEEPING}
+        return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:16]
 
     @staticmethod
     def preset(name: TrainPreset, stage: Stage) -> TrainConfig:
@@ -132,31 +128,19 @@ class TrainConfig:
                 raise InputError(f"{what} must be one of {', '.join(choices)}, got {given!r:.60}")
         if name == "released":
             return TrainConfig(stage=stage, train_upsrt=stage == "encoder", gradient_checkpointing=stage != "encoder")
-        return TrainConfig(
-            stage=stage,
-            model=mini_model(),
-            batch_size=16,
-            targets=4,
-            rays=256,
-            inside_share=0.7,
-            steps=200_000,
-            learning_rate=3e-4,
-            betas=(0.9, 0.99),
-            warmup_steps=1000,
-            final_share=0.02,
-            ema_decay=0.999,
-            train_dino=stage != "autoencoder",
-            train_upsrt=stage != "autoencoder",
-            train_unet="all",
-            rgb_weight=float(stage == "diffusion"),
-        )
+        data = {"batch_size": 16, "targets": 4, "rays": 256, "inside_share": 0.7}
+        rates = {"learning_rate": 3e-4, "betas": (0.9, 0.99), "warmup_steps": 1000, "final_share": 0.02}
+        whole = stage != "autoencoder"
+        trained = {"train_dino": whole, "train_upsrt": whole, "train_unet": "all", "ema_decay": 0.999}
+        changes: dict[str, Any] = {**data, **rates, **trained, "rgb_weight": float(stage == "diffusion")}
+        return TrainConfig(stage=stage, model=mini_model(), steps=200_000, **changes)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form; the model's sizes are its section `model`.
 
         What is newer than the first saved runs is left out where it has its default, so that those go on.
         """
-        content = to_json(self)
+        content = to_dict(self)
         if self.curriculum == (0, 0):
             del content["curriculum"]
         return content
@@ -172,37 +156,3 @@ class TrainConfig:
             content = {**content, "model": without_model_id(content["model"])}
         config: TrainConfig = from_value(TrainConfig, content, source)
         return config
-
-    @staticmethod
-    def from_json(text: str, source: str) -> TrainConfig:
-        """Reads JSON text (see from_dict)."""
-        return TrainConfig.from_dict(parse_json(text, source), source)
-
-
-def mini_model() -> ModelConfig:
-    """The small model's sizes: 64 x 64 pixels, under 40 MB as float16.
-
-    A small trained encoder of patches stands in DINO's place; rays come as a few low frequencies, which helps a small
-    transformer off the plateau; latents are 4 x 16 x 16. The autoencoder has 64 channels even on its finest level,
-    because its norms have 32 groups: 32 channels would be normalised one by one, and a colour's strength be lost.
-    """
-    width = 192
-    return ModelConfig(
-        image_size=64,
-        dino=DinoConfig(img_size=64, patch_size=8, embed_dim=128, depth=4, num_heads=4, layer=3),
-        upsrt=UpSRTConfig(
-            transformer_dim=width,
-            num_heads=8,
-            ff_dim=448,
-            encoder_layers=6,
-            decoder_layers=4,
-            image_feature_dim=128,
-            patches=(8, 8),
-            num_freqs=8,
-            start_freq=-2,
-        ),
-        diffusion=DiffusionConfig(
-            model_channels=64, channel_mult=(1, 1, 2, 2), context_dim=width, hint_channels=width + 6
-        ),
-        vae=VaeConfig(ch=64, ch_mult=(1, 1, 1), num_res_blocks=1),
-    )

@@ -116,7 +116,7 @@ class ReferenceFitter:
     def finish(self) -> RadianceField:
         """Takes the steps that are left, those of a fit to the caller's views before the others."""
         job, saved, views, hook = self.job, self.job.load(), self.job.views, self.job.on_step
-        given = FitConfig.draft()
+        given = FitConfig()
         first = 0 if views is None else given.iterations
         total = first + self.schedule.iterations
         if saved is not None:

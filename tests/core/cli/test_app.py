@@ -13,8 +13,8 @@ from upfusion_core.cli import app as app_module
 from upfusion_core.cli import files, main
 from upfusion_core.cli.app import app
 from upfusion_core.cli.console import duration
-from upfusion_core.cli.options import leaves
-from upfusion_core.config.commands import Reconstruct, Views
+from upfusion_core.cli.flags import options
+from upfusion_core.config.options import Reconstruct, Views
 from upfusion_core.geometry.cameras import REFERENCE_ELEVATION_DEGREES
 
 RUN = "from upfusion_core.cli import main; main()"
@@ -120,7 +120,7 @@ def test_ctrl_c_before_the_command_begins(monkeypatch: pytest.MonkeyPatch, capsy
 
 def test_default_elevation_is_the_librarys() -> None:
     for command in (Reconstruct, Views):
-        assert leaves(command)["photo_elevation"].default == REFERENCE_ELEVATION_DEGREES
+        assert options(command)["photo_elevation"].default == REFERENCE_ELEVATION_DEGREES
 
 
 def test_duration_by_hand() -> None:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from upfusion_core.cli import reconstruct
 from upfusion_core.cli.app import app
 from upfusion_core.cli.reconstruct import labelled_sheet, sampled_by
-from upfusion_core.config.commands import Surface
+from upfusion_core.config.options import Surface
 from upfusion_core.field.radiance import load_field
 from upfusion_core.pipeline.examples import example_views
 

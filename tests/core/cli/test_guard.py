@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from upfusion_core.cli import files, inputs
 from upfusion_core.cli.app import app
 from upfusion_core.cli.run import Run, open_run
-from upfusion_core.config.commands import Networks, Sampler
+from upfusion_core.config.options import Networks, Sampler
 from upfusion_core.pipeline import sampling as schedule
 from upfusion_core.support.errors import InputError, OutputError
 

@@ -44,7 +44,7 @@ from upfusion_core.pipeline.sampling import alphas_cumprod
 from upfusion_core.support.errors import CheckpointError, FieldError, InputError, OutputError
 
 FIELD = FieldConfig(grid=GridConfig(levels=2, coarsest=4, finest=16, table_size=2**10), hidden=8, half_extent=0.3)
-FIT = dataclasses.replace(FitConfig.draft(iterations=6), rays=64, occupancy_cells=8, sampling=RaySampling(8, 0))
+FIT = dataclasses.replace(FitConfig(iterations=6), rays=64, occupancy_cells=8, sampling=RaySampling(8, 0))
 
 
 def draft(**changes: object) -> DistillConfig:
@@ -143,7 +143,7 @@ def test_given_views_are_fitted_too(
     model: UpFusion, scene: SceneEncoding, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: DistillConfig
 ) -> None:
     """Black views make the field darker, on every way through the schedules, and the same views the same field."""
-    monkeypatch.setattr(FitConfig, "draft", lambda **_: FIT)
+    monkeypatch.setattr(distill_module, "FitConfig", lambda: FIT)
     black = NovelViews(torch.zeros(2, 3, 32, 32), orbit_cameras([0.0, 90.0]))
     seen: list[tuple[int, int]] = []
     field = model.distill(

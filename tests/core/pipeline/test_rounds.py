@@ -21,7 +21,7 @@ from upfusion_core.support.errors import InputError
 from upfusion_core.support.images import resize_pictures
 
 FIELD = FieldConfig(grid=GridConfig(levels=2, coarsest=4, finest=16, table_size=2**10), hidden=8, half_extent=0.3)
-FIT = dataclasses.replace(FitConfig.draft(iterations=8), rays=64, occupancy_cells=8, sampling=RaySampling(8, 0))
+FIT = dataclasses.replace(FitConfig(iterations=8), rays=64, occupancy_cells=8, sampling=RaySampling(8, 0))
 SCHEDULE = FastSchedule(
     cameras=4, predicted_size=16, predicted_iterations=3, levels=(1.0, 0.5), steps=4, all_photos=False, fit=FIT
 )
@@ -53,9 +53,7 @@ def test_cameras_are_spread_over_the_band() -> None:
 
 
 def test_when_the_rounds_are_painted() -> None:
-    schedule = FastSchedule(
-        predicted_iterations=200, levels=(1.0, 0.7, 0.45, 0.25), fit=FitConfig.draft(iterations=700)
-    )
+    schedule = FastSchedule(predicted_iterations=200, levels=(1.0, 0.7, 0.45, 0.25), fit=FitConfig(iterations=700))
     assert schedule.ends == (200, 325, 450, 575, 700)
     assert [repaint_steps(level, 10) for level in schedule.levels] == [10, 7, 4, 2]
 
@@ -65,7 +63,7 @@ def test_schedules_that_make_no_sense() -> None:
         ("levels", {"levels": ()}),
         ("levels", {"levels": (0.5, 0.0)}),
         ("predicted_iterations", {"predicted_iterations": 700}),
-        ("fit.iterations", {"fit": FitConfig.draft(iterations=3), "predicted_iterations": 1}),
+        ("fit.iterations", {"fit": FitConfig(iterations=3), "predicted_iterations": 1}),
         (r"guided\[1\]", {"guided": (0.6, 0.4)}),
         ("cameras", {"cameras": 0}),
         ("agreement", {"agreement": -1.0}),

@@ -1,25 +1,22 @@
-"""The command line from the fields of config/commands.py, and the record's settings from the command line.
-
-Nothing here may import torch: `upfusion --help` is to be fast.
-"""
+"""The command line from the fields of config/options.py, and a run's record from the command line, without torch."""
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, is_dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import typer
+from annotated_types import Ge, Le
 
-from ..config import from_value, options
-from ..config.base import Option
-from ..config.commands import PROCEDURAL, Demo, Evaluate, Flag, Pack, Predict, Reconstruct, Views
+from ..config import from_value
+from ..config.options import NO_OPTION, PROCEDURAL, Demo, Evaluate, Flag, Pack, Predict, Reconstruct, Views
 from ..support.errors import InputError
 from ..support.files import BUNDLED_NAME
 from .console import say
@@ -32,41 +29,72 @@ NO_MODEL = f"no --model given, so this takes {BUNDLED_NAME}, the small model tha
 
 
 @dataclass(frozen=True)
-class Leaf:
-    """One option of a command. annotation: of its field. default: of the command, which may not be its part's."""
+class Option:
+    """One option of a command.
 
-    field: Option
-    flag: Flag
-    annotation: Any
+    annotation: of its field. kind: bool, int, float, str or Path; of each item where it is several. default: of the
+    command, which may not be its part's. low, high: ends of the range, None where it has none. choices: else empty.
+    """
+
+    name: str
+    help: str
     default: Any
+    annotation: Any
+    flag: Flag
+    kind: type
+    several: bool
+    low: float | None
+    high: float | None
+    choices: tuple[str, ...]
+
+    @classmethod
+    def of(cls, name: str, help: str, default: Any, annotation: Any) -> Option:  # noqa: ANN401 - a field's
+        """The option that a field is, without the None that stands for nothing given."""
+        kind, notes, several = annotation, [Flag()], False
+        while get_origin(kind) not in (None, Literal):
+            several |= get_origin(kind) is tuple
+            notes += getattr(kind, "__metadata__", ())
+            inner = next(part for part in get_args(kind) if part is not NoneType)
+            if NoneType in get_args(kind):
+                annotation = inner
+            kind = inner
+        flag = [note for note in notes if isinstance(note, Flag)][-1]
+        if flag.table:
+            module, table = flag.table.split(":")
+            kind = annotation = Literal[tuple(getattr(import_module(module, __package__), table))]
+        choices = get_args(kind)
+        low: Any = next((note.ge for note in notes if isinstance(note, Ge)), None)
+        high: Any = next((note.le for note in notes if isinstance(note, Le)), None)
+        kind = str if choices else kind
+        return cls(name, " ".join(help.split()), default, annotation, flag, kind, several, low, high, choices)
 
     @property
     def spellings(self) -> tuple[str, ...]:
         """As it is given on the command line."""
-        return self.flag.names or (f"--{self.field.name.replace('_', '-')}",)
+        return self.flag.names or (f"--{self.name.replace('_', '-')}",)
 
     @property
     def shown_default(self) -> str:
         """What holds where it is left out; empty for nothing."""
-        if self.default is None or self.default is False or self.default in (dataclasses.MISSING, ()):
+        if self.default is None or self.default is False or self.default in (MISSING, ()):
             return self.flag.unset
         return ",".join(map(str, self.default)) if isinstance(self.default, tuple) else str(self.default)
 
     @property
     def taken(self) -> str:
         """What is given to it: its metavar, choices or range."""
-        if self.flag.metavar or self.field.choices:
-            return self.flag.metavar or f"[{'|'.join(self.field.choices)}]"
-        word = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}.get(self.field.kind, "")
-        ends = ["" if end is None else f"{end:.10g}" for end in (self.field.low, self.field.high)]
+        if self.flag.metavar or self.choices:
+            return self.flag.metavar or f"[{'|'.join(self.choices)}]"
+        word = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}.get(self.kind, "")
+        ends = ["" if end is None else f"{end:.10g}" for end in (self.low, self.high)]
         return f"{word} [{ends[0]}..{ends[1]}]" if any(ends) else word
 
     def parameter(self) -> inspect.Parameter:
         """For typer, which only takes the words apart: what they mean is said in `checked`."""
-        kind: Any = self.field.kind if self.field.kind in (bool, Path) else str
-        kind = list[kind] if self.field.several and not self.flag.commas else kind
+        kind: Any = self.kind if self.kind in (bool, Path) else str
+        kind = list[kind] if self.several and not self.flag.commas else kind
         default: Any = self.default
-        if default is dataclasses.MISSING:
+        if default is MISSING:
             default = inspect.Parameter.empty
         elif default is None or default == ():
             kind, default = kind | None, None
@@ -75,40 +103,35 @@ class Leaf:
         elif kind is str:
             default = self.shown_default
         shown: bool | str = True if self.shown_default != self.flag.unset else self.flag.unset or False
-        help = " ".join(self.field.help.split())
-        about: dict[str, Any] = {"help": help, "metavar": self.taken or None, "show_default": shown}
+        about: dict[str, Any] = {"help": self.help, "metavar": self.taken or None, "show_default": shown}
         info = typer.Argument(**about) if self.flag.argument else typer.Option(*self.spellings, **about)
-        return inspect.Parameter(
-            self.field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info]
-        )
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        return inspect.Parameter(self.name, keyword, default=default, annotation=Annotated[kind, info])
 
     def checked(self, value: Any) -> Any:  # noqa: ANN401 - the words that typer found
         """The value of the field; raises InputError, which names the option, if it is none."""
+
+        def number(text: str) -> float | str:
+            try:
+                return self.kind(text)  # type: ignore[no-any-return]
+            except ValueError:
+                return text
+
         if value is None:
             return self.default
         if self.flag.commas:
             value = [part.strip() for part in value.split(",")]
-        if self.field.kind in (int, float):
-            value = [self._number(part) for part in value] if isinstance(value, list) else self._number(value)
-        if self.field.kind in (int, float) or self.field.choices:
-            kind = self.annotation
-            if self.field.optional:  # None is not given by a word, and not named as something to give
-                inner = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-                kind = next(part for part in get_args(inner) if part is not NoneType)
-            return from_value(kind, value, self.spellings[0])
-        return self.read(value)
-
-    def _number(self, text: str) -> float | str:
-        try:
-            return self.field.kind(text)  # type: ignore[no-any-return]
-        except ValueError:
-            return text
+        if self.kind in (int, float):
+            value = list(map(number, value)) if isinstance(value, list) else number(value)
+        elif not self.choices:
+            return self.read(value)
+        return from_value(self.annotation, value, self.spellings[0])
 
     def read(self, value: Any) -> Any:  # noqa: ANN401 - a value in JSON
         """The value of the field that the record holds."""
         if isinstance(value, list):
             return tuple(map(self.read, value))
-        return Path(value) if self.field.kind is Path and isinstance(value, str) else value
+        return Path(value) if self.kind is Path and isinstance(value, str) else value
 
     def written(self, value: Any) -> Any:  # noqa: ANN401 - a value of the field
         """For the record: paths absolute."""
@@ -121,42 +144,49 @@ class Leaf:
         return value
 
 
-def leaves(config: type) -> dict[str, Leaf]:
+def options(config: Any) -> dict[str, Option]:  # noqa: ANN401 - the class of a command's options
     """All options of a command by name, those of its parts among them."""
-    found: dict[str, Leaf] = {}
-    hints = get_type_hints(config, include_extras=True)
-    for name, field in options(config).items():
-        if dataclasses.is_dataclass(field.kind):
-            held = {} if field.default is dataclasses.MISSING else flat(field.default)
-            for leaf in leaves(field.kind).values():
-                found[leaf.field.name] = dataclasses.replace(leaf, default=held.get(leaf.field.name, leaf.default))
+    found: dict[str, Option] = {}
+    for name, kind in _fields(config).items():
+        default = config.__dataclass_fields__[name].default
+        if _is_part(kind):
+            held = {} if default is MISSING else flat(default)
+            for key, option in options(kind).items():
+                found[key] = replace(option, default=held.get(key, option.default))
         else:
-            flags = [note for note in getattr(hints[name], "__metadata__", ()) if isinstance(note, Flag)]
-            found[name] = Leaf(field, flags[0] if flags else Flag(), hints[name], field.default)
+            found[name] = Option.of(name, config.__pydantic_fields__[name].description or "", default, kind)
     return found
+
+
+def _fields(config: type) -> dict[str, Any]:
+    """The annotations of fields that are options, or parts with options."""
+    hints = get_type_hints(config, include_extras=True)
+    return {name: kind for name, kind in hints.items() if NO_OPTION not in getattr(kind, "__metadata__", ())}
+
+
+def _is_part(kind: Any) -> bool:  # noqa: ANN401 - an annotation
+    return is_dataclass(kind)
 
 
 def flat(config: Any) -> dict[str, Any]:  # noqa: ANN401 - a command's options
     """The values of all options by name."""
     values: dict[str, Any] = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        values |= flat(value) if dataclasses.is_dataclass(value) else {field.name: value}
+    for name, kind in _fields(type(config)).items():
+        value = getattr(config, name)
+        values |= flat(value) if _is_part(kind) else {name: value}
     return values
 
 
 def built(kind: type[Kind], values: dict[str, Any]) -> Kind:
     """The opposite of `flat`."""
-    held: dict[str, Any] = {}
-    for name, field in options(kind).items():
-        held[name] = built(field.kind, values) if dataclasses.is_dataclass(field.kind) else values[name]
-    return kind(**held)
+    parts = _fields(kind).items()
+    return kind(**{name: built(part, values) if _is_part(part) else values[name] for name, part in parts})
 
 
 def recorded(config: object, section: Literal["settings", "sources"]) -> dict[str, Any]:
     """What the record holds of a command's options in one of its sections."""
-    known, values = leaves(type(config)), flat(config)
-    return {name: leaf.written(values[name]) for name, leaf in known.items() if leaf.flag.section == section}
+    known, values = options(type(config)), flat(config)
+    return {name: option.written(values[name]) for name, option in known.items() if option.flag.section == section}
 
 
 def settled(config: Kind, given: frozenset[str], run: Run) -> Kind:
@@ -166,17 +196,18 @@ def settled(config: Kind, given: frozenset[str], run: Run) -> Kind:
     """
     if run.stored is None:
         return config
-    known, values = leaves(type(config)), flat(config)
-    for stored in (run.stored.settings, run.stored.sources):
-        unknown = sorted(stored.keys() - known)
-        if unknown:
+    known, values = options(type(config)), flat(config)
+    for name, option in known.items():
+        if option.flag.section == "settings":
+            run.stored.settings.setdefault(name, option.written(option.default))
+    for name, value in (run.stored.settings | run.stored.sources).items():
+        if name not in known:
             raise InputError(
-                f"the run in {run.folder} has the option {unknown[0]}, which this release does not know; continue it "
-                "with the one that began it, or use --force to begin anew"
+                f"the run in {run.folder} has the option {name}, which this release does not know; continue it with "
+                "the one that began it, or use --force to begin anew"
             )
-        values |= {name: known[name].read(value) for name, value in stored.items() if name not in given}
-    defaults = {name: leaf.written(leaf.default) for name, leaf in known.items() if leaf.flag.section == "settings"}
-    run.stored.settings = defaults | run.stored.settings
+        if name not in given:
+            values[name] = known[name].read(value)
     return built(type(config), values)
 
 
@@ -209,15 +240,15 @@ def command(kind: type[Kind], name: str, run: Callable[[Kind, frozenset[str]], N
 
     `run` also gets the names of the options that the command line gave.
     """
-    known = leaves(kind)
+    known = options(kind)
 
     def called(context: typer.Context, **values: Any) -> None:  # noqa: ANN401 - what typer made of the words
         sources = {key: context.get_parameter_source(key) for key in known}
         given = frozenset(key for key, source in sources.items() if source is not None and source.name == "COMMANDLINE")
-        run(built(kind, {key: leaf.checked(values[key]) for key, leaf in known.items()}), given)
+        run(built(kind, {key: option.checked(values[key]) for key, option in known.items()}), given)
 
     first = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
-    parameters = [first, *(leaf.parameter() for leaf in known.values())]
+    parameters = [first, *(option.parameter() for option in known.values())]
     called.__name__, called.__doc__ = name, kind.__doc__
     called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
