@@ -134,7 +134,7 @@ def write_seeds(folder: Path) -> None:
         {"azimuth_degrees": 90, "elevation_degrees": 1e1, "distance": 1},
         {"camera_to_world": matrix, "focal": 4.5},
     ]
-    record = new_record("demo", {"steps": 3}, {"photos": ["a.png"]}).model_dump()
+    record = new_record("demo", {"steps": 3}, {"photos": ["a.png"]}, {}).model_dump()
     record |= {"stages": ["a"], "timings_seconds": {"a": 1.5}, "files": ["views/0.png"]}
     texts = {"configurations": [model, training, {"model": model}], "cameras": [lists], "records": [record]}
     files |= {name: [json.dumps(value).encode() for value in values] for name, values in texts.items()}

@@ -15,10 +15,9 @@ from analytic_fields import AnalyticField, ball
 from typer.testing import CliRunner
 
 from upfusion_core import __version__
-from upfusion_core.cli import pack
+from upfusion_core.cli import datasets
 from upfusion_core.cli.app import app
 from upfusion_core.config import EvaluationConfig
-from upfusion_core.config.options import Folder, Pack
 from upfusion_core.data import shards
 from upfusion_core.data.shards import decoded_depth
 from upfusion_core.evaluation.protocol import draw_object
@@ -38,16 +37,16 @@ def test_the_version_is_printed() -> None:
 
 def test_packing_that_cannot_go_on(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="must hold objects, got none"):
-        pack._count(Pack(Folder(tmp_path), "folder"), 0)
+        datasets.object_count("folder", 0, None)
     state = tmp_path / shards.UNFINISHED_NAME
     run = SimpleNamespace(folder=tmp_path, resumed=True)
     state.write_text("{", encoding="utf-8")
     with pytest.raises(InputError, match=r"packing\.json must be JSON"):
-        pack._state(run, 4)
+        datasets._state(run)
     gone = {"name": "gone.tar", "objects": 1, "bytes": 2048}
     state.write_text(json.dumps({"place": 1, "shards": [gone], "skipped": []}), encoding="utf-8")
     with pytest.raises(InputError, match=r"lacks gone\.tar, which was packed before"):
-        pack._state(run, 4)
+        datasets._state(run)
 
 
 def test_shards_of_senseless_sizes(tmp_path: Path) -> None:

@@ -21,16 +21,16 @@ from ..support.version import version as package_version
 from .console import answer, interruption, say
 
 COMMANDS: dict[str, tuple[type, str]] = {
-    "demo": (Demo, "demo"),
+    "demo": (Demo, "reconstruct"),
     "reconstruct": (Reconstruct, "reconstruct"),
     "views": (Views, "views"),
     "predict": (Predict, "views"),
-    "mesh": (Mesh, "reconstruct"),
-    "convert": (Convert, "weights"),
-    "info": (Info, "weights"),
+    "mesh": (Mesh, "files"),
+    "convert": (Convert, "files"),
+    "info": (Info, "files"),
     "train": (Train, "train"),
-    "evaluate": (Evaluate, "evaluate"),
-    "pack": (Pack, "pack"),
+    "evaluate": (Evaluate, "datasets"),
+    "pack": (Pack, "datasets"),
 }
 """The options of each command, and the module that has its function `run_...`."""
 

@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from upfusion_core.cli import app as app_module
-from upfusion_core.cli import main, weights
+from upfusion_core.cli import files, main
 from upfusion_core.cli.app import app
 from upfusion_core.cli.console import duration
 from upfusion_core.config.base import options_of
@@ -85,7 +85,7 @@ def test_out_of_memory_is_a_sentence(error: Exception, monkeypatch: pytest.Monke
     def full(*arguments: object, **keywords: object) -> None:
         raise error
 
-    monkeypatch.setattr(weights, "run_info", full)
+    monkeypatch.setattr(files, "run_info", full)
     result = CliRunner().invoke(app, ["info", "mini"])
     assert result.exit_code == 2
     assert "Error: memory must suffice for the work, but does not" in " ".join(result.output.split())
@@ -95,7 +95,7 @@ def test_other_errors_of_torch_are_shown_as_they_are(monkeypatch: pytest.MonkeyP
     def broken(*arguments: object, **keywords: object) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr(weights, "run_info", broken)
+    monkeypatch.setattr(files, "run_info", broken)
     result = CliRunner().invoke(app, ["info", "mini"])
     assert isinstance(result.exception, RuntimeError)
 

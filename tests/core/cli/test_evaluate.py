@@ -16,7 +16,7 @@ from random_vgg import heads, lpips_by_hand, vgg_weights
 from typer.testing import CliRunner, Result
 
 from upfusion_core.cli.app import app
-from upfusion_core.cli.evaluate import completed, evaluation_config
+from upfusion_core.cli.datasets import completed, evaluation_config
 from upfusion_core.config import PRESETS, EvaluationConfig
 from upfusion_core.config.base import options_of
 from upfusion_core.config.options import Evaluate, Folder
