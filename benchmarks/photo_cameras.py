@@ -42,7 +42,7 @@ from upfusion_core.types import REFERENCE_FOCAL
 PREDICTED = 32
 PHOTO_WEIGHT = 6.0
 """How many predicted views a photo counts as much as."""
-FIT = replace(FitConfig.draft(iterations=150), points=2**13)
+FIT = replace(FitConfig(iterations=150), points=2**13)
 
 
 def rotation_error(estimated: Cameras, true: Cameras) -> torch.Tensor:
@@ -59,7 +59,7 @@ def fitted_psnr(model: UpFusion, scene: SceneEncoding, found: PhotoCameras, chos
     cameras = Cameras.concatenate([band, found.cameras[torch.tensor(chosen)]])
     weights = torch.ones(len(cameras))
     weights[PREDICTED:] = PHOTO_WEIGHT
-    config = FieldConfig.draft().no_finer_than(2 / REFERENCE_FOCAL / model.image_size)
+    config = FieldConfig.small().no_finer_than(2 / REFERENCE_FOCAL / model.image_size)
     field = RadianceField(config, generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(2)
     fitter = FieldFitter(field, cameras, rgb, mask=mask, weights=weights, config=FIT, generator=generator)

@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw
 
 from upfusion_core import DistillConfig, RadianceField
 from upfusion_core import config as configurations
-from upfusion_core.cli import demo
+from upfusion_core.cli import reconstruct
 from upfusion_core.cli import train as training
 from upfusion_core.cli.app import COMMANDS
 from upfusion_core.config import PRESETS, DraftSchedule, FieldConfig, FitConfig, GridConfig, TrainConfig
@@ -69,7 +69,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every preset becomes one of few steps and a small field; meshes and data become small too."""
 
     def small(cls: type[DistillConfig], **changes: Any) -> DistillConfig:  # noqa: ANN401 - fields of the class
-        fit = replace(FitConfig.draft(iterations=4), rays=64)
+        fit = replace(FitConfig(iterations=4), rays=64)
         schedule = DraftSchedule(
             predicted_cameras=3, predicted_size=16, predicted_fit=fit, sampled_cameras=2, sampled_fit=fit, steps=1
         )
@@ -95,8 +95,8 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(configurations, "EvaluationConfig", few)
     search = SimilaritySearch((0.0,), (0.0,), starts=1, coarse_size=8, fine_size=8, coarse_steps=1, fine_steps=1)
     monkeypatch.setattr(SimilaritySearch, "quick", lambda: search)
-    monkeypatch.setattr(demo, "SHEET_SIZE", 32)
-    monkeypatch.setattr(demo, "TURNTABLE_SIZE", 16)
+    monkeypatch.setattr(reconstruct, "SHEET_SIZE", 32)
+    monkeypatch.setattr(reconstruct, "DEMO_TURNTABLE_SIZE", 16)
     monkeypatch.setattr(training, "PROCEDURAL_POOL", 8)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config.base import from_value
+from ..config import from_value
 from ..geometry import cameras_from_matrices, focal_from_fov
 from ..support.checks import check_choice, check_count
 from ..support.errors import InputError

@@ -339,7 +339,7 @@ def _as_released(job: Distillation, plan: ReferenceSchedule) -> RadianceField:
     order = reference_order(plan, stream_generator(job.seed, ORDER_STREAM))
     field, generator = job.new_field(0.5), stream_generator(job.seed, FIT_STREAM)  # at 256 pixels the release's field
     fitter = ReferenceFitter(field, job.model, cond, job.config, order=order, generator=generator)
-    saved, views, given = job.load(), job.views, FitConfig.draft()
+    saved, views, given = job.load(), job.views, FitConfig()
     first = 0 if views is None else given.iterations
     total = first + plan.iterations
     if saved is not None:

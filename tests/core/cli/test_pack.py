@@ -6,7 +6,6 @@ import errno
 import json
 import tarfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import trimesh
@@ -14,14 +13,12 @@ from command_runs import read_run
 from tiny_training import tiny_config
 from typer.testing import CliRunner, Result
 
-from upfusion_core.cli import pack
 from upfusion_core.cli.app import app
-from upfusion_core.cli.options import leaves
-from upfusion_core.config.commands import Folder, Pack
+from upfusion_core.config.base import options_of
+from upfusion_core.config.options import Pack
 from upfusion_core.data.formats import FORMATS
-from upfusion_core.data.shards import PICTURE_FORMATS, UNFINISHED_NAME, ShardedViews
+from upfusion_core.data.shards import PICTURE_FORMATS, ShardedViews
 from upfusion_core.evaluation import report as report_module
-from upfusion_core.support.errors import InputError
 
 SMALL = ("--objects", 5, "--views", 4, "--size", 16, "--shard-size", 0.03)
 
@@ -35,8 +32,8 @@ def words_of(result: Result) -> str:
 
 
 def test_the_options_are_the_library_s() -> None:
-    assert leaves(Pack)["kind"].field.choices == tuple(FORMATS)
-    assert leaves(Pack)["pictures"].field.choices == PICTURE_FORMATS
+    assert options_of(Pack)["kind"].choices == tuple(FORMATS)
+    assert options_of(Pack)["pictures"].choices == PICTURE_FORMATS
 
 
 @pytest.fixture(scope="module")
@@ -181,17 +178,3 @@ def test_what_is_refused(arguments: list[object], words: str, tmp_path: Path) ->
     assert result.exit_code == 2
     assert words in words_of(result)
     assert not (tmp_path / "out").exists()
-
-
-def test_packing_that_cannot_go_on(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="must hold objects, got none"):
-        pack._count(Pack(Folder(tmp_path), "folder"), 0)
-    state = tmp_path / UNFINISHED_NAME
-    run = SimpleNamespace(folder=tmp_path, resumed=True)
-    state.write_text("{", encoding="utf-8")
-    with pytest.raises(InputError, match=r"packing\.json must be JSON"):
-        pack._state(run, 4)
-    gone = {"name": "gone.tar", "objects": 1, "bytes": 2048}
-    state.write_text(json.dumps({"place": 1, "shards": [gone], "skipped": []}), encoding="utf-8")
-    with pytest.raises(InputError, match=r"lacks gone\.tar, which was packed before"):
-        pack._state(run, 4)

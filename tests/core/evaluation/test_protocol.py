@@ -40,7 +40,7 @@ from upfusion_core.procedural import ProceduralObjects
 from upfusion_core.support.errors import InputError, MissingPackageError
 from upfusion_core.support.files import Writing
 
-FIT = dataclasses.replace(FitConfig.draft(iterations=4), rays=64, occupancy_cells=8, sampling=RaySampling(8, 0))
+FIT = dataclasses.replace(FitConfig(iterations=4), rays=64, occupancy_cells=8, sampling=RaySampling(8, 0))
 DISTILL = DistillConfig(
     schedule=DraftSchedule(
         predicted_cameras=3, predicted_size=16, predicted_fit=FIT, sampled_cameras=2, sampled_fit=FIT, steps=1

@@ -16,7 +16,7 @@ from upfusion_core.field.fitting import FieldFitter
 
 SIDE = 32
 FIELD = FieldConfig(grid=GridConfig(levels=2, coarsest=4, finest=16, table_size=2**12), hidden=8, half_extent=0.3)
-FIT = dataclasses.replace(FitConfig.draft(iterations=20), rays=128, occupancy_cells=8, sampling=RaySampling(24, 0))
+FIT = dataclasses.replace(FitConfig(iterations=20), rays=128, occupancy_cells=8, sampling=RaySampling(24, 0))
 
 
 def picture(kind: str) -> Tensor:

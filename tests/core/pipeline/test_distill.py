@@ -35,7 +35,7 @@ from upfusion_core.support.errors import CheckpointError, FieldError, InputError
 from upfusion_core.support.images import resize_pictures
 
 FIELD = FieldConfig(grid=GridConfig(levels=2, coarsest=4, finest=16, table_size=2**10), hidden=8, half_extent=0.3)
-FIT = replace(FitConfig.draft(iterations=6), rays=64, occupancy_cells=8, sampling=RaySampling(8, 0))
+FIT = replace(FitConfig(iterations=6), rays=64, occupancy_cells=8, sampling=RaySampling(8, 0))
 LONGER = replace(FIT, iterations=8)
 SCHEDULE = FastSchedule(
     cameras=4, predicted_size=16, predicted_iterations=3, levels=(1.0, 0.5), steps=4, all_photos=False, fit=LONGER
@@ -129,7 +129,7 @@ def test_given_views_are_fitted_too(
     model: UpFusion, scene: SceneEncoding, path: Path, monkeypatch: pytest.MonkeyPatch, preset: str
 ) -> None:
     """Black views make the field darker, on every way through the schedules, and the same views the same field."""
-    monkeypatch.setattr(FitConfig, "draft", lambda **_: FIT)
+    monkeypatch.setattr(distill, "FitConfig", lambda: FIT)
     config, black = tiny(preset), NovelViews(torch.zeros(2, 3, 32, 32), orbit_cameras([0.0, 90.0]))
     seen: list[tuple[int, int]] = []
 
@@ -247,7 +247,7 @@ def test_presets() -> None:
     assert [DistillConfig.named(name).preset for name in PRESETS] == list(PRESETS) == ["draft", "fast", "reference"]
     assert DistillConfig.reference().perceptual == "dino"
     assert DistillConfig.reference(perceptual="none", guidance=2.0).to_dict()["guidance"] == 2.0
-    plan = FastSchedule(predicted_iterations=200, levels=(1.0, 0.7, 0.45, 0.25), fit=FitConfig.draft(iterations=700))
+    plan = FastSchedule(predicted_iterations=200, levels=(1.0, 0.7, 0.45, 0.25), fit=FitConfig(iterations=700))
     assert plan.ends == (200, 325, 450, 575, 700)
     assert [repaint_steps(level, 10) for level in plan.levels] == [10, 7, 4, 2]
 
@@ -262,7 +262,7 @@ def test_presets() -> None:
         (FastSchedule, {"levels": ()}, "levels"),
         (FastSchedule, {"levels": (0.5, 0.0)}, "levels"),
         (FastSchedule, {"predicted_iterations": 700}, "predicted_iterations"),
-        (FastSchedule, {"fit": FitConfig.draft(iterations=3), "predicted_iterations": 1}, "fit.iterations"),
+        (FastSchedule, {"fit": FitConfig(iterations=3), "predicted_iterations": 1}, "fit.iterations"),
         (FastSchedule, {"guided": (0.6, 0.4)}, r"guided\[1\]"),
         (FastSchedule, {"cameras": 0}, "cameras"),
         (FastSchedule, {"agreement": -1.0}, "agreement"),

@@ -90,7 +90,7 @@ def test_an_empty_field_is_an_error() -> None:
         extract_mesh(AnalyticField(lambda points: torch.full(points.shape[:-1], 1e-4)), 32)
     with pytest.raises(FieldError, match="lower threshold"):
         extract_mesh(AnalyticField(ball(peak=10.0)), 32, 50.0)
-    field = RadianceField(FieldConfig.draft())
+    field = RadianceField(FieldConfig.small())
     torch.nn.init.constant_(field.mlp[-1].bias, -30.0)
     with pytest.raises(FieldError, match="the field is empty"):
         field.extract_mesh(32)
