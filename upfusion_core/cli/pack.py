@@ -52,7 +52,7 @@ def _pack(run: Run, command: Pack) -> None:
     run.begin()
 
     def remember(state: PackState) -> None:
-        write_json(run.temporary(UNFINISHED_NAME), state.to_dict())
+        write_json(run.temporary(UNFINISHED_NAME), vars(state))
 
     with run.stage("pack"), progress(f"Packing {len(indices)} objects") as on_step:
         state = pack_shards(
@@ -93,7 +93,7 @@ def _dataset(command: Pack) -> MultiViewDataset:
         return ProceduralObjects(command.split or "train", size=command.size, views=rendered)
     dataset = open_dataset(command.data, size=command.size, kind=command.kind)
     if isinstance(dataset, MeshViews):
-        return replace(dataset, rendering=replace(dataset.rendering, views=rendered))
+        return replace(dataset, views=rendered)
     return dataset
 
 

@@ -12,7 +12,7 @@ import os
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
@@ -34,16 +34,18 @@ from ..support.files import Writing, inside, reading
 from ..support.images import resize_pictures, to_8bit
 from ..support.json_text import read_json, shown
 from ..types import Cameras
-from .views import MultiViewDataset, PosedViews, StoredObject, StoredViews, decoded_array, normalise, note
+from .views import UP, MultiViewDataset, PosedViews, StoredObject, StoredViews, decoded_array, normalise, note
 
 INDEX_NAME = "index.json"
 UNFINISHED_NAME = "packing.json"
 """Stands beside the shards until all are written."""
 _FORMAT, _VERSION = "upfusion-shards", 1
-_LEAST_OBJECT = 1024
-"""Bytes of a member in a tar file, its header included; an object has at least one."""
-_LARGEST_MEMBER = 128_000_000
-"""Bytes; what is larger was not packed by us."""
+_LEAST_OBJECT, _LARGEST_MEMBER = 1024, 128_000_000
+"""Bytes: of an object, which has at least one member and its header; of a member that was packed by us."""
+MIXED_SHARDS = 8
+"""Neighbours in the order of a pass whose objects are mixed."""
+_REMEMBERED_SHARDS = 64
+"""Of which the places of all members are kept, a few MB each at most."""
 
 PictureFormat = Literal["png", "webp", "jpeg"]
 PICTURE_FORMATS: tuple[PictureFormat, ...] = get_args(PictureFormat)
@@ -80,17 +82,15 @@ def is_index(path: Path) -> bool:
 def listed_shards(root: Path, skipped: list[tuple[str, str]]) -> list[Shard]:
     """The shards of a folder by its index, or all its tar files where it has none; or those of one tar file.
 
-    Hidden tar files are not finished.
-
-    Args:
-        skipped: takes shards that are missing or shorter than the index says, and those that hold nothing.
+    Hidden tar files are not finished. `skipped` takes shards that are missing or shorter than the index says, and those
+    that hold nothing.
 
     Raises:
         InputError: the index is damaged, packing has not ended, or no shard is left.
     """
     shards = []
-    if (root / INDEX_NAME).is_file():
-        path = root / INDEX_NAME
+    path = root / INDEX_NAME
+    if path.is_file():
         content = read_json(path)
         known = isinstance(content, dict) and (content.get("format"), content.get("version")) == (_FORMAT, _VERSION)
         entries = content.get("shards") if known else None
@@ -139,7 +139,6 @@ class Sample:
     members: dict[str, tuple[int, int]]
 
     def read(self, ending: str) -> bytes:
-        """The content of one member; raises InputError if there is none, or it cannot be read."""
         if ending not in self.members:
             raise InputError(f"its {ending} is missing; pack it again")
         first, size = self.members[ending]
@@ -202,14 +201,8 @@ class SampleHeader:
             return Cameras(*(torch.tensor(value) for value in (self.camera_to_world, self.focal, self.principal)))
 
 
-def encoded_sample(example: PosedViews, pictures: PictureFormat, *, depth: bool, views: int | None) -> dict[str, bytes]:
-    """The members of an object's sample by the part of their names after the key; "jpeg" keeps masks as PNG.
-
-    Args:
-        pictures: of the colours; PNG and WebP keep every 8-bit value.
-        depth: whether the depths are packed, where the object has them.
-        views: at most so many of its views, spread evenly, the first still the reference; None keeps all.
-    """
+def _encoded_sample(example: PosedViews, pictures: PictureFormat, depth: bool, views: int | None) -> dict[str, bytes]:
+    """The members of an object's sample by the part of their names after the key; see pack_shards."""
     if views is not None and views < len(example):
         example = example.chosen([view * len(example) // views for view in range(views)])
     cameras, depths = example.cameras, example.depth if depth else None
@@ -234,7 +227,7 @@ def encoded_sample(example: PosedViews, pictures: PictureFormat, *, depth: bool,
 
 
 def decoded_header(content: bytes) -> SampleHeader:
-    """Reads a sample's JSON. Raises InputError if it is damaged or says what cannot be."""
+    """A sample's JSON; InputError if it is damaged or says what cannot be."""
     with reading("its cameras", "pack it again", what="JSON"):
         text = content.decode("utf-8-sig")
     header: SampleHeader = from_json(SampleHeader, text, "its cameras")
@@ -277,10 +270,6 @@ class PackState:
     shards: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[list[str]] = field(default_factory=list)
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
-
 
 def pack_shards(
     dataset: MultiViewDataset,
@@ -302,7 +291,9 @@ def pack_shards(
     Args:
         indices: the objects' numbers in the data set.
         writing: how files get their names.
-        pictures, depth, views: see encoded_sample.
+        pictures: of the colours; PNG and WebP keep every 8-bit value, "jpeg" keeps masks as PNG.
+        depth: whether the depths are packed, where an object has them.
+        views: at most so many of an object's views, spread evenly, the first still the reference; None keeps all.
         shard_bytes: what a shard exceeds only with a single object.
         state: to go on from; it is changed. on_shard: called with it after each shard.
         on_step: called with (objects done, of how many).
@@ -314,8 +305,8 @@ def pack_shards(
     check_choice("pictures", pictures, PICTURE_FORMATS)
     check_count("shard_bytes", shard_bytes, 1)
     state = state or PackState()
-    encode = partial(encoded_sample, pictures=pictures, depth=depth, views=views)
-    samples = _samples(dataset, range(state.place, len(indices)), indices, encode, on_step)
+    encode = partial(_encoded_sample, pictures=pictures, depth=depth, views=views)
+    samples = _samples(dataset, state.place, indices, encode, on_step)
     pending = next(samples, None)
     while pending is not None:
         name, objects = f"shard-{len(state.shards):06d}.tar", 0
@@ -343,14 +334,14 @@ def pack_shards(
 
 def _samples(
     dataset: MultiViewDataset,
-    places: range,
+    first: int,
     indices: Sequence[int],
     encode: Callable[[PosedViews], dict[str, bytes]],
     on_step: Callable[[int, int], None] | None,
 ) -> Iterator[tuple[int, dict[str, bytes], int]]:
-    """Place, members and bytes in a tar file of each object that can be read."""
+    """Place, members and bytes in a tar file of each object from the place `first` on that can be read."""
     block = tarfile.BLOCKSIZE  # a header has one, and contents are filled up to whole ones
-    for place in places:
+    for place in range(first, len(indices)):
         try:
             members = encode(dataset[indices[place]])
         except UpFusionError as error:
@@ -360,12 +351,6 @@ def _samples(
             yield place, members, sum(block + -(-len(content) // block) * block for content in members.values())
         if on_step is not None:
             on_step(place + 1, len(indices))
-
-
-MIXED_SHARDS = 8
-"""Neighbours in the order of a pass whose objects are mixed."""
-_REMEMBERED_SHARDS = 64
-"""Of which the places of all members are kept, a few MB each at most."""
 
 
 class ShardedViews(StoredViews):
@@ -403,8 +388,7 @@ class ShardedViews(StoredViews):
             parts.append(mixed[torch.randperm(len(mixed), generator=generator)])
         return torch.cat(parts)
 
-    def _stored(self, index: int) -> StoredObject[tuple[Tensor, Tensor]]:
-        """Object `index` as it was packed; what is damaged is noted."""
+    def _stored(self, index: int) -> StoredObject:
         index = range(len(self))[index]  # raises IndexError, so that iteration ends
         number = int(np.searchsorted(self._ends, index, side="right"))
         shard, place = self._shards[number], index - (self._ends[number - 1] if number else 0)
@@ -428,8 +412,7 @@ class ShardedViews(StoredViews):
         def join(chosen: list[int], found: list[tuple[Tensor, Tensor]]) -> PosedViews:
             seen, scale, depth = cameras[torch.tensor(chosen)], 1.0, None
             if chosen[0] != 0:  # the world of the first of them; see PosedViews.chosen
-                up = torch.tensor([0.0, 1.0, 0.0]) if header.upright else None
-                seen, move = normalise(seen, center=torch.zeros(3), up=up)
+                seen, move = normalise(seen, center=torch.zeros(3), up=UP if header.upright else None)
                 scale = move.scale
             if header.depth:
                 depth = torch.stack([decoded_depth(header, view, sample, size) for view in chosen]) * scale
@@ -439,9 +422,8 @@ class ShardedViews(StoredViews):
         return StoredObject(header.name, len(cameras), read, join)
 
     def _open(self, number: int) -> list[Sample]:
-        """The samples of a shard."""
-        shard = self._shards[number]
-        samples, trouble = samples_of(shard.path)
+        path = self._shards[number].path
+        samples, trouble = samples_of(path)
         if trouble:
-            note(self.skipped, shard.path.name, trouble)
+            note(self.skipped, path.name, trouble)
         return samples

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from upfusion_core.cli.app import app
 from upfusion_core.cli.options import leaves
 from upfusion_core.config.commands import Pack
-from upfusion_core.data.formats import FORMATS
+from upfusion_core.data.formats import DATA_FORMATS
 from upfusion_core.data.shards import PICTURE_FORMATS, ShardedViews
 from upfusion_core.evaluation import report as report_module
 
@@ -32,7 +32,7 @@ def words_of(result: Result) -> str:
 
 
 def test_the_options_are_the_library_s() -> None:
-    assert leaves(Pack)["kind"].field.choices == tuple(FORMATS)
+    assert leaves(Pack)["kind"].field.choices == tuple(DATA_FORMATS)
     assert leaves(Pack)["pictures"].field.choices == PICTURE_FORMATS
 
 

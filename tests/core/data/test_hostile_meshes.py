@@ -11,7 +11,7 @@ import trimesh
 from glb import edited_glb
 from refusals import refused
 
-from upfusion_core.data.meshes import MeshRendering, mesh_folder
+from upfusion_core.data.meshes import mesh_folder
 from upfusion_core.support.errors import InputError
 from upfusion_core.surface.reading import read_surface
 
@@ -95,7 +95,7 @@ def test_folders_and_names_that_are_no_files(tmp_path: Path) -> None:
 def test_a_folder_goes_on_without_its_broken_meshes(tmp_path: Path) -> None:
     trimesh.creation.box().export(tmp_path / "good.glb")
     (tmp_path / "bad.obj").write_text(CORNERS + "f 1 2 9\n")
-    dataset = mesh_folder(tmp_path, MeshRendering(size=8, views=1))
+    dataset = mesh_folder(tmp_path, size=8)
     refused("bad", dataset.read, 0)
     assert [name for name, _ in dataset.skipped] == ["bad.obj"]
     assert torch.isfinite(dataset.read(1).rgb).all()

@@ -139,7 +139,7 @@ def test_shards_keep_their_size_and_are_the_same_again(shards: Path, tmp_path: P
     assert [shard["objects"] for shard in content["shards"]] == [2, 2, 1]
     assert all((shards / shard["name"]).stat().st_size == shard["bytes"] for shard in content["shards"])
     states = []
-    again = packed(tmp_path / "again", on_shard=lambda state: states.append(json.loads(json.dumps(state.to_dict()))))
+    again = packed(tmp_path / "again", on_shard=lambda state: states.append(json.loads(json.dumps(vars(state)))))
     for name in ("shard-000000.tar", "shard-000002.tar", "index.json"):
         assert (again / name).read_bytes() == (shards / name).read_bytes()
     parts = tmp_path / "parts"
