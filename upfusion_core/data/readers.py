@@ -34,7 +34,7 @@ several times as much."""
 
 
 class AbsurdCameraError(InputError):
-    """A frame's |sum(T)| is above 1e5, or no number: structure from motion has failed for the whole sequence."""
+    """A frame's `|sum(T)|` is above 1e5, or no number: structure from motion has failed for the whole sequence."""
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,9 @@ from upfusion_core.models.stable_diffusion import (
     prompt_keys_values,
     tokenize,
 )
-from upfusion_core.support.errors import CheckpointError, InputError
+from upfusion_core.support.errors import CheckpointError
 from upfusion_core.training.initial import (
     controlnet_from_unet,
-    fixed_embeddings,
     initial_networks,
     read_initial_weights,
 )
@@ -196,7 +195,7 @@ def test_single_networks_replace_their_part(networks: Networks, tmp_path: Path) 
     assert same_weights(networks.upsrt, found.upsrt)
     assert same_weights(networks.dino, found.dino)
     assert not same_weights(networks.unet, found.unet)
-    assert torch.equal(text[0], fixed_embeddings(CONFIG.diffusion.context_dim)[0])
+    assert torch.equal(text[0], initial_networks(CONFIG)[1][0])
 
 
 def test_what_is_refused(networks: Networks, tmp_path: Path) -> None:
@@ -215,11 +214,7 @@ def test_what_is_refused(networks: Networks, tmp_path: Path) -> None:
     (tmp_path / "sd" / "unet").mkdir(parents=True)
     with pytest.raises(CheckpointError, match="got no such file"):
         initial_networks(CONFIG, [tmp_path / "sd"])
-    write_networks(
-        tmp_path / "m.safetensors", CONFIG, network_weights(CONFIG, networks), fixed_embeddings(CONFIG.text.hidden_size)
-    )
-    with pytest.raises(InputError, match="must end in"):
-        write_networks(tmp_path / "m.pt", CONFIG, {}, fixed_embeddings(32))
+    write_networks(tmp_path / "m.safetensors", CONFIG, network_weights(CONFIG, networks), initial_networks(CONFIG)[1])
     other = ModelConfig.from_dict({**CONFIG.to_dict(), "image_size": 32})
     with pytest.raises(CheckpointError, match=r"other sizes \(image_size\)"):
         initial_networks(other, [tmp_path / "m.safetensors"])

@@ -29,9 +29,9 @@ from upfusion_core.models.stable_diffusion import encode_images
 from upfusion_core.support.errors import CheckpointError, InputError, MissingPackageError
 from upfusion_core.training import report
 from upfusion_core.training.initial import initial_networks
-from upfusion_core.training.loop import Training, TrainResult, accumulate_gradients, learning_rate, make_stage, train
+from upfusion_core.training.loop import Training, TrainResult, accumulate_gradients, learning_rate, train
 from upfusion_core.training.report import Averaged, History, read_state
-from upfusion_core.training.stages import calibrate_latents
+from upfusion_core.training.stages import calibrate_latents, make_stage
 from upfusion_core.types import InputViews
 
 WORKER = Path(gradients_worker.__file__)
