@@ -83,10 +83,7 @@ def listed_shards(root: Path, skipped: list[tuple[str, str]]) -> list[Shard]:
     """The shards of a folder by its index, or all its tar files where it has none; or those of one tar file.
 
     Hidden tar files are not finished. `skipped` takes shards that are missing or shorter than the index says, and those
-    that hold nothing.
-
-    Raises:
-        InputError: the index is damaged, packing has not ended, or no shard is left.
+    that hold nothing. InputError if the index is damaged, packing has not ended, or no shard is left.
     """
     shards = []
     path = root / INDEX_NAME
@@ -183,7 +180,6 @@ class SampleHeader:
     """What a sample's JSON says: the object's name, its cameras in our world, the pictures' side in pixels.
 
     upright: see PosedViews. depth: whether depths were packed. pictures: ending of the pictures of colours.
-    camera_to_world, focal, principal: see Cameras.
     """
 
     name: Annotated[str, MinLen(1), MaxLen(500)]
@@ -194,11 +190,6 @@ class SampleHeader:
     camera_to_world: Annotated[list[list[list[float]]], MinLen(1), MaxLen(10_000)]
     focal: list[list[float]]
     principal: list[list[float]]
-
-    def cameras(self) -> Cameras:
-        """Raises InputError where they are none."""
-        with reading("its cameras", "pack it again", what="lists of numbers"):
-            return Cameras(*(torch.tensor(value) for value in (self.camera_to_world, self.focal, self.principal)))
 
 
 def _encoded_sample(example: PosedViews, pictures: PictureFormat, depth: bool, views: int | None) -> dict[str, bytes]:
@@ -392,13 +383,14 @@ class ShardedViews(StoredViews):
         index = range(len(self))[index]  # raises IndexError, so that iteration ends
         number = int(np.searchsorted(self._ends, index, side="right"))
         shard, place = self._shards[number], index - (self._ends[number - 1] if number else 0)
-        samples = self._opened(number)
+        samples = self._opened(shard.path)
         try:
             if place >= len(samples):
                 raise InputError(f"{shard.path.name} must hold {shard.objects} objects, but {len(samples)} can be read")
             sample = samples[place]
             header = decoded_header(sample.read("json"))
-            cameras = header.cameras()
+            with reading("its cameras", "pack it again", what="lists of numbers"):
+                cameras = Cameras(*map(torch.tensor, (header.camera_to_world, header.focal, header.principal)))
         except UpFusionError as error:
             note(self.skipped, f"{shard.path.name} object {place}", str(error))
             raise
@@ -421,8 +413,7 @@ class ShardedViews(StoredViews):
 
         return StoredObject(header.name, len(cameras), read, join)
 
-    def _open(self, number: int) -> list[Sample]:
-        path = self._shards[number].path
+    def _open(self, path: Path) -> list[Sample]:
         samples, trouble = samples_of(path)
         if trouble:
             note(self.skipped, path.name, trouble)

@@ -55,8 +55,7 @@ class Placement:
 def meeting_point(cameras: Cameras) -> Tensor:
     """(3,) float64: the point with the least sum of squared distances to the cameras' optical axes.
 
-    Raises:
-        InputError: the axes are parallel (a single camera's are), so that they meet nowhere.
+    InputError if the axes are parallel (a single camera's are), so that they meet nowhere.
     """
     matrices = cameras.camera_to_world.double()
     axes, centers = matrices[:, :3, 2], matrices[:, :3, 3]
@@ -82,15 +81,12 @@ def normalise(cameras: Cameras, *, center: Tensor | None = None, up: Tensor | No
     one (Co3D) view 0 becomes `geometry.reference_camera()`: azimuth 0, elevation 22.5 degrees, no roll.
 
     Args:
-        cameras: N >= 1 cameras, view 0 the reference.
         center: (3,) the object's place if it is known; else the `meeting_point` of all axes.
         up: (3,) the direction that is up in the cameras' world, of any length above 0; None if it is unknown.
 
     Returns:
-        The cameras in our world, and the similarity that took them there.
-
-    Raises:
-        InputError: parallel axes, or a centre that is not in front of view 0.
+        The cameras in our world, and the similarity that took them there. InputError if the axes are parallel, or the
+        centre is not in front of view 0.
     """
     first = cameras.camera_to_world[0].double()
     center = meeting_point(cameras) if center is None else center.double()
@@ -185,30 +181,24 @@ class MultiViewDataset(Protocol):
     @property
     def skipped(self) -> list[tuple[str, str]]:
         """(item, reason) of all that was left out so far, objects and single views, each once."""
-        ...
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> PosedViews:
         """Object `index` with all its views."""
-        ...
 
     def view_count(self, index: int) -> int:
         """How many views object `index` has."""
-        ...
 
     def read(self, index: int, views: Sequence[int] | None = None) -> PosedViews:
         """Object `index` with the chosen views in the given order, the first as reference; None means all.
 
-        Raises:
-            UpFusionError: the object or a chosen view is broken (then noted in `skipped`), or there is no such view.
-            IndexError: there is no such object.
+        UpFusionError if the object or a chosen view is broken (then noted in `skipped`), or there is no such view;
+        IndexError if there is no such object.
         """
-        ...
 
     def draw(self, index: int, count: int, generator: torch.Generator) -> PosedViews:
         """Object `index` with `count` views chosen at random by the generator; fewer where it has fewer."""
-        ...
 
 
 def note(skipped: list[tuple[str, str]], item: str, reason: str) -> None:

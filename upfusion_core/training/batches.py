@@ -55,15 +55,13 @@ class TrainingBatch:
 
 
 def query_rays(batch: TrainingBatch, uniform: Tensor, inside_share: float) -> tuple[Tensor, Tensor]:
-    """Rays through random places of the target views, and the colours seen there.
+    """Rays through random places of the target views -> their Plücker forms (B, T·R, 6) in the frame of each object's
+    reference, and the colours (B, T·R, 3) seen there.
 
     Args:
         uniform: (B·T, R, 3) uniform numbers in [0, 1), from which the places follow.
         inside_share: in [0, 1]; that share of a view's R rays goes through pixels of the silhouette (mask above 0.5),
             the rest anywhere. A view without silhouette gets all of them anywhere.
-
-    Returns:
-        (B, T·R, 6) Plücker forms in the frame of each object's reference, and (B, T·R, 3) colours.
     """
     points = sample_points(batch.target_masks.flatten(0, 1), uniform, inside_share)
     colors = look_up(batch.targets.flatten(0, 1), points)

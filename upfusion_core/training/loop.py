@@ -37,7 +37,7 @@ CALIBRATION_BATCHES = 8
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a run ended. model: the merged file. step: steps done. finished: whether those are all of them."""
+    """How a run ended: the merged file, steps done, whether those are all, and seconds over all attempts."""
 
     model: Path
     step: int

@@ -92,10 +92,7 @@ class Averaged:
 
 @dataclass
 class TrainState:
-    """What changes during training. step: optimiser steps done. elapsed: seconds of training over all attempts.
-
-    saved: the step that the file of the state was written at last, by this process.
-    """
+    """What changes in training: steps done, seconds over all attempts; `saved`: the step last saved from here."""
 
     optimizer: torch.optim.Optimizer
     averaged: Averaged | None
