@@ -106,9 +106,7 @@ def listed_shards(root: Path, skipped: list[tuple[str, str]]) -> list[Shard]:
         raise InputError(f"{root} is not packed to the end; finish it by: upfusion pack --resume -o {root}")
     else:
         for path in [root] if root.is_file() else filter(Path.is_file, sorted(root.glob("[!.]*.tar"))):
-            samples, trouble = samples_of(path)
-            if trouble:
-                skipped.append((path.name, trouble))
+            samples = samples_of(path, skipped)
             if samples:
                 shards.append(Shard(path, len(samples), path.stat().st_size))
     if not shards:
@@ -146,13 +144,12 @@ class Sample:
             return file.read(size)
 
 
-def samples_of(path: Path) -> tuple[list[Sample], str]:
-    """The complete samples of a shard in their order, and what ended the list early ("" if nothing did).
+def samples_of(path: Path, skipped: list[tuple[str, str]]) -> list[Sample]:
+    """The complete samples of a shard in their order; `skipped` takes what ends the list early.
 
     Only headers are read. Links, sparse files and folders are passed over: they hold no content of their own.
     """
     samples: dict[str, Sample] = {}
-    trouble = ""
     try:
         with reading("it", "copy it again", what="an uncompressed tar file"), path.open("rb") as file:
             length = path.stat().st_size
@@ -170,8 +167,8 @@ def samples_of(path: Path) -> tuple[list[Sample], str]:
             if not block or any(block):
                 raise InputError("it is cut short or damaged; copy it again")
     except InputError as error:
-        trouble = str(error)
-    return list(samples.values()), trouble
+        note(skipped, path.name, str(error))
+    return list(samples.values())
 
 
 # entries that later releases add are passed over
@@ -215,14 +212,6 @@ def _encoded_sample(example: PosedViews, pictures: PictureFormat, depth: bool, v
             np.save(stream, depths[view, 0].numpy(), allow_pickle=False)
             members[f"{view:03d}.depth.npy"] = stream.getvalue()
     return members
-
-
-def decoded_header(content: bytes) -> SampleHeader:
-    """A sample's JSON; InputError if it is damaged or says what cannot be."""
-    with reading("its cameras", "pack it again", what="JSON"):
-        text = content.decode("utf-8-sig")
-    header: SampleHeader = from_json(SampleHeader, text, "its cameras")
-    return header
 
 
 def decoded_depth(header: SampleHeader, view: int, sample: Sample, size: int) -> Tensor:
@@ -289,9 +278,7 @@ def pack_shards(
         state: to go on from; it is changed. on_shard: called with it after each shard.
         on_step: called with (objects done, of how many).
 
-    Raises:
-        InputError: no object could be read.
-        OutputError: a shard cannot be written.
+    Raises InputError if no object could be read, OutputError if a shard cannot be written.
     """
     check_choice("pictures", pictures, PICTURE_FORMATS)
     check_count("shard_bytes", shard_bytes, 1)
@@ -351,10 +338,8 @@ class ShardedViews(StoredViews):
 
     Args:
         root: a folder of shards, with the index that `upfusion pack` writes or without one; or one .tar file.
+            InputError if the index is damaged, or there is no shard with an object.
         size: side of the views in pixels; None keeps the packed one.
-
-    Raises:
-        InputError: the index is damaged, or there is no shard with an object.
     """
 
     def __init__(self, root: str | os.PathLike[str], *, size: int | None = None) -> None:
@@ -364,7 +349,7 @@ class ShardedViews(StoredViews):
         self.size = size
         self._shards: list[Shard] = listed_shards(Path(root), self.skipped)
         self._ends = list(accumulate(shard.objects for shard in self._shards))
-        self._opened = lru_cache(_REMEMBERED_SHARDS)(self._open)
+        self._samples = lru_cache(_REMEMBERED_SHARDS)(partial(samples_of, skipped=self.skipped))
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -383,12 +368,14 @@ class ShardedViews(StoredViews):
         index = range(len(self))[index]  # raises IndexError, so that iteration ends
         number = int(np.searchsorted(self._ends, index, side="right"))
         shard, place = self._shards[number], index - (self._ends[number - 1] if number else 0)
-        samples = self._opened(shard.path)
+        samples = self._samples(shard.path)
         try:
             if place >= len(samples):
                 raise InputError(f"{shard.path.name} must hold {shard.objects} objects, but {len(samples)} can be read")
             sample = samples[place]
-            header = decoded_header(sample.read("json"))
+            with reading("its cameras", "pack it again", what="JSON"):
+                text = sample.read("json").decode("utf-8-sig")
+            header: SampleHeader = from_json(SampleHeader, text, "its cameras")
             with reading("its cameras", "pack it again", what="lists of numbers"):
                 cameras = Cameras(*map(torch.tensor, (header.camera_to_world, header.focal, header.principal)))
         except UpFusionError as error:
@@ -412,9 +399,3 @@ class ShardedViews(StoredViews):
             return PosedViews(rgb, mask, seen, header.name, upright=header.upright, depth=depth)
 
         return StoredObject(header.name, len(cameras), read, join)
-
-    def _open(self, path: Path) -> list[Sample]:
-        samples, trouble = samples_of(path)
-        if trouble:
-            note(self.skipped, path.name, trouble)
-        return samples

@@ -39,13 +39,6 @@ class Placement:
         """(..., 3) points of the source's world -> (..., 3) in ours, float32."""
         return (self.scale * (points.double() - self.origin) @ self.rotation.T).float()
 
-    def cameras(self, cameras: Cameras) -> Cameras:
-        """Cameras of the source's world -> the same cameras in ours; pictures of them do not change."""
-        matrices = cameras.camera_to_world.double().clone()
-        matrices[:, :3, 3] = self.scale * (matrices[:, :3, 3] - self.origin) @ self.rotation.T
-        matrices[:, :3, :3] = self.rotation @ matrices[:, :3, :3]
-        return cameras_from_matrices(matrices, focal=cameras.focal, principal=cameras.principal)
-
     def after(self, first: Placement) -> Placement:
         """One similarity that does what `first` and then this one do."""
         moved = first.origin + first.rotation.T @ self.origin / first.scale
@@ -103,8 +96,11 @@ def normalise(cameras: Cameras, *, center: Tensor | None = None, up: Tensor | No
         rotation = left @ right
     else:
         rotation = _upright(first, up.double())
-    similarity = Placement(rotation, stand - distance * backward, 1 / distance)
-    return similarity.cameras(cameras), similarity
+    placement = Placement(rotation, stand - distance * backward, 1 / distance)
+    matrices = cameras.camera_to_world.double().clone()
+    matrices[:, :3, 3] = placement.scale * (matrices[:, :3, 3] - placement.origin) @ rotation.T
+    matrices[:, :3, :3] = rotation @ matrices[:, :3, :3]
+    return cameras_from_matrices(matrices, focal=cameras.focal, principal=cameras.principal), placement
 
 
 def _upright(first: Tensor, up: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from reading import readable
 from refusals import refused
 
 from upfusion_core.data.formats import open_dataset, recognised_format
-from upfusion_core.data.shards import PackState, ShardedViews, decoded_header, index_content, pack_shards
+from upfusion_core.data.shards import PackState, ShardedViews, index_content, pack_shards
 from upfusion_core.data.views import PosedViews
 from upfusion_core.geometry import orbit_cameras
 from upfusion_core.support.errors import InputError
@@ -268,6 +268,7 @@ def png(size: tuple[int, int]) -> bytes:
 HOSTILE = {
     "no cameras": (lambda members: members.pop("000000000.json"), "json is missing"),
     "torn cameras": (with_member(b'{"name": ', "json"), "must be JSON"),
+    "no text": (with_member(b"\xff\xfe", "json"), "must be JSON"),
     "deep cameras": (with_member(b"[" * 200_000, "json"), "must be JSON"),
     "a list": (with_member(b"[]", "json"), "its cameras must be a JSON object"),
     "no name": (header_with({"name": ""}), "name must be text"),
@@ -349,6 +350,5 @@ def test_indices_that_are_refused(copy: Path, content: str, words: str) -> None:
 
 def test_what_else_is_refused(tmp_path: Path) -> None:
     refused("pictures must be one of", packed, tmp_path, pictures="gif")
-    refused("must be JSON", decoded_header, b"\xff\xfe")
     rewritten(packed(tmp_path) / "shard-000000.tar", header_with({"camera_to_world": [torch.eye(4).tolist()] * 10_001}))
     refused("camera_to_world must be a list of 1 to 10000", ShardedViews(tmp_path).read, 0)
