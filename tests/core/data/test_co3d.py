@@ -33,12 +33,8 @@ def viewpoint(number: int, kind: str | None, jitter: float) -> dict[str, Any]:
     target = CENTRE + jitter * generator.standard_normal(3)
     right, above, backward = axes_towards(center, target, roll=0.2 * number).T
     rotation = np.stack([-right, above, -backward], axis=1)  # columns: left, up, forward in the world
-    result = {
-        "R": rotation.tolist(),
-        "T": (-center @ rotation).tolist(),
-        "focal_length": FOCAL.tolist(),
-        "principal_point": PRINCIPAL.tolist(),
-    }
+    result = {"R": rotation.tolist(), "T": (-center @ rotation).tolist()}
+    result |= {"focal_length": FOCAL.tolist(), "principal_point": PRINCIPAL.tolist()}
     return result | ({} if kind is None else {"intrinsics_format": kind})
 
 

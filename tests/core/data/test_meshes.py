@@ -29,10 +29,8 @@ def marked_ball(marks: dict[tuple[float, float, float], tuple[int, int, int]]) -
     for place, color in marks.items():
         ball = trimesh.creation.icosphere(subdivisions=2, radius=0.15)
         ball.apply_translation(place)
-        colors = np.array([[*color, 255]] * len(ball.vertices), dtype=np.uint8)
-        parts.append(
-            trimesh.Trimesh(ball.vertices, ball.faces, visual=ColorVisuals(vertex_colors=colors), process=False)
-        )
+        visual = ColorVisuals(vertex_colors=np.array([[*color, 255]] * len(ball.vertices), dtype=np.uint8))
+        parts.append(trimesh.Trimesh(ball.vertices, ball.faces, visual=visual, process=False))
     return trimesh.util.concatenate(parts)
 
 
@@ -44,15 +42,15 @@ def write_marked(path: Path) -> None:
     marked_ball({RED: (255, 0, 0), GREEN: (0, 255, 0)}).export(path)
 
 
-def assert_marks_are_where_cameras_say(views: PosedViews, red: torch.Tensor, green: torch.Tensor) -> None:
-    size = views.rgb.shape[-1]
-    reds = (views.rgb[:, 0] - views.rgb[:, 1]).clamp_min(0)
-    greens = (views.rgb[:, 1] - views.rgb[:, 0]).clamp_min(0)
-    for weights, point in ((reds, red), (greens, green)):
-        expected = pixels(views.cameras, views.placement.points(point), size)
-        alone = weights.sum(dim=(1, 2)) > 10
-        assert alone.sum() >= 3
-        assert (centroid(weights) - expected)[alone].norm(dim=-1).max() < 0.5
+def redness(views: PosedViews) -> torch.Tensor:
+    return views.rgb[:, 0] - views.rgb[:, 1]
+
+
+def assert_mark_is_seen_at(views: PosedViews, weights: torch.Tensor, point: torch.Tensor, least: int) -> None:
+    expected = pixels(views.cameras, views.placement.points(point), views.rgb.shape[-1])
+    visible = weights.sum(dim=(1, 2)) > 10
+    assert visible.sum() >= least
+    assert (centroid(weights) - expected)[visible].norm(dim=-1).max() < 0.5
 
 
 def test_a_folder_of_meshes(tmp_path: Path) -> None:
@@ -75,7 +73,8 @@ def test_a_folder_of_meshes(tmp_path: Path) -> None:
     scale = 0.2 / float(np.linalg.norm(trimesh.load(tmp_path / "b.ply").vertices, axis=1).max())
     views = found[0]
     assert len(views) == dataset.view_count(1) == 5
-    assert_marks_are_where_cameras_say(views, scale * torch.tensor(RED), scale * torch.tensor(GREEN))
+    assert_mark_is_seen_at(views, redness(views).clamp_min(0), scale * torch.tensor(RED), least=3)
+    assert_mark_is_seen_at(views, (-redness(views)).clamp_min(0), scale * torch.tensor(GREEN), least=3)
 
 
 def test_depths_and_true_surfaces(tmp_path: Path) -> None:
@@ -107,8 +106,7 @@ def test_z_up_stands_upright(tmp_path: Path) -> None:
     """A red ball above a green one along +Z: red is above in every picture."""
     marked_ball({(0.0, 0.0, 1.0): (255, 0, 0), (0.0, 0.0, -1.0): (0, 255, 0)}).export(tmp_path / "a.ply")
     standing, lying = (MeshViews([MeshSource("a", tmp_path / "a.ply", z_up)], 64, 5)[0] for z_up in (True, False))
-    reds = centroid((standing.rgb[:, 0] - standing.rgb[:, 1]).clamp_min(0))
-    greens = centroid((standing.rgb[:, 1] - standing.rgb[:, 0]).clamp_min(0))
+    reds, greens = centroid(redness(standing).clamp_min(0)), centroid((-redness(standing)).clamp_min(0))
     assert (greens[:, 1] - reds[:, 1] > 15).all()
     assert torch.allclose(lying.cameras.camera_to_world, standing.cameras.camera_to_world)
     assert not torch.allclose(lying.rgb, standing.rgb)
@@ -130,14 +128,8 @@ def write_gso(folder: Path, *, flat: bool) -> None:
     lines += ["vt 0 0", "vt 1 0", "vt 1 1", "vt 0 1", "vn 0 -1 0", "usemtl material_0"]
     lines += ["f 1/1/1 2/2/1 3/3/1", "f 1/1/1 3/3/1 4/4/1"]
     (meshes / "model.obj").write_text("\n".join(lines), encoding="utf-8")
-    material = [
-        "newmtl material_0",
-        "# shader_type beckmann",
-        "map_Kd texture.png",
-        "# Kd: Diffuse reflectivity.",
-        "Kd 1 1 1",
-    ]
-    (meshes / "model.mtl").write_text("\n".join(material), encoding="utf-8")
+    material = "newmtl material_0\n# shader_type beckmann\nmap_Kd texture.png\n# Kd: Diffuse reflectivity.\nKd 1 1 1"
+    (meshes / "model.mtl").write_text(material, encoding="utf-8")
     texture = np.full((32, 64, 3), 60, dtype=np.uint8)
     texture[7:10, 11:14] = (255, 60, 60)
     Image.fromarray(texture).save(textures / "texture.png")
@@ -158,11 +150,7 @@ def test_gso_in_both_distributions(tmp_path: Path, flat: bool) -> None:
     scale = 0.2 / (1 + 0.25) ** 0.5
     x, y, z = MARK
     mark = scale * torch.tensor([x, z, -y])  # +Z up to +Y up
-    weights = (views.rgb[:, 0] - views.rgb[:, 1]).clamp_min(0)
-    expected = pixels(views.cameras, views.placement.points(mark), 128)
-    visible = weights.sum(dim=(1, 2)) > 4
-    assert visible.sum() >= 4
-    assert (centroid(weights) - expected)[visible].norm(dim=-1).max() < 0.5
+    assert_mark_is_seen_at(views, redness(views).clamp_min(0), mark, least=4)
 
 
 def test_refusals(tmp_path: Path) -> None:
