@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .views import MultiViewDataset
 
 
-class DataFormat(NamedTuple):
+class Format(NamedTuple):
     """What people call it; "module.name" of its reader in this folder, called with the path and `size`, pixels; and
     whether a folder is one, by files that only this format has: broken objects beside good ones do not matter."""
 
@@ -27,13 +27,9 @@ class DataFormat(NamedTuple):
     fits: Callable[[Path], bool]
 
 
-def _has(*names: str) -> Callable[[Path], bool]:
+def _has(root: Path, *names: str) -> bool:
     """Whether some folder in the root holds all of these."""
-    return lambda root: any(all((folder / name).exists() for name in names) for folder in subfolders(root))
-
-
-def _is_gso(root: Path) -> bool:
-    return _has("meshes/model.obj", "materials/textures")(root) or _has("model.obj", "texture.png")(root)
+    return any(all((folder / name).exists() for name in names) for folder in subfolders(root))
 
 
 def _holds_meshes(root: Path) -> bool:
@@ -42,15 +38,19 @@ def _holds_meshes(root: Path) -> bool:
     return any(path.suffix.lower() in MESH_SUFFIXES for path in root.rglob("*"))
 
 
-DATA_FORMATS: dict[str, DataFormat] = {
-    "co3d": DataFormat("Co3Dv2", "readers.Co3D", lambda root: any(root.glob("*/frame_annotations.jgz"))),
-    "objaverse": DataFormat(
+DATA_FORMATS: dict[str, Format] = {
+    "co3d": Format("Co3Dv2", "readers.Co3D", lambda root: any(root.glob("*/frame_annotations.jgz"))),
+    "objaverse": Format(
         "Objaverse renders", "readers.ObjaverseRenders", lambda root: (root / "valid_paths.json").is_file()
     ),
-    "gso": DataFormat("GSO", "meshes.gso", _is_gso),
-    "shapenet_srn": DataFormat("ShapeNet-SRN", "readers.ShapeNetSRN", _has("intrinsics.txt", "pose")),
-    "meshes": DataFormat("meshes", "meshes.mesh_folder", _holds_meshes),
-    "shards": DataFormat("shards of `upfusion pack`", "shards.ShardedViews", lambda root: any(root.glob("[!.]*.tar"))),
+    "gso": Format(
+        "GSO",
+        "meshes.gso",
+        lambda root: _has(root, "meshes/model.obj", "materials/textures") or _has(root, "model.obj", "texture.png"),
+    ),
+    "shapenet_srn": Format("ShapeNet-SRN", "readers.ShapeNetSRN", lambda root: _has(root, "intrinsics.txt", "pose")),
+    "meshes": Format("meshes", "meshes.mesh_folder", _holds_meshes),
+    "shards": Format("shards of `upfusion pack`", "shards.ShardedViews", lambda root: any(root.glob("[!.]*.tar"))),
 }
 """By the name that `--kind` takes, in the order in which folders are tried, after shards with an index."""
 
@@ -66,27 +66,24 @@ def open_dataset(root: str | os.PathLike[str], *, size: int, kind: str | None = 
         InputError: there is no such folder, or it is of no known format.
     """
     from ..support.checks import check_choice
-
-    if kind in (None, "shards") and Path(root).suffix == ".tar" and Path(root).is_file():
-        kind = "shards"
-    else:
-        root = existing_folder(root)
-        kind = recognised_format(root) if kind is None else kind
-    check_choice("kind", kind, tuple(DATA_FORMATS))
-    module, name = DATA_FORMATS[kind].reader.split(".")
-    dataset: MultiViewDataset = getattr(import_module(f".{module}", __package__), name)(root, size=size)
-    return dataset
-
-
-def recognised_format(root: Path) -> str:
-    """The format of a folder, a name in DATA_FORMATS; InputError if it is of none that is known."""
     from .shards import INDEX_NAME, UNFINISHED_NAME, is_index
 
-    if (root / UNFINISHED_NAME).is_file() or is_index(root / INDEX_NAME):
-        return "shards"
-    for name, known in DATA_FORMATS.items():
-        if known.fits(root):
-            return name
-    titles = [known.title for known in DATA_FORMATS.values()]
-    wanted = f"a folder of {', '.join(titles[:-2])} or {titles[-2]}, or {titles[-1]}"
-    raise InputError(f"{root} must be {wanted}, got none of them; choose the folder that holds the objects' folders")
+    path = Path(root)
+    if kind in (None, "shards") and path.suffix == ".tar" and path.is_file():
+        kind = "shards"
+    else:
+        existing_folder(path)
+    if kind is None and ((path / UNFINISHED_NAME).is_file() or is_index(path / INDEX_NAME)):
+        kind = "shards"
+    if kind is None:
+        kind = next((name for name, known in DATA_FORMATS.items() if known.fits(path)), None)
+    if kind is None:
+        titles = [known.title for known in DATA_FORMATS.values()]
+        wanted = f"a folder of {', '.join(titles[:-2])} or {titles[-2]}, or {titles[-1]}"
+        raise InputError(
+            f"{root} must be {wanted}, got none of them; choose the folder that holds the objects' folders"
+        )
+    check_choice("kind", kind, tuple(DATA_FORMATS))
+    module, name = DATA_FORMATS[kind].reader.split(".")
+    dataset: MultiViewDataset = getattr(import_module(f".{module}", __package__), name)(path, size=size)
+    return dataset
