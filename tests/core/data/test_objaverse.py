@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import struct
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
-from marks import around, assert_mark_is_where_cameras_say, axes_towards, centroid, disc, pixels
+from marks import around, assert_mark_is_where_cameras_say, axes_towards, disc
 from PIL import Image
 from reading import readable
 from refusals import refused
@@ -100,40 +98,6 @@ def test_broken_items_are_counted_and_the_rest_is_read(tmp_path: Path) -> None:
     count = len(dataset.skipped)
     list(readable(dataset))
     assert len(dataset.skipped) == count
-
-
-@pytest.mark.parametrize("error", [SyntaxError, struct.error, MemoryError, Image.DecompressionBombError])
-def test_whatever_pillow_raises_leaves_the_view_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
-) -> None:
-    write_one(tmp_path)
-
-    def convert(picture: Image.Image, mode: str) -> Image.Image:
-        if Path(picture.filename).name == "001.png":
-            raise error
-        return converted(picture, mode)
-
-    converted = Image.Image.convert
-    monkeypatch.setattr(Image.Image, "convert", convert)
-    dataset = ObjaverseRenders(tmp_path, size=16)
-    assert len(dataset[0]) == 11
-    assert [item for item, _ in dataset.skipped] == ["a1 view 1"]
-    assert "001.png cannot be read" in dataset.skipped[0][1]
-
-
-def test_draws_replace_broken_views_and_follow_the_generator(tmp_path: Path) -> None:
-    write_one(tmp_path)
-    for view in range(9):
-        (tmp_path / "a1" / f"{view:03d}.png").write_bytes(b"broken")
-    dataset = ObjaverseRenders(tmp_path, size=32)
-    first, again = (dataset.draw(0, 3, torch.Generator().manual_seed(3)) for _ in range(2))
-    assert len(first) == 3
-    assert torch.equal(first.rgb, again.rgb)
-    assert len(dataset.draw(0, 6, torch.Generator())) == 3
-    reds = (first.rgb[:, 0] - first.rgb[:, 1]).clamp_min(0)
-    place = first.placement.points(torch.from_numpy(MARK))
-    assert (centroid(reds) - pixels(first.cameras, place, 32)).norm(dim=-1).max() < 0.5
-    refused("cannot be read", dataset.read, 0, [9, 0])
 
 
 def test_refusals(tmp_path: Path) -> None:

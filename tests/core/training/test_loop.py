@@ -16,6 +16,7 @@ import gradients_worker
 import pytest
 import torch
 from PIL import Image
+from refusals import refused
 from safetensors.torch import load_file
 from tiny_training import TinySource, run_tiny, tiny_config
 from torch import Tensor
@@ -24,7 +25,7 @@ from upfusion_core import UpFusion, orbit_cameras
 from upfusion_core.models.convert import write_networks
 from upfusion_core.models.networks import network_weights
 from upfusion_core.models.stable_diffusion import encode_images
-from upfusion_core.support.errors import CheckpointError, InputError, MissingPackageError
+from upfusion_core.support.errors import CheckpointError, MissingPackageError
 from upfusion_core.training import report
 from upfusion_core.training.initial import initial_networks
 from upfusion_core.training.loop import Training, accumulate_gradients, learning_rate, train
@@ -259,6 +260,6 @@ def test_compiled_training_is_the_same(tmp_path: Path, monkeypatch: pytest.Monke
     assert max(float((value - two[name]).abs().max()) for name, value in one.items()) < 2e-4
 
 
-def test_unknown_devices(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="device"):
-        train(tiny_config("encoder"), TinySource(), TinySource(), tmp_path, device="tpu")
+def test_what_a_run_refuses_to_begin_with(tmp_path: Path) -> None:
+    for words, change in (("device", {"device": "tpu"}), ("max_minutes", {"max_minutes": -1})):
+        refused(words, train, tiny_config("encoder"), TinySource(), TinySource(), tmp_path, **change)
