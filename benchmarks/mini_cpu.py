@@ -159,9 +159,8 @@ def main() -> None:
         render(options.cache, options.chunks, options.worker, options.workers)
         return
     config = stage_config(options.stage, options.steps or STEPS[options.stage], options.constant)
-    validation = ProceduralBatches(
-        ProceduralObjects("validation"), image_size=SIZE, batch_size=64, photos=(3, 3), targets=2, seed=5
-    )
+    of_validation = replace(config, batch_size=64, photos=(3, 3), targets=2, seed=5)
+    validation = ProceduralBatches(ProceduralObjects("validation"), of_validation)
     result = train(
         config, CachedBatches(options.cache, config), validation, options.output, init=options.init,
         resume=options.resume, max_minutes=options.minutes, device="cpu",

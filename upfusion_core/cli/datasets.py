@@ -44,7 +44,7 @@ def open_objects(
         return ProceduralObjects(split or "train", size=size, **({} if views is None else {"views": views}))
     dataset = open_dataset(data, size=size, kind=kind)
     if views is not None and isinstance(dataset, MeshViews):
-        return replace(dataset, rendering=replace(dataset.rendering, views=views))
+        return replace(dataset, views=views)
     return dataset
 
 
@@ -84,7 +84,7 @@ def _pack(run: Run, command: Pack) -> None:
     run.begin()
 
     def remember(state: PackState) -> None:
-        write_json(run.temporary(UNFINISHED_NAME), state.to_dict())
+        write_json(run.temporary(UNFINISHED_NAME), vars(state))
 
     with run.stage("pack"), progress(f"Packing {len(indices)} objects") as on_step:
         state = pack_shards(

@@ -139,20 +139,12 @@ def _source(data: str, config: TrainConfig, device: str, *, held_out: bool = Fal
     from ..procedural import ProceduralObjects
     from ..training.batches import DatasetBatches, ProceduralBatches
 
-    common: dict[str, Any] = {
-        "batch_size": config.batch_size,
-        "photos": config.photos,
-        "targets": config.targets,
-        "image_size": config.model.image_size,
-        "seed": config.seed + held_out,
-    }
     if data != PROCEDURAL:
         dataset = open_objects(data, None, config.model.image_size)
-        return DatasetBatches(dataset, **common, workers=min(READERS, os.cpu_count() or 1))
+        return DatasetBatches(dataset, config, held_out=held_out, workers=min(READERS, os.cpu_count() or 1))
     place = "cuda" if device == "auto" and torch.cuda.is_available() else "cpu"
     if place == "cuda" and "LOCAL_RANK" in os.environ:
         place = f"cuda:{_process('LOCAL_RANK')}"
     pool = 0 if held_out else PROCEDURAL_POOL
     objects = ProceduralObjects("validation" if held_out else "train")
-    curriculum = (0, 0) if held_out else config.curriculum
-    return ProceduralBatches(objects, **common, device=place, pool=pool, curriculum=curriculum)
+    return ProceduralBatches(objects, config, held_out=held_out, device=place, pool=pool)

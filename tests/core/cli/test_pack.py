@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from upfusion_core.cli.app import app
 from upfusion_core.config.base import options_of
 from upfusion_core.config.options import Pack
-from upfusion_core.data.formats import FORMATS
+from upfusion_core.data.formats import DATA_FORMATS
 from upfusion_core.data.shards import PICTURE_FORMATS, ShardedViews
 from upfusion_core.evaluation import report as report_module
 
@@ -32,7 +32,7 @@ def words_of(result: Result) -> str:
 
 
 def test_the_options_are_the_library_s() -> None:
-    assert options_of(Pack)["kind"].choices == tuple(FORMATS)
+    assert options_of(Pack)["kind"].choices == tuple(DATA_FORMATS)
     assert options_of(Pack)["pictures"].choices == PICTURE_FORMATS
 
 

@@ -29,7 +29,7 @@ from upfusion_core.config import (
     GridConfig,
     RaySampling,
 )
-from upfusion_core.data.meshes import MeshRendering, mesh_folder
+from upfusion_core.data.meshes import mesh_folder
 from upfusion_core.evaluation import protocol
 from upfusion_core.evaluation import report as report_module
 from upfusion_core.evaluation.protocol import EvaluatedObject, draw_object, evaluate_object, nearest_photos, neighbors
@@ -288,7 +288,7 @@ def meshes(tmp_path: Path) -> Path:
 
 
 def evaluated(model: UpFusion, meshes: Path, indices: list[int], folder: Path) -> Report:
-    data = mesh_folder(meshes, MeshRendering(size=32, supersampling=1))
+    data = mesh_folder(meshes, size=32)
     return evaluate(model, data, indices, folder, dataclasses.replace(BASELINES, photos=(1,)))
 
 
@@ -305,7 +305,7 @@ def test_broken_objects_are_named(model: UpFusion, meshes: Path, tmp_path: Path)
 
 def test_true_meshes_lie_in_the_views_world(meshes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "true_mesh", functools.partial(protocol.true_mesh, resolution=64))
-    sources = (mesh_folder(meshes, MeshRendering(size=48)), ProceduralObjects("test", size=48))
+    sources = (mesh_folder(meshes, size=48), ProceduralObjects("test", size=48))
     for item in (draw_object(source, 0, BASELINES) for source in sources):
         assert item.mesh is not None
         points = torch.tensor(np.asarray(item.mesh().vertices), dtype=torch.float32)
