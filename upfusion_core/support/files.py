@@ -102,9 +102,11 @@ def check_file_name(name: str, label: str = "a file's name") -> None:
 
 
 def _check_new_folders(folder: Path) -> None:
-    for path in (folder, *folder.parents):
+    for depth, path in enumerate((folder, *folder.parents)):
         if os.path.lexists(path):  # unlike Path.exists, this takes names that are too long for the system
             break
+        if depth == 100:
+            raise OutputError(f"{folder!s:.60}... must be at most 100 new folders deep; choose another name")
         check_file_name(path.name, "the name of a new folder")
 
 
