@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from upfusion_core.config import GridConfig
-from upfusion_core.field import _tinycudann as hashgrid_tinycudann
+from upfusion_core.field.backends import _tinycudann_level, encode_by_tinycudann
 from upfusion_core.field.hashgrid import encode_grid
 from upfusion_core.support.errors import InputError
 
@@ -55,9 +55,9 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     module = ModuleType("tinycudann")
     module.Encoding = Encoding
     monkeypatch.setitem(sys.modules, "tinycudann", module)
-    hashgrid_tinycudann._encoding.cache_clear()
+    _tinycudann_level.cache_clear()
     yield
-    hashgrid_tinycudann._encoding.cache_clear()
+    _tinycudann_level.cache_clear()
 
 
 @pytest.mark.parametrize("features", [1, 2])
@@ -69,7 +69,7 @@ def test_values_and_gradients_of_hashed_grids(features: int) -> None:
     table = torch.randn(sum(config.rows), features, generator=generator)
     upstream = torch.randn(50, config.width, generator=generator)
     found = []
-    for encode in (hashgrid_tinycudann.encode_grid, encode_grid):
+    for encode in (encode_by_tinycudann, encode_grid):
         leaves = [points.clone().requires_grad_(), table.clone().requires_grad_()]
         encoded = encode(*leaves, config)
         found.append([encoded.detach(), *torch.autograd.grad(encoded, leaves, upstream)])
@@ -84,14 +84,14 @@ def test_tiled_grids_agree_while_every_level_is_dense() -> None:
     config = GridConfig(levels=2, coarsest=2, finest=3, table_size=64)
     points = torch.rand(9, 3, generator=torch.Generator().manual_seed(5))
     table = torch.arange(2.0 * sum(config.rows)).reshape(-1, 2)
-    found = hashgrid_tinycudann.encode_grid(points, table, config)
+    found = encode_by_tinycudann(points, table, config)
     torch.testing.assert_close(found, encode_grid(points, table, config), atol=1e-3, rtol=1e-5)
 
 
 def test_no_points_are_no_rows() -> None:
     config = GridConfig(levels=2, coarsest=2, finest=3, table_size=64)
     table = torch.zeros(sum(config.rows), 2, requires_grad=True)
-    encoded = hashgrid_tinycudann.encode_grid(torch.zeros(0, 3), table, config)
+    encoded = encode_by_tinycudann(torch.zeros(0, 3), table, config)
     assert encoded.shape == (0, 4)
     encoded.sum().backward()
     assert not table.grad.any()
@@ -106,4 +106,4 @@ def test_no_points_are_no_rows() -> None:
 )
 def test_grids_it_cannot_express_are_refused(config: GridConfig, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        hashgrid_tinycudann.encode_grid(torch.zeros(1, 3), torch.zeros(sum(config.rows), config.features), config)
+        encode_by_tinycudann(torch.zeros(1, 3), torch.zeros(sum(config.rows), config.features), config)
