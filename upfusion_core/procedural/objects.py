@@ -16,26 +16,12 @@ from .sketch import Draws, Number, Sketch, about, sizes, vector
 
 Recipe = Callable[[Sketch, Draws], None]
 
-THINGS: list[tuple[Recipe, float]] = []
-"""Recipes with their weights, in the order in which seeds choose among them: that of this file."""
-
 _UP = about("z", math.pi / 2)
 """Turns a torus's section from +x to +y."""
 
 _CORNERS = ((1, 1), (-1, 1), (1, -1), (-1, -1))
 
 
-def thing(weight: float) -> Callable[[Recipe], Recipe]:
-    """Adds a recipe to those of all splits."""
-
-    def added(recipe: Recipe) -> Recipe:
-        THINGS.append((recipe, weight))
-        return recipe
-
-    return added
-
-
-@thing(1.2)
 def mug(sketch: Sketch, draws: Draws) -> None:
     """A hollow cup with a handle, a foot, and now and then a saucer and a spoon."""
     height, top = draws.uniform(0.35, 0.6), draws.uniform(0.3, 0.48)
@@ -53,7 +39,6 @@ def mug(sketch: Sketch, draws: Draws) -> None:
     sketch.add(FRUSTUM, place, sizes(0.03, 0.03, height), rotation=lean, color=2, present=spoon)
 
 
-@thing(1.2)
 def teapot(sketch: Sketch, draws: Draws) -> None:
     """A round or conical body with a spout on one side, a handle on the other, a lid and its knob."""
     round_body, width = draws.chance(0.6), draws.uniform(0.42, 0.55)
@@ -73,7 +58,6 @@ def teapot(sketch: Sketch, draws: Draws) -> None:
     sketch.add(FRUSTUM, vector(0, -height, 0), sizes(width * 0.6, width * 0.55, 0.06), color=1, present=foot)
 
 
-@thing(1.0)
 def bottle(sketch: Sketch, draws: Draws) -> None:
     """A bottle, jar or soap dispenser: belly, shoulder, neck, cap, a label on one side, sometimes a pump's spout."""
     width, height = draws.uniform(0.2, 0.38), draws.uniform(0.4, 0.75)
@@ -99,7 +83,6 @@ def bottle(sketch: Sketch, draws: Draws) -> None:
     sketch.rod(start.expand(len(draws), 3), end, 0.05, 0.035, role=SPOUT, color=2, present=pump)
 
 
-@thing(0.8)
 def watering_can(sketch: Sketch, draws: Draws) -> None:
     """A can with a long spout that ends in a rose, and an arch to carry it by."""
     bottom, height = draws.uniform(0.32, 0.45), draws.uniform(0.28, 0.4)
@@ -121,7 +104,6 @@ def watering_can(sketch: Sketch, draws: Draws) -> None:
     sketch.add(TORUS, place, size, rotation=back, role=HANDLE, color=1, present=present)
 
 
-@thing(0.7)
 def bowl(sketch: Sketch, draws: Draws) -> None:
     """A bowl on a foot with some fruit of different sizes in it."""
     top, height = draws.uniform(0.55, 0.7), draws.uniform(0.18, 0.3)
@@ -140,7 +122,6 @@ def bowl(sketch: Sketch, draws: Draws) -> None:
         sketch.add(ELLIPSOID, center, size, rotation=rotation, color=color, present=present)
 
 
-@thing(0.9)
 def plant(sketch: Sketch, draws: Draws) -> None:
     """A pot with a stem and leaves or a crown; the pot has a rim or a label."""
     top, height = draws.uniform(0.25, 0.36), draws.uniform(0.2, 0.3)
@@ -165,7 +146,6 @@ def plant(sketch: Sketch, draws: Draws) -> None:
         sketch.add(ELLIPSOID, center, size, rotation=tilt, color=3, present=None if number < 2 else draws.chance(0.7))
 
 
-@thing(0.8)
 def basket(sketch: Sketch, draws: Draws) -> None:
     """A bag or basket: a box or tub with an arched handle, a flap or pocket on the front, something sticking out."""
     width, height, depth = draws.uniform(0.35, 0.55), draws.uniform(0.25, 0.45), draws.uniform(0.16, 0.3)
@@ -177,7 +157,7 @@ def basket(sketch: Sketch, draws: Draws) -> None:
     sketch.add(TORUS, vector(0, height * 0.95, 0), size, rotation=_UP, role=HANDLE, color=1)
     pocket = draws.uniform(0.35, 0.7)
     center = vector(width * draws.uniform(-0.2, 0.2), -height * 0.3, depth)
-    sketch.block(width * pocket, height * 0.45, 0.04, center, color=draws.choice([0, 1, 1]))
+    sketch.add(BOX, center, sizes(width * pocket, height * 0.45, 0.04), color=draws.choice([0, 1, 1]))
     loaf, place = draws.uniform(0.08, 0.14), draws.uniform(-0.5, 0.5)
     lean = about("z", draws.uniform(-0.5, 0.5))
     present, center = draws.chance(0.6), vector(width * place, height * 0.8, 0)
@@ -187,7 +167,6 @@ def basket(sketch: Sketch, draws: Draws) -> None:
     sketch.add(ELLIPSOID, center, sizes(buckle, buckle, 0.04), color=2)
 
 
-@thing(0.9)
 def table(sketch: Sketch, draws: Draws) -> None:
     """A round or rectangular top on three or four legs, with something left standing on it."""
     disc, width = draws.chance(0.45), draws.uniform(0.45, 0.65)
@@ -208,12 +187,11 @@ def table(sketch: Sketch, draws: Draws) -> None:
     sketch.add(ELLIPSOID, center, sizes(ball, ball, ball), color=3, present=draws.chance(0.5))
 
 
-@thing(0.9)
 def chair(sketch: Sketch, draws: Draws) -> None:
     """A seat on four legs with a back, and an arm rest or a cushion."""
     width, depth = draws.uniform(0.32, 0.42), draws.uniform(0.3, 0.4)
     drop, rise, thick = draws.uniform(0.35, 0.5), draws.uniform(0.3, 0.5), draws.uniform(0.04, 0.07)
-    sketch.block(width, thick, depth, vector(0, 0, 0), role=BODY)
+    sketch.add(BOX, vector(0, 0, 0), sizes(width, thick, depth), role=BODY)
     back_kind = torch.where(draws.chance(0.7), BOX, ELLIPSOID)
     tilt = about("x", -draws.uniform(0.0, 0.25))
     center, color = vector(0, rise, -depth * draws.uniform(0.9, 1.1)), draws.choice([1, 1])
@@ -226,7 +204,6 @@ def chair(sketch: Sketch, draws: Draws) -> None:
     sketch.add(torch.where(cushion, ELLIPSOID, BOX), center, size, color=3)
 
 
-@thing(0.9)
 def lamp(sketch: Sketch, draws: Draws) -> None:
     """A foot, a leaning pole, a shade, a switch, and perhaps a second arm."""
     top, height = draws.uniform(0.16, 0.3), draws.uniform(0.16, 0.26)
@@ -244,14 +221,13 @@ def lamp(sketch: Sketch, draws: Draws) -> None:
     sketch.rod(vector(lean * 0.5, pole * 0.5, 0), arm, 0.03, 0.03, color=2, present=second)
     bulb = draws.uniform(0.1, 0.15)
     sketch.add(FRUSTUM, arm, sizes(bulb * 1.3, bulb * 0.6, bulb), color=3, present=second)
-    sketch.block(0.05, 0.04, 0.07, vector(foot * 0.45, 0.08, 0.08), color=3)
+    sketch.add(BOX, vector(foot * 0.45, 0.08, 0.08), sizes(0.05, 0.04, 0.07), color=3)
 
 
-@thing(0.9)
 def car(sketch: Sketch, draws: Draws) -> None:
     """A body with a cabin towards one end, four wheels, and a load, an exhaust or a roof box."""
     length, height, width = draws.uniform(0.6, 0.8), draws.uniform(0.12, 0.2), draws.uniform(0.28, 0.36)
-    sketch.block(length, height, width, vector(0, 0, 0), role=BODY)
+    sketch.add(BOX, vector(0, 0, 0), sizes(length, height, width), role=BODY)
     cabin, rise = length * draws.uniform(0.3, 0.5), draws.uniform(0.12, 0.24)
     bend = draws.chance(0.5)
     place = -length * draws.uniform(0.1, 0.4)
@@ -268,7 +244,6 @@ def car(sketch: Sketch, draws: Draws) -> None:
     sketch.add(torch.where(disc, FRUSTUM, BOX), center, size, color=3)
 
 
-@thing(1.0)
 def animal(sketch: Sketch, draws: Draws) -> None:
     """A body on four legs with a head that grows out of it and a snout or beak."""
     length, height = draws.uniform(0.4, 0.55), draws.uniform(0.22, 0.32)
@@ -287,11 +262,10 @@ def animal(sketch: Sketch, draws: Draws) -> None:
     sketch.add(FRUSTUM, place + vector(head * 0.8 + snout * 0.6, -head * 0.15, 0), size, rotation=turn, color=2)
 
 
-@thing(0.9)
 def radio(sketch: Sketch, draws: Draws) -> None:
     """A box with a round front, knobs, an aerial or a handle: radios, cameras, kettles for the table."""
     width, height, depth = draws.uniform(0.45, 0.6), draws.uniform(0.25, 0.42), draws.uniform(0.15, 0.26)
-    sketch.block(width, height, depth, vector(0, 0, 0), role=BODY)
+    sketch.add(BOX, vector(0, 0, 0), sizes(width, height, depth), role=BODY)
     dial, front = height * draws.uniform(0.5, 0.85), about("x", math.pi / 2)
     side = draws.side()
     place = vector(side * width * 0.45, 0, depth)
@@ -305,10 +279,9 @@ def radio(sketch: Sketch, draws: Draws) -> None:
     sketch.add(TORUS, center, size, rotation=_UP, role=HANDLE, color=1, present=present)
     tip = vector(-side * width * draws.uniform(0.6, 1.2), height + draws.uniform(0.3, 0.6), -depth * 0.5)
     sketch.rod(vector(-side * width * 0.8, height * 0.9, -depth * 0.5), tip, 0.025, 0.02, color=3)
-    sketch.block(width * 0.8, 0.04, depth * 0.7, vector(0, -height - 0.03, 0), color=2)
+    sketch.add(BOX, vector(0, -height - 0.03, 0), sizes(width * 0.8, 0.04, depth * 0.7), color=2)
 
 
-@thing(0.8)
 def tool(sketch: Sketch, draws: Draws) -> None:
     """A hammer, brush, torch or pan, standing or leaning: a grip, a head across it, a tip, a guard, a loop."""
     lean = about("z", draws.uniform(-0.9, 0.9)) @ about("x", draws.uniform(-0.3, 0.3))
@@ -331,7 +304,6 @@ def tool(sketch: Sketch, draws: Draws) -> None:
     sketch.add(TORUS, place, size, rotation=lean, color=3, present=loop)
 
 
-@thing(0.9)
 def house(sketch: Sketch, draws: Draws) -> None:
     """A house or tower: walls, a roof, a chimney, a door, a window."""
     width, height, depth = draws.uniform(0.35, 0.5), draws.uniform(0.28, 0.5), draws.uniform(0.3, 0.45)
@@ -346,12 +318,12 @@ def house(sketch: Sketch, draws: Draws) -> None:
     rotation = torch.where(tower[:, None, None], torch.eye(3), about("x", math.pi / 4))
     sketch.add(torch.where(tower, FRUSTUM, BOX), vector(0, level, 0), gable, role=LID, color=1, rotation=rotation)
     sketch.join(torch.where(tower, 0, CUT), BOX, vector(0, height - 1.0, 0), sizes(2, 1, 2), rotation=about("y", 0.0))
-    sketch.block(0.07, 0.2, 0.07, vector(width * 0.5 * draws.side(), height + 0.25, depth * 0.3), color=2)
+    sketch.add(BOX, vector(width * 0.5 * draws.side(), height + 0.25, depth * 0.3), sizes(0.07, 0.2, 0.07), color=2)
     front = torch.where(tower, width * 0.82, depth)
     door = vector(width * draws.uniform(-0.5, 0.1), -height * 0.6, front)
-    sketch.block(0.1, height * 0.4, 0.05, door, color=2)
+    sketch.add(BOX, door, sizes(0.1, height * 0.4, 0.05), color=2)
     pane = draws.uniform(0.08, 0.13)
-    sketch.block(pane, pane, 0.04, vector(width * 0.45, height * 0.2, front), color=3)
+    sketch.add(BOX, vector(width * 0.45, height * 0.2, front), sizes(pane, pane, 0.04), color=3)
     size, shed = sizes(width * 0.5, height * 0.5, depth * 0.6), draws.chance(0.5)
     sketch.add(BOX, vector(width * 1.1, -height * 0.5, 0), size, present=shed)
 
@@ -412,3 +384,10 @@ def _legs(
         end = vector(across * splay, -drop, z * depth * splay)
         present = ~three if number == 3 else None
         sketch.rod(end, start, radius, radius * 1.25, role=LEG, color=color, present=present)
+
+
+# what seeds choose among, in this order
+RECIPES: tuple[Recipe, ...] = (
+    *(mug, teapot, bottle, watering_can, bowl, plant, basket, table, chair, lamp, car, animal, radio, tool, house),
+)
+WEIGHTS = (1.2, 1.2, 1.0, 0.8, 0.7, 0.9, 0.8, 0.9, 0.9, 0.9, 0.9, 1.0, 0.9, 0.8, 0.9)

@@ -15,11 +15,8 @@ from torch import Tensor
 
 from .shapes import ABSENT, ALONE, BLEND, BOX, ELLIPSOID, FRUSTUM, TORUS, Objects, Primitives, bounding_balls
 
-TORUS_STEPS = 20
-"""Steps towards a torus; a ray then is at most about 1e-4 away from it unless it grazes."""
-
-_SLACK = 1e-6
-"""Of a section's angle: float32's pi is a little beyond pi, where a whole torus would have a gap."""
+TORUS_STEPS = 20  # towards a torus; a ray then is at most about 1e-4 away from it unless it grazes
+_SLACK = 1e-6  # of a section's angle: float32's pi is a little beyond pi, where a whole torus would have a gap
 
 Interval = tuple[Tensor, Tensor]
 
@@ -63,8 +60,8 @@ def frustum_interval(origins: Tensor, directions: Tensor, size: Tensor) -> Inter
     low, high = torch.minimum(low, high), torch.maximum(low, high)
     # A line steeper than the cone is inside beyond its roots, and only the nappe with a positive radius is ours.
     steep, rising = a < 0, rate > 0
-    near = torch.where(steep, torch.where(rising, high, torch.full_like(low, -math.inf)), low)
-    far = torch.where(steep, torch.where(rising, torch.full_like(low, math.inf), low), high)
+    near = torch.where(steep, torch.where(rising, high, -math.inf), low)
+    far = torch.where(steep, torch.where(rising, math.inf, low), high)
     inverse = _away_from_zero(directions[1]).reciprocal()
     middle, half = -origins[1] * inverse, height * inverse.abs()
     near, far = torch.maximum(near, middle - half), torch.minimum(far, middle + half)
@@ -96,8 +93,7 @@ def torus_hit(origins: Tensor, directions: Tensor, size: Tensor) -> Tensor:
     for _ in range(TORUS_STEPS):
         t = t + _torus_distance(origins + t * directions, ring, tube, cosine, sine)
     distance = _torus_distance(origins + t * directions, ring, tube, cosine, sine)
-    missed = (distance > 3e-4) | (t > end + 1e-3)
-    return torch.where(missed, torch.full_like(t, math.inf), t)
+    return torch.where((distance > 3e-4) | (t > end + 1e-3), math.inf, t)
 
 
 def _torus_distance(points: Tensor, ring: Tensor, tube: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
@@ -186,9 +182,9 @@ def _away_from_zero(value: Tensor) -> Tensor:
     return torch.where(value.abs() < 1e-9, torch.full_like(value, 1e-9).copysign(value), value)
 
 
-SOLVERS = (ELLIPSOID, BOX, FRUSTUM, TORUS, "carved", "blended")
-"""How a part is hit: its only primitive's kind, intervals of two primitives, or steps through a smooth union."""
+# how a part is hit: by its only primitive's kind, by intervals of two primitives, or by steps through a smooth union
 CARVED, BLENDED = 4, 5
+SOLVERS = (ELLIPSOID, BOX, FRUSTUM, TORUS, CARVED, BLENDED)
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,7 +206,6 @@ class Placed:
 
     @property
     def size(self) -> Tensor:
-        """(4, N)."""
         return self.numbers[12:]
 
     def points_to_local(self, points: Tensor) -> Tensor:
@@ -257,12 +252,11 @@ class Tables:
 
     @staticmethod
     def of(objects: Objects) -> Tables:
-        """The tables of `objects`, on their device."""
         coats, light = objects.coats, objects.light
         centers, radii = bounding_balls(objects)
         scalars = torch.stack([coats.frequency, coats.phase, coats.turns], dim=-1)
         numbers = torch.cat([coats.colors.flatten(-2), coats.axes.flatten(-2), scalars], dim=-1)
-        solver = torch.where(objects.joint == ALONE, objects.first.kind, torch.full_like(objects.joint, CARVED))
+        solver = torch.where(objects.joint == ALONE, objects.first.kind, CARVED)
         solver = solver.masked_fill(objects.joint == BLEND, BLENDED).masked_fill(objects.role == ABSENT, -1)
         return Tables(
             parts=objects.role.shape[1],

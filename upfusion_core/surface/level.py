@@ -12,7 +12,7 @@ from torch.nn.functional import max_pool3d, pad
 
 from ..field.radiance import RadianceField
 from ..field.rendering import intersect_box, stratified_distances
-from ..geometry import camera_rays, look_at
+from ..geometry import camera_rays, look_at, sphere_directions
 from ..support.errors import FieldError
 from ..support.memory import Chunk
 from ..types import OnProgress, Rays
@@ -46,7 +46,7 @@ def lattice_shape(low: Tensor, high: Tensor, spacing: float) -> tuple[int, int, 
 def sample_density(
     field: RadianceField, low: Tensor, spacing: float, shape: tuple[int, int, int], chunk: Chunk, report: OnProgress
 ) -> Tensor:
-    """(X, Y, Z) density on the CPU at low + spacing·(i, j, k), asked for in slabs of x; see `_layer`."""
+    """(X, Y, Z) density on the CPU at low + spacing·(i, j, k), asked for in layers of x."""
     volume = torch.empty(shape, dtype=torch.float32)
     everywhere = torch.ones(shape[1:], dtype=torch.bool)
     for index in range(shape[0]):
@@ -67,9 +67,8 @@ def sample_heights(
     shape = lattice_shape(low, high, spacing)
     step = max(1, max(shape) // COARSE)
     begun = 0.2 if step > 1 else 0.0
-    if step == 1:
-        active, inside = torch.ones(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
-    else:
+    active, inside = torch.ones(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
+    if step > 1:
         x, y, z = (-(-size // step) + 1 for size in shape)
         corners = sample_density(field, low, spacing * step, (x, y, z), chunk, lambda share: None)
         around = pad(corners[None], (1,) * 6, mode="replicate")
@@ -102,8 +101,7 @@ def large_parts(dense: np.ndarray, keep: float) -> np.ndarray:
         return dense
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    kept: np.ndarray = (sizes >= max(keep * sizes.max(), 1))[labels]
-    return kept
+    return np.asarray((sizes >= max(keep * sizes.max(), 1))[labels])
 
 
 def clear(heights: Tensor, keep: float, pinhole: float) -> None:
@@ -211,11 +209,7 @@ def agreeing_level(field: RadianceField, low: Tensor, high: Tensor, first: float
     a level if the density somewhere along it is above the level: one look along the rays tells all silhouettes.
     """
     middle, radius = ((low + high) / 2).cpu(), float((high - low).norm()) / 2
-    number = torch.arange(CAMERAS, dtype=torch.float32)
-    up = 1 - (2 * number + 1) / CAMERAS
-    turn, across = math.pi * (3 - math.sqrt(5)) * number, (1 - up.square()).sqrt()  # by the golden angle
-    directions = torch.stack([across * turn.sin(), up, across * turn.cos()], dim=-1)
-    cameras = look_at(middle + 4 * radius * directions, middle, focal=3.8)
+    cameras = look_at(middle + 4 * radius * sphere_directions(CAMERAS), middle, focal=3.8)
     rays = camera_rays(cameras.to(low.device), PICTURE_SIZE, PICTURE_SIZE)
     rays = Rays(rays.origins.reshape(-1, 3), rays.directions.reshape(-1, 3))
     near, far, hit = intersect_box(rays, torch.stack([low, high]), near=0.0)

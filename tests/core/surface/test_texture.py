@@ -13,11 +13,18 @@ from torch import Tensor
 
 from upfusion_core.support.errors import MissingPackageError
 from upfusion_core.support.memory import Chunk
-from upfusion_core.surface import atlas
 from upfusion_core.surface import texture as texture_module
-from upfusion_core.surface.atlas import _attended, unwrap
 from upfusion_core.surface.extract import extract_mesh
-from upfusion_core.surface.texture import TILT_DEGREES, TILTED, SurfaceColor, bake, texels, view_directions
+from upfusion_core.surface.texture import (
+    TILT_DEGREES,
+    TILTED,
+    SurfaceColor,
+    _attended,
+    bake,
+    texels,
+    unwrap,
+    view_directions,
+)
 
 SQUARE = torch.tensor([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]])
 SQUARE_FACES = torch.tensor([[0, 1, 2], [0, 2, 3]])
@@ -155,14 +162,14 @@ def test_waiting_for_xatlas_can_be_given_up() -> None:
 
 
 def test_charts_do_not_overlap_and_keep_every_face(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(atlas, "PIECE", 300)  # several pieces
+    monkeypatch.setattr(texture_module, "PIECE", 300)  # several pieces
     mesh = extract_mesh(AnalyticField(ball(0.2)), 24)
-    found = unwrap(mesh.vertices, mesh.faces, 256, lambda share: None)
-    assert torch.equal(found.source[found.faces], mesh.faces)  # same corners, same order
-    assert float(found.uvs.min()) > 0
-    assert float(found.uvs.max()) < 1
+    source, faces, uvs = unwrap(mesh.vertices, mesh.faces, 256, lambda share: None)
+    assert torch.equal(source[faces], mesh.faces)  # same corners, same order
+    assert float(uvs.min()) > 0
+    assert float(uvs.max()) < 1
     size = 512
-    triangles = found.uvs[found.faces].double() * size
+    triangles = uvs[faces].double() * size
     _, texel, weights = _covered(triangles, size)
     strictly = weights.amin(1) > 1e-6
     assert len(texel[strictly].unique()) == int(strictly.sum())
