@@ -136,8 +136,8 @@ def _object_box(
     """Lowest and highest corner (3,) of what is dense, with a margin, within the field's box."""
     low, high = field.aabb
     spacing = float((high - low).max()) / SEARCH_RESOLUTION
-    x, y, z = (int(size) for size in ((high - low) / spacing).ceil().long())
-    volume = sample_density(field, low + spacing / 2, spacing, (x, y, z), chunk, report)
+    shape = ((high - low) / spacing).ceil().long().tolist()
+    volume = sample_density(field, low + spacing / 2, spacing, shape, chunk, report)
     level = threshold if threshold is not None else surface_level(volume, spacing)
     sides = [(volume > level).select(axis, end).reshape(-1) for axis in range(3) for end in (0, -1)]
     if torch.cat(sides).float().mean() > FULL_SHARE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -37,22 +38,15 @@ RAY_SAMPLES = 96  # along each ray, within the object's box
 TOLERANCE = 0.0015  # levels whose agreement is this close to the best one's count as equally good
 
 
-def lattice_shape(low: Tensor, high: Tensor, spacing: float) -> tuple[int, int, int]:
-    """Samples along the axes that cover a box, both of its ends included."""
-    x, y, z = (int(size) for size in ((high - low) / spacing).ceil().long() + 1)
-    return x, y, z
-
-
 def sample_density(
-    field: RadianceField, low: Tensor, spacing: float, shape: tuple[int, int, int], chunk: Chunk, report: OnProgress
+    field: RadianceField, low: Tensor, spacing: float, shape: Sequence[int], chunk: Chunk, report: OnProgress
 ) -> Tensor:
     """(X, Y, Z) density on the CPU at low + spacing·(i, j, k), asked for in layers of x."""
-    volume = torch.empty(shape, dtype=torch.float32)
-    everywhere = torch.ones(shape[1:], dtype=torch.bool)
+    layers, everywhere = [], torch.ones(*shape[1:], dtype=torch.bool)
     for index in range(shape[0]):
-        volume[index] = _layer(field, low, spacing, index, everywhere, chunk).reshape(shape[1:])
+        layers.append(_layer(field, low, spacing, index, everywhere, chunk).view(*shape[1:]))
         report((index + 1) / shape[0])
-    return volume
+    return torch.stack(layers)
 
 
 def sample_heights(
@@ -64,13 +58,13 @@ def sample_heights(
     longest side. Where those of a cell and its neighbours are all below a quarter of the level, or all above four times
     it, no surface passes and no further samples are taken.
     """
-    shape = lattice_shape(low, high, spacing)
+    shape = tuple((((high - low) / spacing).ceil().long() + 1).tolist())
     step = max(1, max(shape) // COARSE)
     begun = 0.2 if step > 1 else 0.0
     active, inside = torch.ones(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
     if step > 1:
-        x, y, z = (-(-size // step) + 1 for size in shape)
-        corners = sample_density(field, low, spacing * step, (x, y, z), chunk, lambda share: None)
+        coarse = [-(-size // step) + 1 for size in shape]
+        corners = sample_density(field, low, spacing * step, coarse, chunk, lambda share: None)
         around = pad(corners[None], (1,) * 6, mode="replicate")
         most, least = max_pool3d(around, 4, stride=1)[0], -max_pool3d(-around, 4, stride=1)[0]
         active, inside = (most > level / 4) & (least < level * 4), least >= level * 4
@@ -136,9 +130,7 @@ def clear(heights: Tensor, keep: float, pinhole: float) -> None:
 
 def _layer(field: RadianceField, low: Tensor, spacing: float, index: int, wanted: Tensor, chunk: Chunk) -> Tensor:
     """Density (N,) on the CPU at the `wanted` (Y, Z) samples of one x; FieldError where it is not finite."""
-    places = wanted.nonzero().to(low.device)
-    x = torch.full_like(places[:, :1], index)
-    points = low + spacing * torch.cat([x, places], dim=1)
+    points = low + spacing * pad(wanted.nonzero(), (1, 0), value=index).to(low.device)
     if not len(points):
         return torch.empty(0, dtype=torch.float32)
     density = torch.cat(list(chunk.map(lambda part: field.density(points[part]), len(points))))
@@ -157,16 +149,14 @@ def _finer(cells: Tensor, step: int, shape: tuple[int, ...]) -> Tensor:
 
 def _grown(mask: np.ndarray, reach: int) -> np.ndarray:
     """(X, Y, Z) bool grown by a cube of 2·reach + 1 samples."""
-    grown = mask.view(np.uint8)
-    for axis in range(3):  # a cube is three bars
-        grown = ndimage.maximum_filter1d(grown, 2 * reach + 1, axis, mode="constant")
-    return grown.view(bool)
+    return np.asarray(ndimage.maximum_filter(mask.view(np.uint8), 2 * reach + 1, mode="constant")).view(bool)
 
 
 def chosen_level(field: RadianceField, low: Tensor, high: Tensor, chunk: Chunk, report: OnProgress) -> float:
     """The density of an object's surface in its box from `low` to `high` (3,): light and silhouettes have a say."""
     spacing = float((high - low).max()) / (LEVEL_RESOLUTION - 1)
-    volume = sample_density(field, low, spacing, lattice_shape(low, high, spacing), chunk, report)
+    shape = (((high - low) / spacing).ceil().long() + 1).tolist()
+    volume = sample_density(field, low, spacing, shape, chunk, report)
     return agreeing_level(field, low, high, surface_level(volume, spacing, CRISP_SHARE), chunk)
 
 
