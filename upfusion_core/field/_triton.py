@@ -63,7 +63,8 @@ class _Encode(torch.autograd.Function):
             wanted = ctx.needs_input_grad[:2]
             chosen = [value for value, is_wanted in zip((points, table), wanted, strict=True) if is_wanted]
             found = iter(torch.autograd.grad(encoded, chosen, gradient, create_graph=True))
-            return *(next(found) if is_wanted else None for is_wanted in wanted), None
+            of_points, of_table = (next(found) if is_wanted else None for is_wanted in wanted)
+            return of_points, of_table, None
         gradient = gradient.contiguous()
         points_gradient = table_gradient = None
         if ctx.needs_input_grad[0]:

@@ -85,14 +85,12 @@ class FieldFitter:
         *,
         mask: Tensor | None = None,
         weights: Tensor | None = None,
-        background: float = 1.0,
         config: FitConfig | None = None,
         generator: torch.Generator,
     ) -> None:
         self.field = field.requires_grad_(True)  # those of `distill` and from files are frozen
         self.config = config or FitConfig()
         self.generator = generator
-        self.background = background
         self.iteration = 0
         samples = self.config.sampling.uniform + self.config.sampling.importance
         self.rays = max(1, min(self.config.rays, self.config.points // samples))
@@ -120,7 +118,7 @@ class FieldFitter:
 
         Args:
             cameras: N.
-            rgb: (N, 3, H, W) in [0, 1] over the background.
+            rgb: (N, 3, H, W) in [0, 1] on white.
             mask: (N, 1, H, W) in [0, 1], 1 on the object, or None.
             weights: (N,) how much each picture counts, or (N, 1, H, W) each pixel; 1 unless given.
         """
@@ -173,13 +171,7 @@ class FieldFitter:
             return self.field(points)  # type: ignore[no-any-return]  # torch's modules have no types
 
         seen = render_rays(
-            field,
-            rays,
-            self.field.aabb,
-            sampling=config.sampling,
-            background=self.background,
-            visible=self.occupancy,
-            generator=self.generator,
+            field, rays, self.field.aabb, sampling=config.sampling, visible=self.occupancy, generator=self.generator
         )
         mask = None if self._mask is None else self._mask[pixels]
         losses = fit_losses(seen, self._rgb[pixels], mask, self._weights[pixels])
@@ -250,7 +242,6 @@ def fit_views(
     *,
     mask: Tensor | None = None,
     weights: Tensor | None = None,
-    background: float = 1.0,
     config: FitConfig | None = None,
     generator: torch.Generator,
     on_step: OnStep | None = None,
@@ -259,13 +250,10 @@ def fit_views(
 
     Args:
         cameras, rgb, mask, weights: the views, as in `FieldFitter.set_views`.
-        background: brightness of what is behind the object in `rgb`.
         generator: source of every random draw.
         on_step: called after each step with (step, total, preview); raise from it to stop.
     """
-    fitter = FieldFitter(
-        field, cameras, rgb, mask=mask, weights=weights, background=background, config=config, generator=generator
-    )
+    fitter = FieldFitter(field, cameras, rgb, mask=mask, weights=weights, config=config, generator=generator)
     while not fitter.done:
         fitter.step()
         if on_step is not None:

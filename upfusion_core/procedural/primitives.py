@@ -68,11 +68,21 @@ def frustum_interval(origins: Tensor, directions: Tensor, size: Tensor) -> Inter
     return _unless((near > far) | ((square < 0) & ~steep), near, far)
 
 
+_INTERVALS = {ELLIPSOID: ellipsoid_interval, BOX: box_interval, FRUSTUM: frustum_interval}
+
+
+def first_hit(kind: int, origins: Tensor, directions: Tensor, size: Tensor) -> Tensor:
+    """(N,) t at which lines first meet primitives of one kind, inf for a miss."""
+    if kind == TORUS:
+        return torus_hit(origins, directions, size)
+    return _INTERVALS[kind](origins, directions, size)[0]
+
+
 def convex_interval(kind: Tensor, origins: Tensor, directions: Tensor, size: Tensor) -> Interval:
     """Where the lines are inside primitives of mixed kinds, (N,) int64; none a torus."""
     near, far = frustum_interval(origins, directions, size)
-    for which, interval in ((ELLIPSOID, ellipsoid_interval), (BOX, box_interval)):
-        other_near, other_far = interval(origins, directions, size)
+    for which in (ELLIPSOID, BOX):
+        other_near, other_far = _INTERVALS[which](origins, directions, size)
         near, far = torch.where(kind == which, other_near, near), torch.where(kind == which, other_far, far)
     return near, far
 
@@ -225,6 +235,14 @@ class Placed:
     def distance(self, points: Tensor) -> Tensor:
         """(N,) signed distances of (3, N) world points."""
         return primitive_distance(self.kind, self.points_to_local(points), self.size)
+
+    def convex_distance(self, points: Tensor) -> Tensor:
+        """As `distance`, where none is a torus."""
+        return convex_distance(self.kind, self.points_to_local(points), self.size)
+
+    def normals(self, local: Tensor) -> Tensor:
+        """(3, N) outward normals in the world at surface points (3, N) in the primitives' own frames."""
+        return self.directions_to_world(primitive_normal(self.kind, local, self.size))
 
 
 @dataclass(frozen=True, eq=False)

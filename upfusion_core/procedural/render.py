@@ -14,22 +14,8 @@ from ..support.checks import check_count, check_shape
 from ..support.errors import InputError
 from ..types import Cameras
 from .paint import coat_colors, lit
-from .primitives import (
-    BLENDED,
-    CARVED,
-    SOLVERS,
-    Placed,
-    Tables,
-    box_interval,
-    convex_distance,
-    convex_interval,
-    dot,
-    ellipsoid_interval,
-    frustum_interval,
-    primitive_normal,
-    torus_hit,
-)
-from .shapes import ALONE, BLEND, BOX, COATS, CUT, ELLIPSOID, FRUSTUM, INTERSECT, TORUS, Objects
+from .primitives import BLENDED, CARVED, SOLVERS, Tables, convex_distance, convex_interval, dot, first_hit
+from .shapes import ALONE, BLEND, COATS, CUT, INTERSECT, Objects
 
 SUPERSAMPLING = 2  # samples a pixel along each axis
 
@@ -92,11 +78,8 @@ def _solve(tables: Tables, solver: int, column: Tensor, nearby: Tensor, heading:
         return _blended_hit(tables, column, nearby, heading)
     first = tables.first.taken(column)
     start, step = first.points_to_local(nearby), first.directions_to_local(heading)
-    if solver == TORUS:
-        return torus_hit(start, step, first.size)
     if solver != CARVED:
-        interval = {ELLIPSOID: ellipsoid_interval, BOX: box_interval, FRUSTUM: frustum_interval}[solver]
-        return interval(start, step, first.size)[0]
+        return first_hit(solver, start, step, first.size)
     second = tables.second.taken(column)
     other_start, other_step = second.points_to_local(nearby), second.directions_to_local(heading)
     near, far = convex_interval(first.kind, start, step, first.size)
@@ -241,7 +224,7 @@ def _surface_colors(tables: Tables, points: Tensor, column: Tensor, owner: Tenso
     """(3, H) colours of surface points (3, H) on parts (H,) of objects (H,), under their light or without."""
     first = tables.first.taken(column)
     local = first.points_to_local(points)
-    normals = first.directions_to_world(primitive_normal(first.kind, local, first.size))
+    normals = first.normals(local)
     azimuth, width, middle, height = tables.label.index_select(1, column)
     turn = torch.atan2(local[0], local[2]) - azimuth
     turn = (turn - 2 * math.pi * torch.round(turn / (2 * math.pi))).abs()
@@ -273,12 +256,11 @@ def _joined_surface(tables: Tables, column: Tensor, points: Tensor, normals: Ten
     `normals` are those of the first primitives.
     """
     first, second = tables.first.taken(column), tables.second.taken(column)
-    one, two = (_convex_distance(some, points) for some in (first, second))
+    one, two = (some.convex_distance(points) for some in (first, second))
     joint = tables.joint.index_select(0, column)
     blended = joint == BLEND
     on_second = torch.where(blended, two < one, two.abs() < one.abs())
-    inner = primitive_normal(second.kind, second.points_to_local(points), second.size)
-    inner = second.directions_to_world(inner) * torch.where(joint == CUT, -1.0, 1.0)
+    inner = second.normals(second.points_to_local(points)) * torch.where(joint == CUT, -1.0, 1.0)
     normals = torch.where(on_second, inner, normals)
     smooth = blended.nonzero().squeeze(1)
     if smooth.numel():  # by tetrahedral differences: the sum of e·f(x + h·e) over four corners e of a cube
@@ -287,14 +269,10 @@ def _joined_surface(tables: Tables, column: Tensor, points: Tensor, normals: Ten
         gradient = torch.zeros_like(points)
         for corner in ((1.0, -1.0, -1.0), (-1.0, -1.0, 1.0), (-1.0, 1.0, -1.0), (1.0, 1.0, 1.0)):
             step = torch.tensor(corner, device=points.device)[:, None]
-            one, two = (_convex_distance(some, points + _NUDGE * step) for some in (first, second))
+            one, two = (some.convex_distance(points + _NUDGE * step) for some in (first, second))
             gradient = gradient + step * smooth_minimum(one, two, softness)
         normals[:, smooth] = normalize(gradient, dim=0)
     return on_second, normals
-
-
-def _convex_distance(placed: Placed, points: Tensor) -> Tensor:
-    return convex_distance(placed.kind, placed.points_to_local(points), placed.size)
 
 
 def _finished(seen: Tensor) -> Tensor:

@@ -50,7 +50,6 @@ def extract_mesh(
     texture_size: int | None = None,
     faces: int | None = None,
     keep: float = 0.05,
-    chunk: int | None = None,
     on_step: OnStep | None = None,
 ) -> MeshAsset:
     """The surface of a field: closed, outside faces counter-clockwise, coloured by looks along its normals.
@@ -64,7 +63,6 @@ def extract_mesh(
         field: anything with `density`, `color` and `aabb`.
         resolution, threshold, texture_size, faces, keep, on_step: as in `RadianceField.extract_mesh`, which also says
             what is raised.
-        chunk: points the field is asked for at a time, fewer where memory does not suffice.
     """
     check_count("resolution", resolution, 8, 1024)
     check_range("keep", keep, 0.0, 1.0)
@@ -76,7 +74,7 @@ def extract_mesh(
         check_count("faces", faces, 16)
     require_packages(texture=texture_size is not None, faces=faces is not None)
     stage = _stages(on_step, texture_size is not None)
-    points = Chunk(chunk or (CPU_POINTS if field.aabb.device.type == "cpu" else POINTS), "point")
+    points = Chunk(CPU_POINTS if field.aabb.device.type == "cpu" else POINTS, "point")
     low, high = _object_box(field, threshold, keep, points, stage("search"))
     level = threshold if threshold is not None else chosen_level(field, low, high, points, stage("level"))
     spacing = float((high - low).max()) / (resolution - 1)

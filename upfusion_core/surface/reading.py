@@ -105,7 +105,8 @@ def read_surface(path: str | os.PathLike[str], texture: str | os.PathLike[str] |
                 picture = _picture(image)
         if not parts:
             raise InputError(f"{path.name} must hold triangles, got none; check the file")
-        faces, shown, textures, count = [], [], [], 0
+        faces, shown, count = [], [], 0
+        textures: list[Tensor] = []
         described = [_part(part, linear=kind == ".glb", picture=picture) for part in parts]
         for part, (vertices, _, _, found) in zip(parts, described, strict=True):
             own = torch.from_numpy(np.array(part.faces, dtype=np.int64))

@@ -28,11 +28,7 @@ def columns(row: Numbers) -> Tensor:
 
 
 def first_hit(kind: int, origins: Tensor, directions: Tensor, size: Numbers) -> Tensor:
-    sizes = torch.tensor(size)[:, None].expand(4, origins.shape[1])
-    if kind == TORUS:
-        return primitives.torus_hit(origins, directions, sizes)
-    interval = (primitives.ellipsoid_interval, primitives.box_interval, primitives.frustum_interval)[kind]
-    return interval(origins, directions, sizes)[0]
+    return primitives.first_hit(kind, origins, directions, columns(size).expand(4, origins.shape[1]))
 
 
 @pytest.mark.parametrize(
