@@ -25,15 +25,10 @@ BLOCK = 256  # points a program
 
 
 def encode_grid(points: Tensor, table: Tensor, config: GridConfig) -> Tensor:
-    """(P, 3) points in [0, 1] -> (P, levels·features), as `hashgrid.encode_grid`.
-
-    Args:
-        points: (P, 3), floating, strided in any way; values outside the unit cube are moved to its faces.
-        table: (sum of config.rows, features), floating, on the same device.
+    """(P, 3) points in [0, 1] -> (P, levels·features), as `hashgrid.encode_grid`, strided in any way, on one device.
 
     Arithmetic and sums are float32 (float64 if either input is), whatever the inputs' types; the result has the type
-    that torch promotes them to. Differentiable with respect to both; second derivatives are the definition's, at the
-    definition's pace.
+    that torch promotes them to. Second derivatives are the definition's, at the definition's pace.
     """
     check_shape("points", points, ("P", 3), "flatten the leading axes")
     check_shape("table", table, (sum(config.rows), config.features), "it belongs to another GridConfig")

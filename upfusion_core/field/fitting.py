@@ -108,7 +108,6 @@ class FieldFitter:
 
     @property
     def done(self) -> bool:
-        """Whether all of config.iterations steps were taken."""
         return self.iteration >= self.config.iterations
 
     def set_views(
@@ -116,11 +115,8 @@ class FieldFitter:
     ) -> None:
         """Replaces the pictures that are fitted; field, optimiser and position stay.
 
-        Args:
-            cameras: N.
-            rgb: (N, 3, H, W) in [0, 1] on white.
-            mask: (N, 1, H, W) in [0, 1], 1 on the object, or None.
-            weights: (N,) how much each picture counts, or (N, 1, H, W) each pixel; 1 unless given.
+        rgb: (N, 3, H, W) in [0, 1] on white, from N cameras. mask: (N, 1, H, W) in [0, 1], 1 on the object, or None.
+        weights: (N,) how much each picture counts, or (N, 1, H, W) each pixel; 1 unless given.
         """
         count = len(cameras)
         check_shape("rgb", rgb, (count, 3, "H", "W"), "one picture a camera")
@@ -153,9 +149,7 @@ class FieldFitter:
     def step(self) -> dict[str, Tensor]:
         """One optimiser step on random rays; returns the unweighted loss terms by name, detached.
 
-        Raises:
-            FieldError: the loss or its gradient is no longer finite; the field and its optimiser are then as they were
-                before the step.
+        Where the loss or its gradient is no longer finite it raises FieldError, the field as it was before the step.
         """
         config = self.config
         if self.occupancy is not None and self.iteration % config.occupancy_every == 0:
@@ -246,13 +240,7 @@ def fit_views(
     generator: torch.Generator,
     on_step: OnStep | None = None,
 ) -> RadianceField:
-    """Fits `field`, in place, to pictures from known cameras, and returns it.
-
-    Args:
-        cameras, rgb, mask, weights: the views, as in `FieldFitter.set_views`.
-        generator: source of every random draw.
-        on_step: called after each step with (step, total, preview); raise from it to stop.
-    """
+    """Fits `field`, in place, to views as in `FieldFitter.set_views`, and returns it; `on_step` may raise to stop."""
     fitter = FieldFitter(field, cameras, rgb, mask=mask, weights=weights, config=config, generator=generator)
     while not fitter.done:
         fitter.step()

@@ -62,12 +62,9 @@ class RadianceField(nn.Module):
         ops: Any = nn,  # noqa: ANN401
         generator: torch.Generator | None = None,
     ) -> None:
-        """Makes a field before any fitting: a soft blob of grey.
+        """Makes a field before any fitting: a soft blob of grey, of the release's shape unless given.
 
-        Args:
-            config: its shape; the release's unless given.
-            ops: where layers come from (`ops.Linear`), so that a host can supply its own.
-            generator: source of the initial values; seed 0 unless given.
+        ops: where layers come from (`ops.Linear`), so that a host can supply its own. generator: of the initial values.
         """
         super().__init__()
         self.config = config = FieldConfig() if config is None else config

@@ -104,14 +104,10 @@ class ProceduralObjects:
     View 0 is the reference: the object, with its light, is turned about +Y so that view 0's camera has azimuth 0. All
     cameras are at distance 1 with focal 4.5, azimuths uniform in [0, 360), elevations in [-7.5, 52.5] degrees.
 
-    Args:
-        split: "train", "validation", "test", or "held_out" (a combination of parts on even indices and a pattern on odd
-            ones that no other split has).
-        size: pixels of single examples.
-        views: how many views single examples have, at most 64.
-        objects: how many of the split's objects there are to be; None for all (2^31 in "train").
-        max_parts: keeps only the first parts of each object (a curriculum); None for all seven.
-        reference_elevation_degrees: view 0's; None draws it from the band like the others'.
+    split: "train", "validation", "test", or "held_out" (a combination of parts on even indices and a pattern on odd
+    ones that no other split has). size, views: pixels and number of views, at most 64, of single examples. objects: how
+    many of the split's there are to be; None for all (2^31 in "train"). max_parts: keeps only the first parts of each
+    object (a curriculum). reference_elevation_degrees: view 0's; None draws it from the band like the others'.
     """
 
     def __init__(

@@ -167,10 +167,7 @@ def surface_level(volume: Tensor, spacing: float, share: float = SOLID_SHARE) ->
       exponentially inwards: ten times denser ones have nearly the same contour here, outside the pits of higher levels.
     - A fog may be thinner everywhere. Where rays along the axes have lost half of their light, a render shows the
       surface; half of the median density there is the bound. If no ray loses half, half of the most opaque ray's
-      optical depth takes its place.
-
-    Raises:
-        FieldError: no ray loses 1 % of its light.
+      optical depth takes its place. FieldError if no ray loses 1 % of its light.
     """
     depths = volume * spacing
     total = max(float(depths.sum(axis).max()) for axis in range(3))

@@ -97,11 +97,8 @@ def check_triangles(name: str, vertices: Tensor, faces: Tensor) -> None:
 def save_mesh(mesh: MeshAsset, path: str | os.PathLike[str]) -> list[Path]:
     """Writes a mesh whole or not at all, in the format of the suffix, and gives the files; see `mesh_files`.
 
-    A textured `.obj` has two files beside it, with its own name and the suffixes `.mtl` and `.png`. All are complete
-    before any of them gets its name.
-
-    Raises:
-        OutputError: another suffix, or a file cannot be written.
+    A textured `.obj` has an `.mtl` and a `.png` beside it. All are complete before any of them gets its name.
+    OutputError for another suffix, or where a file cannot be written.
     """
     check_path("path", path)
     path = Path(path)
@@ -121,10 +118,7 @@ def mesh_files(mesh: MeshAsset, name: str) -> dict[str, bytes]:
     - `.glb` shows the texture if there is one, else the vertex colours, unlit. The texture is an sRGB PNG in the file,
       vertex colours are linear floats, v = 0 is the texture's top row: as glTF wants it.
     - `.obj` shows the texture by an MTL file and a PNG, else carries vertex colours in sRGB.
-    - `.ply` carries vertex colours in sRGB; `.stl` carries no colour.
-
-    Raises:
-        OutputError: another suffix.
+    - `.ply` carries vertex colours in sRGB; `.stl` carries no colour. OutputError for another suffix.
     """
     kind = _kind(name)
     vertices, faces = mesh.vertices.numpy(force=True), mesh.faces.numpy(force=True)

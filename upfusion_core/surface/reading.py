@@ -72,12 +72,8 @@ def read_surface(path: str | os.PathLike[str], texture: str | os.PathLike[str] |
     Base colours only: metalness, normal maps and transparency are left aside. Vertex colours and colour factors are
     linear in GLB, as glTF says, and sRGB in OBJ and PLY. Materials and pictures that a file names are taken from its
     own folder or below it; those that lie elsewhere count as missing, and what is missing leaves the mesh without.
-
-    Args:
-        texture: a picture that all faces show, whatever the file's materials say.
-
-    Raises:
-        InputError: the file cannot be read, or holds no triangles, or one that it names may not be read.
+    `texture` is a picture that all faces show, whatever the file's materials say. InputError if the file cannot be
+    read, holds no triangles, or names one that may not be read.
     """
     path = Path(path)
     kind = path.suffix.lower()

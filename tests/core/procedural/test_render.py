@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -102,8 +103,9 @@ def test_joined_hits_by_hand(second: tuple, joint: int, x: float, expected: floa
 def test_the_nearest_part_wins_and_absent_parts_are_not_there() -> None:
     near, far = thing((BOX, (0.0, 0.0, 0.1), (0.05, 0.05, 0.05, 0.0)), color=torch.tensor([1.0, 0.0, 0.0])), thing(BALL)
     both = _side_by_side(near, far)
-    rgb, _, depth = render_rays(both, FRONT, BACK)
+    _, _, depth = render_rays(both, FRONT, BACK)
     assert float(depth) == pytest.approx(0.8, abs=1e-4)  # the ball reaches beyond the box
+    assert [float(part.sum()) for part in render_rays(both, FRONT, FRONT)] == [3, 0, 0]  # nothing to see is white
     moved = replace(both, first=replace(both.first, center=both.first.center + torch.tensor([0.0, 0.0, 0.07])))
     moved.first.center[0, 1] = 0
     rgb, _, depth = render_rays(moved, FRONT, BACK)
@@ -115,15 +117,12 @@ def test_the_nearest_part_wins_and_absent_parts_are_not_there() -> None:
 
 
 def _side_by_side(one: Objects, two: Objects) -> Objects:
-    def merged(a: object, b: object) -> object:
-        if isinstance(a, Tensor):
-            return torch.cat([a, b], dim=1)
-        return type(a)(**{name: merged(getattr(a, name), getattr(b, name)) for name in a.__dataclass_fields__})
+    def merged(a: Any, b: Any) -> Any:  # noqa: ANN401
+        if isinstance(a, Tensor | Light):
+            return a if isinstance(a, Light) else torch.cat([a, b], dim=1)
+        return type(a)(*(merged(getattr(a, name), getattr(b, name)) for name in a.__dataclass_fields__))
 
-    parts = {
-        name: merged(getattr(one, name), getattr(two, name)) for name in one.__dataclass_fields__ if name != "light"
-    }
-    return Objects(**parts, light=one.light)
+    return merged(one, two)
 
 
 def rays_of(cameras: Cameras, size: int, count: int) -> tuple[Tensor, Tensor]:
@@ -151,26 +150,6 @@ def test_closed_form_agrees_with_stepping(split: str) -> None:
     assert (off > 2e-3).float().mean() < 0.01
 
 
-def test_views_agree_about_surface_and_colour() -> None:
-    """A point seen in one view has the same colour and depth in another, unless something hides it there."""
-    objects, _ = draw_objects("test", range(6))
-    first, second = orbit_cameras(10.0, 20.0), orbit_cameras(35.0, 30.0)
-    origins, directions = rays_of(first, 40, 6)
-    rgb, opacity, depth = render_rays(objects, origins, directions)
-    points = first.centers[None] + depth * directions
-    back = points - second.centers[None]
-    distance = back.norm(dim=-1, keepdim=True)
-    again, seen, other = render_rays(objects, second.centers[None].expand(6, -1, -1), back / distance)
-    hit = opacity[..., 0] > 0
-    assert ((seen[..., 0] > 0) | ~hit).float().mean() > 0.995
-    assert (other[..., 0] - distance[..., 0])[hit].max() < 5e-3  # nothing is behind what was seen
-    visible = hit & ((other - distance)[..., 0].abs() < 1e-3)
-    assert visible.float().mean() > 0.6 * hit.float().mean()
-    off = (again - rgb).abs().amax(-1)[visible]
-    assert off.median() < 1e-3
-    assert (off > 0.05).float().mean() < 0.02  # edges of patterns and parts
-
-
 def test_batches_and_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     objects, _ = draw_objects("train", range(12))
     matrices, focal = views_of(orbit_cameras([0.0, 120.0], 15.0), 12)
@@ -184,15 +163,6 @@ def test_batches_and_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> N
         assert torch.allclose(whole, torch.cat([getattr(one, name) for one in alone]), atol=1e-5)
 
 
-def test_turning_the_object_is_turning_the_cameras() -> None:
-    objects, _ = draw_objects("test", range(8))
-    turned = objects.turned(torch.full((8,), 30.0))
-    one = render_views(objects, *views_of(orbit_cameras(20.0, 10.0), 8), 24)
-    two = render_views(turned, *views_of(orbit_cameras(50.0, 10.0), 8), 24)
-    assert (one.rgb - two.rgb).abs().mean() < 1e-3
-    assert (one.opacity - two.opacity).abs().mean() < 1e-3
-
-
 def test_rays_agree_with_pictures() -> None:
     objects, _ = draw_objects("train", range(6))
     cameras = orbit_cameras([0.0, 200.0], [10.0, 40.0])
@@ -203,13 +173,6 @@ def test_rays_agree_with_pictures() -> None:
     for found, wanted in ((rgb, sharp.rgb), (opacity, sharp.opacity), (depth, sharp.depth)):
         flat = wanted.permute(0, 1, 3, 4, 2).flatten(1, 3)
         assert ((found - flat).abs().amax(-1) > 1e-3).float().mean() < 2e-3
-
-
-def test_nothing_to_see_is_white() -> None:
-    rgb, opacity, depth = render_rays(thing(BALL), FRONT, FRONT)
-    assert rgb.eq(1).all()
-    assert float(opacity) == 0
-    assert float(depth) == 0
 
 
 def test_balls_hold_their_parts() -> None:
