@@ -40,7 +40,9 @@ def choose_backend(asked: Backend, device: torch.device) -> BackendChoice:
     """
     if asked == "torch":
         return BackendChoice("torch", "asked for")
-    fault = None if _interpreted(asked) else _device_fault(device)
+    fault = None
+    if device.type != "cuda" and not _interpreted(asked):
+        fault = f"the field is on {'the CPU' if device.type == 'cpu' else f'{device}, which is no CUDA GPU'}"
     if asked == "auto":
         if fault is None and not _installed("triton"):
             fault = "Triton is not installed"
@@ -76,12 +78,6 @@ def grid_encoder(name: Literal["torch", "triton", "tinycudann"]) -> Callable[[Te
 
         return encode
     return encode_by_tinycudann if name == "tinycudann" else encode_grid
-
-
-def _device_fault(device: torch.device) -> str | None:
-    if device.type == "cuda":
-        return None
-    return "the field is on the CPU" if device.type == "cpu" else f"the field is on {device}, which is no CUDA GPU"
 
 
 def _interpreted(asked: Backend) -> bool:

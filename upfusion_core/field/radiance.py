@@ -224,7 +224,15 @@ def load_field(path: str | os.PathLike[str], *, device: torch.device | str = "cp
     if FORMAT not in metadata:
         raise CheckpointError(f"{path} is not a field (no {FORMAT!r} in its metadata); weights are loaded elsewhere")
     config, cameras, settings = _described(path, metadata[FORMAT])
-    _check_tensors(path, config, tensors)  # before a field of that size is made: a stranger's file may claim any
+    found = misfits(tensors, config.shapes, dtype=torch.float32)  # before a field of whatever size it claims is made
+    faults = [f"missing {name}" for name in sorted(found.missing)]
+    faults += [f"unexpected {name:.100}" for name in sorted(found.unexpected)]
+    for wrong in (found.shapes, found.kinds):
+        faults += [f"{name} is {came} instead of {wanted}" for name, (came, wanted) in sorted(wrong.items())]
+    if faults:
+        more = f" and {len(faults) - 10} more" if len(faults) > 10 else ""
+        listed = "; ".join(faults[:10]) + more
+        raise CheckpointError(f"{path} does not fit its own configuration: {listed}; make the field anew")
     _check_finite(tensors, CheckpointError, f"{path}")
     field = RadianceField(config, ops=ops)
     field.load_state_dict(tensors)
@@ -249,19 +257,6 @@ def _described(path: Path, text: str) -> tuple[FieldConfig, Cameras | None, dict
             f"{path} holds a description of a field that this version cannot read ({reason!s:.300}); "
             "make the field anew"
         ) from error
-
-
-def _check_tensors(path: Path, config: FieldConfig, tensors: dict[str, Tensor]) -> None:
-    found = misfits(tensors, config.shapes, dtype=torch.float32)
-    faults = [f"missing {name}" for name in sorted(found.missing)]
-    faults += [f"unexpected {name:.100}" for name in sorted(found.unexpected)]
-    for wrong in (found.shapes, found.kinds):
-        faults += [f"{name} is {came} instead of {wanted}" for name, (came, wanted) in sorted(wrong.items())]
-    if faults:
-        more = f" and {len(faults) - 10} more" if len(faults) > 10 else ""
-        raise CheckpointError(
-            f"{path} does not fit its own configuration: {'; '.join(faults[:10])}{more}; make the field anew"
-        )
 
 
 def _check_finite(tensors: dict[str, Tensor], error: type[UpFusionError], subject: str) -> None:

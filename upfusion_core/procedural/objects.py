@@ -16,12 +16,24 @@ from .sketch import Draws, Number, Sketch, about, sizes, vector
 
 Recipe = Callable[[Sketch, Draws], None]
 
-_UP = about("z", math.pi / 2)
-"""Turns a torus's section from +x to +y."""
+THINGS: list[tuple[Recipe, float]] = []
+"""Recipes with their weights, in the order in which seeds choose among them: that of this file."""
 
+_UP = about("z", math.pi / 2)  # turns a torus's section from +x to +y
 _CORNERS = ((1, 1), (-1, 1), (1, -1), (-1, -1))
 
 
+def thing(weight: float) -> Callable[[Recipe], Recipe]:
+    """Adds a recipe to THINGS."""
+
+    def added(recipe: Recipe) -> Recipe:
+        THINGS.append((recipe, weight))
+        return recipe
+
+    return added
+
+
+@thing(1.2)
 def mug(sketch: Sketch, draws: Draws) -> None:
     """A hollow cup with a handle, a foot, and now and then a saucer and a spoon."""
     height, top = draws.uniform(0.35, 0.6), draws.uniform(0.3, 0.48)
@@ -37,6 +49,7 @@ def mug(sketch: Sketch, draws: Draws) -> None:
     sketch.add(FRUSTUM, place, sizes(0.03, 0.03, height), rotation=lean, color=2, present=spoon)
 
 
+@thing(1.2)
 def teapot(sketch: Sketch, draws: Draws) -> None:
     """A round or conical body with a spout on one side, a handle on the other, a lid and its knob."""
     round_body, width, height = draws.chance(0.6), draws.uniform(0.42, 0.55), draws.uniform(0.32, 0.5)
@@ -55,6 +68,7 @@ def teapot(sketch: Sketch, draws: Draws) -> None:
     sketch.add(FRUSTUM, vector(0, -height, 0), sizes(width * 0.6, width * 0.55, 0.06), color=1, present=foot)
 
 
+@thing(1.0)
 def bottle(sketch: Sketch, draws: Draws) -> None:
     """A bottle, jar or soap dispenser: belly, shoulder, neck, cap, a label on one side, sometimes a pump's spout."""
     width, height, square = draws.uniform(0.2, 0.38), draws.uniform(0.4, 0.75), draws.chance(0.25)
@@ -79,6 +93,7 @@ def bottle(sketch: Sketch, draws: Draws) -> None:
     sketch.rod(start.expand(len(draws), 3), end, 0.05, 0.035, role=SPOUT, color=2, present=pump)
 
 
+@thing(0.8)
 def watering_can(sketch: Sketch, draws: Draws) -> None:
     """A can with a long spout that ends in a rose, and an arch to carry it by."""
     bottom, height = draws.uniform(0.32, 0.45), draws.uniform(0.28, 0.4)
@@ -99,6 +114,7 @@ def watering_can(sketch: Sketch, draws: Draws) -> None:
     sketch.add(TORUS, place, size, rotation=back, role=HANDLE, color=1, present=present)
 
 
+@thing(0.7)
 def bowl(sketch: Sketch, draws: Draws) -> None:
     """A bowl on a foot with some fruit of different sizes in it."""
     top, height = draws.uniform(0.55, 0.7), draws.uniform(0.18, 0.3)
@@ -116,6 +132,7 @@ def bowl(sketch: Sketch, draws: Draws) -> None:
         sketch.add(ELLIPSOID, center, size, rotation=rotation, color=color, present=present)
 
 
+@thing(0.9)
 def plant(sketch: Sketch, draws: Draws) -> None:
     """A pot with a stem and leaves or a crown; the pot has a rim or a label."""
     top, height = draws.uniform(0.25, 0.36), draws.uniform(0.2, 0.3)
@@ -137,6 +154,7 @@ def plant(sketch: Sketch, draws: Draws) -> None:
         sketch.add(ELLIPSOID, center, size, rotation=tilt, color=3, present=None if number < 2 else draws.chance(0.7))
 
 
+@thing(0.8)
 def basket(sketch: Sketch, draws: Draws) -> None:
     """A bag or basket: a box or tub with an arched handle, a flap or pocket on the front, something sticking out."""
     width, height, depth = draws.uniform(0.35, 0.55), draws.uniform(0.25, 0.45), draws.uniform(0.16, 0.3)
@@ -157,6 +175,7 @@ def basket(sketch: Sketch, draws: Draws) -> None:
     sketch.add(ELLIPSOID, center, sizes(buckle, buckle, 0.04), color=2)
 
 
+@thing(0.9)
 def table(sketch: Sketch, draws: Draws) -> None:
     """A round or rectangular top on three or four legs, with something left standing on it."""
     disc, width = draws.chance(0.45), draws.uniform(0.45, 0.65)
@@ -176,6 +195,7 @@ def table(sketch: Sketch, draws: Draws) -> None:
     sketch.add(ELLIPSOID, center, sizes(ball, ball, ball), color=3, present=draws.chance(0.5))
 
 
+@thing(0.9)
 def chair(sketch: Sketch, draws: Draws) -> None:
     """A seat on four legs with a back, and an arm rest or a cushion."""
     width, depth = draws.uniform(0.32, 0.42), draws.uniform(0.3, 0.4)
@@ -192,6 +212,7 @@ def chair(sketch: Sketch, draws: Draws) -> None:
     sketch.add(torch.where(cushion, ELLIPSOID, BOX), center, size, color=3)
 
 
+@thing(0.9)
 def lamp(sketch: Sketch, draws: Draws) -> None:
     """A foot, a leaning pole, a shade, a switch, and perhaps a second arm."""
     top, height = draws.uniform(0.16, 0.3), draws.uniform(0.16, 0.26)
@@ -212,6 +233,7 @@ def lamp(sketch: Sketch, draws: Draws) -> None:
     sketch.add(BOX, vector(foot * 0.45, 0.08, 0.08), sizes(0.05, 0.04, 0.07), color=3)
 
 
+@thing(0.9)
 def car(sketch: Sketch, draws: Draws) -> None:
     """A body with a cabin towards one end, four wheels, and a load, an exhaust or a roof box."""
     length, height, width = draws.uniform(0.6, 0.8), draws.uniform(0.12, 0.2), draws.uniform(0.28, 0.36)
@@ -231,6 +253,7 @@ def car(sketch: Sketch, draws: Draws) -> None:
     sketch.add(torch.where(disc, FRUSTUM, BOX), center, size, color=3)
 
 
+@thing(1.0)
 def animal(sketch: Sketch, draws: Draws) -> None:
     """A body on four legs with a head that grows out of it and a snout or beak."""
     length, height = draws.uniform(0.4, 0.55), draws.uniform(0.22, 0.32)
@@ -248,6 +271,7 @@ def animal(sketch: Sketch, draws: Draws) -> None:
     sketch.add(FRUSTUM, place + vector(head * 0.8 + snout * 0.6, -head * 0.15, 0), size, rotation=turn, color=2)
 
 
+@thing(0.9)
 def radio(sketch: Sketch, draws: Draws) -> None:
     """A box with a round front, knobs, an aerial or a handle: radios, cameras, kettles for the table."""
     width, height, depth = draws.uniform(0.45, 0.6), draws.uniform(0.25, 0.42), draws.uniform(0.15, 0.26)
@@ -267,6 +291,7 @@ def radio(sketch: Sketch, draws: Draws) -> None:
     sketch.add(BOX, vector(0, -height - 0.03, 0), sizes(width * 0.8, 0.04, depth * 0.7), color=2)
 
 
+@thing(0.8)
 def tool(sketch: Sketch, draws: Draws) -> None:
     """A hammer, brush, torch or pan, standing or leaning: a grip, a head across it, a tip, a guard, a loop."""
     lean = about("z", draws.uniform(-0.9, 0.9)) @ about("x", draws.uniform(-0.3, 0.3))
@@ -288,6 +313,7 @@ def tool(sketch: Sketch, draws: Draws) -> None:
     sketch.add(TORUS, place, size, rotation=lean, color=3, present=loop)
 
 
+@thing(0.9)
 def house(sketch: Sketch, draws: Draws) -> None:
     """A house or tower: walls, a roof, a chimney, a door, a window."""
     width, height, depth = draws.uniform(0.35, 0.5), draws.uniform(0.28, 0.5), draws.uniform(0.3, 0.45)
@@ -367,10 +393,3 @@ def _legs(
         end = vector(across * splay, -drop, z * depth * splay)
         present = ~three if number == 3 else None
         sketch.rod(end, start, radius, radius * 1.25, role=LEG, color=color, present=present)
-
-
-# what seeds choose among, in this order
-RECIPES: tuple[Recipe, ...] = (
-    *(mug, teapot, bottle, watering_can, bowl, plant, basket, table, chair, lamp, car, animal, radio, tool, house),
-)
-WEIGHTS = (1.2, 1.2, 1.0, 0.8, 0.7, 0.9, 0.8, 0.9, 0.9, 0.9, 0.9, 1.0, 0.9, 0.8, 0.9)

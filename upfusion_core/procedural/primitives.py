@@ -151,37 +151,29 @@ def primitive_distance(kind: Tensor, points: Tensor, size: Tensor) -> Tensor:
 
 
 def primitive_normal(kind: Tensor, points: Tensor, size: Tensor) -> Tensor:
-    """(3, N) unit outward normals at points on the surface."""
-    normal = _torus_normal(points, size)
-    normal = torch.where(kind == FRUSTUM, _frustum_normal(points, size), normal)
-    excess, one = points.abs() - size[:3], torch.ones_like(points)
-    face = torch.where(excess == excess.amax(0), one.copysign(points), 0.0)
-    normal = torch.where(kind == BOX, face, normal)
-    normal = torch.where(kind == ELLIPSOID, points / size[:3].square(), normal)
-    return normal / dot(normal, normal).sqrt().clamp_min(1e-12)
-
-
-def _torus_normal(points: Tensor, size: Tensor) -> Tensor:
+    """(3, N) unit outward normals at points on the surface; of a frustum's disc or side, whichever is nearer."""
     x, y, z = points
     cosine, sine = size[3].cos(), size[3].sin()
     radius = (x * x + y * y).sqrt().clamp_min(1e-9)
     within = sine * x - cosine * y.abs() >= -_SLACK
     ring_x = torch.where(within, x / radius, cosine) * size[0]
     ring_y = torch.where(within, y / radius, sine.copysign(y)) * size[0]
-    return torch.stack([x - ring_x, y - ring_y, z])
+    torus = torch.stack([x - ring_x, y - ring_y, z])
 
-
-def _frustum_normal(points: Tensor, size: Tensor) -> Tensor:
-    """Of the disc or the side, whichever is nearer."""
     bottom, top, height = size[0], size[1], size[2]
-    x, y, z = points
-    slope = (top - bottom) / (2 * height)
-    radius = (x * x + z * z).sqrt()
+    slope, radius = (top - bottom) / (2 * height), (x * x + z * z).sqrt()
     beyond_side = (radius - (top + bottom) / 2 - slope * y) / (1 + slope * slope).sqrt()
+    zero, one = torch.zeros_like(y), torch.ones_like(points)
+    disc = torch.stack([zero, one[1].copysign(y), zero])
     on_disc = (y.abs() - height).abs() < beyond_side.abs()
-    zero = torch.zeros_like(y)
-    disc = torch.stack([zero, torch.ones_like(y).copysign(y), zero])
-    return torch.where(on_disc, disc, torch.stack([x, -slope * radius, z]))
+    frustum = torch.where(on_disc, disc, torch.stack([x, -slope * radius, z]))
+
+    excess = points.abs() - size[:3]
+    face = torch.where(excess == excess.amax(0), one.copysign(points), 0.0)
+    normal = torch.where(kind == FRUSTUM, frustum, torus)
+    normal = torch.where(kind == BOX, face, normal)
+    normal = torch.where(kind == ELLIPSOID, points / size[:3].square(), normal)
+    return normal / dot(normal, normal).sqrt().clamp_min(1e-12)
 
 
 def _unless(missed: Tensor, near: Tensor, far: Tensor) -> Interval:

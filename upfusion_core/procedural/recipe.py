@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .objects import RECIPES, WEIGHTS, Recipe, kettle_on_legs
+from .objects import THINGS, Recipe, kettle_on_legs
 from .paint import draw_coats, draw_light, draw_palette
 from .shapes import ABSENT, BODY, CUT, INTERSECT, MAX_PARTS, SPLITS, TORUS, Objects, Primitives
 from .sketch import LARGEST_RADIUS, Draws, Sketch, framed, sizes, vector
@@ -64,9 +64,10 @@ def draw_objects(split: str, indices: Sequence[int] | Tensor, *, extra: int = 0)
     dotted = torch.tensor([split == "held_out" and int(index) % 2 == 1 for index in indices])
     draws = Draws(other)
     # solids for tests have three parts or more
-    solids, weight = (_solids, 3.0) if split in ("train", "validation") else (partial(_solids, least=3), 2.0)
-    which = torch.where(held_out, len(RECIPES) + 1, draws.choice([*WEIGHTS, weight]))
-    parts = _drawn_parts([*RECIPES, solids, kettle_on_legs], which, shape)
+    solids = (_solids, 3.0) if split in ("train", "validation") else (partial(_solids, least=3), 2.0)
+    recipes, weights = zip(*THINGS, solids, strict=True)
+    which = torch.where(held_out, len(recipes), draws.choice(list(weights)))
+    parts = _drawn_parts([*recipes, kettle_on_legs], which, shape)
     radius = draws.uniform(LARGEST_RADIUS - 0.017, LARGEST_RADIUS)
     palette, light = draw_palette(draws), draw_light(draws)
     objects = Objects(

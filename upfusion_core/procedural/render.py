@@ -35,7 +35,17 @@ def nearest_hits(tables: Tables, owner: Tensor, origins: Tensor, directions: Ten
     outside of the objects. directions: (Q, R, 3) of unit length.
     """
     groups, rays, _ = directions.shape
-    towards, pairs = _candidates(tables, owner, origins, directions)
+    centers, radii = tables.ball_center[owner], tables.ball_radius[owner]  # (Q, P, 3), (Q, P)
+    if origins.shape[1] == 1:
+        offsets = centers - origins  # (Q, P, 3)
+        towards = directions @ offsets.transpose(1, 2)  # (Q, R, P) to the balls' middles along the rays
+        square = offsets.square().sum(-1)[:, None]
+    else:
+        towards = directions @ centers.transpose(1, 2) - (directions * origins).sum(-1, keepdim=True)
+        square = (centers[:, None] - origins[:, :, None]).square().sum(-1)
+    least = (square - radii.square()[:, None] * 1.0001 - 1e-6).clamp_min(0).sqrt()
+    least = torch.where(radii[:, None] < 0, math.inf, least)
+    pairs = (towards >= least).flatten().nonzero().squeeze(1)  # of rays and parts whose ball is met
     ray = torch.div(pairs, tables.parts, rounding_mode="floor")
     group = torch.div(ray, rays, rounding_mode="floor")
     column = owner[group] * tables.parts + pairs - ray * tables.parts
@@ -55,21 +65,6 @@ def nearest_hits(tables: Tables, owner: Tensor, origins: Tensor, directions: Ten
     every[pairs] = along
     distance, part = every.view(-1, tables.parts).min(dim=1)
     return distance, owner.repeat_interleave(rays, output_size=groups * rays) * tables.parts + part
-
-
-def _candidates(tables: Tables, owner: Tensor, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """(Q, R, P) distances to the parts' balls' middles along the rays; flat indices of the pairs whose ball is met."""
-    centers, radii = tables.ball_center[owner], tables.ball_radius[owner]  # (Q, P, 3), (Q, P)
-    if origins.shape[1] == 1:
-        offsets = centers - origins  # (Q, P, 3)
-        towards = directions @ offsets.transpose(1, 2)
-        square = offsets.square().sum(-1)[:, None]
-    else:
-        towards = directions @ centers.transpose(1, 2) - (directions * origins).sum(-1, keepdim=True)
-        square = (centers[:, None] - origins[:, :, None]).square().sum(-1)
-    least = (square - radii.square()[:, None] * 1.0001 - 1e-6).clamp_min(0).sqrt()
-    least = torch.where(radii[:, None] < 0, math.inf, least)
-    return towards, (towards >= least).flatten().nonzero().squeeze(1)
 
 
 def _solve(tables: Tables, solver: int, column: Tensor, nearby: Tensor, heading: Tensor) -> Tensor:
