@@ -112,6 +112,13 @@ def _levels(config: GridConfig, device: torch.device) -> Tensor:
 
 
 @triton.jit
+def _block(points, stride, count, BLOCK: tl.constexpr):
+    """Numbers of this program's points, int64, which of them there are, and where they are stored."""
+    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    return index, index < count, points + index * stride
+
+
+@triton.jit
 def _side(pointer, valid, cells, SUM: tl.constexpr):
     """Lower lattice coordinate along an axis, int64, and the weight of the upper one, of a block of points."""
     position = tl.load(pointer, mask=valid, other=0.0).to(SUM)
@@ -174,11 +181,9 @@ def _rows(
 
     With ADDS the way back: `encoded` is the result's gradient, which times the weights is added to the rows.
     """
-    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    valid = index < count
+    index, valid, point = _block(points, stride, count, BLOCK)
     level = levels + tl.program_id(1) * 6
     kept, hashed, start = tl.load(level + 3), tl.load(level + 4), tl.load(level + 5)
-    point = points + index * stride
     x, y, z, factor_y, factor_z, right, up, front = _cell(point, axis_stride, valid, level, SUM)
     feature = tl.arange(0, PADDED)
     wanted = valid[:, None] & (feature < FEATURES)[None, :]
@@ -216,9 +221,7 @@ def _slope(
     BLOCK: tl.constexpr,
 ):
     """slopes (P, 3) = gradient with respect to a block of points, over all levels, so that nothing is shared."""
-    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    valid = index < count
-    point = points + index * stride
+    index, valid, point = _block(points, stride, count, BLOCK)
     slope_x = tl.full([BLOCK], 0.0, SUM)
     slope_y = tl.full([BLOCK], 0.0, SUM)
     slope_z = tl.full([BLOCK], 0.0, SUM)
