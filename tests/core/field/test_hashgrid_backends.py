@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from refusals import refused
 from safetensors import safe_open
 
 from upfusion_core.config import FieldConfig, GridConfig
@@ -14,7 +15,7 @@ from upfusion_core.field import backends
 from upfusion_core.field.backends import HashGrid, choose_backend, grid_encoder
 from upfusion_core.field.hashgrid import encode_grid
 from upfusion_core.field.radiance import FORMAT, RadianceField, load_field
-from upfusion_core.support.errors import InputError, MissingPackageError
+from upfusion_core.support.errors import MissingPackageError
 
 GRID = GridConfig(levels=2, coarsest=4, finest=8, table_size=256)
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -43,18 +44,10 @@ def test_a_field_on_the_cpu_takes_the_definition_and_says_so() -> None:
     assert torch.equal(field.grid(points), encode_grid(points, field.grid.table, GRID))
 
 
-def test_other_devices_take_the_definition(installed: set[str]) -> None:
+def test_auto_takes_triton_where_it_works(installed: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert str(choose_backend("auto", CUDA)) == "torch (auto: Triton is not installed)"
     installed.add("triton")
     assert "on mps, which is no CUDA GPU" in choose_backend("auto", torch.device("mps")).reason
-
-
-def test_without_triton_auto_takes_the_definition(installed: set[str]) -> None:
-    assert str(choose_backend("auto", CUDA)) == "torch (auto: Triton is not installed)"
-    assert not installed
-
-
-def test_auto_takes_triton_where_it_works(installed: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    installed.add("triton")
     monkeypatch.setattr(backends, "_trial_fault", lambda device: None)
     assert str(choose_backend("auto", CUDA)) == "triton (auto: on cuda:0)"
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
@@ -80,8 +73,7 @@ def test_a_triton_that_fails_its_trial_is_not_taken(installed: set[str], monkeyp
     monkeypatch.setattr(backends, "_trial_fault", lambda device: fault)
     assert choose_backend("auto", CUDA).name == "torch"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    with pytest.raises(InputError, match="Failed to find C compiler"):
-        choose_backend("triton", CUDA)
+    refused("Failed to find C compiler", choose_backend, "triton", CUDA)
 
 
 @pytest.mark.parametrize("name", ["triton", "tinycudann"])
@@ -90,17 +82,10 @@ def test_asking_for_what_is_missing_raises(installed: set[str], name: str, monke
         RadianceField(FieldConfig(grid=GRID, backend=name))
     installed.add(name)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InputError, match="needs a CUDA GPU"):
-        HashGrid(GRID, generator=torch.Generator(), backend=name)
+    refused("needs a CUDA GPU", HashGrid, GRID, generator=torch.Generator(), backend=name)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     grid = HashGrid(GRID, generator=torch.Generator(), backend=name)
-    with pytest.raises(InputError, match="the field is on the CPU"):
-        grid(torch.zeros(1, 3))
-
-
-def test_an_unknown_backend_is_refused() -> None:
-    with pytest.raises(InputError, match="backend must be one of auto, torch, triton, tinycudann"):
-        FieldConfig(backend="cuda")
+    refused("the field is on the CPU", grid, torch.zeros(1, 3))
 
 
 def test_files_do_not_depend_on_the_backend(
