@@ -42,33 +42,22 @@ require_comfyui()  # before anything is imported from ComfyUI, so that an old on
 
 from comfy_api.latest import ComfyExtension, io  # noqa: E402
 
+STAGES = ("loaders", "views", "cameras", "sampling", "field", "evaluate")
+"""Parts of the menu, in its order."""
+
 
 class UpFusionExtension(ComfyExtension):
     """The pack's nodes."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """All nodes, in the order of the stages."""
+        """The nodes that the files below define, by their part of the menu and as they stand in the file."""
         from . import cameras, evaluate, field, files, sampling, views
 
         files.register_folder()
-        return [
-            files.UpFusionLoadModel,
-            views.UpFusionExampleViews,
-            views.UpFusionPrepareViews,
-            views.UpFusionEncodeViews,
-            cameras.UpFusionOrbitCameras,
-            cameras.UpFusionCamera,
-            cameras.UpFusionCameraFromLoad3D,
-            cameras.UpFusionCameraToLoad3D,
-            cameras.UpFusionPhotoCameras,
-            views.UpFusionPredictViews,
-            sampling.UpFusionConditioning,
-            sampling.UpFusionSampleViews,
-            field.UpFusionDistill,
-            field.UpFusionRenderField,
-            field.UpFusionExtractMesh,
-            files.UpFusionSaveField,
-            files.UpFusionLoadField,
-            files.UpFusionSaveMesh,
-            evaluate.UpFusionCompareViews,
+        nodes = [
+            value
+            for module in (views, cameras, sampling, field, files, evaluate)
+            for value in vars(module).values()
+            if isinstance(value, type) and issubclass(value, io.ComfyNode) and value.__module__ == module.__name__
         ]
+        return sorted(nodes, key=lambda node: STAGES.index(node.GET_SCHEMA().category.removeprefix("UpFusion/")))

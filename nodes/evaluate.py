@@ -12,6 +12,7 @@ from torch.nn.functional import interpolate
 from ..upfusion_core import InputError
 from .convert import image_from_rgb, planes_for, rgb_from_image
 from .host import progress_hook
+from .inputs import schema
 from .sockets import checked
 
 _PANEL = (240, 170)
@@ -20,34 +21,27 @@ _BAR, _MEAN, _INK, _FAINT = "#4878a8", "#d0602c", "#30343a", "#c8ccd2"
 
 
 class UpFusionCompareViews(io.ComfyNode):
-    """Pictures and their truth -> measures, a plot, a difference picture."""
+    """Measures how close pictures are to their truth, view by view: PSNR, SSIM, both inside the object's box,
+    silhouettes, sharpness and a perceptual distance, as text and as a plot, and where they differ."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
         images = "The pictures to judge, on white; they are resized to the truth's size."
+        truth = "What they should look like, as many pictures in the same order."
         masks = "1 on the object in the truth; taken from what is not white there when left open."
-        return io.Schema(
-            node_id="UpFusionCompareViews",
-            display_name="UpFusion Compare Views",
-            category="UpFusion/evaluate",
-            description=(
-                "Measures how close pictures are to their truth, view by view: PSNR, SSIM, both inside the object's "
-                "box, silhouettes, sharpness and a perceptual distance, as text and as a plot, and where they differ."
-            ),
-            search_aliases=["psnr", "ssim", "metrics", "evaluation", "difference", "image compare"],
-            inputs=[
-                io.Image.Input("images", tooltip=images),
-                io.Image.Input("truth", tooltip="What they should look like, as many pictures in the same order."),
-                io.Mask.Input("masks", optional=True, tooltip=masks),
-            ],
-            outputs=[
-                io.String.Output("measures", tooltip="A table: a line a view, then the mean."),
-                io.Image.Output("plot", tooltip="A panel a measure: a bar a view, and the mean as a line."),
-                io.Image.Output("difference", tooltip="Absolute difference, 0 black; one picture a view."),
-            ],
-            is_output_node=True,
-        )
+        inputs = [
+            io.Image.Input("images", tooltip=images),
+            io.Image.Input("truth", tooltip=truth),
+            io.Mask.Input("masks", optional=True, tooltip=masks),
+        ]
+        outputs = [
+            io.String.Output("measures", tooltip="A table: a line a view, then the mean."),
+            io.Image.Output("plot", tooltip="A panel a measure: a bar a view, and the mean as a line."),
+            io.Image.Output("difference", tooltip="Absolute difference, 0 black; one picture a view."),
+        ]
+        aliases = ["psnr", "ssim", "metrics", "evaluation", "difference", "image compare"]
+        options = {"search_aliases": aliases, "is_output_node": True}
+        return schema(cls, "UpFusion Compare Views", "evaluate", inputs, outputs, **options)
 
     @classmethod
     @checked

@@ -175,23 +175,14 @@ def _load_vae(config: ModelConfig, weights: dict[str, Tensor]) -> VAE:
 
     from ..upfusion_core import VAE_PREFIX
 
-    sizes = {
-        "double_z": True,
-        "z_channels": config.vae.embed_dim,
-        "resolution": config.image_size,
-        "in_channels": 3,
-        "out_ch": 3,
-        "ch": config.vae.ch,
-        "ch_mult": list(config.vae.ch_mult),
-        "num_res_blocks": config.vae.num_res_blocks,
-        "attn_resolutions": [],
-        "dropout": 0.0,
-    }
+    known = config.vae
+    sizes = {"double_z": True, "in_channels": 3, "out_ch": 3, "attn_resolutions": [], "dropout": 0.0}
+    sizes |= {"z_channels": known.embed_dim, "resolution": config.image_size, "ch": known.ch}
+    sizes |= {"ch_mult": list(known.ch_mult), "num_res_blocks": known.num_res_blocks}
     own = {name.removeprefix(VAE_PREFIX): value for name, value in weights.items() if name.startswith(VAE_PREFIX)}
-    vae = VAE(sd=own, config={"params": {"ddconfig": sizes, "embed_dim": config.vae.embed_dim}})
+    vae = VAE(sd=own, config={"params": {"ddconfig": sizes, "embed_dim": known.embed_dim}})
     # VAE() assumes 8 and its memory estimates stand for 8 x 8 pixels a latent cell
-    ratio = config.vae.downsampling
-    estimate = vae.memory_used_decode
+    ratio, estimate = known.downsampling, vae.memory_used_decode
     vae.memory_used_decode = lambda shape, dtype: estimate(shape, dtype) * ratio**2 / 64
     vae.downscale_ratio = vae.upscale_ratio = ratio
     return vae

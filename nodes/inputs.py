@@ -1,34 +1,58 @@
-"""Inputs as nodes have them: numbers and choices in a line, and those of several nodes with one range and tooltip."""
+"""How nodes say what they are: their schema, numbers and choices in a line, and inputs that several nodes share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
 
 from comfy_api.latest import io
 
+from ..upfusion_core.config import DistillConfig, Orbit, Reconstruct, option
 from .sockets import CamerasSocket, ModelSocket, SceneSocket
 
 
-def number(
-    name: str,
-    default: float,
-    low: float,
-    high: float,
-    tooltip: str,
-    *,
-    step: float | None = None,
-    advanced: bool | None = None,
-) -> io.Input:
-    """A number from `low` to `high`: INT where the default is a whole one, else FLOAT."""
+def schema(
+    node: type[io.ComfyNode], name: str, stage: str, inputs: list[io.Input], outputs: list[io.Output], **options: Any
+) -> io.Schema:
+    """The schema of a node called `name`: its id is that without spaces, its description the docstring of its class.
+
+    stage: where it stands in the menu, one of STAGES (nodes/__init__.py). options: search_aliases, is_output_node.
+    """
+    description = " ".join((inspect.getdoc(node) or "").split())
+    about = {"node_id": name.replace(" ", ""), "display_name": name, "description": description}
+    return io.Schema(category=f"UpFusion/{stage}", inputs=inputs, outputs=outputs, **about, **options)
+
+
+def number(name: str, default: float, low: float, high: float, tooltip: str, **options: Any) -> io.Input:
+    """A number from `low` to `high`: INT where the default is a whole one, else FLOAT. options: step, advanced."""
     kind = io.Int if isinstance(default, int) else io.Float
-    return kind.Input(name, default=default, min=low, max=high, step=step, advanced=advanced, tooltip=tooltip)
+    return kind.Input(name, default=default, min=low, max=high, tooltip=tooltip, **options)
 
 
-def choice(
-    name: str, options: Sequence[str], tooltip: str, *, default: str | None = None, advanced: bool | None = None
-) -> io.Input:
-    """One of several words."""
-    return io.Combo.Input(name, options=list(options), default=default, advanced=advanced, tooltip=tooltip)
+def choice(name: str, words: Iterable[str], tooltip: str, default: str | None = None, **options: Any) -> io.Input:
+    """One of several words. options: advanced."""
+    return io.Combo.Input(name, options=list(words), default=default, tooltip=tooltip, **options)
+
+
+def setting(name: str, config: type, field: str = "", *, tooltip: str = "", more: str = "", **options: Any) -> io.Input:
+    """An option of the library as an input: default, range or choices, and tooltip of its field in `config`.
+
+    Args:
+        field: its name there, if not `name`.
+        tooltip: in place of the field's help; `more` goes on after that.
+        options: step, advanced; and the node's own default, low or high, where it offers less than the library takes.
+    """
+    own = {end: options.pop(end) for end in ("default", "low", "high") if end in options}
+    known = replace(option(config, field or name), **own)
+    text = tooltip or " ".join(f"{known.help} {more}".split())
+    default = known.default[0] if known.several else known.default
+    if known.choices:
+        words = sorted(known.choices, key=lambda word: word != default)  # the default first
+        return choice(name, words, text, default, **options)
+    low, high = (known.kind(end) for end in (known.low, known.high))
+    return number(name, default, low, high, text, **options)
 
 
 def model_input() -> io.Input:
@@ -65,7 +89,7 @@ def guidance_input(*, advanced: bool | None = None) -> io.Input:
         "How much the photos and the prompt count, a factor (cfg). 9 is the paper's, 3 suits the bundled mini; 1 is "
         "none and twice as fast."
     )
-    return number("guidance", 9.0, 1.0, 30.0, tooltip, step=0.5, advanced=advanced)
+    return setting("guidance", DistillConfig, tooltip=tooltip, low=1.0, high=30.0, step=0.5, advanced=advanced)
 
 
 def seed_input(tooltip: str) -> io.Input:
@@ -79,14 +103,14 @@ def azimuth_input(name: str, default: float, tooltip: str) -> io.Input:
 
 
 def elevation_input(name: str, tooltip: str) -> io.Input:
-    """Degrees above the horizon, of a camera of a new view."""
-    return number(name, 22.5, -89.0, 89.0, tooltip, step=0.5)
+    """Degrees above the horizon, of a camera of a new view: photo 1's unless set."""
+    return setting(name, Reconstruct, "photo_elevation", tooltip=tooltip, step=0.5)
 
 
 def distance_input(more: str = "") -> io.Input:
     """Distance in units of photo 1's; `more` goes on in its tooltip."""
     tooltip = f"Distance to the object in units of photo 1's distance; larger shows the object smaller.{more}"
-    return number("distance", 1.0, 0.25, 4.0, tooltip, step=0.05)
+    return setting("distance", Orbit, tooltip=tooltip, low=0.25, high=4.0, step=0.05)
 
 
 def zoom_input() -> io.Input:

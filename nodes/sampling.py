@@ -11,6 +11,8 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..upfusion_core import Cameras, SceneEncoding
+from ..upfusion_core.config import EvaluationConfig, Sampler
 from .convert import empty_latent
 from .host import check_interrupted, send_line
 from .inputs import (
@@ -21,17 +23,15 @@ from .inputs import (
     number,
     prompt_inputs,
     scene_input,
+    schema,
     seed_input,
+    setting,
 )
 from .sockets import CamerasSocket, Conditioning, HostedModel, check_unet, checked
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
     from comfy.sd import VAE
-
-    from ..upfusion_core import Cameras, SceneEncoding
-
-CATEGORY = "UpFusion/sampling"
 
 
 def _view_inputs() -> list[io.Input]:
@@ -41,38 +41,29 @@ def _view_inputs() -> list[io.Input]:
 
 
 class UpFusionConditioning(io.ComfyNode):
-    """Scene and cameras as CONDITIONING and LATENT for any sampler."""
+    """Adds the scene, seen from each camera, to the prompts, and gives the latents to sample. Connect all three outputs
+    to KSampler (sampler ddim, scheduler ddim_uniform, 50 steps, cfg 9 are the paper's; cfg 3 suits the bundled
+    mini)."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
         strength = "Factor on the ControlNet's influence: 0 ignores the photos, 1 is as trained."
         start = "Part of the sampling run, 0 to 1, from which on the photos count."
         end = "Part of the sampling run, 0 to 1, after which the photos no longer count."
-        latent = "Empty latents, one a camera, with noise numbers 0, 1, 2 and so on."
-        return io.Schema(
-            node_id="UpFusionConditioning",
-            display_name="UpFusion Conditioning",
-            category=CATEGORY,
-            description=(
-                "Adds the scene, seen from each camera, to the prompts, and gives the latents to sample. Connect all "
-                "three outputs to KSampler (sampler ddim, scheduler ddim_uniform, 50 steps, cfg 9 are the paper's; cfg "
-                "3 suits the bundled mini)."
-            ),
-            search_aliases=["apply controlnet", "ksampler", "novel view conditioning", "multi view control"],
-            inputs=[
-                model_input(),
-                *_view_inputs(),
-                number("strength", 1.0, 0.0, 2.0, strength, step=0.05),
-                number("start", 0.0, 0.0, 1.0, start, step=0.01, advanced=True),
-                number("end", 1.0, 0.0, 1.0, end, step=0.01, advanced=True),
-            ],
-            outputs=[
-                io.Conditioning.Output("positive", tooltip="The prompt with the scene from each camera."),
-                io.Conditioning.Output("negative", tooltip="The negative prompt with the model's null condition."),
-                io.Latent.Output("latent", tooltip=latent),
-            ],
-        )
+        inputs = [
+            model_input(),
+            *_view_inputs(),
+            number("strength", 1.0, 0.0, 2.0, strength, step=0.05),
+            number("start", 0.0, 0.0, 1.0, start, step=0.01, advanced=True),
+            number("end", 1.0, 0.0, 1.0, end, step=0.01, advanced=True),
+        ]
+        outputs = [
+            io.Conditioning.Output("positive", tooltip="The prompt with the scene from each camera."),
+            io.Conditioning.Output("negative", tooltip="The negative prompt with the model's null condition."),
+            io.Latent.Output("latent", tooltip="Empty latents, one a camera, with noise numbers 0, 1, 2 and so on."),
+        ]
+        aliases = ["apply controlnet", "ksampler", "novel view conditioning", "multi view control"]
+        return schema(cls, "UpFusion Conditioning", "sampling", inputs, outputs, search_aliases=aliases)
 
     @classmethod
     @checked
@@ -97,36 +88,27 @@ class UpFusionConditioning(io.ComfyNode):
 
 
 class UpFusionSampleViews(io.ComfyNode):
-    """Scene and cameras -> pictures, in one box."""
+    """Paints the object from every camera: UpFusion Conditioning, KSampler and VAE Decode in one box. A view depends on
+    its number and the seed, not on how many are painted at a time."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
-        seed = "Number that the noise is drawn from; the same number gives the same views."
         steps = "Denoising steps. The paper uses 50; 20 are often enough, time grows in proportion."
         scheduler = "How the noise falls over the steps, as in KSampler; ddim_uniform is the paper's."
-        batch_size = "Views at a time. More need more memory; the result is the same."
-        return io.Schema(
-            node_id="UpFusionSampleViews",
-            display_name="UpFusion Sample Views",
-            category=CATEGORY,
-            description=(
-                "Paints the object from every camera: UpFusion Conditioning, KSampler and VAE Decode in one box. A "
-                "view depends on its number and the seed, not on how many are painted at a time."
-            ),
-            search_aliases=["novel views", "multi view", "turntable", "generate views", "zero123"],
-            inputs=[
-                *diffusion_inputs(),
-                *_view_inputs(),
-                seed_input(seed),
-                number("steps", 50, 1, 1000, steps),
-                guidance_input(),
-                _ksampler_choice("sampler_name", "SAMPLERS", "ddim", "As in KSampler; ddim is the paper's."),
-                _ksampler_choice("scheduler", "SCHEDULERS", "ddim_uniform", scheduler),
-                number("batch_size", 4, 1, 64, batch_size, advanced=True),
-            ],
-            outputs=[io.Image.Output("images", tooltip="One picture a camera, in the cameras' order.")],
-        )
+        memory = "More need more memory; the result is the same."
+        inputs = [
+            *diffusion_inputs(),
+            *_view_inputs(),
+            seed_input("Number that the noise is drawn from; the same number gives the same views."),
+            setting("steps", EvaluationConfig, tooltip=steps),
+            guidance_input(),
+            _ksampler_choice("sampler_name", "SAMPLERS", "ddim", "As in KSampler; ddim is the paper's."),
+            _ksampler_choice("scheduler", "SCHEDULERS", "ddim_uniform", scheduler),
+            setting("batch_size", Sampler, more=memory, high=64, advanced=True),
+        ]
+        outputs = [io.Image.Output("images", tooltip="One picture a camera, in the cameras' order.")]
+        aliases = ["novel views", "multi view", "turntable", "generate views", "zero123"]
+        return schema(cls, "UpFusion Sample Views", "sampling", inputs, outputs, search_aliases=aliases)
 
     @classmethod
     @checked
@@ -173,7 +155,7 @@ def _ksampler_choice(name: str, attribute: str, default: str, tooltip: str) -> i
     whose ComfyUI was not told so.
     """
     samplers = sys.modules.get("comfy.samplers")
-    return choice(name, getattr(samplers.KSampler, attribute) if samplers else [default], tooltip, default=default)
+    return choice(name, getattr(samplers.KSampler, attribute) if samplers else [default], tooltip, default)
 
 
 def _in_batches(sampled: Callable[[slice], Tensor], count: int, batch_size: int) -> Tensor:

@@ -23,10 +23,8 @@ def test_the_pack_imports_without_a_warning(server: Server) -> None:
 def test_every_node_is_offered_with_its_help(server: Server) -> None:
     offered = server.get("/object_info")
     ours = {name for name, info in offered.items() if info["python_module"].endswith("upfusion")}
-    declared = set(
-        re.findall(r'node_id="(UpFusion\w+)"', "".join(p.read_text() for p in (ROOT / "nodes").glob("*.py")))
-    )
-    assert ours == declared
+    sources = "".join(path.read_text() for path in (ROOT / "nodes").glob("*.py"))
+    assert ours == set(re.findall(r"class (UpFusion\w+)\(io\.ComfyNode\)", sources))
     for name in ours:
         page = server.text(f"/extensions/upfusion/docs/{name}.md")
         assert page.startswith("# ")

@@ -178,7 +178,7 @@ def quick(pack: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) ->
     field = named["draft"].field
     field = replace(field, grid=replace(field.grid, table_size=2**10, finest=64))
     small = {name: replace(named[name], schedule=schedule, field=field) for name, schedule in schedules.items()}
-    monkeypatch.setattr(core.DistillConfig, "named", small.__getitem__)
+    monkeypatch.setattr(core.DistillConfig, "named", lambda name, **changes: replace(small[name], **changes))
 
 
 def weights(field: Any) -> Tensor:

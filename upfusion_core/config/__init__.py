@@ -1,6 +1,7 @@
 """Every option of the library once: its name, type, default, range and help. Needs no torch."""
 
 from .base import Option, configuration, fingerprint, from_json, from_value, option, options, to_json
+from .commands import Demo, Networks, Orbit, Predict, Reconstruct, Sampler, Surface
 from .distill import PRESETS, DistillConfig, DraftSchedule, FastSchedule, ReferenceSchedule
 from .evaluation import EVALUATION_STAGES, EvaluationConfig, EvaluationStage
 from .field import Backend, FieldConfig, FitConfig, GridConfig, RaySampling
