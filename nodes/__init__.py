@@ -13,14 +13,7 @@ _NEEDED = {
 
 
 def require_comfyui(needed: dict[str, tuple[str, ...]] = _NEEDED) -> None:
-    """Checks that ComfyUI has what the nodes use.
-
-    Args:
-        needed: module, or attribute of a module, -> names it must have.
-
-    Raises:
-        ImportError: it has not; the message names what is missing and the oldest ComfyUI that works.
-    """
+    """Raises ImportError unless ComfyUI has what is needed: names by their module, or by an attribute of one."""
     missing = [f"{home}.{name}" for home, names in needed.items() for name in names if not hasattr(_found(home), name)]
     if missing:
         raise ImportError(

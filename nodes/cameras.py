@@ -8,22 +8,9 @@ from comfy_api.latest import io
 
 from ..upfusion_core import REFERENCE_FOCAL, Cameras, InputError, SceneEncoding, orbit_cameras
 from ..upfusion_core.config import Orbit
+from . import inputs
 from .convert import camera_from_direction, camera_from_load3d, load3d_from_camera
 from .host import progress_hook
-from .inputs import (
-    azimuth_input,
-    cameras_before_input,
-    choice,
-    distance_input,
-    elevation_input,
-    model_input,
-    number,
-    scene_input,
-    schema,
-    setting,
-    units_input,
-    zoom_input,
-)
 from .sockets import CamerasSocket, HostedModel, checked
 
 
@@ -37,18 +24,18 @@ class UpFusionOrbitCameras(io.ComfyNode):
         azimuth_to = "Azimuth of the last camera in degrees. 360 more than the first makes a full circle."
         elevation_from = "Height of the first camera in degrees above the horizon. The networks saw -7.5 to 52.5."
         elevation_to = "Height of the last camera in degrees above the horizon; between them it changes evenly."
-        inputs = [
-            setting("count", Orbit, tooltip="Number of cameras, and so of views.", high=250),
-            azimuth_input("azimuth_from", 0.0, azimuth_from),
-            azimuth_input("azimuth_to", 360.0, azimuth_to),
-            elevation_input("elevation_from", elevation_from),
-            elevation_input("elevation_to", elevation_to),
-            distance_input(),
-            zoom_input(),
+        takes = [
+            inputs.setting("count", Orbit, tooltip="Number of cameras, and so of views.", high=250),
+            inputs.azimuth("azimuth_from", 0.0, azimuth_from),
+            inputs.azimuth("azimuth_to", 360.0, azimuth_to),
+            inputs.elevation("elevation_from", elevation_from),
+            inputs.elevation("elevation_to", elevation_to),
+            inputs.distance(),
+            inputs.zoom(),
         ]
-        outputs = [CamerasSocket.Output("cameras", tooltip="The cameras, in order.")]
+        gives = [CamerasSocket.Output("cameras", tooltip="The cameras, in order.")]
         aliases = ["turntable", "orbit", "novel views", "camera path", "360"]
-        return schema(cls, "UpFusion Orbit Cameras", "cameras", inputs, outputs, search_aliases=aliases)
+        return inputs.schema(cls, "UpFusion Orbit Cameras", "cameras", takes, gives, aliases)
 
     @classmethod
     @checked
@@ -76,16 +63,16 @@ class UpFusionCamera(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         azimuth = "Degrees round the object; 0 is photo 1, 90 is to the viewer's right of it, 180 the object's back."
-        inputs = [
-            azimuth_input("azimuth", 90.0, azimuth),
-            elevation_input("elevation", "Degrees above the horizon. The networks saw -7.5 to 52.5."),
-            distance_input(),
-            zoom_input(),
-            cameras_before_input(),
+        takes = [
+            inputs.azimuth("azimuth", 90.0, azimuth),
+            inputs.elevation("elevation", "Degrees above the horizon. The networks saw -7.5 to 52.5."),
+            inputs.distance(),
+            inputs.zoom(),
+            inputs.cameras_before(),
         ]
-        outputs = [CamerasSocket.Output("cameras", tooltip="The connected cameras, if any, then this one.")]
+        gives = [CamerasSocket.Output("cameras", tooltip="The connected cameras, if any, then this one.")]
         aliases = ["viewpoint", "azimuth", "elevation", "novel view"]
-        return schema(cls, "UpFusion Camera", "cameras", inputs, outputs, search_aliases=aliases)
+        return inputs.schema(cls, "UpFusion Camera", "cameras", takes, gives, aliases)
 
     @classmethod
     @checked
@@ -110,16 +97,16 @@ class UpFusionCameraFromLoad3D(io.ComfyNode):
             "How many of the viewer's lengths make photo 1's distance; larger brings the camera closer. It counts with "
             "'everything' only."
         )
-        inputs = [
+        takes = [
             io.Load3DCamera.Input("camera_info", tooltip="The camera that the viewer, or Create Camera Info, gives."),
-            choice("take", ["everything", "direction"], take, "everything"),
-            units_input(units),
-            distance_input(" It counts with 'direction' only."),
-            cameras_before_input(),
+            inputs.choice("take", ["everything", "direction"], take, "everything"),
+            inputs.units(units),
+            inputs.distance(" It counts with 'direction' only."),
+            inputs.cameras_before(),
         ]
-        outputs = [CamerasSocket.Output("cameras", tooltip="The connected cameras, if any, then the viewer's.")]
+        gives = [CamerasSocket.Output("cameras", tooltip="The connected cameras, if any, then the viewer's.")]
         aliases = ["viewport camera", "camera info", "aim", "load 3d", "preview 3d"]
-        return schema(cls, "UpFusion Camera From Load3D", "cameras", inputs, outputs, search_aliases=aliases)
+        return inputs.schema(cls, "UpFusion Camera From Load3D", "cameras", takes, gives, aliases)
 
     @classmethod
     @checked
@@ -140,14 +127,14 @@ class UpFusionCameraToLoad3D(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         camera_info = "Position, target, quaternion and vertical field of view of a square viewport."
-        inputs = [
+        takes = [
             CamerasSocket.Input("cameras", tooltip="The cameras to choose from."),
-            number("index", 0, 0, 10_000, "Which of the cameras, a number counted from 0."),
-            units_input("How many of the viewer's lengths make photo 1's distance; larger puts it further off."),
+            inputs.number("index", 0, 0, 10_000, "Which of the cameras, a number counted from 0."),
+            inputs.units("How many of the viewer's lengths make photo 1's distance; larger puts it further off."),
         ]
-        outputs = [io.Load3DCamera.Output("camera_info", tooltip=camera_info)]
+        gives = [io.Load3DCamera.Output("camera_info", tooltip=camera_info)]
         aliases = ["camera info", "viewport camera", "load 3d", "preview 3d"]
-        return schema(cls, "UpFusion Camera To Load3D", "cameras", inputs, outputs, search_aliases=aliases)
+        return inputs.schema(cls, "UpFusion Camera To Load3D", "cameras", takes, gives, aliases)
 
     @classmethod
     @checked
@@ -165,10 +152,10 @@ class UpFusionPhotoCameras(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         cameras = "One camera a photo, in their order; photo 1's is known, the others estimates."
         report = "A line a photo: azimuth and elevation in degrees, and whether the match is good (0 to 1)."
-        outputs = [CamerasSocket.Output("cameras", tooltip=cameras), io.String.Output("report", tooltip=report)]
+        gives = [CamerasSocket.Output("cameras", tooltip=cameras), io.String.Output("report", tooltip=report)]
         aliases = ["estimate poses", "camera pose", "structure from motion", "camera matching", "viewpoint"]
-        inputs = [model_input(), scene_input()]
-        return schema(cls, "UpFusion Photo Cameras", "cameras", inputs, outputs, search_aliases=aliases)
+        takes = [inputs.model(), inputs.scene()]
+        return inputs.schema(cls, "UpFusion Photo Cameras", "cameras", takes, gives, aliases)
 
     @classmethod
     @checked

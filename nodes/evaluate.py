@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import fmean
+
 import numpy as np
 import torch
 from comfy_api.latest import io
@@ -10,9 +12,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ..upfusion_core import InputError
+from . import inputs
 from .convert import image_from_rgb, planes_for, rgb_from_image
 from .host import progress_hook
-from .inputs import schema
 from .sockets import checked
 
 _PANEL = (240, 170)
@@ -29,19 +31,18 @@ class UpFusionCompareViews(io.ComfyNode):
         images = "The pictures to judge, on white; they are resized to the truth's size."
         truth = "What they should look like, as many pictures in the same order."
         masks = "1 on the object in the truth; taken from what is not white there when left open."
-        inputs = [
+        takes = [
             io.Image.Input("images", tooltip=images),
             io.Image.Input("truth", tooltip=truth),
             io.Mask.Input("masks", optional=True, tooltip=masks),
         ]
-        outputs = [
+        gives = [
             io.String.Output("measures", tooltip="A table: a line a view, then the mean."),
             io.Image.Output("plot", tooltip="A panel a measure: a bar a view, and the mean as a line."),
             io.Image.Output("difference", tooltip="Absolute difference, 0 black; one picture a view."),
         ]
         aliases = ["psnr", "ssim", "metrics", "evaluation", "difference", "image compare"]
-        options = {"search_aliases": aliases, "is_output_node": True}
-        return schema(cls, "UpFusion Compare Views", "evaluate", inputs, outputs, **options)
+        return inputs.schema(cls, "UpFusion Compare Views", "evaluate", takes, gives, aliases, is_output_node=True)
 
     @classmethod
     @checked
@@ -91,7 +92,7 @@ def _of_size(prediction: Tensor, truth: Tensor) -> Tensor:
 def _table(rows: dict[str, list[float]]) -> str:
     """Measures by label, one value a view -> lines of aligned columns, the mean last."""
     columns = [["view", *map(str, range(len(next(iter(rows.values()))))), "mean"]]
-    columns += [[label, *(f"{value:.3f}" for value in (*values, _mean(values)))] for label, values in rows.items()]
+    columns += [[label, *(f"{value:.3f}" for value in (*values, fmean(values)))] for label, values in rows.items()]
     widths = [max(map(len, column)) for column in columns]
     lines = zip(*columns, strict=True)
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
@@ -106,7 +107,7 @@ def _plot(rows: dict[str, list[float]]) -> Tensor:
     for place, (label, values) in enumerate(rows.items()):
         left, top = place % _COLUMNS * width, place // _COLUMNS * height
         x0, y0, x1, y1 = left + 34, top + 24, left + width - 10, top + height - 20
-        highest, mean = max([*values, 1e-9]), _mean(values)
+        highest, mean = max([*values, 1e-9]), fmean(values)
         draw.text((left + 8, top + 6), f"{label}: mean {mean:.3f}", fill=_INK, font=font)
         draw.text((left + 4, y0 - 4), f"{highest:.3g}", fill=_INK, font=font)
         draw.text((left + 22, y1 - 8), "0", fill=_INK, font=font)
@@ -120,7 +121,3 @@ def _plot(rows: dict[str, list[float]]) -> Tensor:
         level = y1 - max(mean, 0) / highest * (y1 - y0)
         draw.line((x0, level, x1, level), fill=_MEAN, width=2)
     return torch.from_numpy(np.array(sheet)).permute(2, 0, 1)[None].float() / 255
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)

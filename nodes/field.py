@@ -15,19 +15,9 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from ..upfusion_core import Cameras, InputError, NovelViews, RadianceField, SceneEncoding
 from ..upfusion_core.config import DistillConfig, Reconstruct, Surface
+from . import inputs
 from .convert import centered, glb_file, image_from_rgb, mask_from_plane, mesh_from_asset, rgb_from_image
 from .host import check_interrupted, progress_hook
-from .inputs import (
-    choice,
-    diffusion_inputs,
-    guidance_input,
-    number,
-    prompt_inputs,
-    scene_input,
-    schema,
-    seed_input,
-    setting,
-)
 from .sockets import CamerasSocket, Conditioning, FieldSocket, HostedModel, checked
 
 if TYPE_CHECKING:
@@ -37,8 +27,7 @@ if TYPE_CHECKING:
 BACKGROUNDS = {"white": 1.0, "grey": 0.5, "black": 0.0}
 TEXTURED_FACES = 50_000
 """Most triangles of a textured mesh whose user named no number: the time of unwrapping grows faster than they do."""
-WORKING_BYTES = 2**30
-"""What rendering needs beside the field."""
+WORKING_BYTES = 2**30  # what rendering needs beside the field
 
 
 class UpFusionDistill(io.ComfyNode):
@@ -57,20 +46,20 @@ class UpFusionDistill(io.ComfyNode):
             "How long to work; 0 is the preset's own number. fast and draft: denoising steps from noise to a view, 10 "
             "by themselves. reference: iterations of one camera each, 3000 by itself."
         )
-        inputs = [
-            *diffusion_inputs(),
-            scene_input(),
+        takes = [
+            *inputs.diffusion(),
+            inputs.scene(),
             io.Image.Input("images", optional=True, tooltip=images),
             CamerasSocket.Input("cameras", optional=True, tooltip=cameras),
-            *prompt_inputs("What the object should look like; left open it is the model's own default prompt."),
-            setting("preset", Reconstruct, tooltip=preset),
-            number("steps", 0, 0, 100_000, steps),
-            guidance_input(advanced=True),
-            seed_input("Number that noise, cameras and the field's start are drawn from; it decides the result."),
+            *inputs.prompts("What the object should look like; left open it is the model's own default prompt."),
+            inputs.setting("preset", Reconstruct, tooltip=preset),
+            inputs.number("steps", 0, 0, 100_000, steps),
+            inputs.guidance(advanced=True),
+            inputs.seed("Number that noise, cameras and the field's start are drawn from; it decides the result."),
         ]
-        outputs = [FieldSocket.Output("field", tooltip="Colour and density of every point round the object.")]
+        gives = [FieldSocket.Output("field", tooltip="Colour and density of every point round the object.")]
         aliases = ["image to 3d", "reconstruct", "nerf", "radiance field", "score distillation"]
-        return schema(cls, "UpFusion Distill", "field", inputs, outputs, search_aliases=aliases)
+        return inputs.schema(cls, "UpFusion Distill", "field", takes, gives, aliases)
 
     @classmethod
     @checked
@@ -97,7 +86,7 @@ class UpFusionDistill(io.ComfyNode):
         prompts, views = upfusion_model.prompts(positive, negative), given_views(images, cameras)
         # ComfyUI runs nodes in inference mode
         with torch.inference_mode(False), torch.enable_grad(), _cancel_between_field_calls():
-            stages = upfusion_model.stages(NativePrior(upfusion_model, model, vae, *prompts))
+            stages = upfusion_model.stages(NativePrior(upfusion_model, model, vae, prompts))
             field = stages.distill(
                 scene,
                 distill_config(preset, steps, guidance),
@@ -114,20 +103,22 @@ class UpFusionRenderField(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
+        size = "Side of each picture in pixels. Time grows with its square."
+        background = "What is behind the object. For another one use the mask."
         depth = "Closeness: 1 nearest, 0 furthest and behind. The range depends on the camera's distance."
-        inputs = [
+        takes = [
             FieldSocket.Input("field", tooltip="From UpFusion Distill or UpFusion Load Field."),
             CamerasSocket.Input("cameras", tooltip="The views to render, one picture each."),
-            number("size", 256, 16, 2048, "Side of each picture in pixels. Time grows with its square.", step=16),
-            choice("background", BACKGROUNDS, "What is behind the object. For another one use the mask.", "white"),
+            inputs.number("size", 256, 16, 2048, size, step=16),
+            inputs.choice("background", BACKGROUNDS, background, "white"),
         ]
-        outputs = [
+        gives = [
             io.Image.Output("images", tooltip="One picture a camera, over the background."),
             io.Mask.Output("masks", tooltip="Opacity, 1 on the object."),
             io.Image.Output("depth", tooltip=depth),
         ]
         aliases = ["render nerf", "turntable", "depth map", "novel view"]
-        return schema(cls, "UpFusion Render Field", "field", inputs, outputs, search_aliases=aliases)
+        return inputs.schema(cls, "UpFusion Render Field", "field", takes, gives, aliases)
 
     @classmethod
     @checked
@@ -166,20 +157,20 @@ class UpFusionExtractMesh(io.ComfyNode):
             "Most triangles the mesh may have, at least 16; fewer make a smaller file. 0 keeps all with 'vertex "
             f"colors' and {TEXTURED_FACES:,} with 'texture': unwrapping more takes minutes."
         )
-        inputs = [
+        takes = [
             FieldSocket.Input("field", tooltip="From UpFusion Distill or UpFusion Load Field."),
-            setting("resolution", Surface, more="Triangles grow with its square.", default=192, step=16),
-            number("threshold", 0.0, 0.0, 1000.0, threshold, step=0.5),
-            choice("coloring", ["vertex colors", "texture"], coloring, "vertex colors"),
-            setting("texture_size", Surface, tooltip=texture, low=64, step=64),
-            number("faces", 0, 0, 10_000_000, faces, step=1000),
+            inputs.setting("resolution", Surface, more="Triangles grow with its square.", default=192, step=16),
+            inputs.number("threshold", 0.0, 0.0, 1000.0, threshold, step=0.5),
+            inputs.choice("coloring", ["vertex colors", "texture"], coloring, "vertex colors"),
+            inputs.setting("texture_size", Surface, tooltip=texture, low=64, step=64),
+            inputs.number("faces", 0, 0, 10_000_000, faces, step=1000),
         ]
-        outputs = [
+        gives = [
             io.Mesh.Output("mesh", tooltip="For ComfyUI's mesh nodes and UpFusion Save Mesh."),
             io.File3DGLB.Output("model_3d", tooltip="The same as a GLB file, for Preview 3D and Save 3D Model."),
         ]
         aliases = ["marching cubes", "field to mesh", "glb", "texture bake"]
-        return schema(cls, "UpFusion Extract Mesh", "field", inputs, outputs, search_aliases=aliases)
+        return inputs.schema(cls, "UpFusion Extract Mesh", "field", takes, gives, aliases)
 
     @classmethod
     @checked

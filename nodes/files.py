@@ -20,9 +20,9 @@ from ..upfusion_core import (
     load_field,
 )
 from ..upfusion_core.config import Networks, Reconstruct, option
+from . import inputs
 from .convert import assets_from_mesh
 from .host import load_all
-from .inputs import choice, schema, setting
 from .sockets import FieldSocket, ModelSocket, checked
 
 FOLDER = "upfusion"
@@ -30,8 +30,7 @@ SUFFIX = ".safetensors"
 WEIGHTS_ADDRESS = "https://github.com/upfusion3d/upfusion#model-weights"
 _PREFIX = "Folders and name inside the output folder; a number is put after it. %date% and the like are replaced."
 _PART_FILES = ("upsrt.pt", "upsrt.safetensors")
-_DEPTH = 2
-"""Folders inside folders that are searched for fields; output folders may hold very many pictures."""
+_DEPTH = 2  # folders inside folders that are searched for fields; output folders may hold very many pictures
 
 
 class UpFusionLoadModel(io.ComfyNode):
@@ -48,27 +47,25 @@ class UpFusionLoadModel(io.ComfyNode):
             "Precision that weights are kept in. auto follows ComfyUI's rules for this machine; float16 halves the "
             "memory, float32 is exact. The VAE always follows ComfyUI's own setting."
         )
-        inputs = [
-            choice("weights", model_names(), weights),
-            setting("precision", Networks, "dtype", tooltip=precision, advanced=True),
+        takes = [
+            inputs.choice("weights", model_names(), weights),
+            inputs.setting("precision", Networks, "dtype", tooltip=precision, advanced=True),
         ]
-        outputs = [
+        gives = [
             ModelSocket.Output("upfusion_model", tooltip="Photo encoder, scene transformer and ControlNet."),
             io.Model.Output("model", tooltip="The diffusion model, for LoRA loaders and samplers."),
             io.Clip.Output("clip", tooltip="The text encoder; empty when the file holds none, as mini does."),
             io.Vae.Output("vae", tooltip="The autoencoder between latents and pictures."),
         ]
         aliases = ["upfusion checkpoint", "load upfusion", "novel view model", "mini"]
-        return schema(cls, "UpFusion Load Model", "loaders", inputs, outputs, search_aliases=aliases)
+        return inputs.schema(cls, "UpFusion Load Model", "loaders", takes, gives, aliases)
 
     @classmethod
     def fingerprint_inputs(cls, weights: str, precision: str) -> str:
         """A changed file is loaded again."""
         path = model_path(weights) if weights in model_names() else BUNDLED_NAME
-        if isinstance(path, str):  # the bundled model's name
-            return f"{weights} {precision} 0.0"
-        files = [path, *path.iterdir()] if path.is_dir() else [path]
-        return f"{weights} {precision} {max(file.stat().st_mtime for file in files)}"
+        files = [] if isinstance(path, str) else [path, *path.glob("*")]  # the bundled model's name has none
+        return f"{weights} {precision} {max((file.stat().st_mtime for file in files), default=0.0)}"
 
     @classmethod
     def execute(cls, weights: str, precision: str) -> io.NodeOutput:
@@ -82,13 +79,13 @@ class UpFusionSaveField(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        inputs = [
+        takes = [
             FieldSocket.Input("field", tooltip="From UpFusion Distill."),
             io.String.Input("filename_prefix", default="upfusion/field", tooltip=_PREFIX),
         ]
-        outputs = [io.String.Output("name", tooltip="The file's name as UpFusion Load Field lists it.")]
-        options = {"search_aliases": ["save nerf", "export field", "write radiance field"], "is_output_node": True}
-        return schema(cls, "UpFusion Save Field", "field", inputs, outputs, **options)
+        gives = [io.String.Output("name", tooltip="The file's name as UpFusion Load Field lists it.")]
+        aliases = ["save nerf", "export field", "write radiance field"]
+        return inputs.schema(cls, "UpFusion Save Field", "field", takes, gives, aliases, is_output_node=True)
 
     @classmethod
     @checked
@@ -106,10 +103,10 @@ class UpFusionLoadField(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         made = [f"{name} [output]" for name in _fields_in(folder_paths.get_output_directory())]
         field = "A .safetensors file of a field. Put your own into the input folder; weights do not fit."
-        inputs = [choice("field", _fields_in(folder_paths.get_input_directory()) + made, field)]
-        outputs = [FieldSocket.Output("field", tooltip="The field, to render or to extract a mesh from.")]
+        takes = [inputs.choice("field", _fields_in(folder_paths.get_input_directory()) + made, field)]
+        gives = [FieldSocket.Output("field", tooltip="The field, to render or to extract a mesh from.")]
         aliases = ["load nerf", "import field", "open radiance field"]
-        return schema(cls, "UpFusion Load Field", "field", inputs, outputs, search_aliases=aliases)
+        return inputs.schema(cls, "UpFusion Load Field", "field", takes, gives, aliases)
 
     @classmethod
     def validate_inputs(cls, field: str | None) -> bool | str:
@@ -139,15 +136,14 @@ class UpFusionSaveMesh(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         form = "glb keeps texture or colours, obj and ply the colours of vertices, stl the shape alone."
-        inputs = [
+        takes = [
             io.Mesh.Input("mesh", tooltip="From UpFusion Extract Mesh or any node that gives ComfyUI's own MESH."),
-            setting("format", Reconstruct, "formats", tooltip=form),
+            inputs.setting("format", Reconstruct, "formats", tooltip=form),
             io.String.Input("filename_prefix", default="3d/UpFusion", tooltip=_PREFIX),
         ]
-        outputs = [io.File3DAny.Output("model_3d", tooltip="The file, for Preview 3D; of a batch the first.")]
+        gives = [io.File3DAny.Output("model_3d", tooltip="The file, for Preview 3D; of a batch the first.")]
         aliases = ["export mesh", "save obj", "save ply", "save stl", "save glb"]
-        options = {"search_aliases": aliases, "is_output_node": True}
-        return schema(cls, "UpFusion Save Mesh", "field", inputs, outputs, **options)
+        return inputs.schema(cls, "UpFusion Save Mesh", "field", takes, gives, aliases, is_output_node=True)
 
     @classmethod
     @checked

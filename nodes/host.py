@@ -36,10 +36,9 @@ def check_interrupted() -> None:
 
 
 def progress_hook(doing: str) -> OnStep:
-    """The library's `on_step` as ComfyUI shows it: bar, line of text, live picture; it raises when the user cancels.
+    """The library's `on_step` as ComfyUI shows it: bar, live picture, and a line such as "distilling: step 412/600".
 
-    Args:
-        doing: what the line begins with, e.g. "distilling" -> "distilling: step 412/600".
+    It raises when the user cancels.
     """
     from comfy.utils import ProgressBar
     from PIL import Image
@@ -79,8 +78,7 @@ def send_line(text: str) -> None:
 def load_all(path: str | Path, precision: str) -> tuple[HostedModel, ModelPatcher, CLIP | None, VAE]:
     """UPFUSION_MODEL, MODEL, CLIP (None without a text encoder) and VAE of a file or folder (see open_checkpoint).
 
-    Args:
-        precision: "auto" for ComfyUI's own rules, or the name of the precision to store weights in.
+    precision: "auto" for ComfyUI's own rules, or the name of that to store weights in.
     """
     from comfy import model_detection, model_management, supported_models, utils
 

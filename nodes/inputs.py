@@ -14,15 +14,29 @@ from .sockets import CamerasSocket, ModelSocket, SceneSocket
 
 
 def schema(
-    node: type[io.ComfyNode], name: str, stage: str, inputs: list[io.Input], outputs: list[io.Output], **options: Any
+    node: type[io.ComfyNode],
+    name: str,
+    stage: str,
+    takes: list[io.Input],
+    gives: list[io.Output],
+    aliases: list[str],
+    *,
+    is_output_node: bool = False,
 ) -> io.Schema:
     """The schema of a node called `name`: its id is that without spaces, its description the docstring of its class.
 
-    stage: where it stands in the menu, one of STAGES (nodes/__init__.py). options: search_aliases, is_output_node.
+    stage: where it stands in the menu, one of STAGES (nodes/__init__.py). aliases: words that find it.
     """
-    description = " ".join((inspect.getdoc(node) or "").split())
-    about = {"node_id": name.replace(" ", ""), "display_name": name, "description": description}
-    return io.Schema(category=f"UpFusion/{stage}", inputs=inputs, outputs=outputs, **about, **options)
+    return io.Schema(
+        node_id=name.replace(" ", ""),
+        display_name=name,
+        category=f"UpFusion/{stage}",
+        description=" ".join((inspect.getdoc(node) or "").split()),
+        search_aliases=aliases,
+        inputs=takes,
+        outputs=gives,
+        is_output_node=is_output_node,
+    )
 
 
 def number(name: str, default: float, low: float, high: float, tooltip: str, **options: Any) -> io.Input:
@@ -55,26 +69,26 @@ def setting(name: str, config: type, field: str = "", *, tooltip: str = "", more
     return number(name, default, low, high, text, **options)
 
 
-def model_input() -> io.Input:
+def model() -> io.Input:
     """UPFUSION_MODEL."""
     return ModelSocket.Input("upfusion_model", tooltip="From UpFusion Load Model.")
 
 
-def diffusion_inputs() -> list[io.Input]:
+def diffusion() -> list[io.Input]:
     """UPFUSION_MODEL with the MODEL and VAE that paint for it."""
     return [
-        model_input(),
+        model(),
         io.Model.Input("model", tooltip="The diffusion model, straight from the loader or through LoRAs."),
         io.Vae.Input("vae", tooltip="The VAE from UpFusion Load Model."),
     ]
 
 
-def scene_input() -> io.Input:
+def scene() -> io.Input:
     """UPFUSION_SCENE for nodes that paint it."""
     return SceneSocket.Input("scene", tooltip="From UpFusion Encode Views, made by the same UPFUSION_MODEL.")
 
 
-def prompt_inputs(positive: str) -> list[io.Input]:
+def prompts(positive: str) -> list[io.Input]:
     """Both prompts, optional; `positive` is the first one's tooltip."""
     negative = "What to steer away from; left open it is the empty prompt of training."
     return [
@@ -83,7 +97,7 @@ def prompt_inputs(positive: str) -> list[io.Input]:
     ]
 
 
-def guidance_input(*, advanced: bool | None = None) -> io.Input:
+def guidance(*, advanced: bool | None = None) -> io.Input:
     """Scale of classifier-free guidance."""
     tooltip = (
         "How much the photos and the prompt count, a factor (cfg). 9 is the paper's, 3 suits the bundled mini; 1 is "
@@ -92,28 +106,28 @@ def guidance_input(*, advanced: bool | None = None) -> io.Input:
     return setting("guidance", DistillConfig, tooltip=tooltip, low=1.0, high=30.0, step=0.5, advanced=advanced)
 
 
-def seed_input(tooltip: str) -> io.Input:
+def seed(tooltip: str) -> io.Input:
     """Any number of 64 bits."""
     return io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True, tooltip=tooltip)
 
 
-def azimuth_input(name: str, default: float, tooltip: str) -> io.Input:
+def azimuth(name: str, default: float, tooltip: str) -> io.Input:
     """Degrees round the object."""
     return number(name, default, -720.0, 720.0, tooltip, step=1.0)
 
 
-def elevation_input(name: str, tooltip: str) -> io.Input:
+def elevation(name: str, tooltip: str) -> io.Input:
     """Degrees above the horizon, of a camera of a new view: photo 1's unless set."""
     return setting(name, Reconstruct, "photo_elevation", tooltip=tooltip, step=0.5)
 
 
-def distance_input(more: str = "") -> io.Input:
+def distance(more: str = "") -> io.Input:
     """Distance in units of photo 1's; `more` goes on in its tooltip."""
     tooltip = f"Distance to the object in units of photo 1's distance; larger shows the object smaller.{more}"
     return setting("distance", Orbit, tooltip=tooltip, low=0.25, high=4.0, step=0.05)
 
 
-def zoom_input() -> io.Input:
+def zoom() -> io.Input:
     """Factor on the focal length that the networks know."""
     tooltip = (
         "Magnification, a factor: 1 is the lens that the released networks know (field of view 25 degrees). Values far "
@@ -122,12 +136,12 @@ def zoom_input() -> io.Input:
     return number("zoom", 1.0, 0.25, 4.0, tooltip, step=0.05, advanced=True)
 
 
-def units_input(tooltip: str) -> io.Input:
+def units(tooltip: str) -> io.Input:
     """The viewer's lengths in photo 1's distance."""
     return number("units", 1.0, 0.001, 1000.0, tooltip, step=0.001)
 
 
-def cameras_before_input() -> io.Input:
+def cameras_before() -> io.Input:
     """Cameras that a node puts its own after."""
     tooltip = "Cameras that come before this one; leave it open for one alone."
     return CamerasSocket.Input("cameras", optional=True, tooltip=tooltip)

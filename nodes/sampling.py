@@ -13,20 +13,9 @@ from torch import Tensor
 
 from ..upfusion_core import Cameras, SceneEncoding
 from ..upfusion_core.config import EvaluationConfig, Sampler
+from . import inputs
 from .convert import empty_latent
 from .host import check_interrupted, send_line
-from .inputs import (
-    choice,
-    diffusion_inputs,
-    guidance_input,
-    model_input,
-    number,
-    prompt_inputs,
-    scene_input,
-    schema,
-    seed_input,
-    setting,
-)
 from .sockets import CamerasSocket, Conditioning, HostedModel, check_unet, checked
 
 if TYPE_CHECKING:
@@ -37,7 +26,7 @@ if TYPE_CHECKING:
 def _view_inputs() -> list[io.Input]:
     prompt = "What the views should look like; left open it is the model's own default prompt, which the file holds."
     cameras = CamerasSocket.Input("cameras", tooltip="The views to paint. One latent picture a camera.")
-    return [scene_input(), cameras, *prompt_inputs(prompt)]
+    return [inputs.scene(), cameras, *inputs.prompts(prompt)]
 
 
 class UpFusionConditioning(io.ComfyNode):
@@ -50,20 +39,20 @@ class UpFusionConditioning(io.ComfyNode):
         strength = "Factor on the ControlNet's influence: 0 ignores the photos, 1 is as trained."
         start = "Part of the sampling run, 0 to 1, from which on the photos count."
         end = "Part of the sampling run, 0 to 1, after which the photos no longer count."
-        inputs = [
-            model_input(),
+        takes = [
+            inputs.model(),
             *_view_inputs(),
-            number("strength", 1.0, 0.0, 2.0, strength, step=0.05),
-            number("start", 0.0, 0.0, 1.0, start, step=0.01, advanced=True),
-            number("end", 1.0, 0.0, 1.0, end, step=0.01, advanced=True),
+            inputs.number("strength", 1.0, 0.0, 2.0, strength, step=0.05),
+            inputs.number("start", 0.0, 0.0, 1.0, start, step=0.01, advanced=True),
+            inputs.number("end", 1.0, 0.0, 1.0, end, step=0.01, advanced=True),
         ]
-        outputs = [
+        gives = [
             io.Conditioning.Output("positive", tooltip="The prompt with the scene from each camera."),
             io.Conditioning.Output("negative", tooltip="The negative prompt with the model's null condition."),
             io.Latent.Output("latent", tooltip="Empty latents, one a camera, with noise numbers 0, 1, 2 and so on."),
         ]
         aliases = ["apply controlnet", "ksampler", "novel view conditioning", "multi view control"]
-        return schema(cls, "UpFusion Conditioning", "sampling", inputs, outputs, search_aliases=aliases)
+        return inputs.schema(cls, "UpFusion Conditioning", "sampling", takes, gives, aliases)
 
     @classmethod
     @checked
@@ -83,7 +72,7 @@ class UpFusionConditioning(io.ComfyNode):
 
         prompts = upfusion_model.prompts(positive, negative)
         views = upfusion_model.stages().condition(scene, cameras)
-        conditions = with_views(upfusion_model, views, *prompts, strength=strength, start=start, end=end)
+        conditions = with_views(upfusion_model, views, prompts, strength, (start, end))
         return io.NodeOutput(*conditions, empty_latent(len(cameras), upfusion_model.config.latent_size))
 
 
@@ -96,19 +85,19 @@ class UpFusionSampleViews(io.ComfyNode):
         steps = "Denoising steps. The paper uses 50; 20 are often enough, time grows in proportion."
         scheduler = "How the noise falls over the steps, as in KSampler; ddim_uniform is the paper's."
         memory = "More need more memory; the result is the same."
-        inputs = [
-            *diffusion_inputs(),
+        takes = [
+            *inputs.diffusion(),
             *_view_inputs(),
-            seed_input("Number that the noise is drawn from; the same number gives the same views."),
-            setting("steps", EvaluationConfig, tooltip=steps),
-            guidance_input(),
+            inputs.seed("Number that the noise is drawn from; the same number gives the same views."),
+            inputs.setting("steps", EvaluationConfig, tooltip=steps),
+            inputs.guidance(),
             _ksampler_choice("sampler_name", "SAMPLERS", "ddim", "As in KSampler; ddim is the paper's."),
             _ksampler_choice("scheduler", "SCHEDULERS", "ddim_uniform", scheduler),
-            setting("batch_size", Sampler, more=memory, high=64, advanced=True),
+            inputs.setting("batch_size", Sampler, more=memory, high=64, advanced=True),
         ]
-        outputs = [io.Image.Output("images", tooltip="One picture a camera, in the cameras' order.")]
+        gives = [io.Image.Output("images", tooltip="One picture a camera, in the cameras' order.")]
         aliases = ["novel views", "multi view", "turntable", "generate views", "zero123"]
-        return schema(cls, "UpFusion Sample Views", "sampling", inputs, outputs, search_aliases=aliases)
+        return inputs.schema(cls, "UpFusion Sample Views", "sampling", takes, gives, aliases)
 
     @classmethod
     @checked
@@ -141,7 +130,7 @@ class UpFusionSampleViews(io.ComfyNode):
         def sampled(part: slice) -> Tensor:
             empty = latent["samples"][part]
             noise = sample.prepare_noise(empty, seed, latent["batch_index"][part])
-            asked = (steps, guidance, sampler_name, scheduler, *with_views(upfusion_model, views[part], *prompts))
+            asked = (steps, guidance, sampler_name, scheduler, *with_views(upfusion_model, views[part], prompts))
             shown = {"callback": _progress(model, part, len(cameras)), "disable_pbar": not utils.PROGRESS_BAR_ENABLED}
             return vae.decode(sample.sample(model, noise, *asked, empty, seed=seed, **shown))
 
@@ -155,7 +144,7 @@ def _ksampler_choice(name: str, attribute: str, default: str, tooltip: str) -> i
     whose ComfyUI was not told so.
     """
     samplers = sys.modules.get("comfy.samplers")
-    return choice(name, getattr(samplers.KSampler, attribute) if samplers else [default], tooltip, default)
+    return inputs.choice(name, getattr(samplers.KSampler, attribute) if samplers else [default], tooltip, default)
 
 
 def _in_batches(sampled: Callable[[slice], Tensor], count: int, batch_size: int) -> Tensor:

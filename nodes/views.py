@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ..upfusion_core import MAX_PHOTOS, Cameras, InputError, SceneEncoding, check_type
 from ..upfusion_core.config import Demo, Predict, Reconstruct
+from . import inputs
 from .convert import image_from_rgb, input_views, mask_from_plane, pictures_from_image, plane_from_mask
 from .host import progress_hook
-from .inputs import model_input, number, schema, setting
 from .sockets import CamerasSocket, HostedModel, ModelSocket, SceneSocket, checked
 
 SIZE = 512
@@ -30,11 +30,11 @@ class UpFusionExampleViews(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         photos = "More show more sides; the true views stay the same."
-        inputs = [
-            setting("object", Demo, default=0, high=5),
-            setting("number", Demo, "photos", more=photos),
+        takes = [
+            inputs.setting("object", Demo, default=0, high=5),
+            inputs.setting("number", Demo, "photos", more=photos),
         ]
-        outputs = [
+        gives = [
             io.Image.Output("images", tooltip="The photos, framed on white; the first is the reference."),
             io.Mask.Output("masks", tooltip="Their masks, 1 on the object."),
             io.Image.Output("truth", tooltip="True views all round the object that are none of the photos."),
@@ -42,7 +42,7 @@ class UpFusionExampleViews(io.ComfyNode):
             io.Mask.Output("truth_masks", tooltip="Masks of the true views, 1 on the object."),
         ]
         aliases = ["sample photos", "demo", "test object", "ground truth", "bundled pictures"]
-        return schema(cls, "UpFusion Example Views", "views", inputs, outputs, search_aliases=aliases)
+        return inputs.schema(cls, "UpFusion Example Views", "views", takes, gives, aliases)
 
     @classmethod
     @checked
@@ -79,20 +79,19 @@ class UpFusionPrepareViews(io.ComfyNode):
         )
         some_images = io.Autogrow.TemplatePrefix(image, prefix="image", min=1, max=MAX_PHOTOS)
         some_masks = io.Autogrow.TemplatePrefix(mask, prefix="mask", min=0, max=MAX_PHOTOS)
-        inputs = [
+        takes = [
             io.Autogrow.Input("images", template=some_images, tooltip=images),
             io.Autogrow.Input("masks", template=some_masks, optional=True, tooltip=masks),
             io.Custom("BACKGROUND_REMOVAL").Input("bg_removal_model", optional=True, tooltip=removal),
             io.Boolean.Input("invert_mask", default=False, tooltip=invert),
-            number("margin", 1.15, 1.0, 4.0, margin, step=0.05),
+            inputs.number("margin", 1.15, 1.0, 4.0, margin, step=0.05),
         ]
-        outputs = [
+        gives = [
             io.Image.Output("images", tooltip=f"The photos, {SIZE} x {SIZE} pixels each, on white."),
             io.Mask.Output("masks", tooltip="Their masks, 1 on the object."),
         ]
         aliases = ["crop to object", "white background", "photos", "multi view input", "remove background"]
-        options = {"search_aliases": aliases, "is_output_node": True}
-        return schema(cls, "UpFusion Prepare Views", "views", inputs, outputs, **options)
+        return inputs.schema(cls, "UpFusion Prepare Views", "views", takes, gives, aliases, is_output_node=True)
 
     @classmethod
     @checked
@@ -124,15 +123,15 @@ class UpFusionEncodeViews(io.ComfyNode):
         images = "1 to 6 square photos of the object on white, photo 1 first: from UpFusion Prepare Views."
         masks = "1 on the object, one a photo; taken from what is not white when left open."
         more = "0 is the object's height, 45 looks down. A wrong value tilts the orbit of all new views."
-        inputs = [
-            model_input(),
+        takes = [
+            inputs.model(),
             io.Image.Input("images", tooltip=images),
             io.Mask.Input("masks", optional=True, tooltip=masks),
-            setting("elevation", Reconstruct, "photo_elevation", more=more, low=-60, high=85, step=0.5),
+            inputs.setting("elevation", Reconstruct, "photo_elevation", more=more, low=-60, high=85, step=0.5),
         ]
-        outputs = [SceneSocket.Output("scene", tooltip="The object as the model understands it, with its photos.")]
+        gives = [SceneSocket.Output("scene", tooltip="The object as the model understands it, with its photos.")]
         aliases = ["encode photos", "scene", "set latents", "unposed", "multi view"]
-        return schema(cls, "UpFusion Encode Views", "views", inputs, outputs, search_aliases=aliases)
+        return inputs.schema(cls, "UpFusion Encode Views", "views", takes, gives, aliases)
 
     @classmethod
     @checked
@@ -150,15 +149,15 @@ class UpFusionPredictViews(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         more = "Time grows with its square; detail does not."
-        inputs = [
+        takes = [
             ModelSocket.Input("upfusion_model", tooltip="The model that encoded the scene."),
             SceneSocket.Input("scene", tooltip="From UpFusion Encode Views."),
             CamerasSocket.Input("cameras", tooltip="The views to show, one picture each."),
-            setting("size", Predict, more=more, default=128, low=16, step=16),
+            inputs.setting("size", Predict, more=more, default=128, low=16, step=16),
         ]
-        outputs = [io.Image.Output("images", tooltip="One picture a camera.")]
+        gives = [io.Image.Output("images", tooltip="One picture a camera.")]
         aliases = ["preview views", "aim", "UpSRT", "ghost view", "fast novel view"]
-        return schema(cls, "UpFusion Predict Views", "views", inputs, outputs, search_aliases=aliases)
+        return inputs.schema(cls, "UpFusion Predict Views", "views", takes, gives, aliases)
 
     @classmethod
     @checked

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import Loaded, conditioned, k_sample, relative
+from small_models import Loaded, Pack, Run, conditioned, k_sample, prior_of, relative
 from torch import Tensor
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.usefixtures("as_in_a_prompt")]
@@ -36,10 +36,8 @@ def added_residuals(value: float) -> Any:
             if self.previous_controlnet is not None:
                 before = self.previous_controlnet.get_control(x_noisy, t, cond, batched, options)
             levels = [(32, 0)] * 3 + [(32, 1)] * 3 + [(32, 2)] + [(64, 2)] * 2 + [(64, 3)] * 4
-            made = [
-                torch.full((len(x_noisy), channels, x_noisy.shape[2] >> level, x_noisy.shape[3] >> level), value)
-                for channels, level in levels
-            ]
+            batch, _, height, width = x_noisy.shape
+            made = [torch.full((batch, many, height >> level, width >> level), value) for many, level in levels]
             return self.control_merge({"input": [], "middle": made[-1:], "output": made[:-1]}, before, None)
 
         def copy(self) -> Any:
@@ -51,7 +49,7 @@ def added_residuals(value: float) -> Any:
 
 
 @pytest.fixture(scope="module")
-def four(run_node: Callable, loaded: Loaded) -> tuple[Any, Any, dict]:
+def four(run_node: Run, loaded: Loaded) -> tuple[Any, Any, dict]:
     return conditioned(run_node, loaded)
 
 
@@ -69,7 +67,7 @@ def test_four_cameras_are_one_call_a_step(loaded: Loaded, four: tuple, sampled: 
     torch.testing.assert_close(result, sampled)
 
 
-def test_a_camera_alone_is_the_same_view(run_node: Callable, loaded: Loaded, sampled: Tensor) -> None:
+def test_a_camera_alone_is_the_same_view(run_node: Run, loaded: Loaded, sampled: Tensor) -> None:
     for index in range(4):
         positive, negative, latent = conditioned(run_node, loaded, loaded.cameras[index])
         alone = k_sample(loaded.model, positive, negative, {**latent, "batch_index": [index]})
@@ -77,7 +75,7 @@ def test_a_camera_alone_is_the_same_view(run_node: Callable, loaded: Loaded, sam
     assert relative(sampled[:1], sampled[1:2]) > 0.1
 
 
-def test_one_box_paints_what_the_three_nodes_paint(run_node: Callable, loaded: Loaded, sampled: Tensor) -> None:
+def test_one_box_paints_what_the_three_nodes_paint(run_node: Run, loaded: Loaded, sampled: Tensor) -> None:
     inputs = loaded.inputs() | {"cameras": loaded.cameras, "seed": 3, "steps": 4, "guidance": 4.0}
     expected = loaded.vae.decode(loaded.model.get_model_object("latent_format").process_out(sampled))
     for batch_size in (4, 3):
@@ -85,26 +83,19 @@ def test_one_box_paints_what_the_three_nodes_paint(run_node: Callable, loaded: L
         torch.testing.assert_close(images, expected, atol=1e-3, rtol=0)
 
 
-def test_strength_zero_is_no_control(run_node: Callable, loaded: Loaded, sampled: Tensor) -> None:
-    latent = conditioned(run_node, loaded)[2]
-    plain = k_sample(loaded.model, *loaded.upfusion.prompts(), latent)
-    off = k_sample(loaded.model, *conditioned(run_node, loaded, strength=0.0))
+def test_strength_and_range_of_steps_are_honoured(run_node: Run, loaded: Loaded, four: tuple, sampled: Tensor) -> None:
+    plain = k_sample(loaded.model, *loaded.upfusion.prompts(), four[2])
+    options = ({"strength": 0.0}, {"start": 1.0, "end": 1.0}, {"strength": 0.5}, {"end": 0.5})
+    off, never, half, first = (k_sample(loaded.model, *conditioned(run_node, loaded, **option)) for option in options)
     torch.testing.assert_close(off, plain, atol=1e-6, rtol=1e-5)
-    half = k_sample(loaded.model, *conditioned(run_node, loaded, strength=0.5))
-    assert relative(sampled, plain) > relative(half, plain) > 1e-3
-
-
-def test_the_range_of_steps_is_honoured(run_node: Callable, loaded: Loaded, sampled: Tensor) -> None:
-    plain = k_sample(loaded.model, *conditioned(run_node, loaded, strength=0.0))
-    never = k_sample(loaded.model, *conditioned(run_node, loaded, start=1.0, end=1.0))
     torch.testing.assert_close(never, plain, atol=1e-6, rtol=1e-5)
-    first = k_sample(loaded.model, *conditioned(run_node, loaded, end=0.5))
+    assert relative(sampled, plain) > relative(half, plain) > 1e-3
     assert relative(first, plain) > 1e-3
     assert relative(first, sampled) > 1e-3
 
 
 def test_a_stock_controlnet_before_or_after_adds_its_residuals(
-    run_node: Callable, loaded: Loaded, four: tuple, sampled: Tensor
+    run_node: Run, loaded: Loaded, four: tuple, sampled: Tensor
 ) -> None:
     import nodes
 
@@ -123,7 +114,7 @@ def test_a_stock_controlnet_before_or_after_adds_its_residuals(
     assert control.previous_controlnet is four[0][0][1]["control"]
 
 
-def test_residuals_add_up(run_node: Callable, loaded: Loaded, four: tuple) -> None:
+def test_residuals_add_up(run_node: Run, loaded: Loaded, four: tuple) -> None:
     ours = four[0][0][1]["control"].copy()
     stock = added_residuals(0.3)
     model = loaded.model.model
@@ -140,7 +131,7 @@ def test_residuals_add_up(run_node: Callable, loaded: Loaded, four: tuple) -> No
     assert [len(both[key]) for key in ("input", "middle", "output")] == [0, 1, 12]
 
 
-def test_a_lora_on_the_model_changes_views(run_node: Callable, pack: Callable, loaded: Loaded, sampled: Tensor) -> None:
+def test_a_lora_on_the_model_changes_views(run_node: Run, pack: Pack, loaded: Loaded, sampled: Tensor) -> None:
     import comfy.sd
 
     name = "diffusion_model.output_blocks.3.1.transformer_blocks.0.attn2.to_v"
@@ -153,8 +144,7 @@ def test_a_lora_on_the_model_changes_views(run_node: Callable, pack: Callable, l
     patched, _ = comfy.sd.load_lora_for_models(loaded.model, None, lora, 1.0, 0.0)
     changed = k_sample(patched, *conditioned(run_node, loaded))
     assert relative(changed, sampled) > 1e-3
-    prior = pack("nodes.control").NativePrior(loaded.upfusion, patched, loaded.vae, *loaded.upfusion.prompts())
-    stages = loaded.upfusion.stages(prior)
+    stages = loaded.upfusion.stages(prior_of(pack, loaded, patched))
     cond = stages.condition(loaded.scene, loaded.cameras)
     latents = torch.randn(4, 4, 8, 8, generator=generator)
     plain = loaded.library.predict_noise(latents, 500, cond)
@@ -162,27 +152,27 @@ def test_a_lora_on_the_model_changes_views(run_node: Callable, pack: Callable, l
     torch.testing.assert_close(k_sample(loaded.model, *conditioned(run_node, loaded)), sampled)
 
 
-def test_misuse_gets_a_sentence(run_node: Callable, loaded: Loaded, four: tuple) -> None:
+def test_misuse_gets_a_sentence(run_node: Run, loaded: Loaded, four: tuple) -> None:
     positive, negative, latent = four
-    with pytest.raises(ValueError, match="for 4 cameras, got a batch of 3 latents"):
-        k_sample(loaded.model, positive, negative, {"samples": torch.zeros(3, 4, 8, 8)})
-    with pytest.raises(ValueError, match="latents of 8 x 8 cells, got"):
-        k_sample(loaded.model, positive, negative, {"samples": torch.zeros(4, 4, 16, 16)})
+    stripped = [[positive[0][0], {"control": positive[0][1]["control"]}]]
+    for *conditions, samples, message in (
+        (positive, negative, torch.zeros(3, 4, 8, 8), "for 4 cameras, got a batch of 3 latents"),
+        (positive, negative, torch.zeros(4, 4, 16, 16), "latents of 8 x 8 cells, got"),
+        (stripped, stripped, latent["samples"], "control but not its conditions"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            k_sample(loaded.model, *conditions, {"samples": samples})
     with pytest.raises(ValueError, match="holds UpFusion's conditions already"):
         conditioned(run_node, loaded, positive=positive)
-    stripped = [[positive[0][0], {"control": positive[0][1]["control"]}]]
-    with pytest.raises(ValueError, match="control but not its conditions"):
-        k_sample(loaded.model, stripped, stripped, latent)
     again = {"samples": torch.zeros(8, 4, 8, 8)}  # every camera twice, as Repeat Latent Batch gives them
     assert k_sample(loaded.model, positive, negative, again, steps=1).shape == (8, 4, 8, 8)
 
 
-def test_inputs_are_not_changed_and_constants_do_not_stay(run_node: Callable, loaded: Loaded, four: tuple) -> None:
+def test_inputs_are_not_changed_and_constants_do_not_stay(run_node: Run, loaded: Loaded, four: tuple) -> None:
     prompts = loaded.upfusion.prompts()
     conditioned(run_node, loaded, positive=prompts[0], negative=prompts[1])
     assert prompts[0][0][1] == {}
     k_sample(loaded.model, *four, steps=1)
     control = four[0][0][1]["control"]
     assert control is four[1][0][1]["control"]
-    assert control._constants is None
-    assert control.model_sampling is None
+    assert control._constants is control.model_sampling is None

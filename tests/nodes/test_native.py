@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import pytest
 import torch
-from small_models import GUIDANCE, Loaded, conditioned, k_sample, relative
+from small_models import GUIDANCE, Loaded, Pack, Run, conditioned, k_sample, prior_of, relative
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.usefixtures("as_in_a_prompt")]
 
 
 def test_a_file_without_text_encoder_loads_with_its_own_ratio(loaded: Loaded) -> None:
+    from comfy.latent_formats import SD15
+
     assert loaded.clip is None
     assert loaded.vae.spacial_compression_decode() == loaded.vae.spacial_compression_encode() == 4
     pictures = loaded.vae.decode(torch.zeros(2, 4, 8, 8))
     assert pictures.shape == (2, 32, 32, 3)
     assert loaded.vae.encode(pictures).shape == (2, 4, 8, 8)
-    assert loaded.model.get_model_object("latent_format").scale_factor == 0.18215
     assert [patcher.model_size() > 0 for patcher in loaded.upfusion.get_models()] == [True] * 3
+    latent_format = loaded.model.get_model_object("latent_format")
+    assert (latent_format.scale_factor, latent_format.spacial_downscale_ratio) == (0.18215, 4)
+    assert torch.tensor(latent_format.latent_rgb_factors).shape == (4, 3)
+    assert latent_format.latent_rgb_factors != SD15().latent_rgb_factors
 
 
-def test_previews_show_the_colours_of_a_linear_autoencoder(pack: Callable) -> None:
+def test_previews_show_the_colours_of_a_linear_autoencoder(pack: Pack) -> None:
     mixing = torch.tensor([[1.0, 0, 2, 1], [0, 3, 1, 0], [2, 1, 0, 1]])
 
     class Linear:
@@ -40,17 +44,8 @@ def test_previews_show_the_colours_of_a_linear_autoencoder(pack: Callable) -> No
     torch.testing.assert_close(shown, 2 * colors - 1, atol=1e-4, rtol=0)
 
 
-def test_the_latent_format_is_the_autoencoder_s(loaded: Loaded) -> None:
-    from comfy.latent_formats import SD15
-
-    latent_format = loaded.model.get_model_object("latent_format")
-    assert latent_format.spacial_downscale_ratio == 4
-    assert torch.tensor(latent_format.latent_rgb_factors).shape == (4, 3)
-    assert latent_format.latent_rgb_factors != SD15().latent_rgb_factors
-
-
 def test_a_folder_with_text_encoder_gives_a_clip(
-    node_classes: dict[str, type], pack: Callable, models_folder: Path, small_weights: Path
+    run_node: Run, pack: Pack, core: ModuleType, models_folder: Path, small_weights: Path
 ) -> None:
     (models_folder / "sub").mkdir()
     (models_folder / "sub" / "small").symlink_to(small_weights)
@@ -58,8 +53,8 @@ def test_a_folder_with_text_encoder_gives_a_clip(
     assert names[0] == "mini"
     assert "sub/small" in names
     assert not any("upsrt" in name for name in names)
-    upfusion, model, clip, vae = node_classes["UpFusionLoadModel"].execute("sub/small", "float32").args
-    library = pack("upfusion_core").UpFusion.load(small_weights, device="cpu", dtype=torch.float32)
+    upfusion, model, clip, vae = run_node("UpFusionLoadModel", weights="sub/small", precision="float32")
+    library = core.UpFusion.load(small_weights, device="cpu", dtype=torch.float32)
     prompt = "a high quality image with a white background"
     for text, expected in zip(upfusion.text, library.text_embeddings(), strict=True):
         torch.testing.assert_close(text, expected, atol=2e-5, rtol=0)
@@ -69,16 +64,9 @@ def test_a_folder_with_text_encoder_gives_a_clip(
     assert vae.spacial_compression_decode() == 8
 
 
-def test_a_missing_file_is_named_with_folder_and_address(node_classes: dict[str, type]) -> None:
-    with pytest.raises(ValueError, match=r"lost\.safetensors is not in .*models.*upfusion3d/upfusion"):
-        node_classes["UpFusionLoadModel"].execute("lost.safetensors", "auto")
-
-
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
-def test_half_precision_is_kept_and_computed_in_full_on_a_cpu(
-    node_classes: dict[str, type], loaded: Loaded, precision: str
-) -> None:
-    upfusion, model, _, _ = node_classes["UpFusionLoadModel"].execute("quarter.safetensors", precision).args
+def test_half_precision_is_kept_and_computed_in_full_on_a_cpu(run_node: Run, loaded: Loaded, precision: str) -> None:
+    upfusion, model, _, _ = run_node("UpFusionLoadModel", weights="quarter.safetensors", precision=precision)
     dtype = getattr(torch, precision)
     assert upfusion.controlnet.model.input_hint_block[0].weight.dtype == dtype
     assert model.model.diffusion_model.dtype == dtype
@@ -87,7 +75,7 @@ def test_half_precision_is_kept_and_computed_in_full_on_a_cpu(
     assert 0 < relative(tokens, loaded.scene.tokens) < 0.02
 
 
-def test_the_first_stage_is_the_library_s(run_node: Callable, loaded: Loaded) -> None:
+def test_the_first_stage_is_the_library_s(run_node: Run, loaded: Loaded) -> None:
     expected = loaded.library.encode(loaded.scene.views)
     torch.testing.assert_close(loaded.scene.tokens, expected.tokens, atol=1e-5, rtol=1e-5)
     assert loaded.scene.model_id == expected.model_id
@@ -97,11 +85,9 @@ def test_the_first_stage_is_the_library_s(run_node: Callable, loaded: Loaded) ->
     torch.testing.assert_close(images.movedim(-1, 1), ghost, atol=1e-5, rtol=0)
 
 
-def test_the_photos_cameras_are_the_library_s(pack: Callable, run_node: Callable, loaded: Loaded) -> None:
-    estimate_photo_cameras = pack("upfusion_core").estimate_photo_cameras
-    with torch.inference_mode():
-        cameras, report = run_node("UpFusionPhotoCameras", upfusion_model=loaded.upfusion, scene=loaded.scene)
-    expected = estimate_photo_cameras(loaded.library, loaded.library.encode(loaded.scene.views))
+def test_the_photos_cameras_are_the_library_s(core: ModuleType, run_node: Run, loaded: Loaded) -> None:
+    cameras, report = run_node("UpFusionPhotoCameras", upfusion_model=loaded.upfusion, scene=loaded.scene)
+    expected = core.estimate_photo_cameras(loaded.library, loaded.library.encode(loaded.scene.views))
     torch.testing.assert_close(cameras.camera_to_world, expected.cameras.camera_to_world, atol=1e-2, rtol=0)
     lines = report.splitlines()
     assert len(lines) == len(expected)
@@ -109,14 +95,8 @@ def test_the_photos_cameras_are_the_library_s(pack: Callable, run_node: Callable
     assert all(line.startswith(f"photo {number}: azimuth ") for number, line in enumerate(lines, start=1))
 
 
-def prior_of(pack: Callable, loaded: Loaded, model: Any = None) -> Any:
-    return pack("nodes.control").NativePrior(
-        loaded.upfusion, model or loaded.model, loaded.vae, *loaded.upfusion.prompts()
-    )
-
-
 @pytest.mark.parametrize("guidance", [1.0, GUIDANCE])
-def test_predicted_noise_is_the_library_s(pack: Callable, loaded: Loaded, guidance: float) -> None:
+def test_predicted_noise_is_the_library_s(pack: Pack, loaded: Loaded, guidance: float) -> None:
     stages = loaded.upfusion.stages(prior_of(pack, loaded))
     cond = stages.condition(loaded.scene, loaded.cameras)
     latents = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -125,7 +105,7 @@ def test_predicted_noise_is_the_library_s(pack: Callable, loaded: Loaded, guidan
         assert relative(eps, loaded.library.predict_noise(latents, timestep, cond, guidance)) < 1e-4
 
 
-def test_images_and_latents_are_the_library_s(pack: Callable, loaded: Loaded) -> None:
+def test_images_and_latents_are_the_library_s(pack: Pack, loaded: Loaded) -> None:
     prior, generator = prior_of(pack, loaded), torch.Generator().manual_seed(2)
     rgb, noise = torch.rand(2, 3, 32, 32, generator=generator), torch.randn(2, 4, 8, 8, generator=generator)
     for drawn in (None, noise):
@@ -134,15 +114,14 @@ def test_images_and_latents_are_the_library_s(pack: Callable, loaded: Loaded) ->
     torch.testing.assert_close(prior.decode(noise), loaded.library.prior.decode(noise), atol=1e-4, rtol=0)
 
 
-def test_the_library_s_loop_gives_the_same_views_on_both_priors(pack: Callable, loaded: Loaded) -> None:
+def test_the_library_s_loop_gives_the_same_views_on_both_priors(pack: Pack, loaded: Loaded) -> None:
     options = {"steps": 4, "guidance": GUIDANCE, "seeds": [7, 8, 9, 10]}
     native = loaded.upfusion.stages(prior_of(pack, loaded)).sample(loaded.scene, loaded.cameras, **options)
-    torch.testing.assert_close(
-        native.rgb, loaded.library.sample(loaded.scene, loaded.cameras, **options).rgb, atol=1e-3, rtol=0
-    )
+    expected = loaded.library.sample(loaded.scene, loaded.cameras, **options)
+    torch.testing.assert_close(native.rgb, expected.rgb, atol=1e-3, rtol=0)
 
 
-def test_ksampler_walks_the_library_s_ddim(run_node: Callable, pack: Callable, loaded: Loaded) -> None:
+def test_ksampler_walks_the_library_s_ddim(run_node: Run, pack: Pack, loaded: Loaded) -> None:
     """All steps but the last, which goes to noise 0 in ComfyUI and to the table's first entry in the release."""
     from comfy.sample import prepare_noise
     from comfy.samplers import ddim_scheduler
