@@ -93,10 +93,7 @@ class UpFusionCameraFromLoad3D(io.ComfyNode):
             "side, with the lens that the networks know; right for aiming in a viewer, which scales and moves what it "
             "shows."
         )
-        units = (
-            "How many of the viewer's lengths make photo 1's distance; larger brings the camera closer. It counts with "
-            "'everything' only."
-        )
+        units = "The viewer's lengths in photo 1's distance; larger is closer. It counts with 'everything' only."
         takes = [
             io.Load3DCamera.Input("camera_info", tooltip="The camera that the viewer, or Create Camera Info, gives."),
             inputs.choice("take", ["everything", "direction"], take, "everything"),

@@ -96,22 +96,22 @@ def input_views(images: Tensor, masks: Tensor | None = None) -> InputViews:
     height, width = rgb.shape[-2:]
     if width != height:
         raise InputError(f"the photos must be square, got {width} x {height}; put UpFusion Prepare Views before this")
-    planes = planes_for(rgb, masks)
-    if planes.shape != (len(rgb), 1, height, width):
-        raise InputError(
-            f"the masks must be {len(rgb)} of {width} x {height} pixels like the photos, got {len(planes)} of "
-            f"{planes.shape[-1]} x {planes.shape[-2]}; take both from UpFusion Prepare Views"
-        )
-    return InputViews(rgb, planes, torch.full((len(rgb), 2), REFERENCE_FOCAL))
+    return InputViews(rgb, planes_for(rgb, masks), torch.full((len(rgb), 2), REFERENCE_FOCAL))
 
 
 def planes_for(rgb: Tensor, masks: Tensor | None) -> Tensor:
-    """MASK -> (B, 1, h, w) on the CPU; without one, what is not white in each of the (N, 3, H, W) pictures."""
-    if masks is not None:
-        return plane_from_mask(masks).cpu()
+    """MASK of (N, 3, H, W) pictures -> (N, 1, H, W) on the CPU; without one, what is not white in each."""
     from ..upfusion_core import estimate_mask
 
-    return torch.stack([estimate_mask(picture) for picture in rgb])
+    if masks is None:
+        return torch.stack([estimate_mask(picture) for picture in rgb])
+    planes, (height, width) = plane_from_mask(masks).cpu(), rgb.shape[-2:]
+    if planes.shape != (len(rgb), 1, height, width):
+        raise InputError(
+            f"the masks must be {len(rgb)} of {width} x {height} pixels like the pictures, got {len(planes)} of "
+            f"{planes.shape[-1]} x {planes.shape[-2]}; take both from the same node"
+        )
+    return planes
 
 
 def empty_latent(count: int, size: int) -> dict[str, Any]:

@@ -53,12 +53,6 @@ class UpFusionCompareViews(io.ComfyNode):
         target = rgb_from_image(truth).cpu()
         prediction = _of_size(rgb_from_image(images).cpu(), target)
         silhouettes = planes_for(target, masks)
-        if silhouettes.shape != (len(target), 1, *target.shape[-2:]):
-            raise InputError(
-                f"masks must be {len(target)} of {target.shape[-1]} x {target.shape[-2]} pixels, one true silhouette a "
-                f"view, got {len(silhouettes)} of {silhouettes.shape[-1]} x {silhouettes.shape[-2]}; take them from "
-                "where the truth comes from"
-            )
         on_step = progress_hook("measuring")
         rows: dict[str, list[float]] = {}
         for view in range(len(target)):

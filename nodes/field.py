@@ -147,23 +147,17 @@ class UpFusionExtractMesh(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        threshold = (
-            "Density of the surface per scene unit; lower keeps more fog. 0 chooses it so that the mesh covers what "
-            "the renders show."
-        )
+        threshold = "Lower keeps more fog; 0 chooses it so that the mesh covers what the renders show."
         coloring = "Where colours are kept: vertices work everywhere; a texture is finer than the triangles."
         texture = "Side of the texture in pixels. It counts with 'texture' only."
-        faces = (
-            "Most triangles the mesh may have, at least 16; fewer make a smaller file. 0 keeps all with 'vertex "
-            f"colors' and {TEXTURED_FACES:,} with 'texture': unwrapping more takes minutes."
-        )
+        faces = f"At least 16; 0 keeps all, or {TEXTURED_FACES:,} with 'texture', as unwrapping more takes minutes."
         takes = [
             FieldSocket.Input("field", tooltip="From UpFusion Distill or UpFusion Load Field."),
             inputs.setting("resolution", Surface, more="Triangles grow with its square.", default=192, step=16),
-            inputs.number("threshold", 0.0, 0.0, 1000.0, threshold, step=0.5),
+            inputs.setting("threshold", Surface, more=threshold, default=0.0, low=0, high=1000, step=0.5),
             inputs.choice("coloring", ["vertex colors", "texture"], coloring, "vertex colors"),
             inputs.setting("texture_size", Surface, tooltip=texture, low=64, step=64),
-            inputs.number("faces", 0, 0, 10_000_000, faces, step=1000),
+            inputs.setting("faces", Surface, more=faces, default=0, low=0, high=10_000_000, step=1000),
         ]
         gives = [
             io.Mesh.Output("mesh", tooltip="For ComfyUI's mesh nodes and UpFusion Save Mesh."),

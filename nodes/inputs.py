@@ -56,7 +56,7 @@ def setting(name: str, config: type, field: str = "", *, tooltip: str = "", more
     Args:
         field: its name there, if not `name`.
         tooltip: in place of the field's help; `more` goes on after that.
-        options: step, advanced; and the node's own default, low or high, where it offers less than the library takes.
+        options: step, advanced; and the node's own default, low or high, where they are not the library's.
     """
     own = {end: options.pop(end) for end in ("default", "low", "high") if end in options}
     known = replace(option(config, field or name), **own)
@@ -99,10 +99,7 @@ def prompts(positive: str) -> list[io.Input]:
 
 def guidance(*, advanced: bool | None = None) -> io.Input:
     """Scale of classifier-free guidance."""
-    tooltip = (
-        "How much the photos and the prompt count, a factor (cfg). 9 is the paper's, 3 suits the bundled mini; 1 is "
-        "none and twice as fast."
-    )
+    tooltip = "How much photos and prompt count (cfg). 9 is the paper's, 3 suits mini; 1 is none and twice as fast."
     return setting("guidance", DistillConfig, tooltip=tooltip, low=1.0, high=30.0, step=0.5, advanced=advanced)
 
 
@@ -129,10 +126,7 @@ def distance(more: str = "") -> io.Input:
 
 def zoom() -> io.Input:
     """Factor on the focal length that the networks know."""
-    tooltip = (
-        "Magnification, a factor: 1 is the lens that the released networks know (field of view 25 degrees). Values far "
-        "from 1 give worse views; change the distance instead."
-    )
+    tooltip = "Magnification; 1 is the lens that the networks know, 25 degrees. Better change the distance instead."
     return number("zoom", 1.0, 0.25, 4.0, tooltip, step=0.05, advanced=True)
 
 

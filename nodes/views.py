@@ -16,8 +16,7 @@ from .convert import image_from_rgb, input_views, mask_from_plane, pictures_from
 from .host import progress_hook
 from .sockets import CamerasSocket, HostedModel, ModelSocket, SceneSocket, checked
 
-SIZE = 512
-"""Pixels along each side of prepared photos; models resize them to their own size."""
+SIZE = 512  # pixels along each side of prepared photos; models resize them to their own size
 
 Photo = tuple[Tensor, Tensor | None]
 """(3 or 4, H, W) in [0, 1], and its mask (1, H, W) with 1 on the object, if it has one."""
@@ -61,22 +60,13 @@ class UpFusionPrepareViews(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        margin = (
-            "Side of the cut over the longer side of the object, a factor. Larger shows the object smaller; the "
-            "networks were trained at 1.15."
-        )
+        margin = "Side of the cut over the object's longer side; larger shows it smaller. Networks learned at 1.15."
         image = io.Image.Input("image", tooltip="A photo, or a batch of photos, of the object; alpha counts.")
         mask = io.Mask.Input("mask", optional=True, tooltip="1 on the object: the mask of the image with this number.")
         images = "1 to 6 photos of one object, the reference first. The order of the others is free."
-        masks = (
-            "Masks, mask0 for image0 and so on. A photo with neither mask nor alpha is taken as framed on white "
-            "already, and is not cropped."
-        )
+        masks = "mask0 for image0 and so on. A photo with neither mask nor alpha is taken as framed on white already."
         removal = "From Load Background Removal Model: finds the object where neither mask nor alpha tells."
-        invert = (
-            "Whether the masks are 1 on the background. Turn it on for masks of Load Image, which are 1 where the "
-            "picture is transparent; leave it off for those of Remove Background."
-        )
+        invert = "Whether masks are 1 on the background: on for those of Load Image, off for Remove Background's."
         some_images = io.Autogrow.TemplatePrefix(image, prefix="image", min=1, max=MAX_PHOTOS)
         some_masks = io.Autogrow.TemplatePrefix(mask, prefix="mask", min=0, max=MAX_PHOTOS)
         takes = [

@@ -26,6 +26,5 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     write_merged(base / "models" / "upfusion" / "quarter.safetensors", quarter_model())
     (base / "input").mkdir()
     round_field(upfusion_core, (0.5, 0.5, 0.5)).save(base / "input" / "round.safetensors")
-    running = start_server(base)
-    yield running
-    running.stop()
+    with start_server(base) as running:
+        yield running

@@ -37,10 +37,6 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
-def test_all_five_workflows_are_there() -> None:
-    assert len(WORKFLOWS) == 5
-
-
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_a_workflow_loads_and_runs(server: Server, path: Path, pictures: Path) -> None:
     report = in_the_frontend(server, pictures / f"{path.stem}.png", path)
@@ -55,11 +51,8 @@ def test_stock_templates_are_the_same_beside_ours(server: Server, pictures: Path
     templates = stock_templates()
     beside = in_the_frontend(server, pictures / "stock_beside.png", WORKFLOWS[1], *templates)
     is_whole(WORKFLOWS[1], beside["loaded"].pop(0))
-    plain = start_server(tmp_path, with_pack=False)
-    try:
+    with start_server(tmp_path, with_pack=False) as plain:
         alone = in_the_frontend(plain, pictures / "stock_alone.png", *templates)
-    finally:
-        plain.stop()
     assert beside["status"] == "success"
     assert beside == alone
 

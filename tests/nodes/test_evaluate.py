@@ -72,7 +72,7 @@ def test_a_view_is_measured_alone(run_node: Run) -> None:
         ({"images": torch.ones(3, 48, 48, 3)}, "must be as many pictures, got 3 and 2"),
         ({"images": torch.ones(2, 48, 64, 3)}, "must have the same shape, got 64 x 48 and 48 x 48"),
         ({"masks": torch.zeros(2, 48, 48)}, "must show the object in every view"),
-        ({"masks": torch.ones(2, 24, 24)}, "one true silhouette a view"),
+        ({"masks": torch.ones(2, 24, 24)}, "masks must be 2 of 48 x 48 pixels like the pictures, got 2 of 24 x 24"),
         ({"truth": torch.ones(48, 48, 3)}, r"an IMAGE must be \(B, H, W, 3 or 4\)"),
         ({"truth": torch.ones(2, 0, 0, 3)}, r"got \(2, 0, 0, 3\); connect a picture"),
     ],
