@@ -19,21 +19,15 @@ def close(found: Tensor, expected: Tensor | list[Any], atol: float = 1e-6) -> No
     torch.testing.assert_close(found, torch.as_tensor(expected, dtype=found.dtype), atol=atol, rtol=0)
 
 
-def test_a_full_circle_has_no_view_twice(run_node: Run) -> None:
-    (cameras,) = run_node(ORBIT, count=4, elevation_from=0.0, elevation_to=0.0, distance=2.0)
-    close(cameras.centers, [[0, 0, 2], [2, 0, 0], [0, 0, -2], [-2, 0, 0]])  # azimuth grows from +Z to +X
-
-
-def test_an_arc_reaches_both_ends(run_node: Run) -> None:
+def test_orbits_are_full_circles_without_a_view_twice_or_arcs_with_both_ends(run_node: Run) -> None:
+    (circle,) = run_node(ORBIT, count=4, elevation_from=0.0, elevation_to=0.0, distance=2.0)
+    close(circle.centers, [[0, 0, 2], [2, 0, 0], [0, 0, -2], [-2, 0, 0]])  # azimuth grows from +Z to +X
+    close(circle.focal, [[4.5, 4.5]] * 4)
     ranges = {"azimuth_from": -90.0, "azimuth_to": 90.0, "elevation_from": 0.0, "elevation_to": 60.0}
-    (cameras,) = run_node(ORBIT, count=3, **ranges)
+    (arc,) = run_node(ORBIT, count=3, **ranges, zoom=2.0)
     half, height = 0.75**0.5, 0.5  # cosine and sine of 30 degrees
-    close(cameras.centers, [[-1, 0, 0], [0, height, half], [0.5, half, 0]])
-
-
-def test_zoom_multiplies_the_trained_focal_length(run_node: Run) -> None:
-    close(run_node(CAMERA, zoom=2.0)[0].focal, [[9.0, 9.0]])
-    close(run_node(ORBIT, count=1)[0].focal, [[4.5, 4.5]])
+    close(arc.centers, [[-1, 0, 0], [0, height, half], [0.5, half, 0]])
+    close(arc.focal, [[9.0, 9.0]] * 3)
 
 
 def orbit_info(yaw: float, pitch: float, distance: float, fov: float = 30.0) -> dict[str, Any]:

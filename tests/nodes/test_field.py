@@ -52,23 +52,6 @@ def test_a_view_does_not_depend_on_its_company(run_node: Run, ball: nn.Module, l
         assert all(torch.equal(one[0], many[index]) for one, many in zip(alone, together, strict=True))
 
 
-def test_less_memory_makes_the_same_picture(
-    run_node: Run, ball: nn.Module, core: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    camera, forward = core.orbit_cameras(0.0), type(ball).forward
-    expected = run_node(RENDER, field=ball, cameras=camera, size=16)
-
-    def short_of_memory(self: nn.Module, points: Tensor) -> object:
-        if points[..., 0].numel() > 20_000:
-            raise torch.cuda.OutOfMemoryError
-        return forward(self, points)
-
-    monkeypatch.setattr(type(ball), "forward", short_of_memory)
-    with pytest.warns(UserWarning, match="out of memory with 256 rays at a time; going on with 128"):
-        found = run_node(RENDER, field=ball, cameras=camera, size=16)
-    assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(found, expected, strict=True))
-
-
 def test_cancel_comes_between_the_rays_of_one_view_however_a_field_is_asked(
     run_node: Run, ball: nn.Module, pack: Pack, core: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,11 +112,6 @@ def test_a_textured_mesh_has_a_number_of_faces_by_itself(
     colored, textured, more, few = (run_node(EXTRACT, **settings, **option)[0].faces.shape[1] for option in options)
     assert textured <= 300 < more <= 600 < colored
     assert 16 <= few <= 200
-
-
-def test_no_surface_gets_a_sentence(run_node: Run, ball: nn.Module) -> None:
-    with pytest.raises(ValueError, match="no density above 900"):
-        run_node(EXTRACT, field=ball, resolution=32, threshold=900.0)
 
 
 @pytest.fixture

@@ -35,14 +35,9 @@ def test_every_node_is_checked(node_classes: dict[str, type]) -> None:
     ("node_id", "inputs", "message"),
     [
         (ORBIT, {"count": "3"}, "count must be a whole number, got '3'"),
-        (ORBIT, {"count": 2.5}, r"count must be a whole number, got 2\.5"),
-        (ORBIT, {"count": None}, "count must be a whole number, got None"),
-        (ORBIT, {"count": True}, "count must be a whole number, got True"),
         (ORBIT, {"count": 10**6}, "count must be between 1 and 250, got 1000000"),
         (ORBIT, {"azimuth_from": "1"}, "azimuth_from must be a number, got str"),
-        (ORBIT, {"azimuth_to": None}, "azimuth_to must be a number, got NoneType"),
         (CAMERA, {"distance": -1.0}, r"distance must be between 0\.25 and 4\.0, got -1\.0"),
-        (CAMERA, {"elevation": 90}, r"elevation must be between -89\.0 and 89\.0, got 90"),
         (CAMERA, {"azimuth": math.nan}, "azimuth must be between .* got nan"),
         (CAMERA, {"cameras": 5}, "cameras must be Cameras, got int; connect UpFusion Orbit Cameras"),
         (EXTRACT, {"field": {}}, "field must be RadianceField, got dict; connect UpFusion Distill"),
@@ -55,7 +50,7 @@ def test_every_node_is_checked(node_classes: dict[str, type]) -> None:
         (TO, {"cameras": None}, "cameras must be Cameras, got"),
         *((TO, {"index": value}, "index must be a whole number, got") for value in (1.5, "0", None)),
         *((TO, {"units": value}, r"units must be between 0\.001 and 1000\.0") for value in (math.nan, math.inf, 0)),
-        (RENDER, {"cameras": {}}, "cameras must be Cameras, got"),
+        (RENDER, {"cameras": "none"}, "cameras must be at least one camera, got none; connect"),
         (RENDER, {"background": "red"}, "background must be one of white, grey, black, got 'red'"),
         (EXTRACT, {"coloring": "foo"}, "coloring must be one of vertex colors, texture, got 'foo'"),
     ],
@@ -64,15 +59,10 @@ def test_a_value_that_does_not_fit_gets_a_sentence(
     run_node: Run, ball: nn.Module, node_id: str, inputs: dict[str, Any], message: str
 ) -> None:
     (cameras,) = run_node(ORBIT, count=2)
+    inputs = {name: cameras[:0] if value == "none" else value for name, value in inputs.items()}
     good = {TO: {"cameras": cameras}, RENDER: {"field": ball, "cameras": cameras}, EXTRACT: {"field": ball}}
     with pytest.raises(ValueError, match=message):
         run_node(node_id, **(good.get(node_id, {}) | inputs))
-
-
-def test_no_cameras_get_a_sentence(run_node: Run, ball: nn.Module) -> None:
-    (cameras,) = run_node(ORBIT, count=2)
-    with pytest.raises(ValueError, match="cameras must be at least one camera, got none; connect"):
-        run_node(RENDER, field=ball, cameras=cameras[:0])
 
 
 def test_numbers_of_numpy_are_numbers(run_node: Run) -> None:
@@ -96,11 +86,8 @@ def test_a_unet_must_have_the_sizes_of_the_controlnet(pack: Pack) -> None:
     ("prompt", "message"),
     [
         ("abc", "positive must be a CONDITIONING, got str"),
-        (5, "positive must be a CONDITIONING, got int"),
         ([(1,)], r"positive must hold pairs of an embedding and its options, got \(1,\)"),
-        ([[torch.zeros(1, 77, 48), None]], "must hold pairs of an embedding"),
         ([[torch.zeros(1, 77, 768), {}]], r"embeddings \(B, L, 48\), got \(1, 77, 768\); encode the prompt"),
-        ([[torch.zeros(1, 0, 48), {}]], r"got \(1, 0, 48\)"),
         ([[torch.zeros(77, 48), {}]], r"got \(77, 48\)"),
         ([[torch.full((1, 77, 48), math.nan), {}]], "positive's embedding must be finite, got 3696 NaN"),
     ],
