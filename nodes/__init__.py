@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
-
 OLDEST_COMFYUI = "0.22.0"
-_NEEDED = {
-    "comfy_api.latest": ("ComfyExtension", "Types", "io", "ui"),
-    "comfy_api.latest.io": ("Autogrow", "ComfyNode", "File3DGLB", "Load3DCamera", "Mesh", "Schema"),
-    "folder_paths": ("get_full_path_or_raise", "get_output_directory"),
-}
 
 
-def require_comfyui(needed: dict[str, tuple[str, ...]] = _NEEDED) -> None:
-    """Raises ImportError unless ComfyUI has what is needed: names by their module, or by an attribute of one."""
-    missing = [f"{home}.{name}" for home, names in needed.items() for name in names if not hasattr(_found(home), name)]
-    if missing:
-        raise ImportError(
-            f"UpFusion's nodes need ComfyUI {OLDEST_COMFYUI} or newer, this one lacks {', '.join(missing)}; "
-            "update ComfyUI and start it again"
-        )
-
-
-def _found(home: str) -> object:
-    """The module, or the module's attribute, as comfy_api.latest.io is one; None if there is no such thing."""
-    parent, _, last = home.rpartition(".")
+def require_comfyui() -> None:
+    """Raises ImportError, which says what to do, unless ComfyUI has what the nodes use."""
     try:
-        return importlib.import_module(home)
-    except ModuleNotFoundError:
-        return getattr(_found(parent), last, None) if parent else None
+        from comfy_api.latest import ComfyExtension, Types, io, ui  # noqa: F401
+        from folder_paths import get_output_directory, get_save_image_path  # noqa: F401
+
+        _ = io.Autogrow, io.ComfyNode, io.File3DGLB, io.Load3DCamera, io.Mesh, io.Schema
+    except (ImportError, AttributeError) as error:
+        raise ImportError(
+            f"UpFusion's nodes need ComfyUI {OLDEST_COMFYUI} or newer, this one lacks a part ({error}); update ComfyUI "
+            "and start it again"
+        ) from error
 
 
 require_comfyui()  # before anything is imported from ComfyUI, so that an old one gets a readable sentence

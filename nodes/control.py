@@ -154,7 +154,7 @@ def with_views(
     views: ViewConditioning,
     prompts: Prompts,
     strength: float = 1.0,
-    span: tuple[float, float] = (0.0, 1.0),
+    span: tuple[float, float] = (0, 1),
 ) -> Prompts:
     """The prompts with our control after the ControlNets they hold, and the cameras' conditions; new lists.
 

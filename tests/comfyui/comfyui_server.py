@@ -126,8 +126,7 @@ def start_server(base: Path, *, with_pack: bool = True) -> Iterator[Server]:
     (base / "models" / "upfusion").mkdir(parents=True, exist_ok=True)
     linked = {"zz_probe.py": Path(__file__).with_name("probe.py")} | ({"upfusion": ROOT} if with_pack else {})
     for name, target in linked.items():
-        if not (base / "custom_nodes" / name).exists():
-            (base / "custom_nodes" / name).symlink_to(target, target_is_directory=target.is_dir())
+        (base / "custom_nodes" / name).symlink_to(target, target_is_directory=target.is_dir())
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

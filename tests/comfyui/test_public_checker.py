@@ -13,10 +13,9 @@ from comfyui_server import Server
 pytestmark = pytest.mark.comfyui
 
 
-@pytest.fixture
-def context(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> object:
-    """What comfy-test hands from level to level, on the running server."""
+def test_syntax_registration_and_instantiation(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from comfy_test.orchestration.context import LevelContext
+    from comfy_test.orchestration.levels import instantiation, registration, syntax
 
     (tmp_path / "server.log").write_text(server.log, encoding="utf-8")
     monkeypatch.setenv("COMFY_TEST_LOGS_DIR", str(tmp_path))
@@ -25,12 +24,7 @@ def context(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     paths = SimpleNamespace(custom_nodes_dir=folder, comfyui_dir=comfyui, python=python)
     told = {"config": None, "platform_name": "linux", "log": lambda message: None, "output_base": tmp_path}
     address = f"http://127.0.0.1:{server.port}"
-    return LevelContext(**told, node_dir=folder / "upfusion", server_url=address, paths=paths)
-
-
-def test_syntax_registration_and_instantiation(context: object) -> None:
-    from comfy_test.orchestration.levels import instantiation, registration, syntax
-
+    context = LevelContext(**told, node_dir=folder / "upfusion", server_url=address, paths=paths)
     syntax.run(context)
     after = registration.run(context)
     assert "UpFusionLoadModel" in after.registered_nodes
