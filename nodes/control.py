@@ -150,15 +150,11 @@ class UpFusionControl(ControlBase):
 
 
 def with_views(
-    model: HostedModel,
-    views: ViewConditioning,
-    prompts: Prompts,
-    strength: float = 1.0,
-    span: tuple[float, float] = (0, 1),
+    model: HostedModel, views: ViewConditioning, prompts: Prompts, strength: float = 1, start: float = 0, end: float = 1
 ) -> Prompts:
     """The prompts with our control after the ControlNets they hold, and the cameras' conditions; new lists.
 
-    span: where it acts, in parts of the sampling run: 0 is its beginning and 1 its end.
+    start, end: parts of the sampling run, 0 its beginning and 1 its end.
     """
     controls: dict[Any, UpFusionControl] = {}  # one for each ControlNet before ours, shared by positive and negative
     results = []
@@ -174,7 +170,7 @@ def with_views(
             before = options.get("control")
             if before not in controls:
                 control = UpFusionControl(model)
-                control.set_cond_hint(None, strength, span)
+                control.set_cond_hint(None, strength, (start, end))
                 controls[before] = control.set_previous_controlnet(before)
             added = {"control": controls[before], "control_apply_to_uncond": False, "model_conds": {**own, **values}}
             entries.append([embedding, {**options, **added}])

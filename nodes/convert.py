@@ -176,7 +176,9 @@ def assets_from_mesh(mesh: Any) -> list[MeshAsset]:
         if uvs is not None and texture is not None:
             places = _flipped(uvs[index, : len(points)].clamp(0, 1))
             picture = texture[min(index, len(texture) - 1), ..., :3].float().cpu().clamp(0, 1).movedim(-1, 0)
-            shown = _looked_up(picture, places)
+            grid = torch.stack([2 * places[:, 0] - 1, 1 - 2 * places[:, 1]], dim=-1)[None, :, None]
+            shown = grid_sample(picture[None], grid, padding_mode="border", align_corners=False)[0, :, :, 0].T
+            shown = shown.clamp(0, 1).contiguous()
         if colors is not None:
             shown = _converted(colors[index, : len(points), :3].clamp(0, 1), linear_rgb_to_rgb)
         assets.append(MeshAsset(points, triangles, shown, places, picture))
@@ -230,13 +232,6 @@ def _flipped(uvs: Tensor) -> Tensor:
 def _converted(colors: Tensor, conversion: Callable[[Tensor], Tensor]) -> Tensor:
     """(P, 3) colours through a conversion of pictures (3, H, W)."""
     return conversion(colors.float().cpu().T[..., None])[..., 0].T.clamp(0, 1).contiguous()
-
-
-def _looked_up(texture: Tensor, uvs: Tensor) -> Tensor:
-    """(3, H, W) texture at (P, 2) places, v = 0 at the bottom -> (P, 3)."""
-    places = torch.stack([2 * uvs[:, 0] - 1, 1 - 2 * uvs[:, 1]], dim=-1)
-    found = grid_sample(texture[None], places[None, :, None], padding_mode="border", align_corners=False)
-    return found[0, :, :, 0].T.clamp(0, 1).contiguous()
 
 
 def camera_from_load3d(info: Mapping[str, Any], units: float) -> Cameras:

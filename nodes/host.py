@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
 PREVIEW_SECONDS = 0.5
 PREVIEW_SIZE = 512
-PREVIEW_COSTS = 10
-"""Pictures come no more often than this many times the time it takes to make one."""
+PREVIEW_COSTS = 10  # pictures come no more often than this many times the time it takes to make one
 
 
 def check_interrupted() -> None:

@@ -72,7 +72,7 @@ class UpFusionConditioning(io.ComfyNode):
 
         prompts = upfusion_model.prompts(positive, negative)
         views = upfusion_model.stages().condition(scene, cameras)
-        conditions = with_views(upfusion_model, views, prompts, strength, (start, end))
+        conditions = with_views(upfusion_model, views, prompts, strength, start, end)
         return io.NodeOutput(*conditions, empty_latent(len(cameras), upfusion_model.config.latent_size))
 
 

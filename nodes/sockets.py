@@ -34,10 +34,8 @@ if TYPE_CHECKING:
     from ..upfusion_core import HostedUpFusion, ModelConfig
 
 Execute = TypeVar("Execute", bound=Callable[..., io.NodeOutput])
-Conditioning = list[Any]
-"""ComfyUI's CONDITIONING: a list of [embedding, options]."""
-Prompts = tuple[Conditioning, Conditioning]
-"""Positive and negative."""
+Conditioning = list[Any]  # ComfyUI's CONDITIONING: a list of [embedding, options]
+Prompts = tuple[Conditioning, Conditioning]  # positive and negative
 
 
 @dataclass(frozen=True, eq=False)

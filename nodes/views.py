@@ -162,11 +162,7 @@ class UpFusionPredictViews(io.ComfyNode):
 
 
 def _flattened(images: Mapping[str, Tensor], masks: Mapping[str, Tensor | None], invert: bool) -> list[Photo]:
-    """The photos of all sockets, image0 first; a socket's mask is that with its number.
-
-    Raises:
-        InputError: a socket has not as many masks as photos, a mask has no image, or shows no object.
-    """
+    """The photos of all sockets, image0 first; a socket's mask is that with its number."""
     check_type("images", images, Mapping, "connect photos to the sockets of UpFusion Prepare Views")
     check_type("masks", masks, Mapping, "connect masks to the sockets of UpFusion Prepare Views")
     photos: list[Photo] = []
@@ -185,22 +181,18 @@ def _flattened(images: Mapping[str, Tensor], masks: Mapping[str, Tensor | None],
                 f"{name} holds {len(pictures)} photos, but its {label} holds {len(planes)} masks; give one for each "
                 "photo"
             )
-        turned = [_checked_mask(1 - plane if invert else plane, invert, label) for plane in planes]
-        photos += zip(pictures, turned, strict=True)
+        for picture, plane in zip(pictures, 1 - planes if invert else planes, strict=True):
+            if not plane.any():
+                raise InputError(
+                    f"{label} must be 1 on the object, got 0 everywhere; turn invert_mask {'off' if invert else 'on'} "
+                    "(masks of Load Image need it on), or connect another mask"
+                )
+            # all object, as in Load Image's mask for a picture without transparency, tells nothing
+            photos.append((picture, None if torch.all(plane == 1) else plane))
     if by_number:
         left = min(by_number)
         raise InputError(f"mask{left} belongs to image{left}, but that is not connected; connect both with one number")
     return photos
-
-
-def _checked_mask(plane: Tensor, inverted: bool, name: str) -> Tensor | None:
-    """The mask; None if all is object, as in Load Image's mask for a picture without transparency: it tells nothing."""
-    if not plane.any():
-        raise InputError(
-            f"{name} must be 1 on the object, got 0 everywhere; turn invert_mask {'off' if inverted else 'on'} (masks "
-            "of Load Image need it on), or connect another mask"
-        )
-    return None if torch.all(plane == 1) else plane
 
 
 def _found(photo: Tensor, mask: Tensor | None, bg_removal_model: Any) -> Photo:
