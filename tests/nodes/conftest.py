@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import importlib.util
 import inspect
@@ -22,7 +21,6 @@ sys.path.append(str(Path(__file__).resolve().parent))  # for the helpers beside 
 from small_models import COLOR, Loaded, Pack, PlainMesh, Run, quarter_model, round_field, write_merged
 
 ROOT = Path(__file__).resolve().parents[2]
-PACK = "upfusion_pack"
 
 
 @pytest.fixture(scope="session")
@@ -44,16 +42,24 @@ def comfyui() -> str:
 
 
 @pytest.fixture(scope="session")
-def pack(comfyui: str) -> Pack:
-    """Modules of the pack by name, e.g. pack("nodes.cameras") or pack("upfusion_core").
+def reference(comfyui: str) -> ModuleType:
+    """docs/make_reference.py."""
+    spec = importlib.util.spec_from_file_location("make_reference", ROOT / "docs" / "make_reference.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
-    The pack is imported by its folder, as ComfyUI does; its classes are not those of an installed upfusion_core.
-    """
-    options = {"submodule_search_locations": [str(ROOT)]}
-    spec = importlib.util.spec_from_file_location(PACK, ROOT / "__init__.py", **options)
-    sys.modules[PACK] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules[PACK])
-    return lambda name: importlib.import_module(f"{PACK}.{name}")
+
+@pytest.fixture(scope="session")
+def node_classes(reference: ModuleType) -> dict[str, Any]:
+    """All nodes of the pack by id; it is imported by its folder, and listed by its entry point, as in ComfyUI."""
+    return reference.load_nodes()
+
+
+@pytest.fixture(scope="session")
+def pack(node_classes: dict[str, Any]) -> Pack:
+    """Modules of the pack by name, e.g. pack("nodes.cameras"); their classes are not those of an installed library."""
+    return lambda name: importlib.import_module(f"upfusion_pack.{name}")
 
 
 @pytest.fixture(scope="session")
@@ -63,23 +69,7 @@ def core(pack: Pack) -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def node_classes(pack: Pack) -> dict[str, type]:
-    """All nodes of the pack by id, through the entry point that ComfyUI uses."""
-    extension = asyncio.run(sys.modules[PACK].comfy_entrypoint())
-    return {node.GET_SCHEMA().node_id: node for node in asyncio.run(extension.get_node_list())}
-
-
-@pytest.fixture(scope="session")
-def reference() -> ModuleType:
-    """docs/make_reference.py."""
-    spec = importlib.util.spec_from_file_location("make_reference", ROOT / "docs" / "make_reference.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
-def run_node(node_classes: dict[str, type]) -> Run:
+def run_node(node_classes: dict[str, Any]) -> Run:
     """Runs a node by id with the schema's defaults for what is not given; returns its outputs as a tuple."""
 
     def run(node_id: str, **given: Any) -> tuple[Any, ...]:
@@ -92,7 +82,7 @@ def run_node(node_classes: dict[str, type]) -> Run:
 
 
 @pytest.fixture(scope="session")
-def models_folder(node_classes: dict[str, type], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def models_folder(node_classes: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that ComfyUI searches for models/upfusion."""
     import folder_paths
 
@@ -102,7 +92,7 @@ def models_folder(node_classes: dict[str, type], tmp_path_factory: pytest.TempPa
 
 
 @pytest.fixture(scope="session")
-def loaded(core: ModuleType, node_classes: dict[str, type], models_folder: Path) -> Loaded:
+def loaded(core: ModuleType, node_classes: dict[str, Any], models_folder: Path) -> Loaded:
     """A small model and a scene; only where COMFYUI_PATH is set."""
     path = write_merged(models_folder / "quarter.safetensors", quarter_model())
     library = core.UpFusion.load(path, device="cpu", dtype=torch.float32)
