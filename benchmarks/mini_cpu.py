@@ -26,7 +26,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from upfusion_core.config import DiffusionConfig, DinoConfig, ModelConfig, TrainConfig, UpSRTConfig, VaeConfig
 from upfusion_core.geometry.cameras import BAND_ELEVATION_DEGREES, REFERENCE_ELEVATION_DEGREES, orbit_cameras
 from upfusion_core.procedural import ProceduralObjects, render_views
-from upfusion_core.support.seeds import derived_seed
+from upfusion_core.support.devices import derived_seed
 from upfusion_core.training.batches import ProceduralBatches, TrainingBatch, photo_count
 from upfusion_core.training.loop import train
 from upfusion_core.types import REFERENCE_FOCAL, Cameras

@@ -39,8 +39,8 @@ from upfusion_core.geometry import orbit_cameras, random_cameras
 from upfusion_core.models.stable_diffusion import decode_latents, encode_images
 from upfusion_core.procedural import Objects, ProceduralObjects, render_views
 from upfusion_core.procedural.shapes import Light
+from upfusion_core.support.devices import derived_seed
 from upfusion_core.support.images import contact_sheet, save_png
-from upfusion_core.support.seeds import derived_seed
 from upfusion_core.training.batches import TrainingBatch
 from upfusion_core.training.loop import train
 from upfusion_core.types import Cameras, InputViews

@@ -34,15 +34,15 @@ from upfusion_core.evaluation.protocol import EvaluatedObject, draw_object
 from upfusion_core.evaluation.summary import paired_difference
 from upfusion_core.field.fitting import FieldFitter
 from upfusion_core.field.radiance import RadianceField
+from upfusion_core.pipeline.photos import estimate_mask
 from upfusion_core.pipeline.pose import PhotoCameras, estimate_photo_cameras
-from upfusion_core.pipeline.prepare import estimate_mask
 from upfusion_core.procedural import ProceduralObjects
 from upfusion_core.types import REFERENCE_FOCAL
 
 PREDICTED = 32
 PHOTO_WEIGHT = 6.0
 """How many predicted views a photo counts as much as."""
-FIT = replace(FitConfig.draft(iterations=150), points=2**13)
+FIT = replace(FitConfig(iterations=150), points=2**13)
 
 
 def rotation_error(estimated: Cameras, true: Cameras) -> torch.Tensor:
@@ -59,7 +59,7 @@ def fitted_psnr(model: UpFusion, scene: SceneEncoding, found: PhotoCameras, chos
     cameras = Cameras.concatenate([band, found.cameras[torch.tensor(chosen)]])
     weights = torch.ones(len(cameras))
     weights[PREDICTED:] = PHOTO_WEIGHT
-    config = FieldConfig.draft().no_finer_than(2 / REFERENCE_FOCAL / model.image_size)
+    config = FieldConfig.small().no_finer_than(2 / REFERENCE_FOCAL / model.image_size)
     field = RadianceField(config, generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(2)
     fitter = FieldFitter(field, cameras, rgb, mask=mask, weights=weights, config=FIT, generator=generator)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from upfusion_core.cli.app import COMMANDS
-from upfusion_core.cli.options import Leaf, leaves
+from upfusion_core.config.base import Option, options_of
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
@@ -32,8 +32,8 @@ WORDS = {int: "whole number", float: "number", str: "text", Path: "path"}
 
 def options_table(command: type) -> str:
     """Arguments and options of a command as a table of Markdown."""
-    known = sorted(leaves(command).values(), key=lambda leaf: not leaf.flag.argument)
-    rows = [f"| {_spelled(leaf)} | {_value(leaf)} | {_default(leaf)} | {_cell(leaf.field.help)} |" for leaf in known]
+    known = sorted(options_of(command).values(), key=lambda option: not option.flag.argument)
+    rows = [f"| {_spelled(item)} | {_value(item)} | {_default(item)} | {_cell(item.help)} |" for item in known]
     return "\n".join(["| option | value | unless given | |", "| --- | --- | --- | --- |", *rows])
 
 
@@ -115,24 +115,24 @@ def main() -> None:
     RECORD.write_text(with_new_nodes(RECORD.read_text(encoding="utf-8"), nodes), encoding="utf-8")
 
 
-def _spelled(leaf: Leaf) -> str:
-    names = (_cell(leaf.flag.metavar),) if leaf.flag.argument else leaf.spellings
+def _spelled(option: Option) -> str:
+    names = (_cell(option.flag.metavar),) if option.flag.argument else option.spellings
     return ", ".join(f"`{spelling}`" for spelling in names)
 
 
-def _value(leaf: Leaf) -> str:
+def _value(option: Option) -> str:
     """What is given to it, e.g. `WEIGHTS`, "whole number from 1 to 1000", or nothing for a switch."""
-    if leaf.flag.argument or leaf.field.kind is bool:
+    if option.flag.argument or option.kind is bool:
         return ""
-    if leaf.flag.metavar or leaf.field.choices:
-        return f"`{_cell(leaf.taken.strip('[]'))}`"
-    low, high = leaf.field.low, leaf.field.high
-    text = WORDS[leaf.field.kind] + ("" if low is None else f" from {low:g}")
+    if option.flag.metavar or option.choices:
+        return f"`{_cell(option.taken.strip('[]'))}`"
+    low, high = option.low, option.high
+    text = WORDS[option.kind] + ("" if low is None else f" from {low:g}")
     return text if high is None or high >= 2**31 else f"{text} to {high:g}"
 
 
-def _default(leaf: Leaf) -> str:
-    return "needed" if leaf.default is MISSING else _cell(leaf.shown_default)
+def _default(option: Option) -> str:
+    return "needed" if option.default is MISSING else _cell(option.shown_default)
 
 
 def _described_input(socket: Any) -> dict[str, Any]:  # noqa: ANN401 - an input of a schema

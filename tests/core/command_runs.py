@@ -20,7 +20,7 @@ def small_distillation(made: Callable[..., DistillConfig]) -> Callable[..., Dist
     """What `made` gives, but with few and small pictures and a small field."""
 
     def small(*arguments: Any) -> DistillConfig:  # noqa: ANN401
-        fit = replace(FitConfig.draft(iterations=4), rays=64)
+        fit = replace(FitConfig(iterations=4), rays=64)
         schedule = DraftSchedule(
             predicted_cameras=3, predicted_size=16, predicted_fit=fit, sampled_cameras=2, sampled_fit=fit, steps=1
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 COMMAND_LANGUAGES = ("", "sh", "bash", "bat")
 OTHER_LANGUAGES = ("python", "json", "text", "bibtex")
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*) *$")
-_INLINE = re.compile(r"`((?:[A-Z_]+=\S+ )*(?:upfusion|pip|pytest|python|python_embeded\\python\.exe|bash) [^`]+)`")
+_INLINE = re.compile(r"`((?:[A-Z_]+=\S+ )*(?:upfusion|pip|pytest|uv|python|python_embeded\\python\.exe|bash) [^`]+)`")
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Every command and Python block of the documentation runs, with tiny stand-ins for what takes gigabytes or hours.
 
+README's blocks run always, those of the other pages with `pytest -m slow tests/core/test_documentation.py`.
 A page is worked through from its top in one folder, as a reader would; photos, masks and a data set lie there.
 `upfusion` runs in this process on a random model of 16 pixels, with its large numbers made small; the stand-ins for
 other programs say beside them what they check (documented_programs.py). A command that nothing there knows fails.
@@ -24,7 +25,7 @@ from PIL import Image, ImageDraw
 
 from upfusion_core import DistillConfig, RadianceField
 from upfusion_core import config as configurations
-from upfusion_core.cli import demo
+from upfusion_core.cli import reconstruct
 from upfusion_core.cli import train as training
 from upfusion_core.cli.app import COMMANDS
 from upfusion_core.config import PRESETS, DraftSchedule, FieldConfig, FitConfig, GridConfig, TrainConfig
@@ -68,7 +69,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every preset becomes one of few steps and a small field; meshes and data become small too."""
 
     def small(cls: type[DistillConfig], **changes: Any) -> DistillConfig:  # noqa: ANN401 - fields of the class
-        fit = replace(FitConfig.draft(iterations=4), rays=64)
+        fit = replace(FitConfig(iterations=4), rays=64)
         schedule = DraftSchedule(
             predicted_cameras=3, predicted_size=16, predicted_fit=fit, sampled_cameras=2, sampled_fit=fit, steps=1
         )
@@ -94,8 +95,8 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(configurations, "EvaluationConfig", few)
     search = SimilaritySearch((0.0,), (0.0,), starts=1, coarse_size=8, fine_size=8, coarse_steps=1, fine_steps=1)
     monkeypatch.setattr(SimilaritySearch, "quick", lambda: search)
-    monkeypatch.setattr(demo, "SHEET_SIZE", 32)
-    monkeypatch.setattr(demo, "TURNTABLE_SIZE", 16)
+    monkeypatch.setattr(reconstruct, "SHEET_SIZE", 32)
+    monkeypatch.setattr(reconstruct, "DEMO_TURNTABLE_SIZE", 16)
     monkeypatch.setattr(training, "PROCEDURAL_POOL", 8)
 
 
@@ -125,7 +126,11 @@ def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if documented.blocks(page)], ids=name_of)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=() if page.name == "README.md" else pytest.mark.slow, id=name_of(page))
+     for page in PAGES if documented.blocks(page)],
+)  # fmt: skip
 def test_every_block_runs(page: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for block in documented.blocks(page):
         run_block(block, folder, capsys, name_of(page))
@@ -164,6 +169,12 @@ def test_the_tables_of_options_are_those_of_the_code() -> None:
     text = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
     assert set(re.findall(r"<!-- options of (\w+) -->", text)) == set(COMMANDS)
     assert reference.with_options(text) == text, "run python docs/make_reference.py"
+
+
+def test_the_tests_command_of_the_readme_is_that_of_ci() -> None:
+    line = 'pip install ".[test]" && pytest'
+    for path in (ROOT / "README.md", ROOT / ".ci" / "run"):
+        assert line in path.read_text(encoding="utf-8").splitlines()
 
 
 def test_every_command_has_an_example() -> None:

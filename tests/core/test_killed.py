@@ -197,7 +197,7 @@ def test_ctrl_c_ends_within_a_second(
 def test_ctrl_c_while_a_mesh_is_made(worker: Worker, tmp_path: Path) -> None:
     source = tmp_path / "field.safetensors"
     model = UpFusion.load("mini", device="cpu")
-    fit = FitConfig.draft(iterations=40)
+    fit = FitConfig(iterations=40)
     config = DistillConfig.draft(schedule=DraftSchedule(predicted_fit=fit, sampled_fit=fit, sampled_cameras=1, steps=1))
     model.distill(model.encode(example_views(0, 1).prepared(model.image_size)), config).save(source)
     told = ["mesh", str(source), "-o", str(tmp_path / "mesh.glb"), "--device", "cpu", "--resolution", "512"]

@@ -268,7 +268,7 @@ def _json(path: Path, kind: type = list) -> Any:  # noqa: ANN401 - whatever the 
                 data = stream.read(_LARGEST_TEXT + 1)
         if len(data) > _LARGEST_TEXT:
             raise InputError(f"{path.name} unpacks to more than {_LARGEST_TEXT:,} bytes; fetch it again")
-        # not json_text.parse_json: a NaN condemns its own frame or sequence, not the whole category
+        # not parse_json: a NaN condemns its own frame or sequence, not the whole category
         content = json.loads(data)
     if not isinstance(content, kind):
         raise InputError(f"{path.name} must hold a {kind.__name__}, got {type(content).__name__}; fetch it again")

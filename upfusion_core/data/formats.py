@@ -1,6 +1,6 @@
 """A folder of any known format, or shards -> its reader, for callers that are given a path and nothing more.
 
-A new format is its reader, a line in `FORMATS`, and its name in `Kind` of config/commands.py.
+A new format is its reader and a line in `FORMATS`.
 """
 
 from __future__ import annotations

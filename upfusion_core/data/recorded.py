@@ -125,7 +125,7 @@ def _resized(colors: np.ndarray, mask: np.ndarray, box: Box, size: int) -> np.nd
     """The part `box` of a picture -> (4, size, size) uint8: colours on white and mask; white outside the picture.
 
     Bicubic, widened when shrinking, channel by channel, as colours on white need no alpha. Pillow's, as recordings have
-    8 bits and are many; photos of any depth and users' soft masks go through `pipeline.prepare.resample`, in float32.
+    8 bits and are many; photos of any depth and users' soft masks go through `pipeline.photos.resample`, in float32.
     """
     height, width = mask.shape
     left, top, right, bottom = box

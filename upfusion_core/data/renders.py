@@ -11,12 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config.base import from_value
+from ..config import from_value
 from ..geometry import cameras_from_matrices, focal_from_fov
 from ..support.checks import check_choice, check_count
 from ..support.errors import InputError
-from ..support.files import existing_folder, inside, read_regular, reading, subfolders
-from ..support.json_text import read_json
+from ..support.files import existing_folder, inside, read_json, read_regular, reading, subfolders
 from .recorded import Frame, RecordedViews
 from .views import decoded_array
 

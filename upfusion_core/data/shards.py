@@ -27,12 +27,11 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ..config.base import from_json
+from ..config import from_value
 from ..support.checks import check_choice, check_count
 from ..support.errors import InputError, UpFusionError
-from ..support.files import Writing, inside, reading
+from ..support.files import Writing, inside, parse_json, read_json, reading, shown
 from ..support.images import resize_pictures, to_8bit
-from ..support.json_text import read_json, shown
 from ..types import Cameras
 from .views import MultiViewDataset, PosedViews, StoredObject, StoredViews, decoded_array, normalise, note
 
@@ -237,7 +236,7 @@ def decoded_header(content: bytes) -> SampleHeader:
     """Reads a sample's JSON. Raises InputError if it is damaged or says what cannot be."""
     with reading("its cameras", "pack it again", what="JSON"):
         text = content.decode("utf-8-sig")
-    header: SampleHeader = from_json(SampleHeader, text, "its cameras")
+    header: SampleHeader = from_value(SampleHeader, parse_json(text, "its cameras"), "its cameras")
     return header
 
 

@@ -168,7 +168,7 @@ class PosedViews:
     def __post_init__(self) -> None:
         check_shape("PosedViews.rgb", self.rgb, ("N", 3, "S", "S"), "channels come first")
         views, _, height, width = self.rgb.shape
-        if not views or height != width:
+        if not views:
             raise InputError(f"PosedViews.rgb must hold square views, got {tuple(self.rgb.shape)}; crop them square")
         check_shape("PosedViews.mask", self.mask, (views, 1, height, width))
         if self.depth is not None:

@@ -16,13 +16,12 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from ..config import EvaluationConfig, to_json
+from ..config import EvaluationConfig, to_dict
 from ..data.views import MultiViewDataset
 from ..models.perceptual import PerceptualDistance
 from ..support.errors import FieldError, InputError
-from ..support.files import Writing, replacing, write_json
+from ..support.files import Writing, read_json, replacing, write_json
 from ..support.images import contact_sheet, load_png, save_png
-from ..support.json_text import read_json
 from ..types import OnStep
 from .metrics import MEASURES
 from .protocol import Group, Values, draw_object, evaluate_object
@@ -109,7 +108,7 @@ def evaluate(
     config = config or EvaluationConfig()
     if not len(indices):
         raise InputError("expected at least one object to evaluate, got none; ask for some")
-    settings = {**(about or {}), "model_id": model.model_id, "settings": to_json(config)}
+    settings = {**(about or {}), "model_id": model.model_id, "settings": to_dict(config)}
     fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     writing = writing or (lambda name: replacing(folder / name))
     evaluation = _Evaluation(model, config, folder, fingerprint, writing, temporary or folder.joinpath, lpips)

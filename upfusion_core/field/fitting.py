@@ -91,7 +91,7 @@ class FieldFitter:
 
     Example::
 
-        fitter = FieldFitter(field, cameras, rgb, config=FitConfig.draft(), generator=generator)
+        fitter = FieldFitter(field, cameras, rgb, config=FitConfig(), generator=generator)
         while not fitter.done:
             fitter.step()
     """

@@ -17,9 +17,8 @@ from ..config import FieldConfig, RaySampling, from_value
 from ..support.checks import check_finite, check_type
 from ..support.devices import existing_device
 from ..support.errors import CheckpointError, FieldError, InputError, UpFusionError
-from ..support.files import check_path, check_weights_name, reading, save_safetensors
+from ..support.files import check_path, check_weights_name, json_text, parse_json, reading, save_safetensors, shown
 from ..support.images import saturate
-from ..support.json_text import parse_json, shown, to_json
 from ..support.weights import misfits, read_safetensors
 from ..types import Cameras, OnStep, RenderedViews
 from .backends import BackendChoice, HashGrid
@@ -196,7 +195,7 @@ class RadianceField(nn.Module):
             described["cameras"] = {
                 name: getattr(cameras, name).cpu().tolist() for name in ("camera_to_world", "focal", "principal")
             }
-        text = to_json(described, "the field's settings")
+        text = json_text(described, "the field's settings")
         save_safetensors(tensors, path, {FORMAT: text})
 
 

@@ -16,8 +16,8 @@ from torch.nn.functional import pad
 from ..config import RaySampling
 from ..geometry import camera_rays
 from ..support.checks import check_count, check_range, check_type, check_unit_range
+from ..support.devices import Chunk
 from ..support.errors import InputError
-from ..support.memory import Chunk
 from ..types import Cameras, Rays, RenderedViews
 
 MAX_SIDE = 16384  # pixels along each side of a picture

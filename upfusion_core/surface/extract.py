@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ..field.radiance import RadianceField
 from ..support.checks import check_count, check_range
+from ..support.devices import Chunk
 from ..support.errors import FieldError, MissingPackageError
-from ..support.memory import Chunk
 from ..types import OnProgress, OnStep
 from .atlas import unwrap
 from .level import SPREAD, chosen_level, clear, large_parts, sample_density, sample_heights, surface_level

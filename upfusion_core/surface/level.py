@@ -13,8 +13,8 @@ from torch.nn.functional import max_pool3d, pad
 from ..field.radiance import RadianceField
 from ..field.rendering import intersect_box, stratified_distances
 from ..geometry import camera_rays, look_at
+from ..support.devices import Chunk
 from ..support.errors import FieldError
-from ..support.memory import Chunk
 from ..types import OnProgress, Rays
 
 # samples along the longest side of a box

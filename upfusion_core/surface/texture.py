@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..field.radiance import RadianceField
 from ..field.rendering import weights_from_density
-from ..support.memory import Chunk
+from ..support.devices import Chunk
 from ..types import OnProgress
 from .rasterise import runs, sample_range
 

@@ -20,8 +20,8 @@ from ..data.shards import ShardedViews
 from ..data.views import MultiViewDataset, PosedViews
 from ..geometry import plucker, point_rays, to_reference_frame
 from ..procedural import Objects, ProceduralObjects
-from ..support import seeds
 from ..support.checks import check_count, check_shape
+from ..support.devices import derived_seed, generator_for
 from ..support.errors import InputError, UpFusionError
 from ..support.images import resize_pictures
 from ..types import Cameras, Rays
@@ -84,7 +84,7 @@ class BatchRandom:
     once, get together exactly the numbers of the large one.
 
     Args:
-        seed: of the whole batch (see `seeds.derived_seed`).
+        seed: of the whole batch (see `derived_seed`).
         part, parts: which part of the batch this is. All parts hold equally many examples.
         device: where the numbers are made; each device has its own.
     """
@@ -223,7 +223,7 @@ class DatasetBatches:
             index = self._object(position, skip)
             try:
                 available = self.dataset.view_count(index)
-                order = torch.randperm(available, generator=seeds.generator(self.seed, "views", position)).tolist()
+                order = torch.randperm(available, generator=generator_for(self.seed, "views", position)).tolist()
                 return self.dataset.read(index, [order[k % available] for k in range(photos + self.targets)])
             except UpFusionError:
                 continue  # the data set has noted it in `skipped`
@@ -234,7 +234,7 @@ class DatasetBatches:
         number, place = divmod(position, len(self.dataset))
         with self._lock:
             if self._pass[0] != number:
-                generator = seeds.generator(self.seed, "pass", number)
+                generator = generator_for(self.seed, "pass", number)
                 if isinstance(self.dataset, ShardedViews):
                     order = self.dataset.order(generator)
                 else:
@@ -282,7 +282,7 @@ class ProceduralBatches:
         """See BatchSource; a new seed begins elsewhere among the objects and draws other cameras."""
         count, photos = self.batch_size, photo_count(self.photos, self.seed, step)
         views = photos + self.targets
-        generator = seeds.generator(self.seed, "cameras", step)
+        generator = generator_for(self.seed, "cameras", step)
         torch.rand(rank * count, views, 2, generator=generator)  # of the parts before this one
         chosen = self._chosen(step, rank, world)
         made = self.objects.look(chosen, views=views, size=self.image_size, generator=generator)
@@ -306,11 +306,11 @@ class ProceduralBatches:
         if pool is None or made_for != (number, parts):
             pool = self._drawn(number * self.pool, self.pool, parts)
             self._pool = ((number, parts), pool)
-        places = torch.randint(self.pool, (world, count), generator=seeds.generator(self.seed, "pool", step))[rank]
+        places = torch.randint(self.pool, (world, count), generator=generator_for(self.seed, "pool", step))[rank]
         return pool[places.to(self.device)]
 
     def _drawn(self, position: int, count: int, parts: int | None) -> Objects:
-        first = seeds.derived_seed(self.seed, "objects") + position
+        first = derived_seed(self.seed, "objects") + position
         indices = [(first + index) % len(self.objects) for index in range(count)]
         source = self.objects if parts is None else ProceduralObjects(self.objects.split, max_parts=parts)
         return source.objects(indices).to(self.device)
@@ -330,4 +330,4 @@ def largest_parts(curriculum: tuple[int, int], step: int) -> int | None:
 def photo_count(photos: tuple[int, int], seed: int, step: int) -> int:
     """How many photos the examples of a step have: uniform in the range, ends included."""
     least, most = photos
-    return int(torch.randint(least, most + 1, (), generator=seeds.generator(seed, "photos", step)))
+    return int(torch.randint(least, most + 1, (), generator=generator_for(seed, "photos", step)))

@@ -36,7 +36,7 @@ from ..models.stable_diffusion import (
     unet_names,
     vae_names,
 )
-from ..support import seeds
+from ..support.devices import derived_seed, generator_for
 from ..support.errors import CheckpointError
 from ..support.weights import read_metadata, read_weights
 
@@ -77,7 +77,7 @@ def initial_networks(
     for source in sources:
         weights |= read_initial_weights(source, config)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seeds.derived_seed(seed, "weights"))
+        torch.manual_seed(derived_seed(seed, "weights"))
         networks = build_networks(config)
     found = {part for part, prefix in PARTS.items() if any(name.startswith(prefix) for name in weights)}
     lacking = [part for part in PARTS if part in required and part not in found]
@@ -230,6 +230,6 @@ def _embeddings(config: ModelConfig, weights: dict[str, Tensor]) -> tuple[Tensor
 
 def fixed_embeddings(width: int) -> tuple[Tensor, Tensor]:
     """Two (77, width) embeddings of standard normal numbers, the same for every model of this width."""
-    generator = seeds.generator("text embeddings")
+    generator = generator_for("text embeddings")
     default, empty = torch.randn(2, 77, width, generator=generator)
     return default, empty

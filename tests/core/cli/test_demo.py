@@ -11,11 +11,10 @@ import trimesh
 from command_runs import read_run, small_distillation
 from typer.testing import CliRunner, Result
 
-from upfusion_core.cli import demo
+from upfusion_core.cli import reconstruct
 from upfusion_core.cli.app import app
-from upfusion_core.cli.demo import labelled_sheet
-from upfusion_core.cli.reconstruct import sampled_by
-from upfusion_core.config.commands import Surface
+from upfusion_core.cli.reconstruct import labelled_sheet, sampled_by
+from upfusion_core.config.options import Surface
 from upfusion_core.field.radiance import load_field
 from upfusion_core.pipeline.examples import example_views
 
@@ -27,10 +26,10 @@ WRITTEN = {"photos.png", "truth.png", "prediction.png", "views.png", "sheet.png"
 def _small_and_bundled(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A field of a few steps, small pictures."""
 
-    monkeypatch.setattr(demo, "sampled_by", small_distillation(sampled_by))
-    monkeypatch.setattr(demo, "SHEET_SIZE", 32)
-    monkeypatch.setattr(demo, "TURNTABLE_SIZE", 16)
-    monkeypatch.setattr(demo, "SURFACE", Surface(resolution=24, texture_size=0))
+    monkeypatch.setattr(reconstruct, "sampled_by", small_distillation(sampled_by))
+    monkeypatch.setattr(reconstruct, "SHEET_SIZE", 32)
+    monkeypatch.setattr(reconstruct, "DEMO_TURNTABLE_SIZE", 16)
+    monkeypatch.setattr(reconstruct, "DEMO_SURFACE", Surface(resolution=24, texture_size=0))
 
 
 def run(*arguments: object) -> Result:
@@ -58,7 +57,7 @@ def test_all_of_it_interrupted_and_continued(tmp_path: Path, monkeypatch: pytest
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(demo, "save_turntable", press)
+        patched.setattr(reconstruct, "save_turntable", press)
         result = run(*common, "-o", parts)
     assert result.exit_code == 130
     assert f"upfusion demo --resume -o {parts}" in result.output

@@ -16,11 +16,10 @@ from random_vgg import heads, lpips_by_hand, vgg_weights
 from typer.testing import CliRunner, Result
 
 from upfusion_core.cli.app import app
-from upfusion_core.cli.evaluate import completed, evaluation_config
-from upfusion_core.cli.options import leaves
-from upfusion_core.config import PRESETS as LIBRARY_PRESETS
-from upfusion_core.config import EvaluationConfig
-from upfusion_core.config.commands import Evaluate, Folder
+from upfusion_core.cli.datasets import completed, evaluation_config
+from upfusion_core.config import PRESETS, EvaluationConfig
+from upfusion_core.config.base import options_of
+from upfusion_core.config.options import Evaluate, Folder
 from upfusion_core.evaluation import report as report_module
 from upfusion_core.evaluation.protocol import draw_object
 from upfusion_core.pipeline.upfusion import UpFusion
@@ -248,8 +247,8 @@ def test_what_is_refused(arguments: list[str], words: str, tmp_path: Path) -> No
 
 
 def test_the_field_is_of_the_preset_with_the_command_s_guidance() -> None:
-    assert leaves(Evaluate)["preset"].field.choices == LIBRARY_PRESETS
-    command = Evaluate(Folder(Path("out")), photos=(3,), guidance=3.0)
+    assert options_of(Evaluate)["preset"].choices == tuple(PRESETS)
+    command = Evaluate(Folder(Path("out")), protocol=EvaluationConfig(photos=(3,)), guidance=3.0)
     config = evaluation_config(dataclasses.replace(command, preset="reference", perceptual="none"))
     assert (config.distill.preset, config.distill.perceptual) == ("reference", "none")
     config = evaluation_config(dataclasses.replace(command, preset="draft"))

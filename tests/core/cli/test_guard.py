@@ -10,10 +10,10 @@ import pytest
 from command_runs import read_run
 from typer.testing import CliRunner, Result
 
-from upfusion_core.cli import inputs, reconstruct
+from upfusion_core.cli import files, inputs
 from upfusion_core.cli.app import app
 from upfusion_core.cli.run import Run, open_run
-from upfusion_core.config.commands import Networks, Sampler
+from upfusion_core.config.options import Networks, Sampler
 from upfusion_core.pipeline import sampling as schedule
 from upfusion_core.support.errors import InputError, OutputError
 
@@ -133,7 +133,7 @@ def test_meshes_that_cannot_be_written(name: str, words: str, tmp_path: Path, mo
     def never(*_: object, **__: object) -> None:
         raise AssertionError("the field was read before the name was checked")
 
-    monkeypatch.setattr(reconstruct, "load_field", never)
+    monkeypatch.setattr(files, "load_field", never)
     for folder in ("folder.glb", "a.glb.run.json"):
         (tmp_path / folder).mkdir()
     for file in ("b.png", "b_c.mtl"):

@@ -14,8 +14,8 @@ from tiny_training import tiny_config
 from typer.testing import CliRunner, Result
 
 from upfusion_core.cli.app import app
-from upfusion_core.cli.options import leaves
-from upfusion_core.config.commands import Pack
+from upfusion_core.config.base import options_of
+from upfusion_core.config.options import Pack
 from upfusion_core.data.formats import FORMATS
 from upfusion_core.data.shards import PICTURE_FORMATS, ShardedViews
 from upfusion_core.evaluation import report as report_module
@@ -32,8 +32,8 @@ def words_of(result: Result) -> str:
 
 
 def test_the_options_are_the_library_s() -> None:
-    assert leaves(Pack)["kind"].field.choices == tuple(FORMATS)
-    assert leaves(Pack)["pictures"].field.choices == PICTURE_FORMATS
+    assert options_of(Pack)["kind"].choices == tuple(FORMATS)
+    assert options_of(Pack)["pictures"].choices == PICTURE_FORMATS
 
 
 @pytest.fixture(scope="module")

@@ -171,7 +171,7 @@ def test_preview_shows_the_field_while_it_grows(
 def test_empty_field_is_a_sentence_and_keeps_the_views(
     command: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    field = RadianceField(FieldConfig.draft())
+    field = RadianceField(FieldConfig.small())
     with torch.no_grad():
         field.mlp[-1].bias[0] = -40.0
     monkeypatch.setattr(UpFusion, "distill", lambda *args, **keywords: field)

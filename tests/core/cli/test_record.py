@@ -12,7 +12,7 @@ from upfusion_core.support.errors import InputError
 
 
 def record() -> Record:
-    return new_record("demo", {"model": "mini"}, {"photos": ["a\udcff.png"]})
+    return new_record("demo", {"model": "mini"}, {"photos": ["a\udcff.png"]}, {})
 
 
 def written(**changes: object) -> str:

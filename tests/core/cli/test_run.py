@@ -3,16 +3,19 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from command_runs import read_run
 
-from upfusion_core.cli.run import Interrupted, Run, open_run
+from upfusion_core.cli.run import Run, open_run
 from upfusion_core.support.errors import InputError, OutputError
 
 SETTINGS = {"steps": 50, "prompt": None}
 INPUTS = {"photos": ["abc"]}
+MODEL = SimpleNamespace(model_id="fingerprint", device="cpu", dtype=torch.float32)
 
 
 def _begin(run: Run, settings: dict[str, Any] = SETTINGS) -> None:
@@ -92,7 +95,7 @@ def test_error_before_anything_is_finished_leaves_nothing(tmp_path: Path) -> Non
 
     def after_the_photos(run: Run) -> None:
         _begin(run)
-        with run.stage("photos", keep=False):
+        with run.stage("photos"):
             _write(run, "inputs/001.png", keep=False)
         raise InputError("no good")
 
@@ -110,7 +113,7 @@ def test_what_is_finished_is_kept(tmp_path: Path, error: BaseException, status: 
             _write(run, "views/000.png")
             raise error
 
-    with pytest.raises((InputError, Interrupted)) as caught:
+    with pytest.raises((InputError, KeyboardInterrupt)) as caught:
         _attempt(tmp_path, act)
     assert read_run(tmp_path)["status"] == status
     assert read_run(tmp_path)["stages"] == []
@@ -141,7 +144,7 @@ def test_a_checkpoint_alone_is_kept(tmp_path: Path) -> None:
         run.temporary("field.checkpoint").write_text("half a field")
         raise KeyboardInterrupt
 
-    with pytest.raises(Interrupted, match="to continue"):
+    with pytest.raises(KeyboardInterrupt, match="to continue"):
         _attempt(tmp_path, act)
     with open_run(tmp_path, "views", resume=True) as run:
         _begin(run)
@@ -154,7 +157,7 @@ def test_interrupt_before_anything(tmp_path: Path) -> None:
         _begin(run)
         raise KeyboardInterrupt
 
-    with pytest.raises(Interrupted, match="nothing was finished"):
+    with pytest.raises(KeyboardInterrupt, match="nothing was finished"):
         _attempt(tmp_path / "o", act)
     assert not (tmp_path / "o").exists()
 
@@ -168,7 +171,7 @@ def test_resume_knows_what_is_finished(tmp_path: Path) -> None:
         (tmp_path / ".3.99.partial.png").write_text("torn")
         raise KeyboardInterrupt
 
-    with pytest.raises(Interrupted):
+    with pytest.raises(KeyboardInterrupt):
         _attempt(tmp_path, act)
     (tmp_path / "2.png").unlink()
     with open_run(tmp_path, "views", resume=True) as run:
@@ -188,12 +191,12 @@ def test_resume_knows_what_is_finished(tmp_path: Path) -> None:
 def test_resume_refuses_other_settings_inputs_commands_and_weights(tmp_path: Path) -> None:
     with open_run(tmp_path, "views") as run:
         _begin(run)
-        run.check_model("fingerprint")
+        run.check_model(MODEL)
         _write(run, "1.png")
 
     def other_weights(run: Run) -> None:
         _begin(run)
-        run.check_model("another")
+        run.check_model(SimpleNamespace(model_id="another"))
 
     with pytest.raises(InputError, match="was begun with steps = 50, now it is 20"):
         _attempt(tmp_path, lambda run: run.plan({**SETTINGS, "steps": 20}, {}, INPUTS), resume=True)
@@ -243,6 +246,7 @@ def test_a_stranger_s_record_removes_nothing_outside_of_its_folder(tmp_path: Pat
     for name in ("../mine.txt", str(mine)):
         record["temporary_files"] = record["files"] = [name]
         (tmp_path / "run" / "run.json").write_text(json.dumps(record))
-        with open_run(tmp_path / "run", "views", resume=True) as run:
-            _begin(run)
+        with pytest.raises(InputError, match=r"its files\.0 is another"):
+            _finish_run(tmp_path / "run", resume=True)
+        _finish_run(tmp_path / "run", force=True)
         assert mine.read_text() == "mine"

@@ -20,7 +20,7 @@ from upfusion_core.cli.app import app
 from upfusion_core.cli.run import locked
 from upfusion_core.cli.views import save_video
 from upfusion_core.geometry import orbit_cameras
-from upfusion_core.pipeline.prepare import prepare_views
+from upfusion_core.pipeline.photos import prepare_views
 from upfusion_core.pipeline.upfusion import UpFusion
 from upfusion_core.support import files
 from upfusion_core.types import NovelViews
@@ -126,8 +126,8 @@ def test_views_of_listed_cameras(views_command: Callable[..., Result], tmp_path:
         ("not json", "must be JSON"),
         ("{}", "must hold a JSON list of cameras"),
         ("[]", "must hold a JSON list of cameras"),
-        ('[{"azimuth": 3}]', 'camera 0 must be {"azimuth_degrees"'),
-        ("[7]", "camera 0 must be"),
+        ('[{"azimuth": 3}]', 'camera 0: an entry must be {"azimuth_degrees"'),
+        ("[7]", "camera 0: an entry must be"),
         ('[{"azimuth_degrees": "3"}]', "azimuth_degrees must be a finite number"),
         ('[{"azimuth_degrees": NaN}]', "NaN is no number in JSON"),
         ('[{"azimuth_degrees": 1e999}]', "azimuth_degrees must be a finite number"),
@@ -337,7 +337,7 @@ def _record_of(path: Path) -> dict[str, Any]:
 
 def test_gif_repeats_and_shows_the_frames(tmp_path: Path) -> None:
     colors = torch.tensor([[1.0, 1, 1], [1, 0, 0], [0, 0.5, 1]])
-    save_video(tmp_path / "a.gif", colors[:, :, None, None].expand(3, 3, 16, 16), frames_per_second=10)
+    save_video(tmp_path / "a.gif", colors[:, :, None, None].expand(3, 3, 16, 16), fps=10)
     frames = imageio.imread(tmp_path / "a.gif", index=None)
     assert frames.shape == (3, 16, 16, 3)
     assert np.abs(frames[:, 8, 8].astype(int) - (colors * 255).round().int().numpy()).max() <= 4

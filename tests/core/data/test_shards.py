@@ -9,6 +9,7 @@ import shutil
 import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,8 +18,9 @@ from PIL import Image
 from reading import readable
 from refusals import refused
 
+from upfusion_core.data import shards as shards_module
 from upfusion_core.data.formats import open_dataset, recognised_format
-from upfusion_core.data.shards import PackState, ShardedViews, decoded_header, index_content, pack_shards
+from upfusion_core.data.shards import PackState, ShardedViews, decoded_depth, decoded_header, index_content, pack_shards
 from upfusion_core.data.views import PosedViews
 from upfusion_core.geometry import orbit_cameras
 from upfusion_core.support.errors import InputError
@@ -376,3 +378,25 @@ def test_what_else_is_refused(tmp_path: Path) -> None:
         header = json.loads(archive.extractfile("000000000.json").read())
     header["camera_to_world"] = [torch.eye(4).tolist()] * 10_001
     refused("camera_to_world must be a list of 1 to 10000", decoded_header, json.dumps(header).encode())
+
+
+def test_shards_of_senseless_sizes(tmp_path: Path) -> None:
+    sample = shards_module.Sample(tmp_path / "a.tar", {"json": (0, shards_module._LARGEST_MEMBER + 1), "png": (0, 4)})
+    refused("more than anything that is packed", sample.read, "json")
+    refused(r"a\.tar cannot be read", sample.read, "png")
+
+
+@pytest.mark.parametrize(
+    ("depth", "words"),
+    [
+        (np.zeros((2, 2), dtype=np.int64), r"must hold 2 x 2 floating-point numbers, got int64"),
+        (np.zeros((2, 3), dtype=np.float32), r"must hold 2 x 2 floating-point numbers"),
+        (np.full((2, 2), -1, dtype=np.float32), "must be at least 0"),
+        (np.full((2, 2), np.nan, dtype=np.float32), "must hold 2 x 2 finite numbers"),
+    ],
+)
+def test_depths_of_another_kind(depth: np.ndarray, words: str) -> None:
+    content = io.BytesIO()
+    np.save(content, depth)
+    with pytest.raises(InputError, match=words):
+        decoded_depth(SimpleNamespace(size=2), 0, SimpleNamespace(read=lambda name: content.getvalue()), 2)

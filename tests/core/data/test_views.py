@@ -39,7 +39,7 @@ def test_refusals() -> None:
     refused("numbers from 0 to 2", good.chosen, [3])
     refused("numbers from 0 to 2", good.chosen, [])
     refused("normalise", PosedViews, good.rgb, good.mask, orbit_cameras([0.0, 1, 2], distance=2.0), "far")
-    refused("square", PosedViews, good.rgb[..., :3], good.mask[..., :3], good.cameras, "narrow")
+    refused(r"\(N, 3, S, S\)", PosedViews, good.rgb[..., :3], good.mask[..., :3], good.cameras, "narrow")
     refused(r"mask must be \(3, 1, 4, 4\)", PosedViews, good.rgb, good.mask[:2], good.cameras, "unmasked")
     refused(r"depth must be", PosedViews, good.rgb, good.mask, good.cameras, "deep", depth=good.rgb)
     refused(r"cameras must be", PosedViews, good.rgb, good.mask, good.cameras[:2], "blind")

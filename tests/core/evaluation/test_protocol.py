@@ -9,6 +9,7 @@ import math
 import statistics
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ from upfusion_core.procedural import ProceduralObjects
 from upfusion_core.support.errors import InputError, MissingPackageError
 from upfusion_core.support.files import Writing
 
-FIT = dataclasses.replace(FitConfig.draft(iterations=4), rays=64, occupancy_cells=8, sampling=RaySampling(8, 0))
+FIT = dataclasses.replace(FitConfig(iterations=4), rays=64, occupancy_cells=8, sampling=RaySampling(8, 0))
 DISTILL = DistillConfig(
     schedule=DraftSchedule(
         predicted_cameras=3, predicted_size=16, predicted_fit=FIT, sampled_cameras=2, sampled_fit=FIT, steps=1
@@ -359,3 +360,10 @@ def test_a_field_s_frame_is_searched_for_in_3d(
     # where nothing comes nearer, the frame stays
     assert values["psnr_similarity"][0] >= values["psnr"][0] - 1e-4
     assert set(steps) == {(0, 1), (1, 1)}
+
+
+def test_an_object_of_too_few_views() -> None:
+    batch = ProceduralObjects("test", size=8).batch([0], views=2)
+    dataset = SimpleNamespace(draw=lambda index, count, generator: batch.example(0))
+    with pytest.raises(InputError, match=r"must have 3 views \(1 photos and 2 targets\), got 2"):
+        draw_object(dataset, 0, EvaluationConfig(photos=(1,), views=2))

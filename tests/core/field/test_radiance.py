@@ -25,7 +25,7 @@ def test_the_release_sizes_are_the_default() -> None:
     )  # fmt: skip
     shapes = [tuple(layer.weight.shape) for layer in RadianceField(config).mlp]
     assert shapes == [(64, 32), (64, 64), (4, 64)]
-    assert FieldConfig.draft().half_extent == 0.3
+    assert FieldConfig.small().half_extent == 0.3
 
 
 def test_the_blob_by_hand() -> None:
@@ -120,7 +120,7 @@ def test_bad_arguments_are_refused() -> None:
 
 
 def test_the_finest_grid_is_no_finer_than_told() -> None:
-    draft = FieldConfig.draft()  # 192 cells along 0.6
+    draft = FieldConfig.small()  # 192 cells along 0.6
     assert draft.no_finer_than(0.6 / 48).grid.finest == 48
     assert draft.no_finer_than(0.6 / 48).grid.coarsest == draft.grid.coarsest
     assert draft.no_finer_than(1.0).grid.finest == draft.grid.coarsest

@@ -14,8 +14,8 @@ from upfusion_core.config import FieldConfig, RaySampling
 from upfusion_core.field.radiance import RadianceField
 from upfusion_core.field.rendering import render_views
 from upfusion_core.geometry import orbit_cameras
+from upfusion_core.support.devices import Chunk
 from upfusion_core.support.errors import FieldError, InputError
-from upfusion_core.support.memory import Chunk
 from upfusion_core.surface import level
 from upfusion_core.surface.extract import extract_mesh
 from upfusion_core.surface.mesh import MeshAsset
@@ -90,7 +90,7 @@ def test_an_empty_field_is_an_error() -> None:
         extract_mesh(AnalyticField(lambda points: torch.full(points.shape[:-1], 1e-4)), 32)
     with pytest.raises(FieldError, match="lower threshold"):
         extract_mesh(AnalyticField(ball(peak=10.0)), 32, 50.0)
-    field = RadianceField(FieldConfig.draft())
+    field = RadianceField(FieldConfig.small())
     torch.nn.init.constant_(field.mlp[-1].bias, -30.0)
     with pytest.raises(FieldError, match="the field is empty"):
         field.extract_mesh(32)
@@ -216,3 +216,9 @@ def test_bad_arguments_are_refused() -> None:
     ):
         with pytest.raises(InputError, match=next(iter(arguments))):
             extract_mesh(AnalyticField(ball()), **arguments)
+
+
+@pytest.mark.parametrize(("peak", "threshold"), [(20.0, 50.0), (0.01, 50.0)])
+def test_a_threshold_that_nothing_reaches(peak: float, threshold: float) -> None:
+    with pytest.raises(FieldError, match="no density above 50 per scene unit was found"):
+        extract_mesh(AnalyticField(ball(peak=peak)), 32, threshold)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from analytic_fields import AnalyticField, ball
 
-from upfusion_core.support.memory import Chunk
+from upfusion_core.support.devices import Chunk
 from upfusion_core.surface.level import agreeing_level, best_level, surface_level
 
 

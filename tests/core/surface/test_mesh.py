@@ -219,3 +219,9 @@ def test_a_bad_place_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="could not be written"):
         MESH.save(tmp_path / "file" / "mesh.glb")
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_meshes_of_whole_numbers() -> None:
+    places = torch.zeros(3, 3)
+    with pytest.raises(InputError, match="must hold floating-point numbers"):
+        MeshAsset(places, torch.tensor([[0, 1, 2]]), places, normals=places.long())

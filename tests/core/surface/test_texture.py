@@ -11,8 +11,8 @@ import torch
 from analytic_fields import AnalyticField, ball
 from torch import Tensor
 
+from upfusion_core.support.devices import Chunk
 from upfusion_core.support.errors import MissingPackageError
-from upfusion_core.support.memory import Chunk
 from upfusion_core.surface import atlas
 from upfusion_core.surface import texture as texture_module
 from upfusion_core.surface.atlas import _attended, unwrap

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from upfusion_core.support.seeds import derived_seed
+from upfusion_core.support.devices import derived_seed
 from upfusion_core.training.batches import BatchRandom
 
 

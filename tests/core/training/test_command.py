@@ -15,6 +15,7 @@ from upfusion_core.cli import train as command
 from upfusion_core.cli.app import app
 from upfusion_core.cli.run import Run
 from upfusion_core.models.checkpoint import describe
+from upfusion_core.training import loop
 
 
 def upfusion(*arguments: object) -> Result:
@@ -175,7 +176,7 @@ def test_killed_between_its_end_and_its_last_words(config: Path, tmp_path: Path)
     out = tmp_path / "out"
     common = ("--data", "procedural", "--device", "cpu", "-o", out)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "discard", lambda run, name: None)
+        patch.setattr(Run, "_remove", lambda run, *names: None)
         assert upfusion("encoder", "--config", config, *common).exit_code == 0
     weights = (out / "model.safetensors").read_bytes()
     assert (out / "training.pt").exists()
@@ -188,7 +189,7 @@ def test_processes_beside_the_first_keep_no_record(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    monkeypatch.setattr(command, "_call", lambda told, made, *_: seen.append((told.folder.output, made[0].steps)))
+    monkeypatch.setattr(loop, "train", lambda config, *given, **_: seen.append((given[2], config.steps)))
     monkeypatch.setenv("RANK", "1")
     out = tmp_path / "out"
     result = upfusion("encoder", "--config", config, "--data", "procedural", "--device", "cpu", "-o", out)

@@ -1,4 +1,4 @@
-"""The options of the commands: cli/options.py makes flags, defaults, ranges and help from these fields.
+"""The options of the commands: flags, ranges, help and what is recorded follow from these fields (see Option).
 
 To add an option, add its field here and use it. A command's class is composed of the parts that it shares with others;
 names are unique within a command. The docstring of the class is the command's help.
@@ -6,51 +6,35 @@ names are unique within a command. The docstring of the class is the command's h
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Le, MinLen
 
 from ..support.errors import InputError
 from ..support.files import BUNDLED_NAME
-from .base import configuration
-from .distill import Guidance, Preset, Steps
-from .evaluation import EVALUATION_STAGES, EvaluationStage
-from .photos import MAX_PHOTOS
+from .base import NO_OPTION, Flag, configuration
+from .field import DistillConfig, Guidance, Preset, Steps
+from .models import MAX_PHOTOS
 
 PROCEDURAL = "procedural"
 """In place of a data set's folder: objects that are made as they are needed."""
-
-
-@dataclass(frozen=True)
-class Flag:
-    """What a field does not tell of its option.
-
-    names: spellings, where they are not the field's name. metavar: what is given to it. argument: whether it is given
-    without a name. unset: what is shown as the default in place of None. commas: whether several come as one text.
-    section: of the record: "settings" shape the result and must agree when a run is continued, as must the content of
-    "sources"; the others may change. place: whether a text may be a path, which is recorded as an absolute one.
-    """
-
-    names: tuple[str, ...] = ()
-    metavar: str = ""
-    argument: bool = False
-    unset: str = ""
-    commas: bool = False
-    section: Literal["settings", "sources", "conduct"] = "settings"
-    place: bool = False
-
+EvaluationStage = Literal["white", "nearest", "predict", "sample", "field"]
+EVALUATION_STAGES: tuple[EvaluationStage, ...] = get_args(EvaluationStage)
 
 CONDUCT = Flag(section="conduct")
+DATA = Flag(metavar="procedural|DATA", place=PROCEDURAL)
+SOURCE = Flag(section="sources")
 OUTPUT = ("--output", "-o")
+RECOMMENDED = "what the weights recommend, else 9"
 Count = Annotated[int, Ge(1)]
 PhotoCount = Annotated[int, Ge(1), Le(MAX_PHOTOS)]
 Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
 Elevation = Annotated[float, Ge(-89), Le(89)]
 Step = Annotated[int, Ge(0), Le(10**9)]
+Curriculum = tuple[Step, Step]
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], CONDUCT]
-Kind = Literal["co3d", "objaverse", "gso", "shapenet_srn", "meshes", "shards"]
 
 
 # ---- parts that commands share
@@ -84,7 +68,7 @@ class Photos:
 class Networks:
     """The networks and how they compute."""
 
-    model: Annotated[str | None, Flag(("--model", "-m"), "WEIGHTS", unset=BUNDLED_NAME, place=True)] = None
+    model: Annotated[str | None, Flag(("--model", "-m"), "WEIGHTS", unset=BUNDLED_NAME, place=BUNDLED_NAME)] = None
     """mini, the small bundled model; a folder of released weights; or one merged .safetensors."""
     device: Device = "auto"
     """Where the networks run."""
@@ -100,7 +84,7 @@ class Sampler:
     """Replaces the default prompt (needs the extra package set `prompts`)."""
     steps: Annotated[Steps | None, Flag(unset="50, of the field 10")] = None
     """Denoising steps of a sampled view."""
-    guidance: Annotated[Guidance | None, Flag(unset="what the weights recommend, else 9")] = None
+    guidance: Annotated[Guidance | None, Flag(unset=RECOMMENDED)] = None
     """Guidance scale; 1 is none and twice as fast."""
     scheduler: Annotated[str | None, Flag(unset="ddim, of the field dpm++")] = None
     """ddim as released, or another scheduler of diffusers by name."""
@@ -124,7 +108,7 @@ class Orbit:
     """Degrees of the orbit above the horizon."""
     distance: Annotated[float, Ge(0.2), Le(10)] = 1.0
     """Radius of the orbit in units of photo 1's distance."""
-    cameras: Annotated[Path | None, Flag(section="sources")] = None
+    cameras: Annotated[Path | None, SOURCE] = None
     """JSON list of cameras instead of an orbit: {"azimuth_degrees", "elevation_degrees", "distance"} or
     {"camera_to_world", "focal"}."""
     video: Literal["gif", "mp4", "none"] = "gif"
@@ -240,7 +224,7 @@ class Mesh:
 class Convert:
     """Weights: folder -> one merged file, or back. The record is run.json in a folder, FILE.run.json beside a file."""
 
-    source: Annotated[str, Flag(metavar="SOURCE", argument=True, section="sources", place=True)]
+    source: Annotated[str, Flag(metavar="SOURCE", argument=True, section="sources", place=BUNDLED_NAME)]
     """mini, a folder of weights or a merged .safetensors."""
     destination: Annotated[Path, Flag(metavar="DESTINATION", argument=True, section="conduct")]
     """The other: a new .safetensors, or a new folder."""
@@ -254,7 +238,7 @@ class Convert:
 class Info:
     """What a file or folder of weights holds."""
 
-    weights: Annotated[str, Flag(metavar="WEIGHTS", argument=True, section="sources", place=True)]
+    weights: Annotated[str, Flag(metavar="WEIGHTS", argument=True, section="sources", place=BUNDLED_NAME)]
     """mini, a folder of weights or a merged .safetensors."""
     output: Annotated[Path | None, Flag(OUTPUT, section="conduct")] = None
     """Also write it as a JSON file."""
@@ -271,12 +255,10 @@ class Train:
     """What to train."""
     config: Annotated[str | None, Flag(metavar="FILE.json|mini|released")] = None
     """Sizes and settings of the run."""
-    data: Annotated[str | None, Flag(metavar="procedural|DATA", place=True)] = None
+    data: Annotated[str | None, DATA] = None
     """What to train on: procedural objects, a folder of Co3Dv2, Objaverse renders, GSO, ShapeNet-SRN or meshes, or
     shards of `upfusion pack`."""
-    validation: Annotated[str | None, Flag(metavar="procedural|DATA", unset="the same, other examples", place=True)] = (
-        None
-    )
+    validation: Annotated[str | None, replace(DATA, unset="the same, other examples")] = None
     """For validation."""
     init: Annotated[tuple[Path, ...], Flag(metavar="WEIGHTS", section="sources")] = ()
     """Start from it: SD 1.5, UpSRT, DINOv2 or our own; repeatable."""
@@ -286,9 +268,7 @@ class Train:
     """In place of the configuration's."""
     seed: Seed | None = None
     """In place of the configuration's."""
-    curriculum: Annotated[
-        tuple[Step, Step] | None, Flag(metavar="STEP,STEP", unset="the configuration's", commas=True)
-    ] = None
+    curriculum: Annotated[Curriculum | None, Flag(metavar="STEP,STEP", unset="the configuration's", commas=True)] = None
     """Procedural objects have one part until the first step, two until the second, then all."""
     max_minutes: Annotated[Annotated[float, Ge(0)] | None, CONDUCT] = None
     """Stop after so long with a saved model; --resume goes on."""
@@ -297,46 +277,62 @@ class Train:
 
 
 @configuration
-class Evaluate:
-    """Measures a model beside baselines on objects with known views: report.json, report.md, plots, a picture sheet."""
+class EvaluationConfig:
+    """All that shapes an evaluation, beside the model and the data."""
 
-    folder: Folder
-    networks: Networks = Networks()
-    data: Annotated[str | None, Flag(metavar="procedural|DATA", place=True)] = None
-    """What to evaluate on: a folder as in train, or shards of `upfusion pack`."""
-    split: Annotated[Literal["test", "validation", "held_out"] | None, Flag(unset="test")] = None
-    """Of the procedural objects."""
-    photos: Annotated[tuple[Annotated[int, Ge(1), Le(MAX_PHOTOS)], ...], Flag(metavar="NUMBERS", commas=True)] = (
-        1,
-        3,
-        6,
-    )
+    photos: Annotated[tuple[PhotoCount, ...], MinLen(1), Flag(metavar="NUMBERS", commas=True)] = (1, 3, 6)
     """Numbers of photos, 1 to 6."""
-    objects: Count = 100
-    """How many objects."""
-    held_out: Annotated[Annotated[int, Ge(0)] | None, Flag(unset="a fifth of --objects")] = None
-    """Further procedural objects, half with parts and half with a pattern that were never trained on, reported
-    apart."""
     views: Annotated[int, Ge(1), Le(32)] = 4
     """Target views an object."""
-    stages: Annotated[tuple[EvaluationStage, ...], Flag(metavar="STAGES", commas=True)] = EVALUATION_STAGES
+    stages: Annotated[tuple[EvaluationStage, ...], MinLen(1), Flag(metavar="STAGES", commas=True)] = EVALUATION_STAGES
     """Which of white,nearest,predict,sample,field."""
     seed: Seed = 0
     """Start of all random numbers."""
     steps: Steps = 50
     """Denoising steps of a sampled view."""
-    guidance: Annotated[Guidance | None, Flag(unset="what the weights recommend, else 9")] = None
-    """Guidance scale; 1 is none and twice as fast."""
+    guidance: Annotated[Guidance, NO_OPTION] = 9.0
+    """Guidance scale."""
     scheduler: str = "ddim"
     """ddim as released, or another scheduler of diffusers by name."""
+    batch_size: Count = 4
+    """Views that are sampled at once."""
+    alignment: Literal["object", "picture"] = "object"
+    """Global similarity: in 3D where possible, or in 2D."""
+    distill: Annotated[DistillConfig, NO_OPTION] = DistillConfig.fast()
+    """Of the field; its guidance is its own."""
+    mesh_resolution: Annotated[int, Ge(8), Le(2048), NO_OPTION] = 128
+    """Cells along an axis of the box from which the field's surface is taken."""
+    mesh_samples: Annotated[int, Ge(100), NO_OPTION] = 100_000
+    """Points on each surface."""
+
+    def __post_init__(self) -> None:
+        for name, given in (("photos", self.photos), ("stages", self.stages)):
+            if len(set(given)) != len(given):
+                raise InputError(f"{name} must be one or more different ones, got {list(given)}; name each once")
+
+
+@configuration
+class Evaluate:
+    """Measures a model beside baselines on objects with known views: report.json, report.md, plots, a picture sheet."""
+
+    folder: Folder
+    networks: Networks = Networks()
+    data: Annotated[str | None, DATA] = None
+    """What to evaluate on: a folder as in train, or shards of `upfusion pack`."""
+    split: Annotated[Literal["test", "validation", "held_out"] | None, Flag(unset="test")] = None
+    """Of the procedural objects."""
+    objects: Count = 100
+    """How many objects."""
+    held_out: Annotated[Annotated[int, Ge(0)] | None, Flag(unset="a fifth of --objects")] = None
+    """Further procedural objects, half with parts and half with a pattern that were never trained on, reported
+    apart."""
+    protocol: EvaluationConfig = EvaluationConfig()
+    guidance: Annotated[Guidance | None, Flag(unset=RECOMMENDED)] = None
+    """Guidance scale; 1 is none and twice as fast."""
     preset: Preset = "fast"
     """How fields are distilled."""
     perceptual: Annotated[Literal["dino", "none"] | None, Flag(unset="the preset's")] = None
     """Perceptual term of the distillation."""
-    alignment: Literal["object", "picture"] = "object"
-    """Global similarity: in 3D where possible, or in 2D."""
-    batch_size: Count = 4
-    """Views that are sampled at once."""
     lpips: Annotated[Path | None, Flag(metavar="FILE")] = None
     """Also measure LPIPS with your weights: a saved lpips.LPIPS(net='vgg'), or torchvision's VGG-16 with the heads
     (vgg.pth) beside it."""
@@ -347,9 +343,9 @@ class Pack:
     """Packs objects with their views into WebDataset shards, which train and evaluate take as --data OUT."""
 
     folder: Folder
-    data: Annotated[str | None, Flag(metavar="procedural|DATA", argument=True, place=True)] = None
+    data: Annotated[str | None, replace(DATA, argument=True)] = None
     """What to pack; the folders of train --data."""
-    kind: Annotated[Kind | None, Flag(unset="recognised by its files")] = None
+    kind: Annotated[str | None, Flag(table="..data.formats:FORMATS", unset="recognised by its files")] = None
     """Format of the folder."""
     split: Annotated[Literal["train", "validation", "test", "held_out"] | None, Flag(unset="train")] = None
     """Of the procedural objects."""

@@ -11,11 +11,12 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import upfusion_core
-from upfusion_core.support import version
+from upfusion_core.cli.app import app
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 PROJECT = ROOT / "pyproject.toml"
 
 
@@ -25,7 +26,7 @@ def said_by_project() -> str:
 
 
 def test_a_checkout_says_what_its_project_file_says() -> None:
-    assert upfusion_core.__version__ == version.version() == said_by_project()
+    assert upfusion_core.__version__ == said_by_project()
 
 
 def test_a_pack_that_is_not_installed_knows_its_version(tmp_path: Path) -> None:
@@ -33,38 +34,32 @@ def test_a_pack_that_is_not_installed_knows_its_version(tmp_path: Path) -> None:
     pack = tmp_path / "custom_nodes" / "upfusion"
     pack.mkdir(parents=True)
     shutil.copy(PROJECT, pack)
-    (pack / "upfusion_core" / "support").mkdir(parents=True)
-    for name in ("__init__.py", "support/__init__.py", "support/version.py"):
-        shutil.copy(ROOT / "upfusion_core" / name, pack / "upfusion_core" / name)
+    (pack / "upfusion_core").mkdir()
+    shutil.copy(ROOT / "upfusion_core" / "__init__.py", pack / "upfusion_core")
     code = f"import sys; sys.path.append({str(pack)!r}); import upfusion_core; print(upfusion_core.__version__)"
     done = subprocess.run([sys.executable, "-S", "-I", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == said_by_project()
 
 
 @pytest.mark.parametrize(
-    ("text", "answer"),
+    "text",
     [
-        ('[project]\nname = "upfusion"\nversion = "1.2.3"\n[tool.x]\nversion = "9"\n', "1.2.3"),
-        ('[project]\nname = "another"\nversion = "1.2.3"\n', None),  # site-packages of somebody who put a file there
-        ('[tool.x]\nname = "upfusion"\nversion = "9"\n', None),
-        (None, None),
+        '[project]\nname = "another"\nversion = "1.2.3"\n',  # site-packages of somebody who put a file there
+        '[tool.x]\nname = "upfusion"\nversion = "9"\n',
+        None,
     ],
 )
-def test_only_our_own_project_file_counts(tmp_path: Path, text: str | None, answer: str | None) -> None:
+def test_without_our_own_project_file_the_record_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None
+) -> None:
     path = tmp_path / "pyproject.toml"
     if text is not None:
         path.write_text(text, encoding="utf-8")
-    assert version._of_checkout(path) == answer
-
-
-def test_an_installed_package_asks_its_record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(version, "PROJECT_FILE", tmp_path / "pyproject.toml")
+    monkeypatch.setattr(upfusion_core, "_PROJECT_FILE", path)
     monkeypatch.setattr(metadata, "version", {"upfusion": "7.8.9"}.__getitem__)
-    version.version.cache_clear()
-    try:
-        assert version.version() == "7.8.9"
-    finally:
-        version.version.cache_clear()
+    assert upfusion_core._version.__wrapped__() == "7.8.9"
+    path.write_text('[project]\nname = "upfusion"\nversion = "1.2.3"\n[tool.x]\nversion = "9"\n', encoding="utf-8")
+    assert upfusion_core._version.__wrapped__() == "1.2.3"
 
 
 def test_changelog_citation_and_workflows_say_the_same() -> None:
@@ -77,3 +72,8 @@ def test_changelog_citation_and_workflows_say_the_same() -> None:
         nodes = json.loads(path.read_text(encoding="utf-8"))["nodes"]
         said = {node["properties"]["ver"] for node in nodes if node["type"].startswith("UpFusion")}
         assert said == {said_by_project()}, path.name
+
+
+def test_the_version_is_printed() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.output.strip()) == (0, upfusion_core.__version__)
