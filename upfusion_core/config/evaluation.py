@@ -36,7 +36,7 @@ class EvaluationConfig:
     batch_size: Annotated[int, Ge(1)] = 4
     """Views at a time."""
     alignment: Literal["object", "picture"] = "object"
-    """"object" gives predict and field one 3D similarity an object, found by SimilaritySearch.quick; "picture" gives
+    """"object" gives predict and field one 3D similarity an object, found by alignment.SEARCH; "picture" gives
     them the shared 2D similarity that the other stages always get."""
     distill: DistillConfig = DistillConfig.fast()
     """Of the field; its guidance is its own."""

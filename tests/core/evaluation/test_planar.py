@@ -8,7 +8,6 @@ from torch import Tensor
 
 from upfusion_core.evaluation.alignment import LARGEST_SHIFT, LARGEST_STRETCH, register, warp
 from upfusion_core.evaluation.metrics import psnr
-from upfusion_core.support.errors import InputError
 
 IDENTITY = torch.eye(2, 3)
 
@@ -114,13 +113,11 @@ def test_equal_pictures_stay_where_they_are(kind: str, shared: bool) -> None:
     assert torch.equal(register(truth, truth, kind, shared=shared), IDENTITY.expand(2, 2, 3))
 
 
-@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
-def test_flat_predictions_gain_nothing(value: float) -> None:
+def test_white_predictions_gain_nothing() -> None:
     truth = torch.stack([blobs(32, seed=seed) for seed in (0, 1)])
-    flat = torch.full_like(truth, value)
-    found = register(flat, truth, "affine", background=value)
-    assert torch.equal(found, IDENTITY.expand(2, 2, 3))
-    assert torch.equal(register(truth, torch.ones_like(truth), "affine").isfinite(), torch.ones(2, 2, 3).bool())
+    white = torch.ones_like(truth)
+    assert torch.equal(register(white, truth, "affine"), IDENTITY.expand(2, 2, 3))
+    assert register(truth, white, "affine").isfinite().all()
 
 
 def test_nonsense_stays_within_the_bounds_and_is_repeatable() -> None:
@@ -143,15 +140,3 @@ def test_noise_does_not_carry_the_alignment_away() -> None:
     speckle = 0.1 * torch.randn(prediction.shape, generator=generator) * (prediction < 0.97)
     found = register((prediction + speckle).clamp(0, 1), truth, "affine")
     assert (found - known).abs().max() < 0.03
-
-
-def test_refusals() -> None:
-    truth = blobs(32)[None]
-    with pytest.raises(InputError, match="kind must be one of affine, similarity"):
-        register(truth, truth, "projective")
-    with pytest.raises(InputError, match="prediction must be"):
-        register(truth[..., 1:], truth, "affine")
-    with pytest.raises(InputError, match="one matrix a picture"):
-        warp(truth, IDENTITY.repeat(2, 1, 1))
-    with pytest.raises(InputError, match="pictures must be"):
-        warp(truth[0], IDENTITY[None])
