@@ -51,17 +51,11 @@ FINEST_STEPS = 8
 VIEWS_AT_ONCE = 64
 """Views that are asked of a predictor at a time."""
 
-# a transform is the identity plus a sum of these (2, 3) matrices
+# a transform is the identity plus a sum of these (2, 3) matrices; a similarity's: scale, rotation, shift in x and y
+_AFFINE = torch.eye(6).reshape(6, 2, 3)
 _BASES = {
-    "affine": torch.eye(6).reshape(6, 2, 3),
-    "similarity": torch.tensor(
-        [
-            [[1.0, 0, 0], [0, 1, 0]],
-            [[0.0, -1, 0], [1, 0, 0]],
-            [[0.0, 0, 1], [0, 0, 0]],
-            [[0.0, 0, 0], [0, 0, 1]],
-        ]
-    ),
+    "affine": _AFFINE,
+    "similarity": torch.stack([_AFFINE[0] + _AFFINE[4], _AFFINE[3] - _AFFINE[1], _AFFINE[2], _AFFINE[5]]),
 }
 
 
@@ -88,8 +82,7 @@ def register(
         size = [side // 2 for side in levels[0][0].shape[-2:]]
         ours, theirs = (F.interpolate(picture, size=size, mode="area") for picture in levels[0])
         levels.insert(0, (ours, theirs))
-    for start in (identity, _from_silhouettes(prediction, truth, basis, shared)):
-        found = start
+    for found in (identity, _from_silhouettes(prediction, truth, basis, shared)):
         for index, (ours, theirs) in enumerate(levels):
             steps = FINEST_STEPS if index == len(levels) - 1 and index else COARSE_STEPS
             found = _descend(ours, theirs, found, basis, steps)
@@ -101,10 +94,7 @@ def register(
 
 
 def warp(pictures: Tensor, transforms: Tensor, *, background: float = 1.0) -> Tensor:
-    """(N, C, H, W) pictures in [0, 1] as (N, 2, 3) `transforms` bring them: bicubic, `background` beyond the border.
-
-    Where a transform is the identity the picture comes back unchanged to 1e-6.
-    """
+    """(N, C, H, W) pictures in [0, 1] as (N, 2, 3) `transforms` bring them: bicubic, `background` beyond the border."""
     return saturate(background - _sample(background - pictures, transforms))
 
 
@@ -118,13 +108,11 @@ def _descend(prediction: Tensor, truth: Tensor, start: Tensor, basis: Tensor, st
         (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2 * unit,
         (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2 * unit,
     )
-    identity = torch.eye(len(basis), device=basis.device)
     for _ in range(steps):
         hessian, gradient = _normal_equations(prediction, slopes, truth, found, basis)
         diagonal = hessian.diagonal(dim1=1, dim2=2)
         ridge = damping[:, None] * diagonal + 1e-6 * diagonal.amax(1, keepdim=True) + 1e-12
-        step = torch.linalg.solve(hessian + ridge[..., None] * identity, gradient)
-        tried = found - step
+        tried = found - torch.linalg.solve(hessian + torch.diag_embed(ridge), gradient)
         tried_error = _error(prediction, truth, tried, basis)
         transforms = _matrices(tried, basis)
         linear, shift = transforms[:, :, :2], transforms[:, :, 2]
@@ -168,14 +156,12 @@ def _error(prediction: Tensor, truth: Tensor, parameters: Tensor, basis: Tensor)
 
 def _from_silhouettes(prediction: Tensor, truth: Tensor, basis: Tensor, shared: bool) -> Tensor:
     """(G, P) parameters that bring centre and size of what is not background together, within the bounds."""
-    ours, theirs = _moments(prediction), _moments(truth)
-    scale = (ours[1] / theirs[1]).log().clamp(-0.35, 0.35)  # e^0.35 = 1.42
-    centers = ours[0], theirs[0]
+    (our_center, our_radius), (center, radius) = _moments(prediction), _moments(truth)
+    scale = (our_radius / radius).log().clamp(-0.35, 0.35)  # e^0.35 = 1.42
     if shared:
-        scale = scale.mean(0, keepdim=True)
-        centers = ours[0].mean(0, keepdim=True), theirs[0].mean(0, keepdim=True)
+        our_center, center, scale = (values.mean(0, keepdim=True) for values in (our_center, center, scale))
     scale = scale.exp()
-    shift = (centers[0] - scale[:, None] * centers[1]).clamp(-0.9 * LARGEST_SHIFT, 0.9 * LARGEST_SHIFT)
+    shift = (our_center - scale[:, None] * center).clamp(-0.9 * LARGEST_SHIFT, 0.9 * LARGEST_SHIFT)
     wanted = torch.zeros(len(scale), 2, 3, device=truth.device)
     wanted[:, 0, 0] = wanted[:, 1, 1] = scale - 1
     wanted[:, :, 2] = shift
@@ -196,7 +182,6 @@ def _moments(picture: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _matrices(parameters: Tensor, basis: Tensor) -> Tensor:
-    """(G, P) -> (G, 2, 3)."""
     return torch.eye(2, 3, device=basis.device) + torch.einsum("gp,pij->gij", parameters, basis)
 
 

@@ -8,7 +8,6 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 import trimesh
@@ -18,8 +17,10 @@ from torch.nn.functional import normalize
 from ..config import EvaluationConfig, EvaluationStage
 from ..data.meshes import MeshViews
 from ..data.views import MultiViewDataset, PosedViews
+from ..field.radiance import RadianceField
 from ..geometry.cameras import REFERENCE_ELEVATION_DEGREES
 from ..models.perceptual import PerceptualDistance
+from ..pipeline.upfusion import UpFusion
 from ..procedural import ProceduralObjects, true_mesh
 from ..procedural.shapes import HELD_OUT_PATTERN, HELD_OUT_ROLES, PATTERNS, ROLES
 from ..support.checks import check_count
@@ -28,10 +29,6 @@ from ..types import Cameras, InputViews, OnStep, RenderedViews, SceneEncoding
 from .alignment import Render, align_views
 from .metrics import reprojection_consistency
 from .surfaces import BakedField, as_trimesh, compare_meshes
-
-if TYPE_CHECKING:
-    from ..field.radiance import RadianceField
-    from ..pipeline.upfusion import UpFusion
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,11 +162,6 @@ class ObjectResult:
     shown: dict[str, Tensor]
 
 
-def nearest_photos(cameras: Cameras, photos: Cameras) -> list[int]:
-    """For each camera the number of the photo that looks at the origin from the most similar direction."""
-    return (normalize(cameras.centers, dim=-1) @ normalize(photos.centers, dim=-1).T).argmax(dim=1).tolist()
-
-
 def neighbors(cameras: Cameras) -> list[tuple[int, int]]:
     """Pairs of each camera with the one nearest to it in angle, every pair once."""
     directions = normalize(cameras.centers, dim=-1)
@@ -213,20 +205,18 @@ def evaluate_object(
         if set(config.stages) - {"white", "nearest"}:
             scene = model.encode(item.given(count), reference_elevation_degrees=item.elevation_degrees)
         for stage in config.stages:
-            inner, kept = None if on_step is None else relay, None if state is None else state(count)
-            seen[stage] = _predicted(stage, model, item, count, scene, config, inner, kept)
+            hook = None if on_step is None else relay
+            seen[stage] = _predicted(stage, model, item, count, scene, config, hook, state)
             known = values[stage].get(str(min(config.photos))) if stage == "white" else None
             values[stage][str(count)] = known or _measure(seen[stage], item, config, f"{stage}, {count}", notes, lpips)
             done += 1
             relay(0, 0, None)
         views = seen["field"].views if "field" in seen else None
-        if views is None or len(item.targets) < 2:
-            continue
-        for shown in {"sample", "field"} & seen.keys():  # by the field's depth
-            pairs = neighbors(item.cameras)
-            difference = reprojection_consistency(seen[shown].rgb, views, item.cameras, pairs).mean
-            if math.isfinite(difference):  # else no pixel is seen twice
-                values[shown][str(count)]["consistency"] = [difference]
+        for stage in ("sample", "field"):  # by the field's depth
+            if views is not None and stage in seen and len(item.targets) > 1:
+                found = reprojection_consistency(seen[stage].rgb, views, item.cameras, neighbors(item.cameras))
+                if math.isfinite(found.mean):  # else no pixel is seen twice
+                    values[stage][str(count)]["consistency"] = [found.mean]
     return ObjectResult(values, notes, {stage: found.rgb for stage, found in seen.items() if stage != "white"})
 
 
@@ -238,14 +228,15 @@ def _predicted(
     scene: SceneEncoding | None,
     config: EvaluationConfig,
     on_step: OnStep | None,
-    state: Path | None,
+    state: Callable[[int], Path] | None,
 ) -> Prediction:
     cameras, size = item.cameras, item.truth.shape[-1]
     if stage == "white":
         return Prediction(torch.ones_like(item.truth))
     if stage == "nearest":
-        photos = list(item.photos[:count])
-        chosen = [photos[near] for near in nearest_photos(cameras, item.views.cameras[torch.tensor(photos)])]
+        directions = normalize(item.views.cameras.centers, dim=-1)
+        photos, targets = torch.tensor(item.photos[:count]), torch.tensor(item.targets)
+        chosen = photos[(directions[targets] @ directions[photos].T).argmax(dim=1)]
         return Prediction(item.views.rgb[chosen], item.views.mask[chosen])
     assert scene is not None, "models need the photos encoded"
     if stage == "predict":
@@ -268,9 +259,10 @@ def _predicted(
         )
         return Prediction(_picture(novel.rgb))
     generator = torch.Generator().manual_seed(object_seed(config.seed, "field", item.index))
-    if state is not None:
-        state.parent.mkdir(parents=True, exist_ok=True)
-    field = model.distill(scene, config.distill, generator=generator, on_step=on_step, checkpoint=state)
+    kept = None if state is None else state(count)
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+    field = model.distill(scene, config.distill, generator=generator, on_step=on_step, checkpoint=kept)
     return _rendered(field, cameras, size)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from ..config import EvaluationConfig, to_json
 from ..config.base import fingerprint
 from ..data.views import MultiViewDataset
 from ..models.perceptual import PerceptualDistance
+from ..pipeline.upfusion import UpFusion
 from ..support.errors import FieldError, InputError, MissingPackageError
 from ..support.files import Writing, replacing, write_json
 from ..support.images import contact_sheet, load_png, save_png
@@ -32,9 +33,6 @@ from ..support.json_text import read_json
 from ..types import OnStep
 from .metrics import MEASURES
 from .protocol import Group, draw_object, evaluate_object
-
-if TYPE_CHECKING:
-    from ..pipeline.upfusion import UpFusion
 
 WAYS = {"": "raw", "affine": "per-view affine", "similarity": "global similarity"}
 """How the alignments are called, by the ending of a measure's name, e.g. box_psnr_affine; raw measures have none."""

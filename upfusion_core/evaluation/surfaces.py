@@ -116,8 +116,11 @@ def point_scores(ours: Tensor, theirs: Tensor, box: float) -> dict[str, float]:
     """
     there = nearest_distances(_spread(ours, QUERY_POINTS), theirs)
     back = nearest_distances(_spread(theirs, QUERY_POINTS), ours)
-    one, two = (f_score(there, back, share * box) for share in (0.01, 0.02))
-    return {"chamfer": chamfer_distance(there, back) / box, "f_score_1": one, "f_score_2": two}
+    return {
+        "chamfer": chamfer_distance(there, back) / box,
+        "f_score_1": f_score(there, back, 0.01 * box),
+        "f_score_2": f_score(there, back, 0.02 * box),
+    }
 
 
 def as_trimesh(surface: MeshAsset | Surface) -> trimesh.Trimesh:

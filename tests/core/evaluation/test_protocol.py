@@ -37,7 +37,6 @@ from upfusion_core.evaluation.protocol import (
     draw_object,
     evaluate_object,
     held_out_groups,
-    nearest_photos,
     neighbors,
 )
 from upfusion_core.evaluation.report import Report, Results, evaluate
@@ -129,9 +128,7 @@ def test_photos_are_nested_and_targets_are_none_of_them(dataset: ProceduralObjec
     assert (other.cameras.camera_to_world - few.cameras.camera_to_world).abs().max() > 0.01
 
 
-def test_nearest_photos_and_neighbours() -> None:
-    targets, photos = orbit_cameras([10.0, 175.0, 80.0], 20.0), orbit_cameras([0.0, 90.0, 180.0], 20.0)
-    assert nearest_photos(targets, photos) == [0, 2, 1]
+def test_neighbours() -> None:
     assert neighbors(orbit_cameras([0.0, 100.0, 30.0, 110.0], 0.0)) == [(0, 2), (1, 3)]
 
 
