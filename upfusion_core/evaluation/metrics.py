@@ -105,12 +105,12 @@ def measure_views(
         prediction_mask = silhouette(prediction)
     check_shape("prediction_mask", prediction_mask, tuple(mask.shape), "both silhouettes must have one shape")
     check_finite("prediction_mask", prediction_mask)
-    squares, inside, border = (prediction - truth).square(), silhouette_boxes(mask), SSIM_TAPS // 2
+    inside, border = silhouette_boxes(mask), SSIM_TAPS // 2
     similar = kornia_ssim(prediction.float().contiguous(), truth.float().contiguous(), SSIM_TAPS, padding="same")
     measures = {
         "psnr": psnr(prediction, truth),
         "ssim": similar[..., border:-border, border:-border].mean((1, 2, 3)),  # as in the paper: whole windows only
-        "box_psnr": _decibels(_box_mean(squares, inside)),
+        "box_psnr": _decibels(_box_mean((prediction - truth).square(), inside)),
         "box_ssim": _box_mean(similar, inside),
         "iou": mask_iou(prediction_mask, mask),
         "sharpness": sharpness(prediction, truth, inside),
@@ -136,10 +136,9 @@ def mask_iou(prediction_mask: Tensor, mask: Tensor) -> Tensor:
 def silhouette(rgb: Tensor) -> Tensor:
     """(N, 3, H, W) -> (N, 1, H, W), 1 where any channel differs from white by more than half the maximum.
 
-    For predictors that give colours only: a pixel half covered, or half believed to be covered, lies on the edge. The
-    maximum is each picture's own, so that pale objects and faint pictures have an edge as well; a picture that differs
-    by less than FAINT everywhere has no silhouette. Parts as white as the background are lost. A small fixed difference
-    would count every pixel that the object touches, and all of a blurred edge.
+    For predictors that give colours only: a pixel half covered lies on the edge. The maximum is each picture's own, so
+    that pale objects have an edge too; one that differs by less than FAINT everywhere has no silhouette. Parts as white
+    as the background are lost.
     """
     differences = (rgb - 1).abs().amax(1, keepdim=True)
     most = differences.amax((1, 2, 3), keepdim=True)
@@ -247,17 +246,16 @@ def _box_mean(values: Tensor, inside: Tensor) -> Tensor:
 
 
 def _between(present: Tensor, axis: int) -> Tensor:
-    """Bool, True from the first to the last True along `axis`."""
+    """True from the first to the last True along `axis`."""
     counts = present.int()
     return (counts.cumsum(axis) > 0) & (counts.flip(axis).cumsum(axis).flip(axis) > 0)
 
 
 @dataclass(frozen=True, eq=False)
 class Consistency:
-    """How well pairs of views agree.
+    """How well P pairs of views agree.
 
-    difference: (P,) mean absolute difference of colours in [0, 1] over pixels that both views see; 0 agrees. NaN for
-    pairs that see nothing in common.
+    difference: (P,) mean absolute difference of colours in [0, 1] over pixels that both see; NaN if there are none.
     pixels: (P,) how many pixels that were, both ways together.
     """
 
@@ -266,7 +264,7 @@ class Consistency:
 
     @property
     def mean(self) -> float:
-        """Mean difference over all mutually visible pixels of all pairs; NaN if there are none."""
+        """Over all these pixels of all pairs; NaN if there are none."""
         return float((self.difference.nan_to_num(0.0) * self.pixels).sum() / self.pixels.sum())
 
 
@@ -283,7 +281,8 @@ def reprojection_consistency(
         field: renders of the field at the same N cameras and size.
         pairs: which two views to compare.
     """
-    rays = camera_rays(cameras, *rgb.shape[-2:])
+    height, width = rgb.shape[-2:]
+    rays = camera_rays(cameras, height, width)
     points = rays.origins + rays.directions * field.depth.permute(0, 2, 3, 1)  # (N, H, W, 3)
     differences, pixels = [], []
     for first, second in pairs:
@@ -291,8 +290,7 @@ def reprojection_consistency(
         for source, target in ((first, second), (second, first)):
             visible, colors = _look(points[source], field, rgb, cameras, target)
             visible = visible & (field.opacity[source, 0] >= SOLID)
-            own = rgb[source].permute(1, 2, 0)
-            total = total + (own - colors).abs().mean(-1)[visible].sum()
+            total = total + (rgb[source] - colors).abs().mean(0)[visible].sum()
             seen += int(visible.sum())
         differences.append(total / seen if seen else total + torch.nan)
         pixels.append(seen)
@@ -300,7 +298,7 @@ def reprojection_consistency(
 
 
 def _look(points: Tensor, field: RenderedViews, rgb: Tensor, cameras: Cameras, target: int) -> tuple[Tensor, Tensor]:
-    """(H, W, 3) points -> (H, W) bool whether view `target` sees them, and (H, W, 3) its colours there."""
+    """(H, W, 3) points -> (H, W) bool whether view `target` sees them, and (3, H, W) its colours there."""
     place, distance = project(points, cameras[target])
     grid = -place[None]  # grid_sample counts from the left and from the top
     known = torch.cat([rgb[target], field.opacity[target], field.depth[target]])[None]
@@ -309,4 +307,4 @@ def _look(points: Tensor, field: RenderedViews, rgb: Tensor, cameras: Cameras, t
     depth = F.grid_sample(field.depth[target][None], grid, mode="nearest", padding_mode="zeros", align_corners=False)
     near = ((torch.stack([depth[0, 0], looked[4]]) - distance).abs() <= TOLERANCE * distance).all(0)
     visible = near & (looked[3] >= SOLID) & (place.abs() <= 1).all(-1) & (distance > 0)
-    return visible, looked[:3].permute(1, 2, 0)
+    return visible, looked[:3]

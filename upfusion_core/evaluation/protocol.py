@@ -36,8 +36,7 @@ class Group:
     """Objects with results of their own.
 
     name: of the group in reports and of its objects' files. title: what is special about them, for readers.
-    dataset, indices: the objects. Where the data set is the one that is evaluated anyway, they are some of its objects;
-    those of another are evaluated too, and count in no other results.
+    dataset, indices: the objects, some of those evaluated anyway or, of another data set, counted nowhere else.
     """
 
     name: str
@@ -66,7 +65,7 @@ class EvaluatedObject:
     """One object to be evaluated.
 
     views: photo 1, the targets, the other photos. photos, targets: their places in it.
-    mesh: gives the true surface in the views' world; None where the data set has none.
+    mesh: gives the true surface in the views' world, if the data set has one.
     """
 
     index: int

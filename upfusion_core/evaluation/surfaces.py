@@ -204,5 +204,5 @@ def _closest_points(source: Tensor, target: Tensor, start: Similarity, rounds: i
 
 
 def _spread(points: Tensor, count: int) -> Tensor:
-    """At most `count` of the points, evenly by index: samples are in no order."""
+    """At most `count` of the points, evenly by index, as samples are in no order."""
     return points[torch.linspace(0, len(points) - 1, min(count, len(points))).round().long()]
