@@ -9,6 +9,7 @@ import math
 import statistics
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ from upfusion_core.evaluation.protocol import (
     held_out_groups,
     neighbors,
 )
-from upfusion_core.evaluation.report import Report, Results, evaluate
+from upfusion_core.evaluation.report import Results, evaluate
 from upfusion_core.procedural import ProceduralObjects
 from upfusion_core.support.errors import InputError, MissingPackageError
 from upfusion_core.support.files import Writing
@@ -220,6 +221,8 @@ def test_held_out_objects_take_turns_between_the_groups() -> None:
     assert all(group.dataset is objects for group in groups)
     assert [group.name for group in held_out_groups(objects, 1)] == ["held_out_combination"]
     assert held_out_groups(objects, 0) == []
+    with pytest.raises(InputError, match="count must be"):
+        held_out_groups(objects, -1)
 
 
 def killed_after(steps: int) -> Callable[..., None]:
@@ -260,15 +263,7 @@ def test_a_field_in_work_goes_on(
     model: UpFusion, dataset: ProceduralObjects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed in the field of the second number of photos: those of both go on, and leave nothing behind."""
-    config = EvaluationConfig(
-        photos=(1, 2),
-        views=1,
-        stages=("field",),
-        alignment="picture",
-        distill=DISTILL,
-        mesh_resolution=24,
-        mesh_samples=500,
-    )
+    config = EvaluationConfig(photos=(1, 2), views=1, stages=("field",), alignment="picture", distill=DISTILL)
     whole, parts, calls = tmp_path / "whole", tmp_path / "parts", []
     monkeypatch.setattr(  # surfaces take longer than fields
         report_module, "draw_object", lambda *drawn: dataclasses.replace(draw_object(*drawn), mesh=None)
@@ -300,20 +295,19 @@ def meshes(tmp_path: Path) -> Path:
     return folder
 
 
-def evaluated(model: UpFusion, meshes: Path, indices: list[int], folder: Path) -> Report:
-    data = mesh_folder(meshes, MeshRendering(size=32, supersampling=1))
-    return evaluate(model, data, indices, folder, dataclasses.replace(BASELINES, photos=(1,)))
-
-
 @pytest.mark.usefixtures("_without_plots")
 def test_broken_objects_are_named(model: UpFusion, meshes: Path, tmp_path: Path) -> None:
-    report = evaluated(model, meshes, [0, 1, 2], tmp_path / "report")
+    opened = functools.partial(mesh_folder, meshes, MeshRendering(size=32, supersampling=1))
+    config = dataclasses.replace(BASELINES, photos=(1,))
+    report = evaluate(model, opened(), [0, 1, 2], tmp_path / "report", config)
     content = json.loads((tmp_path / "report" / "report.json").read_text())
-    assert content["evaluated"] == ["a.ply", "c.ply"]
+    assert content["evaluated"] == list(report.objects) == ["a.ply", "c.ply"]
     assert [name for name, _ in report.skipped] == ["b.ply"]
     assert content["skipped"] == [list(entry) for entry in report.skipped]
     assert content["results"]["white"]["1"]["psnr"]["objects"] == 2
     assert "## Skipped (1)" in (tmp_path / "report" / "report.md").read_text()
+    with pytest.raises(InputError, match=r"none of 1 objects could be evaluated, b\.ply because"):
+        evaluate(model, opened(), [1], tmp_path / "none", config)
 
 
 def test_true_meshes_lie_in_the_views_world(meshes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,25 +326,28 @@ def test_true_meshes_lie_in_the_views_world(meshes: Path, monkeypatch: pytest.Mo
         assert float(rows.max()) == pytest.approx(float(inside[:, 0].max()) + 1, abs=1.5)
 
 
-@pytest.mark.usefixtures("_without_plots")
-def test_what_is_refused(model: UpFusion, meshes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for changes, words in (
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
         ({"photos": ()}, "photos must be a list of 1 or more"),
         ({"photos": (3, 3)}, "name each once"),
         ({"photos": (7,)}, "photos must be between 1 and 6"),
         ({"stages": ("guess",)}, "stages must be one of white"),
         ({"views": 0}, "views must be"),
         ({"alignment": "none"}, "alignment must be one of"),
-    ):
-        with pytest.raises(InputError, match=words):
-            EvaluationConfig(**changes)
-    with pytest.raises(InputError, match=r"none of 1 objects could be evaluated, b\.ply because"):
-        evaluated(model, meshes, [1], tmp_path / "none")
-    with pytest.raises(InputError, match="count must be"):
-        held_out_groups(ProceduralObjects("held_out"), -1)
+    ],
+)
+def test_other_settings_get_a_sentence(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        EvaluationConfig(**changes)
+
+
+def test_plots_need_matplotlib(
+    model: UpFusion, dataset: ProceduralObjects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingPackageError, match="matplotlib"):
-        evaluated(model, meshes, [0], tmp_path / "none")
+        evaluate(model, dataset, [0], tmp_path, BASELINES)
 
 
 def test_a_field_s_frame_is_searched_for_in_3d(
