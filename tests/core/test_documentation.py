@@ -29,7 +29,7 @@ from upfusion_core.cli import reconstruct
 from upfusion_core.cli import train as training
 from upfusion_core.cli.app import COMMANDS
 from upfusion_core.config import PRESETS, DraftSchedule, FieldConfig, FitConfig, GridConfig, TrainConfig
-from upfusion_core.evaluation.spatial import SimilaritySearch
+from upfusion_core.evaluation import alignment
 from upfusion_core.models.convert import convert
 from upfusion_core.surface import extract, level
 
@@ -93,8 +93,8 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, name, value)
     few = functools.partial(configurations.EvaluationConfig, mesh_resolution=24, mesh_samples=200)
     monkeypatch.setattr(configurations, "EvaluationConfig", few)
-    search = SimilaritySearch((0.0,), (0.0,), starts=1, coarse_size=8, fine_size=8, coarse_steps=1, fine_steps=1)
-    monkeypatch.setattr(SimilaritySearch, "quick", lambda: search)
+    search = replace(alignment.SEARCH, yaw_degrees=(0.0,), pitch_degrees=(0.0,), starts=1, coarse_steps=1, fine_steps=1)
+    monkeypatch.setattr(alignment, "SEARCH", replace(search, coarse_size=8, fine_size=8))
     monkeypatch.setattr(reconstruct, "SHEET_SIZE", 32)
     monkeypatch.setattr(reconstruct, "DEMO_TURNTABLE_SIZE", 16)
     monkeypatch.setattr(training, "PROCEDURAL_POOL", 8)
