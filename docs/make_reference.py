@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from upfusion_core.cli.app import COMMANDS
-from upfusion_core.cli.flags import Option, options
+from upfusion_core.config.base import Option, options_of
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
@@ -28,7 +28,7 @@ WORDS = {int: "whole number", float: "number", str: "text", Path: "path"}
 
 def options_table(command: type) -> str:
     """Arguments and options of a command as a table of Markdown."""
-    known = sorted(options(command).values(), key=lambda option: not option.flag.argument)
+    known = sorted(options_of(command).values(), key=lambda option: not option.flag.argument)
     rows = [f"| {_spelled(item)} | {_value(item)} | {_default(item)} | {_cell(item.help)} |" for item in known]
     return "\n".join(["| option | value | unless given | |", "| --- | --- | --- | --- |", *rows])
 

@@ -11,8 +11,7 @@ from ..support.errors import InputError
 from ..support.files import BUNDLED_NAME, write_json
 from ..support.json_text import read_json
 from .console import duration, progress, say
-from .flags import planned_run
-from .inputs import load_model
+from .inputs import load_model, planned_run
 from .run import Run, package_versions
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from ..support.files import check_target, write_json
 from ..surface.extract import require_packages
 from ..surface.mesh import MeshAsset, mesh_names, save_mesh
 from .console import answer, duration, progress
-from .flags import recorded
+from .inputs import recorded
 from .run import RECORD_NAME, Record, locked, new_record
 
 

@@ -10,14 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import STAGES, TRAIN_PRESETS, TrainConfig
+from ..config import STAGES, TRAIN_PRESETS, TrainConfig, options_of
 from ..config.options import PROCEDURAL, Train
 from ..support.errors import InputError, OutputError
 from ..support.files import read_regular
 from ..support.json_text import LARGEST_JSON, parse_json
 from .console import duration, progress, say
 from .datasets import asks_for_procedural, open_objects
-from .flags import options
 from .run import RECORD_NAME, Run, open_run, read_record
 
 if TYPE_CHECKING:
@@ -93,7 +92,7 @@ def _train_in(run: Run, command: Train) -> None:
 
 def _settings(command: Train, stored: dict[str, Any]) -> dict[str, Any]:
     """What shapes the result, as JSON: of the command line, and where that is silent, of the run that is continued."""
-    names = {name: options(Train)[name].written(getattr(command, name)) for name in ("data", "validation")}
+    names = {name: options_of(Train)[name].written(getattr(command, name)) for name in ("data", "validation")}
     names = {name: value or stored.get(name) for name, value in names.items()}
     procedural = asks_for_procedural(names["data"], None)
     name, stage, known = command.config, command.stage, ", ".join(TRAIN_PRESETS)

@@ -1,30 +1,11 @@
 """Every option of the library once: its name, type, default, range and help. Needs no torch."""
 
-from .base import configuration, from_value, to_dict
-from .field import (
-    PRESETS,
-    Backend,
-    DistillConfig,
-    DraftSchedule,
-    FastSchedule,
-    FieldConfig,
-    FitConfig,
-    GridConfig,
-    PhotoSearch,
-    RaySampling,
-    ReferenceSchedule,
-)
-from .models import (
-    MAX_LAYERS,
-    MAX_PHOTOS,
-    MODEL_ID,
-    DiffusionConfig,
-    DinoConfig,
-    ModelConfig,
-    TextConfig,
-    UpSRTConfig,
-    VaeConfig,
-    mini_model,
-)
+# isort: off
+
+from .base import configuration, from_value, option, options_of, to_dict
+from .field import PRESETS, Backend, DistillConfig, DraftSchedule, FastSchedule, FieldConfig, FitConfig, GridConfig
+from .field import PhotoSearch, RaySampling, ReferenceSchedule
+from .models import MAX_LAYERS, MAX_PHOTOS, MODEL_ID, DiffusionConfig, DinoConfig, ModelConfig, TextConfig, UpSRTConfig
+from .models import VaeConfig, mini_model
 from .options import EVALUATION_STAGES, EvaluationConfig, EvaluationStage
 from .training import STAGES, TRAIN_PRESETS, Stage, TrainConfig

@@ -1,11 +1,14 @@
-"""What makes a class a configuration, and reads values of one from JSON, wrong ones refused in a sentence."""
+"""What makes a class a configuration and its fields options, and reads JSON, wrong values refused in a sentence."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import json
+import os
 import types
+from importlib import import_module
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, MaxLen, MinLen
@@ -146,3 +149,171 @@ def _expected(annotation: Any, problem: str = "") -> str:  # noqa: ANN401 - an a
     bounds = [] if low is None else [f"above {low.gt}" if isinstance(low, Gt) else f"at least {low.ge}"]
     bounds += [] if high is None else [f"at most {high.le}"]
     return " and ".join(bounds) or "finite"
+
+
+# ---- fields as options of the command line and of nodes
+
+
+NO_OPTION = "a field that is no option of the command"
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """What a field does not tell of its option.
+
+    names: spellings, where they are not the field's name. metavar: what is given to it. argument: whether it is given
+    without a name. unset: what is shown as the default in place of None. commas: whether several come as one text.
+    table: "module:NAME" of a table of choices further up in the package. place: a text may be a path, which is recorded
+    as an absolute one, or this word. section: of the record: "settings" shape the result and must agree when a run is
+    continued, as must the content of "sources"; the others may change.
+    """
+
+    names: tuple[str, ...] = ()
+    metavar: str = ""
+    argument: bool = False
+    unset: str = ""
+    commas: bool = False
+    table: str = ""
+    place: str = ""
+    section: Literal["settings", "sources", "conduct"] = "settings"
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One option of a command.
+
+    annotation: of its field. kind: bool, int, float, str or Path; of each item where it is several. default: of the
+    command, which may not be its part's. low, high: ends of the range, None where it has none. choices: else empty.
+    """
+
+    name: str
+    help: str
+    default: Any
+    annotation: Any
+    flag: Flag
+    kind: type
+    several: bool
+    low: float | None
+    high: float | None
+    choices: tuple[str, ...]
+
+    @classmethod
+    def of(cls, name: str, help: str, default: Any, annotation: Any) -> Option:  # noqa: ANN401 - a field's
+        """The option that a field is, without the None that stands for nothing given."""
+        kind, notes, several = annotation, [Flag()], False
+        while get_origin(kind) not in (None, Literal):
+            several |= get_origin(kind) is tuple
+            notes += getattr(kind, "__metadata__", ())
+            inner = next(part for part in get_args(kind) if part is not types.NoneType)
+            if types.NoneType in get_args(kind):
+                annotation = inner
+            kind = inner
+        flag = [note for note in notes if isinstance(note, Flag)][-1]
+        if flag.table:
+            module, table = flag.table.split(":")
+            kind = annotation = Literal[tuple(getattr(import_module(module, __package__), table))]
+        choices = get_args(kind)
+        low: Any = next((note.ge for note in notes if isinstance(note, Ge)), None)
+        high: Any = next((note.le for note in notes if isinstance(note, Le)), None)
+        kind = str if choices else kind
+        return cls(name, " ".join(help.split()), default, annotation, flag, kind, several, low, high, choices)
+
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """As it is given on the command line."""
+        return self.flag.names or (f"--{self.name.replace('_', '-')}",)
+
+    @property
+    def shown_default(self) -> str:
+        """What holds where it is left out; empty for nothing."""
+        if self.default is None or self.default is False or self.default in (dataclasses.MISSING, ()):
+            return self.flag.unset
+        return ",".join(map(str, self.default)) if isinstance(self.default, tuple) else str(self.default)
+
+    @property
+    def taken(self) -> str:
+        """What is given to it: its metavar, choices or range."""
+        if self.flag.metavar or self.choices:
+            return self.flag.metavar or f"[{'|'.join(self.choices)}]"
+        word = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}.get(self.kind, "")
+        ends = ["" if end is None else f"{end:.10g}" for end in (self.low, self.high)]
+        return f"{word} [{ends[0]}..{ends[1]}]" if any(ends) else word
+
+    def checked(self, value: Any) -> Any:  # noqa: ANN401 - the words that typer found
+        """The value of the field; raises InputError, which names the option, if it is none."""
+
+        def number(text: str) -> float | str:
+            try:
+                return self.kind(text)  # type: ignore[no-any-return]
+            except ValueError:
+                return text
+
+        if value is None:
+            return self.default
+        if self.flag.commas:
+            value = [part.strip() for part in value.split(",")]
+        if self.kind in (int, float):
+            value = list(map(number, value)) if isinstance(value, list) else number(value)
+        elif not self.choices:
+            return self.read(value)
+        return from_value(self.annotation, value, self.spellings[0])
+
+    def read(self, value: Any) -> Any:  # noqa: ANN401 - a value in JSON
+        """The value of the field that the record holds."""
+        if isinstance(value, list):
+            return tuple(map(self.read, value))
+        return Path(value) if self.kind is Path and isinstance(value, str) else value
+
+    def written(self, value: Any) -> Any:  # noqa: ANN401 - a value of the field
+        """For the record: paths absolute."""
+        if isinstance(value, tuple):
+            return [self.written(item) for item in value]
+        if isinstance(value, Path):
+            return str(value.absolute())
+        if self.flag.place and value not in (None, self.flag.place) and os.path.exists(value):
+            return str(Path(value).absolute())
+        return value
+
+
+def options_of(config: Any) -> dict[str, Option]:  # noqa: ANN401 - the class of a command's options
+    """All options of a command by name, those of its parts among them."""
+    found: dict[str, Option] = {}
+    for name, kind in _fields(config).items():
+        default = config.__dataclass_fields__[name].default
+        if _is_part(kind):
+            held = {} if default is dataclasses.MISSING else flat(default)
+            for key, option in options_of(kind).items():
+                found[key] = dataclasses.replace(option, default=held.get(key, option.default))
+        else:
+            found[name] = Option.of(name, config.__pydantic_fields__[name].description or "", default, kind)
+    return found
+
+
+def option(config: type, name: str) -> Option:
+    """One option of a configuration class."""
+    return options_of(config)[name]
+
+
+def _fields(config: type) -> dict[str, Any]:
+    """The annotations of fields that are options, or parts with options."""
+    hints = get_type_hints(config, include_extras=True)
+    return {name: kind for name, kind in hints.items() if NO_OPTION not in getattr(kind, "__metadata__", ())}
+
+
+def _is_part(kind: Any) -> bool:  # noqa: ANN401 - an annotation
+    return dataclasses.is_dataclass(kind)
+
+
+def flat(config: Any) -> dict[str, Any]:  # noqa: ANN401 - a command's options
+    """The values of all options by name."""
+    values: dict[str, Any] = {}
+    for name, kind in _fields(type(config)).items():
+        value = getattr(config, name)
+        values |= flat(value) if _is_part(kind) else {name: value}
+    return values
+
+
+def built(kind: type[Kind], values: dict[str, Any]) -> Kind:
+    """The opposite of `flat`."""
+    parts = _fields(kind).items()
+    return kind(**{name: built(part, values) if _is_part(part) else values[name] for name, part in parts})

@@ -50,10 +50,8 @@ class GridConfig:
 
     def __post_init__(self) -> None:
         if self.finest < self.coarsest:
-            raise InputError(
-                f"GridConfig.finest must be between {self.coarsest} and {2**16}, got {self.finest}; "
-                "coarsest is no finer than finest"
-            )
+            ends = f"between {self.coarsest} and {2**16}"
+            raise InputError(f"GridConfig.finest must be {ends}, got {self.finest}; coarsest is no finer than finest")
         if self.table_size & (self.table_size - 1):
             raise InputError(f"GridConfig.table_size must be a power of two, got {self.table_size}; 65536 is usual")
 
@@ -143,10 +141,12 @@ class RaySampling:
 
 @configuration
 class FitConfig:
-    """How a field is fitted to pictures by random rays; the defaults are meant for `FieldConfig.small()`."""
+    """How a field is fitted to pictures by random rays; the defaults are meant for `FieldConfig.small()`.
+
+    The weights are those of the terms of `fit_losses`.
+    """
 
     iterations: Count = 400
-    """Optimiser steps."""
     rays: Count = 4096
     """Random rays of each step, at most."""
     points: Count = 2**14
@@ -155,21 +155,17 @@ class FitConfig:
     """Share of the rays that go through pixels where the picture changes: few of all pixels show outlines."""
     sampling: RaySampling = RaySampling(uniform=64, importance=24)
     grid_lr: LearningRate = 1e-1
-    """Adam's learning rate of the grid at the start."""
     mlp_lr: LearningRate = 1e-2
-    """Adam's learning rate of the MLP at the start."""
+    """Adam's learning rates at the start."""
     final_lr: Annotated[float, Ge(1e-6), Le(1.0)] = 0.05
     """What is left of both in the last step, falling exponentially."""
     color_weight: Weight = 1.0
-    """Of the colour's term of `fit_losses`."""
     opacity_weight: Weight = 0.5
-    """Of its term for silhouettes."""
     distortion_weight: Weight = 0.1
-    """Of its term that keeps the light of a ray together."""
     depth_weight: Weight = 0.3
-    """Of its term depth in the last step, rising from 0 in the first: on a fog it would act too soon."""
+    """In the last step, rising from 0 in the first: on a fog it would act too soon."""
     crisp_weight: Weight = 0.0
-    """Of its term crisp in the last step, rising with the square of the progress: no haze is left."""
+    """In the last step, rising with the square of the progress: no haze is left."""
     occupancy_cells: Annotated[int, Ge(0), Le(512)] = 48
     """Cells along an axis of the OccupancyGrid that skips empty space; 0 skips nothing."""
     occupancy_every: Count = 16
@@ -183,13 +179,10 @@ class DraftSchedule:
     predicted_cameras: Cameras = 48
     """Views predicted; no diffusion is involved."""
     predicted_size: Pixels = 64
-    """Their pixels along each side."""
     predicted_fit: FitConfig = FitConfig(iterations=250)
     sampled_cameras: Annotated[int, Ge(1), Le(16)] = 16
-    """Views sampled."""
     sampled_fit: FitConfig = FitConfig(iterations=250)
     steps: Steps = 10
-    """Of the sampler."""
     scheduler: str = "dpm++"
     """Of the sampler (see sampling.make_scheduler)."""
 
@@ -206,7 +199,6 @@ class FastSchedule:
     cameras: Annotated[int, Ge(1), Le(1000)] = 32
     """Photo 1's, and others spread over the band that the release distils from."""
     predicted_size: Pixels = 64
-    """Pixels along each side of the predictions."""
     predicted_iterations: Count = 200
     """Of the fit, before the first round."""
     levels: Annotated[tuple[Annotated[float, Gt(0.0), Le(1.0)], ...], MinLen(1)] = (1.0, 0.7, 0.45, 0.25)
@@ -214,7 +206,6 @@ class FastSchedule:
     steps: Steps = 10
     """Of a walk down the whole schedule; a round takes its last repaint_steps(level, steps)."""
     scheduler: str = "dpm++"
-    """Of the sampler (see sampling.make_scheduler)."""
     guided: tuple[Share, Share] = (0.0, 1.0)
     """Lowest and highest timestep / 1000 at which guidance acts."""
     shared_noise: bool = True
@@ -233,10 +224,8 @@ class FastSchedule:
         if iterations <= rounds:
             raise InputError(f"fit.iterations must be more than the {rounds} levels, got {iterations}; give more")
         if self.predicted_iterations > iterations - rounds:
-            raise InputError(
-                f"predicted_iterations must be between 1 and {iterations - rounds}, got {self.predicted_iterations}; "
-                "each level takes one of fit.iterations at least"
-            )
+            rule = f"predicted_iterations must be between 1 and {iterations - rounds}, got {self.predicted_iterations}"
+            raise InputError(f"{rule}; each level takes one of fit.iterations at least")
         if low > high:
             raise InputError(f"guided[1] must be between {low} and 1.0, got {high}; the lowest comes first")
 
@@ -265,21 +254,18 @@ class ReferenceSchedule:
     """The first iterations, in which the entry is at least bootstrap_index."""
     bootstrap_index: Index = 25
     grid_lr: Share = 5e-3
-    """Adam's, of the grid."""
     mlp_lr: Share = 5e-4
-    """Adam's, of the MLP."""
+    """Adam's learning rates."""
     perceptual_weight: Factor = 0.1
-    """Of the perceptual term beside the colour's."""
     silhouette_weight: Factor = 1e-3
-    """Of the silhouette's term beside the colour's."""
+    """Of these terms beside the colour's."""
     sampling: RaySampling = RaySampling()
 
     def __post_init__(self) -> None:
         if not 1 <= self.lowest_index <= self.bootstrap_index <= self.highest_index <= self.steps:
-            raise InputError(
-                "noise indices must satisfy 1 <= lowest_index <= bootstrap_index <= highest_index <= steps, got "
-                f"{self.lowest_index}, {self.bootstrap_index}, {self.highest_index}, {self.steps}"
-            )
+            rule = "noise indices must satisfy 1 <= lowest_index <= bootstrap_index <= highest_index <= steps"
+            given = f"{self.lowest_index}, {self.bootstrap_index}, {self.highest_index}, {self.steps}"
+            raise InputError(f"{rule}, got {given}")
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -302,9 +288,7 @@ class DistillConfig:
     """"lpips" (perceptual_weights names the user's VGG-16 file), "dino" (the model's own keys) or "none"; only the
     reference has such a term."""
     perceptual_weights: str | None = None
-    """VGG-16 file of "lpips"."""
     guidance: Guidance = 9.0
-    """Scale of the sampler's guidance."""
     batch_size: Count = 4
     """Views at a time."""
     checkpoint_every: Count = 100
@@ -320,10 +304,8 @@ class DistillConfig:
         if self.perceptual == "lpips" and not self.perceptual_weights:
             raise InputError("perceptual 'lpips' needs perceptual_weights, a VGG-16 file; give it, or choose 'dino'")
         if kind is not ReferenceSchedule and self.perceptual != "none":
-            raise InputError(
-                f"the preset {self.preset} has no perceptual term, got {self.perceptual!r}; choose 'none', or the "
-                "reference"
-            )
+            rule = f"the preset {self.preset} has no perceptual term, got {self.perceptual!r}"
+            raise InputError(f"{rule}; choose 'none', or the reference")
 
     @classmethod
     def named(cls, preset: str, **changes: Any) -> DistillConfig:  # noqa: ANN401 - fields of this class
@@ -363,27 +345,22 @@ class PhotoSearch:
     ring_elevations_degrees: Elevations = (3.0, 22.5, 40.0)
     """Of the turntables by which two predictions of the object are compared."""
     coarse_size: Annotated[int, Ge(4), Le(1024)] = 12
-    """Pixels along each side of the pictures that are compared in the search."""
     fine_size: Annotated[int, Ge(4), Le(1024)] = 16
-    """The same in the refinement."""
+    """Pixels along each side of the pictures that are compared, in the search and in the refinement."""
     photo_weight: Weight = 30.0
-    """Logarithm of the belief lost by a relative difference of 1 between the photo and a picture."""
     ring_weight: Weight = 30.0
-    """The same between two turntables."""
     fine_weight: Weight = 50.0
-    """The same as photo_weight, in the refinement."""
+    """Logarithm of the belief lost by a relative difference of 1: between the photo and a picture, between two
+    turntables, and between photo and picture in the refinement."""
     steps: Annotated[int, Ge(0)] = 20
-    """Of the refinement's Adam."""
     learning_rate: Weight = 0.02
     """Of the refinement's Adam, in radians."""
     turn_degrees: Deviation = 8.0
-    """Standard deviation of the turn that the refinement may add to the search's answer."""
     roll_degrees: Deviation = 2.0
-    """The same of the roll."""
     stretch: Deviation = 0.02
-    """The same of the logarithm of the distance."""
     shift: Deviation = 0.02
-    """The same of the shift, in halves of the picture."""
+    """Standard deviations of what the refinement may add to the search's answer: turn, roll, logarithm of the distance,
+    and shift in halves of the picture."""
     accept: Share = 0.3
     """Share of the belief near the answer, by each piece of evidence alone, from which on a photo is accepted."""
     largest_difference: Weight = 0.3

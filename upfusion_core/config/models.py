@@ -193,11 +193,7 @@ class ModelConfig:
 
     @staticmethod
     def from_dict(content: dict[str, Any], source: str = "the configuration") -> ModelConfig:
-        """Reads the JSON form; absent sections and entries take the released sizes.
-
-        Raises:
-            CheckpointError: an unknown name, or a value of the wrong type or range; source and entry are named.
-        """
+        """Reads the JSON form; what is absent takes its released size. Raises CheckpointError that names the entry."""
         config: ModelConfig = from_value(ModelConfig, without_model_id(content), source, CheckpointError)
         return config
 

@@ -1,4 +1,4 @@
-"""The options of the commands: cli/flags.py makes flags, defaults, ranges and help from these fields.
+"""The options of the commands: flags, ranges, help and what is recorded follow from these fields (see Option).
 
 To add an option, add its field here and use it. A command's class is composed of the parts that it shares with others;
 names are unique within a command. The docstring of the class is the command's help.
@@ -6,7 +6,7 @@ names are unique within a command. The docstring of the class is the command's h
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -14,7 +14,7 @@ from annotated_types import Ge, Le, MinLen
 
 from ..support.errors import InputError
 from ..support.files import BUNDLED_NAME
-from .base import configuration
+from .base import NO_OPTION, Flag, configuration
 from .field import DistillConfig, Guidance, Preset, Steps
 from .models import MAX_PHOTOS
 
@@ -23,31 +23,8 @@ PROCEDURAL = "procedural"
 EvaluationStage = Literal["white", "nearest", "predict", "sample", "field"]
 EVALUATION_STAGES: tuple[EvaluationStage, ...] = get_args(EvaluationStage)
 
-
-@dataclass(frozen=True)
-class Flag:
-    """What a field does not tell of its option.
-
-    names: spellings, where they are not the field's name. metavar: what is given to it. argument: whether it is given
-    without a name. unset: what is shown as the default in place of None. commas: whether several come as one text.
-    table: "module:NAME" of a table of choices, seen from cli/. place: whether a text may be a path, which is recorded
-    as an absolute one. section: of the record: "settings" shape the result and must agree when a run is continued, as
-    must the content of "sources"; the others may change.
-    """
-
-    names: tuple[str, ...] = ()
-    metavar: str = ""
-    argument: bool = False
-    unset: str = ""
-    commas: bool = False
-    table: str = ""
-    place: bool = False
-    section: Literal["settings", "sources", "conduct"] = "settings"
-
-
 CONDUCT = Flag(section="conduct")
-NO_OPTION = "a field that is no option of the command"
-DATA = Flag(metavar="procedural|DATA", place=True)
+DATA = Flag(metavar="procedural|DATA", place=PROCEDURAL)
 SOURCE = Flag(section="sources")
 OUTPUT = ("--output", "-o")
 RECOMMENDED = "what the weights recommend, else 9"
@@ -91,7 +68,7 @@ class Photos:
 class Networks:
     """The networks and how they compute."""
 
-    model: Annotated[str | None, Flag(("--model", "-m"), "WEIGHTS", unset=BUNDLED_NAME, place=True)] = None
+    model: Annotated[str | None, Flag(("--model", "-m"), "WEIGHTS", unset=BUNDLED_NAME, place=BUNDLED_NAME)] = None
     """mini, the small bundled model; a folder of released weights; or one merged .safetensors."""
     device: Device = "auto"
     """Where the networks run."""
@@ -247,7 +224,7 @@ class Mesh:
 class Convert:
     """Weights: folder -> one merged file, or back. The record is run.json in a folder, FILE.run.json beside a file."""
 
-    source: Annotated[str, Flag(metavar="SOURCE", argument=True, section="sources", place=True)]
+    source: Annotated[str, Flag(metavar="SOURCE", argument=True, section="sources", place=BUNDLED_NAME)]
     """mini, a folder of weights or a merged .safetensors."""
     destination: Annotated[Path, Flag(metavar="DESTINATION", argument=True, section="conduct")]
     """The other: a new .safetensors, or a new folder."""
@@ -261,7 +238,7 @@ class Convert:
 class Info:
     """What a file or folder of weights holds."""
 
-    weights: Annotated[str, Flag(metavar="WEIGHTS", argument=True, section="sources", place=True)]
+    weights: Annotated[str, Flag(metavar="WEIGHTS", argument=True, section="sources", place=BUNDLED_NAME)]
     """mini, a folder of weights or a merged .safetensors."""
     output: Annotated[Path | None, Flag(OUTPUT, section="conduct")] = None
     """Also write it as a JSON file."""

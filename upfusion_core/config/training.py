@@ -1,4 +1,4 @@
-"""All that shapes a training run, in one value, and its JSON form. Defaults: the paper's settings (section 3)."""
+"""All that shapes a training run, and its JSON form. The defaults are the paper's settings (section 3)."""
 
 from __future__ import annotations
 
@@ -30,13 +30,9 @@ _BOOKKEEPING = ("validate_every", "validation_batches", "save_every", "log_every
 
 @configuration
 class TrainConfig:
-    """All that shapes a training run; the defaults are the paper's settings where it states them.
-
-    In the diffusion stage the ControlNet is always trained, VAE and text never.
-    """
+    """All that shapes a training run. In the diffusion stage the ControlNet is always trained, VAE and text never."""
 
     stage: Stage = "encoder"
-    """What is trained."""
     model: ModelConfig = ModelConfig()
     batch_size: Annotated[int, Ge(1), Le(65_536)] = 1
     """Objects in each process's part of a step."""
@@ -54,13 +50,10 @@ class TrainConfig:
     """Steps at which procedural objects get their second part and all of their parts; until the first they have one
     part. (0, 0): all from the beginning."""
     steps: Count = 100_000
-    """Optimiser steps."""
     learning_rate: Factor = 1e-5
     """Of AdamW, at its highest."""
     betas: tuple[Decay, Decay] = (0.9, 0.999)
-    """Of AdamW."""
     weight_decay: Amount = 0.0
-    """Of AdamW."""
     warmup_steps: Steps = 0
     """Steps in which the learning rate rises from 0, linearly."""
     final_share: Share = 1.0
@@ -72,13 +65,11 @@ class TrainConfig:
     precision: Literal["no", "bf16"] = "no"
     """Mixed precision, through accelerate."""
     compile: bool = False
-    """By torch.compile."""
     gradient_checkpointing: bool = False
     """Trades time for memory."""
     train_dino: bool = False
-    """In the encoder and the diffusion stage."""
     train_upsrt: bool = False
-    """In the encoder and the diffusion stage."""
+    """Both in the encoder and the diffusion stage."""
     train_unet: Literal["output", "all"] = "output"
     """Its output half (the paper), or all of it."""
     dropout: Annotated[float, Ge(0), Le(1 / 3)] = 0.05
@@ -96,7 +87,6 @@ class TrainConfig:
     log_every: Count = 20
     """Steps between notes of the loss (mean since the last)."""
     seed: Steps = 0
-    """Of all that is drawn."""
 
     def __post_init__(self) -> None:
         if self.photos[0] > self.photos[1]:
@@ -123,9 +113,8 @@ class TrainConfig:
     @staticmethod
     def preset(name: TrainPreset, stage: Stage) -> TrainConfig:
         """ "mini": the small model, everything from scratch. "released": the paper's settings and sizes."""
-        for what, given, choices in (("preset", name, TRAIN_PRESETS), ("stage", stage, STAGES)):
-            if given not in choices:
-                raise InputError(f"{what} must be one of {', '.join(choices)}, got {given!r:.60}")
+        if name not in TRAIN_PRESETS:
+            raise InputError(f"preset must be one of {', '.join(TRAIN_PRESETS)}, got {name!r:.60}")
         if name == "released":
             return TrainConfig(stage=stage, train_upsrt=stage == "encoder", gradient_checkpointing=stage != "encoder")
         data = {"batch_size": 16, "targets": 4, "rays": 256, "inside_share": 0.7}
@@ -136,10 +125,7 @@ class TrainConfig:
         return TrainConfig(stage=stage, model=mini_model(), steps=200_000, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form; the model's sizes are its section `model`.
-
-        What is newer than the first saved runs is left out where it has its default, so that those go on.
-        """
+        """The JSON form; what is newer than the first saved runs is left out at its default, so that those go on."""
         content = to_dict(self)
         if self.curriculum == (0, 0):
             del content["curriculum"]
@@ -147,11 +133,7 @@ class TrainConfig:
 
     @staticmethod
     def from_dict(content: dict[str, Any], source: str = "the training configuration") -> TrainConfig:
-        """Reads the JSON form; absent names take the defaults.
-
-        Raises:
-            InputError: an unknown name, or a value of the wrong type or range; source and entry are named.
-        """
+        """Reads the JSON form; absent names take the defaults. Raises InputError that names source and entry."""
         if isinstance(content, dict) and "model" in content:
             content = {**content, "model": without_model_id(content["model"])}
         config: TrainConfig = from_value(TrainConfig, content, source)

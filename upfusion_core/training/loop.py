@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +20,7 @@ from ..models.networks import Networks, network_weights, set_network_weights
 from ..support import seeds
 from ..support.checks import check_choice, check_range
 from ..support.errors import InputError, MissingPackageError
+from ..support.interruption import Interruption
 from ..types import OnStep
 from .batches import BatchRandom, BatchSource, TrainingBatch
 from .initial import initial_networks
@@ -105,7 +104,7 @@ def train(
         check_latents(networks.vae, targets)
     deadline = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
     try:
-        with training.interrupted.taking_over():
+        with training.interrupted.taken():
             training.run(source, validation, deadline, on_step)
         if accelerator.is_main_process:
             training.write_model(source)
@@ -191,46 +190,6 @@ def _accelerator(config: TrainConfig, device: str) -> Accelerator:
     # accelerate keeps one state a program and refuses another precision or device after the first run
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     return Accelerator(mixed_precision=config.precision, cpu=device == "cpu")
-
-
-class Interruption:
-    """What a pressed Ctrl-C does: KeyboardInterrupt at once, or, while held, once the hold ends.
-
-    pressed: whether one waits.
-    """
-
-    def __init__(self) -> None:
-        self.pressed = False
-        self._holds = 0
-
-    def press(self, number: int = 0, frame: object = None) -> None:
-        """The signal's handler."""
-        self.pressed = True
-        if not self._holds:
-            raise KeyboardInterrupt
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Inside, all that is begun is finished."""
-        self._holds += 1
-        try:
-            yield
-        finally:
-            self._holds -= 1
-        if self.pressed and not self._holds:
-            raise KeyboardInterrupt
-
-    @contextmanager
-    def taking_over(self) -> Iterator[None]:
-        """Inside, Ctrl-C comes here. Outside of the main thread Python delivers none, and nothing is changed."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = signal.signal(signal.SIGINT, self.press)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
 
 
 @dataclass(frozen=True, eq=False)

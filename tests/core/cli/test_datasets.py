@@ -20,8 +20,8 @@ from random_vgg import heads, lpips_by_hand, vgg_weights
 from tiny_training import tiny_config
 
 from upfusion_core.cli.datasets import completed, evaluation_config
-from upfusion_core.cli.flags import options
 from upfusion_core.config import PRESETS, EvaluationConfig
+from upfusion_core.config.base import options_of
 from upfusion_core.config.options import Evaluate, Folder, Pack
 from upfusion_core.data.formats import FORMATS
 from upfusion_core.data.shards import PICTURE_FORMATS, ShardedViews
@@ -191,7 +191,7 @@ def test_lpips_with_the_user_s_weights(tmp_path: Path) -> None:
 
 
 def test_the_field_is_of_the_preset_with_the_command_s_guidance() -> None:
-    assert options(Evaluate)["preset"].choices == tuple(PRESETS)
+    assert options_of(Evaluate)["preset"].choices == tuple(PRESETS)
     command = Evaluate(Folder(Path("out")), protocol=EvaluationConfig(photos=(3,)), guidance=3.0)
     config = evaluation_config(replace(command, preset="reference", perceptual="none"))
     assert (config.distill.preset, config.distill.perceptual) == ("reference", "none")
@@ -210,8 +210,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_shards_and_their_index_in_a_folder(shards: Path) -> None:
-    assert options(Pack)["kind"].choices == tuple(FORMATS)
-    assert options(Pack)["pictures"].choices == PICTURE_FORMATS
+    assert options_of(Pack)["kind"].choices == tuple(FORMATS)
+    assert options_of(Pack)["pictures"].choices == PICTURE_FORMATS
     content = json.loads((shards / "index.json").read_text())
     names = [shard["name"] for shard in content["shards"]]
     assert (content["objects"], content["packed"]["split"]) == (5, "train")

@@ -20,9 +20,10 @@ from upfusion_core.support.errors import CheckpointError, InputError
 
 ROOT = Path(__file__).resolve().parents[3]
 DEFAULTS = {
-    name: kind(train_upsrt=True) if kind is TrainConfig else kind()
-    for name, kind in vars(config).items()
-    if isinstance(kind, type) and hasattr(kind, "__pydantic_fields__")
+    kind.__name__: kind(train_upsrt=True) if kind is TrainConfig else kind()
+    for module in (config.field, config.models, config.training)
+    for kind in [*vars(module).values(), config.EvaluationConfig]
+    if hasattr(kind, "__pydantic_fields__")
 }
 
 

@@ -24,9 +24,7 @@ def test_presets_survive_json(name: str, stage: str) -> None:
 def test_released_settings_are_the_paper_s() -> None:
     diffusion = TrainConfig.preset("released", "diffusion")
     assert (diffusion.learning_rate, diffusion.dropout, diffusion.train_unet) == (1e-5, 0.05, "output")
-    assert not diffusion.train_upsrt
-    assert not diffusion.train_dino
-    assert diffusion.weight_decay == 0
+    assert (diffusion.train_upsrt, diffusion.train_dino, diffusion.weight_decay) == (False, False, 0)
     assert TrainConfig.preset("released", "encoder").rays == 7168
 
 
@@ -60,27 +58,18 @@ def test_settings_that_came_later_leave_older_runs_alone() -> None:
     [
         ({"curriculum": [-1, 3]}, "curriculum must be between 0 and"),
         ({"curriculum": [5, 2]}, "curriculum must be the steps"),
-        ({"curriculum": 5}, "curriculum must be a list of 2, each a whole number, got 5"),
-        ({"epochs": 3}, "epochs"),
         ({"steps": "3"}, 'train.json: steps must be a whole number, got "3"'),
-        ({"steps": 2.5}, "steps must be a whole number, got 2.5"),
-        ({"photos": [0, 2]}, "photos must be between 1 and 6, got 0"),
         ({"photos": [3, 2]}, "within 1 to 6"),
         ({"betas": [0.9, 1.0]}, "betas"),
-        ({"stage": "upsrt"}, "stage"),
-        ({"precision": "fp16"}, "precision"),
-        ({"train_unet": "middle"}, "train_unet"),
         ({"dropout": 0.5}, "dropout"),
         ({"inside_share": 1.5}, "inside_share"),
         ({"stage": "encoder", "train_upsrt": False}, "train_upsrt"),
         ({"stage": "diffusion", "rgb_weight": 1.0}, "rgb_weight"),
         ({"stage": "diffusion", "train_dino": True}, "train_dino"),
-        ({"batch_size": 0}, "batch_size"),
         ({"batch_size": 10**6}, "batch_size must be between 1 and"),
         ({"targets": 10**6}, "targets must be between 1 and"),
         ({"validation_batches": 10**12}, "validation_batches must be between 0 and"),
         ({"seed": 2**64}, "seed must be between 0 and"),
-        ({"learning_rate": float("inf")}, "learning_rate must be between"),
         ({"learning_rate": 10**400}, "learning_rate must be between"),
         ({"model": 3}, "train.json: model must be a JSON object, got 3"),
         ({3: 4}, 'got "3"'),

@@ -14,9 +14,9 @@ from command_runs import read_run
 from typer.testing import CliRunner
 
 from upfusion_core.cli.app import COMMANDS, app
-from upfusion_core.cli.flags import built, flat, options, recorded, settled
+from upfusion_core.cli.inputs import recorded, settled
 from upfusion_core.cli.run import open_run
-from upfusion_core.config.base import configuration
+from upfusion_core.config.base import built, configuration, flat, options_of
 from upfusion_core.config.options import Folder, Networks, Orbit, Photos, Views
 from upfusion_core.support.errors import InputError
 
@@ -24,7 +24,7 @@ from upfusion_core.support.errors import InputError
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_has_help_with_its_range_default_and_choices(name: str) -> None:
     shown = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "400", "TERMINAL_WIDTH": "400"}).output
-    for option in options(COMMANDS[name][0]).values():
+    for option in options_of(COMMANDS[name][0]).values():
         first = option.flag.metavar if option.flag.argument else option.spellings[0]
         (line,) = re.findall(rf"^[\u2502 *]*{re.escape(first)}[ ,].*$", shown, re.MULTILINE)
         assert len(option.help) > 5
@@ -69,7 +69,7 @@ class Toy:
 
 
 def test_a_new_option_is_one_field() -> None:
-    known, toy = options(Toy), Toy(Folder(Path("out")), sparkle=2.0)
+    known, toy = options_of(Toy), Toy(Folder(Path("out")), sparkle=2.0)
     assert (known["sparkle"].spellings, known["sparkle"].taken) == (("--sparkle",), "FLOAT [0..]")
     assert known["count"].default == 3
     orbit = {"count": 3, "elevation": None, "distance": 1.0, "video": "gif"}
