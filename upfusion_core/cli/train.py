@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,8 +24,7 @@ if TYPE_CHECKING:
 
 PROCEDURAL_POOL = 8192
 """Objects that are drawn at once, in two seconds, and each seen 16 times from other sides before new ones come."""
-READERS = 8
-"""Threads that read objects of a data set, where there are so many cores."""
+READERS = 8  # threads that read objects of a data set, where there are so many cores
 
 
 def run_train(command: Train, given: frozenset[str]) -> None:
@@ -41,7 +39,7 @@ def run_train(command: Train, given: frozenset[str]) -> None:
 
     stored = read_record(folder.output / RECORD_NAME).settings if folder.resume else {}
     goes_on = folder.resume and (folder.output / STATE_NAME).is_file()
-    _prepared(command, _settings(command, stored), goes_on)[1](on_step=None)
+    _prepared(command, _settings(command, stored), goes_on)()
 
 
 def _process(name: str) -> int:
@@ -72,7 +70,7 @@ def _train_in(run: Run, command: Train) -> None:
     for path in command.init:
         if not os.path.exists(path):
             raise InputError(f"--init must be a file or folder of weights, but there is none at {path}")
-    config, train = _prepared(command, settings, goes_on)
+    config, train = TrainConfig.from_dict(settings["config"], "run.json"), _prepared(command, settings, goes_on)
     if run.replaced is not None:  # what is wrong is said while the old run is there
         initial_networks(config.model, command.init, seed=config.seed, required=frozen_parts(config))
     run.begin(names)
@@ -119,18 +117,15 @@ def _settings(command: Train, stored: dict[str, Any]) -> dict[str, Any]:
     return {"config": json.loads(json.dumps(config.to_dict())), **names}
 
 
-def _prepared(
-    command: Train, settings: dict[str, Any], goes_on: bool
-) -> tuple[TrainConfig, Callable[..., TrainResult]]:
-    """The configuration, and the training by it, which takes `on_step`; its data are open."""
+def _prepared(command: Train, settings: dict[str, Any], goes_on: bool) -> partial[TrainResult]:
+    """The training, which takes `on_step`; its data are open."""
     from ..training.loop import train
 
     config = TrainConfig.from_dict(settings["config"], "the settings")
     source = _source(settings["data"], config, command.device)
     validation = _source(settings["validation"] or settings["data"], config, command.device, held_out=True)
-    options: dict[str, Any] = {"max_minutes": command.max_minutes, "device": command.device}
-    folder = command.folder.output
-    return config, partial(train, config, source, validation, folder, init=command.init, resume=goes_on, **options)
+    whole = partial(train, config, source, validation, command.folder.output, init=command.init, resume=goes_on)
+    return partial(whole, max_minutes=command.max_minutes, device=command.device)
 
 
 def _source(data: str, config: TrainConfig, device: str, *, held_out: bool = False) -> BatchSource:
@@ -140,20 +135,15 @@ def _source(data: str, config: TrainConfig, device: str, *, held_out: bool = Fal
     from ..procedural import ProceduralObjects
     from ..training.batches import DatasetBatches, ProceduralBatches
 
-    common: dict[str, Any] = {
-        "batch_size": config.batch_size,
-        "photos": config.photos,
-        "targets": config.targets,
-        "image_size": config.model.image_size,
-        "seed": config.seed + held_out,
-    }
+    common: dict[str, Any] = {name: getattr(config, name) for name in ("batch_size", "photos", "targets")}
+    common |= {"image_size": config.model.image_size, "seed": config.seed + held_out}
     if data != PROCEDURAL:
         dataset = open_objects(data, None, config.model.image_size)
         return DatasetBatches(dataset, **common, workers=min(READERS, os.cpu_count() or 1))
     place = "cuda" if device == "auto" and torch.cuda.is_available() else "cpu"
     if place == "cuda" and "LOCAL_RANK" in os.environ:
         place = f"cuda:{_process('LOCAL_RANK')}"
-    pool = 0 if held_out else PROCEDURAL_POOL
-    objects = ProceduralObjects("validation" if held_out else "train")
-    curriculum = (0, 0) if held_out else config.curriculum
-    return ProceduralBatches(objects, **common, device=place, pool=pool, curriculum=curriculum)
+    if held_out:
+        return ProceduralBatches(ProceduralObjects("validation"), **common, device=place, pool=0, curriculum=(0, 0))
+    common |= {"pool": PROCEDURAL_POOL, "curriculum": config.curriculum}
+    return ProceduralBatches(ProceduralObjects("train"), **common, device=place)

@@ -25,7 +25,6 @@ def places(tmp_path_factory: pytest.TempPathFactory, photos: list[Path], small_w
     folder = tmp_path_factory.mktemp("inputs")
     (folder / "text.jpg").write_text("no picture")
     (folder / "torn.safetensors").write_bytes(b"torn")
-    (folder / "file").write_text("mine")
     torch.save({"a": torch.ones(1)}, folder / "other.pth")
     Image.new("RGB", (64, 64), "white").save(folder / "white.png")
     Image.new("L", (20, 20), 255).save(folder / "mask.png")
@@ -51,8 +50,7 @@ PACK, TRAIN = "pack procedural -o out ", "train encoder --config mini -o out "
         ("views {P} --mask {F}/mask.png -m none -o out", "must have the photo's size"),
         ("views {P} -m none -o out", "does not exist"),
         ("views {P} -m {F}/torn.safetensors -o out", "torn.safetensors"),
-        ("views {P} -m {W} -o {F}/file", "must be a folder, but is a file"),
-        ("views {P} -m {W} -o {F}", "holds other files (file, mask.png, other.pth, ...)"),
+        ("views {P} -m {W} -o {F}", "holds other files (mask.png, other.pth, text.jpg, ...)"),
         ("views {P} -o a/{long}/b", "one of 300 letters"),
         ("views {P} -o {deep}", "100 new folders"),
         (VIEWS + "--scheduler nonsense", "nonsense"),
