@@ -47,20 +47,17 @@ def run_mesh(command: Mesh, given: frozenset[str]) -> None:
 def extracted(field: RadianceField, surface: Surface) -> MeshAsset:
     """The mesh of a field."""
     with progress("Extracting the mesh") as on_step:
+        size = surface.texture_size or None
         return field.extract_mesh(
-            surface.resolution,
-            surface.threshold,
-            texture_size=surface.texture_size or None,
-            faces=surface.faces,
-            on_step=on_step,
+            surface.resolution, surface.threshold, texture_size=size, faces=surface.faces, on_step=on_step
         )
 
 
 def run_convert(command: Convert, given: frozenset[str]) -> None:
     """Folder <-> merged file; the record is run.json in a new folder, and stands beside a merged file."""
     destination, origin = command.destination, weights_path(command.source)
-    beside = destination.with_name(destination.name + ".run.json")
-    record_path = beside if destination.suffix == ".safetensors" else destination / RECORD_NAME
+    merged = destination.suffix == ".safetensors"
+    record_path = destination.with_name(destination.name + ".run.json") if merged else destination / RECORD_NAME
     check_target(record_path)
     with locked(destination.parent, destination.name):
         targets = [path for path in (destination, record_path) if not path.is_dir() or any(path.iterdir())]

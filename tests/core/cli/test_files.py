@@ -78,7 +78,7 @@ def test_the_source_is_not_replaced(command: str, tmp_path: Path) -> None:
     assert path.read_text() == "weights"
 
 
-def test_convert_and_info(small_weights: Path, tmp_path: Path) -> None:
+def test_convert_and_info(small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     merged, folder = tmp_path / "merged.safetensors", tmp_path / "folder"
     assert str(merged) in done("convert", small_weights, merged, "--dtype", "float16")
     record = record_of(merged)
@@ -87,6 +87,8 @@ def test_convert_and_info(small_weights: Path, tmp_path: Path) -> None:
     assert "exists already; choose another name, or --force" in refused("convert", small_weights, merged)
     assert "is the source itself" in refused("convert", merged, merged, "--force")
     done("convert", small_weights, merged, "--force")
+    monkeypatch.chdir(tmp_path)
+    assert ". exists already" in refused("convert", merged, ".")
     done("convert", merged, folder)
     assert (folder / "upsrt.pt").is_file()
     assert (folder / "run.json").is_file()
