@@ -153,7 +153,6 @@ def _expected(annotation: Any, problem: str = "") -> str:  # noqa: ANN401 - an a
 
 # ---- fields as options of the command line and of nodes
 
-
 NO_OPTION = "a field that is no option of the command"
 
 
@@ -199,22 +198,18 @@ class Option:
 
     @classmethod
     def of(cls, name: str, help: str, default: Any, annotation: Any) -> Option:  # noqa: ANN401 - a field's
-        """The option that a field is, without the None that stands for nothing given."""
-        kind, notes, several = annotation, [Flag()], False
-        while get_origin(kind) not in (None, Literal):
-            several |= get_origin(kind) is tuple
-            notes += getattr(kind, "__metadata__", ())
-            inner = next(part for part in get_args(kind) if part is not types.NoneType)
-            if types.NoneType in get_args(kind):
-                annotation = inner
-            kind = inner
-        flag = [note for note in notes if isinstance(note, Flag)][-1]
+        """The option that a field is."""
+        kind, notes = _peeled(annotation)
+        several = get_origin(kind) is tuple
+        if several:
+            kind, inner = _peeled(get_args(kind)[0])
+            notes = notes | inner
+        flag: Flag = notes.get(Flag, Flag())
         if flag.table:
             module, table = flag.table.split(":")
             kind = annotation = Literal[tuple(getattr(import_module(module, __package__), table))]
-        choices = get_args(kind)
-        low: Any = next((note.ge for note in notes if isinstance(note, Ge)), None)
-        high: Any = next((note.le for note in notes if isinstance(note, Le)), None)
+        choices = get_args(kind) if get_origin(kind) is Literal else ()
+        low, high = getattr(notes.get(Ge), "ge", None), getattr(notes.get(Le), "le", None)
         kind = str if choices else kind
         return cls(name, " ".join(help.split()), default, annotation, flag, kind, several, low, high, choices)
 

@@ -273,8 +273,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "fast": {"schedule": FastSchedule()},
     "reference": {"schedule": ReferenceSchedule(), "field": FieldConfig(), "perceptual": "dino"},
 }
-"""What each preset changes in DistillConfig, from the cheapest to the dearest; of several with one kind of schedule the
-first names a configuration that was given no name."""
+"""What each preset changes in DistillConfig, cheapest first; a new one is an entry here and its name in `Preset`. Of
+several with one kind of schedule the first names a configuration that was given no name."""
 
 
 @configuration
