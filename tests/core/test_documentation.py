@@ -28,7 +28,7 @@ from upfusion_core import config as configurations
 from upfusion_core.cli import reconstruct
 from upfusion_core.cli import train as training
 from upfusion_core.cli.app import COMMANDS
-from upfusion_core.config import PRESETS, DraftSchedule, FieldConfig, FitConfig, GridConfig, TrainConfig
+from upfusion_core.config import DraftSchedule, FieldConfig, FitConfig, GridConfig, TrainConfig
 from upfusion_core.evaluation import alignment
 from upfusion_core.models.convert import convert
 from upfusion_core.surface import extract, level
@@ -68,7 +68,7 @@ def folder(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every preset becomes one of few steps and a small field; meshes and data become small too."""
 
-    def small(cls: type[DistillConfig], **changes: Any) -> DistillConfig:  # noqa: ANN401 - fields of the class
+    def small(cls: type[DistillConfig], preset: str, **changes: Any) -> DistillConfig:  # noqa: ANN401 - fields of the class
         fit = replace(FitConfig(iterations=4), rays=64)
         schedule = DraftSchedule(
             predicted_cameras=3, predicted_size=16, predicted_fit=fit, sampled_cameras=2, sampled_fit=fit, steps=1
@@ -83,8 +83,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
         texture = options.pop("texture_size", None)
         return whole(self, min(resolution, 24), *arguments, texture_size=texture and min(texture, 64), **options)
 
-    for name in PRESETS:
-        monkeypatch.setattr(DistillConfig, name, classmethod(small))
+    monkeypatch.setattr(DistillConfig, "named", classmethod(small))
     monkeypatch.setattr(RadianceField, "extract_mesh", small_mesh)
     for module, name, value in (
         (extract, "SEARCH_RESOLUTION", 24), (level, "LEVEL_RESOLUTION", 16), (level, "CAMERAS", 2),

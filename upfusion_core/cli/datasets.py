@@ -59,9 +59,45 @@ def object_count(data: str, available: int, wanted: int | None) -> int:
 
 def run_pack(command: Pack, given: frozenset[str]) -> None:
     """Shards and their index in the run's folder; shards that were written before are left as they are."""
+    from ..data.shards import INDEX_NAME, UNFINISHED_NAME, index_content, pack_shards
+
     with planned_run("pack", command, given, lambda command, run: (_completed(command), {})) as (run, command):
-        if not run.already_finished:
-            _pack(run, command)
+        if run.already_finished:
+            return
+        assert command.data is not None, "_completed sees to it"
+        views = command.views or RENDERED_VIEWS
+        dataset = open_objects(command.data, command.split, command.size, kind=command.kind, views=views)
+        indices = range(object_count(command.data, len(dataset), command.objects))
+        state = _state(run)
+        run.begin()
+
+        def remember(state: PackState) -> None:
+            write_json(run.temporary(UNFINISHED_NAME), vars(state))
+
+        with run.stage("pack"), progress(f"Packing {len(indices)} objects") as on_step:
+            state = pack_shards(
+                dataset,
+                indices,
+                run.writing,
+                pictures=command.pictures,
+                depth=command.depth,
+                views=command.views,
+                shard_bytes=round(command.shard_size * 1e6),
+                state=state,
+                on_shard=remember,
+                on_step=lambda done, total: on_step(done, total, None),
+            )
+        facts = {name: value for name, value in run.record.settings.items() if value is not None}
+        content = index_content(state.shards, {"packed": facts, "skipped": state.skipped})
+        with run.writing(INDEX_NAME) as path:
+            write_json(path, content)
+        for name, reason in state.skipped:
+            say(f"Skipped {name}: {reason}")
+        size = sum(shard["bytes"] for shard in state.shards) / 1e6
+        run.tell(
+            f"{run.folder}: {content['objects']} objects in {len(state.shards)} shards, {size:.1f} MB, "
+            f"{len(state.skipped)} skipped ({duration(run.record.seconds)})"
+        )
 
 
 def _completed(command: Pack) -> Pack:
@@ -71,45 +107,6 @@ def _completed(command: Pack) -> Pack:
     if command.kind is not None:
         raise InputError(f"--kind is of a folder, got {command.kind} with procedural objects; leave it out")
     return replace(command, split=command.split or "train", objects=command.objects or PROCEDURAL_OBJECTS)
-
-
-def _pack(run: Run, command: Pack) -> None:
-    from ..data.shards import INDEX_NAME, UNFINISHED_NAME, index_content, pack_shards
-
-    assert command.data is not None, "_completed sees to it"
-    views = command.views or RENDERED_VIEWS
-    dataset = open_objects(command.data, command.split, command.size, kind=command.kind, views=views)
-    indices = range(object_count(command.data, len(dataset), command.objects))
-    state = _state(run)
-    run.begin()
-
-    def remember(state: PackState) -> None:
-        write_json(run.temporary(UNFINISHED_NAME), vars(state))
-
-    with run.stage("pack"), progress(f"Packing {len(indices)} objects") as on_step:
-        state = pack_shards(
-            dataset,
-            indices,
-            run.writing,
-            pictures=command.pictures,
-            depth=command.depth,
-            views=command.views,
-            shard_bytes=round(command.shard_size * 1e6),
-            state=state,
-            on_shard=remember,
-            on_step=lambda done, total: on_step(done, total, None),
-        )
-    facts = {name: value for name, value in run.record.settings.items() if value is not None}
-    content = index_content(state.shards, {"packed": facts, "skipped": state.skipped})
-    with run.writing(INDEX_NAME) as path:
-        write_json(path, content)
-    for name, reason in state.skipped:
-        say(f"Skipped {name}: {reason}")
-    size = sum(shard["bytes"] for shard in state.shards) / 1e6
-    run.tell(
-        f"{run.folder}: {content['objects']} objects in {len(state.shards)} shards, {size:.1f} MB, "
-        f"{len(state.skipped)} skipped ({duration(run.record.seconds)})"
-    )
 
 
 def _state(run: Run) -> PackState | None:
@@ -122,19 +119,57 @@ def _state(run: Run) -> PackState | None:
     state: PackState = from_value(PackState, read_json(path), str(path))
     for shard in [shard_entry(path, entry) for entry in state.shards]:
         if not shard.path.is_file():
-            raise InputError(
-                f"{run.folder} lacks {shard.path.name}, which was packed before; use --force to begin anew"
-            )
+            lost = f"{run.folder} lacks {shard.path.name}, which was packed before"
+            raise InputError(f"{lost}; use --force to begin anew")
     return state
 
 
 def run_evaluate(command: Evaluate, given: frozenset[str]) -> None:
     """Tables, plots and pictures in the run's folder; objects that were measured before are left as they are."""
+    from ..evaluation.protocol import held_out_groups
+    from ..evaluation.report import evaluate
+    from ..models.perceptual import load_lpips
+    from ..procedural import ProceduralObjects
+
     with planned_run(
         "evaluate", command, given, lambda command, run: (completed(command, new=not run.resumed), {})
     ) as (run, command):
-        if not run.already_finished:
-            _evaluate(run, command)
+        if run.already_finished:
+            return
+        config = evaluation_config(command)
+        model = load_model(command.networks)
+        assert command.data is not None, "completed sees to it"
+        dataset = open_objects(command.data, command.split, model.image_size)
+        available = len(dataset)
+        wanted = object_count(command.data, available, command.objects)
+        # the first objects of a split, which are in no order; of a folder, which is sorted, some spread evenly
+        spread = wanted if command.data == PROCEDURAL else available
+        indices = [place * spread // wanted for place in range(wanted)]
+        groups: list[Group] = []  # of objects that training has never shown the like of
+        if isinstance(dataset, ProceduralObjects) and command.split == "held_out":
+            groups = held_out_groups(dataset, wanted)
+        elif isinstance(dataset, ProceduralObjects) and command.held_out:
+            groups = held_out_groups(ProceduralObjects("held_out", size=dataset.size), command.held_out)
+        lpips = None if command.lpips is None else load_lpips(command.lpips, model.device)
+        settings, inputs = run.record.settings, {} if lpips is None else {"lpips": lpips.weights_id()}
+        run.plan(settings, {}, inputs)
+        run.begin()
+        run.check_model(model)
+        about = {name: settings[name] for name in ("model", "data", "split", "objects", "dtype") if settings[name]}
+        with run.stage("evaluate"), progress(f"Evaluating {wanted} objects") as on_step:
+            report = evaluate(
+                model, dataset, indices, run.folder, config,
+                groups=groups, lpips=lpips, about=about | inputs | {"versions": package_versions()},
+                writing=run.writing, temporary=run.temporary, on_step=on_step,
+            )  # fmt: skip
+        for name, reason in report.skipped:
+            say(f"Skipped {name}: {reason}")
+        apart = sum(len(group.indices) for group in groups if group.dataset is not dataset)
+        run.tell(
+            f"{run.folder / 'report.md'}: {len(report.objects)} objects, {len(report.skipped)} skipped"
+            + (f", {apart} held out reported apart" if apart else "")
+            + f" ({duration(run.record.seconds)})"
+        )
 
 
 def completed(command: Evaluate, *, new: bool) -> Evaluate:
@@ -166,51 +201,3 @@ def evaluation_config(command: Evaluate) -> EvaluationConfig:
     if command.perceptual is not None:
         distill = replace(distill, perceptual=command.perceptual)
     return replace(protocol, distill=distill, **sampled)
-
-
-def _evaluate(run: Run, command: Evaluate) -> None:
-    from ..evaluation.report import evaluate
-    from ..models.perceptual import load_lpips
-
-    config = evaluation_config(command)
-    model = load_model(command.networks)
-    assert command.data is not None, "completed sees to it"
-    dataset = open_objects(command.data, command.split, model.image_size)
-    available = len(dataset)
-    wanted = object_count(command.data, available, command.objects)
-    # the first objects of a split, which are in no order; of a folder, which is sorted, some spread evenly
-    spread = wanted if command.data == PROCEDURAL else available
-    indices = [place * spread // wanted for place in range(wanted)]
-    groups = _groups(command, dataset, wanted)
-    lpips = None if command.lpips is None else load_lpips(command.lpips, model.device)
-    settings, inputs = run.record.settings, {} if lpips is None else {"lpips": lpips.weights_id()}
-    run.plan(settings, {}, inputs)
-    run.begin()
-    run.check_model(model)
-    about = {name: settings[name] for name in ("model", "data", "split", "objects", "dtype") if settings[name]}
-    with run.stage("evaluate"), progress(f"Evaluating {wanted} objects") as on_step:
-        report = evaluate(
-            model, dataset, indices, run.folder, config,
-            groups=groups, lpips=lpips, about=about | inputs | {"versions": package_versions()}, writing=run.writing,
-            temporary=run.temporary, on_step=on_step,
-        )  # fmt: skip
-    for name, reason in report.skipped:
-        say(f"Skipped {name}: {reason}")
-    apart = sum(len(group.indices) for group in groups if group.dataset is not dataset)
-    run.tell(
-        f"{run.folder / 'report.md'}: {len(report.objects)} objects, {len(report.skipped)} skipped"
-        + (f", {apart} held out reported apart" if apart else "")
-        + f" ({duration(run.record.seconds)})"
-    )
-
-
-def _groups(command: Evaluate, dataset: MultiViewDataset, objects: int) -> list[Group]:
-    """What is reported apart: objects that training has never shown the like of."""
-    from ..evaluation.protocol import held_out_groups
-    from ..procedural import ProceduralObjects
-
-    if isinstance(dataset, ProceduralObjects) and command.split == "held_out":
-        return held_out_groups(dataset, objects)
-    if isinstance(dataset, ProceduralObjects) and command.held_out:
-        return held_out_groups(ProceduralObjects("held_out", size=dataset.size), command.held_out)
-    return []

@@ -29,9 +29,8 @@ from .run import RECORD_NAME, Record, locked, new_record
 def run_mesh(command: Mesh, given: frozenset[str]) -> None:
     output, surface = command.output, command.surface
     check_target(output)
-    names = mesh_names(output.name, textured=surface.texture_size > 0)
-    record_path = _beside(output)
-    targets = [*map(output.with_name, names), record_path]
+    record_path = output.with_name(output.name + ".run.json")
+    targets = [*map(output.with_name, mesh_names(output.name, textured=surface.texture_size > 0)), record_path]
     for path in targets:
         check_target(path)
     with locked(output.parent, output.name):
@@ -48,19 +47,17 @@ def run_mesh(command: Mesh, given: frozenset[str]) -> None:
 def extracted(field: RadianceField, surface: Surface) -> MeshAsset:
     """The mesh of a field."""
     with progress("Extracting the mesh") as on_step:
+        size = surface.texture_size or None
         return field.extract_mesh(
-            surface.resolution,
-            surface.threshold,
-            texture_size=surface.texture_size or None,
-            faces=surface.faces,
-            on_step=on_step,
+            surface.resolution, surface.threshold, texture_size=size, faces=surface.faces, on_step=on_step
         )
 
 
 def run_convert(command: Convert, given: frozenset[str]) -> None:
     """Folder <-> merged file; the record is run.json in a new folder, and stands beside a merged file."""
     destination, origin = command.destination, weights_path(command.source)
-    record_path = _beside(destination) if destination.suffix == ".safetensors" else destination / RECORD_NAME
+    merged = destination.suffix == ".safetensors"
+    record_path = destination.with_name(destination.name + ".run.json") if merged else destination / RECORD_NAME
     check_target(record_path)
     with locked(destination.parent, destination.name):
         targets = [path for path in (destination, record_path) if not path.is_dir() or any(path.iterdir())]
@@ -103,10 +100,6 @@ def run_info(command: Info, given: frozenset[str]) -> None:
 
 def _bytes(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(path.name + ".run.json")
 
 
 def _refuse_existing(paths: Sequence[Path], source: Path, *, force: bool) -> None:

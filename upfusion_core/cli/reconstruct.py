@@ -19,7 +19,7 @@ from ..config.options import Demo, Photos, Reconstruct, Sampler, Surface
 from ..field.radiance import RadianceField, load_field
 from ..field.rendering import OccupancyGrid, render_views
 from ..pipeline.examples import example_views
-from ..pipeline.pose import PhotoCameras, estimate_photo_cameras
+from ..pipeline.pose import estimate_photo_cameras
 from ..pipeline.sampling import make_scheduler
 from ..support.checks import check_shape
 from ..support.devices import existing_device
@@ -117,6 +117,11 @@ def fit_field(
             if preview is not None and preview_every and step % preview_every == 0:
                 write_png(run, "preview.png", preview(), keep=False)
 
+        schedule, found = config.schedule, None
+        if isinstance(schedule, FastSchedule) and schedule.all_photos and scene.views is not None:
+            found = estimate_photo_cameras(model, scene)
+            with run.writing("photo_cameras.json", keep=False) as path:
+                path.write_text(json.dumps(found.to_list(), indent=2) + "\n", encoding="utf-8")
         field = model.distill(
             scene,
             config,
@@ -124,23 +129,13 @@ def fit_field(
             on_step=on_step,
             checkpoint=checkpoint,
             prompt=sampler.prompt,
-            photo_cameras=_photo_cameras(run, model, scene, config),
+            photo_cameras=found,
         )
         with run.writing(FIELD_NAME) as path:
             field.save(path, cameras=distill_cameras(scene, config, sampler.seed), settings=run.record.settings)
     run.note(grid_backend=str(field.backend))
     checkpoint.unlink(missing_ok=True)
     return field
-
-
-def _photo_cameras(run: Run, model: UpFusion, scene: SceneEncoding, config: DistillConfig) -> PhotoCameras | None:
-    """Where the photos were taken from, also as photo_cameras.json, where the preset makes use of it."""
-    if not isinstance(config.schedule, FastSchedule) or not config.schedule.all_photos or scene.views is None:
-        return None
-    found = estimate_photo_cameras(model, scene)
-    with run.writing("photo_cameras.json", keep=False) as path:
-        path.write_text(json.dumps(found.to_list(), indent=2) + "\n", encoding="utf-8")
-    return found
 
 
 def save_turntable(run: Run, field: RadianceField, size: int) -> None:

@@ -161,7 +161,7 @@ class Run:
     def begin(self, writes: Sequence[str] = ()) -> None:
         """Writes the record; all that can be checked before should be, as --force now removes the run before.
 
-        writes: names of files that come about in other ways than by `writing`.
+        `writes` names files that come about in other ways than by `writing`.
         """
         if self.already_finished:
             say(f"{self.folder} is finished already; --force would make it anew")
@@ -252,6 +252,8 @@ class Run:
         self.record.status = "finished"
         self._save()
         self._remove(*self.record.temporary_files)
+        self.record.temporary_files = []
+        self._save()
 
     def stop(self, status: str, *, cheap: float) -> bool:
         """Records why the run stopped, or removes it if nothing is worth keeping, or only `cheap` seconds of work.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,8 +23,7 @@ if TYPE_CHECKING:
 
 PROCEDURAL_POOL = 8192
 """Objects that are drawn at once, in two seconds, and each seen 16 times from other sides before new ones come."""
-READERS = 8
-"""Threads that read objects of a data set, where there are so many cores."""
+READERS = 8  # threads that read objects of a data set, where there are so many cores
 
 
 def run_train(command: Train, given: frozenset[str]) -> None:
@@ -40,7 +38,7 @@ def run_train(command: Train, given: frozenset[str]) -> None:
 
     stored = read_record(folder.output / RECORD_NAME).settings if folder.resume else {}
     goes_on = folder.resume and (folder.output / STATE_NAME).is_file()
-    _prepared(command, _settings(command, stored), goes_on)[1](on_step=None)
+    _prepared(command, _settings(command, stored), goes_on)()
 
 
 def _process(name: str) -> int:
@@ -71,7 +69,7 @@ def _train_in(run: Run, command: Train) -> None:
     for path in command.init:
         if not os.path.exists(path):
             raise InputError(f"--init must be a file or folder of weights, but there is none at {path}")
-    config, train = _prepared(command, settings, goes_on)
+    config, train = TrainConfig.from_dict(settings["config"], "run.json"), _prepared(command, settings, goes_on)
     if run.replaced is not None:  # what is wrong is said while the old run is there
         initial_networks(config.model, command.init, seed=config.seed, required=frozen_parts(config))
     run.begin(names)
@@ -118,18 +116,15 @@ def _settings(command: Train, stored: dict[str, Any]) -> dict[str, Any]:
     return {"config": json.loads(json.dumps(config.to_dict())), **names}
 
 
-def _prepared(
-    command: Train, settings: dict[str, Any], goes_on: bool
-) -> tuple[TrainConfig, Callable[..., TrainResult]]:
-    """The configuration, and the training by it, which takes `on_step`; its data are open."""
+def _prepared(command: Train, settings: dict[str, Any], goes_on: bool) -> partial[TrainResult]:
+    """The training, which takes `on_step`; its data are open."""
     from ..training.loop import train
 
     config = TrainConfig.from_dict(settings["config"], "the settings")
     source = _source(settings["data"], config, command.device)
     validation = _source(settings["validation"] or settings["data"], config, command.device, held_out=True)
-    options: dict[str, Any] = {"max_minutes": command.max_minutes, "device": command.device}
-    folder = command.folder.output
-    return config, partial(train, config, source, validation, folder, init=command.init, resume=goes_on, **options)
+    whole = partial(train, config, source, validation, command.folder.output, init=command.init, resume=goes_on)
+    return partial(whole, max_minutes=command.max_minutes, device=command.device)
 
 
 def _source(data: str, config: TrainConfig, device: str, *, held_out: bool = False) -> BatchSource:

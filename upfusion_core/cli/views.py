@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 def run_views(command: Views | Predict, given: frozenset[str]) -> None:
     """Pictures by the diffusion model or, of Predict, the transformer's own colours; all together, and as a film."""
     name = "views" if isinstance(command, Views) else "predict"
-    check_video(command.orbit.video)
+    if command.orbit.video == "mp4" and importlib.util.find_spec("imageio_ffmpeg") is None:
+        raise MissingPackageError(
+            "writing MP4 needs the package imageio-ffmpeg, which is not installed; "
+            'run: pip install "imageio[ffmpeg]", or choose --video gif'
+        )
     with opened(name, command, given, lambda command: command.photos) as (run, command, photos):
         orbit, elevation = command.orbit, command.photo_elevation
         cameras = orbit_of(orbit.count, elevation if orbit.elevation is None else orbit.elevation, orbit.distance)
@@ -124,15 +128,6 @@ def _is_saved(run: Run, name: str, size: int) -> bool:
         return run.has(name) and load_png(run.folder / name).shape == (3, size, size)
     except InputError:
         return False
-
-
-def check_video(kind: str) -> None:
-    """Raises MissingPackageError if MP4 is wanted and its encoder is not installed."""
-    if kind == "mp4" and importlib.util.find_spec("imageio_ffmpeg") is None:
-        raise MissingPackageError(
-            "writing MP4 needs the package imageio-ffmpeg, which is not installed; "
-            'run: pip install "imageio[ffmpeg]", or choose --video gif'
-        )
 
 
 def save_video(path: Path, rgb: Tensor, fps: int = 12) -> None:
