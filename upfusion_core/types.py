@@ -107,7 +107,7 @@ def _check_rigid(matrices: Tensor) -> None:
         fault = f"a rotation part that is off by {drift:.3g}; remove scale and shear"
     elif (torch.linalg.det(rotation) < 0).any():
         fault = "one that mirrors; turn one of its axes round"
-    elif (matrices[:, 3] - torch.tensor([0.0, 0.0, 0.0, 1.0]).to(gram)).abs().gt(1e-4).any():
+    elif (matrices[:, 3] - gram.new_tensor([0.0, 0.0, 0.0, 1.0])).abs().gt(1e-4).any():
         fault = "another last row; correct it"
     if fault:
         raise InputError(
