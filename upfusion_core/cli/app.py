@@ -28,7 +28,7 @@ COMMANDS: dict[str, tuple[type, str]] = {
     "mesh": (Mesh, "files"),
     "convert": (Convert, "files"),
     "info": (Info, "files"),
-    "train": (Train, "train"),
+    "train": (Train, "datasets"),
     "evaluate": (Evaluate, "datasets"),
     "pack": (Pack, "datasets"),
 }

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,12 +14,14 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..config import DistillConfig, FastSchedule, RaySampling, ReferenceSchedule
-from ..config.options import Demo, Photos, Reconstruct, Sampler, Surface
+from ..config.options import Demo, Reconstruct, Sampler, Surface
 from ..field.radiance import RadianceField, load_field
 from ..field.rendering import OccupancyGrid, render_views
+from ..pipeline.distill import distill_cameras
 from ..pipeline.examples import example_views
 from ..pipeline.pose import estimate_photo_cameras
 from ..pipeline.sampling import make_scheduler
+from ..pipeline.upfusion import UpFusion
 from ..support.checks import check_shape
 from ..support.devices import existing_device
 from ..support.errors import InputError
@@ -34,9 +35,6 @@ from .inputs import opened
 from .run import Run
 from .views import encoded, orbit_of, sample_views, save_video, saved_pictures, write_png
 
-if TYPE_CHECKING:
-    from ..pipeline.upfusion import UpFusion
-
 FIELD_NAME = "field.safetensors"
 TURNTABLE_FRAMES, ELEVATION_DEGREES = 32, 22.5
 TURNTABLE_SAMPLING = RaySampling(uniform=128, importance=64)  # fewer miss thin surfaces, which shows as rings
@@ -46,7 +44,7 @@ DEMO_SURFACE = Surface(resolution=128, texture_size=0)
 
 def run_reconstruct(command: Reconstruct, given: frozenset[str]) -> None:
     """Everything, in the run's folder; finished stages of a continued run are left as they are."""
-    with opened("reconstruct", command, given, lambda command: command.photos) as (run, command, photos):
+    with opened(command, given) as (run, command, photos):
         config = distill_config(command)
         require_packages(texture=command.surface.texture_size > 0, faces=command.surface.faces is not None)
         if not run.already_finished:
@@ -63,8 +61,7 @@ def run_reconstruct(command: Reconstruct, given: frozenset[str]) -> None:
         meshes = [f"mesh.{kind}" for kind in ("glb", "obj", "ply", "stl")]
         files = (*meshes, "turntable.gif", "views.png", "photos.png", FIELD_NAME)
         run.tell(f"Reconstruction in {run.folder} ({duration(run.record.seconds)})", *files)
-        backend = getattr(run.record, "grid_backend", None)
-        if backend is not None:
+        if backend := getattr(run.record, "grid_backend", None):
             run.tell(f"  field computed by {backend}")
 
 
@@ -94,7 +91,7 @@ def sampled_by(config: DistillConfig, sampler: Sampler) -> DistillConfig:
 
 
 def finished_field(run: Run, device: str) -> RadianceField | None:
-    """The field that an earlier attempt finished, with which the run goes on; or None."""
+    """The field that an earlier attempt finished, if it did."""
     if not (run.resumed and FIELD_NAME in run.record.files):
         return None
     field = load_field(run.folder / FIELD_NAME, device=existing_device(device)).field
@@ -106,8 +103,6 @@ def fit_field(
     run: Run, model: UpFusion, scene: SceneEncoding, config: DistillConfig, sampler: Sampler, preview_every: int
 ) -> RadianceField:
     """field.safetensors, and preview.png on the way; goes on from the checkpoint of an earlier attempt."""
-    from ..pipeline.distill import distill_cameras
-
     checkpoint = run.temporary("field.checkpoint")
     run.note(distillation=config.to_dict())
     with run.stage("field"), progress(f"Fitting the field ({config.preset})") as advance:
@@ -178,11 +173,7 @@ def save_mesh(run: Run, field: RadianceField, surface: Surface, formats: tuple[s
 def run_demo(command: Demo, given: frozenset[str]) -> None:
     """Everything, in the run's folder; finished stages of a continued run are left as they are."""
     start = time.monotonic()
-
-    def photos_of(command: Demo) -> Photos:
-        return Photos(example_views(command.object, command.photos).paths)
-
-    with opened("demo", command, given, photos_of) as (run, command, photos):
+    with opened(command, given) as (run, command, photos):
         example = example_views(command.object, command.photos)
         cameras, sampler = example.cameras, command.sampler
         if not run.already_finished:

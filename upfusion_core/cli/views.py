@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import imageio.v3 as imageio
 import numpy as np
@@ -13,27 +12,22 @@ from torch import Tensor
 
 from ..config.options import Networks, Predict, Sampler, Views
 from ..geometry import orbit_cameras
+from ..pipeline.upfusion import UpFusion
 from ..support.checks import check_shape
 from ..support.errors import InputError, MissingPackageError
 from ..support.images import contact_sheet, load_png, save_png, to_8bit
 from ..types import Cameras, SceneEncoding
 from .console import duration, progress, say
-from .inputs import ReadPhotos, load_model, opened, read_cameras
+from .inputs import PreparedPhotos, load_model, opened, read_cameras
 from .run import Run
-
-if TYPE_CHECKING:
-    from ..pipeline.upfusion import UpFusion
 
 
 def run_views(command: Views | Predict, given: frozenset[str]) -> None:
     """Pictures by the diffusion model or, of Predict, the transformer's own colours; all together, and as a film."""
-    name = "views" if isinstance(command, Views) else "predict"
     if command.orbit.video == "mp4" and importlib.util.find_spec("imageio_ffmpeg") is None:
-        raise MissingPackageError(
-            "writing MP4 needs the package imageio-ffmpeg, which is not installed; "
-            'run: pip install "imageio[ffmpeg]", or choose --video gif'
-        )
-    with opened(name, command, given, lambda command: command.photos) as (run, command, photos):
+        rule = "writing MP4 needs the package imageio-ffmpeg, which is not installed"
+        raise MissingPackageError(f'{rule}; run: pip install "imageio[ffmpeg]", or choose --video gif')
+    with opened(command, given) as (run, command, photos):
         orbit, elevation = command.orbit, command.photo_elevation
         cameras = orbit_of(orbit.count, elevation if orbit.elevation is None else orbit.elevation, orbit.distance)
         if orbit.cameras is not None:
@@ -77,12 +71,12 @@ def saved_pictures(run: Run, folder: str, count: int) -> Tensor:
 
 
 def encoded(
-    run: Run, networks: Networks, sampler: Sampler | None, photos: ReadPhotos, photo_elevation: float
+    run: Run, networks: Networks, sampler: Sampler | None, photos: PreparedPhotos, photo_elevation: float
 ) -> tuple[UpFusion, SceneEncoding]:
     """Begins the run; the model, and the scene of the photos, which are saved as the model gets to see them."""
     model = load_model(networks, sampler)
     run.begin()
-    views = photos.prepared(model.image_size)
+    views = photos(model.image_size)
     if not run.finished("photos"):
         with run.stage("photos"):
             for index, rgb in enumerate(views.rgb):
