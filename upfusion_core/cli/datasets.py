@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import replace
 from functools import partial
@@ -61,7 +60,6 @@ def open_objects(
 
 
 def object_count(data: str, available: int, wanted: int | None) -> int:
-    """How many objects are taken: those that are asked for, or all."""
     if not available:
         raise InputError(f"{data} must hold objects, got none that can be read; check its folder")
     if wanted is not None and wanted > available:
@@ -86,10 +84,6 @@ def run_pack(command: Pack, given: frozenset[str]) -> None:
         indices = range(object_count(command.data, len(dataset), command.objects))
         state = _state(run)
         run.begin()
-
-        def remember(state: PackState) -> None:
-            write_json(run.temporary(UNFINISHED_NAME), vars(state))
-
         with run.stage("pack"), progress(f"Packing {len(indices)} objects") as on_step:
             state = pack_shards(
                 dataset,
@@ -100,7 +94,7 @@ def run_pack(command: Pack, given: frozenset[str]) -> None:
                 views=command.views,
                 shard_bytes=round(command.shard_size * 1e6),
                 state=state,
-                on_shard=remember,
+                on_shard=lambda state: write_json(run.temporary(UNFINISHED_NAME), vars(state)),
                 on_step=lambda done, total: on_step(done, total, None),
             )
         facts = {name: value for name, value in run.record.settings.items() if value is not None}
@@ -115,7 +109,7 @@ def run_pack(command: Pack, given: frozenset[str]) -> None:
 
 
 def _state(run: Run) -> PackState | None:
-    """Where the run that is continued has come to; None in a new one. Its shards must still be there."""
+    """Where the run that is continued has come to, its shards still there; None in a new one."""
     path = run.folder / UNFINISHED_NAME
     if not run.resumed or not path.is_file():
         return None
@@ -144,11 +138,10 @@ def run_evaluate(command: Evaluate, given: frozenset[str]) -> None:
         spread = wanted if command.data == PROCEDURAL else available
         indices = [place * spread // wanted for place in range(wanted)]
         groups: list[Group] = []  # of objects that training has never shown the like of
-        if isinstance(dataset, ProceduralObjects):
-            if command.split == "held_out":
-                groups = held_out_groups(dataset, wanted)
-            elif command.held_out:
-                groups = held_out_groups(ProceduralObjects("held_out", size=dataset.size), command.held_out)
+        if isinstance(dataset, ProceduralObjects) and command.split == "held_out":
+            groups = held_out_groups(dataset, wanted)
+        elif isinstance(dataset, ProceduralObjects) and command.held_out:
+            groups = held_out_groups(ProceduralObjects("held_out", size=dataset.size), command.held_out)
         lpips = None if command.lpips is None else load_lpips(command.lpips, model.device)
         settings, inputs = run.record.settings, {} if lpips is None else {"lpips": lpips.weights_id()}
         run.plan(settings, {}, inputs)
@@ -187,13 +180,11 @@ def completed(command: Evaluate, *, new: bool) -> Evaluate:
 
 
 def evaluation_config(command: Evaluate) -> EvaluationConfig:
-    """The protocol's settings of the command's."""
     protocol = command.protocol
     make_scheduler(protocol.scheduler, protocol.steps)  # refuses names that mean nothing
     sampled: dict[str, Any] = {"guidance": command.guidance}  # settled by `completed`
-    distill = DistillConfig.named(command.preset, **sampled, batch_size=protocol.batch_size)
-    if command.perceptual is not None:
-        distill = replace(distill, perceptual=command.perceptual)
+    changes = {} if command.perceptual is None else {"perceptual": command.perceptual}
+    distill = DistillConfig.named(command.preset, **sampled, **changes, batch_size=protocol.batch_size)
     return replace(protocol, distill=distill, **sampled)
 
 
@@ -207,8 +198,8 @@ def run_train(command: Train, given: frozenset[str]) -> None:
     if not _process("RANK"):
         with open_run(folder.output, "train", resume=folder.resume, force=folder.force) as run:
             _train_in(run, command)
-        return  # the first process keeps the folder
-    stored = read_record(folder.output / RECORD_NAME).settings if folder.resume else {}
+        return
+    stored = read_record(folder.output / RECORD_NAME).settings if folder.resume else {}  # the first keeps the folder
     goes_on = folder.resume and (folder.output / STATE_NAME).is_file()
     _prepared(command, _settings(command, stored), goes_on)()
 
@@ -281,7 +272,7 @@ def _settings(command: Train, stored: dict[str, Any]) -> dict[str, Any]:
     config = replace(config, **{name: value for name, value in changes.items() if value is not None})
     if any(config.curriculum) and not procedural:
         raise InputError(f"a curriculum is of procedural objects, got one with {names['data']}; leave it out")
-    return {"config": json.loads(json.dumps(config.to_dict())), **names}
+    return {"config": config.to_dict(), **names}
 
 
 def _prepared(command: Train, settings: dict[str, Any], goes_on: bool) -> partial[TrainResult]:

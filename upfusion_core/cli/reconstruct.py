@@ -22,7 +22,6 @@ from ..pipeline.examples import example_views
 from ..pipeline.pose import estimate_photo_cameras
 from ..pipeline.sampling import make_scheduler
 from ..pipeline.upfusion import UpFusion
-from ..support.checks import check_shape
 from ..support.devices import existing_device
 from ..support.errors import InputError
 from ..support.images import contact_sheet, to_8bit
@@ -71,12 +70,9 @@ def distill_config(command: Reconstruct) -> DistillConfig:
     if weights is not None and not weights.is_file():
         raise InputError(f"--perceptual-weights must be a file, but there is none at {weights}; check the path")
     config = sampled_by(DistillConfig.named(command.preset), command.sampler)
-    return replace(
-        config,
-        perceptual=command.perceptual or config.perceptual,
-        perceptual_weights=None if weights is None else str(weights.absolute()),
-        checkpoint_every=command.checkpoint_every,
-    )
+    perceptual, path = command.perceptual or config.perceptual, None if weights is None else str(weights.absolute())
+    every = command.checkpoint_every
+    return replace(config, perceptual=perceptual, perceptual_weights=path, checkpoint_every=every)
 
 
 def sampled_by(config: DistillConfig, sampler: Sampler) -> DistillConfig:
@@ -103,7 +99,7 @@ def fit_field(
     run: Run, model: UpFusion, scene: SceneEncoding, config: DistillConfig, sampler: Sampler, preview_every: int
 ) -> RadianceField:
     """field.safetensors, and preview.png on the way; goes on from the checkpoint of an earlier attempt."""
-    checkpoint = run.temporary("field.checkpoint")
+    saved = run.temporary("field.checkpoint")
     run.note(distillation=config.to_dict())
     with run.stage("field"), progress(f"Fitting the field ({config.preset})") as advance:
 
@@ -117,29 +113,22 @@ def fit_field(
             found = estimate_photo_cameras(model, scene)
             with run.writing("photo_cameras.json", keep=False) as path:
                 path.write_text(json.dumps(found.to_list(), indent=2) + "\n", encoding="utf-8")
+        generator, prompt = torch.Generator().manual_seed(sampler.seed), sampler.prompt
         field = model.distill(
-            scene,
-            config,
-            generator=torch.Generator().manual_seed(sampler.seed),
-            on_step=on_step,
-            checkpoint=checkpoint,
-            prompt=sampler.prompt,
-            photo_cameras=found,
+            scene, config, generator=generator, prompt=prompt, photo_cameras=found, checkpoint=saved, on_step=on_step
         )
         with run.writing(FIELD_NAME) as path:
             field.save(path, cameras=distill_cameras(scene, config, sampler.seed), settings=run.record.settings)
     run.note(grid_backend=str(field.backend))
-    checkpoint.unlink(missing_ok=True)
+    saved.unlink(missing_ok=True)
     return field
 
 
 def save_turntable(run: Run, field: RadianceField, size: int) -> None:
-    """turntable.gif: the field from all round."""
     if run.finished("turntable"):
         return
-    cameras = orbit_of(TURNTABLE_FRAMES, ELEVATION_DEGREES)
     with run.stage("turntable"), progress("Rendering the turntable") as on_step:
-        frames = rendered(field, cameras, size, on_step)
+        frames = rendered(field, orbit_of(TURNTABLE_FRAMES, ELEVATION_DEGREES), size, on_step)
         with run.writing("turntable.gif") as path:
             save_video(path, frames)
 
@@ -158,7 +147,6 @@ def rendered(field: RadianceField, cameras: Cameras, size: int, on_step: OnStep)
 
 
 def save_mesh(run: Run, field: RadianceField, surface: Surface, formats: tuple[str, ...]) -> None:
-    """mesh.glb, or whatever formats are asked for."""
     if run.finished("mesh"):
         return
     with run.stage("mesh"):
@@ -211,11 +199,7 @@ def run_demo(command: Demo, given: frozenset[str]) -> None:
 
 
 def labelled_sheet(columns: Mapping[str, Tensor], rows: Sequence[str], size: int) -> Tensor:
-    """(3, H, W): a column of pictures under each title, beside the rows' labels.
-
-    Args:
-        columns: title -> (N, 3, S, S) in [0, 1], N at most the number of rows. size: of each shown, whatever S is.
-    """
+    """(3, H, W): a column of (N, 3, S, S), shown at `size`, under each title, beside the labels of N or more rows."""
     font = ImageFont.load_default(max(10, size // 9))
     head, margin, gap = round(size / 5), round(size / 1.6), max(2, size // 32)
     width, height = margin + len(columns) * (size + gap), head + len(rows) * (size + gap)
@@ -224,7 +208,6 @@ def labelled_sheet(columns: Mapping[str, Tensor], rows: Sequence[str], size: int
     for place, label in enumerate(rows):
         draw.text((gap, head + place * (size + gap) + size / 2), label, fill="black", font=font, anchor="lm")
     for place, (title, rgb) in enumerate(columns.items()):
-        check_shape(title, rgb, ("N", 3, "S", "S"))
         left = margin + place * (size + gap)
         draw.text((left + size / 2, head / 2), title, fill="black", font=font, anchor="mm")
         for row, pixels in enumerate(to_8bit(rgb.permute(0, 2, 3, 1))):

@@ -168,7 +168,7 @@ class Run:
         self._save()
 
     def _spare_inputs(self, *names: str) -> None:
-        """Raises OutputError if files that go, or are written anew, are inputs, or lie in one that is a folder."""
+        """OutputError if files that go, or are written anew, are inputs, or lie in one that is a folder."""
         values = [*self.record.settings.values(), *self.record.sources.values()]
         texts = [item for value in values for item in (value if isinstance(value, list) else [value])]
         sources = [text for text in texts if isinstance(text, str) and os.path.isabs(text) and os.path.exists(text)]
@@ -239,12 +239,9 @@ class Run:
         self.report += [text, *(f"  {self.folder / name}" for name in names if self.has(name))]
 
     def finish(self) -> None:
-        """Records the end, then removes the temporary files, killed between which the run is finished all the same."""
-        self.record.status = "finished"
-        self._save()
+        self.note(status="finished")  # killed before the temporary files are removed, it is finished all the same
         self._remove(*self.record.temporary_files)
-        self.record.temporary_files = []
-        self._save()
+        self.note(temporary_files=[])
 
     def stop(self, status: str, *, cheap: float) -> bool:
         """Records why the run stopped, or removes it if nothing is in it, or `cheap` work; returns whether kept."""
@@ -252,8 +249,7 @@ class Run:
             return self.resumed
         kept = self._worth_keeping or any((self.folder / name).is_file() for name in self.record.temporary_files)
         if kept and (self.resumed or self.record.seconds >= cheap):
-            self.record.status = status
-            self._save()
+            self.note(status=status)
             return True
         self._remove(*self.record.names)
         return False
@@ -264,10 +260,7 @@ class Run:
 
 @contextmanager
 def open_run(folder: Path, command: str, *, resume: bool = False, force: bool = False) -> Iterator[Run]:
-    """Holds `folder`, made if missing, for a run of `command`; what stops it, Ctrl-C too, says how to continue.
-
-    Raises OutputError where another run holds it, or its results lie in it, or it cannot be written.
-    """
+    """Holds `folder`, made if missing, for a run of `command`; what stops it, Ctrl-C too, says how to continue."""
     if resume and force:
         raise InputError("--resume continues a run and --force replaces it; give one of them")
     shown = f'"{folder}"' if any(letter in str(folder) for letter in " '()&;") else str(folder)

@@ -13,7 +13,6 @@ from torch import Tensor
 from ..config.options import Networks, Predict, Sampler, Views
 from ..geometry import orbit_cameras
 from ..pipeline.upfusion import UpFusion
-from ..support.checks import check_shape
 from ..support.errors import InputError, MissingPackageError
 from ..support.images import contact_sheet, load_png, save_png, to_8bit
 from ..types import Cameras, SceneEncoding
@@ -60,7 +59,6 @@ def orbit_of(count: int, elevation_degrees: float, distance: float = 1.0) -> Cam
 
 
 def write_png(run: Run, name: str, rgb: Tensor, *, keep: bool = True) -> None:
-    """(3, H, W) in [0, 1] as a file of the run's folder."""
     with run.writing(name, keep=keep) as path:
         save_png(path, rgb)
 
@@ -94,8 +92,8 @@ def sample_views(run: Run, model: UpFusion, scene: SceneEncoding, cameras: Camer
     missing = [index for index, name in enumerate(names) if not _is_saved(run, name, model.image_size)]
     if run.finished("views") and not missing:
         return
-    sampling = sampler.of_views()
-    run.note(view_sampler=sampling)
+    run.note(view_sampler=sampler.of_views())
+    options = {**sampler.of_views(), "prompt": sampler.prompt, "batch_size": sampler.batch_size}
     with run.stage("views"), progress(f"Sampling {len(missing)} views") as on_step:
         for first in range(0, len(missing), sampler.batch_size):
             chosen = missing[first : first + sampler.batch_size]
@@ -103,21 +101,14 @@ def sample_views(run: Run, model: UpFusion, scene: SceneEncoding, cameras: Camer
             def within(step: int, total: int, preview: object, before: int = first, here: int = len(chosen)) -> None:
                 on_step(before * total + here * step, len(missing) * total, None)
 
-            novel = model.sample(
-                scene,
-                cameras[torch.tensor(chosen)],
-                **sampling,
-                prompt=sampler.prompt,
-                seeds=[sampler.seed + index for index in chosen],
-                batch_size=sampler.batch_size,
-                on_step=within,
-            )
+            seeds = [sampler.seed + index for index in chosen]
+            novel = model.sample(scene, cameras[torch.tensor(chosen)], **options, seeds=seeds, on_step=within)
             for index, rgb in zip(chosen, novel.rgb, strict=True):
                 write_png(run, names[index], rgb)
 
 
 def _is_saved(run: Run, name: str, size: int) -> bool:
-    """Whether an earlier attempt has written the picture `name`, and nothing has damaged it since."""
+    """Whether an earlier attempt has written the picture, and nothing has damaged it since."""
     try:
         return run.has(name) and load_png(run.folder / name).shape == (3, size, size)
     except InputError:
@@ -126,7 +117,6 @@ def _is_saved(run: Run, name: str, size: int) -> bool:
 
 def save_video(path: Path, rgb: Tensor, fps: int = 12) -> None:
     """(Q, 3, H, W) in [0, 1] -> a GIF that repeats for ever, or an MP4, by the suffix of `path`."""
-    check_shape("rgb", rgb, ("Q", 3, "H", "W"))
     height, width = rgb.shape[-2:]
     frames = to_8bit(rgb.permute(0, 2, 3, 1))
     if path.suffix == ".gif":

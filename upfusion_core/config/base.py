@@ -156,8 +156,7 @@ class Flag:
     commas: bool = False  # whether several come as one text
     table: str = ""  # "module:NAME" of a table of choices further up in the package
     place: str = ""  # a text may be a path, which is recorded as an absolute one, or this word
-    # of the record: settings and the content of sources must agree when a run is continued, conduct may change
-    section: Literal["settings", "sources", "conduct"] = "settings"
+    section: Literal["settings", "sources", "conduct"] = "settings"  # of the record; conduct may change on resume
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,22 +173,6 @@ class Option:
     low: float | None  # ends of the range
     high: float | None
     choices: tuple[str, ...]
-
-    @classmethod
-    def of(cls, name: str, help: str, default: Any, annotation: Any) -> Option:  # noqa: ANN401 - a field's
-        kind, notes = _peeled(annotation)
-        several = get_origin(kind) is tuple
-        if several:
-            kind, inner = _peeled(get_args(kind)[0])
-            notes |= inner
-        flag: Flag = notes.get(Flag, Flag())
-        if flag.table:
-            module, table = flag.table.split(":")
-            kind = annotation = Literal[tuple(getattr(import_module(module, __package__), table))]
-        choices = get_args(kind) if get_origin(kind) is Literal else ()
-        low, high = getattr(notes.get(Ge), "ge", None), getattr(notes.get(Le), "le", None)
-        kind = str if choices else kind
-        return cls(name, " ".join(help.split()), default, annotation, flag, kind, several, low, high, choices)
 
     @property
     def spellings(self) -> tuple[str, ...]:
@@ -251,14 +234,27 @@ class Option:
 def options_of(config: Any) -> dict[str, Option]:  # noqa: ANN401 - the class of a command's options
     """All options of a command by name, those of its parts among them."""
     found: dict[str, Option] = {}
-    for name, kind in _fields(config).items():
+    for name, annotation in _fields(config).items():
         default = config.__dataclass_fields__[name].default
-        if dataclasses.is_dataclass(kind):
+        if dataclasses.is_dataclass(annotation):
             held = {} if default is dataclasses.MISSING else flat(default)
-            for key, option in options_of(kind).items():
+            for key, option in options_of(annotation).items():
                 found[key] = dataclasses.replace(option, default=held.get(key, option.default))
-        else:
-            found[name] = Option.of(name, config.__pydantic_fields__[name].description or "", default, kind)
+            continue
+        kind, notes = _peeled(annotation)
+        several = get_origin(kind) is tuple
+        if several:
+            kind, inner = _peeled(get_args(kind)[0])
+            notes |= inner
+        flag: Flag = notes.get(Flag, Flag())
+        if flag.table:
+            module, table = flag.table.split(":")
+            kind = annotation = Literal[tuple(getattr(import_module(module, __package__), table))]
+        choices = get_args(kind) if get_origin(kind) is Literal else ()
+        low, high = getattr(notes.get(Ge), "ge", None), getattr(notes.get(Le), "le", None)
+        text = " ".join((config.__pydantic_fields__[name].description or "").split())
+        kind = str if choices else kind
+        found[name] = Option(name, text, default, annotation, flag, kind, several, low, high, choices)
     return found
 
 

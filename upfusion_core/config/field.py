@@ -105,8 +105,7 @@ class FieldConfig:
     def no_finer_than(self, cell: float) -> FieldConfig:
         """The same field, the cells of its finest grid at least `cell` wide (scene units, above 0).
 
-        Cells smaller than a pixel of the pictures that a field is fitted to are seen by few rays or none: in larger
-        renders they show as noise.
+        Cells smaller than a pixel of what a field is fitted to are seen by few rays: in larger renders they are noise.
         """
         if not cell >= 1e-6:
             raise InputError(f"cell must be at least 1e-06, got {cell}; it is a width in scene units")
@@ -125,10 +124,7 @@ class RaySampling:
 
 @configuration
 class FitConfig:
-    """How a field is fitted to pictures by random rays; the defaults are meant for `FieldConfig.small()`.
-
-    The weights are those of the terms of `fit_losses`.
-    """
+    """How a field, by default FieldConfig.small(), is fitted by random rays; the weights are of `fit_losses`' terms."""
 
     iterations: Count = 400
     rays: Count = 4096  # random rays of each step, at most
@@ -164,9 +160,8 @@ class DraftSchedule:
 class FastSchedule:
     """Minutes in place of an hour: one long fit by random rays, whose targets are painted anew a few times.
 
-    The field is fitted to UpSRT's predictions first. In each round it is rendered from every camera, the renders are
-    noised and denoised in few steps, and the fit goes on with the pictures, which count where they agree with it. From
-    the first round on the photos are targets too.
+    The field is fitted to UpSRT's predictions first. In each round its renders from every camera are noised and
+    denoised in few steps, and the fit goes on with these, which count where they agree with it, and with the photos.
     """
 
     cameras: Annotated[int, Ge(1), Le(1000)] = 32  # photo 1's, and others over the band that the release distils from

@@ -75,11 +75,10 @@ class DinoConfig:
     layer: Annotated[int, Ge(0), Le(MAX_LAYERS)] = 8  # 0-based block whose keys are the features
 
     def __post_init__(self) -> None:
-        _require(
-            self.embed_dim % self.num_heads == 0 and self.layer < self.depth,
-            f"dino needs embed_dim divisible by num_heads and 0 <= layer < depth, got embed_dim {self.embed_dim}, "
-            f"num_heads {self.num_heads}, layer {self.layer}, depth {self.depth}",
-        )
+        dim, heads, layer, depth = self.embed_dim, self.num_heads, self.layer, self.depth
+        rule = "dino needs embed_dim divisible by num_heads and 0 <= layer < depth"
+        given = f"embed_dim {dim}, num_heads {heads}, layer {layer}, depth {depth}"
+        _require(dim % heads == 0 and layer < depth, f"{rule}, got {given}")
 
 
 @configuration
@@ -187,11 +186,10 @@ def without_model_id(content: Any) -> Any:  # noqa: ANN401 - JSON that should be
 
 
 def mini_model() -> ModelConfig:
-    """The small model's sizes: 64 x 64 pixels, under 40 MB as float16.
+    """The small model's sizes: 64 x 64 pixels, latents of 4 x 16 x 16, under 40 MB as float16.
 
     A small trained encoder of patches stands in DINO's place; rays come as a few low frequencies, which helps a small
-    transformer off the plateau; latents are 4 x 16 x 16. The autoencoder has 64 channels even on its finest level,
-    because its norms have 32 groups: 32 channels would be normalised one by one, and a colour's strength be lost.
+    transformer off the plateau. Norms of 32 groups need 64 channels in the autoencoder: 32 would be normalised alone.
     """
     width, features = 192, 128
     return ModelConfig(
@@ -201,12 +199,6 @@ def mini_model() -> ModelConfig:
         diffusion=DiffusionConfig(64, (1, 1, 2, 2), context_dim=width, hint_channels=width + 6),
         vae=VaeConfig(ch=64, ch_mult=(1, 1, 1), num_res_blocks=1),
     )
-
-
-# ---- training
-
-# what may change when a run is continued: none of it changes the weights beyond rounding
-_BOOKKEEPING = ("validate_every", "validation_batches", "save_every", "log_every", "compile")
 
 
 @configuration
@@ -247,8 +239,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if self.photos[0] > self.photos[1]:
-            rule = f"photos must be (least, most) within 1 to {MAX_PHOTOS}"
-            raise InputError(f"{rule}, got {self.photos}; correct the range")
+            raise InputError(f"photos must be (least, most) within 1 to {MAX_PHOTOS}, got {self.photos}; correct it")
         if self.curriculum[0] > self.curriculum[1]:
             rule = "curriculum must be the steps of the second and of all parts, ascending"
             raise InputError(f"{rule}, got {self.curriculum}; correct it")
@@ -263,8 +254,9 @@ class TrainConfig:
 
     @property
     def fingerprint(self) -> str:
-        """Of all that shapes the weights; a run's state is refused by another run by it."""
-        shaping = {name: value for name, value in self.to_dict().items() if name not in _BOOKKEEPING}
+        """Of all that shapes the weights beyond rounding; a run's state is refused by another run by it."""
+        others = ("validate_every", "validation_batches", "save_every", "log_every", "compile")
+        shaping = {name: value for name, value in self.to_dict().items() if name not in others}
         return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:16]
 
     @staticmethod
