@@ -25,8 +25,8 @@ import xatlas
 
 from upfusion_core import UpFusion, example_views
 from upfusion_core import config as configurations
+from upfusion_core.cli import datasets as training
 from upfusion_core.cli import main, reconstruct, views
-from upfusion_core.cli import train as training
 from upfusion_core.config import DistillConfig, DraftSchedule, FastSchedule, FieldConfig, FitConfig, GridConfig
 from upfusion_core.evaluation import report
 from upfusion_core.training import loop

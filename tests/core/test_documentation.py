@@ -25,8 +25,8 @@ from PIL import Image, ImageDraw
 
 from upfusion_core import DistillConfig, RadianceField
 from upfusion_core import config as configurations
+from upfusion_core.cli import datasets as training
 from upfusion_core.cli import reconstruct
-from upfusion_core.cli import train as training
 from upfusion_core.cli.app import COMMANDS
 from upfusion_core.config import DraftSchedule, FieldConfig, FitConfig, GridConfig, TrainConfig
 from upfusion_core.evaluation import alignment

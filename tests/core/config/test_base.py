@@ -21,7 +21,7 @@ from upfusion_core.support.errors import CheckpointError, InputError
 ROOT = Path(__file__).resolve().parents[3]
 DEFAULTS = {
     kind.__name__: kind(train_upsrt=True) if kind is TrainConfig else kind()
-    for module in (config.field, config.models, config.training)
+    for module in (config.field, config.models)
     for kind in [*vars(module).values(), config.EvaluationConfig]
     if hasattr(kind, "__pydantic_fields__")
 }

@@ -13,11 +13,10 @@ from tiny_training import tiny_config
 from typer.testing import CliRunner
 
 from upfusion_core import UpFusion
-from upfusion_core.cli import train as command
+from upfusion_core.cli import datasets as command
 from upfusion_core.cli.app import app
 from upfusion_core.cli.run import Run
 from upfusion_core.models.checkpoint import describe
-from upfusion_core.training import loop
 
 
 def upfusion(*arguments: object, code: int = 0) -> str:
@@ -184,7 +183,7 @@ def test_processes_beside_the_first_keep_no_record(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    monkeypatch.setattr(loop, "train", lambda config, *given, **_: seen.append((given[2], config.steps)))
+    monkeypatch.setattr(command, "train", lambda config, *given, **_: seen.append((given[2], config.steps)))
     monkeypatch.setenv("RANK", "1")
     out = tmp_path / "out"
     upfusion("encoder", "--config", config, "--data", "procedural", "--device", "cpu", "-o", out)
