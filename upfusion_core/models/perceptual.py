@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,8 @@ from ..support.errors import CheckpointError
 from ..support.weights import misfits, read_weights
 from .dino import DinoKeys
 
+# (B, 3, H, W) picture and target in [0, 1] -> scalar; differentiable with respect to the picture
 PerceptualDistance = Callable[[Tensor, Tensor], Tensor]
-"""(B, 3, H, W) picture and target in [0, 1] -> scalar; differentiable with respect to the picture."""
 
 # VGG-16: convolutions by their index in the published file, grouped by the block that LPIPS reads after
 _BLOCKS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
@@ -32,13 +32,13 @@ class Lpips(nn.Module):
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, *, ops: ModuleType = nn) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.blocks = nn.ModuleList()
         channels = 3
         for indices, width in zip(_BLOCKS, _WIDTHS, strict=True):
             inputs = [channels] + [width] * (len(indices) - 1)
-            self.blocks.append(nn.ModuleList(ops.Conv2d(count, width, 3, padding=1) for count in inputs))
+            self.blocks.append(nn.ModuleList(nn.Conv2d(count, width, 3, padding=1) for count in inputs))
             channels = width
         self.heads = nn.ParameterList([nn.Parameter(torch.zeros(1, width, 1, 1)) for width in _WIDTHS])
         self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188])[:, None, None])
@@ -53,7 +53,6 @@ class Lpips(nn.Module):
         return total
 
     def weights_id(self) -> str:
-        """Fingerprint of the weights, which tells measures by other ones apart."""
         digest = hashlib.sha256()
         for value in self.state_dict().values():
             digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
@@ -74,23 +73,17 @@ def load_lpips(path: str | Path, device: torch.device | str = "cpu") -> Lpips:
     """LPIPS from the user's file: a saved `lpips.LPIPS(net="vgg")`, or torchvision's VGG-16.
 
     The five linear heads stand in the same file, in a `vgg.pth` beside it, or in the installed package `lpips`.
-
-    Raises:
-        CheckpointError: the file is not VGG-16, or the heads are nowhere to be found.
     """
     path = Path(path)
     weights = read_weights(path)
     state: dict[str, Tensor] = {}
-    for block, indices in enumerate(_BLOCKS):
-        for place, index in enumerate(indices):
-            for kind in ("weight", "bias"):
-                names = (f"features.{index}.{kind}", f"net.slice{block + 1}.{index}.{kind}", f"{index}.{kind}")
-                name = next((name for name in names if name in weights), None)
-                if name is None:
-                    raise CheckpointError(
-                        f"{path} must hold VGG-16's convolutions, but {names[0]} is missing; see README"
-                    )
-                state[f"blocks.{block}.{place}.{kind}"] = weights[name]
+    layers = [(block, place, index) for block, indices in enumerate(_BLOCKS) for place, index in enumerate(indices)]
+    for (block, place, index), kind in product(layers, ("weight", "bias")):
+        names = (f"features.{index}.{kind}", f"net.slice{block + 1}.{index}.{kind}", f"{index}.{kind}")
+        name = next((name for name in names if name in weights), None)
+        if name is None:
+            raise CheckpointError(f"{path} must hold VGG-16's convolutions, but {names[0]} is missing; see README")
+        state[f"blocks.{block}.{place}.{kind}"] = weights[name]
     package = importlib.util.find_spec("lpips")
     folders = package.submodule_search_locations or [] if package else []
     places = [path.with_name("vgg.pth"), *(Path(folder) / "weights" / "v0.1" / "vgg.pth" for folder in folders)]
@@ -117,7 +110,7 @@ def load_lpips(path: str | Path, device: torch.device | str = "cpu") -> Lpips:
 
 
 def dino_distance(dino: DinoKeys, patches: tuple[int, int]) -> PerceptualDistance:
-    """Mean squared difference of unit key vectors, 0 for equal pictures and at most 4. Needs no further weights."""
+    """Mean squared difference of unit key vectors, 0 for equal pictures and at most 4."""
 
     def distance(picture: Tensor, target: Tensor) -> Tensor:
         dtype = dino.cls_token.dtype

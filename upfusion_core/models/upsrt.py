@@ -17,27 +17,19 @@ from .controlnet import KeysValues, apply_layer, grouped_attention, keys_values
 
 
 class UpSRT(nn.Module):
-    """The set-latent scene transformer. It knows no cameras: rays come to it as Plücker forms.
-
-    gradient_checkpointing: whether layers compute their activations again in the backward pass instead of keeping them.
-    """
+    """The set-latent scene transformer. It knows no cameras: rays come to it as Plücker forms, float32."""
 
     def __init__(self, config: UpSRTConfig, *, ops: ModuleType = nn) -> None:
         super().__init__()
         self.config = config
-        self.gradient_checkpointing = False
+        self.gradient_checkpointing = False  # activations computed again in the backward pass, not kept
         self.scene_encoder = _SceneEncoder(config, ops)
         self.ray_decoder = _RayDecoder(config, ops)
         self.linear_scene = ops.Linear(config.scene_input_dim, config.transformer_dim)
         self.linear_query_pixel_rays = ops.Linear(6 * 2 * config.num_freqs, config.transformer_dim)
 
     def encode(self, keys: Tensor, patch_plucker: Tensor) -> Tensor:
-        """(B, V, P, C) keys of V photos -> (B, V·P, D) set latents, in the keys' precision.
-
-        Args:
-            keys: patch features, photo 1 first.
-            patch_plucker: (P, 6) Plücker forms of the patch rays, the same for every photo, float32.
-        """
+        """(B, V, P, C) keys of V photos, and (P, 6) patch rays, the same for each -> (B, V·P, D) set latents."""
         rows, columns = self.config.patches
         check_shape("UpSRT.encode keys", keys, ("B", "V", rows * columns, self.config.image_feature_dim))
         check_shape("UpSRT.encode patch_plucker", patch_plucker, (rows * columns, 6))
@@ -48,21 +40,16 @@ class UpSRT(nn.Module):
         return self.scene_encoder(tokens, again=self.gradient_checkpointing)
 
     def decode(self, tokens: Tensor, plucker: Tensor, *, chunk: int = 8192) -> Tensor:
-        """(B, N, D) set latents and (B, R, 6) rays -> (B, R, D) view-aligned features.
-
-        Rays do not see each other, so that any `chunk`, the rays at a time, gives the same answers; it halves where
-        memory does not suffice.
-        """
+        """(B, N, D) set latents and (B, R, 6) rays, at most `chunk` at a time -> (B, R, D) view-aligned features."""
         return torch.cat(list(self._answers(tokens, plucker, chunk, lambda features: features)), dim=1)
 
     def colors(self, tokens: Tensor, plucker: Tensor, *, chunk: int = 8192) -> Tensor:
-        """(B, R, 3) direct, blurry colours in [0, 1]: `read_rgb` of `decode`, which keeps no features of all rays."""
+        """`read_rgb` of `decode`, (B, R, 3), without keeping the features of all rays."""
         return torch.cat(list(self._answers(tokens, plucker, chunk, self.read_rgb)), dim=1)
 
     def _answers(
         self, tokens: Tensor, plucker: Tensor, chunk: int, read: Callable[[Tensor], Tensor]
     ) -> Iterator[Tensor]:
-        """What `read` makes of the features of some rays at a time."""
         check_shape("UpSRT.decode tokens", tokens, ("B", "N", self.config.transformer_dim))
         check_shape("UpSRT.decode plucker", plucker, (len(tokens), "R", 6))
         layers = self.ray_decoder.transformer_decoder.layers
@@ -96,7 +83,7 @@ class UpSRT(nn.Module):
 
 
 class _Layer(nn.Module):
-    """Pre-norm transformer layer. The released parameters have no bias in q, k, v and out."""
+    """Pre-norm transformer layer, which attends to the given keys and values or, where they are None, to itself."""
 
     def __init__(self, config: UpSRTConfig, ops: ModuleType) -> None:
         super().__init__()
@@ -111,7 +98,6 @@ class _Layer(nn.Module):
         self.norm2 = ops.LayerNorm(width, eps=1e-5)
 
     def forward(self, x: Tensor, pair: KeysValues | None) -> Tensor:
-        """Attention to the keys and values in `pair`, or to x itself where that is None, then two layers of its own."""
         normed = self.norm1(x)
         key, value = pair or keys_values(self, normed)
         x = x + self.to_out(grouped_attention(self.to_q(normed), key, value))
