@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel
 
-# for the package's star, because config has Networks too
+# config has Networks too
 __all__ = ["Checkpoint", "latent_diffusion_weights", "load_conditioning_networks", "open_checkpoint"]
 
 UPSRT_PREFIX, DINO_PREFIX = "upsrt.", "dino."
@@ -55,18 +55,14 @@ SCHEDULE_BUFFERS = {
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """The opened files.
-
-    weights: merged names -> tensors mapped from the files. facts: how a merged file says it was made, perhaps empty.
-    model_id: fingerprint of sizes and weights, the same in all files that were converted from one another.
-    """
+    """The opened files."""
 
     path: Path
     layout: Literal["folder", "merged"]
     config: ModelConfig
-    weights: dict[str, Tensor]
-    model_id: str
-    facts: dict[str, Any] = field(default_factory=dict)
+    weights: dict[str, Tensor]  # by merged names, mapped from the files
+    model_id: str  # fingerprint of sizes and weights, the same in all files that were converted from one another
+    facts: dict[str, Any] = field(default_factory=dict)  # how a merged file says it was made
 
     @property
     def has_text_encoder(self) -> bool:
@@ -130,11 +126,10 @@ def recommended_guidance(weights: str | Path) -> float:
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Opens a folder or a merged `.safetensors` (see weights_path) without loading it; checks every name and shape.
+    """Opens a folder or a merged `.safetensors` without loading it; checks every name and shape.
 
     Raises:
-        CheckpointError: a file is missing, damaged or of another kind, or names are missing, unexpected or mis-shaped:
-            all are listed in the one message.
+        CheckpointError: a file is missing, damaged or of another kind, or names do not fit: all are in the one message.
     """
     path = weights_path(path)
     content, source, weights, facts = _read_folder(path) if path.is_dir() else _read_merged(path)
@@ -159,13 +154,9 @@ class Networks:
 def build_networks(config: ModelConfig, device: torch.device | str = "cpu") -> Networks:
     """All networks but the text encoder, on `device` ("meta" for names and shapes only), with initial weights."""
     with torch.device(device):
-        return Networks(
-            DinoKeys(config.dino),
-            UpSRT(config.upsrt),
-            widen(ControlNet(config.diffusion)),
-            widen(sd.build_unet(config.diffusion)),
-            sd.build_vae(config.vae),
-        )
+        dino, upsrt = DinoKeys(config.dino), UpSRT(config.upsrt)
+        controlnet, unet = widen(ControlNet(config.diffusion)), widen(sd.build_unet(config.diffusion))
+        return Networks(dino, upsrt, controlnet, unet, sd.build_vae(config.vae))
 
 
 def weight_names(config: ModelConfig, networks: Networks) -> list[tuple[nn.Module, dict[str, str]]]:
@@ -191,11 +182,10 @@ def set_network_weights(config: ModelConfig, networks: Networks, weights: Mappin
     """Copies those of `weights` that the networks know into them; CheckpointError for one of another shape."""
     own = network_weights(config, networks)
     wrong = misfits(weights, {name: value.shape for name, value in own.items()}, padded=True).shapes
-    for name, (came, wanted) in wrong.items():
-        raise CheckpointError(
-            f"weights must fit the configuration, got {name} {came} instead of {wanted} and {len(wrong) - 1} more; "
-            "use the configuration they were made with"
-        )
+    if wrong:
+        name, (came, wanted) = next(iter(wrong.items()))
+        found = f"{name} {came} instead of {wanted} and {len(wrong) - 1} more"
+        raise CheckpointError(f"weights must fit the configuration, got {found}; use the one they were made with")
     for name in own.keys() & weights.keys():
         own[name].copy_(weights[name].reshape(own[name].shape))
 
@@ -366,14 +356,13 @@ def _ignored(name: str, config: ModelConfig) -> bool:
 def load_conditioning_networks(
     checkpoint: Checkpoint, *, ops: ModuleType | type, dtype: torch.dtype
 ) -> tuple[DinoKeys, UpSRT, ControlNet]:
-    """The networks that tell the diffusion model what to paint, on the CPU, frozen, with every layer from `ops`.
+    """The networks that tell the diffusion model what to paint, on the CPU, frozen; weights in `dtype` stay mapped.
 
     Args:
         ops: a namespace with torch.nn's layers, e.g. one whose layers cast their weights to their input's precision.
-        dtype: precision of the weights; those stored in it stay mapped from the file.
 
     Raises:
-        CheckpointError: some of them are NaN, infinite or too large for `dtype`.
+        CheckpointError: some weights are NaN, infinite or too large for `dtype`.
     """
 
     def loaded(kind: Any, sizes: object, prefix: str) -> Any:  # noqa: ANN401 - one of the three classes

@@ -85,17 +85,12 @@ def widen(network: Network) -> Network:
 
 @dataclass(frozen=True, eq=False)
 class ControlConstants:
-    """What the ControlNet needs of a scene and its cameras, constant over the sampling steps.
+    """What the ControlNet needs of a scene and its cameras, constant over the sampling steps."""
 
-    hint: (B, C, s, s) after the hint convolution. ray_maps: one (B, 6, s, s) a level, finest first.
-    keys_values: of the set latents, (G, heads, N, D) each; G divides B - blank.
-    blank: how many samples, the first of the batch, have set latents of zeros: see `_Attention`.
-    """
-
-    hint: Tensor
-    ray_maps: tuple[Tensor, ...]
-    keys_values: tuple[KeysValues, ...]
-    blank: int = 0
+    hint: Tensor  # (B, C, s, s) after the hint convolution
+    ray_maps: tuple[Tensor, ...]  # one (B, 6, s, s) a level, finest first
+    keys_values: tuple[KeysValues, ...]  # of the set latents, (G, heads, N, D) each; G divides B - blank
+    blank: int = 0  # how many samples, the first of the batch, have set latents of zeros
 
 
 class ControlNet(nn.Module):
@@ -137,8 +132,7 @@ class ControlNet(nn.Module):
         if len(ray_maps) != len(self.config.widths) or (len(hint) - blank) % len(tokens):
             raise InputError(
                 f"ControlNet expects {len(self.config.widths)} ray maps and a batch divisible by the {len(tokens)} "
-                f"sets of latents, got {len(ray_maps)} ray maps and a batch of {len(hint) - blank}; "
-                "use UpFusion.condition"
+                f"set latents, got {len(ray_maps)} ray maps and a batch of {len(hint) - blank}; use UpFusion.condition"
             )
         blocks = [*self.input_blocks, self.middle_block]
         layers = (layer for block in blocks for layer in block.children() if isinstance(layer, _SetTransformer))

@@ -42,11 +42,9 @@ def convert(
         destination: a name that ends in `.safetensors` for a merged file, any other for a folder.
         dtype: precision of all floating-point weights but schedule buffers and stored text embeddings; None keeps it.
         facts: how the weights were made, as JSON, for a merged file's metadata; None keeps the source's.
-        on_step: called after each tensor.
 
     Raises:
         CheckpointError: the source is not a whole checkpoint. OutputError: the destination cannot be written.
-        InputError: `dtype` is not a floating-point precision.
     """
     if dtype not in (None, torch.float16, torch.bfloat16, torch.float32):
         raise InputError(f"dtype must be float16, bfloat16 or float32, got {dtype}")
@@ -107,9 +105,7 @@ def _scratch(folder: Path, output: Path) -> Iterator[Path]:
         raise OutputError(f"{output} could not be written ({error.strerror or error}); choose another place") from error
 
 
-def _write_folder(
-    checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None, on_step: OnStep | None
-) -> list[Path]:
+def _write_folder(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None, hook: OnStep | None) -> list[Path]:
     """Writes the released layout; beside its place first, so that a failure leaves the folder as it was."""
     dino_file = layout.DINO_FILES[0]
     files = {"upsrt": "upsrt.pt", "dino": dino_file}
@@ -120,7 +116,7 @@ def _write_folder(
             groups[files[network]][own] = tensor
         elif name not in (layout.DEFAULT_EMBEDDING, layout.EMPTY_EMBEDDING) or not checkpoint.has_text_encoder:
             groups["upfusion2d.pt"][name] = tensor
-    step = _counting(on_step, sum(map(len, groups.values())))
+    step = _counting(hook, sum(map(len, groups.values())))
     with _scratch(folder, folder) as scratch:
         for file_name, weights in groups.items():
             with _converted(weights, dtype, scratch, step) as state:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import DinoConfig
-from ..support.checks import check_shape
 from ..support.errors import CheckpointError
 from .controlnet import grouped_attention, split_heads
 
@@ -71,7 +70,6 @@ class DinoKeys(nn.Module):
 
     def forward(self, images: Tensor, patches: tuple[int, int] = (16, 16), dtype: torch.dtype | None = None) -> Tensor:
         """Keys on a grid of `patches` (rows, columns); `dtype` is the precision to compute in, float32 unless given."""
-        check_shape("DinoKeys images", images, ("V", 3, "H", "W"))
         pixels = self.preprocess(images, patches).to(dtype or torch.float32)
         x = self.patch_embed(pixels).flatten(2).transpose(1, 2)  # (V, P, C)
         x = torch.cat([self.cls_token.to(x).expand(len(x), -1, -1), x], dim=1)

@@ -7,12 +7,12 @@ import importlib.util
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..support.checks import check_shape
 from ..support.errors import CheckpointError
 from ..support.weights import misfits, read_weights
 from .dino import DinoKeys
@@ -32,13 +32,13 @@ class Lpips(nn.Module):
     shift: Tensor
     scale: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, *, ops: ModuleType = nn) -> None:
         super().__init__()
         self.blocks = nn.ModuleList()
         channels = 3
         for indices, width in zip(_BLOCKS, _WIDTHS, strict=True):
             inputs = [channels] + [width] * (len(indices) - 1)
-            self.blocks.append(nn.ModuleList(nn.Conv2d(count, width, 3, padding=1) for count in inputs))
+            self.blocks.append(nn.ModuleList(ops.Conv2d(count, width, 3, padding=1) for count in inputs))
             channels = width
         self.heads = nn.ParameterList([nn.Parameter(torch.zeros(1, width, 1, 1)) for width in _WIDTHS])
         self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188])[:, None, None])
@@ -46,7 +46,6 @@ class Lpips(nn.Module):
 
     def forward(self, picture: Tensor, target: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1], twice -> the mean distance over the batch."""
-        check_shape("target", target, tuple(picture.shape), "both pictures must have one shape")
         total = picture.new_zeros(())
         for ours, theirs, head in zip(self._features(picture), self._features(target), self.heads, strict=True):
             total = total + ((ours - theirs).square() * head).sum(1).mean()

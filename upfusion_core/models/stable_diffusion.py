@@ -103,15 +103,12 @@ def _renamed(name: str, parts: dict[str, str]) -> str:
 def build_unet(config: DiffusionConfig) -> UNet2DConditionModel:
     prefixes = ["CrossAttn" if config.has_attention(level) else "" for level in range(len(config.widths))]
     unet = UNet2DConditionModel(
-        in_channels=4,
-        out_channels=4,
         down_block_types=tuple(f"{prefix}DownBlock2D" for prefix in prefixes),
         up_block_types=tuple(f"{prefix}UpBlock2D" for prefix in reversed(prefixes)),
         block_out_channels=config.widths,
         layers_per_block=config.num_res_blocks,
         cross_attention_dim=config.context_dim,
         attention_head_dim=config.num_heads,  # diffusers' name for the number of heads in SD 1.5
-        norm_num_groups=32,
     )
     unet.set_attn_processor(GroupedAttention(None))
     for index, layer in enumerate(_prompt_attentions(unet)):
@@ -160,14 +157,11 @@ class GroupedAttention:
 def build_vae(config: VaeConfig) -> AutoencoderKL:
     levels = len(config.ch_mult)
     return AutoencoderKL(
-        in_channels=3,
-        out_channels=3,
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
         block_out_channels=tuple(config.ch * multiple for multiple in config.ch_mult),
         layers_per_block=config.num_res_blocks,
         latent_channels=config.embed_dim,
-        norm_num_groups=32,
         scaling_factor=config.scale_factor,
     )
 
@@ -207,7 +201,6 @@ def build_text_encoder(config: TextConfig) -> CLIPTextModel:
             vocab_size=END_TOKEN + 1,
             max_position_embeddings=CONTEXT_LENGTH,
             hidden_act="quick_gelu",
-            projection_dim=config.hidden_size,
         )
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 
 import torch
@@ -30,36 +30,30 @@ class UpSRT(nn.Module):
 
     def encode(self, keys: Tensor, patch_plucker: Tensor) -> Tensor:
         """(B, V, P, C) keys of V photos, and (P, 6) patch rays, the same for each -> (B, V·P, D) set latents."""
-        rows, columns = self.config.patches
-        check_shape("UpSRT.encode keys", keys, ("B", "V", rows * columns, self.config.image_feature_dim))
-        check_shape("UpSRT.encode patch_plucker", patch_plucker, (rows * columns, 6))
         batch, views = keys.shape[:2]
         position = self._patch_encoding(views, patch_plucker).to(keys.dtype).expand(batch, -1, -1, -1)
         tokens = self.linear_scene(torch.cat([keys, position], dim=-1)).flatten(1, 2)
         # upstream: no final norm (golden: upsrt.set_latents)
         return self.scene_encoder(tokens, again=self.gradient_checkpointing)
 
-    def decode(self, tokens: Tensor, plucker: Tensor, *, chunk: int = 8192) -> Tensor:
-        """(B, N, D) set latents and (B, R, 6) rays, at most `chunk` at a time -> (B, R, D) view-aligned features."""
-        return torch.cat(list(self._answers(tokens, plucker, chunk, lambda features: features)), dim=1)
-
-    def colors(self, tokens: Tensor, plucker: Tensor, *, chunk: int = 8192) -> Tensor:
-        """`read_rgb` of `decode`, (B, R, 3), without keeping the features of all rays."""
-        return torch.cat(list(self._answers(tokens, plucker, chunk, self.read_rgb)), dim=1)
-
-    def _answers(
-        self, tokens: Tensor, plucker: Tensor, chunk: int, read: Callable[[Tensor], Tensor]
-    ) -> Iterator[Tensor]:
+    def decode(
+        self, tokens: Tensor, plucker: Tensor, *, chunk: int = 8192, read: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """(B, N, D) set latents and (B, R, 6) rays, `chunk` at a time -> what `read` makes of (B, R, D) features."""
         check_shape("UpSRT.decode tokens", tokens, ("B", "N", self.config.transformer_dim))
-        check_shape("UpSRT.decode plucker", plucker, (len(tokens), "R", 6))
         layers = self.ray_decoder.transformer_decoder.layers
         memory = [keys_values(layer, tokens) for layer in layers]  # constant over the chunks
 
         def answers(part: slice) -> Tensor:
             rays = self.linear_query_pixel_rays(self._harmonics(plucker[:, part]).to(tokens.dtype))
-            return read(self.ray_decoder(rays, memory, again=self.gradient_checkpointing))
+            features = self.ray_decoder(rays, memory, again=self.gradient_checkpointing)
+            return read(features) if read else features
 
-        return Chunk(chunk, "ray").map(answers, plucker.shape[1])
+        return torch.cat(list(Chunk(chunk, "ray").map(answers, plucker.shape[1])), dim=1)
+
+    def colors(self, tokens: Tensor, plucker: Tensor) -> Tensor:
+        """`read_rgb` of `decode`, (B, R, 3), without keeping the features of all rays."""
+        return self.decode(tokens, plucker, read=self.read_rgb)
 
     def read_rgb(self, features: Tensor) -> Tensor:
         """(..., D) view-aligned features -> (..., 3) direct, blurry colours in [0, 1]."""
