@@ -17,8 +17,8 @@ from torch import Tensor
 from upfusion_core.cli.views import save_video
 from upfusion_core.config import FieldConfig, GridConfig
 from upfusion_core.field.radiance import RadianceField
+from upfusion_core.models.checkpoint import network_weights
 from upfusion_core.models.convert import write_networks
-from upfusion_core.models.networks import network_weights
 from upfusion_core.support.errors import OutputError
 from upfusion_core.support.files import replacing, save_tensors, write_json
 from upfusion_core.support.images import save_png

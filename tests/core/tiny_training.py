@@ -18,8 +18,8 @@ from upfusion_core.config import (
     VaeConfig,
 )
 from upfusion_core.geometry import random_cameras, reference_camera
+from upfusion_core.models.checkpoint import network_weights
 from upfusion_core.models.convert import convert, write_networks
-from upfusion_core.models.networks import network_weights
 from upfusion_core.pipeline.upfusion import UpFusion
 from upfusion_core.training.batches import TrainingBatch
 from upfusion_core.training.initial import initial_networks

@@ -16,9 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from upfusion_core.config import DiffusionConfig, DinoConfig, ModelConfig, UpSRTConfig, VaeConfig
-from upfusion_core.models.checkpoint import CONFIG_KEY, DEFAULT_EMBEDDING, EMPTY_EMBEDDING
-from upfusion_core.models.networks import build_networks
-from upfusion_core.models.networks import network_weights as weights_of
+from upfusion_core.models.checkpoint import CONFIG_KEY, DEFAULT_EMBEDDING, EMPTY_EMBEDDING, build_networks
+from upfusion_core.models.checkpoint import network_weights as weights_of
 
 Pack = Callable[[str], ModuleType]
 Run = Callable[..., tuple[Any, ...]]

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..models.checkpoint import Networks
 from ..models.controlnet import ControlConstants, KeysValues
-from ..models.networks import Networks
 from ..models.stable_diffusion import decode_latents, encode_images, predict, prompt_keys_values
 from ..support.checks import check_shape, check_type
 from ..support.errors import InputError

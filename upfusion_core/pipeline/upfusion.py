@@ -11,9 +11,17 @@ import torch
 from torch import Tensor
 
 from ..config import ModelConfig
-from ..models.checkpoint import Checkpoint, load_networks, load_text_encoder, open_checkpoint, weights_id
+from ..models.checkpoint import (
+    Checkpoint,
+    Networks,
+    build_networks,
+    load_networks,
+    load_text_encoder,
+    network_weights,
+    open_checkpoint,
+    weights_id,
+)
 from ..models.dino import DinoKeys
-from ..models.networks import Networks, build_networks, network_weights
 from ..models.stable_diffusion import DEFAULT_PROMPT, build_text_encoder, encode_tokens, tokenize
 from ..models.upsrt import UpSRT
 from ..support.checks import check_type

@@ -10,19 +10,22 @@ import torch
 from torch import Tensor, nn
 
 from ..config import ModelConfig
-from ..models.checkpoint import CONFIG_KEY, DEFAULT_EMBEDDING, EMPTY_EMBEDDING, open_checkpoint
-from ..models.controlnet import ControlNet
-from ..models.dino import hub_names
-from ..models.networks import (
+from ..models.checkpoint import (
+    CONFIG_KEY,
+    DEFAULT_EMBEDDING,
     DINO_PREFIX,
+    EMPTY_EMBEDDING,
     PARTS,
     UPSRT_PREFIX,
     Networks,
     build_networks,
     network_weights,
+    open_checkpoint,
     set_network_weights,
     stored_shape,
 )
+from ..models.controlnet import ControlNet
+from ..models.dino import hub_names
 from ..models.stable_diffusion import (
     CONTROL_PREFIX,
     DEFAULT_PROMPT,
@@ -67,7 +70,7 @@ def initial_networks(
     Args:
         sources: files and folders of weights (see read_initial_weights); later ones replace parts of earlier ones.
         seed: of the weights that no source has.
-        required: the parts (see models.networks.PARTS) that a source must have, because nothing trains them.
+        required: the parts (see models.checkpoint.PARTS) that a source must have, because nothing trains them.
 
     Raises:
         CheckpointError: a source cannot be read, holds part of a network only, or one of other sizes, or a required
@@ -103,7 +106,7 @@ def initial_networks(
 
 
 def read_initial_weights(source: str | Path, config: ModelConfig) -> dict[str, Tensor]:
-    """Weights of a file or folder under their merged names (see models.networks); CheckpointError if it is none.
+    """Weights of a file or folder under their merged names (see models.checkpoint); CheckpointError if it is none.
 
     A folder with `unet` is read in diffusers' layout (SD 1.5), any other in the released one. A merged `.safetensors`
     and single files of UpSRT, DINOv2 (either layout) or SD 1.5's (`model.diffusion_model.…`) are told apart by their

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ..config import TrainConfig
+from ..models.checkpoint import Networks, network_weights, set_network_weights
 from ..models.convert import write_networks
-from ..models.networks import Networks, network_weights, set_network_weights
 from ..support.checks import check_choice, check_range
 from ..support.devices import derived_seed
 from ..support.errors import InputError, MissingPackageError

@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..config import TrainConfig
-from ..models.networks import Networks
+from ..models.checkpoint import Networks
 from ..models.stable_diffusion import decode_latents, encode_images
 from ..pipeline.prior import DiffusersPrior
 from ..pipeline.upfusion import HostedUpFusion

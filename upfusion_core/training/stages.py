@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from ..config import TrainConfig
 from ..geometry import camera_rays, patch_rays, plucker
+from ..models.checkpoint import Networks
 from ..models.dino import DinoKeys
-from ..models.networks import Networks
 from ..models.stable_diffusion import encode_images, encode_posterior, predict, prompt_keys_values
 from ..models.upsrt import UpSRT
 from ..pipeline.sampling import TRAIN_STEPS, alphas_cumprod

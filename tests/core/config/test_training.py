@@ -9,7 +9,7 @@ import pytest
 from tiny_training import tiny_config
 
 from upfusion_core.config import STAGES, TrainConfig, mini_model
-from upfusion_core.models.networks import build_networks, network_weights
+from upfusion_core.models.checkpoint import build_networks, network_weights
 from upfusion_core.support.errors import InputError, UpFusionError
 
 

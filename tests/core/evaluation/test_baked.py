@@ -10,7 +10,7 @@ from torch.nn.functional import avg_pool2d
 from upfusion_core import orbit_cameras
 from upfusion_core.config import RaySampling
 from upfusion_core.evaluation.metrics import psnr
-from upfusion_core.evaluation.surfaces import BakedField
+from upfusion_core.evaluation.protocol import BakedField
 from upfusion_core.field.rendering import render_views
 
 CAMERAS = orbit_cameras([10, 120], [30, -5])

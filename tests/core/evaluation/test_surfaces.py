@@ -9,8 +9,8 @@ import trimesh
 from torch import Tensor
 
 from upfusion_core import MeshAsset
-from upfusion_core.evaluation.metrics import MEASURES
-from upfusion_core.evaluation.surfaces import (
+from upfusion_core.evaluation.metrics import (
+    MEASURES,
     align_points,
     as_trimesh,
     chamfer_distance,

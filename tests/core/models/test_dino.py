@@ -67,6 +67,5 @@ def test_hugging_face_names_give_the_same_tensors() -> None:
     assert hub_names(weights) == weights
 
 
-def test_bad_sizes_and_images_get_a_sentence(network: DinoKeys) -> None:
+def test_bad_sizes_get_a_sentence() -> None:
     refused("layer 12", DinoConfig, layer=12)
-    refused("DinoKeys images", network, torch.zeros(3, 8, 8))

@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from tiny_training import tiny_model
 from torch import Tensor, nn
 
+from upfusion_core.models.checkpoint import Networks, build_networks, network_weights
 from upfusion_core.models.convert import write_networks
-from upfusion_core.models.networks import Networks, build_networks, network_weights
 from upfusion_core.models.stable_diffusion import (
     DEFAULT_PROMPT,
     TEXT_PREFIX,

@@ -22,8 +22,8 @@ from tiny_training import TinySource, run_tiny, tiny_config
 from torch import Tensor
 
 from upfusion_core import UpFusion, orbit_cameras
+from upfusion_core.models.checkpoint import network_weights
 from upfusion_core.models.convert import write_networks
-from upfusion_core.models.networks import network_weights
 from upfusion_core.models.stable_diffusion import encode_images
 from upfusion_core.support.errors import CheckpointError, MissingPackageError
 from upfusion_core.training import report

@@ -8,7 +8,7 @@ from refusals import refused
 from tiny_training import SIZE, TinySource, tiny_config
 from torch import Tensor, nn
 
-from upfusion_core.models.networks import Networks
+from upfusion_core.models.checkpoint import Networks
 from upfusion_core.models.stable_diffusion import decode_latents, encode_images
 from upfusion_core.pipeline.prior import DiffusersPrior
 from upfusion_core.pipeline.sampling import alphas_cumprod
