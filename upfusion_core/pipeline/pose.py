@@ -30,12 +30,8 @@ from .novel_views import ViewSynthesizer, shrunk_grid
 PhotoRender = Callable[..., Tensor]
 """(cameras, size) -> (Q, 3, size, size) pictures in [0, 1] on white, through pixel centres; differentiable."""
 
-NEIGHBORHOOD_DEGREES = 26.0
-"""Candidates within this angle of the best one count as the same answer."""
-
-_SAMPLING = RaySampling(uniform=48, importance=0)
-_AT_ONCE = 1 << 15
-"""Rays that are asked of UpSRT at a time."""
+NEIGHBORHOOD_DEGREES = 26.0  # candidates within this angle of the best one count as the same answer
+_AT_ONCE = 1 << 15  # rays that are asked of UpSRT at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +48,6 @@ class PhotoCameras:
     score: Tensor
 
     def __post_init__(self) -> None:
-        check_type("PhotoCameras.cameras", self.cameras, Cameras, "one a photo")
         check_shape("PhotoCameras.accepted", self.accepted, (len(self.cameras),), "one a photo")
         check_shape("PhotoCameras.score", self.score, (len(self.cameras),), "one a photo")
 
@@ -91,20 +86,20 @@ def estimate_photo_cameras(
     Args:
         model: whose scene it is; its UpSRT predicts the object.
         field: a coarse field of the object, to refine the cameras against; UpSRT's predictions unless given.
-        search: how to search.
         on_step: called with (photos done, total, None) after each prediction; raise from it to stop.
 
     Raises:
         InputError: the scene holds no photos, or something is of another type.
     """
     check_type("scene", scene, SceneEncoding, "make it with encode")
-    for name, value, kind in (("field", field, RadianceField), ("search", search, PhotoSearch)):
-        if value is not None:
-            check_type(name, value, kind)
+    search = search or PhotoSearch()
+    check_type("search", search, PhotoSearch)
+    if field is not None:
+        check_type("field", field, RadianceField)
     if scene.views is None:
         raise InputError("the scene must hold its photos, got one made by hand; encode the photos with this model")
     views, reference = scene.views, scene.reference.to("cpu")
-    search, focal = search or PhotoSearch(), float(reference.focal[0, 0])
+    focal = float(reference.focal[0, 0])
     found = [PhotoMatch(reference, 1.0, 0.0, True)]
 
     def report() -> None:
@@ -151,7 +146,7 @@ def _predictions(model: ViewSynthesizer, scene: SceneEncoding, after: Callable[[
 
 
 def _rendered(field: RadianceField, cameras: Cameras, size: int) -> Tensor:
-    return render_views(field, field.aabb, cameras, size, sampling=_SAMPLING).rgb
+    return render_views(field, field.aabb, cameras, size, sampling=RaySampling(uniform=48, importance=0)).rgb
 
 
 def search_cameras(search: PhotoSearch, elevations_degrees: tuple[float, ...], focal: float) -> Cameras:

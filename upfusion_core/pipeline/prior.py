@@ -6,8 +6,9 @@ may be captured as CUDA graphs.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Protocol
 
 import torch
@@ -78,13 +79,11 @@ class DiffusersPrior:
     def prepare(self, cond: ViewConditioning, *, guided: bool) -> PreparedConditioning:
         """Hint convolution, ray maps, and the keys and values of set latents and text, once for all steps."""
         parts = [cond.unconditional(), cond] if guided else [cond]
-        texts = [part.text for part in parts if part.text is not None]
-        assert len(texts) == len(parts), "ViewSynthesizer gives every condition its text"
-        text = self._placed([_grouped(text) for text in texts])
+        text = self._placed([part.text if part.text.ndim == 3 else part.text[None] for part in parts])
         hint = self._placed([part.hint for part in parts])
         ray_maps = tuple(self._placed(maps) for maps in zip(*(part.ray_maps for part in parts), strict=True))
-        tokens, blank = self._placed([_grouped(cond.tokens)]), len(cond) if guided else 0
-        control = self.networks.controlnet.constants(hint, ray_maps, tokens, blank=blank)
+        tokens = self._placed([cond.tokens[None]])
+        control = self.networks.controlnet.constants(hint, ray_maps, tokens, blank=len(cond) if guided else 0)
         return PreparedConditioning(len(cond), guided, control, text, prompt_keys_values(self.networks.unet, text))
 
     def predict_noise(
@@ -94,9 +93,8 @@ class DiffusersPrior:
         check_type("cond", prepared, PreparedConditioning, "make it with condition or prepare")
         check_shape("latents", latents, (prepared.views, *self.latent_shape), "one a conditioned camera")
         if prepared.guided == (guidance == 1):
-            wanted = "without" if prepared.guided else "with"
             raise InputError(
-                f"guidance is {guidance}, but these conditions were not prepared {wanted} guidance; prepare them again"
+                f"the conditions must be prepared for guidance {guidance}, but are not; prepare them again"
             )
         steps = torch.as_tensor(timestep, device=self.device, dtype=torch.float32)
         if steps.numel() not in (1, prepared.views):
@@ -128,14 +126,6 @@ class DiffusersPrior:
         return decode_latents(self.networks.vae, latents.to(self.device))
 
 
-def _grouped(value: Tensor) -> Tensor:
-    """(N, C), shared by all views, becomes one group."""
-    return value[None] if value.ndim == 2 else value
-
-
-WARMUPS = 2
-"""Calls before a capture, in which libraries choose their kernels."""
-
 Capture = Callable[[Callable[[], Tensor]], tuple[Tensor, Callable[[], None]]]
 """Runs a function and gives its result and a function that computes the result again in the same memory."""
 
@@ -147,7 +137,7 @@ def capture_graph(call: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        for _ in range(WARMUPS):
+        for _ in range(2):  # in which libraries choose their kernels
             call()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
@@ -178,19 +168,17 @@ class CapturedCalls:
 
     def _captured(self, *given: Any) -> Callable[[Tensor, Tensor, Any], Tensor]:  # noqa: ANN401
         with torch.inference_mode(False), torch.no_grad():  # else they could not be changed outside of it
-            own = copied(given)
+            own = tuple(map(copy.deepcopy, given))  # each apart, should two be one tensor
             result, replay = self.capture(lambda: self.function(*own))
         last = given[-1]
 
         def call(first: Tensor, second: Tensor, constants: Any) -> Tensor:  # noqa: ANN401
             nonlocal last
-            pairs = list(zip(own[:2], (first, second), strict=True))
-            if constants is not last:
-                pairs += zip(leaves(own[2]), leaves(constants), strict=True)
-                last = constants
-            for mine, new in pairs:
+            new = (first, second) if constants is last else (first, second, constants)
+            last = constants
+            for mine, theirs in zip(leaves(own[: len(new)]), leaves(new), strict=True):
                 if isinstance(mine, Tensor):
-                    mine.copy_(new)
+                    mine.copy_(theirs)
             replay()
             return result.clone()
 
@@ -204,14 +192,3 @@ def leaves(value: Any) -> Iterator[Any]:  # noqa: ANN401 - a tree of dataclasses
             yield from leaves(part)
     else:
         yield value
-
-
-def copied(value: Any) -> Any:  # noqa: ANN401
-    """The same nested dataclasses and tuples with tensors of their own."""
-    if isinstance(value, Tensor):
-        return value.clone()
-    if isinstance(value, tuple):
-        return tuple(copied(part) for part in value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{item.name: copied(getattr(value, item.name)) for item in fields(value)})
-    return value

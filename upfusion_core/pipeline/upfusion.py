@@ -43,9 +43,9 @@ class UpFusion(ViewSynthesizer):
     distill = distill_field
 
     def __init__(self, config: ModelConfig | dict[str, Any] | None = None, device: torch.device | str = "cpu") -> None:
-        if isinstance(config, dict):
-            config = ModelConfig.from_dict(config)
-        self.config = ModelConfig() if config is None else config
+        self.config: ModelConfig = (
+            ModelConfig.from_dict(config) if isinstance(config, dict) else config or ModelConfig()
+        )
         check_type("config", self.config, ModelConfig, "or its JSON form")
         self._checkpoint: Checkpoint | None = None
         self._embeddings: dict[str, Tensor] = {}
@@ -127,9 +127,8 @@ class UpFusion(ViewSynthesizer):
             CheckpointError: a prompt is given, but the checkpoint has no text encoder.
             MissingPackageError: CLIP's vocabulary is not installed.
         """
-        if prompt is not None:
-            check_type("prompt", prompt, str)
         prompt = DEFAULT_PROMPT if prompt is None else prompt
+        check_type("prompt", prompt, str)
         for text in [each for each in (prompt, "") if each not in self._embeddings]:
             if self.text is not None:
                 self._embeddings[text] = encode_tokens(self.text, tokenize(text))[0]
