@@ -18,7 +18,7 @@ from ..config import DistillConfig, FastSchedule, RaySampling, ReferenceSchedule
 from ..config.options import Demo, Photos, Reconstruct, Sampler, Surface
 from ..field.radiance import RadianceField, load_field
 from ..field.rendering import OccupancyGrid, render_views
-from ..pipeline.examples import example_views
+from ..pipeline.photos import example_views
 from ..pipeline.pose import estimate_photo_cameras
 from ..pipeline.sampling import make_scheduler
 from ..support.checks import check_shape
