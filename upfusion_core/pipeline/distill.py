@@ -74,10 +74,7 @@ def distill_cameras(scene: SceneEncoding, config: DistillConfig, seed: int) -> C
 
 @dataclass(frozen=True, eq=False)
 class Distillation:
-    """What one call of `distill` is about, and its saved state at `path`.
-
-    text: (conditional, unconditional) embeddings. views: the caller's, of the model's size, to be fitted too.
-    """
+    """What one call of `distill` is about; `views` are the caller's, and the saved state is at `path`."""
 
     model: ViewSynthesizer
     scene: SceneEncoding
@@ -119,8 +116,7 @@ class Distillation:
         if content.get("fingerprint") != self.fingerprint:
             wrong = f"{self.path} belongs to a run with other photos, weights, settings or seed"
             raise InputError(f"{wrong}; repeat those, or delete the file to start again")
-        state: dict[str, Any] = content["state"]
-        return state
+        return dict(content["state"])
 
     def save(self, state: dict[str, Any]) -> None:
         if self.path is not None:
@@ -144,7 +140,7 @@ class Distillation:
                 raise
             # the hook comes first: killed between the two, it is called for the step again, and its preview is the last
             self.report(first + fitter.iteration, total, fitter.preview, state)
-            if fitter.iteration % self.config.checkpoint_every == 0 or fitter.done:
+            if fitter.iteration % self.config.checkpoint_every == 0 or fitter.iteration == end:
                 self.save(state())
 
 
@@ -173,10 +169,10 @@ def agreement(made: Tensor, seen: Tensor, scale: float) -> Tensor:
 
 
 class Round(NamedTuple):
-    """One round: pictures of `cameras` are made, and the field is fitted to them until the fit's iteration is `end`.
+    """Pictures of `cameras`, the first round's by UpSRT, later ones by diffusion, and a fit until its iteration `end`.
 
-    UpSRT predicts the first round's, the diffusion model makes those of the others, from a seed a view. level: of its
-    noise on the field's renders, whose fit goes on; None begins from noise, and a new fit as `fit` says.
+    level: of noise on the field's renders, whose fit goes on; None begins from noise and anew, as `fit` says.
+    seeds: one a view.
     """
 
     cameras: Cameras
@@ -202,10 +198,7 @@ def rounds_of(plan: DraftSchedule | FastSchedule, cameras: Cameras, seed: int) -
 
 
 class FitRounds:
-    """Goes through the rounds of a draft or `fast`; it can be left after any step and resumed.
-
-    number: of the round that is fitted. pictures: what the diffusion model made for it, with weights.
-    """
+    """The rounds of a draft or `fast`: the `number` of the one that is fitted, and its sampled `pictures`, if any."""
 
     def __init__(self, job: Distillation, plan: DraftSchedule | FastSchedule) -> None:
         make_scheduler(plan.scheduler, plan.steps)  # a wrong one is said before any fit
@@ -266,19 +259,10 @@ class FitRounds:
         def on_step(step: int, _: int, preview: Callable[[], Tensor] | None) -> None:
             job.report(min(before + step, self.total), self.total, preview, self.state)
 
-        rgb = sample_views(
-            model.prior,
-            self._cond,
-            pictures=seen,
-            level=made.level or 1.0,
-            seeds=made.seeds,
-            steps=self.plan.steps,
-            guidance=job.config.guidance,
-            guidance_window=self.fast.guided,
-            scheduler=self.plan.scheduler,
-            batch_size=job.config.batch_size,
-            on_step=on_step,
-        )
+        walk: dict[str, Any] = {"steps": self.plan.steps, "scheduler": self.plan.scheduler, "level": made.level or 1.0}
+        walk |= {"guidance": job.config.guidance, "guidance_window": self.fast.guided}
+        more: dict[str, Any] = {"pictures": seen, "seeds": made.seeds, "batch_size": job.config.batch_size}
+        rgb = sample_views(model.prior, self._cond, on_step=on_step, **walk, **more)
         weights = torch.ones_like(rgb[:, :1])
         if seen is not None and self.fast.agreement:
             weights = agreement(rgb, seen, self.fast.agreement)
@@ -380,9 +364,7 @@ def distill(
         check_type("photo_cameras", photo_cameras, PhotoCameras, "such as those of estimate_photo_cameras")
         if len(photo_cameras) != (photos := len(scene.views or ())):
             wanted = f"one camera for each of the scene's {photos} photos"
-            raise InputError(
-                f"photo_cameras must hold {wanted}, got {len(photo_cameras)}; estimate them for this scene"
-            )
+            raise InputError(f"photo_cameras must hold {wanted}, got {len(photo_cameras)}; estimate them again")
     text = model.chosen_text(prompt, text_embeddings)
     with torch.inference_mode(False), torch.enable_grad():  # hosts may call from inference mode
         job = Distillation(

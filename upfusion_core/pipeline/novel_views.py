@@ -52,8 +52,7 @@ def _check_cameras(cameras: Cameras) -> None:
 class ViewSynthesizer(ABC):
     """What every UpFusion model does, wherever its networks come from.
 
-    config: all sizes. dino, upsrt: what reads the photos. prior: the diffusion model. device, dtype: where and in which
-    precision the networks compute. model_id: fingerprint of sizes and weights, by which a scene knows its model.
+    device, dtype: where and in which precision the networks compute. model_id: by which a scene knows its model.
     """
 
     config: ModelConfig
@@ -78,10 +77,8 @@ class ViewSynthesizer(ABC):
     ) -> SceneEncoding:
         """Set latents of 1 to 6 photos from prepare_views, which are resized to the model's size.
 
-        `reference_elevation_degrees` is the elevation that photo 1 was taken from; the release assumes 22.5.
-
-        Raises:
-            InputError: the weights give values that are not finite in this precision.
+        `reference_elevation_degrees` is photo 1's; the release assumes 22.5. InputError: the weights give values that
+        are not finite in this precision.
         """
         check_type("views", views, InputViews, "make them with prepare_views")
         rgb, mask = (resize_pictures(pictures, self.image_size) for pictures in (views.rgb, views.mask))
@@ -109,7 +106,7 @@ class ViewSynthesizer(ABC):
 
         Args:
             pixel_centers: rays go through the pixels' centres, as in pictures and renders; else they are the release's,
-                the outermost on the picture's border: the picture is size / (size - 1) too large.
+                the outermost on the picture's border.
         """
         scene = self.own_scene(scene)
         check_count("size", size, 2, 4096)

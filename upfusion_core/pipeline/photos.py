@@ -231,8 +231,6 @@ def _decode(source: PhotoSource, label: str, read: Callable[[Image.Image, str], 
         raise PhotoError(f"{label} must be a picture, but there is no file {path!s:.300}; check the path")
     if path.is_dir():
         raise PhotoError(f"{label} must be a picture, but {path} is a folder; name the files in it")
-    if not path.is_file():
-        raise PhotoError(f"{label} must be a picture, but {path} is a device or pipe; name a file")
     label = f"{label} ({path.name:.100})"
     with reading(label, **reason, error=PhotoError):
         try:

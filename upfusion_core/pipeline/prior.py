@@ -1,7 +1,6 @@
 """The diffusion prior: predicted noise, and the way between images and latents.
 
-On a fast GPU launching the two thousand small kernels of a guided step takes longer than computing them, so that they
-may be captured as CUDA graphs.
+Its kernels may be captured as CUDA graphs: to launch the two thousand of a guided step takes a fast GPU longest.
 """
 
 from __future__ import annotations
@@ -77,7 +76,6 @@ class DiffusersPrior:
         self._captured = CapturedCalls(self._networks_noise)
 
     def prepare(self, cond: ViewConditioning, *, guided: bool) -> PreparedConditioning:
-        """Hint convolution, ray maps, and the keys and values of set latents and text, once for all steps."""
         parts = [cond.unconditional(), cond] if guided else [cond]
         text = self._placed([part.text if part.text.ndim == 3 else part.text[None] for part in parts])
         hint = self._placed([part.hint for part in parts])
@@ -118,16 +116,14 @@ class DiffusersPrior:
         return torch.cat(tuple(parts)).to(self.device, self.dtype)
 
     def encode(self, rgb: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Images to scaled latents; differentiable with respect to `rgb`."""
         return encode_images(self.networks.vae, rgb.to(self.device), noise)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Scaled latents to images, clipped to [0, 1]."""
         return decode_latents(self.networks.vae, latents.to(self.device))
 
 
 Capture = Callable[[Callable[[], Tensor]], tuple[Tensor, Callable[[], None]]]
-"""Runs a function and gives its result and a function that computes the result again in the same memory."""
+# runs a function and gives its result, and a function that computes the result again in the same memory
 
 
 def capture_graph(call: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
@@ -156,37 +152,28 @@ class CapturedCalls:
 
     def __init__(self, function: Callable[[Tensor, Tensor, Any], Tensor], capture: Capture = capture_graph) -> None:
         self.function, self.capture = function, capture
-        self._calls: dict[tuple[Any, ...], Callable[[Tensor, Tensor, Any], Tensor]] = {}
+        self._calls: dict[tuple[Any, ...], tuple[Any, Tensor, Callable[[], None]]] = {}
+        self._constants: dict[tuple[Any, ...], Any] = {}  # those that were copied last
 
     def __call__(self, first: Tensor, second: Tensor, constants: Any) -> Tensor:  # noqa: ANN401 - any dataclass
         """What the function gives, in memory of its own."""
-        values = leaves((first, second, constants))
-        key = tuple((value.shape, value.dtype) if isinstance(value, Tensor) else value for value in values)
+        given = (first, second, constants)
+        key = tuple((value.shape, value.dtype) if isinstance(value, Tensor) else value for value in leaves(given))
         if key not in self._calls:
-            self._calls[key] = self._captured(first, second, constants)
-        return self._calls[key](first, second, constants)
-
-    def _captured(self, *given: Any) -> Callable[[Tensor, Tensor, Any], Tensor]:  # noqa: ANN401
-        with torch.inference_mode(False), torch.no_grad():  # else they could not be changed outside of it
-            own = tuple(map(copy.deepcopy, given))  # each apart, should two be one tensor
-            result, replay = self.capture(lambda: self.function(*own))
-        last = given[-1]
-
-        def call(first: Tensor, second: Tensor, constants: Any) -> Tensor:  # noqa: ANN401
-            nonlocal last
-            new = (first, second) if constants is last else (first, second, constants)
-            last = constants
-            for mine, theirs in zip(leaves(own[: len(new)]), leaves(new), strict=True):
-                if isinstance(mine, Tensor):
-                    mine.copy_(theirs)
-            replay()
-            return result.clone()
-
-        return call
+            with torch.inference_mode(False), torch.no_grad():  # else they could not be changed outside of it
+                own = tuple(map(copy.deepcopy, given))  # each apart, should two be one tensor
+                self._calls[key] = (own, *self.capture(lambda: self.function(*own)))
+        own, result, replay = self._calls[key]
+        new = given[:2] if self._constants.get(key) is constants else given
+        self._constants[key] = constants
+        for mine, theirs in zip(leaves(own[: len(new)]), leaves(new), strict=True):
+            if isinstance(mine, Tensor):
+                mine.copy_(theirs)
+        replay()
+        return result.clone()
 
 
 def leaves(value: Any) -> Iterator[Any]:  # noqa: ANN401 - a tree of dataclasses, tuples, tensors and plain values
-    """What stands in nested dataclasses and tuples, in its order."""
     if isinstance(value, tuple) or is_dataclass(value):
         for part in value if isinstance(value, tuple) else [getattr(value, item.name) for item in fields(value)]:
             yield from leaves(part)

@@ -144,12 +144,10 @@ def sample_views(
 
     Args:
         seeds: one a view; they feed a CPU generator, so every device draws the same noise.
-        scheduler: see make_scheduler.
         batch_size: views at a time, fewer where memory does not suffice; with guidance the networks see twice as many.
         on_step: called after each step; the preview is the first view of the batch as predicted at that step.
-        pictures: (Q, 3, S, S) in [0, 1] to begin from in place of pure noise: they are noised to a level of the
-            schedule and denoised in few steps (Meng et al. 2022, section 3).
-        level: how far up the schedule, in (0, 1]; repaint_steps(level, steps) of the scheduler's last steps are taken.
+        pictures: (Q, 3, S, S) in [0, 1] to begin from in place of pure noise: they are noised to `level`, in (0, 1] of
+            the schedule, and denoised in repaint_steps(level, steps) steps (Meng et al. 2022, section 3).
         guidance_window: lowest and highest timestep / 1000 at which guidance acts; elsewhere one evaluation is enough.
     """
     check_range("guidance", guidance, 0.0, 1000.0)
@@ -219,7 +217,7 @@ def denoised(
     Args:
         predict_noise: (scaled latents, timestep) -> noise of the same shape.
         generators: one a view, for schedulers that add noise: a view does not depend on its batch.
-        after_step: called after each step with the scaled latents before it, the predicted noise and the timestep.
+        after_step: called with the scaled latents before each step, the predicted noise and the timestep.
     """
     options = {"generator": generators} if "generator" in inspect.signature(noise_scheduler.step).parameters else {}
     for timestep in timesteps:

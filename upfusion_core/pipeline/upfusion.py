@@ -146,7 +146,7 @@ class HostedUpFusion(ViewSynthesizer):
 
     Args:
         dino, upsrt: built from layers of the host, see load_conditioning_networks.
-        prior: the host's diffusion model; None where only photos are encoded, predicted or made conditions of.
+        prior: the host's diffusion model; None where none is needed, as for encoding and predicting.
         device, dtype: where and in which precision `dino` and `upsrt` compute, wherever their weights lie.
         text: (conditional, unconditional) embeddings of the default prompt, (L, W) each; hosts encode others.
         model_id: see SceneEncoding.
@@ -167,15 +167,9 @@ class HostedUpFusion(ViewSynthesizer):
         model_id: str,
     ) -> None:
         self.config, self.dino, self.upsrt = config, dino, upsrt
-        self.device, self.dtype, self.model_id = device, dtype, model_id
-        self._prior, self._text = prior, text
-
-    @property
-    def prior(self) -> DiffusionPrior:  # type: ignore[override]  # nobody gives a hosted model another one
-        """The host's diffusion model."""
-        if self._prior is None:
-            raise InputError("this model was put together without a diffusion model; give it one to sample or distil")
-        return self._prior
+        self.device, self.dtype, self.model_id, self._text = device, dtype, model_id, text
+        if prior is not None:
+            self.prior = prior
 
     def text_embeddings(self, prompt: str | None = None) -> tuple[Tensor, Tensor]:
         """The default prompt's embeddings; other prompts come as `text_embeddings` from the host's text encoder."""

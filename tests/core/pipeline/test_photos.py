@@ -227,7 +227,7 @@ def test_hostile_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
 def test_devices_and_impossible_names(tmp_path: Path) -> None:
-    with pytest.raises(PhotoError, match="is a device or pipe; name a file"):
+    with pytest.raises(PhotoError, match=r"cannot be read \(it is a device or pipe\)"):
         read_photo("/dev/zero")
     for name in ("x" * 5000, "a\0b.png", tmp_path / ("y" * 300)):
         with pytest.raises(PhotoError, match="there is no file") as error:
