@@ -130,8 +130,6 @@ class InputViews:
         views, _, size, _ = self.rgb.shape
         if not 1 <= views <= MAX_PHOTOS:
             raise InputError(f"expected 1 to {MAX_PHOTOS} photos, got {views}; choose the most different views")
-        if not size:
-            raise InputError("InputViews.rgb must hold pixels, got none; use prepare_views")
         check_shape("InputViews.mask", self.mask, (views, 1, size, size))
         check_shape("InputViews.focal", self.focal, (views, 2))
         check_unit_range("InputViews.rgb", self.rgb, "divide 8-bit photos by 255")
@@ -174,10 +172,8 @@ class ViewConditioning:
 
     hint: (Q, C+6, s, s), s the latent size: view-aligned features, then the Plücker form of each cell's ray.
     ray_maps: one (Q, 6, s, s) a resolution of the networks, finest first; Plücker forms of each grid's rays.
-    tokens: (N, C) set latents, shared by all cameras.
-    cameras: the Q cameras.
-    text: (L, W) embedding of the prompt, shared by all cameras, or (Q, L, W).
-    unconditional_text: embedding of the empty prompt, in the same form.
+    tokens: (N, C) set latents, shared by all Q cameras.
+    text, unconditional_text: (L, W) embeddings of the prompt and of the empty one, shared by all cameras, or (Q, L, W).
     """
 
     hint: Tensor
@@ -235,9 +231,7 @@ class RenderedViews:
 
 
 OnStep = Callable[[int, int, Callable[[], Tensor] | None], None]
-"""The only hook of long work: called with (step, total, preview); raising from it cancels the work.
+# The only hook of long work: called with (step, total, preview); raising from it cancels the work. `preview` gives a
+# (3, H, W) picture in [0, 1], worth calling only when it is shown; None where there is none.
 
-`preview` gives a (3, H, W) picture in [0, 1], worth calling only when it is shown; None where there is none."""
-
-OnProgress = Callable[[float], None]
-"""Inside of long work: told the share of one stage that is done, from 0 to 1; raising from it cancels."""
+OnProgress = Callable[[float], None]  # inside of long work: the share of a stage that is done; raising cancels

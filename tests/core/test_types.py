@@ -41,7 +41,6 @@ def make_conditioning(**changes: object) -> ViewConditioning:
     [
         (make_views, {"rgb": torch.rand(2, 4, 4, 3)}, r"InputViews.rgb must be \(V, 3, S, S\).*; photos go through"),
         (make_views, {"rgb": torch.rand(2, 3, 4, 6)}, r"InputViews.rgb must be \(V, 3, S, S\), got \(2, 3, 4, 6\)"),
-        (make_views, {"rgb": torch.ones(2, 3, 0, 0), "mask": torch.ones(2, 1, 0, 0)}, "must hold pixels"),
         (make_views, {"rgb": torch.full((2, 3, 4, 4), 255.0)}, "divide 8-bit photos by 255"),
         (make_views, {"rgb": torch.full((2, 3, 4, 4), torch.nan)}, "finite"),
         (make_views, {"rgb": torch.ones(2, 3, 4, 4, dtype=torch.uint8)}, "must be floating point, got torch.uint8"),

@@ -41,8 +41,7 @@ START_STREAM, CAMERA_STREAM, FIT_STREAM, ORDER_STREAM, GIVEN_STREAM, NOISE_STREA
 # what is drawn for, each from a generator of its own: the field's start, cameras, rays of the fit, the order
 # of things, rays of the fit to the caller's views, and noise of the first round; later rounds count on from it
 
-State = Callable[[], dict[str, Any]]
-"""Gives tensors, numbers and containers of them, from which a later call can go on."""
+State = Callable[[], dict[str, Any]]  # gives tensors, numbers and containers of them, to go on from later
 
 
 def stream_generator(seed: int, stream: int) -> torch.Generator:
@@ -182,37 +181,37 @@ class Round(NamedTuple):
     seeds: tuple[int, ...] = ()
 
 
-def rounds_of(plan: DraftSchedule | FastSchedule, cameras: Cameras, seed: int) -> list[Round]:
-    """A draft fits predictions, then sampled views; `fast` predictions, then ever better repaints of the renders."""
-    if isinstance(plan, DraftSchedule):
-        count, first, second = plan.predicted_cameras, plan.predicted_fit, plan.sampled_fit
-        seeds = tuple((seed + index) % 2**64 for index in range(plan.sampled_cameras))
-        predicted = Round(cameras[:count], first, first.iterations)
-        return [predicted, Round(cameras[count:], second, second.iterations, seeds=seeds)]
-    rounds = [Round(cameras, plan.fit, plan.ends[0])]
-    for number, level in enumerate(plan.levels):
-        noise = stream_generator(seed, NOISE_STREAM + number).initial_seed()
-        seeds = tuple(noise if plan.shared_noise else noise + view for view in range(len(cameras)))
-        rounds.append(Round(cameras, plan.fit, plan.ends[number + 1], level, seeds))
-    return rounds
-
-
 class FitRounds:
     """The rounds of a draft or `fast`: the `number` of the one that is fitted, and its sampled `pictures`, if any."""
 
     def __init__(self, job: Distillation, plan: DraftSchedule | FastSchedule) -> None:
         make_scheduler(plan.scheduler, plan.steps)  # a wrong one is said before any fit
-        self.job, self.plan = job, plan
-        self.fast = plan if isinstance(plan, FastSchedule) else FastSchedule(agreement=0.0, photo_weight=0.0)
-        self.rounds = rounds_of(plan, distill_cameras(job.scene, job.config, job.seed), job.seed)
-        self.field = job.new_field()
+        self.job, self.plan, self.field = job, plan, job.new_field()
+        cameras = distill_cameras(job.scene, job.config, job.seed)
+        if isinstance(plan, DraftSchedule):  # fits predictions, then sampled views
+            self.fast = FastSchedule(agreement=0.0, photo_weight=0.0)
+            count, first, second = plan.predicted_cameras, plan.predicted_fit, plan.sampled_fit
+            seeds = tuple((job.seed + index) % 2**64 for index in range(plan.sampled_cameras))
+            self.rounds = [Round(cameras[:count], first, first.iterations)]
+            self.rounds.append(Round(cameras[count:], second, second.iterations, seeds=seeds))
+        else:  # predictions, then ever better repaints of the renders
+            self.fast = plan
+            self.rounds = [Round(cameras, plan.fit, plan.ends[0])]
+            for number, level in enumerate(plan.levels):
+                noise = stream_generator(job.seed, NOISE_STREAM + number).initial_seed()
+                seeds = tuple(noise if plan.shared_noise else noise + view for view in range(len(cameras)))
+                self.rounds.append(Round(cameras, plan.fit, plan.ends[number + 1], level, seeds))
         self.total = self._steps_before(len(self.rounds) - 1) + self.rounds[-1].end
         self._cond: ViewConditioning | None = None
         saved = job.load() or {"round": 0, "pictures": None, "fit": None}
         self.number: int = saved["round"]
         self.pictures: dict[str, Tensor] | None = saved["pictures"]
-        done = saved["fit"]["iteration"] if saved["fit"] else 0
-        self.photos = self._photo_cameras(self._steps_before(self.number) + done)
+        self.photos: PhotoCameras | None = None  # where more than the first photo are to be targets
+        if len(job.scene.views or ()) > 1 and self.fast.photo_weight and self.fast.all_photos:
+            step = self._steps_before(self.number) + (saved["fit"]["iteration"] if saved["fit"] else 0)
+            self.photos = job.photo_cameras or estimate_photo_cameras(
+                job.model, job.scene, on_step=lambda *_: job.on_step(step, self.total, None)
+            )
         self.fitter = self._new_fitter()
         if saved["fit"]:
             self.fitter.load_state_dict(saved["fit"])
@@ -290,15 +289,6 @@ class FitRounds:
             parts.append(targets_on_white(given.cameras, given.rgb, share))
         cameras_of, *pictures = zip(*parts, strict=True)
         return Targets(Cameras.concatenate(cameras_of), *map(torch.cat, pictures))
-
-    def _photo_cameras(self, step: int) -> PhotoCameras | None:
-        """Where the photos were taken from, if more of them than the first are to be targets; reported as `step`."""
-        job = self.job
-        if len(job.scene.views or ()) < 2 or not (self.fast.photo_weight and self.fast.all_photos):
-            return None
-        if job.photo_cameras is not None:
-            return job.photo_cameras
-        return estimate_photo_cameras(job.model, job.scene, on_step=lambda *_: job.on_step(step, self.total, None))
 
 
 def _as_released(job: Distillation, plan: ReferenceSchedule) -> RadianceField:

@@ -26,8 +26,6 @@ from ..types import REFERENCE_FOCAL, Cameras, InputViews, NovelViews, OnStep, Sc
 from .prior import DiffusionPrior
 from .sampling import sample_views, view_seeds
 
-FOCAL_TOLERANCE = 1.2  # ratio to the trained focal length beyond which a warning is due
-
 
 def shrunk_grid(cameras: Cameras, size: int) -> Cameras:
     """Cameras whose corner-aligned grids are the pixel centres of the given ones: NDC x (size - 1) / size."""
@@ -40,13 +38,12 @@ def _check_cameras(cameras: Cameras) -> None:
     if not len(cameras):
         raise InputError("expected at least one camera, got none; make some with orbit_cameras")
     off = (cameras.focal / REFERENCE_FOCAL).log().abs()
-    if off.max() > math.log(FOCAL_TOLERANCE):
+    if off.max() > math.log(1.2):
         worst = float(cameras.focal.flatten()[off.argmax()])
-        warnings.warn(
-            f"the networks were trained at focal length {REFERENCE_FOCAL} (field of view 25 degrees), a camera has "
-            f"{worst:.2f}; the view may be off: move the camera instead of zooming",
-            stacklevel=4,  # who called the method that is decorated by no_grad
-        )
+        trained = f"the networks were trained at focal length {REFERENCE_FOCAL} (field of view 25 degrees)"
+        advice = "the view may be off: move the camera instead of zooming"
+        # of who called the method that is decorated by no_grad
+        warnings.warn(f"{trained}, a camera has {worst:.2f}; {advice}", stacklevel=4)
 
 
 class ViewSynthesizer(ABC):
@@ -191,7 +188,7 @@ class ViewSynthesizer(ABC):
         check_range("guidance", guidance, 0.0, 1000.0)
         steps = timestep if isinstance(timestep, Tensor | int | float) else torch.nan
         steps = torch.as_tensor(steps, dtype=torch.float32)
-        if steps.ndim > 1 or not steps.numel() or not ((steps >= 0) & (steps <= 999)).all():
+        if steps.ndim > 1 or steps.numel() not in (1, len(latents)) or not ((steps >= 0) & (steps <= 999)).all():
             raise InputError(f"timestep must be 0 to 999, one number or one a view, got {timestep!r:.60}")
         prepared = self.prepare(cond, guidance) if isinstance(cond, ViewConditioning) else cond
         eps = self.prior.predict_noise(latents, timestep, prepared, guidance)

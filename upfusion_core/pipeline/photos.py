@@ -50,10 +50,9 @@ def prepare_views(
     """1 to 6 photos of one object -> InputViews with rgb (V, 3, size, size), float32 on the CPU.
 
     A photo with a mask or an alpha channel is composited on white (in sRGB, straight alpha) and cropped to a square
-    round the object, which white fills where it leaves the photo. A photo with neither is **taken as already on white
-    and framed**: it is padded to a square with white and resized, never cropped, and one that is already size x size
-    comes through unchanged; its mask is estimated as what is not white. The focal length is set to 4.5, the only one
-    that the released networks know.
+    round the object. A photo with neither is **taken as already on white and framed**: it is padded to a square with
+    white and resized, never cropped, and one that is already size x size comes through unchanged; its mask is estimated
+    as what is not white. The focal length is set to 4.5, the only one that the released networks know.
 
     Args:
         images: paths, PIL images, uint8 arrays (H, W, 3), or float tensors (1|3|4, H, W) in [0, 1] of any size; one of
@@ -61,10 +60,9 @@ def prepare_views(
         masks: one a photo, of its size, 1 on the object; None, or None for a photo, leaves it to the photo's alpha.
             With both, their product counts.
         size: side of the results in pixels, the model's image size.
-        margin: side of the crop over the longer side of the object's box, at least 1.
+        margin: side of the crop over the longer side of the object's box, at least 1; beyond the photo is white.
         crop: whether photos with a mask or alpha are cropped to the object; if not, they are padded like the others.
-        remove_background: finds the object by `rembg` in photos that have neither mask nor alpha. That package fetches
-            its own network on its first use.
+        remove_background: finds the object by `rembg`, which fetches a network, in photos with neither mask nor alpha.
 
     Raises:
         PhotoError: a photo or mask cannot be used. InputError: wrong number of them, or a wrong option.
@@ -211,12 +209,10 @@ def _decode(source: PhotoSource, label: str, read: Callable[[Image.Image, str], 
             raise PhotoError(f"{label} must be (3, H, W), (4, H, W) or (1, H, W), got {shape}; {advice}")
         return _clamped(source.detach().cpu(), label), label
     if isinstance(source, np.ndarray):
-        if source.dtype != np.uint8 or not (source.ndim == 2 or (source.ndim == 3 and source.shape[2] in (3, 4))):
+        fits = source.ndim == 2 or (source.ndim == 3 and source.shape[2] in (3, 4))
+        if source.dtype != np.uint8 or not fits or not source.size:
             wanted, found = "uint8 (H, W), (H, W, 3) or (H, W, 4)", f"{source.dtype} {source.shape}"
             raise PhotoError(f"{label} as an array must be {wanted}, got {found}; give floats as a (3, H, W) tensor")
-        if source.size == 0:
-            height, width = source.shape[:2]
-            raise PhotoError(f"{label} must hold pixels, got {width} x {height}; choose another picture")
         source = Image.fromarray(source)
     reason = {"advice": "save it anew as PNG or JPEG", "what": "a whole picture file"}
     if isinstance(source, Image.Image):
@@ -262,13 +258,13 @@ def _channels(image: Image.Image, label: str) -> np.ndarray:
 
 
 def _mask_channels(image: Image.Image, label: str) -> np.ndarray:
-    if not image.mode.startswith(("I", "F")) and image.has_transparency_data:
+    if image.mode.startswith(("I", "F")):
+        return _channels(image, label)
+    if image.has_transparency_data:
         alpha = np.array(image.convert("RGBA").getchannel("A"))
         if alpha.min() < 255:
             return alpha[None]
-    if image.mode not in ("1", "L", "F") and not image.mode.startswith("I"):
-        image = image.convert("RGB").convert("L")
-    return _channels(image, label)
+    return _channels(image if image.mode in ("1", "L") else image.convert("RGB").convert("L"), label)
 
 
 def _without_background(photo: Photo) -> Photo:

@@ -95,10 +95,6 @@ class DiffusersPrior:
                 f"the conditions must be prepared for guidance {guidance}, but are not; prepare them again"
             )
         steps = torch.as_tensor(timestep, device=self.device, dtype=torch.float32)
-        if steps.numel() not in (1, prepared.views):
-            raise InputError(
-                f"timestep must be one number or one a view, got {steps.numel()} for {prepared.views} views"
-            )
         copies = 2 if prepared.guided else 1
         batch = latents.to(self.device, self.dtype).repeat(copies, 1, 1, 1)
         steps = steps.expand(prepared.views).repeat(copies)

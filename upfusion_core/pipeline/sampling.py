@@ -143,9 +143,8 @@ def sample_views(
     """(Q, 3, S, S) pictures in [0, 1], on the CPU, of the cameras of `cond`.
 
     Args:
-        seeds: one a view; they feed a CPU generator, so every device draws the same noise.
-        batch_size: views at a time, fewer where memory does not suffice; with guidance the networks see twice as many.
-        on_step: called after each step; the preview is the first view of the batch as predicted at that step.
+        seeds: one a view, for CPU generators. batch_size: views at a time, fewer where memory does not suffice.
+        on_step: its preview is the first view of the batch as predicted at that step.
         pictures: (Q, 3, S, S) in [0, 1] to begin from in place of pure noise: they are noised to `level`, in (0, 1] of
             the schedule, and denoised in repaint_steps(level, steps) steps (Meng et al. 2022, section 3).
         guidance_window: lowest and highest timestep / 1000 at which guidance acts; elsewhere one evaluation is enough.
@@ -168,7 +167,14 @@ def sample_views(
             if hasattr(noise_scheduler, "set_begin_index"):  # DDIM finds its place by the timestep alone
                 noise_scheduler.set_begin_index(skipped)
             latents = noise_scheduler.add_noise(prior.encode(pictures[part]).cpu(), noise, timesteps[:1])
-        predict = noise_predictor(prior, cond[part], guidance, guidance_window)
+        prepared: dict[bool, Any] = {}  # constants of the steps with guidance and of those without
+
+        def predict(scaled: Tensor, timestep: Tensor) -> Tensor:
+            scale = guidance if guidance_window[0] <= float(timestep) / TRAIN_STEPS <= guidance_window[1] else 1.0
+            if (guided := scale != 1) not in prepared:
+                prepared[guided] = prior.prepare(cond[part], guided=guided)
+            return prior.predict_noise(scaled, timestep, prepared[guided], scale).cpu()
+
         total = done + len(timesteps) * -(-(len(cond) - part.start) // (part.stop - part.start))
         return prior.decode(denoised(noise_scheduler, timesteps, latents, predict, generators, after_step)).cpu()
 
@@ -186,22 +192,6 @@ def sample_views(
 def repaint_steps(level: float, steps: int) -> int:
     """How many of a scheduler's steps denoise from a level in (0, 1], at least one: 0.45 of 10 steps are 4."""
     return max(1, round(level * steps))
-
-
-def noise_predictor(
-    prior: DiffusionPrior, cond: ViewConditioning, guidance: float, window: tuple[float, float]
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """(scaled latents, timestep) -> the prior's noise on the CPU, guided where timestep / 1000 is in the window."""
-    prepared: dict[bool, Any] = {}  # constants of the steps with guidance and of those without
-
-    def predict(scaled: Tensor, timestep: Tensor) -> Tensor:
-        scale = guidance if window[0] <= float(timestep) / TRAIN_STEPS <= window[1] else 1.0
-        guided = scale != 1
-        if guided not in prepared:
-            prepared[guided] = prior.prepare(cond, guided=guided)
-        return prior.predict_noise(scaled, timestep, prepared[guided], scale).cpu()
-
-    return predict
 
 
 def denoised(

@@ -43,10 +43,9 @@ class UpFusion(ViewSynthesizer):
     distill = distill_field
 
     def __init__(self, config: ModelConfig | dict[str, Any] | None = None, device: torch.device | str = "cpu") -> None:
-        self.config: ModelConfig = (
-            ModelConfig.from_dict(config) if isinstance(config, dict) else config or ModelConfig()
-        )
-        check_type("config", self.config, ModelConfig, "or its JSON form")
+        given = ModelConfig.from_dict(config) if isinstance(config, dict) else config or ModelConfig()
+        check_type("config", given, ModelConfig, "or its JSON form")
+        self.config = given
         self._checkpoint: Checkpoint | None = None
         self._embeddings: dict[str, Tensor] = {}
         self._text_encoder: torch.nn.Module | None = None

@@ -141,7 +141,7 @@ GOOD = torch.rand(3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
         (3, "must be a path, a PIL image or a tensor, got int"),
         (Image.new("RGB", (1, 1)), "at least 8 x 8 pixels, got 1 x 1"),
         (Image.new("RGB", (0, 5)), "must hold pixels, got 0 x 5"),
-        (np.zeros((0, 0, 3), np.uint8), "must hold pixels, got 0 x 0"),
+        (np.zeros((0, 0, 3), np.uint8), r"must be uint8 .*got uint8 \(0, 0, 3\)"),
         (torch.zeros(3, 0, 0), "at least 8 x 8 pixels, got 0 x 0"),
     ],
 )

@@ -107,7 +107,7 @@ def noise(latents: Tensor = LATENTS, timestep: object = 5, guidance: float = 1.0
         (noise(timestep="five"), "timestep must be 0 to 999, one number or one a view, got 'five'"),
         (noise(timestep=torch.nan), "timestep must be 0 to 999, .*got nan"),
         (noise(timestep=torch.ones(2, 1)), r"one number or one a view, got tensor\(\[\[1.\]"),
-        (noise(timestep=torch.tensor([1, 2])), "one number or one a view, got 2 for 1 views"),
+        (noise(timestep=torch.tensor([1, 2])), r"one number or one a view, got tensor\(\[1, 2\]\)"),
         (noise(guidance=-1), "guidance must be between"),
     ],
 )
