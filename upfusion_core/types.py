@@ -46,7 +46,7 @@ class Cameras:
             raise InputError(f"Cameras.focal must be above 0 and at least 0.001, got {least:.3g}; check its unit")
         rotation = self.camera_to_world[:, :3, :3]
         gram = (rotation[:, :, :, None] * rotation[:, :, None, :]).sum(1)  # no product that autocast would round
-        drift = (gram - torch.eye(3).to(gram)).abs().amax().item() if len(self) else 0.0
+        drift = (gram - torch.eye(3, device=gram.device)).abs().amax().item() if len(self) else 0.0
         fault = ""
         if drift > 1e-3:
             fault = f"a rotation part that is off by {drift:.3g}; remove scale and shear"
