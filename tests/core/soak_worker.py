@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 
 from upfusion_core import DistillConfig, UpFusion
-from upfusion_core.pipeline.examples import example_views
+from upfusion_core.pipeline.photos import example_views
 
 
 def held() -> dict[str, int]:

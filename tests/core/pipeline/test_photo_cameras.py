@@ -9,9 +9,9 @@ import pytest
 import torch
 from soft_object import SoftObject
 
-from upfusion_core import Cameras, RadianceField, SceneEncoding, UpFusion, orbit_cameras
+from upfusion_core import Cameras, SceneEncoding, UpFusion, orbit_cameras
 from upfusion_core.cli.inputs import read_cameras
-from upfusion_core.config import FieldConfig, GridConfig, PhotoSearch
+from upfusion_core.config import PhotoSearch
 from upfusion_core.pipeline.pose import PhotoCameras, estimate_photo_cameras, match_photo, ring_differences
 from upfusion_core.support.errors import InputError
 
@@ -97,16 +97,6 @@ def test_photo_1_is_known_and_the_others_are_reported(model: UpFusion, scene: Sc
     assert json.loads(path.read_text(encoding="utf-8"))[0]["accepted"] is True
 
 
-def test_a_field_s_renders_refine_and_stay_as_they_are(model: UpFusion, scene: SceneEncoding) -> None:
-    config = FieldConfig(grid=GridConfig(levels=2, coarsest=4, finest=8, table_size=2**8), hidden=8, half_extent=0.3)
-    field = RadianceField(config)
-    ours = estimate_photo_cameras(model, scene, search=SMALL)
-    against_field = estimate_photo_cameras(model, scene, field, search=SMALL)
-    assert torch.equal(ours.score, against_field.score)
-    assert not torch.equal(ours.cameras.camera_to_world, against_field.cameras.camera_to_world)
-    assert all(parameter.grad is None for parameter in field.parameters())
-
-
 def test_angles_by_hand() -> None:
     cameras = orbit_cameras([0.0, 90.0, 350.0], [22.5, -10.0, 0.0])
     found = PhotoCameras(cameras, torch.tensor([True, True, False]), torch.tensor([1.0, 0.9, 0.2]))
@@ -129,7 +119,6 @@ def test_one_photo_needs_no_search_and_the_hook_cancels(model: UpFusion, scene: 
 def test_bad_input_gets_a_sentence(model: UpFusion, scene: SceneEncoding) -> None:
     for words, given in (
         ("scene must be SceneEncoding, got NoneType; make it with encode", (None,)),
-        ("field must be RadianceField, got str", (scene, "field.safetensors")),
         ("must hold its photos", (replace(scene, views=None),)),
         ("encoded by another model", (replace(scene, model_id="other"),)),
     ):
@@ -141,5 +130,3 @@ def test_bad_input_gets_a_sentence(model: UpFusion, scene: SceneEncoding) -> Non
         PhotoSearch(accept=2.0)
     with pytest.raises(InputError, match=r"PhotoCameras.score must be \(2\)"):
         PhotoCameras(orbit_cameras([0.0, 10.0]), torch.tensor([True, True]), torch.ones(3))
-    with pytest.raises(InputError, match="must be Cameras, got Tensor"):
-        PhotoCameras(torch.eye(4), torch.tensor([True]), torch.ones(1))

@@ -75,7 +75,7 @@ def test_prepared_conditions_give_the_same_noise(golden_model: UpFusion, golden_
     latents, prepared = golden("guided")["latents"], golden_model.prepare(golden_cond, guidance=9.0)
     ours = golden_model.predict_noise(latents, 481, prepared, guidance=4.0)
     assert worst(ours, golden_model.predict_noise(latents, 481, golden_cond, guidance=4.0)) == 0
-    with pytest.raises(InputError, match="not prepared without guidance"):
+    with pytest.raises(InputError, match="must be prepared for guidance 1"):
         golden_model.predict_noise(latents, 481, prepared, guidance=1.0)
 
 
@@ -178,7 +178,7 @@ def test_prompts(model: UpFusion, scene: SceneEncoding) -> None:
     assert worst(default[0], default[1]) > 1e-3
     cond = model.condition(scene, orbit_cameras(0.0), text_embeddings=(default[1], default[0]))
     assert worst(cond.text, default[1]) == 0
-    with pytest.raises(InputError, match="conditional"):
+    with pytest.raises(InputError, match="77 rows, both as long"):
         model.condition(scene, orbit_cameras(0.0), text_embeddings=(torch.zeros(77, 5), torch.zeros(77, 5)))
 
 
@@ -228,14 +228,6 @@ def test_predictions_at_pixel_centres(model: UpFusion, scene: SceneEncoding) -> 
     centred = model.predict(scene, cameras, size=8, pixel_centers=True)
     assert worst(centred, finer[..., 1::2, 1::2]) < 1e-3
     assert worst(model.predict(scene, cameras, size=8), centred) > 0.01
-
-
-def test_conditions_made_by_hand_take_the_default_prompt(model: UpFusion, scene: SceneEncoding) -> None:
-    whole = model.condition(scene, orbit_cameras([10.0, 50.0]))
-    bare = ViewConditioning(whole.hint, whole.ray_maps, whole.tokens, whole.cameras)
-    latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    assert worst(model.predict_noise(latents, 500, bare), model.predict_noise(latents, 500, whole)) == 0
-    assert worst(model.predict_noise(latents[:1], 500, bare[0]), model.predict_noise(latents[:1], 500, whole[0])) == 0
 
 
 def test_weights_that_are_not_finite_are_reported(small_weights: Path, photos: list[Path]) -> None:
