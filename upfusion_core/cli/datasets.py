@@ -36,7 +36,7 @@ def open_objects(
     data: str, split: str | None, size: int, *, kind: str | None = None, views: int | None = None
 ) -> MultiViewDataset:
     """Procedural objects, or those of a folder. views: of what is rendered on the fly, in place of the readers' own."""
-    from ..data.formats import open_dataset
+    from ..data import open_dataset
     from ..data.meshes import MeshViews
     from ..procedural import ProceduralObjects
 

@@ -13,7 +13,7 @@ from PIL import Image
 from reading import readable
 from refusals import refused
 
-from upfusion_core.data.readers import ObjaverseRenders
+from upfusion_core.data.recorded import ObjaverseRenders
 
 MARK = np.array([0.1, -0.2, 0.25])
 """In Blender's world, +Z up."""

@@ -17,7 +17,7 @@ from PIL import Image
 from reading import readable
 from refusals import refused
 
-from upfusion_core.data.formats import open_dataset
+from upfusion_core.data import open_dataset
 from upfusion_core.data.shards import PackState, ShardedViews, index_content, pack_shards
 from upfusion_core.data.views import PosedViews
 from upfusion_core.geometry import orbit_cameras
