@@ -85,7 +85,7 @@ def run_pack(command: Pack, given: frozenset[str]) -> None:
                 shard_bytes=round(command.shard_size * 1e6),
                 state=state,
                 on_shard=remember,
-                on_step=lambda done, total: on_step(done, total, None),
+                on_step=on_step,
             )
         facts = {name: value for name, value in run.record.settings.items() if value is not None}
         content = index_content(state.shards, {"packed": facts, "skipped": state.skipped})

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 
 from ..geometry import random_cameras
-from ..support.checks import check_count
 from ..support.errors import InputError, UpFusionError
 from ..support.files import existing_file, existing_folder, subfolders
 from ..surface.rasterise import rasterise
@@ -50,10 +49,6 @@ class MeshViews:
     size: int = 256
     views: int = 24
     skipped: list[tuple[str, str]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        check_count("size", self.size, 1, 4096)
-        check_count("views", self.views, 1, 100_000)
 
     def __len__(self) -> int:
         return len(self.sources)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..config.base import from_value
 from ..geometry import cameras_from_matrices, focal_from_fov
-from ..support.checks import check_choice, check_count, check_range
+from ..support.checks import check_choice
 from ..support.errors import InputError, PhotoError, UpFusionError
 from ..support.files import existing_folder, inside, read_json, read_regular, reading, subfolders
 from ..support.images import check_picture, open_picture
@@ -152,9 +152,6 @@ class RecordedViews(StoredViews):
 
     def __init__(self, size: int, margin: float | None) -> None:
         super().__init__()
-        check_count("size", size, 1, 4096)
-        if margin is not None:
-            check_range("margin", margin, 1.0, 8.0)
         self.size, self.margin = size, margin
         self.names: list[str] = []
 

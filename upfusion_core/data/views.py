@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from ..geometry import cameras_from_matrices, reference_camera
-from ..support.checks import check_count
 from ..support.errors import InputError, UpFusionError
 from ..support.files import reading
 from ..types import Cameras
@@ -233,7 +232,6 @@ class StoredViews(ABC):
     def draw(self, index: int, count: int, generator: torch.Generator) -> PosedViews:
         """See MultiViewDataset; drawn without replacement, and others step in for broken views."""
         stored = self._stored(index)
-        check_count("count", count, 1)
         order = torch.randperm(stored.views, generator=generator).tolist()
         return self._assembled(stored, order, count, whole=False)
 

@@ -79,4 +79,3 @@ def test_draws_follow_the_generator() -> None:
     first, again = (dataset.draw(0, 3, torch.Generator().manual_seed(7)) for _ in range(2))
     assert torch.equal(first.rgb, again.rgb)
     assert len(first) == 2  # others step in for the broken one where there are any
-    refused("count must be", dataset.draw, 0, 0, torch.Generator())
