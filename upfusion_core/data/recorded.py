@@ -28,7 +28,6 @@ from .views import PosedViews, StoredObject, StoredViews, decoded_array, meeting
 
 FRAME_MARGIN = 1.15  # side of the crop over the longer side of the object's box, as in the preparation of Co3Dv2
 MASK_THRESHOLD = 0.4  # probability of a mask at and above which a pixel is object, customarily 0.4 to 0.5
-Z_UP = torch.tensor([0.0, 0.0, 1.0])  # of Blender's world, in which the renders were made
 _LONGEST_SIDE = 20_000  # pixels; pictures are padded to squares, which takes the square of it in bytes a channel
 # bytes of JSON, unpacked: about 1 kB a frame, up to 400,000 frames a category; Python needs several times as much
 _LARGEST_ANNOTATIONS = 1_000_000_000
@@ -41,7 +40,7 @@ Box = tuple[float, float, float, float]
 class Frame:
     """One recorded picture.
 
-    camera: one, in the recording's world, for the whole picture: NDC runs from border to border in x and in y.
+    camera: of the whole picture, in the recording's world; NDC run from border to border in x and in y.
     image, mask: files; without a mask the picture's alpha tells the object, else whatever is not pure white is object.
     size: (H, W) that the camera was given for, which the picture must have; None if the camera fits any.
     """
@@ -80,18 +79,14 @@ def _read(frame: Frame) -> tuple[np.ndarray, np.ndarray]:
     colors, alpha = picture[..., :3], picture[..., 3]
     height, width = alpha.shape
     if frame.size is not None and (height, width) != frame.size:
-        raise PhotoError(
-            f"{frame.image.name} must be {frame.size[1]} x {frame.size[0]} pixels as its camera says, "
-            f"got {width} x {height}; fetch the original picture"
-        )
+        wanted = f"{frame.size[1]} x {frame.size[0]} pixels as its camera says"
+        raise PhotoError(f"{frame.image.name} must be {wanted}, got {width} x {height}; fetch the original picture")
     if frame.mask is None:
         return colors, alpha if (alpha < 255).any() else np.where(colors.min(axis=-1) < 255, 255, 0).astype(np.uint8)
     mask = _decoded(frame.mask, "L")
     if mask.shape != alpha.shape:
-        raise PhotoError(
-            f"{frame.mask.name} must have its picture's size, {width} x {height}, "
-            f"got {mask.shape[1]} x {mask.shape[0]}; fetch the original mask"
-        )
+        sizes = f"{width} x {height}, got {mask.shape[1]} x {mask.shape[0]}"
+        raise PhotoError(f"{frame.mask.name} must have its picture's size, {sizes}; fetch the original mask")
     return colors, np.where(mask >= 255 * MASK_THRESHOLD, 255, 0).astype(np.uint8)
 
 
@@ -101,10 +96,8 @@ def _decoded(path: Path, mode: str) -> np.ndarray:
         check_picture(picture, path.name)
         if max(picture.size) > _LONGEST_SIDE:
             width, height = picture.size
-            raise PhotoError(
-                f"{path.name} must have sides of at most {_LONGEST_SIDE} pixels, got {width} x {height}; "
-                "make it smaller or leave it out"
-            )
+            wanted = f"sides of at most {_LONGEST_SIDE} pixels, got {width} x {height}"
+            raise PhotoError(f"{path.name} must have {wanted}; make it smaller or leave it out")
         return np.asarray(picture.convert(mode))
 
 
@@ -123,10 +116,7 @@ def squared(box: Box, margin: float) -> Box:
 
 
 def _resized(colors: np.ndarray, mask: np.ndarray, box: Box, size: int) -> np.ndarray:
-    """The part `box` of a picture -> (4, size, size) uint8: colours on white and mask; white outside the picture.
-
-    Pillow's bicubic, as recordings have 8 bits and are many; photos go through `pipeline.photos.resample`, in float32.
-    """
+    """The part `box` of a picture -> (4, size, size) uint8: colours on white and mask; white outside the picture."""
     height, width = mask.shape
     left, top, right, bottom = box
     reach = 2 * max(1.0, (right - left) / size) + 1  # of the filter; what lies farther off is not touched
@@ -145,10 +135,7 @@ def _resized(colors: np.ndarray, mask: np.ndarray, box: Box, size: int) -> np.nd
 
 
 class RecordedViews(StoredViews):
-    """Objects recorded as pictures with cameras, a `MultiViewDataset`; a format fills `names` and finds the frames.
-
-    size: side of the views in pixels. margin: of each view's crop, see `framed`.
-    """
+    """Objects recorded as pictures with cameras; a format fills `names` and finds frames. margin: see `framed`."""
 
     def __init__(self, size: int, margin: float | None) -> None:
         super().__init__()
@@ -166,9 +153,9 @@ class RecordedViews(StoredViews):
     def _frame(self, index: int, view: int) -> Frame:
         """One frame of an object; raises an UpFusionError if its camera cannot be read."""
 
-    @abstractmethod
     def _world(self, index: int) -> tuple[Tensor, Tensor | None]:
         """Of the recording's world: the object's centre (3,), and the direction (3,) that is up, if known."""
+        return torch.zeros(3), torch.tensor([0.0, 0.0, 1.0])  # as in Blender
 
     def _stored(self, index: int) -> StoredObject:
         name = self.names[index]
@@ -224,9 +211,8 @@ def parse_frame(record: dict[str, Any]) -> tuple[FrameRecord, Cameras]:
         image, mask = str(record["image"]["path"]), str(record["mask"]["path"])
         frame = FrameRecord(int(record["frame_number"]), image, mask, (height, width))
     if not float(translation.sum().abs()) <= 1e5:  # NaN included
-        raise AbsurdCameraError(
-            f"frame {frame.number} has an absurd camera, |sum(T)| above 1e5; leave the sequence out"
-        )
+        why = "has an absurd camera, |sum(T)| above 1e5"
+        raise AbsurdCameraError(f"frame {frame.number} {why}; leave the sequence out")
     pose = torch.cat([rotation, -(rotation @ translation)[:, None]], dim=1)
     return frame, cameras_from_matrices(pose[None], focal=focal, principal=principal, axes="pytorch3d")
 
@@ -349,9 +335,6 @@ class ShapeNetSRN(RecordedViews):
         camera = cameras_from_matrices(pose, focal=2 * focal / size, principal=principal, axes="opencv")
         return Frame(camera, folder / "rgb" / f"{stem}.png")
 
-    def _world(self, index: int) -> tuple[Tensor, Tensor | None]:
-        return torch.zeros(3), Z_UP
-
 
 def _numbers(path: Path, expected: str, least: int, most: float = math.inf) -> list[float]:
     """All numbers in a small text file, of which there must be `least` to `most`; `expected` says it in words."""
@@ -404,6 +387,3 @@ class ObjaverseRenders(RecordedViews):
         pose = torch.cat([rotation, -(rotation @ translation)], dim=1)
         camera = cameras_from_matrices(pose[None], focal=focal_from_fov(self.FOV_DEGREES))
         return Frame(camera, stem.with_suffix(".png"))
-
-    def _world(self, index: int) -> tuple[Tensor, Tensor | None]:
-        return torch.zeros(3), Z_UP

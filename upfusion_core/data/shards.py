@@ -204,16 +204,6 @@ def _encoded_sample(example: PosedViews, pictures: PictureFormat, depth: bool, v
     return members
 
 
-def decoded_depth(header: SampleHeader, view: int, sample: Sample, size: int) -> Tensor:
-    """(1, size, size) depth of one view, of each pixel the nearest."""
-    name = f"{view:03d}.depth.npy"
-    depth = decoded_array(sample.read(name), (header.size, header.size), name)
-    if depth.min() < 0:
-        raise InputError(f"{name} must be at least 0, got {depth.min()}; pack it again")
-    depths = torch.from_numpy(depth.astype(np.float32))[None, None]
-    return interpolate(depths, size=(size, size), mode="nearest-exact")[0]
-
-
 def _encoded(picture: Tensor, pictures: str) -> bytes:
     """(3 or 1, S, S) in [0, 1] -> a file's content."""
     values, stream = to_8bit(picture.permute(1, 2, 0)), io.BytesIO()
@@ -363,13 +353,21 @@ class ShardedViews(StoredViews):
             mask = _decoded(sample.read(f"{view:03d}.mask.{masks}"), "L", header.size)
             return resize_pictures(rgb[None], size)[0], resize_pictures(mask[None], size)[0]
 
+        def depth_of(view: int) -> Tensor:
+            name = f"{view:03d}.depth.npy"
+            depth = decoded_array(sample.read(name), (header.size, header.size), name)
+            if depth.min() < 0:
+                raise InputError(f"{name} must be at least 0, got {depth.min()}; pack it again")
+            depths = torch.from_numpy(depth.astype(np.float32))[None, None]
+            return interpolate(depths, size=(size, size), mode="nearest-exact")[0]
+
         def join(chosen: list[int], found: list[tuple[Tensor, Tensor]]) -> PosedViews:
             seen, scale, depth = cameras[torch.tensor(chosen)], 1.0, None
             if chosen[0] != 0:  # the world of the first of them; see PosedViews.chosen
                 seen, move = normalise(seen, center=torch.zeros(3), up=UP if header.upright else None)
                 scale = move.scale
             if header.depth:
-                depth = torch.stack([decoded_depth(header, view, sample, size) for view in chosen]) * scale
+                depth = torch.stack([depth_of(view) for view in chosen]) * scale
             rgb, mask = (torch.stack(pictures) for pictures in zip(*found, strict=True))
             return PosedViews(rgb, mask, seen, header.name, upright=header.upright, depth=depth)
 

@@ -46,10 +46,8 @@ def meeting_point(cameras: Cameras) -> Tensor:
     # Distance to an axis is |(I - a a^T)(p - c)|; setting the derivative of the sum of squares to 0 is linear in p.
     across = torch.eye(3, dtype=torch.float64) - axes[:, :, None] * axes[:, None, :]
     if torch.linalg.eigvalsh(across.mean(dim=0))[0] < _PARALLEL:
-        raise InputError(
-            f"the optical axes of {len(cameras)} cameras must meet near the object, but they are parallel; "
-            "give the object's centre, or views from different directions"
-        )
+        wanted = f"the optical axes of {len(cameras)} cameras must meet near the object, but they are parallel"
+        raise InputError(f"{wanted}; give the object's centre, or views from different directions")
     center: Tensor = torch.linalg.solve(across.sum(dim=0), (across @ centers[:, :, None]).sum(dim=0))[:, 0]
     return center
 
@@ -75,33 +73,25 @@ def normalise(cameras: Cameras, *, center: Tensor | None = None, up: Tensor | No
     backward, stand = first[:3, 2], first[:3, 3]
     distance = float((stand - center) @ backward)
     if not distance > 1e-6:
-        raise InputError(
-            f"the object must lie in front of view 0, but its centre is {-distance:.3g} ahead of that camera; "
-            "check the axes of the cameras"
-        )
+        place = f"its centre is {-distance:.3g} ahead of that camera"
+        raise InputError(f"the object must lie in front of view 0, but {place}; check the axes of the cameras")
     if up is None:
         reference = reference_camera().camera_to_world[0, :3, :3].double()
         left, _, right = torch.linalg.svd(reference @ first[:3, :3].T)  # the nearest rotation
         rotation = left @ right
     else:
-        rotation = _upright(first, up.double())
+        y, above = up.double() / up.double().norm(), first[:3, 1]  # of our axes; z: horizontal, towards view 0
+        ahead = backward - (backward @ y) * y
+        if ahead.norm() < 1e-4:  # straight above or below: the picture's own up decides
+            ahead = above * (-1.0 if backward @ y > 0 else 1.0)
+            ahead = ahead - (ahead @ y) * y
+        z = ahead / ahead.norm()
+        rotation = torch.stack([torch.linalg.cross(y, z), y, z])
     placement = Placement(rotation, stand - distance * backward, 1 / distance)
     matrices = cameras.camera_to_world.double().clone()
     matrices[:, :3, 3] = placement.scale * (matrices[:, :3, 3] - placement.origin) @ rotation.T
     matrices[:, :3, :3] = rotation @ matrices[:, :3, :3]
     return cameras_from_matrices(matrices, focal=cameras.focal, principal=cameras.principal), placement
-
-
-def _upright(first: Tensor, up: Tensor) -> Tensor:
-    """(3, 3) with rows x, y, z of our world: y is up, z the horizontal direction from the object to view 0."""
-    y = up / up.norm()
-    backward, above = first[:3, 2], first[:3, 1]
-    ahead = backward - (backward @ y) * y
-    if ahead.norm() < 1e-4:  # straight above or below: the picture's own up decides
-        ahead = above * (-1.0 if backward @ y > 0 else 1.0)
-        ahead = ahead - (ahead @ y) * y
-    z = ahead / ahead.norm()
-    return torch.stack([torch.linalg.cross(y, z), y, z])
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,10 +117,8 @@ class PosedViews:
     def __post_init__(self) -> None:
         first = self.cameras.camera_to_world[0]  # of shards a stranger may have said it
         if (first[:3, 3] - first[:3, 2]).norm() > 1e-3:
-            raise InputError(
-                "view 0 of PosedViews must look at the origin from distance 1, "
-                f"got a centre at {first[:3, 3].tolist()}; pass the cameras through normalise"
-            )
+            got = f"got a centre at {first[:3, 3].tolist()}; pass the cameras through normalise"
+            raise InputError(f"view 0 of PosedViews must look at the origin from distance 1, {got}")
 
     def __len__(self) -> int:
         return len(self.rgb)
@@ -160,8 +148,7 @@ class MultiViewDataset(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> PosedViews:
-        """Object `index` with all its views."""
+    def __getitem__(self, index: int) -> PosedViews: ...
 
     def view_count(self, index: int) -> int:
         """How many views object `index` has, broken ones included that only reading finds."""
@@ -193,9 +180,9 @@ def checked_views(views: Sequence[int] | None, available: int, name: str) -> lis
 
 @dataclass(frozen=True)
 class StoredObject:
-    """One object of a reader: its name, how many views it has, what reads one of them, and what joins those read.
+    """One object of a reader: `read` reads a view, `join` takes the numbers of views and what `read` gave for them.
 
-    `join` takes the views' numbers and what `read` gave for them. Both raise UpFusionErrors for what is broken.
+    Both raise UpFusionErrors for what is broken.
     """
 
     name: str
@@ -265,10 +252,10 @@ class StoredViews(ABC):
 def decoded_array(content: bytes, shape: tuple[int, ...], label: str) -> np.ndarray:
     """The finite floating-point numbers that an NPY file, in words `label`, holds; else InputError. Never a pickle."""
     with reading(label, "write it again", what="an NPY file"):
-        array = np.load(io.BytesIO(content), allow_pickle=False)
+        array: np.ndarray = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
     wanted = " x ".join(map(str, shape))
-    if not isinstance(array, np.ndarray) or array.shape != shape or not np.issubdtype(array.dtype, np.floating):
-        kind = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "an archive"
+    if array.shape != shape or not np.issubdtype(array.dtype, np.floating):
+        kind = f"{array.dtype} {array.shape}"
         raise InputError(f"{label} must hold {wanted} floating-point numbers, got {kind}; write it again")
     if not np.isfinite(array).all():
         raise InputError(f"{label} must hold {wanted} finite numbers, got NaN or infinity; write it again")

@@ -183,8 +183,10 @@ class ProceduralBatches:
 
     objects: a split of them (its own sizes are not used). held_out: whether all is drawn by another seed, and objects
     have all their parts from the beginning. pool: so many are drawn at once, as that happens on the CPU one by one, and
-    kept on the device for steps to choose from; each is seen `uses` times, on average, before a new pool comes.
+    kept on the device for steps to choose from.
     """
+
+    uses = 16  # how often an object of the pool is seen, on average, before a new pool replaces it
 
     def __init__(
         self,
@@ -192,13 +194,12 @@ class ProceduralBatches:
         config: TrainConfig,
         *,
         held_out: bool = False,
-        device: torch.device | str = "cpu",
+        device: str = "cpu",
         pool: int = 0,
-        uses: int = 16,
     ) -> None:
         self.objects, self.config, self.seed = objects, config, config.seed + held_out
         self.curriculum = (0, 0) if held_out else config.curriculum
-        self.device, self.pool, self.uses = device, pool, uses
+        self.device, self.pool = device, pool
         self._pooled = lru_cache(maxsize=1)(self._drawn)
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> TrainingBatch:
