@@ -60,7 +60,6 @@ class MeshViews:
         return self.views
 
     def read(self, index: int, views: Sequence[int] | None = None) -> PosedViews:
-        """See MultiViewDataset."""
         source = self.sources[index]
         chosen = checked_views(views, self.views, source.name)
         generator = torch.Generator().manual_seed(zlib.crc32(f"0 {source.name}".encode()))
@@ -88,10 +87,7 @@ class MeshViews:
 
 
 def mesh_folder(root: str | os.PathLike[str], *, size: int = 256) -> MeshViews:
-    """All GLB, OBJ and PLY files below a folder but hidden ones, +Y up, in the order of their paths, which name them.
-
-    InputError if there is no such folder, or it holds no meshes.
-    """
+    """All GLB, OBJ and PLY files below a folder but hidden ones, +Y up, named by their paths and in their order."""
     root = existing_folder(root)
     paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in MESH_SUFFIXES and path.is_file())
     sources = [MeshSource(path.relative_to(root).as_posix(), path) for path in paths]
@@ -106,7 +102,7 @@ def gso(root: str | os.PathLike[str], *, size: int = 256) -> MeshViews:
 
     One distribution has `<Name>/meshes/model.obj` and `<Name>/materials/textures/texture.png`, though its material
     names the picture beside the OBJ; the other is flat: `<Name>/model.obj` and `<Name>/texture.png`. Folders without
-    model or texture are counted in `skipped`. InputError if there is no such folder, or it holds no scans.
+    model or texture are counted in `skipped`.
     """
     root = existing_folder(root)
     sources: list[MeshSource] = []

@@ -184,14 +184,9 @@ def _encoded_sample(example: PosedViews, pictures: PictureFormat, depth: bool, v
     if views is not None and views < len(example):
         example = example.chosen([view * len(example) // views for view in range(views)])
     cameras, depths = example.cameras, example.depth if depth else None
-    header = {
-        "name": example.name,
-        "upright": example.upright,
-        "depth": depths is not None,
-        "size": example.rgb.shape[-1],
-        "pictures": pictures,
-        **{name: value.tolist() for name, value in vars(cameras).items()},
-    }
+    header = {"name": example.name, "upright": example.upright, "depth": depths is not None}
+    header |= {"size": example.rgb.shape[-1], "pictures": pictures}
+    header |= {name: value.tolist() for name, value in vars(cameras).items()}
     masks = "png" if pictures == "jpeg" else pictures
     members = {"json": json.dumps(header).encode("utf-8")}
     for view in range(len(example)):
@@ -249,14 +244,13 @@ def pack_shards(
     The same data give the same bytes, so packing that was stopped may go on from the state after its last shard.
 
     Args:
-        indices: the objects' numbers in the data set.
         pictures: of the colours; PNG and WebP keep every 8-bit value, "jpeg" keeps masks as PNG.
         depth: whether the depths are packed, where an object has them.
         views: at most so many of an object's views, spread evenly, the first still the reference; None keeps all.
         shard_bytes: what a shard exceeds only with a single object.
         state: to go on from; it is changed. on_shard: called with it after each shard.
 
-    Raises InputError if no object could be read, OutputError if a shard cannot be written.
+    InputError if no object could be read.
     """
     state = state or PackState()
     encode = partial(_encoded_sample, pictures=pictures, depth=depth, views=views)

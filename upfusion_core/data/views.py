@@ -53,20 +53,13 @@ def meeting_point(cameras: Cameras) -> Tensor:
 
 
 def normalise(cameras: Cameras, *, center: Tensor | None = None, up: Tensor | None = None) -> tuple[Cameras, Placement]:
-    """Moves cameras rigidly, and scales their world, so that view 0 is the reference camera of our world.
+    """Moves cameras rigidly, and scales their world, so that view 0 stands at distance 1 and looks at the origin.
 
-    Origin: the point of view 0's optical axis that lies nearest to `center`, as networks take the reference to look at
-    the origin exactly (`geometry.to_reference_frame`); so every camera stays true to its picture.
-    Scale: view 0's camera stands at distance 1.
-    Up: with a true `up` it becomes +Y, and the world is turned about it until view 0 stands at azimuth 0, at whatever
-    elevation and roll it has; straight above or below the object, the top of its picture points to -Z or +Z. Without
-    one (Co3D) view 0 becomes `geometry.reference_camera()`: azimuth 0, elevation 22.5 degrees, no roll.
-
-    Args:
-        center: (3,) the object's place if it is known; else the `meeting_point` of all axes.
-        up: (3,) the direction that is up, of any length above 0; None if it is unknown.
-
-    Raises InputError if the axes are parallel, or the centre is not in front of view 0.
+    The origin is the point of view 0's axis nearest to `center`, so that every camera stays true to its picture; None
+    stands for the `meeting_point` of all axes. A true `up`, of any length, becomes +Y, and view 0 stands at azimuth 0,
+    at whatever elevation and roll it has; straight above or below the object, the top of its picture points to -Z or
+    +Z. Without one (Co3D) view 0 becomes `geometry.reference_camera()`: azimuth 0, elevation 22.5 degrees, no roll.
+    InputError if the axes are parallel, or the centre is not in front of view 0.
     """
     first = cameras.camera_to_world[0].double()
     center = meeting_point(cameras) if center is None else center.double()
@@ -124,10 +117,7 @@ class PosedViews:
         return len(self.rgb)
 
     def chosen(self, views: Sequence[int]) -> PosedViews:
-        """Some of the views, in the given order; our world moves with the first of them, the new reference.
-
-        The present origin is taken for the object's centre (see `normalise`); depths change their unit.
-        """
+        """Some of the views, in the given order; our world, and the unit of depths, move with the new reference."""
         picked = torch.tensor(checked_views(views, len(self), self.name))
         cameras, move = normalise(self.cameras[picked], center=torch.zeros(3), up=UP if self.upright else None)
         depth = None if self.depth is None else self.depth[picked] * move.scale
@@ -154,11 +144,8 @@ class MultiViewDataset(Protocol):
         """How many views object `index` has, broken ones included that only reading finds."""
 
     def read(self, index: int, views: Sequence[int] | None = None) -> PosedViews:
-        """Object `index` with the chosen views in the given order, the first as reference; None means all.
-
-        UpFusionError if the object or a chosen view is broken (then noted in `skipped`), or there is no such view;
-        IndexError if there is no such object.
-        """
+        """Object `index` with the chosen views in the given order, the first as reference; None means all that can be
+        read. UpFusionError if the object or a chosen view is broken (then noted in `skipped`), or there is none."""
 
     def draw(self, index: int, count: int, generator: torch.Generator) -> PosedViews:
         """Object `index` with `count` views chosen at random by the generator; fewer where it has fewer."""
@@ -211,13 +198,12 @@ class StoredViews(ABC):
         return self._stored(index).views
 
     def read(self, index: int, views: Sequence[int] | None = None) -> PosedViews:
-        """See MultiViewDataset; without `views` it has all that can be read, the others are noted in `skipped`."""
         stored = self._stored(index)
         wanted = checked_views(views, stored.views, stored.name)
         return self._assembled(stored, wanted, len(wanted), whole=views is not None)
 
     def draw(self, index: int, count: int, generator: torch.Generator) -> PosedViews:
-        """See MultiViewDataset; drawn without replacement, and others step in for broken views."""
+        """Drawn without replacement; others step in for broken views."""
         stored = self._stored(index)
         order = torch.randperm(stored.views, generator=generator).tolist()
         return self._assembled(stored, order, count, whole=False)

@@ -66,8 +66,6 @@ def sample_points(masks: Tensor, uniform: Tensor, inside_share: float) -> Tensor
     size, rays = masks.shape[-1], uniform.shape[1]
     anywhere = 1 - 2 * uniform[..., 1:]
     inside = round(inside_share * rays)
-    if not inside:
-        return anywhere
     covered = (masks.flatten(1) > 0.5).float().cumsum(1)  # (N, S·S)
     total = covered[:, -1:]
     # the pixel whose turn it is among the covered ones: the first whose running count exceeds u·total
@@ -94,10 +92,7 @@ def reference_frame_plucker(rays: Rays, references: Cameras) -> Tensor:
 
 
 class BatchRandom:
-    """The random numbers of part `part` of the `parts` equal ones of a batch.
-
-    They are made for the whole batch and cut: small batches get together exactly the numbers of the large one.
-    """
+    """The random numbers of part `part` of the `parts` equal ones of a batch: made for the whole batch, and cut."""
 
     def __init__(self, seed: int, part: int = 0, parts: int = 1, device: torch.device | str = "cpu") -> None:
         self.generator = torch.Generator(device).manual_seed(seed)

@@ -63,15 +63,12 @@ def train(
     The folder also gets `training.pt` (all that is needed to resume), `history.json`, `validation.png`, `curves.png`
     and `tensorboard/`. The state is saved each `save_every` steps and whenever training stops: at the end, after
     `max_minutes` of this call, when `on_step` raises, on Ctrl-C, which gives up the step that is being computed (with
-    several processes it waits for its end), and when a loss is not finite.
+    several processes it waits for its end), and when a loss is not finite, which is an InputError.
 
     Args:
         validation: its batches 0, 1, … are the fixed ones.
         init: files or folders of weights to start from (see initial_networks); not read when resuming.
         on_step: called after each step, in the main process; the preview shows validation pictures.
-
-    Raises MissingPackageError without accelerate, CheckpointError if weights or state to start from do not fit, and
-    InputError if a loss is not finite.
     """
     folder = Path(folder)
     saved = read_state(folder / STATE_NAME, config) if resume else None
@@ -119,10 +116,7 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 def accumulate_gradients(
     config: TrainConfig, accelerator: Accelerator, stage: StageModule, module: nn.Module, source: BatchSource, step: int
 ) -> dict[str, Tensor]:
-    """Adds the gradients of step `step`; the stage's terms by name, in that order, means over all parts and processes.
-
-    `module` is the stage as accelerate wraps it.
-    """
+    """Adds the gradients of a step; the stage's terms in the order of their names, means over parts and processes."""
     parts = accelerator.num_processes * config.accumulation
     seed = derived_seed(config.seed, "losses", step)
     total: dict[str, Tensor] = {}

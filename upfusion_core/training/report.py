@@ -35,11 +35,8 @@ _FORMAT = 1
 
 @dataclass
 class History:
-    """What was measured: one dict a row, with the step that it was measured at.
-
-    losses: means of each term since the row before; learning rate and gradient's norm of the row's step. validation:
-    terms on the fixed batches. sums, count: of the row that is not complete yet.
-    """
+    """What was measured, one dict a row with its step: in `losses` means of each term since the row before, in
+    `validation` terms on the fixed batches; sums and count are of the row of losses that is not complete yet."""
 
     losses: list[dict[str, float]] = field(default_factory=list)
     validation: list[dict[str, float]] = field(default_factory=list)
@@ -60,8 +57,7 @@ class History:
 
 
 class Averaged:
-    """Moving average of parameters; the decay grows as (1 + n)/(10 + n) up to `decay`, n the updates so far,
-    so that a short run's average is not its first weights."""
+    """Moving average of parameters; its decay grows to `decay`, so that a short run's is not its first weights."""
 
     def __init__(self, parameters: Sequence[Tensor], decay: float) -> None:
         self.parameters, self.decay, self.updates = parameters, decay, 0

@@ -109,11 +109,8 @@ class AutoencoderStage(nn.Module):
         latents = mean + (logvar / 2).exp() * noise
         decoded = (self.vae.decode(latents).sample.float() + 1) / 2
         divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-        return {
-            "l1": F.l1_loss(decoded, pictures),
-            "mse": SQUARED_WEIGHT * F.mse_loss(decoded, pictures),
-            "kl": self.config.kl_weight * divergence,
-        }
+        absolute, squared = F.l1_loss(decoded, pictures), F.mse_loss(decoded, pictures)
+        return {"l1": absolute, "mse": SQUARED_WEIGHT * squared, "kl": self.config.kl_weight * divergence}
 
 
 @torch.no_grad()
