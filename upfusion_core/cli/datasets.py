@@ -12,7 +12,7 @@ import torch
 
 from ..config import STAGES, TRAIN_PRESETS, DistillConfig, EvaluationConfig, TrainConfig, from_value, options_of
 from ..config.options import PROCEDURAL, Evaluate, Pack, Train
-from ..data.formats import open_dataset
+from ..data import open_dataset
 from ..data.meshes import MeshViews
 from ..data.shards import INDEX_NAME, UNFINISHED_NAME, PackState, index_content, pack_shards, shard_entry
 from ..data.views import MultiViewDataset
@@ -95,7 +95,7 @@ def run_pack(command: Pack, given: frozenset[str]) -> None:
                 shard_bytes=round(command.shard_size * 1e6),
                 state=state,
                 on_shard=lambda state: write_json(run.temporary(UNFINISHED_NAME), vars(state)),
-                on_step=lambda done, total: on_step(done, total, None),
+                on_step=on_step,
             )
         facts = {name: value for name, value in run.record.settings.items() if value is not None}
         content = index_content(state.shards, {"packed": facts, "skipped": state.skipped})

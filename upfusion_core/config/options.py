@@ -343,7 +343,7 @@ class Pack:
     folder: Folder
     data: Annotated[str | None, replace(DATA, argument=True)] = None
     """What to pack; the folders of train --data."""
-    kind: Annotated[str | None, Flag(table="..data.formats:DATA_FORMATS", unset="recognised by its files")] = None
+    kind: Annotated[str | None, Flag(table="..data:DATA_FORMATS", unset="recognised by its files")] = None
     """Format of the folder."""
     split: Annotated[Literal["train", "validation", "test", "held_out"] | None, Flag(unset="train")] = None
     """Of the procedural objects."""

@@ -23,7 +23,7 @@ from upfusion_core.cli.datasets import completed, evaluation_config
 from upfusion_core.config import PRESETS, EvaluationConfig
 from upfusion_core.config.base import options_of
 from upfusion_core.config.options import Evaluate, Folder, Pack
-from upfusion_core.data.formats import DATA_FORMATS
+from upfusion_core.data import DATA_FORMATS
 from upfusion_core.data.shards import PICTURE_FORMATS, ShardedViews
 from upfusion_core.evaluation import report as report_module
 from upfusion_core.evaluation.protocol import draw_object

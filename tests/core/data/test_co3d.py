@@ -16,7 +16,7 @@ from PIL import Image
 from reading import readable
 from refusals import refused
 
-from upfusion_core.data.readers import Co3D, parse_frame
+from upfusion_core.data.recorded import Co3D, parse_frame
 from upfusion_core.geometry import reference_camera
 
 CENTRE = np.array([3.0, -1.0, 2.0])

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from refusals import refused
 
-from upfusion_core.data.formats import DATA_FORMATS, open_dataset
+from upfusion_core.data import DATA_FORMATS, open_dataset
 from upfusion_core.data.meshes import MeshViews
-from upfusion_core.data.readers import Co3D, ObjaverseRenders, ShapeNetSRN
+from upfusion_core.data.recorded import Co3D, ObjaverseRenders, ShapeNetSRN
 
 MARKERS = [
     ("co3d", Co3D, ["cup/frame_annotations.jgz"]),

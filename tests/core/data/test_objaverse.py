@@ -13,7 +13,7 @@ from PIL import Image
 from reading import readable
 from refusals import refused
 
-from upfusion_core.data.readers import ObjaverseRenders
+from upfusion_core.data.recorded import ObjaverseRenders
 
 MARK = np.array([0.1, -0.2, 0.25])
 """In Blender's world, +Z up."""
@@ -110,5 +110,3 @@ def test_refusals(tmp_path: Path) -> None:
         refused(f"valid_paths.json must be JSON, but is not .*{reason}", ObjaverseRenders, tmp_path)
     write_list(tmp_path, {"a1": 1})
     refused(r"valid_paths\.json must be a list, each text", ObjaverseRenders, tmp_path)
-    for change, message in (({"size": 0}, "size"), ({"size": 64.5}, "whole"), ({"margin": 0.9}, "margin")):
-        refused(message, ObjaverseRenders, tmp_path, **change)

@@ -13,7 +13,7 @@ from PIL import Image
 from reading import readable
 from refusals import refused
 
-from upfusion_core.data.readers import ShapeNetSRN
+from upfusion_core.data.recorded import ShapeNetSRN
 
 MARK = np.array([0.1, 0.15, -0.05])
 SIZE, FOCAL, CX, CY = 128, 131.25, 60.0, 70.0

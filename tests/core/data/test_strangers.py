@@ -20,9 +20,8 @@ from refusals import refused
 from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
-from upfusion_core.data import readers
-from upfusion_core.data.readers import Co3D, ObjaverseRenders
-from upfusion_core.data.recorded import Frame, framed
+from upfusion_core.data import recorded
+from upfusion_core.data.recorded import Co3D, Frame, ObjaverseRenders, framed
 from upfusion_core.data.shards import is_index, listed_shards
 from upfusion_core.geometry import reference_camera
 from upfusion_core.support import images as pictures
@@ -132,12 +131,12 @@ def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
     refused("is a device or pipe", read_picture, tmp_path / "pipe.png")
     path = write_obj(tmp_path, "pipe.png")
     refused(r"a\.obj names a file that cannot be read: pipe\.png \(it is a device", read_surface, path)
-    refused("16 of them, but cannot be read .it is a device", readers._numbers, tmp_path / "pipe.png", "16 of them", 0)
+    refused("16 of them, but cannot be read .it is a device", recorded._numbers, tmp_path / "pipe.png", "16 of them", 0)
     (tmp_path / "a.mtl").unlink()
     os.mkfifo(tmp_path / "a.mtl")
     refused(r"names a file that cannot be read: a\.mtl", read_surface, tmp_path / "a.obj")
     os.mkfifo(tmp_path / "frame_annotations.jgz")
-    refused("is a device or pipe", readers._annotations, tmp_path / "frame_annotations.jgz")
+    refused("is a device or pipe", recorded._annotations, tmp_path / "frame_annotations.jgz")
 
 
 def test_files_of_a_mesh_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,10 +148,10 @@ def test_files_of_a_mesh_have_a_limit(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_annotations_that_unpack_to_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = json.dumps([0] * 100)
     (tmp_path / "a.jgz").write_bytes(gzip.compress(text.encode()))
-    monkeypatch.setattr(readers, "_LARGEST_ANNOTATIONS", len(text))
-    assert readers._annotations(tmp_path / "a.jgz") == [0] * 100
-    monkeypatch.setattr(readers, "_LARGEST_ANNOTATIONS", len(text) - 1)
-    refused(r"a\.jgz unpacks to more than 299 bytes; fetch it again", readers._annotations, tmp_path / "a.jgz")
+    monkeypatch.setattr(recorded, "_LARGEST_ANNOTATIONS", len(text))
+    assert recorded._annotations(tmp_path / "a.jgz") == [0] * 100
+    monkeypatch.setattr(recorded, "_LARGEST_ANNOTATIONS", len(text) - 1)
+    refused(r"a\.jgz unpacks to more than 299 bytes; fetch it again", recorded._annotations, tmp_path / "a.jgz")
 
 
 @pytest.mark.parametrize("name", ["../a", "a/../../b", "/etc", "\\\\host\\a", "c:\\a", "c:a", "\ud800", "a\0b", "a\n"])

@@ -36,19 +36,10 @@ def test_chosen_views_without_a_true_up_start_at_the_assumed_elevation() -> None
 
 def test_refusals() -> None:
     good = views()
-    rgb, mask, cameras = good.rgb, good.mask, good.cameras
+    turned = orbit_cameras([0.0, 1, 2], distance=2.0)
     refused("numbers from 0 to 2", good.chosen, [3])
     refused("numbers from 0 to 2", good.chosen, [])
-    for words, *arguments in (
-        ("normalise", rgb, mask, orbit_cameras([0.0, 1, 2], distance=2.0)),
-        ("square", rgb[..., :3, :], mask, cameras),
-        (r"mask must be \(3, 1, 4, 4\)", rgb, mask[:2], cameras),
-        ("cameras must be", rgb, mask, cameras[:2]),
-        (r"rgb must be in \[0, 1\]", rgb * 255, mask, cameras),
-        ("mask must be finite", rgb, mask * torch.nan, cameras),
-    ):
-        refused(words, PosedViews, *arguments, "cup")
-    refused("depth must be", PosedViews, rgb, mask, cameras, "deep", depth=rgb)
+    refused("normalise", PosedViews, good.rgb, good.mask, turned, "cup")
 
 
 class Numbers(StoredViews):
@@ -88,4 +79,3 @@ def test_draws_follow_the_generator() -> None:
     first, again = (dataset.draw(0, 3, torch.Generator().manual_seed(7)) for _ in range(2))
     assert torch.equal(first.rgb, again.rgb)
     assert len(first) == 2  # others step in for the broken one where there are any
-    refused("count must be", dataset.draw, 0, 0, torch.Generator())

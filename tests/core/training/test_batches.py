@@ -59,7 +59,9 @@ def source(dataset: Plain, batch_size: int = 2, workers: int = 1, **changes: obj
 
 
 def procedural(batch_size: int = 2, pool: int = 0, **changes: object) -> ProceduralBatches:
-    return ProceduralBatches(ProceduralObjects("train"), config(batch_size, **changes), pool=pool, uses=1)
+    batches = ProceduralBatches(ProceduralObjects("train"), config(batch_size, **changes), pool=pool)
+    batches.uses = 1
+    return batches
 
 
 def pooled(batch_size: int = 2) -> ProceduralBatches:

@@ -16,7 +16,6 @@ import gradients_worker
 import pytest
 import torch
 from PIL import Image
-from refusals import refused
 from safetensors.torch import load_file
 from tiny_training import TinySource, run_tiny, tiny_config
 from torch import Tensor
@@ -28,7 +27,7 @@ from upfusion_core.models.stable_diffusion import encode_images
 from upfusion_core.support.errors import CheckpointError, MissingPackageError
 from upfusion_core.training import report
 from upfusion_core.training.initial import initial_networks
-from upfusion_core.training.loop import Training, accumulate_gradients, learning_rate, train
+from upfusion_core.training.loop import Training, accumulate_gradients, learning_rate
 from upfusion_core.training.report import Averaged, History, read_state
 from upfusion_core.training.stages import calibrate_latents, make_stage
 from upfusion_core.types import InputViews
@@ -258,8 +257,3 @@ def test_compiled_training_is_the_same(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(calls) == 1
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "compiled"))
     assert max(float((value - two[name]).abs().max()) for name, value in one.items()) < 2e-4
-
-
-def test_what_a_run_refuses_to_begin_with(tmp_path: Path) -> None:
-    for words, change in (("device", {"device": "tpu"}), ("max_minutes", {"max_minutes": -1})):
-        refused(words, train, tiny_config("encoder"), TinySource(), TinySource(), tmp_path, **change)
