@@ -15,8 +15,6 @@ import triton.language as tl
 from torch import Tensor
 
 from ..config import GridConfig
-from ..support.checks import check_shape
-from ..support.errors import InputError
 from .hashgrid import HASH_PRIMES
 from .hashgrid import encode_grid as encode_by_definition
 
@@ -25,10 +23,6 @@ BLOCK = 256  # points a program
 
 def encode_grid(points: Tensor, table: Tensor, config: GridConfig) -> Tensor:
     """As `hashgrid.encode_grid`, summed in float32 (float64 if either input is); second derivatives are its own."""
-    check_shape("points", points, ("P", 3), "flatten the leading axes")
-    check_shape("table", table, (sum(config.rows), config.features), "it belongs to another GridConfig")
-    if points.device != table.device:
-        raise InputError(f"points are on {points.device} and the table on {table.device}; move one to the other")
     encoded: Tensor = _Encode.apply(points.contiguous(), table.contiguous(), config)
     return encoded
 
