@@ -1,7 +1,6 @@
-"""Coloured triangles -> pictures, masks and depths, by scanlines in pure torch: no OpenGL, any device.
+"""Coloured triangles -> pictures, masks and depths, by scanlines in pure torch, in float64: shared edges leave no gaps.
 
 Each triangle becomes a span a row of samples, each span its samples ("fragments"), of which the nearest is coloured.
-Everything is float64 until the pictures, so that shared edges leave no gaps.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
-from ..support.checks import check_count
 from ..types import Cameras, RenderedViews
 from .reading import Surface
 
@@ -19,15 +17,10 @@ _THINNEST = 1e-12  # doubled area in samples below which a triangle is seen from
 
 
 def rasterise(surface: Surface, cameras: Cameras, size: int, *, supersampling: int = 3) -> RenderedViews:
-    """A surface seen by N cameras in its world -> rgb (N, 3, size, size) on white, opacity, depth (N, 1, size, size).
+    """A surface seen by N cameras in its world, unlit, opaque and from both sides, on white; not differentiable.
 
-    Unlit; both sides of a triangle are seen, all are opaque. Rays go through the centres of supersampling² samples a
-    pixel. Colours are averaged in sRGB over them, opacity is the part of them that is covered, and depth, the distance
-    from the camera along the ray in scene units, is the mean over those covered, 0 where there are none. Not
-    differentiable.
+    Colours are means in sRGB over supersampling² samples a pixel, depths over those of them that are covered.
     """
-    check_count("size", size, 1, 4096)
-    check_count("supersampling", supersampling, 1, 16)
     views = [_view(surface, cameras[index], size * supersampling) for index in range(len(cameras))]
     rgb, opacity, depth = (torch.stack(values) for values in zip(*views, strict=True))
     covered = avg_pool2d(opacity, supersampling)
@@ -94,10 +87,7 @@ def _fragments(y: Tensor, edges: Tensor, samples: int) -> tuple[Tensor, Tensor, 
 
 
 def sample_range(low: Tensor, high: Tensor, samples: int) -> tuple[Tensor, Tensor]:
-    """Of a row of `samples`: the first whose centre is in [low, high], and how many are; int64, of any shape.
-
-    Example: of 4 samples, those in [0.5, 2.4] are the first two: 0 and 2.
-    """
+    """Of a row of `samples`: the first whose centre is in [low, high], and how many are; int64, of any shape."""
     first = torch.ceil(low - 0.5).clamp(0, samples).long()
     return first, ((torch.floor(high - 0.5) + 1).clamp(0, samples).long() - first).clamp_min(0)
 
