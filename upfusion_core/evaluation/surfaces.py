@@ -19,7 +19,7 @@ from trimesh.registration import procrustes
 from ..config import RaySampling
 from ..field.radiance import RadianceField
 from ..field.rendering import render_views
-from ..geometry.similarity import Similarity
+from ..geometry.cameras import Similarity
 from ..support.errors import InputError
 from ..surface.mesh import MeshAsset
 from ..surface.reading import Surface
