@@ -31,13 +31,7 @@ def encode_grid(points: Tensor, table: Tensor, config: GridConfig) -> Tensor:
     """
     check_shape("points", points, ("P", 3), "flatten the leading axes")
     check_shape("table", table, (sum(config.rows), config.features), "it belongs to another GridConfig")
-    rows, weights = _corners(points, config)
-    features: Tensor = _WeightedRows.apply(table, rows, weights)
-    return features.reshape(len(points), config.width)
-
-
-def _corners(points: Tensor, config: GridConfig) -> tuple[Tensor, Tensor]:
-    """Table rows, int64, and weights (8, P·L) of the corners round each point in each level; leading, as CPUs want."""
+    # weights (8, P, L) of the corners round each point in each level, x fastest; leading, as CPUs want them
     device = points.device
     cells = torch.tensor(config.resolutions, device=device)
     position = saturate(points).t()[..., None] * cells  # (3, P, L)
@@ -46,8 +40,7 @@ def _corners(points: Tensor, config: GridConfig) -> tuple[Tensor, Tensor]:
     upper_weight = position - lower
     sides = list(zip(1 - upper_weight, upper_weight, strict=True))  # (P, L) of the lower and upper side, an axis each
     weights = torch.stack([x * yz for yz in [y * z for z in sides[2] for y in sides[1]] for x in sides[0]])
-
-    # (3, L) factors of the coordinates in the number of a lattice point
+    # table rows (8, P, L), from (3, L) factors of the coordinates in the number of a lattice point
     factors = torch.stack([torch.ones_like(cells), cells + 1, (cells + 1) ** 2])
     starts = torch.tensor([sum(config.rows[:level]) for level in range(config.levels)], device=device)
     dense = config.dense_levels
@@ -62,7 +55,8 @@ def _corners(points: Tensor, config: GridConfig) -> tuple[Tensor, Tensor]:
         rows[corner, :, :dense] = (pairs[0][x] + pairs[1][y] + pairs[2][z])[:, :dense]
         shared = combined(combined(fine[0][x], fine[1][y]), fine[2][z])
         rows[corner, :, dense:] = shared & (config.table_size - 1)
-    return (rows + starts).flatten(1), weights.flatten(1)
+    features: Tensor = _WeightedRows.apply(table, (rows + starts).flatten(1), weights.flatten(1))
+    return features.reshape(len(points), config.width)
 
 
 class _WeightedRows(torch.autograd.Function):

@@ -204,7 +204,19 @@ def load_field(path: str | os.PathLike[str], *, device: torch.device | str = "cp
         tensors, metadata = read_safetensors(path)
     if FORMAT not in metadata:
         raise CheckpointError(f"{path} is not a field (no {FORMAT!r} in its metadata); weights are loaded elsewhere")
-    config, cameras, settings = _described(path, metadata[FORMAT])
+    content = parse_json(metadata[FORMAT], f"{path}: {FORMAT} in its metadata", CheckpointError)
+    try:
+        config: FieldConfig = from_value(FieldConfig, content["config"], "config")
+        stored, settings, cameras = content["cameras"], content["settings"], None
+        if not isinstance(stored, dict | None) or not isinstance(settings, dict):
+            raise InputError(f"cameras and settings must be JSON objects, got {shown(stored)} and {shown(settings)}")
+        if stored is not None:
+            cameras = Cameras(**{name: torch.tensor(rows, dtype=torch.float32) for name, rows in stored.items()})
+    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
+        reason = error if isinstance(error, UpFusionError) else f"{type(error).__name__}: {error}"
+        raise CheckpointError(
+            f"{path} describes a field as this version cannot read it ({reason!s:.300}); make it anew"
+        ) from error
     found = misfits(tensors, config.shapes, dtype=torch.float32)  # before a field of whatever size it claims is made
     faults = [f"missing {name}" for name in sorted(found.missing)]
     faults += [f"unexpected {name:.100}" for name in sorted(found.unexpected)]
@@ -217,24 +229,6 @@ def load_field(path: str | os.PathLike[str], *, device: torch.device | str = "cp
     field.load_state_dict(tensors)
     field.requires_grad_(False).eval()
     return StoredField(field.to(device), None if cameras is None else cameras.to(device), settings)
-
-
-def _described(path: Path, text: str) -> tuple[FieldConfig, Cameras | None, dict[str, Any]]:
-    content = parse_json(text, f"{path}: {FORMAT} in its metadata", CheckpointError)
-    try:
-        config: FieldConfig = from_value(FieldConfig, content["config"], "config")
-        stored, settings = content["cameras"], content["settings"]
-        if not isinstance(stored, dict | None) or not isinstance(settings, dict):
-            raise InputError(f"cameras and settings must be JSON objects, got {shown(stored)} and {shown(settings)}")
-        cameras = None
-        if stored is not None:
-            cameras = Cameras(**{name: torch.tensor(rows, dtype=torch.float32) for name, rows in stored.items()})
-        return config, cameras, settings
-    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
-        reason = error if isinstance(error, UpFusionError) else f"{type(error).__name__}: {error}"
-        raise CheckpointError(
-            f"{path} describes a field as this version cannot read it ({reason!s:.300}); make it anew"
-        ) from error
 
 
 def _check_finite(tensors: dict[str, Tensor], error: type[UpFusionError], subject: str) -> None:

@@ -50,7 +50,15 @@ def _view(surface: Surface, camera: Cameras, samples: int) -> tuple[Tensor, Tens
         x1, y1, x2, y2 = x[:, first], y[:, first], x[:, second], y[:, second]
         sides.append(torch.stack([y1 - y2, x2 - x1, x1 * y2 - x2 * y1], dim=-1) / area[:, None])
     edges = torch.stack(sides, dim=1)
-    triangle, column, row = _fragments(y, edges, samples)
+    # every triangle, column and row (M,) of which the sample's centre lies in the triangle
+    triangle, row = runs(*sample_range(y.amin(dim=1), y.amax(dim=1), samples))
+    slope, rise, offset = edges[triangle].unbind(-1)  # (rows, 3)
+    crossing = -(rise * (row + 0.5)[:, None] + offset) / torch.where(slope == 0, 1, slope)
+    # a side that rises to the right bounds the span on the left, one that falls on the right; the row bounds level ones
+    left = torch.where(slope > 0, crossing, -torch.inf).amax(dim=1)
+    right = torch.where(slope < 0, crossing, torch.inf).amin(dim=1)
+    span, column = runs(*sample_range(left, right, samples))
+    triangle, row = triangle[span], row[span]
     a, b, c = torch.einsum("tij,ti->jt", edges, inverse)  # 1 / depth is linear on the screen
     nearness = a[triangle] * (column + 0.5) + b[triangle] * (row + 0.5) + c[triangle]
     pixel = row * samples + column
@@ -71,19 +79,6 @@ def _view(surface: Surface, camera: Cameras, samples: int) -> tuple[Tensor, Tens
     offset = (1 - 2 * centers / samples - principal.double()) / focal.double()
     distance[:, pixel] = (1 + offset.square().sum(dim=-1)).sqrt() / nearness
     return tuple(values.unflatten(1, (samples, samples)) for values in (rgb, covered, distance))
-
-
-def _fragments(y: Tensor, edges: Tensor, samples: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Every (triangle, column, row) whose sample centre lies in the triangle; (M,) each, int64."""
-    triangle, row = runs(*sample_range(y.amin(dim=1), y.amax(dim=1), samples))
-    slope, rise, offset = edges[triangle].unbind(-1)  # (rows, 3)
-    crossing = -(rise * (row + 0.5)[:, None] + offset) / torch.where(slope == 0, 1, slope)
-    # A side that rises to the right bounds the span on the left, one that falls on the right; a level one is bounded
-    # by the row already.
-    left = torch.where(slope > 0, crossing, -torch.inf).amax(dim=1)
-    right = torch.where(slope < 0, crossing, torch.inf).amin(dim=1)
-    span, column = runs(*sample_range(left, right, samples))
-    return triangle[span], column, row[span]
 
 
 def sample_range(low: Tensor, high: Tensor, samples: int) -> tuple[Tensor, Tensor]:

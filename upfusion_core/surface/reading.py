@@ -133,8 +133,13 @@ def _part(
     visual: Any = mesh.visual
     found = None
     if isinstance(visual, TextureVisuals):
-        found, factor = _material(visual.material, linear)
-        colors = colors * factor
+        is_pbr = hasattr(visual.material, "baseColorFactor")
+        image = visual.material.baseColorTexture if is_pbr else getattr(visual.material, "image", None)
+        factor = visual.material.baseColorFactor if is_pbr else getattr(visual.material, "diffuse", None)
+        found = None if image is None else _picture(image)
+        if factor is not None and (is_pbr or found is None):  # an OBJ's Kd beside map_Kd is customarily ignored
+            values = _unit(np.asarray(factor)[:3])
+            colors = colors * (linear_to_srgb(values) if linear else values)
         if visual.uv is not None and len(visual.uv) == len(vertices):
             uvs = _tensor(visual.uv)[:, :2]
         else:
@@ -149,18 +154,6 @@ def _part(
     if picture is not None:
         found, colors = picture, torch.ones(len(vertices), 3)
     return vertices, colors, uvs, found
-
-
-def _material(material: Any, linear: bool) -> tuple[Tensor | None, Tensor]:  # noqa: ANN401 - trimesh's materials
-    """A material's texture, if any, and the (3,) sRGB colour it is multiplied by."""
-    is_pbr = hasattr(material, "baseColorFactor")
-    image = material.baseColorTexture if is_pbr else getattr(material, "image", None)
-    factor = material.baseColorFactor if is_pbr else getattr(material, "diffuse", None)
-    picture = None if image is None else _picture(image)
-    if factor is None or (picture is not None and not is_pbr):  # an OBJ's Kd beside map_Kd is customarily ignored
-        return picture, torch.ones(3)
-    values = _unit(np.asarray(factor)[:3])
-    return picture, linear_to_srgb(values) if linear else values
 
 
 def _picture(image: Image.Image) -> Tensor:
