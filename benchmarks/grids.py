@@ -28,7 +28,7 @@ sys.path.append(str(Path(__file__).resolve().parent))
 from measuring import machine, timed, write_json
 
 from upfusion_core.config import GridConfig
-from upfusion_core.field.hashgrid import choose_backend, grid_encoder
+from upfusion_core.field.backends import choose_backend, grid_encoder
 from upfusion_core.support.errors import UpFusionError
 
 WARMUPS = 2

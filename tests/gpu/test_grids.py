@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from upfusion_core.config import FieldConfig, GridConfig
-from upfusion_core.field.hashgrid import choose_backend, grid_encoder
+from upfusion_core.field.backends import choose_backend, grid_encoder
 from upfusion_core.field.radiance import RadianceField
 from upfusion_core.support.errors import InputError, MissingPackageError
 

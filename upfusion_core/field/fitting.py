@@ -18,7 +18,7 @@ from .rendering import OccupancyGrid, RenderedRays, render_rays, render_views, s
 
 
 def distortion_loss(weights: Tensor, distances: Tensor, lengths: Tensor) -> Tensor:
-    """Mean over rays of sum_ij w_i w_j |t_i - t_j| + sum_i w_i² l_i / 3 (Barron et al. 2022, eq. 15), each (R, S)."""
+    """Mean of `sum_ij w_i w_j |t_i - t_j| + sum_i w_i² l_i / 3` over rays, each (R, S) (Barron et al. 2022, eq. 15)."""
     moment = weights * distances
     between = 2 * (moment * sum_before(weights) - weights * sum_before(moment)).sum(-1)
     within = (weights.square() * lengths).sum(-1) / 3

@@ -21,7 +21,7 @@ from ..support.files import check_path, check_weights_name, json_text, parse_jso
 from ..support.images import saturate
 from ..support.weights import listed, misfits, read_safetensors
 from ..types import Cameras, OnStep, RenderedViews
-from .hashgrid import BackendChoice, HashGrid
+from .backends import BackendChoice, HashGrid
 from .rendering import render_views
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from refusals import refused
 from torch import Tensor
 
 from upfusion_core.config import GridConfig
-from upfusion_core.field.hashgrid import HASH_PRIMES, HashGrid, encode_grid
+from upfusion_core.field.backends import HashGrid
+from upfusion_core.field.hashgrid import HASH_PRIMES, encode_grid
 
 SMALL = {"levels": 3, "features": 2, "coarsest": 2, "finest": 9, "table_size": 64}
 

@@ -11,8 +11,9 @@ from refusals import refused
 from safetensors import safe_open
 
 from upfusion_core.config import FieldConfig, GridConfig
-from upfusion_core.field import hashgrid as backends
-from upfusion_core.field.hashgrid import HashGrid, choose_backend, encode_grid, grid_encoder
+from upfusion_core.field import backends
+from upfusion_core.field.backends import HashGrid, choose_backend, grid_encoder
+from upfusion_core.field.hashgrid import encode_grid
 from upfusion_core.field.radiance import FORMAT, RadianceField, load_field
 from upfusion_core.support.errors import MissingPackageError
 

@@ -15,7 +15,8 @@ from refusals import refused
 from torch import Tensor, nn
 
 from upfusion_core.config import GridConfig
-from upfusion_core.field.hashgrid import _tinycudann_level, encode_by_tinycudann, encode_grid
+from upfusion_core.field.backends import _tinycudann_level, encode_by_tinycudann
+from upfusion_core.field.hashgrid import encode_grid
 
 
 class Encoding(nn.Module):

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from upfusion_core.config import GridConfig
-from upfusion_core.field.hashgrid import choose_backend, encode_grid
+from upfusion_core.field.backends import choose_backend
+from upfusion_core.field.hashgrid import encode_grid
 
 NAME = "upfusion_core.field._triton"
 SMALL = {"levels": 2, "coarsest": 3, "finest": 9, "table_size": 64}  # a dense level and a shared one
