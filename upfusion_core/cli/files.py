@@ -21,7 +21,7 @@ from ..support.devices import existing_device
 from ..support.errors import OutputError
 from ..support.files import check_target, write_json
 from ..surface.extract import require_packages
-from ..surface.mesh import MeshAsset, mesh_names, save_mesh
+from ..surface.mesh import MeshAsset, mesh_names
 from .console import answer, duration, progress
 from .inputs import recorded
 from .run import RECORD_NAME, Record, locked, new_record
@@ -39,7 +39,7 @@ def run_mesh(command: Mesh, given: frozenset[str]) -> None:
         require_packages(texture=surface.texture_size > 0, faces=surface.faces is not None)
         with _recorded(record_path, command, field=command.field) as record:
             mesh = extracted(load_field(command.field, device=existing_device(command.device)).field, surface)
-            record.files = [str(path) for path in save_mesh(mesh, output)]
+            record.files = [str(path) for path in mesh.save(output)]
             record.note(mesh={"vertices": len(mesh.vertices), "faces": len(mesh.faces)})
     answer(f"Wrote {output} ({len(mesh.faces)} faces) in {duration(record.seconds)}; record in {record_path}")
 

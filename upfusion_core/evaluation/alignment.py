@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..geometry.similarity import Similarity
+from ..geometry.cameras import Similarity
 from ..models.perceptual import PerceptualDistance
 from ..support.images import saturate
 from ..types import Cameras

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from trimesh.registration import procrustes
 
 from ..geometry import camera_rays, project
-from ..geometry.similarity import Similarity
+from ..geometry.cameras import Similarity
 from ..models.perceptual import PerceptualDistance
 from ..support.checks import check_finite, check_shape, check_unit_range
 from ..support.errors import InputError

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..config import DistillConfig, DraftSchedule, FastSchedule, FitConfig, ReferenceSchedule
-from ..field.fitting import FieldFitter, fit_views
+from ..field.fitting import FieldFitter
 from ..field.radiance import RadianceField
 from ..field.rendering import render_views
 from ..geometry import orbit_cameras, random_cameras
@@ -303,13 +303,11 @@ def _as_released(job: Distillation, plan: ReferenceSchedule) -> RadianceField:
     if saved is not None:
         fitter.load_state_dict(saved)
     elif views is not None:  # cancelled, it begins again
-        fit_views(
-            field,
-            **targets_on_white(views.cameras, views.rgb)._asdict(),
-            config=given,
-            generator=stream_generator(job.seed, GIVEN_STREAM),
-            on_step=lambda step, _, preview: job.on_step(step, total, preview),
-        )
+        targets, random = targets_on_white(views.cameras, views.rgb), stream_generator(job.seed, GIVEN_STREAM)
+        before = FieldFitter(field, **targets._asdict(), config=given, generator=random)
+        while not before.done:
+            before.step()
+            job.on_step(before.iteration, total, before.preview)
     job.fit(fitter, fitter.state_dict, plan.iterations, first, total)
     return field
 

@@ -9,7 +9,7 @@ from upfusion_core import Cameras, orbit_cameras
 from upfusion_core.evaluation import alignment
 from upfusion_core.evaluation.alignment import Alignments, SimilaritySearch, align_views, warp
 from upfusion_core.evaluation.metrics import psnr, silhouette
-from upfusion_core.geometry.similarity import Similarity
+from upfusion_core.geometry.cameras import Similarity
 from upfusion_core.support.errors import InputError
 
 CAMERAS = orbit_cameras([0, 90, 200], [10, 30, 20])

@@ -11,7 +11,7 @@ from upfusion_core import Cameras, orbit_cameras
 from upfusion_core.evaluation import alignment
 from upfusion_core.evaluation.alignment import Render, SimilaritySearch, _Comparison, align_object
 from upfusion_core.evaluation.metrics import psnr
-from upfusion_core.geometry.similarity import Similarity
+from upfusion_core.geometry.cameras import Similarity
 from upfusion_core.procedural import ProceduralObjects
 from upfusion_core.procedural.render import render_views
 

@@ -20,7 +20,7 @@ from upfusion_core.evaluation.metrics import (
     point_scores,
     sample_surface,
 )
-from upfusion_core.geometry.similarity import Similarity
+from upfusion_core.geometry.cameras import Similarity
 from upfusion_core.support.errors import InputError
 
 SAMPLES = 100_000

@@ -17,9 +17,8 @@ from upfusion_core.field.rendering import render_views
 from upfusion_core.geometry import orbit_cameras
 from upfusion_core.support.devices import Chunk
 from upfusion_core.support.errors import FieldError
-from upfusion_core.surface import level
-from upfusion_core.surface.extract import decimate, extract_mesh
-from upfusion_core.surface.level import agreeing_level, best_level, surface_level
+from upfusion_core.surface import extract as level
+from upfusion_core.surface.extract import agreeing_level, best_level, decimate, extract_mesh, surface_level
 from upfusion_core.surface.mesh import MeshAsset
 from upfusion_core.surface.rasterise import rasterise
 from upfusion_core.surface.reading import read_surface

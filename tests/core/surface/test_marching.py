@@ -11,8 +11,7 @@ from analytic_fields import solid
 from skimage import measure
 from torch import Tensor
 
-from upfusion_core.surface.extract import large_pieces, march
-from upfusion_core.surface.level import SPREAD, height_of
+from upfusion_core.surface.extract import SPREAD, height_of, large_pieces, march
 
 
 def _heights(signed: Tensor) -> Tensor:
