@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+import trimesh
+from skimage.measure import marching_cubes
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, normalize
 
@@ -13,7 +16,6 @@ from ..geometry import camera_rays
 from ..support.checks import check_count, check_shape
 from ..support.errors import InputError
 from ..types import Cameras
-from .paint import coat_colors, lit
 from .primitives import BLENDED, CARVED, SOLVERS, Tables, convex_distance, convex_interval, dot, first_hit
 from .shapes import ALONE, BLEND, COATS, CUT, INTERSECT, Objects
 
@@ -26,6 +28,17 @@ _CHUNK_RAYS = {"cpu": 1 << 19, "cuda": 1 << 23}
 BLEND_ROUNDS, BLEND_STEPS, _STEP_SHARE = 5, 8, 0.9
 _NEAR_ENOUGH = 3e-4
 _NUDGE = 2e-4  # half the base of the finite differences that give a smooth union's normals
+
+
+HALF_BOX = 0.21  # the cube ±HALF_BOX holds every object, whose radius is at most 0.2
+
+PLAIN, STRIPES, CHECKS, GRADIENT, NOISE, TWO_TONE, DOTS = range(7)  # patterns
+EDGE = 5.0  # steepness of the edges in a pattern: a step takes about 1 / (pi·EDGE) of its period
+DOT_RADIUS = 0.32  # in periods
+LIGHT_STRENGTH = 1.12  # of a surface that faces the light; above 1 colours are clipped there
+
+# directions of the sines whose sum is the noise, in periods
+_WAVES = ((1.0, 0.31, -0.57), (-0.43, 0.93, 0.38), (0.29, -0.71, 1.13), (0.83, 0.67, 0.47))
 
 
 def nearest_hits(tables: Tables, owner: Tensor, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
@@ -275,3 +288,92 @@ def _finished(seen: Tensor) -> Tensor:
     opacity = seen[3:4]
     depth = torch.where(opacity > 0, seen[4:5] / opacity.clamp_min(1e-6), 0.0)
     return torch.cat([seen[:3] + (1 - opacity), opacity, depth])
+
+
+def coat_colors(pattern: Tensor, coats: Tensor, points: Tensor) -> Tensor:
+    """(3, N) colours in [0, 1] without light.
+
+    pattern: (N,) index into PATTERNS. coats: (15, N) two colours, directions u and v, frequency, phase, turns (see
+    `Coats`). points: (3, N) in the frame of the part's first primitive.
+    """
+    first, second, u, v = coats[0:3], coats[3:6], coats[6:9], coats[9:12]
+    frequency, phase, turns = coats[12], coats[13], coats[14]
+    w = torch.linalg.cross(u, v, dim=0)
+    around = turns > 0
+    length_v = dot(v, points)
+    across = torch.where(around, turns / (2 * math.pi) * torch.atan2(points[0], points[2]), frequency * dot(u, points))
+    up = torch.where(around, frequency * points[1], frequency * length_v) + phase
+    deep = torch.where(around, 0.25, frequency * dot(w, points) + 0.25)  # a quarter: no sign change
+    checks = (2 * _square(across) - 1) * (2 * _square(up) - 1) * (2 * _square(deep) - 1)
+    x, y = across - torch.floor(across) - 0.5, up - torch.floor(up) - 0.5  # from the middle of a dot
+    dots = (0.5 + EDGE * 2 * (DOT_RADIUS - (x * x + y * y).sqrt())).clamp(0, 1)
+    edge = 0.5 + 25 * frequency * (length_v - 0.05 * (phase - 0.5))
+    shares = {STRIPES: _square(up), CHECKS: 0.5 + 0.5 * checks, DOTS: dots, TWO_TONE: edge.clamp(0, 1)}
+    shares |= {GRADIENT: (0.5 + frequency * length_v / 2).clamp(0, 1), NOISE: _noise(frequency * points + phase)}
+    share = torch.zeros_like(up)
+    for which, value in shares.items():
+        share = torch.where(pattern == which, value, share)
+    return first + share * (second - first)
+
+
+def lit(colors: Tensor, normals: Tensor, light: Tensor) -> Tensor:
+    """(3, N) colours under soft light: a share reaches every surface, the rest half of those turned away too.
+
+    colors: (3, N). normals: (3, N) unit, world. light: (7, N) direction, ambient, tint.
+    """
+    facing = (0.5 + 0.5 * dot(normals, light[:3])).clamp(0, 1)
+    strength = light[3] + (LIGHT_STRENGTH - light[3]) * facing * facing.sqrt()
+    return (colors * light[4:] * strength).clamp(0, 1)
+
+
+def _square(periods: Tensor) -> Tensor:
+    """A square wave in [0, 1] with soft edges."""
+    return (0.5 + EDGE / 2 * torch.sin(2 * math.pi * periods)).clamp(0, 1)
+
+
+def _noise(periods: Tensor) -> Tensor:
+    """Blotches: sines in four directions, each bending the next."""
+    total, bend = torch.zeros_like(periods[0]), torch.zeros_like(periods[0])
+    for x, y, z in _WAVES:
+        bend = torch.sin(2 * math.pi * (x * periods[0] + y * periods[1] + z * periods[2]) + 1.7 * bend + total)
+        total = total + bend
+    return (0.5 + 0.6 * total).clamp(0, 1)
+
+
+def signed_distance(objects: Objects, points: Tensor) -> Tensor:
+    """(B, M) signed distances of world points (B, M, 3) to the objects, negative inside.
+
+    The zero set and the sign are exact. Outside, the value is at most the true distance but for ellipsoids, whose
+    value is of first order; inside of several parts it is the deepest part's.
+    """
+    check_shape("points", points, (len(objects), "M", 3), "M points an object")
+    count, amount, _ = points.shape
+    tables, parts = Tables.of(objects), objects.role.shape[1]
+    flat = points.reshape(-1, 3).T
+    owner = torch.arange(count, device=points.device).repeat_interleave(amount, output_size=count * amount)
+    result = torch.full((count * amount,), torch.inf, device=points.device)
+    for part in range(parts):
+        result = torch.minimum(result, part_distance(tables, owner * parts + part, flat))
+    return result.view(count, amount)
+
+
+def true_mesh(objects: Objects, resolution: int = 128) -> trimesh.Trimesh:
+    """The surface of one object as a closed triangle mesh in its world, with vertex colours without light.
+
+    Marching cubes on `resolution` cells along each axis of the cube ±0.21: a cell is 0.42 / resolution, and features
+    thinner than a cell may be lost. Walls inside of a union are not part of it.
+    """
+    if len(objects) != 1:
+        raise InputError(f"true_mesh takes one object, got {len(objects)}; index the batch, e.g. objects[0]")
+    check_count("resolution", resolution, 8)
+    axis = torch.linspace(-HALF_BOX, HALF_BOX, resolution + 1, device=objects.device)
+    grid = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).reshape(-1, 3)
+    values = torch.cat([signed_distance(objects, chunk[None])[0] for chunk in grid.split(1 << 18)])
+    volume = values.view(len(axis), len(axis), len(axis)).cpu().numpy()
+    cell = 2 * HALF_BOX / resolution
+    vertices, faces, _, _ = marching_cubes(volume, 0.0, spacing=(cell, cell, cell))
+    mesh = trimesh.Trimesh(vertices - HALF_BOX, faces, process=True)
+    mesh.fix_normals()
+    colors = albedo(objects, torch.tensor(np.asarray(mesh.vertices), dtype=torch.float32, device=objects.device))
+    mesh.visual.vertex_colors = (colors.cpu().numpy() * 255).round().astype(np.uint8)
+    return mesh

@@ -13,14 +13,16 @@ world's: +Y up, object about the origin. A primitive's own frame has its centre 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..geometry import sphere_directions
 from ..support.errors import InputError
 
 ELLIPSOID, BOX, FRUSTUM, TORUS = range(4)
@@ -29,45 +31,28 @@ ALONE, CUT, INTERSECT, BLEND = range(4)
 
 ABSENT = -1
 BODY, HANDLE, SPOUT, LEG, LID, DETAIL = range(6)
-ROLES = ("body", "handle", "spout", "leg", "lid", "detail")
-
-PLAIN, STRIPES, CHECKS, GRADIENT, NOISE, TWO_TONE, DOTS = range(7)
-PATTERNS = ("plain", "stripes", "checks", "gradient", "noise", "two_tone", "dots")
 
 MAX_PARTS = 7
 COATS = 3  # of a part: 0 its outside, 1 its label, 2 the surface of its second primitive (the inside of a cup)
+LARGEST_RADIUS = 0.195  # of what is drawn; surfaces stay within 0.2, which cameras of focal 4.5 at distance 1 see whole
 
 _FROZEN = json.loads((Path(__file__).parent / "splits.json").read_text(encoding="utf-8"))
 
-GENERATOR_VERSION: int = _FROZEN["generator_version"]
-"""Raised whenever the same seed would give another object."""
-_FIRST, _SECOND = _FROZEN["held_out_combination"]
-HELD_OUT_ROLES: tuple[int, int] = ROLES.index(_FIRST), ROLES.index(_SECOND)
-"""Two roles that no object of train, validation or test has together."""
-HELD_OUT_PATTERN: int = PATTERNS.index(_FROZEN["held_out_pattern"])
-"""A pattern that no object of train, validation or test wears."""
+GENERATOR_VERSION: int = _FROZEN["generator_version"]  # raised whenever the same seed would give another object
+# two roles that no object of train, validation or test has together, and a pattern that none of them wears
+HELD_OUT_ROLES: tuple[str, str] = tuple(_FROZEN["held_out_combination"])
+HELD_OUT_PATTERN: str = _FROZEN["held_out_pattern"]
 
 
-@dataclass(frozen=True)
-class Split:
-    """Seeds first_seed … first_seed + objects - 1 of one split, below 2^32, where torch's generator wraps."""
+class Split(NamedTuple):
+    """Seeds first_seed … first_seed + objects - 1, below 2^32, where torch's generator wraps."""
 
-    name: str
     first_seed: int
     objects: int
 
-    def seeds(self, indices: Tensor | Sequence[int]) -> list[int]:
-        chosen = [int(index) for index in indices]
-        if chosen and not 0 <= min(chosen) <= max(chosen) < self.objects:
-            raise InputError(
-                f"objects of split {self.name!r} are numbered 0 to {self.objects - 1}, "
-                f"got {min(chosen)} to {max(chosen)}; take indices in that range"
-            )
-        return [self.first_seed + index for index in chosen]
 
-
-SPLITS: dict[str, Split] = {name: Split(name, **numbers) for name, numbers in _FROZEN["splits"].items()}
-"""train, validation, test, and held_out: even indices have the held-out roles, odd ones the held-out pattern."""
+# held_out: even indices have the held-out roles, odd ones the held-out pattern
+SPLITS = {name: Split(**numbers) for name, numbers in _FROZEN["splits"].items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,6 +160,59 @@ class Objects:
             raise InputError(f"an object keeps at least 1 part, got {count}")
         kept = self.present & (self.present.cumsum(1) <= count)
         return replace(self, role=torch.where(kept, self.role, torch.full_like(self.role, ABSENT)))
+
+
+def framed(objects: Objects, radius: Tensor) -> Objects:
+    """The objects moved so that their boxes' middles are at the origin, scaled into balls of radii (B,) about it.
+
+    What a cut takes away counts as if it were there. Patterns keep their periods; labels grow with their parts.
+    """
+    points, pads = _outline(objects.first)
+    others, more = _outline(objects.second)
+    points, pads = torch.cat([points, others], dim=2), torch.cat([pads, more + objects.blend[..., None] / 4], dim=2)
+    there = objects.present[..., None].expand_as(more)
+    seen = torch.cat([there, there & (objects.joint == BLEND)[..., None]], dim=2)
+    low = (points - pads[..., None]).masked_fill(~seen[..., None], math.inf).amin((1, 2))
+    high = (points + pads[..., None]).masked_fill(~seen[..., None], -math.inf).amax((1, 2))
+    center = (low + high) / 2
+    reach = (points - center[:, None, None]).norm(dim=-1) + pads
+    scale = radius / reach.masked_fill(~seen, 0).amax((1, 2))
+    one = torch.ones_like(scale)
+    factors = torch.stack([scale, scale, scale, one], dim=-1)[:, None]  # a torus's angle is no length
+
+    def placed(primitives: Primitives) -> Primitives:
+        moved = (primitives.center - center[:, None]) * scale[:, None, None]
+        return replace(primitives, center=moved, size=primitives.size * factors)
+
+    return replace(
+        objects,
+        first=placed(objects.first),
+        second=placed(objects.second),
+        blend=objects.blend * scale[:, None],
+        label=objects.label * torch.stack([one, one, scale, scale], dim=-1)[:, None],
+    )
+
+
+def _outline(primitives: Primitives) -> tuple[Tensor, Tensor]:
+    """(B, P, K, 3) world points on the primitives' outlines and (B, P, K) how far the surface may be beyond them."""
+    count = 48
+    sphere = sphere_directions(count).flip(-1)
+    corners = torch.stack([torch.where((torch.arange(count) >> bit) % 2 == 0, 1.0, -1.0) for bit in range(3)], dim=-1)
+    round_turn = 2 * math.pi * torch.arange(count // 2) / (count // 2)
+    circle = torch.stack([round_turn.cos(), torch.zeros_like(round_turn), round_turn.sin()], dim=-1)
+    a, b, c, angle = (value[..., None] for value in primitives.size.unbind(-1))
+    size = primitives.size[..., None, :3]
+    up = torch.tensor([0.0, 1.0, 0.0])
+    rims = torch.cat([a[..., None] * circle - c[..., None] * up, b[..., None] * circle + c[..., None] * up], dim=-2)
+    section = angle * torch.linspace(-1, 1, count)
+    ring = torch.stack([a * section.cos(), a * section.sin(), torch.zeros_like(section)], dim=-1)
+    kind = primitives.kind[..., None]
+    local = torch.where(kind[..., None] == BOX, corners * size, sphere * size)
+    local = torch.where(kind[..., None] == FRUSTUM, rims, local)
+    local = torch.where(kind[..., None] == TORUS, ring, local)
+    pads = torch.where(kind == ELLIPSOID, 0.03 * size.amax(-1), torch.zeros_like(section))
+    pads = torch.where(kind == TORUS, b.expand_as(pads), pads)
+    return local @ primitives.rotation.transpose(-1, -2) + primitives.center[..., None, :], pads
 
 
 def bounding_balls(objects: Objects) -> tuple[Tensor, Tensor]:

@@ -14,9 +14,8 @@ from torch import Tensor
 from upfusion_core.geometry import camera_rays, orbit_cameras
 from upfusion_core.procedural import Objects, draw_objects, render_rays, render_views, signed_distance
 from upfusion_core.procedural import render as render_module
-from upfusion_core.procedural.paint import LIGHT_STRENGTH
 from upfusion_core.procedural.primitives import Tables
-from upfusion_core.procedural.render import nearest_hits
+from upfusion_core.procedural.render import LIGHT_STRENGTH, nearest_hits
 from upfusion_core.procedural.shapes import (
     ALONE,
     BLEND,
