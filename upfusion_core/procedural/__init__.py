@@ -1,7 +1,7 @@
 """Textured solids made from seeds and rendered in pure torch: an endless training set with exact truth."""
 
 from .dataset import ProceduralBatch, ProceduralObjects, draw_objects
-from .render import render_rays, render_views, signed_distance, true_mesh
+from .render import render_views, signed_distance, true_mesh
 from .shapes import GENERATOR_VERSION, SPLITS, Objects
 
 __all__ = [
@@ -11,7 +11,6 @@ __all__ = [
     "ProceduralBatch",
     "ProceduralObjects",
     "draw_objects",
-    "render_rays",
     "render_views",
     "signed_distance",
     "true_mesh",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..data.views import PosedViews
 from ..geometry.cameras import BAND_ELEVATION_DEGREES, REFERENCE_ELEVATION_DEGREES, orbit_cameras
-from ..support.checks import check_choice, check_count, check_range
+from ..support.checks import check_choice, check_count
 from ..support.errors import InputError
 from ..types import REFERENCE_FOCAL, Cameras
 from .objects import THINGS, kettle_on_legs, solids
@@ -29,36 +29,34 @@ def draw_objects(split: str, indices: Sequence[int] | Tensor, *, extra: int = 0)
     """Objects of a split on the CPU, and `extra` more uniform numbers of each, (B, extra).
 
     Object i is a pure function of the generator's version, the split and i; InputError where there is none. It is a
-    row of uniform numbers from a generator with its seed; rows do not depend on each other, nor are they looped over.
+    row of uniform numbers from a generator with its seed, and depends on no other row; a recipe draws all of its rows.
     """
-    first, available = SPLITS[split].first_seed, SPLITS[split].objects
-    chosen = [int(index) for index in indices]
-    if chosen and not 0 <= min(chosen) <= max(chosen) < available:
+    numbers, (first_seed, available) = [int(index) for index in indices], SPLITS[split]
+    if numbers and not 0 <= min(numbers) <= max(numbers) < available:
         wanted = f"objects of split {split!r} are numbered 0 to {available - 1}"
-        raise InputError(f"{wanted}, got {min(chosen)} to {max(chosen)}; take indices in that range")
+        raise InputError(f"{wanted}, got {min(numbers)} to {max(numbers)}; take indices in that range")
     generator, columns = torch.Generator(), (*_COLUMNS, extra)
-    uniforms = torch.empty(len(chosen), sum(columns))
-    for row, index in zip(uniforms, chosen, strict=True):
-        torch.rand(sum(columns), generator=generator.manual_seed(first + index), out=row)
+    uniforms = torch.empty(len(numbers), sum(columns))
+    for row, number in zip(uniforms, numbers, strict=True):
+        torch.rand(sum(columns), generator=generator.manual_seed(first_seed + number), out=row)
     shape, coat, other, more = uniforms.split(columns, dim=1)
-    held_out, odd = split == "held_out", torch.tensor([index % 2 == 1 for index in chosen])
-    draws = Draws(other)
+    draws, dotted = Draws(other), torch.tensor([split == "held_out" and number % 2 == 1 for number in numbers])
     # solids for tests have three parts or more
     free = (solids, 3.0) if split in ("train", "validation") else (partial(solids, least=3), 2.0)
     recipes, weights = zip(*THINGS, free, (kettle_on_legs, 0.0), strict=True)
     which = draws.choice(list(weights))
-    if held_out:
-        which = torch.where(odd, which, len(recipes) - 1)
-    parts = blank_parts(len(chosen))
-    for number, recipe in enumerate(recipes):
-        rows = (which == number).nonzero().squeeze(1)
+    if split == "held_out":
+        which = torch.where(dotted, which, len(THINGS) + 1)
+    parts = blank_parts(len(numbers))
+    for place, recipe in enumerate(recipes):
+        rows = (which == place).nonzero().squeeze(1)
         if len(rows):
             recipe(Sketch(parts, rows), Draws(shape[rows]))
     radius = draws.uniform(LARGEST_RADIUS - 0.017, LARGEST_RADIUS)
     palette, light = draw_palette(draws), draw_light(draws)
-    coats = draw_coats(Draws(coat), palette, parts["color"], odd & held_out)
-    one, other_one = (Primitives(*(parts[name][n] for name in ("kind", "rotation", "center", "size"))) for n in (0, 1))
-    objects = Objects(one, other_one, parts["joint"], parts["blend"], parts["role"], coats, parts["label"], light)
+    coats = draw_coats(Draws(coat), palette, parts["color"], dotted)
+    first, second = (Primitives(*(parts[name][n] for name in ("kind", "rotation", "center", "size"))) for n in (0, 1))
+    objects = Objects(first, second, parts["joint"], parts["blend"], parts["role"], coats, parts["label"], light)
     return framed(objects, radius), more
 
 
@@ -155,9 +153,6 @@ class ProceduralBatch:
     objects: Objects
     names: tuple[str, ...]
 
-    def __len__(self) -> int:
-        return len(self.rgb)
-
     def cameras(self, index: int) -> Cameras:
         return Cameras(self.camera_to_world[index], self.focal[index], torch.zeros_like(self.focal[index]))
 
@@ -170,39 +165,23 @@ class ProceduralBatch:
 class ProceduralObjects:
     """Textured solids made on the fly; object i of a split is a pure function of (GENERATOR_VERSION, split, i).
 
-    View 0 is the reference: the object, with its light, is turned about +Y so that view 0's camera has azimuth 0. All
-    cameras are at distance 1 with focal 4.5, azimuths uniform in [0, 360), elevations in [-7.5, 52.5] degrees.
+    View 0 is the reference at elevation 22.5 degrees: the object, with its light, is turned about +Y so that its camera
+    has azimuth 0. All cameras are at distance 1 with focal 4.5, the others' azimuths uniform in [0, 360), elevations
+    in [-7.5, 52.5] degrees.
 
     split: "train", "validation", "test", or "held_out" (a combination of parts on even indices and a pattern on odd
-    ones that no other split has). size, views: pixels and number of views, at most 64, of single examples. objects: how
-    many of the split's there are to be; None for all (2^31 in "train"). max_parts: keeps only the first parts of each
-    object (a curriculum). reference_elevation_degrees: view 0's; None draws it from the band like the others'.
+    ones that no other split has). size, views: pixels and number of views, at most 64, of single examples.
+    max_parts: keeps only the first parts of each object (a curriculum).
     """
 
-    def __init__(
-        self,
-        split: str = "train",
-        *,
-        size: int = 64,
-        views: int = 32,
-        objects: int | None = None,
-        max_parts: int | None = None,
-        reference_elevation_degrees: float | None = REFERENCE_ELEVATION_DEGREES,
-    ) -> None:
+    def __init__(self, split: str = "train", *, size: int = 64, views: int = 32, max_parts: int | None = None) -> None:
         check_choice("split", split, tuple(SPLITS))
-        check_count("size", size, 1)
         check_count("views", views, 1, _MOST_VIEWS)
-        check_count("objects", SPLITS[split].objects if objects is None else objects, 1, SPLITS[split].objects)
-        check_count("max_parts", 1 if max_parts is None else max_parts, 1)
-        if reference_elevation_degrees is not None:
-            check_range("reference_elevation_degrees", reference_elevation_degrees, -89.0, 89.0)
         self.split, self.size, self.views, self.max_parts = split, size, views, max_parts
-        self.reference_elevation_degrees = reference_elevation_degrees
         self.skipped: list[tuple[str, str]] = []
-        self._objects = SPLITS[split].objects if objects is None else objects
 
     def __len__(self) -> int:
-        return self._objects
+        return SPLITS[self.split].objects
 
     def objects(self, indices: Sequence[int] | Tensor) -> Objects:
         """The objects as they are drawn, on the CPU, azimuth 0 where their recipe has its front.
@@ -214,8 +193,7 @@ class ProceduralObjects:
     def _drawn(self, indices: Sequence[int] | Tensor, extra: int = 0) -> tuple[Objects, Tensor]:
         objects, draws = draw_objects(self.split, indices, extra=extra)
         if self.max_parts is not None:
-            radius = torch.full((len(objects),), LARGEST_RADIUS)
-            objects = framed(objects.first_parts(self.max_parts), radius)
+            objects = framed(objects.first_parts(self.max_parts), torch.tensor(LARGEST_RADIUS))
         return objects, draws
 
     def names(self, indices: Sequence[int] | Tensor) -> tuple[str, ...]:
@@ -245,41 +223,30 @@ class ProceduralObjects:
         return self._seen(objects.to(device), draws, size or self.size, names, supersampling)
 
     def look(
-        self,
-        objects: Objects,
-        *,
-        views: int,
-        generator: torch.Generator,
-        size: int | None = None,
-        supersampling: int = SUPERSAMPLING,
+        self, objects: Objects, *, views: int, size: int, generator: torch.Generator, supersampling: int = SUPERSAMPLING
     ) -> ProceduralBatch:
         """`views` new views of objects that were drawn before, on their device; the generator may be on any.
 
         Example: `pool = data.objects(range(10_000)).to(device)`, then in each step
-        `data.look(pool[torch.randint(10_000, (256,), device=device)], views=8, generator=generator)`.
+        `data.look(pool[torch.randint(10_000, (256,), device=device)], views=8, size=64, generator=generator)`.
         """
-        check_count("views", views, 1)
         draws = torch.rand(len(objects), views, 2, generator=generator, device=generator.device).to(objects.device)
-        return self._seen(objects, draws, size or self.size, (), supersampling)
+        return self._seen(objects, draws, size, (), supersampling)
 
     def _seen(
         self, objects: Objects, draws: Tensor, size: int, names: tuple[str, ...], supersampling: int
     ) -> ProceduralBatch:
         """The views whose cameras follow from uniform numbers (B, V, 2), on the objects' device."""
-        count, views, _ = draws.shape
         low, high = BAND_ELEVATION_DEGREES
         azimuth, elevation = 360 * draws[..., 0], low + (high - low) * draws[..., 1]
-        if self.reference_elevation_degrees is not None:
-            reference = torch.full_like(elevation[:, :1], self.reference_elevation_degrees)
-            elevation = torch.cat([reference, elevation[:, 1:]], dim=1)
+        elevation[:, 0] = REFERENCE_ELEVATION_DEGREES
         objects = objects.turned(-azimuth[:, 0])
         distance = torch.ones_like(azimuth).flatten()  # a tensor, so that all of them are on the objects' device
         turns = (azimuth - azimuth[:, :1]).flatten()
         cameras = orbit_cameras(turns, elevation.flatten(), distance, focal=REFERENCE_FOCAL)
-        matrices = cameras.camera_to_world.unflatten(0, (count, views))
-        focal = cameras.focal.unflatten(0, (count, views))
-        seen = render_views(objects, matrices, focal, size, supersampling=supersampling)
-        return ProceduralBatch(seen.rgb, seen.opacity, seen.depth, matrices, focal, elevation, objects, names)
+        matrices, focal = (x.unflatten(0, azimuth.shape) for x in (cameras.camera_to_world, cameras.focal))
+        rgb, mask, depth = render_views(objects, matrices, focal, size, supersampling=supersampling)
+        return ProceduralBatch(rgb, mask, depth, matrices, focal, elevation, objects, names)
 
     def __getitem__(self, index: int) -> PosedViews:
         return self.read(index)

@@ -186,7 +186,7 @@ def _away_from_zero(value: Tensor) -> Tensor:
 
 # how a part is hit: by its only primitive's kind, by intervals of two primitives, or by steps through a smooth union
 CARVED, BLENDED = 4, 5
-SOLVERS = (ELLIPSOID, BOX, FRUSTUM, TORUS, CARVED, BLENDED)
+SOLVERS = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,10 +228,6 @@ class Placed:
         """(N,) signed distances of (3, N) world points."""
         return primitive_distance(self.kind, self.points_to_local(points), self.size)
 
-    def convex_distance(self, points: Tensor) -> Tensor:
-        """As `distance`, where none is a torus."""
-        return convex_distance(self.kind, self.points_to_local(points), self.size)
-
     def normals(self, local: Tensor) -> Tensor:
         """(3, N) outward normals in the world at surface points (3, N) in the primitives' own frames."""
         return self.directions_to_world(primitive_normal(self.kind, local, self.size))
@@ -241,7 +237,7 @@ class Placed:
 class Tables:
     """B objects of P parts: column b·P + p holds part p of object b, coat column (b·P + p)·3 + c its coat c.
 
-    parts: P. first, second: B·P columns. joint, blend, solver (index into SOLVERS, -1 for absent parts): (B·P,).
+    parts: P. first, second: B·P columns. joint, blend, solver (-1 for absent parts): (B·P,).
     ball_center (B, P, 3), ball_radius (B, P): balls around the parts, radius -1 for absent ones.
     coats: (15, B·P·3) two colours, u, v, frequency, phase, turns. pattern: (B·P·3,). label: (4, B·P).
     light: (7, B) direction, ambient, tint.

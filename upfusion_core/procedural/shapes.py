@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from ..geometry import sphere_directions
-from ..support.errors import InputError
 
 ELLIPSOID, BOX, FRUSTUM, TORUS = range(4)
 
@@ -156,8 +155,6 @@ class Objects:
 
     def first_parts(self, count: int) -> Objects:
         """The same objects with only their first `count` parts: those that matter most come first."""
-        if count < 1:
-            raise InputError(f"an object keeps at least 1 part, got {count}")
         kept = self.present & (self.present.cumsum(1) <= count)
         return replace(self, role=torch.where(kept, self.role, torch.full_like(self.role, ABSENT)))
 

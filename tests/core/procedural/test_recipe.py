@@ -47,7 +47,7 @@ def described(split: str) -> dict[str, object]:
     summed = (objects.first.center.abs(), objects.first.size, objects.coats.colors, objects.label.abs())
     sums = [float(tensor[objects.present].double().sum()) for tensor in summed]
     matrices, focal = orbit_cameras(30.0, 20.0).camera_to_world, orbit_cameras(30.0).focal
-    pictures = render_views(objects[:4], matrices.expand(4, 1, 4, 4), focal.expand(4, 1, 2), 8).rgb
+    pictures, _, _ = render_views(objects[:4], matrices.expand(4, 1, 4, 4), focal.expand(4, 1, 2), 8)
     sums.append(float(more.double().sum()))  # whence the fixed cameras come
     return {"whole_numbers": digest, "sums": sums, "pictures": (pictures * 255).round().int().flatten().tolist()}
 
