@@ -25,8 +25,10 @@ _COLUMNS = (224, 256, 32)
 _MOST_VIEWS = 64  # that an object has when no generator draws them: the same ones every time
 
 
-def draw_objects(split: str, indices: Sequence[int] | Tensor, *, extra: int = 0) -> tuple[Objects, Tensor]:
-    """Objects of a split on the CPU, and `extra` more uniform numbers of each, (B, extra).
+def draw_objects(
+    split: str, indices: Sequence[int] | Tensor, *, extra: int = 0, max_parts: int | None = None
+) -> tuple[Objects, Tensor]:
+    """Objects of a split on the CPU, of their first `max_parts`, and `extra` more uniform numbers of each, (B, extra).
 
     Object i is a pure function of the generator's version, the split and i; InputError where there is none. It is a
     row of uniform numbers from a generator with its seed, and depends on no other row; a recipe draws all of its rows.
@@ -57,7 +59,10 @@ def draw_objects(split: str, indices: Sequence[int] | Tensor, *, extra: int = 0)
     coats = draw_coats(Draws(coat), palette, parts["color"], dotted)
     first, second = (Primitives(*(parts[name][n] for name in ("kind", "rotation", "center", "size"))) for n in (0, 1))
     objects = Objects(first, second, parts["joint"], parts["blend"], parts["role"], coats, parts["label"], light)
-    return framed(objects, radius), more
+    objects = framed(objects, radius)
+    if max_parts is not None:
+        objects = framed(objects.first_parts(max_parts), torch.tensor(LARGEST_RADIUS))
+    return objects, more
 
 
 # of plain, stripes, checks, gradient, noise and two tones; dots are held out
@@ -188,13 +193,7 @@ class ProceduralObjects:
 
         They are small (about 7 kB each): a trainer may keep many on its device, index them, and `look` at them.
         """
-        return self._drawn(indices)[0]
-
-    def _drawn(self, indices: Sequence[int] | Tensor, extra: int = 0) -> tuple[Objects, Tensor]:
-        objects, draws = draw_objects(self.split, indices, extra=extra)
-        if self.max_parts is not None:
-            objects = framed(objects.first_parts(self.max_parts), torch.tensor(LARGEST_RADIUS))
-        return objects, draws
+        return draw_objects(self.split, indices, max_parts=self.max_parts)[0]
 
     def names(self, indices: Sequence[int] | Tensor) -> tuple[str, ...]:
         return tuple(f"procedural-{GENERATOR_VERSION}-{self.split}-{int(index)}" for index in indices)
@@ -215,12 +214,12 @@ class ProceduralObjects:
         whatever `views` is. Pixels are means of supersampling² samples.
         """
         check_count("views", views, 1, float("inf") if generator is not None else _MOST_VIEWS)
-        names, shape = self.names(indices), (len(indices), views, 2)
-        objects, draws = self._drawn(indices, extra=0 if generator is not None else 2 * views)
+        names, extra = self.names(indices), 0 if generator is not None else 2 * views
+        objects, draws = draw_objects(self.split, indices, extra=extra, max_parts=self.max_parts)
+        shape = (len(objects), views, 2)
         if generator is not None:
             draws = torch.rand(shape, generator=generator, device=generator.device)
-        draws = draws.view(shape).to(device)
-        return self._seen(objects.to(device), draws, size or self.size, names, supersampling)
+        return self._seen(objects.to(device), draws.view(shape).to(device), size or self.size, names, supersampling)
 
     def look(
         self, objects: Objects, *, views: int, size: int, generator: torch.Generator, supersampling: int = SUPERSAMPLING

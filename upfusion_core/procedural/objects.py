@@ -43,8 +43,7 @@ def mug(sketch: Sketch, draws: Draws) -> None:
     sketch.add(frustum(bottom * 0.8, bottom * 0.9, 0.05), (0, -height - 0.03, 0), color=2)
     saucer, wide = draws.chance(0.35), draws.uniform(0.55, 0.75)
     sketch.add(frustum(wide * 0.6, wide, 0.04), (0, -height - 0.09, 0), color=1, present=saucer)
-    lean = about("x", draws.uniform(-0.5, 0.5)) @ about("z", draws.uniform(0.25, 0.5))
-    spoon = draws.chance(0.4)
+    lean, spoon = about("x", draws.uniform(-0.5, 0.5)) @ about("z", draws.uniform(0.25, 0.5)), draws.chance(0.4)
     sketch.add(frustum(0.03, 0.03, height), (-0.05, height * 0.6, 0), lean, color=2, present=spoon)
 
 
@@ -368,9 +367,7 @@ def _spout(sketch: Sketch, draws: Draws, width: Tensor, height: Tensor, color: T
     sketch.join(smooth, ellipsoid(bulge * 1.2, bulge, bulge), start + vector(root, 0, 0), blend=0.12)
 
 
-def _legs(
-    sketch: Sketch, draws: Draws, reach: Point, color: int | Tensor, four: bool = True, thick: float = 1.0
-) -> None:
+def _legs(sketch: Sketch, draws: Draws, reach: Point, color: Number, four: bool = True, thick: float = 1) -> None:
     """Four legs at the corners ±x, ±z of `reach`, or three of them, down to -y, a little splayed."""
     x, down, z = reach
     three = torch.zeros(len(draws), dtype=torch.bool) if four else draws.chance(0.3)

@@ -13,7 +13,7 @@ from torch.nn.functional import avg_pool2d, normalize
 
 from ..geometry import camera_rays
 from ..types import Cameras
-from .primitives import BLENDED, CARVED, SOLVERS, Tables, convex_distance, convex_interval, dot, first_hit
+from .primitives import BLENDED, CARVED, Tables, convex_distance, convex_interval, dot, first_hit
 from .shapes import ALONE, BLEND, COATS, CUT, INTERSECT, Objects
 
 SUPERSAMPLING = 2  # samples a pixel along each axis
@@ -83,7 +83,7 @@ def trace_rays(tables: Tables, owner: Tensor, origins: Tensor, directions: Tenso
     middle = towards.flatten()[pairs]
     nearby = origins.index_select(0, group).T + middle * heading  # close to the part: float32 keeps its digits
     along, solvers = torch.empty_like(middle), tables.solver[column]
-    for solver in range(SOLVERS):
+    for solver in range(BLENDED + 1):
         chosen = (solvers == solver).nonzero().squeeze(1)
         if chosen.numel():
             close, straight = nearby.index_select(1, chosen), heading.index_select(1, chosen)
@@ -264,7 +264,8 @@ def _part_distances(tables: Tables, points: Tensor) -> Tensor:
         value = torch.where(joint == INTERSECT, torch.maximum(one, two), value)
         value = torch.where(joint == BLEND, smooth_minimum(one, two, tables.blend[column]), value)
         distances.append(value.masked_fill(tables.solver[column] < 0, math.inf))
-    return torch.stack(distances).unflatten(1, (count, amount))
+    stacked: Tensor = torch.stack(distances).unflatten(1, (count, amount))
+    return stacked
 
 
 def true_mesh(objects: Objects, resolution: int = 128) -> trimesh.Trimesh:

@@ -73,7 +73,7 @@ class Primitives:
 class Coats:
     """Colours of B objects, P parts and 3 coats each; pattern coordinates are lengths in the first primitive's frame.
 
-    pattern: (B, P, 3) int64, index into PATTERNS. colors: (B, P, 3, 2, 3) sRGB in [0, 1].
+    pattern: (B, P, 3) int64, a pattern of render.py. colors: (B, P, 3, 2, 3) sRGB in [0, 1].
     axes: (B, P, 3, 2, 3) two orthonormal directions u and v. frequency: (B, P, 3) periods a scene unit. phase:
     (B, P, 3) periods. turns: (B, P, 3) periods once round the y axis where u is that angle, 0 where u is a length.
     """
@@ -106,7 +106,7 @@ class Objects:
     first, second: the primitives of each part. joint: (B, P) int64, how they are joined: ALONE (second is unused), CUT
     (first without second), INTERSECT, BLEND (smooth union). Neither side of a cut or intersection is a torus.
     blend: (B, P) length over which a BLEND is smooth.
-    role: (B, P) int64, index into ROLES, ABSENT for padding.
+    role: (B, P) int64, what the part is: BODY …, ABSENT for padding.
     label: (B, P, 4): azimuth about y (radians, 0 on +z towards +x), half width (radians; 0 = no label), middle and half
     height along y, in the first primitive's frame.
     """
@@ -156,7 +156,7 @@ class Objects:
     def first_parts(self, count: int) -> Objects:
         """The same objects with only their first `count` parts: those that matter most come first."""
         kept = self.present & (self.present.cumsum(1) <= count)
-        return replace(self, role=torch.where(kept, self.role, torch.full_like(self.role, ABSENT)))
+        return replace(self, role=self.role.masked_fill(~kept, ABSENT))
 
 
 def framed(objects: Objects, radius: Tensor) -> Objects:
@@ -181,13 +181,9 @@ def framed(objects: Objects, radius: Tensor) -> Objects:
         moved = (primitives.center - center[:, None]) * scale[:, None, None]
         return replace(primitives, center=moved, size=primitives.size * factors)
 
-    return replace(
-        objects,
-        first=placed(objects.first),
-        second=placed(objects.second),
-        blend=objects.blend * scale[:, None],
-        label=objects.label * torch.stack([one, one, scale, scale], dim=-1)[:, None],
-    )
+    blend, lengths = objects.blend * scale[:, None], torch.stack([one, one, scale, scale], dim=-1)[:, None]
+    first, second, label = placed(objects.first), placed(objects.second), objects.label * lengths
+    return replace(objects, first=first, second=second, blend=blend, label=label)
 
 
 def _outline(primitives: Primitives) -> tuple[Tensor, Tensor]:
@@ -219,13 +215,13 @@ def bounding_balls(objects: Objects) -> tuple[Tensor, Tensor]:
     between = objects.second.center - objects.first.center
     gap = between.norm(dim=-1)
     inside = gap + far <= near  # the first ball holds the second
-    swallowed = gap + near <= far
+    swallowed = (gap + near <= far) & ~inside
     around = ((gap + near + far) / 2).where(~inside, near).where(~swallowed, far)
-    shift = ((around - near) / gap.clamp_min(1e-9)).where(~inside, torch.zeros_like(gap))
-    shift = torch.where(swallowed & ~inside, torch.ones_like(shift), shift)
+    shift = (
+        ((around - near) / gap.clamp_min(1e-9)).masked_fill(inside | ~blended, 0).masked_fill(swallowed & blended, 1)
+    )
     radius = torch.where(blended, around + objects.blend / 4, near)
-    center = objects.first.center + torch.where(blended, shift, torch.zeros_like(shift))[..., None] * between
-    return center, torch.where(objects.present, radius, torch.full_like(radius, -1.0))
+    return objects.first.center + shift[..., None] * between, radius.masked_fill(~objects.present, -1)
 
 
 def _radius(primitives: Primitives) -> Tensor:

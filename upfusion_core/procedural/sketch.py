@@ -82,7 +82,7 @@ class Sketch:
         turn: Tensor | None = None,
         *,
         role: int = DETAIL,
-        color: int | Tensor = 0,
+        color: Number = 0,
         present: Tensor | None = None,
     ) -> None:
         """One part, `turn` (N, 3, 3) or upright, of those objects where it is `present` (N,)."""
@@ -91,9 +91,7 @@ class Sketch:
         self._place(slice(None), shape, center, torch.eye(3) if turn is None else turn)
         self._set(joint=ALONE, role=there, color=color)
 
-    def join(
-        self, joint: int | Tensor, shape: Shape, center: Point, turn: Tensor | None = None, *, blend: Number = 0.0
-    ) -> None:
+    def join(self, joint: Number, shape: Shape, center: Point, turn: Tensor | None = None, blend: Number = 0) -> None:
         """Joins a second primitive to the part added last, turned like the first unless `turn` is given."""
         self._place(1, shape, center, turn)
         self._set(joint=joint, blend=blend)
