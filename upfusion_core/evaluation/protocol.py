@@ -23,7 +23,7 @@ from ..geometry.cameras import REFERENCE_ELEVATION_DEGREES
 from ..models.perceptual import PerceptualDistance
 from ..pipeline.upfusion import UpFusion
 from ..procedural import ProceduralObjects, true_mesh
-from ..procedural.shapes import HELD_OUT_PATTERN, HELD_OUT_ROLES, PATTERNS, ROLES
+from ..procedural.shapes import HELD_OUT_PATTERN, HELD_OUT_ROLES
 from ..support.checks import check_count
 from ..support.errors import FieldError, InputError
 from ..types import Cameras, InputViews, OnStep, RenderedViews, SceneEncoding
@@ -49,10 +49,10 @@ class Group:
 def held_out_groups(dataset: ProceduralObjects, count: int) -> list[Group]:
     """The first `count` objects of the split "held_out": half have parts, half a pattern never trained on."""
     check_count("count", count, 0, len(dataset))
-    first, second = (ROLES[role] for role in HELD_OUT_ROLES)
+    first, second = HELD_OUT_ROLES
     titles = {
         "held_out_combination": f"parts that were never trained on together: {first} and {second}",
-        "held_out_pattern": f"a pattern that was never trained on: {PATTERNS[HELD_OUT_PATTERN]}",
+        "held_out_pattern": f"a pattern that was never trained on: {HELD_OUT_PATTERN}",
     }
     groups = [Group(name, title, dataset, range(start, count, 2)) for start, (name, title) in enumerate(titles.items())]
     return [group for group in groups if group.indices]

@@ -107,7 +107,7 @@ def test_the_quick_search_finds_the_frame_of_patterned_objects(index: int) -> No
 
     def render(where: Cameras, size: int) -> Tensor:
         moved = known.move(where)
-        return render_views(objects.objects, moved.camera_to_world[None], moved.focal[None], size).rgb[0]
+        return render_views(objects.objects, moved.camera_to_world[None], moved.focal[None], size)[0][0]
 
     truth = objects.rgb[0, 1:]
     found = found_by(render, truth, SimilaritySearch(), cameras)
