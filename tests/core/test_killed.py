@@ -23,10 +23,7 @@ from tiny_training import tiny_config, write_tiny_mini
 from upfusion_core import DistillConfig, UpFusion, example_views
 from upfusion_core.config import DraftSchedule, FitConfig
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not hasattr(os, "fork"), reason="forks, and kills by signal"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="forks, and kills by signal")]
 
 KILLS = int(os.environ.get("UPFUSION_KILLS", "20"))
 CHANGING = {"run.json", "curves.png", "field.checkpoint"}

@@ -38,10 +38,7 @@ def configuration(preset: str) -> DistillConfig:
         return DistillConfig(schedule=schedule, field=FIELD)
     if preset == "fast":
         fit = replace(
-            FitConfig(iterations=3000, crisp_weight=0.1),
-            rays=128,
-            sampling=RaySampling(16, 8),
-            occupancy_cells=16,
+            FitConfig(iterations=3000, crisp_weight=0.1), rays=128, sampling=RaySampling(16, 8), occupancy_cells=16
         )
         rounds = FastSchedule(cameras=8, predicted_size=16, predicted_iterations=1000, steps=4, fit=fit)
         return DistillConfig(schedule=rounds, field=FIELD)

@@ -23,8 +23,7 @@ from upfusion_core.types import Cameras
 
 
 @pytest.mark.parametrize(
-    "degrees",
-    [np.array([90.0, 0.0])[::-1], np.array([0, 90], dtype=">i4"), np.array([0.0, 90.0], dtype=object)],
+    "degrees", [np.array([90.0, 0.0])[::-1], np.array([0, 90], dtype=">i4"), np.array([0.0, 90.0], dtype=object)]
 )
 def test_arrays_of_any_memory_layout(degrees: np.ndarray) -> None:
     assert torch.equal(orbit_cameras(degrees).camera_to_world, orbit_cameras([0.0, 90.0]).camera_to_world)
