@@ -72,7 +72,7 @@ def inline_commands(path: Path) -> list[Command]:
 
 
 def _split(line: str, language: str) -> list[tuple[str, ...]]:
-    spelled = line.replace("\\", "/") if language == "bat" else line
+    spelled = (line.replace("\\", "/") if language == "bat" else line).replace("; ", " ; ")
     parts: list[list[str]] = [[]]
     for word in shlex.split(spelled, comments=True):
         if word in ("&&", ";"):
