@@ -97,7 +97,7 @@ def check_pip(words: tuple[str, ...], folder: Path) -> None:
     """What is installed is this repository with extras that it has, its requirements, or a package that tests use."""
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     extras = re.findall(r"^(\w+) = \[", project.split("[project.optional-dependencies]")[1], re.MULTILINE)
-    for word in words[words[0] == "install" :]:
+    for word in words[words[:1] == ("install",) :]:
         if word.startswith((".", "upfusion", "ComfyUI/custom_nodes/upfusion")) and not word.endswith(".txt"):
             asked = re.fullmatch(r"[\w./]+(?:\[([\w,]+)\])?", word)
             assert asked is not None
