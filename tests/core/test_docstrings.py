@@ -49,15 +49,10 @@ def modules() -> list[ModuleType]:
 def test_all_public_docstrings_render_without_warnings() -> None:
     wrong, seen = [], 0
     for module in modules():
-        own = [
-            (f"{module.__name__}.{name}", value)
-            for name, value in vars(module).items()
-            if not name.startswith("_")
-            and (inspect.isclass(value) or inspect.isfunction(value))
-            and value.__module__ == module.__name__
-        ]
-        for start, value in [(module.__name__, module), *own]:
-            for name, text in documented(start, value):
+        own = [value for value in vars(module).values() if getattr(value, "__module__", None) == module.__name__]
+        public = [value for value in own if inspect.isclass(value) or inspect.isfunction(value)]
+        for value in [module, *(value for value in public if not value.__name__.startswith("_"))]:
+            for name, text in documented(f"{module.__name__}.{value.__name__}", value):
                 seen += 1
                 complaint = rendered(text or "")
                 wrong += [f"{name}: {complaint}"] * bool(complaint)

@@ -15,18 +15,15 @@ from pathlib import Path
 import pytest
 
 COUNT = int(os.environ.get("UPFUSION_SOAK", "50"))
-WARM = 3
-"""Caches and pools are filled by then."""
+WARM = 3  # caches and pools are filled by then
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_distillations_in_one_process() -> None:
-    script = Path(__file__).with_name("soak_worker.py")
+    command = [sys.executable, str(Path(__file__).with_name("soak_worker.py")), str(COUNT)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, str(script), str(COUNT)], capture_output=True, text=True, check=True, env=environment
-    )
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     held = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(held) == COUNT > WARM
     first, last = held[WARM - 1], held[-1]
