@@ -101,13 +101,13 @@ def _as_slice(index: SupportsIndex | slice | Tensor, length: int) -> slice | Ten
 def _check_rigid(matrices: Tensor) -> None:
     rotation = matrices[:, :3, :3]
     gram = (rotation[:, :, :, None] * rotation[:, :, None, :]).sum(1)  # no product that autocast would round
-    drift = (gram - torch.eye(3).to(gram)).abs().amax().item() if len(matrices) else 0.0
+    drift = (gram - torch.eye(3, device=gram.device)).abs().amax().item() if len(matrices) else 0.0
     fault = ""
     if not drift <= 1e-3:
         fault = f"a rotation part that is off by {drift:.3g}; remove scale and shear"
     elif (torch.linalg.det(rotation) < 0).any():
         fault = "one that mirrors; turn one of its axes round"
-    elif (matrices[:, 3] - torch.tensor([0.0, 0.0, 0.0, 1.0]).to(gram)).abs().gt(1e-4).any():
+    elif (matrices[:, 3] - gram.new_tensor([0.0, 0.0, 0.0, 1.0])).abs().gt(1e-4).any():
         fault = "another last row; correct it"
     if fault:
         raise InputError(
