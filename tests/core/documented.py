@@ -72,7 +72,7 @@ def inline_commands(path: Path) -> list[Command]:
 
 
 def _split(line: str, language: str) -> list[tuple[str, ...]]:
-    spelled = (line.replace("\\", "/") if language == "bat" else line).replace("; ", " ; ")
+    spelled = line.replace("\\", "/") if language == "bat" else line
     parts: list[list[str]] = [[]]
     for word in shlex.split(spelled.replace(";", " ; "), comments=True):
         if word in ("&&", ";"):
