@@ -54,6 +54,9 @@ def test_one_cell_by_hand() -> None:
     table = torch.arange(8.0)[:, None]  # row = x + 2y + 4z
     points = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1], [0.5, 0.5, 0.5], [0.25, 0, 0.5]])
     assert encode_grid(points, table, config)[:, 0].tolist() == [0, 1, 2, 4, 7, 3.5, 2.25]
+    faces = torch.tensor([[0.0, 1.0, 0.5], [1.0, 0.0, 1.0]], requires_grad=True)  # points on them have a slope
+    encode_grid(faces, table, config).sum().backward()
+    assert faces.grad.tolist() == [[1, 2, 4], [1, 2, 4]]
 
 
 @pytest.mark.parametrize("indexing", ["tiled", "hashed"])
