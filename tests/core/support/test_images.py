@@ -23,13 +23,14 @@ from upfusion_core.support.images import (
 )
 
 
-def test_eight_bits_by_hand() -> None:
+def test_eight_bits_sheets_and_png_files(tmp_path: Path) -> None:
     values = torch.tensor([[-0.5, 0.0, 0.3, 0.501], [0.5, 1.0, 1.5, 254.6 / 255]], dtype=torch.float64)
     assert to_8bit(values).tolist() == [[0, 0, 76, 128], [128, 255, 255, 255]]
     assert to_8bit(values.T.requires_grad_()).flags["C_CONTIGUOUS"]
-
-
-def test_png_keeps_eight_bits_and_clamps(tmp_path: Path) -> None:
+    views = torch.stack([torch.full((3, 2, 3), index / 10) for index in range(5)])
+    sheet = contact_sheet(views)
+    assert (sheet.shape, contact_sheet(views, columns=5).shape) == ((3, 4, 9), (3, 2, 15))
+    assert torch.equal(sheet[0, ::2, ::3], torch.tensor([[0.0, 0.1, 0.2], [0.3, 0.4, 1.0]]))
     rgb = torch.arange(3 * 4 * 20).reshape(3, 4, 20) / 255
     save_png(tmp_path / "a.png", rgb)
     assert torch.equal(load_png(tmp_path / "a.png"), rgb)
@@ -51,14 +52,6 @@ def test_other_sizes() -> None:
     torch.testing.assert_close(half, resize_pictures(checked, 2), atol=1e-3, rtol=0)
     larger = resize_pictures(checked, 32)
     assert (larger.min(), larger.max()) == (0, 1)  # bicubic overshoots, and is cut
-
-
-def test_contact_sheet_by_hand() -> None:
-    views = torch.stack([torch.full((3, 2, 3), index / 10) for index in range(5)])
-    sheet = contact_sheet(views)
-    assert sheet.shape == (3, 4, 9)
-    assert torch.equal(sheet[0, ::2, ::3], torch.tensor([[0.0, 0.1, 0.2], [0.3, 0.4, 1.0]]))
-    assert contact_sheet(views, columns=5).shape == (3, 2, 15)
 
 
 def test_damaged_pngs_get_a_sentence(tmp_path: Path) -> None:
