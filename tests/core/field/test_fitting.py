@@ -34,14 +34,14 @@ def _fitter(
     return FieldFitter(field, CAMERAS, rgb, mask=mask, weights=weights, config=config, generator=generator)
 
 
+def _same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return all(torch.equal(value, second[name]) for name, value in first.items())
+
+
 def _fitted(fitter: FieldFitter) -> dict[str, Tensor]:
     while not fitter.done:
         fitter.step()
     return fitter.field.state_dict()
-
-
-def _same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    return all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 def test_losses_by_hand() -> None:
@@ -108,14 +108,6 @@ def test_weights_silence_a_picture() -> None:
     weights = torch.tensor([1.0, 0, 1])[:, None, None, None].expand(3, 1, 10, 10)
     whole, silenced = (_fitted(_fitter(rgb=pictures, mask=None, weights=weights)) for pictures in (RGB, spoilt))
     assert _same(whole, silenced)
-
-
-def test_views_can_be_replaced() -> None:
-    fitter = _fitter()
-    fitter.step()
-    fitter.set_views(CAMERAS[0], RGB[:1, :, :6, :6])
-    assert set(fitter.step()) == {"color", "distortion", "depth", "crisp"}
-    assert fitter.iteration == 2
 
 
 @pytest.mark.parametrize("occupancy_cells", [0, 16])

@@ -42,14 +42,12 @@ def test_a_merged_file_is_plain_safetensors(merged: Path, small_weights: Path) -
 def test_there_and_back_agrees_to_half_precision(
     merged: Path, small_weights: Path, tmp_path: Path, dtype: torch.dtype | None
 ) -> None:
-    steps = []
-    files = convert(
-        merged, tmp_path / "folder", dtype=dtype, on_step=lambda step, total, _: steps.append((step, total))
-    )
+    steps, target = [], tmp_path / "folder"
+    files = convert(merged, target, dtype=dtype, on_step=lambda step, total, _: steps.append((step, total)))
     assert steps == [(step, len(steps)) for step in range(1, len(steps) + 1)]
     names = ["config.json", "dinov2_vitb14_pretrain.pth", "upfusion2d.pt", "upsrt.pt"]
-    assert sorted(path.name for path in files) == sorted(path.name for path in (tmp_path / "folder").iterdir()) == names
-    back, original = open_checkpoint(tmp_path / "folder"), open_checkpoint(small_weights)
+    assert sorted(path.name for path in files) == sorted(path.name for path in target.iterdir()) == names
+    back, original = open_checkpoint(target), open_checkpoint(small_weights)
     assert back.weights.keys() == original.weights.keys()
     assert back.config == original.config
     tolerance = 2**-8 + 2**-11 if dtype == torch.bfloat16 else 2**-11  # it was rounded to float16 before
@@ -59,14 +57,11 @@ def test_there_and_back_agrees_to_half_precision(
             assert ((back.weights[name].float() - value).abs() <= tolerance * value.abs() + 1e-7).all()
 
 
-def test_without_a_precision_nothing_changes(small_weights: Path, tmp_path: Path) -> None:
+def test_without_a_precision_nothing_changes(small_weights: Path, merged: Path, tmp_path: Path) -> None:
     convert(small_weights, tmp_path / "model.safetensors")
     convert(tmp_path / "model.safetensors", tmp_path / "back")
     back, original = open_checkpoint(tmp_path / "back"), open_checkpoint(small_weights)
     assert all(torch.equal(back.weights[name], value) for name, value in original.weights.items())
-
-
-def test_merged_to_merged(merged: Path, tmp_path: Path) -> None:
     convert(merged, tmp_path / "again.safetensors", dtype=torch.bfloat16)
     again = open_checkpoint(tmp_path / "again.safetensors")
     assert again.weights["upsrt.linear_scene.weight"].dtype == torch.bfloat16

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from upfusion_core.config import TextConfig
 from upfusion_core.models import stable_diffusion as text
 from upfusion_core.models.stable_diffusion import DEFAULT_PROMPT, tokenize
 from upfusion_core.support.errors import InputError, MissingPackageError
@@ -44,8 +43,3 @@ def test_merges_are_read_from_the_package_that_ships_them(tmp_path: Path, monkey
 def test_the_default_prompt_through_the_real_vocabulary() -> None:
     ids = text._tokenizer_ids(DEFAULT_PROMPT)
     assert ids == [320, 1400, 3027, 2867, 593, 320, 1579, 5994]
-
-
-def test_bad_sizes_get_a_sentence() -> None:
-    with pytest.raises(InputError, match="text needs"):
-        TextConfig(hidden_size=50)
