@@ -34,13 +34,7 @@ from upfusion_core.data.meshes import mesh_folder
 from upfusion_core.evaluation import alignment, protocol
 from upfusion_core.evaluation import report as report_module
 from upfusion_core.evaluation.alignment import SimilaritySearch
-from upfusion_core.evaluation.protocol import (
-    EvaluatedObject,
-    draw_object,
-    evaluate_object,
-    held_out_groups,
-    neighbors,
-)
+from upfusion_core.evaluation.protocol import EvaluatedObject, draw_object, evaluate_object, held_out_groups, neighbors
 from upfusion_core.evaluation.report import Results, evaluate
 from upfusion_core.procedural import ProceduralObjects
 from upfusion_core.support.errors import InputError, MissingPackageError

@@ -7,14 +7,7 @@ import numpy as np
 import pytest
 
 from upfusion_core.evaluation.metrics import MEASURES
-from upfusion_core.evaluation.report import (
-    Score,
-    markdown_table,
-    measure_label,
-    paired_difference,
-    plot_results,
-    score,
-)
+from upfusion_core.evaluation.report import Score, markdown_table, measure_label, paired_difference, plot_results, score
 from upfusion_core.support.files import replacing
 
 
