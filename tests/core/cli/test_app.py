@@ -14,9 +14,6 @@ from command_runs import press, refused, upfusion
 from upfusion_core.cli import app as app_module
 from upfusion_core.cli import files, main
 from upfusion_core.cli.console import duration
-from upfusion_core.config.base import options_of
-from upfusion_core.config.options import Reconstruct, Views
-from upfusion_core.geometry.cameras import REFERENCE_ELEVATION_DEGREES
 
 ROOT = Path(app_module.__file__).parents[2]
 RUN = "from upfusion_core.cli import main; main()"
@@ -95,11 +92,6 @@ def test_ctrl_c_before_the_command_begins(monkeypatch: pytest.MonkeyPatch, capsy
         main()
     assert ended.value.code == 130
     assert capsys.readouterr().err == "interrupted\n"
-
-
-def test_default_elevation_is_the_librarys() -> None:
-    for command in (Reconstruct, Views):
-        assert options_of(command)["photo_elevation"].default == REFERENCE_ELEVATION_DEGREES
 
 
 def test_duration_by_hand() -> None:

@@ -47,13 +47,6 @@ def test_from_photos_to_a_field_or_a_reason(tiny_upfusion: UpFusion, kind: str, 
     assert_finite(field.render(orbit_cameras([0, 90]), 8).rgb)
 
 
-def test_identical_photos_are_a_scene_like_any_other(tiny_upfusion: UpFusion) -> None:
-    """Each photo but the first has the same tokens, because only the first has an id of its own."""
-    photo = prepare_views([picture("disc")] * 6, size=tiny_training.SIZE)
-    tokens = tiny_upfusion.encode(photo).tokens.reshape(6, 16, -1)
-    assert float((tokens[1] - tokens[5]).abs().max()) < 1e-5
-
-
 @pytest.mark.parametrize("kind", ["disc", "white", "wire", "full"])
 def test_a_fit_to_such_pictures_is_a_mesh_or_a_reason(kind: str) -> None:
     """The same picture from all round: a ball, nothing, a pole, and matter from wall to wall of the box."""

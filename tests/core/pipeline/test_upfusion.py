@@ -163,15 +163,6 @@ def test_photos_are_encoded_once_for_many_cameras(model: UpFusion, photos: list[
     assert apart.min() > 0.1
 
 
-def test_scale_one_runs_one_half(model: UpFusion, scene: SceneEncoding) -> None:
-    batches = []
-    hook = model.unet.conv_in.register_forward_hook(lambda _, inputs, __: batches.append(len(inputs[0])))
-    model.sample(scene, orbit_cameras([0.0, 90.0]), steps=1, guidance=1.0)
-    model.sample(scene, orbit_cameras([0.0, 90.0]), steps=1, guidance=2.0)
-    hook.remove()
-    assert batches == [2, 4]
-
-
 def test_prompts(model: UpFusion, scene: SceneEncoding) -> None:
     default = model.text_embeddings()
     assert worst(default[0], model.text_embeddings("a high quality image with a white background")[0]) == 0
@@ -262,8 +253,3 @@ def test_a_scene_of_another_model_is_refused(model: UpFusion, golden_model: UpFu
 def test_another_focal_length_is_let_through_with_a_warning(model: UpFusion, scene: SceneEncoding) -> None:
     with pytest.warns(UserWarning, match="trained at focal length 4.5"):
         model.predict(scene, orbit_cameras(0.0, focal=2.0), size=8)
-
-
-def test_features_of_the_wrong_width_are_reported(golden_model: UpFusion, photos: list[Path]) -> None:
-    with pytest.raises(InputError, match="32 wide for this UpSRT, got 48"):
-        golden_model.encode(prepare_views(photos[:1]))
