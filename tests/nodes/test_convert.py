@@ -1,7 +1,5 @@
 """ComfyUI's values and the library's: pictures, and MESH of this pack and of others."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

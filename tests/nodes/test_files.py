@@ -1,7 +1,5 @@
 """Files: fields and meshes come back the same, and nothing is written or read outside of ComfyUI's folders."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """`evaluate` and `pack` as they are called: their folders and records, interrupted and continued; shards in `train`."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import sys
@@ -116,8 +114,14 @@ def test_a_folder_of_meshes(meshes: Path, tmp_path: Path) -> None:
     said = refused(*evaluation(meshes, "--objects", 4), "-o", tmp_path / "out")
     assert "holds 3 objects, got --objects 4; ask for fewer" in said
     said = done(*evaluation(meshes, "--objects", 3), "-o", tmp_path / "out")
-    assert "Skipped b.ply:" in said
-    assert "2 objects, 1 skipped" in said
+    assert all(words in said for words in ("Skipped b.ply:", "2 objects, 1 skipped"))
+    content = report_of(tmp_path / "out")
+    assert (content["evaluated"], [name for name, _ in content["skipped"]]) == (["a.ply", "c.ply"], ["b.ply"])
+    assert "## Skipped (1)" in (tmp_path / "out" / "report.md").read_text()
+    for name in "ac":
+        (meshes / f"{name}.ply").unlink()
+    said = refused(*evaluation(meshes, "--objects", 1), "-o", tmp_path / "none")
+    assert "none of 1 objects could be evaluated, b.ply because" in said
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no names that are no UTF-8")

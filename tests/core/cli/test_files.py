@@ -1,7 +1,5 @@
 """`mesh`, `convert` and `info`: files and their records, or a sentence that says why not; sources stay."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

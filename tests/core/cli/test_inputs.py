@@ -1,7 +1,5 @@
 """What commands read beside photos: checksums, lists of cameras that are none."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from pathlib import Path

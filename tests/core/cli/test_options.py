@@ -1,7 +1,5 @@
 """From the fields of config/options.py to the command line, and from a record back to them."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re

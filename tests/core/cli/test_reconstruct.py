@@ -1,7 +1,5 @@
 """`reconstruct` and `demo` on small models: everything they should write, interrupted anywhere and continued."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +23,7 @@ from upfusion_core.pipeline.upfusion import UpFusion
 MESHES = ["mesh.glb", "mesh.stl"]
 SMALL = (
     "--device", "cpu", "--checkpoint-every", 1, "--format", "stl", "--views", 2, "--steps", 1, "--resolution", 24,
-    "--turntable-size", 16, "--format", "glb", "--texture-size", 64,
+    "--turntable-size", 16, "--format", "glb", "--texture-size", 64, "--threshold", 10,
 )  # fmt: skip
 
 
@@ -83,7 +81,7 @@ def test_interrupted_and_continued(
     with monkeypatch.context() as patched:
         changed = ("progress", pressing_progress) if in_the_field else ("save_mesh", press)
         patched.setattr(reconstruct, *changed)
-        said = interrupted(*command, *(["--preview-every", 1] if in_the_field else []))
+        said = interrupted(*command, *(["--preview-every", 5] if in_the_field else []))
     assert f"to continue: upfusion reconstruct --resume -o {out}" in said
     assert read_run(out)["status"] == "interrupted"
     assert (out / "field.safetensors").exists() != in_the_field

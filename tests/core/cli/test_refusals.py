@@ -1,7 +1,5 @@
 """What every command refuses by one sentence, before anything is made."""
 
-from __future__ import annotations
-
 import importlib.util
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The run's folder: what is refused, what is kept and removed, what a continued run finds; its record and its lock."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

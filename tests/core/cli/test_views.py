@@ -1,7 +1,5 @@
 """`views` and `predict` on a small checkpoint: what they write, interrupted and continued; films."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Each format is known by its files and opened with its reader."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

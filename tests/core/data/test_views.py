@@ -1,7 +1,5 @@
 """Posed views: what they refuse, choosing among them, passing over broken ones."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from refusals import refused

@@ -1,7 +1,5 @@
 """Baked fields look like the fields that they were made of."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor

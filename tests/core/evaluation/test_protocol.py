@@ -1,7 +1,5 @@
 """The protocol on a tiny random model. Its figures mean nothing: only structure and arithmetic are looked at."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import json
@@ -293,15 +291,7 @@ def test_true_meshes_lie_in_the_views_world(meshes: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"photos": ()}, "photos must be a list of 1 or more"),
-        ({"photos": (3, 3)}, "name each once"),
-        ({"photos": (7,)}, "photos must be between 1 and 6"),
-        ({"stages": ("guess",)}, "stages must be one of white"),
-        ({"views": 0}, "views must be"),
-        ({"alignment": "none"}, "alignment must be one of"),
-    ],
+    ("changes", "words"), [({"photos": (3, 3)}, "name each once"), ({"photos": (7,)}, "photos must be between 1 and 6")]
 )
 def test_other_settings_get_a_sentence(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):

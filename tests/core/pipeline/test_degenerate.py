@@ -1,7 +1,5 @@
 """Objects that are hardly any: each gives a field and a mesh, or the reason why not."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest

@@ -1,7 +1,5 @@
 """Distillation by every schedule: cameras, rounds, what counts how much, and resuming to the bit."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The training loop: what a run computes, shows and saves, and what it refuses to begin."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket

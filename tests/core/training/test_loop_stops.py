@@ -1,7 +1,5 @@
 """How a training run stops before its end, and goes on from the state that it saved."""
 
-from __future__ import annotations
-
 import json
 import math
 import os
