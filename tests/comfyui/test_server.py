@@ -1,7 +1,5 @@
 """The pack in a running ComfyUI: imported without a warning, every node offered and cancelled, and nothing grows."""
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What node tests load and know: a small model, the stock KSampler on it, a field of one colour, a tetrahedron."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable

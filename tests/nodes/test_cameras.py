@@ -1,7 +1,5 @@
 """Cameras by numbers, held against positions worked out by hand, and those of the 3D viewer, there and back."""
 
-from __future__ import annotations
-
 import math
 from types import ModuleType
 from typing import Any

@@ -1,7 +1,5 @@
 """Pictures against their truth: numbers worked out by hand, and where they are shown."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

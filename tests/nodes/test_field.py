@@ -1,7 +1,5 @@
 """Fields: distilled through ComfyUI's own MODEL and VAE; renders and meshes of one whose shape is known by hand."""
 
-from __future__ import annotations
-
 import io
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The native half in a real ComfyUI: the library's numbers from the same noise, and our control in stock samplers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType

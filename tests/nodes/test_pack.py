@@ -1,8 +1,6 @@
 """The pack as a whole: every node is described, docs/nodes.md follows, an unfit ComfyUI gets a sentence, and what the
 Comfy Registry asks of pyproject.toml is there."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """What comes by a link: values against the nodes' schemas, a MODEL of other sizes, prompts of another text encoder."""
 
-from __future__ import annotations
-
 import inspect
 import math
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """Photos from sockets: pairing with masks, framing on white, and those that come with the pack."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The command as a process: fast help without torch, narrow consoles, errors as sentences."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -14,9 +12,6 @@ from command_runs import press, refused, upfusion
 from upfusion_core.cli import app as app_module
 from upfusion_core.cli import files, main
 from upfusion_core.cli.console import duration
-from upfusion_core.config.base import options_of
-from upfusion_core.config.options import Reconstruct, Views
-from upfusion_core.geometry.cameras import REFERENCE_ELEVATION_DEGREES
 
 ROOT = Path(app_module.__file__).parents[2]
 RUN = "from upfusion_core.cli import main; main()"
@@ -59,9 +54,9 @@ def test_an_empty_prompt_is_one(tmp_path: Path) -> None:
     assert "there is no file" in refused("views", tmp_path / "none.png", "--prompt", "", "-o", tmp_path / "out")
 
 
-def test_narrow_console_does_not_crash(tmp_path: Path) -> None:
+def test_narrow_console_does_not_crash() -> None:
     narrow = {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
-    status, _, complaint = process(RUN, "info", str(tmp_path / "\u8336\u7897"), **narrow)
+    status, _, complaint = process(RUN, "views", "-o", "out", "--count", "\u8336\u7897", **narrow)
     assert status == 2
     assert "??" in complaint
     assert "Traceback" not in complaint
@@ -95,11 +90,6 @@ def test_ctrl_c_before_the_command_begins(monkeypatch: pytest.MonkeyPatch, capsy
         main()
     assert ended.value.code == 130
     assert capsys.readouterr().err == "interrupted\n"
-
-
-def test_default_elevation_is_the_librarys() -> None:
-    for command in (Reconstruct, Views):
-        assert options_of(command)["photo_elevation"].default == REFERENCE_ELEVATION_DEGREES
 
 
 def test_duration_by_hand() -> None:

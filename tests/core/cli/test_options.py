@@ -1,7 +1,5 @@
 """From the fields of config/options.py to the command line, and from a record back to them."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re
@@ -45,10 +43,7 @@ def test_every_option_has_help_with_its_range_default_and_choices(name: str) -> 
         ("reconstruct --faces 3", "--faces must be at least 16, got 3; correct it"),
         ("reconstruct --texture-size 30", "--texture-size must be 0 or between 64 and 8192, got 30; change it"),
         ("evaluate --photos 1;3", '--photos must be a whole number, got "1;3"; correct it'),
-        (
-            "train --curriculum 5",
-            "--curriculum must be a list of 2, each a whole number, got [5]; correct it",
-        ),
+        ("train --curriculum 5", "--curriculum must be a list of 2, each a whole number, got [5]; correct it"),
         ("pack --shard-size 1e305", "--shard-size must be between 0.001 and 1000000000000.0, got 1e+305; correct it"),
     ],
 )

@@ -1,7 +1,5 @@
 """What every command refuses by one sentence, before anything is made."""
 
-from __future__ import annotations
-
 import importlib.util
 from pathlib import Path
 
@@ -10,11 +8,7 @@ import torch
 from command_runs import refused
 from PIL import Image
 
-from upfusion_core.cli import inputs
-from upfusion_core.config.options import Networks, Sampler
-from upfusion_core.pipeline import sampling
 from upfusion_core.support import files
-from upfusion_core.support.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
 
@@ -115,12 +109,3 @@ def test_without_a_bundled_model(photos: list[Path], tmp_path: Path, monkeypatch
 @pytest.mark.skipif(torch.cuda.is_available(), reason="without a GPU")
 def test_without_a_gpu(photos: list[Path], small_weights: Path, tmp_path: Path) -> None:
     assert "no cuda device" in refused("views", photos[0], "-m", "mini", "-o", tmp_path / "out", "--device", "cuda")
-
-
-def test_schedulers_are_tried_with_their_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    def too_many(name: str, steps: int) -> None:
-        raise InputError(f"{name} takes no {steps} steps")
-
-    monkeypatch.setattr(sampling, "make_scheduler", too_many)
-    with pytest.raises(InputError, match="LCMScheduler takes no 999 steps"):
-        inputs.load_model(Networks(), Sampler(steps=999, scheduler="LCMScheduler"))

@@ -1,7 +1,5 @@
 """The run's folder: what is refused, what is kept and removed, what a continued run finds; its record and its lock."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -13,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from command_runs import change_run, press, read_run
+from command_runs import press, read_run
 
-from upfusion_core.cli.run import LOCK_NAME, Record, Run, locked, new_record, open_run, read_record
+from upfusion_core.cli.run import LOCK_NAME, Record, Run, locked, new_record, open_run
 from upfusion_core.support.errors import InputError, OutputError
 
 SETTINGS = {"steps": 50, "prompt": None}
@@ -161,19 +159,6 @@ def test_the_answer_comes_when_all_is_on_record(tmp_path: Path, monkeypatch: pyt
     assert read_run(tmp_path)["status"] == "finished"
 
 
-def test_a_checkpoint_alone_is_kept(tmp_path: Path) -> None:
-    def act(run: Run) -> None:
-        begin(run)
-        run.temporary("field.checkpoint").write_text("half a field")
-        press()
-
-    with pytest.raises(KeyboardInterrupt, match="to continue"):
-        attempt(tmp_path, act)
-    assert names(tmp_path) == ["field.checkpoint", "run.json"]
-    attempt(tmp_path, begin, resume=True)
-    assert names(tmp_path) == ["run.json"]
-
-
 def test_resume_knows_what_is_finished(tmp_path: Path) -> None:
     def act(run: Run) -> None:
         begin(run)
@@ -317,13 +302,6 @@ def test_what_is_no_record(tmp_path: Path, text: str, words: str) -> None:
     attempt(path.parent, force=True)
     assert read_run(path.parent)["status"] == "finished"
     assert (tmp_path / "mine.txt").read_text() == "mine"
-
-
-def test_a_record_is_read(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text(written(), encoding="utf-8")
-    change_run(tmp_path, model_id="x")
-    found = read_record(tmp_path / "run.json")
-    assert found.model_dump() == record().model_dump() | {"begun": found.begun, "model_id": "x"}
 
 
 # ---- the lock

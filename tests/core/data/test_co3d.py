@@ -1,7 +1,5 @@
 """Co3Dv2: both intrinsics, crops, and everything that is broken in it."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import math

@@ -1,7 +1,5 @@
 """Folders of meshes and GSO's two layouts: known points land where the cameras say."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

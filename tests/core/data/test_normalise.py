@@ -1,7 +1,5 @@
 """Any cameras -> our world: by hand, and that pictures do not change."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from refusals import refused

@@ -1,7 +1,5 @@
 """Zero-1-to-3's layout: known points, broken folders and files."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

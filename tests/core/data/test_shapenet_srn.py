@@ -1,7 +1,5 @@
 """ShapeNet-SRN: known points, intrinsics, broken files."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Shards: what is packed comes back, in the library's format, and no file, however damaged, does any harm."""
 
-from __future__ import annotations
-
 import io
 import json
 import math

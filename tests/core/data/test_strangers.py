@@ -1,7 +1,5 @@
 """Data sets that a stranger made to run a program, to read other files, to fill the memory or to wait for ever."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import json

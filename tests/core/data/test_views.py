@@ -1,11 +1,15 @@
 """Posed views: what they refuse, choosing among them, passing over broken ones."""
 
-from __future__ import annotations
+import json
+from pathlib import Path
 
 import pytest
 import torch
 from refusals import refused
+from upfusion_core.data.readers import Co3D, ObjaverseRenders, ShapeNetSRN
 
+from upfusion_core.data import DATA_FORMATS, open_dataset
+from upfusion_core.data.meshes import MeshViews
 from upfusion_core.data.views import Placement, PosedViews, StoredObject, StoredViews
 from upfusion_core.geometry import orbit_cameras
 from upfusion_core.support.errors import InputError
@@ -79,3 +83,39 @@ def test_draws_follow_the_generator() -> None:
     first, again = (dataset.draw(0, 3, torch.Generator().manual_seed(7)) for _ in range(2))
     assert torch.equal(first.rgb, again.rgb)
     assert len(first) == 2  # others step in for the broken one where there are any
+    refused("count must be", dataset.draw, 0, 0, torch.Generator())
+
+
+MARKERS = [
+    ("co3d", Co3D, ["cup/frame_annotations.jgz"]),
+    ("objaverse", ObjaverseRenders, ["valid_paths.json"]),
+    ("shapenet_srn", ShapeNetSRN, ["car1/intrinsics.txt", "car1/pose/000000.txt", "car1/rgb/000000.png"]),
+    ("gso", MeshViews, ["Mug/meshes/model.obj", "Mug/materials/textures/texture.png"]),
+    ("gso", MeshViews, ["Mug/model.obj", "Mug/texture.png"]),
+    ("meshes", MeshViews, ["deep/down/cup.GLB"]),
+]
+
+
+def write(root: Path, files: list[str]) -> Path:
+    for name in files:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(json.dumps([]), encoding="utf-8")
+    return root
+
+
+@pytest.mark.parametrize(("kind", "reader", "files"), MARKERS)
+def test_formats_are_recognised_and_opened(tmp_path: Path, kind: str, reader: type, files: list[str]) -> None:
+    write(tmp_path, files)
+    assert next(name for name, known in DATA_FORMATS.items() if known.fits(tmp_path)) == kind
+    dataset = open_dataset(tmp_path, size=48)
+    assert isinstance(dataset, reader)
+    assert dataset.size == 48
+    if kind == "gso":
+        assert [(source.name, source.z_up) for source in dataset.sources] == [("Mug", True)]
+        assert not open_dataset(tmp_path, size=48, kind="meshes").sources[0].z_up
+
+
+def test_folders_of_no_format(tmp_path: Path) -> None:
+    refused("is none", open_dataset, tmp_path / "nowhere", size=64)
+    refused("got none of them", open_dataset, write(tmp_path, ["notes/readme.txt"]), size=64)
+    refused("kind must be one of", open_dataset, tmp_path, size=64, kind="nerf")

@@ -1,7 +1,5 @@
 """A scene of three photos for the tests of a module."""
 
-from __future__ import annotations
-
 import pytest
 from rule_weights import write_photos
 

@@ -1,7 +1,5 @@
 """The photos that come with the package: what they are, and that the script still makes them."""
 
-from __future__ import annotations
-
 import importlib.util
 import shutil
 from pathlib import Path

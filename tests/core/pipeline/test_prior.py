@@ -1,7 +1,5 @@
 """Captured calls, with a recorder that runs the function again where a GPU would replay its kernels."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """What a model refuses before it computes anything."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 

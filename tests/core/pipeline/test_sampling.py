@@ -1,7 +1,5 @@
 """Noise schedules and the loop over their steps: the release's numbers, schedulers, and where a walk may begin."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

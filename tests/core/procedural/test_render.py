@@ -70,16 +70,11 @@ def test_a_ball_by_hand() -> None:
     assert float(depth[0, 0, 0, 32, 32]) == pytest.approx(0.8, abs=1e-4)
     # the silhouette of radius tan(asin 0.2) · 4.5 in NDC
     radius = math.tan(math.asin(0.2)) * 4.5
-    assert float(pictures.opacity.mean()) == pytest.approx(math.pi * radius**2 / 4, rel=2e-3)
-    assert torch.equal(pictures.rgb[0, 0, :, 0, 0], torch.ones(3))
-    assert float(pictures.depth[0, 0, 0, 0, 0]) == 0
-    assert torch.allclose(pictures.rgb[0, 0, :, 32, 32], COLOR, atol=1e-5)
-    matrices, focal = views_of(orbit_cameras(0.0, 0.0))
-    refused("camera_to_world must be", render_views, thing(BALL), matrices[0], focal, 8)
-    refused("size must be", render_views, thing(BALL), matrices, focal, 0)
-    refused("origins must be", render_rays, thing(BALL), torch.zeros(1, 2, 3), torch.ones(1, 3, 3))
-    refused("at least 1 part", thing(BALL).first_parts, 0)
-    edge = pictures.rgb[0, 0, 0][(pictures.opacity[0, 0, 0] > 0.3) & (pictures.opacity[0, 0, 0] < 0.7)]
+    assert float(opacity.mean()) == pytest.approx(math.pi * radius**2 / 4, rel=2e-3)
+    assert torch.equal(rgb[0, 0, :, 0, 0], torch.ones(3))
+    assert float(depth[0, 0, 0, 0, 0]) == 0
+    assert torch.allclose(rgb[0, 0, :, 32, 32], COLOR, atol=1e-5)
+    edge = rgb[0, 0, 0][(opacity[0, 0, 0] > 0.3) & (opacity[0, 0, 0] < 0.7)]
     assert edge.min() > 0.55  # half white
 
 
@@ -112,14 +107,8 @@ def test_joined_hits_by_hand(second: tuple, joint: int, x: float, expected: floa
 
 def test_the_nearest_part_wins_and_absent_parts_are_not_there() -> None:
     near, far = thing((BOX, (0.0, 0.0, 0.1), (0.05, 0.05, 0.05, 0.0)), color=torch.tensor([1.0, 0.0, 0.0])), thing(BALL)
-
-    def merged(a: Any, b: Any) -> Any:  # noqa: ANN401
-        if isinstance(a, Tensor | Light):
-            return a if isinstance(a, Light) else torch.cat([a, b], dim=1)
-        return type(a)(*(merged(getattr(a, name), getattr(b, name)) for name in a.__dataclass_fields__))
-
-    both = merged(near, far)
-    _, _, depth = render_rays(both, FRONT, BACK)
+    both = _side_by_side(near, far)
+    _, _, depth = traced(both, FRONT, BACK)
     assert float(depth) == pytest.approx(0.8, abs=1e-4)  # the ball reaches beyond the box
     assert [float(part.sum()) for part in traced(both, FRONT, -BACK)] == [3, 0, 0]  # nothing to see is white
     moved = replace(both, first=replace(both.first, center=both.first.center + torch.tensor([0.0, 0.0, 0.07])))
@@ -132,10 +121,13 @@ def test_the_nearest_part_wins_and_absent_parts_are_not_there() -> None:
     assert torch.allclose(rgb[0, 0], COLOR)
 
 
-def rays_of(cameras: Cameras, size: int, count: int) -> tuple[Tensor, Tensor]:
-    """Origins and directions (count, rays, 3) of all pixels."""
-    rays = camera_rays(cameras, size, size)
-    return tuple(part.reshape(1, -1, 3).expand(count, -1, -1) for part in (rays.origins, rays.directions))
+def _side_by_side(one: Objects, two: Objects) -> Objects:
+    def merged(a: Any, b: Any) -> Any:  # noqa: ANN401
+        if isinstance(a, Tensor | Light):
+            return a if isinstance(a, Light) else torch.cat([a, b], dim=1)
+        return type(a)(*(merged(getattr(a, name), getattr(b, name)) for name in a.__dataclass_fields__))
+
+    return merged(one, two)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

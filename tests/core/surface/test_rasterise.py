@@ -154,5 +154,3 @@ def test_what_is_behind_or_beside_is_not_seen() -> None:
         seen = rasterise(plain(corners, [[0, 1, 2]]), facing(), 8)
         assert (seen.rgb == 1).all()
         assert (seen.opacity == 0).all()
-    refused("size", rasterise, plain(behind, [[0, 1, 2]]), facing(), 0)
-    refused("supersampling", rasterise, plain(behind, [[0, 1, 2]]), facing(), 8, supersampling=0)

@@ -1,7 +1,4 @@
-from __future__ import annotations
-
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -134,13 +131,6 @@ def test_numbers_of_processes(name: str, common: tuple, tmp_path: Path, monkeypa
     said = upfusion(*common, "-o", tmp_path / "out", code=2)
     assert f"{name} must be the number of a process, got 'abc'" in said
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
-def test_a_configuration_that_is_a_pipe(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.json")
-    given = ("encoder", "--config", tmp_path / "pipe.json", "--data", "procedural", "-o", tmp_path / "out")
-    assert "it is a device or pipe" in upfusion(*given, code=2)
 
 
 def test_a_run_without_its_state(common: tuple, tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """The training code overfits one object: an asymmetric one of three colours that fills half the frame's width."""
 
-from __future__ import annotations
-
 import importlib.util
 import sys
 from pathlib import Path

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
@@ -15,13 +13,7 @@ from upfusion_core.pipeline.sampling import alphas_cumprod
 from upfusion_core.pipeline.upfusion import HostedUpFusion
 from upfusion_core.training.batches import BatchRandom
 from upfusion_core.training.initial import initial_networks
-from upfusion_core.training.stages import (
-    OUTPUT_HALF,
-    calibrate_latents,
-    kept_conditions,
-    make_stage,
-    zeroed,
-)
+from upfusion_core.training.stages import OUTPUT_HALF, calibrate_latents, kept_conditions, make_stage, zeroed
 from upfusion_core.types import InputViews, SceneEncoding
 
 
