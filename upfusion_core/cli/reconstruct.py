@@ -71,8 +71,7 @@ def distill_config(command: Reconstruct) -> DistillConfig:
         raise InputError(f"--perceptual-weights must be a file, but there is none at {weights}; check the path")
     config = sampled_by(DistillConfig.named(command.preset), command.sampler)
     perceptual, path = command.perceptual or config.perceptual, None if weights is None else str(weights.absolute())
-    every = command.checkpoint_every
-    return replace(config, perceptual=perceptual, perceptual_weights=path, checkpoint_every=every)
+    return replace(config, perceptual=perceptual, perceptual_weights=path, checkpoint_every=command.checkpoint_every)
 
 
 def sampled_by(config: DistillConfig, sampler: Sampler) -> DistillConfig:
