@@ -15,8 +15,7 @@ def main() -> None:
         for stream in (sys.stdout, sys.stderr):  # consoles that know few letters (cp1252) are to replace the others
             with suppress(AttributeError, ValueError):  # replaced by a test or a host, or already closed
                 stream.reconfigure(errors="replace")  # type: ignore[union-attr]
-        # the library's warnings as sentences, without the place in the source
-        warnings.formatwarning = lambda message, *_, **__: f"Warning: {message}\n"
+        warnings.formatwarning = lambda message, *_, **__: f"Warning: {message}\n"  # without the place in the source
         app()
     except KeyboardInterrupt:  # before or after the command itself
         sys.stderr.write("interrupted\n")

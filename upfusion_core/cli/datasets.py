@@ -73,8 +73,7 @@ def run_pack(command: Pack, given: frozenset[str]) -> None:
         if asks_for_procedural(command.data, command.split, "something to pack"):
             if command.kind is not None:
                 raise InputError(f"--kind is of a folder, got {command.kind} with procedural objects; leave it out")
-            objects = command.objects or PROCEDURAL_OBJECTS
-            command = replace(command, split=command.split or "train", objects=objects)
+            command = replace(command, split=command.split or "train", objects=command.objects or PROCEDURAL_OBJECTS)
         plan(run, command, {})
         if run.already_finished:
             return

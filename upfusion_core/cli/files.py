@@ -53,20 +53,20 @@ def extracted(field: RadianceField, surface: Surface) -> MeshAsset:
 def run_convert(command: Convert, given: frozenset[str]) -> None:
     destination, origin = command.destination, weights_path(command.source)
     merged = destination.suffix == ".safetensors"
-    record_path = destination.with_name(destination.name + ".run.json") if merged else destination / RECORD_NAME
-    check_target(record_path)
+    run_path = destination.with_name(destination.name + ".run.json") if merged else destination / RECORD_NAME
+    check_target(run_path)
     with locked(destination.parent, destination.name):
-        targets = [path for path in (destination, record_path) if not path.is_dir() or any(path.iterdir())]
+        targets = [path for path in (destination, run_path) if not path.is_dir() or any(path.iterdir())]
         _refuse_existing(targets, origin, force=command.force)
         with (
-            _recorded(record_path, command, weights=origin) as record,
+            _recorded(run_path, command, weights=origin) as record,
             progress(f"Converting {origin.name}") as on_step,
         ):
             dtype = getattr(torch, command.dtype) if command.dtype else None
             files = convert(origin, destination, dtype=dtype, on_step=on_step)
             record.files = [str(path) for path in files]
     size = _bytes(sum(path.stat().st_size for path in files))
-    answer(f"Wrote {destination} ({size}) in {duration(record.seconds)}; record in {record_path}")
+    answer(f"Wrote {destination} ({size}) in {duration(record.seconds)}; record in {run_path}")
 
 
 def run_info(command: Info, given: frozenset[str]) -> None:
@@ -106,8 +106,9 @@ def _refuse_existing(paths: Sequence[Path], source: Path, *, force: bool) -> Non
 @contextmanager
 def _recorded(path: Path, command: Mesh | Convert | Info, **sources: Path) -> Iterator[Record]:
     """Writes the record of a command that makes no folder when the block ends, which enters the files."""
-    start, read = time.monotonic(), {name: str(source.absolute()) for name, source in sources.items()}
+    read = {name: str(source.absolute()) for name, source in sources.items()}
     record = new_record(type(command).__name__.lower(), recorded(command, "settings"), read, {})
+    start = time.monotonic()
     yield record
     record.status, record.stages = "finished", [record.command]
     record.timings_seconds = {record.command: round(time.monotonic() - start, 3)}

@@ -57,9 +57,9 @@ def run_reconstruct(command: Reconstruct, given: frozenset[str]) -> None:
                 field = fit_field(run, model, scene, config, command.sampler, command.preview_every)
             save_turntable(run, field, command.turntable_size)
             save_mesh(run, field, command.surface, command.formats)
-        meshes = [f"mesh.{kind}" for kind in ("glb", "obj", "ply", "stl")]
-        files = (*meshes, "turntable.gif", "views.png", "photos.png", FIELD_NAME)
-        run.tell(f"Reconstruction in {run.folder} ({duration(run.record.seconds)})", *files)
+        done = f"Reconstruction in {run.folder} ({duration(run.record.seconds)})"
+        meshes = ("mesh.glb", "mesh.obj", "mesh.ply", "mesh.stl")
+        run.tell(done, *meshes, "turntable.gif", "views.png", "photos.png", FIELD_NAME)
         if backend := getattr(run.record, "grid_backend", None):
             run.tell(f"  field computed by {backend}")
 
@@ -71,8 +71,7 @@ def distill_config(command: Reconstruct) -> DistillConfig:
         raise InputError(f"--perceptual-weights must be a file, but there is none at {weights}; check the path")
     config = sampled_by(DistillConfig.named(command.preset), command.sampler)
     perceptual, path = command.perceptual or config.perceptual, None if weights is None else str(weights.absolute())
-    every = command.checkpoint_every
-    return replace(config, perceptual=perceptual, perceptual_weights=path, checkpoint_every=every)
+    return replace(config, perceptual=perceptual, perceptual_weights=path, checkpoint_every=command.checkpoint_every)
 
 
 def sampled_by(config: DistillConfig, sampler: Sampler) -> DistillConfig:

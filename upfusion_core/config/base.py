@@ -66,8 +66,7 @@ def from_value(kind: Any, content: object, source: str, error: type[UpFusionErro
 
 def to_dict(config: Any) -> dict[str, Any]:  # noqa: ANN401 - a configuration
     """The JSON form of a configuration: objects, lists, texts and numbers."""
-    content: dict[str, Any] = TypeAdapter(type(config)).dump_python(config, mode="json")
-    return content
+    return dict(TypeAdapter(type(config)).dump_python(config, mode="json"))
 
 
 @functools.cache

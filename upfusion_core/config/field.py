@@ -40,7 +40,7 @@ class GridConfig:
     coarsest: Cells = 16  # cells along each axis of the box at the first level
     finest: Cells = 2048  # the same at the last level, `coarsest` or more
     table_size: Annotated[int, Ge(2), Le(2**28)] = 2**16  # most rows of a level, a power of two; finer lattices share
-    indexing: Literal["tiled", "hashed"] = "tiled"  # which: "tiled" wraps their row-major number, "hashed" scatters it
+    indexing: Literal["tiled", "hashed"] = "tiled"  # how: "tiled" wraps their row-major number, "hashed" scatters it
 
     def __post_init__(self) -> None:
         if self.finest < self.coarsest:

@@ -239,7 +239,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if self.photos[0] > self.photos[1]:
-            raise InputError(f"photos must be (least, most) within 1 to {MAX_PHOTOS}, got {self.photos}; correct it")
+            rule = f"photos must be (least, most) within 1 to {MAX_PHOTOS}"
+            raise InputError(f"{rule}, got {self.photos}; correct the range")
         if self.curriculum[0] > self.curriculum[1]:
             rule = "curriculum must be the steps of the second and of all parts, ascending"
             raise InputError(f"{rule}, got {self.curriculum}; correct it")
