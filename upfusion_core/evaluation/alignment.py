@@ -111,7 +111,7 @@ def _normal_equations(
 ) -> tuple[Tensor, Tensor]:
     """J^T J (G, P, P) and J^T r (G, P) of the residual r = warped prediction - truth."""
     count = len(truth)
-    transforms = _matrices(parameters, basis).expand(count, 2, 3)
+    transforms = _matrices(parameters, basis)
     residual = _sample(prediction, transforms) - truth
     slope = torch.stack([_sample(part, transforms, "bilinear") for part in slopes], dim=1)  # (N, 2, C, H, W)
     place = _places(truth).flatten(0, 1)  # (HW, 3): x, y, 1
@@ -129,8 +129,7 @@ def _normal_equations(
 
 def _error(prediction: Tensor, truth: Tensor, parameters: Tensor, basis: Tensor) -> Tensor:
     """(G,) mean squared difference after the transform, of all views where one is shared."""
-    transforms = _matrices(parameters, basis).expand(len(truth), 2, 3)
-    error = (_sample(prediction, transforms) - truth).square().mean((1, 2, 3))
+    error = (_sample(prediction, _matrices(parameters, basis)) - truth).square().mean((1, 2, 3))
     return error.mean(0, keepdim=True) if len(parameters) == 1 else error
 
 
@@ -165,11 +164,11 @@ def _matrices(parameters: Tensor, basis: Tensor) -> Tensor:
 
 
 def _sample(pictures: Tensor, transforms: Tensor, mode: str = "bicubic") -> Tensor:
-    """(N, C, H, W) looked up where (N, 2, 3) transforms send each pixel centre; 0 beyond the border."""
+    """(N, C, H, W) looked up where (N or 1, 2, 3) transforms send each pixel centre; 0 beyond the border."""
     height, width = pictures.shape[-2:]
     longest = max(height, width)
     ends = torch.tensor([longest / width, longest / height], device=pictures.device)  # grid_sample's own units
-    grid = torch.einsum("nij,hwj->nhwi", transforms, _places(pictures)) * ends
+    grid = torch.einsum("nij,hwj->nhwi", transforms.expand(len(pictures), 2, 3), _places(pictures)) * ends
     return F.grid_sample(pictures, grid, mode=mode, padding_mode="zeros", align_corners=False)
 
 

@@ -49,10 +49,6 @@ def hub_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-IMAGE_MEAN = (0.485, 0.456, 0.406)
-IMAGE_STD = (0.229, 0.224, 0.225)
-
-
 class DinoKeys(nn.Module):
     """(V, 3, H, W) photos in [0, 1] -> (V, P, C) keys of block `config.layer`, row-major, all heads side by side."""
 
@@ -83,7 +79,7 @@ class DinoKeys(nn.Module):
         size = [count * self.config.patch_size for count in patches]
         # upstream: bicubic without antialiasing (golden: dino.preprocessed_corner)
         resized = F.interpolate(images.float(), size=size, mode="bicubic", align_corners=False, antialias=False)
-        mean, std = (resized.new_tensor(values)[:, None, None] for values in (IMAGE_MEAN, IMAGE_STD))
+        mean, std = resized.new_tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
         return (resized - mean) / std
 
     def position_embedding(self, patches: tuple[int, int]) -> Tensor:
