@@ -144,7 +144,6 @@ def sample_views(
 
     Args:
         seeds: one a view, for CPU generators. batch_size: views at a time, fewer where memory does not suffice.
-        on_step: its preview is the first view of the batch as predicted at that step.
         pictures: (Q, 3, S, S) in [0, 1] to begin from in place of pure noise: they are noised to `level`, in (0, 1] of
             the schedule, and denoised in repaint_steps(level, steps) steps (Meng et al. 2022, section 3).
         guidance_window: lowest and highest timestep / 1000 at which guidance acts; elsewhere one evaluation is enough.
