@@ -52,8 +52,9 @@ class MeshAsset:
             if not value.is_floating_point() or not value.numel():
                 found = f"{tuple(value.shape)} {value.dtype}"
                 raise InputError(f"{label} must hold floating-point numbers, got {found}; call .float() on it")
-            value = value.float()  # as files have it
             check_finite(label, value)
+            value = value.float()  # as files have it
+            check_finite(f"{label} in float32", value)
             low, high = (float(end) for end in value.detach().aminmax())
             if name not in ("vertices", "normals") and (low < 0 or high > 1):
                 raise InputError(f"{label} must be in [0, 1], got [{low:.3g}, {high:.3g}]; clamp it")
