@@ -80,8 +80,7 @@ def draw_palette(draws: Draws) -> Tensor:
     dark = _rgb(draws.unit(), 0.4, 0.2 + 0.2 * tone)
     third = torch.stack([gray, wood, dark], dim=1)[torch.arange(len(draws)), quiet]
     fourth = _rgb(hue + draws.uniform(0.1, 0.9), draws.uniform(0.5, 1.0), draws.uniform(0.65, 0.98))
-    pale = draws.chance(0.2)[:, None]
-    main = torch.where(pale, _rgb(hue, 0.1, draws.uniform(0.75, 0.88)), main)
+    main = torch.where(draws.chance(0.2)[:, None], _rgb(hue, 0.1, draws.uniform(0.75, 0.88)), main)  # pale
     return torch.stack([main, accent, third, fourth], dim=1)
 
 

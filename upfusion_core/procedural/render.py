@@ -1,4 +1,4 @@
-"""Pictures of many objects at once, in pure torch on any device: colour, mask and depth of cameras or of any rays."""
+"""Pictures of many objects at once, in pure torch on any device: colour, mask and depth; distances and meshes."""
 
 from __future__ import annotations
 
@@ -264,8 +264,7 @@ def _part_distances(tables: Tables, points: Tensor) -> Tensor:
         value = torch.where(joint == INTERSECT, torch.maximum(one, two), value)
         value = torch.where(joint == BLEND, smooth_minimum(one, two, tables.blend[column]), value)
         distances.append(value.masked_fill(tables.solver[column] < 0, math.inf))
-    stacked: Tensor = torch.stack(distances).unflatten(1, (count, amount))
-    return stacked
+    return torch.stack(distances).view(tables.parts, count, amount)
 
 
 def true_mesh(objects: Objects, resolution: int = 128) -> trimesh.Trimesh:
