@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from rule_weights import rule_tensor
 from safetensors.torch import save_file
@@ -72,6 +73,12 @@ class Loaded:
     def inputs(self) -> dict[str, Any]:
         """What nodes that use the diffusion model need."""
         return {"upfusion_model": self.upfusion, "model": self.model, "vae": self.vae, "scene": self.scene}
+
+
+def refused(words: str, call: Callable[..., object], *args: Any, **inputs: Any) -> None:
+    """Asserts that a call raises ValueError with a message in which the pattern `words` is found."""
+    with pytest.raises(ValueError, match=words):
+        call(*args, **inputs)
 
 
 def relative(value: Tensor, expected: Tensor) -> float:

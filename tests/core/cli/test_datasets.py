@@ -50,9 +50,6 @@ def meshes(tmp_path: Path) -> Path:
     return data
 
 
-# ---- evaluate
-
-
 def evaluation(data: object = "procedural", *further: object) -> tuple[object, ...]:
     return ("evaluate", "--model", "small", "--data", data, *EVALUATED, *further)
 
@@ -94,9 +91,7 @@ def test_a_broken_object_is_measured_again(evaluated: Path, tmp_path: Path, name
 
 
 @pytest.mark.parametrize("saved", [False, True])
-def test_ctrl_c_in_the_first_field_keeps_its_state_or_nothing(
-    saved: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_in_the_first_field_keeps_it(saved: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def pressed(*_: object, checkpoint: Path, **__: object) -> None:
         if saved:
             checkpoint.write_bytes(b"a state")
@@ -190,9 +185,6 @@ def test_the_field_is_of_the_preset_with_the_command_s_guidance() -> None:
     assert (config.distill.preset, config.distill.guidance, config.photos) == ("draft", 3.0, (3,))
 
 
-# ---- pack
-
-
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("packed") / "out"
@@ -260,8 +252,5 @@ def test_broken_objects_of_a_folder_are_named(meshes: Path, tmp_path: Path) -> N
     assert [dataset[index].name for index in (0, 1)] == ["a.ply", "c.ply"]
     assert dataset[1].depth is not None
     done("pack", tmp_path / "out", "--size", 16, "-o", tmp_path / "again")  # shards may be packed anew
-
-
-def test_evaluation_of_shards(shards: Path, tmp_path: Path) -> None:
-    done(*evaluation(shards), "--views", 2, "-o", tmp_path / "out")
-    assert report_of(tmp_path / "out")["evaluated"] == ["procedural-1-train-0", "procedural-1-train-2"]
+    done(*evaluation(tmp_path / "again"), "--views", 2, "--photos", 1, "-o", tmp_path / "evaluated")
+    assert report_of(tmp_path / "evaluated")["evaluated"] == ["a.ply", "c.ply"]

@@ -113,9 +113,7 @@ def pressing_progress(title: str) -> Iterator[Callable[..., None]]:
     yield on_step
 
 
-def test_empty_field_is_a_sentence_and_keeps_the_views(
-    command: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_empty_field_is_told(command: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     field = RadianceField(FieldConfig.small())
     with torch.no_grad():
         field.mlp[-1].bias[0] = -40.0

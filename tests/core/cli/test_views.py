@@ -94,12 +94,10 @@ def matrix(diagonal: tuple[float, float, float], last: float = 1, **values: obje
     ("content", "sentence"),
     [
         ("not json", "must be JSON"),
-        ("{}", "must hold a JSON list of cameras"),
         ("[]", "must hold a JSON list of cameras"),
         ("[" * 100_000, "nested too deeply"),
         ("[" + "0," * 20_000 + "0]", "1 to 10000, got"),
         ('[{"azimuth": 3}]', 'camera 0: an entry must be {"azimuth_degrees"'),
-        ("[7]", "camera 0: an entry must be"),
         (orbit(azimuth_degrees="3"), "azimuth_degrees must be a finite number"),
         ('[{"azimuth_degrees": NaN}]', "NaN is no number in JSON"),
         ('[{"azimuth_degrees": 1e999}]', "azimuth_degrees must be a finite number"),
@@ -116,7 +114,7 @@ def matrix(diagonal: tuple[float, float, float], last: float = 1, **values: obje
         (matrix((2, 2, 1)), "must be rigid"),
         ('[{"camera_to_world": [[1, 0, 0]]}]', "4 rows of 4 numbers"),
     ],
-    ids=range(22),
+    ids=range(20),
 )
 def test_wrong_lists_of_cameras(command: Callable[..., Any], tmp_path: Path, content: str, sentence: str) -> None:
     (tmp_path / "c.json").write_text(content)
@@ -124,9 +122,7 @@ def test_wrong_lists_of_cameras(command: Callable[..., Any], tmp_path: Path, con
     assert not (tmp_path / "out").exists()
 
 
-def test_interrupted_views_are_continued(
-    command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_and_resumed(command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, out = tmp_path / "whole", tmp_path / "my out"
     done(*command("--count", 4, out=whole))
     sample, seen = UpFusion.sample, []

@@ -31,10 +31,7 @@ def test_chosen_views_move_the_world_with_their_first() -> None:
     assert torch.allclose(chosen.cameras.camera_to_world, expected.camera_to_world, atol=1e-5)
     assert torch.allclose(chosen.depth, torch.full((2, 1, 4, 4), 0.5))
     assert chosen.placement.scale == pytest.approx(1.5)
-
-
-def test_chosen_views_without_a_true_up_start_at_the_assumed_elevation() -> None:
-    chosen = views(upright=False).chosen([2])
+    chosen = views(upright=False).chosen([2])  # without a true up they start at the assumed elevation
     assert torch.allclose(chosen.cameras.camera_to_world, orbit_cameras(0.0).camera_to_world, atol=1e-5)
 
 
@@ -76,10 +73,6 @@ def test_broken_views_are_passed_over_or_end_the_reading() -> None:
     assert dataset.skipped == [("cup view 2", "torn")]
     refused("no second view", dataset.read, 0, [0])
     assert dataset.skipped[-1] == ("cup", "no second view")
-
-
-def test_draws_follow_the_generator() -> None:
-    dataset = Numbers()
     first, again = (dataset.draw(0, 3, torch.Generator().manual_seed(7)) for _ in range(2))
     assert torch.equal(first.rgb, again.rgb)
     assert len(first) == 2  # others step in for the broken one where there are any

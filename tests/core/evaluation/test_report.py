@@ -22,13 +22,10 @@ RESULTS = {
 }
 
 
-def test_scores_by_hand() -> None:
+def test_scores_and_paired_differences_by_hand() -> None:
     assert score([1.0, 2.0, 3.0]) == scored(2.0, pytest.approx(1 / math.sqrt(3)), 3)
     assert score([4.0, 4.0]) == scored(4.0, 0.0, 2)
     assert score([5.0]) == scored(5.0, None, 1)
-
-
-def test_paired_differences_by_hand() -> None:
     found = paired_difference([10.0, 20.0, 30.0], [11.0, 21.5, 30.5])
     assert found["mean"] == pytest.approx(1.0)
     assert found["stderr"] == pytest.approx(0.5 / math.sqrt(3))

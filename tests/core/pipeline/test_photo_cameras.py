@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from refusals import refused
 from soft_object import SoftObject
 
 from upfusion_core import Cameras, SceneEncoding, UpFusion, orbit_cameras
 from upfusion_core.cli.inputs import read_cameras
 from upfusion_core.config import PhotoSearch
 from upfusion_core.pipeline.pose import PhotoCameras, estimate_photo_cameras, match_photo, ring_differences
-from upfusion_core.support.errors import InputError
 
 SEARCH = PhotoSearch()
 
@@ -69,10 +69,6 @@ def test_a_photo_of_another_object_is_not_accepted() -> None:
 SMALL = PhotoSearch(azimuths=6, elevations_degrees=(0.0, 30.0), ring_elevations_degrees=(15.0,), steps=2)
 
 
-class StopError(Exception):
-    """What a host raises to cancel."""
-
-
 def test_photo_1_is_known_and_the_others_are_reported(model: UpFusion, scene: SceneEncoding, tmp_path: Path) -> None:
     steps: list[tuple[int, int]] = []
     found = estimate_photo_cameras(
@@ -108,9 +104,9 @@ def test_one_photo_needs_no_search_and_the_hook_cancels(model: UpFusion, scene: 
     assert estimate_photo_cameras(model, alone).accepted.tolist() == [True]
 
     def stop(step: int, total: int, preview: object) -> None:
-        raise StopError
+        raise InterruptedError
 
-    with pytest.raises(StopError):
+    with pytest.raises(InterruptedError):
         estimate_photo_cameras(model, scene, search=SMALL, on_step=stop)
 
 
@@ -120,11 +116,7 @@ def test_bad_input_gets_a_sentence(model: UpFusion, scene: SceneEncoding) -> Non
         ("must hold its photos", (replace(scene, views=None),)),
         ("encoded by another model", (replace(scene, model_id="other"),)),
     ):
-        with pytest.raises(InputError, match=words):
-            estimate_photo_cameras(model, *given, search=SMALL)
-    with pytest.raises(InputError, match="elevations_degrees must be a list of 1 or more, each a number"):
-        PhotoSearch(elevations_degrees=())
-    with pytest.raises(InputError, match=r"PhotoSearch.accept must be between 0.0 and 1.0"):
-        PhotoSearch(accept=2.0)
-    with pytest.raises(InputError, match=r"PhotoCameras.score must be \(2\)"):
-        PhotoCameras(orbit_cameras([0.0, 10.0]), torch.tensor([True, True]), torch.ones(3))
+        refused(words, estimate_photo_cameras, model, *given, search=SMALL)
+    both = torch.tensor([True, True])
+    refused(r"PhotoCameras.score must be \(2\)", PhotoCameras, orbit_cameras([0.0, 10.0]), both, torch.ones(3))
+    refused("must be Cameras, got Tensor", PhotoCameras, torch.eye(4), both[:1], torch.ones(1))

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from refusals import refused
 from torch import Tensor
 
 from upfusion_core.pipeline.prior import CapturedCalls, capture_graph
-from upfusion_core.support.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,5 +78,4 @@ def test_recorded_in_inference_mode_and_used_outside() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
 def test_without_a_gpu_it_says_so() -> None:
-    with pytest.raises(InputError, match="CUDA device only"):
-        capture_graph(lambda: torch.zeros(1))
+    refused("CUDA device only", capture_graph, lambda: torch.zeros(1))

@@ -72,8 +72,8 @@ def pooled(batch_size: int = 2) -> ProceduralBatches:
 
 def same(one: TrainingBatch, two: TrainingBatch) -> bool:
     pairs = [(one.photos, two.photos), (one.targets, two.targets), (one.target_masks, two.target_masks)]
-    pairs += [(a.camera_to_world, b.camera_to_world) for a, b in ((one.cameras, two.cameras),)]
-    pairs += [(one.references.camera_to_world, two.references.camera_to_world)]
+    cameras = ((one.cameras, two.cameras), (one.references, two.references))
+    pairs += [(ours.camera_to_world, theirs.camera_to_world) for ours, theirs in cameras]
     return all(a.shape == b.shape and torch.allclose(a, b, atol=1e-6) for a, b in pairs)
 
 
@@ -117,18 +117,11 @@ def test_views_are_different_ones_where_there_are_enough() -> None:
     assert len(torch.cat([few.photos[0, :, 0, 0, 0], few.targets[0, :, 0, 0, 0]]).unique()) == 2
 
 
-def test_pictures_take_the_model_s_size() -> None:
-    batch = source(Plain(size=40)).batch(0)
-    assert batch.targets.shape[-2:] == (16, 16)
-    torch.testing.assert_close(batch.targets[..., 0, 0], batch.targets[..., 8, 8])
-
-
-def test_broken_objects_are_replaced() -> None:
-    dataset = Plain(4, broken=(1,))
-    batches = source(dataset, 4, photos=(1, 1))
-    values = [int(value * 10 + 1e-3) for value in batches.batch(0).photos[:, 0, 0, 0, 0]]
-    assert len(values) == 4
-    assert set(values) == {1, 3, 4}
+def test_broken_objects_are_replaced_and_pictures_take_the_model_s_size() -> None:
+    dataset = Plain(4, size=40, broken=(1,))
+    photos = source(dataset, 4, photos=(1, 1)).batch(0).photos
+    assert photos.shape == (4, 1, 3, 16, 16)
+    assert {int(value * 10 + 1e-3) for value in photos[:, 0, 0, 0, 0]} == {1, 3, 4}
     assert dataset.skipped[0] == ("1", "torn")
 
 
@@ -248,10 +241,7 @@ def test_points_inside_the_silhouette() -> None:
     torch.testing.assert_close(points[0, 200:], everywhere[0, 200:])
     torch.testing.assert_close(points[1], everywhere[1])  # no silhouette
     torch.testing.assert_close(sample_points(masks, uniform, 0.0), everywhere)
-
-
-def test_the_last_draw_still_hits_the_silhouette() -> None:
-    masks = torch.zeros(1, 1, 3, 3)
+    masks = torch.zeros(1, 1, 3, 3)  # the last draw still hits
     masks[0, 0, 0, 1] = masks[0, 0, 1, 1] = 1
     points = sample_points(masks, torch.tensor([[[0.0, 0.5, 0.5], [0.99999994, 0.5, 0.5]]]), 1.0)
     torch.testing.assert_close(points[0], torch.tensor([[0.0, 2 / 3], [0.0, 0.0]]))
