@@ -98,11 +98,8 @@ def test_faults_of_arguments(values: dict[str, object], sentence: str) -> None:
     [
         ({"grid": 3}, "a.json: grid must be a JSON object, got 3; correct it"),
         ({"grid": {"levels": 33}}, "a.json: grid.levels must be between 1 and 32, got 33; correct it"),
-        ({"grid": {"indexing": "x"}}, 'a.json: grid.indexing must be one of tiled, hashed, got "x"; correct it'),
-        ({"grid": {"scale": 0}}, "a.json: grid.scale must be above 0, got 0; correct it"),
         ({"grid": {"lvls": 33}}, 'a.json: grid may have levels, indexing, scale, got "lvls"; remove it'),
         ({"either": {"levels": 33}}, "a.json: either.levels must be between 1 and 32, got 33; correct it"),
-        ({"x": 33}, "a.json may have grid, sizes, pair, name, part, either, dark, share, got "),
         ({"pair": [2, 1]}, "a.json is not usable: pair must ascend, got (2.0, 1.0); swap them"),
         ([], "a.json must be a JSON object, got []; correct it"),
         ({"name": object()}, "a.json must be what JSON can hold, but is not"),

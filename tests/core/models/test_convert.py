@@ -9,6 +9,7 @@ import torch
 from golden_files import worst
 from refusals import refused
 from safetensors import safe_open
+from tiny_training import write_tiny_mini
 
 from upfusion_core import convert
 from upfusion_core.models import convert as convert_module
@@ -57,27 +58,28 @@ def test_there_and_back_agrees_to_half_precision(
             assert ((back.weights[name].float() - value).abs() <= tolerance * value.abs() + 1e-7).all()
 
 
-def test_without_a_precision_nothing_changes(small_weights: Path, merged: Path, tmp_path: Path) -> None:
+def test_without_a_precision_nothing_changes(small_weights: Path, tmp_path: Path) -> None:
     convert(small_weights, tmp_path / "model.safetensors")
     convert(tmp_path / "model.safetensors", tmp_path / "back")
     back, original = open_checkpoint(tmp_path / "back"), open_checkpoint(small_weights)
     assert all(torch.equal(back.weights[name], value) for name, value in original.weights.items())
+
+
+def test_merged_to_merged_and_cancelling(tmp_path: Path) -> None:
+    merged = write_tiny_mini(tmp_path / "tiny.safetensors")
     convert(merged, tmp_path / "again.safetensors", dtype=torch.bfloat16)
     again = open_checkpoint(tmp_path / "again.safetensors")
     assert again.weights["upsrt.linear_scene.weight"].dtype == torch.bfloat16
     assert worst(again.text_embeddings[0], open_checkpoint(merged).text_embeddings[0]) == 0
 
-
-def test_cancelling_leaves_nothing(small_weights: Path, tmp_path: Path) -> None:
     def cancel(step: int, total: int, preview: object) -> None:
         if step == 100:
             raise KeyboardInterrupt
 
-    for target in (tmp_path / "a" / "model.safetensors", tmp_path / "b"):
+    for target in (tmp_path / "a" / "cancelled.safetensors", tmp_path / "b"):
         with pytest.raises(KeyboardInterrupt):
-            convert(small_weights, target, dtype=torch.float16, on_step=cancel)
-    left = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "upsrt.pt"]
-    assert left == []
+            convert(merged, target, dtype=torch.float16, on_step=cancel)
+    assert not [path for part in "ab" for path in (tmp_path / part).rglob("*") if path.name != "upsrt.pt"]
 
 
 def test_bad_requests_get_a_sentence(small_weights: Path, tmp_path: Path) -> None:

@@ -12,13 +12,10 @@ from upfusion_core.models.stable_diffusion import DEFAULT_PROMPT, tokenize
 from upfusion_core.support.errors import InputError, MissingPackageError
 
 
-def test_the_two_prompts_that_need_no_vocabulary() -> None:
+def test_the_two_prompts_that_need_no_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
     default = tokenize(DEFAULT_PROMPT)[0].tolist()
     assert default == [49406, 320, 1400, 3027, 2867, 593, 320, 1579, 5994] + [49407] * 68
     assert tokenize("")[0].tolist() == [49406] + [49407] * 76
-
-
-def test_another_prompt_needs_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingPackageError, match="pip install open_clip_torch"):
         tokenize("a red mug")

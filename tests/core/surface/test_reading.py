@@ -112,6 +112,17 @@ def test_scene_transforms_and_several_textures(tmp_path: Path) -> None:
     assert [round(v, 2) for v in picture[:, 2, 5].tolist()] == [0, 1, 1]
 
 
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    textured().export(tmp_path / "a.glb")
+    (tmp_path / "cut.glb").write_bytes((tmp_path / "a.glb").read_bytes()[:200])
+    (tmp_path / "empty.obj").write_text("# nothing\n", encoding="utf-8")
+    trimesh.PointCloud(CORNERS).export(tmp_path / "points.ply")
+    refusals = {"points.ply": "must hold triangles", "a.stl": "convert it first"}
+    for name in ("cut.glb", "empty.obj", "missing.glb", *refusals):
+        refused(refusals.get(name, name), read_surface, tmp_path / name)
+    refused("must be a mesh, but cannot be read", read_surface, tmp_path / "a.glb", texture=tmp_path / "none.png")
+
+
 def test_centred_and_turned() -> None:
     vertices = torch.tensor([[9.0, 9, 9], [1.0, 0, 0], [3.0, 0, 0], [1.0, 0, 2]])  # the first is in no face
     faces, none = torch.tensor([[1, 2, 3]]), torch.tensor([-1])
@@ -122,15 +133,3 @@ def test_centred_and_turned() -> None:
     quarter = torch.tensor([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
     assert surface.turned(quarter).vertices[3].tolist() == [1, 2, 0]
     refused("extent", replace(surface, vertices=torch.ones(4, 3)).centered, 0.2)
-
-
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    textured().export(tmp_path / "a.glb")
-    (tmp_path / "cut.glb").write_bytes((tmp_path / "a.glb").read_bytes()[:200])
-    (tmp_path / "empty.obj").write_text("# nothing\n", encoding="utf-8")
-    trimesh.PointCloud(CORNERS).export(tmp_path / "points.ply")
-    for name in ("cut.glb", "empty.obj", "missing.glb"):
-        refused(name, read_surface, tmp_path / name)
-    refused("must hold triangles", read_surface, tmp_path / "points.ply")
-    refused("convert it first", read_surface, tmp_path / "a.stl")
-    refused("must be a mesh, but cannot be read", read_surface, tmp_path / "a.glb", texture=tmp_path / "none.png")
