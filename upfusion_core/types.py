@@ -164,6 +164,7 @@ class SceneEncoding:
 
     def __post_init__(self) -> None:
         check_shape("SceneEncoding.tokens", self.tokens, ("V·P", "C"))
+        check_finite("SceneEncoding.tokens", self.tokens)
 
 
 @dataclass(frozen=True, eq=False)

@@ -65,17 +65,8 @@ def test_values_that_cannot_be_made(make: Callable[..., object], changes: dict[s
 
 def test_scenes_and_pictures_that_cannot_be_made() -> None:
     tokens, views = torch.ones(2, 3), make_views()
-    refused("reference must be Cameras, got NoneType; use orbit_cameras", SceneEncoding, tokens, None)
-    refused("views must be InputViews", SceneEncoding, tokens, CAMERA, 3)
-    refused("model_id must be str", SceneEncoding, tokens, CAMERA, None, 3)
     refused("must be finite", SceneEncoding, tokens / 0, CAMERA)
-    refused(r"must hold tokens, got \(0, 8\)", SceneEncoding, torch.ones(0, 8), CAMERA)
     refused(r"rgb must be \(1, 3, S, S\), got \(2, 3, 4, 4\); one picture a camera", NovelViews, views.rgb, CAMERA)
-    refused("divide 8-bit pictures by 255", NovelViews, views.rgb * 255, PAIR)
-    refused("floating point, got torch.uint8", NovelViews, views.rgb.byte(), PAIR)
-    refused(r"NovelViews.rgb must be in \[0, 1\]", NovelViews, -views.rgb, PAIR)
-    refused(r"opacity must be in \[0, 1\], got \[2, 2", RenderedViews, views.rgb, views.mask * 2, views.mask)
-    refused(r"RenderedViews\.depth must be finite", RenderedViews, views.rgb, views.mask, views.mask / 0)
 
 
 def test_conditions_and_cameras_of_several() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from dataclasses import replace
 from functools import partial
@@ -146,6 +147,8 @@ def run_evaluate(command: Evaluate, given: frozenset[str]) -> None:
         run.plan(settings, {}, inputs)
         run.begin()
         run.check_model(model)
+        if importlib.util.find_spec("matplotlib") is None:
+            say("Plots are left out: they need the package matplotlib (pip install matplotlib)")
         about = {name: settings[name] for name in ("model", "data", "split", "objects", "dtype") if settings[name]}
         with run.stage("evaluate"), progress(f"Evaluating {wanted} objects") as on_step:
             report = evaluate(

@@ -27,7 +27,7 @@ from ..config import EvaluationConfig, to_dict
 from ..data.views import MultiViewDataset
 from ..models.perceptual import PerceptualDistance
 from ..pipeline.upfusion import UpFusion
-from ..support.errors import FieldError, InputError, MissingPackageError
+from ..support.errors import FieldError, InputError
 from ..support.files import Writing, read_json, replacing, write_json
 from ..support.images import contact_sheet, load_png, save_png
 from ..types import OnStep
@@ -117,8 +117,6 @@ def evaluate(
         writing: how files of the folder get their names; by default they are renamed into the folder.
         temporary: gives the paths of files that are only needed until the end, the fields' states.
     """
-    if importlib.util.find_spec("matplotlib") is None:  # before any long work
-        raise MissingPackageError("plots need matplotlib, which is not installed; run: pip install matplotlib")
     settings = {**(about or {}), "model_id": model.model_id, "settings": to_dict(config)}
     writing = writing or (lambda name: replacing(folder / name))
     fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
@@ -234,7 +232,8 @@ class _Run:
         rows = [load_png(self.folder / "objects" / f"{record['index']:06d}.png") for record in main[:SHEET_OBJECTS]]
         with self.writing("sheet.png") as path:
             save_png(path, _titled(rows, self.config))
-        plot_results(content["results"], self.writing)
+        if importlib.util.find_spec("matplotlib") is not None:
+            plot_results(content["results"], self.writing)
         with self.writing("report.md") as path:
             # names of files may be no UTF-8; write_json spells them so, too
             path.write_text(_markdown(content), encoding="utf-8", errors="backslashreplace")

@@ -18,7 +18,7 @@ from ..config import TrainConfig
 from ..models.checkpoint import Networks, network_weights, set_network_weights
 from ..models.convert import write_networks
 from ..support.devices import derived_seed
-from ..support.errors import InputError, MissingPackageError
+from ..support.errors import InputError
 from ..support.interruption import Interruption
 from ..types import OnStep
 from .batches import BatchRandom, BatchSource, TrainingBatch
@@ -136,12 +136,9 @@ def accumulate_gradients(
 
 
 def _accelerator(config: TrainConfig, device: str) -> Accelerator:
-    try:
-        from accelerate import Accelerator
-        from accelerate.state import AcceleratorState
-    except ImportError as error:
-        wanted = "training needs the package accelerate, which is not installed"
-        raise MissingPackageError(f"{wanted}; run: pip install accelerate") from error
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
     # accelerate keeps one state a program and refuses another precision or device after the first run
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     return Accelerator(mixed_precision=config.precision, cpu=device == "cpu")

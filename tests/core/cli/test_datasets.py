@@ -94,6 +94,7 @@ def test_a_broken_object_is_measured_again(evaluated: Path, tmp_path: Path, name
 def test_ctrl_c_in_the_first_field_keeps_it(saved: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def pressed(*_: object, checkpoint: Path, **__: object) -> None:
         if saved:
+            checkpoint.parent.mkdir(parents=True, exist_ok=True)
             checkpoint.write_bytes(b"a state")
         press()
 

@@ -119,4 +119,3 @@ def test_bad_input_gets_a_sentence(model: UpFusion, scene: SceneEncoding) -> Non
         refused(words, estimate_photo_cameras, model, *given, search=SMALL)
     both = torch.tensor([True, True])
     refused(r"PhotoCameras.score must be \(2\)", PhotoCameras, orbit_cameras([0.0, 10.0]), both, torch.ones(3))
-    refused("must be Cameras, got Tensor", PhotoCameras, torch.eye(4), both[:1], torch.ones(1))
