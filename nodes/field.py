@@ -190,7 +190,7 @@ def distill_config(preset: str, steps: int, guidance: float) -> DistillConfig:
     if not steps:
         return config
     schedule: Any = config.schedule  # one of several classes, each with that field
-    name = "iterations" if preset == "reference" else "steps"
+    name = "iterations" if hasattr(schedule, "iterations") else "steps"
     return replace(config, schedule=replace(schedule, **{name: steps}))
 
 

@@ -1,6 +1,6 @@
 """Gradients of one step of a tiny diffusion, from as many processes as it is launched in.
 
-accelerate launch --cpu --num_processes 2 tests/core/training/gradients_worker.py OUT.safetensors
+accelerate launch --cpu --num_processes 2 tests/core/gradients_worker.py OUT.safetensors
 """
 
 from __future__ import annotations

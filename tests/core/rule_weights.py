@@ -46,7 +46,7 @@ def rule_tensor(name: str, shape: tuple[int, ...] | list[int]) -> Tensor:
 def rule_state_dict(shapes: Mapping[str, tuple[int, ...]], prefix: str = "") -> dict[str, Tensor]:
     """The tensors whose names start with `prefix`, under their names without it; values follow from the full names.
 
-    Example: `rule_state_dict(diffusion_shapes(), "control_model.")` is what the ControlNet alone loads.
+    Example: `rule_state_dict(golden_shapes("diffusion"), "control_model.")` is what the ControlNet alone loads.
     """
     return {
         name.removeprefix(prefix): rule_tensor(name, shape) for name, shape in shapes.items() if name.startswith(prefix)

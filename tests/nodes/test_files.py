@@ -42,7 +42,7 @@ def test_fields_come_back_equal(run_node: Run, ball: nn.Module, folders: Path, n
 
 
 def test_files_that_are_no_fields_get_a_sentence(run_node: Run, ball: nn.Module, folders: Path) -> None:
-    """One of each kind; tests/core/field/test_hostile_fields.py has many."""
+    """One of each kind; tests/core/field/test_storage.py has many."""
     path = folders / "input" / "it.safetensors"
     ball.save(path)
     whole = path.read_bytes()

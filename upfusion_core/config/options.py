@@ -298,7 +298,7 @@ class EvaluationConfig:
     """Global similarity: in 3D where possible, or in 2D."""
     distill: Annotated[DistillConfig, NO_OPTION] = DistillConfig.fast()
     """Of the field; its guidance is its own."""
-    mesh_resolution: Annotated[int, Ge(8), Le(2048), NO_OPTION] = 128
+    mesh_resolution: Annotated[int, Ge(8), Le(1024), NO_OPTION] = 128
     """Cells along an axis of the box from which the field's surface is taken."""
     mesh_samples: Annotated[int, Ge(100), NO_OPTION] = 100_000
     """Points on each surface."""

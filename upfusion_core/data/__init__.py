@@ -1,6 +1,6 @@
 """Posed multi-view examples: readers of data sets and shards, meshes rendered on the fly, and what opens any of them.
 
-A new format is its reader, a line in `DATA_FORMATS`, and its name in `Kind` of config/options.py.
+A new format is its reader, a line in `DATA_FORMATS` (before "meshes", which takes any folder with a mesh), and a test.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The radiance field: its encoding, rendering, fitting, and the way out as a mesh."""
+"""The radiance field: its encoding, rendering, and fitting."""

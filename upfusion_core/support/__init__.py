@@ -1,1 +1,1 @@
-"""What every layer uses: errors, checks, files, pictures, devices."""
+"""What every layer uses: errors, checks, files, weights, pictures, devices, Ctrl-C."""
