@@ -15,7 +15,12 @@ LARGEST_JSON = 64_000_000
 
 
 def parse_json(
-    text: str, source: str, error: type[UpFusionError] = InputError, *, lone_surrogates: bool = False
+    text: str,
+    source: str,
+    error: type[UpFusionError] = InputError,
+    *,
+    lone_surrogates: bool = False,
+    finite: bool = True,
 ) -> Any:  # noqa: ANN401 - any JSON
     """The value that `text` stands for.
 
@@ -26,6 +31,7 @@ def parse_json(
         source: what the text is, named in the message, e.g. a path.
         error: what is raised.
         lone_surrogates: whether they are taken: so Python spells bytes of file names that are no UTF-8.
+        finite: whether NaN and Infinity are refused.
     """
 
     def no_number(name: str) -> NoReturn:
@@ -41,7 +47,7 @@ def parse_json(
 
     try:
         text = text.removeprefix("\ufeff")
-        value = json.loads(text, parse_constant=no_number, object_pairs_hook=without_duplicates)
+        value = json.loads(text, parse_constant=no_number if finite else float, object_pairs_hook=without_duplicates)
         if "\\u" in text and not lone_surrogates:
             json.dumps(value, ensure_ascii=False).encode("utf-8")  # half a surrogate pair could never be written
     except (ValueError, RecursionError) as reason:
@@ -51,7 +57,11 @@ def parse_json(
 
 
 def read_json(
-    path: str | os.PathLike[str], error: type[UpFusionError] = InputError, *, lone_surrogates: bool = False
+    path: str | os.PathLike[str],
+    error: type[UpFusionError] = InputError,
+    *,
+    lone_surrogates: bool = False,
+    finite: bool = True,
 ) -> Any:  # noqa: ANN401 - any JSON
     """The value in a UTF-8 file, with or without a byte order mark (see parse_json), of at most 64 MB."""
     with reading(path, "check the path", what="a JSON file", error=error):
@@ -60,7 +70,7 @@ def read_json(
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as reason:
         raise error(f"{path} must be UTF-8 text, but is not; save it as UTF-8, or remove it") from reason
-    return parse_json(text, str(path), error, lone_surrogates=lone_surrogates)
+    return parse_json(text, str(path), error, lone_surrogates=lone_surrogates, finite=finite)
 
 
 def to_json(value: object, source: str) -> str:
