@@ -181,7 +181,7 @@ def save_turntable(run: Run, field: RadianceField, size: int) -> None:
 def rendered(field: RadianceField, cameras: Cameras, size: int, on_step: OnStep) -> Tensor:
     """(Q, 3, size, size) of the field on white, on the CPU."""
     occupied = OccupancyGrid(field.aabb, cells=64)
-    occupied.update(field.density, decay=0.0)
+    occupied.update(field.density)
     frames = []
     for index, camera in enumerate(cameras):
         seen = render_views(field, field.aabb, camera, size, sampling=TURNTABLE_SAMPLING, visible=occupied)

@@ -1,10 +1,7 @@
-"""`encode_grid` as Triton kernels: the same values and gradients as the definition in hashgrid.py.
+"""`encode_grid` as Triton kernels, to be imported on first use: the values and gradients of the definition.
 
-Import it on first use only: it needs the package `triton`, which compiles the kernels when they first run. Unlike
-the definition they never hold the rows and weights of all corners (8·P·L of each) in memory.
-
-Not the same to the bit: sums run in another order, and the gradient of the table is added up by atomic operations, so
-that its last bits differ from call to call. The gradient of the points is added up in a fixed order.
+They never hold the rows and weights of all corners (8·P·L of each) in memory. Not the same to the bit: sums run in
+another order, and the table's gradient is added up by atomic operations, so that its last bits differ between calls.
 """
 
 # ruff: noqa: ANN001, ANN202, N803 - Triton reads the signatures of kernels its own way
@@ -24,8 +21,7 @@ from ..support.errors import InputError
 from .hashgrid import HASH_PRIMES
 from .hashgrid import encode_grid as encode_by_definition
 
-BLOCK = 256
-"""Points a program."""
+BLOCK = 256  # points a program
 
 
 def encode_grid(points: Tensor, table: Tensor, config: GridConfig) -> Tensor:
@@ -43,8 +39,8 @@ def encode_grid(points: Tensor, table: Tensor, config: GridConfig) -> Tensor:
     check_shape("table", table, (sum(config.rows), config.features), "it belongs to another GridConfig")
     if points.device != table.device:
         raise InputError(f"points are on {points.device} and the table on {table.device}; move one to the other")
-    result: Tensor = _Encode.apply(points, table, config)
-    return result
+    encoded: Tensor = _Encode.apply(points, table, config)
+    return encoded
 
 
 class _Encode(torch.autograd.Function):
@@ -61,14 +57,13 @@ class _Encode(torch.autograd.Function):
         points, table = ctx.saved_tensors
         config: GridConfig = ctx.config
         if torch.is_grad_enabled():  # create_graph=True: the caller wants to differentiate what comes back
-            wanted = ctx.needs_input_grad[:2]
             # the definition multiplies rows by weights, which on a CPU must be of one type
             kind = torch.promote_types(points.dtype, table.dtype)
             encoded = encode_by_definition(points.to(kind), table.to(kind), config)
+            wanted = ctx.needs_input_grad[:2]
             chosen = [value for value, is_wanted in zip((points, table), wanted, strict=True) if is_wanted]
             found = iter(torch.autograd.grad(encoded, chosen, gradient, create_graph=True))
-            of_points, of_table = (next(found) if is_wanted else None for is_wanted in wanted)
-            return of_points, of_table, None
+            return *(next(found) if is_wanted else None for is_wanted in wanted), None
         gradient = gradient.contiguous()
         points_gradient = table_gradient = None
         if ctx.needs_input_grad[0]:
@@ -112,13 +107,11 @@ def _levels(config: GridConfig, device: torch.device) -> Tensor:
     """(L, 6) int64: cells, factors of y and z, the bits of a number that are kept, whether hashed, first row."""
     described = []
     for level, cells in enumerate(config.resolutions):
-        start = sum(config.rows[:level])
-        if level < config.dense_levels:
-            described.append((cells, cells + 1, (cells + 1) ** 2, -1, 0, start))
-        elif config.indexing == "tiled":
-            described.append((cells, cells + 1, (cells + 1) ** 2, config.table_size - 1, 0, start))
-        else:
-            described.append((cells, *HASH_PRIMES[1:], config.table_size - 1, 1, start))
+        dense = level < config.dense_levels
+        hashed = not dense and config.indexing == "hashed"
+        factors = HASH_PRIMES[1:] if hashed else (cells + 1, (cells + 1) ** 2)
+        kept = -1 if dense else config.table_size - 1
+        described.append((cells, *factors, kept, int(hashed), sum(config.rows[:level])))
     return torch.tensor(described, dtype=torch.int64, device=device)
 
 

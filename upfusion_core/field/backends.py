@@ -1,4 +1,4 @@
-"""What computes a field's grid: `encode_grid` in torch, which defines it, or a file that does the same faster."""
+"""What computes a field's grid: `encode_grid` in torch, which defines it, or Triton or tinycudann, which are faster."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.functional import pad
 
 from ..config import Backend, GridConfig
+from ..support.checks import check_shape
 from ..support.errors import InputError, MissingPackageError
+from ..support.images import saturate
 from .hashgrid import encode_grid
 
 
@@ -40,15 +44,17 @@ def choose_backend(asked: Backend, device: torch.device) -> BackendChoice:
     """
     if asked == "torch":
         return BackendChoice("torch", "asked for")
+    fault = None if _interpreted(asked) else _device_fault(device)
     if asked == "auto":
-        fault = _device_fault(device) or _triton_fault(device)
+        if fault is None and not _installed("triton"):
+            fault = "Triton is not installed"
+        fault = fault or _trial_fault(device)
         if fault is None and torch.are_deterministic_algorithms_enabled():
             fault = "Triton adds gradients up in no fixed order, and torch was told to be deterministic"
         return BackendChoice("torch", f"auto: {fault}") if fault else BackendChoice("triton", f"auto: on {device}")
     require_backend(asked)
-    fault = None if _interpreted(asked) else _device_fault(device)
     if fault is None and asked == "triton":
-        fault = _triton_fault(device)
+        fault = _trial_fault(device)
     if fault is not None:
         raise InputError(f"backend {asked!r} cannot be used: {fault}; use a CUDA GPU, or backend 'auto' or 'torch'")
     return BackendChoice(asked, "asked for")
@@ -73,24 +79,18 @@ def require_backend(asked: Backend) -> None:
 
 
 def grid_encoder(name: Literal["torch", "triton", "tinycudann"]) -> Callable[[Tensor, Tensor, GridConfig], Tensor]:
-    """The backend's `encode_grid`, imported here and not before."""
+    """The backend's `encode_grid`; Triton is imported here and not before."""
     if name == "triton":
         from ._triton import encode_grid as encode
-    elif name == "tinycudann":
-        from ._tinycudann import encode_grid as encode
-    else:
-        encode = encode_grid
-    return encode
+
+        return encode
+    return encode_by_tinycudann if name == "tinycudann" else encode_grid
 
 
 def _device_fault(device: torch.device) -> str | None:
     if device.type == "cuda":
         return None
     return "the field is on the CPU" if device.type == "cpu" else f"the field is on {device}, which is no CUDA GPU"
-
-
-def _triton_fault(device: torch.device) -> str | None:
-    return _trial_fault(device) if _installed("triton") else "Triton is not installed"
 
 
 def _interpreted(asked: Backend) -> bool:
@@ -105,7 +105,7 @@ def _installed(package: str) -> bool:
 
 @lru_cache(maxsize=64)
 def _trial_fault(device: torch.device) -> str | None:
-    """What happens when a tiny grid is encoded: Triton needs a driver and a C compiler too, and not every GPU will do.
+    """What happens when Triton encodes a tiny grid: it needs a driver and a C compiler too, and not every GPU will do.
 
     Whatever is raised becomes the answer, as the packages below raise anything from OSError to their own types.
     """
@@ -138,5 +138,54 @@ class HashGrid(nn.Module):
         return choose_backend(self.asked_backend, self.table.device)
 
     def forward(self, points: Tensor) -> Tensor:
-        """(P, 3) points in [0, 1] -> (P, config.width)."""
         return grid_encoder(self.backend.name)(points, self.table, self.config)
+
+
+def encode_by_tinycudann(points: Tensor, table: Tensor, config: GridConfig) -> Tensor:
+    """(P, 3) points in [0, 1] -> (P, levels·features), as `hashgrid.encode_grid`, in float32 by the package tinycudann.
+
+    It looks a level up at position·scale + 0.5, in a lattice of ceil(scale) + 1 points along an axis, and its scale is
+    base_resolution·growth**level - 1. The definition's lattice begins on 0 and its resolutions are rounded. One
+    encoding of one level with base_resolution = cells + 1 has scale = cells; given the points moved by -0.5/cells it
+    looks up where the definition does. Rows and primes are the same; a dense level has up to 7 rows more.
+
+    Limits: levels that share rows must be hashed, as its "Tiled" grids repeat a cube and do not wrap a number; the
+    gradient of a point on a face between two cells may be that of the other cell, and at the box's own faces is of no
+    use; float16 would round weights too, so it is not used. Sums of gradients have no fixed order.
+
+    Raises:
+        InputError: tinycudann cannot express this grid.
+    """
+    check_shape("points", points, ("P", 3), "flatten the leading axes")
+    check_shape("table", table, (sum(config.rows), config.features), "it belongs to another GridConfig")
+    if config.indexing == "tiled" and config.dense_levels < config.levels:
+        raise InputError(
+            "backend 'tinycudann' cannot wrap tiled levels as this field does; "
+            "use GridConfig(indexing='hashed'), or backend 'auto' or 'torch'"
+        )
+    if config.features not in (1, 2, 4, 8):
+        raise InputError(
+            f"backend 'tinycudann' needs 1, 2, 4 or 8 features, got {config.features}; "
+            "change GridConfig.features, or use backend 'auto' or 'torch'"
+        )
+    kind = torch.promote_types(points.dtype, table.dtype)
+    if not len(points):
+        return (points.sum() + table.sum()).to(kind) * points.new_zeros((0, config.width), dtype=kind)
+    inside, levels = saturate(points.float()), []
+    for cells, rows in zip(config.resolutions, table.float().split(config.rows), strict=True):
+        encoding = _tinycudann_level(cells, config.features, config.table_size)
+        parameters = pad(rows.reshape(-1), (0, encoding.params.numel() - rows.numel()))
+        encoded = functional_call(encoding, {"params": parameters}, (inside - 0.5 / cells,))
+        levels.append(encoded[:, : config.features])
+    return torch.cat(levels, dim=-1).to(kind)
+
+
+@lru_cache(maxsize=64)
+def _tinycudann_level(cells: int, features: int, table_size: int) -> Any:  # noqa: ANN401 - no types in tinycudann
+    """An encoding of one level whose own parameters are never used."""
+    import tinycudann
+
+    settings = {"otype": "Grid", "type": "Hash", "n_levels": 1, "n_features_per_level": features}
+    settings |= {"log2_hashmap_size": table_size.bit_length() - 1, "base_resolution": cells + 1}
+    settings |= {"per_level_scale": 2.0, "interpolation": "Linear"}
+    return tinycudann.Encoding(3, settings, dtype=torch.float32)

@@ -18,16 +18,6 @@ from .radiance import RadianceField
 from .rendering import OccupancyGrid, RenderedRays, render_rays, render_views, sum_before
 
 
-def color_loss(rgb: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-    """Mean of weights (R,) times the squared error of rgb (R, 3)."""
-    return (weights * (rgb - target).square().mean(-1)).mean()
-
-
-def opacity_loss(opacity: Tensor, mask: Tensor, weights: Tensor) -> Tensor:
-    """Mean of weights (R,) times the squared error of opacity (R,) against the silhouette (R,)."""
-    return (weights * (opacity - mask).square()).mean()
-
-
 def distortion_loss(weights: Tensor, distances: Tensor, lengths: Tensor) -> Tensor:
     """Mean over rays of how far their light is spread along them (Barron et al. 2022, equation 15).
 
@@ -41,31 +31,22 @@ def distortion_loss(weights: Tensor, distances: Tensor, lengths: Tensor) -> Tens
     return (between + within).mean()
 
 
-def depth_loss(opacity: Tensor, depth: Tensor) -> Tensor:
-    """Mean of depth (R,) where light stops, counted by opacity (R,), which gets no gradient.
-
-    Within one flat colour pictures do not tell how deep light goes in before it stops. This term stops it as early as
-    they allow: matter then begins where the outlines are.
-    """
-    return (opacity.detach() * depth).mean()
-
-
-def crisp_loss(opacity: Tensor) -> Tensor:
-    """Mean of 4·o·(1 - o) over opacities o (R,): 0 for rays that meet matter or nothing, 1 for half of both.
-
-    Example: opacities 1, 0 and 0.5 give a third.
-    """
-    return (4 * opacity * (1 - opacity)).mean()
-
-
 def fit_losses(seen: RenderedRays, rgb: Tensor, mask: Tensor | None, weights: Tensor) -> dict[str, Tensor]:
-    """The terms by name, not yet weighted: color, opacity (with a mask only), distortion, depth, crisp."""
-    losses = {"color": color_loss(seen.rgb, rgb, weights)}
+    """The terms of a fit by name, not yet weighted, each a mean over R rays.
+
+    color, opacity: the squared errors of colours (R, 3) and of silhouettes (R,), the latter only with a mask, times
+    weights (R,). distortion: see `distortion_loss`. depth: where light stops, counted by the opacity, which gets no
+    gradient; within one flat colour pictures do not tell how deep light goes in before it stops, and this stops it as
+    early as they allow: matter then begins where the outlines are. crisp: 4·o·(1 - o) of opacities o, 0 for rays that
+    meet matter or nothing, 1 for half of both.
+    """
+    opacity = seen.opacity
+    losses = {"color": (weights * (seen.rgb - rgb).square().mean(-1)).mean()}
     if mask is not None:
-        losses["opacity"] = opacity_loss(seen.opacity, mask, weights)
+        losses["opacity"] = (weights * (opacity - mask).square()).mean()
     losses["distortion"] = distortion_loss(seen.weights, seen.distances, seen.lengths)
-    losses["depth"] = depth_loss(seen.opacity, seen.depth)
-    losses["crisp"] = crisp_loss(seen.opacity)
+    losses["depth"] = (opacity.detach() * seen.depth).mean()
+    losses["crisp"] = (4 * opacity * (1 - opacity)).mean()
     return losses
 
 
@@ -143,18 +124,18 @@ class FieldFitter:
             mask: (N, 1, H, W) in [0, 1], 1 on the object, or None.
             weights: (N,) how much each picture counts, or (N, 1, H, W) each pixel; 1 unless given.
         """
-        check_shape("rgb", rgb, (len(cameras), 3, "H", "W"), "one picture a camera")
+        count = len(cameras)
+        check_shape("rgb", rgb, (count, 3, "H", "W"), "one picture a camera")
         height, width = rgb.shape[-2:]
         if rgb.numel() == 0:
             raise InputError(f"rgb must hold at least one pixel, got {tuple(rgb.shape)}; give one picture or more")
         if mask is not None:
-            check_shape("mask", mask, (len(cameras), 1, height, width), "one mask a picture")
-        if weights is None:
-            weights = rgb.new_ones(len(cameras))
-        if weights.ndim != 4:
-            check_shape("weights", weights, (len(cameras),), "one number a picture, or (N, 1, H, W)")
+            check_shape("mask", mask, (count, 1, height, width), "one mask a picture")
+        weights = rgb.new_ones(count) if weights is None else weights
+        wanted = (count, 1, height, width) if weights.ndim == 4 else (count,)
+        check_shape("weights", weights, wanted, "one number a picture, or (N, 1, H, W)")
+        if weights.ndim == 1:
             weights = weights[:, None, None, None].expand(-1, 1, height, width)
-        check_shape("weights", weights, (len(cameras), 1, height, width), "one number a picture, or (N, 1, H, W)")
         for name, value in (("rgb", rgb), ("mask", mask), ("weights", weights)):
             if value is not None:
                 check_finite(name, value)
@@ -189,8 +170,7 @@ class FieldFitter:
         def field(points: Tensor) -> tuple[Tensor, Tensor]:
             nonlocal asked
             asked += points.shape[:-1].numel()
-            found: tuple[Tensor, Tensor] = self.field(points)
-            return found
+            return self.field(points)  # type: ignore[no-any-return]  # torch's modules have no types
 
         seen = render_rays(
             field,

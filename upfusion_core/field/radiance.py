@@ -43,8 +43,7 @@ class _TruncatedExp(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ANN401
         (logits,) = ctx.saved_tensors
-        slope = saturate(logits, -15, 15).exp()
-        return gradient * slope
+        return gradient * saturate(logits, -15, 15).exp()
 
 
 class RadianceField(nn.Module):
@@ -94,36 +93,35 @@ class RadianceField(nn.Module):
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """(..., 3) world points -> density (...,) and colour (..., 3) with one pass of the MLP."""
-        points = _checked(points)
-        density_logit, color_logits = self._logits(points)
-        return self._density(points, density_logit), color_logits.sigmoid()
+        density, color_logits = self._evaluate(points)
+        return density, color_logits.sigmoid()
 
     def density(self, points: Tensor) -> Tensor:
         """(..., 3) world points -> (...,) density per scene unit."""
-        points = _checked(points)
-        return self._density(points, self._logits(points)[0])
+        return self._evaluate(points)[0]
 
     def color(self, points: Tensor) -> Tensor:
         """(..., 3) world points -> (..., 3) sRGB in [0, 1]; outside the box that of its nearest face."""
-        return self._logits(_checked(points))[1].sigmoid()
+        return self._evaluate(points)[1].sigmoid()
 
-    def _logits(self, points: Tensor) -> tuple[Tensor, Tensor]:
+    def _evaluate(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """(..., 3) world points -> density (...,) and colour logits (..., 3)."""
+        check_finite("points", points)
+        if points.shape[-1:] != (3,):
+            raise InputError(f"points must be (..., 3), got {tuple(points.shape)}; give world coordinates")
         low, high = self.aabb
         if low.dtype not in (torch.float32, torch.float64):  # its densities reach beyond what half precision holds
             raise FieldError(f"a field must be float32 to be asked, got {low.dtype}; bring it back by .float()")
+        points = points.float()
         hidden = self.grid((points.reshape(-1, 3) - low) / (high - low))
         for layer in self.mlp[:-1]:
             hidden = torch.relu(layer(hidden))
         logits = self.mlp[-1](hidden).reshape(*points.shape[:-1], 4)
-        return logits[..., 0], logits[..., 1:]
-
-    def _density(self, points: Tensor, logit: Tensor) -> Tensor:
         # as in the release: sigma = exp(logit + 5·exp(-|x|² / (2·0.2²)))
         blob = self.config.blob_weight * torch.exp(-points.square().sum(-1) / (2 * self.config.blob_sigma**2))
-        density: Tensor = _TruncatedExp.apply(logit + blob)
-        low, high = self.aabb
+        density: Tensor = _TruncatedExp.apply(logits[..., 0] + blob)
         inside = ((points >= low) & (points <= high)).all(-1)
-        return torch.where(inside, density, torch.zeros_like(density))
+        return torch.where(inside, density, torch.zeros_like(density)), logits[..., 1:]
 
     def render(
         self,
@@ -193,18 +191,8 @@ class RadianceField(nn.Module):
             check_type("cameras", cameras, Cameras, "those that the field was fitted to")
             if not len(cameras):
                 raise InputError("cameras must hold at least one camera, got none; leave them out")
-            described["cameras"] = {
-                name: getattr(cameras, name).cpu().tolist() for name in ("camera_to_world", "focal", "principal")
-            }
-        text = to_json(described, "the field's settings")
-        save_safetensors(tensors, path, {FORMAT: text})
-
-
-def _checked(points: Tensor) -> Tensor:
-    check_finite("points", points)
-    if points.shape[-1:] != (3,):
-        raise InputError(f"points must be (..., 3), got {tuple(points.shape)}; give world coordinates")
-    return points.float()
+            described["cameras"] = {name: value.cpu().tolist() for name, value in vars(cameras).items()}
+        save_safetensors(tensors, path, {FORMAT: to_json(described, "the field's settings")})
 
 
 FORMAT = "upfusion_field"

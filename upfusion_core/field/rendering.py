@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 
 from ..config import RaySampling
 from ..geometry import camera_rays
-from ..support.checks import check_count, check_range, check_type, check_unit_range
+from ..support.checks import check_count, check_type, check_unit_range
 from ..support.errors import InputError
 from ..support.memory import Chunk
 from ..types import Cameras, Rays, RenderedViews
@@ -23,6 +23,7 @@ from ..types import Cameras, Rays, RenderedViews
 MAX_SIDE = 16384  # pixels along each side of a picture
 RAYS, CPU_RAYS = 2**12, 2**8  # rays at a time: a CPU keeps fewer in its caches, and Cancel waits for a call's end
 HIDDEN_DEPTH = 7.0  # optical depth beyond which nothing is seen: exp(-7) of the light is left
+EMPTY, DECAY = 0.5, 0.5  # see OccupancyGrid: density per scene unit, and what an update leaves of what was remembered
 
 FieldFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
 VisibleFunction = Callable[[Tensor, Tensor], Tensor]
@@ -32,8 +33,8 @@ VisibleFunction = Callable[[Tensor, Tensor], Tensor]
 class RenderedRays:
     """What R rays see, with their S samples.
 
-    rgb (R, 3) over the background, opacity (R,), depth (R,) expected distance of what the ray meets, 0 if
-    nothing; distances, lengths and weights (R, S).
+    rgb (R, 3) over the background, opacity (R,), depth (R,) expected distance of what the ray meets, 0 if nothing;
+    distances, lengths and weights (R, S).
     """
 
     rgb: Tensor
@@ -107,20 +108,12 @@ def sum_before(values: Tensor) -> Tensor:
     return pad(torch.cumsum(values[..., :-1], dim=-1), (1, 0))
 
 
-def transmittance_from_density(density: Tensor, lengths: Tensor) -> Tensor:
-    """(..., S) density and lengths -> (..., S) share of light that passes all parts before each one.
-
-    Example: density 1, 1 over lengths ln 2, ln 2 gives 1, 0.5.
-    """
-    return torch.exp(-sum_before(density * lengths))
-
-
 def weights_from_density(density: Tensor, lengths: Tensor) -> Tensor:
     """(..., S) density and lengths -> (..., S) share of the pixel that each part colours; sums to the opacity.
 
     Example: density 1, 1 over lengths ln 2, ln 2 gives 0.5, 0.25.
     """
-    return transmittance_from_density(density, lengths) * -torch.expm1(-density * lengths)
+    return torch.exp(-sum_before(density * lengths)) * -torch.expm1(-density * lengths)
 
 
 def render_rays(
@@ -244,9 +237,9 @@ def _background(background: Tensor | float, like: Tensor) -> Tensor:
 class OccupancyGrid(nn.Module):
     """Remembered densities on N³ cells of a box; tells which samples of a ray can be seen.
 
-    A cell counts as empty if it and its 26 neighbours were last seen no denser than `threshold` per scene unit, and as
-    solid with the least density of all 27. Samples in empty cells, and those behind enough solid, cannot be seen.
-    Before the first update every sample can. Its buffers make it resumable.
+    A cell counts as empty if it and its 26 neighbours were last seen no denser than EMPTY, and as solid with the least
+    density of all 27. Samples in empty cells, and those behind enough solid, cannot be seen. Before the first update
+    every sample can. Its buffers make it resumable.
 
     density: (N, N, N) buffer, axes x, y, z, as remembered. occupied, solid: (N, N, N), from it.
     """
@@ -256,11 +249,9 @@ class OccupancyGrid(nn.Module):
     occupied: Tensor
     solid: Tensor
 
-    def __init__(self, aabb: Tensor, cells: int = 40, *, threshold: float = 0.5) -> None:
+    def __init__(self, aabb: Tensor, cells: int) -> None:
         super().__init__()
         check_count("cells", cells, 1, 512)
-        check_range("threshold", threshold, 0.0)
-        self.threshold = threshold
         shape = (cells, cells, cells)
         self.register_buffer("aabb", aabb.detach().clone(), persistent=False)
         self.register_buffer("density", torch.zeros(shape, device=aabb.device))
@@ -268,14 +259,10 @@ class OccupancyGrid(nn.Module):
         self.register_buffer("solid", torch.zeros(shape, device=aabb.device))
 
     @torch.no_grad()
-    def update(
-        self, density: Callable[[Tensor], Tensor], *, decay: float = 0.5, generator: torch.Generator | None = None
-    ) -> None:
-        """Asks the field once in every cell, at a drawn place or in the middle; keeps the greater of news and memory.
+    def update(self, density: Callable[[Tensor], Tensor], *, generator: torch.Generator | None = None) -> None:
+        """Asks `density`, (P, 3) world points -> (P,), once in every cell, at a drawn place or in the middle.
 
-        Args:
-            density: (P, 3) world points -> (P,).
-            decay: what is left of a cell's memory; 0 forgets.
+        Keeps the greater of news and memory, of which DECAY is left.
         """
         cells = len(self.density)
         axis = torch.arange(cells, device=self.aabb.device)
@@ -285,9 +272,9 @@ class OccupancyGrid(nn.Module):
             place = torch.rand(corner.shape, generator=generator, device=generator.device).to(self.aabb)
         points = self.aabb[0] + (self.aabb[1] - self.aabb[0]) * (corner + place) / cells
         news = torch.cat([density(part) for part in points.split(2**17)]).reshape(self.density.shape)
-        self.density.copy_(torch.maximum(self.density * decay, news))
+        self.density.copy_(torch.maximum(self.density * DECAY, news))
         most = F.max_pool3d(self.density[None, None], 3, stride=1, padding=1)[0, 0]
-        self.occupied.copy_(~(most <= self.threshold))  # NaN counts as occupied, so that a render shows it
+        self.occupied.copy_(~(most <= EMPTY))  # NaN counts as occupied, so that a render shows it
         least = -F.max_pool3d(-news[None, None], 3, stride=1, padding=1)[0, 0]
         self.solid.copy_(least.nan_to_num(0.0))
 

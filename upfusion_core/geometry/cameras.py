@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from ..support.checks import check_choice, check_count, check_finite, check_range, check_shape, check_type
 from ..support.errors import InputError
@@ -63,17 +64,14 @@ def look_at(
         raise InputError(
             f"a camera must stand nearer than 1e9 to what it looks at, got {float(distance.max()):.3g}; check its unit"
         )
-    backward = torch.nn.functional.normalize(backward, dim=-1)
-    up = torch.nn.functional.normalize(_vectors("up", up, centers).expand_as(backward), dim=-1)
+    backward = normalize(backward, dim=-1)
+    up = normalize(_vectors("up", up, centers).expand_as(backward), dim=-1)
     right = torch.linalg.cross(up, backward)
     if (right.norm(dim=-1) < 1e-5).any():
         raise InputError("`up` must not run along the line of sight; choose another up vector for this camera")
-    right = torch.nn.functional.normalize(right, dim=-1)
-    matrices = torch.zeros(len(centers), 4, 4, device=centers.device, dtype=torch.float32)
-    above = torch.nn.functional.normalize(torch.linalg.cross(backward, right), dim=-1)
-    matrices[:, :3, :4] = torch.stack([right, above, backward, centers], dim=-1)
-    matrices[:, 3, 3] = 1
-    return _with_focal(matrices, focal)
+    right = normalize(right, dim=-1)
+    above = normalize(torch.linalg.cross(backward, right), dim=-1)
+    return _with_focal(torch.stack([right, above, backward, centers], dim=-1), focal)
 
 
 def orbit_cameras(
@@ -164,31 +162,24 @@ def cameras_from_matrices(
     if matrices.ndim != 3 or matrices.shape[1:] not in ((3, 4), (4, 4)):
         raise InputError(f"matrices must be (N, 4, 4) or (N, 3, 4) camera-to-world, got {tuple(matrices.shape)}")
     signs = {"gltf": (1, 1, 1), "opencv": (1, -1, -1), "pytorch3d": (-1, 1, -1)}[axes]
-    full = torch.zeros(len(matrices), 4, 4, device=matrices.device, dtype=torch.float32)
-    full[:, :3] = matrices[:, :3].float()
-    full[:, :3, :3] *= torch.tensor(signs, dtype=torch.float32, device=matrices.device)
-    full[:, 3] = (
-        matrices[:, 3]
-        if matrices.shape[1] == 4
-        else torch.tensor([0.0, 0, 0, 1], device=matrices.device, dtype=torch.float32)
-    )
-    cameras = _with_focal(full, focal)
-    return cameras if principal is None else Cameras(cameras.camera_to_world, cameras.focal, principal)
+    turned = matrices.to(torch.float32, copy=True)
+    turned[:, :3, :3] *= torch.tensor(signs, dtype=torch.float32, device=matrices.device)
+    return _with_focal(turned, focal, principal)
 
 
-def _with_focal(matrices: Tensor, focal: Numbers) -> Cameras:
-    value = _numbers("focal", focal).to(matrices.device)
+def _with_focal(rows: Tensor, focal: Numbers, principal: Tensor | None = None) -> Cameras:
+    """Cameras of (N, 3, 4) or (N, 4, 4) matrices; their last row is as it must be unless given."""
+    count = len(rows)
+    matrices = torch.eye(4, device=rows.device, dtype=torch.float32).repeat(count, 1, 1)
+    matrices[:, : rows.shape[1]] = rows
+    value = _numbers("focal", focal).to(rows.device)
     value = value[:, None] if value.ndim == 1 else value
-    shape = (len(matrices), 2)
-    fits = not value.ndim or (value.ndim == 2 and value.shape[0] in (1, shape[0]) and value.shape[1] in (1, 2))
-    if not fits:
+    if value.ndim and not (value.ndim == 2 and value.shape[0] in (1, count) and value.shape[1] in (1, 2)):
         raise InputError(
-            f"focal must be one number or one a camera, got {tuple(value.shape)} for {len(matrices)} cameras; "
-            "give one number"
+            f"focal must be one number or one a camera, got {tuple(value.shape)} for {count} cameras; give one number"
         )
-    return Cameras(
-        matrices, value.expand(shape).clone(), torch.zeros(shape, device=matrices.device, dtype=torch.float32)
-    )
+    focals = value.expand(count, 2).clone()
+    return Cameras(matrices, focals, torch.zeros_like(focals) if principal is None else principal)
 
 
 def _vectors(name: str, value: Tensor | Sequence[float], like: Tensor) -> Tensor:

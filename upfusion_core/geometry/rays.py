@@ -20,19 +20,19 @@ NETWORK_AXES = (-1.0, 1.0, -1.0)
 """Signs that turn our camera axes (right, up, backward) into the networks' (left, up, forward)."""
 
 
-def camera_rays(cameras: Cameras, height: int, width: int) -> Rays:
-    """(N, H, W, 3) rays through pixel centres, as rendering wants them; row-major, first pixel top left."""
-    x = torch.linspace(1 - 1 / width, -1 + 1 / width, width, device=cameras.device, dtype=torch.float32)
-    y = torch.linspace(1 - 1 / height, -1 + 1 / height, height, device=cameras.device, dtype=torch.float32)
-    return _rays_through(cameras, x, y)
+def camera_rays(cameras: Cameras, height: int, width: int, *, align_corners: bool = False) -> Rays:
+    """(N, H, W, 3) rays, row-major, the first one top left.
 
+    They go through the centres of a picture's pixels, as rendering wants them. With `align_corners` the outer ones lie
+    on the picture's border and those of a corner in its corner, as UpSRT is queried (golden: cameras.grid_ndc_xy).
+    """
 
-def grid_rays(cameras: Cameras, height: int, width: int) -> Rays:
-    """(N, H, W, 3) rays whose end points lie on the image border, as UpSRT is queried."""
-    # upstream: corner-aligned grid (golden: cameras.grid_ndc_xy)
-    x = torch.linspace(1, -1, width, device=cameras.device, dtype=torch.float32)
-    y = torch.linspace(1, -1, height, device=cameras.device, dtype=torch.float32)
-    return _rays_through(cameras, x, y)
+    def axis(size: int) -> Tensor:
+        end = 1.0 if align_corners else 1 - 1 / size
+        return torch.linspace(end, -end, size, device=cameras.device, dtype=torch.float32)
+
+    grid = torch.stack(torch.meshgrid(axis(height), axis(width), indexing="ij")[::-1], dim=-1)  # (H, W, 2): x, y
+    return point_rays(cameras, grid.expand(len(cameras), height, width, 2))
 
 
 def patch_rays(rows: int, columns: int, device: torch.device | str = "cpu", focal: float = REFERENCE_FOCAL) -> Rays:
@@ -51,8 +51,8 @@ def patch_rays(rows: int, columns: int, device: torch.device | str = "cpu", foca
 def point_rays(cameras: Cameras, points: Tensor) -> Rays:
     """(N, ..., 3) rays of N cameras through `points` (N, ..., 2), any places (x, y) of their pictures in NDC."""
     middle = (-1,) + (1,) * (points.ndim - 2) + (2,)
-    offset = (points - cameras.principal.reshape(middle)) / cameras.focal.reshape(middle)
-    local = _in_camera_axes(offset)
+    x, y = ((points - cameras.principal.reshape(middle)) / cameras.focal.reshape(middle)).unbind(-1)
+    local = torch.stack([-x, y, -torch.ones_like(x)], dim=-1)  # along the camera's axes, 1 deep
     rotation = cameras.camera_to_world[:, :3, :3]
     directions = normalize(torch.einsum("nij,nrj->nri", rotation, local.flatten(1, -2)), dim=-1).view_as(local)
     return Rays(cameras.centers.reshape(*middle[:-1], 3).expand_as(directions), directions)
@@ -97,17 +97,16 @@ def to_reference_frame(rays: Rays, reference: Cameras) -> Rays:
 
 
 def reference_plucker(cameras: Cameras, reference: Cameras, size: int) -> Tensor:
-    """(N, size, size, 6) Plücker forms, in the networks' frame, of each camera's corner-aligned grid of rays.
+    """(N, size, size, 6) Plücker forms, in the networks' frame, of each camera's rays with aligned corners.
 
-    The same as `plucker(to_reference_frame(grid_rays(...)))` up to rounding, which f_14 makes visible. Therefore the
-    order of operations is the release's (golden: upsrt.query_plucker): row vectors, general inverses, and rays as
-    differences of points unprojected to depth 1. `reference` is one camera, or one for each of the N.
+    The same as those of `camera_rays` up to rounding, which f_14 makes visible. Therefore the order of operations is
+    the release's (golden: upsrt.query_plucker): row vectors, general inverses, and rays as differences of points
+    unprojected to depth 1. `reference` is one camera, or one for each of the N.
     """
     distance = _reference_distances(reference).cpu()
     views, first = (_world_to_camera(some.camera_to_world.cpu(), distance) for some in (cameras, reference))
-    # the frame's origin lies ahead of photo 1's camera
-    ahead = _translations(torch.tensor([[0.0, 0, 1]], dtype=torch.float32))
-    views = ahead @ torch.linalg.inv(first) @ views  # networks' frame -> camera
+    # networks' frame -> camera; the frame's origin lies ahead of photo 1's camera
+    views = _translations(torch.tensor([[0.0, 0, 1]], dtype=torch.float32)) @ torch.linalg.inv(first) @ views
     back = torch.zeros_like(views)
     back[:, :3, :3], back[:, 3, 3] = views[:, :3, :3], 1
     back = _translations(-views[:, 3, :3]) @ torch.linalg.inv(back)
@@ -165,17 +164,3 @@ def harmonic_encoding(values: Tensor, num_freqs: int = 15, start_freq: int = -6)
     angles = values.float()[..., None, :] * (math.pi * 2.0**exponents)[:, None]  # (..., K, D)
     angles = angles.flatten(-2)
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
-
-
-def _rays_through(cameras: Cameras, x: Tensor, y: Tensor) -> Rays:
-    """Rays through the NDC grid y × x."""
-    grid = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1)  # (H, W, 2): x, y
-    offset = (grid - cameras.principal[:, None, None]) / cameras.focal[:, None, None]
-    local = _in_camera_axes(offset)
-    directions = normalize(torch.einsum("nij,nhwj->nhwi", cameras.camera_to_world[:, :3, :3], local), dim=-1)
-    return Rays(cameras.centers[:, None, None].expand_as(directions), directions)
-
-
-def _in_camera_axes(offset: Tensor) -> Tensor:
-    """(..., 2) places less the principal point, over the focal length, -> (..., 3) directions, 1 deep."""
-    return torch.stack([-offset[..., 0], offset[..., 1], -torch.ones_like(offset[..., 0])], dim=-1)

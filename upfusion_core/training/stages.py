@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import TrainConfig
-from ..geometry import grid_rays, patch_rays, plucker
+from ..geometry import camera_rays, patch_rays, plucker
 from ..models.dino import DinoKeys
 from ..models.networks import Networks
 from ..models.stable_diffusion import encode_images, encode_posterior, predict, prompt_keys_values
@@ -244,7 +244,8 @@ class DiffusionStage(nn.Module):
         timesteps = (random.uniform(count, views).flatten().double() * TRAIN_STEPS).long()
         noise, posterior = random.normal(*shape).flatten(0, 1), random.normal(*shape).flatten(0, 1)
         # as geometry.reference_plucker up to rounding, but computed where the batch is
-        grids = [grid_rays(batch.cameras, size // 2**level, size // 2**level) for level in range(levels)]
+        sides = [size // 2**level for level in range(levels)]
+        grids = [camera_rays(batch.cameras, side, side, align_corners=True) for side in sides]
         forms = [reference_frame_plucker(rays, batch.references) for rays in grids]  # (B·T, s, s, 6)
         rays = [form.permute(0, 3, 1, 2).contiguous() for form in forms]
         inputs = {"photos": batch.photos, "targets": batch.targets.flatten(0, 1), "ray_maps": rays}

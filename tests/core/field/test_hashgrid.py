@@ -4,12 +4,12 @@ import itertools
 
 import pytest
 import torch
+from refusals import refused
 from torch import Tensor
 
 from upfusion_core.config import GridConfig
 from upfusion_core.field.backends import HashGrid
 from upfusion_core.field.hashgrid import HASH_PRIMES, encode_grid
-from upfusion_core.support.errors import InputError
 
 SMALL = {"levels": 3, "features": 2, "coarsest": 2, "finest": 9, "table_size": 64}
 
@@ -45,11 +45,8 @@ def _naive(point: list[float], table: Tensor, config: GridConfig) -> list[float]
 
 def test_the_release_sizes_are_the_default() -> None:
     config = GridConfig()
-    assert config.width == 32
-    assert config.resolutions[0] == 16
-    assert config.resolutions[-1] == 2048
-    assert config.rows[0] == 17**3
-    assert config.rows[-1] == 65536
+    assert (config.width, config.rows[0], config.rows[-1]) == (32, 17**3, 65536)
+    assert (config.resolutions[0], config.resolutions[-1]) == (16, 2048)
 
 
 def test_one_cell_by_hand() -> None:
@@ -74,18 +71,14 @@ def test_agrees_with_plain_loops(indexing: str) -> None:
 def test_gradients_of_table_and_positions(indexing: str) -> None:
     config = GridConfig(**SMALL, indexing=indexing)
     table = _table(config, torch.float64).requires_grad_()
-    points = torch.rand(5, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64).requires_grad_()
+    points = torch.rand(3, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(lambda p, t: encode_grid(p, t, config), (points, table))
     assert torch.autograd.gradgradcheck(lambda p, t: encode_grid(p, t, config), (points, table))
 
 
-def test_no_points_are_no_rows() -> None:
+def test_no_points_and_nan() -> None:
     config = GridConfig(**SMALL)
     assert encode_grid(torch.zeros(0, 3), _table(config), config).shape == (0, 6)
-
-
-def test_nan_comes_out_as_nan() -> None:
-    config = GridConfig(**SMALL)
     assert encode_grid(torch.full((1, 3), float("nan")), _table(config), config).isnan().all()
 
 
@@ -108,23 +101,7 @@ def test_the_start_is_small_and_follows_the_generator() -> None:
     assert first(torch.rand(4, 3)).shape == (4, 6)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"table_size": 1000}, "power of two"),
-        ({"levels": 0}, "levels must be between"),
-        ({"coarsest": 32, "finest": 16}, "finest must be between"),
-        ({"indexing": "sparse"}, "tiled, hashed"),
-    ],
-)
-def test_bad_sizes_are_refused(arguments: dict, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        GridConfig(**arguments)
-
-
 def test_bad_tensors_are_refused() -> None:
     config = GridConfig(**SMALL)
-    with pytest.raises(InputError, match="points must be"):
-        encode_grid(torch.rand(2, 2, 3), _table(config), config)
-    with pytest.raises(InputError, match="another GridConfig"):
-        encode_grid(torch.rand(2, 3), torch.zeros(5, 2), config)
+    refused("points must be", encode_grid, torch.rand(2, 2, 3), _table(config), config)
+    refused("another GridConfig", encode_grid, torch.rand(2, 3), torch.zeros(5, 2), config)

@@ -43,18 +43,10 @@ def test_a_field_on_the_cpu_takes_the_definition_and_says_so() -> None:
     assert torch.equal(field.grid(points), encode_grid(points, field.grid.table, GRID))
 
 
-def test_other_devices_take_the_definition(installed: set[str]) -> None:
+def test_auto_takes_triton_where_it_works(installed: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert str(choose_backend("auto", CUDA)) == "torch (auto: Triton is not installed)"
     installed.add("triton")
     assert "on mps, which is no CUDA GPU" in choose_backend("auto", torch.device("mps")).reason
-
-
-def test_without_triton_auto_takes_the_definition(installed: set[str]) -> None:
-    assert str(choose_backend("auto", CUDA)) == "torch (auto: Triton is not installed)"
-    assert not installed
-
-
-def test_auto_takes_triton_where_it_works(installed: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    installed.add("triton")
     monkeypatch.setattr(backends, "_trial_fault", lambda device: None)
     assert str(choose_backend("auto", CUDA)) == "triton (auto: on cuda:0)"
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import sys
 from collections.abc import Iterator
+from itertools import product
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from refusals import refused
 from torch import Tensor, nn
 
 from upfusion_core.config import GridConfig
-from upfusion_core.field import _tinycudann as hashgrid_tinycudann
+from upfusion_core.field.backends import _tinycudann_level, encode_by_tinycudann
 from upfusion_core.field.hashgrid import encode_grid
-from upfusion_core.support.errors import InputError
-
-PRIMES = (1, 2654435761, 805459861)
 
 
 class Encoding(nn.Module):
@@ -38,12 +36,12 @@ class Encoding(nn.Module):
         position = points * self.scale + 0.5
         lower = position.detach().floor()
         result = torch.zeros(len(points), self.features)
-        for corner in itertools.product((0, 1), repeat=3):
+        for corner in product((0, 1), repeat=3):
             sides = torch.tensor(corner)
             x, y, z = (lower.long() + sides).unbind(-1)
             number = x + y * self.across + z * self.across**2
             if self.rows < self.across**3:
-                number = (x * PRIMES[0]) ^ (y * PRIMES[1]) ^ (z * PRIMES[2])
+                number = x ^ (y * 2654435761) ^ (z * 805459861)
             upper = position - lower
             weight = torch.where(sides.bool(), upper, 1 - upper).prod(-1)
             result = result + weight[:, None] * table[(number % 2**32) % self.rows]
@@ -55,9 +53,9 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     module = ModuleType("tinycudann")
     module.Encoding = Encoding
     monkeypatch.setitem(sys.modules, "tinycudann", module)
-    hashgrid_tinycudann._encoding.cache_clear()
+    _tinycudann_level.cache_clear()
     yield
-    hashgrid_tinycudann._encoding.cache_clear()
+    _tinycudann_level.cache_clear()
 
 
 @pytest.mark.parametrize("features", [1, 2])
@@ -65,35 +63,27 @@ def test_values_and_gradients_of_hashed_grids(features: int) -> None:
     config = GridConfig(levels=3, features=features, coarsest=2, finest=37, table_size=64, indexing="hashed")
     assert 0 < config.dense_levels < 3
     generator = torch.Generator().manual_seed(5)
-    points = torch.rand(50, 3, generator=generator) * 1.1 - 0.05
-    table = torch.randn(sum(config.rows), features, generator=generator)
+    points = (torch.rand(50, 3, generator=generator) * 1.1 - 0.05).requires_grad_()
+    table = torch.randn(sum(config.rows), features, generator=generator).requires_grad_()
     upstream = torch.randn(50, config.width, generator=generator)
-    found = []
-    for encode in (hashgrid_tinycudann.encode_grid, encode_grid):
-        leaves = [points.clone().requires_grad_(), table.clone().requires_grad_()]
-        encoded = encode(*leaves, config)
-        found.append([encoded.detach(), *torch.autograd.grad(encoded, leaves, upstream)])
+    encoded = [encode(points, table, config) for encode in (encode_by_tinycudann, encode_grid)]
+    slopes, rows = zip(*(torch.autograd.grad(one, (points, table), upstream) for one in encoded), strict=True)
     # moving the points rounds them: 37 cells · 6e-8 · slopes of a cell, and again as much for other cells' sums
     inside = ((points > 1e-3) & (points < 1 - 1e-3)).all(-1)
-    torch.testing.assert_close(found[0][0], found[1][0], atol=2e-5, rtol=0)
-    torch.testing.assert_close(found[0][1][inside], found[1][1][inside], atol=2e-3, rtol=0)
-    torch.testing.assert_close(found[0][2], found[1][2], atol=5e-5, rtol=0)
+    torch.testing.assert_close(*encoded, atol=2e-5, rtol=0)
+    torch.testing.assert_close(slopes[0][inside], slopes[1][inside], atol=2e-3, rtol=0)
+    torch.testing.assert_close(*rows, atol=5e-5, rtol=0)
 
 
-def test_tiled_grids_agree_while_every_level_is_dense() -> None:
-    config = GridConfig(levels=2, coarsest=2, finest=3, table_size=64)
+def test_tiled_grids_and_no_points() -> None:
+    config = GridConfig(levels=2, coarsest=2, finest=3, table_size=64)  # every level is dense
     points = torch.rand(9, 3, generator=torch.Generator().manual_seed(5))
-    table = torch.arange(2.0 * sum(config.rows)).reshape(-1, 2)
-    found = hashgrid_tinycudann.encode_grid(points, table, config)
+    table = torch.arange(2.0 * sum(config.rows)).reshape(-1, 2).requires_grad_()
+    found = encode_by_tinycudann(points, table, config)
     torch.testing.assert_close(found, encode_grid(points, table, config), atol=1e-3, rtol=1e-5)
-
-
-def test_no_points_are_no_rows() -> None:
-    config = GridConfig(levels=2, coarsest=2, finest=3, table_size=64)
-    table = torch.zeros(sum(config.rows), 2, requires_grad=True)
-    encoded = hashgrid_tinycudann.encode_grid(torch.zeros(0, 3), table, config)
-    assert encoded.shape == (0, 4)
-    encoded.sum().backward()
+    nothing = encode_by_tinycudann(points[:0], table, config)
+    assert nothing.shape == (0, 4)
+    nothing.sum().backward()
     assert not table.grad.any()
 
 
@@ -105,5 +95,4 @@ def test_no_points_are_no_rows() -> None:
     ],
 )
 def test_grids_it_cannot_express_are_refused(config: GridConfig, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        hashgrid_tinycudann.encode_grid(torch.zeros(1, 3), torch.zeros(sum(config.rows), config.features), config)
+    refused(message, encode_by_tinycudann, torch.zeros(1, 3), torch.zeros(sum(config.rows), config.features), config)

@@ -9,7 +9,6 @@ from golden_files import QUERY_ROUNDING, golden, golden_cameras, worst
 from upfusion_core.geometry import (
     camera_rays,
     cameras_from_matrices,
-    grid_rays,
     harmonic_encoding,
     look_at,
     orbit_cameras,
@@ -32,7 +31,7 @@ def test_pixel_centres_of_a_two_by_two_picture() -> None:
 
 
 def test_corner_aligned_grid_ends_on_the_border() -> None:
-    rays = grid_rays(orbit_cameras(0.0, 0.0, focal=1.0), 3, 3)
+    rays = camera_rays(orbit_cameras(0.0, 0.0, focal=1.0), 3, 3, align_corners=True)
     assert worst(rays.directions[0, 0, 0], torch.tensor([-1.0, 1, -1]) / math.sqrt(3)) < 1e-6
     assert worst(rays.directions[0, 1, 1], torch.tensor([0.0, 0, -1])) < 1e-6
 
@@ -53,13 +52,13 @@ def test_projection_is_the_rays_backwards() -> None:
 
 def test_principal_point_moves_the_rays() -> None:
     camera = cameras_from_matrices(torch.eye(4)[None], focal=2.0, principal=torch.tensor([[0.5, 0.0]]))
-    middle = grid_rays(camera, 3, 3).directions[0, 1, 1]
+    middle = camera_rays(camera, 3, 3, align_corners=True).directions[0, 1, 1]
     assert worst(middle, torch.nn.functional.normalize(torch.tensor([0.25, 0.0, -1.0]), dim=0)) < 1e-6
 
 
 def test_rays_of_the_release() -> None:
     stored = golden("cameras")
-    rays = to_reference_frame(grid_rays(golden_cameras(), 5, 4), reference_camera())
+    rays = to_reference_frame(camera_rays(golden_cameras(), 5, 4, align_corners=True), reference_camera())
     ours = torch.cat([rays.origins, rays.directions], dim=-1).reshape(7, 20, 6)
     assert worst(ours, stored["grid_rays"]) < 1e-6
     assert worst(plucker(rays).reshape(7, 20, 6), stored["plucker"]) < 1e-6
@@ -84,19 +83,19 @@ def test_a_principal_point_moves_the_queries() -> None:
         orbit_cameras(40.0, 10.0).camera_to_world, focal=4.0, principal=torch.tensor([[0.2, -0.1]])
     )
     reference = reference_camera()
-    by_rays = plucker(to_reference_frame(grid_rays(shifted, 3, 3), reference))
+    by_rays = plucker(to_reference_frame(camera_rays(shifted, 3, 3, align_corners=True), reference))
     assert worst(reference_plucker(shifted, reference, 3), by_rays) < 1e-6
 
 
 def test_moving_cameras_and_moving_rays_agree() -> None:
     cameras, reference = golden_cameras(), reference_camera()
-    by_rays = plucker(to_reference_frame(grid_rays(cameras, 5, 5), reference))
+    by_rays = plucker(to_reference_frame(camera_rays(cameras, 5, 5, align_corners=True), reference))
     assert worst(reference_plucker(cameras, reference, 5), by_rays) < 1e-6
 
 
 def test_the_reference_camera_stands_at_minus_one_whatever_its_distance() -> None:
     reference = orbit_cameras(30.0, 10.0, 2.5)
-    rays = to_reference_frame(grid_rays(reference, 3, 3), reference)
+    rays = to_reference_frame(camera_rays(reference, 3, 3, align_corners=True), reference)
     assert worst(rays.origins[0, 0, 0], torch.tensor([0.0, 0, -1])) < 1e-6
     assert worst(rays.directions[0, 1, 1], torch.tensor([0.0, 0, 1])) < 1e-6
     form = reference_plucker(reference, reference, 3)[0, 1, 1]
@@ -133,18 +132,18 @@ def test_id_encodings_of_the_release() -> None:
 def test_a_reference_that_looks_elsewhere_is_refused() -> None:
     aside = look_at(torch.tensor([[0.0, 0, 1]]), torch.tensor([0.5, 0, 0]))
     with pytest.raises(InputError, match="look at the world's origin"):
-        to_reference_frame(grid_rays(aside, 2, 2), aside)
+        to_reference_frame(camera_rays(aside, 2, 2, align_corners=True), aside)
 
 
 def test_references_of_several_scenes_at_once() -> None:
     cameras = orbit_cameras([10.0, 20.0, 30.0], [0.0, 5.0, 40.0], [1.0, 1.2, 2.0])
     references = orbit_cameras([0.0, 90.0, 200.0], [22.5, 10.0, 0.0], [1.0, 2.0, 0.5])
     together = reference_plucker(cameras, references, 3)
-    rays = to_reference_frame(grid_rays(cameras, 3, 3), references)
+    rays = to_reference_frame(camera_rays(cameras, 3, 3, align_corners=True), references)
     for index in range(3):
         alone = reference_plucker(cameras[index], references[index], 3)
         assert worst(together[index : index + 1], alone) < 1e-6
-        single = to_reference_frame(grid_rays(cameras[index], 3, 3), references[index])
+        single = to_reference_frame(camera_rays(cameras[index], 3, 3, align_corners=True), references[index])
         assert worst(rays.origins[index : index + 1], single.origins) < 1e-6
         assert worst(rays.directions[index : index + 1], single.directions) < 1e-6
     flat = to_reference_frame(Rays(rays.origins.reshape(3, 9, 3), rays.directions.reshape(3, 9, 3)), references)

@@ -145,13 +145,13 @@ def test_a_real_field_renders_the_same_in_smaller_pieces(monkeypatch: pytest.Mon
     field, small = RadianceField(), Small(3000)
     field.requires_grad_(False)
     expected = field.render(orbit_cameras(0.0), 16, sampling=SAMPLING).rgb
-    logits = RadianceField._logits
+    logits = RadianceField._evaluate
 
     def refusing(self: RadianceField, points: Tensor) -> tuple[Tensor, Tensor]:
         small.check(points[..., 0].numel())
         return logits(self, points)
 
-    monkeypatch.setattr(RadianceField, "_logits", refusing)
+    monkeypatch.setattr(RadianceField, "_evaluate", refusing)
     with warned("out of memory with 256 rays at a time; going on with 128"):
         found = field.render(orbit_cameras(0.0), 16, sampling=SAMPLING).rgb
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from tiny_training import TinySource
 
-from upfusion_core.geometry import camera_rays, grid_rays, orbit_cameras, point_rays, reference_plucker
+from upfusion_core.geometry import camera_rays, orbit_cameras, point_rays, reference_plucker
 from upfusion_core.training.batches import look_up, query_rays, reference_frame_plucker, sample_points
 from upfusion_core.types import Cameras
 
@@ -56,7 +56,7 @@ def test_rays_through_points_are_the_cameras_own() -> None:
 
 def test_forms_agree_with_the_inference_path() -> None:
     batch = TinySource(3).batch(0)
-    ours = reference_frame_plucker(grid_rays(batch.cameras, 4, 4), batch.references)
+    ours = reference_frame_plucker(camera_rays(batch.cameras, 4, 4, align_corners=True), batch.references)
     for index in range(3):
         theirs = reference_plucker(batch.cameras[2 * index : 2 * index + 2], batch.references[index], 4)
         torch.testing.assert_close(ours[2 * index : 2 * index + 2], theirs, atol=2e-6, rtol=0)
