@@ -70,7 +70,7 @@ def read_camera_files(path: Path) -> list[CameraFile]:
         return [CameraFile(path, tuple(_frames(content, path)), up=(0.0, 0.0, 1.0))]
     if isinstance(content, list) and content and all(isinstance(row, dict) and "position" in row for row in content):
         return [CameraFile(path, tuple(_splat_camera(row, f"{path}, camera {i}") for i, row in enumerate(content)))]
-    raise InputError(f"{path} is not a transforms.json (a list \"frames\"), got {shown(content, 60)}; {_READ}")
+    raise InputError(f'{path} is not a transforms.json (a list "frames"), got {shown(content, 60)}; {_READ}')
 
 
 # ---- transforms.json
@@ -99,18 +99,38 @@ def _own(content: Mapping[str, Any], frame: dict[str, Any]) -> dict[str, Any]:
 
 def _lens(values: Mapping[str, Any], label: str) -> tuple[Lens, bool]:
     """The lens of a frame, by focal lengths in pixels or angles of view, and whether the size is told."""
-    names = ("w", "h", "cx", "cy", "fl_x", "fl_y", "camera_angle_x", "camera_angle_y", "k1", "k2", "k3", "k4", "p1", "p2")
+    names = (
+        "w",
+        "h",
+        "cx",
+        "cy",
+        "fl_x",
+        "fl_y",
+        "camera_angle_x",
+        "camera_angle_y",
+        "k1",
+        "k2",
+        "k3",
+        "k4",
+        "p1",
+        "p2",
+    )
     told = {name: _number(values[name], f"{label}, {name}") for name in names if values.get(name) is not None}
     width, height = told.get("w", 0.0), told.get("h", 0.0)
     sized = width > 0 and height > 0
     if not sized and "fl_x" in told:
         if "cx" not in told:
-            raise InputError(f"{label} has fl_x in pixels but no size; add w and h of the pictures that it was made from")
+            raise InputError(
+                f"{label} has fl_x in pixels but no size; add w and h of the pictures that it was made from"
+            )
         width, height = 2 * told["cx"], 2 * told.get("cy", told["cx"])
     elif not sized:
         width = height = 1.0
     focal = dict.fromkeys(("fx", "fy"), 0.0)
-    for name, length, angle, side in (("fx", "fl_x", "camera_angle_x", width), ("fy", "fl_y", "camera_angle_y", height)):
+    for name, length, angle, side in (
+        ("fx", "fl_x", "camera_angle_x", width),
+        ("fy", "fl_y", "camera_angle_y", height),
+    ):
         if length in told:
             focal[name] = told[length]
         elif angle in told and (sized or name == "fx"):
@@ -134,7 +154,9 @@ def _splat_camera(row: dict[str, Any], label: str) -> FileCamera:
     rotation, position = row.get("rotation"), row.get("position")
     if not isinstance(rotation, list) or not isinstance(position, list) or len(rotation) != len(position):
         raise InputError(f"{label} must have rotation (3 x 3) and position (3), got {shown(row, 60)}; correct it there")
-    joined = [[*line, place] if isinstance(line, list) else line for line, place in zip(rotation, position, strict=True)]
+    joined = [
+        [*line, place] if isinstance(line, list) else line for line, place in zip(rotation, position, strict=True)
+    ]
     names = ("width", "height", "fx", "fy")
     numbers = {name: _number(row.get(name), f"{label}, {name}") for name in names}
     size = (numbers["width"], numbers["height"])
@@ -158,7 +180,9 @@ def _colmap_models(folder: Path) -> list[Path]:
     """Folders in or below `folder` that hold a model, those of sparse/0, sparse/1, … in order."""
 
     def holds(place: Path) -> bool:
-        return any((place / f"cameras.{kind}").is_file() and (place / f"images.{kind}").is_file() for kind in ("bin", "txt"))
+        return any(
+            (place / f"cameras.{kind}").is_file() and (place / f"images.{kind}").is_file() for kind in ("bin", "txt")
+        )
 
     for parent in (folder, folder / "sparse", folder / "colmap" / "sparse", folder / "dense" / "sparse"):
         if holds(parent):
@@ -282,5 +306,7 @@ def _number(value: Any, label: str, finite: bool = True) -> float:  # noqa: ANN4
 
 def _tangent(angle: float, label: str) -> float:
     if not 0 < angle < 1.57:
-        raise InputError(f"{label} must be an angle of view in radians below 3.14, got {2 * angle:.4g}; correct it there")
+        raise InputError(
+            f"{label} must be an angle of view in radians below 3.14, got {2 * angle:.4g}; correct it there"
+        )
     return float(torch.tensor(angle, dtype=torch.float64).tan())

@@ -121,7 +121,7 @@ class Lens:
         return above / below
 
     def undistorted(self, picture: Tensor) -> tuple[Tensor, Tensor]:
-        """(C, H, W) as the lens gave it -> the same as a pinhole of this focal length and centre, and where it is known.
+        """(C, H, W) as the lens gave it -> as a pinhole with its focal length and centre, and where that is known.
 
         Returns:
             The picture (C, H, W), and (H, W) that is 1 where the photo reaches and 0 where it does not.

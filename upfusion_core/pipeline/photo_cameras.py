@@ -72,9 +72,13 @@ def load_photo_cameras(
     missing = [label for label, entry in zip(labels, entries, strict=True) if entry is None]
     if missing:
         known = ", ".join(sorted(camera.name for camera in world.cameras)[:6])
-        raise InputError(f"{world.path} must have a camera for each photo, it has none for {', '.join(missing)}; known: {known}")
+        raise InputError(
+            f"{world.path} must have a camera for each photo, it has none for {', '.join(missing)}; known: {known}"
+        )
     if len(worlds) > 1:
-        notes.append(f"of {len(worlds)} models in {path} the one in {world.path.name} has most of the photos; it is taken")
+        notes.append(
+            f"of {len(worlds)} models in {path} the one in {world.path.name} has most of the photos; it is taken"
+        )
     poses, lenses = [], []
     for entry, size, label in zip(entries, sizes, labels, strict=True):
         assert entry is not None, "missing ones are refused above"
@@ -112,7 +116,9 @@ def _matched(world: CameraFile, photos: list[Path]) -> tuple[list[FileCamera | N
             alike = [camera for camera, common in zip(alike, depth, strict=True) if common == max(depth)]
             if len(alike) > 1:
                 names = ", ".join(camera.name for camera in alike[:4])
-                raise InputError(f"{photo.name} must be one picture of {world.path}, it may be {names}; rename the photo")
+                raise InputError(
+                    f"{photo.name} must be one picture of {world.path}, it may be {names}; rename the photo"
+                )
             chosen = alike[0]
             if forgiven:
                 notes.append(f"{photo.name} is taken for {chosen.name} of {world.path.name}, {forgiven} aside")
@@ -162,7 +168,9 @@ def _upright(entry: FileCamera, size: _Size, label: str) -> tuple[Tensor, Lens]:
             scale = float(turned[0])
             middle = (turned[0] / 2, turned[1] / 2)
             return entry.camera_to_world, replace(lens, size=turned, focal=(lens.focal[0] * scale,) * 2, center=middle)
-        near = min((stored, turned), key=lambda found: abs(found[0] / lens.size[0] - 1) + abs(found[1] / lens.size[1] - 1))
+        near = min(
+            (stored, turned), key=lambda found: abs(found[0] / lens.size[0] - 1) + abs(found[1] / lens.size[1] - 1)
+        )
         if all(abs(a / b - 1) < 0.15 for a, b in zip(near, lens.size, strict=True)):
             lens = replace(lens, size=near)
     quarters = 0
@@ -200,7 +208,9 @@ def _rigid(matrices: Tensor, labels: Sequence[str]) -> Tensor:
     """The same cameras without scale and rounding, or the reason why they are none."""
     for matrix, label in zip(matrices, labels, strict=True):
         if not torch.isfinite(matrix).all():
-            raise InputError(f"the camera's matrix of {label} must be finite, got NaN or infinity; place the photo anew")
+            raise InputError(
+                f"the camera's matrix of {label} must be finite, got NaN or infinity; place the photo anew"
+            )
     rotations = matrices[:, :3, :3]
     determinants = torch.linalg.det(rotations)
     if (determinants < 0).any():
@@ -215,7 +225,9 @@ def _rigid(matrices: Tensor, labels: Sequence[str]) -> Tensor:
     drift = (rotations / scales[:, None, None] - nearest).abs().amax(dim=(1, 2))
     for found, scale, label in zip(drift, scales, labels, strict=True):
         if found > 0.02 or scale < 1e-9:
-            raise InputError(f"the camera's matrix of {label} must be a rotation, got one that shears; correct it there")
+            raise InputError(
+                f"the camera's matrix of {label} must be a rotation, got one that shears; correct it there"
+            )
     rigid = matrices.clone()
     rigid[:, :3, :3] = nearest
     return rigid
@@ -228,7 +240,8 @@ def _middles(
     found: list[tuple[float, float] | None] = []
     for index, path in enumerate(photos):
         photo = read_photo(path, f"photo {index + 1}")
-        mask = photo.coverage if masks is None or masks[index] is None else read_mask(masks[index], photo)
+        source = None if masks is None else masks[index]
+        mask = photo.coverage if source is None else read_mask(source, photo)
         if mask is None:
             dark = (1 - unit_range(photo.rgb).amin(dim=0)) > 0.1
             border = torch.cat([dark[0], dark[-1], dark[:, 0], dark[:, -1]])
@@ -260,8 +273,10 @@ def _center(
         raise InputError("cameras of at least two photos are needed to know where the object is; give more photos")
     across = torch.eye(3, dtype=rays.dtype) - rays[:, :, None] * rays[:, None, :]
     if float(torch.linalg.cond(across.sum(0))) > 1e8:
-        raise InputError("the cameras must look at the object from different directions, they are all parallel; add photos")
-    center = torch.linalg.solve(across.sum(0), (across @ centers[:, :, None]).sum(0))[:, 0]
+        raise InputError(
+            "the cameras must look at the object from different directions, they are all parallel; add photos"
+        )
+    center: Tensor = torch.linalg.solve(across.sum(0), (across @ centers[:, :, None]).sum(0))[:, 0]
     ahead = -torch.einsum("nij,nj->ni", matrices[:, :3, :3].transpose(1, 2), center - centers)[:, 2]
     away = [label for label, depth in zip(labels, ahead, strict=True) if depth <= 0]
     if len(away) == len(labels):
@@ -270,7 +285,9 @@ def _center(
             "OpenGL's (up, backward)"
         )
     if away:
-        raise InputError(f"the camera of {', '.join(away)} looks away from the object; place the photo anew, or leave it out")
+        raise InputError(
+            f"the camera of {', '.join(away)} looks away from the object; place the photo anew, or leave it out"
+        )
     return center
 
 

@@ -46,7 +46,7 @@ class _Projector:
     trust: float
 
     def look(self, points: Tensor, normals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(M, 3) points and normals -> low band (M, 3), detail (M, 3) and weight (M,), 0 where the photo sees nothing."""
+        """(M, 3) points and normals -> low band and detail (M, 3), weight (M,), 0 where the photo sees nothing."""
         matrix, focal, principal = self.camera.camera_to_world[0], self.camera.focal[0], self.camera.principal[0]
         offset = points - matrix[:3, 3]
         local = offset @ matrix[:3, :3]
@@ -89,7 +89,9 @@ def project_photos(
     """
     check_count("size", size, 64, 8192)
     if not len(photos) == len(cameras) or not len(photos):
-        raise InputError(f"project_photos needs a camera for each photo, got {len(photos)} photos, {len(cameras)} cameras")
+        raise InputError(
+            f"project_photos needs a camera for each photo, got {len(photos)} photos, {len(cameras)} cameras"
+        )
     if masks is not None and len(masks) != len(photos):
         raise InputError(f"project_photos needs a mask for each photo, got {len(photos)} photos, {len(masks)} masks")
     told: list[Tensor] = []
@@ -128,13 +130,15 @@ def _unwrapped(mesh: MeshAsset, size: int, report: Callable[[float], None]) -> M
 
 
 def _surface(mesh: MeshAsset, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, float]]:
-    """Texels of a texture of size²: their numbers (M,), points, normals and the mesh's own colours (M, 3), share done."""
-    assert mesh.uvs is not None and mesh.texture is not None and mesh.normals is not None, "see _unwrapped"
+    """Texels of a texture of size²: their numbers (M,), points, normals, the mesh's own colours (M, 3), share done."""
+    assert mesh.uvs is not None, "see _unwrapped"
+    assert mesh.texture is not None, "it goes with UVs"
+    assert mesh.normals is not None, "see _unwrapped"
     screen = torch.stack([mesh.uvs[:, 0], 1 - mesh.uvs[:, 1]], dim=-1).double() * size
     for face, texel, weights in texels(screen[mesh.faces], size, AT_ONCE):
         corners, shares = mesh.faces[face], weights.float()[..., None]
-        points, normals, own, uvs = ((values[corners] * shares).sum(1)
-                                     for values in (mesh.vertices, mesh.normals, mesh.vertex_colors, mesh.uvs))  # fmt: skip
+        attributes = (mesh.vertices, mesh.normals, mesh.vertex_colors, mesh.uvs)
+        points, normals, own, uvs = ((values[corners] * shares).sum(1) for values in attributes)
         if mesh.texture.shape[-1] > 1:
             own = _sampled(mesh.texture, torch.stack([2 * uvs[:, 0] - 1, 1 - 2 * uvs[:, 1]], dim=-1), "bilinear")
         yield texel, points, normalize(normals, dim=-1), own, (int(face[-1]) + 1) / len(mesh.faces)
@@ -182,12 +186,11 @@ def _sampled(picture: Tensor, place: Tensor, mode: str) -> Tensor:
         return grid_sample(picture[None], place[None, None], mode, "border", align_corners=False)[0, :, 0].T
     height, width = picture.shape[1:]
     x, y = ((place + 1) * place.new_tensor([width, height]) / 2 - 0.5).unbind(-1)
-    left, top = x.floor(), y.floor()
     found = torch.zeros(len(place), len(picture))
-    for column, row, share in ((left, top, (left + 1 - x) * (top + 1 - y)), (left + 1, top, (x - left) * (top + 1 - y)),
-                               (left, top + 1, (left + 1 - x) * (y - top)), (left + 1, top + 1, (x - left) * (y - top))):  # fmt: skip
-        corner = picture[:, row.long().clamp(0, height - 1), column.long().clamp(0, width - 1)]
-        found += corner.T.float() * share[:, None]
+    for column in (x.floor(), x.floor() + 1):  # a photo of 12 megapixels is never a float tensor as a whole
+        for row in (y.floor(), y.floor() + 1):
+            corner = picture[:, row.long().clamp(0, height - 1), column.long().clamp(0, width - 1)]
+            found += corner.T.float() * ((1 - (x - column).abs()) * (1 - (y - row).abs()))[:, None]
     return found / 255
 
 
