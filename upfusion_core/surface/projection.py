@@ -31,6 +31,7 @@ SOLVED = 384  # side of the texture that levels and trust are solved on
 BORDER = 0.02  # a photo's weight rises over this share of its side, from outlines and from its border on
 SHARP = 6.0  # power of the weights in the band of detail: the best photo's nearly alone
 AT_ONCE = 2**19  # texels at a time
+CONTRARY = 0.1  # colours of two photos that scatter more do not show the same
 LEAST_COSINE = 0.1  # surfaces seen flatter than this take nothing from the photo
 
 
@@ -114,6 +115,7 @@ def project_photos(
         covered[texel] = True
         report(0.4 + 0.55 * share)
     _dilate(texture.view(3, size, size), covered.view(size, size), lambda share: report(0.95 + 0.05 * share))
+    report(1.0)
     return replace(mesh, texture=texture.view(3, size, size).clamp(0, 1))
 
 
@@ -217,7 +219,7 @@ def _levels(mesh: MeshAsset, views: Sequence[_Projector]) -> tuple[Tensor, float
         for a in range(count):
             for b in range(a):
                 both = torch.minimum(weight[a], weight[b])
-                both = both / weight.max() * ((low[a] - low[b]).abs().amax(-1) < 0.2)
+                both = both / weight.max() * ((low[a] - low[b]).abs().amax(-1) < 2 * CONTRARY)
                 row = torch.zeros(len(points), 2 * count, dtype=torch.float64)
                 row[:, 2 * a], row[:, 2 * a + 1] = low[a, :, channel].double(), 1.0
                 row[:, 2 * b], row[:, 2 * b + 1] = -low[b, :, channel].double(), -1.0
@@ -229,14 +231,17 @@ def _levels(mesh: MeshAsset, views: Sequence[_Projector]) -> tuple[Tensor, float
     low = low * levels[:count, 0, None] + levels[:count, 1, None]
     total = weight.sum(0).clamp_min(1e-12)
     mean = (low * weight[..., None]).sum(0) / total[:, None]
-    seen = weight.sum(0) > 0
+    spread = ((low - mean).square() * weight[..., None]).sum(0).div(total[:, None]).mean(-1).sqrt()
+    seen = (weight.sum(0) > 0) & (spread < CONTRARY)
     for channel in range(3):
         given = torch.stack([own[seen, channel], torch.ones(int(seen.sum()))], dim=-1).double()
         prior = torch.diag(torch.tensor([1.0, 4.0], dtype=torch.float64)) * 0.05 * len(given)
         right = given.T @ mean[seen, channel].double() + prior @ torch.tensor([1.0, 0.0], dtype=torch.float64)
         levels[-1, :, channel] = torch.linalg.solve(given.T @ given + prior, right).float()
+    levels[:, 0] = levels[:, 0].clamp(0.7, 1.4)  # exposures differ by so much; what differs more is another colour
+    levels[:, 1] = levels[:, 1].clamp(-0.08, 0.08)
     error = (own * levels[-1, 0] + levels[-1, 1] - mean)[seen].abs().mean(-1)
-    return levels, max(float(error.median()), 0.01)
+    return levels, max(float(error.median()) if len(error) else 0.0, 0.02)
 
 
 def _mixed(
