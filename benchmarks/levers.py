@@ -14,6 +14,7 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -24,7 +25,7 @@ from measuring import machine, timed, write_json
 from upfusion_core import DistillConfig, RadianceField, UpFusion
 from upfusion_core.config import EvaluationConfig, FastSchedule
 from upfusion_core.evaluation.protocol import EvaluatedObject, draw_object, evaluate_object
-from upfusion_core.evaluation.summary import object_mean, paired_difference
+from upfusion_core.evaluation.report import paired_difference
 from upfusion_core.models.checkpoint import recommended_guidance
 from upfusion_core.procedural import ProceduralObjects
 
@@ -63,7 +64,7 @@ def measured(model: UpFusion, item: EvaluatedObject, config: EvaluationConfig) -
     """The measures of one object's field, each the mean over its views, and the seconds of its distillation."""
     timing = TimedDistillation(model)
     values = evaluate_object(timing, item, config).values["field"][str(config.photos[0])]
-    return {name: object_mean(values[name]) for name in MEASURES if name in values} | {"processor": timing.processor}
+    return {name: fmean(values[name]) for name in MEASURES if name in values} | {"processor": timing.processor}
 
 
 def table(rows: dict[str, list[dict[str, float]]]) -> list[str]:
@@ -92,7 +93,7 @@ def difference(first: list[dict[str, float]], second: list[dict[str, float]], me
     if not pairs:
         return "-"
     found = paired_difference(*zip(*pairs, strict=True))
-    return f"{found.mean:+.3f}" + (f" ± {found.stderr:.3f}" if found.stderr is not None else "")
+    return f"{found['mean']:+.3f}" + (f" ± {found['stderr']:.3f}" if found["stderr"] is not None else "")
 
 
 def main(words: list[str] | None = None) -> None:

@@ -26,7 +26,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from upfusion_core.config import DiffusionConfig, DinoConfig, ModelConfig, TrainConfig, UpSRTConfig, VaeConfig
 from upfusion_core.geometry.cameras import BAND_ELEVATION_DEGREES, REFERENCE_ELEVATION_DEGREES, orbit_cameras
 from upfusion_core.procedural import ProceduralObjects, render_views
-from upfusion_core.support.seeds import derived_seed
+from upfusion_core.support.devices import derived_seed
 from upfusion_core.training.batches import ProceduralBatches, TrainingBatch, photo_count
 from upfusion_core.training.loop import train
 from upfusion_core.types import REFERENCE_FOCAL, Cameras
@@ -159,9 +159,8 @@ def main() -> None:
         render(options.cache, options.chunks, options.worker, options.workers)
         return
     config = stage_config(options.stage, options.steps or STEPS[options.stage], options.constant)
-    validation = ProceduralBatches(
-        ProceduralObjects("validation"), image_size=SIZE, batch_size=64, photos=(3, 3), targets=2, seed=5
-    )
+    of_validation = replace(config, batch_size=64, photos=(3, 3), targets=2, seed=5)
+    validation = ProceduralBatches(ProceduralObjects("validation"), of_validation)
     result = train(
         config, CachedBatches(options.cache, config), validation, options.output, init=options.init,
         resume=options.resume, max_minutes=options.minutes, device="cpu",

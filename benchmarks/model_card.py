@@ -20,7 +20,7 @@ from PIL import Image
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from upfusion_core.evaluation.summary import Results, Score, markdown_table
+from upfusion_core.evaluation.report import markdown_table
 from upfusion_core.models.checkpoint import CheckpointInfo, describe
 from upfusion_core.support.files import bundled_path
 
@@ -123,18 +123,8 @@ def training(facts: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def read_results(content: dict[str, Any]) -> Results:
-    """The `results` of a report.json."""
-    return {
-        stage: {
-            int(photos): {name: Score(**value) for name, value in measures.items()} for photos, measures in rows.items()
-        }
-        for stage, rows in content.items()
-    }
-
-
 def figures(report: dict[str, Any], picture: str | None, name: str, *, first: bool) -> str:
-    results = read_results(report["results"])
+    results = report["results"]
     present = {name for rows in results.values() for values in rows.values() for name in values}
     preset = report["settings"].get("distill", {}).get("preset")
     stages = [words.format(preset=preset) for stage, words in STAGES.items() if stage in results]
@@ -148,9 +138,9 @@ def figures(report: dict[str, Any], picture: str | None, name: str, *, first: bo
         markdown_table(results, [name for name in (*MEASURES, *FIELD_MEASURES) if name in present]),
     ]
     for part, found in report.get("results_by_group", {}).items():
-        group, apart = report["groups"][part], read_results(found)
+        group = report["groups"][part]
         lines += [f"Apart, {group['title']} ({len(group['evaluated'])} objects):", ""]
-        lines += [markdown_table(apart, [measure for measure in MEASURES if measure in present])]
+        lines += [markdown_table(found, [measure for measure in MEASURES if measure in present])]
     if first:
         lines += gains(report)
     lines += ["```", command(report, name), "```", ""]

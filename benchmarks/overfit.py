@@ -34,13 +34,13 @@ from measuring import write_json
 
 from upfusion_core import UpFusion
 from upfusion_core.config import DiffusionConfig, DinoConfig, ModelConfig, TrainConfig, UpSRTConfig, VaeConfig
-from upfusion_core.evaluation.metrics import box_psnr
+from upfusion_core.evaluation.metrics import measure_views
 from upfusion_core.geometry import orbit_cameras, random_cameras
 from upfusion_core.models.stable_diffusion import decode_latents, encode_images
 from upfusion_core.procedural import Objects, ProceduralObjects, render_views
 from upfusion_core.procedural.shapes import Light
+from upfusion_core.support.devices import derived_seed
 from upfusion_core.support.images import contact_sheet, save_png
-from upfusion_core.support.seeds import derived_seed
 from upfusion_core.training.batches import TrainingBatch
 from upfusion_core.training.loop import train
 from upfusion_core.types import Cameras, InputViews
@@ -213,7 +213,8 @@ def overfit(
         say(f"{stage}: {time.process_time() - started:.0f} s of CPU time, {init[0]}")
     pictures = painted(init[0], thing, source, stages, seed, size)
     truth, mask = pictures.pop("truth"), pictures.pop("mask")
-    figures = {name: float(box_psnr(rgb.clamp(0, 1), truth, mask).mean()) for name, rgb in pictures.items()}
+    measured = {name: measure_views(rgb.clamp(0, 1), truth, mask) for name, rgb in pictures.items()}
+    figures = {name: float(measures["box_psnr"].mean()) for name, measures in measured.items()}
     for name, value in figures.items():
         bound = f" (bound {BOUNDS[name]:g})" if name in BOUNDS else ""
         say(f"{name:12} {value:6.2f} dB box PSNR, {TEST_CAMERAS} cameras not trained on{bound}")

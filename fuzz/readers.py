@@ -40,6 +40,7 @@ with atheris.instrument_imports(include=["upfusion_core"]) if atheris else nullc
     from upfusion_core.field.radiance import RadianceField
     from upfusion_core.models.checkpoint import open_checkpoint
     from upfusion_core.support.errors import UpFusionError
+    from upfusion_core.support.files import parse_json
     from upfusion_core.support.weights import check_finite_weights, read_weights
 
 _MEMORY = Path("/dev/shm")
@@ -84,10 +85,10 @@ def configurations(data: bytes) -> None:
     text = data.decode("utf-8", "replace")
     for kind in (ModelConfig, TrainConfig):
         try:
-            config = kind.from_json(text, "it")
+            config = kind.from_dict(parse_json(text, "it"), "it")
         except UpFusionError:
             continue
-        assert kind.from_json(json.dumps(config.to_dict()), "it") == config
+        assert kind.from_dict(json.loads(json.dumps(config.to_dict())), "it") == config
 
 
 def cameras(data: bytes) -> None:
@@ -133,7 +134,7 @@ def write_seeds(folder: Path) -> None:
         {"azimuth_degrees": 90, "elevation_degrees": 1e1, "distance": 1},
         {"camera_to_world": matrix, "focal": 4.5},
     ]
-    record = new_record("demo", {"steps": 3}, {"photos": ["a.png"]}).model_dump()
+    record = new_record("demo", {"steps": 3}, {"photos": ["a.png"]}, {}).model_dump()
     record |= {"stages": ["a"], "timings_seconds": {"a": 1.5}, "files": ["views/0.png"]}
     texts = {"configurations": [model, training, {"model": model}], "cameras": [lists], "records": [record]}
     files |= {name: [json.dumps(value).encode() for value in values] for name, values in texts.items()}

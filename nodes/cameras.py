@@ -2,52 +2,40 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from comfy_api.latest import io
 
-from ..upfusion_core import REFERENCE_FOCAL, Cameras, InputError, orbit_cameras
+from ..upfusion_core import REFERENCE_FOCAL, Cameras, InputError, SceneEncoding, orbit_cameras
+from ..upfusion_core.config import Orbit
 from . import inputs
 from .convert import camera_from_direction, camera_from_load3d, load3d_from_camera
 from .host import progress_hook
 from .sockets import CamerasSocket, HostedModel, checked
 
-if TYPE_CHECKING:
-    from ..upfusion_core import SceneEncoding
-
-CATEGORY = "UpFusion/cameras"
-
 
 class UpFusionOrbitCameras(io.ComfyNode):
-    """Cameras on an arc or a full circle round the object."""
+    """Cameras round the object, all looking at it. Azimuth 0 is where photo 1 was taken; positive azimuths go to the
+    right. A range of 360 degrees is a full circle without the first view twice."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
         azimuth_from = "Azimuth of the first camera in degrees; 0 is photo 1, 90 is to the viewer's right of it."
         azimuth_to = "Azimuth of the last camera in degrees. 360 more than the first makes a full circle."
         elevation_from = "Height of the first camera in degrees above the horizon. The networks saw -7.5 to 52.5."
         elevation_to = "Height of the last camera in degrees above the horizon; between them it changes evenly."
-        return io.Schema(
-            node_id="UpFusionOrbitCameras",
-            display_name="UpFusion Orbit Cameras",
-            category=CATEGORY,
-            description=(
-                "Cameras round the object, all looking at it. Azimuth 0 is where photo 1 was taken; positive azimuths "
-                "go to the right. A range of 360 degrees is a full circle without the first view twice."
-            ),
-            search_aliases=["turntable", "orbit", "novel views", "camera path", "360"],
-            inputs=[
-                inputs.number("count", 8, 1, 250, "Number of cameras, and so of views."),
-                inputs.azimuth_input("azimuth_from", 0.0, azimuth_from),
-                inputs.azimuth_input("azimuth_to", 360.0, azimuth_to),
-                inputs.elevation_input("elevation_from", elevation_from),
-                inputs.elevation_input("elevation_to", elevation_to),
-                inputs.distance_input(),
-                inputs.zoom_input(),
-            ],
-            outputs=[CamerasSocket.Output("cameras", tooltip="The cameras, in order.")],
-        )
+        takes = [
+            inputs.setting("count", Orbit, tooltip="Number of cameras, and so of views.", high=250),
+            inputs.azimuth("azimuth_from", 0.0, azimuth_from),
+            inputs.azimuth("azimuth_to", 360.0, azimuth_to),
+            inputs.elevation("elevation_from", elevation_from),
+            inputs.elevation("elevation_to", elevation_to),
+            inputs.distance(),
+            inputs.zoom(),
+        ]
+        gives = [CamerasSocket.Output("cameras", tooltip="The cameras, in order.")]
+        aliases = ["turntable", "orbit", "novel views", "camera path", "360"]
+        return inputs.schema(cls, "UpFusion Orbit Cameras", "cameras", takes, gives, aliases)
 
     @classmethod
     @checked
@@ -69,81 +57,59 @@ class UpFusionOrbitCameras(io.ComfyNode):
 
 
 class UpFusionCamera(io.ComfyNode):
-    """One camera by numbers, alone or after others."""
+    """One camera by azimuth, elevation and distance, looking at the object. Connect cameras to put it after them, so
+    that any list can be built."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
         azimuth = "Degrees round the object; 0 is photo 1, 90 is to the viewer's right of it, 180 the object's back."
-        return io.Schema(
-            node_id="UpFusionCamera",
-            display_name="UpFusion Camera",
-            category=CATEGORY,
-            description=(
-                "One camera by azimuth, elevation and distance, looking at the object. Connect cameras to put it after "
-                "them, so that any list can be built."
-            ),
-            search_aliases=["viewpoint", "azimuth", "elevation", "novel view"],
-            inputs=[
-                inputs.azimuth_input("azimuth", 90.0, azimuth),
-                inputs.elevation_input("elevation", "Degrees above the horizon. The networks saw -7.5 to 52.5."),
-                inputs.distance_input(),
-                inputs.zoom_input(),
-                inputs.cameras_before_input(),
-            ],
-            outputs=[CamerasSocket.Output("cameras", tooltip="The connected cameras, if any, then this one.")],
-        )
+        takes = [
+            inputs.azimuth("azimuth", 90.0, azimuth),
+            inputs.elevation("elevation", "Degrees above the horizon. The networks saw -7.5 to 52.5."),
+            inputs.distance(),
+            inputs.zoom(),
+            inputs.cameras_before(),
+        ]
+        gives = [CamerasSocket.Output("cameras", tooltip="The connected cameras, if any, then this one.")]
+        aliases = ["viewpoint", "azimuth", "elevation", "novel view"]
+        return inputs.schema(cls, "UpFusion Camera", "cameras", takes, gives, aliases)
 
     @classmethod
     @checked
     def execute(
         cls, azimuth: float, elevation: float, distance: float, zoom: float = 1.0, cameras: Cameras | None = None
     ) -> io.NodeOutput:
-        """Makes the camera and puts it after the connected ones."""
         return io.NodeOutput(_after(cameras, orbit_cameras(azimuth, elevation, distance, focal=REFERENCE_FOCAL * zoom)))
 
 
 class UpFusionCameraFromLoad3D(io.ComfyNode):
-    """A camera of the 3D viewer."""
+    """A camera set in ComfyUI's 3D viewer, or made by Create Camera Info, as a camera for new views: as it is, or only
+    the direction it looks from."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
-        camera_info = "The camera that the viewer, or Create Camera Info, gives."
         take = (
             "everything: position, rotation and field of view as they are. direction: looks at the object from that "
             "side, with the lens that the networks know; right for aiming in a viewer, which scales and moves what it "
             "shows."
         )
-        units = (
-            "How many of the viewer's lengths make photo 1's distance; larger brings the camera closer. It counts with "
-            "'everything' only."
-        )
-        return io.Schema(
-            node_id="UpFusionCameraFromLoad3D",
-            display_name="UpFusion Camera From Load3D",
-            category=CATEGORY,
-            description=(
-                "A camera set in ComfyUI's 3D viewer, or made by Create Camera Info, as a camera for new views: as it "
-                "is, or only the direction it looks from."
-            ),
-            search_aliases=["viewport camera", "camera info", "aim", "load 3d", "preview 3d"],
-            inputs=[
-                io.Load3DCamera.Input("camera_info", tooltip=camera_info),
-                inputs.choice("take", ["everything", "direction"], take, default="everything"),
-                inputs.units_input(units),
-                inputs.distance_input(" It counts with 'direction' only."),
-                inputs.cameras_before_input(),
-            ],
-            outputs=[CamerasSocket.Output("cameras", tooltip="The connected cameras, if any, then the viewer's.")],
-        )
+        units = "The viewer's lengths in photo 1's distance; larger is closer. It counts with 'everything' only."
+        takes = [
+            io.Load3DCamera.Input("camera_info", tooltip="The camera that the viewer, or Create Camera Info, gives."),
+            inputs.choice("take", ["everything", "direction"], take, "everything"),
+            inputs.units(units),
+            inputs.distance(" It counts with 'direction' only."),
+            inputs.cameras_before(),
+        ]
+        gives = [CamerasSocket.Output("cameras", tooltip="The connected cameras, if any, then the viewer's.")]
+        aliases = ["viewport camera", "camera info", "aim", "load 3d", "preview 3d"]
+        return inputs.schema(cls, "UpFusion Camera From Load3D", "cameras", takes, gives, aliases)
 
     @classmethod
     @checked
     def execute(
         cls, camera_info: dict[str, Any], take: str, units: float, distance: float, cameras: Cameras | None = None
     ) -> io.NodeOutput:
-        """Converts the camera and puts it after the connected ones."""
         if take == "everything":
             camera = camera_from_load3d(camera_info, units)
         else:
@@ -152,63 +118,41 @@ class UpFusionCameraFromLoad3D(io.ComfyNode):
 
 
 class UpFusionCameraToLoad3D(io.ComfyNode):
-    """One of the cameras for the 3D viewer."""
+    """One of the cameras as ComfyUI's 3D viewer and its splat renderer take it, with the same position, rotation and
+    field of view."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
         camera_info = "Position, target, quaternion and vertical field of view of a square viewport."
-        return io.Schema(
-            node_id="UpFusionCameraToLoad3D",
-            display_name="UpFusion Camera To Load3D",
-            category=CATEGORY,
-            description=(
-                "One of the cameras as ComfyUI's 3D viewer and its splat renderer take it, with the same position, "
-                "rotation and field of view."
-            ),
-            search_aliases=["camera info", "viewport camera", "load 3d", "preview 3d"],
-            inputs=[
-                CamerasSocket.Input("cameras", tooltip="The cameras to choose from."),
-                inputs.number("index", 0, 0, 10_000, "Which of the cameras, a number counted from 0."),
-                inputs.units_input(
-                    "How many of the viewer's lengths make photo 1's distance; larger puts it further off."
-                ),
-            ],
-            outputs=[io.Load3DCamera.Output("camera_info", tooltip=camera_info)],
-        )
+        takes = [
+            CamerasSocket.Input("cameras", tooltip="The cameras to choose from."),
+            inputs.number("index", 0, 0, 10_000, "Which of the cameras, a number counted from 0."),
+            inputs.units("How many of the viewer's lengths make photo 1's distance; larger puts it further off."),
+        ]
+        gives = [io.Load3DCamera.Output("camera_info", tooltip=camera_info)]
+        aliases = ["camera info", "viewport camera", "load 3d", "preview 3d"]
+        return inputs.schema(cls, "UpFusion Camera To Load3D", "cameras", takes, gives, aliases)
 
     @classmethod
     @checked
     def execute(cls, cameras: Cameras, index: int, units: float) -> io.NodeOutput:
-        """Converts the chosen camera."""
         if index >= len(cameras):
             raise InputError(f"index must be between 0 and {len(cameras) - 1}, got {index}; choose one of the cameras")
         return io.NodeOutput(load3d_from_camera(cameras[index], units))
 
 
 class UpFusionPhotoCameras(io.ComfyNode):
-    """UPFUSION_SCENE -> the cameras of its photos."""
+    """Estimates where each photo was taken from, by matching it with what the scene transformer makes of the other
+    photos. UpFusion Distill does the same by itself and fits the photos it is sure of."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
         cameras = "One camera a photo, in their order; photo 1's is known, the others estimates."
         report = "A line a photo: azimuth and elevation in degrees, and whether the match is good (0 to 1)."
-        return io.Schema(
-            node_id="UpFusionPhotoCameras",
-            display_name="UpFusion Photo Cameras",
-            category=CATEGORY,
-            description=(
-                "Estimates where each photo was taken from, by matching it with what the scene transformer makes of "
-                "the other photos. UpFusion Distill does the same by itself and fits the photos it is sure of."
-            ),
-            search_aliases=["estimate poses", "camera pose", "structure from motion", "camera matching", "viewpoint"],
-            inputs=[inputs.model_input(), inputs.scene_input()],
-            outputs=[
-                CamerasSocket.Output("cameras", tooltip=cameras),
-                io.String.Output("report", tooltip=report),
-            ],
-        )
+        gives = [CamerasSocket.Output("cameras", tooltip=cameras), io.String.Output("report", tooltip=report)]
+        aliases = ["estimate poses", "camera pose", "structure from motion", "camera matching", "viewpoint"]
+        takes = [inputs.model(), inputs.scene()]
+        return inputs.schema(cls, "UpFusion Photo Cameras", "cameras", takes, gives, aliases)
 
     @classmethod
     @checked
@@ -231,5 +175,4 @@ def _evenly(first: float, last: float, count: int, steps: int) -> list[float]:
 
 
 def _after(cameras: Cameras | None, camera: Cameras) -> Cameras:
-    """The connected cameras, if any, then this one."""
     return camera if cameras is None else Cameras.concatenate([cameras, camera])

@@ -22,7 +22,7 @@ from torch import Tensor
 from ..upfusion_core import InputError
 from .convert import pictures_from_image
 from .host import check_interrupted
-from .sockets import Conditioning, HostedModel, check_unet
+from .sockets import HostedModel, Prompts, check_unet
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -37,7 +37,6 @@ class PerCamera(CONDRegular):
     """(Q, ...) values, one a camera; a batch of latents must be the Q cameras, once or several times in a row."""
 
     def process_cond(self, batch_size: int, **kwargs: Any) -> PerCamera:
-        """The values for a batch of latents."""
         cameras = len(self.cond)
         if batch_size % cameras:
             raise InputError(
@@ -72,10 +71,9 @@ class UpFusionControl(ControlBase):
     def get_control(
         self, x_noisy: Tensor, t: Tensor, cond: dict[str, Any], batched_number: int, transformer_options: dict[str, Any]
     ) -> dict[str, list[Tensor]] | None:
-        """Residuals for the UNet, those of the ControlNets before this one added.
+        """(B, 4, s, s) latents as the sampler holds them, not scaled, at (B,) sigmas `t` -> residuals for the UNet.
 
-        Args:
-            x_noisy: (B, 4, s, s) latents as the sampler holds them, not scaled. t: (B,) sigmas.
+        Those of the ControlNets before this one are added.
         """
         before = None
         if self.previous_controlnet is not None:
@@ -119,7 +117,6 @@ class UpFusionControl(ControlBase):
         self.model_sampling = model.model_sampling
 
     def cleanup(self) -> None:
-        """Lets go of what belongs to one sampling run."""
         super().cleanup()
         self.model_sampling = None
         if not self.keeps_constants:
@@ -137,7 +134,6 @@ class UpFusionControl(ControlBase):
         return super().inference_memory_requirements(dtype) + 2 * 2 * tokens * layers * self.model.dtype.itemsize
 
     def copy(self) -> UpFusionControl:
-        """A control with the same network and settings."""
         other = UpFusionControl(self.model)
         self.copy_to(other)
         return other
@@ -154,22 +150,15 @@ class UpFusionControl(ControlBase):
 
 
 def with_views(
-    model: HostedModel,
-    views: ViewConditioning,
-    positive: Conditioning,
-    negative: Conditioning,
-    *,
-    strength: float = 1.0,
-    start: float = 0.0,
-    end: float = 1.0,
-) -> tuple[Conditioning, Conditioning]:
-    """(positive, negative) with our control after the ControlNets they hold, and the cameras' conditions.
+    model: HostedModel, views: ViewConditioning, prompts: Prompts, strength: float = 1, start: float = 0, end: float = 1
+) -> Prompts:
+    """The prompts with our control after the ControlNets they hold, and the cameras' conditions; new lists.
 
-    The given conditionings stay as they are. start, end: parts of the sampling run, 0 its beginning and 1 its end.
+    start, end: parts of the sampling run, 0 its beginning and 1 its end.
     """
     controls: dict[Any, UpFusionControl] = {}  # one for each ControlNet before ours, shared by positive and negative
     results = []
-    for conditioning, seen in ((positive, views), (negative, views.unconditional())):
+    for conditioning, seen in zip(prompts, (views, views.unconditional()), strict=True):
         tokens = seen.tokens if seen.tokens.ndim == 3 else seen.tokens[None]
         values = {HINT: PerCamera(seen.hint), TOKENS: PerScene(tokens)}
         values |= {f"{RAYS}_{level}": PerCamera(ray_map) for level, ray_map in enumerate(seen.ray_maps)}
@@ -192,31 +181,23 @@ def with_views(
 class NativePrior:
     """MODEL and VAE as the library's DiffusionPrior.
 
-    Args:
-        positive, negative: the prompts, with all that CONDITIONING may hold; a ViewConditioning's own text is not read.
+    prompts: with all that CONDITIONING may hold; a ViewConditioning's own text is not read.
     """
 
-    def __init__(
-        self, model: HostedModel, unet: ModelPatcher, vae: VAE, positive: Conditioning, negative: Conditioning
-    ) -> None:
+    def __init__(self, model: HostedModel, unet: ModelPatcher, vae: VAE, prompts: Prompts) -> None:
         check_unet(model.config, unet.model)
-        self.model, self.unet, self.vae = model, unet, vae
-        self.positive, self.negative = positive, negative
+        self.model, self.unet, self.vae, self.prompts = model, unet, vae, prompts
         self.latent_shape = (4, model.config.latent_size, model.config.latent_size)
 
-    def prepare(self, cond: ViewConditioning, *, guided: bool) -> tuple[Conditioning, Conditioning]:
+    def prepare(self, cond: ViewConditioning, *, guided: bool) -> Prompts:
         """The prompts with the cameras' conditions; what is constant over the steps is kept after the first call."""
-        prepared = with_views(self.model, cond, self.positive, self.negative)
+        prepared = with_views(self.model, cond, self.prompts)
         for _, options in [*prepared[0], *prepared[1]]:
             options["control"].keeps_constants = True
         return prepared
 
     def predict_noise(
-        self,
-        latents: Tensor,
-        timestep: Tensor | int | float,
-        prepared: tuple[Conditioning, Conditioning],
-        guidance: float,
+        self, latents: Tensor, timestep: Tensor | int | float, prepared: Prompts, guidance: float
     ) -> Tensor:
         """(Q, 4, s, s) latents at `timestep` -> guided noise, float32, through ComfyUI's own guidance."""
         check_interrupted()

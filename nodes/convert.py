@@ -42,14 +42,10 @@ from ..upfusion_core import (
 if TYPE_CHECKING:
     from ..upfusion_core import MeshAsset
 
-_OVERSHOOT = 0.5
-"""How far nodes that resize may leave [0, 1]; pictures beyond it are in another range."""
-_GRAY = 0.7
-"""sRGB of vertices without a colour."""
-_FAR = 1e30
-"""Numbers of a viewport are smaller, so that their squares are finite."""
-_CHANNELS = {"vertices": (3,), "faces": (3,), "vertex_colors": (3, 4), "uvs": (2,), "texture": (3, 4)}
-"""Last axis of each part of a MESH."""
+_OVERSHOOT = 0.5  # how far nodes that resize may leave [0, 1]; pictures beyond it are in another range
+_GRAY = 0.7  # sRGB of vertices without a colour
+_FAR = 1e30  # numbers of a viewport are smaller, so that their squares are finite
+_CHANNELS = {"vertices": (3,), "faces": (3,), "vertex_colors": (3, 4), "uvs": (2,), "texture": (3, 4)}  # the last axis
 
 
 def pictures_from_image(image: Tensor, name: str = "an IMAGE") -> Tensor:
@@ -100,22 +96,22 @@ def input_views(images: Tensor, masks: Tensor | None = None) -> InputViews:
     height, width = rgb.shape[-2:]
     if width != height:
         raise InputError(f"the photos must be square, got {width} x {height}; put UpFusion Prepare Views before this")
-    planes = planes_for(rgb, masks)
-    if planes.shape != (len(rgb), 1, height, width):
-        raise InputError(
-            f"the masks must be {len(rgb)} of {width} x {height} pixels like the photos, got {len(planes)} of "
-            f"{planes.shape[-1]} x {planes.shape[-2]}; take both from UpFusion Prepare Views"
-        )
-    return InputViews(rgb, planes, torch.full((len(rgb), 2), REFERENCE_FOCAL))
+    return InputViews(rgb, planes_for(rgb, masks), torch.full((len(rgb), 2), REFERENCE_FOCAL))
 
 
 def planes_for(rgb: Tensor, masks: Tensor | None) -> Tensor:
-    """MASK -> (B, 1, h, w) on the CPU; without one, what is not white in each of the (N, 3, H, W) pictures."""
-    if masks is not None:
-        return plane_from_mask(masks).cpu()
+    """MASK of (N, 3, H, W) pictures -> (N, 1, H, W) on the CPU; without one, what is not white in each."""
     from ..upfusion_core import estimate_mask
 
-    return torch.stack([estimate_mask(picture) for picture in rgb])
+    if masks is None:
+        return torch.stack([estimate_mask(picture) for picture in rgb])
+    planes, (height, width) = plane_from_mask(masks).cpu(), rgb.shape[-2:]
+    if planes.shape != (len(rgb), 1, height, width):
+        raise InputError(
+            f"the masks must be {len(rgb)} of {width} x {height} pixels like the pictures, got {len(planes)} of "
+            f"{planes.shape[-1]} x {planes.shape[-2]}; take both from the same node"
+        )
+    return planes
 
 
 def empty_latent(count: int, size: int) -> dict[str, Any]:
@@ -140,11 +136,8 @@ def mesh_from_asset(asset: MeshAsset) -> Types.MESH:
     """A mesh of B = 1 that is shown without light: its colours hold the photos' light already."""
     from kornia.color import rgb_to_linear_rgb
 
-    values: dict[str, Tensor | bool] = {
-        "vertices": asset.vertices.float().cpu()[None],
-        "faces": asset.faces.long().cpu()[None],
-        "unlit": True,
-    }
+    vertices, faces = asset.vertices.float().cpu()[None], asset.faces.long().cpu()[None]
+    values: dict[str, Tensor | bool] = {"vertices": vertices, "faces": faces, "unlit": True}
     if asset.uvs is None or asset.texture is None:
         values["vertex_colors"] = _converted(asset.vertex_colors, rgb_to_linear_rgb)[None]
     else:
@@ -164,11 +157,7 @@ def glb_file(asset: MeshAsset) -> Types.File3D:
 
 
 def assets_from_mesh(mesh: Any) -> list[MeshAsset]:
-    """The meshes of a MESH of any pack, its padding taken away; without colours they are grey.
-
-    Raises:
-        InputError: the value is no MESH of ComfyUI's own kind.
-    """
+    """The meshes of a MESH of any pack, its padding taken away; without colours they are grey."""
     from kornia.color import linear_rgb_to_rgb
 
     from ..upfusion_core import MeshAsset
@@ -187,7 +176,9 @@ def assets_from_mesh(mesh: Any) -> list[MeshAsset]:
         if uvs is not None and texture is not None:
             places = _flipped(uvs[index, : len(points)].clamp(0, 1))
             picture = texture[min(index, len(texture) - 1), ..., :3].float().cpu().clamp(0, 1).movedim(-1, 0)
-            shown = _looked_up(picture, places)
+            grid = torch.stack([2 * places[:, 0] - 1, 1 - 2 * places[:, 1]], dim=-1)[None, :, None]
+            shown = grid_sample(picture[None], grid, padding_mode="border", align_corners=False)[0, :, :, 0].T
+            shown = shown.clamp(0, 1).contiguous()
         if colors is not None:
             shown = _converted(colors[index, : len(points), :3].clamp(0, 1), linear_rgb_to_rgb)
         assets.append(MeshAsset(points, triangles, shown, places, picture))
@@ -243,21 +234,13 @@ def _converted(colors: Tensor, conversion: Callable[[Tensor], Tensor]) -> Tensor
     return conversion(colors.float().cpu().T[..., None])[..., 0].T.clamp(0, 1).contiguous()
 
 
-def _looked_up(texture: Tensor, uvs: Tensor) -> Tensor:
-    """(3, H, W) texture at (P, 2) places, v = 0 at the bottom -> (P, 3)."""
-    places = torch.stack([2 * uvs[:, 0] - 1, 1 - 2 * uvs[:, 1]], dim=-1)
-    found = grid_sample(texture[None], places[None, :, None], padding_mode="border", align_corners=False)
-    return found[0, :, :, 0].T.clamp(0, 1).contiguous()
-
-
 def camera_from_load3d(info: Mapping[str, Any], units: float) -> Cameras:
     """LOAD3D_CAMERA -> one camera with the viewport's position, rotation and lens.
 
-    Args:
-        info: position, target, zoom, cameraType, vertical fov in degrees; without a quaternion it looks at its target.
-        units: lengths of the viewport that make one of ours.
+    info: position, target, zoom, cameraType, vertical fov in degrees; without a quaternion it looks at its target.
+    units: lengths of the viewport that make one of ours.
     """
-    _check_camera_info(info)
+    rotation = _viewport_rotation(info)
     if info.get("cameraType", "perspective") != "perspective":
         raise InputError(
             f"the viewport's camera must be a perspective one, got {info['cameraType']!r}; switch it in the viewer"
@@ -271,16 +254,12 @@ def camera_from_load3d(info: Mapping[str, Any], units: float) -> Cameras:
             f"and {zoom}; set them in the viewer"
         )
     matrix = torch.eye(4, dtype=torch.float64)
-    matrix[:3, :3], matrix[:3, 3] = _viewport_rotation(info), _vector(info, "position") / units
+    matrix[:3, :3], matrix[:3, 3] = rotation, _vector(info, "position") / units
     return cameras_from_matrices(matrix[None].float(), focal=zoom * focal_from_fov(fov))
 
 
 def camera_from_direction(info: Mapping[str, Any], distance: float, focal: float) -> Cameras:
-    """One camera that looks at the object from the viewport's direction, upright as the viewport's is.
-
-    The direction is that from the viewport's target to its camera.
-    """
-    _check_camera_info(info)
+    """One camera that looks at the object in the direction from viewport's camera to target, upright as that is."""
     rotation = _viewport_rotation(info)
     direction = _vector(info, "position") - _vector(info, "target")
     if not direction.norm() > 1e-6:
@@ -323,6 +302,11 @@ def _viewport_rotation(info: Mapping[str, Any]) -> Tensor:
     """LOAD3D_CAMERA -> rotation (3, 3) of columns right, up, backward; float64."""
     from scipy.spatial.transform import Rotation
 
+    if not isinstance(info, Mapping):
+        raise InputError(
+            f"camera_info must be a camera of the 3D viewer, got {type(info).__name__}; let the viewer show something, "
+            "then run again"
+        )
     if not info.get("quaternion"):
         position, target = _vector(info, "position"), _vector(info, "target")
         return look_at(position[None], target).camera_to_world[0, :3, :3].double()
@@ -330,14 +314,6 @@ def _viewport_rotation(info: Mapping[str, Any]) -> Tensor:
     if not quaternion.norm() > 1e-6:
         raise InputError("the viewport's quaternion must not be 0, got (0, 0, 0, 0); turn the camera once")
     return torch.from_numpy(Rotation.from_quat(quaternion.numpy()).as_matrix())
-
-
-def _check_camera_info(info: object) -> None:
-    if not isinstance(info, Mapping):
-        raise InputError(
-            f"camera_info must be a camera of the 3D viewer, got {type(info).__name__}; let the viewer show something, "
-            "then run again"
-        )
 
 
 def _vector(info: Mapping[str, Any], name: str, axes: str = "xyz") -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import fmean
+
 import numpy as np
 import torch
 from comfy_api.latest import io
@@ -10,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ..upfusion_core import InputError
+from . import inputs
 from .convert import image_from_rgb, planes_for, rgb_from_image
 from .host import progress_hook
 from .sockets import checked
@@ -20,34 +23,26 @@ _BAR, _MEAN, _INK, _FAINT = "#4878a8", "#d0602c", "#30343a", "#c8ccd2"
 
 
 class UpFusionCompareViews(io.ComfyNode):
-    """Pictures and their truth -> measures, a plot, a difference picture."""
+    """Measures how close pictures are to their truth, view by view: PSNR, SSIM, both inside the object's box,
+    silhouettes, sharpness and a perceptual distance, as text and as a plot, and where they differ."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
         images = "The pictures to judge, on white; they are resized to the truth's size."
+        truth = "What they should look like, as many pictures in the same order."
         masks = "1 on the object in the truth; taken from what is not white there when left open."
-        return io.Schema(
-            node_id="UpFusionCompareViews",
-            display_name="UpFusion Compare Views",
-            category="UpFusion/evaluate",
-            description=(
-                "Measures how close pictures are to their truth, view by view: PSNR, SSIM, both inside the object's "
-                "box, silhouettes, sharpness and a perceptual distance, as text and as a plot, and where they differ."
-            ),
-            search_aliases=["psnr", "ssim", "metrics", "evaluation", "difference", "image compare"],
-            inputs=[
-                io.Image.Input("images", tooltip=images),
-                io.Image.Input("truth", tooltip="What they should look like, as many pictures in the same order."),
-                io.Mask.Input("masks", optional=True, tooltip=masks),
-            ],
-            outputs=[
-                io.String.Output("measures", tooltip="A table: a line a view, then the mean."),
-                io.Image.Output("plot", tooltip="A panel a measure: a bar a view, and the mean as a line."),
-                io.Image.Output("difference", tooltip="Absolute difference, 0 black; one picture a view."),
-            ],
-            is_output_node=True,
-        )
+        takes = [
+            io.Image.Input("images", tooltip=images),
+            io.Image.Input("truth", tooltip=truth),
+            io.Mask.Input("masks", optional=True, tooltip=masks),
+        ]
+        gives = [
+            io.String.Output("measures", tooltip="A table: a line a view, then the mean."),
+            io.Image.Output("plot", tooltip="A panel a measure: a bar a view, and the mean as a line."),
+            io.Image.Output("difference", tooltip="Absolute difference, 0 black; one picture a view."),
+        ]
+        aliases = ["psnr", "ssim", "metrics", "evaluation", "difference", "image compare"]
+        return inputs.schema(cls, "UpFusion Compare Views", "evaluate", takes, gives, aliases, is_output_node=True)
 
     @classmethod
     @checked
@@ -58,12 +53,6 @@ class UpFusionCompareViews(io.ComfyNode):
         target = rgb_from_image(truth).cpu()
         prediction = _of_size(rgb_from_image(images).cpu(), target)
         silhouettes = planes_for(target, masks)
-        if silhouettes.shape != (len(target), 1, *target.shape[-2:]):
-            raise InputError(
-                f"masks must be {len(target)} of {target.shape[-1]} x {target.shape[-2]} pixels, one true silhouette a "
-                f"view, got {len(silhouettes)} of {silhouettes.shape[-1]} x {silhouettes.shape[-2]}; take them from "
-                "where the truth comes from"
-            )
         on_step = progress_hook("measuring")
         rows: dict[str, list[float]] = {}
         for view in range(len(target)):
@@ -97,7 +86,7 @@ def _of_size(prediction: Tensor, truth: Tensor) -> Tensor:
 def _table(rows: dict[str, list[float]]) -> str:
     """Measures by label, one value a view -> lines of aligned columns, the mean last."""
     columns = [["view", *map(str, range(len(next(iter(rows.values()))))), "mean"]]
-    columns += [[label, *(f"{value:.3f}" for value in (*values, _mean(values)))] for label, values in rows.items()]
+    columns += [[label, *(f"{value:.3f}" for value in (*values, fmean(values)))] for label, values in rows.items()]
     widths = [max(map(len, column)) for column in columns]
     lines = zip(*columns, strict=True)
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
@@ -112,7 +101,7 @@ def _plot(rows: dict[str, list[float]]) -> Tensor:
     for place, (label, values) in enumerate(rows.items()):
         left, top = place % _COLUMNS * width, place // _COLUMNS * height
         x0, y0, x1, y1 = left + 34, top + 24, left + width - 10, top + height - 20
-        highest, mean = max([*values, 1e-9]), _mean(values)
+        highest, mean = max([*values, 1e-9]), fmean(values)
         draw.text((left + 8, top + 6), f"{label}: mean {mean:.3f}", fill=_INK, font=font)
         draw.text((left + 4, y0 - 4), f"{highest:.3g}", fill=_INK, font=font)
         draw.text((left + 22, y1 - 8), "0", fill=_INK, font=font)
@@ -126,7 +115,3 @@ def _plot(rows: dict[str, list[float]]) -> Tensor:
         level = y1 - max(mean, 0) / highest * (y1 - y0)
         draw.line((x0, level, x1, level), fill=_MEAN, width=2)
     return torch.from_numpy(np.array(sheet)).permute(2, 0, 1)[None].float() / 255
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)

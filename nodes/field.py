@@ -13,32 +13,29 @@ from comfy_api.latest import io
 from torch import Tensor
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from ..upfusion_core import Cameras, InputError, NovelViews, RadianceField
+from ..upfusion_core import Cameras, InputError, NovelViews, RadianceField, SceneEncoding
+from ..upfusion_core.config import DistillConfig, Reconstruct, Surface
+from . import inputs
 from .convert import centered, glb_file, image_from_rgb, mask_from_plane, mesh_from_asset, rgb_from_image
 from .host import check_interrupted, progress_hook
-from .inputs import choice, diffusion_inputs, guidance_input, number, prompt_inputs, scene_input, seed_input
 from .sockets import CamerasSocket, Conditioning, FieldSocket, HostedModel, checked
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
     from comfy.sd import VAE
 
-    from ..upfusion_core import DistillConfig, SceneEncoding
-
-CATEGORY = "UpFusion/field"
 BACKGROUNDS = {"white": 1.0, "grey": 0.5, "black": 0.0}
 TEXTURED_FACES = 50_000
 """Most triangles of a textured mesh whose user named no number: the time of unwrapping grows faster than they do."""
-WORKING_BYTES = 2**30
-"""What rendering needs beside the field."""
+WORKING_BYTES = 2**30  # what rendering needs beside the field
 
 
 class UpFusionDistill(io.ComfyNode):
-    """Scene and diffusion model -> UPFUSION_FIELD."""
+    """Makes one 3D object of all that the diffusion model paints: a field of colour and density that can be rendered
+    and turned into a mesh. A LoRA on MODEL restyles the object."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
         images = "Views of the object on white to fit first, e.g. from UpFusion Sample Views; square."
         cameras = "The cameras of those images, one each; needed with them."
         preset = (
@@ -49,28 +46,20 @@ class UpFusionDistill(io.ComfyNode):
             "How long to work; 0 is the preset's own number. fast and draft: denoising steps from noise to a view, 10 "
             "by themselves. reference: iterations of one camera each, 3000 by itself."
         )
-        return io.Schema(
-            node_id="UpFusionDistill",
-            display_name="UpFusion Distill",
-            category=CATEGORY,
-            description=(
-                "Makes one 3D object of all that the diffusion model paints: a field of colour and density that can be "
-                "rendered and turned into a mesh. A LoRA on MODEL restyles the object."
-            ),
-            search_aliases=["image to 3d", "reconstruct", "nerf", "radiance field", "score distillation"],
-            inputs=[
-                *diffusion_inputs(),
-                scene_input(),
-                io.Image.Input("images", optional=True, tooltip=images),
-                CamerasSocket.Input("cameras", optional=True, tooltip=cameras),
-                *prompt_inputs("What the object should look like; left open it is the model's own default prompt."),
-                choice("preset", ["fast", "draft", "reference"], preset, default="fast"),
-                number("steps", 0, 0, 100_000, steps),
-                guidance_input(advanced=True),
-                seed_input("Number that noise, cameras and the field's start are drawn from; it decides the result."),
-            ],
-            outputs=[FieldSocket.Output("field", tooltip="Colour and density of every point round the object.")],
-        )
+        takes = [
+            *inputs.diffusion(),
+            inputs.scene(),
+            io.Image.Input("images", optional=True, tooltip=images),
+            CamerasSocket.Input("cameras", optional=True, tooltip=cameras),
+            *inputs.prompts("What the object should look like; left open it is the model's own default prompt."),
+            inputs.setting("preset", Reconstruct, tooltip=preset),
+            inputs.number("steps", 0, 0, 100_000, steps),
+            inputs.guidance(advanced=True),
+            inputs.seed("Number that noise, cameras and the field's start are drawn from; it decides the result."),
+        ]
+        gives = [FieldSocket.Output("field", tooltip="Colour and density of every point round the object.")]
+        aliases = ["image to 3d", "reconstruct", "nerf", "radiance field", "score distillation"]
+        return inputs.schema(cls, "UpFusion Distill", "field", takes, gives, aliases)
 
     @classmethod
     @checked
@@ -97,7 +86,7 @@ class UpFusionDistill(io.ComfyNode):
         prompts, views = upfusion_model.prompts(positive, negative), given_views(images, cameras)
         # ComfyUI runs nodes in inference mode
         with torch.inference_mode(False), torch.enable_grad(), _cancel_between_field_calls():
-            stages = upfusion_model.stages(NativePrior(upfusion_model, model, vae, *prompts))
+            stages = upfusion_model.stages(NativePrior(upfusion_model, model, vae, prompts))
             field = stages.distill(
                 scene,
                 distill_config(preset, steps, guidance),
@@ -109,35 +98,27 @@ class UpFusionDistill(io.ComfyNode):
 
 
 class UpFusionRenderField(io.ComfyNode):
-    """UPFUSION_FIELD and cameras -> pictures."""
+    """Pictures of a field from any cameras, with masks and depth. All views show the same object, so that an orbit
+    through Create Video is a turntable."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
         size = "Side of each picture in pixels. Time grows with its square."
         background = "What is behind the object. For another one use the mask."
         depth = "Closeness: 1 nearest, 0 furthest and behind. The range depends on the camera's distance."
-        return io.Schema(
-            node_id="UpFusionRenderField",
-            display_name="UpFusion Render Field",
-            category=CATEGORY,
-            description=(
-                "Pictures of a field from any cameras, with masks and depth. All views show the same object, so that "
-                "an orbit through Create Video is a turntable."
-            ),
-            search_aliases=["render nerf", "turntable", "depth map", "novel view"],
-            inputs=[
-                FieldSocket.Input("field", tooltip="From UpFusion Distill or UpFusion Load Field."),
-                CamerasSocket.Input("cameras", tooltip="The views to render, one picture each."),
-                number("size", 256, 16, 2048, size, step=16),
-                choice("background", list(BACKGROUNDS), background, default="white"),
-            ],
-            outputs=[
-                io.Image.Output("images", tooltip="One picture a camera, over the background."),
-                io.Mask.Output("masks", tooltip="Opacity, 1 on the object."),
-                io.Image.Output("depth", tooltip=depth),
-            ],
-        )
+        takes = [
+            FieldSocket.Input("field", tooltip="From UpFusion Distill or UpFusion Load Field."),
+            CamerasSocket.Input("cameras", tooltip="The views to render, one picture each."),
+            inputs.number("size", 256, 16, 2048, size, step=16),
+            inputs.choice("background", BACKGROUNDS, background, "white"),
+        ]
+        gives = [
+            io.Image.Output("images", tooltip="One picture a camera, over the background."),
+            io.Mask.Output("masks", tooltip="Opacity, 1 on the object."),
+            io.Image.Output("depth", tooltip=depth),
+        ]
+        aliases = ["render nerf", "turntable", "depth map", "novel view"]
+        return inputs.schema(cls, "UpFusion Render Field", "field", takes, gives, aliases)
 
     @classmethod
     @checked
@@ -161,45 +142,29 @@ class UpFusionRenderField(io.ComfyNode):
 
 
 class UpFusionExtractMesh(io.ComfyNode):
-    """UPFUSION_FIELD -> MESH and a GLB file."""
+    """The surface of a field as a closed mesh, coloured at its vertices or by a texture, centred and one unit large as
+    ComfyUI's mesh tools expect. It is shown without light: the photos' light is in it."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
-        resolution = "Samples along the object's longest side. Triangles grow with its square."
-        threshold = (
-            "Density of the surface per scene unit; lower keeps more fog. 0 chooses it so that the mesh covers what "
-            "the renders show."
-        )
+        threshold = "Lower keeps more fog; 0 chooses it so that the mesh covers what the renders show."
         coloring = "Where colours are kept: vertices work everywhere; a texture is finer than the triangles."
-        texture_size = "Side of the texture in pixels. It counts with 'texture' only."
-        faces = (
-            "Most triangles the mesh may have, at least 16; fewer make a smaller file. 0 keeps all with 'vertex "
-            f"colors' and {TEXTURED_FACES:,} with 'texture': unwrapping more takes minutes."
-        )
-        model_3d = "The same as a GLB file, for Preview 3D and Save 3D Model."
-        return io.Schema(
-            node_id="UpFusionExtractMesh",
-            display_name="UpFusion Extract Mesh",
-            category=CATEGORY,
-            description=(
-                "The surface of a field as a closed mesh, coloured at its vertices or by a texture, centred and one "
-                "unit large as ComfyUI's mesh tools expect. It is shown without light: the photos' light is in it."
-            ),
-            search_aliases=["marching cubes", "field to mesh", "glb", "texture bake"],
-            inputs=[
-                FieldSocket.Input("field", tooltip="From UpFusion Distill or UpFusion Load Field."),
-                number("resolution", 192, 16, 1024, resolution, step=16),
-                number("threshold", 0.0, 0.0, 1000.0, threshold, step=0.5),
-                choice("coloring", ["vertex colors", "texture"], coloring, default="vertex colors"),
-                number("texture_size", 1024, 64, 8192, texture_size, step=64),
-                number("faces", 0, 0, 10_000_000, faces, step=1000),
-            ],
-            outputs=[
-                io.Mesh.Output("mesh", tooltip="For ComfyUI's mesh nodes and UpFusion Save Mesh."),
-                io.File3DGLB.Output("model_3d", tooltip=model_3d),
-            ],
-        )
+        texture = "Side of the texture in pixels. It counts with 'texture' only."
+        faces = f"At least 16; 0 keeps all, or {TEXTURED_FACES:,} with 'texture', as unwrapping more takes minutes."
+        takes = [
+            FieldSocket.Input("field", tooltip="From UpFusion Distill or UpFusion Load Field."),
+            inputs.setting("resolution", Surface, more="Triangles grow with its square.", default=192, step=16),
+            inputs.setting("threshold", Surface, more=threshold, default=0.0, low=0, high=1000, step=0.5),
+            inputs.choice("coloring", ["vertex colors", "texture"], coloring, "vertex colors"),
+            inputs.setting("texture_size", Surface, tooltip=texture, low=64, step=64),
+            inputs.setting("faces", Surface, more=faces, default=0, low=0, high=10_000_000, step=1000),
+        ]
+        gives = [
+            io.Mesh.Output("mesh", tooltip="For ComfyUI's mesh nodes and UpFusion Save Mesh."),
+            io.File3DGLB.Output("model_3d", tooltip="The same as a GLB file, for Preview 3D and Save 3D Model."),
+        ]
+        aliases = ["marching cubes", "field to mesh", "glb", "texture bake"]
+        return inputs.schema(cls, "UpFusion Extract Mesh", "field", takes, gives, aliases)
 
     @classmethod
     @checked
@@ -221,13 +186,12 @@ class UpFusionExtractMesh(io.ComfyNode):
 
 def distill_config(preset: str, steps: int, guidance: float) -> DistillConfig:
     """The library's configuration; 0 steps stand for the preset's own number."""
-    from ..upfusion_core import DistillConfig
-
-    config = DistillConfig.named(preset)
+    config = DistillConfig.named(preset, guidance=guidance)
+    if not steps:
+        return config
+    schedule: Any = config.schedule  # one of several classes, each with that field
     name = "iterations" if preset == "reference" else "steps"
-    changes: dict[str, Any] = {name: steps} if steps else {}
-    schedule: Any = replace(config.schedule, **changes)  # one of several classes, each with that field
-    return replace(config, schedule=schedule, guidance=guidance)
+    return replace(config, schedule=replace(schedule, **{name: steps}))
 
 
 def given_views(images: Tensor | None, cameras: Cameras | None) -> NovelViews | None:

@@ -19,28 +19,26 @@ from ..upfusion_core import (
     check_type,
     load_field,
 )
+from ..upfusion_core.config import Networks, Reconstruct, option
+from . import inputs
 from .convert import assets_from_mesh
 from .host import load_all
-from .inputs import choice
 from .sockets import FieldSocket, ModelSocket, checked
 
-CATEGORY = "UpFusion/field"
 FOLDER = "upfusion"
-PRECISIONS = ("auto", "float32", "float16", "bfloat16")
 SUFFIX = ".safetensors"
 WEIGHTS_ADDRESS = "https://github.com/upfusion3d/upfusion#model-weights"
 _PREFIX = "Folders and name inside the output folder; a number is put after it. %date% and the like are replaced."
 _PART_FILES = ("upsrt.pt", "upsrt.safetensors")
-_DEPTH = 2
-"""Folders inside folders that are searched for fields; output folders may hold very many pictures."""
+_DEPTH = 2  # folders inside folders that are searched for fields; output folders may hold very many pictures
 
 
 class UpFusionLoadModel(io.ComfyNode):
-    """A file or folder of weights as UPFUSION_MODEL, MODEL, CLIP and VAE."""
+    """Loads UpFusion's weights: a merged .safetensors file or a folder from models/upfusion, or the small model that
+    comes with the pack. MODEL, CLIP and VAE are ordinary ones: LoRA loaders, KSampler and VAE Decode take them."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
         weights = (
             "File or folder in models/upfusion. mini is the small bundled model: rough views, but it runs anywhere "
             "without a download."
@@ -49,71 +47,49 @@ class UpFusionLoadModel(io.ComfyNode):
             "Precision that weights are kept in. auto follows ComfyUI's rules for this machine; float16 halves the "
             "memory, float32 is exact. The VAE always follows ComfyUI's own setting."
         )
-        return io.Schema(
-            node_id="UpFusionLoadModel",
-            display_name="UpFusion Load Model",
-            category="UpFusion/loaders",
-            description=(
-                "Loads UpFusion's weights: a merged .safetensors file or a folder from models/upfusion, or the small "
-                "model that comes with the pack. MODEL, CLIP and VAE are ordinary ones: LoRA loaders, KSampler and VAE "
-                "Decode take them."
-            ),
-            search_aliases=["upfusion checkpoint", "load upfusion", "novel view model", "mini"],
-            inputs=[
-                choice("weights", model_names(), weights),
-                choice("precision", PRECISIONS, precision, default="auto", advanced=True),
-            ],
-            outputs=[
-                ModelSocket.Output("upfusion_model", tooltip="Photo encoder, scene transformer and ControlNet."),
-                io.Model.Output("model", tooltip="The diffusion model, for LoRA loaders and samplers."),
-                io.Clip.Output("clip", tooltip="The text encoder; empty when the file holds none, as mini does."),
-                io.Vae.Output("vae", tooltip="The autoencoder between latents and pictures."),
-            ],
-        )
+        takes = [
+            inputs.choice("weights", model_names(), weights),
+            inputs.setting("precision", Networks, "dtype", tooltip=precision, advanced=True),
+        ]
+        gives = [
+            ModelSocket.Output("upfusion_model", tooltip="Photo encoder, scene transformer and ControlNet."),
+            io.Model.Output("model", tooltip="The diffusion model, for LoRA loaders and samplers."),
+            io.Clip.Output("clip", tooltip="The text encoder; empty when the file holds none, as mini does."),
+            io.Vae.Output("vae", tooltip="The autoencoder between latents and pictures."),
+        ]
+        aliases = ["upfusion checkpoint", "load upfusion", "novel view model", "mini"]
+        return inputs.schema(cls, "UpFusion Load Model", "loaders", takes, gives, aliases)
 
     @classmethod
     def fingerprint_inputs(cls, weights: str, precision: str) -> str:
         """A changed file is loaded again."""
         path = model_path(weights) if weights in model_names() else BUNDLED_NAME
-        if isinstance(path, str):  # the bundled model's name
-            return f"{weights} {precision} 0.0"
-        files = [path, *path.iterdir()] if path.is_dir() else [path]
-        return f"{weights} {precision} {max(file.stat().st_mtime for file in files)}"
+        files = [] if isinstance(path, str) else [path, *path.glob("*")]  # the bundled model's name has none
+        return f"{weights} {precision} {max((file.stat().st_mtime for file in files), default=0.0)}"
 
     @classmethod
     def execute(cls, weights: str, precision: str) -> io.NodeOutput:
-        """Opens, checks and loads the weights."""
-        check_choice("precision", precision, PRECISIONS)
+        check_choice("precision", precision, option(Networks, "dtype").choices)
         return io.NodeOutput(*load_all(model_path(weights), precision))
 
 
 class UpFusionSaveField(io.ComfyNode):
-    """UPFUSION_FIELD -> a file."""
+    """Writes a field into the output folder as .safetensors, so that it can be rendered and turned into meshes later
+    without distilling again."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
-        return io.Schema(
-            node_id="UpFusionSaveField",
-            display_name="UpFusion Save Field",
-            category=CATEGORY,
-            description=(
-                "Writes a field into the output folder as .safetensors, so that it can be rendered and turned into "
-                "meshes later without distilling again."
-            ),
-            search_aliases=["save nerf", "export field", "write radiance field"],
-            inputs=[
-                FieldSocket.Input("field", tooltip="From UpFusion Distill."),
-                io.String.Input("filename_prefix", default="upfusion/field", tooltip=_PREFIX),
-            ],
-            outputs=[io.String.Output("name", tooltip="The file's name as UpFusion Load Field lists it.")],
-            is_output_node=True,
-        )
+        takes = [
+            FieldSocket.Input("field", tooltip="From UpFusion Distill."),
+            io.String.Input("filename_prefix", default="upfusion/field", tooltip=_PREFIX),
+        ]
+        gives = [io.String.Output("name", tooltip="The file's name as UpFusion Load Field lists it.")]
+        aliases = ["save nerf", "export field", "write radiance field"]
+        return inputs.schema(cls, "UpFusion Save Field", "field", takes, gives, aliases, is_output_node=True)
 
     @classmethod
     @checked
     def execute(cls, field: RadianceField, filename_prefix: str) -> io.NodeOutput:
-        """Writes the file, whole or not at all."""
         path, place = _next_output(filename_prefix, SUFFIX)
         field.save(path)
         name = "/".join(part for part in (place["subfolder"].replace("\\", "/"), place["filename"]) if part)
@@ -121,24 +97,16 @@ class UpFusionSaveField(io.ComfyNode):
 
 
 class UpFusionLoadField(io.ComfyNode):
-    """A file -> UPFUSION_FIELD."""
+    """Reads a field that UpFusion Save Field or the command line wrote, from the input or the output folder."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
         made = [f"{name} [output]" for name in _fields_in(folder_paths.get_output_directory())]
         field = "A .safetensors file of a field. Put your own into the input folder; weights do not fit."
-        return io.Schema(
-            node_id="UpFusionLoadField",
-            display_name="UpFusion Load Field",
-            category=CATEGORY,
-            description=(
-                "Reads a field that UpFusion Save Field or the command line wrote, from the input or the output folder."
-            ),
-            search_aliases=["load nerf", "import field", "open radiance field"],
-            inputs=[choice("field", _fields_in(folder_paths.get_input_directory()) + made, field)],
-            outputs=[FieldSocket.Output("field", tooltip="The field, to render or to extract a mesh from.")],
-        )
+        takes = [inputs.choice("field", _fields_in(folder_paths.get_input_directory()) + made, field)]
+        gives = [FieldSocket.Output("field", tooltip="The field, to render or to extract a mesh from.")]
+        aliases = ["load nerf", "import field", "open radiance field"]
+        return inputs.schema(cls, "UpFusion Load Field", "field", takes, gives, aliases)
 
     @classmethod
     def validate_inputs(cls, field: str | None) -> bool | str:
@@ -158,35 +126,24 @@ class UpFusionLoadField(io.ComfyNode):
 
     @classmethod
     def execute(cls, field: str) -> io.NodeOutput:
-        """Reads the file, strictly."""
         return io.NodeOutput(load_field(_field_path(field)).field)
 
 
 class UpFusionSaveMesh(io.ComfyNode):
-    """MESH -> files in the output folder."""
+    """Writes a mesh into the output folder as GLB, OBJ, PLY or STL. It appears among the outputs, where ComfyUI's 3D
+    viewer opens it; the file also goes on to Preview 3D."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
-        mesh = "From UpFusion Extract Mesh or any node that gives ComfyUI's own MESH."
         form = "glb keeps texture or colours, obj and ply the colours of vertices, stl the shape alone."
-        return io.Schema(
-            node_id="UpFusionSaveMesh",
-            display_name="UpFusion Save Mesh",
-            category=CATEGORY,
-            description=(
-                "Writes a mesh into the output folder as GLB, OBJ, PLY or STL. It appears among the outputs, where "
-                "ComfyUI's 3D viewer opens it; the file also goes on to Preview 3D."
-            ),
-            search_aliases=["export mesh", "save obj", "save ply", "save stl", "save glb"],
-            inputs=[
-                io.Mesh.Input("mesh", tooltip=mesh),
-                choice("format", ["glb", "obj", "ply", "stl"], form, default="glb"),
-                io.String.Input("filename_prefix", default="3d/UpFusion", tooltip=_PREFIX),
-            ],
-            outputs=[io.File3DAny.Output("model_3d", tooltip="The file, for Preview 3D; of a batch the first.")],
-            is_output_node=True,
-        )
+        takes = [
+            io.Mesh.Input("mesh", tooltip="From UpFusion Extract Mesh or any node that gives ComfyUI's own MESH."),
+            inputs.setting("format", Reconstruct, "formats", tooltip=form),
+            io.String.Input("filename_prefix", default="3d/UpFusion", tooltip=_PREFIX),
+        ]
+        gives = [io.File3DAny.Output("model_3d", tooltip="The file, for Preview 3D; of a batch the first.")]
+        aliases = ["export mesh", "save obj", "save ply", "save stl", "save glb"]
+        return inputs.schema(cls, "UpFusion Save Mesh", "field", takes, gives, aliases, is_output_node=True)
 
     @classmethod
     @checked
@@ -211,7 +168,7 @@ def register_folder() -> None:
 def model_names() -> list[str]:
     """The bundled model, then folders of weights and merged files by their path inside models/upfusion."""
     found = set()
-    for root in _roots():
+    for root in folder_paths.get_folder_paths(FOLDER):
         for place, folders, files in os.walk(root, followlinks=True):
             name = Path(place).relative_to(root).as_posix()
             if name != "." and any(part in files for part in _PART_FILES):
@@ -231,27 +188,19 @@ def model_path(name: str) -> str | Path:
     check_type("weights", name, str, "choose a file")
     if name == BUNDLED_NAME:
         return BUNDLED_NAME
-    for root in _roots():
+    roots = folder_paths.get_folder_paths(FOLDER)
+    for root in roots:
         path = _inside(root, name, "weights")
         if path.exists():
             return path
     raise CheckpointError(
-        f"{name:.200} is not in {' or '.join(map(str, _roots()))}; nothing is downloaded for you: get the weights "
-        f"through {WEIGHTS_ADDRESS}, put the folder or the merged .safetensors there, or choose {BUNDLED_NAME}"
+        f"{name:.200} is not in {' or '.join(roots)}; nothing is downloaded for you: get the weights through "
+        f"{WEIGHTS_ADDRESS}, put the folder or the merged .safetensors there, or choose {BUNDLED_NAME}"
     )
 
 
-def _roots() -> list[Path]:
-    return [Path(path) for path in folder_paths.get_folder_paths(FOLDER)]
-
-
 def _next_output(prefix: str, suffix: str) -> tuple[Path, dict[str, str]]:
-    """Where the next file of `prefix` goes, numbered like those of ComfyUI's own nodes, and how its server finds it.
-
-    Args:
-        prefix: a name, or folders and a name, inside the output folder; %date% and the like are replaced by ComfyUI.
-        suffix: with its dot.
-    """
+    """Where the next file of `prefix` goes, numbered like those of ComfyUI's own nodes, and how its server finds it."""
     if not prefix.strip() or prefix.endswith(("/", "\\")):
         raise InputError(f"filename_prefix must end in a name, got {prefix!r}; give one such as 3d/UpFusion")
     output = folder_paths.get_output_directory()
@@ -265,11 +214,7 @@ def _next_output(prefix: str, suffix: str) -> tuple[Path, dict[str, str]]:
 
 
 def _field_path(name: str) -> Path:
-    """The file of a name that UpFusion Load Field lists.
-
-    Raises:
-        InputError: the name leads out of the folders, is no field's, or nothing is there.
-    """
+    """The file of a name that UpFusion Load Field lists; raises InputError where there is none."""
     check_type("field", name, str, "choose a file")
     marked = name.endswith(" [output]")
     folder = folder_paths.get_output_directory() if marked else folder_paths.get_input_directory()

@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
 PREVIEW_SECONDS = 0.5
 PREVIEW_SIZE = 512
-PREVIEW_COSTS = 10
-"""Pictures come no more often than this many times the time it takes to make one."""
+PREVIEW_COSTS = 10  # pictures come no more often than this many times the time it takes to make one
 
 
 def check_interrupted() -> None:
@@ -36,10 +35,9 @@ def check_interrupted() -> None:
 
 
 def progress_hook(doing: str) -> OnStep:
-    """The library's `on_step` as ComfyUI shows it: bar, line of text, live picture; it raises when the user cancels.
+    """The library's `on_step` as ComfyUI shows it: bar, live picture, and a line such as "distilling: step 412/600".
 
-    Args:
-        doing: what the line begins with, e.g. "distilling" -> "distilling: step 412/600".
+    It raises when the user cancels.
     """
     from comfy.utils import ProgressBar
     from PIL import Image
@@ -79,8 +77,7 @@ def send_line(text: str) -> None:
 def load_all(path: str | Path, precision: str) -> tuple[HostedModel, ModelPatcher, CLIP | None, VAE]:
     """UPFUSION_MODEL, MODEL, CLIP (None without a text encoder) and VAE of a file or folder (see open_checkpoint).
 
-    Args:
-        precision: "auto" for ComfyUI's own rules, or the name of the precision to store weights in.
+    precision: "auto" for ComfyUI's own rules, or the name of that to store weights in.
     """
     from comfy import model_detection, model_management, supported_models, utils
 
@@ -175,23 +172,14 @@ def _load_vae(config: ModelConfig, weights: dict[str, Tensor]) -> VAE:
 
     from ..upfusion_core import VAE_PREFIX
 
-    sizes = {
-        "double_z": True,
-        "z_channels": config.vae.embed_dim,
-        "resolution": config.image_size,
-        "in_channels": 3,
-        "out_ch": 3,
-        "ch": config.vae.ch,
-        "ch_mult": list(config.vae.ch_mult),
-        "num_res_blocks": config.vae.num_res_blocks,
-        "attn_resolutions": [],
-        "dropout": 0.0,
-    }
+    known = config.vae
+    sizes = {"double_z": True, "in_channels": 3, "out_ch": 3, "attn_resolutions": [], "dropout": 0.0}
+    sizes |= {"z_channels": known.embed_dim, "resolution": config.image_size, "ch": known.ch}
+    sizes |= {"ch_mult": list(known.ch_mult), "num_res_blocks": known.num_res_blocks}
     own = {name.removeprefix(VAE_PREFIX): value for name, value in weights.items() if name.startswith(VAE_PREFIX)}
-    vae = VAE(sd=own, config={"params": {"ddconfig": sizes, "embed_dim": config.vae.embed_dim}})
+    vae = VAE(sd=own, config={"params": {"ddconfig": sizes, "embed_dim": known.embed_dim}})
     # VAE() assumes 8 and its memory estimates stand for 8 x 8 pixels a latent cell
-    ratio = config.vae.downsampling
-    estimate = vae.memory_used_decode
+    ratio, estimate = known.downsampling, vae.memory_used_decode
     vae.memory_used_decode = lambda shape, dtype: estimate(shape, dtype) * ratio**2 / 64
     vae.downscale_ratio = vae.upscale_ratio = ratio
     return vae

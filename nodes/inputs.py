@@ -1,56 +1,94 @@
-"""Inputs as nodes have them: numbers and choices in a line, and those of several nodes with one range and tooltip."""
+"""How nodes say what they are: their schema, numbers and choices in a line, and inputs that several nodes share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
 
 from comfy_api.latest import io
 
+from ..upfusion_core.config import DistillConfig, Orbit, Reconstruct, option
 from .sockets import CamerasSocket, ModelSocket, SceneSocket
 
 
-def number(
+def schema(
+    node: type[io.ComfyNode],
     name: str,
-    default: float,
-    low: float,
-    high: float,
-    tooltip: str,
+    stage: str,
+    takes: list[io.Input],
+    gives: list[io.Output],
+    aliases: list[str],
     *,
-    step: float | None = None,
-    advanced: bool | None = None,
-) -> io.Input:
-    """A number from `low` to `high`: INT where the default is a whole one, else FLOAT."""
+    is_output_node: bool = False,
+) -> io.Schema:
+    """The schema of a node called `name`: its id is that without spaces, its description the docstring of its class.
+
+    stage: where it stands in the menu, one of STAGES (nodes/__init__.py). aliases: words that find it.
+    """
+    return io.Schema(
+        node_id=name.replace(" ", ""),
+        display_name=name,
+        category=f"UpFusion/{stage}",
+        description=" ".join((inspect.getdoc(node) or "").split()),
+        search_aliases=aliases,
+        inputs=takes,
+        outputs=gives,
+        is_output_node=is_output_node,
+    )
+
+
+def number(name: str, default: float, low: float, high: float, tooltip: str, **options: Any) -> io.Input:
+    """A number from `low` to `high`: INT where the default is a whole one, else FLOAT. options: step, advanced."""
     kind = io.Int if isinstance(default, int) else io.Float
-    return kind.Input(name, default=default, min=low, max=high, step=step, advanced=advanced, tooltip=tooltip)
+    return kind.Input(name, default=default, min=low, max=high, tooltip=tooltip, **options)
 
 
-def choice(
-    name: str, options: Sequence[str], tooltip: str, *, default: str | None = None, advanced: bool | None = None
-) -> io.Input:
-    """One of several words."""
-    return io.Combo.Input(name, options=list(options), default=default, advanced=advanced, tooltip=tooltip)
+def choice(name: str, words: Iterable[str], tooltip: str, default: str | None = None, **options: Any) -> io.Input:
+    """One of several words. options: advanced."""
+    return io.Combo.Input(name, options=list(words), default=default, tooltip=tooltip, **options)
 
 
-def model_input() -> io.Input:
+def setting(name: str, config: type, field: str = "", *, tooltip: str = "", more: str = "", **options: Any) -> io.Input:
+    """An option of the library as an input: default, range or choices, and tooltip of its field in `config`.
+
+    Args:
+        field: its name there, if not `name`.
+        tooltip: in place of the field's help; `more` goes on after that.
+        options: step, advanced; and the node's own default, low or high, where they are not the library's.
+    """
+    own = {end: options.pop(end) for end in ("default", "low", "high") if end in options}
+    known = replace(option(config, field or name), **own)
+    text = tooltip or " ".join(f"{known.help} {more}".split())
+    default = known.default[0] if known.several else known.default
+    if known.choices:
+        words = sorted(known.choices, key=lambda word: word != default)  # the default first
+        return choice(name, words, text, default, **options)
+    low, high = (known.kind(end) for end in (known.low, known.high))
+    return number(name, default, low, high, text, **options)
+
+
+def model() -> io.Input:
     """UPFUSION_MODEL."""
     return ModelSocket.Input("upfusion_model", tooltip="From UpFusion Load Model.")
 
 
-def diffusion_inputs() -> list[io.Input]:
+def diffusion() -> list[io.Input]:
     """UPFUSION_MODEL with the MODEL and VAE that paint for it."""
     return [
-        model_input(),
+        model(),
         io.Model.Input("model", tooltip="The diffusion model, straight from the loader or through LoRAs."),
         io.Vae.Input("vae", tooltip="The VAE from UpFusion Load Model."),
     ]
 
 
-def scene_input() -> io.Input:
+def scene() -> io.Input:
     """UPFUSION_SCENE for nodes that paint it."""
     return SceneSocket.Input("scene", tooltip="From UpFusion Encode Views, made by the same UPFUSION_MODEL.")
 
 
-def prompt_inputs(positive: str) -> list[io.Input]:
+def prompts(positive: str) -> list[io.Input]:
     """Both prompts, optional; `positive` is the first one's tooltip."""
     negative = "What to steer away from; left open it is the empty prompt of training."
     return [
@@ -59,51 +97,45 @@ def prompt_inputs(positive: str) -> list[io.Input]:
     ]
 
 
-def guidance_input(*, advanced: bool | None = None) -> io.Input:
+def guidance(*, advanced: bool | None = None) -> io.Input:
     """Scale of classifier-free guidance."""
-    tooltip = (
-        "How much the photos and the prompt count, a factor (cfg). 9 is the paper's, 3 suits the bundled mini; 1 is "
-        "none and twice as fast."
-    )
-    return number("guidance", 9.0, 1.0, 30.0, tooltip, step=0.5, advanced=advanced)
+    tooltip = "How much photos and prompt count (cfg). 9 is the paper's, 3 suits mini; 1 is none and twice as fast."
+    return setting("guidance", DistillConfig, tooltip=tooltip, low=1.0, high=30.0, step=0.5, advanced=advanced)
 
 
-def seed_input(tooltip: str) -> io.Input:
+def seed(tooltip: str) -> io.Input:
     """Any number of 64 bits."""
     return io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True, tooltip=tooltip)
 
 
-def azimuth_input(name: str, default: float, tooltip: str) -> io.Input:
+def azimuth(name: str, default: float, tooltip: str) -> io.Input:
     """Degrees round the object."""
     return number(name, default, -720.0, 720.0, tooltip, step=1.0)
 
 
-def elevation_input(name: str, tooltip: str) -> io.Input:
-    """Degrees above the horizon, of a camera of a new view."""
-    return number(name, 22.5, -89.0, 89.0, tooltip, step=0.5)
+def elevation(name: str, tooltip: str) -> io.Input:
+    """Degrees above the horizon, of a camera of a new view: photo 1's unless set."""
+    return setting(name, Reconstruct, "photo_elevation", tooltip=tooltip, step=0.5)
 
 
-def distance_input(more: str = "") -> io.Input:
+def distance(more: str = "") -> io.Input:
     """Distance in units of photo 1's; `more` goes on in its tooltip."""
     tooltip = f"Distance to the object in units of photo 1's distance; larger shows the object smaller.{more}"
-    return number("distance", 1.0, 0.25, 4.0, tooltip, step=0.05)
+    return setting("distance", Orbit, tooltip=tooltip, low=0.25, high=4.0, step=0.05)
 
 
-def zoom_input() -> io.Input:
+def zoom() -> io.Input:
     """Factor on the focal length that the networks know."""
-    tooltip = (
-        "Magnification, a factor: 1 is the lens that the released networks know (field of view 25 degrees). Values far "
-        "from 1 give worse views; change the distance instead."
-    )
+    tooltip = "Magnification; 1 is the lens that the networks know, 25 degrees. Better change the distance instead."
     return number("zoom", 1.0, 0.25, 4.0, tooltip, step=0.05, advanced=True)
 
 
-def units_input(tooltip: str) -> io.Input:
+def units(tooltip: str) -> io.Input:
     """The viewer's lengths in photo 1's distance."""
     return number("units", 1.0, 0.001, 1000.0, tooltip, step=0.001)
 
 
-def cameras_before_input() -> io.Input:
+def cameras_before() -> io.Input:
     """Cameras that a node puts its own after."""
     tooltip = "Cameras that come before this one; leave it open for one alone."
     return CamerasSocket.Input("cameras", optional=True, tooltip=tooltip)

@@ -11,68 +11,48 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..upfusion_core import Cameras, SceneEncoding
+from ..upfusion_core.config import EvaluationConfig, Sampler
+from . import inputs
 from .convert import empty_latent
 from .host import check_interrupted, send_line
-from .inputs import (
-    choice,
-    diffusion_inputs,
-    guidance_input,
-    model_input,
-    number,
-    prompt_inputs,
-    scene_input,
-    seed_input,
-)
 from .sockets import CamerasSocket, Conditioning, HostedModel, check_unet, checked
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
     from comfy.sd import VAE
 
-    from ..upfusion_core import Cameras, SceneEncoding
-
-CATEGORY = "UpFusion/sampling"
-
 
 def _view_inputs() -> list[io.Input]:
     prompt = "What the views should look like; left open it is the model's own default prompt, which the file holds."
     cameras = CamerasSocket.Input("cameras", tooltip="The views to paint. One latent picture a camera.")
-    return [scene_input(), cameras, *prompt_inputs(prompt)]
+    return [inputs.scene(), cameras, *inputs.prompts(prompt)]
 
 
 class UpFusionConditioning(io.ComfyNode):
-    """Scene and cameras as CONDITIONING and LATENT for any sampler."""
+    """Adds the scene, seen from each camera, to the prompts, and gives the latents to sample. Connect all three outputs
+    to KSampler (sampler ddim, scheduler ddim_uniform, 50 steps, cfg 9 are the paper's; cfg 3 suits the bundled
+    mini)."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
         strength = "Factor on the ControlNet's influence: 0 ignores the photos, 1 is as trained."
         start = "Part of the sampling run, 0 to 1, from which on the photos count."
         end = "Part of the sampling run, 0 to 1, after which the photos no longer count."
-        latent = "Empty latents, one a camera, with noise numbers 0, 1, 2 and so on."
-        return io.Schema(
-            node_id="UpFusionConditioning",
-            display_name="UpFusion Conditioning",
-            category=CATEGORY,
-            description=(
-                "Adds the scene, seen from each camera, to the prompts, and gives the latents to sample. Connect all "
-                "three outputs to KSampler (sampler ddim, scheduler ddim_uniform, 50 steps, cfg 9 are the paper's; cfg "
-                "3 suits the bundled mini)."
-            ),
-            search_aliases=["apply controlnet", "ksampler", "novel view conditioning", "multi view control"],
-            inputs=[
-                model_input(),
-                *_view_inputs(),
-                number("strength", 1.0, 0.0, 2.0, strength, step=0.05),
-                number("start", 0.0, 0.0, 1.0, start, step=0.01, advanced=True),
-                number("end", 1.0, 0.0, 1.0, end, step=0.01, advanced=True),
-            ],
-            outputs=[
-                io.Conditioning.Output("positive", tooltip="The prompt with the scene from each camera."),
-                io.Conditioning.Output("negative", tooltip="The negative prompt with the model's null condition."),
-                io.Latent.Output("latent", tooltip=latent),
-            ],
-        )
+        takes = [
+            inputs.model(),
+            *_view_inputs(),
+            inputs.number("strength", 1.0, 0.0, 2.0, strength, step=0.05),
+            inputs.number("start", 0.0, 0.0, 1.0, start, step=0.01, advanced=True),
+            inputs.number("end", 1.0, 0.0, 1.0, end, step=0.01, advanced=True),
+        ]
+        gives = [
+            io.Conditioning.Output("positive", tooltip="The prompt with the scene from each camera."),
+            io.Conditioning.Output("negative", tooltip="The negative prompt with the model's null condition."),
+            io.Latent.Output("latent", tooltip="Empty latents, one a camera, with noise numbers 0, 1, 2 and so on."),
+        ]
+        aliases = ["apply controlnet", "ksampler", "novel view conditioning", "multi view control"]
+        return inputs.schema(cls, "UpFusion Conditioning", "sampling", takes, gives, aliases)
 
     @classmethod
     @checked
@@ -92,41 +72,32 @@ class UpFusionConditioning(io.ComfyNode):
 
         prompts = upfusion_model.prompts(positive, negative)
         views = upfusion_model.stages().condition(scene, cameras)
-        conditions = with_views(upfusion_model, views, *prompts, strength=strength, start=start, end=end)
+        conditions = with_views(upfusion_model, views, prompts, strength, start, end)
         return io.NodeOutput(*conditions, empty_latent(len(cameras), upfusion_model.config.latent_size))
 
 
 class UpFusionSampleViews(io.ComfyNode):
-    """Scene and cameras -> pictures, in one box."""
+    """Paints the object from every camera: UpFusion Conditioning, KSampler and VAE Decode in one box. A view depends on
+    its number and the seed, not on how many are painted at a time."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
-        seed = "Number that the noise is drawn from; the same number gives the same views."
         steps = "Denoising steps. The paper uses 50; 20 are often enough, time grows in proportion."
         scheduler = "How the noise falls over the steps, as in KSampler; ddim_uniform is the paper's."
-        batch_size = "Views at a time. More need more memory; the result is the same."
-        return io.Schema(
-            node_id="UpFusionSampleViews",
-            display_name="UpFusion Sample Views",
-            category=CATEGORY,
-            description=(
-                "Paints the object from every camera: UpFusion Conditioning, KSampler and VAE Decode in one box. A "
-                "view depends on its number and the seed, not on how many are painted at a time."
-            ),
-            search_aliases=["novel views", "multi view", "turntable", "generate views", "zero123"],
-            inputs=[
-                *diffusion_inputs(),
-                *_view_inputs(),
-                seed_input(seed),
-                number("steps", 50, 1, 1000, steps),
-                guidance_input(),
-                _ksampler_choice("sampler_name", "SAMPLERS", "ddim", "As in KSampler; ddim is the paper's."),
-                _ksampler_choice("scheduler", "SCHEDULERS", "ddim_uniform", scheduler),
-                number("batch_size", 4, 1, 64, batch_size, advanced=True),
-            ],
-            outputs=[io.Image.Output("images", tooltip="One picture a camera, in the cameras' order.")],
-        )
+        memory = "More need more memory; the result is the same."
+        takes = [
+            *inputs.diffusion(),
+            *_view_inputs(),
+            inputs.seed("Number that the noise is drawn from; the same number gives the same views."),
+            inputs.setting("steps", EvaluationConfig, tooltip=steps),
+            inputs.guidance(),
+            _ksampler_choice("sampler_name", "SAMPLERS", "ddim", "As in KSampler; ddim is the paper's."),
+            _ksampler_choice("scheduler", "SCHEDULERS", "ddim_uniform", scheduler),
+            inputs.setting("batch_size", Sampler, more=memory, high=64, advanced=True),
+        ]
+        gives = [io.Image.Output("images", tooltip="One picture a camera, in the cameras' order.")]
+        aliases = ["novel views", "multi view", "turntable", "generate views", "zero123"]
+        return inputs.schema(cls, "UpFusion Sample Views", "sampling", takes, gives, aliases)
 
     @classmethod
     @checked
@@ -159,7 +130,7 @@ class UpFusionSampleViews(io.ComfyNode):
         def sampled(part: slice) -> Tensor:
             empty = latent["samples"][part]
             noise = sample.prepare_noise(empty, seed, latent["batch_index"][part])
-            asked = (steps, guidance, sampler_name, scheduler, *with_views(upfusion_model, views[part], *prompts))
+            asked = (steps, guidance, sampler_name, scheduler, *with_views(upfusion_model, views[part], prompts))
             shown = {"callback": _progress(model, part, len(cameras)), "disable_pbar": not utils.PROGRESS_BAR_ENABLED}
             return vae.decode(sample.sample(model, noise, *asked, empty, seed=seed, **shown))
 
@@ -173,7 +144,7 @@ def _ksampler_choice(name: str, attribute: str, default: str, tooltip: str) -> i
     whose ComfyUI was not told so.
     """
     samplers = sys.modules.get("comfy.samplers")
-    return choice(name, getattr(samplers.KSampler, attribute) if samplers else [default], tooltip, default=default)
+    return inputs.choice(name, getattr(samplers.KSampler, attribute) if samplers else [default], tooltip, default)
 
 
 def _in_batches(sampled: Callable[[slice], Tensor], count: int, batch_size: int) -> Tensor:

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from ..upfusion_core import HostedUpFusion, ModelConfig
 
 Execute = TypeVar("Execute", bound=Callable[..., io.NodeOutput])
-Conditioning = list[Any]
-"""ComfyUI's CONDITIONING: a list of [embedding, options]."""
+Conditioning = list[Any]  # ComfyUI's CONDITIONING: a list of [embedding, options]
+Prompts = tuple[Conditioning, Conditioning]  # positive and negative
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,31 +59,18 @@ class HostedModel:
         return [self.dino, self.upsrt, self.controlnet]
 
     def stages(self, prior: Any = None) -> HostedUpFusion:
-        """The library's stages on these networks, DINO and UpSRT brought to their device.
-
-        Args:
-            prior: the DiffusionPrior that samples and distils (control.NativePrior), if that is asked for.
-        """
+        """The stages on these networks, DINO and UpSRT brought to their device; `prior` samples and distils."""
         from comfy.model_management import load_models_gpu
 
         from ..upfusion_core import HostedUpFusion
 
         load_models_gpu([self.dino, self.upsrt])
-        return HostedUpFusion(
-            self.config,
-            dino=self.dino.model,
-            upsrt=self.upsrt.model,
-            prior=prior,
-            device=self.upsrt.load_device,
-            dtype=self.dtype,
-            text=self.text,
-            model_id=self.model_id,
-        )
+        networks = {"dino": self.dino.model, "upsrt": self.upsrt.model, "prior": prior, "text": self.text}
+        place = {"device": self.upsrt.load_device, "dtype": self.dtype}
+        return HostedUpFusion(self.config, model_id=self.model_id, **networks, **place)
 
-    def prompts(
-        self, positive: Conditioning | None = None, negative: Conditioning | None = None
-    ) -> tuple[Conditioning, Conditioning]:
-        """(positive, negative), checked; the default and the empty prompt where None is given."""
+    def prompts(self, positive: Conditioning | None = None, negative: Conditioning | None = None) -> Prompts:
+        """The given ones, checked; the default and the empty prompt where None is given."""
         for name, conditioning in (("positive", positive), ("negative", negative)):
             if conditioning is not None:
                 check_prompt(name, conditioning, self.config.diffusion.context_dim)

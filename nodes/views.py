@@ -3,86 +3,85 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..upfusion_core import MAX_PHOTOS, InputError, check_type
+from ..upfusion_core import MAX_PHOTOS, Cameras, InputError, SceneEncoding, check_type
+from ..upfusion_core.config import Demo, Predict, Reconstruct
+from . import inputs
 from .convert import image_from_rgb, input_views, mask_from_plane, pictures_from_image, plane_from_mask
 from .host import progress_hook
-from .inputs import model_input, number
 from .sockets import CamerasSocket, HostedModel, ModelSocket, SceneSocket, checked
 
-if TYPE_CHECKING:
-    from ..upfusion_core import Cameras, SceneEncoding
-
-CATEGORY = "UpFusion/views"
-SIZE = 512
-"""Pixels along each side of prepared photos; models resize them to their own size."""
+SIZE = 512  # pixels along each side of prepared photos; models resize them to their own size
 
 Photo = tuple[Tensor, Tensor | None]
 """(3 or 4, H, W) in [0, 1], and its mask (1, H, W) with 1 on the object, if it has one."""
 
 
-class UpFusionPrepareViews(io.ComfyNode):
-    """Photos of any size -> square photos on white, and their masks."""
+class UpFusionExampleViews(io.ComfyNode):
+    """Photos of an object that comes with the pack and that nothing was trained on, and true views of it from other
+    cameras to compare results with. Nothing is written into the input folder."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
-        margin = (
-            "Side of the cut over the longer side of the object, a factor. Larger shows the object smaller; the "
-            "networks were trained at 1.15."
-        )
+        photos = "More show more sides; the true views stay the same."
+        takes = [
+            inputs.setting("object", Demo, default=0, high=5),
+            inputs.setting("number", Demo, "photos", more=photos),
+        ]
+        gives = [
+            io.Image.Output("images", tooltip="The photos, framed on white; the first is the reference."),
+            io.Mask.Output("masks", tooltip="Their masks, 1 on the object."),
+            io.Image.Output("truth", tooltip="True views all round the object that are none of the photos."),
+            CamerasSocket.Output("cameras", tooltip="The cameras of the true views."),
+            io.Mask.Output("truth_masks", tooltip="Masks of the true views, 1 on the object."),
+        ]
+        aliases = ["sample photos", "demo", "test object", "ground truth", "bundled pictures"]
+        return inputs.schema(cls, "UpFusion Example Views", "views", takes, gives, aliases)
+
+    @classmethod
+    @checked
+    def execute(cls, object: int, number: int) -> io.NodeOutput:
+        from ..upfusion_core import example_views
+
+        example = example_views(object, number)
+        photos, masks = image_from_rgb(example.photos), mask_from_plane(example.masks)
+        truth, truth_masks = image_from_rgb(example.truth), mask_from_plane(example.truth_masks)
+        return io.NodeOutput(photos, masks, truth, example.cameras, truth_masks)
+
+
+class UpFusionPrepareViews(io.ComfyNode):
+    """Makes 1 to 6 photos of one object ready: the background becomes white and a square is cut round the object.
+    Photos may differ in size; a socket may carry a batch. Photo 1 is the reference view."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        margin = "Side of the cut over the object's longer side; larger shows it smaller. Networks learned at 1.15."
         image = io.Image.Input("image", tooltip="A photo, or a batch of photos, of the object; alpha counts.")
         mask = io.Mask.Input("mask", optional=True, tooltip="1 on the object: the mask of the image with this number.")
-        return io.Schema(
-            node_id="UpFusionPrepareViews",
-            display_name="UpFusion Prepare Views",
-            category=CATEGORY,
-            description=(
-                "Makes 1 to 6 photos of one object ready: the background becomes white and a square is cut round the "
-                "object. Photos may differ in size; a socket may carry a batch. Photo 1 is the reference view."
-            ),
-            search_aliases=["crop to object", "white background", "photos", "multi view input", "remove background"],
-            inputs=[
-                io.Autogrow.Input(
-                    "images",
-                    template=io.Autogrow.TemplatePrefix(image, prefix="image", min=1, max=MAX_PHOTOS),
-                    tooltip="1 to 6 photos of one object, the reference first. The order of the others is free.",
-                ),
-                io.Autogrow.Input(
-                    "masks",
-                    template=io.Autogrow.TemplatePrefix(mask, prefix="mask", min=0, max=MAX_PHOTOS),
-                    optional=True,
-                    tooltip=(
-                        "Masks, mask0 for image0 and so on. A photo with neither mask nor alpha is taken as framed on "
-                        "white already, and is not cropped."
-                    ),
-                ),
-                io.Custom("BACKGROUND_REMOVAL").Input(
-                    "bg_removal_model",
-                    optional=True,
-                    tooltip="From Load Background Removal Model: finds the object where neither mask nor alpha tells.",
-                ),
-                io.Boolean.Input(
-                    "invert_mask",
-                    default=False,
-                    tooltip=(
-                        "Whether the masks are 1 on the background. Turn it on for masks of Load Image, which are 1 "
-                        "where the picture is transparent; leave it off for those of Remove Background."
-                    ),
-                ),
-                number("margin", 1.15, 1.0, 4.0, margin, step=0.05),
-            ],
-            outputs=[
-                io.Image.Output("images", tooltip=f"The photos, {SIZE} x {SIZE} pixels each, on white."),
-                io.Mask.Output("masks", tooltip="Their masks, 1 on the object."),
-            ],
-            is_output_node=True,
-        )
+        images = "1 to 6 photos of one object, the reference first. The order of the others is free."
+        masks = "mask0 for image0 and so on. A photo with neither mask nor alpha is taken as framed on white already."
+        removal = "From Load Background Removal Model: finds the object where neither mask nor alpha tells."
+        invert = "Whether masks are 1 on the background: on for those of Load Image, off for Remove Background's."
+        some_images = io.Autogrow.TemplatePrefix(image, prefix="image", min=1, max=MAX_PHOTOS)
+        some_masks = io.Autogrow.TemplatePrefix(mask, prefix="mask", min=0, max=MAX_PHOTOS)
+        takes = [
+            io.Autogrow.Input("images", template=some_images, tooltip=images),
+            io.Autogrow.Input("masks", template=some_masks, optional=True, tooltip=masks),
+            io.Custom("BACKGROUND_REMOVAL").Input("bg_removal_model", optional=True, tooltip=removal),
+            io.Boolean.Input("invert_mask", default=False, tooltip=invert),
+            inputs.number("margin", 1.15, 1.0, 4.0, margin, step=0.05),
+        ]
+        gives = [
+            io.Image.Output("images", tooltip=f"The photos, {SIZE} x {SIZE} pixels each, on white."),
+            io.Mask.Output("masks", tooltip="Their masks, 1 on the object."),
+        ]
+        aliases = ["crop to object", "white background", "photos", "multi view input", "remove background"]
+        return inputs.schema(cls, "UpFusion Prepare Views", "views", takes, gives, aliases, is_output_node=True)
 
     @classmethod
     @checked
@@ -105,111 +104,50 @@ class UpFusionPrepareViews(io.ComfyNode):
         return io.NodeOutput(result, mask_from_plane(views.mask), ui=ui.PreviewImage(result, cls=cls))
 
 
-class UpFusionExampleViews(io.ComfyNode):
-    """The photos that come with the pack."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
-        photos = "How many of its six photos; more show more sides. The true views stay the same."
-        return io.Schema(
-            node_id="UpFusionExampleViews",
-            display_name="UpFusion Example Views",
-            category=CATEGORY,
-            description=(
-                "Photos of an object that comes with the pack and that nothing was trained on, and true views of it "
-                "from other cameras to compare results with. Nothing is written into the input folder."
-            ),
-            search_aliases=["sample photos", "demo", "test object", "ground truth", "bundled pictures"],
-            inputs=[
-                number("object", 0, 0, 5, "Which object, a number counted from 0."),
-                number("number", 3, 1, MAX_PHOTOS, photos),
-            ],
-            outputs=[
-                io.Image.Output("images", tooltip="The photos, framed on white; the first is the reference."),
-                io.Mask.Output("masks", tooltip="Their masks, 1 on the object."),
-                io.Image.Output("truth", tooltip="True views all round the object that are none of the photos."),
-                CamerasSocket.Output("cameras", tooltip="The cameras of the true views."),
-                io.Mask.Output("truth_masks", tooltip="Masks of the true views, 1 on the object."),
-            ],
-        )
-
-    @classmethod
-    @checked
-    def execute(cls, object: int, number: int) -> io.NodeOutput:
-        """Reads the pictures."""
-        from ..upfusion_core import example_views
-
-        example = example_views(object, number)
-        photos, masks = image_from_rgb(example.photos), mask_from_plane(example.masks)
-        truth, truth_masks = image_from_rgb(example.truth), mask_from_plane(example.truth_masks)
-        return io.NodeOutput(photos, masks, truth, example.cameras, truth_masks)
-
-
 class UpFusionEncodeViews(io.ComfyNode):
-    """Prepared photos -> UPFUSION_SCENE."""
+    """Turns 1 to 6 prepared photos of one object into a scene that can be asked for any view. No camera poses are
+    needed; photo 1 is the reference that all views are measured from."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
         images = "1 to 6 square photos of the object on white, photo 1 first: from UpFusion Prepare Views."
         masks = "1 on the object, one a photo; taken from what is not white when left open."
-        elevation = (
-            "Degrees above the horizon that photo 1 was taken from: 0 at the object's height, 45 looking down. A wrong "
-            "value tilts the orbit of all new views."
-        )
-        return io.Schema(
-            node_id="UpFusionEncodeViews",
-            display_name="UpFusion Encode Views",
-            category=CATEGORY,
-            description=(
-                "Turns 1 to 6 prepared photos of one object into a scene that can be asked for any view. No camera "
-                "poses are needed; photo 1 is the reference that all views are measured from."
-            ),
-            search_aliases=["encode photos", "scene", "set latents", "unposed", "multi view"],
-            inputs=[
-                model_input(),
-                io.Image.Input("images", tooltip=images),
-                io.Mask.Input("masks", optional=True, tooltip=masks),
-                number("elevation", 22.5, -60.0, 85.0, elevation, step=0.5),
-            ],
-            outputs=[SceneSocket.Output("scene", tooltip="The object as the model understands it, with its photos.")],
-        )
+        more = "0 is the object's height, 45 looks down. A wrong value tilts the orbit of all new views."
+        takes = [
+            inputs.model(),
+            io.Image.Input("images", tooltip=images),
+            io.Mask.Input("masks", optional=True, tooltip=masks),
+            inputs.setting("elevation", Reconstruct, "photo_elevation", more=more, low=-60, high=85, step=0.5),
+        ]
+        gives = [SceneSocket.Output("scene", tooltip="The object as the model understands it, with its photos.")]
+        aliases = ["encode photos", "scene", "set latents", "unposed", "multi view"]
+        return inputs.schema(cls, "UpFusion Encode Views", "views", takes, gives, aliases)
 
     @classmethod
     @checked
     def execute(
         cls, upfusion_model: HostedModel, images: Tensor, elevation: float, masks: Tensor | None = None
     ) -> io.NodeOutput:
-        """Runs DINO and the scene encoder once."""
         views = input_views(images, masks)
         return io.NodeOutput(upfusion_model.stages().encode(views, reference_elevation_degrees=elevation))
 
 
 class UpFusionPredictViews(io.ComfyNode):
-    """UPFUSION_SCENE and cameras -> blurry, immediate views."""
+    """What the scene transformer alone sees from each camera: blurry, but there at once. Use it to aim before sampling,
+    and to see whether the photos were understood."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
-        size = "Side of each picture in pixels. Time grows with its square; detail does not."
-        return io.Schema(
-            node_id="UpFusionPredictViews",
-            display_name="UpFusion Predict Views",
-            category=CATEGORY,
-            description=(
-                "What the scene transformer alone sees from each camera: blurry, but there at once. Use it to aim "
-                "before sampling, and to see whether the photos were understood."
-            ),
-            search_aliases=["preview views", "aim", "UpSRT", "ghost view", "fast novel view"],
-            inputs=[
-                ModelSocket.Input("upfusion_model", tooltip="The model that encoded the scene."),
-                SceneSocket.Input("scene", tooltip="From UpFusion Encode Views."),
-                CamerasSocket.Input("cameras", tooltip="The views to show, one picture each."),
-                number("size", 128, 16, 1024, size, step=16),
-            ],
-            outputs=[io.Image.Output("images", tooltip="One picture a camera.")],
-        )
+        more = "Time grows with its square; detail does not."
+        takes = [
+            ModelSocket.Input("upfusion_model", tooltip="The model that encoded the scene."),
+            SceneSocket.Input("scene", tooltip="From UpFusion Encode Views."),
+            CamerasSocket.Input("cameras", tooltip="The views to show, one picture each."),
+            inputs.setting("size", Predict, more=more, default=128, low=16, step=16),
+        ]
+        gives = [io.Image.Output("images", tooltip="One picture a camera.")]
+        aliases = ["preview views", "aim", "UpSRT", "ghost view", "fast novel view"]
+        return inputs.schema(cls, "UpFusion Predict Views", "views", takes, gives, aliases)
 
     @classmethod
     @checked
@@ -224,11 +162,7 @@ class UpFusionPredictViews(io.ComfyNode):
 
 
 def _flattened(images: Mapping[str, Tensor], masks: Mapping[str, Tensor | None], invert: bool) -> list[Photo]:
-    """The photos of all sockets, image0 first; a socket's mask is that with its number.
-
-    Raises:
-        InputError: a socket has not as many masks as photos, a mask has no image, or shows no object.
-    """
+    """The photos of all sockets, image0 first; a socket's mask is that with its number."""
     check_type("images", images, Mapping, "connect photos to the sockets of UpFusion Prepare Views")
     check_type("masks", masks, Mapping, "connect masks to the sockets of UpFusion Prepare Views")
     photos: list[Photo] = []
@@ -241,28 +175,24 @@ def _flattened(images: Mapping[str, Tensor], masks: Mapping[str, Tensor | None],
         if mask is None:
             photos += [(picture, None) for picture in pictures]
             continue
-        planes = plane_from_mask(mask).cpu()
+        planes, label = plane_from_mask(mask).cpu(), f"mask{_number(name)}"
         if len(planes) != len(pictures):
             raise InputError(
-                f"{name} holds {len(pictures)} photos, but its mask{_number(name)} holds {len(planes)} masks; give "
-                "one for each photo"
+                f"{name} holds {len(pictures)} photos, but its {label} holds {len(planes)} masks; give one for each "
+                "photo"
             )
-        turned = [_checked_mask(1 - plane if invert else plane, invert, f"mask{_number(name)}") for plane in planes]
-        photos += zip(pictures, turned, strict=True)
+        for picture, plane in zip(pictures, 1 - planes if invert else planes, strict=True):
+            if not plane.any():
+                raise InputError(
+                    f"{label} must be 1 on the object, got 0 everywhere; turn invert_mask {'off' if invert else 'on'} "
+                    "(masks of Load Image need it on), or connect another mask"
+                )
+            # all object, as in Load Image's mask for a picture without transparency, tells nothing
+            photos.append((picture, None if torch.all(plane == 1) else plane))
     if by_number:
         left = min(by_number)
         raise InputError(f"mask{left} belongs to image{left}, but that is not connected; connect both with one number")
     return photos
-
-
-def _checked_mask(plane: Tensor, inverted: bool, name: str) -> Tensor | None:
-    """The mask; None if all is object, as in Load Image's mask for a picture without transparency: it tells nothing."""
-    if not plane.any():
-        raise InputError(
-            f"{name} must be 1 on the object, got 0 everywhere; turn invert_mask {'off' if inverted else 'on'} (masks "
-            "of Load Image need it on), or connect another mask"
-        )
-    return None if torch.all(plane == 1) else plane
 
 
 def _found(photo: Tensor, mask: Tensor | None, bg_removal_model: Any) -> Photo:

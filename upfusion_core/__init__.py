@@ -6,6 +6,10 @@ Names are imported at first use, so that importing the package costs nothing.
 from __future__ import annotations
 
 import importlib
+import re
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers, to whom a star brings all of a module
@@ -17,8 +21,8 @@ if TYPE_CHECKING:  # for type checkers, to whom a star brings all of a module
     from .models.convert import *
     from .models.stable_diffusion import *
     from .pipeline.examples import *
+    from .pipeline.photos import *
     from .pipeline.pose import *
-    from .pipeline.prepare import *
     from .pipeline.upfusion import *
     from .support.checks import *
     from .support.errors import *
@@ -38,8 +42,8 @@ _NAMES = {
     "models.convert": ("convert",),
     "models.stable_diffusion": ("DEFAULT_PROMPT", "UNET_PREFIX", "VAE_PREFIX"),
     "pipeline.examples": ("ExampleViews", "example_count", "example_views"),
+    "pipeline.photos": ("estimate_mask", "prepare_views"),
     "pipeline.pose": ("PhotoCameras", "estimate_photo_cameras"),
-    "pipeline.prepare": ("estimate_mask", "prepare_views"),
     "pipeline.upfusion": ("HostedUpFusion", "UpFusion"),
     "support.checks": ("check_choice", "check_count", "check_finite", "check_range", "check_type"),
     "support.errors": ("CheckpointError", "InputError", "UpFusionError"),
@@ -57,13 +61,22 @@ _HOMES = {name: home for home, names in _NAMES.items() for name in names}
 __all__ = sorted(_HOMES)
 __version__: str
 
+_PROJECT_FILE = Path(__file__).resolve().parents[1] / "pyproject.toml"
+
+
+@lru_cache(maxsize=1)
+def _version() -> str:
+    """That of pyproject.toml in a checkout, beside which another version may be installed; else the installed one's."""
+    text = _PROJECT_FILE.read_text(encoding="utf-8") if _PROJECT_FILE.is_file() else ""
+    found = re.search(r'^\[project\]\nname = "upfusion"\nversion = "([^"]+)"$', text, re.MULTILINE)
+    return found[1] if found else metadata.version("upfusion")
+
+
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public name
         if name == "__version__":
-            from .support.version import version
-
-            return version()
+            return _version()
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

@@ -1,7 +1,7 @@
 """What flows between the stages: frozen dataclasses that state shape, range, unit and axes once.
 
-World: right-handed, +Y up, object at the origin, the camera of photo 1 at distance 1 and azimuth 0 on +Z.
-Camera axes: +X right, +Y up, looking along -Z (glTF's). Images are channels-first sRGB in [0, 1]. Geometry is float32.
+World: right-handed, +Y up, object at the origin, the camera of photo 1 at distance 1 and azimuth 0 on +Z. Cameras: +X
+right, +Y up, looking along -Z (glTF's axes). Images: channels-first sRGB in [0, 1]. Geometry is float32.
 """
 
 from __future__ import annotations
@@ -47,10 +47,9 @@ class Cameras:
             if largest > most:
                 raise InputError(f"Cameras.{name} must be within +-{most:.0e}, got {largest:.3g}; check its unit")
             object.__setattr__(self, name, value)
-        if not (self.focal > 0).all():
-            raise InputError(f"Cameras.focal must be above 0, got {float(self.focal.min())}")
         if not (self.focal >= 1e-3).all():
-            raise InputError(f"Cameras.focal must be at least 0.001, got {float(self.focal.min())}; check its unit")
+            least = float(self.focal.min())
+            raise InputError(f"Cameras.focal must be above 0 and at least 0.001, got {least:.3g}; check its unit")
         _check_rigid(self.camera_to_world)
 
     @property
@@ -87,11 +86,8 @@ class Cameras:
             check_type("each of parts", part, Cameras, "make some with orbit_cameras")
         if not parts:
             raise InputError("expected cameras to put together, got none; make some with orbit_cameras")
-        return Cameras(
-            torch.cat([part.camera_to_world for part in parts]),
-            torch.cat([part.focal for part in parts]),
-            torch.cat([part.principal for part in parts]),
-        )
+        names = ("camera_to_world", "focal", "principal")
+        return Cameras(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
 
 def _as_slice(index: SupportsIndex | slice | Tensor, length: int) -> slice | Tensor:
@@ -105,15 +101,13 @@ def _as_slice(index: SupportsIndex | slice | Tensor, length: int) -> slice | Ten
 def _check_rigid(matrices: Tensor) -> None:
     rotation = matrices[:, :3, :3]
     gram = (rotation[:, :, :, None] * rotation[:, :, None, :]).sum(1)  # no product that autocast would round
-    identity = torch.eye(3, device=matrices.device, dtype=torch.float32)
-    drift = (gram - identity).abs().amax() if len(matrices) else torch.zeros((), dtype=torch.float32)
-    bottom = torch.tensor([0.0, 0.0, 0.0, 1.0], device=matrices.device, dtype=torch.float32)
+    drift = (gram - torch.eye(3, device=gram.device)).abs().amax().item() if len(matrices) else 0.0
     fault = ""
     if not drift <= 1e-3:
-        fault = f"a rotation part that is off by {float(drift):.3g}; remove scale and shear"
+        fault = f"a rotation part that is off by {drift:.3g}; remove scale and shear"
     elif (torch.linalg.det(rotation) < 0).any():
         fault = "one that mirrors; turn one of its axes round"
-    elif (matrices[:, 3] - bottom).abs().gt(1e-4).any():
+    elif (matrices[:, 3] - gram.new_tensor([0.0, 0.0, 0.0, 1.0])).abs().gt(1e-4).any():
         fault = "another last row; correct it"
     if fault:
         raise InputError(
@@ -144,22 +138,19 @@ class InputViews:
 
     def __post_init__(self) -> None:
         check_shape("InputViews.rgb", self.rgb, ("V", 3, "S", "S"), "photos go through prepare_views")
-        views, _, height, width = self.rgb.shape
-        check_shape("InputViews.mask", self.mask, (views, 1, height, width))
+        views, _, size, _ = self.rgb.shape
+        check_shape("InputViews.mask", self.mask, (views, 1, size, size))
         check_shape("InputViews.focal", self.focal, (views, 2))
         if not 1 <= views <= MAX_PHOTOS:
             raise InputError(f"expected 1 to {MAX_PHOTOS} photos, got {views}; choose the most different views")
-        if height != width:
-            raise InputError(f"InputViews.rgb must be square, got {height} x {width}; use prepare_views")
-        if not height:
+        if not size:
             raise InputError("InputViews.rgb must hold pixels, got none; use prepare_views")
         for name in ("rgb", "mask"):
             check_unit_range(f"InputViews.{name}", getattr(self, name), "divide 8-bit photos by 255")
         check_finite("InputViews.focal", self.focal)
-        if not self.focal.is_floating_point():
-            raise InputError(f"InputViews.focal must be floating point, got {self.focal.dtype}; use prepare_views")
-        if not (self.focal > 0).all():
-            raise InputError(f"InputViews.focal must be above 0, got {float(self.focal.min()):.3g}; use prepare_views")
+        if not self.focal.is_floating_point() or not (self.focal > 0).all():
+            least = f"{float(self.focal.min()):.3g} as {self.focal.dtype}"
+            raise InputError(f"InputViews.focal must be floating point above 0, got {least}; use prepare_views")
 
     def __len__(self) -> int:
         return self.rgb.shape[0]
@@ -190,11 +181,11 @@ class SceneEncoding:
         if not self.tokens.numel():
             raise InputError(f"SceneEncoding.tokens must hold tokens, got {tuple(self.tokens.shape)}; use encode")
         check_type("SceneEncoding.reference", self.reference, Cameras, "use orbit_cameras")
+        check_shape("SceneEncoding.reference", self.reference.camera_to_world, (1, 4, 4))
         if self.views is not None:
             check_type("SceneEncoding.views", self.views, InputViews, "use prepare_views")
         if self.model_id is not None:
             check_type("SceneEncoding.model_id", self.model_id, str)
-        check_shape("SceneEncoding.reference", self.reference.camera_to_world, (1, 4, 4))
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,16 +212,20 @@ class ViewConditioning:
         check_type("ViewConditioning.cameras", self.cameras, Cameras, "use orbit_cameras")
         count = len(self.cameras)
         check_shape("ViewConditioning.hint", self.hint, (count, "C+6", "s", "s"))
+        check_finite("ViewConditioning.hint", self.hint)
         check_type("ViewConditioning.ray_maps", self.ray_maps, Sequence, "one a resolution of the networks")
         for ray_map in self.ray_maps:
             check_shape("ViewConditioning.ray_maps", ray_map, (count, 6, "s", "s"))
             check_finite("ViewConditioning.ray_maps", ray_map)
-        check_finite("ViewConditioning.hint", self.hint)
-        check_type("ViewConditioning.tokens", self.tokens, Tensor, "give the scene's")
         for name in ("tokens", "text", "unconditional_text"):
-            value = getattr(self, name)
-            if value is not None:
-                _check_groups(f"ViewConditioning.{name}", value, count)
+            value, label = getattr(self, name), f"ViewConditioning.{name}"
+            if name != "tokens" and value is None:
+                continue
+            check_finite(label, value)
+            shape = ("N", "C") if value.ndim == 2 else (count, "N", "C")
+            check_shape(label, value, shape, "or (N, C) for all cameras")
+            if not value.numel():
+                raise InputError(f"{label} must hold numbers, got {tuple(value.shape)}; leave it as condition made it")
         if self.text is not None and self.unconditional_text is not None:
             check_lengths("ViewConditioning.text", self.text, self.unconditional_text)
         object.__setattr__(self, "ray_maps", tuple(self.ray_maps))
@@ -246,12 +241,12 @@ class ViewConditioning:
             return value[index] if value.ndim == 3 else value
 
         return ViewConditioning(
-            hint=self.hint[index],
-            ray_maps=tuple(ray_map[index] for ray_map in self.ray_maps),
-            tokens=chosen(self.tokens),
-            cameras=self.cameras[index],
-            text=None if self.text is None else chosen(self.text),
-            unconditional_text=None if self.unconditional_text is None else chosen(self.unconditional_text),
+            self.hint[index],
+            tuple(ray_map[index] for ray_map in self.ray_maps),
+            chosen(self.tokens),
+            self.cameras[index],
+            None if self.text is None else chosen(self.text),
+            None if self.unconditional_text is None else chosen(self.unconditional_text),
         )
 
     def unconditional(self) -> ViewConditioning:
@@ -268,19 +263,8 @@ class ViewConditioning:
 def check_lengths(name: str, text: Tensor, unconditional: Tensor) -> None:
     """Raises InputError unless both texts, (L, W) or (Q, L, W), are of one length: they run in one batch."""
     if text.shape[-2] != unconditional.shape[-2]:
-        raise InputError(
-            f"{name} and its unconditional one must be of one length, got {tuple(text.shape)} and "
-            f"{tuple(unconditional.shape)}; pad the shorter one"
-        )
-
-
-def _check_groups(name: str, value: Tensor, count: int) -> None:
-    """Raises InputError unless `value` is (N, C), shared by `count` cameras, or (count, N, C), and holds numbers."""
-    check_type(name, value, Tensor)
-    check_finite(name, value)
-    check_shape(name, value, ("N", "C") if value.ndim == 2 else (count, "N", "C"), "or (N, C) for all cameras")
-    if not value.numel():
-        raise InputError(f"{name} must hold numbers, got {tuple(value.shape)}; leave it as condition made it")
+        both = f"{tuple(text.shape)} and {tuple(unconditional.shape)}"
+        raise InputError(f"{name} and its unconditional one must be of one length, got {both}; pad the shorter one")
 
 
 @dataclass(frozen=True, eq=False)
@@ -319,10 +303,9 @@ class RenderedViews:
 
 
 OnStep = Callable[[int, int, Callable[[], Tensor] | None], None]
-"""The only hook of long work: called with (step, total, preview).
+"""The only hook of long work: called with (step, total, preview); raising from it cancels the work.
 
-`preview` gives a (3, H, W) picture in [0, 1] and is worth calling only when it is shown; it is None where there is
-nothing to show. Raising from the hook cancels the work."""
+`preview` gives a (3, H, W) picture in [0, 1], worth calling only when it is shown; None where there is none."""
 
 OnProgress = Callable[[float], None]
 """Inside of long work: told the share of one stage that is done, from 0 to 1; raising from it cancels."""

@@ -13,7 +13,8 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,32 +39,23 @@ class Server:
     def log(self) -> str:
         return re.sub(r"\x1b\[[0-9;]*m", "", self.log_file.read_text(encoding="utf-8", errors="replace"))
 
-    def get(self, path: str) -> Any:
-        """The JSON at an address of the server."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=120) as answer:
-            return json.load(answer)
-
-    def text(self, path: str) -> str:
-        """The text at an address of the server."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=120) as answer:
-            return answer.read().decode()
-
-    def post(self, path: str, content: dict[str, Any]) -> Any:
-        """Sends JSON and gives the JSON that comes back, None for an empty answer."""
-        body = json.dumps(content).encode()
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}{path}", body, {"Content-Type": "application/json"}
-        )
+    def text(self, path: str, content: dict[str, Any] | None = None) -> str:
+        """The text at an address of the server, or what it answers to JSON that is sent there."""
+        body, kind = None if content is None else json.dumps(content).encode(), {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", body, kind)
         try:
             with urllib.request.urlopen(request, timeout=120) as answer:
-                text = answer.read()
+                return answer.read().decode()
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{path}: {error.code} {error.read().decode()[:4000]}") from error
-        return json.loads(text) if text else None
+
+    def get(self, path: str) -> Any:
+        """The JSON at an address of the server."""
+        return json.loads(self.text(path))
 
     def queue(self, prompt: dict[str, Any]) -> str:
         """Queues a workflow in API format; gives its id."""
-        return self.post("/prompt", {"prompt": prompt, "client_id": uuid.uuid4().hex})["prompt_id"]
+        return json.loads(self.text("/prompt", {"prompt": prompt, "client_id": uuid.uuid4().hex}))["prompt_id"]
 
     def wait(self, prompt_id: str, seconds: float = 900) -> dict[str, Any]:
         """The history entry of a workflow that has ended, well or not."""
@@ -98,7 +90,7 @@ class Server:
     def interrupted_after(self, prompt_id: str) -> float:
         """Cancels a running workflow; gives the seconds until it stopped, without those it waited for a processor."""
         asked, waited = time.monotonic(), self._waited()
-        self.post("/interrupt", {})
+        self.text("/interrupt", {})
         while self.get("/queue")["queue_running"]:
             assert time.monotonic() - asked < 300, f"still running:\n{self.log[-4000:]}"
             time.sleep(0.02)
@@ -117,49 +109,45 @@ class Server:
                 seconds[thread.name] = int((thread / "schedstat").read_text().split()[1]) / 1e9
         return seconds
 
-    def stop(self) -> None:
-        """Ends the process."""
-        self.process.send_signal(signal.SIGINT)
+    def answers(self) -> bool:
+        """Whether it has started."""
         try:
-            self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            self.get("/system_stats")
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            assert self.process.poll() is None, f"the server ended:\n{self.log[-4000:]}"
+            return False
+        return True
 
 
-def start_server(base: Path, *, with_pack: bool = True, flags: tuple[str, ...] = ()) -> Server:
-    """Starts ComfyUI from COMFYUI_PATH with COMFY_PYTHON, or this interpreter, and waits until it answers."""
+@contextmanager
+def start_server(base: Path, *, with_pack: bool = True) -> Iterator[Server]:
+    """ComfyUI from COMFYUI_PATH, running with COMFY_PYTHON or this interpreter in the block."""
     (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
     (base / "models" / "upfusion").mkdir(parents=True, exist_ok=True)
     linked = {"zz_probe.py": Path(__file__).with_name("probe.py")} | ({"upfusion": ROOT} if with_pack else {})
     for name, target in linked.items():
-        if not (base / "custom_nodes" / name).exists():
-            (base / "custom_nodes" / name).symlink_to(target, target_is_directory=target.is_dir())
+        (base / "custom_nodes" / name).symlink_to(target, target_is_directory=target.is_dir())
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     python = os.environ.get("COMFY_PYTHON", sys.executable)
     command = [python, "main.py", "--cpu", "--listen", "127.0.0.1", "--port", str(port), "--disable-auto-launch"]
-    command += ["--disable-api-nodes", "--database-url", "sqlite:///:memory:", "--base-directory", str(base), *flags]
-    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-    log_file = base / f"server_{port}.log"
+    command += ["--disable-api-nodes", "--database-url", "sqlite:///:memory:", "--base-directory", str(base)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", **GIVE_BACK}
+    log_file, until = base / f"server_{port}.log", time.monotonic() + START_SECONDS
     with log_file.open("w") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=os.environ["COMFYUI_PATH"],
-            env={**os.environ, **offline, **GIVE_BACK},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-        )
+        streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
+        process = subprocess.Popen(command, cwd=os.environ["COMFYUI_PATH"], env=environment, **streams)
     server = Server(process, port, base, log_file)
-    until = time.monotonic() + START_SECONDS
-    while time.monotonic() < until:
-        try:
-            server.get("/system_stats")
-            return server
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            assert process.poll() is None, f"the server ended:\n{server.log[-4000:]}"
+    try:
+        while not server.answers():
+            assert time.monotonic() < until, f"no answer after {START_SECONDS} s:\n{server.log[-4000:]}"
             time.sleep(0.2)
-    server.stop()
-    raise AssertionError(f"no answer after {START_SECONDS} s:\n{server.log[-4000:]}")
+        yield server
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

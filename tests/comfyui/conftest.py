@@ -13,7 +13,9 @@ sys.path.append(str(Path(__file__).resolve().parent))
 sys.path.append(str(Path(__file__).resolve().parents[1] / "nodes"))
 
 from comfyui_server import Server, start_server
-from small_models import quarter_model, write_merged, write_round_field
+from small_models import quarter_model, round_field, write_merged
+
+import upfusion_core
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +25,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     (base / "models" / "upfusion").mkdir(parents=True)
     write_merged(base / "models" / "upfusion" / "quarter.safetensors", quarter_model())
     (base / "input").mkdir()
-    write_round_field(base / "input" / "round.safetensors")
-    running = start_server(base)
-    yield running
-    running.stop()
+    round_field(upfusion_core, (0.5, 0.5, 0.5)).save(base / "input" / "round.safetensors")
+    with start_server(base) as running:
+        yield running

@@ -8,6 +8,7 @@ import gc
 import os
 import re
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from aiohttp import web
@@ -24,16 +25,11 @@ def held() -> dict[str, object]:
     status = Path("/proc/self/status").read_text()
     files = []
     for handle in Path("/proc/self/fd").iterdir():
-        try:
+        with suppress(FileNotFoundError):  # the listing's own
             files.append(os.readlink(handle))
-        except FileNotFoundError:  # the listing's own
-            continue
-    return {
-        "bytes": int(re.search(r"RssAnon:\s+(\d+) kB", status)[1]) * 1024,
-        "files": sorted(name for name in files if name.startswith("/")),
-        # the event loop's own come and go
-        "threads": sorted(name for name in (thread.name for thread in threading.enumerate()) if "asyncio" not in name),
-    }
+    threads = [thread.name for thread in threading.enumerate() if "asyncio" not in thread.name]  # those come and go
+    held = int(re.search(r"RssAnon:\s+(\d+) kB", status)[1]) * 1024
+    return {"bytes": held, "files": sorted(name for name in files if name[0] == "/"), "threads": sorted(threads)}
 
 
 @PromptServer.instance.routes.get("/probe")

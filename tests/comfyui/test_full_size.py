@@ -18,7 +18,6 @@ def test_a_full_size_folder_paints_a_view_in_12_gb(full_weights: Path, tmp_path:
     models = tmp_path / "models" / "upfusion"
     models.mkdir(parents=True)
     (models / "full").symlink_to(full_weights, target_is_directory=True)
-    server = start_server(tmp_path)
     peak, done = 0, threading.Event()
 
     def watch() -> None:
@@ -27,14 +26,13 @@ def test_a_full_size_folder_paints_a_view_in_12_gb(full_weights: Path, tmp_path:
             peak = max(peak, server.peak_bytes())
 
     watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        prompt = sampled(2, weights="full", precision="auto", size=256, cameras=1)
-        images = server.run(prompt, seconds=3 * 3600)["saved"]["images"]
-    finally:
-        done.set()
-        watcher.join()
-        server.stop()
-    assert len(images) == 1
+    with start_server(tmp_path) as server:
+        watcher.start()
+        try:
+            prompt = sampled(2, weights="full", precision="auto", size=256, cameras=1)
+            assert len(server.run(prompt, seconds=3 * 3600)["saved"]["images"]) == 1
+        finally:
+            done.set()
+            watcher.join()
     print(f"peak of anonymous memory: {peak / 1e9:.2f} GB")
     assert peak / 1e9 <= GIGABYTES_AT_MOST

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 from comfyui_server import Server
-from workflows_api import Prompt, node, one_box, sampled, scene
+from PIL import Image
+from workflows_api import MINI, Prompt, distilled, extracted, node, one_box, predicted, rendered, sampled
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.slow]
 
 ROUNDS = 6
 GROWTH = 1.02
-MINI: dict[str, Any] = {"weights": "mini", "cameras": 2}
 
 
 def rounds_prompts(number: int) -> list[Prompt]:
@@ -22,11 +22,10 @@ def rounds_prompts(number: int) -> list[Prompt]:
 
 def painted(number: int) -> Prompt:
     """Our conditions, stock sampler, stock picture nodes."""
+    size = {"width": 96, "height": 96, "upscale_method": "lanczos", "crop": "disabled"}
     return {
         **sampled(3, seed=number, **MINI),
-        "larger": node(
-            "ImageScale", image=("decoded", 0), upscale_method="lanczos", width=96, height=96, crop="disabled"
-        ),
+        "larger": node("ImageScale", image=("decoded", 0), **size),
         "turned": node("ImageInvert", image=("larger", 0)),
         "seen": node("PreviewImage", images=("turned", 0)),
     }
@@ -34,23 +33,17 @@ def painted(number: int) -> Prompt:
 
 def compared(number: int) -> Prompt:
     """The bundled photos, prepared, predicted and measured."""
-    inputs = {"upfusion_model": ("model", 0), "scene": ("scene", 0), "cameras": ("example", 3), "size": 64}
+    given = {"images.image0": ("example", 0), "masks.mask0": ("example", 1), "invert_mask": False, "margin": 1.2}
+    photos = {"images": ("prepared", 0), "masks": ("prepared", 1), "elevation": 20.0 + number}
     truth = {"truth": ("example", 2), "masks": ("example", 4)}
-    prepared = {"images.image0": ("example", 0), "masks.mask0": ("example", 1), "invert_mask": False, "margin": 1.2}
     return {
         "model": node("UpFusionLoadModel", weights="mini", precision="float32"),
         "example": node("UpFusionExampleViews", object=number % 6, number=3),
-        "prepared": node("UpFusionPrepareViews", **prepared),
-        "scene": node(
-            "UpFusionEncodeViews",
-            upfusion_model=("model", 0),
-            images=("prepared", 0),
-            masks=("prepared", 1),
-            elevation=20.0 + number,
-        ),
-        "ghost": node("UpFusionPredictViews", **inputs),
+        "prepared": node("UpFusionPrepareViews", **given),
+        "scene": node("UpFusionEncodeViews", upfusion_model=("model", 0), **photos),
+        **predicted(64, cameras=("example", 3)),
         "measured": node("UpFusionCompareViews", images=("ghost", 0), **truth),
-        "shown": node("PreviewImage", images=("measured", 1)),
+        "plotted": node("PreviewImage", images=("measured", 1)),
         "told": node("PreviewAny", source=("measured", 0)),
     }
 
@@ -66,27 +59,19 @@ def stock_alone(number: int) -> Prompt:
 
 def shaped(number: int) -> Prompt:
     """A field distilled, rendered as a video and extracted as a mesh, by our nodes and ComfyUI's."""
-    distil = {"upfusion_model": ("model", 0), "model": ("model", 1), "vae": ("model", 3), "scene": ("scene", 0)}
-    render = {"field": ("field", 0), "cameras": ("cameras", 0), "size": 64, "background": "white"}
-    settings = {"threshold": 12.0, "coloring": "texture", "texture_size": 64, "faces": 500}
     return {
-        **scene(**MINI),
-        "field": node("UpFusionDistill", **distil, preset="reference", steps=1, guidance=3.0, seed=number),
-        "views": node("UpFusionRenderField", **render),
-        "video": node("CreateVideo", images=("views", 0), fps=8.0),
+        **distilled(number),
+        **rendered(64),
+        "video": node("CreateVideo", images=("render64", 0), fps=8.0),
         "film": node("SaveVideo", video=("video", 0), filename_prefix="film", format="auto", codec="auto"),
         "kept": node("UpFusionSaveField", field=("field", 0), filename_prefix="kept"),
-        "loaded": node("UpFusionLoadField", field="round.safetensors"),
-        "mesh": node("UpFusionExtractMesh", field=("loaded", 0), resolution=32 + number, **settings),
+        **extracted(32 + number, "texture", faces=500),
         "stock": node("SaveGLB", mesh=("mesh", 0), filename_prefix="stock"),
-        "ours": node("UpFusionSaveMesh", mesh=("mesh", 0), format="glb", filename_prefix="ours"),
     }
 
 
 def pixels(server: Server, outputs: dict[str, Any]) -> list[bytes]:
     """The pictures that the node `saved` of `painted` wrote."""
-    from PIL import Image
-
     return [Image.open(server.base / "output" / image["filename"]).tobytes() for image in outputs["saved"]["images"]]
 
 

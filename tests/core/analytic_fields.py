@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import trimesh
 from torch import Tensor
 
 
@@ -49,3 +50,11 @@ def torus(
         return peak * torch.sigmoid((tube - torch.hypot(torch.hypot(x, z) - ring, y)) / softness)
 
     return density
+
+
+def solid(vertices: Tensor, faces: Tensor) -> trimesh.Trimesh:
+    """A mesh to be measured; closed and consistently wound, as all that is extracted must be."""
+    mesh = trimesh.Trimesh(vertices.numpy(), faces.numpy(), process=False)
+    assert mesh.is_watertight
+    assert mesh.is_winding_consistent
+    return mesh

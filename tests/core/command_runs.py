@@ -1,4 +1,4 @@
-"""What tests of the commands share: the record of a run, and a distillation that takes seconds."""
+"""What tests of the commands share: calling them, the record of a run, and a distillation that takes seconds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,39 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from typer.testing import CliRunner, Result
+
+from upfusion_core.cli.app import app
 from upfusion_core.config import DistillConfig, DraftSchedule, FieldConfig, FitConfig, GridConfig
+
+
+def upfusion(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def done(*arguments: object) -> str:
+    """What a command says that does what it should, its lines joined."""
+    result = upfusion(*arguments)
+    assert result.exit_code == 0, result.output
+    return " ".join(result.output.split())
+
+
+def refused(*arguments: object) -> str:
+    """What a command says that ends by one sentence."""
+    result = upfusion(*arguments)
+    assert (result.exit_code, type(result.exception)) == (2, SystemExit), result.output
+    return " ".join(result.output.replace("\u2502", " ").split())
+
+
+def interrupted(*arguments: object) -> str:
+    result = upfusion(*arguments)
+    assert result.exit_code == 130, result.output
+    return " ".join(result.output.split())
+
+
+def press(*_: object, **__: object) -> None:
+    """In place of a function: Ctrl-C."""
+    raise KeyboardInterrupt
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -16,11 +48,15 @@ def read_run(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "run.json").read_text(encoding="utf-8"))
 
 
+def change_run(folder: Path, **changes: object) -> None:
+    (folder / "run.json").write_text(json.dumps(read_run(folder) | changes), encoding="utf-8")
+
+
 def small_distillation(made: Callable[..., DistillConfig]) -> Callable[..., DistillConfig]:
     """What `made` gives, but with few and small pictures and a small field."""
 
     def small(*arguments: Any) -> DistillConfig:  # noqa: ANN401
-        fit = replace(FitConfig.draft(iterations=4), rays=64)
+        fit = replace(FitConfig(iterations=4), rays=64)
         schedule = DraftSchedule(
             predicted_cameras=3, predicted_size=16, predicted_fit=fit, sampled_cameras=2, sampled_fit=fit, steps=1
         )

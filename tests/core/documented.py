@@ -74,7 +74,7 @@ def inline_commands(path: Path) -> list[Command]:
 def _split(line: str, language: str) -> list[tuple[str, ...]]:
     spelled = line.replace("\\", "/") if language == "bat" else line
     parts: list[list[str]] = [[]]
-    for word in shlex.split(spelled, comments=True):
+    for word in shlex.split(spelled.replace(";", " ; "), comments=True):
         if word in ("&&", ";"):
             parts.append([])
         elif parts[-1] or not re.fullmatch(r"[A-Z_]+=.*", word):

@@ -19,9 +19,8 @@ from documented import Command
 from typer.testing import CliRunner
 
 from upfusion_core.cli.app import COMMANDS, app
-from upfusion_core.cli.options import leaves
-from upfusion_core.config import TrainConfig
-from upfusion_core.config.training import TRAIN_PRESETS
+from upfusion_core.config import TRAIN_PRESETS, TrainConfig
+from upfusion_core.config.base import options_of
 
 ROOT = Path(__file__).resolve().parents[2]
 MOST = {
@@ -48,18 +47,18 @@ RECORDED = {"--max-minutes"}
 
 
 @functools.cache
-def options_of(command: str) -> set[str]:
+def spellings_of(command: str) -> set[str]:
     """All spellings of a command's options."""
     assert command in COMMANDS, command
-    found = leaves(COMMANDS[command][0]).values()
-    return {"--help", *(spelling for leaf in found if not leaf.flag.argument for spelling in leaf.spellings)}
+    found = options_of(COMMANDS[command][0]).values()
+    return {"--help", *(spelling for option in found if not option.flag.argument for spelling in option.spellings)}
 
 
 def check_upfusion(words: tuple[str, ...]) -> None:
     """The command and all of its options exist."""
     if words[0] == "--version":
         return
-    known = options_of(words[0])
+    known = spellings_of(words[0])
     spelled = {word for word in words if word.startswith("-") and not re.fullmatch(r"-\d.*", word)}
     assert spelled <= known, sorted(spelled - known)
 
@@ -82,7 +81,7 @@ def made_small(words: tuple[str, ...], folder: Path) -> list[str]:
     for option in ALWAYS.get(command, ()):
         if option not in small and ("--resume" not in small or option in RECORDED):
             small += [option, str(MOST[option])]
-    return [*small, "--device", "cpu"] if "--device" in options_of(command) else small
+    return [*small, "--device", "cpu"] if "--device" in spellings_of(command) else small
 
 
 def _standing_in(name: str, folder: Path) -> str:
@@ -104,7 +103,7 @@ def check_pip(words: tuple[str, ...], folder: Path) -> None:
     """What is installed is this repository with extras that it has, its requirements, or a package that tests use."""
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     extras = re.findall(r"^(\w+) = \[", project.split("[project.optional-dependencies]")[1], re.MULTILINE)
-    for word in words[words[0] == "install" :]:
+    for word in words[words[:1] == ("install",) :]:
         if word.endswith("requirements.txt"):
             assert (ROOT / "requirements.txt").is_file()
         elif word.startswith((".", "upfusion", "ComfyUI/custom_nodes/upfusion")):

@@ -36,7 +36,7 @@ PRELOADED = (diffusers, trimesh, xatlas, views, loop)
 
 def short(config: DistillConfig) -> DistillConfig:
     """The same preset with few and small pictures, a state saved every third step."""
-    fit = replace(FitConfig.draft(iterations=int(os.environ.get("UPFUSION_TEST_STEPS", "8"))), rays=128)
+    fit = replace(FitConfig(iterations=int(os.environ.get("UPFUSION_TEST_STEPS", "8"))), rays=128)
     schedule: DraftSchedule | FastSchedule = DraftSchedule(
         predicted_cameras=6, predicted_size=16, predicted_fit=fit, sampled_cameras=4, sampled_fit=fit, steps=3
     )

@@ -47,7 +47,7 @@ def main(weights: str) -> None:
     accelerator = Accelerator(cpu=True)
     with MemoryPeak() as starting:
         networks, text = initial.initial_networks(config.model, [weights])
-        training = loop.Training.prepared(config, accelerator, networks, text, Path("nowhere"))
+        training = loop.Training(config, accelerator, networks, text, Path("nowhere"))
     zero = networks.controlnet.zero_convs[0][0].weight
     unet = networks.unet.up_blocks[0].resnets[0].conv1.weight.detach().clone()
     with MemoryPeak() as stepping:

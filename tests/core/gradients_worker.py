@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from tiny_training import TinySource, tiny_config
 
 from upfusion_core.training.initial import initial_networks
-from upfusion_core.training.loop import accumulate_gradients, make_stage
+from upfusion_core.training.loop import accumulate_gradients
+from upfusion_core.training.stages import make_stage
 
 
 def main(path: str) -> None:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from upfusion_core import Cameras
-from upfusion_core.evaluation.spatial import Similarity
 from upfusion_core.geometry import camera_rays
+from upfusion_core.geometry.similarity import Similarity
 
 
 class SoftObject:

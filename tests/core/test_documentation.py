@@ -25,11 +25,11 @@ from PIL import Image, ImageDraw
 
 from upfusion_core import DistillConfig, RadianceField
 from upfusion_core import config as configurations
-from upfusion_core.cli import demo
+from upfusion_core.cli import reconstruct
 from upfusion_core.cli import train as training
 from upfusion_core.cli.app import COMMANDS
-from upfusion_core.config import PRESETS, DraftSchedule, FieldConfig, FitConfig, GridConfig, TrainConfig
-from upfusion_core.evaluation.spatial import SimilaritySearch
+from upfusion_core.config import DraftSchedule, FieldConfig, FitConfig, GridConfig, TrainConfig
+from upfusion_core.evaluation import alignment
 from upfusion_core.models.convert import convert
 from upfusion_core.surface import extract, level
 
@@ -68,8 +68,8 @@ def folder(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every preset becomes one of few steps and a small field; meshes and data become small too."""
 
-    def small(cls: type[DistillConfig], **changes: Any) -> DistillConfig:  # noqa: ANN401 - fields of the class
-        fit = replace(FitConfig.draft(iterations=4), rays=64)
+    def small(cls: type[DistillConfig], preset: str, **changes: Any) -> DistillConfig:  # noqa: ANN401 - fields of the class
+        fit = replace(FitConfig(iterations=4), rays=64)
         schedule = DraftSchedule(
             predicted_cameras=3, predicted_size=16, predicted_fit=fit, sampled_cameras=2, sampled_fit=fit, steps=1
         )
@@ -83,8 +83,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
         texture = options.pop("texture_size", None)
         return whole(self, min(resolution, 24), *arguments, texture_size=texture and min(texture, 64), **options)
 
-    for name in PRESETS:
-        monkeypatch.setattr(DistillConfig, name, classmethod(small))
+    monkeypatch.setattr(DistillConfig, "named", classmethod(small))
     monkeypatch.setattr(RadianceField, "extract_mesh", small_mesh)
     for module, name, value in (
         (extract, "SEARCH_RESOLUTION", 24), (level, "LEVEL_RESOLUTION", 16), (level, "CAMERAS", 2),
@@ -93,10 +92,10 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, name, value)
     few = functools.partial(configurations.EvaluationConfig, mesh_resolution=24, mesh_samples=200)
     monkeypatch.setattr(configurations, "EvaluationConfig", few)
-    search = SimilaritySearch((0.0,), (0.0,), starts=1, coarse_size=8, fine_size=8, coarse_steps=1, fine_steps=1)
-    monkeypatch.setattr(SimilaritySearch, "quick", lambda: search)
-    monkeypatch.setattr(demo, "SHEET_SIZE", 32)
-    monkeypatch.setattr(demo, "TURNTABLE_SIZE", 16)
+    search = replace(alignment.SEARCH, yaw_degrees=(0.0,), pitch_degrees=(0.0,), starts=1, coarse_steps=1, fine_steps=1)
+    monkeypatch.setattr(alignment, "SEARCH", replace(search, coarse_size=8, fine_size=8))
+    monkeypatch.setattr(reconstruct, "SHEET_SIZE", 32)
+    monkeypatch.setattr(reconstruct, "DEMO_TURNTABLE_SIZE", 16)
     monkeypatch.setattr(training, "PROCEDURAL_POOL", 8)
 
 

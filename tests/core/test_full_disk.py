@@ -59,11 +59,7 @@ def record(path: Path, large: bool) -> None:
     write_json(path, {"files": [f"views/{index:03d}.png" for index in range(3000 if large else 1)]})
 
 
-def state_of_a_training(path: Path, large: bool) -> None:
-    save_tensors({"weights": noise(10_000 if large else 1)}, path)
-
-
-def state_of_a_distillation(path: Path, large: bool) -> None:
+def state(path: Path, large: bool) -> None:
     save_tensors({"fingerprint": "", "state": {"field": noise(10_000 if large else 1)}}, path)
 
 
@@ -76,18 +72,9 @@ def weights(path: Path, large: bool) -> None:
 
 
 WRITERS: dict[str, Callable[[Path, bool], None]] = {
-    "field.safetensors": field,
-    "mesh.glb": mesh,
-    "mesh.obj": mesh,
-    "mesh.ply": mesh,
-    "mesh.stl": mesh,
-    "000.png": png,
-    "turntable.gif": film,
-    "run.json": record,
-    "training.pt": state_of_a_training,
-    "field.checkpoint": state_of_a_distillation,
-    "model.safetensors": weights,
-}
+    "field.safetensors": field, "mesh.glb": mesh, "mesh.obj": mesh, "mesh.ply": mesh, "mesh.stl": mesh, "000.png": png,
+    "turntable.gif": film, "run.json": record, "training.pt": state, "model.safetensors": weights,
+}  # fmt: skip
 
 
 @contextmanager

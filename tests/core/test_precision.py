@@ -31,14 +31,14 @@ FIELD = FieldConfig(
 def configuration(preset: str) -> DistillConfig:
     """3000 iterations of the field, on few rays."""
     if preset == "draft":
-        fit = replace(FitConfig.draft(iterations=1500), rays=128, sampling=RaySampling(16, 8), occupancy_cells=16)
+        fit = replace(FitConfig(iterations=1500), rays=128, sampling=RaySampling(16, 8), occupancy_cells=16)
         schedule = DraftSchedule(
             predicted_cameras=8, predicted_size=16, predicted_fit=fit, sampled_cameras=4, sampled_fit=fit, steps=4
         )
         return DistillConfig(schedule=schedule, field=FIELD)
     if preset == "fast":
         fit = replace(
-            FitConfig.draft(iterations=3000, crisp_weight=0.1),
+            FitConfig(iterations=3000, crisp_weight=0.1),
             rays=128,
             sampling=RaySampling(16, 8),
             occupancy_cells=16,

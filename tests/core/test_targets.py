@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from upfusion_core.support.errors import InputError, OutputError
-from upfusion_core.support.files import existing_folder, made_folder, replacing, write_json
-from upfusion_core.support.json_text import read_json
+from upfusion_core.support.files import existing_folder, made_folder, read_json, replacing, write_json
 
 NOT_ON_WINDOWS = pytest.mark.skipif(sys.platform == "win32", reason="it has no such files")
 

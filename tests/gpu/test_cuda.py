@@ -41,7 +41,7 @@ def test_low_precision_stays_finite_and_close(small_weights: Path, tmp_path: Pat
 def test_distillation_runs_on_the_gpu(small_weights: Path, tmp_path: Path, preset: str) -> None:
     model = UpFusion.load(small_weights, device="cuda")
     scene = model.encode(prepare_views(write_photos(tmp_path, count=2)))
-    fit = FitConfig.draft(iterations=20)
+    fit = FitConfig(iterations=20)
     if preset == "draft":
         config = DistillConfig(DraftSchedule(predicted_fit=fit, sampled_fit=fit, sampled_cameras=2, steps=2))
     else:

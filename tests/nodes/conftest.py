@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import importlib.util
 import inspect
-import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -20,8 +18,9 @@ from torch import nn
 
 sys.path.append(str(Path(__file__).resolve().parent))  # for the helpers beside the tests, see tests/conftest.py
 
+from small_models import COLOR, Loaded, Pack, PlainMesh, Run, quarter_model, round_field, write_merged
+
 ROOT = Path(__file__).resolve().parents[2]
-PACK = "upfusion_pack"
 
 
 @pytest.fixture(scope="session")
@@ -43,44 +42,47 @@ def comfyui() -> str:
 
 
 @pytest.fixture(scope="session")
-def pack(comfyui: str) -> Callable[[str], ModuleType]:
-    """Modules of the pack by name, e.g. pack("nodes.cameras") or pack("upfusion_core").
-
-    The pack is imported by its folder, as ComfyUI does; its classes are not those of an installed upfusion_core.
-    """
-    options = {"submodule_search_locations": [str(ROOT)]}
-    spec = importlib.util.spec_from_file_location(PACK, ROOT / "__init__.py", **options)
+def reference(comfyui: str) -> ModuleType:
+    """docs/make_reference.py."""
+    spec = importlib.util.spec_from_file_location("make_reference", ROOT / "docs" / "make_reference.py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[PACK] = module
     spec.loader.exec_module(module)
-    return lambda name: importlib.import_module(f"{PACK}.{name}")
+    return module
 
 
 @pytest.fixture(scope="session")
-def node_classes(pack: Callable[[str], ModuleType]) -> dict[str, type]:
-    """All nodes of the pack by id, through the entry point that ComfyUI uses."""
-    extension = asyncio.run(sys.modules[PACK].comfy_entrypoint())
-    return {node.GET_SCHEMA().node_id: node for node in asyncio.run(extension.get_node_list())}
+def node_classes(reference: ModuleType) -> dict[str, Any]:
+    """All nodes of the pack by id; it is imported by its folder, and listed by its entry point, as in ComfyUI."""
+    return reference.load_nodes()
 
 
 @pytest.fixture(scope="session")
-def run_node(node_classes: dict[str, type]) -> Callable[..., tuple[Any, ...]]:
+def pack(node_classes: dict[str, Any]) -> Pack:
+    """Modules of the pack by name, e.g. pack("nodes.cameras"); their classes are not those of an installed library."""
+    return lambda name: importlib.import_module(f"upfusion_pack.{name}")
+
+
+@pytest.fixture(scope="session")
+def core(pack: Pack) -> ModuleType:
+    """The pack's upfusion_core."""
+    return pack("upfusion_core")
+
+
+@pytest.fixture(scope="session")
+def run_node(node_classes: dict[str, Any]) -> Run:
     """Runs a node by id with the schema's defaults for what is not given; returns its outputs as a tuple."""
 
-    def run(node_id: str, **inputs: Any) -> tuple[Any, ...]:
-        node = node_classes[node_id]
-        defaults = {
-            item.id: item.default
-            for item in node.GET_SCHEMA().inputs
-            if not item.optional and getattr(item, "default", None) is not None
-        }
-        return tuple(node.execute(**{**defaults, **inputs}).args)
+    def run(node_id: str, **given: Any) -> tuple[Any, ...]:
+        inputs = node_classes[node_id].GET_SCHEMA().inputs
+        defaults = {item.id: getattr(item, "default", None) for item in inputs if not item.optional}
+        known = {name: value for name, value in defaults.items() if value is not None}
+        return tuple(node_classes[node_id].execute(**{**known, **given}).args)
 
     return run
 
 
 @pytest.fixture(scope="session")
-def models_folder(pack: Callable[[str], ModuleType], node_classes: dict[str, type], tmp_path_factory: Any) -> Path:
+def models_folder(node_classes: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that ComfyUI searches for models/upfusion."""
     import folder_paths
 
@@ -90,17 +92,13 @@ def models_folder(pack: Callable[[str], ModuleType], node_classes: dict[str, typ
 
 
 @pytest.fixture(scope="session")
-def loaded(pack: Callable[[str], ModuleType], node_classes: dict[str, type], models_folder: Path) -> Any:
-    """A small model and scene (native_models.Loaded); only where COMFYUI_PATH is set."""
-    from small_models import Loaded, quarter_model, write_merged
-
+def loaded(core: ModuleType, node_classes: dict[str, Any], models_folder: Path) -> Loaded:
+    """A small model and a scene; only where COMFYUI_PATH is set."""
     path = write_merged(models_folder / "quarter.safetensors", quarter_model())
-    with torch.inference_mode():  # as in a prompt
-        outputs = node_classes["UpFusionLoadModel"].execute(weights=path.name, precision="float32").args
-    core = pack("upfusion_core")
     library = core.UpFusion.load(path, device="cpu", dtype=torch.float32)
     photos = torch.rand(2, 32, 32, 3, generator=torch.Generator().manual_seed(5))
     with torch.inference_mode():  # as in a prompt
+        outputs = node_classes["UpFusionLoadModel"].execute(weights=path.name, precision="float32").args
         (scene,) = node_classes["UpFusionEncodeViews"].execute(outputs[0], photos, elevation=22.5).args
     return Loaded(*outputs, library, scene, core.orbit_cameras([0, 70, 150, 260], 10.0))
 
@@ -113,7 +111,7 @@ def as_in_a_prompt(comfyui: str) -> Iterator[None]:
 
 
 @pytest.fixture
-def lines(pack: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def lines(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The lines of text that nodes show."""
     shown: list[str] = []
     monkeypatch.setattr(pack("nodes.host"), "send_line", shown.append)
@@ -121,41 +119,28 @@ def lines(pack: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
-def types(comfyui: str, pack: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> object:
+def types(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
     """ComfyUI's own types, or plain ones where the host has stubs."""
     from comfy_api.latest import Types
-    from small_models import PlainMesh
 
-    if "vertices" in inspect.signature(Types.MESH).parameters:
-        return Types
-    plain = SimpleNamespace(MESH=PlainMesh, File3D=lambda source, kind: SimpleNamespace(source=source, format=kind))
-    monkeypatch.setattr(pack("nodes.convert"), "Types", plain)
-    monkeypatch.setattr(pack("nodes.files"), "Types", plain)
-    return plain
+    if "vertices" not in inspect.signature(Types.MESH).parameters:
+        plain = SimpleNamespace(MESH=PlainMesh, File3D=lambda source, kind: SimpleNamespace(source=source, format=kind))
+        monkeypatch.setattr(pack("nodes.convert"), "Types", plain)
+        monkeypatch.setattr(pack("nodes.files"), "Types", plain)
 
 
 @pytest.fixture
-def folders(comfyui: str, tmp_path: Path) -> Iterator[Path]:
+def folders(comfyui: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """ComfyUI's input and output folders for one test."""
     import folder_paths
 
-    before = folder_paths.get_input_directory(), folder_paths.get_output_directory()
-    for name, place in (("input", folder_paths.set_input_directory), ("output", folder_paths.set_output_directory)):
+    for name in ("input", "output"):
         (tmp_path / name).mkdir()
-        place(str(tmp_path / name))
-    yield tmp_path
-    folder_paths.set_input_directory(before[0])
-    folder_paths.set_output_directory(before[1])
+        monkeypatch.setattr(folder_paths, f"get_{name}_directory", lambda name=name: str(tmp_path / name))
+    return tmp_path
 
 
 @pytest.fixture(scope="module")
-def ball(pack: Callable[[str], ModuleType]) -> nn.Module:
+def ball(core: ModuleType) -> nn.Module:
     """A field of one colour whose density is exp(5·exp(-|x|² / 0.02)) in the box ±0.3."""
-    from small_models import COLOR
-
-    core = pack("upfusion_core")
-    field = core.RadianceField(core.DistillConfig.draft().field)
-    with torch.no_grad():
-        field.mlp[-1].weight.zero_()
-        field.mlp[-1].bias.copy_(torch.tensor([0.0, *(math.log(value / (1 - value)) for value in COLOR)]))
-    return field.requires_grad_(False).eval()
+    return round_field(core, COLOR)

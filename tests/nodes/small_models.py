@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -14,12 +15,13 @@ from rule_weights import rule_tensor
 from safetensors.torch import save_file
 from torch import Tensor
 
-from upfusion_core import DistillConfig, RadianceField
 from upfusion_core.config import DiffusionConfig, DinoConfig, ModelConfig, UpSRTConfig, VaeConfig
 from upfusion_core.models.checkpoint import CONFIG_KEY, DEFAULT_EMBEDDING, EMPTY_EMBEDDING
 from upfusion_core.models.networks import build_networks
 from upfusion_core.models.networks import network_weights as weights_of
 
+Pack = Callable[[str], ModuleType]
+Run = Callable[..., tuple[Any, ...]]
 WIDTH = 48
 GUIDANCE = 4.0
 COLOR = (0.8, 0.4, 0.2)
@@ -28,23 +30,14 @@ COLOR = (0.8, 0.4, 0.2)
 
 def quarter_model() -> ModelConfig:
     """32 pixel images, an autoencoder of three levels (4 pixels a latent cell), as the bundled model has."""
+    upsrt = {"transformer_dim": WIDTH, "image_feature_dim": WIDTH, "num_heads": 4, "ff_dim": 96, "patches": (4, 4)}
+    upsrt |= {"encoder_layers": 1, "decoder_layers": 1, "num_freqs": 8, "start_freq": -2}
+    diffusion = {"model_channels": 32, "channel_mult": (1, 1, 2, 2), "context_dim": WIDTH, "hint_channels": WIDTH + 6}
     return ModelConfig(
         image_size=32,
         dino=DinoConfig(img_size=32, patch_size=8, embed_dim=WIDTH, depth=2, num_heads=4, layer=1),
-        upsrt=UpSRTConfig(
-            transformer_dim=WIDTH,
-            num_heads=4,
-            ff_dim=96,
-            encoder_layers=1,
-            decoder_layers=1,
-            image_feature_dim=WIDTH,
-            patches=(4, 4),
-            num_freqs=8,
-            start_freq=-2,
-        ),
-        diffusion=DiffusionConfig(
-            model_channels=32, channel_mult=(1, 1, 2, 2), context_dim=WIDTH, hint_channels=WIDTH + 6
-        ),
+        upsrt=UpSRTConfig(**upsrt),
+        diffusion=DiffusionConfig(**diffusion),
         vae=VaeConfig(ch=32, ch_mult=(1, 2, 2), num_res_blocks=1),
     )
 
@@ -58,13 +51,13 @@ def write_merged(path: Path, config: ModelConfig) -> Path:
     return path
 
 
-def write_round_field(path: Path) -> None:
-    """A field of a grey ball, see `ball` in conftest.py."""
-    field = RadianceField(DistillConfig.draft().field)
+def round_field(core: ModuleType, color: tuple[float, float, float]) -> Any:
+    """A field of a ball of one colour, of a module with upfusion_core's names; see `ball` in conftest.py."""
+    field = core.RadianceField(core.DistillConfig.draft().field)
     with torch.no_grad():
         field.mlp[-1].weight.zero_()
-        field.mlp[-1].bias.zero_()
-    field.save(path)
+        field.mlp[-1].bias.copy_(torch.tensor([0.0, *(math.log(value / (1 - value)) for value in color)]))
+    return field.requires_grad_(False).eval()
 
 
 @dataclass(frozen=True)
@@ -97,34 +90,27 @@ def k_sample(model: Any, positive: Any, negative: Any, latent: dict, steps: int 
     return model.get_model_object("latent_format").process_in(result["samples"])
 
 
-def conditioned(run_node: Callable, loaded: Loaded, cameras: Any = None, **options: Any) -> tuple[Any, Any, dict]:
-    cameras = loaded.cameras if cameras is None else cameras
-    return run_node(
-        "UpFusionConditioning", upfusion_model=loaded.upfusion, scene=loaded.scene, cameras=cameras, **options
-    )
+def conditioned(run_node: Run, loaded: Loaded, cameras: Any = None, **options: Any) -> tuple[Any, ...]:
+    given = {"upfusion_model": loaded.upfusion, "scene": loaded.scene, "cameras": cameras or loaded.cameras}
+    return run_node("UpFusionConditioning", **given, **options)
 
 
-class PlainMesh:
-    """ComfyUI's MESH as far as the nodes use it, for hosts that have a stub only."""
-
-    def __init__(
-        self,
-        vertices: Tensor,
-        faces: Tensor,
-        uvs: Tensor | None = None,
-        vertex_colors: Tensor | None = None,
-        **others: object,
-    ) -> None:
-        self.vertices, self.faces, self.uvs, self.vertex_colors = vertices, faces, uvs, vertex_colors
-        self.texture, self.unlit = others.get("texture"), others.get("unlit", False)
-        self.vertex_counts, self.face_counts = others.get("vertex_counts"), others.get("face_counts")
+def prior_of(pack: Pack, loaded: Loaded, model: Any = None) -> Any:
+    prompts = loaded.upfusion.prompts()
+    return pack("nodes.control").NativePrior(loaded.upfusion, model or loaded.model, loaded.vae, prompts)
 
 
-def a_mesh(**changes: object) -> SimpleNamespace:
+class PlainMesh(SimpleNamespace):
+    """ComfyUI's MESH as far as the nodes use it, for hosts that have a stub only; also whatever a test makes of it."""
+
+    def __init__(self, **parts: Any) -> None:
+        names = ("vertices", "faces", "uvs", "vertex_colors", "texture", "vertex_counts", "face_counts")
+        super().__init__(**(dict.fromkeys(names) | {"unlit": False} | parts))
+
+
+def a_mesh(**changes: Any) -> PlainMesh:
     """A MESH of a tetrahedron with a linear colour at each corner."""
     vertices = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]])
     faces = torch.tensor([[[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]]])
     colors = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [0, 0.2142, 0], [0, 0, 1]]])  # 0.2142 is 0.5 in sRGB
-    values = {"vertices": vertices, "faces": faces, "uvs": None, "vertex_colors": colors, "texture": None}
-    counts = {"vertex_counts": None, "face_counts": None, "unlit": False}
-    return SimpleNamespace(**(values | counts | changes))
+    return PlainMesh(**({"vertices": vertices, "faces": faces, "vertex_colors": colors} | changes))

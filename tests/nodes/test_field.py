@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 import trimesh
-from small_models import COLOR, Loaded, quarter_model
+from small_models import COLOR, Loaded, Pack, Run, quarter_model
 from torch import Tensor, nn
 
 pytestmark = pytest.mark.usefixtures("lines", "types", "folders")
 
 DISTILL, RENDER, EXTRACT = "UpFusionDistill", "UpFusionRenderField", "UpFusionExtractMesh"
+ORBIT = "UpFusionOrbitCameras"
 
 
-def kept(field: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in field.state_dict().items()}
+def weights(field: Any) -> Tensor:
+    return torch.cat([value.flatten() for value in field.state_dict().values()])
 
 
-def test_renders_show_the_ball_over_each_background(run_node: Callable, ball: nn.Module) -> None:
-    (cameras,) = run_node("UpFusionOrbitCameras", count=2)
-    before = kept(ball)
+def test_renders_show_the_ball_over_each_background(run_node: Run, ball: nn.Module) -> None:
+    (cameras,) = run_node(ORBIT, count=2)
+    before = weights(ball)
     for background, value in (("white", 1.0), ("grey", 0.5), ("black", 0.0)):
         images, masks, depth = run_node(RENDER, field=ball, cameras=cameras, size=32, background=background)
         assert images.shape == depth.shape == (2, 32, 32, 3)
-        assert masks.shape == (2, 32, 32)
         torch.testing.assert_close(images[0, 16, 16], torch.tensor(COLOR), atol=0.01, rtol=0)
         over = masks[..., None] * torch.tensor(COLOR) + (1 - masks[..., None]) * value
         torch.testing.assert_close(images, over, atol=1e-4, rtol=0)
@@ -39,12 +39,12 @@ def test_renders_show_the_ball_over_each_background(run_node: Callable, ball: nn
         assert torch.equal(depth[..., 0], depth[..., 1])
         # light stops before the middle of the ball, which is half way between nearest and furthest
         assert 0.5 < float(depth[0, 16, 16, 0]) < 0.5 + 0.3 / (2 * 0.3 * math.sqrt(3))
-    assert all(torch.equal(value, before[name]) for name, value in ball.state_dict().items())
+    assert torch.equal(weights(ball), before)
     assert not ball._forward_pre_hooks  # the cached field does not get what its working copy gets
 
 
-def test_a_view_does_not_depend_on_its_company(run_node: Callable, ball: nn.Module, lines: list[str]) -> None:
-    (cameras,) = run_node("UpFusionOrbitCameras", count=3, distance=1.2)
+def test_a_view_does_not_depend_on_its_company(run_node: Run, ball: nn.Module, lines: list[str]) -> None:
+    (cameras,) = run_node(ORBIT, count=3, distance=1.2)
     together = run_node(RENDER, field=ball, cameras=cameras, size=24)
     assert lines[-1] == "rendering: step 3/3"
     for index in range(3):
@@ -52,47 +52,20 @@ def test_a_view_does_not_depend_on_its_company(run_node: Callable, ball: nn.Modu
         assert all(torch.equal(one[0], many[index]) for one, many in zip(alone, together, strict=True))
 
 
-def test_less_memory_makes_the_same_picture(
-    run_node: Callable, ball: nn.Module, pack: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    camera = pack("upfusion_core").orbit_cameras(0.0)
-    expected = run_node(RENDER, field=ball, cameras=camera, size=16)
-    forward = type(ball).forward
-
-    def short_of_memory(self: nn.Module, points: torch.Tensor) -> object:
-        if points[..., 0].numel() > 20_000:
-            raise torch.cuda.OutOfMemoryError
-        return forward(self, points)
-
-    monkeypatch.setattr(type(ball), "forward", short_of_memory)
-    with pytest.warns(UserWarning, match="out of memory with 256 rays at a time; going on with 128"):
-        found = run_node(RENDER, field=ball, cameras=camera, size=16)
-    assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(found, expected, strict=True))
-
-
-def test_cancel_comes_between_the_rays_of_one_view(
-    run_node: Callable, ball: nn.Module, pack: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+def test_cancel_comes_between_the_rays_of_one_view_however_a_field_is_asked(
+    run_node: Run, ball: nn.Module, pack: Pack, core: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
 
     def cancel() -> None:
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) >= 3:
             raise InterruptedError
 
     monkeypatch.setattr(pack("nodes.field"), "check_interrupted", cancel)
     with pytest.raises(InterruptedError):
-        run_node(RENDER, field=ball, cameras=pack("upfusion_core").orbit_cameras(0.0), size=128)
+        run_node(RENDER, field=ball, cameras=core.orbit_cameras(0.0), size=128)
     assert len(calls) == 3
-
-
-def test_a_field_at_work_notices_cancel_however_it_is_asked(
-    pack: Callable[[str], ModuleType], ball: nn.Module, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def cancel() -> None:
-        raise InterruptedError
-
-    monkeypatch.setattr(pack("nodes.field"), "check_interrupted", cancel)
     own = pack("nodes.field")._working_copy(ball)
     for question in (own.density, own.color, own):
         with pytest.raises(InterruptedError):
@@ -100,26 +73,18 @@ def test_a_field_at_work_notices_cancel_however_it_is_asked(
     ball.density(torch.zeros(1, 3))  # the one in the socket stays as it is
 
 
-def test_the_mesh_lies_in_comfyui_s_frame(run_node: Callable, ball: nn.Module) -> None:
-    mesh, _ = run_node(EXTRACT, field=ball, resolution=48, threshold=12.0)
+def test_the_mesh_lies_in_comfyui_s_frame(run_node: Run, ball: nn.Module) -> None:
+    mesh, file = run_node(EXTRACT, field=ball, resolution=48, threshold=12.0)
     assert mesh.vertices.shape[0] == mesh.faces.shape[0] == 1
-    assert mesh.vertices.dtype == torch.float32
-    assert mesh.faces.dtype == torch.int64
-    assert mesh.unlit
-    assert mesh.uvs is None
-    torch.testing.assert_close(
-        mesh.vertices[0].norm(dim=-1), torch.full((mesh.vertices.shape[1],), 0.5), atol=0.02, rtol=0
-    )
+    assert (mesh.vertices.dtype, mesh.faces.dtype, mesh.unlit, mesh.uvs) == (torch.float32, torch.int64, True, None)
+    radii = mesh.vertices[0].norm(dim=-1)
+    torch.testing.assert_close(radii, torch.full_like(radii, 0.5), atol=0.02, rtol=0)
     assert float(mesh.vertices.abs().max()) <= 0.5 + 1e-6
     linear = torch.tensor([((value + 0.055) / 1.055) ** 2.4 for value in COLOR])
     torch.testing.assert_close(mesh.vertex_colors[0], linear.expand_as(mesh.vertex_colors[0]), atol=2e-3, rtol=0)
     corners = mesh.vertices[0][mesh.faces[0]]
     volume = (corners[:, 0] * torch.linalg.cross(corners[:, 1], corners[:, 2])).sum() / 6
     assert float(volume) == pytest.approx(4 / 3 * math.pi * 0.125, rel=0.03)  # positive: counter-clockwise outside
-
-
-def test_the_glb_is_the_same_mesh(run_node: Callable, ball: nn.Module) -> None:
-    mesh, file = run_node(EXTRACT, field=ball, resolution=32, threshold=12.0)
     assert file.format == "glb"
     source = file.get_source() if hasattr(file, "get_source") else file.source
     loaded = trimesh.load(io.BytesIO(source.read()), file_type="glb", force="mesh", process=False)
@@ -127,44 +92,31 @@ def test_the_glb_is_the_same_mesh(run_node: Callable, ball: nn.Module) -> None:
     assert len(loaded.faces) == mesh.faces.shape[1]
 
 
-def test_a_texture_is_srgb_and_has_its_own_places(run_node: Callable, ball: nn.Module) -> None:
+def test_a_texture_is_srgb_and_has_its_own_places(run_node: Run, ball: nn.Module) -> None:
     options = {"coloring": "texture", "texture_size": 64}
     mesh, _ = run_node(EXTRACT, field=ball, resolution=24, threshold=12.0, **options)
     assert mesh.texture.shape == (1, 64, 64, 3)
     assert mesh.uvs.shape == (1, mesh.vertices.shape[1], 2)
     assert mesh.vertex_colors is None  # glTF would multiply them with the texture
-    columns = (mesh.uvs[0, :, 0] * 64).long().clamp(0, 63)
-    lines = (mesh.uvs[0, :, 1] * 64).long().clamp(0, 63)  # v = 0 is the top row
+    columns, lines = (mesh.uvs[0] * 64).long().clamp(0, 63).unbind(-1)  # v = 0 is the top row
     found = mesh.texture[0, lines, columns]
     torch.testing.assert_close(found.median(0).values, torch.tensor(COLOR), atol=0.01, rtol=0)
 
 
 def test_a_textured_mesh_has_a_number_of_faces_by_itself(
-    run_node: Callable, ball: nn.Module, pack: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+    run_node: Run, ball: nn.Module, pack: Pack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pack("nodes.field"), "TEXTURED_FACES", 300)
+    options = ({}, {"coloring": "texture"}, {"coloring": "texture", "faces": 600}, {"faces": 200})
     settings = {"field": ball, "resolution": 24, "threshold": 12.0, "texture_size": 64}
-    colored, _ = run_node(EXTRACT, **settings)
-    textured, _ = run_node(EXTRACT, **settings, coloring="texture")
-    more, _ = run_node(EXTRACT, **settings, coloring="texture", faces=600)
-    assert textured.faces.shape[1] <= 300 < more.faces.shape[1] <= 600 < colored.faces.shape[1]
-
-
-def test_faces_are_at_most_so_many(run_node: Callable, ball: nn.Module) -> None:
-    pytest.importorskip("fast_simplification")
-    mesh, _ = run_node(EXTRACT, field=ball, resolution=24, threshold=12.0, faces=200)
-    assert 16 <= mesh.faces.shape[1] <= 200
-
-
-def test_no_surface_gets_a_sentence(run_node: Callable, ball: nn.Module) -> None:
-    with pytest.raises(ValueError, match="no density above 900"):
-        run_node(EXTRACT, field=ball, resolution=32, threshold=900.0)
+    colored, textured, more, few = (run_node(EXTRACT, **settings, **option)[0].faces.shape[1] for option in options)
+    assert textured <= 300 < more <= 600 < colored
+    assert 16 <= few <= 200
 
 
 @pytest.fixture
-def quick(pack: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(core: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Presets of a few steps."""
-    core, replace = pack("upfusion_core"), dataclasses.replace
     named = {name: core.DistillConfig.named(name) for name in ("draft", "fast", "reference")}
     draft = named["draft"].schedule
     fit = replace(draft.predicted_fit, iterations=4, points=2**11)
@@ -178,55 +130,55 @@ def quick(pack: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) ->
     field = named["draft"].field
     field = replace(field, grid=replace(field.grid, table_size=2**10, finest=64))
     small = {name: replace(named[name], schedule=schedule, field=field) for name, schedule in schedules.items()}
-    monkeypatch.setattr(core.DistillConfig, "named", small.__getitem__)
+    monkeypatch.setattr(core.DistillConfig, "named", lambda name, **changes: replace(small[name], **changes))
 
 
-def weights(field: Any) -> Tensor:
-    return torch.cat([value.flatten() for value in field.state_dict().values()])
+@pytest.fixture
+def distilled(loaded: Loaded, run_node: Run, quick: None) -> Callable[..., Any]:
+    """The field that UpFusion Distill makes in a prompt."""
+
+    def run(**changes: Any) -> Any:
+        with torch.inference_mode():
+            return run_node(DISTILL, **(loaded.inputs() | {"preset": "draft"} | changes))[0]
+
+    return run
 
 
 @pytest.mark.comfyui
 @pytest.mark.parametrize("preset", ["draft", "fast", "reference"])
-def test_a_field_is_distilled_in_a_prompt(loaded: Loaded, run_node: Callable, quick: None, preset: str) -> None:
+def test_a_field_is_distilled_in_a_prompt(run_node: Run, distilled: Callable[..., Any], preset: str) -> None:
+    field, again, other = (distilled(preset=preset, seed=seed) for seed in (3, 3, 2**64 - 1))
+    assert torch.isfinite(weights(field)).all()
+    assert torch.equal(weights(field), weights(again))
+    assert not torch.equal(weights(field), weights(other))
+    assert not any(parameter.requires_grad for parameter in field.parameters())
     with torch.inference_mode():
-        (field,) = run_node(DISTILL, **loaded.inputs(), preset=preset, seed=3)
-        (again,) = run_node(DISTILL, **loaded.inputs(), preset=preset, seed=3)
-        (other,) = run_node(DISTILL, **loaded.inputs(), preset=preset, seed=2**64 - 1)
-        assert torch.isfinite(weights(field)).all()
-        assert torch.equal(weights(field), weights(again))
-        assert not torch.equal(weights(field), weights(other))
-        assert not any(parameter.requires_grad for parameter in field.parameters())
-        (cameras,) = run_node("UpFusionOrbitCameras", count=1)
-        assert run_node("UpFusionRenderField", field=field, cameras=cameras, size=16)[0].shape == (1, 16, 16, 3)
+        (cameras,) = run_node(ORBIT, count=1)
+        assert run_node(RENDER, field=field, cameras=cameras, size=16)[0].shape == (1, 16, 16, 3)
 
 
 @pytest.mark.comfyui
 def test_it_distils_from_the_model_given_and_to_the_views_given(
-    loaded: Loaded, run_node: Callable, quick: None
+    loaded: Loaded, distilled: Callable[..., Any], core: ModuleType
 ) -> None:
     """A patch on MODEL, as a LoRA makes, changes the object; so do views to fit first, and prompts."""
-
-    def distilled(**changes: Any) -> Tensor:
-        return weights(run_node(DISTILL, **(loaded.inputs() | {"preset": "draft"} | changes))[0])
-
+    plain = weights(distilled())
+    patched = loaded.model.clone()
+    name = next(key for key in patched.model.state_dict() if key.endswith("out.2.weight"))
     with torch.inference_mode():
-        plain = distilled()
-        patched = loaded.model.clone()
-        name = next(key for key in patched.model.state_dict() if key.endswith("out.2.weight"))
         patched.add_patches({name: (torch.full_like(patched.model.state_dict()[name], 0.3),)}, 1.0)
-        assert not torch.allclose(plain, distilled(model=patched))
-        (cameras,) = run_node("UpFusionOrbitCameras", count=2)
-        images = torch.zeros(2, 64, 64, 3)
-        assert not torch.allclose(plain, distilled(images=images, cameras=cameras))
-        assert float(images.abs().max()) == 0
-        prompt = [[torch.ones(1, 77, quarter_model().diffusion.context_dim), {}]]
-        assert not torch.allclose(plain, distilled(positive=prompt))
-        assert torch.equal(plain, distilled())  # whatever ran in between
+    images = torch.zeros(2, 64, 64, 3)
+    prompt = [[torch.ones(1, 77, quarter_model().diffusion.context_dim), {}]]
+    views = {"images": images, "cameras": core.orbit_cameras([0.0, 180.0], 22.5)}
+    for changes in ({"model": patched}, views, {"positive": prompt}):
+        assert not torch.allclose(plain, weights(distilled(**changes)))
+    assert float(images.abs().max()) == 0
+    assert torch.equal(plain, weights(distilled()))  # whatever ran in between
 
 
 @pytest.mark.comfyui
 def test_cancel_stops_it_and_it_runs_again(
-    loaded: Loaded, run_node: Callable, quick: None, pack: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+    distilled: Callable[..., Any], pack: Pack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from comfy import model_management
 
@@ -237,40 +189,28 @@ def test_cancel_stops_it_and_it_runs_again(
         model_management.interrupt_current_processing(len(steps) == 1)
 
     monkeypatch.setattr(pack("nodes.host"), "send_line", line)
-    with torch.inference_mode():
-        with pytest.raises(model_management.InterruptProcessingException):
-            run_node(DISTILL, **loaded.inputs(), preset="draft")
-        assert steps == ["distilling: step 1/10"]
-        (field,) = run_node(DISTILL, **loaded.inputs(), preset="draft")
-        assert torch.isfinite(weights(field)).all()
-        assert steps[-1] == "distilling: step 10/10"
+    with pytest.raises(model_management.InterruptProcessingException):
+        distilled()
+    assert steps == ["distilling: step 1/10"]
+    assert torch.isfinite(weights(distilled())).all()
+    assert steps[-1] == "distilling: step 10/10"
 
 
-@pytest.mark.parametrize(
-    ("settings", "steps", "iterations"),
-    [
-        (("fast", 0), 10, None),
-        (("draft", 0), 10, None),
-        (("draft", 4), 4, None),
-        (("reference", 0), 30, 3000),
-        (("reference", 77), 30, 77),
-    ],
-)
-def test_what_the_presets_mean(
-    pack: Callable[[str], ModuleType], settings: tuple[str, int], steps: int, iterations: int | None
-) -> None:
-    config = pack("nodes.field").distill_config(*settings, guidance=5.0)
-    assert config.guidance == 5.0
-    assert config.schedule.steps == steps
-    assert getattr(config.schedule, "iterations", None) == iterations
-    assert config.preset == settings[0]
+PRESETS = [("fast", 0, 10), ("draft", 0, 10), ("draft", 4, 4), ("reference", 0, 3000), ("reference", 77, 77)]
 
 
-def test_views_and_cameras_belong_together(pack: Callable[[str], ModuleType]) -> None:
-    given_views, cameras = pack("nodes.field").given_views, pack("upfusion_core").orbit_cameras([0.0, 90.0])
+@pytest.mark.parametrize(("preset", "asked", "expected"), PRESETS)
+def test_what_the_presets_mean(pack: Pack, preset: str, asked: int, expected: int) -> None:
+    config = pack("nodes.field").distill_config(preset, asked, guidance=5.0)
+    assert (config.guidance, config.preset) == (5.0, preset)
+    assert getattr(config.schedule, "iterations", config.schedule.steps) == expected
+    assert preset != "reference" or config.schedule.steps == 30
+
+
+def test_views_and_cameras_belong_together(pack: Pack, core: ModuleType) -> None:
+    given_views, cameras = pack("nodes.field").given_views, core.orbit_cameras([0.0, 90.0])
     assert given_views(None, None) is None
-    views = given_views(torch.full((2, 8, 8, 3), 0.25), cameras)
-    assert views.rgb.shape == (2, 3, 8, 8)
+    assert given_views(torch.full((2, 8, 8, 3), 0.25), cameras).rgb.shape == (2, 3, 8, 8)
     for images, given, message in (
         (None, cameras, "got cameras only; connect images too"),
         (torch.zeros(2, 8, 8, 3), None, "got images only; connect cameras too"),

@@ -1,29 +1,36 @@
-"""The native half in a real ComfyUI, against the library: the same numbers from the same noise."""
+"""The native half in a real ComfyUI: the library's numbers from the same noise, and our control in stock samplers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-from small_models import GUIDANCE, Loaded, conditioned, k_sample, relative
+from small_models import GUIDANCE, Loaded, Pack, Run, conditioned, k_sample, prior_of, relative
+from torch import Tensor
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.usefixtures("as_in_a_prompt")]
 
 
 def test_a_file_without_text_encoder_loads_with_its_own_ratio(loaded: Loaded) -> None:
+    from comfy.latent_formats import SD15
+
     assert loaded.clip is None
     assert loaded.vae.spacial_compression_decode() == loaded.vae.spacial_compression_encode() == 4
     pictures = loaded.vae.decode(torch.zeros(2, 4, 8, 8))
     assert pictures.shape == (2, 32, 32, 3)
     assert loaded.vae.encode(pictures).shape == (2, 4, 8, 8)
-    assert loaded.model.get_model_object("latent_format").scale_factor == 0.18215
     assert [patcher.model_size() > 0 for patcher in loaded.upfusion.get_models()] == [True] * 3
+    latent_format = loaded.model.get_model_object("latent_format")
+    assert (latent_format.scale_factor, latent_format.spacial_downscale_ratio) == (0.18215, 4)
+    assert torch.tensor(latent_format.latent_rgb_factors).shape == (4, 3)
+    assert latent_format.latent_rgb_factors != SD15().latent_rgb_factors
 
 
-def test_previews_show_the_colours_of_a_linear_autoencoder(pack: Callable) -> None:
+def test_previews_show_the_colours_of_a_linear_autoencoder(pack: Pack) -> None:
     mixing = torch.tensor([[1.0, 0, 2, 1], [0, 3, 1, 0], [2, 1, 0, 1]])
 
     class Linear:
@@ -40,17 +47,8 @@ def test_previews_show_the_colours_of_a_linear_autoencoder(pack: Callable) -> No
     torch.testing.assert_close(shown, 2 * colors - 1, atol=1e-4, rtol=0)
 
 
-def test_the_latent_format_is_the_autoencoder_s(loaded: Loaded) -> None:
-    from comfy.latent_formats import SD15
-
-    latent_format = loaded.model.get_model_object("latent_format")
-    assert latent_format.spacial_downscale_ratio == 4
-    assert torch.tensor(latent_format.latent_rgb_factors).shape == (4, 3)
-    assert latent_format.latent_rgb_factors != SD15().latent_rgb_factors
-
-
 def test_a_folder_with_text_encoder_gives_a_clip(
-    node_classes: dict[str, type], pack: Callable, models_folder: Path, small_weights: Path
+    run_node: Run, pack: Pack, core: ModuleType, models_folder: Path, small_weights: Path
 ) -> None:
     (models_folder / "sub").mkdir()
     (models_folder / "sub" / "small").symlink_to(small_weights)
@@ -58,8 +56,8 @@ def test_a_folder_with_text_encoder_gives_a_clip(
     assert names[0] == "mini"
     assert "sub/small" in names
     assert not any("upsrt" in name for name in names)
-    upfusion, model, clip, vae = node_classes["UpFusionLoadModel"].execute("sub/small", "float32").args
-    library = pack("upfusion_core").UpFusion.load(small_weights, device="cpu", dtype=torch.float32)
+    upfusion, model, clip, vae = run_node("UpFusionLoadModel", weights="sub/small", precision="float32")
+    library = core.UpFusion.load(small_weights, device="cpu", dtype=torch.float32)
     prompt = "a high quality image with a white background"
     for text, expected in zip(upfusion.text, library.text_embeddings(), strict=True):
         torch.testing.assert_close(text, expected, atol=2e-5, rtol=0)
@@ -69,16 +67,9 @@ def test_a_folder_with_text_encoder_gives_a_clip(
     assert vae.spacial_compression_decode() == 8
 
 
-def test_a_missing_file_is_named_with_folder_and_address(node_classes: dict[str, type]) -> None:
-    with pytest.raises(ValueError, match=r"lost\.safetensors is not in .*models.*upfusion3d/upfusion"):
-        node_classes["UpFusionLoadModel"].execute("lost.safetensors", "auto")
-
-
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
-def test_half_precision_is_kept_and_computed_in_full_on_a_cpu(
-    node_classes: dict[str, type], loaded: Loaded, precision: str
-) -> None:
-    upfusion, model, _, _ = node_classes["UpFusionLoadModel"].execute("quarter.safetensors", precision).args
+def test_half_precision_is_kept_and_computed_in_full_on_a_cpu(run_node: Run, loaded: Loaded, precision: str) -> None:
+    upfusion, model, _, _ = run_node("UpFusionLoadModel", weights="quarter.safetensors", precision=precision)
     dtype = getattr(torch, precision)
     assert upfusion.controlnet.model.input_hint_block[0].weight.dtype == dtype
     assert model.model.diffusion_model.dtype == dtype
@@ -87,7 +78,7 @@ def test_half_precision_is_kept_and_computed_in_full_on_a_cpu(
     assert 0 < relative(tokens, loaded.scene.tokens) < 0.02
 
 
-def test_the_first_stage_is_the_library_s(run_node: Callable, loaded: Loaded) -> None:
+def test_the_first_stage_is_the_library_s(run_node: Run, loaded: Loaded) -> None:
     expected = loaded.library.encode(loaded.scene.views)
     torch.testing.assert_close(loaded.scene.tokens, expected.tokens, atol=1e-5, rtol=1e-5)
     assert loaded.scene.model_id == expected.model_id
@@ -97,11 +88,9 @@ def test_the_first_stage_is_the_library_s(run_node: Callable, loaded: Loaded) ->
     torch.testing.assert_close(images.movedim(-1, 1), ghost, atol=1e-5, rtol=0)
 
 
-def test_the_photos_cameras_are_the_library_s(pack: Callable, run_node: Callable, loaded: Loaded) -> None:
-    estimate_photo_cameras = pack("upfusion_core").estimate_photo_cameras
-    with torch.inference_mode():
-        cameras, report = run_node("UpFusionPhotoCameras", upfusion_model=loaded.upfusion, scene=loaded.scene)
-    expected = estimate_photo_cameras(loaded.library, loaded.library.encode(loaded.scene.views))
+def test_the_photos_cameras_are_the_library_s(core: ModuleType, run_node: Run, loaded: Loaded) -> None:
+    cameras, report = run_node("UpFusionPhotoCameras", upfusion_model=loaded.upfusion, scene=loaded.scene)
+    expected = core.estimate_photo_cameras(loaded.library, loaded.library.encode(loaded.scene.views))
     torch.testing.assert_close(cameras.camera_to_world, expected.cameras.camera_to_world, atol=1e-2, rtol=0)
     lines = report.splitlines()
     assert len(lines) == len(expected)
@@ -109,14 +98,8 @@ def test_the_photos_cameras_are_the_library_s(pack: Callable, run_node: Callable
     assert all(line.startswith(f"photo {number}: azimuth ") for number, line in enumerate(lines, start=1))
 
 
-def prior_of(pack: Callable, loaded: Loaded, model: Any = None) -> Any:
-    return pack("nodes.control").NativePrior(
-        loaded.upfusion, model or loaded.model, loaded.vae, *loaded.upfusion.prompts()
-    )
-
-
 @pytest.mark.parametrize("guidance", [1.0, GUIDANCE])
-def test_predicted_noise_is_the_library_s(pack: Callable, loaded: Loaded, guidance: float) -> None:
+def test_predicted_noise_is_the_library_s(pack: Pack, loaded: Loaded, guidance: float) -> None:
     stages = loaded.upfusion.stages(prior_of(pack, loaded))
     cond = stages.condition(loaded.scene, loaded.cameras)
     latents = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -125,7 +108,7 @@ def test_predicted_noise_is_the_library_s(pack: Callable, loaded: Loaded, guidan
         assert relative(eps, loaded.library.predict_noise(latents, timestep, cond, guidance)) < 1e-4
 
 
-def test_images_and_latents_are_the_library_s(pack: Callable, loaded: Loaded) -> None:
+def test_images_and_latents_are_the_library_s(pack: Pack, loaded: Loaded) -> None:
     prior, generator = prior_of(pack, loaded), torch.Generator().manual_seed(2)
     rgb, noise = torch.rand(2, 3, 32, 32, generator=generator), torch.randn(2, 4, 8, 8, generator=generator)
     for drawn in (None, noise):
@@ -134,26 +117,23 @@ def test_images_and_latents_are_the_library_s(pack: Callable, loaded: Loaded) ->
     torch.testing.assert_close(prior.decode(noise), loaded.library.prior.decode(noise), atol=1e-4, rtol=0)
 
 
-def test_the_library_s_loop_gives_the_same_views_on_both_priors(pack: Callable, loaded: Loaded) -> None:
+def test_the_library_s_loop_gives_the_same_views_on_both_priors(pack: Pack, loaded: Loaded) -> None:
     options = {"steps": 4, "guidance": GUIDANCE, "seeds": [7, 8, 9, 10]}
     native = loaded.upfusion.stages(prior_of(pack, loaded)).sample(loaded.scene, loaded.cameras, **options)
-    torch.testing.assert_close(
-        native.rgb, loaded.library.sample(loaded.scene, loaded.cameras, **options).rgb, atol=1e-3, rtol=0
-    )
+    expected = loaded.library.sample(loaded.scene, loaded.cameras, **options)
+    torch.testing.assert_close(native.rgb, expected.rgb, atol=1e-3, rtol=0)
 
 
-def test_ksampler_walks_the_library_s_ddim(run_node: Callable, pack: Callable, loaded: Loaded) -> None:
+def test_ksampler_walks_the_library_s_ddim(run_node: Run, pack: Pack, loaded: Loaded) -> None:
     """All steps but the last, which goes to noise 0 in ComfyUI and to the table's first entry in the release."""
     from comfy.sample import prepare_noise
     from comfy.samplers import ddim_scheduler
 
-    steps = 10
+    steps, schedule = 10, pack("upfusion_core.pipeline.sampling")
     positive, negative, latent = conditioned(run_node, loaded)
     sampling = loaded.model.get_model_object("model_sampling")
     sigmas = ddim_scheduler(sampling, steps)
-    schedule = pack("upfusion_core.pipeline.sampling")
-    times = schedule.ddim_timesteps(steps)[::-1]
-    assert [int(time) for time in sampling.timestep(sigmas[:-1])] == times
+    assert [int(time) for time in sampling.timestep(sigmas[:-1])] == schedule.ddim_timesteps(steps)[::-1]
     noise = prepare_noise(latent["samples"], 3, latent["batch_index"])
     walk, cond = schedule.make_scheduler("ddim", steps), loaded.library.condition(loaded.scene, loaded.cameras)
     x = noise * sigmas[0] / (1 + sigmas[0] ** 2).sqrt()  # ComfyUI starts from sigma times the noise
@@ -162,6 +142,141 @@ def test_ksampler_walks_the_library_s_ddim(run_node: Callable, pack: Callable, l
         if index in (0, steps // 2, steps - 2):
             options = {"last_step": index + 1, "force_full_denoise": False}
             latents = k_sample(loaded.model, positive, negative, latent, steps, **options)
-            sigma = sigmas[index + 1]
-            scaled = latents / (1 + sigma**2).sqrt()
-            assert relative(scaled, x) < 1e-3, f"step {index + 1}"
+            assert relative(latents / (1 + sigmas[index + 1] ** 2).sqrt(), x) < 1e-3, f"step {index + 1}"
+
+
+def counted(model: Any) -> tuple[Any, list[int]]:
+    """A clone of the MODEL, and the batches of the calls that its UNet gets."""
+    clone, batches = model.clone(), []
+
+    def call(apply_model: Callable, arguments: dict[str, Any]) -> Tensor:
+        batches.append(len(arguments["input"]))
+        return apply_model(arguments["input"], arguments["timestep"], **arguments["c"])
+
+    clone.set_model_unet_function_wrapper(call)
+    return clone, batches
+
+
+def added_residuals(value: float) -> Any:
+    """A ControlNet as ComfyUI's own are that adds `value` to all of the UNet's skip connections and its middle."""
+    from comfy.controlnet import ControlBase
+
+    class Constant(ControlBase):
+        def get_control(self, x_noisy: Tensor, t: Tensor, cond: dict, batched: int, options: dict) -> Any:
+            before = None
+            if self.previous_controlnet is not None:
+                before = self.previous_controlnet.get_control(x_noisy, t, cond, batched, options)
+            levels = [(32, 0)] * 3 + [(32, 1)] * 3 + [(32, 2)] + [(64, 2)] * 2 + [(64, 3)] * 4
+            batch, _, height, width = x_noisy.shape
+            made = [torch.full((batch, many, height >> level, width >> level), value) for many, level in levels]
+            return self.control_merge({"input": [], "middle": made[-1:], "output": made[:-1]}, before, None)
+
+        def copy(self) -> Any:
+            other = Constant()
+            self.copy_to(other)
+            return other
+
+    return Constant()
+
+
+@pytest.fixture(scope="module")
+def four(run_node: Run, loaded: Loaded) -> tuple[Any, Any, dict]:
+    return conditioned(run_node, loaded)
+
+
+@pytest.fixture(scope="module")
+def sampled(loaded: Loaded, four: tuple) -> Tensor:
+    return k_sample(loaded.model, *four)
+
+
+def test_four_cameras_are_one_call_a_step(loaded: Loaded, four: tuple, sampled: Tensor) -> None:
+    assert four[2]["samples"].shape == (4, 4, 8, 8)
+    assert four[2]["batch_index"] == [0, 1, 2, 3]
+    model, batches = counted(loaded.model)
+    torch.testing.assert_close(k_sample(model, *four, steps=4), sampled)
+    assert batches == [8, 8, 8, 8]  # both halves of guidance, four cameras each
+
+
+def test_a_camera_alone_is_the_same_view(run_node: Run, loaded: Loaded, sampled: Tensor) -> None:
+    for index in range(4):
+        positive, negative, latent = conditioned(run_node, loaded, loaded.cameras[index])
+        alone = k_sample(loaded.model, positive, negative, {**latent, "batch_index": [index]})
+        assert relative(alone, sampled[index : index + 1]) < 1e-3
+    assert relative(sampled[:1], sampled[1:2]) > 0.1
+
+
+def test_one_box_paints_what_the_three_nodes_paint(run_node: Run, loaded: Loaded, sampled: Tensor) -> None:
+    inputs = loaded.inputs() | {"cameras": loaded.cameras, "seed": 3, "steps": 4, "guidance": 4.0}
+    expected = loaded.vae.decode(loaded.model.get_model_object("latent_format").process_out(sampled))
+    for batch_size in (4, 3):
+        (images,) = run_node("UpFusionSampleViews", batch_size=batch_size, **inputs)
+        torch.testing.assert_close(images, expected, atol=1e-3, rtol=0)
+
+
+def test_strength_and_range_of_steps_are_honoured(run_node: Run, loaded: Loaded, four: tuple, sampled: Tensor) -> None:
+    plain = k_sample(loaded.model, *loaded.upfusion.prompts(), four[2])
+    options = ({"strength": 0.0}, {"start": 1.0, "end": 1.0}, {"strength": 0.5}, {"end": 0.5})
+    off, never, half, first = (k_sample(loaded.model, *conditioned(run_node, loaded, **option)) for option in options)
+    torch.testing.assert_close(off, plain, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(never, plain, atol=1e-6, rtol=1e-5)
+    assert relative(sampled, plain) > relative(half, plain) > 1e-3
+    assert relative(first, plain) > 1e-3
+    assert relative(first, sampled) > 1e-3
+
+
+def test_a_stock_controlnet_before_or_after_adds_its_residuals(
+    run_node: Run, loaded: Loaded, four: tuple, sampled: Tensor
+) -> None:
+    import nodes
+
+    apply = nodes.ControlNetApplyAdvanced().apply_controlnet
+    picture = torch.zeros(1, 32, 32, 3)
+    after = apply(*four[:2], added_residuals(0.3), picture, 1.0, 0.0, 1.0)
+    before = apply(*loaded.upfusion.prompts(), added_residuals(0.3), picture, 1.0, 0.0, 1.0)
+    chained = conditioned(run_node, loaded, positive=before[0], negative=before[1])
+    model, batches = counted(loaded.model)
+    one, other = k_sample(model, *after, four[2]), k_sample(loaded.model, *chained)
+    assert batches == [8] * 4
+    torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    assert relative(one, sampled) > 1e-3
+    control = after[0][0][1]["control"]
+    assert control.previous_controlnet is four[0][0][1]["control"]
+
+
+def test_a_lora_on_the_model_changes_views(run_node: Run, loaded: Loaded, sampled: Tensor) -> None:
+    import comfy.sd
+
+    name = "diffusion_model.output_blocks.3.1.transformer_blocks.0.attn2.to_v"
+    rows, columns = loaded.model.model.get_parameter(f"{name}.weight").shape
+    generator = torch.Generator().manual_seed(4)
+    up, down = torch.randn(rows, 4, generator=generator), torch.randn(4, columns, generator=generator)
+    lora = {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down}
+    patched, _ = comfy.sd.load_lora_for_models(loaded.model, None, lora, 1.0, 0.0)
+    assert relative(k_sample(patched, *conditioned(run_node, loaded)), sampled) > 1e-3
+    torch.testing.assert_close(k_sample(loaded.model, *conditioned(run_node, loaded)), sampled)
+
+
+def test_misuse_gets_a_sentence(run_node: Run, loaded: Loaded, four: tuple) -> None:
+    positive, negative, latent = four
+    stripped = [[positive[0][0], {"control": positive[0][1]["control"]}]]
+    for *conditions, samples, message in (
+        (positive, negative, torch.zeros(3, 4, 8, 8), "for 4 cameras, got a batch of 3 latents"),
+        (positive, negative, torch.zeros(4, 4, 16, 16), "latents of 8 x 8 cells, got"),
+        (stripped, stripped, latent["samples"], "control but not its conditions"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            k_sample(loaded.model, *conditions, {"samples": samples})
+    with pytest.raises(ValueError, match="holds UpFusion's conditions already"):
+        conditioned(run_node, loaded, positive=positive)
+    again = {"samples": torch.zeros(8, 4, 8, 8)}  # every camera twice, as Repeat Latent Batch gives them
+    assert k_sample(loaded.model, positive, negative, again, steps=1).shape == (8, 4, 8, 8)
+
+
+def test_inputs_are_not_changed_and_constants_do_not_stay(run_node: Run, loaded: Loaded, four: tuple) -> None:
+    prompts = loaded.upfusion.prompts()
+    conditioned(run_node, loaded, positive=prompts[0], negative=prompts[1])
+    assert prompts[0][0][1] == {}
+    k_sample(loaded.model, *four, steps=1)
+    control = four[0][0][1]["control"]
+    assert control is four[1][0][1]["control"]
+    assert control._constants is control.model_sampling is None

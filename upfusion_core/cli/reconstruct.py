@@ -1,47 +1,47 @@
-"""`upfusion reconstruct`: photos -> novel views -> radiance field -> mesh; and `upfusion mesh`, the last step again."""
+"""`upfusion reconstruct`: photos -> views -> radiance field -> mesh; `upfusion demo`: the same beside the truth."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..config import DistillConfig, FastSchedule, RaySampling, ReferenceSchedule
-from ..config.commands import Mesh, Reconstruct, Sampler, Surface
+from ..config.options import Demo, Photos, Reconstruct, Sampler, Surface
 from ..field.radiance import RadianceField, load_field
 from ..field.rendering import OccupancyGrid, render_views
-from ..geometry import orbit_cameras
-from ..pipeline.pose import PhotoCameras, estimate_photo_cameras
+from ..pipeline.examples import example_views
+from ..pipeline.pose import estimate_photo_cameras
 from ..pipeline.sampling import make_scheduler
-from ..support.devices import resolve_device
+from ..support.checks import check_shape
+from ..support.devices import existing_device
 from ..support.errors import InputError
-from ..support.files import check_target
-from ..support.images import contact_sheet, save_png
+from ..support.images import contact_sheet, to_8bit
 from ..surface.extract import require_packages
-from ..surface.mesh import MeshAsset, mesh_files, mesh_names
-from ..surface.mesh import save_mesh as write_mesh
+from ..surface.mesh import mesh_files
 from ..types import Cameras, OnStep, SceneEncoding
-from .console import answer, duration, progress
-from .inputs import ReadPhotos, load_model, opened
-from .options import recorded
-from .run import Run, locked, recorded_files, refuse_existing
-from .views import encode, sample_views, save_photos, save_video, saved_views
+from .console import duration, progress, say
+from .files import extracted
+from .inputs import opened
+from .run import Run
+from .views import encoded, orbit_of, sample_views, save_video, saved_pictures, write_png
 
 if TYPE_CHECKING:
     from ..pipeline.upfusion import UpFusion
 
 FIELD_NAME = "field.safetensors"
-CHECKPOINT_NAME = "field.checkpoint"
-PREVIEW_NAME = "preview.png"
-PHOTO_CAMERAS_NAME = "photo_cameras.json"
-TURNTABLE_FRAMES = 32
-TURNTABLE_ELEVATION_DEGREES = 22.5
+TURNTABLE_FRAMES, ELEVATION_DEGREES = 32, 22.5
 TURNTABLE_SAMPLING = RaySampling(uniform=128, importance=64)  # fewer miss thin surfaces, which shows as rings
+PREDICTION_SIZE, SHEET_SIZE, DEMO_TURNTABLE_SIZE, DEMO_PREVIEW_EVERY = 64, 128, 96, 50
+DEMO_SURFACE = Surface(resolution=128, texture_size=0)
 
 
 def run_reconstruct(command: Reconstruct, given: frozenset[str]) -> None:
@@ -52,14 +52,17 @@ def run_reconstruct(command: Reconstruct, given: frozenset[str]) -> None:
         if not run.already_finished:
             field = finished_field(run, command.networks.device)
             if field is None:
-                field = _field(run, command, photos, config)
-            else:
-                run.begin()
+                model, scene = encoded(run, command.networks, command.sampler, photos, command.photo_elevation)
+                if command.views:
+                    cameras = orbit_of(command.views, command.photo_elevation)
+                    sample_views(run, model, scene, cameras, command.sampler)
+                    write_png(run, "views.png", contact_sheet(saved_pictures(run, "views", command.views)))
+                field = fit_field(run, model, scene, config, command.sampler, command.preview_every)
             save_turntable(run, field, command.turntable_size)
             save_mesh(run, field, command.surface, command.formats)
-        run.tell(f"Reconstruction in {run.folder} ({duration(run.seconds)})")
-        meshes = (f"mesh.{kind}" for kind in ("glb", "obj", "ply", "stl"))
-        run.tell_files(*meshes, "turntable.gif", "views.png", "photos.png", FIELD_NAME)
+        meshes = [f"mesh.{kind}" for kind in ("glb", "obj", "ply", "stl")]
+        files = (*meshes, "turntable.gif", "views.png", "photos.png", FIELD_NAME)
+        run.tell(f"Reconstruction in {run.folder} ({duration(run.record.seconds)})", *files)
         backend = getattr(run.record, "grid_backend", None)
         if backend is not None:
             run.tell(f"  field computed by {backend}")
@@ -90,53 +93,35 @@ def sampled_by(config: DistillConfig, sampler: Sampler) -> DistillConfig:
     return replace(config, schedule=schedule, guidance=guidance, batch_size=sampler.batch_size)
 
 
-def _field(run: Run, command: Reconstruct, photos: ReadPhotos, config: DistillConfig) -> RadianceField:
-    model = load_model(command.networks, command.sampler)
-    run.begin()
-    views = photos.prepared(model.image_size)
-    save_photos(run, views)
-    scene = encode(run, model, views, command.photo_elevation)
-    if command.views:
-        azimuths = [360.0 * index / command.views for index in range(command.views)]
-        cameras = orbit_cameras(azimuths, command.photo_elevation)
-        sample_views(run, model, scene, cameras, command.sampler)
-        if not run.has("views.png"):
-            with run.writing("views.png") as path:
-                save_png(path, contact_sheet(saved_views(run, len(cameras))))
-    settings = recorded(command, "settings")
-    return fit_field(run, model, scene, config, command.sampler, settings, command.preview_every)
-
-
 def finished_field(run: Run, device: str) -> RadianceField | None:
-    """The field that an earlier attempt finished, or None."""
+    """The field that an earlier attempt finished, with which the run goes on; or None."""
     if not (run.resumed and FIELD_NAME in run.record.files):
         return None
-    return load_field(run.folder / FIELD_NAME, device=resolve_device(device)).field
+    field = load_field(run.folder / FIELD_NAME, device=existing_device(device)).field
+    run.begin()
+    return field
 
 
 def fit_field(
-    run: Run,
-    model: UpFusion,
-    scene: SceneEncoding,
-    config: DistillConfig,
-    sampler: Sampler,
-    settings: dict[str, Any],
-    preview_every: int,
+    run: Run, model: UpFusion, scene: SceneEncoding, config: DistillConfig, sampler: Sampler, preview_every: int
 ) -> RadianceField:
-    """field.safetensors with `settings` in it, and preview.png on the way; goes on from the checkpoint of an earlier
-    attempt."""
+    """field.safetensors, and preview.png on the way; goes on from the checkpoint of an earlier attempt."""
     from ..pipeline.distill import distill_cameras
 
-    checkpoint = run.temporary(CHECKPOINT_NAME)
+    checkpoint = run.temporary("field.checkpoint")
     run.note(distillation=config.to_dict())
     with run.stage("field"), progress(f"Fitting the field ({config.preset})") as advance:
 
         def on_step(step: int, total: int, preview: Callable[[], Tensor] | None) -> None:
             advance(step, total, preview)
             if preview is not None and preview_every and step % preview_every == 0:
-                with run.writing(PREVIEW_NAME, keep=False) as path:
-                    save_png(path, preview())
+                write_png(run, "preview.png", preview(), keep=False)
 
+        schedule, found = config.schedule, None
+        if isinstance(schedule, FastSchedule) and schedule.all_photos and scene.views is not None:
+            found = estimate_photo_cameras(model, scene)
+            with run.writing("photo_cameras.json", keep=False) as path:
+                path.write_text(json.dumps(found.to_list(), indent=2) + "\n", encoding="utf-8")
         field = model.distill(
             scene,
             config,
@@ -144,33 +129,20 @@ def fit_field(
             on_step=on_step,
             checkpoint=checkpoint,
             prompt=sampler.prompt,
-            photo_cameras=_photo_cameras(run, model, scene, config),
+            photo_cameras=found,
         )
         with run.writing(FIELD_NAME) as path:
-            field.save(path, cameras=distill_cameras(scene, config, sampler.seed), settings=settings)
+            field.save(path, cameras=distill_cameras(scene, config, sampler.seed), settings=run.record.settings)
     run.note(grid_backend=str(field.backend))
-    run.discard(CHECKPOINT_NAME)
+    checkpoint.unlink(missing_ok=True)
     return field
-
-
-def _photo_cameras(run: Run, model: UpFusion, scene: SceneEncoding, config: DistillConfig) -> PhotoCameras | None:
-    """Where the photos were taken from, also as photo_cameras.json, where the preset makes use of it."""
-    if not isinstance(config.schedule, FastSchedule) or not config.schedule.all_photos or scene.views is None:
-        return None
-    found = estimate_photo_cameras(model, scene)
-    if not run.has(PHOTO_CAMERAS_NAME):
-        with run.writing(PHOTO_CAMERAS_NAME, keep=False) as path:
-            path.write_text(json.dumps(found.to_list(), indent=2) + "\n", encoding="utf-8")
-    return found
 
 
 def save_turntable(run: Run, field: RadianceField, size: int) -> None:
     """turntable.gif: the field from all round."""
     if run.finished("turntable"):
         return
-    cameras = orbit_cameras(
-        [360.0 * index / TURNTABLE_FRAMES for index in range(TURNTABLE_FRAMES)], TURNTABLE_ELEVATION_DEGREES
-    )
+    cameras = orbit_of(TURNTABLE_FRAMES, ELEVATION_DEGREES)
     with run.stage("turntable"), progress("Rendering the turntable") as on_step:
         frames = rendered(field, cameras, size, on_step)
         with run.writing("turntable.gif") as path:
@@ -195,7 +167,7 @@ def save_mesh(run: Run, field: RadianceField, surface: Surface, formats: tuple[s
     if run.finished("mesh"):
         return
     with run.stage("mesh"):
-        mesh = _extracted(field, surface)
+        mesh = extracted(field, surface)
         for kind in dict.fromkeys(formats):
             with ExitStack() as stack:  # renamed in reverse order: the mesh that names the others comes last
                 for name, content in reversed(mesh_files(mesh, f"mesh.{kind}").items()):
@@ -203,33 +175,68 @@ def save_mesh(run: Run, field: RadianceField, surface: Surface, formats: tuple[s
         run.note(mesh={"vertices": len(mesh.vertices), "faces": len(mesh.faces)})
 
 
-def _extracted(field: RadianceField, surface: Surface) -> MeshAsset:
-    with progress("Extracting the mesh") as on_step:
-        return field.extract_mesh(
-            surface.resolution,
-            surface.threshold,
-            texture_size=surface.texture_size or None,
-            faces=surface.faces,
-            on_step=on_step,
-        )
+def run_demo(command: Demo, given: frozenset[str]) -> None:
+    """Everything, in the run's folder; finished stages of a continued run are left as they are."""
+    start = time.monotonic()
+
+    def photos_of(command: Demo) -> Photos:
+        return Photos(example_views(command.object, command.photos).paths)
+
+    with opened("demo", command, given, photos_of) as (run, command, photos):
+        example = example_views(command.object, command.photos)
+        cameras, sampler = example.cameras, command.sampler
+        if not run.already_finished:
+            field = finished_field(run, command.networks.device)
+            if field is None:
+                config = sampled_by(DistillConfig.fast(), sampler)
+                model, scene = encoded(run, command.networks, sampler, photos, ELEVATION_DEGREES)
+                run.note(example=example.name)
+                if not run.finished("prediction"):
+                    rgb = model.predict(scene, cameras, size=PREDICTION_SIZE, pixel_centers=True)
+                    with run.stage("prediction"):
+                        for index, picture in enumerate(rgb):
+                            write_png(run, f"predictions/{index:03d}.png", picture, keep=False)
+                        write_png(run, "truth.png", contact_sheet(example.truth), keep=False)
+                        write_png(run, "prediction.png", contact_sheet(rgb), keep=False)
+                    say(f"First picture after {duration(time.monotonic() - start)}: {run.folder / 'prediction.png'}")
+                sample_views(run, model, scene, cameras, sampler)
+                write_png(run, "views.png", contact_sheet(saved_pictures(run, "views", len(cameras))))
+                field = fit_field(run, model, scene, config, sampler, DEMO_PREVIEW_EVERY)
+            if not run.finished("sheet"):
+                with run.stage("sheet"), progress("Rendering the contact sheet") as on_step:
+                    columns = {
+                        "photos": example.photos,
+                        "truth": example.truth,
+                        "prediction": saved_pictures(run, "predictions", len(cameras)),
+                        "2D samples": saved_pictures(run, "views", len(cameras)),
+                        "3D field": rendered(field, cameras, SHEET_SIZE, on_step),
+                    }
+                    rows = [f"view {index + 1}" for index in range(len(cameras))]
+                    write_png(run, "sheet.png", labelled_sheet(columns, rows, SHEET_SIZE))
+            save_turntable(run, field, DEMO_TURNTABLE_SIZE)
+            save_mesh(run, field, DEMO_SURFACE, ("glb",))
+        files = ("sheet.png", "prediction.png", "views.png", "turntable.gif", "mesh.glb", "truth.png", FIELD_NAME)
+        run.tell(f"Demo in {run.folder} ({duration(run.record.seconds)})", *files)
 
 
-def run_mesh(command: Mesh, given: frozenset[str]) -> None:
-    """Writes the mesh, and its record beside it."""
-    output, surface = command.output, command.surface
-    check_target(output)
-    with locked(output.parent, output.name):
-        record_path = output.with_name(output.name + ".run.json")
-        names = mesh_names(output.name, textured=surface.texture_size > 0)
-        targets = [*(output.with_name(name) for name in names), record_path]
-        for path in targets:
-            check_target(path)
-        refuse_existing(*targets, source=command.field, force=command.force)
-        require_packages(texture=surface.texture_size > 0, faces=surface.faces is not None)
-        with recorded_files(record_path, "mesh", asdict(surface), recorded(command, "sources")) as record:
-            field = load_field(command.field, device=resolve_device(command.device)).field
-            mesh = _extracted(field, surface)
-            record.files = [str(path) for path in write_mesh(mesh, output)]
-            record.note(mesh={"vertices": len(mesh.vertices), "faces": len(mesh.faces)})
-    took = duration(sum(record.timings_seconds.values()))
-    answer(f"Wrote {output} ({len(mesh.faces)} faces) in {took}; record in {record_path}")
+def labelled_sheet(columns: Mapping[str, Tensor], rows: Sequence[str], size: int) -> Tensor:
+    """(3, H, W): a column of pictures under each title, beside the rows' labels.
+
+    Args:
+        columns: title -> (N, 3, S, S) in [0, 1], N at most the number of rows. size: of each shown, whatever S is.
+    """
+    font = ImageFont.load_default(max(10, size // 9))
+    head, margin, gap = round(size / 5), round(size / 1.6), max(2, size // 32)
+    width, height = margin + len(columns) * (size + gap), head + len(rows) * (size + gap)
+    sheet = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for place, label in enumerate(rows):
+        draw.text((gap, head + place * (size + gap) + size / 2), label, fill="black", font=font, anchor="lm")
+    for place, (title, rgb) in enumerate(columns.items()):
+        check_shape(title, rgb, ("N", 3, "S", "S"))
+        left = margin + place * (size + gap)
+        draw.text((left + size / 2, head / 2), title, fill="black", font=font, anchor="mm")
+        for row, pixels in enumerate(to_8bit(rgb.permute(0, 2, 3, 1))):
+            picture = Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
+            sheet.paste(picture, (left, head + row * (size + gap)))
+    return torch.from_numpy(np.array(sheet)).permute(2, 0, 1).float() / 255

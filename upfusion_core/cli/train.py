@@ -5,31 +5,25 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import STAGES, TrainConfig
-from ..config.commands import PROCEDURAL, Train
-from ..config.training import TRAIN_PRESETS
+from ..config import STAGES, TRAIN_PRESETS, TrainConfig, options_of
+from ..config.options import PROCEDURAL, Train
 from ..support.errors import InputError, OutputError
-from ..support.files import read_regular
-from ..support.json_text import LARGEST_JSON
+from ..support.files import LARGEST_JSON, parse_json, read_regular
 from .console import duration, progress, say
-from .options import leaves
-from .run import RECORD_NAME, open_run, read_record
+from .datasets import asks_for_procedural, open_objects
+from .run import RECORD_NAME, Run, open_run, read_record
 
 if TYPE_CHECKING:
     from ..training.batches import BatchSource
     from ..training.loop import TrainResult
-    from ..types import OnStep
-    from .run import Run
-
-    Made = tuple[TrainConfig, BatchSource, BatchSource]
 
 PROCEDURAL_POOL = 8192
 """Objects that are drawn at once, in two seconds, and each seen 16 times from other sides before new ones come."""
-READERS = 8
-"""Threads that read objects of a data set, where there are so many cores."""
+READERS = 8  # threads that read objects of a data set, where there are so many cores
 
 
 def run_train(command: Train, given: frozenset[str]) -> None:
@@ -44,7 +38,7 @@ def run_train(command: Train, given: frozenset[str]) -> None:
 
     stored = read_record(folder.output / RECORD_NAME).settings if folder.resume else {}
     goes_on = folder.resume and (folder.output / STATE_NAME).is_file()
-    _call(command, _made(_settings(command, stored), command.device), goes_on, None)
+    _prepared(command, _settings(command, stored), goes_on)()
 
 
 def _process(name: str) -> int:
@@ -56,8 +50,11 @@ def _process(name: str) -> int:
 
 
 def _train_in(run: Run, command: Train) -> None:
-    from ..training.report import STATE_NAME
+    from ..training.initial import initial_networks
+    from ..training.loop import MODEL_NAME, frozen_parts
+    from ..training.report import CURVES_NAME, HISTORY_NAME, SHEET_NAME, STATE_NAME
 
+    names = (MODEL_NAME, STATE_NAME, HISTORY_NAME, SHEET_NAME, CURVES_NAME)
     settings = _settings(command, run.stored.settings if run.stored else {})
     run.plan(settings, {"init": [str(path.absolute()) for path in command.init]}, {})
     goes_on = run.resumed and (run.folder / STATE_NAME).is_file()
@@ -72,19 +69,15 @@ def _train_in(run: Run, command: Train) -> None:
     for path in command.init:
         if not os.path.exists(path):
             raise InputError(f"--init must be a file or folder of weights, but there is none at {path}")
-    made = _made(settings, command.device)
-    config = made[0]
-    if run.previous is not None and not run.resumed:  # --force: what is wrong is said while the old run is there
-        from ..training.initial import initial_networks
-        from ..training.loop import frozen_parts
-
+    config, train = TrainConfig.from_dict(settings["config"], "run.json"), _prepared(command, settings, goes_on)
+    if run.replaced is not None:  # what is wrong is said while the old run is there
         initial_networks(config.model, command.init, seed=config.seed, required=frozen_parts(config))
-    run.begin(_written_names())
+    run.begin(names)
     try:
         with run.stage("train"), progress(f"Training the {config.stage}") as on_step:
-            result = _call(command, made, goes_on, on_step)
+            result = train(on_step=on_step)
     finally:
-        for name in _written_names():  # on record, so that --force removes it and a stop keeps it
+        for name in names:  # on record, so that --force removes it and a stop keeps it
             if (run.folder / name).is_file():
                 run.keep(name)
     run.note(step=result.step)
@@ -94,26 +87,11 @@ def _train_in(run: Run, command: Train) -> None:
     run.tell(f"{result.model}: {result.step} steps{left} ({duration(result.elapsed)})")
 
 
-def _call(command: Train, made: Made, resume: bool, on_step: OnStep | None) -> TrainResult:
-    from ..training.loop import train
-
-    return train(
-        *made,
-        command.folder.output,
-        init=command.init,
-        resume=resume,
-        max_minutes=command.max_minutes,
-        device=command.device,
-        on_step=on_step,
-    )
-
-
 def _settings(command: Train, stored: dict[str, Any]) -> dict[str, Any]:
     """What shapes the result, as JSON: of the command line, and where that is silent, of the run that is continued."""
-    names = {name: leaves(Train)[name].written(getattr(command, name)) for name in ("data", "validation")}
+    names = {name: options_of(Train)[name].written(getattr(command, name)) for name in ("data", "validation")}
     names = {name: value or stored.get(name) for name, value in names.items()}
-    if names["data"] is None:
-        raise InputError("--data is needed, got none; give procedural, or the folder of a data set")
+    procedural = asks_for_procedural(names["data"], None)
     name, stage, known = command.config, command.stage, ", ".join(TRAIN_PRESETS)
     if name is None and stored:
         config = TrainConfig.from_dict(stored["config"], "run.json")
@@ -126,54 +104,42 @@ def _settings(command: Train, stored: dict[str, Any]) -> dict[str, Any]:
     else:
         try:
             text = read_regular(Path(name), LARGEST_JSON).decode("utf-8-sig")
-            config = TrainConfig.from_json(text, str(Path(name)))
+            config = TrainConfig.from_dict(parse_json(text, name), name)
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"--config must be {known} or a JSON file, got {name} ({error})") from error
     if stage not in (None, config.stage):
         raise InputError(f"the stage must be that of the configuration, {config.stage}, got {stage}; correct one")
     changes = {name: getattr(command, name) for name in ("steps", "batch_size", "seed", "curriculum")}
     config = replace(config, **{name: value for name, value in changes.items() if value is not None})
-    if any(config.curriculum) and names["data"] != PROCEDURAL:
+    if any(config.curriculum) and not procedural:
         raise InputError(f"a curriculum is of procedural objects, got one with {names['data']}; leave it out")
     return {"config": json.loads(json.dumps(config.to_dict())), **names}
 
 
-def _made(settings: dict[str, Any], device: str) -> Made:
+def _prepared(command: Train, settings: dict[str, Any], goes_on: bool) -> partial[TrainResult]:
+    """The training, which takes `on_step`; its data are open."""
+    from ..training.loop import train
+
     config = TrainConfig.from_dict(settings["config"], "the settings")
-    validation = settings["validation"] or settings["data"]
-    return config, _source(settings["data"], config, device), _source(validation, config, device, held_out=True)
+    source = _source(settings["data"], config, command.device)
+    validation = _source(settings["validation"] or settings["data"], config, command.device, held_out=True)
+    whole = partial(train, config, source, validation, command.folder.output, init=command.init, resume=goes_on)
+    return partial(whole, max_minutes=command.max_minutes, device=command.device)
 
 
 def _source(data: str, config: TrainConfig, device: str, *, held_out: bool = False) -> BatchSource:
     """Batches of procedural objects or of a folder; those that are held out come from another split or seed."""
     import torch
 
-    from ..data.formats import open_dataset
     from ..procedural import ProceduralObjects
     from ..training.batches import DatasetBatches, ProceduralBatches
 
-    common: dict[str, Any] = {
-        "batch_size": config.batch_size,
-        "photos": config.photos,
-        "targets": config.targets,
-        "image_size": config.model.image_size,
-        "seed": config.seed + held_out,
-    }
     if data != PROCEDURAL:
-        dataset = open_dataset(data, size=config.model.image_size)
-        return DatasetBatches(dataset, **common, workers=min(READERS, os.cpu_count() or 1))
+        dataset = open_objects(data, None, config.model.image_size)
+        return DatasetBatches(dataset, config, held_out=held_out, workers=min(READERS, os.cpu_count() or 1))
     place = "cuda" if device == "auto" and torch.cuda.is_available() else "cpu"
     if place == "cuda" and "LOCAL_RANK" in os.environ:
         place = f"cuda:{_process('LOCAL_RANK')}"
     pool = 0 if held_out else PROCEDURAL_POOL
     objects = ProceduralObjects("validation" if held_out else "train")
-    curriculum = (0, 0) if held_out else config.curriculum
-    return ProceduralBatches(objects, **common, device=place, pool=pool, curriculum=curriculum)
-
-
-def _written_names() -> tuple[str, ...]:
-    """The files that training writes."""
-    from ..training.loop import MODEL_NAME
-    from ..training.report import CURVES_NAME, HISTORY_NAME, SHEET_NAME, STATE_NAME
-
-    return MODEL_NAME, STATE_NAME, HISTORY_NAME, SHEET_NAME, CURVES_NAME
+    return ProceduralBatches(objects, config, held_out=held_out, device=place, pool=pool)

@@ -1,9 +1,12 @@
 """Every option of the library once: its name, type, default, range and help. Needs no torch."""
 
-from .base import Option, configuration, fingerprint, from_json, from_value, option, options, to_json
-from .distill import PRESETS, DistillConfig, DraftSchedule, FastSchedule, ReferenceSchedule
-from .evaluation import EVALUATION_STAGES, EvaluationConfig, EvaluationStage
-from .field import Backend, FieldConfig, FitConfig, GridConfig, RaySampling
-from .models import MAX_LAYERS, MODEL_ID, DiffusionConfig, DinoConfig, ModelConfig, TextConfig, UpSRTConfig, VaeConfig
-from .photos import MAX_PHOTOS, PhotoSearch
-from .training import STAGES, Stage, TrainConfig, mini_model
+# isort: off
+
+from .base import configuration, from_value, option, options_of, to_dict
+from .field import PRESETS, Backend, DistillConfig, DraftSchedule, FastSchedule, FieldConfig, FitConfig, GridConfig
+from .field import PhotoSearch, RaySampling, ReferenceSchedule
+from .models import MAX_LAYERS, MAX_PHOTOS, MODEL_ID, DiffusionConfig, DinoConfig, ModelConfig, TextConfig, UpSRTConfig
+from .models import VaeConfig, mini_model
+from .options import EVALUATION_STAGES, Demo, EvaluationConfig, EvaluationStage, Networks, Orbit, Predict, Reconstruct
+from .options import Sampler, Surface
+from .training import STAGES, TRAIN_PRESETS, Stage, TrainConfig

@@ -1,13 +1,14 @@
-"""What makes a class a configuration, reads one from JSON, and tells a field's default, range, choices and help."""
+"""What makes a class a configuration and its fields options, and reads JSON, wrong values refused in a sentence."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import json
+import os
 import types
-from collections.abc import Collection, Mapping
+from importlib import import_module
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, MaxLen, MinLen
@@ -16,17 +17,11 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from typing_extensions import dataclass_transform
 
 from ..support.errors import InputError, UpFusionError
-from ..support.json_text import parse_json, shown
+from ..support.files import shown
 
 Kind = TypeVar("Kind")
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
-_WORDS: dict[Any, str] = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    str: "text",
-    type(None): "nothing",
-}
+_WORDS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 _UNKNOWN_NAME = ("unexpected_keyword_argument", "extra_forbidden")
 _OUT_OF_RANGE = ("finite_number", "greater_than", "greater_than_equal", "less_than", "less_than_equal")
 
@@ -48,7 +43,7 @@ def configuration(cls: type[Kind]) -> type[Kind]:
         try:
             init(self, *args, **{name: _as_tuple(value) for name, value in kwargs.items()})
         except ValidationError as error:
-            raise InputError(_sentence(error, cls, cls.__name__, ".")) from error
+            raise InputError(_sentence(error, cls, f"{cls.__name__}.")) from error
 
     made.__init__ = checked
     frozen: type[Kind] = made
@@ -57,11 +52,6 @@ def configuration(cls: type[Kind]) -> type[Kind]:
 
 def _as_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
-
-
-def from_json(kind: Any, text: str, source: str, error: type[UpFusionError] = InputError) -> Any:  # noqa: ANN401 - a type, its value
-    """The value of type `kind` that JSON text stands for (see parse_json and from_value)."""
-    return from_value(kind, parse_json(text, source, error), source, error)
 
 
 def from_value(kind: Any, content: object, source: str, error: type[UpFusionError] = InputError) -> Any:  # noqa: ANN401
@@ -75,73 +65,16 @@ def from_value(kind: Any, content: object, source: str, error: type[UpFusionErro
     try:
         return _reader(kind).validate_json(json.dumps(content))
     except ValidationError as reason:
-        sentence = _sentence(reason, kind, source, ": ")
+        sentence = _sentence(reason, kind, f"{source}: ")
         raise error(sentence if "; " in sentence else f"{sentence}; correct it") from reason
     except (TypeError, ValueError, RecursionError) as reason:
         raise error(f"{source} must be what JSON can hold, but is not ({reason!s:.200}); correct it") from reason
 
 
-def to_json(config: Any) -> dict[str, Any]:  # noqa: ANN401 - a configuration
+def to_dict(config: Any) -> dict[str, Any]:  # noqa: ANN401 - a configuration
     """The JSON form of a configuration: objects, lists, texts and numbers."""
     content: dict[str, Any] = TypeAdapter(type(config)).dump_python(config, mode="json")
     return content
-
-
-def fingerprint(content: Mapping[str, Any], without: Collection[str] = ()) -> str:
-    """64 hexadecimal digits that tell the JSON form of a configuration from others, but for the entries `without`."""
-    chosen = {name: value for name, value in content.items() if name not in without}
-    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
-
-
-@dataclasses.dataclass(frozen=True)
-class Option:
-    """A field as the command line and the nodes need it.
-
-    kind: bool, int, float, str or a configuration; where the field is a tuple, of each item. several: whether it is.
-    optional: whether None is taken. default: what it is where nobody gives it. low, high: ends of the range, None where
-    it has none. choices: the values of a Literal, else empty. help: the docstring under the field.
-    """
-
-    name: str
-    kind: type
-    default: Any
-    low: float | None
-    high: float | None
-    choices: tuple[str, ...]
-    several: bool
-    optional: bool
-    help: str
-
-
-def option(config: type, name: str) -> Option:
-    """One field of a configuration class; `name` may go down into others: "grid.levels"."""
-    first, _, rest = name.partition(".")
-    kind, limits = _peeled(get_type_hints(config, include_extras=True)[first])
-    several = optional = False
-    while _is_union(kind) or get_origin(kind) is tuple:
-        several, optional = several or get_origin(kind) is tuple, optional or type(None) in get_args(kind)
-        kind, inner = _peeled(next(part for part in get_args(kind) if part is not type(None)))
-        limits += inner
-    if rest:
-        return option(kind, rest)
-    held: dataclasses.Field[Any] = next(item for item in dataclasses.fields(config) if item.name == first)
-    choices = get_args(kind) if get_origin(kind) is Literal else ()
-    return Option(
-        name=first,
-        kind=str if choices else kind,
-        default=held.default if held.default_factory is dataclasses.MISSING else held.default_factory(),
-        low=next((getattr(end, "ge", getattr(end, "gt", None)) for end in limits if isinstance(end, Ge | Gt)), None),
-        high=next((getattr(end, "le", None) for end in limits if isinstance(end, Le)), None),
-        choices=choices,
-        several=several,
-        optional=optional,
-        help=config.__pydantic_fields__[first].description or "",  # type: ignore[attr-defined]
-    )
-
-
-def options(config: type) -> dict[str, Option]:
-    """All fields of a configuration class, by name."""
-    return {item.name: option(config, item.name) for item in dataclasses.fields(config)}
 
 
 @functools.cache
@@ -149,65 +82,54 @@ def _reader(kind: Any) -> TypeAdapter[Any]:  # noqa: ANN401 - a type
     return TypeAdapter(kind) if dataclasses.is_dataclass(kind) else TypeAdapter(kind, config=STRICT)
 
 
-def _sentence(error: ValidationError, kind: Any, source: str, joint: str) -> str:  # noqa: ANN401 - a type
-    """The first fault in words: field, what was expected, what came; `joint` stands between source and field."""
+def _sentence(error: ValidationError, kind: Any, prefix: str) -> str:  # noqa: ANN401 - a type
+    """The first fault in words: field, what was expected, what came. `prefix`, "Class." or "file: ", comes first."""
     fault = error.errors(include_url=False)[0]
-    place, owner = fault["loc"], kind
-    short = fault["type"] == "missing" and isinstance(place[-1], int)  # a list with too few entries
-    path, held = "", kind
-    for step in place[:-1] if short or fault["type"] in _UNKNOWN_NAME else place:
-        held, (owner, name) = owner, _inside(owner, step)
-        path += name
-    path = path if not path.endswith("]") else path[: path.rindex("[")]  # what came tells which entry of a list it is
-    where = f"{source}{joint}{path.removeprefix('.')}" if path else source
-    if fault["type"] == "value_error":
-        return f"{source} is not usable: {fault['ctx']['error']}" if joint == ": " else str(fault["ctx"]["error"])
-    if fault["type"] in _UNKNOWN_NAME:
-        known = ", ".join(get_type_hints(_bare(owner)))
-        return f"{where} may have {known}, got {shown(fault['loc'][-1])}; remove it"
-    if fault["type"] == "missing" and not short:
+    problem, place, source = fault["type"], fault["loc"], prefix.rstrip(".: ")
+    if problem == "value_error":
+        return f"{source} is not usable: {fault['ctx']['error']}" if prefix[-1] == " " else str(fault["ctx"]["error"])
+    short = problem == "missing" and isinstance(place[-1], int)  # a list with too few entries
+    steps = place[:-1] if short or problem in _UNKNOWN_NAME else place
+    path = ""
+    for number, step in enumerate(steps, 1):
+        kind, _ = _peeled(kind)
+        parts = get_args(kind)
+        if _is_union(kind):  # the step names the member that was tried
+            if number < len(steps):
+                kind = next((part for part in parts if getattr(part, "__name__", "") == step), Any)
+        elif isinstance(step, int):
+            path, kind = f"{path}[{step}]", parts[0] if parts else Any
+        else:
+            hints = get_type_hints(kind, include_extras=True) if dataclasses.is_dataclass(kind) else {}
+            path, kind = f"{path}.{step}", hints.get(step, parts[-1] if parts else Any)
+    path = path[: path.rindex("[")] if path.endswith("]") else path  # what came tells which entry of a list it is
+    where = prefix + path.removeprefix(".") if path else source
+    if problem in _UNKNOWN_NAME:
+        return f"{where} may have {', '.join(get_type_hints(_peeled(kind)[0]))}, got {shown(place[-1])}; remove it"
+    if problem == "missing" and not short:
         return f"{where} must be given"
-    if fault["type"].startswith("dataclass") and _is_union(_bare(held)):
-        owner = held
-    if fault["type"] == "dataclass_type" and not _is_union(owner):
-        return f"{where} must be a JSON object, got {shown(fault['input'])}"
-    return f"{where} must be {_expected(owner, fault['type'] in _OUT_OF_RANGE)}, got {shown(fault['input'])}"
+    return f"{where} must be {_expected(kind, problem)}, got {shown(fault['input'])}"
 
 
-def _peeled(annotation: Any) -> tuple[Any, tuple[Any, ...]]:  # noqa: ANN401 - an annotation
-    """What is annotated, and its limits; Python itself makes one of annotations within each other."""
-    limits = getattr(annotation, "__metadata__", ())
-    return get_args(annotation)[0] if limits else annotation, limits
-
-
-def _bare(annotation: Any) -> Any:  # noqa: ANN401 - an annotation
-    """Without limits, and without None beside one other type."""
-    kind, _ = _peeled(annotation)
-    others = [part for part in get_args(kind) if part is not type(None)]
-    return _bare(others[0]) if _is_union(kind) and len(others) == 1 else kind
+def _peeled(annotation: Any) -> tuple[Any, dict[type, Any]]:  # noqa: ANN401 - an annotation
+    """The type that is annotated, without None beside one other, and its limits by their class."""
+    notes = getattr(annotation, "__metadata__", ())
+    kind, limits = get_args(annotation)[0] if notes else annotation, {type(note): note for note in notes}
+    others = [part for part in get_args(kind) if part is not types.NoneType]
+    if _is_union(kind) and len(others) == 1:
+        kind, inner = _peeled(others[0])
+        limits |= inner
+    return kind, limits
 
 
 def _is_union(annotation: Any) -> bool:  # noqa: ANN401 - an annotation
-    return isinstance(annotation, types.UnionType) or get_origin(annotation) is Union
+    return get_origin(annotation) in (types.UnionType, Union)
 
 
-def _inside(annotation: Any, step: str | int) -> tuple[Any, str]:  # noqa: ANN401 - annotations
-    """What stands at one step of a fault's place, and how the step is written."""
-    holder = _bare(annotation)
-    parts = get_args(holder)
-    if _is_union(holder):  # the step names the member that was tried; one that is no class stays the whole union
-        tried = (part for part in parts if dataclasses.is_dataclass(part) and getattr(part, "__name__", "") == step)
-        return next(tried, holder), ""
-    if isinstance(step, int):
-        return parts[0] if parts else Any, f"[{step}]"
-    hints = get_type_hints(holder, include_extras=True) if dataclasses.is_dataclass(holder) else {}
-    return hints.get(step, parts[-1] if parts else Any), f".{step}"
-
-
-def _expected(annotation: Any, range_only: bool = False) -> str:  # noqa: ANN401 - an annotation
+def _expected(annotation: Any, problem: str = "") -> str:  # noqa: ANN401 - an annotation
     """Its values in words: "a whole number", or "between 1 and 32" where what came is one."""
-    kind, notes = _peeled(annotation)
-    limits, parts = {type(note): note for note in notes}, get_args(kind)
+    kind, limits = _peeled(annotation)
+    parts = get_args(kind)
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(str, parts))}"
     if _is_union(kind):
@@ -218,11 +140,175 @@ def _expected(annotation: Any, range_only: bool = False) -> str:  # noqa: ANN401
         if least is not None:
             count = f" of {least.min_length} to {most.max_length}" if most else f" of {least.min_length} or more"
         return f"a list{count}, each {_expected(parts[0])}"
+    if problem not in _OUT_OF_RANGE:
+        name = _WORDS.get(kind, getattr(kind, "__name__", "another value"))
+        return "a JSON object" if problem == "dataclass_type" else name
     low, high = limits.get(Ge) or limits.get(Gt), limits.get(Le)
-    if not range_only:
-        return _WORDS.get(kind, getattr(kind, "__name__", "another value"))
     if isinstance(low, Ge) and high is not None:
         return f"between {low.ge} and {high.le}"
     bounds = [] if low is None else [f"above {low.gt}" if isinstance(low, Gt) else f"at least {low.ge}"]
     bounds += [] if high is None else [f"at most {high.le}"]
     return " and ".join(bounds) or "finite"
+
+
+# ---- fields as options of the command line and of nodes
+
+NO_OPTION = "a field that is no option of the command"
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """What a field does not tell of its option.
+
+    names: spellings, where they are not the field's name. metavar: what is given to it. argument: whether it is given
+    without a name. unset: what is shown as the default in place of None. commas: whether several come as one text.
+    table: "module:NAME" of a table of choices further up in the package. place: a text may be a path, which is recorded
+    as an absolute one, or this word. section: of the record: "settings" shape the result and must agree when a run is
+    continued, as must the content of "sources"; the others may change.
+    """
+
+    names: tuple[str, ...] = ()
+    metavar: str = ""
+    argument: bool = False
+    unset: str = ""
+    commas: bool = False
+    table: str = ""
+    place: str = ""
+    section: Literal["settings", "sources", "conduct"] = "settings"
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One option of a command.
+
+    annotation: of its field. kind: bool, int, float, str or Path; of each item where it is several. default: of the
+    command, which may not be its part's. low, high: ends of the range, None where it has none. choices: else empty.
+    """
+
+    name: str
+    help: str
+    default: Any
+    annotation: Any
+    flag: Flag
+    kind: type
+    several: bool
+    low: float | None
+    high: float | None
+    choices: tuple[str, ...]
+
+    @classmethod
+    def of(cls, name: str, help: str, default: Any, annotation: Any) -> Option:  # noqa: ANN401 - a field's
+        """The option that a field is."""
+        kind, notes = _peeled(annotation)
+        several = get_origin(kind) is tuple
+        if several:
+            kind, inner = _peeled(get_args(kind)[0])
+            notes = notes | inner
+        flag: Flag = notes.get(Flag, Flag())
+        if flag.table:
+            module, table = flag.table.split(":")
+            kind = annotation = Literal[tuple(getattr(import_module(module, __package__), table))]
+        choices = get_args(kind) if get_origin(kind) is Literal else ()
+        low, high = getattr(notes.get(Ge), "ge", None), getattr(notes.get(Le), "le", None)
+        kind = str if choices else kind
+        return cls(name, " ".join(help.split()), default, annotation, flag, kind, several, low, high, choices)
+
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """As it is given on the command line."""
+        return self.flag.names or (f"--{self.name.replace('_', '-')}",)
+
+    @property
+    def shown_default(self) -> str:
+        """What holds where it is left out; empty for nothing."""
+        if self.default is None or self.default is False or self.default in (dataclasses.MISSING, ()):
+            return self.flag.unset
+        return ",".join(map(str, self.default)) if isinstance(self.default, tuple) else str(self.default)
+
+    @property
+    def taken(self) -> str:
+        """What is given to it: its metavar, choices or range."""
+        if self.flag.metavar or self.choices:
+            return self.flag.metavar or f"[{'|'.join(self.choices)}]"
+        word = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}.get(self.kind, "")
+        ends = ["" if end is None else f"{end:.10g}" for end in (self.low, self.high)]
+        return f"{word} [{ends[0]}..{ends[1]}]" if any(ends) else word
+
+    def checked(self, value: Any) -> Any:  # noqa: ANN401 - the words that typer found
+        """The value of the field; raises InputError, which names the option, if it is none."""
+
+        def number(text: str) -> float | str:
+            try:
+                return self.kind(text)  # type: ignore[no-any-return]
+            except ValueError:
+                return text
+
+        if value is None:
+            return self.default
+        if self.flag.commas:
+            value = [part.strip() for part in value.split(",")]
+        if self.kind in (int, float):
+            value = list(map(number, value)) if isinstance(value, list) else number(value)
+        elif not self.choices:
+            return self.read(value)
+        return from_value(self.annotation, value, self.spellings[0])
+
+    def read(self, value: Any) -> Any:  # noqa: ANN401 - a value in JSON
+        """The value of the field that the record holds."""
+        if isinstance(value, list):
+            return tuple(map(self.read, value))
+        return Path(value) if self.kind is Path and isinstance(value, str) else value
+
+    def written(self, value: Any) -> Any:  # noqa: ANN401 - a value of the field
+        """For the record: paths absolute."""
+        if isinstance(value, tuple):
+            return [self.written(item) for item in value]
+        if isinstance(value, Path):
+            return str(value.absolute())
+        if self.flag.place and value not in (None, self.flag.place) and os.path.exists(value):
+            return str(Path(value).absolute())
+        return value
+
+
+def options_of(config: Any) -> dict[str, Option]:  # noqa: ANN401 - the class of a command's options
+    """All options of a command by name, those of its parts among them."""
+    found: dict[str, Option] = {}
+    for name, kind in _fields(config).items():
+        default = config.__dataclass_fields__[name].default
+        if _is_part(kind):
+            held = {} if default is dataclasses.MISSING else flat(default)
+            for key, option in options_of(kind).items():
+                found[key] = dataclasses.replace(option, default=held.get(key, option.default))
+        else:
+            found[name] = Option.of(name, config.__pydantic_fields__[name].description or "", default, kind)
+    return found
+
+
+def option(config: type, name: str) -> Option:
+    """One option of a configuration class."""
+    return options_of(config)[name]
+
+
+def _fields(config: type) -> dict[str, Any]:
+    """The annotations of fields that are options, or parts with options."""
+    hints = get_type_hints(config, include_extras=True)
+    return {name: kind for name, kind in hints.items() if NO_OPTION not in getattr(kind, "__metadata__", ())}
+
+
+def _is_part(kind: Any) -> bool:  # noqa: ANN401 - an annotation
+    return dataclasses.is_dataclass(kind)
+
+
+def flat(config: Any) -> dict[str, Any]:  # noqa: ANN401 - a command's options
+    """The values of all options by name."""
+    values: dict[str, Any] = {}
+    for name, kind in _fields(type(config)).items():
+        value = getattr(config, name)
+        values |= flat(value) if _is_part(kind) else {name: value}
+    return values
+
+
+def built(kind: type[Kind], values: dict[str, Any]) -> Kind:
+    """The opposite of `flat`."""
+    parts = _fields(kind).items()
+    return kind(**{name: built(part, values) if _is_part(part) else values[name] for name, part in parts})

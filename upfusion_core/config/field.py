@@ -1,21 +1,34 @@
-"""Radiance fields: their shape, how rays are sampled, and how they are fitted; the defaults are the release's."""
+"""Radiance fields: their shape, how rays are sampled, how they are fitted and distilled; and how photos are placed."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le, MinLen
 
 from ..support.errors import InputError
-from .base import configuration
+from .base import configuration, to_dict
 
 Backend = Literal["auto", "torch", "triton", "tinycudann"]
+Preset = Literal["draft", "fast", "reference"]
 
-Weight = Annotated[float, Ge(0.0)]
+Count = Annotated[int, Ge(1)]
+Cells = Annotated[int, Ge(1), Le(2**16)]
+Cameras = Annotated[int, Ge(1), Le(10_000)]
+Pixels = Annotated[int, Ge(8), Le(1024)]
+Steps = Annotated[int, Ge(1), Le(1000)]
+Index = Annotated[int, Ge(0), Le(1000)]
 Share = Annotated[float, Ge(0.0), Le(1.0)]
+Weight = Annotated[float, Ge(0.0)]
+Factor = Annotated[float, Ge(0.0), Le(1e6)]
+Radius = Annotated[float, Ge(1e-3), Le(1e3)]
+LearningRate = Annotated[float, Ge(1e-8), Le(1.0)]
+Guidance = Annotated[float, Ge(0.0), Le(1000.0)]
+Deviation = Annotated[float, Ge(1e-6)]
+Elevations = Annotated[tuple[Annotated[float, Ge(-89.0), Le(89.0)], ...], MinLen(1)]
 
 
 @configuration
@@ -26,10 +39,10 @@ class GridConfig:
     """Resolutions, growing geometrically from `coarsest` to `finest`."""
     features: Annotated[int, Ge(1), Le(16)] = 2
     """Learned numbers at each lattice point of each level."""
-    coarsest: Annotated[int, Ge(1), Le(2**16)] = 16
+    coarsest: Cells = 16
     """Cells along each axis of the box at the first level."""
-    finest: Annotated[int, Ge(1), Le(2**16)] = 2048
-    """Cells along each axis of the box at the last level, `coarsest` or more."""
+    finest: Cells = 2048
+    """The same at the last level, `coarsest` or more."""
     table_size: Annotated[int, Ge(2), Le(2**28)] = 2**16
     """Most rows a level may have, a power of two; finer lattices share rows."""
     indexing: Literal["tiled", "hashed"] = "tiled"
@@ -37,18 +50,15 @@ class GridConfig:
 
     def __post_init__(self) -> None:
         if self.finest < self.coarsest:
-            raise InputError(
-                f"GridConfig.finest must be between {self.coarsest} and {2**16}, got {self.finest}; "
-                "coarsest is no finer than finest"
-            )
+            ends = f"between {self.coarsest} and {2**16}"
+            raise InputError(f"GridConfig.finest must be {ends}, got {self.finest}; coarsest is no finer than finest")
         if self.table_size & (self.table_size - 1):
             raise InputError(f"GridConfig.table_size must be a power of two, got {self.table_size}; 65536 is usual")
 
     @cached_property
     def resolutions(self) -> tuple[int, ...]:
         """Cells along an axis, a level each, e.g. 16, 22, 30, …, 2048."""
-        steps = max(self.levels - 1, 1)
-        growth = (self.finest / self.coarsest) ** (1 / steps)
+        growth = (self.finest / self.coarsest) ** (1 / max(self.levels - 1, 1))
         return tuple(round(self.coarsest * growth**level) for level in range(self.levels))
 
     @cached_property
@@ -72,16 +82,15 @@ class FieldConfig:
     """Shape of a radiance field; the defaults are the release's (paper section 3.3)."""
 
     grid: GridConfig = GridConfig()
-    """Of the grid of features."""
     hidden: Annotated[int, Ge(1), Le(1024)] = 64
     """Width of the MLP."""
     layers: Annotated[int, Ge(1), Le(16)] = 3
     """Linear layers of the MLP."""
     blob_weight: Annotated[float, Ge(-1e3), Le(1e3)] = 5.0
     """The density logit starts from `blob_weight·exp(-|x|² / (2·blob_sigma²))`."""
-    blob_sigma: Annotated[float, Ge(1e-3), Le(1e3)] = 0.2
+    blob_sigma: Radius = 0.2
     """Radius of that blob, in scene units."""
-    half_extent: Annotated[float, Ge(1e-3), Le(1e3)] = 1.0
+    half_extent: Radius = 1.0
     """The field lives in the box [-half_extent, half_extent]³ of the world."""
     backend: Backend = "auto"
     """What computes the grid: "torch" (the definition), "triton", "tinycudann", or "auto", which takes Triton where it
@@ -101,8 +110,8 @@ class FieldConfig:
         return shapes
 
     @classmethod
-    def draft(cls) -> FieldConfig:
-        """A small field for a first look: all that a photo shows at the object's depth lies within ±0.3."""
+    def small(cls) -> FieldConfig:
+        """A field that is fitted in minutes: all that a photo shows at the object's depth lies within ±0.3."""
         grid = GridConfig(levels=4, features=4, coarsest=16, finest=192, table_size=2**17, indexing="hashed")
         return cls(grid=grid, hidden=32, half_extent=0.3, blob_sigma=0.1)
 
@@ -126,46 +135,238 @@ class RaySampling:
     """Samples spread evenly over the part of the ray inside the box."""
     importance: Annotated[int, Ge(0), Le(65536)] = 128
     """Further samples where the first ones found something."""
-    near: Annotated[float, Ge(0)] = 0.05
+    near: Weight = 0.05
     """Nothing is seen closer to the camera than this, in scene units."""
 
 
 @configuration
 class FitConfig:
-    """How a field is fitted; the defaults are thorough, and meant for `FieldConfig.draft()`."""
+    """How a field is fitted to pictures by random rays; the defaults are meant for `FieldConfig.small()`.
 
-    iterations: Annotated[int, Ge(1)] = 900
-    """Optimiser steps."""
-    rays: Annotated[int, Ge(1)] = 4096
+    The weights are those of the terms of `fit_losses`.
+    """
+
+    iterations: Count = 400
+    rays: Count = 4096
     """Random rays of each step, at most."""
-    points: Annotated[int, Ge(1)] = 2**15
+    points: Count = 2**14
     """How many points of the field a step should ask for; while much is visible there are fewer rays."""
     edge_share: Share = 0.2
     """Share of the rays that go through pixels where the picture changes: few of all pixels show outlines."""
     sampling: RaySampling = RaySampling(uniform=64, importance=24)
-    """Samples along a ray."""
-    grid_lr: Annotated[float, Ge(1e-8), Le(1.0)] = 1e-1
-    """Adam's learning rate of the grid at the start."""
-    mlp_lr: Annotated[float, Ge(1e-8), Le(1.0)] = 1e-2
-    """Adam's learning rate of the MLP at the start."""
+    grid_lr: LearningRate = 1e-1
+    mlp_lr: LearningRate = 1e-2
+    """Adam's learning rates at the start."""
     final_lr: Annotated[float, Ge(1e-6), Le(1.0)] = 0.05
     """What is left of both in the last step, falling exponentially."""
     color_weight: Weight = 1.0
-    """Of the colour's term of `fit_losses`."""
     opacity_weight: Weight = 0.5
-    """Of its term for silhouettes."""
     distortion_weight: Weight = 0.1
-    """Of its term that keeps the light of a ray together."""
     depth_weight: Weight = 0.3
-    """Of its term depth in the last step, rising from 0 in the first: on a fog it would act too soon."""
+    """In the last step, rising from 0 in the first: on a fog it would act too soon."""
     crisp_weight: Weight = 0.0
-    """Of its term crisp in the last step, rising with the square of the progress: no haze is left."""
+    """In the last step, rising with the square of the progress: no haze is left."""
     occupancy_cells: Annotated[int, Ge(0), Le(512)] = 48
     """Cells along an axis of the OccupancyGrid that skips empty space; 0 skips nothing."""
-    occupancy_every: Annotated[int, Ge(1)] = 16
+    occupancy_every: Count = 16
     """Steps between its updates."""
 
+
+@configuration
+class DraftSchedule:
+    """A first look: fit UpSRT's predictions from many cameras, then a few sampled views, by random rays."""
+
+    predicted_cameras: Cameras = 48
+    """Views predicted; no diffusion is involved."""
+    predicted_size: Pixels = 64
+    predicted_fit: FitConfig = FitConfig(iterations=250)
+    sampled_cameras: Annotated[int, Ge(1), Le(16)] = 16
+    sampled_fit: FitConfig = FitConfig(iterations=250)
+    steps: Steps = 10
+    scheduler: str = "dpm++"
+    """Of the sampler (see sampling.make_scheduler)."""
+
+
+@configuration
+class FastSchedule:
+    """Minutes in place of an hour: one long fit by random rays, whose targets are painted anew a few times.
+
+    The field is fitted to UpSRT's predictions first. In each round it is rendered from every camera, the renders are
+    noised and denoised in few steps, and the fit goes on with the pictures, which count where they agree with it. From
+    the first round on the photos are targets too.
+    """
+
+    cameras: Annotated[int, Ge(1), Le(1000)] = 32
+    """Photo 1's, and others spread over the band that the release distils from."""
+    predicted_size: Pixels = 64
+    predicted_iterations: Count = 200
+    """Of the fit, before the first round."""
+    levels: Annotated[tuple[Annotated[float, Gt(0.0), Le(1.0)], ...], MinLen(1)] = (1.0, 0.7, 0.45, 0.25)
+    """How far up the noise schedule the renders of each round go, in (0, 1]; 1 leaves nothing of them."""
+    steps: Steps = 10
+    """Of a walk down the whole schedule; a round takes its last repaint_steps(level, steps)."""
+    scheduler: str = "dpm++"
+    guided: tuple[Share, Share] = (0.0, 1.0)
+    """Lowest and highest timestep / 1000 at which guidance acts."""
+    shared_noise: bool = True
+    """Whether all cameras of a round get the same noise."""
+    agreement: Annotated[float, Ge(0.0), Le(10.0)] = 0.2
+    """Difference of a pixel from the field, in [0, 1], that halves its weight; 0 counts all pixels equally."""
+    photo_weight: Guidance = 1.0
+    """Of a photo's pixels beside sampled ones; 0 leaves the photos out."""
+    all_photos: bool = True
+    """Whether the cameras of the photos beside the first are estimated, and those used whose match is good."""
+    fit: FitConfig = FitConfig(iterations=500, crisp_weight=0.1)
+    """Its iterations hold all rounds, which divide what the predictions leave of them evenly."""
+
+    def __post_init__(self) -> None:
+        rounds, iterations, (low, high) = len(self.levels), self.fit.iterations, self.guided
+        if iterations <= rounds:
+            raise InputError(f"fit.iterations must be more than the {rounds} levels, got {iterations}; give more")
+        if self.predicted_iterations > iterations - rounds:
+            rule = f"predicted_iterations must be between 1 and {iterations - rounds}, got {self.predicted_iterations}"
+            raise InputError(f"{rule}; each level takes one of fit.iterations at least")
+        if low > high:
+            raise InputError(f"guided[1] must be between {low} and 1.0, got {high}; the lowest comes first")
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Iterations of the fit after which each round is painted, and all of them."""
+        rounds, left = len(self.levels), self.fit.iterations - self.predicted_iterations
+        return tuple(self.predicted_iterations + left * done // rounds for done in range(rounds + 1))
+
+
+@configuration
+class ReferenceSchedule:
+    """The release's schedule (paper section 3.3): every render is denoised in earnest and becomes the next target."""
+
+    cameras: Cameras = 250
+    """The first is photo 1's, the others lie in a band about the object."""
+    iterations: Count = 3000
+    """One camera each."""
+    steps: Steps = 30
+    """Of the DDIM table."""
+    lowest_index: Index = 1
+    """Lowest entry of the table that renders are noised to."""
+    highest_index: Index = 28
+    """Highest entry, included."""
+    bootstrap: Annotated[int, Ge(0)] = 300
+    """The first iterations, in which the entry is at least bootstrap_index."""
+    bootstrap_index: Index = 25
+    grid_lr: Share = 5e-3
+    mlp_lr: Share = 5e-4
+    """Adam's learning rates."""
+    perceptual_weight: Factor = 0.1
+    silhouette_weight: Factor = 1e-3
+    """Of these terms beside the colour's."""
+    sampling: RaySampling = RaySampling()
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.lowest_index <= self.bootstrap_index <= self.highest_index <= self.steps:
+            rule = "noise indices must satisfy 1 <= lowest_index <= bootstrap_index <= highest_index <= steps"
+            given = f"{self.lowest_index}, {self.bootstrap_index}, {self.highest_index}, {self.steps}"
+            raise InputError(f"{rule}, got {given}")
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "draft": {"schedule": DraftSchedule()},
+    "fast": {"schedule": FastSchedule()},
+    "reference": {"schedule": ReferenceSchedule(), "field": FieldConfig(), "perceptual": "dino"},
+}
+"""What each preset changes in DistillConfig, cheapest first; a new one is an entry here and its name in `Preset`. Of
+several with one kind of schedule the first names a configuration that was given no name."""
+
+
+@configuration
+class DistillConfig:
+    """What `UpFusion.distill` does. Presets: `fast()`, the default, `draft()`, `reference()`, others by `named()`."""
+
+    schedule: DraftSchedule | FastSchedule | ReferenceSchedule = FastSchedule()
+    """What is rendered, denoised and fitted, when."""
+    field: FieldConfig = FieldConfig.small()
+    perceptual: Literal["lpips", "dino", "none"] = "none"
+    """"lpips" (perceptual_weights names the user's VGG-16 file), "dino" (the model's own keys) or "none"; only the
+    reference has such a term."""
+    perceptual_weights: str | None = None
+    guidance: Guidance = 9.0
+    batch_size: Count = 4
+    """Views at a time."""
+    checkpoint_every: Count = 100
+    """Iterations between saved states."""
+    preset: str = ""
+    """Name of the preset that it was made as; where none is given, of its kind of schedule."""
+
+    def __post_init__(self) -> None:
+        kind = type(self.schedule)
+        kinds = {name: type(changes["schedule"]) for name, changes in PRESETS.items()}
+        if not self.preset or kinds.get(self.preset, kind) is not kind:  # none, or of another schedule
+            object.__setattr__(self, "preset", next(name for name, own in kinds.items() if own is kind))
+        if self.perceptual == "lpips" and not self.perceptual_weights:
+            raise InputError("perceptual 'lpips' needs perceptual_weights, a VGG-16 file; give it, or choose 'dino'")
+        if kind is not ReferenceSchedule and self.perceptual != "none":
+            rule = f"the preset {self.preset} has no perceptual term, got {self.perceptual!r}"
+            raise InputError(f"{rule}; choose 'none', or the reference")
+
     @classmethod
-    def draft(cls, iterations: int = 400, crisp_weight: float = 0.0) -> FitConfig:
-        """A first look: fewer steps, and half the points in each."""
-        return cls(iterations=iterations, points=2**14, crisp_weight=crisp_weight)
+    def named(cls, preset: str, **changes: Any) -> DistillConfig:  # noqa: ANN401 - fields of this class
+        """The preset of that name, one of PRESETS."""
+        if preset not in PRESETS:
+            raise InputError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r:.60}")
+        return cls(**({"preset": preset} | PRESETS[preset] | changes))
+
+    @classmethod
+    def draft(cls, **changes: Any) -> DistillConfig:  # noqa: ANN401 - fields of this class
+        """A first look, in the time of some sampled views."""
+        return cls.named("draft", **changes)
+
+    @classmethod
+    def fast(cls, **changes: Any) -> DistillConfig:  # noqa: ANN401 - fields of this class
+        """The default: minutes on a GPU or, with a small model, on two CPU cores."""
+        return cls.named("fast", **changes)
+
+    @classmethod
+    def reference(cls, **changes: Any) -> DistillConfig:  # noqa: ANN401 - fields of this class
+        """The release's schedule: 47,100 denoising steps. It took LPIPS; the default here needs no download."""
+        return cls.named("reference", **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All numbers, for run.json and for recognising a saved state."""
+        return to_dict(self)
+
+
+@configuration
+class PhotoSearch:
+    """How the cameras of photos are searched for; the defaults are fixed on procedural validation objects."""
+
+    azimuths: Annotated[int, Ge(4), Le(360)] = 24
+    """Candidates' azimuths, spread evenly over the circle."""
+    elevations_degrees: Elevations = (-3.0, 14.0, 30.0, 47.0)
+    """Candidates' elevations."""
+    ring_elevations_degrees: Elevations = (3.0, 22.5, 40.0)
+    """Of the turntables by which two predictions of the object are compared."""
+    coarse_size: Annotated[int, Ge(4), Le(1024)] = 12
+    fine_size: Annotated[int, Ge(4), Le(1024)] = 16
+    """Pixels along each side of the pictures that are compared, in the search and in the refinement."""
+    photo_weight: Weight = 30.0
+    ring_weight: Weight = 30.0
+    fine_weight: Weight = 50.0
+    """Logarithm of the belief lost by a relative difference of 1: between the photo and a picture, between two
+    turntables, and between photo and picture in the refinement."""
+    steps: Annotated[int, Ge(0)] = 20
+    learning_rate: Weight = 0.02
+    """Of the refinement's Adam, in radians."""
+    turn_degrees: Deviation = 8.0
+    roll_degrees: Deviation = 2.0
+    stretch: Deviation = 0.02
+    shift: Deviation = 0.02
+    """Standard deviations of what the refinement may add to the search's answer: turn, roll, logarithm of the distance,
+    and shift in halves of the picture."""
+    accept: Share = 0.3
+    """Share of the belief near the answer, by each piece of evidence alone, from which on a photo is accepted."""
+    largest_difference: Weight = 0.3
+    """Relative difference, after the refinement, beyond which a photo does not show this object."""
+
+    @property
+    def azimuths_degrees(self) -> list[float]:
+        """The candidates' azimuths, from 0 on."""
+        return [360.0 * index / self.azimuths for index in range(self.azimuths)]

@@ -7,19 +7,24 @@ from typing import Annotated, Any
 from annotated_types import Ge, Gt, Le, MaxLen, MinLen
 
 from ..support.errors import CheckpointError, InputError
-from ..support.json_text import parse_json
-from .base import configuration, from_value, to_json
+from .base import configuration, from_value, to_dict
 
 MODEL_ID = "model_id"
 """Name in the JSON form under which conversions hand on the fingerprint of the weights (see checkpoint.weights_id)."""
-
 MAX_LAYERS = 256
 """Of a network; the released ones have 12 at most."""
+MAX_PHOTOS = 6
+"""The released UpSRT was trained on 1 to 6 photos."""
 
 # sizes that no model comes near: a file that claims more would only cost time and memory until it is refused
 Width = Annotated[int, Ge(1), Le(65536)]
 Layers = Annotated[int, Ge(1), Le(MAX_LAYERS)]
-Multiple = Annotated[int, Ge(1), Le(64)]
+Multiples = Annotated[tuple[Annotated[int, Ge(1), Le(64)], ...], MaxLen(8)]
+
+
+def _require(fits: bool, rule: str) -> None:
+    if not fits:
+        raise InputError(f"{rule}; correct the configuration")
 
 
 @configuration
@@ -46,11 +51,8 @@ class UpSRTConfig:
     """Exponent of the lowest harmonic; together with num_freqs: those beyond are infinite in float32."""
 
     def __post_init__(self) -> None:
-        if self.transformer_dim % self.num_heads:
-            raise InputError(
-                f"upsrt needs transformer_dim divisible by num_heads, got {self.transformer_dim} and {self.num_heads}; "
-                "correct its configuration"
-            )
+        dim, heads = self.transformer_dim, self.num_heads
+        _require(dim % heads == 0, f"upsrt needs transformer_dim divisible by num_heads, got {dim} and {heads}")
 
     @property
     def scene_input_dim(self) -> int:
@@ -78,39 +80,33 @@ class DinoConfig:
     """0-based block whose keys are the features."""
 
     def __post_init__(self) -> None:
-        if self.embed_dim % self.num_heads or self.layer >= self.depth:
-            raise InputError(
-                f"dino needs embed_dim divisible by num_heads and 0 <= layer < depth, got embed_dim {self.embed_dim}, "
-                f"num_heads {self.num_heads}, layer {self.layer}, depth {self.depth}; correct its configuration"
-            )
+        _require(
+            self.embed_dim % self.num_heads == 0 and self.layer < self.depth,
+            f"dino needs embed_dim divisible by num_heads and 0 <= layer < depth, got embed_dim {self.embed_dim}, "
+            f"num_heads {self.num_heads}, layer {self.layer}, depth {self.depth}",
+        )
 
 
 @configuration
 class DiffusionConfig:
-    """Sizes of UNet and ControlNet; the defaults are Stable Diffusion 1.5's and the released checkpoint's.
-
-    Levels with attention are all but the last, as in SD 1.5.
-    """
+    """Sizes of UNet and ControlNet, with attention at all levels but the last; the defaults are SD 1.5's."""
 
     model_channels: Width = 320
     """Channels of the finest level: a multiple of 32 and of num_heads."""
-    channel_mult: Annotated[tuple[Multiple, ...], MinLen(2), MaxLen(8)] = (1, 2, 4, 4)
+    channel_mult: Annotated[Multiples, MinLen(2)] = (1, 2, 4, 4)
     """Channels of each level in multiples of model_channels, finest first."""
     num_res_blocks: Layers = 2
     """Residual blocks a level."""
     num_heads: Width = 8
-    """Attention heads."""
     context_dim: Width = 768
     """Width of text and of set latents."""
     hint_channels: Width = 774
     """Width of the set latents plus 6 Plücker numbers."""
 
     def __post_init__(self) -> None:
-        if self.model_channels % 32 or self.model_channels % self.num_heads:
-            raise InputError(
-                "diffusion needs model_channels divisible by 32 and by num_heads, got "
-                f"{self.model_channels} and {self.num_heads}; correct its configuration"
-            )
+        channels, heads = self.model_channels, self.num_heads
+        rule = f"diffusion needs model_channels divisible by 32 and by num_heads, got {channels} and {heads}"
+        _require(channels % 32 == 0 and channels % heads == 0, rule)
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -128,7 +124,7 @@ class VaeConfig:
 
     ch: Width = 128
     """Channels of the finest level, a multiple of 32."""
-    ch_mult: Annotated[tuple[Multiple, ...], MinLen(1), MaxLen(8)] = (1, 2, 4, 4)
+    ch_mult: Annotated[Multiples, MinLen(1)] = (1, 2, 4, 4)
     """Channels of each level in multiples of ch, finest first."""
     num_res_blocks: Layers = 2
     """Residual blocks a level."""
@@ -138,11 +134,8 @@ class VaeConfig:
     """What latents are multiplied by after encoding."""
 
     def __post_init__(self) -> None:
-        if self.ch % 32 or self.embed_dim != 4:
-            raise InputError(
-                f"vae needs ch divisible by 32 and embed_dim 4, got {self.ch} and {self.embed_dim}; "
-                "correct its configuration"
-            )
+        rule = f"vae needs ch divisible by 32 and embed_dim 4, got {self.ch} and {self.embed_dim}"
+        _require(self.ch % 32 == 0 and self.embed_dim == 4, rule)
 
     @property
     def downsampling(self) -> int:
@@ -159,16 +152,13 @@ class TextConfig:
     num_attention_heads: Width = 12
     """Attention heads, which divide hidden_size."""
     num_hidden_layers: Layers = 12
-    """Layers."""
     intermediate_size: Width = 3072
     """Hidden width of the feed-forward layers."""
 
     def __post_init__(self) -> None:
-        if self.hidden_size % self.num_attention_heads:
-            raise InputError(
-                f"text needs hidden_size divisible by num_attention_heads, got {self.hidden_size} and "
-                f"{self.num_attention_heads}; correct its configuration"
-            )
+        size, heads = self.hidden_size, self.num_attention_heads
+        rule = f"text needs hidden_size divisible by num_attention_heads, got {size} and {heads}"
+        _require(size % heads == 0, rule)
 
 
 @configuration
@@ -176,32 +166,21 @@ class ModelConfig:
     """Sizes of all networks; the defaults are the released model's."""
 
     upsrt: UpSRTConfig = UpSRTConfig()
-    """Of the set-latent scene transformer."""
     dino: DinoConfig = DinoConfig()
-    """Of the encoder of patches."""
     diffusion: DiffusionConfig = DiffusionConfig()
-    """Of UNet and ControlNet."""
     vae: VaeConfig = VaeConfig()
-    """Of the autoencoder."""
     text: TextConfig = TextConfig()
-    """Of the text encoder."""
     image_size: Annotated[int, Ge(1), Le(4096)] = 256
     """Pixels along each side."""
 
     def __post_init__(self) -> None:
+        size, width, hint = self.image_size, self.upsrt.transformer_dim, self.diffusion.hint_channels
         step = self.vae.downsampling * 2 ** (len(self.diffusion.channel_mult) - 1)
-        if self.image_size % step:
-            raise InputError(f"image_size must be divisible by {step} for these networks, got {self.image_size}")
-        if self.diffusion.hint_channels != self.upsrt.transformer_dim + 6:
-            raise InputError(
-                "diffusion.hint_channels must be upsrt.transformer_dim + 6 (features and Plücker numbers), got "
-                f"{self.diffusion.hint_channels} and {self.upsrt.transformer_dim}; correct the configuration"
-            )
-        if self.diffusion.context_dim != self.upsrt.transformer_dim:
-            raise InputError(
-                "diffusion.context_dim must equal upsrt.transformer_dim (attention to the set latents), got "
-                f"{self.diffusion.context_dim} and {self.upsrt.transformer_dim}; correct the configuration"
-            )
+        _require(size % step == 0, f"image_size must be divisible by {step} for these networks, got {size}")
+        rule = "diffusion.hint_channels must be upsrt.transformer_dim + 6 (features and Plücker numbers)"
+        _require(hint == width + 6, f"{rule}, got {hint} and {width}")
+        rule, context = "diffusion.context_dim must equal upsrt.transformer_dim", self.diffusion.context_dim
+        _require(context == width, f"{rule} (attention to the set latents), got {context} and {width}")
 
     @property
     def latent_size(self) -> int:
@@ -210,26 +189,34 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form: one section a network, and image_size."""
-        return to_json(self)
+        return to_dict(self)
 
     @staticmethod
     def from_dict(content: dict[str, Any], source: str = "the configuration") -> ModelConfig:
-        """Reads the JSON form; absent sections and entries take the released sizes.
-
-        Raises:
-            CheckpointError: an unknown name, or a value of the wrong type or range; source and entry are named.
-        """
+        """Reads the JSON form; what is absent takes its released size. Raises CheckpointError that names the entry."""
         config: ModelConfig = from_value(ModelConfig, without_model_id(content), source, CheckpointError)
         return config
-
-    @staticmethod
-    def from_json(text: str, source: str) -> ModelConfig:
-        """Reads JSON text (see from_dict)."""
-        return ModelConfig.from_dict(parse_json(text, source, CheckpointError), source)
 
 
 def without_model_id(content: Any) -> Any:  # noqa: ANN401 - JSON that should be a model's
     """The JSON form of a ModelConfig without the fingerprint of weights that files carry beside the sizes."""
-    return (
-        {name: value for name, value in content.items() if name != MODEL_ID} if isinstance(content, dict) else content
+    if not isinstance(content, dict):
+        return content
+    return {name: value for name, value in content.items() if name != MODEL_ID}
+
+
+def mini_model() -> ModelConfig:
+    """The small model's sizes: 64 x 64 pixels, under 40 MB as float16.
+
+    A small trained encoder of patches stands in DINO's place; rays come as a few low frequencies, which helps a small
+    transformer off the plateau; latents are 4 x 16 x 16. The autoencoder has 64 channels even on its finest level,
+    because its norms have 32 groups: 32 channels would be normalised one by one, and a colour's strength be lost.
+    """
+    width, features = 192, 128
+    return ModelConfig(
+        image_size=64,
+        dino=DinoConfig(img_size=64, patch_size=8, embed_dim=features, depth=4, num_heads=4, layer=3),
+        upsrt=UpSRTConfig(width, 8, 448, 6, 4, features, patches=(8, 8), num_freqs=8, start_freq=-2),
+        diffusion=DiffusionConfig(64, (1, 1, 2, 2), context_dim=width, hint_channels=width + 6),
+        vae=VaeConfig(ch=64, ch_mult=(1, 1, 1), num_res_blocks=1),
     )

@@ -1,17 +1,17 @@
-"""All that shapes a training run, in one value, and its JSON form. Defaults: the paper's settings (section 3)."""
+"""All that shapes a training run, and its JSON form. The defaults are the paper's settings (section 3)."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Le
 
 from ..support.errors import InputError
-from ..support.json_text import parse_json
-from .base import configuration, fingerprint, from_value, to_json
-from .field import Share
-from .models import DiffusionConfig, DinoConfig, ModelConfig, UpSRTConfig, VaeConfig, without_model_id
-from .photos import MAX_PHOTOS
+from .base import configuration, from_value, to_dict
+from .field import Factor, Share
+from .models import MAX_PHOTOS, ModelConfig, mini_model, without_model_id
 
 Stage = Literal["encoder", "autoencoder", "diffusion"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -21,7 +21,6 @@ TRAIN_PRESETS: tuple[TrainPreset, ...] = get_args(TrainPreset)
 Count = Annotated[int, Ge(1), Le(10**9)]
 Steps = Annotated[int, Ge(0), Le(2**63 - 1)]
 Amount = Annotated[float, Ge(0), Le(2**63 - 1)]
-Factor = Annotated[float, Ge(0), Le(1e6)]
 Decay = Annotated[float, Ge(0), Le(1 - 1e-9)]
 Photos = Annotated[int, Ge(1), Le(MAX_PHOTOS)]
 
@@ -31,15 +30,10 @@ _BOOKKEEPING = ("validate_every", "validation_batches", "save_every", "log_every
 
 @configuration
 class TrainConfig:
-    """All that shapes a training run; the defaults are the paper's settings where it states them.
-
-    In the diffusion stage the ControlNet is always trained, VAE and text never.
-    """
+    """All that shapes a training run. In the diffusion stage the ControlNet is always trained, VAE and text never."""
 
     stage: Stage = "encoder"
-    """What is trained."""
     model: ModelConfig = ModelConfig()
-    """Sizes of the networks."""
     batch_size: Annotated[int, Ge(1), Le(65_536)] = 1
     """Objects in each process's part of a step."""
     accumulation: Count = 1
@@ -56,13 +50,10 @@ class TrainConfig:
     """Steps at which procedural objects get their second part and all of their parts; until the first they have one
     part. (0, 0): all from the beginning."""
     steps: Count = 100_000
-    """Optimiser steps."""
     learning_rate: Factor = 1e-5
     """Of AdamW, at its highest."""
     betas: tuple[Decay, Decay] = (0.9, 0.999)
-    """Of AdamW."""
     weight_decay: Amount = 0.0
-    """Of AdamW."""
     warmup_steps: Steps = 0
     """Steps in which the learning rate rises from 0, linearly."""
     final_share: Share = 1.0
@@ -74,13 +65,11 @@ class TrainConfig:
     precision: Literal["no", "bf16"] = "no"
     """Mixed precision, through accelerate."""
     compile: bool = False
-    """By torch.compile."""
     gradient_checkpointing: bool = False
     """Trades time for memory."""
     train_dino: bool = False
-    """In the encoder and the diffusion stage."""
     train_upsrt: bool = False
-    """In the encoder and the diffusion stage."""
+    """Both in the encoder and the diffusion stage."""
     train_unet: Literal["output", "all"] = "output"
     """Its output half (the paper), or all of it."""
     dropout: Annotated[float, Ge(0), Le(1 / 3)] = 0.05
@@ -98,111 +87,54 @@ class TrainConfig:
     log_every: Count = 20
     """Steps between notes of the loss (mean since the last)."""
     seed: Steps = 0
-    """Of all that is drawn."""
 
     def __post_init__(self) -> None:
         if self.photos[0] > self.photos[1]:
-            raise InputError(
-                f"photos must be (least, most) within 1 to {MAX_PHOTOS}, got {self.photos}; correct the range"
-            )
+            rule = f"photos must be (least, most) within 1 to {MAX_PHOTOS}"
+            raise InputError(f"{rule}, got {self.photos}; correct the range")
         if self.curriculum[0] > self.curriculum[1]:
-            raise InputError(
-                "curriculum must be the steps of the second and of all parts, ascending, got "
-                f"{self.curriculum}; correct it"
-            )
+            rule = "curriculum must be the steps of the second and of all parts, ascending"
+            raise InputError(f"{rule}, got {self.curriculum}; correct it")
         if self.stage == "encoder" and not self.train_upsrt:
             raise InputError("the encoder stage trains UpSRT, got train_upsrt = false; set it to true")
-        if self.rgb_weight and self.stage == "diffusion" and not self.train_upsrt:
-            raise InputError(
-                f"rgb_weight must be 0 where UpSRT is frozen, got {self.rgb_weight}; set it so, or train_upsrt to true"
-            )
-        if self.train_dino and self.stage == "diffusion" and not self.train_upsrt:
+        frozen = self.stage == "diffusion" and not self.train_upsrt
+        if frozen and self.rgb_weight:
+            rule = f"rgb_weight must be 0 where UpSRT is frozen, got {self.rgb_weight}"
+            raise InputError(f"{rule}; set it so, or train_upsrt to true")
+        if frozen and self.train_dino:
             raise InputError("train_dino needs train_upsrt, through which its gradients come; set both or neither")
 
     @property
     def fingerprint(self) -> str:
         """Of all that shapes the weights; a run's state is refused by another run by it."""
-        return fingerprint(self.to_dict(), without=_BOOKKEEPING)[:16]
+        shaping = {name: value for name, value in self.to_dict().items() if name not in _BOOKKEEPING}
+        return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:16]
 
     @staticmethod
     def preset(name: TrainPreset, stage: Stage) -> TrainConfig:
         """ "mini": the small model, everything from scratch. "released": the paper's settings and sizes."""
-        for what, given, choices in (("preset", name, TRAIN_PRESETS), ("stage", stage, STAGES)):
-            if given not in choices:
-                raise InputError(f"{what} must be one of {', '.join(choices)}, got {given!r:.60}")
+        if name not in TRAIN_PRESETS:
+            raise InputError(f"preset must be one of {', '.join(TRAIN_PRESETS)}, got {name!r:.60}")
         if name == "released":
             return TrainConfig(stage=stage, train_upsrt=stage == "encoder", gradient_checkpointing=stage != "encoder")
-        return TrainConfig(
-            stage=stage,
-            model=mini_model(),
-            batch_size=16,
-            targets=4,
-            rays=256,
-            inside_share=0.7,
-            steps=200_000,
-            learning_rate=3e-4,
-            betas=(0.9, 0.99),
-            warmup_steps=1000,
-            final_share=0.02,
-            ema_decay=0.999,
-            train_dino=stage != "autoencoder",
-            train_upsrt=stage != "autoencoder",
-            train_unet="all",
-            rgb_weight=float(stage == "diffusion"),
-        )
+        data = {"batch_size": 16, "targets": 4, "rays": 256, "inside_share": 0.7}
+        rates = {"learning_rate": 3e-4, "betas": (0.9, 0.99), "warmup_steps": 1000, "final_share": 0.02}
+        whole = stage != "autoencoder"
+        trained = {"train_dino": whole, "train_upsrt": whole, "train_unet": "all", "ema_decay": 0.999}
+        changes: dict[str, Any] = {**data, **rates, **trained, "rgb_weight": float(stage == "diffusion")}
+        return TrainConfig(stage=stage, model=mini_model(), steps=200_000, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form; the model's sizes are its section `model`.
-
-        What is newer than the first saved runs is left out where it has its default, so that those go on.
-        """
-        content = to_json(self)
+        """The JSON form; what is newer than the first saved runs is left out at its default, so that those go on."""
+        content = to_dict(self)
         if self.curriculum == (0, 0):
             del content["curriculum"]
         return content
 
     @staticmethod
     def from_dict(content: dict[str, Any], source: str = "the training configuration") -> TrainConfig:
-        """Reads the JSON form; absent names take the defaults.
-
-        Raises:
-            InputError: an unknown name, or a value of the wrong type or range; source and entry are named.
-        """
+        """Reads the JSON form; absent names take the defaults. Raises InputError that names source and entry."""
         if isinstance(content, dict) and "model" in content:
             content = {**content, "model": without_model_id(content["model"])}
         config: TrainConfig = from_value(TrainConfig, content, source)
         return config
-
-    @staticmethod
-    def from_json(text: str, source: str) -> TrainConfig:
-        """Reads JSON text (see from_dict)."""
-        return TrainConfig.from_dict(parse_json(text, source), source)
-
-
-def mini_model() -> ModelConfig:
-    """The small model's sizes: 64 x 64 pixels, under 40 MB as float16.
-
-    A small trained encoder of patches stands in DINO's place; rays come as a few low frequencies, which helps a small
-    transformer off the plateau; latents are 4 x 16 x 16. The autoencoder has 64 channels even on its finest level,
-    because its norms have 32 groups: 32 channels would be normalised one by one, and a colour's strength be lost.
-    """
-    width = 192
-    return ModelConfig(
-        image_size=64,
-        dino=DinoConfig(img_size=64, patch_size=8, embed_dim=128, depth=4, num_heads=4, layer=3),
-        upsrt=UpSRTConfig(
-            transformer_dim=width,
-            num_heads=8,
-            ff_dim=448,
-            encoder_layers=6,
-            decoder_layers=4,
-            image_feature_dim=128,
-            patches=(8, 8),
-            num_freqs=8,
-            start_freq=-2,
-        ),
-        diffusion=DiffusionConfig(
-            model_channels=64, channel_mult=(1, 1, 2, 2), context_dim=width, hint_channels=width + 6
-        ),
-        vae=VaeConfig(ch=64, ch_mult=(1, 1, 1), num_res_blocks=1),
-    )

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from ..geometry.lenses import MODELS, Lens
 from ..support.errors import InputError
-from ..support.files import reading
-from ..support.json_text import read_json, shown
+from ..support.files import read_json, reading, shown
 
 _FLIP = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
 """OpenCV's and COLMAP's camera axes (right, down, forward) <-> ours (right, up, backward)."""

@@ -1,16 +1,15 @@
 """A folder of any known format, or shards -> its reader, for callers that are given a path and nothing more.
 
-A new format is its reader, a line in `FORMATS`, and its name in `Kind` of config/commands.py.
+A new format is its reader, a line in `DATA_FORMATS`, and its name in `Kind` of config/commands.py.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..support.errors import InputError
 from ..support.files import existing_folder, subfolders
@@ -19,13 +18,9 @@ if TYPE_CHECKING:
     from .views import MultiViewDataset
 
 
-@dataclass(frozen=True)
-class Format:
-    """One format of data sets.
-
-    title: what people call it. reader: "module.name" in this package, called with the folder and `size`, pixels.
-    fits: whether a folder is one, by files that only this format has; broken objects beside good ones do not matter.
-    """
+class Format(NamedTuple):
+    """What people call it; "module.name" of its reader in this folder, called with the path and `size`, pixels; and
+    whether a folder is one, by files that only this format has: broken objects beside good ones do not matter."""
 
     title: str
     reader: str
@@ -33,7 +28,7 @@ class Format:
 
 
 def _has(root: Path, *names: str) -> bool:
-    """Whether some folder in `root` holds all of these."""
+    """Whether some folder in the root holds all of these."""
     return any(all((folder / name).exists() for name in names) for folder in subfolders(root))
 
 
@@ -43,63 +38,52 @@ def _holds_meshes(root: Path) -> bool:
     return any(path.suffix.lower() in MESH_SUFFIXES for path in root.rglob("*"))
 
 
-FORMATS: dict[str, Format] = {
-    "co3d": Format("Co3Dv2", "co3d.Co3D", lambda root: any(root.glob("*/frame_annotations.jgz"))),
+DATA_FORMATS: dict[str, Format] = {
+    "co3d": Format("Co3Dv2", "readers.Co3D", lambda root: any(root.glob("*/frame_annotations.jgz"))),
     "objaverse": Format(
-        "Objaverse renders", "renders.ObjaverseRenders", lambda root: (root / "valid_paths.json").is_file()
+        "Objaverse renders", "readers.ObjaverseRenders", lambda root: (root / "valid_paths.json").is_file()
     ),
     "gso": Format(
         "GSO",
         "meshes.gso",
         lambda root: _has(root, "meshes/model.obj", "materials/textures") or _has(root, "model.obj", "texture.png"),
     ),
-    "shapenet_srn": Format("ShapeNet-SRN", "renders.ShapeNetSRN", lambda root: _has(root, "intrinsics.txt", "pose")),
+    "shapenet_srn": Format("ShapeNet-SRN", "readers.ShapeNetSRN", lambda root: _has(root, "intrinsics.txt", "pose")),
     "meshes": Format("meshes", "meshes.mesh_folder", _holds_meshes),
     "shards": Format("shards of `upfusion pack`", "shards.ShardedViews", lambda root: any(root.glob("[!.]*.tar"))),
 }
 """By the name that `--kind` takes, in the order in which folders are tried, after shards with an index."""
 
-_TITLES = [known.title for known in FORMATS.values()]
-FOLDERS = f"a folder of {', '.join(_TITLES[:-2])} or {_TITLES[-2]}, or {_TITLES[-1]}"
-"""What `open_dataset` takes, in words."""
-
 
 def open_dataset(root: str | os.PathLike[str], *, size: int, kind: str | None = None) -> MultiViewDataset:
-    """The data set below a folder, with each reader's defaults; open the reader itself for its options.
+    """The data set below a folder; its views have `size` pixels a side.
 
     Args:
         root: the folder; of shards also a single .tar file.
-        size: side of the views in pixels.
-        kind: its format, a name in FORMATS; recognised by its files unless given.
+        kind: its format, a name in DATA_FORMATS; recognised by its files unless given.
 
     Raises:
         InputError: there is no such folder, or it is of no known format.
     """
     from ..support.checks import check_choice
-
-    if kind in (None, "shards") and Path(root).suffix == ".tar" and Path(root).is_file():
-        kind = "shards"
-    else:
-        root = existing_folder(root)
-        kind = recognised_format(root) if kind is None else kind
-    check_choice("kind", kind, tuple(FORMATS))
-    module, name = FORMATS[kind].reader.split(".")
-    dataset: MultiViewDataset = getattr(import_module(f".{module}", __package__), name)(root, size=size)
-    return dataset
-
-
-def recognised_format(root: str | os.PathLike[str]) -> str:
-    """The format of a folder, a name in FORMATS.
-
-    Raises:
-        InputError: there is no such folder, or it is of no known format.
-    """
     from .shards import INDEX_NAME, UNFINISHED_NAME, is_index
 
-    root = existing_folder(root)
-    if (root / UNFINISHED_NAME).is_file() or is_index(root / INDEX_NAME):
-        return "shards"
-    for name, known in FORMATS.items():
-        if known.fits(root):
-            return name
-    raise InputError(f"{root} must be {FOLDERS}, got none of them; choose the folder that holds the objects' folders")
+    path = Path(root)
+    if kind in (None, "shards") and path.suffix == ".tar" and path.is_file():
+        kind = "shards"
+    else:
+        existing_folder(path)
+    if kind is None and ((path / UNFINISHED_NAME).is_file() or is_index(path / INDEX_NAME)):
+        kind = "shards"
+    if kind is None:
+        kind = next((name for name, known in DATA_FORMATS.items() if known.fits(path)), None)
+    if kind is None:
+        titles = [known.title for known in DATA_FORMATS.values()]
+        wanted = f"a folder of {', '.join(titles[:-2])} or {titles[-2]}, or {titles[-1]}"
+        raise InputError(
+            f"{root} must be {wanted}, got none of them; choose the folder that holds the objects' folders"
+        )
+    check_choice("kind", kind, tuple(DATA_FORMATS))
+    module, name = DATA_FORMATS[kind].reader.split(".")
+    dataset: MultiViewDataset = getattr(import_module(f".{module}", __package__), name)(path, size=size)
+    return dataset

@@ -7,187 +7,126 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from ..geometry import random_cameras
-from ..geometry.cameras import BAND_ELEVATION_DEGREES
-from ..support.checks import check_choice, check_count, check_range
+from ..support.checks import check_count
 from ..support.errors import InputError, UpFusionError
 from ..support.files import existing_file, existing_folder, subfolders
 from ..surface.rasterise import rasterise
 from ..surface.reading import MESH_SUFFIXES, Surface, read_surface
-from ..types import REFERENCE_FOCAL, Cameras
-from .views import PosedViews, checked_views, normalise, note
+from ..types import Cameras
+from .views import UP, PosedViews, checked_views, normalise, note
 
-_UP = torch.tensor([0.0, 1.0, 0.0])
+RADIUS = 0.2
+"""Of the sphere about the object, at distance 1 and focal 4.5: 0.92 of the way from the middle to the border."""
 
 _Z_UP = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
 """Turns a world with +Z up into one with +Y up: (x, y, z) -> (x, z, -y)."""
 
 
 @dataclass(frozen=True)
-class MeshRendering:
-    """How meshes become views.
-
-    size: pixels a side. radius: of the sphere about the object, in our units; 0.2 at focal 4.5 reaches 0.92 of the
-    way from the middle to the border. views: how many an object has when it is read (not when it is drawn).
-    seed: of those views. elevation_degrees, distance: ranges that cameras are drawn from; azimuths are all round.
-    Distances are those to the object before view 0 is put at distance 1. focal: NDC. supersampling: see `rasterise`.
-    """
-
-    size: int = 256
-    radius: float = 0.2
-    views: int = 24
-    seed: int = 0
-    elevation_degrees: tuple[float, float] = BAND_ELEVATION_DEGREES
-    distance: tuple[float, float] = (1.0, 1.0)
-    focal: float = REFERENCE_FOCAL
-    supersampling: int = 3
-
-    def __post_init__(self) -> None:
-        check_count("size", self.size, 1, 4096)
-        check_range("radius", self.radius, 1e-3, 0.9)
-        check_count("views", self.views, 1, 100_000)
-        check_range("focal", self.focal, 1e-3)
-        check_count("supersampling", self.supersampling, 1, 16)
-        for name, low, high in (("elevation_degrees", -89.9, 89.9), ("distance", self.radius + 0.01, 1e3)):
-            first, last = getattr(self, name)
-            check_range(f"{name}[0]", first, low, high)
-            check_range(f"{name}[1]", last, first, high)
-
-
-@dataclass(frozen=True)
 class MeshSource:
     """One object's file.
 
-    name: unique in its data set. up: the file's axis that points up. texture: shown whatever the materials say.
+    name: unique in its data set. z_up: whether +Z points up in the file, not +Y. texture: shown whatever the materials
+    say.
     """
 
     name: str
     path: Path
-    up: Literal["y", "z"] = "y"
+    z_up: bool = False
     texture: Path | None = None
 
-    def read(self, radius: float) -> Surface:
-        """The object with +Y up, centred, its farthest vertex `radius` from the origin. Raises InputError."""
+    def read(self) -> Surface:
+        """The object with +Y up, centred, its farthest vertex at the sphere's radius. Raises InputError."""
         surface = read_surface(self.path, self.texture)
-        return (surface.turned(_Z_UP) if self.up == "z" else surface).centered(radius)
+        return (surface.turned(_Z_UP) if self.z_up else surface).centered(RADIUS)
 
 
 @dataclass(frozen=True, eq=False)
 class MeshViews:
-    """Objects given as meshes, a `MultiViewDataset` with depths.
+    """Objects given as meshes, a `MultiViewDataset` with depths; cameras stand all round, over the band, at distance 1.
 
-    `read` renders the same `rendering.views` cameras of an object every time: they follow from the seed and the
-    object's name, so that they stay when other files come or go. `draw` renders new cameras from the generator, dense
-    over the band, which is what training wants: fixed cameras are memorised.
+    `read` renders the same cameras of an object every time: they follow from its name, so that they stay when other
+    files come or go. `draw` renders new cameras from the generator, which is what training wants: fixed cameras are
+    memorised.
+
+    size: pixels a side. views: how many an object has when it is read (not when it is drawn).
     """
 
     sources: Sequence[MeshSource]
-    rendering: MeshRendering = field(default_factory=MeshRendering)
+    size: int = 256
+    views: int = 24
     skipped: list[tuple[str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        check_count("size", self.size, 1, 4096)
+        check_count("views", self.views, 1, 100_000)
 
     def __len__(self) -> int:
         return len(self.sources)
 
     def __getitem__(self, index: int) -> PosedViews:
-        """Object `index` with all its views; see `read`."""
         return self.read(index)
 
     def view_count(self, index: int) -> int:
         """How many views `read` gives of object `index`."""
-        return self.rendering.views
+        return self.views
 
     def read(self, index: int, views: Sequence[int] | None = None) -> PosedViews:
-        """Object `index` with the chosen ones of its views in the given order, or all.
-
-        Raises:
-            InputError: its file cannot be read (then noted in `skipped`), or there are no such views.
-            IndexError: there is no such object.
-        """
+        """See MultiViewDataset."""
         source = self.sources[index]
-        chosen = checked_views(views, self.rendering.views, source.name)
-        seed = zlib.crc32(f"{self.rendering.seed} {source.name}".encode())
-        cameras = self._cameras(self.rendering.views, torch.Generator().manual_seed(seed))
-        return self._rendered(source, cameras[torch.tensor(chosen)])
+        chosen = checked_views(views, self.views, source.name)
+        generator = torch.Generator().manual_seed(zlib.crc32(f"0 {source.name}".encode()))
+        return self._rendered(source, random_cameras(self.views, generator=generator)[torch.tensor(chosen)])
 
     def draw(self, index: int, count: int, generator: torch.Generator) -> PosedViews:
         """Object `index` seen by `count` new cameras from the generator; raises like `read`."""
-        return self._rendered(self.sources[index], self._cameras(count, generator))
+        return self._rendered(self.sources[index], random_cameras(count, generator=generator))
 
     def surface(self, index: int, views: PosedViews) -> Surface:
         """The true surface of object `index` in the world of `views`, which were read from it."""
-        surface = self.sources[index].read(self.rendering.radius)
-        if views.placement is None or views.name != self.sources[index].name:
-            raise InputError(f"expected views of {self.sources[index].name} from this data set, got {views.name}")
+        assert views.placement is not None, "of views that were read from here"
+        surface = self.sources[index].read()
         return replace(surface, vertices=views.placement.points(surface.vertices))
-
-    def _cameras(self, count: int, generator: torch.Generator) -> Cameras:
-        return random_cameras(
-            count,
-            generator=generator,
-            elevation_degrees=self.rendering.elevation_degrees,
-            distance=self.rendering.distance,
-            focal=self.rendering.focal,
-        ).to("cpu")
 
     def _rendered(self, source: MeshSource, cameras: Cameras) -> PosedViews:
         try:
-            surface = source.read(self.rendering.radius)
+            surface = source.read()
         except UpFusionError as error:
             note(self.skipped, source.name, str(error))
             raise
-        seen = rasterise(surface, cameras, self.rendering.size, supersampling=self.rendering.supersampling)
-        moved, placement = normalise(cameras, center=torch.zeros(3), up=_UP)
-        return PosedViews(
-            rgb=seen.rgb,
-            mask=seen.opacity,
-            cameras=moved,
-            name=source.name,
-            depth=seen.depth * placement.scale,
-            placement=placement,
-        )
+        seen = rasterise(surface, cameras, self.size)
+        moved, placement = normalise(cameras, center=torch.zeros(3), up=UP)
+        depth = seen.depth * placement.scale
+        return PosedViews(seen.rgb, seen.opacity, moved, source.name, depth=depth, placement=placement)
 
 
-def mesh_folder(
-    root: str | os.PathLike[str],
-    rendering: MeshRendering | None = None,
-    *,
-    size: int = 256,
-    up: Literal["y", "z"] = "y",
-) -> MeshViews:
-    """All GLB, OBJ and PLY files below a folder, in the order of their paths, by which they are named.
+def mesh_folder(root: str | os.PathLike[str], *, size: int = 256) -> MeshViews:
+    """All GLB, OBJ and PLY files below a folder, +Y up, in the order of their paths, by which they are named.
 
-    Args:
-        root: the folder; hidden files and folders in it are passed over.
-        rendering: how they are rendered; the defaults, with views of `size` pixels, unless given.
-        up: the axis that points up in these files: "y" as in glTF, or "z". OBJ and PLY do not say.
+    Hidden files and folders in it are passed over.
 
     Raises:
         InputError: there is no such folder, or it holds no meshes.
     """
-    check_choice("up", up, ("y", "z"))
     root = existing_folder(root)
     paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in MESH_SUFFIXES and path.is_file())
-    names = [path.relative_to(root).as_posix() for path in paths]
-    sources = [
-        MeshSource(name, path, up)
-        for name, path in zip(names, paths, strict=True)
-        if not any(part.startswith(".") for part in name.split("/"))
-    ]
-    if not sources:
+    names = {path.relative_to(root).as_posix(): path for path in paths}
+    shown = {name: path for name, path in names.items() if not any(part.startswith(".") for part in name.split("/"))}
+    if not shown:
         raise InputError(f"{root} must hold {', '.join(MESH_SUFFIXES)} files, got none; choose another folder")
-    return MeshViews(sources, rendering or MeshRendering(size=size))
+    return MeshViews([MeshSource(name, path) for name, path in shown.items()], size)
 
 
-def gso(root: str | os.PathLike[str], rendering: MeshRendering | None = None, *, size: int = 256) -> MeshViews:
+def gso(root: str | os.PathLike[str], *, size: int = 256) -> MeshViews:
     """All scans below a folder of Google Scanned Objects, +Z up turned to +Y up, in the order of their names.
 
     One distribution has `<Name>/meshes/model.obj` and `<Name>/materials/textures/texture.png`, though its material
-    names the picture beside the OBJ; the other is flat: `<Name>/model.obj` and `<Name>/texture.png`. Metres become
-    our units by `rendering.radius`. Folders without model or texture are counted in `skipped`.
+    names the picture beside the OBJ; the other is flat: `<Name>/model.obj` and `<Name>/texture.png`. Folders without
+    model or texture are counted in `skipped`.
 
     Raises:
         InputError: there is no such folder, or it holds no scans.
@@ -204,10 +143,10 @@ def gso(root: str | os.PathLike[str], rendering: MeshRendering | None = None, *,
         if texture is None:
             skipped.append((folder.name, "its texture.png is missing"))
             continue
-        sources.append(MeshSource(folder.name, model, "z", texture))
+        sources.append(MeshSource(folder.name, model, z_up=True, texture=texture))
     if not sources:
         raise InputError(
             f"{root} must hold folders with model.obj and texture.png, got none ({len(skipped)} skipped); "
             "choose the folder that holds the objects' folders"
         )
-    return MeshViews(sources, rendering or MeshRendering(size=size), skipped)
+    return MeshViews(sources, size, skipped=skipped)

@@ -21,9 +21,10 @@ from .views import PosedViews, StoredObject, StoredViews, normalise
 
 FRAME_MARGIN = 1.15
 """Side of the crop over the longer side of the object's box, as in the preparation of Co3Dv2."""
-
 _LONGEST_SIDE = 20_000
 """Pixels; pictures are padded to squares, which takes the square of it in bytes a channel."""
+MASK_THRESHOLD = 0.4
+"""Probability of a mask at and above which a pixel is object, customarily 0.4 to 0.5."""
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels, (0, 0) the top left corner; may leave the picture."""
@@ -36,22 +37,18 @@ class Frame:
     camera: one, in the recording's world, for the whole picture: NDC runs from border to border in x and in y.
     image, mask: files; without a mask the picture's alpha tells the object, else whatever is not pure white is object.
     size: (H, W) that the camera was given for, which the picture must have; None if the camera fits any.
-    threshold: of the mask's probability, at and above which a pixel is object.
     """
 
     camera: Cameras
     image: Path
     mask: Path | None = None
     size: tuple[int, int] | None = None
-    threshold: float = 0.4
 
 
 def framed(frame: Frame, size: int, margin: float | None) -> tuple[Tensor, Tensor, Cameras]:
     """A frame's object on white -> rgb (3, size, size), mask (1, size, size) in [0, 1], and the camera of the crop.
 
     Args:
-        frame: what was recorded.
-        size: side of the result in pixels.
         margin: side of the crop over the longer side of the object's box; what leaves the picture is white. None
             keeps the whole picture, padded with white to a square.
 
@@ -78,7 +75,7 @@ def _read(frame: Frame) -> tuple[np.ndarray, np.ndarray]:
     picture = _decoded(frame.image, "RGBA")
     colors, alpha = picture[..., :3], picture[..., 3]
     height, width = alpha.shape
-    if frame.size is not None and (height, width) != tuple(frame.size):
+    if frame.size is not None and (height, width) != frame.size:
         raise PhotoError(
             f"{frame.image.name} must be {frame.size[1]} x {frame.size[0]} pixels as its camera says, "
             f"got {width} x {height}; fetch the original picture"
@@ -91,7 +88,7 @@ def _read(frame: Frame) -> tuple[np.ndarray, np.ndarray]:
             f"{frame.mask.name} must have its picture's size, {width} x {height}, "
             f"got {mask.shape[1]} x {mask.shape[0]}; fetch the original mask"
         )
-    return colors, np.where(mask >= 255 * frame.threshold, 255, 0).astype(np.uint8)
+    return colors, np.where(mask >= 255 * MASK_THRESHOLD, 255, 0).astype(np.uint8)
 
 
 def _decoded(path: Path, mode: str) -> np.ndarray:
@@ -125,7 +122,7 @@ def _resized(colors: np.ndarray, mask: np.ndarray, box: Box, size: int) -> np.nd
     """The part `box` of a picture -> (4, size, size) uint8: colours on white and mask; white outside the picture.
 
     Bicubic, widened when shrinking, channel by channel, as colours on white need no alpha. Pillow's, as recordings have
-    8 bits and are many; photos of any depth and users' soft masks go through `pipeline.prepare.resample`, in float32.
+    8 bits and are many; photos of any depth and users' soft masks go through `pipeline.photos.resample`, in float32.
     """
     height, width = mask.shape
     left, top, right, bottom = box
@@ -133,10 +130,7 @@ def _resized(colors: np.ndarray, mask: np.ndarray, box: Box, size: int) -> np.nd
     first_x, last_x = math.floor(left - reach), math.ceil(right + reach)
     first_y, last_y = math.floor(top - reach), math.ceil(bottom + reach)
     rows, columns = slice(max(0, first_y), min(height, last_y)), slice(max(0, first_x), min(width, last_x))
-    room = (
-        (rows.start - first_y, last_y - rows.stop),
-        (columns.start - first_x, last_x - columns.stop),
-    )
+    room = ((rows.start - first_y, last_y - rows.stop), (columns.start - first_x, last_x - columns.stop))
     coverage = mask[rows, columns].astype(np.float32) / 255
     channels = [coverage * colors[rows, columns, number] + 255 * (1 - coverage) for number in range(3)]
     shifted = (left - first_x, top - first_y, right - first_x, bottom - first_y)
@@ -148,7 +142,7 @@ def _resized(colors: np.ndarray, mask: np.ndarray, box: Box, size: int) -> np.nd
 
 
 class RecordedViews(StoredViews):
-    """Objects recorded as pictures with cameras, a `MultiViewDataset`; a format says where its frames are.
+    """Objects recorded as pictures with cameras, a `MultiViewDataset`; a format fills `names` and finds the frames.
 
     Args:
         size: side of the views in pixels.
@@ -161,10 +155,10 @@ class RecordedViews(StoredViews):
         if margin is not None:
             check_range("margin", margin, 1.0, 8.0)
         self.size, self.margin = size, margin
+        self.names: list[str] = []
 
-    @abstractmethod
-    def name(self, index: int) -> str:
-        """What object `index` is called; raises IndexError where there is none."""
+    def __len__(self) -> int:
+        return len(self.names)
 
     @abstractmethod
     def view_count(self, index: int) -> int:
@@ -178,8 +172,8 @@ class RecordedViews(StoredViews):
     def _world(self, index: int) -> tuple[Tensor, Tensor | None]:
         """Of the recording's world: the object's centre (3,), and the direction (3,) that is up, if known."""
 
-    def _stored(self, index: int) -> StoredObject[tuple[Tensor, Tensor, Cameras]]:
-        name = self.name(index)
+    def _stored(self, index: int) -> StoredObject:
+        name = self.names[index]
 
         def read(view: int) -> tuple[Tensor, Tensor, Cameras]:
             return framed(self._frame(index, view), self.size, self.margin)
@@ -188,8 +182,7 @@ class RecordedViews(StoredViews):
             rgb, mask, cameras = zip(*found, strict=True)
             center, up = self._world(index)
             moved, placement = normalise(Cameras.concatenate(cameras), center=center, up=up)
-            return PosedViews(
-                torch.stack(rgb), torch.stack(mask), moved, name, upright=up is not None, placement=placement
-            )
+            upright = up is not None
+            return PosedViews(torch.stack(rgb), torch.stack(mask), moved, name, upright, placement=placement)
 
         return StoredObject(name, self.view_count(index), read, join)

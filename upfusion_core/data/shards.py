@@ -12,7 +12,7 @@ import os
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
@@ -27,23 +27,24 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ..config.base import from_json
+from ..config import from_value
 from ..support.checks import check_choice, check_count
 from ..support.errors import InputError, UpFusionError
-from ..support.files import Writing, inside, reading
+from ..support.files import Writing, inside, parse_json, read_json, reading, shown
 from ..support.images import resize_pictures, to_8bit
-from ..support.json_text import read_json, shown
 from ..types import Cameras
-from .views import MultiViewDataset, PosedViews, StoredObject, StoredViews, decoded_array, normalise, note
+from .views import UP, MultiViewDataset, PosedViews, StoredObject, StoredViews, decoded_array, normalise, note
 
 INDEX_NAME = "index.json"
 UNFINISHED_NAME = "packing.json"
 """Stands beside the shards until all are written."""
 _FORMAT, _VERSION = "upfusion-shards", 1
-_LEAST_OBJECT = 1024
-"""Bytes of a member in a tar file, its header included; an object has at least one."""
-_LARGEST_MEMBER = 128_000_000
-"""Bytes; what is larger was not packed by us."""
+_LEAST_OBJECT, _LARGEST_MEMBER = 1024, 128_000_000
+"""Bytes: of an object, which has at least one member and its header; of a member that was packed by us."""
+MIXED_SHARDS = 8
+"""Neighbours in the order of a pass whose objects are mixed."""
+_REMEMBERED_SHARDS = 64
+"""Of which the places of all members are kept, a few MB each at most."""
 
 PictureFormat = Literal["png", "webp", "jpeg"]
 PICTURE_FORMATS: tuple[PictureFormat, ...] = get_args(PictureFormat)
@@ -80,17 +81,12 @@ def is_index(path: Path) -> bool:
 def listed_shards(root: Path, skipped: list[tuple[str, str]]) -> list[Shard]:
     """The shards of a folder by its index, or all its tar files where it has none; or those of one tar file.
 
-    Hidden tar files are not finished.
-
-    Args:
-        skipped: takes shards that are missing or shorter than the index says, and those that hold nothing.
-
-    Raises:
-        InputError: the index is damaged, packing has not ended, or no shard is left.
+    Hidden tar files are not finished. `skipped` takes shards that are missing or shorter than the index says, and those
+    that hold nothing. InputError if the index is damaged, packing has not ended, or no shard is left.
     """
     shards = []
-    if (root / INDEX_NAME).is_file():
-        path = root / INDEX_NAME
+    path = root / INDEX_NAME
+    if path.is_file():
         content = read_json(path)
         known = isinstance(content, dict) and (content.get("format"), content.get("version")) == (_FORMAT, _VERSION)
         entries = content.get("shards") if known else None
@@ -109,9 +105,7 @@ def listed_shards(root: Path, skipped: list[tuple[str, str]]) -> list[Shard]:
         raise InputError(f"{root} is not packed to the end; finish it by: upfusion pack --resume -o {root}")
     else:
         for path in [root] if root.is_file() else filter(Path.is_file, sorted(root.glob("[!.]*.tar"))):
-            samples, trouble = samples_of(path)
-            if trouble:
-                skipped.append((path.name, trouble))
+            samples = samples_of(path, skipped)
             if samples:
                 shards.append(Shard(path, len(samples), path.stat().st_size))
     if not shards:
@@ -139,7 +133,6 @@ class Sample:
     members: dict[str, tuple[int, int]]
 
     def read(self, ending: str) -> bytes:
-        """The content of one member; raises InputError if there is none, or it cannot be read."""
         if ending not in self.members:
             raise InputError(f"its {ending} is missing; pack it again")
         first, size = self.members[ending]
@@ -150,13 +143,12 @@ class Sample:
             return file.read(size)
 
 
-def samples_of(path: Path) -> tuple[list[Sample], str]:
-    """The complete samples of a shard in their order, and what ended the list early ("" if nothing did).
+def samples_of(path: Path, skipped: list[tuple[str, str]]) -> list[Sample]:
+    """The complete samples of a shard in their order; `skipped` takes what ends the list early.
 
     Only headers are read. Links, sparse files and folders are passed over: they hold no content of their own.
     """
     samples: dict[str, Sample] = {}
-    trouble = ""
     try:
         with reading("it", "copy it again", what="an uncompressed tar file"), path.open("rb") as file:
             length = path.stat().st_size
@@ -174,8 +166,8 @@ def samples_of(path: Path) -> tuple[list[Sample], str]:
             if not block or any(block):
                 raise InputError("it is cut short or damaged; copy it again")
     except InputError as error:
-        trouble = str(error)
-    return list(samples.values()), trouble
+        note(skipped, path.name, str(error))
+    return list(samples.values())
 
 
 # entries that later releases add are passed over
@@ -184,7 +176,6 @@ class SampleHeader:
     """What a sample's JSON says: the object's name, its cameras in our world, the pictures' side in pixels.
 
     upright: see PosedViews. depth: whether depths were packed. pictures: ending of the pictures of colours.
-    camera_to_world, focal, principal: see Cameras.
     """
 
     name: Annotated[str, MinLen(1), MaxLen(500)]
@@ -196,20 +187,9 @@ class SampleHeader:
     focal: list[list[float]]
     principal: list[list[float]]
 
-    def cameras(self) -> Cameras:
-        """Raises InputError where they are none."""
-        with reading("its cameras", "pack it again", what="lists of numbers"):
-            return Cameras(*(torch.tensor(value) for value in (self.camera_to_world, self.focal, self.principal)))
 
-
-def encoded_sample(example: PosedViews, pictures: PictureFormat, *, depth: bool, views: int | None) -> dict[str, bytes]:
-    """The members of an object's sample by the part of their names after the key; "jpeg" keeps masks as PNG.
-
-    Args:
-        pictures: of the colours; PNG and WebP keep every 8-bit value.
-        depth: whether the depths are packed, where the object has them.
-        views: at most so many of its views, spread evenly, the first still the reference; None keeps all.
-    """
+def _encoded_sample(example: PosedViews, pictures: PictureFormat, depth: bool, views: int | None) -> dict[str, bytes]:
+    """The members of an object's sample by the part of their names after the key; see pack_shards."""
     if views is not None and views < len(example):
         example = example.chosen([view * len(example) // views for view in range(views)])
     cameras, depths = example.cameras, example.depth if depth else None
@@ -231,14 +211,6 @@ def encoded_sample(example: PosedViews, pictures: PictureFormat, *, depth: bool,
             np.save(stream, depths[view, 0].numpy(), allow_pickle=False)
             members[f"{view:03d}.depth.npy"] = stream.getvalue()
     return members
-
-
-def decoded_header(content: bytes) -> SampleHeader:
-    """Reads a sample's JSON. Raises InputError if it is damaged or says what cannot be."""
-    with reading("its cameras", "pack it again", what="JSON"):
-        text = content.decode("utf-8-sig")
-    header: SampleHeader = from_json(SampleHeader, text, "its cameras")
-    return header
 
 
 def decoded_depth(header: SampleHeader, view: int, sample: Sample, size: int) -> Tensor:
@@ -277,10 +249,6 @@ class PackState:
     shards: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[list[str]] = field(default_factory=list)
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
-
 
 def pack_shards(
     dataset: MultiViewDataset,
@@ -302,20 +270,20 @@ def pack_shards(
     Args:
         indices: the objects' numbers in the data set.
         writing: how files get their names.
-        pictures, depth, views: see encoded_sample.
+        pictures: of the colours; PNG and WebP keep every 8-bit value, "jpeg" keeps masks as PNG.
+        depth: whether the depths are packed, where an object has them.
+        views: at most so many of an object's views, spread evenly, the first still the reference; None keeps all.
         shard_bytes: what a shard exceeds only with a single object.
         state: to go on from; it is changed. on_shard: called with it after each shard.
         on_step: called with (objects done, of how many).
 
-    Raises:
-        InputError: no object could be read.
-        OutputError: a shard cannot be written.
+    Raises InputError if no object could be read, OutputError if a shard cannot be written.
     """
     check_choice("pictures", pictures, PICTURE_FORMATS)
     check_count("shard_bytes", shard_bytes, 1)
     state = state or PackState()
-    encode = partial(encoded_sample, pictures=pictures, depth=depth, views=views)
-    samples = _samples(dataset, range(state.place, len(indices)), indices, encode, on_step)
+    encode = partial(_encoded_sample, pictures=pictures, depth=depth, views=views)
+    samples = _samples(dataset, state.place, indices, encode, on_step)
     pending = next(samples, None)
     while pending is not None:
         name, objects = f"shard-{len(state.shards):06d}.tar", 0
@@ -343,14 +311,14 @@ def pack_shards(
 
 def _samples(
     dataset: MultiViewDataset,
-    places: range,
+    first: int,
     indices: Sequence[int],
     encode: Callable[[PosedViews], dict[str, bytes]],
     on_step: Callable[[int, int], None] | None,
 ) -> Iterator[tuple[int, dict[str, bytes], int]]:
-    """Place, members and bytes in a tar file of each object that can be read."""
+    """Place, members and bytes in a tar file of each object from the place `first` on that can be read."""
     block = tarfile.BLOCKSIZE  # a header has one, and contents are filled up to whole ones
-    for place in places:
+    for place in range(first, len(indices)):
         try:
             members = encode(dataset[indices[place]])
         except UpFusionError as error:
@@ -362,12 +330,6 @@ def _samples(
             on_step(place + 1, len(indices))
 
 
-MIXED_SHARDS = 8
-"""Neighbours in the order of a pass whose objects are mixed."""
-_REMEMBERED_SHARDS = 64
-"""Of which the places of all members are kept, a few MB each at most."""
-
-
 class ShardedViews(StoredViews):
     """Objects packed by `upfusion pack`, a `MultiViewDataset` that several threads may read; nothing in it is ever run.
 
@@ -375,10 +337,8 @@ class ShardedViews(StoredViews):
 
     Args:
         root: a folder of shards, with the index that `upfusion pack` writes or without one; or one .tar file.
+            InputError if the index is damaged, or there is no shard with an object.
         size: side of the views in pixels; None keeps the packed one.
-
-    Raises:
-        InputError: the index is damaged, or there is no shard with an object.
     """
 
     def __init__(self, root: str | os.PathLike[str], *, size: int | None = None) -> None:
@@ -388,7 +348,7 @@ class ShardedViews(StoredViews):
         self.size = size
         self._shards: list[Shard] = listed_shards(Path(root), self.skipped)
         self._ends = list(accumulate(shard.objects for shard in self._shards))
-        self._opened = lru_cache(_REMEMBERED_SHARDS)(self._open)
+        self._samples = lru_cache(_REMEMBERED_SHARDS)(partial(samples_of, skipped=self.skipped))
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -403,18 +363,20 @@ class ShardedViews(StoredViews):
             parts.append(mixed[torch.randperm(len(mixed), generator=generator)])
         return torch.cat(parts)
 
-    def _stored(self, index: int) -> StoredObject[tuple[Tensor, Tensor]]:
-        """Object `index` as it was packed; what is damaged is noted."""
+    def _stored(self, index: int) -> StoredObject:
         index = range(len(self))[index]  # raises IndexError, so that iteration ends
         number = int(np.searchsorted(self._ends, index, side="right"))
         shard, place = self._shards[number], index - (self._ends[number - 1] if number else 0)
-        samples = self._opened(number)
+        samples = self._samples(shard.path)
         try:
             if place >= len(samples):
                 raise InputError(f"{shard.path.name} must hold {shard.objects} objects, but {len(samples)} can be read")
             sample = samples[place]
-            header = decoded_header(sample.read("json"))
-            cameras = header.cameras()
+            with reading("its cameras", "pack it again", what="JSON"):
+                text = sample.read("json").decode("utf-8-sig")
+            header: SampleHeader = from_value(SampleHeader, parse_json(text, "its cameras"), "its cameras")
+            with reading("its cameras", "pack it again", what="lists of numbers"):
+                cameras = Cameras(*map(torch.tensor, (header.camera_to_world, header.focal, header.principal)))
         except UpFusionError as error:
             note(self.skipped, f"{shard.path.name} object {place}", str(error))
             raise
@@ -428,8 +390,7 @@ class ShardedViews(StoredViews):
         def join(chosen: list[int], found: list[tuple[Tensor, Tensor]]) -> PosedViews:
             seen, scale, depth = cameras[torch.tensor(chosen)], 1.0, None
             if chosen[0] != 0:  # the world of the first of them; see PosedViews.chosen
-                up = torch.tensor([0.0, 1.0, 0.0]) if header.upright else None
-                seen, move = normalise(seen, center=torch.zeros(3), up=up)
+                seen, move = normalise(seen, center=torch.zeros(3), up=UP if header.upright else None)
                 scale = move.scale
             if header.depth:
                 depth = torch.stack([decoded_depth(header, view, sample, size) for view in chosen]) * scale
@@ -437,11 +398,3 @@ class ShardedViews(StoredViews):
             return PosedViews(rgb, mask, seen, header.name, upright=header.upright, depth=depth)
 
         return StoredObject(header.name, len(cameras), read, join)
-
-    def _open(self, number: int) -> list[Sample]:
-        """The samples of a shard."""
-        shard = self._shards[number]
-        samples, trouble = samples_of(shard.path)
-        if trouble:
-            note(self.skipped, shard.path.name, trouble)
-        return samples

@@ -6,32 +6,20 @@ import io
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..geometry import cameras_from_matrices, reference_camera
-from ..support.checks import check_count, check_shape
+from ..support.checks import check_count, check_shape, check_unit_range
 from ..support.errors import InputError, UpFusionError
 from ..support.files import reading
 from ..types import Cameras
 
-
-def decoded_array(content: bytes, shape: tuple[int, ...], label: str) -> np.ndarray:
-    """The finite floating-point numbers that an NPY file, in words `label`, holds; else InputError. Never a pickle."""
-    with reading(label, "write it again", what="an NPY file"):
-        array = np.load(io.BytesIO(content), allow_pickle=False)
-    wanted = " x ".join(map(str, shape))
-    if not isinstance(array, np.ndarray) or array.shape != shape or not np.issubdtype(array.dtype, np.floating):
-        kind = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "an archive"
-        raise InputError(f"{label} must hold {wanted} floating-point numbers, got {kind}; write it again")
-    if not np.isfinite(array).all():
-        raise InputError(f"{label} must hold {wanted} finite numbers, got NaN or infinity; write it again")
-    return array
-
-
+UP = torch.tensor([0.0, 1.0, 0.0])
+"""Of our world."""
 _PARALLEL = 1e-6
 """Mean squared sine of the angles between the axes and their common direction, below which they meet nowhere."""
 
@@ -51,13 +39,6 @@ class Placement:
         """(..., 3) points of the source's world -> (..., 3) in ours, float32."""
         return (self.scale * (points.double() - self.origin) @ self.rotation.T).float()
 
-    def cameras(self, cameras: Cameras) -> Cameras:
-        """Cameras of the source's world -> the same cameras in ours; pictures of them do not change."""
-        matrices = cameras.camera_to_world.double().clone()
-        matrices[:, :3, 3] = self.scale * (matrices[:, :3, 3] - self.origin) @ self.rotation.T
-        matrices[:, :3, :3] = self.rotation @ matrices[:, :3, :3]
-        return cameras_from_matrices(matrices, focal=cameras.focal, principal=cameras.principal)
-
     def after(self, first: Placement) -> Placement:
         """One similarity that does what `first` and then this one do."""
         moved = first.origin + first.rotation.T @ self.origin / first.scale
@@ -67,8 +48,7 @@ class Placement:
 def meeting_point(cameras: Cameras) -> Tensor:
     """(3,) float64: the point with the least sum of squared distances to the cameras' optical axes.
 
-    Raises:
-        InputError: the axes are parallel (a single camera's are), so that they meet nowhere.
+    InputError if the axes are parallel (a single camera's are), so that they meet nowhere.
     """
     matrices = cameras.camera_to_world.double()
     axes, centers = matrices[:, :3, 2], matrices[:, :3, 3]
@@ -94,21 +74,15 @@ def normalise(cameras: Cameras, *, center: Tensor | None = None, up: Tensor | No
     one (Co3D) view 0 becomes `geometry.reference_camera()`: azimuth 0, elevation 22.5 degrees, no roll.
 
     Args:
-        cameras: N >= 1 cameras, view 0 the reference.
         center: (3,) the object's place if it is known; else the `meeting_point` of all axes.
-        up: (3,) the direction that is up in the cameras' world, of any length; None if it is unknown.
+        up: (3,) the direction that is up in the cameras' world, of any length above 0; None if it is unknown.
 
     Returns:
-        The cameras in our world, and the similarity that took them there.
-
-    Raises:
-        InputError: no cameras, parallel axes, a centre that is not in front of view 0, or an `up` of length 0.
+        The cameras in our world, and the similarity that took them there. InputError if the axes are parallel, or the
+        centre is not in front of view 0.
     """
-    if not len(cameras):
-        raise InputError("expected at least one camera to normalise, got none; read some views first")
-    first = cameras.camera_to_world[0].double().cpu()
-    center = meeting_point(cameras.to("cpu")) if center is None else torch.as_tensor(center).double()
-    check_shape("center", center, (3,))
+    first = cameras.camera_to_world[0].double()
+    center = meeting_point(cameras) if center is None else center.double()
     backward, stand = first[:3, 2], first[:3, 3]
     distance = float((stand - center) @ backward)
     if not distance > 1e-6:
@@ -121,17 +95,16 @@ def normalise(cameras: Cameras, *, center: Tensor | None = None, up: Tensor | No
         left, _, right = torch.linalg.svd(reference @ first[:3, :3].T)  # the nearest rotation
         rotation = left @ right
     else:
-        rotation = _upright(first, up)
-    similarity = Placement(rotation, stand - distance * backward, 1 / distance)
-    return similarity.cameras(cameras.to("cpu")), similarity
+        rotation = _upright(first, up.double())
+    placement = Placement(rotation, stand - distance * backward, 1 / distance)
+    matrices = cameras.camera_to_world.double().clone()
+    matrices[:, :3, 3] = placement.scale * (matrices[:, :3, 3] - placement.origin) @ rotation.T
+    matrices[:, :3, :3] = rotation @ matrices[:, :3, :3]
+    return cameras_from_matrices(matrices, focal=cameras.focal, principal=cameras.principal), placement
 
 
 def _upright(first: Tensor, up: Tensor) -> Tensor:
     """(3, 3) with rows x, y, z of our world: y is up, z the horizontal direction from the object to view 0."""
-    up = torch.as_tensor(up).double()
-    check_shape("up", up, (3,))
-    if not up.norm() > 1e-9:
-        raise InputError("`up` must be a direction, got a vector of length 0; leave it out if up is unknown")
     y = up / up.norm()
     backward, above = first[:3, 2], first[:3, 1]
     ahead = backward - (backward @ y) * y
@@ -140,9 +113,6 @@ def _upright(first: Tensor, up: Tensor) -> Tensor:
         ahead = ahead - (ahead @ y) * y
     z = ahead / ahead.norm()
     return torch.stack([torch.linalg.cross(y, z), y, z])
-
-
-View = TypeVar("View")
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,18 +136,14 @@ class PosedViews:
     placement: Placement | None = None
 
     def __post_init__(self) -> None:
-        check_shape("PosedViews.rgb", self.rgb, ("N", 3, "S", "S"), "channels come first")
-        views, _, height, width = self.rgb.shape
-        if not views or height != width:
-            raise InputError(f"PosedViews.rgb must hold square views, got {tuple(self.rgb.shape)}; crop them square")
-        check_shape("PosedViews.mask", self.mask, (views, 1, height, width))
+        views, size = len(self.rgb), self.rgb.shape[-1]
+        check_shape("PosedViews.rgb", self.rgb, (views, 3, size, size), "channels first, cropped square")
+        check_shape("PosedViews.mask", self.mask, (views, 1, size, size))
         if self.depth is not None:
-            check_shape("PosedViews.depth", self.depth, (views, 1, height, width))
+            check_shape("PosedViews.depth", self.depth, (views, 1, size, size))
         check_shape("PosedViews.cameras", self.cameras.camera_to_world, (views, 4, 4), "one camera a view")
-        for name, value in (("rgb", self.rgb), ("mask", self.mask)):
-            if not (value.min() >= -1e-4 and value.max() <= 1 + 1e-4):
-                low, high = float(value.min()), float(value.max())
-                raise InputError(f"PosedViews.{name} must be in [0, 1], got [{low:.3g}, {high:.3g}]; rescale it")
+        check_unit_range("PosedViews.rgb", self.rgb, "rescale it")
+        check_unit_range("PosedViews.mask", self.mask, "rescale it")
         first = self.cameras.camera_to_world[0]
         if (first[:3, 3] - first[:3, 2]).norm() > 1e-3:
             raise InputError(
@@ -186,7 +152,7 @@ class PosedViews:
             )
 
     def __len__(self) -> int:
-        return self.rgb.shape[0]
+        return len(self.rgb)
 
     def chosen(self, views: Sequence[int]) -> PosedViews:
         """Some of the views, in the given order; the first of them becomes the reference.
@@ -194,19 +160,11 @@ class PosedViews:
         Our world moves with the reference: distance 1 and azimuth 0 are then those of the new view 0, and depths
         change their unit with it. The present origin is taken for the object's centre (see `normalise`).
         """
-        index = checked_views(views, len(self), self.name)
-        up = torch.tensor([0.0, 1.0, 0.0]) if self.upright else None
-        picked = torch.tensor(index)
-        cameras, move = normalise(self.cameras[picked], center=torch.zeros(3), up=up)
-        return PosedViews(
-            rgb=self.rgb[picked],
-            mask=self.mask[picked],
-            cameras=cameras,
-            name=self.name,
-            upright=self.upright,
-            depth=None if self.depth is None else self.depth[picked] * move.scale,
-            placement=None if self.placement is None else move.after(self.placement),
-        )
+        picked = torch.tensor(checked_views(views, len(self), self.name))
+        cameras, move = normalise(self.cameras[picked], center=torch.zeros(3), up=UP if self.upright else None)
+        depth = None if self.depth is None else self.depth[picked] * move.scale
+        placement = None if self.placement is None else move.after(self.placement)
+        return PosedViews(self.rgb[picked], self.mask[picked], cameras, self.name, self.upright, depth, placement)
 
 
 class MultiViewDataset(Protocol):
@@ -219,25 +177,24 @@ class MultiViewDataset(Protocol):
     @property
     def skipped(self) -> list[tuple[str, str]]:
         """(item, reason) of all that was left out so far, objects and single views, each once."""
-        ...
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> PosedViews:
         """Object `index` with all its views."""
-        ...
 
     def view_count(self, index: int) -> int:
         """How many views object `index` has."""
-        ...
 
     def read(self, index: int, views: Sequence[int] | None = None) -> PosedViews:
-        """Object `index` with the chosen views in the given order, the first as reference; None means all."""
-        ...
+        """Object `index` with the chosen views in the given order, the first as reference; None means all.
+
+        UpFusionError if the object or a chosen view is broken (then noted in `skipped`), or there is no such view;
+        IndexError if there is no such object.
+        """
 
     def draw(self, index: int, count: int, generator: torch.Generator) -> PosedViews:
         """Object `index` with `count` views chosen at random by the generator; fewer where it has fewer."""
-        ...
 
 
 def note(skipped: list[tuple[str, str]], item: str, reason: str) -> None:
@@ -255,7 +212,7 @@ def checked_views(views: Sequence[int] | None, available: int, name: str) -> lis
 
 
 @dataclass(frozen=True)
-class StoredObject(Generic[View]):
+class StoredObject:
     """One object of a reader: its name, how many views it has, what reads one of them, and what joins those read.
 
     `join` takes the views' numbers and what `read` gave for them. Both raise UpFusionErrors for what is broken.
@@ -263,8 +220,8 @@ class StoredObject(Generic[View]):
 
     name: str
     views: int
-    read: Callable[[int], View]
-    join: Callable[[list[int], list[View]], PosedViews]
+    read: Callable[[int], Any]
+    join: Callable[[list[int], list[Any]], PosedViews]
 
 
 class StoredViews(ABC):
@@ -277,11 +234,10 @@ class StoredViews(ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def _stored(self, index: int) -> StoredObject[Any]:
+    def _stored(self, index: int) -> StoredObject:
         """Object `index`; raises IndexError where there is none, an UpFusionError where it is broken."""
 
     def __getitem__(self, index: int) -> PosedViews:
-        """Object `index` with all its views; see `read`."""
         return self.read(index)
 
     def view_count(self, index: int) -> int:
@@ -289,30 +245,19 @@ class StoredViews(ABC):
         return self._stored(index).views
 
     def read(self, index: int, views: Sequence[int] | None = None) -> PosedViews:
-        """Object `index` with the chosen views in the given order, the first as reference.
-
-        Without `views` it has all that can be read; the others are noted in `skipped`.
-
-        Raises:
-            UpFusionError: a chosen view is broken, or all are (noted in `skipped`), or does not exist.
-            IndexError: there is no such object.
-        """
+        """See MultiViewDataset; without `views` it has all that can be read, the others are noted in `skipped`."""
         stored = self._stored(index)
         wanted = checked_views(views, stored.views, stored.name)
         return self._assembled(stored, wanted, len(wanted), whole=views is not None)
 
     def draw(self, index: int, count: int, generator: torch.Generator) -> PosedViews:
-        """Object `index` with `count` views drawn without replacement; others step in for broken ones.
-
-        Raises:
-            UpFusionError: none of its views can be read.
-        """
+        """See MultiViewDataset; drawn without replacement, and others step in for broken views."""
         stored = self._stored(index)
         check_count("count", count, 1)
         order = torch.randperm(stored.views, generator=generator).tolist()
         return self._assembled(stored, order, count, whole=False)
 
-    def _assembled(self, stored: StoredObject[Any], order: list[int], count: int, *, whole: bool) -> PosedViews:
+    def _assembled(self, stored: StoredObject, order: list[int], count: int, *, whole: bool) -> PosedViews:
         """The first `count` readable views of `order`; with `whole`, a broken one is an error."""
         chosen: list[int] = []
         found: list[Any] = []
@@ -337,3 +282,16 @@ class StoredViews(ABC):
         except UpFusionError as error:
             note(self.skipped, stored.name, str(error))
             raise
+
+
+def decoded_array(content: bytes, shape: tuple[int, ...], label: str) -> np.ndarray:
+    """The finite floating-point numbers that an NPY file, in words `label`, holds; else InputError. Never a pickle."""
+    with reading(label, "write it again", what="an NPY file"):
+        array = np.load(io.BytesIO(content), allow_pickle=False)
+    wanted = " x ".join(map(str, shape))
+    if not isinstance(array, np.ndarray) or array.shape != shape or not np.issubdtype(array.dtype, np.floating):
+        kind = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "an archive"
+        raise InputError(f"{label} must hold {wanted} floating-point numbers, got {kind}; write it again")
+    if not np.isfinite(array).all():
+        raise InputError(f"{label} must hold {wanted} finite numbers, got NaN or infinity; write it again")
+    return array

@@ -3,8 +3,9 @@
 raw: as predicted. This is what a user sees, but the object's frame is not determined by unposed photos.
 affine: every view brought to its truth by its own 2D affine transform. It cannot show whether cameras were respected.
 similarity: one transform for all views of an object, the fairest. A predictor that renders from any camera gets one 3D
-similarity of the object's frame (`spatial.align_object`). Fixed pictures cannot be turned in 3D: they get one
-shared 2D similarity (scale, rotation in the picture, shift), which allows less, and never flatters.
+similarity of the object's frame: an object turned by R, scaled by s and shifted by t looks, from a camera, as the
+object itself does from that camera moved by the inverse. Fixed pictures cannot be turned in 3D: they get one shared 2D
+similarity (scale, rotation in the picture, shift), which allows less, and never flatters.
 
 All transforms are bounded, minimise the mean squared difference over whole pictures, and fall back to the identity
 where they do not lower it.
@@ -12,55 +13,55 @@ where they do not lower it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..geometry.similarity import Similarity
 from ..models.perceptual import PerceptualDistance
-from ..support.checks import check_choice, check_shape
-from ..support.errors import InputError
 from ..support.images import saturate
 from ..types import Cameras
 from .metrics import check_pictures, measure_views
-from .spatial import Render, Similarity, SimilaritySearch, align_object
+
+Render = Callable[[Cameras, int], Tensor]
+"""(cameras, size) -> (Q, 3, size, size) colours in [0, 1] on white, or (Q, 4, size, size) with the opacity last.
+
+Must give the same picture for the same camera. `lambda cameras, size: model.predict(scene, cameras, size)`."""
 
 LARGEST_STRETCH = 1.5
 """Transforms stretch by 1/1.5 to 1.5 in every direction: without a bound, a bad prediction is best shrunk to nothing,
 because white is not far from most pictures."""
 
 LARGEST_SHIFT = 0.5
-"""Transforms move the picture's centre by at most a quarter of the picture, along x and y."""
+"""Transforms move the picture's centre, or the object, by at most a quarter of the picture along each axis."""
+
+LARGEST_ANGLE_DEGREES = 45.0
+"""Yaw, pitch and roll of an object's frame are at most this."""
 
 COARSEST_SIDE = 16
 COARSE_STEPS = 20
 FINEST_STEPS = 8
 
-# a transform is the identity plus a sum of these (2, 3) matrices
+VIEWS_AT_ONCE = 64
+"""Views that are asked of a predictor at a time."""
+
+# a transform is the identity plus a sum of these (2, 3) matrices; a similarity's: scale, rotation, shift in x and y
+_AFFINE = torch.eye(6).reshape(6, 2, 3)
 _BASES = {
-    "affine": torch.eye(6).reshape(6, 2, 3),
-    "similarity": torch.tensor(
-        [
-            [[1.0, 0, 0], [0, 1, 0]],
-            [[0.0, -1, 0], [1, 0, 0]],
-            [[0.0, 0, 1], [0, 0, 0]],
-            [[0.0, 0, 0], [0, 0, 1]],
-        ]
-    ),
+    "affine": _AFFINE,
+    "similarity": torch.stack([_AFFINE[0] + _AFFINE[4], _AFFINE[3] - _AFFINE[1], _AFFINE[2], _AFFINE[5]]),
 }
 
 
 @torch.no_grad()
 def register(
-    prediction: Tensor,
-    truth: Tensor,
-    kind: Literal["affine", "similarity"],
-    *,
-    shared: bool = False,
-    background: float = 1.0,
+    prediction: Tensor, truth: Tensor, kind: Literal["affine", "similarity"], *, shared: bool = False
 ) -> Tensor:
     """(N, 2, 3) transforms that bring the predictions closest to their truths in the mean squared difference.
 
@@ -68,14 +69,11 @@ def register(
     where neither beats it. Rotations up to some 20 degrees are found. Deterministic.
 
     Args:
-        prediction, truth: (N, 3, H, W) in [0, 1], sides at least 16.
+        prediction, truth: (N, 3, H, W) in [0, 1], sides at least 16; white beyond the border.
         kind: "affine" (six numbers) or "similarity" (scale, rotation, shift).
         shared: one transform for all views, repeated N times, instead of one a view.
-        background: what lies beyond the border.
     """
-    check_choice("kind", kind, tuple(_BASES))
-    check_pictures(prediction, truth)
-    prediction, truth = (background - picture.float() for picture in (prediction, truth))  # beyond the border 0
+    prediction, truth = (1 - picture.float() for picture in (prediction, truth))  # beyond the border 0
     basis = _BASES[kind].to(truth.device)
     identity = truth.new_zeros(1 if shared else len(truth), len(basis))
     best, error = identity, _error(prediction, truth, identity, basis)
@@ -84,8 +82,7 @@ def register(
         size = [side // 2 for side in levels[0][0].shape[-2:]]
         ours, theirs = (F.interpolate(picture, size=size, mode="area") for picture in levels[0])
         levels.insert(0, (ours, theirs))
-    for start in (identity, _from_silhouettes(prediction, truth, basis, shared)):
-        found = start
+    for found in (identity, _from_silhouettes(prediction, truth, basis, shared)):
         for index, (ours, theirs) in enumerate(levels):
             steps = FINEST_STEPS if index == len(levels) - 1 and index else COARSE_STEPS
             found = _descend(ours, theirs, found, basis, steps)
@@ -97,12 +94,7 @@ def register(
 
 
 def warp(pictures: Tensor, transforms: Tensor, *, background: float = 1.0) -> Tensor:
-    """(N, C, H, W) pictures in [0, 1] as (N, 2, 3) `transforms` bring them: bicubic, `background` beyond the border.
-
-    Where a transform is the identity the picture comes back unchanged to 1e-6.
-    """
-    check_shape("pictures", pictures, ("N", "C", "H", "W"))
-    check_shape("transforms", transforms, (len(pictures), 2, 3), "one matrix a picture")
+    """(N, C, H, W) pictures in [0, 1] as (N, 2, 3) `transforms` bring them: bicubic, `background` beyond the border."""
     return saturate(background - _sample(background - pictures, transforms))
 
 
@@ -116,13 +108,11 @@ def _descend(prediction: Tensor, truth: Tensor, start: Tensor, basis: Tensor, st
         (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2 * unit,
         (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2 * unit,
     )
-    identity = torch.eye(len(basis), device=basis.device)
     for _ in range(steps):
         hessian, gradient = _normal_equations(prediction, slopes, truth, found, basis)
         diagonal = hessian.diagonal(dim1=1, dim2=2)
         ridge = damping[:, None] * diagonal + 1e-6 * diagonal.amax(1, keepdim=True) + 1e-12
-        step = torch.linalg.solve(hessian + ridge[..., None] * identity, gradient)
-        tried = found - step
+        tried = found - torch.linalg.solve(hessian + torch.diag_embed(ridge), gradient)
         tried_error = _error(prediction, truth, tried, basis)
         transforms = _matrices(tried, basis)
         linear, shift = transforms[:, :, :2], transforms[:, :, 2]
@@ -144,13 +134,13 @@ def _normal_equations(
     transforms = _matrices(parameters, basis).expand(count, 2, 3)
     residual = _sample(prediction, transforms) - truth
     slope = torch.stack([_sample(part, transforms, "bilinear") for part in slopes], dim=1)  # (N, 2, C, H, W)
-    place = _places(height, width, truth.device).reshape(-1, 3)  # (HW, 3): x, y, 1
+    place = _places(height, width, truth.device).flatten(0, 1)  # (HW, 3): x, y, 1
     products = torch.einsum("nichw,njchw->nijhw", slope, slope).flatten(3)
     squares = place[:, :, None] * place[:, None, :]
     hessian = torch.einsum("nijp,pkl->nikjl", products, squares).reshape(count, 6, 6)
     pulls = torch.einsum("nichw,nchw->nihw", slope, residual).flatten(2)
     gradient = torch.einsum("nip,pk->nik", pulls, place).reshape(count, 6)
-    turn = basis.reshape(-1, 6)
+    turn = basis.flatten(1)
     hessian, gradient = turn @ hessian @ turn.T, gradient @ turn.T
     if len(parameters) == 1:  # shared: all views pull at the same numbers
         hessian, gradient = hessian.sum(0, keepdim=True), gradient.sum(0, keepdim=True)
@@ -166,19 +156,16 @@ def _error(prediction: Tensor, truth: Tensor, parameters: Tensor, basis: Tensor)
 
 def _from_silhouettes(prediction: Tensor, truth: Tensor, basis: Tensor, shared: bool) -> Tensor:
     """(G, P) parameters that bring centre and size of what is not background together, within the bounds."""
-    ours, theirs = _moments(prediction), _moments(truth)
-    scale = (ours[1] / theirs[1]).log().clamp(-0.35, 0.35)  # e^0.35 = 1.42
-    offset = ours[0], theirs[0]
+    (our_center, our_radius), (center, radius) = _moments(prediction), _moments(truth)
+    scale = (our_radius / radius).log().clamp(-0.35, 0.35)  # e^0.35 = 1.42
     if shared:
-        scale = scale.mean(0, keepdim=True)
-        offset = offset[0].mean(0, keepdim=True), offset[1].mean(0, keepdim=True)
+        our_center, center, scale = (values.mean(0, keepdim=True) for values in (our_center, center, scale))
     scale = scale.exp()
-    shift = (offset[0] - scale[:, None] * offset[1]).clamp(-0.9 * LARGEST_SHIFT, 0.9 * LARGEST_SHIFT)
+    shift = (our_center - scale[:, None] * center).clamp(-0.9 * LARGEST_SHIFT, 0.9 * LARGEST_SHIFT)
     wanted = torch.zeros(len(scale), 2, 3, device=truth.device)
     wanted[:, 0, 0] = wanted[:, 1, 1] = scale - 1
     wanted[:, :, 2] = shift
-    flat = basis.reshape(-1, 6)
-    parameters: Tensor = wanted.reshape(-1, 6) @ torch.linalg.pinv(flat)
+    parameters: Tensor = wanted.flatten(1) @ torch.linalg.pinv(basis.flatten(1))
     return parameters
 
 
@@ -188,14 +175,13 @@ def _moments(picture: Tensor) -> tuple[Tensor, Tensor]:
     mass = weight.sum(1, keepdim=True)
     share = torch.where(mass > 1e-3, weight / mass.clamp(min=1e-3), 0.0)
     height, width = picture.shape[-2:]
-    place = _places(height, width, picture.device).reshape(-1, 3)[:, :2]
+    place = _places(height, width, picture.device).flatten(0, 1)[:, :2]
     center = share @ place
     radius = torch.einsum("np,npi->n", share, (place - center[:, None]).square()).sqrt()
     return center, torch.where(radius > 1e-3, radius, 1.0)
 
 
 def _matrices(parameters: Tensor, basis: Tensor) -> Tensor:
-    """(G, P) -> (G, 2, 3)."""
     return torch.eye(2, 3, device=basis.device) + torch.einsum("gp,pij->gij", parameters, basis)
 
 
@@ -218,12 +204,160 @@ def _places(height: int, width: int, device: torch.device) -> Tensor:
     return torch.stack([grid_x, grid_y, torch.ones_like(grid_x)], dim=-1)
 
 
+@dataclass(frozen=True)
+class SimilaritySearch:
+    """How finely a similarity of the object's frame is searched for: every view is rendered some 200 times, small.
+
+    yaw_degrees, pitch_degrees: turns tried first, all pairs, at `coarse_size`, as they are and with the shift and scale
+    that bring the silhouettes together.
+    starts: how many of the best of them are refined at `coarse_size`.
+    coarse_size, fine_size: pixels of the renders compared; never more than the truth has.
+    coarse_steps, fine_steps: Gauss-Newton steps, eight renders each, at the two sizes.
+    """
+
+    yaw_degrees: tuple[float, ...] = (-20.0, 0.0, 20.0)
+    pitch_degrees: tuple[float, ...] = (-15.0, 0.0, 15.0)
+    starts: int = 3
+    coarse_size: int = 16
+    fine_size: int = 32
+    coarse_steps: int = 6
+    fine_steps: int = 4
+
+
+SEARCH = SimilaritySearch()
+
+
+class _Comparison:
+    """Renders of one object against its truths at one size, for several similarities at once.
+
+    A similarity is (7,) parameters: yaw, pitch, roll in radians, logarithm of the scale, shift.
+    """
+
+    def __init__(self, render: Render, cameras: Cameras, truth: Tensor, size: int) -> None:
+        self.render, self.cameras, self.size = render, cameras, size
+        self.truth = F.interpolate(truth, size=(size, size), mode="area")
+        # half the width of what the cameras see at the world's origin, in scene units
+        self.half_view = float((cameras.centers.norm(dim=1) / cameras.focal.mean(1)).mean())
+        angle, shift = math.radians(LARGEST_ANGLE_DEGREES), LARGEST_SHIFT * self.half_view
+        self.limits = torch.tensor([angle, angle, angle, math.log(LARGEST_STRETCH), shift, shift, shift])
+
+    def pictures(self, parameters: Tensor) -> Tensor:
+        """(P, 7) parameters -> (P, N, 3, size, size) colours."""
+        parts = []
+        for some in parameters.split(max(1, VIEWS_AT_ONCE // len(self.cameras))):
+            moved = Cameras.concatenate([Similarity.from_parameters(one).move(self.cameras) for one in some])
+            seen = self.render(moved, self.size)[:, :3].to(self.truth)
+            parts.append(seen.unflatten(0, (len(some), len(self.cameras))))
+        return torch.cat(parts)
+
+    def residuals(self, parameters: Tensor) -> Tensor:
+        """(P, 7) parameters -> (P, M) all differences of colours."""
+        return (self.pictures(parameters) - self.truth).flatten(1)
+
+    def errors(self, parameters: Tensor) -> Tensor:
+        """(P, 7) parameters -> (P,) mean squared differences, on the CPU."""
+        return self.residuals(parameters).square().mean(1).cpu()
+
+    def starts(self, search: SimilaritySearch) -> Tensor:
+        """(starts, 7) the best turns of the grid, as they are or brought to the true silhouettes."""
+        turns = [(0.0, 0.0), *product(search.yaw_degrees, search.pitch_degrees)]
+        plain = torch.tensor([[math.radians(yaw), math.radians(pitch), 0, 0, 0, 0, 0] for yaw, pitch in turns])
+        seen = self.pictures(plain)
+        moved = torch.stack([turn + self.towards(picture) for turn, picture in zip(plain, seen, strict=True)])
+        moved = torch.minimum(torch.maximum(moved, -0.9 * self.limits), 0.9 * self.limits)
+        errors = torch.cat([(seen - self.truth).flatten(1).square().mean(1).cpu(), self.errors(moved)])
+        order = errors.argsort(stable=True)  # of equals the identity is first
+        return torch.cat([plain, moved])[order[: search.starts]]
+
+    def towards(self, seen: Tensor) -> Tensor:
+        """(7,) scale and shift that bring the silhouettes of (N, 3, S, S) pictures to the true ones, about."""
+        cameras, found = self.cameras.to("cpu"), torch.zeros(7)
+        ours, theirs = (_outline(picture.cpu()) for picture in (seen, self.truth))
+        if ours is None or theirs is None:
+            return found
+        # a shift t moves the picture's centre by focal / distance · (t · right, t · up)
+        reach = cameras.focal / cameras.centers.norm(dim=1, keepdim=True)
+        axes = reach[..., None] * cameras.camera_to_world[:, :3, :2].transpose(1, 2)
+        found[3] = (theirs[1] / ours[1]).log().mean()
+        offset = theirs[0] - found[3].exp() * ours[0]
+        found[4:] = torch.linalg.pinv(axes.reshape(-1, 3), rtol=1e-3) @ offset.reshape(-1)
+        return found
+
+    def descend(self, start: Tensor, steps: int) -> Tensor:
+        """(7,) parameters after some damped Gauss-Newton steps, each within the limits."""
+        # changes that move an object of half the picture's width by about half a pixel
+        pixel = 2 / self.size
+        probe = torch.tensor([pixel] * 4 + [pixel / 2 * self.half_view] * 3)
+        found, residual = start, self.residuals(start[None])[0]
+        damping, slopes = 1e-2, None
+        for _ in range(steps):
+            if slopes is None:  # in units of the probes all seven numbers move the pictures about equally
+                slopes = self.residuals(found + torch.diag(probe)) - residual
+            hessian = slopes @ slopes.T
+            ridge = damping * hessian.diagonal() + 1e-6 * hessian.diagonal().max() + 1e-12
+            tried = found - torch.linalg.solve(hessian + torch.diag(ridge), slopes @ residual).cpu() * probe
+            tried_residual = self.residuals(tried[None])[0] if (tried.abs() <= self.limits).all() else residual
+            if tried_residual.square().sum() < residual.square().sum():
+                found, residual, damping, slopes = tried, tried_residual, damping / 4, None
+            else:
+                damping *= 8
+        return found
+
+
+@torch.no_grad()
+def align_object(
+    render: Render, cameras: Cameras, truth: Tensor, seen: Tensor, search: SimilaritySearch
+) -> tuple[Similarity, Tensor]:
+    """The similarity of the object's frame with which its renders come closest to all of its true views at once.
+
+    Turns are tried on a grid; the best are refined in all seven numbers (yaw, pitch, roll, scale, shift) by damped
+    Gauss-Newton steps with differences for derivatives. The error is the mean squared difference of colours. Where
+    nothing beats it at the full size, the identity comes back. Deterministic if `render` is.
+
+    Args:
+        cameras: the true cameras of the N views.
+        truth: (N, 3, S, S) true views in [0, 1].
+        seen: `render(cameras, S)`.
+
+    Returns:
+        The similarity, and what `render` shows with it at the full size.
+    """
+    truth, size = truth.float(), truth.shape[-1]
+    coarse, fine = (
+        _Comparison(render, cameras, truth, min(side, size)) for side in (search.coarse_size, search.fine_size)
+    )
+    ends = torch.stack([coarse.descend(start, search.coarse_steps) for start in coarse.starts(search)])
+    similarity = Similarity.from_parameters(fine.descend(ends[fine.errors(ends).argmin()], search.fine_steps))
+    after = render(similarity.move(cameras), size)
+    errors = [(picture[:, :3].to(truth) - truth).square().mean() for picture in (seen, after)]
+    return (similarity, after) if errors[1] < errors[0] * (1 - 1e-6) else (Similarity.identity(), seen)
+
+
+def _outline(pictures: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Centre (N, 2), x right and y up in NDC, and root mean square radius (N,) of what is not white; None without."""
+    size = pictures.shape[-1]
+    weight = (1 - pictures).abs().sum(1)
+    mass = weight.sum((1, 2))
+    if not (mass > 1e-3).all():
+        return None
+    place = (2 * torch.arange(size) + 1 - size) / size
+    share = weight / mass[:, None, None]
+    center = torch.stack([share.sum(1) @ place, -(share.sum(2) @ place)], dim=1)
+    spread = share.sum(1) @ place.square() + share.sum(2) @ place.square() - center.square().sum(1)
+    return center, spread.clamp(min=1e-6).sqrt()
+
+
 @dataclass(frozen=True, eq=False)
 class AlignedViews:
     """Pictures after one way of alignment. rgb: (N, 3, H, W) in [0, 1]; mask: (N, 1, H, W) in [0, 1], or unknown."""
 
     rgb: Tensor
     mask: Tensor | None = None
+
+    def warped(self, transforms: Tensor) -> AlignedViews:
+        """As (N, 2, 3) `transforms` bring them."""
+        mask = None if self.mask is None else warp(self.mask, transforms, background=0.0)
+        return AlignedViews(warp(self.rgb, transforms), mask)
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,62 +372,39 @@ class Alignments:
     similarity: AlignedViews
     object_similarity: Similarity | None = None
 
-    def __iter__(self) -> Iterator[tuple[str, AlignedViews]]:
-        """Pairs of name and pictures: raw, affine, similarity."""
-        return iter((("raw", self.raw), ("affine", self.affine), ("similarity", self.similarity)))
-
-    def measures(self, truth: Tensor, mask: Tensor, *, lpips: PerceptualDistance | None = None) -> dict[str, Tensor]:
+    def measures(self, truth: Tensor, mask: Tensor, lpips: PerceptualDistance | None = None) -> dict[str, Tensor]:
         """All measures of all three, each (N,): "psnr", …, "psnr_affine", …, "psnr_similarity", ….
 
         Args:
             truth: (N, 3, H, W) in [0, 1]. mask: (N, 1, H, W), the true silhouettes.
         """
         measures: dict[str, Tensor] = {}
-        for way, views in self:
-            suffix = "" if way == "raw" else f"_{way}"
+        for ending, views in (("", self.raw), ("_affine", self.affine), ("_similarity", self.similarity)):
             found = measure_views(views.rgb, truth, mask, prediction_mask=views.mask, lpips=lpips)
-            measures |= {f"{name}{suffix}": values for name, values in found.items()}
+            measures |= {f"{name}{ending}": values for name, values in found.items()}
         return measures
 
 
 def align_views(
-    prediction: Tensor,
-    truth: Tensor,
-    *,
-    mask: Tensor | None = None,
-    render: Render | None = None,
-    cameras: Cameras | None = None,
-    search: SimilaritySearch | None = None,
-    background: float = 1.0,
+    prediction: Tensor, truth: Tensor, cameras: Cameras, *, mask: Tensor | None = None, render: Render | None = None
 ) -> Alignments:
     """All views of one object, aligned in the three ways.
 
     Args:
         prediction, truth: (N, 3, H, W) in [0, 1], sides at least 16.
+        cameras: the N true cameras.
         mask: (N, 1, H, W) silhouettes of the prediction where it knows them; they are moved with it. `render` should
             then give the opacity too, so that all three are measured alike.
-        render, cameras: the predictor as a function, which gave `prediction`, and the N true cameras; both or neither.
-            Pictures must be square.
-        search: how the 3D similarity is searched for.
-        background: what lies beyond the border of a picture that is moved.
+        render: the predictor as a function, which gave `prediction`; pictures must then be square. Without it they are
+            fixed.
     """
     check_pictures(prediction, truth)
-    if mask is not None:
-        check_shape("mask", mask, (len(truth), 1, *truth.shape[-2:]), "one silhouette a view, of the pictures' size")
-    if (render is None) != (cameras is None):
-        raise InputError("render and cameras go together, got one of them; give both, or neither for fixed pictures")
     raw = AlignedViews(prediction, mask)
-    affine = _moved(raw, register(prediction, truth, "affine", background=background), background)
-    if render is None or cameras is None:
-        transforms = register(prediction, truth, "similarity", shared=True, background=background)
-        return Alignments(raw, affine, _moved(raw, transforms, background))
+    affine = raw.warped(register(prediction, truth, "affine"))
+    if render is None:
+        return Alignments(raw, affine, raw.warped(register(prediction, truth, "similarity", shared=True)))
     seen = prediction if mask is None else torch.cat([prediction, mask.to(prediction)], dim=1)
-    similarity, seen = align_object(render, cameras, truth, seen=seen, search=search)
+    similarity, seen = align_object(render, cameras, truth, seen, SEARCH)
     seen = seen.to(truth).clamp(0, 1)
     turned = AlignedViews(seen[:, :3], seen[:, 3:] if seen.shape[1] == 4 else None)
     return Alignments(raw, affine, turned, similarity)
-
-
-def _moved(views: AlignedViews, transforms: Tensor, background: float) -> AlignedViews:
-    mask = None if views.mask is None else warp(views.mask, transforms, background=0.0)
-    return AlignedViews(warp(views.rgb, transforms, background=background), mask)

@@ -1,14 +1,14 @@
 """Measures of pictures against the truth, one number a view: (N, 3, H, W) in [0, 1], twice -> (N,).
 
 Pictures of small objects on white are mostly white, so an all-white picture scores an SSIM of 0.9 and 16 dB. The box
-measures look only inside the bounding rectangle of the true silhouette, where white earns nothing.
+measures look only inside the bounding rectangle of the true silhouette, where white earns nothing. `measure_views`
+checks what it is given, the single measures do not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from kornia.metrics import ssim as kornia_ssim
@@ -17,167 +17,12 @@ from torch.nn import functional as F
 
 from ..geometry import camera_rays, project
 from ..models.perceptual import PerceptualDistance
-from ..support.checks import check_finite, check_range, check_shape, check_unit_range
+from ..support.checks import check_finite, check_shape, check_unit_range
 from ..support.errors import InputError
 from ..types import Cameras, RenderedViews
 
-CONSTANT = 30.0
-"""The paper's C, which keeps small differences of small coefficients from counting; for colours in [0, 255]."""
-
-STEEPNESS = 4.2
-"""The paper's alpha, the slope of the logistic function."""
-
 LEAST_SIDE = 16
-"""Smaller pictures do not hold the largest wavelet after halving."""
-
-# NTSC's YIQ, to piq's digits
-_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
-
-
-def haarpsi(first: Tensor, second: Tensor) -> Tensor:
-    """(N, 3, H, W) in [0, 1], twice -> (N,) similarity in [0, 1], 1 for equal pictures. Symmetric.
-
-    Raises:
-        InputError: a side is below 16 pixels.
-    """
-    check_pictures(first, second)
-    return _haarpsi(first, second)
-
-
-def _haarpsi(first: Tensor, second: Tensor) -> Tensor:
-    if min(first.shape[-2:]) < LEAST_SIDE:
-        height, width = first.shape[-2:]
-        raise InputError(
-            f"HaarPSI needs pictures of at least {LEAST_SIDE} x {LEAST_SIDE}, got {height} x {width}; render larger"
-        )
-    # YIQ in 0..255 at half the size: a viewer's distance, by averaging
-    matrix = torch.tensor(_YIQ, dtype=torch.float32, device=first.device)
-    yiq = [torch.einsum("ij,njhw->nihw", matrix, 255 * picture.float()) for picture in (first, second)]
-    odd = max(size % 2 for size in first.shape[-2:])
-    ours, theirs = (F.avg_pool2d(F.pad(picture, (0, odd, 0, odd)), 2) for picture in yiq)
-    similarities, weights = [], []
-    for axis in (-2, -1):
-        fine_ours, fine_theirs = (
-            torch.cat([_haar(picture[:, :1], scale, axis) for scale in (1, 2)], dim=1) for picture in (ours, theirs)
-        )
-        similarities.append(_alike(fine_ours, fine_theirs).mean(1))
-        coarse = (_haar(picture[:, :1], 3, axis)[:, 0] for picture in (ours, theirs))
-        weights.append(torch.maximum(*coarse))  # where something is to be seen
-    # the mean of each pixel with its right, lower and lower right neighbours, beyond the border 0
-    smooth = (F.avg_pool2d(F.pad(each[:, 1:], (0, 1, 0, 1)), 2, stride=1).abs() for each in (ours, theirs))
-    similarities.append(_alike(*smooth).mean(1))  # colour
-    weights.append((weights[0] + weights[1]) / 2)
-    similarity, weight = torch.stack(similarities, dim=1), torch.stack(weights, dim=1)
-    # a weighted mean under the logistic function, taken back through its inverse and squared
-    least = torch.finfo(weight.dtype).eps
-    mean = ((STEEPNESS * similarity).sigmoid() * weight).sum((1, 2, 3)) + least
-    mean = mean / (weight.sum((1, 2, 3)) + least)
-    return ((mean.clamp(max=1 - least).logit() / STEEPNESS) ** 2).clamp(max=1.0)
-
-
-def _haar(picture: Tensor, scale: int, axis: int) -> Tensor:
-    """(N, 1, H, W) -> magnitudes of the Haar wavelet of width 2^scale that steps along `axis`."""
-    width = 2**scale
-    kernel = torch.full((width, width), 1 / width, device=picture.device, dtype=torch.float32)
-    kernel.narrow(axis, width // 2, width // 2).neg_()
-    before, after = width // 2 - 1, width // 2
-    padded = F.pad(picture, (before, after, before, after))
-    return F.conv2d(padded, kernel[None, None]).abs()
-
-
-def _alike(first: Tensor, second: Tensor) -> Tensor:
-    """1 where equal, near 0 where one is far above the other."""
-    return (2 * first * second + CONSTANT) / (first.square() + second.square() + CONSTANT)
-
-
-@dataclass(frozen=True, eq=False)
-class Consistency:
-    """How well pairs of views agree.
-
-    pairs: the views' numbers.
-    difference: (P,) mean absolute difference of colours in [0, 1] over pixels that both views see; 0 agrees. NaN for
-    pairs that see nothing in common.
-    pixels: (P,) how many pixels that were, both ways together.
-    """
-
-    pairs: tuple[tuple[int, int], ...]
-    difference: Tensor
-    pixels: Tensor
-
-    @property
-    def mean(self) -> float:
-        """Mean difference over all mutually visible pixels of all pairs; NaN if there are none."""
-        return float((self.difference.nan_to_num(0.0) * self.pixels).sum() / self.pixels.sum())
-
-
-def reprojection_consistency(
-    rgb: Tensor,
-    field: RenderedViews,
-    cameras: Cameras,
-    *,
-    pairs: Sequence[tuple[int, int]] | None = None,
-    tolerance: float = 0.02,
-    solid: float = 0.9,
-) -> Consistency:
-    """Compares views pixel by pixel where the field says that they see the same point of the surface.
-
-    A pixel of one view is lifted to its point by the field's depth and projected into the other. It counts if the field
-    is opaque in both places and the other view's depth there is the point's distance, so that nothing hides it.
-
-    Args:
-        rgb: (N, 3, H, W) views in [0, 1]: the field's own, or those of a 2D model at the same cameras.
-        field: renders of the field at the same cameras and size.
-        cameras: the N cameras.
-        pairs: which views to compare; each with the next one unless given.
-        tolerance: how much the two distances may differ, as a share of the distance.
-        solid: opacity from which a pixel shows the surface.
-    """
-    check_shape("rgb", rgb, (len(cameras), 3, "H", "W"), "one view a camera")
-    count, _, height, width = rgb.shape
-    for name in ("opacity", "depth"):
-        check_shape(f"field.{name}", getattr(field, name), (count, 1, height, width), "render it at the views' size")
-    check_range("tolerance", tolerance, 0.0, 1.0)
-    check_range("solid", solid, 0.0, 1.0)
-    pairs = tuple(pairwise(range(count))) if pairs is None else tuple((int(a), int(b)) for a, b in pairs)
-    if not pairs:
-        raise InputError(
-            f"expected at least one pair of views, got {count} view(s) and no pair; give two views or more"
-        )
-    for pair in pairs:
-        if pair[0] == pair[1] or not all(0 <= view < count for view in pair):
-            raise InputError(f"a pair must name two different views of 0 to {count - 1}, got {pair}")
-    rays = camera_rays(cameras, height, width)
-    points = rays.origins + rays.directions * field.depth.permute(0, 2, 3, 1)  # (N, H, W, 3)
-    differences, pixels = [], []
-    for first, second in pairs:
-        total, seen = rgb.new_zeros(()), 0
-        for source, target in ((first, second), (second, first)):
-            visible, colors = _look(points[source], field, rgb, cameras, target, tolerance, solid)
-            visible = visible & (field.opacity[source, 0] >= solid)
-            own = rgb[source].permute(1, 2, 0)
-            total = total + (own - colors).abs().mean(-1)[visible].sum()
-            seen += int(visible.sum())
-        differences.append(total / seen if seen else total + torch.nan)
-        pixels.append(seen)
-    return Consistency(pairs, torch.stack(differences).cpu(), torch.tensor(pixels))
-
-
-def _look(
-    points: Tensor, field: RenderedViews, rgb: Tensor, cameras: Cameras, target: int, tolerance: float, solid: float
-) -> tuple[Tensor, Tensor]:
-    """(H, W, 3) points -> (H, W) bool whether view `target` sees them, and (H, W, 3) its colours there."""
-    place, distance = project(points, cameras[target])
-    grid = -place[None]  # grid_sample counts from the left and from the top
-    known = torch.cat([rgb[target], field.opacity[target], field.depth[target]])[None]
-    looked = F.grid_sample(known, grid, mode="bilinear", padding_mode="zeros", align_corners=False)[0]
-    # the nearest pixel must show this surface, and so must its neighbours: a mean of two surfaces' colours is neither's
-    depth = F.grid_sample(field.depth[target][None], grid, mode="nearest", padding_mode="zeros", align_corners=False)
-    near = ((depth[0, 0] - distance).abs() <= tolerance * distance) & (
-        (looked[4] - distance).abs() <= tolerance * distance
-    )
-    visible = near & (looked[3] >= solid) & (place.abs() <= 1).all(-1) & (distance > 0)
-    return visible, looked[:3].permute(1, 2, 0)
-
+"""Smaller pictures hold neither SSIM's window nor, after halving, HaarPSI's largest wavelet."""
 
 SSIM_TAPS = 11
 """Width of SSIM's Gaussian window, whose sigma is 1.5 pixels (Wang et al. 2004)."""
@@ -190,6 +35,21 @@ FAINT = 0.02
 
 FLAT_ENERGY = 1e-6
 """Gradient energy below which a picture counts as flat, so that flat over flat is 1 and not 0 / 0."""
+
+CONSTANT = 30.0
+"""HaarPSI's C, which keeps small differences of small coefficients from counting; for colours in [0, 255]."""
+
+STEEPNESS = 4.2
+"""HaarPSI's alpha, the slope of the logistic function."""
+
+# NTSC's YIQ, to piq's digits
+_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
+
+SOLID = 0.9
+"""Opacity from which a pixel of a field shows its surface."""
+
+TOLERANCE = 0.02
+"""How much two distances of one point of a surface may differ, as a share of the distance."""
 
 
 @dataclass(frozen=True)
@@ -234,15 +94,27 @@ def measure_views(
         lpips: `load_lpips(path)` where the user has its weights; without it the measure "lpips" is left out.
     """
     check_pictures(prediction, truth)
-    squares, similar, inside = (prediction - truth).square(), ssim_map(prediction, truth), silhouette_boxes(mask, truth)
+    height, width = truth.shape[-2:]
+    if min(height, width) < LEAST_SIDE:
+        raise InputError(
+            f"measures need pictures of at least {LEAST_SIDE} x {LEAST_SIDE}, got {height} x {width}; render larger"
+        )
+    check_shape("mask", mask, (len(truth), 1, height, width), "one true silhouette a view, of the pictures' size")
+    check_finite("mask", mask)
+    if prediction_mask is None:
+        prediction_mask = silhouette(prediction)
+    check_shape("prediction_mask", prediction_mask, tuple(mask.shape), "both silhouettes must have one shape")
+    check_finite("prediction_mask", prediction_mask)
+    inside, border = silhouette_boxes(mask), SSIM_TAPS // 2
+    similar = kornia_ssim(prediction.float().contiguous(), truth.float().contiguous(), SSIM_TAPS, padding="same")
     measures = {
-        "psnr": _decibels(squares.mean((1, 2, 3))),
-        "ssim": _inner_mean(similar),
-        "box_psnr": _decibels(_box_mean(squares, inside)),
+        "psnr": psnr(prediction, truth),
+        "ssim": similar[..., border:-border, border:-border].mean((1, 2, 3)),  # as in the paper: whole windows only
+        "box_psnr": _decibels(_box_mean((prediction - truth).square(), inside)),
         "box_ssim": _box_mean(similar, inside),
-        "iou": mask_iou(silhouette(prediction) if prediction_mask is None else prediction_mask, mask),
-        "sharpness": _sharpness(prediction, truth, inside),
-        "haarpsi": 1 - _haarpsi(prediction, truth),  # 0 for equal pictures and at most 1
+        "iou": mask_iou(prediction_mask, mask),
+        "sharpness": sharpness(prediction, truth, inside),
+        "haarpsi": 1 - haarpsi(prediction, truth),  # 0 for equal pictures and at most 1
     }
     if lpips is not None:
         measures["lpips"] = _lpips(lpips, prediction, truth)
@@ -250,57 +122,12 @@ def measure_views(
 
 
 def psnr(prediction: Tensor, truth: Tensor) -> Tensor:
-    """(N,) peak signal-to-noise ratio in dB over all pixels and channels, at most PSNR_LIMIT.
-
-    Example: a constant offset of 0.1 gives 20 dB.
-    """
-    check_pictures(prediction, truth)
+    """(N,) peak signal-to-noise ratio in dB, at most PSNR_LIMIT. Example: a constant offset of 0.1 gives 20 dB."""
     return _decibels((prediction - truth).square().mean((1, 2, 3)))
-
-
-def ssim(prediction: Tensor, truth: Tensor) -> Tensor:
-    """(N,) structural similarity (Wang et al. 2004): 11-tap Gaussian of sigma 1.5, mean over channels.
-
-    The mean runs over the pixels whose window lies inside the picture, as in the paper and in scikit-image.
-    """
-    check_pictures(prediction, truth)
-    return _inner_mean(ssim_map(prediction, truth))
-
-
-def _inner_mean(similar: Tensor) -> Tensor:
-    border = SSIM_TAPS // 2
-    return similar[..., border:-border, border:-border].mean((1, 2, 3))
-
-
-def ssim_map(prediction: Tensor, truth: Tensor) -> Tensor:
-    """(N, 3, H, W) SSIM of every pixel's window; beyond the border the pictures are mirrored."""
-    height, width = truth.shape[-2:]
-    if min(height, width) < SSIM_TAPS:
-        raise InputError(
-            f"SSIM needs pictures of at least {SSIM_TAPS} x {SSIM_TAPS}, got {height} x {width}; render larger"
-        )
-    found: Tensor = kornia_ssim(prediction.float().contiguous(), truth.float().contiguous(), SSIM_TAPS, padding="same")
-    return found
-
-
-def box_psnr(prediction: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
-    """(N,) PSNR in dB inside the bounding rectangle of the true silhouette (N, 1, H, W)."""
-    check_pictures(prediction, truth)
-    return _decibels(_box_mean((prediction - truth).square(), silhouette_boxes(mask, truth)))
-
-
-def box_ssim(prediction: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
-    """(N,) mean of SSIM's map inside the bounding rectangle of the true silhouette (N, 1, H, W)."""
-    check_pictures(prediction, truth)
-    return _box_mean(ssim_map(prediction, truth), silhouette_boxes(mask, truth))
 
 
 def mask_iou(prediction_mask: Tensor, mask: Tensor) -> Tensor:
     """(N,) intersection over union of two silhouettes (N, 1, H, W) cut at 0.5; 1 where both are empty."""
-    check_shape("prediction_mask", prediction_mask, ("N", 1, "H", "W"))
-    check_shape("mask", mask, tuple(prediction_mask.shape), "both silhouettes must have one shape")
-    check_finite("prediction_mask", prediction_mask)
-    check_finite("mask", mask)
     ours, theirs = prediction_mask > 0.5, mask > 0.5
     union = (ours | theirs).sum((1, 2, 3))
     return torch.where(union > 0, (ours & theirs).sum((1, 2, 3)) / union.clamp(min=1), 1.0)
@@ -309,27 +136,33 @@ def mask_iou(prediction_mask: Tensor, mask: Tensor) -> Tensor:
 def silhouette(rgb: Tensor) -> Tensor:
     """(N, 3, H, W) -> (N, 1, H, W), 1 where any channel differs from white by more than half the maximum.
 
-    For predictors that give colours only: a pixel half covered, or half believed to be covered, lies on the edge. The
-    maximum is each picture's own, so that pale objects and faint pictures have an edge as well; a picture that differs
-    by less than FAINT everywhere has no silhouette. Parts as white as the background are lost. A small fixed difference
-    would count every pixel that the object touches, and all of a blurred edge.
+    For predictors that give colours only: a pixel half covered lies on the edge. The maximum is each picture's own, so
+    that pale objects have an edge too; one that differs by less than FAINT everywhere has no silhouette. Parts as white
+    as the background are lost.
     """
-    check_shape("rgb", rgb, ("N", 3, "H", "W"))
     differences = (rgb - 1).abs().amax(1, keepdim=True)
     most = differences.amax((1, 2, 3), keepdim=True)
     return ((differences > 0.5 * most) & (most > FAINT)).float()
 
 
-def sharpness(prediction: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
+def silhouette_boxes(mask: Tensor) -> Tensor:
+    """(N, 1, H, W) silhouettes -> (N, 1, H, W) bool, True in the bounding rectangle of what is above 0.5."""
+    solid = mask > 0.5
+    empty = (~solid.flatten(1).any(1)).nonzero()[:, 0].tolist()
+    if empty:
+        raise InputError(
+            f"mask must show the object in every view, but its silhouette is empty in view {empty[0]}; "
+            "leave such views out"
+        )
+    return _between(solid.any(-1, keepdim=True), -2) & _between(solid.any(-2, keepdim=True), -1)
+
+
+def sharpness(prediction: Tensor, truth: Tensor, inside: Tensor) -> Tensor:
     """(N,) mean gradient energy inside the box as a fraction of the truth's: 1 as sharp, 0 flat, above 1 noisy.
 
-    The energy is that of differences between neighbouring pixels of which at least one lies in the box.
+    The energy is that of differences between neighbouring pixels of which at least one lies in the box, (N, 1, H, W).
     """
-    check_pictures(prediction, truth)
-    return _sharpness(prediction, truth, silhouette_boxes(mask, truth))
 
-
-def _sharpness(prediction: Tensor, truth: Tensor, inside: Tensor) -> Tensor:
     def energy(picture: Tensor) -> Tensor:
         total = picture.new_zeros(len(picture))
         for axis in (-1, -2):
@@ -341,10 +174,46 @@ def _sharpness(prediction: Tensor, truth: Tensor, inside: Tensor) -> Tensor:
     return (energy(prediction) + FLAT_ENERGY) / (energy(truth) + FLAT_ENERGY)
 
 
-def lpips_distance(lpips: PerceptualDistance, prediction: Tensor, truth: Tensor) -> Tensor:
-    """(N,) LPIPS of each view; `lpips` is what `models.perceptual.load_lpips` gives, on whatever device."""
-    check_pictures(prediction, truth)
-    return _lpips(lpips, prediction, truth)
+def haarpsi(first: Tensor, second: Tensor) -> Tensor:
+    """(N, 3, H, W) in [0, 1], twice -> (N,) similarity in [0, 1], 1 for equal pictures; symmetric. arXiv 1607.06140."""
+    # YIQ in 0..255 at half the size: a viewer's distance, by averaging
+    matrix = torch.tensor(_YIQ, dtype=torch.float32, device=first.device)
+    yiq = [torch.einsum("ij,njhw->nihw", matrix, 255 * picture.float()) for picture in (first, second)]
+    odd = max(size % 2 for size in first.shape[-2:])
+    ours, theirs = (F.avg_pool2d(F.pad(picture, (0, odd, 0, odd)), 2) for picture in yiq)
+    similarities, weights = [], []
+    for axis in (-2, -1):
+        fine_ours, fine_theirs = (
+            torch.cat([_haar(picture[:, :1], scale, axis) for scale in (1, 2)], dim=1) for picture in (ours, theirs)
+        )
+        similarities.append(_alike(fine_ours, fine_theirs).mean(1))
+        coarse = (_haar(picture[:, :1], 3, axis)[:, 0] for picture in (ours, theirs))
+        weights.append(torch.maximum(*coarse))  # where something is to be seen
+    # the mean of each pixel with its right, lower and lower right neighbours, beyond the border 0
+    smooth = (F.avg_pool2d(F.pad(each[:, 1:], (0, 1, 0, 1)), 2, stride=1).abs() for each in (ours, theirs))
+    similarities.append(_alike(*smooth).mean(1))  # colour
+    weights.append((weights[0] + weights[1]) / 2)
+    similarity, weight = torch.stack(similarities, dim=1), torch.stack(weights, dim=1)
+    # a weighted mean under the logistic function, taken back through its inverse and squared
+    least = torch.finfo(weight.dtype).eps
+    mean = ((STEEPNESS * similarity).sigmoid() * weight).sum((1, 2, 3)) + least
+    mean = mean / (weight.sum((1, 2, 3)) + least)
+    return ((mean.clamp(max=1 - least).logit() / STEEPNESS) ** 2).clamp(max=1.0)
+
+
+def _haar(picture: Tensor, scale: int, axis: int) -> Tensor:
+    """(N, 1, H, W) -> magnitudes of the Haar wavelet of width 2^scale that steps along `axis`."""
+    width = 2**scale
+    kernel = torch.full((width, width), 1 / width, device=picture.device, dtype=torch.float32)
+    kernel.narrow(axis, width // 2, width // 2).neg_()
+    before, after = width // 2 - 1, width // 2
+    padded = F.pad(picture, (before, after, before, after))
+    return F.conv2d(padded, kernel[None, None]).abs()
+
+
+def _alike(first: Tensor, second: Tensor) -> Tensor:
+    """1 where equal, near 0 where one is far above the other."""
+    return (2 * first * second + CONSTANT) / (first.square() + second.square() + CONSTANT)
 
 
 @torch.no_grad()
@@ -354,20 +223,6 @@ def _lpips(lpips: PerceptualDistance, prediction: Tensor, truth: Tensor) -> Tens
     distances = torch.stack([lpips(ours, theirs) for ours, theirs in pairs])  # one at a time: it returns the mean
     check_finite("lpips (of these pictures)", distances)
     return distances.to(truth)
-
-
-def silhouette_boxes(mask: Tensor, truth: Tensor) -> Tensor:
-    """(N, 1, H, W) silhouettes -> (N, 1, H, W) bool, True in the bounding rectangle of what is above 0.5."""
-    check_shape("mask", mask, (len(truth), 1, *truth.shape[-2:]), "one true silhouette a view, of the pictures' size")
-    check_finite("mask", mask)
-    solid = mask > 0.5
-    empty = (~solid.flatten(1).any(1)).nonzero()[:, 0].tolist()
-    if empty:
-        raise InputError(
-            f"mask must show the object in every view, but its silhouette is empty in view {empty[0]}; "
-            "leave such views out"
-        )
-    return _between(solid.any(-1, keepdim=True), -2) & _between(solid.any(-2, keepdim=True), -1)
 
 
 def check_pictures(prediction: Tensor, truth: Tensor) -> None:
@@ -391,6 +246,65 @@ def _box_mean(values: Tensor, inside: Tensor) -> Tensor:
 
 
 def _between(present: Tensor, axis: int) -> Tensor:
-    """Bool, True from the first to the last True along `axis`."""
+    """True from the first to the last True along `axis`."""
     counts = present.int()
     return (counts.cumsum(axis) > 0) & (counts.flip(axis).cumsum(axis).flip(axis) > 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Consistency:
+    """How well P pairs of views agree.
+
+    difference: (P,) mean absolute difference of colours in [0, 1] over pixels that both see; NaN if there are none.
+    pixels: (P,) how many pixels that were, both ways together.
+    """
+
+    difference: Tensor
+    pixels: Tensor
+
+    @property
+    def mean(self) -> float:
+        """Over all these pixels of all pairs; NaN if there are none."""
+        return float((self.difference.nan_to_num(0.0) * self.pixels).sum() / self.pixels.sum())
+
+
+def reprojection_consistency(
+    rgb: Tensor, field: RenderedViews, cameras: Cameras, pairs: Sequence[tuple[int, int]]
+) -> Consistency:
+    """Compares views pixel by pixel where the field says that they see the same point of the surface.
+
+    A pixel of one view is lifted to its point by the field's depth and projected into the other. It counts if the field
+    is opaque in both places and the other view's depth there is the point's distance, so that nothing hides it.
+
+    Args:
+        rgb: (N, 3, H, W) views in [0, 1]: the field's own, or those of a 2D model at the same cameras.
+        field: renders of the field at the same N cameras and size.
+        pairs: which two views to compare.
+    """
+    height, width = rgb.shape[-2:]
+    rays = camera_rays(cameras, height, width)
+    points = rays.origins + rays.directions * field.depth.permute(0, 2, 3, 1)  # (N, H, W, 3)
+    differences, pixels = [], []
+    for first, second in pairs:
+        total, seen = rgb.new_zeros(()), 0
+        for source, target in ((first, second), (second, first)):
+            visible, colors = _look(points[source], field, rgb, cameras, target)
+            visible = visible & (field.opacity[source, 0] >= SOLID)
+            total = total + (rgb[source] - colors).abs().mean(0)[visible].sum()
+            seen += int(visible.sum())
+        differences.append(total / seen if seen else total + torch.nan)
+        pixels.append(seen)
+    return Consistency(torch.stack(differences).cpu(), torch.tensor(pixels))
+
+
+def _look(points: Tensor, field: RenderedViews, rgb: Tensor, cameras: Cameras, target: int) -> tuple[Tensor, Tensor]:
+    """(H, W, 3) points -> (H, W) bool whether view `target` sees them, and (3, H, W) its colours there."""
+    place, distance = project(points, cameras[target])
+    grid = -place[None]  # grid_sample counts from the left and from the top
+    known = torch.cat([rgb[target], field.opacity[target], field.depth[target]])[None]
+    looked = F.grid_sample(known, grid, mode="bilinear", padding_mode="zeros", align_corners=False)[0]
+    # the nearest pixel must show this surface, and so must its neighbours: a mean of two surfaces' colours is neither's
+    depth = F.grid_sample(field.depth[target][None], grid, mode="nearest", padding_mode="zeros", align_corners=False)
+    near = ((torch.stack([depth[0, 0], looked[4]]) - distance).abs() <= TOLERANCE * distance).all(0)
+    visible = near & (looked[3] >= SOLID) & (place.abs() <= 1).all(-1) & (distance > 0)
+    return visible, looked[:3]

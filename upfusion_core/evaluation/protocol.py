@@ -8,31 +8,27 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import torch
 import trimesh
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from ..config import EvaluationConfig, EvaluationStage
 from ..data.meshes import MeshViews
 from ..data.views import MultiViewDataset, PosedViews
+from ..field.radiance import RadianceField
 from ..geometry.cameras import REFERENCE_ELEVATION_DEGREES
 from ..models.perceptual import PerceptualDistance
+from ..pipeline.upfusion import UpFusion
 from ..procedural import ProceduralObjects, true_mesh
 from ..procedural.shapes import HELD_OUT_PATTERN, HELD_OUT_ROLES, PATTERNS, ROLES
 from ..support.checks import check_count
 from ..support.errors import FieldError, InputError
 from ..types import Cameras, InputViews, OnStep, RenderedViews, SceneEncoding
-from .alignment import align_views
+from .alignment import Render, align_views
 from .metrics import reprojection_consistency
-from .spatial import Render, SimilaritySearch
-from .summary import object_mean
-from .surfaces import BakedField, compare_meshes
-
-if TYPE_CHECKING:
-    from ..field.radiance import RadianceField
-    from ..pipeline.upfusion import UpFusion
+from .surfaces import BakedField, as_trimesh, compare_meshes
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +36,7 @@ class Group:
     """Objects with results of their own.
 
     name: of the group in reports and of its objects' files. title: what is special about them, for readers.
-    dataset, indices: the objects. Where the data set is the one that is evaluated anyway, they are some of its objects;
-    those of another are evaluated too, and count in no other results.
+    dataset, indices: the objects, some of those evaluated anyway or, of another data set, counted nowhere else.
     """
 
     name: str
@@ -56,24 +51,13 @@ def held_out_groups(dataset: ProceduralObjects, count: int) -> list[Group]:
     Half of them have the combination of parts, half the pattern that no object of another split has.
     """
     check_count("count", count, 0, len(dataset))
-    if dataset.split != "held_out":
-        raise InputError(f"expected objects of the split held_out, got {dataset.split}; open that one")
     first, second = (ROLES[role] for role in HELD_OUT_ROLES)
-    groups = [
-        Group(
-            "held_out_combination",
-            f"parts that were never trained on together: {first} and {second}",
-            dataset,
-            range(0, count, 2),
-        ),
-        Group(
-            "held_out_pattern",
-            f"a pattern that was never trained on: {PATTERNS[HELD_OUT_PATTERN]}",
-            dataset,
-            range(1, count, 2),
-        ),
-    ]
-    return [group for group in groups if len(group.indices)]
+    titles = {
+        "held_out_combination": f"parts that were never trained on together: {first} and {second}",
+        "held_out_pattern": f"a pattern that was never trained on: {PATTERNS[HELD_OUT_PATTERN]}",
+    }
+    groups = [Group(name, title, dataset, range(start, count, 2)) for start, (name, title) in enumerate(titles.items())]
+    return [group for group in groups if group.indices]
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +65,7 @@ class EvaluatedObject:
     """One object to be evaluated.
 
     views: photo 1, the targets, the other photos. photos, targets: their places in it.
-    mesh: gives the true surface in the views' world; None where the data set has none.
+    mesh: gives the true surface in the views' world, if the data set has one.
     """
 
     index: int
@@ -130,18 +114,11 @@ def draw_object(dataset: MultiViewDataset, index: int, config: EvaluationConfig)
     mesh: Callable[[], trimesh.Trimesh] | None = None
     if isinstance(dataset, ProceduralObjects):
         batch = dataset.batch([index], views=wanted, generator=generator)
-        views = batch.example(0)
-        mesh = functools.cache(functools.partial(true_mesh, batch.objects))
+        views, mesh = batch.example(0), functools.cache(functools.partial(true_mesh, batch.objects))
     else:
         views = dataset.draw(index, wanted, generator)
         if isinstance(dataset, MeshViews):
-            files = dataset
-
-            @functools.cache
-            def mesh() -> trimesh.Trimesh:
-                surface = files.surface(index, views)
-                return trimesh.Trimesh(surface.vertices.numpy(), surface.faces.numpy(), process=False)
-
+            mesh = functools.cache(lambda: as_trimesh(dataset.surface(index, views)))
     if len(views) < wanted:
         raise InputError(
             f"{views.name} must have {wanted} views ({most} photos and {config.views} targets), got {len(views)}; "
@@ -165,6 +142,7 @@ class Prediction:
     """What a stage made of an object.
 
     rgb: (N, 3, S, S). mask: (N, 1, S, S) where it is known. render: shows it from any camera, where that is possible.
+    views, field: of the stage "field" alone.
     """
 
     rgb: Tensor
@@ -183,15 +161,9 @@ class ObjectResult:
     shown: dict[str, Tensor]
 
 
-def nearest_photos(cameras: Cameras, photos: Cameras) -> list[int]:
-    """For each camera the number of the photo that looks at the origin from the most similar direction."""
-    directions = [torch.nn.functional.normalize(each.centers, dim=-1) for each in (cameras, photos)]
-    return (directions[0] @ directions[1].T).argmax(dim=1).tolist()
-
-
 def neighbors(cameras: Cameras) -> list[tuple[int, int]]:
     """Pairs of each camera with the one nearest to it in angle, every pair once."""
-    directions = torch.nn.functional.normalize(cameras.centers, dim=-1)
+    directions = normalize(cameras.centers, dim=-1)
     closeness = (directions @ directions.T).fill_diagonal_(-torch.inf)
     nearest = enumerate(closeness.argmax(dim=1).tolist())
     return sorted({(min(pair), max(pair)) for pair in nearest})
@@ -232,24 +204,18 @@ def evaluate_object(
         if set(config.stages) - {"white", "nearest"}:
             scene = model.encode(item.given(count), reference_elevation_degrees=item.elevation_degrees)
         for stage in config.stages:
-            inner = None if on_step is None else relay
-            seen[stage] = _predicted(stage, model, item, count, scene, config, on_step=inner, state=state)
+            hook = None if on_step is None else relay
+            seen[stage] = _predicted(stage, model, item, count, scene, config, hook, state)
             known = values[stage].get(str(min(config.photos))) if stage == "white" else None
             values[stage][str(count)] = known or _measure(seen[stage], item, config, f"{stage}, {count}", notes, lpips)
             done += 1
             relay(0, 0, None)
         views = seen["field"].views if "field" in seen else None
-        if views is None or len(item.targets) < 2:
-            continue
-        for shown in {"sample", "field"} & seen.keys():  # by the field's depth
-            pairs = neighbors(item.cameras)
-            difference = reprojection_consistency(seen[shown].rgb, views, item.cameras, pairs=pairs).mean
-            if math.isfinite(difference):  # else no pixel is seen twice
-                values[shown][str(count)]["consistency"] = [difference]
-    for rows in values.values():
-        for measures in rows.values():
-            for numbers in measures.values():
-                object_mean(numbers)  # refuses what is not finite
+        for stage in ("sample", "field"):  # by the field's depth
+            if views is not None and stage in seen and len(item.targets) > 1:
+                found = reprojection_consistency(seen[stage].rgb, views, item.cameras, neighbors(item.cameras))
+                if math.isfinite(found.mean):  # else no pixel is seen twice
+                    values[stage][str(count)]["consistency"] = [found.mean]
     return ObjectResult(values, notes, {stage: found.rgb for stage, found in seen.items() if stage != "white"})
 
 
@@ -260,7 +226,6 @@ def _predicted(
     count: int,
     scene: SceneEncoding | None,
     config: EvaluationConfig,
-    *,
     on_step: OnStep | None,
     state: Callable[[int], Path] | None,
 ) -> Prediction:
@@ -268,8 +233,9 @@ def _predicted(
     if stage == "white":
         return Prediction(torch.ones_like(item.truth))
     if stage == "nearest":
-        photos = list(item.photos[:count])
-        chosen = [photos[near] for near in nearest_photos(cameras, item.views.cameras[torch.tensor(photos)])]
+        directions = normalize(item.views.cameras.centers, dim=-1)
+        photos, targets = torch.tensor(item.photos[:count]), torch.tensor(item.targets)
+        chosen = photos[(directions[targets] @ directions[photos].T).argmax(dim=1)]
         return Prediction(item.views.rgb[chosen], item.views.mask[chosen])
     assert scene is not None, "models need the photos encoded"
     if stage == "predict":
@@ -307,7 +273,7 @@ def _rendered(field: RadianceField, cameras: Cameras, size: int) -> Prediction:
         if pixels < size:
             return _picture(baked().render(where, pixels))
         seen = field.render(where, pixels)
-        return torch.cat([_picture(seen.rgb), _picture(seen.opacity)], dim=1)
+        return _picture(torch.cat([seen.rgb, seen.opacity], dim=1))
 
     views = field.render(cameras, size)
     views = RenderedViews(_picture(views.rgb), _picture(views.opacity), views.depth.float().cpu())
@@ -322,29 +288,21 @@ def _measure(
     notes: list[str],
     lpips: PerceptualDistance | None,
 ) -> dict[str, list[float]]:
-    turned = seen.render is not None and config.alignment == "object"
-    alignments = align_views(
-        seen.rgb,
-        item.truth,
-        mask=seen.mask,
-        render=seen.render if turned else None,
-        cameras=item.cameras if turned else None,
-        search=SimilaritySearch.quick(),
-    )
-    measures = alignments.measures(item.truth, item.mask, lpips=lpips)
+    render = seen.render if config.alignment == "object" else None
+    alignments = align_views(seen.rgb, item.truth, item.cameras, mask=seen.mask, render=render)
+    measures = alignments.measures(item.truth, item.mask, lpips)
     values = {name: [float(number) for number in numbers] for name, numbers in measures.items()}
     if seen.field is None or item.mesh is None:
         return values
     try:
-        mesh, truth = seen.field.extract_mesh(config.mesh_resolution), item.mesh()
+        mesh, truth = as_trimesh(seen.field.extract_mesh(config.mesh_resolution)), item.mesh()
     except FieldError as error:
         notes.append(f"{label} photos: no mesh was measured, because {error}")
         return values
-    options: dict[str, Any] = {"samples": config.mesh_samples, "seed": config.seed}
-    raw = compare_meshes(mesh, truth, **options)
-    aligned = compare_meshes(mesh, truth, similarity=alignments.object_similarity, align=True, **options)
-    found = {name: [value] for name, value in raw} | {f"{name}_similarity": [value] for name, value in aligned}
-    return values | found
+    scores = compare_meshes(
+        mesh, truth, start=alignments.object_similarity, samples=config.mesh_samples, seed=config.seed
+    )
+    return values | {name: [score] for name, score in scores.items()}
 
 
 def _picture(rgb: Tensor) -> Tensor:

@@ -1,14 +1,21 @@
-"""Objects one by one into a folder, and what it says in the end: report.json, report.md, plots, a picture sheet."""
+"""Objects one by one into a folder, and what it says in the end: report.json, report.md, plots, a picture sheet.
+
+A PSNR of averages is not an average of PSNRs, and views of one object are not independent. Measures are therefore
+averaged over the views of an object first, then over objects; the standard error counts objects.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from statistics import fmean
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -16,33 +23,19 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from ..config import EvaluationConfig, to_json
+from ..config import EvaluationConfig, to_dict
 from ..data.views import MultiViewDataset
 from ..models.perceptual import PerceptualDistance
-from ..support.errors import FieldError, InputError
-from ..support.files import Writing, replacing, write_json
+from ..pipeline.upfusion import UpFusion
+from ..support.errors import FieldError, InputError, MissingPackageError
+from ..support.files import Writing, read_json, replacing, write_json
 from ..support.images import contact_sheet, load_png, save_png
-from ..support.json_text import read_json
 from ..types import OnStep
 from .metrics import MEASURES
-from .protocol import Group, Values, draw_object, evaluate_object
-from .summary import (
-    WAYS,
-    Results,
-    Score,
-    markdown_table,
-    measures_of,
-    object_mean,
-    paired_difference,
-    plot_results,
-    require_matplotlib,
-    results_to_json,
-    score,
-    split_measure,
-)
+from .protocol import Group, draw_object, evaluate_object
 
-if TYPE_CHECKING:
-    from ..pipeline.upfusion import UpFusion
+WAYS = {"": "raw", "affine": "per-view affine", "similarity": "global similarity"}
+"""How the alignments are called, by the ending of a measure's name, e.g. box_psnr_affine; raw measures have none."""
 
 TITLES = {"nearest": "nearest photo", "predict": "prediction", "sample": "2D sample", "field": "3D field"}
 """Columns of the picture sheet by stage."""
@@ -60,78 +53,45 @@ ALIGNMENTS = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Report:
-    """What an evaluation found.
+class Score(TypedDict):
+    """A measure over objects, as it stands in report.json.
 
-    results: results[stage][photos][measure]. objects: names of those evaluated.
-    skipped: (object, reason) of the others. results_by_group: the same of each group, by its name.
+    mean: of the objects' averages. stderr: its standard error, s / sqrt(n); None for one object, which shows no spread.
+    objects: how many.
     """
 
-    results: Results
+    mean: float
+    stderr: float | None
+    objects: int
+
+
+Results = Mapping[str, Mapping[str, Mapping[str, Score]]]
+"""results[stage][photos][measure], the number of photos as text."""
+
+
+def score(objects: Sequence[float]) -> Score:
+    """Mean and standard error over objects, one value each. Example: 1, 2 and 3 give 2 and 1 / sqrt(3)."""
+    mean = fmean(objects)
+    if len(objects) == 1:
+        return Score(mean=mean, stderr=None, objects=1)
+    variance = math.fsum((value - mean) ** 2 for value in objects) / (len(objects) - 1)
+    return Score(mean=mean, stderr=math.sqrt(variance / len(objects)), objects=len(objects))
+
+
+def paired_difference(first: Sequence[float], second: Sequence[float]) -> Score:
+    """The score of second - first, object by object: how much better, and how surely.
+
+    The spread of objects, which is common to both, drops out, so this is far more certain than the difference of means.
+    """
+    return score([b - a for a, b in zip(first, second, strict=True)])
+
+
+@dataclass(frozen=True)
+class Report:
+    """objects: names of those evaluated. skipped: (object, reason) of the others. The figures are in report.json."""
+
     objects: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...]
-    results_by_group: dict[str, Results]
-
-
-def evaluate(
-    model: UpFusion,
-    dataset: MultiViewDataset,
-    indices: Sequence[int],
-    folder: Path,
-    config: EvaluationConfig | None = None,
-    *,
-    groups: Sequence[Group] = (),
-    lpips: PerceptualDistance | None = None,
-    about: dict[str, Any] | None = None,
-    writing: Writing | None = None,
-    temporary: Callable[[str], Path] | None = None,
-    on_step: OnStep | None = None,
-) -> Report:
-    """Evaluates objects of a data set and writes the report into a folder.
-
-    Each object's values are in objects/<number>.json as soon as they are known. Those that the folder holds already,
-    from the same settings, are not computed again, and a field goes on from its saved state.
-
-    Args:
-        indices: the objects' numbers in the data set.
-        groups: objects that are reported apart, of this data set or of others (see Group).
-        lpips: gives the measure "lpips" too; `about` should then tell whose weights it has.
-        about: what else shapes the result or is worth knowing, such as the data's name: it stands in the report.
-        writing: how files of the folder get their names; by default they are renamed into the folder.
-        temporary: gives the paths of files that are only needed until the end, the fields' states.
-        on_step: called with (step, total, preview), `total` counting stages of numbers of photos of objects.
-
-    Raises:
-        MissingPackageError: matplotlib is not installed. InputError: no object could be evaluated.
-    """
-    require_matplotlib()
-    config = config or EvaluationConfig()
-    if not len(indices):
-        raise InputError("expected at least one object to evaluate, got none; ask for some")
-    settings = {**(about or {}), "model_id": model.model_id, "settings": to_json(config)}
-    fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-    writing = writing or (lambda name: replacing(folder / name))
-    evaluation = _Evaluation(model, config, folder, fingerprint, writing, temporary or folder.joinpath, lpips)
-    chosen = [_Task(dataset, index) for index in indices]
-    prefixes = {group: "" if group.dataset is dataset else f"{group.name}-" for group in groups}
-    members = {group: [_Task(group.dataset, index, of) for index in group.indices] for group, of in prefixes.items()}
-    tasks = [*chosen, *(task for found in members.values() for task in found if task.prefix)]
-    records, skipped = evaluation.records(tasks, on_step)
-    apart = {group: [records[task.name] for task in found if task.name in records] for group, found in members.items()}
-    main = [records[task.name] for task in chosen if task.name in records]
-    if not main:
-        raise InputError(
-            f"none of {len(indices)} objects could be evaluated, {skipped[0][0]} because {skipped[0][1]}; "
-            "correct that, then begin again"
-        )
-    settings["groups"] = {
-        group.name: {"title": group.title, "evaluated": [record["object"] for record in found]}
-        for group, found in apart.items()
-    }
-    settings["left_out_by_the_data_set"] = [list(entry) for entry in dataset.skipped]
-    notes = [f"{record['object']}: {note}" for record in records.values() for note in record["notes"]]
-    return evaluation.report(settings, main, apart, skipped, notes)
 
 
 @dataclass(frozen=True)
@@ -147,8 +107,70 @@ class _Task:
         return f"{self.prefix}{self.index:06d}"
 
 
+def evaluate(
+    model: UpFusion,
+    dataset: MultiViewDataset,
+    indices: Sequence[int],
+    folder: Path,
+    config: EvaluationConfig,
+    *,
+    groups: Sequence[Group] = (),
+    lpips: PerceptualDistance | None = None,
+    about: Mapping[str, Any] | None = None,
+    writing: Writing | None = None,
+    temporary: Callable[[str], Path] | None = None,
+    on_step: OnStep | None = None,
+) -> Report:
+    """Evaluates objects of a data set and writes the report into a folder.
+
+    Each object's values are in objects/<number>.json as soon as they are known. Those that the folder holds already,
+    from the same settings, are not computed again, and a field goes on from its saved state.
+
+    Args:
+        indices: the objects' numbers in the data set, at least one.
+        groups: objects that are reported apart, of this data set or of others (see Group).
+        lpips: gives the measure "lpips" too; `about` should then tell whose weights it has.
+        about: what else shapes the result or is worth knowing, such as the data's name: it stands in the report.
+        writing: how files of the folder get their names; by default they are renamed into the folder.
+        temporary: gives the paths of files that are only needed until the end, the fields' states.
+        on_step: called with (step, total, preview), `total` counting stages of numbers of photos of objects.
+
+    Raises:
+        MissingPackageError: matplotlib is not installed. InputError: no object could be evaluated.
+    """
+    if importlib.util.find_spec("matplotlib") is None:  # before any long work
+        raise MissingPackageError("plots need matplotlib, which is not installed; run: pip install matplotlib")
+    settings = {**(about or {}), "model_id": model.model_id, "settings": to_dict(config)}
+    writing = writing or (lambda name: replacing(folder / name))
+    fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    run = _Run(model, config, folder, fingerprint, writing, temporary or folder.joinpath, lpips)
+    chosen = [_Task(dataset, index) for index in indices]
+    prefixes = {group: "" if group.dataset is dataset else f"{group.name}-" for group in groups}
+    members = {group: [_Task(group.dataset, index, of) for index in group.indices] for group, of in prefixes.items()}
+    tasks = [*chosen, *(task for found in members.values() for task in found if task.prefix)]
+    records, skipped = run.records(tasks, on_step)
+    main = [records[task.name] for task in chosen if task.name in records]
+    apart = {group: [records[task.name] for task in found if task.name in records] for group, found in members.items()}
+    if not main:
+        raise InputError(
+            f"none of {len(indices)} objects could be evaluated, {skipped[0][0]} because {skipped[0][1]}; "
+            "correct that, then begin again"
+        )
+    names = {group: [record["object"] for record in found] for group, found in apart.items()}
+    facts: dict[str, Any] = {
+        "groups": {group.name: {"title": group.title, "evaluated": found} for group, found in names.items()},
+        "left_out_by_the_data_set": dataset.skipped,
+        "similarity_alignment": ALIGNMENTS[config.alignment],
+        "evaluated": [record["object"] for record in main],
+        "skipped": skipped,
+        "notes": [f"{record['object']}: {note}" for record in records.values() for note in record["notes"]],
+    }
+    run.report(settings | facts, main, apart)
+    return Report(tuple(facts["evaluated"]), tuple(skipped))
+
+
 @dataclass(frozen=True, eq=False)
-class _Evaluation:
+class _Run:
     """What all objects of an evaluation share; see `evaluate`."""
 
     model: UpFusion
@@ -211,8 +233,8 @@ class _Evaluation:
             "object": name,
             "index": item.index,
             "run": self.fingerprint,
-            "photos": list(item.photos),
-            "targets": list(item.targets),
+            "photos": item.photos,
+            "targets": item.targets,
             "reference_elevation_degrees": item.elevation_degrees,
             "values": result.values,
             "notes": result.notes,
@@ -228,121 +250,155 @@ class _Evaluation:
         return record
 
     def report(
-        self,
-        settings: dict[str, Any],
-        main: Sequence[dict[str, Any]],
-        apart: Mapping[Group, Sequence[dict[str, Any]]],
-        skipped: Sequence[tuple[str, str]],
-        notes: Sequence[str],
-    ) -> Report:
+        self, about: dict[str, Any], main: list[dict[str, Any]], apart: Mapping[Group, list[dict[str, Any]]]
+    ) -> None:
         """Writes the report's files. main: records of the data set's objects; apart: of the groups' objects."""
-        config = self.config
-        by_group = {group.name: _results(records, config) for group, records in apart.items() if records}
-        names = tuple(record["object"] for record in main)
-        report = Report(_results(main, config), names, tuple(skipped), by_group)
-        content = {
-            **settings,
-            "similarity_alignment": ALIGNMENTS[config.alignment],
-            "evaluated": list(names),
-            "skipped": [list(entry) for entry in skipped],
-            "notes": list(notes),
-            "results": results_to_json(report.results),
-            "results_by_group": {name: results_to_json(scores) for name, scores in by_group.items()},
-            "gains": _gains(main, config),
+        content = about | {
+            "results": _results(main, self.config),
+            "results_by_group": {group.name: _results(found, self.config) for group, found in apart.items() if found},
+            "gains": _gains(main, self.config),
         }
         rows = [load_png(self.folder / "objects" / f"{record['index']:06d}.png") for record in main[:SHEET_OBJECTS]]
         with self.writing("sheet.png") as path:
-            save_png(path, titled(rows, max(config.photos), [stage for stage in config.stages if stage != "white"]))
-        plot_results(report.results, self.writing)
+            save_png(path, _titled(rows, self.config))
+        plot_results(content["results"], self.writing)
         with self.writing("report.md") as path:
             # names of files may be no UTF-8; write_json spells them so, too
-            path.write_text(_markdown(report, content, config), encoding="utf-8", errors="backslashreplace")
+            path.write_text(_markdown(content), encoding="utf-8", errors="backslashreplace")
         with self.writing("report.json") as path:
             write_json(path, content)
-        return report
 
 
-def titled(rows: Sequence[Tensor], photos: int, stages: Sequence[str]) -> Tensor:
+def _means(records: Sequence[dict[str, Any]], stage: str, photos: str, measure: str) -> list[float]:
+    """Each object's mean over its views, of the objects that have the measure."""
+    found = (record["values"][stage][photos].get(measure) for record in records)
+    return [fmean(views) for views in found if views is not None]
+
+
+def _results(records: Sequence[dict[str, Any]], config: EvaluationConfig) -> Results:
+    """Per view, then per object: scores of every measure that at least one object has."""
+    results: dict[str, dict[str, dict[str, Score]]] = {stage: {} for stage in config.stages}
+    for stage, lines in results.items():
+        for photos in map(str, sorted(config.photos)):
+            names = dict.fromkeys(name for record in records for name in record["values"][stage][photos])
+            lines[photos] = {name: score(_means(records, stage, photos, name)) for name in names}
+    return results
+
+
+def _gains(records: Sequence[dict[str, Any]], config: EvaluationConfig) -> Results:
+    """What more photos bring, object by object: gains[stage]["1 to 3"][measure]."""
+    gains: dict[str, dict[str, dict[str, Score]]] = {stage: {} for stage in config.stages}
+    for stage, lines in gains.items():
+        for fewer, more in pairwise(map(str, sorted(config.photos))):
+            lines[f"{fewer} to {more}"] = line = {}
+            for name in MEASURES:
+                both = [each for each in records if all(name in each["values"][stage][step] for step in (fewer, more))]
+                if both:
+                    line[name] = paired_difference(*(_means(both, stage, step, name) for step in (fewer, more)))
+    return gains
+
+
+def _titled(rows: Sequence[Tensor], config: EvaluationConfig) -> Tensor:
     """Rows of pictures, one (3, S', W) an object -> one (3, H, W) sheet with the columns' titles above."""
-    body = torch.cat(list(rows), dim=1)
-    columns = [f"photo {number}" for number in range(1, photos + 1)]
-    columns += ["truth", *(TITLES.get(stage, stage) for stage in stages)]
-    width = body.shape[-1]
+    columns = [f"photo {number}" for number in range(1, max(config.photos) + 1)]
+    columns += ["truth", *(TITLES[stage] for stage in config.stages if stage != "white")]
+    width = rows[0].shape[-1]
     head = Image.new("RGB", (width, 14), "white")
     draw = ImageDraw.Draw(head)
     for place, title in enumerate(columns):
         draw.text((place * width / len(columns) + 2, 1), title, fill="black")
-    return torch.cat([torch.from_numpy(np.array(head)).permute(2, 0, 1).float() / 255, body], dim=1)
+    return torch.cat([torch.from_numpy(np.array(head)).permute(2, 0, 1).float() / 255, *rows], dim=1)
 
 
-def _object_values(rows: Sequence[Values], stage: str, photos: int, measure: str) -> list[float]:
-    """Each object's mean over its views, of the objects that have the measure."""
-    found = (row.get(stage, {}).get(str(photos), {}).get(measure) for row in rows)
-    return [object_mean(numbers) for numbers in found if numbers is not None]
+def plot_results(results: Results, writing: Writing) -> None:
+    """One PNG a measure, `plots/<measure>.png`: mean and standard error against the number of photos, by stage."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    for measure in measures_of(results):
+        figure = Figure(figsize=(5, 3.6), layout="constrained")  # no pyplot: no window, no state shared with others
+        FigureCanvasAgg(figure)
+        axes, counts = figure.add_subplot(), set[int]()
+        for stage, lines in results.items():
+            points = {int(photos): scores[measure] for photos, scores in lines.items() if measure in scores}
+            if points:
+                counts.update(points)
+                means = [value["mean"] for value in points.values()]
+                errors = [value["stderr"] or 0.0 for value in points.values()]
+                axes.errorbar(list(points), means, yerr=errors, marker="o", capsize=3, label=stage)
+        axes.set_xticks(sorted(counts))
+        axes.set(xlabel="photos", ylabel=measure_label(measure))
+        axes.grid(alpha=0.3)
+        axes.legend()
+        with writing(f"plots/{measure}.png") as path:
+            figure.savefig(path, dpi=150)
 
 
-def _results(finished: Sequence[dict[str, Any]], config: EvaluationConfig) -> Results:
-    """Per view, then per object: scores of every measure that at least one object has."""
-    rows: list[Values] = [record["values"] for record in finished]
-    results: dict[str, dict[int, dict[str, Score]]] = {}
-    for stage in config.stages:
-        results[stage] = {}
-        for photos in sorted(config.photos):
-            names = dict.fromkeys(name for row in rows for name in row[stage][str(photos)])
-            results[stage][photos] = {name: score(_object_values(rows, stage, photos, name)) for name in names}
-    return results
+def measures_of(results: Results) -> list[str]:
+    """The measures that occur, in the order of their first occurrence."""
+    return list(dict.fromkeys(name for lines in results.values() for scores in lines.values() for name in scores))
 
 
-def _gains(finished: Sequence[dict[str, Any]], config: EvaluationConfig) -> dict[str, Any]:
-    """What more photos bring, object by object: gains[stage]["1 to 3"][measure]."""
-    gains: dict[str, Any] = {}
-    for stage in config.stages:
-        gains[stage] = {}
-        for fewer, more in pairwise(sorted(config.photos)):
-            row = {}
-            for name in MEASURES:
-                pairs = [
-                    [_object_values([record["values"]], stage, photos, name) for photos in (fewer, more)]
-                    for record in finished
-                ]
-                both = [(first[0], second[0]) for first, second in pairs if first and second]
-                if both:
-                    row[name] = vars(paired_difference(*zip(*both, strict=True)))
-            gains[stage][f"{fewer} to {more}"] = row
-    return gains
+def split_measure(name: str) -> tuple[str, str]:
+    """A measure and the ending of its alignment, e.g. "box_psnr_affine" -> "box_psnr", "affine"; "" for raw ones."""
+    stem, _, way = name.rpartition("_")
+    return (stem, way) if way in WAYS else (name, "")
 
 
-def _markdown(report: Report, content: dict[str, Any], config: EvaluationConfig) -> str:
-    about = ", ".join(f"{name} {content[name]}" for name in ("model", "data", "split") if name in content)
+def measure_label(name: str) -> str:
+    """How tables and plots call a measure, e.g. "box_psnr_affine" -> "box PSNR (dB), per-view affine"."""
+    stem, way = split_measure(name)
+    return MEASURES[stem].label + (f", {WAYS[way]}" if way else "")
+
+
+def markdown_table(results: Results, measures: Sequence[str]) -> str:
+    """A Markdown table: a line for each stage and number of photos, a column for each measure, mean ± stderr."""
+    head = ["stage", "photos", "objects", *(measure_label(name) for name in measures)]
+    lines = [head, ["---", *["---:"] * (len(head) - 1)]]
+    for stage, rows in results.items():
+        for photos, scores in rows.items():
+            counts = [value["objects"] for value in scores.values()] or [0]
+            objects = "–".join(str(count) for count in dict.fromkeys((min(counts), max(counts))))
+            cells = [_shown(scores[name]) if name in scores else "" for name in measures]
+            lines.append([stage, photos, objects, *cells])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _shown(value: Score) -> str:
+    digits = 2 if abs(value["mean"]) >= 10 else 3
+    error = "" if value["stderr"] is None else f" ± {value['stderr']:.{digits}f}"
+    return f"{value['mean']:.{digits}f}{error}"
+
+
+def _markdown(content: Mapping[str, Any]) -> str:
+    """The text of report.md, from what report.json holds."""
+    about = "".join(f", {name} {content[name]}" for name in ("model", "data", "split") if name in content)
+    settings, results = content["settings"], content["results"]
     lines = [
         "# Evaluation",
         "",
-        f"{len(report.objects)} objects, {config.views} views each, seed {config.seed}"
-        + (f"; {about}." if about else "."),
+        f"{len(content['evaluated'])} objects, {settings['views']} views each, seed {settings['seed']}"
+        + about.replace(",", ";", 1)
+        + ".",
         f"Model {content['model_id']}. Mean ± standard error over objects; an object's is the mean of its views.",
         f"Global similarity: {content['similarity_alignment']}.",
         "`white` is all white, `nearest` the photo nearest in angle with its true mask. The other stages' silhouettes "
         "end at half of their greatest difference from white, `field`'s is its opacity.",
         "",
     ]
-    present = measures_of(report.results)
-    for title, chosen in (("Raw", None), *((way.capitalize(), suffix) for suffix, way in WAYS.items())):
-        names = [name for name in present if split_measure(name)[1] == chosen]
+    by_way = {way: [name for name in measures_of(results) if split_measure(name)[1] == way] for way in WAYS}
+    for way, names in by_way.items():
         if names:
-            lines += [f"## {title}", "", markdown_table(report.results, names)]
-    for name, found in report.results_by_group.items():
-        facts = content["groups"][name]
-        count = len(facts["evaluated"])
-        raw = [name for name in present if split_measure(name)[1] is None]
-        lines += [f"## Apart: {facts['title']}", "", f"{count} objects, raw.", "", markdown_table(found, raw)]
-    lines += _listed("Skipped", [f"{item}: {reason}" for item, reason in report.skipped])
-    lines += _listed(
-        "Left out by the data set", [f"{item}: {reason}" for item, reason in content["left_out_by_the_data_set"]]
-    )
-    lines += _listed("Notes", content["notes"])
-    lines += ["![photos, truth and stages](sheet.png)", ""]
-    return "\n".join(lines)
-
-
-def _listed(title: str, entries: Sequence[str]) -> list[str]:
-    return [f"## {title} ({len(entries)})", "", *(f"- {entry}" for entry in entries), ""] if entries else []
+            lines += [f"## {WAYS[way].capitalize()}", "", markdown_table(results, names)]
+    for group, found in content["results_by_group"].items():
+        facts = content["groups"][group]
+        lines += [f"## Apart: {facts['title']}", "", f"{len(facts['evaluated'])} objects, raw.", ""]
+        lines += [markdown_table(found, by_way[""])]
+    for title, entries in (
+        ("Skipped", [f"{name}: {reason}" for name, reason in content["skipped"]]),
+        ("Left out by the data set", [f"{name}: {reason}" for name, reason in content["left_out_by_the_data_set"]]),
+        ("Notes", content["notes"]),
+    ):
+        if entries:
+            lines += [f"## {title} ({len(entries)})", "", *(f"- {entry}" for entry in entries), ""]
+    return "\n".join([*lines, "![photos, truth and stages](sheet.png)", ""])

@@ -6,10 +6,7 @@ therefore not at distance 0 but at about half the points' spacing: with 100,000 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import product
-from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -22,11 +19,11 @@ from trimesh.registration import procrustes
 from ..config import RaySampling
 from ..field.radiance import RadianceField
 from ..field.rendering import render_views
-from ..support.checks import check_count, check_finite, check_shape
+from ..geometry.similarity import Similarity
 from ..support.errors import InputError
 from ..surface.mesh import MeshAsset
+from ..surface.reading import Surface
 from ..types import Cameras
-from .spatial import Similarity
 
 SAMPLING = RaySampling(uniform=48, importance=0)
 _COARSE, _FINE = 40, 64
@@ -76,11 +73,9 @@ def _values(field: RadianceField, low: Tensor, high: Tensor, count: int) -> tupl
     place = (torch.arange(count, device=low.device) + 0.5) / count
     grid = torch.stack(torch.meshgrid(place, place, place, indexing="ij"), dim=-1).reshape(-1, 3)
     parts = [field(low + (high - low) * some) for some in grid.split(_CHUNK)]
-    density, rgb = (torch.cat([part[index].float() for part in parts]) for index in (0, 1))
+    density, rgb = (torch.cat([part.float() for part in values]) for values in zip(*parts, strict=True))
     return density.reshape(count, count, count), rgb.reshape(count, count, count, 3)
 
-
-Mesh: TypeAlias = MeshAsset | trimesh.Trimesh
 
 QUERY_POINTS = 20_000
 """Points whose nearest neighbours are looked for: far from a surface every look-up is long, and the mean of so many
@@ -94,83 +89,62 @@ FINAL_POINTS = 10_000
 FINAL_ROUNDS = 30
 
 
-@dataclass(frozen=True)
-class MeshScores:
-    """A mesh against its truth.
-
-    chamfer: mean distance to the other surface, averaged over both ways, as a fraction of the box: the longest side of
-    the true mesh's bounding box.
-    f_score_1, f_score_2: F-scores in [0, 1] at 1 % and 2 % of the box.
-    similarity: what was applied to the mesh before it was measured.
-    """
-
-    chamfer: float
-    f_score_1: float
-    f_score_2: float
-    similarity: Similarity
-
-    def __iter__(self) -> Iterator[tuple[str, float]]:
-        """Pairs of measure name, as in metrics.MEASURES, and value."""
-        return ((name, getattr(self, name)) for name in ("chamfer", "f_score_1", "f_score_2"))
-
-
 def compare_meshes(
-    mesh: Mesh,
-    truth: Mesh,
-    *,
-    similarity: Similarity | None = None,
-    align: bool = False,
-    samples: int = 100_000,
-    seed: int = 0,
-) -> MeshScores:
-    """Chamfer distance and F-scores of a mesh.
+    mesh: trimesh.Trimesh, truth: trimesh.Trimesh, *, start: Similarity | None = None, samples: int, seed: int
+) -> dict[str, float]:
+    """`point_scores` of a mesh as it is and, with the ending "_similarity", after `align_points` from `start` on.
 
     Args:
         mesh, truth: surfaces in the same units, open or closed.
-        similarity: applied to `mesh` first, e.g. the one that `align_views` found with pictures.
-        align: look for the similarity that brings the surfaces together, from there on; see `align_points`.
+        start: e.g. the similarity that `align_views` found with pictures.
         samples: points on each surface; distances are taken from at most QUERY_POINTS of them.
         seed: of the points; the same seed gives the same scores.
     """
-    check_count("samples", samples, 100, 10_000_000)
     ours = sample_surface(mesh, samples, seed=seed, name="mesh")
     theirs = sample_surface(truth, samples, seed=seed + 1, name="truth")
-    similarity = similarity or Similarity.identity()
-    if align:
-        similarity = align_points(ours, theirs, start=similarity)
-    ours = similarity.apply(ours)
-    box = float(np.ptp(_trimesh(truth).bounds, axis=0).max())
+    box = float(np.ptp(truth.bounds, axis=0).max())
+    aligned = align_points(ours, theirs, start or Similarity.identity()).apply(ours)
+    scores = point_scores(aligned, theirs, box)
+    return point_scores(ours, theirs, box) | {f"{name}_similarity": value for name, value in scores.items()}
+
+
+def point_scores(ours: Tensor, theirs: Tensor, box: float) -> dict[str, float]:
+    """Chamfer distance and F-scores of points (P, 3) on a surface against points (Q, 3) on the true one.
+
+    "chamfer" is a fraction of `box`, the longest side of the true surface's bounding box; "f_score_1" and "f_score_2"
+    are the F-scores in [0, 1] at 1 % and 2 % of it.
+    """
     there = nearest_distances(_spread(ours, QUERY_POINTS), theirs)
     back = nearest_distances(_spread(theirs, QUERY_POINTS), ours)
-    one, two = (f_score(there, back, share * box) for share in (0.01, 0.02))
-    return MeshScores(_chamfer(there, back) / box, one, two, similarity)
+    return {
+        "chamfer": chamfer_distance(there, back) / box,
+        "f_score_1": f_score(there, back, 0.01 * box),
+        "f_score_2": f_score(there, back, 0.02 * box),
+    }
 
 
-def sample_surface(mesh: Mesh, count: int, *, seed: int = 0, name: str = "mesh") -> Tensor:
+def as_trimesh(surface: MeshAsset | Surface) -> trimesh.Trimesh:
+    """The triangles alone."""
+    return trimesh.Trimesh(surface.vertices.numpy(force=True), surface.faces.numpy(force=True), process=False)
+
+
+def sample_surface(mesh: trimesh.Trimesh, count: int, *, seed: int = 0, name: str = "mesh") -> Tensor:
     """(count, 3) float32 points spread evenly over the mesh's surface, by chance.
 
     Raises:
         InputError: the mesh has no area.
     """
-    check_count("count", count, 1)
-    surface = _trimesh(mesh)
-    if not len(surface.faces) or not surface.area > 0:
-        raise InputError(
-            f"{name} must have a surface, got {len(surface.faces)} faces without area; check how it was made"
-        )
-    points, _ = trimesh.sample.sample_surface(surface, count, seed=seed)
+    if not len(mesh.faces) or not mesh.area > 0:
+        raise InputError(f"{name} must have a surface, got {len(mesh.faces)} faces without area; check how it was made")
+    points, _ = trimesh.sample.sample_surface(mesh, count, seed=seed)
     return torch.from_numpy(np.asarray(points, dtype=np.float32))
 
 
-def chamfer_distance(first: Tensor, second: Tensor) -> float:
-    """(P, 3) and (Q, 3) points -> the mean distance to the nearest other point, averaged over both ways. Symmetric.
+def chamfer_distance(there: np.ndarray, back: np.ndarray) -> float:
+    """Nearest distances both ways -> their mean, averaged over both ways. Symmetric.
 
     Example: points 0 and 1 on a line against the point 0: (0 + 1) / 2 one way, 0 back, hence 0.25.
     """
-    return _chamfer(nearest_distances(first, second), nearest_distances(second, first))
-
-
-def _chamfer(there: np.ndarray, back: np.ndarray) -> float:
     return float(there.mean() + back.mean()) / 2
 
 
@@ -182,24 +156,23 @@ def f_score(there: np.ndarray, back: np.ndarray, threshold: float) -> float:
 
 def nearest_distances(source: Tensor, target: Tensor) -> np.ndarray:
     """(P, 3) and (Q, 3) points -> (P,) distances from each source point to the nearest target point."""
-    for name, points in (("source", source), ("target", target)):
-        check_shape(f"{name} points", points, ("P", 3))
-        check_finite(f"{name} points", points)
-        if not len(points):
-            raise InputError(f"expected at least one {name} point, got 0; sample the surface first")
-    ours, theirs = (points.detach().cpu().double().numpy() for points in (source, target))
+    ours, theirs = (points.double().numpy() for points in (source, target))
     distances: np.ndarray = KDTree(theirs).query(ours)[0]
     return distances
 
 
-def align_points(source: Tensor, target: Tensor, *, start: Similarity | None = None) -> Similarity:
+def align_points(source: Tensor, target: Tensor, start: Similarity) -> Similarity:
     """The similarity that brings (P, 3) points onto (Q, 3) points: iterated closest points, with scale.
 
     Nearest neighbours are taken both ways, because those of the source alone are matched best by shrinking it. Begins
     at `start` and, with the centres brought together, at turns of up to 40 degrees of yaw and 20 of pitch. Of all ends
     the one with the smallest Chamfer distance counts, or `start` where none is better. Deterministic.
     """
-    start = start or Similarity.identity()
+
+    def apart(similarity: Similarity, ours: Tensor, theirs: Tensor) -> float:
+        moved = similarity.apply(ours)
+        return chamfer_distance(nearest_distances(moved, theirs), nearest_distances(theirs, moved))
+
     few = _spread(source, SEARCH_POINTS), _spread(target, SEARCH_POINTS)
     more = _spread(source, FINAL_POINTS), _spread(target, FINAL_POINTS)
     begun = [start]
@@ -207,19 +180,17 @@ def align_points(source: Tensor, target: Tensor, *, start: Similarity | None = N
         turn = Similarity.from_angles(yaw, pitch)
         begun.append(Similarity(1.0, turn.rotation, few[1].mean(0) - turn.apply(few[0]).mean(0)))
     ends = [_closest_points(*few, similarity, SEARCH_ROUNDS) for similarity in begun]
-    best = min(ends, key=lambda similarity: chamfer_distance(similarity.apply(few[0]), few[1]))
-    best = _closest_points(*more, best, FINAL_ROUNDS)
-    before, after = (chamfer_distance(similarity.apply(more[0]), more[1]) for similarity in (start, best))
-    return best if after < before else start
+    best = _closest_points(*more, min(ends, key=lambda similarity: apart(similarity, *few)), FINAL_ROUNDS)
+    return best if apart(best, *more) < apart(start, *more) else start
 
 
 def _closest_points(source: Tensor, target: Tensor, start: Similarity, rounds: int) -> Similarity:
     """Rounds of matching every point with its nearest one and solving for the similarity; ends when nothing moves."""
-    ours, theirs = source.double().numpy(), target.double().numpy()
+    source = source.double()
+    ours, theirs, found = source.numpy(), target.double().numpy(), start
     tree = KDTree(theirs)
-    found = start
     for _ in range(rounds):
-        moved = found.apply(source.double()).numpy()
+        moved = found.apply(source).numpy()
         ahead, back = tree.query(moved)[1], KDTree(moved).query(theirs)[1]
         matrix, _, _ = procrustes(
             np.concatenate([ours, ours[back]]), np.concatenate([theirs[ahead], theirs]), reflection=False, scale=True
@@ -227,18 +198,11 @@ def _closest_points(source: Tensor, target: Tensor, start: Similarity, rounds: i
         scale = float(np.cbrt(np.linalg.det(matrix[:3, :3])))
         turned = torch.from_numpy(matrix[:3, :3] / scale)
         found = Similarity(scale, turned, torch.from_numpy(matrix[:3, 3].copy()))
-        if np.abs(found.apply(source.double()).numpy() - moved).max() < 1e-7 * np.ptp(theirs, axis=0).max():
+        if np.abs(found.apply(source).numpy() - moved).max() < 1e-7 * np.ptp(theirs, axis=0).max():
             break
     return Similarity(found.scale, found.rotation.float(), found.translation.float())
 
 
 def _spread(points: Tensor, count: int) -> Tensor:
-    """At most `count` of the points, evenly by index: samples are in no order."""
-    chosen = torch.linspace(0, len(points) - 1, min(count, len(points))).round().long()
-    return points.float().cpu()[chosen]
-
-
-def _trimesh(mesh: Mesh) -> trimesh.Trimesh:
-    if isinstance(mesh, trimesh.Trimesh):
-        return mesh
-    return trimesh.Trimesh(mesh.vertices.detach().cpu().numpy(), mesh.faces.cpu().numpy(), process=False)
+    """At most `count` of the points, evenly by index, as samples are in no order."""
+    return points[torch.linspace(0, len(points) - 1, min(count, len(points))).round().long()]

@@ -25,15 +25,10 @@ BLOCK = 256  # points a program
 
 
 def encode_grid(points: Tensor, table: Tensor, config: GridConfig) -> Tensor:
-    """(P, 3) points in [0, 1] -> (P, levels·features), as `hashgrid.encode_grid`.
-
-    Args:
-        points: (P, 3), floating, strided in any way; values outside the unit cube are moved to its faces.
-        table: (sum of config.rows, features), floating, on the same device.
+    """(P, 3) points in [0, 1] -> (P, levels·features), as `hashgrid.encode_grid`, strided in any way, on one device.
 
     Arithmetic and sums are float32 (float64 if either input is), whatever the inputs' types; the result has the type
-    that torch promotes them to. Differentiable with respect to both; second derivatives are the definition's, at the
-    definition's pace.
+    that torch promotes them to. Second derivatives are the definition's, at the definition's pace.
     """
     check_shape("points", points, ("P", 3), "flatten the leading axes")
     check_shape("table", table, (sum(config.rows), config.features), "it belongs to another GridConfig")
@@ -63,7 +58,8 @@ class _Encode(torch.autograd.Function):
             wanted = ctx.needs_input_grad[:2]
             chosen = [value for value, is_wanted in zip((points, table), wanted, strict=True) if is_wanted]
             found = iter(torch.autograd.grad(encoded, chosen, gradient, create_graph=True))
-            return *(next(found) if is_wanted else None for is_wanted in wanted), None
+            of_points, of_table = (next(found) if is_wanted else None for is_wanted in wanted)
+            return of_points, of_table, None
         gradient = gradient.contiguous()
         points_gradient = table_gradient = None
         if ctx.needs_input_grad[0]:
@@ -113,6 +109,13 @@ def _levels(config: GridConfig, device: torch.device) -> Tensor:
         kept = -1 if dense else config.table_size - 1
         described.append((cells, *factors, kept, int(hashed), sum(config.rows[:level])))
     return torch.tensor(described, dtype=torch.int64, device=device)
+
+
+@triton.jit
+def _block(points, stride, count, BLOCK: tl.constexpr):
+    """Numbers of this program's points, int64, which of them there are, and where they are stored."""
+    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    return index, index < count, points + index * stride
 
 
 @triton.jit
@@ -178,11 +181,9 @@ def _rows(
 
     With ADDS the way back: `encoded` is the result's gradient, which times the weights is added to the rows.
     """
-    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    valid = index < count
+    index, valid, point = _block(points, stride, count, BLOCK)
     level = levels + tl.program_id(1) * 6
     kept, hashed, start = tl.load(level + 3), tl.load(level + 4), tl.load(level + 5)
-    point = points + index * stride
     x, y, z, factor_y, factor_z, right, up, front = _cell(point, axis_stride, valid, level, SUM)
     feature = tl.arange(0, PADDED)
     wanted = valid[:, None] & (feature < FEATURES)[None, :]
@@ -220,9 +221,7 @@ def _slope(
     BLOCK: tl.constexpr,
 ):
     """slopes (P, 3) = gradient with respect to a block of points, over all levels, so that nothing is shared."""
-    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    valid = index < count
-    point = points + index * stride
+    index, valid, point = _block(points, stride, count, BLOCK)
     slope_x = tl.full([BLOCK], 0.0, SUM)
     slope_y = tl.full([BLOCK], 0.0, SUM)
     slope_z = tl.full([BLOCK], 0.0, SUM)

@@ -33,18 +33,16 @@ class BackendChoice:
 
 
 def choose_backend(asked: Backend, device: torch.device) -> BackendChoice:
-    """What computes a grid on `device` when `asked` was asked for.
+    """What computes a grid on `device` when `asked` was asked for; raises as `require_backend`, and if it cannot work.
 
     "auto" takes Triton where it works, else torch. It leaves tinycudann to those who ask for it, as that knows hashed
     grids only, and Triton where torch was told to be deterministic.
-
-    Raises:
-        MissingPackageError: `asked` names a package that is not installed.
-        InputError: it names one that does not work on this machine or device.
     """
     if asked == "torch":
         return BackendChoice("torch", "asked for")
-    fault = None if _interpreted(asked) else _device_fault(device)
+    fault = None
+    if device.type != "cuda" and not _interpreted(asked):
+        fault = f"the field is on {'the CPU' if device.type == 'cpu' else f'{device}, which is no CUDA GPU'}"
     if asked == "auto":
         if fault is None and not _installed("triton"):
             fault = "Triton is not installed"
@@ -61,12 +59,7 @@ def choose_backend(asked: Backend, device: torch.device) -> BackendChoice:
 
 
 def require_backend(asked: Backend) -> None:
-    """Raises unless the package and the kind of machine that `asked` names are there; "auto" and "torch" always are.
-
-    Raises:
-        MissingPackageError: the package is not installed.
-        InputError: this machine has no CUDA GPU.
-    """
+    """Raises MissingPackageError or InputError unless the package and the GPU that `asked` needs are there."""
     if asked in ("auto", "torch"):
         return
     if not _installed(asked):
@@ -85,12 +78,6 @@ def grid_encoder(name: Literal["torch", "triton", "tinycudann"]) -> Callable[[Te
 
         return encode
     return encode_by_tinycudann if name == "tinycudann" else encode_grid
-
-
-def _device_fault(device: torch.device) -> str | None:
-    if device.type == "cuda":
-        return None
-    return "the field is on the CPU" if device.type == "cpu" else f"the field is on {device}, which is no CUDA GPU"
 
 
 def _interpreted(asked: Backend) -> bool:
@@ -152,9 +139,6 @@ def encode_by_tinycudann(points: Tensor, table: Tensor, config: GridConfig) -> T
     Limits: levels that share rows must be hashed, as its "Tiled" grids repeat a cube and do not wrap a number; the
     gradient of a point on a face between two cells may be that of the other cell, and at the box's own faces is of no
     use; float16 would round weights too, so it is not used. Sums of gradients have no fixed order.
-
-    Raises:
-        InputError: tinycudann cannot express this grid.
     """
     check_shape("points", points, ("P", 3), "flatten the leading axes")
     check_shape("table", table, (sum(config.rows), config.features), "it belongs to another GridConfig")

@@ -72,7 +72,7 @@ class FieldFitter:
 
     Example::
 
-        fitter = FieldFitter(field, cameras, rgb, config=FitConfig.draft(), generator=generator)
+        fitter = FieldFitter(field, cameras, rgb, config=FitConfig(), generator=generator)
         while not fitter.done:
             fitter.step()
     """
@@ -85,14 +85,12 @@ class FieldFitter:
         *,
         mask: Tensor | None = None,
         weights: Tensor | None = None,
-        background: float = 1.0,
         config: FitConfig | None = None,
         generator: torch.Generator,
     ) -> None:
         self.field = field.requires_grad_(True)  # those of `distill` and from files are frozen
         self.config = config or FitConfig()
         self.generator = generator
-        self.background = background
         self.iteration = 0
         samples = self.config.sampling.uniform + self.config.sampling.importance
         self.rays = max(1, min(self.config.rays, self.config.points // samples))
@@ -110,7 +108,6 @@ class FieldFitter:
 
     @property
     def done(self) -> bool:
-        """Whether all of config.iterations steps were taken."""
         return self.iteration >= self.config.iterations
 
     def set_views(
@@ -118,11 +115,8 @@ class FieldFitter:
     ) -> None:
         """Replaces the pictures that are fitted; field, optimiser and position stay.
 
-        Args:
-            cameras: N.
-            rgb: (N, 3, H, W) in [0, 1] over the background.
-            mask: (N, 1, H, W) in [0, 1], 1 on the object, or None.
-            weights: (N,) how much each picture counts, or (N, 1, H, W) each pixel; 1 unless given.
+        rgb: (N, 3, H, W) in [0, 1] on white, from N cameras. mask: (N, 1, H, W) in [0, 1], 1 on the object, or None.
+        weights: (N,) how much each picture counts, or (N, 1, H, W) each pixel; 1 unless given.
         """
         count = len(cameras)
         check_shape("rgb", rgb, (count, 3, "H", "W"), "one picture a camera")
@@ -155,9 +149,7 @@ class FieldFitter:
     def step(self) -> dict[str, Tensor]:
         """One optimiser step on random rays; returns the unweighted loss terms by name, detached.
 
-        Raises:
-            FieldError: the loss or its gradient is no longer finite; the field and its optimiser are then as they were
-                before the step.
+        Where the loss or its gradient is no longer finite it raises FieldError, the field as it was before the step.
         """
         config = self.config
         if self.occupancy is not None and self.iteration % config.occupancy_every == 0:
@@ -173,13 +165,7 @@ class FieldFitter:
             return self.field(points)  # type: ignore[no-any-return]  # torch's modules have no types
 
         seen = render_rays(
-            field,
-            rays,
-            self.field.aabb,
-            sampling=config.sampling,
-            background=self.background,
-            visible=self.occupancy,
-            generator=self.generator,
+            field, rays, self.field.aabb, sampling=config.sampling, visible=self.occupancy, generator=self.generator
         )
         mask = None if self._mask is None else self._mask[pixels]
         losses = fit_losses(seen, self._rgb[pixels], mask, self._weights[pixels])
@@ -250,22 +236,12 @@ def fit_views(
     *,
     mask: Tensor | None = None,
     weights: Tensor | None = None,
-    background: float = 1.0,
     config: FitConfig | None = None,
     generator: torch.Generator,
     on_step: OnStep | None = None,
 ) -> RadianceField:
-    """Fits `field`, in place, to pictures from known cameras, and returns it.
-
-    Args:
-        cameras, rgb, mask, weights: the views, as in `FieldFitter.set_views`.
-        background: brightness of what is behind the object in `rgb`.
-        generator: source of every random draw.
-        on_step: called after each step with (step, total, preview); raise from it to stop.
-    """
-    fitter = FieldFitter(
-        field, cameras, rgb, mask=mask, weights=weights, background=background, config=config, generator=generator
-    )
+    """Fits `field`, in place, to views as in `FieldFitter.set_views`, and returns it; `on_step` may raise to stop."""
+    fitter = FieldFitter(field, cameras, rgb, mask=mask, weights=weights, config=config, generator=generator)
     while not fitter.done:
         fitter.step()
         if on_step is not None:

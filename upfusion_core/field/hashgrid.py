@@ -20,10 +20,7 @@ HASH_PRIMES = (1, 2654435761, 805459861)
 def encode_grid(points: Tensor, table: Tensor, config: GridConfig) -> Tensor:
     """(P, 3) points in [0, 1] -> (P, levels·features): trilinear look-ups, coarsest level first.
 
-    Args:
-        points: (P, 3) in the unit cube; values outside are moved to its faces.
-        table: (sum of config.rows, features), the levels below each other.
-
+    Points outside are moved to the cube's faces. table: (sum of config.rows, features), the levels below each other.
     Differentiable, twice, with respect to both. Each level is an interpolated lattice with its first point on 0 and
     its last on 1. Example: one level, one cell, rows 0…7 numbered x first: the centre gives the mean of all 8 rows.
     """

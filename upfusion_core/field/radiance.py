@@ -17,9 +17,8 @@ from ..config import FieldConfig, RaySampling, from_value
 from ..support.checks import check_finite, check_type
 from ..support.devices import existing_device
 from ..support.errors import CheckpointError, FieldError, InputError, UpFusionError
-from ..support.files import check_path, check_weights_name, reading, save_safetensors
+from ..support.files import check_path, check_weights_name, json_text, parse_json, reading, save_safetensors, shown
 from ..support.images import saturate
-from ..support.json_text import parse_json, shown, to_json
 from ..support.weights import misfits, read_safetensors
 from ..types import Cameras, OnStep, RenderedViews
 from .backends import BackendChoice, HashGrid
@@ -62,12 +61,9 @@ class RadianceField(nn.Module):
         ops: Any = nn,  # noqa: ANN401
         generator: torch.Generator | None = None,
     ) -> None:
-        """Makes a field before any fitting: a soft blob of grey.
+        """Makes a field before any fitting: a soft blob of grey, of the release's shape unless given.
 
-        Args:
-            config: its shape; the release's unless given.
-            ops: where layers come from (`ops.Linear`), so that a host can supply its own.
-            generator: source of the initial values; seed 0 unless given.
+        ops: where layers come from (`ops.Linear`), so that a host can supply its own. generator: of the initial values.
         """
         super().__init__()
         self.config = config = FieldConfig() if config is None else config
@@ -192,7 +188,7 @@ class RadianceField(nn.Module):
             if not len(cameras):
                 raise InputError("cameras must hold at least one camera, got none; leave them out")
             described["cameras"] = {name: value.cpu().tolist() for name, value in vars(cameras).items()}
-        save_safetensors(tensors, path, {FORMAT: to_json(described, "the field's settings")})
+        save_safetensors(tensors, path, {FORMAT: json_text(described, "the field's settings")})
 
 
 FORMAT = "upfusion_field"
@@ -227,7 +223,15 @@ def load_field(path: str | os.PathLike[str], *, device: torch.device | str = "cp
     if FORMAT not in metadata:
         raise CheckpointError(f"{path} is not a field (no {FORMAT!r} in its metadata); weights are loaded elsewhere")
     config, cameras, settings = _described(path, metadata[FORMAT])
-    _check_tensors(path, config, tensors)  # before a field of that size is made: a stranger's file may claim any
+    found = misfits(tensors, config.shapes, dtype=torch.float32)  # before a field of whatever size it claims is made
+    faults = [f"missing {name}" for name in sorted(found.missing)]
+    faults += [f"unexpected {name:.100}" for name in sorted(found.unexpected)]
+    for wrong in (found.shapes, found.kinds):
+        faults += [f"{name} is {came} instead of {wanted}" for name, (came, wanted) in sorted(wrong.items())]
+    if faults:
+        more = f" and {len(faults) - 10} more" if len(faults) > 10 else ""
+        listed = "; ".join(faults[:10]) + more
+        raise CheckpointError(f"{path} does not fit its own configuration: {listed}; make the field anew")
     _check_finite(tensors, CheckpointError, f"{path}")
     field = RadianceField(config, ops=ops)
     field.load_state_dict(tensors)
@@ -252,19 +256,6 @@ def _described(path: Path, text: str) -> tuple[FieldConfig, Cameras | None, dict
             f"{path} holds a description of a field that this version cannot read ({reason!s:.300}); "
             "make the field anew"
         ) from error
-
-
-def _check_tensors(path: Path, config: FieldConfig, tensors: dict[str, Tensor]) -> None:
-    found = misfits(tensors, config.shapes, dtype=torch.float32)
-    faults = [f"missing {name}" for name in sorted(found.missing)]
-    faults += [f"unexpected {name:.100}" for name in sorted(found.unexpected)]
-    for wrong in (found.shapes, found.kinds):
-        faults += [f"{name} is {came} instead of {wanted}" for name, (came, wanted) in sorted(wrong.items())]
-    if faults:
-        more = f" and {len(faults) - 10} more" if len(faults) > 10 else ""
-        raise CheckpointError(
-            f"{path} does not fit its own configuration: {'; '.join(faults[:10])}{more}; make the field anew"
-        )
 
 
 def _check_finite(tensors: dict[str, Tensor], error: type[UpFusionError], subject: str) -> None:

@@ -16,8 +16,8 @@ from torch.nn.functional import pad
 from ..config import RaySampling
 from ..geometry import camera_rays
 from ..support.checks import check_count, check_type, check_unit_range
+from ..support.devices import Chunk
 from ..support.errors import InputError
-from ..support.memory import Chunk
 from ..types import Cameras, Rays, RenderedViews
 
 MAX_SIDE = 16384  # pixels along each side of a picture
@@ -48,9 +48,7 @@ class RenderedRays:
 def intersect_box(rays: Rays, aabb: Tensor, near: float = 0.05) -> tuple[Tensor, Tensor, Tensor]:
     """Where rays enter and leave the box: near, far (...,) distances and hit (...,) bool; 0, 0 for a miss.
 
-    Args:
-        aabb: (2, 3) lowest and highest corner.
-        near: least entry distance; a camera may stand inside the box.
+    aabb: (2, 3) lowest and highest corner. near: least entry distance; a camera may stand inside the box.
     """
     # a direction of exactly 0 along an axis would give 0 · inf = NaN on a face of the box
     tiny = torch.full_like(rays.directions, 1e-12)
@@ -128,13 +126,10 @@ def render_rays(
 ) -> RenderedRays:
     """(R, 3) rays -> what they see of the field, differentiable with respect to it.
 
-    Args:
-        background: a number or (3,) colour behind the field.
-        visible: ascending points (R, S, 3) along R rays and the lengths (R, S) they stand for -> (R, S) bool, e.g. an
-            OccupancyGrid; where it says no the density is taken as 0 and the field is not asked.
-        generator: jitters the samples within their parts; middles without it.
-
-    A ray that misses the box gets the background, opacity 0 and depth 0.
+    background: a number or (3,) colour behind the field; a ray that misses the box gets it, opacity 0 and depth 0.
+    visible: ascending points (R, S, 3) along R rays and the lengths (R, S) they stand for -> (R, S) bool, e.g. an
+    OccupancyGrid; where it says no the density is taken as 0 and the field is not asked.
+    generator: jitters the samples within their parts; middles without it.
     """
     sampling = sampling or RaySampling()
     near, far, _ = intersect_box(rays, aabb, sampling.near)

@@ -111,6 +111,14 @@ def orbit_cameras(
     return look_at(centers, focal=focal)
 
 
+def sphere_directions(count: int) -> Tensor:
+    """(count, 3) unit vectors spread evenly over a sphere, from above to below, each a golden angle further round."""
+    number = torch.arange(count, dtype=torch.float32)
+    up = 1 - (2 * number + 1) / count
+    turn, across = math.pi * (3 - math.sqrt(5)) * number, (1 - up.square()).sqrt()
+    return torch.stack([across * turn.sin(), up, across * turn.cos()], dim=-1)
+
+
 def reference_camera(elevation_degrees: float = REFERENCE_ELEVATION_DEGREES, focal: float = REFERENCE_FOCAL) -> Cameras:
     """Photo 1's camera: azimuth 0, distance 1, at the elevation it is taken to have."""
     return orbit_cameras(0.0, elevation_degrees, 1.0, focal=focal)

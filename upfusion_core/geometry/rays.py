@@ -10,7 +10,7 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, pad
 
 from ..support.checks import check_shape
 from ..support.errors import InputError
@@ -35,7 +35,7 @@ def camera_rays(cameras: Cameras, height: int, width: int, *, align_corners: boo
     return point_rays(cameras, grid.expand(len(cameras), height, width, 2))
 
 
-def patch_rays(rows: int, columns: int, device: torch.device | str = "cpu", focal: float = REFERENCE_FOCAL) -> Rays:
+def patch_rays(rows: int, columns: int, device: torch.device | str = "cpu") -> Rays:
     """(rows·columns, 3) rays of a photo's patches, already in the networks' frame.
 
     Poses are unknown, so every photo gets the same rays: those of a camera at the origin without rotation, through the
@@ -44,7 +44,8 @@ def patch_rays(rows: int, columns: int, device: torch.device | str = "cpu", foca
     x = torch.linspace(1, -1, columns + 1, device=device, dtype=torch.float32)[:-1]
     y = torch.linspace(1, -1, rows + 1, device=device, dtype=torch.float32)[:-1]
     grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
-    directions = torch.stack([grid_x / focal, grid_y / focal, torch.ones_like(grid_x)], dim=-1).reshape(-1, 3)
+    grid = torch.stack([grid_x, grid_y], dim=-1).reshape(-1, 2) / REFERENCE_FOCAL
+    directions = pad(grid, (0, 1), value=1.0)
     return Rays(torch.zeros_like(directions), normalize(directions, dim=-1))
 
 

@@ -1,6 +1,6 @@
 """Checkpoints: a folder in the released layout or one merged file, checked whole and loaded strictly.
 
-Both become the same flat set of names: those of upfusion2d.pt unchanged, `upsrt.` and `dino.` (torch-hub names)
+Both become the same set of merged names: those of upfusion2d.pt unchanged, `upsrt.` and `dino.` (torch-hub names)
 before the others, `text_embeddings.default` and `text_embeddings.empty`.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -18,10 +18,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..config import MAX_LAYERS, MODEL_ID, ModelConfig, TextConfig
+from ..config import MODEL_ID, ModelConfig
 from ..support.errors import CheckpointError
-from ..support.files import BUNDLED_NAME, bundled_path, check_path
-from ..support.json_text import parse_json, read_json, shown
+from ..support.files import BUNDLED_NAME, bundled_path, check_path, parse_json, read_json, shown
 from ..support.weights import check_finite_weights, listed, misfits, read_metadata, read_weights
 from .controlnet import ControlNet
 from .dino import DinoKeys, hub_names
@@ -115,10 +114,9 @@ def weights_path(weights: str | Path) -> Path:
             )
         return path
     check_path("the path of weights", weights)
-    path = Path(weights)
-    if not os.path.exists(path):
-        raise CheckpointError(f"{path} does not exist; give a folder with upsrt.pt, or a merged .safetensors file")
-    return path
+    if not os.path.exists(weights):
+        raise CheckpointError(f"{weights} does not exist; give a folder with upsrt.pt, or a merged .safetensors file")
+    return Path(weights)
 
 
 def recommended_guidance(weights: str | Path) -> float:
@@ -138,10 +136,7 @@ def recommended_guidance(weights: str | Path) -> float:
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Opens a folder or a merged `.safetensors` without loading it, and checks every name and shape.
-
-    Args:
-        path: see weights_path.
+    """Opens a folder or a merged `.safetensors` (see weights_path) without loading it; checks every name and shape.
 
     Raises:
         CheckpointError: a file is missing, damaged or of another kind, or names are missing, unexpected or mis-shaped:
@@ -152,17 +147,12 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     config, stored_id = ModelConfig.from_dict(content, source), content.get(MODEL_ID)
     model_id = stored_id if isinstance(stored_id, str) else weights_id(config, weights)
     checkpoint = Checkpoint(path, "folder" if path.is_dir() else "merged", config, weights, model_id, facts)
-    if checkpoint.has_text_encoder:
-        checkpoint = replace(checkpoint, config=_with_text_sizes(checkpoint))
     _check_names(checkpoint)
     return checkpoint
 
 
 def load_networks(checkpoint: Checkpoint, device: torch.device | str, dtype: torch.dtype) -> Networks:
-    """The networks with the checkpoint's weights, frozen, in evaluation mode.
-
-    Weights already in `dtype` stay mapped.
-    """
+    """The networks with the checkpoint's weights, frozen, in evaluation mode; weights in `dtype` stay mapped."""
     networks = build_networks(checkpoint.config, "meta")
     for module, names in weight_names(checkpoint.config, networks):
         assign_weights(module, names, checkpoint.weights, device, dtype)
@@ -180,11 +170,7 @@ def weights_id(config: ModelConfig, weights: Mapping[str, Tensor]) -> str:
 
 
 def load_text_encoder(checkpoint: Checkpoint, device: torch.device | str = "cpu") -> nn.Module:
-    """The text encoder in float32, because it runs once.
-
-    Raises:
-        CheckpointError: the checkpoint has none.
-    """
+    """The text encoder in float32, because it runs once; CheckpointError where the checkpoint has none."""
     if not checkpoint.has_text_encoder:
         raise CheckpointError(f"{checkpoint.path} holds no text encoder, so it takes no prompt; leave the prompt away")
     with torch.device("meta"):
@@ -207,14 +193,12 @@ def describe(path: str | Path) -> CheckpointInfo:
             parts[title] = PartInfo(
                 tensors=len(tensors),
                 parameters=sum(tensor.numel() for tensor in tensors),
-                bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+                bytes=sum(tensor.nbytes for tensor in tensors),
                 dtypes=tuple(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors})),
             )
-    sources = [
-        "a text encoder" if checkpoint.has_text_encoder else "",
-        "stored embeddings of the default and the empty prompt" if checkpoint.text_embeddings else "",
-    ]
-    text = " and ".join(source for source in sources if source) or "none: the model works without a prompt"
+    encoder = ["a text encoder"] if checkpoint.has_text_encoder else []
+    stored = ["stored embeddings of the default and the empty prompt"] if checkpoint.text_embeddings else []
+    text = " and ".join(encoder + stored) or "none: the model works without a prompt"
     return CheckpointInfo(str(checkpoint.path), checkpoint.layout, checkpoint.config, parts, text, checkpoint.facts)
 
 
@@ -269,39 +253,23 @@ def _read_folder(path: Path) -> _Files:
     return content, str(sizes), weights | read_weights(files[1]), {}
 
 
-def _with_text_sizes(checkpoint: Checkpoint) -> ModelConfig:
-    """The released config has no word on the text encoder: its sizes follow from its tensors, heads being 64 wide."""
-    names = [name.removeprefix(TEXT_PREFIX) for name in checkpoint.weights if name.startswith(TEXT_PREFIX)]
-    table = checkpoint.weights.get(TEXT_PREFIX + "embeddings.token_embedding.weight")
-    first = checkpoint.weights.get(TEXT_PREFIX + "encoder.layers.0.mlp.fc1.weight")
-    stated = checkpoint.config.text
-    if table is None or first is None or table.ndim != 2 or first.ndim != 2 or table.shape[1] == stated.hidden_size:
-        return checkpoint.config
-    layers = {name.split(".")[2] for name in names if name.startswith("encoder.layers.")}
-    width = table.shape[1]
-    if not width or len(layers) > MAX_LAYERS:
-        return checkpoint.config  # it will not fit: the names and shapes say so
-    heads = width // 64 if width % 64 == 0 else next(count for count in (4, 3, 2, 1) if width % count == 0)
-    return replace(checkpoint.config, text=TextConfig(width, heads, len(layers), first.shape[0]))
-
-
 def _check_names(checkpoint: Checkpoint) -> None:
-    expected: dict[str, torch.Size] = {}
-    networks = build_networks(checkpoint.config, "meta")
-    for module, names in weight_names(checkpoint.config, networks):
-        state = module.state_dict()
-        expected |= {name: state[own].shape for own, name in names.items()}
+    config, weights = checkpoint.config, checkpoint.weights
+    pairs = weight_names(config, build_networks(config, "meta"))
     if checkpoint.has_text_encoder:
         with torch.device("meta"):
-            encoder = build_text_encoder(checkpoint.config.text).state_dict()
-        expected |= {name: encoder[own].shape for own, name in text_names(encoder).items()}
-    if DEFAULT_EMBEDDING in checkpoint.weights or EMPTY_EMBEDDING in checkpoint.weights:
-        shape = torch.Size([77, checkpoint.config.diffusion.context_dim])
-        expected |= {DEFAULT_EMBEDDING: shape, EMPTY_EMBEDDING: shape}
-    faults = misfits(checkpoint.weights, expected, padded=True)
+            encoder = build_text_encoder(config.text)
+        pairs.append((encoder, text_names(encoder.state_dict())))
+    expected: dict[str, torch.Size] = {}
+    for module, names in pairs:
+        state = module.state_dict()
+        expected |= {name: state[own].shape for own, name in names.items()}
+    if DEFAULT_EMBEDDING in weights or EMPTY_EMBEDDING in weights:
+        expected |= dict.fromkeys((DEFAULT_EMBEDDING, EMPTY_EMBEDDING), torch.Size([77, config.diffusion.context_dim]))
+    faults = misfits(weights, expected, padded=True)
     lists = {
         "missing": faults.missing,
-        "unexpected": [name for name in faults.unexpected if not _ignored(name, checkpoint.config)],
+        "unexpected": [name for name in faults.unexpected if not _ignored(name, config)],
         "of another shape": [f"{name} {came} instead of {wanted}" for name, (came, wanted) in faults.shapes.items()],
         "not of floating point": [f"{name} {came}" for name, (came, _) in faults.kinds.items()],
     }
@@ -335,21 +303,17 @@ def load_conditioning_networks(
     Raises:
         CheckpointError: some of them are NaN, infinite or too large for `dtype`.
     """
-    config = checkpoint.config
-    kinds: tuple[tuple[Callable[..., nn.Module], Any, str], ...] = (
-        (DinoKeys, config.dino, DINO_PREFIX),
-        (UpSRT, config.upsrt, UPSRT_PREFIX),
-        (ControlNet, config.diffusion, CONTROL_PREFIX),
-    )
-    networks: list[Any] = []
-    for kind, sizes, prefix in kinds:
+
+    def loaded(kind: Any, sizes: object, prefix: str) -> Any:  # noqa: ANN401 - one of the three classes
         with torch.device("meta"):
             plain, network = kind(sizes), kind(sizes, ops=ops)
         names = {name: prefix + name for name in plain.state_dict()}
         assign_weights(network, names, checkpoint.weights, "cpu", dtype, like=plain)
-        networks.append(network)
-    dino, upsrt, control = networks
-    return dino, upsrt, control
+        return network
+
+    dino = loaded(DinoKeys, checkpoint.config.dino, DINO_PREFIX)
+    upsrt = loaded(UpSRT, checkpoint.config.upsrt, UPSRT_PREFIX)
+    return dino, upsrt, loaded(ControlNet, checkpoint.config.diffusion, CONTROL_PREFIX)
 
 
 def latent_diffusion_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:

@@ -7,10 +7,10 @@ Module and parameter names are the released checkpoint's, without the prefix `co
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections import OrderedDict
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,18 +22,26 @@ from ..config import DiffusionConfig
 from ..support.checks import check_shape
 from ..support.errors import InputError
 
+KeysValues = tuple[Tensor, Tensor]
+Network = TypeVar("Network", bound=nn.Module)
+
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """(B, N, heads·D) -> (B, heads, N, D)."""
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-def grouped_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """(B, L, heads·D) queries over (G, heads, N, D) keys and values -> (B, L, heads·D).
+def keys_values(layer: Any, context: Tensor) -> KeysValues:  # noqa: ANN401 - ours, or diffusers' Attention
+    """(G, N, C) -> keys and values, (G, heads, N, D) each, of an attention layer with `to_k`, `to_v` and `heads`."""
+    return split_heads(layer.to_k(context), layer.heads), split_heads(layer.to_v(context), layer.heads)
 
-    The B queries are G equal runs, group-major; every sample of a run attends to the same keys and values. Such
-    samples are laid end to end along the query axis, so that what they share is neither copied nor computed again:
-    the cameras of a scene share its set latents and its prompt. G = B is ordinary attention.
+
+def grouped_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """(B, L, heads·D) queries over (G, heads, N, D) keys and values -> (B, L, heads·D); G = B is ordinary attention.
+
+    The B queries are G equal runs, group-major; every sample of a run attends to the same keys and values. Such samples
+    are laid end to end along the query axis, so that what they share is neither copied nor computed again: the cameras
+    of a scene share its set latents and its prompt.
     """
     groups, heads = key.shape[:2]
     batch, length, width = query.shape
@@ -42,61 +50,45 @@ def grouped_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return out.transpose(1, 2).reshape(batch, length, width)
 
 
-Network = TypeVar("Network", bound=nn.Module)
+def apply_layer(layer: nn.Module, *inputs: object, again: bool) -> Tensor:
+    """The layer's output; with `again` its activations are not kept but computed anew in the backward pass."""
+    if again and torch.is_grad_enabled():
+        return checkpoint(layer, *inputs, use_reentrant=False)
+    return layer(*inputs)
+
 
 CHANNELS_A_POSITION = 4
 """Output channels for each output position of the batch from which on the matrix product is the faster way.
 
 Measured on AVX-512 cores: 1280 channels on 8 x 8 cells take 0.56 of the time in a batch of 2 and 0.88 in one of 4, on
-4 x 4 cells 0.27 and 0.55 in batches of 2 and 8; with more positions the ordinary convolution wins.
-"""
+4 x 4 cells 0.27 and 0.55 in batches of 2 and 8; with more positions the ordinary convolution wins."""
 
 
 class WideConv2d(nn.Conv2d):
-    """torch's convolution; on a CPU in float32, one matrix product where the feature maps are small.
+    """torch's 3x3 convolution, padded by 1; on a CPU in float32, one matrix product where the feature maps are small.
 
     oneDNN brings the weights into an order of its own at every call, which costs more than the convolution itself
     where weights outnumber what they are applied to. The product reads them as they lie, mapped from the file or not.
     """
 
-    @classmethod
-    def like(cls, other: nn.Conv2d) -> WideConv2d:
-        """The same layer with the same parameters."""
-        layer = cls.__new__(cls)
-        layer.__dict__ = dict(other.__dict__)
-        return layer
-
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H', W')."""
-        height, width = (self._length(size, axis) for axis, size in enumerate(x.shape[-2:]))
+        height, width = ((size - 1) // step + 1 for size, step in zip(x.shape[-2:], self.stride, strict=True))
         few = len(x) * height * width * CHANNELS_A_POSITION <= self.out_channels
         if not few or x.device.type != "cpu" or x.dtype != torch.float32:
             return super().forward(x)
-        columns = F.unfold(x, self.kernel_size, self.dilation, self._border, self.stride)  # (B, C·9, H'·W')
+        columns = F.unfold(x, 3, padding=1, stride=self.stride)  # (B, C·9, H'·W')
         product = self.weight.flatten(1) @ columns.transpose(0, 1).flatten(1)
         result = product if self.bias is None else product + self.bias[:, None]
         return result.unflatten(1, (len(x), height, width)).transpose(0, 1).contiguous()
 
-    @property
-    def _border(self) -> tuple[int, ...]:
-        assert isinstance(self.padding, tuple), "widen takes none whose padding is a word"
-        return self.padding
-
-    def _length(self, size: int, axis: int) -> int:
-        reach = self.dilation[axis] * (self.kernel_size[axis] - 1)
-        return (size + 2 * self._border[axis] - reach - 1) // self.stride[axis] + 1
-
 
 def widen(network: Network) -> Network:
-    """The network with its 3x3 convolutions replaced, in place; names and parameters stay."""
-    for parent in list(network.modules()):
-        for name, layer in list(parent.named_children()):
-            if type(layer) is nn.Conv2d and layer.kernel_size == (3, 3) and layer.groups == 1:
-                setattr(parent, name, WideConv2d.like(layer))
+    """The network whose 3x3 convolutions are of class WideConv2d from now on; names and parameters stay."""
+    for layer in network.modules():
+        if type(layer) is nn.Conv2d and layer.groups == 1 and layer.kernel_size == (3, 3) and layer.padding == (1, 1):
+            layer.__class__ = WideConv2d
     return network
-
-
-KeysValues = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,33 +118,28 @@ class ControlNet(nn.Module):
         self.gradient_checkpointing = False
         width, time_width = config.model_channels, 4 * config.model_channels
         self.time_embed = nn.Sequential(ops.Linear(width, time_width), nn.SiLU(), ops.Linear(time_width, time_width))
-        self.input_hint_block = nn.ModuleList([ops.Conv2d(config.hint_channels, width, 3, padding=1)])
-        blocks, levels = [nn.ModuleList([ops.Conv2d(4, width, 3, padding=1)])], [0]
-        channels = [width]
+        self.input_hint_block = nn.Sequential(ops.Conv2d(config.hint_channels, width, 3, padding=1))
+        blocks = [nn.ModuleList([ops.Conv2d(4, width, 3, padding=1)])]
+        channels, levels = [width], [0]
         for level, out in enumerate(config.widths):
             for _ in range(config.num_res_blocks):
-                layers: list[nn.Module] = [_ResBlock(channels[-1], out, time_width, ops)]
+                blocks.append(nn.ModuleList([_ResBlock(channels[-1], out, time_width, ops)]))
                 if config.has_attention(level):
-                    layers.append(_SetTransformer(out, config, ops))
-                blocks.append(nn.ModuleList(layers))
+                    blocks[-1].append(_SetTransformer(out, config, ops))
                 channels.append(out)
                 levels.append(level)
             if level < len(config.widths) - 1:
-                blocks.append(nn.ModuleList([_Downsample(out, ops)]))
+                smaller = nn.Sequential(OrderedDict(op=ops.Conv2d(out, out, 3, stride=2, padding=1)))
+                blocks.append(nn.ModuleList([smaller]))
                 channels.append(out)
                 levels.append(level)
         self.levels = tuple(levels)
         self.input_blocks = nn.ModuleList(blocks)
-        self.zero_convs = nn.ModuleList([nn.ModuleList([ops.Conv2d(count, count, 1)]) for count in channels])
-        deepest = channels[-1]
-        self.middle_block = nn.ModuleList(
-            [
-                _ResBlock(deepest, deepest, time_width, ops),
-                _SetTransformer(deepest, config, ops),
-                _ResBlock(deepest, deepest, time_width, ops),
-            ]
-        )
-        self.middle_block_out = nn.ModuleList([ops.Conv2d(deepest, deepest, 1)])
+        self.zero_convs = nn.ModuleList(nn.Sequential(ops.Conv2d(count, count, 1)) for count in channels)
+        self.middle_block = nn.ModuleList([_ResBlock(out, out, time_width, ops)])
+        self.middle_block.append(_SetTransformer(out, config, ops))
+        self.middle_block.append(_ResBlock(out, out, time_width, ops))
+        self.middle_block_out = nn.Sequential(ops.Conv2d(out, out, 1))
 
     def constants(
         self, hint: Tensor, ray_maps: tuple[Tensor, ...], tokens: Tensor, *, blank: int = 0
@@ -171,50 +158,34 @@ class ControlNet(nn.Module):
                 f"sets of latents, got {len(ray_maps)} ray maps and a batch of {len(hint) - blank}; "
                 "use UpFusion.condition"
             )
-        keys_values = tuple(layer.keys_values(tokens) for layer in self._transformers())
+        blocks = [*self.input_blocks, self.middle_block]
+        transformers = [layer for block in blocks for layer in block.children() if isinstance(layer, _SetTransformer)]
+        pairs = tuple(layer.keys_values(tokens) for layer in transformers)
         maps = tuple(ray_map.to(tokens.dtype) for ray_map in ray_maps)
-        return ControlConstants(self.input_hint_block[0](hint.to(tokens.dtype)), maps, keys_values, blank)
+        return ControlConstants(self.input_hint_block(hint.to(tokens.dtype)), maps, pairs, blank)
 
     def forward(self, latents: Tensor, timesteps: Tensor, constants: ControlConstants) -> list[Tensor]:
         """Residuals for `latents` (B, 4, s, s) at `timesteps` (B,) in 0…999."""
         embedding = self.time_embed(timestep_embedding(timesteps, self.config.model_channels).to(latents.dtype))
-        keys_values = iter(constants.keys_values)
-        residuals = []
-        x = latents
-        for index, (block, zero_conv) in enumerate(zip(self.input_blocks, self.zero_convs, strict=True)):
-            assert isinstance(block, nn.ModuleList)
-            assert isinstance(zero_conv, nn.ModuleList)
-            for layer in block:
-                x = self._apply_layer(layer, x, embedding, constants, self.levels[index], keys_values)
-            if index == 0:
+        pairs = iter(constants.keys_values)
+
+        def run(block: nn.Module, x: Tensor, level: int) -> Tensor:
+            for layer in block.children():
+                inputs: tuple[object, ...] = ()
+                if isinstance(layer, _ResBlock):
+                    inputs = (embedding,)
+                elif isinstance(layer, _SetTransformer):
+                    inputs = (constants.ray_maps[level], next(pairs), constants.blank)
+                x = apply_layer(layer, x, *inputs, again=self.gradient_checkpointing)
+            return x
+
+        x, residuals = latents, list[Tensor]()
+        for block, zero_conv, level in zip(self.input_blocks, self.zero_convs, self.levels, strict=True):
+            x = run(block, x, level)
+            if not residuals:
                 x = x + constants.hint
-            residuals.append(zero_conv[0](x))
-        for layer in self.middle_block:
-            x = self._apply_layer(layer, x, embedding, constants, -1, keys_values)
-        return [*residuals, self.middle_block_out[0](x)]
-
-    def _apply_layer(
-        self,
-        layer: nn.Module,
-        x: Tensor,
-        embedding: Tensor,
-        constants: ControlConstants,
-        level: int,
-        keys_values: Iterator[KeysValues],
-    ) -> Tensor:
-        inputs: list[Tensor | KeysValues | int] = [x]
-        if isinstance(layer, _ResBlock):
-            inputs.append(embedding)
-        elif isinstance(layer, _SetTransformer):
-            inputs += [constants.ray_maps[level], next(keys_values), constants.blank]
-        if self.gradient_checkpointing and torch.is_grad_enabled():
-            return checkpoint(layer, *inputs, use_reentrant=False)
-        return layer(*inputs)
-
-    def _transformers(self) -> list[_SetTransformer]:
-        blocks = [*self.input_blocks, self.middle_block]
-        layers = [layer for block in blocks for layer in block.children()]
-        return [layer for layer in layers if isinstance(layer, _SetTransformer)]
+            residuals.append(zero_conv(x))
+        return [*residuals, self.middle_block_out(run(self.middle_block, x, -1))]
 
 
 def timestep_embedding(timesteps: Tensor, width: int) -> Tensor:
@@ -243,15 +214,6 @@ class _ResBlock(nn.Module):
         return self.skip_connection(x) + self.out_layers(h)
 
 
-class _Downsample(nn.Module):
-    def __init__(self, channels: int, ops: ModuleType) -> None:
-        super().__init__()
-        self.op = ops.Conv2d(channels, channels, 3, stride=2, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.op(x)
-
-
 class _SetTransformer(nn.Module):
     """Spatial transformer over the set latents; it sees the camera through the rays appended to its input."""
 
@@ -263,14 +225,12 @@ class _SetTransformer(nn.Module):
         self.proj_out = ops.Conv2d(channels, channels, 1)
 
     def keys_values(self, tokens: Tensor) -> KeysValues:
-        block = self.transformer_blocks[0]
-        assert isinstance(block, _TransformerBlock)
-        return block.attn2.keys_values(tokens)
+        return keys_values(self.transformer_blocks[0].attn2, tokens)
 
-    def forward(self, x: Tensor, ray_map: Tensor, keys_values: KeysValues, blank: int) -> Tensor:
+    def forward(self, x: Tensor, ray_map: Tensor, pair: KeysValues, blank: int) -> Tensor:
         h = self.proj_in(torch.cat([self.norm(x), ray_map], dim=1))
         h = h.flatten(2).transpose(1, 2)  # (B, s·s, C)
-        h = self.transformer_blocks[0](h, keys_values, blank)
+        h = self.transformer_blocks[0](h, pair, blank)
         return x + self.proj_out(h.transpose(1, 2).unflatten(2, x.shape[2:]))
 
 
@@ -278,15 +238,16 @@ class _TransformerBlock(nn.Module):
     def __init__(self, width: int, config: DiffusionConfig, ops: ModuleType) -> None:
         super().__init__()
         self.attn1 = _Attention(width, width, config.num_heads, ops)
-        self.ff = _FeedForward(width, ops)
+        feed_forward = nn.Sequential(_Geglu(width, 4 * width, ops), nn.Identity(), ops.Linear(4 * width, width))
+        self.ff = nn.ModuleDict({"net": feed_forward})
         self.attn2 = _Attention(width, config.context_dim, config.num_heads, ops)
         self.norm1, self.norm2, self.norm3 = (ops.LayerNorm(width, eps=1e-5) for _ in range(3))
 
-    def forward(self, x: Tensor, keys_values: KeysValues, blank: int) -> Tensor:
+    def forward(self, x: Tensor, pair: KeysValues, blank: int) -> Tensor:
         normed = self.norm1(x)
-        x = x + self.attn1(normed, self.attn1.keys_values(normed))
-        x = x + self.attn2(self.norm2(x), keys_values, blank)
-        return x + self.ff(self.norm3(x))
+        x = x + self.attn1(normed, keys_values(self.attn1, normed))
+        x = x + self.attn2(self.norm2(x), pair, blank)
+        return x + self.ff["net"](self.norm3(x))
 
 
 class _Attention(nn.Module):
@@ -301,25 +262,13 @@ class _Attention(nn.Module):
         self.to_q = ops.Linear(width, width, bias=False)
         self.to_k = ops.Linear(context_width, width, bias=False)
         self.to_v = ops.Linear(context_width, width, bias=False)
-        self.to_out = nn.ModuleList([ops.Linear(width, width)])
+        self.to_out = nn.Sequential(ops.Linear(width, width))
 
-    def keys_values(self, context: Tensor) -> KeysValues:
-        return split_heads(self.to_k(context), self.heads), split_heads(self.to_v(context), self.heads)
-
-    def forward(self, x: Tensor, keys_values: KeysValues, blank: int = 0) -> Tensor:
-        seen = self.to_out[0](grouped_attention(self.to_q(x[blank:]), *keys_values))
+    def forward(self, x: Tensor, pair: KeysValues, blank: int = 0) -> Tensor:
+        seen = self.to_out(grouped_attention(self.to_q(x[blank:]), *pair))
         if not blank:
             return seen
-        return torch.cat([self.to_out[0](torch.zeros_like(x[:1, :1])).expand_as(x[:blank]), seen])
-
-
-class _FeedForward(nn.Module):
-    def __init__(self, width: int, ops: ModuleType) -> None:
-        super().__init__()
-        self.net = nn.ModuleList([_Geglu(width, 4 * width, ops), nn.Identity(), ops.Linear(4 * width, width)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net[2](self.net[0](x))
+        return torch.cat([self.to_out(torch.zeros_like(x[:1, :1])).expand_as(x[:blank]), seen])
 
 
 class _Geglu(nn.Module):

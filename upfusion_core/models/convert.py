@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,7 @@ from torch import Tensor
 from ..config import MODEL_ID, ModelConfig
 from ..support.checks import check_type
 from ..support.errors import InputError, OutputError
-from ..support.files import check_path, made_folder, save_safetensors, save_tensors, write_json
-from ..support.json_text import to_json
+from ..support.files import check_path, json_text, made_folder, save_safetensors, save_tensors, write_json
 from ..types import OnStep
 from .checkpoint import (
     CONFIG_KEY,
@@ -47,15 +45,16 @@ def convert(
 ) -> list[Path]:
     """Writes `source` (folder or merged file) as a merged file or as a folder, and returns the files written.
 
+    A merged file also gets the embeddings of the two prompts that need no tokenizer, if there is a text encoder.
+    Tensors are mapped from the source; another precision goes through a temporary file beside the destination, as large
+    as the weights. safetensors before 0.8 copies all that it writes into memory.
+
     Args:
         destination: a name ending in `.safetensors` makes a merged file, any other a folder in the released layout.
         dtype: precision of all floating-point weights; None keeps each as it is. Schedule buffers and stored text
             embeddings stay as they are: they are small, and rounding them would serve nobody.
         facts: how the weights were made, as JSON, for a merged file's metadata; None keeps the source's.
         on_step: called after each tensor.
-
-    Memory: tensors are mapped from the source; another precision goes through a temporary file beside the destination,
-    as large as the weights. safetensors before 0.8 copies all that it writes into memory.
 
     Raises:
         CheckpointError: the source is not a whole checkpoint. OutputError: the destination cannot be written.
@@ -65,17 +64,19 @@ def convert(
         raise InputError(f"dtype must be float16, bfloat16 or float32, got {dtype}")
     if facts is not None:
         check_type("facts", facts, Mapping, "names and values, as JSON has them")
-        to_json(dict(facts), "facts")
     check_path("destination", destination)
     checkpoint = open_checkpoint(source)
     destination = Path(destination)
     if destination.suffix == ".safetensors":
         if destination.is_dir():
             raise OutputError(f"{destination} is a folder; give a file name that ends in .safetensors")
-        if facts is not None:
-            checkpoint = replace(checkpoint, facts=dict(facts))
-        metadata = _metadata(checkpoint.config, checkpoint.model_id, checkpoint.facts)
-        return [_write_merged(destination, metadata, _with_embeddings(checkpoint), dtype, on_step)]
+        metadata = _metadata(checkpoint.config, checkpoint.model_id, checkpoint.facts if facts is None else facts)
+        weights = dict(checkpoint.weights)
+        if checkpoint.has_text_encoder and checkpoint.text_embeddings is None:
+            encoder = load_text_encoder(checkpoint)
+            for name, prompt in ((DEFAULT_EMBEDDING, DEFAULT_PROMPT), (EMPTY_EMBEDDING, "")):
+                weights[name] = encode_tokens(encoder, tokenize(prompt))[0]
+        return [_write_merged(destination, metadata, weights, dtype, on_step)]
     if destination.is_file():
         raise OutputError(f"{destination} is a file; give a folder, or a name that ends in .safetensors")
     return _write_folder(checkpoint, destination, dtype, on_step)
@@ -92,13 +93,10 @@ def write_networks(
     """Writes a merged file from weights in memory, e.g. after training.
 
     Args:
-        path: a name that ends in `.safetensors`.
+        path: a name that ends in `.safetensors`, or InputError.
         weights: of all networks, by merged names (see networks.network_weights).
         text_embeddings: of the default and the empty prompt, (77, W) each.
         dtype: precision of the weights in the file; None keeps each as it is.
-
-    Raises:
-        InputError: `path` has another ending. OutputError: the file cannot be written.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -109,7 +107,7 @@ def write_networks(
 
 def _metadata(config: ModelConfig, model_id: str, facts: Mapping[str, Any]) -> dict[str, str]:
     metadata = {CONFIG_KEY: json.dumps({**config.to_dict(), MODEL_ID: model_id}), "format": "pt"}
-    return metadata | ({FACTS_KEY: to_json(dict(facts), "facts")} if facts else {})
+    return metadata | ({FACTS_KEY: json_text(dict(facts), "facts")} if facts else {})
 
 
 def _write_merged(
@@ -119,9 +117,15 @@ def _write_merged(
     dtype: torch.dtype | None,
     on_step: OnStep | None,
 ) -> Path:
-    with _scratch(path.parent, path) as scratch, _converted(weights, dtype, scratch, len(weights), on_step) as state:
+    step = _counting(on_step, len(weights))
+    with _scratch(path.parent, path) as scratch, _converted(weights, dtype, scratch, step) as state:
         save_safetensors(state, path, metadata)
     return path
+
+
+def _counting(on_step: OnStep | None, total: int) -> Callable[[], None]:
+    steps = count(1)
+    return (lambda: on_step(next(steps), total, None)) if on_step else (lambda: None)
 
 
 @contextmanager
@@ -140,53 +144,30 @@ def _write_folder(
     """Writes the released layout; beside its place first, so that a failure leaves the folder as it was."""
     groups: dict[str, dict[str, Tensor]] = {"upsrt.pt": {}, DINO_FILES[0]: {}, "upfusion2d.pt": {}}
     for name, tensor in checkpoint.weights.items():
-        if name.startswith(UPSRT_PREFIX):
-            groups["upsrt.pt"][name.removeprefix(UPSRT_PREFIX)] = tensor
-        elif name.startswith(DINO_PREFIX):
-            groups[DINO_FILES[0]][name.removeprefix(DINO_PREFIX)] = tensor
+        if name.startswith((UPSRT_PREFIX, DINO_PREFIX)):
+            prefix, _, own = name.partition(".")
+            groups["upsrt.pt" if prefix == "upsrt" else DINO_FILES[0]][own] = tensor
         elif name not in (DEFAULT_EMBEDDING, EMPTY_EMBEDDING) or not checkpoint.has_text_encoder:
             groups["upfusion2d.pt"][name] = tensor
-    names, total, done = [*groups, "config.json"], sum(len(group) for group in groups.values()), 0
+    step = _counting(on_step, sum(map(len, groups.values())))
     with _scratch(folder, folder) as scratch:
         for file_name, weights in groups.items():
-            with _converted(weights, dtype, scratch, total, on_step, done) as state:
+            with _converted(weights, dtype, scratch, step) as state:
                 save_tensors(state if file_name == DINO_FILES[0] else {"model_state_dict": state}, scratch / file_name)
-            done += len(weights)
         write_json(scratch / "config.json", {**checkpoint.config.to_dict(), MODEL_ID: checkpoint.model_id})
-        for name in names:
-            os.replace(scratch / name, folder / name)
-    return [folder / name for name in names]
-
-
-def _with_embeddings(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """The weights and the embeddings of the two prompts that need no tokenizer, computed where they are not stored."""
-    weights = dict(checkpoint.weights)
-    if checkpoint.has_text_encoder and checkpoint.text_embeddings is None:
-        encoder = load_text_encoder(checkpoint)
-        for name, prompt in ((DEFAULT_EMBEDDING, DEFAULT_PROMPT), (EMPTY_EMBEDDING, "")):
-            weights[name] = encode_tokens(encoder, tokenize(prompt))[0]
-    return weights
+        return [(scratch / name).replace(folder / name) for name in (*groups, "config.json")]
 
 
 @contextmanager
 def _converted(
-    weights: Mapping[str, Tensor],
-    dtype: torch.dtype | None,
-    scratch: Path,
-    total: int,
-    on_step: OnStep | None,
-    done: int = 0,
+    weights: Mapping[str, Tensor], dtype: torch.dtype | None, scratch: Path, step: Callable[[], None]
 ) -> Iterator[dict[str, Tensor]]:
-    """The weights in `dtype` on the CPU, as they lie or mapped from a file in `scratch`, to be written all at once.
-
-    Args:
-        total, done: steps of the whole work, and those before the first of these weights.
-    """
+    """The weights in `dtype` on the CPU, as they lie or mapped from a file in `scratch`, to be written all at once."""
     kept = (*SCHEDULE_BUFFERS, DEFAULT_EMBEDDING, EMPTY_EMBEDDING)
     state, places, storages = dict(weights), {}, set()
     path = scratch / "converted"
     with path.open("wb") as file:
-        for count, (name, tensor) in enumerate(weights.items(), start=done + 1):
+        for name, tensor in weights.items():
             same = dtype is None or name in kept or not tensor.is_floating_point()
             value = tensor.detach().to("cpu", tensor.dtype if same else dtype).contiguous()
             storage = value.untyped_storage().data_ptr()
@@ -197,8 +178,7 @@ def _converted(
             else:
                 storages.add(storage)
                 state[name] = value
-            if on_step:
-                on_step(count, total, None)
+            step()
     space = np.memmap(path, np.uint8, "c") if path.stat().st_size else np.zeros(0, np.uint8)
     for name, (start, kind, shape) in places.items():
         stop = start + shape.numel() * kind.itemsize

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from types import ModuleType
 
 import torch
@@ -33,27 +34,23 @@ def hub_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     Hugging Face stores query, key and value apart; they are joined into `qkv`, the only tensors that are copied.
 
     Raises:
-        CheckpointError: a query without its key or value.
+        CheckpointError: a query without its key or value, or of another shape.
     """
     weights = {name.removeprefix("dinov2."): tensor for name, tensor in weights.items()}
     if "embeddings.cls_token" not in weights:
         return weights
     renamed = {}
     for name, tensor in weights.items():
-        if ".attention.attention." in name:
-            if ".attention.attention.query." not in name:
-                continue  # joined to its query
+        if ".attention.attention.query." in name:
             parts = [name.replace(".query.", f".{kind}.") for kind in ("query", "key", "value")]
-            absent = [part for part in parts if part not in weights]
-            if absent:
-                raise CheckpointError(f"the DINOv2 file lacks {', '.join(absent)}; download it again")
-            shapes = {tuple(weights[part].shape) for part in parts}
-            if len(shapes) > 1 or shapes == {()}:
+            shapes = {part: tuple(weights[part].shape) for part in parts if part in weights}
+            if len(shapes) < 3 or len(set(shapes.values())) > 1 or () in shapes.values():
                 raise CheckpointError(
-                    f"the DINOv2 file must have query, key and value of one shape, got {sorted(shapes)} for {name}; "
-                    "download it again"
+                    f"the DINOv2 file must have query, key and value of one shape, got {shapes}; download it again"
                 )
             tensor = torch.cat([weights[part] for part in parts])
+        elif ".attention.attention." in name:
+            continue  # joined to its query
         for theirs, ours in _HUB_NAMES.items():
             name = name.replace(theirs, ours)
         renamed[name] = tensor
@@ -65,7 +62,10 @@ IMAGE_STD = (0.229, 0.224, 0.225)
 
 
 class DinoKeys(nn.Module):
-    """(V, 3, H, W) photos in [0, 1] -> (V, P, C) keys of block `config.layer`, row-major, class token dropped."""
+    """(V, 3, H, W) photos in [0, 1] -> (V, P, C) keys of block `config.layer`, row-major, class token dropped.
+
+    Of that block, the last one in use, there is nothing but the keys of its attention, all heads side by side.
+    """
 
     def __init__(self, config: DinoConfig, *, ops: ModuleType = nn) -> None:
         super().__init__()
@@ -73,15 +73,18 @@ class DinoKeys(nn.Module):
         self.config = config
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, table * table + 1, width))
-        self.patch_embed = _PatchEmbedding(config, ops)
-        blocks = [_Block(config, ops) for _ in range(config.layer)]
-        self.blocks = nn.ModuleList([*blocks, _KeyBlock(config, ops)])
+        self.patch_embed = nn.Sequential(
+            OrderedDict(proj=ops.Conv2d(3, width, config.patch_size, stride=config.patch_size))
+        )
+        self.blocks = nn.ModuleList(
+            _Block(config, ops, last=index == config.layer) for index in range(config.layer + 1)
+        )
 
     def forward(self, images: Tensor, patches: tuple[int, int] = (16, 16), dtype: torch.dtype | None = None) -> Tensor:
         """Keys on a grid of `patches` (rows, columns); `dtype` is the precision to compute in, float32 unless given."""
         check_shape("DinoKeys images", images, ("V", 3, "H", "W"))
         pixels = self.preprocess(images, patches).to(dtype or torch.float32)
-        x = self.patch_embed.proj(pixels).flatten(2).transpose(1, 2)  # (V, P, C)
+        x = self.patch_embed(pixels).flatten(2).transpose(1, 2)  # (V, P, C)
         x = torch.cat([self.cls_token.to(x).expand(len(x), -1, -1), x], dim=1)
         x = x + self.position_embedding(patches).to(x)
         for block in self.blocks:
@@ -109,71 +112,28 @@ class DinoKeys(nn.Module):
         return torch.cat([positions[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
 
 
-class _PatchEmbedding(nn.Module):
-    def __init__(self, config: DinoConfig, ops: ModuleType) -> None:
-        super().__init__()
-        self.proj = ops.Conv2d(3, config.embed_dim, config.patch_size, stride=config.patch_size)
-
-
-class _LayerScale(nn.Module):
-    def __init__(self, config: DinoConfig) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.full((config.embed_dim,), config.init_values))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gamma.to(x)
-
-
-class _Attention(nn.Module):
-    def __init__(self, config: DinoConfig, ops: ModuleType) -> None:
-        super().__init__()
-        self.heads = config.num_heads
-        self.qkv = ops.Linear(config.embed_dim, 3 * config.embed_dim)
-        self.proj = ops.Linear(config.embed_dim, config.embed_dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        query, key, value = self.qkv(x).chunk(3, dim=-1)
-        return self.proj(grouped_attention(query, split_heads(key, self.heads), split_heads(value, self.heads)))
-
-
-class _Mlp(nn.Module):
-    def __init__(self, config: DinoConfig, ops: ModuleType) -> None:
-        super().__init__()
-        self.fc1 = ops.Linear(config.embed_dim, 4 * config.embed_dim)
-        self.fc2 = ops.Linear(4 * config.embed_dim, config.embed_dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
 class _Block(nn.Module):
-    def __init__(self, config: DinoConfig, ops: ModuleType) -> None:
+    """Pre-norm transformer block with scaled branches; the `last` one gives the unscaled keys of its attention."""
+
+    def __init__(self, config: DinoConfig, ops: ModuleType, *, last: bool) -> None:
         super().__init__()
-        self.norm1 = ops.LayerNorm(config.embed_dim, eps=1e-6)
-        self.attn = _Attention(config, ops)
-        self.ls1 = _LayerScale(config)
-        self.norm2 = ops.LayerNorm(config.embed_dim, eps=1e-6)
-        self.mlp = _Mlp(config, ops)
-        self.ls2 = _LayerScale(config)
+        width, self.heads, self.last = config.embed_dim, config.num_heads, last
+        self.norm1 = ops.LayerNorm(width, eps=1e-6)
+        self.attn = nn.ModuleDict({"qkv": ops.Linear(width, 3 * width)})
+        if last:
+            return
+        self.attn["proj"] = ops.Linear(width, width)
+        self.ls1 = nn.ParameterDict({"gamma": torch.full((width,), config.init_values)})
+        self.norm2 = ops.LayerNorm(width, eps=1e-6)
+        self.mlp = nn.Sequential(
+            OrderedDict(fc1=ops.Linear(width, 4 * width), act=nn.GELU(), fc2=ops.Linear(4 * width, width))
+        )
+        self.ls2 = nn.ParameterDict({"gamma": torch.full((width,), config.init_values)})
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.ls1(self.attn(self.norm1(x)))
-        return x + self.ls2(self.mlp(self.norm2(x)))
-
-
-class _KeyProjection(nn.Module):
-    def __init__(self, config: DinoConfig, ops: ModuleType) -> None:
-        super().__init__()
-        self.qkv = ops.Linear(config.embed_dim, 3 * config.embed_dim)
-
-
-class _KeyBlock(nn.Module):
-    """The last block in use: nothing of it but the keys of its attention, all heads side by side, unscaled."""
-
-    def __init__(self, config: DinoConfig, ops: ModuleType) -> None:
-        super().__init__()
-        self.norm1 = ops.LayerNorm(config.embed_dim, eps=1e-6)
-        self.attn = _KeyProjection(config, ops)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.attn.qkv(self.norm1(x)).chunk(3, dim=-1)[1]
+        query, key, value = self.attn["qkv"](self.norm1(x)).chunk(3, dim=-1)
+        if self.last:
+            return key
+        seen = grouped_attention(query, split_heads(key, self.heads), split_heads(value, self.heads))
+        x = x + self.attn["proj"](seen) * self.ls1["gamma"].to(x)
+        return x + self.mlp(self.norm2(x)) * self.ls2["gamma"].to(x)

@@ -58,9 +58,8 @@ def build_networks(config: ModelConfig, device: torch.device | str = "cpu") -> N
 def weight_names(config: ModelConfig, networks: Networks) -> list[tuple[nn.Module, dict[str, str]]]:
     """Each network with its own parameter names -> the checkpoint's."""
     prefixed = [(networks.upsrt, UPSRT_PREFIX), (networks.dino, DINO_PREFIX), (networks.controlnet, CONTROL_PREFIX)]
-    pairs = [(module, {name: prefix + name for name in module.state_dict()}) for module, prefix in prefixed]
     return [
-        *pairs,
+        *((module, {name: prefix + name for name in module.state_dict()}) for module, prefix in prefixed),
         (networks.unet, unet_names(config.diffusion, networks.unet.state_dict())),
         (networks.vae, vae_names(config.vae, networks.vae.state_dict())),
     ]
@@ -88,16 +87,12 @@ def set_network_weights(config: ModelConfig, networks: Networks, weights: Mappin
             f"weights must fit the configuration, got {name} {came} instead of {wanted} and {len(wrong) - 1} more; "
             "use the configuration they were made with"
         )
-    for name, value in own.items():
-        if name in weights:
-            value.copy_(weights[name].reshape(value.shape))
+    for name in own.keys() & weights.keys():
+        own[name].copy_(weights[name].reshape(own[name].shape))
 
 
 def stored_shape(name: str, value: Tensor) -> Tensor:
-    """A network's weight as it is shaped in the files.
-
-    The VAE's attention is of linear layers in diffusers, of 1x1 convolutions in the files.
-    """
+    """A weight as in the files, where the VAE's attention is of 1x1 convolutions, and of linear layers in diffusers."""
     is_attention = name.startswith(VAE_PREFIX) and ".attn_1." in name and value.ndim == 2
     return value[:, :, None, None] if is_attention else value
 
@@ -118,7 +113,7 @@ def assign_weights(
     """
     shapes = {name: value.shape for name, value in (like or module).state_dict().items()}
     check_finite_weights({name: weights[name] for name in names.values()}, dtype)
-    # a 1x1 convolution of the VAE's attention is a linear layer in diffusers, hence the reshape
+    # reshaped as stored_shape says
     state = {own: weights[name].reshape(shapes[own]).to(device=device, dtype=dtype) for own, name in names.items()}
     module.load_state_dict(state, strict=True, assign=True)
     module.requires_grad_(False).eval()

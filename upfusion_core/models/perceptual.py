@@ -38,7 +38,7 @@ class Lpips(nn.Module):
         channels = 3
         for indices, width in zip(_BLOCKS, _WIDTHS, strict=True):
             inputs = [channels] + [width] * (len(indices) - 1)
-            self.blocks.append(nn.ModuleList([ops.Conv2d(count, width, 3, padding=1) for count in inputs]))
+            self.blocks.append(nn.ModuleList(ops.Conv2d(count, width, 3, padding=1) for count in inputs))
             channels = width
         self.heads = nn.ParameterList([nn.Parameter(torch.zeros(1, width, 1, 1)) for width in _WIDTHS])
         self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188])[:, None, None])
@@ -48,8 +48,7 @@ class Lpips(nn.Module):
         """(B, 3, H, W) in [0, 1], twice -> the mean distance over the batch."""
         check_shape("target", target, tuple(picture.shape), "both pictures must have one shape")
         total = picture.new_zeros(())
-        pairs = zip(self._features(picture), self._features(target), self.heads, strict=True)
-        for ours, theirs, head in pairs:
+        for ours, theirs, head in zip(self._features(picture), self._features(target), self.heads, strict=True):
             total = total + ((ours - theirs).square() * head).sum(1).mean()
         return total
 
@@ -93,9 +92,8 @@ def load_lpips(path: str | Path, device: torch.device | str = "cpu") -> Lpips:
                     )
                 state[f"blocks.{block}.{place}.{kind}"] = weights[name]
     package = importlib.util.find_spec("lpips")
-    places = [path.with_name("vgg.pth")]
-    if package is not None and package.submodule_search_locations:
-        places.append(Path(package.submodule_search_locations[0]) / "weights" / "v0.1" / "vgg.pth")
+    folders = package.submodule_search_locations or [] if package else []
+    places = [path.with_name("vgg.pth"), *(Path(folder) / "weights" / "v0.1" / "vgg.pth" for folder in folders)]
     others = (read_weights(place) for place in places if place != path and place.is_file())
     heads = next((found for found in (weights, *others) if _HEADS[0] in found), None)
     if heads is None:

@@ -7,7 +7,7 @@ import importlib.util
 from collections.abc import Iterable
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -17,7 +17,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from ..config import DiffusionConfig, TextConfig, VaeConfig
 from ..support.errors import InputError, MissingPackageError
 from ..support.images import saturate
-from .controlnet import KeysValues, grouped_attention, split_heads
+from .controlnet import KeysValues, grouped_attention, keys_values
 
 if TYPE_CHECKING:
     from diffusers.models.attention_processor import Attention
@@ -27,6 +27,16 @@ CONTROL_PREFIX = "control_model."
 VAE_PREFIX = "first_stage_model."
 TEXT_PREFIX = "cond_stage_model.transformer.text_model."
 
+_UNET = {
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+    "mid_block.resnets.0": "middle_block.0",
+    "mid_block.attentions.0": "middle_block.1",
+    "mid_block.resnets.1": "middle_block.2",
+}
 _RESNET = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
@@ -35,84 +45,59 @@ _RESNET = {
     "conv2": "out_layers.3",
     "conv_shortcut": "skip_connection",
 }
-_VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+_VAE = {
+    "conv_norm_out": "norm_out",
+    "conv_shortcut": "nin_shortcut",
+    "mid_block.resnets.0": "mid.block_1",
+    "mid_block.resnets.1": "mid.block_2",
+    "mid_block.attentions.0": "mid.attn_1",
+    "group_norm": "norm",
+    "to_q": "q",
+    "to_k": "k",
+    "to_v": "v",
+    "to_out.0": "proj_out",
+}
+"""Parts of diffusers' names -> those of `ldm` files: of the UNet, of its residual blocks, of the autoencoder."""
 
 
 def unet_names(config: DiffusionConfig, names: Iterable[str]) -> dict[str, str]:
     """diffusers' parameter names of the UNet -> the checkpoint's full names."""
-    table = {
-        "time_embedding.linear_1": "time_embed.0",
-        "time_embedding.linear_2": "time_embed.2",
-        "conv_in": "input_blocks.0.0",
-        "conv_norm_out": "out.0",
-        "conv_out": "out.2",
-        "mid_block.attentions.0": "middle_block.1",
-    }
-    table |= _resnet("mid_block.resnets.0", "middle_block.0") | _resnet("mid_block.resnets.1", "middle_block.2")
-    levels = len(config.widths)
-    block = 1
+    table, blocks, levels = dict(_UNET), config.num_res_blocks + 1, len(config.widths)
     for level in range(levels):
-        for index in range(config.num_res_blocks):
-            table |= _resnet(f"down_blocks.{level}.resnets.{index}", f"input_blocks.{block}.0")
-            table[f"down_blocks.{level}.attentions.{index}"] = f"input_blocks.{block}.1"
-            block += 1
-        table[f"down_blocks.{level}.downsamplers.0.conv"] = f"input_blocks.{block}.0.op"
-        block += 1
-    block = 0
-    for up, level in enumerate(reversed(range(levels))):
-        for index in range(config.num_res_blocks + 1):
-            table |= _resnet(f"up_blocks.{up}.resnets.{index}", f"output_blocks.{block}.0")
-            table[f"up_blocks.{up}.attentions.{index}"] = f"output_blocks.{block}.1"
-            block += 1
-        place = 2 if config.has_attention(level) else 1  # the upsampler follows the attention where there is one
-        table[f"up_blocks.{up}.upsamplers.0.conv"] = f"output_blocks.{block - 1}.{place}.conv"
-    return {name: UNET_PREFIX + _renamed(name, table) for name in names}
+        up = levels - 1 - level
+        for index in range(blocks):
+            down_block, up_block = f"input_blocks.{1 + level * blocks + index}", f"output_blocks.{up * blocks + index}"
+            for place, kind in enumerate(("resnets", "attentions")):
+                table[f"down_blocks.{level}.{kind}.{index}"] = f"{down_block}.{place}"
+                table[f"up_blocks.{up}.{kind}.{index}"] = f"{up_block}.{place}"
+        # the last block changes the resolution; upwards that follows the attention where there is one
+        table[f"down_blocks.{level}.downsamplers.0.conv"] = f"{down_block}.0.op"
+        table[f"up_blocks.{up}.upsamplers.0"] = f"{up_block}.{2 if config.has_attention(level) else 1}"
+    tables = {name: _RESNET | table if ".resnets." in name else table for name in names}
+    return {name: UNET_PREFIX + _renamed(name, parts) for name, parts in tables.items()}
 
 
 def vae_names(config: VaeConfig, names: Iterable[str]) -> dict[str, str]:
     """diffusers' parameter names of the autoencoder -> the checkpoint's full names."""
-    levels = len(config.ch_mult)
-    table = {}
-    for half in ("encoder", "decoder"):
-        table[f"{half}.conv_norm_out"] = f"{half}.norm_out"
-        for index in (0, 1):
-            table[f"{half}.mid_block.resnets.{index}"] = f"{half}.mid.block_{index + 1}"
-        for name, ldm in _VAE_ATTENTION.items():
-            table[f"{half}.mid_block.attentions.0.{name}"] = f"{half}.mid.attn_1.{ldm}"
-    for level in range(levels):
-        for index in range(config.num_res_blocks):
-            table |= _shortcut(f"encoder.down_blocks.{level}.resnets.{index}", f"encoder.down.{level}.block.{index}")
-        table[f"encoder.down_blocks.{level}.downsamplers.0.conv"] = f"encoder.down.{level}.downsample.conv"
-        up = levels - 1 - level
-        for index in range(config.num_res_blocks + 1):
-            table |= _shortcut(f"decoder.up_blocks.{up}.resnets.{index}", f"decoder.up.{level}.block.{index}")
-        table[f"decoder.up_blocks.{up}.upsamplers.0.conv"] = f"decoder.up.{level}.upsample.conv"
+    table, last = dict(_VAE), len(config.ch_mult) - 1
+    for level in range(last + 1):
+        table[f"down_blocks.{level}.resnets"] = f"down.{level}.block"
+        table[f"down_blocks.{level}.downsamplers.0"] = f"down.{level}.downsample"
+        table[f"up_blocks.{last - level}.resnets"] = f"up.{level}.block"
+        table[f"up_blocks.{last - level}.upsamplers.0"] = f"up.{level}.upsample"
     return {name: VAE_PREFIX + _renamed(name, table) for name in names}
 
 
 def text_names(names: Iterable[str]) -> dict[str, str]:
-    """transformers' parameter names of the text encoder -> the checkpoint's full names.
-
-    transformers 4 nests the encoder in `text_model.`, transformers 5 does not.
-    """
-    return {name: TEXT_PREFIX + name.removeprefix("text_model.") for name in names}
+    """transformers' parameter names of the text encoder -> the checkpoint's full names."""
+    return {name: TEXT_PREFIX + name.removeprefix("text_model.") for name in names}  # nested so in transformers 4
 
 
-def _renamed(name: str, prefixes: dict[str, str]) -> str:
-    parts = name.split(".")
-    for end in range(len(parts), 0, -1):  # the longest prefix that the table knows
-        head = ".".join(parts[:end])
-        if head in prefixes:
-            return ".".join([prefixes[head], *parts[end:]])
-    return name
-
-
-def _resnet(ours: str, theirs: str) -> dict[str, str]:
-    return {f"{ours}.{name}": f"{theirs}.{ldm}" for name, ldm in _RESNET.items()}
-
-
-def _shortcut(ours: str, theirs: str) -> dict[str, str]:
-    return {ours: theirs, f"{ours}.conv_shortcut": f"{theirs}.nin_shortcut"}
+def _renamed(name: str, parts: dict[str, str]) -> str:
+    name = f".{name}"
+    for ours, theirs in parts.items():
+        name = name.replace(f".{ours}.", f".{theirs}.")
+    return name[1:]
 
 
 def build_unet(config: DiffusionConfig) -> UNet2DConditionModel:
@@ -131,19 +116,19 @@ def build_unet(config: DiffusionConfig) -> UNet2DConditionModel:
         attention_head_dim=config.num_heads,  # diffusers' name for the number of heads in SD 1.5
         norm_num_groups=32,
     )
-    for index, layer in enumerate(_attentions(unet, "attn2")):
-        layer.set_processor(PromptAttention(index))
-    for layer in _attentions(unet, "attn1"):
-        layer.set_processor(PromptAttention(None))
+    unet.set_attn_processor(GroupedAttention(None))
+    for index, layer in enumerate(_prompt_attentions(unet)):
+        layer.set_processor(GroupedAttention(index))
     return unet
 
 
 def prompt_keys_values(unet: UNet2DConditionModel, text: Tensor) -> tuple[KeysValues, ...]:
     """(G, L, W) text embeddings -> keys and values, (G, heads, L, D) each, of every attention over the prompt."""
-    return tuple(
-        (split_heads(layer.to_k(text), layer.heads), split_heads(layer.to_v(text), layer.heads))
-        for layer in _attentions(unet, "attn2")
-    )
+    return tuple(keys_values(layer, text) for layer in _prompt_attentions(unet))
+
+
+def _prompt_attentions(unet: UNet2DConditionModel) -> list[Attention]:
+    return [module for name, module in sorted(unet.named_modules(), key=itemgetter(0)) if name.endswith("attn2")]
 
 
 def predict(
@@ -151,20 +136,21 @@ def predict(
     latents: Tensor,
     timesteps: Tensor,
     text: Tensor,
-    keys_values: tuple[KeysValues, ...],
+    pairs: tuple[KeysValues, ...],
     residuals: list[Tensor] | None,
 ) -> Tensor:
     """(B, 4, s, s) predicted noise.
 
     Args:
-        text: (G, L, W), G divides B; `keys_values` are prompt_keys_values of it.
+        text: (G, L, W), G divides B.
+        pairs: prompt_keys_values of `text`.
         residuals: the ControlNet's 13, or None to run without control.
     """
     result = unet(
         latents,
         timesteps,
         encoder_hidden_states=text,
-        cross_attention_kwargs={"keys_values": keys_values},
+        cross_attention_kwargs={"pairs": pairs},
         down_block_additional_residuals=None if residuals is None else tuple(residuals[:-1]),
         mid_block_additional_residual=None if residuals is None else residuals[-1],
         return_dict=False,
@@ -172,8 +158,8 @@ def predict(
     return result[0]
 
 
-class PromptAttention:
-    """diffusers attention processor: attends to given keys and values, or to itself where `index` is None."""
+class GroupedAttention:
+    """diffusers attention processor: attends to the `index`-th of the given pairs, or to itself where that is None."""
 
     def __init__(self, index: int | None) -> None:
         self.index = index
@@ -182,22 +168,12 @@ class PromptAttention:
         self,
         attn: Attention,
         hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        keys_values: tuple[KeysValues, ...] = (),
+        pairs: tuple[KeysValues, ...] = (),
         **_: Any,  # noqa: ANN401 - diffusers hands every processor the same options
     ) -> Tensor:
         """(B, L, C) hidden states -> the same shape."""
-        if self.index is None:
-            key, value = (split_heads(layer(hidden_states), attn.heads) for layer in (attn.to_k, attn.to_v))
-        else:
-            key, value = keys_values[self.index]
-        return attn.to_out[0](grouped_attention(attn.to_q(hidden_states), key, value))
-
-
-def _attentions(unet: UNet2DConditionModel, kind: Literal["attn1", "attn2"]) -> list[Attention]:
-    """Those of pictures to themselves ("attn1") or to the prompt ("attn2"), in the order of their names."""
-    return [module for name, module in sorted(unet.named_modules(), key=itemgetter(0)) if name.endswith(kind)]
+        pair = keys_values(attn, hidden_states) if self.index is None else pairs[self.index]
+        return attn.to_out[0](grouped_attention(attn.to_q(hidden_states), *pair))
 
 
 def build_vae(config: VaeConfig) -> AutoencoderKL:
@@ -242,7 +218,7 @@ def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
 
 DEFAULT_PROMPT = "a high quality image with a white background"
 START_TOKEN, END_TOKEN, CONTEXT_LENGTH = 49406, 49407, 77
-DEFAULT_TOKENS = (START_TOKEN, 320, 1400, 3027, 2867, 593, 320, 1579, 5994)
+DEFAULT_TOKENS = (320, 1400, 3027, 2867, 593, 320, 1579, 5994)
 
 
 def build_text_encoder(config: TextConfig) -> CLIPTextModel:
@@ -274,24 +250,16 @@ def tokenize(prompt: str) -> Tensor:
         MissingPackageError: another prompt is asked for and no installed library ships CLIP's vocabulary.
         InputError: the prompt is longer than 75 tokens.
     """
-    if prompt == DEFAULT_PROMPT:
-        ids = list(DEFAULT_TOKENS)
-    elif prompt == "":
-        ids = [START_TOKEN]
-    else:
-        ids = [START_TOKEN, *_tokenizer_ids(prompt)]
+    known = {DEFAULT_PROMPT: DEFAULT_TOKENS, "": ()}
+    ids = [START_TOKEN, *(known[prompt] if prompt in known else _tokenizer_ids(prompt))]
     if len(ids) > CONTEXT_LENGTH - 1:
         raise InputError(f"the prompt must have at most 75 tokens, got {len(ids) - 1}; shorten it")
     return torch.tensor([ids + [END_TOKEN] * (CONTEXT_LENGTH - len(ids))])
 
 
-_PRINTABLE = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-BYTE_LETTERS = [chr(code) for code in _PRINTABLE] + [chr(256 + offset) for offset in range(256 - len(_PRINTABLE))]
-"""The 256 printable stand-ins for bytes, in the order of byte-level BPE vocabularies (GPT-2's)."""
-
-
 def _tokenizer_ids(prompt: str) -> list[int]:
     """Ids by CLIP's vocabulary, whose merges are open_clip's package data; the package itself is not imported."""
+    from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTokenizer
 
     found = importlib.util.find_spec("open_clip")
@@ -302,9 +270,9 @@ def _tokenizer_ids(prompt: str) -> list[int]:
         )
     path = Path(found.submodule_search_locations[0]) / "bpe_simple_vocab_16e6.txt.gz"
     lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")
-    # line 0 names the version; the vocabulary is 2 x 256 bytes, the merges, and the two special tokens
-    count = END_TOKEN + 1 - 512 - 2
-    merges = [(left, right) for left, right in (line.split() for line in lines[1 : 1 + count])]
-    words = [*BYTE_LETTERS, *(letter + "</w>" for letter in BYTE_LETTERS), *("".join(pair) for pair in merges)]
+    letters = sorted(ByteLevel.alphabet())  # the stand-ins for the 256 bytes, in the order of the vocabulary
+    # line 0 names the version; the vocabulary is 2 x 256 letters, the merges, and the two special tokens
+    merges = [(left, right) for left, right in (line.split() for line in lines[1 : END_TOKEN - 512])]
+    words = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges)]
     vocabulary = {word: index for index, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
     return CLIPTokenizer(vocab=vocabulary, merges=merges)(prompt, add_special_tokens=False)["input_ids"]

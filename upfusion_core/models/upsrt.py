@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from ..config import UpSRTConfig
 from ..geometry.rays import harmonic_encoding
 from ..support.checks import check_shape
-from ..support.memory import Chunk
-from .controlnet import grouped_attention, split_heads
+from ..support.devices import Chunk
+from .controlnet import KeysValues, apply_layer, grouped_attention, keys_values
 
 
 class UpSRT(nn.Module):
@@ -44,14 +43,15 @@ class UpSRT(nn.Module):
         check_shape("UpSRT.encode patch_plucker", patch_plucker, (rows * columns, 6))
         batch, views = keys.shape[:2]
         position = self._patch_encoding(views, patch_plucker).to(keys.dtype).expand(batch, -1, -1, -1)
-        tokens = self.linear_scene(torch.cat([keys, position], dim=-1))
-        return self.scene_encoder(tokens.flatten(1, 2), again=self.gradient_checkpointing)
+        tokens = self.linear_scene(torch.cat([keys, position], dim=-1)).flatten(1, 2)
+        # upstream: no final norm (golden: upsrt.set_latents)
+        return self.scene_encoder(tokens, again=self.gradient_checkpointing)
 
     def decode(self, tokens: Tensor, plucker: Tensor, *, chunk: int = 8192) -> Tensor:
         """(B, N, D) set latents and (B, R, 6) rays -> (B, R, D) view-aligned features.
 
-        Args:
-            chunk: rays at a time, fewer where memory does not suffice.
+        Rays do not see each other, so that any `chunk`, the rays at a time, gives the same answers; it halves where
+        memory does not suffice.
         """
         return torch.cat(list(self._answers(tokens, plucker, chunk, lambda features: features)), dim=1)
 
@@ -65,7 +65,8 @@ class UpSRT(nn.Module):
         """What `read` makes of the features of some rays at a time."""
         check_shape("UpSRT.decode tokens", tokens, ("B", "N", self.config.transformer_dim))
         check_shape("UpSRT.decode plucker", plucker, (len(tokens), "R", 6))
-        memory = self.ray_decoder.memory(tokens)  # constant over the chunks
+        layers = self.ray_decoder.transformer_decoder.layers
+        memory = [keys_values(layer, tokens) for layer in layers]  # constant over the chunks
 
         def answers(part: slice) -> Tensor:
             rays = self.linear_query_pixel_rays(self._harmonics(plucker[:, part]).to(tokens.dtype))
@@ -81,10 +82,7 @@ class UpSRT(nn.Module):
         return harmonic_encoding(values, self.config.num_freqs, self.config.start_freq)
 
     def _patch_encoding(self, views: int, patch_plucker: Tensor) -> Tensor:
-        """(V, P, K): harmonics of ray, patch id and camera id.
-
-        Only photo 1 has an id of its own: the rest are a set.
-        """
+        """(V, P, K): harmonics of ray, patch id and camera id; all photos but the first are a set of one id."""
         count, device = len(patch_plucker), patch_plucker.device
         camera_id = torch.full((views, 1, 1), 2 / 3 + 0.05, device=device)
         camera_id[0] = 1 / 3 + 0.05
@@ -112,19 +110,23 @@ class _Layer(nn.Module):
         self.norm1 = ops.LayerNorm(width, eps=1e-5)
         self.norm2 = ops.LayerNorm(width, eps=1e-5)
 
-    def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        return split_heads(self.to_k(memory), self.heads), split_heads(self.to_v(memory), self.heads)
-
-    def attend(self, x: Tensor, keys_values: tuple[Tensor, Tensor]) -> Tensor:
-        return self.to_out(grouped_attention(self.to_q(x), *keys_values))
-
-    def feed_forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, pair: KeysValues | None) -> Tensor:
+        """Attention to the keys and values in `pair`, or to x itself where that is None, then two layers of its own."""
+        normed = self.norm1(x)
+        key, value = pair or keys_values(self, normed)
+        x = x + self.to_out(grouped_attention(self.to_q(normed), key, value))
         return x + self.linear2(F.gelu(self.linear1(self.norm2(x))))
 
-    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor] | None) -> Tensor:
-        """Attention to `keys_values`, or to x itself where they are None, then the feed-forward network."""
-        normed = self.norm1(x)
-        return self.feed_forward(x + self.attend(normed, keys_values or self.keys_values(normed)))
+
+class _Stack(nn.Module):
+    def __init__(self, depth: int, config: UpSRTConfig, ops: ModuleType) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(_Layer(config, ops) for _ in range(depth))
+
+    def forward(self, x: Tensor, memory: Sequence[KeysValues | None], *, again: bool) -> Tensor:
+        for layer, pair in zip(self.layers, memory, strict=True):
+            x = apply_layer(layer, x, pair, again=again)
+        return x
 
 
 class _SceneEncoder(nn.Module):
@@ -132,15 +134,11 @@ class _SceneEncoder(nn.Module):
         super().__init__()
         self.transformer_encoder = _Stack(config.encoder_layers, config, ops)
 
-    def forward(self, x: Tensor, *, again: bool = False) -> Tensor:
-        for layer in self.transformer_encoder:
-            x = _apply_layer(layer, x, None, again)
-        return x  # upstream: no final norm (golden: upsrt.set_latents)
+    def forward(self, x: Tensor, *, again: bool) -> Tensor:
+        return self.transformer_encoder(x, [None] * len(self.transformer_encoder.layers), again=again)
 
 
 class _RayDecoder(nn.Module):
-    """Cross-attention only: rays do not see each other, so any chunking gives the same answers."""
-
     def __init__(self, config: UpSRTConfig, ops: ModuleType) -> None:
         super().__init__()
         self.transformer_decoder = _Stack(config.decoder_layers, config, ops)
@@ -148,28 +146,5 @@ class _RayDecoder(nn.Module):
             ops.Linear(config.transformer_dim, 256), nn.ReLU(), ops.Linear(256, 64), nn.ReLU(), ops.Linear(64, 3)
         )
 
-    def memory(self, tokens: Tensor) -> list[tuple[Tensor, Tensor]]:
-        return [layer.keys_values(tokens) for layer in self.transformer_decoder]
-
-    def forward(self, x: Tensor, memory: list[tuple[Tensor, Tensor]], *, again: bool = False) -> Tensor:
-        for layer, keys_values in zip(self.transformer_decoder, memory, strict=True):
-            x = _apply_layer(layer, x, keys_values, again)
-        return x
-
-
-def _apply_layer(layer: _Layer, x: Tensor, keys_values: tuple[Tensor, Tensor] | None, again: bool) -> Tensor:
-    """The layer; with `again` its activations are computed once more in the backward pass."""
-    if again and torch.is_grad_enabled():
-        return checkpoint(layer, x, keys_values, use_reentrant=False)
-    return layer(x, keys_values)
-
-
-class _Stack(nn.Module):
-    def __init__(self, depth: int, config: UpSRTConfig, ops: ModuleType) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList([_Layer(config, ops) for _ in range(depth)])
-
-    def __iter__(self) -> Iterator[_Layer]:
-        for layer in self.layers:
-            assert isinstance(layer, _Layer)
-            yield layer
+    def forward(self, x: Tensor, memory: Sequence[KeysValues], *, again: bool) -> Tensor:
+        return self.transformer_decoder(x, memory, again=again)

@@ -1,176 +1,359 @@
 """Distillation: from a diffusion model that makes any view to one radiance field (paper section 3.3).
 
-Two schedules: rounds of making pictures and fitting the field to them by random rays (`draft` and `fast`), and the
-release's own, in which every render is denoised in earnest and becomes the next target (`reference`).
+`draft` and `fast` make pictures and fit the field to them, in rounds; the release's optimisation is in reference.py.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 import os
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from ..config import DistillConfig, FitConfig, ReferenceSchedule
-from ..field.fitting import finite_gradient, fit_views, not_finite
+from ..config import DistillConfig, DraftSchedule, FastSchedule, FitConfig, ReferenceSchedule
+from ..field.fitting import FieldFitter, fit_views
 from ..field.radiance import RadianceField
 from ..field.rendering import render_views
-from ..models.perceptual import PerceptualDistance, dino_distance, load_lpips
-from ..support.checks import check_shape, check_type
+from ..geometry import orbit_cameras, random_cameras
+from ..geometry.cameras import BAND_ELEVATION_DEGREES
+from ..support.checks import check_type
 from ..support.errors import FieldError, InputError
+from ..support.files import check_path, save_tensors
 from ..support.images import resize_pictures
-from ..types import Cameras, NovelViews, OnStep, SceneEncoding
+from ..support.weights import read_saved
+from ..types import REFERENCE_FOCAL, Cameras, NovelViews, OnStep, SceneEncoding, ViewConditioning
 from .novel_views import ViewSynthesizer
-from .pose import PhotoCameras
-from .rounds import (
-    FIT_STREAM,
-    GIVEN_STREAM,
-    ORDER_STREAM,
-    Distillation,
-    FitRounds,
-    Targets,
-    distill_cameras,
-    stream_generator,
-)
-from .sampling import alphas_cumprod, ddim_timesteps, make_scheduler
+from .photos import estimate_coverage
+from .pose import PhotoCameras, estimate_photo_cameras
+from .reference import ReferenceFitter, reference_order
+from .sampling import make_scheduler, repaint_steps, sample_views
 
-__all__ = ["distill", "distill_cameras"]
+START_STREAM, CAMERA_STREAM, FIT_STREAM, ORDER_STREAM, GIVEN_STREAM, NOISE_STREAM = range(6)
+"""What a distillation draws for, each from a generator of its own: the field's start, cameras, rays of the fit, the
+order of things, rays of the fit to the caller's views, and noise of the first round; later rounds count on from it."""
+
+State = Callable[[], dict[str, Any]]
+"""Gives tensors, numbers and containers of them, from which a later call can go on."""
 
 
-def loss_terms(
-    rgb: Tensor, opacity: Tensor, target: Tensor, perceptual: PerceptualDistance | None
-) -> dict[str, Tensor]:
-    """The unweighted terms of the release by name; without a perceptual distance there are two.
+def stream_generator(seed: int, stream: int) -> torch.Generator:
+    """A CPU generator for one purpose of a distillation (see START_STREAM)."""
+    return torch.Generator().manual_seed((seed + 0x9E3779B9 * stream) % 2**63)
 
-    color: mean squared error of the render against its denoised version. silhouette: mean sqrt(opacity² + 0.01), which
-    prefers empty space.
+
+def distill_cameras(scene: SceneEncoding, config: DistillConfig, seed: int) -> Cameras:
+    """The cameras that `distill` fits the field to, e.g. to be saved with it: photo 1's first."""
+    schedule, first = config.schedule, scene.reference.to("cpu")
+    if isinstance(schedule, FastSchedule):
+        # a Fibonacci lattice over the band that the release distils from: azimuths advance by the golden ratio of a
+        # turn while the sine of the elevation rises evenly
+        low, high = (math.sin(math.radians(degrees)) for degrees in BAND_ELEVATION_DEGREES)
+        others = max(schedule.cameras - 1, 1)
+        place = torch.arange(others, dtype=torch.float64)
+        heights = low + (high - low) * (place + 0.5) / others
+        azimuths = 360 * (place * (math.sqrt(5) - 1) / 2 % 1)
+        lattice = orbit_cameras(azimuths.float(), torch.rad2deg(heights.asin()).float())
+        return Cameras.concatenate([first, lattice[: schedule.cameras - 1]])
+    # random ones in that band
+    count = schedule.cameras if isinstance(schedule, ReferenceSchedule) else schedule.predicted_cameras
+    parts = [first, random_cameras(max(count - 1, 1), generator=stream_generator(seed, CAMERA_STREAM))[: count - 1]]
+    if isinstance(schedule, DraftSchedule):  # then those that are sampled: a ring at elevations that take turns
+        count = schedule.sampled_cameras
+        elevations = [(22.5, 0.0, 45.0, 10.0)[index % 4] for index in range(count)]
+        parts.append(orbit_cameras([360.0 * index / count for index in range(count)], elevations))
+    return Cameras.concatenate(parts)
+
+
+@dataclass(frozen=True, eq=False)
+class Distillation:
+    """What one call of `distill` is about, and its saved state at `path`.
+
+    text: (conditional, unconditional) embeddings. views: the caller's, of the model's size, to be fitted too.
     """
-    terms = {"color": F.mse_loss(rgb, target), "silhouette": (opacity.square() + 0.01).sqrt().mean()}
-    return terms if perceptual is None else terms | {"perceptual": perceptual(rgb, target)}
+
+    model: ViewSynthesizer
+    scene: SceneEncoding
+    config: DistillConfig
+    text: tuple[Tensor, Tensor]
+    seed: int
+    on_step: OnStep
+    path: Path | None
+    views: NovelViews | None
+    photo_cameras: PhotoCameras | None
+
+    def new_field(self, pixels: float = 1.0) -> RadianceField:
+        """The field before any fitting, its cells no smaller than `pixels` of the model's pictures at the object."""
+        config = self.config.field.no_finer_than(pixels * 2 / REFERENCE_FOCAL / self.model.image_size)
+        return RadianceField(config, generator=stream_generator(self.seed, START_STREAM)).to(self.model.device)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Tells whether a saved state belongs to this scene, configuration, prompt, seed, given views and cameras."""
+        settings = self.config.to_dict()
+        # when states are saved and what computes the grid may change between attempts; the result stays the same
+        del settings["checkpoint_every"], settings["field"]["backend"]
+        digest = hashlib.sha256(json.dumps({"state": 2, "seed": self.seed, **settings}, sort_keys=True).encode())
+        tensors = [self.scene.tokens, self.scene.reference.camera_to_world, *self.text]
+        if self.views is not None:
+            tensors += [self.views.rgb, self.views.cameras.camera_to_world, self.views.cameras.focal]
+        if self.photo_cameras is not None:
+            cameras = self.photo_cameras.cameras
+            tensors += [cameras.camera_to_world, cameras.focal, self.photo_cameras.accepted]
+        for tensor in tensors:
+            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def load(self) -> dict[str, Any] | None:
+        """The saved state of an earlier, interrupted call, or None; InputError if it belongs to another one."""
+        if self.path is None or not self.path.exists():
+            return None
+        content = read_saved(self.path, "the saved state of a distillation")
+        if content.get("fingerprint") != self.fingerprint:
+            raise InputError(
+                f"{self.path} belongs to a run with other photos, weights, settings or seed; "
+                "repeat those, or delete the file to start again"
+            )
+        state: dict[str, Any] = content["state"]
+        return state
+
+    def save(self, state: dict[str, Any]) -> None:
+        if self.path is not None:
+            save_tensors({"fingerprint": self.fingerprint, "state": state}, self.path)
+
+    def report(self, step: int, total: int, preview: Callable[[], Tensor] | None, state: State) -> None:
+        """Calls the hook; where that cancels, the state is saved before the cancellation goes on."""
+        try:
+            self.on_step(step, total, preview)
+        except BaseException:  # whatever the host cancels with; it is raised again
+            self.save(state())
+            raise
+
+    def fit(self, fitter: FieldFitter | ReferenceFitter, state: State, end: int, first: int, total: int) -> None:
+        """Steps until iteration `end`; `first` of the `total` steps are before. The state is saved now and then."""
+        while fitter.iteration < end:
+            try:
+                fitter.step()
+            except FieldError:
+                self.save(state())
+                raise
+            # the hook comes first: killed between the two, it is called for the step again, and its preview is the last
+            self.report(first + fitter.iteration, total, fitter.preview, state)
+            if fitter.iteration % self.config.checkpoint_every == 0 or fitter.done:
+                self.save(state())
 
 
-def term_weights(schedule: ReferenceSchedule, iteration: int, index: int) -> dict[str, float]:
-    """Weights of the terms: the colour's is 1 in the bootstrap, then 1 - a_t of the noise index."""
-    alpha = float(alphas_cumprod()[ddim_timesteps(schedule.steps)[index]])
-    return {
-        "color": 1.0 if iteration < schedule.bootstrap else 1 - alpha,
-        "perceptual": schedule.perceptual_weight,
-        "silhouette": schedule.silhouette_weight,
-    }
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """Pictures to be fitted: N cameras, rgb (N, 3, S, S) on white, mask and weights (N, 1, S, S)."""
+
+    cameras: Cameras
+    rgb: Tensor
+    mask: Tensor
+    weights: Tensor
+
+    @classmethod
+    def on_white(cls, cameras: Cameras, rgb: Tensor, weights: Tensor | float = 1.0) -> Targets:
+        """Pictures whose silhouettes are what is not white; `weights` are theirs or one for all."""
+        mask = torch.stack([estimate_coverage(picture) for picture in rgb])
+        return cls(cameras, rgb, mask, torch.as_tensor(weights).expand_as(mask))
 
 
-def reference_order(schedule: ReferenceSchedule, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """(iterations,) camera of each, shuffled anew when all were seen, and (iterations,) noise index of each."""
-    laps = -(-schedule.iterations // schedule.cameras)
-    order = torch.cat([torch.randperm(schedule.cameras, generator=generator) for _ in range(laps)])
-    low = torch.full((schedule.iterations,), schedule.lowest_index)
-    low[: schedule.bootstrap] = schedule.bootstrap_index
-    draws = torch.rand(schedule.iterations, generator=generator)
-    return order[: schedule.iterations], low + (draws * (schedule.highest_index - low + 1)).long()
+def agreement(made: Tensor, seen: Tensor, scale: float) -> Tensor:
+    """(N, 1, H, W) weights in (0, 1] of the pixels of pictures (N, 3, H, W) by their difference from the field's.
+
+    Geman and McClure's: a root mean square difference over the channels of `scale` halves a pixel's weight.
+    """
+    error = (made - seen).square().mean(dim=1, keepdim=True)
+    return scale**2 / (scale**2 + error)
 
 
-class ReferenceFitter:
-    """The release's optimisation, with the handles of a FieldFitter."""
+@dataclass(frozen=True, eq=False)
+class Round:
+    """One round: pictures of `cameras` are made, and the field is fitted to them until the fit's iteration is `end`.
 
-    def __init__(self, job: Distillation, schedule: ReferenceSchedule) -> None:
-        self.job, self.schedule = job, schedule
-        config, model = job.config, job.model
-        self.cameras = distill_cameras(job.scene, config, job.seed)
-        self.order, self.indices = reference_order(schedule, stream_generator(job.seed, ORDER_STREAM))
-        self.perceptual: PerceptualDistance | None = None
-        if config.perceptual == "lpips":
-            assert config.perceptual_weights is not None, "DistillConfig asks for them"
-            self.perceptual = load_lpips(config.perceptual_weights, model.device)
-        elif config.perceptual == "dino":
-            self.perceptual = dino_distance(model.dino, model.config.upsrt.patches)
-        self.cond = model.condition(job.scene, self.cameras, text_embeddings=job.text)
-        self.field, self.generator, self.iteration = job.new_field(), stream_generator(job.seed, FIT_STREAM), 0
-        rates = ((self.field.grid, schedule.grid_lr), (self.field.mlp, schedule.mlp_lr))
-        self.optimizer = torch.optim.Adam([{"params": list(part.parameters()), "lr": rate} for part, rate in rates])
+    size: pixels along each side of UpSRT's predictions; 0 has the diffusion model make the pictures, see sample_views.
+    level: of its noise on the field's renders, whose fit goes on; None begins from noise, and a new fit as `fit` says.
+    seeds: one a view. guided, agreement, photo_weight, all_photos: see FastSchedule.
+    """
 
-    @property
-    def done(self) -> bool:
-        """Whether all steps were taken."""
-        return self.iteration >= self.schedule.iterations
+    cameras: Cameras
+    fit: FitConfig
+    end: int
+    size: int = 0
+    level: float | None = None
+    seeds: tuple[int, ...] = ()
+    guided: tuple[float, float] = (0.0, 1.0)
+    agreement: float = 0.0
+    photo_weight: float = 0.0
+    all_photos: bool = False
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a later call goes on from."""
-        return {
-            "field": self.field.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.get_state(),
-            "iteration": self.iteration,
-        }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from what `state_dict` gave."""
-        self.field.load_state_dict(state["field"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"])
-        self.iteration = state["iteration"]
+def rounds_of(plan: DraftSchedule | FastSchedule, cameras: Cameras, seed: int) -> list[Round]:
+    """A draft fits predictions, then sampled views; `fast` predictions, then ever better repaints of the renders."""
+    if isinstance(plan, DraftSchedule):
+        count, first, second = plan.predicted_cameras, plan.predicted_fit, plan.sampled_fit
+        seeds = tuple((seed + index) % 2**64 for index in range(plan.sampled_cameras))
+        return [
+            Round(cameras[:count], first, first.iterations, plan.predicted_size),
+            Round(cameras[count:], second, second.iterations, seeds=seeds),
+        ]
+    options = {name: getattr(plan, name) for name in ("guided", "agreement", "photo_weight", "all_photos")}
+    rounds = [Round(cameras, plan.fit, plan.ends[0], plan.predicted_size, **options)]
+    for number, level in enumerate(plan.levels):
+        noise = stream_generator(seed, NOISE_STREAM + number).initial_seed()
+        seeds = tuple(noise if plan.shared_noise else noise + view for view in range(len(cameras)))
+        rounds.append(Round(cameras, plan.fit, plan.ends[number + 1], level=level, seeds=seeds, **options))
+    return rounds
+
+
+class FitRounds:
+    """Goes through the rounds of a draft or `fast`; it can be left after any step and resumed.
+
+    number: of the round that is fitted. pictures: what the diffusion model made for it, with weights.
+    """
+
+    def __init__(self, job: Distillation, plan: DraftSchedule | FastSchedule) -> None:
+        make_scheduler(plan.scheduler, plan.steps)  # a wrong one is said before any fit
+        self.job, self.plan = job, plan
+        self.rounds = rounds_of(plan, distill_cameras(job.scene, job.config, job.seed), job.seed)
+        self.field = job.new_field()
+        self.total = self._steps_before(len(self.rounds) - 1) + self.rounds[-1].end
+        self._cond: ViewConditioning | None = None
+        saved = job.load() or {"round": 0, "pictures": None, "fit": None}
+        self.number: int = saved["round"]
+        self.pictures: dict[str, Tensor] | None = saved["pictures"]
+        done = saved["fit"]["iteration"] if saved["fit"] else 0
+        self.photos = self._photo_cameras(self._steps_before(self.number) + done)
+        self.fitter = self._new_fitter()
+        if saved["fit"]:
+            self.fitter.load_state_dict(saved["fit"])
 
     def finish(self) -> RadianceField:
-        """Takes the steps that are left, those of a fit to the caller's views before the others."""
-        job, saved, views, hook = self.job, self.job.load(), self.job.views, self.job.on_step
-        given = FitConfig.draft()
-        first = 0 if views is None else given.iterations
-        total = first + self.schedule.iterations
-        if saved is not None:
-            self.load_state_dict(saved)
-        elif views is not None:  # cancelled, it begins again
-            fit_views(
-                self.field,
-                **vars(Targets.on_white(views.cameras, views.rgb)),
-                config=given,
-                generator=stream_generator(job.seed, GIVEN_STREAM),
-                on_step=None if hook is None else lambda step, _, preview: hook(step, total, preview),
-            )
-        job.fit(self, self.state_dict, end=self.schedule.iterations, first=first, total=total)
-        return self.field
+        while True:
+            end, first = self.rounds[self.number].end, self._steps_before(self.number)
+            self.job.fit(self.fitter, self.state, end, first, self.total)
+            if self.number + 1 == len(self.rounds):
+                return self.field
+            self.pictures = self._sampled(self.rounds[self.number + 1])
+            self.number += 1
+            if self.rounds[self.number].level is None:
+                self.fitter = self._new_fitter()
+            else:
+                self.fitter.set_views(**self._targets())
+            self.job.save(self.state())
 
-    def step(self) -> None:
-        """Renders a view at half the image size, doubles it as upstream does, and goes towards its denoised version."""
-        view, index = int(self.order[self.iteration]), int(self.indices[self.iteration])
-        field, schedule, size = self.field, self.schedule, self.job.model.image_size // 2
-        small = render_views(
-            field,
-            field.aabb,
-            self.cameras[view],
-            size,
-            sampling=schedule.sampling,
-            generator=self.generator,
-            chunk=size * size,
+    def state(self) -> dict[str, Any]:
+        return {"round": self.number, "pictures": self.pictures, "fit": self.fitter.state_dict()}
+
+    def _steps_before(self, number: int) -> int:
+        """Steps of the whole until a round's pictures are made, but for those of the fit that it goes on with."""
+        rounds, batch = self.rounds[: number + 1], self.job.config.batch_size
+        ended = sum(before.end for before, after in pairwise(rounds) if after.level is None)
+        return ended + sum(
+            -(-len(made.cameras) // batch) * repaint_steps(made.level or 1.0, self.plan.steps)
+            for made in rounds
+            if not made.size
         )
-        rgb, opacity = (
-            F.interpolate(value, scale_factor=2, mode="bilinear", align_corners=False)
-            for value in (small.rgb, small.opacity)
-        )
-        target = self.job.model.denoise_from(
-            rgb.detach(),
-            self.cond[slice(view, view + 1)],
-            index,
-            generator=self.generator,
-            guidance=self.job.config.guidance,
-            steps=schedule.steps,
-        )
-        terms = loss_terms(rgb, opacity, target, self.perceptual)
-        weights = term_weights(schedule, self.iteration, index)
-        loss: Any = sum(weights[name] * value for name, value in terms.items())
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if not finite_gradient(loss, self.optimizer.param_groups[-1]["params"]):
-            raise FieldError(not_finite(f"iteration {self.iteration + 1}", terms))
-        self.optimizer.step()
-        self.iteration += 1
+
+    def _new_fitter(self) -> FieldFitter:
+        fit, generator = self.rounds[self.number].fit, stream_generator(self.job.seed, FIT_STREAM)
+        return FieldFitter(self.field, **self._targets(), config=fit, generator=generator)
 
     @torch.no_grad()
-    def preview(self) -> Tensor:
-        """The field from photo 1."""
-        return self.field.render(self.job.scene.reference, min(64, self.job.model.image_size)).rgb[0].cpu()
+    def _sampled(self, made: Round) -> dict[str, Tensor]:
+        """The diffusion model's pictures of a round and their weights, from noise or from the field's renders."""
+        job, model, field, seen = self.job, self.job.model, self.field, None
+        if made.level is not None:
+            options: dict[str, Any] = {"sampling": made.fit.sampling, "visible": self.fitter.occupancy}
+            seen = render_views(field, field.aabb, made.cameras, model.image_size, **options).rgb.cpu()
+        if self._cond is None:
+            self._cond = model.condition(job.scene, made.cameras, text_embeddings=job.text)
+        before = self._steps_before(self.number) + self.fitter.iteration
+
+        def on_step(step: int, _: int, preview: Callable[[], Tensor] | None) -> None:
+            job.report(min(before + step, self.total), self.total, preview, self.state)
+
+        rgb = sample_views(
+            model.prior,
+            self._cond,
+            pictures=seen,
+            level=made.level or 1.0,
+            seeds=made.seeds,
+            steps=self.plan.steps,
+            guidance=job.config.guidance,
+            guidance_window=made.guided,
+            scheduler=self.plan.scheduler,
+            batch_size=job.config.batch_size,
+            on_step=on_step,
+        )
+        weights = torch.ones_like(rgb[:, :1])
+        if seen is not None and made.agreement:
+            weights = agreement(rgb, seen, made.agreement)
+        return {"rgb": rgb, "weights": weights}
+
+    def _targets(self) -> dict[str, Any]:
+        """What a round is fitted to: its pictures, the photos whose cameras are known, and the caller's views, which
+        count as much as all others together if those are more."""
+        job, made, given = self.job, self.rounds[self.number], self.job.views
+        photos, size = job.scene.views, job.model.image_size
+        if self.pictures is None:
+            rgb = job.model.predict(job.scene, made.cameras, made.size, pixel_centers=True)
+            parts = [Targets.on_white(made.cameras, rgb if given is None else resize_pictures(rgb, size))]
+        else:
+            parts = [Targets.on_white(made.cameras, **self.pictures)]
+            if photos is not None and made.photo_weight:
+                chosen, cameras = torch.tensor([0]), job.scene.reference.to("cpu")
+                if self.photos is not None:
+                    chosen = self.photos.accepted.nonzero()[:, 0]
+                    cameras = self.photos.cameras[chosen]
+                rgb, mask = (resize_pictures(each[chosen].cpu(), size) for each in (photos.rgb, photos.mask))
+                parts.append(Targets(cameras, rgb, mask, torch.full_like(mask, made.photo_weight)))
+        if given is not None:
+            weight = max(1.0, sum(len(part.cameras) for part in parts) / len(given.cameras))
+            parts.append(Targets.on_white(given.cameras, given.rgb, weight))
+        joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in ("rgb", "mask", "weights")}
+        return {"cameras": Cameras.concatenate([part.cameras for part in parts]), **joined}
+
+    def _photo_cameras(self, step: int) -> PhotoCameras | None:
+        """Where the photos were taken from, if more of them than the first are to be targets; reported as `step`."""
+        job, last = self.job, self.rounds[-1]
+        if job.scene.views is None or len(job.scene.views) == 1 or not (last.photo_weight and last.all_photos):
+            return None
+        if job.photo_cameras is not None:
+            return job.photo_cameras
+        return estimate_photo_cameras(job.model, job.scene, on_step=lambda *_: job.on_step(step, self.total, None))
+
+
+def _as_released(job: Distillation, plan: ReferenceSchedule) -> RadianceField:
+    """The release's schedule, after a fit to the caller's views if there are any."""
+    cond = job.model.condition(job.scene, distill_cameras(job.scene, job.config, job.seed), text_embeddings=job.text)
+    order = reference_order(plan, stream_generator(job.seed, ORDER_STREAM))
+    field, generator = job.new_field(0.5), stream_generator(job.seed, FIT_STREAM)  # at 256 pixels the release's field
+    fitter = ReferenceFitter(field, job.model, cond, job.config, order=order, generator=generator)
+    saved, views, given = job.load(), job.views, FitConfig()
+    first = 0 if views is None else given.iterations
+    total = first + plan.iterations
+    if saved is not None:
+        fitter.load_state_dict(saved)
+    elif views is not None:  # cancelled, it begins again
+        fit_views(
+            field,
+            **vars(Targets.on_white(views.cameras, views.rgb)),
+            config=given,
+            generator=stream_generator(job.seed, GIVEN_STREAM),
+            on_step=lambda step, _, preview: job.on_step(step, total, preview),
+        )
+    job.fit(fitter, fitter.state_dict, plan.iterations, first, total)
+    return field
 
 
 def distill(
@@ -189,30 +372,34 @@ def distill(
     """A radiance field of the scene's object, in evaluation mode, on the model's device.
 
     Args:
-        config: DistillConfig.fast() unless given.
+        config: DistillConfig.fast() unless given. prompt, text_embeddings: as in UpFusion.condition.
         generator: only its initial seed counts, so that a resumed run draws what an uninterrupted one draws.
-        on_step: called after each step; the preview is the field as it is, seen from where photo 1 stands.
-            Raising from it cancels; the state is saved first.
-        checkpoint: file of the saved state, written every `config.checkpoint_every` steps and read if it exists:
-            the run goes on from there and, on a CPU, ends in the same field to the bit.
-        prompt, text_embeddings: as in UpFusion.condition.
-        views: square pictures of the object on white that exist already, e.g. sampled ones. A draft and `fast`
-            fit them beside their own views, the reference before its first iteration.
-        photo_cameras: where the photos were taken from; `fast` takes the accepted photos for targets, and estimates
-            their cameras unless they are given.
+        on_step: called after each step; the preview is the field as it is, from where photo 1 stands. Raising from it
+            cancels; the state is saved first.
+        checkpoint: file of the saved state, written every `config.checkpoint_every` steps and read if it exists: the
+            run goes on from there and, on a CPU, ends in the same field to the bit.
+        views: square pictures of the object on white that exist already, e.g. sampled ones. A draft and `fast` fit
+            them beside their own views, the reference before its first iteration.
+        photo_cameras: where the photos were taken from; `fast` fits the accepted ones, and estimates them unless given.
 
     Raises:
-        InputError: the checkpoint belongs to another run. FieldError: the loss is no longer finite.
+        InputError, CheckpointError: the checkpoint belongs to another run, or is damaged.
+        FieldError: the loss is no longer finite.
     """
     config = DistillConfig.fast() if config is None else config
     check_type("scene", scene, SceneEncoding, "make it with encode")
     check_type("config", config, DistillConfig, "such as DistillConfig.fast()")
-    if not isinstance(config.schedule, ReferenceSchedule):
-        make_scheduler(config.schedule.scheduler, config.schedule.steps)  # a wrong one is said before any fit
     if generator is not None:
         check_type("generator", generator, torch.Generator, "such as torch.Generator().manual_seed(0)")
-    if checkpoint is not None and not isinstance(checkpoint, str | os.PathLike):
-        raise InputError(f"checkpoint must be a path, got {checkpoint!r:.40}; give the name of a file")
+    if checkpoint is not None:
+        check_path("checkpoint", checkpoint)
+    if photo_cameras is not None:
+        check_type("photo_cameras", photo_cameras, PhotoCameras, "such as those of estimate_photo_cameras")
+        if len(photo_cameras) != (photos := len(scene.views or ())):
+            raise InputError(
+                f"photo_cameras must hold one camera for each of the scene's {photos} photos, got {len(photo_cameras)};"
+                " estimate them for this scene, or leave them out"
+            )
     text = model.chosen_text(prompt, text_embeddings)
     with torch.inference_mode(False), torch.enable_grad():  # hosts may call from inference mode
         job = Distillation(
@@ -221,36 +408,23 @@ def distill(
             config=config,
             text=(text[0].detach().clone(), text[1].detach().clone()),
             seed=generator.initial_seed() if generator is not None else 0,
-            on_step=on_step,
+            on_step=on_step or (lambda *_: None),
             path=None if checkpoint is None else Path(checkpoint),
             views=None if views is None else _checked(views, model.image_size),
-            photo_cameras=None if photo_cameras is None else _checked_cameras(photo_cameras, scene),
+            photo_cameras=photo_cameras and replace(photo_cameras, cameras=_detached(photo_cameras.cameras)),
         )
         plan = config.schedule
-        fit = ReferenceFitter(job, plan) if isinstance(plan, ReferenceSchedule) else FitRounds(job, plan)
-        field = fit.finish()
+        field = _as_released(job, plan) if isinstance(plan, ReferenceSchedule) else FitRounds(job, plan).finish()
     return field.requires_grad_(False).eval()
 
 
 def _checked(views: NovelViews, size: int) -> NovelViews:
     """The pictures at the model's size, apart from the caller's tensors."""
     check_type("views", views, NovelViews, "such as those that sample gives")
-    check_shape("views.rgb", views.rgb, (len(views.cameras), 3, "S", "S"), "one square picture a camera")
     if not len(views.cameras):
         raise InputError("views must hold one picture or more, got 0; leave them out to begin from predictions")
     rgb = views.rgb.detach().float().cpu().clone()
     return NovelViews(resize_pictures(rgb, size), _detached(views.cameras).to("cpu"))
-
-
-def _checked_cameras(photo_cameras: PhotoCameras, scene: SceneEncoding) -> PhotoCameras:
-    check_type("photo_cameras", photo_cameras, PhotoCameras, "such as those of estimate_photo_cameras")
-    photos = 0 if scene.views is None else len(scene.views)
-    if len(photo_cameras) != photos:
-        raise InputError(
-            f"photo_cameras must hold one camera for each of the scene's {photos} photos, got {len(photo_cameras)}; "
-            "estimate them for this scene, or leave them out"
-        )
-    return replace(photo_cameras, cameras=_detached(photo_cameras.cameras))
 
 
 def _detached(cameras: Cameras) -> Cameras:

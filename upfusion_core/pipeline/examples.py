@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from ..support.errors import InputError
 from ..support.files import bundled_path
 from ..support.images import load_png
 from ..types import Cameras, InputViews
-from .prepare import prepare_views
+from .photos import prepare_views
 
 FOLDER = "examples"
 
@@ -52,69 +50,49 @@ class ExampleViews:
 
 
 def example_count() -> int:
-    """How many objects come with the package; their numbers are 0 to one less.
-
-    Raises:
-        InputError: the package lacks its files.
-    """
-    return len(_about()["objects"])
+    """How many objects come with the package; their numbers are 0 to one less."""
+    return len(_read("about.json")["objects"])
 
 
 def example_views(number: int = 0, photos: int = 3) -> ExampleViews:
-    """An object that comes with the package, drawn by its index from seeds that nothing was trained on.
-
-    Args:
-        number: which object.
-        photos: how many of its six photos.
+    """An object that comes with the package, with some of its six photos.
 
     Raises:
-        InputError: there is no such object, or not so many photos.
+        InputError: there is no such object, or not so many photos, or the package lacks its files.
     """
-    names = _about()["objects"]
+    names = _read("about.json")["objects"]
     check_count("number", number, 0, len(names) - 1)
     check_count("photos", photos, 1, MAX_PHOTOS)
-    folder = bundled_path(FOLDER) / str(number)
-    photo_cameras, cameras = _cameras(folder / "photos.json")[:photos], _cameras(folder / "truth.json")
-    paths = tuple(folder / f"photo_{place}.png" for place in range(1, photos + 1))
-    truths = [folder / f"truth_{place}.png" for place in range(1, len(cameras) + 1)]
+    photo_cameras, cameras = (
+        cameras_from_matrices(
+            torch.tensor([entry["camera_to_world"] for entry in entries]), focal=[entry["focal"] for entry in entries]
+        )
+        for entries in (_read(f"{number}/photos.json")[:photos], _read(f"{number}/truth.json"))
+    )
+    shown = [f"{number}/photo_{place}" for place in range(1, photos + 1)]
+    truth = [f"{number}/truth_{place}" for place in range(1, len(cameras) + 1)]
+
+    def pictures(names: list[str], end: str) -> Tensor:
+        return torch.stack([_read(name + end) for name in names])
+
     return ExampleViews(
-        photos=torch.stack([_picture(path, "RGB") for path in paths]),
-        masks=torch.stack([_picture(path, "L") for path in paths]),
-        truth=torch.stack([_picture(path, "RGB") for path in truths]),
-        truth_masks=torch.stack([_picture(path, "L") for path in truths]),
+        photos=pictures(shown, ".png"),
+        masks=pictures(shown, "_mask.png"),
+        truth=pictures(truth, ".png"),
+        truth_masks=pictures(truth, "_mask.png"),
         cameras=cameras,
         photo_cameras=photo_cameras,
-        paths=paths,
+        paths=tuple(bundled_path(FOLDER) / f"{name}.png" for name in shown),
         name=names[number],
     )
 
 
-def _about() -> dict[str, list[str]]:
-    return _read(bundled_path(FOLDER) / "about.json")  # type: ignore[no-any-return]
-
-
-def _cameras(path: Path) -> Cameras:
-    entries = _read(path)
-    matrices = torch.tensor([entry["camera_to_world"] for entry in entries])
-    return cameras_from_matrices(matrices, focal=[entry["focal"] for entry in entries])
-
-
-def _read(path: Path) -> Any:  # noqa: ANN401 - whatever the JSON holds
-    with _complete(path):
-        return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _picture(path: Path, mode: str) -> Tensor:
-    """(3, S, S) in [0, 1], or (1, S, S) of its mask with mode "L"."""
-    path = path if mode == "RGB" else path.with_name(f"{path.stem}_mask.png")
-    with _complete(path):
-        return load_png(path, mode)
-
-
-@contextmanager
-def _complete(path: Path) -> Iterator[None]:
+def _read(name: str) -> Any:  # noqa: ANN401 - (3, S, S) or, of a mask, (1, S, S) in [0, 1]; or whatever the JSON holds
+    path = bundled_path(FOLDER) / name
     try:
-        yield
+        if path.suffix == ".json":
+            return json.loads(path.read_text(encoding="utf-8"))
+        return load_png(path, "L" if name.endswith("_mask.png") else "RGB")
     except (OSError, InputError) as error:
         raise InputError(
             f"{path} must have come with the package, but cannot be read ({error}); install it again"

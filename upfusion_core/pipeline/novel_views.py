@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -17,10 +18,10 @@ from ..geometry import patch_rays, plucker, reference_plucker
 from ..geometry.cameras import REFERENCE_ELEVATION_DEGREES, reference_camera
 from ..models.dino import DinoKeys
 from ..models.upsrt import UpSRT
-from ..support.checks import check_count, check_finite, check_range, check_shape, check_type, check_unit_range
+from ..support.checks import check_count, check_finite, check_range, check_shape, check_type
+from ..support.devices import Chunk
 from ..support.errors import InputError
 from ..support.images import resize_pictures
-from ..support.memory import Chunk
 from ..types import (
     REFERENCE_FOCAL,
     Cameras,
@@ -32,7 +33,7 @@ from ..types import (
     check_lengths,
 )
 from .prior import DiffusionPrior
-from .sampling import denoise_latents, sample_views, view_seeds
+from .sampling import sample_views, view_seeds
 
 FOCAL_TOLERANCE = 1.2
 """Ratio to the trained focal length beyond which a warning is due."""
@@ -48,9 +49,9 @@ def _check_cameras(cameras: Cameras) -> None:
     check_type("cameras", cameras, Cameras, "make some with orbit_cameras")
     if not len(cameras):
         raise InputError("expected at least one camera, got none; make some with orbit_cameras")
-    ratio = cameras.focal / REFERENCE_FOCAL
-    if (ratio.clamp(min=1e-6).log().abs() > torch.tensor(FOCAL_TOLERANCE).log()).any():
-        worst = float(cameras.focal.flatten()[(ratio.log().abs()).argmax()])
+    off = (cameras.focal / REFERENCE_FOCAL).log().abs()
+    if off.max() > math.log(FOCAL_TOLERANCE):
+        worst = float(cameras.focal.flatten()[off.argmax()])
         warnings.warn(
             f"the networks were trained at focal length {REFERENCE_FOCAL} (field of view 25 degrees), a camera has "
             f"{worst:.2f}; the view may be off: move the camera instead of zooming",
@@ -85,30 +86,25 @@ class ViewSynthesizer(ABC):
     def encode(
         self, views: InputViews, reference_elevation_degrees: float = REFERENCE_ELEVATION_DEGREES
     ) -> SceneEncoding:
-        """Set latents of 1 to 6 photos.
+        """Set latents of 1 to 6 photos from prepare_views, which are resized to the model's size.
 
-        Args:
-            views: from prepare_views; photos of another size are resized to the model's.
-            reference_elevation_degrees: elevation that photo 1 was taken from; the release assumes 22.5.
+        `reference_elevation_degrees` is the elevation that photo 1 was taken from; the release assumes 22.5.
 
         Raises:
             InputError: the weights give values that are not finite in this precision.
         """
         check_type("views", views, InputViews, "make them with prepare_views")
-        if views.rgb.shape[-1] != (size := self.image_size):
-            views = InputViews(resize_pictures(views.rgb, size), resize_pictures(views.mask, size), views.focal)
-        return SceneEncoding(
-            self.set_latents(views), reference_camera(reference_elevation_degrees), views, self.model_id
-        )
+        rgb, mask = (resize_pictures(pictures, self.image_size) for pictures in (views.rgb, views.mask))
+        views = InputViews(rgb, mask, views.focal)
+        reference = reference_camera(reference_elevation_degrees)
+        return SceneEncoding(self.set_latents(views), reference, views, self.model_id)
 
     @torch.no_grad()
     def set_latents(self, views: InputViews) -> Tensor:
         """(V·P, C) of photos of the model's size: DINO and the scene encoder run once; errors as of `encode`."""
         rows, columns = self.config.upsrt.patches
-        photos = views.rgb.to(self.device)
-        parts = Chunk(len(photos), "photo").map(
-            lambda part: self.dino(photos[part], (rows, columns), self.dtype), len(photos)
-        )
+        rgb, photos = views.rgb.to(self.device), Chunk(len(views), "photo")
+        parts = photos.map(lambda part: self.dino(rgb[part], (rows, columns), self.dtype), len(views))
         keys = torch.cat(list(parts))
         if keys.shape[-1] != (width := self.config.upsrt.image_feature_dim):
             raise InputError(
@@ -125,7 +121,7 @@ class ViewSynthesizer(ABC):
 
         Args:
             pixel_centers: rays go through the pixels' centres, as in pictures and renders; else they are the release's,
-                whose outermost lie on the picture's border, so that a picture is size / (size - 1) too large.
+                the outermost on the picture's border: the picture is size / (size - 1) too large.
         """
         scene = self.own_scene(scene)
         check_count("size", size, 2, 4096)
@@ -153,13 +149,10 @@ class ViewSynthesizer(ABC):
     ) -> ViewConditioning:
         """What the diffusion model needs to paint `cameras`; the scene is decoded, not encoded again.
 
-        The hint is UpSRT's features and the rays; each level of the networks gets a map of rays.
-
         Args:
             prompt: None takes the released prompt.
             text_embeddings: (conditional, unconditional) in the prompt's place.
-            zero_attention_rays: reproduces the release, whose attention sees no rays under guidance (golden:
-                eps_zero_rays).
+            zero_attention_rays: as in the release, whose attention sees no rays under guidance (golden: eps_zero_rays).
         """
         scene, text = self.own_scene(scene), self.chosen_text(prompt, text_embeddings)
         _check_cameras(cameras)
@@ -212,14 +205,13 @@ class ViewSynthesizer(ABC):
         """
         check_finite("latents", latents)
         check_range("guidance", guidance, 0.0, 1000.0)
-        shown = " ".join(repr(timestep).split())[:40]
         try:
             steps = torch.as_tensor(timestep, dtype=torch.float32)
-        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-            raise InputError(f"timestep must be 0 to 999, got {shown}; give a number, or one a view") from error
-        check_finite("timestep", steps)
-        if steps.ndim > 1 or not steps.numel() or float(steps.min()) < 0 or float(steps.max()) > 999:
-            raise InputError(f"timestep must be 0 to 999, got {tuple(steps.shape)} {shown}; one, or one a view")
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            steps = torch.tensor(torch.nan)
+        if steps.ndim > 1 or not steps.numel() or not ((steps >= 0) & (steps <= 999)).all():
+            shown = " ".join(repr(timestep).split())
+            raise InputError(f"timestep must be 0 to 999, one number or one a view, got {shown:.60}")
         prepared = self.prepare(cond, guidance) if isinstance(cond, ViewConditioning) else cond
         eps = self.prior.predict_noise(latents, timestep, prepared, guidance)
         check_finite("the predicted noise (from these weights in this precision)", eps)
@@ -251,40 +243,8 @@ class ViewSynthesizer(ABC):
         check_type("cameras", cameras, Cameras, "make some with orbit_cameras")
         draws = view_seeds(len(cameras), generator, seeds)
         cond = self.condition(scene, cameras, prompt, text_embeddings, zero_attention_rays)
-        options: dict[str, Any] = {"steps": steps, "guidance": guidance, "scheduler": scheduler, "seeds": draws}
-        return NovelViews(sample_views(self.prior, cond, batch_size=batch_size, on_step=on_step, **options), cameras)
-
-    def denoise_from(
-        self,
-        rgb: Tensor,
-        cond: ViewConditioning | Any,  # noqa: ANN401 - or the prior's own constants
-        index: int,
-        *,
-        generator: torch.Generator,
-        guidance: float = 9.0,
-        steps: int = 30,
-    ) -> Tensor:
-        """(Q, 3, S, S) images noised to entry `index` of the `steps`-step table and denoised in earnest.
-
-        The generator draws first the posterior's noise, then the latents'.
-        """
-        check_shape("rgb", rgb, ("Q", 3, self.image_size, self.image_size), "pictures of the model's size")
-        check_unit_range("rgb", rgb, "divide 8-bit pictures by 255")
-        if not len(rgb):
-            raise InputError("rgb must hold at least one picture, got none; give one for each camera of cond")
-        check_range("guidance", guidance, 0.0, 1000.0)
-        check_type("generator", generator, torch.Generator, "such as torch.Generator().manual_seed(0)")
-        prepared = self.prepare(cond, guidance) if isinstance(cond, ViewConditioning) else cond
-        shape = (len(rgb), *self.prior.latent_shape)
-        posterior, noise = (
-            torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float32) for _ in range(2)
-        )
-        with torch.no_grad():
-            latents = self.prior.encode(rgb, posterior)
-            options: dict[str, Any] = {"noise": noise, "guidance": guidance, "steps": steps}
-            result = self.prior.decode(denoise_latents(self.prior, latents, prepared, index, **options))
-        check_finite("the denoised views (from these weights in this precision)", result)
-        return result
+        options: dict[str, Any] = {"steps": steps, "guidance": guidance, "scheduler": scheduler, "on_step": on_step}
+        return NovelViews(sample_views(self.prior, cond, seeds=draws, batch_size=batch_size, **options), cameras)
 
     def own_scene(self, scene: SceneEncoding) -> SceneEncoding:
         """The scene on this model's device and precision, if this model made it."""

@@ -1,28 +1,146 @@
-"""Decoding photos and masks: paths, PIL images, arrays and tensors of any mode -> colours and coverage."""
+"""Photos -> InputViews: decoded to colours and coverage, put on white, framed in a square of the model's size."""
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from PIL import Image, ImageOps
+from skimage.measure import label as connected
 from torch import Tensor
+from torch.nn.functional import max_pool2d
 
-from ..support.checks import check_finite
-from ..support.errors import PhotoError
+from ..config import MAX_PHOTOS
+from ..data.recorded import FRAME_MARGIN, Box, bounds, squared
+from ..support.checks import check_count, check_range, check_shape, check_unit_range
+from ..support.errors import InputError, MissingPackageError, PhotoError
 from ..support.files import reading
-from ..support.images import check_picture, open_picture, too_large
+from ..support.images import check_picture, open_picture, to_8bit, too_large
+from ..types import REFERENCE_FOCAL, InputViews
 
 PhotoSource = str | os.PathLike[str] | Image.Image | Tensor | np.ndarray
 """What a photo or a mask may be given as."""
 
 MIN_SIDE = 8
 """Smaller pictures show no object."""
+
+_WHITE_ENOUGH, _SURELY_OBJECT = 8 / 255, 32 / 255
+"""Darkness below the first is JPEG noise on white (the released demo photos stay under it), above the second object."""
+
+_SMALL_PLACE = 0.01
+"""Part of the picture below which white enclosed by the object is taken as a white part of it."""
+
+_NARROWEST = 8
+"""Pixels of the result that a whole photo must cover in its shorter direction."""
+
+
+def prepare_views(
+    images: PhotoSource | Sequence[PhotoSource],
+    masks: PhotoSource | Sequence[PhotoSource | None] | None = None,
+    *,
+    size: int = 256,
+    margin: float = FRAME_MARGIN,
+    crop: bool = True,
+    remove_background: bool = False,
+) -> InputViews:
+    """1 to 6 photos of one object -> InputViews with rgb (V, 3, size, size), float32 on the CPU.
+
+    A photo with a mask or an alpha channel is composited on white (in sRGB, straight alpha) and cropped to a square
+    round the object, which white fills where it leaves the photo. A photo with neither is **taken as already on white
+    and framed**: it is padded to a square with white and resized, never cropped, and one that is already size x size
+    comes through unchanged; its mask is estimated as what is not white. The focal length is set to 4.5, the only one
+    that the released networks know.
+
+    Args:
+        images: paths, PIL images, uint8 arrays (H, W, 3), or float tensors (1|3|4, H, W) in [0, 1] of any size; one of
+            them alone; or a (V, C, H, W) batch. The first is the reference photo, the order of the others is free.
+        masks: one a photo, of its size, 1 on the object; None, or None for a photo, leaves it to the photo's alpha.
+            With both, their product counts.
+        size: side of the results in pixels, the model's image size.
+        margin: side of the crop over the longer side of the object's box, at least 1.
+        crop: whether photos with a mask or alpha are cropped to the object; if not, they are padded like the others.
+        remove_background: finds the object by `rembg` in photos that have neither mask nor alpha. That package fetches
+            its own network on its first use.
+
+    Raises:
+        PhotoError: a photo or mask cannot be used. InputError: wrong number of them, or a wrong option.
+        MissingPackageError: `rembg` is wanted and not installed.
+    """
+    check_count("size", size, 16, 4096)
+    check_range("margin", margin, 1.0, 8.0)
+    sources = _listed(images, "images", None)
+    count = len(sources)
+    if not 1 <= count <= MAX_PHOTOS:
+        raise InputError(f"expected 1 to {MAX_PHOTOS} photos, got {count}; choose the most different views")
+    given = [None] * count if masks is None else _listed(masks, "masks", count)
+    if len(given) != count:
+        raise InputError(f"expected one mask for each of {count} photos, got {len(given)}; give as many, in order")
+    framed = []
+    for index, (source, mask_source) in enumerate(zip(sources, given, strict=True)):
+        photo = read_photo(source, f"photo {index + 1}")
+        if mask_source is not None:
+            mask = read_mask(mask_source, photo)
+            if photo.coverage is not None:
+                mask = unit_range(mask) * unit_range(photo.coverage)
+            photo = replace(photo, coverage=mask)
+        if remove_background and photo.coverage is None:
+            photo = _without_background(photo)
+        framed.append(_frame(photo, size, margin, crop))
+    rgb, coverage = (torch.stack(each) for each in zip(*framed, strict=True))
+    return InputViews(rgb, coverage[:, None], torch.full((count, 2), REFERENCE_FOCAL, dtype=torch.float32))
+
+
+def estimate_mask(rgb: Tensor) -> Tensor:
+    """(3, H, W) on white -> (1, H, W) in [0, 1]: what is not white, with a soft edge, deaf to JPEG noise.
+
+    Small white places inside the object (eyes, highlights) count as object, large ones (under a handle) do not.
+    """
+    check_shape("rgb", rgb, (3, "H", "W"), "one picture, channels first")
+    if not rgb.numel():
+        raise InputError(f"rgb must hold pixels, got {tuple(rgb.shape)}; give a picture")
+    check_unit_range("rgb", rgb, "divide 8-bit values by 255")
+    darkness = 1 - rgb.detach().cpu().float().amin(dim=0)
+    mask = ((darkness - _WHITE_ENOUGH) / (_SURELY_OBJECT - _WHITE_ENOUGH)).clamp(0, 1)
+    places = connected((mask < 0.5).numpy(), connectivity=1)  # 0 is the object; the others are white places
+    areas = np.bincount(places.ravel())
+    border = np.unique(np.concatenate([places[0], places[-1], places[:, 0], places[:, -1]]))
+    small = areas < _SMALL_PLACE * places.size
+    small[0] = small[border] = False
+    return torch.where(torch.from_numpy(small[places]), torch.ones_like(mask), mask)[None]
+
+
+def estimate_coverage(rgb: Tensor, reach: int = 1) -> Tensor:
+    """(3, H, W) on white -> (1, H, W) in [0, 1]: how much of each pixel the object covers.
+
+    Unlike in `estimate_mask`, pixels within `reach` of the outside count by their darkness beside the darkest within
+    `reach` of them.
+    """
+    mask = estimate_mask(rgb)
+    width = 2 * reach + 1
+    darkness = (1 - rgb.amin(dim=0))[None]
+    darkest = max_pool2d(darkness, width, stride=1, padding=reach)
+    outline = max_pool2d((mask < 0.5).float(), width, stride=1, padding=reach) > 0
+    return torch.where(outline, torch.minimum(mask, darkness / darkest.clamp(min=1e-3)), mask)
+
+
+def _listed(given: Any, name: str, one: int | None) -> list[Any]:  # noqa: ANN401 - whatever was given
+    """Photos or masks as a list; `one` is how many a tensor or array of three axes holds, None for a single one."""
+    if isinstance(given, Tensor | np.ndarray):
+        return list(given) if given.ndim == 4 or (given.ndim == 3 and given.shape[0] == one) else [given]
+    if isinstance(given, str | os.PathLike | Image.Image):
+        return [given]
+    if isinstance(given, Sequence):
+        return list(given)
+    raise InputError(
+        f"{name} must be a list of {name.replace('images', 'photos')}, got {type(given).__name__}; see prepare_views"
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,16 +156,6 @@ class Photo:
     coverage: Tensor | None
     label: str
 
-    @property
-    def height(self) -> int:
-        """Rows of pixels."""
-        return self.rgb.shape[1]
-
-    @property
-    def width(self) -> int:
-        """Columns of pixels."""
-        return self.rgb.shape[2]
-
 
 def unit_range(values: Tensor) -> Tensor:
     """uint8 in 0..255 or float32 in [0, 1] -> float32 in [0, 1]."""
@@ -55,20 +163,13 @@ def unit_range(values: Tensor) -> Tensor:
 
 
 def read_photo(source: PhotoSource, label: str = "photo 1") -> Photo:
-    """Decodes one photo.
+    """Decodes one photo: a path, PIL image, uint8 array ((H, W), (H, W, 3|4)) or float tensor (1|3|4, H, W).
 
     Files and PIL images are turned upright by their EXIF tag; an animation gives its first frame. 16-bit grey is taken
     as 0..65535, floating point as 0..1. An alpha channel (or a transparent colour) that is opaque everywhere says
-    nothing about the object and is dropped.
-
-    Args:
-        source: a path, a PIL image, a uint8 array ((H, W), (H, W, 3) or (H, W, 4)) or a float tensor (1|3|4, H, W).
-        label: how messages call the photo; a file's name is added.
+    nothing about the object and is dropped. `label` is how messages call the photo; a file's name is added.
     """
-    if isinstance(source, Tensor):
-        channels = _from_tensor(source, label)
-    else:
-        channels, label = _decode(source, label, _channels)
+    channels, label = _decode(source, label, _channels)
     _, height, width = channels.shape
     if min(height, width) < MIN_SIDE:
         raise PhotoError(
@@ -82,65 +183,47 @@ def read_photo(source: PhotoSource, label: str = "photo 1") -> Photo:
 
 
 def read_mask(source: PhotoSource, photo: Photo) -> Tensor:
-    """Decodes the mask of `photo` -> (H, W), uint8 or float32, full on the object.
+    """Decodes the mask of `photo`, of its size -> (H, W), uint8 or float32, full on the object.
 
-    A picture gives its grey value, or its alpha channel where it has one that is not opaque.
-
-    Args:
-        source: a path, a PIL image, a uint8 or boolean array (H, W), or a float or boolean tensor (H, W) or (1, H, W).
-        photo: the photo, whose size the mask must have.
+    The source is as of a photo, or boolean. A picture gives its grey value, or its alpha channel where it has one that
+    is not opaque.
     """
     label = f"mask of {photo.label}"
     if isinstance(source, np.ndarray) and source.dtype == bool:
         source = torch.from_numpy(source)
     if isinstance(source, Tensor):
         source = source.float() if source.dtype == torch.bool else source
-        channels = _from_tensor(source[None] if source.ndim == 2 else source, label)
-    else:
-        channels, label = _decode(source, label, _mask_channels)
+        source = source[None] if source.ndim == 2 else source
+    channels, label = _decode(source, label, _mask_channels)
     if len(channels) != 1:
         raise PhotoError(f"{label} must be (H, W) or (1, H, W), got {tuple(channels.shape)}; give one channel")
-    mask = channels[0]
-    if mask.shape != photo.rgb.shape[1:]:
+    mask, (height, width) = channels[0], photo.rgb.shape[1:]
+    if mask.shape != (height, width):
         raise PhotoError(
-            f"{label} must have the photo's size, {photo.width} x {photo.height}, "
+            f"{label} must have the photo's size, {width} x {height}, "
             f"got {mask.shape[1]} x {mask.shape[0]}; make it from the same picture"
         )
     return mask
 
 
-def _from_tensor(tensor: Tensor, label: str) -> Tensor:
-    shape = tuple(tensor.shape)
-    if tensor.ndim != 3 or shape[0] not in (1, 3, 4):
-        last = tensor.ndim == 3 and shape[-1] in (1, 3, 4)
-        advice = "its channels come last: use .permute(2, 0, 1)" if last else "give one picture, channels first"
-        raise PhotoError(f"{label} must be (3, H, W), (4, H, W) or (1, H, W), got {shape}; {advice}")
-    if not tensor.is_floating_point():
-        raise PhotoError(
-            f"{label} must be a floating-point tensor in [0, 1], got {tensor.dtype}; use .float() / 255 on 8-bit values"
-        )
-    tensor = tensor.detach().to("cpu", torch.float32)
-    if tensor.numel():
-        _check_values(tensor, label)
-    return tensor.clamp(0, 1)
-
-
-def _check_values(values: Tensor, label: str) -> None:
+def _clamped(values: Tensor, label: str) -> Tensor:
+    """The same as float32 in [0, 1], from which they may differ by rounding only."""
     try:
-        check_finite(label, values)
-    except ValueError as error:
+        check_unit_range(label, values, "divide 8-bit values by 255")
+    except InputError as error:
         raise PhotoError(str(error)) from error
-    low, high = float(values.min()), float(values.max())
-    if low < -1e-3 or high > 1 + 1e-3:
-        raise PhotoError(f"{label} must hold values in [0, 1], got [{low:.4g}, {high:.4g}]; divide 8-bit values by 255")
+    return values.float().clamp(0, 1)
 
 
-def _decode(
-    source: str | os.PathLike[str] | Image.Image | np.ndarray,
-    label: str,
-    read: Callable[[Image.Image, str], np.ndarray],
-) -> tuple[Tensor, str]:
-    """The channels (C, H, W) that `read` finds in a file, PIL image or uint8 array, and the label with its name."""
+def _decode(source: PhotoSource, label: str, read: Callable[[Image.Image, str], np.ndarray]) -> tuple[Tensor, str]:
+    """The channels (C, H, W) of a tensor, or that `read` finds in a picture, and the label with the file's name."""
+    if isinstance(source, Tensor):
+        shape = tuple(source.shape)
+        if source.ndim != 3 or shape[0] not in (1, 3, 4):
+            last = source.ndim == 3 and shape[-1] in (1, 3, 4)
+            advice = "its channels come last: use .permute(2, 0, 1)" if last else "give one picture, channels first"
+            raise PhotoError(f"{label} must be (3, H, W), (4, H, W) or (1, H, W), got {shape}; {advice}")
+        return _clamped(source.detach().cpu(), label), label
     if isinstance(source, np.ndarray):
         fits = source.ndim == 2 or (source.ndim == 3 and source.shape[2] in (3, 4))
         if source.dtype != np.uint8 or not fits:
@@ -152,8 +235,12 @@ def _decode(
         if source.size == 0:
             raise PhotoError(f"{label} must hold pixels, got {width} x {height}; choose another picture")
         source = Image.fromarray(source)
+    reason = {"advice": "save it anew as PNG or JPEG", "what": "a whole picture file"}
     if isinstance(source, Image.Image):
-        return _decode_image(source, label, read), label
+        check_picture(source, label)
+        with reading(label, **reason, error=PhotoError):
+            channels = torch.from_numpy(read(ImageOps.exif_transpose(source), label))
+        return _clamped(channels, label) if channels.is_floating_point() else channels, label
     if not isinstance(source, str | os.PathLike):
         raise PhotoError(f"{label} must be a path, a PIL image or a tensor, got {type(source).__name__}; convert it")
     path = Path(source)
@@ -164,27 +251,13 @@ def _decode(
     if not path.is_file():
         raise PhotoError(f"{label} must be a picture, but {path} is a device or pipe; name a file")
     label = f"{label} ({path.name:.100})"
-    with _decoding(label):
+    with reading(label, **reason, error=PhotoError):
         try:
             image = open_picture(path)
         except Image.DecompressionBombError as error:
             raise PhotoError(too_large(label, "more")) from error
     with image:
-        return _decode_image(image, label, read), label
-
-
-def _decoding(label: str) -> AbstractContextManager[None]:
-    return reading(label, "save it anew as PNG or JPEG", what="a whole picture file", error=PhotoError)
-
-
-def _decode_image(image: Image.Image, label: str, read: Callable[[Image.Image, str], np.ndarray]) -> Tensor:
-    check_picture(image, label)
-    with _decoding(label):
-        tensor = torch.from_numpy(read(ImageOps.exif_transpose(image), label))
-    if tensor.dtype == torch.float32:
-        _check_values(tensor, label)
-        tensor = tensor.clamp(0, 1)
-    return tensor
+        return _decode(image, label, read)
 
 
 def _channels(image: Image.Image, label: str) -> np.ndarray:
@@ -217,3 +290,85 @@ def _mask_channels(image: Image.Image, label: str) -> np.ndarray:
     if image.mode not in ("1", "L", "F") and not image.mode.startswith("I"):
         image = image.convert("RGB").convert("L")
     return _channels(image, label)
+
+
+def _without_background(photo: Photo) -> Photo:
+    try:
+        from rembg import remove
+    except (ImportError, SystemExit) as error:  # rembg ends the process where onnxruntime is missing
+        raise MissingPackageError(
+            'removing backgrounds needs the package rembg, which is not installed; run: pip install "rembg[cpu]"'
+        ) from error
+    pixels = to_8bit(rearrange(unit_range(photo.rgb), "c h w -> h w c"))
+    found = remove(Image.fromarray(pixels), only_mask=True)
+    return replace(photo, coverage=torch.from_numpy(np.array(found.convert("L"))))
+
+
+def _frame(photo: Photo, size: int, margin: float, crop: bool) -> tuple[Tensor, Tensor]:
+    """The photo on white in its square -> rgb (3, size, size), mask (size, size)."""
+    height, width = photo.rgb.shape[1:]
+    coverage = None if photo.coverage is None else unit_range(photo.coverage)
+    most = 1.0 if coverage is None else float(coverage.max())
+    if most < 0.05:
+        raise PhotoError(
+            f"the mask or alpha channel of {photo.label} must cover the object, but it is empty; "
+            "paint the object white, or swap inside and outside"
+        )
+    if crop and coverage is not None:  # to the pixels that are covered at least half as much as any
+        box = squared(bounds((coverage >= most / 2).numpy()), margin)
+    else:
+        if min(width, height) * size < _NARROWEST * max(width, height):
+            raise PhotoError(
+                f"{photo.label} is too narrow to be framed as a square, got {width} x {height}; "
+                "cut it to the object, or give a mask"
+            )
+        box = squared((0, 0, width, height), 1.0)
+    untouched = box == (0, 0, size, size) and (height, width) == (size, size)
+    channels = []
+    for color in map(unit_range, photo.rgb):
+        if coverage is not None:
+            color = color * coverage + (1 - coverage)
+        # White is 0 in terms of darkness: what lies outside the object or the photo then adds nothing to a filter, so
+        # that no edge gets a fringe of the colours that were hidden under alpha.
+        channels.append(color if untouched else 1 - resample(1 - color, box, size))
+    rgb = torch.stack(channels).clamp(0, 1)
+    if coverage is not None:
+        return rgb, (coverage if untouched else resample(coverage, box, size)).clamp(0, 1)
+    mask = estimate_mask(rgb)[0]
+    if mask.max() < 0.5:
+        raise PhotoError(
+            f"{photo.label} must show an object, but it is white all over; choose another photo or give a mask"
+        )
+    return rgb, mask
+
+
+def resample(values: Tensor, box: Box, size: int) -> Tensor:
+    """The part `box` (left, top, right, bottom in pixels, may lie outside) of (H, W) values -> (size, size).
+
+    Separable bicubic (a = -0.5), widened when shrinking, so that nothing aliases; not clamped, and zero outside the
+    picture, whose top left corner is (0, 0).
+    """
+    left, top, right, bottom = box
+    rows, row_weights = _weights(values.shape[0], top, bottom, size)
+    columns, column_weights = _weights(values.shape[1], left, right, size)
+    return row_weights @ values[rows, columns] @ column_weights.T
+
+
+def _weights(length: int, start: float, stop: float, size: int) -> tuple[slice, Tensor]:
+    """Filter taps along one axis: which of `length` pixels are read, and (size, taps) weights for them.
+
+    Rows sum to 1 over all pixels, those outside the picture included: only these are then left out.
+    """
+    scale = (stop - start) / size
+    support = max(scale, 1.0)
+    centers = start + (torch.arange(size, dtype=torch.float64) + 0.5) * scale
+    taps = torch.arange(math.floor(start - 2 * support), math.ceil(stop + 2 * support), dtype=torch.float64)
+    distance = ((taps + 0.5 - centers[:, None]) / support).abs()
+    near = (1.5 * distance - 2.5) * distance**2 + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    weights = torch.where(distance < 1, near, torch.where(distance < 2, far, torch.zeros_like(distance)))
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    first, last = max(0, int(taps[0])), min(length, int(taps[-1]) + 1)
+    first = min(first, last)
+    chosen = weights[:, first - int(taps[0]) : last - int(taps[0])]
+    return slice(first, last), chosen.float()

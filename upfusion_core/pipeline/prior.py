@@ -1,12 +1,13 @@
 """The diffusion prior: predicted noise, and the way between images and latents.
 
-Sampling and distillation see only the protocol; the library's implementation stands on diffusers' networks.
+On a fast GPU launching the two thousand small kernels of a guided step takes longer than computing them, so that they
+may be captured as CUDA graphs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -18,7 +19,6 @@ from ..models.stable_diffusion import decode_latents, encode_images, predict, pr
 from ..support.checks import check_shape, check_type
 from ..support.errors import InputError
 from ..types import ViewConditioning
-from .cuda_graphs import CapturedCalls
 
 
 class DiffusionPrior(Protocol):
@@ -27,23 +27,18 @@ class DiffusionPrior(Protocol):
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of one view's latents."""
-        ...
 
     def prepare(self, cond: ViewConditioning, *, guided: bool) -> Any:  # noqa: ANN401 - each prior's own constants
         """What is constant over the sampling steps, for the unconditional and the conditional pass, or one."""
-        ...
 
     def predict_noise(self, latents: Tensor, timestep: Tensor | int | float, prepared: Any, guidance: float) -> Tensor:  # noqa: ANN401
         """(Q, 4, s, s) latents at `timestep` (one, or one a view) -> guided noise of the same shape."""
-        ...
 
     def encode(self, rgb: Tensor, noise: Tensor | None = None) -> Tensor:
         """(Q, 3, S, S) images in [0, 1] -> (Q, 4, s, s) latents; `noise` samples the posterior, None takes its mean."""
-        ...
 
     def decode(self, latents: Tensor) -> Tensor:
         """(Q, 4, s, s) latents -> (Q, 3, S, S) images in [0, 1]."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,19 +65,14 @@ class DiffusersPrior:
 
     @property
     def device(self) -> torch.device:
-        """Where the networks are."""
         return next(self.networks.controlnet.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The networks' precision."""
         return next(self.networks.controlnet.parameters()).dtype
 
     def capture_graphs(self) -> None:
-        """From now on the networks' kernels are captured as CUDA graphs and replayed; see `cuda_graphs.CapturedCalls`.
-
-        The networks must not be moved after the first captured call.
-        """
+        """From now on the networks' kernels are captured and replayed; they must not be moved after the first call."""
         self._captured = CapturedCalls(self._networks_noise)
 
     def prepare(self, cond: ViewConditioning, *, guided: bool) -> PreparedConditioning:
@@ -93,15 +83,9 @@ class DiffusersPrior:
         text = self._placed([_grouped(text) for text in texts])
         hint = self._placed([part.hint for part in parts])
         ray_maps = tuple(self._placed(maps) for maps in zip(*(part.ray_maps for part in parts), strict=True))
-        return PreparedConditioning(
-            views=len(cond),
-            guided=guided,
-            control=self.networks.controlnet.constants(
-                hint, ray_maps, self._placed([_grouped(cond.tokens)]), blank=len(cond) if guided else 0
-            ),
-            text=text,
-            text_keys_values=prompt_keys_values(self.networks.unet, text),
-        )
+        tokens, blank = self._placed([_grouped(cond.tokens)]), len(cond) if guided else 0
+        control = self.networks.controlnet.constants(hint, ray_maps, tokens, blank=blank)
+        return PreparedConditioning(len(cond), guided, control, text, prompt_keys_values(self.networks.unet, text))
 
     def predict_noise(
         self, latents: Tensor, timestep: Tensor | int | float, prepared: PreparedConditioning, guidance: float
@@ -147,3 +131,87 @@ class DiffusersPrior:
 def _grouped(value: Tensor) -> Tensor:
     """(N, C), shared by all views, becomes one group."""
     return value[None] if value.ndim == 2 else value
+
+
+WARMUPS = 2
+"""Calls before a capture, in which libraries choose their kernels."""
+
+Capture = Callable[[Callable[[], Tensor]], tuple[Tensor, Callable[[], None]]]
+"""Runs a function and gives its result and a function that computes the result again in the same memory."""
+
+
+def capture_graph(call: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
+    """Captures the call's kernels on the current CUDA device."""
+    if not torch.cuda.is_available():
+        raise InputError("calls can be recorded on a CUDA device only, and there is none; leave the recording out")
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(WARMUPS):
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = call()
+    return result, graph.replay
+
+
+class CapturedCalls:
+    """`function(first, second, constants)` captured once for every set of shapes and replayed from then on.
+
+    Plain values among the constants, a dataclass, count as part of the shapes. A graph reads its inputs from where they
+    were at its capture, so that new ones are copied there. Weights may change their values, not their place. Results
+    have no gradients.
+    """
+
+    def __init__(self, function: Callable[[Tensor, Tensor, Any], Tensor], capture: Capture = capture_graph) -> None:
+        self.function, self.capture = function, capture
+        self._calls: dict[tuple[Any, ...], Callable[[Tensor, Tensor, Any], Tensor]] = {}
+
+    def __call__(self, first: Tensor, second: Tensor, constants: Any) -> Tensor:  # noqa: ANN401 - any dataclass
+        """What the function gives, in memory of its own."""
+        values = leaves((first, second, constants))
+        key = tuple((value.shape, value.dtype) if isinstance(value, Tensor) else value for value in values)
+        if key not in self._calls:
+            self._calls[key] = self._captured(first, second, constants)
+        return self._calls[key](first, second, constants)
+
+    def _captured(self, *given: Any) -> Callable[[Tensor, Tensor, Any], Tensor]:  # noqa: ANN401
+        with torch.inference_mode(False), torch.no_grad():  # else they could not be changed outside of it
+            own = copied(given)
+            result, replay = self.capture(lambda: self.function(*own))
+        last = given[-1]
+
+        def call(first: Tensor, second: Tensor, constants: Any) -> Tensor:  # noqa: ANN401
+            nonlocal last
+            pairs = list(zip(own[:2], (first, second), strict=True))
+            if constants is not last:
+                pairs += zip(leaves(own[2]), leaves(constants), strict=True)
+                last = constants
+            for mine, new in pairs:
+                if isinstance(mine, Tensor):
+                    mine.copy_(new)
+            replay()
+            return result.clone()
+
+        return call
+
+
+def leaves(value: Any) -> Iterator[Any]:  # noqa: ANN401 - a tree of dataclasses, tuples, tensors and plain values
+    """What stands in nested dataclasses and tuples, in its order."""
+    if isinstance(value, tuple) or is_dataclass(value):
+        for part in value if isinstance(value, tuple) else [getattr(value, item.name) for item in fields(value)]:
+            yield from leaves(part)
+    else:
+        yield value
+
+
+def copied(value: Any) -> Any:  # noqa: ANN401
+    """The same nested dataclasses and tuples with tensors of their own."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, tuple):
+        return tuple(copied(part) for part in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{item.name: copied(getattr(value, item.name)) for item in fields(value)})
+    return value

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..support.checks import check_count, check_finite, check_range, check_shape, check_type
+from ..support.devices import Chunk
 from ..support.errors import InputError
-from ..support.memory import Chunk
 from ..types import OnStep, ViewConditioning
 from .prior import DiffusionPrior
 
@@ -59,14 +59,11 @@ def ddim_timesteps(steps: int) -> list[int]:
 
 
 def make_scheduler(name: str, steps: int, device: torch.device | str = "cpu") -> Any:  # noqa: ANN401 - a diffusers scheduler
-    """A diffusers scheduler on the released noise schedule, ready for `steps` steps.
+    """A diffusers scheduler on the released noise schedule, ready for 1 to 1000 `steps`.
 
-    Args:
-        name: a key of SCHEDULERS, however spelled, or the class name of a diffusers scheduler.
-        steps: 1 to 1000. "ddim" walks the release's table, eta = 0; the others use diffusers' leading spacing.
-
-    Raises:
-        InputError: no such scheduler, or one that is not made for noise prediction on this schedule.
+    `name` is a key of SCHEDULERS, however spelled, or the class name of a diffusers scheduler; InputError says that it
+    is not made for noise prediction on this schedule. "ddim" walks the release's table, eta = 0; the others use
+    diffusers' leading spacing.
     """
     check_count("steps", steps, 1, TRAIN_STEPS)
     check_type("scheduler", name, str)
@@ -77,9 +74,8 @@ def make_scheduler(name: str, steps: int, device: torch.device | str = "cpu") ->
     refusal = f"scheduler must be one of {', '.join(SCHEDULERS)} or a diffusers class of that kind, got {name!r:.60}"
     if not {"beta_schedule", "prediction_type"} <= accepted.keys() or "Inverse" in kind.__name__:
         raise InputError(refusal)
-    arguments = inspect.signature(kind.step).parameters.items()
-    needed = [argument for argument, given in arguments if given.default is given.empty]
-    if needed != ["self", "model_output", "timestep", "sample"]:
+    step = inspect.signature(kind.step).parameters.values()
+    if [one.name for one in step if one.default is one.empty] != ["self", "model_output", "timestep", "sample"]:
         raise InputError(refusal)
     wanted = {
         "num_train_timesteps": TRAIN_STEPS,
@@ -120,22 +116,18 @@ def predicted_original(latents: Tensor, eps: Tensor, timestep: Tensor) -> Tensor
 
 
 def view_seeds(count: int, generator: torch.Generator | None, seeds: Sequence[int] | None) -> list[int]:
-    """One seed a view: `seeds`, or the generator's initial seed + the view's number, so that batches do not matter.
-
-    Raises:
-        InputError: the number of seeds is not the number of views.
-    """
-    if seeds is not None:
-        check_type("seeds", seeds, Sequence, "one number a view")
-        for seed in seeds:
-            check_count("seeds", seed, 0, 2**64 - 1)
-        if len(seeds) != count:
-            raise InputError(f"seeds must hold one number a view, got {len(seeds)} for {count} views")
-        return [int(seed) for seed in seeds]
-    if generator is not None:
-        check_type("generator", generator, torch.Generator, "such as torch.Generator().manual_seed(0)")
-    first = generator.initial_seed() if generator is not None else 0
-    return [(first + index) % 2**64 for index in range(count)]
+    """One seed a view: `seeds`, or the generator's initial seed + the view's number, so that batches do not matter."""
+    if seeds is None:
+        if generator is not None:
+            check_type("generator", generator, torch.Generator, "such as torch.Generator().manual_seed(0)")
+        first = 0 if generator is None else generator.initial_seed()
+        return [(first + index) % 2**64 for index in range(count)]
+    check_type("seeds", seeds, Sequence, "one number a view")
+    for seed in seeds:
+        check_count("seeds", seed, 0, 2**64 - 1)
+    if len(seeds) != count:
+        raise InputError(f"seeds must hold one number a view, got {len(seeds)} for {count} views")
+    return list(seeds)
 
 
 @torch.no_grad()
@@ -156,7 +148,7 @@ def sample_views(
     """(Q, 3, S, S) pictures in [0, 1], on the CPU, of the cameras of `cond`.
 
     Args:
-        seeds: one a view; they feed a CPU generator, so every device draws the same noise. Equal ones give equal noise.
+        seeds: one a view; they feed a CPU generator, so every device draws the same noise.
         scheduler: see make_scheduler.
         batch_size: views at a time, fewer where memory does not suffice; with guidance the networks see twice as many.
         on_step: called after each step; the preview is the first view of the batch as predicted at that step.
@@ -202,27 +194,19 @@ def sample_views(
 
 
 def repaint_steps(level: float, steps: int) -> int:
-    """How many of a scheduler's steps denoise from a level in (0, 1]: that share of them, at least one.
-
-    Example: 0.45 of 10 steps are 4.
-    """
+    """How many of a scheduler's steps denoise from a level in (0, 1], at least one: 0.45 of 10 steps are 4."""
     check_range("level", level, 0.0, 1.0)
     return max(1, round(level * steps))
 
 
-PredictNoise = Callable[[Tensor, Tensor], Tensor]
-"""(scaled latents, timestep) -> noise of the same shape."""
-
-
 def noise_predictor(
-    prior: DiffusionPrior, cond: ViewConditioning, guidance: float, guidance_window: tuple[float, float]
-) -> PredictNoise:
-    """The prior's noise for `cond`, on the CPU, with guidance between two timesteps / 1000; constants are made once."""
-    prepared: dict[bool, Any] = {}
+    prior: DiffusionPrior, cond: ViewConditioning, guidance: float, window: tuple[float, float]
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """(scaled latents, timestep) -> the prior's noise on the CPU, guided where timestep / 1000 is in the window."""
+    prepared: dict[bool, Any] = {}  # constants of the steps with guidance and of those without
 
     def predict(scaled: Tensor, timestep: Tensor) -> Tensor:
-        lowest, highest = guidance_window
-        scale = guidance if lowest <= float(timestep) / TRAIN_STEPS <= highest else 1.0
+        scale = guidance if window[0] <= float(timestep) / TRAIN_STEPS <= window[1] else 1.0
         guided = scale != 1
         if guided not in prepared:
             prepared[guided] = prior.prepare(cond, guided=guided)
@@ -235,13 +219,14 @@ def denoised(
     noise_scheduler: Any,  # noqa: ANN401 - a diffusers scheduler
     timesteps: Tensor,
     latents: Tensor,
-    predict_noise: PredictNoise,
+    predict_noise: Callable[[Tensor, Tensor], Tensor],
     generators: list[torch.Generator],
     after_step: Callable[[Tensor, Tensor, Tensor], None] | None = None,
 ) -> Tensor:
     """Latents (Q, 4, s, s) at the end of the walk along `timesteps`.
 
     Args:
+        predict_noise: (scaled latents, timestep) -> noise of the same shape.
         generators: one a view, for schedulers that add noise: a view does not depend on its batch.
         after_step: called after each step with the scaled latents before it, the predicted noise and the timestep.
     """
@@ -267,22 +252,18 @@ def denoise_latents(
     guidance: float = 9.0,
     steps: int = 30,
 ) -> Tensor:
-    """Noises latents to entry `index` of the DDIM table and denoises them in earnest (paper section 3.3).
+    """Noises latents (Q, 4, s, s) to entry `index` of the DDIM table and denoises them in earnest (paper section 3.3).
 
     Args:
-        latents: (Q, 4, s, s). prepared: from `prior.prepare`, with guidance unless `guidance` is 1.
+        prepared: from `prior.prepare`, with guidance unless `guidance` is 1.
         index: entry of ddim_timesteps(steps), at least 1. noise: of the latents' shape, standard normal.
     """
     table = ddim_timesteps(steps)
-    check_count("index", index, 1, len(table) - 1)
-    check_shape("noise", noise, tuple(latents.shape))
     alpha = alphas_cumprod()[table[index]]
     start = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise.to(latents)
     noise_scheduler = make_scheduler("ddim", steps)
     # upstream: noised to entry `index`, but the model starts at entry index - 1 (golden: ddim.denoised_from_index17)
     timesteps = noise_scheduler.timesteps[len(table) - index :]
-
-    def predict(scaled: Tensor, timestep: Tensor) -> Tensor:
-        return prior.predict_noise(scaled, timestep, prepared, guidance)
-
-    return denoised(noise_scheduler, timesteps, start, predict, [])
+    return denoised(
+        noise_scheduler, timesteps, start, lambda scaled, t: prior.predict_noise(scaled, t, prepared, guidance), []
+    )

@@ -1,7 +1,4 @@
-"""UpFusion: one object that holds the networks and goes all the way from photos to a field.
-
-`UpFusion` loads the networks itself; a host program that loads them in its own way uses `HostedUpFusion`.
-"""
+"""UpFusion: one object that holds the networks and goes all the way from photos to a field."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ from ..models.networks import Networks, build_networks, network_weights
 from ..models.stable_diffusion import DEFAULT_PROMPT, build_text_encoder, encode_tokens, tokenize
 from ..models.upsrt import UpSRT
 from ..support.checks import check_type
-from ..support.devices import default_device, existing_device
+from ..support.devices import existing_device
 from ..support.errors import CheckpointError, InputError
 from .distill import distill as distill_field
 from .novel_views import ViewSynthesizer
@@ -61,10 +58,7 @@ class UpFusion(ViewSynthesizer):
 
     @classmethod
     def load(
-        cls,
-        path: str | os.PathLike[str],
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        cls, path: str | os.PathLike[str], device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> UpFusion:
         """A model from a folder of weights or a merged `.safetensors` file.
 
@@ -81,16 +75,20 @@ class UpFusion(ViewSynthesizer):
             raise InputError(f'path must name weights, got {path!r:.40}; give a file, a folder or "mini"')
         if dtype not in (None, torch.float32, torch.float16, torch.bfloat16):
             raise InputError(f"dtype must be torch.float32, torch.float16 or torch.bfloat16, got {dtype!r}")
-        device = default_device() if device is None else existing_device(device)
+        device = existing_device(device)
         dtype = dtype or (torch.float32 if device.type == "cpu" else torch.float16)
         checkpoint = open_checkpoint(path if isinstance(path, str) else Path(path))  # a Path is never the bundled model
         model = cls(checkpoint.config, device="meta")
         model._take(load_networks(checkpoint, device, dtype))
         model._checkpoint = checkpoint
         if checkpoint.text_embeddings:
-            default, empty = checkpoint.text_embeddings
-            model._embeddings = {DEFAULT_PROMPT: default, "": empty}
+            model._embeddings = dict(zip((DEFAULT_PROMPT, ""), checkpoint.text_embeddings, strict=True))
         return model
+
+    def _take(self, networks: Networks) -> None:
+        self.dino, self.upsrt, self.controlnet = networks.dino, networks.upsrt, networks.controlnet
+        self.unet, self.vae = networks.unet, networks.vae
+        self.prior = DiffusersPrior(networks, self.config.latent_size)
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]  # read only
@@ -103,6 +101,13 @@ class UpFusion(ViewSynthesizer):
         return self.prior.dtype
 
     @property
+    def model_id(self) -> str:  # type: ignore[override]
+        """Fingerprint of sizes and weights, by which a scene knows its model; conversions of a file keep it."""
+        if self._checkpoint is not None:
+            return self._checkpoint.model_id
+        return weights_id(self.config, network_weights(self.config, self.prior.networks))
+
+    @property
     def text(self) -> torch.nn.Module | None:
         """The text encoder, loaded at first use; None where the checkpoint has none, or the sizes admit none."""
         if self._text_encoder is None:
@@ -112,13 +117,6 @@ class UpFusion(ViewSynthesizer):
                 with torch.random.fork_rng(devices=[]):
                     self._text_encoder = build_text_encoder(self.config.text).requires_grad_(False).eval()
         return self._text_encoder
-
-    @property
-    def model_id(self) -> str:  # type: ignore[override]
-        """Fingerprint of sizes and weights, by which a scene knows its model; conversions of a file keep it."""
-        if self._checkpoint is not None:
-            return self._checkpoint.model_id
-        return weights_id(self.config, network_weights(self.config, self.prior.networks))
 
     def text_embeddings(self, prompt: str | None = None) -> tuple[Tensor, Tensor]:
         """(conditional, unconditional) embeddings, (77, W) each. None is the released prompt.
@@ -131,27 +129,17 @@ class UpFusion(ViewSynthesizer):
         """
         if prompt is not None:
             check_type("prompt", prompt, str)
-        return self._embedding(DEFAULT_PROMPT if prompt is None else prompt), self._embedding("")
-
-    def _take(self, networks: Networks) -> None:
-        self.dino, self.upsrt, self.controlnet = networks.dino, networks.upsrt, networks.controlnet
-        self.unet, self.vae = networks.unet, networks.vae
-        self.prior = DiffusersPrior(networks, self.config.latent_size)
-
-    def _embedding(self, prompt: str) -> Tensor:
-        if prompt not in self._embeddings:
+        prompt = DEFAULT_PROMPT if prompt is None else prompt
+        for text in [each for each in (prompt, "") if each not in self._embeddings]:
             if self.text is not None:
-                self._embeddings[prompt] = encode_tokens(self.text, tokenize(prompt))[0]
-            elif prompt in ("", DEFAULT_PROMPT):
-                warnings.warn(
-                    "these weights hold neither a text encoder nor stored text embeddings; zeros stand in the prompt's "
-                    "place",
-                    stacklevel=3,
-                )
-                self._embeddings[prompt] = torch.zeros(77, self.config.diffusion.context_dim)
+                self._embeddings[text] = encode_tokens(self.text, tokenize(text))[0]
+            elif text in ("", DEFAULT_PROMPT):
+                lacking = "these weights hold neither a text encoder nor stored text embeddings"
+                warnings.warn(f"{lacking}; zeros stand in the prompt's place", stacklevel=2)
+                self._embeddings[text] = torch.zeros(77, self.config.diffusion.context_dim)
             else:
                 raise CheckpointError("these weights hold no text encoder, so they take no prompt; leave it away")
-        return self._embeddings[prompt]
+        return self._embeddings[prompt], self._embeddings[""]
 
 
 class HostedUpFusion(ViewSynthesizer):

@@ -22,10 +22,9 @@ from .render import SUPERSAMPLING, albedo, part_distance, render_views
 from .shapes import GENERATOR_VERSION, SPLITS, Objects
 from .sketch import LARGEST_RADIUS, framed
 
-HALF_BOX = 0.21
-"""The cube ±HALF_BOX holds every object, whose radius is at most 0.2."""
-
+HALF_BOX = 0.21  # the cube ±HALF_BOX holds every object, whose radius is at most 0.2
 _CHUNK_POINTS = 1 << 18
+_MOST_VIEWS = 64  # that an object has when no generator draws them: the same ones every time
 
 
 def signed_distance(objects: Objects, points: Tensor) -> Tensor:
@@ -50,9 +49,6 @@ def true_mesh(objects: Objects, resolution: int = 128) -> trimesh.Trimesh:
 
     Marching cubes on `resolution` cells along each axis of the cube ±0.21: a cell is 0.42 / resolution, and features
     thinner than a cell may be lost. Walls inside of a union are not part of it.
-
-    Raises:
-        InputError: `objects` are not exactly one.
     """
     if len(objects) != 1:
         raise InputError(f"true_mesh takes one object, got {len(objects)}; index the batch, e.g. objects[0]")
@@ -68,10 +64,6 @@ def true_mesh(objects: Objects, resolution: int = 128) -> trimesh.Trimesh:
     colors = albedo(objects, torch.tensor(np.asarray(mesh.vertices), dtype=torch.float32, device=objects.device))
     mesh.visual.vertex_colors = (colors.cpu().numpy() * 255).round().astype(np.uint8)
     return mesh
-
-
-_MOST_VIEWS = 64
-"""Views that an object has when no generator draws them: the same ones every time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,18 +90,12 @@ class ProceduralBatch:
         return len(self.rgb)
 
     def cameras(self, index: int) -> Cameras:
-        """Object `index`'s V cameras."""
         return Cameras(self.camera_to_world[index], self.focal[index], torch.zeros_like(self.focal[index]))
 
     def example(self, index: int) -> PosedViews:
         """Object `index` in the form of all readers."""
-        return PosedViews(
-            rgb=self.rgb[index],
-            mask=self.mask[index],
-            cameras=self.cameras(index),
-            name=self.names[index] if self.names else f"procedural-{GENERATOR_VERSION}",
-            depth=self.depth[index],
-        )
+        name = self.names[index] if self.names else f"procedural-{GENERATOR_VERSION}"
+        return PosedViews(self.rgb[index], self.mask[index], self.cameras(index), name, depth=self.depth[index])
 
 
 class ProceduralObjects:
@@ -118,14 +104,10 @@ class ProceduralObjects:
     View 0 is the reference: the object, with its light, is turned about +Y so that view 0's camera has azimuth 0. All
     cameras are at distance 1 with focal 4.5, azimuths uniform in [0, 360), elevations in [-7.5, 52.5] degrees.
 
-    Args:
-        split: "train", "validation", "test", or "held_out" (a combination of parts on even indices and a pattern on odd
-            ones that no other split has).
-        size: pixels of single examples.
-        views: how many views single examples have, at most 64.
-        objects: how many of the split's objects there are to be; None for all (2^31 in "train").
-        max_parts: keeps only the first parts of each object (a curriculum); None for all seven.
-        reference_elevation_degrees: view 0's; None draws it from the band like the others'.
+    split: "train", "validation", "test", or "held_out" (a combination of parts on even indices and a pattern on odd
+    ones that no other split has). size, views: pixels and number of views, at most 64, of single examples. objects: how
+    many of the split's there are to be; None for all (2^31 in "train"). max_parts: keeps only the first parts of each
+    object (a curriculum). reference_elevation_degrees: view 0's; None draws it from the band like the others'.
     """
 
     def __init__(
@@ -145,10 +127,7 @@ class ProceduralObjects:
         check_count("max_parts", 1 if max_parts is None else max_parts, 1)
         if reference_elevation_degrees is not None:
             check_range("reference_elevation_degrees", reference_elevation_degrees, -89.0, 89.0)
-        self.split = split
-        self.size = size
-        self.views = views
-        self.max_parts = max_parts
+        self.split, self.size, self.views, self.max_parts = split, size, views, max_parts
         self.reference_elevation_degrees = reference_elevation_degrees
         self.skipped: list[tuple[str, str]] = []
         self._objects = SPLITS[split].objects if objects is None else objects
@@ -164,7 +143,6 @@ class ProceduralObjects:
         return self._drawn(indices)[0]
 
     def _drawn(self, indices: Sequence[int] | Tensor, extra: int = 0) -> tuple[Objects, Tensor]:
-        """As draw_objects, cut down to the first parts."""
         objects, draws = draw_objects(self.split, indices, extra=extra)
         if self.max_parts is not None:
             radius = torch.full((len(objects),), LARGEST_RADIUS)
@@ -172,7 +150,6 @@ class ProceduralObjects:
         return objects, draws
 
     def names(self, indices: Sequence[int] | Tensor) -> tuple[str, ...]:
-        """The objects' names: generator version, split and index."""
         return tuple(f"procedural-{GENERATOR_VERSION}-{self.split}-{int(index)}" for index in indices)
 
     def batch(
@@ -185,29 +162,17 @@ class ProceduralObjects:
         generator: torch.Generator | None = None,
         supersampling: int = SUPERSAMPLING,
     ) -> ProceduralBatch:
-        """`views` views of each object.
+        """`views` views of each object, made on `device`, `size` pixels a side: the data set's own unless given.
 
-        Args:
-            indices: B numbers in the split.
-            views: V.
-            size: S, pixels; the data set's own unless given.
-            device: where the tensors are made.
-            generator: draws the cameras; without one each object has its own fixed cameras (at most 64), the first ones
-                the same whatever `views` is.
-            supersampling: n; pixels are means of n x n samples.
-
-        Raises:
-            InputError: an index is outside of the split, or too many fixed views are asked for.
+        The generator draws the cameras; without one each object has its own fixed ones, at most 64, the first the same
+        whatever `views` is. Pixels are means of supersampling² samples.
         """
         check_count("views", views, 1, float("inf") if generator is not None else _MOST_VIEWS)
-        names = self.names(indices)
+        names, shape = self.names(indices), (len(indices), views, 2)
+        objects, draws = self._drawn(indices, extra=0 if generator is not None else 2 * views)
         if generator is not None:
-            objects = self.objects(indices).to(device)
-            return self.look(
-                objects, views=views, generator=generator, size=size, names=names, supersampling=supersampling
-            )
-        objects, draws = self._drawn(indices, extra=2 * views)
-        draws = draws.view(len(objects), views, 2).to(device)
+            draws = torch.rand(shape, generator=generator, device=generator.device)
+        draws = draws.view(shape).to(device)
         return self._seen(objects.to(device), draws, size or self.size, names, supersampling)
 
     def look(
@@ -217,7 +182,6 @@ class ProceduralObjects:
         views: int,
         generator: torch.Generator,
         size: int | None = None,
-        names: Sequence[str] = (),
         supersampling: int = SUPERSAMPLING,
     ) -> ProceduralBatch:
         """`views` new views of objects that were drawn before, on their device; the generator may be on any.
@@ -227,7 +191,7 @@ class ProceduralObjects:
         """
         check_count("views", views, 1)
         draws = torch.rand(len(objects), views, 2, generator=generator, device=generator.device).to(objects.device)
-        return self._seen(objects, draws, size or self.size, tuple(names), supersampling)
+        return self._seen(objects, draws, size or self.size, (), supersampling)
 
     def _seen(
         self, objects: Objects, draws: Tensor, size: int, names: tuple[str, ...], supersampling: int
@@ -245,24 +209,13 @@ class ProceduralObjects:
         cameras = orbit_cameras(turns, elevation.flatten(), distance, focal=REFERENCE_FOCAL)
         matrices = cameras.camera_to_world.unflatten(0, (count, views))
         focal = cameras.focal.unflatten(0, (count, views))
-        pictures = render_views(objects, matrices, focal, size, supersampling=supersampling)
-        return ProceduralBatch(
-            rgb=pictures.rgb,
-            mask=pictures.opacity,
-            depth=pictures.depth,
-            camera_to_world=matrices,
-            focal=focal,
-            elevation_degrees=elevation,
-            objects=objects,
-            names=names,
-        )
+        seen = render_views(objects, matrices, focal, size, supersampling=supersampling)
+        return ProceduralBatch(seen.rgb, seen.opacity, seen.depth, matrices, focal, elevation, objects, names)
 
     def __getitem__(self, index: int) -> PosedViews:
-        """Object `index` with its fixed views."""
         return self.read(index)
 
     def view_count(self, index: int) -> int:
-        """How many fixed views an object has: as many as the data set was told."""
         range(len(self))[index]  # raises IndexError, so that iteration ends
         return self.views
 

@@ -19,14 +19,12 @@ Recipe = Callable[[Sketch, Draws], None]
 THINGS: list[tuple[Recipe, float]] = []
 """Recipes with their weights, in the order in which seeds choose among them: that of this file."""
 
-_UP = about("z", math.pi / 2)
-"""Turns a torus's section from +x to +y."""
-
+_UP = about("z", math.pi / 2)  # turns a torus's section from +x to +y
 _CORNERS = ((1, 1), (-1, 1), (1, -1), (-1, -1))
 
 
 def thing(weight: float) -> Callable[[Recipe], Recipe]:
-    """Adds a recipe to those of all splits."""
+    """Adds a recipe to THINGS."""
 
     def added(recipe: Recipe) -> Recipe:
         THINGS.append((recipe, weight))
@@ -39,14 +37,12 @@ def thing(weight: float) -> Callable[[Recipe], Recipe]:
 def mug(sketch: Sketch, draws: Draws) -> None:
     """A hollow cup with a handle, a foot, and now and then a saucer and a spoon."""
     height, top = draws.uniform(0.35, 0.6), draws.uniform(0.3, 0.48)
-    bottom = top * draws.uniform(0.65, 1.1)
-    wall = draws.uniform(0.045, 0.07)
+    bottom, wall = top * draws.uniform(0.65, 1.1), draws.uniform(0.045, 0.07)
     sketch.hollow(bottom, top, height, vector(0, 0, 0), wall)
     sketch.label(draws.uniform(2.2, 4.6), draws.uniform(0.4, 0.8), 0, height * 0.45, draws.chance(0.6))
     _side_handle(sketch, draws, (top + bottom) / 2 - wall / 2, height)
     sketch.add(FRUSTUM, vector(0, -height - 0.03, 0), sizes(bottom * 0.8, bottom * 0.9, 0.05), color=2)
-    saucer = draws.chance(0.35)
-    wide = draws.uniform(0.55, 0.75)
+    saucer, wide = draws.chance(0.35), draws.uniform(0.55, 0.75)
     sketch.add(FRUSTUM, vector(0, -height - 0.09, 0), sizes(wide * 0.6, wide, 0.04), color=1, present=saucer)
     lean = about("x", draws.uniform(-0.5, 0.5)) @ about("z", draws.uniform(0.25, 0.5))
     place, spoon = vector(-0.05, height * 0.6, 0), draws.chance(0.4)
@@ -56,8 +52,7 @@ def mug(sketch: Sketch, draws: Draws) -> None:
 @thing(1.2)
 def teapot(sketch: Sketch, draws: Draws) -> None:
     """A round or conical body with a spout on one side, a handle on the other, a lid and its knob."""
-    round_body, width = draws.chance(0.6), draws.uniform(0.42, 0.55)
-    height = draws.uniform(0.32, 0.5)
+    round_body, width, height = draws.chance(0.6), draws.uniform(0.42, 0.55), draws.uniform(0.32, 0.5)
     top = width * draws.uniform(0.5, 0.9)
     kind = torch.where(round_body, ELLIPSOID, FRUSTUM)
     size = torch.where(round_body[:, None], sizes(width, height, width), sizes(width, top, height))
@@ -76,8 +71,7 @@ def teapot(sketch: Sketch, draws: Draws) -> None:
 @thing(1.0)
 def bottle(sketch: Sketch, draws: Draws) -> None:
     """A bottle, jar or soap dispenser: belly, shoulder, neck, cap, a label on one side, sometimes a pump's spout."""
-    width, height = draws.uniform(0.2, 0.38), draws.uniform(0.4, 0.75)
-    square = draws.chance(0.25)
+    width, height, square = draws.uniform(0.2, 0.38), draws.uniform(0.4, 0.75), draws.chance(0.25)
     kind = torch.where(square, BOX, FRUSTUM)
     depth = width * draws.uniform(0.55, 1.0)
     size = torch.where(square[:, None], sizes(width, height, depth), sizes(width, width, height))
@@ -113,8 +107,7 @@ def watering_can(sketch: Sketch, draws: Draws) -> None:
     axis = (end - foot) / (end - foot).norm(dim=-1, keepdim=True)
     wide = draws.uniform(0.1, 0.16)
     sketch.rod(end - 0.02 * axis, end + 0.12 * axis, 0.05, wide, color=2)
-    ring = top * draws.uniform(0.85, 1.0)
-    angle = draws.uniform(1.5, 1.8)
+    ring, angle = top * draws.uniform(0.85, 1.0), draws.uniform(1.5, 1.8)
     sketch.add(TORUS, vector(0, height, 0), sizes(ring, 0.045, 0, angle), rotation=_UP, role=HANDLE, color=1)
     size, back, present = sizes(height * 0.75, 0.045, 0, 1.6), about("y", math.pi), draws.chance(0.6)
     place = vector(-(bottom + top) * 0.47, 0, 0)
@@ -130,8 +123,7 @@ def bowl(sketch: Sketch, draws: Draws) -> None:
     sketch.add(FRUSTUM, vector(0, -height - 0.06, 0), sizes(bottom * 0.9, bottom * 0.7, 0.08), color=1)
     turn = draws.uniform(0, 2 * math.pi)
     for number in range(4):
-        radius = draws.uniform(0.16, 0.28)
-        away = draws.uniform(0.15, 0.3) * (number > 0)
+        radius, away = draws.uniform(0.16, 0.28), draws.uniform(0.15, 0.3) * (number > 0)
         angle = turn + number * draws.uniform(1.8, 2.2)
         center = vector(away * angle.sin(), height * 0.55 + radius * 0.55 + 0.12 * (number == 0), away * angle.cos())
         size = sizes(radius, radius * 0.95, radius * draws.uniform(0.8, 1.5))
@@ -147,18 +139,15 @@ def plant(sketch: Sketch, draws: Draws) -> None:
     bottom = top * draws.uniform(0.6, 0.95)
     sketch.hollow(bottom, top, height, vector(0, 0, 0), 0.05)
     sketch.label(draws.uniform(0, 6.28), draws.uniform(0.5, 0.9), 0, height * 0.5, draws.chance(0.5))
-    stem = draws.uniform(0.3, 0.55)
-    lean = draws.uniform(-0.15, 0.15)
+    stem, lean = draws.uniform(0.3, 0.55), draws.uniform(-0.15, 0.15)
     crown = vector(lean, height + stem, 0)
     sketch.rod(vector(0, -height * 0.5, 0).expand(len(draws), 3), crown, 0.05, 0.035, color=2)
-    ball = draws.chance(0.5)
-    turn = draws.uniform(0, 2 * math.pi)
+    ball, turn = draws.chance(0.5), draws.uniform(0, 2 * math.pi)
     for number in range(4):
         angle = turn + number * draws.uniform(1.3, 1.9)
         out = vector(angle.sin(), 0, angle.cos())
         length, width = draws.uniform(0.2, 0.34), draws.uniform(0.07, 0.12)
-        tilt = about("y", angle) @ about("x", draws.uniform(0.3, 1.0))
-        drop = draws.uniform(0.0, 0.35)
+        tilt, drop = about("y", angle) @ about("x", draws.uniform(0.3, 1.0)), draws.uniform(0.0, 0.35)
         size = torch.where(ball[:, None], sizes(length * 0.8, length * 0.7, length * 0.75), sizes(width, length, 0.03))
         away = torch.where(ball, length * 0.35, length * 0.8)
         center = crown + away[:, None] * out + vector(0, torch.where(ball, draws.uniform(-0.1, 0.12), -drop * stem), 0)
@@ -177,13 +166,12 @@ def basket(sketch: Sketch, draws: Draws) -> None:
     sketch.add(TORUS, vector(0, height * 0.95, 0), size, rotation=_UP, role=HANDLE, color=1)
     pocket = draws.uniform(0.35, 0.7)
     center = vector(width * draws.uniform(-0.2, 0.2), -height * 0.3, depth)
-    sketch.block(width * pocket, height * 0.45, 0.04, center, color=draws.choice([0, 1, 1]))
+    sketch.add(BOX, center, sizes(width * pocket, height * 0.45, 0.04), color=draws.choice([0, 1, 1]))
     loaf, place = draws.uniform(0.08, 0.14), draws.uniform(-0.5, 0.5)
     lean = about("z", draws.uniform(-0.5, 0.5))
     present, center = draws.chance(0.6), vector(width * place, height * 0.8, 0)
     sketch.add(ELLIPSOID, center, sizes(loaf, height * 0.7, loaf), rotation=lean, color=3, present=present)
-    buckle = draws.uniform(0.04, 0.08)
-    center = vector(width * 0.6 * draws.side(), height * 0.45, depth)
+    buckle, center = draws.uniform(0.04, 0.08), vector(width * 0.6 * draws.side(), height * 0.45, depth)
     sketch.add(ELLIPSOID, center, sizes(buckle, buckle, 0.04), color=2)
 
 
@@ -198,8 +186,7 @@ def table(sketch: Sketch, draws: Draws) -> None:
     sketch.add(kind, vector(0, 0, 0), size, role=BODY)
     _legs(sketch, draws, width * 0.72, torch.where(disc, width, depth) * 0.7, drop, color=draws.choice([0.3, 1]))
     place = width * draws.uniform(0.15, 0.4) * draws.side()
-    tall, wide = draws.uniform(0.1, 0.25), draws.uniform(0.1, 0.18)
-    kinds = draws.choice([1, 1, 1])
+    tall, wide, kinds = draws.uniform(0.1, 0.25), draws.uniform(0.1, 0.18), draws.choice([1, 1, 1])
     center = vector(place, thick + tall * 0.95, depth * draws.uniform(-0.25, 0.25))
     size = torch.where((kinds == FRUSTUM)[:, None], sizes(wide, wide * 0.7, tall), sizes(wide, tall, wide))
     sketch.add(kinds, center, size, rotation=about("y", draws.uniform(0, 3)), color=2)
@@ -213,14 +200,13 @@ def chair(sketch: Sketch, draws: Draws) -> None:
     """A seat on four legs with a back, and an arm rest or a cushion."""
     width, depth = draws.uniform(0.32, 0.42), draws.uniform(0.3, 0.4)
     drop, rise, thick = draws.uniform(0.35, 0.5), draws.uniform(0.3, 0.5), draws.uniform(0.04, 0.07)
-    sketch.block(width, thick, depth, vector(0, 0, 0), role=BODY)
+    sketch.add(BOX, vector(0, 0, 0), sizes(width, thick, depth), role=BODY)
     back_kind = torch.where(draws.chance(0.7), BOX, ELLIPSOID)
     tilt = about("x", -draws.uniform(0.0, 0.25))
     center, color = vector(0, rise, -depth * draws.uniform(0.9, 1.1)), draws.choice([1, 1])
     sketch.add(back_kind, center, sizes(width, rise, 0.05), rotation=tilt, role=BODY, color=color)
     _legs(sketch, draws, width * 0.82, depth * 0.82, drop, color=2, four=True)
-    cushion = draws.chance(0.5)
-    arm = vector(width * draws.side(), rise * 0.55, 0)
+    cushion, arm = draws.chance(0.5), vector(width * draws.side(), rise * 0.55, 0)
     size = torch.where(cushion[:, None], sizes(width * 0.8, 0.09, depth * 0.75), sizes(0.05, rise * 0.5, depth * 0.8))
     center = torch.where(cushion[:, None], vector(0, thick + 0.06, 0.04), arm)
     sketch.add(torch.where(cushion, ELLIPSOID, BOX), center, size, color=3)
@@ -244,16 +230,15 @@ def lamp(sketch: Sketch, draws: Draws) -> None:
     sketch.rod(vector(lean * 0.5, pole * 0.5, 0), arm, 0.03, 0.03, color=2, present=second)
     bulb = draws.uniform(0.1, 0.15)
     sketch.add(FRUSTUM, arm, sizes(bulb * 1.3, bulb * 0.6, bulb), color=3, present=second)
-    sketch.block(0.05, 0.04, 0.07, vector(foot * 0.45, 0.08, 0.08), color=3)
+    sketch.add(BOX, vector(foot * 0.45, 0.08, 0.08), sizes(0.05, 0.04, 0.07), color=3)
 
 
 @thing(0.9)
 def car(sketch: Sketch, draws: Draws) -> None:
     """A body with a cabin towards one end, four wheels, and a load, an exhaust or a roof box."""
     length, height, width = draws.uniform(0.6, 0.8), draws.uniform(0.12, 0.2), draws.uniform(0.28, 0.36)
-    sketch.block(length, height, width, vector(0, 0, 0), role=BODY)
-    cabin, rise = length * draws.uniform(0.3, 0.5), draws.uniform(0.12, 0.24)
-    bend = draws.chance(0.5)
+    sketch.add(BOX, vector(0, 0, 0), sizes(length, height, width), role=BODY)
+    cabin, rise, bend = length * draws.uniform(0.3, 0.5), draws.uniform(0.12, 0.24), draws.chance(0.5)
     place = -length * draws.uniform(0.1, 0.4)
     size = torch.where(bend[:, None], sizes(cabin * 1.2, rise * 1.3, width * 0.9), sizes(cabin, rise, width * 0.9))
     center = vector(place, height + rise * torch.where(bend, 0.3, 0.95), 0)
@@ -281,8 +266,7 @@ def animal(sketch: Sketch, draws: Draws) -> None:
     place = vector(length + head * 0.3, height * 0.7 + head * draws.uniform(0.4, 1.1), 0)
     sketch.add(ELLIPSOID, place, sizes(head * 1.15, head, head), color=draws.choice([0.5, 1]))
     _legs(sketch, draws, length * 0.6, width * 0.55, height + draws.uniform(0.15, 0.4), color=1, four=True, thick=1.5)
-    snout = draws.uniform(0.12, 0.25)
-    turn = about("z", -math.pi / 2 - draws.uniform(-0.2, 0.5))
+    snout, turn = draws.uniform(0.12, 0.25), about("z", -math.pi / 2 - draws.uniform(-0.2, 0.5))
     size = sizes(head * 0.55, head * draws.uniform(0.1, 0.5), snout)
     sketch.add(FRUSTUM, place + vector(head * 0.8 + snout * 0.6, -head * 0.15, 0), size, rotation=turn, color=2)
 
@@ -291,9 +275,8 @@ def animal(sketch: Sketch, draws: Draws) -> None:
 def radio(sketch: Sketch, draws: Draws) -> None:
     """A box with a round front, knobs, an aerial or a handle: radios, cameras, kettles for the table."""
     width, height, depth = draws.uniform(0.45, 0.6), draws.uniform(0.25, 0.42), draws.uniform(0.15, 0.26)
-    sketch.block(width, height, depth, vector(0, 0, 0), role=BODY)
-    dial, front = height * draws.uniform(0.5, 0.85), about("x", math.pi / 2)
-    side = draws.side()
+    sketch.add(BOX, vector(0, 0, 0), sizes(width, height, depth), role=BODY)
+    dial, front, side = height * draws.uniform(0.5, 0.85), about("x", math.pi / 2), draws.side()
     place = vector(side * width * 0.45, 0, depth)
     sketch.add(FRUSTUM, place, sizes(dial, dial * draws.uniform(0.6, 1.0), 0.08), rotation=front, color=1)
     knob = draws.uniform(0.07, 0.12)
@@ -305,7 +288,7 @@ def radio(sketch: Sketch, draws: Draws) -> None:
     sketch.add(TORUS, center, size, rotation=_UP, role=HANDLE, color=1, present=present)
     tip = vector(-side * width * draws.uniform(0.6, 1.2), height + draws.uniform(0.3, 0.6), -depth * 0.5)
     sketch.rod(vector(-side * width * 0.8, height * 0.9, -depth * 0.5), tip, 0.025, 0.02, color=3)
-    sketch.block(width * 0.8, 0.04, depth * 0.7, vector(0, -height - 0.03, 0), color=2)
+    sketch.add(BOX, vector(0, -height - 0.03, 0), sizes(width * 0.8, 0.04, depth * 0.7), color=2)
 
 
 @thing(0.8)
@@ -318,8 +301,7 @@ def tool(sketch: Sketch, draws: Draws) -> None:
         return (lean @ vector(x, y, z).expand(len(draws), 3)[..., None])[..., 0]
 
     sketch.add(FRUSTUM, at(0, 0, 0), sizes(grip, grip * 0.75, length), rotation=lean, role=HANDLE, color=1)
-    kind, across = draws.choice([1, 1, 1]), draws.uniform(0.25, 0.42)
-    thick = draws.uniform(0.12, 0.2)
+    kind, across, thick = draws.choice([1, 1, 1]), draws.uniform(0.25, 0.42), draws.uniform(0.12, 0.2)
     sideways = lean @ about("z", math.pi / 2)
     size = torch.where((kind == FRUSTUM)[:, None], sizes(thick, thick * 0.8, across), sizes(thick, across, thick * 1.1))
     sketch.add(kind, at(draws.uniform(-0.1, 0.1), length, 0), size, rotation=sideways, role=BODY)
@@ -346,12 +328,12 @@ def house(sketch: Sketch, draws: Draws) -> None:
     rotation = torch.where(tower[:, None, None], torch.eye(3), about("x", math.pi / 4))
     sketch.add(torch.where(tower, FRUSTUM, BOX), vector(0, level, 0), gable, role=LID, color=1, rotation=rotation)
     sketch.join(torch.where(tower, 0, CUT), BOX, vector(0, height - 1.0, 0), sizes(2, 1, 2), rotation=about("y", 0.0))
-    sketch.block(0.07, 0.2, 0.07, vector(width * 0.5 * draws.side(), height + 0.25, depth * 0.3), color=2)
+    sketch.add(BOX, vector(width * 0.5 * draws.side(), height + 0.25, depth * 0.3), sizes(0.07, 0.2, 0.07), color=2)
     front = torch.where(tower, width * 0.82, depth)
     door = vector(width * draws.uniform(-0.5, 0.1), -height * 0.6, front)
-    sketch.block(0.1, height * 0.4, 0.05, door, color=2)
+    sketch.add(BOX, door, sizes(0.1, height * 0.4, 0.05), color=2)
     pane = draws.uniform(0.08, 0.13)
-    sketch.block(pane, pane, 0.04, vector(width * 0.45, height * 0.2, front), color=3)
+    sketch.add(BOX, vector(width * 0.45, height * 0.2, front), sizes(pane, pane, 0.04), color=3)
     size, shed = sizes(width * 0.5, height * 0.5, depth * 0.6), draws.chance(0.5)
     sketch.add(BOX, vector(width * 1.1, -height * 0.5, 0), size, present=shed)
 
@@ -361,8 +343,7 @@ def kettle_on_legs(sketch: Sketch, draws: Draws) -> None:
     width, height = draws.uniform(0.4, 0.55), draws.uniform(0.3, 0.42)
     sketch.add(ELLIPSOID, vector(0, 0, 0), sizes(width, height, width), role=BODY)
     _spout(sketch, draws, width, height, color=draws.choice([1, 1]))
-    turn, reach = draws.uniform(0, 2), draws.uniform(0.3, 0.45)
-    splay = draws.uniform(0.65, 0.9)
+    turn, reach, splay = draws.uniform(0, 2), draws.uniform(0.3, 0.45), draws.uniform(0.65, 0.9)
     for number in range(3):
         angle = turn + number * 2 * math.pi / 3
         down = vector(width * 0.55 * angle.sin(), -height * 0.5, width * 0.55 * angle.cos())

@@ -92,25 +92,19 @@ def _coat(draws: Draws, palette: Tensor, color: Tensor, pattern: Tensor, period:
     return pattern, torch.stack([first, second], dim=1), axes, frequency, draws.unit(), turns
 
 
-EDGE = 5.0
-"""Steepness of the edges in a pattern, in units of its period: a step takes about 1 / (pi·EDGE) of it."""
-DOT_RADIUS = 0.32
-"""Of a dot, in periods."""
+EDGE = 5.0  # steepness of the edges in a pattern: a step takes about 1 / (pi·EDGE) of its period
+DOT_RADIUS = 0.32  # in periods
+LIGHT_STRENGTH = 1.12  # of a surface that faces the light; above 1 colours are clipped there
 
-LIGHT_STRENGTH = 1.12
-"""Of a surface that faces the light; above 1 colours are clipped there."""
-
+# directions of the sines whose sum is the noise, in periods
 _WAVES = ((1.0, 0.31, -0.57), (-0.43, 0.93, 0.38), (0.29, -0.71, 1.13), (0.83, 0.67, 0.47))
-"""Directions of the sines whose sum is the noise, in periods."""
 
 
 def coat_colors(pattern: Tensor, coats: Tensor, points: Tensor) -> Tensor:
     """(3, N) colours in [0, 1] without light.
 
-    Args:
-        pattern: (N,) index into PATTERNS.
-        coats: (15, N) two colours, directions u and v, frequency, phase, turns (see `Coats`).
-        points: (3, N) in the frame of the part's first primitive.
+    pattern: (N,) index into PATTERNS. coats: (15, N) two colours, directions u and v, frequency, phase, turns (see
+    `Coats`). points: (3, N) in the frame of the part's first primitive.
     """
     first, second, u, v = coats[0:3], coats[3:6], coats[6:9], coats[9:12]
     frequency, phase, turns = coats[12], coats[13], coats[14]
@@ -124,21 +118,18 @@ def coat_colors(pattern: Tensor, coats: Tensor, points: Tensor) -> Tensor:
     x, y = across - torch.floor(across) - 0.5, up - torch.floor(up) - 0.5  # from the middle of a dot
     dots = (0.5 + EDGE * 2 * (DOT_RADIUS - (x * x + y * y).sqrt())).clamp(0, 1)
     edge = 0.5 + 25 * frequency * (length_v - 0.05 * (phase - 0.5))
+    shares = {STRIPES: _square(up), CHECKS: 0.5 + 0.5 * checks, DOTS: dots, TWO_TONE: edge.clamp(0, 1)}
+    shares |= {GRADIENT: (0.5 + frequency * length_v / 2).clamp(0, 1), NOISE: _noise(frequency * points + phase)}
     share = torch.zeros_like(up)
-    share = torch.where(pattern == STRIPES, _square(up), share)
-    share = torch.where(pattern == CHECKS, 0.5 + 0.5 * checks, share)
-    share = torch.where(pattern == GRADIENT, (0.5 + frequency * length_v / 2).clamp(0, 1), share)
-    share = torch.where(pattern == NOISE, _noise(frequency * points + phase), share)
-    share = torch.where(pattern == TWO_TONE, edge.clamp(0, 1), share)
-    share = torch.where(pattern == DOTS, dots, share)
+    for which, value in shares.items():
+        share = torch.where(pattern == which, value, share)
     return first + share * (second - first)
 
 
 def lit(colors: Tensor, normals: Tensor, light: Tensor) -> Tensor:
     """(3, N) colours under soft light: a share reaches every surface, the rest half of those turned away too.
 
-    Args:
-        colors: (3, N). normals: (3, N) unit, world. light: (7, N) direction, ambient, tint.
+    colors: (3, N). normals: (3, N) unit, world. light: (7, N) direction, ambient, tint.
     """
     facing = (0.5 + 0.5 * dot(normals, light[:3])).clamp(0, 1)
     strength = light[3] + (LIGHT_STRENGTH - light[3]) * facing * facing.sqrt()

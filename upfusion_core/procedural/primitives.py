@@ -15,11 +15,8 @@ from torch import Tensor
 
 from .shapes import ABSENT, ALONE, BLEND, BOX, ELLIPSOID, FRUSTUM, TORUS, Objects, Primitives, bounding_balls
 
-TORUS_STEPS = 20
-"""Steps towards a torus; a ray then is at most about 1e-4 away from it unless it grazes."""
-
-_SLACK = 1e-6
-"""Of a section's angle: float32's pi is a little beyond pi, where a whole torus would have a gap."""
+TORUS_STEPS = 20  # towards a torus; a ray then is at most about 1e-4 away from it unless it grazes
+_SLACK = 1e-6  # of a section's angle: float32's pi is a little beyond pi, where a whole torus would have a gap
 
 Interval = tuple[Tensor, Tensor]
 
@@ -63,19 +60,29 @@ def frustum_interval(origins: Tensor, directions: Tensor, size: Tensor) -> Inter
     low, high = torch.minimum(low, high), torch.maximum(low, high)
     # A line steeper than the cone is inside beyond its roots, and only the nappe with a positive radius is ours.
     steep, rising = a < 0, rate > 0
-    near = torch.where(steep, torch.where(rising, high, torch.full_like(low, -math.inf)), low)
-    far = torch.where(steep, torch.where(rising, torch.full_like(low, math.inf), low), high)
+    near = torch.where(steep, torch.where(rising, high, -math.inf), low)
+    far = torch.where(steep, torch.where(rising, math.inf, low), high)
     inverse = _away_from_zero(directions[1]).reciprocal()
     middle, half = -origins[1] * inverse, height * inverse.abs()
     near, far = torch.maximum(near, middle - half), torch.minimum(far, middle + half)
     return _unless((near > far) | ((square < 0) & ~steep), near, far)
 
 
+_INTERVALS = {ELLIPSOID: ellipsoid_interval, BOX: box_interval, FRUSTUM: frustum_interval}
+
+
+def first_hit(kind: int, origins: Tensor, directions: Tensor, size: Tensor) -> Tensor:
+    """(N,) t at which lines first meet primitives of one kind, inf for a miss."""
+    if kind == TORUS:
+        return torus_hit(origins, directions, size)
+    return _INTERVALS[kind](origins, directions, size)[0]
+
+
 def convex_interval(kind: Tensor, origins: Tensor, directions: Tensor, size: Tensor) -> Interval:
     """Where the lines are inside primitives of mixed kinds, (N,) int64; none a torus."""
     near, far = frustum_interval(origins, directions, size)
-    for which, interval in ((ELLIPSOID, ellipsoid_interval), (BOX, box_interval)):
-        other_near, other_far = interval(origins, directions, size)
+    for which in (ELLIPSOID, BOX):
+        other_near, other_far = _INTERVALS[which](origins, directions, size)
         near, far = torch.where(kind == which, other_near, near), torch.where(kind == which, other_far, far)
     return near, far
 
@@ -96,8 +103,7 @@ def torus_hit(origins: Tensor, directions: Tensor, size: Tensor) -> Tensor:
     for _ in range(TORUS_STEPS):
         t = t + _torus_distance(origins + t * directions, ring, tube, cosine, sine)
     distance = _torus_distance(origins + t * directions, ring, tube, cosine, sine)
-    missed = (distance > 3e-4) | (t > end + 1e-3)
-    return torch.where(missed, torch.full_like(t, math.inf), t)
+    return torch.where((distance > 3e-4) | (t > end + 1e-3), math.inf, t)
 
 
 def _torus_distance(points: Tensor, ring: Tensor, tube: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
@@ -145,37 +151,29 @@ def primitive_distance(kind: Tensor, points: Tensor, size: Tensor) -> Tensor:
 
 
 def primitive_normal(kind: Tensor, points: Tensor, size: Tensor) -> Tensor:
-    """(3, N) unit outward normals at points on the surface."""
-    normal = _torus_normal(points, size)
-    normal = torch.where(kind == FRUSTUM, _frustum_normal(points, size), normal)
-    excess, one = points.abs() - size[:3], torch.ones_like(points)
-    face = torch.where(excess == excess.amax(0), one.copysign(points), 0.0)
-    normal = torch.where(kind == BOX, face, normal)
-    normal = torch.where(kind == ELLIPSOID, points / size[:3].square(), normal)
-    return normal / dot(normal, normal).sqrt().clamp_min(1e-12)
-
-
-def _torus_normal(points: Tensor, size: Tensor) -> Tensor:
+    """(3, N) unit outward normals at points on the surface; of a frustum's disc or side, whichever is nearer."""
     x, y, z = points
     cosine, sine = size[3].cos(), size[3].sin()
     radius = (x * x + y * y).sqrt().clamp_min(1e-9)
     within = sine * x - cosine * y.abs() >= -_SLACK
     ring_x = torch.where(within, x / radius, cosine) * size[0]
     ring_y = torch.where(within, y / radius, sine.copysign(y)) * size[0]
-    return torch.stack([x - ring_x, y - ring_y, z])
+    torus = torch.stack([x - ring_x, y - ring_y, z])
 
-
-def _frustum_normal(points: Tensor, size: Tensor) -> Tensor:
-    """Of the disc or the side, whichever is nearer."""
     bottom, top, height = size[0], size[1], size[2]
-    x, y, z = points
-    slope = (top - bottom) / (2 * height)
-    radius = (x * x + z * z).sqrt()
+    slope, radius = (top - bottom) / (2 * height), (x * x + z * z).sqrt()
     beyond_side = (radius - (top + bottom) / 2 - slope * y) / (1 + slope * slope).sqrt()
+    zero, one = torch.zeros_like(y), torch.ones_like(points)
+    disc = torch.stack([zero, one[1].copysign(y), zero])
     on_disc = (y.abs() - height).abs() < beyond_side.abs()
-    zero = torch.zeros_like(y)
-    disc = torch.stack([zero, torch.ones_like(y).copysign(y), zero])
-    return torch.where(on_disc, disc, torch.stack([x, -slope * radius, z]))
+    frustum = torch.where(on_disc, disc, torch.stack([x, -slope * radius, z]))
+
+    excess = points.abs() - size[:3]
+    face = torch.where(excess == excess.amax(0), one.copysign(points), 0.0)
+    normal = torch.where(kind == FRUSTUM, frustum, torus)
+    normal = torch.where(kind == BOX, face, normal)
+    normal = torch.where(kind == ELLIPSOID, points / size[:3].square(), normal)
+    return normal / dot(normal, normal).sqrt().clamp_min(1e-12)
 
 
 def _unless(missed: Tensor, near: Tensor, far: Tensor) -> Interval:
@@ -186,9 +184,9 @@ def _away_from_zero(value: Tensor) -> Tensor:
     return torch.where(value.abs() < 1e-9, torch.full_like(value, 1e-9).copysign(value), value)
 
 
-SOLVERS = (ELLIPSOID, BOX, FRUSTUM, TORUS, "carved", "blended")
-"""How a part is hit: its only primitive's kind, intervals of two primitives, or steps through a smooth union."""
+# how a part is hit: by its only primitive's kind, by intervals of two primitives, or by steps through a smooth union
 CARVED, BLENDED = 4, 5
+SOLVERS = (ELLIPSOID, BOX, FRUSTUM, TORUS, CARVED, BLENDED)
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,7 +208,6 @@ class Placed:
 
     @property
     def size(self) -> Tensor:
-        """(4, N)."""
         return self.numbers[12:]
 
     def points_to_local(self, points: Tensor) -> Tensor:
@@ -230,6 +227,14 @@ class Placed:
     def distance(self, points: Tensor) -> Tensor:
         """(N,) signed distances of (3, N) world points."""
         return primitive_distance(self.kind, self.points_to_local(points), self.size)
+
+    def convex_distance(self, points: Tensor) -> Tensor:
+        """As `distance`, where none is a torus."""
+        return convex_distance(self.kind, self.points_to_local(points), self.size)
+
+    def normals(self, local: Tensor) -> Tensor:
+        """(3, N) outward normals in the world at surface points (3, N) in the primitives' own frames."""
+        return self.directions_to_world(primitive_normal(self.kind, local, self.size))
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,12 +262,11 @@ class Tables:
 
     @staticmethod
     def of(objects: Objects) -> Tables:
-        """The tables of `objects`, on their device."""
         coats, light = objects.coats, objects.light
         centers, radii = bounding_balls(objects)
         scalars = torch.stack([coats.frequency, coats.phase, coats.turns], dim=-1)
         numbers = torch.cat([coats.colors.flatten(-2), coats.axes.flatten(-2), scalars], dim=-1)
-        solver = torch.where(objects.joint == ALONE, objects.first.kind, torch.full_like(objects.joint, CARVED))
+        solver = torch.where(objects.joint == ALONE, objects.first.kind, CARVED)
         solver = solver.masked_fill(objects.joint == BLEND, BLENDED).masked_fill(objects.role == ABSENT, -1)
         return Tables(
             parts=objects.role.shape[1],

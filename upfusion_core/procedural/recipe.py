@@ -18,12 +18,9 @@ from .paint import draw_coats, draw_light, draw_palette
 from .shapes import ABSENT, BODY, CUT, INTERSECT, MAX_PARTS, SPLITS, TORUS, Objects, Primitives
 from .sketch import LARGEST_RADIUS, Draws, Sketch, framed, sizes, vector
 
+# uniform numbers that an object has for its shape, its coats, and recipe, palette, light and size
 SHAPE_COLUMNS, COAT_COLUMNS, OTHER_COLUMNS = 224, 256, 32
-"""Uniform numbers an object has for its shape, its coats, and recipe, palette, light and size."""
 COLUMNS = SHAPE_COLUMNS + COAT_COLUMNS + OTHER_COLUMNS
-
-_JOINT_WEIGHTS = [0.7, 0.08, 0.1, 0.12]
-"""Of ALONE, CUT, INTERSECT, BLEND among plain solids."""
 
 
 def _solids(sketch: Sketch, draws: Draws, least: int = 1) -> None:
@@ -36,7 +33,7 @@ def _solids(sketch: Sketch, draws: Draws, least: int = 1) -> None:
         rotation, color = draws.rotation(), number if number < 2 else draws.choice([1, 1, 1, 1])
         sketch.add(kind, center, size, rotation=rotation, role=BODY, present=number < count, color=color)
         other = draws.choice([1, 1, 1])
-        joint = torch.where(kind == TORUS, 0, draws.choice(_JOINT_WEIGHTS))
+        joint = torch.where(kind == TORUS, 0, draws.choice([0.7, 0.08, 0.1, 0.12]))  # ALONE, CUT, INTERSECT, BLEND
         near = vector(draws.uniform(-0.5, 0.5), draws.uniform(-0.5, 0.5), draws.uniform(-0.5, 0.5)) * scale[:, None]
         reach = torch.where(joint == INTERSECT, scale * 1.3, scale * 0.7)
         near = torch.where((joint == CUT)[:, None], near * 2, near)
@@ -56,10 +53,7 @@ def _solid_size(draws: Draws, kind: Tensor, scale: Tensor) -> Tensor:
 def draw_objects(split: str, indices: Sequence[int] | Tensor, *, extra: int = 0) -> tuple[Objects, Tensor]:
     """Objects of a split on the CPU, and `extra` more uniform numbers of each, (B, extra).
 
-    Object i is a pure function of the generator's version, the split and i.
-
-    Raises:
-        InputError: an index is outside of the split.
+    Object i is a pure function of the generator's version, the split and i; InputError where there is none.
     """
     seeds = SPLITS[split].seeds(indices)
     generator, columns = torch.Generator(), COLUMNS + extra
@@ -69,13 +63,16 @@ def draw_objects(split: str, indices: Sequence[int] | Tensor, *, extra: int = 0)
     held_out = torch.tensor([split == "held_out" and int(index) % 2 == 0 for index in indices])
     dotted = torch.tensor([split == "held_out" and int(index) % 2 == 1 for index in indices])
     draws = Draws(other)
+    # solids for tests have three parts or more
     solids = (_solids, 3.0) if split in ("train", "validation") else (partial(_solids, least=3), 2.0)
-    parts = _drawn_parts([*THINGS, solids], draws, shape, held_out)  # solids for tests have three parts or more
+    recipes, weights = zip(*THINGS, solids, strict=True)
+    which = torch.where(held_out, len(recipes), draws.choice(list(weights)))
+    parts = _drawn_parts([*recipes, kettle_on_legs], which, shape)
     radius = draws.uniform(LARGEST_RADIUS - 0.017, LARGEST_RADIUS)
     palette, light = draw_palette(draws), draw_light(draws)
     objects = Objects(
-        first=_primitives(parts, ""),
-        second=_primitives(parts, "second_"),
+        first=Primitives(*(parts[name] for name in ("kind", "rotation", "center", "size"))),
+        second=Primitives(*(parts[f"second_{name}"] for name in ("kind", "rotation", "center", "size"))),
         joint=parts["joint"],
         blend=parts["blend"],
         role=parts["role"],
@@ -89,17 +86,13 @@ def draw_objects(split: str, indices: Sequence[int] | Tensor, *, extra: int = 0)
     return framed(objects, radius), more
 
 
-def _drawn_parts(
-    recipes: list[tuple[Recipe, float]], draws: Draws, shape: Tensor, held_out: Tensor
-) -> dict[str, Tensor]:
-    """The parts' tensors (B, P, ...): each recipe draws all of its objects at once.
+def _drawn_parts(recipes: list[Recipe], which: Tensor, shape: Tensor) -> dict[str, Tensor]:
+    """The parts' tensors (B, P, ...), recipe `which` (B,) of each: a recipe draws all of its objects at once.
 
     Absent parts have harmless values: small upright ellipsoids.
     """
-    which = draws.choice([weight for _, weight in recipes])
-    which = torch.where(held_out, len(recipes), which)
     result: dict[str, Tensor] = {}
-    for number, recipe in enumerate([*(recipe for recipe, _ in recipes), kettle_on_legs]):
+    for number, recipe in enumerate(recipes):
         rows = (which == number).nonzero().squeeze(1)
         if not len(rows):
             continue
@@ -114,7 +107,3 @@ def _drawn_parts(
                         result[name] += torch.eye(3)
                 result[name][rows, slot] = value
     return result
-
-
-def _primitives(parts: dict[str, Tensor], prefix: str) -> Primitives:
-    return Primitives(*(parts[prefix + name] for name in ("kind", "rotation", "center", "size")))

@@ -14,43 +14,38 @@ from ..support.checks import check_count, check_shape
 from ..support.errors import InputError
 from ..types import Cameras
 from .paint import coat_colors, lit
-from .primitives import (
-    BLENDED,
-    CARVED,
-    SOLVERS,
-    Tables,
-    box_interval,
-    convex_distance,
-    convex_interval,
-    dot,
-    ellipsoid_interval,
-    frustum_interval,
-    primitive_normal,
-    torus_hit,
-)
-from .shapes import ALONE, BLEND, BOX, COATS, CUT, ELLIPSOID, FRUSTUM, INTERSECT, Objects
+from .primitives import BLENDED, CARVED, SOLVERS, Tables, convex_distance, convex_interval, dot, first_hit
+from .shapes import ALONE, BLEND, COATS, CUT, INTERSECT, Objects
 
-BLEND_ROUNDS, BLEND_STEPS = 5, 8
-"""Rounds and steps a round towards a smooth union, each step 0.9 of the distance: an ellipsoid's is of first order."""
+SUPERSAMPLING = 2  # samples a pixel along each axis
 
-_STEP_SHARE = 0.9
+# rays traced at once: enough for long lists (about 100 MB of temporaries), on a GPU more (some 2 to 6 GB)
+_CHUNK_RAYS = {"cpu": 1 << 19, "cuda": 1 << 23}
+
+# rounds and steps a round towards a smooth union, each by a share of the distance: an ellipsoid's is of first order
+BLEND_ROUNDS, BLEND_STEPS, _STEP_SHARE = 5, 8, 0.9
 _NEAR_ENOUGH = 3e-4
+_NUDGE = 2e-4  # half the base of the finite differences that give a smooth union's normals
 
 
 def nearest_hits(tables: Tables, owner: Tensor, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """First surfaces along rays.
+    """First surfaces along rays: (Q·R,) distances, inf where nothing is hit, and (Q·R,) columns of the tables' parts.
 
-    Args:
-        tables: the objects.
-        owner: (Q,) int64, which object each group of rays looks at.
-        origins: (Q, 1, 3) shared by a group, or (Q, R, 3); outside of the objects.
-        directions: (Q, R, 3) of unit length.
-
-    Returns:
-        (Q·R,) distances, inf where nothing is hit, and (Q·R,) columns of the parts in the tables (any where missed).
+    owner: (Q,) int64, which object each group of rays looks at. origins: (Q, 1, 3) shared by a group, or (Q, R, 3);
+    outside of the objects. directions: (Q, R, 3) of unit length.
     """
     groups, rays, _ = directions.shape
-    towards, pairs = _candidates(tables, owner, origins, directions)
+    centers, radii = tables.ball_center[owner], tables.ball_radius[owner]  # (Q, P, 3), (Q, P)
+    if origins.shape[1] == 1:
+        offsets = centers - origins  # (Q, P, 3)
+        towards = directions @ offsets.transpose(1, 2)  # (Q, R, P) to the balls' middles along the rays
+        square = offsets.square().sum(-1)[:, None]
+    else:
+        towards = directions @ centers.transpose(1, 2) - (directions * origins).sum(-1, keepdim=True)
+        square = (centers[:, None] - origins[:, :, None]).square().sum(-1)
+    least = (square - radii.square()[:, None] * 1.0001 - 1e-6).clamp_min(0).sqrt()
+    least = torch.where(radii[:, None] < 0, math.inf, least)
+    pairs = (towards >= least).flatten().nonzero().squeeze(1)  # of rays and parts whose ball is met
     ray = torch.div(pairs, tables.parts, rounding_mode="floor")
     group = torch.div(ray, rays, rounding_mode="floor")
     column = owner[group] * tables.parts + pairs - ray * tables.parts
@@ -65,42 +60,21 @@ def nearest_hits(tables: Tables, owner: Tensor, origins: Tensor, directions: Ten
             close, straight = nearby.index_select(1, chosen), heading.index_select(1, chosen)
             along[chosen] = _solve(tables, solver, column[chosen], close, straight)
     along = along + middle
-    along = torch.where(along > 0, along, torch.full_like(along, math.inf))
+    along = torch.where(along > 0, along, math.inf)
     every = torch.full((groups * rays * tables.parts,), math.inf, device=directions.device)
     every[pairs] = along
     distance, part = every.view(-1, tables.parts).min(dim=1)
     return distance, owner.repeat_interleave(rays, output_size=groups * rays) * tables.parts + part
 
 
-def _candidates(tables: Tables, owner: Tensor, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """(Q, R, P) distances to the parts' balls' middles along the rays; flat indices of the pairs whose ball is met."""
-    centers, radii = tables.ball_center[owner], tables.ball_radius[owner]  # (Q, P, 3), (Q, P)
-    if origins.shape[1] == 1:
-        offsets = centers - origins  # (Q, P, 3)
-        towards = directions @ offsets.transpose(1, 2)
-        square = offsets.square().sum(-1)[:, None]
-    else:
-        towards = directions @ centers.transpose(1, 2) - (directions * origins).sum(-1, keepdim=True)
-        square = (centers[:, None] - origins[:, :, None]).square().sum(-1)
-    least = (square - radii.square()[:, None] * 1.0001 - 1e-6).clamp_min(0).sqrt()
-    least = torch.where(radii[:, None] < 0, torch.full_like(least, math.inf), least)
-    return towards, (towards >= least).flatten().nonzero().squeeze(1)
-
-
 def _solve(tables: Tables, solver: int, column: Tensor, nearby: Tensor, heading: Tensor) -> Tensor:
     """(N,) t of the first hit of lines nearby + t·heading on parts that one solver hits, inf for a miss."""
-    first = tables.first.taken(column)
-    start, step = first.points_to_local(nearby), first.directions_to_local(heading)
-    if solver == ELLIPSOID:
-        return ellipsoid_interval(start, step, first.size)[0]
-    if solver == BOX:
-        return box_interval(start, step, first.size)[0]
-    if solver == FRUSTUM:
-        return frustum_interval(start, step, first.size)[0]
-    if solver < CARVED:
-        return torus_hit(start, step, first.size)
     if solver == BLENDED:
         return _blended_hit(tables, column, nearby, heading)
+    first = tables.first.taken(column)
+    start, step = first.points_to_local(nearby), first.directions_to_local(heading)
+    if solver != CARVED:
+        return first_hit(solver, start, step, first.size)
     second = tables.second.taken(column)
     other_start, other_step = second.points_to_local(nearby), second.directions_to_local(heading)
     near, far = convex_interval(first.kind, start, step, first.size)
@@ -125,13 +99,11 @@ def _blended_hit(tables: Tables, column: Tensor, nearby: Tensor, heading: Tensor
     on_way = torch.arange(t.shape[0], device=t.device)
     for _ in range(BLEND_ROUNDS):
         columns, points, steps = column[on_way], nearby.index_select(1, on_way), heading.index_select(1, on_way)
-        first, second, softness = tables.first.taken(columns), tables.second.taken(columns), tables.blend[columns]
-        places = (first.points_to_local(points), second.points_to_local(points))
-        moves = (first.directions_to_local(steps), second.directions_to_local(steps))
+        pair, softness = (tables.first.taken(columns), tables.second.taken(columns)), tables.blend[columns]
+        lines = [(some, some.points_to_local(points), some.directions_to_local(steps)) for some in pair]
         now = t[on_way]
         for _ in range(BLEND_STEPS):
-            one = convex_distance(first.kind, places[0] + now * moves[0], first.size)
-            two = convex_distance(second.kind, places[1] + now * moves[1], second.size)
+            one, two = (convex_distance(some.kind, place + now * move, some.size) for some, place, move in lines)
             distance = smooth_minimum(one, two, softness)
             now = now + _STEP_SHARE * distance
         t[on_way] = now
@@ -158,15 +130,6 @@ def smooth_minimum(a: Tensor, b: Tensor, softness: Tensor) -> Tensor:
     return torch.minimum(a, b) - softness / 4 * nearness * nearness
 
 
-SUPERSAMPLING = 2
-"""Samples a pixel along each axis."""
-
-_CHUNK_RAYS = {"cpu": 1 << 19, "cuda": 1 << 23}
-"""Rays traced at once: enough for long lists (about 100 MB of temporaries), on a GPU more (some 2 to 6 GB)."""
-_NUDGE = 2e-4
-"""Half the base of the finite differences that give a smooth union's normals."""
-
-
 @dataclass(frozen=True, eq=False)
 class ObjectViews:
     """Pictures of B objects by V cameras each: rgb (B, V, 3, S, S) on white, opacity and depth (B, V, 1, S, S).
@@ -182,14 +145,10 @@ class ObjectViews:
 def render_views(
     objects: Objects, camera_to_world: Tensor, focal: Tensor, size: int, *, supersampling: int = SUPERSAMPLING
 ) -> ObjectViews:
-    """Pictures of B objects by V cameras each.
+    """Pictures, `size` pixels a side, of B objects by V cameras each.
 
-    Args:
-        objects: B objects.
-        camera_to_world: (B, V, 4, 4), cameras outside of the objects, as in `Cameras`.
-        focal: (B, V, 2), as in `Cameras`.
-        size: S, pixels.
-        supersampling: n; each pixel is the mean of n x n samples through its footprint.
+    Cameras are given by camera_to_world (B, V, 4, 4) and focal (B, V, 2) as in `Cameras`, and stand outside of the
+    objects. Each pixel is the mean of supersampling² samples through its footprint.
     """
     check_count("size", size, 1)
     check_count("supersampling", supersampling, 1)
@@ -216,10 +175,7 @@ def render_views(
 def render_rays(objects: Objects, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Colours of any rays: rgb (B, R, 3) over white, opacity (B, R, 1), depth (B, R, 1), 0 where nothing was hit.
 
-    Args:
-        objects: B objects.
-        origins: (B, R, 3), outside of the objects; or (B, 1, 3), shared by an object's rays.
-        directions: (B, R, 3) of unit length.
+    origins: (B, R, 3), outside of the objects, or (B, 1, 3), shared by an object's rays. directions: (B, R, 3), unit.
     """
     count = len(objects)
     check_shape("directions", directions, (count, "R", 3), "R rays an object")
@@ -263,7 +219,7 @@ def _surface_colors(tables: Tables, points: Tensor, column: Tensor, owner: Tenso
     """(3, H) colours of surface points (3, H) on parts (H,) of objects (H,), under their light or without."""
     first = tables.first.taken(column)
     local = first.points_to_local(points)
-    normals = first.directions_to_world(primitive_normal(first.kind, local, first.size))
+    normals = first.normals(local)
     azimuth, width, middle, height = tables.label.index_select(1, column)
     turn = torch.atan2(local[0], local[2]) - azimuth
     turn = (turn - 2 * math.pi * torch.round(turn / (2 * math.pi))).abs()
@@ -272,7 +228,7 @@ def _surface_colors(tables: Tables, points: Tensor, column: Tensor, owner: Tenso
     if joined.numel():
         on_second, joined_normals = _joined_surface(tables, column[joined], points[:, joined], normals[:, joined])
         normals[:, joined] = joined_normals
-        coat[joined] = torch.where(on_second, torch.full_like(coat[joined], COATS - 1), coat[joined])
+        coat[joined] = torch.where(on_second, COATS - 1, coat[joined])
     coat = column * COATS + coat
     colors = coat_colors(tables.pattern.index_select(0, coat), tables.coats.index_select(1, coat), local)
     return lit(colors, normals, tables.light.index_select(1, owner)) if light else colors
@@ -295,13 +251,11 @@ def _joined_surface(tables: Tables, column: Tensor, points: Tensor, normals: Ten
     `normals` are those of the first primitives.
     """
     first, second = tables.first.taken(column), tables.second.taken(column)
-    one = convex_distance(first.kind, first.points_to_local(points), first.size)
-    two = convex_distance(second.kind, second.points_to_local(points), second.size)
+    one, two = (some.convex_distance(points) for some in (first, second))
     joint = tables.joint.index_select(0, column)
     blended = joint == BLEND
     on_second = torch.where(blended, two < one, two.abs() < one.abs())
-    inner = primitive_normal(second.kind, second.points_to_local(points), second.size)
-    inner = second.directions_to_world(inner) * torch.where(joint == CUT, -1.0, 1.0)
+    inner = second.normals(second.points_to_local(points)) * torch.where(joint == CUT, -1.0, 1.0)
     normals = torch.where(on_second, inner, normals)
     smooth = blended.nonzero().squeeze(1)
     if smooth.numel():  # by tetrahedral differences: the sum of e·f(x + h·e) over four corners e of a cube
@@ -310,9 +264,7 @@ def _joined_surface(tables: Tables, column: Tensor, points: Tensor, normals: Ten
         gradient = torch.zeros_like(points)
         for corner in ((1.0, -1.0, -1.0), (-1.0, -1.0, 1.0), (-1.0, 1.0, -1.0), (1.0, 1.0, 1.0)):
             step = torch.tensor(corner, device=points.device)[:, None]
-            moved = points + _NUDGE * step
-            one = convex_distance(first.kind, first.points_to_local(moved), first.size)
-            two = convex_distance(second.kind, second.points_to_local(moved), second.size)
+            one, two = (some.convex_distance(points + _NUDGE * step) for some in (first, second))
             gradient = gradient + step * smooth_minimum(one, two, softness)
         normals[:, smooth] = normalize(gradient, dim=0)
     return on_second, normals
@@ -321,5 +273,5 @@ def _joined_surface(tables: Tables, column: Tensor, points: Tensor, normals: Ten
 def _finished(seen: Tensor) -> Tensor:
     """Premultiplied (5, ...) colour, opacity, depth -> colour over white, opacity, depth of what is there."""
     opacity = seen[3:4]
-    depth = torch.where(opacity > 0, seen[4:5] / opacity.clamp_min(1e-6), torch.zeros_like(opacity))
+    depth = torch.where(opacity > 0, seen[4:5] / opacity.clamp_min(1e-6), 0.0)
     return torch.cat([seen[:3] + (1 - opacity), opacity, depth])

@@ -35,9 +35,7 @@ PLAIN, STRIPES, CHECKS, GRADIENT, NOISE, TWO_TONE, DOTS = range(7)
 PATTERNS = ("plain", "stripes", "checks", "gradient", "noise", "two_tone", "dots")
 
 MAX_PARTS = 7
-COATS = 3
-"""Coats of a part: 0 its outside, 1 its label, 2 the surface of its second primitive (the inside of a cup)."""
-
+COATS = 3  # of a part: 0 its outside, 1 its label, 2 the surface of its second primitive (the inside of a cup)
 
 _FROZEN = json.loads((Path(__file__).parent / "splits.json").read_text(encoding="utf-8"))
 
@@ -52,14 +50,13 @@ HELD_OUT_PATTERN: int = PATTERNS.index(_FROZEN["held_out_pattern"])
 
 @dataclass(frozen=True)
 class Split:
-    """Seeds first_seed ... first_seed + objects - 1 of one split, below 2^32, where torch's generator wraps."""
+    """Seeds first_seed … first_seed + objects - 1 of one split, below 2^32, where torch's generator wraps."""
 
     name: str
     first_seed: int
     objects: int
 
     def seeds(self, indices: Tensor | Sequence[int]) -> list[int]:
-        """The seeds of objects 0 ... objects - 1; raises InputError outside of them."""
         chosen = [int(index) for index in indices]
         if chosen and not 0 <= min(chosen) <= max(chosen) < self.objects:
             raise InputError(
@@ -83,7 +80,7 @@ class Primitives:
     size: Tensor
 
     def turned(self, turn: Tensor) -> Primitives:
-        """Turned about the origin by (B, 3, 3) rotations."""
+        """By (B, 3, 3) rotations about the origin."""
         center = (turn[:, None] @ self.center[..., None])[..., 0]
         return replace(self, rotation=turn[:, None] @ self.rotation, center=center)
 
@@ -144,7 +141,6 @@ class Objects:
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors are."""
         return self.role.device
 
     @property
@@ -161,7 +157,6 @@ class Objects:
         return chosen
 
     def to(self, device: torch.device | str) -> Objects:
-        """The same objects on another device."""
         moved: Objects = _mapped(self, lambda value: value.to(device, non_blocking=True))
         return moved
 
@@ -171,12 +166,8 @@ class Objects:
         zero, one = torch.zeros_like(angle), torch.ones_like(angle)
         rows = [angle.cos(), zero, angle.sin(), zero, one, zero, -angle.sin(), zero, angle.cos()]
         turn: Tensor = torch.stack(rows, dim=-1).unflatten(-1, (3, 3))  # (B, 3, 3)
-        return replace(
-            self,
-            first=self.first.turned(turn),
-            second=self.second.turned(turn),
-            light=replace(self.light, direction=(turn @ self.light.direction[..., None])[..., 0]),
-        )
+        light = replace(self.light, direction=(turn @ self.light.direction[..., None])[..., 0])
+        return replace(self, first=self.first.turned(turn), second=self.second.turned(turn), light=light)
 
     def first_parts(self, count: int) -> Objects:
         """The same objects with only their first `count` parts: those that matter most come first."""
@@ -207,10 +198,8 @@ def _radius(primitives: Primitives) -> Tensor:
     ball = torch.maximum(torch.maximum(a, b), c)
     corner = (a * a + b * b + c * c).sqrt()
     rim = (torch.maximum(a, b) ** 2 + c * c).sqrt()
-    kind = primitives.kind
-    return torch.where(
-        kind == ELLIPSOID, ball, torch.where(kind == BOX, corner, torch.where(kind == FRUSTUM, rim, a + b))
-    )
+    radii = torch.stack([ball, corner, rim, a + b], dim=-1)
+    return radii.gather(-1, primitives.kind[..., None])[..., 0]
 
 
 def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:  # noqa: ANN401 - a tensor, or a dataclass of them

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..geometry import sphere_directions
 from .shapes import (
     ABSENT,
     ALONE,
@@ -62,10 +63,7 @@ def framed(objects: Objects, radius: Tensor) -> Objects:
 def _outline(primitives: Primitives) -> tuple[Tensor, Tensor]:
     """(B, P, K, 3) world points on the primitives' outlines and (B, P, K) how far the surface may be beyond them."""
     count = 48
-    turn = torch.arange(count) * (math.pi * (3 - math.sqrt(5)))  # the golden angle spreads points on a sphere
-    level = 1 - (2 * torch.arange(count) + 1) / count
-    flat = (1 - level * level).sqrt()
-    sphere = torch.stack([flat * turn.cos(), level, flat * turn.sin()], dim=-1)
+    sphere = sphere_directions(count).flip(-1)
     corners = torch.stack([torch.where((torch.arange(count) >> bit) % 2 == 0, 1.0, -1.0) for bit in range(3)], dim=-1)
     round_turn = 2 * math.pi * torch.arange(count // 2) / (count // 2)
     circle = torch.stack([round_turn.cos(), torch.zeros_like(round_turn), round_turn.sin()], dim=-1)
@@ -88,7 +86,10 @@ Number = float | Tensor
 
 
 class Draws:
-    """(N, K) uniform numbers of N objects, taken column by column, so that each object depends on its own row only."""
+    """(N, K) uniform numbers of N objects, taken column by column, so that each object depends on its own row only.
+
+    Every method draws (N,) values, `rotation` (N, 3, 3).
+    """
 
     def __init__(self, uniforms: Tensor) -> None:
         self.uniforms = uniforms
@@ -98,30 +99,25 @@ class Draws:
         return len(self.uniforms)
 
     def unit(self) -> Tensor:
-        """(N,) in [0, 1)."""
         assert self._next < self.uniforms.shape[1], "a recipe takes more columns than there are"
         self._next += 1
         return self.uniforms[:, self._next - 1]
 
     def uniform(self, low: Number, high: Number) -> Tensor:
-        """(N,) between low and high."""
         return low + (high - low) * self.unit()
 
     def chance(self, probability: Number) -> Tensor:
-        """(N,) bool, true with that probability."""
         return self.unit() < probability
 
     def choice(self, weights: list[float]) -> Tensor:
-        """(N,) int64 index drawn with those weights."""
+        """Int64 indices."""
         steps = torch.tensor(weights).cumsum(0)
         return torch.bucketize(self.unit() * steps[-1], steps[:-1], right=True)
 
     def side(self) -> Tensor:
-        """(N,) -1 or 1."""
         return torch.where(self.chance(0.5), 1.0, -1.0)
 
     def rotation(self) -> Tensor:
-        """(N, 3, 3) uniform rotations."""
         share, first, second = self.unit(), 2 * math.pi * self.unit(), 2 * math.pi * self.unit()
         inner, outer = (1 - share).sqrt(), share.sqrt()
         return quaternion_rotation(inner * first.sin(), inner * first.cos(), outer * second.sin(), outer * second.cos())
@@ -151,21 +147,19 @@ class Sketch:
         """One part: center (N, 3), size (N, 4) as `vector` and `sizes` make them, rotation (N, 3, 3) or upright."""
         assert len(self.parts) < MAX_PARTS, "a recipe draws too many parts"
         count = self.count
-        rotation = torch.eye(3).expand(count, 3, 3) if rotation is None else rotation.expand(count, 3, 3)
         there = torch.ones(count, dtype=torch.bool) if present is None else present
-        part = {
-            "kind": _whole(kind, count),
-            "center": center.expand(count, 3),
-            "size": size.expand(count, 4),
-            "rotation": rotation,
-            "role": torch.where(there, role, ABSENT),
-            "color": _whole(color, count),
-            "joint": _whole(ALONE, count),
-            "blend": torch.zeros(count),
-            "label": torch.zeros(count, 4),
-        }
-        part |= {f"second_{name}": part[name] for name in ("kind", "center", "size", "rotation")}
-        self.parts.append(part)
+        part = self._primitive(kind, center, size, torch.eye(3) if rotation is None else rotation)
+        part |= {f"second_{name}": value for name, value in part.items()}
+        part |= {"joint": _whole(ALONE, count), "blend": torch.zeros(count), "label": torch.zeros(count, 4)}
+        self.parts.append(part | {"role": torch.where(there, role, ABSENT), "color": _whole(color, count)})
+
+    def _primitive(
+        self, kind: int | Tensor, center: Tensor, size: Tensor, rotation: Tensor, prefix: str = ""
+    ) -> dict[str, Tensor]:
+        count = self.count
+        values = {"kind": _whole(kind, count), "center": center.expand(count, 3), "size": size.expand(count, 4)}
+        values["rotation"] = rotation.expand(count, 3, 3)
+        return {f"{prefix}{name}": value for name, value in values.items()}
 
     def join(
         self,
@@ -178,12 +172,9 @@ class Sketch:
         blend: Number = 0.0,
     ) -> None:
         """Joins a second primitive to the part added last."""
-        part, count = self.parts[-1], self.count
-        part["joint"] = _whole(joint, count)
-        part["second_kind"], part["second_center"] = _whole(kind, count), center.expand(count, 3)
-        part["second_size"] = size.expand(count, 4)
-        part["second_rotation"] = part["rotation"] if rotation is None else rotation.expand(count, 3, 3)
-        part["blend"] = torch.as_tensor(blend).expand(count)
+        part = self.parts[-1]
+        part |= self._primitive(kind, center, size, part["rotation"] if rotation is None else rotation, "second_")
+        part |= {"joint": _whole(joint, self.count), "blend": torch.as_tensor(blend).expand(self.count)}
 
     def label(self, azimuth: Number, width: Number, middle: Number, height: Number, there: Tensor) -> None:
         """A patch of another coat on the part added last: radians about its y axis, lengths along it."""
@@ -212,31 +203,27 @@ class Sketch:
         size = sizes(first, last, length / 2).expand(self.count, 4)
         self.add(FRUSTUM, (start + end) / 2, size, role=role, color=color, rotation=towards(axis), present=present)
 
-    def block(
-        self, x: Number, y: Number, z: Number, center: Tensor, *, role: int = DETAIL, color: int | Tensor = 0
-    ) -> None:
-        """Adds an upright box with the given half extents."""
-        self.add(BOX, center, sizes(x, y, z), role=role, color=color)
-
 
 def vector(x: Number, y: Number, z: Number) -> Tensor:
     """(N, 3), or (1, 3) of plain numbers."""
-    values = torch.broadcast_tensors(*(torch.as_tensor(value, dtype=torch.float32).reshape(-1) for value in (x, y, z)))
-    return torch.stack(values, dim=-1)
+    return _stacked(x, y, z)
 
 
 def sizes(a: Number, b: Number, c: Number, d: Number = 0.0) -> Tensor:
     """(N, 4), or (1, 4) of plain numbers; see shapes.py for their meaning."""
-    values = torch.broadcast_tensors(*(torch.as_tensor(v, dtype=torch.float32).reshape(-1) for v in (a, b, c, d)))
-    return torch.stack(values, dim=-1)
+    return _stacked(a, b, c, d)
+
+
+def _stacked(*columns: Number) -> Tensor:
+    numbers = torch.broadcast_tensors(*(torch.as_tensor(column, dtype=torch.float32).reshape(-1) for column in columns))
+    return torch.stack(numbers, dim=-1)
 
 
 def about(axis: str, angle: Number) -> Tensor:
     """(N, 3, 3) rotations about x, y or z by angles in radians."""
-    angle = torch.as_tensor(angle, dtype=torch.float32).reshape(-1)
-    half = angle / 2
-    parts = {name: half.sin() if name == axis else torch.zeros_like(half) for name in "xyz"}
-    return quaternion_rotation(parts["x"], parts["y"], parts["z"], half.cos())
+    half = torch.as_tensor(angle, dtype=torch.float32).reshape(-1) / 2
+    x, y, z = (half.sin() if name == axis else torch.zeros_like(half) for name in "xyz")
+    return quaternion_rotation(x, y, z, half.cos())
 
 
 def towards(axis: Tensor) -> Tensor:

@@ -10,27 +10,20 @@ from torch import Tensor
 
 from .errors import InputError
 
-UNIT_SLACK = 1e-3
-"""How far pictures and masks may reach out of [0, 1]: the rounding of sums of weights, and of half precision."""
-
 
 def check_shape(name: str, tensor: Tensor, shape: Sequence[int | str], hint: str = "") -> None:
-    """Raises InputError unless `tensor` has `shape`, in which a word stands for any size.
+    """Raises InputError unless `tensor` has `shape`, e.g. ("V", 3, "S", "S"); a word stands for one size.
 
-    Args:
-        name: what the tensor is called in the message, e.g. "InputViews.rgb".
-        tensor: the value that came.
-        shape: sizes; a string such as "V" admits any size and names it in the message.
-        hint: a clause that says what to do, appended after a semicolon.
-
-    Example: `check_shape("rgb", rgb, ("V", 3, 256, 256))`.
+    `hint` says what to do, and is appended after a semicolon.
     """
     check_type(name, tensor, Tensor, hint)
+    sizes: dict[int | str, int] = {}
     fits = tensor.ndim == len(shape) and all(
-        isinstance(want, str) or want == got for want, got in zip(shape, tensor.shape, strict=True)
+        got == (sizes.setdefault(want, got) if isinstance(want, str) else want)
+        for want, got in zip(shape, tensor.shape, strict=True)
     )
     if not fits:
-        wanted = ", ".join(str(size) for size in shape)
+        wanted = ", ".join(map(str, shape))
         raise InputError(f"{name} must be ({wanted}), got {tuple(tensor.shape)}{_clause(hint)}")
 
 
@@ -47,28 +40,24 @@ def check_finite(name: str, tensor: Tensor) -> None:
 
 
 def check_unit_range(name: str, tensor: Tensor, hint: str) -> None:
-    """Raises InputError unless `tensor` holds floating-point numbers in [0, 1], but for what rounding adds.
+    """Raises InputError unless `tensor` holds floating-point numbers in [0, 1]; `hint` says what to do with others.
 
-    Args:
-        hint: a clause that says what to do with other values.
+    They may reach 0.001 out of it: the rounding of sums of weights, and of half precision.
     """
     check_type(name, tensor, Tensor)
     if not tensor.is_floating_point():
         raise InputError(f"{name} must be floating point, got {tensor.dtype}; {hint}")
     if tensor.numel():
         low, high = (end.item() for end in torch.aminmax(tensor.detach()))  # one pass: NaN anywhere makes both NaN
-        if not (low >= -UNIT_SLACK and high <= 1 + UNIT_SLACK):
+        if not (low >= -1e-3 and high <= 1.001):
             check_finite(name, tensor)
             raise InputError(f"{name} must be in [0, 1], got [{low:.3g}, {high:.3g}]; {hint}")
 
 
 def magnitude(tensor: Tensor) -> float:
-    """The largest magnitude in a tensor of floating-point numbers that is not empty; NaN or infinity if it holds any.
-
-    One pass and no copy: 0.1 s a GB on a CPU core.
-    """
+    """The largest magnitude in a floating-point tensor that is not empty, NaN if it holds any: one pass, no copy."""
     low, high = torch.aminmax(tensor.detach())  # NaN anywhere makes both NaN
-    return max(abs(low.item()), abs(high.item()), key=lambda value: math.inf if math.isnan(value) else value)
+    return max(abs(low.item()), abs(high.item()))
 
 
 def check_range(name: str, value: float, low: float = -math.inf, high: float = math.inf) -> None:
@@ -79,20 +68,20 @@ def check_range(name: str, value: float, low: float = -math.inf, high: float = m
         wanted = f"at least {low}" if math.isfinite(low) else "finite"
         if math.isfinite(high):
             wanted = f"between {low} and {high}" if math.isfinite(low) else f"at most {high}"
-        raise InputError(f"{name} must be {wanted}, got {_shown(value)}")
+        raise InputError(f"{name} must be {wanted}, got {value!r:.60}")
 
 
 def check_count(name: str, value: int, low: int = 0, high: float = math.inf) -> None:
     """Raises InputError unless `value` is a whole number in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InputError(f"{name} must be a whole number, got {_shown(value)}")
+        raise InputError(f"{name} must be a whole number, got {value!r:.60}")
     check_range(name, value, low, high)
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Raises InputError unless `value` is one of `choices`."""
     if not isinstance(value, str) or value not in choices:
-        raise InputError(f"{name} must be one of {', '.join(choices)}, got {_shown(value)}")
+        raise InputError(f"{name} must be one of {', '.join(choices)}, got {value!r:.60}")
 
 
 def check_type(name: str, value: object, kind: type, hint: str = "") -> None:
@@ -100,12 +89,6 @@ def check_type(name: str, value: object, kind: type, hint: str = "") -> None:
     if not isinstance(value, kind):
         wanted = "a tensor" if kind is Tensor else kind.__name__
         raise InputError(f"{name} must be {wanted}, got {type(value).__name__}{_clause(hint)}")
-
-
-def _shown(value: object) -> str:
-    """`value` in a message, cut short."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _clause(hint: str) -> str:

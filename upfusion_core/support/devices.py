@@ -1,36 +1,30 @@
-"""Devices by name, and whether this machine has them."""
+"""Where work is done: devices by name, chunks that fit into their memory, and generators of random numbers."""
 
 from __future__ import annotations
 
+import hashlib
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import TypeVar
+
 import torch
 
-from .checks import check_choice
-from .errors import InputError
+from .errors import InputError, OutOfMemoryError
+
+Result = TypeVar("Result")
 
 
-def default_device() -> torch.device:
-    """CUDA, then MPS, then the CPU, whichever there is."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def resolve_device(name: str) -> torch.device:
-    """A device by name: "auto", "cpu", "cuda" or "mps".
-
-    Raises:
-        InputError: this machine has no such device.
-    """
-    check_choice("device", name, ("auto", "cpu", "cuda", "mps"))
-    return default_device() if name == "auto" else existing_device(name)
-
-
-def existing_device(device: torch.device | str) -> torch.device:
-    """One of torch's devices, such as "cuda:1", on which tensors can be made.
+def existing_device(device: torch.device | str | None) -> torch.device:
+    """One of torch's devices, such as "cuda:1", on which tensors can be made; "auto" and None take the best there is.
 
     Raises:
         InputError: it is no device, holds no values (meta), or this machine or this torch has none.
     """
+    if device is None or device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(device)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
@@ -38,12 +32,88 @@ def existing_device(device: torch.device | str) -> torch.device:
     if device.type == "meta":
         raise InputError("device must hold values, got meta; choose cpu or cuda")
     counts = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    if (device.index or 0) >= counts.get(device.type, 1):
-        raise InputError(
-            f"this machine has no {device} device that torch can use; choose cpu, or install another torch"
+    with suppress(RuntimeError, AssertionError, ImportError):  # torch is built without it
+        if (device.index or 0) < counts.get(device.type, 1):
+            torch.empty(0, device=device)
+            return device
+    raise InputError(f"this machine has no {device} device that torch can use; choose cpu, or install another torch")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory does not suffice, on whatever device."""
+    # how allocators without an exception of their own say it: of CPUs, Apple's GPUs, cuBLAS and cuDNN
+    messages = ("out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
+    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(message in str(error) for message in messages)
+    )
+
+
+class Chunk:
+    """How many of something are worked on at a time; from where memory runs out, half as many.
+
+    The size stays halved for all work that is done with the same chunk.
+
+    Args:
+        size: at first.
+        what: of which, in the singular, for messages.
+
+    Example:
+        chunk = Chunk(4096, "ray")
+        colors = torch.cat(list(chunk.map(lambda part: color_of(rays[part]), len(rays))))
+    """
+
+    def __init__(self, size: int, what: str) -> None:
+        self.size, self.what = size, what
+
+    def map(self, work: Callable[[slice], Result], count: int, each: int = 1) -> Iterator[Result]:
+        """The results of `work` for slices that cover 0 to `count` in order.
+
+        A slice that there was no memory for comes again as smaller ones, with a warning that says so.
+
+        Args:
+            each: how many of what the chunk counts one of the `count` items stands for.
+
+        Raises:
+            OutOfMemoryError: there is no memory for a single item.
+        """
+        start = 0
+        while start < count:
+            items = min(max(1, self.size // each), count - start)
+            try:
+                done = [work(slice(start, start + items))]
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                done = []  # nothing keeps the error, whose traceback holds all that was allocated
+            if done:
+                start += items
+                yield done[0]
+            else:
+                self._halve(items, each)
+
+    def _halve(self, items: int, each: int) -> None:
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+        elif torch.backends.mps.is_available():
+            torch.mps.empty_cache()
+        if items == 1:
+            some = f"one {self.what}" if each == 1 else f"{each} {self.what}s"
+            raise OutOfMemoryError(
+                f"memory must suffice for {some} at a time, but does not; close other programs, ask for smaller "
+                "pictures or use another device"
+            )
+        self.size = items // 2 * each
+        warnings.warn(
+            f"out of memory with {items * each} {self.what}s at a time; going on with {self.size}", stacklevel=3
         )
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, ImportError, NotImplementedError) as error:  # torch is built without it
-        raise InputError(f"this machine has no {device} device that torch can use; choose cpu") from error
-    return device
+
+
+def derived_seed(*parts: int | str) -> int:
+    """A seed in 0 … 2^63 - 1 that follows from `parts`, such as a seed, a purpose and a step; nearby ones differ."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def generator_for(seed: int | str, *purpose: int | str) -> torch.Generator:
+    """A CPU generator for one purpose, whose numbers no other purpose shares: `generator_for(0, "objects", 3)`."""
+    return torch.Generator().manual_seed(derived_seed(seed, *purpose))

@@ -1,7 +1,5 @@
 """What can go wrong for a caller: every message says what was expected, what came, and what to do."""
 
-from __future__ import annotations
-
 
 class UpFusionError(ValueError):
     """Base of all errors that the caller can put right."""

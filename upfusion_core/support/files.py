@@ -1,4 +1,4 @@
-"""Files written whole or not at all, strangers' files read, names checked; files of data sets and of the package."""
+"""Files written whole or not at all, strangers' files read, names checked; JSON; files of data sets and the package."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import Any, NoReturn
 
 from .errors import CheckpointError, InputError, OutputError, UpFusionError
 
@@ -20,6 +20,15 @@ BUNDLED = Path(__file__).parents[1] / "bundled"
 """Data that come with the package: the small model, photos of objects that it was not trained on."""
 BUNDLED_NAME = "mini"
 """Stands for the bundled model wherever weights are named; a folder of that name is `./mini` or a Path."""
+LARGEST_JSON = 64_000_000
+"""Bytes of a file; Objaverse's list of 800,000 ids has 29 MB. What they stand for takes up to 20 times as much."""
+
+_DEVICES = {"con", "prn", "aux", "nul", "conin$", "conout$"} | {
+    f"{port}{number}" for port in ("com", "lpt") for number in "123456789\u00b9\u00b2\u00b3"
+}
+"""Names that mean devices on Windows, with any suffix."""
+_LONGEST_NAME = 180
+"""Bytes of a name; systems take 255, and temporary names and numbers are put round it."""
 
 
 def bundled_path(name: str) -> Path:
@@ -29,10 +38,10 @@ def bundled_path(name: str) -> Path:
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Gives a temporary path beside `path`; on success it is renamed to `path`, on failure removed.
+    """Gives a temporary path beside `path`, of the same suffix; on success it is renamed to `path`, else removed.
 
-    The suffix is kept, because image and mesh writers choose their format by it. A full disk or a lack of permission
-    becomes OutputError; an older file under `path` then stays as it was, and folders that were made for it go again.
+    A full disk or a lack of permission becomes OutputError; an older file under `path` then stays as it was, and
+    folders that were made for it go again.
 
     Example:
         with replacing("out/mesh.glb") as partial:
@@ -58,10 +67,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 def made_folder(folder: Path) -> Iterator[None]:
     """Makes `folder` and its parents where they are missing; of these, what is empty in the end goes again.
 
-    Raises:
-        OutputError: a part that is missing has a name that not every system can write.
+    OutputError where a part that is missing has a name that not every system can write.
     """
-    check_new_folders(folder)
+    _check_new_folders(folder)
     made = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -70,18 +78,6 @@ def made_folder(folder: Path) -> Iterator[None]:
         for path in made:
             with suppress(OSError):  # it holds what was written
                 path.rmdir()
-
-
-_DEVICES = {"con", "prn", "aux", "nul", "conin$", "conout$"} | {
-    f"{port}{number}" for port in ("com", "lpt") for number in "123456789\u00b9\u00b2\u00b3"
-}
-"""Names that mean devices on Windows, with any suffix."""
-
-_LONGEST_NAME = 180
-"""Bytes of a name; systems take 255, and temporary names and numbers are put round it."""
-
-_MOST_FOLDERS = 100
-"""That are made at once; making thousands takes Python's whole stack."""
 
 
 def check_file_name(name: str, label: str = "a file's name") -> None:
@@ -105,20 +101,19 @@ def check_file_name(name: str, label: str = "a file's name") -> None:
         raise OutputError(f"{label} must be one that every system can write, got {fault}; choose another name")
 
 
-def check_new_folders(folder: Path) -> None:
-    """Raises OutputError unless what is missing of a folder's path can be made on every system; see check_file_name."""
+def _check_new_folders(folder: Path) -> None:
     for depth, path in enumerate((folder, *folder.parents)):
-        if depth == _MOST_FOLDERS:
-            raise OutputError(f"a path must hold at most {_MOST_FOLDERS} new folders, got {path!s:.60}...; shorten it")
         if os.path.lexists(path):  # unlike Path.exists, this takes names that are too long for the system
             break
+        if depth == 100:
+            raise OutputError(f"{folder!s:.60}... must be at most 100 new folders deep; choose another name")
         check_file_name(path.name, "the name of a new folder")
 
 
 def check_target(path: Path) -> None:
     """Raises OutputError unless a file can be written, or replaced, under `path` and in the folders above it."""
     check_file_name(path.name, "the name of the file to write")
-    check_new_folders(path.parent)
+    _check_new_folders(path.parent)
     if os.path.isdir(path):
         raise OutputError(f"{path} could not be written: {_reason(IsADirectoryError(errno.EISDIR, 'Is a directory'))}")
     if os.path.exists(path) and not os.path.isfile(path):
@@ -127,13 +122,34 @@ def check_target(path: Path) -> None:
         )
 
 
-def check_regular(path: Path, most: int) -> None:
-    """Raises OSError if `path` is a device or pipe, which may never end, or has more than `most` bytes.
+def check_path(name: str, value: object) -> None:
+    """Raises InputError unless `value` names a file or folder: a text that is not empty, or a path."""
+    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str) or not os.fspath(value):
+        raise InputError(f"{name} must be a path, got {value!r:.40}; give the name of a file or folder")
 
-    A folder is let pass: opening it says what it is.
-    """
+
+def check_weights_name(path: Path) -> None:
+    """Raises CheckpointError where a path holds bytes that are no UTF-8, as the readers of weights want it."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise CheckpointError(f"a file of weights must have a UTF-8 name, got {str(path)!a:.300}; rename it") from error
+
+
+def _reason(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full; free some space or choose another place, then run again"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "no permission to write there; choose another place"
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return "a file stands where a folder is needed; choose another place"
+    return f"{error.strerror or error}; choose another place or mend this one"
+
+
+def check_regular(path: Path, most: int) -> None:
+    """Raises OSError if `path` is a device or pipe, which may never end, or has more than `most` bytes."""
     status = path.stat()
-    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):  # opening a folder says what it is
         raise OSError("it is a device or pipe")
     if status.st_size > most:
         raise OSError(f"it has {status.st_size:,} bytes, more than {most:,}")
@@ -147,16 +163,14 @@ def read_regular(path: Path, most: int) -> bytes:
 
 @contextmanager
 def reading(subject: object, advice: str, *, what: str = "", error: type[UpFusionError] = InputError) -> Iterator[None]:
-    """Turns whatever a reader raises on a damaged or foreign file into one sentence of ours, and nothing else.
+    """Turns whatever a reader raises on a damaged or foreign file into one sentence of ours; our own errors pass.
 
-    Readers of damaged files raise whatever they stumble over, so every Exception is taken for one. Our own errors pass
-    as they are. Nothing that may be cancelled, and no hook of the caller, belongs into the block.
+    Every Exception is taken for one: nothing that may be cancelled, and no hook of the caller, belongs into the block.
 
     Args:
         subject: the file, as the message names it.
         advice: what to do, e.g. "download it again".
         what: the file is to be, e.g. "an index of shards".
-        error: what is raised.
 
     Example: "a.npy must be an array, but cannot be read (Permission denied); render it again".
     """
@@ -172,37 +186,15 @@ def reading(subject: object, advice: str, *, what: str = "", error: type[UpFusio
         raise error(f"{subject!s:.300} {wanted} ({text[:160]}); {advice}") from reason
 
 
-def check_weights_name(path: Path) -> None:
-    """Raises CheckpointError where a path holds bytes that are no UTF-8, as the readers of weights want it."""
-    try:
-        str(path).encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise CheckpointError(f"a file of weights must have a UTF-8 name, got {str(path)!a:.300}; rename it") from error
-
-
-def check_path(name: str, value: object) -> None:
-    """Raises InputError unless `value` names a file or folder: a text that is not empty, or a path."""
-    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str) or not os.fspath(value):
-        raise InputError(f"{name} must be a path, got {value!r:.40}; give the name of a file or folder")
-
-
 def save_tensors(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
-    """Writes tensors and containers of them by torch.save, whole or not at all.
-
-    Raises:
-        OutputError: the disk is full or fails.
-    """
+    """Writes tensors and containers of them by torch.save, whole or not at all; OutputError where the disk fails."""
     import torch  # the command line's --help needs this module and no torch
 
     _save(path, lambda partial: torch.save(content, partial), RuntimeError)
 
 
 def save_safetensors(tensors: dict[str, Any], path: str | os.PathLike[str], metadata: dict[str, str]) -> None:
-    """Writes contiguous tensors and texts as a `.safetensors` file, whole or not at all; the same bytes every time.
-
-    Raises:
-        OutputError: the disk is full or fails.
-    """
+    """Writes contiguous tensors and texts as a `.safetensors` file, the same bytes every time, whole or not at all."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -235,23 +227,78 @@ def _save(path: str | os.PathLike[str], write: Callable[[Path], None], kind: typ
 
 
 def write_json(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
-    """Writes `content` as indented UTF-8 JSON, whole or not at all.
-
-    What is no UTF-8 in names of files is written as JSON's own escapes, so that it is read as it was.
-    """
+    """Writes `content` as indented UTF-8 JSON, whole or not at all; what is no UTF-8 in names of files as escapes."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def _reason(error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "the disk is full; free some space or choose another place, then run again"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return "no permission to write there; choose another place"
-    if error.errno in (errno.ENOTDIR, errno.EEXIST):
-        return "a file stands where a folder is needed; choose another place"
-    return f"{error.strerror or error}; choose another place or mend this one"
+def read_json(
+    path: str | os.PathLike[str],
+    error: type[UpFusionError] = InputError,
+    *,
+    lone_surrogates: bool = False,
+    finite: bool = True,
+) -> Any:  # noqa: ANN401 - any JSON
+    """The value in a UTF-8 file, with or without a byte order mark, of at most 64 MB; see parse_json."""
+    with reading(path, "check the path, and save it as UTF-8", what="a JSON file", error=error):
+        text = read_regular(Path(path), LARGEST_JSON).decode("utf-8-sig")
+    return parse_json(text, str(path), error, lone_surrogates=lone_surrogates, finite=finite)
+
+
+def parse_json(
+    text: str,
+    source: str,
+    error: type[UpFusionError] = InputError,
+    *,
+    lone_surrogates: bool = False,
+    finite: bool = True,
+) -> Any:  # noqa: ANN401 - any JSON
+    """The value that `text` stands for; `source`, e.g. a path, names it in the message.
+
+    Refused beside what is no JSON: NaN and Infinity, which JSON does not know, lone surrogates (such as \\ud800),
+    nesting too deep for Python's reader, and names that come twice in one object. A byte order mark is passed over.
+
+    Args:
+        lone_surrogates: whether they are taken: so Python spells bytes of file names that are no UTF-8.
+        finite: whether NaN and Infinity are refused.
+    """
+
+    def no_number(name: str) -> NoReturn:
+        raise ValueError(f"{name} is no number in JSON")
+
+    def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for place, name in enumerate(names) if name in names[:place])
+            raise ValueError(f"the name {shown(twice)} comes twice in one object")
+        return content
+
+    try:
+        text = text.removeprefix("\ufeff")
+        value = json.loads(text, parse_constant=no_number if finite else float, object_pairs_hook=without_duplicates)
+        if "\\u" in text and not lone_surrogates:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")  # half a surrogate pair could never be written
+    except (ValueError, RecursionError) as reason:
+        why = "it is nested too deeply" if isinstance(reason, RecursionError) else reason
+        raise error(f"{source} must be JSON, but is not ({why}); correct it there, or remove it") from reason
+    return value
+
+
+def json_text(value: object, source: str) -> str:
+    """`value` as JSON text that `parse_json` reads; `source` says what it is in the message."""
+    with reading(source, "give finite numbers, texts and lists", what="what JSON can hold"):
+        return json.dumps(value, allow_nan=False)
+
+
+def shown(value: object, most: int = 60) -> str:
+    """`value` as JSON for a message, cut short; whatever it is."""
+    try:
+        text = json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        text = type(value).__name__
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def existing_folder(root: str | os.PathLike[str]) -> Path:
@@ -262,17 +309,11 @@ def existing_folder(root: str | os.PathLike[str]) -> Path:
     return root
 
 
-def inside(
-    folder: Path,
-    name: str,
-    label: str = "a file of the data set",
-    advice: str = "correct the list",
-    error: type[UpFusionError] = InputError,
-) -> Path:
-    """`folder / name`, or an error where a stranger's name leads out of the folder, or is no file's at all."""
+def inside(folder: Path, name: str) -> Path:
+    """`folder / name`, or InputError where a stranger's name leads out of the folder, or is no file's at all."""
     parts = PureWindowsPath(name)  # knows both slashes and drives, whatever the system
     if not name or parts.drive or parts.root or ".." in parts.parts or not name.isprintable():
-        raise error(f"{label} must lie in its folder, got {name!a:.80}; {advice}")
+        raise InputError(f"a file of the data set must lie in its folder, got {name!a:.80}; correct the list")
     return folder / name
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from einops import rearrange
 from PIL import EpsImagePlugin, Image
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -41,14 +42,8 @@ def linear_to_srgb(values: Tensor) -> Tensor:
 
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused by their header, before anything is decoded."""
-
 _LARGEST_FILE = 1_000_000_000
 """Bytes; a picture of MAX_PIXELS in 16 bits a channel has 800 MB if it is not compressed."""
-
-_PROGRAMS = ("EPS", "WMF", "PDF")
-"""Formats that Pillow hands to Ghostscript or to Windows, which would run what a stranger wrote."""
-
-
 _GHOSTSCRIPT = threading.Lock()
 
 
@@ -78,7 +73,7 @@ def open_picture(path: Path) -> Image.Image:
 
 def check_picture(image: Image.Image, label: str) -> None:
     """Raises PhotoError, before anything is decoded, if a picture would run a program, or is too large, or empty."""
-    if image.format in _PROGRAMS:
+    if image.format in ("EPS", "WMF", "PDF"):  # which Pillow hands to Ghostscript or to Windows
         raise PhotoError(f"{label} must be a picture of pixels, got {image.format}; save it as PNG or JPEG")
     width, height = image.size
     if width * height > MAX_PIXELS:
@@ -89,8 +84,7 @@ def check_picture(image: Image.Image, label: str) -> None:
 
 def too_large(label: str, found: str) -> str:
     """The sentence about a picture of more than MAX_PIXELS."""
-    limit = MAX_PIXELS // 1_000_000
-    return f"{label} must have at most {limit} megapixels, its header says {found}; make it smaller first"
+    return f"{label} must have at most 100 megapixels, its header says {found}; make it smaller first"
 
 
 def to_8bit(values: Tensor) -> np.ndarray:
@@ -106,11 +100,7 @@ def save_png(path: Path, rgb: Tensor) -> None:
 
 
 def load_png(path: Path, mode: str = "RGB") -> Tensor:
-    """(3, H, W) in [0, 1] of a picture that `save_png` wrote; (1, H, W) of one of grey values, with mode "L".
-
-    Raises:
-        InputError: it is missing, damaged, or far too large.
-    """
+    """(3, H, W) in [0, 1] of a picture that `save_png` wrote; (1, H, W) of one of grey values, with mode "L"."""
     with reading(path, "remove it", what="a whole PNG"), Image.open(path, formats=("PNG",)) as image:
         pixels = np.array(image.convert(mode))
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1).float() / 255
@@ -128,10 +118,7 @@ def resize_pictures(pictures: Tensor, size: int) -> Tensor:
 def contact_sheet(rgb: Tensor, columns: int | None = None) -> Tensor:
     """(Q, 3, H, W) -> one picture of them all on white, row by row, as square as can be unless `columns` is given."""
     check_shape("rgb", rgb, ("Q", 3, "H", "W"))
-    count, _, height, width = rgb.shape
-    columns = columns or math.ceil(math.sqrt(count))
-    rows = math.ceil(count / columns)
-    sheet = torch.ones(rows * columns, 3, height, width)
-    sheet[:count] = rgb.detach().float().cpu()
-    sheet = sheet.reshape(rows, columns, 3, height, width)
-    return sheet.permute(2, 0, 3, 1, 4).reshape(3, rows * height, columns * width)
+    columns = columns or math.ceil(math.sqrt(len(rgb)))
+    sheet = torch.ones(-(-len(rgb) // columns) * columns, *rgb.shape[1:])
+    sheet[: len(rgb)] = rgb.detach().float().cpu()
+    return rearrange(sheet, "(rows columns) c h w -> c (rows h) (columns w)", columns=columns)

@@ -30,12 +30,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         CheckpointError: the file is missing, truncated, of another kind, or holds anything but plain tensors.
     """
     _check_file(path)
-    content: object
-    if path.suffix == ".safetensors":
-        with _reading(path):
-            content, _ = read_safetensors(path)
-    else:
-        content = _read_pickle(path)
+    with _reading(path):
+        content = read_safetensors(path)[0] if path.suffix == ".safetensors" else _read_pickle(path)
     if not isinstance(content, dict) or not content:
         raise CheckpointError(f"{path} must hold named tensors, got {type(content).__name__}; it is not a state dict")
     for name, value in content.items():
@@ -88,20 +84,17 @@ def misfits(
         dtype: all must have it; None takes any of floating point.
         padded: further axes of size 1 are taken, as of 1x1 convolutions for linear layers.
     """
-    pairs = {name: (tuple(tensors[name].shape), tuple(shape)) for name, shape in wanted.items() if name in tensors}
-    kinds = {name: (tensors[name].dtype, dtype or "of floating-point numbers") for name in pairs}
-    return Misfits(
-        missing=[name for name in wanted if name not in tensors],
-        unexpected=[name for name in tensors if name not in wanted],
-        shapes={
-            name: (came, shape)
-            for name, (came, shape) in pairs.items()
-            if came != shape and not (padded and came == shape + (1,) * (len(came) - len(shape)))
-        },
-        kinds={
-            name: kind for name, kind in kinds.items() if not (kind[0] == dtype if dtype else kind[0].is_floating_point)
-        },
-    )
+    missing = [name for name in wanted if name not in tensors]
+    found = Misfits(missing, [name for name in tensors if name not in wanted], {}, {})
+    for name in wanted:
+        if name not in tensors:
+            continue
+        came, shape, kind = tuple(tensors[name].shape), tuple(wanted[name]), tensors[name].dtype
+        if came != shape and not (padded and came == shape + (1,) * (len(came) - len(shape))):
+            found.shapes[name] = came, shape
+        if not (kind == dtype if dtype else kind.is_floating_point):
+            found.kinds[name] = kind, dtype or "of floating-point numbers"
+    return found
 
 
 def check_finite_weights(weights: Mapping[str, Tensor], dtype: torch.dtype) -> None:
@@ -131,10 +124,9 @@ def _check_file(path: Path) -> None:
     check_weights_name(path)
     if not os.path.exists(path):  # unlike pathlib's, also false for names that no file can have
         raise CheckpointError(f"{path} does not exist; check the path or download the weights again")
-    if path.is_dir():
-        raise CheckpointError(f"{path} must be a file of weights, got a folder; check the path")
     if not path.is_file():
-        raise CheckpointError(f"{path} must be a file of weights, got a device or pipe; check the path")
+        kind = "a folder" if path.is_dir() else "a device or pipe"
+        raise CheckpointError(f"{path} must be a file of weights, got {kind}; check the path")
     if path.stat().st_size == 0:
         raise CheckpointError(f"{path} is empty; download or convert it again")
 
@@ -146,31 +138,30 @@ def _reading(path: Path) -> AbstractContextManager[None]:
 
 def _read_pickle(path: Path) -> object:
     """The named tensors, if it is a state dict; code in the file never runs."""
-    with _reading(path):
-        zipped = zipfile.is_zipfile(path)
-        if zipped:
-            with zipfile.ZipFile(path) as archive:
-                entries = archive.infolist()
-            unpacked = sum(entry.file_size for entry in entries)
-            compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
-            if compressed or unpacked > 2 * path.stat().st_size + 2**20:
-                raise CheckpointError(
-                    f"{path} must be a file that torch.save wrote (stored, not compressed), got one that unpacks to "
-                    f"{unpacked:,} bytes; get it from its authors"
-                )
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-        except pickle.UnpicklingError as error:
-            if "weights_only" not in str(error) and "Unsupported" not in str(error):
-                raise
+    zipped = zipfile.is_zipfile(path)
+    if zipped:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+        unpacked = sum(entry.file_size for entry in entries)
+        compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+        if compressed or unpacked > 2 * path.stat().st_size + 2**20:
             raise CheckpointError(
-                f"{path} must hold tensors only, but it asks to run other code or is damaged, so it was not opened; "
-                "get it from its authors, preferably as .safetensors"
-            ) from error
-    nested = [
-        content[key] for key in ("model_state_dict", "state_dict") if isinstance(content, dict) and key in content
-    ]
-    return next((part for part in nested if isinstance(part, dict)), content)
+                f"{path} must be a file that torch.save wrote (stored, not compressed), got one that unpacks to "
+                f"{unpacked:,} bytes; get it from its authors"
+            )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError as error:
+        if "weights_only" not in str(error) and "Unsupported" not in str(error):
+            raise
+        raise CheckpointError(
+            f"{path} must hold tensors only, but it asks to run other code or is damaged, so it was not opened; "
+            "get it from its authors, preferably as .safetensors"
+        ) from error
+    if isinstance(content, dict):
+        nested = (content.get(key) for key in ("model_state_dict", "state_dict"))
+        return next((part for part in nested if isinstance(part, dict)), content)
+    return content
 
 
 def _fault(value: Tensor) -> str:

@@ -17,13 +17,12 @@ from torch import Tensor
 
 from ..field.radiance import RadianceField
 from ..support.checks import check_count, check_range
+from ..support.devices import Chunk
 from ..support.errors import FieldError, MissingPackageError
-from ..support.memory import Chunk
 from ..types import OnProgress, OnStep
-from .atlas import unwrap
 from .level import SPREAD, chosen_level, clear, large_parts, sample_density, sample_heights, surface_level
 from .mesh import MeshAsset
-from .texture import SurfaceColor, bake
+from .texture import SurfaceColor, bake, unwrap
 
 SEARCH_RESOLUTION = 96  # cells along the field's box when looking for the object's own box
 PINHOLE = 0.025  # openings narrower than this share of the object's longest side lead nowhere: see `level.clear`
@@ -51,7 +50,6 @@ def extract_mesh(
     texture_size: int | None = None,
     faces: int | None = None,
     keep: float = 0.05,
-    chunk: int | None = None,
     on_step: OnStep | None = None,
 ) -> MeshAsset:
     """The surface of a field: closed, outside faces counter-clockwise, coloured by looks along its normals.
@@ -65,7 +63,6 @@ def extract_mesh(
         field: anything with `density`, `color` and `aabb`.
         resolution, threshold, texture_size, faces, keep, on_step: as in `RadianceField.extract_mesh`, which also says
             what is raised.
-        chunk: points the field is asked for at a time, fewer where memory does not suffice.
     """
     check_count("resolution", resolution, 8, 1024)
     check_range("keep", keep, 0.0, 1.0)
@@ -77,7 +74,7 @@ def extract_mesh(
         check_count("faces", faces, 16)
     require_packages(texture=texture_size is not None, faces=faces is not None)
     stage = _stages(on_step, texture_size is not None)
-    points = Chunk(chunk or (CPU_POINTS if field.aabb.device.type == "cpu" else POINTS), "point")
+    points = Chunk(CPU_POINTS if field.aabb.device.type == "cpu" else POINTS, "point")
     low, high = _object_box(field, threshold, keep, points, stage("search"))
     level = threshold if threshold is not None else chosen_level(field, low, high, points, stage("level"))
     spacing = float((high - low).max()) / (resolution - 1)
@@ -97,9 +94,8 @@ def extract_mesh(
     colors = look.colors(vertices, normals, stage("colors"))
     uvs = texture = None
     if texture_size is not None:
-        atlas = unwrap(vertices, triangles, texture_size, stage("atlas"))
-        vertices, normals, colors = (values[atlas.source] for values in (vertices, normals, colors))
-        triangles, uvs = atlas.faces, atlas.uvs
+        source, triangles, uvs = unwrap(vertices, triangles, texture_size, stage("atlas"))
+        vertices, normals, colors = (values[source] for values in (vertices, normals, colors))
         texture = bake(look, vertices, normals, triangles, uvs, texture_size, stage("texture"))
     stage("texture" if texture_size is not None else "colors")(1.0)
     return MeshAsset(vertices, triangles, colors, uvs, texture, normals)
@@ -138,8 +134,8 @@ def _object_box(
     """Lowest and highest corner (3,) of what is dense, with a margin, within the field's box."""
     low, high = field.aabb
     spacing = float((high - low).max()) / SEARCH_RESOLUTION
-    x, y, z = (int(size) for size in ((high - low) / spacing).ceil().long())
-    volume = sample_density(field, low + spacing / 2, spacing, (x, y, z), chunk, report)
+    shape = ((high - low) / spacing).ceil().long().tolist()
+    volume = sample_density(field, low + spacing / 2, spacing, shape, chunk, report)
     level = threshold if threshold is not None else surface_level(volume, spacing)
     sides = [(volume > level).select(axis, end).reshape(-1) for axis in range(3) for end in (0, -1)]
     if torch.cat(sides).float().mean() > FULL_SHARE:
@@ -175,14 +171,14 @@ def march(heights: Tensor, *, slab: int = SLAB, report: OnProgress = lambda shar
     cells = depth + 1  # with one layer of nothing before and behind
     vertices, faces = [], []
     count = 0
-    edges, numbers = np.empty(0, np.int64), np.empty(0, np.int64)
+    edges = numbers = np.empty(0, np.int64)
     for first in range(0, cells, slab):
         end = min(first + slab, cells)
         block = np.full((end - first + 1, height + 2, width + 2), -SPREAD, np.float32)  # nothing round the samples
         begin, stop = max(first - 1, 0), min(end, depth)
         block[begin - first + 1 : stop - first + 1, 1:-1, 1:-1] = heights[begin:stop].numpy()
         if not (block.max() > 0 > block.min()):
-            edges, numbers = np.empty(0, np.int64), np.empty(0, np.int64)
+            edges = numbers = np.empty(0, np.int64)
             continue
         points, triangles, _, _ = measure.marching_cubes(block, 0.0, gradient_direction="ascent")
         own = np.full(len(points), -1, np.int64)
@@ -198,7 +194,7 @@ def march(heights: Tensor, *, slab: int = SLAB, report: OnProgress = lambda shar
         edges, numbers = keys[order], own[last][order]
         vertices.append(points[new] + np.array([first - 1, -1, -1], np.float32))
         faces.append(own[triangles])
-        report((first + slab) / cells if first + slab < cells else 1.0)
+        report(end / cells)
     return torch.from_numpy(np.concatenate(vertices)), torch.from_numpy(np.concatenate(faces))
 
 
@@ -206,8 +202,7 @@ def _edges(points: np.ndarray) -> np.ndarray:
     """(N, 3) vertices in one layer -> (N,) a number for the edge of the lattice that each lies on."""
     whole = np.floor(points[:, 1:]).astype(np.int64)
     y, z = (2 * whole + (points[:, 1:] != whole)).T  # odd between samples, even on one
-    numbers: np.ndarray = y * 2**20 + z
-    return numbers
+    return np.asarray(y * 2**20 + z)
 
 
 def large_pieces(vertices: Tensor, faces: Tensor, keep: float) -> tuple[Tensor, Tensor]:
@@ -216,8 +211,7 @@ def large_pieces(vertices: Tensor, faces: Tensor, keep: float) -> tuple[Tensor, 
     Pieces are what edges hold together; a hollow is one whose faces look inwards.
     """
     links = torch.cat([faces[:, :2], faces[:, 1:]]).numpy()
-    shape = (len(vertices), len(vertices))
-    graph = coo_matrix((np.ones(len(links), np.int8), (links[:, 0], links[:, 1])), shape=shape)
+    graph = coo_matrix((np.ones(len(links), np.int8), links.T), shape=(len(vertices), len(vertices)))
     count, piece = connected_components(graph, directed=False)
     corners = vertices.double()[faces]
     signed = (corners[:, 0] * torch.linalg.cross(corners[:, 1], corners[:, 2])).sum(1)
@@ -240,9 +234,9 @@ def decimate(vertices: Tensor, faces: Tensor, budget: int) -> tuple[Tensor, Tens
     found = None
     for aggression, share in _ATTEMPTS:
         small = solid.simplify_quadric_decimation(face_count=max(4, int(budget * share)), aggression=aggression)
+        small = trimesh.Trimesh(small.vertices, small.faces, process=False)
         if len(small.faces) > budget:
             continue
-        small = trimesh.Trimesh(small.vertices, small.faces, process=False)
         found = found or small
         if not closed or (small.is_watertight and small.is_winding_consistent and small.volume > 0):
             found = small
@@ -251,9 +245,8 @@ def decimate(vertices: Tensor, faces: Tensor, budget: int) -> tuple[Tensor, Tens
         if found is None:
             warnings.warn(f"the mesh could not be brought below {len(faces)} faces; it keeps them all", stacklevel=2)
             return vertices, faces
-        warnings.warn(
-            f"with {len(found.faces)} faces the mesh is no longer closed everywhere; allow it more", stacklevel=2
-        )
+        message = f"with {len(found.faces)} faces the mesh is no longer closed everywhere; allow it more"
+        warnings.warn(message, stacklevel=2)
     return torch.tensor(found.vertices, dtype=torch.float32), torch.tensor(found.faces, dtype=torch.int64)
 
 

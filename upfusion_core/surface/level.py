@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,9 +13,9 @@ from torch.nn.functional import max_pool3d, pad
 
 from ..field.radiance import RadianceField
 from ..field.rendering import intersect_box, stratified_distances
-from ..geometry import camera_rays, look_at
+from ..geometry import camera_rays, look_at, sphere_directions
+from ..support.devices import Chunk
 from ..support.errors import FieldError
-from ..support.memory import Chunk
 from ..types import OnProgress, Rays
 
 # samples along the longest side of a box
@@ -37,22 +38,15 @@ RAY_SAMPLES = 96  # along each ray, within the object's box
 TOLERANCE = 0.0015  # levels whose agreement is this close to the best one's count as equally good
 
 
-def lattice_shape(low: Tensor, high: Tensor, spacing: float) -> tuple[int, int, int]:
-    """Samples along the axes that cover a box, both of its ends included."""
-    x, y, z = (int(size) for size in ((high - low) / spacing).ceil().long() + 1)
-    return x, y, z
-
-
 def sample_density(
-    field: RadianceField, low: Tensor, spacing: float, shape: tuple[int, int, int], chunk: Chunk, report: OnProgress
+    field: RadianceField, low: Tensor, spacing: float, shape: Sequence[int], chunk: Chunk, report: OnProgress
 ) -> Tensor:
-    """(X, Y, Z) density on the CPU at low + spacing·(i, j, k), asked for in slabs of x; see `_layer`."""
-    volume = torch.empty(shape, dtype=torch.float32)
-    everywhere = torch.ones(shape[1:], dtype=torch.bool)
+    """(X, Y, Z) density on the CPU at low + spacing·(i, j, k), asked for in layers of x."""
+    layers, everywhere = [], torch.ones(*shape[1:], dtype=torch.bool)
     for index in range(shape[0]):
-        volume[index] = _layer(field, low, spacing, index, everywhere, chunk).reshape(shape[1:])
+        layers.append(_layer(field, low, spacing, index, everywhere, chunk).view(*shape[1:]))
         report((index + 1) / shape[0])
-    return volume
+    return torch.stack(layers)
 
 
 def sample_heights(
@@ -64,14 +58,13 @@ def sample_heights(
     longest side. Where those of a cell and its neighbours are all below a quarter of the level, or all above four times
     it, no surface passes and no further samples are taken.
     """
-    shape = lattice_shape(low, high, spacing)
+    shape = tuple((((high - low) / spacing).ceil().long() + 1).tolist())
     step = max(1, max(shape) // COARSE)
     begun = 0.2 if step > 1 else 0.0
-    if step == 1:
-        active, inside = torch.ones(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
-    else:
-        x, y, z = (-(-size // step) + 1 for size in shape)
-        corners = sample_density(field, low, spacing * step, (x, y, z), chunk, lambda share: None)
+    active, inside = torch.ones(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
+    if step > 1:
+        coarse = [-(-size // step) + 1 for size in shape]
+        corners = sample_density(field, low, spacing * step, coarse, chunk, lambda share: None)
         around = pad(corners[None], (1,) * 6, mode="replicate")
         most, least = max_pool3d(around, 4, stride=1)[0], -max_pool3d(-around, 4, stride=1)[0]
         active, inside = (most > level / 4) & (least < level * 4), least >= level * 4
@@ -102,8 +95,7 @@ def large_parts(dense: np.ndarray, keep: float) -> np.ndarray:
         return dense
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    kept: np.ndarray = (sizes >= max(keep * sizes.max(), 1))[labels]
-    return kept
+    return np.asarray((sizes >= max(keep * sizes.max(), 1))[labels])
 
 
 def clear(heights: Tensor, keep: float, pinhole: float) -> None:
@@ -138,9 +130,7 @@ def clear(heights: Tensor, keep: float, pinhole: float) -> None:
 
 def _layer(field: RadianceField, low: Tensor, spacing: float, index: int, wanted: Tensor, chunk: Chunk) -> Tensor:
     """Density (N,) on the CPU at the `wanted` (Y, Z) samples of one x; FieldError where it is not finite."""
-    places = wanted.nonzero().to(low.device)
-    x = torch.full_like(places[:, :1], index)
-    points = low + spacing * torch.cat([x, places], dim=1)
+    points = low + spacing * pad(wanted.nonzero(), (1, 0), value=index).to(low.device)
     if not len(points):
         return torch.empty(0, dtype=torch.float32)
     density = torch.cat(list(chunk.map(lambda part: field.density(points[part]), len(points))))
@@ -159,16 +149,14 @@ def _finer(cells: Tensor, step: int, shape: tuple[int, ...]) -> Tensor:
 
 def _grown(mask: np.ndarray, reach: int) -> np.ndarray:
     """(X, Y, Z) bool grown by a cube of 2·reach + 1 samples."""
-    grown = mask.view(np.uint8)
-    for axis in range(3):  # a cube is three bars
-        grown = ndimage.maximum_filter1d(grown, 2 * reach + 1, axis, mode="constant")
-    return grown.view(bool)
+    return np.asarray(ndimage.maximum_filter(mask.view(np.uint8), 2 * reach + 1, mode="constant")).view(bool)
 
 
 def chosen_level(field: RadianceField, low: Tensor, high: Tensor, chunk: Chunk, report: OnProgress) -> float:
     """The density of an object's surface in its box from `low` to `high` (3,): light and silhouettes have a say."""
     spacing = float((high - low).max()) / (LEVEL_RESOLUTION - 1)
-    volume = sample_density(field, low, spacing, lattice_shape(low, high, spacing), chunk, report)
+    shape = (((high - low) / spacing).ceil().long() + 1).tolist()
+    volume = sample_density(field, low, spacing, shape, chunk, report)
     return agreeing_level(field, low, high, surface_level(volume, spacing, CRISP_SHARE), chunk)
 
 
@@ -179,10 +167,7 @@ def surface_level(volume: Tensor, spacing: float, share: float = SOLID_SHARE) ->
       exponentially inwards: ten times denser ones have nearly the same contour here, outside the pits of higher levels.
     - A fog may be thinner everywhere. Where rays along the axes have lost half of their light, a render shows the
       surface; half of the median density there is the bound. If no ray loses half, half of the most opaque ray's
-      optical depth takes its place.
-
-    Raises:
-        FieldError: no ray loses 1 % of its light.
+      optical depth takes its place. FieldError if no ray loses 1 % of its light.
     """
     depths = volume * spacing
     total = max(float(depths.sum(axis).max()) for axis in range(3))
@@ -211,11 +196,7 @@ def agreeing_level(field: RadianceField, low: Tensor, high: Tensor, first: float
     a level if the density somewhere along it is above the level: one look along the rays tells all silhouettes.
     """
     middle, radius = ((low + high) / 2).cpu(), float((high - low).norm()) / 2
-    number = torch.arange(CAMERAS, dtype=torch.float32)
-    up = 1 - (2 * number + 1) / CAMERAS
-    turn, across = math.pi * (3 - math.sqrt(5)) * number, (1 - up.square()).sqrt()  # by the golden angle
-    directions = torch.stack([across * turn.sin(), up, across * turn.cos()], dim=-1)
-    cameras = look_at(middle + 4 * radius * directions, middle, focal=3.8)
+    cameras = look_at(middle + 4 * radius * sphere_directions(CAMERAS), middle, focal=3.8)
     rays = camera_rays(cameras.to(low.device), PICTURE_SIZE, PICTURE_SIZE)
     rays = Rays(rays.origins.reshape(-1, 3), rays.directions.reshape(-1, 3))
     near, far, hit = intersect_box(rays, torch.stack([low, high]), near=0.0)

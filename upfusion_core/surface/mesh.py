@@ -46,30 +46,21 @@ class MeshAsset:
     normals: Tensor | None = None
 
     def __post_init__(self) -> None:
-        check_shape("MeshAsset.vertices", self.vertices, ("P", 3))
-        check_shape("MeshAsset.faces", self.faces, ("F", 3), "triangles only")
-        count = len(self.vertices)
-        if not count or not len(self.faces):
-            raise InputError(f"a mesh needs vertices and faces, got {count} and {len(self.faces)}; extract it again")
-        if self.faces.dtype != torch.int64:
-            raise InputError(f"MeshAsset.faces must be int64, got {self.faces.dtype}; call .long() on them")
-        first, last = int(self.faces.min()), int(self.faces.max())
-        if first < 0 or last >= count:
-            got = first if first < 0 else last
-            raise InputError(f"MeshAsset.faces must number vertices 0 to {count - 1}, got {got}")
+        check_triangles("MeshAsset", self.vertices, self.faces)
         if (self.uvs is None) != (self.texture is None):
             raise InputError("MeshAsset.uvs and texture go together, got one of them; give both or neither")
+        count = len(self.vertices)
         self._take("vertices", (count, 3))
         self._take("vertex_colors", (count, 3), "one colour a vertex", unit=True)
-        if self.uvs is not None:
-            self._take("uvs", (count, 2), "one (u, v) a vertex", unit=True)
-            self._take("texture", (3, "H", "W"), unit=True)
-        if self.normals is not None:
-            self._take("normals", (count, 3), "one normal a vertex")
+        self._take("uvs", (count, 2), "one (u, v) a vertex", unit=True)
+        self._take("texture", (3, "H", "W"), unit=True)
+        self._take("normals", (count, 3), "one normal a vertex")
 
     def _take(self, name: str, shape: tuple[int | str, ...], hint: str = "", *, unit: bool = False) -> None:
-        """Checks one of the values and keeps it in float32, as files have it."""
+        """Checks one of the values, unless it is None, and keeps it in float32, as files have it."""
         label, value = f"MeshAsset.{name}", getattr(self, name)
+        if value is None and name in ("uvs", "texture", "normals"):
+            return
         check_shape(label, value, shape, hint)
         check_finite(label, value)
         if not value.is_floating_point() or not value.numel():
@@ -88,14 +79,26 @@ class MeshAsset:
         save_mesh(self, path)
 
 
+def check_triangles(name: str, vertices: Tensor, faces: Tensor) -> None:
+    """Raises InputError unless there are vertices (P, 3) and faces (F, 3), int64, that number them."""
+    check_shape(f"{name}.vertices", vertices, ("P", 3))
+    check_shape(f"{name}.faces", faces, ("F", 3), "triangles only")
+    count = len(vertices)
+    if not count or not len(faces):
+        raise InputError(f"a mesh needs vertices and faces, got {count} and {len(faces)}; make or export it again")
+    if faces.dtype != torch.int64:
+        raise InputError(f"{name}.faces must be int64, got {faces.dtype}; call .long() on them")
+    first, last = int(faces.min()), int(faces.max())
+    if first < 0 or last >= count:
+        got = first if first < 0 else last
+        raise InputError(f"{name}.faces must number vertices 0 to {count - 1}, got {got}")
+
+
 def save_mesh(mesh: MeshAsset, path: str | os.PathLike[str]) -> list[Path]:
     """Writes a mesh whole or not at all, in the format of the suffix, and gives the files; see `mesh_files`.
 
-    A textured `.obj` has two files beside it, with its own name and the suffixes `.mtl` and `.png`. All are complete
-    before any of them gets its name.
-
-    Raises:
-        OutputError: another suffix, or a file cannot be written.
+    A textured `.obj` has an `.mtl` and a `.png` beside it. All are complete before any of them gets its name.
+    OutputError for another suffix, or where a file cannot be written.
     """
     check_path("path", path)
     path = Path(path)
@@ -115,45 +118,33 @@ def mesh_files(mesh: MeshAsset, name: str) -> dict[str, bytes]:
     - `.glb` shows the texture if there is one, else the vertex colours, unlit. The texture is an sRGB PNG in the file,
       vertex colours are linear floats, v = 0 is the texture's top row: as glTF wants it.
     - `.obj` shows the texture by an MTL file and a PNG, else carries vertex colours in sRGB.
-    - `.ply` carries vertex colours in sRGB; `.stl` carries no colour.
-
-    Raises:
-        OutputError: another suffix.
+    - `.ply` carries vertex colours in sRGB; `.stl` carries no colour. OutputError for another suffix.
     """
     kind = _kind(name)
-    with_normals, library = mesh.normals is not None, None
-    solid = trimesh.Trimesh(
-        vertices=mesh.vertices.numpy(force=True),
-        faces=mesh.faces.numpy(force=True),
-        vertex_normals=None if mesh.normals is None else mesh.normals.numpy(force=True),
-        process=False,  # merging vertices would part them from their colours
-    )
+    vertices, faces = mesh.vertices.numpy(force=True), mesh.faces.numpy(force=True)
+    normals, library = None if mesh.normals is None else mesh.normals.numpy(force=True), None
+    # process: merging vertices would part them from their colours
+    solid = trimesh.Trimesh(vertices, faces, vertex_normals=normals, process=False)
     if mesh.uvs is not None and mesh.texture is not None and kind in ("glb", "obj"):
         picture = Image.fromarray(to_8bit(mesh.texture.permute(1, 2, 0)))
         material = PBRMaterial(baseColorTexture=picture, metallicFactor=0.0, roughnessFactor=1.0)
         if kind == "obj":
             white, black, library = (255, 255, 255, 255), (0, 0, 0, 255), _library_name(name)
-            material = SimpleMaterial(
-                image=picture, name=library, diffuse=white, ambient=black, specular=black, glossiness=1.0
-            )
+            colors = {"diffuse": white, "ambient": black, "specular": black}
+            material = SimpleMaterial(image=picture, name=library, glossiness=1.0, **colors)
         solid.visual = TextureVisuals(uv=mesh.uvs.numpy(force=True), material=material)
     elif kind == "glb":  # floats, because eight bits of linear light are too few for what is dark
         solid.vertex_attributes[_COLOR] = srgb_to_linear(mesh.vertex_colors).numpy(force=True)
     else:
         solid.visual = ColorVisuals(vertex_colors=to_8bit(mesh.vertex_colors))
     if kind == "obj":
-        text, beside = trimesh.exchange.obj.export_obj(
-            solid,
-            include_normals=with_normals,
-            return_texture=True,
-            write_texture=False,
-            mtl_name=library and f"{library}.mtl",
-            header=None,
-        )
+        options = {"return_texture": True, "write_texture": False, "mtl_name": library and f"{library}.mtl"}
+        options |= {"include_normals": normals is not None, "header": None}
+        text, beside = trimesh.exchange.obj.export_obj(solid, **options)
         return {**beside, name: text.encode("utf-8")}
     if kind == "glb":
         scene, export = trimesh.Scene(solid), trimesh.exchange.gltf.export_glb
-        return {name: export(scene, include_normals=with_normals, tree_postprocessor=_make_unlit)}
+        return {name: export(scene, include_normals=normals is not None, tree_postprocessor=_make_unlit)}
     return {name: solid.export(file_type=kind)}
 
 

@@ -18,12 +18,11 @@ from torch.nn.functional import avg_pool2d, grid_sample, interpolate, max_pool2d
 from ..support.checks import check_count
 from ..support.errors import InputError
 from ..types import Cameras, OnStep
-from .atlas import unwrap
 from .extract import smooth_normals
 from .mesh import MeshAsset
 from .rasterise import rasterise
 from .reading import Surface
-from .texture import _dilate, texels
+from .texture import _dilate, texels, unwrap
 
 BUFFER = 2048  # side of the largest depth buffer, in samples
 LOW = 128  # side of the low band, in pixels; about the size of what the photos are levelled over
@@ -126,9 +125,9 @@ def _unwrapped(mesh: MeshAsset, size: int, report: Callable[[float], None]) -> M
     normals = smooth_normals(mesh.vertices, mesh.faces) if mesh.normals is None else mesh.normals
     if mesh.uvs is not None:
         return replace(mesh, normals=normals)
-    atlas = unwrap(mesh.vertices, mesh.faces, size, report)
-    vertices, colors, normals = (values[atlas.source] for values in (mesh.vertices, mesh.vertex_colors, normals))
-    return MeshAsset(vertices, atlas.faces, colors, atlas.uvs, colors.mean(0)[:, None, None].clone(), normals)
+    source, faces, uvs = unwrap(mesh.vertices, mesh.faces, size, report)
+    vertices, colors, normals = (values[source] for values in (mesh.vertices, mesh.vertex_colors, normals))
+    return MeshAsset(vertices, faces, colors, uvs, colors.mean(0)[:, None, None].clone(), normals)
 
 
 def _surface(mesh: MeshAsset, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, float]]:

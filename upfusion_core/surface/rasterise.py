@@ -1,7 +1,7 @@
 """Coloured triangles -> pictures, masks and depths, by scanlines in pure torch: no OpenGL, any device.
 
-Each triangle becomes one span a row of samples, each span its samples ("fragments"); the nearest fragment of a sample
-wins and is coloured. Everything is float64 until the pictures, so that shared edges leave no gaps.
+Each triangle becomes a span a row of samples, each span its samples ("fragments"), of which the nearest is coloured.
+Everything is float64 until the pictures, so that shared edges leave no gaps.
 """
 
 from __future__ import annotations
@@ -19,17 +19,12 @@ _THINNEST = 1e-12  # doubled area in samples below which a triangle is seen from
 
 
 def rasterise(surface: Surface, cameras: Cameras, size: int, *, supersampling: int = 3) -> RenderedViews:
-    """A surface seen by N cameras -> rgb (N, 3, size, size) on white, opacity and depth (N, 1, size, size).
+    """A surface seen by N cameras in its world -> rgb (N, 3, size, size) on white, opacity, depth (N, 1, size, size).
 
-    Unlit; both sides of a triangle are seen, all are opaque. Colours are averaged in sRGB over the samples of a pixel,
-    opacity is the part of them that is covered, and depth, the distance from the camera along the ray in scene units,
-    is the mean over those covered, 0 where there are none. Not differentiable.
-
-    Args:
-        surface: in the cameras' world, on their device.
-        cameras: rays go through sample centres, as in `geometry.camera_rays`.
-        size: pixels a side.
-        supersampling: samples a pixel along each side, 1 or more.
+    Unlit; both sides of a triangle are seen, all are opaque. Rays go through the centres of supersampling² samples a
+    pixel. Colours are averaged in sRGB over them, opacity is the part of them that is covered, and depth, the distance
+    from the camera along the ray in scene units, is the mean over those covered, 0 where there are none. Not
+    differentiable.
     """
     check_count("size", size, 1, 4096)
     check_count("supersampling", supersampling, 1, 16)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,11 @@ from torch import Tensor
 from trimesh.resolvers import FilePathResolver
 from trimesh.visual import TextureVisuals
 
-from ..support.checks import check_finite, check_shape
+from ..support.checks import check_finite
 from ..support.errors import InputError
 from ..support.files import read_regular, reading
 from ..support.images import check_picture, linear_to_srgb, open_picture, without_ghostscript
+from .mesh import check_triangles
 
 MESH_SUFFIXES = (".glb", ".obj", ".ply")
 
@@ -46,28 +46,16 @@ class Surface:
     face_texture: Tensor
 
     def __post_init__(self) -> None:
-        check_shape("Surface.vertices", self.vertices, ("P", 3))
-        check_shape("Surface.faces", self.faces, ("F", 3), "triangles only")
-        count = len(self.vertices)
-        if not count or not len(self.faces):
-            raise InputError(f"a mesh needs vertices and faces, got {count} and {len(self.faces)}; check its file")
-        check_shape("Surface.colors", self.colors, (count, 3), "one colour a vertex")
-        check_shape("Surface.uvs", self.uvs, (count, 2), "one (u, v) a vertex")
-        check_shape("Surface.face_texture", self.face_texture, (len(self.faces),), "one number a face")
+        check_triangles("Surface", self.vertices, self.faces)
         for name in ("vertices", "colors", "uvs"):
             check_finite(f"Surface.{name}", getattr(self, name))
-        if self.faces.min() < 0 or self.faces.max() >= count:
-            raise InputError(f"Surface.faces must number vertices 0 to {count - 1}, got {int(self.faces.max())}")
 
     def turned(self, rotation: Tensor) -> Surface:
         """The surface with x' = rotation x, rotation (3, 3)."""
         return replace(self, vertices=self.vertices @ rotation.to(self.vertices).T)
 
     def centered(self, radius: float) -> Surface:
-        """The surface with the centre of its box at the origin and its farthest vertex `radius` away.
-
-        Only vertices that a face uses count.
-        """
+        """The centre of the box of what faces use goes to the origin, its farthest vertex to a distance of `radius`."""
         used = self.vertices[self.faces.unique()]
         center = (used.amin(dim=0) + used.amax(dim=0)) / 2
         reach = float((used - center).norm(dim=-1).max())
@@ -84,12 +72,8 @@ def read_surface(path: str | os.PathLike[str], texture: str | os.PathLike[str] |
     Base colours only: metalness, normal maps and transparency are left aside. Vertex colours and colour factors are
     linear in GLB, as glTF says, and sRGB in OBJ and PLY. Materials and pictures that a file names are taken from its
     own folder or below it; those that lie elsewhere count as missing, and what is missing leaves the mesh without.
-
-    Args:
-        texture: a picture that all faces show, whatever the file's materials say.
-
-    Raises:
-        InputError: the file cannot be read, or holds no triangles, or one that it names may not be read.
+    `texture` is a picture that all faces show, whatever the file's materials say. InputError if the file cannot be
+    read, holds no triangles, or names one that may not be read.
     """
     path = Path(path)
     kind = path.suffix.lower()
@@ -117,21 +101,18 @@ def read_surface(path: str | os.PathLike[str], texture: str | os.PathLike[str] |
                 picture = _picture(image)
         if not parts:
             raise InputError(f"{path.name} must hold triangles, got none; check the file")
-        surfaces = [_part(part, linear=kind == ".glb", picture=picture) for part in parts]
-        vertices = accumulate((len(part.vertices) for part in surfaces), initial=0)
-        textures = accumulate((len(part.textures) for part in surfaces), initial=0)
-        shown = [
-            torch.where(part.face_texture < 0, -1, part.face_texture + first)
-            for part, first in zip(surfaces, textures, strict=False)
-        ]
-        return Surface(
-            vertices=torch.cat([part.vertices for part in surfaces]),
-            faces=torch.cat([part.faces + first for part, first in zip(surfaces, vertices, strict=False)]),
-            colors=torch.cat([part.colors for part in surfaces]),
-            uvs=torch.cat([part.uvs for part in surfaces]),
-            textures=tuple(texture for part in surfaces for texture in part.textures),
-            face_texture=torch.cat(shown),
-        )
+        faces, shown, count = [], [], 0
+        textures: list[Tensor] = []
+        described = [_part(part, linear=kind == ".glb", picture=picture) for part in parts]
+        for part, (vertices, _, _, found) in zip(parts, described, strict=True):
+            own = torch.from_numpy(np.array(part.faces, dtype=np.int64))
+            check_triangles("Surface", vertices, own)
+            faces.append(own + count)
+            shown.append(torch.full((len(own),), -1 if found is None else len(textures)))
+            textures += [] if found is None else [found]
+            count += len(vertices)
+        vertices, colors, uvs = (torch.cat(values) for values in list(zip(*described, strict=True))[:3])
+        return Surface(vertices, torch.cat(faces), colors, uvs, tuple(textures), torch.cat(shown))
 
 
 class _Companions(FilePathResolver):  # type: ignore[misc]  # trimesh has no types
@@ -155,9 +136,11 @@ class _Companions(FilePathResolver):  # type: ignore[misc]  # trimesh has no typ
         raise FileNotFoundError(name)
 
 
-def _part(mesh: trimesh.Trimesh, *, linear: bool, picture: Tensor | None) -> Surface:
-    """One geometry of a file, with at most one texture."""
-    vertices, faces = _tensor(mesh.vertices), torch.from_numpy(np.array(mesh.faces, dtype=np.int64))
+def _part(
+    mesh: trimesh.Trimesh, *, linear: bool, picture: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Vertices, colours, uvs and the texture, if any, of one geometry of a file."""
+    vertices = _tensor(mesh.vertices)
     colors, uvs = torch.ones(len(vertices), 3), torch.zeros(len(vertices), 2)
     visual: Any = mesh.visual
     found = None
@@ -177,8 +160,7 @@ def _part(mesh: trimesh.Trimesh, *, linear: bool, picture: Tensor | None) -> Sur
         colors = colors * (linear_to_srgb(values) if linear else values)
     if picture is not None:
         found, colors = picture, torch.ones(len(vertices), 3)
-    textures = () if found is None else (found,)
-    return Surface(vertices, faces, colors, uvs, textures, torch.full((len(faces),), len(textures) - 1))
+    return vertices, colors, uvs, found
 
 
 def _material(material: Any, linear: bool) -> tuple[Tensor | None, Tensor]:  # noqa: ANN401 - trimesh's materials

@@ -1,24 +1,124 @@
-"""What a look at a surface sees of a field, at its vertices or at each texel of a texture."""
+"""The colours of a surface: an atlas of flat charts (xatlas), and what a look at each of its texels sees of a field."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
 
 from ..field.radiance import RadianceField
 from ..field.rendering import weights_from_density
-from ..support.memory import Chunk
+from ..support.devices import Chunk
 from ..types import OnProgress
 from .rasterise import runs, sample_range
 
+PIECE = 1500  # faces that are cut into charts at a time: the time for a piece grows faster than its size
+PADDING = 4  # texels between charts, in an atlas of PACKED or less
+PACKED = 1024  # side of the largest square that charts are arranged in; larger textures use the same arrangement
+PATIENCE = 0.1  # seconds between two looks at whether xatlas is to be waited for any longer
+
+
+def unwrap(vertices: Tensor, faces: Tensor, size: int, report: OnProgress) -> tuple[Tensor, Tensor, Tensor]:
+    """Vertices (P, 3) and faces (F, 3) -> where each corner of each face lies in a texture of size² texels.
+
+    Pieces of at most PIECE faces are cut into charts on their own; then all charts are arranged together, at the same
+    scale. `report` is told while xatlas works too; where it raises, xatlas goes on by itself for some seconds.
+
+    Returns:
+        source (Q,) int64, the vertex that each new one is a copy of; faces (F, 3) int64, in the mesh's order; uvs
+        (Q, 2) in [0, 1], v = 0 at the bottom. Charts do not overlap.
+    """
+    import xatlas
+
+    places, triangles = vertices.numpy().astype(np.float32), faces.numpy()
+    centers = places[triangles].mean(1)
+    large, pieces = [np.arange(len(centers))], []
+    while large:  # numbers of faces, halved across their longest side until they are few
+        piece = large.pop()
+        if len(piece) <= PIECE:
+            pieces.append(piece)
+            continue
+        axis = np.ptp(centers[piece], axis=0).argmax()
+        order = piece[np.argsort(centers[piece, axis], kind="stable")]
+        large += [order[: len(order) // 2], order[len(order) // 2 :]]
+    atlas, copied = xatlas.Atlas(), []
+    for number, piece in enumerate(pieces):
+        waiting = functools.partial(report, 0.8 * number / len(pieces))
+        source, corners, uvs = _charts(places, triangles[piece], waiting)
+        atlas.add_uv_mesh(uvs, corners)
+        copied.append(source)
+    _generate(atlas, functools.partial(report, 0.8), resolution=min(size, PACKED), padding=PADDING)
+    extent, border = np.array([atlas.width, atlas.height], dtype=np.float32), PADDING / 2
+    coordinates, sources, arranged, count = [], [], np.empty_like(triangles), 0
+    for number, (piece, source) in enumerate(zip(pieces, copied, strict=True)):
+        again, corners, uvs = atlas.get_mesh(number)
+        coordinates.append((uvs * extent + border) / (extent.max() + 2 * border))  # viewers repeat at the border
+        sources.append(source[again])
+        arranged[piece] = corners.astype(np.int64) + count
+        count += len(again)
+    report(1.0)
+    joined, flat = (torch.from_numpy(np.concatenate(values)) for values in (sources, coordinates))
+    return joined, torch.from_numpy(arranged), flat
+
+
+def _charts(
+    places: np.ndarray, triangles: np.ndarray, waiting: Callable[[], None]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Charts of one piece: source vertices (Q,), corners (F, 3) among them, and uvs (Q, 2) in the mesh's own unit."""
+    import xatlas
+
+    used, local = np.unique(triangles, return_inverse=True)
+    a, b, c = places[triangles].astype(np.float64).swapaxes(0, 1)
+    area = np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2
+    density = 256 / max(np.sqrt(area), 1e-20)
+    atlas = xatlas.Atlas()
+    atlas.add_mesh(places[used], local.reshape(-1, 3).astype(np.uint32))
+    _generate(atlas, waiting, texels_per_unit=density, padding=1)
+    source, corners, uvs = atlas.get_mesh(0)
+    scale = np.array([atlas.width, atlas.height]) / density
+    return used[source], corners.astype(np.uint32), (uvs * scale).astype(np.float32)
+
+
+def _generate(atlas: Any, waiting: Callable[[], None], **packing: float) -> None:  # noqa: ANN401
+    """Charts and their arrangement, with these options of xatlas's packing."""
+    import xatlas
+
+    options = xatlas.PackOptions()
+    for name, value in packing.items():
+        setattr(options, name, value)
+    options.bilinear = True
+    _attended(lambda: atlas.generate(xatlas.ChartOptions(), options), waiting)
+
+
+def _attended(work: Callable[[], None], waiting: Callable[[], None]) -> None:
+    """Does `work`, which holds no lock of Python's, and calls `waiting` meanwhile, which may raise."""
+    failed: list[BaseException] = []
+
+    def worker() -> None:
+        try:
+            work()
+        except BaseException as error:  # raised again where it was waited for
+            failed.append(error)
+
+    thread = threading.Thread(target=worker, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        waiting()
+        thread.join(PATIENCE)
+    if failed:
+        raise failed[0]
+
+
+# ends of the parts of a look into the surface, in units; 0 is the surface. A crisp one stops light in the first
 EDGES = (-0.5, 0.25, 1.0, 2.0, 3.5)
-"""Ends of the parts of a look into the surface, in units; 0 is the surface. A crisp one stops light in the first."""
 
 # besides straight down, the surface is looked at from this far off its normal, from so many sides
 TILT_DEGREES, TILTED = 50.0, 3

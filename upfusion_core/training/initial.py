@@ -36,7 +36,7 @@ from ..models.stable_diffusion import (
     unet_names,
     vae_names,
 )
-from ..support import seeds
+from ..support.devices import derived_seed, generator_for
 from ..support.errors import CheckpointError
 from ..support.weights import read_metadata, read_weights
 
@@ -61,13 +61,13 @@ def initial_networks(
 ) -> tuple[Networks, tuple[Tensor, Tensor]]:
     """Networks to train from, on the CPU in float32, and the (default, empty) prompt's embeddings, (77, W) each.
 
-    Args:
-        config: their sizes.
-        sources: files and folders of weights (see read_initial_weights); later ones replace parts of earlier ones.
-        seed: of the weights that no source has. A ControlNet that none has starts from the UNet, if a source has that.
-        required: the parts (see models.networks.PARTS) that a source must have, because nothing trains them.
+    A ControlNet that no source has starts from the UNet, if a source has that. Without a text encoder and stored
+    embeddings, two fixed random embeddings stand in the prompts' place.
 
-    Without a text encoder and stored embeddings, two fixed random embeddings stand in the prompts' place.
+    Args:
+        sources: files and folders of weights (see read_initial_weights); later ones replace parts of earlier ones.
+        seed: of the weights that no source has.
+        required: the parts (see models.networks.PARTS) that a source must have, because nothing trains them.
 
     Raises:
         CheckpointError: a source cannot be read, holds part of a network only, or one of other sizes, or a required
@@ -77,7 +77,7 @@ def initial_networks(
     for source in sources:
         weights |= read_initial_weights(source, config)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seeds.derived_seed(seed, "weights"))
+        torch.manual_seed(derived_seed(seed, "weights"))
         networks = build_networks(config)
     found = {part for part, prefix in PARTS.items() if any(name.startswith(prefix) for name in weights)}
     lacking = [part for part in PARTS if part in required and part not in found]
@@ -103,14 +103,11 @@ def initial_networks(
 
 
 def read_initial_weights(source: str | Path, config: ModelConfig) -> dict[str, Tensor]:
-    """Weights of a file or folder under their merged names (see models.networks).
+    """Weights of a file or folder under their merged names (see models.networks); CheckpointError if it is none.
 
     A folder with `unet` is read in diffusers' layout (SD 1.5), any other in the released one. A merged `.safetensors`
     and single files of UpSRT, DINOv2 (either layout) or SD 1.5's (`model.diffusion_model.…`) are told apart by their
     names.
-
-    Raises:
-        CheckpointError: it is none of these.
     """
     path = Path(source)
     if (path / "unet").is_dir():
@@ -147,8 +144,8 @@ def prepare_autoencoder(vae: AutoencoderKL) -> None:
     """Makes an untrained autoencoder's signal louder than its noise.
 
     torch's own start shrinks a signal by 1/sqrt(3) in every convolution, and a log-variance of 0 drowns what is left in
-    noise of deviation 1, from which the colours need thousands of steps to emerge: so the convolutions between the
-    residual blocks keep the size of their signal, and the latents begin almost without noise.
+    noise of deviation 1 for thousands of steps: so the convolutions between the residual blocks keep the size of their
+    signal, and the latents begin almost without noise.
     """
     for name, parameter in vae.named_parameters():
         if name.endswith(".weight") and any(part in name for part in _PASSED_THROUGH):
@@ -164,10 +161,7 @@ def controlnet_from_unet(controlnet: ControlNet, unet: nn.Module) -> None:
 
     The six columns of every `proj_in` that read rays start at zero; attention to the set latents starts from the
     text attention's weights; the hint's convolution and the convolutions of the outputs start at zero, so that the
-    UNet's output does not change at first.
-
-    Raises:
-        CheckpointError: the two have other sizes.
+    UNet's output does not change at first. CheckpointError if the two have other sizes.
     """
     state = unet.state_dict()
     names = unet_names(controlnet.config, state)
@@ -213,7 +207,8 @@ def _embeddings(config: ModelConfig, weights: dict[str, Tensor]) -> tuple[Tensor
     if DEFAULT_EMBEDDING in weights and EMPTY_EMBEDDING in weights:
         return weights[DEFAULT_EMBEDDING].float(), weights[EMPTY_EMBEDDING].float()
     if not any(name.startswith(TEXT_PREFIX) for name in weights):
-        return fixed_embeddings(config.diffusion.context_dim)
+        default, empty = torch.randn(2, 77, config.diffusion.context_dim, generator=generator_for("text embeddings"))
+        return default, empty
     encoder = build_text_encoder(config.text)
     state = encoder.state_dict()
     ldm_names = text_names(state)
@@ -225,11 +220,4 @@ def _embeddings(config: ModelConfig, weights: dict[str, Tensor]) -> tuple[Tensor
         )
     encoder.load_state_dict({own: weights[ldm] for own, ldm in ldm_names.items()})
     default, empty = (encode_tokens(encoder, tokenize(prompt))[0] for prompt in (DEFAULT_PROMPT, ""))
-    return default, empty
-
-
-def fixed_embeddings(width: int) -> tuple[Tensor, Tensor]:
-    """Two (77, width) embeddings of standard normal numbers, the same for every model of this width."""
-    generator = seeds.generator("text embeddings")
-    default, empty = torch.randn(2, 77, width, generator=generator)
     return default, empty

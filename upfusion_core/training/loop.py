@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,27 +17,18 @@ from torch import Tensor, nn
 from ..config import TrainConfig
 from ..models.convert import write_networks
 from ..models.networks import Networks, network_weights, set_network_weights
-from ..support import seeds
 from ..support.checks import check_choice, check_range
+from ..support.devices import derived_seed
 from ..support.errors import InputError, MissingPackageError
+from ..support.interruption import Interruption
 from ..types import OnStep
 from .batches import BatchRandom, BatchSource, TrainingBatch
 from .initial import initial_networks
 from .report import STATE_NAME, Averaged, Reporter, TrainState, preview_sheet, read_state
-from .stages import (
-    AutoencoderStage,
-    DiffusionStage,
-    EncoderStage,
-    TrainingStage,
-    calibrate_latents,
-    check_latents,
-    trained_parameters,
-)
+from .stages import StageModule, calibrate_latents, check_latents, make_stage
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-StageModule: TypeAlias = EncoderStage | AutoencoderStage | DiffusionStage
 
 MODEL_NAME = "model.safetensors"
 CALIBRATION_BATCHES = 8
@@ -47,7 +36,7 @@ CALIBRATION_BATCHES = 8
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a run ended. model: the merged file. step: steps done. finished: whether those are all of them."""
+    """How a run ended: the merged file, steps done, whether those are all, and seconds over all attempts."""
 
     model: Path
     step: int
@@ -70,7 +59,7 @@ def train(
     """Trains one stage, and writes the model as `model.safetensors`, which UpFusion.load opens.
 
     A resumed run gives bit for bit the weights of one that was never interrupted (on a CPU), and a batch split over
-    processes or accumulated the gradients of the whole one.
+    processes or accumulated the gradients of the whole one. Several processes begin by `accelerate launch`.
 
     The folder gets `training.pt` (all that is needed to resume, in one file), `history.json`, `validation.png`,
     `curves.png` and `tensorboard/`. The state is saved each `save_every` steps and whenever training stops: at the
@@ -78,11 +67,11 @@ def train(
     step that is being computed; with several processes it waits for its end.
 
     Args:
-        config: see TrainConfig. source: of the batches. validation: its batches 0, 1, … are the fixed ones.
+        validation: its batches 0, 1, … are the fixed ones.
         init: files or folders of weights to start from (see initial_networks); not read when resuming.
         resume: go on from the folder's `training.pt`.
         max_minutes: after so long, in this call, training stops with a saved model and state.
-        device: "auto" or "cpu". Several processes: start the program through `accelerate launch`.
+        device: "auto" or "cpu".
         on_step: called after each step, in the main process; the preview shows validation pictures.
 
     Raises:
@@ -99,13 +88,12 @@ def train(
     if saved is not None:
         set_network_weights(config.model, networks, saved["weights"])
         text = saved["text"][0], saved["text"][1]
-    training = Training.prepared(config, accelerator, networks, text, folder, saved)
+    training = Training(config, accelerator, networks, text, folder, saved)
     if config.stage == "diffusion" and not resume:
-        targets = source.batch(0).targets.flatten(0, 1).to(accelerator.device)
-        check_latents(networks.vae, targets)
+        check_latents(networks.vae, source.batch(0).targets.flatten(0, 1).to(accelerator.device))
     deadline = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
     try:
-        with training.interrupted.taking_over():
+        with training.interrupted.taken():
             training.run(source, validation, deadline, on_step)
         if accelerator.is_main_process:
             training.write_model(source)
@@ -116,26 +104,14 @@ def train(
     return TrainResult(folder / MODEL_NAME, state.step, state.step >= config.steps, state.elapsed)
 
 
-def make_stage(config: TrainConfig, networks: Networks, text: tuple[Tensor, Tensor]) -> StageModule:
-    """The stage's module (see TrainingStage) on `networks`, in training mode; it decides what is trained."""
-    if config.stage == "encoder":
-        stage: StageModule = EncoderStage(config, networks)
-    elif config.stage == "autoencoder":
-        stage = AutoencoderStage(config, networks)
-    else:
-        stage = DiffusionStage(config, networks, text)
-    return stage.train()
-
-
 def frozen_parts(config: TrainConfig) -> list[str]:
     """Networks that the stage uses as they are, and which therefore must come from somewhere."""
     if config.stage == "autoencoder":
         return []
-    frozen = [] if config.train_dino else ["DINOv2"]
-    if config.stage == "encoder":
-        return frozen
-    frozen += [] if config.train_upsrt else ["UpSRT"]
-    return [*frozen, "VAE", *([] if config.train_unet == "all" else ["UNet"])]
+    frozen = {"DINOv2": not config.train_dino, "UpSRT": not config.train_upsrt}
+    if config.stage == "diffusion":
+        frozen |= {"VAE": True, "UNet": config.train_unet != "all"}
+    return [part for part, is_frozen in frozen.items() if is_frozen]
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -148,19 +124,14 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 def accumulate_gradients(
-    config: TrainConfig,
-    accelerator: Accelerator,
-    stage: TrainingStage,
-    module: nn.Module,
-    source: BatchSource,
-    step: int,
+    config: TrainConfig, accelerator: Accelerator, stage: StageModule, module: nn.Module, source: BatchSource, step: int
 ) -> dict[str, Tensor]:
-    """Adds the gradients of step `step` to the parameters'.
+    """Adds the gradients of step `step` to the parameters'; `module` is the stage as accelerate wraps it.
 
     Returns: the stage's terms by name, in the order of their names; means over all parts and processes.
     """
     parts = accelerator.num_processes * config.accumulation
-    seed = seeds.derived_seed(config.seed, "losses", step)
+    seed = derived_seed(config.seed, "losses", step)
     names: list[str] = []
     total: Tensor | None = None
     for index in range(config.accumulation):
@@ -193,93 +164,40 @@ def _accelerator(config: TrainConfig, device: str) -> Accelerator:
     return Accelerator(mixed_precision=config.precision, cpu=device == "cpu")
 
 
-class Interruption:
-    """What a pressed Ctrl-C does: KeyboardInterrupt at once, or, while held, once the hold ends.
-
-    pressed: whether one waits.
-    """
-
-    def __init__(self) -> None:
-        self.pressed = False
-        self._holds = 0
-
-    def press(self, number: int = 0, frame: object = None) -> None:
-        """The signal's handler."""
-        self.pressed = True
-        if not self._holds:
-            raise KeyboardInterrupt
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Inside, all that is begun is finished."""
-        self._holds += 1
-        try:
-            yield
-        finally:
-            self._holds -= 1
-        if self.pressed and not self._holds:
-            raise KeyboardInterrupt
-
-    @contextmanager
-    def taking_over(self) -> Iterator[None]:
-        """Inside, Ctrl-C comes here. Outside of the main thread Python delivers none, and nothing is changed."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = signal.signal(signal.SIGINT, self.press)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
-
-
-@dataclass(frozen=True, eq=False)
 class Training:
-    """A stage in training, as one process has it. module: the stage as accelerate wraps it."""
+    """A stage in training, as one process has it: on the accelerator's device, at the first step or a saved state's."""
 
-    config: TrainConfig
-    accelerator: Accelerator
-    networks: Networks
-    text: tuple[Tensor, Tensor]
-    stage: StageModule
-    module: nn.Module
-    folder: Path
-    state: TrainState
-    reporter: Reporter
-    interrupted: Interruption
-
-    @classmethod
-    def prepared(
-        cls,
+    def __init__(
+        self,
         config: TrainConfig,
         accelerator: Accelerator,
         networks: Networks,
         text: tuple[Tensor, Tensor],
         folder: Path,
         saved: dict[str, Any] | None = None,
-    ) -> Training:
-        """On the accelerator's device, at the first step or at that of a saved state."""
-        stage = make_stage(config, networks, text)
-        stage.to(accelerator.device)
+    ) -> None:
+        self.config, self.accelerator, self.networks, self.text = config, accelerator, networks, text
+        self.folder, self.interrupted = folder, Interruption()
+        self.stage = make_stage(config, networks, text).to(accelerator.device)
         if config.compile:
-            stage.compile()
-        parameters = trained_parameters(stage)
-        options: dict[str, Any] = {
-            "lr": config.learning_rate,
-            "betas": config.betas,
-            "weight_decay": config.weight_decay,
-            "fused": accelerator.device.type in ("cpu", "cuda"),  # one pass over each weight, and no copies of them all
-        }
-        optimizer = torch.optim.AdamW(parameters, **options)
-        state = TrainState(optimizer, Averaged(parameters, config.ema_decay) if config.ema_decay else None)
+            self.stage.compile()
+        self.parameters = [parameter for parameter in self.stage.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=config.learning_rate,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            fused=accelerator.device.type in ("cpu", "cuda"),  # one pass over each weight, and no copies of them all
+        )
+        averaged = Averaged(self.parameters, config.ema_decay) if config.ema_decay else None
+        self.state = TrainState(optimizer, averaged)
         if saved is not None:
-            state.restore(saved)
-        reporter = Reporter(folder, active=accelerator.is_main_process, first_step=state.step)
-        module = accelerator.prepare_model(stage)
-        return cls(config, accelerator, networks, text, stage, module, folder, state, reporter, Interruption())
+            self.state.restore(saved)
+        self.reporter = Reporter(folder, active=accelerator.is_main_process, first_step=self.state.step)
+        self.module = accelerator.prepare_model(self.stage)
 
     def averaged(self) -> AbstractContextManager[None]:
-        """Within it the networks have their averaged weights, where there are any."""
+        """Inside, the networks have their averaged weights, where there are any."""
         return nullcontext() if self.state.averaged is None else self.state.averaged.in_place()
 
     def save(self) -> None:
@@ -292,10 +210,9 @@ class Training:
 
     def run(self, source: BatchSource, validation: BatchSource, deadline: float, on_step: OnStep | None) -> None:
         """Steps until all are done or something stops them; the state is saved before anything is raised."""
+        alone = self.accelerator.num_processes == 1  # others would wait for this one in the midst of a step
         try:
-            with ExitStack() as stack:
-                if self.accelerator.num_processes > 1:  # the others would wait for this one in the midst of a step
-                    stack.enter_context(self.interrupted.held())
+            with nullcontext() if alone else self.interrupted.held():
                 self._loop(source, validation, deadline, on_step)
         except KeyboardInterrupt:
             if self.state.saved != self.state.step:
@@ -306,26 +223,22 @@ class Training:
         config, state, main = self.config, self.state, self.accelerator.is_main_process
         count = config.validation_batches if main else 0
         fixed = [validation.batch(index).to(self.accelerator.device) for index in range(count)]
-
-        def preview() -> Tensor:
-            return self.sheet(fixed[0])
-
-        self._validate_if_due(fixed)  # Ctrl-C may have come between a step and its validation
+        preview = (lambda: self.sheet(fixed[0])) if fixed else None
+        self._validate(fixed)  # Ctrl-C may have come between a step and its validation
         while state.step < config.steps:
             begun = time.monotonic()
             self.step(source)
-            self._validate_if_due(fixed)
+            self._validate(fixed)
             state.elapsed += time.monotonic() - begun
             stop: BaseException | None = None
             if on_step is not None and main:
                 try:
-                    on_step(state.step, config.steps, preview if fixed else None)
+                    on_step(state.step, config.steps, preview)
                 except BaseException as error:  # raised again once the state is saved
                     stop = error
             if self.interrupted.pressed:
                 stop = KeyboardInterrupt()
-            over = time.monotonic() >= deadline
-            ends, cancelled = self._anywhere(over, stop is not None)
+            ends, cancelled = self._anywhere(time.monotonic() >= deadline, stop is not None)
             if ends or cancelled or state.step % config.save_every == 0 or state.step == config.steps:
                 self.save()
             if cancelled:
@@ -347,8 +260,7 @@ class Training:
         for group in optimizer.param_groups:
             group["lr"] = rate
         values = accumulate_gradients(config, self.accelerator, self.stage, self.module, source, state.step)
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm or math.inf, foreach=None)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.clip_norm or math.inf, foreach=None)
         numbers = torch.stack([*values.values(), norm]).float().tolist()
         terms = dict(zip(values, numbers[:-1], strict=True))
         if not all(map(math.isfinite, numbers)):
@@ -377,27 +289,24 @@ class Training:
         with self.averaged():
             return preview_sheet(self.config, self.networks, text, batch).cpu()
 
-    def _validate_if_due(self, fixed: list[TrainingBatch]) -> None:
-        """Validates after every so many steps, once each; the main process does it."""
-        every, step, rows = self.config.validate_every, self.state.step, self.state.history.validation
-        due = every and step and step % every == 0 and not (rows and rows[-1]["step"] == step)
-        if due and self.accelerator.is_main_process:
-            self._validate(fixed)
-
     def _validate(self, fixed: list[TrainingBatch]) -> None:
-        """The terms of the averaged weights on the fixed batches, and a sheet of pictures."""
+        """After every so many steps, once each, in the main process: terms of the averaged weights, and pictures."""
+        every, step, history = self.config.validate_every, self.state.step, self.state.history
+        done = history.validation[-1]["step"] if history.validation else 0
+        if not every or step % every or step == done or not self.accelerator.is_main_process:
+            return
         sums: dict[str, float] = {}
-        device, history = self.accelerator.device, self.state.history
+        device = self.accelerator.device
         with self.averaged(), torch.no_grad(), self.accelerator.autocast():
             for index, batch in enumerate(fixed):
-                random = BatchRandom(seeds.derived_seed(self.config.seed, "validation", index), device=device)
+                random = BatchRandom(derived_seed(self.config.seed, "validation", index), device=device)
                 for name, value in self.stage(**self.stage.inputs(batch, random)).items():
                     sums[name] = sums.get(name, 0.0) + float(value) / len(fixed)
-        row = {"step": self.state.step, **sums}
+        row = {"step": step, **sums}
         history.validation.append(row)
         self.reporter.scalars(row, "validation")
         if fixed:
-            self.reporter.sheet(self.sheet(fixed[0]), self.state.step)
+            self.reporter.sheet(self.sheet(fixed[0]), step)
         self.reporter.history(history)
 
     def write_model(self, source: BatchSource) -> None:

@@ -61,11 +61,8 @@ class History:
 
 
 class Averaged:
-    """Exponential moving average of parameters, by torch's own.
-
-    The decay grows as (1 + n)/(10 + n) up to `decay`, n the updates so far, so that a short run's average is not its
-    first weights.
-    """
+    """Moving average of parameters; the decay grows as (1 + n)/(10 + n) up to `decay`, n the updates so far,
+    so that a short run's average is not its first weights."""
 
     def __init__(self, parameters: Sequence[Tensor], decay: float) -> None:
         self.parameters, self.decay, self.updates = parameters, decay, 0
@@ -73,7 +70,6 @@ class Averaged:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Takes in the parameters as they are now."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         get_ema_multi_avg_fn(decay)(self.values, [parameter.detach() for parameter in self.parameters], self.updates)
         self.updates += 1
@@ -96,10 +92,7 @@ class Averaged:
 
 @dataclass
 class TrainState:
-    """What changes during training. step: optimiser steps done. elapsed: seconds of training over all attempts.
-
-    saved: the step that the file of the state was written at last, by this process.
-    """
+    """What changes in training: steps done, seconds over all attempts; `saved`: the step last saved from here."""
 
     optimizer: torch.optim.Optimizer
     averaged: Averaged | None
@@ -109,11 +102,7 @@ class TrainState:
     saved: int | None = None
 
     def write(self, path: Path, config: TrainConfig, weights: dict[str, Tensor], text: Sequence[Tensor]) -> None:
-        """Writes all of a run, whole or not at all; OutputError where it cannot be written.
-
-        Args:
-            weights: of all networks, trained or not, by merged names. text: the two prompts' embeddings.
-        """
+        """Writes all of a run, `weights` being those of all networks by merged names; OutputError if it cannot be."""
         averaged = self.averaged
         content = {
             "format": _FORMAT,
@@ -130,7 +119,6 @@ class TrainState:
         save_tensors(content, path)
 
     def restore(self, content: dict[str, Any]) -> None:
-        """Takes what `write` wrote, but for weights and texts, which are the networks'."""
         self.optimizer.load_state_dict(content["optimizer"])
         if self.averaged is not None:
             self.averaged.updates = content["averaged"]["updates"]
@@ -141,11 +129,7 @@ class TrainState:
 
 
 def read_state(path: Path, config: TrainConfig) -> dict[str, Any]:
-    """The content of a saved state, its tensors mapped from the file.
-
-    Raises:
-        CheckpointError: the file is missing, damaged, or another run's.
-    """
+    """The content of a saved state, its tensors mapped from the file; CheckpointError if it is not of such a run."""
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist, so there is nothing to resume; begin without --resume")
     content = read_saved(path, "a saved state of training", mapped=True)
@@ -198,13 +182,10 @@ def preview_sheet(config: TrainConfig, networks: Networks, text: tuple[Tensor, T
 
 
 class Reporter:
-    """Writes into a run's folder, or nowhere in the processes that are not the main one.
+    """Writes into a run's folder, or nowhere where it is not `active`, in the processes that are not the main one.
 
     `history.json` and `validation.png` always; `curves.png` where matplotlib is installed, `tensorboard/` where
-    TensorBoard is (both come with the extra `train`).
-
-    Args:
-        first_step: where the run begins or goes on; TensorBoard forgets what a killed run wrote beyond it.
+    TensorBoard is (both come with the extra `train`), which forgets what a killed run wrote beyond `first_step`.
     """
 
     def __init__(self, folder: Path, *, active: bool, first_step: int = 0) -> None:
@@ -219,7 +200,6 @@ class Reporter:
             importlib.import_module("matplotlib.figure")
 
     def scalars(self, row: dict[str, float], group: str) -> None:
-        """One row of the history, to TensorBoard."""
         if self._board is not None:
             for name, value in row.items():
                 if name != "step":
@@ -262,6 +242,5 @@ class Reporter:
             figure.savefig(partial, format="png", dpi=100)
 
     def close(self) -> None:
-        """Lets go of TensorBoard's file."""
         if self._board is not None:
             self._board.close()

@@ -1,11 +1,17 @@
-"""The three stages of training: modules whose call computes losses from tensors."""
+"""The three stages of training.
+
+A stage is a module of two methods: `inputs` makes, outside of autograd, all tensors of one call: the batch, its
+geometry, and everything random. The call computes named scalar terms from them alone, weights included, so that DDP and
+torch.compile see nothing else; the loss is their sum: `sum(stage(**stage.inputs(batch, random)).values()).backward()`.
+"""
 
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,21 +38,6 @@ SPREAD_TOLERANCE = 3.0
 """Ratio of the latents' spread to 1 beyond which a warning is due; an untrained autoencoder gives about 0.2."""
 
 
-class TrainingStage(Protocol):
-    """A module whose call computes losses from tensors alone, so that DDP and torch.compile see nothing else.
-
-    Example: `terms = stage(**stage.inputs(batch, random)); sum(terms.values()).backward()`.
-    """
-
-    def inputs(self, batch: TrainingBatch, random: BatchRandom) -> dict[str, Any]:
-        """The tensors of one call: the batch, its geometry, and everything random. Outside of autograd."""
-        ...
-
-    def __call__(self, **inputs: Any) -> dict[str, Tensor]:  # noqa: ANN401 - what `inputs` made
-        """Named scalar terms, weights included: the loss is their sum."""
-        ...
-
-
 class PhotoEncoder(nn.Module):
     """(B, V, 3, S, S) photos -> (B, V·P, D) set latents, through DINO (or what stands in its place) and UpSRT."""
 
@@ -58,7 +49,6 @@ class PhotoEncoder(nn.Module):
         self.register_buffer("patch_plucker", plucker(patch_rays(*upsrt.config.patches)), persistent=False)
 
     def forward(self, photos: Tensor) -> Tensor:
-        """Gradients reach those of the two networks that are trained."""
         with gradients_for(self.dino):
             keys = self.dino(photos.flatten(0, 1), self.upsrt.config.patches)
         with gradients_for(self.upsrt):
@@ -72,28 +62,13 @@ def gradients_for(network: nn.Module) -> torch.set_grad_enabled:
 
 
 def color_loss(upsrt: UpSRT, tokens: Tensor, rays: Tensor, colors: Tensor) -> Tensor:
-    """Mean squared error of UpSRT's own colours on query rays (paper section 3).
-
-    Args:
-        tokens: (B, N, D) set latents. rays: (B, R, 6) Plücker forms. colors: (B, R, 3) in [0, 1].
-    """
+    """Mean squared error of UpSRT's colours (B, R, 3) on rays (B, R, 6) from set latents (B, N, D): paper section 3."""
     predicted = upsrt.read_rgb(upsrt.decode(tokens, rays, chunk=rays.shape[1])).float()
     return F.mse_loss(predicted, colors)
 
 
-def trained_parameters(module: nn.Module) -> list[nn.Parameter]:
-    """Those that get gradients, in the module's order; InputError where there are none."""
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise InputError("training needs at least one network that is not frozen, got none; change the configuration")
-    return parameters
-
-
 class EncoderStage(nn.Module):
-    """Photos without poses and rays of target views -> the mean squared error of their colours.
-
-    The networks themselves are trained, not copies; DINO only with `train_dino`.
-    """
+    """Photos without poses and rays of target views -> the mean squared error of their colours, `rgb`."""
 
     def __init__(self, config: TrainConfig, networks: Networks) -> None:
         super().__init__()
@@ -105,18 +80,21 @@ class EncoderStage(nn.Module):
 
     @torch.no_grad()
     def inputs(self, batch: TrainingBatch, random: BatchRandom) -> dict[str, Any]:
-        """Photos, Plücker forms (B, T·R, 6) of random rays and their true colours."""
         uniform = random.uniform(len(batch), batch.views, self.config.rays, 3).flatten(0, 1)
         rays, colors = query_rays(batch, uniform, self.config.inside_share)
         return {"photos": batch.photos, "rays": rays, "colors": colors}
 
     def forward(self, photos: Tensor, rays: Tensor, colors: Tensor) -> dict[str, Tensor]:
-        """The term `rgb`."""
         return {"rgb": color_loss(self.encoder.upsrt, self.encoder(photos), rays, colors)}
 
 
 class AutoencoderStage(nn.Module):
-    """Target views -> their reconstruction error, and a little of the divergence from a standard normal."""
+    """Target views -> their reconstruction error, and a little of the divergence from a standard normal.
+
+    Terms: `l1` and `mse` of colours in [0, 1], and `kl`, in nats a latent number times `kl_weight`. The squared error
+    stands beside the absolute one because that alone settles on greys for long: the median of a pixel's possible
+    colours is grey when its brightness is all that is known.
+    """
 
     def __init__(self, config: TrainConfig, networks: Networks) -> None:
         super().__init__()
@@ -127,17 +105,11 @@ class AutoencoderStage(nn.Module):
 
     @torch.no_grad()
     def inputs(self, batch: TrainingBatch, random: BatchRandom) -> dict[str, Any]:
-        """The targets, (B·T, 3, S, S) in [0, 1], and the posterior's noise."""
         size = self.config.model.latent_size
         noise = random.normal(len(batch), batch.views, LATENT_CHANNELS, size, size)
         return {"pictures": batch.targets.flatten(0, 1), "noise": noise.flatten(0, 1)}
 
     def forward(self, pictures: Tensor, noise: Tensor) -> dict[str, Tensor]:
-        """The terms `l1`, in units of [0, 1], `mse`, and `kl`, in nats a latent number times `kl_weight`.
-
-        The squared error stands beside the absolute one because the latter alone settles on greys for long: the median
-        of a pixel's possible colours is grey when its brightness is all that is known.
-        """
         posterior = encode_posterior(self.vae, pictures)
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
         latents = mean + (logvar / 2).exp() * noise
@@ -151,22 +123,13 @@ class AutoencoderStage(nn.Module):
 
 
 @torch.no_grad()
-def calibrate_latents(vae: AutoencoderKL, pictures: Tensor) -> tuple[Tensor, Tensor]:
+def calibrate_latents(vae: AutoencoderKL, pictures: Tensor) -> None:
     """Rescales the latents so that, times the scale factor 0.18215, each channel has mean 0 and deviation 1.
 
     SD 1.5's factor suits latents of its own spread; a small KL weight leaves those of a new autoencoder at any. The
     last layer of the encoder and the first of the decoder are 1x1 convolutions, so that mean' = (mean - m)·s,
     logvar' = logvar + 2 ln s, and the decoder undoing both, are changes of their weights: the autoencoder as a whole
-    computes what it did.
-
-    Args:
-        pictures: (N, 3, S, S) in [0, 1], typical ones.
-
-    Returns:
-        (4,) mean and (4,) deviation of the latents before.
-
-    Raises:
-        InputError: a channel does not vary over the pictures.
+    computes what it did. `pictures`: (N, 3, S, S) in [0, 1], typical ones; InputError if a channel does not vary.
     """
     posterior = encode_posterior(vae, pictures)
     mean, variance = posterior.mean.float(), posterior.var.float()
@@ -184,7 +147,6 @@ def calibrate_latents(vae: AutoencoderKL, pictures: Tensor) -> tuple[Tensor, Ten
     before.bias[LATENT_CHANNELS:] += 2 * scale.log()
     after.bias += after.weight[:, :, 0, 0] @ center
     after.weight /= scale[None, :, None, None]
-    return center, deviation
 
 
 @torch.no_grad()
@@ -201,12 +163,10 @@ def check_latents(vae: AutoencoderKL, pictures: Tensor) -> None:
 
 
 class DiffusionStage(nn.Module):
-    """Photos and target views with their rays -> the mean squared error of the predicted noise.
+    """Photos and target views with their rays -> the mean squared error of the predicted noise, `eps`.
 
-    An example is an object with all its targets: what is dropped is dropped for all of them.
-
-    Args:
-        text: (default, empty) prompt's embeddings, (77, W) each.
+    An example is an object with all its targets: what is dropped is dropped for all of them. Where UpSRT is trained
+    with it, `rgb` is its colours' error times `rgb_weight`. `text`: (default, empty) prompt's embeddings, (77, W) each.
     """
 
     text: Tensor
@@ -236,7 +196,6 @@ class DiffusionStage(nn.Module):
 
     @torch.no_grad()
     def inputs(self, batch: TrainingBatch, random: BatchRandom) -> dict[str, Any]:
-        """Photos, targets, ray maps of every level, times, noise, and which conditions are kept."""
         config, count, views = self.config, len(batch), batch.views
         size, levels = config.model.latent_size, len(config.model.diffusion.channel_mult)
         draw = random.uniform(count)
@@ -248,9 +207,10 @@ class DiffusionStage(nn.Module):
         grids = [camera_rays(batch.cameras, side, side, align_corners=True) for side in sides]
         forms = [reference_frame_plucker(rays, batch.references) for rays in grids]  # (B·T, s, s, 6)
         rays = [form.permute(0, 3, 1, 2).contiguous() for form in forms]
+        text_kept, images_kept = kept_conditions(draw, config.dropout)
         inputs = {"photos": batch.photos, "targets": batch.targets.flatten(0, 1), "ray_maps": rays}
         inputs |= {"timesteps": timesteps, "noise": noise, "posterior_noise": posterior}
-        inputs["text_kept"], inputs["images_kept"] = kept_conditions(draw, config.dropout)
+        inputs |= {"text_kept": text_kept, "images_kept": images_kept}
         if config.rgb_weight:
             uniform = random.uniform(count, views, config.rays, 3).flatten(0, 1)
             inputs["query_rays"], inputs["query_colors"] = query_rays(batch, uniform, config.inside_share)
@@ -269,7 +229,7 @@ class DiffusionStage(nn.Module):
         query_rays: Tensor | None = None,
         query_colors: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """The term `eps`, and `rgb` (times its weight) where UpSRT is trained as well.
+        """See the class.
 
         Args:
             photos: (B, V, 3, S, S). targets: (B·T, 3, S, S). ray_maps: (B·T, 6, s, s) a level, finest first.
@@ -286,8 +246,9 @@ class DiffusionStage(nn.Module):
             latents = encode_images(self.vae, targets, posterior_noise)
         alpha = self.alphas[timesteps][:, None, None, None]
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
-        hint, ray_maps, tokens = masked(images_kept, self._hint(tokens, ray_maps[0]), ray_maps, tokens)
-        residuals = self.controlnet(noisy, timesteps, self.controlnet.constants(hint, tuple(ray_maps), tokens))
+        hint, *kept_maps = (zeroed(images_kept, value) for value in (self._hint(tokens, ray_maps[0]), *ray_maps))
+        constants = self.controlnet.constants(hint, tuple(kept_maps), zeroed(images_kept, tokens))
+        residuals = self.controlnet(noisy, timesteps, constants)
         # keys and values of the two prompts are computed once, then chosen for each object
         index, both = (~text_kept).long(), prompt_keys_values(self.unet, self.text)
         keys_values = tuple((key[index], value[index]) for key, value in both)
@@ -296,28 +257,36 @@ class DiffusionStage(nn.Module):
 
     def _hint(self, tokens: Tensor, rays: Tensor) -> Tensor:
         """(B·T, C+6, s, s): features of each target's grid, then its rays, as pipeline.novel_views makes them."""
-        forms = rays.permute(0, 2, 3, 1).reshape(len(tokens), -1, 6)
+        objects, side = len(tokens), rays.shape[-1]
+        forms = rearrange(rays, "(b t) c h w -> b (t h w) c", b=objects)
         with gradients_for(self.encoder.upsrt):
             features = self.encoder.upsrt.decode(tokens, forms, chunk=forms.shape[1]).float()
-        grid = features.reshape(*rays.shape[:1], *rays.shape[2:], -1).permute(0, 3, 1, 2)
-        return torch.cat([grid, rays], dim=1)
+        return torch.cat([rearrange(features, "b (t h w) c -> (b t) c h w", h=side, w=side), rays], dim=1)
 
 
 def kept_conditions(draw: Tensor, p: float) -> tuple[Tensor, Tensor]:
-    """Which examples keep their text and their image conditions, from one uniform number r each.
+    """Which examples keep their text and their image conditions (hint, set latents, rays), from a uniform r each.
 
-    The text is dropped if r < 2p, all image conditions (hint, set latents, rays) if p <= r < 3p: both with chance p,
-    either alone with chance p.
+    With chance p each, the text alone is dropped (r < p), both (r < 2p), or the images' alone (r < 3p).
     """
     return draw >= 2 * p, (draw < p) | (draw >= 3 * p)
 
 
-def masked(kept: Tensor, hint: Tensor, ray_maps: list[Tensor], tokens: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
-    """Hint and ray maps (B·T, ...) and tokens (B, N, C), zero for the objects that are not `kept`, (B,) bool."""
-    views = len(hint) // len(tokens)
-    one_a_view = kept.repeat_interleave(views, output_size=len(hint))[:, None, None, None]
-    return (
-        torch.where(one_a_view, hint, 0.0),
-        [torch.where(one_a_view, ray_map, 0.0) for ray_map in ray_maps],
-        torch.where(kept[:, None, None], tokens, torch.zeros_like(tokens)),
-    )
+def zeroed(kept: Tensor, values: Tensor) -> Tensor:
+    """(B·T, ...) or (B, ...) values, zero for the objects that are not `kept`, (B,) bool."""
+    each = kept.repeat_interleave(len(values) // len(kept), output_size=len(values))
+    return torch.where(each.view(-1, *[1] * (values.ndim - 1)), values, 0.0)
+
+
+StageModule: TypeAlias = EncoderStage | AutoencoderStage | DiffusionStage
+
+
+def make_stage(config: TrainConfig, networks: Networks, text: tuple[Tensor, Tensor]) -> StageModule:
+    """The stage's module on `networks` themselves, in training mode; it decides which parameters are trained."""
+    if config.stage == "encoder":
+        stage: StageModule = EncoderStage(config, networks)
+    elif config.stage == "autoencoder":
+        stage = AutoencoderStage(config, networks)
+    else:
+        stage = DiffusionStage(config, networks, text)
+    return stage.train()

@@ -1,4 +1,6 @@
-"""The command as a process: fast help without torch, narrow consoles, defaults in step with the library."""
+"""The command as a process: fast help without torch, narrow consoles, errors as sentences."""
+
+from __future__ import annotations
 
 import os
 import subprocess
@@ -7,49 +9,37 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner
+from command_runs import press, refused, upfusion
 
 from upfusion_core.cli import app as app_module
-from upfusion_core.cli import main, weights
-from upfusion_core.cli.app import app
+from upfusion_core.cli import files, main
 from upfusion_core.cli.console import duration
-from upfusion_core.cli.options import leaves
-from upfusion_core.config.commands import Reconstruct, Views
+from upfusion_core.config.base import options_of
+from upfusion_core.config.options import Reconstruct, Views
 from upfusion_core.geometry.cameras import REFERENCE_ELEVATION_DEGREES
 
+ROOT = Path(app_module.__file__).parents[2]
 RUN = "from upfusion_core.cli import main; main()"
 
 
-def _process(code: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(Path(app_module.__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8", **variables}
-    encoding = environment["PYTHONIOENCODING"]
+def process(code: str, *arguments: str, stdout: int = subprocess.PIPE, **variables: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr."""
     command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, encoding=encoding)
-
-
-def _narrow_process(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return _process(RUN, *arguments, PYTHONIOENCODING="cp1252", PYTHONUTF8="0")
+    found = subprocess.run(
+        command, stdout=stdout, stderr=subprocess.PIPE, env=os.environ | variables, check=False, cwd=ROOT
+    )
+    return found.returncode, (found.stdout or b"").decode(errors="replace"), found.stderr.decode(errors="replace")
 
 
 def test_help_names_the_commands_without_loading_torch() -> None:
-    code = f"import sys\ntry:\n    {RUN}\nfinally:\n    print('torch' in sys.modules)"
-    result = _process(code, "--help")
-    assert result.stdout.strip().endswith("False")
-    for command in ("reconstruct", "views", "predict", "convert", "info"):
-        assert command in result.stdout
-
-
-@pytest.mark.parametrize("command", ["reconstruct", "views", "predict", "convert", "info"])
-def test_every_command_has_help(command: str) -> None:
-    result = CliRunner().invoke(app, [command, "--help"])
-    assert result.exit_code == 0
-    assert "Usage" in result.stdout
+    _, shown, _ = process(f"import sys\ntry:\n    {RUN}\nfinally:\n    print('torch' in sys.modules)", "--help")
+    assert shown.strip().endswith("False")
+    assert all(command in shown for command in app_module.COMMANDS)
 
 
 def test_usage_errors_end_in_two() -> None:
-    for arguments in (["nonsense"], ["views", "--nonsense"], ["convert", "a"], ["reconstruct", "a.png"]):
-        assert CliRunner().invoke(app, arguments).exit_code == 2
+    for arguments in (["nonsense"], ["views"], ["views", "--nonsense"], ["convert", "a"], ["reconstruct", "a.png"]):
+        assert upfusion(*arguments).exit_code == 2
 
 
 @pytest.mark.parametrize(
@@ -62,56 +52,45 @@ def test_usage_errors_end_in_two() -> None:
     ],
 )
 def test_empty_values_are_not_the_current_folder(arguments: tuple[str, ...], name: str) -> None:
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 2
-    assert f"{name} needs a value, got an empty one" in " ".join(result.output.replace("\u2502", " ").split())
+    assert f"{name} needs a value, got an empty one" in refused(*arguments)
 
 
 def test_an_empty_prompt_is_one(tmp_path: Path) -> None:
-    missing = str(tmp_path / "none.png")
-    result = CliRunner().invoke(app, ["views", missing, "--prompt", "", "-o", str(tmp_path / "out")])
-    assert result.exit_code == 2
-    assert "there is no file" in result.output
+    assert "there is no file" in refused("views", tmp_path / "none.png", "--prompt", "", "-o", tmp_path / "out")
 
 
 def test_narrow_console_does_not_crash(tmp_path: Path) -> None:
-    result = _narrow_process("info", str(tmp_path / "\u8336\u7897"))
-    assert result.returncode == 2
-    assert "??" in result.stderr
-    assert "Traceback" not in result.stderr
-    result = _narrow_process("reconstruct", "--help")
-    assert result.returncode == 0
+    narrow = {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
+    status, _, complaint = process(RUN, "info", str(tmp_path / "\u8336\u7897"), **narrow)
+    assert status == 2
+    assert "??" in complaint
+    assert "Traceback" not in complaint
+    assert process(RUN, "reconstruct", "--help", **narrow)[0] == 0
 
 
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError()]
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        MemoryError(),
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
+    ],
 )
 def test_out_of_memory_is_a_sentence(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where work has no pieces that could be halved."""
+    """Where work has no pieces that could be halved; other errors of torch are shown as they are."""
 
-    def full(*arguments: object, **keywords: object) -> None:
+    def failing(*arguments: object) -> None:
         raise error
 
-    monkeypatch.setattr(weights, "run_info", full)
-    result = CliRunner().invoke(app, ["info", "mini"])
-    assert result.exit_code == 2
-    assert "Error: memory must suffice for the work, but does not" in " ".join(result.output.split())
-
-
-def test_other_errors_of_torch_are_shown_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*arguments: object, **keywords: object) -> None:
-        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
-
-    monkeypatch.setattr(weights, "run_info", broken)
-    result = CliRunner().invoke(app, ["info", "mini"])
-    assert isinstance(result.exception, RuntimeError)
+    monkeypatch.setattr(files, "run_info", failing)
+    if "mat1" in str(error):
+        assert upfusion("info", "mini").exception is error
+    else:
+        assert "Error: memory must suffice for the work, but does not" in refused("info", "mini")
 
 
 def test_ctrl_c_before_the_command_begins(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def pressed() -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(app_module, "app", pressed)
+    monkeypatch.setattr(app_module, "app", press)
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 130
@@ -120,7 +99,7 @@ def test_ctrl_c_before_the_command_begins(monkeypatch: pytest.MonkeyPatch, capsy
 
 def test_default_elevation_is_the_librarys() -> None:
     for command in (Reconstruct, Views):
-        assert leaves(command)["photo_elevation"].default == REFERENCE_ELEVATION_DEGREES
+        assert options_of(command)["photo_elevation"].default == REFERENCE_ELEVATION_DEGREES
 
 
 def test_duration_by_hand() -> None:
@@ -135,11 +114,8 @@ def test_a_closed_stdout_is_told_in_a_sentence() -> None:
     )
     reading, writing = os.pipe()
     os.close(reading)
-    path = str(Path(app_module.__file__).parents[2])
-    with os.fdopen(writing, "w") as stdout:
-        result = subprocess.run(
-            [sys.executable, "-c", code], stdout=stdout, stderr=subprocess.PIPE, text=True, check=False, cwd=path
-        )
-    assert result.returncode == 0
-    assert result.stderr.startswith("the answer could not be printed on stdout (")
-    assert result.stderr.endswith("look at the files")
+    status, _, complaint = process(code, stdout=writing)
+    os.close(writing)
+    assert status == 0
+    assert complaint.startswith("the answer could not be printed on stdout (")
+    assert complaint.endswith("look at the files")

@@ -1,4 +1,4 @@
-"""From the fields of config/commands.py to the command line, and from a record back to them."""
+"""From the fields of config/options.py to the command line, and from a record back to them."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from command_runs import read_run
 from typer.testing import CliRunner
 
 from upfusion_core.cli.app import COMMANDS, app
-from upfusion_core.cli.options import built, flat, leaves, recorded, settled
+from upfusion_core.cli.inputs import recorded, settled
 from upfusion_core.cli.run import open_run
-from upfusion_core.config.base import configuration
-from upfusion_core.config.commands import Folder, Networks, Orbit, Photos, Views
+from upfusion_core.config.base import built, configuration, flat, options_of
+from upfusion_core.config.options import Folder, Networks, Orbit, Photos, Views
 from upfusion_core.support.errors import InputError
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_has_help_with_its_range_default_and_choices(name: str) -> None:
     shown = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "400", "TERMINAL_WIDTH": "400"}).output
-    for leaf in leaves(COMMANDS[name][0]).values():
-        first = leaf.flag.metavar if leaf.flag.argument else leaf.spellings[0]
+    for option in options_of(COMMANDS[name][0]).values():
+        first = option.flag.metavar if option.flag.argument else option.spellings[0]
         (line,) = re.findall(rf"^[\u2502 *]*{re.escape(first)}[ ,].*$", shown, re.MULTILINE)
-        assert len(leaf.field.help) > 5
-        assert " ".join(leaf.field.help.split())[:60] in " ".join(line.split())
-        assert leaf.taken in line
-        assert leaf.shown_default in line
+        assert len(option.help) > 5
+        assert option.help[:60] in " ".join(line.split())
+        assert option.taken in line
+        assert option.shown_default in line
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ class Toy:
 
 
 def test_a_new_option_is_one_field() -> None:
-    known, toy = leaves(Toy), Toy(Folder(Path("out")), sparkle=2.0)
+    known, toy = options_of(Toy), Toy(Folder(Path("out")), sparkle=2.0)
     assert (known["sparkle"].spellings, known["sparkle"].taken) == (("--sparkle",), "FLOAT [0..]")
     assert known["count"].default == 3
     orbit = {"count": 3, "elevation": None, "distance": 1.0, "video": "gif"}

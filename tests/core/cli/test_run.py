@@ -1,119 +1,135 @@
-"""The run's folder: what is refused, what is kept, what a continued run finds."""
+"""The run's folder: what is refused, what is kept and removed, what a continued run finds; its record and its lock."""
+
+from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from command_runs import read_run
+import torch
+from command_runs import change_run, press, read_run
 
-from upfusion_core.cli.run import Interrupted, Run, open_run
+from upfusion_core.cli.run import LOCK_NAME, Record, Run, locked, new_record, open_run, read_record
 from upfusion_core.support.errors import InputError, OutputError
 
 SETTINGS = {"steps": 50, "prompt": None}
 INPUTS = {"photos": ["abc"]}
+MODEL = SimpleNamespace(model_id="fingerprint", device="cpu", dtype=torch.float32)
+NOT_ON_WINDOWS = pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
 
 
-def _begin(run: Run, settings: dict[str, Any] = SETTINGS) -> None:
-    run.plan(settings, {"photos": ["a.png"]}, INPUTS)
-    run.begin()
+def begin(run: Run, sources: dict[str, Any] | None = None, **options: Any) -> None:  # noqa: ANN401
+    run.plan(SETTINGS, sources or {"photos": ["a.png"]}, INPUTS)
+    run.begin(**options)
 
 
-def _write(run: Run, name: str, keep: bool = True) -> None:
+def write(run: Run, name: str, keep: bool = True) -> None:
     with run.writing(name, keep=keep) as path:
         path.write_text(name)
 
 
-def _finish_run(folder: Path, **options: bool) -> None:
-    with open_run(folder, "views", **options) as run:
-        _begin(run)
+def attempt(folder: Path, act: Callable[[Run], None] | None = None, **options: bool) -> None:
+    """A run that does `act`, or one view."""
+
+    def one_view(run: Run) -> None:
+        begin(run)
         with run.stage("views"):
-            _write(run, "views/000.png")
+            write(run, "views/000.png")
+
+    with open_run(folder, "views", **options) as run:
+        (act or one_view)(run)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 def test_finished_run_and_its_record(tmp_path: Path) -> None:
-    folder = tmp_path / "new" / "deeper"
-    with open_run(folder, "views") as run:
-        _begin(run)
+    def act(run: Run) -> None:
+        begin(run)
         run.temporary("preview.png").write_text("preview")
         with run.stage("views"):
-            _write(run, "views/000.png")
-        _write(run, "views.png")
+            write(run, "views/000.png")
+        write(run, "views.png")
+        run.check_model(MODEL)
+
+    folder = tmp_path / "new" / "deeper"
+    attempt(folder, act)
     record = read_run(folder)
-    assert record["status"] == "finished"
     assert (record["command"], record["settings"], record["inputs"]) == ("views", SETTINGS, INPUTS)
-    assert record["stages"] == ["views"]
+    assert (record["status"], record["stages"], record["format"]) == ("finished", ["views"], 2)
+    assert (record["model_id"], record["device"]) == ("fingerprint", "cpu, float32")
     assert record["files"] == ["views/000.png", "views.png"]
     assert 0 <= record["timings_seconds"]["views"] < 5
     assert record["environment"]["torch"].startswith("2")
-    assert sorted(path.name for path in folder.rglob("*")) == ["000.png", "run.json", "views", "views.png"]
+    assert names(folder) == ["run.json", "views.png", "views/000.png"]
 
 
 def test_existing_runs_and_foreign_files_are_refused(tmp_path: Path) -> None:
-    _finish_run(tmp_path / "run")
-    with pytest.raises(OutputError, match=r"holds a run already; .* --force to replace it or --resume"):
-        _finish_run(tmp_path / "run")
+    attempt(tmp_path / "run")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "holiday.jpg").write_text("mine")
-    with pytest.raises(OutputError, match=r"holds other files \(holiday\.jpg\)"):
-        _finish_run(tmp_path / "other")
-    _finish_run(tmp_path / "other", force=True)
-    assert (tmp_path / "other" / "holiday.jpg").read_text() == "mine"
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="must be a folder, but is a file"):
-        _finish_run(tmp_path / "file")
-    with pytest.raises(OutputError, match="choose another folder"):
-        _finish_run(tmp_path / "file" / "below")
+    (tmp_path / "folder" / "run.json").mkdir(parents=True)
+    for name, words in {
+        "run": r"holds a run already; .* --force to replace it or --resume",
+        "other": r"holds other files \(holiday\.jpg\)",
+        "file": "must be a folder, but is a file",
+        "file/below": "choose another folder",
+        "folder": "could not be written: Is a directory",
+    }.items():
+        with pytest.raises(OutputError, match=words):
+            attempt(tmp_path / name)
+    attempt(tmp_path / "other", force=True)
+    assert (tmp_path / "other" / "holiday.jpg").read_text() == "mine"
 
 
 def test_force_replaces_the_old_files_only_when_the_new_run_begins(tmp_path: Path) -> None:
-    _finish_run(tmp_path)
+    attempt(tmp_path)
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="found before"), open_run(tmp_path, "predict", force=True):
         raise InputError("found before begin")
     assert (tmp_path / "views/000.png").read_text() == "views/000.png"
     with open_run(tmp_path, "predict", force=True) as run:
-        _begin(run)
-        _write(run, "new.png")
+        begin(run)
+        write(run, "new.png")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.png", "notes.txt", "run.json"]
 
 
-def _attempt(folder: Path, act: Callable[[Run], None], **options: bool) -> None:
-    with open_run(folder, "views", **options) as run:
-        act(run)
-
-
-def test_error_before_anything_is_finished_leaves_nothing(tmp_path: Path) -> None:
-    folder = tmp_path / "a" / "b"
-
+@pytest.mark.parametrize("error", [InputError("no good"), KeyboardInterrupt()])
+def test_before_anything_is_finished_nothing_is_left(tmp_path: Path, error: BaseException) -> None:
     def before_begin(run: Run) -> None:
-        raise InputError("no good")
+        raise error
 
     def after_the_photos(run: Run) -> None:
-        _begin(run)
-        with run.stage("photos", keep=False):
-            _write(run, "inputs/001.png", keep=False)
-        raise InputError("no good")
+        begin(run)
+        with run.stage("photos"):
+            write(run, "inputs/001.png", keep=False)
+        raise error
 
     for act in (before_begin, after_the_photos):
-        with pytest.raises(InputError, match="no good"):
-            _attempt(folder, act)
+        with pytest.raises((InputError, KeyboardInterrupt), match=r"no good|nothing was finished, so nothing was kept"):
+            attempt(tmp_path / "a" / "b", act)
         assert not (tmp_path / "a").exists()
 
 
 @pytest.mark.parametrize(("error", "status"), [(InputError("x"), "failed"), (KeyboardInterrupt(), "interrupted")])
-def test_what_is_finished_is_kept(tmp_path: Path, error: BaseException, status: str) -> None:
+def test_what_is_finished_is_kept(error: BaseException, status: str, tmp_path: Path) -> None:
     def act(run: Run) -> None:
-        _begin(run)
+        begin(run)
         with run.stage("views"):
-            _write(run, "views/000.png")
+            write(run, "views/000.png")
             raise error
 
-    with pytest.raises((InputError, Interrupted)) as caught:
-        _attempt(tmp_path, act)
-    assert read_run(tmp_path)["status"] == status
-    assert read_run(tmp_path)["stages"] == []
+    with pytest.raises((InputError, KeyboardInterrupt)) as caught:
+        attempt(tmp_path, act)
+    assert (read_run(tmp_path)["status"], read_run(tmp_path)["stages"]) == (status, [])
     assert (tmp_path / "views/000.png").exists()
     if status == "interrupted":
         assert str(caught.value) == f"interrupted; to continue: upfusion views --resume -o {tmp_path}"
@@ -121,103 +137,90 @@ def test_what_is_finished_is_kept(tmp_path: Path, error: BaseException, status: 
 
 def test_on_a_full_disk_only_a_minute_s_work_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def act(run: Run) -> None:
-        _begin(run)
+        begin(run)
         with run.stage("views"):
-            _write(run, "views/000.png")
+            write(run, "views/000.png")
         raise OutputError("out could not be written: the disk is full")
 
     with pytest.raises(OutputError, match=r"the disk is full$"):
-        _attempt(tmp_path / "quick", act)
+        attempt(tmp_path / "quick", act)
     assert not (tmp_path / "quick").exists()
     monkeypatch.setattr("upfusion_core.cli.run.CHEAP_SECONDS", 0.0)
     with pytest.raises(OutputError, match="is full; what is finished was kept: upfusion views --resume -o"):
-        _attempt(tmp_path / "slow", act)
+        attempt(tmp_path / "slow", act)
     assert (tmp_path / "slow/views/000.png").exists()
+
+
+def test_the_answer_comes_when_all_is_on_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(text: str) -> None:
+        raise OutputError(f"stdout is full: {text}")
+
+    monkeypatch.setattr("upfusion_core.cli.run.answer", full)
+    with pytest.raises(OutputError, match="stdout is full: one picture"):
+        attempt(tmp_path, lambda run: (begin(run), run.tell("one picture")))
+    assert read_run(tmp_path)["status"] == "finished"
 
 
 def test_a_checkpoint_alone_is_kept(tmp_path: Path) -> None:
     def act(run: Run) -> None:
-        _begin(run)
+        begin(run)
         run.temporary("field.checkpoint").write_text("half a field")
-        raise KeyboardInterrupt
+        press()
 
-    with pytest.raises(Interrupted, match="to continue"):
-        _attempt(tmp_path, act)
-    with open_run(tmp_path, "views", resume=True) as run:
-        _begin(run)
-        assert run.temporary("field.checkpoint").read_text() == "half a field"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.json"]
-
-
-def test_interrupt_before_anything(tmp_path: Path) -> None:
-    def act(run: Run) -> None:
-        _begin(run)
-        raise KeyboardInterrupt
-
-    with pytest.raises(Interrupted, match="nothing was finished"):
-        _attempt(tmp_path / "o", act)
-    assert not (tmp_path / "o").exists()
+    with pytest.raises(KeyboardInterrupt, match="to continue"):
+        attempt(tmp_path, act)
+    assert names(tmp_path) == ["field.checkpoint", "run.json"]
+    attempt(tmp_path, begin, resume=True)
+    assert names(tmp_path) == ["run.json"]
 
 
 def test_resume_knows_what_is_finished(tmp_path: Path) -> None:
     def act(run: Run) -> None:
-        _begin(run)
+        begin(run)
         with run.stage("one"):
-            _write(run, "1.png")
-        _write(run, "2.png")
+            write(run, "1.png")
+        write(run, "2.png")
         (tmp_path / ".3.99.partial.png").write_text("torn")
-        raise KeyboardInterrupt
+        press()
 
-    with pytest.raises(Interrupted):
-        _attempt(tmp_path, act)
-    (tmp_path / "2.png").unlink()
-    with open_run(tmp_path, "views", resume=True) as run:
+    def again(run: Run) -> None:
         assert run.stored.settings == SETTINGS
-        _begin(run)
-        assert run.finished("one")
-        assert not run.finished("two")
-        assert run.has("1.png")
-        assert not run.has("2.png")
         assert not run.already_finished
+        begin(run)
+        assert [run.finished("one"), run.finished("two")] == [True, False]
+        assert [run.has("1.png"), run.has("2.png")] == [True, False]
+
+    with pytest.raises(KeyboardInterrupt):
+        attempt(tmp_path, act)
+    (tmp_path / "2.png").unlink()
+    attempt(tmp_path, again, resume=True)
     assert not (tmp_path / ".3.99.partial.png").exists()
     with open_run(tmp_path, "views", resume=True) as run:
         assert run.already_finished
-        _begin(run)
+        begin(run)
 
 
-def test_resume_refuses_other_settings_inputs_commands_and_weights(tmp_path: Path) -> None:
-    with open_run(tmp_path, "views") as run:
-        _begin(run)
-        run.check_model("fingerprint")
-        _write(run, "1.png")
-
-    def other_weights(run: Run) -> None:
-        _begin(run)
-        run.check_model("another")
-
-    with pytest.raises(InputError, match="was begun with steps = 50, now it is 20"):
-        _attempt(tmp_path, lambda run: run.plan({**SETTINGS, "steps": 20}, {}, INPUTS), resume=True)
-    with pytest.raises(InputError, match="was begun with other photos"):
-        _attempt(tmp_path, lambda run: run.plan(SETTINGS, {}, {"photos": ["def"]}), resume=True)
-    with pytest.raises(InputError, match="was begun with other weights"):
-        _attempt(tmp_path, other_weights, resume=True)
-    with pytest.raises(InputError, match="give one of them"):
-        _attempt(tmp_path, _begin, resume=True, force=True)
-    opening = open_run(tmp_path, "predict", resume=True)
-    with pytest.raises(OutputError, match="holds a run of `upfusion views`, not of `upfusion predict`"):
-        opening.__enter__()
-    assert (tmp_path / "1.png").exists()
-
-
-def test_resume_without_a_run_or_with_a_torn_record(tmp_path: Path) -> None:
+def test_resume_refuses_what_is_not_as_it_was(tmp_path: Path) -> None:
+    other = SimpleNamespace(model_id="another")
     with pytest.raises(OutputError, match="holds no run to continue; leave out --resume"):
-        _finish_run(tmp_path / "none", resume=True)
+        attempt(tmp_path / "none", resume=True)
     assert not (tmp_path / "none").exists()
-    (tmp_path / "run.json").write_text('{"command": "views", "sett')
-    with pytest.raises(InputError, match="must be JSON"):
-        _finish_run(tmp_path, resume=True)
-    _finish_run(tmp_path, force=True)
-    assert read_run(tmp_path)["status"] == "finished"
+    attempt(tmp_path, lambda run: (begin(run), run.check_model(MODEL), write(run, "1.png")))
+    for act, words in (
+        (lambda run: run.plan({**SETTINGS, "steps": 20}, {}, INPUTS), "was begun with steps = 50, now it is 20"),
+        (lambda run: run.plan(SETTINGS, {}, {"photos": ["def"]}), "was begun with other photos"),
+        (lambda run: (begin(run), run.check_model(other)), "was begun with other weights"),
+    ):
+        with pytest.raises(InputError, match=words):
+            attempt(tmp_path, act, resume=True)
+    with pytest.raises(InputError, match="give one of them"):
+        attempt(tmp_path, begin, resume=True, force=True)
+    with (
+        pytest.raises(OutputError, match="holds a run of `upfusion views`, not of `upfusion predict`"),
+        open_run(tmp_path, "predict", resume=True),
+    ):
+        pass
+    assert (tmp_path / "1.png").exists()
 
 
 def test_what_was_killed_while_writing_is_removed_wherever_it_lies(tmp_path: Path) -> None:
@@ -225,24 +228,157 @@ def test_what_was_killed_while_writing_is_removed_wherever_it_lies(tmp_path: Pat
     (tmp_path / "objects").mkdir()
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "run.json").write_text("{}")
-    torn = [tmp_path / ".run.99.partial.json", tmp_path / "objects" / ".000000.99.partial.png"]
-    others = tmp_path / "inner" / ".1.99.partial.png"
-    for path in (*torn, others):
-        path.write_text("torn")
-    with open_run(tmp_path, "views", force=True) as run:
-        _begin(run)
-        assert not any(path.exists() for path in torn)
-        assert others.exists()
+    for name in (".run.99.partial.json", "objects/.000000.99.partial.png", "inner/.1.99.partial.png"):
+        (tmp_path / name).write_text("torn")
+    attempt(tmp_path, begin, force=True)
+    assert names(tmp_path) == ["inner/.1.99.partial.png", "inner/run.json", "run.json"]
 
 
-def test_a_stranger_s_record_removes_nothing_outside_of_its_folder(tmp_path: Path) -> None:
-    mine = tmp_path / "mine.txt"
-    mine.write_text("mine")
-    _finish_run(tmp_path / "run")
-    record = read_run(tmp_path / "run")
-    for name in ("../mine.txt", str(mine)):
-        record["temporary_files"] = record["files"] = [name]
-        (tmp_path / "run" / "run.json").write_text(json.dumps(record))
-        with open_run(tmp_path / "run", "views", resume=True) as run:
-            _begin(run)
-        assert mine.read_text() == "mine"
+# ---- what a run reads stays
+
+
+def again(folder: Path, source: Path | str, *written: str, **options: Any) -> None:  # noqa: ANN401
+    """The run anew, which reads `source`."""
+    with open_run(folder, "views", force=True) as run:
+        begin(run, {"photos": [str(source)]}, **options)
+        for name in written:
+            write(run, name)
+
+
+@pytest.mark.parametrize("source", ["views/000.png", ".", "views", pytest.param("../link.png", marks=NOT_ON_WINDOWS)])
+def test_force_keeps_what_the_run_reads(source: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    attempt(run)
+    if source == "../link.png":
+        (tmp_path / "link.png").symlink_to(run / "views" / "000.png")
+    with pytest.raises(OutputError, match=r"is read by this run, which would replace .*; choose another folder"):
+        again(run, run / source)
+    assert (run / "views" / "000.png").read_text() == "views/000.png"
+    assert read_run(run)["status"] == "finished"
+
+
+def test_other_files_about_the_folder_are_no_hindrance(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    attempt(run)
+    (tmp_path / "photo.png").write_text("mine")
+    (run / "photo.png").write_text("mine")
+    for source in (tmp_path, tmp_path / "photo.png", run / "photo.png", tmp_path / "none.png", "procedural"):
+        again(run, source, "a.png")
+    assert (run / "photo.png").read_text() == "mine"
+
+
+@pytest.mark.parametrize(("written", "options"), [(["photos.png"], {}), ([], {"writes": ["photos.png"]})])
+def test_photos_under_the_name_of_a_result(tmp_path: Path, written: list[str], options: dict[str, Any]) -> None:
+    photo = tmp_path / "photos.png"
+    photo.write_text("mine")
+    with pytest.raises(OutputError, match=r"would replace .*photos\.png"):
+        again(tmp_path, photo, *written, **options)
+    assert (names(tmp_path), photo.read_text()) == (["photos.png"], "mine")
+
+
+# ---- the record
+
+
+def record() -> Record:
+    return new_record("views", {"model": "mini"}, {"photos": ["a\udcff.png"]}, {})
+
+
+def written(**changes: object) -> str:
+    return json.dumps(record().model_dump() | changes)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "must be JSON"),
+        ('{"command": "views", "sett', "must be JSON"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"a": NaN}', "NaN"),
+        ("[]", "its content is another"),
+        ('{"command": "views"}', "its format is another"),
+        (written(format=1), "its format is another"),
+        ('{"format": 2}', "its command is another"),
+        (written(settings=[]), "its settings is another"),
+        (written(temporary_files=["../mine.txt"]), "its temporary_files.0 is another"),
+        (written(files=[str(Path.cwd())]), "its files.0 is another"),
+        (written(timings_seconds={"a": "1"}), "its timings_seconds.a is another"),
+    ],
+    ids=range(12),
+)
+def test_what_is_no_record(tmp_path: Path, text: str, words: str) -> None:
+    """It is not continued; --force writes over it, and removes nothing outside of the folder."""
+    path = tmp_path / "run" / "run.json"
+    path.parent.mkdir()
+    (tmp_path / "mine.txt").write_text("mine")
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=words):
+        attempt(path.parent, resume=True)
+    assert path.read_text(encoding="utf-8") == text
+    attempt(path.parent, force=True)
+    assert read_run(path.parent)["status"] == "finished"
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_a_record_is_read(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(written(), encoding="utf-8")
+    change_run(tmp_path, model_id="x")
+    found = read_record(tmp_path / "run.json")
+    assert found.model_dump() == record().model_dump() | {"begun": found.begun, "model_id": "x"}
+
+
+# ---- the lock
+
+
+@pytest.mark.parametrize(("name", "words"), [("", "is writing into .*another folder"), ("a.glb", r"a\.glb; .* name")])
+def test_second_is_refused_and_told_who_holds(tmp_path: Path, name: str, words: str) -> None:
+    """The folder is made, and goes again where nothing was written."""
+    folder = tmp_path / "new" / "folder"
+    for _ in range(2):
+        with locked(folder, name), locked(folder, "other"):
+            for _ in range(2):
+                with pytest.raises(OutputError, match=rf"another run \(process {os.getpid()}\) .*{words}"):
+                    locked(folder, name).__enter__()
+    assert list(tmp_path.iterdir()) == []
+    with locked(folder, name):
+        (folder / "done").write_text("done")
+    assert names(folder) == ["done"]
+
+
+def test_lock_of_a_killed_process_is_stale(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from upfusion_core.cli.run import locked\n"
+        "with locked(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "held\n"
+    with pytest.raises(OutputError, match=f"process {child.pid}"), locked(tmp_path):
+        pass
+    child.kill()
+    child.communicate()
+    assert (tmp_path / LOCK_NAME).exists()
+    with locked(tmp_path):
+        assert (tmp_path / LOCK_NAME).read_text() == str(os.getpid())
+
+
+def test_folders_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OutputError, match="cannot be written to"), locked(tmp_path / "file" / "below"):
+        pass
+    monkeypatch.setattr("filelock.FileLock.acquire", denied)
+    with pytest.raises(OutputError, match="Permission denied"), locked(tmp_path):
+        pass
+    assert names(tmp_path) == ["file"]
+
+
+@NOT_ON_WINDOWS
+def test_what_a_link_leads_to_stays_as_it_was(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    (tmp_path / LOCK_NAME).symlink_to(precious)
+    with pytest.raises(OutputError, match="cannot be written to"), locked(tmp_path):
+        pass
+    assert precious.read_text() == "mine"

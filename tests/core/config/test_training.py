@@ -18,15 +18,13 @@ from upfusion_core.support.errors import InputError, UpFusionError
 def test_presets_survive_json(name: str, stage: str) -> None:
     config = TrainConfig.preset(name, stage)
     assert config.stage == stage
-    assert TrainConfig.from_json(json.dumps(config.to_dict()), "x") == config
+    assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
 def test_released_settings_are_the_paper_s() -> None:
     diffusion = TrainConfig.preset("released", "diffusion")
     assert (diffusion.learning_rate, diffusion.dropout, diffusion.train_unet) == (1e-5, 0.05, "output")
-    assert not diffusion.train_upsrt
-    assert not diffusion.train_dino
-    assert diffusion.weight_decay == 0
+    assert (diffusion.train_upsrt, diffusion.train_dino, diffusion.weight_decay) == (False, False, 0)
     assert TrainConfig.preset("released", "encoder").rays == 7168
 
 
@@ -45,14 +43,10 @@ def test_fingerprint_follows_what_shapes_the_weights() -> None:
     assert replace(config, save_every=3, validate_every=9, log_every=1).fingerprint == config.fingerprint
     for change in ({"seed": 1}, {"steps": 7}, {"learning_rate": 2e-3}, {"photos": (2, 3)}):
         assert replace(config, **change).fingerprint != config.fingerprint
-
-
-def test_settings_that_came_later_leave_older_runs_alone() -> None:
-    config = tiny_config()
-    assert "curriculum" not in config.to_dict()
+    assert "curriculum" not in config.to_dict()  # it came later, and older runs go on
     learning = replace(config, curriculum=(2, 5))
     assert learning.fingerprint != config.fingerprint
-    assert TrainConfig.from_json(json.dumps(learning.to_dict()), "x") == learning
+    assert TrainConfig.from_dict(json.loads(json.dumps(learning.to_dict()))) == learning
 
 
 @pytest.mark.parametrize(
@@ -60,29 +54,18 @@ def test_settings_that_came_later_leave_older_runs_alone() -> None:
     [
         ({"curriculum": [-1, 3]}, "curriculum must be between 0 and"),
         ({"curriculum": [5, 2]}, "curriculum must be the steps"),
-        ({"curriculum": 5}, "curriculum must be a list of 2, each a whole number, got 5"),
-        ({"epochs": 3}, "epochs"),
         ({"steps": "3"}, 'train.json: steps must be a whole number, got "3"'),
-        ({"steps": True}, "steps must be a whole number, got true"),
-        ({"steps": 2.5}, "steps must be a whole number, got 2.5"),
-        ({"photos": [1, 2, 3]}, "photos must be a list of 2, each a whole number, got [1, 2, 3]"),
-        ({"photos": [1, 2.5]}, "photos must be a whole number, got 2.5"),
-        ({"photos": [0, 2]}, "photos must be between 1 and 6, got 0"),
         ({"photos": [3, 2]}, "within 1 to 6"),
-        ({"compile": 1}, "compile must be true or false, got 1"),
         ({"betas": [0.9, 1.0]}, "betas"),
-        ({"stage": "upsrt"}, "stage"),
-        ({"precision": "fp16"}, "precision"),
-        ({"train_unet": "middle"}, "train_unet"),
         ({"dropout": 0.5}, "dropout"),
         ({"inside_share": 1.5}, "inside_share"),
         ({"stage": "encoder", "train_upsrt": False}, "train_upsrt"),
         ({"stage": "diffusion", "rgb_weight": 1.0}, "rgb_weight"),
         ({"stage": "diffusion", "train_dino": True}, "train_dino"),
-        ({"batch_size": 0}, "batch_size"),
-        ({"batch_size": 10**30}, "batch_size must be between 1 and"),
+        ({"batch_size": 10**6}, "batch_size must be between 1 and"),
+        ({"targets": 10**6}, "targets must be between 1 and"),
+        ({"validation_batches": 10**12}, "validation_batches must be between 0 and"),
         ({"seed": 2**64}, "seed must be between 0 and"),
-        ({"learning_rate": float("inf")}, "learning_rate must be between"),
         ({"learning_rate": 10**400}, "learning_rate must be between"),
         ({"model": 3}, "train.json: model must be a JSON object, got 3"),
         ({3: 4}, 'got "3"'),
@@ -96,23 +79,8 @@ def test_what_is_refused(content: Any, words: str) -> None:  # noqa: ANN401 - JS
         TrainConfig.from_dict(content, "train.json")
 
 
-@pytest.mark.parametrize("name", ["batch_size", "rays", "steps", "warmup_steps", "seed"])
-def test_counts_are_whole_numbers(name: str) -> None:
-    with pytest.raises(InputError, match=rf"{name} must be a whole number, got 64\.5"):
-        replace(tiny_config(), **{name: 64.5})
-
-
-def test_sections_and_syntax() -> None:
+def test_faults_of_a_preset_and_of_a_section() -> None:
     with pytest.raises(InputError, match=r'train\.json: model may have upsrt, .*, image_size, got "unet"'):
         TrainConfig.from_dict({"model": {"unet": {}}}, "train.json")
-    for text in ("{", "", "[" * 100_000, '{"steps": NaN}', '{"steps": ' + "9" * 5000 + "}"):
-        with pytest.raises(InputError, match=r"train\.json must be JSON, but is not"):
-            TrainConfig.from_json(text, "train.json")
-    with pytest.raises(InputError, match="preset"):
+    with pytest.raises(InputError, match="preset must be one of mini, released, got 'huge'"):
         TrainConfig.preset("huge", "encoder")
-
-
-@pytest.mark.parametrize(("name", "value"), [("batch_size", 10**6), ("targets", 10**6), ("validation_batches", 10**12)])
-def test_numbers_that_would_never_end(name: str, value: int) -> None:
-    with pytest.raises(InputError, match=f"{name} must be between"):
-        TrainConfig(train_upsrt=True, **{name: value})

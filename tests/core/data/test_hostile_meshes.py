@@ -11,7 +11,7 @@ import trimesh
 from glb import edited_glb
 from refusals import refused
 
-from upfusion_core.data.meshes import MeshRendering, mesh_folder
+from upfusion_core.data.meshes import mesh_folder
 from upfusion_core.support.errors import InputError
 from upfusion_core.surface.reading import read_surface
 
@@ -24,15 +24,8 @@ CORNERS = "v 0 0 0\nv 1 0 0\nv 0 1 0\n"
         "",
         "no mesh at all",
         CORNERS,
-        CORNERS + "f 1 2 9\n",
-        CORNERS + "f -9 1 2\n",
-        CORNERS + "f 1 2\n",
-        CORNERS + "f a b c\n",
-        CORNERS + "f 1 2 99999999999999999999\n",
-        CORNERS.replace("0 1 0", "0 nan 0") + "f 1 2 3\n",
-        CORNERS.replace("0 1 0", "0 inf 0") + "f 1 2 3\n",
-        CORNERS.replace("0 1 0", "0 1e999 0") + "f 1 2 3\n",
-        CORNERS.replace("0 1 0", "0 x 0") + "f 1 2 3\n",
+        *(CORNERS + f"f {face}\n" for face in ("1 2 9", "-9 1 2", "1 2", "a b c", "1 2 99999999999999999999")),
+        *(CORNERS.replace("0 1 0", f"0 {value} 0") + "f 1 2 3\n" for value in ("nan", "inf", "1e999", "x")),
         "v 0 0\nv 1 0\nv 0 1\nf 1 2 3\n",
         "\x00" * 100,
     ],
@@ -45,14 +38,12 @@ def test_obj(tmp_path: Path, text: str) -> None:
     assert len(str(error.value)) < 400
 
 
-def _glb() -> bytes:
-    return trimesh.creation.box().export(file_type="glb")
+GLB = trimesh.creation.box().export(file_type="glb")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.005, 0.02, 0.3, 0.7, 0.99])
 def test_glb_cut_short(tmp_path: Path, share: float) -> None:
-    data = _glb()
-    (tmp_path / "a.glb").write_bytes(data[: int(share * len(data))])
+    (tmp_path / "a.glb").write_bytes(GLB[: int(share * len(GLB))])
     refused("must be a mesh, but cannot be read", read_surface, tmp_path / "a.glb")
 
 
@@ -62,27 +53,24 @@ def test_glb_cut_short(tmp_path: Path, share: float) -> None:
     [{"count": 10**9}, {"count": -1}, {"bufferView": 99}, {"componentType": 3}, {"type": "MAT9"}, {"count": "a"}],
 )
 def test_glb_that_lies_about_its_arrays(tmp_path: Path, change: dict[str, object], index: int) -> None:
-    (tmp_path / "a.glb").write_bytes(edited_glb(_glb(), lambda tree: tree["accessors"][index].update(change)))
+    (tmp_path / "a.glb").write_bytes(edited_glb(GLB, lambda tree: tree["accessors"][index].update(change)))
     refused(r"mesh|Surface|triangles", read_surface, tmp_path / "a.glb")
 
 
-def test_ply_that_lies_about_its_length(tmp_path: Path) -> None:
+@pytest.mark.parametrize("counted", [b"element vertex 8", b"element face 12"])
+def test_ply_that_lies_about_its_length(tmp_path: Path, counted: bytes) -> None:
     data = trimesh.creation.box().export(file_type="ply")
-    for old, new in (
-        (b"element vertex 8", b"element vertex 999999999"),
-        (b"element face 12", b"element face 99999999"),
-    ):
-        assert old in data
-        (tmp_path / "a.ply").write_bytes(data.replace(old, new))
-        refused(r"must be a mesh, but cannot be read|triangles|Surface", read_surface, tmp_path / "a.ply")
+    assert counted in data
+    (tmp_path / "a.ply").write_bytes(data.replace(counted, counted.rstrip(b"0123456789") + b"99999999"))
+    refused(r"must be a mesh, but cannot be read|triangles|Surface", read_surface, tmp_path / "a.ply")
 
 
-def test_vertices_that_are_no_numbers(tmp_path: Path) -> None:
-    for value in (np.nan, np.inf, 3e38):
-        box = trimesh.creation.box()
-        box.vertices[0, 0] = value
-        box.export(tmp_path / "a.ply")
-        refused("finite", lambda: read_surface(tmp_path / "a.ply").centered(0.2))
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
+def test_vertices_that_are_no_numbers(tmp_path: Path, value: float) -> None:
+    box = trimesh.creation.box()
+    box.vertices[0, 0] = value
+    box.export(tmp_path / "a.ply")
+    refused("finite", lambda: read_surface(tmp_path / "a.ply").centered(0.2))
 
 
 def test_folders_and_names_that_are_no_files(tmp_path: Path) -> None:
@@ -95,7 +83,7 @@ def test_folders_and_names_that_are_no_files(tmp_path: Path) -> None:
 def test_a_folder_goes_on_without_its_broken_meshes(tmp_path: Path) -> None:
     trimesh.creation.box().export(tmp_path / "good.glb")
     (tmp_path / "bad.obj").write_text(CORNERS + "f 1 2 9\n")
-    dataset = mesh_folder(tmp_path, MeshRendering(size=8, views=1))
+    dataset = mesh_folder(tmp_path, size=8)
     refused("bad", dataset.read, 0)
     assert [name for name, _ in dataset.skipped] == ["bad.obj"]
     assert torch.isfinite(dataset.read(1).rgb).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,12 @@ from reading import readable
 from refusals import refused
 from trimesh.visual import ColorVisuals
 
-from upfusion_core.data.meshes import MeshRendering, MeshSource, MeshViews, gso, mesh_folder
+from upfusion_core.data.meshes import MeshSource, MeshViews, gso, mesh_folder
 from upfusion_core.data.views import PosedViews
 
-SMALL = MeshRendering(size=64, views=5)
+
+def small(root: Path, views: int = 5) -> MeshViews:
+    return replace(mesh_folder(root, size=64), views=views)
 
 
 def marked_ball(marks: dict[tuple[float, float, float], tuple[int, int, int]]) -> trimesh.Trimesh:
@@ -26,10 +29,8 @@ def marked_ball(marks: dict[tuple[float, float, float], tuple[int, int, int]]) -
     for place, color in marks.items():
         ball = trimesh.creation.icosphere(subdivisions=2, radius=0.15)
         ball.apply_translation(place)
-        colors = np.array([[*color, 255]] * len(ball.vertices), dtype=np.uint8)
-        parts.append(
-            trimesh.Trimesh(ball.vertices, ball.faces, visual=ColorVisuals(vertex_colors=colors), process=False)
-        )
+        visual = ColorVisuals(vertex_colors=np.array([[*color, 255]] * len(ball.vertices), dtype=np.uint8))
+        parts.append(trimesh.Trimesh(ball.vertices, ball.faces, visual=visual, process=False))
     return trimesh.util.concatenate(parts)
 
 
@@ -41,15 +42,15 @@ def write_marked(path: Path) -> None:
     marked_ball({RED: (255, 0, 0), GREEN: (0, 255, 0)}).export(path)
 
 
-def assert_marks_are_where_cameras_say(views: PosedViews, red: torch.Tensor, green: torch.Tensor) -> None:
-    size = views.rgb.shape[-1]
-    reds = (views.rgb[:, 0] - views.rgb[:, 1]).clamp_min(0)
-    greens = (views.rgb[:, 1] - views.rgb[:, 0]).clamp_min(0)
-    for weights, point in ((reds, red), (greens, green)):
-        expected = pixels(views.cameras, views.placement.points(point), size)
-        alone = weights.sum(dim=(1, 2)) > 10
-        assert alone.sum() >= 3
-        assert (centroid(weights) - expected)[alone].norm(dim=-1).max() < 0.5
+def redness(views: PosedViews) -> torch.Tensor:
+    return views.rgb[:, 0] - views.rgb[:, 1]
+
+
+def assert_mark_is_seen_at(views: PosedViews, weights: torch.Tensor, point: torch.Tensor, least: int) -> None:
+    expected = pixels(views.cameras, views.placement.points(point), views.rgb.shape[-1])
+    visible = weights.sum(dim=(1, 2)) > 10
+    assert visible.sum() >= least
+    assert (centroid(weights) - expected)[visible].norm(dim=-1).max() < 0.5
 
 
 def test_a_folder_of_meshes(tmp_path: Path) -> None:
@@ -60,7 +61,7 @@ def test_a_folder_of_meshes(tmp_path: Path) -> None:
     write_marked(tmp_path / ".cache" / "hidden.ply")
     (tmp_path / "a.glb").write_bytes(b"glTF cut short")
     (tmp_path / "notes.txt").write_text("no mesh", encoding="utf-8")
-    dataset = mesh_folder(tmp_path, SMALL)
+    dataset = small(tmp_path)
     assert [source.name for source in dataset.sources] == ["a.glb", "b.ply", "sub/a.PLY"]
     found = list(readable(dataset))
     assert [views.name for views in found] == ["b.ply", "sub/a.PLY"]
@@ -72,31 +73,28 @@ def test_a_folder_of_meshes(tmp_path: Path) -> None:
     scale = 0.2 / float(np.linalg.norm(trimesh.load(tmp_path / "b.ply").vertices, axis=1).max())
     views = found[0]
     assert len(views) == dataset.view_count(1) == 5
-    assert_marks_are_where_cameras_say(views, scale * torch.tensor(RED), scale * torch.tensor(GREEN))
+    assert_mark_is_seen_at(views, redness(views).clamp_min(0), scale * torch.tensor(RED), least=3)
+    assert_mark_is_seen_at(views, (-redness(views)).clamp_min(0), scale * torch.tensor(GREEN), least=3)
 
 
-def test_depth_follows_the_unit(tmp_path: Path) -> None:
+def test_depths_and_true_surfaces(tmp_path: Path) -> None:
     trimesh.creation.icosphere(subdivisions=4, radius=7.0).export(tmp_path / "ball.ply")
-    rendering = MeshRendering(size=32, views=3, distance=(1.5, 2.5), radius=0.4)
-    views = mesh_folder(tmp_path, rendering)[0]
-    assert float(views.cameras.centers[0].norm()) == pytest.approx(1)
-    assert views.placement.scale < 0.7
-    middle = views.depth[:, 0, 15:17, 15:17].mean(dim=(1, 2))
-    expected = views.cameras.centers.norm(dim=-1) - 0.4 * views.placement.scale
-    assert torch.allclose(middle, expected, atol=3e-3)
-    surface = mesh_folder(tmp_path, rendering).surface(0, views)
-    assert float(surface.vertices.norm(dim=-1).max()) == pytest.approx(0.4 * views.placement.scale, rel=1e-4)
+    dataset = small(tmp_path, views=3)
+    views = dataset[0]
+    assert torch.allclose(views.cameras.centers.norm(dim=-1), torch.ones(3), atol=1e-5)
+    assert torch.allclose(views.depth[:, 0, 31:33, 31:33].mean(dim=(1, 2)), torch.full((3,), 0.8), atol=1e-3)
+    assert float(dataset.surface(0, views).vertices.norm(dim=-1).max()) == pytest.approx(0.2, rel=1e-4)
 
 
 def test_views_are_the_same_every_time_and_draws_follow_the_generator(tmp_path: Path) -> None:
     write_marked(tmp_path / "a.ply")
-    dataset = mesh_folder(tmp_path, SMALL)
+    dataset = small(tmp_path)
     everything, some = dataset[0], dataset.read(0, [3, 1])
     assert torch.equal(some.rgb, everything.rgb[[3, 1]])
     again = everything.chosen([3, 1])
     assert torch.allclose(some.cameras.camera_to_world, again.cameras.camera_to_world, atol=1e-5)
     write_marked(tmp_path / "0.ply")
-    assert torch.equal(mesh_folder(tmp_path, SMALL)[1].rgb, everything.rgb)
+    assert torch.equal(small(tmp_path)[1].rgb, everything.rgb)
     drawn = [dataset.draw(0, 2, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
     assert torch.equal(drawn[0].rgb, drawn[1].rgb)
     assert not torch.equal(drawn[0].cameras.camera_to_world, drawn[2].cameras.camera_to_world)
@@ -107,13 +105,11 @@ def test_views_are_the_same_every_time_and_draws_follow_the_generator(tmp_path: 
 def test_z_up_stands_upright(tmp_path: Path) -> None:
     """A red ball above a green one along +Z: red is above in every picture."""
     marked_ball({(0.0, 0.0, 1.0): (255, 0, 0), (0.0, 0.0, -1.0): (0, 255, 0)}).export(tmp_path / "a.ply")
-    views = mesh_folder(tmp_path, SMALL, up="z")[0]
-    reds = centroid((views.rgb[:, 0] - views.rgb[:, 1]).clamp_min(0))
-    greens = centroid((views.rgb[:, 1] - views.rgb[:, 0]).clamp_min(0))
+    standing, lying = (MeshViews([MeshSource("a", tmp_path / "a.ply", z_up)], 64, 5)[0] for z_up in (True, False))
+    reds, greens = centroid(redness(standing).clamp_min(0)), centroid((-redness(standing)).clamp_min(0))
     assert (greens[:, 1] - reds[:, 1] > 15).all()
-    lying = mesh_folder(tmp_path, SMALL)[0]
-    assert torch.allclose(lying.cameras.camera_to_world, views.cameras.camera_to_world)
-    assert not torch.allclose(lying.rgb, views.rgb)
+    assert torch.allclose(lying.cameras.camera_to_world, standing.cameras.camera_to_world)
+    assert not torch.allclose(lying.rgb, standing.rgb)
 
 
 # x, y, z of a board 2 wide and 1 high that stands in the x-z plane and shows its texture towards -y
@@ -132,14 +128,8 @@ def write_gso(folder: Path, *, flat: bool) -> None:
     lines += ["vt 0 0", "vt 1 0", "vt 1 1", "vt 0 1", "vn 0 -1 0", "usemtl material_0"]
     lines += ["f 1/1/1 2/2/1 3/3/1", "f 1/1/1 3/3/1 4/4/1"]
     (meshes / "model.obj").write_text("\n".join(lines), encoding="utf-8")
-    material = [
-        "newmtl material_0",
-        "# shader_type beckmann",
-        "map_Kd texture.png",
-        "# Kd: Diffuse reflectivity.",
-        "Kd 1 1 1",
-    ]
-    (meshes / "model.mtl").write_text("\n".join(material), encoding="utf-8")
+    material = "newmtl material_0\n# shader_type beckmann\nmap_Kd texture.png\n# Kd: Diffuse reflectivity.\nKd 1 1 1"
+    (meshes / "model.mtl").write_text(material, encoding="utf-8")
     texture = np.full((32, 64, 3), 60, dtype=np.uint8)
     texture[7:10, 11:14] = (255, 60, 60)
     Image.fromarray(texture).save(textures / "texture.png")
@@ -153,39 +143,21 @@ def test_gso_in_both_distributions(tmp_path: Path, flat: bool) -> None:
     (tmp_path / "Empty").mkdir()
     write_gso(tmp_path / "Broken", flat=flat)
     next((tmp_path / "Broken").rglob("model.obj")).write_text("v 0 0\nf nothing", encoding="utf-8")
-    dataset = gso(tmp_path, MeshRendering(size=128, views=8, elevation_degrees=(0.0, 40.0)))
+    dataset = replace(gso(tmp_path, size=128), views=16)
     assert [source.name for source in dataset.sources] == ["Broken", "Mug"]
     (views,) = readable(dataset)
     assert dict(dataset.skipped).keys() == {"Empty", "Untextured", "Broken"}
     scale = 0.2 / (1 + 0.25) ** 0.5
     x, y, z = MARK
     mark = scale * torch.tensor([x, z, -y])  # +Z up to +Y up
-    weights = (views.rgb[:, 0] - views.rgb[:, 1]).clamp_min(0)
-    expected = pixels(views.cameras, views.placement.points(mark), 128)
-    visible = weights.sum(dim=(1, 2)) > 4
-    assert visible.sum() >= 4
-    assert (centroid(weights) - expected)[visible].norm(dim=-1).max() < 0.5
+    assert_mark_is_seen_at(views, redness(views).clamp_min(0), mark, least=4)
 
 
 def test_refusals(tmp_path: Path) -> None:
     refused("is none", mesh_folder, tmp_path / "nowhere")
     refused(r"must hold \.glb", mesh_folder, tmp_path)
-    refused("up must be one of", mesh_folder, tmp_path, up="x")
     refused(r"model.obj and texture.png, got none \(0 skipped\)", gso, tmp_path)
     write_marked(tmp_path / "a.ply")
-    dataset = mesh_folder(tmp_path, SMALL)
-    refused("numbers from 0 to 4", dataset.read, 0, [5])
-    views = dataset.read(0, [0])
-    other = MeshViews([MeshSource("b", tmp_path / "a.ply")], SMALL)
-    refused("views of b from this data set", other.surface, 0, views)
-    for change, message in (
-        ({"elevation_degrees": (-90.0, 0.0)}, "elevation_degrees"),
-        ({"elevation_degrees": (10.0, 0.0)}, "elevation_degrees"),
-        ({"distance": (0.1, 1.0)}, "distance"),
-        ({"radius": 0.0}, "radius"),
-        ({"size": 0}, "size"),
-        ({"views": 0}, "views"),
-        ({"focal": 0.0}, "focal"),
-        ({"supersampling": 0}, "supersampling"),
-    ):
-        refused(message, MeshRendering, **change)
+    refused("numbers from 0 to 4", small(tmp_path).read, 0, [5])
+    for change, message in (({"size": 0}, "size"), ({"size": 64.5}, "size"), ({"views": 0}, "views")):
+        refused(f"{message} must be", MeshViews, [], **change)

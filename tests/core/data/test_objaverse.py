@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-import struct
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
-from marks import around, assert_mark_is_where_cameras_say, axes_towards, centroid, disc, pixels
+from marks import around, assert_mark_is_where_cameras_say, axes_towards, disc
 from PIL import Image
 from reading import readable
 from refusals import refused
 
-from upfusion_core.data.renders import ObjaverseRenders
+from upfusion_core.data.readers import ObjaverseRenders
 
 MARK = np.array([0.1, -0.2, 0.25])
 """In Blender's world, +Z up."""
@@ -86,7 +84,7 @@ def test_broken_items_are_counted_and_the_rest_is_read(tmp_path: Path) -> None:
         Image.new("RGBA", (8, 8)).save(tmp_path / "d4" / f"{view:03d}.png")
     dataset = ObjaverseRenders(tmp_path, size=32)
     assert dict(dataset.skipped) == {"gone": "its folder is missing", "short": "it has 5 of 12 views"}
-    assert [dataset.name(index) for index in range(len(dataset))] == ["a1", "b2", "c3", "d4", "g7"]
+    assert dataset.names == ["a1", "b2", "c3", "d4", "g7"]
     found = list(readable(dataset))
     assert [(views.name, len(views)) for views in found] == [("a1", 12), ("b2", 7), ("g7", 12)]
     reasons = dict(dataset.skipped)
@@ -102,44 +100,6 @@ def test_broken_items_are_counted_and_the_rest_is_read(tmp_path: Path) -> None:
     assert len(dataset.skipped) == count
 
 
-@pytest.mark.parametrize("error", [SyntaxError, struct.error, MemoryError, Image.DecompressionBombError])
-def test_whatever_pillow_raises_leaves_the_view_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
-) -> None:
-    write_one(tmp_path, views=3)
-
-    def convert(picture: Image.Image, mode: str) -> Image.Image:
-        if Path(picture.filename).name == "001.png":
-            raise error
-        return converted(picture, mode)
-
-    converted = Image.Image.convert
-    monkeypatch.setattr(Image.Image, "convert", convert)
-    dataset = ObjaverseRenders(tmp_path, size=16, views=3)
-    assert len(dataset[0]) == 2
-    assert [item for item, _ in dataset.skipped] == ["a1 view 1"]
-    assert "001.png cannot be read" in dataset.skipped[0][1]
-
-
-def test_draws_replace_broken_views_and_follow_the_generator(tmp_path: Path) -> None:
-    write_one(tmp_path)
-    for view in range(9):
-        (tmp_path / "a1" / f"{view:03d}.png").write_bytes(b"broken")
-    dataset = ObjaverseRenders(tmp_path, size=32)
-    first, again = (dataset.draw(0, 3, torch.Generator().manual_seed(3)) for _ in range(2))
-    assert len(first) == 3
-    assert torch.equal(first.rgb, again.rgb)
-    assert len(dataset.draw(0, 6, torch.Generator())) == 3
-    reds = (first.rgb[:, 0] - first.rgb[:, 1]).clamp_min(0)
-    place = first.placement.points(torch.from_numpy(MARK))
-    assert (centroid(reds) - pixels(first.cameras, place, 32)).norm(dim=-1).max() < 0.5
-    refused("cannot be read", dataset.read, 0, [9, 0])
-    refused("numbers from 0 to 11", dataset.read, 0, [12])
-    refused("count", dataset.draw, 0, 0, torch.Generator())
-    with pytest.raises(IndexError):
-        dataset[1]
-
-
 def test_refusals(tmp_path: Path) -> None:
     refused("is none", ObjaverseRenders, tmp_path / "nowhere")
     refused("cannot be read", ObjaverseRenders, tmp_path)
@@ -150,5 +110,5 @@ def test_refusals(tmp_path: Path) -> None:
         refused(f"valid_paths.json must be JSON, but is not .*{reason}", ObjaverseRenders, tmp_path)
     write_list(tmp_path, {"a1": 1})
     refused(r"valid_paths\.json must be a list, each text", ObjaverseRenders, tmp_path)
-    for change, message in (({"size": 0}, "size"), ({"margin": 0.9}, "margin"), ({"views": 0}, "views")):
+    for change, message in (({"size": 0}, "size"), ({"size": 64.5}, "whole"), ({"margin": 0.9}, "margin")):
         refused(message, ObjaverseRenders, tmp_path, **change)

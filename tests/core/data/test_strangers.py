@@ -20,15 +20,13 @@ from refusals import refused
 from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
-from upfusion_core.data import co3d
-from upfusion_core.data import renders as shapenet_srn
-from upfusion_core.data.co3d import Co3D
+from upfusion_core.data import readers
+from upfusion_core.data.readers import Co3D, ObjaverseRenders
 from upfusion_core.data.recorded import Frame, framed
-from upfusion_core.data.renders import ObjaverseRenders
 from upfusion_core.data.shards import is_index, listed_shards
 from upfusion_core.geometry import reference_camera
 from upfusion_core.support import images as pictures
-from upfusion_core.support.errors import InputError, PhotoError
+from upfusion_core.support.errors import InputError
 from upfusion_core.support.files import inside
 from upfusion_core.surface import reading as surface
 from upfusion_core.surface.reading import read_surface
@@ -68,8 +66,7 @@ def write_obj(folder: Path, texture: str) -> Path:
 
 def test_pictures_that_are_programs_are_not_run(tmp_path: Path) -> None:
     (tmp_path / "000000.png").write_bytes(eps())
-    with pytest.raises(PhotoError, match=r"000000\.png must be a picture of pixels, got EPS"):
-        read_picture(tmp_path / "000000.png")
+    refused(r"000000\.png must be a picture of pixels, got EPS", read_picture, tmp_path / "000000.png")
     path = write_obj(tmp_path, "000000.png")
     refused(r"a texture of a\.obj must be a picture of pixels, got EPS", read_surface, path)
     RED.save(tmp_path / "red.png")
@@ -106,17 +103,14 @@ def test_programs_within_glb_are_not_run(tmp_path: Path, slot: str) -> None:
 def test_large_and_long_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for size in ((20_001, 1), (1, 20_001)):
         Image.new("1", size).save(tmp_path / "a.png")
-        with pytest.raises(PhotoError, match=rf"a\.png must have sides of at most 20000 pixels, got {size[0]} x"):
-            read_picture(tmp_path / "a.png")
+        refused(rf"a\.png must have sides of at most 20000 pixels, got {size[0]} x", read_picture, tmp_path / "a.png")
     Image.new("1", (10_001, 10_000)).save(tmp_path / "a.png")
-    with pytest.raises(PhotoError, match=r"a\.png must have at most 100 megapixels, its header says 10001 x 10000"):
-        read_picture(tmp_path / "a.png")
+    refused(r"a\.png must have at most 100 megapixels, its header says 10001 x", read_picture, tmp_path / "a.png")
     path = write_obj(tmp_path, "a.png")
     refused(r"a texture of a\.obj must have at most 100 megapixels", read_surface, path)
     RED.save(tmp_path / "a.png")
     monkeypatch.setattr(pictures, "_LARGEST_FILE", 10)
-    with pytest.raises(PhotoError, match=r"a\.png cannot be read \(it has \d+ bytes, more than 10\)"):
-        read_picture(tmp_path / "a.png")
+    refused(r"a\.png cannot be read \(it has \d+ bytes, more than 10\)", read_picture, tmp_path / "a.png")
 
 
 def test_textures_come_from_the_meshs_own_folder(tmp_path: Path) -> None:
@@ -135,17 +129,15 @@ def test_textures_come_from_the_meshs_own_folder(tmp_path: Path) -> None:
 @needs_pipes
 def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(PhotoError, match="is a device or pipe"):
-        read_picture(tmp_path / "pipe.png")
-    with pytest.raises(InputError, match=r"a\.obj names a file that cannot be read: pipe\.png \(it is a device"):
-        read_surface(write_obj(tmp_path, "pipe.png"))
-    with pytest.raises(InputError, match=r"16 numbers, but cannot be read .it is a device or pipe"):
-        shapenet_srn._numbers(tmp_path / "pipe.png", lambda values: True, "16 numbers")
+    refused("is a device or pipe", read_picture, tmp_path / "pipe.png")
+    path = write_obj(tmp_path, "pipe.png")
+    refused(r"a\.obj names a file that cannot be read: pipe\.png \(it is a device", read_surface, path)
+    refused("16 of them, but cannot be read .it is a device", readers._numbers, tmp_path / "pipe.png", "16 of them", 0)
     (tmp_path / "a.mtl").unlink()
     os.mkfifo(tmp_path / "a.mtl")
     refused(r"names a file that cannot be read: a\.mtl", read_surface, tmp_path / "a.obj")
     os.mkfifo(tmp_path / "frame_annotations.jgz")
-    refused("is a device or pipe", co3d._json, tmp_path / "frame_annotations.jgz")
+    refused("is a device or pipe", readers._annotations, tmp_path / "frame_annotations.jgz")
 
 
 def test_files_of_a_mesh_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,10 +149,10 @@ def test_files_of_a_mesh_have_a_limit(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_annotations_that_unpack_to_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = json.dumps([0] * 100)
     (tmp_path / "a.jgz").write_bytes(gzip.compress(text.encode()))
-    monkeypatch.setattr(co3d, "_LARGEST_TEXT", len(text))
-    assert co3d._json(tmp_path / "a.jgz") == [0] * 100
-    monkeypatch.setattr(co3d, "_LARGEST_TEXT", len(text) - 1)
-    refused(r"a\.jgz unpacks to more than 299 bytes; fetch it again", co3d._json, tmp_path / "a.jgz")
+    monkeypatch.setattr(readers, "_LARGEST_ANNOTATIONS", len(text))
+    assert readers._annotations(tmp_path / "a.jgz") == [0] * 100
+    monkeypatch.setattr(readers, "_LARGEST_ANNOTATIONS", len(text) - 1)
+    refused(r"a\.jgz unpacks to more than 299 bytes; fetch it again", readers._annotations, tmp_path / "a.jgz")
 
 
 @pytest.mark.parametrize("name", ["../a", "a/../../b", "/etc", "\\\\host\\a", "c:\\a", "c:a", "\ud800", "a\0b", "a\n"])
@@ -170,14 +162,15 @@ def test_names_that_lead_outside(tmp_path: Path, name: str) -> None:
     str(error.value).encode("ascii")
 
 
-def test_lists_of_odd_names(tmp_path: Path) -> None:
+def test_lists_of_odd_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ObjaverseRenders, "VIEWS", 1)
     root = tmp_path / "renders"
     for folder in (root, tmp_path / "secret"):
         folder.mkdir()
         for ending in ("png", "npy"):
             (folder / f"000.{ending}").touch()
     (root / "valid_paths.json").write_text(json.dumps(["../secret", "x" * 300]))
-    dataset = ObjaverseRenders(root, views=1)
+    dataset = ObjaverseRenders(root)
     assert len(dataset) == 0
     assert [reason[:30] for _, reason in dataset.skipped] == ["a file of the data set must li", "its folder is missing"]
     (root / "valid_paths.json").write_text('["\\ud800"]')
@@ -210,12 +203,13 @@ def archive(content: bytes = b"") -> bytes:
         bytes(2_000_000),
     ],
 )
-def test_matrices_that_are_none(tmp_path: Path, content: bytes) -> None:
+def test_matrices_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    monkeypatch.setattr(ObjaverseRenders, "VIEWS", 1)
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "000.npy").write_bytes(content)
     RED.save(tmp_path / "a" / "000.png")
     (tmp_path / "valid_paths.json").write_text('["a"]')
-    dataset = ObjaverseRenders(tmp_path, views=1)
+    dataset = ObjaverseRenders(tmp_path)
     refused(r"got none of 1; a view 0: 000\.npy (cannot be read|must )", dataset.read, 0)
     assert [item for item, _ in dataset.skipped] == ["a view 0", "a"]
 

@@ -36,15 +36,19 @@ def test_chosen_views_without_a_true_up_start_at_the_assumed_elevation() -> None
 
 def test_refusals() -> None:
     good = views()
+    rgb, mask, cameras = good.rgb, good.mask, good.cameras
     refused("numbers from 0 to 2", good.chosen, [3])
     refused("numbers from 0 to 2", good.chosen, [])
-    refused("normalise", PosedViews, good.rgb, good.mask, orbit_cameras([0.0, 1, 2], distance=2.0), "far")
-    refused("square", PosedViews, good.rgb[..., :3], good.mask[..., :3], good.cameras, "narrow")
-    refused(r"mask must be \(3, 1, 4, 4\)", PosedViews, good.rgb, good.mask[:2], good.cameras, "unmasked")
-    refused(r"depth must be", PosedViews, good.rgb, good.mask, good.cameras, "deep", depth=good.rgb)
-    refused(r"cameras must be", PosedViews, good.rgb, good.mask, good.cameras[:2], "blind")
-    refused(r"rgb must be in \[0, 1\]", PosedViews, good.rgb * 255, good.mask, good.cameras, "eight bits")
-    refused(r"mask must be in \[0, 1\]", PosedViews, good.rgb, good.mask * torch.nan, good.cameras, "not a number")
+    for words, *arguments in (
+        ("normalise", rgb, mask, orbit_cameras([0.0, 1, 2], distance=2.0)),
+        ("square", rgb[..., :3, :], mask, cameras),
+        (r"mask must be \(3, 1, 4, 4\)", rgb, mask[:2], cameras),
+        ("cameras must be", rgb, mask, cameras[:2]),
+        (r"rgb must be in \[0, 1\]", rgb * 255, mask, cameras),
+        ("mask must be finite", rgb, mask * torch.nan, cameras),
+    ):
+        refused(words, PosedViews, *arguments, "cup")
+    refused("depth must be", PosedViews, rgb, mask, cameras, "deep", depth=rgb)
 
 
 class Numbers(StoredViews):
@@ -53,7 +57,7 @@ class Numbers(StoredViews):
     def __len__(self) -> int:
         return 1
 
-    def _stored(self, index: int) -> StoredObject[int]:
+    def _stored(self, index: int) -> StoredObject:
         def read(view: int) -> int:
             if view == 2:
                 raise InputError("torn")

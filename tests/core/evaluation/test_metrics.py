@@ -6,22 +6,18 @@ import numpy as np
 import pytest
 import torch
 from random_vgg import heads, vgg_weights
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from upfusion_core.evaluation.metrics import (
     MEASURES,
-    box_psnr,
-    box_ssim,
     haarpsi,
-    lpips_distance,
     mask_iou,
     measure_views,
     psnr,
     sharpness,
     silhouette,
     silhouette_boxes,
-    ssim,
 )
 from upfusion_core.models.perceptual import load_lpips
 from upfusion_core.support.errors import InputError
@@ -53,11 +49,13 @@ def test_psnr_by_hand() -> None:
     assert float(psnr(half, truth[:1])) == pytest.approx(10 * math.log10(8), abs=1e-4)
 
 
-def test_psnr_agrees_with_skimage() -> None:
-    first, second = (torch.rand(3, 3, 20, 30, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
-    for index, value in enumerate(psnr(first, second)):
-        wanted = peak_signal_noise_ratio(second[index].numpy(), first[index].numpy(), data_range=1.0)
-        assert float(value) == pytest.approx(wanted, abs=1e-4)
+def everywhere(picture: Tensor) -> Tensor:
+    """A mask that leaves nothing out."""
+    return torch.ones(len(picture), 1, *picture.shape[-2:])
+
+
+def ssim(prediction: Tensor, truth: Tensor) -> Tensor:
+    return measure_views(prediction, truth, everywhere(truth))["ssim"]
 
 
 def test_ssim_of_constant_pictures_by_formula() -> None:
@@ -67,7 +65,7 @@ def test_ssim_of_constant_pictures_by_formula() -> None:
     assert float(ssim(first, first)) == pytest.approx(1.0, abs=1e-5)
 
 
-@pytest.mark.parametrize("size", [(32, 32), (40, 25), (11, 11)])
+@pytest.mark.parametrize("size", [(32, 32), (40, 25), (16, 16)])
 def test_ssim_agrees_with_skimage(size: tuple[int, int]) -> None:
     generator = torch.Generator().manual_seed(2)
     truth = torch.rand(2, 3, *size, generator=generator)
@@ -81,7 +79,7 @@ def test_box_by_hand() -> None:
     mask = torch.zeros(2, 1, 8, 8)
     mask[0, 0, 2, 5] = mask[0, 0, 6, 3] = 1  # two corners span the rectangle
     mask[1] = 0.7
-    boxes = silhouette_boxes(mask, torch.zeros(2, 3, 8, 8))
+    boxes = silhouette_boxes(mask)
     assert boxes[0, 0].nonzero().amin(0).tolist() == [2, 3]
     assert boxes[0, 0].nonzero().amax(0).tolist() == [6, 5]
     assert int(boxes[0].sum()) == 15
@@ -93,12 +91,13 @@ def test_box_measures_see_the_box_alone() -> None:
     mask = _rectangle(48, 10, 30, 12, 36)
     prediction = truth.clone()
     prediction[..., 35:, :] = 0  # wrong outside the box, further away than SSIM's window reaches
-    assert float(box_psnr(prediction, truth, mask)) == 100
-    assert float(box_ssim(prediction, truth, mask)) == pytest.approx(1, abs=1e-4)
+    found = measure_views(prediction, truth, mask)
+    assert float(found["box_psnr"]) == 100
+    assert float(found["box_ssim"]) == pytest.approx(1, abs=1e-4)
     prediction = truth.clone()
     prediction[..., 10:30, 12:36] = (truth[..., 10:30, 12:36] + 0.1) % 1.0
     cut = (slice(None), slice(None), slice(10, 30), slice(12, 36))
-    torch.testing.assert_close(box_psnr(prediction, truth, mask), psnr(prediction[cut], truth[cut]))
+    torch.testing.assert_close(measure_views(prediction, truth, mask)["box_psnr"], psnr(prediction[cut], truth[cut]))
 
 
 def test_box_ssim_agrees_with_skimage_away_from_the_border() -> None:
@@ -106,7 +105,7 @@ def test_box_ssim_agrees_with_skimage_away_from_the_border() -> None:
     truth, prediction = torch.rand(2, 1, 3, 40, 40, generator=generator)
     pair = (prediction[0].double().numpy(), truth[0].double().numpy())
     _, full = structural_similarity(*pair, full=True, **AS_WANG)
-    value = box_ssim(prediction, truth, _rectangle(40, 8, 20, 10, 33))
+    value = measure_views(prediction, truth, _rectangle(40, 8, 20, 10, 33))["box_ssim"]
     assert float(value) == pytest.approx(float(np.mean(full[:, 8:20, 10:33])), abs=1e-5)
 
 
@@ -117,13 +116,13 @@ def test_white_scores_well_on_small_objects_but_not_in_the_box() -> None:
     inside = x**2 + y**2 < 4 * 0.1 / math.pi
     shade = 0.53 + 0.25 * (60 * x).sin()
     truth = torch.where(inside, shade, torch.ones(())).expand(1, 3, size, size)
-    white, mask = torch.ones_like(truth), inside[None, None].float()
-    assert float(psnr(white, truth)) == pytest.approx(16, abs=0.5)
-    assert float(ssim(white, truth)) == pytest.approx(0.9, abs=0.03)
-    assert float(box_psnr(white, truth, mask)) < 7.5
-    assert float(box_ssim(white, truth, mask)) < 0.35
-    assert float(mask_iou(silhouette(white), mask)) == 0
-    assert float(sharpness(white, truth, mask)) < 1e-3
+    found = measure_views(torch.ones_like(truth), truth, inside[None, None].float())
+    assert float(found["psnr"]) == pytest.approx(16, abs=0.5)
+    assert float(found["ssim"]) == pytest.approx(0.9, abs=0.03)
+    assert float(found["box_psnr"]) < 7.5
+    assert float(found["box_ssim"]) < 0.35
+    assert float(found["iou"]) == 0
+    assert float(found["sharpness"]) < 1e-3
 
 
 def test_iou_by_counting() -> None:
@@ -145,7 +144,7 @@ def test_silhouette_by_hand() -> None:
 
 
 def test_sharpness_by_hand() -> None:
-    mask = _rectangle(6, 0, 6, 0, 6)
+    mask = _rectangle(6, 0, 6, 0, 6) > 0
     stripes = torch.zeros(1, 3, 6, 6)
     stripes[..., ::2] = 1  # every horizontal difference is 1
     faint = 0.5 * stripes
@@ -156,32 +155,7 @@ def test_sharpness_by_hand() -> None:
     # the step at the object's border counts, though the box is flat inside
     square = torch.ones(1, 3, 6, 6)
     square[..., 2:4, 2:4] = 0
-    assert float(sharpness((1 + square) / 2, square, 1 - square[:, :1])) == pytest.approx(0.25, abs=1e-4)
-
-
-def test_more_noise_is_never_better() -> None:
-    truth, mask = _textured()
-    noise = torch.randn(truth.shape, generator=torch.Generator().manual_seed(4))
-    levels = [measure_views((truth + sigma * noise).clamp(0, 1), truth, mask) for sigma in (0.0, 0.05, 0.1, 0.2, 0.4)]
-    for name in ("psnr", "ssim", "box_psnr", "box_ssim"):
-        values = torch.stack([level[name] for level in levels])
-        assert (values.diff(dim=0) <= 1e-6).all(), name
-    # noise moves the half maximum, at which the guessed silhouettes end, a little to either side
-    overlaps = torch.stack([level["iou"] for level in levels])
-    assert (overlaps.diff(dim=0) < 0.02).all()
-    assert (overlaps[-1] < overlaps[0] - 0.3).all()
-    for name in ("sharpness", "haarpsi"):
-        values = torch.stack([level[name] for level in levels])
-        assert (values.diff(dim=0) > 0).all(), name
-
-
-def test_a_blurred_picture_is_less_sharp_and_further_away() -> None:
-    truth, mask = _textured()
-    soft = torch.nn.functional.avg_pool2d(truth, 5, 1, 2, count_include_pad=False)
-    softer = torch.nn.functional.avg_pool2d(truth, 9, 1, 4, count_include_pad=False)
-    assert (sharpness(softer, truth, mask) < sharpness(soft, truth, mask)).all()
-    assert (sharpness(soft, truth, mask) < 0.7).all()
-    assert (haarpsi(softer, truth) < haarpsi(soft, truth)).all()
+    assert float(sharpness((1 + square) / 2, square, square[:, :1] < 1)) == pytest.approx(0.25, abs=1e-4)
 
 
 def test_all_measures_are_named_per_view_and_batching_changes_nothing() -> None:
@@ -199,16 +173,53 @@ def test_all_measures_are_named_per_view_and_batching_changes_nothing() -> None:
     assert known["iou"].tolist() == [1, 1, 1]
 
 
+def waves(height: int, width: int, phase: float) -> Tensor:
+    """(1, 3, H, W) waves; the values below were computed on these."""
+    y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
+    colors = (
+        torch.sin(7 * x + 3 * y + phase),
+        torch.cos(11 * x * y - phase),
+        torch.sin(40 * x) * torch.cos(33 * y + phase),
+    )
+    return 0.5 + 0.5 * torch.stack(colors)[None]
+
+
+# (height, width) -> piq 0.8.0's haarpsi of phases 0 and 0.4, and of phase 0 and white
+PIQ = {
+    (64, 64): (0.6524331, 0.03455745),
+    (48, 80): (0.6494904, 0.03462305),
+    (33, 47): (0.6703519, 0.03894394),
+    (16, 16): (0.6623913, 0.04378559),
+}
+
+
+@pytest.mark.parametrize("size", PIQ)
+def test_haarpsi_has_piq_s_values(size: tuple[int, int]) -> None:
+    first, second = waves(*size, 0.0), waves(*size, 0.4)
+    # single precision: the inverse of the logistic function magnifies rounding some twenty times
+    assert float(haarpsi(first, second)) == pytest.approx(PIQ[size][0], abs=5e-6)
+    assert float(haarpsi(first, torch.ones_like(first))) == pytest.approx(PIQ[size][1], abs=5e-6)
+
+
+def test_haarpsi_of_equal_pictures_is_1_and_order_does_not_matter() -> None:
+    first, second = waves(32, 32, 0.0), waves(32, 32, 1.0)
+    both = torch.cat([first, second])
+    torch.testing.assert_close(haarpsi(both, both), torch.ones(2), atol=2e-5, rtol=0)
+    torch.testing.assert_close(haarpsi(first, second), haarpsi(second, first))
+    black = torch.zeros(1, 3, 16, 16)
+    assert float(haarpsi(black, black)) == pytest.approx(1, abs=1e-5)
+    assert float(haarpsi(black, 1 - black)) < 0.4
+
+
 def test_lpips_of_each_view(tmp_path) -> None:  # noqa: ANN001
     torch.save(vgg_weights() | heads(), tmp_path / "vgg16.pth")
     network = load_lpips(tmp_path / "vgg16.pth")
     truth, mask = _textured(2, 32)
     prediction = torch.stack([truth[0], 1 - truth[1]])
-    values = lpips_distance(network, prediction, truth)
+    values = measure_views(prediction, truth, mask, lpips=network)["lpips"]
     assert values.shape == (2,)
     assert float(values[0]) == 0
     assert float(values[1]) == pytest.approx(float(network(prediction[1:], truth[1:])))
-    torch.testing.assert_close(measure_views(prediction, truth, mask, lpips=network)["lpips"], values)
 
 
 GOOD = torch.full((2, 3, 16, 16), 0.5)
@@ -225,57 +236,36 @@ GOOD = torch.full((2, 3, 16, 16), 0.5)
         (GOOD * 255, GOOD, r"prediction must be in \[0, 1\]"),
         (GOOD, GOOD - 1, r"truth must be in \[0, 1\]"),
         (GOOD * float("nan"), GOOD, "prediction must be finite"),
+        (GOOD.byte(), GOOD.byte(), "prediction must be floating point, got torch.uint8"),
+        (GOOD > 0.4, GOOD, r"prediction must be floating point, got torch\.bool"),
+        (GOOD[..., 1:], GOOD[..., 1:], "at least 16 x 16, got 16 x 15"),
     ],
 )
 def test_other_pictures_get_a_sentence(prediction: Tensor, truth: Tensor, words: str) -> None:
-    for measure in (psnr, ssim, haarpsi):
-        with pytest.raises(InputError, match=words):
-            measure(prediction, truth)
+    with pytest.raises(InputError, match=words):
+        measure_views(prediction, truth, everywhere(truth))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_pictures_have_a_finite_psnr(dtype: torch.dtype) -> None:
-    measures = measure_views(GOOD[:1].to(dtype), GOOD[:1].to(dtype), torch.ones(1, 1, 16, 16))
+    measures = measure_views(GOOD[:1].to(dtype), GOOD[:1].to(dtype), everywhere(GOOD[:1]))
     assert measures["psnr"].item() == measures["box_psnr"].item() == 100
 
 
-def test_other_numbers_get_a_sentence() -> None:
-    mask = torch.ones(len(GOOD), 1, 16, 16)
-    for measured, words in (
-        (lambda: psnr(GOOD.byte(), GOOD.byte()), "prediction must be floating point, got torch.uint8"),
-        (lambda: mask_iou(mask / 0, mask), "prediction_mask must be finite"),
-        (lambda: mask_iou(mask, mask * 1j), "mask must hold real numbers, got torch.complex64"),
-        (lambda: lpips_distance(lambda *_: torch.tensor(torch.nan), GOOD, GOOD), "lpips .* must be finite"),
-    ):
-        with pytest.raises(InputError, match=words):
-            measured()
+MASK = torch.ones(2, 1, 16, 16)
 
 
-def test_other_masks_get_a_sentence() -> None:
-    mask = torch.ones(2, 1, 16, 16)
-    mask[1] = 0
-    for measure in (box_psnr, box_ssim, sharpness):
-        with pytest.raises(InputError, match="empty in view 1"):
-            measure(GOOD, GOOD, mask)
-        with pytest.raises(InputError, match="one true silhouette a view"):
-            measure(GOOD, GOOD, mask[:1])
-    with pytest.raises(InputError, match="both silhouettes"):
-        mask_iou(mask, mask[:1])
-
-
-def test_small_pictures_get_a_sentence() -> None:
-    small, narrow = torch.ones(1, 3, 8, 12), GOOD[..., 1:]
-    for measured, words in (
-        (lambda: ssim(small, small), "11 x 11, got 8 x 12"),
-        (lambda: box_ssim(small, small, small[:, :1]), "11 x 11, got 8 x 12"),
-        (lambda: haarpsi(small, small), "16 x 16, got 8 x 12"),
-        (lambda: haarpsi(narrow, narrow), "16 x 16, got 16 x 15"),
-    ):
-        with pytest.raises(InputError, match=words):
-            measured()
-
-
-def test_pictures_of_truth_values_are_refused() -> None:
-    truth, mask = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.ones(1, 1, 16, 16)
-    with pytest.raises(InputError, match=r"prediction must be floating point, got torch\.bool"):
-        measure_views(truth > 0.5, truth, mask)
+@pytest.mark.parametrize(
+    ("mask", "options", "words"),
+    [
+        (MASK * torch.tensor([1.0, 0.0])[:, None, None, None], {}, "empty in view 1"),
+        (MASK[:1], {}, "one true silhouette a view"),
+        (MASK * 1j, {}, "mask must hold real numbers, got torch.complex64"),
+        (MASK, {"prediction_mask": MASK / 0}, "prediction_mask must be finite"),
+        (MASK, {"prediction_mask": MASK[:1]}, "both silhouettes"),
+        (MASK, {"lpips": lambda *_: torch.tensor(torch.nan)}, "lpips .* must be finite"),
+    ],
+)
+def test_other_masks_and_distances_get_a_sentence(mask: Tensor, options: dict, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        measure_views(GOOD, GOOD, mask, **options)

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from upfusion_core.evaluation.alignment import LARGEST_SHIFT, LARGEST_STRETCH, register, warp
 from upfusion_core.evaluation.metrics import psnr
-from upfusion_core.support.errors import InputError
 
 IDENTITY = torch.eye(2, 3)
 
@@ -97,16 +96,6 @@ def test_one_similarity_for_all_views() -> None:
     assert (psnr(warp(prediction, found), truth) > 45).all()
 
 
-def test_a_shared_transform_cannot_mend_views_that_disagree() -> None:
-    known = [transform(0, 1, 0.15, 0), transform(0, 1, -0.15, 0)]
-    truth = torch.stack([blobs(64, seed=seed) for seed in (0, 1)])
-    prediction = torch.stack([blobs(64, inverse(matrix), seed) for seed, matrix in enumerate(known)])
-    own = register(prediction, truth, "similarity")
-    one = register(prediction, truth, "similarity", shared=True)
-    assert psnr(warp(prediction, own), truth).min() > 45
-    assert psnr(warp(prediction, one), truth).max() < 30
-
-
 @pytest.mark.parametrize("kind", ["affine", "similarity"])
 @pytest.mark.parametrize("shared", [False, True])
 def test_equal_pictures_stay_where_they_are(kind: str, shared: bool) -> None:
@@ -114,13 +103,11 @@ def test_equal_pictures_stay_where_they_are(kind: str, shared: bool) -> None:
     assert torch.equal(register(truth, truth, kind, shared=shared), IDENTITY.expand(2, 2, 3))
 
 
-@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
-def test_flat_predictions_gain_nothing(value: float) -> None:
+def test_white_predictions_gain_nothing() -> None:
     truth = torch.stack([blobs(32, seed=seed) for seed in (0, 1)])
-    flat = torch.full_like(truth, value)
-    found = register(flat, truth, "affine", background=value)
-    assert torch.equal(found, IDENTITY.expand(2, 2, 3))
-    assert torch.equal(register(truth, torch.ones_like(truth), "affine").isfinite(), torch.ones(2, 2, 3).bool())
+    white = torch.ones_like(truth)
+    assert torch.equal(register(white, truth, "affine"), IDENTITY.expand(2, 2, 3))
+    assert register(truth, white, "affine").isfinite().all()
 
 
 def test_nonsense_stays_within_the_bounds_and_is_repeatable() -> None:
@@ -133,25 +120,3 @@ def test_nonsense_stays_within_the_bounds_and_is_repeatable() -> None:
     assert (found[:, :, 2].abs() <= LARGEST_SHIFT + 1e-6).all()
     assert (psnr(warp(prediction, found), truth) >= psnr(prediction, truth) - 1e-4).all()
     assert torch.equal(register(prediction, truth, "affine"), found)
-
-
-def test_noise_does_not_carry_the_alignment_away() -> None:
-    known = torch.stack(KNOWN)
-    truth = blobs(64).repeat(len(KNOWN), 1, 1, 1)
-    generator = torch.Generator().manual_seed(6)
-    prediction = torch.stack([blobs(64, inverse(matrix)) for matrix in KNOWN])
-    speckle = 0.1 * torch.randn(prediction.shape, generator=generator) * (prediction < 0.97)
-    found = register((prediction + speckle).clamp(0, 1), truth, "affine")
-    assert (found - known).abs().max() < 0.03
-
-
-def test_refusals() -> None:
-    truth = blobs(32)[None]
-    with pytest.raises(InputError, match="kind must be one of affine, similarity"):
-        register(truth, truth, "projective")
-    with pytest.raises(InputError, match="prediction must be"):
-        register(truth[..., 1:], truth, "affine")
-    with pytest.raises(InputError, match="one matrix a picture"):
-        warp(truth, IDENTITY.repeat(2, 1, 1))
-    with pytest.raises(InputError, match="pictures must be"):
-        warp(truth[0], IDENTITY[None])

@@ -9,6 +9,8 @@ import math
 import statistics
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,18 +30,23 @@ from upfusion_core.config import (
     GridConfig,
     RaySampling,
 )
-from upfusion_core.data.meshes import MeshRendering, mesh_folder
-from upfusion_core.evaluation import protocol
+from upfusion_core.data.meshes import mesh_folder
+from upfusion_core.evaluation import alignment, protocol
 from upfusion_core.evaluation import report as report_module
-from upfusion_core.evaluation.protocol import EvaluatedObject, draw_object, evaluate_object, nearest_photos, neighbors
-from upfusion_core.evaluation.report import Report, evaluate
-from upfusion_core.evaluation.spatial import SimilaritySearch
-from upfusion_core.evaluation.summary import Results, results_to_json
+from upfusion_core.evaluation.alignment import SimilaritySearch
+from upfusion_core.evaluation.protocol import (
+    EvaluatedObject,
+    draw_object,
+    evaluate_object,
+    held_out_groups,
+    neighbors,
+)
+from upfusion_core.evaluation.report import Results, evaluate
 from upfusion_core.procedural import ProceduralObjects
 from upfusion_core.support.errors import InputError, MissingPackageError
 from upfusion_core.support.files import Writing
 
-FIT = dataclasses.replace(FitConfig.draft(iterations=4), rays=64, occupancy_cells=8, sampling=RaySampling(8, 0))
+FIT = dataclasses.replace(FitConfig(iterations=4), rays=64, occupancy_cells=8, sampling=RaySampling(8, 0))
 DISTILL = DistillConfig(
     schedule=DraftSchedule(
         predicted_cameras=3, predicted_size=16, predicted_fit=FIT, sampled_cameras=2, sampled_fit=FIT, steps=1
@@ -123,9 +130,7 @@ def test_photos_are_nested_and_targets_are_none_of_them(dataset: ProceduralObjec
     assert (other.cameras.camera_to_world - few.cameras.camera_to_world).abs().max() > 0.01
 
 
-def test_nearest_photos_and_neighbours() -> None:
-    targets, photos = orbit_cameras([10.0, 175.0, 80.0], 20.0), orbit_cameras([0.0, 90.0, 180.0], 20.0)
-    assert nearest_photos(targets, photos) == [0, 2, 1]
+def test_neighbours() -> None:
     assert neighbors(orbit_cameras([0.0, 100.0, 30.0, 110.0], 0.0)) == [(0, 2), (1, 3)]
 
 
@@ -154,7 +159,6 @@ def test_baselines_recomputed_by_hand(model: UpFusion, dataset: ProceduralObject
     gain = content["gains"]["nearest"]["1 to 3"]["box_psnr"]
     rows = content["results"]["nearest"]
     assert gain["mean"] == pytest.approx(rows["3"]["box_psnr"]["mean"] - rows["1"]["box_psnr"]["mean"], abs=1e-9)
-    assert results_to_json(report.results) == content["results"]
     assert report.objects == ("procedural-1-test-0", "procedural-1-test-1")
 
 
@@ -208,6 +212,20 @@ def test_the_models_get_the_photos_and_the_true_elevation(model: UpFusion, datas
     assert result.values["predict"]["2"]["psnr"] == pytest.approx(by_hand, abs=1e-4)
 
 
+def test_held_out_objects_take_turns_between_the_groups() -> None:
+    objects = ProceduralObjects("held_out")
+    groups = held_out_groups(objects, 5)
+    assert [(group.name, list(group.indices)) for group in groups] == [
+        ("held_out_combination", [0, 2, 4]),
+        ("held_out_pattern", [1, 3]),
+    ]
+    assert all(group.dataset is objects for group in groups)
+    assert [group.name for group in held_out_groups(objects, 1)] == ["held_out_combination"]
+    assert held_out_groups(objects, 0) == []
+    with pytest.raises(InputError, match="count must be"):
+        held_out_groups(objects, -1)
+
+
 def killed_after(steps: int) -> Callable[..., None]:
     def on_step(step: int, total: int, preview: object) -> None:
         assert total == 2 * 2 * 2
@@ -246,15 +264,7 @@ def test_a_field_in_work_goes_on(
     model: UpFusion, dataset: ProceduralObjects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed in the field of the second number of photos: those of both go on, and leave nothing behind."""
-    config = EvaluationConfig(
-        photos=(1, 2),
-        views=1,
-        stages=("field",),
-        alignment="picture",
-        distill=DISTILL,
-        mesh_resolution=24,
-        mesh_samples=500,
-    )
+    config = EvaluationConfig(photos=(1, 2), views=1, stages=("field",), alignment="picture", distill=DISTILL)
     whole, parts, calls = tmp_path / "whole", tmp_path / "parts", []
     monkeypatch.setattr(  # surfaces take longer than fields
         report_module, "draw_object", lambda *drawn: dataclasses.replace(draw_object(*drawn), mesh=None)
@@ -286,25 +296,24 @@ def meshes(tmp_path: Path) -> Path:
     return folder
 
 
-def evaluated(model: UpFusion, meshes: Path, indices: list[int], folder: Path) -> Report:
-    data = mesh_folder(meshes, MeshRendering(size=32, supersampling=1))
-    return evaluate(model, data, indices, folder, dataclasses.replace(BASELINES, photos=(1,)))
-
-
 @pytest.mark.usefixtures("_without_plots")
 def test_broken_objects_are_named(model: UpFusion, meshes: Path, tmp_path: Path) -> None:
-    report = evaluated(model, meshes, [0, 1, 2], tmp_path / "report")
+    opened = functools.partial(mesh_folder, meshes, size=32)
+    config = dataclasses.replace(BASELINES, photos=(1,))
+    report = evaluate(model, opened(), [0, 1, 2], tmp_path / "report", config)
     content = json.loads((tmp_path / "report" / "report.json").read_text())
-    assert content["evaluated"] == ["a.ply", "c.ply"]
+    assert content["evaluated"] == list(report.objects) == ["a.ply", "c.ply"]
     assert [name for name, _ in report.skipped] == ["b.ply"]
     assert content["skipped"] == [list(entry) for entry in report.skipped]
     assert content["results"]["white"]["1"]["psnr"]["objects"] == 2
     assert "## Skipped (1)" in (tmp_path / "report" / "report.md").read_text()
+    with pytest.raises(InputError, match=r"none of 1 objects could be evaluated, b\.ply because"):
+        evaluate(model, opened(), [1], tmp_path / "none", config)
 
 
 def test_true_meshes_lie_in_the_views_world(meshes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "true_mesh", functools.partial(protocol.true_mesh, resolution=64))
-    sources = (mesh_folder(meshes, MeshRendering(size=48)), ProceduralObjects("test", size=48))
+    sources = (mesh_folder(meshes, size=48), ProceduralObjects("test", size=48))
     for item in (draw_object(source, 0, BASELINES) for source in sources):
         assert item.mesh is not None
         points = torch.tensor(np.asarray(item.mesh().vertices), dtype=torch.float32)
@@ -318,34 +327,35 @@ def test_true_meshes_lie_in_the_views_world(meshes: Path, monkeypatch: pytest.Mo
         assert float(rows.max()) == pytest.approx(float(inside[:, 0].max()) + 1, abs=1.5)
 
 
-@pytest.mark.usefixtures("_without_plots")
-def test_what_is_refused(model: UpFusion, meshes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for changes, words in (
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
         ({"photos": ()}, "photos must be a list of 1 or more"),
         ({"photos": (3, 3)}, "name each once"),
         ({"photos": (7,)}, "photos must be between 1 and 6"),
         ({"stages": ("guess",)}, "stages must be one of white"),
         ({"views": 0}, "views must be"),
         ({"alignment": "none"}, "alignment must be one of"),
-    ):
-        with pytest.raises(InputError, match=words):
-            EvaluationConfig(**changes)
-    with pytest.raises(InputError, match=r"none of 1 objects could be evaluated, b\.ply because"):
-        evaluated(model, meshes, [1], tmp_path / "none")
-    with pytest.raises(InputError, match="at least one object"):
-        evaluated(model, meshes, [], tmp_path / "none")
+    ],
+)
+def test_other_settings_get_a_sentence(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        EvaluationConfig(**changes)
+
+
+def test_plots_need_matplotlib(
+    model: UpFusion, dataset: ProceduralObjects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingPackageError, match="matplotlib"):
-        evaluated(model, meshes, [0], tmp_path / "none")
+        evaluate(model, dataset, [0], tmp_path, BASELINES)
 
 
 def test_a_field_s_frame_is_searched_for_in_3d(
     model: UpFusion, dataset: ProceduralObjects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quick = SimilaritySearch(
-        yaw_degrees=(0.0,), pitch_degrees=(0.0,), starts=1, coarse_size=8, fine_size=8, coarse_steps=1, fine_steps=1
-    )
-    monkeypatch.setattr(SimilaritySearch, "quick", lambda: quick)
+    quick = SimilaritySearch((0.0,), (0.0,), starts=1, coarse_size=8, fine_size=8, coarse_steps=1, fine_steps=1)
+    monkeypatch.setattr(alignment, "SEARCH", quick)
     config = EvaluationConfig(photos=(1,), views=1, stages=("field",), steps=1, distill=DISTILL, mesh_samples=500)
     item = dataclasses.replace(draw_object(dataset, 0, config), mesh=None)
     steps = []
@@ -359,3 +369,10 @@ def test_a_field_s_frame_is_searched_for_in_3d(
     # where nothing comes nearer, the frame stays
     assert values["psnr_similarity"][0] >= values["psnr"][0] - 1e-4
     assert set(steps) == {(0, 1), (1, 1)}
+
+
+def test_an_object_of_too_few_views() -> None:
+    batch = ProceduralObjects("test", size=8).batch([0], views=2)
+    dataset = SimpleNamespace(draw=lambda index, count, generator: batch.example(0))
+    with pytest.raises(InputError, match=r"must have 3 views \(1 photos and 2 targets\), got 2"):
+        draw_object(dataset, 0, EvaluationConfig(photos=(1,), views=2))

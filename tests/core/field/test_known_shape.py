@@ -82,7 +82,7 @@ def fit() -> Fit:
     generator = torch.Generator().manual_seed(0)
     cameras = random_cameras(64, generator=generator, elevation_degrees=(-40.0, 60.0))
     rgb, mask = trace(cameras, 128)
-    field = RadianceField(FieldConfig.draft().no_finer_than(0.6 / 96), generator=generator)
+    field = RadianceField(FieldConfig.small().no_finer_than(0.6 / 96), generator=generator)
     config = FitConfig(iterations=300, points=2**14, sampling=RaySampling(32, 16))
     fitter = FieldFitter(field, cameras, rgb, mask=mask, config=config, generator=generator)
     while not fitter.done:

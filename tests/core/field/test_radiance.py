@@ -23,7 +23,7 @@ def test_the_release_sizes_are_the_default() -> None:
     config = FieldConfig()
     assert (config.blob_weight, config.blob_sigma, config.half_extent) == (5.0, 0.2, 1.0)
     assert [tuple(layer.weight.shape) for layer in RadianceField(config).mlp] == [(64, 32), (64, 64), (4, 64)]
-    assert FieldConfig.draft().half_extent == 0.3
+    assert FieldConfig.small().half_extent == 0.3
 
 
 def test_the_blob_by_hand() -> None:
@@ -106,7 +106,7 @@ def test_renders_and_moves_with_its_box() -> None:
 
 
 def test_the_finest_grid_is_no_finer_than_told() -> None:
-    draft = FieldConfig.draft()  # 192 cells along 0.6
+    draft = FieldConfig.small()  # 192 cells along 0.6
     assert draft.no_finer_than(0.6 / 48).grid.finest == 48
     assert draft.no_finer_than(0.6 / 48).grid.coarsest == draft.grid.coarsest
     assert draft.no_finer_than(1.0).grid.finest == draft.grid.coarsest

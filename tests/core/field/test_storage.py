@@ -18,7 +18,7 @@ from upfusion_core.config import FieldConfig, FitConfig, GridConfig, RaySampling
 from upfusion_core.field.fitting import FieldFitter
 from upfusion_core.field.radiance import FORMAT, RadianceField, load_field
 from upfusion_core.geometry import orbit_cameras
-from upfusion_core.support.errors import CheckpointError, FieldError, InputError
+from upfusion_core.support.errors import CheckpointError, FieldError
 
 TINY = FieldConfig(grid=GridConfig(levels=2, coarsest=4, finest=8, table_size=256), hidden=8, half_extent=0.4)
 DAMAGED = r"must be a whole \.safetensors file, but cannot be read"
@@ -135,22 +135,16 @@ def _whole(**values: object) -> Change:
         (_grid(levels=32, features=16, table_size=2**28, finest=2**16), r"grid\.table is .* instead of \(\d{10}, 16\)"),
         (_grid(levels=-1), "levels must be between 1 and 32, got -1"),
         (_grid(levels=2.0), r"levels must be a whole number, got 2\.0"),
-        (_grid(levels="2"), 'levels must be a whole number, got "2"'),
-        (_grid(levels=None), "levels must be a whole number, got null"),
         (_grid(features=10**9), "features must be between"),
         (_grid(finest=2), "finest must be between 4"),
         (_grid(table_size=255), "power of two"),
-        (_grid(table_size=-256), "table_size must be between"),
         (_grid(indexing=["hashed"]), "indexing must be one of"),
         (_grid(size=3), r'grid may have levels, .*, got "size"'),
         (_config(hidden=10**6), "hidden must be between"),
         (_config(layers=0), "layers must be between"),
         (_config(grid=5), "grid must be a JSON object, got 5"),
-        (_config(grid=None), "grid must be a JSON object, got null"),
         (_config(half_extent=-1), "half_extent must be between"),
-        (_config(half_extent=1e300), "half_extent must be between"),
         (_config(blob_sigma=0), "blob_sigma must be between"),
-        (_config(blob_weight=1e308), "blob_weight must be between"),
         (_config(blob_weight=10**400), "blob_weight must be between"),
         (_config(blob_weight="5"), "blob_weight must be a number"),
         (_config(backend="cuda"), "backend must be one of"),
@@ -163,14 +157,11 @@ def _whole(**values: object) -> Change:
         (_cameras(camera_to_world=[[[1] * 4] * 4] * 2), "must be rigid"),
         (_cameras(camera_to_world=[[[1e30] * 4] * 4] * 2), "check its unit"),
         (_whole(cameras=5), "must be JSON objects, got 5"),
-        (_whole(cameras=[1]), "must be JSON objects"),
         (_whole(settings=[["a", 1]]), "must be JSON objects"),
         (_whole(settings=None), "must be JSON objects"),
         (_whole(config="text"), "cannot read"),
-        (_whole(config=None), "cannot read"),
         (lambda content, _: content.pop("cameras") and None, "KeyError: 'cameras'"),
         (lambda *_: "[]", "TypeError"),
-        (lambda *_: "3", "TypeError"),
         (lambda *_: "{", "must be JSON"),
         (lambda *_: "NaN", "NaN is no number in JSON"),
         (lambda *_: "[" * 100_000, "nested too deeply"),
@@ -237,8 +228,3 @@ def test_shapes_are_known_without_a_field(layers: int) -> None:
     config = FieldConfig(grid=TINY.grid, hidden=6, layers=layers)
     state = RadianceField(config).state_dict()
     assert config.shapes == {name: tuple(value.shape) for name, value in state.items()}
-
-
-def test_a_configuration_needs_a_grid() -> None:
-    with pytest.raises(InputError, match=r"FieldConfig\.grid must be GridConfig, got 3"):
-        FieldConfig(grid=3)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from refusals import refused
 from safetensors import safe_open
 
 from upfusion_core import convert
+from upfusion_core.models import convert as convert_module
 from upfusion_core.models.checkpoint import load_text_encoder, open_checkpoint
 from upfusion_core.models.stable_diffusion import DEFAULT_PROMPT, encode_tokens, tokenize
 from upfusion_core.support.errors import CheckpointError, OutputError
@@ -31,27 +33,22 @@ def test_a_merged_file_is_plain_safetensors(merged: Path, small_weights: Path) -
     assert names == {*original.weights, "text_embeddings.default", "text_embeddings.empty"}
     assert config["image_size"] == 64
     assert config["upsrt"]["patches"] == [4, 4]
-
-
-def test_stored_embeddings_are_those_of_the_text_encoder(merged: Path, small_weights: Path) -> None:
-    encoder = load_text_encoder(open_checkpoint(small_weights))
-    default, empty = open_checkpoint(merged).text_embeddings
-    assert worst(default, encode_tokens(encoder, tokenize(DEFAULT_PROMPT))[0]) < 1e-6
-    assert worst(empty, encode_tokens(encoder, tokenize(""))[0]) < 1e-6
+    encoder = load_text_encoder(original)
+    for stored, prompt in zip(open_checkpoint(merged).text_embeddings, (DEFAULT_PROMPT, ""), strict=True):
+        assert worst(stored, encode_tokens(encoder, tokenize(prompt))[0]) < 1e-6
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, None])
 def test_there_and_back_agrees_to_half_precision(
     merged: Path, small_weights: Path, tmp_path: Path, dtype: torch.dtype | None
 ) -> None:
-    files = convert(merged, tmp_path / "folder", dtype=dtype)
-    assert sorted(path.name for path in files) == [
-        "config.json",
-        "dinov2_vitb14_pretrain.pth",
-        "upfusion2d.pt",
-        "upsrt.pt",
-    ]
-    assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == sorted(path.name for path in files)
+    steps = []
+    files = convert(
+        merged, tmp_path / "folder", dtype=dtype, on_step=lambda step, total, _: steps.append((step, total))
+    )
+    assert steps == [(step, len(steps)) for step in range(1, len(steps) + 1)]
+    names = ["config.json", "dinov2_vitb14_pretrain.pth", "upfusion2d.pt", "upsrt.pt"]
+    assert sorted(path.name for path in files) == sorted(path.name for path in (tmp_path / "folder").iterdir()) == names
     back, original = open_checkpoint(tmp_path / "folder"), open_checkpoint(small_weights)
     assert back.weights.keys() == original.weights.keys()
     assert back.config == original.config
@@ -74,12 +71,6 @@ def test_merged_to_merged(merged: Path, tmp_path: Path) -> None:
     again = open_checkpoint(tmp_path / "again.safetensors")
     assert again.weights["upsrt.linear_scene.weight"].dtype == torch.bfloat16
     assert worst(again.text_embeddings[0], open_checkpoint(merged).text_embeddings[0]) == 0
-
-
-def test_progress_counts_every_tensor(merged: Path, tmp_path: Path) -> None:
-    steps = []
-    convert(merged, tmp_path / "folder", on_step=lambda step, total, preview: steps.append((step, total)))
-    assert [step for step, _ in steps] == list(range(1, steps[0][1] + 1))
 
 
 def test_cancelling_leaves_nothing(small_weights: Path, tmp_path: Path) -> None:
@@ -109,3 +100,17 @@ def test_bad_requests_get_a_sentence(small_weights: Path, tmp_path: Path) -> Non
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="is a file"):
         convert(small_weights, tmp_path / "file")
+
+
+def test_weights_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(convert_module, "save_tensors", full)
+    with pytest.raises(OutputError, match=r"could not be written \(No space left on device\)"):
+        convert_module._write_folder(SimpleNamespace(weights={}), tmp_path / "new", None, None)
+    assert not (tmp_path / "new").exists()
+    monkeypatch.setattr(convert_module, "save_safetensors", full)
+    with pytest.raises(OutputError, match=r"m\.safetensors could not be written \(No space left on device\)"):
+        convert_module._write_merged(tmp_path / "new" / "m.safetensors", {}, {"a": torch.ones(1)}, torch.float16, None)
+    assert not (tmp_path / "new").exists()

@@ -164,23 +164,11 @@ def test_the_autoencoder() -> None:
     assert config.downsampling == 8
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"model_channels": 100}, "diffusion needs"),
-        ({"channel_mult": (1,)}, "channel_mult must be a list of 2 to 8"),
-        ({"num_heads": 7}, "diffusion needs"),
-    ],
-)
-def test_bad_sizes_get_a_sentence(change: dict[str, object], words: str) -> None:
-    refused(words, DiffusionConfig, **change)
-
-
-def test_bad_autoencoder_sizes_get_a_sentence() -> None:
+def test_bad_sizes_and_conditions_get_a_sentence(controlnet: ControlNet, ray_maps: tuple[Tensor, ...]) -> None:
+    refused("diffusion needs", DiffusionConfig, model_channels=100)
+    refused("diffusion needs", DiffusionConfig, num_heads=7)
+    refused("channel_mult must be a list of 2 to 8", DiffusionConfig, channel_mult=(1,))
     refused("vae needs", VaeConfig, ch=100)
-
-
-def test_wrong_conditions_get_a_sentence(controlnet: ControlNet, ray_maps: tuple[Tensor, ...]) -> None:
     stored = golden("diffusion")
     refused("ControlNet hint", controlnet.constants, stored["hint"][:, :50], ray_maps, stored["set_latents"])
     refused("4 ray maps", controlnet.constants, stored["hint"], ray_maps[:2], stored["set_latents"])

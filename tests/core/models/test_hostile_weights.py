@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import struct
 import sys
 from collections.abc import Callable
@@ -31,7 +30,6 @@ from upfusion_core.models.checkpoint import (
 from upfusion_core.models.convert import convert
 from upfusion_core.models.dino import hub_names
 from upfusion_core.support.errors import CheckpointError, InputError
-from upfusion_core.support.json_text import parse_json
 from upfusion_core.support.weights import read_metadata, read_weights
 
 CONFIG, FACTS = "upfusion_config", "upfusion_facts"
@@ -73,9 +71,7 @@ LIES = {
 @pytest.mark.parametrize("lie", LIES)
 def test_headers_that_lie(tmp_path: Path, lie: str) -> None:
     path = write_safetensors(tmp_path / "weights.safetensors", *LIES[lie])
-    with pytest.raises(
-        CheckpointError, match=r"must be a file of weights, but cannot be read .*; it is damaged, cut short"
-    ):
+    with pytest.raises(CheckpointError, match=r"must be a file of weights, but cannot be read .*; it is damaged"):
         read_weights(path)
 
 
@@ -251,52 +247,31 @@ def test_gigantic_and_senseless_sizes(merged: Path, tmp_path: Path, change: Call
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("key", "text", "words"),
     [
-        ("{", "must be JSON"),
-        ('{"vae": {"scale_factor": NaN}}', "NaN is no number in JSON"),
-        ('{"vae": {"scale_factor": 1e999}}', "scale_factor must be above 0 and at most"),
-        ('{"a":' * 50_000, "nested too deeply"),
-        ('{"image_size": ' + "9" * 5000 + "}", "digits"),
-        ("[]", "must be a JSON object"),
-        ("null", "must be a JSON object"),
-        ('{"vae": 3}', "must be a JSON object"),
+        (CONFIG, "{", "must be JSON"),
+        (CONFIG, '{"vae": {"scale_factor": NaN}}', "NaN is no number in JSON"),
+        (CONFIG, '{"vae": {"scale_factor": 1e999}}', "scale_factor must be above 0 and at most"),
+        (CONFIG, '{"a":' * 50_000, "nested too deeply"),
+        (CONFIG, '{"image_size": ' + "9" * 5000 + "}", "digits"),
+        (CONFIG, "[]", "must be a JSON object"),
+        (CONFIG, "null", "must be a JSON object"),
+        (CONFIG, '{"vae": 3}', "must be a JSON object"),
+        (FACTS, "{", "must be JSON"),
+        (FACTS, "[1]", "must be a JSON object"),
+        (FACTS, '{"guidance": "9"}', "guidance among its facts must be a number"),
+        (FACTS, '{"guidance": true}', "guidance among its facts must be a number"),
+        (FACTS, '{"guidance": 1e9}', "guidance among its facts must be a number"),
+        (FACTS, '{"guidance": NaN}', "NaN is no number"),
     ],
 )
-def test_descriptions_that_are_none(merged: Path, tmp_path: Path, text: str, words: str) -> None:
-    path = spoilt(merged, tmp_path / "a.safetensors", lambda _, metadata: metadata.update({CONFIG: text}))
+def test_metadata_edited_by_hand(merged: Path, tmp_path: Path, key: str, text: str, words: str) -> None:
+    path = spoilt(merged, tmp_path / "a.safetensors", lambda _, metadata: metadata.update({key: text}))
     with pytest.raises(CheckpointError, match=words):
-        open_checkpoint(path)
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("{", "must be JSON"),
-        ("[1]", "must be a JSON object"),
-        ('{"guidance": "9"}', "guidance among its facts must be a number"),
-        ('{"guidance": true}', "guidance among its facts must be a number"),
-        ('{"guidance": 1e9}', "guidance among its facts must be a number"),
-        ('{"guidance": NaN}', "NaN is no number"),
-    ],
-)
-def test_facts_edited_by_hand(merged: Path, tmp_path: Path, text: str, words: str) -> None:
-    path = spoilt(merged, tmp_path / "a.safetensors", lambda _, metadata: metadata.update({FACTS: text}))
-    with pytest.raises(CheckpointError, match=words):
-        recommended_guidance(path)
-
-
-def test_sizes_of_a_text_encoder_that_is_none(small_weights: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(small_weights, tmp_path / "weights"))
-    content = parse_json((folder / "config.json").read_text(encoding="utf-8"), "it")
-    del content["text"]
-    (folder / "config.json").write_text(json.dumps(content), encoding="utf-8")
-    weights = {name: value.clone() for name, value in read_weights(folder / "upfusion2d.pt").items()}
-    prefix = "cond_stage_model.transformer.text_model."
-    weights[prefix + "embeddings.token_embedding.weight"] = torch.ones(49408, 0)
-    torch.save(weights, folder / "upfusion2d.pt")
-    with pytest.raises(CheckpointError, match="of another shape"):
-        open_checkpoint(folder)
+        (open_checkpoint if key == CONFIG else recommended_guidance)(path)
+    if "guidance" not in text:
+        with pytest.raises(CheckpointError, match=words):
+            open_checkpoint(path)
 
 
 def test_dino_queries_that_do_not_fit_their_keys() -> None:
@@ -304,11 +279,10 @@ def test_dino_queries_that_do_not_fit_their_keys() -> None:
     names = {"embeddings.cls_token": torch.ones(1, 1, 4)}
     names |= {f"{prefix}{kind}.weight": torch.ones(4, 4) for kind in ("query", "key", "value")}
     assert hub_names(names)["blocks.0.attn.qkv.weight"].shape == (12, 4)
-    for wrong in (torch.ones(3, 4), torch.ones(4), torch.tensor(1.0)):
-        with pytest.raises(CheckpointError, match="query, key and value of one shape"):
-            hub_names(names | {f"{prefix}key.weight": wrong})
-    scalars = {name: torch.tensor(1.0) if "attention" in name else value for name, value in names.items()}
-    with pytest.raises(CheckpointError, match="query, key and value of one shape"):
-        hub_names(scalars)
-    with pytest.raises(CheckpointError, match="lacks"):
-        hub_names({name: value for name, value in names.items() if "key" not in name})
+    key = f"{prefix}key.weight"
+    wrong = [names | {key: value} for value in (torch.ones(3, 4), torch.ones(4), torch.tensor(1.0))]
+    wrong.append({name: value for name, value in names.items() if name != key})
+    wrong.append({name: torch.tensor(1.0) if "attention" in name else value for name, value in names.items()})
+    for weights in wrong:
+        with pytest.raises(CheckpointError, match="query, key and value of one shape, got"):
+            hub_names(weights)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from golden_files import sizes
-from rule_weights import full_shapes, golden_shapes, text_shapes
+from rule_weights import golden_shapes, text_shapes
 
 from upfusion_core.config import DiffusionConfig, TextConfig, VaeConfig
 from upfusion_core.models.controlnet import ControlNet
@@ -90,8 +90,3 @@ def test_text_names_are_those_of_the_checkpoint() -> None:
     assert text_names(["text_model.final_layer_norm.bias"]) == {
         "text_model.final_layer_norm.bias": "cond_stage_model.transformer.text_model.final_layer_norm.bias"
     }
-
-
-def test_the_full_manifest_is_complete() -> None:
-    merged = full_shapes()
-    assert sum(len(shapes) for shapes in merged.values()) > 1273

@@ -22,41 +22,35 @@ def pictures() -> tuple[Tensor, Tensor]:
     return tuple(torch.rand(1, 3, 32, 32, generator=generator) for _ in range(2))
 
 
+def saved(path: Path, content: dict[str, Tensor]) -> Path:
+    torch.save(content, path)
+    return path
+
+
 def test_lpips_by_hand(tmp_path: Path, pictures: tuple[Tensor, Tensor]) -> None:
-    torch.save(vgg_weights() | heads(), tmp_path / "vgg16.pth")
-    network = load_lpips(tmp_path / "vgg16.pth")
-    assert float(network(*pictures)) == pytest.approx(lpips_by_hand(vgg_weights(), *pictures), rel=1e-4)
+    network = load_lpips(saved(tmp_path / "vgg16.pth", vgg_weights() | heads()))
+    wanted = pytest.approx(lpips_by_hand(vgg_weights(), *pictures), rel=1e-4)
+    assert float(network(*pictures)) == wanted
     assert float(network(pictures[0], pictures[0])) == 0
-
-
-def test_weights_are_told_apart(tmp_path: Path) -> None:
-    torch.save(vgg_weights() | heads(), tmp_path / "one.pth")
-    torch.save(vgg_weights() | heads() | {"features.28.bias": torch.full((512,), 1e-3)}, tmp_path / "two.pth")
-    one, again, two = (load_lpips(tmp_path / name).weights_id() for name in ("one.pth", "one.pth", "two.pth"))
-    assert one == again != two
-
-
-def test_lpips_in_the_names_of_its_own_package(tmp_path: Path, pictures: tuple[Tensor, Tensor]) -> None:
     renamed = {}
     for name, value in vgg_weights().items():
         _, index, kind = name.split(".")
         block = sum(int(index) >= first for first in (5, 10, 17, 24)) + 1
         renamed[f"net.slice{block}.{index}.{kind}"] = value
-    torch.save(renamed | heads(), tmp_path / "lpips.pth")
-    assert float(load_lpips(tmp_path / "lpips.pth")(*pictures)) == pytest.approx(
-        lpips_by_hand(vgg_weights(), *pictures), 1e-4
-    )
+    assert float(load_lpips(saved(tmp_path / "lpips.pth", renamed | heads()))(*pictures)) == wanted
+    saved(tmp_path / "vgg.pth", heads())
+    assert float(load_lpips(saved(tmp_path / "alone.pth", vgg_weights()))(*pictures)) == wanted
 
 
-def test_heads_beside_the_file(tmp_path: Path, pictures: tuple[Tensor, Tensor]) -> None:
-    torch.save(vgg_weights(), tmp_path / "vgg16.pth")
-    torch.save(heads(), tmp_path / "vgg.pth")
-    assert float(load_lpips(tmp_path / "vgg16.pth")(*pictures)) > 0
+def test_weights_are_told_apart(tmp_path: Path) -> None:
+    one = saved(tmp_path / "one.pth", vgg_weights() | heads())
+    other = vgg_weights() | heads() | {"features.28.bias": torch.full((512,), 1e-3)}
+    two = saved(tmp_path / "two.pth", other)
+    assert load_lpips(one).weights_id() == load_lpips(one).weights_id() != load_lpips(two).weights_id()
 
 
 def test_lpips_moves_the_picture_towards_the_target(tmp_path: Path, pictures: tuple[Tensor, Tensor]) -> None:
-    torch.save(vgg_weights() | heads(), tmp_path / "vgg16.pth")
-    network = load_lpips(tmp_path / "vgg16.pth")
+    network = load_lpips(saved(tmp_path / "vgg16.pth", vgg_weights() | heads()))
     picture = pictures[0].clone().requires_grad_()
     before = network(picture, pictures[1])
     before.backward()
@@ -68,23 +62,19 @@ def test_lpips_moves_the_picture_towards_the_target(tmp_path: Path, pictures: tu
     ("content", "words"),
     [
         ({"a": torch.ones(1)}, "VGG-16's convolutions"),
+        (vgg_weights(), "not the LPIPS heads"),
         (vgg_weights() | {name: value for name, value in heads().items() if "lin3" not in name}, "lin3.model.1.weight"),
         (vgg_weights() | heads() | {"features.0.bias": torch.full((64,), torch.nan)}, "got NaN or infinite values"),
         (vgg_weights() | heads() | {"features.0.bias": torch.ones(64, dtype=torch.int64)}, "got torch.int64"),
         (vgg_weights() | heads() | {"features.0.bias": torch.ones(3)}, "blocks.0.0.bias must be"),
     ],
 )
-def test_other_files_get_a_sentence(tmp_path: Path, content: dict[str, Tensor], words: str) -> None:
-    torch.save(content, tmp_path / "vgg16.pth")
-    with pytest.raises(CheckpointError, match=words):
-        load_lpips(tmp_path / "vgg16.pth")
-
-
-def test_missing_heads_get_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_files_get_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: dict[str, Tensor], words: str
+) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    torch.save(vgg_weights(), tmp_path / "vgg16.pth")
-    with pytest.raises(CheckpointError, match="not the LPIPS heads"):
-        load_lpips(tmp_path / "vgg16.pth")
+    with pytest.raises(CheckpointError, match=words):
+        load_lpips(saved(tmp_path / "vgg16.pth", content))
 
 
 def test_dino_distance_is_the_squared_chord_between_keys(pictures: tuple[Tensor, Tensor]) -> None:

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
 import pytest
 import tiny_training
 import torch
 from odd_values import assert_finite, refused_or_finite
-from PIL import Image
 from torch import Tensor
 
 from upfusion_core import DistillConfig, MeshAsset, RadianceField, UpFusion, orbit_cameras, prepare_views
 from upfusion_core.config import DraftSchedule, FieldConfig, FitConfig, GridConfig, RaySampling
 from upfusion_core.field.fitting import FieldFitter
-from upfusion_core.support.errors import PhotoError
 
 SIDE = 32
 FIELD = FieldConfig(grid=GridConfig(levels=2, coarsest=4, finest=16, table_size=2**12), hidden=8, half_extent=0.3)
-FIT = dataclasses.replace(FitConfig.draft(iterations=40), rays=128, occupancy_cells=8, sampling=RaySampling(24, 0))
+FIT = dataclasses.replace(FitConfig(iterations=20), rays=128, occupancy_cells=8, sampling=RaySampling(24, 0))
 
 
 def picture(kind: str) -> Tensor:
@@ -35,40 +32,26 @@ def picture(kind: str) -> Tensor:
     return torch.where(inside, color, torch.ones(3, 1, 1))
 
 
-@pytest.fixture(scope="module")
-def model() -> UpFusion:
-    """Random weights: what it paints means nothing, and a field of it must be one all the same."""
-    return tiny_training.random_upfusion(seed=5)
-
-
 @pytest.mark.parametrize(("kind", "count"), [("disc", 6), ("wire", 1), ("full", 1)])
-def test_from_photos_to_a_field_or_a_reason(model: UpFusion, kind: str, count: int) -> None:
+def test_from_photos_to_a_field_or_a_reason(tiny_upfusion: UpFusion, kind: str, count: int) -> None:
     views = prepare_views([picture(kind)] * count, size=tiny_training.SIZE)
-    scene = model.encode(views)
+    scene = tiny_upfusion.encode(views)
     assert_finite(scene.tokens)
-    assert_finite(model.predict(scene, orbit_cameras([0, 180]), 8))
+    assert_finite(tiny_upfusion.predict(scene, orbit_cameras([0, 180]), 8))
     fit = dataclasses.replace(FIT, iterations=4)
     schedule = DraftSchedule(3, 16, fit, sampled_cameras=2, sampled_fit=fit, steps=1)
     text = (torch.zeros(77, tiny_training.WIDTH),) * 2
     config = DistillConfig(schedule=schedule, field=FIELD)
-    field = model.distill(scene, config, torch.Generator().manual_seed(1), text_embeddings=text)
+    field = tiny_upfusion.distill(scene, config, torch.Generator().manual_seed(1), text_embeddings=text)
     assert_finite(field)
     assert_finite(field.render(orbit_cameras([0, 90]), 8).rgb)
 
 
-def test_identical_photos_are_a_scene_like_any_other(model: UpFusion) -> None:
+def test_identical_photos_are_a_scene_like_any_other(tiny_upfusion: UpFusion) -> None:
     """Each photo but the first has the same tokens, because only the first has an id of its own."""
     photo = prepare_views([picture("disc")] * 6, size=tiny_training.SIZE)
-    tokens = model.encode(photo).tokens.reshape(6, 16, -1)
+    tokens = tiny_upfusion.encode(photo).tokens.reshape(6, 16, -1)
     assert float((tokens[1] - tokens[5]).abs().max()) < 1e-5
-
-
-def test_an_all_white_photo_is_refused_with_its_number() -> None:
-    with pytest.raises(PhotoError, match="photo 2 must show an object, but it is white all over"):
-        prepare_views([picture("disc"), picture("white")], size=16)
-    nothing = Image.fromarray(np.full((32, 32, 4), 255, np.uint8))
-    with pytest.raises(PhotoError, match="white all over"):
-        prepare_views(nothing, size=16)
 
 
 @pytest.mark.parametrize("kind", ["disc", "white", "wire", "full"])

@@ -1,24 +1,19 @@
+"""Distillation by every schedule: cameras, rounds, what counts how much, and resuming to the bit."""
+
 from __future__ import annotations
 
-import dataclasses
+import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from golden_files import worst
 from random_vgg import heads, vgg_weights
-from rule_weights import write_photos
 from torch import Tensor
 
-from upfusion_core import (
-    DistillConfig,
-    NovelViews,
-    RadianceField,
-    SceneEncoding,
-    UpFusion,
-    orbit_cameras,
-    prepare_views,
-)
+from upfusion_core import DistillConfig, NovelViews, RadianceField, SceneEncoding, UpFusion, orbit_cameras
 from upfusion_core.config import (
     PRESETS,
     DraftSchedule,
@@ -30,55 +25,34 @@ from upfusion_core.config import (
     ReferenceSchedule,
 )
 from upfusion_core.field import fitting
-from upfusion_core.field.fitting import FieldFitter
-from upfusion_core.pipeline import distill as distill_module
-from upfusion_core.pipeline import rounds
-from upfusion_core.pipeline.distill import (
-    distill_cameras,
-    loss_terms,
-    reference_order,
-    term_weights,
-)
-from upfusion_core.pipeline.rounds import spread_cameras
-from upfusion_core.pipeline.sampling import alphas_cumprod
+from upfusion_core.geometry import reference_camera
+from upfusion_core.pipeline import distill, reference
+from upfusion_core.pipeline.distill import Targets, agreement, distill_cameras
+from upfusion_core.pipeline.pose import PhotoCameras
+from upfusion_core.pipeline.reference import loss_terms, reference_order, term_weights
+from upfusion_core.pipeline.sampling import alphas_cumprod, repaint_steps
 from upfusion_core.support.errors import CheckpointError, FieldError, InputError, OutputError
+from upfusion_core.support.images import resize_pictures
 
 FIELD = FieldConfig(grid=GridConfig(levels=2, coarsest=4, finest=16, table_size=2**10), hidden=8, half_extent=0.3)
-FIT = dataclasses.replace(FitConfig.draft(iterations=6), rays=64, occupancy_cells=8, sampling=RaySampling(8, 0))
+FIT = replace(FitConfig(iterations=6), rays=64, occupancy_cells=8, sampling=RaySampling(8, 0))
+LONGER = replace(FIT, iterations=8)
+SCHEDULE = FastSchedule(
+    cameras=4, predicted_size=16, predicted_iterations=3, levels=(1.0, 0.5), steps=4, all_photos=False, fit=LONGER
+)
+SCHEDULES = {
+    "draft": DraftSchedule(3, 16, FIT, sampled_cameras=2, sampled_fit=FIT, steps=2),
+    "fast": replace(SCHEDULE, cameras=3, steps=2),
+    "reference": ReferenceSchedule(
+        3, 4, 4, bootstrap=2, lowest_index=1, bootstrap_index=2, highest_index=3, sampling=RaySampling(8, 4)
+    ),
+}
 
 
-def draft(**changes: object) -> DistillConfig:
-    schedule = DraftSchedule(
-        predicted_cameras=3, predicted_size=16, predicted_fit=FIT, sampled_cameras=2, sampled_fit=FIT, steps=2
+def tiny(preset: str, **changes: Any) -> DistillConfig:  # noqa: ANN401 - fields of DistillConfig
+    return DistillConfig.named(
+        preset, **({"schedule": SCHEDULES[preset], "field": FIELD, "checkpoint_every": 2} | changes)
     )
-    return DistillConfig(schedule=schedule, field=FIELD, checkpoint_every=2, **changes)
-
-
-def fast(**changes: object) -> DistillConfig:
-    fit = dataclasses.replace(FIT, iterations=8)
-    schedule = FastSchedule(
-        cameras=3, predicted_size=16, predicted_iterations=3, levels=(1.0, 0.5), steps=2, all_photos=False, fit=fit
-    )
-    return DistillConfig(schedule=schedule, field=FIELD, checkpoint_every=2, **changes)
-
-
-def reference(**changes: object) -> DistillConfig:
-    schedule = ReferenceSchedule(
-        cameras=3,
-        iterations=4,
-        bootstrap=2,
-        steps=4,
-        lowest_index=1,
-        bootstrap_index=2,
-        highest_index=3,
-        sampling=RaySampling(8, 4),
-    )
-    return DistillConfig.reference(**({"schedule": schedule, "field": FIELD, "checkpoint_every": 2} | changes))
-
-
-@pytest.fixture(scope="module")
-def scene(model: UpFusion, tmp_path_factory: pytest.TempPathFactory) -> SceneEncoding:
-    return model.encode(prepare_views(write_photos(tmp_path_factory.mktemp("photos"), count=2)))
 
 
 def seeded(seed: int = 3) -> torch.Generator:
@@ -102,245 +76,160 @@ def stop_at(step: int) -> object:
     return on_step
 
 
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state.pt"
+
+
 # a draft of these sizes has 6 + 2 + 6 steps: 3 is in the first fit, 7 in the sampling, 11 in the second fit;
 # the fast schedule 3 of the fit, 2 of painting, 2 of the fit, 1 of painting and 3 of the fit
-RESUMED = [(draft(), 3), (draft(), 7), (draft(), 11), (fast(), 5), (fast(), 6), (fast(), 8), (reference(), 3)]
+RESUMED = [("draft", 3), ("draft", 7), ("draft", 11), ("fast", 5), ("fast", 6), ("fast", 8), ("reference", 3)]
 
 
-@pytest.mark.parametrize(("config", "step"), RESUMED)
+@pytest.mark.parametrize(("preset", "step"), RESUMED)
 def test_a_resumed_run_ends_in_the_same_field(
-    model: UpFusion, scene: SceneEncoding, tmp_path: Path, config: DistillConfig, step: int
+    model: UpFusion, scene: SceneEncoding, path: Path, preset: str, step: int
 ) -> None:
+    config = tiny(preset)
     whole = model.distill(scene, config, seeded())
     with pytest.raises(StopError):
-        model.distill(scene, config, seeded(), on_step=stop_at(step), checkpoint=tmp_path / "state.pt")
-    resumed = model.distill(scene, config, seeded(), checkpoint=tmp_path / "state.pt")
-    assert same(whole, resumed)
-    again = model.distill(scene, config, seeded(), on_step=stop_at(1), checkpoint=tmp_path / "state.pt")
-    assert same(whole, again)  # a finished state has no step left
+        model.distill(scene, config, seeded(), on_step=stop_at(step), checkpoint=path)
+    assert same(whole, model.distill(scene, config, seeded(), checkpoint=path))
+    # a finished state has no step left
+    assert same(whole, model.distill(scene, config, seeded(), on_step=stop_at(1), checkpoint=path))
 
 
-@pytest.mark.parametrize("config", [draft(), fast(), reference()])
-def test_progress_seeds_and_the_field_s_state(model: UpFusion, scene: SceneEncoding, config: DistillConfig) -> None:
+@pytest.mark.parametrize("preset", PRESETS)
+def test_progress_seeds_and_the_field_s_state(
+    model: UpFusion, scene: SceneEncoding, preset: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step is reported before it is saved: killed between the two, a run tells of it again, with its last preview."""
     seen: list[tuple[int, int]] = []
+    events: list[object] = []
 
     def on_step(step: int, total: int, preview: object) -> None:
+        events.append(step)
         seen.append((step, total))
         picture = preview()
         assert picture.shape[0] == 3
         assert 0 <= float(picture.min()) <= float(picture.max()) <= 1
 
-    field = model.distill(scene, config, seeded(), on_step=on_step)
+    monkeypatch.setattr(distill, "save_tensors", lambda *_: events.append("saved"))
+    field = model.distill(scene, tiny(preset), seeded(), on_step=on_step, checkpoint=path)
     total = seen[0][1]
     assert seen == [(step, total) for step in range(1, total + 1)]
-    assert not same(field, model.distill(scene, config, seeded(4)))
+    assert events[-2:] == [total, "saved"]
+    assert not same(field, model.distill(scene, tiny(preset), seeded(4)))
     assert not any(parameter.requires_grad for parameter in field.parameters())
     assert field.render(orbit_cameras(0.0), 8).rgb.shape == (1, 3, 8, 8)
 
 
-@pytest.mark.parametrize("config", [draft(), fast(), reference()])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_given_views_are_fitted_too(
-    model: UpFusion, scene: SceneEncoding, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: DistillConfig
+    model: UpFusion, scene: SceneEncoding, path: Path, monkeypatch: pytest.MonkeyPatch, preset: str
 ) -> None:
     """Black views make the field darker, on every way through the schedules, and the same views the same field."""
-    monkeypatch.setattr(FitConfig, "draft", lambda **_: FIT)
-    black = NovelViews(torch.zeros(2, 3, 32, 32), orbit_cameras([0.0, 90.0]))
+    monkeypatch.setattr(distill, "FitConfig", lambda: FIT)
+    config, black = tiny(preset), NovelViews(torch.zeros(2, 3, 32, 32), orbit_cameras([0.0, 90.0]))
     seen: list[tuple[int, int]] = []
-    field = model.distill(
-        scene, config, seeded(), views=black, on_step=lambda step, total, _: seen.append((step, total))
-    )
+
+    def on_step(step: int, total: int, _: object) -> None:
+        seen.append((step, total))
+
+    field = model.distill(scene, config, seeded(), on_step, views=black)
     assert seen == [(step, seen[0][1]) for step in range(1, seen[0][1] + 1)]
     darkness = field.render(black.cameras, 8).rgb.mean()
-    margin = 0.002 if config.preset == "fast" else 0.01  # eight steps in all, twelve or more elsewhere
+    margin = 0.002 if preset == "fast" else 0.01  # eight steps in all, twelve or more elsewhere
     assert darkness < model.distill(scene, config, seeded()).render(black.cameras, 8).rgb.mean() - margin
     with pytest.raises(StopError):
-        model.distill(scene, config, seeded(), stop_at(8), tmp_path / "state.pt", views=black)
-    assert same(field, model.distill(scene, config, seeded(), checkpoint=tmp_path / "state.pt", views=black))
+        model.distill(scene, config, seeded(), stop_at(8), path, views=black)
     with torch.inference_mode():
-        assert same(field, model.distill(scene, config, seeded(), views=black))
+        assert same(field, model.distill(scene, config, seeded(), checkpoint=path, views=black))
     with pytest.raises(InputError, match="belongs to a run with other photos"):
-        model.distill(scene, config, seeded(), checkpoint=tmp_path / "state.pt")
-    graph = dataclasses.replace(black.cameras, focal=black.cameras.focal.clone().requires_grad_())
-    shot = dataclasses.replace(scene.reference, focal=scene.reference.focal.clone().requires_grad_())
-    traced = dataclasses.replace(scene, reference=shot)
+        model.distill(scene, config, seeded(), checkpoint=path)
+    graph = replace(black.cameras, focal=black.cameras.focal.clone().requires_grad_())
+    shot = replace(scene.reference, focal=scene.reference.focal.clone().requires_grad_())
+    traced = replace(scene, reference=shot)
     assert same(field, model.distill(traced, config, seeded(), views=NovelViews(black.rgb, graph)))
 
 
-def test_given_views_that_do_not_fit_get_a_sentence(model: UpFusion, scene: SceneEncoding) -> None:
-    for pictures, count, message in (
-        (torch.zeros(2, 3, 32, 32), 3, r"rgb must be \(3, 3, S, S\)"),
-        (torch.zeros(0, 3, 32, 32), 0, "one picture or more, got 0"),
-        (torch.full((1, 3, 32, 32), torch.nan), 1, "must be finite"),
-    ):
-        cameras = orbit_cameras([0.0, 90.0, 180.0])[:count]
-        with pytest.raises(InputError, match=message):
-            model.distill(scene, draft(), views=NovelViews(pictures, cameras))
-
-
-def test_a_state_belongs_to_its_run(model: UpFusion, scene: SceneEncoding, tmp_path: Path) -> None:
-    path = tmp_path / "state.pt"
-    with pytest.raises(StopError):
-        model.distill(scene, draft(), seeded(), on_step=stop_at(3), checkpoint=path)
-    for changed in ({"generator": seeded(4)}, {"config": draft(guidance=2.0)}, {"prompt": ""}):
-        with pytest.raises(InputError, match="belongs to a run with other"):
-            model.distill(scene, **({"config": draft(), "generator": seeded(), "checkpoint": path} | changed))
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(CheckpointError, match="delete it"):
-        model.distill(scene, draft(), seeded(), checkpoint=path)
-    torch.save({"a": 1}, path)
-    with pytest.raises(CheckpointError, match="must be the saved state of a distillation, but is another kind"):
-        model.distill(scene, draft(), seeded(), checkpoint=path)
-
-
-def test_a_full_disk_is_reported_and_leaves_the_last_state(
-    model: UpFusion, scene: SceneEncoding, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_state_belongs_to_its_run(
+    model: UpFusion, scene: SceneEncoding, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "state.pt"
+    given: dict[str, Any] = {"config": tiny("draft"), "generator": seeded(), "checkpoint": path}
     with pytest.raises(StopError):
-        model.distill(scene, draft(), seeded(), on_step=stop_at(2), checkpoint=path)
-    before = path.read_bytes()
+        model.distill(scene, **given, on_step=stop_at(3))
+    for changed in ({"generator": seeded(4)}, {"config": tiny("draft", guidance=2.0)}, {"prompt": ""}):
+        with pytest.raises(InputError, match="belongs to a run with other"):
+            model.distill(scene, **(given | changed))
+    whole = path.read_bytes()
 
     def full(*_: object) -> None:
         raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0")  # torch's words
 
-    monkeypatch.setattr("torch.save", full)
-    with pytest.raises(OutputError, match="disk is probably full"):
-        model.distill(scene, draft(), seeded(), checkpoint=path)
-    assert path.read_bytes() == before
-    assert [file.name for file in tmp_path.iterdir()] == ["state.pt"]
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.save", full)
+        with pytest.raises(OutputError, match="disk is probably full"):
+            model.distill(scene, **given)
+    assert path.read_bytes() == whole  # the last state is left
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    for content in (whole[:100], b"junk"):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match="delete it"):
+            model.distill(scene, **given)
+    torch.save({"a": 1}, path)
+    with pytest.raises(CheckpointError, match="must be the saved state of a distillation, but is another kind"):
+        model.distill(scene, **given)
 
 
-def test_junk_in_the_state_s_place_is_reported(model: UpFusion, scene: SceneEncoding, tmp_path: Path) -> None:
-    (tmp_path / "state.pt").write_bytes(b"junk")
-    with pytest.raises(CheckpointError, match="delete it"):
-        model.distill(scene, draft(), seeded(), checkpoint=tmp_path / "state.pt")
-
-
-@pytest.mark.parametrize("config", [draft(), fast(), reference()], ids=["draft", "fast", "reference"])
-def test_a_step_is_reported_before_it_is_saved(
-    model: UpFusion, scene: SceneEncoding, config: DistillConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Killed between the two, a run tells of it again; the other way round, its last preview would never be shown."""
-    events: list[int | str] = []
-    totals = set()
-
-    def on_step(step: int, total: int, preview: object) -> None:
-        events.append(step)
-        totals.add(total)
-
-    monkeypatch.setattr(rounds, "save_tensors", lambda *_: events.append("saved"))
-    model.distill(scene, config, seeded(), on_step=on_step, checkpoint=tmp_path / "state.pt")
-    assert events[-2:] == [totals.pop(), "saved"]
-
-
-def test_cameras_of_a_distillation(model: UpFusion, scene: SceneEncoding) -> None:
-    cameras = distill_cameras(scene, draft(), 3)
-    assert len(cameras) == 3 + 2
-    assert worst(cameras[0].camera_to_world, scene.reference.camera_to_world) == 0
-    assert worst(distill_cameras(scene, draft(), 3).centers, cameras.centers) == 0
-    assert len(distill_cameras(scene, reference(), 3)) == 3
-    assert worst(distill_cameras(scene, fast(), 3).centers, spread_cameras(scene.reference, 3).centers) == 0
-
-
-def test_the_sampled_views_are_saved_at_once(model: UpFusion, scene: SceneEncoding, tmp_path: Path) -> None:
-    path = tmp_path / "state.pt"
-    config = dataclasses.replace(draft(), checkpoint_every=100)
+def test_the_sampled_views_are_saved_at_once(model: UpFusion, scene: SceneEncoding, path: Path) -> None:
     saved = []
 
     def on_step(step: int, total: int, preview: object) -> None:
         if step == 9:  # the first step of the second fit
             saved.append(torch.load(path, weights_only=True)["state"]["pictures"]["rgb"].shape)
 
-    model.distill(scene, config, seeded(), on_step=on_step, checkpoint=path)
+    model.distill(scene, tiny("draft", checkpoint_every=100), seeded(), on_step=on_step, checkpoint=path)
     assert saved == [(2, 3, 64, 64)]
 
 
-def test_loss_terms_by_hand() -> None:
-    rgb, target = torch.full((1, 3, 2, 2), 0.5), torch.full((1, 3, 2, 2), 0.2)
-    opacity = torch.full((1, 1, 2, 2), 0.3)
-    terms = loss_terms(rgb, opacity, target, lambda a, b: (a - b).abs().mean())
-    assert {name: float(term) for name, term in terms.items()} == pytest.approx(
-        {"color": 0.09, "silhouette": 0.1**0.5, "perceptual": 0.3}
-    )
-    assert loss_terms(rgb, opacity, target, None).keys() == {"color", "silhouette"}
-
-
-def test_term_weights_follow_the_noise_level_after_the_bootstrap() -> None:
-    schedule = ReferenceSchedule()
-    assert term_weights(schedule, 299, 26) == {"color": 1.0, "perceptual": 0.1, "silhouette": 1e-3}
-    alpha = float(alphas_cumprod()[1 + 33 * 7])
-    assert term_weights(schedule, 300, 7)["color"] == pytest.approx(1 - alpha)
-
-
-def test_the_order_of_the_release(scene: SceneEncoding) -> None:
-    cameras = distill_cameras(scene, DistillConfig.reference(), 0)
-    assert len(cameras) == 250
-    assert worst(cameras[0].camera_to_world, scene.reference.camera_to_world) == 0
-    order, indices = reference_order(ReferenceSchedule(), seeded())
-    assert sorted(order[:250].tolist()) == list(range(250))  # each once before any comes again
-    assert set(indices[:300].tolist()) == {25, 26, 27, 28}
-    assert (int(indices[300:].min()), int(indices[300:].max())) == (1, 28)
-    assert len(order) == len(indices) == 3000
-
-
-def test_configurations() -> None:
-    assert DistillConfig() == DistillConfig.fast()
-    assert [DistillConfig.named(name).preset for name in PRESETS] == list(PRESETS) == ["draft", "fast", "reference"]
-    assert DistillConfig.reference().preset == "reference"
-    assert DistillConfig.reference().perceptual == "dino"
-    assert DistillConfig.reference(perceptual="none", guidance=2.0).to_dict()["guidance"] == 2.0
-    with pytest.raises(InputError, match="perceptual_weights"):
-        DistillConfig.reference(perceptual="lpips")
-    with pytest.raises(InputError, match="the preset draft has no perceptual term"):
-        DistillConfig.draft(perceptual="dino")
-    with pytest.raises(InputError, match="sampled_cameras must be between 1 and 16"):
-        DraftSchedule(sampled_cameras=17)
-    with pytest.raises(InputError, match="noise indices"):
-        ReferenceSchedule(lowest_index=0)
-
-
-def test_a_loss_that_is_not_finite_stops_with_its_terms(
-    model: UpFusion, scene: SceneEncoding, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def poisoned(*_: object, **__: object) -> Tensor:
-        return torch.full((1, 3, 64, 64), float("nan"))
-
-    monkeypatch.setattr(model, "denoise_from", poisoned)
-    with pytest.raises(FieldError, match=r"iteration 1 \(color nan"):
-        model.distill(scene, reference(), seeded())
-
-
-@pytest.mark.parametrize("config", [draft(), fast(), reference()], ids=["draft", "fast", "reference"])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_a_gradient_that_is_not_finite_leaves_the_state_before(
-    model: UpFusion, scene: SceneEncoding, config: DistillConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: UpFusion, scene: SceneEncoding, preset: str, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Step 3 fails: the saved field is finite and has taken two steps; resumed, the run goes on from there."""
-    path, steps, calls = tmp_path / "state.pt", [], []
+    steps, calls = [], []
 
     def failing(total: Tensor, parameters: object) -> bool:
         calls.append(float(total.detach()))
         return len(calls) != 3
 
-    for module in (fitting, distill_module):
+    for module in (fitting, reference):
         monkeypatch.setattr(module, "finite_gradient", failing)
     with pytest.raises(FieldError, match=r"at (step|iteration) 3.*\(color 0\.\d+, .*resume the last state"):
-        model.distill(scene, config, seeded(), checkpoint=path)
+        model.distill(scene, tiny(preset), seeded(), checkpoint=path)
     state = torch.load(path, weights_only=True)["state"]
     state = state.get("fit") or state
     assert state["iteration"] == 2
     assert all(value.isfinite().all() for value in state["field"].values())
-    field = model.distill(
-        scene, config, seeded(), on_step=lambda step, total, preview: steps.append(step), checkpoint=path
-    )
+    field = model.distill(scene, tiny(preset), seeded(), lambda step, *_: steps.append(step), path)
     assert steps[0] == 3
     assert all(value.isfinite().all() for value in field.state_dict().values())
 
 
-def test_a_field_s_gradient_that_is_not_finite_is_not_taken(model: UpFusion, scene: SceneEncoding) -> None:
+def test_a_loss_that_is_not_finite_stops_with_its_terms(
+    model: UpFusion, scene: SceneEncoding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reference, "denoise_latents", lambda prior, latents, *_, **__: latents * float("nan"))
+    with pytest.raises(FieldError, match=r"iteration 1 \(color nan"):
+        model.distill(scene, tiny("reference"), seeded())
+
+
+def test_a_field_s_gradient_that_is_not_finite_is_not_taken() -> None:
     """The loss is finite, but its gradient would make the field NaN; field and optimiser stay as they were."""
     field = RadianceField(FIELD)
     rgb = torch.rand(2, 3, 8, 8, generator=seeded())
-    fitter = FieldFitter(field, orbit_cameras([0.0, 90.0]), rgb, config=FIT, generator=seeded())
+    fitter = fitting.FieldFitter(field, orbit_cameras([0.0, 90.0]), rgb, config=FIT, generator=seeded())
     fitter.step()
     before = {name: value.clone() for name, value in field.state_dict().items()}
     handle = field.mlp[0].weight.register_hook(lambda gradient: gradient * float("inf"))
@@ -353,8 +242,186 @@ def test_a_field_s_gradient_that_is_not_finite_is_not_taken(model: UpFusion, sce
     assert fitter.iteration == 2
 
 
+def test_presets() -> None:
+    assert DistillConfig() == DistillConfig.fast()
+    assert [DistillConfig.named(name).preset for name in PRESETS] == list(PRESETS) == ["draft", "fast", "reference"]
+    assert DistillConfig.reference().perceptual == "dino"
+    assert DistillConfig.reference(perceptual="none", guidance=2.0).to_dict()["guidance"] == 2.0
+    plan = FastSchedule(predicted_iterations=200, levels=(1.0, 0.7, 0.45, 0.25), fit=FitConfig(iterations=700))
+    assert plan.ends == (200, 325, 450, 575, 700)
+    assert [repaint_steps(level, 10) for level in plan.levels] == [10, 7, 4, 2]
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "words"),
+    [
+        (DistillConfig.reference, {"perceptual": "lpips"}, "perceptual_weights"),
+        (DistillConfig.draft, {"perceptual": "dino"}, "the preset draft has no perceptual term"),
+        (DraftSchedule, {"sampled_cameras": 17}, "sampled_cameras must be between 1 and 16"),
+        (ReferenceSchedule, {"lowest_index": 0}, "noise indices"),
+        (FastSchedule, {"levels": ()}, "levels"),
+        (FastSchedule, {"levels": (0.5, 0.0)}, "levels"),
+        (FastSchedule, {"predicted_iterations": 700}, "predicted_iterations"),
+        (FastSchedule, {"fit": FitConfig(iterations=3), "predicted_iterations": 1}, "fit.iterations"),
+        (FastSchedule, {"guided": (0.6, 0.4)}, r"guided\[1\]"),
+        (FastSchedule, {"cameras": 0}, "cameras"),
+        (FastSchedule, {"agreement": -1.0}, "agreement"),
+    ],
+)
+def test_schedules_that_make_no_sense(kind: Any, changes: dict[str, Any], words: str) -> None:  # noqa: ANN401
+    with pytest.raises(InputError, match=words):
+        kind(**changes)
+
+
+def test_cameras_of_a_distillation(scene: SceneEncoding) -> None:
+    cameras = distill_cameras(scene, tiny("draft"), 3)
+    assert len(cameras) == 3 + 2
+    assert worst(cameras[0].camera_to_world, scene.reference.camera_to_world) == 0
+    assert worst(distill_cameras(scene, tiny("draft"), 3).centers, cameras.centers) == 0
+    released = distill_cameras(scene, DistillConfig.reference(), 0)
+    assert len(released) == 250
+    assert worst(released[0].camera_to_world, scene.reference.camera_to_world) == 0
+
+
+def test_cameras_are_spread_over_the_band() -> None:
+    scene = SceneEncoding(torch.ones(1, 1), reference_camera(10.0))
+    cameras = distill_cameras(scene, tiny("fast", schedule=FastSchedule(cameras=33)), 3)
+    assert len(cameras) == 33
+    assert torch.equal(cameras[0].camera_to_world, scene.reference.camera_to_world)
+    centers = cameras.centers[1:].double()
+    assert centers.norm(dim=-1).sub(1).abs().max() < 1e-5
+    elevations = torch.rad2deg(centers[:, 1].asin())
+    assert -7.5 < float(elevations.min()) < 0
+    assert 45 < float(elevations.max()) < 52.5
+    angles = torch.rad2deg((centers @ centers.T).clamp(-1, 1).acos()).fill_diagonal_(180)
+    # a band of 2 pi (sin 52.5° + sin 7.5°) over 32 cameras: 25 degrees apart if they stood on squares
+    assert math.sqrt(2 * math.pi * 0.924 / 32) == pytest.approx(math.radians(24.4), abs=0.01)
+    assert float(angles.min(dim=1).values.min()) > 12
+    assert float(angles.min(dim=1).values.max()) < 36
+    assert len(distill_cameras(scene, tiny("fast", schedule=FastSchedule(cameras=1)), 3)) == 1
+
+
+def test_the_order_of_the_release() -> None:
+    order, indices = reference_order(ReferenceSchedule(), seeded())
+    assert sorted(order[:250].tolist()) == list(range(250))  # each once before any comes again
+    assert set(indices[:300].tolist()) == {25, 26, 27, 28}
+    assert (int(indices[300:].min()), int(indices[300:].max())) == (1, 28)
+    assert len(order) == len(indices) == 3000
+
+
+def test_loss_terms_and_their_weights_by_hand() -> None:
+    rgb, target = torch.full((1, 3, 2, 2), 0.5), torch.full((1, 3, 2, 2), 0.2)
+    opacity = torch.full((1, 1, 2, 2), 0.3)
+    terms = loss_terms(rgb, opacity, target, lambda a, b: (a - b).abs().mean())
+    assert {name: float(term) for name, term in terms.items()} == pytest.approx(
+        {"color": 0.09, "silhouette": 0.1**0.5, "perceptual": 0.3}
+    )
+    assert loss_terms(rgb, opacity, target, None).keys() == {"color", "silhouette"}
+    schedule = ReferenceSchedule()
+    assert term_weights(schedule, 299, 26) == {"color": 1.0, "perceptual": 0.1, "silhouette": 1e-3}
+    alpha = float(alphas_cumprod()[1 + 33 * 7])
+    assert term_weights(schedule, 300, 7)["color"] == pytest.approx(1 - alpha)
+
+
 def test_lpips_of_the_user_s_file_is_used(model: UpFusion, scene: SceneEncoding, tmp_path: Path) -> None:
     torch.save(vgg_weights() | heads(), tmp_path / "vgg16.pth")
-    config = reference(perceptual="lpips", perceptual_weights=str(tmp_path / "vgg16.pth"))
+    config = tiny("reference", perceptual="lpips", perceptual_weights=str(tmp_path / "vgg16.pth"))
     field = model.distill(scene, config, seeded())
-    assert not same(field, model.distill(scene, reference(perceptual="none"), seeded()))
+    assert not same(field, model.distill(scene, tiny("reference", perceptual="none"), seeded()))
+
+
+def test_agreement_by_hand() -> None:
+    painted, seen = torch.zeros(1, 3, 1, 3), torch.zeros(1, 3, 1, 3)
+    seen[0, :, 0, 1] = 0.2  # root mean square difference 0.2, the scale: one half
+    seen[0, 0, 0, 2] = 0.6  # in one channel of three: 0.04 / (0.04 + 0.12)
+    assert agreement(painted, seen, 0.2).flatten().tolist() == pytest.approx([1.0, 0.5, 0.25])
+
+
+# 4 cameras, 4 + 2 steps, twice each where there is guidance: those of the released schedule are 94,200;
+# of the timesteps 801, 601, 401, 201, then 401, 201 those below 600 are guided
+@pytest.mark.parametrize(("guided", "expected"), [((0.0, 1.0), 4 * (4 + 2) * 2), ((0.2, 0.6), 4 * (6 + 4))])
+def test_network_evaluations(model: UpFusion, scene: SceneEncoding, guided: tuple[float, float], expected: int) -> None:
+    counted: list[int] = []
+    handle = model.unet.register_forward_pre_hook(lambda _, arguments: counted.append(len(arguments[0])))
+    model.distill(scene, DistillConfig(schedule=replace(SCHEDULE, guided=guided), field=FIELD), seeded())
+    handle.remove()
+    assert sum(counted) == expected
+    plan = FastSchedule()
+    assert plan.cameras * 2 * sum(repaint_steps(level, plan.steps) for level in plan.levels) <= 94_200 / 20
+
+
+def test_painted_views_become_targets(model: UpFusion, scene: SceneEncoding, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each round gets the renders of the field as it is, and the field goes towards what is painted of them."""
+    seen, levels = [], []
+
+    def black(
+        prior: object, cond: object, *, pictures: Tensor, level: float, seeds: tuple[int, ...], **_: object
+    ) -> Tensor:
+        seen.append(float(pictures.mean()))
+        levels.append(level)
+        assert len(set(seeds)) == 1
+        return torch.zeros_like(pictures)
+
+    monkeypatch.setattr(distill, "sample_views", black)
+    schedule = replace(SCHEDULE, agreement=0.0, photo_weight=0.0, fit=replace(FIT, iterations=63))
+    field = model.distill(scene, DistillConfig(schedule=schedule, field=FIELD), seeded())
+    assert levels == [1.0, 0.5]
+    assert seen[1] < seen[0] - 0.02
+    assert float(field.render(orbit_cameras([0.0, 90.0]), 16).rgb.mean()) < seen[1]
+
+
+def test_photos_are_targets_where_their_cameras_are_known(
+    model: UpFusion, scene: SceneEncoding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cameras = orbit_cameras([0.0, 90.0, 200.0])
+    estimated = PhotoCameras(cameras, torch.tensor([True, False, True]), torch.tensor([1.0, 0.1, 0.9]))
+    monkeypatch.setattr(distill, "estimate_photo_cameras", lambda *_, **__: estimated)
+    fitted: list[Targets] = []
+    original = fitting.FieldFitter.set_views
+
+    def recording(self: object, cameras: object, rgb: Tensor, **options: Tensor) -> None:
+        fitted.append(Targets(cameras, rgb, **options))
+        original(self, cameras, rgb, **options)
+
+    monkeypatch.setattr(fitting.FieldFitter, "set_views", recording)
+    schedule = replace(SCHEDULE, levels=(0.5,), photo_weight=2.5, all_photos=True)
+    config = DistillConfig(schedule=schedule, field=FIELD)
+
+    def targets(scene: SceneEncoding, config: DistillConfig, **options: PhotoCameras) -> Targets:
+        fitted.clear()
+        model.distill(scene, config, seeded(), **options)
+        first, second = fitted
+        assert len(first.cameras) == 4  # predictions alone
+        return second
+
+    second = targets(scene, config)
+    assert len(second.cameras) == 4 + 2
+    assert torch.equal(second.cameras.camera_to_world[5], cameras.camera_to_world[2])
+    size = model.image_size
+    assert torch.equal(second.rgb[4:], resize_pictures(scene.views.rgb, size)[[0, 2]])
+    assert torch.equal(second.weights[4:], torch.full((2, 1, size, size), 2.5))
+    given = PhotoCameras(cameras, torch.tensor([True, True, False]), torch.tensor([1.0, 1.0, 0.0]))
+    known = targets(scene, config, photo_cameras=given)
+    assert torch.equal(known.cameras.camera_to_world[4:], cameras.camera_to_world[:2])
+    first_only = targets(scene, replace(config, schedule=replace(schedule, all_photos=False)))
+    assert len(first_only.cameras) == 4 + 1
+    assert torch.equal(first_only.cameras.camera_to_world[4], scene.reference.camera_to_world[0])
+    without = replace(scene, views=None)
+    assert len(targets(without, config).cameras) == 4
+    with pytest.raises(InputError, match="one camera for each of the scene's 0 photos, got 3"):
+        model.distill(without, config, photo_cameras=given)
+
+
+def test_the_search_for_the_photos_cameras_can_be_cancelled(model: UpFusion, scene: SceneEncoding) -> None:
+    config = DistillConfig(schedule=replace(SCHEDULE, all_photos=True), field=FIELD)
+    asked: list[tuple[int, int]] = []
+
+    def stop(step: int, total: int, preview: object) -> None:
+        asked.append((step, total))
+        assert preview is None, "the fit has not begun"
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        model.distill(scene, config, on_step=stop)
+    assert asked == [(0, 4 + 2 + LONGER.iterations)] * 3

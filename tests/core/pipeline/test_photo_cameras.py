@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from rule_weights import write_photos
 from soft_object import SoftObject
 
-from upfusion_core import Cameras, RadianceField, SceneEncoding, UpFusion, orbit_cameras, prepare_views
+from upfusion_core import Cameras, RadianceField, SceneEncoding, UpFusion, orbit_cameras
 from upfusion_core.cli.inputs import read_cameras
 from upfusion_core.config import FieldConfig, GridConfig, PhotoSearch
 from upfusion_core.pipeline.pose import PhotoCameras, estimate_photo_cameras, match_photo, ring_differences
@@ -72,11 +71,6 @@ def test_a_photo_of_another_object_is_not_accepted() -> None:
 SMALL = PhotoSearch(azimuths=6, elevations_degrees=(0.0, 30.0), ring_elevations_degrees=(15.0,), steps=2)
 
 
-@pytest.fixture(scope="module")
-def scene(model: UpFusion, tmp_path_factory: pytest.TempPathFactory) -> SceneEncoding:
-    return model.encode(prepare_views(write_photos(tmp_path_factory.mktemp("photos"), count=3)))
-
-
 class StopError(Exception):
     """What a host raises to cancel."""
 
@@ -120,15 +114,11 @@ def test_angles_by_hand() -> None:
     torch.testing.assert_close(found.angles_degrees(), expected, atol=1e-4, rtol=0)
 
 
-def test_one_photo_needs_no_search(model: UpFusion, scene: SceneEncoding) -> None:
+def test_one_photo_needs_no_search_and_the_hook_cancels(model: UpFusion, scene: SceneEncoding) -> None:
     views = scene.views
     alone = model.encode(type(views)(views.rgb[:1], views.mask[:1], views.focal[:1]))
-    found = estimate_photo_cameras(model, alone)
-    assert len(found) == 1
-    assert found.accepted.tolist() == [True]
+    assert estimate_photo_cameras(model, alone).accepted.tolist() == [True]
 
-
-def test_the_hook_cancels(model: UpFusion, scene: SceneEncoding) -> None:
     def stop(step: int, total: int, preview: object) -> None:
         raise StopError
 
@@ -137,14 +127,14 @@ def test_the_hook_cancels(model: UpFusion, scene: SceneEncoding) -> None:
 
 
 def test_bad_input_gets_a_sentence(model: UpFusion, scene: SceneEncoding) -> None:
-    with pytest.raises(InputError, match="scene must be SceneEncoding, got NoneType; make it with encode"):
-        estimate_photo_cameras(model, None)
-    with pytest.raises(InputError, match="field must be RadianceField, got str"):
-        estimate_photo_cameras(model, scene, "field.safetensors")
-    with pytest.raises(InputError, match="must hold its photos"):
-        estimate_photo_cameras(model, replace(scene, views=None), search=SMALL)
-    with pytest.raises(InputError, match="encoded by another model"):
-        estimate_photo_cameras(model, replace(scene, model_id="other"), search=SMALL)
+    for words, given in (
+        ("scene must be SceneEncoding, got NoneType; make it with encode", (None,)),
+        ("field must be RadianceField, got str", (scene, "field.safetensors")),
+        ("must hold its photos", (replace(scene, views=None),)),
+        ("encoded by another model", (replace(scene, model_id="other"),)),
+    ):
+        with pytest.raises(InputError, match=words):
+            estimate_photo_cameras(model, *given, search=SMALL)
     with pytest.raises(InputError, match="elevations_degrees must be a list of 1 or more, each a number"):
         PhotoSearch(elevations_degrees=())
     with pytest.raises(InputError, match=r"PhotoSearch.accept must be between 0.0 and 1.0"):

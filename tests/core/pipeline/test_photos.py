@@ -1,6 +1,7 @@
-"""Decoding: every mode gives the right values, every damaged file its sentence."""
+"""Photos: every mode gives the right values, every damaged file its sentence; crops by hand, without fringes."""
 
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,19 @@ import pytest
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from torch.nn.functional import interpolate
 
-from upfusion_core.pipeline.photos import read_mask, read_photo, unit_range
+from upfusion_core.pipeline.photos import (
+    estimate_coverage,
+    estimate_mask,
+    prepare_views,
+    read_mask,
+    read_photo,
+    resample,
+    unit_range,
+)
 from upfusion_core.support import images as pictures
-from upfusion_core.support.errors import PhotoError
+from upfusion_core.support.errors import InputError, MissingPackageError, PhotoError
 
 SIDE = 12
 
@@ -27,10 +37,9 @@ def _values(image: Image.Image) -> torch.Tensor:
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "CMYK", "YCbCr", "RGBX"])
 def test_modes_without_alpha_give_pillows_colors(mode: str) -> None:
-    image = _gradient(mode)
-    photo = read_photo(image)
+    photo = read_photo(_gradient(mode))
     assert photo.coverage is None
-    assert torch.equal(photo.rgb, _values(image))
+    assert torch.equal(photo.rgb, _values(_gradient(mode)))
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "RGBa"])
@@ -51,7 +60,7 @@ def test_opaque_alpha_says_nothing() -> None:
     assert read_photo(torch.cat([torch.rand(3, SIDE, SIDE), torch.ones(1, SIDE, SIDE)])).coverage is None
 
 
-def test_palette_with_transparent_color(tmp_path: Path) -> None:
+def test_transparent_colors_of_palette_and_rgb(tmp_path: Path) -> None:
     image = Image.new("P", (SIDE, SIDE), 0)
     image.putpalette([255, 0, 0, 0, 0, 255] + [0] * 762)
     image.paste(1, (2, 3, 8, 9))
@@ -61,31 +70,18 @@ def test_palette_with_transparent_color(tmp_path: Path) -> None:
     expected[3:9, 2:8] = 255
     assert torch.equal(photo.coverage, expected)
     assert photo.rgb[:, 5, 5].tolist() == [0, 0, 255]
-
-
-def test_rgb_with_transparent_color(tmp_path: Path) -> None:
     image = Image.new("RGB", (SIDE, SIDE), (9, 9, 9))
     image.paste((200, 10, 10), (0, 0, 6, SIDE))
     image.save(tmp_path / "t.png", transparency=(9, 9, 9))
     assert read_photo(tmp_path / "t.png").coverage[4].tolist() == [255] * 6 + [0] * 6
 
 
-@pytest.mark.parametrize("dtype", [np.uint16, np.int32])
-def test_sixteen_bit_grey_keeps_its_precision(dtype: type, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("dtype", "name"), [(np.uint16, "grey.png"), (np.int32, "grey.tiff")])
+def test_sixteen_bit_grey_keeps_its_precision(dtype: type, name: str, tmp_path: Path) -> None:
     values = np.linspace(0, 65535, SIDE * SIDE).reshape(SIDE, SIDE).astype(dtype)
-    Image.fromarray(values).save(tmp_path / "grey.png" if dtype == np.uint16 else tmp_path / "grey.tiff")
-    photo = read_photo(tmp_path / ("grey.png" if dtype == np.uint16 else "grey.tiff"))
+    Image.fromarray(values).save(tmp_path / name)
     expected = torch.from_numpy(values.astype(np.float32) / 65535).expand(3, -1, -1)
-    assert torch.equal(photo.rgb, expected)
-
-
-def test_floats_are_taken_in_unit_range_and_wide_integers_refused() -> None:
-    values = np.random.RandomState(1).rand(SIDE, SIDE).astype(np.float32)
-    assert torch.equal(read_photo(Image.fromarray(values)).rgb[1], torch.from_numpy(values))
-    with pytest.raises(PhotoError, match=r"photo 1 must hold values in \[0, 1\]"):
-        read_photo(Image.fromarray(values * 255))
-    with pytest.raises(PhotoError, match=r"0\.\.65535"):
-        read_photo(Image.fromarray(np.full((SIDE, SIDE), 70000, np.int32)))
+    assert torch.equal(read_photo(tmp_path / name).rgb, expected)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -109,11 +105,15 @@ def test_animation_gives_its_first_frame(name: str, options: dict[str, bool], tm
     assert read_photo(tmp_path / name).rgb[:, 0, 0].tolist() == [255, 0, 0]
 
 
-def test_arrays_and_tensors_agree() -> None:
+def test_arrays_tensors_and_floats_agree() -> None:
     array = np.array(_gradient())
     tensor = torch.from_numpy(array).permute(2, 0, 1).float() / 255
     assert torch.equal(unit_range(read_photo(array).rgb), read_photo(tensor).rgb)
     assert torch.equal(read_photo(tensor.half()).rgb, tensor.half().float())
+    values = np.random.RandomState(1).rand(SIDE, SIDE).astype(np.float32)
+    assert torch.equal(read_photo(Image.fromarray(values)).rgb[1], torch.from_numpy(values))
+    eighths = torch.arange(256, dtype=torch.uint8)
+    assert unit_range(eighths).numpy().tolist() == (np.arange(256, dtype=np.float32) / np.float32(255)).tolist()
 
 
 def test_non_latin_names_and_strings(tmp_path: Path) -> None:
@@ -123,6 +123,33 @@ def test_non_latin_names_and_strings(tmp_path: Path) -> None:
     assert "\u8336\u7897" in read_photo(path).label
 
 
+GOOD = torch.rand(3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (Image.fromarray(np.full((SIDE, SIDE), 255.0, np.float32)), r"photo 1 must be in \[0, 1\]"),
+        (Image.fromarray(np.full((SIDE, SIDE), 70000, np.int32)), r"0\.\.65535"),
+        (GOOD.masked_fill(GOOD.max() <= GOOD, torch.nan), "photo 1 must be finite, got 1 NaN"),
+        (GOOD / 0, "must be finite"),
+        ((GOOD * 255).round(), r"\[0, 1\], got \[.*\]; divide 8-bit values by 255"),
+        ((GOOD * 255).byte(), r"floating point, got torch\.uint8; divide"),
+        (GOOD.permute(1, 2, 0), r"got \(12, 12, 3\); its channels come last: use \.permute\(2, 0, 1\)"),
+        (GOOD[0], r"got \(12, 12\); give one picture"),
+        (np.zeros((SIDE, SIDE, 3), np.float32), "must be uint8"),
+        (3, "must be a path, a PIL image or a tensor, got int"),
+        (Image.new("RGB", (1, 1)), "at least 8 x 8 pixels, got 1 x 1"),
+        (Image.new("RGB", (0, 5)), "must hold pixels, got 0 x 5"),
+        (np.zeros((0, 0, 3), np.uint8), "must hold pixels, got 0 x 0"),
+        (torch.zeros(3, 0, 0), "at least 8 x 8 pixels, got 0 x 0"),
+    ],
+)
+def test_what_is_no_picture(source: object, words: str) -> None:
+    with pytest.raises(PhotoError, match=words):
+        read_photo(source)
+
+
 def test_missing_file_folder_text_and_empty_file(tmp_path: Path) -> None:
     with pytest.raises(
         PhotoError, match=r"photo 3 must be a picture, but there is no file .*gone\.jpg; check the path"
@@ -130,22 +157,19 @@ def test_missing_file_folder_text_and_empty_file(tmp_path: Path) -> None:
         read_photo(tmp_path / "gone.jpg", "photo 3")
     with pytest.raises(PhotoError, match="is a folder; name the files in it"):
         read_photo(tmp_path)
-    (tmp_path / "text.jpg").write_text("this is no picture")
-    (tmp_path / "empty.png").write_bytes(b"")
-    for name in ("text.jpg", "empty.png"):
-        with pytest.raises(
-            PhotoError,
-            match=rf"photo 1 \({name}\) must be a whole picture file, but cannot be read \(.*\); save it anew",
-        ):
+    for name, content in (("text.jpg", b"this is no picture"), ("empty.png", b"")):
+        (tmp_path / name).write_bytes(content)
+        words = rf"photo 1 \({name}\) must be a whole picture file, but cannot be read \(.*\); save it anew"
+        with pytest.raises(PhotoError, match=words):
             read_photo(tmp_path / name)
 
 
 @pytest.mark.parametrize("kind", ["jpg", "png", "gif", "webp", "tiff", "bmp"])
 def test_truncated_files_never_escape_with_another_error(kind: str, tmp_path: Path) -> None:
     image = Image.fromarray(np.random.RandomState(3).randint(0, 256, (64, 64, 3), dtype=np.uint8))
-    image.save(tmp_path / f"whole.{kind}")
-    data = (tmp_path / f"whole.{kind}").read_bytes()
     path = tmp_path / f"cut.{kind}"
+    image.save(path)
+    data = path.read_bytes()
     for length in (len(data) // 2, len(data) // 3, 20):
         path.write_bytes(data[:length])
         with pytest.raises(PhotoError, match="save it anew as PNG or JPEG"):
@@ -169,97 +193,29 @@ def test_damaged_bytes_give_a_picture_or_a_sentence(tmp_path: Path) -> None:
     assert all(outcomes)
 
 
-def test_decompression_bombs_are_refused_by_their_header(tmp_path: Path) -> None:
-    for side in (10_100, 60_000):  # within and beyond Pillow's own limit
-        path = tmp_path / "bomb.bmp"
-        Image.new("1", (8, 8)).save(path)
-        data = bytearray(path.read_bytes())
-        data[18:26] = side.to_bytes(4, "little") * 2
-        path.write_bytes(data)
-        with pytest.raises(PhotoError, match="must have at most 100 megapixels"):
-            read_photo(path)
-
-
-def test_tiny_and_empty_pictures() -> None:
-    with pytest.raises(PhotoError, match="at least 8 x 8 pixels, got 1 x 1"):
-        read_photo(Image.new("RGB", (1, 1)))
-    with pytest.raises(PhotoError, match="must hold pixels, got 0 x 5"):
-        read_photo(Image.new("RGB", (0, 5)))
-    with pytest.raises(PhotoError, match="must hold pixels, got 0 x 0"):
-        read_photo(np.zeros((0, 0, 3), np.uint8))
-    with pytest.raises(PhotoError, match="at least 8 x 8 pixels, got 0 x 0"):
-        read_photo(torch.zeros(3, 0, 0))
-
-
-def test_tensors_out_of_line() -> None:
-    good = torch.rand(3, SIDE, SIDE)
-    bad = good.clone()
-    bad[0, 0, 0] = float("nan")
-    with pytest.raises(PhotoError, match="photo 1 must be finite, got 1 NaN"):
-        read_photo(bad)
-    with pytest.raises(PhotoError, match="must be finite"):
-        read_photo(good / 0)
-    with pytest.raises(PhotoError, match=r"\[0, 1\], got \[.*\]; divide 8-bit values by 255"):
-        read_photo((good * 255).round())
-    with pytest.raises(PhotoError, match=r"\.float\(\) / 255"):
-        read_photo((good * 255).byte())
-    with pytest.raises(PhotoError, match=r"got \(12, 12, 3\); its channels come last: use \.permute\(2, 0, 1\)"):
-        read_photo(good.permute(1, 2, 0))
-    with pytest.raises(PhotoError, match="got \\(12, 12\\); give one picture"):
-        read_photo(good[0])
-
-
-def test_arrays_and_other_things_out_of_line() -> None:
-    with pytest.raises(PhotoError, match="must be uint8"):
-        read_photo(np.zeros((SIDE, SIDE, 3), np.float32))
-    with pytest.raises(PhotoError, match="must be a path, a PIL image or a tensor, got int"):
-        read_photo(3)
-
-
-def test_mask_from_every_kind_of_source(tmp_path: Path) -> None:
-    photo = read_photo(torch.rand(3, SIDE, SIDE + 2))
-    expected = torch.zeros(SIDE, SIDE + 2)
-    expected[2:7, 3:9] = 1
-    grey = Image.fromarray((expected * 255).byte().numpy())
-    grey.save(tmp_path / "mask.png")
-    cutout = Image.new("RGBA", grey.size, (255, 255, 255, 0))
-    cutout.putalpha(grey)
-    opaque = grey.convert("RGBA")
-    sources = [tmp_path / "mask.png", grey, grey.convert("1"), grey.convert("RGB"), cutout, opaque]
-    sources += [expected, expected[None], expected.bool(), expected.bool().numpy(), np.array(grey)]
-    for source in sources:
-        assert torch.equal(unit_range(read_mask(source, photo)), expected), source
-
-
-def test_mask_of_another_size_or_shape() -> None:
-    photo = read_photo(torch.rand(3, SIDE, SIDE + 2))
-    with pytest.raises(PhotoError, match=r"mask of photo 1 must have the photo's size, 14 x 12, got 28 x 24"):
-        read_mask(Image.new("L", (28, 24)), photo)
-    with pytest.raises(PhotoError, match="give one channel"):
-        read_mask(torch.zeros(3, SIDE, SIDE + 2), photo)
-    with pytest.raises(PhotoError, match=r"\[0, 1\]"):
-        read_mask(torch.full((SIDE, SIDE + 2), 255.0), photo)
-
-
-def test_unit_range_divides_exactly() -> None:
-    values = torch.arange(256, dtype=torch.uint8)
-    assert unit_range(values).numpy().tolist() == (np.arange(256, dtype=np.float32) / np.float32(255)).tolist()
-
-
-def test_limit_is_below_pillows_error() -> None:
+@pytest.mark.parametrize("side", [10_100, 60_000])  # within and beyond Pillow's own limit
+def test_decompression_bombs_are_refused_by_their_header(side: int, tmp_path: Path) -> None:
     assert Image.MAX_IMAGE_PIXELS * 2 > pictures.MAX_PIXELS
+    path = tmp_path / "bomb.bmp"
+    Image.new("1", (8, 8)).save(path)
+    data = bytearray(path.read_bytes())
+    data[18:26] = side.to_bytes(4, "little") * 2
+    path.write_bytes(data)
+    with pytest.raises(PhotoError, match="must have at most 100 megapixels"):
+        read_photo(path)
 
 
-def test_pictures_that_are_programs_are_not_run(tmp_path: Path) -> None:
-    """Pillow hands PostScript to Ghostscript."""
+def test_hostile_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow hands PostScript to Ghostscript; a text chunk of a PNG may unpack to 3 MB; a tail has no end."""
     _gradient().save(tmp_path / "art.eps")
     (tmp_path / "art.eps").rename(tmp_path / "art.png")
     with pytest.raises(PhotoError, match="must be a picture of pixels, got EPS; save it as PNG or JPEG"):
         read_photo(tmp_path / "art.png")
-
-
-def test_files_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tail without content can make any of them endless."""
+    chunk = PngInfo()
+    chunk.add_text("bomb", "A" * 3_000_000, zip=True)
+    _gradient().save(tmp_path / "bomb.png", pnginfo=chunk)
+    with pytest.raises(PhotoError, match="cannot be read"):
+        read_photo(tmp_path / "bomb.png")
     _gradient().save(tmp_path / "a.bmp")
     with (tmp_path / "a.bmp").open("ab") as file:
         file.truncate(10_001)
@@ -279,24 +235,257 @@ def test_devices_and_impossible_names(tmp_path: Path) -> None:
         assert len(str(error.value)) < 500
 
 
-def test_sixteen_bit_colors_are_taken_as_eight(tmp_path: Path) -> None:
-    """Pillow reads 16-bit RGB as 8-bit; the colours stay those of the file."""
-    imageio = pytest.importorskip("imageio.v3")
-    pytest.importorskip("tifffile")
-    values = np.full((SIDE, SIDE, 3), (65535, 32896, 0), np.uint16)
-    imageio.imwrite(tmp_path / "wide.tiff", values, plugin="tifffile")
-    try:
-        rgb = unit_range(read_photo(tmp_path / "wide.tiff").rgb)
-    except PhotoError as error:
-        assert "save it anew as PNG or JPEG" in str(error)  # noqa: PT017 - either is an answer
-    else:
-        assert torch.allclose(rgb[:, 3, 3], torch.tensor([1.0, 128 / 255, 0.0]), atol=1 / 255)
+def test_mask_from_every_kind_of_source(tmp_path: Path) -> None:
+    photo = read_photo(torch.rand(3, SIDE, SIDE + 2))
+    expected = torch.zeros(SIDE, SIDE + 2)
+    expected[2:7, 3:9] = 1
+    grey = Image.fromarray((expected * 255).byte().numpy())
+    grey.save(tmp_path / "mask.png")
+    cutout = Image.new("RGBA", grey.size, (255, 255, 255, 0))
+    cutout.putalpha(grey)
+    sources = [tmp_path / "mask.png", grey, grey.convert("1"), grey.convert("RGB"), cutout, grey.convert("RGBA")]
+    sources += [expected, expected[None], expected.bool(), expected.bool().numpy(), np.array(grey)]
+    for source in sources:
+        assert torch.equal(unit_range(read_mask(source, photo)), expected), source
+    for wrong, words in (
+        (Image.new("L", (28, 24)), r"mask of photo 1 must have the photo's size, 14 x 12, got 28 x 24"),
+        (torch.zeros(3, SIDE, SIDE + 2), "give one channel"),
+        (torch.full((SIDE, SIDE + 2), 255.0), r"\[0, 1\]"),
+    ):
+        with pytest.raises(PhotoError, match=words):
+            read_mask(wrong, photo)
 
 
-def test_a_palette_of_compressed_metadata(tmp_path: Path) -> None:
-    """A text chunk of a PNG that unpacks to 3 MB is not unpacked."""
-    picture = PngInfo()
-    picture.add_text("bomb", "A" * 3_000_000, zip=True)
-    _gradient().save(tmp_path / "bomb.png", pnginfo=picture)
-    with pytest.raises(PhotoError, match="cannot be read"):
-        read_photo(tmp_path / "bomb.png")
+def _disc(height: int, width: int, center: tuple[float, float], radius: float) -> torch.Tensor:
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    return (radius + 0.5 - ((y - center[0]) ** 2 + (x - center[1]) ** 2).sqrt()).clamp(0, 1)
+
+
+def _box_of(mask: torch.Tensor) -> tuple[int, int, int, int]:
+    inside = mask > 0.5
+    rows, columns = inside.any(1).nonzero()[:, 0], inside.any(0).nonzero()[:, 0]
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def _on_white_photo(size: int = 32) -> torch.Tensor:
+    photo = torch.ones(3, size, size)
+    photo[:, 8:24, 10:22] = torch.rand(3, 16, 12, generator=torch.Generator().manual_seed(0)) * 0.6
+    return photo
+
+
+def test_photo_of_the_right_size_comes_through_unchanged(tmp_path: Path) -> None:
+    pixels = np.random.RandomState(0).randint(0, 256, (256, 256, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    views = prepare_views(tmp_path / "photo.png")
+    assert np.array_equal(views.rgb[0].numpy(), pixels.transpose(2, 0, 1).astype(np.float32) / np.float32(255))
+    assert views.rgb.dtype == views.mask.dtype == torch.float32
+    assert views.focal.tolist() == [[4.5, 4.5]]
+
+
+def test_compositing_on_white_by_hand() -> None:
+    cutout = torch.zeros(4, 16, 16)
+    cutout[0], cutout[3, :, :8], cutout[3, :, 8:] = 1.0, 0.25, 1.0
+    views = prepare_views(cutout, size=16, crop=False)
+    assert torch.allclose(views.rgb[0, :, 3, 3], torch.tensor([1.0, 0.75, 0.75]))
+    assert torch.allclose(views.rgb[0, :, 3, 12], torch.tensor([1.0, 0.0, 0.0]))
+    assert torch.equal(views.mask[0, 0], cutout[3])
+
+
+@pytest.mark.parametrize(("height", "width", "center", "radius"), [(300, 400, (120, 260), 50), (90, 64, (20, 30), 18)])
+def test_crop_frames_the_object(height: int, width: int, center: tuple[int, int], radius: int) -> None:
+    photo, mask = torch.full((3, height, width), 0.3), _disc(height, width, center, radius)
+    views = prepare_views(photo, mask, size=230, margin=1.15)
+    # the disc's diameter is the side of the crop over 1.15: 200 of 230 pixels, in the middle
+    assert _box_of(views.mask[0, 0]) == (15, 15, 215, 215)
+    assert torch.allclose(views.rgb[0, :, 115, 115], torch.tensor(0.3))
+    assert torch.allclose(views.rgb[0, :, :3], torch.tensor(1.0))
+    assert float(views.mask.sum()) == pytest.approx(np.pi * 100**2, rel=0.03)
+    again = prepare_views(photo, mask, size=230, margin=1.15)
+    assert torch.equal(views.rgb, again.rgb)
+    faint = prepare_views(photo, 0.3 * mask, size=230)
+    assert _box_of(faint.mask[0, 0] / 0.3) == (15, 15, 215, 215)
+    assert float(faint.mask.max()) == pytest.approx(0.3, abs=0.03)  # bicubic rings by 7 %
+
+
+def test_crop_beyond_the_photo_is_filled_with_white() -> None:
+    mask = torch.zeros(40, 40)
+    mask[:20, :20] = 1  # in the photo's corner
+    views = prepare_views(torch.zeros(3, 40, 40), mask, size=40, margin=2.0)
+    assert _box_of(views.mask[0, 0]) == (10, 10, 30, 30)
+    assert torch.allclose(views.rgb[0, :, :8].mean(), torch.tensor(1.0), atol=1e-3)
+    assert torch.allclose(views.rgb[0, :, 20, 20], torch.tensor(0.0), atol=1e-3)
+
+
+def test_photos_that_are_padded_and_not_cropped() -> None:
+    mask = _disc(64, 128, (32, 40), 10)
+    views = prepare_views(torch.zeros(3, 64, 128), mask, size=128, crop=False)
+    assert _box_of(views.mask[0, 0]) == (30, 54, 50, 74)  # padded by 32 rows above, not moved otherwise
+    photo = torch.ones(3, 40, 80)
+    photo[:, 10:30, 10:20] = 0.0
+    views = prepare_views(photo, size=80)
+    assert _box_of(views.mask[0, 0]) == (10, 30, 20, 50)
+    assert torch.equal(views.rgb[0] < 0.5, (views.mask > 0.5)[0].expand(3, -1, -1))
+
+
+def test_no_fringe_of_hidden_colors() -> None:
+    """A white disc whose transparent pixels hide black: nothing dark may appear when it is shrunk or enlarged."""
+    alpha = _disc(200, 200, (100, 100), 60).round()
+    cutout = torch.cat([alpha.expand(3, -1, -1), alpha[None]])
+    for size in (64, 256):
+        views = prepare_views(cutout, size=size)
+        assert float(views.rgb.min()) > 1 - 1e-5
+        assert 0.3 < float(views.mask.mean()) < 0.8
+
+
+def test_results_stay_in_range_at_hard_edges() -> None:
+    board = (torch.arange(96)[:, None] // 8 + torch.arange(96) // 8).remainder(2).float().expand(3, -1, -1)
+    for size in (40, 96, 250):
+        views = prepare_views(board, size=size)
+        assert float(views.rgb.min()) >= 0
+        assert float(views.rgb.max()) <= 1
+
+
+@pytest.mark.parametrize("size", [24, 64, 150])
+def test_resample_agrees_with_torch_away_from_the_border(size: int) -> None:
+    values = torch.rand(64, 64, generator=torch.Generator().manual_seed(1))
+    expected = interpolate(values[None, None], (size, size), mode="bicubic", antialias=True, align_corners=False)[0, 0]
+    inner = slice(size // 8, size - size // 8)
+    assert torch.allclose(resample(values, (0, 0, 64, 64), size)[inner, inner], expected[inner, inner], atol=1e-5)
+
+
+def test_resample_of_whole_pixels_is_exact() -> None:
+    values = torch.rand(30, 40)
+    part = resample(values, (-2, 3, 14, 19), 16)
+    assert torch.equal(part[:, 2:], values[3:19, 0:14])
+    assert torch.equal(part[:, :2], torch.zeros(16, 2))
+    assert torch.equal(resample(values, (100, 100, 108, 108), 8), torch.zeros(8, 8))
+
+
+def test_mask_estimate_by_hand() -> None:
+    darkness = torch.tensor([0.0, 7.0, 20.0, 40.0]) / 255
+    rgb = torch.ones(3, 1, 4)
+    rgb[1] -= darkness  # one channel suffices
+    assert torch.allclose(estimate_mask(rgb)[0, 0], torch.tensor([0.0, 0.0, 0.5, 1.0]), atol=1e-5)
+
+
+def test_coverage_of_pixels_on_the_outline_by_hand() -> None:
+    """A row of grey 0.5 that covers 30 % of a pixel, two whole ones, one that is darker, and 80 % of the last."""
+    row = torch.tensor([1.0, 1.0, 0.85, 0.5, 0.5, 0.0, 0.5, 0.5, 0.6, 1.0, 1.0])
+    rgb = row.expand(3, 1, -1)
+    assert estimate_mask(rgb).flatten().tolist() == [0, 0, 1, 1, 1, 1, 1, 1, 1, 0, 0]
+    expected = [0, 0, 0.3, 1, 1, 1, 1, 1, 0.8, 0, 0]  # the dark pixel within lies too far from the outside to matter
+    assert estimate_coverage(rgb).flatten().tolist() == pytest.approx(expected, abs=1e-6)
+    # two pixels from the outside, and from the black one
+    assert float(estimate_coverage(rgb, reach=2)[0, 0, 3]) == pytest.approx(0.5)
+
+
+def test_mask_estimate_fills_small_white_places_only() -> None:
+    rgb = torch.ones(3, 100, 100)
+    rgb[:, 10:90, 10:90] = 0.4
+    rgb[:, 20:28, 20:28] = 1.0  # a highlight
+    rgb[:, 40:70, 40:70] = 1.0  # under a handle
+    rgb[:, 80:90, 45:48] = 1.0  # a slot, open to the outside
+    expected = torch.zeros(100, 100)
+    expected[10:90, 10:90] = 1
+    expected[40:70, 40:70] = 0
+    expected[80:90, 45:48] = 0
+    assert torch.equal(estimate_mask(rgb)[0], expected)
+
+
+def test_mask_estimate_ignores_jpeg_noise(tmp_path: Path) -> None:
+    mask = _disc(256, 256, (128, 120), 70)
+    picture = 1 - mask * torch.tensor([0.2, 0.9, 0.7])[:, None, None]
+    Image.fromarray((picture * 255).round().byte().permute(1, 2, 0).numpy()).save(tmp_path / "d.jpg", quality=90)
+    estimate = prepare_views(tmp_path / "d.jpg").mask[0, 0]
+    assert float(estimate[:40].max()) == 0
+    assert float((estimate - mask).abs().mean()) < 0.01
+    assert all(abs(a - b) <= 4 for a, b in zip(_box_of(estimate), (50, 58, 190, 198), strict=True))
+
+
+def test_mask_and_alpha_multiply() -> None:
+    cutout = torch.ones(4, 32, 32) * 0.5
+    cutout[3] = 0
+    cutout[3, :, :20] = 1
+    mask = torch.zeros(32, 32)
+    mask[:, 10:] = 1
+    views = prepare_views([cutout], [mask], size=32, crop=False)
+    assert torch.equal(views.mask[0, 0, 5], torch.tensor([0.0] * 10 + [1.0] * 10 + [0.0] * 12))
+
+
+def test_ways_to_give_photos_and_masks_agree(tmp_path: Path) -> None:
+    photos = [(photo * 255).round() / 255 for photo in (_on_white_photo(), _on_white_photo(40))]
+    paths = [tmp_path / f"{index}.png" for index in range(2)]
+    for photo, path in zip(photos, paths, strict=True):
+        Image.fromarray((photo * 255).round().byte().permute(1, 2, 0).numpy()).save(path)
+    expected = prepare_views(photos, size=32).rgb
+    for given in (paths, [str(path) for path in paths], [Image.open(path) for path in paths]):
+        assert torch.equal(prepare_views(given, size=32).rgb, expected)
+    assert torch.equal(prepare_views(photos[0], size=32).rgb, expected[:1])
+    assert torch.equal(prepare_views(torch.stack([photos[0]] * 3), size=32).rgb, expected[:1].expand(3, -1, -1, -1))
+    same, masks = torch.stack([photos[0]] * 2), torch.stack([_disc(32, 32, (16, 16), 9)] * 2)
+    batch = prepare_views(same, masks[:, None], size=32).rgb
+    assert torch.equal(batch, prepare_views(list(same), list(masks), size=32).rgb)
+    mixed = prepare_views(same, [None, masks[1]], size=32).rgb
+    assert torch.equal(mixed, torch.stack([same[0], batch[1]]))
+
+
+def test_long_strips() -> None:
+    strip = torch.zeros(3, 10, 20000)
+    with pytest.raises(PhotoError, match="photo 1 is too narrow to be framed as a square, got 20000 x 10"):
+        prepare_views(strip)
+    mask = torch.zeros(10, 20000)
+    mask[:, 5000:5010] = 1
+    box = _box_of(prepare_views(strip, mask, size=230).mask[0, 0])
+    assert all(abs(a - b) <= 1 for a, b in zip(box, (15, 15, 215, 215), strict=True))
+
+
+PHOTO = _on_white_photo()
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "error", "words"),
+    [
+        (([],), {}, InputError, "expected 1 to 6 photos, got 0"),
+        (([PHOTO] * 7,), {}, InputError, "expected 1 to 6 photos, got 7; choose the most different views"),
+        (([PHOTO] * 2, [torch.ones(32, 32)]), {}, InputError, "expected one mask for each of 2 photos, got 1"),
+        ((5,), {}, InputError, "images must be a list of photos, got int"),
+        ((PHOTO, 5), {}, InputError, "masks must be a list of masks, got int"),
+        ((PHOTO,), {"size": 0}, InputError, "size"),
+        ((PHOTO,), {"margin": 0.9}, InputError, "margin"),
+        ((PHOTO,), {"margin": float("nan")}, InputError, "margin"),
+        (
+            ([PHOTO] * 2, [None, torch.zeros(32, 32)]),
+            {},
+            PhotoError,
+            "the mask or alpha channel of photo 2 must cover the object, but it is empty",
+        ),
+        ((torch.cat([PHOTO, PHOTO[:1] * 0]),), {"crop": False}, PhotoError, "photo 1 must cover the object, but it is"),
+        ((torch.full((3, 64, 64), 0.99),), {}, PhotoError, "photo 1 must show an object, but it is white all over"),
+    ],
+)
+def test_what_cannot_be_framed(given: tuple, options: dict, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        prepare_views(*given, **options)
+
+
+def test_what_can() -> None:
+    assert len(prepare_views([PHOTO] * 6, size=16)) == 6
+    views = prepare_views(torch.ones(3, 64, 64), _disc(64, 64, (32, 32), 20), size=64)  # a white object is no mistake
+    assert float(views.mask.mean()) > 0.4
+
+
+def test_background_removal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rembg", None)
+    with pytest.raises(MissingPackageError, match=r'pip install "rembg\[cpu\]"'):
+        prepare_views(PHOTO, remove_background=True)
+    calls = []
+
+    def remove(image: Image.Image, only_mask: bool) -> Image.Image:
+        calls.append((image.size, only_mask))
+        return Image.fromarray((_disc(32, 32, (16, 16), 8) * 255).byte().numpy())
+
+    monkeypatch.setitem(sys.modules, "rembg", types.SimpleNamespace(remove=remove))
+    street = torch.rand(3, 32, 32)
+    views = prepare_views([street, street], [None, _disc(32, 32, (16, 16), 8)], size=230, remove_background=True)
+    assert calls == [((32, 32), True)]  # the photo with a mask does not need it
+    assert _box_of(views.mask[0, 0]) == _box_of(views.mask[1, 0]) == (15, 15, 215, 215)

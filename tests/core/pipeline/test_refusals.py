@@ -8,22 +8,24 @@ from dataclasses import replace
 import pytest
 import tiny_training
 import torch
+from torch import Tensor
 
-from upfusion_core import DistillConfig, InputViews, SceneEncoding, UpFusion, convert, orbit_cameras
+from upfusion_core import DistillConfig, InputViews, NovelViews, SceneEncoding, UpFusion, convert, orbit_cameras
 from upfusion_core.config import FieldConfig, GridConfig, RaySampling
 from upfusion_core.field.radiance import RadianceField
-from upfusion_core.pipeline.prepare import estimate_mask
+from upfusion_core.pipeline.photos import estimate_mask
 from upfusion_core.pipeline.sampling import make_scheduler
 from upfusion_core.support.errors import InputError
 
 SIZE, WIDTH = tiny_training.SIZE, tiny_training.WIDTH
 CAMERA = orbit_cameras(0)
+NOTHING = NovelViews(torch.zeros(0, 3, 8, 8), CAMERA[:0])
 TEXT = (torch.zeros(77, WIDTH),) * 2
 
 
 @pytest.fixture(scope="module")
-def model() -> UpFusion:
-    return tiny_training.random_upfusion(seed=5)
+def model(tiny_upfusion: UpFusion) -> UpFusion:
+    return tiny_upfusion
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,19 @@ def scene(model: UpFusion) -> SceneEncoding:
     return model.encode(InputViews(photo, 1 - photo[:, :1], torch.full((1, 2), 4.5)))
 
 
+LATENTS = torch.zeros(1, 4, 8, 8)
 Ask = Callable[[UpFusion, SceneEncoding], object]
+
+
+def noise(latents: Tensor = LATENTS, timestep: object = 5, guidance: float = 1.0, **changes: Callable) -> Ask:
+    """Asks for the noise under changed conditions."""
+
+    def ask(model: UpFusion, scene: SceneEncoding) -> object:
+        cond = model.condition(scene, CAMERA, text_embeddings=TEXT)
+        cond = replace(cond, **{name: change(getattr(cond, name)) for name, change in changes.items()})
+        return model.predict_noise(latents, timestep, cond, guidance)
+
+    return ask
 
 
 @pytest.mark.parametrize(
@@ -56,6 +70,7 @@ Ask = Callable[[UpFusion, SceneEncoding], object]
         (lambda model, scene: model.distill(scene, 3), "config must be DistillConfig"),
         (lambda model, scene: model.distill(scene, generator=3), "generator must be Generator"),
         (lambda model, scene: model.distill(scene, views=3), "views must be NovelViews"),
+        (lambda model, scene: model.distill(scene, views=NOTHING), "views must hold one picture or more, got 0"),
         (lambda model, scene: model.distill(scene, checkpoint=3), "checkpoint must be a path, got 3"),
         (lambda *_: convert("mini", "a.safetensors", dtype=torch.int8), "dtype must be float16, bfloat16 or float32"),
         (lambda *_: UpFusion(3), "config must be ModelConfig, got int; or its JSON form"),
@@ -74,9 +89,25 @@ Ask = Callable[[UpFusion, SceneEncoding], object]
         (lambda model, scene: model.condition(scene, CAMERA, None, (TEXT[0], TEXT[0][:0])), "must hold numbers"),
         (lambda model, scene: model.distill(scene, prompt=[]), "prompt must be str, got list"),
         (lambda model, scene: model.text_embeddings([]), "prompt must be str, got list"),
+        (
+            lambda model, scene: model.predict_noise(LATENTS, 5, None),
+            "cond must be PreparedConditioning, got NoneType; make it with condition",
+        ),
+        (noise(hint=lambda hint: hint[:, 1:]), r"cond\.hint must be \(1, 38, 8, 8\), got \(1, 37, 8, 8\)"),
+        (noise(ray_maps=lambda maps: maps[:1]), r"cond\.ray_maps must be of the sizes"),
+        (noise(tokens=lambda tokens: tokens[:, 1:]), r"cond\.tokens must be 32 wide, got 31"),
+        (noise(text=lambda text: text[:, 1:]), r"cond\.text must be 32 wide, got 31"),
+        (noise(torch.full((1, 4, 8, 8), torch.nan)), "latents must be finite"),
+        (noise(torch.zeros(2, 4, 8, 8)), r"latents must be \(1, 4, 8, 8\)"),
+        (noise(timestep=1000), "timestep must be 0 to 999"),
+        (noise(timestep="five"), "timestep must be 0 to 999, one number or one a view, got 'five'"),
+        (noise(timestep=torch.nan), "timestep must be 0 to 999, .*got nan"),
+        (noise(timestep=torch.ones(2, 1)), r"one number or one a view, got tensor\(\[\[1.\], \[1.\]\]\)"),
+        (noise(timestep=torch.tensor([1, 2])), "one number or one a view, got 2 for 1 views"),
+        (noise(guidance=-1), "guidance must be between"),
     ],
 )
-def test_values_of_other_types(model: UpFusion, scene: SceneEncoding, ask: Ask, words: str) -> None:
+def test_values_that_mean_nothing(model: UpFusion, scene: SceneEncoding, ask: Ask, words: str) -> None:
     with pytest.raises(InputError, match=words):
         ask(model, scene)
 
@@ -87,60 +118,6 @@ def test_a_model_of_initial_weights_leaves_torchs_generator_alone() -> None:
     assert first.text is not None
     assert torch.equal(torch.get_rng_state(), before)
     assert first.model_id == second.model_id  # both from the same state
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda cond: replace(cond, hint=cond.hint[:, 1:]), r"cond\.hint must be \(1, 38, 8, 8\), got \(1, 37, 8, 8\)"),
-        (lambda cond: replace(cond, ray_maps=cond.ray_maps[:1]), r"cond\.ray_maps must be of the sizes"),
-        (lambda cond: replace(cond, tokens=cond.tokens[:, 1:]), r"cond\.tokens must be 32 wide, got 31"),
-        (lambda cond: replace(cond, text=cond.text[:, 1:]), r"cond\.text must be 32 wide, got 31"),
-        (lambda cond: None, "cond must be PreparedConditioning, got NoneType; make it with condition"),
-    ],
-)
-def test_conditions_of_another_model(model: UpFusion, scene: SceneEncoding, change: Callable, words: str) -> None:
-    cond = model.condition(scene, CAMERA, text_embeddings=TEXT)
-    with pytest.raises(InputError, match=words):
-        model.predict_noise(torch.zeros(1, 4, 8, 8), 5, change(cond), 1.0)
-
-
-@pytest.mark.parametrize(
-    ("latents", "timestep", "guidance", "words"),
-    [
-        (torch.full((1, 4, 8, 8), torch.nan), 5, 1.0, "latents must be finite"),
-        (torch.zeros(2, 4, 8, 8), 5, 1.0, r"latents must be \(1, 4, 8, 8\)"),
-        (torch.zeros(1, 4, 8, 8), 1000, 1.0, "timestep must be 0 to 999"),
-        (torch.zeros(1, 4, 8, 8), "five", 1.0, "timestep must be 0 to 999, got 'five'"),
-        (torch.zeros(1, 4, 8, 8), torch.nan, 1.0, "timestep must be finite"),
-        (
-            torch.zeros(1, 4, 8, 8),
-            torch.ones(2, 1),
-            1.0,
-            r"got \(2, 1\) tensor\(\[\[1.\], \[1.\]\]\); one, or one a view",
-        ),
-        (torch.zeros(1, 4, 8, 8), torch.tensor([1, 2]), 1.0, "one number or one a view, got 2 for 1 views"),
-        (torch.zeros(1, 4, 8, 8), 5, -1, "guidance must be between"),
-    ],
-)
-def test_noise_at_no_time(
-    model: UpFusion, scene: SceneEncoding, latents: torch.Tensor, timestep: object, guidance: float, words: str
-) -> None:
-    cond = model.condition(scene, CAMERA, text_embeddings=TEXT)
-    with pytest.raises(InputError, match=words):
-        model.predict_noise(latents, timestep, cond, guidance)
-
-
-def test_pictures_that_cannot_be_denoised(model: UpFusion, scene: SceneEncoding) -> None:
-    cond, draw = model.condition(scene, CAMERA, text_embeddings=TEXT), torch.Generator().manual_seed(0)
-    with pytest.raises(InputError, match=r"rgb must be \(Q, 3, 16, 16\)"):
-        model.denoise_from(torch.ones(1, 3, 8, 8), cond, 1, generator=draw)
-    with pytest.raises(InputError, match="rgb must be finite"):
-        model.denoise_from(torch.ones(1, 3, 16, 16) / 0, cond, 1, generator=draw)
-    with pytest.raises(InputError, match="generator must be Generator"):
-        model.denoise_from(torch.ones(1, 3, 16, 16), cond, 1, generator=None)
-    with pytest.raises(InputError, match="rgb must hold at least one picture"):
-        model.denoise_from(torch.ones(0, 3, 16, 16), cond, 1, generator=draw)
 
 
 def test_renders_of_nothing() -> None:

@@ -45,20 +45,25 @@ def scene(model: UpFusion, photos: list[Path]) -> SceneEncoding:
     return model.encode(prepare_views(photos))
 
 
-def test_the_chain_of_the_release(golden_model: UpFusion) -> None:
+@pytest.fixture(scope="module")
+def golden_cond(golden_model: UpFusion) -> ViewConditioning:
     stored = golden("guided")
     scene = SceneEncoding(stored["set_latents"][0], reference_camera())
     text = (stored["text_conditional"][0], stored["text_unconditional"][0])
-    cond = golden_model.condition(scene, golden_cameras()[5], text_embeddings=text)
+    return golden_model.condition(scene, golden_cameras()[5], text_embeddings=text)
+
+
+def test_the_chain_of_the_release(golden_model: UpFusion, golden_cond: ViewConditioning) -> None:
+    stored = golden("guided")
     # the release's own rays: features of up to 9, where float32's step is 9.5e-7, behind a dozen layers
     rays = stored["hint"][:, -6:].permute(0, 2, 3, 1).reshape(1, -1, 6)
     features = golden_model.upsrt.decode(stored["set_latents"], rays).reshape(1, 16, 16, -1).permute(0, 3, 1, 2)
     assert worst(features, stored["hint"][:, :-6]) < 2e-5
     # our rays: the highest harmonic, pi 2^8, turns their rounding into angles
-    assert worst(cond.hint, stored["hint"]) < math.pi * 2**8 * QUERY_ROUNDING
+    assert worst(golden_cond.hint, stored["hint"]) < math.pi * 2**8 * QUERY_ROUNDING
 
     def noise(guidance: float) -> Tensor:
-        return golden_model.predict_noise(stored["latents"], 481, cond, guidance=guidance)
+        return golden_model.predict_noise(stored["latents"], 481, golden_cond, guidance=guidance)
 
     # numbers of up to 2, where the step is 2.4e-7, behind some fifty layers
     assert worst(noise(1.0), stored["eps_conditional"]) < 2e-5
@@ -66,16 +71,12 @@ def test_the_chain_of_the_release(golden_model: UpFusion) -> None:
     assert worst(noise(9.0), stored["eps_guided_9"]) < (9 + 8) * 2e-5  # 9 times the one less 8 times the other
 
 
-def test_prepared_conditions_give_the_same_noise(golden_model: UpFusion) -> None:
-    stored = golden("guided")
-    scene = SceneEncoding(stored["set_latents"][0], reference_camera())
-    text = (stored["text_conditional"][0], stored["text_unconditional"][0])
-    cond = golden_model.condition(scene, golden_cameras()[5], text_embeddings=text)
-    prepared = golden_model.prepare(cond, guidance=9.0)
-    ours = golden_model.predict_noise(stored["latents"], 481, prepared, guidance=4.0)
-    assert worst(ours, golden_model.predict_noise(stored["latents"], 481, cond, guidance=4.0)) == 0
+def test_prepared_conditions_give_the_same_noise(golden_model: UpFusion, golden_cond: ViewConditioning) -> None:
+    latents, prepared = golden("guided")["latents"], golden_model.prepare(golden_cond, guidance=9.0)
+    ours = golden_model.predict_noise(latents, 481, prepared, guidance=4.0)
+    assert worst(ours, golden_model.predict_noise(latents, 481, golden_cond, guidance=4.0)) == 0
     with pytest.raises(InputError, match="not prepared without guidance"):
-        golden_model.predict_noise(stored["latents"], 481, prepared, guidance=1.0)
+        golden_model.predict_noise(latents, 481, prepared, guidance=1.0)
 
 
 def test_one_timestep_a_view(model: UpFusion, scene: SceneEncoding) -> None:
@@ -111,18 +112,18 @@ def test_photos_two_to_six_are_a_set_and_photo_one_is_not(model: UpFusion, photo
 
 
 def test_samples_follow_seed_and_object(model: UpFusion, scene: SceneEncoding, photos: list[Path]) -> None:
-    cameras = orbit_cameras([0.0, 120.0, 240.0])
+    cameras = orbit_cameras([0.0, 120.0])
 
     def sample(seed: int, **options: object) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         return model.sample(scene, cameras, steps=2, generator=generator, **options).rgb
 
-    assert worst(sample(5), sample(5)) == 0
-    assert worst(sample(5), sample(6)) > 1e-3
-    assert worst(sample(5, batch_size=1), sample(5)) < 1e-4
-    assert worst(sample(0, seeds=[5, 6, 7]), sample(5)) == 0
+    first = sample(5)
+    assert worst(sample(5, seeds=[5, 6]), first) == worst(sample(0, seeds=[5, 6]), first) == 0
+    assert worst(sample(6), first) > 1e-3
+    assert worst(sample(5, batch_size=1), first) < 1e-4
     other = model.encode(prepare_views(photos[3:5]))
-    assert worst(model.sample(other, cameras, steps=2, seeds=[5, 6, 7]).rgb, sample(5)) > 1e-3
+    assert worst(model.sample(other, cameras, steps=2, seeds=[5, 6]).rgb, first) > 1e-3
 
 
 @contextmanager
@@ -191,35 +192,33 @@ def test_the_text_encoder_of_a_merged_file_stays_unloaded(small_weights: Path, t
     assert merged.model_id == folder.model_id
 
 
-def test_weights_without_text_warn_and_take_zeros(small_weights: Path) -> None:
-    config = UpFusion.load(small_weights, device="cpu").config
-    model = UpFusion(dataclasses.replace(config, text=TextConfig()))  # its text encoder would not fit the UNet
-    assert model.text is None
+def test_weights_without_text_warn_and_take_zeros(model: UpFusion) -> None:
+    silent = UpFusion(dataclasses.replace(model.config, text=TextConfig()))  # its text encoder would not fit the UNet
+    assert silent.text is None
     with pytest.warns(UserWarning, match="zeros stand in the prompt's place"):
-        conditional, _ = model.text_embeddings()
+        conditional, _ = silent.text_embeddings()
     assert float(conditional.abs().max()) == 0
     with pytest.raises(CheckpointError, match="take no prompt"):
-        model.text_embeddings("a red mug")
+        silent.text_embeddings("a red mug")
 
 
-def test_an_empty_model_has_all_parts(small_weights: Path) -> None:
-    model = UpFusion(UpFusion.load(small_weights, device="cpu").config)
-    assert model.text.config.hidden_size == 48
-    assert model.text_embeddings()[0].shape == (77, 48)
-    before = model.model_id
+def test_an_empty_model_has_all_parts(model: UpFusion) -> None:
+    empty = UpFusion(model.config)
+    assert empty.text.config.hidden_size == 48
+    assert empty.text_embeddings()[0].shape == (77, 48)
+    before = empty.model_id
     with torch.no_grad():
-        model.vae.quant_conv.bias += 1
-    assert model.model_id != before
+        empty.vae.quant_conv.bias += 1
+    assert empty.model_id != before
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_conversions_keep_the_model_s_id(small_weights: Path, tmp_path: Path, dtype: torch.dtype) -> None:
+def test_conversions_keep_the_model_s_id(small_weights: Path, tmp_path: Path) -> None:
     original = UpFusion.load(small_weights, device="cpu")
-    convert(small_weights, tmp_path / "model.safetensors", dtype=dtype)
+    convert(small_weights, tmp_path / "model.safetensors", dtype=torch.float16)
     convert(tmp_path / "model.safetensors", tmp_path / "folder", dtype=torch.float32)
     for path in (tmp_path / "model.safetensors", tmp_path / "folder"):
         assert UpFusion.load(path, device="cpu").model_id == original.model_id
-    assert UpFusion.load(small_weights, device="cpu", dtype=dtype).model_id == original.model_id
+    assert UpFusion.load(small_weights, device="cpu", dtype=torch.bfloat16).model_id == original.model_id
 
 
 def test_predictions_at_pixel_centres(model: UpFusion, scene: SceneEncoding) -> None:
@@ -239,14 +238,18 @@ def test_conditions_made_by_hand_take_the_default_prompt(model: UpFusion, scene:
     assert worst(model.predict_noise(latents[:1], 500, bare[0]), model.predict_noise(latents[:1], 500, whole[0])) == 0
 
 
-def test_predictions_that_are_not_finite_are_reported(small_weights: Path, photos: list[Path]) -> None:
+def test_weights_that_are_not_finite_are_reported(small_weights: Path, photos: list[Path]) -> None:
     model = UpFusion.load(small_weights, device="cpu")
-    scene = model.encode(prepare_views(photos[:1]))
+    views = prepare_views(photos[:1])
+    scene = model.encode(views)
     with pytest.raises(InputError, match=r"dtype must be torch\.float32"):
         UpFusion.load(small_weights, dtype="float32")
     model.upsrt.ray_decoder.rgb_mlp[4].bias = torch.nn.Parameter(torch.full((3,), float("nan")))
     with pytest.raises(InputError, match="predicted views"):
         model.predict(scene, orbit_cameras(0.0))
+    model.upsrt.linear_scene.bias = torch.nn.Parameter(torch.full((48,), float("nan")))
+    with pytest.raises(InputError, match="set latents"):
+        model.encode(views)
 
 
 def test_a_scene_of_another_model_is_refused(model: UpFusion, golden_model: UpFusion, scene: SceneEncoding) -> None:
@@ -261,24 +264,6 @@ def test_another_focal_length_is_let_through_with_a_warning(model: UpFusion, sce
         model.predict(scene, orbit_cameras(0.0, focal=2.0), size=8)
 
 
-def test_denoise_from_follows_its_generator(model: UpFusion, scene: SceneEncoding) -> None:
-    cond = model.condition(scene, orbit_cameras(40.0))
-    rgb = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    first, again, other = (
-        model.denoise_from(rgb, cond, 2, generator=torch.Generator().manual_seed(s)) for s in (1, 1, 2)
-    )
-    assert first.shape == rgb.shape
-    assert worst(first, again) == 0
-    assert worst(first, other) > 1e-4
-
-
 def test_features_of_the_wrong_width_are_reported(golden_model: UpFusion, photos: list[Path]) -> None:
     with pytest.raises(InputError, match="32 wide for this UpSRT, got 48"):
         golden_model.encode(prepare_views(photos[:1]))
-
-
-def test_weights_that_are_not_finite_are_reported(small_weights: Path, photos: list[Path]) -> None:
-    model = UpFusion.load(small_weights, device="cpu")
-    model.upsrt.linear_scene.bias = torch.nn.Parameter(torch.full((48,), float("nan")))
-    with pytest.raises(InputError, match="set latents"):
-        model.encode(prepare_views(photos[:1]))

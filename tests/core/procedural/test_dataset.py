@@ -11,6 +11,7 @@ from refusals import refused
 from upfusion_core.data.views import PosedViews
 from upfusion_core.geometry import orbit_cameras
 from upfusion_core.procedural import ProceduralObjects, draw_objects, render_rays, render_views
+from upfusion_core.procedural.render import albedo
 
 
 def test_batches_have_their_shapes_and_the_reference_in_front() -> None:
@@ -19,8 +20,7 @@ def test_batches_have_their_shapes_and_the_reference_in_front() -> None:
     assert batch.mask.shape == batch.depth.shape == (3, 4, 1, 16, 16)
     assert batch.camera_to_world.shape == (3, 4, 4, 4)
     assert len(batch) == 3
-    assert batch.rgb.min() >= 0
-    assert batch.rgb.max() <= 1
+    assert ((batch.rgb >= 0) & (batch.rgb <= 1)).all()
     # view 0 stands on +Z's side at elevation 22.5 degrees
     rise = math.radians(22.5)
     centers = batch.camera_to_world[:, 0, :3, 3]
@@ -126,3 +126,8 @@ def test_refusals() -> None:
     refused("max_parts must be", ProceduralObjects, "test", max_parts=0)
     refused("reference_elevation_degrees must be", ProceduralObjects, "test", reference_elevation_degrees=90.0)
     refused("views must be", ProceduralObjects("test").batch, [0], views=65)
+
+
+def test_colours_are_of_one_object() -> None:
+    batch = ProceduralObjects("test", size=8).batch([0, 1], views=2)
+    refused("albedo takes one object, got 2", albedo, batch.objects, torch.zeros(1, 3))

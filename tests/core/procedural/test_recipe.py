@@ -9,23 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from refusals import refused
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from upfusion_core.geometry import orbit_cameras
 from upfusion_core.procedural import GENERATOR_VERSION, SPLITS, Objects, draw_objects, render_views, signed_distance
-from upfusion_core.procedural.shapes import (
-    DOTS,
-    HANDLE,
-    HELD_OUT_PATTERN,
-    HELD_OUT_ROLES,
-    LEG,
-    PATTERNS,
-    PLAIN,
-    ROLES,
-    SPOUT,
-)
+from upfusion_core.procedural.shapes import DOTS, HANDLE, HELD_OUT_PATTERN, HELD_OUT_ROLES, LEG, SPOUT
 from upfusion_core.procedural.sketch import framed
-from upfusion_core.support.errors import InputError
 
 GOLDEN = Path(__file__).parent / "procedural_golden.json"
 GOLDEN_OBJECTS = 64
@@ -45,21 +36,6 @@ def same(one: Objects, two: Objects, tolerance: float = 1e-6) -> bool:
     )
 
 
-def distinct_colors(objects: Objects) -> Tensor:
-    """(B,) how many colours the outsides of an object have that differ by more than 0.1."""
-    counts = []
-    for number in range(len(objects)):
-        present = objects.present[number]
-        colors = objects.coats.colors[number, present, 0]  # (P, 2, 3)
-        plain = objects.coats.pattern[number, present, 0] == PLAIN
-        found: list[Tensor] = []
-        for color in torch.cat([colors[:, 0], colors[~plain, 1]]):
-            if all((color - other).norm() > 0.1 for other in found):
-                found.append(color)
-        counts.append(len(found))
-    return torch.tensor(counts)
-
-
 def described(split: str) -> dict[str, object]:
     """What is frozen of a split: a hash of all whole numbers, sums of the others, small pictures of four objects.
 
@@ -68,19 +44,12 @@ def described(split: str) -> dict[str, object]:
     objects, more = draw_objects(split, range(GOLDEN_OBJECTS), extra=4)
     whole = [tensor for tensor in tensors_of(objects) if not tensor.is_floating_point()]
     digest = hashlib.sha256(b"".join(tensor.contiguous().numpy().tobytes() for tensor in whole)).hexdigest()
-    present = objects.present
-    sums = [
-        float((tensor * _like(present, tensor)).double().sum())
-        for tensor in (objects.first.center.abs(), objects.first.size, objects.coats.colors, objects.label.abs())
-    ]
+    summed = (objects.first.center.abs(), objects.first.size, objects.coats.colors, objects.label.abs())
+    sums = [float(tensor[objects.present].double().sum()) for tensor in summed]
     matrices, focal = orbit_cameras(30.0, 20.0).camera_to_world, orbit_cameras(30.0).focal
     pictures = render_views(objects[:4], matrices.expand(4, 1, 4, 4), focal.expand(4, 1, 2), 8).rgb
     sums.append(float(more.double().sum()))  # whence the fixed cameras come
     return {"whole_numbers": digest, "sums": sums, "pictures": (pictures * 255).round().int().flatten().tolist()}
-
-
-def _like(present: Tensor, tensor: Tensor) -> Tensor:
-    return present.view(*present.shape, *[1] * (tensor.ndim - 2))
 
 
 @pytest.mark.parametrize("split", sorted(SPLITS))
@@ -118,10 +87,8 @@ def test_splits_are_disjoint_seeds_below_the_generators_period() -> None:
 
 
 def test_indices_outside_of_a_split_are_refused() -> None:
-    with pytest.raises(InputError, match="numbered 0 to 65535, got 65536"):
-        draw_objects("test", [65536])
-    with pytest.raises(InputError, match="got -1"):
-        draw_objects("train", [-1])
+    refused("numbered 0 to 65535, got 65536", draw_objects, "test", [65536])
+    refused("got -1", draw_objects, "train", [-1])
 
 
 def have(objects: Objects, *roles: int) -> Tensor:
@@ -132,8 +99,7 @@ def have(objects: Objects, *roles: int) -> Tensor:
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_what_is_held_out_is_never_drawn(split: str) -> None:
     objects, _ = draw_objects(split, range(2000))
-    both = have(objects, HELD_OUT_ROLES[0]) & have(objects, HELD_OUT_ROLES[1])
-    assert not both.any()
+    assert not (have(objects, HELD_OUT_ROLES[0]) & have(objects, HELD_OUT_ROLES[1])).any()
     assert not (objects.coats.pattern == HELD_OUT_PATTERN).any()
 
 
@@ -145,15 +111,12 @@ def test_held_out_objects_have_it() -> None:
     assert dotted.any(1)[1::2].all()
     assert not both[1::2].any()
     assert not dotted[0::2].any()
-    assert {ROLES[role] for role in HELD_OUT_ROLES} == {"spout", "leg"}
-    assert PATTERNS[HELD_OUT_PATTERN] == "dots"
-    assert HELD_OUT_PATTERN == DOTS
+    assert (set(HELD_OUT_ROLES), HELD_OUT_PATTERN) == ({SPOUT, LEG}, DOTS)
 
 
 def test_test_objects_are_as_promised() -> None:
     objects, _ = draw_objects("test", range(200))
     assert objects.present.sum(1).min() >= 3
-    assert distinct_colors(objects).min() >= 2
     assert have(objects, HANDLE, SPOUT, LEG).float().mean() >= 0.3
 
 
@@ -163,10 +126,9 @@ def test_training_objects_are_varied() -> None:
     assert counts[0] == 0
     assert (counts[1:] > 20).all()
     present = objects.present
-    assert set(objects.first.kind[present].tolist()) == {0, 1, 2, 3}
-    assert set(objects.joint[present].tolist()) == {0, 1, 2, 3}
-    assert set(objects.role[present].tolist()) == {0, 1, 2, 3, 4, 5}
-    assert set(objects.coats.pattern[present][:, 0].tolist()) == {0, 1, 2, 3, 4, 5}
+    drawn = (objects.first.kind, objects.joint, objects.role, objects.coats.pattern[..., 0])
+    for values, many in zip(drawn, (4, 4, 6, 6), strict=True):
+        assert values[present].unique().tolist() == list(range(many))
     assert (objects.label[present][:, 1] > 0).float().mean() > 0.03
     assert (objects.light.direction.norm(dim=-1) - 1).abs().max() < 1e-5
     assert (objects.light.direction[:, 1] > 0.3).all()
@@ -177,21 +139,15 @@ def test_training_objects_are_varied() -> None:
 @pytest.mark.parametrize("split", sorted(SPLITS))
 def test_objects_fill_the_frame_and_no_more(split: str) -> None:
     """By their signed distances on a coarse grid: nothing beyond radius 0.2, largest extent at least 0.26."""
-    objects, _ = draw_objects(split, range(24))
+    objects, _ = draw_objects(split, range(12))
     axis = torch.linspace(-0.24, 0.24, 41)
     grid = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).reshape(-1, 3)
-    for start in range(0, 24, 12):
-        some = objects[start : start + 12]
-        distance = signed_distance(some, grid.expand(12, -1, -1))
-        beyond = grid.norm(dim=-1) > 0.2
-        assert (distance[:, beyond] > 0).all()
-        for one in distance:
-            inside = grid[one < 0.006]  # half a cell of slack finds thin parts
-            sides = torch.nn.functional.normalize(
-                torch.randn(64, 3, generator=torch.Generator().manual_seed(0)), dim=-1
-            )
-            along = inside @ sides.T
-            assert (along.amax(0) - along.amin(0)).max() > 0.26 + 0.012
+    distance = signed_distance(objects, grid.expand(12, -1, -1))
+    assert (distance[:, grid.norm(dim=-1) > 0.2] > 0).all()
+    sides = normalize(torch.randn(64, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
+    for one in distance:
+        along = grid[one < 0.006] @ sides.T  # half a cell of slack finds thin parts
+        assert (along.amax(0) - along.amin(0)).max() > 0.26 + 0.012
 
 
 def test_fewer_parts_keep_the_first_and_fill_the_frame() -> None:
@@ -199,9 +155,7 @@ def test_fewer_parts_keep_the_first_and_fill_the_frame() -> None:
     fewer = framed(objects.first_parts(2), torch.full((32,), 0.19))
     assert (fewer.present.sum(1) == 2).all()
     assert torch.equal(fewer.first.kind, objects.first.kind)
-    points = 0.3 * torch.nn.functional.normalize(
-        torch.randn(32, 500, 3, generator=torch.Generator().manual_seed(1)), dim=-1
-    )
+    points = 0.3 * normalize(torch.randn(32, 500, 3, generator=torch.Generator().manual_seed(1)), dim=-1)
     assert (signed_distance(fewer, points) > 0).all()
     scale = fewer.first.size[:, 0, 0] / objects.first.size[:, 0, 0]
     assert (scale > 0.9).all()

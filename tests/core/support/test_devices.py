@@ -1,20 +1,235 @@
-"""Devices by name."""
+"""Devices by name; out of memory the chunk halves, one line says so, and the result is the same."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
 import pytest
 import torch
+from analytic_fields import AnalyticField, ball
 from refusals import refused
+from tiny_training import tiny_model
+from torch import Tensor, nn
 
-from upfusion_core.support.devices import default_device, existing_device, resolve_device
+from upfusion_core import UpFusion, orbit_cameras
+from upfusion_core.config import RaySampling
+from upfusion_core.field.rendering import render_views
+from upfusion_core.support.devices import Chunk, existing_device, is_out_of_memory
+from upfusion_core.support.errors import OutOfMemoryError, UpFusionError
+from upfusion_core.surface.extract import extract_mesh
+from upfusion_core.types import InputViews, RenderedViews, SceneEncoding
+
+CPU_SAYS = "[enforce fail at alloc_cpu.cpp:127] data. DefaultCPUAllocator: can't allocate memory: you tried to allocate"
+SAMPLING = RaySampling(uniform=16, importance=8)
 
 
-def test_resolve_device() -> None:
-    assert resolve_device("cpu") == torch.device("cpu")
-    assert resolve_device("auto") == default_device()
-    refused("device must be one of", resolve_device, "tpu")
-    if not torch.cuda.is_available():
-        refused("no cuda device", resolve_device, "cuda")
+class Small:
+    """Stands for a device with memory for so many rows at a time."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.refused = most, 0
+
+    def check(self, rows: int) -> None:
+        if rows > self.most:
+            self.refused += 1
+            raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {rows} rows")
+
+
+@contextmanager
+def warned(*lines: str) -> Iterator[None]:
+    """Inside, exactly these warnings are given, each known by how it begins."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    found = [str(warning.message) for warning in caught if "out of memory" in str(warning.message)]
+    assert [line[: len(wanted)] for line, wanted in zip(found, lines, strict=True)] == list(lines)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError(f"{CPU_SAYS} 4 bytes. Error code 12 (Cannot allocate memory)"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 18.00 GB)"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"),
+    ],
+)
+def test_what_allocators_say(error: Exception) -> None:
+    assert is_out_of_memory(error)
+    refused: list[slice] = []
+
+    def work(part: slice) -> int:
+        if part.stop - part.start > 2:
+            refused.append(part)
+            raise error
+        return part.stop
+
+    with warned("out of memory with 4 things at a time; going on with 2"):
+        assert list(Chunk(4, "thing").map(work, 5)) == [2, 4, 5]
+    assert refused == [slice(0, 4)]
+
+
+def test_torch_itself_says_it() -> None:
+    def work(part: slice) -> float:
+        return float(torch.empty(2**60 if part.stop - part.start > 1 else 1).zero_().sum())
+
+    with warned("out of memory with 2 things"):
+        assert list(Chunk(2, "thing").map(work, 3)) == [0, 0, 0]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("shapes differ"), ValueError("no")])
+def test_other_errors_and_interrupts_pass(error: BaseException) -> None:
+    def work(part: slice) -> None:
+        raise error
+
+    with warned(), pytest.raises(type(error)):
+        list(Chunk(4, "thing").map(work, 5))
+
+
+def test_not_even_one_fits() -> None:
+    small = Small(0)
+    lines = ("out of memory with 3 views at a time; going on with 1",)
+    with warned(*lines), pytest.raises(OutOfMemoryError, match="suffice for one view at a time, but does not"):
+        list(Chunk(3, "view").map(lambda part: small.check(part.stop - part.start), 5))
+    assert issubclass(OutOfMemoryError, UpFusionError)
+    assert issubclass(OutOfMemoryError, MemoryError)
+
+
+def test_a_halved_chunk_stays_so_and_counts_what_items_stand_for() -> None:
+    chunk, small = Chunk(96, "point"), Small(3)
+
+    def work(part: slice) -> int:
+        small.check(part.stop - part.start)
+        return part.stop - part.start
+
+    with warned("out of memory with 96 points at a time; going on with 48"):
+        assert list(chunk.map(work, 7, each=16)) == [3, 3, 1]
+        assert list(chunk.map(work, 4, each=16)) == [3, 1]
+    assert (chunk.size, small.refused) == (48, 1)
+
+
+class SmallField(AnalyticField):
+    """A ball on a device with memory for so many points."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(ball())
+        self.small = Small(most)
+
+    def density(self, points: Tensor) -> Tensor:
+        self.small.check(points[..., 0].numel())
+        return super().density(points)
+
+    def color(self, points: Tensor) -> Tensor:
+        self.small.check(points[..., 0].numel())
+        return super().color(points)
+
+
+def test_rendering() -> None:
+    def seen(field: AnalyticField) -> RenderedViews:
+        return render_views(field, field.aabb, orbit_cameras([0.0, 90.0]), 32, sampling=SAMPLING, chunk=512)
+
+    expected, field = seen(AnalyticField(ball())), SmallField(16 * 200)
+    with warned("out of memory with 512 rays at a time; going on with 256", "out of memory with 256 rays"):
+        found = seen(field)
+    assert field.small.refused == 2
+    for name in ("rgb", "opacity", "depth"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=1e-3, rtol=0)
+    assert float(found.opacity.max()) > 0.9
+
+
+def test_mesh_and_texture() -> None:
+    """The lattice, the looks for the level, the vertices' colours and the texture are all asked for in fewer points."""
+    expected = extract_mesh(AnalyticField(ball()), 24, texture_size=64)
+    with warned(*[f"out of memory with {size} points at a time" for size in (9216, 4608, 2304)]):
+        found = extract_mesh(SmallField(1500), 24, texture_size=64)
+    assert torch.equal(found.faces, expected.faces)
+    for name in ("vertices", "vertex_colors", "texture"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=1e-3, rtol=0)
+
+
+class SmallLayer(nn.Module):
+    """A layer on a device with memory for so many rows, or so many pictures."""
+
+    def __init__(self, layer: nn.Module, most: int, dim: int) -> None:
+        super().__init__()
+        self.layer, self.small, self.dim = layer, Small(most), dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.small.check(x.shape[self.dim])
+        return self.layer(x)
+
+
+@pytest.fixture(scope="module")
+def model() -> UpFusion:
+    torch.manual_seed(0)
+    return UpFusion(tiny_model())
+
+
+@pytest.fixture
+def scene(model: UpFusion) -> SceneEncoding:
+    rgb = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    return model.encode(InputViews(rgb, torch.ones(3, 1, 16, 16), torch.full((3, 2), 4.5)))
+
+
+def test_predictions_and_conditions(model: UpFusion, scene: SceneEncoding, monkeypatch: pytest.MonkeyPatch) -> None:
+    cameras = orbit_cameras([0.0, 120.0])
+    scene, text = replace(scene, model_id=None), (torch.zeros(77, 32), torch.zeros(77, 32))  # a layer is exchanged
+    picture = model.predict(scene, cameras, 16)
+    condition = model.condition(scene, cameras, text_embeddings=text)
+    layer = SmallLayer(model.upsrt.linear_query_pixel_rays, 70, dim=1)
+    monkeypatch.setitem(model.upsrt._modules, "linear_query_pixel_rays", layer)
+    with warned(*[f"out of memory with {size} rays at a time" for size in (256, 128) * 2]):
+        found = model.predict(scene, cameras, 16)
+    torch.testing.assert_close(found, picture, atol=1e-3, rtol=0)
+    with warned("out of memory with 128 rays at a time; going on with 64"):
+        again = model.condition(scene, cameras, text_embeddings=text)
+    torch.testing.assert_close(again.hint, condition.hint, atol=1e-3, rtol=0)
+
+
+def test_photos(model: UpFusion, scene: SceneEncoding, monkeypatch: pytest.MonkeyPatch) -> None:
+    small, dino = Small(1), model.dino.forward
+
+    def forward(rgb: Tensor, *arguments: object) -> Tensor:
+        small.check(len(rgb))
+        return dino(rgb, *arguments)
+
+    monkeypatch.setattr(model.dino, "forward", forward)
+    with warned("out of memory with 3 photos at a time; going on with 1"):
+        tokens = model.set_latents(scene.views)
+    torch.testing.assert_close(tokens, scene.tokens, atol=1e-3, rtol=0)
+
+
+def test_sampled_views(model: UpFusion, scene: SceneEncoding, monkeypatch: pytest.MonkeyPatch) -> None:
+    cameras = orbit_cameras([0.0, 90.0, 180.0, 270.0, 300.0])
+    options = {"steps": 3, "guidance": 2.0, "batch_size": 4, "text_embeddings": (torch.zeros(77, 32),) * 2}
+    expected = model.sample(scene, cameras, **options).rgb
+    small, decode = Small(2), model.prior.decode
+    steps: list[tuple[int, int]] = []
+
+    def refusing(latents: Tensor) -> Tensor:
+        small.check(len(latents))
+        return decode(latents)
+
+    monkeypatch.setattr(model.prior, "decode", refusing)
+    with warned("out of memory with 4 views at a time; going on with 2"):
+        found = model.sample(
+            scene, cameras, on_step=lambda step, total, preview: steps.append((step, total)), **options
+        )
+    torch.testing.assert_close(found.rgb, expected, atol=1e-3, rtol=0)
+    assert steps[:3] == [(1, 6), (2, 6), (3, 6)]  # two batches were planned; the first one comes again as two
+    assert steps[3:] == [(step, 12) for step in range(4, 13)]
+
+
+def test_a_view_that_does_not_fit(model: UpFusion, scene: SceneEncoding, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = Small(0)
+    monkeypatch.setattr(model.prior, "decode", lambda latents: small.check(len(latents)))
+    options = {"steps": 1, "text_embeddings": (torch.zeros(77, 32),) * 2}
+    with warned("out of memory with 2 views"), pytest.raises(OutOfMemoryError, match="one view at a time"):
+        model.sample(scene, orbit_cameras([0.0, 90.0]), **options)
 
 
 @pytest.mark.parametrize(
@@ -28,5 +243,8 @@ def test_resolve_device() -> None:
         (3.5, "one of torch's"),
     ],
 )
-def test_devices_that_are_not_there(device: str, message: str) -> None:
+def test_devices_by_name(device: str, message: str) -> None:
     refused(message, existing_device, device)
+    assert existing_device("cpu") == torch.device("cpu")
+    assert existing_device("auto") == existing_device(None)
+    assert existing_device(None).type == "cuda" or not torch.cuda.is_available()

@@ -1,74 +1,65 @@
+"""Files are written whole or not at all, read or refused in one sentence; so is JSON."""
+
 from __future__ import annotations
 
 import errno
-import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
+from refusals import refused
 from safetensors import safe_open
 
 from upfusion_core.support.errors import CheckpointError, InputError, OutputError, PhotoError
 from upfusion_core.support.files import (
+    LARGEST_JSON,
     check_file_name,
     inside,
+    parse_json,
+    read_json,
     reading,
     replacing,
     save_safetensors,
     save_tensors,
+    shown,
     write_json,
 )
 
 
-def test_a_finished_file_replaces_the_old_one(tmp_path: Path) -> None:
+def fail(path: Path, error: Exception) -> None:
+    with replacing(path) as partial:
+        partial.write_bytes(b"half")
+        raise error
+
+
+def test_a_finished_file_replaces_the_old_one_and_a_failure_keeps_it(tmp_path: Path) -> None:
     target = tmp_path / "new" / "a.txt"
     for text in ("one", "two"):
         with replacing(target) as partial:
             assert partial.suffix == ".txt"
             partial.write_text(text)
+    with pytest.raises(RuntimeError, match="stopped"):
+        fail(target, RuntimeError("stopped"))
     assert target.read_text() == "two"
     assert [path.name for path in target.parent.iterdir()] == ["a.txt"]
-
-
-def test_a_failure_keeps_the_old_file_and_leaves_nothing_else(tmp_path: Path) -> None:
-    target = tmp_path / "a.txt"
-    target.write_text("old")
-
-    def fail() -> None:
-        with replacing(target) as partial:
-            partial.write_text("half")
-            raise RuntimeError("stopped")
-
-    with pytest.raises(RuntimeError, match="stopped"):
-        fail()
-    assert target.read_text() == "old"
-    assert len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize(
     ("code", "words"),
     [(errno.ENOSPC, "disk is full"), (errno.EACCES, "no permission"), (errno.EIO, "choose another place")],
 )
-def test_what_the_disk_says_becomes_a_sentence(tmp_path: Path, code: int, words: str) -> None:
-    def fail() -> None:
-        with replacing(tmp_path / "a.bin") as partial:
-            partial.write_bytes(b"half")
-            raise OSError(code, "from the system")
-
+@pytest.mark.parametrize("name", ["a.bin", "a/b/c.bin"])
+def test_what_the_disk_says_becomes_a_sentence(tmp_path: Path, name: str, code: int, words: str) -> None:
     with pytest.raises(OutputError, match=words):
-        fail()
+        fail(tmp_path / name, OSError(code, "from the system"))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_folders_made_for_a_failure_go_again(tmp_path: Path) -> None:
-    def fail() -> None:
-        with replacing(tmp_path / "a" / "b" / "c.bin") as partial:
-            partial.write_bytes(b"half")
-            raise OSError(errno.ENOSPC, "full")
-
-    with pytest.raises(OutputError):
-        fail()
-    assert list(tmp_path.iterdir()) == []
+def test_a_file_where_a_folder_is_needed(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="a file stands where a folder is needed"):
+        fail(tmp_path / "file" / "a.txt", RuntimeError())
 
 
 def test_tensors_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,21 +76,9 @@ def test_tensors_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
 
 
-def test_a_file_where_a_folder_is_needed(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-
-    def fail() -> None:
-        with replacing(tmp_path / "file" / "a.txt"):
-            pass
-
-    with pytest.raises(OutputError, match="a file stands where a folder is needed"):
-        fail()
-
-
 def test_json_is_utf8_and_indented(tmp_path: Path) -> None:
     write_json(tmp_path / "run.json", {"name": "Tasse für \u0141ukasz"})
     text = (tmp_path / "run.json").read_text(encoding="utf-8")
-    assert json.loads(text) == {"name": "Tasse für \u0141ukasz"}
     assert text == '{\n  "name": "Tasse für \u0141ukasz"\n}\n'
 
 
@@ -173,8 +152,9 @@ def test_our_own_errors_and_interrupts_pass_a_reader() -> None:
 
 def test_names_stay_in_their_folder(tmp_path: Path) -> None:
     assert inside(tmp_path, "a/b..c.png") == tmp_path / "a" / "b..c.png"
-    with pytest.raises(OutputError, match=r"^a file of the run must lie in its folder, got '\.\./a'; begin anew$"):
-        inside(tmp_path, "../a", "a file of the run", "begin anew", OutputError)
+    refused(
+        r"^a file of the data set must lie in its folder, got '\.\./a'; correct the list$", inside, tmp_path, "../a"
+    )
 
 
 def test_safetensors_are_the_same_bytes_every_time(tmp_path: Path) -> None:
@@ -185,3 +165,54 @@ def test_safetensors_are_the_same_bytes_every_time(tmp_path: Path) -> None:
     with safe_open(tmp_path / "first", "pt") as file:
         assert file.metadata() == metadata
         assert file.get_tensor("b").tolist() == [0, 1, 2, 3, 4]
+
+
+def test_json_comes_back() -> None:
+    assert parse_json('{"a": [1, 2.5, null, "\\u00e9"]}', "it") == {"a": [1, 2.5, None, "\xe9"]}
+    assert parse_json('"\\ud83d\\ude00"', "it") == "\U0001f600"
+    assert parse_json('\ufeff{"a": 1}', "it") == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "it must be JSON, but is not"),
+        ("{", "it must be JSON, but is not"),
+        ('{"a": NaN}', "NaN is no number in JSON"),
+        ("[-Infinity]", "-Infinity is no number"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"a":' * 50_000 + "1" + "}" * 50_000, "nested too deeply"),
+        ("1" * 5000, "digits"),
+        ('["\\ud800"]', "surrogates not allowed"),
+        ('[{"a": 1, "b": 2, "a": 1}]', 'the name "a" comes twice in one object'),
+    ],
+)
+def test_json_that_is_refused(text: str, words: str) -> None:
+    with pytest.raises(CheckpointError, match=words):
+        parse_json(text, "it", CheckpointError)
+
+
+def test_files_of_json(tmp_path: Path) -> None:
+    path = tmp_path / "\u8336 notes.json"
+    path.write_text('{"a": 1}', encoding="utf-8-sig")
+    assert read_json(path) == {"a": 1}
+    path.write_bytes(b"\xff\xfe{}")
+    refused("must be a JSON file, but cannot be read .*save it as UTF-8", read_json, path)
+    for absent in (tmp_path / "none.json", tmp_path, "a\0b.json", "x" * 5000):
+        refused(r"cannot be read .*; check the path", read_json, absent)
+
+
+def test_files_of_json_that_are_too_large_or_never_end(tmp_path: Path) -> None:
+    with (tmp_path / "sparse.json").open("wb") as file:
+        file.truncate(LARGEST_JSON + 1)
+    refused(r"cannot be read \(it has 64,000,001 bytes, more than 64,000,000\)", read_json, tmp_path / "sparse.json")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe.json")
+        refused("it is a device or pipe", read_json, tmp_path / "pipe.json")
+
+
+def test_what_messages_show_of_a_value() -> None:
+    assert shown({"a": [1, None]}) == '{"a": [1, null]}'
+    assert shown("x" * 1000) == '"' + "x" * 59 + "..."
+    assert shown({1, 2}) == "set"
+    assert shown(10**5000) == "int"

@@ -31,19 +31,13 @@ def test_eight_bits_by_hand() -> None:
     assert to_8bit(values.T.requires_grad_()).flags["C_CONTIGUOUS"]
 
 
-def test_png_keeps_eight_bits(tmp_path: Path) -> None:
+def test_png_keeps_eight_bits_and_clamps(tmp_path: Path) -> None:
     rgb = torch.arange(3 * 4 * 20).reshape(3, 4, 20) / 255
     save_png(tmp_path / "a.png", rgb)
     assert torch.equal(load_png(tmp_path / "a.png"), rgb)
-
-
-def test_png_clamps(tmp_path: Path) -> None:
     save_png(tmp_path / "a.png", torch.tensor([-0.5, 1.5, 0.5])[:, None, None].expand(3, 2, 2))
     assert (load_png(tmp_path / "a.png")[:, 0, 0] * 255).tolist() == [0.0, 255.0, 128.0]
     refused("rgb must be", save_png, tmp_path / "b.png", torch.zeros(1, 2, 2))
-
-
-def test_grey_values(tmp_path: Path) -> None:
     Image.new("L", (3, 2), 51).save(tmp_path / "a.png")
     assert torch.equal(load_png(tmp_path / "a.png", "L"), torch.full((1, 2, 3), 51 / 255))
 
@@ -108,15 +102,9 @@ SRGB, LINEAR = torch.tensor([0.0, 0.04, 0.5, 1.0]), torch.tensor([0.0, 0.0030960
 RAMP = torch.linspace(0, 1, 300).reshape(3, 10, 10)
 
 
-def test_srgb_by_hand() -> None:
+def test_srgb_by_hand_and_as_kornia() -> None:
     torch.testing.assert_close(srgb_to_linear(SRGB), LINEAR)
     torch.testing.assert_close(linear_to_srgb(LINEAR), SRGB)
-
-
-def test_srgb_there_and_back() -> None:
     torch.testing.assert_close(linear_to_srgb(srgb_to_linear(RAMP)), RAMP, atol=1e-6, rtol=0)
-
-
-def test_srgb_as_kornia() -> None:
     torch.testing.assert_close(srgb_to_linear(RAMP), rgb_to_linear_rgb(RAMP), atol=1e-6, rtol=0)
     torch.testing.assert_close(linear_to_srgb(RAMP), linear_rgb_to_rgb(RAMP), atol=1e-6, rtol=0)

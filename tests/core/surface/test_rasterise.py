@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 import trimesh
+from refusals import refused
 
 from upfusion_core.geometry import camera_rays, look_at, orbit_cameras
-from upfusion_core.support.errors import InputError
 from upfusion_core.surface.rasterise import rasterise
 from upfusion_core.surface.reading import Surface
 from upfusion_core.types import Cameras
@@ -17,14 +17,9 @@ from upfusion_core.types import Cameras
 
 def plain(vertices: list[list[float]], faces: list[list[int]], colors: list[list[float]] | None = None) -> Surface:
     count = len(vertices)
-    return Surface(
-        vertices=torch.tensor(vertices),
-        faces=torch.tensor(faces),
-        colors=torch.zeros(count, 3) if colors is None else torch.tensor(colors),
-        uvs=torch.zeros(count, 2),
-        textures=(),
-        face_texture=torch.full((len(faces),), -1),
-    )
+    shown = torch.zeros(count, 3) if colors is None else torch.tensor(colors)
+    none = torch.full((len(faces),), -1)
+    return Surface(torch.tensor(vertices), torch.tensor(faces), shown, torch.zeros(count, 2), (), none)
 
 
 def quad(texture: torch.Tensor, corners: list[list[float]]) -> Surface:
@@ -84,9 +79,8 @@ def test_a_triangle_covers_the_samples_inside_it_and_no_others() -> None:
 
 
 def test_shared_edges_leave_no_gap_and_winding_does_not_matter() -> None:
-    fan = [[0.0, 0, 0]] + [
-        [0.9 * math.cos(a), 0.9 * math.sin(a), 0] for a in torch.linspace(0, 2 * math.pi, 14)[:-1].tolist()
-    ]
+    turns = torch.linspace(0, 2 * math.pi, 14)[:-1].tolist()
+    fan = [[0.0, 0, 0]] + [[0.9 * math.cos(turn), 0.9 * math.sin(turn), 0] for turn in turns]
     faces = [[0, 1 + i, 1 + (i + 1) % 13] if i % 2 else [0, 1 + (i + 1) % 13, 1 + i] for i in range(13)]
     seen = rasterise(plain(fan, faces), facing(), 64, supersampling=1)
     axis = torch.linspace(-1 + 1 / 64, 1 - 1 / 64, 64)
@@ -164,7 +158,5 @@ def test_what_is_behind_or_beside_is_not_seen() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(InputError, match="size"):
-        rasterise(sphere(subdivisions=0), facing(), 0)
-    with pytest.raises(InputError, match="supersampling"):
-        rasterise(sphere(subdivisions=0), facing(), 8, supersampling=0)
+    refused("size", rasterise, sphere(subdivisions=0), facing(), 0)
+    refused("supersampling", rasterise, sphere(subdivisions=0), facing(), 8, supersampling=0)

@@ -11,13 +11,11 @@ import torch
 from analytic_fields import AnalyticField, ball
 from torch import Tensor
 
+from upfusion_core.support.devices import Chunk
 from upfusion_core.support.errors import MissingPackageError
-from upfusion_core.support.memory import Chunk
-from upfusion_core.surface import atlas
 from upfusion_core.surface import texture as texture_module
-from upfusion_core.surface.atlas import _attended, unwrap
 from upfusion_core.surface.extract import extract_mesh
-from upfusion_core.surface.texture import TILT_DEGREES, TILTED, SurfaceColor, bake, texels, view_directions
+from upfusion_core.surface.texture import TILT_DEGREES, TILTED, SurfaceColor, bake, texels, unwrap, view_directions
 
 SQUARE = torch.tensor([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]])
 SQUARE_FACES = torch.tensor([[0, 1, 2], [0, 2, 3]])
@@ -63,9 +61,8 @@ def test_a_square_is_baked_the_right_way_up() -> None:
     uvs = SQUARE[:, :2] * 0.5 + 0.25  # v up, the square in the middle
     look = SurfaceColor(field, 0.01, Chunk(1000, "point"))
     texture = bake(look, SQUARE, UPWARD, SQUARE_FACES, uvs, 16, lambda share: None)
-    top_left, bottom_right = texture[:2, 4, 4], texture[:2, 11, 11]
-    torch.testing.assert_close(top_left, torch.tensor([1 / 16, 15 / 16]), atol=1e-5, rtol=0)
-    torch.testing.assert_close(bottom_right, torch.tensor([15 / 16, 1 / 16]), atol=1e-5, rtol=0)
+    corners = texture[:2, [4, 11], [4, 11]].T  # top left, bottom right
+    torch.testing.assert_close(corners, torch.tensor([[1 / 16, 15 / 16], [15 / 16, 1 / 16]]), atol=1e-5, rtol=0)
     # what no face covers has the colour of the nearest texel that one covers
     assert torch.equal(texture[:, 0, 0], texture[:, 4, 4])
     assert torch.equal(texture[:, 15, 8], texture[:, 11, 8])
@@ -80,9 +77,8 @@ def test_fog_before_a_surface_is_not_sampled() -> None:
     def color(points: Tensor) -> Tensor:
         return torch.where(points[..., 2:] < 0, torch.tensor([1.0, 0, 0]), torch.tensor([0.0, 0, 1]))
 
-    seen = SurfaceColor(AnalyticField(density, color=color), 0.005, Chunk(100, "point")).colors(
-        SQUARE[:, :3] * 0.1, UPWARD
-    )
+    look = SurfaceColor(AnalyticField(density, color=color), 0.005, Chunk(100, "point"))
+    seen = look.colors(SQUARE * 0.1, UPWARD)
     torch.testing.assert_close(seen, torch.tensor([[1.0, 0, 0]]).expand(4, 3), atol=0.02, rtol=0)
 
 
@@ -120,9 +116,8 @@ def test_what_no_face_covers_takes_the_nearest_colour_strip_by_strip(monkeypatch
     covered = torch.rand(40, 20, generator=generator) < 0.15
     covered[15:] = False
     texture = torch.rand(3, 40, 20, generator=generator)
-    places = covered.nonzero().double()
+    places, found = covered.nonzero().double(), texture.clone()
     shares: list[float] = []
-    found = texture.clone()
     texture_module._dilate(found, covered, shares.append)
     assert len(shares) == 7
     assert torch.equal(found[:, covered], texture[:, covered])
@@ -144,25 +139,25 @@ def test_waiting_for_xatlas_can_be_given_up() -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        _attended(release.wait, waiting)
+        texture_module._attended(release.wait, waiting)
     release.set()
     assert len(asked) == 3
     done: list[bool] = []
-    _attended(lambda: done.append(True), lambda: None)
+    texture_module._attended(lambda: done.append(True), lambda: None)
     assert done == [True]
     with pytest.raises(ZeroDivisionError):
-        _attended(lambda: done.append(bool(1 / 0)), lambda: None)
+        texture_module._attended(lambda: done.append(bool(1 / 0)), lambda: None)
 
 
 def test_charts_do_not_overlap_and_keep_every_face(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(atlas, "PIECE", 300)  # several pieces
+    monkeypatch.setattr(texture_module, "PIECE", 300)  # several pieces
     mesh = extract_mesh(AnalyticField(ball(0.2)), 24)
-    found = unwrap(mesh.vertices, mesh.faces, 256, lambda share: None)
-    assert torch.equal(found.source[found.faces], mesh.faces)  # same corners, same order
-    assert float(found.uvs.min()) > 0
-    assert float(found.uvs.max()) < 1
+    source, faces, uvs = unwrap(mesh.vertices, mesh.faces, 256, lambda share: None)
+    assert torch.equal(source[faces], mesh.faces)  # same corners, same order
+    assert float(uvs.min()) > 0
+    assert float(uvs.max()) < 1
     size = 512
-    triangles = found.uvs[found.faces].double() * size
+    triangles = uvs[faces].double() * size
     _, texel, weights = _covered(triangles, size)
     strictly = weights.amin(1) > 1e-6
     assert len(texel[strictly].unique()) == int(strictly.sum())

@@ -5,27 +5,32 @@ from pathlib import Path
 
 import pytest
 import torch
+from refusals import refused
+from tiny_training import tiny_config
 
+from upfusion_core.config import TrainConfig
 from upfusion_core.data.shards import ShardedViews, index_content, pack_shards
 from upfusion_core.data.views import PosedViews
 from upfusion_core.geometry import orbit_cameras
 from upfusion_core.procedural import ProceduralObjects
+from upfusion_core.support.devices import derived_seed
 from upfusion_core.support.errors import InputError
 from upfusion_core.support.files import replacing, write_json
 from upfusion_core.training.batches import (
+    BatchRandom,
     BatchSource,
     DatasetBatches,
     ProceduralBatches,
     TrainingBatch,
-    largest_parts,
     photo_count,
 )
+from upfusion_core.types import Cameras
 
 
 class Plain:
     """Objects whose pictures are of one value: (index + 1)/10 + view/1000."""
 
-    def __init__(self, count: int = 5, views: int = 6, size: int = 8, broken: tuple[int, ...] = ()) -> None:
+    def __init__(self, count: int = 5, views: int = 6, size: int = 16, broken: tuple[int, ...] = ()) -> None:
         self.count, self.views, self.size, self.broken = count, views, size, broken
         self.skipped: list[tuple[str, str]] = []
 
@@ -45,19 +50,20 @@ class Plain:
         return PosedViews(rgb, torch.ones_like(rgb[:, :1]), cameras, f"object {index}")
 
 
-def source(dataset: Plain, batch_size: int = 2, **changes: object) -> DatasetBatches:
-    return DatasetBatches(
-        dataset, **{"batch_size": batch_size, "photos": (1, 3), "targets": 2, "image_size": 8} | changes
-    )
+def config(batch_size: int = 2, **changes: object) -> TrainConfig:
+    return tiny_config(batch_size=batch_size, **changes)
 
 
-def procedural(batch_size: int = 2) -> ProceduralBatches:
-    return ProceduralBatches(ProceduralObjects("train"), batch_size=batch_size, photos=(1, 3), targets=2, image_size=8)
+def source(dataset: Plain, batch_size: int = 2, workers: int = 1, **changes: object) -> DatasetBatches:
+    return DatasetBatches(dataset, config(batch_size, **changes), workers=workers)
+
+
+def procedural(batch_size: int = 2, pool: int = 0, **changes: object) -> ProceduralBatches:
+    return ProceduralBatches(ProceduralObjects("train"), config(batch_size, **changes), pool=pool, uses=1)
 
 
 def pooled(batch_size: int = 2) -> ProceduralBatches:
-    options = {"photos": (1, 3), "targets": 2, "image_size": 8, "pool": 8, "uses": 1}
-    return ProceduralBatches(ProceduralObjects("train"), batch_size=batch_size, **options)
+    return procedural(batch_size, 8)
 
 
 def same(one: TrainingBatch, two: TrainingBatch) -> bool:
@@ -68,14 +74,11 @@ def same(one: TrainingBatch, two: TrainingBatch) -> bool:
 
 
 def joined(parts: list[TrainingBatch]) -> TrainingBatch:
-    def cat(name: str) -> torch.Tensor:
-        return torch.cat([getattr(part, name) for part in parts])
+    def join(name: str) -> object:
+        values = [getattr(part, name) for part in parts]
+        return Cameras.concatenate(values) if isinstance(values[0], Cameras) else torch.cat(values)
 
-    cameras = [
-        type(parts[0].cameras).concatenate([getattr(part, name) for part in parts])
-        for name in ("references", "cameras")
-    ]
-    return TrainingBatch(cat("photos"), cameras[0], cat("targets"), cat("target_masks"), cameras[1])
+    return TrainingBatch(**{name: join(name) for name in vars(parts[0])})
 
 
 @pytest.mark.parametrize(
@@ -103,7 +106,7 @@ def test_a_pass_visits_every_object_once_in_a_new_order() -> None:
 
 def test_views_are_different_ones_where_there_are_enough() -> None:
     batch = source(Plain(views=5), photos=(3, 3)).batch(0)
-    assert batch.photos.shape == (2, 3, 3, 8, 8)
+    assert batch.photos.shape == (2, 3, 3, 16, 16)
     values = torch.cat([batch.photos[0, :, 0, 0, 0], batch.targets[0, :, 0, 0, 0]])
     assert len(values.unique()) == 5
     few = source(Plain(views=2), photos=(3, 3)).batch(0)
@@ -111,9 +114,9 @@ def test_views_are_different_ones_where_there_are_enough() -> None:
 
 
 def test_pictures_take_the_model_s_size() -> None:
-    batch = source(Plain(size=20)).batch(0)
-    assert batch.targets.shape[-2:] == (8, 8)
-    torch.testing.assert_close(batch.targets[..., 0, 0], batch.targets[..., 4, 4])
+    batch = source(Plain(size=40)).batch(0)
+    assert batch.targets.shape[-2:] == (16, 16)
+    torch.testing.assert_close(batch.targets[..., 0, 0], batch.targets[..., 8, 8])
 
 
 def test_broken_objects_are_replaced() -> None:
@@ -123,6 +126,27 @@ def test_broken_objects_are_replaced() -> None:
     assert len(values) == 4
     assert set(values) == {1, 3, 4}
     assert dataset.skipped[0] == ("1", "torn")
+
+
+def test_random_numbers_of_parts_are_cut_from_the_whole() -> None:
+    whole = BatchRandom(7)
+    parts = [BatchRandom(7, part, 3) for part in range(3)]
+    for draw in ("uniform", "normal"):
+        together = torch.cat([getattr(part, draw)(2, 5, 3) for part in parts])
+        assert torch.equal(together, getattr(whole, draw)(6, 5, 3))
+    uniform, normal = whole.uniform(4000), whole.normal(4000)
+    assert uniform.min() >= 0
+    assert uniform.max() < 1
+    assert abs(float(uniform.mean()) - 0.5) < 0.02
+    assert abs(float(normal.std()) - 1) < 0.05
+
+
+def test_seeds_differ_and_stay() -> None:
+    found = {derived_seed(seed, "losses", step) for seed in range(3) for step in range(50)}
+    assert len(found) == 150
+    assert all(0 <= seed < 2**63 for seed in found)
+    assert derived_seed(0, "losses", 1) == derived_seed(0, "losses", 1) != derived_seed(0, "views", 1)
+    assert derived_seed(1, 23) != derived_seed(12, 3)
 
 
 def test_photo_counts_fill_the_range() -> None:
@@ -135,8 +159,10 @@ def test_procedural_batches_show_new_objects_from_their_reference() -> None:
     batch = procedural().batch(0)
     assert batch.references.centers.norm(dim=-1).tolist() == pytest.approx([1, 1])
     assert batch.photos.min() < 0.9  # something is seen
-    other = ProceduralBatches(ProceduralObjects("train"), batch_size=2, photos=(1, 3), targets=2, image_size=8, seed=1)
-    assert not torch.equal(other.batch(0).targets, batch.targets)
+    assert not torch.equal(procedural(seed=1).batch(0).targets, batch.targets)
+    held_out = ProceduralBatches(ProceduralObjects("train"), config(curriculum=(9, 9)), held_out=True)
+    assert same(held_out.batch(0), procedural(seed=1).batch(0))
+    assert same(DatasetBatches(Plain(), config(), held_out=True).batch(0), source(Plain(), seed=1).batch(0))
 
 
 def test_a_pool_is_seen_before_the_next_one_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,36 +178,11 @@ def test_a_pool_is_seen_before_the_next_one_is_drawn(monkeypatch: pytest.MonkeyP
         batches.batch(step)
     assert [len(indices) for indices in drawn] == [8, 8, 8]
     assert len({index for indices in drawn for index in indices}) == 24
-    with pytest.raises(InputError, match="uses"):
-        ProceduralBatches(ProceduralObjects(), batch_size=1, photos=(1, 1), targets=1, image_size=8, uses=0)
-    with pytest.raises(InputError, match="pool"):
-        ProceduralBatches(ProceduralObjects(), batch_size=1, photos=(1, 1), targets=1, image_size=8, pool=-1)
 
 
-def test_what_is_refused() -> None:
-    with pytest.raises(InputError, match="must hold objects"):
-        source(Plain(0))
-    with pytest.raises(InputError, match="batch_size"):
-        source(Plain(), 0)
-    with pytest.raises(InputError, match="targets"):
-        source(Plain(), targets=0)
-    for name in ("batch_size", "targets", "workers"):
-        sizes = {"batch_size": 1, "targets": 1, "workers": 1} | {name: 1.5}
-        with pytest.raises(InputError, match=rf"{name} must be a whole number, got 1\.5"):
-            DatasetBatches(Plain(), photos=(1, 1), image_size=8, **sizes)
-    for name in ("batch_size", "targets", "pool", "uses"):
-        sizes = {"batch_size": 1, "targets": 1} | {name: 1.5}
-        with pytest.raises(InputError, match=rf"{name} must be a whole number, got 1\.5"):
-            ProceduralBatches(ProceduralObjects(), photos=(1, 1), image_size=8, **sizes)
-    with pytest.raises(InputError, match="none of 2 objects"):
-        source(Plain(2, broken=(0, 1))).batch(0)
-    with pytest.raises(InputError, match="batch_size"):
-        procedural(0)
-    batch = source(Plain()).batch(0)
-    with pytest.raises(InputError, match=r"TrainingBatch\.targets"):
-        TrainingBatch(batch.photos, batch.references, batch.targets[:1], batch.target_masks, batch.cameras)
-    with pytest.raises(InputError, match=r"TrainingBatch\.cameras"):
-        TrainingBatch(batch.photos, batch.references, batch.targets, batch.target_masks, batch.cameras[0])
+def test_data_without_objects() -> None:
+    refused("must hold objects", source, Plain(0))
+    refused("none of 2 objects could be read, the last because [01]: torn", source(Plain(2, broken=(0, 1))).batch, 0)
 
 
 @pytest.fixture(scope="module")
@@ -207,22 +208,14 @@ def test_shards_are_batches_like_any_other_data(shards: Path) -> None:
     assert names[:12] != names[12:]
 
 
-def test_a_curriculum_gives_parts_by_the_step() -> None:
-    assert [largest_parts((2, 4), step) for step in range(6)] == [1, 1, 2, 2, None, None]
-    assert largest_parts((0, 0), 0) is None
-    options = {"photos": (1, 1), "targets": 1, "image_size": 8}
-    for pool in (0, 4):
-        learning, plain = (
-            ProceduralBatches(ProceduralObjects("train"), batch_size=2, **options, pool=pool, curriculum=steps)
-            for steps in ((2, 4), (0, 0))
-        )
-        counts = [learning._chosen(step, 0, 1).present.sum(1).max() for step in range(6)]
-        assert counts[:2] == [1, 1]
-        assert counts[2:4] == [2, 2]
-        assert max(counts[4:]) > 2
-        fresh = ProceduralBatches(ProceduralObjects("train"), batch_size=2, **options, pool=pool, curriculum=(2, 4))
-        assert same(fresh.batch(3), learning.batch(3))
-        assert same(learning.batch(4), plain.batch(4))
-        assert not same(learning.batch(1), plain.batch(1))
-        parts = ProceduralBatches(ProceduralObjects("train"), batch_size=1, **options, pool=pool, curriculum=(2, 4))
-        assert same(joined([parts.batch(2, rank, 2) for rank in range(2)]), learning.batch(2))
+@pytest.mark.parametrize("pool", [0, 4])
+def test_a_curriculum_gives_parts_by_the_step(pool: int) -> None:
+    learning, plain = procedural(2, pool, curriculum=(2, 4)), procedural(2, pool)
+    counts = [learning._chosen(step, 0, 1).present.sum(1).max() for step in range(6)]
+    assert counts[:4] == [1, 1, 2, 2]
+    assert max(counts[4:]) > 2
+    assert same(procedural(2, pool, curriculum=(2, 4)).batch(3), learning.batch(3))
+    assert same(learning.batch(4), plain.batch(4))
+    assert not same(learning.batch(1), plain.batch(1))
+    parts = procedural(1, pool, curriculum=(2, 4))
+    assert same(joined([parts.batch(2, rank, 2) for rank in range(2)]), learning.batch(2))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,6 @@ from safetensors.torch import save_file
 from tiny_training import tiny_model
 from torch import Tensor, nn
 
-from upfusion_core.config import ModelConfig
 from upfusion_core.models.convert import write_networks
 from upfusion_core.models.networks import Networks, build_networks, network_weights
 from upfusion_core.models.stable_diffusion import (
@@ -22,13 +22,8 @@ from upfusion_core.models.stable_diffusion import (
     prompt_keys_values,
     tokenize,
 )
-from upfusion_core.support.errors import CheckpointError, InputError
-from upfusion_core.training.initial import (
-    controlnet_from_unet,
-    fixed_embeddings,
-    initial_networks,
-    read_initial_weights,
-)
+from upfusion_core.support.errors import CheckpointError
+from upfusion_core.training.initial import controlnet_from_unet, initial_networks
 
 CONFIG = tiny_model()
 
@@ -75,12 +70,10 @@ def test_the_controlnet_begins_as_the_unet_s_input_half(networks: Networks) -> N
     hint = torch.randn(2, CONFIG.diffusion.hint_channels, 8, 8, generator=generator)
     times = torch.tensor([10, 700])
     seen: list[Tensor] = []
-    hooks = [networks.unet.conv_in.register_forward_hook(lambda module, args, output: seen.append(output))]
-    hooks += [
-        block.register_forward_hook(lambda module, args, output: seen.extend(output[1]))
-        for block in networks.unet.down_blocks
-    ]
-    hooks += [networks.unet.mid_block.register_forward_hook(lambda module, args, output: seen.append(output))]
+    unet = networks.unet
+    hooks = [unet.conv_in.register_forward_hook(lambda _, args, output: seen.append(output))]
+    hooks += [part.register_forward_hook(lambda _, args, output: seen.extend(output[1])) for part in unet.down_blocks]
+    hooks += [unet.mid_block.register_forward_hook(lambda _, args, output: seen.append(output))]
     constants = controlnet.constants(hint, rays, text)
     with torch.no_grad():
         residuals = controlnet(latents, times, constants)
@@ -100,11 +93,9 @@ def test_the_controlnet_begins_as_the_unet_s_input_half(networks: Networks) -> N
 
 
 def test_sizes_of_unet_and_controlnet_must_agree(networks: Networks) -> None:
-    other = ModelConfig.from_dict(
-        {**CONFIG.to_dict(), "diffusion": {**CONFIG.to_dict()["diffusion"], "model_channels": 64}}
-    )
+    other = build_networks(replace(CONFIG, diffusion=replace(CONFIG.diffusion, model_channels=64)))
     with pytest.raises(CheckpointError, match="one configuration"):
-        controlnet_from_unet(build_networks(other).controlnet, networks.unet)
+        controlnet_from_unet(other.controlnet, networks.unet)
 
 
 def test_nothing_to_start_from_is_a_seeded_start() -> None:
@@ -134,17 +125,12 @@ def test_a_merged_file_gives_everything(networks: Networks, tmp_path: Path) -> N
 def diffusers_folder(networks: Networks, folder: Path, *, older: bool = False) -> Path:
     vae = networks.vae.state_dict()
     if older:
-        for new, old in (
-            (".to_q.", ".query."),
-            (".to_k.", ".key."),
-            (".to_v.", ".value."),
-            (".to_out.0.", ".proj_attn."),
-        ):
+        older_names = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
+        for new, old in older_names.items():
             vae = {name.replace(new, old) if "attentions" in name else name: value for name, value in vae.items()}
     saved(folder / "unet" / "diffusion_pytorch_model.safetensors", networks.unet.state_dict())
     saved(folder / "vae" / "diffusion_pytorch_model.safetensors", vae)
-    encoder = text_encoder()
-    state = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in encoder.state_dict().items()}
+    state = {f"text_model.{name}": value for name, value in text_weights().items()}
     saved(folder / "text_encoder" / "model.safetensors", state)
     return folder
 
@@ -153,6 +139,10 @@ def text_encoder() -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(4)
         return build_text_encoder(CONFIG.text)
+
+
+def text_weights() -> dict[str, Tensor]:
+    return {name.removeprefix("text_model."): value for name, value in text_encoder().state_dict().items()}
 
 
 @pytest.mark.parametrize("older", [False, True])
@@ -168,16 +158,11 @@ def test_stable_diffusion_in_diffusers_layout(networks: Networks, tmp_path: Path
 
 @pytest.mark.parametrize("suffix", ["safetensors", "ckpt"])
 def test_stable_diffusion_in_one_file(networks: Networks, tmp_path: Path, suffix: str) -> None:
-    weights = {
-        name: value.clone()
-        for name, value in network_weights(CONFIG, networks).items()
-        if name.startswith((UNET_PREFIX, VAE_PREFIX))
-    }
+    every = network_weights(CONFIG, networks)
+    weights = {name: value.clone() for name, value in every.items() if name.startswith((UNET_PREFIX, VAE_PREFIX))}
     assert weights["first_stage_model.encoder.mid.attn_1.q.weight"].ndim == 4
-    encoder = {
-        TEXT_PREFIX + name.removeprefix("text_model."): value for name, value in text_encoder().state_dict().items()
-    }
-    weights |= encoder | {"model_ema.decay": torch.ones(1), "betas": torch.ones(3)}
+    weights |= {TEXT_PREFIX + name: value for name, value in text_weights().items()}
+    weights |= {"model_ema.decay": torch.ones(1), "betas": torch.ones(3)}
     path = tmp_path / f"sd15.{suffix}"
     if suffix == "safetensors":
         saved(path, weights)
@@ -196,30 +181,24 @@ def test_single_networks_replace_their_part(networks: Networks, tmp_path: Path) 
     assert same_weights(networks.upsrt, found.upsrt)
     assert same_weights(networks.dino, found.dino)
     assert not same_weights(networks.unet, found.unet)
-    assert torch.equal(text[0], fixed_embeddings(CONFIG.diffusion.context_dim)[0])
+    assert torch.equal(text[0], initial_networks(CONFIG)[1][0])
 
 
 def test_what_is_refused(networks: Networks, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="must hold UpSRT"):
-        read_initial_weights(saved(tmp_path / "other.safetensors", {"lora.weight": torch.ones(1)}), CONFIG)
+    def refuses(words: str, name: str, weights: dict[str, Tensor]) -> None:
+        with pytest.raises(CheckpointError, match=words):
+            initial_networks(CONFIG, [saved(tmp_path / f"{name}.safetensors", weights)])
+
+    refuses("must hold UpSRT", "other", {"lora.weight": torch.ones(1)})
     state = dict(networks.upsrt.state_dict())
     del state["linear_scene.bias"]
-    with pytest.raises(CheckpointError, match=r"tensors of UpSRT, not upsrt\.linear_scene\.bias"):
-        initial_networks(CONFIG, [saved(tmp_path / "part.safetensors", state)])
-    state["linear_scene.bias"] = torch.ones(5)
-    with pytest.raises(CheckpointError, match="must fit the configuration"):
-        initial_networks(CONFIG, [saved(tmp_path / "wrong.safetensors", state)])
+    refuses(r"tensors of UpSRT, not upsrt\.linear_scene\.bias", "part", state)
+    refuses("must fit the configuration", "wrong", state | {"linear_scene.bias": torch.ones(5)})
     half_a_text_encoder = {TEXT_PREFIX + "final_layer_norm.weight": torch.ones(32)}
-    with pytest.raises(CheckpointError, match="the text encoder to start from lacks"):
-        initial_networks(CONFIG, [saved(tmp_path / "text.safetensors", half_a_text_encoder)])
+    refuses("the text encoder to start from lacks", "text", half_a_text_encoder)
     (tmp_path / "sd" / "unet").mkdir(parents=True)
     with pytest.raises(CheckpointError, match="got no such file"):
         initial_networks(CONFIG, [tmp_path / "sd"])
-    write_networks(
-        tmp_path / "m.safetensors", CONFIG, network_weights(CONFIG, networks), fixed_embeddings(CONFIG.text.hidden_size)
-    )
-    with pytest.raises(InputError, match="must end in"):
-        write_networks(tmp_path / "m.pt", CONFIG, {}, fixed_embeddings(32))
-    other = ModelConfig.from_dict({**CONFIG.to_dict(), "image_size": 32})
+    write_networks(tmp_path / "m.safetensors", CONFIG, network_weights(CONFIG, networks), initial_networks(CONFIG)[1])
     with pytest.raises(CheckpointError, match=r"other sizes \(image_size\)"):
-        initial_networks(other, [tmp_path / "m.safetensors"])
+        initial_networks(replace(CONFIG, image_size=32), [tmp_path / "m.safetensors"])

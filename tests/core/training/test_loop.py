@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import json
 import os
 import socket
@@ -17,47 +16,36 @@ import gradients_worker
 import pytest
 import torch
 from PIL import Image
+from refusals import refused
 from safetensors.torch import load_file
 from tiny_training import TinySource, run_tiny, tiny_config
 from torch import Tensor
 
 from upfusion_core import UpFusion, orbit_cameras
-from upfusion_core.config import TrainConfig
 from upfusion_core.models.convert import write_networks
 from upfusion_core.models.networks import network_weights
 from upfusion_core.models.stable_diffusion import encode_images
-from upfusion_core.support.errors import CheckpointError, InputError, MissingPackageError
+from upfusion_core.support.errors import CheckpointError, MissingPackageError
 from upfusion_core.training import report
 from upfusion_core.training.initial import initial_networks
-from upfusion_core.training.loop import Training, TrainResult, accumulate_gradients, learning_rate, make_stage, train
+from upfusion_core.training.loop import Training, accumulate_gradients, learning_rate, train
 from upfusion_core.training.report import Averaged, History, read_state
-from upfusion_core.training.stages import calibrate_latents
+from upfusion_core.training.stages import calibrate_latents, make_stage
 from upfusion_core.types import InputViews
-
-WORKER = Path(gradients_worker.__file__)
 
 
 class KilledError(Exception):
     pass
 
 
-@pytest.fixture(scope="module", autouse=True)
-def start(tmp_path_factory: pytest.TempPathFactory) -> None:
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights for what a stage does not train, calibrated as a trained autoencoder's are."""
     model = tiny_config().model
     networks, text = initial_networks(model, seed=3)
     calibrate_latents(networks.vae, TinySource(8).batch(0).targets.flatten(0, 1))
     path = tmp_path_factory.mktemp("start") / "start.safetensors"
-    START.append(write_networks(path, model, network_weights(model, networks), text))
-
-
-START: list[Path] = []
-
-
-def run(config: TrainConfig, folder: Path, **options: Any) -> TrainResult:  # noqa: ANN401 - arguments of train
-    if config.stage == "diffusion":
-        options.setdefault("init", START[-1:])
-    return run_tiny(config, folder, **options)
+    return write_networks(path, model, network_weights(model, networks), text)
 
 
 def killing(at: int) -> Callable[..., None]:
@@ -77,16 +65,15 @@ def flat(content: Any) -> list[Any]:  # noqa: ANN401 - nested containers of a sa
 
 
 @pytest.mark.parametrize("stage", ["encoder", "autoencoder", "diffusion"])
-def test_a_resumed_run_is_bitwise_the_uninterrupted_one(stage: str, tmp_path: Path) -> None:
-    config = tiny_config(stage, accumulation=2, log_every=4)
-    assert run(config, tmp_path / "whole").finished
-    with pytest.raises(KilledError):
-        run(config, tmp_path / "parts", on_step=killing(2))
+def test_a_resumed_run_is_bitwise_the_uninterrupted_one(stage: str, start: Path, tmp_path: Path) -> None:
+    config = tiny_config(stage, steps=4, accumulation=2, log_every=3)
+    assert run_tiny(config, tmp_path / "whole", init=[start]).finished
+    for at in (1, 3):
+        with pytest.raises(KilledError):
+            run_tiny(config, tmp_path / "parts", init=[start], on_step=killing(at), resume=at > 1)
     assert not (tmp_path / "parts" / "model.safetensors").exists()
-    with pytest.raises(KilledError):
-        run(config, tmp_path / "parts", on_step=killing(5), resume=True)
-    result = run(config, tmp_path / "parts", resume=True)
-    assert (result.step, result.finished) == (6, True)
+    result = run_tiny(config, tmp_path / "parts", resume=True)
+    assert (result.step, result.finished) == (4, True)
     states = [read_state(tmp_path / name / "training.pt", config) for name in ("whole", "parts")]
     one, two = ([*flat({key: value for key, value in state.items() if key != "elapsed"})] for state in states)
     assert len(one) == len(two) > 100
@@ -115,13 +102,9 @@ def test_two_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = {"OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = [sys.executable, str(WORKER), str(tmp_path / "two.safetensors")]
-    workers = [
-        subprocess.Popen(
-            command, env={**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True
-        )
-        for rank in "01"
-    ]
+    command = [sys.executable, gradients_worker.__file__, str(tmp_path / "two.safetensors")]
+    places = [{**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+    workers = [subprocess.Popen(command, env=place, stderr=subprocess.PIPE, text=True) for place in places]
     gradients_worker.main(str(tmp_path / "one.safetensors"))
     for worker in workers:
         _, errors = worker.communicate(timeout=300)
@@ -168,7 +151,7 @@ def test_history_means() -> None:
     assert (history.sums, history.count, len(history.losses)) == ({"rgb": 5.0}, 1, 1)
 
 
-def test_the_merged_file_is_the_trained_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_merged_file_is_the_trained_model(start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny_config("diffusion", ema_decay=0.0, steps=2)
     kept, write = [], Training.write_model
 
@@ -177,44 +160,35 @@ def test_the_merged_file_is_the_trained_model(tmp_path: Path, monkeypatch: pytes
         write(training, source)
 
     monkeypatch.setattr(Training, "write_model", writing)
-    result = run(config, tmp_path)
-    model = UpFusion.load(result.model, device="cpu")
+    model = UpFusion.load(run_tiny(config, tmp_path, init=[start]).model, device="cpu")
     fresh = UpFusion(config.model)
     fresh._take(kept[0])
     fresh._embeddings = model._embeddings
     photos = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     views = InputViews(photos, torch.ones(2, 1, 16, 16), torch.full((2, 2), 4.5))
-    cameras = orbit_cameras([0.0, 90.0])
-    for one in ("predict", "sample"):
-        results = []
+    cameras, results = orbit_cameras([0.0, 90.0]), []
+    with torch.no_grad():
         for each in (model, fresh):
-            scene = each.encode(views)
-            scene = replace(scene, model_id=None)
-            with torch.no_grad():
-                results.append(
-                    each.predict(scene, cameras, 8) if one == "predict" else each.sample(scene, cameras, steps=2).rgb
-                )
-        torch.testing.assert_close(*results, rtol=0, atol=1e-6)
+            scene = replace(each.encode(views), model_id=None)
+            results.append((each.predict(scene, cameras, 8), each.sample(scene, cameras, steps=2).rgb))
+    torch.testing.assert_close(*results, rtol=0, atol=1e-6)
     assert model.text_embeddings()[0].shape == (77, 32)
     assert model.text_embeddings()[0].std() > 0.5
 
 
 def test_averaged_weights_are_the_ones_that_are_saved(tmp_path: Path) -> None:
     config = tiny_config("encoder", ema_decay=0.9, steps=3)
-    run(config, tmp_path)
-    state = read_state(tmp_path / "training.pt", config)
-    model = load_file(tmp_path / "model.safetensors")
-    name = "upsrt.linear_scene.weight"
-    assert not torch.equal(model[name], state["weights"][name])
-    assert any(torch.equal(model[name], value) for value in state["averaged"]["values"])
-    assert torch.equal(
-        model["control_model.time_embed.0.weight"], state["weights"]["control_model.time_embed.0.weight"]
-    )
+    run_tiny(config, tmp_path)
+    state, model = read_state(tmp_path / "training.pt", config), load_file(tmp_path / "model.safetensors")
+    trained, untouched = "upsrt.linear_scene.weight", "control_model.time_embed.0.weight"
+    assert not torch.equal(model[trained], state["weights"][trained])
+    assert any(torch.equal(model[trained], value) for value in state["averaged"]["values"])
+    assert torch.equal(model[untouched], state["weights"][untouched])
 
 
 def test_a_stage_goes_on_from_another_s_file(tmp_path: Path) -> None:
-    first = run(tiny_config("encoder", steps=1), tmp_path / "encoder")
-    second = run(tiny_config("autoencoder", steps=2), tmp_path / "autoencoder", init=[first.model])
+    first = run_tiny(tiny_config("encoder", steps=1), tmp_path / "encoder")
+    second = run_tiny(tiny_config("autoencoder", steps=2), tmp_path / "autoencoder", init=[first.model])
     one, two = load_file(first.model), load_file(second.model)
     assert torch.equal(one["upsrt.linear_scene.weight"], two["upsrt.linear_scene.weight"])
     assert not torch.equal(one["first_stage_model.quant_conv.bias"], two["first_stage_model.quant_conv.bias"])
@@ -226,13 +200,17 @@ def test_a_stage_goes_on_from_another_s_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stage", ["encoder", "autoencoder", "diffusion"])
-def test_what_a_run_shows(stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_run_shows(stage: str, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "SAMPLING_STEPS", 2)
     config = tiny_config(stage, steps=4, validate_every=2, precision="bf16" if stage == "encoder" else "no")
     seen = []
-    run(config, tmp_path, on_step=lambda step, total, preview: seen.append((step, total, tuple(preview().shape))))
+
+    def on_step(step: int, total: int, preview: Callable[[], Tensor]) -> None:
+        seen.append((step, total, tuple(preview().shape) if step == 1 else None))
+
+    run_tiny(config, tmp_path, init=[start], on_step=on_step)
     rows, columns = 2, 6 + 1 + 2 + 1 + 2
-    assert seen == [(step, 4, (3, rows * 18, columns * 18)) for step in (1, 2, 3, 4)]
+    assert seen == [(1, 4, (3, rows * 18, columns * 18)), (2, 4, None), (3, 4, None), (4, 4, None)]
     with Image.open(tmp_path / "validation.png") as sheet:
         assert sheet.size == (columns * 18, rows * 18)
     history = json.loads((tmp_path / "history.json").read_text())
@@ -247,29 +225,22 @@ def test_what_a_run_shows(stage: str, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_without_accelerate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = builtins.__import__
-
-    def without(name: str, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - as import is
-        if name.startswith("accelerate"):
-            raise ImportError(name)
-        return original(name, *args, **options)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "accelerate", None)
     with pytest.raises(MissingPackageError, match=r"pip install accelerate"):
-        run(tiny_config("encoder"), tmp_path)
+        run_tiny(tiny_config("encoder"), tmp_path)
 
 
 def test_networks_that_nothing_trains_must_come_from_somewhere(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not train VAE, so"):
-        run(tiny_config("diffusion"), tmp_path, init=())
+        run_tiny(tiny_config("diffusion"), tmp_path)
     released = tiny_config("diffusion", train_dino=False, train_upsrt=False, rgb_weight=0.0, train_unet="output")
     with pytest.raises(CheckpointError, match="does not train UpSRT and DINOv2 and UNet and VAE"):
-        run(released, tmp_path, init=())
+        run_tiny(released, tmp_path)
     with pytest.raises(CheckpointError, match="does not train DINOv2, so"):
-        run(tiny_config("encoder", train_dino=False), tmp_path)
-    encoder = run(tiny_config("encoder", steps=1), tmp_path / "encoder")  # its autoencoder is untrained
+        run_tiny(tiny_config("encoder", train_dino=False), tmp_path)
+    encoder = run_tiny(tiny_config("encoder", steps=1), tmp_path / "encoder")  # its autoencoder is untrained
     with pytest.warns(UserWarning, match="should spread by about 1, got 0.1"):
-        run(tiny_config("diffusion", steps=1), tmp_path / "diffusion", init=[encoder.model])
+        run_tiny(tiny_config("diffusion", steps=1), tmp_path / "diffusion", init=[encoder.model])
 
 
 def test_compiled_training_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,12 +254,12 @@ def test_compiled_training_is_the_same(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(torch.nn.Module, "compile", compiled)
     for name, compile_it in (("plain", False), ("compiled", True)):
-        run(tiny_config("encoder", steps=2, compile=compile_it), tmp_path / name)
+        run_tiny(tiny_config("encoder", steps=2, compile=compile_it), tmp_path / name)
     assert len(calls) == 1
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "compiled"))
     assert max(float((value - two[name]).abs().max()) for name, value in one.items()) < 2e-4
 
 
-def test_unknown_devices(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="device"):
-        train(tiny_config("encoder"), TinySource(), TinySource(), tmp_path, device="tpu")
+def test_what_a_run_refuses_to_begin_with(tmp_path: Path) -> None:
+    for words, change in (("device", {"device": "tpu"}), ("max_minutes", {"max_minutes": -1})):
+        refused(words, train, tiny_config("encoder"), TinySource(), TinySource(), tmp_path, **change)

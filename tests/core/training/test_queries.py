@@ -4,7 +4,7 @@ import torch
 from tiny_training import TinySource
 
 from upfusion_core.geometry import camera_rays, orbit_cameras, point_rays, reference_plucker
-from upfusion_core.training.batches import look_up, query_rays, reference_frame_plucker, sample_points
+from upfusion_core.training.batches import TrainingBatch, look_up, query_rays, reference_frame_plucker, sample_points
 from upfusion_core.types import Cameras
 
 
@@ -36,16 +36,13 @@ def test_points_inside_the_silhouette() -> None:
 def test_the_last_draw_still_hits_the_silhouette() -> None:
     masks = torch.zeros(1, 1, 3, 3)
     masks[0, 0, 0, 1] = masks[0, 0, 1, 1] = 1
-    uniform = torch.tensor([[[0.0, 0.5, 0.5], [0.99999994, 0.5, 0.5]]])
-    points = sample_points(masks, uniform, 1.0)
+    points = sample_points(masks, torch.tensor([[[0.0, 0.5, 0.5], [0.99999994, 0.5, 0.5]]]), 1.0)
     torch.testing.assert_close(points[0], torch.tensor([[0.0, 2 / 3], [0.0, 0.0]]))
 
 
 def test_rays_through_points_are_the_cameras_own() -> None:
-    cameras = orbit_cameras([20.0, 200.0], [10.0, -30.0])
-    cameras = Cameras(
-        cameras.camera_to_world, torch.tensor([[4.5, 4.0], [3.0, 3.0]]), torch.tensor([[0.1, 0.2], [0, 0]])
-    )
+    poses = orbit_cameras([20.0, 200.0], [10.0, -30.0]).camera_to_world
+    cameras = Cameras(poses, torch.tensor([[4.5, 4.0], [3.0, 3.0]]), torch.tensor([[0.1, 0.2], [0, 0]]))
     centres = torch.linspace(1 - 1 / 5, -1 + 1 / 5, 5)
     y, x = torch.meshgrid(centres, centres, indexing="ij")
     rays = point_rays(cameras, torch.stack([x, y], dim=-1).expand(2, 5, 5, 2))
@@ -67,20 +64,12 @@ def test_query_rays_are_grouped_by_object() -> None:
     uniform = torch.rand(6, 10, 3, generator=torch.Generator().manual_seed(0))
     rays, colors = query_rays(batch, uniform, 1.0)
     assert rays.shape == (3, 20, 6)
-    alone, _ = query_rays(type(batch)(*_one(batch, 1)), uniform[2:4], 1.0)
+    keep, views = slice(1, 2), slice(2, 4)
+    one = TrainingBatch(
+        batch.photos[keep], batch.references[keep], batch.targets[keep], batch.target_masks[keep], batch.cameras[views]
+    )
+    alone, _ = query_rays(one, uniform[views], 1.0)
     torch.testing.assert_close(alone[0], rays[1])
     inside = batch.targets[0, 0][:, batch.target_masks[0, 0, 0] > 0.5]
     assert float(colors[0].min()) >= float(inside.min()) - 1e-4
     assert rays[..., :3].norm(dim=-1).sub(1).abs().max() < 1e-5
-
-
-def _one(batch: object, index: int) -> tuple:
-    views = slice(2 * index, 2 * index + 2)
-    keep = slice(index, index + 1)
-    return (
-        batch.photos[keep],
-        batch.references[keep],
-        batch.targets[keep],
-        batch.target_masks[keep],
-        batch.cameras[views],
-    )

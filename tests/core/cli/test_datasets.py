@@ -1,0 +1,295 @@
+"""`evaluate` and `pack` as they are called: their folders and records, interrupted and continued; shards in `train`."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+import sys
+import tarfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import trimesh
+from command_runs import change_run, done, interrupted, press, read_run, refused
+from random_vgg import heads, lpips_by_hand, vgg_weights
+from tiny_training import tiny_config
+
+from upfusion_core.cli.datasets import completed, evaluation_config
+from upfusion_core.config import PRESETS, EvaluationConfig
+from upfusion_core.config.base import options_of
+from upfusion_core.config.options import Evaluate, Folder, Pack
+from upfusion_core.data.formats import DATA_FORMATS
+from upfusion_core.data.shards import PICTURE_FORMATS, ShardedViews
+from upfusion_core.evaluation import report as report_module
+from upfusion_core.evaluation.protocol import draw_object
+from upfusion_core.pipeline.upfusion import UpFusion
+from upfusion_core.procedural import ProceduralObjects
+
+EVALUATED = ("--photos", "1,2", "--objects", 2, "--views", 1, "--stages", "white,nearest", "--device", "cpu")
+PACKED = ("pack", "procedural", "--objects", 5, "--views", 4, "--size", 16, "--shard-size", 0.03)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick(model: UpFusion) -> Iterator[None]:
+    """One model for all tests, and no plots, which take longer than such small evaluations."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(UpFusion, "load", lambda *arguments, **keywords: model)
+        patched.setattr(report_module, "plot_results", lambda results, folder: {})
+        yield
+
+
+@pytest.fixture
+def meshes(tmp_path: Path) -> Path:
+    """A data set of two boxes and what is no mesh."""
+    data = tmp_path / "meshes"
+    data.mkdir()
+    for name in "ac":
+        trimesh.creation.box((0.2, 0.3, 0.1)).export(data / f"{name}.ply")
+    (data / "b.ply").write_text("torn")
+    return data
+
+
+# ---- evaluate
+
+
+def evaluation(data: object = "procedural", *further: object) -> tuple[object, ...]:
+    return ("evaluate", "--model", "small", "--data", data, *EVALUATED, *further)
+
+
+def report_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "report.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("evaluated") / "out"
+    assert "2 objects, 0 skipped" in done(*evaluation(), "-o", out)
+    return out
+
+
+def test_a_report_in_its_folder(evaluated: Path) -> None:
+    content = report_of(evaluated)
+    assert (content["split"], content["data"], content["settings"]["photos"]) == ("test", "procedural", [1, 2])
+    assert {"torch", "diffusers"} <= content["versions"].keys()
+    assert list(content["results"]) == ["white", "nearest"]
+    assert content["results"]["nearest"]["2"]["box_psnr"]["objects"] == 2
+    written = {path.relative_to(evaluated).as_posix() for path in evaluated.rglob("*") if path.is_file()}
+    assert set(read_run(evaluated)["files"]) | {"run.json"} == written
+    assert read_run(evaluated)["status"] == "finished"
+    assert "finished already" in done("evaluate", "-o", evaluated, "--resume")
+    assert "holds a run already" in refused(*evaluation(), "-o", evaluated)
+    said = refused("evaluate", "-o", evaluated, "--resume", "--seed", 3)
+    assert "was begun with seed = 0, now it is 3" in said
+
+
+def test_an_interrupted_evaluation_goes_on(evaluated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw, parts = report_module.draw_object, tmp_path / "parts"
+    with monkeypatch.context() as patch:
+        patch.setattr(report_module, "draw_object", lambda *given: press() if given[1] == 1 else draw(*given))
+        assert "upfusion evaluate --resume -o" in interrupted(*evaluation(), "-o", parts)
+    assert (parts / "objects" / "000000.json").is_file()
+    assert not (parts / "report.json").exists()
+    done("evaluate", "--resume", "-o", parts, "--device", "cpu")
+    assert (parts / "report.json").read_bytes() == (evaluated / "report.json").read_bytes()
+
+
+@pytest.mark.parametrize(("name", "text"), [("json", "[" * 100_000), ("json", "[]"), ("png", "png")])
+def test_a_broken_object_is_measured_again(evaluated: Path, tmp_path: Path, name: str, text: str) -> None:
+    out = shutil.copytree(evaluated, tmp_path / "out")
+    (out / "objects" / f"000001.{name}").write_text(text)
+    change_run(out, status="interrupted")
+    done("evaluate", "--resume", "-o", out, "--device", "cpu")
+    for file in ("objects/000001.json", "objects/000001.png", "report.json"):
+        assert (out / file).read_bytes() == (evaluated / file).read_bytes()
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_ctrl_c_in_the_first_field_keeps_its_state_or_nothing(
+    saved: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pressed(*_: object, checkpoint: Path, **__: object) -> None:
+        if saved:
+            checkpoint.write_bytes(b"a state")
+        press()
+
+    monkeypatch.setattr(UpFusion, "distill", pressed)
+    out = tmp_path / "out"
+    said = interrupted(*evaluation(), "--stages", "field", "-o", out)
+    assert ("upfusion evaluate --resume -o" if saved else "nothing was finished, so nothing was kept") in said
+    left = [path.read_bytes() for path in out.rglob("*.state")]
+    assert (left, out.exists()) == (([b"a state"], True) if saved else ([], False))
+
+
+def test_a_folder_of_meshes(meshes: Path, tmp_path: Path) -> None:
+    said = refused(*evaluation(meshes, "--objects", 4), "-o", tmp_path / "out")
+    assert "holds 3 objects, got --objects 4; ask for fewer" in said
+    said = done(*evaluation(meshes, "--objects", 3), "-o", tmp_path / "out")
+    assert "Skipped b.ply:" in said
+    assert "2 objects, 1 skipped" in said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no names that are no UTF-8")
+def test_a_folder_whose_name_is_no_utf_8(meshes: Path, tmp_path: Path) -> None:
+    data = meshes.rename(tmp_path / "meshes\udcff")
+    (data / "c.ply").rename(data / "b\udcff.ply")  # trimesh cannot read it
+    (data / "b.ply").unlink()
+    done(*evaluation(data), "-o", tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "meshes\\udcff" in text
+    assert "b\\udcff.ply: " in text
+    assert report_of(tmp_path / "out")["data"] == str(data)
+
+
+def test_what_was_never_trained_on_is_reported_apart(tmp_path: Path) -> None:
+    few = ("--photos", 2, "--stages", "nearest")
+    said = done(*evaluation(), *few, "--held-out", 3, "-o", tmp_path / "out")
+    assert "2 objects, 0 skipped, 3 held out reported apart" in said
+    content = report_of(tmp_path / "out")
+    assert content["evaluated"] == ["procedural-1-test-0", "procedural-1-test-1"]
+    assert content["results"]["nearest"]["2"]["box_psnr"]["objects"] == 2
+    apart = content["results_by_group"]
+    assert list(apart) == ["held_out_combination", "held_out_pattern"]
+    assert [apart[name]["nearest"]["2"]["box_psnr"]["objects"] for name in apart] == [2, 1]
+    assert content["groups"]["held_out_combination"] == {
+        "title": "parts that were never trained on together: spout and leg",
+        "evaluated": ["procedural-1-held_out-0", "procedural-1-held_out-2"],
+    }
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "## Apart: a pattern that was never trained on: dots" in text
+    assert text.count("| nearest | 2 | 1 |") == 1
+    # alone, the same objects get the same figures
+    done(*evaluation(), *few, "--objects", 3, "--split", "held_out", "-o", tmp_path / "alone")
+    content = report_of(tmp_path / "alone")
+    assert content["results_by_group"] == apart
+    assert content["results"]["nearest"]["2"]["box_psnr"]["objects"] == 3
+
+
+def test_a_fifth_is_held_out_unless_told() -> None:
+    for objects, held_out in ((100, 20), (5, 0), (10, 2), (24, 4)):
+        command = Evaluate(Folder(Path("out")), data="procedural", objects=objects)
+        assert completed(command, new=True).held_out == held_out
+        assert completed(command, new=False).held_out is None  # a run from before there was the option
+
+
+def test_lpips_with_the_user_s_weights(tmp_path: Path) -> None:
+    torch.save(vgg_weights() | heads(), tmp_path / "vgg.pth")
+    few = ("--photos", "1", "--objects", 1, "--stages", "white", "--lpips", tmp_path / "vgg.pth")
+    done(*evaluation(), *few, "-o", tmp_path / "out")
+    content = report_of(tmp_path / "out")
+    measured = content["results"]["white"]["1"]
+    config = EvaluationConfig(photos=(1,), views=1, stages=("white",))
+    truth = draw_object(ProceduralObjects("test", size=64), 0, config).truth
+    assert measured["lpips"]["mean"] == pytest.approx(lpips_by_hand(vgg_weights(), torch.ones_like(truth), truth), 1e-4)
+    assert measured["lpips_affine"]["mean"] == pytest.approx(measured["lpips"]["mean"])
+    assert "LPIPS" in (tmp_path / "out" / "report.md").read_text()
+    assert read_run(tmp_path / "out")["inputs"] == {"lpips": content["lpips"]}
+
+
+def test_the_field_is_of_the_preset_with_the_command_s_guidance() -> None:
+    assert options_of(Evaluate)["preset"].choices == tuple(PRESETS)
+    command = Evaluate(Folder(Path("out")), protocol=EvaluationConfig(photos=(3,)), guidance=3.0)
+    config = evaluation_config(replace(command, preset="reference", perceptual="none"))
+    assert (config.distill.preset, config.distill.perceptual) == ("reference", "none")
+    config = evaluation_config(replace(command, preset="draft"))
+    assert (config.distill.preset, config.distill.guidance, config.photos) == ("draft", 3.0, (3,))
+
+
+# ---- pack
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("packed") / "out"
+    done(*PACKED, "-o", folder)
+    return folder
+
+
+def test_shards_and_their_index_in_a_folder(shards: Path) -> None:
+    assert options_of(Pack)["kind"].choices == tuple(DATA_FORMATS)
+    assert options_of(Pack)["pictures"].choices == PICTURE_FORMATS
+    content = json.loads((shards / "index.json").read_text())
+    names = [shard["name"] for shard in content["shards"]]
+    assert (content["objects"], content["packed"]["split"]) == (5, "train")
+    assert len(names) > 1
+    assert set(read_run(shards)["files"]) == {*names, "index.json"}
+    assert sorted(path.name for path in shards.iterdir()) == sorted([*names, "index.json", "run.json"])
+    assert all(shard["bytes"] <= 30_000 + 10_240 for shard in content["shards"])
+    dataset = ShardedViews(shards)
+    assert [dataset[index].name for index in (0, 4)] == ["procedural-1-train-0", "procedural-1-train-4"]
+    assert dataset[0].rgb.shape == (4, 3, 16, 16)
+    assert "finished already" in done("pack", "-o", shards, "--resume")
+
+
+def test_interrupted_packing_goes_on(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add, out = tarfile.TarFile.addfile, tmp_path / "out"
+
+    def pressing(self: tarfile.TarFile, info: tarfile.TarInfo, content: object) -> None:
+        if info.name.startswith("000000003"):
+            press()
+        add(self, info, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tarfile.TarFile, "addfile", pressing)
+        assert "upfusion pack --resume -o" in interrupted(*PACKED, "-o", out)
+    assert not (out / "index.json").exists()
+    said = refused("train", "encoder", "--config", "mini", "--data", out, "-o", tmp_path / "run")
+    assert "is not packed to the end" in said
+    assert "was begun with size = 16, now it is 32" in refused("pack", "--resume", "-o", out, "--size", 32)
+    done("pack", "--resume", "-o", out)
+    for path in (*shards.glob("*.tar"), shards / "index.json"):
+        assert (out / path.name).read_bytes() == path.read_bytes()
+    assert not (out / "packing.json").exists()
+
+
+def packing(place: object = 0, shards: object = (), skipped: object = ()) -> str:
+    return json.dumps({"place": place, "shards": shards, "skipped": skipped})
+
+
+OUTSIDE = {"name": "../p1.tar", "objects": 1, "bytes": 512}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", packing("x"), packing(skipped=[1]), packing(1, [OUTSIDE])])
+def test_a_state_that_is_none(shards: Path, tmp_path: Path, text: str) -> None:
+    shutil.copyfile(shards / "run.json", tmp_path / "run.json")
+    change_run(tmp_path, status="interrupted")
+    (tmp_path / "packing.json").write_text(text)
+    assert "packing.json" in refused("pack", "--resume", "-o", tmp_path)
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tarfile.TarFile, "addfile", full)
+    assert "the disk is full" in refused(*PACKED, "-o", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_broken_objects_of_a_folder_are_named(meshes: Path, tmp_path: Path) -> None:
+    said = done("pack", meshes, "--views", 3, "--size", 16, "--format", "webp", "--depth", "-o", tmp_path / "out")
+    assert "Skipped b.ply:" in said
+    assert "2 objects in 1 shards" in said
+    dataset = ShardedViews(tmp_path / "out")
+    assert [dataset[index].name for index in (0, 1)] == ["a.ply", "c.ply"]
+    assert dataset[1].depth is not None
+    done("pack", tmp_path / "out", "--size", 16, "-o", tmp_path / "again")  # shards may be packed anew
+
+
+def test_training_on_shards_in_two_stretches_is_one_run(shards: Path, tmp_path: Path) -> None:
+    config, whole, parts = (tmp_path / name for name in ("tiny.json", "whole", "parts"))
+    config.write_text(json.dumps(tiny_config("encoder", steps=3, batch_size=2, photos=(1, 2)).to_dict()))
+    common = ("train", "encoder", "--config", config, "--data", shards, "--device", "cpu", "-o")
+    done(*common, whole)
+    assert "1 steps of 3" in done(*common, parts, "--max-minutes", 0)
+    done("train", "-o", parts, "--resume", "--device", "cpu")
+    assert (whole / "model.safetensors").read_bytes() == (parts / "model.safetensors").read_bytes()
+
+
+def test_evaluation_of_shards(shards: Path, tmp_path: Path) -> None:
+    done(*evaluation(shards), "--views", 2, "-o", tmp_path / "out")
+    assert report_of(tmp_path / "out")["evaluated"] == ["procedural-1-train-0", "procedural-1-train-2"]

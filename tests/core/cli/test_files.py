@@ -1,0 +1,99 @@
+"""`mesh`, `convert` and `info`: files and their records, or a sentence that says why not; sources stay."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import trimesh
+from command_runs import done, refused
+
+from upfusion_core.cli import files
+from upfusion_core.config import FieldConfig, GridConfig
+from upfusion_core.field.radiance import RadianceField
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A grey ball with a soft edge."""
+    grid = GridConfig(levels=2, coarsest=4, finest=8, table_size=2**10)
+    field = RadianceField(FieldConfig(grid=grid, hidden=8, blob_weight=8.0, blob_sigma=0.1, half_extent=0.3))
+    torch.nn.init.zeros_(field.mlp[-1].weight)
+    with torch.no_grad():
+        field.mlp[-1].bias.copy_(torch.tensor([-1.0, 0, 0, 0]))
+    path = tmp_path_factory.mktemp("field") / "field.safetensors"
+    field.save(path)
+    return path
+
+
+def record_of(path: Path) -> dict[str, Any]:
+    return json.loads(path.with_name(path.name + ".run.json").read_text(encoding="utf-8"))
+
+
+def test_a_textured_obj(stored: Path, tmp_path: Path) -> None:
+    out = tmp_path / "ball.obj"
+    done("mesh", stored, "-o", out, "--resolution", 16, "--texture-size", 64, "--device", "cpu")
+    names = {"ball.obj", "ball.mtl", "ball.png", "ball.obj.run.json"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    record = record_of(out)
+    assert (record["command"], record["status"], len(record["files"])) == ("mesh", "finished", 3)
+    assert record["settings"] == {"resolution": 16, "threshold": None, "texture_size": 64, "faces": None}
+    assert record["sources"] == {"field": str(stored)}
+    found = trimesh.load(out, force="mesh")
+    assert len(found.faces) == record["mesh"]["faces"] > 0
+    picture = found.visual.material.image
+    assert picture.size == (64, 64)
+    assert all(abs(value - 128) <= 1 for value in picture.convert("RGB").getpixel((32, 32)))
+    assert "exists already" in refused("mesh", stored, "-o", out)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("q.fbx", "change the suffix"), ("q", "change the suffix"), ("con.glb", "a device on Windows"),
+        ("a\nb.glb", "with '\\n'"), ("x" * 175 + ".glb", "letters"), ("folder.glb", "Is a directory"),
+        ("new/nul/a.glb", "a device on Windows"), ("a.glb", "a.glb.run.json could not be written"), ("/", "no name"),
+        ("b.obj", "b.png exists already"), ("b c.obj", "b_c.mtl exists already"),
+    ],
+)  # fmt: skip
+def test_meshes_that_cannot_be_written(name: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "load_field", None)  # names are checked before the field is read
+    for folder in ("folder.glb", "a.glb.run.json"):
+        (tmp_path / folder).mkdir()
+    for file in ("b.png", "b_c.mtl"):
+        (tmp_path / file).write_text("mine")
+    force = [] if "exists" in words else ["--force"]
+    assert words in refused("mesh", tmp_path / "field.safetensors", "-o", tmp_path / name, *force)
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.parametrize("command", ["mesh", "info"])
+def test_the_source_is_not_replaced(command: str, tmp_path: Path) -> None:
+    path = tmp_path / ("f.glb" if command == "mesh" else "f.safetensors")
+    path.write_text("weights")
+    assert "is the source itself" in refused(command, path, "-o", path, "--force")
+    assert path.read_text() == "weights"
+
+
+def test_convert_and_info(small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    merged, folder = tmp_path / "merged.safetensors", tmp_path / "folder"
+    assert str(merged) in done("convert", small_weights, merged, "--dtype", "float16")
+    record = record_of(merged)
+    assert (record["command"], record["status"], record["settings"]) == ("convert", "finished", {"dtype": "float16"})
+    assert record["files"] == [str(merged)]
+    assert "exists already; choose another name, or --force" in refused("convert", small_weights, merged)
+    assert "is the source itself" in refused("convert", merged, merged, "--force")
+    done("convert", small_weights, merged, "--force")
+    monkeypatch.chdir(tmp_path)
+    assert ". exists already" in refused("convert", merged, ".")
+    done("convert", merged, folder)
+    assert (folder / "upsrt.pt").is_file()
+    assert (folder / "run.json").is_file()
+    assert "pictures of 64 x 64 pixels" in done("info", merged, "-o", tmp_path / "info.json")
+    content = json.loads((tmp_path / "info.json").read_text())
+    assert (content["command"], content["checkpoint"]["layout"]) == ("info", "merged")
+    assert content["checkpoint"]["config"]["image_size"] == 64
+    assert "exists already" in refused("info", merged, "-o", tmp_path / "info.json")

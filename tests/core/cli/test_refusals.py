@@ -1,0 +1,126 @@
+"""What every command refuses by one sentence, before anything is made."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from command_runs import refused
+from PIL import Image
+
+from upfusion_core.cli import inputs
+from upfusion_core.config.options import Networks, Sampler
+from upfusion_core.pipeline import sampling
+from upfusion_core.support import files
+from upfusion_core.support.errors import InputError
+
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory, photos: list[Path], small_weights: Path) -> dict[str, object]:
+    """What the commands name: F is a folder with files that are not what they should be, P a photo, W weights."""
+    folder = tmp_path_factory.mktemp("inputs")
+    (folder / "text.jpg").write_text("no picture")
+    (folder / "torn.safetensors").write_bytes(b"torn")
+    torch.save({"a": torch.ones(1)}, folder / "other.pth")
+    Image.new("RGB", (64, 64), "white").save(folder / "white.png")
+    Image.new("L", (20, 20), 255).save(folder / "mask.png")
+    return {"F": folder, "P": photos[0], "W": small_weights, "long": "x" * 300, "deep": "x/" * 2000}
+
+
+VIEWS, RECONSTRUCT = "views {P} -m {W} -o out ", "reconstruct {P} -m {W} -o out --views 2 "
+REFERENCE, PROCEDURAL = RECONSTRUCT + "--preset reference ", "evaluate -o out --model {W} --data procedural "
+LPIPS = PROCEDURAL + "--objects 1 --stages white --lpips {F}/"
+PACK, TRAIN = "pack procedural -o out ", "train encoder --config mini -o out "
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("views {F}/gone.jpg -m none -o out", "there is no file"),  # photos are looked at before weights
+        ("views {F} -m none -o out", "is a folder"),
+        ("views {P} {F}/text.jpg -m none -o out", "cannot be read"),
+        ("views {F}/white.png -m none -o out", "white all over"),
+        ("views {P} {P} {P} {P} {P} {P} {P} -m none -o out", "expected 1 to 6 photos, got 7"),
+        ("views -m none -o out", "expected 1 to 6 photos, got 0"),
+        ("views {P} {P} --mask {F}/mask.png -m none -o out", "expected one mask for each of 2 photos, got 1"),
+        ("views {P} --mask {F}/mask.png -m none -o out", "must have the photo's size"),
+        ("views {P} -m none -o out", "does not exist"),
+        ("views {P} -m {F}/torn.safetensors -o out", "torn.safetensors"),
+        ("views {P} -m {W} -o {F}", "holds other files (mask.png, other.pth, text.jpg, ...)"),
+        ("views {P} -o a/{long}/b", "one of 300 letters"),
+        ("views {P} -o {deep}", "100 new folders"),
+        (VIEWS + "--scheduler nonsense", "nonsense"),
+        (VIEWS + "--cameras {F}/none.json", "cannot be read"),
+        ("demo -o out --object 6", "number must be between 0 and 5, got 6"),
+        ("demo -o out --photos 7", "--photos"),
+        ("demo -o out --model nothing", "does not exist"),
+        (REFERENCE + "--perceptual lpips", "needs perceptual_weights"),
+        (REFERENCE + "--perceptual-weights {F}/none.pth", "there is none at"),
+        (RECONSTRUCT + "--perceptual dino", "no perceptual term"),
+        ("evaluate -o out --model {W}", "--data is needed"),
+        ("evaluate -o out --model {W} --data nowhere", "nowhere"),
+        ("evaluate -o out --model {W} --data . --split test", "--split is of procedural objects"),
+        ("evaluate -o out --model {W} --data . --held-out 4", "--held-out is beside"),
+        (PROCEDURAL + "--split held_out --held-out 4", "--held-out is beside"),
+        (PROCEDURAL + "--stages white,guess", "--stages must be one of"),
+        (PROCEDURAL + "--scheduler magic", "magic"),
+        (PROCEDURAL + "--objects 100000", "ask for fewer"),
+        (LPIPS + "other.pth", "must hold VGG-16's convolutions"),
+        (LPIPS + "none.pth", "does not exist"),
+        ("pack -o out", "something to pack is needed"),
+        ("pack nowhere -o out", "nowhere"),
+        ("pack {long} -o out", "is read from a folder"),
+        ("pack . --split test -o out", "--split is of procedural objects"),
+        (PACK + "--kind gso", "--kind is of a folder"),
+        (PACK + "--split test --objects 100000", "ask for fewer"),
+        (PACK + "--views 65", "views must be between 1 and 64"),
+        (TRAIN + "--data {long}", "is read from a folder"),
+        (TRAIN + "--data procedural --init {long}", "--init must be"),
+        ("train -o out --max-minutes inf", "--max-minutes must be"),
+        ("mesh {F}/none.safetensors -o a.glb", "is not a file"),
+        ("convert mini con", "a device on Windows"),
+        ("convert {F}/none new", "does not exist"),
+        ("info mini -o {long}", "one of 300 letters"),
+        ("info {F}/none", "does not exist"),
+    ],
+)
+def test_before_anything_is_made(
+    words: str, sentence: str, places: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert sentence in refused(*(word.format(**places) for word in words.split()))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_packages_that_are_missing(photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    said = refused("views", photos[0], "-o", tmp_path / "out", "--video", "mp4")
+    assert 'pip install "imageio[ffmpeg]"' in said
+    said = refused("mesh", "field.safetensors", "-o", tmp_path / "a.glb", "--faces", 100, "--texture-size", 0)
+    assert "pip install fast-simplification" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_a_bundled_model(photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "BUNDLED", tmp_path / "nothing")
+    said = refused("views", photos[0], "-o", tmp_path / "out")
+    assert "this takes mini, the small model that comes with the package" in said
+    assert "bundles no model yet" in said
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="without a GPU")
+def test_without_a_gpu(photos: list[Path], small_weights: Path, tmp_path: Path) -> None:
+    assert "no cuda device" in refused("views", photos[0], "-m", "mini", "-o", tmp_path / "out", "--device", "cuda")
+
+
+def test_schedulers_are_tried_with_their_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_many(name: str, steps: int) -> None:
+        raise InputError(f"{name} takes no {steps} steps")
+
+    monkeypatch.setattr(sampling, "make_scheduler", too_many)
+    with pytest.raises(InputError, match="LCMScheduler takes no 999 steps"):
+        inputs.load_model(Networks(), Sampler(steps=999, scheduler="LCMScheduler"))

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from torch import Tensor
+
+from upfusion_core import MeshAsset
+from upfusion_core.evaluation.metrics import MEASURES
+from upfusion_core.evaluation.surfaces import (
+    align_points,
+    as_trimesh,
+    chamfer_distance,
+    compare_meshes,
+    f_score,
+    nearest_distances,
+    point_scores,
+    sample_surface,
+)
+from upfusion_core.geometry.similarity import Similarity
+from upfusion_core.support.errors import InputError
+
+SAMPLES = 100_000
+NOWHERE = Similarity.identity()
+
+
+def _grid(shift: float = 0.0) -> Tensor:
+    axis = torch.arange(5.0)
+    return torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).reshape(-1, 3) + torch.tensor(
+        [shift, 0, 0]
+    )
+
+
+def _jug() -> trimesh.Trimesh:
+    """A lopsided thing: a body, a handle on one side, a spout on another."""
+    body = trimesh.creation.cylinder(radius=0.1, height=0.25, sections=48)
+    handle = trimesh.creation.box((0.12, 0.02, 0.15))
+    handle.apply_translation((0.13, 0, 0.01))
+    spout = trimesh.creation.cone(radius=0.04, height=0.15, sections=24)
+    spout.apply_transform(trimesh.transformations.rotation_matrix(math.radians(70), (1, 0, 0)))
+    spout.apply_translation((0, -0.08, 0.05))
+    return trimesh.util.concatenate([body, handle, spout])
+
+
+def _ball(radius: float) -> trimesh.Trimesh:
+    return trimesh.creation.icosphere(subdivisions=5, radius=radius)
+
+
+def _points(mesh: trimesh.Trimesh) -> Tensor:
+    return torch.as_tensor(mesh.vertices.copy(), dtype=torch.float32)
+
+
+def _moved(mesh: trimesh.Trimesh, similarity: Similarity) -> trimesh.Trimesh:
+    return trimesh.Trimesh(similarity.apply(_points(mesh)).numpy(), mesh.faces, process=False)
+
+
+def _error(found: Similarity, known: Similarity, points: Tensor) -> float:
+    """Largest distance between where the two bring the points."""
+    return float((found.apply(points) - known.apply(points)).norm(dim=1).max())
+
+
+def _box(mesh: trimesh.Trimesh) -> float:
+    return float(np.ptp(mesh.bounds, axis=0).max())
+
+
+def _raw(mesh: trimesh.Trimesh, truth: trimesh.Trimesh, *, samples: int = SAMPLES, seed: int = 0) -> dict[str, float]:
+    """The scores of a mesh as it is."""
+    points = sample_surface(mesh, samples, seed=seed), sample_surface(truth, samples, seed=seed + 1)
+    return point_scores(*points, _box(truth))
+
+
+def chamfer(first: Tensor, second: Tensor) -> float:
+    return chamfer_distance(nearest_distances(first, second), nearest_distances(second, first))
+
+
+def test_chamfer_by_hand() -> None:
+    line = torch.tensor([[0.0, 0, 0], [1, 0, 0]])
+    assert chamfer(line, line[:1]) == pytest.approx(0.25)
+    assert chamfer(line[:1], line) == pytest.approx(0.25)
+    assert chamfer(_grid(), _grid()) == 0
+    assert chamfer(_grid(), _grid(0.3)) == pytest.approx(0.3)
+    # shifted by one: 4/5 of the points meet another, the last layer is 1 away
+    assert chamfer(_grid(), _grid(1.0)) == pytest.approx(0.2)
+
+
+def score(first: Tensor, second: Tensor, threshold: float) -> float:
+    return f_score(nearest_distances(first, second), nearest_distances(second, first), threshold)
+
+
+def test_f_score_by_hand() -> None:
+    assert score(_grid(), _grid(), 0.0) == 1
+    assert score(_grid(), _grid(0.3), 0.2) == 0
+    assert score(_grid(), _grid(0.3), 0.31) == 1
+    assert score(_grid(), _grid(1.0), 0.5) == pytest.approx(0.8)
+    # precision 1/2, recall 1: harmonic mean 2/3
+    line = torch.tensor([[0.0, 0, 0], [1, 0, 0]])
+    assert score(line, line[:1], 0.1) == pytest.approx(2 / 3)
+    assert score(line[:1], line, 0.1) == pytest.approx(2 / 3)
+
+
+def test_nearest_points_by_brute_force() -> None:
+    first, second = (torch.rand(count, 3, generator=torch.Generator().manual_seed(count)) for count in (70, 90))
+    distances = torch.cdist(first.double(), second.double())
+    there, back = distances.amin(1), distances.amin(0)
+    assert chamfer(first, second) == pytest.approx(float(there.mean() + back.mean()) / 2, abs=1e-9)
+    precision, recall = (float((part <= 0.1).double().mean()) for part in (there, back))
+    assert score(first, second, 0.1) == pytest.approx(2 * precision * recall / (precision + recall))
+
+
+def test_spheres_one_in_the_other() -> None:
+    inner, outer = _ball(0.95), _ball(1.0)
+    asset = MeshAsset(_points(inner), torch.as_tensor(inner.faces.copy()), torch.zeros(len(inner.vertices), 3))
+    plain, scores = _raw(as_trimesh(asset), outer), compare_meshes(as_trimesh(asset), outer, samples=SAMPLES, seed=0)
+    assert scores["chamfer"] == pytest.approx(0.05 / 2, rel=0.03)  # the box is 2 wide
+    assert scores["f_score_1"] == scores["f_score_2"] == 0
+    assert scores["f_score_1_similarity"] > 0.999
+    assert list(scores) == [*plain, *(f"{name}_similarity" for name in plain)]
+    assert plain.items() <= scores.items()
+    assert set(plain) <= set(MEASURES)
+    nearer = _raw(_ball(0.97), outer)  # 1.5 % of the box away
+    assert nearer["f_score_1"] == 0
+    assert nearer["f_score_2"] == 1
+
+
+def test_equal_surfaces_differ_by_the_spacing_of_points_alone() -> None:
+    scores = _raw(_jug(), _jug())
+    assert scores["chamfer"] < 0.004
+    assert scores["f_score_1"] > 0.999
+    assert _raw(_jug(), _jug()) == scores
+    assert _raw(_jug(), _jug(), seed=5)["chamfer"] != scores["chamfer"]
+
+
+def test_samples_lie_on_the_surface_evenly() -> None:
+    points = sample_surface(trimesh.creation.box((2, 2, 2)), 6000, seed=1)
+    assert points.shape == (6000, 3)
+    assert points.dtype == torch.float32
+    torch.testing.assert_close(points.abs().amax(1), torch.ones(6000))
+    top = float((points[:, 2] > 0.999).float().mean())
+    assert top == pytest.approx(1 / 6, abs=0.02)
+    assert torch.equal(points, sample_surface(trimesh.creation.box((2, 2, 2)), 6000, seed=1))
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        Similarity.from_angles(4, 3, -2, scale=1.03, translation=(0.01, 0.0, -0.01)),
+        Similarity.from_angles(-25, 12, 10, scale=0.8, translation=(0.05, 0.03, 0.02)),
+        Similarity.from_angles(35, -18, 5, scale=1.25, translation=(-0.05, 0.08, 0.0)),
+    ],
+)
+def test_a_known_similarity_is_found(known: Similarity) -> None:
+    truth = _moved(_jug(), known)
+    ours, theirs = sample_surface(_jug(), SAMPLES), sample_surface(truth, SAMPLES, seed=1)
+    found = align_points(ours, theirs, NOWHERE)
+    # different points are sampled on both: their spacing is 0.004, the object is 0.3 long
+    assert _error(found, known, _points(_jug())) < 0.002
+    raw, aligned, given = (
+        point_scores(points, theirs, _box(truth)) for points in (ours, found.apply(ours), known.apply(ours))
+    )
+    assert aligned["f_score_1"] > 0.99
+    assert aligned["chamfer"] < min(raw["chamfer"], 0.005)
+    assert given["chamfer"] == pytest.approx(aligned["chamfer"], rel=0.1)
+
+
+def test_points_that_correspond_are_matched_exactly() -> None:
+    points = sample_surface(_jug(), 2000)
+    known = Similarity.from_angles(10, 5, 3, scale=1.1, translation=(0.02, 0.0, 0.01))
+    found = align_points(points, known.apply(points), NOWHERE)
+    assert _error(found, known, points) < 1e-5
+    same = align_points(points, points, NOWHERE)
+    assert same.scale == 1.0
+    assert torch.equal(same.rotation, torch.eye(3))
+
+
+def test_alignment_does_not_shrink_what_sees_only_half() -> None:
+    """One-way nearest neighbours of a half ball would be matched best by a smaller one."""
+    whole = sample_surface(_ball(1.0), 4000)
+    found = align_points(whole[whole[:, 2] > 0], whole, NOWHERE)
+    assert found.scale > 0.9
+
+
+def test_meshes_without_a_surface_are_refused() -> None:
+    flat = trimesh.Trimesh([[0, 0, 0], [1, 0, 0], [2, 0, 0]], [[0, 1, 2]], process=False)
+    for mesh, truth, words in (
+        (flat, _jug(), "mesh must have a surface, got 1 faces"),
+        (_jug(), trimesh.Trimesh(), "truth must have a surface, got 0 faces"),
+    ):
+        with pytest.raises(InputError, match=words):
+            compare_meshes(mesh, truth, samples=100, seed=0)

@@ -1,0 +1,94 @@
+"""Captured calls, with a recorder that runs the function again where a GPU would replay its kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from upfusion_core.pipeline.prior import CapturedCalls, capture_graph, copied, leaves
+from upfusion_core.support.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Constants:
+    scale: Tensor
+    pairs: tuple[tuple[Tensor, Tensor], ...]
+    count: int = 2
+
+
+def constants(value: float, count: int = 2) -> Constants:
+    return Constants(torch.full((3,), value), ((torch.ones(2), torch.full((2,), value)),), count)
+
+
+def function(first: Tensor, second: Tensor, given: Constants) -> Tensor:
+    return first * given.scale + second + given.count * given.pairs[0][1].sum()
+
+
+class Recorder:
+    """Computes into the same result again; counts what it recorded."""
+
+    def __init__(self) -> None:
+        self.recorded = 0
+
+    def __call__(self, call: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
+        self.recorded += 1
+        result = call()
+
+        def replay() -> None:
+            result.copy_(call())
+
+        return result, replay
+
+
+def test_replays_follow_inputs_and_constants() -> None:
+    recorder = Recorder()
+    calls = CapturedCalls(function, recorder)
+    first, second = torch.arange(3.0), torch.ones(3)
+    three, five = constants(3.0), constants(5.0)
+    kept = calls(first, second, three)
+    before = kept.clone()
+    for given in (three, five, five, three):
+        torch.testing.assert_close(calls(first + 1, second * 2, given), function(first + 1, second * 2, given))
+    assert recorder.recorded == 1
+    assert torch.equal(kept, before)  # an earlier result is not overwritten
+    assert torch.equal(five.scale, torch.full((3,), 5.0))  # nor the caller's constants
+
+
+def test_other_shapes_and_settings_are_recorded_anew() -> None:
+    recorder = Recorder()
+    calls = CapturedCalls(function, recorder)
+    for rows, count in ((1, 2), (2, 2), (1, 2), (1, 3), (1, 2)):
+        first = torch.randn(rows, 3, generator=torch.Generator().manual_seed(rows))
+        given = constants(1.0, count)
+        torch.testing.assert_close(calls(first, first, given), function(first, first, given))
+    assert recorder.recorded == 3
+
+
+def test_recorded_in_inference_mode_and_used_outside() -> None:
+    calls = CapturedCalls(function, Recorder())
+    with torch.inference_mode():
+        first, given = torch.arange(3.0), constants(3.0)
+        calls(first, first, given)
+    with torch.no_grad():
+        other = constants(2.0)
+        torch.testing.assert_close(calls(first, first + 1, other), function(first, first + 1, other))
+
+
+def test_copies_have_memory_of_their_own() -> None:
+    given = constants(1.0)
+    own = copied(given)
+    assert [value.shape for value in leaves(own) if isinstance(value, Tensor)] == [(3,), (2,), (2,)]
+    for mine, theirs in zip(list(leaves(own))[:3], list(leaves(given))[:3], strict=True):
+        assert mine.data_ptr() != theirs.data_ptr()
+        assert torch.equal(mine, theirs)
+    assert own.count == 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
+def test_without_a_gpu_it_says_so() -> None:
+    with pytest.raises(InputError, match="CUDA device only"):
+        capture_graph(lambda: torch.zeros(1))

@@ -1,0 +1,79 @@
+"""One source of the version: pyproject.toml. All that repeats it for readers is compared with it here."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import upfusion_core
+from upfusion_core.cli.app import app
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = ROOT / "pyproject.toml"
+
+
+def said_by_project() -> str:
+    (line,) = [line for line in PROJECT.read_text(encoding="utf-8").splitlines() if line.startswith("version = ")]
+    return line.split('"')[1]
+
+
+def test_a_checkout_says_what_its_project_file_says() -> None:
+    assert upfusion_core.__version__ == said_by_project()
+
+
+def test_a_pack_that_is_not_installed_knows_its_version(tmp_path: Path) -> None:
+    """As in custom_nodes, where only the files lie; -S and -I hide every installed package."""
+    pack = tmp_path / "custom_nodes" / "upfusion"
+    pack.mkdir(parents=True)
+    shutil.copy(PROJECT, pack)
+    (pack / "upfusion_core").mkdir()
+    shutil.copy(ROOT / "upfusion_core" / "__init__.py", pack / "upfusion_core")
+    code = f"import sys; sys.path.append({str(pack)!r}); import upfusion_core; print(upfusion_core.__version__)"
+    done = subprocess.run([sys.executable, "-S", "-I", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == said_by_project()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[project]\nname = "another"\nversion = "1.2.3"\n',  # site-packages of somebody who put a file there
+        '[tool.x]\nname = "upfusion"\nversion = "9"\n',
+        None,
+    ],
+)
+def test_without_our_own_project_file_the_record_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None
+) -> None:
+    path = tmp_path / "pyproject.toml"
+    if text is not None:
+        path.write_text(text, encoding="utf-8")
+    monkeypatch.setattr(upfusion_core, "_PROJECT_FILE", path)
+    monkeypatch.setattr(metadata, "version", {"upfusion": "7.8.9"}.__getitem__)
+    assert upfusion_core._version.__wrapped__() == "7.8.9"
+    path.write_text('[project]\nname = "upfusion"\nversion = "1.2.3"\n[tool.x]\nversion = "9"\n', encoding="utf-8")
+    assert upfusion_core._version.__wrapped__() == "1.2.3"
+
+
+def test_changelog_citation_and_workflows_say_the_same() -> None:
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    released = re.findall(r"^## (\d+\.\d+\.\d+)", changes, re.MULTILINE)
+    assert released[0] == said_by_project()
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.findall(r"^version: (\S+)$", citation, re.MULTILINE) == [said_by_project()]
+    for path in (ROOT / "workflows").glob("*.json"):
+        nodes = json.loads(path.read_text(encoding="utf-8"))["nodes"]
+        said = {node["properties"]["ver"] for node in nodes if node["type"].startswith("UpFusion")}
+        assert said == {said_by_project()}, path.name
+
+
+def test_the_version_is_printed() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.output.strip()) == (0, upfusion_core.__version__)
