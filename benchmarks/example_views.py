@@ -41,12 +41,12 @@ def example_files(index: int, size: int) -> Files:
     """Everything of one object, its folder's name included."""
     batch = ProceduralObjects(SPLIT).batch([index], views=PHOTOS, size=size, supersampling=SUPERSAMPLING)
     around = orbit_cameras([360 * (place + 0.5) / TRUTHS for place in range(TRUTHS)])
-    truth = render_views(
+    rgb, mask, _ = render_views(
         batch.objects, around.camera_to_world[None], around.focal[None], size, supersampling=SUPERSAMPLING
     )
     files: Files = {"photos.json": listed(batch.cameras(0)), "truth.json": listed(around)}
-    for kind, rgb, mask in (("photo", batch.rgb[0], batch.mask[0]), ("truth", truth.rgb[0], truth.opacity[0])):
-        for number, (picture, silhouette) in enumerate(zip(rgb, mask, strict=True), start=1):
+    for kind, colors, covered in (("photo", batch.rgb[0], batch.mask[0]), ("truth", rgb[0], mask[0])):
+        for number, (picture, silhouette) in enumerate(zip(colors, covered, strict=True), start=1):
             files |= {f"{kind}_{number}.png": picture, f"{kind}_{number}_mask.png": silhouette}
     return {f"{index}/{name}": content for name, content in files.items()}
 

@@ -88,8 +88,8 @@ def render(cache: Path, chunks: int, worker: int, workers: int) -> None:
             cameras = _cameras(azimuth, elevation)
             matrices, focal = cameras.camera_to_world.unflatten(0, (64, -1)), cameras.focal.unflatten(0, (64, -1))
             with torch.inference_mode():
-                seen = render_views(objects.objects(range(first, first + 64)), matrices, focal, SIZE)
-            parts.append((torch.cat([seen.rgb, seen.opacity], 2), azimuth, elevation))
+                rgb, mask, _ = render_views(objects.objects(range(first, first + 64)), matrices, focal, SIZE)
+            parts.append((torch.cat([rgb, mask], 2), azimuth, elevation))
         rgba, azimuth, elevation = (torch.cat(values) for values in zip(*parts, strict=True))
         temporary = path.with_suffix(".part")
         torch.save({"rgba": (255 * rgba).round().byte(), "azimuth": azimuth, "elevation": elevation}, temporary)

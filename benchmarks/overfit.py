@@ -113,8 +113,8 @@ def evenly_lit(thing: Objects) -> Objects:
 
 def looked_at(thing: Objects, cameras: Cameras, size: int) -> tuple[Tensor, Tensor]:
     """Pictures (V, 3, S, S) and masks (V, 1, S, S)."""
-    seen = render_views(thing, cameras.camera_to_world[None], cameras.focal[None], size)
-    return seen.rgb[0], seen.opacity[0]
+    rgb, mask, _ = render_views(thing, cameras.camera_to_world[None], cameras.focal[None], size)
+    return rgb[0], mask[0]
 
 
 class OneObject:

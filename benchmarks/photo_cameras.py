@@ -57,7 +57,7 @@ def fitted_psnr(model: UpFusion, scene: SceneEncoding, found: PhotoCameras, chos
     rgb = torch.cat([model.predict(scene, band, model.image_size, pixel_centers=True), scene.views.rgb[chosen]])
     mask = torch.stack([estimate_mask(picture) for picture in rgb])
     cameras = Cameras.concatenate([band, found.cameras[torch.tensor(chosen)]])
-    weights = torch.ones(len(cameras))
+    weights = torch.ones_like(rgb[:, :1])
     weights[PREDICTED:] = PHOTO_WEIGHT
     config = FieldConfig.small().no_finer_than(2 / REFERENCE_FOCAL / model.image_size)
     field = RadianceField(config, generator=torch.Generator().manual_seed(0))

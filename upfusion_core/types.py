@@ -6,8 +6,7 @@ right, +Y up, looking along -Z (glTF's axes). Images: channels-first sRGB in [0,
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import SupportsIndex
 
@@ -18,8 +17,7 @@ from .config import MAX_PHOTOS
 from .support.checks import check_finite, check_shape, check_type, check_unit_range, magnitude
 from .support.errors import InputError
 
-REFERENCE_FOCAL = 4.5
-"""Focal length in NDC units that the released networks were trained at: a full field of view of 25.06 degrees."""
+REFERENCE_FOCAL = 4.5  # in NDC units, that the released networks were trained at: a full field of view of 25.06 degrees
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,20 +35,29 @@ class Cameras:
 
     def __post_init__(self) -> None:
         check_shape("Cameras.camera_to_world", self.camera_to_world, ("N", 4, 4))
-        count = self.camera_to_world.shape[0]
-        check_shape("Cameras.focal", self.focal, (count, 2), "one (x, y) pair a camera")
-        check_shape("Cameras.principal", self.principal, (count, 2), "one (x, y) pair a camera")
-        for name, most in (("camera_to_world", 1e9), ("focal", 1e6), ("principal", 1e4)):
+        for name, shape, most in (("camera_to_world", (4, 4), 1e9), ("focal", (2,), 1e6), ("principal", (2,), 1e4)):
+            check_shape(f"Cameras.{name}", getattr(self, name), (len(self), *shape), "one a camera")
             value = getattr(self, name).float()
             check_finite(f"Cameras.{name}", value)
-            largest = magnitude(value) if value.numel() else 0.0
-            if largest > most:
+            if len(self) and (largest := magnitude(value)) > most:
                 raise InputError(f"Cameras.{name} must be within +-{most:.0e}, got {largest:.3g}; check its unit")
             object.__setattr__(self, name, value)
-        if not (self.focal >= 1e-3).all():
-            least = float(self.focal.min())
+        if len(self) and (least := float(self.focal.detach().min())) < 1e-3:
             raise InputError(f"Cameras.focal must be above 0 and at least 0.001, got {least:.3g}; check its unit")
-        _check_rigid(self.camera_to_world)
+        rotation = self.camera_to_world[:, :3, :3]
+        gram = (rotation[:, :, :, None] * rotation[:, :, None, :]).sum(1)  # no product that autocast would round
+        drift = (gram - torch.eye(3, device=gram.device)).abs().amax().item() if len(self) else 0.0
+        fault = ""
+        if drift > 1e-3:
+            fault = f"a rotation part that is off by {drift:.3g}; remove scale and shear"
+        elif (torch.linalg.det(rotation) < 0).any():
+            fault = "one that mirrors; turn one of its axes round"
+        elif (self.camera_to_world[:, 3] - gram.new_tensor([0.0, 0.0, 0.0, 1.0])).abs().gt(1e-4).any():
+            fault = "another last row; correct it"
+        if fault:
+            raise InputError(
+                f"Cameras.camera_to_world must be rigid (a rotation and a translation, last row 0 0 0 1), got {fault}"
+            )
 
     @property
     def centers(self) -> Tensor:
@@ -80,7 +87,6 @@ class Cameras:
     @staticmethod
     def concatenate(parts: Iterable[Cameras]) -> Cameras:
         """All cameras of `parts`, in order."""
-        check_type("parts", parts, Iterable, "such as a list of Cameras")
         parts = list(parts)
         for part in parts:
             check_type("each of parts", part, Cameras, "make some with orbit_cameras")
@@ -94,25 +100,8 @@ def _as_slice(index: SupportsIndex | slice | Tensor, length: int) -> slice | Ten
     """A whole number becomes a slice of one; others stay."""
     if isinstance(index, slice) or (isinstance(index, Tensor) and index.ndim):
         return index
-    place = range(length)[operator.index(index)]  # raises IndexError, so that iteration ends
+    place = range(length)[index]  # raises IndexError, so that iteration ends
     return slice(place, place + 1)
-
-
-def _check_rigid(matrices: Tensor) -> None:
-    rotation = matrices[:, :3, :3]
-    gram = (rotation[:, :, :, None] * rotation[:, :, None, :]).sum(1)  # no product that autocast would round
-    drift = (gram - torch.eye(3, device=gram.device)).abs().amax().item() if len(matrices) else 0.0
-    fault = ""
-    if not drift <= 1e-3:
-        fault = f"a rotation part that is off by {drift:.3g}; remove scale and shear"
-    elif (torch.linalg.det(rotation) < 0).any():
-        fault = "one that mirrors; turn one of its axes round"
-    elif (matrices[:, 3] - gram.new_tensor([0.0, 0.0, 0.0, 1.0])).abs().gt(1e-4).any():
-        fault = "another last row; correct it"
-    if fault:
-        raise InputError(
-            f"Cameras.camera_to_world must be rigid (a rotation and a translation, last row 0 0 0 1), got {fault}"
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,14 +128,12 @@ class InputViews:
     def __post_init__(self) -> None:
         check_shape("InputViews.rgb", self.rgb, ("V", 3, "S", "S"), "photos go through prepare_views")
         views, _, size, _ = self.rgb.shape
-        check_shape("InputViews.mask", self.mask, (views, 1, size, size))
-        check_shape("InputViews.focal", self.focal, (views, 2))
         if not 1 <= views <= MAX_PHOTOS:
             raise InputError(f"expected 1 to {MAX_PHOTOS} photos, got {views}; choose the most different views")
-        if not size:
-            raise InputError("InputViews.rgb must hold pixels, got none; use prepare_views")
-        for name in ("rgb", "mask"):
-            check_unit_range(f"InputViews.{name}", getattr(self, name), "divide 8-bit photos by 255")
+        check_shape("InputViews.mask", self.mask, (views, 1, size, size))
+        check_shape("InputViews.focal", self.focal, (views, 2))
+        check_unit_range("InputViews.rgb", self.rgb, "divide 8-bit photos by 255")
+        check_unit_range("InputViews.mask", self.mask, "divide 8-bit masks by 255")
         check_finite("InputViews.focal", self.focal)
         if not self.focal.is_floating_point() or not (self.focal > 0).all():
             least = f"{float(self.focal.min()):.3g} as {self.focal.dtype}"
@@ -178,14 +165,6 @@ class SceneEncoding:
     def __post_init__(self) -> None:
         check_shape("SceneEncoding.tokens", self.tokens, ("V·P", "C"))
         check_finite("SceneEncoding.tokens", self.tokens)
-        if not self.tokens.numel():
-            raise InputError(f"SceneEncoding.tokens must hold tokens, got {tuple(self.tokens.shape)}; use encode")
-        check_type("SceneEncoding.reference", self.reference, Cameras, "use orbit_cameras")
-        check_shape("SceneEncoding.reference", self.reference.camera_to_world, (1, 4, 4))
-        if self.views is not None:
-            check_type("SceneEncoding.views", self.views, InputViews, "use prepare_views")
-        if self.model_id is not None:
-            check_type("SceneEncoding.model_id", self.model_id, str)
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,41 +173,19 @@ class ViewConditioning:
 
     hint: (Q, C+6, s, s), s the latent size: view-aligned features, then the Plücker form of each cell's ray.
     ray_maps: one (Q, 6, s, s) a resolution of the networks, finest first; Plücker forms of each grid's rays.
-    tokens: (N, C) set latents, shared by all cameras, or (Q, N, C).
-    cameras: the Q cameras.
-    text: (L, W) embedding of the prompt, shared by all cameras, or (Q, L, W); None, in conditions made by hand, stands
-    for the model's default prompt.
-    unconditional_text: embedding of the empty prompt, in the same form.
+    tokens: (N, C) set latents, shared by all Q cameras.
+    text, unconditional_text: (L, W) embeddings of the prompt and of the empty one, shared by all cameras, or (Q, L, W).
     """
 
     hint: Tensor
     ray_maps: tuple[Tensor, ...]
     tokens: Tensor
     cameras: Cameras
-    text: Tensor | None = None
-    unconditional_text: Tensor | None = None
+    text: Tensor
+    unconditional_text: Tensor
 
     def __post_init__(self) -> None:
-        check_type("ViewConditioning.cameras", self.cameras, Cameras, "use orbit_cameras")
-        count = len(self.cameras)
-        check_shape("ViewConditioning.hint", self.hint, (count, "C+6", "s", "s"))
-        check_finite("ViewConditioning.hint", self.hint)
-        check_type("ViewConditioning.ray_maps", self.ray_maps, Sequence, "one a resolution of the networks")
-        for ray_map in self.ray_maps:
-            check_shape("ViewConditioning.ray_maps", ray_map, (count, 6, "s", "s"))
-            check_finite("ViewConditioning.ray_maps", ray_map)
-        for name in ("tokens", "text", "unconditional_text"):
-            value, label = getattr(self, name), f"ViewConditioning.{name}"
-            if name != "tokens" and value is None:
-                continue
-            check_finite(label, value)
-            shape = ("N", "C") if value.ndim == 2 else (count, "N", "C")
-            check_shape(label, value, shape, "or (N, C) for all cameras")
-            if not value.numel():
-                raise InputError(f"{label} must hold numbers, got {tuple(value.shape)}; leave it as condition made it")
-        if self.text is not None and self.unconditional_text is not None:
-            check_lengths("ViewConditioning.text", self.text, self.unconditional_text)
-        object.__setattr__(self, "ray_maps", tuple(self.ray_maps))
+        check_shape("ViewConditioning.hint", self.hint, (len(self.cameras), "C+6", "s", "s"))
 
     def __len__(self) -> int:
         return self.hint.shape[0]
@@ -236,35 +193,15 @@ class ViewConditioning:
     def __getitem__(self, index: SupportsIndex | slice) -> ViewConditioning:
         """The conditions of some of the cameras; an integer gives one camera's, still with its leading axis."""
         index = _as_slice(index, len(self))
-
-        def chosen(value: Tensor) -> Tensor:
-            return value[index] if value.ndim == 3 else value
-
-        return ViewConditioning(
-            self.hint[index],
-            tuple(ray_map[index] for ray_map in self.ray_maps),
-            chosen(self.tokens),
-            self.cameras[index],
-            None if self.text is None else chosen(self.text),
-            None if self.unconditional_text is None else chosen(self.unconditional_text),
-        )
+        texts = (text[index] if text.ndim == 3 else text for text in (self.text, self.unconditional_text))
+        ray_maps = tuple(ray_map[index] for ray_map in self.ray_maps)
+        return ViewConditioning(self.hint[index], ray_maps, self.tokens, self.cameras[index], *texts)
 
     def unconditional(self) -> ViewConditioning:
         """The null condition of guidance: zeros for hint, rays and set latents, the empty prompt's text."""
-        return replace(
-            self,
-            hint=torch.zeros_like(self.hint),
-            ray_maps=tuple(torch.zeros_like(ray_map) for ray_map in self.ray_maps),
-            tokens=torch.zeros_like(self.tokens),
-            text=self.unconditional_text,
-        )
-
-
-def check_lengths(name: str, text: Tensor, unconditional: Tensor) -> None:
-    """Raises InputError unless both texts, (L, W) or (Q, L, W), are of one length: they run in one batch."""
-    if text.shape[-2] != unconditional.shape[-2]:
-        both = f"{tuple(text.shape)} and {tuple(unconditional.shape)}"
-        raise InputError(f"{name} and its unconditional one must be of one length, got {both}; pad the shorter one")
+        ray_maps = tuple(torch.zeros_like(ray_map) for ray_map in self.ray_maps)
+        hint, tokens = torch.zeros_like(self.hint), torch.zeros_like(self.tokens)
+        return replace(self, hint=hint, ray_maps=ray_maps, tokens=tokens, text=self.unconditional_text)
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,9 +212,7 @@ class NovelViews:
     cameras: Cameras
 
     def __post_init__(self) -> None:
-        check_type("NovelViews.cameras", self.cameras, Cameras, "use orbit_cameras")
         check_shape("NovelViews.rgb", self.rgb, (len(self.cameras), 3, "S", "S"), "one picture a camera")
-        check_unit_range("NovelViews.rgb", self.rgb, "divide 8-bit pictures by 255")
 
 
 @dataclass(frozen=True, eq=False)
@@ -294,18 +229,10 @@ class RenderedViews:
 
     def __post_init__(self) -> None:
         check_shape("RenderedViews.rgb", self.rgb, ("Q", 3, "H", "W"))
-        count, _, height, width = self.rgb.shape
-        check_shape("RenderedViews.opacity", self.opacity, (count, 1, height, width))
-        check_shape("RenderedViews.depth", self.depth, (count, 1, height, width))
-        for name in ("rgb", "opacity"):
-            check_unit_range(f"RenderedViews.{name}", getattr(self, name), "clamp it")
-        check_finite("RenderedViews.depth", self.depth)
 
 
 OnStep = Callable[[int, int, Callable[[], Tensor] | None], None]
-"""The only hook of long work: called with (step, total, preview); raising from it cancels the work.
+# The only hook of long work: called with (step, total, preview); raising from it cancels the work. `preview` gives a
+# (3, H, W) picture in [0, 1], worth calling only when it is shown; None where there is none.
 
-`preview` gives a (3, H, W) picture in [0, 1], worth calling only when it is shown; None where there is none."""
-
-OnProgress = Callable[[float], None]
-"""Inside of long work: told the share of one stage that is done, from 0 to 1; raising from it cancels."""
+OnProgress = Callable[[float], None]  # inside of long work: the share of a stage that is done; raising cancels

@@ -1,7 +1,5 @@
 """A real ComfyUI in a process of its own, on the CPU, with this repository as a custom node pack or without."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

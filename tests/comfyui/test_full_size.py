@@ -1,7 +1,5 @@
 """A folder of the released sizes in a running ComfyUI on the CPU."""
 
-from __future__ import annotations
-
 import threading
 from pathlib import Path
 

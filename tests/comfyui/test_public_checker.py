@@ -1,7 +1,5 @@
 """comfy-test, the public checker of node packs: its levels syntax, registration and instantiation."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

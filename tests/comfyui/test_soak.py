@@ -1,7 +1,5 @@
 """Thirty prompts that mix the pack's nodes with ComfyUI's own in one server: nothing is left behind."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

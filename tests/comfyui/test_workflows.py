@@ -4,8 +4,6 @@ Beside COMFYUI_PATH this needs node, playwright-core (NODE_PATH) and chromium (C
 in UPFUSION_SCREENSHOTS, if it is set.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

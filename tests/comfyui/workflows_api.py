@@ -1,7 +1,5 @@
 """Small workflows in API format, as the server takes them; parts of a prompt find each other by their nodes' names."""
 
-from __future__ import annotations
-
 from typing import Any
 
 Prompt = dict[str, dict[str, Any]]

@@ -13,10 +13,7 @@ class AnalyticField:
     """Density and colour of points by formulas; colour = place unless given. Counts the points it is asked for."""
 
     def __init__(
-        self,
-        density: Callable[[Tensor], Tensor],
-        extent: float = 0.5,
-        color: Callable[[Tensor], Tensor] | None = None,
+        self, density: Callable[[Tensor], Tensor], extent: float = 0.5, color: Callable[[Tensor], Tensor] | None = None
     ) -> None:
         self._density, self._color = density, color or (lambda points: (points + 0.5).clamp(0, 1))
         self.aabb = torch.tensor([[-extent] * 3, [extent] * 3])

@@ -25,8 +25,8 @@ import xatlas
 
 from upfusion_core import UpFusion, example_views
 from upfusion_core import config as configurations
+from upfusion_core.cli import datasets as training
 from upfusion_core.cli import main, reconstruct, views
-from upfusion_core.cli import train as training
 from upfusion_core.config import DistillConfig, DraftSchedule, FastSchedule, FieldConfig, FitConfig, GridConfig
 from upfusion_core.evaluation import report
 from upfusion_core.training import loop
@@ -37,18 +37,14 @@ PRELOADED = (diffusers, trimesh, xatlas, views, loop)
 def short(config: DistillConfig) -> DistillConfig:
     """The same preset with few and small pictures, a state saved every third step."""
     fit = replace(FitConfig(iterations=int(os.environ.get("UPFUSION_TEST_STEPS", "8"))), rays=128)
+    few = {"predicted_size": 16, "steps": 3}
     schedule: DraftSchedule | FastSchedule = DraftSchedule(
-        predicted_cameras=6, predicted_size=16, predicted_fit=fit, sampled_cameras=4, sampled_fit=fit, steps=3
+        predicted_cameras=6, predicted_fit=fit, sampled_cameras=4, sampled_fit=fit, **few
     )
     if config.preset == "fast":
-        schedule = FastSchedule(
-            cameras=4,
-            predicted_size=16,
-            predicted_iterations=fit.iterations // 2,
-            levels=(1.0, 0.5),
-            steps=3,
-            fit=replace(fit, iterations=2 * fit.iterations, crisp_weight=0.1),
-        )
+        rounds = {"predicted_iterations": fit.iterations // 2, "levels": (1.0, 0.5)}
+        fit = replace(fit, iterations=2 * fit.iterations, crisp_weight=0.1)
+        schedule = FastSchedule(cameras=4, fit=fit, **rounds, **few)
     grid = GridConfig(levels=3, coarsest=4, finest=16, table_size=2**12)
     field = FieldConfig(grid=grid, hidden=8, half_extent=0.3, blob_sigma=0.1)
     return replace(config, schedule=schedule, field=field, batch_size=2, checkpoint_every=3)
@@ -61,8 +57,8 @@ def shorten() -> None:
     DistillConfig.named = lambda *arguments, **changes: short(named(*arguments, **changes))
     training.PROCEDURAL_POOL = 8
     report.plot_results = lambda results, folder: {}
-    few = functools.partial(configurations.EvaluationConfig, mesh_resolution=24, mesh_samples=200)
-    configurations.EvaluationConfig = few
+    evaluation = configurations.EvaluationConfig
+    configurations.EvaluationConfig = functools.partial(evaluation, mesh_resolution=24, mesh_samples=200)
 
 
 def distill(weights: str, preset: str, folder: str) -> None:
@@ -73,14 +69,6 @@ def distill(weights: str, preset: str, folder: str) -> None:
     config = DistillConfig.named(preset)  # a short one, see shorten
     field = model.distill(scene, config, generator, checkpoint=Path(folder) / "field.checkpoint")
     field.save(Path(folder) / "field.safetensors")
-
-
-def run(arguments: list[str]) -> None:
-    if arguments[0] == "distill":
-        distill(*arguments[1:])
-    else:
-        sys.argv = ["upfusion", *arguments]
-        main()
 
 
 def serve() -> None:
@@ -94,7 +82,8 @@ def serve() -> None:
                 os.dup2(log.fileno(), 2)
             code = 1
             try:
-                run(told["arguments"])
+                sys.argv = ["upfusion", *told["arguments"]]
+                distill(*sys.argv[2:]) if sys.argv[1] == "distill" else main()
                 code = 0
             except SystemExit as ended:
                 code = int(ended.code or 0)

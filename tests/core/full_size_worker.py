@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from types import TracebackType
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
@@ -26,7 +25,6 @@ from upfusion_core import UpFusion, orbit_cameras
 from upfusion_core.models.convert import convert
 from upfusion_core.types import InputViews
 
-STATUS = Path("/proc/self/status")
 TIMESTEP, GUIDANCE, AZIMUTH, SEED = 481, 9.0, 30.0, 0
 
 
@@ -37,20 +35,14 @@ class MemoryPeak:
     memory runs short.
     """
 
-    def __init__(self) -> None:
-        self.anonymous = self.resident = 0
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._started = self._seconds = 0.0
-
     def __enter__(self) -> MemoryPeak:
-        self._started = time.perf_counter()
+        self.anonymous = self.resident = 0
+        self._done, self._started = threading.Event(), time.perf_counter()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._seconds = time.perf_counter() - self._started
         self._done.set()
         self._thread.join()
@@ -60,7 +52,7 @@ class MemoryPeak:
 
     def _watch(self) -> None:
         while not self._done.wait(0.005):
-            fields = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
+            fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
             self.anonymous = max(self.anonymous, 1024 * int(fields["RssAnon"].split()[0]))
             self.resident = max(self.resident, 1024 * int(fields["VmRSS"].split()[0]))
 

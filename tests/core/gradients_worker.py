@@ -29,14 +29,8 @@ def main(path: str) -> None:
     terms = accumulate_gradients(config, accelerator, stage, module, source, 1)
     if accelerator.is_main_process:
         gradients = {name: value.grad for name, value in stage.named_parameters() if value.grad is not None}
-        save_file(
-            {
-                **gradients,
-                "terms": torch.stack([*terms.values()]),
-                "processes": torch.tensor(accelerator.num_processes),
-            },
-            path,
-        )
+        processes = torch.tensor(accelerator.num_processes)
+        save_file(gradients | {"terms": torch.stack([*terms.values()]), "processes": processes}, path)
 
 
 if __name__ == "__main__":

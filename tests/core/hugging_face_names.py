@@ -11,11 +11,10 @@ def hugging_face(name: str, tensor: Tensor) -> dict[str, Tensor]:
         "cls_token": "embeddings.cls_token",
         "mask_token": "embeddings.mask_token",
         "pos_embed": "embeddings.position_embeddings",
-        "patch_embed.proj.weight": "embeddings.patch_embeddings.projection.weight",
-        "patch_embed.proj.bias": "embeddings.patch_embeddings.projection.bias",
-        "norm.weight": "layernorm.weight",
-        "norm.bias": "layernorm.bias",
     }
+    for part in ("weight", "bias"):
+        outer[f"patch_embed.proj.{part}"] = f"embeddings.patch_embeddings.projection.{part}"
+        outer[f"norm.{part}"] = f"layernorm.{part}"
     if name in outer:
         return {outer[name]: tensor}
     _, block, rest = name.split(".", 2)
@@ -24,11 +23,8 @@ def hugging_face(name: str, tensor: Tensor) -> dict[str, Tensor]:
         kind = rest.rsplit(".", 1)[1]
         parts = zip(("query", "key", "value"), tensor.chunk(3), strict=True)
         return {f"{prefix}attention.attention.{part}.{kind}": value for part, value in parts}
-    inner = {
-        "attn.proj": "attention.output.dense",
-        "ls1.gamma": "layer_scale1.lambda1",
-        "ls2.gamma": "layer_scale2.lambda1",
-    }
+    inner = {"attn.proj": "attention.output.dense"}
+    inner |= {"ls1.gamma": "layer_scale1.lambda1", "ls2.gamma": "layer_scale2.lambda1"}
     for ours, theirs in inner.items():
         rest = rest.replace(ours, theirs)
     return {prefix + rest: tensor}

@@ -22,12 +22,9 @@ def pixels(cameras: Cameras, point: Tensor, size: int) -> Tensor:
 
 def centroid(weights: Tensor) -> Tensor:
     """(N, H, W) -> (N, 2): x and y of the weights' mean, in pixels from the top left corner."""
-    size = weights.shape[-1]
-    axis = torch.arange(size) + 0.5
-    total = weights.sum(dim=(1, 2))
-    return (
-        torch.stack([(weights.sum(dim=1) * axis).sum(-1), (weights.sum(dim=2) * axis).sum(-1)], dim=-1) / total[:, None]
-    )
+    axis = torch.arange(weights.shape[-1]) + 0.5
+    sums = [(weights.sum(dim=dim) * axis).sum(-1) for dim in (1, 2)]
+    return torch.stack(sums, dim=-1) / weights.sum(dim=(1, 2))[:, None]
 
 
 def disc(height: int, width: int, x: float, y: float, radius: float) -> np.ndarray:

@@ -19,10 +19,7 @@ from upfusion_core.support.errors import UpFusionError
 
 LONGEST_MESSAGE = 2000
 
-JUNK = (
-    *(None, True, -1, 0, 3, 2.5, float("nan"), float("inf")),
-    *("text", b"bytes", [], {}, (1, "a"), [[1], [2, 3]]),
-)
+JUNK = (*(None, True, -1, 0, 3, 2.5, float("nan"), float("inf")), *("text", b"bytes", [], {}, (1, "a"), [[1], [2, 3]]))
 """Values of other types, or far out of range."""
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool)

@@ -6,10 +6,16 @@ from collections.abc import Callable
 
 import pytest
 
-from upfusion_core.support.errors import InputError
+from upfusion_core.support.errors import CheckpointError, InputError
 
 
 def refused(words: str, call: Callable[..., object], *args: object, **kwargs: object) -> None:
     """Asserts that a call raises InputError with a message in which the pattern `words` is found."""
     with pytest.raises(InputError, match=words):
+        call(*args, **kwargs)
+
+
+def unfit(words: str, call: Callable[..., object], *args: object, **kwargs: object) -> None:
+    """The same of CheckpointError."""
+    with pytest.raises(CheckpointError, match=words):
         call(*args, **kwargs)

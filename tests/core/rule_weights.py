@@ -35,10 +35,7 @@ def rule_array(name: str, shape: tuple[int, ...]) -> np.ndarray:
     if len(shape) >= 2:
         values /= np.float32(math.sqrt(math.prod(shape[1:])))
         return values
-    values *= np.float32(0.1)
-    if name.endswith("weight"):
-        values += np.float32(1)
-    return values
+    return values * np.float32(0.1) + np.float32(name.endswith("weight"))
 
 
 def rule_tensor(name: str, shape: tuple[int, ...] | list[int]) -> Tensor:
@@ -139,26 +136,21 @@ def text_shapes(
     return shapes | {f"{TEXT_PREFIX}final_layer_norm.{part}": (width,) for part in ("weight", "bias")}
 
 
-def small_config(image_size: int = 64) -> dict[str, Any]:
+def small_config() -> dict[str, Any]:
     """A configuration whose parts fit each other: the golden networks, UpSRT reading the golden DINO's 48 numbers.
 
     Photos become 4 x 4 patches (DINO sees 56 x 56 pixels), latents are an eighth of the image.
     """
     golden = golden_config()
     dino_names = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "init_values", "layer")
-    upsrt_names = (
-        *("transformer_dim", "num_heads", "ff_dim", "encoder_layers", "decoder_layers"),
-        *("patches", "num_freqs", "start_freq"),
-    )
-    diffusion_names = (
-        *("model_channels", "channel_mult", "num_res_blocks", "num_heads", "context_dim", "hint_channels"),
-    )
+    upsrt_names = ("transformer_dim", "num_heads", "ff_dim", "encoder_layers", "decoder_layers")
+    upsrt = {name: golden["upsrt"][name] for name in (*upsrt_names, "patches", "num_freqs", "start_freq")}
+    diffusion = ("model_channels", "channel_mult", "num_res_blocks", "num_heads", "context_dim", "hint_channels")
     return {
-        "image_size": image_size,
+        "image_size": 64,
         "dino": {name: golden["dino"][name] for name in dino_names},
-        "upsrt": {name: golden["upsrt"][name] for name in upsrt_names}
-        | {"image_feature_dim": golden["dino"]["embed_dim"]},
-        "diffusion": {name: golden["diffusion"][name] for name in diffusion_names},
+        "upsrt": upsrt | {"image_feature_dim": golden["dino"]["embed_dim"]},
+        "diffusion": {name: golden["diffusion"][name] for name in diffusion},
         "vae": dict(golden["vae"]),
         "text": {"hidden_size": 48, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 192},
     }
@@ -186,19 +178,13 @@ def full_shapes() -> dict[str, Shapes]:
     }
 
 
-def write_small_folder(path: Path | str, *, image_size: int = 64, position_ids: bool = True) -> Path:
-    """Writes a small, consistent folder in the released layout, with its config.json (30 MB, under a second).
-
-    Args:
-        path: the folder, made if missing.
-        image_size: pixels of a photo's side, a multiple of 64.
-        position_ids: whether the text encoder carries the integer buffer that older files have.
-    """
+def write_small_folder(path: Path | str) -> Path:
+    """Writes a small, consistent folder in the released layout, with its config.json (30 MB, under a second)."""
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     for name, shapes in small_shapes().items():
-        _save(folder / name, rule_state_dict(shapes), position_ids=position_ids)
-    (folder / "config.json").write_text(json.dumps(small_config(image_size), indent=2))
+        _save(folder / name, rule_state_dict(shapes))
+    (folder / "config.json").write_text(json.dumps(small_config(), indent=2))
     return folder
 
 
@@ -215,7 +201,7 @@ def write_full_folder(path: Path | str, *, workers: int = 2) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name, sizes in shapes.items():
         scratch = folder / f".{name}.partial"
-        _save(folder / name, _mapped_state_dict(scratch, sizes, workers), position_ids=True)
+        _save(folder / name, _mapped_state_dict(scratch, sizes, workers))
         scratch.unlink()
     (folder / STAMP).write_text(json.dumps(stamp))
     return folder
@@ -226,10 +212,8 @@ def _mapped_state_dict(scratch: Path, shapes: Shapes, workers: int) -> dict[str,
     sizes = [math.prod(shape) for shape in shapes.values()]
     ends = np.cumsum(sizes)
     mapped = np.memmap(scratch, np.float32, "w+", shape=(int(ends[-1]),))
-    slices = {
-        name: mapped[end - size : end].reshape(shape)
-        for (name, shape), size, end in zip(shapes.items(), sizes, ends, strict=True)
-    }
+    parts = [mapped[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+    slices = {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
 
     def fill(name: str) -> None:
         slices[name][...] = rule_array(name, shapes[name])
@@ -240,9 +224,9 @@ def _mapped_state_dict(scratch: Path, shapes: Shapes, workers: int) -> dict[str,
     return {name: torch.from_numpy(values) for name, values in slices.items()}
 
 
-def _save(path: Path, tensors: dict[str, Tensor], *, position_ids: bool) -> None:
+def _save(path: Path, tensors: dict[str, Tensor]) -> None:
     """Writes `tensors` as the release does: bare for DINO's file, else under `model_state_dict`."""
-    if position_ids and any(name.startswith(TEXT_PREFIX) for name in tensors):
+    if any(name.startswith(TEXT_PREFIX) for name in tensors):
         tensors = tensors | {f"{TEXT_PREFIX}embeddings.position_ids": torch.arange(77)[None]}
     torch.save(tensors if path.suffix == ".pth" else {"model_state_dict": tensors}, path)
 

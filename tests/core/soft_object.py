@@ -7,7 +7,7 @@ from torch import Tensor
 
 from upfusion_core import Cameras
 from upfusion_core.geometry import camera_rays
-from upfusion_core.geometry.similarity import Similarity
+from upfusion_core.geometry.cameras import Similarity
 
 
 class SoftObject:

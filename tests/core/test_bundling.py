@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import documented_programs
 import pytest
 import torch
+from PIL import Image
 from tiny_training import TinySource, tiny_config
 
 from upfusion_core.models.checkpoint import open_checkpoint
 from upfusion_core.training.loop import train
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "benchmarks"
-
 
 def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"script_{name}", SCRIPTS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return documented_programs.loaded(Path(__file__).resolve().parents[2] / "benchmarks" / f"{name}.py")
 
 
 def call(module: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
@@ -67,8 +61,6 @@ def test_a_run_becomes_the_bundled_file_and_its_card(tmp_path: Path, monkeypatch
     assert checkpoint.facts["figures"]["predict"]["3"] == {"box_psnr": 16.25, "iou": 0.75}
     with pytest.raises(SystemExit, match="exists already"):
         call(script("bundle_mini"), monkeypatch, *arguments)
-
-    from PIL import Image
 
     Image.new("RGB", (32, 16), "red").save(evaluation / "sheet.png")
     card = tmp_path / "MODEL_CARD.md"

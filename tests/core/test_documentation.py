@@ -25,13 +25,13 @@ from PIL import Image, ImageDraw
 
 from upfusion_core import DistillConfig, RadianceField
 from upfusion_core import config as configurations
+from upfusion_core.cli import datasets as training
 from upfusion_core.cli import reconstruct
-from upfusion_core.cli import train as training
 from upfusion_core.cli.app import COMMANDS
 from upfusion_core.config import DraftSchedule, FieldConfig, FitConfig, GridConfig, TrainConfig
 from upfusion_core.evaluation import alignment
 from upfusion_core.models.convert import convert
-from upfusion_core.surface import extract, level
+from upfusion_core.surface import extract
 
 PAGES = [
     ROOT / "README.md",
@@ -86,8 +86,8 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DistillConfig, "named", classmethod(small))
     monkeypatch.setattr(RadianceField, "extract_mesh", small_mesh)
     for module, name, value in (
-        (extract, "SEARCH_RESOLUTION", 24), (level, "LEVEL_RESOLUTION", 16), (level, "CAMERAS", 2),
-        (level, "PICTURE_SIZE", 16), (level, "RAY_SAMPLES", 16),
+        (extract, "SEARCH_RESOLUTION", 24), (extract, "LEVEL_RESOLUTION", 16), (extract, "CAMERAS", 2),
+        (extract, "PICTURE_SIZE", 16), (extract, "RAY_SAMPLES", 16),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
     few = functools.partial(configurations.EvaluationConfig, mesh_resolution=24, mesh_samples=200)

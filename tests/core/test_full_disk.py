@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -17,16 +16,15 @@ from torch import Tensor
 from upfusion_core.cli.views import save_video
 from upfusion_core.config import FieldConfig, GridConfig
 from upfusion_core.field.radiance import RadianceField
+from upfusion_core.models.checkpoint import network_weights
 from upfusion_core.models.convert import write_networks
-from upfusion_core.models.networks import network_weights
 from upfusion_core.support.errors import OutputError
 from upfusion_core.support.files import replacing, save_tensors, write_json
 from upfusion_core.support.images import save_png
 from upfusion_core.surface.mesh import MeshAsset
 from upfusion_core.training.initial import initial_networks
 
-LIMIT = 20_000
-"""Bytes that fit."""
+LIMIT = 20_000  # bytes that fit
 
 
 def noise(*shape: int) -> Tensor:
@@ -91,19 +89,6 @@ def limited() -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, handler)
 
 
-@pytest.fixture(scope="module")
-def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A disk of 40 kB, where the system lets us have one."""
-    folder = tmp_path_factory.mktemp("disk")
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", str(folder)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("mounting a small disk needs to be root on Linux")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
 def assert_the_last_good_file_stays(folder: Path, name: str) -> None:
     path, write = folder / name, WRITERS[name]
     before = path.read_bytes()
@@ -113,6 +98,24 @@ def assert_the_last_good_file_stays(folder: Path, name: str) -> None:
     assert [file.name for file in folder.iterdir()] == [name]
 
 
+@pytest.fixture(scope="module")
+def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A disk of 40 kB, where the system lets us have one."""
+    folder = tmp_path_factory.mktemp("disk")
+    command = ["mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small disk needs to be root on Linux")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_disk_that_is_full(name: str, small_disk: Path) -> None:
+    WRITERS[name](small_disk / name, False)
+    assert_the_last_good_file_stays(small_disk, name)
+    (small_disk / name).unlink()
+
+
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_file_that_may_not_grow(name: str, tmp_path: Path) -> None:
     WRITERS[name](tmp_path / name, False)
@@ -120,14 +123,3 @@ def test_a_file_that_may_not_grow(name: str, tmp_path: Path) -> None:
         assert_the_last_good_file_stays(tmp_path, name)
     WRITERS[name](tmp_path / name, True)  # once there is room
     assert (tmp_path / name).stat().st_size > LIMIT
-
-
-@pytest.mark.parametrize("name", WRITERS)
-def test_a_disk_that_is_full(name: str, small_disk: Path) -> None:
-    folder = small_disk / "run"
-    folder.mkdir()
-    try:
-        WRITERS[name](folder / name, False)
-        assert_the_last_good_file_stays(folder, name)
-    finally:
-        shutil.rmtree(folder)

@@ -30,38 +30,27 @@ FIELD = FieldConfig(
 
 def configuration(preset: str) -> DistillConfig:
     """3000 iterations of the field, on few rays."""
-    if preset == "draft":
-        fit = replace(FitConfig(iterations=1500), rays=128, sampling=RaySampling(16, 8), occupancy_cells=16)
-        schedule = DraftSchedule(
-            predicted_cameras=8, predicted_size=16, predicted_fit=fit, sampled_cameras=4, sampled_fit=fit, steps=4
-        )
-        return DistillConfig(schedule=schedule, field=FIELD)
+    small = {"rays": 128, "sampling": RaySampling(16, 8), "occupancy_cells": 16}
+    if preset == "reference":
+        sampling = {"sampling": RaySampling(8, 4), "bootstrap": 300, "bootstrap_index": 2, "highest_index": 2}
+        schedule = ReferenceSchedule(cameras=16, iterations=3000, steps=3, **sampling)
+        return DistillConfig.reference(schedule=schedule, field=FIELD)
     if preset == "fast":
-        fit = replace(
-            FitConfig(iterations=3000, crisp_weight=0.1),
-            rays=128,
-            sampling=RaySampling(16, 8),
-            occupancy_cells=16,
-        )
+        fit = replace(FitConfig(iterations=3000, crisp_weight=0.1), **small)
         rounds = FastSchedule(cameras=8, predicted_size=16, predicted_iterations=1000, steps=4, fit=fit)
         return DistillConfig(schedule=rounds, field=FIELD)
-    reference = ReferenceSchedule(
-        cameras=16, iterations=3000, steps=3, bootstrap=300, bootstrap_index=2, highest_index=2,
-        sampling=RaySampling(8, 4),
-    )  # fmt: skip
-    return DistillConfig.reference(schedule=reference, field=FIELD)
+    fit = replace(FitConfig(iterations=1500), **small)
+    predicted = {"predicted_cameras": 8, "predicted_size": 16, "predicted_fit": fit}
+    draft = DraftSchedule(sampled_cameras=4, sampled_fit=fit, steps=4, **predicted)
+    return DistillConfig(schedule=draft, field=FIELD)
 
 
 def assert_finite(model: UpFusion, config: DistillConfig) -> RadianceField:
     """Distils, and looks at every parameter and at a render."""
     scene = model.encode(example_views(0, 3).prepared(model.image_size))
     steps: list[int] = []
-    field = model.distill(
-        scene,
-        config,
-        generator=torch.Generator().manual_seed(0),
-        on_step=lambda step, total, preview: steps.append(step),
-    )
+    generator = torch.Generator().manual_seed(0)
+    field = model.distill(scene, config, generator, on_step=lambda step, total, preview: steps.append(step))
     assert steps[-1] >= 3000
     assert all(value.isfinite().all() for value in field.state_dict().values())
     seen = field.render(orbit_cameras([0.0, 120.0]), 32)

@@ -22,35 +22,26 @@ def test_rule_by_hand() -> None:
     assert weight.dtype == torch.float32
     assert abs(weight.mean() - 1) < 0.02
     assert abs(weight.std() - 0.1) < 0.01
-
-
-def test_prefix_selects_and_is_removed() -> None:
-    shapes = {"a.x": (3,), "b.x": (3,)}
-    chosen = rule_weights.rule_state_dict(shapes, "b.")
+    chosen = rule_weights.rule_state_dict({"a.x": (3,), "b.x": (3,)}, "b.")
     assert list(chosen) == ["x"]
     assert torch.equal(chosen["x"], rule_weights.rule_tensor("b.x", (3,)))
 
 
-def test_small_manifests_are_the_golden_ones() -> None:
-    config = rule_weights.golden_config()
-    sizes = {
-        name: config["upsrt"][name]
-        for name in ("transformer_dim", "image_feature_dim", "encoder_layers", "decoder_layers", "ff_dim", "num_freqs")
-    }
+def test_manifests_are_the_golden_ones_and_the_released_ones() -> None:
+    config, names = rule_weights.golden_config(), ("transformer_dim", "image_feature_dim", "encoder_layers")
+    sizes = {name: config["upsrt"][name] for name in (*names, "decoder_layers", "ff_dim", "num_freqs")}
     assert rule_weights.upsrt_shapes(**sizes) == rule_weights.golden_shapes("upsrt")
     dino = {name: config["dino"][name] for name in ("embed_dim", "depth", "patch_size")}
     assert rule_weights.dino_shapes(**dino) == rule_weights.golden_shapes("dino")
-
-
-def test_full_manifests_have_the_released_sizes() -> None:
     upsrt = rule_weights.upsrt_shapes()
     assert len(upsrt) == 154
     assert round(sum(map(math.prod, upsrt.values())) / 1e6, 1) == 48.4
-    counts = {
-        prefix: sum(name.startswith(prefix) for name in rule_weights.full_shapes()["upfusion2d.pt"])
-        for prefix in ("model.diffusion_model.", "control_model.", "first_stage_model.", rule_weights.TEXT_PREFIX)
-    }
-    assert list(counts.values()) == [686, 326, 248, 196]
+    stored, prefixes = rule_weights.full_shapes()["upfusion2d.pt"], ("model.diffusion_model.", "control_model.")
+    counts = [
+        sum(name.startswith(prefix) for name in stored)
+        for prefix in (*prefixes, "first_stage_model.", rule_weights.TEXT_PREFIX)
+    ]
+    assert counts == [686, 326, 248, 196]
 
 
 @pytest.mark.parametrize("layers", [2, 12])

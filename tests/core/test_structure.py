@@ -12,15 +12,15 @@ import pytest
 import upfusion_core
 
 ROOT = Path(__file__).resolve().parents[2]
-CEILINGS = {  # on their way to 16,000 lines in 85 files, 2,700 in 12, 20,000, 450, 60 and 200
-    "lines of upfusion_core": 20_300,
-    "files of upfusion_core": 107,
+CEILINGS = {
+    "lines of upfusion_core": 16_000,
+    "files of upfusion_core": 85,
     "lines of nodes": 2_700,
     "files of nodes": 12,
-    "lines of tests": 23_760,
+    "lines of tests": 18_700,
     "lines of the longest file": 450,
     "lines of the longest function": 60,
-    "functions used at one place": 220,
+    "functions used at one place": 200,
     "import circles": 0,
 }
 

@@ -25,10 +25,6 @@ def said_by_project() -> str:
     return line.split('"')[1]
 
 
-def test_a_checkout_says_what_its_project_file_says() -> None:
-    assert upfusion_core.__version__ == said_by_project()
-
-
 def test_a_pack_that_is_not_installed_knows_its_version(tmp_path: Path) -> None:
     """As in custom_nodes, where only the files lie; -S and -I hide every installed package."""
     pack = tmp_path / "custom_nodes" / "upfusion"
@@ -41,14 +37,10 @@ def test_a_pack_that_is_not_installed_knows_its_version(tmp_path: Path) -> None:
     assert done.stdout.strip() == said_by_project()
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        '[project]\nname = "another"\nversion = "1.2.3"\n',  # site-packages of somebody who put a file there
-        '[tool.x]\nname = "upfusion"\nversion = "9"\n',
-        None,
-    ],
-)
+ANOTHER = '[project]\nname = "another"\nversion = "1.2.3"\n'  # site-packages of somebody who put a file there
+
+
+@pytest.mark.parametrize("text", [ANOTHER, '[tool.x]\nname = "upfusion"\nversion = "9"\n', None])
 def test_without_our_own_project_file_the_record_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None
 ) -> None:
@@ -63,6 +55,9 @@ def test_without_our_own_project_file_the_record_is_asked(
 
 
 def test_changelog_citation_and_workflows_say_the_same() -> None:
+    assert upfusion_core.__version__ == said_by_project()
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.output.strip()) == (0, upfusion_core.__version__)
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     released = re.findall(r"^## (\d+\.\d+\.\d+)", changes, re.MULTILINE)
     assert released[0] == said_by_project()
@@ -72,8 +67,3 @@ def test_changelog_citation_and_workflows_say_the_same() -> None:
         nodes = json.loads(path.read_text(encoding="utf-8"))["nodes"]
         said = {node["properties"]["ver"] for node in nodes if node["type"].startswith("UpFusion")}
         assert said == {said_by_project()}, path.name
-
-
-def test_the_version_is_printed() -> None:
-    result = CliRunner().invoke(app, ["--version"])
-    assert (result.exit_code, result.output.strip()) == (0, upfusion_core.__version__)

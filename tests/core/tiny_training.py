@@ -18,8 +18,8 @@ from upfusion_core.config import (
     VaeConfig,
 )
 from upfusion_core.geometry import random_cameras, reference_camera
+from upfusion_core.models.checkpoint import network_weights
 from upfusion_core.models.convert import convert, write_networks
-from upfusion_core.models.networks import network_weights
 from upfusion_core.pipeline.upfusion import UpFusion
 from upfusion_core.training.batches import TrainingBatch
 from upfusion_core.training.initial import initial_networks
@@ -65,9 +65,8 @@ def write_tiny_mini(path: Path) -> Path:
     """A merged float16 file of random weights in these sizes, its latents of the right spread, with facts."""
     networks, text = initial_networks(tiny_model(), seed=3)
     calibrate_latents(networks.vae, TinySource(8).batch(0).targets.flatten(0, 1))
-    whole = write_networks(
-        path.with_name("whole.safetensors"), tiny_model(), network_weights(tiny_model(), networks), text
-    )
+    weights = network_weights(tiny_model(), networks)
+    whole = write_networks(path.with_name("whole.safetensors"), tiny_model(), weights, text)
     convert(whole, path, dtype=torch.float16, facts={"trained_on": "nothing: random weights", "steps": {"encoder": 0}})
     whole.unlink()
     return path
@@ -97,12 +96,8 @@ class TinySource:
         mask = (((row - 7.5) ** 2 + (column - 7.5) ** 2) < 30).float()[None]
         picture = color * mask * (0.5 + column / 32) + (1 - mask)
         cameras = random_cameras(self.targets, generator=generator)
-        return (
-            picture.expand(photos, -1, -1, -1),
-            picture.expand(self.targets, -1, -1, -1),
-            mask.expand(self.targets, -1, -1, -1),
-            cameras,
-        )
+        repeated = (picture.expand(self.targets, -1, -1, -1), mask.expand(self.targets, -1, -1, -1))
+        return picture.expand(photos, -1, -1, -1), *repeated, cameras
 
 
 def run_tiny(config: TrainConfig, folder: Path, **options: Any) -> TrainResult:  # noqa: ANN401 - arguments of train

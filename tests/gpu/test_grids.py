@@ -50,6 +50,11 @@ def test_triton_agrees_with_the_definition(indexing: str, features: int) -> None
 def test_triton_with_tables_in_half_precision(dtype: torch.dtype) -> None:
     _require("triton")
     found, wanted = (_results(name, GridConfig(), dtype) for name in ("triton", "torch"))
+    none = torch.zeros(0, 3, device=GPU)
+    assert grid_encoder("triton")(none, torch.zeros(sum(GridConfig().rows), 2, device=GPU), GridConfig()).shape == (
+        0,
+        32,
+    )
     assert [value.dtype for value in found] == [value.dtype for value in wanted]
     torch.testing.assert_close(found[0], wanted[0], atol=1e-3, rtol=0)
 
@@ -70,10 +75,3 @@ def test_a_field_takes_triton_by_itself_and_agrees_with_torch() -> None:
     points = torch.rand(5000, 3, generator=torch.Generator().manual_seed(1)).to(GPU) * 2 - 1
     for ours, theirs in zip(automatic(points), plain(points), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
-
-
-def test_no_points_on_the_gpu() -> None:
-    _require("triton")
-    config = GridConfig()
-    table = torch.zeros(sum(config.rows), 2, device=GPU)
-    assert grid_encoder("triton")(torch.zeros(0, 3, device=GPU), table, config).shape == (0, 32)

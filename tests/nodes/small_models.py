@@ -1,7 +1,5 @@
 """What node tests load and know: a small model, the stock KSampler on it, a field of one colour, a tetrahedron."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable
@@ -10,15 +8,15 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from rule_weights import rule_tensor
 from safetensors.torch import save_file
 from torch import Tensor
 
 from upfusion_core.config import DiffusionConfig, DinoConfig, ModelConfig, UpSRTConfig, VaeConfig
-from upfusion_core.models.checkpoint import CONFIG_KEY, DEFAULT_EMBEDDING, EMPTY_EMBEDDING
-from upfusion_core.models.networks import build_networks
-from upfusion_core.models.networks import network_weights as weights_of
+from upfusion_core.models.checkpoint import CONFIG_KEY, DEFAULT_EMBEDDING, EMPTY_EMBEDDING, build_networks
+from upfusion_core.models.checkpoint import network_weights as weights_of
 
 Pack = Callable[[str], ModuleType]
 Run = Callable[..., tuple[Any, ...]]
@@ -75,6 +73,12 @@ class Loaded:
     def inputs(self) -> dict[str, Any]:
         """What nodes that use the diffusion model need."""
         return {"upfusion_model": self.upfusion, "model": self.model, "vae": self.vae, "scene": self.scene}
+
+
+def refused(words: str, call: Callable[..., object], *args: Any, **inputs: Any) -> None:
+    """Asserts that a call raises ValueError with a message in which the pattern `words` is found."""
+    with pytest.raises(ValueError, match=words):
+        call(*args, **inputs)
 
 
 def relative(value: Tensor, expected: Tensor) -> float:

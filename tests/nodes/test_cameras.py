@@ -1,14 +1,12 @@
 """Cameras by numbers, held against positions worked out by hand, and those of the 3D viewer, there and back."""
 
-from __future__ import annotations
-
 import math
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-from small_models import Run
+from small_models import Run, refused
 from torch import Tensor
 
 ORBIT, CAMERA = "UpFusionOrbitCameras", "UpFusionCamera"
@@ -71,6 +69,10 @@ def test_an_orbit_of_the_viewer_is_our_orbit(run_node: Run, core: ModuleType) ->
         (camera,) = run_node(FROM, camera_info=orbit_info(yaw, pitch, distance, fov=90.0))
         close(camera.camera_to_world, core.orbit_cameras(yaw, pitch, distance).camera_to_world)
         close(camera.focal, [[1.0, 1.0]])  # 90 degrees
+    # zoom multiplies the focal length, and units divide the position
+    (camera,) = run_node(FROM, camera_info=orbit_info(0, 0, 10.0, fov=90.0) | {"zoom": 3.0}, units=5.0)
+    close(camera.centers, [[0, 0, 2]])
+    close(camera.focal, [[3.0, 3.0]])
 
 
 @pytest.mark.comfyui
@@ -84,12 +86,6 @@ def test_create_camera_info_means_our_angles(run_node: Run, core: ModuleType) ->
         expected = core.orbit_cameras(yaw, pitch, 1.0, focal=2 / math.tan(math.radians(17.5)))
         close(camera.camera_to_world, expected.camera_to_world, atol=1e-5)
         torch.testing.assert_close(camera.focal, expected.focal)
-
-
-def test_zoom_multiplies_the_focal_length_and_units_divide_the_position(run_node: Run) -> None:
-    (camera,) = run_node(FROM, camera_info=orbit_info(0, 0, 10.0, fov=90.0) | {"zoom": 3.0}, units=5.0)
-    close(camera.centers, [[0, 0, 2]])
-    close(camera.focal, [[3.0, 3.0]])
 
 
 def test_a_quaternion_says_more_than_the_target(run_node: Run) -> None:
@@ -143,7 +139,6 @@ def test_the_direction_alone_is_taken_from_a_viewer_that_has_moved_the_object(ru
     [
         ({"cameraType": "orthographic"}, "must be a perspective one, got 'orthographic'"),
         ({"fov": None}, "tells no field of view"),
-        ({"fov": 180.0}, "must be between 0.1 and 179 degrees"),
         ({"fov": 5e-324}, "must be between 0.1 and 179 degrees"),
         ({"zoom": 0}, "its zoom above 0"),
         ({"position": None}, "needs its position"),
@@ -153,17 +148,13 @@ def test_the_direction_alone_is_taken_from_a_viewer_that_has_moved_the_object(ru
     ],
 )
 def test_an_unfit_camera_info_gets_a_sentence(run_node: Run, change: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        run_node(FROM, camera_info=orbit_info(0, 0, 1.0) | change)
+    refused(message, run_node, FROM, camera_info=orbit_info(0, 0, 1.0) | change)
     for take in ("everything", "direction"):
-        with pytest.raises(ValueError, match="must be a camera of the 3D viewer, got NoneType"):
-            run_node(FROM, camera_info=None, take=take)
+        refused("must be a camera of the 3D viewer, got NoneType", run_node, FROM, camera_info=None, take=take)
 
 
 def test_what_no_viewport_can_show_gets_a_sentence(run_node: Run, core: ModuleType) -> None:
     cameras = core.orbit_cameras([0.0, 90.0])
-    with pytest.raises(ValueError, match="index must be between 0 and 1, got 2"):
-        run_node(TO, cameras=cameras, index=2)
+    refused("index must be between 0 and 1, got 2", run_node, TO, cameras=cameras, index=2)
     shifted = core.Cameras(cameras.camera_to_world, cameras.focal, cameras.principal + 0.1)
-    with pytest.raises(ValueError, match="one focal length and looks through its picture's middle"):
-        run_node(TO, cameras=shifted)
+    refused("one focal length and looks through its picture's middle", run_node, TO, cameras=shifted)

@@ -1,18 +1,17 @@
 """Fields: distilled through ComfyUI's own MODEL and VAE; renders and meshes of one whose shape is known by hand."""
 
-from __future__ import annotations
-
 import io
 import math
 from collections.abc import Callable
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 import trimesh
-from small_models import COLOR, Loaded, Pack, Run, quarter_model
+from small_models import COLOR, Loaded, Pack, Run, quarter_model, refused
 from torch import Tensor, nn
 
 pytestmark = pytest.mark.usefixtures("lines", "types", "folders")
@@ -55,17 +54,11 @@ def test_a_view_does_not_depend_on_its_company(run_node: Run, ball: nn.Module, l
 def test_cancel_comes_between_the_rays_of_one_view_however_a_field_is_asked(
     run_node: Run, ball: nn.Module, pack: Pack, core: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = []
-
-    def cancel() -> None:
-        calls.append(1)
-        if len(calls) >= 3:
-            raise InterruptedError
-
+    cancel = Mock(side_effect=[None, None, *[InterruptedError] * 4])
     monkeypatch.setattr(pack("nodes.field"), "check_interrupted", cancel)
     with pytest.raises(InterruptedError):
         run_node(RENDER, field=ball, cameras=core.orbit_cameras(0.0), size=128)
-    assert len(calls) == 3
+    assert cancel.call_count == 3
     own = pack("nodes.field")._working_copy(ball)
     for question in (own.density, own.color, own):
         with pytest.raises(InterruptedError):
@@ -103,9 +96,7 @@ def test_a_texture_is_srgb_and_has_its_own_places(run_node: Run, ball: nn.Module
     torch.testing.assert_close(found.median(0).values, torch.tensor(COLOR), atol=0.01, rtol=0)
 
 
-def test_a_textured_mesh_has_a_number_of_faces_by_itself(
-    run_node: Run, ball: nn.Module, pack: Pack, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_faces_of_a_textured_mesh(run_node: Run, ball: nn.Module, pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pack("nodes.field"), "TEXTURED_FACES", 300)
     options = ({}, {"coloring": "texture"}, {"coloring": "texture", "faces": 600}, {"faces": 200})
     settings = {"field": ball, "resolution": 24, "threshold": 12.0, "texture_size": 64}
@@ -158,9 +149,7 @@ def test_a_field_is_distilled_in_a_prompt(run_node: Run, distilled: Callable[...
 
 
 @pytest.mark.comfyui
-def test_it_distils_from_the_model_given_and_to_the_views_given(
-    loaded: Loaded, distilled: Callable[..., Any], core: ModuleType
-) -> None:
+def test_it_distils_from_what_is_given(loaded: Loaded, distilled: Callable[..., Any], core: ModuleType) -> None:
     """A patch on MODEL, as a LoRA makes, changes the object; so do views to fit first, and prompts."""
     plain = weights(distilled())
     patched = loaded.model.clone()
@@ -177,9 +166,7 @@ def test_it_distils_from_the_model_given_and_to_the_views_given(
 
 
 @pytest.mark.comfyui
-def test_cancel_stops_it_and_it_runs_again(
-    distilled: Callable[..., Any], pack: Pack, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cancel_and_once_more(distilled: Callable[..., Any], pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
     from comfy import model_management
 
     steps: list[str] = []
@@ -217,5 +204,4 @@ def test_views_and_cameras_belong_together(pack: Pack, core: ModuleType) -> None
         (torch.zeros(3, 8, 8, 3), cameras, "one square picture for each of the 2 cameras, got 3 of 8 x 8"),
         (torch.zeros(2, 8, 9, 3), cameras, "got 2 of 9 x 8"),
     ):
-        with pytest.raises(ValueError, match=message):
-            given_views(images, given)
+        refused(message, given_views, images, given)

@@ -1,14 +1,14 @@
 """Files: fields and meshes come back the same, and nothing is written or read outside of ComfyUI's folders."""
 
-from __future__ import annotations
-
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 import trimesh
 from safetensors.torch import save_file
-from small_models import Run, a_mesh
+from small_models import Pack, Run, a_mesh, refused
 from torch import nn
 
 pytestmark = pytest.mark.usefixtures("lines", "types", "folders")
@@ -21,9 +21,7 @@ def written(folders: Path) -> list[Path]:
     return [path for path in folders.rglob("*") if path.is_file()]
 
 
-def test_fields_are_numbered_listed_and_come_back_the_same(
-    run_node: Run, ball: nn.Module, folders: Path, node_classes: dict[str, type]
-) -> None:
+def test_fields_come_back_equal(run_node: Run, ball: nn.Module, folders: Path, node_classes: dict[str, type]) -> None:
     names = [run_node(SAVE, field=ball, filename_prefix="shapes/ball")[0] for _ in range(2)]
     assert names == [f"shapes/ball_0000{number}_.safetensors [output]" for number in (1, 2)]
     assert (folders / "output" / "shapes" / "ball_00002_.safetensors").is_file()
@@ -96,8 +94,7 @@ def test_the_viewer_is_told_of_every_mesh_of_a_batch(node_classes: dict[str, typ
 @pytest.mark.parametrize("prefix", [*OUTSIDE, "CON", "3d/aux.png", "mesh.", "a /mesh", "a:b", "a\nb", "x" * 300])
 def test_nothing_is_written_elsewhere(run_node: Run, ball: nn.Module, folders: Path, prefix: str) -> None:
     for node_id, inputs in ((SAVE, {"field": ball}), (SAVE_MESH, {"mesh": a_mesh()})):
-        with pytest.raises(ValueError, match="filename_prefix must"):
-            run_node(node_id, **inputs, filename_prefix=prefix)
+        refused("filename_prefix must", run_node, node_id, **inputs, filename_prefix=prefix)
     assert written(folders) == []
 
 
@@ -105,22 +102,18 @@ def test_nothing_is_written_elsewhere(run_node: Run, ball: nn.Module, folders: P
     "name",
     ["../secret.safetensors", "/etc/passwd", "a/../../secret.safetensors [output]", "notes.txt", "", "a\0b", 5, []],
 )
-def test_nothing_is_read_outside_the_folders(
-    run_node: Run, folders: Path, node_classes: dict[str, type], name: object
-) -> None:
+def test_nothing_is_read_elsewhere(run_node: Run, folders: Path, node_classes: dict[str, type], name: object) -> None:
     (folders / "secret.safetensors").write_bytes(b"secret")
     (folders / "input" / "notes.txt").write_text("no field")
     for ask in (lambda: run_node(LOAD, field=name), lambda: node_classes[LOAD].fingerprint_inputs(field=name)):
-        with pytest.raises(ValueError, match="field must"):
-            ask()
+        refused("field must", ask)
     assert "field must" in node_classes[LOAD].validate_inputs(field=name)
     assert node_classes[LOAD].validate_inputs(field=None) is True  # it comes by a link
 
 
 @pytest.mark.parametrize("form", ["glb/../../../ESCAPED.glb", "../glb", "exe", "", None, 5])
 def test_a_format_that_comes_by_a_link_leads_nowhere(run_node: Run, folders: Path, form: object) -> None:
-    with pytest.raises(ValueError, match="format must be one of glb, obj, ply, stl, got"):
-        run_node(SAVE_MESH, mesh=a_mesh(), format=form)
+    refused("format must be one of glb, obj, ply, stl, got", run_node, SAVE_MESH, mesh=a_mesh(), format=form)
     assert written(folders) == []
 
 
@@ -136,8 +129,50 @@ def test_a_format_that_comes_by_a_link_leads_nowhere(run_node: Run, folders: Pat
         ),
     ],
 )
-def test_weights_and_precision_must_be_ones_of_the_lists(
-    run_node: Run, inputs: dict[str, object], message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        run_node("UpFusionLoadModel", **inputs)
+def test_weights_and_precision_are_of_the_lists(run_node: Run, inputs: dict[str, object], message: str) -> None:
+    refused(message, run_node, "UpFusionLoadModel", **inputs)
+
+
+def test_a_small_overshoot_is_clamped(pack: Pack) -> None:
+    """Nodes that resize leave [0, 1] a little."""
+    rgb = pack("nodes.convert").rgb_from_image(torch.tensor([-0.3, 0.5, 1.4]).reshape(1, 1, 1, 3))
+    assert rgb.flatten().tolist() == [0.0, 0.5, 1.0]
+
+
+def test_a_texture_keeps_its_place(pack: Pack) -> None:
+    """v = 0 is the picture's top row in MESH and its bottom row in the library."""
+    convert = pack("nodes.convert")
+    texture = torch.zeros(1, 4, 4, 3)
+    texture[:, 0, 0] = torch.tensor([1.0, 0.5, 0.0])  # top left
+    uvs = torch.full((1, 4, 2), 0.9)
+    uvs[0, 1] = 0.1
+    (asset,) = convert.assets_from_mesh(a_mesh(uvs=uvs, texture=texture, vertex_colors=None))
+    assert asset.texture.shape == (3, 4, 4)
+    torch.testing.assert_close(asset.uvs[1], torch.tensor([0.1, 0.9]))
+    torch.testing.assert_close(asset.vertex_colors[1], texture[0, 0, 0])  # as formats without textures show it
+    assert asset.vertex_colors[0].tolist() == [0, 0, 0]
+    back = convert.mesh_from_asset(asset)
+    torch.testing.assert_close(back.uvs, uvs)
+    assert torch.equal(back.texture, texture)
+    assert back.vertex_colors is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vertices": [[0.0, 0, 0]]}, "vertices of a MESH must be a tensor of 3 dimensions, got list"),
+        ({"faces": torch.zeros(4, 3)}, r"faces of a MESH must be a tensor of 3 dimensions, got \(4, 3\)"),
+        ({"faces": torch.full((1, 2, 3), 9)}, "must number vertices 0 to 3, got 9"),
+        ({"faces": torch.full((1, 2, 3), 0.7)}, "faces of a MESH must hold whole numbers, got torch.float32"),
+        ({"vertex_colors": torch.zeros(1, 4, 1)}, r"3 or 4 channels for each of its meshes, got \(1, 4, 1\)"),
+        ({"vertex_colors": torch.ones(1, 4, 3, dtype=torch.uint8)}, "floating-point numbers, got torch.uint8"),
+        ({"uvs": torch.zeros(1, 4, 1), "texture": torch.zeros(1, 4, 4, 3)}, "uvs of a MESH must hold values of 2"),
+        ({"uvs": torch.zeros(1, 4, 2), "texture": torch.zeros(0, 4, 4, 3)}, r"texture .* got \(0, 4, 4, 3\)"),
+        ({"vertex_counts": 5}, "vertex_counts of a MESH must be one whole number a mesh, got int"),
+        ({"vertex_counts": torch.tensor([torch.nan])}, r"one whole number a mesh, got \(1,\) torch.float32"),
+        ({"vertex_counts": torch.tensor([9])}, "vertex_counts of a MESH must be between 0 and 4, got 9"),
+    ],
+)
+def test_a_mesh_of_another_pack_gets_a_sentence(run_node: Run, changes: dict[str, Any], message: str) -> None:
+    refused(message, run_node, "UpFusionSaveMesh", mesh=a_mesh(**changes))
+    refused("must have vertices", run_node, "UpFusionSaveMesh", mesh=SimpleNamespace(mesh="data"))

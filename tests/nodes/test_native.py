@@ -1,7 +1,5 @@
 """The native half in a real ComfyUI: the library's numbers from the same noise, and our control in stock samplers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -47,9 +45,7 @@ def test_previews_show_the_colours_of_a_linear_autoencoder(pack: Pack) -> None:
     torch.testing.assert_close(shown, 2 * colors - 1, atol=1e-4, rtol=0)
 
 
-def test_a_folder_with_text_encoder_gives_a_clip(
-    run_node: Run, pack: Pack, core: ModuleType, models_folder: Path, small_weights: Path
-) -> None:
+def test_text_is_a_clip(run_node: Run, pack: Pack, core: ModuleType, models_folder: Path, small_weights: Path) -> None:
     (models_folder / "sub").mkdir()
     (models_folder / "sub" / "small").symlink_to(small_weights)
     names = pack("nodes.files").model_names()
@@ -224,9 +220,7 @@ def test_strength_and_range_of_steps_are_honoured(run_node: Run, loaded: Loaded,
     assert relative(first, sampled) > 1e-3
 
 
-def test_a_stock_controlnet_before_or_after_adds_its_residuals(
-    run_node: Run, loaded: Loaded, four: tuple, sampled: Tensor
-) -> None:
+def test_a_stock_controlnet_adds_its_residuals(run_node: Run, loaded: Loaded, four: tuple, sampled: Tensor) -> None:
     import nodes
 
     apply = nodes.ControlNetApplyAdvanced().apply_controlnet

@@ -1,7 +1,5 @@
 """What comes by a link: values against the nodes' schemas, a MODEL of other sizes, prompts of another text encoder."""
 
-from __future__ import annotations
-
 import inspect
 import math
 from types import SimpleNamespace
@@ -10,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_models import Loaded, Pack, Run, conditioned, k_sample, quarter_model
+from small_models import Loaded, Pack, Run, conditioned, k_sample, quarter_model, refused
 from torch import nn
 
 ORBIT, CAMERA, FROM, TO = (
@@ -37,32 +35,23 @@ def test_every_node_is_checked(node_classes: dict[str, type]) -> None:
         (ORBIT, {"count": "3"}, "count must be a whole number, got '3'"),
         (ORBIT, {"count": 10**6}, "count must be between 1 and 250, got 1000000"),
         (ORBIT, {"azimuth_from": "1"}, "azimuth_from must be a number, got str"),
-        (CAMERA, {"distance": -1.0}, r"distance must be between 0\.25 and 4\.0, got -1\.0"),
         (CAMERA, {"azimuth": math.nan}, "azimuth must be between .* got nan"),
         (CAMERA, {"cameras": 5}, "cameras must be Cameras, got int; connect UpFusion Orbit Cameras"),
         (EXTRACT, {"field": {}}, "field must be RadianceField, got dict; connect UpFusion Distill"),
-        ("UpFusionSaveField", {"field": None}, "field must be RadianceField, got NoneType"),
         ("UpFusionPhotoCameras", {"upfusion_model": None, "scene": None}, "upfusion_model must be HostedModel"),
         ("UpFusionSaveMesh", {"mesh": None, "filename_prefix": 5}, "filename_prefix must be str, got int"),
-        ("UpFusionExampleViews", {"object": 99}, "object must be between 0 and 5, got 99"),
         (FROM, {"camera_info": {}, "take": "foo"}, "take must be one of everything, direction, got 'foo'"),
-        (FROM, {"camera_info": {}, "units": -1}, r"units must be between 0\.001 and 1000\.0, got -1"),
-        (TO, {"cameras": None}, "cameras must be Cameras, got"),
         *((TO, {"index": value}, "index must be a whole number, got") for value in (1.5, "0", None)),
         *((TO, {"units": value}, r"units must be between 0\.001 and 1000\.0") for value in (math.nan, math.inf, 0)),
         (RENDER, {"cameras": "none"}, "cameras must be at least one camera, got none; connect"),
         (RENDER, {"background": "red"}, "background must be one of white, grey, black, got 'red'"),
-        (EXTRACT, {"coloring": "foo"}, "coloring must be one of vertex colors, texture, got 'foo'"),
     ],
 )
-def test_a_value_that_does_not_fit_gets_a_sentence(
-    run_node: Run, ball: nn.Module, node_id: str, inputs: dict[str, Any], message: str
-) -> None:
+def test_values_unfit(run_node: Run, ball: nn.Module, node_id: str, inputs: dict[str, Any], message: str) -> None:
     (cameras,) = run_node(ORBIT, count=2)
     inputs = {name: cameras[:0] if value == "none" else value for name, value in inputs.items()}
     good = {TO: {"cameras": cameras}, RENDER: {"field": ball, "cameras": cameras}, EXTRACT: {"field": ball}}
-    with pytest.raises(ValueError, match=message):
-        run_node(node_id, **(good.get(node_id, {}) | inputs))
+    refused(message, run_node, node_id, **(good.get(node_id, {}) | inputs))
 
 
 def test_numbers_of_numpy_are_numbers(run_node: Run) -> None:
@@ -76,10 +65,8 @@ def test_a_unet_must_have_the_sizes_of_the_controlnet(pack: Pack) -> None:
     check(config, SimpleNamespace(model_config=SimpleNamespace(unet_config=SIZES)))
     for change in ({"model_channels": 64}, {"channel_mult": [1, 2, 4]}, {"context_dim": 768}, {"context_dim": None}):
         network = SimpleNamespace(model_config=SimpleNamespace(unet_config=SIZES | change))
-        with pytest.raises(ValueError, match=r"MODEL must be a UNet of 32 channels times \(1, 1, 2, 2\) for text of"):
-            check(config, network)
-    with pytest.raises(ValueError, match="take both from one UpFusion Load Model"):
-        check(config, object())
+        refused(r"MODEL must be a UNet of 32 channels times \(1, 1, 2, 2\) for text of", check, config, network)
+    refused("take both from one UpFusion Load Model", check, config, object())
 
 
 @pytest.mark.parametrize(
@@ -93,29 +80,23 @@ def test_a_unet_must_have_the_sizes_of_the_controlnet(pack: Pack) -> None:
     ],
 )
 def test_a_prompt_must_fit_the_model(pack: Pack, prompt: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        pack("nodes.sockets").check_prompt("positive", prompt, 48)
+    refused(message, pack("nodes.sockets").check_prompt, "positive", prompt, 48)
     pack("nodes.sockets").check_prompt("positive", [[torch.zeros(2, 154, 48), {}]], 48)
 
 
 @pytest.mark.comfyui
 @pytest.mark.usefixtures("as_in_a_prompt")
-def test_nodes_refuse_what_does_not_fit(
-    run_node: Run, loaded: Loaded, pack: Pack, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nodes_refuse_these_too(run_node: Run, loaded: Loaded, pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = loaded.inputs() | {"cameras": loaded.cameras}
     for change, message in (
         ({"batch_size": 0}, "batch_size must be between 1 and 64, got 0"),
-        ({"steps": 1.5}, "steps must be a whole number"),
-        ({"seed": 2**64}, "seed must be between 0 and"),
         ({"sampler_name": "foo"}, "sampler_name must be one of"),
         ({"model": loaded.vae}, "model must be a MODEL of ComfyUI; .* got VAE"),
         ({"vae": loaded.model}, "vae must be a VAE of ComfyUI"),
         ({"upfusion_model": loaded.model}, "upfusion_model must be HostedModel"),
         ({"negative": [[torch.zeros(1, 77, 768), {}]]}, r"negative must hold embeddings \(B, L, 48\)"),
     ):
-        with pytest.raises(ValueError, match=message):
-            run_node("UpFusionSampleViews", **(inputs | change))
+        refused(message, run_node, "UpFusionSampleViews", **(inputs | change))
     four = conditioned(run_node, loaded)
     other = SimpleNamespace(unet_config=SIZES | {"model_channels": 64})
     monkeypatch.setattr(loaded.model.model, "model_config", other)
@@ -124,5 +105,4 @@ def test_nodes_refuse_what_does_not_fit(
         lambda: run_node("UpFusionSampleViews", **inputs),
         lambda: pack("nodes.control").NativePrior(loaded.upfusion, loaded.model, loaded.vae, ([], [])),
     ):
-        with pytest.raises(ValueError, match="MODEL must be a UNet of 32 channels"):
-            run()
+        refused("MODEL must be a UNet of 32 channels", run)

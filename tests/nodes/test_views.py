@@ -1,13 +1,11 @@
 """Photos from sockets: pairing with masks, framing on white, and those that come with the pack."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from small_models import Pack, Run
+from small_models import Pack, Run, refused
 from torch import Tensor
 
 PREPARE, EXAMPLE = "UpFusionPrepareViews", "UpFusionExampleViews"
@@ -102,23 +100,18 @@ def test_background_removal_is_asked_where_nothing_else_tells(run_node: Run) -> 
         ({"masks": {"mask0": torch.zeros(1, 64, 64)}}, "mask0 must be 1 on the object, got 0 .* turn invert_mask on"),
         ({"masks": {"mask0": torch.ones(1, 64, 64)}, "invert_mask": True}, "got 0 everywhere; turn invert_mask off"),
         ({"masks": {"mask0": torch.eye(32, 64)[None]}}, "must have the photo's size, 64 x 64"),
-        ({"images": {}}, "expected 1 to 6 photos, got 0"),
         ({"images": None}, "images must be Mapping, got NoneType; connect photos"),
         ({"images": {"image": torch.zeros(1, 64, 64, 3)}}, "must be named such as image0 or mask0, got 'image'"),
         ({"images": {"image0": [1]}}, "image0 must be a tensor, got list; connect a picture"),
         ({"images": {"image0": torch.full((1, 8, 8, 3), 255, dtype=torch.uint8)}}, "got torch.uint8 from 255 to 255"),
-        ({"images": {"image0": torch.full((1, 8, 8, 3), 200.0)}}, "numbers in .* from 200 to 200; divide 8-bit"),
         ({"images": {"image0": torch.full((1, 8, 8, 3), torch.nan)}}, "image0 must be finite, got 192 NaN"),
-        ({"masks": "text"}, "masks must be Mapping, got str"),
         ({"masks": {"mask0": [1]}}, "a MASK must be a tensor, got list"),
-        ({"masks": {"mask0": torch.zeros(0, 0)}}, r"a MASK must be \(B, H, W\), got \(0, 0\)"),
         ({"bg_removal_model": 5}, "bg_removal_model must be a background removal model; .* got int"),
         ({"bg_removal_model": SimpleNamespace(encode_image=lambda image: image[:0, ..., 0])}, "a MASK must be"),
     ],
 )
 def test_what_cannot_be_used_gets_a_sentence(run_node: Run, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        run_node(PREPARE, **({"images": {"image0": square(*SMALL)[0]}} | changes))
+    refused(message, run_node, PREPARE, **({"images": {"image0": square(*SMALL)[0]}} | changes))
 
 
 def test_an_example_has_photos_and_truth(run_node: Run) -> None:

@@ -1,7 +1,5 @@
 """Saved graphs keep their meaning: what object_info.json has of the nodes stays, and the shipped workflows fit them."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from types import ModuleType

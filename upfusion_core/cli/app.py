@@ -20,7 +20,7 @@ from ..config.options import Convert, Demo, Evaluate, Info, Mesh, Pack, Predict,
 from ..support.errors import UpFusionError
 from .console import answer, interruption, say
 
-COMMANDS: dict[str, tuple[type, str]] = {
+COMMANDS: dict[str, tuple[type, str]] = {  # the options of each, and the module that has its function `run_...`
     "demo": (Demo, "reconstruct"),
     "reconstruct": (Reconstruct, "reconstruct"),
     "views": (Views, "views"),
@@ -28,11 +28,10 @@ COMMANDS: dict[str, tuple[type, str]] = {
     "mesh": (Mesh, "files"),
     "convert": (Convert, "files"),
     "info": (Info, "files"),
-    "train": (Train, "train"),
+    "train": (Train, "datasets"),
     "evaluate": (Evaluate, "datasets"),
     "pack": (Pack, "datasets"),
 }
-"""The options of each command, and the module that has its function `run_...`."""
 
 
 class _Commands(TyperGroup):
@@ -40,10 +39,9 @@ class _Commands(TyperGroup):
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         for before, value in pairwise(["", *args]):
-            option, _, given = value.partition("=")
-            empty = not value or (option.startswith("--") and "=" in value and not given)
+            option, equals, given = value.partition("=")
             name = option or before
-            if empty and name != "--prompt":
+            if (not value or (option.startswith("--") and equals and not given)) and name != "--prompt":
                 what = f"{name} needs a value" if name.startswith("-") else "every argument needs a value"
                 raise typer.BadParameter(f"{what}, got an empty one; for the current folder give .")
         return super().parse_args(ctx, args)
@@ -51,7 +49,6 @@ class _Commands(TyperGroup):
 
 TITLE = "From 1 to 6 photos of an object to novel views and a 3D mesh (UpFusion)."
 app = typer.Typer(cls=_Commands, help=TITLE, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-
 KEYWORD = inspect.Parameter.KEYWORD_ONLY
 NO_MEMORY = (
     "memory must suffice for the work, but does not, even in the smallest pieces; close other programs, choose a "
@@ -100,7 +97,7 @@ def _parameter(option: Option) -> inspect.Parameter:
         default = list(map(str, default))
     elif kind is str:
         default = option.shown_default
-    shown: bool | str = True if option.shown_default != option.flag.unset else option.flag.unset or False
+    shown = option.shown_default != option.flag.unset or option.flag.unset or False
     about: dict[str, Any] = {"help": option.help, "metavar": option.taken or None, "show_default": shown}
     info = typer.Argument(**about) if option.flag.argument else typer.Option(*option.spellings, **about)
     return inspect.Parameter(option.name, KEYWORD, default=default, annotation=Annotated[kind, info])

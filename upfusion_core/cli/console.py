@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
     from ..types import OnStep
 
-interruption = Interruption(patience=0.5)
-"""Ctrl-C is raised by the next step of a progress bar if that comes soon."""
+interruption = Interruption(patience=0.5)  # Ctrl-C is raised by the next step of a progress bar if that comes soon
 
 
 def say(text: str) -> None:
@@ -29,27 +28,18 @@ def say(text: str) -> None:
 
 
 def answer(text: str) -> None:
-    """One line on stdout, also for programs that read it.
-
-    Raises:
-        OutputError: stdout is full or closed; nothing more is written there.
-    """
+    """One line on stdout, also for programs that read it; OutputError if it is full or closed, and not used again."""
     try:
         print(text, flush=True)
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
-        raise OutputError(
-            f"the answer could not be printed on stdout ({error.strerror}), but what was to be done is done; "
-            "look at the files"
-        ) from error
+        fault = f"the answer could not be printed on stdout ({error.strerror})"
+        raise OutputError(f"{fault}, but what was to be done is done; look at the files") from error
 
 
 @contextmanager
 def progress(title: str) -> Iterator[OnStep]:
-    """A bar with elapsed and remaining time; where stderr is not a terminal, one line that says what begins.
-
-    What it yields raises KeyboardInterrupt if Ctrl-C was pressed.
-    """
+    """A bar with times, or a line where stderr is no terminal; what it yields raises KeyboardInterrupt after Ctrl-C."""
     console = Console(stderr=True)
     if not console.is_terminal:
         say(f"{title} ...")

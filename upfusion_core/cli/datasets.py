@@ -1,26 +1,42 @@
-"""`upfusion pack` and `upfusion evaluate`: what is done with data sets; and how all commands name and open them."""
+"""What is done with data sets: `upfusion pack`, `upfusion evaluate`, and `upfusion train`, one stage in its folder."""
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-from ..config import DistillConfig, EvaluationConfig, from_value
-from ..config.options import PROCEDURAL, Evaluate, Pack
-from ..support.errors import InputError
-from ..support.files import BUNDLED_NAME, read_json, write_json
+import torch
+
+from ..config import STAGES, TRAIN_PRESETS, DistillConfig, EvaluationConfig, TrainConfig, from_value, options_of
+from ..config.options import PROCEDURAL, Evaluate, Pack, Train
+from ..data import open_dataset
+from ..data.meshes import MeshViews
+from ..data.shards import INDEX_NAME, UNFINISHED_NAME, PackState, index_content, pack_shards, shard_entry
+from ..data.views import MultiViewDataset
+from ..evaluation.protocol import Group, held_out_groups
+from ..evaluation.report import evaluate
+from ..models.checkpoint import recommended_guidance
+from ..models.perceptual import load_lpips
+from ..pipeline.sampling import make_scheduler
+from ..procedural import ProceduralObjects
+from ..support.errors import InputError, OutputError
+from ..support.files import BUNDLED_NAME, LARGEST_JSON, parse_json, read_json, read_regular, write_json
+from ..training.batches import BatchSource, DatasetBatches, ProceduralBatches
+from ..training.initial import initial_networks
+from ..training.loop import MODEL_NAME, TrainResult, frozen_parts, train
+from ..training.report import CURVES_NAME, HISTORY_NAME, SHEET_NAME, STATE_NAME
 from .console import duration, progress, say
-from .inputs import load_model, planned_run
-from .run import Run, package_versions
-
-if TYPE_CHECKING:
-    from ..data.shards import PackState
-    from ..data.views import MultiViewDataset
-    from ..evaluation.protocol import Group
+from .inputs import load_model, plan, settled_run
+from .run import RECORD_NAME, Run, open_run, package_versions, read_record
 
 PROCEDURAL_OBJECTS = 1000
-RENDERED_VIEWS = 24
-"""Of an object that is rendered on the fly, unless told."""
+RENDERED_VIEWS = 24  # of an object that is rendered on the fly, unless told
+PROCEDURAL_POOL = 8192  # objects drawn at once, in two seconds, and each seen 16 times from other sides before new ones
+READERS = 8  # threads that read objects of a data set, where there are so many cores
 
 
 def asks_for_procedural(data: str | None, split: str | None, what: str = "--data") -> bool:
@@ -36,10 +52,6 @@ def open_objects(
     data: str, split: str | None, size: int, *, kind: str | None = None, views: int | None = None
 ) -> MultiViewDataset:
     """Procedural objects, or those of a folder. views: of what is rendered on the fly, in place of the readers' own."""
-    from ..data.formats import open_dataset
-    from ..data.meshes import MeshViews
-    from ..procedural import ProceduralObjects
-
     if data == PROCEDURAL:
         return ProceduralObjects(split or "train", size=size, **({} if views is None else {"views": views}))
     dataset = open_dataset(data, size=size, kind=kind)
@@ -49,7 +61,6 @@ def open_objects(
 
 
 def object_count(data: str, available: int, wanted: int | None) -> int:
-    """How many objects are taken: those that are asked for, or all."""
     if not available:
         raise InputError(f"{data} must hold objects, got none that can be read; check its folder")
     if wanted is not None and wanted > available:
@@ -59,21 +70,20 @@ def object_count(data: str, available: int, wanted: int | None) -> int:
 
 def run_pack(command: Pack, given: frozenset[str]) -> None:
     """Shards and their index in the run's folder; shards that were written before are left as they are."""
-    from ..data.shards import INDEX_NAME, UNFINISHED_NAME, index_content, pack_shards
-
-    with planned_run("pack", command, given, lambda command, run: (_completed(command), {})) as (run, command):
+    with settled_run(command, given) as (run, command):
+        if asks_for_procedural(command.data, command.split, "something to pack"):
+            if command.kind is not None:
+                raise InputError(f"--kind is of a folder, got {command.kind} with procedural objects; leave it out")
+            command = replace(command, split=command.split or "train", objects=command.objects or PROCEDURAL_OBJECTS)
+        plan(run, command, {})
         if run.already_finished:
             return
-        assert command.data is not None, "_completed sees to it"
+        assert command.data is not None, "asks_for_procedural sees to it"
         views = command.views or RENDERED_VIEWS
         dataset = open_objects(command.data, command.split, command.size, kind=command.kind, views=views)
         indices = range(object_count(command.data, len(dataset), command.objects))
         state = _state(run)
         run.begin()
-
-        def remember(state: PackState) -> None:
-            write_json(run.temporary(UNFINISHED_NAME), vars(state))
-
         with run.stage("pack"), progress(f"Packing {len(indices)} objects") as on_step:
             state = pack_shards(
                 dataset,
@@ -84,8 +94,8 @@ def run_pack(command: Pack, given: frozenset[str]) -> None:
                 views=command.views,
                 shard_bytes=round(command.shard_size * 1e6),
                 state=state,
-                on_shard=remember,
-                on_step=lambda done, total: on_step(done, total, None),
+                on_shard=lambda state: write_json(run.temporary(UNFINISHED_NAME), vars(state)),
+                on_step=on_step,
             )
         facts = {name: value for name, value in run.record.settings.items() if value is not None}
         content = index_content(state.shards, {"packed": facts, "skipped": state.skipped})
@@ -94,25 +104,12 @@ def run_pack(command: Pack, given: frozenset[str]) -> None:
         for name, reason in state.skipped:
             say(f"Skipped {name}: {reason}")
         size = sum(shard["bytes"] for shard in state.shards) / 1e6
-        run.tell(
-            f"{run.folder}: {content['objects']} objects in {len(state.shards)} shards, {size:.1f} MB, "
-            f"{len(state.skipped)} skipped ({duration(run.record.seconds)})"
-        )
-
-
-def _completed(command: Pack) -> Pack:
-    """What is left out is filled in by what else is asked for."""
-    if not asks_for_procedural(command.data, command.split, "something to pack"):
-        return command
-    if command.kind is not None:
-        raise InputError(f"--kind is of a folder, got {command.kind} with procedural objects; leave it out")
-    return replace(command, split=command.split or "train", objects=command.objects or PROCEDURAL_OBJECTS)
+        packed = f"{content['objects']} objects in {len(state.shards)} shards, {size:.1f} MB"
+        run.tell(f"{run.folder}: {packed}, {len(state.skipped)} skipped ({duration(run.record.seconds)})")
 
 
 def _state(run: Run) -> PackState | None:
-    """Where the run that is continued has come to; None in a new one. Its shards must still be there."""
-    from ..data.shards import UNFINISHED_NAME, PackState, shard_entry
-
+    """Where the run that is continued has come to, its shards still there; None in a new one."""
     path = run.folder / UNFINISHED_NAME
     if not run.resumed or not path.is_file():
         return None
@@ -126,14 +123,9 @@ def _state(run: Run) -> PackState | None:
 
 def run_evaluate(command: Evaluate, given: frozenset[str]) -> None:
     """Tables, plots and pictures in the run's folder; objects that were measured before are left as they are."""
-    from ..evaluation.protocol import held_out_groups
-    from ..evaluation.report import evaluate
-    from ..models.perceptual import load_lpips
-    from ..procedural import ProceduralObjects
-
-    with planned_run(
-        "evaluate", command, given, lambda command, run: (completed(command, new=not run.resumed), {})
-    ) as (run, command):
+    with settled_run(command, given) as (run, command):
+        command = completed(command, new=not run.resumed)
+        plan(run, command, {})
         if run.already_finished:
             return
         config = evaluation_config(command)
@@ -155,6 +147,8 @@ def run_evaluate(command: Evaluate, given: frozenset[str]) -> None:
         run.plan(settings, {}, inputs)
         run.begin()
         run.check_model(model)
+        if importlib.util.find_spec("matplotlib") is None:
+            say("Plots are left out: they need the package matplotlib (pip install matplotlib)")
         about = {name: settings[name] for name in ("model", "data", "split", "objects", "dtype") if settings[name]}
         with run.stage("evaluate"), progress(f"Evaluating {wanted} objects") as on_step:
             report = evaluate(
@@ -165,18 +159,14 @@ def run_evaluate(command: Evaluate, given: frozenset[str]) -> None:
         for name, reason in report.skipped:
             say(f"Skipped {name}: {reason}")
         apart = sum(len(group.indices) for group in groups if group.dataset is not dataset)
-        run.tell(
-            f"{run.folder / 'report.md'}: {len(report.objects)} objects, {len(report.skipped)} skipped"
-            + (f", {apart} held out reported apart" if apart else "")
-            + f" ({duration(run.record.seconds)})"
-        )
+        counts = f"{len(report.objects)} objects, {len(report.skipped)} skipped"
+        counts += f", {apart} held out reported apart" if apart else ""
+        run.tell(f"{run.folder / 'report.md'}: {counts} ({duration(run.record.seconds)})")
 
 
 def completed(command: Evaluate, *, new: bool) -> Evaluate:
     """What is left out is filled in by what else is asked for."""
-    from ..models.checkpoint import recommended_guidance
-
-    networks = replace(command.networks, model=command.networks.model or BUNDLED_NAME)
+    model = command.networks.model or BUNDLED_NAME
     split, held_out = command.split, command.held_out
     if asks_for_procedural(command.data, command.split):
         split = split or "test"
@@ -185,19 +175,125 @@ def completed(command: Evaluate, *, new: bool) -> Evaluate:
             raise InputError("--held-out is beside the splits test and validation of procedural objects; leave it out")
     elif held_out is None and new:
         held_out = command.objects // 10 * 2
-    guidance = recommended_guidance(networks.model or BUNDLED_NAME) if command.guidance is None else command.guidance
+    guidance = recommended_guidance(model) if command.guidance is None else command.guidance
     protocol = replace(command.protocol, photos=tuple(sorted(command.protocol.photos)))
+    networks = replace(command.networks, model=model)
     return replace(command, networks=networks, split=split, held_out=held_out, guidance=guidance, protocol=protocol)
 
 
 def evaluation_config(command: Evaluate) -> EvaluationConfig:
-    """The protocol's settings of the command's."""
-    from ..pipeline.sampling import make_scheduler
-
     protocol = command.protocol
     make_scheduler(protocol.scheduler, protocol.steps)  # refuses names that mean nothing
     sampled: dict[str, Any] = {"guidance": command.guidance}  # settled by `completed`
-    distill = DistillConfig.named(command.preset, **sampled, batch_size=protocol.batch_size)
-    if command.perceptual is not None:
-        distill = replace(distill, perceptual=command.perceptual)
+    changes = {} if command.perceptual is None else {"perceptual": command.perceptual}
+    distill = DistillConfig.named(command.preset, **sampled, **changes, batch_size=protocol.batch_size)
     return replace(protocol, distill=distill, **sampled)
+
+
+# ---- train
+
+
+def run_train(command: Train, given: frozenset[str]) -> None:
+    """A stage of training, or, in another process of `accelerate launch`, its part of the work."""
+    folder = command.folder
+    _process("LOCAL_RANK")  # accelerate reads it, too
+    if not _process("RANK"):
+        with open_run(folder.output, "train", resume=folder.resume, force=folder.force) as run:
+            _train_in(run, command)
+        return
+    stored = read_record(folder.output / RECORD_NAME).settings if folder.resume else {}  # the first keeps the folder
+    goes_on = folder.resume and (folder.output / STATE_NAME).is_file()
+    _prepared(command, _settings(command, stored), goes_on)()
+
+
+def _process(name: str) -> int:
+    """The number that `accelerate launch` gives this process in the variable `name`; 0 of the only one."""
+    text = os.environ.get(name, "0")
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise InputError(f"the environment variable {name} must be the number of a process, got {text!r:.60}; unset it")
+    return int(text)
+
+
+def _train_in(run: Run, command: Train) -> None:
+    names = (MODEL_NAME, STATE_NAME, HISTORY_NAME, SHEET_NAME, CURVES_NAME)
+    settings = _settings(command, run.stored.settings if run.stored else {})
+    run.plan(settings, {"init": [str(path.absolute()) for path in command.init]}, {})
+    goes_on = run.resumed and (run.folder / STATE_NAME).is_file()
+    if run.resumed and not goes_on:
+        if run.already_finished:
+            run.begin()
+            return
+        if STATE_NAME in run.record.files:
+            raise OutputError(f"{run.folder} holds no {STATE_NAME} to go on from; use --force to begin anew")
+        say(f"{run.folder} holds no {STATE_NAME}: nothing was saved before the run stopped, so it begins anew")
+        command = replace(command, init=command.init or tuple(map(Path, run.record.sources["init"])))
+    for path in command.init:
+        if not os.path.exists(path):
+            raise InputError(f"--init must be a file or folder of weights, but there is none at {path}")
+    config, training = TrainConfig.from_dict(settings["config"], "run.json"), _prepared(command, settings, goes_on)
+    if run.replaced is not None:  # what is wrong is said while the old run is there
+        initial_networks(config.model, command.init, seed=config.seed, required=frozen_parts(config))
+    run.begin(names)
+    try:
+        with run.stage("train"), progress(f"Training the {config.stage}") as on_step:
+            result = training(on_step=on_step)
+    finally:
+        for name in names:  # on record, so that --force removes it and a stop keeps it
+            if (run.folder / name).is_file():
+                run.keep(name)
+    run.note(step=result.step)
+    if result.finished:
+        run.temporary(STATE_NAME)
+    left = "" if result.finished else f" of {config.steps}; --resume goes on"
+    run.tell(f"{result.model}: {result.step} steps{left} ({duration(result.elapsed)})")
+
+
+def _settings(command: Train, stored: dict[str, Any]) -> dict[str, Any]:
+    """What shapes the result, as JSON: of the command line, and where that is silent, of the run that is continued."""
+    names = {name: options_of(Train)[name].written(getattr(command, name)) for name in ("data", "validation")}
+    names = {name: value or stored.get(name) for name, value in names.items()}
+    procedural = asks_for_procedural(names["data"], None)
+    name, stage, known = command.config, command.stage, ", ".join(TRAIN_PRESETS)
+    if name is None and stored:
+        config = TrainConfig.from_dict(stored["config"], "run.json")
+    elif name is None:
+        raise InputError(f"--config is needed, got none; give {' or '.join(TRAIN_PRESETS)}, or a JSON file")
+    elif name in TRAIN_PRESETS:
+        if stage not in STAGES:
+            raise InputError(f"the stage must be one of {', '.join(STAGES)}, got {stage}; name it before the options")
+        config = TrainConfig.preset(name, stage)
+    else:
+        try:
+            text = read_regular(Path(name), LARGEST_JSON).decode("utf-8-sig")
+            config = TrainConfig.from_dict(parse_json(text, name), name)
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"--config must be {known} or a JSON file, got {name} ({error})") from error
+    if stage not in (None, config.stage):
+        raise InputError(f"the stage must be that of the configuration, {config.stage}, got {stage}; correct one")
+    changes = {name: getattr(command, name) for name in ("steps", "batch_size", "seed", "curriculum")}
+    config = replace(config, **{name: value for name, value in changes.items() if value is not None})
+    if any(config.curriculum) and not procedural:
+        raise InputError(f"a curriculum is of procedural objects, got one with {names['data']}; leave it out")
+    return {"config": config.to_dict(), **names}
+
+
+def _prepared(command: Train, settings: dict[str, Any], goes_on: bool) -> partial[TrainResult]:
+    """The training, which takes `on_step`; its data are open."""
+    config = TrainConfig.from_dict(settings["config"], "the settings")
+    source = _source(settings["data"], config, command.device)
+    validation = _source(settings["validation"] or settings["data"], config, command.device, held_out=True)
+    whole = partial(train, config, source, validation, command.folder.output, init=command.init, resume=goes_on)
+    return partial(whole, max_minutes=command.max_minutes, device=command.device)
+
+
+def _source(data: str, config: TrainConfig, device: str, *, held_out: bool = False) -> BatchSource:
+    """Batches of procedural objects or of a folder; those that are held out come from another split or seed."""
+    if data != PROCEDURAL:
+        dataset = open_objects(data, None, config.model.image_size)
+        return DatasetBatches(dataset, config, held_out=held_out, workers=min(READERS, os.cpu_count() or 1))
+    place = "cuda" if device == "auto" and torch.cuda.is_available() else "cpu"
+    if place == "cuda" and "LOCAL_RANK" in os.environ:
+        place = f"cuda:{_process('LOCAL_RANK')}"
+    pool = 0 if held_out else PROCEDURAL_POOL
+    objects = ProceduralObjects("validation" if held_out else "train")
+    return ProceduralBatches(objects, config, held_out=held_out, device=place, pool=pool)

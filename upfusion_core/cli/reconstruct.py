@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,13 +14,14 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..config import DistillConfig, FastSchedule, RaySampling, ReferenceSchedule
-from ..config.options import Demo, Photos, Reconstruct, Sampler, Surface
+from ..config.options import Demo, Reconstruct, Sampler, Surface
 from ..field.radiance import RadianceField, load_field
 from ..field.rendering import OccupancyGrid, render_views
-from ..pipeline.examples import example_views
+from ..pipeline.distill import distill_cameras
+from ..pipeline.photos import example_views
 from ..pipeline.pose import estimate_photo_cameras
 from ..pipeline.sampling import make_scheduler
-from ..support.checks import check_shape
+from ..pipeline.upfusion import UpFusion
 from ..support.devices import existing_device
 from ..support.errors import InputError
 from ..support.images import contact_sheet, to_8bit
@@ -34,9 +34,6 @@ from .inputs import opened
 from .run import Run
 from .views import encoded, orbit_of, sample_views, save_video, saved_pictures, write_png
 
-if TYPE_CHECKING:
-    from ..pipeline.upfusion import UpFusion
-
 FIELD_NAME = "field.safetensors"
 TURNTABLE_FRAMES, ELEVATION_DEGREES = 32, 22.5
 TURNTABLE_SAMPLING = RaySampling(uniform=128, importance=64)  # fewer miss thin surfaces, which shows as rings
@@ -46,7 +43,7 @@ DEMO_SURFACE = Surface(resolution=128, texture_size=0)
 
 def run_reconstruct(command: Reconstruct, given: frozenset[str]) -> None:
     """Everything, in the run's folder; finished stages of a continued run are left as they are."""
-    with opened("reconstruct", command, given, lambda command: command.photos) as (run, command, photos):
+    with opened(command, given) as (run, command, photos):
         config = distill_config(command)
         require_packages(texture=command.surface.texture_size > 0, faces=command.surface.faces is not None)
         if not run.already_finished:
@@ -60,11 +57,10 @@ def run_reconstruct(command: Reconstruct, given: frozenset[str]) -> None:
                 field = fit_field(run, model, scene, config, command.sampler, command.preview_every)
             save_turntable(run, field, command.turntable_size)
             save_mesh(run, field, command.surface, command.formats)
-        meshes = [f"mesh.{kind}" for kind in ("glb", "obj", "ply", "stl")]
-        files = (*meshes, "turntable.gif", "views.png", "photos.png", FIELD_NAME)
-        run.tell(f"Reconstruction in {run.folder} ({duration(run.record.seconds)})", *files)
-        backend = getattr(run.record, "grid_backend", None)
-        if backend is not None:
+        done = f"Reconstruction in {run.folder} ({duration(run.record.seconds)})"
+        meshes = ("mesh.glb", "mesh.obj", "mesh.ply", "mesh.stl")
+        run.tell(done, *meshes, "turntable.gif", "views.png", "photos.png", FIELD_NAME)
+        if backend := getattr(run.record, "grid_backend", None):
             run.tell(f"  field computed by {backend}")
 
 
@@ -74,12 +70,8 @@ def distill_config(command: Reconstruct) -> DistillConfig:
     if weights is not None and not weights.is_file():
         raise InputError(f"--perceptual-weights must be a file, but there is none at {weights}; check the path")
     config = sampled_by(DistillConfig.named(command.preset), command.sampler)
-    return replace(
-        config,
-        perceptual=command.perceptual or config.perceptual,
-        perceptual_weights=None if weights is None else str(weights.absolute()),
-        checkpoint_every=command.checkpoint_every,
-    )
+    perceptual, path = command.perceptual or config.perceptual, None if weights is None else str(weights.absolute())
+    return replace(config, perceptual=perceptual, perceptual_weights=path, checkpoint_every=command.checkpoint_every)
 
 
 def sampled_by(config: DistillConfig, sampler: Sampler) -> DistillConfig:
@@ -94,7 +86,7 @@ def sampled_by(config: DistillConfig, sampler: Sampler) -> DistillConfig:
 
 
 def finished_field(run: Run, device: str) -> RadianceField | None:
-    """The field that an earlier attempt finished, with which the run goes on; or None."""
+    """The field that an earlier attempt finished, if it did."""
     if not (run.resumed and FIELD_NAME in run.record.files):
         return None
     field = load_field(run.folder / FIELD_NAME, device=existing_device(device)).field
@@ -106,9 +98,7 @@ def fit_field(
     run: Run, model: UpFusion, scene: SceneEncoding, config: DistillConfig, sampler: Sampler, preview_every: int
 ) -> RadianceField:
     """field.safetensors, and preview.png on the way; goes on from the checkpoint of an earlier attempt."""
-    from ..pipeline.distill import distill_cameras
-
-    checkpoint = run.temporary("field.checkpoint")
+    saved = run.temporary("field.checkpoint")
     run.note(distillation=config.to_dict())
     with run.stage("field"), progress(f"Fitting the field ({config.preset})") as advance:
 
@@ -122,29 +112,22 @@ def fit_field(
             found = estimate_photo_cameras(model, scene)
             with run.writing("photo_cameras.json", keep=False) as path:
                 path.write_text(json.dumps(found.to_list(), indent=2) + "\n", encoding="utf-8")
+        generator, prompt = torch.Generator().manual_seed(sampler.seed), sampler.prompt
         field = model.distill(
-            scene,
-            config,
-            generator=torch.Generator().manual_seed(sampler.seed),
-            on_step=on_step,
-            checkpoint=checkpoint,
-            prompt=sampler.prompt,
-            photo_cameras=found,
+            scene, config, generator=generator, prompt=prompt, photo_cameras=found, checkpoint=saved, on_step=on_step
         )
         with run.writing(FIELD_NAME) as path:
             field.save(path, cameras=distill_cameras(scene, config, sampler.seed), settings=run.record.settings)
     run.note(grid_backend=str(field.backend))
-    checkpoint.unlink(missing_ok=True)
+    saved.unlink(missing_ok=True)
     return field
 
 
 def save_turntable(run: Run, field: RadianceField, size: int) -> None:
-    """turntable.gif: the field from all round."""
     if run.finished("turntable"):
         return
-    cameras = orbit_of(TURNTABLE_FRAMES, ELEVATION_DEGREES)
     with run.stage("turntable"), progress("Rendering the turntable") as on_step:
-        frames = rendered(field, cameras, size, on_step)
+        frames = rendered(field, orbit_of(TURNTABLE_FRAMES, ELEVATION_DEGREES), size, on_step)
         with run.writing("turntable.gif") as path:
             save_video(path, frames)
 
@@ -163,7 +146,6 @@ def rendered(field: RadianceField, cameras: Cameras, size: int, on_step: OnStep)
 
 
 def save_mesh(run: Run, field: RadianceField, surface: Surface, formats: tuple[str, ...]) -> None:
-    """mesh.glb, or whatever formats are asked for."""
     if run.finished("mesh"):
         return
     with run.stage("mesh"):
@@ -178,11 +160,7 @@ def save_mesh(run: Run, field: RadianceField, surface: Surface, formats: tuple[s
 def run_demo(command: Demo, given: frozenset[str]) -> None:
     """Everything, in the run's folder; finished stages of a continued run are left as they are."""
     start = time.monotonic()
-
-    def photos_of(command: Demo) -> Photos:
-        return Photos(example_views(command.object, command.photos).paths)
-
-    with opened("demo", command, given, photos_of) as (run, command, photos):
+    with opened(command, given) as (run, command, photos):
         example = example_views(command.object, command.photos)
         cameras, sampler = example.cameras, command.sampler
         if not run.already_finished:
@@ -220,11 +198,7 @@ def run_demo(command: Demo, given: frozenset[str]) -> None:
 
 
 def labelled_sheet(columns: Mapping[str, Tensor], rows: Sequence[str], size: int) -> Tensor:
-    """(3, H, W): a column of pictures under each title, beside the rows' labels.
-
-    Args:
-        columns: title -> (N, 3, S, S) in [0, 1], N at most the number of rows. size: of each shown, whatever S is.
-    """
+    """(3, H, W): a column of (N, 3, S, S), shown at `size`, under each title, beside the labels of N or more rows."""
     font = ImageFont.load_default(max(10, size // 9))
     head, margin, gap = round(size / 5), round(size / 1.6), max(2, size // 32)
     width, height = margin + len(columns) * (size + gap), head + len(rows) * (size + gap)
@@ -233,7 +207,6 @@ def labelled_sheet(columns: Mapping[str, Tensor], rows: Sequence[str], size: int
     for place, label in enumerate(rows):
         draw.text((gap, head + place * (size + gap) + size / 2), label, fill="black", font=font, anchor="lm")
     for place, (title, rgb) in enumerate(columns.items()):
-        check_shape(title, rgb, ("N", 3, "S", "S"))
         left = margin + place * (size + gap)
         draw.text((left + size / 2, head / 2), title, fill="black", font=font, anchor="mm")
         for row, pixels in enumerate(to_8bit(rgb.permute(0, 2, 3, 1))):

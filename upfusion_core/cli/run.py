@@ -28,36 +28,35 @@ RECORD_NAME, LOCK_NAME = "run.json", ".upfusion.lock"
 CHEAP_SECONDS = 60.0  # on a full disk, work of less than this is removed again; of more, it is kept to be continued
 PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "trimesh", "scikit-image", "Pillow")
 
+# of a file in the run's folder, which may have come from somebody else
 Name = Annotated[str, AfterValidator(lambda name: inside(Path(), name).as_posix())]
-"""Of a file in the run's folder, which may have come from somebody else."""
 
 
 class Record(BaseModel):
-    """The content of `run.json`. Facts of a run, such as model_id, stand beside these names.
-
-    settings: what shapes the result. sources: where inputs came from; they may move until the run is continued.
-    inputs: what was in them, as checksums. timings_seconds: of each stage, over all attempts.
-    """
+    """The content of `run.json`. Facts of a run, such as model_id, stand beside these names."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
-    format: Literal[2]
-    """Rises when the runs of before cannot be continued any more; the first records had none."""
+    format: Literal[2]  # rises when the runs of before cannot be continued any more; the first records had none
     command: str
     status: str = "running"
     begun: str
-    settings: dict[str, Any]
-    sources: dict[str, Any]
-    inputs: dict[str, Any]
+    settings: dict[str, Any]  # what shapes the result
+    sources: dict[str, Any]  # where inputs came from; they may move until the run is continued
+    inputs: dict[str, Any]  # what was in them, as checksums
     environment: dict[str, str]
     stages: list[str] = []
-    timings_seconds: dict[str, float] = {}
+    timings_seconds: dict[str, float] = {}  # of each stage, over all attempts
     files: list[Name] = []
     temporary_files: list[Name] = []
 
     @property
     def seconds(self) -> float:
         return sum(self.timings_seconds.values())
+
+    @property
+    def names(self) -> list[str]:
+        return [*self.files, *self.temporary_files, RECORD_NAME]
 
     def note(self, **facts: object) -> None:
         for name, value in facts.items():
@@ -66,10 +65,9 @@ class Record(BaseModel):
 
 def new_record(command: str, settings: dict[str, Any], sources: dict[str, Any], inputs: dict[str, Any]) -> Record:
     """The record of what begins now."""
-    begun = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     versions = {"python": platform.python_version(), "system": platform.platform(), **package_versions()}
     asked: Any = {"settings": settings, "sources": sources, "inputs": inputs, "environment": versions}
-    return Record(format=2, command=command, begun=begun, **asked)
+    return Record(format=2, command=command, begun=time.strftime("%Y-%m-%dT%H:%M:%S%z"), **asked)
 
 
 def read_record(path: Path) -> Record:
@@ -120,19 +118,15 @@ def locked(folder: Path, name: str = "") -> Iterator[None]:
 
 
 class Run:
-    """One run in its folder; made by `open_run`.
+    """One run in its folder, made by `open_run`: the record of the one that it continues, or that `begin` removes."""
 
-    stored: the record of the run that is continued. replaced: of the one that `begin` removes.
-    record: what `run.json` is to hold, from `plan` on. report: lines of the answer, for when the run is on record.
-    """
-
-    record: Record
+    record: Record  # what `run.json` is to hold, from `plan` on
 
     def __init__(self, folder: Path, command: str, stored: Record | None, replaced: Record | None) -> None:
         self.folder, self.command, self.stored, self.replaced = folder, command, stored, replaced
         self.resumed = self._worth_keeping = stored is not None
         self.already_finished = stored is not None and stored.status == "finished"
-        self.report: list[str] = []
+        self.report: list[str] = []  # lines of the answer, for when the run is on record
         self._begun = False
 
     def plan(self, settings: dict[str, Any], sources: dict[str, Any], inputs: dict[str, Any]) -> None:
@@ -159,25 +153,22 @@ class Run:
         raise InputError(f"{begun}; continue it {how}, or use --force to begin anew")
 
     def begin(self, writes: Sequence[str] = ()) -> None:
-        """Writes the record; all that can be checked before should be, as --force now removes the run before.
-
-        `writes` names files that come about in other ways than by `writing`.
-        """
+        """Writes the record; --force now removes the run before. `writes`: files that are not written by `writing`."""
         if self.already_finished:
             say(f"{self.folder} is finished already; --force would make it anew")
-        replaced = _names(self.replaced) if self.replaced else []
+        replaced = self.replaced.names if self.replaced else []
         self._spare_inputs(*replaced, *(name for name in writes if name not in self.record.files))
         self._remove(*replaced)
-        # what an attempt that was killed while writing left, which its record may not name (see files.replacing)
+        # what an attempt left that was killed while writing (see files.replacing), here and in folders of no other run
         for partial in (*self.folder.glob(".*.partial*"), *self.folder.glob("*/.*.partial*")):
             place = partial.parent
-            if place == self.folder or not (place.is_symlink() or (place / RECORD_NAME).exists()):  # not another run's
+            if place == self.folder or not (place.is_symlink() or (place / RECORD_NAME).exists()):
                 partial.unlink(missing_ok=True)
         self._begun = True
         self._save()
 
     def _spare_inputs(self, *names: str) -> None:
-        """Raises OutputError if files that go, or are written anew, are inputs, or lie in one that is a folder."""
+        """OutputError if files that go, or are written anew, are inputs, or lie in one that is a folder."""
         values = [*self.record.settings.values(), *self.record.sources.values()]
         texts = [item for value in values for item in (value if isinstance(value, list) else [value])]
         sources = [text for text in texts if isinstance(text, str) and os.path.isabs(text) and os.path.exists(text)]
@@ -248,43 +239,28 @@ class Run:
         self.report += [text, *(f"  {self.folder / name}" for name in names if self.has(name))]
 
     def finish(self) -> None:
-        """Records the end and removes the temporary files; killed between the two, the run is finished all the same."""
-        self.record.status = "finished"
-        self._save()
+        self.note(status="finished")  # killed before the temporary files are removed, it is finished all the same
         self._remove(*self.record.temporary_files)
-        self.record.temporary_files = []
-        self._save()
+        self.note(temporary_files=[])
 
     def stop(self, status: str, *, cheap: float) -> bool:
-        """Records why the run stopped, or removes it if nothing is worth keeping, or only `cheap` seconds of work.
-
-        Returns whether it was kept.
-        """
+        """Records why the run stopped, or removes it if nothing is in it, or `cheap` work; returns whether kept."""
         if not self._begun:
             return self.resumed
         kept = self._worth_keeping or any((self.folder / name).is_file() for name in self.record.temporary_files)
         if kept and (self.resumed or self.record.seconds >= cheap):
-            self.record.status = status
-            self._save()
+            self.note(status=status)
             return True
-        self._remove(*_names(self.record))
+        self._remove(*self.record.names)
         return False
 
     def _save(self) -> None:
         write_json(self.folder / RECORD_NAME, self.record.model_dump())
 
 
-def _names(record: Record) -> list[str]:
-    return [*record.files, *record.temporary_files, RECORD_NAME]
-
-
 @contextmanager
 def open_run(folder: Path, command: str, *, resume: bool = False, force: bool = False) -> Iterator[Run]:
-    """Holds `folder` for one run of `command`; made if missing, and removed if nothing is left in it.
-
-    Raises OutputError where another run holds it, or its results lie in it, or it cannot be written. What stops the
-    run, Ctrl-C too, is raised with what is left of it and how to continue.
-    """
+    """Holds `folder`, made if missing, for a run of `command`; what stops it, Ctrl-C too, says how to continue."""
     if resume and force:
         raise InputError("--resume continues a run and --force replaces it; give one of them")
     shown = f'"{folder}"' if any(letter in str(folder) for letter in " '()&;") else str(folder)

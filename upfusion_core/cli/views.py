@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import imageio.v3 as imageio
 import numpy as np
@@ -13,27 +12,21 @@ from torch import Tensor
 
 from ..config.options import Networks, Predict, Sampler, Views
 from ..geometry import orbit_cameras
-from ..support.checks import check_shape
+from ..pipeline.upfusion import UpFusion
 from ..support.errors import InputError, MissingPackageError
 from ..support.images import contact_sheet, load_png, save_png, to_8bit
 from ..types import Cameras, SceneEncoding
 from .console import duration, progress, say
-from .inputs import ReadPhotos, load_model, opened, read_cameras
+from .inputs import PreparedPhotos, load_model, opened, read_cameras
 from .run import Run
-
-if TYPE_CHECKING:
-    from ..pipeline.upfusion import UpFusion
 
 
 def run_views(command: Views | Predict, given: frozenset[str]) -> None:
     """Pictures by the diffusion model or, of Predict, the transformer's own colours; all together, and as a film."""
-    name = "views" if isinstance(command, Views) else "predict"
     if command.orbit.video == "mp4" and importlib.util.find_spec("imageio_ffmpeg") is None:
-        raise MissingPackageError(
-            "writing MP4 needs the package imageio-ffmpeg, which is not installed; "
-            'run: pip install "imageio[ffmpeg]", or choose --video gif'
-        )
-    with opened(name, command, given, lambda command: command.photos) as (run, command, photos):
+        rule = "writing MP4 needs the package imageio-ffmpeg, which is not installed"
+        raise MissingPackageError(f'{rule}; run: pip install "imageio[ffmpeg]", or choose --video gif')
+    with opened(command, given) as (run, command, photos):
         orbit, elevation = command.orbit, command.photo_elevation
         cameras = orbit_of(orbit.count, elevation if orbit.elevation is None else orbit.elevation, orbit.distance)
         if orbit.cameras is not None:
@@ -66,7 +59,6 @@ def orbit_of(count: int, elevation_degrees: float, distance: float = 1.0) -> Cam
 
 
 def write_png(run: Run, name: str, rgb: Tensor, *, keep: bool = True) -> None:
-    """(3, H, W) in [0, 1] as a file of the run's folder."""
     with run.writing(name, keep=keep) as path:
         save_png(path, rgb)
 
@@ -77,12 +69,12 @@ def saved_pictures(run: Run, folder: str, count: int) -> Tensor:
 
 
 def encoded(
-    run: Run, networks: Networks, sampler: Sampler | None, photos: ReadPhotos, photo_elevation: float
+    run: Run, networks: Networks, sampler: Sampler | None, photos: PreparedPhotos, photo_elevation: float
 ) -> tuple[UpFusion, SceneEncoding]:
     """Begins the run; the model, and the scene of the photos, which are saved as the model gets to see them."""
     model = load_model(networks, sampler)
     run.begin()
-    views = photos.prepared(model.image_size)
+    views = photos(model.image_size)
     if not run.finished("photos"):
         with run.stage("photos"):
             for index, rgb in enumerate(views.rgb):
@@ -100,8 +92,8 @@ def sample_views(run: Run, model: UpFusion, scene: SceneEncoding, cameras: Camer
     missing = [index for index, name in enumerate(names) if not _is_saved(run, name, model.image_size)]
     if run.finished("views") and not missing:
         return
-    sampling = sampler.of_views()
-    run.note(view_sampler=sampling)
+    run.note(view_sampler=sampler.of_views())
+    options = {**sampler.of_views(), "prompt": sampler.prompt, "batch_size": sampler.batch_size}
     with run.stage("views"), progress(f"Sampling {len(missing)} views") as on_step:
         for first in range(0, len(missing), sampler.batch_size):
             chosen = missing[first : first + sampler.batch_size]
@@ -109,21 +101,14 @@ def sample_views(run: Run, model: UpFusion, scene: SceneEncoding, cameras: Camer
             def within(step: int, total: int, preview: object, before: int = first, here: int = len(chosen)) -> None:
                 on_step(before * total + here * step, len(missing) * total, None)
 
-            novel = model.sample(
-                scene,
-                cameras[torch.tensor(chosen)],
-                **sampling,
-                prompt=sampler.prompt,
-                seeds=[sampler.seed + index for index in chosen],
-                batch_size=sampler.batch_size,
-                on_step=within,
-            )
+            seeds = [sampler.seed + index for index in chosen]
+            novel = model.sample(scene, cameras[torch.tensor(chosen)], **options, seeds=seeds, on_step=within)
             for index, rgb in zip(chosen, novel.rgb, strict=True):
                 write_png(run, names[index], rgb)
 
 
 def _is_saved(run: Run, name: str, size: int) -> bool:
-    """Whether an earlier attempt has written the picture `name`, and nothing has damaged it since."""
+    """Whether an earlier attempt has written the picture, and nothing has damaged it since."""
     try:
         return run.has(name) and load_png(run.folder / name).shape == (3, size, size)
     except InputError:
@@ -132,7 +117,6 @@ def _is_saved(run: Run, name: str, size: int) -> bool:
 
 def save_video(path: Path, rgb: Tensor, fps: int = 12) -> None:
     """(Q, 3, H, W) in [0, 1] -> a GIF that repeats for ever, or an MP4, by the suffix of `path`."""
-    check_shape("rgb", rgb, ("Q", 3, "H", "W"))
     height, width = rgb.shape[-2:]
     frames = to_8bit(rgb.permute(0, 2, 3, 1))
     if path.suffix == ".gif":

@@ -6,7 +6,6 @@ from .base import configuration, from_value, option, options_of, to_dict
 from .field import PRESETS, Backend, DistillConfig, DraftSchedule, FastSchedule, FieldConfig, FitConfig, GridConfig
 from .field import PhotoSearch, RaySampling, ReferenceSchedule
 from .models import MAX_LAYERS, MAX_PHOTOS, MODEL_ID, DiffusionConfig, DinoConfig, ModelConfig, TextConfig, UpSRTConfig
-from .models import VaeConfig, mini_model
+from .models import STAGES, TRAIN_PRESETS, Stage, TrainConfig, VaeConfig, mini_model
 from .options import EVALUATION_STAGES, Demo, EvaluationConfig, EvaluationStage, Networks, Orbit, Predict, Reconstruct
 from .options import Sampler, Surface
-from .training import STAGES, TRAIN_PRESETS, Stage, TrainConfig

@@ -22,6 +22,7 @@ from ..support.files import shown
 Kind = TypeVar("Kind")
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 _WORDS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+UNIONS = (types.UnionType, Union)
 _UNKNOWN_NAME = ("unexpected_keyword_argument", "extra_forbidden")
 _OUT_OF_RANGE = ("finite_number", "greater_than", "greater_than_equal", "less_than", "less_than_equal")
 
@@ -30,37 +31,29 @@ _OUT_OF_RANGE = ("finite_number", "greater_than", "greater_than_equal", "less_th
 def configuration(cls: type[Kind]) -> type[Kind]:
     """Class decorator: a frozen pydantic dataclass whose faults are InputErrors that name class and field.
 
-    Ranges stand in the annotations (`Annotated[int, Ge(1), Le(32)]`), the help of a field as a docstring under it,
-    rules between fields in `__post_init__`, which raises InputError. Whole numbers given for floats become floats, and
-    lists become tuples.
+    Ranges stand in the annotations (`Annotated[int, Ge(1), Le(32)]`), the help of a command's option as a docstring
+    under its field, rules between fields in `__post_init__`, which raises InputError. Lists become tuples.
     """
     made: Any = pydantic_dataclass(frozen=True, config=STRICT)(cls)
     init = made.__init__
 
+    def as_tuple(value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
     @functools.wraps(init)
     def checked(self: object, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - the fields
-        args = tuple(_as_tuple(value) for value in args)
         try:
-            init(self, *args, **{name: _as_tuple(value) for name, value in kwargs.items()})
+            init(self, *map(as_tuple, args), **{name: as_tuple(value) for name, value in kwargs.items()})
         except ValidationError as error:
             raise InputError(_sentence(error, cls, f"{cls.__name__}.")) from error
 
     made.__init__ = checked
-    frozen: type[Kind] = made
-    return frozen
-
-
-def _as_tuple(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
+    return made  # type: ignore[no-any-return]
 
 
 def from_value(kind: Any, content: object, source: str, error: type[UpFusionError] = InputError) -> Any:  # noqa: ANN401
-    """The value of type `kind`, such as a configuration or list[int], of what a JSON file holds.
-
-    Args:
-        content: objects, lists, texts and numbers. What is absent takes its default.
-        source: what it is, named in the message, e.g. a path.
-        error: what is raised; the message names source and entry.
+    """The value of type `kind`, e.g. a configuration or list[int], of what a JSON file holds; what is absent takes its
+    default. Raises `error`, which names `source`, e.g. a path, and the entry.
     """
     try:
         return _reader(kind).validate_json(json.dumps(content))
@@ -73,8 +66,7 @@ def from_value(kind: Any, content: object, source: str, error: type[UpFusionErro
 
 def to_dict(config: Any) -> dict[str, Any]:  # noqa: ANN401 - a configuration
     """The JSON form of a configuration: objects, lists, texts and numbers."""
-    content: dict[str, Any] = TypeAdapter(type(config)).dump_python(config, mode="json")
-    return content
+    return dict(TypeAdapter(type(config)).dump_python(config, mode="json"))
 
 
 @functools.cache
@@ -94,7 +86,7 @@ def _sentence(error: ValidationError, kind: Any, prefix: str) -> str:  # noqa: A
     for number, step in enumerate(steps, 1):
         kind, _ = _peeled(kind)
         parts = get_args(kind)
-        if _is_union(kind):  # the step names the member that was tried
+        if get_origin(kind) in UNIONS:  # the step names the member that was tried
             if number < len(steps):
                 kind = next((part for part in parts if getattr(part, "__name__", "") == step), Any)
         elif isinstance(step, int):
@@ -116,14 +108,10 @@ def _peeled(annotation: Any) -> tuple[Any, dict[type, Any]]:  # noqa: ANN401 - a
     notes = getattr(annotation, "__metadata__", ())
     kind, limits = get_args(annotation)[0] if notes else annotation, {type(note): note for note in notes}
     others = [part for part in get_args(kind) if part is not types.NoneType]
-    if _is_union(kind) and len(others) == 1:
+    if get_origin(kind) in UNIONS and len(others) == 1:
         kind, inner = _peeled(others[0])
         limits |= inner
     return kind, limits
-
-
-def _is_union(annotation: Any) -> bool:  # noqa: ANN401 - an annotation
-    return get_origin(annotation) in (types.UnionType, Union)
 
 
 def _expected(annotation: Any, problem: str = "") -> str:  # noqa: ANN401 - an annotation
@@ -132,7 +120,7 @@ def _expected(annotation: Any, problem: str = "") -> str:  # noqa: ANN401 - an a
     parts = get_args(kind)
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(str, parts))}"
-    if _is_union(kind):
+    if get_origin(kind) in UNIONS:
         return " or ".join(_expected(part) for part in parts)
     if get_origin(kind) in (tuple, list):
         least, most = limits.get(MinLen), limits.get(MaxLen)
@@ -158,60 +146,32 @@ NO_OPTION = "a field that is no option of the command"
 
 @dataclasses.dataclass(frozen=True)
 class Flag:
-    """What a field does not tell of its option.
+    """What a field does not tell of its option."""
 
-    names: spellings, where they are not the field's name. metavar: what is given to it. argument: whether it is given
-    without a name. unset: what is shown as the default in place of None. commas: whether several come as one text.
-    table: "module:NAME" of a table of choices further up in the package. place: a text may be a path, which is recorded
-    as an absolute one, or this word. section: of the record: "settings" shape the result and must agree when a run is
-    continued, as must the content of "sources"; the others may change.
-    """
-
-    names: tuple[str, ...] = ()
-    metavar: str = ""
-    argument: bool = False
-    unset: str = ""
-    commas: bool = False
-    table: str = ""
-    place: str = ""
-    section: Literal["settings", "sources", "conduct"] = "settings"
+    names: tuple[str, ...] = ()  # spellings, where they are not the field's name
+    metavar: str = ""  # what is given to it
+    argument: bool = False  # whether it is given without a name
+    unset: str = ""  # shown as the default in place of None
+    commas: bool = False  # whether several come as one text
+    table: str = ""  # "module:NAME" of a table of choices further up in the package
+    place: str = ""  # a text may be a path, which is recorded as an absolute one, or this word
+    section: Literal["settings", "sources", "conduct"] = "settings"  # of the record; conduct may change on resume
 
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """One option of a command.
-
-    annotation: of its field. kind: bool, int, float, str or Path; of each item where it is several. default: of the
-    command, which may not be its part's. low, high: ends of the range, None where it has none. choices: else empty.
-    """
+    """One option of a command."""
 
     name: str
     help: str
-    default: Any
-    annotation: Any
+    default: Any  # of the command, which may not be its part's
+    annotation: Any  # of its field
     flag: Flag
-    kind: type
+    kind: type  # bool, int, float, str or Path; of each item where it is several
     several: bool
-    low: float | None
+    low: float | None  # ends of the range
     high: float | None
     choices: tuple[str, ...]
-
-    @classmethod
-    def of(cls, name: str, help: str, default: Any, annotation: Any) -> Option:  # noqa: ANN401 - a field's
-        """The option that a field is."""
-        kind, notes = _peeled(annotation)
-        several = get_origin(kind) is tuple
-        if several:
-            kind, inner = _peeled(get_args(kind)[0])
-            notes = notes | inner
-        flag: Flag = notes.get(Flag, Flag())
-        if flag.table:
-            module, table = flag.table.split(":")
-            kind = annotation = Literal[tuple(getattr(import_module(module, __package__), table))]
-        choices = get_args(kind) if get_origin(kind) is Literal else ()
-        low, high = getattr(notes.get(Ge), "ge", None), getattr(notes.get(Le), "le", None)
-        kind = str if choices else kind
-        return cls(name, " ".join(help.split()), default, annotation, flag, kind, several, low, high, choices)
 
     @property
     def spellings(self) -> tuple[str, ...]:
@@ -273,14 +233,27 @@ class Option:
 def options_of(config: Any) -> dict[str, Option]:  # noqa: ANN401 - the class of a command's options
     """All options of a command by name, those of its parts among them."""
     found: dict[str, Option] = {}
-    for name, kind in _fields(config).items():
+    for name, annotation in _fields(config).items():
         default = config.__dataclass_fields__[name].default
-        if _is_part(kind):
+        if dataclasses.is_dataclass(annotation):
             held = {} if default is dataclasses.MISSING else flat(default)
-            for key, option in options_of(kind).items():
+            for key, option in options_of(annotation).items():
                 found[key] = dataclasses.replace(option, default=held.get(key, option.default))
-        else:
-            found[name] = Option.of(name, config.__pydantic_fields__[name].description or "", default, kind)
+            continue
+        kind, notes = _peeled(annotation)
+        several = get_origin(kind) is tuple
+        if several:
+            kind, inner = _peeled(get_args(kind)[0])
+            notes |= inner
+        flag: Flag = notes.get(Flag, Flag())
+        if flag.table:
+            module, table = flag.table.split(":")
+            kind = annotation = Literal[tuple(getattr(import_module(module, __package__), table))]
+        choices = get_args(kind) if get_origin(kind) is Literal else ()
+        low, high = getattr(notes.get(Ge), "ge", None), getattr(notes.get(Le), "le", None)
+        text = " ".join((config.__pydantic_fields__[name].description or "").split())
+        kind = str if choices else kind
+        found[name] = Option(name, text, default, annotation, flag, kind, several, low, high, choices)
     return found
 
 
@@ -295,20 +268,18 @@ def _fields(config: type) -> dict[str, Any]:
     return {name: kind for name, kind in hints.items() if NO_OPTION not in getattr(kind, "__metadata__", ())}
 
 
-def _is_part(kind: Any) -> bool:  # noqa: ANN401 - an annotation
-    return dataclasses.is_dataclass(kind)
-
-
 def flat(config: Any) -> dict[str, Any]:  # noqa: ANN401 - a command's options
     """The values of all options by name."""
     values: dict[str, Any] = {}
     for name, kind in _fields(type(config)).items():
         value = getattr(config, name)
-        values |= flat(value) if _is_part(kind) else {name: value}
+        values |= flat(value) if dataclasses.is_dataclass(kind) else {name: value}
     return values
 
 
 def built(kind: type[Kind], values: dict[str, Any]) -> Kind:
     """The opposite of `flat`."""
-    parts = _fields(kind).items()
-    return kind(**{name: built(part, values) if _is_part(part) else values[name] for name, part in parts})
+    parts: dict[str, Any] = {}
+    for name, part in _fields(kind).items():
+        parts[name] = built(part, values) if dataclasses.is_dataclass(part) else values[name]  # type: ignore[arg-type]
+    return kind(**parts)

@@ -35,18 +35,12 @@ Elevations = Annotated[tuple[Annotated[float, Ge(-89.0), Le(89.0)], ...], MinLen
 class GridConfig:
     """Sizes of the grid; the defaults are the release's (paper section 3.3)."""
 
-    levels: Annotated[int, Ge(1), Le(32)] = 16
-    """Resolutions, growing geometrically from `coarsest` to `finest`."""
-    features: Annotated[int, Ge(1), Le(16)] = 2
-    """Learned numbers at each lattice point of each level."""
-    coarsest: Cells = 16
-    """Cells along each axis of the box at the first level."""
-    finest: Cells = 2048
-    """The same at the last level, `coarsest` or more."""
-    table_size: Annotated[int, Ge(2), Le(2**28)] = 2**16
-    """Most rows a level may have, a power of two; finer lattices share rows."""
-    indexing: Literal["tiled", "hashed"] = "tiled"
-    """How lattice points share rows: "tiled" wraps their row-major number, "hashed" scatters it."""
+    levels: Annotated[int, Ge(1), Le(32)] = 16  # resolutions, growing geometrically from `coarsest` to `finest`
+    features: Annotated[int, Ge(1), Le(16)] = 2  # learned numbers at each lattice point of each level
+    coarsest: Cells = 16  # cells along each axis of the box at the first level
+    finest: Cells = 2048  # the same at the last level, `coarsest` or more
+    table_size: Annotated[int, Ge(2), Le(2**28)] = 2**16  # most rows of a level, a power of two; finer lattices share
+    indexing: Literal["tiled", "hashed"] = "tiled"  # how: "tiled" wraps their row-major number, "hashed" scatters it
 
     def __post_init__(self) -> None:
         if self.finest < self.coarsest:
@@ -82,19 +76,12 @@ class FieldConfig:
     """Shape of a radiance field; the defaults are the release's (paper section 3.3)."""
 
     grid: GridConfig = GridConfig()
-    hidden: Annotated[int, Ge(1), Le(1024)] = 64
-    """Width of the MLP."""
-    layers: Annotated[int, Ge(1), Le(16)] = 3
-    """Linear layers of the MLP."""
-    blob_weight: Annotated[float, Ge(-1e3), Le(1e3)] = 5.0
-    """The density logit starts from `blob_weight·exp(-|x|² / (2·blob_sigma²))`."""
-    blob_sigma: Radius = 0.2
-    """Radius of that blob, in scene units."""
-    half_extent: Radius = 1.0
-    """The field lives in the box [-half_extent, half_extent]³ of the world."""
-    backend: Backend = "auto"
-    """What computes the grid: "torch" (the definition), "triton", "tinycudann", or "auto", which takes Triton where it
-    works and torch elsewhere. It changes no value beyond rounding and is not stored in files of fields."""
+    hidden: Annotated[int, Ge(1), Le(1024)] = 64  # width of the MLP
+    layers: Annotated[int, Ge(1), Le(16)] = 3  # linear layers of the MLP
+    blob_weight: Annotated[float, Ge(-1e3), Le(1e3)] = 5.0  # start: logit blob_weight·exp(-|x|² / (2·blob_sigma²))
+    blob_sigma: Radius = 0.2  # radius of that blob, in scene units
+    half_extent: Radius = 1.0  # the field lives in the box [-half_extent, half_extent]³ of the world
+    backend: Backend = "auto"  # "auto": Triton where it works, else torch; changes only rounding, and is not saved
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -118,8 +105,7 @@ class FieldConfig:
     def no_finer_than(self, cell: float) -> FieldConfig:
         """The same field, the cells of its finest grid at least `cell` wide (scene units, above 0).
 
-        Cells smaller than a pixel of the pictures that a field is fitted to are seen by few rays or none: in larger
-        renders they show as noise.
+        Cells smaller than a pixel of what a field is fitted to are seen by few rays: in larger renders they are noise.
         """
         if not cell >= 1e-6:
             raise InputError(f"cell must be at least 1e-06, got {cell}; it is a width in scene units")
@@ -131,93 +117,66 @@ class FieldConfig:
 class RaySampling:
     """How a ray is sampled; the defaults are the release's (paper section 3.3)."""
 
-    uniform: Annotated[int, Ge(1), Le(65536)] = 128
-    """Samples spread evenly over the part of the ray inside the box."""
-    importance: Annotated[int, Ge(0), Le(65536)] = 128
-    """Further samples where the first ones found something."""
-    near: Weight = 0.05
-    """Nothing is seen closer to the camera than this, in scene units."""
+    uniform: Annotated[int, Ge(1), Le(65536)] = 128  # samples spread evenly over the part of the ray inside the box
+    importance: Annotated[int, Ge(0), Le(65536)] = 128  # further samples where the first ones found something
+    near: Weight = 0.05  # nothing is seen closer to the camera than this, in scene units
 
 
 @configuration
 class FitConfig:
-    """How a field is fitted to pictures by random rays; the defaults are meant for `FieldConfig.small()`.
-
-    The weights are those of the terms of `fit_losses`.
-    """
+    """How a field, by default FieldConfig.small(), is fitted by random rays; the weights are of `fit_losses`' terms."""
 
     iterations: Count = 400
-    rays: Count = 4096
-    """Random rays of each step, at most."""
-    points: Count = 2**14
-    """How many points of the field a step should ask for; while much is visible there are fewer rays."""
-    edge_share: Share = 0.2
-    """Share of the rays that go through pixels where the picture changes: few of all pixels show outlines."""
+    rays: Count = 4096  # random rays of each step, at most
+    points: Count = 2**14  # points of the field that a step should ask for; while much is visible, it has fewer rays
+    edge_share: Share = 0.2  # of the rays, through pixels where the picture changes: few of all show outlines
     sampling: RaySampling = RaySampling(uniform=64, importance=24)
-    grid_lr: LearningRate = 1e-1
+    grid_lr: LearningRate = 1e-1  # Adam's learning rates at the start
     mlp_lr: LearningRate = 1e-2
-    """Adam's learning rates at the start."""
-    final_lr: Annotated[float, Ge(1e-6), Le(1.0)] = 0.05
-    """What is left of both in the last step, falling exponentially."""
+    final_lr: Annotated[float, Ge(1e-6), Le(1.0)] = 0.05  # what is left of both in the last step, falling exponentially
     color_weight: Weight = 1.0
     opacity_weight: Weight = 0.5
     distortion_weight: Weight = 0.1
-    depth_weight: Weight = 0.3
-    """In the last step, rising from 0 in the first: on a fog it would act too soon."""
-    crisp_weight: Weight = 0.0
-    """In the last step, rising with the square of the progress: no haze is left."""
-    occupancy_cells: Annotated[int, Ge(0), Le(512)] = 48
-    """Cells along an axis of the OccupancyGrid that skips empty space; 0 skips nothing."""
-    occupancy_every: Count = 16
-    """Steps between its updates."""
+    depth_weight: Weight = 0.3  # in the last step, rising from 0 in the first: on a fog it would act too soon
+    crisp_weight: Weight = 0.0  # in the last step, rising with the square of the progress: no haze is left
+    occupancy_cells: Annotated[int, Ge(0), Le(512)] = 48  # along an axis of the OccupancyGrid; 0: no space is skipped
+    occupancy_every: Count = 16  # steps between its updates
 
 
 @configuration
 class DraftSchedule:
     """A first look: fit UpSRT's predictions from many cameras, then a few sampled views, by random rays."""
 
-    predicted_cameras: Cameras = 48
-    """Views predicted; no diffusion is involved."""
+    predicted_cameras: Cameras = 48  # views predicted; no diffusion is involved
     predicted_size: Pixels = 64
     predicted_fit: FitConfig = FitConfig(iterations=250)
     sampled_cameras: Annotated[int, Ge(1), Le(16)] = 16
     sampled_fit: FitConfig = FitConfig(iterations=250)
     steps: Steps = 10
-    scheduler: str = "dpm++"
-    """Of the sampler (see sampling.make_scheduler)."""
+    scheduler: str = "dpm++"  # of the sampler (see sampling.make_scheduler)
 
 
 @configuration
 class FastSchedule:
     """Minutes in place of an hour: one long fit by random rays, whose targets are painted anew a few times.
 
-    The field is fitted to UpSRT's predictions first. In each round it is rendered from every camera, the renders are
-    noised and denoised in few steps, and the fit goes on with the pictures, which count where they agree with it. From
-    the first round on the photos are targets too.
+    The field is fitted to UpSRT's predictions first. In each round its renders from every camera are noised and
+    denoised in few steps, and the fit goes on with these, which count where they agree with it, and with the photos.
     """
 
-    cameras: Annotated[int, Ge(1), Le(1000)] = 32
-    """Photo 1's, and others spread over the band that the release distils from."""
+    cameras: Annotated[int, Ge(1), Le(1000)] = 32  # photo 1's, and others over the band that the release distils from
     predicted_size: Pixels = 64
-    predicted_iterations: Count = 200
-    """Of the fit, before the first round."""
+    predicted_iterations: Count = 200  # of the fit, before the first round
+    # how far up the noise schedule the renders of each round go, in (0, 1]; 1 leaves nothing of them
     levels: Annotated[tuple[Annotated[float, Gt(0.0), Le(1.0)], ...], MinLen(1)] = (1.0, 0.7, 0.45, 0.25)
-    """How far up the noise schedule the renders of each round go, in (0, 1]; 1 leaves nothing of them."""
-    steps: Steps = 10
-    """Of a walk down the whole schedule; a round takes its last repaint_steps(level, steps)."""
+    steps: Steps = 10  # of a walk down the whole schedule; a round takes its last repaint_steps(level, steps)
     scheduler: str = "dpm++"
-    guided: tuple[Share, Share] = (0.0, 1.0)
-    """Lowest and highest timestep / 1000 at which guidance acts."""
-    shared_noise: bool = True
-    """Whether all cameras of a round get the same noise."""
-    agreement: Annotated[float, Ge(0.0), Le(10.0)] = 0.2
-    """Difference of a pixel from the field, in [0, 1], that halves its weight; 0 counts all pixels equally."""
-    photo_weight: Guidance = 1.0
-    """Of a photo's pixels beside sampled ones; 0 leaves the photos out."""
-    all_photos: bool = True
-    """Whether the cameras of the photos beside the first are estimated, and those used whose match is good."""
-    fit: FitConfig = FitConfig(iterations=500, crisp_weight=0.1)
-    """Its iterations hold all rounds, which divide what the predictions leave of them evenly."""
+    guided: tuple[Share, Share] = (0.0, 1.0)  # lowest and highest timestep / 1000 at which guidance acts
+    shared_noise: bool = True  # whether all cameras of a round get the same noise
+    agreement: Annotated[float, Ge(0.0), Le(10.0)] = 0.2  # difference that halves a pixel's weight; 0: all are equal
+    photo_weight: Guidance = 1.0  # of a photo's pixels beside sampled ones; 0 leaves the photos out
+    all_photos: bool = True  # whether the other photos' cameras are estimated, and those used whose match is good
+    fit: FitConfig = FitConfig(iterations=500, crisp_weight=0.1)  # rounds share what the predictions leave of it evenly
 
     def __post_init__(self) -> None:
         rounds, iterations, (low, high) = len(self.levels), self.fit.iterations, self.guided
@@ -240,25 +199,17 @@ class FastSchedule:
 class ReferenceSchedule:
     """The release's schedule (paper section 3.3): every render is denoised in earnest and becomes the next target."""
 
-    cameras: Cameras = 250
-    """The first is photo 1's, the others lie in a band about the object."""
-    iterations: Count = 3000
-    """One camera each."""
-    steps: Steps = 30
-    """Of the DDIM table."""
-    lowest_index: Index = 1
-    """Lowest entry of the table that renders are noised to."""
-    highest_index: Index = 28
-    """Highest entry, included."""
-    bootstrap: Annotated[int, Ge(0)] = 300
-    """The first iterations, in which the entry is at least bootstrap_index."""
+    cameras: Cameras = 250  # the first is photo 1's, the others lie in a band about the object
+    iterations: Count = 3000  # one camera each
+    steps: Steps = 30  # of the DDIM table
+    lowest_index: Index = 1  # lowest entry of the table that renders are noised to
+    highest_index: Index = 28  # highest entry, included
+    bootstrap: Annotated[int, Ge(0)] = 300  # the first iterations, in which the entry is at least bootstrap_index
     bootstrap_index: Index = 25
-    grid_lr: Share = 5e-3
+    grid_lr: Share = 5e-3  # Adam's learning rates
     mlp_lr: Share = 5e-4
-    """Adam's learning rates."""
-    perceptual_weight: Factor = 0.1
+    perceptual_weight: Factor = 0.1  # of these terms beside the colour's
     silhouette_weight: Factor = 1e-3
-    """Of these terms beside the colour's."""
     sampling: RaySampling = RaySampling()
 
     def __post_init__(self) -> None:
@@ -268,13 +219,13 @@ class ReferenceSchedule:
             raise InputError(f"{rule}, got {given}")
 
 
+# What each preset changes in DistillConfig, cheapest first; a new one is an entry here and its name in `Preset`. Of
+# several with one kind of schedule the first names a configuration that was given no name.
 PRESETS: dict[str, dict[str, Any]] = {
     "draft": {"schedule": DraftSchedule()},
     "fast": {"schedule": FastSchedule()},
     "reference": {"schedule": ReferenceSchedule(), "field": FieldConfig(), "perceptual": "dino"},
 }
-"""What each preset changes in DistillConfig, cheapest first; a new one is an entry here and its name in `Preset`. Of
-several with one kind of schedule the first names a configuration that was given no name."""
 
 
 @configuration
@@ -282,19 +233,13 @@ class DistillConfig:
     """What `UpFusion.distill` does. Presets: `fast()`, the default, `draft()`, `reference()`, others by `named()`."""
 
     schedule: DraftSchedule | FastSchedule | ReferenceSchedule = FastSchedule()
-    """What is rendered, denoised and fitted, when."""
     field: FieldConfig = FieldConfig.small()
-    perceptual: Literal["lpips", "dino", "none"] = "none"
-    """"lpips" (perceptual_weights names the user's VGG-16 file), "dino" (the model's own keys) or "none"; only the
-    reference has such a term."""
-    perceptual_weights: str | None = None
+    perceptual: Literal["lpips", "dino", "none"] = "none"  # "dino": the model's own keys; only the reference has a term
+    perceptual_weights: str | None = None  # the user's VGG-16 file, for "lpips"
     guidance: Guidance = 9.0
-    batch_size: Count = 4
-    """Views at a time."""
-    checkpoint_every: Count = 100
-    """Iterations between saved states."""
-    preset: str = ""
-    """Name of the preset that it was made as; where none is given, of its kind of schedule."""
+    batch_size: Count = 4  # views at a time
+    checkpoint_every: Count = 100  # iterations between saved states
+    preset: str = ""  # name of the preset that it was made as; where none is given, of its kind of schedule
 
     def __post_init__(self) -> None:
         kind = type(self.schedule)
@@ -338,33 +283,24 @@ class DistillConfig:
 class PhotoSearch:
     """How the cameras of photos are searched for; the defaults are fixed on procedural validation objects."""
 
-    azimuths: Annotated[int, Ge(4), Le(360)] = 24
-    """Candidates' azimuths, spread evenly over the circle."""
-    elevations_degrees: Elevations = (-3.0, 14.0, 30.0, 47.0)
-    """Candidates' elevations."""
-    ring_elevations_degrees: Elevations = (3.0, 22.5, 40.0)
-    """Of the turntables by which two predictions of the object are compared."""
-    coarse_size: Annotated[int, Ge(4), Le(1024)] = 12
-    fine_size: Annotated[int, Ge(4), Le(1024)] = 16
-    """Pixels along each side of the pictures that are compared, in the search and in the refinement."""
-    photo_weight: Weight = 30.0
-    ring_weight: Weight = 30.0
-    fine_weight: Weight = 50.0
-    """Logarithm of the belief lost by a relative difference of 1: between the photo and a picture, between two
-    turntables, and between photo and picture in the refinement."""
-    steps: Annotated[int, Ge(0)] = 20
-    learning_rate: Weight = 0.02
-    """Of the refinement's Adam, in radians."""
+    azimuths: Annotated[int, Ge(4), Le(360)] = 24  # candidates' azimuths, spread evenly over the circle
+    elevations_degrees: Elevations = (-3.0, 14.0, 30.0, 47.0)  # candidates' elevations
+    ring_elevations_degrees: Elevations = (3.0, 22.5, 40.0)  # of the turntables by which two predictions are compared
+    coarse_size: Annotated[int, Ge(4), Le(1024)] = 12  # pixels along each side of what is compared in the search
+    fine_size: Annotated[int, Ge(4), Le(1024)] = 16  # and in the refinement
+    # logarithm of the belief lost by a relative difference of 1
+    photo_weight: Weight = 30.0  # between the photo and a picture
+    ring_weight: Weight = 30.0  # between two turntables
+    fine_weight: Weight = 50.0  # between photo and picture in the refinement
+    steps: Annotated[int, Ge(0)] = 20  # of the refinement
+    learning_rate: Weight = 0.02  # of the refinement's Adam, in radians
+    # standard deviations of what the refinement may add to the search's answer
     turn_degrees: Deviation = 8.0
     roll_degrees: Deviation = 2.0
-    stretch: Deviation = 0.02
-    shift: Deviation = 0.02
-    """Standard deviations of what the refinement may add to the search's answer: turn, roll, logarithm of the distance,
-    and shift in halves of the picture."""
-    accept: Share = 0.3
-    """Share of the belief near the answer, by each piece of evidence alone, from which on a photo is accepted."""
-    largest_difference: Weight = 0.3
-    """Relative difference, after the refinement, beyond which a photo does not show this object."""
+    stretch: Deviation = 0.02  # of the distance's logarithm
+    shift: Deviation = 0.02  # in halves of the picture
+    accept: Share = 0.3  # a photo is accepted from this share of belief near the answer on, by each evidence alone
+    largest_difference: Weight = 0.3  # relative, after the refinement; beyond it a photo does not show this object
 
     @property
     def azimuths_degrees(self) -> list[float]:

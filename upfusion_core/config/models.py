@@ -1,25 +1,36 @@
-"""Sizes of the networks; the defaults are the released model's."""
+"""Sizes of the networks, and what shapes a training run; the defaults are the release's and its paper's (section 3)."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import hashlib
+import json
+from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Gt, Le, MaxLen, MinLen
 
 from ..support.errors import CheckpointError, InputError
 from .base import configuration, from_value, to_dict
+from .field import Factor, Share
 
-MODEL_ID = "model_id"
-"""Name in the JSON form under which conversions hand on the fingerprint of the weights (see checkpoint.weights_id)."""
-MAX_LAYERS = 256
-"""Of a network; the released ones have 12 at most."""
-MAX_PHOTOS = 6
-"""The released UpSRT was trained on 1 to 6 photos."""
+MODEL_ID = "model_id"  # in the JSON form: the fingerprint of the weights, which conversions hand on
+MAX_LAYERS = 256  # of a network; the released ones have 12 at most
+MAX_PHOTOS = 6  # the released UpSRT was trained on 1 to 6 photos
 
 # sizes that no model comes near: a file that claims more would only cost time and memory until it is refused
 Width = Annotated[int, Ge(1), Le(65536)]
 Layers = Annotated[int, Ge(1), Le(MAX_LAYERS)]
 Multiples = Annotated[tuple[Annotated[int, Ge(1), Le(64)], ...], MaxLen(8)]
+
+Stage = Literal["encoder", "autoencoder", "diffusion"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+TrainPreset = Literal["mini", "released"]
+TRAIN_PRESETS: tuple[TrainPreset, ...] = get_args(TrainPreset)
+
+Count = Annotated[int, Ge(1), Le(10**9)]
+Steps = Annotated[int, Ge(0), Le(2**63 - 1)]
+Amount = Annotated[float, Ge(0), Le(2**63 - 1)]
+Decay = Annotated[float, Ge(0), Le(1 - 1e-9)]
+Photos = Annotated[int, Ge(1), Le(MAX_PHOTOS)]
 
 
 def _require(fits: bool, rule: str) -> None:
@@ -31,24 +42,15 @@ def _require(fits: bool, rule: str) -> None:
 class UpSRTConfig:
     """Sizes of UpSRT; the defaults are the released checkpoint's (48.4 M parameters)."""
 
-    transformer_dim: Width = 768
-    """Width of the set latents."""
-    num_heads: Width = 12
-    """Attention heads, which divide transformer_dim."""
-    ff_dim: Width = 1024
-    """Hidden width of the feed-forward layers."""
-    encoder_layers: Layers = 8
-    """Layers that turn photos into set latents."""
-    decoder_layers: Layers = 4
-    """Layers that answer rays."""
-    image_feature_dim: Width = 768
-    """Width of a patch's features."""
-    patches: tuple[Width, Width] = (16, 16)
-    """(rows, columns) of patch features a photo."""
-    num_freqs: Annotated[int, Ge(1), Le(64)] = 15
-    """Harmonics of each number, f_k = pi·2^(start_freq + k)."""
-    start_freq: Annotated[int, Ge(-60), Le(60)] = -6
-    """Exponent of the lowest harmonic; together with num_freqs: those beyond are infinite in float32."""
+    transformer_dim: Width = 768  # width of the set latents
+    num_heads: Width = 12  # attention heads, which divide transformer_dim
+    ff_dim: Width = 1024  # hidden width of the feed-forward layers
+    encoder_layers: Layers = 8  # layers that turn photos into set latents
+    decoder_layers: Layers = 4  # layers that answer rays
+    image_feature_dim: Width = 768  # width of a patch's features
+    patches: tuple[Width, Width] = (16, 16)  # (rows, columns) of patch features a photo
+    num_freqs: Annotated[int, Ge(1), Le(64)] = 15  # harmonics of each number, f_k = pi·2^(start_freq + k)
+    start_freq: Annotated[int, Ge(-60), Le(60)] = -6  # with num_freqs: harmonics beyond are infinite in float32
 
     def __post_init__(self) -> None:
         dim, heads = self.transformer_dim, self.num_heads
@@ -64,44 +66,31 @@ class UpSRTConfig:
 class DinoConfig:
     """Sizes of the vision transformer; the defaults are ViT-B/14."""
 
-    img_size: Width = 518
-    """Image side that the position table was trained at."""
-    patch_size: Width = 14
-    """Pixels along each side of a patch."""
-    embed_dim: Width = 768
-    """Width of its tokens."""
-    depth: Layers = 12
-    """Blocks in the published file; those after `layer` are neither loaded nor computed."""
-    num_heads: Width = 12
-    """Attention heads, which divide embed_dim."""
-    init_values: Annotated[float, Ge(-1e6), Le(1e6)] = 1.0
-    """What the scales of the blocks begin from."""
-    layer: Annotated[int, Ge(0), Le(MAX_LAYERS)] = 8
-    """0-based block whose keys are the features."""
+    img_size: Width = 518  # image side that the position table was trained at
+    patch_size: Width = 14  # pixels along each side of a patch
+    embed_dim: Width = 768  # width of its tokens
+    depth: Layers = 12  # blocks in the published file; those after `layer` are neither loaded nor computed
+    num_heads: Width = 12  # attention heads, which divide embed_dim
+    init_values: Annotated[float, Ge(-1e6), Le(1e6)] = 1.0  # what the scales of the blocks begin from
+    layer: Annotated[int, Ge(0), Le(MAX_LAYERS)] = 8  # 0-based block whose keys are the features
 
     def __post_init__(self) -> None:
-        _require(
-            self.embed_dim % self.num_heads == 0 and self.layer < self.depth,
-            f"dino needs embed_dim divisible by num_heads and 0 <= layer < depth, got embed_dim {self.embed_dim}, "
-            f"num_heads {self.num_heads}, layer {self.layer}, depth {self.depth}",
-        )
+        dim, heads, layer, depth = self.embed_dim, self.num_heads, self.layer, self.depth
+        rule = "dino needs embed_dim divisible by num_heads and 0 <= layer < depth"
+        given = f"embed_dim {dim}, num_heads {heads}, layer {layer}, depth {depth}"
+        _require(dim % heads == 0 and layer < depth, f"{rule}, got {given}")
 
 
 @configuration
 class DiffusionConfig:
     """Sizes of UNet and ControlNet, with attention at all levels but the last; the defaults are SD 1.5's."""
 
-    model_channels: Width = 320
-    """Channels of the finest level: a multiple of 32 and of num_heads."""
-    channel_mult: Annotated[Multiples, MinLen(2)] = (1, 2, 4, 4)
-    """Channels of each level in multiples of model_channels, finest first."""
-    num_res_blocks: Layers = 2
-    """Residual blocks a level."""
+    model_channels: Width = 320  # channels of the finest level: a multiple of 32 and of num_heads
+    channel_mult: Annotated[Multiples, MinLen(2)] = (1, 2, 4, 4)  # in multiples of model_channels, finest level first
+    num_res_blocks: Layers = 2  # residual blocks a level
     num_heads: Width = 8
-    context_dim: Width = 768
-    """Width of text and of set latents."""
-    hint_channels: Width = 774
-    """Width of the set latents plus 6 Plücker numbers."""
+    context_dim: Width = 768  # width of text and of set latents
+    hint_channels: Width = 774  # width of the set latents plus 6 Plücker numbers
 
     def __post_init__(self) -> None:
         channels, heads = self.model_channels, self.num_heads
@@ -122,16 +111,11 @@ class DiffusionConfig:
 class VaeConfig:
     """Sizes of the KL autoencoder; the defaults are SD 1.5's."""
 
-    ch: Width = 128
-    """Channels of the finest level, a multiple of 32."""
-    ch_mult: Annotated[Multiples, MinLen(1)] = (1, 2, 4, 4)
-    """Channels of each level in multiples of ch, finest first."""
-    num_res_blocks: Layers = 2
-    """Residual blocks a level."""
-    embed_dim: Width = 4
-    """Channels of the latents, which the UNet takes 4 of."""
-    scale_factor: Annotated[float, Gt(0), Le(1e6)] = 0.18215
-    """What latents are multiplied by after encoding."""
+    ch: Width = 128  # channels of the finest level, a multiple of 32
+    ch_mult: Annotated[Multiples, MinLen(1)] = (1, 2, 4, 4)  # channels of each level in multiples of ch, finest first
+    num_res_blocks: Layers = 2  # residual blocks a level
+    embed_dim: Width = 4  # channels of the latents, which the UNet takes 4 of
+    scale_factor: Annotated[float, Gt(0), Le(1e6)] = 0.18215  # what latents are multiplied by after encoding
 
     def __post_init__(self) -> None:
         rule = f"vae needs ch divisible by 32 and embed_dim 4, got {self.ch} and {self.embed_dim}"
@@ -147,13 +131,10 @@ class VaeConfig:
 class TextConfig:
     """Sizes of the text encoder; the defaults are CLIP ViT-L/14's."""
 
-    hidden_size: Width = 768
-    """Width of its tokens."""
-    num_attention_heads: Width = 12
-    """Attention heads, which divide hidden_size."""
+    hidden_size: Width = 768  # width of its tokens
+    num_attention_heads: Width = 12  # attention heads, which divide hidden_size
     num_hidden_layers: Layers = 12
-    intermediate_size: Width = 3072
-    """Hidden width of the feed-forward layers."""
+    intermediate_size: Width = 3072  # hidden width of the feed-forward layers
 
     def __post_init__(self) -> None:
         size, heads = self.hidden_size, self.num_attention_heads
@@ -170,8 +151,7 @@ class ModelConfig:
     diffusion: DiffusionConfig = DiffusionConfig()
     vae: VaeConfig = VaeConfig()
     text: TextConfig = TextConfig()
-    image_size: Annotated[int, Ge(1), Le(4096)] = 256
-    """Pixels along each side."""
+    image_size: Annotated[int, Ge(1), Le(4096)] = 256  # pixels along each side
 
     def __post_init__(self) -> None:
         size, width, hint = self.image_size, self.upsrt.transformer_dim, self.diffusion.hint_channels
@@ -206,11 +186,10 @@ def without_model_id(content: Any) -> Any:  # noqa: ANN401 - JSON that should be
 
 
 def mini_model() -> ModelConfig:
-    """The small model's sizes: 64 x 64 pixels, under 40 MB as float16.
+    """The small model's sizes: 64 x 64 pixels, latents of 4 x 16 x 16, under 40 MB as float16.
 
     A small trained encoder of patches stands in DINO's place; rays come as a few low frequencies, which helps a small
-    transformer off the plateau; latents are 4 x 16 x 16. The autoencoder has 64 channels even on its finest level,
-    because its norms have 32 groups: 32 channels would be normalised one by one, and a colour's strength be lost.
+    transformer off the plateau. Norms of 32 groups need 64 channels in the autoencoder: 32 would be normalised alone.
     """
     width, features = 192, 128
     return ModelConfig(
@@ -220,3 +199,92 @@ def mini_model() -> ModelConfig:
         diffusion=DiffusionConfig(64, (1, 1, 2, 2), context_dim=width, hint_channels=width + 6),
         vae=VaeConfig(ch=64, ch_mult=(1, 1, 1), num_res_blocks=1),
     )
+
+
+@configuration
+class TrainConfig:
+    """All that shapes a training run. In the diffusion stage the ControlNet is always trained, VAE and text never."""
+
+    stage: Stage = "encoder"
+    model: ModelConfig = ModelConfig()
+    batch_size: Annotated[int, Ge(1), Le(65_536)] = 1  # objects in each process's part of a step
+    accumulation: Count = 1  # parts a step
+    photos: tuple[Photos, Photos] = (1, MAX_PHOTOS)  # (least, most) photos of an object, drawn for each step
+    targets: Annotated[int, Ge(1), Le(1024)] = 1  # views an object that are predicted
+    rays: Count = 7168  # rays a target for the colour loss
+    inside_share: Share = 0.0  # share of them that goes through the target's silhouette
+    curriculum: tuple[Steps, Steps] = (0, 0)  # procedural objects have one part until the first, two until the second
+    steps: Count = 100_000
+    learning_rate: Factor = 1e-5  # of AdamW, at its highest
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    weight_decay: Amount = 0.0
+    warmup_steps: Steps = 0  # steps in which the learning rate rises from 0, linearly
+    final_share: Share = 1.0  # share of the learning rate that is left at `steps`, down a cosine; 1: constant
+    clip_norm: Amount = 1.0  # norm that gradients are clipped to; 0: not at all
+    ema_decay: Decay = 0.0  # of the averaged weights, which are the ones that are saved in the end; 0: no averaging
+    precision: Literal["no", "bf16"] = "no"  # mixed precision, through accelerate
+    compile: bool = False
+    gradient_checkpointing: bool = False  # trades time for memory
+    train_dino: bool = False  # both in the encoder and the diffusion stage
+    train_upsrt: bool = False
+    train_unet: Literal["output", "all"] = "output"  # its output half (the paper), or all of it
+    dropout: Annotated[float, Ge(0), Le(1 / 3)] = 0.05  # Probability p of the conditions' dropout
+    rgb_weight: Factor = 0.0  # of UpSRT's colour loss beside the diffusion's, where UpSRT is trained with it
+    kl_weight: Factor = 1e-6  # of the autoencoder's
+    validate_every: Steps = 1000  # steps between validations with pictures; 0: never
+    validation_batches: Annotated[int, Ge(0), Le(65_536)] = 2  # fixed batches of each validation
+    save_every: Count = 1000  # steps between saved states
+    log_every: Count = 20  # steps between notes of the loss (mean since the last)
+    seed: Steps = 0
+
+    def __post_init__(self) -> None:
+        if self.photos[0] > self.photos[1]:
+            rule = f"photos must be (least, most) within 1 to {MAX_PHOTOS}"
+            raise InputError(f"{rule}, got {self.photos}; correct the range")
+        if self.curriculum[0] > self.curriculum[1]:
+            rule = "curriculum must be the steps of the second and of all parts, ascending"
+            raise InputError(f"{rule}, got {self.curriculum}; correct it")
+        if self.stage == "encoder" and not self.train_upsrt:
+            raise InputError("the encoder stage trains UpSRT, got train_upsrt = false; set it to true")
+        frozen = self.stage == "diffusion" and not self.train_upsrt
+        if frozen and self.rgb_weight:
+            rule = f"rgb_weight must be 0 where UpSRT is frozen, got {self.rgb_weight}"
+            raise InputError(f"{rule}; set it so, or train_upsrt to true")
+        if frozen and self.train_dino:
+            raise InputError("train_dino needs train_upsrt, through which its gradients come; set both or neither")
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that shapes the weights beyond rounding; a run's state is refused by another run by it."""
+        others = ("validate_every", "validation_batches", "save_every", "log_every", "compile")
+        shaping = {name: value for name, value in self.to_dict().items() if name not in others}
+        return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:16]
+
+    @staticmethod
+    def preset(name: TrainPreset, stage: Stage) -> TrainConfig:
+        """ "mini": the small model, everything from scratch. "released": the paper's settings and sizes."""
+        if name not in TRAIN_PRESETS:
+            raise InputError(f"preset must be one of {', '.join(TRAIN_PRESETS)}, got {name!r:.60}")
+        if name == "released":
+            return TrainConfig(stage=stage, train_upsrt=stage == "encoder", gradient_checkpointing=stage != "encoder")
+        data = {"batch_size": 16, "targets": 4, "rays": 256, "inside_share": 0.7}
+        rates = {"learning_rate": 3e-4, "betas": (0.9, 0.99), "warmup_steps": 1000, "final_share": 0.02}
+        whole = stage != "autoencoder"
+        trained = {"train_dino": whole, "train_upsrt": whole, "train_unet": "all", "ema_decay": 0.999}
+        changes: dict[str, Any] = {**data, **rates, **trained, "rgb_weight": float(stage == "diffusion")}
+        return TrainConfig(stage=stage, model=mini_model(), steps=200_000, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form; what is newer than the first saved runs is left out at its default, so that those go on."""
+        content = to_dict(self)
+        if self.curriculum == (0, 0):
+            del content["curriculum"]
+        return content
+
+    @staticmethod
+    def from_dict(content: dict[str, Any], source: str = "the training configuration") -> TrainConfig:
+        """Reads the JSON form; absent names take the defaults. Raises InputError that names source and entry."""
+        if isinstance(content, dict) and "model" in content:
+            content = {**content, "model": without_model_id(content["model"])}
+        config: TrainConfig = from_value(TrainConfig, content, source)
+        return config

@@ -1,7 +1,6 @@
-"""The options of the commands: flags, ranges, help and what is recorded follow from these fields (see Option).
+"""The options of the commands: flags, ranges, help (docstrings) and what is recorded follow from these fields.
 
-To add an option, add its field here and use it. A command's class is composed of the parts that it shares with others;
-names are unique within a command. The docstring of the class is the command's help.
+To add one, add its field here and use it. Commands are composed of parts that they share; names are unique within one.
 """
 
 from __future__ import annotations
@@ -18,8 +17,7 @@ from .base import NO_OPTION, Flag, configuration
 from .field import DistillConfig, Guidance, Preset, Steps
 from .models import MAX_PHOTOS
 
-PROCEDURAL = "procedural"
-"""In place of a data set's folder: objects that are made as they are needed."""
+PROCEDURAL = "procedural"  # in place of a data set's folder: objects that are made as they are needed
 EvaluationStage = Literal["white", "nearest", "predict", "sample", "field"]
 EVALUATION_STAGES: tuple[EvaluationStage, ...] = get_args(EvaluationStage)
 
@@ -345,7 +343,7 @@ class Pack:
     folder: Folder
     data: Annotated[str | None, replace(DATA, argument=True)] = None
     """What to pack; the folders of train --data."""
-    kind: Annotated[str | None, Flag(table="..data.formats:DATA_FORMATS", unset="recognised by its files")] = None
+    kind: Annotated[str | None, Flag(table="..data:DATA_FORMATS", unset="recognised by its files")] = None
     """Format of the folder."""
     split: Annotated[Literal["train", "validation", "test", "held_out"] | None, Flag(unset="train")] = None
     """Of the procedural objects."""

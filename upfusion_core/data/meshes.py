@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 
 from ..geometry import random_cameras
-from ..support.checks import check_count
 from ..support.errors import InputError, UpFusionError
 from ..support.files import existing_file, existing_folder, subfolders
 from ..surface.rasterise import rasterise
@@ -19,20 +18,13 @@ from ..surface.reading import MESH_SUFFIXES, Surface, read_surface
 from ..types import Cameras
 from .views import UP, PosedViews, checked_views, normalise, note
 
-RADIUS = 0.2
-"""Of the sphere about the object, at distance 1 and focal 4.5: 0.92 of the way from the middle to the border."""
-
-_Z_UP = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
-"""Turns a world with +Z up into one with +Y up: (x, y, z) -> (x, z, -y)."""
+RADIUS = 0.2  # of the sphere about the object: at distance 1 and focal 4.5 it reaches 0.92 of the way to the border
+_Z_UP = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])  # (x, y, z) -> (x, z, -y), which has +Y up
 
 
 @dataclass(frozen=True)
 class MeshSource:
-    """One object's file.
-
-    name: unique in its data set. z_up: whether +Z points up in the file, not +Y. texture: shown whatever the materials
-    say.
-    """
+    """One object's file; `z_up`: whether +Z points up in it, not +Y; `texture` is shown whatever the materials say."""
 
     name: str
     path: Path
@@ -49,21 +41,14 @@ class MeshSource:
 class MeshViews:
     """Objects given as meshes, a `MultiViewDataset` with depths; cameras stand all round, over the band, at distance 1.
 
-    `read` renders the same cameras of an object every time: they follow from its name, so that they stay when other
-    files come or go. `draw` renders new cameras from the generator, which is what training wants: fixed cameras are
-    memorised.
-
-    size: pixels a side. views: how many an object has when it is read (not when it is drawn).
+    `read` renders the same cameras of an object every time, which follow from its name; `draw` new ones from the
+    generator. size: pixels a side. views: how many an object has when it is read (not when it is drawn).
     """
 
     sources: Sequence[MeshSource]
     size: int = 256
     views: int = 24
     skipped: list[tuple[str, str]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        check_count("size", self.size, 1, 4096)
-        check_count("views", self.views, 1, 100_000)
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -72,18 +57,15 @@ class MeshViews:
         return self.read(index)
 
     def view_count(self, index: int) -> int:
-        """How many views `read` gives of object `index`."""
         return self.views
 
     def read(self, index: int, views: Sequence[int] | None = None) -> PosedViews:
-        """See MultiViewDataset."""
         source = self.sources[index]
         chosen = checked_views(views, self.views, source.name)
         generator = torch.Generator().manual_seed(zlib.crc32(f"0 {source.name}".encode()))
         return self._rendered(source, random_cameras(self.views, generator=generator)[torch.tensor(chosen)])
 
     def draw(self, index: int, count: int, generator: torch.Generator) -> PosedViews:
-        """Object `index` seen by `count` new cameras from the generator; raises like `read`."""
         return self._rendered(self.sources[index], random_cameras(count, generator=generator))
 
     def surface(self, index: int, views: PosedViews) -> Surface:
@@ -105,20 +87,14 @@ class MeshViews:
 
 
 def mesh_folder(root: str | os.PathLike[str], *, size: int = 256) -> MeshViews:
-    """All GLB, OBJ and PLY files below a folder, +Y up, in the order of their paths, by which they are named.
-
-    Hidden files and folders in it are passed over.
-
-    Raises:
-        InputError: there is no such folder, or it holds no meshes.
-    """
+    """All GLB, OBJ and PLY files below a folder but hidden ones, +Y up, named by their paths and in their order."""
     root = existing_folder(root)
     paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in MESH_SUFFIXES and path.is_file())
-    names = {path.relative_to(root).as_posix(): path for path in paths}
-    shown = {name: path for name, path in names.items() if not any(part.startswith(".") for part in name.split("/"))}
-    if not shown:
+    sources = [MeshSource(path.relative_to(root).as_posix(), path) for path in paths]
+    sources = [source for source in sources if "/." not in f"/{source.name}"]
+    if not sources:
         raise InputError(f"{root} must hold {', '.join(MESH_SUFFIXES)} files, got none; choose another folder")
-    return MeshViews([MeshSource(name, path) for name, path in shown.items()], size)
+    return MeshViews(sources, size)
 
 
 def gso(root: str | os.PathLike[str], *, size: int = 256) -> MeshViews:
@@ -127,26 +103,20 @@ def gso(root: str | os.PathLike[str], *, size: int = 256) -> MeshViews:
     One distribution has `<Name>/meshes/model.obj` and `<Name>/materials/textures/texture.png`, though its material
     names the picture beside the OBJ; the other is flat: `<Name>/model.obj` and `<Name>/texture.png`. Folders without
     model or texture are counted in `skipped`.
-
-    Raises:
-        InputError: there is no such folder, or it holds no scans.
     """
     root = existing_folder(root)
     sources: list[MeshSource] = []
     skipped: list[tuple[str, str]] = []
     for folder in subfolders(root):
-        model = existing_file(folder / "meshes" / "model.obj", folder / "model.obj")
+        model = existing_file(folder / "meshes/model.obj", folder / "model.obj")
+        texture = model and existing_file(folder / "materials/textures/texture.png", model.parent / "texture.png")
         if model is None:
             skipped.append((folder.name, "it has neither meshes/model.obj nor model.obj"))
-            continue
-        texture = existing_file(folder / "materials" / "textures" / "texture.png", model.parent / "texture.png")
-        if texture is None:
+        elif texture is None:
             skipped.append((folder.name, "its texture.png is missing"))
-            continue
-        sources.append(MeshSource(folder.name, model, z_up=True, texture=texture))
+        else:
+            sources.append(MeshSource(folder.name, model, z_up=True, texture=texture))
     if not sources:
-        raise InputError(
-            f"{root} must hold folders with model.obj and texture.png, got none ({len(skipped)} skipped); "
-            "choose the folder that holds the objects' folders"
-        )
+        wanted = f"folders with model.obj and texture.png, got none ({len(skipped)} skipped)"
+        raise InputError(f"{root} must hold {wanted}; choose the folder that holds the objects' folders")
     return MeshViews(sources, size, skipped=skipped)

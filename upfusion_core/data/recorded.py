@@ -1,30 +1,36 @@
-"""What all readers of recorded views share: choosing, framing, normalising, and counting what is broken."""
+"""Pictures recorded with cameras: what all formats share, then Co3Dv2, ShapeNet-SRN and Objaverse's renders."""
 
 from __future__ import annotations
 
+import gzip
+import io
+import json
 import math
+import os
 from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from ..support.checks import check_count, check_range
-from ..support.errors import PhotoError
-from ..support.files import reading
+from ..config.base import from_value
+from ..geometry import cameras_from_matrices, focal_from_fov
+from ..support.checks import check_choice
+from ..support.errors import InputError, PhotoError, UpFusionError
+from ..support.files import existing_folder, inside, read_json, read_regular, reading, subfolders
 from ..support.images import check_picture, open_picture
 from ..types import Cameras
-from .views import PosedViews, StoredObject, StoredViews, normalise
+from .views import PosedViews, StoredObject, StoredViews, decoded_array, meeting_point, normalise
 
-FRAME_MARGIN = 1.15
-"""Side of the crop over the longer side of the object's box, as in the preparation of Co3Dv2."""
-_LONGEST_SIDE = 20_000
-"""Pixels; pictures are padded to squares, which takes the square of it in bytes a channel."""
-MASK_THRESHOLD = 0.4
-"""Probability of a mask at and above which a pixel is object, customarily 0.4 to 0.5."""
+FRAME_MARGIN = 1.15  # side of the crop over the longer side of the object's box, as in the preparation of Co3Dv2
+MASK_THRESHOLD = 0.4  # probability of a mask at and above which a pixel is object, customarily 0.4 to 0.5
+_LONGEST_SIDE = 20_000  # pixels; pictures are padded to squares, which takes the square of it in bytes a channel
+# bytes of JSON, unpacked: about 1 kB a frame, up to 400,000 frames a category; Python needs several times as much
+_LARGEST_ANNOTATIONS = 1_000_000_000
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels, (0, 0) the top left corner; may leave the picture."""
@@ -34,7 +40,7 @@ Box = tuple[float, float, float, float]
 class Frame:
     """One recorded picture.
 
-    camera: one, in the recording's world, for the whole picture: NDC runs from border to border in x and in y.
+    camera: of the whole picture, in the recording's world; NDC run from border to border in x and in y.
     image, mask: files; without a mask the picture's alpha tells the object, else whatever is not pure white is object.
     size: (H, W) that the camera was given for, which the picture must have; None if the camera fits any.
     """
@@ -48,19 +54,16 @@ class Frame:
 def framed(frame: Frame, size: int, margin: float | None) -> tuple[Tensor, Tensor, Cameras]:
     """A frame's object on white -> rgb (3, size, size), mask (1, size, size) in [0, 1], and the camera of the crop.
 
-    Args:
-        margin: side of the crop over the longer side of the object's box; what leaves the picture is white. None
-            keeps the whole picture, padded with white to a square.
-
-    Raises:
-        PhotoError: a file is missing or damaged, its size is not the camera's, or the mask is empty.
+    `margin` is the side of the crop over the longer side of the object's box; what leaves the picture is white. None
+    keeps the whole picture, padded with white to a square. Raises PhotoError if a file is missing or damaged, its size
+    is not the camera's, or the mask is empty.
     """
     colors, mask = _read(frame)
     height, width = mask.shape
-    inside = mask >= 128
-    if not inside.any():
+    covered = mask >= 128
+    if not covered.any():
         raise PhotoError(f"the mask of {frame.image.name} must cover the object, but it is empty; leave the frame out")
-    box = squared((0, 0, width, height), 1.0) if margin is None else squared(bounds(inside), margin)
+    box = squared((0, 0, width, height), 1.0) if margin is None else squared(bounds(covered), margin)
     view = torch.from_numpy(_resized(colors, mask, box, size)).float() / 255
     left, top, right, bottom = box
     camera, whole = frame.camera, torch.tensor([width, height], dtype=torch.float64)
@@ -76,18 +79,14 @@ def _read(frame: Frame) -> tuple[np.ndarray, np.ndarray]:
     colors, alpha = picture[..., :3], picture[..., 3]
     height, width = alpha.shape
     if frame.size is not None and (height, width) != frame.size:
-        raise PhotoError(
-            f"{frame.image.name} must be {frame.size[1]} x {frame.size[0]} pixels as its camera says, "
-            f"got {width} x {height}; fetch the original picture"
-        )
+        wanted = f"{frame.size[1]} x {frame.size[0]} pixels as its camera says"
+        raise PhotoError(f"{frame.image.name} must be {wanted}, got {width} x {height}; fetch the original picture")
     if frame.mask is None:
         return colors, alpha if (alpha < 255).any() else np.where(colors.min(axis=-1) < 255, 255, 0).astype(np.uint8)
     mask = _decoded(frame.mask, "L")
     if mask.shape != alpha.shape:
-        raise PhotoError(
-            f"{frame.mask.name} must have its picture's size, {width} x {height}, "
-            f"got {mask.shape[1]} x {mask.shape[0]}; fetch the original mask"
-        )
+        sizes = f"{width} x {height}, got {mask.shape[1]} x {mask.shape[0]}"
+        raise PhotoError(f"{frame.mask.name} must have its picture's size, {sizes}; fetch the original mask")
     return colors, np.where(mask >= 255 * MASK_THRESHOLD, 255, 0).astype(np.uint8)
 
 
@@ -97,16 +96,14 @@ def _decoded(path: Path, mode: str) -> np.ndarray:
         check_picture(picture, path.name)
         if max(picture.size) > _LONGEST_SIDE:
             width, height = picture.size
-            raise PhotoError(
-                f"{path.name} must have sides of at most {_LONGEST_SIDE} pixels, got {width} x {height}; "
-                "make it smaller or leave it out"
-            )
+            wanted = f"sides of at most {_LONGEST_SIDE} pixels, got {width} x {height}"
+            raise PhotoError(f"{path.name} must have {wanted}; make it smaller or leave it out")
         return np.asarray(picture.convert(mode))
 
 
-def bounds(inside: np.ndarray) -> Box:
+def bounds(covered: np.ndarray) -> Box:
     """Left, top, right, bottom of the true pixels, borders included."""
-    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+    rows, columns = np.flatnonzero(covered.any(axis=1)), np.flatnonzero(covered.any(axis=0))
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
@@ -119,11 +116,7 @@ def squared(box: Box, margin: float) -> Box:
 
 
 def _resized(colors: np.ndarray, mask: np.ndarray, box: Box, size: int) -> np.ndarray:
-    """The part `box` of a picture -> (4, size, size) uint8: colours on white and mask; white outside the picture.
-
-    Bicubic, widened when shrinking, channel by channel, as colours on white need no alpha. Pillow's, as recordings have
-    8 bits and are many; photos of any depth and users' soft masks go through `pipeline.photos.resample`, in float32.
-    """
+    """The part `box` of a picture -> (4, size, size) uint8: colours on white and mask; white outside the picture."""
     height, width = mask.shape
     left, top, right, bottom = box
     reach = 2 * max(1.0, (right - left) / size) + 1  # of the filter; what lies farther off is not touched
@@ -142,18 +135,10 @@ def _resized(colors: np.ndarray, mask: np.ndarray, box: Box, size: int) -> np.nd
 
 
 class RecordedViews(StoredViews):
-    """Objects recorded as pictures with cameras, a `MultiViewDataset`; a format fills `names` and finds the frames.
-
-    Args:
-        size: side of the views in pixels.
-        margin: side of each view's crop over the longer side of the object's box; None keeps whole pictures.
-    """
+    """Objects recorded as pictures with cameras; a format fills `names` and finds frames. margin: see `framed`."""
 
     def __init__(self, size: int, margin: float | None) -> None:
         super().__init__()
-        check_count("size", size, 1, 4096)
-        if margin is not None:
-            check_range("margin", margin, 1.0, 8.0)
         self.size, self.margin = size, margin
         self.names: list[str] = []
 
@@ -162,15 +147,15 @@ class RecordedViews(StoredViews):
 
     @abstractmethod
     def view_count(self, index: int) -> int:
-        """How many views object `index` has, broken ones included that only reading finds."""
+        """See MultiViewDataset."""
 
     @abstractmethod
     def _frame(self, index: int, view: int) -> Frame:
         """One frame of an object; raises an UpFusionError if its camera cannot be read."""
 
-    @abstractmethod
     def _world(self, index: int) -> tuple[Tensor, Tensor | None]:
         """Of the recording's world: the object's centre (3,), and the direction (3,) that is up, if known."""
+        return torch.zeros(3), torch.tensor([0.0, 0.0, 1.0])  # as in Blender
 
     def _stored(self, index: int) -> StoredObject:
         name = self.names[index]
@@ -186,3 +171,219 @@ class RecordedViews(StoredViews):
             return PosedViews(torch.stack(rgb), torch.stack(mask), moved, name, upright, placement=placement)
 
         return StoredObject(name, self.view_count(index), read, join)
+
+
+class AbsurdCameraError(InputError):
+    """A frame's `|sum(T)|` is above 1e5, or no number: structure from motion has failed for the whole sequence."""
+
+
+class FrameRecord(NamedTuple):
+    """number: frame_number, 0-based, not always the file's. image, mask: paths below the root. size: (H, W)."""
+
+    number: int
+    image: str
+    mask: str
+    size: tuple[int, int]
+
+
+def parse_frame(record: dict[str, Any]) -> tuple[FrameRecord, Cameras]:
+    """An annotation of Co3Dv2 -> its files, and the camera (one, in the sequence's world, of the whole picture).
+
+    PyTorch3D's convention: x_cam = x_world R + T for row vectors, camera axes left, up, forward. Thus the columns of R
+    are the camera's axes in the world, and its centre is -R T. NDC run from border to border in x and in y
+    ("ndc_norm_image_bounds", or no key), or are PyTorch3D's, in which half the shorter side is 1 ("ndc_isotropic").
+    Raises AbsurdCameraError, and InputError where it lacks what a frame must have.
+    """
+    for name in ("viewpoint", "mask"):
+        if record.get(name) is None:
+            raise InputError(f"it has no {name}")
+    with reading("its annotation", "leave it out", what="complete"):
+        viewpoint, (height, width) = record["viewpoint"], map(int, record["image"]["size"])
+        rotation, translation, focal, principal = (
+            torch.tensor(viewpoint[name], dtype=torch.float64).reshape(shape)
+            for name, shape in (("R", (3, 3)), ("T", (3,)), ("focal_length", (1, 2)), ("principal_point", (1, 2)))
+        )
+        kind = viewpoint.get("intrinsics_format") or "ndc_norm_image_bounds"
+        check_choice("its intrinsics_format", kind, ("ndc_isotropic", "ndc_norm_image_bounds"))
+        if kind == "ndc_isotropic":
+            scale = min(height, width) / torch.tensor([[width, height]], dtype=torch.float64)
+            focal, principal = focal * scale, principal * scale
+        image, mask = str(record["image"]["path"]), str(record["mask"]["path"])
+        frame = FrameRecord(int(record["frame_number"]), image, mask, (height, width))
+    if not float(translation.sum().abs()) <= 1e5:  # NaN included
+        why = "has an absurd camera, |sum(T)| above 1e5"
+        raise AbsurdCameraError(f"frame {frame.number} {why}; leave the sequence out")
+    pose = torch.cat([rotation, -(rotation @ translation)[:, None]], dim=1)
+    return frame, cameras_from_matrices(pose[None], focal=focal, principal=principal, axes="pytorch3d")
+
+
+class Co3D(RecordedViews):
+    """`ROOT/<category>/{frame_annotations.jgz, <sequence>/…}`: handheld videos of real objects.
+
+    Every view is cropped to the square about its mask's box, `margin` times as large, on white. Nothing says which way
+    is up: view 0 becomes our reference camera, and the object's centre is where the optical axes of all usable frames
+    of its sequence meet. Left out and counted in `skipped`: categories whose annotations cannot be read; sequences
+    with an absurd camera, whose axes do not meet, or without usable frames; frames without viewpoint or mask.
+    InputError if there is no such folder, or it holds no annotated category.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], *, size: int = 256, margin: float | None = FRAME_MARGIN) -> None:
+        super().__init__(size, margin)
+        self._root = existing_folder(root)
+        self._sequences: list[tuple[list[FrameRecord], Cameras, Tensor]] = []  # usable frames; where their axes meet
+        categories = sorted(path.parent for path in self._root.glob("*/frame_annotations.jgz"))
+        if not categories:
+            raise InputError(f"{root} must hold folders with frame_annotations.jgz, got none; check the path")
+        for category in categories:
+            sequences: dict[str, list[dict[str, Any]]] = {}
+            try:
+                for record in _annotations(category / "frame_annotations.jgz"):
+                    sequence = record.get("sequence_name") if isinstance(record, dict) else None
+                    if not isinstance(sequence, str) or not sequence.isprintable():
+                        self.skipped.append((category.name, "a frame annotation names no sequence"))
+                    else:
+                        sequences.setdefault(f"{category.name}/{sequence}", []).append(record)
+            except InputError as error:
+                self.skipped.append((category.name, str(error)))
+            for name, records in sequences.items():
+                try:
+                    self._sequences.append(self._sequence(name, records))
+                    self.names.append(name)
+                except UpFusionError as error:
+                    self.skipped.append((name, str(error)))
+
+    def view_count(self, index: int) -> int:
+        return len(self._sequences[index][0])
+
+    def _sequence(self, name: str, records: list[dict[str, Any]]) -> tuple[list[FrameRecord], Cameras, Tensor]:
+        usable: list[tuple[FrameRecord, Cameras]] = []
+        for record in records:
+            try:
+                usable.append(parse_frame(record))
+            except AbsurdCameraError:
+                raise
+            except InputError as error:
+                self.skipped.append((f"{name} frame {record.get('frame_number')}", str(error)))
+        if not usable:
+            raise InputError(f"it must have frames with viewpoint and mask, got none of {len(records)}")
+        center = meeting_point(Cameras.concatenate([camera for _, camera in usable]))
+        frames, cameras = zip(*sorted(usable, key=lambda pair: pair[0].number), strict=True)
+        return list(frames), Cameras.concatenate(cameras), center
+
+    def _frame(self, index: int, view: int) -> Frame:
+        frames, cameras, _ = self._sequences[index]
+        record = frames[view]
+        return Frame(cameras[view], inside(self._root, record.image), inside(self._root, record.mask), record.size)
+
+    def _world(self, index: int) -> tuple[Tensor, Tensor | None]:
+        return self._sequences[index][2], None
+
+
+def _annotations(path: Path) -> list[Any]:
+    with reading(path.name, "fetch it again"):
+        with gzip.open(io.BytesIO(read_regular(path, _LARGEST_ANNOTATIONS))) as stream:
+            data = stream.read(_LARGEST_ANNOTATIONS + 1)
+        if len(data) > _LARGEST_ANNOTATIONS:
+            raise InputError(f"{path.name} unpacks to more than {_LARGEST_ANNOTATIONS:,} bytes; fetch it again")
+        # not parse_json: a NaN condemns its own frame or sequence, not the whole category
+        content = json.loads(data)
+    if not isinstance(content, list):
+        raise InputError(f"{path.name} must hold a list, got {type(content).__name__}; fetch it again")
+    return content
+
+
+class ShapeNetSRN(RecordedViews):
+    """`ROOT/<id>/{rgb/000000.png, pose/000000.txt, intrinsics.txt}`, on white, the object about the origin, +Z up.
+
+    ROOT is the folder of one split of one class. Poses: 16 numbers, camera-to-world, OpenCV's axes. intrinsics.txt:
+    first line "f cx cy 0.", last line "H W", the resolution that these are given for, in pixels from the corner. A view
+    without either of its files is noted in `skipped`; an object without views or intrinsics is left out and noted.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], *, size: int = 128, margin: float | None = None) -> None:
+        super().__init__(size, margin)
+        self._root = existing_folder(root)
+        self._stems: list[list[str]] = []
+        for folder in subfolders(self._root):
+            pictures = {path.stem for path in folder.glob("rgb/*.png")}
+            poses = {path.stem for path in folder.glob("pose/*.txt")}
+            for stem in sorted(pictures ^ poses):
+                kind = "pose" if stem in pictures else "picture"
+                self.skipped.append((f"{folder.name} view {stem}", f"its {kind} is missing"))
+            if not (folder / "intrinsics.txt").is_file():
+                self.skipped.append((folder.name, "its intrinsics.txt is missing"))
+            elif not pictures & poses:
+                self.skipped.append((folder.name, "it has no view with both rgb and pose"))
+            else:
+                self.names.append(folder.name)
+                self._stems.append(sorted(pictures & poses))
+
+    def view_count(self, index: int) -> int:
+        return len(self._stems[index])
+
+    def _frame(self, index: int, view: int) -> Frame:
+        folder, stem = self._root / self.names[index], self._stems[index][view]
+        values = _numbers(folder / "intrinsics.txt", "f, cx, cy in its first line and H, W in its last", 6)
+        (focal, x, y), (height, width) = values[:3], values[-2:]
+        if min(focal, height, width) <= 0:
+            wanted, got = "a focal length and a size above 0", f"{focal}, {height} x {width}"
+            raise InputError(f"intrinsics.txt must hold {wanted}, got {got}; fetch it again")
+        size = torch.tensor([[width, height]])
+        principal = 1 - 2 * torch.tensor([[x, y]]) / size
+        matrix = _numbers(folder / "pose" / f"{stem}.txt", "16 numbers", 16, 16)
+        pose = torch.tensor(matrix, dtype=torch.float64).reshape(1, 4, 4)
+        camera = cameras_from_matrices(pose, focal=2 * focal / size, principal=principal, axes="opencv")
+        return Frame(camera, folder / "rgb" / f"{stem}.png")
+
+
+def _numbers(path: Path, expected: str, least: int, most: float = math.inf) -> list[float]:
+    """All numbers in a small text file, of which there must be `least` to `most`; `expected` says it in words."""
+    with reading(path.name, "fetch it again", what=expected):
+        values = [float(word) for word in read_regular(path, 100_000).decode("utf-8").split()]
+    if not least <= len(values) <= most:
+        raise InputError(f"{path.name} must hold {expected}, got {len(values)} numbers; fetch it again")
+    return values
+
+
+class ObjaverseRenders(RecordedViews):
+    """`ROOT/valid_paths.json` lists ids; `ROOT/<id>/` holds 000.png, 000.npy, 001.png, …, 12 views in all.
+
+    PNG: RGBA on a transparent background. NPY: 3×4 [R|t], world -> camera with Blender's axes (x right, y up, looking
+    along -z), the world's +Z up, the object about its origin; fov 49.13 degrees. +Z becomes +Y. Pictures are whole
+    unless `margin` is given, so that all views share one focal length. Folders that lack any of the views are left out
+    and counted in `skipped`. InputError if there is no such folder, or its list cannot be read.
+    """
+
+    FOV_DEGREES = 49.13
+    VIEWS = 12
+
+    def __init__(self, root: str | os.PathLike[str], *, size: int = 256, margin: float | None = None) -> None:
+        super().__init__(size, margin)
+        self._root = existing_folder(root)
+        for name in from_value(list[str], read_json(self._root / "valid_paths.json"), "valid_paths.json"):
+            try:
+                folder = inside(self._root, name)
+                if not os.path.isdir(folder):  # unlike pathlib's, also false for names that no folder can have
+                    raise InputError("its folder is missing")
+                present = {entry.name for entry in os.scandir(folder)}
+                stems = [f"{view:03d}" for view in range(self.VIEWS)]
+                complete = sum(f"{stem}.png" in present and f"{stem}.npy" in present for stem in stems)
+                if complete < self.VIEWS:
+                    raise InputError(f"it has {complete} of {self.VIEWS} views")
+                self.names.append(name)
+            except InputError as error:
+                self.skipped.append((name, str(error)))
+
+    def view_count(self, index: int) -> int:
+        return self.VIEWS
+
+    def _frame(self, index: int, view: int) -> Frame:
+        stem = self._root / self.names[index] / f"{view:03d}"
+        path = stem.with_suffix(".npy")
+        with reading(path.name, "render it again"):
+            content = read_regular(path, 1_000_000)
+        matrix = torch.from_numpy(decoded_array(content, (3, 4), path.name).astype(np.float64))
+        rotation, translation = matrix[:, :3].T, matrix[:, 3:]  # to camera -> to world
+        pose = torch.cat([rotation, -(rotation @ translation)], dim=1)
+        camera = cameras_from_matrices(pose[None], focal=focal_from_fov(self.FOV_DEGREES))
+        return Frame(camera, stem.with_suffix(".png"))

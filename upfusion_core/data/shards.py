@@ -28,23 +28,19 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ..config import from_value
-from ..support.checks import check_choice, check_count
 from ..support.errors import InputError, UpFusionError
 from ..support.files import Writing, inside, parse_json, read_json, reading, shown
 from ..support.images import resize_pictures, to_8bit
-from ..types import Cameras
+from ..types import Cameras, OnStep
 from .views import UP, MultiViewDataset, PosedViews, StoredObject, StoredViews, decoded_array, normalise, note
 
 INDEX_NAME = "index.json"
-UNFINISHED_NAME = "packing.json"
-"""Stands beside the shards until all are written."""
+UNFINISHED_NAME = "packing.json"  # stands beside the shards until all are written
+MIXED_SHARDS = 8  # neighbours in the order of a pass whose objects are mixed
 _FORMAT, _VERSION = "upfusion-shards", 1
-_LEAST_OBJECT, _LARGEST_MEMBER = 1024, 128_000_000
-"""Bytes: of an object, which has at least one member and its header; of a member that was packed by us."""
-MIXED_SHARDS = 8
-"""Neighbours in the order of a pass whose objects are mixed."""
-_REMEMBERED_SHARDS = 64
-"""Of which the places of all members are kept, a few MB each at most."""
+_LEAST_OBJECT = 1024  # bytes of an object, which has at least one member and its header
+_LARGEST_MEMBER = 128_000_000  # bytes of a member that was packed by us
+_REMEMBERED_SHARDS = 64  # of which the places of all members are kept, a few MB each at most
 
 PictureFormat = Literal["png", "webp", "jpeg"]
 PICTURE_FORMATS: tuple[PictureFormat, ...] = get_args(PictureFormat)
@@ -79,10 +75,10 @@ def is_index(path: Path) -> bool:
 
 
 def listed_shards(root: Path, skipped: list[tuple[str, str]]) -> list[Shard]:
-    """The shards of a folder by its index, or all its tar files where it has none; or those of one tar file.
+    """The shards of a folder by its index, else all its tar files, the hidden ones being unfinished; or one tar file.
 
-    Hidden tar files are not finished. `skipped` takes shards that are missing or shorter than the index says, and those
-    that hold nothing. InputError if the index is damaged, packing has not ended, or no shard is left.
+    `skipped` takes shards that are missing or shorter than the index says. InputError if the index is damaged, packing
+    has not ended, or no shard with an object is left.
     """
     shards = []
     path = root / INDEX_NAME
@@ -119,10 +115,8 @@ def shard_entry(path: Path, entry: object) -> Shard:
     match entry:
         case {"name": str(name), "objects": int(objects), "bytes": int(size)} if 0 < objects <= size // _LEAST_OBJECT:
             return Shard(inside(path.parent, name), objects, size)
-    raise InputError(
-        f'{path}: a shard must be {{"name", "objects", "bytes"}} and large enough for its objects, '
-        f"got {shown(entry, 80)}; pack the set again"
-    )
+    wanted = '{"name", "objects", "bytes"} and large enough for its objects'
+    raise InputError(f"{path}: a shard must be {wanted}, got {shown(entry, 80)}; pack the set again")
 
 
 @dataclass(frozen=True)
@@ -173,10 +167,7 @@ def samples_of(path: Path, skipped: list[tuple[str, str]]) -> list[Sample]:
 # entries that later releases add are passed over
 @pydantic_dataclass(frozen=True, config=ConfigDict(strict=True, allow_inf_nan=False))
 class SampleHeader:
-    """What a sample's JSON says: the object's name, its cameras in our world, the pictures' side in pixels.
-
-    upright: see PosedViews. depth: whether depths were packed. pictures: ending of the pictures of colours.
-    """
+    """What a sample's JSON says; `size`: the pictures' side in pixels; `pictures`: the ending of those of colours."""
 
     name: Annotated[str, MinLen(1), MaxLen(500)]
     upright: bool
@@ -193,14 +184,9 @@ def _encoded_sample(example: PosedViews, pictures: PictureFormat, depth: bool, v
     if views is not None and views < len(example):
         example = example.chosen([view * len(example) // views for view in range(views)])
     cameras, depths = example.cameras, example.depth if depth else None
-    header = {
-        "name": example.name,
-        "upright": example.upright,
-        "depth": depths is not None,
-        "size": example.rgb.shape[-1],
-        "pictures": pictures,
-        **{name: getattr(cameras, name).tolist() for name in ("camera_to_world", "focal", "principal")},
-    }
+    header = {"name": example.name, "upright": example.upright, "depth": depths is not None}
+    header |= {"size": example.rgb.shape[-1], "pictures": pictures}
+    header |= {name: value.tolist() for name, value in vars(cameras).items()}
     masks = "png" if pictures == "jpeg" else pictures
     members = {"json": json.dumps(header).encode("utf-8")}
     for view in range(len(example)):
@@ -211,16 +197,6 @@ def _encoded_sample(example: PosedViews, pictures: PictureFormat, depth: bool, v
             np.save(stream, depths[view, 0].numpy(), allow_pickle=False)
             members[f"{view:03d}.depth.npy"] = stream.getvalue()
     return members
-
-
-def decoded_depth(header: SampleHeader, view: int, sample: Sample, size: int) -> Tensor:
-    """(1, size, size) depth of one view, 0 off the object; of each pixel the nearest. Raises InputError."""
-    name = f"{view:03d}.depth.npy"
-    depth = decoded_array(sample.read(name), (header.size, header.size), name)
-    if depth.min() < 0:
-        raise InputError(f"{name} must be at least 0, got {depth.min()}; pack it again")
-    depths = torch.from_numpy(depth.astype(np.float32))[None, None]
-    return interpolate(depths, size=(size, size), mode="nearest-exact")[0]
 
 
 def _encoded(picture: Tensor, pictures: str) -> bytes:
@@ -261,29 +237,24 @@ def pack_shards(
     shard_bytes: int = 512_000_000,
     state: PackState | None = None,
     on_shard: Callable[[PackState], None] | None = None,
-    on_step: Callable[[int, int], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> PackState:
-    """Writes objects as `shard-000000.tar`, ...; objects that cannot be read are left out and noted.
+    """Writes objects as `shard-000000.tar`, ...; those that cannot be read are left out and noted.
 
     The same data give the same bytes, so packing that was stopped may go on from the state after its last shard.
 
     Args:
-        indices: the objects' numbers in the data set.
-        writing: how files get their names.
         pictures: of the colours; PNG and WebP keep every 8-bit value, "jpeg" keeps masks as PNG.
         depth: whether the depths are packed, where an object has them.
         views: at most so many of an object's views, spread evenly, the first still the reference; None keeps all.
         shard_bytes: what a shard exceeds only with a single object.
         state: to go on from; it is changed. on_shard: called with it after each shard.
-        on_step: called with (objects done, of how many).
 
-    Raises InputError if no object could be read, OutputError if a shard cannot be written.
+    InputError if no object could be read.
     """
-    check_choice("pictures", pictures, PICTURE_FORMATS)
-    check_count("shard_bytes", shard_bytes, 1)
     state = state or PackState()
     encode = partial(_encoded_sample, pictures=pictures, depth=depth, views=views)
-    samples = _samples(dataset, state.place, indices, encode, on_step)
+    samples = _samples(dataset, indices, state.place, encode, on_step or (lambda *_: None))
     pending = next(samples, None)
     while pending is not None:
         name, objects = f"shard-{len(state.shards):06d}.tar", 0
@@ -310,11 +281,7 @@ def pack_shards(
 
 
 def _samples(
-    dataset: MultiViewDataset,
-    first: int,
-    indices: Sequence[int],
-    encode: Callable[[PosedViews], dict[str, bytes]],
-    on_step: Callable[[int, int], None] | None,
+    dataset: MultiViewDataset, indices: Sequence[int], first: int, encode: partial[dict[str, bytes]], on_step: OnStep
 ) -> Iterator[tuple[int, dict[str, bytes], int]]:
     """Place, members and bytes in a tar file of each object from the place `first` on that can be read."""
     block = tarfile.BLOCKSIZE  # a header has one, and contents are filled up to whole ones
@@ -326,27 +293,20 @@ def _samples(
                 note(dataset.skipped, f"object {indices[place]}", str(error))
         else:
             yield place, members, sum(block + -(-len(content) // block) * block for content in members.values())
-        if on_step is not None:
-            on_step(place + 1, len(indices))
+        on_step(place + 1, len(indices), None)
 
 
 class ShardedViews(StoredViews):
     """Objects packed by `upfusion pack`, a `MultiViewDataset` that several threads may read; nothing in it is ever run.
 
-    A shard that is missing, or cut short, and objects and views that are damaged, are left out and noted in `skipped`.
-
-    Args:
-        root: a folder of shards, with the index that `upfusion pack` writes or without one; or one .tar file.
-            InputError if the index is damaged, or there is no shard with an object.
-        size: side of the views in pixels; None keeps the packed one.
+    What is missing, cut short or damaged is left out and noted in `skipped`. root: a folder of shards, with or without
+    the index that `upfusion pack` writes, or one .tar file. size: side of the views in pixels; None keeps the packed
+    one. InputError as of `listed_shards`.
     """
 
     def __init__(self, root: str | os.PathLike[str], *, size: int | None = None) -> None:
         super().__init__()
-        if size is not None:
-            check_count("size", size, 1, 4096)
-        self.size = size
-        self._shards: list[Shard] = listed_shards(Path(root), self.skipped)
+        self.size, self._shards = size, listed_shards(Path(root), self.skipped)
         self._ends = list(accumulate(shard.objects for shard in self._shards))
         self._samples = lru_cache(_REMEMBERED_SHARDS)(partial(samples_of, skipped=self.skipped))
 
@@ -387,13 +347,21 @@ class ShardedViews(StoredViews):
             mask = _decoded(sample.read(f"{view:03d}.mask.{masks}"), "L", header.size)
             return resize_pictures(rgb[None], size)[0], resize_pictures(mask[None], size)[0]
 
+        def depth_of(view: int) -> Tensor:
+            name = f"{view:03d}.depth.npy"
+            depth = decoded_array(sample.read(name), (header.size, header.size), name)
+            if depth.min() < 0:
+                raise InputError(f"{name} must be at least 0, got {depth.min()}; pack it again")
+            depths = torch.from_numpy(depth.astype(np.float32))[None, None]
+            return interpolate(depths, size=(size, size), mode="nearest-exact")[0]
+
         def join(chosen: list[int], found: list[tuple[Tensor, Tensor]]) -> PosedViews:
             seen, scale, depth = cameras[torch.tensor(chosen)], 1.0, None
             if chosen[0] != 0:  # the world of the first of them; see PosedViews.chosen
                 seen, move = normalise(seen, center=torch.zeros(3), up=UP if header.upright else None)
                 scale = move.scale
             if header.depth:
-                depth = torch.stack([decoded_depth(header, view, sample, size) for view in chosen]) * scale
+                depth = torch.stack([depth_of(view) for view in chosen]) * scale
             rgb, mask = (torch.stack(pictures) for pictures in zip(*found, strict=True))
             return PosedViews(rgb, mask, seen, header.name, upright=header.upright, depth=depth)
 

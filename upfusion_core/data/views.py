@@ -13,23 +13,17 @@ import torch
 from torch import Tensor
 
 from ..geometry import cameras_from_matrices, reference_camera
-from ..support.checks import check_count, check_shape, check_unit_range
 from ..support.errors import InputError, UpFusionError
 from ..support.files import reading
 from ..types import Cameras
 
-UP = torch.tensor([0.0, 1.0, 0.0])
-"""Of our world."""
-_PARALLEL = 1e-6
-"""Mean squared sine of the angles between the axes and their common direction, below which they meet nowhere."""
+UP = torch.tensor([0.0, 1.0, 0.0])  # of our world
+_PARALLEL = 1e-6  # mean squared sine of the angles between axes and their common direction, below which they never meet
 
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """How a source's world moved into ours: x' = scale · rotation (x - origin), column vectors.
-
-    rotation: (3, 3). origin: (3,), in the source's world. scale: our units a unit of the source. All float64.
-    """
+    """How a source's world moved into ours: x' = scale · rotation (x - origin), column vectors, all float64."""
 
     rotation: Tensor
     origin: Tensor
@@ -46,73 +40,51 @@ class Placement:
 
 
 def meeting_point(cameras: Cameras) -> Tensor:
-    """(3,) float64: the point with the least sum of squared distances to the cameras' optical axes.
-
-    InputError if the axes are parallel (a single camera's are), so that they meet nowhere.
-    """
+    """(3,) float64, nearest to all optical axes in the least-squares sense; InputError if they are parallel."""
     matrices = cameras.camera_to_world.double()
     axes, centers = matrices[:, :3, 2], matrices[:, :3, 3]
     # Distance to an axis is |(I - a a^T)(p - c)|; setting the derivative of the sum of squares to 0 is linear in p.
     across = torch.eye(3, dtype=torch.float64) - axes[:, :, None] * axes[:, None, :]
     if torch.linalg.eigvalsh(across.mean(dim=0))[0] < _PARALLEL:
-        raise InputError(
-            f"the optical axes of {len(cameras)} cameras must meet near the object, but they are parallel; "
-            "give the object's centre, or views from different directions"
-        )
+        wanted = f"the optical axes of {len(cameras)} cameras must meet near the object, but they are parallel"
+        raise InputError(f"{wanted}; give the object's centre, or views from different directions")
     center: Tensor = torch.linalg.solve(across.sum(dim=0), (across @ centers[:, :, None]).sum(dim=0))[:, 0]
     return center
 
 
 def normalise(cameras: Cameras, *, center: Tensor | None = None, up: Tensor | None = None) -> tuple[Cameras, Placement]:
-    """Moves cameras rigidly, and scales their world, so that view 0 is the reference camera of our world.
+    """Moves cameras rigidly, and scales their world, so that view 0 stands at distance 1 and looks at the origin.
 
-    Origin: the point of view 0's optical axis that lies nearest to `center`, as networks take the reference to look at
-    the origin exactly (`geometry.to_reference_frame`); so every camera stays true to its picture.
-    Scale: view 0's camera stands at distance 1.
-    Up: with a true `up` it becomes +Y, and the world is turned about it until view 0 stands at azimuth 0, at whatever
-    elevation and roll it has; straight above or below the object, the top of its picture points to -Z or +Z. Without
-    one (Co3D) view 0 becomes `geometry.reference_camera()`: azimuth 0, elevation 22.5 degrees, no roll.
-
-    Args:
-        center: (3,) the object's place if it is known; else the `meeting_point` of all axes.
-        up: (3,) the direction that is up in the cameras' world, of any length above 0; None if it is unknown.
-
-    Returns:
-        The cameras in our world, and the similarity that took them there. InputError if the axes are parallel, or the
-        centre is not in front of view 0.
+    The origin is the point of view 0's axis nearest to `center`, so that every camera stays true to its picture; None
+    stands for the `meeting_point` of all axes. A true `up`, of any length, becomes +Y, and view 0 stands at azimuth 0,
+    at whatever elevation and roll it has; straight above or below the object, the top of its picture points to -Z or
+    +Z. Without one (Co3D) view 0 becomes `geometry.reference_camera()`: azimuth 0, elevation 22.5 degrees, no roll.
+    InputError if the axes are parallel, or the centre is not in front of view 0.
     """
     first = cameras.camera_to_world[0].double()
     center = meeting_point(cameras) if center is None else center.double()
     backward, stand = first[:3, 2], first[:3, 3]
     distance = float((stand - center) @ backward)
     if not distance > 1e-6:
-        raise InputError(
-            f"the object must lie in front of view 0, but its centre is {-distance:.3g} ahead of that camera; "
-            "check the axes of the cameras"
-        )
+        place = f"its centre is {-distance:.3g} ahead of that camera"
+        raise InputError(f"the object must lie in front of view 0, but {place}; check the axes of the cameras")
     if up is None:
         reference = reference_camera().camera_to_world[0, :3, :3].double()
         left, _, right = torch.linalg.svd(reference @ first[:3, :3].T)  # the nearest rotation
         rotation = left @ right
     else:
-        rotation = _upright(first, up.double())
+        y, above = up.double() / up.double().norm(), first[:3, 1]  # of our axes; z: horizontal, towards view 0
+        ahead = backward - (backward @ y) * y
+        if ahead.norm() < 1e-4:  # straight above or below: the picture's own up decides
+            ahead = above * (-1.0 if backward @ y > 0 else 1.0)
+            ahead = ahead - (ahead @ y) * y
+        z = ahead / ahead.norm()
+        rotation = torch.stack([torch.linalg.cross(y, z), y, z])
     placement = Placement(rotation, stand - distance * backward, 1 / distance)
     matrices = cameras.camera_to_world.double().clone()
     matrices[:, :3, 3] = placement.scale * (matrices[:, :3, 3] - placement.origin) @ rotation.T
     matrices[:, :3, :3] = rotation @ matrices[:, :3, :3]
     return cameras_from_matrices(matrices, focal=cameras.focal, principal=cameras.principal), placement
-
-
-def _upright(first: Tensor, up: Tensor) -> Tensor:
-    """(3, 3) with rows x, y, z of our world: y is up, z the horizontal direction from the object to view 0."""
-    y = up / up.norm()
-    backward, above = first[:3, 2], first[:3, 1]
-    ahead = backward - (backward @ y) * y
-    if ahead.norm() < 1e-4:  # straight above or below: the picture's own up decides
-        ahead = above * (-1.0 if backward @ y > 0 else 1.0)
-        ahead = ahead - (ahead @ y) * y
-    z = ahead / ahead.norm()
-    return torch.stack([torch.linalg.cross(y, z), y, z])
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,30 +108,16 @@ class PosedViews:
     placement: Placement | None = None
 
     def __post_init__(self) -> None:
-        views, size = len(self.rgb), self.rgb.shape[-1]
-        check_shape("PosedViews.rgb", self.rgb, (views, 3, size, size), "channels first, cropped square")
-        check_shape("PosedViews.mask", self.mask, (views, 1, size, size))
-        if self.depth is not None:
-            check_shape("PosedViews.depth", self.depth, (views, 1, size, size))
-        check_shape("PosedViews.cameras", self.cameras.camera_to_world, (views, 4, 4), "one camera a view")
-        check_unit_range("PosedViews.rgb", self.rgb, "rescale it")
-        check_unit_range("PosedViews.mask", self.mask, "rescale it")
-        first = self.cameras.camera_to_world[0]
+        first = self.cameras.camera_to_world[0]  # of shards a stranger may have said it
         if (first[:3, 3] - first[:3, 2]).norm() > 1e-3:
-            raise InputError(
-                "view 0 of PosedViews must look at the origin from distance 1, "
-                f"got a centre at {first[:3, 3].tolist()}; pass the cameras through normalise"
-            )
+            got = f"got a centre at {first[:3, 3].tolist()}; pass the cameras through normalise"
+            raise InputError(f"view 0 of PosedViews must look at the origin from distance 1, {got}")
 
     def __len__(self) -> int:
         return len(self.rgb)
 
     def chosen(self, views: Sequence[int]) -> PosedViews:
-        """Some of the views, in the given order; the first of them becomes the reference.
-
-        Our world moves with the reference: distance 1 and azimuth 0 are then those of the new view 0, and depths
-        change their unit with it. The present origin is taken for the object's centre (see `normalise`).
-        """
+        """Some of the views, in the given order; our world, and the unit of depths, move with the new reference."""
         picked = torch.tensor(checked_views(views, len(self), self.name))
         cameras, move = normalise(self.cameras[picked], center=torch.zeros(3), up=UP if self.upright else None)
         depth = None if self.depth is None else self.depth[picked] * move.scale
@@ -180,18 +138,14 @@ class MultiViewDataset(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> PosedViews:
-        """Object `index` with all its views."""
+    def __getitem__(self, index: int) -> PosedViews: ...
 
     def view_count(self, index: int) -> int:
-        """How many views object `index` has."""
+        """How many views object `index` has, broken ones included that only reading finds."""
 
     def read(self, index: int, views: Sequence[int] | None = None) -> PosedViews:
-        """Object `index` with the chosen views in the given order, the first as reference; None means all.
-
-        UpFusionError if the object or a chosen view is broken (then noted in `skipped`), or there is no such view;
-        IndexError if there is no such object.
-        """
+        """Object `index` with the chosen views in the given order, the first as reference; None means all that can be
+        read. UpFusionError if the object or a chosen view is broken (then noted in `skipped`), or there is none."""
 
     def draw(self, index: int, count: int, generator: torch.Generator) -> PosedViews:
         """Object `index` with `count` views chosen at random by the generator; fewer where it has fewer."""
@@ -213,9 +167,9 @@ def checked_views(views: Sequence[int] | None, available: int, name: str) -> lis
 
 @dataclass(frozen=True)
 class StoredObject:
-    """One object of a reader: its name, how many views it has, what reads one of them, and what joins those read.
+    """One object of a reader: `read` reads a view, `join` takes the numbers of views and what `read` gave for them.
 
-    `join` takes the views' numbers and what `read` gave for them. Both raise UpFusionErrors for what is broken.
+    Both raise UpFusionErrors for what is broken.
     """
 
     name: str
@@ -241,19 +195,16 @@ class StoredViews(ABC):
         return self.read(index)
 
     def view_count(self, index: int) -> int:
-        """How many views object `index` has, broken ones included that only reading finds."""
         return self._stored(index).views
 
     def read(self, index: int, views: Sequence[int] | None = None) -> PosedViews:
-        """See MultiViewDataset; without `views` it has all that can be read, the others are noted in `skipped`."""
         stored = self._stored(index)
         wanted = checked_views(views, stored.views, stored.name)
         return self._assembled(stored, wanted, len(wanted), whole=views is not None)
 
     def draw(self, index: int, count: int, generator: torch.Generator) -> PosedViews:
-        """See MultiViewDataset; drawn without replacement, and others step in for broken views."""
+        """Drawn without replacement; others step in for broken views."""
         stored = self._stored(index)
-        check_count("count", count, 1)
         order = torch.randperm(stored.views, generator=generator).tolist()
         return self._assembled(stored, order, count, whole=False)
 
@@ -287,10 +238,10 @@ class StoredViews(ABC):
 def decoded_array(content: bytes, shape: tuple[int, ...], label: str) -> np.ndarray:
     """The finite floating-point numbers that an NPY file, in words `label`, holds; else InputError. Never a pickle."""
     with reading(label, "write it again", what="an NPY file"):
-        array = np.load(io.BytesIO(content), allow_pickle=False)
+        array: np.ndarray = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
     wanted = " x ".join(map(str, shape))
-    if not isinstance(array, np.ndarray) or array.shape != shape or not np.issubdtype(array.dtype, np.floating):
-        kind = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "an archive"
+    if array.shape != shape or not np.issubdtype(array.dtype, np.floating):
+        kind = f"{array.dtype} {array.shape}"
         raise InputError(f"{label} must hold {wanted} floating-point numbers, got {kind}; write it again")
     if not np.isfinite(array).all():
         raise InputError(f"{label} must hold {wanted} finite numbers, got NaN or infinity; write it again")

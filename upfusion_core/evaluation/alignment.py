@@ -3,12 +3,9 @@
 raw: as predicted. This is what a user sees, but the object's frame is not determined by unposed photos.
 affine: every view brought to its truth by its own 2D affine transform. It cannot show whether cameras were respected.
 similarity: one transform for all views of an object, the fairest. A predictor that renders from any camera gets one 3D
-similarity of the object's frame: an object turned by R, scaled by s and shifted by t looks, from a camera, as the
-object itself does from that camera moved by the inverse. Fixed pictures cannot be turned in 3D: they get one shared 2D
-similarity (scale, rotation in the picture, shift), which allows less, and never flatters.
+similarity of the object's frame, which moves the cameras by the inverse; fixed pictures get one shared 2D similarity.
 
-All transforms are bounded, minimise the mean squared difference over whole pictures, and fall back to the identity
-where they do not lower it.
+All transforms are bounded, minimise the mean squared difference over whole pictures, and fall back to the identity.
 """
 
 from __future__ import annotations
@@ -23,33 +20,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..geometry.similarity import Similarity
+from ..geometry.cameras import Similarity
 from ..models.perceptual import PerceptualDistance
 from ..support.images import saturate
 from ..types import Cameras
 from .metrics import check_pictures, measure_views
 
+# (cameras, size) -> (Q, 3, size, size) colours in [0, 1] on white, or (Q, 4, size, size) with the opacity last;
+# always the same picture for the same camera
 Render = Callable[[Cameras, int], Tensor]
-"""(cameras, size) -> (Q, 3, size, size) colours in [0, 1] on white, or (Q, 4, size, size) with the opacity last.
 
-Must give the same picture for the same camera. `lambda cameras, size: model.predict(scene, cameras, size)`."""
-
-LARGEST_STRETCH = 1.5
-"""Transforms stretch by 1/1.5 to 1.5 in every direction: without a bound, a bad prediction is best shrunk to nothing,
-because white is not far from most pictures."""
-
-LARGEST_SHIFT = 0.5
-"""Transforms move the picture's centre, or the object, by at most a quarter of the picture along each axis."""
-
-LARGEST_ANGLE_DEGREES = 45.0
-"""Yaw, pitch and roll of an object's frame are at most this."""
-
-COARSEST_SIDE = 16
-COARSE_STEPS = 20
-FINEST_STEPS = 8
-
-VIEWS_AT_ONCE = 64
-"""Views that are asked of a predictor at a time."""
+LARGEST_STRETCH = 1.5  # and 1/1.5, in every direction: without a bound, a bad prediction is best shrunk to nothing
+LARGEST_SHIFT = 0.5  # of the picture's centre, or the object: a quarter of the picture along each axis
+LARGEST_ANGLE_DEGREES = 45.0  # of yaw, pitch and roll of an object's frame
+COARSEST_SIDE, COARSE_STEPS, FINEST_STEPS = 16, 20, 8
+VIEWS_AT_ONCE = 64  # that are asked of a predictor
 
 # a transform is the identity plus a sum of these (2, 3) matrices; a similarity's: scale, rotation, shift in x and y
 _AFFINE = torch.eye(6).reshape(6, 2, 3)
@@ -66,12 +51,7 @@ def register(
     """(N, 2, 3) transforms that bring the predictions closest to their truths in the mean squared difference.
 
     Starts from the identity and from the silhouettes' centres and sizes; the better end counts, and the identity itself
-    where neither beats it. Rotations up to some 20 degrees are found. Deterministic.
-
-    Args:
-        prediction, truth: (N, 3, H, W) in [0, 1], sides at least 16; white beyond the border.
-        kind: "affine" (six numbers) or "similarity" (scale, rotation, shift).
-        shared: one transform for all views, repeated N times, instead of one a view.
+    where neither beats it. Rotations up to some 20 degrees are found. With `shared`, all views have one transform.
     """
     prediction, truth = (1 - picture.float() for picture in (prediction, truth))  # beyond the border 0
     basis = _BASES[kind].to(truth.device)
@@ -130,11 +110,11 @@ def _normal_equations(
     prediction: Tensor, slopes: tuple[Tensor, Tensor], truth: Tensor, parameters: Tensor, basis: Tensor
 ) -> tuple[Tensor, Tensor]:
     """J^T J (G, P, P) and J^T r (G, P) of the residual r = warped prediction - truth."""
-    count, _, height, width = truth.shape
-    transforms = _matrices(parameters, basis).expand(count, 2, 3)
+    count = len(truth)
+    transforms = _matrices(parameters, basis)
     residual = _sample(prediction, transforms) - truth
     slope = torch.stack([_sample(part, transforms, "bilinear") for part in slopes], dim=1)  # (N, 2, C, H, W)
-    place = _places(height, width, truth.device).flatten(0, 1)  # (HW, 3): x, y, 1
+    place = _places(truth).flatten(0, 1)  # (HW, 3): x, y, 1
     products = torch.einsum("nichw,njchw->nijhw", slope, slope).flatten(3)
     squares = place[:, :, None] * place[:, None, :]
     hessian = torch.einsum("nijp,pkl->nikjl", products, squares).reshape(count, 6, 6)
@@ -148,9 +128,8 @@ def _normal_equations(
 
 
 def _error(prediction: Tensor, truth: Tensor, parameters: Tensor, basis: Tensor) -> Tensor:
-    """(G,) mean squared difference after the transform; over all views where one is shared."""
-    transforms = _matrices(parameters, basis).expand(len(truth), 2, 3)
-    error = (_sample(prediction, transforms) - truth).square().mean((1, 2, 3))
+    """(G,) mean squared difference after the transform, of all views where one is shared."""
+    error = (_sample(prediction, _matrices(parameters, basis)) - truth).square().mean((1, 2, 3))
     return error.mean(0, keepdim=True) if len(parameters) == 1 else error
 
 
@@ -174,8 +153,7 @@ def _moments(picture: Tensor) -> tuple[Tensor, Tensor]:
     weight = picture.abs().sum(1).flatten(1)
     mass = weight.sum(1, keepdim=True)
     share = torch.where(mass > 1e-3, weight / mass.clamp(min=1e-3), 0.0)
-    height, width = picture.shape[-2:]
-    place = _places(height, width, picture.device).flatten(0, 1)[:, :2]
+    place = _places(picture).flatten(0, 1)[:, :2]
     center = share @ place
     radius = torch.einsum("np,npi->n", share, (place - center[:, None]).square()).sqrt()
     return center, torch.where(radius > 1e-3, radius, 1.0)
@@ -186,41 +164,32 @@ def _matrices(parameters: Tensor, basis: Tensor) -> Tensor:
 
 
 def _sample(pictures: Tensor, transforms: Tensor, mode: str = "bicubic") -> Tensor:
-    """(N, C, H, W) looked up where (N, 2, 3) transforms send each pixel centre; 0 beyond the border."""
+    """(N, C, H, W) looked up where (N or 1, 2, 3) transforms send each pixel centre; 0 beyond the border."""
     height, width = pictures.shape[-2:]
-    place = _places(height, width, pictures.device)
     longest = max(height, width)
     ends = torch.tensor([longest / width, longest / height], device=pictures.device)  # grid_sample's own units
-    grid = torch.einsum("nij,hwj->nhwi", transforms, place) * ends
+    grid = torch.einsum("nij,hwj->nhwi", transforms.expand(len(pictures), 2, 3), _places(pictures)) * ends
     return F.grid_sample(pictures, grid, mode=mode, padding_mode="zeros", align_corners=False)
 
 
-def _places(height: int, width: int, device: torch.device) -> Tensor:
+def _places(pictures: Tensor) -> Tensor:
     """(H, W, 3) x, y, 1 of pixel centres."""
-    longest = max(height, width)
-    x = (2 * torch.arange(width, device=device) + 1 - width) / longest
-    y = (2 * torch.arange(height, device=device) + 1 - height) / longest
-    grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
+    height, width = pictures.shape[-2:]
+    sides = (2 * torch.arange(side, device=pictures.device) + 1 - side for side in (height, width))
+    grid_y, grid_x = torch.meshgrid(*(side / max(height, width) for side in sides), indexing="ij")
     return torch.stack([grid_x, grid_y, torch.ones_like(grid_x)], dim=-1)
 
 
 @dataclass(frozen=True)
 class SimilaritySearch:
-    """How finely a similarity of the object's frame is searched for: every view is rendered some 200 times, small.
+    """How finely a similarity of the object's frame is searched for: every view is rendered some 200 times, small."""
 
-    yaw_degrees, pitch_degrees: turns tried first, all pairs, at `coarse_size`, as they are and with the shift and scale
-    that bring the silhouettes together.
-    starts: how many of the best of them are refined at `coarse_size`.
-    coarse_size, fine_size: pixels of the renders compared; never more than the truth has.
-    coarse_steps, fine_steps: Gauss-Newton steps, eight renders each, at the two sizes.
-    """
-
-    yaw_degrees: tuple[float, ...] = (-20.0, 0.0, 20.0)
+    yaw_degrees: tuple[float, ...] = (-20.0, 0.0, 20.0)  # turns tried first, all pairs with pitches, at coarse_size
     pitch_degrees: tuple[float, ...] = (-15.0, 0.0, 15.0)
-    starts: int = 3
-    coarse_size: int = 16
+    starts: int = 3  # how many of the best of them are refined
+    coarse_size: int = 16  # pixels of the renders compared; never more than the truth has
     fine_size: int = 32
-    coarse_steps: int = 6
+    coarse_steps: int = 6  # Gauss-Newton steps, eight renders each
     fine_steps: int = 4
 
 
@@ -228,10 +197,7 @@ SEARCH = SimilaritySearch()
 
 
 class _Comparison:
-    """Renders of one object against its truths at one size, for several similarities at once.
-
-    A similarity is (7,) parameters: yaw, pitch, roll in radians, logarithm of the scale, shift.
-    """
+    """Renders of one object against its truths at one size, by (7,) parameters of similarities (see Similarity)."""
 
     def __init__(self, render: Render, cameras: Cameras, truth: Tensor, size: int) -> None:
         self.render, self.cameras, self.size = render, cameras, size
@@ -255,7 +221,6 @@ class _Comparison:
         return (self.pictures(parameters) - self.truth).flatten(1)
 
     def errors(self, parameters: Tensor) -> Tensor:
-        """(P, 7) parameters -> (P,) mean squared differences, on the CPU."""
         return self.residuals(parameters).square().mean(1).cpu()
 
     def starts(self, search: SimilaritySearch) -> Tensor:
@@ -308,24 +273,15 @@ class _Comparison:
 def align_object(
     render: Render, cameras: Cameras, truth: Tensor, seen: Tensor, search: SimilaritySearch
 ) -> tuple[Similarity, Tensor]:
-    """The similarity of the object's frame with which its renders come closest to all of its true views at once.
+    """The similarity of the object's frame with which its renders come closest to all true views, and these renders.
 
     Turns are tried on a grid; the best are refined in all seven numbers (yaw, pitch, roll, scale, shift) by damped
     Gauss-Newton steps with differences for derivatives. The error is the mean squared difference of colours. Where
-    nothing beats it at the full size, the identity comes back. Deterministic if `render` is.
-
-    Args:
-        cameras: the true cameras of the N views.
-        truth: (N, 3, S, S) true views in [0, 1].
-        seen: `render(cameras, S)`.
-
-    Returns:
-        The similarity, and what `render` shows with it at the full size.
+    nothing beats it at the full size, the identity and `seen`, `render(cameras, S)`, come back.
     """
     truth, size = truth.float(), truth.shape[-1]
-    coarse, fine = (
-        _Comparison(render, cameras, truth, min(side, size)) for side in (search.coarse_size, search.fine_size)
-    )
+    sides = (min(side, size) for side in (search.coarse_size, search.fine_size))
+    coarse, fine = (_Comparison(render, cameras, truth, side) for side in sides)
     ends = torch.stack([coarse.descend(start, search.coarse_steps) for start in coarse.starts(search)])
     similarity = Similarity.from_parameters(fine.descend(ends[fine.errors(ends).argmin()], search.fine_steps))
     after = render(similarity.move(cameras), size)
@@ -355,29 +311,21 @@ class AlignedViews:
     mask: Tensor | None = None
 
     def warped(self, transforms: Tensor) -> AlignedViews:
-        """As (N, 2, 3) `transforms` bring them."""
         mask = None if self.mask is None else warp(self.mask, transforms, background=0.0)
         return AlignedViews(warp(self.rgb, transforms), mask)
 
 
 @dataclass(frozen=True, eq=False)
 class Alignments:
-    """The same prediction three times, ready to be measured.
-
-    object_similarity: what `similarity` did to the object in 3D; None where pictures were aligned in 2D.
-    """
+    """The same prediction three times, ready to be measured."""
 
     raw: AlignedViews
     affine: AlignedViews
     similarity: AlignedViews
-    object_similarity: Similarity | None = None
+    object_similarity: Similarity | None = None  # what `similarity` did to the object in 3D; None if it did it in 2D
 
     def measures(self, truth: Tensor, mask: Tensor, lpips: PerceptualDistance | None = None) -> dict[str, Tensor]:
-        """All measures of all three, each (N,): "psnr", …, "psnr_affine", …, "psnr_similarity", ….
-
-        Args:
-            truth: (N, 3, H, W) in [0, 1]. mask: (N, 1, H, W), the true silhouettes.
-        """
+        """All measures of all three, each (N,): "psnr", …, "psnr_affine", …, "psnr_similarity", …."""
         measures: dict[str, Tensor] = {}
         for ending, views in (("", self.raw), ("_affine", self.affine), ("_similarity", self.similarity)):
             found = measure_views(views.rgb, truth, mask, prediction_mask=views.mask, lpips=lpips)
@@ -388,15 +336,11 @@ class Alignments:
 def align_views(
     prediction: Tensor, truth: Tensor, cameras: Cameras, *, mask: Tensor | None = None, render: Render | None = None
 ) -> Alignments:
-    """All views of one object, aligned in the three ways.
+    """All views (N, 3, H, W) of one object, aligned in the three ways.
 
     Args:
-        prediction, truth: (N, 3, H, W) in [0, 1], sides at least 16.
-        cameras: the N true cameras.
-        mask: (N, 1, H, W) silhouettes of the prediction where it knows them; they are moved with it. `render` should
-            then give the opacity too, so that all three are measured alike.
-        render: the predictor as a function, which gave `prediction`; pictures must then be square. Without it they are
-            fixed.
+        mask: (N, 1, H, W) silhouettes of the prediction where it knows them; `render` should then give the opacity too.
+        render: the predictor, which gave `prediction`, (N, 3, S, S); without it pictures are fixed.
     """
     check_pictures(prediction, truth)
     raw = AlignedViews(prediction, mask)

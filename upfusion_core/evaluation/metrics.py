@@ -1,55 +1,46 @@
-"""Measures of pictures against the truth, one number a view: (N, 3, H, W) in [0, 1], twice -> (N,).
+"""Measures of pictures, (N, 3, H, W) in [0, 1], against the truth, one number a view; and of surfaces.
 
 Pictures of small objects on white are mostly white, so an all-white picture scores an SSIM of 0.9 and 16 dB. The box
-measures look only inside the bounding rectangle of the true silhouette, where white earns nothing. `measure_views`
-checks what it is given, the single measures do not.
+measures look only inside the bounding rectangle of the true silhouette, where white earns nothing. Surfaces are
+compared by points sampled on both: equal ones are at about half the points' spacing, not at 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
+import numpy as np
 import torch
+import trimesh
 from kornia.metrics import ssim as kornia_ssim
+from scipy.spatial import KDTree
 from torch import Tensor, nn
 from torch.nn import functional as F
+from trimesh.registration import procrustes
 
 from ..geometry import camera_rays, project
+from ..geometry.cameras import Similarity
 from ..models.perceptual import PerceptualDistance
 from ..support.checks import check_finite, check_shape, check_unit_range
 from ..support.errors import InputError
+from ..surface.mesh import MeshAsset
+from ..surface.reading import Surface
 from ..types import Cameras, RenderedViews
 
-LEAST_SIDE = 16
-"""Smaller pictures hold neither SSIM's window nor, after halving, HaarPSI's largest wavelet."""
-
-SSIM_TAPS = 11
-"""Width of SSIM's Gaussian window, whose sigma is 1.5 pixels (Wang et al. 2004)."""
-
-PSNR_LIMIT = 100.0
-"""What two equal pictures score, in dB: infinity would make every average infinite and is no JSON number."""
-
-FAINT = 0.02
-"""Greatest difference from the background at which a picture counts as empty: five steps of an 8-bit picture."""
-
-FLAT_ENERGY = 1e-6
-"""Gradient energy below which a picture counts as flat, so that flat over flat is 1 and not 0 / 0."""
-
-CONSTANT = 30.0
-"""HaarPSI's C, which keeps small differences of small coefficients from counting; for colours in [0, 255]."""
-
-STEEPNESS = 4.2
-"""HaarPSI's alpha, the slope of the logistic function."""
-
-# NTSC's YIQ, to piq's digits
-_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
-
-SOLID = 0.9
-"""Opacity from which a pixel of a field shows its surface."""
-
-TOLERANCE = 0.02
-"""How much two distances of one point of a surface may differ, as a share of the distance."""
+LEAST_SIDE = 16  # smaller pictures hold neither SSIM's window nor, after halving, HaarPSI's largest wavelet
+SSIM_TAPS = 11  # width of SSIM's Gaussian window, whose sigma is 1.5 pixels (Wang et al. 2004)
+PSNR_LIMIT = 100.0  # dB of two equal pictures: infinity would make every average infinite and is no JSON number
+FAINT = 0.02  # greatest difference from white of a picture that counts as empty: five steps of an 8-bit picture
+FLAT_ENERGY = 1e-6  # gradient energy below which a picture counts as flat, so that flat over flat is 1 and not 0 / 0
+CONSTANT, STEEPNESS = 30.0, 4.2  # HaarPSI's C, for colours in [0, 255], and alpha, the slope of its logistic function
+_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))  # NTSC's, to piq's digits
+SOLID = 0.9  # opacity from which a pixel of a field shows its surface
+TOLERANCE = 0.02  # how much two distances of one point of a surface may differ, as a share of the distance
+QUERY_POINTS = 20_000  # of a surface, whose nearest neighbours are looked for: enough for 1 % of their spread
+SEARCH_POINTS, SEARCH_ROUNDS = 1_000, 12
+FINAL_POINTS, FINAL_ROUNDS = 10_000, 30
 
 
 @dataclass(frozen=True)
@@ -60,7 +51,7 @@ class Measure:
     higher_is_better: bool | None
 
 
-MEASURES = {
+MEASURES = {  # all, by the name they have in reports
     "psnr": Measure("PSNR (dB)", True),
     "ssim": Measure("SSIM", True),
     "box_psnr": Measure("box PSNR (dB)", True),
@@ -74,7 +65,6 @@ MEASURES = {
     "f_score_2": Measure("F-score at 2 %", True),
     "consistency": Measure("reprojection difference", False),
 }
-"""All measures by the name they have in reports."""
 
 
 def measure_views(
@@ -117,7 +107,11 @@ def measure_views(
         "haarpsi": 1 - haarpsi(prediction, truth),  # 0 for equal pictures and at most 1
     }
     if lpips is not None:
-        measures["lpips"] = _lpips(lpips, prediction, truth)
+        place = next(lpips.parameters()).device if isinstance(lpips, nn.Module) else truth.device
+        pairs = zip(prediction.to(place).split(1), truth.to(place).split(1), strict=True)
+        with torch.no_grad():  # one at a time: it returns the mean
+            measures["lpips"] = torch.stack([lpips(ours, theirs) for ours, theirs in pairs]).to(truth)
+        check_finite("lpips (of these pictures)", measures["lpips"])
     return measures
 
 
@@ -136,9 +130,7 @@ def mask_iou(prediction_mask: Tensor, mask: Tensor) -> Tensor:
 def silhouette(rgb: Tensor) -> Tensor:
     """(N, 3, H, W) -> (N, 1, H, W), 1 where any channel differs from white by more than half the maximum.
 
-    For predictors that give colours only: a pixel half covered lies on the edge. The maximum is each picture's own, so
-    that pale objects have an edge too; one that differs by less than FAINT everywhere has no silhouette. Parts as white
-    as the background are lost.
+    The maximum is each picture's own, so that pale objects have an edge too; one below FAINT has no silhouette.
     """
     differences = (rgb - 1).abs().amax(1, keepdim=True)
     most = differences.amax((1, 2, 3), keepdim=True)
@@ -150,18 +142,12 @@ def silhouette_boxes(mask: Tensor) -> Tensor:
     solid = mask > 0.5
     empty = (~solid.flatten(1).any(1)).nonzero()[:, 0].tolist()
     if empty:
-        raise InputError(
-            f"mask must show the object in every view, but its silhouette is empty in view {empty[0]}; "
-            "leave such views out"
-        )
+        raise InputError(f"mask must show the object in every view, but is empty in view {empty[0]}; leave that out")
     return _between(solid.any(-1, keepdim=True), -2) & _between(solid.any(-2, keepdim=True), -1)
 
 
 def sharpness(prediction: Tensor, truth: Tensor, inside: Tensor) -> Tensor:
-    """(N,) mean gradient energy inside the box as a fraction of the truth's: 1 as sharp, 0 flat, above 1 noisy.
-
-    The energy is that of differences between neighbouring pixels of which at least one lies in the box, (N, 1, H, W).
-    """
+    """(N,) mean energy, as a share of truth's, of differences between pixels of which one at least is inside."""
 
     def energy(picture: Tensor) -> Tensor:
         total = picture.new_zeros(len(picture))
@@ -183,12 +169,12 @@ def haarpsi(first: Tensor, second: Tensor) -> Tensor:
     ours, theirs = (F.avg_pool2d(F.pad(picture, (0, odd, 0, odd)), 2) for picture in yiq)
     similarities, weights = [], []
     for axis in (-2, -1):
-        fine_ours, fine_theirs = (
-            torch.cat([_haar(picture[:, :1], scale, axis) for scale in (1, 2)], dim=1) for picture in (ours, theirs)
+        finest, finer, coarse = (
+            [_haar(picture[:, :1], scale, axis) for picture in (ours, theirs)] for scale in (1, 2, 3)
         )
-        similarities.append(_alike(fine_ours, fine_theirs).mean(1))
-        coarse = (_haar(picture[:, :1], 3, axis)[:, 0] for picture in (ours, theirs))
-        weights.append(torch.maximum(*coarse))  # where something is to be seen
+        fine = (torch.cat(pair, dim=1) for pair in zip(finest, finer, strict=True))
+        similarities.append(_alike(*fine).mean(1))
+        weights.append(torch.maximum(*coarse)[:, 0])  # where something is to be seen
     # the mean of each pixel with its right, lower and lower right neighbours, beyond the border 0
     smooth = (F.avg_pool2d(F.pad(each[:, 1:], (0, 1, 0, 1)), 2, stride=1).abs() for each in (ours, theirs))
     similarities.append(_alike(*smooth).mean(1))  # colour
@@ -212,21 +198,11 @@ def _haar(picture: Tensor, scale: int, axis: int) -> Tensor:
 
 
 def _alike(first: Tensor, second: Tensor) -> Tensor:
-    """1 where equal, near 0 where one is far above the other."""
     return (2 * first * second + CONSTANT) / (first.square() + second.square() + CONSTANT)
 
 
-@torch.no_grad()
-def _lpips(lpips: PerceptualDistance, prediction: Tensor, truth: Tensor) -> Tensor:
-    place = next(lpips.parameters()).device if isinstance(lpips, nn.Module) else truth.device
-    pairs = zip(prediction.to(place).split(1), truth.to(place).split(1), strict=True)
-    distances = torch.stack([lpips(ours, theirs) for ours, theirs in pairs])  # one at a time: it returns the mean
-    check_finite("lpips (of these pictures)", distances)
-    return distances.to(truth)
-
-
 def check_pictures(prediction: Tensor, truth: Tensor) -> None:
-    """Raises InputError unless both are (N, 3, H, W) of one shape, N at least 1, finite and in [0, 1]."""
+    """Both must be (N, 3, H, W) of one shape, N at least 1, finite and in [0, 1]."""
     check_shape("truth", truth, ("N", 3, "H", "W"))
     check_shape("prediction", prediction, tuple(truth.shape), "it must have the truth's shape")
     if not len(truth):
@@ -253,11 +229,7 @@ def _between(present: Tensor, axis: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Consistency:
-    """How well P pairs of views agree.
-
-    difference: (P,) mean absolute difference of colours in [0, 1] over pixels that both see; NaN if there are none.
-    pixels: (P,) how many pixels that were, both ways together.
-    """
+    """Of P pairs of views: mean absolute difference over pixels that both see, NaN for none; how many those are."""
 
     difference: Tensor
     pixels: Tensor
@@ -271,15 +243,10 @@ class Consistency:
 def reprojection_consistency(
     rgb: Tensor, field: RenderedViews, cameras: Cameras, pairs: Sequence[tuple[int, int]]
 ) -> Consistency:
-    """Compares views pixel by pixel where the field says that they see the same point of the surface.
+    """Compares pairs of views (N, 3, H, W) in [0, 1] where a field's renders show the same point of its surface.
 
     A pixel of one view is lifted to its point by the field's depth and projected into the other. It counts if the field
     is opaque in both places and the other view's depth there is the point's distance, so that nothing hides it.
-
-    Args:
-        rgb: (N, 3, H, W) views in [0, 1]: the field's own, or those of a 2D model at the same cameras.
-        field: renders of the field at the same N cameras and size.
-        pairs: which two views to compare.
     """
     height, width = rgb.shape[-2:]
     rays = camera_rays(cameras, height, width)
@@ -308,3 +275,104 @@ def _look(points: Tensor, field: RenderedViews, rgb: Tensor, cameras: Cameras, t
     near = ((torch.stack([depth[0, 0], looked[4]]) - distance).abs() <= TOLERANCE * distance).all(0)
     visible = near & (looked[3] >= SOLID) & (place.abs() <= 1).all(-1) & (distance > 0)
     return visible, looked[:3]
+
+
+def compare_meshes(
+    mesh: trimesh.Trimesh, truth: trimesh.Trimesh, *, start: Similarity | None = None, samples: int, seed: int
+) -> dict[str, float]:
+    """`point_scores` of a mesh as it is and, with the ending "_similarity", after `align_points` from `start` on.
+
+    `samples` points are drawn by `seed` on each surface; distances are taken from at most QUERY_POINTS of them.
+    """
+    ours = sample_surface(mesh, samples, seed=seed, name="mesh")
+    theirs = sample_surface(truth, samples, seed=seed + 1, name="truth")
+    box = float(np.ptp(truth.bounds, axis=0).max())
+    aligned = align_points(ours, theirs, start or Similarity.identity()).apply(ours)
+    scores = point_scores(aligned, theirs, box)
+    return point_scores(ours, theirs, box) | {f"{name}_similarity": value for name, value in scores.items()}
+
+
+def point_scores(ours: Tensor, theirs: Tensor, box: float) -> dict[str, float]:
+    """Chamfer distance as a share of `box`, the true surface's longest side, and F-scores at 1 % and 2 % of it."""
+    there = nearest_distances(_spread(ours, QUERY_POINTS), theirs)
+    back = nearest_distances(_spread(theirs, QUERY_POINTS), ours)
+    return {
+        "chamfer": chamfer_distance(there, back) / box,
+        "f_score_1": f_score(there, back, 0.01 * box),
+        "f_score_2": f_score(there, back, 0.02 * box),
+    }
+
+
+def as_trimesh(surface: MeshAsset | Surface) -> trimesh.Trimesh:
+    return trimesh.Trimesh(surface.vertices.numpy(force=True), surface.faces.numpy(force=True), process=False)
+
+
+def sample_surface(mesh: trimesh.Trimesh, count: int, *, seed: int = 0, name: str = "mesh") -> Tensor:
+    """(count, 3) float32 points spread evenly over the mesh's surface, by chance; InputError if it has no area."""
+    if not len(mesh.faces) or not mesh.area > 0:
+        raise InputError(f"{name} must have a surface, got {len(mesh.faces)} faces without area; check how it was made")
+    points, _ = trimesh.sample.sample_surface(mesh, count, seed=seed)
+    return torch.from_numpy(np.asarray(points, dtype=np.float32))
+
+
+def chamfer_distance(there: np.ndarray, back: np.ndarray) -> float:
+    """Nearest distances both ways -> their mean: of 0 and 1 on a line against 0, 1/2 one way, 0 back, hence 0.25."""
+    return float(there.mean() + back.mean()) / 2
+
+
+def f_score(there: np.ndarray, back: np.ndarray, threshold: float) -> float:
+    """Nearest distances both ways -> harmonic mean of the shares that are within `threshold`."""
+    precision, recall = float((there <= threshold).mean()), float((back <= threshold).mean())
+    return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
+
+
+def nearest_distances(source: Tensor, target: Tensor) -> np.ndarray:
+    """(P, 3) and (Q, 3) points -> (P,) distances from each source point to the nearest target point."""
+    ours, theirs = (points.double().numpy() for points in (source, target))
+    return np.asarray(KDTree(theirs).query(ours)[0])
+
+
+def align_points(source: Tensor, target: Tensor, start: Similarity) -> Similarity:
+    """The similarity that brings (P, 3) points onto (Q, 3) points: iterated closest points, with scale.
+
+    Neighbours are taken both ways, because those of the source alone are matched best by shrinking it. Begins at
+    `start` and at turns on a grid; the end with the smallest Chamfer distance counts, if it is better than `start`.
+    """
+
+    def apart(similarity: Similarity, ours: Tensor, theirs: Tensor) -> float:
+        moved = similarity.apply(ours)
+        return chamfer_distance(nearest_distances(moved, theirs), nearest_distances(theirs, moved))
+
+    few = _spread(source, SEARCH_POINTS), _spread(target, SEARCH_POINTS)
+    more = _spread(source, FINAL_POINTS), _spread(target, FINAL_POINTS)
+    begun = [start]
+    for yaw, pitch in product((-40.0, -20.0, 0.0, 20.0, 40.0), (-20.0, 0.0, 20.0)):
+        turn = Similarity.from_angles(yaw, pitch)
+        begun.append(Similarity(1.0, turn.rotation, few[1].mean(0) - turn.apply(few[0]).mean(0)))
+    ends = [_closest_points(*few, similarity, SEARCH_ROUNDS) for similarity in begun]
+    best = _closest_points(*more, min(ends, key=lambda similarity: apart(similarity, *few)), FINAL_ROUNDS)
+    return best if apart(best, *more) < apart(start, *more) else start
+
+
+def _closest_points(source: Tensor, target: Tensor, start: Similarity, rounds: int) -> Similarity:
+    """Rounds of matching every point with its nearest one and solving for the similarity, until nothing moves."""
+    source = source.double()
+    ours, theirs, found = source.numpy(), target.double().numpy(), start
+    tree = KDTree(theirs)
+    for _ in range(rounds):
+        moved = found.apply(source).numpy()
+        ahead, back = tree.query(moved)[1], KDTree(moved).query(theirs)[1]
+        matrix, _, _ = procrustes(
+            np.concatenate([ours, ours[back]]), np.concatenate([theirs[ahead], theirs]), reflection=False, scale=True
+        )
+        scale = float(np.cbrt(np.linalg.det(matrix[:3, :3])))
+        turned = torch.from_numpy(matrix[:3, :3] / scale)
+        found = Similarity(scale, turned, torch.from_numpy(matrix[:3, 3].copy()))
+        if np.abs(found.apply(source).numpy() - moved).max() < 1e-7 * np.ptp(theirs, axis=0).max():
+            break
+    return Similarity(found.scale, found.rotation.float(), found.translation.float())
+
+
+def _spread(points: Tensor, count: int) -> Tensor:
+    """At most `count` of the points, evenly by index."""
+    return points[torch.linspace(0, len(points) - 1, min(count, len(points))).round().long()]

@@ -12,49 +12,47 @@ from pathlib import Path
 import torch
 import trimesh
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import avg_pool2d, grid_sample, normalize
 
-from ..config import EvaluationConfig, EvaluationStage
+from ..config import EvaluationConfig, EvaluationStage, RaySampling
 from ..data.meshes import MeshViews
 from ..data.views import MultiViewDataset, PosedViews
 from ..field.radiance import RadianceField
+from ..field.rendering import render_views
 from ..geometry.cameras import REFERENCE_ELEVATION_DEGREES
 from ..models.perceptual import PerceptualDistance
 from ..pipeline.upfusion import UpFusion
 from ..procedural import ProceduralObjects, true_mesh
-from ..procedural.shapes import HELD_OUT_PATTERN, HELD_OUT_ROLES, PATTERNS, ROLES
+from ..procedural.shapes import HELD_OUT_PATTERN, HELD_OUT_ROLES
 from ..support.checks import check_count
 from ..support.errors import FieldError, InputError
 from ..types import Cameras, InputViews, OnStep, RenderedViews, SceneEncoding
 from .alignment import Render, align_views
-from .metrics import reprojection_consistency
-from .surfaces import BakedField, as_trimesh, compare_meshes
+from .metrics import as_trimesh, compare_meshes, reprojection_consistency
+
+_COARSE, _FINE = 40, 64  # cells along each side of the field's box, where the object is looked for, and of its own box
+_OPAQUE = 1.0  # optical depth of a solid cell; more would make surfaces swell between the grid's points
+_EMPTY = 0.02  # optical depth of a coarse cell below which nothing is there
+_CHUNK = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Objects with results of their own.
-
-    name: of the group in reports and of its objects' files. title: what is special about them, for readers.
-    dataset, indices: the objects, some of those evaluated anyway or, of another data set, counted nowhere else.
-    """
+    """Objects with results of their own, of those evaluated anyway or of another data set."""
 
     name: str
-    title: str
+    title: str  # what is special about them, for readers
     dataset: MultiViewDataset
     indices: Sequence[int]
 
 
 def held_out_groups(dataset: ProceduralObjects, count: int) -> list[Group]:
-    """The first `count` objects of the split "held_out", parted by what training has never shown of them.
-
-    Half of them have the combination of parts, half the pattern that no object of another split has.
-    """
+    """The first `count` objects of the split "held_out": half have parts, half a pattern never trained on."""
     check_count("count", count, 0, len(dataset))
-    first, second = (ROLES[role] for role in HELD_OUT_ROLES)
+    first, second = HELD_OUT_ROLES
     titles = {
         "held_out_combination": f"parts that were never trained on together: {first} and {second}",
-        "held_out_pattern": f"a pattern that was never trained on: {PATTERNS[HELD_OUT_PATTERN]}",
+        "held_out_pattern": f"a pattern that was never trained on: {HELD_OUT_PATTERN}",
     }
     groups = [Group(name, title, dataset, range(start, count, 2)) for start, (name, title) in enumerate(titles.items())]
     return [group for group in groups if group.indices]
@@ -62,17 +60,13 @@ def held_out_groups(dataset: ProceduralObjects, count: int) -> list[Group]:
 
 @dataclass(frozen=True, eq=False)
 class EvaluatedObject:
-    """One object to be evaluated.
-
-    views: photo 1, the targets, the other photos. photos, targets: their places in it.
-    mesh: gives the true surface in the views' world, if the data set has one.
-    """
+    """One object to be evaluated. photos, targets: their places in its views."""
 
     index: int
     views: PosedViews
     photos: tuple[int, ...]
     targets: tuple[int, ...]
-    mesh: Callable[[], trimesh.Trimesh] | None
+    mesh: Callable[[], trimesh.Trimesh] | None  # gives the true surface in the views' world, if the data set has one
 
     @property
     def truth(self) -> Tensor:
@@ -86,7 +80,6 @@ class EvaluatedObject:
 
     @property
     def cameras(self) -> Cameras:
-        """The targets' cameras."""
         return self.views.cameras[torch.tensor(self.targets)]
 
     def given(self, count: int) -> InputViews:
@@ -104,11 +97,7 @@ class EvaluatedObject:
 
 
 def draw_object(dataset: MultiViewDataset, index: int, config: EvaluationConfig) -> EvaluatedObject:
-    """Object `index` of a data set with its photos and targets.
-
-    Raises:
-        InputError: it cannot be read, or has too few views.
-    """
+    """Object `index` of a data set with its photos and targets; InputError if it has too few views."""
     most, wanted = max(config.photos), max(config.photos) + config.views
     generator = torch.Generator().manual_seed(object_seed(config.seed, "views", index))
     mesh: Callable[[], trimesh.Trimesh] | None = None
@@ -129,36 +118,31 @@ def draw_object(dataset: MultiViewDataset, index: int, config: EvaluationConfig)
 
 
 def object_seed(seed: int, purpose: str, index: int) -> int:
-    """A number below 2^31 that no other purpose or object shares, as good as surely."""
     return zlib.crc32(f"{seed} {purpose} {index}".encode()) >> 1
 
 
+# values[stage][photos][measure]: one number a view, or one alone for measures of the whole object
 Values = dict[str, dict[str, dict[str, list[float]]]]
-"""values[stage][photos][measure]: one number a view, or one alone for measures of the whole object."""
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a stage made of an object.
-
-    rgb: (N, 3, S, S). mask: (N, 1, S, S) where it is known. render: shows it from any camera, where that is possible.
-    views, field: of the stage "field" alone.
-    """
+    """What a stage made of an object: (N, 3, S, S) pictures, and what else is known of it."""
 
     rgb: Tensor
     mask: Tensor | None = None
     render: Render | None = None
-    views: RenderedViews | None = None
+    views: RenderedViews | None = None  # of the stage "field" alone
     field: RadianceField | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class ObjectResult:
-    """values: see Values. notes: what could not be measured. shown: rgb of each stage but white, of the most photos."""
+    """The measures of one object, and what could not be measured."""
 
     values: Values
     notes: list[str]
-    shown: dict[str, Tensor]
+    shown: dict[str, Tensor]  # rgb of each stage but white, of the most photos
 
 
 def neighbors(cameras: Cameras) -> list[tuple[int, int]]:
@@ -180,15 +164,7 @@ def evaluate_object(
 ) -> ObjectResult:
     """All measures of all stages and numbers of photos on one object; everything follows from the seed.
 
-    Args:
-        on_step: called with (done, total, preview) after each stage of each number of photos, and, with the same
-            numbers, at each step of sampling and distillation.
-        lpips: gives the measure "lpips" too.
-        state: the file for each number of photos in which the field is kept while it is distilled, so that another
-            call goes on with it; the caller removes it.
-
-    Raises:
-        InputError, FieldError: the object cannot be evaluated.
+    `lpips` gives the measure "lpips" too; `state` the file for each number of photos where a field goes on from.
     """
     values: Values = {stage: {} for stage in config.stages}
     notes: list[str] = []
@@ -204,8 +180,7 @@ def evaluate_object(
         if set(config.stages) - {"white", "nearest"}:
             scene = model.encode(item.given(count), reference_elevation_degrees=item.elevation_degrees)
         for stage in config.stages:
-            hook = None if on_step is None else relay
-            seen[stage] = _predicted(stage, model, item, count, scene, config, hook, state)
+            seen[stage] = _predicted(stage, model, item, count, scene, config, relay, state)
             known = values[stage].get(str(min(config.photos))) if stage == "white" else None
             values[stage][str(count)] = known or _measure(seen[stage], item, config, f"{stage}, {count}", notes, lpips)
             done += 1
@@ -226,7 +201,7 @@ def _predicted(
     count: int,
     scene: SceneEncoding | None,
     config: EvaluationConfig,
-    on_step: OnStep | None,
+    on_step: OnStep,
     state: Callable[[int], Path] | None,
 ) -> Prediction:
     cameras, size = item.cameras, item.truth.shape[-1]
@@ -259,8 +234,6 @@ def _predicted(
         return Prediction(_picture(novel.rgb))
     generator = torch.Generator().manual_seed(object_seed(config.seed, "field", item.index))
     kept = None if state is None else state(count)
-    if kept is not None:
-        kept.parent.mkdir(parents=True, exist_ok=True)
     field = model.distill(scene, config.distill, generator=generator, on_step=on_step, checkpoint=kept)
     return _rendered(field, cameras, size)
 
@@ -278,6 +251,49 @@ def _rendered(field: RadianceField, cameras: Cameras, size: int) -> Prediction:
     views = field.render(cameras, size)
     views = RenderedViews(_picture(views.rgb), _picture(views.opacity), views.depth.float().cpu())
     return Prediction(views.rgb, views.opacity, rendered, views, field)
+
+
+class BakedField:
+    """Density and colour between the points of a grid over the object's box; nothing outside of it."""
+
+    @torch.no_grad()
+    def __init__(self, field: RadianceField) -> None:
+        low, high = field.aabb.unbind(0)
+        density, _ = _grid_values(field, low, high, _COARSE)
+        cell = (high - low) / _COARSE
+        there = (density * cell.max() > _EMPTY).nonzero()
+        if len(there):  # a cell more on each side, because only its middle was looked at
+            first, last = there.amin(0), there.amax(0) + 1
+            low, high = torch.maximum(low + (first - 1) * cell, low), torch.minimum(low + (last + 1) * cell, high)
+        self.aabb = torch.stack([low, high])
+        density, rgb = _grid_values(field, low, high, _FINE)
+        density = density.clamp(max=float(_OPAQUE * _FINE / (high - low).max()))
+        # (1, 4, z, y, x), as grid_sample wants it; colours count as much as there is of them
+        volume = torch.cat([density[..., None], density[..., None] * rgb], dim=-1)
+        self.volume = volume.permute(3, 2, 1, 0)[None].contiguous()
+
+    def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """(..., 3) world points -> density (...,) and rgb (..., 3); trilinear."""
+        low, high = self.aabb
+        place = ((points.reshape(1, -1, 1, 1, 3) - low) / (high - low)) * 2 - 1
+        found = grid_sample(self.volume, place, mode="bilinear", padding_mode="zeros", align_corners=False)
+        found = found.reshape(4, -1).T.reshape(*points.shape[:-1], 4)
+        return found[..., 0], found[..., 1:] / found[..., :1].clamp(min=1e-6)
+
+    def render(self, cameras: Cameras, size: int) -> Tensor:
+        """(Q, 4, size, size) colours on white, and opacity; each pixel the mean of 2 x 2 rays."""
+        sampling = RaySampling(uniform=48, importance=0)
+        seen = render_views(self, self.aabb, cameras, 2 * size, sampling=sampling, chunk=_CHUNK)
+        return avg_pool2d(torch.cat([seen.rgb, seen.opacity], dim=1), 2)
+
+
+def _grid_values(field: RadianceField, low: Tensor, high: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Density (x, y, z) and rgb (x, y, z, 3) in the middles of count³ cells."""
+    place = (torch.arange(count, device=low.device) + 0.5) / count
+    grid = torch.stack(torch.meshgrid(place, place, place, indexing="ij"), dim=-1).reshape(-1, 3)
+    parts = [field(low + (high - low) * some) for some in grid.split(_CHUNK)]
+    density, rgb = (torch.cat([part.float() for part in values]) for values in zip(*parts, strict=True))
+    return density.reshape(count, count, count), rgb.reshape(count, count, count, 3)
 
 
 def _measure(
@@ -299,9 +315,8 @@ def _measure(
     except FieldError as error:
         notes.append(f"{label} photos: no mesh was measured, because {error}")
         return values
-    scores = compare_meshes(
-        mesh, truth, start=alignments.object_similarity, samples=config.mesh_samples, seed=config.seed
-    )
+    start, samples = alignments.object_similarity, config.mesh_samples
+    scores = compare_meshes(mesh, truth, start=start, samples=samples, seed=config.seed)
     return values | {name: [score] for name, score in scores.items()}
 
 

@@ -27,25 +27,19 @@ from ..config import EvaluationConfig, to_dict
 from ..data.views import MultiViewDataset
 from ..models.perceptual import PerceptualDistance
 from ..pipeline.upfusion import UpFusion
-from ..support.errors import FieldError, InputError, MissingPackageError
+from ..support.errors import FieldError, InputError
 from ..support.files import Writing, read_json, replacing, write_json
 from ..support.images import contact_sheet, load_png, save_png
 from ..types import OnStep
 from .metrics import MEASURES
 from .protocol import Group, draw_object, evaluate_object
 
+# how alignments are called, by the ending of a measure's name, e.g. box_psnr_affine; raw measures have none
 WAYS = {"": "raw", "affine": "per-view affine", "similarity": "global similarity"}
-"""How the alignments are called, by the ending of a measure's name, e.g. box_psnr_affine; raw measures have none."""
-
+# columns of the picture sheet by stage
 TITLES = {"nearest": "nearest photo", "predict": "prediction", "sample": "2D sample", "field": "3D field"}
-"""Columns of the picture sheet by stage."""
-
-LEAST_SIDE = 96
-"""Pictures smaller than this are shown enlarged, so that the titles fit."""
-
-SHEET_OBJECTS = 12
-"""Rows of the picture sheet: the first objects that could be evaluated, whatever they look like."""
-
+LEAST_SIDE = 96  # smaller pictures are shown enlarged, so that the titles fit
+SHEET_OBJECTS = 12  # rows of the picture sheet
 ALIGNMENTS = {
     "object": "one 3D similarity of the object's frame for `predict` and `field` (quick search), one shared 2D "
     "similarity of the pictures for the other stages",
@@ -54,23 +48,20 @@ ALIGNMENTS = {
 
 
 class Score(TypedDict):
-    """A measure over objects, as it stands in report.json.
-
-    mean: of the objects' averages. stderr: its standard error, s / sqrt(n); None for one object, which shows no spread.
-    objects: how many.
-    """
+    """A measure over objects, as it stands in report.json."""
 
     mean: float
-    stderr: float | None
+    stderr: float | None  # standard error, s / sqrt(n); of one object, which shows no spread, None
     objects: int
 
 
-Results = Mapping[str, Mapping[str, Mapping[str, Score]]]
-"""results[stage][photos][measure], the number of photos as text."""
+_Record = dict[str, Any]  # of an object, in its file
+_Skipped = list[tuple[str, str]]  # objects and reasons
+Results = Mapping[str, Mapping[str, Mapping[str, Score]]]  # [stage][photos][measure], the number of photos as text
 
 
 def score(objects: Sequence[float]) -> Score:
-    """Mean and standard error over objects, one value each. Example: 1, 2 and 3 give 2 and 1 / sqrt(3)."""
+    """Mean and standard error over objects, one value each: 1, 2 and 3 give 2 and 1 / sqrt(3)."""
     mean = fmean(objects)
     if len(objects) == 1:
         return Score(mean=mean, stderr=None, objects=1)
@@ -79,16 +70,13 @@ def score(objects: Sequence[float]) -> Score:
 
 
 def paired_difference(first: Sequence[float], second: Sequence[float]) -> Score:
-    """The score of second - first, object by object: how much better, and how surely.
-
-    The spread of objects, which is common to both, drops out, so this is far more certain than the difference of means.
-    """
+    """The score of second - first, object by object, from which the spread of objects drops out."""
     return score([b - a for a, b in zip(first, second, strict=True)])
 
 
 @dataclass(frozen=True)
 class Report:
-    """objects: names of those evaluated. skipped: (object, reason) of the others. The figures are in report.json."""
+    """Names of the objects evaluated, and (object, reason) of the others; the figures are in report.json."""
 
     objects: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...]
@@ -96,15 +84,13 @@ class Report:
 
 @dataclass(frozen=True)
 class _Task:
-    """One object to be evaluated. prefix: of its files' names, those of the main data set's being numbers alone."""
-
     dataset: MultiViewDataset
     index: int
-    prefix: str = ""
+    name: str  # of its files
 
-    @property
-    def name(self) -> str:
-        return f"{self.prefix}{self.index:06d}"
+
+def _tasks(dataset: MultiViewDataset, indices: Sequence[int], prefix: str = "") -> list[_Task]:
+    return [_Task(dataset, index, f"{prefix}{index:06d}") for index in indices]
 
 
 def evaluate(
@@ -127,35 +113,24 @@ def evaluate(
     from the same settings, are not computed again, and a field goes on from its saved state.
 
     Args:
-        indices: the objects' numbers in the data set, at least one.
-        groups: objects that are reported apart, of this data set or of others (see Group).
-        lpips: gives the measure "lpips" too; `about` should then tell whose weights it has.
-        about: what else shapes the result or is worth knowing, such as the data's name: it stands in the report.
+        about: what else shapes the result, such as the weights of `lpips`: it stands in the report.
         writing: how files of the folder get their names; by default they are renamed into the folder.
         temporary: gives the paths of files that are only needed until the end, the fields' states.
-        on_step: called with (step, total, preview), `total` counting stages of numbers of photos of objects.
-
-    Raises:
-        MissingPackageError: matplotlib is not installed. InputError: no object could be evaluated.
     """
-    if importlib.util.find_spec("matplotlib") is None:  # before any long work
-        raise MissingPackageError("plots need matplotlib, which is not installed; run: pip install matplotlib")
     settings = {**(about or {}), "model_id": model.model_id, "settings": to_dict(config)}
     writing = writing or (lambda name: replacing(folder / name))
     fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     run = _Run(model, config, folder, fingerprint, writing, temporary or folder.joinpath, lpips)
-    chosen = [_Task(dataset, index) for index in indices]
+    chosen = _tasks(dataset, indices)
     prefixes = {group: "" if group.dataset is dataset else f"{group.name}-" for group in groups}
-    members = {group: [_Task(group.dataset, index, of) for index in group.indices] for group, of in prefixes.items()}
-    tasks = [*chosen, *(task for found in members.values() for task in found if task.prefix)]
-    records, skipped = run.records(tasks, on_step)
+    members = {group: _tasks(group.dataset, group.indices, prefix) for group, prefix in prefixes.items()}
+    others = [task for found in members.values() for task in found if task.dataset is not dataset]
+    records, skipped = run.records([*chosen, *others], on_step)
     main = [records[task.name] for task in chosen if task.name in records]
     apart = {group: [records[task.name] for task in found if task.name in records] for group, found in members.items()}
     if not main:
-        raise InputError(
-            f"none of {len(indices)} objects could be evaluated, {skipped[0][0]} because {skipped[0][1]}; "
-            "correct that, then begin again"
-        )
+        fault = " because ".join(skipped[0])
+        raise InputError(f"none of {len(indices)} objects could be evaluated, {fault}; correct that, then begin again")
     names = {group: [record["object"] for record in found] for group, found in apart.items()}
     facts: dict[str, Any] = {
         "groups": {group.name: {"title": group.title, "evaluated": found} for group, found in names.items()},
@@ -171,7 +146,7 @@ def evaluate(
 
 @dataclass(frozen=True, eq=False)
 class _Run:
-    """What all objects of an evaluation share; see `evaluate`."""
+    """What all objects of an evaluation share."""
 
     model: UpFusion
     config: EvaluationConfig
@@ -181,12 +156,10 @@ class _Run:
     temporary: Callable[[str], Path]
     lpips: PerceptualDistance | None
 
-    def records(
-        self, tasks: Sequence[_Task], on_step: OnStep | None
-    ) -> tuple[dict[str, dict[str, Any]], list[tuple[str, str]]]:
-        """The records of the objects that could be evaluated, by their tasks' names, and (object, reason) of others."""
-        found: dict[str, dict[str, Any]] = {}
-        skipped: list[tuple[str, str]] = []
+    def records(self, tasks: Sequence[_Task], on_step: OnStep | None) -> tuple[dict[str, _Record], _Skipped]:
+        """The records of the objects that could be evaluated, by their tasks' names, and the others."""
+        found: dict[str, _Record] = {}
+        skipped: _Skipped = []
         each = len(self.config.photos) * len(self.config.stages)
         for place, task in enumerate(tasks):
 
@@ -196,7 +169,7 @@ class _Run:
 
             record = self._stored(task)
             if record is None:
-                record = self._evaluated(task, skipped, None if on_step is None else tell)
+                record = self._evaluated(task, skipped, tell)
                 for left in (self.folder / "objects").glob(f"{task.name}-*.state"):
                     left.unlink()
             if record is not None:
@@ -204,7 +177,7 @@ class _Run:
             tell(each, each, None)
         return found, skipped
 
-    def _stored(self, task: _Task) -> dict[str, Any] | None:
+    def _stored(self, task: _Task) -> _Record | None:
         """The record of an object that is finished; None where there is none, or one of other settings."""
         path = self.folder / "objects" / f"{task.name}.json"
         try:
@@ -215,7 +188,7 @@ class _Run:
         fits = isinstance(record, dict) and record.get("run") == self.fingerprint and record.get("index") == task.index
         return record if fits else None
 
-    def _evaluated(self, task: _Task, skipped: list[tuple[str, str]], on_step: OnStep | None) -> dict[str, Any] | None:
+    def _evaluated(self, task: _Task, skipped: _Skipped, on_step: OnStep) -> _Record | None:
         """The record of an object that is not finished yet, written; or None and a new entry in `skipped`."""
         name, known = f"object {task.index}", len(task.dataset.skipped)
 
@@ -249,10 +222,8 @@ class _Run:
             write_json(path, record)
         return record
 
-    def report(
-        self, about: dict[str, Any], main: list[dict[str, Any]], apart: Mapping[Group, list[dict[str, Any]]]
-    ) -> None:
-        """Writes the report's files. main: records of the data set's objects; apart: of the groups' objects."""
+    def report(self, about: _Record, main: list[_Record], apart: Mapping[Group, list[_Record]]) -> None:
+        """Writes the report's files, from records of the data set's objects and of the groups'."""
         content = about | {
             "results": _results(main, self.config),
             "results_by_group": {group.name: _results(found, self.config) for group, found in apart.items() if found},
@@ -261,7 +232,8 @@ class _Run:
         rows = [load_png(self.folder / "objects" / f"{record['index']:06d}.png") for record in main[:SHEET_OBJECTS]]
         with self.writing("sheet.png") as path:
             save_png(path, _titled(rows, self.config))
-        plot_results(content["results"], self.writing)
+        if importlib.util.find_spec("matplotlib") is not None:
+            plot_results(content["results"], self.writing)
         with self.writing("report.md") as path:
             # names of files may be no UTF-8; write_json spells them so, too
             path.write_text(_markdown(content), encoding="utf-8", errors="backslashreplace")
@@ -311,7 +283,7 @@ def _titled(rows: Sequence[Tensor], config: EvaluationConfig) -> Tensor:
 
 
 def plot_results(results: Results, writing: Writing) -> None:
-    """One PNG a measure, `plots/<measure>.png`: mean and standard error against the number of photos, by stage."""
+    """`plots/<measure>.png`: mean and standard error against the number of photos, by stage."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -372,14 +344,13 @@ def _shown(value: Score) -> str:
 
 def _markdown(content: Mapping[str, Any]) -> str:
     """The text of report.md, from what report.json holds."""
-    about = "".join(f", {name} {content[name]}" for name in ("model", "data", "split") if name in content)
-    settings, results = content["settings"], content["results"]
+    about = ", ".join(f"{name} {content[name]}" for name in ("model", "data", "split") if name in content)
+    size = f"{len(content['evaluated'])} objects, {content['settings']['views']} views each"
+    results = content["results"]
     lines = [
         "# Evaluation",
         "",
-        f"{len(content['evaluated'])} objects, {settings['views']} views each, seed {settings['seed']}"
-        + about.replace(",", ";", 1)
-        + ".",
+        f"{size}, seed {content['settings']['seed']}{'; ' if about else ''}{about}.",
         f"Model {content['model_id']}. Mean ± standard error over objects; an object's is the mean of its views.",
         f"Global similarity: {content['similarity_alignment']}.",
         "`white` is all white, `nearest` the photo nearest in angle with its true mask. The other stages' silhouettes "

@@ -1,7 +1,6 @@
-"""`encode_grid` as Triton kernels, to be imported on first use: the values and gradients of the definition.
+"""`encode_grid` as Triton kernels, to be imported on first use, with nothing of all corners (8·P·L) held in memory.
 
-They never hold the rows and weights of all corners (8·P·L of each) in memory. Not the same to the bit: sums run in
-another order, and the table's gradient is added up by atomic operations, so that its last bits differ between calls.
+Not the definition to the bit: sums run in another order, and atomic ones of the table's gradient differ between calls.
 """
 
 # ruff: noqa: ANN001, ANN202, N803 - Triton reads the signatures of kernels its own way
@@ -16,8 +15,6 @@ import triton.language as tl
 from torch import Tensor
 
 from ..config import GridConfig
-from ..support.checks import check_shape
-from ..support.errors import InputError
 from .hashgrid import HASH_PRIMES
 from .hashgrid import encode_grid as encode_by_definition
 
@@ -25,16 +22,8 @@ BLOCK = 256  # points a program
 
 
 def encode_grid(points: Tensor, table: Tensor, config: GridConfig) -> Tensor:
-    """(P, 3) points in [0, 1] -> (P, levels·features), as `hashgrid.encode_grid`, strided in any way, on one device.
-
-    Arithmetic and sums are float32 (float64 if either input is), whatever the inputs' types; the result has the type
-    that torch promotes them to. Second derivatives are the definition's, at the definition's pace.
-    """
-    check_shape("points", points, ("P", 3), "flatten the leading axes")
-    check_shape("table", table, (sum(config.rows), config.features), "it belongs to another GridConfig")
-    if points.device != table.device:
-        raise InputError(f"points are on {points.device} and the table on {table.device}; move one to the other")
-    encoded: Tensor = _Encode.apply(points, table, config)
+    """As `hashgrid.encode_grid`, summed in float32 (float64 if either input is); second derivatives are its own."""
+    encoded: Tensor = _Encode.apply(points.contiguous(), table.contiguous(), config)
     return encoded
 
 
@@ -44,7 +33,7 @@ class _Encode(torch.autograd.Function):
         ctx.save_for_backward(points, table)
         ctx.config = config
         encoded = points.new_empty((len(points), config.width), dtype=torch.promote_types(points.dtype, table.dtype))
-        _launch(_rows, points, table.contiguous(), encoded, config=config, ADDS=False)
+        _launch(_rows, points, table, encoded, config=config, ADDS=False)
         return encoded
 
     @staticmethod
@@ -63,8 +52,8 @@ class _Encode(torch.autograd.Function):
         gradient = gradient.contiguous()
         points_gradient = table_gradient = None
         if ctx.needs_input_grad[0]:
-            points_gradient = torch.empty_like(points, memory_format=torch.contiguous_format)
-            _launch(_slope, points, table.contiguous(), gradient, points_gradient, config=config)
+            points_gradient = torch.empty_like(points)
+            _launch(_slope, points, table, gradient, points_gradient, config=config)
         if ctx.needs_input_grad[1]:
             sums = table.new_zeros(table.shape, dtype=_sum_type(points, table))
             _launch(_rows, points, sums, gradient, config=config, ADDS=True)
@@ -76,22 +65,19 @@ def _sum_type(*tensors: Tensor) -> torch.dtype:
     return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
 
 
-def _launch(kernel: Any, points: Tensor, *tensors: Tensor, config: GridConfig, **options: bool) -> None:  # noqa: ANN401
+def _launch(kernel: Any, points: Tensor, *tensors: Tensor, config: GridConfig, **options: int) -> None:  # noqa: ANN401
     """Runs the kernel over all points, in programs of a block of them and, for rows, of one level."""
     if not len(points):
         return
     grid = (triton.cdiv(len(points), BLOCK), config.levels if kernel is _rows else 1)
+    options |= {"PADDED": triton.next_power_of_2(config.features)} if kernel is _rows else {"LEVELS": config.levels}
     with torch.cuda.device_of(points):  # Triton launches on the current device, wherever the tensors are
         kernel[grid](
             points,
             *tensors,
             _levels(config, points.device),
             len(points),
-            *points.stride(),
-            LEVELS=config.levels,
             FEATURES=config.features,
-            PADDED=triton.next_power_of_2(config.features),
-            HASHED=config.indexing == "hashed",
             SUM=tl.float64 if _sum_type(points, *tensors) == torch.float64 else tl.float32,
             BLOCK=BLOCK,
             **options,
@@ -112,10 +98,10 @@ def _levels(config: GridConfig, device: torch.device) -> Tensor:
 
 
 @triton.jit
-def _block(points, stride, count, BLOCK: tl.constexpr):
+def _block(points, count, BLOCK: tl.constexpr):
     """Numbers of this program's points, int64, which of them there are, and where they are stored."""
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    return index, index < count, points + index * stride
+    return index, index < count, points + index * 3
 
 
 @triton.jit
@@ -132,27 +118,24 @@ def _side(pointer, valid, cells, SUM: tl.constexpr):
 
 
 @triton.jit
-def _cell(point, axis_stride, valid, level, SUM: tl.constexpr):
+def _cell(point, valid, level, SUM: tl.constexpr):
     """The terms that make up the number of the lowest corner, what the next ones add to them, and upper weights."""
     cells = tl.load(level)
     factor_y = tl.load(level + 1)
     factor_z = tl.load(level + 2)
     x, right = _side(point, valid, cells, SUM)
-    y, up = _side(point + axis_stride, valid, cells, SUM)
-    z, front = _side(point + 2 * axis_stride, valid, cells, SUM)
+    y, up = _side(point + 1, valid, cells, SUM)
+    z, front = _side(point + 2, valid, cells, SUM)
     return x, y * factor_y, z * factor_z, factor_y, factor_z, right, up, front
 
 
 @triton.jit
-def _row(x, y, z, factor_y, factor_z, kept, hashed, start, CORNER: tl.constexpr, HASHED: tl.constexpr):
+def _row(x, y, z, factor_y, factor_z, kept, hashed, start, CORNER: tl.constexpr):
     """Row of the table, int64, of the corner whose bits say which sides it is on, x lowest."""
     x = x + (CORNER & 1)
     y = y + factor_y * ((CORNER >> 1) & 1)
     z = z + factor_z * (CORNER >> 2)
-    number = x + y + z
-    if HASHED:
-        number = tl.where(hashed != 0, x ^ y ^ z, number)
-    return start + (number & kept)
+    return start + (tl.where(hashed != 0, x ^ y ^ z, x + y + z) & kept)
 
 
 @triton.jit
@@ -167,32 +150,25 @@ def _rows(
     encoded,
     levels,
     count,
-    stride,
-    axis_stride,
-    LEVELS: tl.constexpr,
     FEATURES: tl.constexpr,
     PADDED: tl.constexpr,
-    HASHED: tl.constexpr,
     SUM: tl.constexpr,
     BLOCK: tl.constexpr,
     ADDS: tl.constexpr,
 ):
-    """encoded (P, L·F) = sum of weights times rows of the table, for a block of points and a level.
-
-    With ADDS the way back: `encoded` is the result's gradient, which times the weights is added to the rows.
-    """
-    index, valid, point = _block(points, stride, count, BLOCK)
+    """encoded (P, L·F) = sum of weights times rows of the table, of a block and a level; with ADDS the way back."""
+    index, valid, point = _block(points, count, BLOCK)
     level = levels + tl.program_id(1) * 6
     kept, hashed, start = tl.load(level + 3), tl.load(level + 4), tl.load(level + 5)
-    x, y, z, factor_y, factor_z, right, up, front = _cell(point, axis_stride, valid, level, SUM)
+    x, y, z, factor_y, factor_z, right, up, front = _cell(point, valid, level, SUM)
     feature = tl.arange(0, PADDED)
     wanted = valid[:, None] & (feature < FEATURES)[None, :]
-    place = encoded + index[:, None] * (LEVELS * FEATURES) + tl.program_id(1) * FEATURES + feature[None, :]
+    place = encoded + index[:, None] * (tl.num_programs(1) * FEATURES) + tl.program_id(1) * FEATURES + feature[None, :]
     total = tl.full([BLOCK, PADDED], 0.0, SUM)
     if ADDS:
         total = tl.load(place, mask=wanted, other=0.0).to(SUM)
     for corner in tl.static_range(8):
-        row = _row(x, y, z, factor_y, factor_z, kept, hashed, start, corner, HASHED)
+        row = _row(x, y, z, factor_y, factor_z, kept, hashed, start, corner)
         learned = table + row[:, None] * FEATURES + feature[None, :]
         weight = _weight(right, corner & 1) * (_weight(up, (corner >> 1) & 1) * _weight(front, corner >> 2))
         if ADDS:  # relaxed: nobody reads the sums before the kernel ends
@@ -211,27 +187,23 @@ def _slope(
     slopes,
     levels,
     count,
-    stride,
-    axis_stride,
     LEVELS: tl.constexpr,
     FEATURES: tl.constexpr,
-    PADDED: tl.constexpr,
-    HASHED: tl.constexpr,
     SUM: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """slopes (P, 3) = gradient with respect to a block of points, over all levels, so that nothing is shared."""
-    index, valid, point = _block(points, stride, count, BLOCK)
+    index, valid, point = _block(points, count, BLOCK)
     slope_x = tl.full([BLOCK], 0.0, SUM)
     slope_y = tl.full([BLOCK], 0.0, SUM)
     slope_z = tl.full([BLOCK], 0.0, SUM)
     for number in range(LEVELS):
         level = levels + number * 6
         cells, kept, hashed, start = tl.load(level), tl.load(level + 3), tl.load(level + 4), tl.load(level + 5)
-        x, y, z, factor_y, factor_z, right, up, front = _cell(point, axis_stride, valid, level, SUM)
+        x, y, z, factor_y, factor_z, right, up, front = _cell(point, valid, level, SUM)
         part = gradient + (index * LEVELS + number) * FEATURES
         for corner in tl.static_range(8):
-            row = _row(x, y, z, factor_y, factor_z, kept, hashed, start, corner, HASHED)
+            row = _row(x, y, z, factor_y, factor_z, kept, hashed, start, corner)
             value = tl.full([BLOCK], 0.0, SUM)
             for feature in tl.static_range(FEATURES):
                 learned = tl.load(table + row * FEATURES + feature, mask=valid, other=0.0).to(SUM)
@@ -244,8 +216,8 @@ def _slope(
             slope_y += value * weight_x * weight_z * (2 * ((corner >> 1) & 1) - 1)
             slope_z += value * weight_x * weight_y * (2 * (corner >> 2) - 1)
     _store_slope(slopes + index * 3, point, slope_x, valid)
-    _store_slope(slopes + index * 3 + 1, point + axis_stride, slope_y, valid)
-    _store_slope(slopes + index * 3 + 2, point + 2 * axis_stride, slope_z, valid)
+    _store_slope(slopes + index * 3 + 1, point + 1, slope_y, valid)
+    _store_slope(slopes + index * 3 + 2, point + 2, slope_z, valid)
 
 
 @triton.jit

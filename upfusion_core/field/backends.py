@@ -15,7 +15,6 @@ from torch.func import functional_call
 from torch.nn.functional import pad
 
 from ..config import Backend, GridConfig
-from ..support.checks import check_shape
 from ..support.errors import InputError, MissingPackageError
 from ..support.images import saturate
 from .hashgrid import encode_grid
@@ -33,11 +32,7 @@ class BackendChoice:
 
 
 def choose_backend(asked: Backend, device: torch.device) -> BackendChoice:
-    """What computes a grid on `device` when `asked` was asked for; raises as `require_backend`, and if it cannot work.
-
-    "auto" takes Triton where it works, else torch. It leaves tinycudann to those who ask for it, as that knows hashed
-    grids only, and Triton where torch was told to be deterministic.
-    """
+    """What computes a grid on `device`: "auto" takes Triton where it works; raises where what is asked for cannot."""
     if asked == "torch":
         return BackendChoice("torch", "asked for")
     fault = None
@@ -63,10 +58,8 @@ def require_backend(asked: Backend) -> None:
     if asked in ("auto", "torch"):
         return
     if not _installed(asked):
-        raise MissingPackageError(
-            f"backend {asked!r} needs the package {asked}, which is not installed; install it, "
-            "or choose backend 'auto' or 'torch'"
-        )
+        needed = f"backend {asked!r} needs the package {asked}, which is not installed"
+        raise MissingPackageError(f"{needed}; install it, or choose backend 'auto' or 'torch'")
     if not torch.cuda.is_available() and not _interpreted(asked):
         raise InputError(f"backend {asked!r} needs a CUDA GPU, and torch sees none; choose backend 'auto' or 'torch'")
 
@@ -74,14 +67,14 @@ def require_backend(asked: Backend) -> None:
 def grid_encoder(name: Literal["torch", "triton", "tinycudann"]) -> Callable[[Tensor, Tensor, GridConfig], Tensor]:
     """The backend's `encode_grid`; Triton is imported here and not before."""
     if name == "triton":
-        from ._triton import encode_grid as encode
+        from . import _triton
 
-        return encode
+        return _triton.encode_grid
     return encode_by_tinycudann if name == "tinycudann" else encode_grid
 
 
 def _interpreted(asked: Backend) -> bool:
-    """Whether Triton was told to interpret its kernels, which it does on a CPU too, for tests."""
+    """Whether Triton interprets its kernels, which it does on a CPU too, for tests."""
     return asked == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -92,10 +85,7 @@ def _installed(package: str) -> bool:
 
 @lru_cache(maxsize=64)
 def _trial_fault(device: torch.device) -> str | None:
-    """What happens when Triton encodes a tiny grid: it needs a driver and a C compiler too, and not every GPU will do.
-
-    Whatever is raised becomes the answer, as the packages below raise anything from OSError to their own types.
-    """
+    """What happens when Triton, which needs a driver and a C compiler, encodes a tiny grid: whatever is raised."""
     config = GridConfig(levels=1, features=1, coarsest=1, finest=1, table_size=8)
     try:
         with torch.inference_mode(False), torch.no_grad():
@@ -129,29 +119,20 @@ class HashGrid(nn.Module):
 
 
 def encode_by_tinycudann(points: Tensor, table: Tensor, config: GridConfig) -> Tensor:
-    """(P, 3) points in [0, 1] -> (P, levels·features), as `hashgrid.encode_grid`, in float32 by the package tinycudann.
+    """As `encode_grid`, in float32 by the package tinycudann; gradients of points on faces of cells may differ.
 
-    It looks a level up at position·scale + 0.5, in a lattice of ceil(scale) + 1 points along an axis, and its scale is
-    base_resolution·growth**level - 1. The definition's lattice begins on 0 and its resolutions are rounded. One
-    encoding of one level with base_resolution = cells + 1 has scale = cells; given the points moved by -0.5/cells it
-    looks up where the definition does. Rows and primes are the same; a dense level has up to 7 rows more.
-
-    Limits: levels that share rows must be hashed, as its "Tiled" grids repeat a cube and do not wrap a number; the
-    gradient of a point on a face between two cells may be that of the other cell, and at the box's own faces is of no
-    use; float16 would round weights too, so it is not used. Sums of gradients have no fixed order.
+    It looks a level up at position·scale + 0.5, scale = base_resolution·growth**level - 1. One encoding of one level
+    with base_resolution = cells + 1, given the points moved by -0.5/cells, looks up where the definition does. Rows and
+    primes are the same; a dense level has up to 7 rows more.
     """
-    check_shape("points", points, ("P", 3), "flatten the leading axes")
-    check_shape("table", table, (sum(config.rows), config.features), "it belongs to another GridConfig")
     if config.indexing == "tiled" and config.dense_levels < config.levels:
         raise InputError(
             "backend 'tinycudann' cannot wrap tiled levels as this field does; "
             "use GridConfig(indexing='hashed'), or backend 'auto' or 'torch'"
         )
     if config.features not in (1, 2, 4, 8):
-        raise InputError(
-            f"backend 'tinycudann' needs 1, 2, 4 or 8 features, got {config.features}; "
-            "change GridConfig.features, or use backend 'auto' or 'torch'"
-        )
+        wanted = f"backend 'tinycudann' needs 1, 2, 4 or 8 features, got {config.features}"
+        raise InputError(f"{wanted}; change GridConfig.features, or use backend 'auto' or 'torch'")
     kind = torch.promote_types(points.dtype, table.dtype)
     if not len(points):
         return (points.sum() + table.sum()).to(kind) * points.new_zeros((0, config.width), dtype=kind)

@@ -11,20 +11,14 @@ from torch.nn.functional import max_pool2d, pad
 
 from ..config import FitConfig
 from ..geometry import camera_rays, orbit_cameras
-from ..support.checks import check_finite, check_shape
-from ..support.errors import FieldError, InputError
-from ..types import Cameras, OnStep, Rays
+from ..support.errors import FieldError
+from ..types import Cameras, Rays
 from .radiance import RadianceField
 from .rendering import OccupancyGrid, RenderedRays, render_rays, render_views, sum_before
 
 
 def distortion_loss(weights: Tensor, distances: Tensor, lengths: Tensor) -> Tensor:
-    """Mean over rays of how far their light is spread along them (Barron et al. 2022, equation 15).
-
-    `sum_ij w_i w_j |t_i - t_j| + sum_i w_i² l_i / 3`, of (R, S) weights at ascending distances t with lengths l.
-
-    Example: two halves of the light 1 apart, of length 0: 0.5.
-    """
+    """Mean of `sum_ij w_i w_j |t_i - t_j| + sum_i w_i² l_i / 3` over rays, each (R, S) (Barron et al. 2022, eq. 15)."""
     moment = weights * distances
     between = 2 * (moment * sum_before(weights) - weights * sum_before(moment)).sum(-1)
     within = (weights.square() * lengths).sum(-1) / 3
@@ -32,21 +26,15 @@ def distortion_loss(weights: Tensor, distances: Tensor, lengths: Tensor) -> Tens
 
 
 def fit_losses(seen: RenderedRays, rgb: Tensor, mask: Tensor | None, weights: Tensor) -> dict[str, Tensor]:
-    """The terms of a fit by name, not yet weighted, each a mean over R rays.
-
-    color, opacity: the squared errors of colours (R, 3) and of silhouettes (R,), the latter only with a mask, times
-    weights (R,). distortion: see `distortion_loss`. depth: where light stops, counted by the opacity, which gets no
-    gradient; within one flat colour pictures do not tell how deep light goes in before it stops, and this stops it as
-    early as they allow: matter then begins where the outlines are. crisp: 4·o·(1 - o) of opacities o, 0 for rays that
-    meet matter or nothing, 1 for half of both.
-    """
+    """The terms of a fit by name, not yet weighted, each a mean over R rays: rgb (R, 3), mask and weights (R,)."""
     opacity = seen.opacity
     losses = {"color": (weights * (seen.rgb - rgb).square().mean(-1)).mean()}
     if mask is not None:
         losses["opacity"] = (weights * (opacity - mask).square()).mean()
     losses["distortion"] = distortion_loss(seen.weights, seen.distances, seen.lengths)
+    # within one flat colour pictures do not tell how deep light goes: it is to stop as early as they allow
     losses["depth"] = (opacity.detach() * seen.depth).mean()
-    losses["crisp"] = (4 * opacity * (1 - opacity)).mean()
+    losses["crisp"] = (4 * opacity * (1 - opacity)).mean()  # 0 for rays that meet matter or nothing, 1 for half of both
     return losses
 
 
@@ -69,12 +57,6 @@ class FieldFitter:
     """Owns the optimiser and the position in a fit, so that a caller can step, stop, save and resume it.
 
     On a CPU the same seeds and number of threads give the same field to the bit, resumed or not.
-
-    Example::
-
-        fitter = FieldFitter(field, cameras, rgb, config=FitConfig(), generator=generator)
-        while not fitter.done:
-            fitter.step()
     """
 
     def __init__(
@@ -115,42 +97,20 @@ class FieldFitter:
     ) -> None:
         """Replaces the pictures that are fitted; field, optimiser and position stay.
 
-        rgb: (N, 3, H, W) in [0, 1] on white, from N cameras. mask: (N, 1, H, W) in [0, 1], 1 on the object, or None.
-        weights: (N,) how much each picture counts, or (N, 1, H, W) each pixel; 1 unless given.
+        rgb: (N, 3, H, W) on white. mask: (N, 1, H, W), 1 on the object. weights: (N, 1, H, W), 1 unless given.
         """
-        count = len(cameras)
-        check_shape("rgb", rgb, (count, 3, "H", "W"), "one picture a camera")
-        height, width = rgb.shape[-2:]
-        if rgb.numel() == 0:
-            raise InputError(f"rgb must hold at least one pixel, got {tuple(rgb.shape)}; give one picture or more")
-        if mask is not None:
-            check_shape("mask", mask, (count, 1, height, width), "one mask a picture")
-        weights = rgb.new_ones(count) if weights is None else weights
-        wanted = (count, 1, height, width) if weights.ndim == 4 else (count,)
-        check_shape("weights", weights, wanted, "one number a picture, or (N, 1, H, W)")
-        if weights.ndim == 1:
-            weights = weights[:, None, None, None].expand(-1, 1, height, width)
-        for name, value in (("rgb", rgb), ("mask", mask), ("weights", weights)):
-            if value is not None:
-                check_finite(name, value)
         device = self.field.aabb.device
-        rays = camera_rays(cameras.to(device), height, width)
         self._centers = cameras.centers.to(device)
-        self._directions = rays.directions.reshape(-1, 3)
+        self._directions = camera_rays(cameras.to(device), *rgb.shape[-2:]).directions.reshape(-1, 3)
         self._rgb = _by_pixel(rgb, device)
-        self._edges = None
-        if self.config.edge_share:  # numbers of the pixels that differ by more than 0.1 from one of their neighbours
-            padded = pad(rgb.to(device).float(), (1, 1, 1, 1), mode="replicate")
-            contrast = (max_pool2d(padded, 3, 1) + max_pool2d(-padded, 3, 1)).amax(1)
-            self._edges = (contrast.reshape(-1) > 0.1).nonzero()[:, 0]
+        padded = pad(rgb.to(device).float(), (1, 1, 1, 1), mode="replicate")
+        contrast = (max_pool2d(padded, 3, 1) + max_pool2d(-padded, 3, 1)).amax(1)  # between a pixel and its neighbours
+        self._edges = (contrast.reshape(-1) > 0.1).nonzero()[:, 0]
         self._mask = None if mask is None else _by_pixel(mask, device)[:, 0]
-        self._weights = _by_pixel(weights, device)[:, 0]
+        self._weights = _by_pixel(torch.ones_like(rgb[:, :1]) if weights is None else weights, device)[:, 0]
 
     def step(self) -> dict[str, Tensor]:
-        """One optimiser step on random rays; returns the unweighted loss terms by name, detached.
-
-        Where the loss or its gradient is no longer finite it raises FieldError, the field as it was before the step.
-        """
+        """One step on random rays -> unweighted loss terms; FieldError, and no step, where a gradient is not finite."""
         config = self.config
         if self.occupancy is not None and self.iteration % config.occupancy_every == 0:
             self.occupancy.update(self.field.density, generator=self.generator)
@@ -188,16 +148,14 @@ class FieldFitter:
 
     def _draw_pixels(self) -> Tensor:
         """(rays,) numbers of pixels, evenly drawn from all and, for `edge_share` of them, from those on edges."""
+        source, edges = self.generator, self._edges
+        from_edges = round(self.rays * self.config.edge_share) if len(edges) else 0
 
         def draw(high: int, count: int) -> Tensor:
-            source = self.generator
-            return torch.randint(high, (count,), generator=source, device=source.device).to(self._rgb.device)
+            return torch.randint(high, (count,), generator=source, device=source.device).to(edges)
 
-        edges, from_edges = self._edges, 0
-        if edges is not None and len(edges):
-            from_edges = round(self.rays * self.config.edge_share)
         pixels = draw(len(self._rgb), self.rays - from_edges)
-        return pixels if edges is None or not from_edges else torch.cat([pixels, edges[draw(len(edges), from_edges)]])
+        return torch.cat([pixels, edges[draw(len(edges), from_edges)]]) if from_edges else pixels
 
     @torch.no_grad()
     def preview(self, size: int = 64) -> Tensor:
@@ -221,32 +179,10 @@ class FieldFitter:
         """Goes on from what `state_dict` gave; the config and the views must be the same as then."""
         self.field.load_state_dict(state["field"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if (self.occupancy is None) != (state["occupancy"] is None):
-            raise InputError("the saved fit used another FitConfig.occupancy_cells; resume it with the same FitConfig")
         if self.occupancy is not None:
             self.occupancy.load_state_dict(state["occupancy"])
         self.generator.set_state(state["generator"].cpu())
         self.iteration, self.rays = state["iteration"], state["rays"]
-
-
-def fit_views(
-    field: RadianceField,
-    cameras: Cameras,
-    rgb: Tensor,
-    *,
-    mask: Tensor | None = None,
-    weights: Tensor | None = None,
-    config: FitConfig | None = None,
-    generator: torch.Generator,
-    on_step: OnStep | None = None,
-) -> RadianceField:
-    """Fits `field`, in place, to views as in `FieldFitter.set_views`, and returns it; `on_step` may raise to stop."""
-    fitter = FieldFitter(field, cameras, rgb, mask=mask, weights=weights, config=config, generator=generator)
-    while not fitter.done:
-        fitter.step()
-        if on_step is not None:
-            on_step(fitter.iteration, fitter.config.iterations, fitter.preview)
-    return field
 
 
 def _by_pixel(pictures: Tensor, device: torch.device) -> Tensor:

@@ -13,29 +13,18 @@ from ..config import GridConfig
 from ..support.checks import check_shape
 from ..support.images import saturate
 
-HASH_PRIMES = (1, 2654435761, 805459861)
-"""Multipliers of x, y and z in the spatial hash of Müller et al. 2022, equation 4."""
+HASH_PRIMES = (1, 2654435761, 805459861)  # multipliers of x, y and z in the hash of Müller et al. 2022, equation 4
 
 
 def encode_grid(points: Tensor, table: Tensor, config: GridConfig) -> Tensor:
     """(P, 3) points in [0, 1] -> (P, levels·features): trilinear look-ups, coarsest level first.
 
-    Points outside are moved to the cube's faces. table: (sum of config.rows, features), the levels below each other.
-    Differentiable, twice, with respect to both. Each level is an interpolated lattice with its first point on 0 and
-    its last on 1. Example: one level, one cell, rows 0…7 numbered x first: the centre gives the mean of all 8 rows.
+    Points outside are moved to the cube's faces. table: (sum of config.rows, features), the levels below each other,
+    each a lattice with its first point on 0 and its last on 1. Differentiable, twice, with respect to both.
     """
     check_shape("points", points, ("P", 3), "flatten the leading axes")
     check_shape("table", table, (sum(config.rows), config.features), "it belongs to another GridConfig")
-    rows, weights = _corners(points, config)
-    features: Tensor = _WeightedRows.apply(table, rows, weights)
-    return features.reshape(len(points), config.width)
-
-
-def _corners(points: Tensor, config: GridConfig) -> tuple[Tensor, Tensor]:
-    """Table rows, int64, and trilinear weights of the 8 corners round each point in each level: (8, P·L), x fastest.
-
-    Corners lead: on a CPU products along a last axis of 2 or 8 take several times as long.
-    """
+    # weights (8, P, L) of the corners round each point in each level, x fastest; leading, as CPUs want them
     device = points.device
     cells = torch.tensor(config.resolutions, device=device)
     position = saturate(points).t()[..., None] * cells  # (3, P, L)
@@ -44,8 +33,7 @@ def _corners(points: Tensor, config: GridConfig) -> tuple[Tensor, Tensor]:
     upper_weight = position - lower
     sides = list(zip(1 - upper_weight, upper_weight, strict=True))  # (P, L) of the lower and upper side, an axis each
     weights = torch.stack([x * yz for yz in [y * z for z in sides[2] for y in sides[1]] for x in sides[0]])
-
-    # (3, L) factors of the coordinates in the number of a lattice point
+    # table rows (8, P, L), from (3, L) factors of the coordinates in the number of a lattice point
     factors = torch.stack([torch.ones_like(cells), cells + 1, (cells + 1) ** 2])
     starts = torch.tensor([sum(config.rows[:level]) for level in range(config.levels)], device=device)
     dense = config.dense_levels
@@ -60,14 +48,12 @@ def _corners(points: Tensor, config: GridConfig) -> tuple[Tensor, Tensor]:
         rows[corner, :, :dense] = (pairs[0][x] + pairs[1][y] + pairs[2][z])[:, :dense]
         shared = combined(combined(fine[0][x], fine[1][y]), fine[2][z])
         rows[corner, :, dense:] = shared & (config.table_size - 1)
-    return (rows + starts).flatten(1), weights.flatten(1)
+    features: Tensor = _WeightedRows.apply(table, (rows + starts).flatten(1), weights.flatten(1))
+    return features.reshape(len(points), config.width)
 
 
 class _WeightedRows(torch.autograd.Function):
-    """table (T, F), rows (K, N), weights (K, N) -> (N, F) weighted sums of table rows.
-
-    Autograd's own gather scatters gradients row by row; one flat scatter a feature is several times faster on a CPU.
-    """
+    """table (T, F), rows (K, N), weights (K, N) -> (N, F) weighted sums; the way back is faster than autograd's."""
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:  # noqa: ANN401

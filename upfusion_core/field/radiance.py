@@ -19,7 +19,7 @@ from ..support.devices import existing_device
 from ..support.errors import CheckpointError, FieldError, InputError, UpFusionError
 from ..support.files import check_path, check_weights_name, json_text, parse_json, reading, save_safetensors, shown
 from ..support.images import saturate
-from ..support.weights import misfits, read_safetensors
+from ..support.weights import listed, misfits, read_safetensors
 from ..types import Cameras, OnStep, RenderedViews
 from .backends import BackendChoice, HashGrid
 from .rendering import render_views
@@ -29,15 +29,12 @@ if TYPE_CHECKING:
 
 
 class _TruncatedExp(torch.autograd.Function):
-    """exp whose gradient is that of the logit clamped to [-15, 15], so that no step can blow up or die out.
-
-    Its own logit is cut at 60: more is as opaque, and a density of infinity would make the light behind it NaN.
-    """
+    """exp, of 60 at most, whose gradient is that of the logit clamped to [-15, 15]: no step blows up or dies out."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor) -> Tensor:  # noqa: ANN401
         ctx.save_for_backward(logits)
-        return logits.clamp(max=60).exp()
+        return logits.clamp(max=60).exp()  # a density of infinity would make the light behind it NaN
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ANN401
@@ -48,11 +45,10 @@ class _TruncatedExp(torch.autograd.Function):
 class RadianceField(nn.Module):
     """Density (per scene unit, >= 0, zero outside the box) and colour (sRGB in [0, 1], the same from all sides).
 
-    aabb: (2, 3) buffer, lowest and highest corner of the box in the world.
-    grid: the encoding; mlp: what turns it into a density logit and three colour logits.
+    mlp: what turns the grid's encoding into a density logit and three colour logits.
     """
 
-    aabb: Tensor
+    aabb: Tensor  # (2, 3) buffer, lowest and highest corner of the box in the world
 
     def __init__(
         self,
@@ -61,10 +57,7 @@ class RadianceField(nn.Module):
         ops: Any = nn,  # noqa: ANN401
         generator: torch.Generator | None = None,
     ) -> None:
-        """Makes a field before any fitting: a soft blob of grey, of the release's shape unless given.
-
-        ops: where layers come from (`ops.Linear`), so that a host can supply its own. generator: of the initial values.
-        """
+        """A field before any fitting, of the release's shape unless given; layers come from `ops`, such as a host's."""
         super().__init__()
         self.config = config = FieldConfig() if config is None else config
         check_type("config", config, FieldConfig)
@@ -128,7 +121,10 @@ class RadianceField(nn.Module):
         sampling: RaySampling | None = None,
         chunk: int | None = None,
     ) -> RenderedViews:
-        """Pictures of the field from `cameras`; see `rendering.render_views`."""
+        """Pictures of the field from `cameras`, of `size` (one side, or height and width); `chunk` rays at a time.
+
+        background: a number or (3,) colour; a ray that misses the box gets it, opacity 0 and depth 0.
+        """
         return render_views(self, self.aabb, cameras, size, background=background, sampling=sampling, chunk=chunk)
 
     def extract_mesh(
@@ -145,13 +141,10 @@ class RadianceField(nn.Module):
 
         Args:
             resolution: samples along the longest side of the object's own box, 8 to 1024.
-            threshold: density of the surface, per scene unit; None chooses it so that the mesh's silhouettes agree with
-                the field's opacity.
-            texture_size: side in pixels of a baked texture, 64 to 8192 (usually 1024, 2048 or 4096); None colours the
-                vertices instead.
+            threshold: density of the surface, per scene unit; None lets silhouettes agree with the field's opacity.
+            texture_size: side in pixels of a baked texture, 64 to 8192; None colours the vertices instead.
             faces: most triangles the mesh may have, at least 16; None keeps all.
             keep: pieces with less than this share of the largest one's volume are removed as floaters.
-            on_step: called with (step, total, None); raising from it cancels.
 
         Raises:
             FieldError: nothing is dense enough, the field fills its box, or its density is not finite.
@@ -159,22 +152,15 @@ class RadianceField(nn.Module):
         """
         from .. import extract_mesh  # by the package's public names: surfaces are made of fields, and import them
 
-        return extract_mesh(
-            self, resolution, threshold, texture_size=texture_size, faces=faces, keep=keep, on_step=on_step
-        )
+        options: dict[str, Any] = {"texture_size": texture_size, "faces": faces, "keep": keep, "on_step": on_step}
+        return extract_mesh(self, resolution, threshold, **options)
 
     def save(
         self, path: str | os.PathLike[str], *, cameras: Cameras | None = None, settings: Mapping[str, Any] | None = None
     ) -> None:
         """Writes the field in float32 as `.safetensors`, whole or not at all; `load_field` reads it.
 
-        Args:
-            cameras: those it was fitted to.
-            settings: anything that JSON can hold.
-
-        Raises:
-            FieldError: the field holds values that are not finite.
-            OutputError: the file cannot be written.
+        cameras: those it was fitted to. settings: anything that JSON can hold. FieldError where values are not finite.
         """
         tensors = {name: value.detach().float().cpu().contiguous() for name, value in self.state_dict().items()}
         _check_finite(tensors, FieldError, "the field was not saved: it")
@@ -191,26 +177,22 @@ class RadianceField(nn.Module):
         save_safetensors(tensors, path, {FORMAT: json_text(described, "the field's settings")})
 
 
-FORMAT = "upfusion_field"
-"""Metadata key under which the JSON stands."""
+FORMAT = "upfusion_field"  # metadata key under which the JSON stands
 
 
 @dataclass(frozen=True, eq=False)
 class StoredField:
-    """What a file of a field holds: the field, the cameras it was fitted to (or None) and the run's settings."""
+    """What a file of a field holds."""
 
     field: RadianceField
-    cameras: Cameras | None
-    settings: dict[str, Any]
+    cameras: Cameras | None  # that it was fitted to
+    settings: dict[str, Any]  # of the run
 
 
 def load_field(path: str | os.PathLike[str], *, device: torch.device | str = "cpu", ops: Any = nn) -> StoredField:  # noqa: ANN401
-    """Reads what `RadianceField.save` wrote, strictly; the field is frozen, as `distill` gives it.
+    """Reads what `RadianceField.save` wrote; the field is frozen, as `distill` gives it.
 
-    Raises:
-        CheckpointError: the file is missing, truncated or something else, its tensors do not fit its configuration, or
-            hold values that are not finite.
-        InputError: this machine has no such device.
+    Raises CheckpointError where the file is missing, damaged or another kind, or its values unfit or not finite.
     """
     check_path("path", path)
     path, device = Path(path), existing_device(device)
@@ -222,40 +204,31 @@ def load_field(path: str | os.PathLike[str], *, device: torch.device | str = "cp
         tensors, metadata = read_safetensors(path)
     if FORMAT not in metadata:
         raise CheckpointError(f"{path} is not a field (no {FORMAT!r} in its metadata); weights are loaded elsewhere")
-    config, cameras, settings = _described(path, metadata[FORMAT])
+    content = parse_json(metadata[FORMAT], f"{path}: {FORMAT} in its metadata", CheckpointError)
+    try:
+        config: FieldConfig = from_value(FieldConfig, content["config"], "config")
+        stored, settings, cameras = content["cameras"], content["settings"], None
+        if not isinstance(stored, dict | None) or not isinstance(settings, dict):
+            raise InputError(f"cameras and settings must be JSON objects, got {shown(stored)} and {shown(settings)}")
+        if stored is not None:
+            cameras = Cameras(**{name: torch.tensor(rows, dtype=torch.float32) for name, rows in stored.items()})
+    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
+        reason = error if isinstance(error, UpFusionError) else f"{type(error).__name__}: {error}"
+        raise CheckpointError(
+            f"{path} describes a field as this version cannot read it ({reason!s:.300}); make it anew"
+        ) from error
     found = misfits(tensors, config.shapes, dtype=torch.float32)  # before a field of whatever size it claims is made
     faults = [f"missing {name}" for name in sorted(found.missing)]
     faults += [f"unexpected {name:.100}" for name in sorted(found.unexpected)]
     for wrong in (found.shapes, found.kinds):
         faults += [f"{name} is {came} instead of {wanted}" for name, (came, wanted) in sorted(wrong.items())]
     if faults:
-        more = f" and {len(faults) - 10} more" if len(faults) > 10 else ""
-        listed = "; ".join(faults[:10]) + more
-        raise CheckpointError(f"{path} does not fit its own configuration: {listed}; make the field anew")
+        raise CheckpointError(f"{path} does not fit its own configuration: {listed(faults, 10)}; make the field anew")
     _check_finite(tensors, CheckpointError, f"{path}")
     field = RadianceField(config, ops=ops)
     field.load_state_dict(tensors)
     field.requires_grad_(False).eval()
     return StoredField(field.to(device), None if cameras is None else cameras.to(device), settings)
-
-
-def _described(path: Path, text: str) -> tuple[FieldConfig, Cameras | None, dict[str, Any]]:
-    content = parse_json(text, f"{path}: {FORMAT} in its metadata", CheckpointError)
-    try:
-        config: FieldConfig = from_value(FieldConfig, content["config"], "config")
-        stored, settings = content["cameras"], content["settings"]
-        if not isinstance(stored, dict | None) or not isinstance(settings, dict):
-            raise InputError(f"cameras and settings must be JSON objects, got {shown(stored)} and {shown(settings)}")
-        cameras = None
-        if stored is not None:
-            cameras = Cameras(**{name: torch.tensor(rows, dtype=torch.float32) for name, rows in stored.items()})
-        return config, cameras, settings
-    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
-        reason = error if isinstance(error, UpFusionError) else f"{type(error).__name__}: {error}"
-        raise CheckpointError(
-            f"{path} holds a description of a field that this version cannot read ({reason!s:.300}); "
-            "make the field anew"
-        ) from error
 
 
 def _check_finite(tensors: dict[str, Tensor], error: type[UpFusionError], subject: str) -> None:

@@ -1,7 +1,4 @@
-"""Volume rendering along rays: where to look, how much light each sample sends, and what a picture makes of it.
-
-The field is a callable: (..., 3) world points -> density (...,) per scene unit and rgb (..., 3) in [0, 1].
-"""
+"""Volume rendering along rays: where to look, how much light each sample sends, and what a picture makes of it."""
 
 from __future__ import annotations
 
@@ -25,31 +22,26 @@ RAYS, CPU_RAYS = 2**12, 2**8  # rays at a time: a CPU keeps fewer in its caches,
 HIDDEN_DEPTH = 7.0  # optical depth beyond which nothing is seen: exp(-7) of the light is left
 EMPTY, DECAY = 0.5, 0.5  # see OccupancyGrid: density per scene unit, and what an update leaves of what was remembered
 
+# (..., 3) world points -> density (...,) per scene unit and rgb (..., 3) in [0, 1]
 FieldFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
+# ascending points (R, S, 3) along R rays, the lengths (R, S) they stand for -> (R, S) bool: where not, density is 0
 VisibleFunction = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
 class RenderedRays:
-    """What R rays see, with their S samples.
+    """What R rays see, with their S samples."""
 
-    rgb (R, 3) over the background, opacity (R,), depth (R,) expected distance of what the ray meets, 0 if nothing;
-    distances, lengths and weights (R, S).
-    """
-
-    rgb: Tensor
-    opacity: Tensor
-    depth: Tensor
-    distances: Tensor
+    rgb: Tensor  # (R, 3) over the background
+    opacity: Tensor  # (R,)
+    depth: Tensor  # (R,) expected distance of what the ray meets, 0 if nothing
+    distances: Tensor  # (R, S), as lengths and weights
     lengths: Tensor
     weights: Tensor
 
 
 def intersect_box(rays: Rays, aabb: Tensor, near: float = 0.05) -> tuple[Tensor, Tensor, Tensor]:
-    """Where rays enter and leave the box: near, far (...,) distances and hit (...,) bool; 0, 0 for a miss.
-
-    aabb: (2, 3) lowest and highest corner. near: least entry distance; a camera may stand inside the box.
-    """
+    """Where rays enter, at least `near` away, and leave the box aabb (2, 3): distances, 0 for a miss, and bool hits."""
     # a direction of exactly 0 along an axis would give 0 · inf = NaN on a face of the box
     tiny = torch.full_like(rays.directions, 1e-12)
     inverse = 1 / torch.where(rays.directions.abs() < 1e-12, tiny, rays.directions)
@@ -69,11 +61,7 @@ def stratified_distances(near: Tensor, far: Tensor, count: int, generator: torch
 
 
 def interval_edges(distances: Tensor, near: Tensor, far: Tensor) -> Tensor:
-    """(R, S) ascending distances -> (R, S+1) edges of the part of the ray that each stands for.
-
-    Edges lie half-way between neighbours, the outer ones on `near` and `far`: together the parts cover the ray, so that
-    a homogeneous medium of density d is exactly 1 - exp(-d·(far - near)) opaque.
-    """
+    """(R, S) ascending distances -> (R, S+1) edges half-way between neighbours, the outer ones on `near` and `far`."""
     middles = (distances[..., 1:] + distances[..., :-1]) / 2
     return torch.cat([near[..., None], middles, far[..., None]], dim=-1)
 
@@ -81,12 +69,7 @@ def interval_edges(distances: Tensor, near: Tensor, far: Tensor) -> Tensor:
 def importance_distances(
     edges: Tensor, weights: Tensor, count: int, generator: torch.Generator | None = None
 ) -> Tensor:
-    """(R, count) ascending distances, distributed as the histogram `weights` (R, S) over `edges` (R, S+1).
-
-    Without weight anywhere the distribution is even over the parts. Not differentiable: samples are places, not values.
-
-    Example: edges 0, 1, 2, 3 with weights 0, 1, 0 and count 2 give 1.25 and 1.75.
-    """
+    """(R, count) ascending distances, distributed as the histogram `weights` (R, S) over `edges` (R, S+1)."""
     # upstream: a floor, which also serves rays that meet nothing; NaN is for the loss to find, places stay finite
     weights = weights.detach().nan_to_num(0.0) + 1e-5
     cdf = torch.cumsum(weights / weights.sum(-1, keepdim=True), dim=-1)
@@ -107,10 +90,7 @@ def sum_before(values: Tensor) -> Tensor:
 
 
 def weights_from_density(density: Tensor, lengths: Tensor) -> Tensor:
-    """(..., S) density and lengths -> (..., S) share of the pixel that each part colours; sums to the opacity.
-
-    Example: density 1, 1 over lengths ln 2, ln 2 gives 0.5, 0.25.
-    """
+    """(..., S) density, lengths -> share of the pixel that each part colours: 1, 1 over ln 2, ln 2 gives 0.5, 0.25."""
     return torch.exp(-sum_before(density * lengths)) * -torch.expm1(-density * lengths)
 
 
@@ -124,13 +104,7 @@ def render_rays(
     visible: VisibleFunction | None = None,
     generator: torch.Generator | None = None,
 ) -> RenderedRays:
-    """(R, 3) rays -> what they see of the field, differentiable with respect to it.
-
-    background: a number or (3,) colour behind the field; a ray that misses the box gets it, opacity 0 and depth 0.
-    visible: ascending points (R, S, 3) along R rays and the lengths (R, S) they stand for -> (R, S) bool, e.g. an
-    OccupancyGrid; where it says no the density is taken as 0 and the field is not asked.
-    generator: jitters the samples within their parts; middles without it.
-    """
+    """(R, 3) rays -> what they see of the field, differentiable; a generator jitters samples within their parts."""
     sampling = sampling or RaySampling()
     near, far, _ = intersect_box(rays, aabb, sampling.near)
     distances = stratified_distances(near, far, sampling.uniform, generator)
@@ -165,11 +139,7 @@ def render_views(
     generator: torch.Generator | None = None,
     chunk: int | None = None,
 ) -> RenderedViews:
-    """Pictures of `size` (one side, or height and width) from each camera, through pixel centres.
-
-    `chunk` rays are rendered at a time, fewer where memory does not suffice; RAYS unless given, or CPU_RAYS on a CPU.
-    Without a generator their number changes the memory needed and not the picture.
-    """
+    """Pictures of `size` (one side, or height and width) from each camera, `chunk` rays or fewer at a time."""
     if not isinstance(size, int) and not (isinstance(size, Sequence) and len(size) == 2):
         raise InputError(f"size must be one number of pixels or (height, width), got {size!r:.40}; give one number")
     height, width = (size, size) if isinstance(size, int) else size
@@ -230,23 +200,18 @@ def _background(background: Tensor | float, like: Tensor) -> Tensor:
 
 
 class OccupancyGrid(nn.Module):
-    """Remembered densities on N³ cells of a box; tells which samples of a ray can be seen.
+    """Remembers densities on N³ cells of a box and tells which samples of a ray can be seen: before an update, all.
 
-    A cell counts as empty if it and its 26 neighbours were last seen no denser than EMPTY, and as solid with the least
-    density of all 27. Samples in empty cells, and those behind enough solid, cannot be seen. Before the first update
-    every sample can. Its buffers make it resumable.
-
-    density: (N, N, N) buffer, axes x, y, z, as remembered. occupied, solid: (N, N, N), from it.
+    Not seen are those in empty cells, and those behind so much that is solid that HIDDEN_DEPTH is reached.
     """
 
     aabb: Tensor
-    density: Tensor
-    occupied: Tensor
-    solid: Tensor
+    density: Tensor  # (N, N, N), axes x, y, z, as remembered
+    occupied: Tensor  # whether a cell or one of its 26 neighbours was last seen denser than EMPTY
+    solid: Tensor  # the least density of all 27
 
     def __init__(self, aabb: Tensor, cells: int) -> None:
         super().__init__()
-        check_count("cells", cells, 1, 512)
         shape = (cells, cells, cells)
         self.register_buffer("aabb", aabb.detach().clone(), persistent=False)
         self.register_buffer("density", torch.zeros(shape, device=aabb.device))
@@ -255,17 +220,12 @@ class OccupancyGrid(nn.Module):
 
     @torch.no_grad()
     def update(self, density: Callable[[Tensor], Tensor], *, generator: torch.Generator | None = None) -> None:
-        """Asks `density`, (P, 3) world points -> (P,), once in every cell, at a drawn place or in the middle.
-
-        Keeps the greater of news and memory, of which DECAY is left.
-        """
+        """Asks `density` once in every cell; the greater of news and memory, of which DECAY is left, stays."""
         cells = len(self.density)
         axis = torch.arange(cells, device=self.aabb.device)
         corner = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).reshape(-1, 3)
-        place: Tensor | float = 0.5
-        if generator is not None:
-            place = torch.rand(corner.shape, generator=generator, device=generator.device).to(self.aabb)
-        points = self.aabb[0] + (self.aabb[1] - self.aabb[0]) * (corner + place) / cells
+        place = corner + _offsets(corner.shape, self.aabb, generator)
+        points = self.aabb[0] + (self.aabb[1] - self.aabb[0]) * place / cells
         news = torch.cat([density(part) for part in points.split(2**17)]).reshape(self.density.shape)
         self.density.copy_(torch.maximum(self.density * DECAY, news))
         most = F.max_pool3d(self.density[None, None], 3, stride=1, padding=1)[0, 0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -15,12 +16,8 @@ from ..support.checks import check_choice, check_count, check_finite, check_rang
 from ..support.errors import InputError
 from ..types import REFERENCE_FOCAL, Cameras
 
-REFERENCE_ELEVATION_DEGREES = 22.5
-"""Elevation at which the release assumes photo 1; nobody measured it, so callers may say otherwise."""
-
-BAND_ELEVATION_DEGREES = (-7.5, 52.5)
-"""Elevations of the cameras that the release distils from."""
-
+REFERENCE_ELEVATION_DEGREES = 22.5  # at which the release assumes photo 1; nobody measured it
+BAND_ELEVATION_DEGREES = (-7.5, 52.5)  # of the cameras that the release distils from
 Numbers = float | Sequence[float] | Tensor
 
 
@@ -43,16 +40,9 @@ def look_at(
     *,
     focal: Numbers = REFERENCE_FOCAL,
 ) -> Cameras:
-    """Cameras at `centers` that look at `target`.
+    """Cameras at `centers` (N, 3) that look at `target`, (3,) or (N, 3); `up` points up in the picture.
 
-    Args:
-        centers: (N, 3) in the world.
-        target: (3,) or (N, 3).
-        up: (3,) or (N, 3); its part across the line of sight points up in the picture.
-        focal: NDC focal length, one number or N.
-
-    Raises:
-        InputError: a centre lies on its target, or `up` runs along the line of sight.
+    focal: NDC focal length, one number or N. InputError where a centre lies on its target or `up` in the line of sight.
     """
     check_shape("centers", centers, ("N", 3))
     centers = _numbers("centers", centers)
@@ -61,9 +51,8 @@ def look_at(
     if (distance < 1e-6).any():
         raise InputError("a camera must stand away from what it looks at, got distance 0; move its centre")
     if (distance > 1e9).any():
-        raise InputError(
-            f"a camera must stand nearer than 1e9 to what it looks at, got {float(distance.max()):.3g}; check its unit"
-        )
+        most = f"{float(distance.max()):.3g}"
+        raise InputError(f"a camera must stand nearer than 1e9 to what it looks at, got {most}; check its unit")
     backward = normalize(backward, dim=-1)
     up = normalize(_vectors("up", up, centers).expand_as(backward), dim=-1)
     right = torch.linalg.cross(up, backward)
@@ -84,12 +73,10 @@ def orbit_cameras(
     """Cameras on a turntable about the origin, looking at it, +Y up (the release's formula).
 
     Args:
-        azimuth_degrees: 0 on +Z, where photo 1 stands, growing towards +X. A number or a sequence.
+        azimuth_degrees: 0 on +Z, where photo 1 stands, growing towards +X; a number or a sequence, as all are.
         elevation_degrees: above the horizon, strictly between -90 and 90.
         distance: in units of photo 1's distance.
         focal: NDC focal length; the released networks know only 4.5.
-
-    Sequences are broadcast against each other: `orbit_cameras([0, 90, 180], 10)` gives three cameras at 10 degrees.
     """
     given = {"azimuth_degrees": azimuth_degrees, "elevation_degrees": elevation_degrees, "distance": distance}
     numbers = {name: _numbers(name, value).reshape(-1) for name, value in given.items()}
@@ -100,9 +87,7 @@ def orbit_cameras(
     azimuth, elevation, radius = torch.broadcast_tensors(*numbers.values())
     if (elevation.abs() >= 90).any():
         worst = float(elevation.abs().max())
-        raise InputError(
-            f"elevation_degrees must be between -90 and 90 (ends excluded), got {worst}; take one within, such as 89"
-        )
+        raise InputError(f"elevation_degrees must be between -90 and 90 (ends excluded), got {worst}; take 89")
     if (radius <= 0).any():
         raise InputError(f"distance must be above 0, got {float(radius.min())}")
     a, e = torch.deg2rad(azimuth), torch.deg2rad(elevation)
@@ -133,10 +118,7 @@ def random_cameras(
     distance: tuple[float, float] = (1.0, 1.0),
     focal: float = REFERENCE_FOCAL,
 ) -> Cameras:
-    """`count` cameras with azimuth, elevation and distance drawn uniformly from the given ranges.
-
-    The defaults are the release's band for distillation. The draw happens on the generator's device.
-    """
+    """`count` cameras with azimuth, elevation and distance drawn uniformly from ranges, by default the release's."""
     check_count("count", count, 1, 10**6)
     check_type("generator", generator, torch.Generator, "such as torch.Generator().manual_seed(0)")
     draws = torch.rand(3, count, generator=generator, device=generator.device, dtype=torch.float32).cpu()
@@ -210,3 +192,58 @@ def _numbers(name: str, value: Numbers) -> Tensor:
         raise InputError(f"{name} must be numbers, got {value!r:.60}; give a number, a list or a tensor") from error
     check_finite(name, numbers)
     return numbers
+
+
+@dataclass(frozen=True, eq=False)
+class Similarity:
+    """x -> scale · rotation · x + translation, on world points."""
+
+    scale: float
+    rotation: Tensor  # (3, 3), determinant 1
+    translation: Tensor  # (3,) in scene units
+
+    @classmethod
+    def identity(cls) -> Similarity:
+        return cls(1.0, torch.eye(3), torch.zeros(3))
+
+    @classmethod
+    def from_angles(
+        cls,
+        yaw_degrees: float = 0.0,
+        pitch_degrees: float = 0.0,
+        roll_degrees: float = 0.0,
+        *,
+        scale: float = 1.0,
+        translation: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    ) -> Similarity:
+        """Turned about +Z by roll, then about +X by pitch, then about +Y by yaw."""
+        angles = [math.radians(angle) for angle in (yaw_degrees, pitch_degrees, roll_degrees)]
+        return cls.from_parameters(torch.tensor([*angles, math.log(scale), *translation], dtype=torch.float32))
+
+    @classmethod
+    def from_parameters(cls, parameters: Tensor) -> Similarity:
+        """(7,) yaw, pitch, roll in radians, logarithm of the scale, shift; in the order of `from_angles`."""
+        yaw, pitch, roll = (_turn(float(angle), axis) for angle, axis in zip(parameters[:3], (1, 0, 2), strict=True))
+        return cls(float(parameters[3].double().exp()), (yaw @ pitch @ roll).float(), parameters[4:].float())
+
+    def apply(self, points: Tensor) -> Tensor:
+        """(..., 3) points of the object -> where they come to lie."""
+        return self.scale * points @ self.rotation.to(points).T + self.translation.to(points)
+
+    def move(self, cameras: Cameras) -> Cameras:
+        """Cameras that see the object as `cameras` see it once this similarity has been applied to it."""
+        rotation, translation = self.rotation.to(cameras.device).float(), self.translation.to(cameras.device).float()
+        matrices = cameras.camera_to_world.clone()
+        matrices[:, :3, :3] = rotation.T @ matrices[:, :3, :3]
+        matrices[:, :3, 3] = (matrices[:, :3, 3] - translation) @ rotation / self.scale
+        return Cameras(matrices, cameras.focal, cameras.principal)
+
+
+def _turn(angle: float, axis: int) -> Tensor:
+    """(3, 3) float64 right-handed rotation about a coordinate axis, by radians."""
+    first, second = (axis + 1) % 3, (axis + 2) % 3
+    matrix = torch.eye(3, dtype=torch.float64)
+    matrix[first, first] = matrix[second, second] = math.cos(angle)
+    matrix[second, first] = math.sin(angle)
+    matrix[first, second] = -math.sin(angle)
+    return matrix

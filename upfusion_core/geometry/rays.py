@@ -1,7 +1,6 @@
 """Rays of cameras and patches, their Plücker form, harmonics, and the one frame change towards the networks.
 
-Everything here is float32 whatever the precision of the networks: f_14 = 256 pi turns a last-place unit of a ray into
-6e-5 of its harmonics, and float16 harmonics put 0.08 into the set latents.
+All is float32 whatever the precision of the networks: float16 harmonics put 0.08 into the set latents.
 """
 
 from __future__ import annotations
@@ -12,19 +11,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, pad
 
-from ..support.checks import check_shape
 from ..support.errors import InputError
 from ..types import REFERENCE_FOCAL, Cameras, Rays
 
-NETWORK_AXES = (-1.0, 1.0, -1.0)
-"""Signs that turn our camera axes (right, up, backward) into the networks' (left, up, forward)."""
+NETWORK_AXES = (-1.0, 1.0, -1.0)  # turn our camera axes (right, up, backward) into the networks' (left, up, forward)
 
 
 def camera_rays(cameras: Cameras, height: int, width: int, *, align_corners: bool = False) -> Rays:
-    """(N, H, W, 3) rays, row-major, the first one top left.
+    """(N, H, W, 3) rays through the centres of pixels, the first one top left.
 
-    They go through the centres of a picture's pixels, as rendering wants them. With `align_corners` the outer ones lie
-    on the picture's border and those of a corner in its corner, as UpSRT is queried (golden: cameras.grid_ndc_xy).
+    With `align_corners` the outer ones lie on the picture's border, as UpSRT is queried (golden: cameras.grid_ndc_xy).
     """
 
     def axis(size: int) -> Tensor:
@@ -36,15 +32,12 @@ def camera_rays(cameras: Cameras, height: int, width: int, *, align_corners: boo
 
 
 def patch_rays(rows: int, columns: int, device: torch.device | str = "cpu") -> Rays:
-    """(rows·columns, 3) rays of a photo's patches, already in the networks' frame.
+    """(rows·columns, 3) rays of a photo's patches in the networks' frame, the same for all: poses are unknown.
 
-    Poses are unknown, so every photo gets the same rays: those of a camera at the origin without rotation, through the
-    top-left corner of each patch (golden: cameras.patch_rays_identity).
+    Through the top-left corner of each patch, of a camera at the origin (golden: cameras.patch_rays_identity).
     """
-    x = torch.linspace(1, -1, columns + 1, device=device, dtype=torch.float32)[:-1]
-    y = torch.linspace(1, -1, rows + 1, device=device, dtype=torch.float32)[:-1]
-    grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
-    grid = torch.stack([grid_x, grid_y], dim=-1).reshape(-1, 2) / REFERENCE_FOCAL
+    y, x = (torch.linspace(1, -1, size + 1, device=device, dtype=torch.float32)[:-1] for size in (rows, columns))
+    grid = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1).reshape(-1, 2) / REFERENCE_FOCAL
     directions = pad(grid, (0, 1), value=1.0)
     return Rays(torch.zeros_like(directions), normalize(directions, dim=-1))
 
@@ -60,11 +53,7 @@ def point_rays(cameras: Cameras, points: Tensor) -> Rays:
 
 
 def project(points: Tensor, camera: Cameras) -> tuple[Tensor, Tensor]:
-    """(..., 3) world points -> (..., 2) NDC places in the picture of one camera, and (...,) distances from it.
-
-    x is +1 at the left edge and y +1 at the top, as in Cameras. Distances of points behind the camera are negative.
-    """
-    check_shape("camera", camera.camera_to_world, (1, 4, 4), "project into one camera at a time")
+    """(..., 3) world points -> (..., 2) NDC places for one camera, and (...,) distances, negative behind it."""
     matrix = camera.camera_to_world[0]
     local = (points - matrix[:3, 3]) @ matrix[:3, :3]
     ahead = -local[..., 2:]
@@ -74,17 +63,10 @@ def project(points: Tensor, camera: Cameras) -> tuple[Tensor, Tensor]:
 
 
 def to_reference_frame(rays: Rays, reference: Cameras) -> Rays:
-    """World rays -> rays in the networks' frame: photo 1's PyTorch3D axes (x left, y up, z forward), object at 0.
+    """World rays (..., 3) -> the networks' frame: photo 1's PyTorch3D axes (x left, y up, z forward), object at 0.
 
     With R = [right, up, backward] of the reference camera, its centre c, `d0 = |c|` and A = diag(-1, 1, -1):
-    o' = A(R^T (o - c)/d0 + (0, 0, 1)), d' = A R^T d. The reference camera then stands at (0, 0, -1).
-
-    Args:
-        rays: (..., 3), or (N, ..., 3) with one reference for each of the N.
-        reference: one camera, photo 1's, or N of different scenes.
-
-    Raises:
-        InputError: a reference camera does not look at the world's origin, which the formula assumes.
+    o' = A(R^T (o - c)/d0 + (0, 0, 1)), d' = A R^T d. One reference, or one for each of N leading scenes.
     """
     matrices = reference.camera_to_world.to(rays.origins.device)
     axes = (-1,) + (1,) * (rays.origins.ndim - 2)  # references stand along the leading axis
@@ -100,9 +82,8 @@ def to_reference_frame(rays: Rays, reference: Cameras) -> Rays:
 def reference_plucker(cameras: Cameras, reference: Cameras, size: int) -> Tensor:
     """(N, size, size, 6) Plücker forms, in the networks' frame, of each camera's rays with aligned corners.
 
-    The same as those of `camera_rays` up to rounding, which f_14 makes visible. Therefore the order of operations is
-    the release's (golden: upsrt.query_plucker): row vectors, general inverses, and rays as differences of points
-    unprojected to depth 1. `reference` is one camera, or one for each of the N.
+    Those of `camera_rays` up to rounding, which f_14 makes visible: the release's order of operations, by row vectors,
+    inverses and points unprojected to depth 1 (golden: upsrt.query_plucker). One reference, or one for each camera.
     """
     distance = _reference_distances(reference).cpu()
     views, first = (_world_to_camera(some.camera_to_world.cpu(), distance) for some in (cameras, reference))
@@ -157,11 +138,7 @@ def plucker(rays: Rays) -> Tensor:
 
 
 def harmonic_encoding(values: Tensor, num_freqs: int = 15, start_freq: int = -6) -> Tensor:
-    """(..., D) -> (..., 2·num_freqs·D): sin(f_0 v), …, sin(f_n v), cos(f_0 v), …, cos(f_n v), f_k = pi·2^(start+k).
-
-    Float32 in and out. Example: D = 6 Plücker numbers and 15 frequencies give 180.
-    """
+    """(..., D) -> (..., 2·num_freqs·D): sin(f_0 v), …, sin(f_n v), cos(f_0 v), …, cos(f_n v), f_k = pi·2^(start+k)."""
     exponents = torch.arange(start_freq, start_freq + num_freqs, device=values.device, dtype=torch.float32)
-    angles = values.float()[..., None, :] * (math.pi * 2.0**exponents)[:, None]  # (..., K, D)
-    angles = angles.flatten(-2)
+    angles = (values.float()[..., None, :] * (math.pi * 2.0**exponents)[:, None]).flatten(-2)  # (..., K·D)
     return torch.cat([angles.sin(), angles.cos()], dim=-1)

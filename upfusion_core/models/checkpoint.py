@@ -1,4 +1,4 @@
-"""Checkpoints: a folder in the released layout or one merged file, checked whole and loaded strictly.
+"""Checkpoints: a folder in the released layout or one merged file, checked whole and loaded strictly into networks.
 
 Both become the same set of merged names: those of upfusion2d.pt unchanged, `upsrt.` and `dino.` (torch-hub names)
 before the others, `text_embeddings.default` and `text_embeddings.empty`.
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,24 +22,28 @@ from ..config import MODEL_ID, ModelConfig
 from ..support.errors import CheckpointError
 from ..support.files import BUNDLED_NAME, bundled_path, check_path, parse_json, read_json, shown
 from ..support.weights import check_finite_weights, listed, misfits, read_metadata, read_weights
-from .controlnet import ControlNet
+from . import stable_diffusion as sd
+from .controlnet import ControlNet, widen
 from .dino import DinoKeys, hub_names
-from .networks import (
-    DINO_PREFIX,
-    NETWORK_PREFIXES,
-    PARTS,
-    UPSRT_PREFIX,
-    Networks,
-    assign_weights,
-    build_networks,
-    weight_names,
-)
-from .stable_diffusion import CONTROL_PREFIX, TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX, build_text_encoder, text_names
 from .upsrt import UpSRT
 
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel
+
+# config has Networks too
+__all__ = ["Checkpoint", "latent_diffusion_weights", "load_conditioning_networks", "open_checkpoint"]
+
+UPSRT_PREFIX, DINO_PREFIX = "upsrt.", "dino."
+PARTS = {  # networks, as they are called to users, by the prefix of their merged names
+    "UpSRT": UPSRT_PREFIX,
+    "DINOv2": DINO_PREFIX,
+    "ControlNet": sd.CONTROL_PREFIX,
+    "UNet": sd.UNET_PREFIX,
+    "VAE": sd.VAE_PREFIX,
+}
 DEFAULT_EMBEDDING, EMPTY_EMBEDDING = "text_embeddings.default", "text_embeddings.empty"
-CONFIG_KEY = "upfusion_config"
-FACTS_KEY = "upfusion_facts"
+CONFIG_KEY, FACTS_KEY = "upfusion_config", "upfusion_facts"
 RELEASED_GUIDANCE = 9.0
 DINO_FILES = ("dinov2_vitb14_pretrain.pth", "model.safetensors", "pytorch_model.bin")
 SCHEDULE_BUFFERS = {
@@ -51,24 +55,19 @@ SCHEDULE_BUFFERS = {
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """The opened files.
-
-    weights: merged names -> tensors mapped from the files.
-    model_id: fingerprint of sizes and weights, the same in all files that were converted from one another.
-    facts: how a merged file says it was made; empty where it says nothing.
-    """
+    """The opened files."""
 
     path: Path
     layout: Literal["folder", "merged"]
     config: ModelConfig
-    weights: dict[str, Tensor]
-    model_id: str
-    facts: dict[str, Any] = field(default_factory=dict)
+    weights: dict[str, Tensor]  # by merged names, mapped from the files
+    model_id: str  # fingerprint of sizes and weights, the same in all files that were converted from one another
+    facts: dict[str, Any] = field(default_factory=dict)  # how a merged file says it was made
 
     @property
     def has_text_encoder(self) -> bool:
         """Whether prompts of the user's own can be encoded."""
-        return any(name.startswith(TEXT_PREFIX) for name in self.weights)
+        return any(name.startswith(sd.TEXT_PREFIX) for name in self.weights)
 
     @property
     def text_embeddings(self) -> tuple[Tensor, Tensor] | None:
@@ -80,7 +79,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class PartInfo:
-    """One part of a checkpoint: tensors, parameters, bytes in the file, and the precisions found."""
+    """How many tensors, parameters and bytes in the file a part of a checkpoint has, and in which precisions."""
 
     tensors: int
     parameters: int
@@ -90,7 +89,7 @@ class PartInfo:
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What `upfusion info` tells: layout, sizes and parts of a checkpoint, and where its prompt comes from."""
+    """What `upfusion info` tells of a checkpoint; text: where its prompt comes from."""
 
     path: str
     layout: str
@@ -101,17 +100,11 @@ class CheckpointInfo:
 
 
 def weights_path(weights: str | Path) -> Path:
-    """The file or folder that `weights` names; the text "mini" names the bundled model.
-
-    Raises:
-        CheckpointError: there is nothing. InputError: it is no path.
-    """
+    """The file or folder that `weights` names, the bundled model for "mini"; CheckpointError if there is nothing."""
     if weights == BUNDLED_NAME:
         path = bundled_path(f"{BUNDLED_NAME}.safetensors")
         if not path.is_file():
-            raise CheckpointError(
-                "this version bundles no model yet; give a folder of weights or a merged .safetensors"
-            )
+            raise CheckpointError("this version bundles no model yet; give a folder of weights or a merged file")
         return path
     check_path("the path of weights", weights)
     if not os.path.exists(weights):
@@ -120,10 +113,7 @@ def weights_path(weights: str | Path) -> Path:
 
 
 def recommended_guidance(weights: str | Path) -> float:
-    """The guidance scale that a merged file recommends among its facts, else the release's 9.
-
-    Anything else is not looked at: loading it says what is wrong with it.
-    """
+    """The guidance scale that a merged file recommends among its facts, else the release's 9."""
     path = bundled_path(f"{BUNDLED_NAME}.safetensors") if weights == BUNDLED_NAME else Path(weights)
     if path.suffix != ".safetensors" or not os.path.isfile(path):
         return RELEASED_GUIDANCE
@@ -136,11 +126,10 @@ def recommended_guidance(weights: str | Path) -> float:
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Opens a folder or a merged `.safetensors` (see weights_path) without loading it; checks every name and shape.
+    """Opens a folder or a merged `.safetensors` without loading it; checks every name and shape.
 
     Raises:
-        CheckpointError: a file is missing, damaged or of another kind, or names are missing, unexpected or mis-shaped:
-            all are listed in the one message.
+        CheckpointError: a file is missing, damaged or of another kind, or names do not fit: all are in the one message.
     """
     path = weights_path(path)
     content, source, weights, facts = _read_folder(path) if path.is_dir() else _read_merged(path)
@@ -151,11 +140,84 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     return checkpoint
 
 
+@dataclass(frozen=True, eq=False)
+class Networks:
+    """The networks of a model, by stage; the text encoder is made only when a prompt is written."""
+
+    dino: DinoKeys
+    upsrt: UpSRT
+    controlnet: ControlNet
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+
+
+def build_networks(config: ModelConfig, device: torch.device | str = "cpu") -> Networks:
+    """All networks but the text encoder, on `device` ("meta" for names and shapes only), with initial weights."""
+    with torch.device(device):
+        dino, upsrt = DinoKeys(config.dino), UpSRT(config.upsrt)
+        controlnet, unet = widen(ControlNet(config.diffusion)), widen(sd.build_unet(config.diffusion))
+        return Networks(dino, upsrt, controlnet, unet, sd.build_vae(config.vae))
+
+
+def weight_names(config: ModelConfig, networks: Networks) -> list[tuple[nn.Module, dict[str, str]]]:
+    """Each network with its own parameter names -> the checkpoint's."""
+    prefixed = [(networks.upsrt, UPSRT_PREFIX), (networks.dino, DINO_PREFIX), (networks.controlnet, sd.CONTROL_PREFIX)]
+    return [
+        *((module, {name: prefix + name for name in module.state_dict()}) for module, prefix in prefixed),
+        (networks.unet, sd.unet_names(config.diffusion, networks.unet.state_dict())),
+        (networks.vae, sd.vae_names(config.vae, networks.vae.state_dict())),
+    ]
+
+
+def network_weights(config: ModelConfig, networks: Networks) -> dict[str, Tensor]:
+    """All weights of `networks` under their merged names, shaped as in the files; not copied, outside of autograd."""
+    weights: dict[str, Tensor] = {}
+    for module, names in weight_names(config, networks):
+        state = module.state_dict()
+        weights |= {name: stored_shape(name, state[own]) for own, name in names.items()}
+    return weights
+
+
+def set_network_weights(config: ModelConfig, networks: Networks, weights: Mapping[str, Tensor]) -> None:
+    """Copies those of `weights` that the networks know into them; CheckpointError for one of another shape."""
+    own = network_weights(config, networks)
+    wrong = misfits(weights, {name: value.shape for name, value in own.items()}, padded=True).shapes
+    if wrong:
+        name, (came, wanted) = next(iter(wrong.items()))
+        found = f"{name} {came} instead of {wanted} and {len(wrong) - 1} more"
+        raise CheckpointError(f"weights must fit the configuration, got {found}; use the one they were made with")
+    for name in own.keys() & weights.keys():
+        own[name].copy_(weights[name].reshape(own[name].shape))
+
+
+def stored_shape(name: str, value: Tensor) -> Tensor:
+    """A weight as in the files, where the VAE's attention is of 1x1 convolutions, and of linear layers in diffusers."""
+    is_attention = name.startswith(sd.VAE_PREFIX) and ".attn_1." in name and value.ndim == 2
+    return value[:, :, None, None] if is_attention else value
+
+
+def _assign_weights(
+    module: nn.Module,
+    names: dict[str, str],
+    weights: dict[str, Tensor],
+    device: torch.device | str,
+    dtype: torch.dtype,
+    like: nn.Module | None = None,
+) -> None:
+    """Gives `module` (own names -> merged ones) its weights, frozen, shaped as in `like`: a host's have no shapes."""
+    shapes = {name: value.shape for name, value in (like or module).state_dict().items()}
+    check_finite_weights({name: weights[name] for name in names.values()}, dtype)
+    # reshaped as stored_shape says; those in `dtype` stay mapped
+    state = {own: weights[name].reshape(shapes[own]).to(device=device, dtype=dtype) for own, name in names.items()}
+    module.load_state_dict(state, strict=True, assign=True)
+    module.requires_grad_(False).eval()
+
+
 def load_networks(checkpoint: Checkpoint, device: torch.device | str, dtype: torch.dtype) -> Networks:
     """The networks with the checkpoint's weights, frozen, in evaluation mode; weights in `dtype` stay mapped."""
     networks = build_networks(checkpoint.config, "meta")
     for module, names in weight_names(checkpoint.config, networks):
-        assign_weights(module, names, checkpoint.weights, device, dtype)
+        _assign_weights(module, names, checkpoint.weights, device, dtype)
     return networks
 
 
@@ -163,7 +225,7 @@ def weights_id(config: ModelConfig, weights: Mapping[str, Tensor]) -> str:
     """Fingerprint of sizes and weights (merged names): 16 numbers of every tensor that the networks use."""
     digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
     for name in sorted(weights):
-        if name.startswith(NETWORK_PREFIXES) and not _ignored(name, config):
+        if name.startswith(tuple(PARTS.values())) and not _ignored(name, config):
             sample = weights[name].detach().reshape(-1)[:16].float().cpu()
             digest.update(name.encode() + sample.numpy().tobytes())
     return digest.hexdigest()[:16]
@@ -173,9 +235,8 @@ def load_text_encoder(checkpoint: Checkpoint, device: torch.device | str = "cpu"
     """The text encoder in float32, because it runs once; CheckpointError where the checkpoint has none."""
     if not checkpoint.has_text_encoder:
         raise CheckpointError(f"{checkpoint.path} holds no text encoder, so it takes no prompt; leave the prompt away")
-    with torch.device("meta"):
-        encoder = build_text_encoder(checkpoint.config.text)
-    assign_weights(encoder, text_names(encoder.state_dict()), checkpoint.weights, device, torch.float32)
+    encoder, names = _text_encoder(checkpoint.config)
+    _assign_weights(encoder, names, checkpoint.weights, device, torch.float32)
     for module in encoder.modules():  # the one buffer that is not in the file
         if hasattr(module, "position_ids"):
             ids = torch.arange(module.position_embedding.num_embeddings, device=device).expand(1, -1)
@@ -183,27 +244,30 @@ def load_text_encoder(checkpoint: Checkpoint, device: torch.device | str = "cpu"
     return encoder
 
 
+def _text_encoder(config: ModelConfig) -> tuple[CLIPTextModel, dict[str, str]]:
+    """Without weights, and its own parameter names -> the checkpoint's."""
+    with torch.device("meta"):
+        encoder = sd.build_text_encoder(config.text)
+    return encoder, sd.text_names(encoder.state_dict())
+
+
 def describe(path: str | Path) -> CheckpointInfo:
     """What a checkpoint holds (see CheckpointInfo); it is checked as for loading."""
     checkpoint = open_checkpoint(path)
     parts = {}
-    for title, prefix in {**PARTS, "text encoder": TEXT_PREFIX}.items():
+    for title, prefix in {**PARTS, "text encoder": sd.TEXT_PREFIX}.items():
         tensors = [tensor for name, tensor in checkpoint.weights.items() if name.startswith(prefix)]
         if tensors:
-            parts[title] = PartInfo(
-                tensors=len(tensors),
-                parameters=sum(tensor.numel() for tensor in tensors),
-                bytes=sum(tensor.nbytes for tensor in tensors),
-                dtypes=tuple(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors})),
-            )
+            sizes = sum(tensor.numel() for tensor in tensors), sum(tensor.nbytes for tensor in tensors)
+            kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors}
+            parts[title] = PartInfo(len(tensors), *sizes, tuple(sorted(kinds)))
     encoder = ["a text encoder"] if checkpoint.has_text_encoder else []
     stored = ["stored embeddings of the default and the empty prompt"] if checkpoint.text_embeddings else []
     text = " and ".join(encoder + stored) or "none: the model works without a prompt"
     return CheckpointInfo(str(checkpoint.path), checkpoint.layout, checkpoint.config, parts, text, checkpoint.facts)
 
 
-_Files = tuple[dict[str, Any], str, dict[str, Tensor], dict[str, Any]]
-"""Sizes as JSON and where they stand, weights by merged names, and facts."""
+_Files = tuple[dict[str, Any], str, dict[str, Tensor], dict[str, Any]]  # sizes and where they stand, weights, facts
 
 
 def _read_merged(path: Path) -> _Files:
@@ -238,8 +302,8 @@ def _read_folder(path: Path) -> _Files:
             )
         files.append(found[0])
     named = [path / name for name in DINO_FILES if (path / name).exists()]
-    suffixes = (".pth", ".bin", ".safetensors", ".pt")
-    others = [file for file in sorted(path.iterdir()) if file.suffix in suffixes and file not in files]
+    kinds = (".pth", ".bin", ".safetensors", ".pt")
+    others = [file for file in sorted(path.iterdir()) if file.suffix in kinds and file not in files]
     if not named and len(others) != 1:
         raise CheckpointError(
             f"{path} must hold one DINOv2 file ({', '.join(DINO_FILES)}), got {len(others)} candidates; "
@@ -257,9 +321,7 @@ def _check_names(checkpoint: Checkpoint) -> None:
     config, weights = checkpoint.config, checkpoint.weights
     pairs = weight_names(config, build_networks(config, "meta"))
     if checkpoint.has_text_encoder:
-        with torch.device("meta"):
-            encoder = build_text_encoder(config.text)
-        pairs.append((encoder, text_names(encoder.state_dict())))
+        pairs.append(_text_encoder(config))
     expected: dict[str, torch.Size] = {}
     for module, names in pairs:
         state = module.state_dict()
@@ -282,7 +344,7 @@ def _check_names(checkpoint: Checkpoint) -> None:
 
 def _ignored(name: str, config: ModelConfig) -> bool:
     """Tensors of the published files that nothing here computes with."""
-    if name in SCHEDULE_BUFFERS or name == TEXT_PREFIX + "embeddings.position_ids":
+    if name in SCHEDULE_BUFFERS or name == sd.TEXT_PREFIX + "embeddings.position_ids":
         return True
     if not name.startswith(DINO_PREFIX):
         return False
@@ -294,35 +356,30 @@ def _ignored(name: str, config: ModelConfig) -> bool:
 def load_conditioning_networks(
     checkpoint: Checkpoint, *, ops: ModuleType | type, dtype: torch.dtype
 ) -> tuple[DinoKeys, UpSRT, ControlNet]:
-    """The networks that tell the diffusion model what to paint, on the CPU, frozen, with every layer from `ops`.
+    """The networks that tell the diffusion model what to paint, on the CPU, frozen; weights in `dtype` stay mapped.
 
     Args:
         ops: a namespace with torch.nn's layers, e.g. one whose layers cast their weights to their input's precision.
-        dtype: precision of the weights; those stored in it stay mapped from the file.
 
     Raises:
-        CheckpointError: some of them are NaN, infinite or too large for `dtype`.
+        CheckpointError: some weights are NaN, infinite or too large for `dtype`.
     """
 
     def loaded(kind: Any, sizes: object, prefix: str) -> Any:  # noqa: ANN401 - one of the three classes
         with torch.device("meta"):
             plain, network = kind(sizes), kind(sizes, ops=ops)
         names = {name: prefix + name for name in plain.state_dict()}
-        assign_weights(network, names, checkpoint.weights, "cpu", dtype, like=plain)
+        _assign_weights(network, names, checkpoint.weights, "cpu", dtype, plain)
         return network
 
     dino = loaded(DinoKeys, checkpoint.config.dino, DINO_PREFIX)
     upsrt = loaded(UpSRT, checkpoint.config.upsrt, UPSRT_PREFIX)
-    return dino, upsrt, loaded(ControlNet, checkpoint.config.diffusion, CONTROL_PREFIX)
+    return dino, upsrt, loaded(ControlNet, checkpoint.config.diffusion, sd.CONTROL_PREFIX)
 
 
 def latent_diffusion_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """UNet, VAE and text encoder under the names of Stable Diffusion 1.5's `ldm` files, mapped from the file.
-
-    Raises:
-        CheckpointError: some of them are NaN or infinite.
-    """
-    prefixes = (UNET_PREFIX, VAE_PREFIX, TEXT_PREFIX)
+    """UNet, VAE and text encoder as in Stable Diffusion 1.5's `ldm` files, mapped; CheckpointError unless finite."""
+    prefixes = (sd.UNET_PREFIX, sd.VAE_PREFIX, sd.TEXT_PREFIX)
     weights = {name: value for name, value in checkpoint.weights.items() if name.startswith(prefixes)}
     check_finite_weights(weights, torch.float32)
     return weights

@@ -1,5 +1,4 @@
-"""The dual-conditioned ControlNet: view-aligned features as a hint, direct attention to the set latents (paper
-section 3.2).
+"""The dual-conditioned ControlNet: view-aligned features as a hint, attention to the set latents (paper section 3.2).
 
 Module and parameter names are the released checkpoint's, without the prefix `control_model.`.
 """
@@ -39,9 +38,8 @@ def keys_values(layer: Any, context: Tensor) -> KeysValues:  # noqa: ANN401 - ou
 def grouped_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """(B, L, heads·D) queries over (G, heads, N, D) keys and values -> (B, L, heads·D); G = B is ordinary attention.
 
-    The B queries are G equal runs, group-major; every sample of a run attends to the same keys and values. Such samples
-    are laid end to end along the query axis, so that what they share is neither copied nor computed again: the cameras
-    of a scene share its set latents and its prompt.
+    The B queries are G equal runs, group-major. The samples of a run share keys and values, as the cameras of a scene
+    its set latents; they are laid end to end along the query axis, so that nothing shared is copied.
     """
     groups, heads = key.shape[:2]
     batch, length, width = query.shape
@@ -57,22 +55,16 @@ def apply_layer(layer: nn.Module, *inputs: object, again: bool) -> Tensor:
     return layer(*inputs)
 
 
-CHANNELS_A_POSITION = 4
-"""Output channels for each output position of the batch from which on the matrix product is the faster way.
-
-Measured on AVX-512 cores: 1280 channels on 8 x 8 cells take 0.56 of the time in a batch of 2 and 0.88 in one of 4, on
-4 x 4 cells 0.27 and 0.55 in batches of 2 and 8; with more positions the ordinary convolution wins."""
+CHANNELS_A_POSITION = 4  # output channels a position of the batch from which the product is faster, on AVX-512 cores
 
 
 class WideConv2d(nn.Conv2d):
     """torch's 3x3 convolution, padded by 1; on a CPU in float32, one matrix product where the feature maps are small.
 
-    oneDNN brings the weights into an order of its own at every call, which costs more than the convolution itself
-    where weights outnumber what they are applied to. The product reads them as they lie, mapped from the file or not.
+    There oneDNN, which reorders the weights at every call, spends most of its time on that.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C', H', W')."""
         height, width = ((size - 1) // step + 1 for size, step in zip(x.shape[-2:], self.stride, strict=True))
         few = len(x) * height * width * CHANNELS_A_POSITION <= self.out_channels
         if not few or x.device.type != "cpu" or x.dtype != torch.float32:
@@ -93,74 +85,58 @@ def widen(network: Network) -> Network:
 
 @dataclass(frozen=True, eq=False)
 class ControlConstants:
-    """What the ControlNet needs of a scene and its cameras, constant over the sampling steps.
+    """What the ControlNet needs of a scene and its cameras, constant over the sampling steps."""
 
-    hint: (B, C, s, s) after the hint convolution. ray_maps: one (B, 6, s, s) a level, finest first.
-    keys_values: cross-attention keys and values of the set latents, (G, heads, N, D) each; G divides B - blank.
-    blank: how many samples, the first of the batch, have set latents of zeros: see `_Attention`.
-    """
-
-    hint: Tensor
-    ray_maps: tuple[Tensor, ...]
-    keys_values: tuple[KeysValues, ...]
-    blank: int = 0
+    hint: Tensor  # (B, C, s, s) after the hint convolution
+    ray_maps: tuple[Tensor, ...]  # one (B, 6, s, s) a level, finest first
+    keys_values: tuple[KeysValues, ...]  # of the set latents, (G, heads, N, D) each; G divides B - blank
+    blank: int = 0  # how many samples, the first of the batch, have set latents of zeros
 
 
 class ControlNet(nn.Module):
-    """(B, 4, s, s) noisy latents -> 13 residuals: the UNet's 12 skip connections in input order, then its middle.
-
-    gradient_checkpointing: whether layers compute their activations again in the backward pass instead of keeping them.
-    """
+    """(B, 4, s, s) noisy latents -> 13 residuals: the UNet's 12 skip connections in input order, then its middle."""
 
     def __init__(self, config: DiffusionConfig, *, ops: ModuleType = nn) -> None:
         super().__init__()
         self.config = config
-        self.gradient_checkpointing = False
+        self.gradient_checkpointing = False  # activations computed again in the backward pass, not kept
         width, time_width = config.model_channels, 4 * config.model_channels
         self.time_embed = nn.Sequential(ops.Linear(width, time_width), nn.SiLU(), ops.Linear(time_width, time_width))
         self.input_hint_block = nn.Sequential(ops.Conv2d(config.hint_channels, width, 3, padding=1))
-        blocks = [nn.ModuleList([ops.Conv2d(4, width, 3, padding=1)])]
-        channels, levels = [width], [0]
+        blocks = [[ops.Conv2d(4, width, 3, padding=1)]]
+        places = [(0, width)]  # level and channels of each block
         for level, out in enumerate(config.widths):
             for _ in range(config.num_res_blocks):
-                blocks.append(nn.ModuleList([_ResBlock(channels[-1], out, time_width, ops)]))
+                blocks.append([_ResBlock(places[-1][1], out, time_width, ops)])
                 if config.has_attention(level):
                     blocks[-1].append(_SetTransformer(out, config, ops))
-                channels.append(out)
-                levels.append(level)
+                places.append((level, out))
             if level < len(config.widths) - 1:
-                smaller = nn.Sequential(OrderedDict(op=ops.Conv2d(out, out, 3, stride=2, padding=1)))
-                blocks.append(nn.ModuleList([smaller]))
-                channels.append(out)
-                levels.append(level)
-        self.levels = tuple(levels)
-        self.input_blocks = nn.ModuleList(blocks)
-        self.zero_convs = nn.ModuleList(nn.Sequential(ops.Conv2d(count, count, 1)) for count in channels)
-        self.middle_block = nn.ModuleList([_ResBlock(out, out, time_width, ops)])
-        self.middle_block.append(_SetTransformer(out, config, ops))
-        self.middle_block.append(_ResBlock(out, out, time_width, ops))
+                blocks.append([nn.Sequential(OrderedDict(op=ops.Conv2d(out, out, 3, stride=2, padding=1)))])
+                places.append((level, out))
+        self.levels = tuple(level for level, _ in places)
+        self.input_blocks = nn.ModuleList(map(nn.ModuleList, blocks))
+        self.zero_convs = nn.ModuleList(nn.Sequential(ops.Conv2d(count, count, 1)) for _, count in places)
+        middle = (_ResBlock(out, out, time_width, ops), _SetTransformer(out, config, ops))
+        self.middle_block = nn.ModuleList([*middle, _ResBlock(out, out, time_width, ops)])
         self.middle_block_out = nn.Sequential(ops.Conv2d(out, out, 1))
 
     def constants(
         self, hint: Tensor, ray_maps: tuple[Tensor, ...], tokens: Tensor, *, blank: int = 0
     ) -> ControlConstants:
-        """Hint convolution and the set latents' keys and values, all in the precision of `tokens`.
-
-        Args:
-            hint: (B, C+6, s, s). ray_maps: (B, 6, s/2^i, s/2^i) for every level i.
-            tokens: (G, N, C) of all samples but the first `blank`, whose set latents are zeros; G divides their number.
+        """In the precision of `tokens`: hints (B, C+6, s, s), ray maps (B, 6, s/2^i, s/2^i) of every level i, and set
+        latents (G, N, C) of all samples but the first `blank`, whose are zeros; G divides their number.
         """
         check_shape("ControlNet hint", hint, ("B", self.config.hint_channels, "s", "s"))
         check_shape("ControlNet tokens", tokens, ("G", "N", self.config.context_dim))
         if len(ray_maps) != len(self.config.widths) or (len(hint) - blank) % len(tokens):
             raise InputError(
                 f"ControlNet expects {len(self.config.widths)} ray maps and a batch divisible by the {len(tokens)} "
-                f"sets of latents, got {len(ray_maps)} ray maps and a batch of {len(hint) - blank}; "
-                "use UpFusion.condition"
+                f"set latents, got {len(ray_maps)} ray maps and a batch of {len(hint) - blank}; use UpFusion.condition"
             )
         blocks = [*self.input_blocks, self.middle_block]
-        transformers = [layer for block in blocks for layer in block.children() if isinstance(layer, _SetTransformer)]
-        pairs = tuple(layer.keys_values(tokens) for layer in transformers)
+        layers = (layer for block in blocks for layer in block.children() if isinstance(layer, _SetTransformer))
+        pairs = tuple(keys_values(layer.transformer_blocks[0].attn2, tokens) for layer in layers)
         maps = tuple(ray_map.to(tokens.dtype) for ray_map in ray_maps)
         return ControlConstants(self.input_hint_block(hint.to(tokens.dtype)), maps, pairs, blank)
 
@@ -224,13 +200,9 @@ class _SetTransformer(nn.Module):
         self.transformer_blocks = nn.ModuleList([_TransformerBlock(channels, config, ops)])
         self.proj_out = ops.Conv2d(channels, channels, 1)
 
-    def keys_values(self, tokens: Tensor) -> KeysValues:
-        return keys_values(self.transformer_blocks[0].attn2, tokens)
-
     def forward(self, x: Tensor, ray_map: Tensor, pair: KeysValues, blank: int) -> Tensor:
         h = self.proj_in(torch.cat([self.norm(x), ray_map], dim=1))
-        h = h.flatten(2).transpose(1, 2)  # (B, s·s, C)
-        h = self.transformer_blocks[0](h, pair, blank)
+        h = self.transformer_blocks[0](h.flatten(2).transpose(1, 2), pair, blank)  # (B, s·s, C)
         return x + self.proj_out(h.transpose(1, 2).unflatten(2, x.shape[2:]))
 
 
@@ -251,10 +223,7 @@ class _TransformerBlock(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Attention to given keys and values, by all samples but the first `blank`.
-
-    Those attend to zeros: keys and values have no bias, so that they get zeros, whatever they ask.
-    """
+    """Attention to keys and values; that of the first `blank` samples, to zeros, gives zeros, as there is no bias."""
 
     def __init__(self, width: int, context_width: int, heads: int, ops: ModuleType) -> None:
         super().__init__()

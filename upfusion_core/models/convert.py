@@ -19,19 +19,8 @@ from ..support.checks import check_type
 from ..support.errors import InputError, OutputError
 from ..support.files import check_path, json_text, made_folder, save_safetensors, save_tensors, write_json
 from ..types import OnStep
-from .checkpoint import (
-    CONFIG_KEY,
-    DEFAULT_EMBEDDING,
-    DINO_FILES,
-    EMPTY_EMBEDDING,
-    FACTS_KEY,
-    SCHEDULE_BUFFERS,
-    Checkpoint,
-    load_text_encoder,
-    open_checkpoint,
-    weights_id,
-)
-from .networks import DINO_PREFIX, UPSRT_PREFIX
+from . import checkpoint as layout
+from .checkpoint import Checkpoint, load_text_encoder, open_checkpoint, weights_id
 from .stable_diffusion import DEFAULT_PROMPT, encode_tokens, tokenize
 
 
@@ -47,18 +36,15 @@ def convert(
 
     A merged file also gets the embeddings of the two prompts that need no tokenizer, if there is a text encoder.
     Tensors are mapped from the source; another precision goes through a temporary file beside the destination, as large
-    as the weights. safetensors before 0.8 copies all that it writes into memory.
+    as the weights.
 
     Args:
-        destination: a name ending in `.safetensors` makes a merged file, any other a folder in the released layout.
-        dtype: precision of all floating-point weights; None keeps each as it is. Schedule buffers and stored text
-            embeddings stay as they are: they are small, and rounding them would serve nobody.
+        destination: a name that ends in `.safetensors` for a merged file, any other for a folder.
+        dtype: precision of all floating-point weights but schedule buffers and stored text embeddings; None keeps it.
         facts: how the weights were made, as JSON, for a merged file's metadata; None keeps the source's.
-        on_step: called after each tensor.
 
     Raises:
         CheckpointError: the source is not a whole checkpoint. OutputError: the destination cannot be written.
-        InputError: `dtype` is not a floating-point precision.
     """
     if dtype not in (None, torch.float16, torch.bfloat16, torch.float32):
         raise InputError(f"dtype must be float16, bfloat16 or float32, got {dtype}")
@@ -74,7 +60,7 @@ def convert(
         weights = dict(checkpoint.weights)
         if checkpoint.has_text_encoder and checkpoint.text_embeddings is None:
             encoder = load_text_encoder(checkpoint)
-            for name, prompt in ((DEFAULT_EMBEDDING, DEFAULT_PROMPT), (EMPTY_EMBEDDING, "")):
+            for name, prompt in ((layout.DEFAULT_EMBEDDING, DEFAULT_PROMPT), (layout.EMPTY_EMBEDDING, "")):
                 weights[name] = encode_tokens(encoder, tokenize(prompt))[0]
         return [_write_merged(destination, metadata, weights, dtype, on_step)]
     if destination.is_file():
@@ -83,41 +69,22 @@ def convert(
 
 
 def write_networks(
-    path: str | Path,
-    config: ModelConfig,
-    weights: Mapping[str, Tensor],
-    text_embeddings: tuple[Tensor, Tensor],
-    *,
-    dtype: torch.dtype | None = None,
+    path: Path, config: ModelConfig, weights: Mapping[str, Tensor], text_embeddings: tuple[Tensor, Tensor]
 ) -> Path:
-    """Writes a merged file from weights in memory, e.g. after training.
-
-    Args:
-        path: a name that ends in `.safetensors`, or InputError.
-        weights: of all networks, by merged names (see networks.network_weights).
-        text_embeddings: of the default and the empty prompt, (77, W) each.
-        dtype: precision of the weights in the file; None keeps each as it is.
-    """
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        raise InputError(f"a merged file's name must end in .safetensors, got {path.name}; correct it")
-    named = {**weights, DEFAULT_EMBEDDING: text_embeddings[0], EMPTY_EMBEDDING: text_embeddings[1]}
-    return _write_merged(path, _metadata(config, weights_id(config, weights), {}), named, dtype, None)
+    """Writes a merged file: all weights of networks in memory and the (default, empty) prompt's embeddings."""
+    named = {**weights, layout.DEFAULT_EMBEDDING: text_embeddings[0], layout.EMPTY_EMBEDDING: text_embeddings[1]}
+    return _write_merged(path, _metadata(config, weights_id(config, weights), {}), named, None, None)
 
 
 def _metadata(config: ModelConfig, model_id: str, facts: Mapping[str, Any]) -> dict[str, str]:
-    metadata = {CONFIG_KEY: json.dumps({**config.to_dict(), MODEL_ID: model_id}), "format": "pt"}
-    return metadata | ({FACTS_KEY: json_text(dict(facts), "facts")} if facts else {})
+    metadata = {layout.CONFIG_KEY: json.dumps({**config.to_dict(), MODEL_ID: model_id}), "format": "pt"}
+    return metadata | ({layout.FACTS_KEY: json_text(dict(facts), "facts")} if facts else {})
 
 
 def _write_merged(
-    path: Path,
-    metadata: dict[str, str],
-    weights: Mapping[str, Tensor],
-    dtype: torch.dtype | None,
-    on_step: OnStep | None,
+    path: Path, metadata: dict[str, str], weights: Mapping[str, Tensor], dtype: torch.dtype | None, hook: OnStep | None
 ) -> Path:
-    step = _counting(on_step, len(weights))
+    step = _counting(hook, len(weights))
     with _scratch(path.parent, path) as scratch, _converted(weights, dtype, scratch, step) as state:
         save_safetensors(state, path, metadata)
     return path
@@ -138,22 +105,22 @@ def _scratch(folder: Path, output: Path) -> Iterator[Path]:
         raise OutputError(f"{output} could not be written ({error.strerror or error}); choose another place") from error
 
 
-def _write_folder(
-    checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None, on_step: OnStep | None
-) -> list[Path]:
+def _write_folder(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None, hook: OnStep | None) -> list[Path]:
     """Writes the released layout; beside its place first, so that a failure leaves the folder as it was."""
-    groups: dict[str, dict[str, Tensor]] = {"upsrt.pt": {}, DINO_FILES[0]: {}, "upfusion2d.pt": {}}
+    dino_file = layout.DINO_FILES[0]
+    files = {"upsrt": "upsrt.pt", "dino": dino_file}
+    groups: dict[str, dict[str, Tensor]] = {"upsrt.pt": {}, dino_file: {}, "upfusion2d.pt": {}}
     for name, tensor in checkpoint.weights.items():
-        if name.startswith((UPSRT_PREFIX, DINO_PREFIX)):
-            prefix, _, own = name.partition(".")
-            groups["upsrt.pt" if prefix == "upsrt" else DINO_FILES[0]][own] = tensor
-        elif name not in (DEFAULT_EMBEDDING, EMPTY_EMBEDDING) or not checkpoint.has_text_encoder:
+        network, _, own = name.partition(".")
+        if network in files:
+            groups[files[network]][own] = tensor
+        elif name not in (layout.DEFAULT_EMBEDDING, layout.EMPTY_EMBEDDING) or not checkpoint.has_text_encoder:
             groups["upfusion2d.pt"][name] = tensor
-    step = _counting(on_step, sum(map(len, groups.values())))
+    step = _counting(hook, sum(map(len, groups.values())))
     with _scratch(folder, folder) as scratch:
         for file_name, weights in groups.items():
             with _converted(weights, dtype, scratch, step) as state:
-                save_tensors(state if file_name == DINO_FILES[0] else {"model_state_dict": state}, scratch / file_name)
+                save_tensors(state if file_name == dino_file else {"model_state_dict": state}, scratch / file_name)
         write_json(scratch / "config.json", {**checkpoint.config.to_dict(), MODEL_ID: checkpoint.model_id})
         return [(scratch / name).replace(folder / name) for name in (*groups, "config.json")]
 
@@ -163,7 +130,7 @@ def _converted(
     weights: Mapping[str, Tensor], dtype: torch.dtype | None, scratch: Path, step: Callable[[], None]
 ) -> Iterator[dict[str, Tensor]]:
     """The weights in `dtype` on the CPU, as they lie or mapped from a file in `scratch`, to be written all at once."""
-    kept = (*SCHEDULE_BUFFERS, DEFAULT_EMBEDDING, EMPTY_EMBEDDING)
+    kept = (*layout.SCHEDULE_BUFFERS, layout.DEFAULT_EMBEDDING, layout.EMPTY_EMBEDDING)
     state, places, storages = dict(weights), {}, set()
     path = scratch / "converted"
     with path.open("wb") as file:

@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import DinoConfig
-from ..support.checks import check_shape
 from ..support.errors import CheckpointError
 from .controlnet import grouped_attention, split_heads
 
-_HUB_NAMES = {
+_HUB_NAMES = {  # parts of Hugging Face's names -> torch hub's, in the order in which they are replaced
     "embeddings.position_embeddings": "pos_embed",
     "embeddings.patch_embeddings.projection": "patch_embed.proj",
     "embeddings.": "",
@@ -25,17 +24,10 @@ _HUB_NAMES = {
     "layer_scale1.lambda1": "ls1.gamma",
     "layer_scale2.lambda1": "ls2.gamma",
 }
-"""Parts of Hugging Face's names -> torch hub's, in the order in which they are replaced."""
 
 
 def hub_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors under torch hub's names; told apart by their keys.
-
-    Hugging Face stores query, key and value apart; they are joined into `qkv`, the only tensors that are copied.
-
-    Raises:
-        CheckpointError: a query without its key or value, or of another shape.
-    """
+    """The same tensors under torch hub's names; Hugging Face's query, key and value are joined into `qkv`."""
     weights = {name.removeprefix("dinov2."): tensor for name, tensor in weights.items()}
     if "embeddings.cls_token" not in weights:
         return weights
@@ -57,15 +49,8 @@ def hub_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-IMAGE_MEAN = (0.485, 0.456, 0.406)
-IMAGE_STD = (0.229, 0.224, 0.225)
-
-
 class DinoKeys(nn.Module):
-    """(V, 3, H, W) photos in [0, 1] -> (V, P, C) keys of block `config.layer`, row-major, class token dropped.
-
-    Of that block, the last one in use, there is nothing but the keys of its attention, all heads side by side.
-    """
+    """(V, 3, H, W) photos in [0, 1] -> (V, P, C) keys of block `config.layer`, row-major, all heads side by side."""
 
     def __init__(self, config: DinoConfig, *, ops: ModuleType = nn) -> None:
         super().__init__()
@@ -73,16 +58,14 @@ class DinoKeys(nn.Module):
         self.config = config
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, table * table + 1, width))
-        self.patch_embed = nn.Sequential(
-            OrderedDict(proj=ops.Conv2d(3, width, config.patch_size, stride=config.patch_size))
-        )
+        patch_embed = ops.Conv2d(3, width, config.patch_size, stride=config.patch_size)
+        self.patch_embed = nn.Sequential(OrderedDict(proj=patch_embed))
         self.blocks = nn.ModuleList(
             _Block(config, ops, last=index == config.layer) for index in range(config.layer + 1)
         )
 
     def forward(self, images: Tensor, patches: tuple[int, int] = (16, 16), dtype: torch.dtype | None = None) -> Tensor:
         """Keys on a grid of `patches` (rows, columns); `dtype` is the precision to compute in, float32 unless given."""
-        check_shape("DinoKeys images", images, ("V", 3, "H", "W"))
         pixels = self.preprocess(images, patches).to(dtype or torch.float32)
         x = self.patch_embed(pixels).flatten(2).transpose(1, 2)  # (V, P, C)
         x = torch.cat([self.cls_token.to(x).expand(len(x), -1, -1), x], dim=1)
@@ -92,11 +75,11 @@ class DinoKeys(nn.Module):
         return x[:, 1:]
 
     def preprocess(self, images: Tensor, patches: tuple[int, int] = (16, 16)) -> Tensor:
-        """Resizes to a whole number of patches and normalises by ImageNet's mean and deviation, in float32."""
+        """Resized to a whole number of patches and normalised by ImageNet's mean and deviation, float32."""
         size = [count * self.config.patch_size for count in patches]
         # upstream: bicubic without antialiasing (golden: dino.preprocessed_corner)
         resized = F.interpolate(images.float(), size=size, mode="bicubic", align_corners=False, antialias=False)
-        mean, std = (resized.new_tensor(values)[:, None, None] for values in (IMAGE_MEAN, IMAGE_STD))
+        mean, std = resized.new_tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
         return (resized - mean) / std
 
     def position_embedding(self, patches: tuple[int, int]) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from types import ModuleType
 
@@ -12,13 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..support.checks import check_shape
 from ..support.errors import CheckpointError
 from ..support.weights import misfits, read_weights
 from .dino import DinoKeys
 
+# (B, 3, H, W) picture and target in [0, 1] -> scalar; differentiable with respect to the picture
 PerceptualDistance = Callable[[Tensor, Tensor], Tensor]
-"""(B, 3, H, W) picture and target in [0, 1] -> scalar; differentiable with respect to the picture."""
 
 # VGG-16: convolutions by their index in the published file, grouped by the block that LPIPS reads after
 _BLOCKS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
@@ -46,14 +46,12 @@ class Lpips(nn.Module):
 
     def forward(self, picture: Tensor, target: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1], twice -> the mean distance over the batch."""
-        check_shape("target", target, tuple(picture.shape), "both pictures must have one shape")
         total = picture.new_zeros(())
         for ours, theirs, head in zip(self._features(picture), self._features(target), self.heads, strict=True):
             total = total + ((ours - theirs).square() * head).sum(1).mean()
         return total
 
     def weights_id(self) -> str:
-        """Fingerprint of the weights, which tells measures by other ones apart."""
         digest = hashlib.sha256()
         for value in self.state_dict().values():
             digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
@@ -74,23 +72,17 @@ def load_lpips(path: str | Path, device: torch.device | str = "cpu") -> Lpips:
     """LPIPS from the user's file: a saved `lpips.LPIPS(net="vgg")`, or torchvision's VGG-16.
 
     The five linear heads stand in the same file, in a `vgg.pth` beside it, or in the installed package `lpips`.
-
-    Raises:
-        CheckpointError: the file is not VGG-16, or the heads are nowhere to be found.
     """
     path = Path(path)
     weights = read_weights(path)
     state: dict[str, Tensor] = {}
-    for block, indices in enumerate(_BLOCKS):
-        for place, index in enumerate(indices):
-            for kind in ("weight", "bias"):
-                names = (f"features.{index}.{kind}", f"net.slice{block + 1}.{index}.{kind}", f"{index}.{kind}")
-                name = next((name for name in names if name in weights), None)
-                if name is None:
-                    raise CheckpointError(
-                        f"{path} must hold VGG-16's convolutions, but {names[0]} is missing; see README"
-                    )
-                state[f"blocks.{block}.{place}.{kind}"] = weights[name]
+    layers = [(block, place, index) for block, indices in enumerate(_BLOCKS) for place, index in enumerate(indices)]
+    for (block, place, index), kind in product(layers, ("weight", "bias")):
+        names = (f"features.{index}.{kind}", f"net.slice{block + 1}.{index}.{kind}", f"{index}.{kind}")
+        name = next((name for name in names if name in weights), None)
+        if name is None:
+            raise CheckpointError(f"{path} must hold VGG-16's convolutions, but {names[0]} is missing; see README")
+        state[f"blocks.{block}.{place}.{kind}"] = weights[name]
     package = importlib.util.find_spec("lpips")
     folders = package.submodule_search_locations or [] if package else []
     places = [path.with_name("vgg.pth"), *(Path(folder) / "weights" / "v0.1" / "vgg.pth" for folder in folders)]
@@ -117,7 +109,7 @@ def load_lpips(path: str | Path, device: torch.device | str = "cpu") -> Lpips:
 
 
 def dino_distance(dino: DinoKeys, patches: tuple[int, int]) -> PerceptualDistance:
-    """Mean squared difference of unit key vectors, 0 for equal pictures and at most 4. Needs no further weights."""
+    """Mean squared difference of unit key vectors, 0 for equal pictures and at most 4."""
 
     def distance(picture: Tensor, target: Tensor) -> Tensor:
         dtype = dino.cls_token.dtype

@@ -27,6 +27,7 @@ CONTROL_PREFIX = "control_model."
 VAE_PREFIX = "first_stage_model."
 TEXT_PREFIX = "cond_stage_model.transformer.text_model."
 
+# parts of diffusers' names -> those of `ldm` files: of the UNet, of its residual blocks, of the autoencoder
 _UNET = {
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
@@ -57,7 +58,6 @@ _VAE = {
     "to_v": "v",
     "to_out.0": "proj_out",
 }
-"""Parts of diffusers' names -> those of `ldm` files: of the UNet, of its residual blocks, of the autoencoder."""
 
 
 def unet_names(config: DiffusionConfig, names: Iterable[str]) -> dict[str, str]:
@@ -101,20 +101,14 @@ def _renamed(name: str, parts: dict[str, str]) -> str:
 
 
 def build_unet(config: DiffusionConfig) -> UNet2DConditionModel:
-    """The UNet of these sizes, its weights not yet loaded."""
-    levels = range(len(config.widths))
-    down = ["CrossAttnDownBlock2D" if config.has_attention(level) else "DownBlock2D" for level in levels]
-    up = ["CrossAttnUpBlock2D" if config.has_attention(level) else "UpBlock2D" for level in reversed(levels)]
+    prefixes = ["CrossAttn" if config.has_attention(level) else "" for level in range(len(config.widths))]
     unet = UNet2DConditionModel(
-        in_channels=4,
-        out_channels=4,
-        down_block_types=tuple(down),
-        up_block_types=tuple(up),
+        down_block_types=tuple(f"{prefix}DownBlock2D" for prefix in prefixes),
+        up_block_types=tuple(f"{prefix}UpBlock2D" for prefix in reversed(prefixes)),
         block_out_channels=config.widths,
         layers_per_block=config.num_res_blocks,
         cross_attention_dim=config.context_dim,
         attention_head_dim=config.num_heads,  # diffusers' name for the number of heads in SD 1.5
-        norm_num_groups=32,
     )
     unet.set_attn_processor(GroupedAttention(None))
     for index, layer in enumerate(_prompt_attentions(unet)):
@@ -139,23 +133,12 @@ def predict(
     pairs: tuple[KeysValues, ...],
     residuals: list[Tensor] | None,
 ) -> Tensor:
-    """(B, 4, s, s) predicted noise.
-
-    Args:
-        text: (G, L, W), G divides B.
-        pairs: prompt_keys_values of `text`.
-        residuals: the ControlNet's 13, or None to run without control.
-    """
-    result = unet(
-        latents,
-        timesteps,
-        encoder_hidden_states=text,
-        cross_attention_kwargs={"pairs": pairs},
-        down_block_additional_residuals=None if residuals is None else tuple(residuals[:-1]),
-        mid_block_additional_residual=None if residuals is None else residuals[-1],
-        return_dict=False,
-    )
-    return result[0]
+    """(B, 4, s, s) predicted noise; text: (G, L, W), G divides B; pairs: of text; residuals: the ControlNet's 13."""
+    control: dict[str, Any] = {}
+    if residuals is not None:
+        control["down_block_additional_residuals"] = tuple(residuals[:-1])
+        control["mid_block_additional_residual"] = residuals[-1]
+    return unet(latents, timesteps, text, cross_attention_kwargs={"pairs": pairs}, **control).sample
 
 
 class GroupedAttention:
@@ -164,30 +147,21 @@ class GroupedAttention:
     def __init__(self, index: int | None) -> None:
         self.index = index
 
-    def __call__(
-        self,
-        attn: Attention,
-        hidden_states: Tensor,
-        pairs: tuple[KeysValues, ...] = (),
-        **_: Any,  # noqa: ANN401 - diffusers hands every processor the same options
+    def __call__(  # diffusers hands every processor the same options
+        self, attn: Attention, hidden_states: Tensor, pairs: tuple[KeysValues, ...] = (), **_: object
     ) -> Tensor:
-        """(B, L, C) hidden states -> the same shape."""
         pair = keys_values(attn, hidden_states) if self.index is None else pairs[self.index]
         return attn.to_out[0](grouped_attention(attn.to_q(hidden_states), *pair))
 
 
 def build_vae(config: VaeConfig) -> AutoencoderKL:
-    """The autoencoder of these sizes, its weights not yet loaded."""
     levels = len(config.ch_mult)
     return AutoencoderKL(
-        in_channels=3,
-        out_channels=3,
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
         block_out_channels=tuple(config.ch * multiple for multiple in config.ch_mult),
         layers_per_block=config.num_res_blocks,
         latent_channels=config.embed_dim,
-        norm_num_groups=32,
         scaling_factor=config.scale_factor,
     )
 
@@ -198,11 +172,7 @@ def encode_posterior(vae: AutoencoderKL, rgb: Tensor) -> Any:  # noqa: ANN401 - 
 
 
 def encode_images(vae: AutoencoderKL, rgb: Tensor, noise: Tensor | None = None) -> Tensor:
-    """(B, 3, H, W) images in [0, 1] -> (B, 4, h, w) latents, float32.
-
-    Args:
-        noise: standard normal, of the latents' shape: the posterior is sampled with it; None takes its mean.
-    """
+    """(B, 3, H, W) images in [0, 1] -> (B, 4, h, w) latents, float32: sampled by `noise`, or the posterior's mean."""
     posterior = encode_posterior(vae, rgb)
     latents = posterior.mean.float()
     if noise is not None:
@@ -222,7 +192,6 @@ DEFAULT_TOKENS = (320, 1400, 3027, 2867, 593, 320, 1579, 5994)
 
 
 def build_text_encoder(config: TextConfig) -> CLIPTextModel:
-    """The text encoder of these sizes, its weights not yet loaded."""
     return CLIPTextModel(
         CLIPTextConfig(
             hidden_size=config.hidden_size,
@@ -232,24 +201,18 @@ def build_text_encoder(config: TextConfig) -> CLIPTextModel:
             vocab_size=END_TOKEN + 1,
             max_position_embeddings=CONTEXT_LENGTH,
             hidden_act="quick_gelu",
-            projection_dim=config.hidden_size,
         )
     )
 
 
+@torch.no_grad()
 def encode_tokens(encoder: CLIPTextModel, tokens: Tensor) -> Tensor:
     """(B, 77) token ids -> (B, 77, W): the last hidden state after the final norm, float32."""
-    with torch.no_grad():
-        return encoder(tokens.to(encoder.device)).last_hidden_state.float()
+    return encoder(tokens.to(encoder.device)).last_hidden_state.float()
 
 
 def tokenize(prompt: str) -> Tensor:
-    """(1, 77) CLIP token ids. The default and the empty prompt need no vocabulary.
-
-    Raises:
-        MissingPackageError: another prompt is asked for and no installed library ships CLIP's vocabulary.
-        InputError: the prompt is longer than 75 tokens.
-    """
+    """(1, 77) CLIP token ids of at most 75; but for the default and the empty prompt, CLIP's vocabulary is needed."""
     known = {DEFAULT_PROMPT: DEFAULT_TOKENS, "": ()}
     ids = [START_TOKEN, *(known[prompt] if prompt in known else _tokenizer_ids(prompt))]
     if len(ids) > CONTEXT_LENGTH - 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 
 import torch
@@ -17,62 +17,43 @@ from .controlnet import KeysValues, apply_layer, grouped_attention, keys_values
 
 
 class UpSRT(nn.Module):
-    """The set-latent scene transformer. It knows no cameras: rays come to it as Plücker forms.
-
-    gradient_checkpointing: whether layers compute their activations again in the backward pass instead of keeping them.
-    """
+    """The set-latent scene transformer. It knows no cameras: rays come to it as Plücker forms, float32."""
 
     def __init__(self, config: UpSRTConfig, *, ops: ModuleType = nn) -> None:
         super().__init__()
         self.config = config
-        self.gradient_checkpointing = False
+        self.gradient_checkpointing = False  # activations computed again in the backward pass, not kept
         self.scene_encoder = _SceneEncoder(config, ops)
         self.ray_decoder = _RayDecoder(config, ops)
         self.linear_scene = ops.Linear(config.scene_input_dim, config.transformer_dim)
         self.linear_query_pixel_rays = ops.Linear(6 * 2 * config.num_freqs, config.transformer_dim)
 
     def encode(self, keys: Tensor, patch_plucker: Tensor) -> Tensor:
-        """(B, V, P, C) keys of V photos -> (B, V·P, D) set latents, in the keys' precision.
-
-        Args:
-            keys: patch features, photo 1 first.
-            patch_plucker: (P, 6) Plücker forms of the patch rays, the same for every photo, float32.
-        """
-        rows, columns = self.config.patches
-        check_shape("UpSRT.encode keys", keys, ("B", "V", rows * columns, self.config.image_feature_dim))
-        check_shape("UpSRT.encode patch_plucker", patch_plucker, (rows * columns, 6))
+        """(B, V, P, C) keys of V photos, and (P, 6) patch rays, the same for each -> (B, V·P, D) set latents."""
         batch, views = keys.shape[:2]
         position = self._patch_encoding(views, patch_plucker).to(keys.dtype).expand(batch, -1, -1, -1)
         tokens = self.linear_scene(torch.cat([keys, position], dim=-1)).flatten(1, 2)
         # upstream: no final norm (golden: upsrt.set_latents)
         return self.scene_encoder(tokens, again=self.gradient_checkpointing)
 
-    def decode(self, tokens: Tensor, plucker: Tensor, *, chunk: int = 8192) -> Tensor:
-        """(B, N, D) set latents and (B, R, 6) rays -> (B, R, D) view-aligned features.
-
-        Rays do not see each other, so that any `chunk`, the rays at a time, gives the same answers; it halves where
-        memory does not suffice.
-        """
-        return torch.cat(list(self._answers(tokens, plucker, chunk, lambda features: features)), dim=1)
-
-    def colors(self, tokens: Tensor, plucker: Tensor, *, chunk: int = 8192) -> Tensor:
-        """(B, R, 3) direct, blurry colours in [0, 1]: `read_rgb` of `decode`, which keeps no features of all rays."""
-        return torch.cat(list(self._answers(tokens, plucker, chunk, self.read_rgb)), dim=1)
-
-    def _answers(
-        self, tokens: Tensor, plucker: Tensor, chunk: int, read: Callable[[Tensor], Tensor]
-    ) -> Iterator[Tensor]:
-        """What `read` makes of the features of some rays at a time."""
+    def decode(
+        self, tokens: Tensor, plucker: Tensor, *, chunk: int = 8192, read: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """(B, N, D) set latents and (B, R, 6) rays, `chunk` at a time -> what `read` makes of (B, R, D) features."""
         check_shape("UpSRT.decode tokens", tokens, ("B", "N", self.config.transformer_dim))
-        check_shape("UpSRT.decode plucker", plucker, (len(tokens), "R", 6))
         layers = self.ray_decoder.transformer_decoder.layers
         memory = [keys_values(layer, tokens) for layer in layers]  # constant over the chunks
 
         def answers(part: slice) -> Tensor:
             rays = self.linear_query_pixel_rays(self._harmonics(plucker[:, part]).to(tokens.dtype))
-            return read(self.ray_decoder(rays, memory, again=self.gradient_checkpointing))
+            features = self.ray_decoder(rays, memory, again=self.gradient_checkpointing)
+            return read(features) if read else features
 
-        return Chunk(chunk, "ray").map(answers, plucker.shape[1])
+        return torch.cat(list(Chunk(chunk, "ray").map(answers, plucker.shape[1])), dim=1)
+
+    def colors(self, tokens: Tensor, plucker: Tensor) -> Tensor:
+        """`read_rgb` of `decode`, (B, R, 3), without keeping the features of all rays."""
+        return self.decode(tokens, plucker, read=self.read_rgb)
 
     def read_rgb(self, features: Tensor) -> Tensor:
         """(..., D) view-aligned features -> (..., 3) direct, blurry colours in [0, 1]."""
@@ -96,7 +77,7 @@ class UpSRT(nn.Module):
 
 
 class _Layer(nn.Module):
-    """Pre-norm transformer layer. The released parameters have no bias in q, k, v and out."""
+    """Pre-norm transformer layer, which attends to the given keys and values or, where they are None, to itself."""
 
     def __init__(self, config: UpSRTConfig, ops: ModuleType) -> None:
         super().__init__()
@@ -111,7 +92,6 @@ class _Layer(nn.Module):
         self.norm2 = ops.LayerNorm(width, eps=1e-5)
 
     def forward(self, x: Tensor, pair: KeysValues | None) -> Tensor:
-        """Attention to the keys and values in `pair`, or to x itself where that is None, then two layers of its own."""
         normed = self.norm1(x)
         key, value = pair or keys_values(self, normed)
         x = x + self.to_out(grouped_attention(self.to_q(normed), key, value))

@@ -14,18 +14,18 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..config import DistillConfig, DraftSchedule, FastSchedule, FitConfig, ReferenceSchedule
-from ..field.fitting import FieldFitter, fit_views
+from ..field.fitting import FieldFitter
 from ..field.radiance import RadianceField
 from ..field.rendering import render_views
 from ..geometry import orbit_cameras, random_cameras
 from ..geometry.cameras import BAND_ELEVATION_DEGREES
-from ..support.checks import check_type
+from ..support.checks import check_type, check_unit_range
 from ..support.errors import FieldError, InputError
 from ..support.files import check_path, save_tensors
 from ..support.images import resize_pictures
@@ -38,15 +38,13 @@ from .reference import ReferenceFitter, reference_order
 from .sampling import make_scheduler, repaint_steps, sample_views
 
 START_STREAM, CAMERA_STREAM, FIT_STREAM, ORDER_STREAM, GIVEN_STREAM, NOISE_STREAM = range(6)
-"""What a distillation draws for, each from a generator of its own: the field's start, cameras, rays of the fit, the
-order of things, rays of the fit to the caller's views, and noise of the first round; later rounds count on from it."""
+# what is drawn for, each from a generator of its own: the field's start, cameras, rays of the fit, the order
+# of things, rays of the fit to the caller's views, and noise of the first round; later rounds count on from it
 
-State = Callable[[], dict[str, Any]]
-"""Gives tensors, numbers and containers of them, from which a later call can go on."""
+State = Callable[[], dict[str, Any]]  # gives tensors, numbers and containers of them, to go on from later
 
 
 def stream_generator(seed: int, stream: int) -> torch.Generator:
-    """A CPU generator for one purpose of a distillation (see START_STREAM)."""
     return torch.Generator().manual_seed((seed + 0x9E3779B9 * stream) % 2**63)
 
 
@@ -75,10 +73,7 @@ def distill_cameras(scene: SceneEncoding, config: DistillConfig, seed: int) -> C
 
 @dataclass(frozen=True, eq=False)
 class Distillation:
-    """What one call of `distill` is about, and its saved state at `path`.
-
-    text: (conditional, unconditional) embeddings. views: the caller's, of the model's size, to be fitted too.
-    """
+    """What one call of `distill` is about; `views` are the caller's, and the saved state is at `path`."""
 
     model: ViewSynthesizer
     scene: SceneEncoding
@@ -118,12 +113,9 @@ class Distillation:
             return None
         content = read_saved(self.path, "the saved state of a distillation")
         if content.get("fingerprint") != self.fingerprint:
-            raise InputError(
-                f"{self.path} belongs to a run with other photos, weights, settings or seed; "
-                "repeat those, or delete the file to start again"
-            )
-        state: dict[str, Any] = content["state"]
-        return state
+            wrong = f"{self.path} belongs to a run with other photos, weights, settings or seed"
+            raise InputError(f"{wrong}; repeat those, or delete the file to start again")
+        return dict(content["state"])
 
     def save(self, state: dict[str, Any]) -> None:
         if self.path is not None:
@@ -147,12 +139,11 @@ class Distillation:
                 raise
             # the hook comes first: killed between the two, it is called for the step again, and its preview is the last
             self.report(first + fitter.iteration, total, fitter.preview, state)
-            if fitter.iteration % self.config.checkpoint_every == 0 or fitter.done:
+            if fitter.iteration % self.config.checkpoint_every == 0 or fitter.iteration == end:
                 self.save(state())
 
 
-@dataclass(frozen=True, eq=False)
-class Targets:
+class Targets(NamedTuple):
     """Pictures to be fitted: N cameras, rgb (N, 3, S, S) on white, mask and weights (N, 1, S, S)."""
 
     cameras: Cameras
@@ -160,11 +151,11 @@ class Targets:
     mask: Tensor
     weights: Tensor
 
-    @classmethod
-    def on_white(cls, cameras: Cameras, rgb: Tensor, weights: Tensor | float = 1.0) -> Targets:
-        """Pictures whose silhouettes are what is not white; `weights` are theirs or one for all."""
-        mask = torch.stack([estimate_coverage(picture) for picture in rgb])
-        return cls(cameras, rgb, mask, torch.as_tensor(weights).expand_as(mask))
+
+def targets_on_white(cameras: Cameras, rgb: Tensor, weights: Tensor | float = 1.0) -> Targets:
+    """Pictures whose silhouettes are what is not white; `weights` are theirs or one for all."""
+    mask = torch.stack([estimate_coverage(picture) for picture in rgb])
+    return Targets(cameras, rgb, mask, torch.as_tensor(weights).expand_as(mask))
 
 
 def agreement(made: Tensor, seen: Tensor, scale: float) -> Tensor:
@@ -176,63 +167,51 @@ def agreement(made: Tensor, seen: Tensor, scale: float) -> Tensor:
     return scale**2 / (scale**2 + error)
 
 
-@dataclass(frozen=True, eq=False)
-class Round:
-    """One round: pictures of `cameras` are made, and the field is fitted to them until the fit's iteration is `end`.
+class Round(NamedTuple):
+    """Pictures of `cameras`, the first round's by UpSRT, later ones by diffusion, and a fit until its iteration `end`.
 
-    size: pixels along each side of UpSRT's predictions; 0 has the diffusion model make the pictures, see sample_views.
-    level: of its noise on the field's renders, whose fit goes on; None begins from noise, and a new fit as `fit` says.
-    seeds: one a view. guided, agreement, photo_weight, all_photos: see FastSchedule.
+    level: of noise on the field's renders, whose fit goes on; None begins from noise and anew, as `fit` says.
+    seeds: one a view.
     """
 
     cameras: Cameras
     fit: FitConfig
     end: int
-    size: int = 0
     level: float | None = None
     seeds: tuple[int, ...] = ()
-    guided: tuple[float, float] = (0.0, 1.0)
-    agreement: float = 0.0
-    photo_weight: float = 0.0
-    all_photos: bool = False
-
-
-def rounds_of(plan: DraftSchedule | FastSchedule, cameras: Cameras, seed: int) -> list[Round]:
-    """A draft fits predictions, then sampled views; `fast` predictions, then ever better repaints of the renders."""
-    if isinstance(plan, DraftSchedule):
-        count, first, second = plan.predicted_cameras, plan.predicted_fit, plan.sampled_fit
-        seeds = tuple((seed + index) % 2**64 for index in range(plan.sampled_cameras))
-        return [
-            Round(cameras[:count], first, first.iterations, plan.predicted_size),
-            Round(cameras[count:], second, second.iterations, seeds=seeds),
-        ]
-    options = {name: getattr(plan, name) for name in ("guided", "agreement", "photo_weight", "all_photos")}
-    rounds = [Round(cameras, plan.fit, plan.ends[0], plan.predicted_size, **options)]
-    for number, level in enumerate(plan.levels):
-        noise = stream_generator(seed, NOISE_STREAM + number).initial_seed()
-        seeds = tuple(noise if plan.shared_noise else noise + view for view in range(len(cameras)))
-        rounds.append(Round(cameras, plan.fit, plan.ends[number + 1], level=level, seeds=seeds, **options))
-    return rounds
 
 
 class FitRounds:
-    """Goes through the rounds of a draft or `fast`; it can be left after any step and resumed.
-
-    number: of the round that is fitted. pictures: what the diffusion model made for it, with weights.
-    """
+    """The rounds of a draft or `fast`: the `number` of the one that is fitted, and its sampled `pictures`, if any."""
 
     def __init__(self, job: Distillation, plan: DraftSchedule | FastSchedule) -> None:
         make_scheduler(plan.scheduler, plan.steps)  # a wrong one is said before any fit
-        self.job, self.plan = job, plan
-        self.rounds = rounds_of(plan, distill_cameras(job.scene, job.config, job.seed), job.seed)
-        self.field = job.new_field()
+        self.job, self.plan, self.field = job, plan, job.new_field()
+        cameras = distill_cameras(job.scene, job.config, job.seed)
+        if isinstance(plan, DraftSchedule):  # fits predictions, then sampled views
+            self.fast = FastSchedule(agreement=0.0, photo_weight=0.0)
+            count, first, second = plan.predicted_cameras, plan.predicted_fit, plan.sampled_fit
+            seeds = tuple((job.seed + index) % 2**64 for index in range(plan.sampled_cameras))
+            self.rounds = [Round(cameras[:count], first, first.iterations)]
+            self.rounds.append(Round(cameras[count:], second, second.iterations, seeds=seeds))
+        else:  # predictions, then ever better repaints of the renders
+            self.fast = plan
+            self.rounds = [Round(cameras, plan.fit, plan.ends[0])]
+            for number, level in enumerate(plan.levels):
+                noise = stream_generator(job.seed, NOISE_STREAM + number).initial_seed()
+                seeds = tuple(noise if plan.shared_noise else noise + view for view in range(len(cameras)))
+                self.rounds.append(Round(cameras, plan.fit, plan.ends[number + 1], level, seeds))
         self.total = self._steps_before(len(self.rounds) - 1) + self.rounds[-1].end
         self._cond: ViewConditioning | None = None
         saved = job.load() or {"round": 0, "pictures": None, "fit": None}
         self.number: int = saved["round"]
         self.pictures: dict[str, Tensor] | None = saved["pictures"]
-        done = saved["fit"]["iteration"] if saved["fit"] else 0
-        self.photos = self._photo_cameras(self._steps_before(self.number) + done)
+        self.photos: PhotoCameras | None = None  # where more than the first photo are to be targets
+        if len(job.scene.views or ()) > 1 and self.fast.photo_weight and self.fast.all_photos:
+            step = self._steps_before(self.number) + (saved["fit"]["iteration"] if saved["fit"] else 0)
+            self.photos = job.photo_cameras or estimate_photo_cameras(
+                job.model, job.scene, on_step=lambda *_: job.on_step(step, self.total, None)
+            )
         self.fitter = self._new_fitter()
         if saved["fit"]:
             self.fitter.load_state_dict(saved["fit"])
@@ -248,7 +227,7 @@ class FitRounds:
             if self.rounds[self.number].level is None:
                 self.fitter = self._new_fitter()
             else:
-                self.fitter.set_views(**self._targets())
+                self.fitter.set_views(**self._targets()._asdict())
             self.job.save(self.state())
 
     def state(self) -> dict[str, Any]:
@@ -258,15 +237,12 @@ class FitRounds:
         """Steps of the whole until a round's pictures are made, but for those of the fit that it goes on with."""
         rounds, batch = self.rounds[: number + 1], self.job.config.batch_size
         ended = sum(before.end for before, after in pairwise(rounds) if after.level is None)
-        return ended + sum(
-            -(-len(made.cameras) // batch) * repaint_steps(made.level or 1.0, self.plan.steps)
-            for made in rounds
-            if not made.size
-        )
+        walks = [(-(-len(made.cameras) // batch), made.level or 1.0) for made in rounds[1:]]
+        return ended + sum(batches * repaint_steps(level, self.plan.steps) for batches, level in walks)
 
     def _new_fitter(self) -> FieldFitter:
         fit, generator = self.rounds[self.number].fit, stream_generator(self.job.seed, FIT_STREAM)
-        return FieldFitter(self.field, **self._targets(), config=fit, generator=generator)
+        return FieldFitter(self.field, **self._targets()._asdict(), config=fit, generator=generator)
 
     @torch.no_grad()
     def _sampled(self, made: Round) -> dict[str, Tensor]:
@@ -282,55 +258,37 @@ class FitRounds:
         def on_step(step: int, _: int, preview: Callable[[], Tensor] | None) -> None:
             job.report(min(before + step, self.total), self.total, preview, self.state)
 
-        rgb = sample_views(
-            model.prior,
-            self._cond,
-            pictures=seen,
-            level=made.level or 1.0,
-            seeds=made.seeds,
-            steps=self.plan.steps,
-            guidance=job.config.guidance,
-            guidance_window=made.guided,
-            scheduler=self.plan.scheduler,
-            batch_size=job.config.batch_size,
-            on_step=on_step,
-        )
+        walk: dict[str, Any] = {"steps": self.plan.steps, "scheduler": self.plan.scheduler, "level": made.level or 1.0}
+        walk |= {"guidance": job.config.guidance, "guidance_window": self.fast.guided}
+        more: dict[str, Any] = {"pictures": seen, "seeds": made.seeds, "batch_size": job.config.batch_size}
+        rgb = sample_views(model.prior, self._cond, on_step=on_step, **walk, **more)
         weights = torch.ones_like(rgb[:, :1])
-        if seen is not None and made.agreement:
-            weights = agreement(rgb, seen, made.agreement)
+        if seen is not None and self.fast.agreement:
+            weights = agreement(rgb, seen, self.fast.agreement)
         return {"rgb": rgb, "weights": weights}
 
-    def _targets(self) -> dict[str, Any]:
+    def _targets(self) -> Targets:
         """What a round is fitted to: its pictures, the photos whose cameras are known, and the caller's views, which
         count as much as all others together if those are more."""
         job, made, given = self.job, self.rounds[self.number], self.job.views
-        photos, size = job.scene.views, job.model.image_size
+        photos, size, weight = job.scene.views, job.model.image_size, self.fast.photo_weight
         if self.pictures is None:
-            rgb = job.model.predict(job.scene, made.cameras, made.size, pixel_centers=True)
-            parts = [Targets.on_white(made.cameras, rgb if given is None else resize_pictures(rgb, size))]
+            rgb = job.model.predict(job.scene, made.cameras, self.plan.predicted_size, pixel_centers=True)
+            parts = [targets_on_white(made.cameras, rgb if given is None else resize_pictures(rgb, size))]
         else:
-            parts = [Targets.on_white(made.cameras, **self.pictures)]
-            if photos is not None and made.photo_weight:
+            parts = [targets_on_white(made.cameras, **self.pictures)]
+            if photos is not None and weight:
                 chosen, cameras = torch.tensor([0]), job.scene.reference.to("cpu")
                 if self.photos is not None:
                     chosen = self.photos.accepted.nonzero()[:, 0]
                     cameras = self.photos.cameras[chosen]
                 rgb, mask = (resize_pictures(each[chosen].cpu(), size) for each in (photos.rgb, photos.mask))
-                parts.append(Targets(cameras, rgb, mask, torch.full_like(mask, made.photo_weight)))
+                parts.append(Targets(cameras, rgb, mask, torch.full_like(mask, weight)))
         if given is not None:
-            weight = max(1.0, sum(len(part.cameras) for part in parts) / len(given.cameras))
-            parts.append(Targets.on_white(given.cameras, given.rgb, weight))
-        joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in ("rgb", "mask", "weights")}
-        return {"cameras": Cameras.concatenate([part.cameras for part in parts]), **joined}
-
-    def _photo_cameras(self, step: int) -> PhotoCameras | None:
-        """Where the photos were taken from, if more of them than the first are to be targets; reported as `step`."""
-        job, last = self.job, self.rounds[-1]
-        if job.scene.views is None or len(job.scene.views) == 1 or not (last.photo_weight and last.all_photos):
-            return None
-        if job.photo_cameras is not None:
-            return job.photo_cameras
-        return estimate_photo_cameras(job.model, job.scene, on_step=lambda *_: job.on_step(step, self.total, None))
+            share = max(1.0, sum(len(part.cameras) for part in parts) / len(given.cameras))
+            parts.append(targets_on_white(given.cameras, given.rgb, share))
+        cameras_of, *pictures = zip(*parts, strict=True)
+        return Targets(Cameras.concatenate(cameras_of), *map(torch.cat, pictures))
 
 
 def _as_released(job: Distillation, plan: ReferenceSchedule) -> RadianceField:
@@ -345,13 +303,11 @@ def _as_released(job: Distillation, plan: ReferenceSchedule) -> RadianceField:
     if saved is not None:
         fitter.load_state_dict(saved)
     elif views is not None:  # cancelled, it begins again
-        fit_views(
-            field,
-            **vars(Targets.on_white(views.cameras, views.rgb)),
-            config=given,
-            generator=stream_generator(job.seed, GIVEN_STREAM),
-            on_step=lambda step, _, preview: job.on_step(step, total, preview),
-        )
+        targets, random = targets_on_white(views.cameras, views.rgb), stream_generator(job.seed, GIVEN_STREAM)
+        before = FieldFitter(field, **targets._asdict(), config=given, generator=random)
+        while not before.done:
+            before.step()
+            job.on_step(before.iteration, total, before.preview)
     job.fit(fitter, fitter.state_dict, plan.iterations, first, total)
     return field
 
@@ -386,20 +342,17 @@ def distill(
         InputError, CheckpointError: the checkpoint belongs to another run, or is damaged.
         FieldError: the loss is no longer finite.
     """
-    config = DistillConfig.fast() if config is None else config
+    config, generator = config or DistillConfig.fast(), generator or torch.Generator().manual_seed(0)
     check_type("scene", scene, SceneEncoding, "make it with encode")
     check_type("config", config, DistillConfig, "such as DistillConfig.fast()")
-    if generator is not None:
-        check_type("generator", generator, torch.Generator, "such as torch.Generator().manual_seed(0)")
+    check_type("generator", generator, torch.Generator, "such as torch.Generator().manual_seed(0)")
     if checkpoint is not None:
         check_path("checkpoint", checkpoint)
     if photo_cameras is not None:
         check_type("photo_cameras", photo_cameras, PhotoCameras, "such as those of estimate_photo_cameras")
         if len(photo_cameras) != (photos := len(scene.views or ())):
-            raise InputError(
-                f"photo_cameras must hold one camera for each of the scene's {photos} photos, got {len(photo_cameras)};"
-                " estimate them for this scene, or leave them out"
-            )
+            wanted = f"one camera for each of the scene's {photos} photos"
+            raise InputError(f"photo_cameras must hold {wanted}, got {len(photo_cameras)}; estimate them again")
     text = model.chosen_text(prompt, text_embeddings)
     with torch.inference_mode(False), torch.enable_grad():  # hosts may call from inference mode
         job = Distillation(
@@ -407,7 +360,7 @@ def distill(
             scene=replace(scene, tokens=scene.tokens.detach().clone(), reference=_detached(scene.reference)),
             config=config,
             text=(text[0].detach().clone(), text[1].detach().clone()),
-            seed=generator.initial_seed() if generator is not None else 0,
+            seed=generator.initial_seed(),
             on_step=on_step or (lambda *_: None),
             path=None if checkpoint is None else Path(checkpoint),
             views=None if views is None else _checked(views, model.image_size),
@@ -421,6 +374,7 @@ def distill(
 def _checked(views: NovelViews, size: int) -> NovelViews:
     """The pictures at the model's size, apart from the caller's tensors."""
     check_type("views", views, NovelViews, "such as those that sample gives")
+    check_unit_range("views.rgb", views.rgb, "divide 8-bit pictures by 255")
     if not len(views.cameras):
         raise InputError("views must hold one picture or more, got 0; leave them out to begin from predictions")
     rgb = views.rgb.detach().float().cpu().clone()

@@ -22,21 +22,9 @@ from ..support.checks import check_count, check_finite, check_range, check_shape
 from ..support.devices import Chunk
 from ..support.errors import InputError
 from ..support.images import resize_pictures
-from ..types import (
-    REFERENCE_FOCAL,
-    Cameras,
-    InputViews,
-    NovelViews,
-    OnStep,
-    SceneEncoding,
-    ViewConditioning,
-    check_lengths,
-)
+from ..types import REFERENCE_FOCAL, Cameras, InputViews, NovelViews, OnStep, SceneEncoding, ViewConditioning
 from .prior import DiffusionPrior
 from .sampling import sample_views, view_seeds
-
-FOCAL_TOLERANCE = 1.2
-"""Ratio to the trained focal length beyond which a warning is due."""
 
 
 def shrunk_grid(cameras: Cameras, size: int) -> Cameras:
@@ -50,20 +38,18 @@ def _check_cameras(cameras: Cameras) -> None:
     if not len(cameras):
         raise InputError("expected at least one camera, got none; make some with orbit_cameras")
     off = (cameras.focal / REFERENCE_FOCAL).log().abs()
-    if off.max() > math.log(FOCAL_TOLERANCE):
+    if off.max() > math.log(1.2):
         worst = float(cameras.focal.flatten()[off.argmax()])
-        warnings.warn(
-            f"the networks were trained at focal length {REFERENCE_FOCAL} (field of view 25 degrees), a camera has "
-            f"{worst:.2f}; the view may be off: move the camera instead of zooming",
-            stacklevel=4,  # who called the method that is decorated by no_grad
-        )
+        trained = f"the networks were trained at focal length {REFERENCE_FOCAL} (field of view 25 degrees)"
+        advice = "the view may be off: move the camera instead of zooming"
+        # of who called the method that is decorated by no_grad
+        warnings.warn(f"{trained}, a camera has {worst:.2f}; {advice}", stacklevel=4)
 
 
 class ViewSynthesizer(ABC):
     """What every UpFusion model does, wherever its networks come from.
 
-    config: all sizes. dino, upsrt: what reads the photos. prior: the diffusion model. device, dtype: where and in which
-    precision the networks compute. model_id: fingerprint of sizes and weights, by which a scene knows its model.
+    device, dtype: where and in which precision the networks compute. model_id: by which a scene knows its model.
     """
 
     config: ModelConfig
@@ -88,10 +74,8 @@ class ViewSynthesizer(ABC):
     ) -> SceneEncoding:
         """Set latents of 1 to 6 photos from prepare_views, which are resized to the model's size.
 
-        `reference_elevation_degrees` is the elevation that photo 1 was taken from; the release assumes 22.5.
-
-        Raises:
-            InputError: the weights give values that are not finite in this precision.
+        `reference_elevation_degrees` is photo 1's; the release assumes 22.5. InputError: the weights give values that
+        are not finite in this precision.
         """
         check_type("views", views, InputViews, "make them with prepare_views")
         rgb, mask = (resize_pictures(pictures, self.image_size) for pictures in (views.rgb, views.mask))
@@ -107,10 +91,8 @@ class ViewSynthesizer(ABC):
         parts = photos.map(lambda part: self.dino(rgb[part], (rows, columns), self.dtype), len(views))
         keys = torch.cat(list(parts))
         if keys.shape[-1] != (width := self.config.upsrt.image_feature_dim):
-            raise InputError(
-                f"the DINO features must be {width} wide for this UpSRT, got {keys.shape[-1]}; "
-                "make dino.embed_dim and upsrt.image_feature_dim of the configuration agree"
-            )
+            advice = "make dino.embed_dim and upsrt.image_feature_dim of the configuration agree"
+            raise InputError(f"the DINO features must be {width} wide for this UpSRT, got {keys.shape[-1]}; {advice}")
         tokens = self.upsrt.encode(keys[None], plucker(patch_rays(rows, columns, self.device)))[0]
         check_finite("the set latents (from these weights in this precision)", tokens)
         return tokens
@@ -121,7 +103,7 @@ class ViewSynthesizer(ABC):
 
         Args:
             pixel_centers: rays go through the pixels' centres, as in pictures and renders; else they are the release's,
-                the outermost on the picture's border: the picture is size / (size - 1) too large.
+                the outermost on the picture's border.
         """
         scene = self.own_scene(scene)
         check_count("size", size, 2, 4096)
@@ -173,22 +155,21 @@ class ViewSynthesizer(ABC):
         if prompt is not None and text_embeddings is not None:
             raise InputError("give a prompt or text_embeddings, not both")
         text = text_embeddings if text_embeddings is not None else self.text_embeddings(prompt)
-        check_type("text_embeddings", text, Sequence, "(conditional, unconditional)")
-        if len(text) != 2:
-            raise InputError(f"text_embeddings must be (conditional, unconditional), got {len(text)} values; give both")
-        for name, value in zip(("conditional", "unconditional"), text, strict=True):
-            check_finite(f"text_embeddings, {name}", value)
-            width = self.config.diffusion.context_dim
-            check_shape(f"text_embeddings, {name}", value, ("L", width) if value.ndim == 2 else ("Q", "L", width))
-            if not value.numel():
-                raise InputError(f"text_embeddings, {name} must hold numbers, got {tuple(value.shape)}; give 77 rows")
-        check_lengths("text_embeddings", *text)
+        if not isinstance(text, Sequence) or len(text) != 2:
+            raise InputError(f"text_embeddings must be two tensors, conditional and unconditional, got {text!r:.60}")
+        for value in text:
+            check_finite("text_embeddings", value)
+            shape = (text[0].shape[-2], self.config.diffusion.context_dim)  # both run in one batch
+            check_shape("text_embeddings", value, shape if value.ndim == 2 else ("Q", *shape), "77 rows, both as long")
         return text
 
     @torch.no_grad()
     def prepare(self, cond: ViewConditioning, guidance: float = 9.0) -> Any:  # noqa: ANN401 - the prior's own constants
         """The constants of `cond` over the sampling steps, for many calls of predict_noise at one kind of guidance."""
-        return self.prior.prepare(self._with_text(cond), guided=guidance != 1)
+        check_type("cond", cond, ViewConditioning, "make it with condition")
+        shape = (len(cond), self.config.diffusion.hint_channels, *[self.config.latent_size] * 2)
+        check_shape("cond.hint", cond.hint, shape, "make the conditions with this model")
+        return self.prior.prepare(cond, guided=guidance != 1)
 
     @torch.no_grad()
     def predict_noise(
@@ -205,13 +186,10 @@ class ViewSynthesizer(ABC):
         """
         check_finite("latents", latents)
         check_range("guidance", guidance, 0.0, 1000.0)
-        try:
-            steps = torch.as_tensor(timestep, dtype=torch.float32)
-        except (TypeError, ValueError, RuntimeError, OverflowError):
-            steps = torch.tensor(torch.nan)
-        if steps.ndim > 1 or not steps.numel() or not ((steps >= 0) & (steps <= 999)).all():
-            shown = " ".join(repr(timestep).split())
-            raise InputError(f"timestep must be 0 to 999, one number or one a view, got {shown:.60}")
+        steps = timestep if isinstance(timestep, Tensor | int | float) else torch.nan
+        steps = torch.as_tensor(steps, dtype=torch.float32)
+        if steps.ndim > 1 or steps.numel() not in (1, len(latents)) or not ((steps >= 0) & (steps <= 999)).all():
+            raise InputError(f"timestep must be 0 to 999, one number or one a view, got {timestep!r:.60}")
         prepared = self.prepare(cond, guidance) if isinstance(cond, ViewConditioning) else cond
         eps = self.prior.predict_noise(latents, timestep, prepared, guidance)
         check_finite("the predicted noise (from these weights in this precision)", eps)
@@ -254,23 +232,4 @@ class ViewSynthesizer(ABC):
                 f"the scene was encoded by another model (id {scene.model_id}, this one is {self.model_id}); "
                 "encode the photos again with this model"
             )
-        tokens = scene.tokens.to(self.device, self.dtype)
-        return SceneEncoding(tokens, scene.reference, scene.views, scene.model_id)
-
-    def _with_text(self, cond: ViewConditioning) -> ViewConditioning:
-        """Conditions made by hand without text get the default prompt's; those of another model are refused."""
-        check_type("cond", cond, ViewConditioning, "make it with condition")
-        config, size, advice = self.config.diffusion, self.config.latent_size, "make the conditions with this model"
-        check_shape("cond.hint", cond.hint, (len(cond), config.hint_channels, size, size), advice)
-        found = [tuple(maps.shape[2:]) for maps in cond.ray_maps]
-        wanted = [(size >> level,) * 2 for level in range(len(config.channel_mult))]
-        if found != wanted:
-            raise InputError(f"cond.ray_maps must be of the sizes {wanted}, got {found}; {advice}")
-        for name in ("tokens", "text", "unconditional_text"):
-            value = getattr(cond, name)
-            if value is not None and value.shape[-1] != config.context_dim:
-                raise InputError(f"cond.{name} must be {config.context_dim} wide, got {value.shape[-1]}; {advice}")
-        if cond.text is not None and cond.unconditional_text is not None:
-            return cond
-        text, unconditional = self.text_embeddings()
-        return replace(cond, text=text, unconditional_text=unconditional)
+        return replace(scene, tokens=scene.tokens.to(self.device, self.dtype))

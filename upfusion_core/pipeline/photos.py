@@ -1,7 +1,11 @@
-"""Photos -> InputViews: decoded to colours and coverage, put on white, framed in a square of the model's size."""
+"""Photos -> InputViews: decoded to colours and coverage, put on white, framed in a square of the model's size.
+
+And the photos that come with the package: objects that nothing was trained on, with further views to compare with.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -19,26 +23,19 @@ from torch.nn.functional import max_pool2d
 
 from ..config import MAX_PHOTOS
 from ..data.recorded import FRAME_MARGIN, Box, bounds, squared
+from ..geometry import cameras_from_matrices
 from ..support.checks import check_count, check_range, check_shape, check_unit_range
 from ..support.errors import InputError, MissingPackageError, PhotoError
-from ..support.files import reading
-from ..support.images import check_picture, open_picture, to_8bit, too_large
-from ..types import REFERENCE_FOCAL, InputViews
+from ..support.files import bundled_path, reading
+from ..support.images import check_picture, load_png, open_picture, to_8bit, too_large
+from ..types import REFERENCE_FOCAL, Cameras, InputViews
 
-PhotoSource = str | os.PathLike[str] | Image.Image | Tensor | np.ndarray
-"""What a photo or a mask may be given as."""
+PhotoSource = str | os.PathLike[str] | Image.Image | Tensor | np.ndarray  # what a photo or a mask may be given as
 
-MIN_SIDE = 8
-"""Smaller pictures show no object."""
-
-_WHITE_ENOUGH, _SURELY_OBJECT = 8 / 255, 32 / 255
-"""Darkness below the first is JPEG noise on white (the released demo photos stay under it), above the second object."""
-
-_SMALL_PLACE = 0.01
-"""Part of the picture below which white enclosed by the object is taken as a white part of it."""
-
-_NARROWEST = 8
-"""Pixels of the result that a whole photo must cover in its shorter direction."""
+MIN_SIDE = 8  # smaller pictures show no object
+_NARROWEST = 8  # pixels of the result that a whole photo must cover in its shorter direction
+_WHITE_ENOUGH, _SURELY_OBJECT = 8 / 255, 32 / 255  # darkness: below is JPEG noise on white, above is object
+_SMALL_PLACE = 0.01  # part of the picture below which white enclosed by the object is a white part of it
 
 
 def prepare_views(
@@ -53,10 +50,9 @@ def prepare_views(
     """1 to 6 photos of one object -> InputViews with rgb (V, 3, size, size), float32 on the CPU.
 
     A photo with a mask or an alpha channel is composited on white (in sRGB, straight alpha) and cropped to a square
-    round the object, which white fills where it leaves the photo. A photo with neither is **taken as already on white
-    and framed**: it is padded to a square with white and resized, never cropped, and one that is already size x size
-    comes through unchanged; its mask is estimated as what is not white. The focal length is set to 4.5, the only one
-    that the released networks know.
+    round the object. A photo with neither is **taken as already on white and framed**: it is padded to a square with
+    white and resized, never cropped, and one that is already size x size comes through unchanged; its mask is estimated
+    as what is not white. The focal length is set to 4.5, the only one that the released networks know.
 
     Args:
         images: paths, PIL images, uint8 arrays (H, W, 3), or float tensors (1|3|4, H, W) in [0, 1] of any size; one of
@@ -64,10 +60,9 @@ def prepare_views(
         masks: one a photo, of its size, 1 on the object; None, or None for a photo, leaves it to the photo's alpha.
             With both, their product counts.
         size: side of the results in pixels, the model's image size.
-        margin: side of the crop over the longer side of the object's box, at least 1.
+        margin: side of the crop over the longer side of the object's box, at least 1; beyond the photo is white.
         crop: whether photos with a mask or alpha are cropped to the object; if not, they are padded like the others.
-        remove_background: finds the object by `rembg` in photos that have neither mask nor alpha. That package fetches
-            its own network on its first use.
+        remove_background: finds the object by `rembg`, which fetches a network, in photos with neither mask nor alpha.
 
     Raises:
         PhotoError: a photo or mask cannot be used. InputError: wrong number of them, or a wrong option.
@@ -116,18 +111,15 @@ def estimate_mask(rgb: Tensor) -> Tensor:
     return torch.where(torch.from_numpy(small[places]), torch.ones_like(mask), mask)[None]
 
 
-def estimate_coverage(rgb: Tensor, reach: int = 1) -> Tensor:
+def estimate_coverage(rgb: Tensor) -> Tensor:
     """(3, H, W) on white -> (1, H, W) in [0, 1]: how much of each pixel the object covers.
 
-    Unlike in `estimate_mask`, pixels within `reach` of the outside count by their darkness beside the darkest within
-    `reach` of them.
+    Unlike in `estimate_mask`, pixels beside the outside count by their darkness beside the darkest of their neighbours.
     """
     mask = estimate_mask(rgb)
-    width = 2 * reach + 1
     darkness = (1 - rgb.amin(dim=0))[None]
-    darkest = max_pool2d(darkness, width, stride=1, padding=reach)
-    outline = max_pool2d((mask < 0.5).float(), width, stride=1, padding=reach) > 0
-    return torch.where(outline, torch.minimum(mask, darkness / darkest.clamp(min=1e-3)), mask)
+    darkest, outside = (max_pool2d(each, 3, stride=1, padding=1) for each in (darkness, (mask < 0.5).float()))
+    return torch.where(outside > 0.5, torch.minimum(mask, darkness / darkest.clamp(min=1e-3)), mask)
 
 
 def _listed(given: Any, name: str, one: int | None) -> list[Any]:  # noqa: ANN401 - whatever was given
@@ -136,11 +128,9 @@ def _listed(given: Any, name: str, one: int | None) -> list[Any]:  # noqa: ANN40
         return list(given) if given.ndim == 4 or (given.ndim == 3 and given.shape[0] == one) else [given]
     if isinstance(given, str | os.PathLike | Image.Image):
         return [given]
-    if isinstance(given, Sequence):
-        return list(given)
-    raise InputError(
-        f"{name} must be a list of {name.replace('images', 'photos')}, got {type(given).__name__}; see prepare_views"
-    )
+    if not isinstance(given, Sequence):
+        raise InputError(f"{name} must be a list of them, got {type(given).__name__}; see prepare_views")
+    return list(given)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,14 +162,12 @@ def read_photo(source: PhotoSource, label: str = "photo 1") -> Photo:
     channels, label = _decode(source, label, _channels)
     _, height, width = channels.shape
     if min(height, width) < MIN_SIDE:
-        raise PhotoError(
-            f"{label} must be at least {MIN_SIDE} x {MIN_SIDE} pixels, got {width} x {height}; use a larger picture"
-        )
-    coverage = channels[-1] if len(channels) in (2, 4) else None
-    colors = channels[:-1] if coverage is not None else channels
-    if coverage is not None and bool((unit_range(coverage) == 1).all()):
-        coverage = None
-    return Photo(colors.expand(3, height, width), coverage, label)
+        wanted = f"{label} must be at least {MIN_SIDE} x {MIN_SIDE} pixels"
+        raise PhotoError(f"{wanted}, got {width} x {height}; use a larger picture")
+    if len(channels) in (1, 3):
+        return Photo(channels.expand(3, height, width), None, label)
+    opaque = bool((unit_range(channels[-1]) == 1).all())
+    return Photo(channels[:-1].expand(3, height, width), None if opaque else channels[-1], label)
 
 
 def read_mask(source: PhotoSource, photo: Photo) -> Tensor:
@@ -188,27 +176,23 @@ def read_mask(source: PhotoSource, photo: Photo) -> Tensor:
     The source is as of a photo, or boolean. A picture gives its grey value, or its alpha channel where it has one that
     is not opaque.
     """
-    label = f"mask of {photo.label}"
     if isinstance(source, np.ndarray) and source.dtype == bool:
         source = torch.from_numpy(source)
     if isinstance(source, Tensor):
         source = source.float() if source.dtype == torch.bool else source
         source = source[None] if source.ndim == 2 else source
-    channels, label = _decode(source, label, _mask_channels)
+    channels, label = _decode(source, f"mask of {photo.label}", _mask_channels)
     if len(channels) != 1:
         raise PhotoError(f"{label} must be (H, W) or (1, H, W), got {tuple(channels.shape)}; give one channel")
-    mask, (height, width) = channels[0], photo.rgb.shape[1:]
-    if mask.shape != (height, width):
-        raise PhotoError(
-            f"{label} must have the photo's size, {width} x {height}, "
-            f"got {mask.shape[1]} x {mask.shape[0]}; make it from the same picture"
-        )
-    return mask
+    (height, width), (high, wide) = photo.rgb.shape[1:], channels.shape[1:]
+    if (high, wide) != (height, width):
+        wanted = f"{label} must have the photo's size, {width} x {height}"
+        raise PhotoError(f"{wanted}, got {wide} x {high}; make it from the same picture")
+    return channels[0]
 
 
 def _clamped(values: Tensor, label: str) -> Tensor:
-    """The same as float32 in [0, 1], from which they may differ by rounding only."""
-    try:
+    try:  # they may leave [0, 1] by rounding only
         check_unit_range(label, values, "divide 8-bit values by 255")
     except InputError as error:
         raise PhotoError(str(error)) from error
@@ -226,14 +210,9 @@ def _decode(source: PhotoSource, label: str, read: Callable[[Image.Image, str], 
         return _clamped(source.detach().cpu(), label), label
     if isinstance(source, np.ndarray):
         fits = source.ndim == 2 or (source.ndim == 3 and source.shape[2] in (3, 4))
-        if source.dtype != np.uint8 or not fits:
-            raise PhotoError(
-                f"{label} as an array must be uint8 (H, W), (H, W, 3) or (H, W, 4), "
-                f"got {source.dtype} {source.shape}; give floats as a channels-first tensor"
-            )
-        height, width = source.shape[:2]
-        if source.size == 0:
-            raise PhotoError(f"{label} must hold pixels, got {width} x {height}; choose another picture")
+        if source.dtype != np.uint8 or not fits or not source.size:
+            wanted, found = "uint8 (H, W), (H, W, 3) or (H, W, 4)", f"{source.dtype} {source.shape}"
+            raise PhotoError(f"{label} as an array must be {wanted}, got {found}; give floats as a (3, H, W) tensor")
         source = Image.fromarray(source)
     reason = {"advice": "save it anew as PNG or JPEG", "what": "a whole picture file"}
     if isinstance(source, Image.Image):
@@ -248,8 +227,6 @@ def _decode(source: PhotoSource, label: str, read: Callable[[Image.Image, str], 
         raise PhotoError(f"{label} must be a picture, but there is no file {path!s:.300}; check the path")
     if path.is_dir():
         raise PhotoError(f"{label} must be a picture, but {path} is a folder; name the files in it")
-    if not path.is_file():
-        raise PhotoError(f"{label} must be a picture, but {path} is a device or pipe; name a file")
     label = f"{label} ({path.name:.100})"
     with reading(label, **reason, error=PhotoError):
         try:
@@ -267,10 +244,8 @@ def _channels(image: Image.Image, label: str) -> np.ndarray:
         if image.mode == "I" and values.min() >= 0 and values.max() <= 255:  # Pillow's way to widen 8-bit grey
             return values[None] / np.float32(255)
         if values.min() < 0 or values.max() > 65535:
-            raise PhotoError(
-                f"{label} must hold 16-bit grey values in 0..65535, got {values.min():.0f}..{values.max():.0f}; "
-                "save it as 8 or 16 bit"
-            )
+            found = f"{values.min():.0f}..{values.max():.0f}"
+            raise PhotoError(f"{label} must hold 16-bit grey values in 0..65535, got {found}; save it as 8 or 16 bit")
         return values[None] / np.float32(65535)
     if image.mode == "F":
         return np.array(image, dtype=np.float32)[None]
@@ -283,22 +258,21 @@ def _channels(image: Image.Image, label: str) -> np.ndarray:
 
 
 def _mask_channels(image: Image.Image, label: str) -> np.ndarray:
-    if not image.mode.startswith(("I", "F")) and image.has_transparency_data:
+    if image.mode.startswith(("I", "F")):
+        return _channels(image, label)
+    if image.has_transparency_data:
         alpha = np.array(image.convert("RGBA").getchannel("A"))
         if alpha.min() < 255:
             return alpha[None]
-    if image.mode not in ("1", "L", "F") and not image.mode.startswith("I"):
-        image = image.convert("RGB").convert("L")
-    return _channels(image, label)
+    return _channels(image if image.mode in ("1", "L") else image.convert("RGB").convert("L"), label)
 
 
 def _without_background(photo: Photo) -> Photo:
     try:
         from rembg import remove
     except (ImportError, SystemExit) as error:  # rembg ends the process where onnxruntime is missing
-        raise MissingPackageError(
-            'removing backgrounds needs the package rembg, which is not installed; run: pip install "rembg[cpu]"'
-        ) from error
+        wanted = "removing backgrounds needs the package rembg, which is not installed"
+        raise MissingPackageError(f'{wanted}; run: pip install "rembg[cpu]"') from error
     pixels = to_8bit(rearrange(unit_range(photo.rgb), "c h w -> h w c"))
     found = remove(Image.fromarray(pixels), only_mask=True)
     return replace(photo, coverage=torch.from_numpy(np.array(found.convert("L"))))
@@ -310,35 +284,29 @@ def _frame(photo: Photo, size: int, margin: float, crop: bool) -> tuple[Tensor, 
     coverage = None if photo.coverage is None else unit_range(photo.coverage)
     most = 1.0 if coverage is None else float(coverage.max())
     if most < 0.05:
-        raise PhotoError(
-            f"the mask or alpha channel of {photo.label} must cover the object, but it is empty; "
-            "paint the object white, or swap inside and outside"
-        )
+        wanted = f"the mask or alpha channel of {photo.label} must cover the object, but it is empty"
+        raise PhotoError(f"{wanted}; paint the object white, or swap inside and outside")
     if crop and coverage is not None:  # to the pixels that are covered at least half as much as any
         box = squared(bounds((coverage >= most / 2).numpy()), margin)
     else:
         if min(width, height) * size < _NARROWEST * max(width, height):
-            raise PhotoError(
-                f"{photo.label} is too narrow to be framed as a square, got {width} x {height}; "
-                "cut it to the object, or give a mask"
-            )
+            wrong = f"{photo.label} is too narrow to be framed as a square, got {width} x {height}"
+            raise PhotoError(f"{wrong}; cut it to the object, or give a mask")
         box = squared((0, 0, width, height), 1.0)
     untouched = box == (0, 0, size, size) and (height, width) == (size, size)
     channels = []
     for color in map(unit_range, photo.rgb):
         if coverage is not None:
             color = color * coverage + (1 - coverage)
-        # White is 0 in terms of darkness: what lies outside the object or the photo then adds nothing to a filter, so
-        # that no edge gets a fringe of the colours that were hidden under alpha.
+        # as darkness white is 0, so that what is outside adds nothing to a filter: no fringe of colours hidden by alpha
         channels.append(color if untouched else 1 - resample(1 - color, box, size))
     rgb = torch.stack(channels).clamp(0, 1)
     if coverage is not None:
         return rgb, (coverage if untouched else resample(coverage, box, size)).clamp(0, 1)
     mask = estimate_mask(rgb)[0]
     if mask.max() < 0.5:
-        raise PhotoError(
-            f"{photo.label} must show an object, but it is white all over; choose another photo or give a mask"
-        )
+        wanted = f"{photo.label} must show an object, but it is white all over"
+        raise PhotoError(f"{wanted}; choose another photo or give a mask")
     return rgb, mask
 
 
@@ -372,3 +340,67 @@ def _weights(length: int, start: float, stop: float, size: int) -> tuple[slice, 
     first = min(first, last)
     chosen = weights[:, first - int(taps[0]) : last - int(taps[0])]
     return slice(first, last), chosen.float()
+
+
+@dataclass(frozen=True, eq=False)
+class ExampleViews:
+    """Photos of one object, and true views of it that are no photos.
+
+    photos: (V, 3, S, S) in [0, 1] on white, the reference first. masks: (V, 1, S, S) in [0, 1], 1 on the object.
+    truth: (T, 3, S, S), truth_masks: (T, 1, S, S), cameras: Cameras(T): what is seen all round the object.
+    photo_cameras: Cameras(V); the model is not told them.
+    paths: of the photos' files, (V,). name: the object's: generator version, split and index.
+    """
+
+    photos: Tensor
+    masks: Tensor
+    truth: Tensor
+    truth_masks: Tensor
+    cameras: Cameras
+    photo_cameras: Cameras
+    paths: tuple[Path, ...]
+    name: str
+
+    def prepared(self, size: int) -> InputViews:
+        """The photos at a model's size, without masks, as framed ones: cropped, they would not fit the truth."""
+        return prepare_views(list(self.photos), size=size)
+
+
+def example_count() -> int:
+    """How many objects come with the package; their numbers are 0 to one less."""
+    return len(_bundled("about.json")["objects"])
+
+
+def example_views(number: int = 0, photos: int = 3) -> ExampleViews:
+    """An object that comes with the package, with some of its six photos.
+
+    Raises:
+        InputError: there is no such object, or not so many photos, or the package lacks its files.
+    """
+    names = _bundled("about.json")["objects"]
+    check_count("number", number, 0, len(names) - 1)
+    check_count("photos", photos, 1, MAX_PHOTOS)
+    cameras, shown, masks = [], [], []
+    for kind, entries in (
+        ("photo", _bundled(f"{number}/photos.json")[:photos]),
+        ("truth", _bundled(f"{number}/truth.json")),
+    ):
+        matrices = torch.tensor([entry["camera_to_world"] for entry in entries])
+        cameras.append(cameras_from_matrices(matrices, focal=[entry["focal"] for entry in entries]))
+        files = [f"{number}/{kind}_{place + 1}" for place in range(len(entries))]
+        shown.append(torch.stack([_bundled(f"{name}.png") for name in files]))
+        masks.append(torch.stack([_bundled(f"{name}_mask.png") for name in files]))
+    paths = tuple(bundled_path("examples") / f"{number}/photo_{place + 1}.png" for place in range(photos))
+    return ExampleViews(shown[0], masks[0], shown[1], masks[1], cameras[1], cameras[0], paths, names[number])
+
+
+def _bundled(name: str) -> Any:  # noqa: ANN401 - (3, S, S) or, of a mask, (1, S, S) in [0, 1]; or whatever the JSON holds
+    path = bundled_path("examples") / name
+    try:
+        if path.suffix == ".json":
+            return json.loads(path.read_text(encoding="utf-8"))
+        return load_png(path, "L" if name.endswith("_mask.png") else "RGB")
+    except (OSError, InputError) as error:
+        raise InputError(
+            f"{path} must have come with the package, but is not whole ({error}); install it again"
+        ) from error

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -17,9 +16,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..config import PhotoSearch, RaySampling
-from ..field.radiance import RadianceField
-from ..field.rendering import render_views
+from ..config import PhotoSearch
 from ..geometry import orbit_cameras, reference_plucker
 from ..support.checks import check_shape, check_type
 from ..support.errors import InputError
@@ -28,14 +25,9 @@ from ..types import Cameras, InputViews, OnStep, SceneEncoding
 from .novel_views import ViewSynthesizer, shrunk_grid
 
 PhotoRender = Callable[..., Tensor]
-"""(cameras, size) -> (Q, 3, size, size) pictures in [0, 1] on white, through pixel centres; differentiable."""
-
-NEIGHBORHOOD_DEGREES = 26.0
-"""Candidates within this angle of the best one count as the same answer."""
-
-_SAMPLING = RaySampling(uniform=48, importance=0)
-_AT_ONCE = 1 << 15
-"""Rays that are asked of UpSRT at a time."""
+# (cameras, size) -> (Q, 3, size, size) pictures in [0, 1] on white, through pixel centres; differentiable
+NEIGHBORHOOD_DEGREES = 26.0  # candidates within this angle of the best one count as the same answer
+_AT_ONCE = 1 << 15  # rays that are asked of UpSRT at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +44,6 @@ class PhotoCameras:
     score: Tensor
 
     def __post_init__(self) -> None:
-        check_type("PhotoCameras.cameras", self.cameras, Cameras, "one a photo")
         check_shape("PhotoCameras.accepted", self.accepted, (len(self.cameras),), "one a photo")
         check_shape("PhotoCameras.score", self.score, (len(self.cameras),), "one a photo")
 
@@ -79,32 +70,24 @@ class PhotoCameras:
 
 
 def estimate_photo_cameras(
-    model: ViewSynthesizer,
-    scene: SceneEncoding,
-    field: RadianceField | None = None,
-    *,
-    search: PhotoSearch | None = None,
-    on_step: OnStep | None = None,
+    model: ViewSynthesizer, scene: SceneEncoding, *, search: PhotoSearch | None = None, on_step: OnStep | None = None
 ) -> PhotoCameras:
     """The cameras that the scene's photos were taken by, as far as they can be found; nothing is drawn at random.
 
     Args:
         model: whose scene it is; its UpSRT predicts the object.
-        field: a coarse field of the object, to refine the cameras against; UpSRT's predictions unless given.
-        search: how to search.
         on_step: called with (photos done, total, None) after each prediction; raise from it to stop.
 
     Raises:
         InputError: the scene holds no photos, or something is of another type.
     """
     check_type("scene", scene, SceneEncoding, "make it with encode")
-    for name, value, kind in (("field", field, RadianceField), ("search", search, PhotoSearch)):
-        if value is not None:
-            check_type(name, value, kind)
+    search = search or PhotoSearch()
+    check_type("search", search, PhotoSearch)
     if scene.views is None:
         raise InputError("the scene must hold its photos, got one made by hand; encode the photos with this model")
     views, reference = scene.views, scene.reference.to("cpu")
-    search, focal = search or PhotoSearch(), float(reference.focal[0, 0])
+    focal = float(reference.focal[0, 0])
     found = [PhotoMatch(reference, 1.0, 0.0, True)]
 
     def report() -> None:
@@ -119,7 +102,6 @@ def estimate_photo_cameras(
             some = InputViews(views.rgb[order], views.mask[order], views.focal[order])
             return _predictions(model, replace(scene, tokens=model.set_latents(some), views=some), report)
 
-        against = None if field is None else partial(_rendered, field)
         ring: Tensor | None = None
         for index in range(1, len(views)):
             others = [other for other in range(len(views)) if other != index]
@@ -130,7 +112,7 @@ def estimate_photo_cameras(
                 frames = [orbit_cameras(0.0, elevation) for elevation in search.elevations_degrees]
                 turned = predicted([index, *others])
                 rings = ring_differences(ring, torch.stack([turntable(turned, search, focal, each) for each in frames]))
-            found.append(match_photo(without, views.rgb[index], search, focal=focal, rings=rings, against=against))
+            found.append(match_photo(without, views.rgb[index], search, focal=focal, rings=rings))
             report()
     cameras, scores, _, accepted = zip(*found, strict=True)
     return PhotoCameras(Cameras.concatenate(cameras), torch.tensor(accepted), torch.tensor(scores, dtype=torch.float32))
@@ -148,10 +130,6 @@ def _predictions(model: ViewSynthesizer, scene: SceneEncoding, after: Callable[[
         return rearrange(rgb.float(), "1 (q h w) c -> q c h w", h=size, w=size)
 
     return render
-
-
-def _rendered(field: RadianceField, cameras: Cameras, size: int) -> Tensor:
-    return render_views(field, field.aabb, cameras, size, sampling=_SAMPLING).rgb
 
 
 def search_cameras(search: PhotoSearch, elevations_degrees: tuple[float, ...], focal: float) -> Cameras:
@@ -193,51 +171,33 @@ class PhotoMatch(NamedTuple):
 
 
 def match_photo(
-    render: PhotoRender,
-    photo: Tensor,
-    search: PhotoSearch,
-    *,
-    focal: float,
-    rings: Tensor | None = None,
-    against: PhotoRender | None = None,
+    render: PhotoRender, photo: Tensor, search: PhotoSearch, *, focal: float, rings: Tensor | None = None
 ) -> PhotoMatch:
-    """Where a photo (3, S, S) on white was taken from, and how sure that is.
+    """Where a photo (3, S, S) on white of the object that `render` shows was taken from, and how sure that is.
 
-    Args:
-        render: pictures of the object. against: those that the camera is refined against; `render` unless given.
-        rings: (E, A) further evidence, see ring_differences.
+    The refinement begins in the middle, the mean by belief, of the best candidate's neighbourhood. rings: (E, A)
+    further evidence, see ring_differences.
     """
+    cameras = search_cameras(search, search.elevations_degrees, focal)
     with torch.no_grad():
-        seen = render(search_cameras(search, search.elevations_degrees, focal), search.coarse_size)
-    differences = relative_difference(seen, photo).cpu()
+        differences = relative_difference(render(cameras, search.coarse_size), photo).cpu()
     costs = [search.photo_weight * rearrange(differences, "(e a) -> e a", a=search.azimuths)]
     if rings is not None:
         costs.append(search.ring_weight * rings)
-    start, near = believed(torch.stack(costs).sum(0), search)
-    score = min(float((-cost.double()).flatten().softmax(0)[near].sum()) for cost in costs)
-    camera, difference = refined(against or render, photo, start, search, focal)
-    accepted = score >= search.accept and difference <= search.largest_difference
-    return PhotoMatch(camera, score, difference, accepted)
-
-
-def believed(cost: Tensor, search: PhotoSearch) -> tuple[Tensor, Tensor]:
-    """(E, A) costs -> azimuth and elevation (2,) in radians of the best neighbourhood's middle; what is in it, (E·A,).
-
-    The best neighbourhood is that of the best candidate, the middle the mean by belief.
-    """
-    belief = (-cost.double()).flatten().softmax(0)
-    cameras = search_cameras(search, search.elevations_degrees, 1.0)
-    backward = cameras.camera_to_world[:, :3, 2].double()
+    beliefs = [(-cost.double()).flatten().softmax(0) for cost in (torch.stack(costs).sum(0), *costs)]
+    belief, backward = beliefs[0], cameras.camera_to_world[:, :3, 2].double()
     near = backward @ backward.T >= math.cos(math.radians(NEIGHBORHOOD_DEGREES)) - 1e-9
     shares = near.double() @ belief
-    best = int(torch.where(belief == belief.max(), shares, torch.zeros_like(shares)).argmax())
-    weights = belief * near[best]
+    best = near[int(torch.where(belief == belief.max(), shares, torch.zeros_like(shares)).argmax())]
+    weights = belief * best
+    weights = rearrange(weights / weights.sum(), "(e a) -> e a", a=search.azimuths)
     azimuths = torch.deg2rad(torch.tensor(search.azimuths_degrees, dtype=torch.float64))
     elevations = torch.deg2rad(torch.tensor(search.elevations_degrees, dtype=torch.float64))
-    weights = (weights / weights.sum()).reshape(cost.shape)
     azimuth = torch.atan2((weights.sum(0) * azimuths.sin()).sum(), (weights.sum(0) * azimuths.cos()).sum())
-    elevation = (weights.sum(1) * elevations).sum()
-    return torch.stack([azimuth, elevation]).float(), near[best]
+    start = torch.stack([azimuth, (weights.sum(1) * elevations).sum()]).float()
+    camera, difference = refined(render, photo, start, search, focal)
+    score = min(float(each[best].sum()) for each in beliefs[1:])
+    return PhotoMatch(camera, score, difference, score >= search.accept and difference <= search.largest_difference)
 
 
 def refined(

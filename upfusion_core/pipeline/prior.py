@@ -1,20 +1,20 @@
 """The diffusion prior: predicted noise, and the way between images and latents.
 
-On a fast GPU launching the two thousand small kernels of a guided step takes longer than computing them, so that they
-may be captured as CUDA graphs.
+Its kernels may be captured as CUDA graphs: to launch the two thousand of a guided step takes a fast GPU longest.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from ..models.checkpoint import Networks
 from ..models.controlnet import ControlConstants, KeysValues
-from ..models.networks import Networks
 from ..models.stable_diffusion import decode_latents, encode_images, predict, prompt_keys_values
 from ..support.checks import check_shape, check_type
 from ..support.errors import InputError
@@ -76,15 +76,12 @@ class DiffusersPrior:
         self._captured = CapturedCalls(self._networks_noise)
 
     def prepare(self, cond: ViewConditioning, *, guided: bool) -> PreparedConditioning:
-        """Hint convolution, ray maps, and the keys and values of set latents and text, once for all steps."""
         parts = [cond.unconditional(), cond] if guided else [cond]
-        texts = [part.text for part in parts if part.text is not None]
-        assert len(texts) == len(parts), "ViewSynthesizer gives every condition its text"
-        text = self._placed([_grouped(text) for text in texts])
+        text = self._placed([part.text if part.text.ndim == 3 else part.text[None] for part in parts])
         hint = self._placed([part.hint for part in parts])
         ray_maps = tuple(self._placed(maps) for maps in zip(*(part.ray_maps for part in parts), strict=True))
-        tokens, blank = self._placed([_grouped(cond.tokens)]), len(cond) if guided else 0
-        control = self.networks.controlnet.constants(hint, ray_maps, tokens, blank=blank)
+        tokens = self._placed([cond.tokens[None]])
+        control = self.networks.controlnet.constants(hint, ray_maps, tokens, blank=len(cond) if guided else 0)
         return PreparedConditioning(len(cond), guided, control, text, prompt_keys_values(self.networks.unet, text))
 
     def predict_noise(
@@ -94,15 +91,10 @@ class DiffusersPrior:
         check_type("cond", prepared, PreparedConditioning, "make it with condition or prepare")
         check_shape("latents", latents, (prepared.views, *self.latent_shape), "one a conditioned camera")
         if prepared.guided == (guidance == 1):
-            wanted = "without" if prepared.guided else "with"
             raise InputError(
-                f"guidance is {guidance}, but these conditions were not prepared {wanted} guidance; prepare them again"
+                f"the conditions must be prepared for guidance {guidance}, but are not; prepare them again"
             )
         steps = torch.as_tensor(timestep, device=self.device, dtype=torch.float32)
-        if steps.numel() not in (1, prepared.views):
-            raise InputError(
-                f"timestep must be one number or one a view, got {steps.numel()} for {prepared.views} views"
-            )
         copies = 2 if prepared.guided else 1
         batch = latents.to(self.device, self.dtype).repeat(copies, 1, 1, 1)
         steps = steps.expand(prepared.views).repeat(copies)
@@ -120,24 +112,14 @@ class DiffusersPrior:
         return torch.cat(tuple(parts)).to(self.device, self.dtype)
 
     def encode(self, rgb: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Images to scaled latents; differentiable with respect to `rgb`."""
         return encode_images(self.networks.vae, rgb.to(self.device), noise)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Scaled latents to images, clipped to [0, 1]."""
         return decode_latents(self.networks.vae, latents.to(self.device))
 
 
-def _grouped(value: Tensor) -> Tensor:
-    """(N, C), shared by all views, becomes one group."""
-    return value[None] if value.ndim == 2 else value
-
-
-WARMUPS = 2
-"""Calls before a capture, in which libraries choose their kernels."""
-
 Capture = Callable[[Callable[[], Tensor]], tuple[Tensor, Callable[[], None]]]
-"""Runs a function and gives its result and a function that computes the result again in the same memory."""
+# runs a function and gives its result, and a function that computes the result again in the same memory
 
 
 def capture_graph(call: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
@@ -147,7 +129,7 @@ def capture_graph(call: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        for _ in range(WARMUPS):
+        for _ in range(2):  # in which libraries choose their kernels
             call()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
@@ -166,52 +148,30 @@ class CapturedCalls:
 
     def __init__(self, function: Callable[[Tensor, Tensor, Any], Tensor], capture: Capture = capture_graph) -> None:
         self.function, self.capture = function, capture
-        self._calls: dict[tuple[Any, ...], Callable[[Tensor, Tensor, Any], Tensor]] = {}
+        self._calls: dict[tuple[Any, ...], tuple[Any, Tensor, Callable[[], None]]] = {}
+        self._constants: dict[tuple[Any, ...], Any] = {}  # those that were copied last
 
     def __call__(self, first: Tensor, second: Tensor, constants: Any) -> Tensor:  # noqa: ANN401 - any dataclass
         """What the function gives, in memory of its own."""
-        values = leaves((first, second, constants))
-        key = tuple((value.shape, value.dtype) if isinstance(value, Tensor) else value for value in values)
+        given = (first, second, constants)
+        key = tuple((value.shape, value.dtype) if isinstance(value, Tensor) else value for value in leaves(given))
         if key not in self._calls:
-            self._calls[key] = self._captured(first, second, constants)
-        return self._calls[key](first, second, constants)
-
-    def _captured(self, *given: Any) -> Callable[[Tensor, Tensor, Any], Tensor]:  # noqa: ANN401
-        with torch.inference_mode(False), torch.no_grad():  # else they could not be changed outside of it
-            own = copied(given)
-            result, replay = self.capture(lambda: self.function(*own))
-        last = given[-1]
-
-        def call(first: Tensor, second: Tensor, constants: Any) -> Tensor:  # noqa: ANN401
-            nonlocal last
-            pairs = list(zip(own[:2], (first, second), strict=True))
-            if constants is not last:
-                pairs += zip(leaves(own[2]), leaves(constants), strict=True)
-                last = constants
-            for mine, new in pairs:
-                if isinstance(mine, Tensor):
-                    mine.copy_(new)
-            replay()
-            return result.clone()
-
-        return call
+            with torch.inference_mode(False), torch.no_grad():  # else they could not be changed outside of it
+                own = tuple(map(copy.deepcopy, given))  # each apart, should two be one tensor
+                self._calls[key] = (own, *self.capture(lambda: self.function(*own)))
+        own, result, replay = self._calls[key]
+        new = given[:2] if self._constants.get(key) is constants else given
+        self._constants[key] = constants
+        for mine, theirs in zip(leaves(own[: len(new)]), leaves(new), strict=True):
+            if isinstance(mine, Tensor):
+                mine.copy_(theirs)
+        replay()
+        return result.clone()
 
 
 def leaves(value: Any) -> Iterator[Any]:  # noqa: ANN401 - a tree of dataclasses, tuples, tensors and plain values
-    """What stands in nested dataclasses and tuples, in its order."""
     if isinstance(value, tuple) or is_dataclass(value):
         for part in value if isinstance(value, tuple) else [getattr(value, item.name) for item in fields(value)]:
             yield from leaves(part)
     else:
         yield value
-
-
-def copied(value: Any) -> Any:  # noqa: ANN401
-    """The same nested dataclasses and tuples with tensors of their own."""
-    if isinstance(value, Tensor):
-        return value.clone()
-    if isinstance(value, tuple):
-        return tuple(copied(part) for part in value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{item.name: copied(getattr(value, item.name)) for item in fields(value)})
-    return value

@@ -53,10 +53,7 @@ def reference_order(schedule: ReferenceSchedule, generator: torch.Generator) -> 
 class ReferenceFitter:
     """The release's optimisation of `field`, in place, with the handles of a FieldFitter.
 
-    Args:
-        cond: of all cameras, photo 1's first.
-        order: of cameras and noise indices, see reference_order.
-        generator: of rays and noise.
+    cond: of all cameras, photo 1's first. order: see reference_order. generator: of rays and noise.
     """
 
     def __init__(
@@ -81,10 +78,6 @@ class ReferenceFitter:
         rates = ((field.grid, self.schedule.grid_lr), (field.mlp, self.schedule.mlp_lr))
         self.optimizer = torch.optim.Adam([{"params": list(part.parameters()), "lr": rate} for part, rate in rates])
 
-    @property
-    def done(self) -> bool:
-        return self.iteration >= self.schedule.iterations
-
     def state_dict(self) -> dict[str, Any]:
         return {
             "field": self.field.state_dict(),
@@ -105,10 +98,7 @@ class ReferenceFitter:
         field, size, cond = self.field, self.model.image_size // 2, self.cond[view]
         options: dict[str, Any] = {"sampling": self.schedule.sampling, "chunk": size * size}
         small = render_views(field, field.aabb, cond.cameras, size, generator=self.generator, **options)
-        rgb, opacity = (
-            F.interpolate(value, scale_factor=2, mode="bilinear", align_corners=False)
-            for value in (small.rgb, small.opacity)
-        )
+        rgb, opacity = (F.interpolate(value, scale_factor=2, mode="bilinear") for value in (small.rgb, small.opacity))
         prior, guidance = self.model.prior, self.config.guidance
         with torch.no_grad():
             prepared, shape = self.model.prepare(cond, guidance), (1, *prior.latent_shape)

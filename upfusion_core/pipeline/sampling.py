@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..support.checks import check_count, check_finite, check_range, check_shape, check_type
+from ..support.checks import check_count, check_finite, check_range, check_type
 from ..support.devices import Chunk
 from ..support.errors import InputError
 from ..types import OnStep, ViewConditioning
@@ -21,7 +21,7 @@ from .prior import DiffusionPrior
 TRAIN_STEPS = 1000
 BETA_START, BETA_END = 0.00085, 0.012
 
-SCHEDULERS = {
+SCHEDULERS = {  # other spellings ("DPM-Solver++", "UniPC") and the class names of diffusers are taken as well
     "ddim": "DDIMScheduler",
     "dpm++": "DPMSolverMultistepScheduler",
     "dpm++_singlestep": "DPMSolverSinglestepScheduler",
@@ -34,8 +34,6 @@ SCHEDULERS = {
     "pndm": "PNDMScheduler",
     "ddpm": "DDPMScheduler",
 }
-"""Short names; other spellings of them ("DPM-Solver++", "UniPC") and the class names of diffusers are taken as well."""
-
 _SPELLINGS = {
     "dpmsolver++": "dpm++",
     "dpm++2m": "dpm++",
@@ -53,12 +51,11 @@ def alphas_cumprod() -> Tensor:
 
 def ddim_timesteps(steps: int) -> list[int]:
     """The release's table, ascending: 50 steps -> 1, 21, …, 981; 30 steps -> 1, 34, …, 991, which are 31."""
-    check_count("steps", steps, 1, TRAIN_STEPS)
     table = [t + 1 for t in range(0, TRAIN_STEPS, TRAIN_STEPS // steps)]
     return [t for t in table if t < TRAIN_STEPS]
 
 
-def make_scheduler(name: str, steps: int, device: torch.device | str = "cpu") -> Any:  # noqa: ANN401 - a diffusers scheduler
+def make_scheduler(name: str, steps: int) -> Any:  # noqa: ANN401 - a diffusers scheduler
     """A diffusers scheduler on the released noise schedule, ready for 1 to 1000 `steps`.
 
     `name` is a key of SCHEDULERS, however spelled, or the class name of a diffusers scheduler; InputError says that it
@@ -69,8 +66,7 @@ def make_scheduler(name: str, steps: int, device: torch.device | str = "cpu") ->
     check_type("scheduler", name, str)
     short = _SPELLINGS.get(re.sub(r"[^a-z0-9+]", "", name.lower()), name)
     kind: Any = getattr(diffusers, SCHEDULERS.get(short, short), None)
-    start = kind.__init__ if isinstance(kind, type) else None  # type: ignore[misc]  # a class, not an instance
-    accepted = {} if start is None else inspect.signature(start).parameters
+    accepted = inspect.signature(kind.__init__).parameters if inspect.isclass(kind) else {}
     refusal = f"scheduler must be one of {', '.join(SCHEDULERS)} or a diffusers class of that kind, got {name!r:.60}"
     if not {"beta_schedule", "prediction_type"} <= accepted.keys() or "Inverse" in kind.__name__:
         raise InputError(refusal)
@@ -91,21 +87,21 @@ def make_scheduler(name: str, steps: int, device: torch.device | str = "cpu") ->
     }
     try:
         scheduler = kind(**{option: value for option, value in wanted.items() if option in accepted})
-        scheduler.set_timesteps(steps, device=device)
+        scheduler.set_timesteps(steps)
     except ValueError as error:
         raise InputError(f"{refusal}, which refuses {steps} steps of it ({error})") from error
-    if not torch.allclose(scheduler.alphas_cumprod.cpu().float(), alphas_cumprod(), atol=1e-5):
+    if not torch.allclose(scheduler.alphas_cumprod.float(), alphas_cumprod(), atol=1e-5):
         raise InputError(f"{refusal}, whose noise schedule is another")
     if isinstance(scheduler, diffusers.DDIMScheduler):
         scheduler.alphas_cumprod = alphas_cumprod()
         scheduler.final_alpha_cumprod = scheduler.alphas_cumprod[0]  # upstream: not 1 (golden: ddim)
-        scheduler.timesteps = torch.tensor(ddim_timesteps(steps)[::-1], device=device)
+        scheduler.timesteps = torch.tensor(ddim_timesteps(steps)[::-1])
     first, last = float(scheduler.timesteps[0]), float(scheduler.timesteps[-1])
     if not (0 <= last <= first < TRAIN_STEPS and (last < first or len(scheduler.timesteps) == 1)):
-        raise InputError(
-            f"the timesteps of {name!r:.60} must go down within 0 and {TRAIN_STEPS - 1}, but do not with {steps} steps;"
-            " take fewer steps, or ddim"
+        wrong = (
+            f"the timesteps of {name!r:.60} must go down within 0 and {TRAIN_STEPS - 1}, but do not with {steps} steps"
         )
+        raise InputError(f"{wrong}; take fewer steps, or ddim")
     return scheduler
 
 
@@ -118,10 +114,9 @@ def predicted_original(latents: Tensor, eps: Tensor, timestep: Tensor) -> Tensor
 def view_seeds(count: int, generator: torch.Generator | None, seeds: Sequence[int] | None) -> list[int]:
     """One seed a view: `seeds`, or the generator's initial seed + the view's number, so that batches do not matter."""
     if seeds is None:
-        if generator is not None:
-            check_type("generator", generator, torch.Generator, "such as torch.Generator().manual_seed(0)")
-        first = 0 if generator is None else generator.initial_seed()
-        return [(first + index) % 2**64 for index in range(count)]
+        generator = torch.Generator().manual_seed(0) if generator is None else generator
+        check_type("generator", generator, torch.Generator, "such as torch.Generator().manual_seed(0)")
+        return [(generator.initial_seed() + index) % 2**64 for index in range(count)]
     check_type("seeds", seeds, Sequence, "one number a view")
     for seed in seeds:
         check_count("seeds", seed, 0, 2**64 - 1)
@@ -148,19 +143,13 @@ def sample_views(
     """(Q, 3, S, S) pictures in [0, 1], on the CPU, of the cameras of `cond`.
 
     Args:
-        seeds: one a view; they feed a CPU generator, so every device draws the same noise.
-        scheduler: see make_scheduler.
-        batch_size: views at a time, fewer where memory does not suffice; with guidance the networks see twice as many.
-        on_step: called after each step; the preview is the first view of the batch as predicted at that step.
-        pictures: (Q, 3, S, S) in [0, 1] to begin from in place of pure noise: they are noised to a level of the
-            schedule and denoised in few steps (Meng et al. 2022, section 3).
-        level: how far up the schedule, in (0, 1]; repaint_steps(level, steps) of the scheduler's last steps are taken.
+        seeds: one a view, for CPU generators. batch_size: views at a time, fewer where memory does not suffice.
+        pictures: (Q, 3, S, S) in [0, 1] to begin from in place of pure noise: they are noised to `level`, in (0, 1] of
+            the schedule, and denoised in repaint_steps(level, steps) steps (Meng et al. 2022, section 3).
         guidance_window: lowest and highest timestep / 1000 at which guidance acts; elsewhere one evaluation is enough.
     """
     check_range("guidance", guidance, 0.0, 1000.0)
     check_count("batch_size", batch_size, 1)
-    if pictures is not None:
-        check_shape("pictures", pictures, (len(cond), 3, "S", "S"), "one a conditioned camera")
     done = total = 0  # steps of all batches, also when batches become smaller on the way
 
     def sampled(part: slice) -> Tensor:
@@ -177,7 +166,14 @@ def sample_views(
             if hasattr(noise_scheduler, "set_begin_index"):  # DDIM finds its place by the timestep alone
                 noise_scheduler.set_begin_index(skipped)
             latents = noise_scheduler.add_noise(prior.encode(pictures[part]).cpu(), noise, timesteps[:1])
-        predict = noise_predictor(prior, cond[part], guidance, guidance_window)
+        prepared: dict[bool, Any] = {}  # constants of the steps with guidance and of those without
+
+        def predict(scaled: Tensor, timestep: Tensor) -> Tensor:
+            scale = guidance if guidance_window[0] <= float(timestep) / TRAIN_STEPS <= guidance_window[1] else 1.0
+            if (guided := scale != 1) not in prepared:
+                prepared[guided] = prior.prepare(cond[part], guided=guided)
+            return prior.predict_noise(scaled, timestep, prepared[guided], scale).cpu()
+
         total = done + len(timesteps) * -(-(len(cond) - part.start) // (part.stop - part.start))
         return prior.decode(denoised(noise_scheduler, timesteps, latents, predict, generators, after_step)).cpu()
 
@@ -185,8 +181,7 @@ def sample_views(
         nonlocal done
         done += 1
         if on_step is not None:
-            first = scaled[:1], eps[:1]
-            on_step(done, total, lambda: prior.decode(predicted_original(*first, timestep))[0].cpu())
+            on_step(done, total, lambda: prior.decode(predicted_original(scaled[:1], eps[:1], timestep))[0].cpu())
 
     result = torch.cat(list(Chunk(batch_size, "view").map(sampled, len(cond))))
     check_finite("the sampled views", result)
@@ -195,24 +190,7 @@ def sample_views(
 
 def repaint_steps(level: float, steps: int) -> int:
     """How many of a scheduler's steps denoise from a level in (0, 1], at least one: 0.45 of 10 steps are 4."""
-    check_range("level", level, 0.0, 1.0)
     return max(1, round(level * steps))
-
-
-def noise_predictor(
-    prior: DiffusionPrior, cond: ViewConditioning, guidance: float, window: tuple[float, float]
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """(scaled latents, timestep) -> the prior's noise on the CPU, guided where timestep / 1000 is in the window."""
-    prepared: dict[bool, Any] = {}  # constants of the steps with guidance and of those without
-
-    def predict(scaled: Tensor, timestep: Tensor) -> Tensor:
-        scale = guidance if window[0] <= float(timestep) / TRAIN_STEPS <= window[1] else 1.0
-        guided = scale != 1
-        if guided not in prepared:
-            prepared[guided] = prior.prepare(cond, guided=guided)
-        return prior.predict_noise(scaled, timestep, prepared[guided], scale).cpu()
-
-    return predict
 
 
 def denoised(
@@ -220,7 +198,7 @@ def denoised(
     timesteps: Tensor,
     latents: Tensor,
     predict_noise: Callable[[Tensor, Tensor], Tensor],
-    generators: list[torch.Generator],
+    generators: list[torch.Generator] | None,
     after_step: Callable[[Tensor, Tensor, Tensor], None] | None = None,
 ) -> Tensor:
     """Latents (Q, 4, s, s) at the end of the walk along `timesteps`.
@@ -228,10 +206,9 @@ def denoised(
     Args:
         predict_noise: (scaled latents, timestep) -> noise of the same shape.
         generators: one a view, for schedulers that add noise: a view does not depend on its batch.
-        after_step: called after each step with the scaled latents before it, the predicted noise and the timestep.
+        after_step: called with the scaled latents before each step, the predicted noise and the timestep.
     """
-    takes_generators = generators and "generator" in inspect.signature(noise_scheduler.step).parameters
-    options = {"generator": generators} if takes_generators else {}
+    options = {"generator": generators} if "generator" in inspect.signature(noise_scheduler.step).parameters else {}
     for timestep in timesteps:
         scaled = noise_scheduler.scale_model_input(latents, timestep)
         eps = predict_noise(scaled, timestep)
@@ -264,6 +241,8 @@ def denoise_latents(
     noise_scheduler = make_scheduler("ddim", steps)
     # upstream: noised to entry `index`, but the model starts at entry index - 1 (golden: ddim.denoised_from_index17)
     timesteps = noise_scheduler.timesteps[len(table) - index :]
-    return denoised(
-        noise_scheduler, timesteps, start, lambda scaled, t: prior.predict_noise(scaled, t, prepared, guidance), []
-    )
+
+    def predict(scaled: Tensor, timestep: Tensor) -> Tensor:
+        return prior.predict_noise(scaled, timestep, prepared, guidance)
+
+    return denoised(noise_scheduler, timesteps, start, predict, None)

@@ -11,9 +11,17 @@ import torch
 from torch import Tensor
 
 from ..config import ModelConfig
-from ..models.checkpoint import Checkpoint, load_networks, load_text_encoder, open_checkpoint, weights_id
+from ..models.checkpoint import (
+    Checkpoint,
+    Networks,
+    build_networks,
+    load_networks,
+    load_text_encoder,
+    network_weights,
+    open_checkpoint,
+    weights_id,
+)
 from ..models.dino import DinoKeys
-from ..models.networks import Networks, build_networks, network_weights
 from ..models.stable_diffusion import DEFAULT_PROMPT, build_text_encoder, encode_tokens, tokenize
 from ..models.upsrt import UpSRT
 from ..support.checks import check_type
@@ -43,10 +51,9 @@ class UpFusion(ViewSynthesizer):
     distill = distill_field
 
     def __init__(self, config: ModelConfig | dict[str, Any] | None = None, device: torch.device | str = "cpu") -> None:
-        if isinstance(config, dict):
-            config = ModelConfig.from_dict(config)
-        self.config = ModelConfig() if config is None else config
-        check_type("config", self.config, ModelConfig, "or its JSON form")
+        given = ModelConfig.from_dict(config) if isinstance(config, dict) else config or ModelConfig()
+        check_type("config", given, ModelConfig, "or its JSON form")
+        self.config = given
         self._checkpoint: Checkpoint | None = None
         self._embeddings: dict[str, Tensor] = {}
         self._text_encoder: torch.nn.Module | None = None
@@ -127,9 +134,8 @@ class UpFusion(ViewSynthesizer):
             CheckpointError: a prompt is given, but the checkpoint has no text encoder.
             MissingPackageError: CLIP's vocabulary is not installed.
         """
-        if prompt is not None:
-            check_type("prompt", prompt, str)
         prompt = DEFAULT_PROMPT if prompt is None else prompt
+        check_type("prompt", prompt, str)
         for text in [each for each in (prompt, "") if each not in self._embeddings]:
             if self.text is not None:
                 self._embeddings[text] = encode_tokens(self.text, tokenize(text))[0]
@@ -147,7 +153,7 @@ class HostedUpFusion(ViewSynthesizer):
 
     Args:
         dino, upsrt: built from layers of the host, see load_conditioning_networks.
-        prior: the host's diffusion model; None where only photos are encoded, predicted or made conditions of.
+        prior: the host's diffusion model; None where none is needed, as for encoding and predicting.
         device, dtype: where and in which precision `dino` and `upsrt` compute, wherever their weights lie.
         text: (conditional, unconditional) embeddings of the default prompt, (L, W) each; hosts encode others.
         model_id: see SceneEncoding.
@@ -168,15 +174,9 @@ class HostedUpFusion(ViewSynthesizer):
         model_id: str,
     ) -> None:
         self.config, self.dino, self.upsrt = config, dino, upsrt
-        self.device, self.dtype, self.model_id = device, dtype, model_id
-        self._prior, self._text = prior, text
-
-    @property
-    def prior(self) -> DiffusionPrior:  # type: ignore[override]  # nobody gives a hosted model another one
-        """The host's diffusion model."""
-        if self._prior is None:
-            raise InputError("this model was put together without a diffusion model; give it one to sample or distil")
-        return self._prior
+        self.device, self.dtype, self.model_id, self._text = device, dtype, model_id, text
+        if prior is not None:
+            self.prior = prior
 
     def text_embeddings(self, prompt: str | None = None) -> tuple[Tensor, Tensor]:
         """The default prompt's embeddings; other prompts come as `text_embeddings` from the host's text encoder."""

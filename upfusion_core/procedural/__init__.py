@@ -1,8 +1,7 @@
 """Textured solids made from seeds and rendered in pure torch: an endless training set with exact truth."""
 
-from .dataset import ProceduralBatch, ProceduralObjects, signed_distance, true_mesh
-from .recipe import draw_objects
-from .render import render_rays, render_views
+from .dataset import ProceduralBatch, ProceduralObjects, draw_objects
+from .render import render_views, signed_distance, true_mesh
 from .shapes import GENERATOR_VERSION, SPLITS, Objects
 
 __all__ = [
@@ -12,7 +11,6 @@ __all__ = [
     "ProceduralBatch",
     "ProceduralObjects",
     "draw_objects",
-    "render_rays",
     "render_views",
     "signed_distance",
     "true_mesh",

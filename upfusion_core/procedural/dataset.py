@@ -2,68 +2,139 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
-import numpy as np
 import torch
-import trimesh
-from skimage.measure import marching_cubes
 from torch import Tensor
 
 from ..data.views import PosedViews
 from ..geometry.cameras import BAND_ELEVATION_DEGREES, REFERENCE_ELEVATION_DEGREES, orbit_cameras
-from ..support.checks import check_choice, check_count, check_range, check_shape
+from ..support.checks import check_choice, check_count
 from ..support.errors import InputError
 from ..types import REFERENCE_FOCAL, Cameras
-from .primitives import Tables
-from .recipe import draw_objects
-from .render import SUPERSAMPLING, albedo, part_distance, render_views
-from .shapes import GENERATOR_VERSION, SPLITS, Objects
-from .sketch import LARGEST_RADIUS, framed
+from .objects import THINGS, kettle_on_legs, solids
+from .render import DOTS, GRADIENT, NOISE, PLAIN, SUPERSAMPLING, render_views
+from .shapes import GENERATOR_VERSION, LARGEST_RADIUS, SPLITS, Coats, Light, Objects, Primitives, framed
+from .sketch import Draws, Number, Sketch, blank_parts, vector
 
-HALF_BOX = 0.21  # the cube ±HALF_BOX holds every object, whose radius is at most 0.2
-_CHUNK_POINTS = 1 << 18
+# uniform numbers that an object has for its shape, its coats, and recipe, palette, light and size
+_COLUMNS = (224, 256, 32)
 _MOST_VIEWS = 64  # that an object has when no generator draws them: the same ones every time
 
 
-def signed_distance(objects: Objects, points: Tensor) -> Tensor:
-    """(B, M) signed distances of world points (B, M, 3) to the objects, negative inside.
+def draw_objects(
+    split: str, indices: Sequence[int] | Tensor, *, extra: int = 0, max_parts: int | None = None
+) -> tuple[Objects, Tensor]:
+    """Objects of a split on the CPU, of their first `max_parts`, and `extra` more uniform numbers of each, (B, extra).
 
-    The zero set and the sign are exact. Outside, the value is at most the true distance but for ellipsoids, whose
-    value is of first order; inside of several parts it is the deepest part's.
+    Object i is a pure function of the generator's version, the split and i; InputError where there is none. It is a
+    row of uniform numbers from a generator with its seed, and depends on no other row; a recipe draws all of its rows.
     """
-    check_shape("points", points, (len(objects), "M", 3), "M points an object")
-    count, amount, _ = points.shape
-    tables, parts = Tables.of(objects), objects.role.shape[1]
-    flat = points.reshape(-1, 3).T
-    owner = torch.arange(count, device=points.device).repeat_interleave(amount, output_size=count * amount)
-    result = torch.full((count * amount,), torch.inf, device=points.device)
-    for part in range(parts):
-        result = torch.minimum(result, part_distance(tables, owner * parts + part, flat))
-    return result.view(count, amount)
+    numbers, (first_seed, available) = [int(index) for index in indices], SPLITS[split]
+    if numbers and not 0 <= min(numbers) <= max(numbers) < available:
+        wanted = f"objects of split {split!r} are numbered 0 to {available - 1}"
+        raise InputError(f"{wanted}, got {min(numbers)} to {max(numbers)}; take indices in that range")
+    generator, columns = torch.Generator(), (*_COLUMNS, extra)
+    uniforms = torch.empty(len(numbers), sum(columns))
+    for row, number in zip(uniforms, numbers, strict=True):
+        torch.rand(sum(columns), generator=generator.manual_seed(first_seed + number), out=row)
+    shape, coat, other, more = uniforms.split(columns, dim=1)
+    draws, dotted = Draws(other), torch.tensor([split == "held_out" and number % 2 == 1 for number in numbers])
+    # solids for tests have three parts or more
+    free = (solids, 3.0) if split in ("train", "validation") else (partial(solids, least=3), 2.0)
+    recipes, weights = zip(*THINGS, free, (kettle_on_legs, 0.0), strict=True)
+    which = draws.choice(list(weights))
+    if split == "held_out":
+        which = torch.where(dotted, which, len(THINGS) + 1)
+    parts = blank_parts(len(numbers))
+    for place, recipe in enumerate(recipes):
+        rows = (which == place).nonzero().squeeze(1)
+        if len(rows):
+            recipe(Sketch(parts, rows), Draws(shape[rows]))
+    radius = draws.uniform(LARGEST_RADIUS - 0.017, LARGEST_RADIUS)
+    palette, light = draw_palette(draws), draw_light(draws)
+    coats = draw_coats(Draws(coat), palette, parts["color"], dotted)
+    first, second = (Primitives(*(parts[name][n] for name in ("kind", "rotation", "center", "size"))) for n in (0, 1))
+    objects = Objects(first, second, parts["joint"], parts["blend"], parts["role"], coats, parts["label"], light)
+    objects = framed(objects, radius)
+    if max_parts is not None:
+        objects = framed(objects.first_parts(max_parts), torch.tensor(LARGEST_RADIUS))
+    return objects, more
 
 
-def true_mesh(objects: Objects, resolution: int = 128) -> trimesh.Trimesh:
-    """The surface of one object as a closed triangle mesh in its world, with vertex colours without light.
+# of plain, stripes, checks, gradient, noise and two tones; dots are held out
+_BODY_WEIGHTS, _OTHER_WEIGHTS = [1.6, 1.2, 0.9, 0.8, 1.0, 0.9], [5.0, 0.7, 0.4, 0.6, 0.4, 0.5]
 
-    Marching cubes on `resolution` cells along each axis of the cube ±0.21: a cell is 0.42 / resolution, and features
-    thinner than a cell may be lost. Walls inside of a union are not part of it.
+
+def draw_palette(draws: Draws) -> Tensor:
+    """(B, 4, 3) colours: main, a clearly different accent, a quiet or dark third, a bright fourth."""
+    hue = draws.unit()
+    main = _rgb(hue, draws.uniform(0.45, 0.9), draws.uniform(0.6, 0.98))
+    accent = _rgb(hue + draws.uniform(0.25, 0.75), draws.uniform(0.4, 0.9), draws.uniform(0.6, 0.98))
+    quiet, tone = draws.choice([1, 1, 0.8]), draws.unit()
+    gray = _rgb(draws.unit(), 0.08, 0.25 + 0.6 * tone)
+    wood = _rgb(0.06 + 0.05 * draws.unit(), 0.55, 0.45 + 0.4 * tone)
+    dark = _rgb(draws.unit(), 0.4, 0.2 + 0.2 * tone)
+    third = torch.stack([gray, wood, dark], dim=1)[torch.arange(len(draws)), quiet]
+    fourth = _rgb(hue + draws.uniform(0.1, 0.9), draws.uniform(0.5, 1.0), draws.uniform(0.65, 0.98))
+    main = torch.where(draws.chance(0.2)[:, None], _rgb(hue, 0.1, draws.uniform(0.75, 0.88)), main)  # pale
+    return torch.stack([main, accent, third, fourth], dim=1)
+
+
+def _rgb(hue: Tensor, saturation: Number, value: Number) -> Tensor:
+    """(B,) hue in turns, saturation and value in [0, 1] -> (B, 3)."""
+    corner = torch.stack([(hue * 6 + offset) % 6 for offset in (0.0, 4.0, 2.0)], dim=-1)
+    pure = ((corner - 3).abs() - 1).clamp(0, 1)
+    saturation, value = (torch.as_tensor(v).expand_as(hue)[..., None] for v in (saturation, value))
+    return value * (1 - saturation * (1 - pure))
+
+
+def draw_light(draws: Draws) -> Light:
+    """A soft light from above one side, a little warm or cold."""
+    azimuth, height = 2 * math.pi * draws.unit(), torch.deg2rad(draws.uniform(20, 75))
+    flat = height.cos()
+    direction = vector(flat * azimuth.sin(), height.sin(), flat * azimuth.cos())
+    warmth = draws.uniform(-0.05, 0.05)
+    tint = vector(1 + warmth.clamp_max(0), 1 - warmth.abs() / 2, 1 - warmth.clamp_min(0))
+    return Light(direction, draws.uniform(0.45, 0.65), tint)
+
+
+def draw_coats(draws: Draws, palette: Tensor, colors: Tensor, dotted: Tensor) -> Coats:
+    """Coats of B objects whose parts have the palette's colours (B, P); equal colours wear equal coats, as legs do.
+
+    Where `dotted`, the main colour wears the held-out pattern; nothing else ever does.
     """
-    if len(objects) != 1:
-        raise InputError(f"true_mesh takes one object, got {len(objects)}; index the batch, e.g. objects[0]")
-    check_count("resolution", resolution, 8)
-    axis = torch.linspace(-HALF_BOX, HALF_BOX, resolution + 1, device=objects.device)
-    grid = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).reshape(-1, 3)
-    values = torch.cat([signed_distance(objects, chunk[None])[0] for chunk in grid.split(_CHUNK_POINTS)])
-    volume = values.view(len(axis), len(axis), len(axis)).cpu().numpy()
-    cell = 2 * HALF_BOX / resolution
-    vertices, faces, _, _ = marching_cubes(volume, 0.0, spacing=(cell, cell, cell))
-    mesh = trimesh.Trimesh(vertices - HALF_BOX, faces, process=True)
-    mesh.fix_normals()
-    colors = albedo(objects, torch.tensor(np.asarray(mesh.vertices), dtype=torch.float32, device=objects.device))
-    mesh.visual.vertex_colors = (colors.cpu().numpy() * 255).round().astype(np.uint8)
-    return mesh
+    count, coats = len(draws), []
+    for color in range(4):
+        pattern = draws.choice(_BODY_WEIGHTS if color in (0, 3) else _OTHER_WEIGHTS)
+        pattern = torch.where(dotted, DOTS, pattern) if color == 0 else pattern
+        coats.append(_coat(draws, palette, torch.full((count,), color), pattern, 1.0))
+    coats.append(_coat(draws, palette, 1 + draws.choice([1, 1, 1]), draws.choice(_BODY_WEIGHTS), 0.7))  # the label
+    inside = _coat(draws, palette, draws.choice([1.5, 0.5, 0.8]), torch.full((count,), PLAIN), 1.0)
+    coats.append((inside[0], inside[1] * 0.75, *inside[2:]))
+    worn = torch.stack([colors, torch.full_like(colors, 4), torch.full_like(colors, 5)], dim=-1)  # (B, P, 3)
+    rows = torch.arange(count)[:, None, None]
+    return Coats(*(torch.stack(field, dim=1)[rows, worn] for field in zip(*coats, strict=True)))
+
+
+def _coat(draws: Draws, palette: Tensor, color: Tensor, pattern: Tensor, period: float) -> tuple[Tensor, ...]:
+    """Fields of `Coats` without the parts' axis, for one coat of each object."""
+    rows = torch.arange(len(draws))
+    other = (color + 1 + draws.choice([1, 1, 1])) % 4
+    shade = draws.uniform(0.35, 0.65)[:, None]  # now and then a darker tone of the same colour
+    first = palette[rows, color]
+    second = torch.where(draws.chance(0.3)[:, None], first * shade, palette[rows, other])
+    straight, rotation = draws.chance(0.6), draws.rotation()
+    axes = torch.where(straight[:, None, None], torch.eye(3)[:2], rotation[:, :2])
+    frequency = 1 / (draws.uniform(0.045, 0.12) * period)
+    frequency = torch.where(pattern == GRADIENT, draws.uniform(5.0, 10.0) * draws.side(), frequency)
+    frequency = torch.where(pattern == NOISE, frequency * 0.5, frequency)
+    around = draws.chance(0.5) | (pattern == DOTS)
+    turns = torch.where(around, torch.round(draws.uniform(3, 9)), 0.0)
+    return pattern, torch.stack([first, second], dim=1), axes, frequency, draws.unit(), turns
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,9 +157,6 @@ class ProceduralBatch:
     objects: Objects
     names: tuple[str, ...]
 
-    def __len__(self) -> int:
-        return len(self.rgb)
-
     def cameras(self, index: int) -> Cameras:
         return Cameras(self.camera_to_world[index], self.focal[index], torch.zeros_like(self.focal[index]))
 
@@ -101,53 +169,30 @@ class ProceduralBatch:
 class ProceduralObjects:
     """Textured solids made on the fly; object i of a split is a pure function of (GENERATOR_VERSION, split, i).
 
-    View 0 is the reference: the object, with its light, is turned about +Y so that view 0's camera has azimuth 0. All
-    cameras are at distance 1 with focal 4.5, azimuths uniform in [0, 360), elevations in [-7.5, 52.5] degrees.
+    View 0 is the reference at elevation 22.5 degrees: the object, with its light, is turned about +Y so that its camera
+    has azimuth 0. All cameras are at distance 1 with focal 4.5, the others' azimuths uniform in [0, 360), elevations
+    in [-7.5, 52.5] degrees.
 
     split: "train", "validation", "test", or "held_out" (a combination of parts on even indices and a pattern on odd
-    ones that no other split has). size, views: pixels and number of views, at most 64, of single examples. objects: how
-    many of the split's there are to be; None for all (2^31 in "train"). max_parts: keeps only the first parts of each
-    object (a curriculum). reference_elevation_degrees: view 0's; None draws it from the band like the others'.
+    ones that no other split has). size, views: pixels and number of views, at most 64, of single examples.
+    max_parts: keeps only the first parts of each object (a curriculum).
     """
 
-    def __init__(
-        self,
-        split: str = "train",
-        *,
-        size: int = 64,
-        views: int = 32,
-        objects: int | None = None,
-        max_parts: int | None = None,
-        reference_elevation_degrees: float | None = REFERENCE_ELEVATION_DEGREES,
-    ) -> None:
+    def __init__(self, split: str = "train", *, size: int = 64, views: int = 32, max_parts: int | None = None) -> None:
         check_choice("split", split, tuple(SPLITS))
-        check_count("size", size, 1)
         check_count("views", views, 1, _MOST_VIEWS)
-        check_count("objects", SPLITS[split].objects if objects is None else objects, 1, SPLITS[split].objects)
-        check_count("max_parts", 1 if max_parts is None else max_parts, 1)
-        if reference_elevation_degrees is not None:
-            check_range("reference_elevation_degrees", reference_elevation_degrees, -89.0, 89.0)
         self.split, self.size, self.views, self.max_parts = split, size, views, max_parts
-        self.reference_elevation_degrees = reference_elevation_degrees
         self.skipped: list[tuple[str, str]] = []
-        self._objects = SPLITS[split].objects if objects is None else objects
 
     def __len__(self) -> int:
-        return self._objects
+        return SPLITS[self.split].objects
 
     def objects(self, indices: Sequence[int] | Tensor) -> Objects:
         """The objects as they are drawn, on the CPU, azimuth 0 where their recipe has its front.
 
         They are small (about 7 kB each): a trainer may keep many on its device, index them, and `look` at them.
         """
-        return self._drawn(indices)[0]
-
-    def _drawn(self, indices: Sequence[int] | Tensor, extra: int = 0) -> tuple[Objects, Tensor]:
-        objects, draws = draw_objects(self.split, indices, extra=extra)
-        if self.max_parts is not None:
-            radius = torch.full((len(objects),), LARGEST_RADIUS)
-            objects = framed(objects.first_parts(self.max_parts), radius)
-        return objects, draws
+        return draw_objects(self.split, indices, max_parts=self.max_parts)[0]
 
     def names(self, indices: Sequence[int] | Tensor) -> tuple[str, ...]:
         return tuple(f"procedural-{GENERATOR_VERSION}-{self.split}-{int(index)}" for index in indices)
@@ -168,49 +213,38 @@ class ProceduralObjects:
         whatever `views` is. Pixels are means of supersampling² samples.
         """
         check_count("views", views, 1, float("inf") if generator is not None else _MOST_VIEWS)
-        names, shape = self.names(indices), (len(indices), views, 2)
-        objects, draws = self._drawn(indices, extra=0 if generator is not None else 2 * views)
+        names, extra = self.names(indices), 0 if generator is not None else 2 * views
+        objects, draws = draw_objects(self.split, indices, extra=extra, max_parts=self.max_parts)
+        shape = (len(objects), views, 2)
         if generator is not None:
             draws = torch.rand(shape, generator=generator, device=generator.device)
-        draws = draws.view(shape).to(device)
-        return self._seen(objects.to(device), draws, size or self.size, names, supersampling)
+        return self._seen(objects.to(device), draws.view(shape).to(device), size or self.size, names, supersampling)
 
     def look(
-        self,
-        objects: Objects,
-        *,
-        views: int,
-        generator: torch.Generator,
-        size: int | None = None,
-        supersampling: int = SUPERSAMPLING,
+        self, objects: Objects, *, views: int, size: int, generator: torch.Generator, supersampling: int = SUPERSAMPLING
     ) -> ProceduralBatch:
         """`views` new views of objects that were drawn before, on their device; the generator may be on any.
 
         Example: `pool = data.objects(range(10_000)).to(device)`, then in each step
-        `data.look(pool[torch.randint(10_000, (256,), device=device)], views=8, generator=generator)`.
+        `data.look(pool[torch.randint(10_000, (256,), device=device)], views=8, size=64, generator=generator)`.
         """
-        check_count("views", views, 1)
         draws = torch.rand(len(objects), views, 2, generator=generator, device=generator.device).to(objects.device)
-        return self._seen(objects, draws, size or self.size, (), supersampling)
+        return self._seen(objects, draws, size, (), supersampling)
 
     def _seen(
         self, objects: Objects, draws: Tensor, size: int, names: tuple[str, ...], supersampling: int
     ) -> ProceduralBatch:
         """The views whose cameras follow from uniform numbers (B, V, 2), on the objects' device."""
-        count, views, _ = draws.shape
         low, high = BAND_ELEVATION_DEGREES
         azimuth, elevation = 360 * draws[..., 0], low + (high - low) * draws[..., 1]
-        if self.reference_elevation_degrees is not None:
-            reference = torch.full_like(elevation[:, :1], self.reference_elevation_degrees)
-            elevation = torch.cat([reference, elevation[:, 1:]], dim=1)
+        elevation[:, 0] = REFERENCE_ELEVATION_DEGREES
         objects = objects.turned(-azimuth[:, 0])
         distance = torch.ones_like(azimuth).flatten()  # a tensor, so that all of them are on the objects' device
         turns = (azimuth - azimuth[:, :1]).flatten()
         cameras = orbit_cameras(turns, elevation.flatten(), distance, focal=REFERENCE_FOCAL)
-        matrices = cameras.camera_to_world.unflatten(0, (count, views))
-        focal = cameras.focal.unflatten(0, (count, views))
-        seen = render_views(objects, matrices, focal, size, supersampling=supersampling)
-        return ProceduralBatch(seen.rgb, seen.opacity, seen.depth, matrices, focal, elevation, objects, names)
+        matrices, focal = (x.unflatten(0, azimuth.shape) for x in (cameras.camera_to_world, cameras.focal))
+        rgb, mask, depth = render_views(objects, matrices, focal, size, supersampling=supersampling)
+        return ProceduralBatch(rgb, mask, depth, matrices, focal, elevation, objects, names)
 
     def __getitem__(self, index: int) -> PosedViews:
         return self.read(index)

@@ -26,6 +26,21 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
+def _unless(missed: Tensor, near: Tensor, far: Tensor) -> Interval:
+    return near.masked_fill(missed, math.inf), far.masked_fill(missed, -math.inf)
+
+
+def _away_from_zero(value: Tensor) -> Tensor:
+    return torch.where(value.abs() < 1e-9, torch.full_like(value, 1e-9).copysign(value), value)
+
+
+def _slab(origin: Tensor, direction: Tensor, half: Tensor) -> Interval:
+    """Where lines are within `half` of 0 along one axis."""
+    inverse = _away_from_zero(direction).reciprocal()
+    middle, reach = -origin * inverse, half * inverse.abs()
+    return middle - reach, middle + reach
+
+
 def ellipsoid_interval(origins: Tensor, directions: Tensor, size: Tensor) -> Interval:
     """Where the lines are inside: the unit ball's interval after dividing by the semi-axes."""
     scale = size[:3].reciprocal()
@@ -38,9 +53,8 @@ def ellipsoid_interval(origins: Tensor, directions: Tensor, size: Tensor) -> Int
 
 def box_interval(origins: Tensor, directions: Tensor, size: Tensor) -> Interval:
     """Where the lines are inside all three slabs."""
-    inverse = _away_from_zero(directions).reciprocal()
-    middle, half = -origins * inverse, size[:3] * inverse.abs()
-    near, far = (middle - half).amax(0), (middle + half).amin(0)
+    near, far = _slab(origins, directions, size[:3])
+    near, far = near.amax(0), far.amin(0)
     return _unless(near > far, near, far)
 
 
@@ -50,10 +64,9 @@ def frustum_interval(origins: Tensor, directions: Tensor, size: Tensor) -> Inter
     slope = (top - bottom) / (2 * height)  # k
     radius = (top + bottom) / 2 + slope * origins[1]  # of the cone at the origins' height
     rate = slope * directions[1]
-    a = directions[0] ** 2 + directions[2] ** 2 - rate * rate
+    a = _away_from_zero(directions[0] ** 2 + directions[2] ** 2 - rate * rate)
     b = origins[0] * directions[0] + origins[2] * directions[2] - rate * radius
     c = origins[0] ** 2 + origins[2] ** 2 - radius * radius
-    a = _away_from_zero(a)
     square = b * b - a * c
     root = square.clamp_min(0).sqrt()
     low, high = (-b - root) / a, (-b + root) / a
@@ -62,20 +75,12 @@ def frustum_interval(origins: Tensor, directions: Tensor, size: Tensor) -> Inter
     steep, rising = a < 0, rate > 0
     near = torch.where(steep, torch.where(rising, high, -math.inf), low)
     far = torch.where(steep, torch.where(rising, math.inf, low), high)
-    inverse = _away_from_zero(directions[1]).reciprocal()
-    middle, half = -origins[1] * inverse, height * inverse.abs()
-    near, far = torch.maximum(near, middle - half), torch.minimum(far, middle + half)
+    below, above = _slab(origins[1], directions[1], height)
+    near, far = torch.maximum(near, below), torch.minimum(far, above)
     return _unless((near > far) | ((square < 0) & ~steep), near, far)
 
 
 _INTERVALS = {ELLIPSOID: ellipsoid_interval, BOX: box_interval, FRUSTUM: frustum_interval}
-
-
-def first_hit(kind: int, origins: Tensor, directions: Tensor, size: Tensor) -> Tensor:
-    """(N,) t at which lines first meet primitives of one kind, inf for a miss."""
-    if kind == TORUS:
-        return torus_hit(origins, directions, size)
-    return _INTERVALS[kind](origins, directions, size)[0]
 
 
 def convex_interval(kind: Tensor, origins: Tensor, directions: Tensor, size: Tensor) -> Interval:
@@ -87,18 +92,19 @@ def convex_interval(kind: Tensor, origins: Tensor, directions: Tensor, size: Ten
     return near, far
 
 
-def torus_hit(origins: Tensor, directions: Tensor, size: Tensor) -> Tensor:
-    """(N,) t of the first hit of a torus or its section, inf for a miss.
+def first_hit(kind: int, origins: Tensor, directions: Tensor, size: Tensor) -> Tensor:
+    """(N,) t at which lines first meet primitives of one kind, inf for a miss.
 
-    A fixed number of steps as long as the exact distance, from where the line enters the slab `|z| <= tube radius` and
-    the ball around the ring; it costs less than a quartic that is stable in float32.
+    A torus or its section: a fixed number of steps as long as the exact distance, from where the line enters the slab
+    `|z| <= tube radius` and the ball around the ring; it costs less than a quartic that is stable in float32.
     """
+    if kind != TORUS:
+        return _INTERVALS[kind](origins, directions, size)[0]
     ring, tube = size[0], size[1]
     along = dot(origins, directions)
     reach = ((ring + tube) ** 2 - dot(origins, origins) + along * along).clamp_min(0).sqrt()
-    inverse = _away_from_zero(directions[2]).reciprocal()
-    middle, half = -origins[2] * inverse, tube * inverse.abs()
-    t, end = torch.maximum(middle - half, -along - reach), torch.minimum(middle + half, reach - along)
+    near, far = _slab(origins[2], directions[2], tube)
+    t, end = torch.maximum(near, -along - reach), torch.minimum(far, reach - along)
     cosine, sine = size[3].cos(), size[3].sin()
     for _ in range(TORUS_STEPS):
         t = t + _torus_distance(origins + t * directions, ring, tube, cosine, sine)
@@ -176,17 +182,8 @@ def primitive_normal(kind: Tensor, points: Tensor, size: Tensor) -> Tensor:
     return normal / dot(normal, normal).sqrt().clamp_min(1e-12)
 
 
-def _unless(missed: Tensor, near: Tensor, far: Tensor) -> Interval:
-    return near.masked_fill(missed, math.inf), far.masked_fill(missed, -math.inf)
-
-
-def _away_from_zero(value: Tensor) -> Tensor:
-    return torch.where(value.abs() < 1e-9, torch.full_like(value, 1e-9).copysign(value), value)
-
-
 # how a part is hit: by its only primitive's kind, by intervals of two primitives, or by steps through a smooth union
 CARVED, BLENDED = 4, 5
-SOLVERS = (ELLIPSOID, BOX, FRUSTUM, TORUS, CARVED, BLENDED)
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,29 +216,22 @@ class Placed:
         local: Tensor = (self.numbers[:9].unflatten(0, (3, 3)) * directions[:, None]).sum(0)
         return local
 
-    def directions_to_world(self, directions: Tensor) -> Tensor:
-        """(3, N) directions in the primitives' own frames -> world."""
-        world: Tensor = (self.numbers[:9].unflatten(0, (3, 3)) * directions[None]).sum(1)
-        return world
-
     def distance(self, points: Tensor) -> Tensor:
         """(N,) signed distances of (3, N) world points."""
         return primitive_distance(self.kind, self.points_to_local(points), self.size)
 
-    def convex_distance(self, points: Tensor) -> Tensor:
-        """As `distance`, where none is a torus."""
-        return convex_distance(self.kind, self.points_to_local(points), self.size)
-
     def normals(self, local: Tensor) -> Tensor:
         """(3, N) outward normals in the world at surface points (3, N) in the primitives' own frames."""
-        return self.directions_to_world(primitive_normal(self.kind, local, self.size))
+        normals = primitive_normal(self.kind, local, self.size)
+        world: Tensor = (self.numbers[:9].unflatten(0, (3, 3)) * normals).sum(1)
+        return world
 
 
 @dataclass(frozen=True, eq=False)
 class Tables:
     """B objects of P parts: column b·P + p holds part p of object b, coat column (b·P + p)·3 + c its coat c.
 
-    parts: P. first, second: B·P columns. joint, blend, solver (index into SOLVERS, -1 for absent parts): (B·P,).
+    parts: P. first, second: B·P columns. joint, blend, solver (-1 for absent parts): (B·P,).
     ball_center (B, P, 3), ball_radius (B, P): balls around the parts, radius -1 for absent ones.
     coats: (15, B·P·3) two colours, u, v, frequency, phase, turns. pattern: (B·P·3,). label: (4, B·P).
     light: (7, B) direction, ambient, tint.
@@ -263,22 +253,13 @@ class Tables:
     @staticmethod
     def of(objects: Objects) -> Tables:
         coats, light = objects.coats, objects.light
-        centers, radii = bounding_balls(objects)
         scalars = torch.stack([coats.frequency, coats.phase, coats.turns], dim=-1)
         numbers = torch.cat([coats.colors.flatten(-2), coats.axes.flatten(-2), scalars], dim=-1)
+        numbers, label = numbers.flatten(0, 2).T.contiguous(), objects.label.flatten(0, 1).T.contiguous()
+        lights = torch.cat([light.direction, light.ambient[:, None], light.tint], dim=-1).T.contiguous()
         solver = torch.where(objects.joint == ALONE, objects.first.kind, CARVED)
         solver = solver.masked_fill(objects.joint == BLEND, BLENDED).masked_fill(objects.role == ABSENT, -1)
-        return Tables(
-            parts=objects.role.shape[1],
-            first=Placed.of(objects.first),
-            second=Placed.of(objects.second),
-            joint=objects.joint.flatten(),
-            blend=objects.blend.flatten(),
-            solver=solver.flatten(),
-            ball_center=centers,
-            ball_radius=radii,
-            coats=numbers.flatten(0, 2).T.contiguous(),
-            pattern=coats.pattern.flatten(),
-            label=objects.label.flatten(0, 1).T.contiguous(),
-            light=torch.cat([light.direction, light.ambient[:, None], light.tint], dim=-1).T.contiguous(),
-        )
+        joint, blend, solver, pattern = (x.flatten() for x in (objects.joint, objects.blend, solver, coats.pattern))
+        first, second, (centers, radii) = Placed.of(objects.first), Placed.of(objects.second), bounding_balls(objects)
+        parts = objects.role.shape[1]
+        return Tables(parts, first, second, joint, blend, solver, centers, radii, numbers, pattern, label, lights)

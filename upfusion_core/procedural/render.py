@@ -1,20 +1,19 @@
-"""Pictures of many objects at once, in pure torch on any device: colour, mask and depth of cameras or of any rays."""
+"""Pictures of many objects at once, in pure torch on any device: colour, mask and depth; distances and meshes."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
+import numpy as np
 import torch
+import trimesh
+from skimage.measure import marching_cubes
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, normalize
 
 from ..geometry import camera_rays
-from ..support.checks import check_count, check_shape
-from ..support.errors import InputError
 from ..types import Cameras
-from .paint import coat_colors, lit
-from .primitives import BLENDED, CARVED, SOLVERS, Tables, convex_distance, convex_interval, dot, first_hit
+from .primitives import BLENDED, CARVED, Tables, convex_distance, convex_interval, dot, first_hit
 from .shapes import ALONE, BLEND, COATS, CUT, INTERSECT, Objects
 
 SUPERSAMPLING = 2  # samples a pixel along each axis
@@ -27,44 +26,86 @@ BLEND_ROUNDS, BLEND_STEPS, _STEP_SHARE = 5, 8, 0.9
 _NEAR_ENOUGH = 3e-4
 _NUDGE = 2e-4  # half the base of the finite differences that give a smooth union's normals
 
+HALF_BOX = 0.21  # the cube ±HALF_BOX holds every object, whose radius is at most 0.2
 
-def nearest_hits(tables: Tables, owner: Tensor, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """First surfaces along rays: (Q·R,) distances, inf where nothing is hit, and (Q·R,) columns of the tables' parts.
+PLAIN, STRIPES, CHECKS, GRADIENT, NOISE, TWO_TONE, DOTS = range(7)  # patterns
+EDGE = 5.0  # steepness of the edges in a pattern: a step takes about 1 / (pi·EDGE) of its period
+DOT_RADIUS = 0.32  # in periods
+LIGHT_STRENGTH = 1.12  # of a surface that faces the light; above 1 colours are clipped there
 
-    owner: (Q,) int64, which object each group of rays looks at. origins: (Q, 1, 3) shared by a group, or (Q, R, 3);
-    outside of the objects. directions: (Q, R, 3) of unit length.
+# directions of the sines whose sum is the noise, in periods
+_WAVES = ((1.0, 0.31, -0.57), (-0.43, 0.93, 0.38), (0.29, -0.71, 1.13), (0.83, 0.67, 0.47))
+
+
+def render_views(
+    objects: Objects, camera_to_world: Tensor, focal: Tensor, size: int, *, supersampling: int = SUPERSAMPLING
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Pictures of B objects by V cameras each: rgb (B, V, 3, S, S) on white, opacity and depth (B, V, 1, S, S).
+
+    Cameras are given by camera_to_world (B, V, 4, 4) and focal (B, V, 2) as in `Cameras`, and stand outside of the
+    objects. A pixel is the mean of supersampling² samples through its footprint; its depth, unlike a field's, is the
+    surface's: the mean over the samples that hit, 0 where none did.
     """
-    groups, rays, _ = directions.shape
-    centers, radii = tables.ball_center[owner], tables.ball_radius[owner]  # (Q, P, 3), (Q, P)
-    if origins.shape[1] == 1:
-        offsets = centers - origins  # (Q, P, 3)
-        towards = directions @ offsets.transpose(1, 2)  # (Q, R, P) to the balls' middles along the rays
-        square = offsets.square().sum(-1)[:, None]
-    else:
-        towards = directions @ centers.transpose(1, 2) - (directions * origins).sum(-1, keepdim=True)
-        square = (centers[:, None] - origins[:, :, None]).square().sum(-1)
-    least = (square - radii.square()[:, None] * 1.0001 - 1e-6).clamp_min(0).sqrt()
-    least = torch.where(radii[:, None] < 0, math.inf, least)
+    (count, views), device = camera_to_world.shape[:2], objects.device
+    tables, samples = Tables.of(objects), size * supersampling
+    owner = torch.arange(count, device=device).repeat_interleave(views, output_size=count * views)
+    matrices, focals = camera_to_world.flatten(0, 1), focal.flatten(0, 1)
+    per_chunk = max(1, _CHUNK_RAYS.get(device.type, _CHUNK_RAYS["cpu"]) // samples**2)
+    parts = []
+    for begin in range(0, count * views, per_chunk):
+        chosen = slice(begin, begin + per_chunk)
+        cameras = Cameras(matrices[chosen], focals[chosen], torch.zeros_like(focals[chosen]))
+        directions = camera_rays(cameras, samples, samples).directions.flatten(1, 2)
+        seen = trace_rays(tables, owner[chosen], cameras.centers, directions)
+        parts.append(avg_pool2d(seen.unflatten(1, (len(cameras), samples, samples)), supersampling))
+    seen = torch.cat(parts, dim=1).unflatten(1, (count, views))  # (5, B, V, S, S), colours times opacity
+    opacity = seen[3]
+    depth = torch.where(opacity > 0, seen[4] / opacity.clamp_min(1e-6), 0.0)
+    return (seen[:3] + (1 - opacity)).permute(1, 2, 0, 3, 4), opacity[:, :, None], depth[:, :, None]
+
+
+def trace_rays(tables: Tables, owner: Tensor, origins: Tensor, directions: Tensor) -> Tensor:
+    """(5, Q·R): the nearest surface's colour under its light, 1, its distance; all 0 where nothing is hit.
+
+    owner: (Q,) int64, which object each group of rays looks at. origins: (Q, 3), shared by a group, outside of the
+    objects. directions: (Q, R, 3) of unit length.
+    """
+    rays = directions.shape[1]
+    offsets, radii = tables.ball_center[owner] - origins[:, None], tables.ball_radius[owner]  # (Q, P, 3), (Q, P)
+    towards = directions @ offsets.transpose(1, 2)  # (Q, R, P) to the balls' middles along the rays
+    least = (offsets.square().sum(-1) - radii.square() * 1.0001 - 1e-6).clamp_min(0).sqrt()
+    least = torch.where(radii < 0, math.inf, least)[:, None]
     pairs = (towards >= least).flatten().nonzero().squeeze(1)  # of rays and parts whose ball is met
     ray = torch.div(pairs, tables.parts, rounding_mode="floor")
     group = torch.div(ray, rays, rounding_mode="floor")
     column = owner[group] * tables.parts + pairs - ray * tables.parts
     heading = directions.reshape(-1, 3).index_select(0, ray).T.contiguous()
-    start = origins.reshape(-1, 3).index_select(0, group if origins.shape[1] == 1 else ray).T
     middle = towards.flatten()[pairs]
-    nearby = start + middle * heading  # close to the part: float32 keeps its digits
+    nearby = origins.index_select(0, group).T + middle * heading  # close to the part: float32 keeps its digits
     along, solvers = torch.empty_like(middle), tables.solver[column]
-    for solver in range(len(SOLVERS)):
+    for solver in range(BLENDED + 1):
         chosen = (solvers == solver).nonzero().squeeze(1)
         if chosen.numel():
             close, straight = nearby.index_select(1, chosen), heading.index_select(1, chosen)
             along[chosen] = _solve(tables, solver, column[chosen], close, straight)
     along = along + middle
-    along = torch.where(along > 0, along, math.inf)
-    every = torch.full((groups * rays * tables.parts,), math.inf, device=directions.device)
-    every[pairs] = along
+    every = torch.full_like(towards, math.inf).flatten()
+    every[pairs] = torch.where(along > 0, along, math.inf)
     distance, part = every.view(-1, tables.parts).min(dim=1)
-    return distance, owner.repeat_interleave(rays, output_size=groups * rays) * tables.parts + part
+
+    hit = torch.isfinite(distance).nonzero().squeeze(1)
+    group = torch.div(hit, rays, rounding_mode="floor")
+    looking, far = owner[group], distance[hit]
+    heading = directions.reshape(-1, 3).index_select(0, hit)
+    points = (origins.index_select(0, group) + far[:, None] * heading).T.contiguous()
+    colors, normals = _surface(tables, points, looking * tables.parts + part[hit])
+    direction, ambient, tint = tables.light.index_select(1, looking).split([3, 1, 3])
+    # a share of the light reaches every surface, the rest half of those turned away too
+    facing = (0.5 + 0.5 * dot(normals, direction)).clamp(0, 1)
+    strength = ambient + (LIGHT_STRENGTH - ambient) * facing * facing.sqrt()
+    seen = torch.zeros(5, distance.shape[0], device=directions.device)
+    seen[:, hit] = torch.cat([(colors * tint * strength).clamp(0, 1), torch.ones_like(far)[None], far[None]])
+    return seen
 
 
 def _solve(tables: Tables, solver: int, column: Tensor, nearby: Tensor, heading: Tensor) -> Tensor:
@@ -113,110 +154,8 @@ def _blended_hit(tables: Tables, column: Tensor, nearby: Tensor, heading: Tensor
     return torch.where(t > end + 1e-3, math.inf, t + missing)
 
 
-def part_distance(tables: Tables, column: Tensor | int, points: Tensor) -> Tensor:
-    """(N,) signed distances of world points (3, N) to parts (N,), or to one part; inf for absent parts."""
-    column = torch.as_tensor(column, device=points.device).expand(points.shape[1])
-    first, second, joint = tables.first.taken(column), tables.second.taken(column), tables.joint[column]
-    one, two = first.distance(points), second.distance(points)
-    value = torch.where(joint == CUT, torch.maximum(one, -two), one)
-    value = torch.where(joint == INTERSECT, torch.maximum(one, two), value)
-    value = torch.where(joint == BLEND, smooth_minimum(one, two, tables.blend[column]), value)
-    return value.masked_fill(tables.solver[column] < 0, math.inf)
-
-
-def smooth_minimum(a: Tensor, b: Tensor, softness: Tensor) -> Tensor:
-    """min(a, b), rounded off over a length: at a = b it is softness / 4 below (polynomial, first order smooth)."""
-    nearness = (1 - (a - b).abs() / softness.clamp_min(1e-9)).clamp_min(0)
-    return torch.minimum(a, b) - softness / 4 * nearness * nearness
-
-
-@dataclass(frozen=True, eq=False)
-class ObjectViews:
-    """Pictures of B objects by V cameras each: rgb (B, V, 3, S, S) on white, opacity and depth (B, V, 1, S, S).
-
-    Unlike a field's, the depth is that of the surface: the mean over the samples of a pixel that hit, 0 where none did.
-    """
-
-    rgb: Tensor
-    opacity: Tensor
-    depth: Tensor
-
-
-def render_views(
-    objects: Objects, camera_to_world: Tensor, focal: Tensor, size: int, *, supersampling: int = SUPERSAMPLING
-) -> ObjectViews:
-    """Pictures, `size` pixels a side, of B objects by V cameras each.
-
-    Cameras are given by camera_to_world (B, V, 4, 4) and focal (B, V, 2) as in `Cameras`, and stand outside of the
-    objects. Each pixel is the mean of supersampling² samples through its footprint.
-    """
-    check_count("size", size, 1)
-    check_count("supersampling", supersampling, 1)
-    count = len(objects)
-    check_shape("camera_to_world", camera_to_world, (count, "V", 4, 4), "V cameras an object")
-    views = camera_to_world.shape[1]
-    check_shape("focal", focal, (count, views, 2))
-    tables, samples = Tables.of(objects), size * supersampling
-    owner = torch.arange(count, device=objects.device).repeat_interleave(views, output_size=count * views)
-    matrices, focals = camera_to_world.flatten(0, 1), focal.flatten(0, 1)
-    per_chunk = max(1, _chunk_rays(objects.device) // samples**2)
-    parts = []
-    for begin in range(0, count * views, per_chunk):
-        chosen = slice(begin, begin + per_chunk)
-        cameras = Cameras(matrices[chosen], focals[chosen], torch.zeros_like(focals[chosen]))
-        directions = camera_rays(cameras, samples, samples).directions.flatten(1, 2)
-        seen = _look(tables, owner[chosen], cameras.centers[:, None], directions)
-        seen = seen.unflatten(1, (len(cameras), samples, samples))
-        parts.append(_finished(avg_pool2d(seen, supersampling) if supersampling > 1 else seen))
-    pictures = torch.cat(parts, dim=1).unflatten(1, (count, views))  # (5, B, V, S, S)
-    return ObjectViews(pictures[:3].permute(1, 2, 0, 3, 4), pictures[3, :, :, None], pictures[4, :, :, None])
-
-
-def render_rays(objects: Objects, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Colours of any rays: rgb (B, R, 3) over white, opacity (B, R, 1), depth (B, R, 1), 0 where nothing was hit.
-
-    origins: (B, R, 3), outside of the objects, or (B, 1, 3), shared by an object's rays. directions: (B, R, 3), unit.
-    """
-    count = len(objects)
-    check_shape("directions", directions, (count, "R", 3), "R rays an object")
-    rays = directions.shape[1]
-    if origins.shape not in ((count, rays, 3), (count, 1, 3)):
-        raise InputError(
-            f"origins must be ({count}, {rays}, 3) or ({count}, 1, 3), got {tuple(origins.shape)}; one a ray or shared"
-        )
-    tables, owner = Tables.of(objects), torch.arange(count, device=objects.device)
-    per_chunk = max(1, _chunk_rays(objects.device) // count)
-    parts = []
-    for begin in range(0, rays, per_chunk):
-        chosen = directions[:, begin : begin + per_chunk]
-        starts = origins if origins.shape[1] == 1 else origins[:, begin : begin + per_chunk]
-        parts.append(_finished(_look(tables, owner, starts, chosen).unflatten(1, (count, -1))))
-    seen = torch.cat(parts, dim=2).permute(1, 2, 0)
-    return seen[..., :3], seen[..., 3:4], seen[..., 4:5]
-
-
-def _chunk_rays(device: torch.device) -> int:
-    return _CHUNK_RAYS.get(device.type, _CHUNK_RAYS["cpu"])
-
-
-def _look(tables: Tables, owner: Tensor, origins: Tensor, directions: Tensor) -> Tensor:
-    """(5, Q·R): colour, 1 where something is hit, distance; all 0 elsewhere. Arguments as for `nearest_hits`."""
-    rays = directions.shape[1]
-    distance, column = nearest_hits(tables, owner, origins, directions)
-    hit = torch.isfinite(distance).nonzero().squeeze(1)
-    group = torch.div(hit, rays, rounding_mode="floor")
-    start = origins.reshape(-1, 3).index_select(0, group if origins.shape[1] == 1 else hit)
-    heading = directions.reshape(-1, 3).index_select(0, hit)
-    far = distance.index_select(0, hit)
-    points = (start + far[:, None] * heading).T.contiguous()
-    colors = _surface_colors(tables, points, column.index_select(0, hit), owner.index_select(0, group))
-    seen = torch.zeros(5, distance.shape[0], device=directions.device)
-    seen[:, hit] = torch.cat([colors, torch.ones_like(far)[None], far[None]])
-    return seen
-
-
-def _surface_colors(tables: Tables, points: Tensor, column: Tensor, owner: Tensor, *, light: bool = True) -> Tensor:
-    """(3, H) colours of surface points (3, H) on parts (H,) of objects (H,), under their light or without."""
+def _surface(tables: Tables, points: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
+    """(3, H) colours without light and (3, H) normals at surface points (3, H) of parts (H,)."""
     first = tables.first.taken(column)
     local = first.points_to_local(points)
     normals = first.normals(local)
@@ -226,23 +165,10 @@ def _surface_colors(tables: Tables, points: Tensor, column: Tensor, owner: Tenso
     coat = ((turn < width) & ((local[1] - middle).abs() < height)).long()  # 1 within the part's label
     joined = (tables.joint.index_select(0, column) != ALONE).nonzero().squeeze(1)
     if joined.numel():
-        on_second, joined_normals = _joined_surface(tables, column[joined], points[:, joined], normals[:, joined])
-        normals[:, joined] = joined_normals
+        on_second, normals[:, joined] = _joined_surface(tables, column[joined], points[:, joined], normals[:, joined])
         coat[joined] = torch.where(on_second, COATS - 1, coat[joined])
     coat = column * COATS + coat
-    colors = coat_colors(tables.pattern.index_select(0, coat), tables.coats.index_select(1, coat), local)
-    return lit(colors, normals, tables.light.index_select(1, owner)) if light else colors
-
-
-def albedo(objects: Objects, points: Tensor) -> Tensor:
-    """(M, 3) colours without light of one object at world points (M, 3) on or near its surface."""
-    check_shape("points", points, ("M", 3))
-    if len(objects) != 1:
-        raise InputError(f"albedo takes one object, got {len(objects)}; index the batch, e.g. objects[0]")
-    tables = Tables.of(objects)
-    distances = torch.stack([part_distance(tables, part, points.T) for part in range(tables.parts)])
-    column = distances.abs().argmin(0)
-    return _surface_colors(tables, points.T, column, torch.zeros_like(column), light=False).T
+    return coat_colors(tables.pattern.index_select(0, coat), tables.coats.index_select(1, coat), local), normals
 
 
 def _joined_surface(tables: Tables, column: Tensor, points: Tensor, normals: Tensor) -> tuple[Tensor, Tensor]:
@@ -251,7 +177,7 @@ def _joined_surface(tables: Tables, column: Tensor, points: Tensor, normals: Ten
     `normals` are those of the first primitives.
     """
     first, second = tables.first.taken(column), tables.second.taken(column)
-    one, two = (some.convex_distance(points) for some in (first, second))
+    one, two = (some.distance(points) for some in (first, second))
     joint = tables.joint.index_select(0, column)
     blended = joint == BLEND
     on_second = torch.where(blended, two < one, two.abs() < one.abs())
@@ -264,14 +190,98 @@ def _joined_surface(tables: Tables, column: Tensor, points: Tensor, normals: Ten
         gradient = torch.zeros_like(points)
         for corner in ((1.0, -1.0, -1.0), (-1.0, -1.0, 1.0), (-1.0, 1.0, -1.0), (1.0, 1.0, 1.0)):
             step = torch.tensor(corner, device=points.device)[:, None]
-            one, two = (some.convex_distance(points + _NUDGE * step) for some in (first, second))
+            one, two = (some.distance(points + _NUDGE * step) for some in (first, second))
             gradient = gradient + step * smooth_minimum(one, two, softness)
         normals[:, smooth] = normalize(gradient, dim=0)
     return on_second, normals
 
 
-def _finished(seen: Tensor) -> Tensor:
-    """Premultiplied (5, ...) colour, opacity, depth -> colour over white, opacity, depth of what is there."""
-    opacity = seen[3:4]
-    depth = torch.where(opacity > 0, seen[4:5] / opacity.clamp_min(1e-6), 0.0)
-    return torch.cat([seen[:3] + (1 - opacity), opacity, depth])
+def coat_colors(pattern: Tensor, coats: Tensor, points: Tensor) -> Tensor:
+    """(3, N) colours in [0, 1] without light.
+
+    pattern: (N,) pattern. coats: (15, N) two colours, directions u and v, frequency, phase, turns (see
+    `Coats`). points: (3, N) in the frame of the part's first primitive.
+    """
+    first, second, u, v = coats[0:3], coats[3:6], coats[6:9], coats[9:12]
+    frequency, phase, turns = coats[12], coats[13], coats[14]
+    w = torch.linalg.cross(u, v, dim=0)
+    around = turns > 0
+    length_v = dot(v, points)
+    across = torch.where(around, turns / (2 * math.pi) * torch.atan2(points[0], points[2]), frequency * dot(u, points))
+    up = torch.where(around, frequency * points[1], frequency * length_v) + phase
+    deep = torch.where(around, 0.25, frequency * dot(w, points) + 0.25)  # a quarter: no sign change
+    checks = (2 * _square(across) - 1) * (2 * _square(up) - 1) * (2 * _square(deep) - 1)
+    x, y = across - torch.floor(across) - 0.5, up - torch.floor(up) - 0.5  # from the middle of a dot
+    dots = (0.5 + EDGE * 2 * (DOT_RADIUS - (x * x + y * y).sqrt())).clamp(0, 1)
+    edge = 0.5 + 25 * frequency * (length_v - 0.05 * (phase - 0.5))
+    shares = {STRIPES: _square(up), CHECKS: 0.5 + 0.5 * checks, DOTS: dots, TWO_TONE: edge.clamp(0, 1)}
+    shares |= {GRADIENT: (0.5 + frequency * length_v / 2).clamp(0, 1), NOISE: _noise(frequency * points + phase)}
+    share = torch.zeros_like(up)
+    for which, value in shares.items():
+        share = torch.where(pattern == which, value, share)
+    return first + share * (second - first)
+
+
+def _square(periods: Tensor) -> Tensor:
+    """A square wave in [0, 1] with soft edges."""
+    return (0.5 + EDGE / 2 * torch.sin(2 * math.pi * periods)).clamp(0, 1)
+
+
+def _noise(periods: Tensor) -> Tensor:
+    """Blotches: sines in four directions, each bending the next."""
+    total, bend = torch.zeros_like(periods[0]), torch.zeros_like(periods[0])
+    for x, y, z in _WAVES:
+        bend = torch.sin(2 * math.pi * (x * periods[0] + y * periods[1] + z * periods[2]) + 1.7 * bend + total)
+        total = total + bend
+    return (0.5 + 0.6 * total).clamp(0, 1)
+
+
+def smooth_minimum(a: Tensor, b: Tensor, softness: Tensor) -> Tensor:
+    """min(a, b), rounded off over a length: at a = b it is softness / 4 below (polynomial, first order smooth)."""
+    nearness = (1 - (a - b).abs() / softness.clamp_min(1e-9)).clamp_min(0)
+    return torch.minimum(a, b) - softness / 4 * nearness * nearness
+
+
+def signed_distance(objects: Objects, points: Tensor) -> Tensor:
+    """(B, M) signed distances of world points (B, M, 3) to the objects, negative inside.
+
+    The zero set and the sign are exact. Outside, the value is at most the true distance but for ellipsoids, whose
+    value is of first order; inside of several parts it is the deepest part's.
+    """
+    return _part_distances(Tables.of(objects), points).amin(0)
+
+
+def _part_distances(tables: Tables, points: Tensor) -> Tensor:
+    """(P, B, M) signed distances of world points (B, M, 3) to the parts of B objects; inf for absent parts."""
+    count, amount, _ = points.shape
+    owner = torch.arange(count, device=points.device).repeat_interleave(amount, output_size=count * amount)
+    distances = []
+    for part in range(tables.parts):
+        column = owner * tables.parts + part
+        first, second, joint = tables.first.taken(column), tables.second.taken(column), tables.joint[column]
+        one, two = (some.distance(points.reshape(-1, 3).T) for some in (first, second))
+        value = torch.where(joint == CUT, torch.maximum(one, -two), one)
+        value = torch.where(joint == INTERSECT, torch.maximum(one, two), value)
+        value = torch.where(joint == BLEND, smooth_minimum(one, two, tables.blend[column]), value)
+        distances.append(value.masked_fill(tables.solver[column] < 0, math.inf))
+    return torch.stack(distances).view(tables.parts, count, amount)
+
+
+def true_mesh(objects: Objects, resolution: int = 128) -> trimesh.Trimesh:
+    """The surface of one object as a closed triangle mesh in its world, with vertex colours without light.
+
+    Marching cubes on `resolution` cells along each axis of the cube ±0.21: a cell is 0.42 / resolution, and features
+    thinner than a cell may be lost. Walls inside of a union are not part of it.
+    """
+    axis = torch.linspace(-HALF_BOX, HALF_BOX, resolution + 1, device=objects.device)
+    grid = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).reshape(-1, 3)
+    values = torch.cat([signed_distance(objects, chunk[None])[0] for chunk in grid.split(1 << 18)])
+    volume = values.view(len(axis), len(axis), len(axis)).cpu().numpy()
+    cell = 2 * HALF_BOX / resolution
+    vertices, faces, _, _ = marching_cubes(volume, 0.0, spacing=(cell, cell, cell))
+    mesh = trimesh.Trimesh(vertices - HALF_BOX, faces, process=True)
+    mesh.fix_normals()
+    tables, points = Tables.of(objects), torch.tensor(mesh.vertices, dtype=torch.float32, device=objects.device)
+    colors, _ = _surface(tables, points.T, _part_distances(tables, points[None])[:, 0].abs().argmin(0))
+    mesh.visual.vertex_colors = (colors.T.cpu().numpy() * 255).round().astype(np.uint8)
+    return mesh

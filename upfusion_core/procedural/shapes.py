@@ -13,15 +13,16 @@ world's: +Y up, object about the origin. A primitive's own frame has its centre 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..support.errors import InputError
+from ..geometry import sphere_directions
 
 ELLIPSOID, BOX, FRUSTUM, TORUS = range(4)
 
@@ -29,45 +30,28 @@ ALONE, CUT, INTERSECT, BLEND = range(4)
 
 ABSENT = -1
 BODY, HANDLE, SPOUT, LEG, LID, DETAIL = range(6)
-ROLES = ("body", "handle", "spout", "leg", "lid", "detail")
-
-PLAIN, STRIPES, CHECKS, GRADIENT, NOISE, TWO_TONE, DOTS = range(7)
-PATTERNS = ("plain", "stripes", "checks", "gradient", "noise", "two_tone", "dots")
 
 MAX_PARTS = 7
 COATS = 3  # of a part: 0 its outside, 1 its label, 2 the surface of its second primitive (the inside of a cup)
+LARGEST_RADIUS = 0.195  # of what is drawn; surfaces stay within 0.2, which cameras of focal 4.5 at distance 1 see whole
 
 _FROZEN = json.loads((Path(__file__).parent / "splits.json").read_text(encoding="utf-8"))
 
-GENERATOR_VERSION: int = _FROZEN["generator_version"]
-"""Raised whenever the same seed would give another object."""
-_FIRST, _SECOND = _FROZEN["held_out_combination"]
-HELD_OUT_ROLES: tuple[int, int] = ROLES.index(_FIRST), ROLES.index(_SECOND)
-"""Two roles that no object of train, validation or test has together."""
-HELD_OUT_PATTERN: int = PATTERNS.index(_FROZEN["held_out_pattern"])
-"""A pattern that no object of train, validation or test wears."""
+GENERATOR_VERSION: int = _FROZEN["generator_version"]  # raised whenever the same seed would give another object
+# two roles that no object of train, validation or test has together, and a pattern that none of them wears
+HELD_OUT_ROLES: tuple[str, str] = tuple(_FROZEN["held_out_combination"])
+HELD_OUT_PATTERN: str = _FROZEN["held_out_pattern"]
 
 
-@dataclass(frozen=True)
-class Split:
-    """Seeds first_seed … first_seed + objects - 1 of one split, below 2^32, where torch's generator wraps."""
+class Split(NamedTuple):
+    """Seeds first_seed … first_seed + objects - 1, below 2^32, where torch's generator wraps."""
 
-    name: str
     first_seed: int
     objects: int
 
-    def seeds(self, indices: Tensor | Sequence[int]) -> list[int]:
-        chosen = [int(index) for index in indices]
-        if chosen and not 0 <= min(chosen) <= max(chosen) < self.objects:
-            raise InputError(
-                f"objects of split {self.name!r} are numbered 0 to {self.objects - 1}, "
-                f"got {min(chosen)} to {max(chosen)}; take indices in that range"
-            )
-        return [self.first_seed + index for index in chosen]
 
-
-SPLITS: dict[str, Split] = {name: Split(name, **numbers) for name, numbers in _FROZEN["splits"].items()}
-"""train, validation, test, and held_out: even indices have the held-out roles, odd ones the held-out pattern."""
+# held_out: even indices have the held-out roles, odd ones the held-out pattern
+SPLITS = {name: Split(**numbers) for name, numbers in _FROZEN["splits"].items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +73,7 @@ class Primitives:
 class Coats:
     """Colours of B objects, P parts and 3 coats each; pattern coordinates are lengths in the first primitive's frame.
 
-    pattern: (B, P, 3) int64, index into PATTERNS. colors: (B, P, 3, 2, 3) sRGB in [0, 1].
+    pattern: (B, P, 3) int64, a pattern of render.py. colors: (B, P, 3, 2, 3) sRGB in [0, 1].
     axes: (B, P, 3, 2, 3) two orthonormal directions u and v. frequency: (B, P, 3) periods a scene unit. phase:
     (B, P, 3) periods. turns: (B, P, 3) periods once round the y axis where u is that angle, 0 where u is a length.
     """
@@ -122,7 +106,7 @@ class Objects:
     first, second: the primitives of each part. joint: (B, P) int64, how they are joined: ALONE (second is unused), CUT
     (first without second), INTERSECT, BLEND (smooth union). Neither side of a cut or intersection is a torus.
     blend: (B, P) length over which a BLEND is smooth.
-    role: (B, P) int64, index into ROLES, ABSENT for padding.
+    role: (B, P) int64, what the part is: BODY …, ABSENT for padding.
     label: (B, P, 4): azimuth about y (radians, 0 on +z towards +x), half width (radians; 0 = no label), middle and half
     height along y, in the first primitive's frame.
     """
@@ -171,10 +155,57 @@ class Objects:
 
     def first_parts(self, count: int) -> Objects:
         """The same objects with only their first `count` parts: those that matter most come first."""
-        if count < 1:
-            raise InputError(f"an object keeps at least 1 part, got {count}")
         kept = self.present & (self.present.cumsum(1) <= count)
-        return replace(self, role=torch.where(kept, self.role, torch.full_like(self.role, ABSENT)))
+        return replace(self, role=self.role.masked_fill(~kept, ABSENT))
+
+
+def framed(objects: Objects, radius: Tensor) -> Objects:
+    """The objects moved so that their boxes' middles are at the origin, scaled into balls of radii (B,) about it.
+
+    What a cut takes away counts as if it were there. Patterns keep their periods; labels grow with their parts.
+    """
+    points, pads = _outline(objects.first)
+    others, more = _outline(objects.second)
+    points, pads = torch.cat([points, others], dim=2), torch.cat([pads, more + objects.blend[..., None] / 4], dim=2)
+    there = objects.present[..., None].expand_as(more)
+    seen = torch.cat([there, there & (objects.joint == BLEND)[..., None]], dim=2)
+    low = (points - pads[..., None]).masked_fill(~seen[..., None], math.inf).amin((1, 2))
+    high = (points + pads[..., None]).masked_fill(~seen[..., None], -math.inf).amax((1, 2))
+    center = (low + high) / 2
+    reach = (points - center[:, None, None]).norm(dim=-1) + pads
+    scale = radius / reach.masked_fill(~seen, 0).amax((1, 2))
+    one = torch.ones_like(scale)
+    factors = torch.stack([scale, scale, scale, one], dim=-1)[:, None]  # a torus's angle is no length
+
+    def placed(primitives: Primitives) -> Primitives:
+        moved = (primitives.center - center[:, None]) * scale[:, None, None]
+        return replace(primitives, center=moved, size=primitives.size * factors)
+
+    blend, lengths = objects.blend * scale[:, None], torch.stack([one, one, scale, scale], dim=-1)[:, None]
+    first, second, label = placed(objects.first), placed(objects.second), objects.label * lengths
+    return replace(objects, first=first, second=second, blend=blend, label=label)
+
+
+def _outline(primitives: Primitives) -> tuple[Tensor, Tensor]:
+    """(B, P, K, 3) world points on the primitives' outlines and (B, P, K) how far the surface may be beyond them."""
+    count = 48
+    sphere = sphere_directions(count).flip(-1)
+    corners = torch.stack([torch.where((torch.arange(count) >> bit) % 2 == 0, 1.0, -1.0) for bit in range(3)], dim=-1)
+    round_turn = 2 * math.pi * torch.arange(count // 2) / (count // 2)
+    circle = torch.stack([round_turn.cos(), torch.zeros_like(round_turn), round_turn.sin()], dim=-1)
+    a, b, c, angle = (value[..., None] for value in primitives.size.unbind(-1))
+    size = primitives.size[..., None, :3]
+    up = torch.tensor([0.0, 1.0, 0.0])
+    rims = torch.cat([a[..., None] * circle - c[..., None] * up, b[..., None] * circle + c[..., None] * up], dim=-2)
+    section = angle * torch.linspace(-1, 1, count)
+    ring = torch.stack([a * section.cos(), a * section.sin(), torch.zeros_like(section)], dim=-1)
+    kind = primitives.kind[..., None]
+    local = torch.where(kind[..., None] == BOX, corners * size, sphere * size)
+    local = torch.where(kind[..., None] == FRUSTUM, rims, local)
+    local = torch.where(kind[..., None] == TORUS, ring, local)
+    pads = torch.where(kind == ELLIPSOID, 0.03 * size.amax(-1), torch.zeros_like(section))
+    pads = torch.where(kind == TORUS, b.expand_as(pads), pads)
+    return local @ primitives.rotation.transpose(-1, -2) + primitives.center[..., None, :], pads
 
 
 def bounding_balls(objects: Objects) -> tuple[Tensor, Tensor]:
@@ -184,13 +215,13 @@ def bounding_balls(objects: Objects) -> tuple[Tensor, Tensor]:
     between = objects.second.center - objects.first.center
     gap = between.norm(dim=-1)
     inside = gap + far <= near  # the first ball holds the second
-    swallowed = gap + near <= far
+    swallowed = (gap + near <= far) & ~inside
     around = ((gap + near + far) / 2).where(~inside, near).where(~swallowed, far)
-    shift = ((around - near) / gap.clamp_min(1e-9)).where(~inside, torch.zeros_like(gap))
-    shift = torch.where(swallowed & ~inside, torch.ones_like(shift), shift)
+    shift = (
+        ((around - near) / gap.clamp_min(1e-9)).masked_fill(inside | ~blended, 0).masked_fill(swallowed & blended, 1)
+    )
     radius = torch.where(blended, around + objects.blend / 4, near)
-    center = objects.first.center + torch.where(blended, shift, torch.zeros_like(shift))[..., None] * between
-    return center, torch.where(objects.present, radius, torch.full_like(radius, -1.0))
+    return objects.first.center + shift[..., None] * between, radius.masked_fill(~objects.present, -1)
 
 
 def _radius(primitives: Primitives) -> Tensor:

@@ -1,88 +1,17 @@
-"""Drawing many objects of one kind at once: random columns, and a sketch that collects their parts."""
+"""Drawing many objects at once: random columns, and a sketch that collects the parts of one kind."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ..geometry import sphere_directions
-from .shapes import (
-    ABSENT,
-    ALONE,
-    BLEND,
-    BODY,
-    BOX,
-    CUT,
-    DETAIL,
-    ELLIPSOID,
-    FRUSTUM,
-    MAX_PARTS,
-    TORUS,
-    Objects,
-    Primitives,
-)
+from .shapes import ABSENT, ALONE, BODY, BOX, CUT, DETAIL, ELLIPSOID, FRUSTUM, MAX_PARTS, TORUS
 
-LARGEST_RADIUS = 0.195
-"""Of what is drawn; surfaces stay within 0.2 of the origin, where cameras of focal 4.5 at distance 1 see them whole."""
-
-
-def framed(objects: Objects, radius: Tensor) -> Objects:
-    """The objects moved so that their boxes' middles are at the origin, scaled into balls of radii (B,) about it.
-
-    What a cut takes away counts as if it were there. Patterns keep their periods; labels grow with their parts.
-    """
-    points, pads = _outline(objects.first)
-    others, more = _outline(objects.second)
-    points, pads = torch.cat([points, others], dim=2), torch.cat([pads, more + objects.blend[..., None] / 4], dim=2)
-    there = objects.present[..., None].expand_as(more)
-    seen = torch.cat([there, there & (objects.joint == BLEND)[..., None]], dim=2)
-    low = (points - pads[..., None]).masked_fill(~seen[..., None], math.inf).amin((1, 2))
-    high = (points + pads[..., None]).masked_fill(~seen[..., None], -math.inf).amax((1, 2))
-    center = (low + high) / 2
-    reach = (points - center[:, None, None]).norm(dim=-1) + pads
-    scale = radius / reach.masked_fill(~seen, 0).amax((1, 2))
-    one = torch.ones_like(scale)
-    factors = torch.stack([scale, scale, scale, one], dim=-1)[:, None]  # a torus's angle is no length
-
-    def placed(primitives: Primitives) -> Primitives:
-        moved = (primitives.center - center[:, None]) * scale[:, None, None]
-        return replace(primitives, center=moved, size=primitives.size * factors)
-
-    return replace(
-        objects,
-        first=placed(objects.first),
-        second=placed(objects.second),
-        blend=objects.blend * scale[:, None],
-        label=objects.label * torch.stack([one, one, scale, scale], dim=-1)[:, None],
-    )
-
-
-def _outline(primitives: Primitives) -> tuple[Tensor, Tensor]:
-    """(B, P, K, 3) world points on the primitives' outlines and (B, P, K) how far the surface may be beyond them."""
-    count = 48
-    sphere = sphere_directions(count).flip(-1)
-    corners = torch.stack([torch.where((torch.arange(count) >> bit) % 2 == 0, 1.0, -1.0) for bit in range(3)], dim=-1)
-    round_turn = 2 * math.pi * torch.arange(count // 2) / (count // 2)
-    circle = torch.stack([round_turn.cos(), torch.zeros_like(round_turn), round_turn.sin()], dim=-1)
-    a, b, c, angle = (value[..., None] for value in primitives.size.unbind(-1))
-    size = primitives.size[..., None, :3]
-    up = torch.tensor([0.0, 1.0, 0.0])
-    rims = torch.cat([a[..., None] * circle - c[..., None] * up, b[..., None] * circle + c[..., None] * up], dim=-2)
-    section = angle * torch.linspace(-1, 1, count)
-    ring = torch.stack([a * section.cos(), a * section.sin(), torch.zeros_like(section)], dim=-1)
-    kind = primitives.kind[..., None]
-    local = torch.where(kind[..., None] == BOX, corners * size, sphere * size)
-    local = torch.where(kind[..., None] == FRUSTUM, rims, local)
-    local = torch.where(kind[..., None] == TORUS, ring, local)
-    pads = torch.where(kind == ELLIPSOID, 0.03 * size.amax(-1), torch.zeros_like(section))
-    pads = torch.where(kind == TORUS, b.expand_as(pads), pads)
-    return local @ primitives.rotation.transpose(-1, -2) + primitives.center[..., None, :], pads
-
-
-Number = float | Tensor
+Number = float | Tensor  # the same for N objects, or (N,)
+Point = tuple[Number, Number, Number] | Tensor  # x, y, z, or (N, 3)
+Shape = tuple[int | Tensor, Tensor]  # a primitive's kind and its size (N, 4), see shapes.py
 
 
 class Draws:
@@ -92,16 +21,14 @@ class Draws:
     """
 
     def __init__(self, uniforms: Tensor) -> None:
-        self.uniforms = uniforms
-        self._next = 0
+        self._uniforms = uniforms
+        self._columns = iter(uniforms.unbind(1))
 
     def __len__(self) -> int:
-        return len(self.uniforms)
+        return len(self._uniforms)
 
     def unit(self) -> Tensor:
-        assert self._next < self.uniforms.shape[1], "a recipe takes more columns than there are"
-        self._next += 1
-        return self.uniforms[:, self._next - 1]
+        return next(self._columns)
 
     def uniform(self, low: Number, high: Number) -> Tensor:
         return low + (high - low) * self.unit()
@@ -123,100 +50,117 @@ class Draws:
         return quaternion_rotation(inner * first.sin(), inner * first.cos(), outer * second.sin(), outer * second.cos())
 
 
-class Sketch:
-    """Up to seven parts of N objects, in free units: what is drawn is scaled and centred later.
+def blank_parts(count: int) -> dict[str, Tensor]:
+    """Tensors (2, B, 7, ...) of both primitives, (B, 7, ...) of the rest, named as `Objects`' fields; `color`: palette.
 
-    `parts` holds one dict of tensors (N, ...) a part, with the names of `Objects`' fields and `color`, a palette index.
+    Absent parts keep these harmless values: small upright ellipsoids.
     """
+    one, two = (count, MAX_PARTS), (2, count, MAX_PARTS)
+    return {
+        "kind": torch.zeros(two, dtype=torch.int64),
+        "rotation": torch.eye(3).repeat(*two, 1, 1),
+        "center": torch.zeros(*two, 3),
+        "size": torch.full((*two, 4), 0.01),
+        "joint": torch.zeros(one, dtype=torch.int64),
+        "blend": torch.zeros(one),
+        "role": torch.full(one, ABSENT),
+        "label": torch.zeros(*one, 4),
+        "color": torch.zeros(one, dtype=torch.int64),
+    }
 
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self.parts: list[dict[str, Tensor]] = []
+
+class Sketch:
+    """Up to seven parts of N objects, the `rows` of `parts`, in free units: they are scaled and centred later."""
+
+    def __init__(self, parts: dict[str, Tensor], rows: Tensor) -> None:
+        self.parts, self.rows, self.slot = parts, rows, -1
 
     def add(
         self,
-        kind: int | Tensor,
-        center: Tensor,
-        size: Tensor,
+        shape: Shape,
+        center: Point = (0, 0, 0),
+        turn: Tensor | None = None,
         *,
         role: int = DETAIL,
-        color: int | Tensor = 0,
-        rotation: Tensor | None = None,
+        color: Number = 0,
         present: Tensor | None = None,
     ) -> None:
-        """One part: center (N, 3), size (N, 4) as `vector` and `sizes` make them, rotation (N, 3, 3) or upright."""
-        assert len(self.parts) < MAX_PARTS, "a recipe draws too many parts"
-        count = self.count
-        there = torch.ones(count, dtype=torch.bool) if present is None else present
-        part = self._primitive(kind, center, size, torch.eye(3) if rotation is None else rotation)
-        part |= {f"second_{name}": value for name, value in part.items()}
-        part |= {"joint": _whole(ALONE, count), "blend": torch.zeros(count), "label": torch.zeros(count, 4)}
-        self.parts.append(part | {"role": torch.where(there, role, ABSENT), "color": _whole(color, count)})
+        """One part, `turn` (N, 3, 3) or upright, of those objects where it is `present` (N,)."""
+        self.slot += 1
+        there = role if present is None else torch.where(present, role, ABSENT)
+        self._place(slice(None), shape, center, torch.eye(3) if turn is None else turn)
+        self._set(joint=ALONE, role=there, color=color)
 
-    def _primitive(
-        self, kind: int | Tensor, center: Tensor, size: Tensor, rotation: Tensor, prefix: str = ""
-    ) -> dict[str, Tensor]:
-        count = self.count
-        values = {"kind": _whole(kind, count), "center": center.expand(count, 3), "size": size.expand(count, 4)}
-        values["rotation"] = rotation.expand(count, 3, 3)
-        return {f"{prefix}{name}": value for name, value in values.items()}
+    def join(self, joint: Number, shape: Shape, center: Point, turn: Tensor | None = None, blend: Number = 0) -> None:
+        """Joins a second primitive to the part added last, turned like the first unless `turn` is given."""
+        self._place(1, shape, center, turn)
+        self._set(joint=joint, blend=blend)
 
-    def join(
-        self,
-        joint: int | Tensor,
-        kind: int | Tensor,
-        center: Tensor,
-        size: Tensor,
-        *,
-        rotation: Tensor | None = None,
-        blend: Number = 0.0,
-    ) -> None:
-        """Joins a second primitive to the part added last."""
-        part = self.parts[-1]
-        part |= self._primitive(kind, center, size, part["rotation"] if rotation is None else rotation, "second_")
-        part |= {"joint": _whole(joint, self.count), "blend": torch.as_tensor(blend).expand(self.count)}
+    def _place(self, which: int | slice, shape: Shape, center: Point, turn: Tensor | None) -> None:
+        kind, size = shape
+        values = {"kind": kind, "size": size, "center": point(center)}
+        for name, value in (values if turn is None else values | {"rotation": turn}).items():
+            self.parts[name][which, self.rows, self.slot] = value
+
+    def _set(self, **values: Number) -> None:
+        for name, value in values.items():
+            self.parts[name][self.rows, self.slot] = value
 
     def label(self, azimuth: Number, width: Number, middle: Number, height: Number, there: Tensor) -> None:
         """A patch of another coat on the part added last: radians about its y axis, lengths along it."""
-        patch = sizes(azimuth, torch.where(there, width, 0.0), middle, height)
-        self.parts[-1]["label"] = patch.expand(self.count, 4)
+        self._set(label=sizes(azimuth, torch.where(there, width, 0.0), middle, height))
 
-    def hollow(self, bottom: Number, top: Number, height: Number, center: Tensor, wall: Number) -> None:
+    def hollow(self, bottom: Number, top: Number, height: Number, wall: Number) -> None:
         """Adds a body like a cup: a frustum, its inside cut out down to a floor as thick as the wall."""
-        self.add(FRUSTUM, center, sizes(bottom, top, height), role=BODY)
-        self.join(CUT, FRUSTUM, center + vector(0, wall * 1.5, 0), sizes(bottom - wall, top - wall, height))
-
-    def rod(
-        self,
-        start: Tensor,
-        end: Tensor,
-        first: Number,
-        last: Number,
-        *,
-        role: int = DETAIL,
-        color: int | Tensor = 0,
-        present: Tensor | None = None,
-    ) -> None:
-        """Adds a frustum from (N, 3) to (N, 3) with the radii at its ends."""
-        axis = end - start
-        length = axis.norm(dim=-1)
-        size = sizes(first, last, length / 2).expand(self.count, 4)
-        self.add(FRUSTUM, (start + end) / 2, size, role=role, color=color, rotation=towards(axis), present=present)
+        self.add(frustum(bottom, top, height), role=BODY)
+        self.join(CUT, frustum(bottom - wall, top - wall, height), (0, wall * 1.5, 0))
 
 
-def vector(x: Number, y: Number, z: Number) -> Tensor:
-    """(N, 3), or (1, 3) of plain numbers."""
-    return _stacked(x, y, z)
+def ellipsoid(x: Number, y: Number, z: Number) -> Shape:
+    return ELLIPSOID, sizes(x, y, z)
+
+
+def ball(radius: Number) -> Shape:
+    return ellipsoid(radius, radius, radius)
+
+
+def box(x: Number, y: Number, z: Number) -> Shape:
+    return BOX, sizes(x, y, z)
+
+
+def frustum(bottom: Number, top: Number, height: Number) -> Shape:
+    return FRUSTUM, sizes(bottom, top, height)
+
+
+def ring(radius: Number, tube: Number, section: Number) -> Shape:
+    return TORUS, sizes(radius, tube, 0, section)
+
+
+def rod(start: Point, end: Point, first: Number, last: Number) -> tuple[Shape, Tensor, Tensor]:
+    """A frustum from one point to another with the radii at its ends: its shape, centre and turn."""
+    start, end = point(start), point(end)
+    axis = end - start
+    return frustum(first, last, axis.norm(dim=-1) / 2), (start + end) / 2, towards(axis)
+
+
+def either(first: Tensor, one: Shape, other: Shape) -> Shape:
+    """`one` where `first` (N,) is true, else `other`."""
+    return torch.where(first, one[0], other[0]), torch.where(first[:, None], one[1], other[1])
+
+
+def vector(*numbers: Number) -> Tensor:
+    """(N, K) of K numbers, or (1, K) of plain ones."""
+    columns = (torch.as_tensor(number, dtype=torch.float32).reshape(-1) for number in numbers)
+    return torch.stack(torch.broadcast_tensors(*columns), dim=-1)
+
+
+def point(place: Point) -> Tensor:
+    return place if isinstance(place, Tensor) else vector(*place)
 
 
 def sizes(a: Number, b: Number, c: Number, d: Number = 0.0) -> Tensor:
     """(N, 4), or (1, 4) of plain numbers; see shapes.py for their meaning."""
-    return _stacked(a, b, c, d)
-
-
-def _stacked(*columns: Number) -> Tensor:
-    numbers = torch.broadcast_tensors(*(torch.as_tensor(column, dtype=torch.float32).reshape(-1) for column in columns))
-    return torch.stack(numbers, dim=-1)
+    return vector(a, b, c, d)
 
 
 def about(axis: str, angle: Number) -> Tensor:
@@ -243,7 +187,3 @@ def quaternion_rotation(x: Tensor, y: Tensor, z: Tensor, w: Tensor) -> Tensor:
     ]  # fmt: skip
     turns: Tensor = torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
     return turns
-
-
-def _whole(value: int | Tensor, count: int) -> Tensor:
-    return torch.as_tensor(value, dtype=torch.int64).expand(count)

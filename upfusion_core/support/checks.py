@@ -12,10 +12,7 @@ from .errors import InputError
 
 
 def check_shape(name: str, tensor: Tensor, shape: Sequence[int | str], hint: str = "") -> None:
-    """Raises InputError unless `tensor` has `shape`, e.g. ("V", 3, "S", "S"); a word stands for one size.
-
-    `hint` says what to do, and is appended after a semicolon.
-    """
+    """Raises InputError unless `tensor` has `shape`, e.g. ("V", 3, "S", "S"); `hint` says what to do."""
     check_type(name, tensor, Tensor, hint)
     sizes: dict[int | str, int] = {}
     fits = tensor.ndim == len(shape) and all(
@@ -23,8 +20,8 @@ def check_shape(name: str, tensor: Tensor, shape: Sequence[int | str], hint: str
         for want, got in zip(shape, tensor.shape, strict=True)
     )
     if not fits:
-        wanted = ", ".join(map(str, shape))
-        raise InputError(f"{name} must be ({wanted}), got {tuple(tensor.shape)}{_clause(hint)}")
+        found = f"{tuple(tensor.shape)}{hint and f'; {hint}'}"
+        raise InputError(f"{name} must be ({', '.join(map(str, shape))}), got {found}")
 
 
 def check_finite(name: str, tensor: Tensor) -> None:
@@ -33,17 +30,12 @@ def check_finite(name: str, tensor: Tensor) -> None:
     if tensor.is_complex():
         raise InputError(f"{name} must hold real numbers, got {tensor.dtype}; convert it first")
     if tensor.is_floating_point() and tensor.numel() and not math.isfinite(magnitude(tensor)):
-        count = int((~torch.isfinite(tensor)).sum())
-        raise InputError(
-            f"{name} must be finite, got {count} NaN or infinite values of {tensor.numel()}; check its source"
-        )
+        count = f"{int((~torch.isfinite(tensor)).sum())} NaN or infinite values of {tensor.numel()}"
+        raise InputError(f"{name} must be finite, got {count}; check its source")
 
 
 def check_unit_range(name: str, tensor: Tensor, hint: str) -> None:
-    """Raises InputError unless `tensor` holds floating-point numbers in [0, 1]; `hint` says what to do with others.
-
-    They may reach 0.001 out of it: the rounding of sums of weights, and of half precision.
-    """
+    """Raises InputError unless `tensor` holds floating-point numbers in [0, 1], or 0.001 off it by rounding."""
     check_type(name, tensor, Tensor)
     if not tensor.is_floating_point():
         raise InputError(f"{name} must be floating point, got {tensor.dtype}; {hint}")
@@ -88,8 +80,4 @@ def check_type(name: str, value: object, kind: type, hint: str = "") -> None:
     """Raises InputError unless `value` is a `kind`; `hint` says what to do."""
     if not isinstance(value, kind):
         wanted = "a tensor" if kind is Tensor else kind.__name__
-        raise InputError(f"{name} must be {wanted}, got {type(value).__name__}{_clause(hint)}")
-
-
-def _clause(hint: str) -> str:
-    return f"; {hint}" if hint else ""
+        raise InputError(f"{name} must be {wanted}, got {type(value).__name__}{hint and f'; {hint}'}")

@@ -16,11 +16,7 @@ Result = TypeVar("Result")
 
 
 def existing_device(device: torch.device | str | None) -> torch.device:
-    """One of torch's devices, such as "cuda:1", on which tensors can be made; "auto" and None take the best there is.
-
-    Raises:
-        InputError: it is no device, holds no values (meta), or this machine or this torch has none.
-    """
+    """One of torch's devices on which tensors can be made, or InputError; "auto" and None take the best there is."""
     if device is None or device == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -49,32 +45,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 class Chunk:
-    """How many of something are worked on at a time; from where memory runs out, half as many.
-
-    The size stays halved for all work that is done with the same chunk.
-
-    Args:
-        size: at first.
-        what: of which, in the singular, for messages.
-
-    Example:
-        chunk = Chunk(4096, "ray")
-        colors = torch.cat(list(chunk.map(lambda part: color_of(rays[part]), len(rays))))
-    """
+    """How many of `what`, in the singular, are worked on at a time; from where memory runs out, half as many."""
 
     def __init__(self, size: int, what: str) -> None:
         self.size, self.what = size, what
 
     def map(self, work: Callable[[slice], Result], count: int, each: int = 1) -> Iterator[Result]:
-        """The results of `work` for slices that cover 0 to `count` in order.
+        """The results of `work` for slices that cover 0 to `count` in order; one item stands for `each` of the size.
 
-        A slice that there was no memory for comes again as smaller ones, with a warning that says so.
-
-        Args:
-            each: how many of what the chunk counts one of the `count` items stands for.
-
-        Raises:
-            OutOfMemoryError: there is no memory for a single item.
+        A slice that there was no memory for comes again as smaller ones; OutOfMemoryError where one item is too much.
         """
         start = 0
         while start < count:
@@ -98,14 +77,11 @@ class Chunk:
             torch.mps.empty_cache()
         if items == 1:
             some = f"one {self.what}" if each == 1 else f"{each} {self.what}s"
-            raise OutOfMemoryError(
-                f"memory must suffice for {some} at a time, but does not; close other programs, ask for smaller "
-                "pictures or use another device"
-            )
+            advice = "close other programs, ask for smaller pictures or use another device"
+            raise OutOfMemoryError(f"memory must suffice for {some} at a time, but does not; {advice}")
         self.size = items // 2 * each
-        warnings.warn(
-            f"out of memory with {items * each} {self.what}s at a time; going on with {self.size}", stacklevel=3
-        )
+        message = f"out of memory with {items * each} {self.what}s at a time; going on with {self.size}"
+        warnings.warn(message, stacklevel=3)
 
 
 def derived_seed(*parts: int | str) -> int:

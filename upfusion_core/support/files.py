@@ -13,22 +13,16 @@ from typing import Any, NoReturn
 
 from .errors import CheckpointError, InputError, OutputError, UpFusionError
 
+# name of a file -> a temporary path that becomes it when the block ends well
 Writing = Callable[[str], AbstractContextManager[Path]]
-"""Name of a file -> a temporary path that becomes it when the block ends well."""
 
-BUNDLED = Path(__file__).parents[1] / "bundled"
-"""Data that come with the package: the small model, photos of objects that it was not trained on."""
-BUNDLED_NAME = "mini"
-"""Stands for the bundled model wherever weights are named; a folder of that name is `./mini` or a Path."""
-LARGEST_JSON = 64_000_000
-"""Bytes of a file; Objaverse's list of 800,000 ids has 29 MB. What they stand for takes up to 20 times as much."""
+BUNDLED = Path(__file__).parents[1] / "bundled"  # the small model, photos of objects that it was not trained on
+BUNDLED_NAME = "mini"  # the bundled model wherever weights are named; a folder of that name is `./mini` or a Path
+LARGEST_JSON = 64_000_000  # bytes of a file; Objaverse's list of 800,000 ids has 29 MB
 
-_DEVICES = {"con", "prn", "aux", "nul", "conin$", "conout$"} | {
-    f"{port}{number}" for port in ("com", "lpt") for number in "123456789\u00b9\u00b2\u00b3"
-}
-"""Names that mean devices on Windows, with any suffix."""
-_LONGEST_NAME = 180
-"""Bytes of a name; systems take 255, and temporary names and numbers are put round it."""
+_PORTS = {f"{port}{number}" for port in ("com", "lpt") for number in "123456789\u00b9\u00b2\u00b3"}
+_DEVICES = {"con", "prn", "aux", "nul", "conin$", "conout$"} | _PORTS  # on Windows, with any suffix
+_LONGEST_NAME = 180  # bytes; systems take 255, and temporary names and numbers are put round it
 
 
 def bundled_path(name: str) -> Path:
@@ -40,12 +34,7 @@ def bundled_path(name: str) -> Path:
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Gives a temporary path beside `path`, of the same suffix; on success it is renamed to `path`, else removed.
 
-    A full disk or a lack of permission becomes OutputError; an older file under `path` then stays as it was, and
-    folders that were made for it go again.
-
-    Example:
-        with replacing("out/mesh.glb") as partial:
-            partial.write_bytes(data)
+    What fails becomes OutputError; an older file then stays as it was, and folders that were made for it go again.
     """
     check_path("path", path)
     path = Path(path)
@@ -65,10 +54,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def made_folder(folder: Path) -> Iterator[None]:
-    """Makes `folder` and its parents where they are missing; of these, what is empty in the end goes again.
-
-    OutputError where a part that is missing has a name that not every system can write.
-    """
+    """Makes `folder` and its parents where they are missing; of these, what is empty in the end goes again."""
     _check_new_folders(folder)
     made = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
     try:
@@ -81,10 +67,7 @@ def made_folder(folder: Path) -> Iterator[None]:
 
 
 def check_file_name(name: str, label: str = "a file's name") -> None:
-    """Raises OutputError unless a file or folder can have `name` on every system, in whatever script.
-
-    Example: "mug.glb" and "\u8336\u7897.glb" can; "aux.png", "mug ", "a:b" and ".." cannot.
-    """
+    """Raises OutputError unless every system can write `name`: not "aux.png", "mug ", "a:b" and ".."."""
     bad = sorted({letter for letter in name if letter in '<>:"|?*/\\' or not (letter.isprintable() or letter == " ")})
     fault = ""
     if not name.strip(" ."):
@@ -117,9 +100,7 @@ def check_target(path: Path) -> None:
     if os.path.isdir(path):
         raise OutputError(f"{path} could not be written: {_reason(IsADirectoryError(errno.EISDIR, 'Is a directory'))}")
     if os.path.exists(path) and not os.path.isfile(path):
-        raise OutputError(
-            f"{path} must be an ordinary file to be replaced, but is a device or pipe; choose another name"
-        )
+        raise OutputError(f"{path} must be an ordinary file, but is a device or pipe; choose another name")
 
 
 def check_path(name: str, value: object) -> None:
@@ -165,14 +146,8 @@ def read_regular(path: Path, most: int) -> bytes:
 def reading(subject: object, advice: str, *, what: str = "", error: type[UpFusionError] = InputError) -> Iterator[None]:
     """Turns whatever a reader raises on a damaged or foreign file into one sentence of ours; our own errors pass.
 
-    Every Exception is taken for one: nothing that may be cancelled, and no hook of the caller, belongs into the block.
-
-    Args:
-        subject: the file, as the message names it.
-        advice: what to do, e.g. "download it again".
-        what: the file is to be, e.g. "an index of shards".
-
-    Example: "a.npy must be an array, but cannot be read (Permission denied); render it again".
+    Example: "a.npy must be an array, but cannot be read (Permission denied); render it again". Nothing that may be
+    cancelled, and no hook of the caller, belongs into the block.
     """
     try:
         yield
@@ -221,9 +196,8 @@ def _save(path: str | os.PathLike[str], write: Callable[[Path], None], kind: typ
         except kind as error:
             failure = str(error).strip().splitlines()[0][:120]
         if failure:
-            raise OutputError(
-                f"{path} could not be written: the disk is probably full ({failure}); free some space, then run again"
-            )
+            why = f"the disk is probably full ({failure}); free some space, then run again"
+            raise OutputError(f"{path} could not be written: {why}")
 
 
 def write_json(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
@@ -256,12 +230,8 @@ def parse_json(
 ) -> Any:  # noqa: ANN401 - any JSON
     """The value that `text` stands for; `source`, e.g. a path, names it in the message.
 
-    Refused beside what is no JSON: NaN and Infinity, which JSON does not know, lone surrogates (such as \\ud800),
-    nesting too deep for Python's reader, and names that come twice in one object. A byte order mark is passed over.
-
-    Args:
-        lone_surrogates: whether they are taken: so Python spells bytes of file names that are no UTF-8.
-        finite: whether NaN and Infinity are refused.
+    Refused beside what is no JSON: NaN and Infinity if it is to be `finite`, too deep nesting, names that come twice in
+    one object, and, unless `lone_surrogates`, such as \ud800, by which Python spells bytes of file names that are no UTF-8.
     """
 
     def no_number(name: str) -> NoReturn:

@@ -22,11 +22,7 @@ from .files import check_regular, reading
 
 
 def saturate(values: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
-    """`values.clamp(low, high)` whose gradient is 1 at the bounds, as inside, and 0 beyond them; NaN stays NaN.
-
-    From torch 2.14 on the gradient of `clamp` at its bounds is 0 (before: 1). Points on a box's faces and white pixels
-    lie exactly there, and the fields that are fitted to them must not depend on torch's release.
-    """
+    """`values.clamp(low, high)` whose gradient at the bounds, where white pixels lie, is 1 as before torch 2.14."""
     return torch.where(values < low, low, torch.where(values > high, high, values))
 
 
@@ -40,10 +36,8 @@ def linear_to_srgb(values: Tensor) -> Tensor:
     return torch.where(values > 0.0031308, 1.055 * values.clamp_min(1e-9).pow(1 / 2.4) - 0.055, 12.92 * values)
 
 
-MAX_PIXELS = 100_000_000
-"""Larger pictures are refused by their header, before anything is decoded."""
-_LARGEST_FILE = 1_000_000_000
-"""Bytes; a picture of MAX_PIXELS in 16 bits a channel has 800 MB if it is not compressed."""
+MAX_PIXELS = 100_000_000  # larger pictures are refused by their header, before anything is decoded
+_LARGEST_FILE = 1_000_000_000  # bytes; a picture of MAX_PIXELS in 16 bits a channel has 800 MB uncompressed
 _GHOSTSCRIPT = threading.Lock()
 
 
@@ -60,11 +54,7 @@ def without_ghostscript() -> Iterator[None]:
 
 
 def open_picture(path: Path) -> Image.Image:
-    """A picture file of which the header is read and nothing more; see check_picture before it is decoded.
-
-    Raises:
-        OSError: it is no picture, a device or pipe, or has more than 1 GB. Pillow raises others on damaged files.
-    """
+    """A picture file of which the header is read and nothing more: see check_picture. OSError where it is none."""
     check_regular(path, _LARGEST_FILE)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is stricter than the warning

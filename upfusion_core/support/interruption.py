@@ -10,11 +10,7 @@ from contextlib import contextmanager
 
 
 class Interruption:
-    """What Ctrl-C does within `taken`: KeyboardInterrupt at once, but never while `held`.
-
-    With `patience`, in seconds, it waits as long for the next `check`; pressed again, it waits no longer.
-    pressed: whether one waits.
-    """
+    """What Ctrl-C does within `taken`: KeyboardInterrupt after up to `patience` seconds, but never while `held`."""
 
     def __init__(self, patience: float = 0.0) -> None:
         self.patience, self.pressed = patience, False

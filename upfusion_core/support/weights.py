@@ -24,10 +24,7 @@ from .files import check_weights_name, reading
 def read_weights(path: Path) -> dict[str, Tensor]:
     """All tensors of a `.safetensors`, `.pt`, `.pth` or `.bin` file by name, mapped from the file, not copied.
 
-    A state dict may stand at the top of a pickle or under `model_state_dict` or `state_dict`.
-
-    Raises:
-        CheckpointError: the file is missing, truncated, of another kind, or holds anything but plain tensors.
+    CheckpointError where the file is missing, truncated, of another kind, or holds anything but plain tensors.
     """
     _check_file(path)
     with _reading(path):
@@ -78,11 +75,9 @@ def misfits(
     dtype: torch.dtype | None = None,
     padded: bool = False,
 ) -> Misfits:
-    """Compares tensors with the wanted names and shapes.
+    """Compares tensors with the wanted names and shapes, and with `dtype` or any of floating point.
 
-    Args:
-        dtype: all must have it; None takes any of floating point.
-        padded: further axes of size 1 are taken, as of 1x1 convolutions for linear layers.
+    padded: further axes of size 1 are taken, as of 1x1 convolutions for linear layers.
     """
     missing = [name for name in wanted if name not in tensors]
     found = Misfits(missing, [name for name in tensors if name not in wanted], {}, {})
@@ -184,14 +179,9 @@ def _fault(value: Tensor) -> str:
 
 
 def read_saved(path: Path, what: str, *, mapped: bool = False) -> dict[str, Any]:
-    """What `save_tensors` wrote, "fingerprint" among it, if it is unchanged: a file of torch is a zip with checksums.
+    """What `save_tensors` wrote, "fingerprint" among it, if unchanged, by the zip's checksums; else CheckpointError.
 
-    Args:
-        what: the file is to be, in words, e.g. "the saved state of a distillation".
-        mapped: tensors stay in the file; but not on Windows, which replaces no file that is mapped.
-
-    Raises:
-        CheckpointError: the file is damaged, was changed, or is something else.
+    mapped: tensors stay in the file; but not on Windows, which replaces no file that is mapped.
     """
     advice = "it is damaged or of another kind; delete it to begin anew"
     with reading(path, advice, what=what, error=CheckpointError):

@@ -3,42 +3,54 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 
 import numpy as np
 import torch
 import trimesh
+from scipy import ndimage
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from skimage import measure
 from torch import Tensor
+from torch.nn.functional import max_pool3d, pad
 
 from ..field.radiance import RadianceField
+from ..field.rendering import intersect_box, stratified_distances
+from ..geometry import camera_rays, look_at, sphere_directions
 from ..support.checks import check_count, check_range
 from ..support.devices import Chunk
 from ..support.errors import FieldError, MissingPackageError
-from ..types import OnProgress, OnStep
-from .level import SPREAD, chosen_level, clear, large_parts, sample_density, sample_heights, surface_level
+from ..types import OnProgress, OnStep, Rays
 from .mesh import MeshAsset
 from .texture import SurfaceColor, bake, unwrap
 
 SEARCH_RESOLUTION = 96  # cells along the field's box when looking for the object's own box
-PINHOLE = 0.025  # openings narrower than this share of the object's longest side lead nowhere: see `level.clear`
+PINHOLE = 0.025  # openings narrower than this share of the object's longest side lead nowhere: see `clear`
 FULL_SHARE = 0.95  # a field that is dense on more than this share of its box's sides fills the box
+NOTHING_ABOVE = "no density above {:.4g} per scene unit was found: give a lower threshold, or leave it to be chosen"
 SLAB = 24  # layers of cells that are turned into triangles at a time
-
-# points that a field is asked for at a time: a CPU keeps fewer in its caches, and Cancel waits for a call's end
-POINTS, CPU_POINTS = 2**17, 2**14
+POINTS, CPU_POINTS = 2**17, 2**14  # asked for at a time: a CPU keeps fewer in caches, and Cancel waits for a call
 
 # parts of the work, in order, and about how long each takes; the last two with a texture only
-_STAGES = {
-    "search": 4, "level": 4, "density": 40, "triangles": 10, "faces": 6, "colors": 6, "atlas": 30, "texture": 40
-}  # fmt: skip
-
+_STAGES = {"search": 4, "level": 4, "density": 40, "triangles": 10, "faces": 6, "colors": 6, "atlas": 30, "texture": 40}
 # aggression of the collapses and share of the budget, tried in turn until the decimated mesh is closed
 _ATTEMPTS = ((7, 1.0), (5, 1.0), (7, 0.97), (6, 0.94), (4, 1.0), (7, 0.9), (5, 0.85))
+
+COARSE = 128  # samples along the longest side of a box at which all of it is looked through; finer near the surface
+CLEARED = 256  # samples along it at which floaters and hollows are looked for
+SPREAD = 2.0  # heights beyond ±2, e² times the level and more, say nothing about where the surface is
+LEAST = 1e-3  # heights keep this distance from 0, so that no vertex falls on a sample
+LEVEL_RESOLUTION = 64  # samples along the object's box in which light is followed
+SOLID_SHARE = 0.1  # matter is solid if this share of the longest side of it stops half of the light
+CRISP_SHARE = 0.01  # that share where silhouettes have a say
+CAMERAS = 8  # that look at silhouettes from all round, above and below
+PICTURE_SIZE = 56  # pixels a side
+RAY_SAMPLES = 96  # along each ray, within the object's box
+TOLERANCE = 0.0015  # levels whose agreement is this close to the best one's count as equally good
 
 
 @torch.no_grad()
@@ -52,17 +64,11 @@ def extract_mesh(
     keep: float = 0.05,
     on_step: OnStep | None = None,
 ) -> MeshAsset:
-    """The surface of a field: closed, outside faces counter-clockwise, coloured by looks along its normals.
+    """The surface of a field, anything with `density`, `color` and `aabb`; see `RadianceField.extract_mesh`.
 
-    The object's own box is found first on a coarse lattice, so that `resolution` is spent on the object. Density is
-    sampled there from coarse to fine, cut at `threshold` by marching cubes, and closed where the field's box ends.
-    Floaters are removed; hollows that nobody can see from outside, and pinholes into them, are filled. With a texture,
-    vertices are doubled where the atlas is cut; once they are merged the surface is closed.
-
-    Args:
-        field: anything with `density`, `color` and `aabb`.
-        resolution, threshold, texture_size, faces, keep, on_step: as in `RadianceField.extract_mesh`, which also says
-            what is raised.
+    It is closed, its faces counter-clockwise from outside, coloured by looks along its normals. Floaters are removed;
+    hollows that nobody can see from outside, and pinholes into them, are filled. With a texture, vertices are doubled
+    where the atlas is cut.
     """
     check_count("resolution", resolution, 8, 1024)
     check_range("keep", keep, 0.0, 1.0)
@@ -76,11 +82,16 @@ def extract_mesh(
     stage = _stages(on_step, texture_size is not None)
     points = Chunk(CPU_POINTS if field.aabb.device.type == "cpu" else POINTS, "point")
     low, high = _object_box(field, threshold, keep, points, stage("search"))
-    level = threshold if threshold is not None else chosen_level(field, low, high, points, stage("level"))
-    spacing = float((high - low).max()) / (resolution - 1)
+    extent, level = high - low, threshold
+    if level is None:
+        spacing = float(extent.max()) / (LEVEL_RESOLUTION - 1)
+        shape = ((extent / spacing).ceil().long() + 1).tolist()
+        volume = sample_density(field, low, spacing, shape, points, stage("level"))
+        level = agreeing_level(field, low, high, surface_level(volume, spacing, CRISP_SHARE), points)
+    spacing = float(extent.max()) / (resolution - 1)
     volume = sample_heights(field, low, high, spacing, level, points, stage("density"))
     if not (volume > 0).any():
-        raise FieldError(_nothing_above(level))
+        raise FieldError(NOTHING_ABOVE.format(level))
     clear(volume, keep, PINHOLE)
     vertices, triangles = march(volume, report=stage("triangles"))
     del volume
@@ -89,7 +100,7 @@ def extract_mesh(
     if faces is not None and len(triangles) > faces:
         vertices, triangles = decimate(vertices, triangles, faces)
     normals = smooth_normals(vertices, triangles)
-    unit = max(spacing, float((high - low).max()) / 256)
+    unit = max(spacing, float(extent.max()) / 256)
     look = SurfaceColor(field, unit, points, oblique=texture_size is not None)
     colors = look.colors(vertices, normals, stage("colors"))
     uvs = texture = None
@@ -147,25 +158,17 @@ def _object_box(
     # thin parts may pass between the samples of the search: accept less than the level, and leave a margin
     dense = torch.from_numpy(large_parts((volume > level / 4).numpy(), keep)).nonzero()
     if not len(dense):
-        raise FieldError(_nothing_above(level))
+        raise FieldError(NOTHING_ABOVE.format(level))
     least, most = (low + (corner.to(low) + 0.5) * spacing for corner in (dense.amin(0), dense.amax(0)))
     margin = 2.5 * spacing
     return torch.maximum(least - margin, low), torch.minimum(most + margin, high)
 
 
-def _nothing_above(level: float) -> str:
-    return (
-        f"no density above {level:.4g} per scene unit was found, so there is no surface; "
-        "give a lower threshold, or leave it to be chosen"
-    )
-
-
 def march(heights: Tensor, *, slab: int = SLAB, report: OnProgress = lambda share: None) -> tuple[Tensor, Tensor]:
     """The surface where heights (X, Y, Z), never 0, change sign -> vertices (P, 3) in samples, faces (F, 3) outward.
 
-    It is closed where the volume ends, half a sample or less outside of it. The number of layers of cells in a `slab`
-    changes the memory needed and the order of vertices, not the surface: a vertex in the layer of samples that two
-    slabs share belongs to the same edge of the lattice in both, by which its two copies are made one.
+    It is closed where the volume ends. A vertex in the layer of samples that two slabs share belongs to the same edge
+    of the lattice in both, by which its two copies are made one.
     """
     depth, height, width = heights.shape
     cells = depth + 1  # with one layer of nothing before and behind
@@ -206,10 +209,7 @@ def _edges(points: np.ndarray) -> np.ndarray:
 
 
 def large_pieces(vertices: Tensor, faces: Tensor, keep: float) -> tuple[Tensor, Tensor]:
-    """The mesh without pieces of less than `keep` of the largest one's volume, and without hollows.
-
-    Pieces are what edges hold together; a hollow is one whose faces look inwards.
-    """
+    """The mesh without pieces of less than `keep` of the largest one's volume, and those that face inwards: hollows."""
     links = torch.cat([faces[:, :2], faces[:, 1:]]).numpy()
     graph = coo_matrix((np.ones(len(links), np.int8), links.T), shape=(len(vertices), len(vertices)))
     count, piece = connected_components(graph, directed=False)
@@ -224,11 +224,7 @@ def large_pieces(vertices: Tensor, faces: Tensor, keep: float) -> tuple[Tensor, 
 
 
 def decimate(vertices: Tensor, faces: Tensor, budget: int) -> tuple[Tensor, Tensor]:
-    """Vertices (P, 3) and faces (F, 3) -> those of a mesh with at most `budget` faces.
-
-    A closed, consistently wound surface stays so: a collapse may pinch the surface where parts nearly touch, and then
-    another order of collapses is tried. Should all of them pinch it, the first is returned with a warning.
-    """
+    """Vertices (P, 3) and faces (F, 3) -> those of a mesh with at most `budget` faces, still closed if it can be."""
     solid = trimesh.Trimesh(vertices.numpy(), faces.numpy(), process=False)
     closed = solid.is_watertight and solid.is_winding_consistent
     found = None
@@ -260,3 +256,171 @@ def smooth_normals(vertices: Tensor, faces: Tensor) -> Tensor:
         normals.index_add_(0, faces[:, corner], across)
     length = normals.norm(dim=-1, keepdim=True)
     return torch.where(length > 1e-12, normals / length.clamp(min=1e-12), normals.new_tensor([0.0, 1.0, 0.0]))
+
+
+def sample_density(
+    field: RadianceField, low: Tensor, spacing: float, shape: Sequence[int], chunk: Chunk, report: OnProgress
+) -> Tensor:
+    """(X, Y, Z) density on the CPU at low + spacing·(i, j, k), asked for in layers of x."""
+    layers, everywhere = [], torch.ones(*shape[1:], dtype=torch.bool)
+    for index in range(shape[0]):
+        layers.append(_layer(field, low, spacing, index, everywhere, chunk).view(*shape[1:]))
+        report((index + 1) / shape[0])
+    return torch.stack(layers)
+
+
+def sample_heights(
+    field: RadianceField, low: Tensor, high: Tensor, spacing: float, level: float, chunk: Chunk, report: OnProgress
+) -> Tensor:
+    """Heights, see `height_of`, at low + spacing·(i, j, k) up to `high` (3,): (X, Y, Z) float16 on the CPU."""
+    # every n-th sample first: a cell that, with its neighbours, is far below or above the level gets no further ones
+    shape = tuple((((high - low) / spacing).ceil().long() + 1).tolist())
+    step = max(1, max(shape) // COARSE)
+    begun = 0.2 if step > 1 else 0.0
+    active, inside = torch.ones(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
+    if step > 1:
+        coarse = [-(-size // step) + 1 for size in shape]
+        corners = sample_density(field, low, spacing * step, coarse, chunk, lambda share: None)
+        around = pad(corners[None], (1,) * 6, mode="replicate")
+        most, least = max_pool3d(around, 4, stride=1)[0], -max_pool3d(-around, 4, stride=1)[0]
+        active, inside = (most > level / 4) & (least < level * 4), least >= level * 4
+    report(begun)
+    heights = torch.empty(shape, dtype=torch.float16)
+    for index in range(shape[0]):
+        wanted = _finer(active[index // step], step, shape)
+        layer = torch.where(_finer(inside[index // step], step, shape), SPREAD, -SPREAD).float()
+        layer[wanted] = height_of(_layer(field, low, spacing, index, wanted, chunk), level)
+        heights[index] = layer
+        report(begun + (1 - begun) * (index + 1) / shape[0])
+    return heights
+
+
+def height_of(density: Tensor, level: float) -> Tensor:
+    """log(density / level), nearly straight across a surface, within ±SPREAD and never 0; above 0 is inside."""
+    height = (density.clamp(min=1e-12) / level).log().clamp(-SPREAD, SPREAD)
+    return torch.where(density > level, height.clamp(min=LEAST), height.clamp(max=-LEAST))
+
+
+def large_parts(dense: np.ndarray, keep: float) -> np.ndarray:
+    """(X, Y, Z) bool without the pieces that have less than `keep` of the largest one's volume."""
+    labels, count = ndimage.label(dense)
+    if not count:
+        return dense
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return np.asarray((sizes >= max(keep * sizes.max(), 1))[labels])
+
+
+def clear(heights: Tensor, keep: float, pinhole: float) -> None:
+    """Removes floaters from (X, Y, Z) heights, in place, and fills hollows, which a fit never sees, and pinholes.
+
+    What a cube with a side of `pinhole` times the longest side cannot reach from outside is filled, but for pits of
+    half that depth. Pieces with less than `keep` of the largest one's volume are floaters.
+    """
+    side = max(heights.shape)
+    step = -(-side // CLEARED)
+    layers = []
+    for part in heights.split(step):  # a cell is solid if any of its step³ samples is inside
+        inside = (part > 0).any(0)
+        inside = pad(inside, (0, -inside.shape[1] % step, 0, -inside.shape[0] % step))
+        layers.append(inside.unflatten(1, (-1, step)).any(2).unflatten(0, (-1, step)).any(1))
+    kept = large_parts(torch.stack(layers).numpy(), keep)
+    reach = max(1, round(pinhole / 2 * side / step))
+    margin = reach + 1  # so that all that lies outside is one piece, which holds the first cell
+    free, _ = ndimage.label(~_grown(np.pad(kept, margin), reach))
+    outside = _grown(free == free[0, 0, 0], reach)[(slice(margin, -margin),) * 3]
+    # a cube cannot enter the steps of a lattice in any concave place either: what is this near to outside stays
+    outside = _grown(outside, reach)
+    for index in range(heights.shape[0]):
+        layer = heights[index].float()
+        piece = _finer(torch.from_numpy(kept[index // step]), step, heights.shape)
+        hidden = _finer(torch.from_numpy(~outside[index // step]), step, heights.shape)
+        layer = torch.where((layer > 0) & ~piece, -SPREAD, layer)
+        heights[index] = torch.where(hidden & (layer < 0), SPREAD, layer)
+
+
+def _layer(field: RadianceField, low: Tensor, spacing: float, index: int, wanted: Tensor, chunk: Chunk) -> Tensor:
+    """Density (N,) on the CPU at the `wanted` (Y, Z) samples of one x; FieldError where it is not finite."""
+    points = low + spacing * pad(wanted.nonzero(), (1, 0), value=index).to(low.device)
+    if not len(points):
+        return torch.empty(0, dtype=torch.float32)
+    density = torch.cat(list(chunk.map(lambda part: field.density(points[part]), len(points))))
+    if not torch.isfinite(density).all():
+        raise FieldError(
+            "the field's density is not finite (NaN or infinite), so it has no surface; "
+            "its fit has diverged: lower the learning rates, or go back to an earlier checkpoint"
+        )
+    return density.float().cpu()
+
+
+def _finer(cells: Tensor, step: int, shape: tuple[int, ...]) -> Tensor:
+    """(Y', Z') cells of step² samples -> (Y, Z) samples."""
+    return cells.repeat_interleave(step, 0).repeat_interleave(step, 1)[: shape[1], : shape[2]]
+
+
+def _grown(mask: np.ndarray, reach: int) -> np.ndarray:
+    """(X, Y, Z) bool grown by a cube of 2·reach + 1 samples."""
+    return np.asarray(ndimage.maximum_filter(mask.view(np.uint8), 2 * reach + 1, mode="constant")).view(bool)
+
+
+def surface_level(volume: Tensor, spacing: float, share: float = SOLID_SHARE) -> float:
+    """(X, Y, Z) density of an object's box -> the density at which its surface stands: the lower one of two bounds.
+
+    Matter is solid if a `share` of the box's longest side of it stops half of the light. A fog may be thinner: half of
+    the median density where rays along the axes have lost half of their light, or half of what the most opaque loses.
+    """
+    depths = volume * spacing
+    total = max(float(depths.sum(axis).max()) for axis in range(3))
+    if total < 0.01:
+        raise FieldError(
+            "the field is empty: no ray loses more than 1 % of its light in it, so there is no surface; "
+            "fit it longer, or check that its photos show an object that stands out from the background"
+        )
+    half = min(math.log(2.0), total / 2)
+    found = []
+    for axis in range(3):
+        for direction in (depths, depths.flip(axis)):
+            passed = direction.cumsum(axis)
+            first = (passed < half).sum(axis, keepdim=True)  # samples before the one in which half is lost
+            stops = first < volume.shape[axis]
+            value = direction.gather(axis, first.clamp(max=volume.shape[axis] - 1))
+            found.append(value[stops])
+    fog = float(torch.cat(found).median()) / spacing / 2
+    return min(fog, math.log(2.0) / (share * spacing * max(volume.shape)))
+
+
+def agreeing_level(field: RadianceField, low: Tensor, high: Tensor, first: float, chunk: Chunk) -> float:
+    """The level whose silhouettes agree with the field's opacity; of equally good ones the nearest to `first`."""
+    # a ray meets the surface of a level if the density anywhere along it is above: one look tells all silhouettes
+    middle, radius = ((low + high) / 2).cpu(), float((high - low).norm()) / 2
+    cameras = look_at(middle + 4 * radius * sphere_directions(CAMERAS), middle, focal=3.8)
+    rays = camera_rays(cameras.to(low.device), PICTURE_SIZE, PICTURE_SIZE)
+    rays = Rays(rays.origins.reshape(-1, 3), rays.directions.reshape(-1, 3))
+    near, far, hit = intersect_box(rays, torch.stack([low, high]), near=0.0)
+    rays, near, far = Rays(rays.origins[hit], rays.directions[hit]), near[hit], far[hit]
+
+    def look(part: slice) -> Tensor:
+        distances = stratified_distances(near[part], far[part], RAY_SAMPLES)
+        points = rays.origins[part, None] + rays.directions[part, None] * distances[..., None]
+        density = field.density(points)
+        depth = density.sum(-1) * (far[part] - near[part]) / RAY_SAMPLES
+        return torch.stack([-torch.expm1(-depth), density.amax(-1)])
+
+    opacity, peak = torch.cat(list(chunk.map(look, len(near), each=RAY_SAMPLES)), dim=1)
+    return best_level(opacity, peak, first)
+
+
+def best_level(opacity: Tensor, peak: Tensor, first: float) -> float:
+    """(R,) opacity and highest density of rays -> level whose silhouette has the best IoU with the opacities."""
+    peak, order = peak.sort(descending=True)
+    inside = opacity[order].cumsum(0)  # of the rays that meet the level of the k-th highest peak
+    met = torch.arange(1, len(peak) + 1, device=peak.device)
+    agreement = 2 * inside / (met + inside[-1])
+    # levels just below the k-th peak are met by k rays; where the next peak is as high, by more
+    agreement[:-1] = torch.where(peak[1:] == peak[:-1], torch.zeros_like(agreement[:-1]), agreement[:-1])
+    good = agreement >= agreement.max() - TOLERANCE
+    below = torch.cat([peak[1:], peak.new_zeros(1)])  # the k-th silhouette belongs to levels from here up to its peak
+    nearest = torch.full_like(peak, first).clamp(min=below, max=peak * (1 - 1e-3))
+    distance = (nearest.clamp(min=1e-9).log() - math.log(first)).abs()
+    distance = distance.where(good & (peak > 0), peak.new_tensor(torch.inf))
+    return float(nearest[distance.argmin()].clamp(min=1e-6))

@@ -22,61 +22,56 @@ from ..support.files import check_path, replacing
 from ..support.images import srgb_to_linear, to_8bit
 
 FORMATS = ("glb", "obj", "ply", "stl")
-
 UNLIT = "KHR_materials_unlit"  # glTF extension that shows colours as they are: the photos' light is in them already
 _COLOR = "_COLOR"  # what trimesh calls vertex colours that it is to write as they are
 
 
 @dataclass(frozen=True, eq=False)
 class MeshAsset:
-    """A triangle mesh in world axes (+Y up, +Z towards photo 1) and scene units.
+    """A triangle mesh in world axes (+Y up, +Z towards photo 1) and scene units."""
 
-    vertices: (P, 3) float32. faces: (F, 3) int64, counter-clockwise seen from outside.
-    vertex_colors: (P, 3) in [0, 1], sRGB.
-    uvs: (P, 2) in [0, 1] with v = 0 at the bottom, as in OBJ (glTF has it at the top; `save` turns it), and texture:
-    (3, H, W) in [0, 1], sRGB, first row at the top; both or neither.
-    normals: (P, 3) unit vectors, outward; None leaves them to be made from the faces.
-    """
-
-    vertices: Tensor
-    faces: Tensor
-    vertex_colors: Tensor
-    uvs: Tensor | None = None
-    texture: Tensor | None = None
-    normals: Tensor | None = None
+    vertices: Tensor  # (P, 3) float32
+    faces: Tensor  # (F, 3) int64, counter-clockwise seen from outside
+    vertex_colors: Tensor  # (P, 3) in [0, 1], sRGB
+    uvs: Tensor | None = None  # (P, 2) in [0, 1], v = 0 at the bottom, as in OBJ; with a texture, or neither
+    texture: Tensor | None = None  # (3, H, W) in [0, 1], sRGB, first row at the top
+    normals: Tensor | None = None  # (P, 3) unit vectors, outward; None leaves them to be made from the faces
 
     def __post_init__(self) -> None:
         check_triangles("MeshAsset", self.vertices, self.faces)
         if (self.uvs is None) != (self.texture is None):
             raise InputError("MeshAsset.uvs and texture go together, got one of them; give both or neither")
         count = len(self.vertices)
-        self._take("vertices", (count, 3))
-        self._take("vertex_colors", (count, 3), "one colour a vertex", unit=True)
-        self._take("uvs", (count, 2), "one (u, v) a vertex", unit=True)
-        self._take("texture", (3, "H", "W"), unit=True)
-        self._take("normals", (count, 3), "one normal a vertex")
+        shapes: dict[str, tuple[int | str, ...]] = {"vertices": (count, 3), "vertex_colors": (count, 3)}
+        shapes |= {"uvs": (count, 2), "texture": (3, "H", "W"), "normals": (count, 3)}
+        for name, shape in shapes.items():
+            label, value = f"MeshAsset.{name}", getattr(self, name)
+            if value is None and name in ("uvs", "texture", "normals"):
+                continue
+            check_shape(label, value, shape, "one row a vertex" if name != "texture" else "")
+            if not value.is_floating_point() or not value.numel():
+                found = f"{tuple(value.shape)} {value.dtype}"
+                raise InputError(f"{label} must hold floating-point numbers, got {found}; call .float() on it")
+            check_finite(label, value)
+            value = value.float()  # as files have it
+            check_finite(f"{label} in float32", value)
+            low, high = (float(end) for end in value.detach().aminmax())
+            if name not in ("vertices", "normals") and (low < 0 or high > 1):
+                raise InputError(f"{label} must be in [0, 1], got [{low:.3g}, {high:.3g}]; clamp it")
+            object.__setattr__(self, name, value)
 
-    def _take(self, name: str, shape: tuple[int | str, ...], hint: str = "", *, unit: bool = False) -> None:
-        """Checks one of the values, unless it is None, and keeps it in float32, as files have it."""
-        label, value = f"MeshAsset.{name}", getattr(self, name)
-        if value is None and name in ("uvs", "texture", "normals"):
-            return
-        check_shape(label, value, shape, hint)
-        check_finite(label, value)
-        if not value.is_floating_point() or not value.numel():
-            raise InputError(
-                f"{label} must hold floating-point numbers, got {tuple(value.shape)} {value.dtype}; call .float() on it"
-            )
-        value = value.float()
-        check_finite(f"{label} in float32", value)
-        low, high = (float(end) for end in value.detach().aminmax())
-        if unit and (low < 0 or high > 1):
-            raise InputError(f"{label} must be in [0, 1], got [{low:.3g}, {high:.3g}]; clamp it")
-        object.__setattr__(self, name, value)
+    def save(self, path: str | os.PathLike[str]) -> list[Path]:
+        """Writes `.glb`, `.obj`, `.ply` or `.stl` by the suffix, whole or not at all, and gives the files.
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes `.glb`, `.obj`, `.ply` or `.stl`, chosen by the suffix; see `save_mesh`."""
-        save_mesh(self, path)
+        A textured `.obj` has an `.mtl` and a `.png` beside it. All are complete before any of them gets its name.
+        """
+        check_path("path", path)
+        path = Path(path)
+        files = mesh_files(self, path.name)
+        with ExitStack() as stack:
+            for name, content in reversed(files.items()):  # renamed the other way round: the mesh comes last
+                stack.enter_context(replacing(path.with_name(name))).write_bytes(content)
+        return [path.with_name(name) for name in files]
 
 
 def check_triangles(name: str, vertices: Tensor, faces: Tensor) -> None:
@@ -94,31 +89,11 @@ def check_triangles(name: str, vertices: Tensor, faces: Tensor) -> None:
         raise InputError(f"{name}.faces must number vertices 0 to {count - 1}, got {got}")
 
 
-def save_mesh(mesh: MeshAsset, path: str | os.PathLike[str]) -> list[Path]:
-    """Writes a mesh whole or not at all, in the format of the suffix, and gives the files; see `mesh_files`.
-
-    A textured `.obj` has an `.mtl` and a `.png` beside it. All are complete before any of them gets its name.
-    OutputError for another suffix, or where a file cannot be written.
-    """
-    check_path("path", path)
-    path = Path(path)
-    files = mesh_files(mesh, path.name)
-    with ExitStack() as stack:
-        # renamed in reverse order: the mesh that names the others comes last
-        for name, content in reversed(files.items()):
-            stack.enter_context(replacing(path.with_name(name))).write_bytes(content)
-    return [path.with_name(name) for name in files]
-
-
 def mesh_files(mesh: MeshAsset, name: str) -> dict[str, bytes]:
     """The files that the mesh `name` consists of, by their names, those that it refers to first.
 
-    All in the mesh's own axes, with its normals if it has them:
-
-    - `.glb` shows the texture if there is one, else the vertex colours, unlit. The texture is an sRGB PNG in the file,
-      vertex colours are linear floats, v = 0 is the texture's top row: as glTF wants it.
-    - `.obj` shows the texture by an MTL file and a PNG, else carries vertex colours in sRGB.
-    - `.ply` carries vertex colours in sRGB; `.stl` carries no colour. OutputError for another suffix.
+    `.glb` shows the texture if there is one, else the vertex colours, unlit; `.obj` the texture by an MTL file and a
+    PNG, else vertex colours; `.ply` carries vertex colours, `.stl` no colour. OutputError for another suffix.
     """
     kind = _kind(name)
     vertices, faces = mesh.vertices.numpy(force=True), mesh.faces.numpy(force=True)

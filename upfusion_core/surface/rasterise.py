@@ -1,7 +1,6 @@
-"""Coloured triangles -> pictures, masks and depths, by scanlines in pure torch: no OpenGL, any device.
+"""Coloured triangles -> pictures, masks and depths, by scanlines in pure torch, in float64: shared edges leave no gaps.
 
 Each triangle becomes a span a row of samples, each span its samples ("fragments"), of which the nearest is coloured.
-Everything is float64 until the pictures, so that shared edges leave no gaps.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
-from ..support.checks import check_count
 from ..types import Cameras, RenderedViews
 from .reading import Surface
 
@@ -19,15 +17,10 @@ _THINNEST = 1e-12  # doubled area in samples below which a triangle is seen from
 
 
 def rasterise(surface: Surface, cameras: Cameras, size: int, *, supersampling: int = 3) -> RenderedViews:
-    """A surface seen by N cameras in its world -> rgb (N, 3, size, size) on white, opacity, depth (N, 1, size, size).
+    """A surface seen by N cameras in its world, unlit, opaque and from both sides, on white; not differentiable.
 
-    Unlit; both sides of a triangle are seen, all are opaque. Rays go through the centres of supersampling² samples a
-    pixel. Colours are averaged in sRGB over them, opacity is the part of them that is covered, and depth, the distance
-    from the camera along the ray in scene units, is the mean over those covered, 0 where there are none. Not
-    differentiable.
+    Colours are means in sRGB over supersampling² samples a pixel, depths over those of them that are covered.
     """
-    check_count("size", size, 1, 4096)
-    check_count("supersampling", supersampling, 1, 16)
     views = [_view(surface, cameras[index], size * supersampling) for index in range(len(cameras))]
     rgb, opacity, depth = (torch.stack(values) for values in zip(*views, strict=True))
     covered = avg_pool2d(opacity, supersampling)
@@ -57,7 +50,15 @@ def _view(surface: Surface, camera: Cameras, samples: int) -> tuple[Tensor, Tens
         x1, y1, x2, y2 = x[:, first], y[:, first], x[:, second], y[:, second]
         sides.append(torch.stack([y1 - y2, x2 - x1, x1 * y2 - x2 * y1], dim=-1) / area[:, None])
     edges = torch.stack(sides, dim=1)
-    triangle, column, row = _fragments(y, edges, samples)
+    # every triangle, column and row (M,) of which the sample's centre lies in the triangle
+    triangle, row = runs(*sample_range(y.amin(dim=1), y.amax(dim=1), samples))
+    slope, rise, offset = edges[triangle].unbind(-1)  # (rows, 3)
+    crossing = -(rise * (row + 0.5)[:, None] + offset) / torch.where(slope == 0, 1, slope)
+    # a side that rises to the right bounds the span on the left, one that falls on the right; the row bounds level ones
+    left = torch.where(slope > 0, crossing, -torch.inf).amax(dim=1)
+    right = torch.where(slope < 0, crossing, torch.inf).amin(dim=1)
+    span, column = runs(*sample_range(left, right, samples))
+    triangle, row = triangle[span], row[span]
     a, b, c = torch.einsum("tij,ti->jt", edges, inverse)  # 1 / depth is linear on the screen
     nearness = a[triangle] * (column + 0.5) + b[triangle] * (row + 0.5) + c[triangle]
     pixel = row * samples + column
@@ -80,24 +81,8 @@ def _view(surface: Surface, camera: Cameras, samples: int) -> tuple[Tensor, Tens
     return tuple(values.unflatten(1, (samples, samples)) for values in (rgb, covered, distance))
 
 
-def _fragments(y: Tensor, edges: Tensor, samples: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Every (triangle, column, row) whose sample centre lies in the triangle; (M,) each, int64."""
-    triangle, row = runs(*sample_range(y.amin(dim=1), y.amax(dim=1), samples))
-    slope, rise, offset = edges[triangle].unbind(-1)  # (rows, 3)
-    crossing = -(rise * (row + 0.5)[:, None] + offset) / torch.where(slope == 0, 1, slope)
-    # A side that rises to the right bounds the span on the left, one that falls on the right; a level one is bounded
-    # by the row already.
-    left = torch.where(slope > 0, crossing, -torch.inf).amax(dim=1)
-    right = torch.where(slope < 0, crossing, torch.inf).amin(dim=1)
-    span, column = runs(*sample_range(left, right, samples))
-    return triangle[span], column, row[span]
-
-
 def sample_range(low: Tensor, high: Tensor, samples: int) -> tuple[Tensor, Tensor]:
-    """Of a row of `samples`: the first whose centre is in [low, high], and how many are; int64, of any shape.
-
-    Example: of 4 samples, those in [0.5, 2.4] are the first two: 0 and 2.
-    """
+    """Of a row of `samples`: the first whose centre is in [low, high], and how many are; int64, of any shape."""
     first = torch.ceil(low - 0.5).clamp(0, samples).long()
     return first, ((torch.floor(high - 0.5) + 1).clamp(0, samples).long() - first).clamp_min(0)
 

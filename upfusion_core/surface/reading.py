@@ -30,25 +30,14 @@ _LARGEST_COMPANION = 256_000_000  # bytes of a file that a mesh names: materials
 
 @dataclass(frozen=True, eq=False)
 class Surface:
-    """A triangle soup in any axes and unit, without light: what is seen is the colour.
+    """A triangle soup in any axes and unit, without light: what is seen is the colour."""
 
-    vertices: (P, 3) float32. faces: (F, 3) int64, either winding.
-    colors: (P, 3) in [0, 1], sRGB; multiplied into the texture where there is one.
-    uvs: (P, 2), v = 0 at the bottom of the texture, which repeats outside [0, 1].
-    textures: each (3, H, W) in [0, 1], sRGB. face_texture: (F,) int64, which texture a face shows, -1 for none.
-    """
-
-    vertices: Tensor
-    faces: Tensor
-    colors: Tensor
-    uvs: Tensor
-    textures: tuple[Tensor, ...]
-    face_texture: Tensor
-
-    def __post_init__(self) -> None:
-        check_triangles("Surface", self.vertices, self.faces)
-        for name in ("vertices", "colors", "uvs"):
-            check_finite(f"Surface.{name}", getattr(self, name))
+    vertices: Tensor  # (P, 3) float32
+    faces: Tensor  # (F, 3) int64, either winding
+    colors: Tensor  # (P, 3) in [0, 1], sRGB; multiplied into the texture where there is one
+    uvs: Tensor  # (P, 2), v = 0 at the bottom of the texture, which repeats outside [0, 1]
+    textures: tuple[Tensor, ...]  # each (3, H, W) in [0, 1], sRGB
+    face_texture: Tensor  # (F,) int64, which texture a face shows, -1 for none
 
     def turned(self, rotation: Tensor) -> Surface:
         """The surface with x' = rotation x, rotation (3, 3)."""
@@ -67,13 +56,10 @@ class Surface:
 
 
 def read_surface(path: str | os.PathLike[str], texture: str | os.PathLike[str] | None = None) -> Surface:
-    """A GLB, OBJ or PLY file -> Surface in the file's own axes and unit, scene transforms applied.
+    """A GLB, OBJ or PLY file -> Surface in the file's own axes and unit; all faces show the picture `texture`, if any.
 
-    Base colours only: metalness, normal maps and transparency are left aside. Vertex colours and colour factors are
-    linear in GLB, as glTF says, and sRGB in OBJ and PLY. Materials and pictures that a file names are taken from its
-    own folder or below it; those that lie elsewhere count as missing, and what is missing leaves the mesh without.
-    `texture` is a picture that all faces show, whatever the file's materials say. InputError if the file cannot be
-    read, holds no triangles, or names one that may not be read.
+    Base colours only. Materials and pictures that a file names are taken from its own folder or below it; those that
+    lie elsewhere count as missing. InputError if the file cannot be read, holds no triangles, or names what cannot be.
     """
     path = Path(path)
     kind = path.suffix.lower()
@@ -112,6 +98,8 @@ def read_surface(path: str | os.PathLike[str], texture: str | os.PathLike[str] |
             textures += [] if found is None else [found]
             count += len(vertices)
         vertices, colors, uvs = (torch.cat(values) for values in list(zip(*described, strict=True))[:3])
+        for name, values in (("vertices", vertices), ("colors", colors), ("uvs", uvs)):
+            check_finite(f"Surface.{name}", values)
         return Surface(vertices, torch.cat(faces), colors, uvs, tuple(textures), torch.cat(shown))
 
 
@@ -145,8 +133,13 @@ def _part(
     visual: Any = mesh.visual
     found = None
     if isinstance(visual, TextureVisuals):
-        found, factor = _material(visual.material, linear)
-        colors = colors * factor
+        is_pbr = hasattr(visual.material, "baseColorFactor")
+        image = visual.material.baseColorTexture if is_pbr else getattr(visual.material, "image", None)
+        factor = visual.material.baseColorFactor if is_pbr else getattr(visual.material, "diffuse", None)
+        found = None if image is None else _picture(image)
+        if factor is not None and (is_pbr or found is None):  # an OBJ's Kd beside map_Kd is customarily ignored
+            values = _unit(np.asarray(factor)[:3])
+            colors = colors * (linear_to_srgb(values) if linear else values)
         if visual.uv is not None and len(visual.uv) == len(vertices):
             uvs = _tensor(visual.uv)[:, :2]
         else:
@@ -161,18 +154,6 @@ def _part(
     if picture is not None:
         found, colors = picture, torch.ones(len(vertices), 3)
     return vertices, colors, uvs, found
-
-
-def _material(material: Any, linear: bool) -> tuple[Tensor | None, Tensor]:  # noqa: ANN401 - trimesh's materials
-    """A material's texture, if any, and the (3,) sRGB colour it is multiplied by."""
-    is_pbr = hasattr(material, "baseColorFactor")
-    image = material.baseColorTexture if is_pbr else getattr(material, "image", None)
-    factor = material.baseColorFactor if is_pbr else getattr(material, "diffuse", None)
-    picture = None if image is None else _picture(image)
-    if factor is None or (picture is not None and not is_pbr):  # an OBJ's Kd beside map_Kd is customarily ignored
-        return picture, torch.ones(3)
-    values = _unit(np.asarray(factor)[:3])
-    return picture, linear_to_srgb(values) if linear else values
 
 
 def _picture(image: Image.Image) -> Tensor:

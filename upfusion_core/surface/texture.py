@@ -27,15 +27,7 @@ PATIENCE = 0.1  # seconds between two looks at whether xatlas is to be waited fo
 
 
 def unwrap(vertices: Tensor, faces: Tensor, size: int, report: OnProgress) -> tuple[Tensor, Tensor, Tensor]:
-    """Vertices (P, 3) and faces (F, 3) -> where each corner of each face lies in a texture of size² texels.
-
-    Pieces of at most PIECE faces are cut into charts on their own; then all charts are arranged together, at the same
-    scale. `report` is told while xatlas works too; where it raises, xatlas goes on by itself for some seconds.
-
-    Returns:
-        source (Q,) int64, the vertex that each new one is a copy of; faces (F, 3) int64, in the mesh's order; uvs
-        (Q, 2) in [0, 1], v = 0 at the bottom. Charts do not overlap.
-    """
+    """An atlas of size² texels: source (Q,), the vertex that each new one copies, faces (F, 3), uvs (Q, 2)."""
     import xatlas
 
     places, triangles = vertices.numpy().astype(np.float32), faces.numpy()
@@ -117,12 +109,8 @@ def _attended(work: Callable[[], None], waiting: Callable[[], None]) -> None:
         raise failed[0]
 
 
-# ends of the parts of a look into the surface, in units; 0 is the surface. A crisp one stops light in the first
-EDGES = (-0.5, 0.25, 1.0, 2.0, 3.5)
-
-# besides straight down, the surface is looked at from this far off its normal, from so many sides
-TILT_DEGREES, TILTED = 50.0, 3
-
+EDGES = (-0.5, 0.25, 1.0, 2.0, 3.5)  # of the parts of a look into the surface, at 0, in units; a crisp one is the first
+TILT_DEGREES, TILTED = 50.0, 3  # besides straight down, it is looked at from so far off its normal, from so many sides
 FACES = 2**14  # that are spread over their texels at a time
 STRIP = 2**21  # texels that get the nearest covered one's colour at a time
 MARGIN = 32  # rows beyond them where that is looked for
@@ -130,25 +118,15 @@ MARGIN = 32  # rows beyond them where that is looked for
 
 @dataclass(frozen=True)
 class SurfaceColor:
-    """A field, looked at from just outside of a surface along its inward normal.
-
-    unit: about the distance of the samples that the surface came from, in scene units.
-    chunk: points the field is asked for at a time; it halves where memory does not suffice.
-    oblique: whether it is looked at from beside the normal too, as most cameras see it; four times the work.
-    """
+    """A field, looked at from just outside of a surface along its inward normal."""
 
     field: RadianceField
-    unit: float
-    chunk: Chunk
-    oblique: bool = False
+    unit: float  # about the distance of the samples that the surface came from, in scene units
+    chunk: Chunk  # points the field is asked for at a time
+    oblique: bool = False  # whether it is looked at from beside the normal too, as most cameras see it
 
     def colors(self, points: Tensor, normals: Tensor, report: OnProgress = lambda share: None) -> Tensor:
-        """(P, 3) points with outward normals -> (P, 3) colours, sRGB.
-
-        A look's is the mean over its parts, weighted by the light that each part stops, as a render weighs them: fog
-        before the surface counts by what it hides, what lies deep by what is left. Where hardly any light is stopped,
-        the densest parts count. Looks count by the cosine of their tilt.
-        """
+        """(P, 3) points with outward normals -> (P, 3) sRGB: parts count by the light they stop, looks by cosine."""
         edges = torch.tensor(EDGES, dtype=torch.float32) * self.unit
         depths, lengths = (edges[1:] + edges[:-1]) / 2, edges.diff()
         device = self.field.aabb.device
@@ -188,12 +166,7 @@ def view_directions(normals: Tensor, tilted: int) -> Tensor:
 def bake(
     look: SurfaceColor, vertices: Tensor, normals: Tensor, faces: Tensor, uvs: Tensor, size: int, report: OnProgress
 ) -> Tensor:
-    """(3, size, size) texture: each texel the colour of the surface at its centre, first row at the top.
-
-    Of vertices and normals (P, 3), faces (F, 3) and uvs (P, 2), v = 0 at the bottom. Texels that no face covers take
-    the nearest covered one's colour, so that neither bilinear sampling at a chart's border nor smaller mip levels show
-    a seam; in large textures, those far from all faces take the mean colour.
-    """
+    """(3, size, size) texture: each texel the colour of the surface at its centre, or, uncovered, its neighbour's."""
     texture = torch.zeros(3, size * size, dtype=torch.float32)
     covered = torch.zeros(size * size, dtype=torch.bool)
     screen = torch.stack([uvs[:, 0], 1 - uvs[:, 1]], dim=-1).double() * size
@@ -216,10 +189,7 @@ def bake(
 
 
 def texels(triangles: Tensor, size: int, most: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Which texels' centres lie in triangles (F, 3, 2), in texels: face (M,), texel (M,), barycentric weights (M, 3).
-
-    A row of a triangle is one span of texels; spans are spread into texels at most about `most` at a time.
-    """
+    """The texels whose centres lie in triangles (F, 3, 2): face and texel (M,), weights (M, 3), `most` at a time."""
     face, row = runs(*sample_range(triangles[..., 1].amin(1), triangles[..., 1].amax(1), size))
     here = triangles[face]
     there = here.roll(-1, dims=1)

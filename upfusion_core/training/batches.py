@@ -1,8 +1,4 @@
-"""Batches of training examples, and where they come from: a pure function of (seed, step, rank).
-
-The position in the data is therefore the number of the step: a resumed run goes on exactly where it was, and nothing
-of the data has to be saved.
-"""
+"""Batches of training examples: pure functions of (seed, step, rank), so that a resumed run needs no saved position."""
 
 from __future__ import annotations
 
@@ -30,8 +26,7 @@ from ..types import Cameras, Rays
 class TrainingBatch:
     """B objects: V photos each, whose poses the networks are not told, and T target views with their cameras.
 
-    photos: (B, V, 3, S, S) in [0, 1] on white, the reference first.
-    references: Cameras(B) of the first photos.
+    photos: (B, V, 3, S, S) in [0, 1] on white, the reference first. references: Cameras(B) of the first photos.
     targets: (B, T, 3, S, S) in [0, 1] on white. target_masks: (B, T, 1, S, S) in [0, 1], 1 on the object.
     cameras: Cameras(B·T) of the targets, object-major.
     """
@@ -55,13 +50,10 @@ class TrainingBatch:
 
 
 def query_rays(batch: TrainingBatch, uniform: Tensor, inside_share: float) -> tuple[Tensor, Tensor]:
-    """Rays through random places of the target views -> their Plücker forms (B, T·R, 6) in the frame of each object's
-    reference, and the colours (B, T·R, 3) seen there.
+    """Rays of target views -> Plücker forms (B, T·R, 6) in the frames of their references, and colours (B, T·R, 3).
 
-    Args:
-        uniform: (B·T, R, 3) uniform numbers in [0, 1), from which the places follow.
-        inside_share: in [0, 1]; that share of a view's R rays goes through pixels of the silhouette (mask above 0.5),
-            the rest anywhere. A view without silhouette gets all of them anywhere.
+    Their places follow from (B·T, R, 3) `uniform` numbers in [0, 1). The share `inside_share` of a view's R rays goes
+    through pixels of the silhouette (mask above 0.5), if it has one, the rest anywhere.
     """
     points = sample_points(batch.target_masks.flatten(0, 1), uniform, inside_share)
     colors = look_up(batch.targets.flatten(0, 1), points)
@@ -74,8 +66,6 @@ def sample_points(masks: Tensor, uniform: Tensor, inside_share: float) -> Tensor
     size, rays = masks.shape[-1], uniform.shape[1]
     anywhere = 1 - 2 * uniform[..., 1:]
     inside = round(inside_share * rays)
-    if not inside:
-        return anywhere
     covered = (masks.flatten(1) > 0.5).float().cumsum(1)  # (N, S·S)
     total = covered[:, -1:]
     # the pixel whose turn it is among the covered ones: the first whose running count exceeds u·total
@@ -102,11 +92,7 @@ def reference_frame_plucker(rays: Rays, references: Cameras) -> Tensor:
 
 
 class BatchRandom:
-    """The random numbers of part `part` of the `parts` equal ones of a batch, whose seed is `seed`; on one device.
-
-    They are made for the whole batch and cut: `parts` small batches, on one process after another or on several at
-    once, get together exactly the numbers of the large one.
-    """
+    """The random numbers of part `part` of the `parts` equal ones of a batch: made for the whole batch, and cut."""
 
     def __init__(self, seed: int, part: int = 0, parts: int = 1, device: torch.device | str = "cpu") -> None:
         self.generator = torch.Generator(device).manual_seed(seed)
@@ -115,49 +101,40 @@ class BatchRandom:
     def uniform(self, count: int, *shape: int) -> Tensor:
         """`(count, *shape)` float32, uniform in [0, 1); `count` examples of this part."""
         whole = torch.rand(count * self.parts, *shape, generator=self.generator, device=self.generator.device)
-        return whole[self.part * count : (self.part + 1) * count]
+        return whole.chunk(self.parts)[self.part]
 
     def normal(self, count: int, *shape: int) -> Tensor:
         """`(count, *shape)` float32, standard normal."""
         whole = torch.randn(count * self.parts, *shape, generator=self.generator, device=self.generator.device)
-        return whole[self.part * count : (self.part + 1) * count]
+        return whole.chunk(self.parts)[self.part]
 
 
 class BatchSource(Protocol):
     """What training asks of its data."""
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> TrainingBatch:
-        """Part `rank` of the `world` equal parts of step `step`; the same arguments give the same batch every time.
-
-        The parts together are the same examples however many there are, if their sizes add up to the same.
-        """
+        """Part `rank` of the `world` equal parts of step `step`, which together are the same however many there are."""
 
 
 class DatasetBatches:
     """Batches from any data set of posed views: every pass visits all objects in a new order, of shards one by one.
 
     An object that cannot be read is replaced by the next one of the pass. An object with fewer views than are asked for
-    shows some of them twice; targets are other views than the photos where there are enough.
-
-    Args:
-        config: says batch size, range of photos, targets, picture size, and seed.
-        held_out: whether order and views are drawn by another seed.
-        workers: threads that read objects of a batch at the same time; they change nothing but the time.
+    shows some of them twice; targets are other views than the photos where there are enough. held_out: whether order
+    and views are drawn by another seed. workers: threads that read objects of a batch; they change the time only.
     """
 
     def __init__(
         self, dataset: MultiViewDataset, config: TrainConfig, *, held_out: bool = False, workers: int = 1
     ) -> None:
         if not len(dataset):
-            raise InputError(
-                f"the data set must hold objects, got none ({len(dataset.skipped)} skipped); check its folder"
-            )
+            skipped = len(dataset.skipped)
+            raise InputError(f"the data set must hold objects, got none ({skipped} skipped); check its folder")
         self.dataset, self.config, self.seed = dataset, config, config.seed + held_out
         self._order = lru_cache(maxsize=2)(self._new_order)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="reading") if workers > 1 else None
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> TrainingBatch:
-        """See BatchSource."""
         count, size = self.config.batch_size, self.config.model.image_size
         photos = photo_count(self.config.photos, self.seed, step)
         first = (step * world + rank) * count
@@ -199,14 +176,12 @@ class DatasetBatches:
 class ProceduralBatches:
     """Batches of procedural objects, rendered where they are used; without a pool no two steps share an object.
 
-    Args:
-        objects: a split of them (its own sizes are not used).
-        config: as of DatasetBatches, and the curriculum; the seed also says where among the objects to begin.
-        held_out: whether all is drawn by another seed, and objects have all their parts from the beginning.
-        pool: so many objects are drawn at once and kept on the device, for steps to choose from at random, because
-            drawing them happens on the CPU, one by one; 0 draws each step's own.
-        uses: how often an object of the pool is seen, on average, before a new pool replaces it.
+    objects: a split of them (its own sizes are not used). held_out: whether all is drawn by another seed, and objects
+    have all their parts from the beginning. pool: so many are drawn at once, as that happens on the CPU one by one, and
+    kept on the device for steps to choose from.
     """
+
+    uses = 16  # how often an object of the pool is seen, on average, before a new pool replaces it
 
     def __init__(
         self,
@@ -214,17 +189,15 @@ class ProceduralBatches:
         config: TrainConfig,
         *,
         held_out: bool = False,
-        device: torch.device | str = "cpu",
+        device: str = "cpu",
         pool: int = 0,
-        uses: int = 16,
     ) -> None:
         self.objects, self.config, self.seed = objects, config, config.seed + held_out
         self.curriculum = (0, 0) if held_out else config.curriculum
-        self.device, self.pool, self.uses = device, pool, uses
+        self.device, self.pool = device, pool
         self._pooled = lru_cache(maxsize=1)(self._drawn)
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> TrainingBatch:
-        """See BatchSource."""
         count, photos = self.config.batch_size, photo_count(self.config.photos, self.seed, step)
         views = photos + self.config.targets
         generator = generator_for(self.seed, "cameras", step)

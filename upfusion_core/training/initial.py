@@ -10,32 +10,23 @@ import torch
 from torch import Tensor, nn
 
 from ..config import ModelConfig
-from ..models.checkpoint import CONFIG_KEY, DEFAULT_EMBEDDING, EMPTY_EMBEDDING, open_checkpoint
-from ..models.controlnet import ControlNet
-from ..models.dino import hub_names
-from ..models.networks import (
+from ..models import stable_diffusion as sd
+from ..models.checkpoint import (
+    CONFIG_KEY,
+    DEFAULT_EMBEDDING,
     DINO_PREFIX,
+    EMPTY_EMBEDDING,
     PARTS,
     UPSRT_PREFIX,
     Networks,
     build_networks,
     network_weights,
+    open_checkpoint,
     set_network_weights,
     stored_shape,
 )
-from ..models.stable_diffusion import (
-    CONTROL_PREFIX,
-    DEFAULT_PROMPT,
-    TEXT_PREFIX,
-    UNET_PREFIX,
-    VAE_PREFIX,
-    build_text_encoder,
-    encode_tokens,
-    text_names,
-    tokenize,
-    unet_names,
-    vae_names,
-)
+from ..models.controlnet import ControlNet
+from ..models.dino import hub_names
 from ..support.devices import derived_seed, generator_for
 from ..support.errors import CheckpointError
 from ..support.weights import read_metadata, read_weights
@@ -44,16 +35,16 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 FIRST_LOG_VARIANCE = -8.0
+# convolutions of an autoencoder outside its residual blocks, as diffusers names them
 _PASSED_THROUGH = ("conv_in.", "conv_out.", "quant_conv.", "samplers.")
-"""Convolutions of an autoencoder outside its residual blocks, as diffusers names them."""
 _FOLDER_FILES = (
     "diffusion_pytorch_model.safetensors",
     "model.safetensors",
     "diffusion_pytorch_model.bin",
     "pytorch_model.bin",
 )
+# of the VAE's attention in files of older diffusers, and in newer ones
 _OLDER_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
-"""Names of the VAE's attention in files of older diffusers, and in newer ones."""
 
 
 def initial_networks(
@@ -61,17 +52,10 @@ def initial_networks(
 ) -> tuple[Networks, tuple[Tensor, Tensor]]:
     """Networks to train from, on the CPU in float32, and the (default, empty) prompt's embeddings, (77, W) each.
 
-    A ControlNet that no source has starts from the UNet, if a source has that. Without a text encoder and stored
-    embeddings, two fixed random embeddings stand in the prompts' place.
-
-    Args:
-        sources: files and folders of weights (see read_initial_weights); later ones replace parts of earlier ones.
-        seed: of the weights that no source has.
-        required: the parts (see models.networks.PARTS) that a source must have, because nothing trains them.
-
-    Raises:
-        CheckpointError: a source cannot be read, holds part of a network only, or one of other sizes, or a required
-            part is in none.
+    Later sources replace parts of earlier ones; weights that none has are drawn by `seed`, but a ControlNet starts from
+    a source's UNet. Without a text encoder and stored embeddings, two fixed random embeddings stand in the prompts'
+    place. CheckpointError if a source cannot be read, holds part of a network only, or one of other sizes, or one of
+    the `required` parts (of models.checkpoint.PARTS), which nothing trains, is in none.
     """
     weights: dict[str, Tensor] = {}
     for source in sources:
@@ -82,18 +66,15 @@ def initial_networks(
     found = {part for part, prefix in PARTS.items() if any(name.startswith(prefix) for name in weights)}
     lacking = [part for part in PARTS if part in required and part not in found]
     if lacking:
-        raise CheckpointError(
-            f"this stage does not train {' and '.join(lacking)}, so weights to start from must hold them, got none; "
-            "give a file that does (--init), e.g. of the stage before"
-        )
+        wanted = f"this stage does not train {' and '.join(lacking)}, so weights to start from must hold them, got none"
+        raise CheckpointError(f"{wanted}; give a file that does (--init), e.g. of the stage before")
     for part in found:
         names = [name for name in network_weights(config, networks) if name.startswith(PARTS[part])]
         missing = [name for name in names if name not in weights]
         if missing:
-            raise CheckpointError(
-                f"the weights to start from hold {len(names) - len(missing)} of {len(names)} tensors of {part}, not "
-                f"{missing[0]}; get the whole file, or change the configuration"
-            )
+            some = f"{len(names) - len(missing)} of {len(names)} tensors of {part}, not {missing[0]}"
+            advice = "get the whole file, or change the configuration"
+            raise CheckpointError(f"the weights to start from hold {some}; {advice}")
     set_network_weights(config, networks, weights)
     if "VAE" not in found:
         prepare_autoencoder(networks.vae)
@@ -103,11 +84,10 @@ def initial_networks(
 
 
 def read_initial_weights(source: str | Path, config: ModelConfig) -> dict[str, Tensor]:
-    """Weights of a file or folder under their merged names (see models.networks); CheckpointError if it is none.
+    """Weights of a file or folder under their merged names (see models.checkpoint); CheckpointError if it is none.
 
-    A folder with `unet` is read in diffusers' layout (SD 1.5), any other in the released one. A merged `.safetensors`
-    and single files of UpSRT, DINOv2 (either layout) or SD 1.5's (`model.diffusion_model.…`) are told apart by their
-    names.
+    A folder with `unet` is read in diffusers' layout (SD 1.5), any other in the released one; a merged `.safetensors`
+    and single files of UpSRT, DINOv2 (either layout) or SD 1.5 are told apart by the names of their weights.
     """
     path = Path(source)
     if (path / "unet").is_dir():
@@ -118,10 +98,10 @@ def read_initial_weights(source: str | Path, config: ModelConfig) -> dict[str, T
         found, sections = checkpoint.config, ("upsrt", "dino", "diffusion", "vae", "image_size")
         differing = [name for name in sections if getattr(found, name) != getattr(config, name)]
         if differing:
+            values = f"must be {getattr(config, differing[0])}, got {getattr(found, differing[0])}"
             raise CheckpointError(
-                f"{path} was made with other sizes ({', '.join(differing)}): {differing[0]} must be "
-                f"{getattr(config, differing[0])}, got {getattr(found, differing[0])}; change the section model of the "
-                "training configuration"
+                f"{path} was made with other sizes ({', '.join(differing)}): {differing[0]} {values}; "
+                "change the section model of the training configuration"
             )
         return checkpoint.weights
     weights = read_weights(path)
@@ -129,23 +109,22 @@ def read_initial_weights(source: str | Path, config: ModelConfig) -> dict[str, T
         return {UPSRT_PREFIX + name: tensor for name, tensor in weights.items()}
     if "cls_token" in weights or "embeddings.cls_token" in weights:
         return {DINO_PREFIX + name: tensor for name, tensor in hub_names(weights).items()}
-    known = (UNET_PREFIX, VAE_PREFIX, TEXT_PREFIX, CONTROL_PREFIX)
+    known = (sd.UNET_PREFIX, sd.VAE_PREFIX, sd.TEXT_PREFIX, sd.CONTROL_PREFIX)
     kept = {name: tensor for name, tensor in weights.items() if name.startswith(known)}
     if not kept:
+        got = f"names like {next(iter(weights))}"
         raise CheckpointError(
-            f"{path} must hold UpSRT, DINOv2 or Stable Diffusion 1.5 weights, got names like {next(iter(weights))}; "
-            "choose another file"
+            f"{path} must hold UpSRT, DINOv2 or Stable Diffusion 1.5 weights, got {got}; choose another file"
         )
     return kept
 
 
 @torch.no_grad()
 def prepare_autoencoder(vae: AutoencoderKL) -> None:
-    """Makes an untrained autoencoder's signal louder than its noise.
+    """Makes an untrained autoencoder's signal louder than its noise, in which it would drown for thousands of steps.
 
-    torch's own start shrinks a signal by 1/sqrt(3) in every convolution, and a log-variance of 0 drowns what is left in
-    noise of deviation 1 for thousands of steps: so the convolutions between the residual blocks keep the size of their
-    signal, and the latents begin almost without noise.
+    torch's own start shrinks a signal by 1/sqrt(3) in every convolution, so those between the residual blocks keep the
+    size of their signal; and the latents begin almost without noise, not with a log-variance of 0.
     """
     for name, parameter in vae.named_parameters():
         if name.endswith(".weight") and any(part in name for part in _PASSED_THROUGH):
@@ -157,15 +136,14 @@ def prepare_autoencoder(vae: AutoencoderKL) -> None:
 
 @torch.no_grad()
 def controlnet_from_unet(controlnet: ControlNet, unet: nn.Module) -> None:
-    """Copies the UNet's input half and middle into the ControlNet, so that training starts from what it knows.
+    """Copies the UNet's input half and middle into the ControlNet, its attention to text becoming that to set latents.
 
-    The six columns of every `proj_in` that read rays start at zero; attention to the set latents starts from the
-    text attention's weights; the hint's convolution and the convolutions of the outputs start at zero, so that the
-    UNet's output does not change at first. CheckpointError if the two have other sizes.
+    The six columns of every `proj_in` that read rays, the hint's convolution and those of the outputs start at zero, so
+    that the UNet's output does not change at first. CheckpointError if the two have other sizes.
     """
     state = unet.state_dict()
-    names = unet_names(controlnet.config, state)
-    copied = {ldm.removeprefix(UNET_PREFIX): state[name] for name, ldm in names.items()}
+    names = sd.unet_names(controlnet.config, state)
+    copied = {ldm.removeprefix(sd.UNET_PREFIX): state[name] for name, ldm in names.items()}
     for name, parameter in controlnet.named_parameters():
         if name.startswith(("zero_convs.", "middle_block_out.", "input_hint_block.")):
             parameter.zero_()
@@ -175,15 +153,12 @@ def controlnet_from_unet(controlnet: ControlNet, unet: nn.Module) -> None:
             value = torch.cat([value, value.new_zeros(len(value), 6, 1, 1)], dim=1)
         if value is None or value.shape != parameter.shape:
             came = "nothing" if value is None else tuple(value.shape)
-            raise CheckpointError(
-                f"the ControlNet's {name} needs {tuple(parameter.shape)} from the UNet, got {came}; "
-                "both must be made with one configuration"
-            )
+            wanted = f"{name} needs {tuple(parameter.shape)} from the UNet, got {came}"
+            raise CheckpointError(f"the ControlNet's {wanted}; both must be made with one configuration")
         parameter.copy_(value)
 
 
 def _diffusers_weights(folder: Path, config: ModelConfig) -> dict[str, Tensor]:
-    """SD 1.5 in diffusers' layout, under the `ldm` names."""
     found: dict[str, Tensor] = {}
     for part in ("unet", "vae", "text_encoder"):
         file = next((folder / part / name for name in _FOLDER_FILES if (folder / part / name).is_file()), None)
@@ -193,12 +168,12 @@ def _diffusers_weights(folder: Path, config: ModelConfig) -> dict[str, Tensor]:
             raise CheckpointError(f"{folder / part} must hold {_FOLDER_FILES[0]}, got no such file; download it again")
         weights = read_weights(file)
         if part == "text_encoder":
-            found |= {TEXT_PREFIX + name.removeprefix("text_model."): tensor for name, tensor in weights.items()}
+            found |= {sd.TEXT_PREFIX + name.removeprefix("text_model."): tensor for name, tensor in weights.items()}
             continue
         if part == "vae":
             for old, new in _OLDER_ATTENTION.items():
                 weights = {name.replace(old, new): tensor for name, tensor in weights.items()}
-        names = unet_names(config.diffusion, weights) if part == "unet" else vae_names(config.vae, weights)
+        names = sd.unet_names(config.diffusion, weights) if part == "unet" else sd.vae_names(config.vae, weights)
         found |= {ldm: stored_shape(ldm, weights[name]) for name, ldm in names.items()}
     return found
 
@@ -206,18 +181,16 @@ def _diffusers_weights(folder: Path, config: ModelConfig) -> dict[str, Tensor]:
 def _embeddings(config: ModelConfig, weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     if DEFAULT_EMBEDDING in weights and EMPTY_EMBEDDING in weights:
         return weights[DEFAULT_EMBEDDING].float(), weights[EMPTY_EMBEDDING].float()
-    if not any(name.startswith(TEXT_PREFIX) for name in weights):
+    if not any(name.startswith(sd.TEXT_PREFIX) for name in weights):
         default, empty = torch.randn(2, 77, config.diffusion.context_dim, generator=generator_for("text embeddings"))
         return default, empty
-    encoder = build_text_encoder(config.text)
+    encoder = sd.build_text_encoder(config.text)
     state = encoder.state_dict()
-    ldm_names = text_names(state)
+    ldm_names = sd.text_names(state)
     wrong = [ldm for own, ldm in ldm_names.items() if ldm not in weights or weights[ldm].shape != state[own].shape]
     if wrong:
-        raise CheckpointError(
-            f"the text encoder to start from lacks {wrong[0]} or has it in another size; "
-            "correct the section text of the model's configuration"
-        )
+        why = f"lacks {wrong[0]} or has it in another size"
+        raise CheckpointError(f"the text encoder to start from {why}; correct the section text of the configuration")
     encoder.load_state_dict({own: weights[ldm] for own, ldm in ldm_names.items()})
-    default, empty = (encode_tokens(encoder, tokenize(prompt))[0] for prompt in (DEFAULT_PROMPT, ""))
+    default, empty = (sd.encode_tokens(encoder, sd.tokenize(prompt))[0] for prompt in (sd.DEFAULT_PROMPT, ""))
     return default, empty

@@ -9,17 +9,16 @@ from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ..config import TrainConfig
+from ..models.checkpoint import Networks, network_weights, set_network_weights
 from ..models.convert import write_networks
-from ..models.networks import Networks, network_weights, set_network_weights
-from ..support.checks import check_choice, check_range
 from ..support.devices import derived_seed
-from ..support.errors import InputError, MissingPackageError
+from ..support.errors import InputError
 from ..support.interruption import Interruption
 from ..types import OnStep
 from .batches import BatchRandom, BatchSource, TrainingBatch
@@ -53,7 +52,7 @@ def train(
     init: Sequence[str | Path] = (),
     resume: bool = False,
     max_minutes: float | None = None,
-    device: str = "auto",
+    device: Literal["auto", "cpu"] = "auto",
     on_step: OnStep | None = None,
 ) -> TrainResult:
     """Trains one stage, and writes the model as `model.safetensors`, which UpFusion.load opens.
@@ -61,31 +60,22 @@ def train(
     A resumed run gives bit for bit the weights of one that was never interrupted (on a CPU), and a batch split over
     processes or accumulated the gradients of the whole one. Several processes begin by `accelerate launch`.
 
-    The folder gets `training.pt` (all that is needed to resume, in one file), `history.json`, `validation.png`,
-    `curves.png` and `tensorboard/`. The state is saved each `save_every` steps and whenever training stops: at the
-    end, when the time is over, when `on_step` raises, on Ctrl-C, and when a loss is not finite. Ctrl-C gives up the
-    step that is being computed; with several processes it waits for its end.
+    The folder also gets `training.pt` (all that is needed to resume), `history.json`, `validation.png`, `curves.png`
+    and `tensorboard/`. The state is saved each `save_every` steps and whenever training stops: at the end, after
+    `max_minutes` of this call, when `on_step` raises, on Ctrl-C, which gives up the step that is being computed (with
+    several processes it waits for its end), and when a loss is not finite, which is an InputError.
 
     Args:
         validation: its batches 0, 1, … are the fixed ones.
         init: files or folders of weights to start from (see initial_networks); not read when resuming.
-        resume: go on from the folder's `training.pt`.
-        max_minutes: after so long, in this call, training stops with a saved model and state.
-        device: "auto" or "cpu".
         on_step: called after each step, in the main process; the preview shows validation pictures.
-
-    Raises:
-        MissingPackageError: accelerate is not installed.
-        CheckpointError: weights to start from, or the state to resume from, do not fit.
-        InputError: a loss is not finite.
     """
-    check_range("max_minutes", max_minutes or 0, 0)
     folder = Path(folder)
     saved = read_state(folder / STATE_NAME, config) if resume else None
     accelerator = _accelerator(config, device)
     required = () if saved else frozen_parts(config)
     networks, text = initial_networks(config.model, () if saved else init, seed=config.seed, required=required)
-    if saved is not None:
+    if saved:
         set_network_weights(config.model, networks, saved["weights"])
         text = saved["text"][0], saved["text"][1]
     training = Training(config, accelerator, networks, text, folder, saved)
@@ -126,14 +116,10 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 def accumulate_gradients(
     config: TrainConfig, accelerator: Accelerator, stage: StageModule, module: nn.Module, source: BatchSource, step: int
 ) -> dict[str, Tensor]:
-    """Adds the gradients of step `step` to the parameters'; `module` is the stage as accelerate wraps it.
-
-    Returns: the stage's terms by name, in the order of their names; means over all parts and processes.
-    """
+    """Adds the gradients of a step; the stage's terms in the order of their names, means over parts and processes."""
     parts = accelerator.num_processes * config.accumulation
     seed = derived_seed(config.seed, "losses", step)
-    names: list[str] = []
-    total: Tensor | None = None
+    total: dict[str, Tensor] = {}
     for index in range(config.accumulation):
         part = index * accelerator.num_processes + accelerator.process_index
         batch = source.batch(step, part, parts).to(accelerator.device)
@@ -143,22 +129,16 @@ def accumulate_gradients(
         with waiting:
             terms = module(**inputs)
             accelerator.backward(sum(terms.values()) / config.accumulation)
-        names = sorted(terms)
-        values = torch.stack([terms[name].detach() for name in names]) / config.accumulation
-        total = values if total is None else total + values
-    reduced: Tensor = accelerator.reduce(total, "mean")  # in one message
-    return dict(zip(names, reduced, strict=True))
+        for name in sorted(terms):
+            total[name] = total.get(name, 0) + terms[name].detach() / config.accumulation
+    reduced: Tensor = accelerator.reduce(torch.stack([*total.values()]), "mean")  # in one message
+    return dict(zip(total, reduced, strict=True))
 
 
 def _accelerator(config: TrainConfig, device: str) -> Accelerator:
-    check_choice("device", device, ("auto", "cpu"))
-    try:
-        from accelerate import Accelerator
-        from accelerate.state import AcceleratorState
-    except ImportError as error:
-        raise MissingPackageError(
-            "training needs the package accelerate, which is not installed; run: pip install accelerate"
-        ) from error
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
     # accelerate keeps one state a program and refuses another precision or device after the first run
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     return Accelerator(mixed_precision=config.precision, cpu=device == "cpu")
@@ -182,26 +162,20 @@ class Training:
         if config.compile:
             self.stage.compile()
         self.parameters = [parameter for parameter in self.stage.parameters() if parameter.requires_grad]
+        fused = accelerator.device.type in ("cpu", "cuda")  # one pass over each weight, and no copies of them all
         optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=config.learning_rate,
-            betas=config.betas,
-            weight_decay=config.weight_decay,
-            fused=accelerator.device.type in ("cpu", "cuda"),  # one pass over each weight, and no copies of them all
+            self.parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=fused
         )
-        averaged = Averaged(self.parameters, config.ema_decay) if config.ema_decay else None
-        self.state = TrainState(optimizer, averaged)
+        self.state = TrainState(optimizer, Averaged(self.parameters, config.ema_decay) if config.ema_decay else None)
         if saved is not None:
             self.state.restore(saved)
         self.reporter = Reporter(folder, active=accelerator.is_main_process, first_step=self.state.step)
         self.module = accelerator.prepare_model(self.stage)
 
     def averaged(self) -> AbstractContextManager[None]:
-        """Inside, the networks have their averaged weights, where there are any."""
         return nullcontext() if self.state.averaged is None else self.state.averaged.in_place()
 
     def save(self) -> None:
-        """Saves the state and the history; the main process does it."""
         if self.accelerator.is_main_process:
             weights = network_weights(self.config.model, self.networks)
             self.state.write(self.folder / STATE_NAME, self.config, weights, self.text)
@@ -209,10 +183,9 @@ class Training:
         self.state.saved = self.state.step
 
     def run(self, source: BatchSource, validation: BatchSource, deadline: float, on_step: OnStep | None) -> None:
-        """Steps until all are done or something stops them; the state is saved before anything is raised."""
-        alone = self.accelerator.num_processes == 1  # others would wait for this one in the midst of a step
-        try:
-            with nullcontext() if alone else self.interrupted.held():
+        """Steps until something stops them; the state is saved before anything is raised."""
+        try:  # held, as other processes would wait for this one in the midst of a step
+            with nullcontext() if self.accelerator.num_processes == 1 else self.interrupted.held():
                 self._loop(source, validation, deadline, on_step)
         except KeyboardInterrupt:
             if self.state.saved != self.state.step:
@@ -231,18 +204,18 @@ class Training:
             self._validate(fixed)
             state.elapsed += time.monotonic() - begun
             stop: BaseException | None = None
-            if on_step is not None and main:
-                try:
+            try:
+                if on_step is not None and main:
                     on_step(state.step, config.steps, preview)
-                except BaseException as error:  # raised again once the state is saved
-                    stop = error
+            except BaseException as error:  # raised again once the state is saved
+                stop = error
             if self.interrupted.pressed:
                 stop = KeyboardInterrupt()
             ends, cancelled = self._anywhere(time.monotonic() >= deadline, stop is not None)
             if ends or cancelled or state.step % config.save_every == 0 or state.step == config.steps:
                 self.save()
             if cancelled:
-                raise stop if stop is not None else KeyboardInterrupt
+                raise stop or KeyboardInterrupt
             if ends:
                 return
 
@@ -254,7 +227,7 @@ class Training:
         return tuple(count > 0 for count in self.accelerator.reduce(flagged, "sum").tolist())
 
     def step(self, source: BatchSource) -> None:
-        """One optimiser step. Raises InputError, the state before it saved, if loss or gradient is not finite."""
+        """One optimiser step; InputError, the state before it saved, if loss or gradient is not finite."""
         config, state, optimizer = self.config, self.state, self.state.optimizer
         rate = learning_rate(config, state.step)
         for group in optimizer.param_groups:
@@ -266,11 +239,9 @@ class Training:
         if not all(map(math.isfinite, numbers)):
             optimizer.zero_grad(set_to_none=True)
             self.save()
-            raise InputError(
-                f"the loss must stay finite, but step {state.step + 1} gave {terms} and a gradient of norm "
-                f"{numbers[-1]}; lower learning_rate or set clip_norm, then resume from {self.folder / STATE_NAME} or "
-                "begin anew"
-            )
+            came = f"step {state.step + 1} gave {terms} and a gradient of norm {numbers[-1]}"
+            advice = f"lower learning_rate or set clip_norm, then resume from {self.folder / STATE_NAME} or begin anew"
+            raise InputError(f"the loss must stay finite, but {came}; {advice}")
         with self.interrupted.held():  # all that belongs to a step changes here, together
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -283,7 +254,6 @@ class Training:
                 self.reporter.scalars(row, "training")
 
     def sheet(self, batch: TrainingBatch) -> Tensor:
-        """Pictures of a batch by the averaged weights."""
         device = self.accelerator.device
         text = (self.text[0].to(device), self.text[1].to(device))
         with self.averaged():
@@ -295,14 +265,13 @@ class Training:
         done = history.validation[-1]["step"] if history.validation else 0
         if not every or step % every or step == done or not self.accelerator.is_main_process:
             return
-        sums: dict[str, float] = {}
-        device = self.accelerator.device
+        row: dict[str, float] = {"step": step}
         with self.averaged(), torch.no_grad(), self.accelerator.autocast():
             for index, batch in enumerate(fixed):
-                random = BatchRandom(derived_seed(self.config.seed, "validation", index), device=device)
+                seed = derived_seed(self.config.seed, "validation", index)
+                random = BatchRandom(seed, device=self.accelerator.device)
                 for name, value in self.stage(**self.stage.inputs(batch, random)).items():
-                    sums[name] = sums.get(name, 0.0) + float(value) / len(fixed)
-        row = {"step": step, **sums}
+                    row[name] = row.get(name, 0.0) + float(value) / len(fixed)
         history.validation.append(row)
         self.reporter.scalars(row, "validation")
         if fixed:
@@ -310,10 +279,7 @@ class Training:
         self.reporter.history(history)
 
     def write_model(self, source: BatchSource) -> None:
-        """Writes the merged file, of the averaged weights where there are any.
-
-        An autoencoder's latents are brought to the scale of SD 1.5's there; training would go on with its own.
-        """
+        """The merged file, of averaged weights if any; there an autoencoder's latents get the scale of SD 1.5's."""
         networks = self.networks
         with self.averaged():
             if self.config.stage == "autoencoder":

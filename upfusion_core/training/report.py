@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..config import TrainConfig
-from ..models.networks import Networks
+from ..models.checkpoint import Networks
 from ..models.stable_diffusion import decode_latents, encode_images
 from ..pipeline.prior import DiffusersPrior
 from ..pipeline.upfusion import HostedUpFusion
@@ -29,18 +29,14 @@ from .batches import TrainingBatch
 
 STATE_NAME = "training.pt"
 HISTORY_NAME, CURVES_NAME, SHEET_NAME, BOARD_NAME = "history.json", "curves.png", "validation.png", "tensorboard"
-MOST_ROWS, MOST_PHOTOS = 6, 6
-SAMPLING_STEPS, GUIDANCE = 20, 2.0
+MOST_ROWS, MOST_PHOTOS, SAMPLING_STEPS, GUIDANCE = 6, 6, 20, 2.0
 _FORMAT = 1
 
 
 @dataclass
 class History:
-    """What was measured: one dict a row, with the step that it was measured at.
-
-    losses: means of each term since the row before; `learning_rate` and `gradient_norm` are those of the row's step.
-    validation: terms on the fixed batches. sums, count: of the row that is not complete yet.
-    """
+    """What was measured, one dict a row with its step: in `losses` means of each term since the row before, in
+    `validation` terms on the fixed batches; sums and count are of the row of losses that is not complete yet."""
 
     losses: list[dict[str, float]] = field(default_factory=list)
     validation: list[dict[str, float]] = field(default_factory=list)
@@ -48,7 +44,7 @@ class History:
     count: int = 0
 
     def add(self, step: int, terms: dict[str, float], facts: dict[str, float], every: int) -> dict[str, float] | None:
-        """Takes the terms of one step; the row if it completes one."""
+        """Takes the terms of one step; the row if they complete one."""
         for name, value in terms.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.count += 1
@@ -61,8 +57,7 @@ class History:
 
 
 class Averaged:
-    """Moving average of parameters; the decay grows as (1 + n)/(10 + n) up to `decay`, n the updates so far,
-    so that a short run's average is not its first weights."""
+    """Moving average of parameters; its decay grows to `decay`, so that a short run's is not its first weights."""
 
     def __init__(self, parameters: Sequence[Tensor], decay: float) -> None:
         self.parameters, self.decay, self.updates = parameters, decay, 0
@@ -76,7 +71,6 @@ class Averaged:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Inside, the parameters have the averaged values."""
         kept = [parameter.detach().clone() for parameter in self.parameters]
         self._copy(self.values)
         try:
@@ -92,7 +86,7 @@ class Averaged:
 
 @dataclass
 class TrainState:
-    """What changes in training: steps done, seconds over all attempts; `saved`: the step last saved from here."""
+    """What changes in training; `elapsed`: seconds over all attempts; `saved`: the step last saved from here."""
 
     optimizer: torch.optim.Optimizer
     averaged: Averaged | None
@@ -102,20 +96,12 @@ class TrainState:
     saved: int | None = None
 
     def write(self, path: Path, config: TrainConfig, weights: dict[str, Tensor], text: Sequence[Tensor]) -> None:
-        """Writes all of a run, `weights` being those of all networks by merged names; OutputError if it cannot be."""
         averaged = self.averaged
-        content = {
-            "format": _FORMAT,
-            "fingerprint": config.fingerprint,
-            "config": json.dumps(config.to_dict()),
-            "weights": weights,
-            "text": list(text),
-            "optimizer": self.optimizer.state_dict(),
-            "averaged": None if averaged is None else {"values": averaged.values, "updates": averaged.updates},
-            "history": vars(self.history),
-            "step": self.step,
-            "elapsed": self.elapsed,
-        }
+        content: dict[str, Any] = {"format": _FORMAT, "fingerprint": config.fingerprint}
+        content |= {"config": json.dumps(config.to_dict()), "weights": weights, "text": list(text)}
+        content["optimizer"] = self.optimizer.state_dict()
+        content["averaged"] = averaged and {"values": averaged.values, "updates": averaged.updates}
+        content |= {"history": vars(self.history), "step": self.step, "elapsed": self.elapsed}
         save_tensors(content, path)
 
     def restore(self, content: dict[str, Any]) -> None:
@@ -136,19 +122,16 @@ def read_state(path: Path, config: TrainConfig) -> dict[str, Any]:
     if content.get("format") != _FORMAT:
         raise CheckpointError(f"{path} must be a saved state of training, but is another kind of file; begin anew")
     if content.get("fingerprint") != config.fingerprint:
-        raise CheckpointError(
-            f"{path} belongs to a run with another configuration (fingerprint {content.get('fingerprint')!s:.40}, not "
-            f"{config.fingerprint}); resume with that run's configuration, or begin in another folder"
-        )
+        other = f"another configuration (fingerprint {content.get('fingerprint')!s:.40}, not {config.fingerprint})"
+        advice = "resume with that run's configuration, or begin in another folder"
+        raise CheckpointError(f"{path} belongs to a run with {other}; {advice}")
     return content
 
 
 @torch.no_grad()
 def preview_sheet(config: TrainConfig, networks: Networks, text: tuple[Tensor, Tensor], batch: TrainingBatch) -> Tensor:
-    """(3, H, W) in [0, 1]: for the first objects of `batch` their photos, their targets, and what is made of those.
-
-    The encoder's colours, the autoencoder's reconstructions, or samples of the diffusion model (20 DDIM steps).
-    """
+    """(3, H, W) in [0, 1]: the first objects' photos, targets, and what is made of those: the encoder's colours, the
+    autoencoder's reconstructions, or samples of the diffusion model (20 DDIM steps)."""
     weight = networks.upsrt.linear_scene.weight
     model = HostedUpFusion(
         config.model,
@@ -182,22 +165,23 @@ def preview_sheet(config: TrainConfig, networks: Networks, text: tuple[Tensor, T
 
 
 class Reporter:
-    """Writes into a run's folder, or nowhere where it is not `active`, in the processes that are not the main one.
+    """What the main process writes into a run's folder; in others, which are not `active`, it does nothing.
 
-    `history.json` and `validation.png` always; `curves.png` where matplotlib is installed, `tensorboard/` where
-    TensorBoard is (both come with the extra `train`), which forgets what a killed run wrote beyond `first_step`.
+    Curves need matplotlib, `tensorboard/` needs TensorBoard, which forgets what a killed run wrote beyond `first_step`.
     """
 
     def __init__(self, folder: Path, *, active: bool, first_step: int = 0) -> None:
-        self.folder, self.active = folder, active
+        self.folder = folder
         self._board: Any = None
+        self._figure: Any = None
         if active and importlib.util.find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
 
             self._board = SummaryWriter(str(folder / BOARD_NAME), purge_step=first_step + 1)
-        self._curves = active and importlib.util.find_spec("matplotlib") is not None
-        if self._curves:  # now, as Ctrl-C may come at a save, and an import that it breaks off cannot be repeated
-            importlib.import_module("matplotlib.figure")
+        if active and importlib.util.find_spec("matplotlib") is not None:
+            from matplotlib.figure import Figure  # now: one that Ctrl-C breaks off at a save cannot be repeated
+
+            self._figure = Figure
 
     def scalars(self, row: dict[str, float], group: str) -> None:
         if self._board is not None:
@@ -206,29 +190,18 @@ class Reporter:
                     self._board.add_scalar(f"{group}/{name}", value, int(row["step"]))
 
     def sheet(self, picture: Tensor, step: int) -> None:
-        """(3, H, W) in [0, 1], under the name of the newest and to TensorBoard."""
-        if not self.active:
-            return
         with replacing(self.folder / SHEET_NAME) as partial:
             save_png(partial, picture)
         if self._board is not None:
             self._board.add_image("validation", picture.cpu(), step)
 
     def history(self, history: History) -> None:
-        """All rows so far: as JSON, and each term over the steps as curves."""
-        if not self.active:
-            return
         write_json(self.folder / HISTORY_NAME, {"losses": history.losses, "validation": history.validation})
-        if self._curves and (history.losses or history.validation):
-            self._draw_curves(history)
-
-    def _draw_curves(self, history: History) -> None:
-        """On a logarithmic axis: means while training as lines, validation as points."""
-        from matplotlib.figure import Figure
-
-        facts = ("step", "learning_rate", "gradient_norm")
-        names = sorted({name for row in [*history.losses, *history.validation] for name in row} - set(facts))
-        figure = Figure(figsize=(5 * len(names), 4), layout="constrained")
+        facts = {"step", "learning_rate", "gradient_norm"}
+        names = sorted({name for row in [*history.losses, *history.validation] for name in row} - facts)
+        if self._figure is None or not names:
+            return
+        figure = self._figure(figsize=(5 * len(names), 4), layout="constrained")
         for position, name in enumerate(names, start=1):
             axes = figure.add_subplot(1, len(names), position)
             for rows, style, label in ((history.losses, "-", "training"), (history.validation, "o-", "validation")):

@@ -1,8 +1,7 @@
 """The three stages of training.
 
-A stage is a module of two methods: `inputs` makes, outside of autograd, all tensors of one call: the batch, its
-geometry, and everything random. The call computes named scalar terms from them alone, weights included, so that DDP and
-torch.compile see nothing else; the loss is their sum: `sum(stage(**stage.inputs(batch, random)).values()).backward()`.
+A stage is a module: `inputs` makes, outside of autograd, all tensors of one call, everything random included. The call
+computes from them alone, so that DDP and torch.compile see nothing else, named scalar terms whose sum is the loss.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from torch.nn import functional as F
 
 from ..config import TrainConfig
 from ..geometry import camera_rays, patch_rays, plucker
+from ..models.checkpoint import Networks
 from ..models.dino import DinoKeys
-from ..models.networks import Networks
 from ..models.stable_diffusion import encode_images, encode_posterior, predict, prompt_keys_values
 from ..models.upsrt import UpSRT
 from ..pipeline.sampling import TRAIN_STEPS, alphas_cumprod
@@ -29,13 +28,10 @@ from .batches import BatchRandom, TrainingBatch, query_rays, reference_frame_plu
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
-OUTPUT_HALF = ("up_blocks.", "conv_norm_out.", "conv_out.")
-"""Parameters of the UNet's output half, which the paper trains."""
+OUTPUT_HALF = ("up_blocks.", "conv_norm_out.", "conv_out.")  # parameters of the UNet's, which the paper trains
 LATENT_CHANNELS = 4
-SQUARED_WEIGHT = 4.0
-"""Of the squared error, beside the absolute one: about equal parts at errors of 0.25, mostly the latter below."""
-SPREAD_TOLERANCE = 3.0
-"""Ratio of the latents' spread to 1 beyond which a warning is due; an untrained autoencoder gives about 0.2."""
+SQUARED_WEIGHT = 4.0  # of the squared error, beside the absolute one: equal parts at errors of 0.25, less below
+SPREAD_TOLERANCE = 3.0  # of the latents' spread to 1, before a warning; an untrained autoencoder's is about 0.2
 
 
 class PhotoEncoder(nn.Module):
@@ -89,11 +85,9 @@ class EncoderStage(nn.Module):
 
 
 class AutoencoderStage(nn.Module):
-    """Target views -> their reconstruction error, and a little of the divergence from a standard normal.
+    """Target views -> `l1` and `mse` of colours in [0, 1], and `kl`, in nats a latent number times `kl_weight`.
 
-    Terms: `l1` and `mse` of colours in [0, 1], and `kl`, in nats a latent number times `kl_weight`. The squared error
-    stands beside the absolute one because that alone settles on greys for long: the median of a pixel's possible
-    colours is grey when its brightness is all that is known.
+    The absolute error alone settles on greys for long, the median of a pixel's colours when its brightness is known.
     """
 
     def __init__(self, config: TrainConfig, networks: Networks) -> None:
@@ -115,19 +109,15 @@ class AutoencoderStage(nn.Module):
         latents = mean + (logvar / 2).exp() * noise
         decoded = (self.vae.decode(latents).sample.float() + 1) / 2
         divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-        return {
-            "l1": F.l1_loss(decoded, pictures),
-            "mse": SQUARED_WEIGHT * F.mse_loss(decoded, pictures),
-            "kl": self.config.kl_weight * divergence,
-        }
+        absolute, squared = F.l1_loss(decoded, pictures), F.mse_loss(decoded, pictures)
+        return {"l1": absolute, "mse": SQUARED_WEIGHT * squared, "kl": self.config.kl_weight * divergence}
 
 
 @torch.no_grad()
 def calibrate_latents(vae: AutoencoderKL, pictures: Tensor) -> None:
     """Rescales the latents so that, times the scale factor 0.18215, each channel has mean 0 and deviation 1.
 
-    SD 1.5's factor suits latents of its own spread; a small KL weight leaves those of a new autoencoder at any. The
-    last layer of the encoder and the first of the decoder are 1x1 convolutions, so that mean' = (mean - m)·s,
+    The last layer of the encoder and the first of the decoder are 1x1 convolutions, so that mean' = (mean - m)·s,
     logvar' = logvar + 2 ln s, and the decoder undoing both, are changes of their weights: the autoencoder as a whole
     computes what it did. `pictures`: (N, 3, S, S) in [0, 1], typical ones; InputError if a channel does not vary.
     """
@@ -136,9 +126,8 @@ def calibrate_latents(vae: AutoencoderKL, pictures: Tensor) -> None:
     center = mean.mean(dim=(0, 2, 3))
     deviation = (mean.var(dim=(0, 2, 3), correction=0) + variance.mean(dim=(0, 2, 3))).sqrt()
     if not (deviation > 1e-6).all():
-        raise InputError(
-            f"latents must vary over the pictures, got deviations {deviation.tolist()}; train the autoencoder longer"
-        )
+        got = deviation.tolist()
+        raise InputError(f"latents must vary over the pictures, got deviations {got}; train the autoencoder longer")
     scale = 1 / (deviation * vae.config.scaling_factor)
     # scale of (mean, logvar): the second half of quant_conv's channels moves by a constant only
     before, after = vae.quant_conv, vae.post_quant_conv
@@ -155,18 +144,16 @@ def check_latents(vae: AutoencoderKL, pictures: Tensor) -> None:
     posterior = encode_posterior(vae, pictures)
     spread = float((posterior.mean.float().var() + posterior.var.float().mean()).sqrt()) * vae.config.scaling_factor
     if not 1 / SPREAD_TOLERANCE < spread < SPREAD_TOLERANCE:
-        warnings.warn(
-            f"the autoencoder's scaled latents should spread by about 1, got {spread:.2g}; was it trained? Begin with "
-            "the stage autoencoder, and give its model to start from",
-            stacklevel=3,
-        )
+        wanted = f"the autoencoder's scaled latents should spread by about 1, got {spread:.2g}"
+        advice = "was it trained? Begin with the stage autoencoder, and give its model to start from"
+        warnings.warn(f"{wanted}; {advice}", stacklevel=3)
 
 
 class DiffusionStage(nn.Module):
     """Photos and target views with their rays -> the mean squared error of the predicted noise, `eps`.
 
-    An example is an object with all its targets: what is dropped is dropped for all of them. Where UpSRT is trained
-    with it, `rgb` is its colours' error times `rgb_weight`. `text`: (default, empty) prompt's embeddings, (77, W) each.
+    What is dropped is dropped for all targets of an object. Where UpSRT is trained with it, `rgb` is its colours' error
+    times `rgb_weight`. `text`: (default, empty) prompt's embeddings, (77, W) each.
     """
 
     text: Tensor
@@ -199,8 +186,8 @@ class DiffusionStage(nn.Module):
         config, count, views = self.config, len(batch), batch.views
         size, levels = config.model.latent_size, len(config.model.diffusion.channel_mult)
         draw = random.uniform(count)
-        shape = (count, views, LATENT_CHANNELS, size, size)
         timesteps = (random.uniform(count, views).flatten().double() * TRAIN_STEPS).long()
+        shape = (count, views, LATENT_CHANNELS, size, size)
         noise, posterior = random.normal(*shape).flatten(0, 1), random.normal(*shape).flatten(0, 1)
         # as geometry.reference_plucker up to rounding, but computed where the batch is
         sides = [size // 2**level for level in range(levels)]
@@ -229,14 +216,8 @@ class DiffusionStage(nn.Module):
         query_rays: Tensor | None = None,
         query_colors: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """See the class.
-
-        Args:
-            photos: (B, V, 3, S, S). targets: (B·T, 3, S, S). ray_maps: (B·T, 6, s, s) a level, finest first.
-            timesteps: (B·T,) in 0 … 999. noise, posterior_noise: (B·T, 4, s, s), standard normal.
-            text_kept, images_kept: (B,) bool, whether an object keeps its prompt and its image conditions.
-            query_rays, query_colors: (B, R, 6) and (B, R, 3), see color_loss.
-        """
+        """(B, V, 3, S, S) photos; (B·T, 3, S, S) targets; (B·T, 6, s, s) rays a level, finest first; (B·T,) timesteps;
+        (B·T, 4, s, s) standard normal noises; (B,) bool, which objects keep their conditions; see color_loss."""
         tokens = self.encoder(photos)
         terms = {}
         if query_rays is not None and query_colors is not None:
@@ -265,10 +246,8 @@ class DiffusionStage(nn.Module):
 
 
 def kept_conditions(draw: Tensor, p: float) -> tuple[Tensor, Tensor]:
-    """Which examples keep their text and their image conditions (hint, set latents, rays), from a uniform r each.
-
-    With chance p each, the text alone is dropped (r < p), both (r < 2p), or the images' alone (r < 3p).
-    """
+    """(B,) bools, whose text and whose image conditions (hint, set latents, rays) are kept, from a uniform r each:
+    with chance p each, the text alone is dropped (r < p), both (r < 2p), or the images' alone (r < 3p)."""
     return draw >= 2 * p, (draw < p) | (draw >= 3 * p)
 
 
@@ -283,10 +262,6 @@ StageModule: TypeAlias = EncoderStage | AutoencoderStage | DiffusionStage
 
 def make_stage(config: TrainConfig, networks: Networks, text: tuple[Tensor, Tensor]) -> StageModule:
     """The stage's module on `networks` themselves, in training mode; it decides which parameters are trained."""
-    if config.stage == "encoder":
-        stage: StageModule = EncoderStage(config, networks)
-    elif config.stage == "autoencoder":
-        stage = AutoencoderStage(config, networks)
-    else:
-        stage = DiffusionStage(config, networks, text)
-    return stage.train()
+    if config.stage == "diffusion":
+        return DiffusionStage(config, networks, text).train()
+    return (EncoderStage if config.stage == "encoder" else AutoencoderStage)(config, networks).train()

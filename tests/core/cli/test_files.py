@@ -1,8 +1,8 @@
 """`mesh`, `convert` and `info`: files and their records, or a sentence that says why not; sources stay."""
 
-from __future__ import annotations
-
+import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,14 @@ import pytest
 import torch
 import trimesh
 from command_runs import done, refused
+from refusals import refused as refuses
 
 from upfusion_core.cli import files
+from upfusion_core.cli.inputs import checksum, read_cameras
 from upfusion_core.config import FieldConfig, GridConfig
 from upfusion_core.field.radiance import RadianceField
+from upfusion_core.models.checkpoint import open_checkpoint
+from upfusion_core.support.errors import CheckpointError
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +74,11 @@ def test_meshes_that_cannot_be_written(name: str, words: str, tmp_path: Path, mo
     assert len(list(tmp_path.iterdir())) == 4
 
 
-@pytest.mark.parametrize("command", ["mesh", "info"])
-def test_the_source_is_not_replaced(command: str, tmp_path: Path) -> None:
-    path = tmp_path / ("f.glb" if command == "mesh" else "f.safetensors")
-    path.write_text("weights")
-    assert "is the source itself" in refused(command, path, "-o", path, "--force")
-    assert path.read_text() == "weights"
+@pytest.mark.parametrize(("command", "name"), [("mesh", "f.glb"), ("info", "f.safetensors")])
+def test_the_source_is_not_replaced(command: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("weights")
+    assert "is the source itself" in refused(command, tmp_path / name, "-o", tmp_path / name, "--force")
+    assert (tmp_path / name).read_text() == "weights"
 
 
 def test_convert_and_info(small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,3 +100,20 @@ def test_convert_and_info(small_weights: Path, tmp_path: Path, monkeypatch: pyte
     assert (content["command"], content["checkpoint"]["layout"]) == ("info", "merged")
     assert content["checkpoint"]["config"]["image_size"] == 64
     assert "exists already" in refused("info", merged, "-o", tmp_path / "info.json")
+
+
+def test_checksums_are_of_whole_files(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 10_000  # more than is read at once
+    (tmp_path / "a").write_bytes(content)
+    assert checksum(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+    refuses("none cannot be read", checksum, tmp_path / "none")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
+def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "config.json")
+    refuses("it is a device or pipe", read_cameras, tmp_path / "config.json", 0.0)
+    for name in ("upsrt.pt", "upfusion2d.pt", "dinov2_vitb14_pretrain.pth"):
+        (tmp_path / name).touch()
+    with pytest.raises(CheckpointError, match="it is a device or pipe"):
+        open_checkpoint(tmp_path)

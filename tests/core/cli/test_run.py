@@ -1,7 +1,5 @@
 """The run's folder: what is refused, what is kept and removed, what a continued run finds; its record and its lock."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -10,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
-from command_runs import change_run, press, read_run
+from command_runs import press, read_run
+from refusals import refused
 
-from upfusion_core.cli.run import LOCK_NAME, Record, Run, locked, new_record, open_run, read_record
+from upfusion_core.cli.run import LOCK_NAME, Record, Run, locked, new_record, open_run
 from upfusion_core.support.errors import InputError, OutputError
 
 SETTINGS = {"steps": 50, "prompt": None}
@@ -48,6 +48,11 @@ def attempt(folder: Path, act: Callable[[Run], None] | None = None, **options: b
 
 def names(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def denied(words: str, call: Callable[..., object], *args: Any, **options: Any) -> None:  # noqa: ANN401
+    with pytest.raises(OutputError, match=words):
+        call(*args, **options)
 
 
 def test_finished_run_and_its_record(tmp_path: Path) -> None:
@@ -84,8 +89,7 @@ def test_existing_runs_and_foreign_files_are_refused(tmp_path: Path) -> None:
         "file/below": "choose another folder",
         "folder": "could not be written: Is a directory",
     }.items():
-        with pytest.raises(OutputError, match=words):
-            attempt(tmp_path / name)
+        denied(words, attempt, tmp_path / name)
     attempt(tmp_path / "other", force=True)
     assert (tmp_path / "other" / "holiday.jpg").read_text() == "mine"
 
@@ -142,36 +146,18 @@ def test_on_a_full_disk_only_a_minute_s_work_is_kept(tmp_path: Path, monkeypatch
             write(run, "views/000.png")
         raise OutputError("out could not be written: the disk is full")
 
-    with pytest.raises(OutputError, match=r"the disk is full$"):
-        attempt(tmp_path / "quick", act)
+    denied(r"the disk is full$", attempt, tmp_path / "quick", act)
     assert not (tmp_path / "quick").exists()
     monkeypatch.setattr("upfusion_core.cli.run.CHEAP_SECONDS", 0.0)
-    with pytest.raises(OutputError, match="is full; what is finished was kept: upfusion views --resume -o"):
-        attempt(tmp_path / "slow", act)
+    denied("is full; what is finished was kept: upfusion views --resume -o", attempt, tmp_path / "slow", act)
     assert (tmp_path / "slow/views/000.png").exists()
 
 
 def test_the_answer_comes_when_all_is_on_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(text: str) -> None:
-        raise OutputError(f"stdout is full: {text}")
-
-    monkeypatch.setattr("upfusion_core.cli.run.answer", full)
-    with pytest.raises(OutputError, match="stdout is full: one picture"):
+    monkeypatch.setattr("upfusion_core.cli.run.answer", press)
+    with pytest.raises(KeyboardInterrupt):
         attempt(tmp_path, lambda run: (begin(run), run.tell("one picture")))
     assert read_run(tmp_path)["status"] == "finished"
-
-
-def test_a_checkpoint_alone_is_kept(tmp_path: Path) -> None:
-    def act(run: Run) -> None:
-        begin(run)
-        run.temporary("field.checkpoint").write_text("half a field")
-        press()
-
-    with pytest.raises(KeyboardInterrupt, match="to continue"):
-        attempt(tmp_path, act)
-    assert names(tmp_path) == ["field.checkpoint", "run.json"]
-    attempt(tmp_path, begin, resume=True)
-    assert names(tmp_path) == ["run.json"]
 
 
 def test_resume_knows_what_is_finished(tmp_path: Path) -> None:
@@ -202,8 +188,7 @@ def test_resume_knows_what_is_finished(tmp_path: Path) -> None:
 
 def test_resume_refuses_what_is_not_as_it_was(tmp_path: Path) -> None:
     other = SimpleNamespace(model_id="another")
-    with pytest.raises(OutputError, match="holds no run to continue; leave out --resume"):
-        attempt(tmp_path / "none", resume=True)
+    denied("holds no run to continue; leave out --resume", attempt, tmp_path / "none", resume=True)
     assert not (tmp_path / "none").exists()
     attempt(tmp_path, lambda run: (begin(run), run.check_model(MODEL), write(run, "1.png")))
     for act, words in (
@@ -211,10 +196,8 @@ def test_resume_refuses_what_is_not_as_it_was(tmp_path: Path) -> None:
         (lambda run: run.plan(SETTINGS, {}, {"photos": ["def"]}), "was begun with other photos"),
         (lambda run: (begin(run), run.check_model(other)), "was begun with other weights"),
     ):
-        with pytest.raises(InputError, match=words):
-            attempt(tmp_path, act, resume=True)
-    with pytest.raises(InputError, match="give one of them"):
-        attempt(tmp_path, begin, resume=True, force=True)
+        refused(words, attempt, tmp_path, act, resume=True)
+    refused("give one of them", attempt, tmp_path, begin, resume=True, force=True)
     with (
         pytest.raises(OutputError, match="holds a run of `upfusion views`, not of `upfusion predict`"),
         open_run(tmp_path, "predict", resume=True),
@@ -234,9 +217,6 @@ def test_what_was_killed_while_writing_is_removed_wherever_it_lies(tmp_path: Pat
     assert names(tmp_path) == ["inner/.1.99.partial.png", "inner/run.json", "run.json"]
 
 
-# ---- what a run reads stays
-
-
 def again(folder: Path, source: Path | str, *written: str, **options: Any) -> None:  # noqa: ANN401
     """The run anew, which reads `source`."""
     with open_run(folder, "views", force=True) as run:
@@ -251,8 +231,7 @@ def test_force_keeps_what_the_run_reads(source: str, tmp_path: Path) -> None:
     attempt(run)
     if source == "../link.png":
         (tmp_path / "link.png").symlink_to(run / "views" / "000.png")
-    with pytest.raises(OutputError, match=r"is read by this run, which would replace .*; choose another folder"):
-        again(run, run / source)
+    denied(r"is read by this run, which would replace .*; choose another folder", again, run, run / source)
     assert (run / "views" / "000.png").read_text() == "views/000.png"
     assert read_run(run)["status"] == "finished"
 
@@ -271,12 +250,8 @@ def test_other_files_about_the_folder_are_no_hindrance(tmp_path: Path) -> None:
 def test_photos_under_the_name_of_a_result(tmp_path: Path, written: list[str], options: dict[str, Any]) -> None:
     photo = tmp_path / "photos.png"
     photo.write_text("mine")
-    with pytest.raises(OutputError, match=r"would replace .*photos\.png"):
-        again(tmp_path, photo, *written, **options)
+    denied(r"would replace .*photos\.png", again, tmp_path, photo, *written, **options)
     assert (names(tmp_path), photo.read_text()) == (["photos.png"], "mine")
-
-
-# ---- the record
 
 
 def record() -> Record:
@@ -311,22 +286,11 @@ def test_what_is_no_record(tmp_path: Path, text: str, words: str) -> None:
     path.parent.mkdir()
     (tmp_path / "mine.txt").write_text("mine")
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(InputError, match=words):
-        attempt(path.parent, resume=True)
+    refused(words, attempt, path.parent, resume=True)
     assert path.read_text(encoding="utf-8") == text
     attempt(path.parent, force=True)
     assert read_run(path.parent)["status"] == "finished"
     assert (tmp_path / "mine.txt").read_text() == "mine"
-
-
-def test_a_record_is_read(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text(written(), encoding="utf-8")
-    change_run(tmp_path, model_id="x")
-    found = read_record(tmp_path / "run.json")
-    assert found.model_dump() == record().model_dump() | {"begun": found.begun, "model_id": "x"}
-
-
-# ---- the lock
 
 
 @pytest.mark.parametrize(("name", "words"), [("", "is writing into .*another folder"), ("a.glb", r"a\.glb; .* name")])
@@ -362,13 +326,11 @@ def test_lock_of_a_killed_process_is_stale(tmp_path: Path) -> None:
 
 
 def test_folders_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def denied(*_: object) -> None:
-        raise PermissionError(13, "Permission denied")
-
     (tmp_path / "file").write_text("mine")
     with pytest.raises(OutputError, match="cannot be written to"), locked(tmp_path / "file" / "below"):
         pass
-    monkeypatch.setattr("filelock.FileLock.acquire", denied)
+    error = PermissionError(13, "Permission denied")
+    monkeypatch.setattr("filelock.FileLock.acquire", Mock(side_effect=error))
     with pytest.raises(OutputError, match="Permission denied"), locked(tmp_path):
         pass
     assert names(tmp_path) == ["file"]

@@ -1,7 +1,5 @@
 """`views` and `predict` on a small checkpoint: what they write, interrupted and continued; films."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 from collections.abc import Callable
@@ -12,10 +10,9 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 import torch
-from command_runs import change_run, done, interrupted, press, read_run, refused
+from command_runs import done, interrupted, press, read_run, refused
 from PIL import Image
 
-from upfusion_core.cli.run import locked
 from upfusion_core.cli.views import save_video
 from upfusion_core.geometry import orbit_cameras
 from upfusion_core.pipeline.photos import prepare_views
@@ -97,12 +94,10 @@ def matrix(diagonal: tuple[float, float, float], last: float = 1, **values: obje
     ("content", "sentence"),
     [
         ("not json", "must be JSON"),
-        ("{}", "must hold a JSON list of cameras"),
         ("[]", "must hold a JSON list of cameras"),
         ("[" * 100_000, "nested too deeply"),
         ("[" + "0," * 20_000 + "0]", "1 to 10000, got"),
         ('[{"azimuth": 3}]', 'camera 0: an entry must be {"azimuth_degrees"'),
-        ("[7]", "camera 0: an entry must be"),
         (orbit(azimuth_degrees="3"), "azimuth_degrees must be a finite number"),
         ('[{"azimuth_degrees": NaN}]', "NaN is no number in JSON"),
         ('[{"azimuth_degrees": 1e999}]', "azimuth_degrees must be a finite number"),
@@ -119,7 +114,7 @@ def matrix(diagonal: tuple[float, float, float], last: float = 1, **values: obje
         (matrix((2, 2, 1)), "must be rigid"),
         ('[{"camera_to_world": [[1, 0, 0]]}]', "4 rows of 4 numbers"),
     ],
-    ids=range(22),
+    ids=range(20),
 )
 def test_wrong_lists_of_cameras(command: Callable[..., Any], tmp_path: Path, content: str, sentence: str) -> None:
     (tmp_path / "c.json").write_text(content)
@@ -127,63 +122,33 @@ def test_wrong_lists_of_cameras(command: Callable[..., Any], tmp_path: Path, con
     assert not (tmp_path / "out").exists()
 
 
-def test_interrupted_views_are_continued(
-    command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_and_resumed(command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, out = tmp_path / "whole", tmp_path / "my out"
-    done(*command("--count", 3, out=whole))
+    done(*command("--count", 4, out=whole))
     sample, seen = UpFusion.sample, []
 
     def pressing(self: UpFusion, *args: Any, **keywords: Any) -> NovelViews:  # noqa: ANN401
-        if seen:
+        if len(seen) == 3:
             press()
         seen.append(keywords["seeds"])
         return sample(self, *args, **keywords)
 
     with monkeypatch.context() as patched:
         patched.setattr(UpFusion, "sample", pressing)
-        said = interrupted(*command("--count", 3, "--batch-size", 1, out=out))
+        said = interrupted(*command("--count", 4, "--batch-size", 1, out=out))
     assert f'interrupted; to continue: upfusion views --resume -o "{out}"' in said
-    assert sorted(path.name for path in (out / "views").iterdir()) == ["000.png"]
+    assert sorted(path.name for path in (out / "views").iterdir()) == ["000.png", "001.png", "002.png"]
     assert read_run(out)["status"] == "interrupted"
     stamp = (out / "views/000.png").stat().st_mtime_ns
+    for name, kept in (("001", 60), ("002", 0)):  # damaged since
+        path = out / f"views/{name}.png"
+        path.write_bytes(path.read_bytes()[:kept])
     done("views", "--resume", "-o", out)  # photos and settings come from the record
     assert (out / "views/000.png").stat().st_mtime_ns == stamp
-    for index in range(3):
+    for index in range(4):
         assert np.abs(pixels(out / f"views/00{index}.png") - pixels(whole / f"views/00{index}.png")).max() <= 1
     assert read_run(out)["status"] == "finished"
     assert "finished already" in done("views", "--resume", "-o", out)
-
-
-def test_a_damaged_view_is_made_again(command: Callable[..., Any], tmp_path: Path) -> None:
-    done(*command("--count", 2))
-    out = tmp_path / "out"
-    whole, before = (out / "views/001.png").read_bytes(), pixels(out / "views/001.png")
-    for content in (whole[:60], b""):
-        (out / "views/001.png").write_bytes(content)
-        change_run(out, status="interrupted")
-        done("views", "--resume", "-o", out)
-        assert np.abs(pixels(out / "views/001.png") - before).max() <= 1
-
-
-def test_resume_refuses_other_settings_and_photos(
-    command: Callable[..., Any], photos: list[Path], tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    done(*command("--count", 1))
-    for told, words in (
-        (command("--count", 1, "--seed", 3, "--resume"), "was begun with seed = 0, now it is 3"),
-        (command("--count", 2, "--resume"), "was begun with count = 1, now it is 2"),
-        (command("--resume", photos=photos[1:]), "was begun with other photos"),
-        (command("--count", 1), "holds a run already"),
-        (("predict", "--resume", "-o", out), "not of `upfusion predict`"),
-    ):
-        assert words in refused(*told)
-    assert read_run(out)["status"] == "finished"
-    with locked(out):
-        assert "is writing into" in refused(*command("--force"))
-    done(*command("--count", 2, "--force"))
-    assert (out / "views/001.png").exists()
 
 
 def test_gif_repeats_and_shows_the_frames(tmp_path: Path) -> None:

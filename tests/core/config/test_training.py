@@ -1,27 +1,28 @@
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from refusals import refused
 from tiny_training import tiny_config
 
 from upfusion_core.config import STAGES, TrainConfig, mini_model
-from upfusion_core.models.networks import build_networks, network_weights
-from upfusion_core.support.errors import InputError, UpFusionError
+from upfusion_core.models.checkpoint import build_networks, network_weights
+from upfusion_core.support.errors import UpFusionError
 
 
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("name", ["mini", "released"])
-def test_presets_survive_json(name: str, stage: str) -> None:
-    config = TrainConfig.preset(name, stage)
-    assert config.stage == stage
-    assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
-
-
-def test_released_settings_are_the_paper_s() -> None:
+def test_presets_survive_json_and_released_settings_are_the_paper_s() -> None:
+    for name, stage in itertools.product(("mini", "released"), STAGES):
+        config = TrainConfig.preset(name, stage)
+        assert config.stage == stage
+        assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    refused("preset must be one of mini, released, got 'huge'", TrainConfig.preset, "huge", "encoder")
+    sentence = r'train\.json: model may have upsrt, .*, image_size, got "unet"'
+    refused(sentence, TrainConfig.from_dict, {"model": {"unet": {}}}, "train.json")
     diffusion = TrainConfig.preset("released", "diffusion")
     assert (diffusion.learning_rate, diffusion.dropout, diffusion.train_unet) == (1e-5, 0.05, "output")
     assert (diffusion.train_upsrt, diffusion.train_dino, diffusion.weight_decay) == (False, False, 0)
@@ -63,24 +64,12 @@ def test_fingerprint_follows_what_shapes_the_weights() -> None:
         ({"stage": "diffusion", "rgb_weight": 1.0}, "rgb_weight"),
         ({"stage": "diffusion", "train_dino": True}, "train_dino"),
         ({"batch_size": 10**6}, "batch_size must be between 1 and"),
-        ({"targets": 10**6}, "targets must be between 1 and"),
-        ({"validation_batches": 10**12}, "validation_batches must be between 0 and"),
         ({"seed": 2**64}, "seed must be between 0 and"),
         ({"learning_rate": 10**400}, "learning_rate must be between"),
         ({"model": 3}, "train.json: model must be a JSON object, got 3"),
         ({3: 4}, 'got "3"'),
-        ([], "must be a JSON object"),
     ],
 )
-def test_what_is_refused(content: Any, words: str) -> None:  # noqa: ANN401 - JSON values
-    if isinstance(content, dict):
-        content = {"stage": "autoencoder"} | content
+def test_what_is_refused(content: dict[Any, Any], words: str) -> None:
     with pytest.raises(UpFusionError, match=re.escape(words)):
-        TrainConfig.from_dict(content, "train.json")
-
-
-def test_faults_of_a_preset_and_of_a_section() -> None:
-    with pytest.raises(InputError, match=r'train\.json: model may have upsrt, .*, image_size, got "unet"'):
-        TrainConfig.from_dict({"model": {"unet": {}}}, "train.json")
-    with pytest.raises(InputError, match="preset must be one of mini, released, got 'huge'"):
-        TrainConfig.preset("huge", "encoder")
+        TrainConfig.from_dict({"stage": "autoencoder"} | content, "train.json")

@@ -1,7 +1,5 @@
 """Co3Dv2: both intrinsics, crops, and everything that is broken in it."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import math
@@ -16,7 +14,7 @@ from PIL import Image
 from reading import readable
 from refusals import refused
 
-from upfusion_core.data.readers import Co3D, parse_frame
+from upfusion_core.data.recorded import Co3D, parse_frame
 from upfusion_core.geometry import reference_camera
 
 CENTRE = np.array([3.0, -1.0, 2.0])
@@ -76,7 +74,6 @@ def write_frame(root: Path, sequence: str, number: int, kind: str | None, jitter
 
 
 def write_jgz(path: Path, content: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(json.dumps(content).encode("utf-8")))
 
 
@@ -183,6 +180,7 @@ def test_broken_sequences_and_categories(tmp_path: Path) -> None:
         (tmp_path / category).mkdir()
         (tmp_path / category / "frame_annotations.jgz").write_bytes(gzip.compress(text))
     dataset = Co3D(tmp_path)
+    refused("must hold folders", Co3D, tmp_path / "cup" / "a")
     assert dataset.names == ["cup/a"]
     reasons = dict(dataset.skipped)
     wanted = dict.fromkeys(("cut", "text", "deep"), "cannot be read")
@@ -200,8 +198,3 @@ def test_intrinsics_by_hand() -> None:
         _, camera = parse_frame(frame | {"viewpoint": viewpoint(0, kind, 0.0)})
         assert camera.focal[0].tolist() == pytest.approx([2.4, 2.6])
         assert camera.principal[0].tolist() == pytest.approx([0.1, -0.05])
-
-
-def test_refusals(tmp_path: Path) -> None:
-    refused("is none", Co3D, tmp_path / "nowhere")
-    refused("must hold folders", Co3D, tmp_path)

@@ -1,7 +1,5 @@
 """Mesh files with wrong indices, NaN, lying sizes and missing halves: each is one sentence."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

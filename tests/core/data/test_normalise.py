@@ -1,7 +1,5 @@
 """Any cameras -> our world: by hand, and that pictures do not change."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from refusals import refused
@@ -40,22 +38,12 @@ def test_axes_meet_where_they_come_nearest(centers: list, targets: list, point: 
     assert torch.allclose(found, torch.tensor(point, dtype=torch.float64), atol=1e-6)
 
 
-def test_without_up_view_0_becomes_the_reference_camera() -> None:
-    cameras, target = somewhere()
-    moved, similarity = normalise(cameras)
-    assert torch.allclose(moved.camera_to_world[0], reference_camera().camera_to_world[0], atol=1e-5)
-    assert torch.allclose(similarity.points(target), torch.zeros(3), atol=1e-5)
-    assert similarity.scale == pytest.approx(1 / 3, rel=1e-5)
-
-
 def test_with_up_only_the_azimuth_is_turned() -> None:
     cameras = orbit_cameras([70.0, 100.0, 10.0], [40.0, -5.0, 10.0], [2.0, 3.0, 2.0])
     moved, _ = normalise(cameras, up=torch.tensor([0.0, 5.0, 0.0]))
     expected = orbit_cameras([0.0, 30.0, -60.0], [40.0, -5.0, 10.0], [1.0, 1.5, 1.0])
     assert torch.allclose(moved.camera_to_world, expected.camera_to_world, atol=1e-5)
-
-
-def test_z_up_becomes_y_up() -> None:
+    # and z up becomes y up
     cameras = look_at(torch.tensor([[0.0, -2, 0], [2.0, 0, 0]]), up=(0.0, 0.0, 1.0))
     moved, similarity = normalise(cameras, up=torch.tensor([0.0, 0, 1]))
     assert torch.allclose(moved.camera_to_world, orbit_cameras([0.0, 90.0], 0.0).camera_to_world, atol=1e-6)
@@ -88,8 +76,11 @@ def test_pictures_stay_and_the_reference_looks_at_the_origin_though_axes_miss(up
 
 
 def test_similarities_chain() -> None:
-    cameras, _ = somewhere()
-    moved, first = normalise(cameras)
+    cameras, target = somewhere()
+    moved, first = normalise(cameras)  # without `up` view 0 becomes the reference camera
+    assert torch.allclose(moved.camera_to_world[0], reference_camera().camera_to_world[0], atol=1e-5)
+    assert torch.allclose(first.points(target), torch.zeros(3), atol=1e-5)
+    assert first.scale == pytest.approx(1 / 3, rel=1e-5)
     again, second = normalise(moved[torch.tensor([2, 0, 1])], center=torch.zeros(3))
     both = second.after(first)
     points = torch.randn(7, 3, generator=torch.Generator().manual_seed(0))

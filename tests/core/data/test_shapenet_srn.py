@@ -1,7 +1,5 @@
 """ShapeNet-SRN: known points, intrinsics, broken files."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 
@@ -11,9 +9,8 @@ import torch
 from marks import around, assert_mark_is_where_cameras_say, axes_towards, disc
 from PIL import Image
 from reading import readable
-from refusals import refused
 
-from upfusion_core.data.readers import ShapeNetSRN
+from upfusion_core.data.recorded import ShapeNetSRN
 
 MARK = np.array([0.1, 0.15, -0.05])
 SIZE, FOCAL, CX, CY = 128, 131.25, 60.0, 70.0
@@ -38,7 +35,7 @@ def write_object(folder: Path, views: int = 5) -> None:
 
 
 @pytest.mark.parametrize(("size", "margin"), [(128, None), (64, None), (96, 1.15)])
-def test_known_points(tmp_path: Path, size: int, margin: float | None) -> None:
+def test_known_points_and_upright_world(tmp_path: Path, size: int, margin: float | None) -> None:
     write_object(tmp_path / "car1")
     views = ShapeNetSRN(tmp_path, size=size, margin=margin)[0]
     assert_mark_is_where_cameras_say(views, MARK, least=5)
@@ -48,11 +45,6 @@ def test_known_points(tmp_path: Path, size: int, margin: float | None) -> None:
         corner, middle = int(size / 16), round(CY / SIZE * size)
         assert (views.mask[:, 0, corner, corner] == 0).all()
         assert (views.mask[:, 0, middle, middle] == 1).all()
-
-
-def test_up_is_z(tmp_path: Path) -> None:
-    write_object(tmp_path / "car1")
-    views = ShapeNetSRN(tmp_path)[0]
     up = views.placement.points(torch.tensor([0.0, 0, 1.3]))
     assert torch.allclose(up, torch.tensor([0.0, 1, 0]), atol=1e-5)
     expected = torch.tensor([0.0, math.sin(0.2), math.cos(0.2)])
@@ -86,8 +78,3 @@ def test_broken_items_are_counted_and_the_rest_is_read(tmp_path: Path) -> None:
         "e": "got none of 5",
     }.items():
         assert words in reasons[item]
-
-
-def test_refusals(tmp_path: Path) -> None:
-    refused("is none", ShapeNetSRN, tmp_path / "nowhere")
-    assert len(ShapeNetSRN(tmp_path)) == 0

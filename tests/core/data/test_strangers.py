@@ -1,7 +1,5 @@
 """Data sets that a stranger made to run a program, to read other files, to fill the memory or to wait for ever."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import json
@@ -20,10 +18,9 @@ from refusals import refused
 from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
-from upfusion_core.data import readers
-from upfusion_core.data.readers import Co3D, ObjaverseRenders
-from upfusion_core.data.recorded import Frame, framed
-from upfusion_core.data.shards import is_index, listed_shards
+from upfusion_core.data import recorded
+from upfusion_core.data.recorded import Co3D, Frame, ObjaverseRenders, framed
+from upfusion_core.data.shards import listed_shards
 from upfusion_core.geometry import reference_camera
 from upfusion_core.support import images as pictures
 from upfusion_core.support.errors import InputError
@@ -31,7 +28,6 @@ from upfusion_core.support.files import inside
 from upfusion_core.surface import reading as surface
 from upfusion_core.surface.reading import read_surface
 
-needs_pipes = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
 OBJ = "mtllib a.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nvt 0 0\nvt 1 0\nvt 0 1\nusemtl m\nf 1/1 2/2 3/3\n"
 RED = Image.new("RGB", (4, 4), "red")
 
@@ -111,6 +107,8 @@ def test_large_and_long_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     RED.save(tmp_path / "a.png")
     monkeypatch.setattr(pictures, "_LARGEST_FILE", 10)
     refused(r"a\.png cannot be read \(it has \d+ bytes, more than 10\)", read_picture, tmp_path / "a.png")
+    monkeypatch.setattr(surface, "_LARGEST_COMPANION", 10)
+    refused(r"a\.mtl \(it has \d+ bytes, more than 10\); replace it", read_surface, path)
 
 
 def test_textures_come_from_the_meshs_own_folder(tmp_path: Path) -> None:
@@ -126,33 +124,27 @@ def test_textures_come_from_the_meshs_own_folder(tmp_path: Path) -> None:
     assert moved.textures[0].shape == (3, 4, 4)
 
 
-@needs_pipes
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
 def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     refused("is a device or pipe", read_picture, tmp_path / "pipe.png")
     path = write_obj(tmp_path, "pipe.png")
     refused(r"a\.obj names a file that cannot be read: pipe\.png \(it is a device", read_surface, path)
-    refused("16 of them, but cannot be read .it is a device", readers._numbers, tmp_path / "pipe.png", "16 of them", 0)
+    refused("16 of them, but cannot be read .it is a device", recorded._numbers, tmp_path / "pipe.png", "16 of them", 0)
     (tmp_path / "a.mtl").unlink()
     os.mkfifo(tmp_path / "a.mtl")
     refused(r"names a file that cannot be read: a\.mtl", read_surface, tmp_path / "a.obj")
     os.mkfifo(tmp_path / "frame_annotations.jgz")
-    refused("is a device or pipe", readers._annotations, tmp_path / "frame_annotations.jgz")
-
-
-def test_files_of_a_mesh_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_obj(tmp_path, "a.png")
-    monkeypatch.setattr(surface, "_LARGEST_COMPANION", 10)
-    refused(r"a\.mtl \(it has \d+ bytes, more than 10\); replace it", read_surface, path)
+    refused("is a device or pipe", recorded._annotations, tmp_path / "frame_annotations.jgz")
 
 
 def test_annotations_that_unpack_to_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = json.dumps([0] * 100)
     (tmp_path / "a.jgz").write_bytes(gzip.compress(text.encode()))
-    monkeypatch.setattr(readers, "_LARGEST_ANNOTATIONS", len(text))
-    assert readers._annotations(tmp_path / "a.jgz") == [0] * 100
-    monkeypatch.setattr(readers, "_LARGEST_ANNOTATIONS", len(text) - 1)
-    refused(r"a\.jgz unpacks to more than 299 bytes; fetch it again", readers._annotations, tmp_path / "a.jgz")
+    monkeypatch.setattr(recorded, "_LARGEST_ANNOTATIONS", len(text))
+    assert recorded._annotations(tmp_path / "a.jgz") == [0] * 100
+    monkeypatch.setattr(recorded, "_LARGEST_ANNOTATIONS", len(text) - 1)
+    refused(r"a\.jgz unpacks to more than 299 bytes; fetch it again", recorded._annotations, tmp_path / "a.jgz")
 
 
 @pytest.mark.parametrize("name", ["../a", "a/../../b", "/etc", "\\\\host\\a", "c:\\a", "c:a", "\ud800", "a\0b", "a\n"])
@@ -185,10 +177,10 @@ def npy(header: str) -> bytes:
     return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
 
 
-def archive(content: bytes = b"") -> bytes:
+def archive() -> bytes:
     stream = io.BytesIO()
     np.savez(stream, a=np.zeros(3))
-    return content or stream.getvalue()
+    return stream.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -199,7 +191,7 @@ def archive(content: bytes = b"") -> bytes:
         npy("{'descr': '<f8', 'fortran_order': False, 'shape': (3, -4)}\n"),
         npy("{'descr': '<f8'}\n"),
         archive(),
-        archive(b"PK\x03\x04 and no more"),
+        b"PK\x03\x04 and no more",
         bytes(2_000_000),
     ],
 )
@@ -232,9 +224,3 @@ def test_shards_that_claim_too_much(tmp_path: Path) -> None:
     skipped: list[tuple[str, str]] = []
     assert listed_shards(index(tmp_path, objects=10**9, size=10**13), skipped)[0].objects == 10
     assert skipped == [("a.tar", "it has 10240 bytes, not the 10000000000000 that were packed")]
-
-
-@needs_pipes
-def test_an_index_that_is_a_pipe(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "index.json")
-    assert not is_index(tmp_path / "index.json")

@@ -1,11 +1,15 @@
 """Posed views: what they refuse, choosing among them, passing over broken ones."""
 
-from __future__ import annotations
+import json
+from pathlib import Path
 
 import pytest
 import torch
 from refusals import refused
 
+from upfusion_core.data import DATA_FORMATS, open_dataset
+from upfusion_core.data.meshes import MeshViews
+from upfusion_core.data.recorded import Co3D, ObjaverseRenders, ShapeNetSRN
 from upfusion_core.data.views import Placement, PosedViews, StoredObject, StoredViews
 from upfusion_core.geometry import orbit_cameras
 from upfusion_core.support.errors import InputError
@@ -27,28 +31,16 @@ def test_chosen_views_move_the_world_with_their_first() -> None:
     assert torch.allclose(chosen.cameras.camera_to_world, expected.camera_to_world, atol=1e-5)
     assert torch.allclose(chosen.depth, torch.full((2, 1, 4, 4), 0.5))
     assert chosen.placement.scale == pytest.approx(1.5)
-
-
-def test_chosen_views_without_a_true_up_start_at_the_assumed_elevation() -> None:
-    chosen = views(upright=False).chosen([2])
+    chosen = views(upright=False).chosen([2])  # without a true up they start at the assumed elevation
     assert torch.allclose(chosen.cameras.camera_to_world, orbit_cameras(0.0).camera_to_world, atol=1e-5)
 
 
 def test_refusals() -> None:
     good = views()
-    rgb, mask, cameras = good.rgb, good.mask, good.cameras
+    turned = orbit_cameras([0.0, 1, 2], distance=2.0)
     refused("numbers from 0 to 2", good.chosen, [3])
     refused("numbers from 0 to 2", good.chosen, [])
-    for words, *arguments in (
-        ("normalise", rgb, mask, orbit_cameras([0.0, 1, 2], distance=2.0)),
-        ("square", rgb[..., :3, :], mask, cameras),
-        (r"mask must be \(3, 1, 4, 4\)", rgb, mask[:2], cameras),
-        ("cameras must be", rgb, mask, cameras[:2]),
-        (r"rgb must be in \[0, 1\]", rgb * 255, mask, cameras),
-        ("mask must be finite", rgb, mask * torch.nan, cameras),
-    ):
-        refused(words, PosedViews, *arguments, "cup")
-    refused("depth must be", PosedViews, rgb, mask, cameras, "deep", depth=rgb)
+    refused("normalise", PosedViews, good.rgb, good.mask, turned, "cup")
 
 
 class Numbers(StoredViews):
@@ -81,11 +73,41 @@ def test_broken_views_are_passed_over_or_end_the_reading() -> None:
     assert dataset.skipped == [("cup view 2", "torn")]
     refused("no second view", dataset.read, 0, [0])
     assert dataset.skipped[-1] == ("cup", "no second view")
-
-
-def test_draws_follow_the_generator() -> None:
-    dataset = Numbers()
     first, again = (dataset.draw(0, 3, torch.Generator().manual_seed(7)) for _ in range(2))
     assert torch.equal(first.rgb, again.rgb)
     assert len(first) == 2  # others step in for the broken one where there are any
-    refused("count must be", dataset.draw, 0, 0, torch.Generator())
+
+
+MARKERS = [
+    ("co3d", Co3D, ["cup/frame_annotations.jgz"]),
+    ("objaverse", ObjaverseRenders, ["valid_paths.json"]),
+    ("shapenet_srn", ShapeNetSRN, ["car1/intrinsics.txt", "car1/pose/000000.txt", "car1/rgb/000000.png"]),
+    ("gso", MeshViews, ["Mug/meshes/model.obj", "Mug/materials/textures/texture.png"]),
+    ("gso", MeshViews, ["Mug/model.obj", "Mug/texture.png"]),
+    ("meshes", MeshViews, ["deep/down/cup.GLB"]),
+]
+
+
+def write(root: Path, files: list[str]) -> Path:
+    for name in files:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(json.dumps([]), encoding="utf-8")
+    return root
+
+
+@pytest.mark.parametrize(("kind", "reader", "files"), MARKERS)
+def test_formats_are_recognised_and_opened(tmp_path: Path, kind: str, reader: type, files: list[str]) -> None:
+    write(tmp_path, files)
+    assert next(name for name, known in DATA_FORMATS.items() if known.fits(tmp_path)) == kind
+    dataset = open_dataset(tmp_path, size=48)
+    assert isinstance(dataset, reader)
+    assert dataset.size == 48
+    if kind == "gso":
+        assert [(source.name, source.z_up) for source in dataset.sources] == [("Mug", True)]
+        assert not open_dataset(tmp_path, size=48, kind="meshes").sources[0].z_up
+
+
+def test_folders_of_no_format(tmp_path: Path) -> None:
+    refused("is none", open_dataset, tmp_path / "nowhere", size=64)
+    refused("got none of them", open_dataset, write(tmp_path, ["notes/readme.txt"]), size=64)
+    refused("kind must be one of", open_dataset, tmp_path, size=64, kind="nerf")

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from refusals import refused
 from torch import Tensor
 
 from upfusion_core.config import FieldConfig, FitConfig, GridConfig, RaySampling
@@ -35,14 +34,14 @@ def _fitter(
     return FieldFitter(field, CAMERAS, rgb, mask=mask, weights=weights, config=config, generator=generator)
 
 
+def _same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return all(torch.equal(value, second[name]) for name, value in first.items())
+
+
 def _fitted(fitter: FieldFitter) -> dict[str, Tensor]:
     while not fitter.done:
         fitter.step()
     return fitter.field.state_dict()
-
-
-def _same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    return all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 def test_losses_by_hand() -> None:
@@ -106,21 +105,9 @@ def test_a_resumed_fit_ends_in_the_same_field() -> None:
 def test_weights_silence_a_picture() -> None:
     spoilt = RGB.clone()
     spoilt[1] = 0.0
-    each = torch.tensor([1.0, 0, 1])
-    fields = [
-        _fitted(_fitter(rgb=pictures, mask=None, weights=weights))
-        for pictures in (RGB, spoilt)
-        for weights in (each, each[:, None, None, None].expand(3, 1, 10, 10))
-    ]
-    assert all(_same(fields[0], field) for field in fields[1:])
-
-
-def test_views_can_be_replaced() -> None:
-    fitter = _fitter()
-    fitter.step()
-    fitter.set_views(CAMERAS[0], RGB[:1, :, :6, :6])
-    assert set(fitter.step()) == {"color", "distortion", "depth", "crisp"}
-    assert fitter.iteration == 2
+    weights = torch.tensor([1.0, 0, 1])[:, None, None, None].expand(3, 1, 10, 10)
+    whole, silenced = (_fitted(_fitter(rgb=pictures, mask=None, weights=weights)) for pictures in (RGB, spoilt))
+    assert _same(whole, silenced)
 
 
 @pytest.mark.parametrize("occupancy_cells", [0, 16])
@@ -129,14 +116,3 @@ def test_a_diverged_fit_says_so(occupancy_cells: int) -> None:
     torch.nn.init.constant_(fitter.field.mlp[-1].bias, float("nan"))
     with pytest.raises(FieldError, match="learning rates"):
         fitter.step()
-
-
-def test_bad_views_are_refused() -> None:
-    fitter = _fitter()
-    refused("one picture a camera", fitter.set_views, CAMERAS, RGB[:2])
-    refused("one mask a picture", fitter.set_views, CAMERAS, RGB, mask=MASK[:, :, :5])
-    refused("one number a picture", fitter.set_views, CAMERAS, RGB, weights=torch.ones(2))
-    refused("one number a picture", fitter.set_views, CAMERAS, RGB, weights=torch.ones(3, 1, 5, 5))
-    refused("finite", fitter.set_views, CAMERAS, RGB / 0)
-    refused("at least one pixel", fitter.set_views, CAMERAS, RGB[..., :0])
-    refused("occupancy_cells", _fitter(occupancy_cells=0).load_state_dict, fitter.state_dict())

@@ -85,14 +85,9 @@ def test_tiled_grids_and_no_points() -> None:
     assert nothing.shape == (0, 4)
     nothing.sum().backward()
     assert not table.grad.any()
-
-
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
+    for other, message in (  # what it cannot express
         (GridConfig(levels=2, coarsest=2, finest=9, table_size=64), "cannot wrap tiled levels"),
         (GridConfig(levels=1, features=3, coarsest=2, finest=2, table_size=64), "needs 1, 2, 4 or 8 features, got 3"),
-    ],
-)
-def test_grids_it_cannot_express_are_refused(config: GridConfig, message: str) -> None:
-    refused(message, encode_by_tinycudann, torch.zeros(1, 3), torch.zeros(sum(config.rows), config.features), config)
+    ):
+        rows = torch.zeros(sum(other.rows), other.features)
+        refused(message, encode_by_tinycudann, torch.zeros(1, 3), rows, other)

@@ -9,7 +9,6 @@ from types import ModuleType
 
 import pytest
 import torch
-from refusals import refused
 from torch import Tensor
 
 from upfusion_core.config import GridConfig
@@ -108,14 +107,6 @@ def test_second_derivatives_are_the_definition_s(kernels: ModuleType) -> None:
     assert found[0][2].abs().max() > 1
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs)
-
-
-def test_bad_tensors_are_refused(kernels: ModuleType) -> None:
-    config, points = GridConfig(**SMALL), torch.rand(2, 3)
-    refused("points must be", kernels.encode_grid, torch.rand(3), torch.zeros(128, 2), config)
-    refused("another GridConfig", kernels.encode_grid, points, torch.zeros(5, 2), config)
-    elsewhere = torch.zeros(sum(config.rows), 2, device="meta")
-    refused("move one to the other", kernels.encode_grid, points, elsewhere, config)
 
 
 def test_is_chosen_when_asked_for(kernels: ModuleType) -> None:

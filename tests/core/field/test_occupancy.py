@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import torch
-from refusals import refused
 from torch import Tensor
 
 from upfusion_core.field.rendering import OccupancyGrid
@@ -62,8 +61,3 @@ def test_draws_stay_in_their_cells() -> None:
     cells = ((seen[0] + 1) * 2).floor().long()
     assert torch.equal(cells[:, 0] * 16 + cells[:, 1] * 4 + cells[:, 2], torch.arange(64))
     assert seen[0].frac().unique().numel() > 100
-
-
-def test_bad_sizes_are_refused() -> None:
-    refused("cells", OccupancyGrid, BOX, 0)
-    refused(r"cells must be a whole number, got 2\.5", OccupancyGrid, BOX, 2.5)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,15 +20,15 @@ def _field(seed: int = 0) -> RadianceField:
     return RadianceField(TINY, generator=torch.Generator().manual_seed(seed))
 
 
-def test_the_release_sizes_are_the_default() -> None:
-    config = FieldConfig()
-    assert (config.blob_weight, config.blob_sigma, config.half_extent) == (5.0, 0.2, 1.0)
-    assert [tuple(layer.weight.shape) for layer in RadianceField(config).mlp] == [(64, 32), (64, 64), (4, 64)]
-    assert FieldConfig.small().half_extent == 0.3
-
-
 def test_the_blob_by_hand() -> None:
+    config, made, kind = FieldConfig(), [], nn.Linear
+    assert (config.blob_weight, config.blob_sigma, config.half_extent) == (5.0, 0.2, 1.0)
+    linear = lambda inputs, outputs: made.append((inputs, outputs)) or kind(inputs, outputs)  # noqa: E731
+    RadianceField(config, ops=SimpleNamespace(Linear=linear))  # layers come from the given namespace
+    assert made == [(32, 64), (64, 64), (64, 4)]
     field = _field()
+    assert field.aabb.tolist() == [[-0.5] * 3, [0.5] * 3]
+    assert "aabb" in dict(field.named_buffers())
     for parameter in field.mlp.parameters():
         nn.init.zeros_(parameter)
     points = torch.tensor([[0.0, 0, 0], [0.2, 0, 0], [0.0, 0.4, 0], [0.0, 0, 0.51]])
@@ -68,6 +69,7 @@ def test_an_enormous_logit_stays_finite() -> None:
     nn.init.constant_(field.mlp[-1].bias, 500.0)
     view = field.render(orbit_cameras(0.0), 4, sampling=RaySampling(8, 4))
     assert torch.isfinite(view.rgb).all()
+    assert _field().render(orbit_cameras([0, 90]), (4, 6), background=0.0).opacity[0, 0, 2, 3] > 0.9  # the blob
     torch.testing.assert_close(view.opacity.max(), torch.tensor(1.0))
     view.rgb.sum().backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in field.parameters())
@@ -81,28 +83,6 @@ def test_the_start_follows_the_generator_alone() -> None:
     for name, value in first.state_dict().items():
         assert torch.equal(value, again.state_dict()[name])
         assert not torch.equal(value, other.state_dict()[name])
-
-
-def test_layers_come_from_the_given_namespace() -> None:
-    made, kind = [], nn.Linear
-
-    class Ops:
-        @staticmethod
-        def Linear(inputs: int, outputs: int) -> nn.Module:  # noqa: N802
-            made.append((inputs, outputs))
-            return kind(inputs, outputs)
-
-    RadianceField(TINY, ops=Ops)
-    assert made == [(4, 8), (8, 8), (8, 4)]
-
-
-def test_renders_and_moves_with_its_box() -> None:
-    field = _field()
-    assert field.aabb.tolist() == [[-0.5] * 3, [0.5] * 3]
-    assert "aabb" in dict(field.named_buffers())
-    views = field.render(orbit_cameras([0, 90]), (4, 6), background=0.0, sampling=RaySampling(8, 4))
-    assert views.rgb.shape == (2, 3, 4, 6)
-    assert views.opacity[0, 0, 2, 3] > 0.9  # the blob
 
 
 def test_the_finest_grid_is_no_finer_than_told() -> None:

@@ -66,8 +66,7 @@ def test_box_by_hand() -> None:
     )
     near, far, hit = intersect_box(rays, BOX, near=0.05)
     assert hit.tolist()[:4] == [True, True, False, False]
-    assert near.isfinite().all()
-    assert far.isfinite().all()
+    assert torch.stack([near, far]).isfinite().all()
     torch.testing.assert_close(near[[0, 1, 2, 3, 5]], torch.tensor([1.5, 0.05, 0, 0, math.sqrt(0.5)]))
     torch.testing.assert_close(far[[0, 1, 2, 3, 5]], torch.tensor([2.5, 0.5, 0, 0, math.sqrt(4.5)]))
 
@@ -111,15 +110,11 @@ def test_a_homogeneous_medium_is_exact(sampling: RaySampling, seed: int | None) 
     assert seen.depth[1] == 0
 
 
-def test_importance_by_hand() -> None:
-    edges = torch.tensor([[0.0, 1, 2, 3]])
-    found = importance_distances(edges, torch.tensor([[0.0, 1.0, 0.0]]), 2)
-    torch.testing.assert_close(found, torch.tensor([[1.25, 1.75]]), atol=1e-3, rtol=0)
-    even = importance_distances(edges, torch.zeros(1, 3), 3)
-    torch.testing.assert_close(even, torch.tensor([[0.5, 1.5, 2.5]]))
-
-
 def test_importance_follows_a_peaked_histogram() -> None:
+    by_hand = torch.tensor([[0.0, 1, 2, 3]])
+    found = importance_distances(by_hand, torch.tensor([[0.0, 1.0, 0.0]]), 2)
+    torch.testing.assert_close(found, torch.tensor([[1.25, 1.75]]), atol=1e-3, rtol=0)
+    torch.testing.assert_close(importance_distances(by_hand, torch.zeros(1, 3), 3), torch.tensor([[0.5, 1.5, 2.5]]))
     edges = torch.linspace(0, 1, 65).expand(1, -1)
     middles = (edges[:, 1:] + edges[:, :-1]) / 2
     weights = torch.exp(-((middles - 0.3) ** 2) / (2 * 0.05**2)).requires_grad_()
@@ -151,13 +146,12 @@ def test_pictures_are_the_same_in_any_chunks() -> None:
     assert whole.rgb.shape == (2, 3, 6, 9)
     assert whole.opacity.shape == whole.depth.shape == (2, 1, 6, 9)
     _assert_close(whole, parts)
-
-
-def test_a_cpu_gets_few_rays_at_a_time_unless_told() -> None:
-    field, sampling = _Asked(), RaySampling(1, 0)
-    default = render_views(field, BOX, orbit_cameras(0), (20, 30), sampling=sampling)
-    _assert_close(default, render_views(field, BOX, orbit_cameras(0), (20, 30), sampling=sampling, chunk=600))
+    field = _Asked()
+    few = render_views(field, BOX, cameras[0], (20, 30), sampling=RaySampling(1, 0))  # on a CPU, unless told
+    _assert_close(few, render_views(field, BOX, cameras[0], (20, 30), sampling=RaySampling(1, 0), chunk=600))
     assert field.counts == [256, 256, 88, 600]
+    refused("chunk must be", render_views, _ball, BOX, cameras, 4, chunk=0)
+    refused("size must be", render_views, _ball, BOX, cameras, (4, 0))
 
 
 def test_a_ball_looks_as_it_should() -> None:
@@ -203,10 +197,3 @@ def test_gradients_reach_density_and_colour() -> None:
     # rgb = c·(1 - exp(-density)) over a path of 1
     torch.testing.assert_close(density.grad, torch.tensor([0.2 * math.exp(-3)]))
     torch.testing.assert_close(color.grad, torch.tensor([1 - math.exp(-3), 0, 0]))
-
-
-def test_bad_numbers_are_refused() -> None:
-    refused("uniform", RaySampling, uniform=0)
-    refused("near", RaySampling, near=-1.0)
-    refused("chunk must be", render_views, _ball, BOX, orbit_cameras(0), 4, chunk=0)
-    refused("size must be", render_views, _ball, BOX, orbit_cameras(0), (4, 0))

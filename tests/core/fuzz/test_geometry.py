@@ -17,8 +17,7 @@ from upfusion_core.geometry.cameras import reference_camera
 def matrices(draw: st.DrawFn) -> Tensor:
     """(N, 4, 4) poses, good ones and such as are mirrored, scaled, sheared, far away or full of NaN."""
     pose = orbit_cameras([0.0, 120.0], 20.0, 1.5).camera_to_world
-    scale = draw(st.sampled_from((1.0, 1.0, 1.0005, -1.0, 2.0, 0.0, 1e-20, 1e20)))
-    pose[:, :3, :3] *= scale
+    pose[:, :3, :3] *= draw(st.sampled_from((1.0, 1.0, 1.0005, -1.0, 2.0, 0.0, 1e-20, 1e20)))
     kind = draw(st.sampled_from(("good", "good", "mirrored", "far", "sheared", "bottom", "zero", "away")))
     if kind == "mirrored":
         pose[:, :, 0] *= -1
@@ -31,8 +30,7 @@ def matrices(draw: st.DrawFn) -> Tensor:
     elif kind == "zero":
         pose[:, :3, 3] = 0
     elif kind == "away":
-        pose[:, :3, 0] *= -1
-        pose[:, :3, 2] *= -1
+        pose[:, :3, [0, 2]] *= -1
     return pose
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import documented_programs
 import pytest
 
 from upfusion_core.support.errors import CheckpointError
@@ -17,9 +17,7 @@ SCRIPT = Path(__file__).resolve().parents[3] / "fuzz" / "readers.py"
 
 @pytest.fixture(scope="module")
 def script() -> Iterator[ModuleType]:
-    spec = importlib.util.spec_from_file_location("fuzz_readers", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = documented_programs.loaded(SCRIPT)
     yield module
     shutil.rmtree(module.SCRATCH, ignore_errors=True)
 

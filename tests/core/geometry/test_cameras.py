@@ -22,38 +22,31 @@ from upfusion_core.geometry import (
 from upfusion_core.types import Cameras
 
 
-@pytest.mark.parametrize(
-    "degrees",
-    [np.array([90.0, 0.0])[::-1], np.array([0, 90], dtype=">i4"), np.array([0.0, 90.0], dtype=object)],
-)
-def test_arrays_of_any_memory_layout(degrees: np.ndarray) -> None:
-    assert torch.equal(orbit_cameras(degrees).camera_to_world, orbit_cameras([0.0, 90.0]).camera_to_world)
-
-
 def test_focal_and_field_of_view() -> None:
     assert focal_from_fov(90.0) == pytest.approx(1.0)
     assert fov_from_focal(4.5) == pytest.approx(25.0576, abs=1e-4)
     assert focal_from_fov(fov_from_focal(2.3)) == pytest.approx(2.3)
 
 
-def test_photo_one_of_a_level_orbit_looks_along_minus_z() -> None:
-    camera = orbit_cameras(0.0, 0.0, 2.0)
+def test_orbits_by_hand() -> None:
     expected = torch.eye(4)
-    expected[2, 3] = 2
-    assert worst(camera.camera_to_world[0], expected) == 0
-
-
-def test_azimuth_90_stands_on_plus_x_and_looks_left_along_it() -> None:
+    expected[2, 3] = 2  # photo 1 of a level orbit looks along -Z
+    assert worst(orbit_cameras(0.0, 0.0, 2.0).camera_to_world[0], expected) == 0
     camera = orbit_cameras(90.0, 0.0)
     assert worst(camera.centers[0], torch.tensor([1.0, 0, 0])) < 1e-6
     assert worst(camera.camera_to_world[0, :3, 0], torch.tensor([0.0, 0, -1])) < 1e-6  # right
     assert worst(camera.camera_to_world[0, :3, 2], torch.tensor([1.0, 0, 0])) < 1e-6  # backward
-
-
-def test_elevation_raises_the_camera() -> None:
     center = orbit_cameras(0.0, 30.0, 2.0).centers[0]
     assert worst(center, torch.tensor([0.0, 1.0, math.sqrt(3)])) < 1e-6
     assert worst(reference_camera(30.0).centers[0], center / 2) < 1e-6
+    cameras = orbit_cameras([0, 90, 180], 10.0, [1.0, 2.0, 3.0])  # sequences broadcast
+    assert worst(cameras.centers.norm(dim=-1), torch.tensor([1.0, 2.0, 3.0])) < 1e-6
+    joined = Cameras.concatenate([cameras[2], cameras[0:2]])
+    assert worst(joined.centers, cameras.centers[[2, 0, 1]]) == 0
+    assert [len(part) for part in (cameras[-1], list(cameras))] == [1, 3]
+    pair = orbit_cameras([0.0, 90.0]).camera_to_world
+    for degrees in (np.array([90.0, 0.0])[::-1], np.array([0, 90], ">i4"), np.array([0.0, 90.0], dtype=object)):
+        assert torch.equal(orbit_cameras(degrees).camera_to_world, pair)  # arrays of any memory layout
 
 
 def test_directions_cover_the_sphere_evenly() -> None:
@@ -70,12 +63,6 @@ def test_centers_match_the_release() -> None:
     ours = (golden_cameras().centers - first).norm(dim=-1)
     theirs = (golden("cameras")["centers"] - torch.tensor([0.0, 0, -1])).norm(dim=-1)
     assert worst(ours, theirs) < 1e-6
-
-
-def test_sequences_broadcast() -> None:
-    cameras = orbit_cameras([0, 90, 180], 10.0, [1.0, 2.0, 3.0])
-    assert len(cameras) == 3
-    assert worst(cameras.centers.norm(dim=-1), torch.tensor([1.0, 2.0, 3.0])) < 1e-6
 
 
 def test_look_at_puts_the_target_on_the_axis() -> None:
@@ -113,47 +100,41 @@ def test_matrices_of_other_programs(axes: str, signs: tuple[int, int, int]) -> N
         assert torch.equal(back.principal, principal)
 
 
-def test_indexing_and_joining() -> None:
-    cameras = orbit_cameras([0, 90, 180])
-    assert len(cameras[-1]) == 1
-    joined = Cameras.concatenate([cameras[2], cameras[0:2]])
-    assert worst(joined.centers, cameras.centers[[2, 0, 1]]) == 0
-    assert len(list(cameras)) == 3
+EYE, GENERATOR = torch.eye(4)[None], torch.Generator()
 
 
 @pytest.mark.parametrize(
-    ("make", "words"),
+    ("words", "make"),
     [
-        (lambda: orbit_cameras(0.0, 90.0), "elevation_degrees"),
-        (lambda: orbit_cameras(0.0, 0.0, 0.0), "distance"),
-        (lambda: orbit_cameras(float("nan")), "finite"),
-        (lambda: orbit_cameras([0, 1, 2], [0, 1]), "same length"),
-        (lambda: orbit_cameras([0, 10], focal=[3.0, 4.0, 5.0]), "focal must be one number"),
-        (lambda: random_cameras(2.5, generator=torch.Generator()), "whole number"),
-        (lambda: look_at(torch.zeros(1, 3)), "distance 0"),
-        (lambda: look_at(torch.tensor([[0.0, 1, 0]])), "line of sight"),
-        (lambda: focal_from_fov(200.0), "fov_degrees"),
-        (lambda: cameras_from_matrices(torch.eye(3)[None]), "camera-to-world"),
-        (lambda: cameras_from_matrices(torch.eye(4)[None], axes="blender"), "axes"),
-        (lambda: cameras_from_matrices(2 * torch.eye(4)[None]), "rigid"),
-        (lambda: cameras_from_matrices(torch.diag(torch.tensor([-1.0, 1, 1, 1]))[None]), "rigid"),
-        (lambda: cameras_from_matrices(torch.eye(4)[None], focal=-1.0), "focal"),
-        (lambda: Cameras(torch.eye(4)[None], torch.ones(2, 2), torch.zeros(1, 2)), "focal"),
-        (lambda: look_at(torch.tensor([[0.0, 0, 3e38]])), "nearer than 1e9"),
-        (lambda: look_at(torch.ones(2, 3), target=(0, 0)), r"target must be \(3,\) or \(2, 3\), got \(2,\)"),
-        (lambda: look_at(torch.ones(2, 3), up=(0, torch.nan, 0)), "up must be finite"),
-        (lambda: look_at(torch.ones(2, 3), up="y"), "up must be numbers, got 'y'"),
-        (lambda: look_at(torch.ones(2, 3), focal=torch.ones(2, 3)), "focal must be one number or one a camera"),
-        (lambda: orbit_cameras([[1], [2, 3]]), "azimuth_degrees must be numbers"),
-        (lambda: orbit_cameras(10**400), "azimuth_degrees must be numbers"),
-        (lambda: orbit_cameras(True), "azimuth_degrees must be numbers, got True"),
-        (lambda: orbit_cameras(1 + 2j), "azimuth_degrees must be numbers"),
-        (lambda: orbit_cameras(np.array([1 + 2j])), "azimuth_degrees must be numbers"),
-        (lambda: random_cameras(10**7, generator=torch.Generator()), "count must be between 1 and 1000000"),
-        (lambda: random_cameras(1, generator=3), "generator must be Generator, got int"),
-        (lambda: random_cameras(1, generator=torch.Generator(), distance=(1, 2, 3)), r"distance must be \(2\)"),
-        (lambda: cameras_from_matrices([[1.0]]), "matrices must be a tensor, got list"),
+        ("elevation_degrees", lambda: orbit_cameras(0.0, 90.0)),
+        ("distance", lambda: orbit_cameras(0.0, 0.0, 0.0)),
+        ("finite", lambda: orbit_cameras(float("nan"))),
+        ("same length", lambda: orbit_cameras([0, 1, 2], [0, 1])),
+        ("focal must be one number", lambda: orbit_cameras([0, 10], focal=[3.0, 4.0, 5.0])),
+        ("whole number", lambda: random_cameras(2.5, generator=GENERATOR)),
+        ("distance 0", lambda: look_at(torch.zeros(1, 3))),
+        ("line of sight", lambda: look_at(torch.tensor([[0.0, 1, 0]]))),
+        ("fov_degrees", lambda: focal_from_fov(200.0)),
+        ("camera-to-world", lambda: cameras_from_matrices(torch.eye(3)[None])),
+        ("axes", lambda: cameras_from_matrices(EYE, axes="blender")),
+        ("rigid", lambda: cameras_from_matrices(2 * EYE)),
+        ("rigid", lambda: cameras_from_matrices(torch.diag(torch.tensor([-1.0, 1, 1, 1]))[None])),
+        ("focal", lambda: cameras_from_matrices(EYE, focal=-1.0)),
+        ("focal", lambda: Cameras(EYE, torch.ones(2, 2), torch.zeros(1, 2))),
+        ("nearer than 1e9", lambda: look_at(torch.tensor([[0.0, 0, 3e38]]))),
+        (r"target must be \(3,\) or \(2, 3\), got \(2,\)", lambda: look_at(torch.ones(2, 3), target=(0, 0))),
+        ("up must be finite", lambda: look_at(torch.ones(2, 3), up=(0, torch.nan, 0))),
+        ("up must be numbers, got 'y'", lambda: look_at(torch.ones(2, 3), up="y")),
+        ("focal must be one number or one a camera", lambda: look_at(torch.ones(2, 3), focal=torch.ones(2, 3))),
+        ("count must be between 1 and 1000000", lambda: random_cameras(10**7, generator=GENERATOR)),
+        ("generator must be Generator, got int", lambda: random_cameras(1, generator=3)),
+        (r"distance must be \(2\)", lambda: random_cameras(1, generator=GENERATOR, distance=(1, 2, 3))),
+        ("matrices must be a tensor, got list", lambda: cameras_from_matrices([[1.0]])),
+        *[
+            ("azimuth_degrees must be numbers", lambda value=value: orbit_cameras(value))
+            for value in ([[1], [2, 3]], 10**400, True, 1 + 2j, np.array([1 + 2j]))
+        ],
     ],
 )
-def test_bad_cameras_get_a_sentence(make: Callable[[], object], words: str) -> None:
+def test_bad_cameras_get_a_sentence(words: str, make: Callable[[], object]) -> None:
     refused(words, make)

@@ -28,10 +28,7 @@ def test_pixel_centres_of_a_two_by_two_picture() -> None:
     first = torch.tensor([-0.5, 0.5, -1.0]) / math.sqrt(1.5)  # top left: left, up, forward
     assert worst(rays.directions[0, 0, 0], first) < 1e-6
     assert worst(rays.origins[0, 1, 1], torch.tensor([0.0, 0, 1])) < 1e-6
-
-
-def test_corner_aligned_grid_ends_on_the_border() -> None:
-    rays = camera_rays(orbit_cameras(0.0, 0.0, focal=1.0), 3, 3, align_corners=True)
+    rays = camera_rays(orbit_cameras(0.0, 0.0, focal=1.0), 3, 3, align_corners=True)  # ends on the border
     assert worst(rays.directions[0, 0, 0], torch.tensor([-1.0, 1, -1]) / math.sqrt(3)) < 1e-6
     assert worst(rays.directions[0, 1, 1], torch.tensor([0.0, 0, -1])) < 1e-6
 
@@ -66,6 +63,13 @@ def test_rays_of_the_release() -> None:
     harmonics = harmonic_encoding(plucker(rays)[:2]).reshape(2, 20, 180)
     assert worst(harmonics, stored["plucker_harmonics_first2"]) < math.pi * 2**8 * QUERY_ROUNDING
     assert worst(harmonic_encoding(stored["plucker"][:2]), stored["plucker_harmonics_first2"]) < 1e-6
+    rays = patch_rays(4, 4)
+    for view in stored["patch_rays_identity"][0]:  # the same for every photo
+        assert worst(torch.cat([rays.origins, rays.directions], dim=-1), view) < 1e-6
+    patch = harmonic_encoding(torch.arange(1, 17)[:, None] / 16)
+    assert worst(patch, stored["patch_id_encoding"][0, 0]) < 1e-6
+    camera = harmonic_encoding(torch.tensor([[1 / 3 + 0.05], [2 / 3 + 0.05], [2 / 3 + 0.05]]))
+    assert worst(camera, stored["camera_id_encoding"][0, :, 0]) < 1e-6
 
 
 def test_queries_of_the_release() -> None:
@@ -78,20 +82,13 @@ def test_queries_of_the_release() -> None:
     assert torch.equal(ours, reference_plucker(golden_cameras()[5], reference_camera(), 16)[0].permute(2, 0, 1))
 
 
-def test_a_principal_point_moves_the_queries() -> None:
-    shifted = cameras_from_matrices(
-        orbit_cameras(40.0, 10.0).camera_to_world, focal=4.0, principal=torch.tensor([[0.2, -0.1]])
-    )
-    reference = reference_camera()
-    by_rays = plucker(to_reference_frame(camera_rays(shifted, 3, 3, align_corners=True), reference))
-    assert worst(reference_plucker(shifted, reference, 3), by_rays) < 1e-6
-
-
 def test_moving_cameras_and_moving_rays_agree() -> None:
-    cameras = golden_cameras()
-    for reference in (reference_camera(), orbit_cameras(30.0, 10.0, 2.5)):
-        by_rays = plucker(to_reference_frame(camera_rays(cameras, 5, 5, align_corners=True), reference))
-        assert worst(reference_plucker(cameras, reference, 5), by_rays) < 1e-6
+    pose, principal = orbit_cameras(40.0, 10.0).camera_to_world, torch.tensor([[0.2, -0.1]])
+    shifted = cameras_from_matrices(pose, focal=4.0, principal=principal)
+    for cameras in (golden_cameras(), shifted):
+        for reference in (reference_camera(), orbit_cameras(30.0, 10.0, 2.5)):
+            by_rays = plucker(to_reference_frame(camera_rays(cameras, 5, 5, align_corners=True), reference))
+            assert worst(reference_plucker(cameras, reference, 5), by_rays) < 1e-6
 
 
 def test_the_reference_camera_stands_at_minus_one_whatever_its_distance() -> None:
@@ -101,38 +98,17 @@ def test_the_reference_camera_stands_at_minus_one_whatever_its_distance() -> Non
     assert worst(rays.directions[0, 1, 1], torch.tensor([0.0, 0, 1])) < 1e-6
     form = reference_plucker(reference, reference, 3)[0, 1, 1]
     assert worst(form, torch.tensor([0.0, 0, 1, 0, 0, 0])) < 1e-6
+    aside = look_at(torch.tensor([[0.0, 0, 1]]), torch.tensor([0.5, 0, 0]))
+    refused("look at the world's origin", to_reference_frame, camera_rays(aside, 2, 2), aside)
 
 
-def test_patch_rays_are_the_same_for_every_photo() -> None:
-    rays = patch_rays(4, 4)
-    ours = torch.cat([rays.origins, rays.directions], dim=-1)
-    for view in golden("cameras")["patch_rays_identity"][0]:
-        assert worst(ours, view) < 1e-6
-
-
-def test_plucker_moment_by_hand() -> None:
+def test_moments_and_harmonics_by_hand() -> None:
     rays = Rays(torch.tensor([[0.0, 2.0, 0.0]]), torch.tensor([[0.0, 0.0, 3.0]]))
     assert plucker(rays).tolist() == [[0, 0, 1, 2, 0, 0]]
-
-
-def test_harmonics_by_hand() -> None:
     encoded = harmonic_encoding(torch.tensor([[0.5, 1.0]]), num_freqs=2, start_freq=0)
     expected = [math.sin(math.pi * f * v) for f in (1, 2) for v in (0.5, 1.0)]
     expected += [math.cos(math.pi * f * v) for f in (1, 2) for v in (0.5, 1.0)]
     assert encoded[0].tolist() == pytest.approx(expected, abs=1e-6)
-
-
-def test_id_encodings_of_the_release() -> None:
-    stored = golden("cameras")
-    patch = harmonic_encoding(torch.arange(1, 17)[:, None] / 16)
-    assert worst(patch, stored["patch_id_encoding"][0, 0]) < 1e-6
-    camera = harmonic_encoding(torch.tensor([[1 / 3 + 0.05], [2 / 3 + 0.05], [2 / 3 + 0.05]]))
-    assert worst(camera, stored["camera_id_encoding"][0, :, 0]) < 1e-6
-
-
-def test_a_reference_that_looks_elsewhere_is_refused() -> None:
-    aside = look_at(torch.tensor([[0.0, 0, 1]]), torch.tensor([0.5, 0, 0]))
-    refused("look at the world's origin", to_reference_frame, camera_rays(aside, 2, 2), aside)
 
 
 def test_references_of_several_scenes_at_once() -> None:

@@ -8,7 +8,7 @@ from soft_object import SoftObject
 from torch import Tensor
 
 from upfusion_core import orbit_cameras
-from upfusion_core.geometry.similarity import Similarity
+from upfusion_core.geometry.cameras import Similarity
 
 
 def angle_degrees(rotation: Tensor) -> float:

@@ -32,9 +32,10 @@ def test_mini_is_the_bundled_file(tiny_bundle: Path, monkeypatch: pytest.MonkeyP
     assert weights_path(Path("mini")) == Path("mini")
     with pytest.raises(CheckpointError, match="mini"):
         UpFusion.load(Path("mini"), device="cpu")
-
-
-def test_without_the_file_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = CliRunner().invoke(app, ["info", "mini"])
+    assert told.exit_code == 0, told.output
+    assert "trained on: nothing: random weights" in told.stdout
+    assert 'steps: {"encoder": 0}' in told.stdout
     monkeypatch.setattr(files, "BUNDLED", tmp_path)
     with pytest.raises(CheckpointError, match="bundles no model yet; give a folder of weights"):
         UpFusion.load("mini")
@@ -62,13 +63,3 @@ def test_recommended_guidance(tiny_bundle: Path, small_weights: Path, tmp_path: 
     convert("mini", tmp_path / "b.safetensors", facts={"guidance": "much"})
     with pytest.raises(CheckpointError, match="guidance among its facts must be a number"):
         recommended_guidance(tmp_path / "b.safetensors")
-
-
-def test_the_commands_take_the_name(tiny_bundle: Path, tmp_path: Path) -> None:
-    told = CliRunner().invoke(app, ["info", "mini"])
-    assert told.exit_code == 0, told.output
-    assert "trained on: nothing: random weights" in told.stdout
-    assert 'steps: {"encoder": 0}' in told.stdout
-    done = CliRunner().invoke(app, ["convert", "mini", str(tmp_path / "mini")])
-    assert done.exit_code == 0, done.output
-    assert open_checkpoint(tmp_path / "mini").model_id == open_checkpoint("mini").model_id

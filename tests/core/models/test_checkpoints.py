@@ -92,26 +92,16 @@ def test_all_faults_are_listed_in_one_error(folder: Path) -> None:
     assert "1 of another shape: upsrt.linear_scene.weight (2, 3) instead of (48, 288)" in message
 
 
-def test_another_configuration_is_an_error(folder: Path) -> None:
-    (folder / "config.json").unlink()  # then the released sizes hold
-    with pytest.raises(CheckpointError, match="of another shape"):
-        open_checkpoint(folder)
-
-
 @pytest.mark.parametrize(
     ("section", "values", "words"),
     [
         ("upsrt", {"transformer_dims": 48}, "transformer_dims"),
         ("upsrt", {"transformer_dim": "48"}, 'upsrt.transformer_dim must be a whole number, got "48"'),
-        ("upsrt", {"transformer_dim": 10**9}, "transformer_dim must be between 1 and 65536"),
-        ("upsrt", {"patches": [4, -4]}, "patches must be between 1 and 65536, got -4"),
         ("upsrt", {"num_heads": 7}, "divisible by num_heads"),
         ("vae", {"scale_factor": "0.18"}, 'scale_factor must be a number, got "0.18"'),
         ("diffusion", {"hint_channels": 60}, r"transformer_dim \+ 6"),
-        ("diffusion", {"context_dim": 96}, "context_dim"),
         ("text", {"num_attention_heads": 5}, "divisible by num_attention_heads"),
         ("", {"image_size": 100}, "image_size"),
-        ("", {"image_size": True}, "image_size"),
         ("", {"lora": {}}, "lora"),
         ("", {"dino": 3}, "must be a JSON object"),
     ],
@@ -124,21 +114,20 @@ def test_configurations_edited_by_hand(folder: Path, section: str, values: dict[
         open_checkpoint(folder)
 
 
-def test_a_configuration_with_a_byte_order_mark_is_read(folder: Path) -> None:
-    content = (folder / "config.json").read_bytes()
-    plain = open_checkpoint(folder)
-    (folder / "config.json").write_bytes(b"\xef\xbb\xbf" + content)
+def test_configurations_as_texts(folder: Path) -> None:
+    config, plain = folder / "config.json", open_checkpoint(folder)
+    config.write_bytes(b"\xef\xbb\xbf" + config.read_bytes())
     marked = open_checkpoint(folder)
     assert (marked.config, marked.model_id) == (plain.config, plain.model_id)
-
-
-@pytest.mark.parametrize("text", ["{", "[1]", '"x"', '{"model_id": NaN}', "[" * 100_000])
-def test_configurations_that_are_not_objects(folder: Path, text: str) -> None:
-    (folder / "config.json").write_text(text)
-    with pytest.raises(CheckpointError, match="JSON"):
-        open_checkpoint(folder)
-    (folder / "config.json").write_bytes(b"\xff\xfe\x00")
+    for text in ("{", "[1]", '"x"', '{"model_id": NaN}', "[" * 100_000):
+        config.write_text(text)
+        with pytest.raises(CheckpointError, match="JSON"):
+            open_checkpoint(folder)
+    config.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(CheckpointError, match="UTF-8"):
+        open_checkpoint(folder)
+    config.unlink()  # then the released sizes hold
+    with pytest.raises(CheckpointError, match="of another shape"):
         open_checkpoint(folder)
 
 
@@ -167,21 +156,15 @@ def test_the_text_encoder_is_transformers_own(small_weights: Path) -> None:
     assert worst(states[:, :1], alone.float()) < 1e-5
 
 
-@pytest.mark.parametrize(
-    ("change_of", "missing"),
-    [
-        ({"cond_stage_model__transformer__text_model__final_layer_norm__weight": None}, "final_layer_norm.weight"),
-        ({"text_embeddings__default": torch.zeros(77, 48)}, "text_embeddings.empty"),
-    ],
-)
-def test_half_a_text_encoder_is_damage(folder: Path, change_of: dict[str, Tensor | None], missing: str) -> None:
-    change(folder / "upfusion2d.pt", **change_of)
-    with pytest.raises(CheckpointError, match=rf"1 missing: \S*{missing}"):
+def test_descriptions_and_half_a_text_encoder(small_weights: Path, folder: Path) -> None:
+    info = describe(small_weights)
+    assert (info.layout, info.text, info.parts["ControlNet"].tensors) == ("folder", "a text encoder", 326)
+    assert info.parts["UpSRT"].dtypes == ("float32",)
+    assert info.parts["UNet"].bytes == 4 * info.parts["UNet"].parameters
+    path, clip = folder / "upfusion2d.pt", "cond_stage_model__transformer__text_model__final_layer_norm__weight"
+    change(path, **{clip: None})
+    with pytest.raises(CheckpointError, match=r"1 missing: \S*final_layer_norm.weight"):
         open_checkpoint(folder)
-
-
-def test_without_text_encoder_there_is_no_prompt(folder: Path) -> None:
-    path = folder / "upfusion2d.pt"
     kept = {name: value.clone() for name, value in read_weights(path).items() if not name.startswith("cond_stage")}
     torch.save({"model_state_dict": kept}, path)
     checkpoint = open_checkpoint(folder)
@@ -189,12 +172,6 @@ def test_without_text_encoder_there_is_no_prompt(folder: Path) -> None:
     assert describe(folder).text.startswith("none")
     with pytest.raises(CheckpointError, match="no text encoder"):
         load_text_encoder(checkpoint)
-
-
-def test_description(small_weights: Path) -> None:
-    info = describe(small_weights)
-    assert info.layout == "folder"
-    assert info.text == "a text encoder"
-    assert info.parts["ControlNet"].tensors == 326
-    assert info.parts["UpSRT"].dtypes == ("float32",)
-    assert info.parts["UNet"].bytes == 4 * info.parts["UNet"].parameters
+    change(path, text_embeddings__default=torch.zeros(77, 48))
+    with pytest.raises(CheckpointError, match=r"1 missing: \S*text_embeddings.empty"):
+        open_checkpoint(folder)

@@ -9,6 +9,7 @@ import torch
 from golden_files import worst
 from refusals import refused
 from safetensors import safe_open
+from tiny_training import write_tiny_mini
 
 from upfusion_core import convert
 from upfusion_core.models import convert as convert_module
@@ -42,14 +43,12 @@ def test_a_merged_file_is_plain_safetensors(merged: Path, small_weights: Path) -
 def test_there_and_back_agrees_to_half_precision(
     merged: Path, small_weights: Path, tmp_path: Path, dtype: torch.dtype | None
 ) -> None:
-    steps = []
-    files = convert(
-        merged, tmp_path / "folder", dtype=dtype, on_step=lambda step, total, _: steps.append((step, total))
-    )
+    steps, target = [], tmp_path / "folder"
+    files = convert(merged, target, dtype=dtype, on_step=lambda step, total, _: steps.append((step, total)))
     assert steps == [(step, len(steps)) for step in range(1, len(steps) + 1)]
     names = ["config.json", "dinov2_vitb14_pretrain.pth", "upfusion2d.pt", "upsrt.pt"]
-    assert sorted(path.name for path in files) == sorted(path.name for path in (tmp_path / "folder").iterdir()) == names
-    back, original = open_checkpoint(tmp_path / "folder"), open_checkpoint(small_weights)
+    assert sorted(path.name for path in files) == sorted(path.name for path in target.iterdir()) == names
+    back, original = open_checkpoint(target), open_checkpoint(small_weights)
     assert back.weights.keys() == original.weights.keys()
     assert back.config == original.config
     tolerance = 2**-8 + 2**-11 if dtype == torch.bfloat16 else 2**-11  # it was rounded to float16 before
@@ -66,23 +65,21 @@ def test_without_a_precision_nothing_changes(small_weights: Path, tmp_path: Path
     assert all(torch.equal(back.weights[name], value) for name, value in original.weights.items())
 
 
-def test_merged_to_merged(merged: Path, tmp_path: Path) -> None:
+def test_merged_to_merged_and_cancelling(tmp_path: Path) -> None:
+    merged = write_tiny_mini(tmp_path / "tiny.safetensors")
     convert(merged, tmp_path / "again.safetensors", dtype=torch.bfloat16)
     again = open_checkpoint(tmp_path / "again.safetensors")
     assert again.weights["upsrt.linear_scene.weight"].dtype == torch.bfloat16
     assert worst(again.text_embeddings[0], open_checkpoint(merged).text_embeddings[0]) == 0
 
-
-def test_cancelling_leaves_nothing(small_weights: Path, tmp_path: Path) -> None:
     def cancel(step: int, total: int, preview: object) -> None:
         if step == 100:
             raise KeyboardInterrupt
 
-    for target in (tmp_path / "a" / "model.safetensors", tmp_path / "b"):
+    for target in (tmp_path / "a" / "cancelled.safetensors", tmp_path / "b"):
         with pytest.raises(KeyboardInterrupt):
-            convert(small_weights, target, dtype=torch.float16, on_step=cancel)
-    left = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "upsrt.pt"]
-    assert left == []
+            convert(merged, target, dtype=torch.float16, on_step=cancel)
+    assert not [path for part in "ab" for path in (tmp_path / part).rglob("*") if path.name != "upsrt.pt"]
 
 
 def test_bad_requests_get_a_sentence(small_weights: Path, tmp_path: Path) -> None:

@@ -43,11 +43,8 @@ def test_products_are_the_convolution(stride: int, bias: bool, columns: list[int
     assert ours.is_contiguous()
     torch.testing.assert_close(ours, wanted, atol=1e-6, rtol=1e-5)
     upstream = torch.randn_like(wanted)
-    for found, expected in zip(
-        torch.autograd.grad(ours, (x, wide.weight), upstream),
-        torch.autograd.grad(wanted, (x, plain.weight), upstream),
-        strict=True,
-    ):
+    slopes = torch.autograd.grad(ours, (x, wide.weight), upstream)
+    for found, expected in zip(slopes, torch.autograd.grad(wanted, (x, plain.weight), upstream), strict=True):
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 

@@ -70,42 +70,27 @@ def test_residuals(controlnet: ControlNet, ray_maps: tuple[Tensor, ...]) -> None
 
 def test_predicted_noise(controlnet: ControlNet, unet: nn.Module, ray_maps: tuple[Tensor, ...]) -> None:
     stored = golden("diffusion")
-    assert worst(run(controlnet, unet, stored["hint"], ray_maps, stored["set_latents"]), stored["eps"]) < 1e-5
-
-
-def test_predicted_noise_with_zero_rays(controlnet: ControlNet, unet: nn.Module, ray_maps: tuple[Tensor, ...]) -> None:
-    stored = golden("diffusion")
+    hint, tokens, text = stored["hint"], stored["set_latents"], stored["text"]
+    assert worst(run(controlnet, unet, hint, ray_maps, tokens), stored["eps"]) < 1e-5
     zeros = tuple(torch.zeros_like(ray_map) for ray_map in ray_maps)
-    assert worst(run(controlnet, unet, stored["hint"], zeros, stored["set_latents"]), stored["eps_zero_rays"]) < 1e-5
-    null = run(controlnet, unet, 0 * stored["hint"], zeros, 0 * stored["set_latents"])
-    assert worst(null, stored["eps_unconditional"]) < 1e-5
-
-
-def test_without_control(unet: nn.Module) -> None:
-    stored = golden("diffusion")
-    text = stored["text"]
+    assert worst(run(controlnet, unet, hint, zeros, tokens), stored["eps_zero_rays"]) < 1e-5
+    assert worst(run(controlnet, unet, 0 * hint, zeros, 0 * tokens), stored["eps_unconditional"]) < 1e-5
     eps = predict(unet, stored["latents"], stored["timesteps"], text, prompt_keys_values(unet, text), None)
     assert worst(eps, stored["eps_without_control"]) < 1e-5
 
 
-def test_shared_tokens_equal_repeated_ones(controlnet: ControlNet, ray_maps: tuple[Tensor, ...]) -> None:
+def test_shared_and_blank_tokens(controlnet: ControlNet, ray_maps: tuple[Tensor, ...]) -> None:
     stored = golden("diffusion")
-    once = controlnet.constants(stored["hint"], ray_maps, stored["set_latents"][:1])
-    twice = controlnet.constants(stored["hint"], ray_maps, stored["set_latents"][:1].repeat(2, 1, 1))
-    ours = controlnet(stored["latents"], stored["timesteps"], once)
-    theirs = controlnet(stored["latents"], stored["timesteps"], twice)
-    assert max(worst(a, b) for a, b in zip(ours, theirs, strict=True)) < 1e-5
-
-
-def test_blank_set_latents_equal_zeros(controlnet: ControlNet, ray_maps: tuple[Tensor, ...]) -> None:
-    stored = golden("diffusion")
-    tokens = torch.stack([torch.zeros_like(stored["set_latents"][1]), stored["set_latents"][1]])
-    zeros = controlnet.constants(stored["hint"], ray_maps, tokens)
-    blank = controlnet.constants(stored["hint"], ray_maps, tokens[1:], blank=1)
-    assert blank.keys_values[0][0].shape[0] == 1
-    ours = controlnet(stored["latents"], stored["timesteps"], blank)
-    theirs = controlnet(stored["latents"], stored["timesteps"], zeros)
-    assert max(worst(a, b) for a, b in zip(ours, theirs, strict=True)) < 1e-5
+    tokens, second = stored["set_latents"], stored["set_latents"][1:]
+    for shared, blank, whole in (
+        (tokens[:1], 0, tokens[:1].repeat(2, 1, 1)),
+        (second, 1, torch.cat([torch.zeros_like(second), second])),
+    ):
+        short = controlnet.constants(stored["hint"], ray_maps, shared, blank=blank)
+        assert short.keys_values[0][0].shape[0] == 1
+        long = controlnet.constants(stored["hint"], ray_maps, whole)
+        pairs = (controlnet(stored["latents"], stored["timesteps"], constants) for constants in (short, long))
+        assert max(worst(a, b) for a, b in zip(*pairs, strict=True)) < 1e-5
 
 
 def test_grouped_attention_against_plain_attention() -> None:

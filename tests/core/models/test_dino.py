@@ -39,17 +39,12 @@ def test_preprocessing(network: DinoKeys, images: Tensor) -> None:
     assert worst(ours[..., :8, :8], stored["preprocessed_corner"]) < 1e-5
 
 
-def test_position_embedding(network: DinoKeys) -> None:
+def test_keys_and_position_embedding(network: DinoKeys, images: Tensor) -> None:
     assert worst(network.position_embedding((16, 16)), golden("dino")["pos_embed_16x16"]) < 1e-5
     assert worst(network.position_embedding((37, 37)), network.pos_embed) == 0
-
-
-def test_keys(network: DinoKeys, images: Tensor) -> None:
     assert worst(network(images), golden("dino")["key_features"]) < 1e-5
     assert network(images, (4, 6)).shape == (2, 24, 48)
-
-
-def test_later_blocks_do_not_exist(network: DinoKeys) -> None:
+    refused("layer 12", DinoConfig, layer=12)
     assert len(network.blocks) == 9
     last = {name.removeprefix("blocks.8.") for name in network.state_dict() if name.startswith("blocks.8")}
     assert last == {"attn.qkv.bias", "attn.qkv.weight", "norm1.bias", "norm1.weight"}
@@ -65,8 +60,3 @@ def test_hugging_face_names_give_the_same_tensors() -> None:
     assert back.keys() == weights.keys()
     assert max(worst(back[name], weights[name]) for name in weights) == 0
     assert hub_names(weights) == weights
-
-
-def test_bad_sizes_and_images_get_a_sentence(network: DinoKeys) -> None:
-    refused("layer 12", DinoConfig, layer=12)
-    refused("DinoKeys images", network, torch.zeros(3, 8, 8))

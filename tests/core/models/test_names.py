@@ -38,32 +38,20 @@ def manifest(request: pytest.FixtureRequest) -> tuple[DiffusionConfig, VaeConfig
     return diffusion, VaeConfig(**sizes("vae", VaeConfig)), small
 
 
-def test_unet_names_and_shapes(manifest: tuple[DiffusionConfig, VaeConfig, Shapes]) -> None:
-    config, _, shapes = manifest
+def test_names_and_shapes(manifest: tuple[DiffusionConfig, VaeConfig, Shapes]) -> None:
+    config, vae_config, shapes = manifest
     with torch.device("meta"):
-        state = build_unet(config).state_dict()
-    names = unet_names(config, state)
-    assert {names[own]: tuple(value.shape) for own, value in state.items()} == part(shapes, UNET_PREFIX)
-    assert len(names) == 686
-
-
-def test_control_names_and_shapes(manifest: tuple[DiffusionConfig, VaeConfig, Shapes]) -> None:
-    config, _, shapes = manifest
-    with torch.device("meta"):
-        state = ControlNet(config).state_dict()
-    assert {CONTROL_PREFIX + own: tuple(value.shape) for own, value in state.items()} == part(shapes, CONTROL_PREFIX)
-    assert len(state) == 326
-
-
-def test_autoencoder_names(manifest: tuple[DiffusionConfig, VaeConfig, Shapes]) -> None:
-    _, config, shapes = manifest
-    with torch.device("meta"):
-        state = build_vae(config).state_dict()
-    names = vae_names(config, state)
-    wanted = part(shapes, VAE_PREFIX)
+        unet, control, vae = (
+            network.state_dict() for network in (build_unet(config), ControlNet(config), build_vae(vae_config))
+        )
+    names = unet_names(config, unet)
+    assert {names[own]: tuple(value.shape) for own, value in unet.items()} == part(shapes, UNET_PREFIX)
+    assert {CONTROL_PREFIX + own: tuple(value.shape) for own, value in control.items()} == part(shapes, CONTROL_PREFIX)
+    assert (len(names), len(control)) == (686, 326)
+    names, wanted = vae_names(vae_config, vae), part(shapes, VAE_PREFIX)
     assert set(names.values()) == set(wanted)
     for own, name in names.items():  # attention is a 1x1 convolution there and a linear layer here
-        assert tuple(state[own].shape) == wanted[name][: state[own].ndim]
+        assert tuple(vae[own].shape) == wanted[name][: vae[own].ndim]
 
 
 def test_the_table_agrees_with_the_conversion_of_diffusers(manifest: tuple[DiffusionConfig, VaeConfig, Shapes]) -> None:

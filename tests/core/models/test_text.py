@@ -7,19 +7,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from upfusion_core.config import TextConfig
 from upfusion_core.models import stable_diffusion as text
 from upfusion_core.models.stable_diffusion import DEFAULT_PROMPT, tokenize
 from upfusion_core.support.errors import InputError, MissingPackageError
 
 
-def test_the_two_prompts_that_need_no_vocabulary() -> None:
+def test_the_two_prompts_that_need_no_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
     default = tokenize(DEFAULT_PROMPT)[0].tolist()
     assert default == [49406, 320, 1400, 3027, 2867, 593, 320, 1579, 5994] + [49407] * 68
     assert tokenize("")[0].tolist() == [49406] + [49407] * 76
-
-
-def test_another_prompt_needs_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingPackageError, match="pip install open_clip_torch"):
         tokenize("a red mug")
@@ -44,8 +40,3 @@ def test_merges_are_read_from_the_package_that_ships_them(tmp_path: Path, monkey
 def test_the_default_prompt_through_the_real_vocabulary() -> None:
     ids = text._tokenizer_ids(DEFAULT_PROMPT)
     assert ids == [320, 1400, 3027, 2867, 593, 320, 1579, 5994]
-
-
-def test_bad_sizes_get_a_sentence() -> None:
-    with pytest.raises(InputError, match="text needs"):
-        TextConfig(hidden_size=50)

@@ -1,6 +1,6 @@
-"""A scene of three photos for the tests of a module."""
+"""Six photos, and a scene of three of them for the tests of a module."""
 
-from __future__ import annotations
+from pathlib import Path
 
 import pytest
 from rule_weights import write_photos
@@ -8,6 +8,11 @@ from rule_weights import write_photos
 from upfusion_core import SceneEncoding, UpFusion, prepare_views
 
 
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return write_photos(tmp_path_factory.mktemp("photos"))
+
+
 @pytest.fixture(scope="module")
-def scene(model: UpFusion, tmp_path_factory: pytest.TempPathFactory) -> SceneEncoding:
-    return model.encode(prepare_views(write_photos(tmp_path_factory.mktemp("photos"), count=3)))
+def scene(model: UpFusion, photos: list[Path]) -> SceneEncoding:
+    return model.encode(prepare_views(photos[:3]))

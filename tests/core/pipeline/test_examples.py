@@ -1,20 +1,18 @@
 """The photos that come with the package: what they are, and that the script still makes them."""
 
-from __future__ import annotations
-
 import importlib.util
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from refusals import refused
 
 from upfusion_core.evaluation.metrics import mask_iou
 from upfusion_core.geometry import orbit_cameras, reference_camera
-from upfusion_core.pipeline.examples import example_count, example_views
+from upfusion_core.pipeline.photos import example_count, example_views
 from upfusion_core.procedural import GENERATOR_VERSION
 from upfusion_core.support import files
-from upfusion_core.support.errors import InputError
 
 SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "example_views.py"
 
@@ -33,31 +31,22 @@ def test_an_object_with_its_photos_and_truth() -> None:
     assert torch.equal(views.photos[:, :, 0, 0], torch.ones(2, 3))  # on white
     assert [path.is_file() for path in views.paths] == [True, True]
     assert torch.equal(example_views(3, photos=6).photos[:2], views.photos)
-
-
-def test_photos_for_a_model_are_not_cropped() -> None:
     views = example_views(2, photos=1)
-    given = views.prepared(32)
+    given = views.prepared(32)  # not cropped
     smaller = torch.nn.functional.interpolate(views.masks, scale_factor=0.25, mode="area")
     assert given.rgb.shape == (1, 3, 32, 32)
     assert float(mask_iou(given.mask, smaller)) > 0.9
 
 
-@pytest.mark.parametrize(("arguments", "words"), [((6, 1), "between 0 and 5, got 6"), ((0, 7), "between 1 and 6")])
-def test_what_there_is_not(arguments: tuple[int, int], words: str) -> None:
-    with pytest.raises(InputError, match=words):
-        example_views(*arguments)
-
-
-def test_missing_files_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_there_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for arguments, words in (((6, 1), "between 0 and 5, got 6"), ((0, 7), "between 1 and 6")):
+        refused(words, example_views, *arguments)
     shutil.copytree(files.BUNDLED / "examples", tmp_path / "examples")
     monkeypatch.setattr(files, "BUNDLED", tmp_path)
     (tmp_path / "examples" / "1" / "truth_4.png").write_bytes(b"torn")
-    with pytest.raises(InputError, match=r"truth_4.png must have come with the package"):
-        example_views(1)
+    refused(r"truth_4.png must have come with the package", example_views, 1)
     (tmp_path / "examples" / "about.json").unlink()
-    with pytest.raises(InputError, match=r"about.json must have come with the package.*install it again"):
-        example_count()
+    refused(r"about.json must have come with the package.*install it again", example_count)
 
 
 def test_the_script_makes_the_same_files() -> None:

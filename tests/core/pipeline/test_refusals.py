@@ -1,37 +1,30 @@
 """What a model refuses before it computes anything."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import tiny_training
 import torch
+from refusals import refused
 from torch import Tensor
 
-from upfusion_core import DistillConfig, InputViews, NovelViews, SceneEncoding, UpFusion, convert, orbit_cameras
+from upfusion_core import NovelViews, SceneEncoding, UpFusion, convert, orbit_cameras
 from upfusion_core.config import FieldConfig, GridConfig, RaySampling
 from upfusion_core.field.radiance import RadianceField
 from upfusion_core.pipeline.photos import estimate_mask
 from upfusion_core.pipeline.sampling import make_scheduler
-from upfusion_core.support.errors import InputError
 
 SIZE, WIDTH = tiny_training.SIZE, tiny_training.WIDTH
 CAMERA = orbit_cameras(0)
 NOTHING = NovelViews(torch.zeros(0, 3, 8, 8), CAMERA[:0])
+DARK = NovelViews(torch.full((1, 3, 8, 8), -1.0), CAMERA)
 TEXT = (torch.zeros(77, WIDTH),) * 2
 
 
 @pytest.fixture(scope="module")
 def model(tiny_upfusion: UpFusion) -> UpFusion:
     return tiny_upfusion
-
-
-@pytest.fixture(scope="module")
-def scene(model: UpFusion) -> SceneEncoding:
-    photo = 1 - torch.eye(SIZE).expand(1, 3, SIZE, SIZE)
-    return model.encode(InputViews(photo, 1 - photo[:, :1], torch.full((1, 2), 4.5)))
 
 
 LATENTS = torch.zeros(1, 4, 8, 8)
@@ -58,58 +51,51 @@ def noise(latents: Tensor = LATENTS, timestep: object = 5, guidance: float = 1.0
         (lambda model, scene: model.predict(scene, CAMERA[:0]), "at least one camera, got none"),
         (lambda model, scene: model.condition(scene, CAMERA, 3), "prompt must be str, got int"),
         (lambda model, scene: model.condition(scene, CAMERA, "a", TEXT), "not both"),
-        (lambda model, scene: model.condition(scene, CAMERA, None, TEXT[:1]), "got 1 values; give both"),
-        (lambda model, scene: model.condition(scene, CAMERA, None, 3), "text_embeddings must be Sequence"),
+        (lambda model, scene: model.condition(scene, CAMERA, None, TEXT[:1]), "text_embeddings must be two tensors"),
+        (
+            lambda model, scene: model.condition(scene, CAMERA, None, 3),
+            "two tensors.*got 3",
+        ),
         (lambda model, scene: model.condition(scene, CAMERA, None, (TEXT[0] / 0, TEXT[0])), "must be finite"),
-        (lambda model, scene: model.sample(scene, None), "cameras must be Cameras"),
         (lambda model, scene: model.sample(scene, CAMERA, generator=3), "generator must be Generator"),
         (lambda model, scene: model.sample(scene, CAMERA, seeds=["a"]), "seeds must be a whole number"),
         (lambda model, scene: model.sample(scene, CAMERA, seeds=[2**64]), "seeds must be between 0 and"),
-        (lambda model, scene: model.sample(scene, CAMERA, seeds=3), "seeds must be Sequence"),
-        (lambda model, scene: model.distill(None), "scene must be SceneEncoding"),
         (lambda model, scene: model.distill(scene, 3), "config must be DistillConfig"),
-        (lambda model, scene: model.distill(scene, generator=3), "generator must be Generator"),
         (lambda model, scene: model.distill(scene, views=3), "views must be NovelViews"),
         (lambda model, scene: model.distill(scene, views=NOTHING), "views must hold one picture or more, got 0"),
+        (lambda model, scene: model.distill(scene, views=DARK), r"views.rgb must be in \[0, 1\]"),
         (lambda model, scene: model.distill(scene, checkpoint=3), "checkpoint must be a path, got 3"),
         (lambda *_: convert("mini", "a.safetensors", dtype=torch.int8), "dtype must be float16, bfloat16 or float32"),
         (lambda *_: UpFusion(3), "config must be ModelConfig, got int; or its JSON form"),
         (lambda *_: UpFusion.load(3), "path must name weights, got 3"),
         (lambda *_: UpFusion.load("mini", device="toaster"), "device must be one of torch's"),
-        (lambda *_: UpFusion.load("mini", device="vulkan"), "no vulkan device that torch can use"),
         (lambda *_: UpFusion(tiny_training.tiny_model(), device="hpu"), "no hpu device that torch can use"),
         (lambda *_: UpFusion.load("mini", device="meta"), "device must hold values, got meta"),
         (lambda *_: make_scheduler(3, 1), "scheduler must be str"),
-        (lambda *_: DistillConfig(schedule=3), "schedule must be"),
-        (lambda *_: DistillConfig(field=3), "field must be FieldConfig"),
         (lambda *_: estimate_mask(torch.ones(3, 4, 4, dtype=torch.uint8)), "divide 8-bit values by 255"),
         (lambda *_: estimate_mask(torch.ones(3, 0, 4)), "must hold pixels"),
         (lambda *_: estimate_mask(torch.full((3, 4, 4), 255.0)), r"in \[0, 1\], got \[255, 255\]; divide"),
-        (lambda model, scene: model.condition(scene, CAMERA, None, (TEXT[0], TEXT[0][:5])), "of one length"),
-        (lambda model, scene: model.condition(scene, CAMERA, None, (TEXT[0], TEXT[0][:0])), "must hold numbers"),
+        (
+            lambda model, scene: model.condition(scene, CAMERA, None, (TEXT[0], TEXT[0][:5])),
+            "77 rows, both as long",
+        ),
         (lambda model, scene: model.distill(scene, prompt=[]), "prompt must be str, got list"),
-        (lambda model, scene: model.text_embeddings([]), "prompt must be str, got list"),
         (
             lambda model, scene: model.predict_noise(LATENTS, 5, None),
             "cond must be PreparedConditioning, got NoneType; make it with condition",
         ),
         (noise(hint=lambda hint: hint[:, 1:]), r"cond\.hint must be \(1, 38, 8, 8\), got \(1, 37, 8, 8\)"),
-        (noise(ray_maps=lambda maps: maps[:1]), r"cond\.ray_maps must be of the sizes"),
-        (noise(tokens=lambda tokens: tokens[:, 1:]), r"cond\.tokens must be 32 wide, got 31"),
-        (noise(text=lambda text: text[:, 1:]), r"cond\.text must be 32 wide, got 31"),
         (noise(torch.full((1, 4, 8, 8), torch.nan)), "latents must be finite"),
         (noise(torch.zeros(2, 4, 8, 8)), r"latents must be \(1, 4, 8, 8\)"),
         (noise(timestep=1000), "timestep must be 0 to 999"),
-        (noise(timestep="five"), "timestep must be 0 to 999, one number or one a view, got 'five'"),
         (noise(timestep=torch.nan), "timestep must be 0 to 999, .*got nan"),
-        (noise(timestep=torch.ones(2, 1)), r"one number or one a view, got tensor\(\[\[1.\], \[1.\]\]\)"),
-        (noise(timestep=torch.tensor([1, 2])), "one number or one a view, got 2 for 1 views"),
+        (noise(timestep=torch.ones(2, 1)), r"one number or one a view, got tensor\(\[\[1.\]"),
+        (noise(timestep=torch.tensor([1, 2])), r"one number or one a view, got tensor\(\[1, 2\]\)"),
         (noise(guidance=-1), "guidance must be between"),
     ],
 )
 def test_values_that_mean_nothing(model: UpFusion, scene: SceneEncoding, ask: Ask, words: str) -> None:
-    with pytest.raises(InputError, match=words):
-        ask(model, scene)
+    refused(words, ask, model, scene)
 
 
 def test_a_model_of_initial_weights_leaves_torchs_generator_alone() -> None:
@@ -123,22 +109,14 @@ def test_a_model_of_initial_weights_leaves_torchs_generator_alone() -> None:
 def test_renders_of_nothing() -> None:
     grid = GridConfig(levels=2, coarsest=4, finest=8, table_size=256)
     field = RadianceField(FieldConfig(grid=grid, hidden=8, half_extent=0.4))
-    for options, words in (
-        ({"size": (1, 2, 3)}, r"size must be one number of pixels or \(height, width\)"),
-        ({"size": 10**6}, "size must be between 1 and 16384"),
-        ({"size": 4.0}, "size must be one number"),
-        ({"size": 4, "background": "white"}, "background must be a number"),
-        ({"size": 4, "background": torch.nan}, "background must be finite"),
-        ({"size": 4, "sampling": 3}, "sampling must be RaySampling"),
-        ({"size": 4, "chunk": 0}, "chunk must be between"),
+    for words, *given in (
+        (r"size must be one number of pixels or \(height, width\)", CAMERA, (1, 2, 3)),
+        ("size must be between 1 and 16384", CAMERA, 10**6),
+        ("cameras must be Cameras", None, 4),
+        ("at least one camera", CAMERA[:0], 4),
     ):
-        with pytest.raises(InputError, match=words):
-            field.render(CAMERA, **options)
-    with pytest.raises(InputError, match="cameras must be Cameras"):
-        field.render(None, 4)
-    with pytest.raises(InputError, match="at least one camera"):
-        field.render(CAMERA[:0], 4)
-    with pytest.raises(InputError, match="points must be finite"):
-        field.density(torch.full((2, 3), torch.nan))
+        refused(words, field.render, *given)
+    refused("background must be a number", field.render, CAMERA, 4, background="white")
+    refused("points must be finite", field.density, torch.full((2, 3), torch.nan))
     assert field.render(CAMERA, 4, sampling=RaySampling(2, 0)).rgb.shape == (1, 3, 4, 4)
     assert field.density(torch.zeros(2, 3, dtype=torch.float64)).dtype == torch.float32

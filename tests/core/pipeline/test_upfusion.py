@@ -1,7 +1,5 @@
 """The whole chain through the public names, on the golden sizes and on a small folder of weights."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections import Counter
@@ -12,14 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 from golden_files import QUERY_ROUNDING, golden, golden_cameras, sizes, worst
-from rule_weights import golden_shapes, rule_state_dict, write_photos
+from refusals import refused
+from rule_weights import golden_shapes, rule_state_dict
 from torch import Tensor
 
 from upfusion_core import SceneEncoding, UpFusion, ViewConditioning, convert, orbit_cameras, prepare_views
 from upfusion_core.config import DiffusionConfig, DinoConfig, TextConfig, UpSRTConfig, VaeConfig
 from upfusion_core.geometry import reference_camera
 from upfusion_core.models.stable_diffusion import unet_names
-from upfusion_core.support.errors import CheckpointError, InputError
+from upfusion_core.support.errors import CheckpointError
 
 
 @pytest.fixture(scope="module")
@@ -33,16 +32,6 @@ def golden_model() -> UpFusion:
     names = unet_names(model.config.diffusion, model.unet.state_dict())
     model.unet.load_state_dict({own: weights[name] for own, name in names.items()})
     return model
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return write_photos(tmp_path_factory.mktemp("photos"))
-
-
-@pytest.fixture(scope="module")
-def scene(model: UpFusion, photos: list[Path]) -> SceneEncoding:
-    return model.encode(prepare_views(photos))
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +64,7 @@ def test_prepared_conditions_give_the_same_noise(golden_model: UpFusion, golden_
     latents, prepared = golden("guided")["latents"], golden_model.prepare(golden_cond, guidance=9.0)
     ours = golden_model.predict_noise(latents, 481, prepared, guidance=4.0)
     assert worst(ours, golden_model.predict_noise(latents, 481, golden_cond, guidance=4.0)) == 0
-    with pytest.raises(InputError, match="not prepared without guidance"):
-        golden_model.predict_noise(latents, 481, prepared, guidance=1.0)
+    refused("must be prepared for guidance 1", golden_model.predict_noise, latents, 481, prepared, guidance=1.0)
 
 
 def test_one_timestep_a_view(model: UpFusion, scene: SceneEncoding) -> None:
@@ -85,8 +73,7 @@ def test_one_timestep_a_view(model: UpFusion, scene: SceneEncoding) -> None:
     mixed = model.predict_noise(latents, torch.tensor([981, 21]), cond, guidance=3.0)
     assert worst(mixed[:1], model.predict_noise(latents[:1], 981, cond[slice(0, 1)], guidance=3.0)) < 1e-5
     assert worst(mixed[1:], model.predict_noise(latents[1:], 21, cond[slice(1, 2)], guidance=3.0)) < 1e-5
-    with pytest.raises(InputError, match="latents must be"):
-        model.predict_noise(latents[:1], 21, cond)
+    refused("latents must be", model.predict_noise, latents[:1], 21, cond)
 
 
 def test_zero_attention_rays_is_a_switch(model: UpFusion, scene: SceneEncoding) -> None:
@@ -145,13 +132,13 @@ def test_constants_are_computed_once_a_batch(model: UpFusion, scene: SceneEncodi
         "text": next(module for name, module in model.unet.named_modules() if name.endswith("attn2")).to_v,
     }
     with counting(**parts) as counts:
-        model.sample(scene, orbit_cameras([0.0, 90.0]), steps=5)
+        model.sample(scene, orbit_cameras([0.0, 90.0]), steps=3)
     assert counts == {"hint": 1, "set_latents": 1, "text": 1}
 
 
 def test_photos_are_encoded_once_for_many_cameras(model: UpFusion, photos: list[Path]) -> None:
     """DINO and the scene encoder run a single time, however many cameras ask; each camera gets a hint of its own."""
-    cameras = orbit_cameras(torch.arange(12) * 30.0)
+    cameras = orbit_cameras(torch.arange(6) * 60.0)
     with counting(dino=model.dino, encoder=model.upsrt.scene_encoder) as counts:
         scene = model.encode(prepare_views(photos))
         hint = model.condition(scene, cameras).hint
@@ -159,17 +146,8 @@ def test_photos_are_encoded_once_for_many_cameras(model: UpFusion, photos: list[
         model.predict(scene, cameras[:2], size=8)
     assert counts == {"dino": 1, "encoder": 1}
     torch.testing.assert_close(singles, hint, rtol=0, atol=1e-4)
-    apart = torch.cdist(hint.flatten(1), hint.flatten(1)) + 1e9 * torch.eye(12)
+    apart = torch.cdist(hint.flatten(1), hint.flatten(1)) + 1e9 * torch.eye(6)
     assert apart.min() > 0.1
-
-
-def test_scale_one_runs_one_half(model: UpFusion, scene: SceneEncoding) -> None:
-    batches = []
-    hook = model.unet.conv_in.register_forward_hook(lambda _, inputs, __: batches.append(len(inputs[0])))
-    model.sample(scene, orbit_cameras([0.0, 90.0]), steps=1, guidance=1.0)
-    model.sample(scene, orbit_cameras([0.0, 90.0]), steps=1, guidance=2.0)
-    hook.remove()
-    assert batches == [2, 4]
 
 
 def test_prompts(model: UpFusion, scene: SceneEncoding) -> None:
@@ -178,21 +156,22 @@ def test_prompts(model: UpFusion, scene: SceneEncoding) -> None:
     assert worst(default[0], default[1]) > 1e-3
     cond = model.condition(scene, orbit_cameras(0.0), text_embeddings=(default[1], default[0]))
     assert worst(cond.text, default[1]) == 0
-    with pytest.raises(InputError, match="conditional"):
-        model.condition(scene, orbit_cameras(0.0), text_embeddings=(torch.zeros(77, 5), torch.zeros(77, 5)))
+    refused("77 rows", model.condition, scene, orbit_cameras(0.0), text_embeddings=(torch.zeros(77, 5),) * 2)
 
 
-def test_the_text_encoder_of_a_merged_file_stays_unloaded(small_weights: Path, tmp_path: Path) -> None:
+def test_conversions_keep_the_model_s_id(model: UpFusion, small_weights: Path, tmp_path: Path) -> None:
+    """And the text encoder of a merged file stays unloaded."""
     convert(small_weights, tmp_path / "model.safetensors")
-    merged = UpFusion.load(tmp_path / "model.safetensors", device="cpu")
-    folder = UpFusion.load(small_weights, device="cpu")
-    assert worst(merged.text_embeddings()[0], folder.text_embeddings()[0]) < 1e-6
+    merged = UpFusion.load(tmp_path / "model.safetensors", device="cpu", dtype=torch.bfloat16)
+    convert(tmp_path / "model.safetensors", tmp_path / "folder", dtype=torch.float16)
+    folder = UpFusion.load(tmp_path / "folder", device="cpu")
+    assert merged.model_id == folder.model_id == model.model_id
+    assert worst(merged.text_embeddings()[0], model.text_embeddings()[0]) < 1e-6
     assert merged._text_encoder is None
     assert merged.text is not None
-    assert merged.model_id == folder.model_id
 
 
-def test_weights_without_text_warn_and_take_zeros(model: UpFusion) -> None:
+def test_models_without_weights_or_text(model: UpFusion) -> None:
     silent = UpFusion(dataclasses.replace(model.config, text=TextConfig()))  # its text encoder would not fit the UNet
     assert silent.text is None
     with pytest.warns(UserWarning, match="zeros stand in the prompt's place"):
@@ -200,9 +179,6 @@ def test_weights_without_text_warn_and_take_zeros(model: UpFusion) -> None:
     assert float(conditional.abs().max()) == 0
     with pytest.raises(CheckpointError, match="take no prompt"):
         silent.text_embeddings("a red mug")
-
-
-def test_an_empty_model_has_all_parts(model: UpFusion) -> None:
     empty = UpFusion(model.config)
     assert empty.text.config.hidden_size == 48
     assert empty.text_embeddings()[0].shape == (77, 48)
@@ -210,15 +186,6 @@ def test_an_empty_model_has_all_parts(model: UpFusion) -> None:
     with torch.no_grad():
         empty.vae.quant_conv.bias += 1
     assert empty.model_id != before
-
-
-def test_conversions_keep_the_model_s_id(small_weights: Path, tmp_path: Path) -> None:
-    original = UpFusion.load(small_weights, device="cpu")
-    convert(small_weights, tmp_path / "model.safetensors", dtype=torch.float16)
-    convert(tmp_path / "model.safetensors", tmp_path / "folder", dtype=torch.float32)
-    for path in (tmp_path / "model.safetensors", tmp_path / "folder"):
-        assert UpFusion.load(path, device="cpu").model_id == original.model_id
-    assert UpFusion.load(small_weights, device="cpu", dtype=torch.bfloat16).model_id == original.model_id
 
 
 def test_predictions_at_pixel_centres(model: UpFusion, scene: SceneEncoding) -> None:
@@ -230,31 +197,19 @@ def test_predictions_at_pixel_centres(model: UpFusion, scene: SceneEncoding) -> 
     assert worst(model.predict(scene, cameras, size=8), centred) > 0.01
 
 
-def test_conditions_made_by_hand_take_the_default_prompt(model: UpFusion, scene: SceneEncoding) -> None:
-    whole = model.condition(scene, orbit_cameras([10.0, 50.0]))
-    bare = ViewConditioning(whole.hint, whole.ray_maps, whole.tokens, whole.cameras)
-    latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    assert worst(model.predict_noise(latents, 500, bare), model.predict_noise(latents, 500, whole)) == 0
-    assert worst(model.predict_noise(latents[:1], 500, bare[0]), model.predict_noise(latents[:1], 500, whole[0])) == 0
-
-
 def test_weights_that_are_not_finite_are_reported(small_weights: Path, photos: list[Path]) -> None:
     model = UpFusion.load(small_weights, device="cpu")
     views = prepare_views(photos[:1])
     scene = model.encode(views)
-    with pytest.raises(InputError, match=r"dtype must be torch\.float32"):
-        UpFusion.load(small_weights, dtype="float32")
+    refused(r"dtype must be torch\.float32", UpFusion.load, small_weights, dtype="float32")
     model.upsrt.ray_decoder.rgb_mlp[4].bias = torch.nn.Parameter(torch.full((3,), float("nan")))
-    with pytest.raises(InputError, match="predicted views"):
-        model.predict(scene, orbit_cameras(0.0))
+    refused("predicted views", model.predict, scene, orbit_cameras(0.0))
     model.upsrt.linear_scene.bias = torch.nn.Parameter(torch.full((48,), float("nan")))
-    with pytest.raises(InputError, match="set latents"):
-        model.encode(views)
+    refused("set latents", model.encode, views)
 
 
 def test_a_scene_of_another_model_is_refused(model: UpFusion, golden_model: UpFusion, scene: SceneEncoding) -> None:
-    with pytest.raises(InputError, match="encoded by another model"):
-        golden_model.predict(scene, orbit_cameras(0.0))
+    refused("encoded by another model", golden_model.predict, scene, orbit_cameras(0.0))
     unknown = dataclasses.replace(scene, model_id=None)
     assert worst(model.predict(unknown, orbit_cameras(0.0)), model.predict(scene, orbit_cameras(0.0))) == 0
 
@@ -262,8 +217,3 @@ def test_a_scene_of_another_model_is_refused(model: UpFusion, golden_model: UpFu
 def test_another_focal_length_is_let_through_with_a_warning(model: UpFusion, scene: SceneEncoding) -> None:
     with pytest.warns(UserWarning, match="trained at focal length 4.5"):
         model.predict(scene, orbit_cameras(0.0, focal=2.0), size=8)
-
-
-def test_features_of_the_wrong_width_are_reported(golden_model: UpFusion, photos: list[Path]) -> None:
-    with pytest.raises(InputError, match="32 wide for this UpSRT, got 48"):
-        golden_model.encode(prepare_views(photos[:1]))

@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from refusals import refused
 
 from upfusion_core.procedural import ProceduralObjects, draw_objects, signed_distance, true_mesh
 from upfusion_core.procedural.shapes import BOX, CUT, ELLIPSOID
@@ -62,10 +61,3 @@ def test_distances_of_cuts_by_hand() -> None:
     objects.joint[0, 0] = CUT
     points = torch.tensor([[[0.0, 0, 0], [0.07, 0, 0], [0.2, 0, 0], [0.1, 0.1, 0.1]]])
     assert torch.allclose(signed_distance(objects, points)[0], torch.tensor([0.05, -0.02, 0.1, 0.0]), atol=1e-6)
-
-
-def test_refusals() -> None:
-    objects, _ = draw_objects("train", [0, 1])
-    refused("takes one object, got 2", true_mesh, objects)
-    refused("resolution must be", true_mesh, objects[0], 2)
-    refused("points must be", signed_distance, objects, torch.zeros(1, 4, 3))

@@ -36,20 +36,14 @@ def test_finite_counts_what_is_not() -> None:
 )
 def test_range(value: object, low: float, high: float, words: str) -> None:
     check_range("x", 0.5, 0, 1)
+    check_count("n", 3, 1, 5)
+    check_choice("kind", "a", ("a", "b"))
+    check_type("x", "a", str)
     refused(words, check_range, "x", value, low, high)
 
 
-def test_count() -> None:
-    check_count("n", 3, 1, 5)
+def test_counts_choices_and_types() -> None:
     refused(r"n must be a whole number, got 2\.5", check_count, "n", 2.5)
     refused("n must be at least 1, got 0", check_count, "n", 0, 1)
-
-
-def test_choice() -> None:
-    check_choice("kind", "a", ("a", "b"))
     refused("kind must be one of a, b, got 'c'", check_choice, "kind", "c", ("a", "b"))
-
-
-def test_type() -> None:
-    check_type("x", "a", str)
     refused("x must be str, got int; give a name", check_type, "x", 3, str, "give a name")

@@ -56,10 +56,13 @@ def test_what_the_disk_says_becomes_a_sentence(tmp_path: Path, name: str, code: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_where_a_folder_is_needed(tmp_path: Path) -> None:
+def test_a_file_where_a_folder_is_needed_and_names_that_leave_their_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="a file stands where a folder is needed"):
         fail(tmp_path / "file" / "a.txt", RuntimeError())
+    assert inside(tmp_path, "a/b..c.png") == tmp_path / "a" / "b..c.png"
+    words = r"^a file of the data set must lie in its folder, got '\.\./a'; correct the list$"
+    refused(words, inside, tmp_path, "../a")
 
 
 def test_tensors_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,12 +79,6 @@ def test_tensors_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
 
 
-def test_json_is_utf8_and_indented(tmp_path: Path) -> None:
-    write_json(tmp_path / "run.json", {"name": "Tasse für \u0141ukasz"})
-    text = (tmp_path / "run.json").read_text(encoding="utf-8")
-    assert text == '{\n  "name": "Tasse für \u0141ukasz"\n}\n'
-
-
 @pytest.mark.parametrize(
     "name", ["mug.glb", "\u8336\u7897 \u0447\u0430\u0439.obj", ".hidden", "console.png", "a b", "com10", "x" * 170]
 )
@@ -92,32 +89,18 @@ def test_names_that_every_system_can_write(name: str, tmp_path: Path) -> None:
     assert (tmp_path / name).read_text() == "whole"
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("CON", "a device on Windows"),
-        ("nul.txt", "a device on Windows"),
-        ("aux.tar.png", "a device on Windows"),
-        ("Com1 .glb", "a device on Windows"),
-        ("LPT\u00b9", "a device on Windows"),
-        ("mug.", "with a space or dot at its end"),
-        ("mug ", "with a space or dot at its end"),
-        ("a:b.glb", "with ':'"),
-        ("a\\b", r"with '\\\\'"),
-        ("what?", "with '\\?'"),
-        ("a\nb", r"with '\\n'"),
-        ("a\x1b[2J", r"with '\\x1b'"),
-        ("", "got no name"),
-        ("..", "got no name"),
-        (" . ", "got no name"),
-        ("x" * 300, "got one of 300 letters"),
-        ("\u8336" * 100, "got one of 100 letters"),
-    ],
-)
+DEVICES = dict.fromkeys(("CON", "nul.txt", "aux.tar.png", "Com1 .glb", "LPT\u00b9"), "a device on Windows")
+ENDS = dict.fromkeys(("mug.", "mug "), "with a space or dot at its end")
+LETTERS = {"a:b.glb": "with ':'", "a\\b": r"with '\\\\'", "what?": r"with '\?'", "a\nb": r"with '\\n'"}
+LETTERS |= {"a\x1b[2J": r"with '\\x1b'"} | dict.fromkeys(("", "..", " . "), "got no name")
+LONG = {"x" * 300: "got one of 300 letters", "\u8336" * 100: "got one of 100 letters"}
+
+
+@pytest.mark.parametrize(("name", "words"), (DEVICES | ENDS | LETTERS | LONG).items())
 def test_names_that_some_system_cannot_write(name: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=words):
         check_file_name(name)
-    if "/" not in name and name not in ("", ".."):
+    if name not in ("", ".."):
         with pytest.raises(OutputError, match="choose another name"), replacing(tmp_path / name):
             pass
     assert list(tmp_path.iterdir()) == []
@@ -126,35 +109,21 @@ def test_names_that_some_system_cannot_write(name: str, words: str, tmp_path: Pa
 @pytest.mark.parametrize(
     ("reason", "words"),
     [
-        (PermissionError(errno.EACCES, "Permission denied"), r"cannot be read \(Permission denied\); copy it again"),
-        (ValueError("bad\n magic"), r"cannot be read \(bad magic\); copy it again"),
-        (KeyError("a"), r"cannot be read \(KeyError 'a'\); copy it again"),
-        (EOFError(), r"cannot be read \(EOFError\); copy it again"),
-        (MemoryError("9" * 999), r"cannot be read \(9{160}\); copy it again"),
+        (PermissionError(errno.EACCES, "Permission denied"), "Permission denied"),
+        (ValueError("bad\n magic"), "bad magic"),
+        (KeyError("a"), "KeyError 'a'"),
+        (EOFError(), "EOFError"),
+        (MemoryError("9" * 999), "9{160}"),
     ],
 )
 def test_what_a_reader_raises_becomes_a_sentence(reason: Exception, words: str) -> None:
-    with (
-        pytest.raises(CheckpointError, match=f"^a.pt {words}$"),
-        reading("a.pt", "copy it again", error=CheckpointError),
-    ):
-        raise reason
-
-
-def test_our_own_errors_and_interrupts_pass_a_reader() -> None:
-    sentence = r"^a.npy must be an array, but cannot be read \(odd\); render it again$"
-    with pytest.raises(InputError, match=sentence), reading("a.npy", "render it again", what="an array"):
-        raise RuntimeError("odd")
-    for error in (PhotoError("too dark"), KeyboardInterrupt()):
+    sentence = rf"^a\.npy must be an array, but cannot be read \({words}\); copy it again$"
+    for kind in (CheckpointError, InputError):
+        with pytest.raises(kind, match=sentence), reading("a.npy", "copy it again", what="an array", error=kind):
+            raise reason
+    for error in (PhotoError("too dark"), KeyboardInterrupt()):  # our own errors and interrupts pass
         with pytest.raises(type(error), check=lambda found, error=error: found is error), reading("a.png", "mend it"):
             raise error
-
-
-def test_names_stay_in_their_folder(tmp_path: Path) -> None:
-    assert inside(tmp_path, "a/b..c.png") == tmp_path / "a" / "b..c.png"
-    refused(
-        r"^a file of the data set must lie in its folder, got '\.\./a'; correct the list$", inside, tmp_path, "../a"
-    )
 
 
 def test_safetensors_are_the_same_bytes_every_time(tmp_path: Path) -> None:
@@ -176,10 +145,8 @@ def test_json_comes_back() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "it must be JSON, but is not"),
         ("{", "it must be JSON, but is not"),
         ('{"a": NaN}', "NaN is no number in JSON"),
-        ("[-Infinity]", "-Infinity is no number"),
         ("[" * 100_000, "nested too deeply"),
         ('{"a":' * 50_000 + "1" + "}" * 50_000, "nested too deeply"),
         ("1" * 5000, "digits"),
@@ -194,25 +161,19 @@ def test_json_that_is_refused(text: str, words: str) -> None:
 
 def test_files_of_json(tmp_path: Path) -> None:
     path = tmp_path / "\u8336 notes.json"
+    write_json(path, {"name": "Tasse f\xfcr \u0141ukasz"})
+    assert path.read_text(encoding="utf-8") == '{\n  "name": "Tasse f\xfcr \u0141ukasz"\n}\n'
     path.write_text('{"a": 1}', encoding="utf-8-sig")
     assert read_json(path) == {"a": 1}
     path.write_bytes(b"\xff\xfe{}")
     refused("must be a JSON file, but cannot be read .*save it as UTF-8", read_json, path)
     for absent in (tmp_path / "none.json", tmp_path, "a\0b.json", "x" * 5000):
         refused(r"cannot be read .*; check the path", read_json, absent)
-
-
-def test_files_of_json_that_are_too_large_or_never_end(tmp_path: Path) -> None:
-    with (tmp_path / "sparse.json").open("wb") as file:
+    with path.open("wb") as file:
         file.truncate(LARGEST_JSON + 1)
-    refused(r"cannot be read \(it has 64,000,001 bytes, more than 64,000,000\)", read_json, tmp_path / "sparse.json")
+    refused(r"cannot be read \(it has 64,000,001 bytes, more than 64,000,000\)", read_json, path)
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe.json")
         refused("it is a device or pipe", read_json, tmp_path / "pipe.json")
-
-
-def test_what_messages_show_of_a_value() -> None:
-    assert shown({"a": [1, None]}) == '{"a": [1, null]}'
+    assert [shown(value) for value in ({"a": [1, None]}, {1, 2}, 10**5000)] == ['{"a": [1, null]}', "set", "int"]
     assert shown("x" * 1000) == '"' + "x" * 59 + "..."
-    assert shown({1, 2}) == "set"
-    assert shown(10**5000) == "int"

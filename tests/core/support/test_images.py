@@ -11,8 +11,6 @@ from kornia.color import linear_rgb_to_rgb, rgb_to_linear_rgb
 from PIL import Image
 from refusals import refused
 
-from upfusion_core.config import GridConfig
-from upfusion_core.field.hashgrid import encode_grid
 from upfusion_core.support.images import (
     contact_sheet,
     linear_to_srgb,
@@ -25,13 +23,14 @@ from upfusion_core.support.images import (
 )
 
 
-def test_eight_bits_by_hand() -> None:
+def test_eight_bits_sheets_and_png_files(tmp_path: Path) -> None:
     values = torch.tensor([[-0.5, 0.0, 0.3, 0.501], [0.5, 1.0, 1.5, 254.6 / 255]], dtype=torch.float64)
     assert to_8bit(values).tolist() == [[0, 0, 76, 128], [128, 255, 255, 255]]
     assert to_8bit(values.T.requires_grad_()).flags["C_CONTIGUOUS"]
-
-
-def test_png_keeps_eight_bits_and_clamps(tmp_path: Path) -> None:
+    views = torch.stack([torch.full((3, 2, 3), index / 10) for index in range(5)])
+    sheet = contact_sheet(views)
+    assert (sheet.shape, contact_sheet(views, columns=5).shape) == ((3, 4, 9), (3, 2, 15))
+    assert torch.equal(sheet[0, ::2, ::3], torch.tensor([[0.0, 0.1, 0.2], [0.3, 0.4, 1.0]]))
     rgb = torch.arange(3 * 4 * 20).reshape(3, 4, 20) / 255
     save_png(tmp_path / "a.png", rgb)
     assert torch.equal(load_png(tmp_path / "a.png"), rgb)
@@ -49,19 +48,10 @@ def test_other_sizes() -> None:
     checked = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).repeat(4, 4)[None, None]
     assert (resize_pictures(checked, 2) - 0.5).abs().max() < 0.05  # without aliasing
     assert resize_pictures(checked.half(), 2).dtype == torch.float16
-    torch.testing.assert_close(
-        resize_pictures(checked.half(), 2).float(), resize_pictures(checked, 2), atol=1e-3, rtol=0
-    )
+    half = resize_pictures(checked.half(), 2).float()
+    torch.testing.assert_close(half, resize_pictures(checked, 2), atol=1e-3, rtol=0)
     larger = resize_pictures(checked, 32)
     assert (larger.min(), larger.max()) == (0, 1)  # bicubic overshoots, and is cut
-
-
-def test_contact_sheet_by_hand() -> None:
-    views = torch.stack([torch.full((3, 2, 3), index / 10) for index in range(5)])
-    sheet = contact_sheet(views)
-    assert sheet.shape == (3, 4, 9)
-    assert torch.equal(sheet[0, ::2, ::3], torch.tensor([[0.0, 0.1, 0.2], [0.3, 0.4, 1.0]]))
-    assert contact_sheet(views, columns=5).shape == (3, 2, 15)
 
 
 def test_damaged_pngs_get_a_sentence(tmp_path: Path) -> None:
@@ -71,7 +61,7 @@ def test_damaged_pngs_get_a_sentence(tmp_path: Path) -> None:
     for content in (b"", b"text", whole[:30], whole[: len(whole) // 2]):
         path.write_bytes(content)
         refused(r"a\.png must be a whole PNG", load_png, path)
-    with Image.new("1", (20_000, 20_000)) as large:
+    with Image.new("1", (14_000, 14_000)) as large:
         large.save(path)
     for bad in (path, tmp_path, tmp_path / "none.png"):
         refused("must be a whole PNG", load_png, bad)
@@ -87,15 +77,6 @@ def test_saturated_values_and_gradients_by_hand(dtype: torch.dtype) -> None:
     assert values.grad is not None
     assert values.grad.tolist() == [0, 1, 1, 1, 0, 0, 0]
     assert saturate(torch.tensor(math.nan)).isnan()
-
-
-def test_points_on_the_faces_of_the_box_have_a_slope() -> None:
-    config = GridConfig(levels=1, features=1, coarsest=1, finest=1, table_size=8)
-    table = torch.arange(8.0)[:, None]  # rows are numbered x first, so the value is x + 2 y + 4 z
-    points = torch.tensor([[0.0, 1.0, 0.5], [1.0, 0.0, 1.0]], requires_grad=True)
-    encode_grid(points, table, config).sum().backward()
-    assert points.grad is not None
-    assert points.grad.tolist() == [[1, 2, 4], [1, 2, 4]]
 
 
 SRGB, LINEAR = torch.tensor([0.0, 0.04, 0.5, 1.0]), torch.tensor([0.0, 0.0030960, 0.2140411, 1.0])

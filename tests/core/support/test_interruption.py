@@ -5,11 +5,21 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
 from upfusion_core.cli.console import interruption, progress
 from upfusion_core.support.interruption import Interruption
+
+
+def interrupted(work: Callable[[], None]) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        work()
+
+
+def press() -> None:
+    signal.raise_signal(signal.SIGINT)
 
 
 def test_the_next_step_raises_it() -> None:
@@ -18,13 +28,12 @@ def test_the_next_step_raises_it() -> None:
     def work() -> None:
         with interruption.taken(), progress("Working") as on_step:
             on_step(1, 10, None)
-            signal.raise_signal(signal.SIGINT)
+            press()
             reached.append("the step is done")
             on_step(2, 10, None)
             reached.append("never")
 
-    with pytest.raises(KeyboardInterrupt):
-        work()
+    interrupted(work)
     assert reached == ["the step is done"]
     assert signal.getsignal(signal.SIGINT) is before
     interruption.check()  # nothing waits any more
@@ -36,52 +45,41 @@ def test_without_steps_it_is_raised_all_the_same(patience: float) -> None:
 
     def work() -> None:
         with Interruption(patience).taken():
-            signal.raise_signal(signal.SIGINT)
+            press()
             assert patience
             time.sleep(60)
 
-    with pytest.raises(KeyboardInterrupt):
-        work()
+    interrupted(work)
     assert time.monotonic() - start < 30
 
 
-def test_pressed_twice_it_is_raised_at_once() -> None:
-    def work() -> None:
-        with Interruption(60.0).taken():
-            signal.raise_signal(signal.SIGINT)
-            signal.raise_signal(signal.SIGINT)
-            pytest.fail("the second one waits for nothing")
-
-    with pytest.raises(KeyboardInterrupt):
-        work()
-
-
-def test_held_it_comes_at_the_end_of_the_hold() -> None:
+def test_pressed_twice_or_held() -> None:
     pressed, reached = Interruption(), []
 
-    def work() -> None:
+    def twice() -> None:
+        with Interruption(60.0).taken():
+            press()
+            press()
+            pytest.fail("the second one waits for nothing")
+
+    def held() -> None:
         with pressed.taken(), pressed.held():
             with pressed.held():
-                signal.raise_signal(signal.SIGINT)
+                press()
             reached.append(pressed.pressed)
         reached.append("never")
 
-    with pytest.raises(KeyboardInterrupt):
-        work()
+    interrupted(twice)
+    interrupted(held)
     assert reached == [True]
 
 
-def test_the_delay_ends_with_the_work() -> None:
-    """What is pressed in a run's last moments does not hit what comes after it."""
-    pressed = Interruption(0.05)
+def test_the_delay_ends_with_the_work_and_other_threads_are_left_alone() -> None:
+    pressed, before, seen = Interruption(0.05), signal.getsignal(signal.SIGINT), []
     with pressed.taken():
-        signal.raise_signal(signal.SIGINT)
+        press()
     time.sleep(0.15)
-    pressed.check()
-
-
-def test_another_thread_is_left_alone() -> None:
-    before, seen = signal.getsignal(signal.SIGINT), []
+    pressed.check()  # what is pressed in a run's last moments does not hit what comes after it
 
     def work() -> None:
         with Interruption().taken():

@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 import trimesh
-from refusals import refused
 
 from upfusion_core.geometry import camera_rays, look_at, orbit_cameras
 from upfusion_core.surface.rasterise import rasterise
@@ -155,8 +154,3 @@ def test_what_is_behind_or_beside_is_not_seen() -> None:
         seen = rasterise(plain(corners, [[0, 1, 2]]), facing(), 8)
         assert (seen.rgb == 1).all()
         assert (seen.opacity == 0).all()
-
-
-def test_refusals() -> None:
-    refused("size", rasterise, sphere(subdivisions=0), facing(), 0)
-    refused("supersampling", rasterise, sphere(subdivisions=0), facing(), 8, supersampling=0)

@@ -29,11 +29,6 @@ def textured(factor: list[int] | None = None) -> trimesh.Trimesh:
     return trimesh.Trimesh(CORNERS, FACES, visual=TextureVisuals(uv=UVS, material=material), process=False)
 
 
-def colored(values: list[int]) -> trimesh.Trimesh:
-    visual = ColorVisuals(vertex_colors=np.array([values] * 4, dtype=np.uint8))
-    return trimesh.Trimesh(CORNERS, FACES, visual=visual, process=False)
-
-
 def shown(surface: Surface) -> torch.Tensor:
     """(3, 4, 4) as seen from +Z, filling the picture."""
     return rasterise(surface, orbit_cameras(0.0, 0.0, focal=1.0), 4).rgb[0]
@@ -71,9 +66,12 @@ def test_materials_without_picture_or_coordinates(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("kind", "red"), [("glb", 0.4845), ("ply", 0.2), ("obj", 0.2)])
 def test_vertex_colours_are_linear_in_glb_and_srgb_elsewhere(tmp_path: Path, kind: str, red: float) -> None:
-    colored([51, 0, 255, 255]).export(tmp_path / f"a.{kind}")
+    visual = ColorVisuals(vertex_colors=np.array([[51, 0, 255, 255]] * 4, dtype=np.uint8))
+    trimesh.Trimesh(CORNERS, FACES, visual=visual, process=False).export(tmp_path / f"a.{kind}")
     expected = pytest.approx([red, 0, 1], abs=1e-3 if kind == "glb" else 0.01)
     assert read_surface(tmp_path / f"a.{kind}").colors[0].tolist() == expected
+    trimesh.Trimesh(CORNERS, FACES, process=False).export(tmp_path / "grey.ply")  # a mesh without colours
+    assert torch.allclose(read_surface(tmp_path / "grey.ply").colors, torch.full((4, 3), 0.7))
 
 
 def write_obj(folder: Path, mtl: str | None) -> Path:
@@ -92,18 +90,9 @@ def test_obj_texture_and_colour_of_its_material(tmp_path: Path) -> None:
     assert corners(shown(read_surface(path))) == EXPECTED
     path = write_obj(tmp_path, "Kd 0.2 0.4 0.6")
     assert read_surface(path).colors[0].tolist() == pytest.approx([0.2, 0.4, 0.6], abs=0.01)
-
-
-@pytest.mark.parametrize("mtl", [None, "map_Kd missing.png"])
-def test_a_texture_can_be_given(tmp_path: Path, mtl: str | None) -> None:
-    Image.fromarray(QUARTERS).save(tmp_path / "elsewhere.png")
-    surface = read_surface(write_obj(tmp_path, mtl), texture=tmp_path / "elsewhere.png")
-    assert corners(shown(surface)) == EXPECTED
-
-
-def test_a_mesh_without_colours_is_grey(tmp_path: Path) -> None:
-    trimesh.Trimesh(CORNERS, FACES, process=False).export(tmp_path / "a.ply")
-    assert torch.allclose(read_surface(tmp_path / "a.ply").colors, torch.full((4, 3), 0.7))
+    for mtl in (None, "map_Kd missing.png"):  # a texture can be given
+        surface = read_surface(write_obj(tmp_path, mtl), texture=tmp_path / "skin.png")
+        assert corners(shown(surface)) == EXPECTED
 
 
 def test_scene_transforms_and_several_textures(tmp_path: Path) -> None:
@@ -123,6 +112,17 @@ def test_scene_transforms_and_several_textures(tmp_path: Path) -> None:
     assert [round(v, 2) for v in picture[:, 2, 5].tolist()] == [0, 1, 1]
 
 
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    textured().export(tmp_path / "a.glb")
+    (tmp_path / "cut.glb").write_bytes((tmp_path / "a.glb").read_bytes()[:200])
+    (tmp_path / "empty.obj").write_text("# nothing\n", encoding="utf-8")
+    trimesh.PointCloud(CORNERS).export(tmp_path / "points.ply")
+    refusals = {"points.ply": "must hold triangles", "a.stl": "convert it first"}
+    for name in ("cut.glb", "empty.obj", "missing.glb", *refusals):
+        refused(refusals.get(name, name), read_surface, tmp_path / name)
+    refused("must be a mesh, but cannot be read", read_surface, tmp_path / "a.glb", texture=tmp_path / "none.png")
+
+
 def test_centred_and_turned() -> None:
     vertices = torch.tensor([[9.0, 9, 9], [1.0, 0, 0], [3.0, 0, 0], [1.0, 0, 2]])  # the first is in no face
     faces, none = torch.tensor([[1, 2, 3]]), torch.tensor([-1])
@@ -133,21 +133,3 @@ def test_centred_and_turned() -> None:
     quarter = torch.tensor([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
     assert surface.turned(quarter).vertices[3].tolist() == [1, 2, 0]
     refused("extent", replace(surface, vertices=torch.ones(4, 3)).centered, 0.2)
-    for change, message in (
-        ({"faces": torch.tensor([[1, 2, 4]])}, "must number vertices 0 to 3"),
-        ({"faces": torch.zeros(0, 3).long()}, "needs vertices and faces"),
-        ({"vertices": torch.full((4, 3), torch.nan)}, "finite"),
-    ):
-        refused(message, replace, surface, **change)
-
-
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    textured().export(tmp_path / "a.glb")
-    (tmp_path / "cut.glb").write_bytes((tmp_path / "a.glb").read_bytes()[:200])
-    (tmp_path / "empty.obj").write_text("# nothing\n", encoding="utf-8")
-    trimesh.PointCloud(CORNERS).export(tmp_path / "points.ply")
-    for name in ("cut.glb", "empty.obj", "missing.glb"):
-        refused(name, read_surface, tmp_path / name)
-    refused("must hold triangles", read_surface, tmp_path / "points.ply")
-    refused("convert it first", read_surface, tmp_path / "a.stl")
-    refused("must be a mesh, but cannot be read", read_surface, tmp_path / "a.glb", texture=tmp_path / "none.png")

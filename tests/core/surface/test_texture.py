@@ -149,6 +149,15 @@ def test_waiting_for_xatlas_can_be_given_up() -> None:
         texture_module._attended(lambda: done.append(bool(1 / 0)), lambda: None)
 
 
+def test_a_missing_package_is_named_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    field = AnalyticField(ball())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for option, package in (({"texture_size": 64}, "xatlas"), ({"faces": 100}, "fast-simplification")):
+        with pytest.raises(MissingPackageError, match=f"pip install {package}"):
+            extract_mesh(field, 32, **option)
+    assert field.asked == 0
+
+
 def test_charts_do_not_overlap_and_keep_every_face(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(texture_module, "PIECE", 300)  # several pieces
     mesh = extract_mesh(AnalyticField(ball(0.2)), 24)
@@ -169,13 +178,3 @@ def test_charts_do_not_overlap_and_keep_every_face(monkeypatch: pytest.MonkeyPat
     scale = (area / true).sqrt()
     large = true > true.median()
     assert float(scale[large].max() / scale[large].min()) < 2  # texels of about one size
-
-
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    field = AnalyticField(ball())
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingPackageError, match="pip install xatlas"):
-        extract_mesh(field, 32, texture_size=64)
-    with pytest.raises(MissingPackageError, match="pip install fast-simplification"):
-        extract_mesh(field, 32, faces=100)
-    assert field.asked == 0  # found out before any work

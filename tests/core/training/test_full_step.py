@@ -1,7 +1,5 @@
 """Training at the released sizes on a CPU: `pytest -m full` (see test_full_size.py)."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

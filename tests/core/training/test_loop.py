@@ -1,9 +1,9 @@
 """The training loop: what a run computes, shows and saves, and what it refuses to begin."""
 
-from __future__ import annotations
-
 import json
+import math
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -16,26 +16,24 @@ import gradients_worker
 import pytest
 import torch
 from PIL import Image
-from refusals import refused
+from refusals import refused, unfit
 from safetensors.torch import load_file
 from tiny_training import TinySource, run_tiny, tiny_config
 from torch import Tensor
 
 from upfusion_core import UpFusion, orbit_cameras
+from upfusion_core.config import TrainConfig
+from upfusion_core.models.checkpoint import network_weights
 from upfusion_core.models.convert import write_networks
-from upfusion_core.models.networks import network_weights
 from upfusion_core.models.stable_diffusion import encode_images
-from upfusion_core.support.errors import CheckpointError, MissingPackageError
+from upfusion_core.support.files import save_tensors
 from upfusion_core.training import report
+from upfusion_core.training.batches import TrainingBatch
 from upfusion_core.training.initial import initial_networks
-from upfusion_core.training.loop import Training, accumulate_gradients, learning_rate, train
+from upfusion_core.training.loop import Training, accumulate_gradients, learning_rate
 from upfusion_core.training.report import Averaged, History, read_state
 from upfusion_core.training.stages import calibrate_latents, make_stage
 from upfusion_core.types import InputViews
-
-
-class KilledError(Exception):
-    pass
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +49,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def killing(at: int) -> Callable[..., None]:
     def on_step(step: int, total: int, preview: object) -> None:
         if step == at:
-            raise KilledError
+            raise InterruptedError
 
     return on_step
 
@@ -69,7 +67,7 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(stage: str, start: Path,
     config = tiny_config(stage, steps=4, accumulation=2, log_every=3)
     assert run_tiny(config, tmp_path / "whole", init=[start]).finished
     for at in (1, 3):
-        with pytest.raises(KilledError):
+        with pytest.raises(InterruptedError):
             run_tiny(config, tmp_path / "parts", init=[start], on_step=killing(at), resume=at > 1)
     assert not (tmp_path / "parts" / "model.safetensors").exists()
     result = run_tiny(config, tmp_path / "parts", resume=True)
@@ -224,20 +222,11 @@ def test_what_a_run_shows(stage: str, start: Path, tmp_path: Path, monkeypatch: 
     assert list((tmp_path / "tensorboard").iterdir())
 
 
-def test_without_accelerate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "accelerate", None)
-    with pytest.raises(MissingPackageError, match=r"pip install accelerate"):
-        run_tiny(tiny_config("encoder"), tmp_path)
-
-
 def test_networks_that_nothing_trains_must_come_from_somewhere(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="does not train VAE, so"):
-        run_tiny(tiny_config("diffusion"), tmp_path)
+    unfit("does not train VAE, so", run_tiny, tiny_config("diffusion"), tmp_path)
     released = tiny_config("diffusion", train_dino=False, train_upsrt=False, rgb_weight=0.0, train_unet="output")
-    with pytest.raises(CheckpointError, match="does not train UpSRT and DINOv2 and UNet and VAE"):
-        run_tiny(released, tmp_path)
-    with pytest.raises(CheckpointError, match="does not train DINOv2, so"):
-        run_tiny(tiny_config("encoder", train_dino=False), tmp_path)
+    unfit("does not train UpSRT and DINOv2 and UNet and VAE", run_tiny, released, tmp_path)
+    unfit("does not train DINOv2, so", run_tiny, tiny_config("encoder", train_dino=False), tmp_path)
     encoder = run_tiny(tiny_config("encoder", steps=1), tmp_path / "encoder")  # its autoencoder is untrained
     with pytest.warns(UserWarning, match="should spread by about 1, got 0.1"):
         run_tiny(tiny_config("diffusion", steps=1), tmp_path / "diffusion", init=[encoder.model])
@@ -260,6 +249,95 @@ def test_compiled_training_is_the_same(tmp_path: Path, monkeypatch: pytest.Monke
     assert max(float((value - two[name]).abs().max()) for name, value in one.items()) < 2e-4
 
 
-def test_what_a_run_refuses_to_begin_with(tmp_path: Path) -> None:
-    for words, change in (("device", {"device": "tpu"}), ("max_minutes", {"max_minutes": -1})):
-        refused(words, train, tiny_config("encoder"), TinySource(), TinySource(), tmp_path, **change)
+def same_models(one: Path, two: Path) -> bool:
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (one, two))
+    return all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def test_ctrl_c_gives_up_the_step_and_saves_the_state_before(tmp_path: Path) -> None:
+    config = tiny_config("encoder", steps=4)
+
+    class Interrupting(TinySource):
+        def batch(self, step: int, rank: int = 0, world: int = 1) -> TrainingBatch:
+            if step == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().batch(step, rank, world)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run_tiny(config, tmp_path, source=Interrupting())
+    assert signal.getsignal(signal.SIGINT) is before
+    assert read_state(tmp_path / "training.pt", config)["step"] == 2
+    run_tiny(config, tmp_path, resume=True)
+    run_tiny(config, tmp_path / "whole")
+    assert same_models(tmp_path, tmp_path / "whole")
+
+
+def test_ctrl_c_waits_for_the_end_of_an_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, update = tiny_config("encoder"), Averaged.update
+
+    def pressed_within(averaged: Averaged) -> None:
+        if averaged.updates == 1:  # of step 2: the optimiser has stepped, the average has not
+            os.kill(os.getpid(), signal.SIGINT)
+        update(averaged)
+
+    monkeypatch.setattr(Averaged, "update", pressed_within)
+    with pytest.raises(KeyboardInterrupt):
+        run_tiny(config, tmp_path)
+    state = read_state(tmp_path / "training.pt", config)
+    assert (state["step"], state["averaged"]["updates"]) == (2, 2)
+
+
+def test_ctrl_c_while_validating_leaves_the_validation_to_the_next_attempt(tmp_path: Path) -> None:
+    config, validate = tiny_config("encoder", steps=3, validate_every=3), Training._validate
+
+    def pressed(training: Training, fixed: object) -> None:
+        if training.state.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        validate(training, fixed)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Training, "_validate", pressed)
+        with pytest.raises(KeyboardInterrupt):
+            run_tiny(config, tmp_path)
+    state = read_state(tmp_path / "training.pt", config)
+    assert (state["step"], state["history"]["validation"]) == (3, [])
+    run_tiny(config, tmp_path, resume=True)
+    run_tiny(config, tmp_path / "whole")
+    one, two = (json.loads((path / "history.json").read_text()) for path in (tmp_path, tmp_path / "whole"))
+    assert one == two
+    assert [row["step"] for row in one["validation"]] == [3]
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_state_before(tmp_path: Path) -> None:
+    config = tiny_config("encoder", steps=5)
+
+    class Torn(TinySource):
+        def batch(self, step: int, rank: int = 0, world: int = 1) -> TrainingBatch:
+            batch = super().batch(step, rank, world)
+            return replace(batch, photos=batch.photos * (math.nan if step == 3 else 1.0))
+
+    refused(r"step 4 gave \{'rgb': nan\}", run_tiny, config, tmp_path, source=Torn())
+    state = read_state(tmp_path / "training.pt", config)
+    assert state["step"] == 3
+    assert all(value.isfinite().all() for value in state["weights"].values())
+    run_tiny(config, tmp_path / "whole")
+    run_tiny(config, tmp_path, resume=True)
+    assert same_models(tmp_path, tmp_path / "whole")
+
+
+def test_states_that_do_not_fit(tmp_path: Path) -> None:
+    config = tiny_config("encoder", steps=1)
+
+    def refuses(words: str, config: TrainConfig = config) -> None:
+        unfit(words, run_tiny, config, tmp_path, resume=True)
+
+    refuses("nothing to resume")
+    run_tiny(config, tmp_path)
+    refuses("another configuration", replace(config, seed=5))
+    path = tmp_path / "training.pt"
+    for save in (torch.save, save_tensors):
+        save({"format": 0}, path)
+        refuses("another kind of file")
+    path.write_bytes(b"PK" + bytes(100))
+    refuses("damaged or of another kind")

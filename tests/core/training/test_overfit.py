@@ -1,7 +1,5 @@
 """The training code overfits one object: an asymmetric one of three colours that fills half the frame's width."""
 
-from __future__ import annotations
-
 import importlib.util
 import sys
 from pathlib import Path
@@ -32,12 +30,11 @@ def test_the_rule_tells_objects_apart(overfit: ModuleType) -> None:
     assert [overfit.least_width(objects[place]) >= 0.5 for place in range(3)] == [False, True, True]
 
 
-def test_batches_are_functions_of_the_step(overfit: ModuleType) -> None:
+def test_batches_are_functions_of_the_step(overfit: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     thing = overfit.ProceduralObjects("train").objects([15])
-    overfit.TRAINING_CAMERAS, before = 16, overfit.TRAINING_CAMERAS
+    monkeypatch.setattr(overfit, "TRAINING_CAMERAS", 16)
     source = overfit.OneObject(thing, size=16, targets=3, seed=0)
     first, again, other = source.batch(0), source.batch(0), source.with_targets(2).batch(1)
-    overfit.TRAINING_CAMERAS = before
     assert torch.equal(first.targets, again.targets)
     assert first.targets.shape == (1, 3, 3, 16, 16)
     assert other.targets.shape == (1, 2, 3, 16, 16)
