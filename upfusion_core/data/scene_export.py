@@ -17,7 +17,7 @@ from ..support.files import replacing
 from ..support.images import to_8bit
 from ..types import Cameras
 
-FORMATS = ("nerfstudio", "colmap")
+SCENE_FORMATS = ("nerfstudio", "colmap")
 
 _Z_UP = torch.tensor([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]], dtype=torch.float64)
 """Our world (+Y up) -> nerfstudio's and Blender's (+Z up)."""
@@ -50,11 +50,11 @@ def export_scene(
     Pictures go to images/ as PNG, masks to masks/. The world is ours, for nerfstudio turned to +Z up.
 
     Args:
-        form: one of FORMATS.
+        form: one of SCENE_FORMATS.
         points, colors: (P, 3) of the object's surface, for programs that start from sparse points; colours in [0, 1].
     """
-    if form not in FORMATS:
-        raise InputError(f"the format must be one of {', '.join(FORMATS)}, got {form}")
+    if form not in SCENE_FORMATS:
+        raise InputError(f"the format must be one of {', '.join(SCENE_FORMATS)}, got {form}")
     files = []
     for picture in pictures:
         files.append(_save(folder / "images" / f"{picture.name}.png", to_8bit(picture.rgb.permute(1, 2, 0))))

@@ -231,7 +231,7 @@ def parse_json(
     """The value that `text` stands for; `source`, e.g. a path, names it in the message.
 
     Refused beside what is no JSON: NaN and Infinity if it is to be `finite`, too deep nesting, names that come twice in
-    one object, and, unless `lone_surrogates`, such as \ud800, by which Python spells bytes of file names that are no UTF-8.
+    one object, and, unless `lone_surrogates`, halves of pairs, by which Python spells file names that are no UTF-8.
     """
 
     def no_number(name: str) -> NoReturn:
