@@ -33,7 +33,7 @@ class Lens:
     """One photo's lens; the corner of the top left pixel is (0, 0), its middle (.5, .5).
 
     size: width and height in pixels. focal, center: in pixels, x and y.
-    radial: factors of r², r⁴, … of the distorted radius, of angle², angle⁴, … for a fisheye.
+    radial: factors of the 2nd, 4th, … power of the distorted radius, or of the angle for a fisheye.
     divided: the same below the fraction bar (k4 to k6 of FULL_OPENCV). tangential: p1, p2.
     """
 
