@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers, to whom a star brings all of a module
     from .config import *
+    from .data.scene_export import *
     from .evaluation.metrics import *
     from .field.radiance import *
     from .geometry.cameras import *
     from .models.checkpoint import *
     from .models.convert import *
     from .models.stable_diffusion import *
+    from .pipeline.photo_cameras import *
     from .pipeline.photos import *
     from .pipeline.pose import *
     from .pipeline.upfusion import *
@@ -28,10 +30,12 @@ if TYPE_CHECKING:  # for type checkers, to whom a star brings all of a module
     from .support.files import *
     from .surface.extract import *
     from .surface.mesh import *
+    from .surface.projection import *
     from .types import *
 
 _NAMES = {
     "config": ("MAX_PHOTOS", "DistillConfig", "ModelConfig", "PhotoSearch"),
+    "data.scene_export": ("PosedPicture", "export_scene"),
     "evaluation.metrics": ("MEASURES", "Measure", "measure_views"),
     "field.radiance": ("RadianceField", "load_field"),
     "geometry.cameras": (
@@ -40,6 +44,7 @@ _NAMES = {
     "models.checkpoint": ("Checkpoint", "latent_diffusion_weights", "load_conditioning_networks", "open_checkpoint"),
     "models.convert": ("convert",),
     "models.stable_diffusion": ("DEFAULT_PROMPT", "UNET_PREFIX", "VAE_PREFIX"),
+    "pipeline.photo_cameras": ("KnownCameras", "load_photo_cameras"),
     "pipeline.photos": ("ExampleViews", "estimate_mask", "example_count", "example_views", "prepare_views"),
     "pipeline.pose": ("PhotoCameras", "estimate_photo_cameras"),
     "pipeline.upfusion": ("HostedUpFusion", "UpFusion"),
@@ -48,6 +53,7 @@ _NAMES = {
     "support.files": ("BUNDLED_NAME", "check_file_name"),
     "surface.extract": ("extract_mesh",),
     "surface.mesh": ("MeshAsset",),
+    "surface.projection": ("project_photos",),
     "types": (
         *("REFERENCE_FOCAL", "Cameras", "InputViews", "NovelViews", "OnStep", "RenderedViews"),
         *("SceneEncoding", "ViewConditioning"),

@@ -23,7 +23,7 @@ import trimesh
 from documented_programs import ROOT, loaded, run
 from PIL import Image, ImageDraw
 
-from upfusion_core import DistillConfig, RadianceField
+from upfusion_core import DistillConfig, RadianceField, orbit_cameras
 from upfusion_core import config as configurations
 from upfusion_core.cli import datasets as training
 from upfusion_core.cli import reconstruct
@@ -56,6 +56,9 @@ def folder(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ImageDraw.Draw(mask).ellipse((10, 8 + index, 36, 32), 255)
         picture.save(made / f"{name}.jpg")
         mask.save(made / f"{name}_mask.png")
+    poses = zip(("front", "side", "back"), orbit_cameras([0.0, 90.0, 180.0]).camera_to_world.tolist(), strict=True)
+    frames = [{"file_path": name, "transform_matrix": matrix} for name, matrix in poses]
+    (made / "transforms.json").write_text(json.dumps({"camera_angle_x": 0.4, "frames": frames}))
     convert(tiny_bundle / "mini.safetensors", made / "WEIGHTS")
     (made / "DATA").mkdir()
     for name, extents in (("cube", (1, 1, 1)), ("slab", (1, 0.5, 1))):

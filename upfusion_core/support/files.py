@@ -208,21 +208,30 @@ def write_json(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
 
 
 def read_json(
-    path: str | os.PathLike[str], error: type[UpFusionError] = InputError, *, lone_surrogates: bool = False
+    path: str | os.PathLike[str],
+    error: type[UpFusionError] = InputError,
+    *,
+    lone_surrogates: bool = False,
+    finite: bool = True,
 ) -> Any:  # noqa: ANN401 - any JSON
     """The value in a UTF-8 file, with or without a byte order mark, of at most 64 MB; see parse_json."""
     with reading(path, "check the path, and save it as UTF-8", what="a JSON file", error=error):
         text = read_regular(Path(path), LARGEST_JSON).decode("utf-8-sig")
-    return parse_json(text, str(path), error, lone_surrogates=lone_surrogates)
+    return parse_json(text, str(path), error, lone_surrogates=lone_surrogates, finite=finite)
 
 
 def parse_json(
-    text: str, source: str, error: type[UpFusionError] = InputError, *, lone_surrogates: bool = False
+    text: str,
+    source: str,
+    error: type[UpFusionError] = InputError,
+    *,
+    lone_surrogates: bool = False,
+    finite: bool = True,
 ) -> Any:  # noqa: ANN401 - any JSON
     """The value that `text` stands for; `source`, e.g. a path, names it in the message.
 
-    Refused beside what is no JSON: NaN and Infinity, too deep nesting, names that come twice in one object, and, unless
-    `lone_surrogates`, such as \\ud800, by which Python spells bytes of file names that are no UTF-8.
+    Refused beside what is no JSON: NaN and Infinity if it is to be `finite`, too deep nesting, names that come twice in
+    one object, and, unless `lone_surrogates`, halves of pairs, by which Python spells file names that are no UTF-8.
     """
 
     def no_number(name: str) -> NoReturn:
@@ -238,7 +247,7 @@ def parse_json(
 
     try:
         text = text.removeprefix("\ufeff")
-        value = json.loads(text, parse_constant=no_number, object_pairs_hook=without_duplicates)
+        value = json.loads(text, parse_constant=no_number if finite else float, object_pairs_hook=without_duplicates)
         if "\\u" in text and not lone_surrogates:
             json.dumps(value, ensure_ascii=False).encode("utf-8")  # half a surrogate pair could never be written
     except (ValueError, RecursionError) as reason:

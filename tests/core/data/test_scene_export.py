@@ -1,0 +1,56 @@
+"""Data sets of posed pictures: written, and read again by our reader of other programs' files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from upfusion_core import Cameras, orbit_cameras
+from upfusion_core.data.camera_files import read_camera_files
+from upfusion_core.data.scene_export import PosedPicture, export_scene
+from upfusion_core.pipeline.photo_cameras import load_photo_cameras
+
+
+def posed(count: int = 4) -> list[PosedPicture]:
+    """Pictures 20 x 30 of a dark square in the middle, from round it, with principal points off the middle."""
+    orbit = orbit_cameras(
+        [0.0, 70.0, 150.0, 260.0][:count], [20.0, -10.0, 45.0, 5.0][:count], [1.0, 1.2, 0.9, 1.1][:count]
+    )
+    cameras = Cameras(orbit.camera_to_world, torch.tensor([[3.0, 4.5]] * count), torch.tensor([[0.05, -0.02]] * count))
+    rgb = torch.ones(3, 20, 30)
+    rgb[:, 9:11, 13:16] = 0.1  # round where the origin is seen: x = 30 (1 - .05) / 2, y = 20 (1 + .02) / 2
+    return [PosedPicture(f"view_{index}", rgb, cameras[index], mask=(rgb[0] < 0.5).float()) for index in range(count)]
+
+
+@pytest.mark.parametrize("form", ["nerfstudio", "colmap"])
+def test_cameras_come_back(form: str, tmp_path: Path) -> None:
+    pictures = posed()
+    points = torch.rand(20, 3, generator=torch.Generator().manual_seed(0)) * 0.1 - 0.05
+    files = export_scene(pictures, tmp_path, form, points, torch.rand(20, 3))
+    assert all(path.is_file() for path in files)
+    assert Image.open(tmp_path / "masks" / "view_0.png").getpixel((14, 9)) == 255
+    path = tmp_path / "transforms.json" if form == "nerfstudio" else tmp_path
+    known = load_photo_cameras(
+        path, [tmp_path / "images" / f"view_{index}.png" for index in range(4)], elevation_degrees=20
+    )
+    wanted = Cameras.concatenate([picture.camera for picture in pictures])
+    for name in ("focal", "principal"):
+        torch.testing.assert_close(getattr(known.cameras, name), getattr(wanted, name), atol=1e-5, rtol=0)
+    (world,) = read_camera_files(path)
+    written = torch.stack([camera.camera_to_world for camera in world.cameras])
+    for matrices in (written, known.cameras.camera_to_world.double()):
+        made, own = (torch.linalg.inv(found[:1]) @ found for found in (matrices, wanted.camera_to_world.double()))
+        scale = made[1:, :3, 3].norm() / own[1:, :3, 3].norm()
+        torch.testing.assert_close(made[:, :3, :3], own[:, :3, :3], atol=1e-5, rtol=0)
+        torch.testing.assert_close(made[:, :3, 3], own[:, :3, 3] * scale, atol=1e-5, rtol=0)
+        assert float(scale) == pytest.approx(1, abs=0.02)  # the middle of the silhouettes is not quite the origin
+
+
+def test_points_lie_where_the_pictures_show_them(tmp_path: Path) -> None:
+    export_scene(posed(1), tmp_path, "colmap", torch.zeros(1, 3), torch.ones(1, 3))
+    _, observed = (tmp_path / "sparse" / "0" / "images.txt").read_text().splitlines()
+    assert [float(value) for value in observed.split()] == pytest.approx([14.25, 10.2, 1], abs=1e-4)
+    assert (tmp_path / "sparse" / "0" / "points3D.txt").read_text() == "1 0 0 0 255 255 255 0 1 0\n"

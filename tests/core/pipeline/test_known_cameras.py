@@ -1,0 +1,370 @@
+"""Files of cameras as people have them, made here of one scene: each is read right, or refused in a sentence."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from upfusion_core.geometry.lenses import MODELS, Lens
+from upfusion_core.pipeline.photo_cameras import load_photo_cameras
+from upfusion_core.support.errors import UpFusionError
+
+SIZE = 64
+CENTER = np.array([0.3, -0.2, 0.5])
+FLIP = np.diag([1.0, -1.0, -1.0, 1.0])
+
+
+def look_at(center: np.ndarray, target: np.ndarray, roll: float) -> np.ndarray:
+    """(4, 4) camera-to-world, OpenGL's axes, +Z up, rolled by radians."""
+    backward = (center - target) / np.linalg.norm(center - target)
+    right = np.cross([0, 0, 1.0], backward)
+    right /= np.linalg.norm(right)
+    up = np.cross(backward, right)
+    matrix = np.eye(4)
+    matrix[:3, 0] = right * math.cos(roll) + up * math.sin(roll)
+    matrix[:3, 1] = up * math.cos(roll) - right * math.sin(roll)
+    matrix[:3, 2], matrix[:3, 3] = backward, center
+    return matrix
+
+
+@dataclass
+class Scene:
+    """Six photos of a ball, from round it, not quite looking at it; what is told of them is right unless changed."""
+
+    folder: Path
+    poses: list[np.ndarray] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    lens: Lens = field(default_factory=lambda: Lens((SIZE, SIZE), (100.0, 100.0), (32.0, 32.0)))
+    photos: list[Path] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        generator = np.random.RandomState(4)
+        for index in range(6):
+            angle = 1.1 * index
+            place = CENTER + np.array([2 * math.cos(angle), 2 * math.sin(angle), 0.4 + 0.2 * index])
+            self.poses.append(look_at(place, CENTER + generator.uniform(-0.1, 0.1, 3), 0.1 * index))
+            self.names.append(f"photo_{index + 1}.png")
+
+    def draw(self, suffix: str = ".png", **options: Any) -> Scene:  # noqa: ANN401 - Pillow's
+        """The photos' files: a dark disc where the lens shows the ball."""
+        width, height = map(int, self.lens.size)
+        y, x = np.mgrid[:height, :width] + 0.5
+        for pose, name in zip(self.poses, self.names, strict=True):
+            local = np.linalg.inv(pose) @ [*CENTER, 1.0]
+            point = torch.tensor([[local[0] / -local[2], local[1] / local[2]]])
+            place = self.lens.distorted(point)[0].numpy() * self.lens.focal + self.lens.center
+            path = self.folder / Path(name).with_suffix(suffix)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shade = np.where(np.hypot(x - place[0], y - place[1]) < 6, 40, 255).astype(np.uint8)
+            Image.fromarray(shade).convert("RGB").save(path, **options)
+            self.photos.append(path)
+        return self
+
+    def write(self, content: Any, name: str = "transforms.json") -> Path:  # noqa: ANN401 - any JSON
+        (self.folder / name).write_text(json.dumps(content))
+        return self.folder / name
+
+    def frames(self, **more: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - any JSON
+        return [{"file_path": name, "transform_matrix": pose.tolist(), **more}
+                for name, pose in zip(self.names, self.poses, strict=True)]  # fmt: skip
+
+    def top(self) -> dict[str, Any]:
+        """The lens as nerfstudio writes it at the top of a file."""
+        (w, h), (fx, fy), (cx, cy) = self.lens.size, self.lens.focal, self.lens.center
+        return {"w": w, "h": h, "fl_x": fx, "fl_y": fy, "cx": cx, "cy": cy, "camera_model": "OPENCV"}
+
+    def colmap(self, folder: Path, model: str = "PINHOLE", *, binary: bool = False, which: range = range(6)) -> Path:
+        """A sparse model of some of the photos, the others' numbers left out."""
+        folder.mkdir(parents=True, exist_ok=True)
+        named = {"f": self.lens.focal[0], "fx": self.lens.focal[0], "fy": self.lens.focal[1], "cx": self.lens.center[0],
+                 "cy": self.lens.center[1], "k1": (*self.lens.radial, 0.0)[0]}  # fmt: skip
+        values = [named[name] for name in MODELS[model]]
+        width, height = map(int, self.lens.size)
+        rows = []
+        for index in which:
+            inverse = np.linalg.inv(self.poses[index] @ FLIP)
+            rows.append((index * 3 + 2, *quaternion(inverse[:3, :3]), *inverse[:3, 3], 7, self.names[index]))
+        if binary:
+            kind = list(MODELS).index(model) if model != "OPENCV_FISHEYE" else 5
+            (folder / "cameras.bin").write_bytes(
+                struct.pack(f"<QiiQQ{len(values)}d", 1, 7, kind, width, height, *values)
+            )
+            images = b"".join(
+                struct.pack("<i7di", *row[:9]) + row[9].encode() + struct.pack("<xQ2dq", 1, 1.0, 2.0, -1)
+                for row in rows
+            )
+            (folder / "images.bin").write_bytes(struct.pack("<Q", len(rows)) + images)
+        else:
+            line = " ".join(map(str, ("7", model, width, height, *values)))
+            (folder / "cameras.txt").write_text(f"# one a line\n{line}\n")
+            (folder / "images.txt").write_text(
+                "# two a line\n" + "".join(" ".join(map(str, row)) + "\n\n" for row in rows)
+            )
+        return folder
+
+
+def quaternion(rotation: np.ndarray) -> np.ndarray:
+    """(w, x, y, z) of a rotation, by the largest eigenvector of Bar-Itzhack's matrix."""
+    (a, b, c), (d, e, f), (g, h, i) = rotation
+    matrix = np.array(
+        [[a - e - i, d + b, g + c, h - f], [d + b, e - a - i, h + f, c - g],
+         [g + c, h + f, i - a - e, d - b], [h - f, c - g, d - b, a + e + i]]
+    ) / 3  # fmt: skip
+    x, y, z, w = np.linalg.eigh(matrix)[1][:, -1]
+    return np.array([w, x, y, z])
+
+
+def nerfstudio(scene: Scene) -> Path:
+    return scene.draw().write({**scene.top(), "frames": scene.frames()})
+
+
+def angle_alone(scene: Scene) -> Path:
+    scene.draw()
+    scene.names = [f"./images/{Path(name).stem}" for name in scene.names]
+    return scene.write({"camera_angle_x": 2 * math.atan(32 / 100), "frames": scene.frames()})
+
+
+def lens_per_frame(scene: Scene) -> Path:
+    own = scene.top()
+    return scene.draw().write({"fl_x": 7.0, "w": 10, "h": 10, "camera_angle_x": 0.3, "frames": scene.frames(**own)})
+
+
+def no_size(scene: Scene) -> Path:
+    return scene.draw().write({"fl_x": 100.0, "cx": 32.4, "cy": 31.8, "frames": scene.frames()})
+
+
+def larger_pictures(scene: Scene) -> Path:
+    scene.draw()
+    scene.lens = scene.lens.resized((4 * SIZE, 4 * SIZE))
+    return scene.write({**scene.top(), "frames": scene.frames()})
+
+
+def windows_paths(scene: Scene) -> Path:
+    scene.draw()
+    scene.names = [f".\\images\\{name.replace('photo', 'Photo')}".replace(".png", ".PNG") for name in scene.names]
+    return scene.write({**scene.top(), "frames": scene.frames()[::-1]})
+
+
+def other_extension(scene: Scene) -> Path:
+    scene.draw()
+    scene.names = [name.replace(".png", ".jpg") for name in scene.names]
+    return scene.write({**scene.top(), "frames": scene.frames()})
+
+
+def three_rows(scene: Scene) -> Path:
+    frames = scene.frames()
+    for frame in frames:
+        frame["transform_matrix"] = np.round(frame["transform_matrix"], 5)[:3].tolist()
+    return scene.draw().write({**scene.top(), "frames": frames})
+
+
+def scaled(scene: Scene) -> Path:
+    frames = scene.frames()
+    for frame in frames:
+        frame["transform_matrix"] = (np.array(frame["transform_matrix"]) @ np.diag([0.01, 0.01, 0.01, 1])).tolist()
+    return scene.draw().write({**scene.top(), "frames": frames})
+
+
+def split(scene: Scene) -> Path:
+    scene.names = [f"train/r_{index}.png" for index in range(6)]
+    scene.draw()
+    beside = [{**frame, "file_path": f"./test/r_{index}"} for index, frame in enumerate(scene.frames()[::-1])]
+    frames = [{**frame, "file_path": f"./train/r_{index}"} for index, frame in enumerate(scene.frames())]
+    return scene.write({**scene.top(), "frames": [*beside, *frames]})
+
+
+def turned_by_exif(scene: Scene) -> Path:
+    scene.lens = Lens((SIZE, 48), (100.0, 90.0), (30.0, 22.0))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return scene.draw(".jpg", exif=exif, quality=95).write({**scene.top(), "frames": scene.frames()})
+
+
+def distorted(scene: Scene) -> Path:
+    scene.lens = replace(scene.lens, radial=(-0.4, 0.2), tangential=(0.01, -0.02))
+    return scene.draw().write({**scene.top(), "k1": -0.4, "k2": 0.2, "p1": 0.01, "p2": -0.02, "frames": scene.frames()})
+
+
+def splats(scene: Scene) -> Path:
+    rows = []
+    for index, (name, pose) in enumerate(zip(scene.names, scene.poses, strict=True)):
+        rotation = (pose @ FLIP)[:3, :3].tolist()
+        lens = {"width": SIZE, "height": SIZE, "fx": 100.0, "fy": 100.0}
+        rows.append(
+            {"id": index, "img_name": Path(name).stem, "position": pose[:3, 3].tolist(), "rotation": rotation, **lens}
+        )
+    return scene.draw().write(rows, "cameras.json")
+
+
+def colmap_text(scene: Scene) -> Path:
+    return scene.draw().colmap(scene.folder / "sparse")
+
+
+def colmap_radial(scene: Scene) -> Path:
+    scene.lens = replace(scene.lens, radial=(-0.2,))
+    scene.draw().colmap(scene.folder / "sparse" / "0", "SIMPLE_RADIAL", binary=True)
+    return scene.folder
+
+
+def colmap_two_models(scene: Scene) -> Path:
+    scene.names = [f"a b/{name}" for name in scene.names]
+    scene.draw().colmap(scene.folder / "sparse" / "0", binary=True, which=range(2))
+    scene.colmap(scene.folder / "sparse" / "1", "SIMPLE_PINHOLE", binary=True)
+    return scene.folder
+
+
+RIGHT = (
+    nerfstudio, angle_alone, lens_per_frame, no_size, larger_pictures, windows_paths, other_extension, three_rows,
+    scaled, split, turned_by_exif, distorted, splats, colmap_text, colmap_radial, colmap_two_models,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("case", RIGHT, ids=lambda case: case.__name__)
+def test_cameras_are_read(case: Callable[[Scene], Path], tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    path = case(scene)
+    order = [4, 1, 5]
+    known = load_photo_cameras(path, [scene.photos[index] for index in order])
+    lens, poses = Lens((SIZE, SIZE), (100.0, 100.0), (32.0, 32.0)), np.stack([scene.poses[index] for index in order])
+    if case is turned_by_exif:  # right is the stored up, up is the stored left
+        lens = Lens((48, SIZE), (90.0, 100.0), (26.0, 30.0))
+        poses = np.stack([poses[:, :, 1], -poses[:, :, 0], poses[:, :, 2], poses[:, :, 3]], axis=-1)
+    wanted = torch.from_numpy(np.linalg.inv(poses[0]) @ poses)
+    made = known.cameras.camera_to_world.double()
+    relative = torch.linalg.inv(made[0]) @ made
+    torch.testing.assert_close(relative[:, :3, :3], wanted[:, :3, :3], atol=1e-4, rtol=0)
+    scale = relative[1:, :3, 3].norm() / wanted[1:, :3, 3].norm()
+    torch.testing.assert_close(relative[:, :3, 3], wanted[:, :3, 3] * scale, atol=1e-4, rtol=0)
+    assert float(scale) == pytest.approx(1 / np.linalg.norm(poses[0, :3, 3] - CENTER), rel=0.02)
+    focal, principal = (torch.tensor(values) for values in lens.ndc)
+    slack = 0.014 if case is no_size else 1e-4  # there the middle is 0.4 pixels of 32 off
+    torch.testing.assert_close(known.cameras.focal, focal.expand(3, 2), atol=slack, rtol=0)
+    torch.testing.assert_close(known.cameras.principal, principal.expand(3, 2), atol=slack, rtol=0)
+    assert known.cameras.centers[0].norm() == pytest.approx(1, abs=1e-5)
+    assert known.cameras.centers[0, 0] == pytest.approx(0, abs=1e-6)
+    if path.suffix == ".json" and case is not splats:  # its up is known, and photo 1 keeps its elevation
+        up = math.degrees(math.asin(known.cameras.centers[0, 1]))
+        rise = poses[0, :3, 3] - CENTER
+        assert up == pytest.approx(math.degrees(math.asin(rise[2] / np.linalg.norm(rise))), abs=1.5)
+    assert known.lenses[0].is_pinhole == (case not in (distorted, colmap_radial))
+    assert len(known.notes) == {angle_alone: 3, windows_paths: 3, other_extension: 3, split: 3, splats: 3,
+                                colmap_two_models: 1, turned_by_exif: 3}.get(case, 0)  # fmt: skip
+
+
+def changed(matrix: Callable[[np.ndarray], np.ndarray], which: range = range(6)) -> Callable[[Scene], Path]:
+    def make(scene: Scene) -> Path:
+        for index in which:
+            scene.poses[index] = matrix(scene.poses[index])
+        return scene.write({**scene.top(), "frames": scene.frames()})
+
+    return make
+
+
+def told(**more: object) -> Callable[[Scene], Path]:
+    """The file with some values changed; None leaves one out."""
+
+    def make(scene: Scene) -> Path:
+        content = {**scene.top(), "frames": scene.frames(), **more}
+        return scene.write({name: value for name, value in content.items() if value is not None})
+
+    return make
+
+
+NO_PIXELS = dict.fromkeys(("w", "h", "fl_x", "fl_y", "cx", "cy"))
+WRONG: dict[str, tuple[Callable[[Scene], Path], str]] = {
+    "mirrored": (changed(lambda pose: np.diag([-1, 1, 1, 1.0]) @ pose), "left-handed"),
+    "not finite": (changed(lambda pose: pose * np.nan, range(2, 3)), r"photo_3\.png must be finite"),
+    "sheared": (changed(lambda pose: pose @ np.diag([1, 1.3, 1, 1.0])), "one that shears"),
+    "OpenCV's axes": (changed(lambda pose: pose @ FLIP), "all cameras look away .*OpenCV"),
+    "one away": (changed(lambda pose: pose @ np.diag([-1, 1, -1, 1.0]), range(1, 2)), r"photo_2\.png looks away"),
+    "no frames": (told(frames=[]), "it has no frames"),
+    "no focal length": (told(fl_x=None, fl_y=None), "must have a focal length"),
+    "a wide angle": (told(**NO_PIXELS | {"camera_angle_x": 3.2}), "angle of view in radians"),
+    "pixels of what": (told(**NO_PIXELS | {"fl_x": 100}), "no size; add w and h"),
+    "another shape": (told(h=48), "64 x 48 pixels and the photo has 64 x 64"),
+    "no frame": (lambda scene: told(frames=scene.frames()[:5])(scene), r"it has none for photo_6\.png"),
+    "twice": (lambda scene: told(frames=2 * scene.frames())(scene), "must be one picture"),
+    "another lens": (told(camera_model="EQUIRECTANGULAR"), "got EQUIRECTANGULAR"),
+    "not a matrix": (lambda scene: told(frames=scene.frames(transform_matrix=[[1]]))(scene), "3 or 4 rows of 4"),
+    "no path": (told(frames=[{}]), "must have a file_path"),
+    "another list": (lambda scene: scene.write([1, 2]), r"is not a transforms\.json"),
+    "an empty folder": (lambda scene: scene.folder, "must hold cameras, got none"),
+    "half a model": (lambda scene: cut(scene), "sparse"),
+}
+
+
+def cut(scene: Scene) -> Path:
+    folder = scene.colmap(scene.folder / "sparse", binary=True)
+    (folder / "images.bin").write_bytes((folder / "images.bin").read_bytes()[:150])
+    return folder
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_is_no_camera_is_refused(kind: str, tmp_path: Path) -> None:
+    scene = Scene(tmp_path).draw()
+    make, sentence = WRONG[kind]
+    path = make(scene)
+    with pytest.raises(UpFusionError, match=sentence):
+        load_photo_cameras(path, scene.photos)
+
+
+def test_a_name_that_two_entries_share_is_refused(tmp_path: Path) -> None:
+    scene = Scene(tmp_path).draw()
+    scene.names = ["a/photo_1.png", "b/photo_1.png", *scene.names[2:]]
+    path = scene.write({**scene.top(), "frames": scene.frames()})
+    with pytest.raises(UpFusionError, match=r"may be a/photo_1\.png, b/photo_1\.png"):
+        load_photo_cameras(path, scene.photos[:1])
+
+
+# ---- lenses
+
+
+def test_distortion_by_hand() -> None:
+    """At (.5, 0): r² = .25. OPENCV: 1 - .4 · .25 = .9 -> x .45 + p2 (.25 + 2 · .25) = .465, y = p1 · .25 = .005."""
+    lens = Lens.of_model("OPENCV", (10, 10), {"fx": 5, "k1": -0.4, "p1": 0.02, "p2": 0.02})
+    point = torch.tensor([[0.5, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(lens.distorted(point), torch.tensor([[0.465, 0.005]], dtype=torch.float64))
+    fisheye = Lens.of_model("OPENCV_FISHEYE", (10, 10), {"fx": 5, "k1": 0.1})
+    angle = math.atan(0.5)
+    assert float(fisheye.distorted(point)[0, 0]) == pytest.approx(angle * (1 + 0.1 * angle**2))
+    assert lens.turned().turned().turned().turned() == lens
+
+
+def test_a_turned_lens_shows_the_turned_picture() -> None:
+    lens = Lens.of_model("OPENCV", (20, 10), {"fx": 5, "fy": 6, "cx": 9, "cy": 4, "k1": 0.3, "p1": 0.02, "p2": -0.05})
+    points = torch.tensor([[0.3, 0.2], [-0.1, 0.4]], dtype=torch.float64)
+
+    def pixels(lens: Lens, points: Tensor) -> Tensor:
+        return lens.distorted(points) * points.new_tensor(lens.focal) + points.new_tensor(lens.center)
+
+    before = pixels(lens, points)
+    after = pixels(lens.turned(), torch.stack([-points[:, 1], points[:, 0]], dim=-1))
+    torch.testing.assert_close(after, torch.stack([10 - before[:, 1], before[:, 0]], dim=-1))
+
+
+def test_what_is_undistorted_is_what_a_pinhole_sees() -> None:
+    lens = Lens.of_model("SIMPLE_RADIAL", (48, 48), {"f": 40, "k1": -0.15})
+    y, x = torch.meshgrid(*[(torch.arange(48.0) - 23.5) / 40] * 2, indexing="ij")
+
+    def drawn(points: Tensor) -> Tensor:
+        return 0.5 + 0.4 * torch.sin(10 * points[..., 0]) * torch.cos(8 * points[..., 1])
+
+    flat = torch.stack([x, y], dim=-1)
+    undistorted = flat
+    for _ in range(60):  # the inverse, by fixed point
+        undistorted = undistorted + flat - lens.distorted(undistorted)
+    found, known = lens.undistorted(drawn(undistorted)[None].float())
+    inside = known.bool()
+    assert inside.float().mean() > 0.9
+    assert float((found[0] - drawn(flat))[inside].abs().max()) < 0.01

@@ -1,0 +1,133 @@
+"""Photos on a mesh: what each texel takes, worked out by hand on flat squares, and a whole object seen all round."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from upfusion_core import Cameras, MeshAsset, look_at, orbit_cameras
+from upfusion_core.support.errors import InputError
+from upfusion_core.surface.projection import project_photos
+from upfusion_core.surface.rasterise import rasterise
+from upfusion_core.surface.reading import Surface
+
+GRAY = 0.5
+
+
+def square(depth: float = 0.0, side: float = 0.2) -> tuple[Tensor, Tensor]:
+    """Corners and faces of a square at z = depth that looks along +Z."""
+    corners = torch.tensor([[-1.0, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]]) * side + torch.tensor([0, 0, depth])
+    return corners, torch.tensor([[0, 1, 2], [0, 2, 3]])
+
+
+def mesh(*squares: tuple[Tensor, Tensor]) -> MeshAsset:
+    """Grey squares; the first one's texture is the left half, the second's the right one."""
+    vertices = torch.cat([corners for corners, _ in squares])
+    faces = torch.cat([faces + 4 * index for index, (_, faces) in enumerate(squares)])
+    share = 1 / len(squares)
+    unit = torch.tensor([[0.0, 0], [1, 0], [1, 1], [0, 1]]) * torch.tensor([share, 1.0])
+    uvs = torch.cat([unit + torch.tensor([share * index, 0]) for index in range(len(squares))])
+    colors = torch.full_like(vertices, GRAY)
+    return MeshAsset(vertices, faces, colors, uvs, torch.full((3, 1, 1), GRAY))
+
+
+def front(x: float = 0.0, focal: float = 4.0) -> Cameras:
+    """A camera 1 before the origin; with focal 4 a square of .2 fills 80 % of its picture."""
+    return look_at(torch.tensor([[x, 0.0, 1.0]]), (x, 0.0, 0.0), focal=focal)
+
+
+def ramp(size: int = 64) -> Tensor:
+    """(3, size, size): red grows to the right, green downwards, blue is even."""
+    along = (torch.arange(size) + 0.5) / size
+    return torch.stack([along.expand(size, size), along[:, None].expand(size, size), torch.full((size, size), 0.5)])
+
+
+def test_a_square_takes_the_photo_that_faces_it() -> None:
+    """Texel (u, v from the top) of the square lies at 0.1 + 0.8·(u, v) of the photo."""
+    texture = project_photos(mesh(square()), [(ramp() * 255).round().byte()], front(), size=64).texture
+    assert texture is not None
+    wanted = 0.1 + 0.8 * ramp()
+    torch.testing.assert_close(texture[0, 8:-8, 8:-8], wanted[0, 8:-8, 8:-8], atol=0.01, rtol=0)
+    torch.testing.assert_close(texture[1, 8:-8, 8:-8], wanted[1, 8:-8, 8:-8], atol=0.01, rtol=0)
+    torch.testing.assert_close(texture[2, 8:-8, 8:-8], torch.full((48, 48), 0.5), atol=0.01, rtol=0)
+
+
+def test_what_is_hidden_keeps_its_own_colour() -> None:
+    """A red photo of two squares, one behind the other: the far one, as large, is hidden from the front."""
+    red = torch.tensor([0.9, 0.1, 0.1])[:, None, None].expand(3, 64, 64)
+    texture = project_photos(mesh(square(0.1), square(-0.1, 0.15)), [red], front(), size=64).texture
+    assert texture is not None
+    near, far = texture[:, 32, 16], texture[:, 32, 48]
+    assert near[0] - near[1] > 0.7
+    assert far[0] - far[1] < 0.5  # levelled to the red photo, not painted with it
+
+
+def test_exposures_are_levelled() -> None:
+    """Two photos of one square, the second 0.8 as bright: the texture has one brightness, that of neither alone."""
+    photos = [ramp() * 0.5 + 0.4, (ramp() * 0.5 + 0.4) * 0.8]
+    cameras = Cameras.concatenate([front(-0.01), front(0.01)])
+    texture = project_photos(mesh(square()), photos, cameras, size=64).texture
+    assert texture is not None
+    row = texture[2, 32, 10:-10]
+    assert float(row.max() - row.min()) < 0.01
+    assert 0.8 * 0.65 < float(row.mean()) < 0.65
+
+
+def test_photos_that_contradict_each_other_leave_the_mesh_as_it_is() -> None:
+    """Half of the square is red in one photo and blue in the other, and grey in the mesh; the rest is grey in all."""
+    photos = [torch.full((3, 64, 64), GRAY), torch.full((3, 64, 64), GRAY)]
+    photos[0][:, :24] = torch.tensor([0.95, 0.05, 0.05])[:, None, None]
+    photos[1][:, :24] = torch.tensor([0.05, 0.05, 0.95])[:, None, None]
+    texture = project_photos(mesh(square()), photos, Cameras.concatenate([front(), front()]), size=64).texture
+    assert texture is not None
+    assert float((texture[:, 8, 20:44] - GRAY).abs().max()) < 0.15
+
+
+def textured_ball() -> tuple[Surface, MeshAsset]:
+    """A ball with a pattern in its vertices' colours, and the same in grey."""
+    import trimesh
+
+    ball = trimesh.creation.icosphere(subdivisions=4, radius=0.2)
+    vertices, faces = torch.tensor(ball.vertices, dtype=torch.float32), torch.tensor(ball.faces, dtype=torch.int64)
+    colors = 0.5 + 0.4 * torch.stack([(vertices[:, axis] * 60).sin() for axis in range(3)], dim=-1)
+    surface = Surface(vertices, faces, colors, torch.zeros(len(vertices), 2), (), torch.full((len(faces),), -1))
+    return surface, MeshAsset(vertices, faces, torch.full_like(vertices, GRAY))
+
+
+def test_a_ball_seen_all_round_shows_its_own_pattern() -> None:
+    """Unwrapped, painted from six photos, and seen from between them; texture and seams stay near the truth."""
+    surface, gray = textured_ball()
+    cameras = orbit_cameras([0.0, 90, 180, 270, 45, 225], [0.0, 0, 0, 0, 70, -70])
+    seen = rasterise(surface, cameras, 128)
+    steps: list[int] = []
+    made = project_photos(
+        gray, list(seen.rgb), cameras, masks=list(seen.opacity[:, 0]), size=256,
+        on_step=lambda step, total, preview: steps.append(step),
+    )  # fmt: skip
+    assert steps == sorted(steps)
+    assert steps[-1] == 100
+    assert made.texture is not None
+    assert made.uvs is not None
+    shown = replace(
+        surface, vertices=made.vertices, faces=made.faces, colors=torch.ones_like(made.vertices), uvs=made.uvs,
+        textures=(made.texture,), face_texture=torch.zeros(len(made.faces), dtype=torch.int64),
+    )  # fmt: skip
+    between = orbit_cameras([45.0, 135, 225, 315], 0.0)
+    truth, found = rasterise(surface, between, 96), rasterise(shown, between, 96)
+    error = ((truth.rgb - found.rgb).square() * truth.opacity).sum() / (3 * truth.opacity.sum())
+    assert -10 * error.log10() > 32
+
+
+def test_what_cannot_be_projected_is_refused() -> None:
+    photo = torch.zeros(3, 16, 16)
+    for photos, cameras, masks, sentence in (
+        ([photo, photo], front(), None, "2 photos, 1 cameras"),
+        ([], orbit_cameras([0.0])[:0], None, "0 photos"),
+        ([photo], front(), [], "0 masks"),
+        ([photo], look_at(torch.tensor([[0.0, 0, 1]]), (0.0, 0, 5)), None, "none of them does"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            project_photos(mesh(square()), photos, cameras, masks=masks, size=64)

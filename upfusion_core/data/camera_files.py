@@ -1,0 +1,311 @@
+"""Files of cameras that other programs write -> named cameras in their own world: transforms.json, COLMAP, splats."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from ..geometry.lenses import MODELS, Lens
+from ..support.errors import InputError
+from ..support.files import read_json, reading, shown
+
+_FLIP = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
+"""OpenCV's and COLMAP's camera axes (right, down, forward) <-> ours (right, up, backward)."""
+
+_MOST = 100_000
+"""Cameras in one file."""
+
+_READ = "read are transforms.json (nerfstudio, instant-ngp, Blender), COLMAP's sparse folders, cameras.json of splats"
+
+
+@dataclass(frozen=True, eq=False)
+class FileCamera:
+    """One camera of a file.
+
+    name: the picture's, with slashes. camera_to_world: (4, 4) float64, our camera axes, the file's world; may hold NaN.
+    lens: in pixels of the file's pictures; of pictures 1 wide where the file tells no size and no pixels.
+    sized: whether the file tells the size; else it follows from the lens's centre, roughly, or is (1, 1).
+    """
+
+    name: str
+    camera_to_world: Tensor
+    lens: Lens
+    sized: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class CameraFile:
+    """All cameras of a file. up: which way is up in its world, where the format says it."""
+
+    path: Path
+    cameras: tuple[FileCamera, ...]
+    up: tuple[float, float, float] | None = None
+
+
+def read_camera_files(path: Path) -> list[CameraFile]:
+    """A file or folder of cameras -> its worlds: one, or one a model where COLMAP made several.
+
+    Raises:
+        InputError: it is none of the formats, damaged, or has an unknown lens; the sentence names file and entry.
+    """
+    if path.is_dir():
+        models = _colmap_models(path)
+        if models:
+            return [_colmap(model) for model in models]
+        for name in ("transforms.json", "transforms_train.json", "cameras.json"):
+            if (path / name).is_file():
+                return read_camera_files(path / name)
+        raise InputError(f"{path} must hold cameras, got none; {_READ}")
+    if path.name in _COLMAP_NAMES:
+        return [_colmap(path.parent)]
+    content = read_json(path, finite=False)
+    if isinstance(content, dict) and isinstance(content.get("frames"), list):
+        return [CameraFile(path, tuple(_frames(content, path)), up=(0.0, 0.0, 1.0))]
+    if isinstance(content, list) and content and all(isinstance(row, dict) and "position" in row for row in content):
+        return [CameraFile(path, tuple(_splat_camera(row, f"{path}, camera {i}") for i, row in enumerate(content)))]
+    raise InputError(f'{path} is not a transforms.json (a list "frames"), got {shown(content, 60)}; {_READ}')
+
+
+# ---- transforms.json
+
+
+def _frames(content: dict[str, Any], path: Path) -> Iterator[FileCamera]:
+    frames = content["frames"]
+    if not 1 <= len(frames) <= _MOST:
+        found = "no frames" if not frames else f"{len(frames)} frames"
+        raise InputError(f"{path} must hold 1 to {_MOST} frames, it has {found}; was no photo placed?")
+    for index, frame in enumerate(frames):
+        label = f"{path}, frame {index}"
+        if not isinstance(frame, dict) or not isinstance(frame.get("file_path"), str):
+            raise InputError(f"{label} must have a file_path, got {shown(frame, 60)}; correct it there")
+        label = f"{label} ({frame['file_path']})"
+        matrix = _matrix(frame.get("transform_matrix"), f"{label}, transform_matrix")
+        yield FileCamera(_slashed(frame["file_path"]), matrix, *_lens({**content, **_own(content, frame)}, label))
+
+
+def _own(content: Mapping[str, Any], frame: dict[str, Any]) -> dict[str, Any]:
+    """What a frame says itself; a focal length of its own stands above an angle at the top, and the other way round."""
+    own = {name: value for name, value in frame.items() if value is not None}
+    focal = {"fl_x", "fl_y", "camera_angle_x", "camera_angle_y"}
+    return {**dict.fromkeys(focal & content.keys() if focal & own.keys() else ()), **own}
+
+
+def _lens(values: Mapping[str, Any], label: str) -> tuple[Lens, bool]:
+    """The lens of a frame, by focal lengths in pixels or angles of view, and whether the size is told."""
+    names = (
+        "w",
+        "h",
+        "cx",
+        "cy",
+        "fl_x",
+        "fl_y",
+        "camera_angle_x",
+        "camera_angle_y",
+        "k1",
+        "k2",
+        "k3",
+        "k4",
+        "p1",
+        "p2",
+    )
+    told = {name: _number(values[name], f"{label}, {name}") for name in names if values.get(name) is not None}
+    width, height = told.get("w", 0.0), told.get("h", 0.0)
+    sized = width > 0 and height > 0
+    if not sized and "fl_x" in told:
+        if "cx" not in told:
+            raise InputError(
+                f"{label} has fl_x in pixels but no size; add w and h of the pictures that it was made from"
+            )
+        width, height = 2 * told["cx"], 2 * told.get("cy", told["cx"])
+    elif not sized:
+        width = height = 1.0
+    focal = dict.fromkeys(("fx", "fy"), 0.0)
+    for name, length, angle, side in (
+        ("fx", "fl_x", "camera_angle_x", width),
+        ("fy", "fl_y", "camera_angle_y", height),
+    ):
+        if length in told:
+            focal[name] = told[length]
+        elif angle in told and (sized or name == "fx"):
+            focal[name] = side / (2 * _tangent(told[angle] / 2, f"{label}, {angle}"))
+    if "fl_x" in told and "fl_y" not in told:
+        focal["fy"] = focal["fx"]
+    focal = {"fx": focal["fx"] or focal["fy"], "fy": focal["fy"] or focal["fx"]}
+    if not min(focal.values()) > 0:
+        raise InputError(f"{label} must have a focal length (fl_x) or an angle of view (camera_angle_x), got none")
+    model = "OPENCV_FISHEYE" if values.get("is_fisheye") else values.get("camera_model") or "OPENCV"
+    parts = {name: value for name, value in told.items() if name in ("cx", "cy") or name[0] in "kp"}
+    try:
+        known = model if isinstance(model, str) else shown(model, 30)
+        return Lens.of_model(known, (width, height), {**focal, **parts}), sized
+    except InputError as error:
+        raise InputError(f"{label}: {error}") from error
+
+
+def _splat_camera(row: dict[str, Any], label: str) -> FileCamera:
+    """An entry of cameras.json beside a Gaussian splat: columns of rotation are right, down, forward."""
+    rotation, position = row.get("rotation"), row.get("position")
+    if not isinstance(rotation, list) or not isinstance(position, list) or len(rotation) != len(position):
+        raise InputError(f"{label} must have rotation (3 x 3) and position (3), got {shown(row, 60)}; correct it there")
+    joined = [
+        [*line, place] if isinstance(line, list) else line for line, place in zip(rotation, position, strict=True)
+    ]
+    names = ("width", "height", "fx", "fy")
+    numbers = {name: _number(row.get(name), f"{label}, {name}") for name in names}
+    size = (numbers["width"], numbers["height"])
+    name = row.get("img_name", row.get("id", ""))
+    lens = Lens(size, (numbers["fx"], numbers["fy"]), (size[0] / 2, size[1] / 2))
+    return FileCamera(_slashed(str(name)), _matrix(joined, label) @ _FLIP, lens)
+
+
+# ---- COLMAP
+
+_COLMAP_NAMES = ("cameras.txt", "images.txt", "cameras.bin", "images.bin")
+_MODEL_IDS = {
+    0: "SIMPLE_PINHOLE", 1: "PINHOLE", 2: "SIMPLE_RADIAL", 3: "RADIAL", 4: "OPENCV", 5: "OPENCV_FISHEYE",
+    6: "FULL_OPENCV", 7: "FOV", 8: "SIMPLE_RADIAL_FISHEYE", 9: "RADIAL_FISHEYE", 10: "THIN_PRISM_FISHEYE",
+    11: "RAD_TAN_THIN_PRISM_FISHEYE",
+}  # fmt: skip
+_NO_COLMAP = "export the model there again"
+
+
+def _colmap_models(folder: Path) -> list[Path]:
+    """Folders in or below `folder` that hold a model, those of sparse/0, sparse/1, … in order."""
+
+    def holds(place: Path) -> bool:
+        return any(
+            (place / f"cameras.{kind}").is_file() and (place / f"images.{kind}").is_file() for kind in ("bin", "txt")
+        )
+
+    for parent in (folder, folder / "sparse", folder / "colmap" / "sparse", folder / "dense" / "sparse"):
+        if holds(parent):
+            return [parent]
+        numbered = sorted((p for p in parent.glob("*") if p.name.isdigit() and holds(p)), key=lambda p: int(p.name))
+        if numbered:
+            return numbered
+    return []
+
+
+def _colmap(folder: Path) -> CameraFile:
+    binary = (folder / "images.bin").is_file() and (folder / "cameras.bin").is_file()
+    if binary:
+        lenses, images = _colmap_binary(folder)
+    else:
+        lenses, images = _colmap_text(folder)
+    found = []
+    for numbers, camera, name in images:
+        label = f"{folder}, image {name}"
+        if camera not in lenses:
+            raise InputError(f"{label} must have a camera, but there is no camera {camera}; {_NO_COLMAP}")
+        model, size, parameters = lenses[camera]
+        names = MODELS.get(model, ())
+        try:
+            lens = Lens.of_model(model, size, dict(zip(names, parameters, strict=False)))
+        except InputError as error:
+            raise InputError(f"{label}: {error}") from error
+        found.append(FileCamera(_slashed(name), _from_quaternion(numbers, label), lens))
+    if not found:
+        raise InputError(f"{folder} must hold images with cameras, got none; was no photo placed?")
+    return CameraFile(folder, tuple(found))
+
+
+Lenses = dict[int, tuple[str, tuple[float, float], Sequence[float]]]
+Images = list[tuple[Sequence[float], int, str]]
+
+
+def _colmap_text(folder: Path) -> tuple[Lenses, Images]:
+    with reading(folder, _NO_COLMAP):
+        lines = [line.split() for line in _lines(folder / "cameras.txt") if line.strip()]
+        lenses: Lenses = {
+            int(row[0]): (row[1], (float(row[2]), float(row[3])), [float(value) for value in row[4:]]) for row in lines
+        }
+        images: Images = []
+        rows = iter(_lines(folder / "images.txt"))
+        for row in rows:
+            if row.strip():
+                *numbers, camera, name = row.split(maxsplit=9)[1:]
+                images.append(([float(value) for value in numbers], int(camera), name.strip()))
+                next(rows, None)  # the line of points, which may be empty
+    return lenses, images
+
+
+def _lines(path: Path) -> list[str]:
+    return [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+
+
+def _colmap_binary(folder: Path) -> tuple[Lenses, Images]:
+    def numbers(file: BinaryIO, form: str) -> tuple[Any, ...]:
+        return struct.unpack("<" + form, file.read(struct.calcsize("<" + form)))
+
+    lenses: Lenses = {}
+    images: Images = []
+    with reading(folder, _NO_COLMAP), (folder / "cameras.bin").open("rb") as file:
+        for _ in range(numbers(file, "Q")[0]):
+            key, kind, width, height = numbers(file, "iiQQ")
+            model = _MODEL_IDS.get(kind, f"number {kind}")
+            if model not in MODELS:
+                lenses[key] = (model, (width, height), ())
+                break  # its length is not known; the image that has it says so
+            lenses[key] = (model, (width, height), numbers(file, f"{len(MODELS[model])}d"))
+    with reading(folder, _NO_COLMAP), (folder / "images.bin").open("rb") as file:
+        for _ in range(numbers(file, "Q")[0]):
+            _, *pose, camera = numbers(file, "i7di")
+            name = b"".join(iter(lambda: numbers(file, "c")[0], b"\0"))
+            images.append((pose, camera, name.decode("utf-8")))
+            file.seek(24 * numbers(file, "Q")[0], 1)
+    return lenses, images
+
+
+def _from_quaternion(numbers: Sequence[float], label: str) -> Tensor:
+    """COLMAP's world-to-camera quaternion (w, x, y, z) and translation -> camera-to-world in our axes."""
+    pose = torch.tensor(numbers, dtype=torch.float64)
+    w, x, y, z = (pose[:4] / pose[:4].norm().clamp_min(1e-12)).tolist()
+    rotation = pose.new_tensor(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+    full = torch.eye(4, dtype=torch.float64)
+    full[:3, :3], full[:3, 3] = rotation.T, -rotation.T @ pose[4:]
+    return full @ _FLIP
+
+
+# ---- parts of entries
+
+
+def _slashed(name: str) -> str:
+    return str(PurePosixPath(name.replace("\\", "/")))
+
+
+def _matrix(rows: Any, label: str) -> Tensor:  # noqa: ANN401 - any JSON
+    """3 or 4 rows of 4 numbers, NaN and infinity among them, as a (4, 4) matrix."""
+    if isinstance(rows, list) and len(rows) in (3, 4) and all(isinstance(row, list) and len(row) == 4 for row in rows):
+        full = torch.eye(4, dtype=torch.float64)
+        for index, row in enumerate(rows[:3]):
+            full[index] = torch.tensor([_number(value, label, finite=False) for value in row], dtype=torch.float64)
+        return full
+    raise InputError(f"{label} must be 3 or 4 rows of 4 numbers, got {shown(rows, 60)}; correct it there")
+
+
+def _number(value: Any, label: str, finite: bool = True) -> float:  # noqa: ANN401 - any JSON
+    if value is None and not finite:
+        return float("nan")
+    if isinstance(value, bool) or not isinstance(value, int | float) or (finite and not abs(value) < 1e30):
+        raise InputError(f"{label} must be a finite number, got {shown(value, 40)}; correct it there")
+    return float(value)
+
+
+def _tangent(angle: float, label: str) -> float:
+    if not 0 < angle < 1.57:
+        raise InputError(
+            f"{label} must be an angle of view in radians below 3.14, got {2 * angle:.4g}; correct it there"
+        )
+    return float(torch.tensor(angle, dtype=torch.float64).tan())

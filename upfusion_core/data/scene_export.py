@@ -1,0 +1,138 @@
+"""Pictures with known cameras as data sets that other programs train on: nerfstudio's transforms.json and COLMAP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..support.errors import InputError
+from ..support.files import replacing
+from ..support.images import to_8bit
+from ..types import Cameras
+
+SCENE_FORMATS = ("nerfstudio", "colmap")
+
+_Z_UP = torch.tensor([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]], dtype=torch.float64)
+"""Our world (+Y up) -> nerfstudio's and Blender's (+Z up)."""
+
+_FLIP = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
+
+
+@dataclass(frozen=True, eq=False)
+class PosedPicture:
+    """One picture of a data set. name: without suffix; rgb: (3, H, W) in [0, 1]; mask: (H, W) or None; camera: one."""
+
+    name: str
+    rgb: Tensor
+    camera: Cameras
+    mask: Tensor | None = None
+
+    @property
+    def pixels(self) -> tuple[float, float, float, float]:
+        """Focal lengths and centre in pixels, (0, 0) the corner of the top left one."""
+        height, width = self.rgb.shape[1:]
+        (fx, fy), (px, py) = self.camera.focal[0].double().tolist(), self.camera.principal[0].double().tolist()
+        return fx * width / 2, fy * height / 2, (1 - px) * width / 2, (1 - py) * height / 2
+
+
+def export_scene(
+    pictures: Sequence[PosedPicture], folder: Path, form: str, points: Tensor, colors: Tensor
+) -> list[Path]:
+    """Writes a folder that nerfstudio or COLMAP's users (Gaussian trainers among them) read; gives its files.
+
+    Pictures go to images/ as PNG, masks to masks/. The world is ours, for nerfstudio turned to +Z up.
+
+    Args:
+        form: one of SCENE_FORMATS.
+        points, colors: (P, 3) of the object's surface, for programs that start from sparse points; colours in [0, 1].
+    """
+    if form not in SCENE_FORMATS:
+        raise InputError(f"the format must be one of {', '.join(SCENE_FORMATS)}, got {form}")
+    files = []
+    for picture in pictures:
+        files.append(_save(folder / "images" / f"{picture.name}.png", to_8bit(picture.rgb.permute(1, 2, 0))))
+        if picture.mask is not None:
+            files.append(_save(folder / "masks" / f"{picture.name}.png", to_8bit(picture.mask)))
+    if form == "nerfstudio":
+        turned = points.double() @ _Z_UP[:3, :3].T
+        texts = {"transforms.json": json.dumps(_transforms(pictures), indent=1), "points.ply": _ply(turned, colors)}
+    else:
+        names = ("cameras.txt", "images.txt", "points3D.txt")
+        texts = {f"sparse/0/{name}": text for name, text in zip(names, _colmap(pictures, points, colors), strict=True)}
+    for name, text in texts.items():
+        with replacing(folder / name) as partial:
+            partial.write_text(text, encoding="utf-8")
+        files.append(folder / name)
+    return files
+
+
+def _save(path: Path, pixels: np.ndarray) -> Path:
+    with replacing(path) as partial:
+        Image.fromarray(pixels).save(partial)
+    return path
+
+
+def _transforms(pictures: Sequence[PosedPicture]) -> dict[str, object]:
+    frames = []
+    for picture in pictures:
+        fx, fy, cx, cy = picture.pixels
+        height, width = picture.rgb.shape[1:]
+        matrix = (_Z_UP @ picture.camera.camera_to_world[0].double()).tolist()
+        frame = {"file_path": f"images/{picture.name}.png", "fl_x": fx, "fl_y": fy, "cx": cx, "cy": cy, "w": width,
+                 "h": height, "transform_matrix": matrix}  # fmt: skip
+        frames.append(frame if picture.mask is None else {**frame, "mask_path": f"masks/{picture.name}.png"})
+    return {"camera_model": "OPENCV", "ply_file_path": "points.ply", "frames": frames}
+
+
+def _ply(points: Tensor, colors: Tensor) -> str:
+    properties = [
+        *(f"property float {axis}" for axis in "xyz"),
+        *(f"property uchar {c}" for c in ("red", "green", "blue")),
+    ]
+    head = ["ply", "format ascii 1.0", f"element vertex {len(points)}", *properties, "end_header"]
+    rows = [f"{x:.7g} {y:.7g} {z:.7g} {r} {g} {b}"
+            for (x, y, z), (r, g, b) in zip(points.tolist(), to_8bit(colors).tolist(), strict=True)]  # fmt: skip
+    return "\n".join([*head, *rows, ""])
+
+
+def _colmap(pictures: Sequence[PosedPicture], points: Tensor, colors: Tensor) -> tuple[str, str, str]:
+    """cameras.txt, images.txt and points3D.txt; a point's track names the pictures that it lies in front of."""
+    cameras, images = [], []
+    tracks: list[list[str]] = [[] for _ in range(len(points))]
+    for number, picture in enumerate(pictures, 1):
+        height, width = picture.rgb.shape[1:]
+        lens = picture.pixels
+        cameras.append(f"{number} PINHOLE {width} {height} " + " ".join(f"{value:.12g}" for value in lens))
+        inverse = torch.linalg.inv(picture.camera.camera_to_world[0].double() @ _FLIP)
+        local = points.double() @ inverse[:3, :3].T + inverse[:3, 3]
+        place = local[:, :2] / local[:, 2:].clamp_min(1e-9) * torch.tensor(lens[:2]) + torch.tensor(lens[2:])
+        inside = (local[:, 2] > 0) & (place >= 0).all(-1) & (place < torch.tensor([width, height])).all(-1)
+        seen = inside.nonzero()[:, 0].tolist()
+        for index, point in enumerate(seen):
+            tracks[point] += [str(number), str(index)]
+        pose = [*_quaternion(inverse[:3, :3]), *inverse[:3, 3].tolist()]
+        images.append(f"{number} " + " ".join(f"{value:.12g}" for value in pose) + f" {number} {picture.name}.png")
+        images.append(
+            " ".join(f"{x:.6f} {y:.6f} {point + 1}" for (x, y), point in zip(place[seen].tolist(), seen, strict=True))
+        )
+    rows = []
+    for point, (place, color) in enumerate(zip(points.tolist(), to_8bit(colors).tolist(), strict=True)):
+        numbers = " ".join(f"{value:.9g}" for value in place)
+        rows.append(" ".join([str(point + 1), numbers, *map(str, color), "0", *tracks[point]]))
+    return tuple("\n".join([*lines, ""]) for lines in (cameras, images, rows))  # type: ignore[return-value]
+
+
+def _quaternion(rotation: Tensor) -> list[float]:
+    """(w, x, y, z), w not below 0: the eigenvector of the largest eigenvalue of Bar-Itzhack's matrix."""
+    (a, b, c), (d, e, f), (g, h, i) = rotation.tolist()
+    rows = [[a - e - i, d + b, g + c, h - f], [d + b, e - a - i, h + f, c - g],
+            [g + c, h + f, i - a - e, d - b], [h - f, c - g, d - b, a + e + i]]  # fmt: skip
+    x, y, z, w = torch.linalg.eigh(rotation.new_tensor(rows)).eigenvectors[:, -1].tolist()
+    return [w, x, y, z] if w >= 0 else [-w, -x, -y, -z]

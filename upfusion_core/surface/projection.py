@@ -1,0 +1,266 @@
+"""The photos' own pixels on a mesh: each texel takes its colour from the photos that see it, the rest keep the mesh's.
+
+Visibility by a depth buffer, weights by the angle, the density of pixels and the distance from outlines, levels of the
+photos by least squares where two see the same, and two bands: low frequencies mixed widely, detail of the best photo.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, grid_sample, interpolate, max_pool2d, normalize
+
+from ..support.checks import check_count
+from ..support.errors import InputError
+from ..types import Cameras, OnStep
+from .extract import smooth_normals
+from .mesh import MeshAsset
+from .rasterise import rasterise
+from .reading import Surface
+from .texture import _dilate, texels, unwrap
+
+BUFFER = 2048  # side of the largest depth buffer, in samples
+LOW = 128  # side of the low band, in pixels; about the size of what the photos are levelled over
+SOLVED = 384  # side of the texture that levels and trust are solved on
+BORDER = 0.02  # a photo's weight rises over this share of its side, from outlines and from its border on
+SHARP = 6.0  # power of the weights in the band of detail: the best photo's nearly alone
+AT_ONCE = 2**19  # texels at a time
+CONTRARY = 0.1  # colours of two photos that scatter more do not show the same
+LEAST_COSINE = 0.1  # surfaces seen flatter than this take nothing from the photo
+
+
+@dataclass(frozen=True, eq=False)
+class _Projector:
+    """One photo, ready to be asked for the colours of points: picture and low band (3, H, W), depth and rise (S, S)."""
+
+    camera: Cameras
+    picture: Tensor
+    low: Tensor
+    depth: Tensor
+    rise: Tensor
+    trust: float
+
+    def look(self, points: Tensor, normals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(M, 3) points and normals -> low band and detail (M, 3), weight (M,), 0 where the photo sees nothing."""
+        matrix, focal, principal = self.camera.camera_to_world[0], self.camera.focal[0], self.camera.principal[0]
+        offset = points - matrix[:3, 3]
+        local = offset @ matrix[:3, :3]
+        ahead = (-local[:, 2]).clamp_min(1e-6)
+        place = torch.stack([local[:, 0], -local[:, 1]], dim=-1) / ahead[:, None] * focal - principal  # right, down
+        distance = offset.norm(dim=-1)
+        cosine = -(normals * offset).sum(dim=-1) / distance
+        footprint = 2 * distance / (float(focal.min()) * self.depth.shape[-1])
+        slope = (1 - cosine**2).clamp_min(0).sqrt() / cosine.clamp_min(0.05)
+        nearest, rise = (_sampled(values[None], place, "nearest" if values is self.depth else "bilinear")[:, 0]
+                         for values in (self.depth, self.rise))  # fmt: skip
+        visible = (distance <= nearest + footprint * (1 + 2 * slope)) & (local[:, 2] < 0) & (cosine > LEAST_COSINE)
+        density = (focal.prod() / ahead**2) * cosine
+        weight = self.trust * visible * rise * density * (cosine - LEAST_COSINE).clamp_min(0)
+        low = _sampled(self.low, place, "bilinear")
+        return low, _sampled(self.picture, place, "bilinear") - low, weight
+
+
+def project_photos(
+    mesh: MeshAsset,
+    photos: Sequence[Tensor],
+    cameras: Cameras,
+    *,
+    masks: Sequence[Tensor] | None = None,
+    size: int = 2048,
+    on_step: OnStep | None = None,
+) -> MeshAsset:
+    """The mesh with a texture of the photos' pixels; a mesh without UVs is unwrapped, others keep theirs.
+
+    Args:
+        mesh: in the cameras' world; its own colours stay where no photo sees it, levelled to the photos'.
+        photos: each (3, H, W), uint8, or float in [0, 1]; of any size and number.
+        cameras: one a photo, of the whole photo.
+        masks: (H, W) in [0, 1], 1 on the object, one a photo. With them a photo counts by how well its outline fits.
+        size: side of the texture in texels, up to 8192.
+        on_step: told (step, 100, preview); the preview is the texture so far.
+
+    Raises:
+        InputError: photos, cameras and masks are not as many, or nothing of the mesh is seen.
+    """
+    check_count("size", size, 64, 8192)
+    if not len(photos) == len(cameras) or not len(photos):
+        raise InputError(
+            f"project_photos needs a camera for each photo, got {len(photos)} photos, {len(cameras)} cameras"
+        )
+    if masks is not None and len(masks) != len(photos):
+        raise InputError(f"project_photos needs a mask for each photo, got {len(photos)} photos, {len(masks)} masks")
+    told: list[Tensor] = []
+
+    def report(share: float) -> None:
+        if on_step is not None:
+            on_step(int(100 * share), 100, (lambda: told[0]) if told else None)
+
+    mesh = _unwrapped(mesh, size, lambda share: report(0.2 * share))
+    views = []
+    for index, photo in enumerate(photos):
+        views.append(_projector(mesh, photo, cameras[index], None if masks is None else masks[index]))
+        report(0.2 + 0.2 * (index + 1) / len(photos))
+    levels, floor = _levels(mesh, views)
+    texture = torch.zeros(3, size * size)
+    covered = torch.zeros(size * size, dtype=torch.bool)
+    told.append(texture.view(3, size, size))
+    for texel, points, normals, own, share in _surface(mesh, size):
+        texture[:, texel] = _mixed(views, levels, floor, points, normals, own).T
+        covered[texel] = True
+        report(0.4 + 0.55 * share)
+    _dilate(texture.view(3, size, size), covered.view(size, size), lambda share: report(0.95 + 0.05 * share))
+    report(1.0)
+    return replace(mesh, texture=texture.view(3, size, size).clamp(0, 1))
+
+
+# ---- what the photos are asked about
+
+
+def _unwrapped(mesh: MeshAsset, size: int, report: Callable[[float], None]) -> MeshAsset:
+    normals = smooth_normals(mesh.vertices, mesh.faces) if mesh.normals is None else mesh.normals
+    if mesh.uvs is not None:
+        return replace(mesh, normals=normals)
+    source, faces, uvs = unwrap(mesh.vertices, mesh.faces, size, report)
+    vertices, colors, normals = (values[source] for values in (mesh.vertices, mesh.vertex_colors, normals))
+    return MeshAsset(vertices, faces, colors, uvs, colors.mean(0)[:, None, None].clone(), normals)
+
+
+def _surface(mesh: MeshAsset, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, float]]:
+    """Texels of a texture of size²: their numbers (M,), points, normals, the mesh's own colours (M, 3), share done."""
+    assert mesh.uvs is not None, "see _unwrapped"
+    assert mesh.texture is not None, "it goes with UVs"
+    assert mesh.normals is not None, "see _unwrapped"
+    screen = torch.stack([mesh.uvs[:, 0], 1 - mesh.uvs[:, 1]], dim=-1).double() * size
+    for face, texel, weights in texels(screen[mesh.faces], size, AT_ONCE):
+        corners, shares = mesh.faces[face], weights.float()[..., None]
+        attributes = (mesh.vertices, mesh.normals, mesh.vertex_colors, mesh.uvs)
+        points, normals, own, uvs = ((values[corners] * shares).sum(1) for values in attributes)
+        if mesh.texture.shape[-1] > 1:
+            own = _sampled(mesh.texture, torch.stack([2 * uvs[:, 0] - 1, 1 - 2 * uvs[:, 1]], dim=-1), "bilinear")
+        yield texel, points, normalize(normals, dim=-1), own, (int(face[-1]) + 1) / len(mesh.faces)
+
+
+def _projector(mesh: MeshAsset, photo: Tensor, camera: Cameras, mask: Tensor | None) -> _Projector:
+    """The photo's depth buffer, its low band without what is not the object, and how far its weight has risen."""
+    height, width = photo.shape[1:]
+    samples = min(BUFFER, max(height, width))
+    bare = Surface(mesh.vertices, mesh.faces, mesh.vertex_colors, torch.zeros(len(mesh.vertices), 2), (),
+                   torch.full((len(mesh.faces),), -1))  # fmt: skip
+    seen = rasterise(bare, camera, samples, supersampling=1)
+    depth = seen.depth[0, 0].where(seen.opacity[0, 0] > 0, torch.inf)
+    footprint = 2 * depth / (float(camera.focal.min()) * samples)
+    bends = torch.zeros_like(depth, dtype=torch.bool)
+    for axis in (0, 1):
+        second = (depth.roll(1, axis) + depth.roll(-1, axis) - 2 * depth).abs()
+        bends |= ~(second < 4 * footprint)  # infinite beside the outline, and NaN outside
+    inside = seen.opacity[0, 0] > 0
+    trust = 1.0
+    if mask is not None:
+        small = interpolate(mask.float()[None, None], (samples, samples), mode="area")[0, 0]
+        union = torch.maximum(small, inside.float()).sum()
+        fit = float(torch.minimum(small, inside.float()).sum() / union.clamp_min(1e-6))
+        trust = float(np.clip((fit - 0.7) / 0.2, 0.05, 1.0))
+        bends |= small < 0.5
+    bends[[0, -1]] = bends[:, [0, -1]] = True
+    rise = torch.from_numpy(ndimage.distance_transform_edt(~bends.numpy())).float() / (BORDER * samples)
+    share = interpolate(inside.float()[None, None], (LOW, LOW), mode="area")
+    covering = max_pool2d(interpolate(inside.float()[None, None], (height, width)), 1)
+    bright = photo.float() / (255 if photo.dtype == torch.uint8 else 1)
+    low = _blurred(interpolate(bright[None] * covering, (LOW, LOW), mode="area")) / _blurred(share).clamp_min(1e-3)
+    return _Projector(camera, photo, low[0], depth, rise.clamp(0, 1) ** 2, trust)
+
+
+def _blurred(values: Tensor) -> Tensor:
+    for _ in range(3):
+        values = avg_pool2d(values, 3, stride=1, padding=1, count_include_pad=False)
+    return values
+
+
+def _sampled(picture: Tensor, place: Tensor, mode: str) -> Tensor:
+    """(C, H, W) at (M, 2) places, right and down in [-1, 1] -> (M, C) float32; uint8 becomes [0, 1]."""
+    if picture.dtype != torch.uint8:
+        return grid_sample(picture[None], place[None, None], mode, "border", align_corners=False)[0, :, 0].T
+    height, width = picture.shape[1:]
+    x, y = ((place + 1) * place.new_tensor([width, height]) / 2 - 0.5).unbind(-1)
+    found = torch.zeros(len(place), len(picture))
+    for column in (x.floor(), x.floor() + 1):  # a photo of 12 megapixels is never a float tensor as a whole
+        for row in (y.floor(), y.floor() + 1):
+            corner = picture[:, row.long().clamp(0, height - 1), column.long().clamp(0, width - 1)]
+            found += corner.T.float() * ((1 - (x - column).abs()) * (1 - (y - row).abs()))[:, None]
+    return found / 255
+
+
+# ---- levels and mixing
+
+
+def _levels(mesh: MeshAsset, views: Sequence[_Projector]) -> tuple[Tensor, float]:
+    """Gain and offset of each photo and, last, of the mesh's own colours, (V + 1, 2, 3); and the mesh's usual error.
+
+    Photos are levelled to each other over texels that two of them see, the mesh's own colours to the photos'. Gains
+    stay near 1 and offsets near 0 where nothing tells.
+    """
+    rows = [values for _, *values, _ in _surface(mesh, SOLVED)]
+    points, normals, own = (torch.cat(values) for values in zip(*rows, strict=True))
+    looks = [view.look(points, normals) for view in views]
+    low, weight = torch.stack([look[0] for look in looks]), torch.stack([look[2] for look in looks])
+    if not bool((weight > 0).any()):
+        raise InputError("the photos must see the mesh, but none of them does; are mesh and cameras in one frame?")
+    count = len(views)
+    levels = torch.zeros(count + 1, 2, 3)
+    levels[:, 0] = 1
+    for channel in range(3):
+        normal = torch.zeros(2 * count, 2 * count, dtype=torch.float64)
+        for a in range(count):
+            for b in range(a):
+                both = torch.minimum(weight[a], weight[b])
+                both = both / weight.max() * ((low[a] - low[b]).abs().amax(-1) < 2 * CONTRARY)
+                row = torch.zeros(len(points), 2 * count, dtype=torch.float64)
+                row[:, 2 * a], row[:, 2 * a + 1] = low[a, :, channel].double(), 1.0
+                row[:, 2 * b], row[:, 2 * b + 1] = -low[b, :, channel].double(), -1.0
+                normal += row.T @ (row * both[:, None].double())
+        keep = 0.02 * float(weight.gt(0).sum()) / count * torch.tensor([1.0, 4.0], dtype=torch.float64).repeat(count)
+        wanted = torch.tensor([1.0, 0.0], dtype=torch.float64).repeat(count)
+        solved = torch.linalg.solve(normal + torch.diag(keep), keep * wanted)
+        levels[:count, :, channel] = solved.view(count, 2).float()
+    low = low * levels[:count, 0, None] + levels[:count, 1, None]
+    total = weight.sum(0).clamp_min(1e-12)
+    mean = (low * weight[..., None]).sum(0) / total[:, None]
+    spread = ((low - mean).square() * weight[..., None]).sum(0).div(total[:, None]).mean(-1).sqrt()
+    seen = (weight.sum(0) > 0) & (spread < CONTRARY)
+    for channel in range(3):
+        given = torch.stack([own[seen, channel], torch.ones(int(seen.sum()))], dim=-1).double()
+        prior = torch.diag(torch.tensor([1.0, 4.0], dtype=torch.float64)) * 0.05 * len(given)
+        right = given.T @ mean[seen, channel].double() + prior @ torch.tensor([1.0, 0.0], dtype=torch.float64)
+        levels[-1, :, channel] = torch.linalg.solve(given.T @ given + prior, right).float()
+    levels[:, 0] = levels[:, 0].clamp(0.7, 1.4)  # exposures differ by so much; what differs more is another colour
+    levels[:, 1] = levels[:, 1].clamp(-0.08, 0.08)
+    error = (own * levels[-1, 0] + levels[-1, 1] - mean)[seen].abs().mean(-1)
+    return levels, max(float(error.median()) if len(error) else 0.0, 0.02)
+
+
+def _mixed(
+    views: Sequence[_Projector], levels: Tensor, floor: float, points: Tensor, normals: Tensor, own: Tensor
+) -> Tensor:
+    """(M, 3) colours: both bands of the photos, and the mesh's own where none sees, or where they contradict it all."""
+    sums = torch.zeros(4, len(points), 3)
+    total, sharp = torch.zeros(len(points), 1), torch.zeros(len(points), 1)
+    looks = [view.look(points, normals) for view in views]
+    most = torch.stack([weight for _, _, weight in looks]).amax(0).clamp_min(1e-12)
+    for (low, detail, weight), (gain, offset) in zip(looks, levels[:-1], strict=True):
+        low, mine, best = low * gain + offset, weight[:, None], (weight / most)[:, None] ** SHARP
+        sums[0] += mine * low
+        sums[1] += mine * low**2
+        sums[2] += best * detail * gain
+        total += mine
+        sharp += best
+    mean = sums[0] / total.clamp_min(1e-12)
+    spread = (sums[1] / total.clamp_min(1e-12) - mean**2).clamp_min(0).mean(-1, keepdim=True).sqrt()
+    own = own * levels[-1, 0] + levels[-1, 1]
+    against = (mean - own).abs().mean(-1, keepdim=True)
+    trusted = (3 - torch.minimum(spread, against) / floor).clamp(0, 1) * (total > 0)
+    return own + trusted * (mean + sums[2] / sharp.clamp_min(1e-12) - own)
