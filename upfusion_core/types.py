@@ -6,7 +6,7 @@ right, +Y up, looking along -Z (glTF's axes). Images: channels-first sRGB in [0,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import SupportsIndex
 
@@ -87,6 +87,7 @@ class Cameras:
     @staticmethod
     def concatenate(parts: Iterable[Cameras]) -> Cameras:
         """All cameras of `parts`, in order."""
+        check_type("parts", parts, Iterable, "such as a list of Cameras")
         parts = list(parts)
         for part in parts:
             check_type("each of parts", part, Cameras, "make some with orbit_cameras")
@@ -165,6 +166,13 @@ class SceneEncoding:
     def __post_init__(self) -> None:
         check_shape("SceneEncoding.tokens", self.tokens, ("V·P", "C"))
         check_finite("SceneEncoding.tokens", self.tokens)
+        if not self.tokens.numel():
+            raise InputError(f"SceneEncoding.tokens must hold tokens, got {tuple(self.tokens.shape)}; use encode")
+        check_type("SceneEncoding.reference", self.reference, Cameras, "use orbit_cameras")
+        check_shape("SceneEncoding.reference", self.reference.camera_to_world, (1, 4, 4))
+        for name, kind in (("views", InputViews), ("model_id", str)):
+            if getattr(self, name) is not None:
+                check_type(f"SceneEncoding.{name}", getattr(self, name), kind)
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +193,21 @@ class ViewConditioning:
     unconditional_text: Tensor
 
     def __post_init__(self) -> None:
-        check_shape("ViewConditioning.hint", self.hint, (len(self.cameras), "C+6", "s", "s"))
+        check_type("ViewConditioning.cameras", self.cameras, Cameras, "use orbit_cameras")
+        count = len(self.cameras)
+        check_shape("ViewConditioning.hint", self.hint, (count, "C+6", "s", "s"))
+        check_type("ViewConditioning.ray_maps", self.ray_maps, Sequence, "one a resolution of the networks")
+        object.__setattr__(self, "ray_maps", tuple(self.ray_maps))
+        for ray_map in self.ray_maps:
+            check_shape("ViewConditioning.ray_maps", ray_map, (count, 6, "s", "s"))
+        check_shape("ViewConditioning.tokens", self.tokens, ("N", "C"))
+        for name in ("text", "unconditional_text"):
+            value = getattr(self, name)
+            check_type(f"ViewConditioning.{name}", value, Tensor, "use condition")
+            shape: tuple[int | str, ...] = ("L", "W") if value.ndim == 2 else (count, "L", "W")
+            check_shape(f"ViewConditioning.{name}", value, shape, "or (L, W) for all cameras")
+        for name in ("hint", "tokens", "text", "unconditional_text"):
+            check_finite(f"ViewConditioning.{name}", getattr(self, name))
 
     def __len__(self) -> int:
         return self.hint.shape[0]
@@ -212,7 +234,9 @@ class NovelViews:
     cameras: Cameras
 
     def __post_init__(self) -> None:
-        check_shape("NovelViews.rgb", self.rgb, (len(self.cameras), 3, "S", "S"), "one picture a camera")
+        check_type("NovelViews.cameras", self.cameras, Cameras, "use orbit_cameras")
+        check_shape("NovelViews.rgb", self.rgb, (len(self.cameras), 3, "H", "W"), "one picture a camera")
+        check_unit_range("NovelViews.rgb", self.rgb, "divide 8-bit pictures by 255")
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,6 +253,12 @@ class RenderedViews:
 
     def __post_init__(self) -> None:
         check_shape("RenderedViews.rgb", self.rgb, ("Q", 3, "H", "W"))
+        count, _, height, width = self.rgb.shape
+        for name in ("opacity", "depth"):
+            check_shape(f"RenderedViews.{name}", getattr(self, name), (count, 1, height, width))
+        check_unit_range("RenderedViews.rgb", self.rgb, "clamp it")
+        check_unit_range("RenderedViews.opacity", self.opacity, "clamp it")
+        check_finite("RenderedViews.depth", self.depth)
 
 
 OnStep = Callable[[int, int, Callable[[], Tensor] | None], None]

@@ -55,7 +55,7 @@ def make_conditioning(**changes: object) -> ViewConditioning:
         (Cameras.concatenate, {"parts": [1]}, "each of parts must be Cameras, got int"),
         (make_conditioning, {"cameras": CAMERA}, "hint must be"),
         (SceneEncoding, {"tokens": torch.ones(8), "reference": CAMERA}, r"tokens must be \(V·P, C\), got \(8,\)"),
-        (NovelViews, {"rgb": torch.rand(2, 3, 4, 4), "cameras": CAMERA}, r"must be \(1, 3, S, S\).*; one picture a"),
+        (NovelViews, {"rgb": torch.rand(2, 3, 4, 4), "cameras": CAMERA}, r"must be \(1, 3, H, W\).*; one picture a"),
         (RenderedViews, dict.fromkeys(("rgb", "opacity", "depth"), torch.rand(2, 1, 4, 4)), r"must be \(Q, 3, H, W\)"),
     ],
 )
@@ -65,8 +65,16 @@ def test_values_that_cannot_be_made(make: Callable[..., object], changes: dict[s
 
 def test_scenes_and_pictures_that_cannot_be_made() -> None:
     tokens, views = torch.ones(2, 3), make_views()
+    refused("reference must be Cameras, got NoneType; use orbit_cameras", SceneEncoding, tokens, None)
+    refused("views must be InputViews", SceneEncoding, tokens, CAMERA, 3)
+    refused("model_id must be str", SceneEncoding, tokens, CAMERA, None, 3)
     refused("must be finite", SceneEncoding, tokens / 0, CAMERA)
-    refused(r"rgb must be \(1, 3, S, S\), got \(2, 3, 4, 4\); one picture a camera", NovelViews, views.rgb, CAMERA)
+    refused(r"must hold tokens, got \(0, 8\)", SceneEncoding, torch.ones(0, 8), CAMERA)
+    refused(r"rgb must be \(1, 3, H, W\), got \(2, 3, 4, 4\); one picture a camera", NovelViews, views.rgb, CAMERA)
+    refused("divide 8-bit pictures by 255", NovelViews, views.rgb * 255, PAIR)
+    refused(r"opacity must be in \[0, 1\], got \[2, 2", RenderedViews, views.rgb, views.mask * 2, views.mask)
+    refused(r"RenderedViews\.depth must be finite", RenderedViews, views.rgb, views.mask, views.mask / 0)
+    refused("parts must be Iterable", Cameras.concatenate, 5)
 
 
 def test_conditions_and_cameras_of_several() -> None:

@@ -25,7 +25,7 @@ from ..field.radiance import RadianceField
 from ..field.rendering import render_views
 from ..geometry import orbit_cameras, random_cameras
 from ..geometry.cameras import BAND_ELEVATION_DEGREES
-from ..support.checks import check_type, check_unit_range
+from ..support.checks import check_type
 from ..support.errors import FieldError, InputError
 from ..support.files import check_path, save_tensors
 from ..support.images import resize_pictures
@@ -374,7 +374,6 @@ def distill(
 def _checked(views: NovelViews, size: int) -> NovelViews:
     """The pictures at the model's size, apart from the caller's tensors."""
     check_type("views", views, NovelViews, "such as those that sample gives")
-    check_unit_range("views.rgb", views.rgb, "divide 8-bit pictures by 255")
     if not len(views.cameras):
         raise InputError("views must hold one picture or more, got 0; leave them out to begin from predictions")
     rgb = views.rgb.detach().float().cpu().clone()

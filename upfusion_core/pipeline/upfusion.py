@@ -51,7 +51,8 @@ class UpFusion(ViewSynthesizer):
     distill = distill_field
 
     def __init__(self, config: ModelConfig | dict[str, Any] | None = None, device: torch.device | str = "cpu") -> None:
-        given = ModelConfig.from_dict(config) if isinstance(config, dict) else config or ModelConfig()
+        config = ModelConfig() if config is None else config
+        given = ModelConfig.from_dict(config) if isinstance(config, dict) else config
         check_type("config", given, ModelConfig, "or its JSON form")
         self.config = given
         self._checkpoint: Checkpoint | None = None

@@ -62,13 +62,14 @@ def extract_mesh(
     texture_size: int | None = None,
     faces: int | None = None,
     keep: float = 0.05,
+    chunk: int | None = None,
     on_step: OnStep | None = None,
 ) -> MeshAsset:
     """The surface of a field, anything with `density`, `color` and `aabb`; see `RadianceField.extract_mesh`.
 
     It is closed, its faces counter-clockwise from outside, coloured by looks along its normals. Floaters are removed;
     hollows that nobody can see from outside, and pinholes into them, are filled. With a texture, vertices are doubled
-    where the atlas is cut.
+    where the atlas is cut. `chunk` points are asked for at a time, fewer where memory does not suffice.
     """
     check_count("resolution", resolution, 8, 1024)
     check_range("keep", keep, 0.0, 1.0)
@@ -80,7 +81,7 @@ def extract_mesh(
         check_count("faces", faces, 16)
     require_packages(texture=texture_size is not None, faces=faces is not None)
     stage = _stages(on_step, texture_size is not None)
-    points = Chunk(CPU_POINTS if field.aabb.device.type == "cpu" else POINTS, "point")
+    points = Chunk(chunk or (CPU_POINTS if field.aabb.device.type == "cpu" else POINTS), "point")
     low, high = _object_box(field, threshold, keep, points, stage("search"))
     extent, level = high - low, threshold
     if level is None:

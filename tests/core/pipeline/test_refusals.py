@@ -18,7 +18,6 @@ from upfusion_core.pipeline.sampling import make_scheduler
 SIZE, WIDTH = tiny_training.SIZE, tiny_training.WIDTH
 CAMERA = orbit_cameras(0)
 NOTHING = NovelViews(torch.zeros(0, 3, 8, 8), CAMERA[:0])
-DARK = NovelViews(torch.full((1, 3, 8, 8), -1.0), CAMERA)
 TEXT = (torch.zeros(77, WIDTH),) * 2
 
 
@@ -63,7 +62,6 @@ def noise(latents: Tensor = LATENTS, timestep: object = 5, guidance: float = 1.0
         (lambda model, scene: model.distill(scene, 3), "config must be DistillConfig"),
         (lambda model, scene: model.distill(scene, views=3), "views must be NovelViews"),
         (lambda model, scene: model.distill(scene, views=NOTHING), "views must hold one picture or more, got 0"),
-        (lambda model, scene: model.distill(scene, views=DARK), r"views.rgb must be in \[0, 1\]"),
         (lambda model, scene: model.distill(scene, checkpoint=3), "checkpoint must be a path, got 3"),
         (lambda *_: convert("mini", "a.safetensors", dtype=torch.int8), "dtype must be float16, bfloat16 or float32"),
         (lambda *_: UpFusion(3), "config must be ModelConfig, got int; or its JSON form"),
