@@ -6,7 +6,6 @@ when it begins, its exit status when it ends, negative for a signal. Schedules a
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import sys
@@ -24,7 +23,6 @@ import trimesh
 import xatlas
 
 from upfusion_core import UpFusion, example_views
-from upfusion_core import config as configurations
 from upfusion_core.cli import datasets as training
 from upfusion_core.cli import main, reconstruct, views
 from upfusion_core.config import DistillConfig, DraftSchedule, FastSchedule, FieldConfig, FitConfig, GridConfig
@@ -57,8 +55,8 @@ def shorten() -> None:
     DistillConfig.named = lambda *arguments, **changes: short(named(*arguments, **changes))
     training.PROCEDURAL_POOL = 8
     report.plot_results = lambda results, folder: {}
-    evaluation = configurations.EvaluationConfig
-    configurations.EvaluationConfig = functools.partial(evaluation, mesh_resolution=24, mesh_samples=200)
+    asked = training.evaluation_config
+    training.evaluation_config = lambda command: replace(asked(command), mesh_resolution=24, mesh_samples=200)
 
 
 def distill(weights: str, preset: str, folder: str) -> None:

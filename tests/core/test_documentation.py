@@ -8,7 +8,6 @@ other programs say beside them what they check (documented_programs.py). A comma
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 import shutil
@@ -24,7 +23,6 @@ from documented_programs import ROOT, loaded, run
 from PIL import Image, ImageDraw
 
 from upfusion_core import DistillConfig, RadianceField, orbit_cameras
-from upfusion_core import config as configurations
 from upfusion_core.cli import datasets as training
 from upfusion_core.cli import reconstruct
 from upfusion_core.cli.app import COMMANDS
@@ -93,8 +91,9 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
         (extract, "PICTURE_SIZE", 16), (extract, "RAY_SAMPLES", 16),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
-    few = functools.partial(configurations.EvaluationConfig, mesh_resolution=24, mesh_samples=200)
-    monkeypatch.setattr(configurations, "EvaluationConfig", few)
+    asked = training.evaluation_config
+    few = {"mesh_resolution": 24, "mesh_samples": 200}
+    monkeypatch.setattr(training, "evaluation_config", lambda command: replace(asked(command), **few))
     search = replace(alignment.SEARCH, yaw_degrees=(0.0,), pitch_degrees=(0.0,), starts=1, coarse_steps=1, fine_steps=1)
     monkeypatch.setattr(alignment, "SEARCH", replace(search, coarse_size=8, fine_size=8))
     monkeypatch.setattr(reconstruct, "SHEET_SIZE", 32)
