@@ -22,7 +22,7 @@ from ..pipeline.photos import example_views, prepare_views
 from ..pipeline.upfusion import UpFusion
 from ..support.devices import existing_device
 from ..support.errors import InputError
-from ..support.files import BUNDLED_NAME, read_json, reading, shown
+from ..support.files import BUNDLED_NAME, json_number, read_json, reading, shown
 from ..types import REFERENCE_FOCAL, Cameras, InputViews
 from .console import say
 from .run import Run, open_run
@@ -140,19 +140,13 @@ def read_cameras(path: Path, photo_elevation: float) -> Cameras:
 def _camera(entry: Any, photo_elevation: float) -> Cameras:  # noqa: ANN401 - any JSON
     keys = entry.keys() - _ESTIMATE_KEYS if isinstance(entry, dict) else set()
     if keys and keys <= _ORBIT_KEYS and "azimuth_degrees" in keys:
-        numbers = {"elevation_degrees": photo_elevation, **{name: _number(entry[name], name) for name in keys}}
+        numbers = {"elevation_degrees": photo_elevation, **{name: json_number(entry[name], name) for name in keys}}
         return orbit_cameras(**numbers)
     if "camera_to_world" in keys and keys <= _MATRIX_KEYS:
-        rows, focal = entry["camera_to_world"], _number(entry.get("focal", REFERENCE_FOCAL), "focal")
+        rows, focal = entry["camera_to_world"], json_number(entry.get("focal", REFERENCE_FOCAL), "focal")
         if not isinstance(rows, list) or len(rows) != 4 or any(not isinstance(r, list) or len(r) != 4 for r in rows):
             raise InputError(f"camera_to_world must be 4 rows of 4 numbers, got {shown(rows, 40)}; correct it there")
-        matrix = torch.tensor([[_number(value, "camera_to_world") for value in row] for row in rows])
+        matrix = torch.tensor([[json_number(value, "camera_to_world") for value in row] for row in rows])
         return cameras_from_matrices(matrix[None], focal=focal)
     kinds = '{"azimuth_degrees", "elevation_degrees", "distance"} or {"camera_to_world", "focal"}'
     raise InputError(f"an entry must be {kinds}, got {shown(entry)}; correct it there")
-
-
-def _number(value: Any, name: str) -> float:  # noqa: ANN401 - any JSON
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e30:
-        raise InputError(f"{name} must be a finite number, got {shown(value, 40)}; correct it there")
-    return float(value)

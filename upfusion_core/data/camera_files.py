@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ..geometry.lenses import MODELS, Lens
 from ..support.errors import InputError
-from ..support.files import read_json, reading, shown
+from ..support.files import json_number, read_json, reading, shown
 
-_FLIP = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
+OPENCV_AXES = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
 """OpenCV's and COLMAP's camera axes (right, down, forward) <-> ours (right, up, backward)."""
 
 _MOST = 100_000
@@ -114,7 +114,7 @@ def _lens(values: Mapping[str, Any], label: str) -> tuple[Lens, bool]:
         "p1",
         "p2",
     )
-    told = {name: _number(values[name], f"{label}, {name}") for name in names if values.get(name) is not None}
+    told = {name: json_number(values[name], f"{label}, {name}") for name in names if values.get(name) is not None}
     width, height = told.get("w", 0.0), told.get("h", 0.0)
     sized = width > 0 and height > 0
     if not sized and "fl_x" in told:
@@ -157,21 +157,20 @@ def _splat_camera(row: dict[str, Any], label: str) -> FileCamera:
         [*line, place] if isinstance(line, list) else line for line, place in zip(rotation, position, strict=True)
     ]
     names = ("width", "height", "fx", "fy")
-    numbers = {name: _number(row.get(name), f"{label}, {name}") for name in names}
+    numbers = {name: json_number(row.get(name), f"{label}, {name}") for name in names}
     size = (numbers["width"], numbers["height"])
     name = row.get("img_name", row.get("id", ""))
     lens = Lens(size, (numbers["fx"], numbers["fy"]), (size[0] / 2, size[1] / 2))
-    return FileCamera(_slashed(str(name)), _matrix(joined, label) @ _FLIP, lens)
+    return FileCamera(_slashed(str(name)), _matrix(joined, label) @ OPENCV_AXES, lens)
 
 
 # ---- COLMAP
 
 _COLMAP_NAMES = ("cameras.txt", "images.txt", "cameras.bin", "images.bin")
-_MODEL_IDS = {
-    0: "SIMPLE_PINHOLE", 1: "PINHOLE", 2: "SIMPLE_RADIAL", 3: "RADIAL", 4: "OPENCV", 5: "OPENCV_FISHEYE",
-    6: "FULL_OPENCV", 7: "FOV", 8: "SIMPLE_RADIAL_FISHEYE", 9: "RADIAL_FISHEYE", 10: "THIN_PRISM_FISHEYE",
-    11: "RAD_TAN_THIN_PRISM_FISHEYE",
-}  # fmt: skip
+_BY_NUMBER = (
+    *("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE", "FULL_OPENCV", "FOV"),
+    *("SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE", "THIN_PRISM_FISHEYE", "RAD_TAN_THIN_PRISM_FISHEYE"),
+)  # COLMAP's models, in the order of the numbers that stand for them in its binary files
 _NO_COLMAP = "export the model there again"
 
 
@@ -248,7 +247,7 @@ def _colmap_binary(folder: Path) -> tuple[Lenses, Images]:
     with reading(folder, _NO_COLMAP), (folder / "cameras.bin").open("rb") as file:
         for _ in range(numbers(file, "Q")[0]):
             key, kind, width, height = numbers(file, "iiQQ")
-            model = _MODEL_IDS.get(kind, f"number {kind}")
+            model = _BY_NUMBER[kind] if 0 <= kind < len(_BY_NUMBER) else f"number {kind}"
             if model not in MODELS:
                 lenses[key] = (model, (width, height), ())
                 break  # its length is not known; the image that has it says so
@@ -275,7 +274,7 @@ def _from_quaternion(numbers: Sequence[float], label: str) -> Tensor:
     )
     full = torch.eye(4, dtype=torch.float64)
     full[:3, :3], full[:3, 3] = rotation.T, -rotation.T @ pose[4:]
-    return full @ _FLIP
+    return full @ OPENCV_AXES
 
 
 # ---- parts of entries
@@ -290,17 +289,9 @@ def _matrix(rows: Any, label: str) -> Tensor:  # noqa: ANN401 - any JSON
     if isinstance(rows, list) and len(rows) in (3, 4) and all(isinstance(row, list) and len(row) == 4 for row in rows):
         full = torch.eye(4, dtype=torch.float64)
         for index, row in enumerate(rows[:3]):
-            full[index] = torch.tensor([_number(value, label, finite=False) for value in row], dtype=torch.float64)
+            full[index] = torch.tensor([json_number(value, label, finite=False) for value in row], dtype=torch.float64)
         return full
     raise InputError(f"{label} must be 3 or 4 rows of 4 numbers, got {shown(rows, 60)}; correct it there")
-
-
-def _number(value: Any, label: str, finite: bool = True) -> float:  # noqa: ANN401 - any JSON
-    if value is None and not finite:
-        return float("nan")
-    if isinstance(value, bool) or not isinstance(value, int | float) or (finite and not abs(value) < 1e30):
-        raise InputError(f"{label} must be a finite number, got {shown(value, 40)}; correct it there")
-    return float(value)
 
 
 def _tangent(angle: float, label: str) -> float:

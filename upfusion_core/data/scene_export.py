@@ -16,13 +16,12 @@ from ..support.errors import InputError
 from ..support.files import replacing
 from ..support.images import to_8bit
 from ..types import Cameras
+from .camera_files import OPENCV_AXES
 
 SCENE_FORMATS = ("nerfstudio", "colmap")
 
 _Z_UP = torch.tensor([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]], dtype=torch.float64)
 """Our world (+Y up) -> nerfstudio's and Blender's (+Z up)."""
-
-_FLIP = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,8 +84,8 @@ def _transforms(pictures: Sequence[PosedPicture]) -> dict[str, object]:
         fx, fy, cx, cy = picture.pixels
         height, width = picture.rgb.shape[1:]
         matrix = (_Z_UP @ picture.camera.camera_to_world[0].double()).tolist()
-        frame = {"file_path": f"images/{picture.name}.png", "fl_x": fx, "fl_y": fy, "cx": cx, "cy": cy, "w": width,
-                 "h": height, "transform_matrix": matrix}  # fmt: skip
+        frame = {"file_path": f"images/{picture.name}.png", "fl_x": fx, "fl_y": fy, "cx": cx, "cy": cy}
+        frame |= {"w": width, "h": height, "transform_matrix": matrix}
         frames.append(frame if picture.mask is None else {**frame, "mask_path": f"masks/{picture.name}.png"})
     return {"camera_model": "OPENCV", "ply_file_path": "points.ply", "frames": frames}
 
@@ -97,8 +96,8 @@ def _ply(points: Tensor, colors: Tensor) -> str:
         *(f"property uchar {c}" for c in ("red", "green", "blue")),
     ]
     head = ["ply", "format ascii 1.0", f"element vertex {len(points)}", *properties, "end_header"]
-    rows = [f"{x:.7g} {y:.7g} {z:.7g} {r} {g} {b}"
-            for (x, y, z), (r, g, b) in zip(points.tolist(), to_8bit(colors).tolist(), strict=True)]  # fmt: skip
+    pairs = zip(points.tolist(), to_8bit(colors).tolist(), strict=True)
+    rows = [f"{x:.7g} {y:.7g} {z:.7g} {r} {g} {b}" for (x, y, z), (r, g, b) in pairs]
     return "\n".join([*head, *rows, ""])
 
 
@@ -110,7 +109,7 @@ def _colmap(pictures: Sequence[PosedPicture], points: Tensor, colors: Tensor) ->
         height, width = picture.rgb.shape[1:]
         lens = picture.pixels
         cameras.append(f"{number} PINHOLE {width} {height} " + " ".join(f"{value:.12g}" for value in lens))
-        inverse = torch.linalg.inv(picture.camera.camera_to_world[0].double() @ _FLIP)
+        inverse = torch.linalg.inv(picture.camera.camera_to_world[0].double() @ OPENCV_AXES)
         local = points.double() @ inverse[:3, :3].T + inverse[:3, 3]
         place = local[:, :2] / local[:, 2:].clamp_min(1e-9) * torch.tensor(lens[:2]) + torch.tensor(lens[2:])
         inside = (local[:, 2] > 0) & (place >= 0).all(-1) & (place < torch.tensor([width, height])).all(-1)
@@ -132,7 +131,11 @@ def _colmap(pictures: Sequence[PosedPicture], points: Tensor, colors: Tensor) ->
 def _quaternion(rotation: Tensor) -> list[float]:
     """(w, x, y, z), w not below 0: the eigenvector of the largest eigenvalue of Bar-Itzhack's matrix."""
     (a, b, c), (d, e, f), (g, h, i) = rotation.tolist()
-    rows = [[a - e - i, d + b, g + c, h - f], [d + b, e - a - i, h + f, c - g],
-            [g + c, h + f, i - a - e, d - b], [h - f, c - g, d - b, a + e + i]]  # fmt: skip
+    rows = [
+        [a - e - i, d + b, g + c, h - f],
+        [d + b, e - a - i, h + f, c - g],
+        [g + c, h + f, i - a - e, d - b],
+        [h - f, c - g, d - b, a + e + i],
+    ]
     x, y, z, w = torch.linalg.eigh(rotation.new_tensor(rows)).eigenvectors[:, -1].tolist()
     return [w, x, y, z] if w >= 0 else [-w, -x, -y, -z]

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..data.camera_files import CameraFile, FileCamera, read_camera_files
+from ..data.recorded import bounds
 from ..geometry.lenses import Lens
 from ..support.errors import InputError
 from ..support.files import reading
@@ -246,14 +247,12 @@ def _middles(
             dark = (1 - unit_range(photo.rgb).amin(dim=0)) > 0.1
             border = torch.cat([dark[0], dark[-1], dark[:, 0], dark[:, -1]])
             mask = dark.float() if dark.any() and float(border.float().mean()) < 0.1 else None
-        if mask is None:
+        covered = None if mask is None else (unit_range(mask) >= 0.5).numpy()
+        if covered is None or not covered.any():
             found.append(None)
             continue
-        rows, columns = ((unit_range(mask) >= 0.5).any(dim=axis).nonzero()[:, 0] for axis in (1, 0))
-        found.append(
-            None if not len(rows) else (float(columns[0] + columns[-1] + 1) / 2 / mask.shape[1],
-                                        float(rows[0] + rows[-1] + 1) / 2 / mask.shape[0])
-        )  # fmt: skip
+        left, top, right, bottom = bounds(covered)
+        found.append(((left + right) / 2 / covered.shape[1], (top + bottom) / 2 / covered.shape[0]))
     return found
 
 

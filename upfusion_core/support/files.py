@@ -256,6 +256,15 @@ def parse_json(
     return value
 
 
+def json_number(value: Any, name: str, *, finite: bool = True) -> float:  # noqa: ANN401 - any JSON
+    """A number of an entry, or InputError; where it need not be `finite`, null stands for NaN."""
+    if value is None and not finite:
+        return float("nan")
+    if isinstance(value, bool) or not isinstance(value, int | float) or (finite and not abs(value) < 1e30):
+        raise InputError(f"{name} must be a finite number, got {shown(value, 40)}; correct it there")
+    return float(value)
+
+
 def json_text(value: object, source: str) -> str:
     """`value` as JSON text that `parse_json` reads; `source` says what it is in the message."""
     with reading(source, "give finite numbers, texts and lists", what="what JSON can hold"):

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, grid_sample, interpolate, max_pool2d, normalize
+from torch.nn.functional import avg_pool2d, grid_sample, interpolate, normalize
 
+from ..geometry.rays import project
 from ..support.checks import check_count
 from ..support.errors import InputError
 from ..types import Cameras, OnStep
@@ -22,7 +23,7 @@ from .extract import smooth_normals
 from .mesh import MeshAsset
 from .rasterise import rasterise
 from .reading import Surface
-from .texture import _dilate, texels, unwrap
+from .texture import dilate, texels, unwrap
 
 BUFFER = 2048  # side of the largest depth buffer, in samples
 LOW = 128  # side of the low band, in pixels; about the size of what the photos are levelled over
@@ -47,22 +48,19 @@ class _Projector:
 
     def look(self, points: Tensor, normals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(M, 3) points and normals -> low band and detail (M, 3), weight (M,), 0 where the photo sees nothing."""
-        matrix, focal, principal = self.camera.camera_to_world[0], self.camera.focal[0], self.camera.principal[0]
-        offset = points - matrix[:3, 3]
-        local = offset @ matrix[:3, :3]
-        ahead = (-local[:, 2]).clamp_min(1e-6)
-        place = torch.stack([local[:, 0], -local[:, 1]], dim=-1) / ahead[:, None] * focal - principal  # right, down
-        distance = offset.norm(dim=-1)
-        cosine = -(normals * offset).sum(dim=-1) / distance
+        focal, offset = self.camera.focal[0], points - self.camera.centers[0]
+        place, distance = project(points, self.camera)
+        place = -place  # to the right and down
+        ahead = -(offset @ self.camera.camera_to_world[0, :3, 2])
+        cosine = -(normals * offset).sum(dim=-1) / distance.abs()
         footprint = 2 * distance / (float(focal.min()) * self.depth.shape[-1])
         slope = (1 - cosine**2).clamp_min(0).sqrt() / cosine.clamp_min(0.05)
-        nearest, rise = (_sampled(values[None], place, "nearest" if values is self.depth else "bilinear")[:, 0]
-                         for values in (self.depth, self.rise))  # fmt: skip
-        visible = (distance <= nearest + footprint * (1 + 2 * slope)) & (local[:, 2] < 0) & (cosine > LEAST_COSINE)
-        density = (focal.prod() / ahead**2) * cosine
+        nearest, rise = _sampled(self.depth[None], place, "nearest")[:, 0], _sampled(self.rise[None], place)[:, 0]
+        visible = (distance <= nearest + footprint * (1 + 2 * slope)) & (distance > 0) & (cosine > LEAST_COSINE)
+        density = (focal.prod() / ahead.clamp_min(1e-6) ** 2) * cosine
         weight = self.trust * visible * rise * density * (cosine - LEAST_COSINE).clamp_min(0)
-        low = _sampled(self.low, place, "bilinear")
-        return low, _sampled(self.picture, place, "bilinear") - low, weight
+        low = _sampled(self.low, place)
+        return low, _sampled(self.picture, place) - low, weight
 
 
 def project_photos(
@@ -113,7 +111,7 @@ def project_photos(
         texture[:, texel] = _mixed(views, levels, floor, points, normals, own).T
         covered[texel] = True
         report(0.4 + 0.55 * share)
-    _dilate(texture.view(3, size, size), covered.view(size, size), lambda share: report(0.95 + 0.05 * share))
+    dilate(texture.view(3, size, size), covered.view(size, size), lambda share: report(0.95 + 0.05 * share))
     report(1.0)
     return replace(mesh, texture=texture.view(3, size, size).clamp(0, 1))
 
@@ -141,7 +139,7 @@ def _surface(mesh: MeshAsset, size: int) -> Iterator[tuple[Tensor, Tensor, Tenso
         attributes = (mesh.vertices, mesh.normals, mesh.vertex_colors, mesh.uvs)
         points, normals, own, uvs = ((values[corners] * shares).sum(1) for values in attributes)
         if mesh.texture.shape[-1] > 1:
-            own = _sampled(mesh.texture, torch.stack([2 * uvs[:, 0] - 1, 1 - 2 * uvs[:, 1]], dim=-1), "bilinear")
+            own = _sampled(mesh.texture, torch.stack([2 * uvs[:, 0] - 1, 1 - 2 * uvs[:, 1]], dim=-1))
         yield texel, points, normalize(normals, dim=-1), own, (int(face[-1]) + 1) / len(mesh.faces)
 
 
@@ -149,8 +147,8 @@ def _projector(mesh: MeshAsset, photo: Tensor, camera: Cameras, mask: Tensor | N
     """The photo's depth buffer, its low band without what is not the object, and how far its weight has risen."""
     height, width = photo.shape[1:]
     samples = min(BUFFER, max(height, width))
-    bare = Surface(mesh.vertices, mesh.faces, mesh.vertex_colors, torch.zeros(len(mesh.vertices), 2), (),
-                   torch.full((len(mesh.faces),), -1))  # fmt: skip
+    no_uvs, no_texture = torch.zeros(len(mesh.vertices), 2), torch.full((len(mesh.faces),), -1)
+    bare = Surface(mesh.vertices, mesh.faces, mesh.vertex_colors, no_uvs, (), no_texture)
     seen = rasterise(bare, camera, samples, supersampling=1)
     depth = seen.depth[0, 0].where(seen.opacity[0, 0] > 0, torch.inf)
     footprint = 2 * depth / (float(camera.focal.min()) * samples)
@@ -169,7 +167,7 @@ def _projector(mesh: MeshAsset, photo: Tensor, camera: Cameras, mask: Tensor | N
     bends[[0, -1]] = bends[:, [0, -1]] = True
     rise = torch.from_numpy(ndimage.distance_transform_edt(~bends.numpy())).float() / (BORDER * samples)
     share = interpolate(inside.float()[None, None], (LOW, LOW), mode="area")
-    covering = max_pool2d(interpolate(inside.float()[None, None], (height, width)), 1)
+    covering = interpolate(inside.float()[None, None], (height, width))
     bright = photo.float() / (255 if photo.dtype == torch.uint8 else 1)
     low = _blurred(interpolate(bright[None] * covering, (LOW, LOW), mode="area")) / _blurred(share).clamp_min(1e-3)
     return _Projector(camera, photo, low[0], depth, rise.clamp(0, 1) ** 2, trust)
@@ -181,7 +179,7 @@ def _blurred(values: Tensor) -> Tensor:
     return values
 
 
-def _sampled(picture: Tensor, place: Tensor, mode: str) -> Tensor:
+def _sampled(picture: Tensor, place: Tensor, mode: str = "bilinear") -> Tensor:
     """(C, H, W) at (M, 2) places, right and down in [-1, 1] -> (M, C) float32; uint8 becomes [0, 1]."""
     if picture.dtype != torch.uint8:
         return grid_sample(picture[None], place[None, None], mode, "border", align_corners=False)[0, :, 0].T
@@ -247,7 +245,7 @@ def _mixed(
     views: Sequence[_Projector], levels: Tensor, floor: float, points: Tensor, normals: Tensor, own: Tensor
 ) -> Tensor:
     """(M, 3) colours: both bands of the photos, and the mesh's own where none sees, or where they contradict it all."""
-    sums = torch.zeros(4, len(points), 3)
+    sums = torch.zeros(3, len(points), 3)
     total, sharp = torch.zeros(len(points), 1), torch.zeros(len(points), 1)
     looks = [view.look(points, normals) for view in views]
     most = torch.stack([weight for _, _, weight in looks]).amax(0).clamp_min(1e-12)

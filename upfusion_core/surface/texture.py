@@ -184,7 +184,7 @@ def bake(
             texture[:, texel] = look.colors(points, upward, looked).T
             covered[texel] = True
             share = 0.95 * (start + int(face[-1]) + 1) / len(faces)
-    _dilate(texture.reshape(3, size, size), covered.reshape(size, size), looked)
+    dilate(texture.reshape(3, size, size), covered.reshape(size, size), looked)
     return texture.reshape(3, size, size)
 
 
@@ -217,7 +217,7 @@ def texels(triangles: Tensor, size: int, most: int) -> Iterator[tuple[Tensor, Te
         begin = stop
 
 
-def _dilate(texture: Tensor, covered: Tensor, report: OnProgress) -> None:
+def dilate(texture: Tensor, covered: Tensor, report: OnProgress) -> None:
     """Gives texels of (3, H, W) that are not `covered` (H, W) the nearest covered one's colour, strip by strip."""
     height, width = covered.shape
     mean = functools.cache(lambda: torch.stack([channel[covered].mean() for channel in texture]).nan_to_num())

@@ -118,7 +118,7 @@ def test_what_no_face_covers_takes_the_nearest_colour_strip_by_strip(monkeypatch
     texture = torch.rand(3, 40, 20, generator=generator)
     places, found = covered.nonzero().double(), texture.clone()
     shares: list[float] = []
-    texture_module._dilate(found, covered, shares.append)
+    texture_module.dilate(found, covered, shares.append)
     assert len(shares) == 7
     assert torch.equal(found[:, covered], texture[:, covered])
     for row, column in ((~covered[:15]).nonzero()).tolist():
