@@ -167,7 +167,8 @@ def read_photo(source: PhotoSource, label: str = "photo 1", *, least: int | None
         label: how messages call the photo; a file's name is added.
         least: a JPEG file may be decoded 2, 4 or 8 times smaller, where its sides remain whole and at least this long.
     """
-    channels, label = _decode(source, label, partial(_photo_channels, least=least))
+    opened_here = isinstance(source, str | os.PathLike)  # a picture of the caller's own is not to become smaller
+    channels, label = _decode(source, label, partial(_photo_channels, least=least if opened_here else None))
     _, height, width = channels.shape
     if min(height, width) < MIN_SIDE:
         wanted = f"{label} must be at least {MIN_SIDE} x {MIN_SIDE} pixels"
@@ -246,15 +247,11 @@ def _decode(source: PhotoSource, label: str, read: Callable[[Image.Image, str], 
 
 
 def _photo_channels(image: Image.Image, label: str, least: int | None) -> np.ndarray:
-    for factor in (8, 4, 2) if least else ():
-        sides = [side // factor for side in image.size]
-        if (
-            image.format in ("JPEG", "MPO")
-            and [side * factor for side in sides] == [*image.size]
-            and min(sides) >= least
-        ):
-            image.draft(None, (sides[0], sides[1]))
-            break
+    if least and image.format in ("JPEG", "MPO"):
+        for width, height in ((image.width // factor, image.height // factor) for factor in (8, 4, 2)):
+            if min(width, height) >= least and image.width % width == image.height % height == 0:
+                image.draft(None, (width, height))
+                break
     return pixels(image, label)
 
 
