@@ -83,7 +83,7 @@ def prepare_views(
     framed = []
     for index, (source, mask_source) in enumerate(zip(sources, given, strict=True)):
         whole = mask_source is None and not remove_background  # nothing of the photo is cut away
-        photo = read_photo(source, f"photo {index + 1}", least=2 * size if whole else None)
+        photo = read_photo(source, f"photo {index + 1}", least=4 * size if whole else None)
         if mask_source is not None:
             mask = read_mask(mask_source, photo)
             if photo.coverage is not None:
@@ -92,6 +92,7 @@ def prepare_views(
         if remove_background and photo.coverage is None:
             photo = _without_background(photo)
         framed.append(_frame(photo, size, margin, crop))
+        del photo  # before the next is decoded
     rgb, coverage = (torch.stack(each) for each in zip(*framed, strict=True))
     return InputViews(rgb, coverage[:, None], torch.full((count, 2), REFERENCE_FOCAL, dtype=torch.float32))
 
