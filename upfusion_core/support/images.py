@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 from einops import rearrange
-from PIL import EpsImagePlugin, Image
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -38,19 +35,6 @@ def linear_to_srgb(values: Tensor) -> Tensor:
 
 MAX_PIXELS = 100_000_000  # larger pictures are refused by their header, before anything is decoded
 _LARGEST_FILE = 1_000_000_000  # bytes; a picture of MAX_PIXELS in 16 bits a channel has 800 MB uncompressed
-_GHOSTSCRIPT = threading.Lock()
-
-
-@contextmanager
-def without_ghostscript() -> Iterator[None]:
-    """Pillow does not find Ghostscript meanwhile: for a library that decodes pictures before they can be checked."""
-    with _GHOSTSCRIPT:
-        before = EpsImagePlugin.gs_binary
-        EpsImagePlugin.gs_binary = False
-        try:
-            yield
-        finally:
-            EpsImagePlugin.gs_binary = before
 
 
 def open_picture(path: Path) -> Image.Image:
