@@ -66,19 +66,18 @@ def _view(surface: Surface, camera: Cameras, samples: int) -> tuple[Tensor, Tens
     right = torch.where(slope < 0, crossing, torch.inf).amin(dim=1)
     span, column = runs(*sample_range(left, right, samples))
     triangle, row = triangle[span], row[span]
-    a, b, c = torch.einsum("tij,ti->jt", edges, inverse)  # 1 / depth is linear on the screen
-    nearness = a[triangle] * (column + 0.5) + b[triangle] * (row + 0.5) + c[triangle]
-    pixel = row * samples + column
+    a, b, c = torch.einsum("tij,ti->jt", edges, inverse)[:, triangle]  # 1 / depth is linear on the screen
+    pixel, nearness = row * samples + column, a * (column + 0.5) + b * (row + 0.5) + c
 
     def look(fragments: Tensor) -> Tensor:
         """(5, N): colour, alpha and distance of some of the fragments."""
         mine, near = triangle[fragments], nearness[fragments]
         centers = torch.stack([column[fragments] + 0.5, row[fragments] + 0.5], dim=-1).double()
-        weights = torch.einsum("fij,fj->fi", edges[mine], pad(centers, (0, 1), value=1.0))
-        weights = weights * inverse[mine] / near[:, None]  # perspective-correct, summing to 1
+        flat = torch.einsum("fij,fj->fi", edges[mine], pad(centers, (0, 1), value=1.0))
+        weights = flat * inverse[mine] / near[:, None]  # perspective-correct, summing to 1
         offset = (1 - 2 * centers / samples - principal.double()) / focal.double()
-        distance = (1 + offset.square().sum(dim=-1)).sqrt() / near
-        return torch.cat([_colors(surface, faces[mine], weights), distance[None]])
+        distance = (1 + offset.square().sum(dim=-1, keepdim=True)).sqrt().T / near
+        return torch.cat([_colors(surface, faces[mine], weights), distance])
 
     canvas = torch.tensor([1.0, 1, 1, 0, 0], dtype=torch.float64, device=x.device)[:, None].repeat(1, samples**2)
     solid = clear = torch.arange(len(pixel), device=x.device)
