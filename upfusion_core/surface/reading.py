@@ -17,9 +17,9 @@ from trimesh.resolvers import FilePathResolver
 from trimesh.visual import TextureVisuals
 
 from ..support.checks import check_finite
+from ..support.decoding import check_picture, open_picture, rgba
 from ..support.errors import InputError
 from ..support.files import read_regular, reading
-from ..support.images import check_picture, open_picture
 from .gltf import GRAY, Part, Sampler, read_gltf
 from .mesh import check_triangles
 
@@ -105,7 +105,7 @@ def _joined(parts: list[Part], label: str, *, linear: bool) -> Surface:
         key = (id(part.image), part.sampler, part.cutoff is not None)
         if part.image is not None and key not in shown:
             check_picture(part.image, label)
-            textures.append(_picture(part.image)[: 3 if part.cutoff is None else 4])
+            textures.append(_picture(part.image, label)[: 3 if part.cutoff is None else 4])
             shown[key] = len(shown)
         face_texture.append(torch.full((len(part.faces),), shown.get(key, -1)))
     vertices, colors, uvs = (
@@ -169,9 +169,9 @@ def _parts(path: Path, companions: _Companions) -> Iterator[Part]:
         yield Part(vertices, faces, colors, uvs, image)
 
 
-def _picture(image: Image.Image) -> Tensor:
+def _picture(image: Image.Image, label: str) -> Tensor:
     """(4, H, W) in [0, 1], with alpha; what is transparent keeps its hidden colour."""
-    return _unit(np.array(image.convert("RGBA"))).permute(2, 0, 1).contiguous()
+    return _unit(rgba(image, label)).permute(2, 0, 1).contiguous()
 
 
 def _unit(values: np.ndarray) -> Tensor:

@@ -22,7 +22,7 @@ from upfusion_core.data import recorded
 from upfusion_core.data.recorded import Co3D, Frame, ObjaverseRenders, framed
 from upfusion_core.data.shards import listed_shards
 from upfusion_core.geometry import reference_camera
-from upfusion_core.support import images as pictures
+from upfusion_core.support import decoding as pictures
 from upfusion_core.support.errors import InputError
 from upfusion_core.support.files import inside
 from upfusion_core.surface import reading as surface
