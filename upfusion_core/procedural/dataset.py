@@ -20,7 +20,7 @@ from .render import DOTS, GRADIENT, NOISE, PLAIN, SUPERSAMPLING, render_views
 from .shapes import GENERATOR_VERSION, LARGEST_RADIUS, SPLITS, VERSIONS, Coats, Light, Objects, Primitives, framed
 from .sketch import Draws, Number, Sketch, blank_parts, vector
 from .slender import SLENDER
-from .staging import PHOTO_COLUMNS, STAGING_COLUMNS, developed, photo_cameras, staged
+from .staging import PHOTO_COLUMNS, STAGING_COLUMNS, Photographs, staged
 
 # uniform numbers that an object has for its shape, its coats, and recipe, palette, light and size
 _COLUMNS = (224, 256, 32)
@@ -281,16 +281,16 @@ class ProceduralObjects:
         turns = (azimuth - azimuth[:, :1]).flatten()
         cameras = orbit_cameras(turns, elevation.flatten(), distance, focal=REFERENCE_FOCAL)
         matrices, focal = (x.unflatten(0, azimuth.shape) for x in (cameras.camera_to_world, cameras.focal))
-        places = [] if objects.staging is None else sorted(photos)
-        true, lens, middle = matrices.clone(), focal.clone(), torch.zeros_like(focal)
+        true, lens, middle, places = matrices, focal, torch.zeros_like(focal), sorted(photos)
+        taken = None
         if objects.staging is not None and places:
             framed = sum(place < references for place in places)
-            taken = photo_cameras(objects.staging, matrices[:, places], draws[:, places, 2:], framed)
-            true[:, places], lens[:, places], middle[:, places] = taken
+            taken = Photographs(objects.staging, draws[:, places, 2:], framed)
+            true, lens = true.clone(), lens.clone()
+            true[:, places], lens[:, places], middle[:, places] = taken.cameras(matrices[:, places])
         rgb, mask, depth = render_views(objects, true, lens, size, supersampling=supersampling, principal=middle)
-        if places:
-            developing = developed(rgb[:, places], mask[:, places], draws[:, places, 2:])
-            rgb[:, places], mask[:, places] = developing
+        if taken is not None:
+            rgb[:, places], mask[:, places] = taken.developed(rgb[:, places], mask[:, places])
         return ProceduralBatch(rgb, mask, depth, matrices, focal, elevation, objects, ())
 
     def __getitem__(self, index: int) -> PosedViews:

@@ -10,13 +10,16 @@ import math
 import torch
 from torch import Tensor
 
-from .objects import Recipe
+from .objects import Recipe, thing
 from .shapes import BLEND, BODY, BOX, CUT, HANDLE, LID
 from .sketch import Draws, Number, Sketch, about, ball, box, either, ellipsoid, frustum, ring, rod, vector
+
+SLENDER: list[tuple[Recipe, float]] = []  # beside objects.THINGS
 
 _FLAT, _ALONG = about("x", math.pi / 2), about("z", -math.pi / 2)  # lays a ring down; turns +y to +x
 
 
+@thing(7.0, SLENDER)
 def packet(sketch: Sketch, draws: Draws) -> None:
     """A carton, a can or a tub with a lid, a label and a picture on its front."""
     square, width, height = draws.chance(0.6), draws.uniform(0.4, 0.7), draws.uniform(0.35, 0.7)
@@ -32,6 +35,7 @@ def packet(sketch: Sketch, draws: Draws) -> None:
         sketch.add(picture, place, color=color, present=square & draws.chance(0.7))
 
 
+@thing(2.5, SLENDER)
 def fruit(sketch: Sketch, draws: Draws) -> None:
     """A round or pear-shaped fruit with a stem and perhaps a leaf."""
     width, height, lean = draws.uniform(0.4, 0.5), draws.uniform(0.35, 0.5), draws.uniform(-0.3, 0.3)
@@ -44,6 +48,7 @@ def fruit(sketch: Sketch, draws: Draws) -> None:
     sketch.add(leaf, (lean + 0.12, level + stem * 0.8, 0), about("z", 0.5), color=1, present=there)
 
 
+@thing(1.8, SLENDER)
 def crescent(sketch: Sketch, draws: Draws) -> None:
     """A banana, horn, horseshoe or hook, lying or standing: a bent body whose ends taper or go on straight."""
     half, tube, lying = draws.uniform(0.5, 1.8), draws.uniform(0.06, 0.2), draws.chance(0.6)[:, None, None]
@@ -56,6 +61,7 @@ def crescent(sketch: Sketch, draws: Draws) -> None:
         sketch.add(*rod(start, end, tube * 0.98, tube * draws.uniform(0.2, 1.0)), color=color)
 
 
+@thing(1.2, SLENDER)
 def hoop(sketch: Sketch, draws: Draws) -> None:
     """A ring, a tyre, a roll of tape or a watch: a hollow round body, standing or lying, with something on it."""
     turn = torch.where(draws.chance(0.5)[:, None, None], _FLAT, about("y", 2 * math.pi * draws.unit()))
@@ -71,6 +77,7 @@ def hoop(sketch: Sketch, draws: Draws) -> None:
     sketch.add(ball(size * 0.6), place, color=2, present=there)
 
 
+@thing(1.5, SLENDER)
 def tray(sketch: Sketch, draws: Draws) -> None:
     """An open box, a tray, a shelf on its side or a frame, with something in it and a handle."""
     width, height, depth = draws.uniform(0.5, 0.7), draws.uniform(0.1, 0.4), draws.uniform(0.3, 0.6)
@@ -90,6 +97,7 @@ def tray(sketch: Sketch, draws: Draws) -> None:
                present=draws.chance(0.5))  # fmt: skip
 
 
+@thing(2.0, SLENDER)
 def slab(sketch: Sketch, draws: Draws) -> None:
     """A remote control, telephone, book or stapler: a flat block with a screen, buttons and a second layer."""
     width, height, depth = draws.uniform(0.6, 0.8), draws.uniform(0.06, 0.16), draws.uniform(0.16, 0.5)
@@ -106,6 +114,7 @@ def slab(sketch: Sketch, draws: Draws) -> None:
         sketch.add(button, (width * x, height * 1.05, 0), color=3, present=draws.chance(0.8))
 
 
+@thing(1.5, SLENDER)
 def scissors(sketch: Sketch, draws: Draws) -> None:
     """Scissors, pliers or tongs lying open: two crossed blades, a ring or a grip at the end of each, a pivot."""
     opening, rings, thin = draws.uniform(0.05, 0.35), draws.chance(0.7), draws.uniform(0.025, 0.06)
@@ -125,6 +134,7 @@ def scissors(sketch: Sketch, draws: Draws) -> None:
     sketch.add(frustum(0.05, 0.05, thin + 0.04), color=2)
 
 
+@thing(1.8, SLENDER)
 def cutlery(sketch: Sketch, draws: Draws) -> None:
     """A spoon, knife, spatula or brush lying down: a grip, a neck, a hollow, flat or thick end."""
     grip, reach, bend = draws.uniform(0.05, 0.1), draws.uniform(0.15, 0.4), draws.uniform(-0.25, 0.25)
@@ -143,6 +153,7 @@ def cutlery(sketch: Sketch, draws: Draws) -> None:
     sketch.add(ball(grip * 1.1), (-0.95, 0, 0), color=2, present=draws.chance(0.5))
 
 
+@thing(1.8, SLENDER)
 def pen(sketch: Sketch, draws: Draws) -> None:
     """A pen, torch, tube or screwdriver lying or standing: a barrel, a point, a cap, a clip, a ring round it."""
     turn = torch.where(draws.chance(0.75)[:, None, None], _ALONG, torch.eye(3))
@@ -161,9 +172,3 @@ def pen(sketch: Sketch, draws: Draws) -> None:
     sketch.add(frustum(cap, cap, draws.uniform(0.08, 0.2)), at(-0.55), turn, role=LID, color=1)
     sketch.add(box(0.02, 0.2, 0.03), at(-0.4, cap * 1.05), turn, color=3, present=draws.chance(0.5))
     sketch.add(frustum(barrel * 1.1, barrel * 1.1, 0.03), at(draws.uniform(0.1, 0.4)), turn, color=3)
-
-
-SLENDER: list[tuple[Recipe, float]] = [
-    (packet, 7.0), (fruit, 2.5), (crescent, 1.8), (hoop, 1.2), (tray, 1.5), (slab, 2.0), (scissors, 1.5),
-    (cutlery, 1.8), (pen, 1.8),
-]  # fmt: skip
