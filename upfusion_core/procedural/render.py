@@ -117,26 +117,17 @@ def trace_rays(tables: Tables, owner: Tensor, origins: Tensor, directions: Tenso
         far = far / lengths.flatten()[hit]
         inward = staging.inward.flatten(1).T.index_select(1, looking).unflatten(0, (3, 3))
         normals = normalize((inward * normals[:, None]).sum(0), dim=0)  # by the stretch's inverse transpose
+    direction, ambient, tint = tables.light.index_select(1, looking).split([3, 1, 3])
+    # a share of the light reaches every surface, the rest half of those turned away too
+    facing = (0.5 + 0.5 * dot(normals, direction)).clamp(0, 1)
+    lit = colors * tint * (ambient + (LIGHT_STRENGTH - ambient) * facing * facing.sqrt())
+    for fill in () if staging is None else staging.fills.unbind(1):
+        direction, tint = fill.T.index_select(1, looking).split(3)
+        facing = (0.5 + 0.5 * dot(normals, direction)).clamp(0, 1)
+        lit = lit + colors * tint * facing * facing.sqrt()
     seen = torch.zeros(5, distance.shape[0], device=directions.device)
-    lit = _lit(tables, looking, colors, normals)
     seen[:, hit] = torch.cat([lit.clamp(0, 1), torch.ones_like(far)[None], far[None]])
     return seen
-
-
-def _lit(tables: Tables, looking: Tensor, colors: Tensor, normals: Tensor) -> Tensor:
-    """(3, H) colours of surfaces with (3, H) colours and normals under the light of their objects (H,)."""
-
-    def facing(direction: Tensor) -> Tensor:  # half of what is turned away is reached too
-        return (0.5 + 0.5 * dot(normals, direction)).clamp(0, 1)
-
-    direction, ambient, tint = tables.light.index_select(1, looking).split([3, 1, 3])
-    turned = facing(direction)
-    lit: Tensor = colors * tint * (ambient + (LIGHT_STRENGTH - ambient) * turned * turned.sqrt())  # a share reaches all
-    for fill in () if tables.staging is None else tables.staging.fills.unbind(1):
-        towards, color = fill.T.index_select(1, looking).split(3)
-        turned = facing(towards)
-        lit = lit + colors * color * turned * turned.sqrt()
-    return lit
 
 
 def _solve(tables: Tables, solver: int, column: Tensor, nearby: Tensor, heading: Tensor) -> Tensor:

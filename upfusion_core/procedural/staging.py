@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from ..types import REFERENCE_FOCAL
-from .shapes import LARGEST_RADIUS, Light, Objects, Staging, outlines
+from .shapes import LARGEST_RADIUS, Objects, Staging, outlines
 from .sketch import Draws, about, vector
 
 STAGING_COLUMNS = 48  # uniform numbers that an object has for all of this
@@ -55,29 +55,23 @@ def staged(objects: Objects, draws: Draws) -> Objects:
     own = (torch.linalg.inv(stretch) @ middle[..., None])[:, None, :, 0]  # the middle where the parts are given
     first, second = (replace(some, center=some.center - own) for some in (objects.first, objects.second))
 
-    light, fills = _lights(draws, objects.light)
+    # further lights from anywhere but far below; the first one weaker for them, with more or less all round
+    fills, total = [], torch.zeros(len(draws))
+    for _ in range(FILLS):
+        azimuth, height = 2 * math.pi * draws.unit(), torch.deg2rad(draws.uniform(-15, 80))
+        flat, strength, warmth = height.cos(), draws.uniform(-0.15, 0.45).clamp_min(0), draws.uniform(-0.12, 0.12)
+        tint = vector(1 + warmth.clamp_max(0), 1 - warmth.abs() / 2, 1 - warmth.clamp_min(0)) * strength[:, None]
+        fills.append(torch.cat([vector(flat * azimuth.sin(), height.sin(), flat * azimuth.cos()), tint], dim=1))
+        total = total + strength
+    exposure = (draws.uniform(0.85, 1.1) - 0.6 * total)[:, None]
+    light = replace(objects.light, ambient=draws.uniform(0.35, 1.0), tint=objects.light.tint * exposure)
     # many things are grey, white or black: an object's colours all paler or stronger, brighter or darker
     colors, shape = objects.coats.colors, (-1, *(1,) * (objects.coats.colors.ndim - 1))
     saturation = torch.where(draws.chance(0.5), draws.uniform(0.05, 0.5), draws.uniform(0.7, 1.7)).view(shape)
     grey, power = colors.mean(-1, keepdim=True), torch.exp(draws.uniform(-1.3, 0.6)).view(shape)
     coats = replace(objects.coats, colors=(grey + saturation * (colors - grey)).clamp(0, 1) ** power)
-    staging = Staging(inward, shift, radius, fills)
+    staging = Staging(inward, shift, radius, torch.stack(fills, dim=1))
     return replace(objects, first=first, second=second, coats=coats, light=light, staging=staging)
-
-
-def _lights(draws: Draws, key: Light) -> tuple[Light, Tensor]:
-    """The first light weaker, with more or less all round, and (B, L, 6) further ones from anywhere but below."""
-    fills, total = [], torch.zeros(len(draws))
-    for _ in range(FILLS):
-        azimuth, height = 2 * math.pi * draws.unit(), torch.deg2rad(draws.uniform(-15, 80))
-        flat, strength, warmth = height.cos(), draws.uniform(-0.15, 0.45).clamp_min(0), draws.uniform(-0.12, 0.12)
-        direction = vector(flat * azimuth.sin(), height.sin(), flat * azimuth.cos())
-        tint = vector(1 + warmth.clamp_max(0), 1 - warmth.abs() / 2, 1 - warmth.clamp_min(0))
-        fills.append(torch.cat([direction, strength[:, None] * tint], dim=1))
-        total = total + strength
-    exposure = draws.uniform(0.85, 1.1) - 0.6 * total
-    light = replace(key, ambient=draws.uniform(0.35, 1.0), tint=key.tint * exposure[:, None])
-    return light, torch.stack(fills, dim=1)
 
 
 @dataclass(frozen=True, eq=False)
