@@ -24,11 +24,12 @@ from torch.nn.functional import max_pool2d
 from ..config import MAX_PHOTOS
 from ..data.recorded import FRAME_MARGIN, Box, bounds, squared
 from ..geometry import cameras_from_matrices
+from ..geometry.lenses import KnownCameras, Lens
 from ..support.checks import check_count, check_range, check_shape, check_unit_range
 from ..support.errors import InputError, MissingPackageError, PhotoError
 from ..support.files import bundled_path, reading
 from ..support.images import check_picture, load_png, open_picture, to_8bit, too_large
-from ..types import REFERENCE_FOCAL, Cameras, InputViews
+from ..types import REFERENCE_FOCAL, Cameras, InputViews, SourcePhoto
 
 PhotoSource = str | os.PathLike[str] | Image.Image | Tensor | np.ndarray  # what a photo or a mask may be given as
 
@@ -46,13 +47,15 @@ def prepare_views(
     margin: float = FRAME_MARGIN,
     crop: bool = True,
     remove_background: bool = False,
+    cameras: KnownCameras | None = None,
 ) -> InputViews:
     """1 to 6 photos of one object -> InputViews with rgb (V, 3, size, size), float32 on the CPU.
 
     A photo with a mask or an alpha channel is composited on white (in sRGB, straight alpha) and cropped to a square
     round the object. A photo with neither is **taken as already on white and framed**: it is padded to a square with
     white and resized, never cropped, and one that is already size x size comes through unchanged; its mask is estimated
-    as what is not white. The focal length is set to 4.5, the only one that the released networks know.
+    as what is not white. The focal length is set to 4.5, the only one that the released networks know. The photos' own
+    pixels go along as `sources`.
 
     Args:
         images: paths, PIL images, uint8 arrays (H, W, 3), or float tensors (1|3|4, H, W) in [0, 1] of any size; one of
@@ -63,6 +66,7 @@ def prepare_views(
         margin: side of the crop over the longer side of the object's box, at least 1; beyond the photo is white.
         crop: whether photos with a mask or alpha are cropped to the object; if not, they are padded like the others.
         remove_background: finds the object by `rembg`, which fetches a network, in photos with neither mask nor alpha.
+        cameras: of the photos, where they are known, see `load_photo_cameras`; the lens's distortion is taken out.
 
     Raises:
         PhotoError: a photo or mask cannot be used. InputError: wrong number of them, or a wrong option.
@@ -77,6 +81,8 @@ def prepare_views(
     given = [None] * count if masks is None else _listed(masks, "masks", count)
     if len(given) != count:
         raise InputError(f"expected one mask for each of {count} photos, got {len(given)}; give as many, in order")
+    if cameras is not None and len(cameras.lenses) != count:
+        raise InputError(f"expected a camera for each of {count} photos, got {len(cameras.lenses)}; give as many")
     framed = []
     for index, (source, mask_source) in enumerate(zip(sources, given, strict=True)):
         photo = read_photo(source, f"photo {index + 1}")
@@ -87,9 +93,13 @@ def prepare_views(
             photo = replace(photo, coverage=mask)
         if remove_background and photo.coverage is None:
             photo = _without_background(photo)
+        if cameras is not None and not cameras.lenses[index].is_pinhole:
+            photo = _undistorted(photo, cameras.lenses[index])
         framed.append(_frame(photo, size, margin, crop))
-    rgb, coverage = (torch.stack(each) for each in zip(*framed, strict=True))
-    return InputViews(rgb, coverage[:, None], torch.full((count, 2), REFERENCE_FOCAL, dtype=torch.float32))
+    pictures, coverages, originals = zip(*framed, strict=True)
+    focal = torch.full((count, 2), REFERENCE_FOCAL, dtype=torch.float32)
+    known = None if cameras is None else cameras.of_squares(originals)
+    return InputViews(torch.stack(pictures), torch.stack(coverages)[:, None], focal, originals, known)
 
 
 def estimate_mask(rgb: Tensor) -> Tensor:
@@ -139,12 +149,13 @@ class Photo:
 
     rgb: (3, H, W), uint8 in 0..255 or float32 in [0, 1]; sRGB, not multiplied by the coverage.
     coverage: (H, W) in the same manner, full on the object; None if the picture says nothing about it.
-    label: how messages call it, e.g. "photo 2 (cup.jpg)".
+    label: how messages call it, e.g. "photo 2 (cup.jpg)". name: its file, else the label.
     """
 
     rgb: Tensor
     coverage: Tensor | None
     label: str
+    name: str
 
 
 def unit_range(values: Tensor) -> Tensor:
@@ -159,15 +170,16 @@ def read_photo(source: PhotoSource, label: str = "photo 1") -> Photo:
     as 0..65535, floating point as 0..1. An alpha channel (or a transparent colour) that is opaque everywhere says
     nothing about the object and is dropped. `label` is how messages call the photo; a file's name is added.
     """
+    name = Path(source).as_posix() if isinstance(source, str | os.PathLike) else label
     channels, label = _decode(source, label, _channels)
     _, height, width = channels.shape
     if min(height, width) < MIN_SIDE:
         wanted = f"{label} must be at least {MIN_SIDE} x {MIN_SIDE} pixels"
         raise PhotoError(f"{wanted}, got {width} x {height}; use a larger picture")
     if len(channels) in (1, 3):
-        return Photo(channels.expand(3, height, width), None, label)
+        return Photo(channels.expand(3, height, width), None, label, name)
     opaque = bool((unit_range(channels[-1]) == 1).all())
-    return Photo(channels[:-1].expand(3, height, width), None if opaque else channels[-1], label)
+    return Photo(channels[:-1].expand(3, height, width), None if opaque else channels[-1], label, name)
 
 
 def read_mask(source: PhotoSource, photo: Photo) -> Tensor:
@@ -278,8 +290,15 @@ def _without_background(photo: Photo) -> Photo:
     return replace(photo, coverage=torch.from_numpy(np.array(found.convert("L"))))
 
 
-def _frame(photo: Photo, size: int, margin: float, crop: bool) -> tuple[Tensor, Tensor]:
-    """The photo on white in its square -> rgb (3, size, size), mask (size, size)."""
+def _undistorted(photo: Photo, lens: Lens) -> Photo:
+    """The photo as a pinhole would have it; white, and no object, where its lens did not reach."""
+    rgb, known = lens.undistorted(photo.rgb)
+    coverage = None if photo.coverage is None else lens.undistorted(photo.coverage[None])[0][0] * known
+    return replace(photo, rgb=rgb.masked_fill_(~known, 1 if rgb.is_floating_point() else 255), coverage=coverage)
+
+
+def _frame(photo: Photo, size: int, margin: float, crop: bool) -> tuple[Tensor, Tensor, SourcePhoto]:
+    """The photo on white in its square -> rgb (3, size, size), mask (size, size), and what they were made from."""
     height, width = photo.rgb.shape[1:]
     coverage = None if photo.coverage is None else unit_range(photo.coverage)
     most = 1.0 if coverage is None else float(coverage.max())
@@ -293,6 +312,7 @@ def _frame(photo: Photo, size: int, margin: float, crop: bool) -> tuple[Tensor, 
             wrong = f"{photo.label} is too narrow to be framed as a square, got {width} x {height}"
             raise PhotoError(f"{wrong}; cut it to the object, or give a mask")
         box = squared((0, 0, width, height), 1.0)
+    source = _source(photo, box)
     untouched = box == (0, 0, size, size) and (height, width) == (size, size)
     channels = []
     for color in map(unit_range, photo.rgb):
@@ -302,12 +322,25 @@ def _frame(photo: Photo, size: int, margin: float, crop: bool) -> tuple[Tensor, 
         channels.append(color if untouched else 1 - resample(1 - color, box, size))
     rgb = torch.stack(channels).clamp(0, 1)
     if coverage is not None:
-        return rgb, (coverage if untouched else resample(coverage, box, size)).clamp(0, 1)
+        return rgb, (coverage if untouched else resample(coverage, box, size)).clamp(0, 1), source
     mask = estimate_mask(rgb)[0]
     if mask.max() < 0.5:
         wanted = f"{photo.label} must show an object, but it is white all over"
         raise PhotoError(f"{wanted}; choose another photo or give a mask")
-    return rgb, mask
+    return rgb, mask, source
+
+
+def _source(photo: Photo, box: Box) -> SourcePhoto:
+    """The photo's own pixels in its square; of a file only these are kept, a caller's tensor is looked at."""
+    height, width = photo.rgb.shape[1:]
+    left, right = (min(max(place, 0), width) for place in (math.floor(box[0]), math.ceil(box[2])))
+    top, bottom = (min(max(place, 0), height) for place in (math.floor(box[1]), math.ceil(box[3])))
+    parts = [photo.rgb[:, top:bottom, left:right]]
+    if photo.coverage is not None:
+        parts.append(photo.coverage[top:bottom, left:right])
+    whole = (left, top, right, bottom) == (0, 0, width, height)
+    rgb, *mask = [part if whole or part.is_floating_point() else part.clone() for part in parts]
+    return SourcePhoto(photo.name, (width, height), rgb, mask[0] if mask else None, (left, top), box)
 
 
 def resample(values: Tensor, box: Box, size: int) -> Tensor:
