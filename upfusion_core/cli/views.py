@@ -98,7 +98,8 @@ def encoded(
 
 def write_photo_cameras(run: Run, scene: SceneEncoding, found: PhotoCameras | None) -> None:
     """photo_cameras.json in the run's folder; where nobody looked for the others', that of photo 1."""
-    assert scene.views is not None and scene.views.sources is not None, "they come from prepare_views"
+    assert scene.views is not None, "encoded keeps them"
+    assert scene.views.sources is not None, "they come from prepare_views"
     if found is None:
         count = len(scene.views)
         first = torch.arange(count) == 0
