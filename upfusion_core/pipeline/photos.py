@@ -54,8 +54,7 @@ def prepare_views(
     A photo with a mask or an alpha channel is composited on white (in sRGB, straight alpha) and cropped to a square
     round the object. A photo with neither is **taken as already on white and framed**: it is padded to a square with
     white and resized, never cropped, and one that is already size x size comes through unchanged; its mask is estimated
-    as what is not white. The focal length is set to 4.5, the only one that the released networks know. The photos' own
-    pixels go along as `sources`.
+    as what is not white. The focal length is 4.5, which the networks know. The photos' own pixels go along as `sources`.
 
     Args:
         images: paths, PIL images, uint8 arrays (H, W, 3), or float tensors (1|3|4, H, W) in [0, 1] of any size; one of
