@@ -189,7 +189,8 @@ class KnownCameras:
 
     def of_squares(self, sources: Sequence[SourcePhoto]) -> PhotoCameras:
         """The cameras of the squares that were cut out of the photos."""
-        ndc = [lens.cut(*source.box).ndc for lens, source in zip(self.lenses, sources, strict=True)]
+        pairs = zip(self.lenses, sources, strict=True)
+        ndc = [lens.resized(source.size).cut(*source.box).ndc for lens, source in pairs]
         focal, principal = torch.tensor(ndc, dtype=torch.float32).unbind(1)
         accepted = torch.tensor([index not in self.refused for index in range(len(sources))])
         cameras = Cameras(self.cameras.camera_to_world, focal, principal)

@@ -10,13 +10,14 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from einops import rearrange
-from PIL import Image, ImageOps
+from PIL import Image
 from skimage.measure import label as connected
 from torch import Tensor
 from torch.nn.functional import max_pool2d
@@ -26,13 +27,16 @@ from ..data.recorded import FRAME_MARGIN, Box, bounds, squared
 from ..geometry import cameras_from_matrices
 from ..geometry.lenses import KnownCameras, Lens
 from ..support.checks import check_count, check_range, check_shape, check_unit_range
+from ..support.decoding import check_picture, open_picture, pixels, too_large
 from ..support.errors import InputError, MissingPackageError, PhotoError
 from ..support.files import bundled_path, reading
-from ..support.images import check_picture, load_png, open_picture, to_8bit, too_large
+from ..support.images import load_png, to_8bit
 from ..types import REFERENCE_FOCAL, Cameras, InputViews, SourcePhoto
 
 PhotoSource = str | os.PathLike[str] | Image.Image | Tensor | np.ndarray  # what a photo or a mask may be given as
 
+_BAND = 4_000_000  # pixels of a photo that are floating point at a time
+_LARGEST = 4096  # pixels along a photo's sides that no texture shows more of
 MIN_SIDE = 8  # smaller pictures show no object
 _NARROWEST = 8  # pixels of the result that a whole photo must cover in its shorter direction
 _WHITE_ENOUGH, _SURELY_OBJECT = 8 / 255, 32 / 255  # darkness: below is JPEG noise on white, above is object
@@ -54,7 +58,7 @@ def prepare_views(
     A photo with a mask or an alpha channel is composited on white (in sRGB, straight alpha) and cropped to a square
     round the object. A photo with neither is **taken as already on white and framed**: it is padded to a square with
     white and resized, never cropped, and one that is already size x size comes through unchanged; its mask is estimated
-    as what is not white. The focal length is 4.5, which the networks know. The photos' own pixels go along as `sources`.
+    as what is not white. The focal length is the networks', 4.5. The photos' own pixels go along as `sources`.
 
     Args:
         images: paths, PIL images, uint8 arrays (H, W, 3), or float tensors (1|3|4, H, W) in [0, 1] of any size; one of
@@ -84,7 +88,8 @@ def prepare_views(
         raise InputError(f"expected a camera for each of {count} photos, got {len(cameras.lenses)}; give as many")
     framed = []
     for index, (source, mask_source) in enumerate(zip(sources, given, strict=True)):
-        photo = read_photo(source, f"photo {index + 1}")
+        whole = mask_source is None and not remove_background  # nothing of the photo is cut away
+        photo = read_photo(source, f"photo {index + 1}", least=_LARGEST if whole else None)
         if mask_source is not None:
             mask = read_mask(mask_source, photo)
             if photo.coverage is not None:
@@ -95,10 +100,9 @@ def prepare_views(
         if cameras is not None and not cameras.lenses[index].is_pinhole:
             photo = _undistorted(photo, cameras.lenses[index])
         framed.append(_frame(photo, size, margin, crop))
-    pictures, coverages, originals = zip(*framed, strict=True)
-    focal = torch.full((count, 2), REFERENCE_FOCAL, dtype=torch.float32)
-    known = None if cameras is None else cameras.of_squares(originals)
-    return InputViews(torch.stack(pictures), torch.stack(coverages)[:, None], focal, originals, known)
+    rgb, coverage, originals = zip(*framed, strict=True)
+    known, focal = cameras and cameras.of_squares(originals), torch.full((count, 2), REFERENCE_FOCAL)
+    return InputViews(torch.stack(rgb), torch.stack(coverage)[:, None], focal.float(), originals, known)
 
 
 def estimate_mask(rgb: Tensor) -> Tensor:
@@ -162,22 +166,27 @@ def unit_range(values: Tensor) -> Tensor:
     return values.float() / 255 if values.dtype == torch.uint8 else values
 
 
-def read_photo(source: PhotoSource, label: str = "photo 1") -> Photo:
+def read_photo(source: PhotoSource, label: str = "photo 1", *, least: int | None = None) -> Photo:
     """Decodes one photo: a path, PIL image, uint8 array ((H, W), (H, W, 3|4)) or float tensor (1|3|4, H, W).
 
-    Files and PIL images are turned upright by their EXIF tag; an animation gives its first frame. 16-bit grey is taken
-    as 0..65535, floating point as 0..1. An alpha channel (or a transparent colour) that is opaque everywhere says
-    nothing about the object and is dropped. `label` is how messages call the photo; a file's name is added.
+    Files and PIL images are turned upright by their EXIF tag, and become sRGB by their colour profile; an animation
+    gives its first frame. 16-bit grey is taken as 0..65535, floating point as 0..1. An alpha channel (or a transparent
+    colour) that is opaque everywhere says nothing about the object and is dropped.
+
+    Args:
+        label: how messages call the photo; a file's name is added.
+        least: a JPEG file may be decoded 2, 4 or 8 times smaller, where its sides remain whole and at least this long.
     """
     name = Path(source).as_posix() if isinstance(source, str | os.PathLike) else label
-    channels, label = _decode(source, label, _channels)
+    opened_here = isinstance(source, str | os.PathLike)  # a picture of the caller's own is not to become smaller
+    channels, label = _decode(source, label, partial(_photo_channels, least=least if opened_here else None))
     _, height, width = channels.shape
     if min(height, width) < MIN_SIDE:
         wanted = f"{label} must be at least {MIN_SIDE} x {MIN_SIDE} pixels"
         raise PhotoError(f"{wanted}, got {width} x {height}; use a larger picture")
     if len(channels) in (1, 3):
         return Photo(channels.expand(3, height, width), None, label, name)
-    opaque = bool((unit_range(channels[-1]) == 1).all())
+    opaque = bool((channels[-1] == (255 if channels.dtype == torch.uint8 else 1)).all())
     return Photo(channels[:-1].expand(3, height, width), None if opaque else channels[-1], label, name)
 
 
@@ -227,9 +236,9 @@ def _decode(source: PhotoSource, label: str, read: Callable[[Image.Image, str], 
         source = Image.fromarray(source)
     reason = {"advice": "save it anew as PNG or JPEG", "what": "a whole picture file"}
     if isinstance(source, Image.Image):
-        check_picture(source, label)
         with reading(label, **reason, error=PhotoError):
-            channels = torch.from_numpy(read(ImageOps.exif_transpose(source), label))
+            check_picture(source, label)
+            channels = torch.from_numpy(read(source, label))
         return _clamped(channels, label) if channels.is_floating_point() else channels, label
     if not isinstance(source, str | os.PathLike):
         raise PhotoError(f"{label} must be a path, a PIL image or a tensor, got {type(source).__name__}; convert it")
@@ -248,34 +257,22 @@ def _decode(source: PhotoSource, label: str, read: Callable[[Image.Image, str], 
         return _decode(image, label, read)
 
 
-def _channels(image: Image.Image, label: str) -> np.ndarray:
-    """(C, H, W): C = 1 grey, 2 grey and alpha, 3 colour, 4 colour and alpha; uint8, or float32 in [0, 1]."""
-    if image.mode.startswith("I"):
-        values = np.array(image).astype(np.float32)
-        if image.mode == "I" and values.min() >= 0 and values.max() <= 255:  # Pillow's way to widen 8-bit grey
-            return values[None] / np.float32(255)
-        if values.min() < 0 or values.max() > 65535:
-            found = f"{values.min():.0f}..{values.max():.0f}"
-            raise PhotoError(f"{label} must hold 16-bit grey values in 0..65535, got {found}; save it as 8 or 16 bit")
-        return values[None] / np.float32(65535)
-    if image.mode == "F":
-        return np.array(image, dtype=np.float32)[None]
-    if image.has_transparency_data:
-        mode = "LA" if image.mode == "LA" else "RGBA"
-    else:
-        mode = "L" if image.mode in ("1", "L") else "RGB"
-    pixels = np.array(image.convert(mode))
-    return pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0)
+def _photo_channels(image: Image.Image, label: str, least: int | None) -> np.ndarray:
+    if least and image.format in ("JPEG", "MPO"):
+        for width, height in ((image.width // factor, image.height // factor) for factor in (8, 4, 2)):
+            if min(width, height) >= least and image.width % width == image.height % height == 0:
+                image.draft(None, (width, height))
+                break
+    return pixels(image, label)
 
 
 def _mask_channels(image: Image.Image, label: str) -> np.ndarray:
-    if image.mode.startswith(("I", "F")):
-        return _channels(image, label)
-    if image.has_transparency_data:
-        alpha = np.array(image.convert("RGBA").getchannel("A"))
-        if alpha.min() < 255:
-            return alpha[None]
-    return _channels(image if image.mode in ("1", "L") else image.convert("RGB").convert("L"), label)
+    found = pixels(image, label, is_mask=True)
+    if len(found) in (2, 4) and found[-1].min() < (255 if found.dtype == np.uint8 else 1):
+        return np.ascontiguousarray(found[-1:])
+    if len(found) < 3:
+        return found[:1]
+    return np.array(Image.fromarray(np.ascontiguousarray(found[:3].transpose(1, 2, 0))).convert("L"))[None]
 
 
 def _without_background(photo: Photo) -> Photo:
@@ -291,6 +288,7 @@ def _without_background(photo: Photo) -> Photo:
 
 def _undistorted(photo: Photo, lens: Lens) -> Photo:
     """The photo as a pinhole would have it; white, and no object, where its lens did not reach."""
+    lens = lens.resized((photo.rgb.shape[2], photo.rgb.shape[1]))  # large photos are read smaller
     rgb, known = lens.undistorted(photo.rgb)
     coverage = None if photo.coverage is None else lens.undistorted(photo.coverage[None])[0][0] * known
     return replace(photo, rgb=rgb.masked_fill_(~known, 1 if rgb.is_floating_point() else 255), coverage=coverage)
@@ -299,13 +297,13 @@ def _undistorted(photo: Photo, lens: Lens) -> Photo:
 def _frame(photo: Photo, size: int, margin: float, crop: bool) -> tuple[Tensor, Tensor, SourcePhoto]:
     """The photo on white in its square -> rgb (3, size, size), mask (size, size), and what they were made from."""
     height, width = photo.rgb.shape[1:]
-    coverage = None if photo.coverage is None else unit_range(photo.coverage)
-    most = 1.0 if coverage is None else float(coverage.max())
+    coverage = photo.coverage
+    most = 1.0 if coverage is None else float(unit_range(coverage.max()))
     if most < 0.05:
         wanted = f"the mask or alpha channel of {photo.label} must cover the object, but it is empty"
         raise PhotoError(f"{wanted}; paint the object white, or swap inside and outside")
     if crop and coverage is not None:  # to the pixels that are covered at least half as much as any
-        box = squared(bounds((coverage >= most / 2).numpy()), margin)
+        box = squared(bounds((coverage >= coverage.max() / 2).numpy()), margin)
     else:
         if min(width, height) * size < _NARROWEST * max(width, height):
             wrong = f"{photo.label} is too narrow to be framed as a square, got {width} x {height}"
@@ -313,15 +311,17 @@ def _frame(photo: Photo, size: int, margin: float, crop: bool) -> tuple[Tensor, 
         box = squared((0, 0, width, height), 1.0)
     source = _source(photo, box)
     untouched = box == (0, 0, size, size) and (height, width) == (size, size)
+    beside = () if coverage is None else (coverage,)
     channels = []
-    for color in map(unit_range, photo.rgb):
-        if coverage is not None:
-            color = color * coverage + (1 - coverage)
-        # as darkness white is 0, so that what is outside adds nothing to a filter: no fringe of colours hidden by alpha
-        channels.append(color if untouched else 1 - resample(1 - color, box, size))
+    for color in photo.rgb:
+        if untouched:
+            channels.append(_on_white(color, *beside))
+        else:  # as darkness white is 0: what is outside adds nothing to a filter, no fringe of colours hidden by alpha
+            darkness = resample(color, box, size, *beside, of=lambda *planes: 1 - _on_white(*planes))
+            channels.append(1 - darkness)
     rgb = torch.stack(channels).clamp(0, 1)
     if coverage is not None:
-        return rgb, (coverage if untouched else resample(coverage, box, size)).clamp(0, 1), source
+        return rgb, (unit_range(coverage) if untouched else resample(coverage, box, size)).clamp(0, 1), source
     mask = estimate_mask(rgb)[0]
     if mask.max() < 0.5:
         wanted = f"{photo.label} must show an object, but it is white all over"
@@ -342,16 +342,33 @@ def _source(photo: Photo, box: Box) -> SourcePhoto:
     return SourcePhoto(photo.name, (width, height), rgb, mask[0] if mask else None, (left, top), box)
 
 
-def resample(values: Tensor, box: Box, size: int) -> Tensor:
+def _on_white(color: Tensor, coverage: Tensor | None = None) -> Tensor:
+    if coverage is None:
+        return unit_range(color)
+    covered = unit_range(coverage)
+    return unit_range(color) * covered + (1 - covered)
+
+
+def resample(values: Tensor, box: Box, size: int, *beside: Tensor, of: Callable[..., Tensor] = unit_range) -> Tensor:
     """The part `box` (left, top, right, bottom in pixels, may lie outside) of (H, W) values -> (size, size).
 
     Separable bicubic (a = -0.5), widened when shrinking, so that nothing aliases; not clamped, and zero outside the
-    picture, whose top left corner is (0, 0).
+    picture, whose top left corner is (0, 0). What is filtered is `of(values, *beside)`, which is made band by band.
     """
     left, top, right, bottom = box
     rows, row_weights = _weights(values.shape[0], top, bottom, size)
     columns, column_weights = _weights(values.shape[1], left, right, size)
-    return row_weights @ values[rows, columns] @ column_weights.T
+    planes = [plane[rows, columns] for plane in (values, *beside)]
+    height, width = planes[0].shape
+    band = max(64, _BAND // max(1, width))
+    if height <= band:
+        return row_weights @ of(*planes) @ column_weights.T
+    shrunk = torch.zeros(size, width)
+    for top in range(0, height, band):
+        weights = row_weights[:, top : top + band]
+        reached = weights.any(dim=1)  # the few rows of the result to which this band adds
+        shrunk[reached] += weights[reached] @ of(*(plane[top : top + band] for plane in planes))
+    return shrunk @ column_weights.T
 
 
 def _weights(length: int, start: float, stop: float, size: int) -> tuple[slice, Tensor]:
