@@ -69,7 +69,7 @@ def prepare_views(
         margin: side of the crop over the longer side of the object's box, at least 1; beyond the photo is white.
         crop: whether photos with a mask or alpha are cropped to the object; if not, they are padded like the others.
         remove_background: finds the object by `rembg`, which fetches a network, in photos with neither mask nor alpha.
-        cameras: of the photos, where they are known, see `load_photo_cameras`; the lens's distortion is taken out.
+        cameras: of the photos, see `load_photo_cameras`; the lens's distortion is taken out.
 
     Raises:
         PhotoError: a photo or mask cannot be used. InputError: wrong number of them, or a wrong option.
@@ -88,8 +88,7 @@ def prepare_views(
         raise InputError(f"expected a camera for each of {count} photos, got {len(cameras.lenses)}; give as many")
     framed = []
     for index, (source, mask_source) in enumerate(zip(sources, given, strict=True)):
-        whole = mask_source is None and not remove_background  # nothing of the photo is cut away
-        photo = read_photo(source, f"photo {index + 1}", least=_LARGEST if whole else None)
+        photo = read_photo(source, f"photo {index + 1}", least=_LARGEST if mask_source is None else None)
         if mask_source is not None:
             mask = read_mask(mask_source, photo)
             if photo.coverage is not None:
@@ -101,8 +100,9 @@ def prepare_views(
             photo = _undistorted(photo, cameras.lenses[index])
         framed.append(_frame(photo, size, margin, crop))
     rgb, coverage, originals = zip(*framed, strict=True)
-    known, focal = cameras and cameras.of_squares(originals), torch.full((count, 2), REFERENCE_FOCAL)
-    return InputViews(torch.stack(rgb), torch.stack(coverage)[:, None], focal.float(), originals, known)
+    known = None if cameras is None else cameras.of_squares(originals)
+    focal = torch.full((count, 2), REFERENCE_FOCAL, dtype=torch.float32)
+    return InputViews(torch.stack(rgb), torch.stack(coverage)[:, None], focal, originals, known)
 
 
 def estimate_mask(rgb: Tensor) -> Tensor:
