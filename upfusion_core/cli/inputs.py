@@ -18,8 +18,9 @@ from ..geometry import cameras_from_matrices, orbit_cameras
 from ..models.checkpoint import recommended_guidance
 from ..models.stable_diffusion import tokenize
 from ..pipeline import sampling
+from ..pipeline.examples import example_views
 from ..pipeline.photo_cameras import load_photo_cameras
-from ..pipeline.photos import example_views, prepare_views
+from ..pipeline.photos import prepare_views
 from ..pipeline.upfusion import UpFusion
 from ..support.devices import existing_device
 from ..support.errors import InputError

@@ -18,7 +18,7 @@ from ..field.radiance import RadianceField, load_field
 from ..field.rendering import OccupancyGrid, render_views
 from ..geometry.cameras import reference_distance
 from ..pipeline.distill import distill_cameras
-from ..pipeline.photos import example_views
+from ..pipeline.examples import example_views
 from ..pipeline.pose import estimate_photo_cameras
 from ..pipeline.sampling import make_scheduler
 from ..pipeline.upfusion import UpFusion

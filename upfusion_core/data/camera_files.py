@@ -141,14 +141,11 @@ def _frames(content: dict[str, Any], path: Path) -> Iterator[FileCamera]:
             raise InputError(f"{label} must have a file_path, got {shown(frame, 60)}; correct it there")
         label = f"{label} ({frame['file_path']})"
         matrix = _matrix(frame.get("transform_matrix"), f"{label}, transform_matrix")
-        yield FileCamera(_slashed(frame["file_path"]), matrix, *_lens({**content, **_own(content, frame)}, label))
-
-
-def _own(content: Mapping[str, Any], frame: dict[str, Any]) -> dict[str, Any]:
-    """What a frame says itself; a focal length of its own stands above an angle at the top, and the other way round."""
-    own = {name: value for name, value in frame.items() if value is not None}
-    focal = {"fl_x", "fl_y", "camera_angle_x", "camera_angle_y"}
-    return {**dict.fromkeys(focal & content.keys() if focal & own.keys() else ()), **own}
+        own = {name: value for name, value in frame.items() if value is not None}
+        focal = {"fl_x", "fl_y", "camera_angle_x", "camera_angle_y"}
+        if focal & own.keys():  # a focal length of its own stands above an angle at the top, and the other way round
+            own = {**dict.fromkeys(focal & content.keys()), **own}
+        yield FileCamera(_slashed(frame["file_path"]), matrix, *_lens({**content, **own}, label))
 
 
 def _lens(values: Mapping[str, Any], label: str) -> tuple[Lens, bool]:

@@ -1,11 +1,7 @@
-"""Photos -> InputViews: decoded to colours and coverage, put on white, framed in a square of the model's size.
-
-And the photos that come with the package: objects that nothing was trained on, with further views to compare with.
-"""
+"""Photos -> InputViews: decoded to colours and coverage, put on white, framed in a square of the model's size."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -24,14 +20,13 @@ from torch.nn.functional import max_pool2d
 
 from ..config import MAX_PHOTOS
 from ..data.recorded import FRAME_MARGIN, Box, bounds, squared
-from ..geometry import cameras_from_matrices
 from ..geometry.lenses import KnownCameras, Lens
 from ..support.checks import check_count, check_range, check_shape, check_unit_range
 from ..support.decoding import check_picture, open_picture, pixels, too_large
 from ..support.errors import InputError, MissingPackageError, PhotoError
-from ..support.files import bundled_path, reading
-from ..support.images import load_png, to_8bit
-from ..types import REFERENCE_FOCAL, Cameras, InputViews, SourcePhoto
+from ..support.files import reading
+from ..support.images import to_8bit
+from ..types import REFERENCE_FOCAL, InputViews, SourcePhoto
 
 PhotoSource = str | os.PathLike[str] | Image.Image | Tensor | np.ndarray  # what a photo or a mask may be given as
 
@@ -97,7 +92,7 @@ def prepare_views(
         if remove_background and photo.coverage is None:
             photo = _without_background(photo)
         if cameras is not None and not cameras.lenses[index].is_pinhole:
-            photo = _undistorted(photo, cameras.lenses[index])
+            photo = photo.straightened(cameras.lenses[index])
         framed.append(_frame(photo, size, margin, crop))
     rgb, coverage, originals = zip(*framed, strict=True)
     known = None if cameras is None else cameras.of_squares(originals)
@@ -159,6 +154,25 @@ class Photo:
     coverage: Tensor | None
     label: str
     name: str
+
+    def straightened(self, lens: Lens) -> Photo:
+        """The photo as a pinhole would have it; white, and no object, where its lens did not reach."""
+        lens = lens.resized((self.rgb.shape[2], self.rgb.shape[1]))  # large photos are read smaller
+        rgb, known = lens.undistorted(self.rgb)
+        coverage = None if self.coverage is None else lens.undistorted(self.coverage[None])[0][0] * known
+        return replace(self, rgb=rgb.masked_fill_(~known, 1 if rgb.is_floating_point() else 255), coverage=coverage)
+
+    def source(self, box: Box) -> SourcePhoto:
+        """Its own pixels in the square; of a file only these are kept, a caller's tensor is looked at."""
+        height, width = self.rgb.shape[1:]
+        left, right = (min(max(place, 0), width) for place in (math.floor(box[0]), math.ceil(box[2])))
+        top, bottom = (min(max(place, 0), height) for place in (math.floor(box[1]), math.ceil(box[3])))
+        parts = [self.rgb[:, top:bottom, left:right]]
+        if self.coverage is not None:
+            parts.append(self.coverage[top:bottom, left:right])
+        whole = (left, top, right, bottom) == (0, 0, width, height)
+        rgb, *mask = [part if whole or part.is_floating_point() else part.clone() for part in parts]
+        return SourcePhoto(self.name, (width, height), rgb, mask[0] if mask else None, (left, top), box)
 
 
 def unit_range(values: Tensor) -> Tensor:
@@ -286,14 +300,6 @@ def _without_background(photo: Photo) -> Photo:
     return replace(photo, coverage=torch.from_numpy(np.array(found.convert("L"))))
 
 
-def _undistorted(photo: Photo, lens: Lens) -> Photo:
-    """The photo as a pinhole would have it; white, and no object, where its lens did not reach."""
-    lens = lens.resized((photo.rgb.shape[2], photo.rgb.shape[1]))  # large photos are read smaller
-    rgb, known = lens.undistorted(photo.rgb)
-    coverage = None if photo.coverage is None else lens.undistorted(photo.coverage[None])[0][0] * known
-    return replace(photo, rgb=rgb.masked_fill_(~known, 1 if rgb.is_floating_point() else 255), coverage=coverage)
-
-
 def _frame(photo: Photo, size: int, margin: float, crop: bool) -> tuple[Tensor, Tensor, SourcePhoto]:
     """The photo on white in its square -> rgb (3, size, size), mask (size, size), and what they were made from."""
     height, width = photo.rgb.shape[1:]
@@ -309,7 +315,7 @@ def _frame(photo: Photo, size: int, margin: float, crop: bool) -> tuple[Tensor, 
             wrong = f"{photo.label} is too narrow to be framed as a square, got {width} x {height}"
             raise PhotoError(f"{wrong}; cut it to the object, or give a mask")
         box = squared((0, 0, width, height), 1.0)
-    source = _source(photo, box)
+    source = photo.source(box)
     untouched = box == (0, 0, size, size) and (height, width) == (size, size)
     beside = () if coverage is None else (coverage,)
     channels = []
@@ -327,19 +333,6 @@ def _frame(photo: Photo, size: int, margin: float, crop: bool) -> tuple[Tensor, 
         wanted = f"{photo.label} must show an object, but it is white all over"
         raise PhotoError(f"{wanted}; choose another photo or give a mask")
     return rgb, mask, source
-
-
-def _source(photo: Photo, box: Box) -> SourcePhoto:
-    """The photo's own pixels in its square; of a file only these are kept, a caller's tensor is looked at."""
-    height, width = photo.rgb.shape[1:]
-    left, right = (min(max(place, 0), width) for place in (math.floor(box[0]), math.ceil(box[2])))
-    top, bottom = (min(max(place, 0), height) for place in (math.floor(box[1]), math.ceil(box[3])))
-    parts = [photo.rgb[:, top:bottom, left:right]]
-    if photo.coverage is not None:
-        parts.append(photo.coverage[top:bottom, left:right])
-    whole = (left, top, right, bottom) == (0, 0, width, height)
-    rgb, *mask = [part if whole or part.is_floating_point() else part.clone() for part in parts]
-    return SourcePhoto(photo.name, (width, height), rgb, mask[0] if mask else None, (left, top), box)
 
 
 def _on_white(color: Tensor, coverage: Tensor | None = None) -> Tensor:
@@ -389,67 +382,3 @@ def _weights(length: int, start: float, stop: float, size: int) -> tuple[slice, 
     first = min(first, last)
     chosen = weights[:, first - int(taps[0]) : last - int(taps[0])]
     return slice(first, last), chosen.float()
-
-
-@dataclass(frozen=True, eq=False)
-class ExampleViews:
-    """Photos of one object, and true views of it that are no photos.
-
-    photos: (V, 3, S, S) in [0, 1] on white, the reference first. masks: (V, 1, S, S) in [0, 1], 1 on the object.
-    truth: (T, 3, S, S), truth_masks: (T, 1, S, S), cameras: Cameras(T): what is seen all round the object.
-    photo_cameras: Cameras(V); the model is not told them.
-    paths: of the photos' files, (V,). name: the object's: generator version, split and index.
-    """
-
-    photos: Tensor
-    masks: Tensor
-    truth: Tensor
-    truth_masks: Tensor
-    cameras: Cameras
-    photo_cameras: Cameras
-    paths: tuple[Path, ...]
-    name: str
-
-    def prepared(self, size: int) -> InputViews:
-        """The photos at a model's size, without masks, as framed ones: cropped, they would not fit the truth."""
-        return prepare_views(list(self.photos), size=size)
-
-
-def example_count() -> int:
-    """How many objects come with the package; their numbers are 0 to one less."""
-    return len(_bundled("about.json")["objects"])
-
-
-def example_views(number: int = 0, photos: int = 3) -> ExampleViews:
-    """An object that comes with the package, with some of its six photos.
-
-    Raises:
-        InputError: there is no such object, or not so many photos, or the package lacks its files.
-    """
-    names = _bundled("about.json")["objects"]
-    check_count("number", number, 0, len(names) - 1)
-    check_count("photos", photos, 1, MAX_PHOTOS)
-    cameras, shown, masks = [], [], []
-    for kind, entries in (
-        ("photo", _bundled(f"{number}/photos.json")[:photos]),
-        ("truth", _bundled(f"{number}/truth.json")),
-    ):
-        matrices = torch.tensor([entry["camera_to_world"] for entry in entries])
-        cameras.append(cameras_from_matrices(matrices, focal=[entry["focal"] for entry in entries]))
-        files = [f"{number}/{kind}_{place + 1}" for place in range(len(entries))]
-        shown.append(torch.stack([_bundled(f"{name}.png") for name in files]))
-        masks.append(torch.stack([_bundled(f"{name}_mask.png") for name in files]))
-    paths = tuple(bundled_path("examples") / f"{number}/photo_{place + 1}.png" for place in range(photos))
-    return ExampleViews(shown[0], masks[0], shown[1], masks[1], cameras[1], cameras[0], paths, names[number])
-
-
-def _bundled(name: str) -> Any:  # noqa: ANN401 - (3, S, S) or, of a mask, (1, S, S) in [0, 1]; or whatever the JSON holds
-    path = bundled_path("examples") / name
-    try:
-        if path.suffix == ".json":
-            return json.loads(path.read_text(encoding="utf-8"))
-        return load_png(path, "L" if name.endswith("_mask.png") else "RGB")
-    except (OSError, InputError) as error:
-        raise InputError(
-            f"{path} must have come with the package, but is not whole ({error}); install it again"
-        ) from error

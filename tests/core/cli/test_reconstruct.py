@@ -17,7 +17,7 @@ from upfusion_core.cli.reconstruct import distill_config, labelled_sheet, sample
 from upfusion_core.config import DistillConfig, DraftSchedule, FieldConfig
 from upfusion_core.config.options import Folder, Photos, Reconstruct, Sampler, Surface
 from upfusion_core.field.radiance import RadianceField, load_field
-from upfusion_core.pipeline.photos import example_views
+from upfusion_core.pipeline.examples import example_views
 from upfusion_core.pipeline.upfusion import UpFusion
 
 MESHES = ["mesh.glb", "mesh.stl"]
