@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # for type checkers, to whom a star brings all of a module
     from .models.checkpoint import *
     from .models.convert import *
     from .models.stable_diffusion import *
+    from .pipeline.given_views import *
     from .pipeline.photo_cameras import *
     from .pipeline.photos import *
     from .pipeline.pose import *
@@ -44,6 +45,7 @@ _NAMES = {
     "models.checkpoint": ("Checkpoint", "latent_diffusion_weights", "load_conditioning_networks", "open_checkpoint"),
     "models.convert": ("convert",),
     "models.stable_diffusion": ("DEFAULT_PROMPT", "UNET_PREFIX", "VAE_PREFIX"),
+    "pipeline.given_views": ("fit_views",),
     "pipeline.photo_cameras": ("KnownCameras", "load_photo_cameras"),
     "pipeline.photos": ("ExampleViews", "estimate_mask", "example_count", "example_views", "prepare_views"),
     "pipeline.pose": ("PhotoCameras", "estimate_photo_cameras"),
@@ -55,7 +57,7 @@ _NAMES = {
     "surface.mesh": ("MeshAsset",),
     "surface.projection": ("project_photos",),
     "types": (
-        *("REFERENCE_FOCAL", "Cameras", "InputViews", "NovelViews", "OnStep", "RenderedViews"),
+        *("REFERENCE_FOCAL", "Cameras", "GivenViews", "InputViews", "NovelViews", "OnStep", "RenderedViews"),
         *("SceneEncoding", "ViewConditioning"),
     ),
 }
