@@ -17,12 +17,13 @@ from .base import NO_OPTION, Flag, configuration
 from .field import DistillConfig, Guidance, Preset, Steps
 from .models import MAX_PHOTOS
 
-PROCEDURAL = "procedural"  # in place of a data set's folder: objects that are made as they are needed
+# in place of a data set's folder, by the generator's version: objects that are made as they are needed
+PROCEDURAL = {"procedural": 1, "procedural-2": 2}
 EvaluationStage = Literal["white", "nearest", "predict", "sample", "field"]
 EVALUATION_STAGES: tuple[EvaluationStage, ...] = get_args(EvaluationStage)
 
 CONDUCT = Flag(section="conduct")
-DATA = Flag(metavar="procedural|DATA", place=PROCEDURAL)
+DATA = Flag(metavar="|".join([*PROCEDURAL, "DATA"]), places=tuple(PROCEDURAL))
 SOURCE = Flag(section="sources")
 OUTPUT = ("--output", "-o")
 RECOMMENDED = "what the weights recommend, else 9"
@@ -60,13 +61,16 @@ class Photos:
     """Mask of a photo, white on the object; once a photo, in the same order."""
     remove_background: bool = False
     """Find the object by rembg in photos without mask and alpha."""
+    photo_cameras: Annotated[Path | None, SOURCE] = None
+    """Where the photos were taken from: transforms.json, a folder of COLMAP's, cameras.json of splats, or the
+    photo_cameras.json of a run."""
 
 
 @configuration
 class Networks:
     """The networks and how they compute."""
 
-    model: Annotated[str | None, Flag(("--model", "-m"), "WEIGHTS", unset=BUNDLED_NAME, place=BUNDLED_NAME)] = None
+    model: Annotated[str | None, Flag(("--model", "-m"), "WEIGHTS", unset=BUNDLED_NAME, places=(BUNDLED_NAME,))] = None
     """mini, the small bundled model; a folder of released weights; or one merged .safetensors."""
     device: Device = "auto"
     """Where the networks run."""
@@ -227,7 +231,7 @@ class Mesh:
 class Convert:
     """Weights: folder -> one merged file, or back. The record is run.json in a folder, FILE.run.json beside a file."""
 
-    source: Annotated[str, Flag(metavar="SOURCE", argument=True, section="sources", place=BUNDLED_NAME)]
+    source: Annotated[str, Flag(metavar="SOURCE", argument=True, section="sources", places=(BUNDLED_NAME,))]
     """mini, a folder of weights or a merged .safetensors."""
     destination: Annotated[Path, Flag(metavar="DESTINATION", argument=True, section="conduct")]
     """The other: a new .safetensors, or a new folder."""
@@ -241,7 +245,7 @@ class Convert:
 class Info:
     """What a file or folder of weights holds."""
 
-    weights: Annotated[str, Flag(metavar="WEIGHTS", argument=True, section="sources", place=BUNDLED_NAME)]
+    weights: Annotated[str, Flag(metavar="WEIGHTS", argument=True, section="sources", places=(BUNDLED_NAME,))]
     """mini, a folder of weights or a merged .safetensors."""
     output: Annotated[Path | None, Flag(OUTPUT, section="conduct")] = None
     """Also write it as a JSON file."""
