@@ -126,9 +126,14 @@ class Surface:
     threshold: Annotated[Annotated[float, Ge(1e-6)] | None, Flag(unset="chosen by silhouettes")] = None
     """Density at the mesh's surface, per scene unit."""
     texture_size: Annotated[int, Ge(0), Le(8192)] = 1024
-    """Side of the mesh's texture in pixels, e.g. 1024, 2048 or 4096; 0 colours the vertices instead."""
+    """Side of the mesh's texture in pixels, e.g. 1024, 2048 or 4096; 0, and .ply and .stl, colour the vertices
+    instead."""
     faces: Annotated[Annotated[int, Ge(16)] | None, Flag(unset="all")] = None
     """Most triangles of the mesh."""
+    size_mm: Annotated[Annotated[float, Ge(0.001), Le(100_000)] | None, Flag(unset="in scene units")] = None
+    """Longest side of the written mesh in millimetres, for printing; a .glb has it in metres, as its format says."""
+    up: Literal["y", "z"] = "y"
+    """Axis that points up in .obj, .ply and .stl; programs for printing want z. In .glb it is always y."""
 
     def __post_init__(self) -> None:
         if 0 < self.texture_size < 64:
