@@ -6,7 +6,8 @@
 
 Rendering a view costs as much as a training step on it, so that `upfusion train --data procedural`, which renders anew
 each time, is for GPUs. Here 512 objects a chunk are rendered once, 12 views each, the first 4 of them at the elevation
-that references have; every example draws its reference among those, and photos and targets among the rest. Several
+that references have; every example draws its reference among those, and photos and targets among the rest. Two of three
+chunks are of the generator's version 2, whose first 7 views are photos as people take them, the rest targets. Several
 workers may render side by side.
 """
 
@@ -24,15 +25,15 @@ from torch import Tensor
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from upfusion_core.config import DiffusionConfig, DinoConfig, ModelConfig, TrainConfig, UpSRTConfig, VaeConfig
-from upfusion_core.geometry.cameras import BAND_ELEVATION_DEGREES, REFERENCE_ELEVATION_DEGREES, orbit_cameras
-from upfusion_core.procedural import ProceduralObjects, render_views
+from upfusion_core.geometry.cameras import orbit_cameras
+from upfusion_core.procedural import ProceduralObjects
 from upfusion_core.support.devices import derived_seed
 from upfusion_core.support.files import save_tensors
 from upfusion_core.training.batches import ProceduralBatches, TrainingBatch, photo_count
 from upfusion_core.training.loop import train
 from upfusion_core.types import REFERENCE_FOCAL, Cameras
 
-SIZE, VIEWS, REFERENCES, CHUNK = 32, 12, 4, 512
+SIZE, VIEWS, REFERENCES, PHOTOS, CHUNK = 32, 12, 4, 7, 512
 FIRST_OBJECT = 1_000_000
 WIDTH = 160
 STEPS = {"encoder": 10_000, "autoencoder": 4600, "diffusion": 2700}
@@ -72,28 +73,27 @@ def stage_config(stage: str, steps: int, constant: bool) -> TrainConfig:
 
 def render(cache: Path, chunks: int, worker: int = 0, workers: int = 1) -> None:
     """Writes `CACHE/0000.pt` …, those of this worker that are not there; ends early with the process that began it."""
-    objects, parent = ProceduralObjects("train"), parent_process()
-    low, high = BAND_ELEVATION_DEGREES
+    parent = parent_process()
     for chunk in range(worker, chunks, workers):
-        path = cache / f"{chunk:04d}.pt"
+        path, version = cache / f"{chunk:04d}.pt", 2 if chunk % 3 else 1
         if path.exists():
             continue
         generator = torch.Generator().manual_seed(1000 + chunk)
-        parts = []
-        for start in range(0, CHUNK, 64):
+        data, parts = ProceduralObjects("train", version=version), []
+        for first in range(FIRST_OBJECT + chunk * CHUNK, FIRST_OBJECT + (chunk + 1) * CHUNK, 64):
             if parent is not None and not parent.is_alive():
                 return
-            first = FIRST_OBJECT + chunk * CHUNK + start
-            drawn = torch.rand(64, VIEWS, 2, generator=generator)
-            azimuth, elevation = 360 * drawn[..., 0], low + (high - low) * drawn[..., 1]
-            elevation[:, :REFERENCES] = REFERENCE_ELEVATION_DEGREES
-            cameras = _cameras(azimuth, elevation)
-            matrices, focal = cameras.camera_to_world.unflatten(0, (64, -1)), cameras.focal.unflatten(0, (64, -1))
             with torch.inference_mode():
-                rgb, mask, _ = render_views(objects.objects(range(first, first + 64)), matrices, focal, SIZE)
-            parts.append((torch.cat([rgb, mask], 2), azimuth, elevation))
+                seen = data.look(
+                    data.objects(range(first, first + 64)), views=VIEWS, size=SIZE, generator=generator,
+                    photos=range(PHOTOS), references=REFERENCES,
+                )  # fmt: skip
+            x, _, z = seen.camera_to_world[..., :3, 3].unbind(-1)
+            rgba = (255 * torch.cat([seen.rgb, seen.mask], 2)).round().byte()
+            parts.append((rgba, torch.rad2deg(torch.atan2(x, z)), seen.elevation_degrees))
         rgba, azimuth, elevation = (torch.cat(values) for values in zip(*parts, strict=True))
-        save_tensors({"rgba": (255 * rgba).round().byte(), "azimuth": azimuth, "elevation": elevation}, path)
+        photos = torch.full((CHUNK,), VIEWS if version == 1 else PHOTOS)
+        save_tensors({"rgba": rgba, "azimuth": azimuth, "elevation": elevation, "photos": photos}, path)
 
 
 class CachedBatches:
@@ -118,10 +118,12 @@ class CachedBatches:
         count, photos = config.batch_size, photo_count(config.photos, config.seed, step)
         generator = torch.Generator().manual_seed(derived_seed(config.seed, "cached", step, rank))
         chosen, chunks = torch.randint(self.objects(), (count,), generator=generator), [*self.chunks.values()]
-        order = torch.rand(count, VIEWS, generator=generator)
-        order[torch.arange(count), torch.randint(REFERENCES, (count,), generator=generator)] = -1
-        views = order.argsort(1)[:, : photos + config.targets]
         rows = [(chunks[number // CHUNK], number % CHUNK) for number in chosen.tolist()]
+        order = torch.rand(count, VIEWS, generator=generator)
+        order += torch.arange(VIEWS) >= torch.stack([chunk["photos"][row] for chunk, row in rows])[:, None]
+        order[torch.arange(count), torch.randint(REFERENCES, (count,), generator=generator)] = -1
+        order = order.argsort(1)
+        views = torch.cat([order[:, :photos], order[:, VIEWS - config.targets :]], 1)
         rgba, azimuth, elevation = (
             torch.stack([chunk[name][row, seen] for (chunk, row), seen in zip(rows, views, strict=True)])
             for name in ("rgba", "azimuth", "elevation")
@@ -139,7 +141,8 @@ class CachedBatches:
 def validation_batches(config: TrainConfig) -> dict[str, ProceduralBatches]:
     """Of each version of the generator's objects, what training never sees."""
     config = replace(config, batch_size=64, photos=(3, 3), targets=2, seed=5)
-    return {"version 1": ProceduralBatches(ProceduralObjects("validation"), config)}
+    objects = {f"version {version}": ProceduralObjects("validation", version=version) for version in (1, 2)}
+    return {name: ProceduralBatches(each, config) for name, each in objects.items()}
 
 
 def _cameras(azimuth: Tensor, elevation: Tensor) -> Cameras:

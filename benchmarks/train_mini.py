@@ -92,8 +92,10 @@ def plan(hours: tuple[float, ...]) -> Iterator[tuple[str, TrainConfig]]:
 
 def datasets(tested: int, scans: str | None) -> dict[str, tuple[MultiViewDataset, range]]:
     """What models are measured on, by name, and which objects of it."""
-    found: dict[str, tuple[MultiViewDataset, range]] = {}
-    found["version 1"] = ProceduralObjects("test", size=SIZE), range(tested)
+    found: dict[str, tuple[MultiViewDataset, range]] = {
+        f"version {version}": (ProceduralObjects("test", size=SIZE, version=version), range(tested))
+        for version in (1, 2)
+    }
     if scans:
         meshes = open_dataset(scans, size=SIZE)
         found["scans"] = meshes, range(len(meshes))

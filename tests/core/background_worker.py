@@ -35,7 +35,8 @@ def prepare(out: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     pictures = torch.rand(CHUNK, mini_cpu.VIEWS, 4, SIZE, SIZE, generator=generator)
     angles = {name: torch.rand(CHUNK, mini_cpu.VIEWS, generator=generator) for name in ("azimuth", "elevation")}
-    mini_cpu.save_tensors({"rgba": (255 * pictures).byte(), **angles}, out / "cache" / "0000.pt")
+    photos = torch.full((CHUNK,), mini_cpu.PHOTOS)
+    mini_cpu.save_tensors({"rgba": (255 * pictures).byte(), **angles, "photos": photos}, out / "cache" / "0000.pt")
 
 
 def run(out: Path) -> None:
