@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -103,6 +104,20 @@ def test_levers_are_compared_in_pairs(scripts: Scripts) -> None:
         levers.replace(levers.FastSchedule(), **changes)  # each is a field, in its range
     without = {name: 2.0 for name in levers.MEASURES if name != "f_score_2"}  # of a field that has no surface
     assert levers.table({"as it is": [without], "one round": rows(1.0)})[1].split()[-2:] == ["-", "2.000"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks, and kills by signal")
+@pytest.mark.parametrize(
+    ("kills", "until"),
+    [(1, "00-encoder/measures.json"), pytest.param(10, "candidate/measures.json", marks=pytest.mark.slow)],
+)
+def test_background_training_that_was_killed_goes_on(kills: int, until: str, tmp_path: Path) -> None:
+    worker = [sys.executable, str(Path(__file__).with_name("background_worker.py")), str(tmp_path / "out")]
+    subprocess.run([*worker, str(kills), until], env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True)
+    measures = json.loads((tmp_path / "out" / until).read_text())
+    assert measures["version 1"]["gains"].keys() == measures["version 2"]["gains"].keys()
+    assert measures["version 2"]["gains"]["predict, photos: 1, iou"]["objects"] == 1
+    assert sorted(path.name for path in (tmp_path / "out" / "00-encoder").glob("training.pt*")) == ["training.pt"]
 
 
 def test_summaries(scripts: Scripts, tmp_path: Path) -> None:
