@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import SupportsIndex
+from typing import NamedTuple, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -113,6 +113,13 @@ class Rays:
     directions: Tensor
 
 
+class PhotoNote(NamedTuple):
+    """What was taken for a photo's object, e.g. "its mask, white is the object"; doubtful where people should look."""
+
+    text: str
+    doubtful: bool
+
+
 @dataclass(frozen=True, eq=False)
 class InputViews:
     """The photos, made ready: view 0 is the reference; poses are unknown by design.
@@ -120,11 +127,13 @@ class InputViews:
     rgb: (V, 3, S, S) in [0, 1] on white, S the model's image size, 1 <= V <= 6.
     mask: (V, 1, S, S) in [0, 1], 1 on the object.
     focal: (V, 2) as in Cameras.
+    notes: V of them, or none: how the object was found in each photo.
     """
 
     rgb: Tensor
     mask: Tensor
     focal: Tensor
+    notes: tuple[PhotoNote, ...] = ()
 
     def __post_init__(self) -> None:
         check_shape("InputViews.rgb", self.rgb, ("V", 3, "S", "S"), "photos go through prepare_views")
@@ -145,7 +154,7 @@ class InputViews:
 
     def to(self, device: torch.device | str) -> InputViews:
         """The same photos on another device."""
-        return InputViews(self.rgb.to(device), self.mask.to(device), self.focal.to(device))
+        return replace(self, rgb=self.rgb.to(device), mask=self.mask.to(device), focal=self.focal.to(device))
 
 
 @dataclass(frozen=True, eq=False)

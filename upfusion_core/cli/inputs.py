@@ -93,8 +93,9 @@ def opened(command: Command, given: frozenset[str]) -> Iterator[tuple[Run, Comma
 
         @cache
         def prepared(size: int) -> InputViews:
-            masks, find = list(photos.masks) or None, photos.remove_background
-            return prepare_views(list(photos.photos), masks, size=size, remove_background=find)
+            masks, find, any_background = list(photos.masks) or None, photos.remove_background, photos.any_background
+            given = list(photos.photos)
+            return prepare_views(given, masks, size=size, remove_background=find, any_background=any_background)
 
         prepared(256)  # the released size, which is nearly always the one wanted
         cameras = command.orbit.cameras if isinstance(command, Views | Predict) else None

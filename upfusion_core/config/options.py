@@ -60,6 +60,8 @@ class Photos:
     """Mask of a photo, white on the object; once a photo, in the same order."""
     remove_background: bool = False
     """Find the object by rembg in photos without mask and alpha."""
+    any_background: bool = False
+    """Take photos without mask and alpha as they are, though their border is not white."""
 
 
 @configuration

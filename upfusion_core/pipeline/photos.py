@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -24,17 +25,19 @@ from torch.nn.functional import max_pool2d
 from ..config import MAX_PHOTOS
 from ..data.recorded import FRAME_MARGIN, Box, bounds, squared
 from ..geometry import cameras_from_matrices
-from ..support.checks import check_count, check_range, check_shape, check_unit_range
+from ..support.checks import check_choice, check_count, check_range, check_shape, check_unit_range
 from ..support.errors import InputError, MissingPackageError, PhotoError
 from ..support.files import bundled_path, reading
 from ..support.images import check_picture, load_png, open_picture, to_8bit, too_large
-from ..types import REFERENCE_FOCAL, Cameras, InputViews
+from ..types import REFERENCE_FOCAL, Cameras, InputViews, PhotoNote
+from .masks import ON_WHITE, Sense, border_median, check_tells, find_object, judge_background
 
 PhotoSource = str | os.PathLike[str] | Image.Image | Tensor | np.ndarray  # what a photo or a mask may be given as
 
 MIN_SIDE = 8  # smaller pictures show no object
 _NARROWEST = 8  # pixels of the result that a whole photo must cover in its shorter direction
 _WHITE_ENOUGH, _SURELY_OBJECT = 8 / 255, 32 / 255  # darkness: below is JPEG noise on white, above is object
+_GREY_ENOUGH = 16  # JPEG noise between the channels of a grey mask
 _SMALL_PLACE = 0.01  # part of the picture below which white enclosed by the object is a white part of it
 
 
@@ -46,23 +49,30 @@ def prepare_views(
     margin: float = FRAME_MARGIN,
     crop: bool = True,
     remove_background: bool = False,
+    any_background: bool = True,
+    sense: Sense | Sequence[Sense] = "white",
 ) -> InputViews:
     """1 to 6 photos of one object -> InputViews with rgb (V, 3, size, size), float32 on the CPU.
 
     A photo with a mask or an alpha channel is composited on white (in sRGB, straight alpha) and cropped to a square
     round the object. A photo with neither is **taken as already on white and framed**: it is padded to a square with
     white and resized, never cropped, and one that is already size x size comes through unchanged; its mask is estimated
-    as what is not white. The focal length is set to 4.5, the only one that the released networks know.
+    as what is not white. The focal length is set to 4.5, the only one that the released networks know. `notes` of the
+    result say how each object was found; what people should look at is a warning too.
 
     Args:
         images: paths, PIL images, uint8 arrays (H, W, 3), or float tensors (1|3|4, H, W) in [0, 1] of any size; one of
             them alone; or a (V, C, H, W) batch. The first is the reference photo, the order of the others is free.
-        masks: one a photo, of its size, 1 on the object; None, or None for a photo, leaves it to the photo's alpha.
-            With both, their product counts.
+        masks: one a photo, of its size or that of its stored, unturned pixels, 1 on the object (see `sense`); None, or
+            None for a photo, leaves it to the photo's alpha. With both, their product counts.
         size: side of the results in pixels, the model's image size.
         margin: side of the crop over the longer side of the object's box, at least 1; beyond the photo is white.
         crop: whether photos with a mask or alpha are cropped to the object; if not, they are padded like the others.
         remove_background: finds the object by `rembg`, which fetches a network, in photos with neither mask nor alpha.
+        any_background: whether a photo with neither is taken, with a warning, or refused, if its border is not white:
+            its median is below 235 of 255 in a channel.
+        sense: what masks mean, all of them or each. "white": black-and-white and soft ones are white (1) on the object,
+            of two other values that of most of the border is nothing. "border": so for all. "told": 1 on the object.
 
     Raises:
         PhotoError: a photo or mask cannot be used. InputError: wrong number of them, or a wrong option.
@@ -77,19 +87,19 @@ def prepare_views(
     given = [None] * count if masks is None else _listed(masks, "masks", count)
     if len(given) != count:
         raise InputError(f"expected one mask for each of {count} photos, got {len(given)}; give as many, in order")
+    senses = [sense] * count if isinstance(sense, str) else list(sense)
+    for one in senses:
+        check_choice("sense", one, get_args(Sense))
     framed = []
-    for index, (source, mask_source) in enumerate(zip(sources, given, strict=True)):
+    for index, (source, mask, how) in enumerate(zip(sources, given, senses, strict=True)):
         photo = read_photo(source, f"photo {index + 1}")
-        if mask_source is not None:
-            mask = read_mask(mask_source, photo)
-            if photo.coverage is not None:
-                mask = unit_range(mask) * unit_range(photo.coverage)
-            photo = replace(photo, coverage=mask)
-        if remove_background and photo.coverage is None:
-            photo = _without_background(photo)
-        framed.append(_frame(photo, size, margin, crop))
-    rgb, coverage = (torch.stack(each) for each in zip(*framed, strict=True))
-    return InputViews(rgb, coverage[:, None], torch.full((count, 2), REFERENCE_FOCAL, dtype=torch.float32))
+        photo = _with_object(photo, mask, how, remove_background, any_background)
+        if photo.note.doubtful:
+            warnings.warn(f"{photo.label}: {photo.note.text}", stacklevel=2)
+        framed.append((*_frame(photo, size, margin, crop), photo.note))
+    rgb, coverage, notes = zip(*framed, strict=True)
+    focal = torch.full((count, 2), REFERENCE_FOCAL, dtype=torch.float32)
+    return InputViews(torch.stack(rgb), torch.stack(coverage)[:, None], focal, notes)
 
 
 def estimate_mask(rgb: Tensor) -> Tensor:
@@ -133,6 +143,9 @@ def _listed(given: Any, name: str, one: int | None) -> list[Any]:  # noqa: ANN40
     return list(given)
 
 
+_BY_ALPHA = PhotoNote("its transparency", False)
+
+
 @dataclass(frozen=True, eq=False)
 class Photo:
     """One decoded picture, upright.
@@ -140,11 +153,14 @@ class Photo:
     rgb: (3, H, W), uint8 in 0..255 or float32 in [0, 1]; sRGB, not multiplied by the coverage.
     coverage: (H, W) in the same manner, full on the object; None if the picture says nothing about it.
     label: how messages call it, e.g. "photo 2 (cup.jpg)".
+    orientation: EXIF's, by which the stored pixels were turned. note: where the coverage is from.
     """
 
     rgb: Tensor
     coverage: Tensor | None
     label: str
+    orientation: int = 1
+    note: PhotoNote = _BY_ALPHA
 
 
 def unit_range(values: Tensor) -> Tensor:
@@ -159,36 +175,49 @@ def read_photo(source: PhotoSource, label: str = "photo 1") -> Photo:
     as 0..65535, floating point as 0..1. An alpha channel (or a transparent colour) that is opaque everywhere says
     nothing about the object and is dropped. `label` is how messages call the photo; a file's name is added.
     """
-    channels, label = _decode(source, label, _channels)
+    channels, label, orientation = _decode(source, label, _channels)
     _, height, width = channels.shape
     if min(height, width) < MIN_SIDE:
         wanted = f"{label} must be at least {MIN_SIDE} x {MIN_SIDE} pixels"
         raise PhotoError(f"{wanted}, got {width} x {height}; use a larger picture")
     if len(channels) in (1, 3):
-        return Photo(channels.expand(3, height, width), None, label)
+        return Photo(channels.expand(3, height, width), None, label, orientation)
     opaque = bool((unit_range(channels[-1]) == 1).all())
-    return Photo(channels[:-1].expand(3, height, width), None if opaque else channels[-1], label)
+    return Photo(channels[:-1].expand(3, height, width), None if opaque else channels[-1], label, orientation)
 
 
-def read_mask(source: PhotoSource, photo: Photo) -> Tensor:
-    """Decodes the mask of `photo`, of its size -> (H, W), uint8 or float32, full on the object.
+def read_mask(source: PhotoSource, photo: Photo, sense: Sense = "white") -> tuple[Tensor, PhotoNote]:
+    """Decodes the mask of `photo` -> (H, W), uint8 or float32, full on the object, and how it was taken (masks.py).
 
-    The source is as of a photo, or boolean. A picture gives its grey value, or its alpha channel where it has one that
-    is not opaque.
+    The source is as of a photo, or boolean. A picture gives its alpha channel where it has one that is not opaque, else
+    its grey values or colours.
     """
     if isinstance(source, np.ndarray) and source.dtype == bool:
         source = torch.from_numpy(source)
     if isinstance(source, Tensor):
         source = source.float() if source.dtype == torch.bool else source
         source = source[None] if source.ndim == 2 else source
-    channels, label = _decode(source, f"mask of {photo.label}", _mask_channels)
-    if len(channels) != 1:
+    channels, label, _ = _decode(source, f"mask of {photo.label}", _mask_channels)
+    if len(channels) != 1 and isinstance(source, Tensor):
         raise PhotoError(f"{label} must be (H, W) or (1, H, W), got {tuple(channels.shape)}; give one channel")
-    (height, width), (high, wide) = photo.rgb.shape[1:], channels.shape[1:]
-    if (high, wide) != (height, width):
-        wanted = f"{label} must have the photo's size, {width} x {height}"
-        raise PhotoError(f"{wanted}, got {wide} x {high}; make it from the same picture")
-    return channels[0]
+    label, way = label.removeprefix("mask of "), photo.orientation
+    return find_object(channels, photo.rgb, label, orientation=way, sense=sense)
+
+
+def _with_object(
+    photo: Photo, mask: PhotoSource | None, sense: Sense, remove_background: bool, any_background: bool
+) -> Photo:
+    """The photo with its object's coverage, where that is not to be estimated, and a note on where it is from."""
+    if mask is not None:
+        coverage, note = read_mask(mask, photo, sense)
+        if photo.coverage is not None:
+            coverage = unit_range(coverage) * unit_range(photo.coverage)
+        return replace(photo, coverage=coverage, note=note)
+    if photo.coverage is not None:
+        return photo
+    if remove_background:
+        return _without_background(photo)
+    return replace(photo, note=judge_background(photo.rgb, photo.label, refuse=not any_background))
 
 
 def _clamped(values: Tensor, label: str) -> Tensor:
@@ -199,15 +228,17 @@ def _clamped(values: Tensor, label: str) -> Tensor:
     return values.float().clamp(0, 1)
 
 
-def _decode(source: PhotoSource, label: str, read: Callable[[Image.Image, str], np.ndarray]) -> tuple[Tensor, str]:
-    """The channels (C, H, W) of a tensor, or that `read` finds in a picture, and the label with the file's name."""
+def _decode(source: PhotoSource, label: str, read: Callable[[Image.Image, str], np.ndarray]) -> tuple[Tensor, str, int]:
+    """The channels (C, H, W) of a tensor, or that `read` finds in a picture; the label with the file's name; EXIF's
+    orientation, by which they were turned.
+    """
     if isinstance(source, Tensor):
         shape = tuple(source.shape)
         if source.ndim != 3 or shape[0] not in (1, 3, 4):
             last = source.ndim == 3 and shape[-1] in (1, 3, 4)
             advice = "its channels come last: use .permute(2, 0, 1)" if last else "give one picture, channels first"
             raise PhotoError(f"{label} must be (3, H, W), (4, H, W) or (1, H, W), got {shape}; {advice}")
-        return _clamped(source.detach().cpu(), label), label
+        return _clamped(source.detach().cpu(), label), label, 1
     if isinstance(source, np.ndarray):
         fits = source.ndim == 2 or (source.ndim == 3 and source.shape[2] in (3, 4))
         if source.dtype != np.uint8 or not fits or not source.size:
@@ -218,8 +249,10 @@ def _decode(source: PhotoSource, label: str, read: Callable[[Image.Image, str], 
     if isinstance(source, Image.Image):
         check_picture(source, label)
         with reading(label, **reason, error=PhotoError):
+            told = source.getexif().get(0x0112, 1)
+            orientation = told if told in range(1, 9) else 1
             channels = torch.from_numpy(read(ImageOps.exif_transpose(source), label))
-        return _clamped(channels, label) if channels.is_floating_point() else channels, label
+        return _clamped(channels, label) if channels.is_floating_point() else channels, label, orientation
     if not isinstance(source, str | os.PathLike):
         raise PhotoError(f"{label} must be a path, a PIL image or a tensor, got {type(source).__name__}; convert it")
     path = Path(source)
@@ -264,7 +297,13 @@ def _mask_channels(image: Image.Image, label: str) -> np.ndarray:
         alpha = np.array(image.convert("RGBA").getchannel("A"))
         if alpha.min() < 255:
             return alpha[None]
-    return _channels(image if image.mode in ("1", "L") else image.convert("RGB").convert("L"), label)
+    if image.mode in ("1", "L", "LA"):
+        return _channels(image.convert("L"), label)
+    colors = _channels(image.convert("RGB"), label)
+    if image.mode == "P" and not np.ptp(colors.reshape(3, -1), axis=1).any():  # a palette that tells nothing
+        return np.array(image)[None]
+    grey = np.ptp(colors, axis=0).max() <= _GREY_ENOUGH
+    return _channels(image.convert("RGB").convert("L"), label) if grey else colors
 
 
 def _without_background(photo: Photo) -> Photo:
@@ -275,7 +314,7 @@ def _without_background(photo: Photo) -> Photo:
         raise MissingPackageError(f'{wanted}; run: pip install "rembg[cpu]"') from error
     pixels = to_8bit(rearrange(unit_range(photo.rgb), "c h w -> h w c"))
     found = remove(Image.fromarray(pixels), only_mask=True)
-    return replace(photo, coverage=torch.from_numpy(np.array(found.convert("L"))))
+    return replace(photo, coverage=torch.from_numpy(np.array(found.convert("L"))), note=PhotoNote("by rembg", False))
 
 
 def _frame(photo: Photo, size: int, margin: float, crop: bool) -> tuple[Tensor, Tensor]:
@@ -283,9 +322,8 @@ def _frame(photo: Photo, size: int, margin: float, crop: bool) -> tuple[Tensor, 
     height, width = photo.rgb.shape[1:]
     coverage = None if photo.coverage is None else unit_range(photo.coverage)
     most = 1.0 if coverage is None else float(coverage.max())
-    if most < 0.05:
-        wanted = f"the mask or alpha channel of {photo.label} must cover the object, but it is empty"
-        raise PhotoError(f"{wanted}; paint the object white, or swap inside and outside")
+    if coverage is not None and most < 0.05:
+        check_tells(coverage, photo.label)
     if crop and coverage is not None:  # to the pixels that are covered at least half as much as any
         box = squared(bounds((coverage >= most / 2).numpy()), margin)
     else:
@@ -303,6 +341,9 @@ def _frame(photo: Photo, size: int, margin: float, crop: bool) -> tuple[Tensor, 
     rgb = torch.stack(channels).clamp(0, 1)
     if coverage is not None:
         return rgb, (coverage if untouched else resample(coverage, box, size)).clamp(0, 1)
+    white = border_median(photo.rgb)
+    if ON_WHITE <= white.min() < 1 - _WHITE_ENOUGH:  # paper
+        rgb = (rgb / white[:, None, None]).clamp(max=1)
     mask = estimate_mask(rgb)[0]
     if mask.max() < 0.5:
         wanted = f"{photo.label} must show an object, but it is white all over"
