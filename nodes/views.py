@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
@@ -99,9 +98,7 @@ class UpFusionPrepareViews(io.ComfyNode):
         """Frames the photos and shows them."""
         from ..upfusion_core import prepare_views
 
-        photos = _flattened(images, {} if masks is None else masks, invert_mask)
-        if bg_removal_model is not None:
-            photos = [_found(*photo, bg_removal_model) for photo in photos]
+        photos = _flattened(images, {} if masks is None else masks, invert_mask, bg_removal_model)
         pictures, planes = [photo for photo, _, _ in photos], [mask for _, mask, _ in photos]
         senses: list[Literal["told", "border"]] = ["told" if reason else "border" for _, _, reason in photos]
         views = prepare_views(pictures, planes, size=SIZE, margin=margin, sense=senses)
@@ -109,7 +106,12 @@ class UpFusionPrepareViews(io.ComfyNode):
         took = enumerate(zip(photos, views.notes, strict=True), 1)
         text = "\n".join(f"photo {number}: {reason or note.text}" for number, ((_, _, reason), note) in took)
         host.send_line(text)
-        shown = ui.PreviewImage(_marked(result, [note.doubtful for note in views.notes]), cls=cls).as_dict()
+        frame = torch.ones(SIZE, SIZE, 1, dtype=torch.bool)
+        frame[8:-8, 8:-8] = False
+        doubtful = torch.tensor([note.doubtful for note in views.notes])
+        marked = (doubtful[:, None, None, None] & frame).to(result.device)  # by an orange frame, to be looked at
+        preview = torch.where(marked, result.new_tensor([1.0, 0.45, 0.0]), result) if doubtful.any() else result
+        shown = ui.PreviewImage(preview, cls=cls).as_dict()
         return io.NodeOutput(result, mask_from_plane(views.mask), ui={**shown, "text": (text,)})
 
 
@@ -170,8 +172,13 @@ class UpFusionPredictViews(io.ComfyNode):
         return io.NodeOutput(image_from_rgb(torch.cat(views)))
 
 
-def _flattened(images: Mapping[str, Tensor], masks: Mapping[str, Tensor | None], invert: bool) -> list[Photo]:
-    """The photos of all sockets, image0 first; a socket's mask is that with its number."""
+def _flattened(
+    images: Mapping[str, Tensor], masks: Mapping[str, Tensor | None], invert: bool, bg_removal_model: Any
+) -> list[Photo]:
+    """The photos of all sockets, image0 first; a socket's mask is that with its number.
+
+    Those with neither mask nor transparency get what ComfyUI's model finds, if there is one.
+    """
     check_type("images", images, Mapping, "connect photos to the sockets of UpFusion Prepare Views")
     check_type("masks", masks, Mapping, "connect masks to the sockets of UpFusion Prepare Views")
     photos: list[Photo] = []
@@ -202,29 +209,11 @@ def _flattened(images: Mapping[str, Tensor], masks: Mapping[str, Tensor | None],
     if by_number:
         left = min(by_number)
         raise InputError(f"mask{left} belongs to image{left}, but that is not connected; connect both with one number")
+    for place, (photo, mask, _) in enumerate(photos if bg_removal_model is not None else ()):
+        if mask is None and (len(photo) == 3 or bool((photo[3] == 1).all())):
+            found = plane_from_mask(bg_removal_model.encode_image(image_from_rgb(photo[None, :3])))[0].cpu()
+            photos[place] = photo, found, "found by bg_removal_model"
     return photos
-
-
-def _found(photo: Tensor, mask: Tensor | None, reason: str, bg_removal_model: Any) -> Photo:
-    """The photo with the mask that ComfyUI's model finds, if it has neither mask nor transparency."""
-    if mask is not None or (len(photo) == 4 and bool((photo[3] < 1).any())):
-        return photo, mask, reason
-    found = plane_from_mask(bg_removal_model.encode_image(image_from_rgb(photo[None, :3])))[0].cpu()
-    return photo, found, "found by bg_removal_model"
-
-
-def _marked(images: Tensor, doubtful: list[bool]) -> Tensor:
-    """The IMAGE as a preview: photos that people should look at get an orange frame with an exclamation mark."""
-    if not any(doubtful):
-        return images
-    frame, sign = torch.ones(SIZE, SIZE, dtype=torch.bool), torch.zeros(SIZE, SIZE, dtype=torch.bool)
-    frame[8:-8, 8:-8], frame[:72, :72] = False, True
-    sign[12:44, 32:40] = sign[52:60, 32:40] = True
-    marked = images.clone()
-    for place in np.flatnonzero(doubtful):
-        marked[place, frame] = images.new_tensor([1.0, 0.45, 0.0])
-        marked[place, sign] = 1.0
-    return marked
 
 
 def _number(name: str) -> int:

@@ -1,7 +1,5 @@
 """Fixtures that every test may ask for: folders of weights made by the rule of the golden tensors."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys

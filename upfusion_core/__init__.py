@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # for type checkers, to whom a star brings all of a module
     from .models.checkpoint import *
     from .models.convert import *
     from .models.stable_diffusion import *
+    from .pipeline.masks import *
     from .pipeline.photo_cameras import *
     from .pipeline.photos import *
     from .pipeline.pose import *
@@ -44,8 +45,9 @@ _NAMES = {
     "models.checkpoint": ("Checkpoint", "latent_diffusion_weights", "load_conditioning_networks", "open_checkpoint"),
     "models.convert": ("convert",),
     "models.stable_diffusion": ("DEFAULT_PROMPT", "UNET_PREFIX", "VAE_PREFIX"),
+    "pipeline.masks": ("estimate_mask",),
     "pipeline.photo_cameras": ("KnownCameras", "load_photo_cameras"),
-    "pipeline.photos": ("ExampleViews", "estimate_mask", "example_count", "example_views", "prepare_views"),
+    "pipeline.photos": ("ExampleViews", "example_count", "example_views", "prepare_views"),
     "pipeline.pose": ("PhotoCameras", "estimate_photo_cameras"),
     "pipeline.upfusion": ("HostedUpFusion", "UpFusion"),
     "support.checks": ("check_choice", "check_count", "check_finite", "check_range", "check_type"),

@@ -1,7 +1,5 @@
 """A node pack of one file without nodes: ComfyUI's own process tells what it holds. Tests link it beside the pack."""
 
-from __future__ import annotations
-
 import asyncio
 import ctypes
 import gc

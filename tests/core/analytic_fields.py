@@ -1,7 +1,5 @@
 """Fields given by formulas, with the interface that meshes are made from."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

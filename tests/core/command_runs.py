@@ -1,7 +1,5 @@
 """What tests of the commands share: calling them, the record of a run, and a distillation that takes seconds."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """What the documentation tells to type: fenced blocks and commands in the text, each with its line."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Stand-ins for the programs that the documentation calls: `upfusion` runs, made small; others are checked."""
 
-from __future__ import annotations
-
 import functools
 import importlib.util
 import json

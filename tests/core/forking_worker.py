@@ -4,8 +4,6 @@ A line on stdin is JSON: {"arguments": [...], "log": path}. The answers are line
 when it begins, its exit status when it ends, negative for a signal. Schedules are short; models are what is given.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -6,8 +6,6 @@ WEIGHTS is a folder in the released layout; of it only what Stable Diffusion 1.5
 The last line printed is JSON.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from dataclasses import replace

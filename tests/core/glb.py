@@ -1,7 +1,5 @@
 """GLB files whose JSON says something else than their arrays."""
 
-from __future__ import annotations
-
 import json
 import struct
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The reference tensors in tests/core/golden, and where their configuration stands."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 accelerate launch --cpu --num_processes 2 tests/core/gradients_worker.py OUT.safetensors
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """DINOv2 in the layout of facebook/dinov2-base, made from torch hub's."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 

@@ -1,7 +1,5 @@
 """Where a world point is seen, and where a mark is found in pictures: for tests of cameras beside their pictures."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

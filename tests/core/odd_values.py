@@ -3,8 +3,6 @@
 The property: a finite result, or one of our exceptions with one sentence; never another exception, never NaN.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import warnings
 from collections.abc import Callable, Mapping, Sequence

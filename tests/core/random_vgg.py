@@ -1,7 +1,5 @@
 """A VGG-16 and LPIPS heads of random numbers, in the published names, and LPIPS written out."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

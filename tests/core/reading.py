@@ -1,7 +1,5 @@
 """Reading whole data sets: for tests of the readers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from upfusion_core.data.views import MultiViewDataset, PosedViews

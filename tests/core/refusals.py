@@ -1,7 +1,5 @@
 """Refusals in one line: for tests of what constructors and functions do not take."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

@@ -5,8 +5,6 @@ as files in the released layout. From the command line: `python tests/core/rule_
 full-size one, `photos FOLDER` six photos to go with it.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import sys

@@ -1,7 +1,5 @@
 """A soft 3D object in closed form: coloured Gaussian balls, smooth from every side."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """The benchmarks' parts that need no time: arguments, tables, sums, and the commands of the script for a GPU."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import shlex

@@ -1,7 +1,5 @@
 """The scripts that put a trained model into the package: its file, and its card."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A host's default precision of its own tensors leaves geometry and pictures in float32."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

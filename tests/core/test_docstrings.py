@@ -1,7 +1,5 @@
 """All docstrings, read as Google's style and rendered by docutils, give no warnings; no public name lacks one."""
 
-from __future__ import annotations
-
 import importlib
 import inspect
 import io

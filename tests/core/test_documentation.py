@@ -6,8 +6,6 @@ A page is worked through from its top in one folder, as a reader would; photos, 
 other programs say beside them what they check (documented_programs.py). A command that nothing there knows fails.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

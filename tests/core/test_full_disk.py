@@ -1,7 +1,5 @@
 """Every writer on a disk that fills up: one sentence, the last good file as it was, nothing else left behind."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 from collections.abc import Callable, Iterator

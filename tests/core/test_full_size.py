@@ -5,8 +5,6 @@
 PYTORCH3D_REFERENCE and DINOV2_REFERENCE set it runs again and its whole tensors are compared.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -3,8 +3,6 @@
 pytest -m slow tests/core/test_killed.py          # 20 kills of each command
 """
 
-from __future__ import annotations
-
 import json
 import os
 import random

@@ -1,7 +1,5 @@
 """Imports point down the list of layers, and each foreign library has its place."""
 
-from __future__ import annotations
-
 import ast
 import importlib
 import subprocess

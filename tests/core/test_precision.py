@@ -3,8 +3,6 @@
 pytest -m slow tests/core/test_precision.py
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

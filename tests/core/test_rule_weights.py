@@ -1,7 +1,5 @@
 """The manifests and the rule that all golden tests stand on."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

@@ -4,8 +4,6 @@ pytest -m slow tests/core/test_soak.py                       # 50, about 40 minu
 UPFUSION_SOAK=8 pytest -m slow tests/core/test_soak.py       # a short one
 """
 
-from __future__ import annotations
-
 import ctypes
 import gc
 import json

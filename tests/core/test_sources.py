@@ -1,7 +1,5 @@
 """What comfy-test, the public checker of ComfyUI packs, asks of every source file; here without installing it."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

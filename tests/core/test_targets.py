@@ -1,7 +1,5 @@
 """What may be written where: names of new folders, what stands under the name already, names that are no UTF-8."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What flows between the stages: shapes, ranges and types are checked where a value is made."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

@@ -1,7 +1,5 @@
 """One source of the version: pyproject.toml. All that repeats it for readers is compared with it here."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """A model of 16 x 16 pixels, configurations, batches and runs for the tests of training: a step takes milliseconds."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The small model on a GPU: `pytest -m gpu`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Steps recorded as CUDA graphs against the same steps launched one kernel at a time."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

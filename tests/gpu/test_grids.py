@@ -1,7 +1,5 @@
 """The grid's backends on a GPU against the definition there."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor

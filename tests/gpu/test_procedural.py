@@ -1,7 +1,5 @@
 """Procedural objects on a GPU: the same pictures as on the CPU."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -14,15 +14,20 @@ from typing import Literal
 
 import numpy as np
 import torch
+from skimage.measure import label as connected
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, max_pool2d
 
-from ..support.errors import PhotoError
+from ..support.checks import check_shape, check_unit_range
+from ..support.decoding import turned
+from ..support.errors import InputError, PhotoError
 from ..types import PhotoNote
 
 Sense = Literal["white", "border", "told"]
 
 ON_WHITE = 235 / 255  # the median of the border, in every channel, from which on a photo is on white
+WHITE_ENOUGH, _SURELY_OBJECT = 8 / 255, 32 / 255  # darkness: below is JPEG noise on white, above is object
+_SMALL_PLACE = 0.01  # part of the picture below which white enclosed by the object is a white part of it
 _UNDECIDED = (0.4, 0.6)  # shares of the border between which it does not tell what is nothing
 _SAMPLE = 2_000_000  # pixels that suffice to find the values of a mask
 _AREAS = ((8, 0, 0.001, 0, 0), (64, 0, 0.01, 3, 3), (math.inf, 8, 0.005, 8, 32))
@@ -30,8 +35,6 @@ _AREAS = ((8, 0, 0.001, 0, 0), (64, 0, 0.01, 3, 3), (math.inf, 8, 0.005, 8, 32))
 picture it takes, and how far (of 255) values may be to be of the area, and to be like it."""
 _LUMA = (0.299, 0.587, 0.114)  # by which one colour is brighter than another
 _EDGES = 192  # pixels a side at which outlines and edges are compared
-_TURNS = {1: (0, ()), 2: (0, (1,)), 3: (2, ()), 4: (2, (1,)), 5: (3, (1,)), 6: (3, ()), 7: (1, (1,)), 8: (1, ())}
-"""EXIF's orientation -> quarter turns anticlockwise, then axes to mirror, that bring stored pixels (H, W) upright."""
 
 
 def border(values: Tensor) -> Tensor:
@@ -54,16 +57,23 @@ def check_tells(coverage: Tensor, label: str) -> None:
         raise PhotoError(f"the mask or alpha channel of {label} {wrong}; paint the object white and the rest black")
 
 
-def judge_background(rgb: Tensor, label: str, *, refuse: bool) -> PhotoNote:
-    """Whether a photo (3, H, W) without mask and alpha is on white; PhotoError where it is not, if that is refused."""
-    white = border_median(rgb)
-    if white.min() >= ON_WHITE:
-        return PhotoNote("on white, the object is what is not", False)
-    found = "its border is not white (its median is {:.0f}, {:.0f}, {:.0f} of 255)".format(*(255 * white))
-    if refuse:
-        ways = "give a --mask, or let --remove-background find the object, or take it as it is by --any-background"
-        raise PhotoError(f"{label} must tell where its object is, but has no mask and no alpha, and {found}; {ways}")
-    return PhotoNote(f"no mask and no alpha, and {found}: all that is not white is taken as the object", True)
+def estimate_mask(rgb: Tensor) -> Tensor:
+    """(3, H, W) on white -> (1, H, W) in [0, 1]: what is not white, with a soft edge, deaf to JPEG noise.
+
+    Small white places inside the object (eyes, highlights) count as object, large ones (under a handle) do not.
+    """
+    check_shape("rgb", rgb, (3, "H", "W"), "one picture, channels first")
+    if not rgb.numel():
+        raise InputError(f"rgb must hold pixels, got {tuple(rgb.shape)}; give a picture")
+    check_unit_range("rgb", rgb, "divide 8-bit values by 255")
+    darkness = 1 - rgb.detach().cpu().float().amin(dim=0)
+    mask = ((darkness - WHITE_ENOUGH) / (_SURELY_OBJECT - WHITE_ENOUGH)).clamp(0, 1)
+    places = connected((mask < 0.5).numpy(), connectivity=1)  # 0 is the object; the others are white places
+    areas = np.bincount(places.ravel())
+    outside = np.unique(border(torch.from_numpy(places)[None]))
+    small = areas < _SMALL_PLACE * places.size
+    small[0] = small[outside] = False
+    return torch.where(torch.from_numpy(small[places]), torch.ones_like(mask), mask)[None]
 
 
 def find_object(
@@ -79,17 +89,18 @@ def find_object(
         PhotoError: another size, more than two values, or one alone; the sentence names `label`.
     """
 
-    def edges_met(turned: Tensor) -> float:
+    def edges_met(tried: Tensor) -> float:
         """How much of its outline lies along edges of the photo."""
-        step = max(1, min(turned.shape) // (2 * _EDGES))
-        seen = [each[:, ::step, ::step].float() / _full(each) for each in (rgb, turned[None])]
+        step = max(1, min(tried.shape) // (2 * _EDGES))
+        seen = [each[:, ::step, ::step].float() / _full(each) for each in (rgb, tried[None])]
         picture, outline = (torch.gradient(adaptive_avg_pool2d(each, _EDGES), dim=(1, 2)) for each in seen)
         strength = (picture[0].square() + picture[1].square()).sqrt()
         along = (picture[0] * outline[0] + picture[1] * outline[1]).abs()
         return float((along / (strength + strength.mean() + 1e-6)).sum())
 
     size, stored = tuple(rgb.shape[1:]), tuple(values.shape[1:])
-    ways = {1, orientation} if sense != "border" or stored == size else {6, 8}  # a host may turn the photo alone
+    host_turned = sense == "border" and orientation == 1 and stored != size  # the photo, but not its mask
+    ways = {6, 8} if host_turned else {1, orientation}
     ways = {way for way in ways if (stored if way < 5 else stored[::-1]) == size}
     if not ways:
         wanted = f"mask of {label} must have the photo's size, {size[1]} x {size[0]}"
@@ -97,7 +108,7 @@ def find_object(
     coverage, text, doubtful = values[0], "its mask, as told", False
     if sense != "told":
         coverage, text, doubtful = _polarised(values, label, sense)
-    fits = {way: coverage.rot90(_TURNS[way][0]).flip(_TURNS[way][1]) for way in sorted(ways)}
+    fits = {way: torch.from_numpy(turned(coverage.numpy(), way).copy()) for way in sorted(ways)}
     way = next(iter(fits))
     if len(fits) == 2 and not torch.equal(*fits.values()):
         way, doubtful = max(fits, key=lambda way: edges_met(fits[way])), True

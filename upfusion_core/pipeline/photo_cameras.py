@@ -14,13 +14,12 @@ from torch import Tensor
 from ..data.camera_files import CameraFile, FileCamera, read_camera_files
 from ..data.recorded import bounds
 from ..geometry.lenses import Lens
+from ..support.decoding import open_picture, orientation
 from ..support.errors import InputError
 from ..support.files import reading
-from ..support.images import open_picture
 from ..types import Cameras
 from .photos import PhotoSource, read_mask, read_photo, unit_range
 
-_ORIENTATION = 0x0112
 _QUARTERS = {1: 0, 3: 2, 6: 1, 8: 3}
 """EXIF's orientation -> by how many quarters of a turn, clockwise, the stored pixels become upright."""
 
@@ -132,7 +131,8 @@ def _matched(world: CameraFile, photos: list[Path]) -> tuple[list[FileCamera | N
 
 
 def _stem(name: PurePosixPath) -> str:
-    return name.stem if name.suffix.lower() in Image.registered_extensions() else name.name
+    known = name.suffix.lower() in {*Image.registered_extensions(), ".heic", ".heif", ".avif"}
+    return name.stem if known else name.name
 
 
 def _common(name: PurePosixPath, photo: PurePosixPath) -> int:
@@ -156,7 +156,7 @@ class _Size:
     @classmethod
     def of(cls, photo: Path) -> _Size:
         with reading(photo, "check the path"), open_picture(photo) as image:
-            return cls(*image.size, image.getexif().get(_ORIENTATION, 1))
+            return cls(*image.size, orientation(image))
 
 
 def _upright(entry: FileCamera, size: _Size, label: str) -> tuple[Tensor, Lens]:
@@ -244,7 +244,7 @@ def _middles(
         source = None if masks is None else masks[index]
         mask = photo.coverage if source is None else read_mask(source, photo)[0]
         if mask is None:
-            dark = (1 - unit_range(photo.rgb).amin(dim=0)) > 0.1
+            dark = (1 - unit_range(photo.rgb.amin(dim=0))) > 0.1
             border = torch.cat([dark[0], dark[-1], dark[:, 0], dark[:, -1]])
             mask = dark.float() if dark.any() and float(border.float().mean()) < 0.1 else None
         covered = None if mask is None else (unit_range(mask) >= 0.5).numpy()

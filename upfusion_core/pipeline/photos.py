@@ -11,34 +11,34 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import torch
 from einops import rearrange
-from PIL import Image, ImageOps
-from skimage.measure import label as connected
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from ..config import MAX_PHOTOS
 from ..data.recorded import FRAME_MARGIN, Box, bounds, squared
 from ..geometry import cameras_from_matrices
-from ..support.checks import check_choice, check_count, check_range, check_shape, check_unit_range
+from ..support.checks import check_choice, check_count, check_range, check_unit_range
+from ..support.decoding import check_picture, open_picture, orientation, pixels, too_large, turned
 from ..support.errors import InputError, MissingPackageError, PhotoError
 from ..support.files import bundled_path, reading
-from ..support.images import check_picture, load_png, open_picture, to_8bit, too_large
+from ..support.images import load_png, to_8bit
 from ..types import REFERENCE_FOCAL, Cameras, InputViews, PhotoNote
-from .masks import ON_WHITE, Sense, border_median, check_tells, find_object, judge_background
+from .masks import ON_WHITE, WHITE_ENOUGH, Sense, border_median, check_tells, estimate_mask, find_object
 
 PhotoSource = str | os.PathLike[str] | Image.Image | Tensor | np.ndarray  # what a photo or a mask may be given as
 
+_BAND = 4_000_000  # pixels of a photo that are floating point at a time
 MIN_SIDE = 8  # smaller pictures show no object
 _NARROWEST = 8  # pixels of the result that a whole photo must cover in its shorter direction
-_WHITE_ENOUGH, _SURELY_OBJECT = 8 / 255, 32 / 255  # darkness: below is JPEG noise on white, above is object
 _GREY_ENOUGH = 16  # JPEG noise between the channels of a grey mask
-_SMALL_PLACE = 0.01  # part of the picture below which white enclosed by the object is a white part of it
 
 
 def prepare_views(
@@ -92,7 +92,8 @@ def prepare_views(
         check_choice("sense", one, get_args(Sense))
     framed = []
     for index, (source, mask, how) in enumerate(zip(sources, given, senses, strict=True)):
-        photo = read_photo(source, f"photo {index + 1}")
+        whole = mask is None and not remove_background  # nothing of the photo is cut away
+        photo = read_photo(source, f"photo {index + 1}", least=2 * size if whole else None)
         photo = _with_object(photo, mask, how, remove_background, any_background)
         if photo.note.doubtful:
             warnings.warn(f"{photo.label}: {photo.note.text}", stacklevel=2)
@@ -100,25 +101,6 @@ def prepare_views(
     rgb, coverage, notes = zip(*framed, strict=True)
     focal = torch.full((count, 2), REFERENCE_FOCAL, dtype=torch.float32)
     return InputViews(torch.stack(rgb), torch.stack(coverage)[:, None], focal, notes)
-
-
-def estimate_mask(rgb: Tensor) -> Tensor:
-    """(3, H, W) on white -> (1, H, W) in [0, 1]: what is not white, with a soft edge, deaf to JPEG noise.
-
-    Small white places inside the object (eyes, highlights) count as object, large ones (under a handle) do not.
-    """
-    check_shape("rgb", rgb, (3, "H", "W"), "one picture, channels first")
-    if not rgb.numel():
-        raise InputError(f"rgb must hold pixels, got {tuple(rgb.shape)}; give a picture")
-    check_unit_range("rgb", rgb, "divide 8-bit values by 255")
-    darkness = 1 - rgb.detach().cpu().float().amin(dim=0)
-    mask = ((darkness - _WHITE_ENOUGH) / (_SURELY_OBJECT - _WHITE_ENOUGH)).clamp(0, 1)
-    places = connected((mask < 0.5).numpy(), connectivity=1)  # 0 is the object; the others are white places
-    areas = np.bincount(places.ravel())
-    border = np.unique(np.concatenate([places[0], places[-1], places[:, 0], places[:, -1]]))
-    small = areas < _SMALL_PLACE * places.size
-    small[0] = small[border] = False
-    return torch.where(torch.from_numpy(small[places]), torch.ones_like(mask), mask)[None]
 
 
 def estimate_coverage(rgb: Tensor) -> Tensor:
@@ -168,22 +150,27 @@ def unit_range(values: Tensor) -> Tensor:
     return values.float() / 255 if values.dtype == torch.uint8 else values
 
 
-def read_photo(source: PhotoSource, label: str = "photo 1") -> Photo:
+def read_photo(source: PhotoSource, label: str = "photo 1", *, least: int | None = None) -> Photo:
     """Decodes one photo: a path, PIL image, uint8 array ((H, W), (H, W, 3|4)) or float tensor (1|3|4, H, W).
 
-    Files and PIL images are turned upright by their EXIF tag; an animation gives its first frame. 16-bit grey is taken
-    as 0..65535, floating point as 0..1. An alpha channel (or a transparent colour) that is opaque everywhere says
-    nothing about the object and is dropped. `label` is how messages call the photo; a file's name is added.
+    Files and PIL images are turned upright by their EXIF tag, and become sRGB by their colour profile; an animation
+    gives its first frame. 16-bit grey is taken as 0..65535, floating point as 0..1. An alpha channel (or a transparent
+    colour) that is opaque everywhere says nothing about the object and is dropped.
+
+    Args:
+        label: how messages call the photo; a file's name is added.
+        least: a JPEG file may be decoded 2, 4 or 8 times smaller, where its sides remain whole and at least this long.
     """
-    channels, label, orientation = _decode(source, label, _channels)
+    opened_here = isinstance(source, str | os.PathLike)  # a picture of the caller's own is not to become smaller
+    channels, label, way = _decode(source, label, partial(_photo_channels, least=least if opened_here else None))
     _, height, width = channels.shape
     if min(height, width) < MIN_SIDE:
         wanted = f"{label} must be at least {MIN_SIDE} x {MIN_SIDE} pixels"
         raise PhotoError(f"{wanted}, got {width} x {height}; use a larger picture")
     if len(channels) in (1, 3):
-        return Photo(channels.expand(3, height, width), None, label, orientation)
-    opaque = bool((unit_range(channels[-1]) == 1).all())
-    return Photo(channels[:-1].expand(3, height, width), None if opaque else channels[-1], label, orientation)
+        return Photo(channels.expand(3, height, width), None, label, way)
+    opaque = bool((channels[-1] == (255 if channels.dtype == torch.uint8 else 1)).all())
+    return Photo(channels[:-1].expand(3, height, width), None if opaque else channels[-1], label, way)
 
 
 def read_mask(source: PhotoSource, photo: Photo, sense: Sense = "white") -> tuple[Tensor, PhotoNote]:
@@ -216,8 +203,25 @@ def _with_object(
     if photo.coverage is not None:
         return photo
     if remove_background:
-        return _without_background(photo)
-    return replace(photo, note=judge_background(photo.rgb, photo.label, refuse=not any_background))
+        try:
+            from rembg import remove
+        except (ImportError, SystemExit) as error:  # rembg ends the process where onnxruntime is missing
+            wanted = "removing backgrounds needs the package rembg, which is not installed"
+            raise MissingPackageError(f'{wanted}; run: pip install "rembg[cpu]"') from error
+        picture = Image.fromarray(to_8bit(rearrange(unit_range(photo.rgb), "c h w -> h w c")))
+        found = torch.from_numpy(np.array(remove(picture, only_mask=True).convert("L")))
+        return replace(photo, coverage=found, note=PhotoNote("found by rembg", False))
+    white = border_median(photo.rgb)
+    if white.min() >= ON_WHITE:
+        return replace(photo, note=PhotoNote("on white, the object is what is not", False))
+    wrong = "its border is not white (its median is {:.0f}, {:.0f}, {:.0f} of 255)".format(*(255 * white))
+    if not any_background:
+        ways = "give a --mask, or let --remove-background find the object, or take it as it is by --any-background"
+        raise PhotoError(
+            f"{photo.label} must tell where its object is, but has no mask and no alpha, and {wrong}; {ways}"
+        )
+    text = f"no mask and no alpha, and {wrong}: all that is not white is taken as the object"
+    return replace(photo, note=PhotoNote(text, True))
 
 
 def _clamped(values: Tensor, label: str) -> Tensor:
@@ -247,12 +251,11 @@ def _decode(source: PhotoSource, label: str, read: Callable[[Image.Image, str], 
         source = Image.fromarray(source)
     reason = {"advice": "save it anew as PNG or JPEG", "what": "a whole picture file"}
     if isinstance(source, Image.Image):
-        check_picture(source, label)
         with reading(label, **reason, error=PhotoError):
-            told = source.getexif().get(0x0112, 1)
-            orientation = told if told in range(1, 9) else 1
-            channels = torch.from_numpy(read(ImageOps.exif_transpose(source), label))
-        return _clamped(channels, label) if channels.is_floating_point() else channels, label, orientation
+            check_picture(source, label)
+            way = orientation(source)
+            channels = torch.from_numpy(read(source, label))
+        return _clamped(channels, label) if channels.is_floating_point() else channels, label, way
     if not isinstance(source, str | os.PathLike):
         raise PhotoError(f"{label} must be a path, a PIL image or a tensor, got {type(source).__name__}; convert it")
     path = Path(source)
@@ -270,79 +273,56 @@ def _decode(source: PhotoSource, label: str, read: Callable[[Image.Image, str], 
         return _decode(image, label, read)
 
 
-def _channels(image: Image.Image, label: str) -> np.ndarray:
-    """(C, H, W): C = 1 grey, 2 grey and alpha, 3 colour, 4 colour and alpha; uint8, or float32 in [0, 1]."""
-    if image.mode.startswith("I"):
-        values = np.array(image).astype(np.float32)
-        if image.mode == "I" and values.min() >= 0 and values.max() <= 255:  # Pillow's way to widen 8-bit grey
-            return values[None] / np.float32(255)
-        if values.min() < 0 or values.max() > 65535:
-            found = f"{values.min():.0f}..{values.max():.0f}"
-            raise PhotoError(f"{label} must hold 16-bit grey values in 0..65535, got {found}; save it as 8 or 16 bit")
-        return values[None] / np.float32(65535)
-    if image.mode == "F":
-        return np.array(image, dtype=np.float32)[None]
-    if image.has_transparency_data:
-        mode = "LA" if image.mode == "LA" else "RGBA"
-    else:
-        mode = "L" if image.mode in ("1", "L") else "RGB"
-    pixels = np.array(image.convert(mode))
-    return pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0)
+def _photo_channels(image: Image.Image, label: str, least: int | None) -> np.ndarray:
+    if least and image.format in ("JPEG", "MPO"):
+        for width, height in ((image.width // factor, image.height // factor) for factor in (8, 4, 2)):
+            if min(width, height) >= least and image.width % width == image.height % height == 0:
+                image.draft(None, (width, height))
+                break
+    return pixels(image, label)
 
 
 def _mask_channels(image: Image.Image, label: str) -> np.ndarray:
-    if image.mode.startswith(("I", "F")):
-        return _channels(image, label)
-    if image.has_transparency_data:
-        alpha = np.array(image.convert("RGBA").getchannel("A"))
-        if alpha.min() < 255:
-            return alpha[None]
-    if image.mode in ("1", "L", "LA"):
-        return _channels(image.convert("L"), label)
-    colors = _channels(image.convert("RGB"), label)
-    if image.mode == "P" and not np.ptp(colors.reshape(3, -1), axis=1).any():  # a palette that tells nothing
-        return np.array(image)[None]
-    grey = np.ptp(colors, axis=0).max() <= _GREY_ENOUGH
-    return _channels(image.convert("RGB").convert("L"), label) if grey else colors
-
-
-def _without_background(photo: Photo) -> Photo:
-    try:
-        from rembg import remove
-    except (ImportError, SystemExit) as error:  # rembg ends the process where onnxruntime is missing
-        wanted = "removing backgrounds needs the package rembg, which is not installed"
-        raise MissingPackageError(f'{wanted}; run: pip install "rembg[cpu]"') from error
-    pixels = to_8bit(rearrange(unit_range(photo.rgb), "c h w -> h w c"))
-    found = remove(Image.fromarray(pixels), only_mask=True)
-    return replace(photo, coverage=torch.from_numpy(np.array(found.convert("L"))), note=PhotoNote("by rembg", False))
+    found = pixels(image, label, is_mask=True)
+    if len(found) in (2, 4) and found[-1].min() < (255 if found.dtype == np.uint8 else 1):
+        return np.ascontiguousarray(found[-1:])
+    if len(found) < 3:
+        return found[:1]
+    colors = np.ascontiguousarray(found[:3])
+    if np.ptp(colors, axis=0).max() > _GREY_ENOUGH:
+        return colors
+    if image.mode == "P" and colors.min() == colors.max():  # a palette that tells nothing
+        return np.ascontiguousarray(turned(np.array(image), orientation(image)))[None]
+    return np.array(Image.fromarray(np.ascontiguousarray(colors.transpose(1, 2, 0))).convert("L"))[None]
 
 
 def _frame(photo: Photo, size: int, margin: float, crop: bool) -> tuple[Tensor, Tensor]:
     """The photo on white in its square -> rgb (3, size, size), mask (size, size)."""
     height, width = photo.rgb.shape[1:]
-    coverage = None if photo.coverage is None else unit_range(photo.coverage)
-    most = 1.0 if coverage is None else float(coverage.max())
-    if coverage is not None and most < 0.05:
+    coverage = photo.coverage
+    if coverage is not None and float(unit_range(coverage.max())) < 0.05:
         check_tells(coverage, photo.label)
     if crop and coverage is not None:  # to the pixels that are covered at least half as much as any
-        box = squared(bounds((coverage >= most / 2).numpy()), margin)
+        box = squared(bounds((coverage >= coverage.max() / 2).numpy()), margin)
     else:
         if min(width, height) * size < _NARROWEST * max(width, height):
             wrong = f"{photo.label} is too narrow to be framed as a square, got {width} x {height}"
             raise PhotoError(f"{wrong}; cut it to the object, or give a mask")
         box = squared((0, 0, width, height), 1.0)
     untouched = box == (0, 0, size, size) and (height, width) == (size, size)
+    beside = () if coverage is None else (coverage,)
     channels = []
-    for color in map(unit_range, photo.rgb):
-        if coverage is not None:
-            color = color * coverage + (1 - coverage)
-        # as darkness white is 0, so that what is outside adds nothing to a filter: no fringe of colours hidden by alpha
-        channels.append(color if untouched else 1 - resample(1 - color, box, size))
+    for color in photo.rgb:
+        if untouched:
+            channels.append(_on_white(color, *beside))
+        else:  # as darkness white is 0: what is outside adds nothing to a filter, no fringe of colours hidden by alpha
+            darkness = resample(color, box, size, *beside, of=lambda *planes: 1 - _on_white(*planes))
+            channels.append(1 - darkness)
     rgb = torch.stack(channels).clamp(0, 1)
     if coverage is not None:
-        return rgb, (coverage if untouched else resample(coverage, box, size)).clamp(0, 1)
+        return rgb, (unit_range(coverage) if untouched else resample(coverage, box, size)).clamp(0, 1)
     white = border_median(photo.rgb)
-    if ON_WHITE <= white.min() < 1 - _WHITE_ENOUGH:  # paper
+    if ON_WHITE <= white.min() < 1 - WHITE_ENOUGH:  # paper
         rgb = (rgb / white[:, None, None]).clamp(max=1)
     mask = estimate_mask(rgb)[0]
     if mask.max() < 0.5:
@@ -351,16 +331,33 @@ def _frame(photo: Photo, size: int, margin: float, crop: bool) -> tuple[Tensor, 
     return rgb, mask
 
 
-def resample(values: Tensor, box: Box, size: int) -> Tensor:
+def _on_white(color: Tensor, coverage: Tensor | None = None) -> Tensor:
+    if coverage is None:
+        return unit_range(color)
+    covered = unit_range(coverage)
+    return unit_range(color) * covered + (1 - covered)
+
+
+def resample(values: Tensor, box: Box, size: int, *beside: Tensor, of: Callable[..., Tensor] = unit_range) -> Tensor:
     """The part `box` (left, top, right, bottom in pixels, may lie outside) of (H, W) values -> (size, size).
 
     Separable bicubic (a = -0.5), widened when shrinking, so that nothing aliases; not clamped, and zero outside the
-    picture, whose top left corner is (0, 0).
+    picture, whose top left corner is (0, 0). What is filtered is `of(values, *beside)`, which is made band by band.
     """
     left, top, right, bottom = box
     rows, row_weights = _weights(values.shape[0], top, bottom, size)
     columns, column_weights = _weights(values.shape[1], left, right, size)
-    return row_weights @ values[rows, columns] @ column_weights.T
+    planes = [plane[rows, columns] for plane in (values, *beside)]
+    height, width = planes[0].shape
+    band = max(64, _BAND // max(1, width))
+    if height <= band:
+        return row_weights @ of(*planes) @ column_weights.T
+    shrunk = torch.zeros(size, width)
+    for top in range(0, height, band):
+        weights = row_weights[:, top : top + band]
+        reached = weights.any(dim=1)  # the few rows of the result to which this band adds
+        shrunk[reached] += weights[reached] @ of(*(plane[top : top + band] for plane in planes))
+    return shrunk @ column_weights.T
 
 
 def _weights(length: int, start: float, stop: float, size: int) -> tuple[slice, Tensor]:

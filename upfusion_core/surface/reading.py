@@ -17,9 +17,10 @@ from trimesh.resolvers import FilePathResolver
 from trimesh.visual import TextureVisuals
 
 from ..support.checks import check_finite
+from ..support.decoding import check_picture, open_picture, rgba, without_ghostscript
 from ..support.errors import InputError
 from ..support.files import read_regular, reading
-from ..support.images import check_picture, linear_to_srgb, open_picture, without_ghostscript
+from ..support.images import linear_to_srgb
 from .mesh import check_triangles
 
 MESH_SUFFIXES = (".glb", ".obj", ".ply")
@@ -84,7 +85,7 @@ def read_surface(path: str | os.PathLike[str], texture: str | os.PathLike[str] |
         if texture is not None:
             with open_picture(Path(texture)) as image:
                 check_picture(image, Path(texture).name)
-                picture = _picture(image)
+                picture = _picture(image, Path(texture).name)
         if not parts:
             raise InputError(f"{path.name} must hold triangles, got none; check the file")
         faces, shown, count = [], [], 0
@@ -136,7 +137,7 @@ def _part(
         is_pbr = hasattr(visual.material, "baseColorFactor")
         image = visual.material.baseColorTexture if is_pbr else getattr(visual.material, "image", None)
         factor = visual.material.baseColorFactor if is_pbr else getattr(visual.material, "diffuse", None)
-        found = None if image is None else _picture(image)
+        found = None if image is None else _picture(image, "a texture")
         if factor is not None and (is_pbr or found is None):  # an OBJ's Kd beside map_Kd is customarily ignored
             values = _unit(np.asarray(factor)[:3])
             colors = colors * (linear_to_srgb(values) if linear else values)
@@ -156,9 +157,9 @@ def _part(
     return vertices, colors, uvs, found
 
 
-def _picture(image: Image.Image) -> Tensor:
+def _picture(image: Image.Image, label: str) -> Tensor:
     """(3, H, W) in [0, 1]; what is transparent keeps its hidden colour."""
-    return _unit(np.array(image.convert("RGBA"))[..., :3]).permute(2, 0, 1).contiguous()
+    return _unit(rgba(image, label)[..., :3]).permute(2, 0, 1).contiguous()
 
 
 def _unit(values: np.ndarray) -> Tensor:

@@ -1,7 +1,5 @@
 """What holds of every configuration: strict values, faults in one sentence, a JSON form that comes back."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import pickle

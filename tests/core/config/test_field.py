@@ -1,7 +1,5 @@
 """Presets and their names; numbers of a distillation that mean nothing are refused where they are given."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any, get_args
 

@@ -1,7 +1,5 @@
 """Data sets of posed pictures: written, and read again by our reader of other programs' files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Which backend a field takes, and what it says where one is missing."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The tinycudann backend against the definition, with a stand-in that follows tinycudann's documented conventions."""
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The Triton kernels, run by Triton's interpreter on the CPU, against the definition in torch."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """A field fitted to renders of a known coloured shape: renderer, gradients and mesh exporter, no diffusion."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Files of fields: what comes back, what is not written, and files that lie, refused before any field is made."""
 
-from __future__ import annotations
-
 import functools
 import json
 import struct

@@ -1,7 +1,5 @@
 """Fields and meshes: points that are none, cameras inside and behind, options out of range."""
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 

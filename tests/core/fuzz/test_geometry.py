@@ -1,7 +1,5 @@
 """Cameras: those that look the wrong way, stand on their target, are mirrored, or are none at all."""
 
-from __future__ import annotations
-
 import torch
 from hypothesis import given
 from hypothesis import strategies as st

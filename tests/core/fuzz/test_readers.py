@@ -1,7 +1,5 @@
 """The script of coverage-guided fuzzing: its seeds are whole files that their readers take."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from pathlib import Path

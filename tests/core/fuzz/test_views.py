@@ -1,7 +1,5 @@
 """Photos, masks and measured pictures: wrong shapes, ranges, kinds and memory layouts."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

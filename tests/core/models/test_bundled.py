@@ -1,7 +1,5 @@
 """The name "mini": the bundled file wherever weights are named, and what it says of itself."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Convolutions of small feature maps as matrix products: the same values, gradients and names."""
 
-from __future__ import annotations
-
 from copy import deepcopy
 
 import pytest

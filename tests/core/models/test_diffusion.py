@@ -1,7 +1,5 @@
 """ControlNet, UNet and VAE against the release."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from golden_files import golden, golden_cameras, sizes, worst

@@ -1,7 +1,5 @@
 """Files of weights that lie: each is refused in one sentence, before memory or time is spent on what it claims."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

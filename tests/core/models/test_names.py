@@ -1,7 +1,5 @@
 """Names of the checkpoint, of diffusers and of transformers."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pytest
 import torch
 from golden_files import golden, golden_cameras, sizes, worst

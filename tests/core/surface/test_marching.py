@@ -1,7 +1,5 @@
 """The slabs' surface against skimage on the whole volume, and against volumes and areas known in closed form."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Photos on a mesh: what each texel takes, worked out by hand on flat squares, and a whole object seen all round."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

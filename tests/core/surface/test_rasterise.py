@@ -1,7 +1,5 @@
 """The rasteriser against closed forms: spheres, planes, triangles, textures."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

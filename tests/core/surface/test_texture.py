@@ -1,7 +1,5 @@
 """Atlas and baked texture: what each texel shows, that nothing overlaps, and that no border bleeds."""
 
-from __future__ import annotations
-
 import importlib.util
 import math
 import threading
