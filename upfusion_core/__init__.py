@@ -18,9 +18,11 @@ if TYPE_CHECKING:  # for type checkers, to whom a star brings all of a module
     from .evaluation.metrics import *
     from .field.radiance import *
     from .geometry.cameras import *
+    from .geometry.lenses import *
     from .models.checkpoint import *
     from .models.convert import *
     from .models.stable_diffusion import *
+    from .pipeline.examples import *
     from .pipeline.masks import *
     from .pipeline.photo_cameras import *
     from .pipeline.photos import *
@@ -42,13 +44,15 @@ _NAMES = {
     "geometry.cameras": (
         *("cameras_from_matrices", "focal_from_fov", "fov_from_focal", "look_at", "orbit_cameras", "random_cameras"),
     ),
+    "geometry.lenses": ("KnownCameras",),
     "models.checkpoint": ("Checkpoint", "latent_diffusion_weights", "load_conditioning_networks", "open_checkpoint"),
     "models.convert": ("convert",),
     "models.stable_diffusion": ("DEFAULT_PROMPT", "UNET_PREFIX", "VAE_PREFIX"),
+    "pipeline.examples": ("ExampleViews", "example_count", "example_views"),
     "pipeline.masks": ("estimate_mask",),
-    "pipeline.photo_cameras": ("KnownCameras", "load_photo_cameras"),
-    "pipeline.photos": ("ExampleViews", "example_count", "example_views", "prepare_views"),
-    "pipeline.pose": ("PhotoCameras", "estimate_photo_cameras"),
+    "pipeline.photo_cameras": ("load_photo_cameras",),
+    "pipeline.photos": ("prepare_views",),
+    "pipeline.pose": ("estimate_photo_cameras",),
     "pipeline.upfusion": ("HostedUpFusion", "UpFusion"),
     "support.checks": ("check_choice", "check_count", "check_finite", "check_range", "check_type"),
     "support.errors": ("CheckpointError", "InputError", "UpFusionError"),
@@ -57,8 +61,8 @@ _NAMES = {
     "surface.mesh": ("MeshAsset",),
     "surface.projection": ("project_photos",),
     "types": (
-        *("REFERENCE_FOCAL", "Cameras", "InputViews", "NovelViews", "OnStep", "RenderedViews"),
-        *("SceneEncoding", "ViewConditioning"),
+        *("REFERENCE_FOCAL", "Cameras", "InputViews", "NovelViews", "OnStep", "PhotoCameras", "RenderedViews"),
+        *("SceneEncoding", "SourcePhoto", "ViewConditioning"),
     ),
 }
 """Every public name once, by the module it lives in."""

@@ -24,16 +24,24 @@ from ..field.fitting import FieldFitter
 from ..field.radiance import RadianceField
 from ..field.rendering import render_views
 from ..geometry import orbit_cameras, random_cameras
-from ..geometry.cameras import BAND_ELEVATION_DEGREES
+from ..geometry.cameras import BAND_ELEVATION_DEGREES, reference_distance
 from ..support.checks import check_type
 from ..support.errors import FieldError, InputError
 from ..support.files import check_path, save_tensors
 from ..support.images import resize_pictures
 from ..support.weights import read_saved
-from ..types import REFERENCE_FOCAL, Cameras, NovelViews, OnStep, SceneEncoding, ViewConditioning
+from ..types import (
+    REFERENCE_FOCAL,
+    Cameras,
+    NovelViews,
+    OnStep,
+    PhotoCameras,
+    SceneEncoding,
+    ViewConditioning,
+)
 from .novel_views import ViewSynthesizer
 from .photos import estimate_coverage
-from .pose import PhotoCameras, estimate_photo_cameras
+from .pose import estimate_photo_cameras
 from .reference import ReferenceFitter, reference_order
 from .sampling import make_scheduler, repaint_steps, sample_views
 
@@ -51,6 +59,7 @@ def stream_generator(seed: int, stream: int) -> torch.Generator:
 def distill_cameras(scene: SceneEncoding, config: DistillConfig, seed: int) -> Cameras:
     """The cameras that `distill` fits the field to, e.g. to be saved with it: photo 1's first."""
     schedule, first = config.schedule, scene.reference.to("cpu")
+    unit = reference_distance(first)
     if isinstance(schedule, FastSchedule):
         # a Fibonacci lattice over the band that the release distils from: azimuths advance by the golden ratio of a
         # turn while the sine of the elevation rises evenly
@@ -59,15 +68,16 @@ def distill_cameras(scene: SceneEncoding, config: DistillConfig, seed: int) -> C
         place = torch.arange(others, dtype=torch.float64)
         heights = low + (high - low) * (place + 0.5) / others
         azimuths = 360 * (place * (math.sqrt(5) - 1) / 2 % 1)
-        lattice = orbit_cameras(azimuths.float(), torch.rad2deg(heights.asin()).float())
+        lattice = orbit_cameras(azimuths.float(), torch.rad2deg(heights.asin()).float(), unit)
         return Cameras.concatenate([first, lattice[: schedule.cameras - 1]])
     # random ones in that band
     count = schedule.cameras if isinstance(schedule, ReferenceSchedule) else schedule.predicted_cameras
-    parts = [first, random_cameras(max(count - 1, 1), generator=stream_generator(seed, CAMERA_STREAM))[: count - 1]]
+    drawn = random_cameras(max(count - 1, 1), generator=stream_generator(seed, CAMERA_STREAM), distance=(unit, unit))
+    parts = [first, drawn[: count - 1]]
     if isinstance(schedule, DraftSchedule):  # then those that are sampled: a ring at elevations that take turns
         count = schedule.sampled_cameras
         elevations = [(22.5, 0.0, 45.0, 10.0)[index % 4] for index in range(count)]
-        parts.append(orbit_cameras([360.0 * index / count for index in range(count)], elevations))
+        parts.append(orbit_cameras([360.0 * index / count for index in range(count)], elevations, unit))
     return Cameras.concatenate(parts)
 
 
@@ -88,6 +98,8 @@ class Distillation:
     def new_field(self, pixels: float = 1.0) -> RadianceField:
         """The field before any fitting, its cells no smaller than `pixels` of the model's pictures at the object."""
         config = self.config.field.no_finer_than(pixels * 2 / REFERENCE_FOCAL / self.model.image_size)
+        if (unit := reference_distance(self.scene.reference)) != 1:
+            config = replace(config, half_extent=config.half_extent * unit, blob_sigma=config.blob_sigma * unit)
         return RadianceField(config, generator=stream_generator(self.seed, START_STREAM)).to(self.model.device)
 
     @cached_property
@@ -336,7 +348,8 @@ def distill(
             run goes on from there and, on a CPU, ends in the same field to the bit.
         views: square pictures of the object on white that exist already, e.g. sampled ones. A draft and `fast` fit
             them beside their own views, the reference before its first iteration.
-        photo_cameras: where the photos were taken from; `fast` fits the accepted ones, and estimates them unless given.
+        photo_cameras: where the photos were taken from; `fast` fits the accepted ones. Unless given, those that the
+            scene's photos were prepared with, else estimates.
 
     Raises:
         InputError, CheckpointError: the checkpoint belongs to another run, or is damaged.
@@ -348,6 +361,8 @@ def distill(
     check_type("generator", generator, torch.Generator, "such as torch.Generator().manual_seed(0)")
     if checkpoint is not None:
         check_path("checkpoint", checkpoint)
+    if photo_cameras is None and scene.views is not None:
+        photo_cameras = scene.views.cameras
     if photo_cameras is not None:
         check_type("photo_cameras", photo_cameras, PhotoCameras, "such as those of estimate_photo_cameras")
         if len(photo_cameras) != (photos := len(scene.views or ())):

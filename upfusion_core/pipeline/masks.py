@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from operator import mul
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from skimage.measure import label as connected
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, max_pool2d
 
-from ..support.checks import check_shape, check_unit_range
+from ..support.checks import check_choice, check_shape, check_unit_range
 from ..support.decoding import turned
 from ..support.errors import InputError, PhotoError
 from ..types import PhotoNote
@@ -98,6 +98,7 @@ def find_object(
         along = (picture[0] * outline[0] + picture[1] * outline[1]).abs()
         return float((along / (strength + strength.mean() + 1e-6)).sum())
 
+    check_choice("sense", sense, get_args(Sense))
     size, stored = tuple(rgb.shape[1:]), tuple(values.shape[1:])
     host_turned = sense == "border" and orientation == 1 and stored != size  # the photo, but not its mask
     ways = {6, 8} if host_turned else {1, orientation}

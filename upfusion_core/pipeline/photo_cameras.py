@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..data.camera_files import CameraFile, FileCamera, read_camera_files
 from ..data.recorded import bounds
-from ..geometry.lenses import Lens
+from ..geometry.lenses import KnownCameras, Lens
 from ..support.decoding import open_picture, orientation
 from ..support.errors import InputError
 from ..support.files import reading
@@ -22,21 +22,6 @@ from .photos import PhotoSource, read_mask, read_photo, unit_range
 
 _QUARTERS = {1: 0, 3: 2, 6: 1, 8: 3}
 """EXIF's orientation -> by how many quarters of a turn, clockwise, the stored pixels become upright."""
-
-
-@dataclass(frozen=True, eq=False)
-class KnownCameras:
-    """Cameras of V photos, known beforehand.
-
-    cameras: V, of the whole upright photos, in photo 1's frame: the object's centre is the origin, photo 1's distance
-    is 1 and its azimuth 0.
-    lenses: one a photo, in its own pixels; photos whose lens is no pinhole are to be undistorted (`Lens.undistorted`).
-    notes: what was forgiven or chosen, a sentence each.
-    """
-
-    cameras: Cameras
-    lenses: tuple[Lens, ...]
-    notes: tuple[str, ...] = ()
 
 
 def load_photo_cameras(
@@ -49,8 +34,9 @@ def load_photo_cameras(
     """Cameras of `photos` from a file or folder that another program wrote.
 
     Read are transforms.json (nerfstudio, instant-ngp, Blender), COLMAP's text and binary models, cameras.json of
-    Gaussian splats. Entries are matched to photos by name; folder, case and extension may differ where that leaves
-    no doubt. Photos may be smaller than those that the cameras were made from, and turned by EXIF.
+    Gaussian splats, and the photo_cameras.json of a run. Entries are matched to photos by name; folder, case and
+    extension may differ where that leaves no doubt. Photos may be smaller than those that the cameras were made from,
+    and turned by EXIF.
 
     Args:
         path: the file, or a folder such as COLMAP's project.
@@ -86,10 +72,16 @@ def load_photo_cameras(
         poses.append(pose)
         lenses.append(lens)
     matrices = _rigid(torch.stack(poses), labels)
-    center = _center(matrices, lenses, _middles(photos, masks), labels)
-    framed = _in_frame_of_first(matrices, center, world.up, elevation_degrees)
+    if world.ours and entries[0] is world.cameras[0]:  # in photo 1's frame already, to the bit
+        framed = torch.stack(poses)
+    else:
+        origin = matrices.new_zeros(3)
+        center = origin if world.ours else _center(matrices, lenses, _middles(photos, masks), labels)
+        framed = _in_frame_of_first(matrices, center, world.up, elevation_degrees)
     ndc = torch.tensor([lens.ndc for lens in lenses], dtype=torch.float32)
-    return KnownCameras(Cameras(framed.float(), ndc[:, 0], ndc[:, 1]), tuple(lenses), tuple(notes))
+    refused = tuple(index for index, entry in enumerate(entries) if entry is not None and entry.refused)
+    cameras = Cameras(framed.float(), ndc[:, 0], ndc[:, 1])
+    return KnownCameras(cameras, tuple(lenses), tuple(notes), refused)
 
 
 # ---- which camera is whose

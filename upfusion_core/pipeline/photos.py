@@ -1,11 +1,7 @@
-"""Photos -> InputViews: decoded to colours and coverage, put on white, framed in a square of the model's size.
-
-And the photos that come with the package: objects that nothing was trained on, with further views to compare with.
-"""
+"""Photos -> InputViews: decoded to colours and coverage, put on white, framed in a square of the model's size."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import warnings
@@ -13,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,18 +20,19 @@ from torch.nn.functional import max_pool2d
 
 from ..config import MAX_PHOTOS
 from ..data.recorded import FRAME_MARGIN, Box, bounds, squared
-from ..geometry import cameras_from_matrices
-from ..support.checks import check_choice, check_count, check_range, check_unit_range
+from ..geometry.lenses import KnownCameras, Lens
+from ..support.checks import check_count, check_range, check_unit_range
 from ..support.decoding import check_picture, open_picture, orientation, pixels, too_large, turned
 from ..support.errors import InputError, MissingPackageError, PhotoError
-from ..support.files import bundled_path, reading
-from ..support.images import load_png, to_8bit
-from ..types import REFERENCE_FOCAL, Cameras, InputViews, PhotoNote
+from ..support.files import reading
+from ..support.images import to_8bit
+from ..types import REFERENCE_FOCAL, InputViews, PhotoNote, SourcePhoto
 from .masks import ON_WHITE, WHITE_ENOUGH, Sense, border_median, check_tells, estimate_mask, find_object
 
 PhotoSource = str | os.PathLike[str] | Image.Image | Tensor | np.ndarray  # what a photo or a mask may be given as
 
 _BAND = 4_000_000  # pixels of a photo that are floating point at a time
+_LARGEST = 4096  # pixels along a photo's sides that no texture shows more of
 MIN_SIDE = 8  # smaller pictures show no object
 _NARROWEST = 8  # pixels of the result that a whole photo must cover in its shorter direction
 _GREY_ENOUGH = 16  # JPEG noise between the channels of a grey mask
@@ -49,6 +46,7 @@ def prepare_views(
     margin: float = FRAME_MARGIN,
     crop: bool = True,
     remove_background: bool = False,
+    cameras: KnownCameras | None = None,
     any_background: bool = True,
     sense: Sense | Sequence[Sense] = "white",
 ) -> InputViews:
@@ -57,8 +55,8 @@ def prepare_views(
     A photo with a mask or an alpha channel is composited on white (in sRGB, straight alpha) and cropped to a square
     round the object. A photo with neither is **taken as already on white and framed**: it is padded to a square with
     white and resized, never cropped, and one that is already size x size comes through unchanged; its mask is estimated
-    as what is not white. The focal length is set to 4.5, the only one that the released networks know. `notes` of the
-    result say how each object was found; what people should look at is a warning too.
+    as what is not white. The focal length is the networks', 4.5. The photos' own pixels go along as `sources`, and how
+    each object was found as `notes`; what people should look at is a warning too.
 
     Args:
         images: paths, PIL images, uint8 arrays (H, W, 3), or float tensors (1|3|4, H, W) in [0, 1] of any size; one of
@@ -69,14 +67,13 @@ def prepare_views(
         margin: side of the crop over the longer side of the object's box, at least 1; beyond the photo is white.
         crop: whether photos with a mask or alpha are cropped to the object; if not, they are padded like the others.
         remove_background: finds the object by `rembg`, which fetches a network, in photos with neither mask nor alpha.
-        any_background: whether a photo with neither is taken, with a warning, or refused, if its border is not white:
-            its median is below 235 of 255 in a channel.
+        cameras: of the photos, see `load_photo_cameras`; the lens's distortion is taken out.
+        any_background: whether a photo with neither whose border is not white is taken, with a warning, or refused.
         sense: what masks mean, all of them or each. "white": black-and-white and soft ones are white (1) on the object,
             of two other values that of most of the border is nothing. "border": so for all. "told": 1 on the object.
 
     Raises:
-        PhotoError: a photo or mask cannot be used. InputError: wrong number of them, or a wrong option.
-        MissingPackageError: `rembg` is wanted and not installed.
+        PhotoError: a photo or mask cannot be used. InputError: a wrong number or option. MissingPackageError: no rembg.
     """
     check_count("size", size, 16, 4096)
     check_range("margin", margin, 1.0, 8.0)
@@ -87,20 +84,20 @@ def prepare_views(
     given = [None] * count if masks is None else _listed(masks, "masks", count)
     if len(given) != count:
         raise InputError(f"expected one mask for each of {count} photos, got {len(given)}; give as many, in order")
+    if cameras is not None and len(cameras.lenses) != count:
+        raise InputError(f"expected a camera for each of {count} photos, got {len(cameras.lenses)}; give as many")
     senses = [sense] * count if isinstance(sense, str) else list(sense)
-    for one in senses:
-        check_choice("sense", one, get_args(Sense))
     framed = []
     for index, (source, mask, how) in enumerate(zip(sources, given, senses, strict=True)):
-        whole = mask is None and not remove_background  # nothing of the photo is cut away
-        photo = read_photo(source, f"photo {index + 1}", least=2 * size if whole else None)
-        photo = _with_object(photo, mask, how, remove_background, any_background)
-        if photo.note.doubtful:
-            warnings.warn(f"{photo.label}: {photo.note.text}", stacklevel=2)
-        framed.append((*_frame(photo, size, margin, crop), photo.note))
-    rgb, coverage, notes = zip(*framed, strict=True)
+        photo = read_photo(source, f"photo {index + 1}", least=_LARGEST if mask is None else None)
+        photo, note = _with_object(photo, mask, how, remove_background, any_background)
+        if cameras is not None and not cameras.lenses[index].is_pinhole:
+            photo = photo.straightened(cameras.lenses[index])
+        framed.append((*_frame(photo, size, margin, crop), note))
+    rgb, coverage, originals, notes = zip(*framed, strict=True)
+    known = None if cameras is None else cameras.of_squares(originals)
     focal = torch.full((count, 2), REFERENCE_FOCAL, dtype=torch.float32)
-    return InputViews(torch.stack(rgb), torch.stack(coverage)[:, None], focal, notes)
+    return InputViews(torch.stack(rgb), torch.stack(coverage)[:, None], focal, originals, known, notes)
 
 
 def estimate_coverage(rgb: Tensor) -> Tensor:
@@ -125,24 +122,40 @@ def _listed(given: Any, name: str, one: int | None) -> list[Any]:  # noqa: ANN40
     return list(given)
 
 
-_BY_ALPHA = PhotoNote("its transparency", False)
-
-
 @dataclass(frozen=True, eq=False)
 class Photo:
     """One decoded picture, upright.
 
     rgb: (3, H, W), uint8 in 0..255 or float32 in [0, 1]; sRGB, not multiplied by the coverage.
     coverage: (H, W) in the same manner, full on the object; None if the picture says nothing about it.
-    label: how messages call it, e.g. "photo 2 (cup.jpg)".
-    orientation: EXIF's, by which the stored pixels were turned. note: where the coverage is from.
+    label: how messages call it, e.g. "photo 2 (cup.jpg)". name: its file, else the label.
+    orientation: EXIF's, by which the stored pixels were turned.
     """
 
     rgb: Tensor
     coverage: Tensor | None
     label: str
+    name: str
     orientation: int = 1
-    note: PhotoNote = _BY_ALPHA
+
+    def straightened(self, lens: Lens) -> Photo:
+        """The photo as a pinhole would have it; white, and no object, where its lens did not reach."""
+        lens = lens.resized((self.rgb.shape[2], self.rgb.shape[1]))  # large photos are read smaller
+        rgb, known = lens.undistorted(self.rgb)
+        coverage = None if self.coverage is None else lens.undistorted(self.coverage[None])[0][0] * known
+        return replace(self, rgb=rgb.masked_fill_(~known, 1 if rgb.is_floating_point() else 255), coverage=coverage)
+
+    def source(self, box: Box) -> SourcePhoto:
+        """Its own pixels in the square; of a file only these are kept, a caller's tensor is looked at."""
+        height, width = self.rgb.shape[1:]
+        left, right = (min(max(place, 0), width) for place in (math.floor(box[0]), math.ceil(box[2])))
+        top, bottom = (min(max(place, 0), height) for place in (math.floor(box[1]), math.ceil(box[3])))
+        parts = [self.rgb[:, top:bottom, left:right]]
+        if self.coverage is not None:
+            parts.append(self.coverage[top:bottom, left:right])
+        whole = (left, top, right, bottom) == (0, 0, width, height)
+        rgb, *mask = [part if whole or part.is_floating_point() else part.clone() for part in parts]
+        return SourcePhoto(self.name, (width, height), rgb, mask[0] if mask else None, (left, top), box)
 
 
 def unit_range(values: Tensor) -> Tensor:
@@ -161,6 +174,7 @@ def read_photo(source: PhotoSource, label: str = "photo 1", *, least: int | None
         label: how messages call the photo; a file's name is added.
         least: a JPEG file may be decoded 2, 4 or 8 times smaller, where its sides remain whole and at least this long.
     """
+    name = Path(source).as_posix() if isinstance(source, str | os.PathLike) else label
     opened_here = isinstance(source, str | os.PathLike)  # a picture of the caller's own is not to become smaller
     channels, label, way = _decode(source, label, partial(_photo_channels, least=least if opened_here else None))
     _, height, width = channels.shape
@@ -168,9 +182,9 @@ def read_photo(source: PhotoSource, label: str = "photo 1", *, least: int | None
         wanted = f"{label} must be at least {MIN_SIDE} x {MIN_SIDE} pixels"
         raise PhotoError(f"{wanted}, got {width} x {height}; use a larger picture")
     if len(channels) in (1, 3):
-        return Photo(channels.expand(3, height, width), None, label, way)
+        return Photo(channels.expand(3, height, width), None, label, name, way)
     opaque = bool((channels[-1] == (255 if channels.dtype == torch.uint8 else 1)).all())
-    return Photo(channels[:-1].expand(3, height, width), None if opaque else channels[-1], label, way)
+    return Photo(channels[:-1].expand(3, height, width), None if opaque else channels[-1], label, name, way)
 
 
 def read_mask(source: PhotoSource, photo: Photo, sense: Sense = "white") -> tuple[Tensor, PhotoNote]:
@@ -193,35 +207,34 @@ def read_mask(source: PhotoSource, photo: Photo, sense: Sense = "white") -> tupl
 
 def _with_object(
     photo: Photo, mask: PhotoSource | None, sense: Sense, remove_background: bool, any_background: bool
-) -> Photo:
-    """The photo with its object's coverage, where that is not to be estimated, and a note on where it is from."""
+) -> tuple[Photo, PhotoNote]:
+    """The photo with its object's coverage, unless that is estimated later, and where it is from; warns of doubts."""
+    coverage, note = photo.coverage, PhotoNote("its transparency", False)
+    white = border_median(photo.rgb)
     if mask is not None:
-        coverage, note = read_mask(mask, photo, sense)
-        if photo.coverage is not None:
-            coverage = unit_range(coverage) * unit_range(photo.coverage)
-        return replace(photo, coverage=coverage, note=note)
-    if photo.coverage is not None:
-        return photo
-    if remove_background:
+        found, note = read_mask(mask, photo, sense)
+        coverage = found if coverage is None else unit_range(found) * unit_range(coverage)
+    elif coverage is None and remove_background:
         try:
             from rembg import remove
         except (ImportError, SystemExit) as error:  # rembg ends the process where onnxruntime is missing
             wanted = "removing backgrounds needs the package rembg, which is not installed"
             raise MissingPackageError(f'{wanted}; run: pip install "rembg[cpu]"') from error
         picture = Image.fromarray(to_8bit(rearrange(unit_range(photo.rgb), "c h w -> h w c")))
-        found = torch.from_numpy(np.array(remove(picture, only_mask=True).convert("L")))
-        return replace(photo, coverage=found, note=PhotoNote("found by rembg", False))
-    white = border_median(photo.rgb)
-    if white.min() >= ON_WHITE:
-        return replace(photo, note=PhotoNote("on white, the object is what is not", False))
-    wrong = "its border is not white (its median is {:.0f}, {:.0f}, {:.0f} of 255)".format(*(255 * white))
-    if not any_background:
-        ways = "give a --mask, or let --remove-background find the object, or take it as it is by --any-background"
-        raise PhotoError(
-            f"{photo.label} must tell where its object is, but has no mask and no alpha, and {wrong}; {ways}"
-        )
-    text = f"no mask and no alpha, and {wrong}: all that is not white is taken as the object"
-    return replace(photo, note=PhotoNote(text, True))
+        coverage = torch.from_numpy(np.array(remove(picture, only_mask=True).convert("L")))
+        note = PhotoNote("found by rembg", False)
+    elif coverage is None and white.min() >= ON_WHITE:
+        note = PhotoNote("on white, the object is what is not", False)
+    elif coverage is None:
+        wrong = "its border is not white (its median is {:.0f}, {:.0f}, {:.0f} of 255)".format(*(255 * white))
+        note = PhotoNote(f"no mask and no alpha, and {wrong}: all that is not white is taken as the object", True)
+        if not any_background:
+            rule = f"{photo.label} must tell where its object is, but has no mask and no alpha, and {wrong}"
+            ways = "give a --mask, or let --remove-background find the object, or take it as it is by --any-background"
+            raise PhotoError(f"{rule}; {ways}")
+    if note.doubtful:
+        warnings.warn(f"{photo.label}: {note.text}", stacklevel=3)
+    return replace(photo, coverage=coverage), note
 
 
 def _clamped(values: Tensor, label: str) -> Tensor:
@@ -296,8 +309,8 @@ def _mask_channels(image: Image.Image, label: str) -> np.ndarray:
     return np.array(Image.fromarray(np.ascontiguousarray(colors.transpose(1, 2, 0))).convert("L"))[None]
 
 
-def _frame(photo: Photo, size: int, margin: float, crop: bool) -> tuple[Tensor, Tensor]:
-    """The photo on white in its square -> rgb (3, size, size), mask (size, size)."""
+def _frame(photo: Photo, size: int, margin: float, crop: bool) -> tuple[Tensor, Tensor, SourcePhoto]:
+    """The photo on white in its square -> rgb (3, size, size), mask (size, size), and what they were made from."""
     height, width = photo.rgb.shape[1:]
     coverage = photo.coverage
     if coverage is not None and float(unit_range(coverage.max())) < 0.05:
@@ -309,6 +322,7 @@ def _frame(photo: Photo, size: int, margin: float, crop: bool) -> tuple[Tensor, 
             wrong = f"{photo.label} is too narrow to be framed as a square, got {width} x {height}"
             raise PhotoError(f"{wrong}; cut it to the object, or give a mask")
         box = squared((0, 0, width, height), 1.0)
+    source = photo.source(box)
     untouched = box == (0, 0, size, size) and (height, width) == (size, size)
     beside = () if coverage is None else (coverage,)
     channels = []
@@ -320,7 +334,7 @@ def _frame(photo: Photo, size: int, margin: float, crop: bool) -> tuple[Tensor, 
             channels.append(1 - darkness)
     rgb = torch.stack(channels).clamp(0, 1)
     if coverage is not None:
-        return rgb, (unit_range(coverage) if untouched else resample(coverage, box, size)).clamp(0, 1)
+        return rgb, (unit_range(coverage) if untouched else resample(coverage, box, size)).clamp(0, 1), source
     white = border_median(photo.rgb)
     if ON_WHITE <= white.min() < 1 - WHITE_ENOUGH:  # paper
         rgb = (rgb / white[:, None, None]).clamp(max=1)
@@ -328,7 +342,7 @@ def _frame(photo: Photo, size: int, margin: float, crop: bool) -> tuple[Tensor, 
     if mask.max() < 0.5:
         wanted = f"{photo.label} must show an object, but it is white all over"
         raise PhotoError(f"{wanted}; choose another photo or give a mask")
-    return rgb, mask
+    return rgb, mask, source
 
 
 def _on_white(color: Tensor, coverage: Tensor | None = None) -> Tensor:
@@ -378,67 +392,3 @@ def _weights(length: int, start: float, stop: float, size: int) -> tuple[slice, 
     first = min(first, last)
     chosen = weights[:, first - int(taps[0]) : last - int(taps[0])]
     return slice(first, last), chosen.float()
-
-
-@dataclass(frozen=True, eq=False)
-class ExampleViews:
-    """Photos of one object, and true views of it that are no photos.
-
-    photos: (V, 3, S, S) in [0, 1] on white, the reference first. masks: (V, 1, S, S) in [0, 1], 1 on the object.
-    truth: (T, 3, S, S), truth_masks: (T, 1, S, S), cameras: Cameras(T): what is seen all round the object.
-    photo_cameras: Cameras(V); the model is not told them.
-    paths: of the photos' files, (V,). name: the object's: generator version, split and index.
-    """
-
-    photos: Tensor
-    masks: Tensor
-    truth: Tensor
-    truth_masks: Tensor
-    cameras: Cameras
-    photo_cameras: Cameras
-    paths: tuple[Path, ...]
-    name: str
-
-    def prepared(self, size: int) -> InputViews:
-        """The photos at a model's size, without masks, as framed ones: cropped, they would not fit the truth."""
-        return prepare_views(list(self.photos), size=size)
-
-
-def example_count() -> int:
-    """How many objects come with the package; their numbers are 0 to one less."""
-    return len(_bundled("about.json")["objects"])
-
-
-def example_views(number: int = 0, photos: int = 3) -> ExampleViews:
-    """An object that comes with the package, with some of its six photos.
-
-    Raises:
-        InputError: there is no such object, or not so many photos, or the package lacks its files.
-    """
-    names = _bundled("about.json")["objects"]
-    check_count("number", number, 0, len(names) - 1)
-    check_count("photos", photos, 1, MAX_PHOTOS)
-    cameras, shown, masks = [], [], []
-    for kind, entries in (
-        ("photo", _bundled(f"{number}/photos.json")[:photos]),
-        ("truth", _bundled(f"{number}/truth.json")),
-    ):
-        matrices = torch.tensor([entry["camera_to_world"] for entry in entries])
-        cameras.append(cameras_from_matrices(matrices, focal=[entry["focal"] for entry in entries]))
-        files = [f"{number}/{kind}_{place + 1}" for place in range(len(entries))]
-        shown.append(torch.stack([_bundled(f"{name}.png") for name in files]))
-        masks.append(torch.stack([_bundled(f"{name}_mask.png") for name in files]))
-    paths = tuple(bundled_path("examples") / f"{number}/photo_{place + 1}.png" for place in range(photos))
-    return ExampleViews(shown[0], masks[0], shown[1], masks[1], cameras[1], cameras[0], paths, names[number])
-
-
-def _bundled(name: str) -> Any:  # noqa: ANN401 - (3, S, S) or, of a mask, (1, S, S) in [0, 1]; or whatever the JSON holds
-    path = bundled_path("examples") / name
-    try:
-        if path.suffix == ".json":
-            return json.loads(path.read_text(encoding="utf-8"))
-        return load_png(path, "L" if name.endswith("_mask.png") else "RGB")
-    except (OSError, InputError) as error:
-        raise InputError(
-            f"{path} must have come with the package, but is not whole ({error}); install it again"
-        ) from error

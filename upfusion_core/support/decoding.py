@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import io
-import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import EpsImagePlugin, Image, ImageCms, features
+from PIL import Image, ImageCms, features
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from .errors import MissingPackageError, PhotoError
@@ -20,7 +17,6 @@ from .files import check_regular
 MAX_PIXELS = 100_000_000  # larger pictures are refused by their header, before anything is decoded
 _LARGEST_FILE = 1_000_000_000  # bytes; a picture of MAX_PIXELS in 16 bits a channel has 800 MB uncompressed
 _BAND = 8_000_000  # pixels converted at a time: beside the decoded picture and the result there is little else
-_GHOSTSCRIPT = threading.Lock()
 
 _GRAY = ("1", "L", "LA", "La")  # Pillow's modes of 8 bits and less
 _RAW_STARTS = (b"FUJIFILMCCD-RAW", b"IIU\0", b"IIRO", b"IIRS", b"MMOR", b"FOVb", b"\0MRM", b"II\x1a\0\0\0HEAPCCDR")
@@ -29,18 +25,6 @@ _SUBFILE, _WIDTH, _HEIGHT, _PHOTOMETRIC, _ORIENTATION, _SUB_IFDS, _DNG_VERSION =
 _SENSOR = (32803, 34892)  # photometric interpretation: colour filter array, linear RAW
 _TURNS = {2: (True, 0), 3: (False, 2), 4: (True, 2), 5: (True, 1), 6: (False, 3), 7: (True, 3), 8: (False, 1)}
 """EXIF's orientation -> whether the stored picture is mirrored, then how many quarters it turns against the clock."""
-
-
-@contextmanager
-def without_ghostscript() -> Iterator[None]:
-    """Pillow does not find Ghostscript meanwhile: for a library that decodes pictures before they can be checked."""
-    with _GHOSTSCRIPT:
-        before = EpsImagePlugin.gs_binary
-        EpsImagePlugin.gs_binary = False
-        try:
-            yield
-        finally:
-            EpsImagePlugin.gs_binary = before
 
 
 def open_picture(path: Path) -> Image.Image:

@@ -17,7 +17,7 @@ from upfusion_core.cli.reconstruct import distill_config, labelled_sheet, sample
 from upfusion_core.config import DistillConfig, DraftSchedule, FieldConfig
 from upfusion_core.config.options import Folder, Photos, Reconstruct, Sampler, Surface
 from upfusion_core.field.radiance import RadianceField, load_field
-from upfusion_core.pipeline.photos import example_views
+from upfusion_core.pipeline.examples import example_views
 from upfusion_core.pipeline.upfusion import UpFusion
 
 MESHES = ["mesh.glb", "mesh.stl"]
@@ -60,7 +60,7 @@ def same_fields(first: Path, second: Path) -> bool:
 
 def test_everything_is_written(whole: Path) -> None:
     pictures = {"inputs/001.png", "inputs/002.png", "photos.png", "views/000.png", "views/001.png", "views.png"}
-    assert files(whole) == pictures | {"field.safetensors", "turntable.gif", "run.json", *MESHES}
+    assert files(whole) == pictures | {"field.safetensors", "turntable.gif", "run.json", "photo_cameras.json", *MESHES}
     assert imageio.imread(whole / "turntable.gif", index=None).shape == (6, 16, 16, 3)
     record = read_run(whole)
     assert len(trimesh.load_mesh(whole / "mesh.glb").faces) == record["mesh"]["faces"] > 0
@@ -137,7 +137,7 @@ def test_presets_and_what_changes_in_them() -> None:
 # ---- demo
 
 WRITTEN = {"photos.png", "truth.png", "prediction.png", "views.png", "sheet.png", "turntable.gif", "mesh.glb",
-           "field.safetensors", "run.json"}  # fmt: skip
+           "field.safetensors", "run.json", "photo_cameras.json"}  # fmt: skip
 
 
 def test_a_demo_and_its_continuation(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

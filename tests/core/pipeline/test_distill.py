@@ -14,7 +14,7 @@ from random_vgg import heads, vgg_weights
 from refusals import refused
 from torch import Tensor
 
-from upfusion_core import DistillConfig, NovelViews, RadianceField, SceneEncoding, UpFusion, orbit_cameras
+from upfusion_core import DistillConfig, NovelViews, PhotoCameras, RadianceField, SceneEncoding, UpFusion, orbit_cameras
 from upfusion_core.config import (
     PRESETS,
     DraftSchedule,
@@ -29,7 +29,6 @@ from upfusion_core.field import fitting
 from upfusion_core.geometry import reference_camera
 from upfusion_core.pipeline import distill, reference
 from upfusion_core.pipeline.distill import Targets, agreement, distill_cameras
-from upfusion_core.pipeline.pose import PhotoCameras
 from upfusion_core.pipeline.reference import loss_terms, reference_order, term_weights
 from upfusion_core.pipeline.sampling import alphas_cumprod, repaint_steps
 from upfusion_core.support.errors import CheckpointError, FieldError, OutputError
