@@ -313,7 +313,7 @@ def test_draco_that_says_nowhere_that_it_is_needed(tmp_path: Path) -> None:
 def test_files_of_blender_look_as_blender_sees_them(name: str) -> None:
     """Written by Blender 5.0.1, read by it again, and seen by Cycles without light; texels are not mixed.
 
-    seen.npz: rgba (40, 40, 4), linear, times alpha; corners (3 F, 3) of the triangles, modifiers applied, in glTF's axes.
+    seen.npz: rgba (40, 40, 4), linear, times alpha; corners (3 F, 3) of all triangles, modifiers applied, in glTF axes.
     """
     truth = np.load(BLENDER / "seen.npz")
     surface = read_surface(BLENDER / f"{name}.glb")
