@@ -290,4 +290,5 @@ def _mixed(
     own = own * levels[-1, 0] + levels[-1, 1]
     against = (mean - own).abs().mean(-1, keepdim=True)
     trusted = (3 - torch.minimum(spread, against) / floor).clamp(0, 1) * sure / sharp.clamp_min(1e-12)
-    return own + trusted * (mean + sums[2] / sharp.clamp_min(1e-12) - own)
+    mixed: Tensor = own + trusted * (mean + sums[2] / sharp.clamp_min(1e-12) - own)
+    return mixed
