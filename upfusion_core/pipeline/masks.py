@@ -140,8 +140,10 @@ def _polarised(values: Tensor, label: str, sense: Sense) -> tuple[Tensor, str, b
     coverage = values[0]
     if not (grey and (whole or soft)):
         length = sum((b - d) ** 2 for d, b in zip(dark, bright, strict=True))
-        along = sum((v.float() - d) * ((b - d) / length) for v, d, b in zip(values, dark, bright, strict=True))
-        coverage = (along.clamp(0, 1) * full).round().byte() if full == 255 else along.clamp(0, 1)
+        along = torch.zeros(coverage.shape)  # the way from dark to bright
+        for plane, d, b in zip(values, dark, bright, strict=True):
+            along.add_(plane.float().sub_(d), alpha=(b - d) / length)
+        coverage = along.clamp_(0, 1) if full == 1 else along.clamp_(0, 1).mul_(full).round_().byte()
     share = float((border(coverage[None]) > full / 2).float().mean())
     if sense == "white" and grey and (whole or soft or number):
         looks = f", but looks inverted: {share:.0%} of its border is white too" if share > 0.5 else ""
