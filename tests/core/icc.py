@@ -1,6 +1,8 @@
-"""Colour profiles made by hand (ICC.1:2001), and what colours mean in them: for tests of what reads pictures."""
+"""Colour profiles by hand (ICC.1:2001), what colours mean in them, and PNGs: for tests of what reads pictures."""
 
 import struct
+import zlib
+from pathlib import Path
 
 import numpy as np
 
@@ -42,6 +44,14 @@ def meant(values: np.ndarray, space: str) -> np.ndarray:
     return encoded(values**gamma @ (np.linalg.inv(SRGB) @ matrix).T)
 
 
+def from_lab(lab: np.ndarray) -> np.ndarray:
+    """(..., 3) CIE L*, a*, b* under D50 -> sRGB in [0, 1]."""
+    y = (lab[..., 0] + 16) / 116
+    root = np.stack([y + lab[..., 1] / 500, y, y - lab[..., 2] / 200], -1)
+    xyz = WHITE * np.where(root > 6 / 29, root**3, (116 * root - 16) * 27 / 24389)
+    return encoded(xyz @ np.linalg.inv(SRGB).T)
+
+
 def _xyz(values: np.ndarray) -> bytes:
     return b"XYZ " + struct.pack(">I3i", 0, *(round(float(value) * 65536) for value in values))
 
@@ -81,3 +91,17 @@ def cmyk_profile() -> bytes:
     identity = struct.pack(">9i", *(np.eye(3).ravel() * 65536).astype(int))
     table = b"mft2" + bytes(4) + bytes([4, 3, 2, 0]) + identity + struct.pack(">HH", 2, 2)
     return _profile(b"CMYK", {b"A2B0": table + struct.pack(f">{len(numbers)}H", *numbers)}, b"prtr", b"Lab ")
+
+
+def png16(path: Path, values: np.ndarray, transparent: tuple[int, ...]) -> None:
+    """(H, W, C) uint16, C = 1 or 3, as a PNG with a transparent colour, which Pillow does not write."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    height, width, channels = values.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, 0 if channels == 1 else 2, 0, 0, 0)
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
+    key = struct.pack(f">{channels}H", *transparent)
+    content = chunk(b"IHDR", header) + chunk(b"tRNS", key) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
