@@ -56,7 +56,9 @@ def run_reconstruct(command: Reconstruct, given: frozenset[str]) -> None:
                     write_png(run, "views.png", contact_sheet(saved_pictures(run, "views", command.views)))
                 field = fit_field(run, model, scene, config, command.sampler, command.preview_every)
             save_turntable(run, field, command.turntable_size)
-            save_mesh(run, field, command.surface, command.formats)
+            painted = command.photos.photo_cameras is not None if command.photo_texture is None else command.photo_texture
+            views = photos(256) if painted and command.surface.texture_size else None
+            save_mesh(run, field, command.surface, command.formats, views)
         done = f"Reconstruction in {run.folder} ({duration(run.record.seconds)})"
         meshes = ("mesh.glb", "mesh.obj", "mesh.ply", "mesh.stl")
         run.tell(done, *meshes, "turntable.gif", "views.png", "photos.png", FIELD_NAME)
@@ -146,16 +148,36 @@ def rendered(field: RadianceField, cameras: Cameras, size: int, on_step: OnStep)
     return torch.cat(frames)
 
 
-def save_mesh(run: Run, field: RadianceField, surface: Surface, formats: tuple[str, ...]) -> None:
+def save_mesh(
+    run: Run, field: RadianceField, surface: Surface, formats: tuple[str, ...], views: InputViews | None = None
+) -> None:
+    """The mesh in its formats, its texture of the own pixels of `views` where these are given."""
     if run.finished("mesh"):
         return
     with run.stage("mesh"):
         mesh = extracted(field, surface)
+        if views is not None:
+            mesh = painted(run, mesh, views, surface.texture_size)
         for kind in dict.fromkeys(formats):
             with ExitStack() as stack:  # renamed in reverse order: the mesh that names the others comes last
                 for name, content in reversed(mesh_files(mesh, f"mesh.{kind}").items()):
                     stack.enter_context(run.writing(name)).write_bytes(content)
         run.note(mesh={"vertices": len(mesh.vertices), "faces": len(mesh.faces)})
+
+
+def painted(run: Run, mesh: MeshAsset, views: InputViews, size: int) -> MeshAsset:
+    """The mesh with the pixels of the photos whose cameras the run accepts."""
+    sources = views.sources or ()
+    known = load_photo_cameras(run.folder / "photo_cameras.json", [source.name for source in sources])
+    squares = known.of_squares(sources)
+    chosen = squares.accepted.nonzero()[:, 0].tolist()
+    photos, cameras = [sources[index] for index in chosen], squares.cameras[squares.accepted]
+    masks = [estimate_mask(source.rgb) if source.mask is None else source.mask for source in photos]
+    with progress("Painting the photos") as on_step:
+        pixels = [source.rgb for source in photos]
+        return project_photos(
+            mesh, pixels, source_cameras(cameras, photos), masks=masks, size=size, on_step=on_step
+        )
 
 
 def run_demo(command: Demo, given: frozenset[str]) -> None:

@@ -195,3 +195,14 @@ class KnownCameras:
         accepted = torch.tensor([index not in self.refused for index in range(len(sources))])
         cameras = Cameras(self.cameras.camera_to_world, focal, principal)
         return PhotoCameras(cameras, accepted, accepted.float(), given=True)
+
+
+def source_cameras(squares: Cameras, sources: Sequence[SourcePhoto]) -> Cameras:
+    """Cameras of the squares -> cameras of the photos' own pixels, `SourcePhoto.rgb`."""
+    ndc = []
+    for camera, source in zip(squares, sources, strict=True):
+        (left, top, right, bottom), (x, y), (height, width) = source.box, source.corner, source.rgb.shape[1:]
+        x, y = x - left, y - top
+        ndc.append(Lens.of_camera(camera, (right - left, bottom - top)).cut(x, y, x + width, y + height).ndc)
+    focal, principal = torch.tensor(ndc, dtype=torch.float32).unbind(1)
+    return Cameras(squares.camera_to_world, focal, principal)
