@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from ..field.rendering import OccupancyGrid, render_views
 from ..geometry.cameras import reference_distance
 from ..pipeline.distill import distill_cameras
 from ..pipeline.examples import example_views
+from ..pipeline.given_views import given_photos
+from ..pipeline.photo_cameras import load_photo_cameras
 from ..pipeline.pose import estimate_photo_cameras
 from ..pipeline.sampling import make_scheduler
 from ..pipeline.upfusion import UpFusion
@@ -27,7 +30,8 @@ from ..support.errors import InputError
 from ..support.images import contact_sheet, to_8bit
 from ..surface.extract import require_packages
 from ..surface.mesh import mesh_files
-from ..types import Cameras, OnStep, SceneEncoding
+from ..surface.projection import project_photos
+from ..types import Cameras, InputViews, OnStep, SceneEncoding
 from .console import duration, progress, say
 from .files import extracted
 from .inputs import opened
@@ -56,9 +60,10 @@ def run_reconstruct(command: Reconstruct, given: frozenset[str]) -> None:
                     write_png(run, "views.png", contact_sheet(saved_pictures(run, "views", command.views)))
                 field = fit_field(run, model, scene, config, command.sampler, command.preview_every)
             save_turntable(run, field, command.turntable_size)
-            painted = command.photos.photo_cameras is not None if command.photo_texture is None else command.photo_texture
-            views = photos(256) if painted and command.surface.texture_size else None
-            save_mesh(run, field, command.surface, command.formats, views)
+            views, asked = photos(256), command.photo_texture
+            if asked is None:
+                asked = views.cameras is not None and views.cameras.given
+            save_mesh(run, field, command.surface, command.formats, views if asked else None)
         done = f"Reconstruction in {run.folder} ({duration(run.record.seconds)})"
         meshes = ("mesh.glb", "mesh.obj", "mesh.ply", "mesh.stl")
         run.tell(done, *meshes, "turntable.gif", "views.png", "photos.png", FIELD_NAME)
@@ -156,28 +161,17 @@ def save_mesh(
         return
     with run.stage("mesh"):
         mesh = extracted(field, surface)
-        if views is not None:
-            mesh = painted(run, mesh, views, surface.texture_size)
+        if views is not None and views.sources is not None and surface.texture_size:
+            known = load_photo_cameras(run.folder / "photo_cameras.json", [source.name for source in views.sources])
+            photos = given_photos(views, known.of_squares(views.sources))
+            with progress("Painting the photos") as on_step:
+                options: dict[str, Any] = {"masks": photos.masks, "size": surface.texture_size, "on_step": on_step}
+                mesh = project_photos(mesh, photos.rgb, photos.cameras, **options)
         for kind in dict.fromkeys(formats):
             with ExitStack() as stack:  # renamed in reverse order: the mesh that names the others comes last
                 for name, content in reversed(mesh_files(mesh, f"mesh.{kind}").items()):
                     stack.enter_context(run.writing(name)).write_bytes(content)
         run.note(mesh={"vertices": len(mesh.vertices), "faces": len(mesh.faces)})
-
-
-def painted(run: Run, mesh: MeshAsset, views: InputViews, size: int) -> MeshAsset:
-    """The mesh with the pixels of the photos whose cameras the run accepts."""
-    sources = views.sources or ()
-    known = load_photo_cameras(run.folder / "photo_cameras.json", [source.name for source in sources])
-    squares = known.of_squares(sources)
-    chosen = squares.accepted.nonzero()[:, 0].tolist()
-    photos, cameras = [sources[index] for index in chosen], squares.cameras[squares.accepted]
-    masks = [estimate_mask(source.rgb) if source.mask is None else source.mask for source in photos]
-    with progress("Painting the photos") as on_step:
-        pixels = [source.rgb for source in photos]
-        return project_photos(
-            mesh, pixels, source_cameras(cameras, photos), masks=masks, size=size, on_step=on_step
-        )
 
 
 def run_demo(command: Demo, given: frozenset[str]) -> None:
