@@ -33,7 +33,7 @@ from ..surface.mesh import mesh_files
 from ..surface.projection import project_photos
 from ..types import Cameras, InputViews, OnStep, SceneEncoding
 from .console import duration, progress, say
-from .files import extracted
+from .files import extracted, texture_size
 from .inputs import opened
 from .run import Run
 from .views import encoded, orbit_of, sample_views, save_video, saved_pictures, write_photo_cameras, write_png
@@ -49,7 +49,8 @@ def run_reconstruct(command: Reconstruct, given: frozenset[str]) -> None:
     """Everything, in the run's folder; finished stages of a continued run are left as they are."""
     with opened(command, given) as (run, command, photos):
         config = distill_config(command)
-        require_packages(texture=command.surface.texture_size > 0, faces=command.surface.faces is not None)
+        textured = texture_size(command.surface, *command.formats) is not None
+        require_packages(texture=textured, faces=command.surface.faces is not None)
         if not run.already_finished:
             field = finished_field(run, command.networks.device)
             if field is None:
@@ -160,16 +161,18 @@ def save_mesh(
     if run.finished("mesh"):
         return
     with run.stage("mesh"):
-        mesh = extracted(field, surface)
-        if views is not None and views.sources is not None and surface.texture_size:
+        size = texture_size(surface, *formats)
+        mesh = extracted(field, surface, size)
+        if views is not None and views.sources is not None and size:
             known = load_photo_cameras(run.folder / "photo_cameras.json", [source.name for source in views.sources])
             photos = given_photos(views, known.of_squares(views.sources))
             with progress("Painting the photos") as on_step:
-                options: dict[str, Any] = {"masks": photos.masks, "size": surface.texture_size, "on_step": on_step}
+                options: dict[str, Any] = {"masks": photos.masks, "size": size, "on_step": on_step}
                 mesh = project_photos(mesh, photos.rgb, photos.cameras, **options)
         for kind in dict.fromkeys(formats):
+            files = mesh_files(mesh, f"mesh.{kind}", size_mm=surface.size_mm, up=surface.up)
             with ExitStack() as stack:  # renamed in reverse order: the mesh that names the others comes last
-                for name, content in reversed(mesh_files(mesh, f"mesh.{kind}").items()):
+                for name, content in reversed(files.items()):
                     stack.enter_context(run.writing(name)).write_bytes(content)
         run.note(mesh={"vertices": len(mesh.vertices), "faces": len(mesh.faces)})
 

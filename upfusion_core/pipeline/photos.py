@@ -58,8 +58,7 @@ def prepare_views(
     Args:
         images: paths, PIL images, uint8 arrays (H, W, 3), or float tensors (1|3|4, H, W) in [0, 1] of any size; one of
             them alone; or a (V, C, H, W) batch. The first is the reference photo, the order of the others is free.
-        masks: one a photo, of its size, 1 on the object; None, or None for a photo, leaves it to the photo's alpha.
-            With both, their product counts.
+        masks: one a photo, of its size, 1 on the object; its alpha is multiplied in. None leaves a photo to its alpha.
         size: side of the results in pixels, the model's image size.
         margin: side of the crop over the longer side of the object's box, at least 1; beyond the photo is white.
         crop: whether photos with a mask or alpha are cropped to the object; if not, they are padded like the others.
@@ -94,6 +93,7 @@ def prepare_views(
         if cameras is not None and not cameras.lenses[index].is_pinhole:
             photo = photo.straightened(cameras.lenses[index])
         framed.append(_frame(photo, size, margin, crop))
+        del photo  # before the next is decoded
     rgb, coverage, originals = zip(*framed, strict=True)
     known = None if cameras is None else cameras.of_squares(originals)
     focal = torch.full((count, 2), REFERENCE_FOCAL, dtype=torch.float32)
