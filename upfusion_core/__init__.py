@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # for type checkers, to whom a star brings all of a module
     from .models.convert import *
     from .models.stable_diffusion import *
     from .pipeline.examples import *
+    from .pipeline.given_views import *
     from .pipeline.photo_cameras import *
     from .pipeline.photos import *
     from .pipeline.pose import *
@@ -48,6 +49,7 @@ _NAMES = {
     "models.convert": ("convert",),
     "models.stable_diffusion": ("DEFAULT_PROMPT", "UNET_PREFIX", "VAE_PREFIX"),
     "pipeline.examples": ("ExampleViews", "example_count", "example_views"),
+    "pipeline.given_views": ("fit_views",),
     "pipeline.photo_cameras": ("load_photo_cameras",),
     "pipeline.photos": ("estimate_mask", "prepare_views"),
     "pipeline.pose": ("estimate_photo_cameras",),
@@ -59,8 +61,8 @@ _NAMES = {
     "surface.mesh": ("MeshAsset",),
     "surface.projection": ("project_photos",),
     "types": (
-        *("REFERENCE_FOCAL", "Cameras", "InputViews", "NovelViews", "OnStep", "PhotoCameras", "RenderedViews"),
-        *("SceneEncoding", "SourcePhoto", "ViewConditioning"),
+        *("REFERENCE_FOCAL", "Cameras", "GivenViews", "InputViews", "NovelViews", "OnStep", "PhotoCameras"),
+        *("RenderedViews", "SceneEncoding", "SourcePhoto", "ViewConditioning"),
     ),
 }
 """Every public name once, by the module it lives in."""

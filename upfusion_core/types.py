@@ -15,7 +15,8 @@ from torch import Tensor
 
 from .config import MAX_PHOTOS
 from .support.checks import check_finite, check_shape, check_type, check_unit_range, magnitude
-from .support.errors import InputError
+from .support.decoding import MAX_PIXELS, too_large
+from .support.errors import InputError, PhotoError
 
 REFERENCE_FOCAL = 4.5  # in NDC units, that the released networks were trained at: a full field of view of 25.06 degrees
 
@@ -291,6 +292,42 @@ class NovelViews:
         check_type("NovelViews.cameras", self.cameras, Cameras, "use orbit_cameras")
         check_shape("NovelViews.rgb", self.rgb, (len(self.cameras), 3, "H", "W"), "one picture a camera")
         check_unit_range("NovelViews.rgb", self.rgb, "divide 8-bit pictures by 255")
+
+
+@dataclass(frozen=True, eq=False)
+class GivenViews:
+    """Pictures of the object whose cameras are known, each of its own size and weight, e.g. photos.
+
+    rgb: N of (3, H, W), uint8 or in [0, 1]; on white, or with masks.
+    masks: N of (H, W) alike, 1 on the object; None finds what is not white.
+    weights: (N,) of a picture's pixels beside others'; None is 1 for all.
+    """
+
+    rgb: Sequence[Tensor]
+    cameras: Cameras
+    masks: Sequence[Tensor] | None = None
+    weights: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        check_type("GivenViews.cameras", self.cameras, Cameras, "use load_photo_cameras or orbit_cameras")
+        count = len(self.cameras)
+        for name, values in (("rgb", self.rgb), ("masks", self.masks if self.masks is not None else self.rgb)):
+            check_type(f"GivenViews.{name}", values, Sequence, "give a list of tensors, one a camera")
+            if len(values) != count or not count:
+                raise InputError(f"GivenViews.{name} must be one for each of {count} cameras, got {len(values)}")
+            for index, (value, picture) in enumerate(zip(values, self.rgb, strict=True)):
+                shape = tuple(picture.shape[1:]) if name == "masks" and self.masks is not None else (3, "H", "W")
+                label = f"GivenViews.{name}[{index}]"
+                check_shape(label, value, shape, "a picture and its mask have one size")
+                if (pixels := value.shape[-2] * value.shape[-1]) > MAX_PIXELS:
+                    raise PhotoError(too_large(label, f"{pixels / 1e6:.0f}"))
+                if value.dtype != torch.uint8:
+                    check_unit_range(label, value, "or give uint8")
+        if self.weights is not None:
+            check_shape("GivenViews.weights", self.weights, (count,), "one number a picture")
+            check_finite("GivenViews.weights", self.weights)
+            if float(self.weights.min()) < 0 or float(self.weights.max()) <= 0:
+                raise InputError("GivenViews.weights must be 0 or more, and one of them above; leave bad pictures out")
 
 
 @dataclass(frozen=True, eq=False)

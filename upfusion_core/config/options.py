@@ -26,6 +26,7 @@ CONDUCT = Flag(section="conduct")
 DATA = Flag(metavar="|".join([*PROCEDURAL, "DATA"]), places=tuple(PROCEDURAL))
 SOURCE = Flag(section="sources")
 OUTPUT = ("--output", "-o")
+TRUSTED = "on with --photo-cameras"
 RECOMMENDED = "what the weights recommend, else 9"
 Count = Annotated[int, Ge(1)]
 PhotoCount = Annotated[int, Ge(1), Le(MAX_PHOTOS)]
@@ -126,9 +127,14 @@ class Surface:
     threshold: Annotated[Annotated[float, Ge(1e-6)] | None, Flag(unset="chosen by silhouettes")] = None
     """Density at the mesh's surface, per scene unit."""
     texture_size: Annotated[int, Ge(0), Le(8192)] = 1024
-    """Side of the mesh's texture in pixels, e.g. 1024, 2048 or 4096; 0 colours the vertices instead."""
+    """Side of the mesh's texture in pixels, e.g. 1024, 2048 or 4096; 0, and .ply and .stl, colour the vertices
+    instead."""
     faces: Annotated[Annotated[int, Ge(16)] | None, Flag(unset="all")] = None
     """Most triangles of the mesh."""
+    size_mm: Annotated[Annotated[float, Ge(0.001), Le(100_000)] | None, Flag(unset="in scene units")] = None
+    """Longest side of the written mesh in millimetres, for printing; a .glb has it in metres, as its format says."""
+    up: Literal["y", "z"] = "y"
+    """Axis that points up in .obj, .ply and .stl; programs for printing want z. In .glb it is always y."""
 
     def __post_init__(self) -> None:
         if 0 < self.texture_size < 64:
@@ -167,6 +173,8 @@ class Reconstruct:
     turntable_size: Annotated[int, Ge(16), Le(1024)] = 128
     """Side of the turntable's pictures in pixels."""
     surface: Surface = Surface()
+    photo_texture: Annotated[bool | None, Flag(("--photo-texture/--no-photo-texture",), unset=TRUSTED)] = None
+    """Paint the mesh's texture with the photos' own pixels, where the cameras they were taken from are accepted."""
     formats: Annotated[tuple[Literal["glb", "obj", "ply", "stl"], ...], Flag(("--format",))] = ("glb",)
     """Of the mesh; repeatable."""
     perceptual: Annotated[Literal["lpips", "dino", "none"] | None, Flag(unset="the preset's")] = None

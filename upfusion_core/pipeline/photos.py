@@ -25,7 +25,7 @@ from ..support.checks import check_count, check_range, check_shape, check_unit_r
 from ..support.decoding import check_picture, open_picture, pixels, too_large
 from ..support.errors import InputError, MissingPackageError, PhotoError
 from ..support.files import reading
-from ..support.images import to_8bit
+from ..support.images import to_8bit, unit_range
 from ..types import REFERENCE_FOCAL, InputViews, SourcePhoto
 
 PhotoSource = str | os.PathLike[str] | Image.Image | Tensor | np.ndarray  # what a photo or a mask may be given as
@@ -58,8 +58,7 @@ def prepare_views(
     Args:
         images: paths, PIL images, uint8 arrays (H, W, 3), or float tensors (1|3|4, H, W) in [0, 1] of any size; one of
             them alone; or a (V, C, H, W) batch. The first is the reference photo, the order of the others is free.
-        masks: one a photo, of its size, 1 on the object; None, or None for a photo, leaves it to the photo's alpha.
-            With both, their product counts.
+        masks: one a photo, of its size, 1 on the object; its alpha is multiplied in. None leaves a photo to its alpha.
         size: side of the results in pixels, the model's image size.
         margin: side of the crop over the longer side of the object's box, at least 1; beyond the photo is white.
         crop: whether photos with a mask or alpha are cropped to the object; if not, they are padded like the others.
@@ -94,6 +93,7 @@ def prepare_views(
         if cameras is not None and not cameras.lenses[index].is_pinhole:
             photo = photo.straightened(cameras.lenses[index])
         framed.append(_frame(photo, size, margin, crop))
+        del photo  # before the next is decoded
     rgb, coverage, originals = zip(*framed, strict=True)
     known = None if cameras is None else cameras.of_squares(originals)
     focal = torch.full((count, 2), REFERENCE_FOCAL, dtype=torch.float32)
@@ -173,11 +173,6 @@ class Photo:
         whole = (left, top, right, bottom) == (0, 0, width, height)
         rgb, *mask = [part if whole or part.is_floating_point() else part.clone() for part in parts]
         return SourcePhoto(self.name, (width, height), rgb, mask[0] if mask else None, (left, top), box)
-
-
-def unit_range(values: Tensor) -> Tensor:
-    """uint8 in 0..255 or float32 in [0, 1] -> float32 in [0, 1]."""
-    return values.float() / 255 if values.dtype == torch.uint8 else values
 
 
 def read_photo(source: PhotoSource, label: str = "photo 1", *, least: int | None = None) -> Photo:

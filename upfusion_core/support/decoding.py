@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import math
+import struct
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
-from PIL import Image, ImageCms, features
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
+from PIL import Image, ImageCms, UnidentifiedImageError, features
 
 from .errors import MissingPackageError, PhotoError
 from .files import check_regular
@@ -53,7 +54,13 @@ def open_picture(path: Path) -> Image.Image:
         return heic
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is stricter than the warning
-        return Image.open(path)
+        try:
+            return Image.open(path)
+        except UnidentifiedImageError:
+            with path.open("rb") as file:
+                if _is_thumbnail(file, math.inf):  # sensor data and nothing else
+                    raise PhotoError(_raw(path.name)) from None
+            raise
 
 
 def check_picture(image: Image.Image, label: str) -> None:
@@ -65,7 +72,8 @@ def check_picture(image: Image.Image, label: str) -> None:
         raise PhotoError(too_large(label, f"{width} x {height}"))
     if width == 0 or height == 0:
         raise PhotoError(f"{label} must hold pixels, got {width} x {height}; choose another picture")
-    if image.format == "PCD" or (image.format == "TIFF" and _is_thumbnail(image)):
+    file = getattr(image, "fp", None)  # None where the picture is decoded already
+    if image.format == "PCD" or (image.format == "TIFF" and file and _is_thumbnail(file, width * height)):
         raise PhotoError(_raw(label))
 
 
@@ -79,28 +87,41 @@ def _raw(label: str) -> str:
     return f"{label} must be a finished picture, got {found}; export it as JPEG, PNG or TIFF of one picture"
 
 
-def _is_thumbnail(image: Any) -> bool:  # noqa: ANN401 - a TiffImageFile
-    """Whether a TIFF's first picture is none: sensor data, marked as reduced, or less than half of another in it."""
-    tags = image.tag_v2
-    if _DNG_VERSION in tags or tags.get(_PHOTOMETRIC) in _SENSOR or tags.get(_SUBFILE, 0) & 1:
-        return True
-    if not image.tile:  # decoded already; its file may be closed
+def _is_thumbnail(file: IO[bytes], pixels: float) -> bool:
+    """Whether a TIFF's first picture, of so many `pixels`, is none: marked as reduced, less than half of another in the
+    file, or beside what a sensor saw.
+    """
+    file.seek(0)
+    head = file.read(8)
+    if head[:4] not in (b"II*\0", b"MM\0*"):
         return False
-    image.fp.seek(0)
-    head = image.fp.read(8)
-    head += image.fp.read(8) if head[2] == 43 else b""  # BigTIFF
-    offsets, seen = [ImageFileDirectory_v2(head).next], {0}
-    while offsets and len(seen) < 1000:
-        offset = int(offsets.pop())
-        if offset not in seen:
+    order = "<" if head[:1] == b"I" else ">"
+    offsets, seen = [struct.unpack(order + "I", head[4:])[0]], {0}
+    try:
+        while offsets and len(seen) < 1000:
+            offset = offsets.pop()
+            if offset in seen:
+                continue
             seen.add(offset)
-            page = ImageFileDirectory_v2(head)
-            image.fp.seek(offset)
-            page.load(image.fp)
-            larger = page.get(_WIDTH, 0) * page.get(_HEIGHT, 0) > 2 * image.width * image.height
-            if larger or page.get(_PHOTOMETRIC) in _SENSOR:
+            file.seek(offset)
+            count = struct.unpack(order + "H", file.read(2))[0]
+            entries, (following,) = file.read(12 * count), struct.unpack(order + "I", file.read(4))
+            values = {}  # of tags of one number
+            for at in range(0, 12 * count, 12):
+                tag, kind, numbers = struct.unpack_from(order + "HHI", entries, at)
+                values[tag] = struct.unpack_from(order + ("H" if kind == 3 else "I"), entries, at + 8)[0]
+                if tag == _SUB_IFDS and 1 < numbers < 100:
+                    file.seek(values[tag])
+                    offsets += struct.unpack(f"{order}{numbers}I", file.read(4 * numbers))
+                elif tag == _SUB_IFDS:
+                    offsets.append(values[tag])
+            offsets.append(following)
+            reduced = len(seen) == 2 and values.get(_SUBFILE, 0) & 1
+            larger = values.get(_WIDTH, 0) * values.get(_HEIGHT, 0) > 2 * pixels
+            if reduced or larger or _DNG_VERSION in values or values.get(_PHOTOMETRIC) in _SENSOR:
                 return True
-            offsets += [page.next, *np.atleast_1d(page.get(_SUB_IFDS, ()))]
+    except struct.error:
+        pass  # cut short: whether its first picture is whole is found when that is decoded
     return False
 
 
@@ -123,8 +144,8 @@ def pixels(image: Image.Image, label: str, *, upright: bool = True, is_mask: boo
     colorimetric, to 8 bits; one that cannot be used is warned of, and left aside, and so is one of a mask, whose
     numbers are no colours. Turned by EXIF if `upright`.
     """
-    turn = orientation(image) if upright else 1
     deep = bool(getattr(image, "tile", None)) and "16" in str(image.tile[0][3])  # type: ignore[attr-defined]
+    turn = orientation(image) if upright else 1
     image.load()
     transparent = image.info.get("transparency")
     if deep and isinstance(transparent, tuple):  # Pillow keeps the upper 8 bits of each colour, and 16 of this one
@@ -144,7 +165,8 @@ def pixels(image: Image.Image, label: str, *, upright: bool = True, is_mask: boo
         found = band.convert(mode) if transform is None else transform.apply(band.convert(transform.input_mode))
         if alpha and transform is not None:
             found.putalpha(band.getchannel("A"))
-        stored[:, top : top + rows] = np.asarray(found).reshape(found.height, width, -1).transpose(2, 0, 1)
+        for channel, plane in zip(stored, found.split(), strict=True):
+            channel[top : top + rows] = np.asarray(plane)
     return result
 
 
@@ -196,7 +218,8 @@ def _to_srgb(image: Image.Image, label: str) -> ImageCms.ImageCmsTransform | Non
             raise ValueError(f"it is for {kind}, the picture holds {image.mode}")
         mode = kind if kind != "GRAY" else "I;16" if wide else "L"
         relative = ImageCms.Intent.RELATIVE_COLORIMETRIC
-        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB", relative)
+        flags = ImageCms.Flags.NOOPTIMIZE if mode == "I;16" else ImageCms.Flags.NONE  # else 10 levels off in the dark
+        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB", relative, flags)
         if mode in ("L", "RGB"):  # sRGB under any name: such a picture is left as it is, to the bit
             levels = np.arange(256)[None] if mode == "L" else np.indices((6, 6, 6)).reshape(3, 1, -1).T * 51
             found = np.asarray(transform.apply(Image.fromarray(levels.astype(np.uint8)))).astype(int)

@@ -21,6 +21,11 @@ def saturate(values: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
     return torch.where(values < low, low, torch.where(values > high, high, values))
 
 
+def unit_range(values: Tensor) -> Tensor:
+    """uint8 in 0..255 or float32 in [0, 1] -> float32 in [0, 1]."""
+    return values.float() / 255 if values.dtype == torch.uint8 else values
+
+
 def srgb_to_linear(values: Tensor) -> Tensor:
     """sRGB in [0, 1] -> linear light in [0, 1] (IEC 61966-2-1), e.g. 0.5 -> 0.2140."""
     return ((values + 0.055) / 1.055).pow(2.4).where(values > 0.04045, values / 12.92)
