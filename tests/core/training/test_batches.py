@@ -71,10 +71,6 @@ def pooled(batch_size: int = 2) -> ProceduralBatches:
     return procedural(batch_size, 8)
 
 
-def second(batch_size: int = 2) -> ProceduralBatches:
-    return procedural(batch_size, version=2)
-
-
 def same(one: TrainingBatch, two: TrainingBatch) -> bool:
     pairs = [(one.photos, two.photos), (one.targets, two.targets), (one.target_masks, two.target_masks)]
     cameras = ((one.cameras, two.cameras), (one.references, two.references))
@@ -92,7 +88,7 @@ def joined(parts: list[TrainingBatch]) -> TrainingBatch:
 
 @pytest.mark.parametrize(
     "make",
-    [lambda size: source(Plain(), size), procedural, pooled, second],
+    [lambda size: source(Plain(), size), procedural, pooled, lambda size: procedural(size, version=2)],
     ids=["dataset", "procedural", "pool", "version 2"],
 )
 def test_a_batch_is_a_pure_function_and_parts_make_the_whole(make: type) -> None:
@@ -170,10 +166,10 @@ def test_procedural_batches_show_new_objects_from_their_reference() -> None:
 
 
 def test_photos_of_version_2_are_people_s_and_its_targets_clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken = second(8).batch(0)
+    taken = procedural(8, version=2).batch(0)
     look = ProceduralObjects.look
     monkeypatch.setattr(ProceduralObjects, "look", lambda self, *of, photos, **named: look(self, *of, **named))
-    clean = second(8).batch(0)
+    clean = procedural(8, version=2).batch(0)
     assert torch.equal(taken.targets, clean.targets)
     assert torch.equal(taken.references.camera_to_world, clean.references.camera_to_world)
     assert ((taken.photos - clean.photos).abs().mean((1, 2, 3, 4)) > 1e-3).all()
