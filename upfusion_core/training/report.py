@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +87,15 @@ class Averaged:
 
 @dataclass
 class TrainState:
-    """What changes in training; `elapsed`: seconds over all attempts; `saved`: the step last saved from here."""
+    """What changes in training; `elapsed`, `worked`: seconds over all attempts, by the clock and of the processor (kept
+    where the configuration has hours); `saved`: the step last saved from here."""
 
     optimizer: torch.optim.Optimizer
     averaged: Averaged | None
     history: History = field(default_factory=History)
     step: int = 0
     elapsed: float = 0.0
+    worked: float = 0.0
     saved: int | None = None
 
     def write(self, path: Path, config: TrainConfig, weights: dict[str, Tensor], text: Sequence[Tensor]) -> None:
@@ -102,6 +105,7 @@ class TrainState:
         content["optimizer"] = self.optimizer.state_dict()
         content["averaged"] = averaged and {"values": averaged.values, "updates": averaged.updates}
         content |= {"history": vars(self.history), "step": self.step, "elapsed": self.elapsed}
+        content |= {"worked": self.worked} if config.hours else {}
         save_tensors(content, path)
 
     def restore(self, content: dict[str, Any]) -> None:
@@ -112,6 +116,7 @@ class TrainState:
                 value.copy_(saved)
         self.history = History(**content["history"])
         self.step, self.elapsed = content["step"], content["elapsed"]
+        self.worked = content.get("worked", 0.0)
 
 
 def read_state(path: Path, config: TrainConfig) -> dict[str, Any]:
@@ -171,17 +176,21 @@ class Reporter:
     """
 
     def __init__(self, folder: Path, *, active: bool, first_step: int = 0) -> None:
-        self.folder = folder
-        self._board: Any = None
+        self.folder, self._active, self._first_step = folder, active, first_step
         self._figure: Any = None
-        if active and importlib.util.find_spec("tensorboard") is not None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(folder / BOARD_NAME), purge_step=first_step + 1)
         if active and importlib.util.find_spec("matplotlib") is not None:
             from matplotlib.figure import Figure  # now: one that Ctrl-C breaks off at a save cannot be repeated
 
             self._figure = Figure
+
+    @cached_property
+    def _board(self) -> Any:  # noqa: ANN401 - its package may be missing
+        """Made when there is something to write, as its folder is at once."""
+        if not self._active or importlib.util.find_spec("tensorboard") is None:
+            return None
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(self.folder / BOARD_NAME), purge_step=self._first_step + 1)
 
     def scalars(self, row: dict[str, float], group: str) -> None:
         if self._board is not None:
@@ -215,5 +224,5 @@ class Reporter:
             figure.savefig(partial, format="png", dpi=100)
 
     def close(self) -> None:
-        if self._board is not None:
+        if self.__dict__.get("_board") is not None:
             self._board.close()
