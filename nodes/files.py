@@ -195,7 +195,7 @@ def model_path(name: str) -> str | Path:
         return BUNDLED_NAME
     roots = folder_paths.get_folder_paths(FOLDER)
     for root in roots:
-        path = _inside(root, name, "weights")
+        path = inside(root, name, "weights")
         if path.exists():
             return path
     raise CheckpointError(
@@ -209,7 +209,7 @@ def _next_output(prefix: str, suffix: str) -> tuple[Path, dict[str, str]]:
     if not prefix.strip() or prefix.endswith(("/", "\\")):
         raise InputError(f"filename_prefix must end in a name, got {prefix!r}; give one such as 3d/UpFusion")
     output = folder_paths.get_output_directory()
-    _inside(output, prefix, "filename_prefix")
+    inside(output, prefix, "filename_prefix")
     for part in prefix.replace("\\", "/").split("/"):
         if part not in ("", "."):
             check_file_name(part, "filename_prefix")
@@ -223,13 +223,13 @@ def _field_path(name: str) -> Path:
     check_type("field", name, str, "choose a file")
     marked = name.endswith(" [output]")
     folder = folder_paths.get_output_directory() if marked else folder_paths.get_input_directory()
-    path = _inside(folder, name.removesuffix(" [output]"), "field")
+    path = inside(folder, name.removesuffix(" [output]"), "field")
     if path.suffix != SUFFIX or not path.is_file():
         raise InputError(f"field must name a {SUFFIX} file in the input or output folder, got {name!r}; choose another")
     return path
 
 
-def _inside(folder: str | Path, name: str, label: str) -> Path:
+def inside(folder: str | Path, name: str, label: str) -> Path:
     """The path of `name` in `folder`, if it stays there on every system."""
     parts = PureWindowsPath(name)  # knows both slashes and drives
     if parts.anchor or ".." in parts.parts or "\0" in name:
