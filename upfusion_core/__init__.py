@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # for type checkers, to whom a star brings all of a module
     from .models.stable_diffusion import *
     from .pipeline.examples import *
     from .pipeline.given_views import *
+    from .pipeline.masks import *
     from .pipeline.photo_cameras import *
     from .pipeline.photos import *
     from .pipeline.pose import *
@@ -50,8 +51,9 @@ _NAMES = {
     "models.stable_diffusion": ("DEFAULT_PROMPT", "UNET_PREFIX", "VAE_PREFIX"),
     "pipeline.examples": ("ExampleViews", "example_count", "example_views"),
     "pipeline.given_views": ("fit_views", "given_photos"),
+    "pipeline.masks": ("estimate_mask",),
     "pipeline.photo_cameras": ("cameras_round_object", "load_photo_cameras"),
-    "pipeline.photos": ("estimate_mask", "prepare_views"),
+    "pipeline.photos": ("prepare_views",),
     "pipeline.pose": ("estimate_photo_cameras",),
     "pipeline.upfusion": ("HostedUpFusion", "UpFusion"),
     "support.checks": ("check_choice", "check_count", "check_finite", "check_range", "check_type"),

@@ -256,7 +256,7 @@ def _middles(
     for index, path in enumerate(photos):
         photo = read_photo(path, f"photo {index + 1}")
         source = None if masks is None else masks[index]
-        mask = photo.coverage if source is None else read_mask(source, photo)
+        mask = photo.coverage if source is None else read_mask(source, photo)[0]
         if mask is None:
             dark = (1 - unit_range(photo.rgb.amin(dim=0))) > 0.1
             border = torch.cat([dark[0], dark[-1], dark[:, 0], dark[:, -1]])
