@@ -124,7 +124,7 @@ class UpFusionCameraToLoad3D(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         camera_info = "Position, target, quaternion and vertical field of view of a square viewport."
-        placement = "From UpFusion Extract Mesh: the viewer then sees its mesh as the camera sees the field; units stay 1."
+        placement = "From UpFusion Extract Mesh: its mesh is then seen as the camera sees the field; units stay 1."
         takes = [
             CamerasSocket.Input("cameras", tooltip="The cameras to choose from."),
             inputs.number("index", 0, 0, 10_000, "Which of the cameras, a number counted from 0."),
@@ -137,9 +137,7 @@ class UpFusionCameraToLoad3D(io.ComfyNode):
 
     @classmethod
     @checked
-    def execute(
-        cls, cameras: Cameras, index: int, units: float, placement: Placement | None = None
-    ) -> io.NodeOutput:
+    def execute(cls, cameras: Cameras, index: int, units: float, placement: Placement | None = None) -> io.NodeOutput:
         if index >= len(cameras):
             raise InputError(f"index must be between 0 and {len(cameras) - 1}, got {index}; choose one of the cameras")
         camera = cameras[index]

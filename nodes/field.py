@@ -46,7 +46,7 @@ class UpFusionDistill(io.ComfyNode):
             "How long to work; 0 is the preset's own number. fast and draft: denoising steps from noise to a view, 10 "
             "by themselves. reference: iterations of one camera each, 3000 by itself."
         )
-        photos = "Where the photos were taken from, one each: they are fitted at their own size. Left open, it is found."
+        photos = "Where the photos were taken from: they are fitted at their own size. Left open, it is found."
         takes = [
             *inputs.diffusion(),
             inputs.scene(),

@@ -28,7 +28,7 @@ from .sockets import FieldSocket, ModelSocket, checked
 FOLDER = "upfusion"
 SUFFIX = ".safetensors"
 WEIGHTS_ADDRESS = "https://github.com/upfusion3d/upfusion#model-weights"
-_PREFIX = "Folders and name inside the output folder; a number is put after it. %date% and the like are replaced."
+PREFIX = "Folders and name inside the output folder; a number is put after it. %date% and the like are replaced."
 _PART_FILES = ("upsrt.pt", "upsrt.safetensors")
 _DEPTH = 2  # folders inside folders that are searched for fields; output folders may hold very many pictures
 
@@ -81,7 +81,7 @@ class UpFusionSaveField(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         takes = [
             FieldSocket.Input("field", tooltip="From UpFusion Distill."),
-            io.String.Input("filename_prefix", default="upfusion/field", tooltip=_PREFIX),
+            io.String.Input("filename_prefix", default="upfusion/field", tooltip=PREFIX),
         ]
         gives = [io.String.Output("name", tooltip="The file's name as UpFusion Load Field lists it.")]
         aliases = ["save nerf", "export field", "write radiance field"]
@@ -90,7 +90,7 @@ class UpFusionSaveField(io.ComfyNode):
     @classmethod
     @checked
     def execute(cls, field: RadianceField, filename_prefix: str) -> io.NodeOutput:
-        path, place = _next_output(filename_prefix, SUFFIX)
+        path, place = next_output(filename_prefix, SUFFIX)
         field.save(path)
         name = "/".join(part for part in (place["subfolder"].replace("\\", "/"), place["filename"]) if part)
         return io.NodeOutput(f"{name} [output]", ui={"text": (f"output/{name}",)})
@@ -140,7 +140,7 @@ class UpFusionSaveMesh(io.ComfyNode):
         takes = [
             io.Mesh.Input("mesh", tooltip="From UpFusion Extract Mesh or any node that gives ComfyUI's own MESH."),
             inputs.setting("format", Reconstruct, "formats", tooltip=form),
-            io.String.Input("filename_prefix", default="3d/UpFusion", tooltip=_PREFIX),
+            io.String.Input("filename_prefix", default="3d/UpFusion", tooltip=PREFIX),
             inputs.setting("size_mm", Surface, more=as_is, default=0.0, low=0.0, optional=True, advanced=True),
             inputs.setting("up", Surface, optional=True, advanced=True),
         ]
@@ -156,7 +156,7 @@ class UpFusionSaveMesh(io.ComfyNode):
         """Writes a file for each mesh of a batch."""
         paths, places = [], []
         for asset in assets_from_mesh(mesh):
-            path, place = _next_output(filename_prefix, f".{format}")
+            path, place = next_output(filename_prefix, f".{format}")
             asset.save(path, size_mm=size_mm or None, up=up)
             paths.append(path)
             places.append(place)
@@ -204,7 +204,7 @@ def model_path(name: str) -> str | Path:
     )
 
 
-def _next_output(prefix: str, suffix: str) -> tuple[Path, dict[str, str]]:
+def next_output(prefix: str, suffix: str) -> tuple[Path, dict[str, str]]:
     """Where the next file of `prefix` goes, numbered like those of ComfyUI's own nodes, and how its server finds it."""
     if not prefix.strip() or prefix.endswith(("/", "\\")):
         raise InputError(f"filename_prefix must end in a name, got {prefix!r}; give one such as 3d/UpFusion")

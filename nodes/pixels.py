@@ -1,10 +1,9 @@
-"""Nodes for photos whose cameras are known: cameras of other programs in, fields and textures of the photos' own pixels."""
+"""Nodes for photos whose cameras are known: cameras in and out, fields and textures of the photos' own pixels."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import folder_paths
@@ -12,15 +11,16 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..upfusion_core import Cameras, InputError, InputViews, PhotoCameras, RadianceField
+from ..upfusion_core import SCENE_FORMATS, Cameras, InputError, InputViews, PhotoCameras, RadianceField
 from ..upfusion_core.config import Surface
 from . import inputs
 from .convert import assets_from_mesh, glb_file, mesh_from_asset, plane_from_mask, rgb_from_image
 from .field import trusted_cameras
-from .files import inside
+from .files import PREFIX, inside, next_output
 from .host import progress_hook
 from .sockets import CamerasSocket, FieldSocket, Placement, PlacementSocket, ViewsSocket, checked
 
+MOST_POINTS = 20_000  # sparse points of a data set
 GEOMETRY = io.Custom("DA3_GEOMETRY")  # of ComfyUI's own nodes, since 0.25: a dictionary of tensors
 
 
@@ -214,6 +214,69 @@ class UpFusionFitViews(io.ComfyNode):
             return io.NodeOutput(fit_views(views, field=field, generator=generator, on_step=progress_hook("fitting")))
 
 
+class UpFusionSaveDataset(io.ComfyNode):
+    """Pictures with their cameras as a data set that Gaussian trainers, nerfstudio and COLMAP read, in a folder of the
+    output folder: images, masks, cameras, and sparse points of a mesh."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        images = "Pictures of any size, e.g. from UpFusion Render Field."
+        views = "Photos with their own pixels and cameras, from UpFusion Load Cameras; they are saved as well."
+        mesh = "Its vertices are the sparse points to start from."
+        placement = "Where the mesh lies in photo 1's frame, from UpFusion Extract Mesh."
+        takes = [
+            io.Image.Input("images", tooltip=images),
+            CamerasSocket.Input("cameras", tooltip="One a picture."),
+            inputs.choice("format", SCENE_FORMATS, "transforms.json, or a sparse model of COLMAP.", "nerfstudio"),
+            io.String.Input("filename_prefix", default="datasets/UpFusion", tooltip=PREFIX),
+            io.Mask.Input("masks", optional=True, tooltip="1 on the object, one a picture."),
+            ViewsSocket.Input("views", optional=True, tooltip=views),
+            io.Mesh.Input("mesh", optional=True, tooltip=mesh),
+            PlacementSocket.Input("placement", optional=True, tooltip=placement),
+        ]
+        gives = [io.String.Output("folder", tooltip="The folder that was written.")]
+        aliases = ["export colmap", "transforms.json", "gaussian splatting data", "nerfstudio"]
+        return inputs.schema(cls, "UpFusion Save Dataset", "field", takes, gives, aliases, is_output_node=True)
+
+    @classmethod
+    @checked
+    def execute(
+        cls,
+        images: Tensor,
+        cameras: Cameras,
+        format: str,
+        filename_prefix: str,
+        masks: Tensor | None = None,
+        views: InputViews | None = None,
+        mesh: Any = None,
+        placement: Placement | None = None,
+    ) -> io.NodeOutput:
+        from ..upfusion_core import PosedPicture, export_scene, given_photos
+
+        rgb, planes = rgb_from_image(images).cpu(), None if masks is None else plane_from_mask(masks)[:, 0].cpu()
+        if len(rgb) != len(cameras) or (planes is not None and planes.shape != rgb[:, 0].shape):
+            found = f"{len(rgb)} pictures" + ("" if planes is None else f" and masks {tuple(planes.shape)}")
+            raise InputError(f"images and masks must be one for each of {len(cameras)} cameras, got {found}")
+        pictures = []
+        for index, picture in enumerate(rgb):
+            mask = None if planes is None else planes[index]
+            pictures.append(PosedPicture(f"view_{index + 1:03}", picture, cameras[index], mask))
+        if views is not None:
+            photos = given_photos(views, photo_cameras(views, None))
+            for index, (picture, mask) in enumerate(zip(photos.rgb, photos.masks or (), strict=True)):
+                pictures.append(PosedPicture(f"photo_{index + 1}", picture, photos.cameras[index], mask))
+        points = colors = torch.zeros(0, 3)
+        if mesh is not None:
+            asset = assets_from_mesh(mesh)[0]
+            chosen = slice(None, None, max(1, len(asset.vertices) // MOST_POINTS))
+            points, colors = asset.vertices[chosen], asset.vertex_colors[chosen]
+            points = points if placement is None else placement.to_world(points)
+        folder, place = next_output(filename_prefix, "")
+        export_scene(pictures, folder, format, points, colors)
+        name = "/".join(part for part in (place["subfolder"], place["filename"]) if part)
+        return io.NodeOutput(str(folder), ui={"text": (f"output/{name}",)})
+
+
 def photo_cameras(views: InputViews, cameras: Cameras | None) -> PhotoCameras:
     """Cameras of the views' squares that are trusted: the connected ones, or those that the views bring along."""
     if cameras is None:
@@ -221,7 +284,7 @@ def photo_cameras(views: InputViews, cameras: Cameras | None) -> PhotoCameras:
             raise InputError("the photos' cameras are needed; connect cameras, or views from UpFusion Load Cameras")
         return views.cameras
     if len(cameras) != len(views):
-        raise InputError(f"cameras must be one for each of {len(views)} photos, got {len(cameras)}; take all of one node")
+        raise InputError(f"cameras must be one for each of {len(views)} photos, got {len(cameras)}; connect all")
     return trusted_cameras(cameras)
 
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:  # for type checkers, to whom a star brings all of a module
 
 _NAMES = {
     "config": ("MAX_PHOTOS", "DistillConfig", "ModelConfig", "PhotoSearch"),
-    "data.scene_export": ("PosedPicture", "export_scene"),
+    "data.scene_export": ("SCENE_FORMATS", "PosedPicture", "export_scene"),
     "evaluation.metrics": ("MEASURES", "Measure", "measure_views"),
     "field.radiance": ("RadianceField", "load_field"),
     "geometry.cameras": (
