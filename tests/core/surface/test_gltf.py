@@ -307,13 +307,12 @@ def test_draco_that_says_nowhere_that_it_is_needed(tmp_path: Path) -> None:
     refused(r"draco\.glb needs Draco compression", read_surface, BLENDER / "draco.glb")
 
 
-@pytest.mark.parametrize(
-    "name", ["second_uvs_moved", "painted_vertices", "mirrored_instances", "see_through", "borders", "bent"]
-)
+@pytest.mark.parametrize("name", sorted(path.stem for path in BLENDER.glob("*.glb") if path.stem != "draco"))
 def test_files_of_blender_look_as_blender_sees_them(name: str) -> None:
-    """Written by Blender 5.0.1, read by it again, and seen by Cycles without light; texels are not mixed.
+    """Written by Blender 5.0.1, quantised by gltfpack 1.3 where packed; Blender reads them, Cycles shows them unlit.
 
     seen.npz: rgba (40, 40, 4), linear, times alpha; corners (3 F, 3) of all triangles, modifiers applied, in glTF axes.
+    Texels are not mixed, since Cycles does that in sRGB.
     """
     truth = np.load(BLENDER / "seen.npz")
     surface = read_surface(BLENDER / f"{name}.glb")
@@ -326,7 +325,7 @@ def test_files_of_blender_look_as_blender_sees_them(name: str) -> None:
     camera = orbit_cameras([30.0], 20.0, distance=5.0, focal=2.0)
     sharp = replace(surface, samplers=tuple(replace(sampler, nearest=True) for sampler in surface.samplers))
     view = rasterise(sharp, camera, rgba.shape[-1], supersampling=1)
-    wrong = torch.cat([view.rgb[0] - expected, view.opacity[0] - rgba[3:]]).abs().amax(0) > 0.005
+    wrong = torch.cat([view.rgb[0] - expected, view.opacity[0] - rgba[3:]]).abs().amax(0) > 0.01
     covered = int((rgba[3] > 0).sum())
     assert covered > 100
     assert int(wrong.sum()) <= 0.03 * covered  # those on a border of texels, or of the shape
