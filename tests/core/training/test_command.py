@@ -66,7 +66,9 @@ def test_a_folder_of_views_and_weights_to_start_from(config: Path, tmp_path: Pat
     for name in ("rgb", "pose"):
         (data / name).mkdir(parents=True)
     for view in range(4):
-        Image.new("RGB", (16, 16), (200, 50 * view, 0)).save(data / "rgb" / f"{view:06d}.png")
+        picture = Image.new("RGB", (16, 16), (200, 50 * view, 0))
+        picture.paste("white", (0, 0, 16, 8))
+        picture.save(data / "rgb" / f"{view:06d}.png")
         (data / "pose" / f"{view:06d}.txt").write_text(f"1 0 0 0 0 0 1 {-1 - view / 10} 0 -1 0 0 0 0 0 1")
     (data / "intrinsics.txt").write_text("36 8 8 0.\n0 0 0\n1\n16 16\n")
     common = ("encoder", "--config", config, "--data", data.parent, "--device", "cpu", "--steps", 1)
