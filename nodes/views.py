@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..upfusion_core import MAX_PHOTOS, Cameras, InputError, SceneEncoding, check_type
+from ..upfusion_core import MAX_PHOTOS, Cameras, InputError, InputViews, SceneEncoding, check_type
 from ..upfusion_core.config import Demo, Predict, Reconstruct
 from . import host, inputs
 from .convert import image_from_rgb, input_views, mask_from_plane, pictures_from_image, plane_from_mask
-from .sockets import CamerasSocket, HostedModel, ModelSocket, SceneSocket, checked
+from .sockets import CamerasSocket, HostedModel, ModelSocket, SceneSocket, ViewsSocket, checked
 
 SIZE = 512  # pixels along each side of prepared photos; models resize them to their own size
 
@@ -81,6 +82,7 @@ class UpFusionPrepareViews(io.ComfyNode):
         gives = [
             io.Image.Output("images", tooltip=f"The photos, {SIZE} x {SIZE} pixels each, on white."),
             io.Mask.Output("masks", tooltip="Their masks, 1 on the object."),
+            ViewsSocket.Output("views", tooltip="The same with the photos' own pixels, for texture and fit."),
         ]
         aliases = ["crop to object", "white background", "photos", "multi view input", "remove background"]
         return inputs.schema(cls, "UpFusion Prepare Views", "views", takes, gives, aliases, is_output_node=True)
@@ -112,7 +114,7 @@ class UpFusionPrepareViews(io.ComfyNode):
         marked = (doubtful[:, None, None, None] & frame).to(result.device)  # by an orange frame, to be looked at
         preview = torch.where(marked, result.new_tensor([1.0, 0.45, 0.0]), result) if doubtful.any() else result
         shown = ui.PreviewImage(preview, cls=cls).as_dict()
-        return io.NodeOutput(result, mask_from_plane(views.mask), ui={**shown, "text": (text,)})
+        return io.NodeOutput(result, mask_from_plane(views.mask), views, ui={**shown, "text": (text,)})
 
 
 class UpFusionEncodeViews(io.ComfyNode):
@@ -124,11 +126,13 @@ class UpFusionEncodeViews(io.ComfyNode):
         images = "1 to 6 square photos of the object on white, photo 1 first: from UpFusion Prepare Views."
         masks = "1 on the object, one a photo; taken from what is not white when left open."
         more = "0 is the object's height, 45 looks down. A wrong value tilts the orbit of all new views."
+        own = "The photos' own pixels and cameras, from UpFusion Prepare Views or Load Cameras, for Distill to use."
         takes = [
             inputs.model(),
             io.Image.Input("images", tooltip=images),
             io.Mask.Input("masks", optional=True, tooltip=masks),
             inputs.setting("elevation", Reconstruct, "photo_elevation", more=more, low=-60, high=85, step=0.5),
+            ViewsSocket.Input("views", optional=True, tooltip=own),
         ]
         gives = [SceneSocket.Output("scene", tooltip="The object as the model understands it, with its photos.")]
         aliases = ["encode photos", "scene", "set latents", "unposed", "multi view"]
@@ -137,10 +141,20 @@ class UpFusionEncodeViews(io.ComfyNode):
     @classmethod
     @checked
     def execute(
-        cls, upfusion_model: HostedModel, images: Tensor, elevation: float, masks: Tensor | None = None
+        cls,
+        upfusion_model: HostedModel,
+        images: Tensor,
+        elevation: float,
+        masks: Tensor | None = None,
+        views: InputViews | None = None,
     ) -> io.NodeOutput:
-        views = input_views(images, masks)
-        return io.NodeOutput(upfusion_model.stages().encode(views, reference_elevation_degrees=elevation))
+        """Without `views` the photos' own pixels are not used, and the text says so."""
+        shown = input_views(images, masks)
+        text = "the photos' own pixels are not used: connect views from UpFusion Prepare Views"
+        if views is not None:
+            shown, text = replace(shown, sources=views.sources, cameras=views.cameras), "with the photos' own pixels"
+        host.send_line(text)
+        return io.NodeOutput(upfusion_model.stages().encode(shown, reference_elevation_degrees=elevation))
 
 
 class UpFusionPredictViews(io.ComfyNode):

@@ -39,7 +39,7 @@ def square(height: int, width: int, box: tuple[int, int, int, int], alpha: bool 
 
 def prepared(run_node: Run, images: list[Tensor], masks: list[Tensor], **options: Any) -> tuple[Any, ...]:
     sockets = {"images": {f"image{index}": image for index, image in enumerate(images)}}
-    return run_node(PREPARE, **sockets, masks={f"mask{index}": mask for index, mask in enumerate(masks)}, **options)
+    return run_node(PREPARE, **sockets, masks={f"mask{index}": mask for index, mask in enumerate(masks)}, **options)[:2]
 
 
 def test_photos_of_different_sizes_are_framed_on_white(run_node: Run, shown: list[Tensor]) -> None:
