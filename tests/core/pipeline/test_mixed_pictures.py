@@ -1,5 +1,6 @@
 """Two hundred pictures mixed at random of what people's files have: each is read right, or refused in one sentence."""
 
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,13 @@ from PIL import Image, ImageCms
 from upfusion_core.pipeline.photos import read_photo, unit_range
 from upfusion_core.support.errors import PhotoError
 
-COUNT, SEED = 200, 17
+SEED = 17
 MODES = ["1", "L", "LA", "RGB", "RGBA", "P", "CMYK", "LAB", "I;16", "F", "RGB;16"]
-CONTAINERS = ["png", "tiff", "jpeg", "webp", "avif", "heic", "bmp", "gif", "mpo", "jpeg2000", "dng", "cr3", "cut"]
+CONTAINERS = ["png", "tiff", "jpeg", "webp", "avif", "heic", "bmp", "gif", "mpo", "jpeg2000", "dng", "cut"]
 LOSSY = ("jpeg", "avif", "heic", "mpo", "jpeg2000")
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 PROFILES: dict[str, bytes | None] = {space: rgb_profile(space) for space in SPACES}
-PROFILES |= {"none": None, "sRGB": SRGB, "grey": gray_profile(1.80078125), "cmyk": cmyk_profile(), "damaged": b"?" * 99}
+PROFILES |= {"none": None, "grey": gray_profile(1.80078125), "cmyk": cmyk_profile(), "damaged": b"?" * 99}
+PROFILES["sRGB"] = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 STORED = dict(zip(range(2, 9), (0, 3, 1, 5, 2, 6, 4), strict=True))  # EXIF's orientation: how Pillow turns to store it
 
 
@@ -69,7 +70,7 @@ def mixed(rng: np.random.RandomState, folder: Path, number: int) -> str | None:
     mode, container, profile = (list(each)[rng.randint(len(each))] for each in (MODES, CONTAINERS, PROFILES))
     turn, with_key = int(rng.randint(1, 9)), rng.rand() < 0.3
     image, numbers, alpha = drawn(rng, mode, container in LOSSY)
-    kind = {"dng": "tiff", "cut": "png", "cr3": "png"}.get(container, container)
+    kind = {"dng": "tiff", "cut": "png"}.get(container, container)
     path = folder / f"{number}.{rng.choice([container, 'jpg', 'png'])}"  # names say what they like
     lost = mode in ("LAB", "I;16", "F", "CMYK") and kind in ("webp", "avif", "heic", "gif")
     if lost or (mode in ("LA", "RGBA") and kind in ("gif", "bmp")) or (mode == "RGB;16" and kind != "png"):
@@ -89,7 +90,7 @@ def mixed(rng: np.random.RandomState, folder: Path, number: int) -> str | None:
             options["tiffinfo"] = {50706: b"\1\4\0\0"} if with_key else {254: 1}
         try:
             if kind == "heic":
-                options = {"exif": exif.tobytes(), "icc_profile": PROFILES[profile] or SRGB, "chroma": 444}
+                options = {"exif": exif.tobytes(), "icc_profile": PROFILES[profile] or PROFILES["sRGB"], "chroma": 444}
                 heif.from_pillow(stored).save(path, quality=-1, **options)
             else:
                 stored.save(path, kind, **options)
@@ -101,10 +102,8 @@ def mixed(rng: np.random.RandomState, folder: Path, number: int) -> str | None:
             return None  # the format holds no EXIF
     content = path.read_bytes()
     path.write_bytes(content[: len(content) * 2 // 3] if container == "cut" else content)
-    if container == "cr3":
-        path.write_bytes(b"\0\0\0\x18ftypcrx \0\0\0\1crx isom" + content)
     story = f"{number}: {mode} in {container}, profile {profile}, orientation {turn}: "
-    refused = container in ("dng", "cut", "cr3")
+    refused = container in ("dng", "cut")
     try:
         photo = read_photo(path)
     except PhotoError as error:
@@ -122,8 +121,6 @@ def mixed(rng: np.random.RandomState, folder: Path, number: int) -> str | None:
 @pytest.mark.filterwarnings("ignore")  # profiles that cannot be used
 def test_two_hundred_pictures_are_right_or_refused(tmp_path: Path) -> None:
     rng = np.random.RandomState(SEED)
-    outcomes: list[str] = []
-    while len(outcomes) < COUNT:
-        outcome = mixed(rng, tmp_path, len(outcomes))
-        outcomes += [] if outcome is None else [outcome]
+    tried = (mixed(rng, tmp_path, number) for number in count())
+    outcomes = list(islice((outcome for outcome in tried if outcome is not None), 200))
     assert not any(outcomes), "\n".join(filter(None, outcomes))

@@ -62,13 +62,6 @@ def test_sixteen_bit_grey_keeps_its_precision(dtype: type, name: str, tmp_path: 
     assert torch.equal(read_photo(tmp_path / name).rgb, expected)
 
 
-@pytest.mark.parametrize(("name", "options"), [("a.gif", {}), ("a.webp", {"lossless": True})])
-def test_animation_gives_its_first_frame(name: str, options: dict[str, bool], tmp_path: Path) -> None:
-    frames = [Image.new("RGB", (SIDE, SIDE), color) for color in ((255, 0, 0), (0, 255, 0))]
-    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], **options)
-    assert read_photo(tmp_path / name).rgb[:, 0, 0].tolist() == [255, 0, 0]
-
-
 def test_arrays_tensors_and_floats_agree() -> None:
     array = np.array(_gradient())
     tensor = torch.from_numpy(array).permute(2, 0, 1).float() / 255
