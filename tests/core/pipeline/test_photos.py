@@ -183,7 +183,7 @@ def test_mask_from_every_kind_of_source(tmp_path: Path) -> None:
     sources = [tmp_path / "mask.png", grey, grey.convert("1"), grey.convert("RGB"), cutout, grey.convert("RGBA")]
     sources += [expected, expected[None], expected.bool(), expected.bool().numpy(), np.array(grey)]
     for source in sources:
-        assert torch.equal(unit_range(read_mask(source, photo)), expected), source
+        assert torch.equal(unit_range(read_mask(source, photo)[0]), expected), source
     for wrong, words in (
         (Image.new("L", (28, 24)), r"mask of photo 1 must have the photo's size, 14 x 12, got 28 x 24"),
         (torch.zeros(3, SIDE, SIDE + 2), "give one channel"),
