@@ -236,10 +236,15 @@ def _read_pickle(path: Path) -> object:
             f"{path} must hold tensors only, but it asks to run other code or is damaged, so it was not opened; "
             "get it from its authors, preferably as .safetensors"
         ) from error
-    if isinstance(content, dict):
-        nested = (content.get(key) for key in ("model_state_dict", "state_dict", "model", "module"))
-        return next((part for part in nested if isinstance(part, dict)), content)
-    return content
+    if not isinstance(content, dict):
+        return content
+    nested = (content.get(key) for key in ("model_state_dict", "state_dict", "model", "module"))
+    found = next((part for part in nested if isinstance(part, dict)), content)
+    copies = [name for name in map(str, content) if found is not content and _EMA.search(name)]
+    if inert or copies:
+        notes = ["what a training program saved beside them"] * bool(inert) + copies
+        warnings.warn(f"{path}: of this file the weights are taken, not {' and '.join(notes)}", stacklevel=4)
+    return found
 
 
 class _Inert:
