@@ -140,14 +140,15 @@ def test_load_image_without_transparency_tells_nothing(run_node: Run) -> None:
     assert masks.sum() == 100 * 200
 
 
-def test_background_removal_is_asked_where_nothing_else_tells(run_node: Run) -> None:
+def test_background_removal_is_asked_where_nothing_else_tells(run_node: Run, lines: list[str]) -> None:
     plain, mask = square(*WIDE)
     clear, _ = square(*SMALL, alpha=True)
     asked: list[Tensor] = []
     model = SimpleNamespace(encode_image=lambda image: asked.append(image) or image[..., 0])  # what is red
     sockets = {"images": {"image0": plain, "image1": clear, "image2": plain}, "masks": {"mask2": mask}}
-    images, _ = run_node(PREPARE, **sockets, bg_removal_model=model)
+    images, *_ = run_node(PREPARE, **sockets, bg_removal_model=model)
     assert [image.shape for image in asked] == [(1, 60, 80, 3)]  # the first photo alone
+    assert lines[-1].splitlines()[:2] == ["photo 1: found by bg_removal_model", "photo 2: its transparency"]
     assert torch.equal(images[0], images[2])
 
 
