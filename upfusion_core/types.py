@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import SupportsIndex
+from typing import NamedTuple, SupportsIndex
 
 import torch
 from torch import Tensor
 
 from .config import MAX_PHOTOS
 from .support.checks import check_finite, check_shape, check_type, check_unit_range, magnitude
-from .support.errors import InputError
+from .support.decoding import MAX_PIXELS, too_large
+from .support.errors import InputError, PhotoError
 
 REFERENCE_FOCAL = 4.5  # in NDC units, that the released networks were trained at: a full field of view of 25.06 degrees
 
@@ -113,6 +114,13 @@ class Rays:
     directions: Tensor
 
 
+class PhotoNote(NamedTuple):
+    """What was taken for a photo's object, e.g. "its mask, white is the object"; doubtful where people should look."""
+
+    text: str
+    doubtful: bool
+
+
 @dataclass(frozen=True, eq=False)
 class PhotoCameras:
     """The cameras of V photos, as far as their squares show them, in photo 1's frame.
@@ -168,6 +176,7 @@ class InputViews:
     focal: (V, 2) as in Cameras.
     sources: the photos' own pixels, which texture and fit use where cameras are known; None where there are none.
     cameras: of the squares, where they are known beforehand.
+    notes: V of them, or none: how the object was found in each photo.
     """
 
     rgb: Tensor
@@ -175,6 +184,7 @@ class InputViews:
     focal: Tensor
     sources: tuple[SourcePhoto, ...] | None = None
     cameras: PhotoCameras | None = None
+    notes: tuple[PhotoNote, ...] = ()
 
     def __post_init__(self) -> None:
         check_shape("InputViews.rgb", self.rgb, ("V", 3, "S", "S"), "photos go through prepare_views")
@@ -318,6 +328,8 @@ class GivenViews:
                 shape = tuple(picture.shape[1:]) if name == "masks" and self.masks is not None else (3, "H", "W")
                 label = f"GivenViews.{name}[{index}]"
                 check_shape(label, value, shape, "a picture and its mask have one size")
+                if (pixels := value.shape[-2] * value.shape[-1]) > MAX_PIXELS:
+                    raise PhotoError(too_large(label, f"{pixels / 1e6:.0f}"))
                 if value.dtype != torch.uint8:
                     check_unit_range(label, value, "or give uint8")
         if self.weights is not None:

@@ -8,9 +8,10 @@ from upfusion_core.procedural import ProceduralObjects
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
 
 
-def test_pictures_agree_with_the_cpu() -> None:
-    data = ProceduralObjects("test", size=32)
-    there, here = (data.batch(range(64), views=2, device=device) for device in ("cuda", "cpu"))
+@pytest.mark.parametrize("version", [1, 2])
+def test_pictures_agree_with_the_cpu(version: int) -> None:
+    data = ProceduralObjects("test", size=32, version=version)
+    there, here = (data.batch(range(64), views=2, device=device, photos=[0]) for device in ("cuda", "cpu"))
     assert there.rgb.is_cuda
     for name in ("rgb", "mask", "depth"):
         off = (getattr(there, name).cpu() - getattr(here, name)).abs()

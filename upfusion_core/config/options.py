@@ -26,6 +26,7 @@ CONDUCT = Flag(section="conduct")
 DATA = Flag(metavar="|".join([*PROCEDURAL, "DATA"]), places=tuple(PROCEDURAL))
 SOURCE = Flag(section="sources")
 OUTPUT = ("--output", "-o")
+TRUSTED = "on with --photo-cameras"
 RECOMMENDED = "what the weights recommend, else 9"
 Count = Annotated[int, Ge(1)]
 PhotoCount = Annotated[int, Ge(1), Le(MAX_PHOTOS)]
@@ -61,6 +62,8 @@ class Photos:
     """Mask of a photo, white on the object; once a photo, in the same order."""
     remove_background: bool = False
     """Find the object by rembg in photos without mask and alpha."""
+    any_background: bool = False
+    """Take photos without mask and alpha as they are, though their border is not white."""
     photo_cameras: Annotated[Path | None, SOURCE] = None
     """Where the photos were taken from: transforms.json, a folder of COLMAP's, cameras.json of splats, or the
     photo_cameras.json of a run."""
@@ -172,6 +175,8 @@ class Reconstruct:
     turntable_size: Annotated[int, Ge(16), Le(1024)] = 128
     """Side of the turntable's pictures in pixels."""
     surface: Surface = Surface()
+    photo_texture: Annotated[bool | None, Flag(("--photo-texture/--no-photo-texture",), unset=TRUSTED)] = None
+    """Paint the mesh's texture with the photos' own pixels, where the cameras they were taken from are accepted."""
     formats: Annotated[tuple[Literal["glb", "obj", "ply", "stl"], ...], Flag(("--format",))] = ("glb",)
     """Of the mesh; repeatable."""
     perceptual: Annotated[Literal["lpips", "dino", "none"] | None, Flag(unset="the preset's")] = None

@@ -22,6 +22,9 @@ def places(tmp_path_factory: pytest.TempPathFactory, photos: list[Path], small_w
     torch.save({"a": torch.ones(1)}, folder / "other.pth")
     Image.new("RGB", (64, 64), "white").save(folder / "white.png")
     Image.new("L", (20, 20), 255).save(folder / "mask.png")
+    Image.new("RGB", (64, 64), "tan").save(folder / "wood.png")
+    (folder / "z").mkdir()
+    (folder / "z/a.ply").write_text("no mesh")
     return {"F": folder, "P": photos[0], "W": small_weights, "long": "x" * 300, "deep": "x/" * 2000}
 
 
@@ -37,6 +40,11 @@ PACK, TRAIN = "pack procedural -o out ", "train encoder --config mini -o out "
         ("views {F}/gone.jpg -m none -o out", "there is no file"),  # photos are looked at before weights
         ("views {P} {P} {P} {P} {P} {P} {P} -m none -o out", "expected 1 to 6 photos, got 7"),
         ("views {P} {P} --mask {F}/mask.png -m none -o out", "expected one mask for each of 2 photos, got 1"),
+        (
+            "views {F}/wood.png -m none -o out",
+            "border is not white (its median is 210, 180, 140 of 255); give a --mask",
+        ),
+        ("views {F}/wood.png --any-background -m none -o out", "does not exist"),
         ("views {P} -m none -o out", "does not exist"),
         ("views {P} -m {F}/torn.safetensors -o out", "torn.safetensors"),
         ("views {P} -m {W} -o {F}", "holds other files (mask.png, other.pth, text.jpg, ...)"),
@@ -47,6 +55,7 @@ PACK, TRAIN = "pack procedural -o out ", "train encoder --config mini -o out "
         ("demo -o out --object 6", "number must be between 0 and 5, got 6"),
         ("demo -o out --model nothing", "does not exist"),
         (REFERENCE + "--perceptual lpips", "needs perceptual_weights"),
+        (REFERENCE + "--perceptual lpips --perceptual-weights {F}/other.pth", "must hold VGG-16's convolutions"),
         (RECONSTRUCT + "--perceptual dino", "no perceptual term"),
         ("evaluate -o out --model {W}", "--data is needed"),
         ("evaluate -o out --model {W} --data . --split test", "--split is of procedural objects"),
@@ -60,6 +69,8 @@ PACK, TRAIN = "pack procedural -o out ", "train encoder --config mini -o out "
         (PACK + "--kind gso", "--kind is of a folder"),
         (PACK + "--split test --objects 100000", "ask for fewer"),
         (TRAIN + "--data {long}", "is read from a folder"),
+        (TRAIN + "--data {F}/z", "none of 1 objects could be read"),
+        (TRAIN + "--data procedural --init {F}/other.pth", "must hold UpSRT"),
         (TRAIN + "--data procedural --init {long}", "--init must be"),
         ("train -o out --max-minutes inf", "--max-minutes must be"),
         ("mesh {F}/none.safetensors -o a.glb", "is not a file"),
@@ -81,6 +92,15 @@ def test_packages_that_are_missing(photos: list[Path], tmp_path: Path, monkeypat
     assert 'pip install "imageio[ffmpeg]"' in said
     said = refused("mesh", "field.safetensors", "-o", tmp_path / "a.glb", "--faces", 100, "--texture-size", 0)
     assert "pip install fast-simplification" in said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(importlib.util.find_spec("imageio_ffmpeg") is None, reason="needs imageio-ffmpeg")
+def test_an_ffmpeg_that_does_not_run(photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for command, program in (("views", "none"), ("predict", "/bin/false")):
+        monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", program)
+        said = refused(command, photos[0], "-o", tmp_path / "a/out", "--video", "mp4")
+        assert "the program ffmpeg, which does not run" in said
     assert not list(tmp_path.iterdir())
 
 
