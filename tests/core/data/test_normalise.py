@@ -54,11 +54,9 @@ def test_with_up_only_the_azimuth_is_turned() -> None:
 def test_straight_above_or_below_the_picture_decides(height: float) -> None:
     cameras = look_at(torch.tensor([[0.0, height, 0]]), up=(1.0, 0.0, 0.0))
     moved, _ = normalise(cameras, center=torch.zeros(3), up=torch.tensor([0.0, 1, 0]))
-    right, above, backward = moved.camera_to_world[0, :3, :3].T
     side = 1.0 if height > 0 else -1.0
-    assert torch.allclose(backward, torch.tensor([0.0, side, 0]), atol=1e-6)
-    assert torch.allclose(above, torch.tensor([0.0, 0, -side]), atol=1e-6)
-    assert torch.allclose(right, torch.tensor([1.0, 0, 0]), atol=1e-6)
+    axes = torch.tensor([[1.0, 0, 0], [0, 0, -side], [0, side, 0]])  # right, up, backward
+    assert torch.allclose(moved.camera_to_world[0, :3, :3].T, axes, atol=1e-6)
 
 
 @pytest.mark.parametrize("up", [None, (0.0, 0.0, 1.0)])
@@ -93,5 +91,4 @@ def test_similarities_chain() -> None:
 def test_refusals() -> None:
     parallel = look_at(torch.tensor([[0.0, 0, 3], [1.0, 0, 3]]), torch.tensor([[0.0, 0, 0], [1.0, 0, 0]]))
     refused("parallel", normalise, parallel)
-    refused("parallel", normalise, parallel[0])
     refused("in front of view 0", normalise, parallel, center=torch.tensor([0.0, 0, 4]))

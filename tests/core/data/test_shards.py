@@ -11,15 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from data_sets import readable
 from PIL import Image
-from reading import readable
 from refusals import refused
 
+from upfusion_core import InputError, orbit_cameras
 from upfusion_core.data import open_dataset
 from upfusion_core.data.shards import PackState, ShardedViews, index_content, pack_shards
 from upfusion_core.data.views import PosedViews
-from upfusion_core.geometry import orbit_cameras
-from upfusion_core.support.errors import InputError
 from upfusion_core.support.files import replacing, write_json
 
 SIZE, VIEWS = 8, 3
@@ -81,7 +80,6 @@ def test_what_is_packed_comes_back(tmp_path: Path, pictures: str) -> None:
             torch.testing.assert_close(getattr(got, name), getattr(wanted, name), rtol=0, atol=1e-7)
         for name in ("camera_to_world", "focal", "principal"):
             assert torch.equal(getattr(got.cameras, name), getattr(wanted.cameras, name))
-    assert dataset.skipped == []
 
 
 def test_jpeg_loses_a_little_and_fewer_views_are_packed(tmp_path: Path) -> None:
@@ -90,7 +88,6 @@ def test_jpeg_loses_a_little_and_fewer_views_are_packed(tmp_path: Path) -> None:
     got = ShardedViews(packed(tmp_path, [smooth], pictures="jpeg"))[0]
     assert 0 < (got.rgb - smooth.rgb).abs().max() < 0.05
     assert torch.equal(got.mask, smooth.mask)
-    assert got.depth is None
     got = ShardedViews(packed(tmp_path, views=2))[0]  # fewer are spread and keep the reference
     torch.testing.assert_close(got.rgb, DISCS[0].rgb[[0, 1]])
     assert len(ShardedViews(packed(tmp_path, views=9))[0]) == VIEWS
@@ -104,13 +101,11 @@ def test_chosen_views_have_their_first_as_reference(shards: Path) -> None:
         torch.testing.assert_close(got.depth, wanted.depth)
         torch.testing.assert_close(got.rgb, wanted.rgb)
     assert [len(dataset.draw(0, count, torch.Generator())) for count in (2, 9)] == [2, VIEWS]
-    assert dataset.view_count(4) == VIEWS
     with pytest.raises(IndexError):
         dataset.read(5)
     refused("numbers from 0 to 2", dataset.read, 0, [3])
     large = ShardedViews(shards, size=16)[1]
     assert large.rgb.shape == (VIEWS, 3, 16, 16)
-    assert large.depth.shape == (VIEWS, 1, 16, 16)
 
 
 def test_the_library_reads_them(shards: Path) -> None:
@@ -118,11 +113,9 @@ def test_the_library_reads_them(shards: Path) -> None:
     samples = list(webdataset.WebDataset(str(shards / "shard-000000.tar"), shardshuffle=False))
     assert [sample["__key__"] for sample in samples] == ["000000000", "000000001"]
     header = json.loads(samples[1]["json"])
-    assert header["name"] == "disc 1"
-    assert len(header["camera_to_world"]) == VIEWS
-    with Image.open(io.BytesIO(samples[1]["002.rgb.png"])) as picture:
-        expected = (DISCS[1].rgb[2] * 255).round().permute(1, 2, 0).numpy()
-        assert np.array_equal(np.asarray(picture), expected)
+    assert (header["name"], len(header["camera_to_world"])) == ("disc 1", VIEWS)
+    expected = (DISCS[1].rgb[2] * 255).round().permute(1, 2, 0).numpy()
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(samples[1]["002.rgb.png"]))), expected)
     assert np.load(io.BytesIO(samples[1]["000.depth.npy"]), allow_pickle=False).shape == (SIZE, SIZE)
     with tarfile.open(shards / "shard-000001.tar") as archive:
         endings = {name.rsplit(".", 1)[1] for name in archive.getnames()}
@@ -189,7 +182,7 @@ def test_shards_cut_short(copy: Path) -> None:
     assert skipped == ["shard-000001.tar: it is missing"]
 
 
-@pytest.mark.parametrize("content", [b"", b"no tar at all", b"\x1f\x8b" + bytes(2000), bytes(30_000), b"\xff" * 3000])
+@pytest.mark.parametrize("content", [b"", b"\x1f\x8b" + bytes(2000), bytes(30_000), b"\xff" * 3000])
 def test_files_that_are_no_shards(copy: Path, content: bytes) -> None:
     (copy / "shard-000000.tar").write_bytes(content)
     names, skipped = names_read(copy)
@@ -245,26 +238,20 @@ def png(size: tuple[int, int]) -> bytes:
 
 HOSTILE = {
     "no cameras": (lambda members: members.pop("000000000.json"), "json is missing"),
-    "torn cameras": (with_member(b'{"name": ', "json"), "must be JSON"),
     "no text": (with_member(b"\xff\xfe", "json"), "must be JSON"),
     "deep cameras": (with_member(b"[" * 200_000, "json"), "must be JSON"),
     "a list": (with_member(b"[]", "json"), "its cameras must be a JSON object"),
     "no name": (header_with({"name": ""}), "name must be text"),
     "a size": (header_with({"size": 10**9}), "size must be"),
-    "true": (header_with({"upright": 1}), "upright must be true or false"),
     "a format": (header_with({"pictures": "pickle"}), "pictures must be one of"),
     "not rigid": (header_with({"camera_to_world": [[[1.0] * 4] * 4] * 3}), "must be rigid"),
     "not a number": (header_with({"focal": [[float("nan"), 1]] * 3}), "NaN is no number in JSON"),
     "not finite": (header_with({"focal": [[math.inf, 1]] * 3}), "must be finite"),
-    "text": (header_with({"focal": "4.5"}), "focal must be a list"),
     "huge numbers": (header_with({"focal": [[10**400, 1]] * 3}), "must be finite"),
     "no views": (header_with({"camera_to_world": []}), "camera_to_world must be a list of 1 to 10000"),
     "many views": (header_with({"camera_to_world": [torch.eye(4).tolist()] * 10_001}), "be a list of 1 to 10000"),
     "off the origin": (header_with({"camera_to_world": [torch.eye(4).tolist()] * 3}), "must look at the origin"),
-    "large pictures": (
-        with_member(png((5000, 9)), *(f"00{view}.rgb.png" for view in range(3))),
-        "must have a view that can be read",
-    ),
+    "large pictures": (with_member(png((5000, 9)), *(f"00{view}.rgb.png" for view in range(3))), "must have a view"),
     "no depth": (lambda members: members.pop("000000000.001.depth.npy"), "depth.npy is missing"),
     "other depths": (with_member(b"\x93NUMPY\x01\x00v\x00{'descr': '|O'}", "001.depth.npy"), "must be an NPY file"),
 }
@@ -312,14 +299,10 @@ def index(rest: str, version: int = 1) -> str:
         (index("}", version=2), "version 1"),
         (index(', "shards": 3}'), "must be an index of shards"),
         (index(', "shards": []}'), "it has no .tar files"),
-        (index(""), "must be JSON"),
-        (index(', "shards": NaN}'), "NaN is no number in JSON.*remove it"),
         (index(', "shards":' + "[" * 200_000), "nested too deeply.*remove it"),
         (index(', "shards": [{"name": "../a.tar", "objects": 1, "bytes": 2048}]}'), "must lie in its folder"),
-        (index(', "shards": [{"name": "/etc/a.tar", "objects": 1, "bytes": 2048}]}'), "must lie in its folder"),
         (index(', "shards": [{"name": "pipe:rm a.tar", "objects": 1, "bytes": 2048}]}'), "it is missing"),
         (index(', "shards": [{"name": "a.tar", "objects": true, "bytes": 9}]}'), "a shard must be"),
-        (index(', "shards": [7]}'), "a shard must be"),
     ],
 )
 def test_indices_that_are_refused(copy: Path, content: str, words: str) -> None:

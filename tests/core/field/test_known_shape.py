@@ -11,12 +11,10 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, normalize
 
+from upfusion_core import Cameras, MeshAsset, RadianceField
 from upfusion_core.config import FieldConfig, FitConfig, RaySampling
 from upfusion_core.field.fitting import FieldFitter
-from upfusion_core.field.radiance import RadianceField
 from upfusion_core.geometry import camera_rays, random_cameras
-from upfusion_core.surface.mesh import MeshAsset
-from upfusion_core.types import Cameras
 
 SIDES = torch.tensor(
     [[0.85, 0.1, 0.1], [0.1, 0.65, 0.75], [0.1, 0.6, 0.2], [0.65, 0.1, 0.6], [0.1, 0.2, 0.8], [0.9, 0.75, 0.1]]
@@ -67,11 +65,10 @@ def surface(per_area: float, generator: torch.Generator) -> Tensor:
 
 
 class Fit(NamedTuple):
-    """What the tests below look at."""
-
     field: RadianceField
     mesh: MeshAsset
-    truth: Tensor  # points of the true surface
+    truth: Tensor
+    """Points of the true surface."""
 
 
 @pytest.fixture(scope="module")

@@ -56,17 +56,13 @@ def test_replays_follow_inputs_and_constants() -> None:
     assert torch.equal(five.scale, torch.full((3,), 5.0))  # nor the caller's constants
 
 
-def test_other_shapes_and_settings_are_recorded_anew() -> None:
+def test_recorded_anew_and_in_inference_mode() -> None:
     recorder = Recorder()
     calls = CapturedCalls(function, recorder)
     for rows, count in ((1, 2), (2, 2), (1, 2), (1, 3), (1, 2)):
-        first = torch.randn(rows, 3, generator=torch.Generator().manual_seed(rows))
-        given = constants(1.0, count)
+        first, given = torch.randn(rows, 3, generator=torch.Generator().manual_seed(rows)), constants(1.0, count)
         torch.testing.assert_close(calls(first, first, given), function(first, first, given))
     assert recorder.recorded == 3
-
-
-def test_recorded_in_inference_mode_and_used_outside() -> None:
     calls = CapturedCalls(function, Recorder())
     with torch.inference_mode():
         first, given = torch.arange(3.0), constants(3.0)

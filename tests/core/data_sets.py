@@ -1,14 +1,38 @@
-"""Where a world point is seen, and where a mark is found in pictures: for tests of cameras beside their pictures."""
+"""Data sets: reading them whole, where a mark is seen in their pictures, and meshes that lie about their arrays."""
 
+import json
 import math
+import struct
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from upfusion_core.data.views import PosedViews
+from upfusion_core.data.views import MultiViewDataset, PosedViews
 from upfusion_core.geometry import camera_rays, to_reference_frame
+from upfusion_core.support.errors import UpFusionError
 from upfusion_core.types import Cameras
+
+
+def readable(dataset: MultiViewDataset) -> Iterator[PosedViews]:
+    """Every object that can be read, once and in order, with all its views; the data set counts the others."""
+    for index in range(len(dataset)):
+        try:
+            yield dataset[index]
+        except UpFusionError:
+            continue  # noted in `skipped`
+
+
+def edited_glb(data: bytes, change: Callable[[dict], object]) -> bytes:
+    """A GLB with its JSON changed in place."""
+    length = struct.unpack("<I", data[12:16])[0]
+    tree = json.loads(data[20 : 20 + length])
+    change(tree)
+    text = json.dumps(tree).encode()
+    text += b" " * (-len(text) % 4)
+    rest = data[20 + length :]
+    return b"glTF" + struct.pack("<IIII", 2, 20 + len(text) + len(rest), len(text), 0x4E4F534A) + text + rest
 
 
 def pixels(cameras: Cameras, point: Tensor, size: int) -> Tensor:
