@@ -59,14 +59,11 @@ def test_ksampler_and_the_one_box_paint_the_same_views(server: Server) -> None:
         assert one.size == (32, 32)
 
 
-def test_a_missing_file_is_refused_with_a_sentence(server: Server) -> None:
+def test_a_missing_file_and_a_prediction(server: Server) -> None:
     with pytest.raises(AssertionError, match=r"lost\.safetensors"):
         server.queue(sampled(1, weights="lost.safetensors"))
     inputs = server.get("/object_info/UpFusionLoadModel")["UpFusionLoadModel"]["input"]["required"]
     assert inputs["weights"][1]["options"] == ["mini", "quarter.safetensors"]
-
-
-def test_a_prediction_is_one_picture_a_camera(server: Server) -> None:
     pictures = server.saved({**scene(size=32), **predicted(32)}, "shown")
     assert [picture.size for picture in pictures] == [(32, 32)] * 4
     assert all(low < high for picture in pictures for low, high in picture.getextrema())

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -113,17 +112,14 @@ def test_a_format_that_comes_by_a_link_leads_nowhere(run_node: Run, folders: Pat
     assert written(folders) == []
 
 
-@pytest.mark.parametrize(
-    ("inputs", "message"),
-    [
+def test_weights_and_precision_are_of_the_lists(run_node: Run) -> None:
+    for inputs, message in (
         ({"weights": 5}, "weights must be str, got"),
         ({"weights": "../lost"}, "weights must stay inside ComfyUI's folder"),
         ({"weights": "lost.safetensors"}, r"lost\.safetensors is not in .*models.*upfusion3d/upfusion"),
         ({"precision": "nn"}, "precision must be one of auto, float32, float16, bfloat16, got"),
-    ],
-)
-def test_weights_and_precision_are_of_the_lists(run_node: Run, inputs: dict[str, object], message: str) -> None:
-    refused(message, run_node, "UpFusionLoadModel", **({"weights": "mini"} | inputs))
+    ):
+        refused(message, run_node, "UpFusionLoadModel", **({"weights": "mini"} | inputs))
 
 
 def test_a_texture_keeps_its_place(pack: Pack) -> None:
@@ -144,9 +140,8 @@ def test_a_texture_keeps_its_place(pack: Pack) -> None:
     assert back.vertex_colors is None
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_a_mesh_of_another_pack_gets_a_sentence(run_node: Run) -> None:
+    for changes, message in (
         ({"vertices": [[0.0, 0, 0]]}, "vertices of a MESH must be a tensor of 3 dimensions, got list"),
         ({"faces": torch.zeros(4, 3)}, r"faces of a MESH must be a tensor of 3 dimensions, got \(4, 3\)"),
         ({"faces": torch.full((1, 2, 3), 9)}, "must number vertices 0 to 3, got 9"),
@@ -158,8 +153,6 @@ def test_a_texture_keeps_its_place(pack: Pack) -> None:
         ({"vertex_counts": 5}, "vertex_counts of a MESH must be one whole number a mesh, got int"),
         ({"vertex_counts": torch.tensor([torch.nan])}, r"one whole number a mesh, got \(1,\) torch.float32"),
         ({"vertex_counts": torch.tensor([9])}, "vertex_counts of a MESH must be between 0 and 4, got 9"),
-    ],
-)
-def test_a_mesh_of_another_pack_gets_a_sentence(run_node: Run, changes: dict[str, Any], message: str) -> None:
-    refused(message, run_node, "UpFusionSaveMesh", mesh=a_mesh(**changes))
+    ):
+        refused(message, run_node, "UpFusionSaveMesh", mesh=a_mesh(**changes))
     refused("must have vertices", run_node, "UpFusionSaveMesh", mesh=SimpleNamespace(mesh="data"))

@@ -88,9 +88,8 @@ def test_background_removal_is_asked_where_nothing_else_tells(run_node: Run) -> 
     assert torch.equal(images[0], images[2])
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_what_cannot_be_used_gets_a_sentence(run_node: Run) -> None:
+    for changes, message in (
         ({"images": {"image0": torch.zeros(7, 64, 64, 3)}}, "expected 1 to 6 photos, got 7"),
         ({"masks": {"mask0": torch.zeros(2, 64, 64)}}, "image0 holds 1 photos, but its mask0 holds 2 masks"),
         ({"masks": {"mask1": torch.zeros(1, 64, 64)}}, "mask1 belongs to image1, but that is not connected"),
@@ -103,10 +102,8 @@ def test_background_removal_is_asked_where_nothing_else_tells(run_node: Run) -> 
         ({"images": {"image0": torch.full((1, 8, 8, 3), torch.nan)}}, "image0 must be finite, got 192 NaN"),
         ({"masks": {"mask0": [1]}}, "a MASK must be a tensor, got list"),
         ({"bg_removal_model": 5}, "bg_removal_model must be a background removal model; .* got int"),
-    ],
-)
-def test_what_cannot_be_used_gets_a_sentence(run_node: Run, changes: dict[str, Any], message: str) -> None:
-    refused(message, run_node, PREPARE, **({"images": {"image0": square(*SMALL)[0]}} | changes))
+    ):
+        refused(message, run_node, PREPARE, **({"images": {"image0": square(*SMALL)[0]}} | changes))
 
 
 def test_an_example_has_photos_and_truth(run_node: Run) -> None:

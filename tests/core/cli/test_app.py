@@ -31,16 +31,13 @@ def test_help_names_the_commands_without_loading_torch() -> None:
     assert all(command in shown for command in app_module.COMMANDS)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "name"),
-    [
+def test_empty_values_are_not_the_current_folder() -> None:
+    for arguments, name in (
         (("info", ""), "every argument"),
         (("evaluate", "--data=", "-o", "x"), "--data"),
         (("train", "upsrt", "--data", "procedural", "--init", "", "-o", "x"), "--init"),
-    ],
-)
-def test_empty_values_are_not_the_current_folder(arguments: tuple[str, ...], name: str) -> None:
-    assert f"{name} needs a value, got an empty one" in refused(*arguments)
+    ):
+        assert f"{name} needs a value, got an empty one" in refused(*arguments)
     assert "there is no file" in refused("views", "none.png", "--prompt", "", "-o", "out")  # an empty prompt is one
 
 

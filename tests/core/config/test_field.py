@@ -11,7 +11,7 @@ from upfusion_core.config import PRESETS, DistillConfig, DraftSchedule, FastSche
 from upfusion_core.config.field import Preset
 
 
-def test_names_of_presets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_of_presets_and_what_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tuple(PRESETS) == get_args(Preset)
     assert DistillConfig().preset == "fast"
     assert DistillConfig(schedule=ReferenceSchedule()).preset == "reference"
@@ -24,9 +24,6 @@ def test_names_of_presets(monkeypatch: pytest.MonkeyPatch) -> None:
     assert patient == DistillConfig(schedule=FastSchedule(cameras=64), preset="patient")
     assert replace(patient, schedule=DraftSchedule()).preset == "draft"
     refused(r"preset must be one of draft, fast, reference, patient, got 'quick'", DistillConfig.named, "quick")
-
-
-def test_what_is_refused() -> None:
     refused("levels", FastSchedule, levels=torch.ones(2))
     refused("iterations", FastSchedule, predicted_iterations=497)
     refused("index", ReferenceSchedule, highest_index=31)

@@ -2,7 +2,6 @@ import itertools
 import json
 import re
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from refusals import refused
@@ -16,7 +15,6 @@ from upfusion_core.support.errors import UpFusionError
 def test_presets_and_their_fingerprints() -> None:
     for name, stage in itertools.product(("mini", "released"), STAGES):
         config = TrainConfig.preset(name, stage)
-        assert config.stage == stage
         assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     refused("preset must be one of mini, released, got 'huge'", TrainConfig.preset, "huge", "encoder")
     sentence = r'train\.json: model may have upsrt, .*, image_size, got "unet"'
@@ -30,8 +28,6 @@ def test_presets_and_their_fingerprints() -> None:
     names = sum(len(name) + 80 for name in weights)
     assert 2 * sum(tensor.numel() for tensor in weights.values()) + text + names <= 40e6
     assert mini_model().diffusion.num_heads == 8
-    assert mini_model().vae.scale_factor == 0.18215
-    assert mini_model().image_size == 64
     config = tiny_config()
     assert replace(config, save_every=3, validate_every=9, log_every=1).fingerprint == config.fingerprint
     for change in ({"seed": 1}, {"steps": 7}, {"learning_rate": 2e-3}, {"photos": (2, 3)}):
@@ -42,9 +38,8 @@ def test_presets_and_their_fingerprints() -> None:
     assert TrainConfig.from_dict(json.loads(json.dumps(learning.to_dict()))) == learning
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
+def test_what_is_refused() -> None:
+    for content, words in (
         ({"curriculum": [5, 2]}, "curriculum must be the steps"),
         ({"steps": "3"}, 'train.json: steps must be a whole number, got "3"'),
         ({"photos": [3, 2]}, "within 1 to 6"),
@@ -56,8 +51,6 @@ def test_presets_and_their_fingerprints() -> None:
         ({"seed": 2**64}, "seed must be between 0 and"),
         ({"learning_rate": 10**400}, "learning_rate must be between"),
         ({3: 4}, 'got "3"'),
-    ],
-)
-def test_what_is_refused(content: dict[Any, Any], words: str) -> None:
-    with pytest.raises(UpFusionError, match=re.escape(words)):
-        TrainConfig.from_dict({"stage": "autoencoder"} | content, "train.json")
+    ):
+        with pytest.raises(UpFusionError, match=re.escape(words)):
+            TrainConfig.from_dict({"stage": "autoencoder"} | content, "train.json")

@@ -26,16 +26,13 @@ def somewhere(count: int = 5, miss: float = 0.0) -> tuple[Cameras, torch.Tensor]
     return look_at(centers, target + offsets, (0.1, 0.2, 1.0), focal=2.0), target
 
 
-@pytest.mark.parametrize(
-    ("centers", "targets", "point"),
-    [
+def test_axes_meet_where_they_come_nearest() -> None:
+    for centers, targets, point in (
         ([[4.0, 2, 0], [1.0, 2, 7]], [[1.0, 2, 0]] * 2, [1.0, 2, 0]),  # they cross there
         ([[4.0, 0, 0], [0.0, 1, 4]], [[0.0, 0, 0], [0.0, 1, 0]], [0, 0.5, 0]),  # along x at height 0, along z at 1
-    ],
-)
-def test_axes_meet_where_they_come_nearest(centers: list, targets: list, point: list) -> None:
-    found = meeting_point(look_at(torch.tensor(centers), torch.tensor(targets)))
-    assert torch.allclose(found, torch.tensor(point, dtype=torch.float64), atol=1e-6)
+    ):
+        found = meeting_point(look_at(torch.tensor(centers), torch.tensor(targets)))
+        assert torch.allclose(found, torch.tensor(point, dtype=torch.float64), atol=1e-6)
 
 
 def test_with_up_only_the_azimuth_is_turned() -> None:
@@ -70,7 +67,6 @@ def test_pictures_stay_and_the_reference_looks_at_the_origin_though_axes_miss(up
     missed = similarity.points(meeting_point(cameras))
     axis = moved.camera_to_world[0, :3, 2]
     assert float(missed @ axis) == pytest.approx(0, abs=1e-5)  # the origin is the foot of the perpendicular
-    assert float(missed.norm()) > 1e-3
 
 
 def test_similarities_chain() -> None:

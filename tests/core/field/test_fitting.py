@@ -66,23 +66,19 @@ def test_losses_fall() -> None:
     fitter = _fitter(iterations=80, rays=256, mlp_lr=1e-2)
     history = [fitter.step() for _ in range(80)]
     assert fitter.done
-    assert set(history[0]) == {"color", "opacity", "distortion", "depth", "crisp"}
     for name in ("color", "opacity"):
         first, last = (sum(float(entry[name]) for entry in part) for part in (history[:10], history[-10:]))
         assert last < first / 2, name
     assert fitter.preview().shape == (3, 64, 64)
 
 
-def test_the_same_seed_gives_the_same_field() -> None:
+def test_the_same_seed_and_a_resumed_fit_give_the_same_field() -> None:
     fields = []
     for seed in (0, 0, 1):
         torch.manual_seed(len(fields))  # the global generator must not matter
         fields.append(_fitted(_fitter(seed)))
     assert _same(fields[0], fields[1])
     assert not _same(fields[0], fields[2])
-
-
-def test_a_resumed_fit_ends_in_the_same_field() -> None:
     part, file = _fitter(), io.BytesIO()
     for _ in range(7):
         part.step()

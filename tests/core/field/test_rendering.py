@@ -52,7 +52,7 @@ class _Asked:
         return _ball(points)
 
 
-def test_box_by_hand() -> None:
+def test_boxes_samples_and_weights_by_hand() -> None:
     rays = _rays(
         ([0.0, 0, 2], [0.0, 0, -1]),  # straight through
         ([0.0, 0, 0], [0.0, 0, -1]),  # from inside: near
@@ -65,9 +65,6 @@ def test_box_by_hand() -> None:
     assert hit.tolist()[:4] == [True, True, False, False]
     torch.testing.assert_close(near[[0, 1, 2, 3, 5]], torch.tensor([1.5, 0.05, 0, 0, math.sqrt(0.5)]))
     torch.testing.assert_close(far[[0, 1, 2, 3, 5]], torch.tensor([2.5, 0.5, 0, 0, math.sqrt(4.5)]))
-
-
-def test_samples_and_weights_by_hand() -> None:
     near, far = torch.tensor([0.0, 1.0]), torch.tensor([1.0, 3.0])
     assert stratified_distances(near, far, 2).tolist() == [[0.25, 0.75], [1.5, 2.5]]
     drawn = stratified_distances(near, far, 4, torch.Generator().manual_seed(0))

@@ -55,7 +55,6 @@ def test_residuals_and_noise_of_the_release(
     stored = golden("diffusion")
     constants = controlnet.constants(stored["hint"], ray_maps, stored["set_latents"])
     residuals = controlnet(stored["latents"], stored["timesteps"], constants)
-    assert len(residuals) == 13
     assert max(worst(ours, stored[f"control_{index:02d}"]) for index, ours in enumerate(residuals)) < 2e-5
     stored = golden("diffusion")
     hint, tokens, text = stored["hint"], stored["set_latents"], stored["text"]
@@ -129,7 +128,6 @@ def test_the_autoencoder() -> None:
     assert worst(sd.encode_images(vae, image), 0.18215 * stored["moments_mean"]) < 1e-5
     decoded = ((stored["decoded"] + 1) / 2).clamp(0, 1)
     assert worst(sd.decode_latents(vae, 0.18215 * stored["z"]), decoded) < 1e-5
-    assert config.downsampling == 8
 
 
 def test_bad_sizes_and_conditions_get_a_sentence(controlnet: ControlNet, ray_maps: tuple[Tensor, ...]) -> None:

@@ -49,7 +49,7 @@ def test_what_is_not_accepted() -> None:
     assert black.difference > SEARCH.largest_difference
 
 
-def test_turntables_turned_against_each_other_agree_at_the_turn() -> None:
+def test_turntables_and_angles_by_hand() -> None:
     generator = torch.Generator().manual_seed(0)
     ring = torch.rand(3, 24, 3, 5, 5, generator=generator)
     others = torch.stack([torch.rand(3, 24, 3, 5, 5, generator=generator), ring.roll(-7, dims=1)])
@@ -60,6 +60,10 @@ def test_turntables_turned_against_each_other_agree_at_the_turn() -> None:
     by_hand = (ring - turned).square().sum() / (1 - ring).square().sum()
     torch.testing.assert_close(found[0, 4], by_hand, rtol=1e-4, atol=1e-5)
     assert float(found[1, 7]) < 1e-5
+    cameras = orbit_cameras([0.0, 90.0, 350.0], [22.5, -10.0, 0.0])
+    found = PhotoCameras(cameras, torch.tensor([True, True, False]), torch.tensor([1.0, 0.9, 0.2]))
+    expected = torch.tensor([[0.0, 22.5], [90.0, -10.0], [350.0, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(found.angles_degrees(), expected, atol=1e-4, rtol=0)
 
 
 SMALL = PhotoSearch(azimuths=6, elevations_degrees=(0.0, 30.0), ring_elevations_degrees=(15.0,), steps=2)
@@ -81,13 +85,6 @@ def test_photo_1_is_known_and_the_others_are_reported(model: UpFusion, scene: Sc
     path.write_text(json.dumps(found.to_list()), encoding="utf-8")
     read = read_cameras(path, photo_elevation=0.0)  # as the command line reads files of cameras
     torch.testing.assert_close(read.camera_to_world, found.cameras.camera_to_world)
-
-
-def test_angles_by_hand() -> None:
-    cameras = orbit_cameras([0.0, 90.0, 350.0], [22.5, -10.0, 0.0])
-    found = PhotoCameras(cameras, torch.tensor([True, True, False]), torch.tensor([1.0, 0.9, 0.2]))
-    expected = torch.tensor([[0.0, 22.5], [90.0, -10.0], [350.0, 0.0]], dtype=torch.float64)
-    torch.testing.assert_close(found.angles_degrees(), expected, atol=1e-4, rtol=0)
 
 
 def test_one_photo_needs_no_search_and_the_hook_cancels(model: UpFusion, scene: SceneEncoding) -> None:

@@ -63,16 +63,13 @@ def test_the_chain_of_the_release(golden_model: UpFusion, golden_cond: ViewCondi
     refused("must be prepared for guidance 1", golden_model.predict_noise, latents, 481, prepared, guidance=1.0)
 
 
-def test_one_timestep_a_view(model: UpFusion, scene: SceneEncoding) -> None:
+def test_one_timestep_a_view_and_rays_of_zeros(model: UpFusion, scene: SceneEncoding) -> None:
     cond = model.condition(scene, orbit_cameras([0.0, 90.0]))
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     mixed = model.predict_noise(latents, torch.tensor([981, 21]), cond, guidance=3.0)
     assert worst(mixed[:1], model.predict_noise(latents[:1], 981, cond[slice(0, 1)], guidance=3.0)) < 1e-5
     assert worst(mixed[1:], model.predict_noise(latents[1:], 21, cond[slice(1, 2)], guidance=3.0)) < 1e-5
     refused("latents must be", model.predict_noise, latents[:1], 21, cond)
-
-
-def test_zero_attention_rays_is_a_switch(model: UpFusion, scene: SceneEncoding) -> None:
     plain, released = (model.condition(scene, orbit_cameras(30.0), zero_attention_rays=zero) for zero in (False, True))
     assert worst(plain.hint, released.hint) == 0
     assert all(float(ray_map.abs().max()) == 0 for ray_map in released.ray_maps)

@@ -80,22 +80,18 @@ def test_hollows_are_filled_and_what_leaves_the_box_is_closed() -> None:
     assert _solid(mesh).volume > 0.9 * (0.5**3 - 8 * 0.02)
 
 
-@pytest.mark.parametrize(
-    ("density", "threshold", "message"),
-    [
+def test_fields_without_a_surface() -> None:
+    for density, threshold, message in (
         (lambda points: torch.full(points.shape[:-1], 1e-4), None, "the field is empty"),
         (ball(peak=10.0), 50.0, "lower threshold"),
         (lambda points: points[..., 0] / 0, None, "not finite"),
         (lambda points: 50 + points[..., 0], None, "fills its box"),
         (lambda points: ball()(points) + 1, 0.5, r"fills its box.*higher threshold"),
-    ],
-)
-def test_fields_without_a_surface(density: Callable[[Tensor], Tensor], threshold: float | None, message: str) -> None:
-    with pytest.raises(FieldError, match=message):
-        extract_mesh(AnalyticField(density), 32, threshold)
-    arguments = {"threshold": -1.0, "keep": 2.0, "texture_size": 32, "faces": 3}
-    for name, value in (("resolution", 4), ("resolution", 2000), *arguments.items()):
-        refused(name, extract_mesh, AnalyticField(ball()), **{name: value})
+    ):
+        with pytest.raises(FieldError, match=message):
+            extract_mesh(AnalyticField(density), 32, threshold)
+    for wrong in ({"resolution": 4}, {"resolution": 2000}, {"threshold": -1.0}, {"texture_size": 32}, {"faces": 3}):
+        refused(next(iter(wrong)), extract_mesh, AnalyticField(ball()), **wrong)
 
 
 def test_skipping_what_is_empty_or_full_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +129,6 @@ def test_steps_grow_to_the_end_and_raising_cancels() -> None:
     assert mesh.texture.shape == (3, 64, 64)
     assert steps == sorted(steps)
     assert (steps[0], steps[-1]) == ((0, 100), (100, 100))
-    assert len(set(steps)) > 20
     for calls in (1, 8, 15):
         with pytest.raises(KeyboardInterrupt):
             extract_mesh(field, 24, texture_size=64, on_step=Mock(side_effect=[None] * calls + [KeyboardInterrupt]))

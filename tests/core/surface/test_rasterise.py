@@ -56,7 +56,7 @@ def test_sphere_has_the_silhouette_and_depth_of_the_closed_form() -> None:
     assert torch.allclose(seen.rgb, 1 - seen.opacity.expand(-1, 3, -1, -1), atol=1e-6)
 
 
-def test_a_triangle_covers_the_samples_inside_it_and_no_others() -> None:
+def test_triangles_cover_the_samples_inside_and_leave_no_gap() -> None:
     corners = torch.tensor([[-0.73, -0.41, 0], [0.64, -0.85, 0], [0.11, 0.77, 0]])
     size = 33
     seen = rasterise(plain(corners.tolist(), [[0, 1, 2]]), facing(), size, supersampling=1)
@@ -67,9 +67,6 @@ def test_a_triangle_covers_the_samples_inside_it_and_no_others() -> None:
         expected &= (x2 - x1) * (y - y1) - (y2 - y1) * (x - x1) >= 0
     assert 100 < expected.sum() < 600
     assert torch.equal(seen.opacity[0, 0] == 1, expected)
-
-
-def test_shared_edges_leave_no_gap_and_winding_does_not_matter() -> None:
     turns = torch.linspace(0, 2 * math.pi, 14)[:-1].tolist()
     fan = [[0.0, 0, 0]] + [[0.9 * math.cos(turn), 0.9 * math.sin(turn), 0] for turn in turns]
     faces = [[0, 1 + i, 1 + (i + 1) % 13] if i % 2 else [0, 1 + (i + 1) % 13, 1 + i] for i in range(13)]

@@ -94,7 +94,6 @@ def test_a_batch_is_a_pure_function_and_parts_make_the_whole(make: type) -> None
         parts = [small.batch(step, rank, 2) for rank in range(2)]
         assert same(joined(parts), large.batch(step))
         assert same(make(2).batch(step, 1, 2), parts[1])
-    assert not torch.equal(small.batch(0).targets, small.batch(1).targets)
 
 
 def test_passes_and_views() -> None:
@@ -144,16 +143,13 @@ def test_seeds_and_photo_counts() -> None:
     assert min(counts.count(number) for number in (2, 3, 4)) > 40
 
 
-def test_procedural_batches_show_new_objects_from_their_reference() -> None:
+def test_procedural_batches_and_their_pools(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = procedural().batch(0)
     assert batch.references.centers.norm(dim=-1).tolist() == pytest.approx([1, 1])
     assert not torch.equal(procedural(seed=1).batch(0).targets, batch.targets)
     held_out = ProceduralBatches(ProceduralObjects("train"), config(curriculum=(9, 9)), held_out=True)
     assert same(held_out.batch(0), procedural(seed=1).batch(0))
     assert same(DatasetBatches(Plain(), config(), held_out=True).batch(0), source(Plain(), seed=1).batch(0))
-
-
-def test_a_pool_is_seen_before_the_next_one_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     batches, drawn = pooled(4), []
     original = ProceduralObjects.objects
 
@@ -240,7 +236,6 @@ def test_rays_through_points() -> None:
     batch = TinySource(3).batch(0)
     uniform = torch.rand(6, 10, 3, generator=torch.Generator().manual_seed(0))
     rays, colors = query_rays(batch, uniform, 1.0)
-    assert rays.shape == (3, 20, 6)
     keep, views = slice(1, 2), slice(2, 4)
     mine = (getattr(batch, name)[keep] for name in ("photos", "references", "targets", "target_masks"))
     one = TrainingBatch(*mine, batch.cameras[views])
