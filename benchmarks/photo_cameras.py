@@ -35,9 +35,9 @@ from upfusion_core.evaluation.report import paired_difference
 from upfusion_core.field.fitting import FieldFitter
 from upfusion_core.field.radiance import RadianceField
 from upfusion_core.pipeline.photos import estimate_mask
-from upfusion_core.pipeline.pose import PhotoCameras, estimate_photo_cameras
+from upfusion_core.pipeline.pose import estimate_photo_cameras
 from upfusion_core.procedural import ProceduralObjects
-from upfusion_core.types import REFERENCE_FOCAL
+from upfusion_core.types import REFERENCE_FOCAL, PhotoCameras
 
 PREDICTED = 32
 PHOTO_WEIGHT = 6.0

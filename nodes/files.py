@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import Any, Literal
 
 import folder_paths
 from comfy_api.latest import Types, io
@@ -19,7 +19,7 @@ from ..upfusion_core import (
     check_type,
     load_field,
 )
-from ..upfusion_core.config import Networks, Reconstruct, option
+from ..upfusion_core.config import Networks, Reconstruct, Surface, option
 from . import inputs
 from .convert import assets_from_mesh
 from .host import load_all
@@ -135,11 +135,14 @@ class UpFusionSaveMesh(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
+        as_is = "0 leaves its size."
         form = "glb keeps texture or colours, obj and ply the colours of vertices, stl the shape alone."
         takes = [
             io.Mesh.Input("mesh", tooltip="From UpFusion Extract Mesh or any node that gives ComfyUI's own MESH."),
             inputs.setting("format", Reconstruct, "formats", tooltip=form),
             io.String.Input("filename_prefix", default="3d/UpFusion", tooltip=_PREFIX),
+            inputs.setting("size_mm", Surface, more=as_is, default=0.0, low=0.0, optional=True, advanced=True),
+            inputs.setting("up", Surface, optional=True, advanced=True),
         ]
         gives = [io.File3DAny.Output("model_3d", tooltip="The file, for Preview 3D; of a batch the first.")]
         aliases = ["export mesh", "save obj", "save ply", "save stl", "save glb"]
@@ -147,12 +150,14 @@ class UpFusionSaveMesh(io.ComfyNode):
 
     @classmethod
     @checked
-    def execute(cls, mesh: Any, format: str, filename_prefix: str) -> io.NodeOutput:
+    def execute(
+        cls, mesh: Any, format: str, filename_prefix: str, size_mm: float = 0.0, up: Literal["y", "z"] = "y"
+    ) -> io.NodeOutput:
         """Writes a file for each mesh of a batch."""
         paths, places = [], []
         for asset in assets_from_mesh(mesh):
             path, place = _next_output(filename_prefix, f".{format}")
-            asset.save(path)
+            asset.save(path, size_mm=size_mm or None, up=up)
             paths.append(path)
             places.append(place)
         return io.NodeOutput(Types.File3D(str(paths[0]), format), ui={"3d": places})

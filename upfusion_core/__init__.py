@@ -18,9 +18,12 @@ if TYPE_CHECKING:  # for type checkers, to whom a star brings all of a module
     from .evaluation.metrics import *
     from .field.radiance import *
     from .geometry.cameras import *
+    from .geometry.lenses import *
     from .models.checkpoint import *
     from .models.convert import *
     from .models.stable_diffusion import *
+    from .pipeline.examples import *
+    from .pipeline.given_views import *
     from .pipeline.photo_cameras import *
     from .pipeline.photos import *
     from .pipeline.pose import *
@@ -41,12 +44,15 @@ _NAMES = {
     "geometry.cameras": (
         *("cameras_from_matrices", "focal_from_fov", "fov_from_focal", "look_at", "orbit_cameras", "random_cameras"),
     ),
+    "geometry.lenses": ("KnownCameras",),
     "models.checkpoint": ("Checkpoint", "latent_diffusion_weights", "load_conditioning_networks", "open_checkpoint"),
     "models.convert": ("convert",),
     "models.stable_diffusion": ("DEFAULT_PROMPT", "UNET_PREFIX", "VAE_PREFIX"),
-    "pipeline.photo_cameras": ("KnownCameras", "load_photo_cameras"),
-    "pipeline.photos": ("ExampleViews", "estimate_mask", "example_count", "example_views", "prepare_views"),
-    "pipeline.pose": ("PhotoCameras", "estimate_photo_cameras"),
+    "pipeline.examples": ("ExampleViews", "example_count", "example_views"),
+    "pipeline.given_views": ("fit_views",),
+    "pipeline.photo_cameras": ("load_photo_cameras",),
+    "pipeline.photos": ("estimate_mask", "prepare_views"),
+    "pipeline.pose": ("estimate_photo_cameras",),
     "pipeline.upfusion": ("HostedUpFusion", "UpFusion"),
     "support.checks": ("check_choice", "check_count", "check_finite", "check_range", "check_type"),
     "support.errors": ("CheckpointError", "InputError", "UpFusionError"),
@@ -55,8 +61,8 @@ _NAMES = {
     "surface.mesh": ("MeshAsset",),
     "surface.projection": ("project_photos",),
     "types": (
-        *("REFERENCE_FOCAL", "Cameras", "InputViews", "NovelViews", "OnStep", "RenderedViews"),
-        *("SceneEncoding", "ViewConditioning"),
+        *("REFERENCE_FOCAL", "Cameras", "GivenViews", "InputViews", "NovelViews", "OnStep", "PhotoCameras"),
+        *("RenderedViews", "SceneEncoding", "SourcePhoto", "ViewConditioning"),
     ),
 }
 """Every public name once, by the module it lives in."""

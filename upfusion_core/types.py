@@ -114,17 +114,67 @@ class Rays:
 
 
 @dataclass(frozen=True, eq=False)
+class PhotoCameras:
+    """The cameras of V photos, as far as their squares show them, in photo 1's frame.
+
+    cameras: V. accepted: (V,) bool, whether the photo may be a target there; the first always may.
+    score: (V,) in [0, 1], least share of the belief near the camera by any piece of evidence; 1 for what is given.
+    given: whether they were known beforehand, and not estimated.
+    """
+
+    cameras: Cameras
+    accepted: Tensor
+    score: Tensor
+    given: bool = False
+
+    def __post_init__(self) -> None:
+        check_shape("PhotoCameras.accepted", self.accepted, (len(self.cameras),), "one a photo")
+        check_shape("PhotoCameras.score", self.score, (len(self.cameras),), "one a photo")
+
+    def __len__(self) -> int:
+        return len(self.cameras)
+
+    def angles_degrees(self) -> Tensor:
+        """(V, 2) azimuth in [0, 360) and elevation in [-90, 90] of each camera's centre."""
+        x, y, z = self.cameras.centers.double().unbind(-1)
+        azimuth = torch.rad2deg(torch.atan2(x, z)) % 360
+        return torch.stack([azimuth, torch.rad2deg(torch.atan2(y, torch.hypot(x, z)))], dim=-1)
+
+
+@dataclass(frozen=True, eq=False)
+class SourcePhoto:
+    """A photo at its own resolution, upright, and the square of it that the networks see.
+
+    name: its file, or "photo 2". size: width and height of the whole photo in pixels.
+    rgb: (3, h, w), uint8 or in [0, 1], sRGB, not multiplied by the mask: the part of the photo that begins at `corner`.
+    mask: (h, w) in the same manner, full on the object; None where it is whatever is not white.
+    corner: x and y of that part. box: left, top, right and bottom of the square, which may lie outside of the photo.
+    """
+
+    name: str
+    size: tuple[int, int]
+    rgb: Tensor
+    mask: Tensor | None
+    corner: tuple[int, int]
+    box: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, eq=False)
 class InputViews:
-    """The photos, made ready: view 0 is the reference; poses are unknown by design.
+    """The photos, made ready: view 0 is the reference; poses are unknown unless they are given.
 
     rgb: (V, 3, S, S) in [0, 1] on white, S the model's image size, 1 <= V <= 6.
     mask: (V, 1, S, S) in [0, 1], 1 on the object.
     focal: (V, 2) as in Cameras.
+    sources: the photos' own pixels, which texture and fit use where cameras are known; None where there are none.
+    cameras: of the squares, where they are known beforehand.
     """
 
     rgb: Tensor
     mask: Tensor
     focal: Tensor
+    sources: tuple[SourcePhoto, ...] | None = None
+    cameras: PhotoCameras | None = None
 
     def __post_init__(self) -> None:
         check_shape("InputViews.rgb", self.rgb, ("V", 3, "S", "S"), "photos go through prepare_views")
@@ -139,13 +189,16 @@ class InputViews:
         if not self.focal.is_floating_point() or not (self.focal > 0).all():
             least = f"{float(self.focal.min()):.3g} as {self.focal.dtype}"
             raise InputError(f"InputViews.focal must be floating point above 0, got {least}; use prepare_views")
+        for name in ("sources", "cameras"):
+            if (value := getattr(self, name)) is not None and len(value) != views:
+                raise InputError(f"InputViews.{name} must be one for each of {views} photos, got {len(value)}")
 
     def __len__(self) -> int:
         return self.rgb.shape[0]
 
     def to(self, device: torch.device | str) -> InputViews:
         """The same photos on another device."""
-        return InputViews(self.rgb.to(device), self.mask.to(device), self.focal.to(device))
+        return replace(self, rgb=self.rgb.to(device), mask=self.mask.to(device), focal=self.focal.to(device))
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +206,8 @@ class SceneEncoding:
     """The set latents of one object (paper section 3.1), with what is needed to query them.
 
     tokens: (V·P, C), view-major, then patches row-major.
-    reference: Cameras(1), photo 1's camera.
+    reference: Cameras(1), photo 1's camera as the networks know it: it looks at the object with their lens. Its
+    distance is their unit of length; 1, unless photo 1 is known to have another lens.
     views: the photos, kept for distillation; None for a scene made by hand.
     model_id: fingerprint of the model that made it; another model refuses it. None is never refused.
     """
@@ -237,6 +291,40 @@ class NovelViews:
         check_type("NovelViews.cameras", self.cameras, Cameras, "use orbit_cameras")
         check_shape("NovelViews.rgb", self.rgb, (len(self.cameras), 3, "H", "W"), "one picture a camera")
         check_unit_range("NovelViews.rgb", self.rgb, "divide 8-bit pictures by 255")
+
+
+@dataclass(frozen=True, eq=False)
+class GivenViews:
+    """Pictures of the object whose cameras are known, each of its own size and weight, e.g. photos.
+
+    rgb: N of (3, H, W), uint8 or in [0, 1]; on white, or with masks.
+    masks: N of (H, W) alike, 1 on the object; None finds what is not white.
+    weights: (N,) of a picture's pixels beside others'; None is 1 for all.
+    """
+
+    rgb: Sequence[Tensor]
+    cameras: Cameras
+    masks: Sequence[Tensor] | None = None
+    weights: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        check_type("GivenViews.cameras", self.cameras, Cameras, "use load_photo_cameras or orbit_cameras")
+        count = len(self.cameras)
+        for name, values in (("rgb", self.rgb), ("masks", self.masks if self.masks is not None else self.rgb)):
+            check_type(f"GivenViews.{name}", values, Sequence, "give a list of tensors, one a camera")
+            if len(values) != count or not count:
+                raise InputError(f"GivenViews.{name} must be one for each of {count} cameras, got {len(values)}")
+            for index, (value, picture) in enumerate(zip(values, self.rgb, strict=True)):
+                shape = tuple(picture.shape[1:]) if name == "masks" and self.masks is not None else (3, "H", "W")
+                label = f"GivenViews.{name}[{index}]"
+                check_shape(label, value, shape, "a picture and its mask have one size")
+                if value.dtype != torch.uint8:
+                    check_unit_range(label, value, "or give uint8")
+        if self.weights is not None:
+            check_shape("GivenViews.weights", self.weights, (count,), "one number a picture")
+            check_finite("GivenViews.weights", self.weights)
+            if float(self.weights.min()) < 0 or float(self.weights.max()) <= 0:
+                raise InputError("GivenViews.weights must be 0 or more, and one of them above; leave bad pictures out")
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Data sets: reading them whole, where a mark is seen in their pictures, and meshes that lie about their arrays."""
+"""Data sets: reading them whole, and where a mark is seen in their pictures."""
 
 import json
 import math
@@ -22,17 +22,6 @@ def readable(dataset: MultiViewDataset) -> Iterator[PosedViews]:
             yield dataset[index]
         except UpFusionError:
             continue  # noted in `skipped`
-
-
-def edited_glb(data: bytes, change: Callable[[dict], object]) -> bytes:
-    """A GLB with its JSON changed in place."""
-    length = struct.unpack("<I", data[12:16])[0]
-    tree = json.loads(data[20 : 20 + length])
-    change(tree)
-    text = json.dumps(tree).encode()
-    text += b" " * (-len(text) % 4)
-    rest = data[20 + length :]
-    return b"glTF" + struct.pack("<IIII", 2, 20 + len(text) + len(rest), len(text), 0x4E4F534A) + text + rest
 
 
 def pixels(cameras: Cameras, point: Tensor, size: int) -> Tensor:

@@ -20,7 +20,7 @@ CEILINGS = {
     "lines of tests": 20_300,
     "lines of the longest file": 450,
     "lines of the longest function": 60,
-    "functions used at one place": 200,
+    "functions used at one place": 215,
     "import circles": 0,
 }
 

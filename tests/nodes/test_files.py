@@ -93,6 +93,12 @@ def test_nothing_is_written_elsewhere(run_node: Run, ball: nn.Module, folders: P
     assert written(folders) == []
 
 
+def test_meshes_for_printing(run_node: Run, folders: Path) -> None:
+    run_node(SAVE_MESH, mesh=a_mesh(), format="stl", filename_prefix="print", size_mm=80.0, up="z")
+    (path,) = written(folders)
+    assert trimesh.load(path).extents.max() == pytest.approx(80, abs=1e-3)
+
+
 @pytest.mark.parametrize(
     "name",
     ["/etc/passwd", "a/../../secret.safetensors [output]", "notes.txt", "", "a\0b", 5],

@@ -43,17 +43,18 @@ def asks_for_procedural(data: str | None, split: str | None, what: str = "--data
     """Whether objects are to be procedural; refuses to do without data, and a split of a folder."""
     if data is None:
         raise InputError(f"{what} is needed, got none; give procedural, or the folder of a data set")
-    if data != PROCEDURAL and split is not None:
+    if data not in PROCEDURAL and split is not None:
         raise InputError(f"--split is of procedural objects, got {split} with a folder; leave it out")
-    return data == PROCEDURAL
+    return data in PROCEDURAL
 
 
 def open_objects(
     data: str, split: str | None, size: int, *, kind: str | None = None, views: int | None = None
 ) -> MultiViewDataset:
     """Procedural objects, or those of a folder. views: of what is rendered on the fly, in place of the readers' own."""
-    if data == PROCEDURAL:
-        return ProceduralObjects(split or "train", size=size, **({} if views is None else {"views": views}))
+    if data in PROCEDURAL:
+        rendered = {} if views is None else {"views": views}
+        return ProceduralObjects(split or "train", size=size, version=PROCEDURAL[data], **rendered)
     dataset = open_dataset(data, size=size, kind=kind)
     if views is not None and isinstance(dataset, MeshViews):
         return replace(dataset, views=views)
@@ -135,13 +136,14 @@ def run_evaluate(command: Evaluate, given: frozenset[str]) -> None:
         available = len(dataset)
         wanted = object_count(command.data, available, command.objects)
         # the first objects of a split, which are in no order; of a folder, which is sorted, some spread evenly
-        spread = wanted if command.data == PROCEDURAL else available
+        spread = wanted if command.data in PROCEDURAL else available
         indices = [place * spread // wanted for place in range(wanted)]
         groups: list[Group] = []  # of objects that training has never shown the like of
         if isinstance(dataset, ProceduralObjects) and command.split == "held_out":
             groups = held_out_groups(dataset, wanted)
         elif isinstance(dataset, ProceduralObjects) and command.held_out:
-            groups = held_out_groups(ProceduralObjects("held_out", size=dataset.size), command.held_out)
+            held_out = ProceduralObjects("held_out", size=dataset.size, version=dataset.version)
+            groups = held_out_groups(held_out, command.held_out)
         lpips = None if command.lpips is None else load_lpips(command.lpips, model.device)
         settings, inputs = run.record.settings, {} if lpips is None else {"lpips": lpips.weights_id()}
         run.plan(settings, {}, inputs)
@@ -288,12 +290,12 @@ def _prepared(command: Train, settings: dict[str, Any], goes_on: bool) -> partia
 
 def _source(data: str, config: TrainConfig, device: str, *, held_out: bool = False) -> BatchSource:
     """Batches of procedural objects or of a folder; those that are held out come from another split or seed."""
-    if data != PROCEDURAL:
+    if data not in PROCEDURAL:
         dataset = open_objects(data, None, config.model.image_size)
         return DatasetBatches(dataset, config, held_out=held_out, workers=min(READERS, os.cpu_count() or 1))
     place = "cuda" if device == "auto" and torch.cuda.is_available() else "cpu"
     if place == "cuda" and "LOCAL_RANK" in os.environ:
         place = f"cuda:{_process('LOCAL_RANK')}"
     pool = 0 if held_out else PROCEDURAL_POOL
-    objects = ProceduralObjects("validation" if held_out else "train")
+    objects = ProceduralObjects("validation" if held_out else "train", version=PROCEDURAL[data])
     return ProceduralBatches(objects, config, held_out=held_out, device=place, pool=pool)

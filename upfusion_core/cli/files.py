@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -21,7 +20,7 @@ from ..support.devices import existing_device
 from ..support.errors import OutputError
 from ..support.files import check_target, write_json
 from ..surface.extract import require_packages
-from ..surface.mesh import MeshAsset, mesh_names
+from ..surface.mesh import TEXTURED, MeshAsset, mesh_names
 from .console import answer, duration, progress
 from .inputs import recorded
 from .run import RECORD_NAME, Record, locked, new_record
@@ -29,25 +28,35 @@ from .run import RECORD_NAME, Record, locked, new_record
 
 def run_mesh(command: Mesh, given: frozenset[str]) -> None:
     output, surface = command.output, command.surface
+    size = texture_size(surface, output.suffix[1:].lower())
     check_target(output)
     record_path = output.with_name(output.name + ".run.json")
-    targets = [*map(output.with_name, mesh_names(output.name, textured=surface.texture_size > 0)), record_path]
+    targets = [*map(output.with_name, mesh_names(output.name, textured=size is not None)), record_path]
     for path in targets:
         check_target(path)
     with locked(output.parent, output.name):
         _refuse_existing(targets, command.field, force=command.force)
-        require_packages(texture=surface.texture_size > 0, faces=surface.faces is not None)
+        require_packages(texture=size is not None, faces=surface.faces is not None)
         with _recorded(record_path, command, field=command.field) as record:
-            mesh = extracted(load_field(command.field, device=existing_device(command.device)).field, surface)
-            record.files = [str(path) for path in mesh.save(output)]
+            field = load_field(command.field, device=existing_device(command.device)).field
+            mesh = extracted(field, surface, size)
+            files = mesh.save(output, size_mm=surface.size_mm, up=surface.up)
+            record.files = [str(path) for path in files]
             record.note(mesh={"vertices": len(mesh.vertices), "faces": len(mesh.faces)})
     answer(f"Wrote {output} ({len(mesh.faces)} faces) in {duration(record.seconds)}; record in {record_path}")
 
 
-def extracted(field: RadianceField, surface: Surface) -> MeshAsset:
-    texture: Any = {"texture_size": surface.texture_size or None, "faces": surface.faces}
+def texture_size(surface: Surface, *formats: str) -> int | None:
+    """Side of the mesh's texture, if one of the formats holds any."""
+    return surface.texture_size or None if set(formats) & set(TEXTURED) else None
+
+
+def extracted(field: RadianceField, surface: Surface, size: int | None) -> MeshAsset:
+    """The mesh, with a texture of `size`."""
     with progress("Extracting the mesh") as on_step:
-        return field.extract_mesh(surface.resolution, surface.threshold, **texture, on_step=on_step)
+        return field.extract_mesh(
+            surface.resolution, surface.threshold, texture_size=size, faces=surface.faces, on_step=on_step
+        )
 
 
 def run_convert(command: Convert, given: frozenset[str]) -> None:

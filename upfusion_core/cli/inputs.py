@@ -18,7 +18,9 @@ from ..geometry import cameras_from_matrices, orbit_cameras
 from ..models.checkpoint import recommended_guidance
 from ..models.stable_diffusion import tokenize
 from ..pipeline import sampling
-from ..pipeline.photos import example_views, prepare_views
+from ..pipeline.examples import example_views
+from ..pipeline.photo_cameras import load_photo_cameras
+from ..pipeline.photos import prepare_views
 from ..pipeline.upfusion import UpFusion
 from ..support.devices import existing_device
 from ..support.errors import InputError
@@ -91,15 +93,28 @@ def opened(command: Command, given: frozenset[str]) -> Iterator[tuple[Run, Comma
         else:
             photos = command.photos
 
+        masks, known = list(photos.masks) or None, None
+        if photos.photo_cameras is not None:
+            elevation = 22.5 if isinstance(command, Demo) else command.photo_elevation
+            known = load_photo_cameras(photos.photo_cameras, photos.photos, masks, elevation_degrees=elevation)
+
         @cache
         def prepared(size: int) -> InputViews:
-            masks, find = list(photos.masks) or None, photos.remove_background
-            return prepare_views(list(photos.photos), masks, size=size, remove_background=find)
+            find = photos.remove_background
+            return prepare_views(list(photos.photos), masks, size=size, remove_background=find, cameras=known)
 
         prepared(256)  # the released size, which is nearly always the one wanted
         cameras = command.orbit.cameras if isinstance(command, Views | Predict) else None
         files = {"photos": photos.photos, "masks": photos.masks, "cameras": (cameras,) if cameras else ()}
-        plan(run, command, {kind: [checksum(path) for path in paths] for kind, paths in files.items()})
+        inputs: dict[str, Any] = {kind: [checksum(path) for path in paths] for kind, paths in files.items()}
+        if known is not None:
+            matrices = known.cameras.camera_to_world.numpy().tobytes()
+            inputs["photo_cameras"] = hashlib.sha256(
+                matrices + repr((known.lenses, known.refused)).encode()
+            ).hexdigest()
+            for note in known.notes:
+                say(note)
+        plan(run, command, inputs)
         yield run, command, prepared
 
 

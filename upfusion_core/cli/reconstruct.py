@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -17,8 +16,9 @@ from ..config import DistillConfig, FastSchedule, RaySampling, ReferenceSchedule
 from ..config.options import Demo, Reconstruct, Sampler, Surface
 from ..field.radiance import RadianceField, load_field
 from ..field.rendering import OccupancyGrid, render_views
+from ..geometry.cameras import reference_distance
 from ..pipeline.distill import distill_cameras
-from ..pipeline.photos import example_views
+from ..pipeline.examples import example_views
 from ..pipeline.pose import estimate_photo_cameras
 from ..pipeline.sampling import make_scheduler
 from ..pipeline.upfusion import UpFusion
@@ -29,10 +29,10 @@ from ..surface.extract import require_packages
 from ..surface.mesh import mesh_files
 from ..types import Cameras, OnStep, SceneEncoding
 from .console import duration, progress, say
-from .files import extracted
+from .files import extracted, texture_size
 from .inputs import opened
 from .run import Run
-from .views import encoded, orbit_of, sample_views, save_video, saved_pictures, write_png
+from .views import encoded, orbit_of, sample_views, save_video, saved_pictures, write_photo_cameras, write_png
 
 FIELD_NAME = "field.safetensors"
 TURNTABLE_FRAMES, ELEVATION_DEGREES = 32, 22.5
@@ -45,7 +45,8 @@ def run_reconstruct(command: Reconstruct, given: frozenset[str]) -> None:
     """Everything, in the run's folder; finished stages of a continued run are left as they are."""
     with opened(command, given) as (run, command, photos):
         config = distill_config(command)
-        require_packages(texture=command.surface.texture_size > 0, faces=command.surface.faces is not None)
+        textured = texture_size(command.surface, *command.formats) is not None
+        require_packages(texture=textured, faces=command.surface.faces is not None)
         if not run.already_finished:
             field = finished_field(run, command.networks.device)
             if field is None:
@@ -109,9 +110,8 @@ def fit_field(
 
         schedule, found = config.schedule, None
         if isinstance(schedule, FastSchedule) and schedule.all_photos and scene.views is not None:
-            found = estimate_photo_cameras(model, scene)
-            with run.writing("photo_cameras.json", keep=False) as path:
-                path.write_text(json.dumps(found.to_list(), indent=2) + "\n", encoding="utf-8")
+            found = scene.views.cameras or estimate_photo_cameras(model, scene)
+            write_photo_cameras(run, scene, found)
         generator, prompt = torch.Generator().manual_seed(sampler.seed), sampler.prompt
         field = model.distill(
             scene, config, generator=generator, prompt=prompt, photo_cameras=found, checkpoint=saved, on_step=on_step
@@ -127,7 +127,9 @@ def save_turntable(run: Run, field: RadianceField, size: int) -> None:
     if run.finished("turntable"):
         return
     with run.stage("turntable"), progress("Rendering the turntable") as on_step:
-        frames = rendered(field, orbit_of(TURNTABLE_FRAMES, ELEVATION_DEGREES), size, on_step)
+        saved = load_field(run.folder / FIELD_NAME).cameras  # photo 1's first: they stand as far as the networks' do
+        distance = 1.0 if saved is None else reference_distance(saved)
+        frames = rendered(field, orbit_of(TURNTABLE_FRAMES, ELEVATION_DEGREES, distance), size, on_step)
         with run.writing("turntable.gif") as path:
             save_video(path, frames)
 
@@ -149,10 +151,11 @@ def save_mesh(run: Run, field: RadianceField, surface: Surface, formats: tuple[s
     if run.finished("mesh"):
         return
     with run.stage("mesh"):
-        mesh = extracted(field, surface)
+        mesh = extracted(field, surface, texture_size(surface, *formats))
         for kind in dict.fromkeys(formats):
+            files = mesh_files(mesh, f"mesh.{kind}", size_mm=surface.size_mm, up=surface.up)
             with ExitStack() as stack:  # renamed in reverse order: the mesh that names the others comes last
-                for name, content in reversed(mesh_files(mesh, f"mesh.{kind}").items()):
+                for name, content in reversed(files.items()):
                     stack.enter_context(run.writing(name)).write_bytes(content)
         run.note(mesh={"vertices": len(mesh.vertices), "faces": len(mesh.faces)})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 
 import imageio.v3 as imageio
@@ -11,11 +12,13 @@ import torch
 from torch import Tensor
 
 from ..config.options import Networks, Predict, Sampler, Views
+from ..data.camera_files import written_cameras
 from ..geometry import orbit_cameras
+from ..geometry.cameras import networks_reference, reference_distance
 from ..pipeline.upfusion import UpFusion
 from ..support.errors import InputError, MissingPackageError
 from ..support.images import contact_sheet, load_png, save_png, to_8bit
-from ..types import Cameras, SceneEncoding
+from ..types import Cameras, PhotoCameras, SceneEncoding
 from .console import duration, progress, say
 from .inputs import PreparedPhotos, load_model, opened, read_cameras
 from .run import Run
@@ -28,7 +31,13 @@ def run_views(command: Views | Predict, given: frozenset[str]) -> None:
         raise MissingPackageError(f'{rule}; run: pip install "imageio[ffmpeg]", or choose --video gif')
     with opened(command, given) as (run, command, photos):
         orbit, elevation = command.orbit, command.photo_elevation
-        cameras = orbit_of(orbit.count, elevation if orbit.elevation is None else orbit.elevation, orbit.distance)
+        known, unit = photos(256).cameras, 1.0
+        if known is not None:
+            elevation = float(known.angles_degrees()[0, 1])
+            unit = reference_distance(networks_reference(known.cameras[0]))
+        cameras = orbit_of(
+            orbit.count, elevation if orbit.elevation is None else orbit.elevation, orbit.distance * unit
+        )
         if orbit.cameras is not None:
             cameras = read_cameras(orbit.cameras, elevation)
         if not run.already_finished:
@@ -83,7 +92,20 @@ def encoded(
     say("Encoding the photos ...")
     scene = model.encode(views, reference_elevation_degrees=photo_elevation)
     run.check_model(model)
+    write_photo_cameras(run, scene, views.cameras)
     return model, scene
+
+
+def write_photo_cameras(run: Run, scene: SceneEncoding, found: PhotoCameras | None) -> None:
+    """photo_cameras.json in the run's folder; where nobody looked for the others', that of photo 1."""
+    assert scene.views is not None, "encoded keeps them"
+    assert scene.views.sources is not None, "they come from prepare_views"
+    if found is None:
+        count = len(scene.views)
+        first = torch.arange(count) == 0
+        found = PhotoCameras(Cameras.concatenate([scene.reference] * count), first, first.float())
+    with run.writing("photo_cameras.json", keep=False) as path:
+        path.write_text(json.dumps(written_cameras(found, scene.views.sources), indent=2) + "\n", encoding="utf-8")
 
 
 def sample_views(run: Run, model: UpFusion, scene: SceneEncoding, cameras: Cameras, sampler: Sampler) -> None:

@@ -154,7 +154,7 @@ class Flag:
     unset: str = ""  # shown as the default in place of None
     commas: bool = False  # whether several come as one text
     table: str = ""  # "module:NAME" of a table of choices further up in the package
-    place: str = ""  # a text may be a path, which is recorded as an absolute one, or this word
+    places: tuple[str, ...] = ()  # a text may be a path, which is recorded as an absolute one, or one of these words
     section: Literal["settings", "sources", "conduct"] = "settings"  # of the record; conduct may change on resume
 
 
@@ -225,7 +225,7 @@ class Option:
             return [self.written(item) for item in value]
         if isinstance(value, Path):
             return str(value.absolute())
-        if self.flag.place and value not in (None, self.flag.place) and os.path.exists(value):
+        if self.flag.places and value not in (None, *self.flag.places) and os.path.exists(value):
             return str(Path(value).absolute())
         return value
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
@@ -112,6 +113,13 @@ class FieldConfig:
         finest = max(self.grid.coarsest, round(2 * self.half_extent / cell))
         return replace(self, grid=replace(self.grid, finest=min(self.grid.finest, finest)))
 
+    def as_fine_as(self, cell: float) -> FieldConfig:
+        """The same field with levels of the same growth added, or left out, until its finest cells are `cell` wide."""
+        grid, wanted = self.grid, max(self.grid.coarsest, round(2 * self.half_extent / cell))
+        growth = (grid.finest / grid.coarsest) ** (1 / max(grid.levels - 1, 1))
+        levels = 1 + math.ceil(math.log(wanted / grid.coarsest) / math.log(max(growth, 1.5)) - 1e-6)
+        return replace(self, grid=replace(grid, levels=levels, finest=min(wanted, 2**16)))
+
 
 @configuration
 class RaySampling:
@@ -141,6 +149,12 @@ class FitConfig:
     crisp_weight: Weight = 0.0  # in the last step, rising with the square of the progress: no haze is left
     occupancy_cells: Annotated[int, Ge(0), Le(512)] = 48  # along an axis of the OccupancyGrid; 0: no space is skipped
     occupancy_every: Count = 16  # steps between its updates
+    outside_weight: Weight = 1.0  # of what is dense where silhouettes leave nothing, if the caller has found that out
+
+    @classmethod
+    def views(cls) -> FitConfig:
+        """For few large pictures with known cameras, beside nothing else."""
+        return cls(iterations=1000, rays=8192)
 
 
 @configuration

@@ -17,12 +17,13 @@ from .base import NO_OPTION, Flag, configuration
 from .field import DistillConfig, Guidance, Preset, Steps
 from .models import MAX_PHOTOS
 
-PROCEDURAL = "procedural"  # in place of a data set's folder: objects that are made as they are needed
+# in place of a data set's folder, by the generator's version: objects that are made as they are needed
+PROCEDURAL = {"procedural": 1, "procedural-2": 2}
 EvaluationStage = Literal["white", "nearest", "predict", "sample", "field"]
 EVALUATION_STAGES: tuple[EvaluationStage, ...] = get_args(EvaluationStage)
 
 CONDUCT = Flag(section="conduct")
-DATA = Flag(metavar="procedural|DATA", place=PROCEDURAL)
+DATA = Flag(metavar="|".join([*PROCEDURAL, "DATA"]), places=tuple(PROCEDURAL))
 SOURCE = Flag(section="sources")
 OUTPUT = ("--output", "-o")
 RECOMMENDED = "what the weights recommend, else 9"
@@ -60,13 +61,16 @@ class Photos:
     """Mask of a photo, white on the object; once a photo, in the same order."""
     remove_background: bool = False
     """Find the object by rembg in photos without mask and alpha."""
+    photo_cameras: Annotated[Path | None, SOURCE] = None
+    """Where the photos were taken from: transforms.json, a folder of COLMAP's, cameras.json of splats, or the
+    photo_cameras.json of a run."""
 
 
 @configuration
 class Networks:
     """The networks and how they compute."""
 
-    model: Annotated[str | None, Flag(("--model", "-m"), "WEIGHTS", unset=BUNDLED_NAME, place=BUNDLED_NAME)] = None
+    model: Annotated[str | None, Flag(("--model", "-m"), "WEIGHTS", unset=BUNDLED_NAME, places=(BUNDLED_NAME,))] = None
     """mini, the small bundled model; a folder of released weights; or one merged .safetensors."""
     device: Device = "auto"
     """Where the networks run."""
@@ -122,9 +126,14 @@ class Surface:
     threshold: Annotated[Annotated[float, Ge(1e-6)] | None, Flag(unset="chosen by silhouettes")] = None
     """Density at the mesh's surface, per scene unit."""
     texture_size: Annotated[int, Ge(0), Le(8192)] = 1024
-    """Side of the mesh's texture in pixels, e.g. 1024, 2048 or 4096; 0 colours the vertices instead."""
+    """Side of the mesh's texture in pixels, e.g. 1024, 2048 or 4096; 0, and .ply and .stl, colour the vertices
+    instead."""
     faces: Annotated[Annotated[int, Ge(16)] | None, Flag(unset="all")] = None
     """Most triangles of the mesh."""
+    size_mm: Annotated[Annotated[float, Ge(0.001), Le(100_000)] | None, Flag(unset="in scene units")] = None
+    """Longest side of the written mesh in millimetres, for printing; a .glb has it in metres, as its format says."""
+    up: Literal["y", "z"] = "y"
+    """Axis that points up in .obj, .ply and .stl; programs for printing want z. In .glb it is always y."""
 
     def __post_init__(self) -> None:
         if 0 < self.texture_size < 64:
@@ -222,7 +231,7 @@ class Mesh:
 class Convert:
     """Weights: folder -> one merged file, or back. The record is run.json in a folder, FILE.run.json beside a file."""
 
-    source: Annotated[str, Flag(metavar="SOURCE", argument=True, section="sources", place=BUNDLED_NAME)]
+    source: Annotated[str, Flag(metavar="SOURCE", argument=True, section="sources", places=(BUNDLED_NAME,))]
     """mini, a folder of weights or a merged .safetensors."""
     destination: Annotated[Path, Flag(metavar="DESTINATION", argument=True, section="conduct")]
     """The other: a new .safetensors, or a new folder."""
@@ -236,7 +245,7 @@ class Convert:
 class Info:
     """What a file or folder of weights holds."""
 
-    weights: Annotated[str, Flag(metavar="WEIGHTS", argument=True, section="sources", place=BUNDLED_NAME)]
+    weights: Annotated[str, Flag(metavar="WEIGHTS", argument=True, section="sources", places=(BUNDLED_NAME,))]
     """mini, a folder of weights or a merged .safetensors."""
     output: Annotated[Path | None, Flag(OUTPUT, section="conduct")] = None
     """Also write it as a JSON file."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..geometry.lenses import MODELS, Lens
 from ..support.errors import InputError
 from ..support.files import json_number, read_json, reading, shown
+from ..types import PhotoCameras, SourcePhoto
 
 OPENCV_AXES = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
 """OpenCV's and COLMAP's camera axes (right, down, forward) <-> ours (right, up, backward)."""
@@ -21,7 +22,10 @@ OPENCV_AXES = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float6
 _MOST = 100_000
 """Cameras in one file."""
 
-_READ = "read are transforms.json (nerfstudio, instant-ngp, Blender), COLMAP's sparse folders, cameras.json of splats"
+_READ = (
+    "read are transforms.json (nerfstudio, instant-ngp, Blender), COLMAP's sparse folders, cameras.json of splats and "
+    "the photo_cameras.json of a run"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,21 +35,27 @@ class FileCamera:
     name: the picture's, with slashes. camera_to_world: (4, 4) float64, our camera axes, the file's world; may hold NaN.
     lens: in pixels of the file's pictures; of pictures 1 wide where the file tells no size and no pixels.
     sized: whether the file tells the size; else it follows from the lens's centre, roughly, or is (1, 1).
+    refused: whether the run that wrote it was not sure of it.
     """
 
     name: str
     camera_to_world: Tensor
     lens: Lens
     sized: bool = True
+    refused: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class CameraFile:
-    """All cameras of a file. up: which way is up in its world, where the format says it."""
+    """All cameras of a file.
+
+    up: which way is up in its world, where the format says it. ours: whether a run wrote it, in its field's frame.
+    """
 
     path: Path
     cameras: tuple[FileCamera, ...]
     up: tuple[float, float, float] | None = None
+    ours: bool = False
 
 
 def read_camera_files(path: Path) -> list[CameraFile]:
@@ -58,7 +68,7 @@ def read_camera_files(path: Path) -> list[CameraFile]:
         models = _colmap_models(path)
         if models:
             return [_colmap(model) for model in models]
-        for name in ("transforms.json", "transforms_train.json", "cameras.json"):
+        for name in ("transforms.json", "transforms_train.json", "cameras.json", "photo_cameras.json"):
             if (path / name).is_file():
                 return read_camera_files(path / name)
         raise InputError(f"{path} must hold cameras, got none; {_READ}")
@@ -67,9 +77,54 @@ def read_camera_files(path: Path) -> list[CameraFile]:
     content = read_json(path, finite=False)
     if isinstance(content, dict) and isinstance(content.get("frames"), list):
         return [CameraFile(path, tuple(_frames(content, path)), up=(0.0, 0.0, 1.0))]
+    if isinstance(content, dict) and isinstance(content.get("photos"), list):
+        found = [_own_camera(row, f"{path}, photo {index + 1}") for index, row in enumerate(content["photos"])]
+        return [CameraFile(path, tuple(found), up=(0.0, 1.0, 0.0), ours=True)]
     if isinstance(content, list) and content and all(isinstance(row, dict) and "position" in row for row in content):
         return [CameraFile(path, tuple(_splat_camera(row, f"{path}, camera {i}") for i, row in enumerate(content)))]
     raise InputError(f'{path} is not a transforms.json (a list "frames"), got {shown(content, 60)}; {_READ}')
+
+
+# ---- our own
+
+STATUSES = ("reference", "given", "found", "refused")
+
+
+def written_cameras(cameras: PhotoCameras, sources: Sequence[SourcePhoto]) -> dict[str, Any]:
+    """What photo_cameras.json holds: the cameras of whole photos, in the field's frame, and how they are known."""
+    photos = []
+    for index, (camera, source) in enumerate(zip(cameras.cameras, sources, strict=True)):
+        left, top, right, bottom = source.box
+        width, height = source.size
+        whole = Lens.of_camera(camera, (right - left, bottom - top)).cut(-left, -top, width - left, height - top)
+        focal, principal = whole.ndc
+        status, reason = STATUSES[1 if cameras.given else 2], ""
+        if index == 0:
+            status = STATUSES[0]
+        elif not cameras.accepted[index]:
+            status, reason = STATUSES[3], f"its match is not sure enough ({float(cameras.score[index]):.2f})"
+        entry = {"file": source.name, "size": [width, height], "status": status}
+        matrix = camera.camera_to_world[0].tolist()
+        photos.append({**entry, "camera_to_world": matrix, "focal": focal, "principal": principal, "reason": reason})
+    return {"photos": photos}
+
+
+def _own_camera(row: Any, label: str) -> FileCamera:  # noqa: ANN401 - any JSON
+    if not isinstance(row, dict) or not isinstance(row.get("file"), str) or row.get("status") not in STATUSES:
+        wanted = f"{label} must have a file and a status ({', '.join(STATUSES)})"
+        raise InputError(f"{wanted}, got {shown(row, 60)}; correct it there")
+    pairs = []
+    for name in ("size", "focal", "principal"):
+        pair = row.get(name)
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise InputError(f"{label}, {name} must be two numbers, got {shown(pair, 40)}; correct it there")
+        pairs.append([json_number(value, f"{label}, {name}") for value in pair])
+    (width, height), (fx, fy), (x, y) = pairs
+    if min(width, height, fx, fy) <= 0:
+        raise InputError(f"{label}, size and focal must be above 0, got {pairs[:2]}; correct it there")
+    lens = Lens((width, height), (fx * width / 2, fy * height / 2), ((1 - x) * width / 2, (1 - y) * height / 2))
+    matrix = _matrix(row.get("camera_to_world"), f"{label}, camera_to_world")
+    return FileCamera(_slashed(row["file"]), matrix, lens, refused=row["status"] == STATUSES[3])
 
 
 # ---- transforms.json
@@ -86,14 +141,11 @@ def _frames(content: dict[str, Any], path: Path) -> Iterator[FileCamera]:
             raise InputError(f"{label} must have a file_path, got {shown(frame, 60)}; correct it there")
         label = f"{label} ({frame['file_path']})"
         matrix = _matrix(frame.get("transform_matrix"), f"{label}, transform_matrix")
-        yield FileCamera(_slashed(frame["file_path"]), matrix, *_lens({**content, **_own(content, frame)}, label))
-
-
-def _own(content: Mapping[str, Any], frame: dict[str, Any]) -> dict[str, Any]:
-    """What a frame says itself; a focal length of its own stands above an angle at the top, and the other way round."""
-    own = {name: value for name, value in frame.items() if value is not None}
-    focal = {"fl_x", "fl_y", "camera_angle_x", "camera_angle_y"}
-    return {**dict.fromkeys(focal & content.keys() if focal & own.keys() else ()), **own}
+        own = {name: value for name, value in frame.items() if value is not None}
+        focal = {"fl_x", "fl_y", "camera_angle_x", "camera_angle_y"}
+        if focal & own.keys():  # a focal length of its own stands above an angle at the top, and the other way round
+            own = {**dict.fromkeys(focal & content.keys()), **own}
+        yield FileCamera(_slashed(frame["file_path"]), matrix, *_lens({**content, **own}, label))
 
 
 def _lens(values: Mapping[str, Any], label: str) -> tuple[Lens, bool]:

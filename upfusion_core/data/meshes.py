@@ -1,4 +1,4 @@
-"""Meshes rendered on the fly as posed views: any folder of GLB, OBJ and PLY files, and Google Scanned Objects."""
+"""Meshes rendered on the fly as posed views: any folder of GLB, glTF, OBJ and PLY files, and Google Scanned Objects."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class MeshViews:
 
 
 def mesh_folder(root: str | os.PathLike[str], *, size: int = 256) -> MeshViews:
-    """All GLB, OBJ and PLY files below a folder but hidden ones, +Y up, named by their paths and in their order."""
+    """All GLB, glTF, OBJ and PLY files below a folder but hidden ones, +Y up, named by their paths, in their order."""
     root = existing_folder(root)
     paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in MESH_SUFFIXES and path.is_file())
     sources = [MeshSource(path.relative_to(root).as_posix(), path) for path in paths]

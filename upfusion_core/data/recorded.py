@@ -20,9 +20,9 @@ from torch import Tensor
 from ..config.base import from_value
 from ..geometry import cameras_from_matrices, focal_from_fov
 from ..support.checks import check_choice
+from ..support.decoding import check_picture, open_picture, rgba
 from ..support.errors import InputError, PhotoError, UpFusionError
 from ..support.files import existing_folder, inside, read_json, read_regular, reading, subfolders
-from ..support.images import check_picture, open_picture
 from ..types import Cameras
 from .views import PosedViews, StoredObject, StoredViews, decoded_array, meeting_point, normalise
 
@@ -98,7 +98,7 @@ def _decoded(path: Path, mode: str) -> np.ndarray:
             width, height = picture.size
             wanted = f"sides of at most {_LONGEST_SIDE} pixels, got {width} x {height}"
             raise PhotoError(f"{path.name} must have {wanted}; make it smaller or leave it out")
-        return np.asarray(picture.convert(mode))
+        return rgba(picture, path.name) if mode == "RGBA" else np.asarray(picture.convert(mode))
 
 
 def bounds(covered: np.ndarray) -> Box:

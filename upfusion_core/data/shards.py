@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ..config import from_value
+from ..support.decoding import rgba
 from ..support.errors import InputError, UpFusionError
 from ..support.files import Writing, inside, parse_json, read_json, reading, shown
 from ..support.images import resize_pictures, to_8bit
@@ -212,8 +213,8 @@ def _decoded(content: bytes, mode: str, size: int) -> Tensor:
     with reading("a picture", "pack it again"), Image.open(io.BytesIO(content), formats=known) as picture:
         if picture.size != (size, size):
             raise InputError(f"its pictures must be {size} pixels a side, got {picture.size}; pack it again")
-        values = np.asarray(picture.convert(mode))
-    tensor = torch.from_numpy(values.copy()).float() / 255
+        values = rgba(picture, "a picture")[..., :3] if mode == "RGB" else np.array(picture.convert("L"))
+    tensor = torch.from_numpy(values).float() / 255
     return tensor.permute(2, 0, 1) if mode == "RGB" else tensor[None]
 
 

@@ -101,8 +101,10 @@ def draw_object(dataset: MultiViewDataset, index: int, config: EvaluationConfig)
     most, wanted = max(config.photos), max(config.photos) + config.views
     generator = torch.Generator().manual_seed(object_seed(config.seed, "views", index))
     mesh: Callable[[], trimesh.Trimesh] | None = None
+    targets = tuple(range(1, 1 + config.views))
+    photos = (0, *range(1 + config.views, wanted))
     if isinstance(dataset, ProceduralObjects):
-        batch = dataset.batch([index], views=wanted, generator=generator)
+        batch = dataset.batch([index], views=wanted, generator=generator, photos=photos)
         views, mesh = batch.example(0), functools.cache(functools.partial(true_mesh, batch.objects))
     else:
         views = dataset.draw(index, wanted, generator)
@@ -113,8 +115,7 @@ def draw_object(dataset: MultiViewDataset, index: int, config: EvaluationConfig)
             f"{views.name} must have {wanted} views ({most} photos and {config.views} targets), got {len(views)}; "
             "ask for fewer photos or views"
         )
-    targets = tuple(range(1, 1 + config.views))
-    return EvaluatedObject(index, views, (0, *range(1 + config.views, wanted)), targets, mesh)
+    return EvaluatedObject(index, views, photos, targets, mesh)
 
 
 def object_seed(seed: int, purpose: str, index: int) -> int:

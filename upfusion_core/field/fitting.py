@@ -7,14 +7,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import max_pool2d, pad
+from torch.nn.functional import adaptive_max_pool2d, interpolate, max_pool2d, pad
 
 from ..config import FitConfig
-from ..geometry import camera_rays, orbit_cameras
+from ..geometry import orbit_cameras
+from ..geometry.rays import drawn_rays
 from ..support.errors import FieldError
+from ..support.images import unit_range
 from ..types import Cameras, Rays
 from .radiance import RadianceField
 from .rendering import OccupancyGrid, RenderedRays, render_rays, render_views, sum_before
+
+ROUGH = 64  # places along a picture's sides that are told apart where only the surroundings of its object are drawn
+OUTSIDE_POINTS, OUTSIDE_LENGTH = 1024, 0.05  # looked at in a step where silhouettes leave nothing, in scene units
+
+Pictures = Tensor | Sequence[Tensor]  # (N, C, H, W), or N of (C, H, W), each of its own size
 
 
 def distortion_loss(weights: Tensor, distances: Tensor, lengths: Tensor) -> Tensor:
@@ -63,13 +70,15 @@ class FieldFitter:
         self,
         field: RadianceField,
         cameras: Cameras,
-        rgb: Tensor,
+        rgb: Pictures,
         *,
-        mask: Tensor | None = None,
-        weights: Tensor | None = None,
+        mask: Pictures | None = None,
+        weights: Pictures | None = None,
+        hull: Tensor | None = None,
         config: FitConfig | None = None,
         generator: torch.Generator,
     ) -> None:
+        """hull: (C, C, C) bool of the field's box, outside of which nothing is; the others as in `set_views`."""
         self.field = field.requires_grad_(True)  # those of `distill` and from files are frozen
         self.config = config or FitConfig()
         self.generator = generator
@@ -85,7 +94,12 @@ class FieldFitter:
             eps=1e-8,  # rows that hardly anything is seen of stay, where a smaller one would have them wander
             fused=field.aabb.device.type in ("cpu", "cuda"),  # one pass over the table, six times faster on a CPU
         )
-        self.occupancy = OccupancyGrid(field.aabb, self.config.occupancy_cells) if self.config.occupancy_cells else None
+        cells = self.config.occupancy_cells if hull is None else len(hull)
+        self.occupancy = OccupancyGrid(field.aabb, cells) if cells else None
+        self._outside: Tensor | None = None
+        if hull is not None and self.occupancy is not None:
+            self.occupancy.hull.copy_(hull)
+            self._outside = (~self.occupancy.hull).nonzero()
         self.set_views(cameras, rgb, mask=mask, weights=weights)
 
     @property
@@ -93,21 +107,31 @@ class FieldFitter:
         return self.iteration >= self.config.iterations
 
     def set_views(
-        self, cameras: Cameras, rgb: Tensor, *, mask: Tensor | None = None, weights: Tensor | None = None
+        self, cameras: Cameras, rgb: Pictures, *, mask: Pictures | None = None, weights: Pictures | None = None
     ) -> None:
         """Replaces the pictures that are fitted; field, optimiser and position stay.
 
-        rgb: (N, 3, H, W) on white. mask: (N, 1, H, W), 1 on the object. weights: (N, 1, H, W), 1 unless given.
+        rgb: N of (3, H, W) on white, uint8 or in [0, 1], each of its own size. mask: N of (1, H, W), 1 on the object.
+        weights: N of (1, H, W), 1 unless given. A large picture is asked no more often than a small one.
         """
         device = self.field.aabb.device
-        self._centers = cameras.centers.to(device)
-        self._directions = camera_rays(cameras.to(device), *rgb.shape[-2:]).directions.reshape(-1, 3)
+        self._cameras = cameras.to(device)
+        self._sizes = torch.tensor([picture.shape[-2:] for picture in rgb], device=device)
+        self._counts = self._sizes.prod(dim=1)
         self._rgb = _by_pixel(rgb, device)
-        padded = pad(rgb.to(device).float(), (1, 1, 1, 1), mode="replicate")
-        contrast = (max_pool2d(padded, 3, 1) + max_pool2d(-padded, 3, 1)).amax(1)  # between a pixel and its neighbours
-        self._edges = (contrast.reshape(-1) > 0.1).nonzero()[:, 0]
-        self._mask = None if mask is None else _by_pixel(mask, device)[:, 0]
-        self._weights = _by_pixel(torch.ones_like(rgb[:, :1]) if weights is None else weights, device)[:, 0]
+        edges, near, start = [], [], 0
+        for index, picture in enumerate(rgb):
+            padded = pad(unit_range(picture.to(device)).float()[None], (1, 1, 1, 1), mode="replicate")
+            contrast = (max_pool2d(padded, 3, 1) + max_pool2d(-padded, 3, 1)).amax(1)  # between a pixel and neighbours
+            edges.append((contrast.reshape(-1) > 0.1).nonzero()[:, 0] + start)
+            if self._outside is not None and mask is not None:  # elsewhere the hull has nothing to be seen
+                covered = max_pool2d(adaptive_max_pool2d(mask[index][None].to(device).float(), ROUGH), 3, 1, 1)
+                near.append((interpolate(covered, picture.shape[-2:]).reshape(-1) > 0).nonzero()[:, 0] + start)
+            start += contrast.numel()
+        self._edges, self._near = torch.cat(edges), torch.cat(near) if near else None
+        self._drawn = torch.tensor([len(some) for some in near], device=device) if near else self._counts
+        self._mask = None if mask is None else _by_pixel(mask, device)
+        self._weights = None if weights is None else _by_pixel(weights, device)
 
     def step(self) -> dict[str, Tensor]:
         """One step on random rays -> unweighted loss terms; FieldError, and no step, where a gradient is not finite."""
@@ -115,8 +139,7 @@ class FieldFitter:
         if self.occupancy is not None and self.iteration % config.occupancy_every == 0:
             self.occupancy.update(self.field.density, generator=self.generator)
         pixels = self._draw_pixels()
-        per_view = len(self._rgb) // len(self._centers)
-        rays = Rays(self._centers[pixels // per_view], self._directions[pixels])
+        rays = self._rays(pixels)
         asked = 0
 
         def field(points: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,8 +150,11 @@ class FieldFitter:
         seen = render_rays(
             field, rays, self.field.aabb, sampling=config.sampling, visible=self.occupancy, generator=self.generator
         )
-        mask = None if self._mask is None else self._mask[pixels]
-        losses = fit_losses(seen, self._rgb[pixels], mask, self._weights[pixels])
+        mask = None if self._mask is None else unit_range(self._mask[pixels])[:, 0]
+        counts = torch.ones_like(rays.origins[:, 0]) if self._weights is None else self._weights[pixels, 0]
+        losses = fit_losses(seen, unit_range(self._rgb[pixels]), mask, counts)
+        if self._outside is not None and len(self._outside):
+            losses["outside"] = self._outside_loss(self._outside)
         progress = self.iteration / max(config.iterations - 1, 1)
         weights = {name: getattr(config, f"{name}_weight") for name in losses}
         weights["depth"] *= progress
@@ -146,16 +172,43 @@ class FieldFitter:
         self.rays = max(1, min(config.rays, 2 * self.rays, self.rays * config.points // max(asked, 1)))
         return {name: value.detach() for name, value in losses.items()}
 
+    def _outside_loss(self, cells: Tensor) -> Tensor:
+        """How much light is stopped on OUTSIDE_LENGTH where nothing is: the mean over random points of these cells."""
+        assert self.occupancy is not None, "it has the cells"
+
+        def draw(values: Tensor) -> Tensor:
+            return values.to(cells.device)
+
+        source, low, high = self.generator, *self.field.aabb
+        chosen = cells[draw(torch.randint(len(cells), (OUTSIDE_POINTS,), generator=source, device=source.device))]
+        place = chosen + draw(torch.rand(OUTSIDE_POINTS, 3, generator=source, device=source.device))
+        density = self.field.density(low + (high - low) * place / len(self.occupancy.hull))
+        return -torch.expm1(-OUTSIDE_LENGTH * density).mean()
+
     def _draw_pixels(self) -> Tensor:
-        """(rays,) numbers of pixels, evenly drawn from all and, for `edge_share` of them, from those on edges."""
+        """(rays,) numbers of pixels, as many of each picture and, for `edge_share` of them, from those on edges."""
         source, edges = self.generator, self._edges
         from_edges = round(self.rays * self.config.edge_share) if len(edges) else 0
 
         def draw(high: int, count: int) -> Tensor:
             return torch.randint(high, (count,), generator=source, device=source.device).to(edges)
 
-        pixels = draw(len(self._rgb), self.rays - from_edges)
+        drawn, largest = self._drawn, int(self._drawn.max())
+        place = draw(largest * len(drawn), self.rays - from_edges)
+        view = place // largest
+        pixels = (drawn.cumsum(0) - drawn)[view] + place % largest * drawn[view] // largest
+        if self._near is not None:
+            pixels = self._near[pixels.clamp(max=len(self._near) - 1)]
         return torch.cat([pixels, edges[draw(len(edges), from_edges)]]) if from_edges else pixels
+
+    def _rays(self, pixels: Tensor) -> Rays:
+        """(R, 3) rays through the centres of the pixels of these numbers."""
+        ends = self._counts.cumsum(0)
+        view = torch.searchsorted(ends, pixels, right=True)
+        place = pixels - (ends - self._counts)[view]
+        height, width = self._sizes[view].unbind(-1)
+        x, y = 1 - (2 * (place % width) + 1) / width, 1 - (2 * (place // width) + 1) / height
+        return drawn_rays(self._cameras, view, torch.stack([x, y], dim=-1))
 
     @torch.no_grad()
     def preview(self, size: int = 64) -> Tensor:
@@ -185,6 +238,13 @@ class FieldFitter:
         self.iteration, self.rays = state["iteration"], state["rays"]
 
 
-def _by_pixel(pictures: Tensor, device: torch.device) -> Tensor:
-    """(N, C, H, W) -> (N·H·W, C) float32 on `device`, on memory of their own."""
-    return pictures.detach().to(device, torch.float32).permute(0, 2, 3, 1).reshape(-1, pictures.shape[1]).clone()
+def _by_pixel(pictures: Pictures, device: torch.device) -> Tensor:
+    """N of (C, H, W) -> (sum of H·W, C) on `device`, on memory of their own: float32, or uint8 if any of them is."""
+    small = any(picture.dtype == torch.uint8 for picture in pictures)
+    rows = []
+    for picture in pictures:
+        values = picture.detach().to(device)
+        if small:
+            values = values if values.dtype == torch.uint8 else (values.float() * 255).round().clamp(0, 255).byte()
+        rows.append(values.to(torch.uint8 if small else torch.float32).permute(1, 2, 0).reshape(-1, len(picture)))
+    return torch.cat(rows)

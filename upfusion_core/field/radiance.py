@@ -125,7 +125,8 @@ class RadianceField(nn.Module):
 
         background: a number or (3,) colour; a ray that misses the box gets it, opacity 0 and depth 0.
         """
-        return render_views(self, self.aabb, cameras, size, background=background, sampling=sampling, chunk=chunk)
+        options: dict[str, Any] = {"background": background, "sampling": sampling, "chunk": chunk}
+        return render_views(self, self.aabb, cameras, size, density=self.density, **options)
 
     def extract_mesh(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ MAX_SIDE = 16384  # pixels along each side of a picture
 RAYS, CPU_RAYS = 2**12, 2**8  # rays at a time: a CPU keeps fewer in its caches, and Cancel waits for a call's end
 HIDDEN_DEPTH = 7.0  # optical depth beyond which nothing is seen: exp(-7) of the light is left
 EMPTY, DECAY = 0.5, 0.5  # see OccupancyGrid: density per scene unit, and what an update leaves of what was remembered
+RENDERED_CELLS = 64  # of the grid that renders skip by, along an axis, looked at in 8 places each
+RENDERED_LOSS = 5e-4  # of a pixel's light that such renders may leave out: of empty cells, and of what is hidden
 
 # (..., 3) world points -> density (...,) per scene unit and rgb (..., 3) in [0, 1]
 FieldFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -136,10 +139,15 @@ def render_views(
     background: Tensor | float = 1.0,
     sampling: RaySampling | None = None,
     visible: VisibleFunction | None = None,
+    density: Callable[[Tensor], Tensor] | None = None,
     generator: torch.Generator | None = None,
     chunk: int | None = None,
 ) -> RenderedViews:
-    """Pictures of `size` (one side, or height and width) from each camera, `chunk` rays or fewer at a time."""
+    """Pictures of `size` (one side, or height and width) from each camera, `chunk` rays or fewer at a time.
+
+    Where nothing is seen the field is not asked: as `visible` says, or as its `density` tells when that is given and
+    the pictures are large enough to repay the look.
+    """
     if not isinstance(size, int) and not (isinstance(size, Sequence) and len(size) == 2):
         raise InputError(f"size must be one number of pixels or (height, width), got {size!r:.40}; give one number")
     height, width = (size, size) if isinstance(size, int) else size
@@ -155,6 +163,11 @@ def render_views(
     cameras = cameras.to(aabb.device)
     rays = camera_rays(cameras, height, width)
     origins, directions = rays.origins.reshape(-1, 3), rays.directions.reshape(-1, 3)
+
+    samples = RaySampling() if sampling is None else sampling
+    asked = len(origins) * (samples.uniform + samples.importance)
+    if density is not None and visible is None and asked > 2 * (2 * RENDERED_CELLS) ** 3:
+        visible = OccupancyGrid.seen_whole(density, aabb)
 
     def part(chosen: slice) -> Tensor:
         some = Rays(origins[chosen], directions[chosen])
@@ -202,36 +215,64 @@ def _background(background: Tensor | float, like: Tensor) -> Tensor:
 class OccupancyGrid(nn.Module):
     """Remembers densities on N³ cells of a box and tells which samples of a ray can be seen: before an update, all.
 
-    Not seen are those in empty cells, and those behind so much that is solid that HIDDEN_DEPTH is reached.
+    Not seen are those in empty cells, and those behind so much that is solid that `hidden_depth` is reached.
     """
 
     aabb: Tensor
     density: Tensor  # (N, N, N), axes x, y, z, as remembered
-    occupied: Tensor  # whether a cell or one of its 26 neighbours was last seen denser than EMPTY
+    occupied: Tensor  # whether a cell or one of its 26 neighbours was last seen denser than `empty`
     solid: Tensor  # the least density of all 27
+    hull: Tensor  # where something may be at all; True unless set
 
-    def __init__(self, aabb: Tensor, cells: int) -> None:
+    def __init__(self, aabb: Tensor, cells: int, *, empty: float = EMPTY, hidden_depth: float = HIDDEN_DEPTH) -> None:
         super().__init__()
+        self.empty, self.hidden_depth = empty, hidden_depth
+        self.reach = math.inf  # most of a length that the least density of a sample's neighbourhood is taken for
         shape = (cells, cells, cells)
         self.register_buffer("aabb", aabb.detach().clone(), persistent=False)
         self.register_buffer("density", torch.zeros(shape, device=aabb.device))
         self.register_buffer("occupied", torch.ones(shape, dtype=torch.bool, device=aabb.device))
         self.register_buffer("solid", torch.zeros(shape, device=aabb.device))
+        self.register_buffer("hull", torch.ones(shape, dtype=torch.bool, device=aabb.device), persistent=False)
+
+    @classmethod
+    def seen_whole(cls, density: Callable[[Tensor], Tensor], aabb: Tensor) -> OccupancyGrid:
+        """A grid for renders of a field as it is: what it leaves out changes no pixel by more than RENDERED_LOSS."""
+        # all that is empty along the box's longest line stops so little light, and so little passes what hides
+        depth = math.log(1 / RENDERED_LOSS)
+        longest = float((aabb[1] - aabb[0]).norm())
+        grid = cls(aabb, RENDERED_CELLS, empty=RENDERED_LOSS / longest, hidden_depth=depth)
+        grid.reach = 2 * float((aabb[1] - aabb[0]).min()) / RENDERED_CELLS
+        everywhere = torch.ones((2 * RENDERED_CELLS,) * 3, dtype=torch.bool, device=aabb.device)
+        fine = grid._looked_at(density, everywhere, None)[None, None]
+        grid.density.copy_(F.max_pool3d(fine, 2)[0, 0])
+        grid._settle(-F.max_pool3d(-fine, 2)[0, 0])
+        return grid
 
     @torch.no_grad()
     def update(self, density: Callable[[Tensor], Tensor], *, generator: torch.Generator | None = None) -> None:
-        """Asks `density` once in every cell; the greater of news and memory, of which DECAY is left, stays."""
-        cells = len(self.density)
-        axis = torch.arange(cells, device=self.aabb.device)
-        corner = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).reshape(-1, 3)
-        place = corner + _offsets(corner.shape, self.aabb, generator)
-        points = self.aabb[0] + (self.aabb[1] - self.aabb[0]) * place / cells
-        news = torch.cat([density(part) for part in points.split(2**17)]).reshape(self.density.shape)
+        """Asks `density` in every cell of the hull; the greater of news and memory, of which DECAY is left, stays."""
+        news = self._looked_at(density, self.hull, generator)
         self.density.copy_(torch.maximum(self.density * DECAY, news))
+        self._settle(news)
+
+    @torch.no_grad()
+    def _looked_at(
+        self, density: Callable[[Tensor], Tensor], cells: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        """Densities in the middles of the `cells` (C, C, C) that are True, or at places drawn in them; 0 elsewhere."""
+        corner = cells.nonzero()
+        place = corner + _offsets(corner.shape, self.aabb, generator)
+        points = self.aabb[0] + (self.aabb[1] - self.aabb[0]) * place / len(cells)
+        found = torch.zeros(cells.shape, device=self.aabb.device)
+        found[cells] = torch.cat([density(part) for part in points.split(2**17)]).float()
+        return found
+
+    def _settle(self, least: Tensor) -> None:
+        """What follows from the densities that are remembered, and from the least (N, N, N) of what was seen now."""
         most = F.max_pool3d(self.density[None, None], 3, stride=1, padding=1)[0, 0]
-        self.occupied.copy_(~(most <= EMPTY))  # NaN counts as occupied, so that a render shows it
-        least = -F.max_pool3d(-news[None, None], 3, stride=1, padding=1)[0, 0]
-        self.solid.copy_(least.nan_to_num(0.0))
+        self.occupied.copy_(~(most <= self.empty) & self.hull)  # NaN counts as occupied, so that a render shows it
+        self.solid.copy_((-F.max_pool3d(-least[None, None], 3, stride=1, padding=1)[0, 0]).nan_to_num(0.0))
 
     @torch.no_grad()
     def forward(self, points: Tensor, lengths: Tensor) -> Tensor:
@@ -241,5 +282,5 @@ class OccupancyGrid(nn.Module):
         place = ((points - low) * (cells / (high - low))).nan_to_num(0.0).clamp(0, cells - 1).int()
         number = ((place[..., 0] * cells + place[..., 1]) * cells + place[..., 2]).reshape(-1)
         occupied = self.occupied.reshape(-1).index_select(0, number).reshape(lengths.shape)
-        depth = self.solid.reshape(-1).index_select(0, number).reshape(lengths.shape) * lengths
-        return occupied & (sum_before(depth) < HIDDEN_DEPTH)
+        depth = self.solid.reshape(-1).index_select(0, number).reshape(lengths.shape) * lengths.clamp(max=self.reach)
+        return occupied & (sum_before(depth) < self.hidden_depth)

@@ -109,6 +109,25 @@ def reference_camera(elevation_degrees: float = REFERENCE_ELEVATION_DEGREES, foc
     return orbit_cameras(0.0, elevation_degrees, 1.0, focal=focal)
 
 
+def networks_reference(photo: Cameras) -> Cameras:
+    """Photo 1's camera as the networks take it: it looks at the object, with their lens, along the same line.
+
+    It stands where the object fills their picture as it fills the photo's square; so far is their unit of length.
+    """
+    center, up, focal = photo.centers, photo.camera_to_world[:, :3, 1], photo.focal.mean(dim=1)
+    distance = center.norm(dim=1)
+    aside = (photo.camera_to_world[:, :3, 2] - center / distance[:, None]).abs().max()
+    if max(float(aside), float(photo.principal.abs().max()), float((photo.focal - REFERENCE_FOCAL).abs().max())) < 1e-5:
+        return photo
+    return look_at(center * (REFERENCE_FOCAL / focal)[:, None], up=up)
+
+
+def reference_distance(reference: Cameras) -> float:
+    """How far photo 1's camera stands, as the networks take it: their unit of length, 1 but where another is known."""
+    distance = float(reference.centers[0].norm())
+    return 1.0 if abs(distance - 1) < 1e-4 else distance
+
+
 def random_cameras(
     count: int,
     *,

@@ -5,7 +5,7 @@ Distortion follows OpenCV's models in COLMAP's names; x points right and y down 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from ..support.errors import InputError
+from ..types import Cameras, PhotoCameras, SourcePhoto
 
+_AT_ONCE = 2**20  # pixels that are undistorted at a time
 MODELS = {
     "SIMPLE_PINHOLE": ("f", "cx", "cy"),
     "PINHOLE": ("fx", "fy", "cx", "cy"),
@@ -66,6 +68,13 @@ class Lens:
             fisheye="FISHEYE" in model,
         )
 
+    @classmethod
+    def of_camera(cls, camera: Cameras, size: tuple[float, float]) -> Lens:
+        """The pinhole of one camera, for its pictures of this many pixels."""
+        (fx, fy), (x, y) = camera.focal[0].double().tolist(), camera.principal[0].double().tolist()
+        width, height = size
+        return cls(size, (fx * width / 2, fy * height / 2), ((1 - x) * width / 2, (1 - y) * height / 2))
+
     @property
     def is_pinhole(self) -> bool:
         """Whether straight lines stay straight: no distortion at all."""
@@ -82,6 +91,11 @@ class Lens:
         x, y = (new / old for new, old in zip(size, self.size, strict=True))
         focal, center = (self.focal[0] * x, self.focal[1] * y), (self.center[0] * x, self.center[1] * y)
         return replace(self, size=size, focal=focal, center=center)
+
+    def cut(self, left: float, top: float, right: float, bottom: float) -> Lens:
+        """The lens of a part of the photo, which may reach beyond it."""
+        size, center = (right - left, bottom - top), (self.center[0] - left, self.center[1] - top)
+        return replace(self, size=size, center=center)
 
     def turned(self) -> Lens:
         """The lens of the photo turned by 90° clockwise: what was right is then down."""
@@ -121,20 +135,63 @@ class Lens:
         return above / below
 
     def undistorted(self, picture: Tensor) -> tuple[Tensor, Tensor]:
-        """(C, H, W) as the lens gave it -> as a pinhole with its focal length and centre, and where that is known.
+        """(C, H, W), uint8 or in [0, 1], as the lens gave it -> as a pinhole with its focal length and centre.
 
         Returns:
-            The picture (C, H, W), and (H, W) that is 1 where the photo reaches and 0 where it does not.
+            The picture in the same manner, and (H, W) bool: where the photo reaches.
         """
-        (width, height), (fx, fy), (cx, cy) = self.size, self.focal, self.center
-        y, x = torch.meshgrid(
-            (torch.arange(height, dtype=torch.float64) + 0.5 - cy) / fy,
-            (torch.arange(width, dtype=torch.float64) + 0.5 - cx) / fx,
-            indexing="ij",
-        )
-        seen = self.distorted(torch.stack([x, y], dim=-1)) * x.new_tensor([fx, fy]) + x.new_tensor([cx, cy])
-        grid = 2 * seen / x.new_tensor([width, height]) - 1
-        known = ((grid.abs() <= 1).all(dim=-1)).float()
-        grid = grid.nan_to_num(nan=2.0).float()[None]
-        found = grid_sample(picture[None].float(), grid, mode="bicubic", padding_mode="border", align_corners=False)[0]
-        return found.clamp(0, 1), known
+        (width, height), (fx, fy), (cx, cy) = picture.shape[:0:-1], self.focal, self.center
+        rows, most = max(1, _AT_ONCE // width), 1 if picture.is_floating_point() else 255
+        result, known = torch.empty_like(picture), torch.zeros(height, width, dtype=torch.bool)
+        x = (torch.arange(width, dtype=torch.float64) + 0.5 - cx) / fx
+        for first in range(0, height, rows):
+            band = slice(first, min(first + rows, height))
+            y = (torch.arange(band.start, band.stop, dtype=torch.float64) + 0.5 - cy) / fy
+            flat = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1)
+            seen = self.distorted(flat) * x.new_tensor([fx, fy]) + x.new_tensor([cx, cy])
+            known[band] = ((seen >= 0) & (seen <= x.new_tensor([width, height]))).all(dim=-1)
+            reached = seen[..., 1].nan_to_num(nan=0.0).clamp(0, height)
+            top, bottom = (
+                max(0, int(reached.min()) - 3),
+                min(height, int(reached.max()) + 4),
+            )  # for bicubic
+            part = picture[:, top:bottom].float()
+            grid = 2 * (seen - x.new_tensor([0, top])) / x.new_tensor([width, bottom - top]) - 1
+            grid = grid.nan_to_num(nan=2.0).float()[None]
+            found = grid_sample(part[None], grid, mode="bicubic", padding_mode="border", align_corners=False)[0]
+            found = found.clamp(0, most)
+            result[:, band] = found if most == 1 else found.round()
+        return result, known
+
+
+@dataclass(frozen=True, eq=False)
+class KnownCameras:
+    """Cameras of V photos, known beforehand.
+
+    cameras: V, of the whole upright photos, in photo 1's frame: the object's centre is the origin, photo 1's distance
+    is 1 and its azimuth 0.
+    lenses: one a photo, in its own pixels; photos whose lens is no pinhole are to be undistorted (`Lens.undistorted`).
+    notes: what was forgiven or chosen, a sentence each.
+    refused: numbers of photos, from 0, whose cameras an earlier run was not sure of.
+    """
+
+    cameras: Cameras
+    lenses: tuple[Lens, ...]
+    notes: tuple[str, ...] = ()
+    refused: tuple[int, ...] = ()
+
+    @classmethod
+    def of_photos(cls, cameras: Cameras, sizes: Sequence[tuple[float, float]]) -> KnownCameras:
+        """Pinholes of whole photos of these sizes in pixels, which must be as many as the cameras."""
+        if len(cameras) != len(sizes):
+            raise InputError(f"there must be a camera for each of {len(sizes)} photos, got {len(cameras)}")
+        return cls(cameras, tuple(Lens.of_camera(camera, size) for camera, size in zip(cameras, sizes, strict=True)))
+
+    def of_squares(self, sources: Sequence[SourcePhoto]) -> PhotoCameras:
+        """The cameras of the squares that were cut out of the photos."""
+        pairs = zip(self.lenses, sources, strict=True)
+        ndc = [lens.resized(source.size).cut(*source.box).ndc for lens, source in pairs]
+        focal, principal = torch.tensor(ndc, dtype=torch.float32).unbind(1)
+        accepted = torch.tensor([index not in self.refused for index in range(len(sources))])
+        cameras = Cameras(self.cameras.camera_to_world, focal, principal)
+        return PhotoCameras(cameras, accepted, accepted.float(), given=True)

@@ -52,6 +52,14 @@ def point_rays(cameras: Cameras, points: Tensor) -> Rays:
     return Rays(cameras.centers.reshape(*middle[:-1], 3).expand_as(directions), directions)
 
 
+def drawn_rays(cameras: Cameras, view: Tensor, points: Tensor) -> Rays:
+    """(R, 3) rays, each of the camera whose number `view` (R,) tells, through its own `points` (R, 2), as NDC."""
+    x, y = ((points - cameras.principal[view]) / cameras.focal[view]).unbind(-1)
+    local = torch.stack([-x, y, -torch.ones_like(x)], dim=-1)
+    directions = torch.einsum("rij,rj->ri", cameras.camera_to_world[view, :3, :3], local)
+    return Rays(cameras.centers[view], normalize(directions, dim=-1))
+
+
 def project(points: Tensor, camera: Cameras) -> tuple[Tensor, Tensor]:
     """(..., 3) world points -> (..., 2) NDC places for one camera, and (...,) distances, negative behind it."""
     matrix = camera.camera_to_world[0]

@@ -24,16 +24,26 @@ from ..field.fitting import FieldFitter
 from ..field.radiance import RadianceField
 from ..field.rendering import render_views
 from ..geometry import orbit_cameras, random_cameras
-from ..geometry.cameras import BAND_ELEVATION_DEGREES
+from ..geometry.cameras import BAND_ELEVATION_DEGREES, reference_distance
 from ..support.checks import check_type
 from ..support.errors import FieldError, InputError
 from ..support.files import check_path, save_tensors
 from ..support.images import resize_pictures
 from ..support.weights import read_saved
-from ..types import REFERENCE_FOCAL, Cameras, NovelViews, OnStep, SceneEncoding, ViewConditioning
+from ..types import (
+    REFERENCE_FOCAL,
+    Cameras,
+    GivenViews,
+    NovelViews,
+    OnStep,
+    PhotoCameras,
+    SceneEncoding,
+    ViewConditioning,
+)
+from .given_views import FittedPictures, fitted_pictures
 from .novel_views import ViewSynthesizer
 from .photos import estimate_coverage
-from .pose import PhotoCameras, estimate_photo_cameras
+from .pose import estimate_photo_cameras
 from .reference import ReferenceFitter, reference_order
 from .sampling import make_scheduler, repaint_steps, sample_views
 
@@ -51,6 +61,7 @@ def stream_generator(seed: int, stream: int) -> torch.Generator:
 def distill_cameras(scene: SceneEncoding, config: DistillConfig, seed: int) -> Cameras:
     """The cameras that `distill` fits the field to, e.g. to be saved with it: photo 1's first."""
     schedule, first = config.schedule, scene.reference.to("cpu")
+    unit = reference_distance(first)
     if isinstance(schedule, FastSchedule):
         # a Fibonacci lattice over the band that the release distils from: azimuths advance by the golden ratio of a
         # turn while the sine of the elevation rises evenly
@@ -59,15 +70,16 @@ def distill_cameras(scene: SceneEncoding, config: DistillConfig, seed: int) -> C
         place = torch.arange(others, dtype=torch.float64)
         heights = low + (high - low) * (place + 0.5) / others
         azimuths = 360 * (place * (math.sqrt(5) - 1) / 2 % 1)
-        lattice = orbit_cameras(azimuths.float(), torch.rad2deg(heights.asin()).float())
+        lattice = orbit_cameras(azimuths.float(), torch.rad2deg(heights.asin()).float(), unit)
         return Cameras.concatenate([first, lattice[: schedule.cameras - 1]])
     # random ones in that band
     count = schedule.cameras if isinstance(schedule, ReferenceSchedule) else schedule.predicted_cameras
-    parts = [first, random_cameras(max(count - 1, 1), generator=stream_generator(seed, CAMERA_STREAM))[: count - 1]]
+    drawn = random_cameras(max(count - 1, 1), generator=stream_generator(seed, CAMERA_STREAM), distance=(unit, unit))
+    parts = [first, drawn[: count - 1]]
     if isinstance(schedule, DraftSchedule):  # then those that are sampled: a ring at elevations that take turns
         count = schedule.sampled_cameras
         elevations = [(22.5, 0.0, 45.0, 10.0)[index % 4] for index in range(count)]
-        parts.append(orbit_cameras([360.0 * index / count for index in range(count)], elevations))
+        parts.append(orbit_cameras([360.0 * index / count for index in range(count)], elevations, unit))
     return Cameras.concatenate(parts)
 
 
@@ -82,12 +94,19 @@ class Distillation:
     seed: int
     on_step: OnStep
     path: Path | None
-    views: NovelViews | None
+    views: FittedPictures | None
     photo_cameras: PhotoCameras | None
 
     def new_field(self, pixels: float = 1.0) -> RadianceField:
-        """The field before any fitting, its cells no smaller than `pixels` of the model's pictures at the object."""
-        config = self.config.field.no_finer_than(pixels * 2 / REFERENCE_FOCAL / self.model.image_size)
+        """The field before any fitting, its cells no smaller than `pixels` of the model's pictures at the object,
+        or than those of the finest picture that was given."""
+        cell = pixels * 2 / REFERENCE_FOCAL / self.model.image_size
+        config = self.config.field.no_finer_than(cell)
+        unit = reference_distance(self.scene.reference)
+        if unit != 1:
+            config = replace(config, half_extent=config.half_extent * unit, blob_sigma=config.blob_sigma * unit)
+        if self.views is not None and self.views.pixel < cell * unit:
+            config = config.as_fine_as(self.views.pixel)
         return RadianceField(config, generator=stream_generator(self.seed, START_STREAM)).to(self.model.device)
 
     @cached_property
@@ -99,7 +118,8 @@ class Distillation:
         digest = hashlib.sha256(json.dumps({"state": 2, "seed": self.seed, **settings}, sort_keys=True).encode())
         tensors = [self.scene.tokens, self.scene.reference.camera_to_world, *self.text]
         if self.views is not None:
-            tensors += [self.views.rgb, self.views.cameras.camera_to_world, self.views.cameras.focal]
+            views = self.views
+            tensors += [*views.rgb, *views.mask, *views.weights, views.cameras.camera_to_world, views.cameras.focal]
         if self.photo_cameras is not None:
             cameras = self.photo_cameras.cameras
             tensors += [cameras.camera_to_world, cameras.focal, self.photo_cameras.accepted]
@@ -143,19 +163,10 @@ class Distillation:
                 self.save(state())
 
 
-class Targets(NamedTuple):
-    """Pictures to be fitted: N cameras, rgb (N, 3, S, S) on white, mask and weights (N, 1, S, S)."""
-
-    cameras: Cameras
-    rgb: Tensor
-    mask: Tensor
-    weights: Tensor
-
-
-def targets_on_white(cameras: Cameras, rgb: Tensor, weights: Tensor | float = 1.0) -> Targets:
-    """Pictures whose silhouettes are what is not white; `weights` are theirs or one for all."""
+def targets_on_white(cameras: Cameras, rgb: Tensor, weights: Tensor | float = 1.0) -> FittedPictures:
+    """Pictures (N, 3, S, S) whose silhouettes are what is not white; `weights` are theirs or one for all."""
     mask = torch.stack([estimate_coverage(picture) for picture in rgb])
-    return Targets(cameras, rgb, mask, torch.as_tensor(weights).expand_as(mask))
+    return FittedPictures(cameras, list(rgb), list(mask), list(torch.as_tensor(weights).expand_as(mask)))
 
 
 def agreement(made: Tensor, seen: Tensor, scale: float) -> Tensor:
@@ -227,7 +238,7 @@ class FitRounds:
             if self.rounds[self.number].level is None:
                 self.fitter = self._new_fitter()
             else:
-                self.fitter.set_views(**self._targets()._asdict())
+                self.fitter.set_views(**vars(self._targets()))
             self.job.save(self.state())
 
     def state(self) -> dict[str, Any]:
@@ -242,7 +253,7 @@ class FitRounds:
 
     def _new_fitter(self) -> FieldFitter:
         fit, generator = self.rounds[self.number].fit, stream_generator(self.job.seed, FIT_STREAM)
-        return FieldFitter(self.field, **self._targets()._asdict(), config=fit, generator=generator)
+        return FieldFitter(self.field, **vars(self._targets()), config=fit, generator=generator)
 
     @torch.no_grad()
     def _sampled(self, made: Round) -> dict[str, Tensor]:
@@ -267,14 +278,14 @@ class FitRounds:
             weights = agreement(rgb, seen, self.fast.agreement)
         return {"rgb": rgb, "weights": weights}
 
-    def _targets(self) -> Targets:
-        """What a round is fitted to: its pictures, the photos whose cameras are known, and the caller's views, which
-        count as much as all others together if those are more."""
+    def _targets(self) -> FittedPictures:
+        """What a round is fitted to: its pictures, the photos whose cameras are known, and the caller's views at their
+        own size, which count as much as all others together if those are more."""
         job, made, given = self.job, self.rounds[self.number], self.job.views
         photos, size, weight = job.scene.views, job.model.image_size, self.fast.photo_weight
         if self.pictures is None:
             rgb = job.model.predict(job.scene, made.cameras, self.plan.predicted_size, pixel_centers=True)
-            parts = [targets_on_white(made.cameras, rgb if given is None else resize_pictures(rgb, size))]
+            parts = [targets_on_white(made.cameras, rgb)]
         else:
             parts = [targets_on_white(made.cameras, **self.pictures)]
             if photos is not None and weight:
@@ -283,12 +294,13 @@ class FitRounds:
                     chosen = self.photos.accepted.nonzero()[:, 0]
                     cameras = self.photos.cameras[chosen]
                 rgb, mask = (resize_pictures(each[chosen].cpu(), size) for each in (photos.rgb, photos.mask))
-                parts.append(Targets(cameras, rgb, mask, torch.full_like(mask, weight)))
+                parts.append(FittedPictures(cameras, list(rgb), list(mask), list(torch.full_like(mask, weight))))
         if given is not None:
             share = max(1.0, sum(len(part.cameras) for part in parts) / len(given.cameras))
-            parts.append(targets_on_white(given.cameras, given.rgb, share))
-        cameras_of, *pictures = zip(*parts, strict=True)
-        return Targets(Cameras.concatenate(cameras_of), *map(torch.cat, pictures))
+            parts.append(replace(given, weights=[share * weights for weights in given.weights]))
+        cameras = Cameras.concatenate(part.cameras for part in parts)
+        pictures = [[value for part in parts for value in vars(part)[name]] for name in ("rgb", "mask", "weights")]
+        return FittedPictures(cameras, *pictures)
 
 
 def _as_released(job: Distillation, plan: ReferenceSchedule) -> RadianceField:
@@ -303,8 +315,8 @@ def _as_released(job: Distillation, plan: ReferenceSchedule) -> RadianceField:
     if saved is not None:
         fitter.load_state_dict(saved)
     elif views is not None:  # cancelled, it begins again
-        targets, random = targets_on_white(views.cameras, views.rgb), stream_generator(job.seed, GIVEN_STREAM)
-        before = FieldFitter(field, **targets._asdict(), config=given, generator=random)
+        random = stream_generator(job.seed, GIVEN_STREAM)
+        before = FieldFitter(field, **vars(views), config=given, generator=random)
         while not before.done:
             before.step()
             job.on_step(before.iteration, total, before.preview)
@@ -322,7 +334,7 @@ def distill(
     *,
     prompt: str | None = None,
     text_embeddings: tuple[Tensor, Tensor] | None = None,
-    views: NovelViews | None = None,
+    views: NovelViews | GivenViews | None = None,
     photo_cameras: PhotoCameras | None = None,
 ) -> RadianceField:
     """A radiance field of the scene's object, in evaluation mode, on the model's device.
@@ -334,9 +346,10 @@ def distill(
             cancels; the state is saved first.
         checkpoint: file of the saved state, written every `config.checkpoint_every` steps and read if it exists: the
             run goes on from there and, on a CPU, ends in the same field to the bit.
-        views: square pictures of the object on white that exist already, e.g. sampled ones. A draft and `fast` fit
-            them beside their own views, the reference before its first iteration.
-        photo_cameras: where the photos were taken from; `fast` fits the accepted ones, and estimates them unless given.
+        views: pictures of the object that exist already, e.g. sampled ones or photos from known cameras. A draft and
+            `fast` fit them at their own size beside their own views, the reference before its first iteration.
+        photo_cameras: where the photos were taken from; `fast` fits the accepted ones. Unless given, those that the
+            scene's photos were prepared with, else estimates.
 
     Raises:
         InputError, CheckpointError: the checkpoint belongs to another run, or is damaged.
@@ -348,6 +361,8 @@ def distill(
     check_type("generator", generator, torch.Generator, "such as torch.Generator().manual_seed(0)")
     if checkpoint is not None:
         check_path("checkpoint", checkpoint)
+    if photo_cameras is None and scene.views is not None:
+        photo_cameras = scene.views.cameras
     if photo_cameras is not None:
         check_type("photo_cameras", photo_cameras, PhotoCameras, "such as those of estimate_photo_cameras")
         if len(photo_cameras) != (photos := len(scene.views or ())):
@@ -363,21 +378,12 @@ def distill(
             seed=generator.initial_seed(),
             on_step=on_step or (lambda *_: None),
             path=None if checkpoint is None else Path(checkpoint),
-            views=None if views is None else _checked(views, model.image_size),
+            views=None if views is None else fitted_pictures(views),
             photo_cameras=photo_cameras and replace(photo_cameras, cameras=_detached(photo_cameras.cameras)),
         )
         plan = config.schedule
         field = _as_released(job, plan) if isinstance(plan, ReferenceSchedule) else FitRounds(job, plan).finish()
     return field.requires_grad_(False).eval()
-
-
-def _checked(views: NovelViews, size: int) -> NovelViews:
-    """The pictures at the model's size, apart from the caller's tensors."""
-    check_type("views", views, NovelViews, "such as those that sample gives")
-    if not len(views.cameras):
-        raise InputError("views must hold one picture or more, got 0; leave them out to begin from predictions")
-    rgb = views.rgb.detach().float().cpu().clone()
-    return NovelViews(resize_pictures(rgb, size), _detached(views.cameras).to("cpu"))
 
 
 def _detached(cameras: Cameras) -> Cameras:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..config import ModelConfig
 from ..geometry import patch_rays, plucker, reference_plucker
-from ..geometry.cameras import REFERENCE_ELEVATION_DEGREES, reference_camera
+from ..geometry.cameras import REFERENCE_ELEVATION_DEGREES, networks_reference, reference_camera
 from ..models.dino import DinoKeys
 from ..models.upsrt import UpSRT
 from ..support.checks import check_count, check_finite, check_range, check_shape, check_type
@@ -74,13 +74,15 @@ class ViewSynthesizer(ABC):
     ) -> SceneEncoding:
         """Set latents of 1 to 6 photos from prepare_views, which are resized to the model's size.
 
-        `reference_elevation_degrees` is photo 1's; the release assumes 22.5. InputError: the weights give values that
-        are not finite in this precision.
+        `reference_elevation_degrees` is photo 1's, unless its camera is known; the release assumes 22.5. InputError:
+        the weights give values that are not finite in this precision.
         """
         check_type("views", views, InputViews, "make them with prepare_views")
         rgb, mask = (resize_pictures(pictures, self.image_size) for pictures in (views.rgb, views.mask))
-        views = InputViews(rgb, mask, views.focal)
+        views = replace(views, rgb=rgb, mask=mask)
         reference = reference_camera(reference_elevation_degrees)
+        if views.cameras is not None:
+            reference = networks_reference(views.cameras.cameras[0])
         return SceneEncoding(self.set_latents(views), reference, views, self.model_id)
 
     @torch.no_grad()

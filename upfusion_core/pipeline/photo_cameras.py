@@ -13,31 +13,15 @@ from torch import Tensor
 
 from ..data.camera_files import CameraFile, FileCamera, read_camera_files
 from ..data.recorded import bounds
-from ..geometry.lenses import Lens
+from ..geometry.lenses import KnownCameras, Lens
+from ..support.decoding import open_picture, orientation
 from ..support.errors import InputError
 from ..support.files import reading
-from ..support.images import open_picture
 from ..types import Cameras
 from .photos import PhotoSource, read_mask, read_photo, unit_range
 
-_ORIENTATION = 0x0112
 _QUARTERS = {1: 0, 3: 2, 6: 1, 8: 3}
 """EXIF's orientation -> by how many quarters of a turn, clockwise, the stored pixels become upright."""
-
-
-@dataclass(frozen=True, eq=False)
-class KnownCameras:
-    """Cameras of V photos, known beforehand.
-
-    cameras: V, of the whole upright photos, in photo 1's frame: the object's centre is the origin, photo 1's distance
-    is 1 and its azimuth 0.
-    lenses: one a photo, in its own pixels; photos whose lens is no pinhole are to be undistorted (`Lens.undistorted`).
-    notes: what was forgiven or chosen, a sentence each.
-    """
-
-    cameras: Cameras
-    lenses: tuple[Lens, ...]
-    notes: tuple[str, ...] = ()
 
 
 def load_photo_cameras(
@@ -50,8 +34,9 @@ def load_photo_cameras(
     """Cameras of `photos` from a file or folder that another program wrote.
 
     Read are transforms.json (nerfstudio, instant-ngp, Blender), COLMAP's text and binary models, cameras.json of
-    Gaussian splats. Entries are matched to photos by name; folder, case and extension may differ where that leaves
-    no doubt. Photos may be smaller than those that the cameras were made from, and turned by EXIF.
+    Gaussian splats, and the photo_cameras.json of a run. Entries are matched to photos by name; folder, case and
+    extension may differ where that leaves no doubt. Photos may be smaller than those that the cameras were made from,
+    and turned by EXIF.
 
     Args:
         path: the file, or a folder such as COLMAP's project.
@@ -87,10 +72,16 @@ def load_photo_cameras(
         poses.append(pose)
         lenses.append(lens)
     matrices = _rigid(torch.stack(poses), labels)
-    center = _center(matrices, lenses, _middles(photos, masks), labels)
-    framed = _in_frame_of_first(matrices, center, world.up, elevation_degrees)
+    if world.ours and entries[0] is world.cameras[0]:  # in photo 1's frame already, to the bit
+        framed = torch.stack(poses)
+    else:
+        origin = matrices.new_zeros(3)
+        center = origin if world.ours else _center(matrices, lenses, _middles(photos, masks), labels)
+        framed = _in_frame_of_first(matrices, center, world.up, elevation_degrees)
     ndc = torch.tensor([lens.ndc for lens in lenses], dtype=torch.float32)
-    return KnownCameras(Cameras(framed.float(), ndc[:, 0], ndc[:, 1]), tuple(lenses), tuple(notes))
+    refused = tuple(index for index, entry in enumerate(entries) if entry is not None and entry.refused)
+    cameras = Cameras(framed.float(), ndc[:, 0], ndc[:, 1])
+    return KnownCameras(cameras, tuple(lenses), tuple(notes), refused)
 
 
 # ---- which camera is whose
@@ -132,7 +123,8 @@ def _matched(world: CameraFile, photos: list[Path]) -> tuple[list[FileCamera | N
 
 
 def _stem(name: PurePosixPath) -> str:
-    return name.stem if name.suffix.lower() in Image.registered_extensions() else name.name
+    known = name.suffix.lower() in {*Image.registered_extensions(), ".heic", ".heif", ".avif"}
+    return name.stem if known else name.name
 
 
 def _common(name: PurePosixPath, photo: PurePosixPath) -> int:
@@ -156,7 +148,7 @@ class _Size:
     @classmethod
     def of(cls, photo: Path) -> _Size:
         with reading(photo, "check the path"), open_picture(photo) as image:
-            return cls(*image.size, image.getexif().get(_ORIENTATION, 1))
+            return cls(*image.size, orientation(image))
 
 
 def _upright(entry: FileCamera, size: _Size, label: str) -> tuple[Tensor, Lens]:
@@ -244,7 +236,7 @@ def _middles(
         source = None if masks is None else masks[index]
         mask = photo.coverage if source is None else read_mask(source, photo)
         if mask is None:
-            dark = (1 - unit_range(photo.rgb).amin(dim=0)) > 0.1
+            dark = (1 - unit_range(photo.rgb.amin(dim=0))) > 0.1
             border = torch.cat([dark[0], dark[-1], dark[:, 0], dark[:, -1]])
             mask = dark.float() if dark.any() and float(border.float().mean()) < 0.1 else None
         covered = None if mask is None else (unit_range(mask) >= 0.5).numpy()

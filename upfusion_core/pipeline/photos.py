@@ -1,37 +1,37 @@
-"""Photos -> InputViews: decoded to colours and coverage, put on white, framed in a square of the model's size.
-
-And the photos that come with the package: objects that nothing was trained on, with further views to compare with.
-"""
+"""Photos -> InputViews: decoded to colours and coverage, put on white, framed in a square of the model's size."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from einops import rearrange
-from PIL import Image, ImageOps
+from PIL import Image
 from skimage.measure import label as connected
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from ..config import MAX_PHOTOS
 from ..data.recorded import FRAME_MARGIN, Box, bounds, squared
-from ..geometry import cameras_from_matrices
+from ..geometry.lenses import KnownCameras, Lens
 from ..support.checks import check_count, check_range, check_shape, check_unit_range
+from ..support.decoding import check_picture, open_picture, pixels, too_large
 from ..support.errors import InputError, MissingPackageError, PhotoError
-from ..support.files import bundled_path, reading
-from ..support.images import check_picture, load_png, open_picture, to_8bit, too_large
-from ..types import REFERENCE_FOCAL, Cameras, InputViews
+from ..support.files import reading
+from ..support.images import to_8bit
+from ..types import REFERENCE_FOCAL, InputViews, SourcePhoto
 
 PhotoSource = str | os.PathLike[str] | Image.Image | Tensor | np.ndarray  # what a photo or a mask may be given as
 
+_BAND = 4_000_000  # pixels of a photo that are floating point at a time
+_LARGEST = 4096  # pixels along a photo's sides that no texture shows more of
 MIN_SIDE = 8  # smaller pictures show no object
 _NARROWEST = 8  # pixels of the result that a whole photo must cover in its shorter direction
 _WHITE_ENOUGH, _SURELY_OBJECT = 8 / 255, 32 / 255  # darkness: below is JPEG noise on white, above is object
@@ -46,23 +46,24 @@ def prepare_views(
     margin: float = FRAME_MARGIN,
     crop: bool = True,
     remove_background: bool = False,
+    cameras: KnownCameras | None = None,
 ) -> InputViews:
     """1 to 6 photos of one object -> InputViews with rgb (V, 3, size, size), float32 on the CPU.
 
     A photo with a mask or an alpha channel is composited on white (in sRGB, straight alpha) and cropped to a square
     round the object. A photo with neither is **taken as already on white and framed**: it is padded to a square with
     white and resized, never cropped, and one that is already size x size comes through unchanged; its mask is estimated
-    as what is not white. The focal length is set to 4.5, the only one that the released networks know.
+    as what is not white. The focal length is the networks', 4.5. The photos' own pixels go along as `sources`.
 
     Args:
         images: paths, PIL images, uint8 arrays (H, W, 3), or float tensors (1|3|4, H, W) in [0, 1] of any size; one of
             them alone; or a (V, C, H, W) batch. The first is the reference photo, the order of the others is free.
-        masks: one a photo, of its size, 1 on the object; None, or None for a photo, leaves it to the photo's alpha.
-            With both, their product counts.
+        masks: one a photo, of its size, 1 on the object; its alpha is multiplied in. None leaves a photo to its alpha.
         size: side of the results in pixels, the model's image size.
         margin: side of the crop over the longer side of the object's box, at least 1; beyond the photo is white.
         crop: whether photos with a mask or alpha are cropped to the object; if not, they are padded like the others.
         remove_background: finds the object by `rembg`, which fetches a network, in photos with neither mask nor alpha.
+        cameras: of the photos, see `load_photo_cameras`; the lens's distortion is taken out.
 
     Raises:
         PhotoError: a photo or mask cannot be used. InputError: wrong number of them, or a wrong option.
@@ -77,9 +78,11 @@ def prepare_views(
     given = [None] * count if masks is None else _listed(masks, "masks", count)
     if len(given) != count:
         raise InputError(f"expected one mask for each of {count} photos, got {len(given)}; give as many, in order")
+    if cameras is not None and len(cameras.lenses) != count:
+        raise InputError(f"expected a camera for each of {count} photos, got {len(cameras.lenses)}; give as many")
     framed = []
     for index, (source, mask_source) in enumerate(zip(sources, given, strict=True)):
-        photo = read_photo(source, f"photo {index + 1}")
+        photo = read_photo(source, f"photo {index + 1}", least=_LARGEST if mask_source is None else None)
         if mask_source is not None:
             mask = read_mask(mask_source, photo)
             if photo.coverage is not None:
@@ -87,9 +90,14 @@ def prepare_views(
             photo = replace(photo, coverage=mask)
         if remove_background and photo.coverage is None:
             photo = _without_background(photo)
+        if cameras is not None and not cameras.lenses[index].is_pinhole:
+            photo = photo.straightened(cameras.lenses[index])
         framed.append(_frame(photo, size, margin, crop))
-    rgb, coverage = (torch.stack(each) for each in zip(*framed, strict=True))
-    return InputViews(rgb, coverage[:, None], torch.full((count, 2), REFERENCE_FOCAL, dtype=torch.float32))
+        del photo  # before the next is decoded
+    rgb, coverage, originals = zip(*framed, strict=True)
+    known = None if cameras is None else cameras.of_squares(originals)
+    focal = torch.full((count, 2), REFERENCE_FOCAL, dtype=torch.float32)
+    return InputViews(torch.stack(rgb), torch.stack(coverage)[:, None], focal, originals, known)
 
 
 def estimate_mask(rgb: Tensor) -> Tensor:
@@ -139,12 +147,32 @@ class Photo:
 
     rgb: (3, H, W), uint8 in 0..255 or float32 in [0, 1]; sRGB, not multiplied by the coverage.
     coverage: (H, W) in the same manner, full on the object; None if the picture says nothing about it.
-    label: how messages call it, e.g. "photo 2 (cup.jpg)".
+    label: how messages call it, e.g. "photo 2 (cup.jpg)". name: its file, else the label.
     """
 
     rgb: Tensor
     coverage: Tensor | None
     label: str
+    name: str
+
+    def straightened(self, lens: Lens) -> Photo:
+        """The photo as a pinhole would have it; white, and no object, where its lens did not reach."""
+        lens = lens.resized((self.rgb.shape[2], self.rgb.shape[1]))  # large photos are read smaller
+        rgb, known = lens.undistorted(self.rgb)
+        coverage = None if self.coverage is None else lens.undistorted(self.coverage[None])[0][0] * known
+        return replace(self, rgb=rgb.masked_fill_(~known, 1 if rgb.is_floating_point() else 255), coverage=coverage)
+
+    def source(self, box: Box) -> SourcePhoto:
+        """Its own pixels in the square; of a file only these are kept, a caller's tensor is looked at."""
+        height, width = self.rgb.shape[1:]
+        left, right = (min(max(place, 0), width) for place in (math.floor(box[0]), math.ceil(box[2])))
+        top, bottom = (min(max(place, 0), height) for place in (math.floor(box[1]), math.ceil(box[3])))
+        parts = [self.rgb[:, top:bottom, left:right]]
+        if self.coverage is not None:
+            parts.append(self.coverage[top:bottom, left:right])
+        whole = (left, top, right, bottom) == (0, 0, width, height)
+        rgb, *mask = [part if whole or part.is_floating_point() else part.clone() for part in parts]
+        return SourcePhoto(self.name, (width, height), rgb, mask[0] if mask else None, (left, top), box)
 
 
 def unit_range(values: Tensor) -> Tensor:
@@ -152,22 +180,28 @@ def unit_range(values: Tensor) -> Tensor:
     return values.float() / 255 if values.dtype == torch.uint8 else values
 
 
-def read_photo(source: PhotoSource, label: str = "photo 1") -> Photo:
+def read_photo(source: PhotoSource, label: str = "photo 1", *, least: int | None = None) -> Photo:
     """Decodes one photo: a path, PIL image, uint8 array ((H, W), (H, W, 3|4)) or float tensor (1|3|4, H, W).
 
-    Files and PIL images are turned upright by their EXIF tag; an animation gives its first frame. 16-bit grey is taken
-    as 0..65535, floating point as 0..1. An alpha channel (or a transparent colour) that is opaque everywhere says
-    nothing about the object and is dropped. `label` is how messages call the photo; a file's name is added.
+    Files and PIL images are turned upright by their EXIF tag, and become sRGB by their colour profile; an animation
+    gives its first frame. 16-bit grey is taken as 0..65535, floating point as 0..1. An alpha channel (or a transparent
+    colour) that is opaque everywhere says nothing about the object and is dropped.
+
+    Args:
+        label: how messages call the photo; a file's name is added.
+        least: a JPEG file may be decoded 2, 4 or 8 times smaller, where its sides remain whole and at least this long.
     """
-    channels, label = _decode(source, label, _channels)
+    name = Path(source).as_posix() if isinstance(source, str | os.PathLike) else label
+    opened_here = isinstance(source, str | os.PathLike)  # a picture of the caller's own is not to become smaller
+    channels, label = _decode(source, label, partial(_photo_channels, least=least if opened_here else None))
     _, height, width = channels.shape
     if min(height, width) < MIN_SIDE:
         wanted = f"{label} must be at least {MIN_SIDE} x {MIN_SIDE} pixels"
         raise PhotoError(f"{wanted}, got {width} x {height}; use a larger picture")
     if len(channels) in (1, 3):
-        return Photo(channels.expand(3, height, width), None, label)
-    opaque = bool((unit_range(channels[-1]) == 1).all())
-    return Photo(channels[:-1].expand(3, height, width), None if opaque else channels[-1], label)
+        return Photo(channels.expand(3, height, width), None, label, name)
+    opaque = bool((channels[-1] == (255 if channels.dtype == torch.uint8 else 1)).all())
+    return Photo(channels[:-1].expand(3, height, width), None if opaque else channels[-1], label, name)
 
 
 def read_mask(source: PhotoSource, photo: Photo) -> Tensor:
@@ -216,9 +250,9 @@ def _decode(source: PhotoSource, label: str, read: Callable[[Image.Image, str], 
         source = Image.fromarray(source)
     reason = {"advice": "save it anew as PNG or JPEG", "what": "a whole picture file"}
     if isinstance(source, Image.Image):
-        check_picture(source, label)
         with reading(label, **reason, error=PhotoError):
-            channels = torch.from_numpy(read(ImageOps.exif_transpose(source), label))
+            check_picture(source, label)
+            channels = torch.from_numpy(read(source, label))
         return _clamped(channels, label) if channels.is_floating_point() else channels, label
     if not isinstance(source, str | os.PathLike):
         raise PhotoError(f"{label} must be a path, a PIL image or a tensor, got {type(source).__name__}; convert it")
@@ -237,34 +271,22 @@ def _decode(source: PhotoSource, label: str, read: Callable[[Image.Image, str], 
         return _decode(image, label, read)
 
 
-def _channels(image: Image.Image, label: str) -> np.ndarray:
-    """(C, H, W): C = 1 grey, 2 grey and alpha, 3 colour, 4 colour and alpha; uint8, or float32 in [0, 1]."""
-    if image.mode.startswith("I"):
-        values = np.array(image).astype(np.float32)
-        if image.mode == "I" and values.min() >= 0 and values.max() <= 255:  # Pillow's way to widen 8-bit grey
-            return values[None] / np.float32(255)
-        if values.min() < 0 or values.max() > 65535:
-            found = f"{values.min():.0f}..{values.max():.0f}"
-            raise PhotoError(f"{label} must hold 16-bit grey values in 0..65535, got {found}; save it as 8 or 16 bit")
-        return values[None] / np.float32(65535)
-    if image.mode == "F":
-        return np.array(image, dtype=np.float32)[None]
-    if image.has_transparency_data:
-        mode = "LA" if image.mode == "LA" else "RGBA"
-    else:
-        mode = "L" if image.mode in ("1", "L") else "RGB"
-    pixels = np.array(image.convert(mode))
-    return pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0)
+def _photo_channels(image: Image.Image, label: str, least: int | None) -> np.ndarray:
+    if least and image.format in ("JPEG", "MPO"):
+        for width, height in ((image.width // factor, image.height // factor) for factor in (8, 4, 2)):
+            if min(width, height) >= least and image.width % width == image.height % height == 0:
+                image.draft(None, (width, height))
+                break
+    return pixels(image, label)
 
 
 def _mask_channels(image: Image.Image, label: str) -> np.ndarray:
-    if image.mode.startswith(("I", "F")):
-        return _channels(image, label)
-    if image.has_transparency_data:
-        alpha = np.array(image.convert("RGBA").getchannel("A"))
-        if alpha.min() < 255:
-            return alpha[None]
-    return _channels(image if image.mode in ("1", "L") else image.convert("RGB").convert("L"), label)
+    found = pixels(image, label, is_mask=True)
+    if len(found) in (2, 4) and found[-1].min() < (255 if found.dtype == np.uint8 else 1):
+        return np.ascontiguousarray(found[-1:])
+    if len(found) < 3:
+        return found[:1]
+    return np.array(Image.fromarray(np.ascontiguousarray(found[:3].transpose(1, 2, 0))).convert("L"))[None]
 
 
 def _without_background(photo: Photo) -> Photo:
@@ -278,48 +300,68 @@ def _without_background(photo: Photo) -> Photo:
     return replace(photo, coverage=torch.from_numpy(np.array(found.convert("L"))))
 
 
-def _frame(photo: Photo, size: int, margin: float, crop: bool) -> tuple[Tensor, Tensor]:
-    """The photo on white in its square -> rgb (3, size, size), mask (size, size)."""
+def _frame(photo: Photo, size: int, margin: float, crop: bool) -> tuple[Tensor, Tensor, SourcePhoto]:
+    """The photo on white in its square -> rgb (3, size, size), mask (size, size), and what they were made from."""
     height, width = photo.rgb.shape[1:]
-    coverage = None if photo.coverage is None else unit_range(photo.coverage)
-    most = 1.0 if coverage is None else float(coverage.max())
+    coverage = photo.coverage
+    most = 1.0 if coverage is None else float(unit_range(coverage.max()))
     if most < 0.05:
         wanted = f"the mask or alpha channel of {photo.label} must cover the object, but it is empty"
         raise PhotoError(f"{wanted}; paint the object white, or swap inside and outside")
     if crop and coverage is not None:  # to the pixels that are covered at least half as much as any
-        box = squared(bounds((coverage >= most / 2).numpy()), margin)
+        box = squared(bounds((coverage >= coverage.max() / 2).numpy()), margin)
     else:
         if min(width, height) * size < _NARROWEST * max(width, height):
             wrong = f"{photo.label} is too narrow to be framed as a square, got {width} x {height}"
             raise PhotoError(f"{wrong}; cut it to the object, or give a mask")
         box = squared((0, 0, width, height), 1.0)
+    source = photo.source(box)
     untouched = box == (0, 0, size, size) and (height, width) == (size, size)
+    beside = () if coverage is None else (coverage,)
     channels = []
-    for color in map(unit_range, photo.rgb):
-        if coverage is not None:
-            color = color * coverage + (1 - coverage)
-        # as darkness white is 0, so that what is outside adds nothing to a filter: no fringe of colours hidden by alpha
-        channels.append(color if untouched else 1 - resample(1 - color, box, size))
+    for color in photo.rgb:
+        if untouched:
+            channels.append(_on_white(color, *beside))
+        else:  # as darkness white is 0: what is outside adds nothing to a filter, no fringe of colours hidden by alpha
+            darkness = resample(color, box, size, *beside, of=lambda *planes: 1 - _on_white(*planes))
+            channels.append(1 - darkness)
     rgb = torch.stack(channels).clamp(0, 1)
     if coverage is not None:
-        return rgb, (coverage if untouched else resample(coverage, box, size)).clamp(0, 1)
+        return rgb, (unit_range(coverage) if untouched else resample(coverage, box, size)).clamp(0, 1), source
     mask = estimate_mask(rgb)[0]
     if mask.max() < 0.5:
         wanted = f"{photo.label} must show an object, but it is white all over"
         raise PhotoError(f"{wanted}; choose another photo or give a mask")
-    return rgb, mask
+    return rgb, mask, source
 
 
-def resample(values: Tensor, box: Box, size: int) -> Tensor:
+def _on_white(color: Tensor, coverage: Tensor | None = None) -> Tensor:
+    if coverage is None:
+        return unit_range(color)
+    covered = unit_range(coverage)
+    return unit_range(color) * covered + (1 - covered)
+
+
+def resample(values: Tensor, box: Box, size: int, *beside: Tensor, of: Callable[..., Tensor] = unit_range) -> Tensor:
     """The part `box` (left, top, right, bottom in pixels, may lie outside) of (H, W) values -> (size, size).
 
     Separable bicubic (a = -0.5), widened when shrinking, so that nothing aliases; not clamped, and zero outside the
-    picture, whose top left corner is (0, 0).
+    picture, whose top left corner is (0, 0). What is filtered is `of(values, *beside)`, which is made band by band.
     """
     left, top, right, bottom = box
     rows, row_weights = _weights(values.shape[0], top, bottom, size)
     columns, column_weights = _weights(values.shape[1], left, right, size)
-    return row_weights @ values[rows, columns] @ column_weights.T
+    planes = [plane[rows, columns] for plane in (values, *beside)]
+    height, width = planes[0].shape
+    band = max(64, _BAND // max(1, width))
+    if height <= band:
+        return row_weights @ of(*planes) @ column_weights.T
+    shrunk = torch.zeros(size, width)
+    for top in range(0, height, band):
+        weights = row_weights[:, top : top + band]
+        reached = weights.any(dim=1)  # the few rows of the result to which this band adds
+        shrunk[reached] += weights[reached] @ of(*(plane[top : top + band] for plane in planes))
+    return shrunk @ column_weights.T
 
 
 def _weights(length: int, start: float, stop: float, size: int) -> tuple[slice, Tensor]:
@@ -340,67 +382,3 @@ def _weights(length: int, start: float, stop: float, size: int) -> tuple[slice, 
     first = min(first, last)
     chosen = weights[:, first - int(taps[0]) : last - int(taps[0])]
     return slice(first, last), chosen.float()
-
-
-@dataclass(frozen=True, eq=False)
-class ExampleViews:
-    """Photos of one object, and true views of it that are no photos.
-
-    photos: (V, 3, S, S) in [0, 1] on white, the reference first. masks: (V, 1, S, S) in [0, 1], 1 on the object.
-    truth: (T, 3, S, S), truth_masks: (T, 1, S, S), cameras: Cameras(T): what is seen all round the object.
-    photo_cameras: Cameras(V); the model is not told them.
-    paths: of the photos' files, (V,). name: the object's: generator version, split and index.
-    """
-
-    photos: Tensor
-    masks: Tensor
-    truth: Tensor
-    truth_masks: Tensor
-    cameras: Cameras
-    photo_cameras: Cameras
-    paths: tuple[Path, ...]
-    name: str
-
-    def prepared(self, size: int) -> InputViews:
-        """The photos at a model's size, without masks, as framed ones: cropped, they would not fit the truth."""
-        return prepare_views(list(self.photos), size=size)
-
-
-def example_count() -> int:
-    """How many objects come with the package; their numbers are 0 to one less."""
-    return len(_bundled("about.json")["objects"])
-
-
-def example_views(number: int = 0, photos: int = 3) -> ExampleViews:
-    """An object that comes with the package, with some of its six photos.
-
-    Raises:
-        InputError: there is no such object, or not so many photos, or the package lacks its files.
-    """
-    names = _bundled("about.json")["objects"]
-    check_count("number", number, 0, len(names) - 1)
-    check_count("photos", photos, 1, MAX_PHOTOS)
-    cameras, shown, masks = [], [], []
-    for kind, entries in (
-        ("photo", _bundled(f"{number}/photos.json")[:photos]),
-        ("truth", _bundled(f"{number}/truth.json")),
-    ):
-        matrices = torch.tensor([entry["camera_to_world"] for entry in entries])
-        cameras.append(cameras_from_matrices(matrices, focal=[entry["focal"] for entry in entries]))
-        files = [f"{number}/{kind}_{place + 1}" for place in range(len(entries))]
-        shown.append(torch.stack([_bundled(f"{name}.png") for name in files]))
-        masks.append(torch.stack([_bundled(f"{name}_mask.png") for name in files]))
-    paths = tuple(bundled_path("examples") / f"{number}/photo_{place + 1}.png" for place in range(photos))
-    return ExampleViews(shown[0], masks[0], shown[1], masks[1], cameras[1], cameras[0], paths, names[number])
-
-
-def _bundled(name: str) -> Any:  # noqa: ANN401 - (3, S, S) or, of a mask, (1, S, S) in [0, 1]; or whatever the JSON holds
-    path = bundled_path("examples") / name
-    try:
-        if path.suffix == ".json":
-            return json.loads(path.read_text(encoding="utf-8"))
-        return load_png(path, "L" if name.endswith("_mask.png") else "RGB")
-    except (OSError, InputError) as error:
-        raise InputError(
-            f"{path} must have come with the package, but is not whole ({error}); install it again"
-        ) from error

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from einops import rearrange
@@ -18,55 +18,16 @@ from torch.nn import functional as F
 
 from ..config import PhotoSearch
 from ..geometry import orbit_cameras, reference_plucker
-from ..support.checks import check_shape, check_type
+from ..support.checks import check_type
 from ..support.errors import InputError
 from ..support.images import saturate
-from ..types import Cameras, InputViews, OnStep, SceneEncoding
+from ..types import Cameras, InputViews, OnStep, PhotoCameras, SceneEncoding
 from .novel_views import ViewSynthesizer, shrunk_grid
 
 PhotoRender = Callable[..., Tensor]
 # (cameras, size) -> (Q, 3, size, size) pictures in [0, 1] on white, through pixel centres; differentiable
 NEIGHBORHOOD_DEGREES = 26.0  # candidates within this angle of the best one count as the same answer
 _AT_ONCE = 1 << 15  # rays that are asked of UpSRT at a time
-
-
-@dataclass(frozen=True, eq=False)
-class PhotoCameras:
-    """The cameras of V photos in photo 1's frame.
-
-    cameras: V; the first is the scene's reference, the others are estimates with the same focal length.
-    accepted: (V,) bool, whether the match is good enough for the photo to be a target there; the first always is.
-    score: (V,) in [0, 1], least share of the belief near the camera by any piece of evidence; 1 for the first.
-    """
-
-    cameras: Cameras
-    accepted: Tensor
-    score: Tensor
-
-    def __post_init__(self) -> None:
-        check_shape("PhotoCameras.accepted", self.accepted, (len(self.cameras),), "one a photo")
-        check_shape("PhotoCameras.score", self.score, (len(self.cameras),), "one a photo")
-
-    def __len__(self) -> int:
-        return len(self.cameras)
-
-    def angles_degrees(self) -> Tensor:
-        """(V, 2) azimuth in [0, 360) and elevation in [-90, 90] of each camera's centre."""
-        x, y, z = self.cameras.centers.double().unbind(-1)
-        azimuth = torch.rad2deg(torch.atan2(x, z)) % 360
-        return torch.stack([azimuth, torch.rad2deg(torch.atan2(y, torch.hypot(x, z)))], dim=-1)
-
-    def to_list(self) -> list[dict[str, Any]]:
-        """For JSON: camera_to_world and focal, as files of cameras have them, with accepted and score beside."""
-        return [
-            {
-                "camera_to_world": camera.camera_to_world[0].tolist(),
-                "focal": float(camera.focal[0, 0]),
-                "accepted": bool(accepted),
-                "score": round(float(score), 4),
-            }
-            for camera, accepted, score in zip(self.cameras, self.accepted, self.score, strict=True)
-        ]
 
 
 def estimate_photo_cameras(

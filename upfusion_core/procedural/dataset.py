@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -17,8 +17,10 @@ from ..support.errors import InputError
 from ..types import REFERENCE_FOCAL, Cameras
 from .objects import THINGS, kettle_on_legs, solids
 from .render import DOTS, GRADIENT, NOISE, PLAIN, SUPERSAMPLING, render_views
-from .shapes import GENERATOR_VERSION, LARGEST_RADIUS, SPLITS, Coats, Light, Objects, Primitives, framed
+from .shapes import GENERATOR_VERSION, LARGEST_RADIUS, SPLITS, VERSIONS, Coats, Light, Objects, Primitives, framed
 from .sketch import Draws, Number, Sketch, blank_parts, vector
+from .slender import SLENDER
+from .staging import PHOTO_COLUMNS, STAGING_COLUMNS, Photographs, staged
 
 # uniform numbers that an object has for its shape, its coats, and recipe, palette, light and size
 _COLUMNS = (224, 256, 32)
@@ -26,7 +28,12 @@ _MOST_VIEWS = 64  # that an object has when no generator draws them: the same on
 
 
 def draw_objects(
-    split: str, indices: Sequence[int] | Tensor, *, extra: int = 0, max_parts: int | None = None
+    split: str,
+    indices: Sequence[int] | Tensor,
+    *,
+    extra: int = 0,
+    max_parts: int | None = None,
+    version: int = GENERATOR_VERSION,
 ) -> tuple[Objects, Tensor]:
     """Objects of a split on the CPU, of their first `max_parts`, and `extra` more uniform numbers of each, (B, extra).
 
@@ -37,18 +44,19 @@ def draw_objects(
     if numbers and not 0 <= min(numbers) <= max(numbers) < available:
         wanted = f"objects of split {split!r} are numbered 0 to {available - 1}"
         raise InputError(f"{wanted}, got {min(numbers)} to {max(numbers)}; take indices in that range")
-    generator, columns = torch.Generator(), (*_COLUMNS, extra)
+    second_version = version != GENERATOR_VERSION
+    generator, columns = torch.Generator(), (*_COLUMNS, STAGING_COLUMNS * second_version, extra)
     uniforms = torch.empty(len(numbers), sum(columns))
     for row, number in zip(uniforms, numbers, strict=True):
         torch.rand(sum(columns), generator=generator.manual_seed(first_seed + number), out=row)
-    shape, coat, other, more = uniforms.split(columns, dim=1)
+    shape, coat, other, staging, more = uniforms.split(columns, dim=1)
     draws, dotted = Draws(other), torch.tensor([split == "held_out" and number % 2 == 1 for number in numbers])
     # solids for tests have three parts or more
     free = (solids, 3.0) if split in ("train", "validation") else (partial(solids, least=3), 2.0)
-    recipes, weights = zip(*THINGS, free, (kettle_on_legs, 0.0), strict=True)
+    recipes, weights = zip(*THINGS, *(SLENDER if second_version else ()), free, (kettle_on_legs, 0.0), strict=True)
     which = draws.choice(list(weights))
     if split == "held_out":
-        which = torch.where(dotted, which, len(THINGS) + 1)
+        which = torch.where(dotted, which, len(recipes) - 1)
     parts = blank_parts(len(numbers))
     for place, recipe in enumerate(recipes):
         rows = (which == place).nonzero().squeeze(1)
@@ -62,7 +70,7 @@ def draw_objects(
     objects = framed(objects, radius)
     if max_parts is not None:
         objects = framed(objects.first_parts(max_parts), torch.tensor(LARGEST_RADIUS))
-    return objects, more
+    return staged(objects, Draws(staging)) if second_version else objects, more
 
 
 # of plain, stripes, checks, gradient, noise and two tones; dots are held out
@@ -143,7 +151,8 @@ class ProceduralBatch:
 
     rgb: (B, V, 3, S, S) in [0, 1] on white. mask: (B, V, 1, S, S), share of the pixel that the object covers.
     depth: (B, V, 1, S, S) along the ray, mean over the covered samples, 0 off the object.
-    camera_to_world: (B, V, 4, 4). focal: (B, V, 2). elevation_degrees: (B, V); view 0's is the reference's.
+    camera_to_world: (B, V, 4, 4). focal: (B, V, 2). elevation_degrees: (B, V); view 0's is the reference's. Of photos
+    these are what the networks take for their cameras; their pictures, masks and depths are as they were taken.
     objects: the B objects in the same worlds, for rays (`render_rays`) and meshes (`true_mesh`).
     names: one an object, or none where the objects came without.
     """
@@ -162,26 +171,39 @@ class ProceduralBatch:
 
     def example(self, index: int) -> PosedViews:
         """Object `index` in the form of all readers."""
-        name = self.names[index] if self.names else f"procedural-{GENERATOR_VERSION}"
+        name = self.names[index] if self.names else f"procedural-{self.objects.version}"
         return PosedViews(self.rgb[index], self.mask[index], self.cameras(index), name, depth=self.depth[index])
 
 
 class ProceduralObjects:
-    """Textured solids made on the fly; object i of a split is a pure function of (GENERATOR_VERSION, split, i).
+    """Textured solids made on the fly; object i of a split is a pure function of (version, split, i).
 
     View 0 is the reference at elevation 22.5 degrees: the object, with its light, is turned about +Y so that its camera
     has azimuth 0. All cameras are at distance 1 with focal 4.5, the others' azimuths uniform in [0, 360), elevations
     in [-7.5, 52.5] degrees.
 
+    version: of the generator. 1 is the yardstick of published figures; 2 has what people photograph, and takes the
+    `photos` among its views as people do: other focal lengths, sizes and middles, greyish white, ragged masks; all
+    other views are clean. Object i of both has the same seed, so that no two splits share anything.
     split: "train", "validation", "test", or "held_out" (a combination of parts on even indices and a pattern on odd
     ones that no other split has). size, views: pixels and number of views, at most 64, of single examples.
     max_parts: keeps only the first parts of each object (a curriculum).
     """
 
-    def __init__(self, split: str = "train", *, size: int = 64, views: int = 32, max_parts: int | None = None) -> None:
+    def __init__(
+        self,
+        split: str = "train",
+        *,
+        size: int = 64,
+        views: int = 32,
+        max_parts: int | None = None,
+        version: int = GENERATOR_VERSION,
+    ) -> None:
         check_choice("split", split, tuple(SPLITS))
         check_count("views", views, 1, _MOST_VIEWS)
-        self.split, self.size, self.views, self.max_parts = split, size, views, max_parts
+        check_count("version", version, *VERSIONS)
+        self.split, self.size, self.views, self.max_parts, self.version = split, size, views, max_parts, version
+        self.numbers_a_view = 2 + PHOTO_COLUMNS * (version != GENERATOR_VERSION)  # of azimuth, elevation, and a photo
         self.skipped: list[tuple[str, str]] = []
 
     def __len__(self) -> int:
@@ -192,10 +214,10 @@ class ProceduralObjects:
 
         They are small (about 7 kB each): a trainer may keep many on its device, index them, and `look` at them.
         """
-        return draw_objects(self.split, indices, max_parts=self.max_parts)[0]
+        return draw_objects(self.split, indices, max_parts=self.max_parts, version=self.version)[0]
 
     def names(self, indices: Sequence[int] | Tensor) -> tuple[str, ...]:
-        return tuple(f"procedural-{GENERATOR_VERSION}-{self.split}-{int(index)}" for index in indices)
+        return tuple(f"procedural-{self.version}-{self.split}-{int(index)}" for index in indices)
 
     def batch(
         self,
@@ -206,45 +228,70 @@ class ProceduralObjects:
         device: torch.device | str = "cpu",
         generator: torch.Generator | None = None,
         supersampling: int = SUPERSAMPLING,
+        photos: Sequence[int] = (),
     ) -> ProceduralBatch:
         """`views` views of each object, made on `device`, `size` pixels a side: the data set's own unless given.
 
         The generator draws the cameras; without one each object has its own fixed ones, at most 64, the first the same
-        whatever `views` is. Pixels are means of supersampling² samples.
+        whatever `views` is. Pixels are means of supersampling² samples. photos: which views version 2 makes photos.
         """
         check_count("views", views, 1, float("inf") if generator is not None else _MOST_VIEWS)
-        names, extra = self.names(indices), 0 if generator is not None else 2 * views
-        objects, draws = draw_objects(self.split, indices, extra=extra, max_parts=self.max_parts)
-        shape = (len(objects), views, 2)
+        names, extra = self.names(indices), 0 if generator is not None else self.numbers_a_view * views
+        objects, draws = draw_objects(self.split, indices, extra=extra, max_parts=self.max_parts, version=self.version)
         if generator is not None:
-            draws = torch.rand(shape, generator=generator, device=generator.device)
-        return self._seen(objects.to(device), draws.view(shape).to(device), size or self.size, names, supersampling)
+            draws = self._drawn(len(objects), views, generator)
+        draws, objects = draws.view(len(objects), views, self.numbers_a_view).to(device), objects.to(device)
+        seen = self._seen(objects, draws, size or self.size, supersampling, photos, 1)
+        return replace(seen, names=names)
 
     def look(
-        self, objects: Objects, *, views: int, size: int, generator: torch.Generator, supersampling: int = SUPERSAMPLING
+        self,
+        objects: Objects,
+        *,
+        views: int,
+        size: int,
+        generator: torch.Generator,
+        supersampling: int = SUPERSAMPLING,
+        photos: Sequence[int] = (),
+        references: int = 1,
     ) -> ProceduralBatch:
         """`views` new views of objects that were drawn before, on their device; the generator may be on any.
+
+        photos: as of `batch`. references: so many views, the first, stand where a reference does; each may be taken
+        for photo 1, the world then being its own.
 
         Example: `pool = data.objects(range(10_000)).to(device)`, then in each step
         `data.look(pool[torch.randint(10_000, (256,), device=device)], views=8, size=64, generator=generator)`.
         """
-        draws = torch.rand(len(objects), views, 2, generator=generator, device=generator.device).to(objects.device)
-        return self._seen(objects, draws, size, (), supersampling)
+        draws = self._drawn(len(objects), views, generator).to(objects.device)
+        return self._seen(objects, draws, size, supersampling, photos, references)
+
+    def _drawn(self, count: int, views: int, generator: torch.Generator) -> Tensor:
+        return torch.rand(count, views, self.numbers_a_view, generator=generator, device=generator.device)
 
     def _seen(
-        self, objects: Objects, draws: Tensor, size: int, names: tuple[str, ...], supersampling: int
+        self, objects: Objects, draws: Tensor, size: int, supersampling: int, photos: Sequence[int], references: int
     ) -> ProceduralBatch:
-        """The views whose cameras follow from uniform numbers (B, V, 2), on the objects' device."""
+        """The views that follow from uniform numbers (B, V, numbers a view), on the objects' device."""
         low, high = BAND_ELEVATION_DEGREES
         azimuth, elevation = 360 * draws[..., 0], low + (high - low) * draws[..., 1]
-        elevation[:, 0] = REFERENCE_ELEVATION_DEGREES
+        elevation[:, :references] = REFERENCE_ELEVATION_DEGREES
         objects = objects.turned(-azimuth[:, 0])
         distance = torch.ones_like(azimuth).flatten()  # a tensor, so that all of them are on the objects' device
         turns = (azimuth - azimuth[:, :1]).flatten()
         cameras = orbit_cameras(turns, elevation.flatten(), distance, focal=REFERENCE_FOCAL)
         matrices, focal = (x.unflatten(0, azimuth.shape) for x in (cameras.camera_to_world, cameras.focal))
-        rgb, mask, depth = render_views(objects, matrices, focal, size, supersampling=supersampling)
-        return ProceduralBatch(rgb, mask, depth, matrices, focal, elevation, objects, names)
+        true, lens, middle, places = matrices, focal, torch.zeros_like(focal), sorted(photos)
+        taken = None
+        if objects.staging is not None and places:
+            framed = sum(place < references for place in places)
+            taken = Photographs(objects.staging, draws[:, places, 2:], framed)
+            true, lens = true.clone(), lens.clone()
+            true[:, places], lens[:, places], middle[:, places] = taken.cameras(matrices[:, places])
+        rgb, mask, depth = render_views(objects, true, lens, size, supersampling=supersampling, principal=middle)
+        if taken is not None:
+            rgb[:, places], mask[:, places] = taken.developed(rgb[:, places], mask[:, places])
+        return ProceduralBatch(rgb, mask, depth, matrices, focal, elevation, objects, ())
 
     def __getitem__(self, index: int) -> PosedViews:
         return self.read(index)

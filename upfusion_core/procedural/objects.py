@@ -22,11 +22,11 @@ _UP = about("z", math.pi / 2)  # turns a torus's section from +x to +y
 _CORNERS = ((1, 1), (-1, 1), (1, -1), (-1, -1))
 
 
-def thing(weight: float) -> Callable[[Recipe], Recipe]:
-    """Adds a recipe to THINGS."""
+def thing(weight: float, things: list[tuple[Recipe, float]] = THINGS) -> Callable[[Recipe], Recipe]:
+    """Adds a recipe to `things`."""
 
     def added(recipe: Recipe) -> Recipe:
-        THINGS.append((recipe, weight))
+        things.append((recipe, weight))
         return recipe
 
     return added

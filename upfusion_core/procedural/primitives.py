@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .shapes import ABSENT, ALONE, BLEND, BOX, ELLIPSOID, FRUSTUM, TORUS, Objects, Primitives, bounding_balls
+from .shapes import ABSENT, ALONE, BLEND, BOX, ELLIPSOID, FRUSTUM, TORUS, Objects, Primitives, Staging, bounding_balls
 
 TORUS_STEPS = 20  # towards a torus; a ray then is at most about 1e-4 away from it unless it grazes
 _SLACK = 1e-6  # of a section's angle: float32's pi is a little beyond pi, where a whole torus would have a gap
@@ -234,7 +234,7 @@ class Tables:
     parts: P. first, second: B·P columns. joint, blend, solver (-1 for absent parts): (B·P,).
     ball_center (B, P, 3), ball_radius (B, P): balls around the parts, radius -1 for absent ones.
     coats: (15, B·P·3) two colours, u, v, frequency, phase, turns. pattern: (B·P·3,). label: (4, B·P).
-    light: (7, B) direction, ambient, tint.
+    light: (7, B) direction, ambient, tint. staging: as the objects'.
     """
 
     parts: int
@@ -249,6 +249,7 @@ class Tables:
     pattern: Tensor
     label: Tensor
     light: Tensor
+    staging: Staging | None
 
     @staticmethod
     def of(objects: Objects) -> Tables:
@@ -262,4 +263,5 @@ class Tables:
         joint, blend, solver, pattern = (x.flatten() for x in (objects.joint, objects.blend, solver, coats.pattern))
         first, second, (centers, radii) = Placed.of(objects.first), Placed.of(objects.second), bounding_balls(objects)
         parts = objects.role.shape[1]
-        return Tables(parts, first, second, joint, blend, solver, centers, radii, numbers, pattern, label, lights)
+        balls, coated = (centers, radii), (numbers, pattern, label)
+        return Tables(parts, first, second, joint, blend, solver, *balls, *coated, lights, objects.staging)

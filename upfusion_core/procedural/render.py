@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -38,23 +39,30 @@ _WAVES = ((1.0, 0.31, -0.57), (-0.43, 0.93, 0.38), (0.29, -0.71, 1.13), (0.83, 0
 
 
 def render_views(
-    objects: Objects, camera_to_world: Tensor, focal: Tensor, size: int, *, supersampling: int = SUPERSAMPLING
+    objects: Objects,
+    camera_to_world: Tensor,
+    focal: Tensor,
+    size: int,
+    *,
+    supersampling: int = SUPERSAMPLING,
+    principal: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Pictures of B objects by V cameras each: rgb (B, V, 3, S, S) on white, opacity and depth (B, V, 1, S, S).
 
-    Cameras are given by camera_to_world (B, V, 4, 4) and focal (B, V, 2) as in `Cameras`, and stand outside of the
-    objects. A pixel is the mean of supersampling² samples through its footprint; its depth, unlike a field's, is the
-    surface's: the mean over the samples that hit, 0 where none did.
+    Cameras are given by camera_to_world (B, V, 4, 4), focal and principal (B, V, 2; 0 unless given) as in `Cameras`,
+    and stand outside of the objects. A pixel is the mean of supersampling² samples through its footprint; its depth,
+    unlike a field's, is the surface's: the mean over the samples that hit, 0 where none did.
     """
     (count, views), device = camera_to_world.shape[:2], objects.device
     tables, samples = Tables.of(objects), size * supersampling
     owner = torch.arange(count, device=device).repeat_interleave(views, output_size=count * views)
-    matrices, focals = camera_to_world.flatten(0, 1), focal.flatten(0, 1)
+    middles = torch.zeros_like(focal) if principal is None else principal
+    matrices, focals, middles = camera_to_world.flatten(0, 1), focal.flatten(0, 1), middles.flatten(0, 1)
     per_chunk = max(1, _CHUNK_RAYS.get(device.type, _CHUNK_RAYS["cpu"]) // samples**2)
     parts = []
     for begin in range(0, count * views, per_chunk):
         chosen = slice(begin, begin + per_chunk)
-        cameras = Cameras(matrices[chosen], focals[chosen], torch.zeros_like(focals[chosen]))
+        cameras = Cameras(matrices[chosen], focals[chosen], middles[chosen])
         directions = camera_rays(cameras, samples, samples).directions.flatten(1, 2)
         seen = trace_rays(tables, owner[chosen], cameras.centers, directions)
         parts.append(avg_pool2d(seen.unflatten(1, (len(cameras), samples, samples)), supersampling))
@@ -70,7 +78,13 @@ def trace_rays(tables: Tables, owner: Tensor, origins: Tensor, directions: Tenso
     owner: (Q,) int64, which object each group of rays looks at. origins: (Q, 3), shared by a group, outside of the
     objects. directions: (Q, R, 3) of unit length.
     """
-    rays = directions.shape[1]
+    rays, staging = directions.shape[1], tables.staging
+    if staging is not None:  # the same straight rays in the objects' own frames, where lengths are others
+        inward = staging.inward[owner]
+        origins = (inward @ (origins - staging.shift[owner])[..., None])[..., 0]
+        directions = directions @ inward.transpose(1, 2)
+        lengths = directions.norm(dim=-1, keepdim=True)
+        directions = directions / lengths
     offsets, radii = tables.ball_center[owner] - origins[:, None], tables.ball_radius[owner]  # (Q, P, 3), (Q, P)
     towards = directions @ offsets.transpose(1, 2)  # (Q, R, P) to the balls' middles along the rays
     least = (offsets.square().sum(-1) - radii.square() * 1.0001 - 1e-6).clamp_min(0).sqrt()
@@ -99,12 +113,20 @@ def trace_rays(tables: Tables, owner: Tensor, origins: Tensor, directions: Tenso
     heading = directions.reshape(-1, 3).index_select(0, hit)
     points = (origins.index_select(0, group) + far[:, None] * heading).T.contiguous()
     colors, normals = _surface(tables, points, looking * tables.parts + part[hit])
+    if staging is not None:
+        far = far / lengths.flatten()[hit]
+        inward = staging.inward.flatten(1).T.index_select(1, looking).unflatten(0, (3, 3))
+        normals = normalize((inward * normals[:, None]).sum(0), dim=0)  # by the stretch's inverse transpose
     direction, ambient, tint = tables.light.index_select(1, looking).split([3, 1, 3])
     # a share of the light reaches every surface, the rest half of those turned away too
     facing = (0.5 + 0.5 * dot(normals, direction)).clamp(0, 1)
-    strength = ambient + (LIGHT_STRENGTH - ambient) * facing * facing.sqrt()
+    lit = colors * tint * (ambient + (LIGHT_STRENGTH - ambient) * facing * facing.sqrt())
+    for fill in () if staging is None else staging.fills.unbind(1):
+        direction, tint = fill.T.index_select(1, looking).split(3)
+        facing = (0.5 + 0.5 * dot(normals, direction)).clamp(0, 1)
+        lit = lit + colors * tint * facing * facing.sqrt()
     seen = torch.zeros(5, distance.shape[0], device=directions.device)
-    seen[:, hit] = torch.cat([(colors * tint * strength).clamp(0, 1), torch.ones_like(far)[None], far[None]])
+    seen[:, hit] = torch.cat([lit.clamp(0, 1), torch.ones_like(far)[None], far[None]])
     return seen
 
 
@@ -248,7 +270,12 @@ def signed_distance(objects: Objects, points: Tensor) -> Tensor:
     The zero set and the sign are exact. Outside, the value is at most the true distance but for ellipsoids, whose
     value is of first order; inside of several parts it is the deepest part's.
     """
-    return _part_distances(Tables.of(objects), points).amin(0)
+    if objects.staging is None:
+        return _part_distances(Tables.of(objects), points).amin(0)
+    inward = objects.staging.inward
+    points = (points - objects.staging.shift[:, None]) @ inward.transpose(1, 2)
+    most: Tensor = torch.linalg.matrix_norm(inward, 2)  # by which lengths grow on the way inward
+    return _part_distances(Tables.of(objects), points).amin(0) / most[:, None]
 
 
 def _part_distances(tables: Tables, points: Tensor) -> Tensor:
@@ -270,9 +297,10 @@ def _part_distances(tables: Tables, points: Tensor) -> Tensor:
 def true_mesh(objects: Objects, resolution: int = 128) -> trimesh.Trimesh:
     """The surface of one object as a closed triangle mesh in its world, with vertex colours without light.
 
-    Marching cubes on `resolution` cells along each axis of the cube ±0.21: a cell is 0.42 / resolution, and features
-    thinner than a cell may be lost. Walls inside of a union are not part of it.
+    Marching cubes on `resolution` cells along each axis of the cube ±0.21, before version 2 stretches it: a cell is
+    0.42 / resolution, and features thinner than a cell may be lost. Walls inside of a union are not part of it.
     """
+    staging, objects = objects.staging, replace(objects, staging=None)
     axis = torch.linspace(-HALF_BOX, HALF_BOX, resolution + 1, device=objects.device)
     grid = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).reshape(-1, 3)
     values = torch.cat([signed_distance(objects, chunk[None])[0] for chunk in grid.split(1 << 18)])
@@ -284,4 +312,7 @@ def true_mesh(objects: Objects, resolution: int = 128) -> trimesh.Trimesh:
     tables, points = Tables.of(objects), torch.tensor(mesh.vertices, dtype=torch.float32, device=objects.device)
     colors, _ = _surface(tables, points.T, _part_distances(tables, points[None])[:, 0].abs().argmin(0))
     mesh.visual.vertex_colors = (colors.T.cpu().numpy() * 255).round().astype(np.uint8)
+    if staging is not None:
+        points = points @ torch.linalg.inv(staging.inward[0]).T + staging.shift
+        mesh.vertices = points.cpu().numpy().astype(np.float64)
     return mesh

@@ -38,6 +38,7 @@ LARGEST_RADIUS = 0.195  # of what is drawn; surfaces stay within 0.2, which came
 _FROZEN = json.loads((Path(__file__).parent / "splits.json").read_text(encoding="utf-8"))
 
 GENERATOR_VERSION: int = _FROZEN["generator_version"]  # raised whenever the same seed would give another object
+VERSIONS = (GENERATOR_VERSION, 2)  # 1 is the yardstick; 2 draws what people photograph, see staging.py
 # two roles that no object of train, validation or test has together, and a pattern that none of them wears
 HELD_OUT_ROLES: tuple[str, str] = tuple(_FROZEN["held_out_combination"])
 HELD_OUT_PATTERN: str = _FROZEN["held_out_pattern"]
@@ -100,6 +101,28 @@ class Light:
 
 
 @dataclass(frozen=True, eq=False)
+class Staging:
+    """How B objects of version 2 stand in the world: stretched, moved, under further lights.
+
+    inward: (B, 3, 3), x = inward (x' - shift) takes the world to the frame in which the parts are given. shift: (B, 3)
+    the object's middle in the world. radius: (B,) of the ball about it that holds the object.
+    fills: (B, L, 6) directions towards further lights, of unit length, and their colours.
+    """
+
+    inward: Tensor
+    shift: Tensor
+    radius: Tensor
+    fills: Tensor
+
+    def turned(self, turn: Tensor) -> Staging:
+        """By (B, 3, 3) rotations about the world's origin."""
+        directions, colors = self.fills.split(3, dim=-1)
+        fills = torch.cat([directions @ turn.transpose(1, 2), colors], dim=-1)
+        shift = (turn @ self.shift[..., None])[..., 0]
+        return replace(self, inward=self.inward @ turn.transpose(1, 2), shift=shift, fills=fills)
+
+
+@dataclass(frozen=True, eq=False)
 class Objects:
     """B objects as tensors.
 
@@ -109,6 +132,7 @@ class Objects:
     role: (B, P) int64, what the part is: BODY …, ABSENT for padding.
     label: (B, P, 4): azimuth about y (radians, 0 on +z towards +x), half width (radians; 0 = no label), middle and half
     height along y, in the first primitive's frame.
+    staging: of objects of version 2, whose parts are given in frames of their own; None: the world is that frame.
     """
 
     first: Primitives
@@ -119,6 +143,7 @@ class Objects:
     coats: Coats
     label: Tensor
     light: Light
+    staging: Staging | None = None
 
     def __len__(self) -> int:
         return self.role.shape[0]
@@ -126,6 +151,11 @@ class Objects:
     @property
     def device(self) -> torch.device:
         return self.role.device
+
+    @property
+    def version(self) -> int:
+        """Of the generator that drew them."""
+        return VERSIONS[self.staging is not None]
 
     @property
     def present(self) -> Tensor:
@@ -151,6 +181,8 @@ class Objects:
         rows = [angle.cos(), zero, angle.sin(), zero, one, zero, -angle.sin(), zero, angle.cos()]
         turn: Tensor = torch.stack(rows, dim=-1).unflatten(-1, (3, 3))  # (B, 3, 3)
         light = replace(self.light, direction=(turn @ self.light.direction[..., None])[..., 0])
+        if self.staging is not None:
+            return replace(self, light=light, staging=self.staging.turned(turn))
         return replace(self, first=self.first.turned(turn), second=self.second.turned(turn), light=light)
 
     def first_parts(self, count: int) -> Objects:
@@ -164,11 +196,7 @@ def framed(objects: Objects, radius: Tensor) -> Objects:
 
     What a cut takes away counts as if it were there. Patterns keep their periods; labels grow with their parts.
     """
-    points, pads = _outline(objects.first)
-    others, more = _outline(objects.second)
-    points, pads = torch.cat([points, others], dim=2), torch.cat([pads, more + objects.blend[..., None] / 4], dim=2)
-    there = objects.present[..., None].expand_as(more)
-    seen = torch.cat([there, there & (objects.joint == BLEND)[..., None]], dim=2)
+    points, pads, seen = outlines(objects)
     low = (points - pads[..., None]).masked_fill(~seen[..., None], math.inf).amin((1, 2))
     high = (points + pads[..., None]).masked_fill(~seen[..., None], -math.inf).amax((1, 2))
     center = (low + high) / 2
@@ -184,6 +212,15 @@ def framed(objects: Objects, radius: Tensor) -> Objects:
     blend, lengths = objects.blend * scale[:, None], torch.stack([one, one, scale, scale], dim=-1)[:, None]
     first, second, label = placed(objects.first), placed(objects.second), objects.label * lengths
     return replace(objects, first=first, second=second, blend=blend, label=label)
+
+
+def outlines(objects: Objects) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, P, K, 3) points on the parts' outlines, (B, P, K) how far the surface may be beyond, which of them count."""
+    points, pads = _outline(objects.first)
+    others, more = _outline(objects.second)
+    points, pads = torch.cat([points, others], dim=2), torch.cat([pads, more + objects.blend[..., None] / 4], dim=2)
+    there = objects.present[..., None].expand_as(more)
+    return points, pads, torch.cat([there, there & (objects.joint == BLEND)[..., None]], dim=2)
 
 
 def _outline(primitives: Primitives) -> tuple[Tensor, Tensor]:
@@ -234,7 +271,7 @@ def _radius(primitives: Primitives) -> Tensor:
 
 
 def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:  # noqa: ANN401 - a tensor, or a dataclass of them
-    """A copy of nested dataclasses with `function` applied to every tensor."""
-    if isinstance(value, Tensor):
-        return function(value)
+    """A copy of nested dataclasses with `function` applied to every tensor; what is None stays."""
+    if value is None or isinstance(value, Tensor):
+        return None if value is None else function(value)
     return type(value)(**{field.name: _mapped(getattr(value, field.name), function) for field in fields(value)})

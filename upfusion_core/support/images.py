@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import math
-import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 from einops import rearrange
-from PIL import EpsImagePlugin, Image
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from .checks import check_shape
-from .errors import PhotoError
-from .files import check_regular, reading
+from .files import reading
 
 
 def saturate(values: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
     """`values.clamp(low, high)` whose gradient at the bounds, where white pixels lie, is 1 as before torch 2.14."""
     return torch.where(values < low, low, torch.where(values > high, high, values))
+
+
+def unit_range(values: Tensor) -> Tensor:
+    """uint8 in 0..255 or float32 in [0, 1] -> float32 in [0, 1]."""
+    return values.float() / 255 if values.dtype == torch.uint8 else values
 
 
 def srgb_to_linear(values: Tensor) -> Tensor:
@@ -34,47 +34,6 @@ def srgb_to_linear(values: Tensor) -> Tensor:
 def linear_to_srgb(values: Tensor) -> Tensor:
     """Linear light in [0, 1] -> sRGB (IEC 61966-2-1), e.g. 0.2140 -> 0.5."""
     return torch.where(values > 0.0031308, 1.055 * values.clamp_min(1e-9).pow(1 / 2.4) - 0.055, 12.92 * values)
-
-
-MAX_PIXELS = 100_000_000  # larger pictures are refused by their header, before anything is decoded
-_LARGEST_FILE = 1_000_000_000  # bytes; a picture of MAX_PIXELS in 16 bits a channel has 800 MB uncompressed
-_GHOSTSCRIPT = threading.Lock()
-
-
-@contextmanager
-def without_ghostscript() -> Iterator[None]:
-    """Pillow does not find Ghostscript meanwhile: for a library that decodes pictures before they can be checked."""
-    with _GHOSTSCRIPT:
-        before = EpsImagePlugin.gs_binary
-        EpsImagePlugin.gs_binary = False
-        try:
-            yield
-        finally:
-            EpsImagePlugin.gs_binary = before
-
-
-def open_picture(path: Path) -> Image.Image:
-    """A picture file of which the header is read and nothing more: see check_picture. OSError where it is none."""
-    check_regular(path, _LARGEST_FILE)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is stricter than the warning
-        return Image.open(path)
-
-
-def check_picture(image: Image.Image, label: str) -> None:
-    """Raises PhotoError, before anything is decoded, if a picture would run a program, or is too large, or empty."""
-    if image.format in ("EPS", "WMF", "PDF"):  # which Pillow hands to Ghostscript or to Windows
-        raise PhotoError(f"{label} must be a picture of pixels, got {image.format}; save it as PNG or JPEG")
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise PhotoError(too_large(label, f"{width} x {height}"))
-    if width == 0 or height == 0:
-        raise PhotoError(f"{label} must hold pixels, got {width} x {height}; choose another picture")
-
-
-def too_large(label: str, found: str) -> str:
-    """The sentence about a picture of more than MAX_PIXELS."""
-    return f"{label} must have at most 100 megapixels, its header says {found}; make it smaller first"
 
 
 def to_8bit(values: Tensor) -> np.ndarray:

@@ -228,23 +228,22 @@ def decimate(vertices: Tensor, faces: Tensor, budget: int) -> tuple[Tensor, Tens
     """Vertices (P, 3) and faces (F, 3) -> those of a mesh with at most `budget` faces, still closed if it can be."""
     solid = trimesh.Trimesh(vertices.numpy(), faces.numpy(), process=False)
     closed = solid.is_watertight and solid.is_winding_consistent
-    found = None
+    tried = [solid]
     for aggression, share in _ATTEMPTS:
         small = solid.simplify_quadric_decimation(face_count=max(4, int(budget * share)), aggression=aggression)
         small = trimesh.Trimesh(small.vertices, small.faces, process=False)
-        if len(small.faces) > budget:
-            continue
-        found = found or small
-        if not closed or (small.is_watertight and small.is_winding_consistent and small.volume > 0):
-            found = small
+        sound = not closed or (small.is_watertight and small.is_winding_consistent and small.volume > 0)
+        if len(small.faces) <= budget and sound:
             break
+        tried += [small] if len(small.faces) else []
     else:
-        if found is None:
-            warnings.warn(f"the mesh could not be brought below {len(faces)} faces; it keeps them all", stacklevel=2)
-            return vertices, faces
-        message = f"with {len(found.faces)} faces the mesh is no longer closed everywhere; allow it more"
+        small = next((one for one in tried if len(one.faces) <= budget), min(tried, key=lambda one: len(one.faces)))
+        if len(small.faces) > budget:
+            message = f"the mesh could not be brought to {budget} faces; it has {len(small.faces)}"
+        else:
+            message = f"with {len(small.faces)} faces the mesh is no longer closed everywhere; allow it more"
         warnings.warn(message, stacklevel=2)
-    return torch.tensor(found.vertices, dtype=torch.float32), torch.tensor(found.faces, dtype=torch.int64)
+    return torch.tensor(small.vertices, dtype=torch.float32), torch.tensor(small.faces, dtype=torch.int64)
 
 
 def smooth_normals(vertices: Tensor, faces: Tensor) -> Tensor:

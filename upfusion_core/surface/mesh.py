@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 import trimesh
 from PIL import Image
 from torch import Tensor
 from trimesh.visual import ColorVisuals, TextureVisuals
-from trimesh.visual.material import PBRMaterial, SimpleMaterial
+from trimesh.visual.material import PBRMaterial
 
-from ..support.checks import check_finite, check_shape
+from ..support.checks import check_choice, check_finite, check_range, check_shape
 from ..support.errors import InputError, OutputError
 from ..support.files import check_path, replacing
 from ..support.images import srgb_to_linear, to_8bit
 
+Axis = Literal["y", "z"]
 FORMATS = ("glb", "obj", "ply", "stl")
+TEXTURED = ("glb", "obj")  # those that hold a texture
 UNLIT = "KHR_materials_unlit"  # glTF extension that shows colours as they are: the photos' light is in them already
 _COLOR = "_COLOR"  # what trimesh calls vertex colours that it is to write as they are
 
@@ -60,14 +64,15 @@ class MeshAsset:
                 raise InputError(f"{label} must be in [0, 1], got [{low:.3g}, {high:.3g}]; clamp it")
             object.__setattr__(self, name, value)
 
-    def save(self, path: str | os.PathLike[str]) -> list[Path]:
+    def save(self, path: str | os.PathLike[str], *, size_mm: float | None = None, up: Axis = "y") -> list[Path]:
         """Writes `.glb`, `.obj`, `.ply` or `.stl` by the suffix, whole or not at all, and gives the files.
 
         A textured `.obj` has an `.mtl` and a `.png` beside it. All are complete before any of them gets its name.
+        size_mm, up: as `mesh_files` takes them.
         """
         check_path("path", path)
         path = Path(path)
-        files = mesh_files(self, path.name)
+        files = mesh_files(self, path.name, size_mm=size_mm, up=up)
         with ExitStack() as stack:
             for name, content in reversed(files.items()):  # renamed the other way round: the mesh comes last
                 stack.enter_context(replacing(path.with_name(name))).write_bytes(content)
@@ -89,38 +94,79 @@ def check_triangles(name: str, vertices: Tensor, faces: Tensor) -> None:
         raise InputError(f"{name}.faces must number vertices 0 to {count - 1}, got {got}")
 
 
-def mesh_files(mesh: MeshAsset, name: str) -> dict[str, bytes]:
+def mesh_files(mesh: MeshAsset, name: str, *, size_mm: float | None = None, up: Axis = "y") -> dict[str, bytes]:
     """The files that the mesh `name` consists of, by their names, those that it refers to first.
 
     `.glb` shows the texture if there is one, else the vertex colours, unlit; `.obj` the texture by an MTL file and a
     PNG, else vertex colours; `.ply` carries vertex colours, `.stl` no colour. OutputError for another suffix.
+
+    Args:
+        size_mm: length of the longest side of the mesh's box in millimetres, the unit of programs for printing; a GLB
+            has it in metres, its own unit. None: scene units.
+        up: the axis that points up in `.obj`, `.ply` and `.stl`, with the front at +Z or, "z", -Y; in `.glb` it is +Y.
     """
     kind = _kind(name)
-    vertices, faces = mesh.vertices.numpy(force=True), mesh.faces.numpy(force=True)
-    normals, library = None if mesh.normals is None else mesh.normals.numpy(force=True), None
-    # process: merging vertices would part them from their colours
-    solid = trimesh.Trimesh(vertices, faces, vertex_normals=normals, process=False)
-    if mesh.uvs is not None and mesh.texture is not None and kind in ("glb", "obj"):
+    check_choice("up", up, get_args(Axis))
+    turn = torch.eye(3) if up == "y" or kind == "glb" else torch.tensor([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
+    normals, scale = None if mesh.normals is None else mesh.normals.cpu() @ turn.T, 1.0
+    if size_mm is not None:
+        check_range("size_mm", size_mm, 1e-3)
+        longest = float((mesh.vertices.amax(0) - mesh.vertices.amin(0)).max())
+        scale = size_mm / max(longest, 1e-12) / (1000 if kind == "glb" else 1)
+    mesh = replace(mesh, vertices=mesh.vertices.detach().cpu() @ turn.T * scale, normals=normals)
+    picture = None
+    if mesh.texture is not None and kind in TEXTURED:
         picture = Image.fromarray(to_8bit(mesh.texture.permute(1, 2, 0)))
-        material = PBRMaterial(baseColorTexture=picture, metallicFactor=0.0, roughnessFactor=1.0)
         if kind == "obj":
-            white, black, library = (255, 255, 255, 255), (0, 0, 0, 255), _library_name(name)
-            colors = {"diffuse": white, "ambient": black, "specular": black}
-            material = SimpleMaterial(image=picture, name=library, glossiness=1.0, **colors)
-        solid.visual = TextureVisuals(uv=mesh.uvs.numpy(force=True), material=material)
-    elif kind == "glb":  # floats, because eight bits of linear light are too few for what is dark
+            return _textured_obj(mesh, name, picture)
+    elif mesh.texture is not None:
+        mesh = unsplit(mesh)[0]
+    arrays = mesh.vertices, mesh.faces, mesh.normals
+    vertices, faces, bent = (None if values is None else values.numpy(force=True) for values in arrays)
+    # process: merging vertices would part them from their colours
+    solid = trimesh.Trimesh(vertices, faces, vertex_normals=bent, process=False)
+    if kind != "glb":
+        solid.visual = ColorVisuals(vertex_colors=to_8bit(mesh.vertex_colors))
+    elif picture is None or mesh.uvs is None:  # floats, because eight bits of linear light are too few for what is dark
         solid.vertex_attributes[_COLOR] = srgb_to_linear(mesh.vertex_colors).numpy(force=True)
     else:
-        solid.visual = ColorVisuals(vertex_colors=to_8bit(mesh.vertex_colors))
-    if kind == "obj":
-        options = {"return_texture": True, "write_texture": False, "mtl_name": library and f"{library}.mtl"}
-        options |= {"include_normals": normals is not None, "header": None}
-        text, beside = trimesh.exchange.obj.export_obj(solid, **options)
-        return {**beside, name: text.encode("utf-8")}
+        material = PBRMaterial(baseColorTexture=picture, metallicFactor=0.0, roughnessFactor=1.0)
+        solid.visual = TextureVisuals(uv=mesh.uvs.numpy(force=True), material=material)
     if kind == "glb":
         scene, export = trimesh.Scene(solid), trimesh.exchange.gltf.export_glb
         return {name: export(scene, include_normals=normals is not None, tree_postprocessor=_make_unlit)}
+    if kind == "obj":
+        text = trimesh.exchange.obj.export_obj(solid, include_normals=normals is not None, header=None)
+        return {name: text.encode("utf-8")}
     return {name: solid.export(file_type=kind)}
+
+
+def unsplit(mesh: MeshAsset) -> tuple[MeshAsset, Tensor]:
+    """The mesh without texture, one vertex for all that only their uvs tell apart, and (P,) which each has become."""
+    parts = [mesh.vertices, mesh.vertex_colors, *([] if mesh.normals is None else [mesh.normals])]
+    _, group = torch.cat([values.cpu() for values in parts], dim=1).unique(dim=0, return_inverse=True)
+    first = torch.full_like(group, len(group)).scatter_reduce_(0, group, torch.arange(len(group)), "amin")
+    kept = first[first < len(group)].sort().values  # in their order
+    became = torch.searchsorted(kept, first[group])
+    vertices, colors, *normals = (values.cpu()[kept] for values in parts)
+    return MeshAsset(vertices, became[mesh.faces.cpu()], colors, normals=normals[0] if normals else None), became
+
+
+def _textured_obj(mesh: MeshAsset, name: str, picture: Image.Image) -> dict[str, bytes]:
+    """The PNG, the MTL and the OBJ, which has the vertices of cuts of the atlas once."""
+    whole, became = unsplit(mesh)
+    library, png, text = _library_name(name), io.BytesIO(), io.StringIO()
+    picture.save(png, format="PNG")
+    material = f"newmtl {library}\nKa 0 0 0\nKd 1 1 1\nKs 0 0 0\nNs 1\nmap_Kd {library}.png\n"
+    text.write(f"mtllib {library}.mtl\nusemtl {library}\n")
+    numbers = [became[mesh.faces.cpu()], mesh.faces.cpu()]
+    for kind, values in (("v", whole.vertices), ("vt", mesh.uvs), ("vn", whole.normals)):
+        if values is not None:
+            np.savetxt(text, values.numpy(force=True), fmt=f"{kind}{values.shape[1] * ' %.8f'}")
+    numbers += [] if whole.normals is None else numbers[:1]
+    np.savetxt(text, torch.stack(numbers, -1).flatten(1) + 1, fmt="f" + 3 * (" %d" + (len(numbers) - 1) * "/%d"))
+    files = {f"{library}.png": png.getvalue(), f"{library}.mtl": material.encode("utf-8")}
+    return {**files, name: text.getvalue().encode("utf-8")}
 
 
 def mesh_names(name: str, *, textured: bool) -> list[str]:

@@ -1,25 +1,32 @@
 """Coloured triangles -> pictures, masks and depths, by scanlines in pure torch, in float64: shared edges leave no gaps.
 
-Each triangle becomes a span a row of samples, each span its samples ("fragments"), of which the nearest is coloured.
+Each triangle becomes a span a row of samples, each span its samples ("fragments"), of which the nearest is coloured,
+and what is transparent before it laid over that.
 """
 
 from __future__ import annotations
+
+from itertools import product
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
+from ..support.images import linear_to_srgb, srgb_to_linear
 from ..types import Cameras, RenderedViews
+from .gltf import BLENDED, Sampler
 from .reading import Surface
 
 NEAR = 1e-3  # scene units; triangles with a vertex nearer to the camera's plane are left out, not clipped
 _THINNEST = 1e-12  # doubled area in samples below which a triangle is seen from its edge
+_SOLID = 1 - 1e-6  # alpha, but for rounding, of what lets no light through
 
 
 def rasterise(surface: Surface, cameras: Cameras, size: int, *, supersampling: int = 3) -> RenderedViews:
-    """A surface seen by N cameras in its world, unlit, opaque and from both sides, on white; not differentiable.
+    """A surface seen by N cameras in its world, unlit and from both sides, on white; not differentiable.
 
-    Colours are means in sRGB over supersampling² samples a pixel, depths over those of them that are covered.
+    Colours are means in sRGB over supersampling² samples a pixel, depths over those of them that are covered. What is
+    transparent covers by its alpha.
     """
     views = [_view(surface, cameras[index], size * supersampling) for index in range(len(cameras))]
     rgb, opacity, depth = (torch.stack(values) for values in zip(*views, strict=True))
@@ -59,26 +66,50 @@ def _view(surface: Surface, camera: Cameras, samples: int) -> tuple[Tensor, Tens
     right = torch.where(slope < 0, crossing, torch.inf).amin(dim=1)
     span, column = runs(*sample_range(left, right, samples))
     triangle, row = triangle[span], row[span]
-    a, b, c = torch.einsum("tij,ti->jt", edges, inverse)  # 1 / depth is linear on the screen
-    nearness = a[triangle] * (column + 0.5) + b[triangle] * (row + 0.5) + c[triangle]
-    pixel = row * samples + column
+    a, b, c = torch.einsum("tij,ti->jt", edges, inverse)[:, triangle]  # 1 / depth is linear on the screen
+    pixel, nearness = row * samples + column, a * (column + 0.5) + b * (row + 0.5) + c
+
+    def look(fragments: Tensor) -> Tensor:
+        """(5, N): colour, alpha and distance of some of the fragments."""
+        mine, near = triangle[fragments], nearness[fragments]
+        centers = torch.stack([column[fragments] + 0.5, row[fragments] + 0.5], dim=-1).double()
+        flat = torch.einsum("fij,fj->fi", edges[mine], pad(centers, (0, 1), value=1.0))
+        weights = flat * inverse[mine] / near[:, None]  # perspective-correct, summing to 1
+        offset = (1 - 2 * centers / samples - principal.double()) / focal.double()
+        distance = (1 + offset.square().sum(dim=-1, keepdim=True)).sqrt().T / near
+        return torch.cat([_colors(surface, faces[mine], weights), distance])
+
+    canvas = torch.tensor([1.0, 1, 1, 0, 0], dtype=torch.float64, device=x.device)[:, None].repeat(1, samples**2)
+    solid = clear = torch.arange(len(pixel), device=x.device)
+    if surface.face_cutoff is not None:
+        alpha = look(solid)[3]
+        solid, clear = (alpha == 1).nonzero()[:, 0], ((alpha > 0) & (alpha < 1)).nonzero()[:, 0]
     best = torch.zeros(samples * samples, dtype=torch.float64, device=x.device)
-    best.scatter_reduce_(0, pixel, nearness, "amax")
-    keep = (nearness == best[pixel]).nonzero()[:, 0]
+    best.scatter_reduce_(0, pixel[solid], nearness[solid], "amax")
+    keep = solid[nearness[solid] == best[pixel[solid]]]
     lowest = torch.full((samples * samples,), torch.iinfo(torch.int64).max, device=x.device)
     lowest.scatter_reduce_(0, pixel[keep], triangle[keep], "amin")
     keep = keep[triangle[keep] == lowest[pixel[keep]]]  # of equally near ones the first triangle
-    triangle, pixel, nearness = triangle[keep], pixel[keep], nearness[keep]
-    centers = torch.stack([column[keep] + 0.5, row[keep] + 0.5], dim=-1).double()
-    weights = torch.einsum("fij,fj->fi", edges[triangle], pad(centers, (0, 1), value=1.0))
-    weights = weights * inverse[triangle] / nearness[:, None]  # perspective-correct, summing to 1
-    rgb = torch.ones(3, samples * samples, dtype=torch.float64, device=x.device)
-    covered, distance = torch.zeros(2, 1, samples * samples, dtype=torch.float64, device=x.device)
-    rgb[:, pixel] = _colors(surface, faces[triangle], weights)
-    covered[:, pixel] = 1
-    offset = (1 - 2 * centers / samples - principal.double()) / focal.double()
-    distance[:, pixel] = (1 + offset.square().sum(dim=-1)).sqrt() / nearness
-    return tuple(values.unflatten(1, (samples, samples)) for values in (rgb, covered, distance))
+    canvas[:, pixel[keep]] = look(keep)
+    if surface.face_cutoff is not None:
+        clear = clear[nearness[clear] > best[pixel[clear]]]
+        clear = clear[nearness[clear].argsort(descending=True, stable=True)]
+        clear = clear[pixel[clear].argsort(stable=True)]  # pixel by pixel, the nearest first
+        _lay_over(canvas, pixel[clear], look(clear))
+    canvas[:3] = linear_to_srgb(canvas[:3]) if surface.linear else canvas[:3]
+    return tuple(values.unflatten(1, (samples, samples)) for values in canvas.split([3, 1, 1]))
+
+
+def _lay_over(canvas: Tensor, pixel: Tensor, layers: Tensor) -> None:
+    """Puts layers (5, N) that let light through over the canvas (5, P): those of a pixel together, nearest first."""
+    passed = torch.log1p(-layers[3])
+    pixels, counts = pixel.unique_consecutive(return_counts=True)
+    through = passed.cumsum(0)
+    before, last = through - passed, counts.cumsum(0) - 1
+    start = before[last + 1 - counts]
+    shares = layers[3] * (before - start.repeat_interleave(counts)).exp()
+    canvas[:, pixels] *= (through[last] - start).exp()
+    canvas.index_add_(1, pixel, torch.cat([layers[:3], torch.ones_like(layers[:1]), layers[4:]]) * shares)
 
 
 def sample_range(low: Tensor, high: Tensor, samples: int) -> tuple[Tensor, Tensor]:
@@ -95,20 +126,39 @@ def runs(start: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _colors(surface: Surface, faces: Tensor, weights: Tensor) -> Tensor:
-    """(3, M) colours of points on faces, from perspective-correct weights (M, 3); textures are bilinear and repeat."""
+    """(4, M) colours, linear if the surface is, and alpha, of points on faces, from their weights (M, 3)."""
+    decode = srgb_to_linear if surface.linear else torch.Tensor.double
     corners = surface.faces[faces]
-    colors = torch.einsum("mi,mic->cm", weights, surface.colors[corners].double())
+    alphas = torch.ones(len(surface.vertices)) if surface.alphas is None else surface.alphas
+    vertex = torch.cat([decode(surface.colors.double()), alphas[:, None].to(surface.colors).double()], dim=1)
+    colors = torch.einsum("mi,mic->cm", weights, vertex[corners])
     uv = torch.einsum("mi,mic->mc", weights, surface.uvs[corners].double())
     shown = surface.face_texture[faces]
-    for number, texture in enumerate(surface.textures):
+    samplers = surface.samplers or (Sampler(),) * len(surface.textures)
+    for number, (texture, sampler) in enumerate(zip(surface.textures, samplers, strict=True)):
         mine = (shown == number).nonzero()[:, 0]
-        _, height, width = texture.shape
+        channels, height, width = texture.shape
         column, row = uv[mine, 0] * width - 0.5, (1 - uv[mine, 1]) * height - 0.5  # in texels, from the top left
+        if sampler.nearest:
+            column, row = column.round(), row.round()
         x, y = column.floor(), row.floor()
         across, down = column - x, row - y
-        x, y = x.long(), y.long()
-        x0, x1, y0, y1 = x % width, (x + 1) % width, y % height, (y + 1) % height
-        upper = texture[:, y0, x0] * (1 - across) + texture[:, y0, x1] * across
-        lower = texture[:, y1, x0] * (1 - across) + texture[:, y1, x1] * across
-        colors[:, mine] *= upper * (1 - down) + lower * down
+        found = torch.zeros(channels, len(mine), dtype=torch.float64, device=colors.device)
+        for right, below in product((0, 1), (0, 1)):
+            at = _inside(y + below, height, sampler.along), _inside(x + right, width, sampler.across)
+            texels = torch.cat([decode(texture[(slice(3), *at)].double()), texture[(slice(3, None), *at)].double()])
+            found += texels * (across if right else 1 - across) * (down if below else 1 - down)
+        colors[:channels, mine] *= found
+    if surface.face_cutoff is not None:
+        cutoff, alpha = surface.face_cutoff[faces], colors[3]
+        colors[3] = torch.where(cutoff == BLENDED, alpha.where(alpha < _SOLID, 1.0), (alpha >= cutoff).double())
     return colors
+
+
+def _inside(texel: Tensor, size: int, wrap: str) -> Tensor:
+    """The numbers, below `size`, of texels of a texture that goes on beyond its border."""
+    texel = texel.long()
+    if wrap == "clamp":
+        return texel.clamp(0, size - 1)
+    texel = texel % (2 * size if wrap == "mirror" else size)
+    return torch.where(texel < size, texel, 2 * size - 1 - texel)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,15 +17,16 @@ from trimesh.resolvers import FilePathResolver
 from trimesh.visual import TextureVisuals
 
 from ..support.checks import check_finite
+from ..support.decoding import check_picture, open_picture, rgba
 from ..support.errors import InputError
 from ..support.files import read_regular, reading
-from ..support.images import check_picture, linear_to_srgb, open_picture, without_ghostscript
+from .gltf import GRAY, Part, Sampler, read_gltf
 from .mesh import check_triangles
 
-MESH_SUFFIXES = (".glb", ".obj", ".ply")
+MESH_SUFFIXES = (".glb", ".gltf", ".obj", ".ply")
 
-_GRAY = 0.7  # colour of a mesh that has none
-_LARGEST_COMPANION = 256_000_000  # bytes of a file that a mesh names: materials, a picture
+_LARGEST_MESH = 4_000_000_000  # bytes; a GLB cannot have more
+_LARGEST_COMPANION = 256_000_000  # bytes of a file that a mesh names: arrays, materials, a picture
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,9 +36,17 @@ class Surface:
     vertices: Tensor  # (P, 3) float32
     faces: Tensor  # (F, 3) int64, either winding
     colors: Tensor  # (P, 3) in [0, 1], sRGB; multiplied into the texture where there is one
-    uvs: Tensor  # (P, 2), v = 0 at the bottom of the texture, which repeats outside [0, 1]
-    textures: tuple[Tensor, ...]  # each (3, H, W) in [0, 1], sRGB
+    uvs: Tensor  # (P, 2), v = 0 at the bottom of the texture
+    textures: tuple[Tensor, ...]  # each (3, H, W) in [0, 1], sRGB, or (4, H, W) with alpha
     face_texture: Tensor  # (F,) int64, which texture a face shows, -1 for none
+    samplers: tuple[Sampler, ...] = ()  # one a texture, or none: they repeat outside [0, 1]
+    linear: bool = (
+        False  # colours are mixed with each other and the texture in linear light, as glTF has it; or in sRGB
+    )
+    alphas: Tensor | None = None  # (P,) in [0, 1], multiplied into the texture's; None: nothing is transparent
+    face_cutoff: Tensor | None = (
+        None  # (F,) alpha from which a face is solid, below which nothing; or BLENDED; 0: solid
+    )
 
     def turned(self, rotation: Tensor) -> Surface:
         """The surface with x' = rotation x, rotation (3, 3)."""
@@ -56,51 +65,62 @@ class Surface:
 
 
 def read_surface(path: str | os.PathLike[str], texture: str | os.PathLike[str] | None = None) -> Surface:
-    """A GLB, OBJ or PLY file -> Surface in the file's own axes and unit; all faces show the picture `texture`, if any.
+    """A GLB, glTF, OBJ or PLY file -> Surface in its own axes and unit; all faces show the picture `texture`, if any.
 
-    Base colours only. Materials and pictures that a file names are taken from its own folder or below it; those that
-    lie elsewhere count as missing. InputError if the file cannot be read, holds no triangles, or names what cannot be.
+    Base colours only. Files that it names are taken from its own folder or below it. Those that lie elsewhere count as
+    missing: of an OBJ they are left out. InputError if the file cannot be read, holds no triangles, or names or needs
+    what cannot be.
     """
     path = Path(path)
     kind = path.suffix.lower()
     if kind not in MESH_SUFFIXES:
         raise InputError(f"a mesh is read from {', '.join(MESH_SUFFIXES)}, got {path.name!r}; convert it first")
+    linear = kind in (".glb", ".gltf")
     with reading(path.name, "export it again", what="a mesh"):
         companions = _Companions(str(path))
-        with without_ghostscript():  # trimesh decodes what is shiny in GLTF's older manner at once
-            scene = trimesh.load_scene(path, process=False, resolver=companions)
+        if linear:
+            parts = list(read_gltf(path.name, read_regular(path, _LARGEST_MESH), companions.get))
+        else:
+            parts = list(_parts(path, companions))
         if companions.refused:
             raise InputError(f"{path.name} names a file that cannot be read: {companions.refused[0]}; replace it")
-        for geometry in scene.geometry.values():
-            material = getattr(geometry.visual, "material", None)
-            for value in (*vars(material).values(), *getattr(material, "_data", {}).values()) if material else ():
-                if isinstance(value, Image.Image):  # before anything copies, and so decodes, it
-                    check_picture(value, f"a texture of {path.name}")
-            colors = getattr(geometry.visual, "vertex_attributes", {}).get("color")
-            if colors is not None:  # a copied visual forgets them, the geometry does not
-                geometry.vertex_attributes["color"] = colors
-        parts = [part for part in scene.dump() if isinstance(part, trimesh.Trimesh) and len(part.faces)]
-        picture = None
-        if texture is not None:
-            with open_picture(Path(texture)) as image:
-                check_picture(image, Path(texture).name)
-                picture = _picture(image)
+        parts = [part for part in parts if len(part.faces)]
         if not parts:
             raise InputError(f"{path.name} must hold triangles, got none; check the file")
-        faces, shown, count = [], [], 0
-        textures: list[Tensor] = []
-        described = [_part(part, linear=kind == ".glb", picture=picture) for part in parts]
-        for part, (vertices, _, _, found) in zip(parts, described, strict=True):
-            own = torch.from_numpy(np.array(part.faces, dtype=np.int64))
-            check_triangles("Surface", vertices, own)
-            faces.append(own + count)
-            shown.append(torch.full((len(own),), -1 if found is None else len(textures)))
-            textures += [] if found is None else [found]
-            count += len(vertices)
-        vertices, colors, uvs = (torch.cat(values) for values in list(zip(*described, strict=True))[:3])
-        for name, values in (("vertices", vertices), ("colors", colors), ("uvs", uvs)):
-            check_finite(f"Surface.{name}", values)
-        return Surface(vertices, torch.cat(faces), colors, uvs, tuple(textures), torch.cat(shown))
+        if texture is None:
+            return _joined(parts, f"a texture of {path.name}", linear=linear)
+        with open_picture(Path(texture)) as image:
+            parts = [replace(part, image=image, colors=torch.ones_like(part.colors), cutoff=None) for part in parts]
+            return _joined(parts, Path(texture).name, linear=linear)
+
+
+def _joined(parts: list[Part], label: str, *, linear: bool) -> Surface:
+    """One surface; parts that show the same picture share its texture. label: what to call a picture."""
+    shown: dict[tuple[int, Sampler, bool], int] = {}
+    textures, faces, face_texture, count = [], [], [], 0
+    for part in parts:
+        check_triangles("Surface", part.vertices, part.faces)
+        faces.append(part.faces + count)
+        count += len(part.vertices)
+        key = (id(part.image), part.sampler, part.cutoff is not None)
+        if part.image is not None and key not in shown:
+            check_picture(part.image, label)
+            textures.append(_picture(part.image, label)[: 3 if part.cutoff is None else 4])
+            shown[key] = len(shown)
+        face_texture.append(torch.full((len(part.faces),), shown.get(key, -1)))
+    vertices, colors, uvs = (
+        torch.cat([getattr(part, name) for part in parts]) for name in ("vertices", "colors", "uvs")
+    )
+    for name, values in (("vertices", vertices), ("colors", colors), ("uvs", uvs)):
+        check_finite(f"Surface.{name}", values)
+    samplers = tuple(sampler for _, sampler, _ in shown)
+    surface = Surface(
+        vertices, torch.cat(faces), colors[:, :3], uvs, tuple(textures), torch.cat(face_texture), samplers, linear
+    )
+    if all(part.cutoff is None for part in parts):
+        return surface
+    cutoffs = [torch.full((len(part.faces),), 0.0 if part.cutoff is None else part.cutoff) for part in parts]
+    return replace(surface, alphas=colors[:, 3], face_cutoff=torch.cat(cutoffs))
 
 
 class _Companions(FilePathResolver):  # type: ignore[misc]  # trimesh has no types
@@ -121,44 +141,37 @@ class _Companions(FilePathResolver):  # type: ignore[misc]  # trimesh has no typ
                 except OSError as error:
                     self.refused.append(f"{path.name} ({error.strerror or error})")
                     raise
-        raise FileNotFoundError(name)
+        raise FileNotFoundError(f"{name} is not in its folder")
 
 
-def _part(
-    mesh: trimesh.Trimesh, *, linear: bool, picture: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Vertices, colours, uvs and the texture, if any, of one geometry of a file."""
-    vertices = _tensor(mesh.vertices)
-    colors, uvs = torch.ones(len(vertices), 3), torch.zeros(len(vertices), 2)
-    visual: Any = mesh.visual
-    found = None
-    if isinstance(visual, TextureVisuals):
-        is_pbr = hasattr(visual.material, "baseColorFactor")
-        image = visual.material.baseColorTexture if is_pbr else getattr(visual.material, "image", None)
-        factor = visual.material.baseColorFactor if is_pbr else getattr(visual.material, "diffuse", None)
-        found = None if image is None else _picture(image)
-        if factor is not None and (is_pbr or found is None):  # an OBJ's Kd beside map_Kd is customarily ignored
-            values = _unit(np.asarray(factor)[:3])
-            colors = colors * (linear_to_srgb(values) if linear else values)
-        if visual.uv is not None and len(visual.uv) == len(vertices):
-            uvs = _tensor(visual.uv)[:, :2]
+def _parts(path: Path, companions: _Companions) -> Iterator[Part]:
+    """What trimesh reads of an OBJ or PLY file."""
+    scene = trimesh.load_scene(path, process=False, resolver=companions)
+    for mesh in scene.geometry.values():
+        if not isinstance(mesh, trimesh.Trimesh):
+            continue
+        vertices, visual, image = _tensor(mesh.vertices), mesh.visual, None
+        colors, uvs = torch.ones(len(vertices), 4), torch.zeros(len(vertices), 2)
+        if isinstance(visual, TextureVisuals):
+            image, factor = (getattr(visual.material, name, None) for name in ("image", "diffuse"))
+            if factor is not None and image is None:  # a Kd beside map_Kd is customarily ignored
+                colors[:, :3] *= _unit(np.asarray(factor)[:3])
+            if visual.uv is not None and len(visual.uv) == len(vertices):
+                uvs = _tensor(visual.uv)[:, :2]
+            else:
+                image = None
+            vertex_colors = mesh.vertex_attributes.get("color")
         else:
-            found = None
-        vertex_colors = mesh.vertex_attributes.get("color")
-    else:
-        vertex_colors = visual.vertex_colors if visual.defined else None
-        colors = colors * (_GRAY if vertex_colors is None else 1.0)
-    if vertex_colors is not None and len(vertex_colors) == len(vertices):
-        values = _unit(np.asarray(vertex_colors)[:, :3])
-        colors = colors * (linear_to_srgb(values) if linear else values)
-    if picture is not None:
-        found, colors = picture, torch.ones(len(vertices), 3)
-    return vertices, colors, uvs, found
+            vertex_colors = visual.vertex_colors if visual.defined else np.full((len(vertices), 3), GRAY)
+        if vertex_colors is not None and len(vertex_colors) == len(vertices):
+            colors[:, :3] *= _unit(np.asarray(vertex_colors)[:, :3])
+        faces = torch.from_numpy(np.array(mesh.faces, dtype=np.int64))
+        yield Part(vertices, faces, colors, uvs, image)
 
 
-def _picture(image: Image.Image) -> Tensor:
-    """(3, H, W) in [0, 1]; what is transparent keeps its hidden colour."""
-    return _unit(np.array(image.convert("RGBA"))[..., :3]).permute(2, 0, 1).contiguous()
+def _picture(image: Image.Image, label: str) -> Tensor:
+    """(4, H, W) in [0, 1], with alpha; what is transparent keeps its hidden colour."""
+    return _unit(rgba(image, label)).permute(2, 0, 1).contiguous()
 
 
 def _unit(values: np.ndarray) -> Tensor:

@@ -201,9 +201,11 @@ class ProceduralBatches:
         count, photos = self.config.batch_size, photo_count(self.config.photos, self.seed, step)
         views = photos + self.config.targets
         generator = generator_for(self.seed, "cameras", step)
-        torch.rand(rank * count, views, 2, generator=generator)  # of the parts before this one
+        before = rank * count  # examples of the parts before this one
+        torch.rand(before, views, self.objects.numbers_a_view, generator=generator)
         chosen = self._chosen(step, rank, world)
-        made = self.objects.look(chosen, views=views, size=self.config.model.image_size, generator=generator)
+        size = self.config.model.image_size
+        made = self.objects.look(chosen, views=views, size=size, generator=generator, photos=range(photos))
         centred = torch.zeros_like(made.focal)
         return TrainingBatch(
             photos=made.rgb[:, :photos],
@@ -226,7 +228,8 @@ class ProceduralBatches:
     def _drawn(self, position: int, count: int, parts: int | None) -> Objects:
         first = derived_seed(self.seed, "objects") + position
         indices = [(first + index) % len(self.objects) for index in range(count)]
-        source = self.objects if parts is None else ProceduralObjects(self.objects.split, max_parts=parts)
+        split, version = self.objects.split, self.objects.version
+        source = self.objects if parts is None else ProceduralObjects(split, max_parts=parts, version=version)
         return source.objects(indices).to(self.device)
 
 

@@ -41,13 +41,26 @@ def test_a_textured_obj(stored: Path, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == names
     record = record_of(out)
     assert (record["command"], record["status"], len(record["files"])) == ("mesh", "finished", 3)
-    assert record["settings"] == {"resolution": 16, "threshold": None, "texture_size": 64, "faces": None}
+    surface = {"resolution": 16, "threshold": None, "texture_size": 64, "faces": None, "size_mm": None, "up": "y"}
+    assert record["settings"] == surface
     found = trimesh.load(out, force="mesh")
     assert len(found.faces) == record["mesh"]["faces"] > 0
     picture = found.visual.material.image
     assert picture.size == (64, 64)
     assert all(abs(value - 128) <= 1 for value in picture.convert("RGB").getpixel((32, 32)))
     assert "exists already" in refused("mesh", stored, "-o", out)
+
+
+@pytest.mark.parametrize("kind", ["ply", "stl"])
+def test_formats_without_textures_are_not_unwrapped(
+    stored: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("upfusion_core.surface.extract.unwrap", None)
+    out = tmp_path / f"ball.{kind}"
+    done("mesh", stored, "-o", out, "--resolution", 16, "--size-mm", 80, "--up", "z", "--device", "cpu")
+    found = trimesh.load(out)
+    assert found.is_watertight
+    assert found.extents.max() == pytest.approx(80, abs=1e-3)
 
 
 @pytest.mark.parametrize(

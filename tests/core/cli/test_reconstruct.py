@@ -59,7 +59,7 @@ def same_fields(first: Path, second: Path) -> bool:
 
 def test_everything_is_written(whole: Path) -> None:
     pictures = {"inputs/001.png", "inputs/002.png", "photos.png", "views/000.png", "views/001.png", "views.png"}
-    assert files(whole) == pictures | {"field.safetensors", "turntable.gif", "run.json", *MESHES}
+    assert files(whole) == pictures | {"field.safetensors", "turntable.gif", "run.json", "photo_cameras.json", *MESHES}
     assert imageio.imread(whole / "turntable.gif", index=None).shape == (6, 16, 16, 3)
     record = read_run(whole)
     assert len(trimesh.load_mesh(whole / "mesh.glb").faces) == record["mesh"]["faces"] > 0
@@ -119,7 +119,7 @@ def test_presets_and_what_changes_in_them() -> None:
 # ---- demo
 
 WRITTEN = {"photos.png", "truth.png", "prediction.png", "views.png", "sheet.png", "turntable.gif", "mesh.glb",
-           "field.safetensors", "run.json"}  # fmt: skip
+           "field.safetensors", "run.json", "photo_cameras.json"}  # fmt: skip
 
 
 def test_a_demo_and_its_continuation(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

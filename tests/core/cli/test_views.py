@@ -46,12 +46,12 @@ def test_views_writes_what_the_library_samples(
     assert "3 views in" in said
     assert str(out / "turntable.gif") in said
     names = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
-    expected = [f"inputs/{i:03d}.png" for i in (1, 2)] + ["photos.png", "run.json", "turntable.gif"]
+    expected = ["inputs/001.png", "inputs/002.png", "photo_cameras.json", "photos.png", "run.json", "turntable.gif"]
     assert names == [*expected, "views.png", "views/000.png", "views/001.png", "views/002.png"]
     scene = model.encode(prepare_views(photos[:2], size=64))
     assert_saved(out, model.sample(scene, orbit_cameras([0, 120, 240]), steps=2, seeds=[7, 8, 9]).rgb)
     record = read_run(out)
-    assert (record["status"], record["model_id"], len(record["files"])) == ("finished", model.model_id, 8)
+    assert (record["status"], record["model_id"], len(record["files"])) == ("finished", model.model_id, 9)
 
 
 def test_predict(photos: list[Path], small_weights: Path, model: UpFusion, tmp_path: Path) -> None:
@@ -61,6 +61,31 @@ def test_predict(photos: list[Path], small_weights: Path, model: UpFusion, tmp_p
     assert_saved(out, model.predict(scene, orbit_cameras([0, 90, 180, 270]), size=24))
     assert pixels(out / "views.png").shape == (48, 48, 3)
     assert imageio.imread(out / "turntable.gif", index=None).shape == (4, 24, 24, 3)
+
+
+def test_predict_with_known_cameras(photos: list[Path], small_weights: Path, model: UpFusion, tmp_path: Path) -> None:
+    """Photo 1's lens and elevation come from the file; the run's own file gives the same pictures again, to the bit."""
+    poses = orbit_cameras([0.0, 90.0], [35.0, 10.0], 2.0).camera_to_world @ torch.diag(torch.tensor([1.0, -1, -1, 1]))
+    rows = [
+        {"img_name": photo.stem, "width": 64, "height": 64, "fx": 96.0, "fy": 96.0, "position": pose[:3, 3].tolist()}
+        | {"rotation": pose[:3, :3].tolist()}
+        for photo, pose in zip(photos, poses, strict=False)
+    ]
+    (tmp_path / "cameras.json").write_text(json.dumps(rows))
+    first, again = tmp_path / "first", tmp_path / "again"
+    arguments = ("predict", *photos[:2], "-m", small_weights, "--count", 2, "--size", 16, "--photo-elevation", 35)
+    done(*arguments, "-o", first, "--photo-cameras", tmp_path / "cameras.json")
+    stored = json.loads((first / "photo_cameras.json").read_text())["photos"]
+    assert [(entry["status"], entry["focal"]) for entry in stored] == [("reference", [3, 3]), ("given", [3, 3])]
+    scene = model.encode(prepare_views(photos[:2], size=64), 35.0)  # at 4.5 / 3 times the distance it looks alike
+    assert_saved(first, model.predict(scene, orbit_cameras([0, 180], 35.0), size=16))
+    done(*arguments[:-2], "-o", again, "--photo-cameras", first / "photo_cameras.json")
+    for name in ("views/001.png", "photo_cameras.json"):
+        assert (first / name).read_bytes() == (again / name).read_bytes()
+    stored[1]["focal"] = [3.5, 3.5]
+    (tmp_path / "other.json").write_text(json.dumps({"photos": stored}))
+    changed = refused(*arguments, "-o", first, "--resume", "--photo-cameras", tmp_path / "other.json")
+    assert "was begun with other photo_cameras" in changed
 
 
 def test_views_of_listed_cameras(command: Callable[..., Any], tmp_path: Path) -> None:

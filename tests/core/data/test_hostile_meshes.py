@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from data_sets import edited_glb
+from glb import edited_glb
 from refusals import refused
 
 from upfusion_core.data.meshes import mesh_folder

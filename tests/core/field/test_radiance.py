@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from refusals import refused
-from torch import nn
+from torch import Tensor, nn
 
 from upfusion_core import RadianceField, orbit_cameras
 from upfusion_core.config import FieldConfig, GridConfig, RaySampling
@@ -83,3 +83,26 @@ def test_half_precision_and_other_points_are_refused(dtype: torch.dtype) -> None
     with pytest.raises(FieldError, match=r"a field must be float32 to be asked, got torch.b?float16; bring it back"):
         field.density(torch.zeros(2, 3))
     assert field.float().density(torch.zeros(2, 3)).shape == (2,)
+
+
+def test_renders_that_skip_what_is_not_seen_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell round a haze too thin to be seen, before and after small pictures repay a look at the whole box."""
+    field = _field()
+    asked = []
+
+    def evaluate(points: Tensor) -> tuple[Tensor, Tensor]:
+        asked.append(points.shape[:-1].numel())
+        radius = points.norm(dim=-1)
+        return 300 * (-((radius - 0.2) / 0.012).square()).exp() + 1e-4, 9 * points
+
+    monkeypatch.setattr(field, "_evaluate", evaluate)
+    camera, sampling = orbit_cameras(30.0), RaySampling(88, 8)
+    whole = field.render(camera, 96, sampling=sampling)
+    before = sum(asked)
+    asked.clear()
+    monkeypatch.setattr("upfusion_core.field.rendering.RENDERED_CELLS", 24)
+    skipped = field.render(camera, 96, sampling=sampling)
+    assert before == 96 * 96 * 96
+    assert sum(asked) < 0.7 * before  # the look takes an eighth of it
+    for name in ("rgb", "opacity"):
+        torch.testing.assert_close(getattr(skipped, name), getattr(whole, name), atol=1e-3, rtol=0)

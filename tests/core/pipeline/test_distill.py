@@ -20,7 +20,8 @@ from upfusion_core.config import PRESETS, DraftSchedule, FastSchedule, FitConfig
 from upfusion_core.field import fitting
 from upfusion_core.geometry import reference_camera
 from upfusion_core.pipeline import distill, reference
-from upfusion_core.pipeline.distill import Targets, agreement, distill_cameras
+from upfusion_core.pipeline.distill import agreement, distill_cameras
+from upfusion_core.pipeline.given_views import FittedPictures
 from upfusion_core.pipeline.reference import loss_terms, reference_order, term_weights
 from upfusion_core.pipeline.sampling import alphas_cumprod, repaint_steps
 from upfusion_core.support.errors import FieldError
@@ -290,18 +291,18 @@ def test_photos_whose_cameras_are_known(model: UpFusion, scene: SceneEncoding, m
     cameras = orbit_cameras([0.0, 90.0, 200.0])
     estimated = PhotoCameras(cameras, torch.tensor([True, False, True]), torch.tensor([1.0, 0.1, 0.9]))
     monkeypatch.setattr(distill, "estimate_photo_cameras", lambda *_, **__: estimated)
-    fitted: list[Targets] = []
+    fitted: list[FittedPictures] = []
     original = fitting.FieldFitter.set_views
 
-    def recording(self: object, cameras: object, rgb: Tensor, **options: Tensor) -> None:
-        fitted.append(Targets(cameras, rgb, **options))
+    def recording(self: object, cameras: object, rgb: list[Tensor], **options: list[Tensor]) -> None:
+        fitted.append(FittedPictures(cameras, rgb, **options))
         original(self, cameras, rgb, **options)
 
     monkeypatch.setattr(fitting.FieldFitter, "set_views", recording)
     schedule = replace(SCHEDULE, levels=(0.5,), photo_weight=2.5, all_photos=True)
     config = DistillConfig(schedule=schedule, field=FIELD)
 
-    def targets(scene: SceneEncoding, config: DistillConfig, **options: PhotoCameras) -> Targets:
+    def targets(scene: SceneEncoding, config: DistillConfig, **options: PhotoCameras) -> FittedPictures:
         fitted.clear()
         model.distill(scene, config, seeded(), **options)
         first, second = fitted
@@ -312,8 +313,8 @@ def test_photos_whose_cameras_are_known(model: UpFusion, scene: SceneEncoding, m
     assert len(second.cameras) == 4 + 2
     assert torch.equal(second.cameras.camera_to_world[5], cameras.camera_to_world[2])
     size = model.image_size
-    assert torch.equal(second.rgb[4:], resize_pictures(scene.views.rgb, size)[[0, 2]])
-    assert torch.equal(second.weights[4:], torch.full((2, 1, size, size), 2.5))
+    assert torch.equal(torch.stack(second.rgb[4:]), resize_pictures(scene.views.rgb, size)[[0, 2]])
+    assert torch.equal(torch.stack(second.weights[4:]), torch.full((2, 1, size, size), 2.5))
     given = PhotoCameras(cameras, torch.tensor([True, True, False]), torch.tensor([1.0, 1.0, 0.0]))
     known = targets(scene, config, photo_cameras=given)
     assert torch.equal(known.cameras.camera_to_world[4:], cameras.camera_to_world[:2])

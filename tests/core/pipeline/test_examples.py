@@ -10,7 +10,7 @@ from refusals import refused
 
 from upfusion_core.evaluation.metrics import mask_iou
 from upfusion_core.geometry import orbit_cameras, reference_camera
-from upfusion_core.pipeline.photos import example_count, example_views
+from upfusion_core.pipeline.examples import example_count, example_views
 from upfusion_core.procedural import GENERATOR_VERSION
 from upfusion_core.support import files
 

@@ -14,10 +14,22 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from refusals import refused
 from torch import Tensor
 
+from upfusion_core import (
+    KnownCameras,
+    PhotoCameras,
+    SourcePhoto,
+    load_photo_cameras,
+    orbit_cameras,
+    prepare_views,
+    random_cameras,
+)
+from upfusion_core.data.camera_files import written_cameras
+from upfusion_core.geometry.cameras import networks_reference, reference_camera
 from upfusion_core.geometry.lenses import MODELS, Lens
-from upfusion_core.pipeline.photo_cameras import load_photo_cameras
+from upfusion_core.geometry.rays import point_rays, project
 from upfusion_core.support.errors import UpFusionError
 
 SIZE = 64
@@ -368,3 +380,87 @@ def test_what_is_undistorted_is_what_a_pinhole_sees() -> None:
     inside = known.bool()
     assert inside.float().mean() > 0.9
     assert float((found[0] - drawn(flat))[inside].abs().max()) < 0.01
+
+
+def test_the_cameras_that_a_run_writes_come_back_to_the_bit(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(3)
+    cameras = random_cameras(4, generator=generator, distance=(0.8, 1.3), focal=4.1)
+    cameras = replace(cameras, principal=0.2 * torch.rand(4, 2, generator=generator))
+    cameras.camera_to_world[0] = orbit_cameras(0.0, 31.0).camera_to_world[0]
+    accepted = torch.tensor([True, True, False, True])
+    for given, statuses in ((False, ["reference", "found", "refused", "found"]), (True, ["reference", *3 * ["given"]])):
+        found = PhotoCameras(cameras, accepted | given, torch.ones(4), given=given)
+        sources, photos = [], []
+        for index, (width, height) in enumerate([(640, 480), (33, 57), (300, 300), (1001, 667)]):
+            photos.append(tmp_path / f"{index}.png")
+            Image.new("RGB", (width, height), "white").save(photos[-1])
+            box = (-3.5 * index, 7.25, 200.5 - 3.5 * index, 211.25)
+            sources.append(SourcePhoto(photos[-1].name, (width, height), torch.zeros(3, 1, 1), None, (0, 0), box))
+        path = tmp_path / "photo_cameras.json"
+        path.write_text(json.dumps(written := written_cameras(found, sources)), encoding="utf-8")
+        assert [entry["status"] for entry in written["photos"]] == statuses
+        known = load_photo_cameras(path, photos)
+        again = known.of_squares(sources)
+        for name in ("camera_to_world", "focal", "principal"):
+            assert torch.equal(getattr(again.cameras, name), getattr(cameras, name)), name
+        assert torch.equal(again.accepted, found.accepted)
+    some = load_photo_cameras(path, photos[1:3])  # another photo first: a turn and a scale about the same centre
+    assert float(some.cameras.centers[0].norm()) == pytest.approx(1)
+    true = cameras.centers[2].norm() / cameras.centers[1].norm()
+    assert float(some.cameras.centers[1].norm()) == pytest.approx(float(true), rel=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [{"status": "sure"}, {"size": [10]}, {"focal": [0.0, 4.5]}, {"camera_to_world": []}])
+def test_damaged_cameras_of_a_run_are_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    entry = {"file": "a.png", "size": [8, 8], "status": "reference", "focal": [4.5, 4.5], "principal": [0, 0]}
+    entry |= {"camera_to_world": np.eye(4).tolist(), "reason": ""}
+    (tmp_path / "photo_cameras.json").write_text(json.dumps({"photos": [entry | wrong]}), encoding="utf-8")
+    with pytest.raises(UpFusionError, match="photo 1"):
+        load_photo_cameras(tmp_path, [tmp_path / "a.png"])
+
+
+def test_the_networks_see_photo_1_as_large_as_it_is() -> None:
+    photo = replace(orbit_cameras(0.0, 20.0, focal=3.0), principal=torch.tensor([[0.1, 0.0]]))
+    reference = networks_reference(photo)
+    torch.testing.assert_close(reference.centers, 1.5 * photo.centers)  # 4.5 / 3 times as far
+    torch.testing.assert_close(reference.focal, torch.full((1, 2), 4.5))
+    assert networks_reference(reference_camera(20.0)).camera_to_world.equal(reference_camera(20.0).camera_to_world)
+
+
+def test_a_photo_keeps_its_pixels_and_a_point_its_place() -> None:
+    """A dot of a photo is found again, by its known camera, in the square and in the source."""
+    generator = torch.Generator().manual_seed(5)
+    photo = torch.full((60, 90, 3), 255, dtype=torch.uint8).numpy()
+    mask = np.zeros((60, 90), np.uint8)
+    mask[20:45, 30:70] = 255
+    photo[32, 41] = 0
+    camera = orbit_cameras(20.0, 10.0, focal=3.0)
+    camera = replace(camera, focal=torch.tensor([[2.0, 3.0]]), principal=0.3 * torch.rand(1, 2, generator=generator))
+    known = KnownCameras.of_photos(camera, [(90, 60)])
+    views = prepare_views(photo, mask, size=64, cameras=known)
+    assert views.sources is not None
+    assert views.cameras is not None
+    source, (left, top, right, bottom) = views.sources[0], views.sources[0].box
+    assert source.rgb.dtype == torch.uint8
+    assert source.rgb[:, 32 - source.corner[1], 41 - source.corner[0]].tolist() == [0, 0, 0]
+    assert source.rgb.shape[1:] == (source.mask.shape if source.mask is not None else None)
+
+    ndc = torch.tensor([1 - 2 * 41.5 / 90, 1 - 2 * 32.5 / 60])  # of the dot in the photo
+    ray = point_rays(camera, ndc[None, None])
+    place, _ = project(ray.origins[0] + 0.7 * ray.directions[0], views.cameras.cameras)
+    expected = torch.tensor([1 - 2 * (41.5 - left) / (right - left), 1 - 2 * (32.5 - top) / (bottom - top)])
+    torch.testing.assert_close(place[0], expected, atol=1e-5, rtol=0)
+    refused("expected a camera for each of 2 photos, got 1", prepare_views, [photo, photo], cameras=known)
+
+
+def test_photos_of_a_distorting_lens_are_straightened() -> None:
+    lens = Lens((90, 60), (120.0, 110.0), (44.0, 31.0), radial=(0.3, 0.05), tangential=(0.01, -0.02))
+    photo = (255 * torch.rand(3, 60, 90, generator=torch.Generator().manual_seed(6))).byte()
+    straight, reached = lens.undistorted(photo)
+    views = prepare_views(photo.permute(1, 2, 0).numpy(), size=32, cameras=KnownCameras(orbit_cameras(0.0), (lens,)))
+    assert views.sources is not None
+    assert torch.equal(views.sources[0].rgb, torch.where(reached, straight, 255))
+    whole, known = lens.undistorted(photo.float() / 255)
+    assert torch.equal(known, reached)
+    torch.testing.assert_close(straight.float() / 255, whole, atol=0.5 / 255 + 1e-6, rtol=0)

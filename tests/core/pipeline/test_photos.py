@@ -21,7 +21,7 @@ from upfusion_core.pipeline.photos import (
     resample,
     unit_range,
 )
-from upfusion_core.support import images as pictures
+from upfusion_core.support import decoding
 from upfusion_core.support.errors import InputError, MissingPackageError, PhotoError
 
 SIDE = 12
@@ -181,7 +181,7 @@ def test_damaged_bytes_give_a_picture_or_a_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("side", [10_100, 60_000])  # within and beyond Pillow's own limit
 def test_decompression_bombs_are_refused_by_their_header(side: int, tmp_path: Path) -> None:
-    assert Image.MAX_IMAGE_PIXELS * 2 > pictures.MAX_PIXELS
+    assert Image.MAX_IMAGE_PIXELS * 2 > decoding.MAX_PIXELS
     path = tmp_path / "bomb.bmp"
     Image.new("1", (8, 8)).save(path)
     data = bytearray(path.read_bytes())
@@ -203,7 +203,7 @@ def test_hostile_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (tmp_path / "a.bmp").open("ab") as file:
         file.truncate(10_001)
     assert read_photo(tmp_path / "a.bmp").rgb.shape[0] == 3
-    monkeypatch.setattr(pictures, "_LARGEST_FILE", 10_000)
+    monkeypatch.setattr(decoding, "_LARGEST_FILE", 10_000)
     unusable(r"cannot be read \(it has 10,001 bytes, more than 10,000\); save it anew", read_photo, tmp_path / "a.bmp")
 
 

@@ -24,8 +24,8 @@ GOLDEN_OBJECTS = 64
 
 def tensors_of(value: object) -> list[Tensor]:
     """All tensors of nested dataclasses, in the order of their fields."""
-    if isinstance(value, Tensor):
-        return [value]
+    if value is None or isinstance(value, Tensor):
+        return [] if value is None else [value]
     return [tensor for name in value.__dataclass_fields__ for tensor in tensors_of(getattr(value, name))]
 
 

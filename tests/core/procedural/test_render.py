@@ -123,8 +123,8 @@ def test_the_nearest_part_wins_and_absent_parts_are_not_there() -> None:
 
 def _side_by_side(one: Objects, two: Objects) -> Objects:
     def merged(a: Any, b: Any) -> Any:  # noqa: ANN401
-        if isinstance(a, Tensor | Light):
-            return a if isinstance(a, Light) else torch.cat([a, b], dim=1)
+        if a is None or isinstance(a, Tensor | Light):
+            return torch.cat([a, b], dim=1) if isinstance(a, Tensor) else a
         return type(a)(*(merged(getattr(a, name), getattr(b, name)) for name in a.__dataclass_fields__))
 
     return merged(one, two)

@@ -177,6 +177,20 @@ def test_decimation_takes_open_meshes() -> None:
     assert len(first[1]) <= 150
 
 
+def test_decimation_gives_the_smallest_it_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    sphere = trimesh.creation.icosphere(2)  # 320 faces
+    vertices, faces = torch.tensor(sphere.vertices, dtype=torch.float32), torch.tensor(sphere.faces)
+    smaller = {size: trimesh.Trimesh(sphere.vertices, sphere.faces[:size]) for size in (0, 100, 250, 200, 260)}
+    for sizes, budget, expected in (((250, 200, 260), 150, 200), ((0, 250, 100), 150, 100), ((0,), 150, 320)):
+        results = iter([smaller[size] for size in (*sizes, *sizes[-1:] * 7)])
+        monkeypatch.setattr(trimesh.Trimesh, "simplify_quadric_decimation", lambda *_, it=results, **__: next(it))
+        with pytest.warns(
+            UserWarning, match="no longer closed" if expected <= budget else f"150 faces; it has {expected}"
+        ):
+            found = decimate(vertices, faces, budget)[1]
+        assert len(found) == expected
+
+
 def test_level_by_hand() -> None:
     block = torch.zeros(12, 12, 12)
     block[3:9, 3:9, 3:9] = 40.0

@@ -161,6 +161,53 @@ def test_readers_see_the_texture_the_right_way_up(tmp_path: Path) -> None:
     assert sum(line.startswith("vn ") for line in text.splitlines()) == 4
 
 
+def split_corner() -> MeshAsset:
+    """The corner of a cube, three vertices of which an atlas has doubled: each face has its own."""
+    source = MESH.faces.flatten()
+    uvs = torch.rand(12, 2, generator=torch.Generator().manual_seed(0))
+    values = [
+        getattr(_textured(torch.zeros(3, 4, 4)), name)[source] for name in ("vertices", "vertex_colors", "normals")
+    ]
+    return MeshAsset(values[0], torch.arange(12).reshape(4, 3), values[1], uvs, torch.zeros(3, 4, 4), values[2])
+
+
+@pytest.mark.parametrize("kind", ["ply", "stl", "obj"])
+def test_cuts_of_the_atlas_double_no_vertices(tmp_path: Path, kind: str) -> None:
+    mesh = split_corner()
+    mesh.save(tmp_path / f"a.{kind}")
+    found = trimesh.load(tmp_path / f"a.{kind}", force="mesh", process=kind == "stl")
+    assert abs(found.volume) == pytest.approx(1.0)
+    if kind == "obj":
+        lines = [line.split() for line in (tmp_path / "a.obj").read_text().splitlines()]
+        assert [sum(line[0] == word for line in lines) for word in ("v", "vt", "vn", "f")] == [4, 12, 4, 4]
+        assert lines[-1] == ["f", "3/10/3", "2/11/2", "4/12/4"]  # in the order of their first use
+        surface = read_surface(tmp_path / "a.obj")
+        torch.testing.assert_close(surface.uvs[surface.faces], mesh.uvs[mesh.faces], atol=1e-6, rtol=0)
+        torch.testing.assert_close(surface.vertices[surface.faces], mesh.vertices[mesh.faces], atol=1e-6, rtol=0)
+    else:
+        assert found.is_watertight
+        assert len(found.vertices) == 4
+    if kind == "ply":
+        reds = [tuple(color[:3]) for color in found.visual.vertex_colors.tolist()]
+        assert sorted(reds) == [(0, 0, 255), (0, 255, 0), (128, 128, 128), (255, 0, 0)]
+
+
+def test_sizes_and_axes_for_printing(tmp_path: Path) -> None:
+    """Sides of 1, 2 and 3 become 20, 40 and 60 mm; up +Y becomes up +Z, the front +Z becomes -Y."""
+    for mesh in (MESH, _textured(torch.zeros(3, 4, 4))):
+        for kind in ("obj", "ply", "stl", "glb"):
+            mesh.save(tmp_path / f"a.{kind}", size_mm=60, up="z")
+            bounds = trimesh.load(tmp_path / f"a.{kind}", force="mesh").bounds
+            expected = [[0, 0, 0], [0.02, 0.04, 0.06]] if kind == "glb" else [[0, -60, 0], [20, 0, 40]]
+            np.testing.assert_allclose(bounds, expected, atol=1e-5)
+    mesh.save(tmp_path / "a.obj", up="z")
+    lines = (tmp_path / "a.obj").read_text().splitlines()
+    assert [line for line in lines if line.startswith("vn")][2] == "vn 0.00000000 0.00000000 1.00000000"
+    assert [line for line in lines if line.startswith("v ")][3] == "v 0.00000000 -3.00000000 0.00000000"
+    refused("size_mm must be at least 0.001, got 0", mesh.save, tmp_path / "b.stl", size_mm=0)
+    refused("up must be one of y, z, got 'x'", mesh.save, tmp_path / "b.stl", up="x")
+
+
 def test_several_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mesh = _textured(torch.zeros(3, 4, 4))
     (tmp_path / "mesh.obj").write_text("older")

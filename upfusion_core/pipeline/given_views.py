@@ -1,0 +1,147 @@
+"""Pictures with known cameras -> a field of their own resolution, without any network."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_max_pool2d, grid_sample, interpolate, max_pool2d
+
+from ..config import FieldConfig, FitConfig
+from ..field.fitting import FieldFitter
+from ..field.radiance import RadianceField
+from ..geometry.rays import project
+from ..support.checks import check_type
+from ..support.errors import InputError
+from ..support.images import unit_range
+from ..types import Cameras, GivenViews, NovelViews, OnStep
+from .photos import estimate_coverage
+
+LARGEST = 2048  # pixels along a picture's longer side that a field is fitted to
+COARSE_CELLS, CELLS = 64, 96  # of the space that silhouettes leave, along an axis: to find its box, and in it
+
+
+@dataclass(frozen=True, eq=False)
+class FittedPictures:
+    """What a field is fitted to: cameras and, one each, rgb (3, H, W) on white, mask and weights (1, H, W)."""
+
+    cameras: Cameras
+    rgb: list[Tensor]
+    mask: list[Tensor]
+    weights: list[Tensor]
+
+    @property
+    def pixel(self) -> float:
+        """Width of the finest picture's pixels where the object is, in scene units."""
+        size = torch.tensor([max(picture.shape[1:]) for picture in self.rgb])
+        return float((2 * self.cameras.centers.norm(dim=-1) / self.cameras.focal.amax(-1) / size).min())
+
+
+def fitted_pictures(views: GivenViews | NovelViews) -> FittedPictures:
+    """The pictures on white, of LARGEST pixels at most, with their silhouettes, apart from the caller's tensors."""
+    if not isinstance(views, GivenViews):
+        check_type("views", views, NovelViews, "or GivenViews, such as GivenViews(photos, cameras)")
+        if not len(views.cameras):
+            raise InputError("views must hold one picture or more, got 0; leave them out to begin from predictions")
+        views = GivenViews(list(views.rgb), views.cameras)
+    cameras = Cameras(**{name: value.detach().cpu() for name, value in vars(views.cameras).items()})
+    made: list[tuple[Tensor, Tensor, Tensor]] = []
+    for index, picture in enumerate(views.rgb):
+        rgb = _reduced(picture)
+        if views.masks is None:
+            mask = estimate_coverage(unit_range(rgb))
+        else:
+            mask = _reduced(views.masks[index][None])
+            rgb = rgb.where(unit_range(mask) >= 0.5, 255 if rgb.dtype == torch.uint8 else 1)
+        weight = 1.0 if views.weights is None else float(views.weights[index])
+        made.append((rgb, mask, torch.tensor(weight).expand_as(mask)))
+    return FittedPictures(cameras, *(list(values) for values in zip(*made, strict=True)))
+
+
+def _reduced(picture: Tensor) -> Tensor:
+    """(C, H, W) on the CPU, no larger than LARGEST, of the same type."""
+    picture = picture.detach().cpu()
+    share = LARGEST / max(picture.shape[1:])
+    if share >= 1:
+        return picture.clone()
+    size = [max(1, round(side * share)) for side in picture.shape[1:]]
+    return interpolate(picture[None], size, mode="bilinear", antialias=True)[0]
+
+
+def visual_hull(pictures: FittedPictures, extent: float, cells: int) -> Tensor:
+    """(cells, cells, cells) bool of [-extent, extent]³, axes x, y, z: what every silhouette, or its border, lets be."""
+    axis = ((torch.arange(cells) + 0.5) / cells * 2 - 1) * extent
+    points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).reshape(-1, 3)
+    kept = torch.ones(len(points), dtype=torch.bool)
+    for camera, mask in zip(pictures.cameras, pictures.mask, strict=True):
+        place, distance = project(points, camera)
+        nearest = max(float(distance.min()), 0.05)
+        across = float(camera.focal.max()) * 3.5 * extent / cells / nearest  # a cell's diagonal, in NDC
+        side = max(1, min(int(8 / across), max(mask.shape[1:])))
+        # half a cell's diagonal is 2 of these pixels or less: a cell that touches the silhouette anywhere stays
+        rough = max_pool2d(adaptive_max_pool2d(unit_range(mask)[None], side), 5, 1, 2)
+        # beyond the picture's border the object goes on where its silhouette touches that, and nowhere else
+        inside = grid_sample(rough, -place[None, None], "nearest", "border", align_corners=False)[0, 0, 0] > 0.5
+        kept &= inside & (distance > 0)
+    return kept.reshape(cells, cells, cells)
+
+
+def fit_views(
+    views: GivenViews | NovelViews,
+    *,
+    field: RadianceField | None = None,
+    config: FitConfig | None = None,
+    generator: torch.Generator | None = None,
+    on_step: OnStep | None = None,
+) -> RadianceField:
+    """A field of pictures from known cameras at their own resolution, frozen, on the CPU or the device of `field`.
+
+    Args:
+        views: GivenViews, or NovelViews; the object about the origin, seen whole where a picture shows it.
+        field: one to go on from, which stays as it is; None begins anew, as fine as the finest picture, as large as
+            the silhouettes leave room for.
+        config: FitConfig.views() unless given.
+        on_step: called after each step with its preview; raising from it stops the fit.
+
+    Raises:
+        InputError: the silhouettes leave nothing that all cameras can see.
+        FieldError: the loss is no longer finite.
+    """
+    pictures, generator = fitted_pictures(views), generator or torch.Generator().manual_seed(0)
+    if field is not None:
+        check_type("field", field, RadianceField, "such as one of load_field")
+    with torch.inference_mode(False), torch.enable_grad():  # hosts may call from inference mode
+        field = _new_field(pictures, generator) if field is None else copy.deepcopy(field)
+        hull = _found(visual_hull(pictures, field.config.half_extent, CELLS))
+        fitter = FieldFitter(
+            field, pictures.cameras, pictures.rgb, mask=pictures.mask, weights=pictures.weights,
+            hull=hull, config=config or FitConfig.views(), generator=generator,
+        )  # fmt: skip
+        while not fitter.done:
+            fitter.step()
+            if on_step is not None:
+                on_step(fitter.iteration, fitter.config.iterations, fitter.preview)
+    return field.requires_grad_(False).eval()
+
+
+def _new_field(pictures: FittedPictures, generator: torch.Generator) -> RadianceField:
+    """An empty start: its box holds all that the silhouettes leave, its cells are as fine as the finest pixels."""
+    cameras = pictures.cameras
+    reach = (cameras.centers.norm(dim=-1) * ((1 + cameras.principal.abs()) / cameras.focal).amax(-1)).max()
+    reach = float(reach.clamp(0.01, 100.0))
+    hull = _found(visual_hull(pictures, reach, COARSE_CELLS))
+    farthest = ((hull.nonzero() + 0.5) / COARSE_CELLS * 2 - 1).abs().amax() * reach
+    extent = min(float(farthest) + 2 * reach / COARSE_CELLS, reach)
+    small = replace(FieldConfig.small(), half_extent=extent, blob_sigma=extent / 3)
+    return RadianceField(small.as_fine_as(pictures.pixel), generator=generator)
+
+
+def _found(hull: Tensor) -> Tensor:
+    if not bool(hull.any()):
+        raise InputError(
+            "the silhouettes must meet in one object, but leave nothing that all cameras see; are pictures, masks and "
+            "cameras in one order, and cameras in one frame?"
+        )
+    return hull
