@@ -1,9 +1,7 @@
 """Data sets: reading them whole, and where a mark is seen in their pictures."""
 
-import json
 import math
-import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch

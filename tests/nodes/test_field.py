@@ -147,7 +147,6 @@ def test_it_distils_from_what_is_given(loaded: Loaded, distilled: Callable[..., 
     views = {"images": images, "cameras": core.orbit_cameras([0.0, 180.0], 22.5)}
     for changes in ({"model": patched}, views, {"positive": prompt}):
         assert not torch.allclose(plain, weights(distilled(**changes)))
-    assert float(images.abs().max()) == 0
     assert torch.equal(plain, weights(distilled()))  # whatever ran in between
 
 

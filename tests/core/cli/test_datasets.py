@@ -111,7 +111,6 @@ def test_a_folder_of_meshes(meshes: Path, tmp_path: Path) -> None:
     assert all(words in said for words in ("Skipped b.ply:", "2 objects, 1 skipped"))
     content = report_of(tmp_path / "out")
     assert (content["evaluated"], [name for name, _ in content["skipped"]]) == (["a.ply", "c.ply"], ["b.ply"])
-    assert "## Skipped (1)" in (tmp_path / "out" / "report.md").read_text()
     for name in "ac":
         (meshes / f"{name}.ply").unlink()
     said = refused(*evaluation(meshes, "--objects", 1), "-o", tmp_path / "none")
@@ -213,7 +212,6 @@ def test_interrupted_packing_goes_on(shards: Path, tmp_path: Path, monkeypatch: 
     done("pack", "--resume", "-o", out)
     for path in (*shards.glob("*.tar"), shards / "index.json"):
         assert (out / path.name).read_bytes() == path.read_bytes()
-    assert not (out / "packing.json").exists()
 
 
 @pytest.mark.parametrize("shards_of_it", ["3", '[{"name": "../p1.tar", "objects": 1, "bytes": 512}]', "["])
@@ -227,7 +225,6 @@ def test_a_state_that_is_none(shards: Path, tmp_path: Path, shards_of_it: str) -
 def test_broken_objects_of_a_folder_are_named(meshes: Path, tmp_path: Path) -> None:
     said = done("pack", meshes, "--views", 3, "--size", 16, "--format", "webp", "--depth", "-o", tmp_path / "out")
     assert "Skipped b.ply:" in said
-    assert "2 objects in 1 shards" in said
     dataset = ShardedViews(tmp_path / "out")
     assert [dataset[index].name for index in (0, 1)] == ["a.ply", "c.ply"]
     assert dataset[1].depth is not None

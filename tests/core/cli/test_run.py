@@ -66,7 +66,6 @@ def test_finished_run_and_its_record(tmp_path: Path) -> None:
     expected |= {"format": 2, "model_id": "fingerprint", "device": "cpu, float32"}
     assert record | expected | {"files": ["views/000.png", "views.png"]} == record
     assert 0 <= record["timings_seconds"]["views"] < 5
-    assert names(folder) == ["run.json", "views.png", "views/000.png"]
 
 
 def test_existing_runs_and_foreign_files_are_refused(tmp_path: Path) -> None:
@@ -214,7 +213,7 @@ def again(folder: Path, source: Path | str, *written: str, **options: Any) -> No
             write(run, name)
 
 
-@pytest.mark.parametrize("source", ["views/000.png", ".", "views", pytest.param("../link.png", marks=NOT_ON_WINDOWS)])
+@pytest.mark.parametrize("source", ["views/000.png", ".", pytest.param("../link.png", marks=NOT_ON_WINDOWS)])
 def test_force_keeps_what_the_run_reads(source: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     attempt(run)

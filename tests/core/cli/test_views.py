@@ -95,7 +95,6 @@ def test_views_of_listed_cameras(command: Callable[..., Any], tmp_path: Path) ->
     cameras.write_text(json.dumps(entries))
     done(*command("--cameras", cameras, "--video", "none", "--guidance", 1))
     assert not (tmp_path / "out/turntable.gif").exists()
-    assert len(list((tmp_path / "out/views").iterdir())) == 3
     done(*command("--cameras", cameras, "--resume"))
     cameras.write_text("[]")
     assert "was begun with other cameras" in refused(*command("--cameras", cameras, "--resume"))
@@ -153,7 +152,6 @@ def test_interrupted_and_resumed(command: Callable[..., Any], tmp_path: Path, mo
         said = interrupted(*command("--count", 4, "--batch-size", 1, out=out))
     assert f'interrupted; to continue: upfusion views --resume -o "{out}"' in said
     assert sorted(path.name for path in (out / "views").iterdir()) == ["000.png", "001.png", "002.png"]
-    assert read_run(out)["status"] == "interrupted"
     stamp = (out / "views/000.png").stat().st_mtime_ns
     for name, kept in (("001", 60), ("002", 0)):  # damaged since
         path = out / f"views/{name}.png"

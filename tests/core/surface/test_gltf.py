@@ -1,7 +1,5 @@
 """glTF by its specification: numbers worked out by hand, and files of Blender beside what Blender sees in them."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json
