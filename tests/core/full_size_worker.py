@@ -32,14 +32,10 @@ def alone(function: Any, *arguments: object) -> Any:  # noqa: ANN401 - any of th
 
 
 class MemoryPeak:
-    """The most memory that this process has inside the `with` block, in bytes, looked up every 5 ms; Linux only.
-
-    anonymous: its own pages. resident: those and the pages of mapped weight files, which the system takes back whenever
-    memory runs short.
-    """
+    """The most memory that this process has inside the `with` block, in bytes, looked up every 5 ms; Linux only."""
 
     def __init__(self) -> None:
-        self.anonymous = self.resident = 0
+        self.anonymous = self.resident = 0  # its own pages; those and the pages of mapped weight files
         self._done, self._started = threading.Event(), time.perf_counter()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 

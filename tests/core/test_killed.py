@@ -1,7 +1,4 @@
-"""SIGKILL at random moments, and Ctrl-C: what is resumed ends as what was never disturbed, to the bit.
-
-pytest -m slow tests/core/test_killed.py          # 20 kills of each command
-"""
+"""SIGKILL at random moments, and Ctrl-C: what is resumed ends as what was never disturbed, to the bit."""
 
 import json
 import os

@@ -1,7 +1,4 @@
-"""Networks in bfloat16 and a whole schedule of 3000 field iterations: everything stays finite.
-
-pytest -m slow tests/core/test_precision.py
-"""
+"""Networks in bfloat16 and a whole schedule of 3000 field iterations: everything stays finite (`pytest -m slow`)."""
 
 from dataclasses import replace
 from pathlib import Path

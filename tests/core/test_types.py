@@ -53,7 +53,6 @@ def test_values_that_cannot_be_made() -> None:
     refused("views must be InputViews", SceneEncoding, tokens, CAMERA, 3)
     refused("must be finite", SceneEncoding, tokens / 0, CAMERA)
     refused(r"must hold tokens, got \(0, 8\)", SceneEncoding, torch.ones(0, 8), CAMERA)
-    refused("divide 8-bit pictures by 255", NovelViews, views.rgb * 255, PAIR)
     refused(r"opacity must be in \[0, 1\], got \[2, 2", RenderedViews, views.rgb, views.mask * 2, views.mask)
     refused(r"RenderedViews\.depth must be finite", RenderedViews, views.rgb, views.mask, views.mask / 0)
     refused("parts must be Iterable", Cameras.concatenate, 5)

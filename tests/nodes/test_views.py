@@ -95,7 +95,6 @@ def test_what_cannot_be_used_gets_a_sentence(run_node: Run) -> None:
         ({"masks": {"mask0": torch.zeros(1, 64, 64)}}, "mask0 must be 1 on the object, got 0 .* turn invert_mask on"),
         ({"masks": {"mask0": torch.ones(1, 64, 64)}, "invert_mask": True}, "got 0 everywhere; turn invert_mask off"),
         ({"masks": {"mask0": torch.eye(32, 64)[None]}}, "must have the photo's size, 64 x 64"),
-        ({"images": None}, "images must be Mapping, got NoneType; connect photos"),
         ({"images": {"image": torch.zeros(1, 64, 64, 3)}}, "must be named such as image0 or mask0, got 'image'"),
         ({"images": {"image0": torch.full((1, 8, 8, 3), 255, dtype=torch.uint8)}}, "got torch.uint8 from 255 to 255"),
         ({"images": {"image0": torch.full((1, 8, 8, 3), torch.nan)}}, "image0 must be finite, got 192 NaN"),

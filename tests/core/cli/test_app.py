@@ -47,16 +47,13 @@ def test_narrow_console_does_not_crash() -> None:
     assert (status, "--??" in complaint, "Traceback" in complaint) == (2, True, False)
 
 
-def test_out_of_memory_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where work has no pieces that could be halved; other errors of torch are shown as they are."""
+def test_out_of_memory_and_ctrl_c_are_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    # where work has no pieces that could be halved; other errors of torch are shown as they are
     errors = [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("shapes cannot be multiplied")]
     monkeypatch.setattr(files, "run_info", Mock(side_effect=errors))
     for _ in errors[:2]:
         assert "Error: memory must suffice for the work, but does not" in refused("info", "mini")
     assert upfusion("info", "mini").exception is errors[2]
-
-
-def test_ctrl_c_before_the_command_begins(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(app_module, "app", press)
     with pytest.raises(SystemExit) as ended:
         main()

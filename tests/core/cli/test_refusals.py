@@ -45,7 +45,6 @@ PACK, TRAIN = "pack procedural -o out ", "train encoder --config mini -o out "
         (RECONSTRUCT + "--perceptual dino", "no perceptual term"),
         ("evaluate -o out --model {W}", "--data is needed"),
         ("evaluate -o out --model {W} --data . --split test", "--split is of procedural objects"),
-        ("evaluate -o out --model {W} --data . --held-out 4", "--held-out is beside"),
         (PROCEDURAL + "--objects 100000", "ask for fewer"),
         ("pack -o out", "something to pack is needed"),
         ("pack {long} -o out", "is read from a folder"),

@@ -76,7 +76,6 @@ def test_faults_of_arguments() -> None:
         ({"pair": (1.0,)}, "Tree.pair must be a list of 2, each a number, got [1.0]"),
         ({"pair": (0, float("inf"))}, "Tree.pair must be finite, got Infinity"),
         ({"pair": (2, 1)}, "pair must ascend, got (2.0, 1.0); swap them"),
-        ({"name": 3}, "Tree.name must be text, got 3"),
         ({"either": "x"}, 'Tree.either must be Grid or a whole number, got "x"'),
         ({"dark": 1}, "Tree.dark must be true or false, got 1"),
         ({"share": 1.5}, "Tree.share must be between 0.0 and 1.0, got 1.5"),

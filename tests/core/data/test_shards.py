@@ -103,7 +103,7 @@ def test_chosen_views_have_their_first_as_reference(shards: Path) -> None:
     with pytest.raises(IndexError):
         dataset.read(5)
     refused("numbers from 0 to 2", dataset.read, 0, [3])
-    large = ShardedViews(shards, size=16)[1]
+    assert ShardedViews(shards, size=16)[1].rgb.shape == (VIEWS, 3, 16, 16)
 
 
 def test_the_library_reads_them(shards: Path) -> None:
@@ -135,15 +135,12 @@ def test_shards_keep_their_size_and_are_the_same_again(shards: Path, tmp_path: P
     assert len(list(packed(tmp_path / "one", shard_bytes=1).glob("*.tar"))) == 5
 
 
-def test_objects_that_cannot_be_read_are_left_out_and_noted(tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_left_out_and_an_order_visits_the_rest_once(tmp_path: Path) -> None:
     folder = packed(tmp_path / "some", [None, *DISCS[1:3], None, DISCS[4]])
     assert [example.name for example in readable(ShardedViews(folder))] == ["disc 1", "disc 2", "disc 4"]
     assert json.loads((folder / "index.json").read_text())["skipped"] == [["disc 0", "torn"], ["disc 3", "torn"]]
     refused("none of 2 objects could be read, the last because disc 1: torn", packed, tmp_path / "none", [None, None])
     assert not (tmp_path / "none").exists()
-
-
-def test_an_order_visits_every_object_once_and_shards_together(tmp_path: Path) -> None:
     dataset = ShardedViews(packed(tmp_path, DISCS, depth=False, shard_bytes=1))
     orders = [dataset.order(torch.Generator().manual_seed(seed)) for seed in (1, 2, 1)]
     assert torch.equal(orders[0], orders[2])
@@ -237,7 +234,6 @@ HOSTILE = {
     "no cameras": (lambda members: members.pop("000000000.json"), "json is missing"),
     "no text": (with_member(b"\xff\xfe", "json"), "must be JSON"),
     "deep cameras": (with_member(b"[" * 200_000, "json"), "must be JSON"),
-    "a list": (with_member(b"[]", "json"), "its cameras must be a JSON object"),
     "no name": (header_with({"name": ""}), "name must be text"),
     "a size": (header_with({"size": 10**9}), "size must be"),
     "a format": (header_with({"pictures": "pickle"}), "pictures must be one of"),
@@ -245,7 +241,6 @@ HOSTILE = {
     "not a number": (header_with({"focal": [[float("nan"), 1]] * 3}), "NaN is no number in JSON"),
     "not finite": (header_with({"focal": [[math.inf, 1]] * 3}), "must be finite"),
     "huge numbers": (header_with({"focal": [[10**400, 1]] * 3}), "must be finite"),
-    "no views": (header_with({"camera_to_world": []}), "camera_to_world must be a list of 1 to 10000"),
     "many views": (header_with({"camera_to_world": [torch.eye(4).tolist()] * 10_001}), "be a list of 1 to 10000"),
     "off the origin": (header_with({"camera_to_world": [torch.eye(4).tolist()] * 3}), "must look at the origin"),
     "large pictures": (with_member(png((5000, 9)), *(f"00{view}.rgb.png" for view in range(3))), "must have a view"),
@@ -293,7 +288,6 @@ def index(rest: str, version: int = 1) -> str:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (index("}", version=2), "version 1"),
         (index(', "shards": 3}'), "must be an index of shards"),
         (index(', "shards": []}'), "it has no .tar files"),
         (index(', "shards":' + "[" * 200_000), "nested too deeply.*remove it"),

@@ -49,7 +49,7 @@ def test_fixed_pictures_share_one_similarity() -> None:
     assert {"box_psnr", "box_psnr_affine", "box_psnr_similarity", "haarpsi", "haarpsi_affine"} <= set(measures)
 
 
-def test_a_perfect_prediction_stays_perfect_and_white_stays_white() -> None:
+def test_perfect_predictions_stay_and_opacity_becomes_the_mask() -> None:
     truth = SoftObject()(CAMERAS, 32)
     white = torch.ones_like(truth)
 
@@ -61,8 +61,6 @@ def test_a_perfect_prediction_stays_perfect_and_white_stays_white() -> None:
         for name in WAYS:
             torch.testing.assert_close(getattr(alignments, name).rgb, prediction, atol=1e-6, rtol=0)
 
-
-def test_opacity_becomes_the_mask() -> None:
     def render(cameras: Cameras, size: int) -> Tensor:
         rgb = SoftObject()(cameras, size)
         return torch.cat([rgb, silhouette(rgb)], dim=1)

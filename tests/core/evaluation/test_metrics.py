@@ -191,9 +191,7 @@ GOOD, MASK = torch.full((2, 3, 16, 16), 0.5), torch.ones(2, 1, 16, 16)
 
 def test_what_cannot_be_measured_gets_a_sentence() -> None:
     for changes, words in (
-        ({"prediction": GOOD[:1]}, "prediction must be"),
         ({"truth": GOOD[..., 1:]}, "must have the truth's shape"),
-        ({"prediction": GOOD[:, :1], "truth": GOOD[:, :1]}, "truth must be"),
         ({"prediction": GOOD[:0], "truth": GOOD[:0]}, "at least one view"),
         ({"prediction": GOOD * 255}, r"prediction must be in \[0, 1\]"),
         ({"truth": GOOD - 1}, r"truth must be in \[0, 1\]"),

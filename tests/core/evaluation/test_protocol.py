@@ -97,7 +97,7 @@ def test_photos_are_nested_and_targets_are_none_of_them(dataset: ProceduralObjec
 
 
 def test_baselines_recomputed_by_hand(model: UpFusion, dataset: ProceduralObjects, tmp_path: Path) -> None:
-    report = evaluate(model, dataset, [0, 1], tmp_path, BASELINES)
+    evaluate(model, dataset, [0, 1], tmp_path, BASELINES)
     content = json.loads((tmp_path / "report.json").read_text())
     items = [draw_object(dataset, index, BASELINES) for index in (0, 1)]
     for stage in ("white", "nearest"):

@@ -126,7 +126,7 @@ def test_paths_that_are_no_checkpoint(folder: Path, tmp_path: Path) -> None:
         unfit("DINOv2 file", open_checkpoint, folder)
 
 
-def test_the_text_encoder_is_transformers_own(small_weights: Path) -> None:
+def test_the_text_encoder_and_half_of_one(small_weights: Path, folder: Path) -> None:
     checkpoint = open_checkpoint(small_weights)
     encoder = load_text_encoder(checkpoint)
     tokens = tokenize("")
@@ -135,9 +135,6 @@ def test_the_text_encoder_is_transformers_own(small_weights: Path) -> None:
     # a causal encoder: the first state knows only the first token, so by hand it follows from one token alone
     alone = encoder(tokens[:, :1]).last_hidden_state
     assert worst(states[:, :1], alone.float()) < 1e-5
-
-
-def test_descriptions_and_half_a_text_encoder(small_weights: Path, folder: Path) -> None:
     info = describe(small_weights)
     assert (info.layout, info.text, info.parts["ControlNet"].tensors) == ("folder", "a text encoder", 326)
     assert info.parts["UNet"].bytes == 4 * info.parts["UNet"].parameters

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -51,25 +52,18 @@ def test_there_and_back(merged: Path, small_weights: Path, tmp_path: Path, dtype
             assert ((back.weights[name].float() - value).abs() <= tolerance * value.abs() + 1e-7).all()
 
 
-def test_without_a_precision_nothing_changes(small_weights: Path, tmp_path: Path) -> None:
+def test_merged_to_merged_and_cancelling(small_weights: Path, tmp_path: Path) -> None:
     convert(small_weights, tmp_path / "model.safetensors")
     convert(tmp_path / "model.safetensors", tmp_path / "back")
     back, original = open_checkpoint(tmp_path / "back"), open_checkpoint(small_weights)
     assert all(torch.equal(back.weights[name], value) for name, value in original.weights.items())
-
-
-def test_merged_to_merged_and_cancelling(tmp_path: Path) -> None:
     merged = write_tiny_mini(tmp_path / "tiny.safetensors")
     convert(merged, tmp_path / "again.safetensors", dtype=torch.bfloat16)
     again = open_checkpoint(tmp_path / "again.safetensors")
     assert again.weights["upsrt.linear_scene.weight"].dtype == torch.bfloat16
     assert worst(again.text_embeddings[0], open_checkpoint(merged).text_embeddings[0]) == 0
-
-    def cancel(step: int, total: int, preview: object) -> None:
-        if step == 100:
-            raise KeyboardInterrupt
-
     for target in (tmp_path / "a" / "cancelled.safetensors", tmp_path / "b"):
+        cancel = Mock(side_effect=[None] * 99 + [KeyboardInterrupt])
         with pytest.raises(KeyboardInterrupt):
             convert(merged, target, dtype=torch.float16, on_step=cancel)
     assert not [path for part in "ab" for path in (tmp_path / part).rglob("*") if path.name != "upsrt.pt"]

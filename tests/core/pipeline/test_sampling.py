@@ -73,7 +73,7 @@ def test_a_view_does_not_depend_on_its_batch(scheduler: str) -> None:
     assert worst(together[3:4], alone) < 1e-6
 
 
-def test_progress_counts_steps_of_all_batches_and_shows_a_picture() -> None:
+def test_progress_and_guidance() -> None:
     seen = []
 
     def on_step(step: int, total: int, preview: object) -> None:
@@ -82,6 +82,12 @@ def test_progress_counts_steps_of_all_batches_and_shows_a_picture() -> None:
     prior = GoldenPrior(golden("ddim")["cond"])
     sample_views(prior, conditioning(3), seeds=[0, 1, 2], steps=4, batch_size=2, on_step=on_step)
     assert seen == [(step, 8, (4, 8, 8)) for step in range(1, 9)]
+    prior = KnownNoise(noise_of(7)[None])
+    rgb = torch.zeros(1, 3, 4, 4)
+    # the timesteps are 901, 811, ..., 91; those from 721 to 361 are guided
+    options = {"seeds": [7], "steps": 10, "scheduler": "dpm++", "guidance": 5.0, "guidance_window": (0.3, 0.75)}
+    sample_views(prior, conditioning(1), pictures=rgb, **options)
+    assert prior.guidance == [1.0, 1.0, 5.0, 5.0, 5.0, 5.0, 5.0, 1.0, 1.0, 1.0]
 
 
 def test_seeds() -> None:
@@ -120,15 +126,6 @@ def test_a_picture_comes_back_where_its_noise_is_known(scheduler: str, level: fl
     made = sample_views(prior, conditioning(2), pictures=rgb, **options)
     assert len(prior.guidance) == {1.0: 8, 0.7: 6, 0.25: 2, 0.01: 1}[level]
     assert float((made - rgb).abs().max()) < 2e-3
-
-
-def test_guidance_acts_in_its_part_of_the_schedule_only() -> None:
-    prior = KnownNoise(noise_of(7)[None])
-    rgb = torch.zeros(1, 3, 4, 4)
-    # the timesteps are 901, 811, ..., 91; those from 721 to 361 are guided
-    options = {"seeds": [7], "steps": 10, "scheduler": "dpm++", "guidance": 5.0, "guidance_window": (0.3, 0.75)}
-    sample_views(prior, conditioning(1), pictures=rgb, **options)
-    assert prior.guidance == [1.0, 1.0, 5.0, 5.0, 5.0, 5.0, 5.0, 1.0, 1.0, 1.0]
 
 
 def test_bad_requests_get_a_sentence() -> None:

@@ -60,7 +60,6 @@ def test_vertex_colours(tmp_path: Path, suffix: str, grey: float) -> None:
 
 BAD = {
     "vertices must be": {"vertices": torch.zeros(3, 2)},
-    "vertices must be finite": {"vertices": torch.full((3, 3), float("nan"))},
     "needs vertices and faces": {"faces": torch.zeros(0, 3, dtype=torch.int64)},
     "number vertices 0 to 2, got 3": {"faces": torch.tensor([[0, 1, 3]])},
     "vertex_colors .* one row a vertex": {"vertex_colors": torch.zeros(2, 3)},

@@ -164,7 +164,7 @@ def test_the_merged_file_is_the_trained_model(start: Path, tmp_path: Path, monke
     torch.testing.assert_close(*results, rtol=0, atol=1e-6)
 
 
-def test_averaged_weights_are_the_ones_that_are_saved(tmp_path: Path) -> None:
+def test_averaged_weights_are_saved_and_taken_by_the_next_stage(tmp_path: Path) -> None:
     config = tiny_config("encoder", ema_decay=0.9, steps=3)
     run_tiny(config, tmp_path)
     state, model = read_state(tmp_path / "training.pt", config), load_file(tmp_path / "model.safetensors")
@@ -172,9 +172,6 @@ def test_averaged_weights_are_the_ones_that_are_saved(tmp_path: Path) -> None:
     assert not torch.equal(model[trained], state["weights"][trained])
     assert any(torch.equal(model[trained], value) for value in state["averaged"]["values"])
     assert torch.equal(model[untouched], state["weights"][untouched])
-
-
-def test_a_stage_goes_on_from_another_s_file(tmp_path: Path) -> None:
     first = run_tiny(tiny_config("encoder", steps=1), tmp_path / "encoder")
     second = run_tiny(tiny_config("autoencoder", steps=2), tmp_path / "autoencoder", init=[first.model])
     one, two = load_file(first.model), load_file(second.model)
