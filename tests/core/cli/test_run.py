@@ -262,7 +262,7 @@ def written(**changes: object) -> str:
         (written(temporary_files=["../mine.txt"]), "its temporary_files.0 is another"),
         (written(files=[str(Path.cwd())]), "its files.0 is another"),
     ],
-    ids=range(7),
+    ids=range(8),
 )
 def test_what_is_no_record(tmp_path: Path, text: str, words: str) -> None:
     """It is not continued; --force writes over it, and removes nothing outside of the folder."""
