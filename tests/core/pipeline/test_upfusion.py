@@ -121,7 +121,7 @@ def test_constants_are_computed_once(model: UpFusion, scene: SceneEncoding, phot
     with counting(**parts) as counts:
         model.sample(scene, orbit_cameras([0.0, 90.0]), steps=3)
     assert counts == {"hint": 1, "set_latents": 1, "text": 1}
-    # dINO and the scene encoder run a single time, however many cameras ask; each camera gets a hint of its own
+    # DINO and the scene encoder run a single time, however many cameras ask; each camera gets a hint of its own
     cameras = orbit_cameras(torch.arange(6) * 60.0)
     with counting(dino=model.dino, encoder=model.upsrt.scene_encoder) as counts:
         scene = model.encode(prepare_views(photos))
