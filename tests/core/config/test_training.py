@@ -27,7 +27,7 @@ def test_presets_and_their_fingerprints() -> None:
     text = 2 * 77 * mini_model().diffusion.context_dim * 4
     names = sum(len(name) + 80 for name in weights)
     assert 2 * sum(tensor.numel() for tensor in weights.values()) + text + names <= 40e6
-    assert mini_model().diffusion.num_heads == 8
+    assert (mini_model().diffusion.num_heads, mini_model().vae.scale_factor) == (8, 0.18215)
     config = tiny_config()
     assert replace(config, save_every=3, validate_every=9, log_every=1).fingerprint == config.fingerprint
     for change in ({"seed": 1}, {"steps": 7}, {"learning_rate": 2e-3}, {"photos": (2, 3)}):

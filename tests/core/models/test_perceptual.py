@@ -29,6 +29,7 @@ def test_lpips_by_hand(tmp_path: Path, pictures: tuple[Tensor, Tensor]) -> None:
     network = load_lpips(saved(tmp_path / "vgg16.pth", vgg_weights() | heads()))
     wanted = pytest.approx(lpips_by_hand(vgg_weights(), *pictures), rel=1e-4)
     assert float(network(*pictures)) == wanted
+    assert float(network(pictures[0], pictures[0])) == 0
     renamed = {}
     for name, value in vgg_weights().items():
         _, index, kind = name.split(".")
@@ -72,6 +73,7 @@ def test_dino_distance_is_the_squared_chord_between_keys(pictures: tuple[Tensor,
     keys = [network(picture, (4, 4)) for picture in pictures]
     cosine = F.cosine_similarity(*keys, dim=-1)
     assert float(distance(*pictures)) == pytest.approx(float((2 - 2 * cosine).mean()), rel=1e-4)
+    assert float(distance(pictures[0], pictures[0])) == 0
     picture = pictures[0].clone().requires_grad_()
     distance(picture, pictures[1]).backward()
     assert float(picture.grad.abs().max()) > 0

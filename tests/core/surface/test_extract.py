@@ -36,6 +36,8 @@ def test_a_ball_and_a_torus() -> None:
     mesh = extract_mesh(AnalyticField(torus(softness=0.008)), 72, 150.0)
     found = _solid(mesh)
     assert found.euler_number == 0
+    assert found.volume == pytest.approx(2 * math.pi**2 * 0.18 * 0.07**2, rel=0.02)
+    assert found.area == pytest.approx(4 * math.pi**2 * 0.18 * 0.07, rel=0.02)
     ring = normalize(mesh.vertices * torch.tensor([1.0, 0, 1]), dim=-1)
     outward = normalize(mesh.vertices - 0.18 * ring, dim=-1)
     assert float((mesh.normals * outward).sum(-1).min()) > 0.97
