@@ -6,16 +6,17 @@
 
 Rendering a view costs as much as a training step on it, so that `upfusion train --data procedural`, which renders anew
 each time, is for GPUs. Here 512 objects a chunk are rendered once, 12 views each, the first 4 of them at the elevation
-that references have; every example draws its reference among those, and photos and targets among the rest. Several
+that references have; every example draws its reference among those, and photos and targets among the rest. Two of three
+chunks are of the generator's version 2, whose first 7 views are photos as people take them, the rest targets. Several
 workers may render side by side.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from dataclasses import replace
+from multiprocessing import parent_process
 from pathlib import Path
 
 import torch
@@ -24,14 +25,15 @@ from torch import Tensor
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from upfusion_core.config import DiffusionConfig, DinoConfig, ModelConfig, TrainConfig, UpSRTConfig, VaeConfig
-from upfusion_core.geometry.cameras import BAND_ELEVATION_DEGREES, REFERENCE_ELEVATION_DEGREES, orbit_cameras
-from upfusion_core.procedural import ProceduralObjects, render_views
+from upfusion_core.geometry.cameras import orbit_cameras
+from upfusion_core.procedural import ProceduralObjects
 from upfusion_core.support.devices import derived_seed
+from upfusion_core.support.files import save_tensors
 from upfusion_core.training.batches import ProceduralBatches, TrainingBatch, photo_count
 from upfusion_core.training.loop import train
 from upfusion_core.types import REFERENCE_FOCAL, Cameras
 
-SIZE, VIEWS, REFERENCES, CHUNK = 32, 12, 4, 512
+SIZE, VIEWS, REFERENCES, PHOTOS, CHUNK = 32, 12, 4, 7, 512
 FIRST_OBJECT = 1_000_000
 WIDTH = 160
 STEPS = {"encoder": 10_000, "autoencoder": 4600, "diffusion": 2700}
@@ -69,59 +71,64 @@ def stage_config(stage: str, steps: int, constant: bool) -> TrainConfig:
     return replace(common, batch_size=5 if stage == "diffusion" else 3, ema_decay=0.995)
 
 
-def render(cache: Path, chunks: int, worker: int, workers: int) -> None:
-    """Writes `CACHE/0000.pt` …, those of this worker that are not there."""
-    cache.mkdir(parents=True, exist_ok=True)
-    objects = ProceduralObjects("train")
-    low, high = BAND_ELEVATION_DEGREES
+def render(cache: Path, chunks: int, worker: int = 0, workers: int = 1) -> None:
+    """Writes `CACHE/0000.pt` …, those of this worker that are not there; ends early with the process that began it."""
+    parent = parent_process()
     for chunk in range(worker, chunks, workers):
-        path = cache / f"{chunk:04d}.pt"
+        path, version = cache / f"{chunk:04d}.pt", 2 if chunk % 3 else 1
         if path.exists():
             continue
         generator = torch.Generator().manual_seed(1000 + chunk)
-        parts = []
-        for start in range(0, CHUNK, 64):
-            first = FIRST_OBJECT + chunk * CHUNK + start
-            drawn = torch.rand(64, VIEWS, 2, generator=generator)
-            azimuth, elevation = 360 * drawn[..., 0], low + (high - low) * drawn[..., 1]
-            elevation[:, :REFERENCES] = REFERENCE_ELEVATION_DEGREES
-            cameras = _cameras(azimuth, elevation)
-            matrices, focal = cameras.camera_to_world.unflatten(0, (64, -1)), cameras.focal.unflatten(0, (64, -1))
+        data, parts = ProceduralObjects("train", version=version), []
+        for first in range(FIRST_OBJECT + chunk * CHUNK, FIRST_OBJECT + (chunk + 1) * CHUNK, 64):
+            if parent is not None and not parent.is_alive():
+                return
             with torch.inference_mode():
-                rgb, mask, _ = render_views(objects.objects(range(first, first + 64)), matrices, focal, SIZE)
-            parts.append((torch.cat([rgb, mask], 2), azimuth, elevation))
+                seen = data.look(
+                    data.objects(range(first, first + 64)), views=VIEWS, size=SIZE, generator=generator,
+                    photos=range(PHOTOS), references=REFERENCES,
+                )  # fmt: skip
+            x, _, z = seen.camera_to_world[..., :3, 3].unbind(-1)
+            rgba = (255 * torch.cat([seen.rgb, seen.mask], 2)).round().byte()
+            parts.append((rgba, torch.rad2deg(torch.atan2(x, z)), seen.elevation_degrees))
         rgba, azimuth, elevation = (torch.cat(values) for values in zip(*parts, strict=True))
-        temporary = path.with_suffix(".part")
-        torch.save({"rgba": (255 * rgba).round().byte(), "azimuth": azimuth, "elevation": elevation}, temporary)
-        os.replace(temporary, path)
-        print(f"{path}: {CHUNK} objects", flush=True)
+        photos = torch.full((CHUNK,), VIEWS if version == 1 else PHOTOS)
+        save_tensors({"rgba": rgba, "azimuth": azimuth, "elevation": elevation, "photos": photos}, path)
 
 
 class CachedBatches:
-    """Batches (see training.batches.BatchSource) from rendered views."""
+    """Batches (see training.batches.BatchSource) from rendered views, mapped from their files, and from those chunks
+    that are rendered meanwhile: of a cache that does not grow they are pure functions of the seed, the step and the
+    part."""
 
     def __init__(self, cache: Path, config: TrainConfig) -> None:
-        paths = sorted(cache.glob("*.pt"))
-        if not paths:
+        self.cache, self.config = cache, config
+        self.chunks: dict[Path, dict[str, Tensor]] = {}
+        if not self.objects():
             raise SystemExit(f"{cache} must hold rendered chunks, got none; run the command render first")
-        chunks = [torch.load(path, weights_only=True, mmap=True) for path in paths]
-        self.rgba = torch.cat([chunk["rgba"] for chunk in chunks])
-        self.azimuth = torch.cat([chunk["azimuth"] for chunk in chunks])
-        self.elevation = torch.cat([chunk["elevation"] for chunk in chunks])
-        self.config = config
+
+    def objects(self) -> int:
+        """How many objects there are by now."""
+        for path in sorted({*self.cache.glob("[0-9]*.pt")} - self.chunks.keys()):
+            self.chunks[path] = torch.load(path, weights_only=True, mmap=True)
+        return CHUNK * len(self.chunks)
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> TrainingBatch:
-        """A pure function of the seed, the step and the part."""
         config = self.config
         count, photos = config.batch_size, photo_count(config.photos, config.seed, step)
         generator = torch.Generator().manual_seed(derived_seed(config.seed, "cached", step, rank))
-        chosen = torch.randint(len(self.rgba), (count,), generator=generator)[:, None]
+        chosen, chunks = torch.randint(self.objects(), (count,), generator=generator), [*self.chunks.values()]
+        rows = [(chunks[number // CHUNK], number % CHUNK) for number in chosen.tolist()]
         order = torch.rand(count, VIEWS, generator=generator)
+        order += torch.arange(VIEWS) >= torch.stack([chunk["photos"][row] for chunk, row in rows])[:, None]
         order[torch.arange(count), torch.randint(REFERENCES, (count,), generator=generator)] = -1
-        views = order.argsort(1)[:, : photos + config.targets]
-        pictures = self.rgba[chosen, views].float() / 255
-        azimuth, elevation = self.azimuth[chosen, views], self.elevation[chosen, views]
-        azimuth = azimuth - azimuth[:, :1]
+        order = order.argsort(1)
+        views = torch.cat([order[:, :photos], order[:, VIEWS - config.targets :]], 1)
+        rgba, azimuth, elevation = (
+            torch.stack([chunk[name][row, seen] for (chunk, row), seen in zip(rows, views, strict=True)])
+            for name in ("rgba", "azimuth", "elevation")
+        )
+        pictures, azimuth = rgba.float() / 255, azimuth - azimuth[:, :1]
         return TrainingBatch(
             photos=pictures[:, :photos, :3].contiguous(),
             references=_cameras(azimuth[:, :1], elevation[:, :1]),
@@ -129,6 +136,13 @@ class CachedBatches:
             target_masks=pictures[:, photos:, 3:].contiguous(),
             cameras=_cameras(azimuth[:, photos:], elevation[:, photos:]),
         )
+
+
+def validation_batches(config: TrainConfig) -> dict[str, ProceduralBatches]:
+    """Of each version of the generator's objects, what training never sees."""
+    config = replace(config, batch_size=64, photos=(3, 3), targets=2, seed=5)
+    objects = {f"version {version}": ProceduralObjects("validation", version=version) for version in (1, 2)}
+    return {name: ProceduralBatches(each, config) for name, each in objects.items()}
 
 
 def _cameras(azimuth: Tensor, elevation: Tensor) -> Cameras:
@@ -159,10 +173,8 @@ def main() -> None:
         render(options.cache, options.chunks, options.worker, options.workers)
         return
     config = stage_config(options.stage, options.steps or STEPS[options.stage], options.constant)
-    of_validation = replace(config, batch_size=64, photos=(3, 3), targets=2, seed=5)
-    validation = ProceduralBatches(ProceduralObjects("validation"), of_validation)
     result = train(
-        config, CachedBatches(options.cache, config), validation, options.output, init=options.init,
+        config, CachedBatches(options.cache, config), validation_batches(config), options.output, init=options.init,
         resume=options.resume, max_minutes=options.minutes, device="cpu",
     )  # fmt: skip
     print(f"{result.model}: {result.step} steps in {result.elapsed:.0f} s")

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Trains the small bundled model, in stretches: the same line again goes on where the last one stopped.
 #
-#   bash benchmarks/train_mini.sh cpu OUT      nearly as the CPU model was made: 32 x 32 pixels, two cores, two hours
+#   bash benchmarks/train_mini.sh cpu OUT      goes on from the bundled model beside other work, for days (train_mini.py)
 #   bash benchmarks/train_mini.sh gpu OUT      goes on from the bundled model, at its sizes, on a GPU
 #   bash benchmarks/train_mini.sh gpu64 OUT    a new one of 64 x 64 pixels, on a GPU (the preset `mini`)
 #
-# MINUTES (default 25) is the time of each stage in one call, STAGES (default "autoencoder encoder diffusion") chooses
+# On a GPU, MINUTES (default 25) is the time of each stage in one call, STAGES (default "autoencoder encoder diffusion") chooses
 # stages. Let each stage train until its curves (OUT/STAGE/curves.png) are flat before the next begins: the encoder until
 # more photos clearly help. Then measure it and put it into the package:
 #
@@ -14,10 +14,11 @@
 #       --machine "one H200" --guidance 3 --report OUT/report/report.json --force
 #   python benchmarks/model_card.py OUT/report
 set -euo pipefail
-cd "$(dirname "$0")/.."
 
 MODE=${1:?cpu, gpu or gpu64}
 OUT=${2:?a folder for the runs}
+case $OUT in /*) ;; *) OUT=$PWD/$OUT ;; esac
+cd "$(dirname "$0")/.."
 MINUTES=${MINUTES:-25}
 STAGES=${STAGES:-autoencoder encoder diffusion}
 PYTHON=${PYTHON:-python}
@@ -69,24 +70,19 @@ train_gpu() { # STAGE
     upfusion train "$stage" --config "$OUT/$stage.json" --data procedural -o "$folder" --max-minutes "$MINUTES" ${init[@]+"${init[@]}"}
 }
 
-train_cpu() { # STAGE
-    local stage=$1 folder="$OUT/$1" more=()
-    if [ -f "$folder/training.pt" ]; then
-        more=(--resume)
-    else
-        local sources
-        read -ra sources <<<"$(starting_points "$stage")"
-        [ ${#sources[@]} -gt 0 ] && more=(--init "${sources[@]}")
-    fi
-    "$PYTHON" benchmarks/mini_cpu.py train "$stage" "$OUT/cache" -o "$folder" --minutes "$MINUTES" ${more[@]+"${more[@]}"}
-}
-
 case $MODE in
-    cpu) "$PYTHON" benchmarks/mini_cpu.py render "$OUT/cache" ;;
+    cpu)
+        if [ ! -d "$OUT/code" ]; then
+            mkdir -p "$OUT/code.part"
+            cp -r upfusion_core benchmarks "$OUT/code.part/"
+            mv "$OUT/code.part" "$OUT/code"
+        fi
+        cd "$OLDPWD"
+        export OMP_NUM_THREADS=1 PYTHONPATH="$OUT/code"
+        exec "$PYTHON" "$OUT/code/benchmarks/train_mini.py" "$OUT"
+        ;;
     gpu) [ -f "$BUNDLED" ] || { echo "there is no $BUNDLED to go on from; use gpu64" >&2; exit 2; } ;;
     gpu64) ;;
     *) echo "the first word must be cpu, gpu or gpu64, got $MODE" >&2; exit 2 ;;
 esac
-for stage in $STAGES; do
-    if [ "$MODE" = cpu ]; then train_cpu "$stage"; else train_gpu "$stage"; fi
-done
+for stage in $STAGES; do train_gpu "$stage"; done

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from .config import MAX_PHOTOS
 from .support.checks import check_finite, check_shape, check_type, check_unit_range, magnitude
-from .support.errors import InputError
+from .support.decoding import MAX_PIXELS, too_large
+from .support.errors import InputError, PhotoError
 
 REFERENCE_FOCAL = 4.5  # in NDC units, that the released networks were trained at: a full field of view of 25.06 degrees
 
@@ -318,6 +319,8 @@ class GivenViews:
                 shape = tuple(picture.shape[1:]) if name == "masks" and self.masks is not None else (3, "H", "W")
                 label = f"GivenViews.{name}[{index}]"
                 check_shape(label, value, shape, "a picture and its mask have one size")
+                if (pixels := value.shape[-2] * value.shape[-1]) > MAX_PIXELS:
+                    raise PhotoError(too_large(label, f"{pixels / 1e6:.0f}"))
                 if value.dtype != torch.uint8:
                     check_unit_range(label, value, "or give uint8")
         if self.weights is not None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from ..field.rendering import OccupancyGrid, render_views
 from ..geometry.cameras import reference_distance
 from ..pipeline.distill import distill_cameras
 from ..pipeline.examples import example_views
+from ..pipeline.given_views import given_photos
+from ..pipeline.photo_cameras import load_photo_cameras
 from ..pipeline.pose import estimate_photo_cameras
 from ..pipeline.sampling import make_scheduler
 from ..pipeline.upfusion import UpFusion
@@ -27,7 +30,8 @@ from ..support.errors import InputError
 from ..support.images import contact_sheet, to_8bit
 from ..surface.extract import require_packages
 from ..surface.mesh import mesh_files
-from ..types import Cameras, OnStep, SceneEncoding
+from ..surface.projection import project_photos
+from ..types import Cameras, InputViews, OnStep, SceneEncoding
 from .console import duration, progress, say
 from .files import extracted, texture_size
 from .inputs import opened
@@ -57,7 +61,10 @@ def run_reconstruct(command: Reconstruct, given: frozenset[str]) -> None:
                     write_png(run, "views.png", contact_sheet(saved_pictures(run, "views", command.views)))
                 field = fit_field(run, model, scene, config, command.sampler, command.preview_every)
             save_turntable(run, field, command.turntable_size)
-            save_mesh(run, field, command.surface, command.formats)
+            views, asked = photos(256), command.photo_texture
+            if asked is None:
+                asked = views.cameras is not None and views.cameras.given
+            save_mesh(run, field, command.surface, command.formats, views if asked else None)
         done = f"Reconstruction in {run.folder} ({duration(run.record.seconds)})"
         meshes = ("mesh.glb", "mesh.obj", "mesh.ply", "mesh.stl")
         run.tell(done, *meshes, "turntable.gif", "views.png", "photos.png", FIELD_NAME)
@@ -147,11 +154,21 @@ def rendered(field: RadianceField, cameras: Cameras, size: int, on_step: OnStep)
     return torch.cat(frames)
 
 
-def save_mesh(run: Run, field: RadianceField, surface: Surface, formats: tuple[str, ...]) -> None:
+def save_mesh(
+    run: Run, field: RadianceField, surface: Surface, formats: tuple[str, ...], views: InputViews | None = None
+) -> None:
+    """The mesh in its formats, its texture of the own pixels of `views` where these are given."""
     if run.finished("mesh"):
         return
     with run.stage("mesh"):
-        mesh = extracted(field, surface, texture_size(surface, *formats))
+        size = texture_size(surface, *formats)
+        mesh = extracted(field, surface, size)
+        if views is not None and views.sources is not None and size:
+            known = load_photo_cameras(run.folder / "photo_cameras.json", [source.name for source in views.sources])
+            photos = given_photos(views, known.of_squares(views.sources))
+            with progress("Painting the photos") as on_step:
+                options: dict[str, Any] = {"masks": photos.masks, "size": size, "on_step": on_step}
+                mesh = project_photos(mesh, photos.rgb, photos.cameras, **options)
         for kind in dict.fromkeys(formats):
             files = mesh_files(mesh, f"mesh.{kind}", size_mm=surface.size_mm, up=surface.up)
             with ExitStack() as stack:  # renamed in reverse order: the mesh that names the others comes last

@@ -221,11 +221,12 @@ class TrainConfig:
     inside_share: Share = 0.0  # share of them that goes through the target's silhouette
     curriculum: tuple[Steps, Steps] = (0, 0)  # procedural objects have one part until the first, two until the second
     steps: Count = 100_000
+    hours: Amount = 0.0  # of processor time that one process trains, in place of `steps`; 0: `steps` count
     learning_rate: Factor = 1e-5  # of AdamW, at its highest
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     weight_decay: Amount = 0.0
     warmup_steps: Steps = 0  # steps in which the learning rate rises from 0, linearly
-    final_share: Share = 1.0  # share of the learning rate that is left at `steps`, down a cosine; 1: constant
+    final_share: Share = 1.0  # share of the learning rate that is left in the end, down a cosine; 1: constant
     clip_norm: Amount = 1.0  # norm that gradients are clipped to; 0: not at all
     ema_decay: Decay = 0.0  # of the averaged weights, which are the ones that are saved in the end; 0: no averaging
     precision: Literal["no", "bf16"] = "no"  # mixed precision, through accelerate
@@ -240,6 +241,7 @@ class TrainConfig:
     validate_every: Steps = 1000  # steps between validations with pictures; 0: never
     validation_batches: Annotated[int, Ge(0), Le(65_536)] = 2  # fixed batches of each validation
     save_every: Count = 1000  # steps between saved states
+    save_minutes: Amount = 0.0  # after which the state is saved even if fewer steps were done; 0: never
     log_every: Count = 20  # steps between notes of the loss (mean since the last)
     seed: Steps = 0
 
@@ -262,7 +264,7 @@ class TrainConfig:
     @property
     def fingerprint(self) -> str:
         """Of all that shapes the weights beyond rounding; a run's state is refused by another run by it."""
-        others = ("validate_every", "validation_batches", "save_every", "log_every", "compile")
+        others = ("validate_every", "validation_batches", "save_every", "save_minutes", "log_every", "compile")
         shaping = {name: value for name, value in self.to_dict().items() if name not in others}
         return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -282,10 +284,8 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form; what is newer than the first saved runs is left out at its default, so that those go on."""
-        content = to_dict(self)
-        if self.curriculum == (0, 0):
-            del content["curriculum"]
-        return content
+        content, unset = to_dict(self), {"curriculum": [0, 0], "hours": 0.0, "save_minutes": 0.0}
+        return {name: value for name, value in content.items() if name not in unset or value != unset[name]}
 
     @staticmethod
     def from_dict(content: dict[str, Any], source: str = "the training configuration") -> TrainConfig:

@@ -26,6 +26,7 @@ CONDUCT = Flag(section="conduct")
 DATA = Flag(metavar="|".join([*PROCEDURAL, "DATA"]), places=tuple(PROCEDURAL))
 SOURCE = Flag(section="sources")
 OUTPUT = ("--output", "-o")
+TRUSTED = "on with --photo-cameras"
 RECOMMENDED = "what the weights recommend, else 9"
 Count = Annotated[int, Ge(1)]
 PhotoCount = Annotated[int, Ge(1), Le(MAX_PHOTOS)]
@@ -172,6 +173,8 @@ class Reconstruct:
     turntable_size: Annotated[int, Ge(16), Le(1024)] = 128
     """Side of the turntable's pictures in pixels."""
     surface: Surface = Surface()
+    photo_texture: Annotated[bool | None, Flag(("--photo-texture/--no-photo-texture",), unset=TRUSTED)] = None
+    """Paint the mesh's texture with the photos' own pixels, where the cameras they were taken from are accepted."""
     formats: Annotated[tuple[Literal["glb", "obj", "ply", "stl"], ...], Flag(("--format",))] = ("glb",)
     """Of the mesh; repeatable."""
     perceptual: Annotated[Literal["lpips", "dino", "none"] | None, Flag(unset="the preset's")] = None

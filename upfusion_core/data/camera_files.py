@@ -35,14 +35,14 @@ class FileCamera:
     name: the picture's, with slashes. camera_to_world: (4, 4) float64, our camera axes, the file's world; may hold NaN.
     lens: in pixels of the file's pictures; of pictures 1 wide where the file tells no size and no pixels.
     sized: whether the file tells the size; else it follows from the lens's centre, roughly, or is (1, 1).
-    refused: whether the run that wrote it was not sure of it.
+    status: how a run that wrote it knew it, one of STATUSES.
     """
 
     name: str
     camera_to_world: Tensor
     lens: Lens
     sized: bool = True
-    refused: bool = False
+    status: str = "given"
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +124,7 @@ def _own_camera(row: Any, label: str) -> FileCamera:  # noqa: ANN401 - any JSON
         raise InputError(f"{label}, size and focal must be above 0, got {pairs[:2]}; correct it there")
     lens = Lens((width, height), (fx * width / 2, fy * height / 2), ((1 - x) * width / 2, (1 - y) * height / 2))
     matrix = _matrix(row.get("camera_to_world"), f"{label}, camera_to_world")
-    return FileCamera(_slashed(row["file"]), matrix, lens, refused=row["status"] == STATUSES[3])
+    return FileCamera(_slashed(row["file"]), matrix, lens, status=row["status"])
 
 
 # ---- transforms.json

@@ -173,12 +173,14 @@ class KnownCameras:
     lenses: one a photo, in its own pixels; photos whose lens is no pinhole are to be undistorted (`Lens.undistorted`).
     notes: what was forgiven or chosen, a sentence each.
     refused: numbers of photos, from 0, whose cameras an earlier run was not sure of.
+    given: whether people know them; not, where an earlier run found them itself.
     """
 
     cameras: Cameras
     lenses: tuple[Lens, ...]
     notes: tuple[str, ...] = ()
     refused: tuple[int, ...] = ()
+    given: bool = True
 
     @classmethod
     def of_photos(cls, cameras: Cameras, sizes: Sequence[tuple[float, float]]) -> KnownCameras:
@@ -194,4 +196,15 @@ class KnownCameras:
         focal, principal = torch.tensor(ndc, dtype=torch.float32).unbind(1)
         accepted = torch.tensor([index not in self.refused for index in range(len(sources))])
         cameras = Cameras(self.cameras.camera_to_world, focal, principal)
-        return PhotoCameras(cameras, accepted, accepted.float(), given=True)
+        return PhotoCameras(cameras, accepted, accepted.float(), given=self.given)
+
+
+def source_cameras(squares: Cameras, sources: Sequence[SourcePhoto]) -> Cameras:
+    """Cameras of the squares -> cameras of the photos' own pixels, `SourcePhoto.rgb`."""
+    ndc = []
+    for camera, source in zip(squares, sources, strict=True):
+        (left, top, right, bottom), (x, y), (height, width) = source.box, source.corner, source.rgb.shape[1:]
+        lens = Lens.of_camera(camera, (right - left, bottom - top)).cut(-left, -top, -left, -top)
+        ndc.append(lens.cut(x, y, x + width, y + height).ndc)
+    focal, principal = torch.tensor(ndc, dtype=torch.float32).unbind(1)
+    return Cameras(squares.camera_to_world, focal, principal)

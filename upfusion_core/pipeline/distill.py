@@ -24,7 +24,7 @@ from ..field.fitting import FieldFitter
 from ..field.radiance import RadianceField
 from ..field.rendering import render_views
 from ..geometry import orbit_cameras, random_cameras
-from ..geometry.cameras import BAND_ELEVATION_DEGREES, reference_distance
+from ..geometry.cameras import BAND_ELEVATION_DEGREES, networks_reference, reference_distance
 from ..support.checks import check_type
 from ..support.errors import FieldError, InputError
 from ..support.files import check_path, save_tensors
@@ -40,7 +40,7 @@ from ..types import (
     SceneEncoding,
     ViewConditioning,
 )
-from .given_views import FittedPictures, fitted_pictures
+from .given_views import FittedPictures, fitted_pictures, given_photos
 from .novel_views import ViewSynthesizer
 from .photos import estimate_coverage
 from .pose import estimate_photo_cameras
@@ -100,12 +100,12 @@ class Distillation:
     def new_field(self, pixels: float = 1.0) -> RadianceField:
         """The field before any fitting, its cells no smaller than `pixels` of the model's pictures at the object,
         or than those of the finest picture that was given."""
-        cell = pixels * 2 / REFERENCE_FOCAL / self.model.image_size
-        config = self.config.field.no_finer_than(cell)
-        unit = reference_distance(self.scene.reference)
+        config, unit = self.config.field, reference_distance(self.scene.reference)
         if unit != 1:
             config = replace(config, half_extent=config.half_extent * unit, blob_sigma=config.blob_sigma * unit)
-        if self.views is not None and self.views.pixel < cell * unit:
+        cell = unit * pixels * 2 / REFERENCE_FOCAL / self.model.image_size
+        config = config.no_finer_than(cell)
+        if self.views is not None and self.views.pixel < cell:
             config = config.as_fine_as(self.views.pixel)
         return RadianceField(config, generator=stream_generator(self.seed, START_STREAM)).to(self.model.device)
 
@@ -361,13 +361,7 @@ def distill(
     check_type("generator", generator, torch.Generator, "such as torch.Generator().manual_seed(0)")
     if checkpoint is not None:
         check_path("checkpoint", checkpoint)
-    if photo_cameras is None and scene.views is not None:
-        photo_cameras = scene.views.cameras
-    if photo_cameras is not None:
-        check_type("photo_cameras", photo_cameras, PhotoCameras, "such as those of estimate_photo_cameras")
-        if len(photo_cameras) != (photos := len(scene.views or ())):
-            wanted = f"one camera for each of the scene's {photos} photos"
-            raise InputError(f"photo_cameras must hold {wanted}, got {len(photo_cameras)}; estimate them again")
+    scene, views, photo_cameras = _posed(scene, views, photo_cameras)
     text = model.chosen_text(prompt, text_embeddings)
     with torch.inference_mode(False), torch.enable_grad():  # hosts may call from inference mode
         job = Distillation(
@@ -384,6 +378,24 @@ def distill(
         plan = config.schedule
         field = _as_released(job, plan) if isinstance(plan, ReferenceSchedule) else FitRounds(job, plan).finish()
     return field.requires_grad_(False).eval()
+
+
+def _posed(
+    scene: SceneEncoding, views: NovelViews | GivenViews | None, cameras: PhotoCameras | None
+) -> tuple[SceneEncoding, NovelViews | GivenViews | None, PhotoCameras | None]:
+    """Where cameras are given, the reference is photo 1's, and the photos are views at their own size."""
+    if cameras is None:
+        cameras = None if scene.views is None else scene.views.cameras
+    else:
+        check_type("photo_cameras", cameras, PhotoCameras, "such as those of estimate_photo_cameras")
+        if len(cameras) != (photos := len(scene.views or ())):
+            wanted = f"one camera for each of the scene's {photos} photos"
+            raise InputError(f"photo_cameras must hold {wanted}, got {len(cameras)}; estimate them again")
+    if cameras is not None and cameras.given and scene.views is not None:
+        scene = replace(scene, reference=networks_reference(cameras.cameras[0]))
+        if views is None and scene.views is not None and scene.views.sources is not None:
+            views, scene = given_photos(scene.views, cameras), replace(scene, views=None)
+    return scene, views, cameras
 
 
 def _detached(cameras: Cameras) -> Cameras:

@@ -12,11 +12,12 @@ from torch.nn.functional import adaptive_max_pool2d, grid_sample, interpolate, m
 from ..config import FieldConfig, FitConfig
 from ..field.fitting import FieldFitter
 from ..field.radiance import RadianceField
+from ..geometry.lenses import source_cameras
 from ..geometry.rays import project
 from ..support.checks import check_type
 from ..support.errors import InputError
 from ..support.images import unit_range
-from ..types import Cameras, GivenViews, NovelViews, OnStep
+from ..types import Cameras, GivenViews, InputViews, NovelViews, OnStep, PhotoCameras
 from .photos import estimate_coverage
 
 LARGEST = 2048  # pixels along a picture's longer side that a field is fitted to
@@ -58,6 +59,18 @@ def fitted_pictures(views: GivenViews | NovelViews) -> FittedPictures:
         weight = 1.0 if views.weights is None else float(views.weights[index])
         made.append((rgb, mask, torch.tensor(weight).expand_as(mask)))
     return FittedPictures(cameras, *(list(values) for values in zip(*made, strict=True)))
+
+
+def given_photos(views: InputViews, cameras: PhotoCameras) -> GivenViews:
+    """The photos' own pixels, of those whose cameras are accepted, with masks; InputError where there are none."""
+    if views.sources is None:
+        raise InputError("the photos' own pixels are needed, but these views have none; make them with prepare_views")
+    chosen = cameras.accepted.nonzero()[:, 0]
+    photos = [views.sources[index] for index in chosen.tolist()]
+    masks = []
+    for photo in photos:
+        masks.append(estimate_coverage(unit_range(photo.rgb))[0] if photo.mask is None else unit_range(photo.mask))
+    return GivenViews([photo.rgb for photo in photos], source_cameras(cameras.cameras[chosen], photos), masks)
 
 
 def _reduced(picture: Tensor) -> Tensor:

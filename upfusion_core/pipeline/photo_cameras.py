@@ -17,8 +17,9 @@ from ..geometry.lenses import KnownCameras, Lens
 from ..support.decoding import open_picture, orientation
 from ..support.errors import InputError
 from ..support.files import reading
+from ..support.images import unit_range
 from ..types import Cameras
-from .photos import PhotoSource, read_mask, read_photo, unit_range
+from .photos import PhotoSource, read_mask, read_photo
 
 _QUARTERS = {1: 0, 3: 2, 6: 1, 8: 3}
 """EXIF's orientation -> by how many quarters of a turn, clockwise, the stored pixels become upright."""
@@ -79,9 +80,10 @@ def load_photo_cameras(
         center = origin if world.ours else _center(matrices, lenses, _middles(photos, masks), labels)
         framed = _in_frame_of_first(matrices, center, world.up, elevation_degrees)
     ndc = torch.tensor([lens.ndc for lens in lenses], dtype=torch.float32)
-    refused = tuple(index for index, entry in enumerate(entries) if entry is not None and entry.refused)
+    statuses = [entry.status for entry in entries if entry is not None]
+    refused = tuple(index for index, status in enumerate(statuses) if status == "refused")
     cameras = Cameras(framed.float(), ndc[:, 0], ndc[:, 1])
-    return KnownCameras(cameras, tuple(lenses), tuple(notes), refused)
+    return KnownCameras(cameras, tuple(lenses), tuple(notes), refused, given="given" in statuses)
 
 
 # ---- which camera is whose

@@ -25,7 +25,7 @@ from ..support.checks import check_count, check_range, check_shape, check_unit_r
 from ..support.decoding import check_picture, open_picture, pixels, too_large
 from ..support.errors import InputError, MissingPackageError, PhotoError
 from ..support.files import reading
-from ..support.images import to_8bit
+from ..support.images import to_8bit, unit_range
 from ..types import REFERENCE_FOCAL, InputViews, SourcePhoto
 
 PhotoSource = str | os.PathLike[str] | Image.Image | Tensor | np.ndarray  # what a photo or a mask may be given as
@@ -173,11 +173,6 @@ class Photo:
         whole = (left, top, right, bottom) == (0, 0, width, height)
         rgb, *mask = [part if whole or part.is_floating_point() else part.clone() for part in parts]
         return SourcePhoto(self.name, (width, height), rgb, mask[0] if mask else None, (left, top), box)
-
-
-def unit_range(values: Tensor) -> Tensor:
-    """uint8 in 0..255 or float32 in [0, 1] -> float32 in [0, 1]."""
-    return values.float() / 255 if values.dtype == torch.uint8 else values
 
 
 def read_photo(source: PhotoSource, label: str = "photo 1", *, least: int | None = None) -> Photo:

@@ -2,11 +2,12 @@
 
 from .dataset import ProceduralBatch, ProceduralObjects, draw_objects
 from .render import render_views, signed_distance, true_mesh
-from .shapes import GENERATOR_VERSION, SPLITS, Objects
+from .shapes import GENERATOR_VERSION, SPLITS, VERSIONS, Objects
 
 __all__ = [
     "GENERATOR_VERSION",
     "SPLITS",
+    "VERSIONS",
     "Objects",
     "ProceduralBatch",
     "ProceduralObjects",

@@ -48,7 +48,7 @@ def staged(objects: Objects, draws: Draws) -> Objects:
     high = (points + pads).masked_fill(~seen[..., None], -math.inf).amax((1, 2))
     middle = (low + high) / 2
     reach = ((points - middle[:, None, None]).abs() + pads).norm(dim=-1).masked_fill(~seen, 0).amax((1, 2))
-    radius = (LARGEST_RADIUS * draws.uniform(*SIZES)).clamp_max(FRAME_RADIUS)
+    radius = _radius(draws.unit())
     inward = torch.linalg.inv(stretch * (radius / reach)[:, None, None])
     aside = (2 * OFF_CENTER / REFERENCE_FOCAL * draws.unit()).minimum(FRAME_RADIUS - radius)
     shift = draws.rotation()[:, 0] * aside[:, None]
@@ -74,6 +74,12 @@ def staged(objects: Objects, draws: Draws) -> Objects:
     return replace(objects, first=first, second=second, coats=coats, light=light, staging=staging)
 
 
+def _radius(share: Tensor) -> Tensor:
+    """Of the ball that holds an object, uniform in the area that it covers."""
+    least, most = (size**2 for size in SIZES)
+    return LARGEST_RADIUS * (least + (most - least) * share).sqrt().clamp_max(FRAME_RADIUS / LARGEST_RADIUS)
+
+
 @dataclass(frozen=True, eq=False)
 class Photographs:
     """N views of each of B objects as people photograph them.
@@ -97,7 +103,7 @@ class Photographs:
         focal = FOCALS[0] + (FOCALS[1] - FOCALS[0]) * focal
         distance = FRAME_RADIUS * torch.hypot(focal, torch.ones_like(focal))
         free = torch.arange(focal.shape[1], device=focal.device) >= self.framed
-        radius = (LARGEST_RADIUS * (SIZES[0] + (SIZES[1] - SIZES[0]) * size)).clamp_max(FRAME_RADIUS)
+        radius = _radius(size)
         room = 1 - focal * radius / (distance.square() - radius.square()).sqrt()  # beside the ball of the object
         principal = (2 * torch.stack(aside, dim=-1) - 1) * (room.clamp(0, 2 * OFF_CENTER) * free)[..., None]
         distance = torch.where(free, distance * self.staging.radius[:, None] / radius, distance)

@@ -37,7 +37,7 @@ _TRIANGLES, _STRIP, _FAN = 4, 5, 6
 _MOST = 20_000_000  # vertices, with those of instances; a few bytes can claim more than there is memory
 _PLACES = {"translation": [0, 0, 0], "rotation": [0, 0, 0, 1], "scale": [1, 1, 1]}
 _PICTURES = ("EXT_texture_webp", "EXT_texture_avif")
-_OLDER = "KHR_materials_pbrSpecularGlossiness"
+_OLDER, _OLDEST = "KHR_materials_pbrSpecularGlossiness", "KHR_techniques_webgl"
 _INSTANCES, _VISIBILITY = "EXT_mesh_gpu_instancing", "KHR_node_visibility"
 _KNOWN = {"KHR_texture_transform", "KHR_mesh_quantization", "KHR_lights_punctual", _INSTANCES, _VISIBILITY, *_PICTURES}
 _COMPRESSIONS = {
@@ -128,7 +128,7 @@ class _Document:
     def world(self) -> dict[int, np.ndarray]:
         """(4, 4) to world axes of each node of the scene that is visible, in the order of the tree."""
         nodes = self.tree.get("nodes", [])
-        if "scenes" in self.tree:
+        if self.tree.get("scenes"):
             roots = self.tree["scenes"][self.tree.get("scene", 0)].get("nodes", [])
         else:
             roots = sorted(set(range(len(nodes))) - {child for node in nodes for child in node.get("children", [])})
@@ -209,6 +209,8 @@ class _Document:
         material = self.tree["materials"][primitive["material"]] if "material" in primitive else {}
         base, keys = material.get("pbrMetallicRoughness", {}), ("baseColorFactor", "baseColorTexture")
         extensions = material.get("extensions", {})
+        if _OLDEST in extensions:
+            self._refuse(_OLDEST)
         if _OLDER in extensions:
             base, keys = extensions[_OLDER], ("diffuseFactor", "diffuseTexture")
         color, texture = np.array(base.get(keys[0], [1, 1, 1, 1]), dtype=float), base.get(keys[1], {})
@@ -255,7 +257,8 @@ class _Document:
             found, rows = found.copy(), sparse["count"]
             places = self._array(sparse["indices"], np.dtype(_KINDS[sparse["indices"]["componentType"]]), rows, 1)[:, 0]
             found[places] = self._array(sparse["values"], kind, rows, width)
-        return np.maximum(found / np.float64(np.iinfo(kind).max), -1) if given.get("normalized") else found
+        normalized = given.get("normalized") and kind.kind != "f"
+        return np.maximum(found / np.float64(np.iinfo(kind).max), -1) if normalized else found
 
     def _array(self, given: dict[str, Any], kind: np.dtype[Any], count: int, width: int) -> np.ndarray:
         stride = self.tree["bufferViews"][given["bufferView"]].get("byteStride", width * kind.itemsize)

@@ -18,19 +18,20 @@ from torch.nn.functional import avg_pool2d, grid_sample, interpolate, normalize
 from ..geometry.rays import project
 from ..support.checks import check_count
 from ..support.errors import InputError
-from ..types import Cameras, OnStep
+from ..support.images import unit_range
+from ..types import Cameras, GivenViews, OnStep
 from .extract import smooth_normals
 from .mesh import MeshAsset
 from .rasterise import rasterise
 from .reading import Surface
-from .texture import dilate, texels, unwrap
+from .texture import FACES, dilate, texels, unwrap
 
 BUFFER = 2048  # side of the largest depth buffer, in samples
 LOW = 128  # side of the low band, in pixels; about the size of what the photos are levelled over
 SOLVED = 384  # side of the texture that levels and trust are solved on
 BORDER = 0.02  # a photo's weight rises over this share of its side, from outlines and from its border on
 SHARP = 6.0  # power of the weights in the band of detail: the best photo's nearly alone
-AT_ONCE = 2**19  # texels at a time
+AT_ONCE = 2**21  # texels at a time, times photos
 CONTRARY = 0.1  # colours of two photos that scatter more do not show the same
 LEAST_COSINE = 0.1  # surfaces seen flatter than this take nothing from the photo
 
@@ -45,6 +46,7 @@ class _Projector:
     depth: Tensor
     rise: Tensor
     trust: float
+    gate: float = 1.0  # the share that it has beside the mesh's own colours, see _gates
 
     def look(self, points: Tensor, normals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(M, 3) points and normals -> low band and detail (M, 3), weight (M,), 0 where the photo sees nothing."""
@@ -92,6 +94,7 @@ def project_photos(
         )
     if masks is not None and len(masks) != len(photos):
         raise InputError(f"project_photos needs a mask for each photo, got {len(photos)} photos, {len(masks)} masks")
+    GivenViews(photos, cameras, masks)  # says what is wrong with any of them
     told: list[Tensor] = []
 
     def report(share: float) -> None:
@@ -103,17 +106,19 @@ def project_photos(
     for index, photo in enumerate(photos):
         views.append(_projector(mesh, photo, cameras[index], None if masks is None else masks[index]))
         report(0.2 + 0.2 * (index + 1) / len(photos))
-    levels, floor = _levels(mesh, views)
+    levels, floor, gates = _levels(mesh, views)
+    views = [replace(view, trust=view.trust * gate, gate=gate) for view, gate in zip(views, gates, strict=True)]
     texture = torch.zeros(3, size * size)
     covered = torch.zeros(size * size, dtype=torch.bool)
     told.append(texture.view(3, size, size))
-    for texel, points, normals, own, share in _surface(mesh, size):
+    at_once = max(AT_ONCE // len(views), 2**12)
+    for texel, points, normals, own, share in _surface(mesh, size, at_once):
         texture[:, texel] = _mixed(views, levels, floor, points, normals, own).T
         covered[texel] = True
         report(0.4 + 0.55 * share)
     dilate(texture.view(3, size, size), covered.view(size, size), lambda share: report(0.95 + 0.05 * share))
     report(1.0)
-    return replace(mesh, texture=texture.view(3, size, size).clamp(0, 1))
+    return replace(mesh, texture=texture.view(3, size, size).clamp_(0, 1))
 
 
 # ---- what the photos are asked about
@@ -128,48 +133,53 @@ def _unwrapped(mesh: MeshAsset, size: int, report: Callable[[float], None]) -> M
     return MeshAsset(vertices, faces, colors, uvs, colors.mean(0)[:, None, None].clone(), normals)
 
 
-def _surface(mesh: MeshAsset, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, float]]:
+def _surface(mesh: MeshAsset, size: int, most: int = AT_ONCE) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, float]]:
     """Texels of a texture of size²: their numbers (M,), points, normals, the mesh's own colours (M, 3), share done."""
     assert mesh.uvs is not None, "see _unwrapped"
     assert mesh.texture is not None, "it goes with UVs"
     assert mesh.normals is not None, "see _unwrapped"
     screen = torch.stack([mesh.uvs[:, 0], 1 - mesh.uvs[:, 1]], dim=-1).double() * size
-    for face, texel, weights in texels(screen[mesh.faces], size, AT_ONCE):
-        corners, shares = mesh.faces[face], weights.float()[..., None]
-        attributes = (mesh.vertices, mesh.normals, mesh.vertex_colors, mesh.uvs)
-        points, normals, own, uvs = ((values[corners] * shares).sum(1) for values in attributes)
-        if mesh.texture.shape[-1] > 1:
-            own = _sampled(mesh.texture, torch.stack([2 * uvs[:, 0] - 1, 1 - 2 * uvs[:, 1]], dim=-1))
-        yield texel, points, normalize(normals, dim=-1), own, (int(face[-1]) + 1) / len(mesh.faces)
+    for start in range(0, len(mesh.faces), FACES):
+        group = mesh.faces[start : start + FACES]
+        for face, texel, weights in texels(screen[group], size, most):
+            corners, shares = group[face], weights.float()[..., None]
+            attributes = (mesh.vertices, mesh.normals, mesh.vertex_colors, mesh.uvs)
+            points, normals, own, uvs = ((values[corners] * shares).sum(1) for values in attributes)
+            if mesh.texture.shape[-1] > 1:
+                own = _sampled(mesh.texture, torch.stack([2 * uvs[:, 0] - 1, 1 - 2 * uvs[:, 1]], dim=-1))
+            yield texel, points, normalize(normals, dim=-1), own, (start + int(face[-1]) + 1) / len(mesh.faces)
 
 
 def _projector(mesh: MeshAsset, photo: Tensor, camera: Cameras, mask: Tensor | None) -> _Projector:
     """The photo's depth buffer, its low band without what is not the object, and how far its weight has risen."""
-    height, width = photo.shape[1:]
-    samples = min(BUFFER, max(height, width))
-    no_uvs, no_texture = torch.zeros(len(mesh.vertices), 2), torch.full((len(mesh.faces),), -1)
-    bare = Surface(mesh.vertices, mesh.faces, mesh.vertex_colors, no_uvs, (), no_texture)
-    seen = rasterise(bare, camera, samples, supersampling=1)
-    depth = seen.depth[0, 0].where(seen.opacity[0, 0] > 0, torch.inf)
+    samples = min(BUFFER, max(photo.shape[1:]))
+    depth = torch.full((samples, samples), torch.inf)
+    for group in mesh.faces.split(FACES):  # a rasteriser holds all the fragments that it looks at
+        no_uvs, no_texture = torch.zeros(len(mesh.vertices), 2), torch.full((len(group),), -1)
+        bare = Surface(mesh.vertices, group, mesh.vertex_colors, no_uvs, (), no_texture)
+        seen = rasterise(bare, camera, samples, supersampling=1)
+        depth = torch.minimum(depth, seen.depth[0, 0].where(seen.opacity[0, 0] > 0, torch.inf))
     footprint = 2 * depth / (float(camera.focal.min()) * samples)
     bends = torch.zeros_like(depth, dtype=torch.bool)
     for axis in (0, 1):
         second = (depth.roll(1, axis) + depth.roll(-1, axis) - 2 * depth).abs()
         bends |= ~(second < 4 * footprint)  # infinite beside the outline, and NaN outside
-    inside = seen.opacity[0, 0] > 0
+    inside = depth < torch.inf
     trust = 1.0
     if mask is not None:
-        small = interpolate(mask.float()[None, None], (samples, samples), mode="area")[0, 0]
+        small = interpolate(unit_range(mask).float()[None, None], (samples, samples), mode="area")[0, 0]
         union = torch.maximum(small, inside.float()).sum()
         fit = float(torch.minimum(small, inside.float()).sum() / union.clamp_min(1e-6))
         trust = float(np.clip((fit - 0.7) / 0.2, 0.05, 1.0))
         bends |= small < 0.5
     bends[[0, -1]] = bends[:, [0, -1]] = True
     rise = torch.from_numpy(ndimage.distance_transform_edt(~bends.numpy())).float() / (BORDER * samples)
-    share = interpolate(inside.float()[None, None], (LOW, LOW), mode="area")
-    covering = interpolate(inside.float()[None, None], (height, width))
-    bright = photo.float() / (255 if photo.dtype == torch.uint8 else 1)
-    low = _blurred(interpolate(bright[None] * covering, (LOW, LOW), mode="area")) / _blurred(share).clamp_min(1e-3)
+    share = _blurred(interpolate(inside.float()[None, None], (LOW, LOW), mode="area")).clamp_min(1e-3)
+    parts = []
+    for channel in photo:  # one at a time: a photo of 12 megapixels is never a float tensor as a whole
+        small = interpolate(unit_range(channel).float()[None, None], (samples, samples), mode="area") * inside
+        parts.append(_blurred(interpolate(small, (LOW, LOW), mode="area")) / share)
+    low = torch.cat(parts, dim=1)
     return _Projector(camera, photo, low[0], depth, rise.clamp(0, 1) ** 2, trust)
 
 
@@ -186,7 +196,7 @@ def _sampled(picture: Tensor, place: Tensor, mode: str = "bilinear") -> Tensor:
     height, width = picture.shape[1:]
     x, y = ((place + 1) * place.new_tensor([width, height]) / 2 - 0.5).unbind(-1)
     found = torch.zeros(len(place), len(picture))
-    for column in (x.floor(), x.floor() + 1):  # a photo of 12 megapixels is never a float tensor as a whole
+    for column in (x.floor(), x.floor() + 1):  # see _projector
         for row in (y.floor(), y.floor() + 1):
             corner = picture[:, row.long().clamp(0, height - 1), column.long().clamp(0, width - 1)]
             found += corner.T.float() * ((1 - (x - column).abs()) * (1 - (y - row).abs()))[:, None]
@@ -196,8 +206,8 @@ def _sampled(picture: Tensor, place: Tensor, mode: str = "bilinear") -> Tensor:
 # ---- levels and mixing
 
 
-def _levels(mesh: MeshAsset, views: Sequence[_Projector]) -> tuple[Tensor, float]:
-    """Gain and offset of each photo and, last, of the mesh's own colours, (V + 1, 2, 3); and the mesh's usual error.
+def _levels(mesh: MeshAsset, views: Sequence[_Projector]) -> tuple[Tensor, float, list[float]]:
+    """Gain and offset of each photo and, last, of the mesh's own colours, (V + 1, 2, 3); the mesh's usual error; gates.
 
     Photos are levelled to each other over texels that two of them see, the mesh's own colours to the photos'. Gains
     stay near 1 and offsets near 0 where nothing tells.
@@ -217,10 +227,10 @@ def _levels(mesh: MeshAsset, views: Sequence[_Projector]) -> tuple[Tensor, float
             for b in range(a):
                 both = torch.minimum(weight[a], weight[b])
                 both = both / weight.max() * ((low[a] - low[b]).abs().amax(-1) < 2 * CONTRARY)
-                row = torch.zeros(len(points), 2 * count, dtype=torch.float64)
-                row[:, 2 * a], row[:, 2 * a + 1] = low[a, :, channel].double(), 1.0
-                row[:, 2 * b], row[:, 2 * b + 1] = -low[b, :, channel].double(), -1.0
-                normal += row.T @ (row * both[:, None].double())
+                one = torch.ones_like(both)
+                row = torch.stack([low[a, :, channel], one, -low[b, :, channel], -one], dim=-1).double()
+                place = torch.tensor([2 * a, 2 * a + 1, 2 * b, 2 * b + 1])
+                normal[place[:, None], place] += row.T @ (row * both[:, None].double())
         keep = 0.02 * float(weight.gt(0).sum()) / count * torch.tensor([1.0, 4.0], dtype=torch.float64).repeat(count)
         wanted = torch.tensor([1.0, 0.0], dtype=torch.float64).repeat(count)
         solved = torch.linalg.solve(normal + torch.diag(keep), keep * wanted)
@@ -238,7 +248,25 @@ def _levels(mesh: MeshAsset, views: Sequence[_Projector]) -> tuple[Tensor, float
     levels[:, 0] = levels[:, 0].clamp(0.7, 1.4)  # exposures differ by so much; what differs more is another colour
     levels[:, 1] = levels[:, 1].clamp(-0.08, 0.08)
     error = (own * levels[-1, 0] + levels[-1, 1] - mean)[seen].abs().mean(-1)
-    return levels, max(float(error.median()) if len(error) else 0.0, 0.02)
+    colors = torch.stack([look[0] + look[1] for look in looks]) * levels[:count, 0, None] + levels[:count, 1, None]
+    gates = _gates(colors, weight, own * levels[-1, 0] + levels[-1, 1])
+    return levels, max(float(error.median()) if len(error) else 0.0, 0.02), gates
+
+
+def _gates(colors: Tensor, weight: Tensor, own: Tensor) -> list[float]:
+    """(V, M, 3) colours by V photos with weights (V, M), own (M, 3) -> how much each photo is believed beside `own`.
+
+    If a = c - own is what a photo would change, and b what another would where both see, then b tells of the truth:
+    mean(a·b) is the mesh's squared error there, and mean(a·(a - b)) the photo's. From half of the former on a photo
+    counts less, and what errs as much as the mesh gains nothing.
+    """
+    change, gates = colors - own, []
+    for index in range(len(colors)):
+        both = torch.minimum(weight, weight[index])[..., None]
+        both[index] = 0
+        gained, lost = (float((both * change[index] * other).sum()) for other in (change, change[index] - change))
+        gates.append(min(max(2 - 2 * lost / max(gained, 1e-12), 0.0), 1.0) if both.any() else 1.0)
+    return gates
 
 
 def _mixed(
@@ -246,19 +274,21 @@ def _mixed(
 ) -> Tensor:
     """(M, 3) colours: both bands of the photos, and the mesh's own where none sees, or where they contradict it all."""
     sums = torch.zeros(3, len(points), 3)
-    total, sharp = torch.zeros(len(points), 1), torch.zeros(len(points), 1)
+    total, sharp, sure = torch.zeros(3, len(points), 1)
     looks = [view.look(points, normals) for view in views]
     most = torch.stack([weight for _, _, weight in looks]).amax(0).clamp_min(1e-12)
-    for (low, detail, weight), (gain, offset) in zip(looks, levels[:-1], strict=True):
+    for (low, detail, weight), (gain, offset), view in zip(looks, levels[:-1], views, strict=True):
         low, mine, best = low * gain + offset, weight[:, None], (weight / most)[:, None] ** SHARP
         sums[0] += mine * low
         sums[1] += mine * low**2
         sums[2] += best * detail * gain
         total += mine
         sharp += best
+        sure += best * view.gate
     mean = sums[0] / total.clamp_min(1e-12)
     spread = (sums[1] / total.clamp_min(1e-12) - mean**2).clamp_min(0).mean(-1, keepdim=True).sqrt()
     own = own * levels[-1, 0] + levels[-1, 1]
     against = (mean - own).abs().mean(-1, keepdim=True)
-    trusted = (3 - torch.minimum(spread, against) / floor).clamp(0, 1) * (total > 0)
-    return own + trusted * (mean + sums[2] / sharp.clamp_min(1e-12) - own)
+    trusted = (3 - torch.minimum(spread, against) / floor).clamp(0, 1) * sure / sharp.clamp_min(1e-12)
+    mixed: Tensor = own + trusted * (mean + sums[2] / sharp.clamp_min(1e-12) - own)
+    return mixed

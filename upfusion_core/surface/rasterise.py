@@ -82,20 +82,20 @@ def _view(surface: Surface, camera: Cameras, samples: int) -> tuple[Tensor, Tens
     canvas = torch.tensor([1.0, 1, 1, 0, 0], dtype=torch.float64, device=x.device)[:, None].repeat(1, samples**2)
     solid = clear = torch.arange(len(pixel), device=x.device)
     if surface.face_cutoff is not None:
-        alpha = look(solid)[3]
-        solid, clear = (alpha == 1).nonzero()[:, 0], ((alpha > 0) & (alpha < 1)).nonzero()[:, 0]
+        seen = look(solid)
+        solid, clear = (seen[3] == 1).nonzero()[:, 0], ((seen[3] > 0) & (seen[3] < 1)).nonzero()[:, 0]
     best = torch.zeros(samples * samples, dtype=torch.float64, device=x.device)
     best.scatter_reduce_(0, pixel[solid], nearness[solid], "amax")
     keep = solid[nearness[solid] == best[pixel[solid]]]
     lowest = torch.full((samples * samples,), torch.iinfo(torch.int64).max, device=x.device)
     lowest.scatter_reduce_(0, pixel[keep], triangle[keep], "amin")
     keep = keep[triangle[keep] == lowest[pixel[keep]]]  # of equally near ones the first triangle
-    canvas[:, pixel[keep]] = look(keep)
+    canvas[:, pixel[keep]] = look(keep) if surface.face_cutoff is None else seen[:, keep]
     if surface.face_cutoff is not None:
         clear = clear[nearness[clear] > best[pixel[clear]]]
         clear = clear[nearness[clear].argsort(descending=True, stable=True)]
         clear = clear[pixel[clear].argsort(stable=True)]  # pixel by pixel, the nearest first
-        _lay_over(canvas, pixel[clear], look(clear))
+        _lay_over(canvas, pixel[clear], seen[:, clear])
     canvas[:3] = linear_to_srgb(canvas[:3]) if surface.linear else canvas[:3]
     return tuple(values.unflatten(1, (samples, samples)) for values in canvas.split([3, 1, 1]))
 
@@ -146,7 +146,7 @@ def _colors(surface: Surface, faces: Tensor, weights: Tensor) -> Tensor:
         found = torch.zeros(channels, len(mine), dtype=torch.float64, device=colors.device)
         for right, below in product((0, 1), (0, 1)):
             at = _inside(y + below, height, sampler.along), _inside(x + right, width, sampler.across)
-            texels = torch.cat([decode(texture[(slice(3), *at)].double()), texture[(slice(3, None), *at)].double()])
+            texels = torch.cat([decode(texture[(slice(3), *at)]), texture[(slice(3, None), *at)]])
             found += texels * (across if right else 1 - across) * (down if below else 1 - down)
         colors[:channels, mine] *= found
     if surface.face_cutoff is not None:

@@ -97,30 +97,32 @@ def read_surface(path: str | os.PathLike[str], texture: str | os.PathLike[str] |
 def _joined(parts: list[Part], label: str, *, linear: bool) -> Surface:
     """One surface; parts that show the same picture share its texture. label: what to call a picture."""
     shown: dict[tuple[int, Sampler, bool], int] = {}
-    textures, faces, face_texture, count = [], [], [], 0
+    pictures: dict[int, Tensor] = {}
+    textures, faces, face_texture, face_cutoff, count = [], [], [], [], 0
     for part in parts:
         check_triangles("Surface", part.vertices, part.faces)
-        faces.append(part.faces + count)
-        count += len(part.vertices)
-        key = (id(part.image), part.sampler, part.cutoff is not None)
-        if part.image is not None and key not in shown:
-            check_picture(part.image, label)
-            textures.append(_picture(part.image, label)[: 3 if part.cutoff is None else 4])
+        image, clear = part.image, part.cutoff is not None
+        if image is not None and id(image) not in pictures:
+            check_picture(image, label)
+            pictures[id(image)] = _picture(image, label)
+        if clear and part.colors[:, 3].min() == 1:  # what is said to be transparent often is not
+            clear = image is not None and bool(pictures[id(image)][3].min() < 1)
+        key = (id(image), part.sampler, clear)
+        if image is not None and key not in shown:
+            textures.append(pictures[id(image)][: 4 if clear else 3])
             shown[key] = len(shown)
+        faces.append(part.faces + count)
         face_texture.append(torch.full((len(part.faces),), shown.get(key, -1)))
-    vertices, colors, uvs = (
-        torch.cat([getattr(part, name) for part in parts]) for name in ("vertices", "colors", "uvs")
-    )
+        face_cutoff.append(torch.full((len(part.faces),), (part.cutoff or 0.0) if clear else 0.0))
+        count += len(part.vertices)
+    names = ("vertices", "colors", "uvs")
+    vertices, colors, uvs = (torch.cat([getattr(part, name) for part in parts]) for name in names)
     for name, values in (("vertices", vertices), ("colors", colors), ("uvs", uvs)):
         check_finite(f"Surface.{name}", values)
-    samplers = tuple(sampler for _, sampler, _ in shown)
-    surface = Surface(
-        vertices, torch.cat(faces), colors[:, :3], uvs, tuple(textures), torch.cat(face_texture), samplers, linear
-    )
-    if all(part.cutoff is None for part in parts):
-        return surface
-    cutoffs = [torch.full((len(part.faces),), 0.0 if part.cutoff is None else part.cutoff) for part in parts]
-    return replace(surface, alphas=colors[:, 3], face_cutoff=torch.cat(cutoffs))
+    samplers, texture = tuple(sampler for _, sampler, _ in shown), torch.cat(face_texture)
+    surface = Surface(vertices, torch.cat(faces), colors[:, :3], uvs, tuple(textures), texture, samplers, linear)
+    cutoffs = torch.cat(face_cutoff)
+    return replace(surface, alphas=colors[:, 3], face_cutoff=cutoffs) if cutoffs.any() else surface
 
 
 class _Companions(FilePathResolver):  # type: ignore[misc]  # trimesh has no types

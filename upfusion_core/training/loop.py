@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -46,7 +46,7 @@ class TrainResult:
 def train(
     config: TrainConfig,
     source: BatchSource,
-    validation: BatchSource,
+    validation: BatchSource | Mapping[str, BatchSource],
     folder: str | Path,
     *,
     init: Sequence[str | Path] = (),
@@ -61,18 +61,21 @@ def train(
     processes or accumulated the gradients of the whole one. Several processes begin by `accelerate launch`.
 
     The folder also gets `training.pt` (all that is needed to resume), `history.json`, `validation.png`, `curves.png`
-    and `tensorboard/`. The state is saved each `save_every` steps and whenever training stops: at the end, after
-    `max_minutes` of this call, when `on_step` raises, on Ctrl-C, which gives up the step that is being computed (with
-    several processes it waits for its end), and when a loss is not finite, which is an InputError.
+    and `tensorboard/`. The state is saved each `save_every` steps or `save_minutes`, and whenever training stops: at
+    the end, after `max_minutes` of this call, when `on_step` raises, on Ctrl-C, which gives up the step that is being
+    computed (with several processes it waits for its end), and when a loss is not finite, which is an InputError.
 
     Args:
-        validation: its batches 0, 1, … are the fixed ones.
+        validation: its batches 0, 1, … are the fixed ones; of several sources, each name stands behind its terms.
         init: files or folders of weights to start from (see initial_networks); not read when resuming.
-        on_step: called after each step, in the main process; the preview shows validation pictures.
+        on_step: called after each step (or seconds of the configuration's hours), in the main process; the preview
+            shows validation pictures.
     """
     folder = Path(folder)
     saved = read_state(folder / STATE_NAME, config) if resume else None
     accelerator = _accelerator(config, device)
+    if config.hours and accelerator.num_processes > 1:
+        raise InputError(f"hours are those of one process, got {accelerator.num_processes} of them; give steps")
     required = () if saved else frozen_parts(config)
     networks, text = initial_networks(config.model, () if saved else init, seed=config.seed, required=required)
     if saved:
@@ -81,17 +84,18 @@ def train(
     training = Training(config, accelerator, networks, text, folder, saved)
     if config.stage == "diffusion" and not resume:
         check_latents(networks.vae, source.batch(0).targets.flatten(0, 1).to(accelerator.device))
+    sources = validation if isinstance(validation, Mapping) else {"": validation}
     deadline = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
     try:
         with training.interrupted.taken():
-            training.run(source, validation, deadline, on_step)
+            training.run(source, sources, deadline, on_step)
         if accelerator.is_main_process:
             training.write_model(source)
         accelerator.wait_for_everyone()
     finally:
         training.reporter.close()
-    state = training.state
-    return TrainResult(folder / MODEL_NAME, state.step, state.step >= config.steps, state.elapsed)
+    state, (done, total) = training.state, training.progress()
+    return TrainResult(folder / MODEL_NAME, state.step, done >= total, state.elapsed)
 
 
 def frozen_parts(config: TrainConfig) -> list[str]:
@@ -104,11 +108,14 @@ def frozen_parts(config: TrainConfig) -> list[str]:
     return [part for part, is_frozen in frozen.items() if is_frozen]
 
 
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """The rate of optimiser step `step`, counted from 0: a linear rise, then a cosine down to the final share."""
+def learning_rate(config: TrainConfig, step: int, worked: float = 0.0) -> float:
+    """The rate of optimiser step `step`, counted from 0, `worked` seconds after the beginning: a linear rise, then a
+    cosine down to the final share, along the steps or the hours."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    if config.hours:
+        done = min(1.0, worked / (3600 * config.hours))
     share = config.final_share + (1 - config.final_share) * (1 + math.cos(math.pi * done)) / 2
     return config.learning_rate * share
 
@@ -182,7 +189,15 @@ class Training:
             self.reporter.history(self.state.history)
         self.state.saved = self.state.step
 
-    def run(self, source: BatchSource, validation: BatchSource, deadline: float, on_step: OnStep | None) -> None:
+    def progress(self) -> tuple[int, int]:
+        """How much is done of how much: steps or, of a configuration with hours, seconds of the processor."""
+        if self.config.hours:
+            return int(self.state.worked), math.ceil(3600 * self.config.hours)
+        return self.state.step, self.config.steps
+
+    def run(
+        self, source: BatchSource, validation: Mapping[str, BatchSource], deadline: float, on_step: OnStep | None
+    ) -> None:
         """Steps until something stops them; the state is saved before anything is raised."""
         try:  # held, as other processes would wait for this one in the midst of a step
             with nullcontext() if self.accelerator.num_processes == 1 else self.interrupted.held():
@@ -192,28 +207,36 @@ class Training:
                 self.save()
             raise
 
-    def _loop(self, source: BatchSource, validation: BatchSource, deadline: float, on_step: OnStep | None) -> None:
+    def _loop(
+        self, source: BatchSource, validation: Mapping[str, BatchSource], deadline: float, on_step: OnStep | None
+    ) -> None:
         config, state, main = self.config, self.state, self.accelerator.is_main_process
-        count = config.validation_batches if main else 0
-        fixed = [validation.batch(index).to(self.accelerator.device) for index in range(count)]
-        preview = (lambda: self.sheet(fixed[0])) if fixed else None
+        count, device = config.validation_batches if main else 0, self.accelerator.device
+        fixed = {name: [each.batch(index).to(device) for index in range(count)] for name, each in validation.items()}
+        preview = (lambda: self.sheet(next(iter(fixed.values()))[0])) if count else None
         self._validate(fixed)  # Ctrl-C may have come between a step and its validation
-        while state.step < config.steps:
-            begun = time.monotonic()
+        done, total = self.progress()
+        saved, patience = time.monotonic(), 60 * config.save_minutes or math.inf
+        while done < total:
+            begun, worked = time.monotonic(), time.process_time()
             self.step(source)
             self._validate(fixed)
             state.elapsed += time.monotonic() - begun
+            state.worked += time.process_time() - worked
+            done, total = self.progress()
             stop: BaseException | None = None
             try:
                 if on_step is not None and main:
-                    on_step(state.step, config.steps, preview)
+                    on_step(done, total, preview)
             except BaseException as error:  # raised again once the state is saved
                 stop = error
             if self.interrupted.pressed:
                 stop = KeyboardInterrupt()
             ends, cancelled = self._anywhere(time.monotonic() >= deadline, stop is not None)
-            if ends or cancelled or state.step % config.save_every == 0 or state.step == config.steps:
+            due = state.step % config.save_every == 0 or time.monotonic() - saved >= patience
+            if ends or cancelled or due or done >= total:
                 self.save()
+                saved = time.monotonic()
             if cancelled:
                 raise stop or KeyboardInterrupt
             if ends:
@@ -229,7 +252,7 @@ class Training:
     def step(self, source: BatchSource) -> None:
         """One optimiser step; InputError, the state before it saved, if loss or gradient is not finite."""
         config, state, optimizer = self.config, self.state, self.state.optimizer
-        rate = learning_rate(config, state.step)
+        rate = learning_rate(config, state.step, state.worked)
         for group in optimizer.param_groups:
             group["lr"] = rate
         values = accumulate_gradients(config, self.accelerator, self.stage, self.module, source, state.step)
@@ -259,23 +282,25 @@ class Training:
         with self.averaged():
             return preview_sheet(self.config, self.networks, text, batch).cpu()
 
-    def _validate(self, fixed: list[TrainingBatch]) -> None:
+    def _validate(self, fixed: Mapping[str, list[TrainingBatch]]) -> None:
         """After every so many steps, once each, in the main process: terms of the averaged weights, and pictures."""
         every, step, history = self.config.validate_every, self.state.step, self.state.history
         done = history.validation[-1]["step"] if history.validation else 0
         if not every or step % every or step == done or not self.accelerator.is_main_process:
             return
         row: dict[str, float] = {"step": step}
+        numbered = [(source, index, batch) for source, batches in fixed.items() for index, batch in enumerate(batches)]
         with self.averaged(), torch.no_grad(), self.accelerator.autocast():
-            for index, batch in enumerate(fixed):
+            for source, index, batch in numbered:
                 seed = derived_seed(self.config.seed, "validation", index)
                 random = BatchRandom(seed, device=self.accelerator.device)
-                for name, value in self.stage(**self.stage.inputs(batch, random)).items():
-                    row[name] = row.get(name, 0.0) + float(value) / len(fixed)
+                for term, value in self.stage(**self.stage.inputs(batch, random)).items():
+                    name = f"{term} {source}".rstrip()
+                    row[name] = row.get(name, 0.0) + float(value) / len(fixed[source])
         history.validation.append(row)
         self.reporter.scalars(row, "validation")
-        if fixed:
-            self.reporter.sheet(self.sheet(fixed[0]), step)
+        if numbered:
+            self.reporter.sheet(self.sheet(numbered[0][2]), step)
         self.reporter.history(history)
 
     def write_model(self, source: BatchSource) -> None:

@@ -86,13 +86,15 @@ class Averaged:
 
 @dataclass
 class TrainState:
-    """What changes in training; `elapsed`: seconds over all attempts; `saved`: the step last saved from here."""
+    """What changes in training; `elapsed`, `worked`: seconds over all attempts, by the clock and of the processor (kept
+    where the configuration has hours); `saved`: the step last saved from here."""
 
     optimizer: torch.optim.Optimizer
     averaged: Averaged | None
     history: History = field(default_factory=History)
     step: int = 0
     elapsed: float = 0.0
+    worked: float = 0.0
     saved: int | None = None
 
     def write(self, path: Path, config: TrainConfig, weights: dict[str, Tensor], text: Sequence[Tensor]) -> None:
@@ -102,6 +104,7 @@ class TrainState:
         content["optimizer"] = self.optimizer.state_dict()
         content["averaged"] = averaged and {"values": averaged.values, "updates": averaged.updates}
         content |= {"history": vars(self.history), "step": self.step, "elapsed": self.elapsed}
+        content |= {"worked": self.worked} if config.hours else {}
         save_tensors(content, path)
 
     def restore(self, content: dict[str, Any]) -> None:
@@ -112,6 +115,7 @@ class TrainState:
                 value.copy_(saved)
         self.history = History(**content["history"])
         self.step, self.elapsed = content["step"], content["elapsed"]
+        self.worked = content.get("worked", 0.0)
 
 
 def read_state(path: Path, config: TrainConfig) -> dict[str, Any]:

@@ -148,6 +148,17 @@ def test_what_was_never_trained_on_is_reported_apart(tmp_path: Path) -> None:
     assert content["results"]["nearest"]["2"]["box_psnr"]["objects"] == 3
 
 
+def test_version_2_is_named_in_reports_and_shards(tmp_path: Path) -> None:
+    few = ("--photos", 1, "--objects", 1, "--stages", "nearest", "--held-out", 1)
+    done(*evaluation("procedural-2"), *few, "-o", tmp_path / "out")
+    content = report_of(tmp_path / "out")
+    assert (content["data"], content["evaluated"]) == ("procedural-2", ["procedural-2-test-0"])
+    assert content["groups"]["held_out_combination"]["evaluated"] == ["procedural-2-held_out-0"]
+    done("pack", "procedural-2", *PACKED[2:], "-o", tmp_path / "shards")
+    assert json.loads((tmp_path / "shards/index.json").read_text())["packed"]["data"] == "procedural-2"
+    assert ShardedViews(tmp_path / "shards")[0].name == "procedural-2-train-0"
+
+
 def test_what_evaluate_asks_for() -> None:
     for objects, held_out in ((100, 20), (5, 0), (10, 2), (24, 4)):
         command = Evaluate(Folder(Path("out")), data="procedural", objects=objects)

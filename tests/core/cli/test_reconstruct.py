@@ -1,5 +1,6 @@
 """`reconstruct` and `demo` on small models: everything they should write, interrupted anywhere and continued."""
 
+import json
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -93,6 +94,27 @@ def test_interrupted_and_continued(
         assert (out / name).read_bytes() == (whole / name).read_bytes()
     assert files(out) - {"preview.png"} == files(whole)
     assert read_run(out)["status"] == "finished"
+
+
+def test_given_cameras_and_a_runs_own(
+    whole: Path, photos: list[Path], small_weights: Path, loaded_once: None, tmp_path: Path
+) -> None:
+    """What a run found gives the same field and mesh to the bit; given ones are fitted, and painted, at full size."""
+    arguments = ("reconstruct", *photos[:2], "-m", small_weights, *SMALL, "--photo-cameras")
+    done(*arguments, whole / "photo_cameras.json", "-o", tmp_path / "again")
+    assert same_fields(whole, tmp_path / "again")
+    assert (whole / "mesh.glb").read_bytes() == (tmp_path / "again/mesh.glb").read_bytes()
+
+    stored = json.loads((whole / "photo_cameras.json").read_text())
+    assert stored["photos"][0]["status"] == "reference"
+    stored["photos"][1] |= {"status": "given", "reason": ""}
+    (tmp_path / "given.json").write_text(json.dumps(stored))
+    done(*arguments, tmp_path / "given.json", "-o", tmp_path / "given")
+    assert json.loads((tmp_path / "given/photo_cameras.json").read_text()) == stored
+    assert not same_fields(whole, tmp_path / "given")
+    done(*arguments, tmp_path / "given/photo_cameras.json", "-o", tmp_path / "plain", "--no-photo-texture")
+    assert same_fields(tmp_path / "given", tmp_path / "plain")
+    assert (tmp_path / "given/mesh.glb").read_bytes() != (tmp_path / "plain/mesh.glb").read_bytes()
 
 
 def test_an_empty_field_is_told(command: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,6 +95,7 @@ def test_examples_are_those_of_the_readers() -> None:
     assert example.depth is not None
     assert data.view_count(2) == 4
     assert torch.equal(data.read(2).rgb, example.rgb)
+    assert torch.equal(data.batch([2], views=4, photos=[0]).rgb[0], example.rgb)  # version 1 takes no photos
     swapped = data.read(2, [3, 1])
     assert torch.equal(swapped.rgb[1], example.rgb[1])
     first = data.draw(2, 3, torch.Generator().manual_seed(4))
@@ -115,4 +116,5 @@ def test_a_curriculum_keeps_the_first_parts() -> None:
 def test_refusals() -> None:
     refused("split must be one of", ProceduralObjects, "all")
     refused("views must be", ProceduralObjects, "test", views=0)
+    refused("version must be", ProceduralObjects, "test", version=3)
     refused("views must be", ProceduralObjects("test").batch, [0], views=65)

@@ -239,6 +239,7 @@ def test_what_lets_light_through(tmp_path: Path) -> None:
         materials = [one | {"alphaMode": mode} for one, mode in zip((red, blue), modes, strict=True)]
         found = seen(read(tmp_path, materials=materials, **tree))[:, 4, 4]
         close(found, [*linear_to_srgb(torch.tensor(linear)).tolist(), opacity])
+    assert read(tmp_path, material=base() | {"alphaMode": "BLEND"}).face_cutoff is None  # said, but nothing is
     mask = base(baseColorTexture={"index": 0}) | {"alphaMode": "MASK", "alphaCutoff": 0.9}
     holes = {"picture": stored([[[255, 0, 0, 220], [0, 0, 255, 240]]])}
     for mode, expected in (("MASK", [[1, 1, 1, 0], [0, 0, 1, 1]]), ("OPAQUE", [[1, 0, 0, 1], [0, 0, 1, 1]])):
@@ -287,6 +288,7 @@ MESHOPT = {"extensions": {"EXT_meshopt_compression": {"buffer": 0}}}
         ("meshopt compression .EXT_meshopt_compression.", {"extensionsRequired": ["EXT_meshopt_compression"]}),
         ("the extension ACME_holes, which is not read", {"extensionsRequired": ["KHR_materials_unlit", "ACME_holes"]}),
         ("glTF 1.0, not 2.0", {"asset": {"version": "1.0"}}),
+        ("the extension KHR_techniques_webgl", {"materials": [{"extensions": {"KHR_techniques_webgl": {}}}]}),
         ("two parents", {"nodes": [{"mesh": 0, "children": [0]}]}),
         ("the extension KHR_texture_basisu", {"textures": [{"extensions": {"KHR_texture_basisu": {"source": 0}}}]}),
         ("must be PNG or JPEG, got image/ktx2", {"images": [{"bufferView": 0, "mimeType": "image/ktx2"}]}),
@@ -305,11 +307,13 @@ def test_draco_that_says_nowhere_that_it_is_needed(tmp_path: Path) -> None:
     refused(r"draco\.glb needs Draco compression", read_surface, BLENDER / "draco.glb")
 
 
-@pytest.mark.parametrize(
-    "name", ["second_uvs_moved", "painted_vertices", "mirrored_instances", "see_through", "borders", "bent"]
-)
+@pytest.mark.parametrize("name", sorted(path.stem for path in BLENDER.glob("*.glb") if path.stem != "draco"))
 def test_files_of_blender_look_as_blender_sees_them(name: str) -> None:
-    """See blender/make.py. Texels are not mixed, and every corner of every triangle is compared."""
+    """Written by Blender 5.0.1, quantised by gltfpack 1.3 where packed; Blender reads them, Cycles shows them unlit.
+
+    seen.npz: rgba (40, 40, 4), linear, times alpha; corners (3 F, 3) of all triangles, modifiers applied, in glTF axes.
+    Texels are not mixed, since Cycles does that in sRGB.
+    """
     truth = np.load(BLENDER / "seen.npz")
     surface = read_surface(BLENDER / f"{name}.glb")
     ours, theirs = surface.vertices[surface.faces].reshape(-1, 3).numpy(), truth[f"{name}.corners"]
@@ -321,7 +325,7 @@ def test_files_of_blender_look_as_blender_sees_them(name: str) -> None:
     camera = orbit_cameras([30.0], 20.0, distance=5.0, focal=2.0)
     sharp = replace(surface, samplers=tuple(replace(sampler, nearest=True) for sampler in surface.samplers))
     view = rasterise(sharp, camera, rgba.shape[-1], supersampling=1)
-    wrong = torch.cat([view.rgb[0] - expected, view.opacity[0] - rgba[3:]]).abs().amax(0) > 0.005
+    wrong = torch.cat([view.rgb[0] - expected, view.opacity[0] - rgba[3:]]).abs().amax(0) > 0.01
     covered = int((rgba[3] > 0).sum())
     assert covered > 100
     assert int(wrong.sum()) <= 0.03 * covered  # those on a border of texels, or of the shape

@@ -1,10 +1,12 @@
 """Photos on a mesh: what each texel takes, worked out by hand on flat squares, and a whole object seen all round."""
 
+import math
 from dataclasses import replace
 
 import torch
 from refusals import refused
 from torch import Tensor
+from torch.nn.functional import grid_sample
 
 from upfusion_core import Cameras, MeshAsset, look_at, orbit_cameras, project_photos
 from upfusion_core.surface.rasterise import rasterise
@@ -107,6 +109,49 @@ def test_a_ball_seen_all_round_shows_its_own_pattern() -> None:
     assert -10 * error.log10() > 32
 
 
+def turned(cameras: Cameras, degrees: float) -> Cameras:
+    """All but the first turned about the origin, each about an axis of its own."""
+    axes = torch.nn.functional.normalize(
+        torch.randn(len(cameras), 3, generator=torch.Generator().manual_seed(7)), dim=1
+    )
+    axes[0] = 0
+    matrices = torch.eye(4).repeat(len(cameras), 1, 1)
+    for matrix, (x, y, z) in zip(matrices, (axes * math.radians(degrees)).tolist(), strict=True):
+        matrix[:3, :3] = torch.matrix_exp(torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]]))
+    return replace(cameras, camera_to_world=matrices @ cameras.camera_to_world)
+
+
+def test_photos_from_elsewhere_than_their_cameras_say_do_no_harm() -> None:
+    """The mesh knows the coarse colours, the photos the fine ones too: they help while they fit, then the mesh wins."""
+    surface, gray = textured_ball()
+    coarse = 0.5 + 0.25 * (surface.vertices * 30).sin()
+    surface = replace(surface, colors=coarse + 0.12 * (surface.vertices * 150 + 1).sin())
+    cameras = orbit_cameras([0.0, 60, 120, 180, 240, 300, 30], [10.0, -20, 30, 0, 20, -30, 70])
+    seen, corners = rasterise(surface, cameras, 96), gray.vertices
+    towards = torch.atan2(corners[:, 0], corners[:, 2]) / (2 * torch.pi) + 0.5
+    flat = torch.stack([towards, corners[:, 1] * 2.4 + 0.5], dim=-1)  # one chart, and no faces where it is torn
+    whole = gray.faces[towards[gray.faces].amax(1) - towards[gray.faces].amin(1) < 0.5]
+    own = MeshAsset(corners, whole, coarse, flat, coarse.mean(0)[:, None, None])
+
+    def error(degrees: float | None) -> float:
+        """Mean squared error of the texture, at the vertices that lie away from the tear."""
+        place = torch.stack([2 * flat[:, 0] - 1, 1 - 2 * flat[:, 1]], dim=-1)
+        shown = coarse
+        if degrees is not None:
+            made = project_photos(
+                own, list(seen.rgb), turned(cameras, degrees), masks=list(seen.opacity[:, 0]), size=256
+            )
+            assert made.texture is not None
+            shown = grid_sample(made.texture[None], place[None, None], align_corners=False)[0, :, 0].T
+        inner = (place.abs() < 0.95).all(-1)
+        return float((shown - surface.colors)[inner].square().mean())
+
+    before = error(None)
+    assert error(2.0) < before / 2
+    for degrees in (5.0, 9.0):
+        assert error(degrees) < before * 10**0.01  # 0.1 dB
+
+
 def test_what_cannot_be_projected_is_refused() -> None:
     photo, away = torch.zeros(3, 16, 16), look_at(torch.tensor([[0.0, 0, 1]]), (0.0, 0, 5))
     gray = mesh(square())
@@ -114,3 +159,8 @@ def test_what_cannot_be_projected_is_refused() -> None:
     refused("0 photos", project_photos, gray, [], front()[:0], size=64)
     refused("0 masks", project_photos, gray, [photo], front(), masks=[], size=64)
     refused("none of them does", project_photos, gray, [photo], away, size=64)
+    refused("must be finite", project_photos, gray, [photo * torch.nan], front(), size=64)
+    refused(r"in \[0, 1\]", project_photos, gray, [photo + 2], front(), size=64)
+    refused("one size", project_photos, gray, [photo], front(), masks=[photo[0, :4]], size=64)
+    large = torch.zeros(1, 1, 1, dtype=torch.uint8).expand(3, 15_000, 20_000)
+    refused("at most 100 megapixels", project_photos, gray, [large], front(), size=64)

@@ -58,8 +58,9 @@ def source(dataset: Plain, batch_size: int = 2, workers: int = 1, **changes: obj
     return DatasetBatches(dataset, config(batch_size, **changes), workers=workers)
 
 
-def procedural(batch_size: int = 2, pool: int = 0, **changes: object) -> ProceduralBatches:
-    batches = ProceduralBatches(ProceduralObjects("train"), config(batch_size, **changes), pool=pool)
+def procedural(batch_size: int = 2, pool: int = 0, version: int = 1, **changes: object) -> ProceduralBatches:
+    objects = ProceduralObjects("train", version=version)
+    batches = ProceduralBatches(objects, config(batch_size, **changes), pool=pool)
     batches.uses = 1
     return batches
 
@@ -85,7 +86,9 @@ def joined(parts: list[TrainingBatch]) -> TrainingBatch:
 
 
 @pytest.mark.parametrize(
-    "make", [lambda size: source(Plain(), size), procedural, pooled], ids=["dataset", "procedural", "pool"]
+    "make",
+    [lambda size: source(Plain(), size), procedural, pooled, lambda size: procedural(size, version=2)],
+    ids=["dataset", "procedural", "pool", "version 2"],
 )
 def test_a_batch_is_a_pure_function_and_parts_make_the_whole(make: type) -> None:
     small: BatchSource = make(2)
@@ -141,6 +144,16 @@ def test_seeds_and_photo_counts() -> None:
     counts = [photo_count((2, 4), 0, step) for step in range(200)]
     assert set(counts) == {2, 3, 4}
     assert min(counts.count(number) for number in (2, 3, 4)) > 40
+
+
+def test_photos_of_version_2_are_people_s_and_its_targets_clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = procedural(8, version=2).batch(0)
+    look = ProceduralObjects.look
+    monkeypatch.setattr(ProceduralObjects, "look", lambda self, *of, photos, **named: look(self, *of, **named))
+    clean = procedural(8, version=2).batch(0)
+    assert torch.equal(taken.targets, clean.targets)
+    assert torch.equal(taken.references.camera_to_world, clean.references.camera_to_world)
+    assert ((taken.photos - clean.photos).abs().mean((1, 2, 3, 4)) > 1e-3).all()
 
 
 def test_procedural_batches_and_their_pools(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,281 @@
+"""Photos with known cameras: fields, meshes and textures of them, against the truth.
+
+    python benchmarks/true_pixels.py fit [--objects 1] [--out F]                 eight views of 512 pixels of an object
+    python benchmarks/true_pixels.py whole SCANS [--photos 6 3] [--objects 12]   photos as people take them, 768 pixels
+    python benchmarks/true_pixels.py projection SCANS [--objects 12]             true mesh, six photos of 1024 pixels
+    python benchmarks/true_pixels.py perturbed SCANS [--objects 12]              cameras of the photos turned by degrees
+    python benchmarks/true_pixels.py speed [--size 4096] [--megapixels 12]       time and peak of memory
+
+SCANS is a folder of meshes (GLB, OBJ, PLY, +Y up). Each object gives a line; with --out they are kept in that file, a
+JSON object a line, and those that are there already are not measured again. Pictures are compared inside the bounding
+rectangle of the true silhouette (box PSNR). Seconds are the processor's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from upfusion_core import (
+    Cameras,
+    GivenViews,
+    MeshAsset,
+    fit_views,
+    look_at,
+    orbit_cameras,
+    project_photos,
+    random_cameras,
+)
+from upfusion_core.config import FitConfig, RaySampling
+from upfusion_core.data.meshes import mesh_folder
+from upfusion_core.evaluation.metrics import measure_views
+from upfusion_core.field.radiance import RadianceField
+from upfusion_core.procedural import ProceduralObjects, render_views
+from upfusion_core.surface import projection
+from upfusion_core.surface.rasterise import rasterise
+from upfusion_core.surface.reading import Surface
+
+RADIUS = 0.17  # of the ball about a scan: it fills three quarters of the narrowest photo
+UNSEEN, LOOK = 8, 128  # views that are measured, pixels a side
+SAMPLING = RaySampling(uniform=96, importance=48)
+DEGREES = (0.0, 2.0, 5.0, 9.0)
+
+Row = dict[str, Any]
+
+
+def casual_cameras(count: int, generator: torch.Generator) -> Cameras:
+    """All round the object; but for photo 1 at distances of ±20 %, and none centred or level; lenses of 27–37°."""
+
+    def draw(low: float, high: float) -> float:
+        return low + (high - low) * float(torch.rand((), generator=generator))
+
+    cameras = []
+    for index in range(count):
+        azimuth = math.radians(360 * index / count + (draw(-20, 20) if index else 0))
+        elevation, distance = math.radians(draw(-5, 45)), draw(0.8, 1.2) if index else 1.0
+        ground = distance * math.cos(elevation)
+        center = [ground * math.sin(azimuth), distance * math.sin(elevation), ground * math.cos(azimuth)]
+        roll = (draw(-0.1, 0.1), 1.0, draw(-0.1, 0.1))
+        focal = 1 / math.tan(math.radians(draw(27, 37)) / 2)
+        cameras.append(look_at(torch.tensor([center]), [draw(-0.02, 0.02) for _ in range(3)], roll, focal=focal))
+    return Cameras.concatenate(cameras)
+
+
+def photos_of(surface: Surface, cameras: Cameras, size: int) -> GivenViews:
+    """8-bit photos with their silhouettes."""
+    seen = [rasterise(surface, camera, size, supersampling=2) for camera in cameras]
+    rgb, masks = [(255 * view.rgb[0]).round().byte() for view in seen], [view.opacity[0, 0] for view in seen]
+    return GivenViews(rgb, cameras, masks)
+
+
+def shown(mesh: MeshAsset) -> Surface:
+    """A mesh as the rasteriser takes it."""
+    bare = torch.zeros(len(mesh.faces), dtype=torch.int64) - 1
+    if mesh.uvs is None or mesh.texture is None:
+        return Surface(mesh.vertices, mesh.faces, mesh.vertex_colors, torch.zeros(len(mesh.vertices), 2), (), bare)
+    white = torch.ones_like(mesh.vertices)
+    return Surface(mesh.vertices, mesh.faces, white, mesh.uvs, (mesh.texture,), bare + 1)
+
+
+def unseen(surface: Surface) -> tuple[Cameras, Tensor, Tensor]:
+    """Cameras that are no photo's, what they see, and its silhouette."""
+    cameras = random_cameras(UNSEEN, generator=torch.Generator().manual_seed(99))
+    truth = rasterise(surface, cameras, LOOK)
+    return cameras, truth.rgb, truth.opacity
+
+
+def scores(rgb: Tensor, opacity: Tensor, truth: Tensor, mask: Tensor) -> Row:
+    found = measure_views(rgb, truth, mask, prediction_mask=opacity)
+    return {"box_psnr": round(float(found["box_psnr"].mean()), 2), "iou": round(float(found["iou"].mean()), 3)}
+
+
+@torch.no_grad()
+def of_field(field: RadianceField, cameras: Cameras, *truth: Tensor) -> Row:
+    views = field.render(cameras, truth[0].shape[-1], sampling=SAMPLING)
+    return scores(views.rgb, views.opacity, *truth)
+
+
+def of_mesh(mesh: MeshAsset, cameras: Cameras, *truth: Tensor) -> Row:
+    views = rasterise(shown(mesh), cameras, truth[0].shape[-1])
+    return scores(views.rgb, views.opacity, *truth)
+
+
+def fitted(views: GivenViews, options: argparse.Namespace) -> tuple[RadianceField, float]:
+    """The field, and seconds of the processor."""
+    config = replace(FitConfig.views(), **({"iterations": options.iterations} if options.iterations else {}))
+    started = time.process_time()
+    field = fit_views(views, config=config, generator=torch.Generator().manual_seed(0))
+    return field, round(time.process_time() - started, 1)
+
+
+def fit(index: int, options: argparse.Namespace) -> Row:
+    """Eight views of a bundled example's object, and eight others."""
+    objects = ProceduralObjects("test").objects([index])
+
+    def seen(cameras: Cameras, size: int) -> tuple[Tensor, Tensor]:
+        rgb, opacity, _ = render_views(objects, cameras.camera_to_world[None], cameras.focal[None], size)
+        return rgb[0], opacity[0]
+
+    cameras = orbit_cameras([45.0 * place for place in range(8)], [22.5, 0.0, 45.0, 10.0] * 2)
+    rgb, mask = seen(cameras, 512)
+    field, seconds = fitted(GivenViews(list((255 * rgb).round().byte()), cameras, list(mask[:, 0])), options)
+    others = random_cameras(UNSEEN, generator=torch.Generator().manual_seed(99))
+    truth, views = seen(others, 256), field.render(others, 256, sampling=SAMPLING)
+    psnr = round(float(measure_views(views.rgb, *truth)["psnr"].mean()), 2)
+    return {"seconds": seconds, "psnr": psnr} | scores(views.rgb, views.opacity, *truth)
+
+
+def whole(surface: Surface, photos: int, options: argparse.Namespace) -> Row:
+    """Field and mesh of casual photos."""
+    views = photos_of(surface, casual_cameras(photos, torch.Generator().manual_seed(photos)), 768)
+    field, seconds = fitted(views, options)
+    truth = unseen(surface)
+    mesh = field.extract_mesh(160)
+    return {"seconds": seconds, "field": of_field(field, *truth), "mesh": of_mesh(mesh, *truth)}
+
+
+def plain(surface: Surface) -> MeshAsset:
+    """The scan's own triangles and UVs without its colours: grey."""
+    gray = torch.full((3, 1, 1), 0.5)
+    return MeshAsset(surface.vertices, surface.faces, torch.full_like(surface.vertices, 0.5), surface.uvs, gray)
+
+
+def project(surface: Surface, photos: int, options: argparse.Namespace) -> Row:
+    """A texture of six photos on the true mesh: texels that a photo sees, and steps where the best photo changes."""
+    views = photos_of(surface, casual_cameras(photos, torch.Generator().manual_seed(photos)), 1024)
+    size = options.size or 1024
+    started = time.process_time()
+    made = project_photos(plain(surface), list(views.rgb), views.cameras, masks=views.masks, size=size)
+    seconds = round(time.process_time() - started, 1)
+    wanted, found = torch.zeros(2, 3, size * size)
+    best = torch.full((size * size,), -1)
+    asked = replace(made, texture=surface.textures[0])
+    lookers = [
+        projection._projector(asked, *each) for each in zip(views.rgb, views.cameras, views.masks or (), strict=True)
+    ]
+    assert made.texture is not None, "it was painted"
+    for texel, points, normals, own, _ in projection._surface(asked, size):
+        weights = torch.stack([looker.look(points, normals)[2] for looker in lookers])
+        best[texel] = weights.argmax(0).where(weights.amax(0) > 0, -1)
+        wanted[:, texel], found[:, texel] = own.T, made.texture.reshape(3, -1)[:, texel]
+    seen = best >= 0
+    error = (wanted - found)[:, seen].square().mean()
+    steps, seams = [], []
+    grid = [values.view(-1, size, size) for values in (255 * (found - wanted), best)]
+    for axis in (1, 2):
+        (beyond, other), (before, photo) = ([v.narrow(axis, at, size - 1) for v in grid] for at in (1, 0))
+        beyond, both = (beyond - before).mean(0), ((photo >= 0) & (other >= 0))[0]
+        steps.append(torch.stack([beyond[both], (photo != other)[0][both].float()]))
+        for pair in (photo * len(lookers) + other)[0][both & (photo != other)[0]].unique():
+            along = beyond[both & (photo * len(lookers) + other == pair)[0]]
+            seams += [abs(float(along.mean()))] if len(along) >= 50 else []
+    step, changes = torch.cat(steps, dim=1)
+    above = [round(float((step[changes == value].abs() > 4).float().mean()), 4) for value in (1, 0)]
+    seams = {"largest": round(max(seams, default=0.0), 2), "above_4": above[0], "above_4_elsewhere": above[1]}
+    truth = unseen(surface)
+    return {
+        "seconds": seconds,
+        "texels_psnr": round(-10 * math.log10(float(error)), 2),
+        "seen": round(float(seen.float().mean()), 3),
+        "seams": seams,
+        "mesh": of_mesh(made, *truth),
+    }
+
+
+def turned(cameras: Cameras, degrees: float) -> Cameras:
+    """Each camera but photo 1's turned about the object by so many degrees, about an axis of its own."""
+    generator = torch.Generator().manual_seed(7)
+    axes = torch.nn.functional.normalize(torch.randn(len(cameras), 3, generator=generator), dim=-1)
+    axes[0] = 0
+    x, y, z = (axes * math.radians(degrees)).unbind(-1)
+    none = torch.zeros_like(x)
+    skew = torch.stack([none, -z, y, z, none, -x, -y, x, none], dim=-1).view(-1, 3, 3)
+    matrices = torch.eye(4).repeat(len(cameras), 1, 1)
+    matrices[:, :3, :3] = torch.linalg.matrix_exp(skew)
+    return replace(cameras, camera_to_world=matrices @ cameras.camera_to_world)
+
+
+def perturbed(surface: Surface, photos: int, options: argparse.Namespace) -> Row:
+    """A field of the photos, its mesh with a texture baked from it, and painted from photos whose cameras are wrong."""
+    views = photos_of(surface, casual_cameras(photos, torch.Generator().manual_seed(photos)), 768)
+    field, seconds = fitted(views, options)
+    truth = unseen(surface)
+    baked = field.extract_mesh(160, texture_size=1024, faces=30_000)
+    row: Row = {"seconds": seconds, "baked": of_mesh(baked, *truth)["box_psnr"]}
+    for degrees in DEGREES:
+        cameras = turned(views.cameras, degrees)
+        painted = project_photos(baked, list(views.rgb), cameras, masks=views.masks, size=1024)
+        row[f"turned_{degrees:g}"] = of_mesh(painted, *truth)["box_psnr"]
+    return row
+
+
+def speed(_: int, options: argparse.Namespace) -> Row:
+    """Six photos of a ball of 40,000 triangles, unwrapped and painted."""
+    import trimesh
+
+    ball = trimesh.creation.icosphere(subdivisions=6, radius=0.2)
+    vertices, faces = torch.tensor(ball.vertices, dtype=torch.float32), torch.tensor(ball.faces, dtype=torch.int64)
+    mesh = MeshAsset(vertices, faces, torch.full_like(vertices, 0.5))
+    cameras = orbit_cameras([0.0, 60, 120, 180, 240, 300], [20.0, -20] * 3)
+    width = round(math.sqrt(options.megapixels * 1e6))
+    photo = (torch.arange(width) % 251).byte().expand(3, width, width)
+    started, wall = time.process_time(), time.perf_counter()
+    project_photos(mesh, [photo.clone() for _ in cameras], cameras, size=options.size or 4096)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    taken = {"seconds": round(time.process_time() - started, 1), "wall": round(time.perf_counter() - wall, 1)}
+    return taken | {"faces": len(faces), "peak_gb": round(peak, 2)}
+
+
+def report(options: argparse.Namespace, key: Row, work: Callable[[], Row]) -> None:
+    """Measures unless the file has that line, and adds it there."""
+    lines = options.out.read_text(encoding="utf-8").splitlines() if options.out and options.out.exists() else []
+    row = next((line for line in map(json.loads, lines) if key.items() <= line.items()), None)
+    if row is None:
+        row = key | work()
+        if options.out:
+            with options.out.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+    print(json.dumps(row), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("work", choices=("fit", "whole", "projection", "perturbed", "speed"))
+    parser.add_argument("scans", type=Path, nargs="?", help="folder of meshes; fit and speed need none")
+    parser.add_argument("--photos", type=int, nargs="+", default=[6])
+    parser.add_argument("--objects", type=int, default=12, help="so many of them, the first")
+    parser.add_argument("--iterations", type=int, help="of a fit, if not its own number")
+    parser.add_argument("--size", type=int, help="of the texture, if not 1024, of speed 4096")
+    parser.add_argument("--megapixels", type=float, default=12.0, help="of a photo of speed")
+    parser.add_argument("--out", type=Path, help="file that keeps the lines")
+    options = parser.parse_args()
+    if options.work in ("fit", "speed"):
+        work = fit if options.work == "fit" else speed
+        for index in range(options.objects if options.work == "fit" else 1):
+            key = {"work": options.work, "object": index, "iterations": options.iterations, "size": options.size}
+            report(options, key, partial(work, index, options))
+        return
+    works = {"whole": whole, "projection": project, "perturbed": perturbed}
+    for source in mesh_folder(options.scans).sources[: options.objects]:
+        for photos in options.photos:
+            key = {"work": options.work, "object": source.name, "photos": photos, "iterations": options.iterations}
+            surface = source.read().centered(RADIUS)
+            report(options, key, partial(works[options.work], surface, photos, options))
+
+
+if __name__ == "__main__":
+    main()
