@@ -47,15 +47,12 @@ def test_photos_of_different_sizes_are_framed_on_white(run_node: Run, shown: lis
     assert masks[1].sum() == pytest.approx(256 * 128, rel=0.01)
 
 
-def test_a_batch_in_one_socket_counts_as_so_many_photos(run_node: Run) -> None:
+def test_batches_and_masks_of_other_kinds(run_node: Run) -> None:
     (first, first_mask), (second, second_mask) = square(*SMALL), square(64, 64, (0, 16, 0, 32))
     images, masks = prepared(run_node, [torch.cat([first, second])], [torch.cat([first_mask, second_mask])])
     apart, apart_masks = prepared(run_node, [first, second], [first_mask, second_mask])
     assert torch.equal(images, apart)
     assert torch.equal(masks, apart_masks)
-
-
-def test_a_mask_may_be_turned_round_or_be_the_picture_s_transparency(run_node: Run) -> None:
     (image, mask), (clear, _) = square(*SMALL), square(*SMALL, alpha=True)
     copies = clear.clone(), mask.clone()
     straight = prepared(run_node, [image], [mask])
@@ -67,16 +64,13 @@ def test_a_mask_may_be_turned_round_or_be_the_picture_s_transparency(run_node: R
     assert torch.equal(mask, copies[1])
 
 
-def test_load_image_without_transparency_tells_nothing(run_node: Run) -> None:
-    """It gives a black mask of 64 x 64 pixels then, whatever the picture's size."""
+def test_what_tells_the_object_from_its_background(run_node: Run) -> None:
+    # it gives a black mask of 64 x 64 pixels then, whatever the picture's size
     image = torch.ones(1, 512, 512, 3)
     image[:, 100:200, 100:300] = torch.tensor([0.2, 0.4, 0.6])
     images, masks = prepared(run_node, [image], [torch.zeros(1, 64, 64)], invert_mask=True)
     assert torch.equal(images, image)  # on white and framed already
     assert masks.sum() == 100 * 200
-
-
-def test_background_removal_is_asked_where_nothing_else_tells(run_node: Run) -> None:
     plain, mask = square(*WIDE)
     clear, _ = square(*SMALL, alpha=True)
     asked: list[Tensor] = []

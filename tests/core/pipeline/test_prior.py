@@ -42,7 +42,7 @@ class Recorder:
         return result, replay
 
 
-def test_replays_follow_inputs_and_constants() -> None:
+def test_replays_follow_inputs_constants_and_settings() -> None:
     recorder = Recorder()
     calls = CapturedCalls(function, recorder)
     first, second = torch.arange(3.0), torch.ones(3)
@@ -54,9 +54,6 @@ def test_replays_follow_inputs_and_constants() -> None:
     assert recorder.recorded == 1
     assert torch.equal(kept, before)  # an earlier result is not overwritten
     assert torch.equal(five.scale, torch.full((3,), 5.0))  # nor the caller's constants
-
-
-def test_recorded_anew_and_in_inference_mode() -> None:
     recorder = Recorder()
     calls = CapturedCalls(function, recorder)
     for rows, count in ((1, 2), (2, 2), (1, 2), (1, 3), (1, 2)):

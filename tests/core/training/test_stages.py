@@ -137,7 +137,7 @@ def test_checkpointing_changes_no_gradient(stage_name: str) -> None:
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
 
 
-def test_calibrated_latents_are_of_unit_spread_and_paint_the_same() -> None:
+def test_calibrated_latents_and_what_stages_refuse() -> None:
     _, networks, _ = made("autoencoder")
     vae = networks.vae.eval()
     pictures = TinySource(8).batch(0).targets.flatten(0, 1)
@@ -150,9 +150,6 @@ def test_calibrated_latents_are_of_unit_spread_and_paint_the_same() -> None:
         torch.testing.assert_close(decode_latents(vae, after), before, rtol=0, atol=2e-5)
     torch.testing.assert_close(after.mean(dim=(0, 2, 3)), torch.zeros(4), rtol=0, atol=1e-4)
     torch.testing.assert_close(sampled.std(dim=(0, 2, 3)), torch.ones(4), rtol=0, atol=0.05)
-
-
-def test_what_stages_refuse() -> None:
     stage, networks, text = made("diffusion")
     refused("embeddings of two prompts", make_stage, stage.config, networks, (text[0][:, :5], text[1]))
     nn.init.zeros_(networks.vae.quant_conv.weight)
