@@ -20,6 +20,7 @@ from PIL import Image
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from upfusion_core.config.options import PROCEDURAL
 from upfusion_core.evaluation.report import markdown_table
 from upfusion_core.models.checkpoint import CheckpointInfo, describe
 from upfusion_core.support.files import bundled_path
@@ -150,10 +151,10 @@ def figures(report: dict[str, Any], picture: str | None, name: str, *, first: bo
 
 
 def title(report: dict[str, Any]) -> str:
-    if report.get("data") == "procedural":
+    if report.get("data") in PROCEDURAL:
         split = report.get("split", "test")
         words = {"test": "test objects", "held_out": "a combination of parts and a pattern never trained on"}
-        return f"procedural objects, {words.get(split, split)}"
+        return f"{report['data']} objects, {words.get(split, split)}"
     return f"`{Path(report.get('data', 'data')).name}`, never trained on"
 
 
@@ -182,7 +183,7 @@ def command(report: dict[str, Any], name: str) -> str:
     settings = report["settings"]
     data = report.get("data", "DATA")
     options = {
-        "--data": data if data == "procedural" else Path(data).name,
+        "--data": data if data in PROCEDURAL else Path(data).name,
         "--split": report.get("split"),
         "--objects": report.get("objects", len(report["evaluated"])),
         "--photos": ",".join(map(str, settings["photos"])),

@@ -82,15 +82,6 @@ def photos_of(surface: Surface, cameras: Cameras, size: int) -> GivenViews:
     return GivenViews(rgb, cameras, masks)
 
 
-def shown(mesh: MeshAsset) -> Surface:
-    """A mesh as the rasteriser takes it."""
-    bare = torch.zeros(len(mesh.faces), dtype=torch.int64) - 1
-    if mesh.uvs is None or mesh.texture is None:
-        return Surface(mesh.vertices, mesh.faces, mesh.vertex_colors, torch.zeros(len(mesh.vertices), 2), (), bare)
-    white = torch.ones_like(mesh.vertices)
-    return Surface(mesh.vertices, mesh.faces, white, mesh.uvs, (mesh.texture,), bare + 1)
-
-
 def unseen(surface: Surface) -> tuple[Cameras, Tensor, Tensor]:
     """Cameras that are no photo's, what they see, and its silhouette."""
     cameras = random_cameras(UNSEEN, generator=torch.Generator().manual_seed(99))
@@ -100,17 +91,22 @@ def unseen(surface: Surface) -> tuple[Cameras, Tensor, Tensor]:
 
 def scores(rgb: Tensor, opacity: Tensor, truth: Tensor, mask: Tensor) -> Row:
     found = measure_views(rgb, truth, mask, prediction_mask=opacity)
-    return {"box_psnr": round(float(found["box_psnr"].mean()), 2), "iou": round(float(found["iou"].mean()), 3)}
+    return {name: round(float(found[name].mean()), 3) for name in ("psnr", "box_psnr", "iou")}
 
 
-@torch.no_grad()
-def of_field(field: RadianceField, cameras: Cameras, *truth: Tensor) -> Row:
-    views = field.render(cameras, truth[0].shape[-1], sampling=SAMPLING)
-    return scores(views.rgb, views.opacity, *truth)
-
-
-def of_mesh(mesh: MeshAsset, cameras: Cameras, *truth: Tensor) -> Row:
-    views = rasterise(shown(mesh), cameras, truth[0].shape[-1])
+def compared(made: RadianceField | MeshAsset, cameras: Cameras, *truth: Tensor) -> Row:
+    """How a field or a mesh looks from cameras beside the truth's pictures and silhouettes."""
+    size = truth[0].shape[-1]
+    if isinstance(made, RadianceField):
+        views = made.render(cameras, size, sampling=SAMPLING)
+    else:
+        textured = made.uvs is not None and made.texture is not None
+        colors = torch.ones_like(made.vertices) if textured else made.vertex_colors
+        uvs = made.uvs if textured else torch.zeros(len(colors), 2)
+        shown = torch.full((len(made.faces),), 0 if textured else -1)
+        views = rasterise(
+            Surface(made.vertices, made.faces, colors, uvs, (made.texture,) if textured else (), shown), cameras, size
+        )
     return scores(views.rgb, views.opacity, *truth)
 
 
@@ -134,32 +130,25 @@ def fit(index: int, options: argparse.Namespace) -> Row:
     rgb, mask = seen(cameras, 512)
     field, seconds = fitted(GivenViews(list((255 * rgb).round().byte()), cameras, list(mask[:, 0])), options)
     others = random_cameras(UNSEEN, generator=torch.Generator().manual_seed(99))
-    truth, views = seen(others, 256), field.render(others, 256, sampling=SAMPLING)
-    psnr = round(float(measure_views(views.rgb, *truth)["psnr"].mean()), 2)
-    return {"seconds": seconds, "psnr": psnr} | scores(views.rgb, views.opacity, *truth)
+    return {"seconds": seconds} | compared(field, others, *seen(others, 256))
 
 
 def whole(surface: Surface, photos: int, options: argparse.Namespace) -> Row:
     """Field and mesh of casual photos."""
     views = photos_of(surface, casual_cameras(photos, torch.Generator().manual_seed(photos)), 768)
     field, seconds = fitted(views, options)
-    truth = unseen(surface)
-    mesh = field.extract_mesh(160)
-    return {"seconds": seconds, "field": of_field(field, *truth), "mesh": of_mesh(mesh, *truth)}
-
-
-def plain(surface: Surface) -> MeshAsset:
-    """The scan's own triangles and UVs without its colours: grey."""
-    gray = torch.full((3, 1, 1), 0.5)
-    return MeshAsset(surface.vertices, surface.faces, torch.full_like(surface.vertices, 0.5), surface.uvs, gray)
+    truth, mesh = unseen(surface), field.extract_mesh(160)
+    return {"seconds": seconds, "field": compared(field, *truth), "mesh": compared(mesh, *truth)}
 
 
 def project(surface: Surface, photos: int, options: argparse.Namespace) -> Row:
     """A texture of six photos on the true mesh: texels that a photo sees, and steps where the best photo changes."""
     views = photos_of(surface, casual_cameras(photos, torch.Generator().manual_seed(photos)), 1024)
     size = options.size or 1024
+    gray = torch.full((3, 1, 1), 0.5)
+    plain = MeshAsset(surface.vertices, surface.faces, torch.full_like(surface.vertices, 0.5), surface.uvs, gray)
     started = time.process_time()
-    made = project_photos(plain(surface), list(views.rgb), views.cameras, masks=views.masks, size=size)
+    made = project_photos(plain, list(views.rgb), views.cameras, masks=views.masks, size=size)
     seconds = round(time.process_time() - started, 1)
     wanted, found = torch.zeros(2, 3, size * size)
     best = torch.full((size * size,), -1)
@@ -186,14 +175,8 @@ def project(surface: Surface, photos: int, options: argparse.Namespace) -> Row:
     step, changes = torch.cat(steps, dim=1)
     above = [round(float((step[changes == value].abs() > 4).float().mean()), 4) for value in (1, 0)]
     seams = {"largest": round(max(seams, default=0.0), 2), "above_4": above[0], "above_4_elsewhere": above[1]}
-    truth = unseen(surface)
-    return {
-        "seconds": seconds,
-        "texels_psnr": round(-10 * math.log10(float(error)), 2),
-        "seen": round(float(seen.float().mean()), 3),
-        "seams": seams,
-        "mesh": of_mesh(made, *truth),
-    }
+    row = {"seconds": seconds, "texels_psnr": round(-10 * math.log10(float(error)), 2), "seams": seams}
+    return row | {"seen": round(float(seen.float().mean()), 3), "mesh": compared(made, *unseen(surface))}
 
 
 def turned(cameras: Cameras, degrees: float) -> Cameras:
@@ -215,11 +198,11 @@ def perturbed(surface: Surface, photos: int, options: argparse.Namespace) -> Row
     field, seconds = fitted(views, options)
     truth = unseen(surface)
     baked = field.extract_mesh(160, texture_size=1024, faces=30_000)
-    row: Row = {"seconds": seconds, "baked": of_mesh(baked, *truth)["box_psnr"]}
+    row: Row = {"seconds": seconds, "baked": compared(baked, *truth)["box_psnr"]}
     for degrees in DEGREES:
         cameras = turned(views.cameras, degrees)
         painted = project_photos(baked, list(views.rgb), cameras, masks=views.masks, size=1024)
-        row[f"turned_{degrees:g}"] = of_mesh(painted, *truth)["box_psnr"]
+        row[f"turned_{degrees:g}"] = compared(painted, *truth)["box_psnr"]
     return row
 
 

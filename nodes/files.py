@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path, PureWindowsPath
 from typing import Any, Literal
 
@@ -29,7 +30,7 @@ FOLDER = "upfusion"
 SUFFIX = ".safetensors"
 WEIGHTS_ADDRESS = "https://github.com/upfusion3d/upfusion#model-weights"
 _PREFIX = "Folders and name inside the output folder; a number is put after it. %date% and the like are replaced."
-_PART_FILES = ("upsrt.pt", "upsrt.safetensors")
+_PART_FILE = re.compile(r"upsrt\.(pt|ckpt|(fp16\.)?safetensors|safetensors\.index(\.fp16)?\.json)")
 _DEPTH = 2  # folders inside folders that are searched for fields; output folders may hold very many pictures
 
 
@@ -176,7 +177,7 @@ def model_names() -> list[str]:
     for root in folder_paths.get_folder_paths(FOLDER):
         for place, folders, files in os.walk(root, followlinks=True):
             name = Path(place).relative_to(root).as_posix()
-            if name != "." and any(part in files for part in _PART_FILES):
+            if name != "." and any(map(_PART_FILE.fullmatch, files)):
                 found.add(name)
                 folders.clear()
                 continue

@@ -26,7 +26,7 @@ Scripts = dict[str, ModuleType]
 def scripts() -> Iterator[Scripts]:
     names = ("guided_step", "levers", "rendering", "distillation", "meshes", "scaling", "grids", "meshing", "measuring")
     sys.path.append(str(FOLDER))
-    yield {name: importlib.import_module(name) for name in (*names, "photo_cameras")}
+    yield {name: importlib.import_module(name) for name in (*names, "photo_cameras", "procedural")}
     sys.path.remove(str(FOLDER))
 
 
@@ -66,6 +66,11 @@ def test_numbers_by_hand(scripts: Scripts, tmp_path: Path) -> None:
     squares, inside = torch.full((1, 3, 2, 2), 1.0), torch.zeros(1, 1, 2, 2)
     squares[..., 0], inside[..., 0] = 0.01, 1
     assert scripts["meshes"].psnr(squares, inside) == pytest.approx(20, abs=1e-4)
+    rgb, mask = torch.full((1, 3, 64, 64), 1.0), torch.zeros(1, 1, 64, 64)
+    rgb[0, :, 20:28, 8:40], mask[..., 20:28, 8:40] = torch.tensor([0.5, 0.25, 0.25])[:, None, None], 1
+    found = [float(value) for value in scripts["procedural"].measures(rgb, mask).values()]
+    ratio = ((32**2 - 1) / (8**2 - 1)) ** 0.5  # a row of n pixels has the variance (n² - 1) / 12
+    assert found == pytest.approx([256 / 4096, ratio, 0.25 * (1 + 0.2126), 0.5, 0], abs=1e-6)
     box, small = scripts["meshes"].trimesh.creation.box, scripts["meshes"].trimesh.creation.box((0.1, 0.1, 0.1))
     small.apply_translation((1, 0, 0))
     both = scripts["meshes"].trimesh.util.concatenate([box((0.3, 0.1, 0.1)), small])

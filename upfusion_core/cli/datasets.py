@@ -6,6 +6,7 @@ import importlib.util
 import os
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -246,7 +247,12 @@ def _train_in(run: Run, command: Train) -> None:
     run.note(step=result.step)
     if result.finished:
         run.temporary(STATE_NAME)
+    sources = [source.dataset.skipped for source in training.args if isinstance(source, DatasetBatches)]
+    skipped = dict.fromkeys(chain(*sources))
+    for name, reason in skipped:
+        say(f"Skipped {name}: {reason}")
     left = "" if result.finished else f" of {config.steps}; --resume goes on"
+    left = f"{left}, {len(skipped)} skipped" if skipped else left
     run.tell(f"{result.model}: {result.step} steps{left} ({duration(result.elapsed)})")
 
 

@@ -18,6 +18,7 @@ from ..config.options import Demo, Reconstruct, Sampler, Surface
 from ..field.radiance import RadianceField, load_field
 from ..field.rendering import OccupancyGrid, render_views
 from ..geometry.cameras import reference_distance
+from ..models.perceptual import load_lpips
 from ..pipeline.distill import distill_cameras
 from ..pipeline.examples import example_views
 from ..pipeline.given_views import given_photos
@@ -77,6 +78,8 @@ def distill_config(command: Reconstruct) -> DistillConfig:
     weights = command.perceptual_weights
     if weights is not None and not weights.is_file():
         raise InputError(f"--perceptual-weights must be a file, but there is none at {weights}; check the path")
+    if weights is not None:
+        load_lpips(weights)  # what is wrong with them is said before anything is made
     config = sampled_by(DistillConfig.named(command.preset), command.sampler)
     perceptual, path = command.perceptual or config.perceptual, None if weights is None else str(weights.absolute())
     return replace(config, perceptual=perceptual, perceptual_weights=path, checkpoint_every=command.checkpoint_every)

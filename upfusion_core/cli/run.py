@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 RECORD_NAME, LOCK_NAME = "run.json", ".upfusion.lock"
 CHEAP_SECONDS = 60.0  # on a full disk, work of less than this is removed again; of more, it is kept to be continued
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # of some drives of networks
 PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "trimesh", "scikit-image", "Pillow")
 
 # of a file in the run's folder, which may have come from somebody else
@@ -92,12 +94,20 @@ def package_versions() -> dict[str, str]:
 
 @contextmanager
 def locked(folder: Path, name: str = "") -> Iterator[None]:
-    """Holds `folder`, or only the file `name` in it, for this process; made if missing, and removed if left empty."""
+    """Holds `folder`, or only the file `name` in it, for this process; made if missing, and removed if left empty.
+
+    Where a folder knows no locks, a warning says that nothing holds it.
+    """
     path = folder / (f".{name}{LOCK_NAME}" if name else LOCK_NAME)
     with ExitStack() as stack:
         try:
             stack.enter_context(made_folder(folder))
-            stack.enter_context(FileLock(path, timeout=0))
+            try:
+                stack.enter_context(FileLock(path, timeout=0, fallback_to_soft=False))
+            except (OSError, NotImplementedError) as error:
+                if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+                    raise
+                say(f"Warning: {folder} is on a drive without file locks; start no second run there before this ends")
         except Timeout as error:
             what, kind = (folder / name, "name") if name else (f"into {folder}", "folder")
             holder = ""

@@ -154,7 +154,7 @@ class FitConfig:
     @classmethod
     def views(cls) -> FitConfig:
         """For few large pictures with known cameras, beside nothing else."""
-        return cls(iterations=1000, rays=8192)
+        return cls(iterations=1000, rays=8192, sampling=RaySampling(uniform=48, importance=16))
 
 
 @configuration

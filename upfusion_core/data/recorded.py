@@ -28,6 +28,7 @@ from .views import PosedViews, StoredObject, StoredViews, decoded_array, meeting
 
 FRAME_MARGIN = 1.15  # side of the crop over the longer side of the object's box, as in the preparation of Co3Dv2
 MASK_THRESHOLD = 0.4  # probability of a mask at and above which a pixel is object, customarily 0.4 to 0.5
+_ALIKE, _DARK = 4, 16  # levels: pixels that differ by no more are of one colour; an object that is darker was not lit
 _LONGEST_SIDE = 20_000  # pixels; pictures are padded to squares, which takes the square of it in bytes a channel
 # bytes of JSON, unpacked: about 1 kB a frame, up to 400,000 frames a category; Python needs several times as much
 _LARGEST_ANNOTATIONS = 1_000_000_000
@@ -56,13 +57,18 @@ def framed(frame: Frame, size: int, margin: float | None) -> tuple[Tensor, Tenso
 
     `margin` is the side of the crop over the longer side of the object's box; what leaves the picture is white. None
     keeps the whole picture, padded with white to a square. Raises PhotoError if a file is missing or damaged, its size
-    is not the camera's, or the mask is empty.
+    is not the camera's, it is blank or black, or the mask is empty.
     """
     colors, mask = _read(frame)
     height, width = mask.shape
     covered = mask >= 128
     if not covered.any():
         raise PhotoError(f"the mask of {frame.image.name} must cover the object, but it is empty; leave the frame out")
+    recorded_whole = frame.mask is not None or covered.all()  # else the coverage shows the object's outline
+    if recorded_whole and np.ptp(colors, axis=(0, 1)).max() <= _ALIKE:
+        raise PhotoError(f"{frame.image.name} must show the object, but is blank; leave the frame out")
+    if (colors[covered].max(axis=-1) < _DARK).mean() > 0.99:
+        raise PhotoError(f"{frame.image.name} must show the object, but is black there; leave the frame out")
     box = squared((0, 0, width, height), 1.0) if margin is None else squared(bounds(covered), margin)
     view = torch.from_numpy(_resized(colors, mask, box, size)).float() / 255
     left, top, right, bottom = box

@@ -78,7 +78,7 @@ class FieldFitter:
         config: FitConfig | None = None,
         generator: torch.Generator,
     ) -> None:
-        """hull: (C, C, C) bool of the field's box, outside of which nothing is; the others as in `set_views`."""
+        """hull: (C, C, C) of the field's box, 0 where nothing is, below 1 where little is likely; see `set_views`."""
         self.field = field.requires_grad_(True)  # those of `distill` and from files are frozen
         self.config = config or FitConfig()
         self.generator = generator
@@ -98,8 +98,8 @@ class FieldFitter:
         self.occupancy = OccupancyGrid(field.aabb, cells) if cells else None
         self._outside: Tensor | None = None
         if hull is not None and self.occupancy is not None:
-            self.occupancy.hull.copy_(hull)
-            self._outside = (~self.occupancy.hull).nonzero()
+            self.occupancy.hull.copy_(hull > 0)
+            self._outside = (hull < 1).nonzero().to(field.aabb.device)
         self.set_views(cameras, rgb, mask=mask, weights=weights)
 
     @property

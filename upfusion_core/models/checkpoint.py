@@ -21,7 +21,15 @@ from torch import Tensor, nn
 from ..config import MODEL_ID, ModelConfig
 from ..support.errors import CheckpointError
 from ..support.files import BUNDLED_NAME, bundled_path, check_path, parse_json, read_json, shown
-from ..support.weights import check_finite_weights, listed, misfits, read_metadata, read_weights
+from ..support.weights import (
+    check_finite_weights,
+    find_weights,
+    is_safetensors,
+    listed,
+    misfits,
+    read_metadata,
+    read_weights,
+)
 from . import stable_diffusion as sd
 from .controlnet import ControlNet, widen
 from .dino import DinoKeys, hub_names
@@ -46,6 +54,7 @@ DEFAULT_EMBEDDING, EMPTY_EMBEDDING = "text_embeddings.default", "text_embeddings
 CONFIG_KEY, FACTS_KEY = "upfusion_config", "upfusion_facts"
 RELEASED_GUIDANCE = 9.0
 DINO_FILES = ("dinov2_vitb14_pretrain.pth", "model.safetensors", "pytorch_model.bin")
+_DINO_STEMS = [name.partition(".")[0] for name in DINO_FILES]
 SCHEDULE_BUFFERS = {
     *("betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod"),
     *("log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod", "logvar"),
@@ -115,7 +124,7 @@ def weights_path(weights: str | Path) -> Path:
 def recommended_guidance(weights: str | Path) -> float:
     """The guidance scale that a merged file recommends among its facts, else the release's 9."""
     path = bundled_path(f"{BUNDLED_NAME}.safetensors") if weights == BUNDLED_NAME else Path(weights)
-    if path.suffix != ".safetensors" or not os.path.isfile(path):
+    if not is_safetensors(path):
         return RELEASED_GUIDANCE
     value = _facts(path, read_metadata(path)).get("guidance", RELEASED_GUIDANCE)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1000:
@@ -271,7 +280,7 @@ _Files = tuple[dict[str, Any], str, dict[str, Tensor], dict[str, Any]]  # sizes 
 
 
 def _read_merged(path: Path) -> _Files:
-    if path.suffix != ".safetensors":
+    if not is_safetensors(path):
         raise CheckpointError(
             f"{path} must be a folder of weights or a merged .safetensors, got a {path.suffix or 'nameless'} file; "
             "give the folder that holds it"
@@ -295,16 +304,16 @@ def _facts(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
 def _read_folder(path: Path) -> _Files:
     files: list[Path] = []
     for stem in ("upsrt", "upfusion2d"):
-        found = [path / f"{stem}{suffix}" for suffix in (".pt", ".safetensors") if (path / f"{stem}{suffix}").exists()]
-        if not found:
+        found = find_weights(path, stem)
+        if found is None:
             raise CheckpointError(
                 f"{path} must hold upsrt.pt, upfusion2d.pt and a DINOv2 file, but {stem}.pt is missing; see the README"
             )
-        files.append(found[0])
-    named = [path / name for name in DINO_FILES if (path / name).exists()]
-    kinds = (".pth", ".bin", ".safetensors", ".pt")
-    others = [file for file in sorted(path.iterdir()) if file.suffix in kinds and file not in files]
-    if not named and len(others) != 1:
+        files.append(found)
+    named, kinds = find_weights(path, *_DINO_STEMS), (".pth", ".bin", ".safetensors", ".pt")
+    others = [file for file in sorted(path.iterdir()) if file.suffix in kinds]
+    others = [file for file in others if not file.name.startswith(("upsrt", "upfusion2d"))]
+    if named is None and len(others) != 1:
         raise CheckpointError(
             f"{path} must hold one DINOv2 file ({', '.join(DINO_FILES)}), got {len(others)} candidates; "
             "put it beside upsrt.pt"
@@ -312,7 +321,7 @@ def _read_folder(path: Path) -> _Files:
     sizes = path / "config.json"
     content = read_json(sizes, CheckpointError) if sizes.exists() else {}
     weights = {UPSRT_PREFIX + name: tensor for name, tensor in read_weights(files[0]).items()}
-    dino = hub_names(read_weights((named or others)[0]))
+    dino = hub_names(read_weights(named or others[0]))
     weights |= {DINO_PREFIX + name: tensor for name, tensor in dino.items()}
     return content, str(sizes), weights | read_weights(files[1]), {}
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
+from functools import partial
 
+import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d, grid_sample, interpolate, max_pool2d
 
@@ -21,6 +24,8 @@ from ..types import Cameras, GivenViews, InputViews, NovelViews, OnStep, PhotoCa
 from .photos import estimate_coverage
 
 LARGEST = 2048  # pixels along a picture's longer side that a field is fitted to
+OUTLINE = 192  # pixels along a silhouette's longer side in which distances from its outline are measured
+UNLIKELY = 0.5  # see visual_hull
 COARSE_CELLS, CELLS = 64, 96  # of the space that silhouettes leave, along an axis: to find its box, and in it
 
 
@@ -84,10 +89,15 @@ def _reduced(picture: Tensor) -> Tensor:
 
 
 def visual_hull(pictures: FittedPictures, extent: float, cells: int) -> Tensor:
-    """(cells, cells, cells) bool of [-extent, extent]³, axes x, y, z: what every silhouette, or its border, lets be."""
+    """(cells, cells, cells) of [-extent, extent]³, axes x, y, z: 0 where a silhouette leaves nothing; 1 or UNLIKELY.
+
+    A hull of few silhouettes has points and edges that objects have not. In a ball, the squares of the distances from
+    the middles of its pictures, in radii, are 2/3 in the mean at its surface and more outside: of other silhouettes a
+    place's distance from the outline beside the largest there tells the same. What is unlikely may yet be needed.
+    """
     axis = ((torch.arange(cells) + 0.5) / cells * 2 - 1) * extent
     points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).reshape(-1, 3)
-    kept = torch.ones(len(points), dtype=torch.bool)
+    kept, aside = torch.ones(len(points), dtype=torch.bool), torch.zeros(len(points))
     for camera, mask in zip(pictures.cameras, pictures.mask, strict=True):
         place, distance = project(points, camera)
         nearest = max(float(distance.min()), 0.05)
@@ -96,9 +106,22 @@ def visual_hull(pictures: FittedPictures, extent: float, cells: int) -> Tensor:
         # half a cell's diagonal is 2 of these pixels or less: a cell that touches the silhouette anywhere stays
         rough = max_pool2d(adaptive_max_pool2d(unit_range(mask)[None], side), 5, 1, 2)
         # beyond the picture's border the object goes on where its silhouette touches that, and nowhere else
-        inside = grid_sample(rough, -place[None, None], "nearest", "border", align_corners=False)[0, 0, 0] > 0.5
-        kept &= inside & (distance > 0)
-    return kept.reshape(cells, cells, cells)
+        look = partial(grid_sample, grid=-place[None, None], padding_mode="border", align_corners=False)
+        kept &= (look(rough, mode="nearest")[0, 0, 0] > 0.5) & (distance > 0)
+        aside += look(_from_middle(unit_range(mask)[0])[None, None])[0, 0, 0] ** 2 / len(pictures.mask)
+    likely = aside <= min(0.5 + 0.05 * max(len(pictures.mask) - 3, 0), 2 / 3)
+    return (kept * torch.where(likely, 1.0, UNLIKELY)).reshape(cells, cells, cells)
+
+
+def _from_middle(mask: Tensor) -> Tensor:
+    """A silhouette, made smaller -> how far each place is from its part's middle: 0 there, 1 on the outline."""
+    size = [max(1, round(side * min(1, OUTLINE / max(mask.shape)))) for side in mask.shape]
+    solid = np.pad(interpolate(mask[None, None], size, mode="area")[0, 0].numpy() > 0.5, 1)
+    inside = ndimage.distance_transform_edt(solid)
+    widest = np.ones_like(inside)
+    for radius in np.geomspace(1, max(inside.max(), 1), 16):  # of discs in it, the largest that reaches the place
+        widest = np.maximum(widest, radius * (ndimage.distance_transform_edt(inside < radius) < radius))
+    return torch.from_numpy(1 - np.minimum(inside / widest, 1))[1:-1, 1:-1].float()
 
 
 def fit_views(

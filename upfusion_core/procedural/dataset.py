@@ -28,12 +28,7 @@ _MOST_VIEWS = 64  # that an object has when no generator draws them: the same on
 
 
 def draw_objects(
-    split: str,
-    indices: Sequence[int] | Tensor,
-    *,
-    extra: int = 0,
-    max_parts: int | None = None,
-    version: int = GENERATOR_VERSION,
+    split: str, indices: Sequence[int] | Tensor, *, extra: int = 0, max_parts: int | None = None, version: int = 1
 ) -> tuple[Objects, Tensor]:
     """Objects of a split on the CPU, of their first `max_parts`, and `extra` more uniform numbers of each, (B, extra).
 
@@ -191,13 +186,7 @@ class ProceduralObjects:
     """
 
     def __init__(
-        self,
-        split: str = "train",
-        *,
-        size: int = 64,
-        views: int = 32,
-        max_parts: int | None = None,
-        version: int = GENERATOR_VERSION,
+        self, split: str = "train", *, size: int = 64, views: int = 32, max_parts: int | None = None, version: int = 1
     ) -> None:
         check_choice("split", split, tuple(SPLITS))
         check_count("views", views, 1, _MOST_VIEWS)
@@ -281,12 +270,10 @@ class ProceduralObjects:
         turns = (azimuth - azimuth[:, :1]).flatten()
         cameras = orbit_cameras(turns, elevation.flatten(), distance, focal=REFERENCE_FOCAL)
         matrices, focal = (x.unflatten(0, azimuth.shape) for x in (cameras.camera_to_world, cameras.focal))
-        true, lens, middle, places = matrices, focal, torch.zeros_like(focal), sorted(photos)
+        true, lens, middle, places = matrices.clone(), focal.clone(), torch.zeros_like(focal), sorted(photos)
         taken = None
         if objects.staging is not None and places:
-            framed = sum(place < references for place in places)
-            taken = Photographs(objects.staging, draws[:, places, 2:], framed)
-            true, lens = true.clone(), lens.clone()
+            taken = Photographs(objects.staging, draws[:, places, 2:], sum(place < references for place in places))
             true[:, places], lens[:, places], middle[:, places] = taken.cameras(matrices[:, places])
         rgb, mask, depth = render_views(objects, true, lens, size, supersampling=supersampling, principal=middle)
         if taken is not None:

@@ -126,8 +126,8 @@ def _is_thumbnail(file: IO[bytes], pixels: float) -> bool:
 
 
 def orientation(image: Image.Image) -> int:
-    """EXIF's, 1 to 8; 1 where nothing, or nonsense, is said."""
-    found = image.getexif().get(_ORIENTATION, 1)
+    """EXIF's, 1 to 8; 1 where nothing, or nonsense, is said, and of TIFF, which Pillow turns when it decodes."""
+    found = 1 if image.format == "TIFF" else image.getexif().get(_ORIENTATION, 1)
     return found if found in _TURNS else 1
 
 
@@ -144,8 +144,13 @@ def pixels(image: Image.Image, label: str, *, upright: bool = True, is_mask: boo
     colorimetric, to 8 bits; one that cannot be used is warned of, and left aside, and so is one of a mask, whose
     numbers are no colours. Turned by EXIF if `upright`.
     """
-    deep = bool(getattr(image, "tile", None)) and "16" in str(image.tile[0][3])  # type: ignore[attr-defined]
+    opened: Any = image  # what is told of files only
+    deep = bool(getattr(image, "tile", None)) and "16" in str(opened.tile[0][3])
     turn = orientation(image) if upright else 1
+    if image.format == "TIFF":
+        opened.filename, name = "", opened.filename  # Pillow 13 garbles pictures on their side that it maps into memory
+        image.load()
+        opened.filename = name
     image.load()
     transparent = image.info.get("transparency")
     if deep and isinstance(transparent, tuple):  # Pillow keeps the upper 8 bits of each colour, and 16 of this one
@@ -218,9 +223,10 @@ def _to_srgb(image: Image.Image, label: str) -> ImageCms.ImageCmsTransform | Non
             raise ValueError(f"it is for {kind}, the picture holds {image.mode}")
         mode = kind if kind != "GRAY" else "I;16" if wide else "L"
         relative = ImageCms.Intent.RELATIVE_COLORIMETRIC
-        flags = ImageCms.Flags.NOOPTIMIZE if mode == "I;16" else ImageCms.Flags.NONE  # else 10 levels off in the dark
+        quick = mode in ("L", "RGB")  # and exact; for others tables are made that are up to 10 levels off
+        flags = ImageCms.Flags.NONE if quick else ImageCms.Flags.NOOPTIMIZE
         transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB", relative, flags)
-        if mode in ("L", "RGB"):  # sRGB under any name: such a picture is left as it is, to the bit
+        if quick:  # sRGB under any name: such a picture is left as it is, to the bit
             levels = np.arange(256)[None] if mode == "L" else np.indices((6, 6, 6)).reshape(3, 1, -1).T * 51
             found = np.asarray(transform.apply(Image.fromarray(levels.astype(np.uint8)))).astype(int)
             if np.abs(found - levels.reshape(*found.shape[:2], -1)).max() <= 1:

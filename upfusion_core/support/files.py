@@ -34,7 +34,8 @@ def bundled_path(name: str) -> Path:
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Gives a temporary path beside `path`, of the same suffix; on success it is renamed to `path`, else removed.
 
-    What fails becomes OutputError; an older file then stays as it was, and folders that were made for it go again.
+    What fails becomes OutputError; an older file then stays as it was, and folders that were made for it go again. Who
+    may read the file follows the umask, whatever its writer thinks: safetensors lets nobody else.
     """
     check_path("path", path)
     path = Path(path)
@@ -43,7 +44,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         with made_folder(path.parent):
             try:
+                partial.touch()
+                mode = partial.stat().st_mode
+                partial.unlink()
                 yield partial
+                if partial.stat().st_mode != mode:  # some systems know no modes
+                    partial.chmod(stat.S_IMODE(mode))
                 os.replace(partial, path)
             finally:
                 if partial.is_file():

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import os
 import pickle
+import re
 import sys
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -18,14 +20,88 @@ from torch import Tensor
 
 from .checks import magnitude
 from .errors import CheckpointError
-from .files import check_weights_name, reading
+from .files import check_weights_name, inside, read_json, reading
+
+# how a file of weights goes on after its stem: as it is, in parts, or as a copy of half the size
+_ENDINGS = (
+    *(".pt", ".pth", ".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".ckpt"),
+    *(".fp16.safetensors", ".safetensors.index.fp16.json", ".fp16.bin"),
+)
+_PART = re.compile(r"(.*)-\d{5}-of-(\d{5})(\..*)")  # of a file that was cut into several
+# what training programs put before names: DataParallel, Lightning, torch.compile; Stable Diffusion's own `model.` stays
+_WRAPPER = re.compile(r"(module\.|model\.(?!diffusion_model\.))+")
+_EMA = re.compile(r"(^|[._])ema([._]|$)")
+# what Lightning saves beside its tensors; nothing of it is imported, an `_Inert` stands in its place
+_TRAINER = re.compile(
+    r"(pytorch_|)lightning(_fabric|)\..*|argparse\.Namespace|numpy\.(dtype.*|_?core\.multiarray\.scalar)"
+)
+
+
+def find_weights(folder: Path, *stems: str) -> Path | None:
+    """The file in `folder` with the weights of the first of the `stems` that has one; in parts, their index."""
+    names = [stem + ending for stem in stems for ending in _ENDINGS]
+    found = next((folder / name for name in names if (folder / name).exists()), None)
+    if found and ".fp16." in found.name:
+        warnings.warn(f"{folder} holds the weights as float16 only, in {found.name}; these are taken", stacklevel=3)
+    return found
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file is `.safetensors` by its name, or the index of one in parts."""
+    return path.is_file() and (path.suffix == ".safetensors" or ".safetensors.index." in path.name)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """All tensors of a `.safetensors`, `.pt`, `.pth` or `.bin` file by name, mapped from the file, not copied.
+    """All tensors of a `.safetensors`, `.pt`, `.pth`, `.bin` or `.ckpt` file by name, mapped from it, not copied.
 
-    CheckpointError where the file is missing, truncated, of another kind, or holds anything but plain tensors.
+    Of a file in parts all of them, by its index or one of the parts. Wrappers are taken off names, and EMA copies left
+    out, with a warning. CheckpointError where the file is missing, truncated, of another kind, or holds anything but
+    plain tensors.
     """
+    content: dict[str, Tensor] = {}
+    for part in _parts(path):
+        content |= _read_file(part)
+    return _plain(content, path)
+
+
+def _parts(path: Path) -> list[Path]:
+    """The files of which `path` is the index, or a part; else itself."""
+    if path.name.endswith(".json"):
+        _check_file(path)
+        index = read_json(path, CheckpointError)
+        names = index.get("weight_map") if isinstance(index, dict) else None
+        if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+            raise CheckpointError(f"{path} must be an index of files of weights, got no weight_map; get it again")
+        with reading(path, "get it again", what="an index of files beside it", error=CheckpointError):
+            return [inside(path.parent, name) for name in sorted(set(names.values()))]
+    if part := _PART.fullmatch(path.name):
+        stem, count, ending = part.groups()
+        numbers = range(1, int(count) + 1)
+        return [path.with_name(f"{stem}-{number:05d}-of-{count}{ending}") for number in numbers] or [path]
+    return [path]
+
+
+def _plain(weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Without EMA copies, and without what training programs put before the names; a warning says so."""
+    kept = {name: value for name, value in weights.items() if not _EMA.search(name)} or weights
+    plain, wrappers = {}, set()
+    for name, value in kept.items():
+        bare = name.replace("_orig_mod.", "")
+        wrapper = _WRAPPER.match(bare)
+        bare = bare[wrapper.end() :] if wrapper else bare
+        if bare in plain:
+            raise CheckpointError(f"{path} must hold each tensor once, got {bare:.200} in two wrappers; leave one away")
+        plain[bare] = value
+        wrappers |= {name[: len(name) - len(bare)]} if name.endswith(bare) else {"_orig_mod."}
+    notes = [f"the wrapper {wrapper} was taken off names" for wrapper in sorted(wrappers - {""})]
+    if len(kept) < len(weights):
+        notes.insert(0, f"{len(weights) - len(kept)} tensors of EMA copies were left out")
+    if notes:
+        warnings.warn(f"{path}: {listed(notes, 3)}", stacklevel=3)
+    return plain
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
     _check_file(path)
     with _reading(path):
         content = read_safetensors(path)[0] if path.suffix == ".safetensors" else _read_pickle(path)
@@ -53,10 +129,13 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a `.safetensors` file; empty where it has none."""
-    _check_file(path)
-    with _reading(path), safe_open(path, framework="pt") as file:
-        return dict(file.metadata() or {})
+    """The metadata of a `.safetensors` file, or of all its parts; empty where it has none."""
+    metadata: dict[str, str] = {}
+    for part in _parts(path):
+        _check_file(part)
+        with _reading(part), safe_open(part, framework="pt") as file:
+            metadata |= file.metadata() or {}
+    return metadata
 
 
 class Misfits(NamedTuple):
@@ -145,7 +224,11 @@ def _read_pickle(path: Path) -> object:
                 f"{unpacked:,} bytes; get it from its authors"
             )
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipped else []
+        trainers = [name.rpartition(".") for name in unsafe if _TRAINER.fullmatch(name)]
+        inert: Any = [type(name, (_Inert,), {"__module__": module}) for module, _, name in trainers]
+        with torch.serialization.safe_globals(inert):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         if "weights_only" not in str(error) and "Unsupported" not in str(error):
             raise
@@ -153,10 +236,23 @@ def _read_pickle(path: Path) -> object:
             f"{path} must hold tensors only, but it asks to run other code or is damaged, so it was not opened; "
             "get it from its authors, preferably as .safetensors"
         ) from error
-    if isinstance(content, dict):
-        nested = (content.get(key) for key in ("model_state_dict", "state_dict"))
-        return next((part for part in nested if isinstance(part, dict)), content)
-    return content
+    if not isinstance(content, dict):
+        return content
+    nested = (content.get(key) for key in ("model_state_dict", "state_dict", "model", "module"))
+    found = next((part for part in nested if isinstance(part, dict)), content)
+    copies = [name for name in map(str, content) if found is not content and _EMA.search(name)]
+    if inert or copies:
+        notes = ["what a training program saved beside them"] * bool(inert) + copies
+        warnings.warn(f"{path}: of this file the weights are taken, not {' and '.join(notes)}", stacklevel=4)
+    return found
+
+
+class _Inert:
+    """Stands for an object of a training program: takes what a pickle says of it, and does nothing."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
 
 
 def _fault(value: Tensor) -> str:

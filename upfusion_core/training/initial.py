@@ -29,7 +29,7 @@ from ..models.controlnet import ControlNet
 from ..models.dino import hub_names
 from ..support.devices import derived_seed, generator_for
 from ..support.errors import CheckpointError
-from ..support.weights import read_metadata, read_weights
+from ..support.weights import find_weights, is_safetensors, read_metadata, read_weights
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -37,12 +37,7 @@ if TYPE_CHECKING:
 FIRST_LOG_VARIANCE = -8.0
 # convolutions of an autoencoder outside its residual blocks, as diffusers names them
 _PASSED_THROUGH = ("conv_in.", "conv_out.", "quant_conv.", "samplers.")
-_FOLDER_FILES = (
-    "diffusion_pytorch_model.safetensors",
-    "model.safetensors",
-    "diffusion_pytorch_model.bin",
-    "pytorch_model.bin",
-)
+_FOLDER_STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 # of the VAE's attention in files of older diffusers, and in newer ones
 _OLDER_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 
@@ -92,7 +87,7 @@ def read_initial_weights(source: str | Path, config: ModelConfig) -> dict[str, T
     path = Path(source)
     if (path / "unet").is_dir():
         return _diffusers_weights(path, config)
-    is_merged = path.suffix == ".safetensors" and path.is_file() and CONFIG_KEY in read_metadata(path)
+    is_merged = is_safetensors(path) and CONFIG_KEY in read_metadata(path)
     if path.is_dir() or is_merged:
         checkpoint = open_checkpoint(path)
         found, sections = checkpoint.config, ("upsrt", "dino", "diffusion", "vae", "image_size")
@@ -161,11 +156,13 @@ def controlnet_from_unet(controlnet: ControlNet, unet: nn.Module) -> None:
 def _diffusers_weights(folder: Path, config: ModelConfig) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for part in ("unet", "vae", "text_encoder"):
-        file = next((folder / part / name for name in _FOLDER_FILES if (folder / part / name).is_file()), None)
+        file = find_weights(folder / part, *_FOLDER_STEMS)
         if file is None:
             if part == "text_encoder" or (part == "vae" and not (folder / part).exists()):
                 continue
-            raise CheckpointError(f"{folder / part} must hold {_FOLDER_FILES[0]}, got no such file; download it again")
+            raise CheckpointError(
+                f"{folder / part} must hold {_FOLDER_STEMS[0]}.safetensors, got no such file; download it again"
+            )
         weights = read_weights(file)
         if part == "text_encoder":
             found |= {sd.TEXT_PREFIX + name.removeprefix("text_model."): tensor for name, tensor in weights.items()}

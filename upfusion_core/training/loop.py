@@ -82,8 +82,10 @@ def train(
         set_network_weights(config.model, networks, saved["weights"])
         text = saved["text"][0], saved["text"][1]
     training = Training(config, accelerator, networks, text, folder, saved)
-    if config.stage == "diffusion" and not resume:
-        check_latents(networks.vae, source.batch(0).targets.flatten(0, 1).to(accelerator.device))
+    if not resume:  # data that cannot be read are refused before the folder gets anything
+        first = source.batch(0)
+        if config.stage == "diffusion":
+            check_latents(networks.vae, first.targets.flatten(0, 1).to(accelerator.device))
     sources = validation if isinstance(validation, Mapping) else {"": validation}
     deadline = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
     try:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -175,17 +176,21 @@ class Reporter:
     """
 
     def __init__(self, folder: Path, *, active: bool, first_step: int = 0) -> None:
-        self.folder = folder
-        self._board: Any = None
+        self.folder, self._active, self._first_step = folder, active, first_step
         self._figure: Any = None
-        if active and importlib.util.find_spec("tensorboard") is not None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(folder / BOARD_NAME), purge_step=first_step + 1)
         if active and importlib.util.find_spec("matplotlib") is not None:
             from matplotlib.figure import Figure  # now: one that Ctrl-C breaks off at a save cannot be repeated
 
             self._figure = Figure
+
+    @cached_property
+    def _board(self) -> Any:  # noqa: ANN401 - its package may be missing
+        """Made when there is something to write, as its folder is at once."""
+        if not self._active or importlib.util.find_spec("tensorboard") is None:
+            return None
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(self.folder / BOARD_NAME), purge_step=self._first_step + 1)
 
     def scalars(self, row: dict[str, float], group: str) -> None:
         if self._board is not None:
@@ -219,5 +224,5 @@ class Reporter:
             figure.savefig(partial, format="png", dpi=100)
 
     def close(self) -> None:
-        if self._board is not None:
+        if self.__dict__.get("_board") is not None:
             self._board.close()

@@ -20,6 +20,8 @@ def places(tmp_path_factory: pytest.TempPathFactory, photos: list[Path], small_w
     (folder / "torn.safetensors").write_bytes(b"torn")
     Image.new("RGB", (64, 64), "white").save(folder / "white.png")
     Image.new("L", (20, 20), 255).save(folder / "mask.png")
+    (folder / "z").mkdir()
+    (folder / "z/a.ply").write_text("no mesh")
     return {"F": folder, "P": photos[0], "W": small_weights, "long": "x" * 300, "deep": "x/" * 2000}
 
 
@@ -42,6 +44,7 @@ PACK, TRAIN = "pack procedural -o out ", "train encoder --config mini -o out "
         (VIEWS + "--cameras {F}/none.json", "cannot be read"),
         ("demo -o out --model nothing", "does not exist"),
         (REFERENCE + "--perceptual lpips", "needs perceptual_weights"),
+        (REFERENCE + "--perceptual lpips --perceptual-weights {F}/other.pth", "must hold VGG-16's convolutions"),
         (RECONSTRUCT + "--perceptual dino", "no perceptual term"),
         ("evaluate -o out --model {W}", "--data is needed"),
         ("evaluate -o out --model {W} --data . --split test", "--split is of procedural objects"),
@@ -51,6 +54,8 @@ PACK, TRAIN = "pack procedural -o out ", "train encoder --config mini -o out "
         ("pack . --split test -o out", "--split is of procedural objects"),
         (PACK + "--kind gso", "--kind is of a folder"),
         (TRAIN + "--data {long}", "is read from a folder"),
+        (TRAIN + "--data {F}/z", "none of 1 objects could be read"),
+        (TRAIN + "--data procedural --init {F}/other.pth", "must hold UpSRT"),
         (TRAIN + "--data procedural --init {long}", "--init must be"),
         ("mesh {F}/none.safetensors -o a.glb", "is not a file"),
         ("info mini -o {long}", "one of 300 letters"),
@@ -68,6 +73,15 @@ def test_packages_that_are_missing(photos: list[Path], tmp_path: Path, monkeypat
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     said = refused("views", photos[0], "-o", tmp_path / "out", "--video", "mp4")
     assert 'pip install "imageio[ffmpeg]"' in said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(importlib.util.find_spec("imageio_ffmpeg") is None, reason="needs imageio-ffmpeg")
+def test_an_ffmpeg_that_does_not_run(photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for command, program in (("views", "none"), ("predict", "/bin/false")):
+        monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", program)
+        said = refused(command, photos[0], "-o", tmp_path / "a/out", "--video", "mp4")
+        assert "the program ffmpeg, which does not run" in said
     assert not list(tmp_path.iterdir())
 
 

@@ -1,5 +1,6 @@
 """The run's folder: what is refused, what is kept and removed, what a continued run finds; its record and its lock."""
 
+import errno
 import json
 import os
 import subprocess
@@ -305,6 +306,17 @@ def test_lock_of_a_killed_process_is_stale(tmp_path: Path) -> None:
     assert (tmp_path / LOCK_NAME).exists()
     with locked(tmp_path):
         assert (tmp_path / LOCK_NAME).read_text() == str(os.getpid())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows locks otherwise")
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
+def test_a_drive_without_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: int
+) -> None:
+    monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(code, "flock")))
+    attempt(tmp_path / "run")
+    assert "on a drive without file locks" in " ".join(capsys.readouterr().err.split())
+    assert names(tmp_path) == ["run/run.json", "run/views/000.png"]
 
 
 def test_folders_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from data_sets import assert_mark_is_where_cameras_say, axes_towards, disc, read
 from PIL import Image
 from refusals import refused
 
-from upfusion_core.data.recorded import Co3D, parse_frame
+from upfusion_core.data.recorded import Co3D, Frame, framed, parse_frame
 from upfusion_core.geometry import reference_camera
 
 CENTRE = np.array([3.0, -1.0, 2.0])
@@ -137,6 +137,22 @@ def test_broken_frames_are_counted_and_the_rest_is_read(tmp_path: Path) -> None:
     assert len(by_view) == 4
     for words in ("No such file", "cannot be read", "must be 121 x 90 pixels", "must have its picture's size"):
         assert any(words in reason for reason in by_view)
+
+
+def test_black_and_blank_frames_are_counted_and_the_rest_is_read(tmp_path: Path) -> None:
+    frames = write_category(tmp_path, "cup", ("a",))
+    noise = np.random.default_rng(0).integers(0, 12, (90, 120, 3), dtype=np.uint8)  # of a lens under its cap
+    for number, picture in ((1, noise), (3, np.full_like(noise, 255)), (5, np.full_like(noise, [90, 90, 92]))):
+        Image.fromarray(picture).save(tmp_path / frames[number]["image"]["path"], quality=95)
+    dataset = Co3D(tmp_path, size=32)
+    assert [len(views) for views in readable(dataset)] == [3]
+    reasons = {item: reason.partition("; ")[0].split(", but ")[1] for item, reason in dataset.skipped}
+    assert reasons == {"cup/a view 1": "is black there", "cup/a view 3": "is blank", "cup/a view 5": "is blank"}
+    for color, coverage, words in ((0, 255, "blank"), (0, 0, "black"), (200, 255, "blank")):  # renders of one colour
+        picture = Image.new("LA", (16, 16), (color, coverage))
+        picture.paste((color, 255), (4, 4, 12, 12))
+        picture.save(tmp_path / "a.png")
+        refused(f"must show the object, but is {words}", framed, Frame(reference_camera(), tmp_path / "a.png"), 8, None)
 
 
 @pytest.mark.parametrize("absurd", [[2e5, 0.0, 0.0], [-9e4, -9e4, 0.0], [math.nan, 0.0, 0.0]])

@@ -61,8 +61,11 @@ def test_a_small_picture_is_drawn_as_often_as_a_large_one() -> None:
 
 def test_silhouettes_leave_the_ball_and_little_more() -> None:
     hull = visual_hull(fitted_pictures(given([(48, 48)] * 6)), 0.2, 32)
+    likely, hull = hull == 1, hull > 0
     axis = ((torch.arange(32) + 0.5) / 32 * 2 - 1) * 0.2
     distance = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij")).norm(dim=0)
+    assert likely[distance < RADIUS * 0.95].all()
+    assert not likely[distance > RADIUS * 1.1].any()  # where three cylinders meet outside of the ball
     assert hull[distance < RADIUS].all()
     assert not hull[distance > RADIUS * 3**0.5 + 0.02].any()  # a cube about the ball, and a cell and a half
     assert float(hull.sum()) < 2 * float((distance < RADIUS).sum())

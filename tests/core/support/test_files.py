@@ -43,6 +43,19 @@ def test_a_finished_file_replaces_the_old_one_and_a_failure_keeps_it(tmp_path: P
     assert [path.name for path in target.parent.iterdir()] == ["a.txt"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_who_may_read_a_file_follows_the_umask(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        save_safetensors({"a": torch.ones(2)}, tmp_path / "a.safetensors", {})
+        save_tensors({"a": torch.ones(2)}, tmp_path / "a.pt")
+        write_json(tmp_path / "a.json", {})
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {mode}
+
+
 @pytest.mark.parametrize(
     ("code", "words"),
     [(errno.ENOSPC, "disk is full"), (errno.EACCES, "no permission"), (errno.EIO, "choose another place")],

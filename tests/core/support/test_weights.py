@@ -1,17 +1,23 @@
 """Files of weights are read whole; saved states come back as they were, or not at all."""
 
+import json
+import os
 import pickle
+import sys
 import zipfile
+from argparse import Namespace
 from collections import OrderedDict
 from pathlib import Path
+from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from upfusion_core.support.errors import CheckpointError
+from upfusion_core.support.errors import CheckpointError, UpFusionError
 from upfusion_core.support.files import save_tensors
-from upfusion_core.support.weights import read_metadata, read_saved, read_weights
+from upfusion_core.support.weights import find_weights, read_metadata, read_saved, read_weights
 
 WEIGHTS = {"a": torch.arange(4.0), "b": torch.ones(2, 3, dtype=torch.float16)}
 
@@ -28,6 +34,73 @@ def test_pickles_of_tensors(tmp_path: Path, key: str | None, legacy: bool) -> No
     save_file(WEIGHTS, path.with_suffix(".safetensors"), metadata={"k": "v"})
     assert read_weights(path.with_suffix(".safetensors"))["a"].tolist() == [0, 1, 2, 3]
     assert read_metadata(path.with_suffix(".safetensors")) == {"k": "v"}
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "plain"),
+    [
+        (("module.a", "module.b.c"), ("a", "b.c")),
+        (("model.module.a", "_orig_mod.b", "model._orig_mod.c"), ("a", "b", "c")),
+        # Stable Diffusion's own names begin with one of the words
+        (("module.model.diffusion_model.out.0", "module.betas"), ("model.diffusion_model.out.0", "betas")),
+        (("model.model.diffusion_model.a", "model._orig_mod.b"), ("model.diffusion_model.a", "b")),
+        (("model.a", "ema_model.module.a", "model_ema.b", "net.ema.c", "d_ema.e", "f.schema.g"), ("a", "f.schema.g")),
+    ],
+)  # fmt: skip
+def test_wrappers_and_copies_of_training(tmp_path: Path, wrapped: tuple[str, ...], plain: tuple[str, ...]) -> None:
+    torch.save({"state_dict": {name: torch.ones(1) for name in wrapped}, "epoch": 3}, tmp_path / "a.ckpt")
+    with pytest.warns(UserWarning, match=r"a.ckpt: .*(taken off names|EMA copies were left out)"):
+        assert set(read_weights(tmp_path / "a.ckpt")) == set(plain)
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_that_stay(tmp_path: Path) -> None:
+    for names in ({"model.diffusion_model.a", "lin0.model.1.weight", "modules.a", "cinema"}, {"ema.a"}):
+        save_file({name: torch.ones(1) for name in names}, tmp_path / "a.fp16.safetensors")
+        assert read_weights(tmp_path / "a.fp16.safetensors").keys() == names
+
+
+def test_files_in_parts(tmp_path: Path) -> None:
+    parts, index = [f"w-0000{number}-of-00002.safetensors" for number in (1, 2)], tmp_path / "w.safetensors.index.json"
+    for name, (key, value) in zip(parts, WEIGHTS.items(), strict=True):
+        save_file({key: value}, tmp_path / name, metadata={key: "v"})
+    index.write_text(json.dumps({"weight_map": dict(zip(WEIGHTS, parts, strict=True))}))
+    for path in (index, tmp_path / parts[1]):
+        assert all(torch.equal(value, WEIGHTS[name]) for name, value in read_weights(path).items())
+        assert read_metadata(path) == {"a": "v", "b": "v"}
+    assert find_weights(tmp_path, "v", "w") == index
+    (tmp_path / parts[0]).unlink()
+    with pytest.raises(CheckpointError, match=rf"{parts[0]} does not exist"):
+        read_weights(tmp_path / parts[1])
+    for text, words in (("{}", "no weight_map"), ('{"weight_map": {"a": "../b"}}', "must lie in its folder")):
+        index.write_text(text)
+        with pytest.raises(UpFusionError, match=words):
+            read_weights(index)
+
+
+def test_checkpoints_of_lightning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Classes of its own, numbers of numpy; what else asks to run code stays refused, beside them too."""
+    module = ModuleType("pytorch_lightning")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    module.Hook = type("Hook", (), {"__module__": module.__name__})
+    hook = module.Hook()
+    hook.best = np.float32(3)
+    content = {"state_dict": {"model.a": torch.ones(2)}, "callbacks": {module.Hook: hook}, "hparams": Namespace(rate=1)}
+    content["ema"] = {"a": torch.zeros(2)}
+    torch.save(content, tmp_path / "a.ckpt")
+    monkeypatch.delitem(sys.modules, module.__name__)
+    with pytest.warns(UserWarning, match=r"the wrapper model\. was taken off|not what a training program .* and ema$"):
+        assert read_weights(tmp_path / "a.ckpt")["a"].tolist() == [1, 1]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    twice = {"state_dict": {"a": torch.ones(1), "model.a": torch.ones(1)}}
+    asks = "it asks to run other code or is damaged"
+    for wrong, words in (
+        *((content | {"code": stranger}, asks) for stranger in (os.getcwd, eval, np.testing.assert_)),
+        *(({"state_dict": {"a": hook}}, "must hold named tensors only"), (twice, "got a in two wrappers")),
+    ):
+        torch.save(wrong, tmp_path / "a.ckpt")
+        with pytest.raises(CheckpointError, match=words):
+            read_weights(tmp_path / "a.ckpt")
 
 
 def test_a_zip_bomb_is_not_unpacked(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
 import json
+import re
+import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -54,11 +56,17 @@ def test_a_folder_of_views_and_weights_to_start_from(config: Path, tmp_path: Pat
     for name in ("rgb", "pose"):
         (data / name).mkdir(parents=True)
     for view in range(4):
-        Image.new("RGB", (16, 16), (200, 50 * view, 0)).save(data / "rgb" / f"{view:06d}.png")
+        picture = Image.new("RGB", (16, 16), (200, 50 * view, 0))
+        picture.paste("white", (0, 0, 16, 8))
+        picture.save(data / "rgb" / f"{view:06d}.png")
         (data / "pose" / f"{view:06d}.txt").write_text(f"1 0 0 0 0 0 1 {-1 - view / 10} 0 -1 0 0 0 0 0 1")
     (data / "intrinsics.txt").write_text("36 8 8 0.\n0 0 0\n1\n16 16\n")
+    shutil.copytree(data, data.parent / "dark")
+    for path in (data.parent / "dark/rgb").iterdir():
+        Image.new("RGB", (16, 16)).save(path)
     common = ("encoder", "--config", config, "--data", data.parent, "--device", "cpu", "--steps", 1)
-    done("train", *common, "-o", tmp_path / "one")
+    said = done("train", *common, "-o", tmp_path / "one")
+    assert re.search(r"Skipped dark view \d: 00000\d.png must .* is blank.*1 steps, \d+ skipped", said, re.DOTALL)
     done("train", *common, "--init", tmp_path / "one" / "model.safetensors", "--seed", 4, "-o", tmp_path / "two")
     assert read_run(tmp_path / "two")["settings"]["config"]["seed"] == 4
     assert UpFusion.load(tmp_path / "two" / "model.safetensors", device="cpu").image_size == 16

@@ -1,10 +1,11 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from refusals import unfit
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tiny_training import tiny_model
 from torch import Tensor, nn
 
@@ -140,6 +141,23 @@ def test_stable_diffusion_in_diffusers_layout(networks: Networks, tmp_path: Path
     torch.testing.assert_close(found.controlnet.time_embed[0].weight, networks.unet.time_embedding.linear_1.weight)
     expected = sd.encode_tokens(text_encoder(), sd.tokenize(sd.DEFAULT_PROMPT))[0]
     torch.testing.assert_close(text[0], expected)
+
+
+def test_half_precision_and_parts(networks: Networks, tmp_path: Path) -> None:
+    folder = diffusers_folder(networks, tmp_path)
+    unet, vae = (folder / part / "diffusion_pytorch_model.safetensors" for part in ("unet", "vae"))
+    weights, names = load_file(unet), {}
+    for file, some in (("a.safetensors", list(weights)[::2]), ("b.safetensors", list(weights)[1::2])):
+        saved(unet.with_name(file), {name: weights[name] for name in some})
+        names |= dict.fromkeys(some, file)
+    unet.rename(unet.with_name("elsewhere"))
+    unet.with_name(f"{unet.name}.index.json").write_text(json.dumps({"weight_map": names}))
+    saved(vae.with_suffix(".fp16.safetensors"), {name: value.half() for name, value in load_file(vae).items()})
+    vae.unlink()
+    with pytest.warns(UserWarning, match=r"holds the weights as float16 only, in diffusion_pytorch_model\.fp16"):
+        found, _ = initial_networks(CONFIG, [tmp_path])
+    assert same_weights(networks.unet, found.unet)
+    assert torch.equal(found.vae.quant_conv.weight, networks.vae.quant_conv.weight.half().float())
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "ckpt"])
