@@ -11,7 +11,7 @@ from ..upfusion_core.config import Orbit
 from . import inputs
 from .convert import camera_from_direction, camera_from_load3d, load3d_from_camera
 from .host import progress_hook
-from .sockets import CamerasSocket, HostedModel, checked
+from .sockets import CamerasSocket, HostedModel, Placement, PlacementSocket, checked
 
 
 class UpFusionOrbitCameras(io.ComfyNode):
@@ -124,10 +124,12 @@ class UpFusionCameraToLoad3D(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         camera_info = "Position, target, quaternion and vertical field of view of a square viewport."
+        placement = "From UpFusion Extract Mesh: its mesh is then seen as the camera sees the field; units stay 1."
         takes = [
             CamerasSocket.Input("cameras", tooltip="The cameras to choose from."),
             inputs.number("index", 0, 0, 10_000, "Which of the cameras, a number counted from 0."),
             inputs.units("How many of the viewer's lengths make photo 1's distance; larger puts it further off."),
+            PlacementSocket.Input("placement", optional=True, tooltip=placement),
         ]
         gives = [io.Load3DCamera.Output("camera_info", tooltip=camera_info)]
         aliases = ["camera info", "viewport camera", "load 3d", "preview 3d"]
@@ -135,10 +137,15 @@ class UpFusionCameraToLoad3D(io.ComfyNode):
 
     @classmethod
     @checked
-    def execute(cls, cameras: Cameras, index: int, units: float) -> io.NodeOutput:
+    def execute(cls, cameras: Cameras, index: int, units: float, placement: Placement | None = None) -> io.NodeOutput:
         if index >= len(cameras):
             raise InputError(f"index must be between 0 and {len(cameras) - 1}, got {index}; choose one of the cameras")
-        return io.NodeOutput(load3d_from_camera(cameras[index], units))
+        camera = cameras[index]
+        if placement is not None:
+            matrix = camera.camera_to_world.clone()
+            matrix[:, :3, 3] = placement.to_mesh(matrix[:, :3, 3])
+            camera = Cameras(matrix, camera.focal, camera.principal)
+        return io.NodeOutput(load3d_from_camera(camera, units))
 
 
 class UpFusionPhotoCameras(io.ComfyNode):

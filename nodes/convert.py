@@ -38,6 +38,7 @@ from ..upfusion_core import (
     fov_from_focal,
     look_at,
 )
+from .sockets import Placement
 
 if TYPE_CHECKING:
     from ..upfusion_core import MeshAsset
@@ -125,11 +126,11 @@ def _result(value: Tensor) -> Tensor:
     return value.to(intermediate_device(), torch.float32).contiguous()
 
 
-def centered(asset: MeshAsset) -> MeshAsset:
-    """The mesh in the middle of the world, its longest side 1 long, as ComfyUI's tools expect."""
+def centered(asset: MeshAsset) -> tuple[MeshAsset, Placement]:
+    """The mesh in the middle of the world, its longest side 1 long, as ComfyUI's tools expect; and where it was."""
     low, high = asset.vertices.amin(0), asset.vertices.amax(0)
-    longest = (high - low).max().clamp(min=1e-12)
-    return replace(asset, vertices=(asset.vertices - (low + high) / 2) / longest)
+    placement = Placement((low + high) / 2, float((high - low).max().clamp(min=1e-12)))
+    return replace(asset, vertices=placement.to_mesh(asset.vertices)), placement
 
 
 def mesh_from_asset(asset: MeshAsset) -> Types.MESH:

@@ -13,12 +13,12 @@ from comfy_api.latest import io
 from torch import Tensor
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from ..upfusion_core import Cameras, InputError, NovelViews, RadianceField, SceneEncoding
+from ..upfusion_core import Cameras, InputError, NovelViews, PhotoCameras, RadianceField, SceneEncoding
 from ..upfusion_core.config import DistillConfig, Reconstruct, Surface
 from . import inputs
 from .convert import centered, glb_file, image_from_rgb, mask_from_plane, mesh_from_asset, rgb_from_image
 from .host import check_interrupted, progress_hook
-from .sockets import CamerasSocket, Conditioning, FieldSocket, HostedModel, checked
+from .sockets import CamerasSocket, Conditioning, FieldSocket, HostedModel, PlacementSocket, checked
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -46,6 +46,7 @@ class UpFusionDistill(io.ComfyNode):
             "How long to work; 0 is the preset's own number. fast and draft: denoising steps from noise to a view, 10 "
             "by themselves. reference: iterations of one camera each, 3000 by itself."
         )
+        photos = "Where the photos were taken from: they are fitted at their own size. Left open, it is found."
         takes = [
             *inputs.diffusion(),
             inputs.scene(),
@@ -56,6 +57,7 @@ class UpFusionDistill(io.ComfyNode):
             inputs.number("steps", 0, 0, 100_000, steps),
             inputs.guidance(advanced=True),
             inputs.seed("Number that noise, cameras and the field's start are drawn from; it decides the result."),
+            CamerasSocket.Input("photo_cameras", optional=True, tooltip=photos),
         ]
         gives = [FieldSocket.Output("field", tooltip="Colour and density of every point round the object.")]
         aliases = ["image to 3d", "reconstruct", "nerf", "radiance field", "score distillation"]
@@ -77,6 +79,7 @@ class UpFusionDistill(io.ComfyNode):
         cameras: Cameras | None = None,
         positive: Conditioning | None = None,
         negative: Conditioning | None = None,
+        photo_cameras: Cameras | None = None,
     ) -> io.NodeOutput:
         """Distils with ComfyUI's own MODEL and VAE."""
         from comfy.model_management import intermediate_device
@@ -93,6 +96,7 @@ class UpFusionDistill(io.ComfyNode):
                 generator=torch.Generator().manual_seed(seed % 2**63),
                 on_step=progress_hook("distilling"),
                 views=views,
+                photo_cameras=None if photo_cameras is None else trusted_cameras(photo_cameras),
             )
             return io.NodeOutput(field.to(intermediate_device()))
 
@@ -162,6 +166,7 @@ class UpFusionExtractMesh(io.ComfyNode):
         gives = [
             io.Mesh.Output("mesh", tooltip="For ComfyUI's mesh nodes and UpFusion Save Mesh."),
             io.File3DGLB.Output("model_3d", tooltip="The same as a GLB file, for Preview 3D and Save 3D Model."),
+            PlacementSocket.Output("placement", tooltip="Where the mesh lay in photo 1's frame before it was centred."),
         ]
         aliases = ["marching cubes", "field to mesh", "glb", "texture bake"]
         return inputs.schema(cls, "UpFusion Extract Mesh", "field", takes, gives, aliases)
@@ -180,8 +185,14 @@ class UpFusionExtractMesh(io.ComfyNode):
             faces=faces or (TEXTURED_FACES if is_textured else None),
             on_step=progress_hook("extracting the mesh"),
         )
-        mesh = centered(mesh)
-        return io.NodeOutput(mesh_from_asset(mesh), glb_file(mesh))
+        mesh, placement = centered(mesh)
+        return io.NodeOutput(mesh_from_asset(mesh), glb_file(mesh), placement)
+
+
+def trusted_cameras(cameras: Cameras) -> PhotoCameras:
+    """Cameras of photos that somebody knows."""
+    ones = torch.ones(len(cameras))
+    return PhotoCameras(cameras, ones > 0, ones, given=True)
 
 
 def distill_config(preset: str, steps: int, guidance: float) -> DistillConfig:

@@ -29,7 +29,7 @@ from .sockets import FieldSocket, ModelSocket, checked
 FOLDER = "upfusion"
 SUFFIX = ".safetensors"
 WEIGHTS_ADDRESS = "https://github.com/upfusion3d/upfusion#model-weights"
-_PREFIX = "Folders and name inside the output folder; a number is put after it. %date% and the like are replaced."
+PREFIX = "Folders and name inside the output folder; a number is put after it. %date% and the like are replaced."
 _PART_FILE = re.compile(r"upsrt\.(pt|ckpt|(fp16\.)?safetensors|safetensors\.index(\.fp16)?\.json)")
 _DEPTH = 2  # folders inside folders that are searched for fields; output folders may hold very many pictures
 
@@ -82,7 +82,7 @@ class UpFusionSaveField(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         takes = [
             FieldSocket.Input("field", tooltip="From UpFusion Distill."),
-            io.String.Input("filename_prefix", default="upfusion/field", tooltip=_PREFIX),
+            io.String.Input("filename_prefix", default="upfusion/field", tooltip=PREFIX),
         ]
         gives = [io.String.Output("name", tooltip="The file's name as UpFusion Load Field lists it.")]
         aliases = ["save nerf", "export field", "write radiance field"]
@@ -91,7 +91,7 @@ class UpFusionSaveField(io.ComfyNode):
     @classmethod
     @checked
     def execute(cls, field: RadianceField, filename_prefix: str) -> io.NodeOutput:
-        path, place = _next_output(filename_prefix, SUFFIX)
+        path, place = next_output(filename_prefix, SUFFIX)
         field.save(path)
         name = "/".join(part for part in (place["subfolder"].replace("\\", "/"), place["filename"]) if part)
         return io.NodeOutput(f"{name} [output]", ui={"text": (f"output/{name}",)})
@@ -141,7 +141,7 @@ class UpFusionSaveMesh(io.ComfyNode):
         takes = [
             io.Mesh.Input("mesh", tooltip="From UpFusion Extract Mesh or any node that gives ComfyUI's own MESH."),
             inputs.setting("format", Reconstruct, "formats", tooltip=form),
-            io.String.Input("filename_prefix", default="3d/UpFusion", tooltip=_PREFIX),
+            io.String.Input("filename_prefix", default="3d/UpFusion", tooltip=PREFIX),
             inputs.setting("size_mm", Surface, more=as_is, default=0.0, low=0.0, optional=True, advanced=True),
             inputs.setting("up", Surface, optional=True, advanced=True),
         ]
@@ -157,7 +157,7 @@ class UpFusionSaveMesh(io.ComfyNode):
         """Writes a file for each mesh of a batch."""
         paths, places = [], []
         for asset in assets_from_mesh(mesh):
-            path, place = _next_output(filename_prefix, f".{format}")
+            path, place = next_output(filename_prefix, f".{format}")
             asset.save(path, size_mm=size_mm or None, up=up)
             paths.append(path)
             places.append(place)
@@ -196,7 +196,7 @@ def model_path(name: str) -> str | Path:
         return BUNDLED_NAME
     roots = folder_paths.get_folder_paths(FOLDER)
     for root in roots:
-        path = _inside(root, name, "weights")
+        path = inside(root, name, "weights")
         if path.exists():
             return path
     raise CheckpointError(
@@ -205,12 +205,12 @@ def model_path(name: str) -> str | Path:
     )
 
 
-def _next_output(prefix: str, suffix: str) -> tuple[Path, dict[str, str]]:
+def next_output(prefix: str, suffix: str) -> tuple[Path, dict[str, str]]:
     """Where the next file of `prefix` goes, numbered like those of ComfyUI's own nodes, and how its server finds it."""
     if not prefix.strip() or prefix.endswith(("/", "\\")):
         raise InputError(f"filename_prefix must end in a name, got {prefix!r}; give one such as 3d/UpFusion")
     output = folder_paths.get_output_directory()
-    _inside(output, prefix, "filename_prefix")
+    inside(output, prefix, "filename_prefix")
     for part in prefix.replace("\\", "/").split("/"):
         if part not in ("", "."):
             check_file_name(part, "filename_prefix")
@@ -224,13 +224,13 @@ def _field_path(name: str) -> Path:
     check_type("field", name, str, "choose a file")
     marked = name.endswith(" [output]")
     folder = folder_paths.get_output_directory() if marked else folder_paths.get_input_directory()
-    path = _inside(folder, name.removesuffix(" [output]"), "field")
+    path = inside(folder, name.removesuffix(" [output]"), "field")
     if path.suffix != SUFFIX or not path.is_file():
         raise InputError(f"field must name a {SUFFIX} file in the input or output folder, got {name!r}; choose another")
     return path
 
 
-def _inside(folder: str | Path, name: str, label: str) -> Path:
+def inside(folder: str | Path, name: str, label: str) -> Path:
     """The path of `name` in `folder`, if it stays there on every system."""
     parts = PureWindowsPath(name)  # knows both slashes and drives
     if parts.anchor or ".." in parts.parts or "\0" in name:

@@ -19,6 +19,7 @@ from torch import Tensor
 from ..upfusion_core import (
     Cameras,
     InputError,
+    InputViews,
     RadianceField,
     SceneEncoding,
     check_choice,
@@ -78,15 +79,35 @@ class HostedModel:
         return positive or default, negative or empty
 
 
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """Where a mesh that was centred lies in photo 1's frame: its points times `scale`, then moved by `center` (3,)."""
+
+    center: Tensor
+    scale: float
+
+    def to_world(self, points: Tensor) -> Tensor:
+        """(N, 3) points of the mesh in photo 1's frame."""
+        return points * self.scale + self.center.to(points)
+
+    def to_mesh(self, points: Tensor) -> Tensor:
+        """The opposite."""
+        return (points - self.center.to(points)) / self.scale
+
+
 ModelSocket = io.Custom("UPFUSION_MODEL")
 SceneSocket = io.Custom("UPFUSION_SCENE")
 CamerasSocket = io.Custom("UPFUSION_CAMERAS")
 FieldSocket = io.Custom("UPFUSION_FIELD")
+ViewsSocket = io.Custom("UPFUSION_VIEWS")
+PlacementSocket = io.Custom("UPFUSION_PLACEMENT")
 
 _VALUES: dict[str, tuple[type, str]] = {
     "UPFUSION_MODEL": (HostedModel, "connect UpFusion Load Model"),
     "UPFUSION_SCENE": (SceneEncoding, "connect UpFusion Encode Views"),
     "UPFUSION_CAMERAS": (Cameras, "connect UpFusion Orbit Cameras or another node of cameras"),
+    "UPFUSION_VIEWS": (InputViews, "connect UpFusion Prepare Views"),
+    "UPFUSION_PLACEMENT": (Placement, "connect UpFusion Extract Mesh"),
     "UPFUSION_FIELD": (RadianceField, "connect UpFusion Distill or UpFusion Load Field"),
     "STRING": (str, ""),
     "BOOLEAN": (bool, ""),

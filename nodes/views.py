@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..upfusion_core import MAX_PHOTOS, Cameras, InputError, SceneEncoding, check_type
+from ..upfusion_core import MAX_PHOTOS, Cameras, InputError, InputViews, SceneEncoding, check_type
 from ..upfusion_core.config import Demo, Predict, Reconstruct
-from . import inputs
+from . import host, inputs
 from .convert import image_from_rgb, input_views, mask_from_plane, pictures_from_image, plane_from_mask
-from .host import progress_hook
-from .sockets import CamerasSocket, HostedModel, ModelSocket, SceneSocket, checked
+from .sockets import CamerasSocket, HostedModel, ModelSocket, SceneSocket, ViewsSocket, checked
 
 SIZE = 512  # pixels along each side of prepared photos; models resize them to their own size
 
-Photo = tuple[Tensor, Tensor | None]
-"""(3 or 4, H, W) in [0, 1], and its mask (1, H, W) with 1 on the object, if it has one."""
+Photo = tuple[Tensor, Tensor | None, str]
+"""(3 or 4, H, W) in [0, 1]; its mask (1, H, W), if it has one; and, where that is 1 on the object for certain, why."""
 
 
 class UpFusionExampleViews(io.ComfyNode):
@@ -62,11 +62,14 @@ class UpFusionPrepareViews(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         margin = "Side of the cut over the object's longer side; larger shows it smaller. Networks learned at 1.15."
         image = io.Image.Input("image", tooltip="A photo, or a batch of photos, of the object; alpha counts.")
-        mask = io.Mask.Input("mask", optional=True, tooltip="1 on the object: the mask of the image with this number.")
+        mask = io.Mask.Input("mask", optional=True, tooltip="Where the object is in the image with this number.")
         images = "1 to 6 photos of one object, the reference first. The order of the others is free."
-        masks = "mask0 for image0 and so on. A photo with neither mask nor alpha is taken as framed on white already."
+        masks = (
+            "mask0 for image0 and so on; its border tells whether 1 is the object. A photo with neither mask nor alpha "
+            "is taken as framed on white already; the preview marks it where its border is not."
+        )
         removal = "From Load Background Removal Model: finds the object where neither mask nor alpha tells."
-        invert = "Whether masks are 1 on the background: on for those of Load Image, off for Remove Background's."
+        invert = "On: all masks are 1 on the background. Off: the background is what most of a mask's border has."
         some_images = io.Autogrow.TemplatePrefix(image, prefix="image", min=1, max=MAX_PHOTOS)
         some_masks = io.Autogrow.TemplatePrefix(mask, prefix="mask", min=0, max=MAX_PHOTOS)
         takes = [
@@ -79,6 +82,7 @@ class UpFusionPrepareViews(io.ComfyNode):
         gives = [
             io.Image.Output("images", tooltip=f"The photos, {SIZE} x {SIZE} pixels each, on white."),
             io.Mask.Output("masks", tooltip="Their masks, 1 on the object."),
+            ViewsSocket.Output("views", tooltip="The same with the photos' own pixels, for texture and fit."),
         ]
         aliases = ["crop to object", "white background", "photos", "multi view input", "remove background"]
         return inputs.schema(cls, "UpFusion Prepare Views", "views", takes, gives, aliases, is_output_node=True)
@@ -96,12 +100,21 @@ class UpFusionPrepareViews(io.ComfyNode):
         """Frames the photos and shows them."""
         from ..upfusion_core import prepare_views
 
-        photos = _flattened(images, {} if masks is None else masks, invert_mask)
-        if bg_removal_model is not None:
-            photos = [_found(*photo, bg_removal_model) for photo in photos]
-        views = prepare_views([photo for photo, _ in photos], [mask for _, mask in photos], size=SIZE, margin=margin)
+        photos = _flattened(images, {} if masks is None else masks, invert_mask, bg_removal_model)
+        pictures, planes = [photo for photo, _, _ in photos], [mask for _, mask, _ in photos]
+        senses: list[Literal["told", "border"]] = ["told" if reason else "border" for _, _, reason in photos]
+        views = prepare_views(pictures, planes, size=SIZE, margin=margin, sense=senses)
         result = image_from_rgb(views.rgb)
-        return io.NodeOutput(result, mask_from_plane(views.mask), ui=ui.PreviewImage(result, cls=cls))
+        took = enumerate(zip(photos, views.notes, strict=True), 1)
+        text = "\n".join(f"photo {number}: {reason or note.text}" for number, ((_, _, reason), note) in took)
+        host.send_line(text)
+        frame = torch.ones(SIZE, SIZE, 1, dtype=torch.bool)
+        frame[8:-8, 8:-8] = False
+        doubtful = torch.tensor([note.doubtful for note in views.notes])
+        marked = (doubtful[:, None, None, None] & frame).to(result.device)  # by an orange frame, to be looked at
+        preview = torch.where(marked, result.new_tensor([1.0, 0.45, 0.0]), result) if doubtful.any() else result
+        shown = ui.PreviewImage(preview, cls=cls).as_dict()
+        return io.NodeOutput(result, mask_from_plane(views.mask), views, ui={**shown, "text": (text,)})
 
 
 class UpFusionEncodeViews(io.ComfyNode):
@@ -113,11 +126,13 @@ class UpFusionEncodeViews(io.ComfyNode):
         images = "1 to 6 square photos of the object on white, photo 1 first: from UpFusion Prepare Views."
         masks = "1 on the object, one a photo; taken from what is not white when left open."
         more = "0 is the object's height, 45 looks down. A wrong value tilts the orbit of all new views."
+        own = "The photos' own pixels and cameras, from UpFusion Prepare Views or Load Cameras, for Distill to use."
         takes = [
             inputs.model(),
             io.Image.Input("images", tooltip=images),
             io.Mask.Input("masks", optional=True, tooltip=masks),
             inputs.setting("elevation", Reconstruct, "photo_elevation", more=more, low=-60, high=85, step=0.5),
+            ViewsSocket.Input("views", optional=True, tooltip=own),
         ]
         gives = [SceneSocket.Output("scene", tooltip="The object as the model understands it, with its photos.")]
         aliases = ["encode photos", "scene", "set latents", "unposed", "multi view"]
@@ -126,10 +141,20 @@ class UpFusionEncodeViews(io.ComfyNode):
     @classmethod
     @checked
     def execute(
-        cls, upfusion_model: HostedModel, images: Tensor, elevation: float, masks: Tensor | None = None
+        cls,
+        upfusion_model: HostedModel,
+        images: Tensor,
+        elevation: float,
+        masks: Tensor | None = None,
+        views: InputViews | None = None,
     ) -> io.NodeOutput:
-        views = input_views(images, masks)
-        return io.NodeOutput(upfusion_model.stages().encode(views, reference_elevation_degrees=elevation))
+        """Without `views` the photos' own pixels are not used, and the text says so."""
+        shown = input_views(images, masks)
+        text = "the photos' own pixels are not used: connect views from UpFusion Prepare Views"
+        if views is not None:
+            shown, text = replace(shown, sources=views.sources, cameras=views.cameras), "with the photos' own pixels"
+        host.send_line(text)
+        return io.NodeOutput(upfusion_model.stages().encode(shown, reference_elevation_degrees=elevation))
 
 
 class UpFusionPredictViews(io.ComfyNode):
@@ -153,7 +178,7 @@ class UpFusionPredictViews(io.ComfyNode):
     @checked
     def execute(cls, upfusion_model: HostedModel, scene: SceneEncoding, cameras: Cameras, size: int) -> io.NodeOutput:
         """Decodes the cameras one after the other, so that Cancel comes between them."""
-        stages, on_step = upfusion_model.stages(), progress_hook("predicting")
+        stages, on_step = upfusion_model.stages(), host.progress_hook("predicting")
         views: list[Tensor] = []
         for camera in cameras:
             views.append(stages.predict(scene, camera, size))
@@ -161,8 +186,13 @@ class UpFusionPredictViews(io.ComfyNode):
         return io.NodeOutput(image_from_rgb(torch.cat(views)))
 
 
-def _flattened(images: Mapping[str, Tensor], masks: Mapping[str, Tensor | None], invert: bool) -> list[Photo]:
-    """The photos of all sockets, image0 first; a socket's mask is that with its number."""
+def _flattened(
+    images: Mapping[str, Tensor], masks: Mapping[str, Tensor | None], invert: bool, bg_removal_model: Any
+) -> list[Photo]:
+    """The photos of all sockets, image0 first; a socket's mask is that with its number.
+
+    Those with neither mask nor transparency get what ComfyUI's model finds, if there is one.
+    """
     check_type("images", images, Mapping, "connect photos to the sockets of UpFusion Prepare Views")
     check_type("masks", masks, Mapping, "connect masks to the sockets of UpFusion Prepare Views")
     photos: list[Photo] = []
@@ -173,7 +203,7 @@ def _flattened(images: Mapping[str, Tensor], masks: Mapping[str, Tensor | None],
         pictures = pictures_from_image(image, name).cpu()
         mask = by_number.pop(_number(name), None)
         if mask is None:
-            photos += [(picture, None) for picture in pictures]
+            photos += [(picture, None, "") for picture in pictures]
             continue
         planes, label = plane_from_mask(mask).cpu(), f"mask{_number(name)}"
         if len(planes) != len(pictures):
@@ -185,21 +215,19 @@ def _flattened(images: Mapping[str, Tensor], masks: Mapping[str, Tensor | None],
             if not plane.any():
                 raise InputError(
                     f"{label} must be 1 on the object, got 0 everywhere; turn invert_mask {'off' if invert else 'on'} "
-                    "(masks of Load Image need it on), or connect another mask"
+                    "(Load Image gives 0 everywhere where nothing is transparent), or connect another mask"
                 )
             # all object, as in Load Image's mask for a picture without transparency, tells nothing
-            photos.append((picture, None if torch.all(plane == 1) else plane))
+            reason = "its mask, 0 is the object, as invert_mask says" if invert else ""
+            photos.append((picture, None, "") if torch.all(plane == 1) else (picture, plane, reason))
     if by_number:
         left = min(by_number)
         raise InputError(f"mask{left} belongs to image{left}, but that is not connected; connect both with one number")
+    for place, (photo, mask, _) in enumerate(photos if bg_removal_model is not None else ()):
+        if mask is None and (len(photo) == 3 or bool((photo[3] == 1).all())):
+            found = plane_from_mask(bg_removal_model.encode_image(image_from_rgb(photo[None, :3])))[0].cpu()
+            photos[place] = photo, found, "found by bg_removal_model"
     return photos
-
-
-def _found(photo: Tensor, mask: Tensor | None, bg_removal_model: Any) -> Photo:
-    """The photo with the mask that ComfyUI's model finds, if it has neither mask nor transparency."""
-    if mask is not None or (len(photo) == 4 and bool((photo[3] < 1).any())):
-        return photo, mask
-    return photo, plane_from_mask(bg_removal_model.encode_image(image_from_rgb(photo[None, :3])))[0].cpu()
 
 
 def _number(name: str) -> int:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # for type checkers, to whom a star brings all of a module
     from .models.stable_diffusion import *
     from .pipeline.examples import *
     from .pipeline.given_views import *
+    from .pipeline.masks import *
     from .pipeline.photo_cameras import *
     from .pipeline.photos import *
     from .pipeline.pose import *
@@ -38,20 +39,21 @@ if TYPE_CHECKING:  # for type checkers, to whom a star brings all of a module
 
 _NAMES = {
     "config": ("MAX_PHOTOS", "DistillConfig", "ModelConfig", "PhotoSearch"),
-    "data.scene_export": ("PosedPicture", "export_scene"),
+    "data.scene_export": ("SCENE_FORMATS", "PosedPicture", "export_scene"),
     "evaluation.metrics": ("MEASURES", "Measure", "measure_views"),
     "field.radiance": ("RadianceField", "load_field"),
     "geometry.cameras": (
         *("cameras_from_matrices", "focal_from_fov", "fov_from_focal", "look_at", "orbit_cameras", "random_cameras"),
     ),
-    "geometry.lenses": ("KnownCameras",),
+    "geometry.lenses": ("KnownCameras", "Lens", "source_cameras"),
     "models.checkpoint": ("Checkpoint", "latent_diffusion_weights", "load_conditioning_networks", "open_checkpoint"),
     "models.convert": ("convert",),
     "models.stable_diffusion": ("DEFAULT_PROMPT", "UNET_PREFIX", "VAE_PREFIX"),
     "pipeline.examples": ("ExampleViews", "example_count", "example_views"),
-    "pipeline.given_views": ("fit_views",),
-    "pipeline.photo_cameras": ("load_photo_cameras",),
-    "pipeline.photos": ("estimate_mask", "prepare_views"),
+    "pipeline.given_views": ("fit_views", "given_photos"),
+    "pipeline.masks": ("estimate_mask",),
+    "pipeline.photo_cameras": ("cameras_round_object", "load_photo_cameras"),
+    "pipeline.photos": ("prepare_views",),
     "pipeline.pose": ("estimate_photo_cameras",),
     "pipeline.upfusion": ("HostedUpFusion", "UpFusion"),
     "support.checks": ("check_choice", "check_count", "check_finite", "check_range", "check_type"),

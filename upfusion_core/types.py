@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import SupportsIndex
+from typing import NamedTuple, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -114,6 +114,13 @@ class Rays:
     directions: Tensor
 
 
+class PhotoNote(NamedTuple):
+    """What was taken for a photo's object, e.g. "its mask, white is the object"; doubtful where people should look."""
+
+    text: str
+    doubtful: bool
+
+
 @dataclass(frozen=True, eq=False)
 class PhotoCameras:
     """The cameras of V photos, as far as their squares show them, in photo 1's frame.
@@ -169,6 +176,7 @@ class InputViews:
     focal: (V, 2) as in Cameras.
     sources: the photos' own pixels, which texture and fit use where cameras are known; None where there are none.
     cameras: of the squares, where they are known beforehand.
+    notes: V of them, or none: how the object was found in each photo.
     """
 
     rgb: Tensor
@@ -176,6 +184,7 @@ class InputViews:
     focal: Tensor
     sources: tuple[SourcePhoto, ...] | None = None
     cameras: PhotoCameras | None = None
+    notes: tuple[PhotoNote, ...] = ()
 
     def __post_init__(self) -> None:
         check_shape("InputViews.rgb", self.rgb, ("V", 3, "S", "S"), "photos go through prepare_views")

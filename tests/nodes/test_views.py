@@ -8,6 +8,9 @@ import torch
 from small_models import Pack, Run, refused
 from torch import Tensor
 
+from upfusion_core import prepare_views
+
+pytestmark = pytest.mark.usefixtures("lines")
 PREPARE, EXAMPLE = "UpFusionPrepareViews", "UpFusionExampleViews"
 SMALL, WIDE = (64, 64, (16, 48, 16, 48)), (60, 80, (20, 40, 30, 50))
 
@@ -16,8 +19,12 @@ SMALL, WIDE = (64, 64, (16, 48, 16, 48)), (60, 80, (20, 40, 30, 50))
 def shown(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """The pictures that nodes show, instead of files in ComfyUI's temporary folder."""
     pictures: list[Tensor] = []
-    preview = SimpleNamespace(PreviewImage=lambda image, cls=None: pictures.append(image))
-    monkeypatch.setattr(pack("nodes.views"), "ui", preview)
+
+    def preview(image: Tensor, cls: object = None) -> SimpleNamespace:
+        pictures.append(image)
+        return SimpleNamespace(as_dict=lambda: {"images": ["a file"]})
+
+    monkeypatch.setattr(pack("nodes.views"), "ui", SimpleNamespace(PreviewImage=preview))
     return pictures
 
 
@@ -32,7 +39,7 @@ def square(height: int, width: int, box: tuple[int, int, int, int], alpha: bool 
 
 def prepared(run_node: Run, images: list[Tensor], masks: list[Tensor], **options: Any) -> tuple[Any, ...]:
     sockets = {"images": {f"image{index}": image for index, image in enumerate(images)}}
-    return run_node(PREPARE, **sockets, masks={f"mask{index}": mask for index, mask in enumerate(masks)}, **options)
+    return run_node(PREPARE, **sockets, masks={f"mask{index}": mask for index, mask in enumerate(masks)}, **options)[:2]
 
 
 def test_photos_of_different_sizes_are_framed_on_white(run_node: Run, shown: list[Tensor]) -> None:
@@ -62,6 +69,60 @@ def test_batches_and_masks_of_other_kinds(run_node: Run) -> None:
     prepared(run_node, [clear], [mask])
     assert torch.equal(clear, copies[0])
     assert torch.equal(mask, copies[1])
+
+
+def test_the_border_tells_which_side_of_a_mask_is_the_object(
+    run_node: Run, shown: list[Tensor], lines: list[str]
+) -> None:
+    """Load Image's mask is 1 where a picture is transparent, MaskEditor's and Remove Background's on the object."""
+    (image, mask), (wide, wide_mask) = square(*SMALL), square(*WIDE)
+    half = torch.arange(64)[None, :, None].lt(32).expand(1, 64, 64).float()
+    given = [mask, 1 - mask, 0.8 - 0.6 * mask, wide_mask.transpose(1, 2), half]
+    images, masks = prepared(run_node, [image, image, image, wide, image], given)
+    for index in (1, 2):
+        assert torch.equal(images[index], images[0])
+        assert torch.equal(masks[index], masks[0])
+    assert lines[-1].splitlines() == [
+        "photo 1: its mask, 1 is the object: 100% of the border is 0",
+        "photo 2: its mask, 0 is the object: 100% of the border is 1",
+        "photo 3: its mask, 0.2 is the object: 100% of the border is 0.8",
+        "photo 4: its mask, 1 is the object: 100% of the border is 0; turned upright with the photo, whose stored "
+        "pixels have its size",
+        "photo 5: its mask, 1 is the object: 50% of the border is 0, which does not tell, so the brighter is taken",
+    ]
+    assert (shown[-1] != images).flatten(1).any(1).tolist() == [False, False, False, True, True]
+
+
+def test_invert_mask_guesses_nothing(run_node: Run, lines: list[str]) -> None:
+    image, mask = square(*SMALL)
+    three = 0.5 * mask
+    three[:, :16] = 1
+    inverted = prepared(run_node, [image, image], [mask, three], invert_mask=True)[1]
+    told = "its mask, 0 is the object, as invert_mask says"
+    assert lines[-1] == f"photo 1: {told}\nphoto 2: {told}"
+    pictures, planes = [image[0].movedim(-1, 0)] * 2, [1 - mask[0], 1 - three[0]]
+    assert torch.equal(inverted, prepare_views(pictures, planes, size=512, sense="told").mask[:, 0])
+    refused("mask of photo 1 must hold two values, .* got 0, 0.5, 1", prepared, run_node, [image], [three])
+
+
+def test_a_photo_that_is_not_on_white_goes_on_and_is_marked(
+    run_node: Run, shown: list[Tensor], lines: list[str]
+) -> None:
+    (image, mask), (clear, _) = square(*SMALL), square(*SMALL, alpha=True)
+    white = torch.where(mask[..., None] > 0, image, torch.ones(1))
+    images, masks = prepared(run_node, [image, white, clear], [])
+    assert masks[0].min() == 1  # nothing of it is white
+    assert torch.equal(shown[-1][1:], images[1:])
+    assert torch.equal(shown[-1][0, 8:-8, 8:-8], images[0, 8:-8, 8:-8])
+    assert (shown[-1][0, 0] == torch.tensor([1.0, 0.45, 0.0])).all()
+    told = (
+        "no mask and no alpha, and its border is not white (its median is 0, 0, 255 of 255): all that is not white is "
+    )
+    assert lines[-1].splitlines() == [
+        f"photo 1: {told}taken as the object",
+        "photo 2: on white, the object is what is not",
+        "photo 3: its transparency",
+    ]
 
 
 def test_what_tells_the_object_from_its_background(run_node: Run) -> None:

@@ -100,8 +100,14 @@ def opened(command: Command, given: frozenset[str]) -> Iterator[tuple[Run, Comma
 
         @cache
         def prepared(size: int) -> InputViews:
-            find = photos.remove_background
-            return prepare_views(list(photos.photos), masks, size=size, remove_background=find, cameras=known)
+            return prepare_views(
+                list(photos.photos),
+                masks,
+                size=size,
+                remove_background=photos.remove_background,
+                cameras=known,
+                any_background=photos.any_background,
+            )
 
         prepared(256)  # the released size, which is nearly always the one wanted
         cameras = command.orbit.cameras if isinstance(command, Views | Predict) else None

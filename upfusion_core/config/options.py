@@ -62,6 +62,8 @@ class Photos:
     """Mask of a photo, white on the object; once a photo, in the same order."""
     remove_background: bool = False
     """Find the object by rembg in photos without mask and alpha."""
+    any_background: bool = False
+    """Take photos without mask and alpha as they are, though their border is not white."""
     photo_cameras: Annotated[Path | None, SOURCE] = None
     """Where the photos were taken from: transforms.json, a folder of COLMAP's, cameras.json of splats, or the
     photo_cameras.json of a run."""

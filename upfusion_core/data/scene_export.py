@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..support.errors import InputError
 from ..support.files import replacing
-from ..support.images import to_8bit
+from ..support.images import to_8bit, unit_range
 from ..types import Cameras
 from .camera_files import OPENCV_AXES
 
@@ -26,7 +26,7 @@ _Z_UP = torch.tensor([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]]
 
 @dataclass(frozen=True, eq=False)
 class PosedPicture:
-    """One picture of a data set. name: without suffix; rgb: (3, H, W) in [0, 1]; mask: (H, W) or None; camera: one."""
+    """One picture of a data set. name: without suffix; rgb: (3, H, W), uint8 or in [0, 1]; mask: (H, W) in [0, 1]."""
 
     name: str
     rgb: Tensor
@@ -56,7 +56,8 @@ def export_scene(
         raise InputError(f"the format must be one of {', '.join(SCENE_FORMATS)}, got {form}")
     files = []
     for picture in pictures:
-        files.append(_save(folder / "images" / f"{picture.name}.png", to_8bit(picture.rgb.permute(1, 2, 0))))
+        pixels = to_8bit(unit_range(picture.rgb).permute(1, 2, 0))
+        files.append(_save(folder / "images" / f"{picture.name}.png", pixels))
         if picture.mask is not None:
             files.append(_save(folder / "masks" / f"{picture.name}.png", to_8bit(picture.mask)))
     if form == "nerfstudio":

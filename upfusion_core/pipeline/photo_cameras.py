@@ -72,18 +72,38 @@ def load_photo_cameras(
         pose, lens = _upright(entry, size, f"{label} ({world.path})")
         poses.append(pose)
         lenses.append(lens)
-    matrices = _rigid(torch.stack(poses), labels)
     if world.ours and entries[0] is world.cameras[0]:  # in photo 1's frame already, to the bit
-        framed = torch.stack(poses)
+        ndc = torch.tensor([lens.ndc for lens in lenses], dtype=torch.float32)
+        cameras = Cameras(torch.stack(poses).float(), ndc[:, 0], ndc[:, 1])
     else:
-        origin = matrices.new_zeros(3)
-        center = origin if world.ours else _center(matrices, lenses, _middles(photos, masks), labels)
-        framed = _in_frame_of_first(matrices, center, world.up, elevation_degrees)
-    ndc = torch.tensor([lens.ndc for lens in lenses], dtype=torch.float32)
+        middles = None if world.ours else _middles(photos, masks)
+        cameras = cameras_round_object(torch.stack(poses), lenses, middles, labels, world.up, elevation_degrees)
     statuses = [entry.status for entry in entries if entry is not None]
     refused = tuple(index for index, status in enumerate(statuses) if status == "refused")
-    cameras = Cameras(framed.float(), ndc[:, 0], ndc[:, 1])
     return KnownCameras(cameras, tuple(lenses), tuple(notes), refused, given="given" in statuses)
+
+
+def cameras_round_object(
+    matrices: Tensor,
+    lenses: Sequence[Lens],
+    middles: Sequence[tuple[float, float] | None] | None,
+    labels: Sequence[str],
+    up: tuple[float, float, float] | None = None,
+    elevation_degrees: float = 22.5,
+) -> Cameras:
+    """Cameras of any world -> the same in photo 1's frame, or InputError where they are none.
+
+    Args:
+        matrices: (V, 4, 4) float64 camera-to-world in our axes, rigid but for rounding and one scale.
+        middles: of the silhouettes, as shares of the photos' sides, None where one is not known; without any the
+            world's origin is the object's centre.
+        labels: how messages call the photos. up: which way is up in that world; None: photo 1 tells.
+    """
+    matrices = _rigid(matrices, labels)
+    center = matrices.new_zeros(3) if middles is None else _center(matrices, lenses, middles, labels)
+    framed = _in_frame_of_first(matrices, center, up, elevation_degrees)
+    ndc = torch.tensor([lens.ndc for lens in lenses], dtype=torch.float32)
+    return Cameras(framed.float(), ndc[:, 0], ndc[:, 1])
 
 
 # ---- which camera is whose
@@ -236,7 +256,7 @@ def _middles(
     for index, path in enumerate(photos):
         photo = read_photo(path, f"photo {index + 1}")
         source = None if masks is None else masks[index]
-        mask = photo.coverage if source is None else read_mask(source, photo)
+        mask = photo.coverage if source is None else read_mask(source, photo)[0]
         if mask is None:
             dark = (1 - unit_range(photo.rgb.amin(dim=0))) > 0.1
             border = torch.cat([dark[0], dark[-1], dark[:, 0], dark[:, -1]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,19 +15,19 @@ import numpy as np
 import torch
 from einops import rearrange
 from PIL import Image
-from skimage.measure import label as connected
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from ..config import MAX_PHOTOS
 from ..data.recorded import FRAME_MARGIN, Box, bounds, squared
 from ..geometry.lenses import KnownCameras, Lens
-from ..support.checks import check_count, check_range, check_shape, check_unit_range
-from ..support.decoding import check_picture, open_picture, pixels, too_large
+from ..support.checks import check_count, check_range, check_unit_range
+from ..support.decoding import check_picture, open_picture, orientation, pixels, too_large, turned
 from ..support.errors import InputError, MissingPackageError, PhotoError
 from ..support.files import reading
 from ..support.images import to_8bit, unit_range
-from ..types import REFERENCE_FOCAL, InputViews, SourcePhoto
+from ..types import REFERENCE_FOCAL, InputViews, PhotoNote, SourcePhoto
+from .masks import ON_WHITE, WHITE_ENOUGH, Sense, border_median, check_tells, estimate_mask, find_object
 
 PhotoSource = str | os.PathLike[str] | Image.Image | Tensor | np.ndarray  # what a photo or a mask may be given as
 
@@ -34,8 +35,7 @@ _BAND = 4_000_000  # pixels of a photo that are floating point at a time
 _LARGEST = 4096  # pixels along a photo's sides that no texture shows more of
 MIN_SIDE = 8  # smaller pictures show no object
 _NARROWEST = 8  # pixels of the result that a whole photo must cover in its shorter direction
-_WHITE_ENOUGH, _SURELY_OBJECT = 8 / 255, 32 / 255  # darkness: below is JPEG noise on white, above is object
-_SMALL_PLACE = 0.01  # part of the picture below which white enclosed by the object is a white part of it
+_GREY_ENOUGH = 16  # JPEG noise between the channels of a grey mask
 
 
 def prepare_views(
@@ -47,27 +47,32 @@ def prepare_views(
     crop: bool = True,
     remove_background: bool = False,
     cameras: KnownCameras | None = None,
+    any_background: bool = True,
+    sense: Sense | Sequence[Sense] = "white",
 ) -> InputViews:
     """1 to 6 photos of one object -> InputViews with rgb (V, 3, size, size), float32 on the CPU.
 
     A photo with a mask or an alpha channel is composited on white (in sRGB, straight alpha) and cropped to a square
     round the object. A photo with neither is **taken as already on white and framed**: it is padded to a square with
     white and resized, never cropped, and one that is already size x size comes through unchanged; its mask is estimated
-    as what is not white. The focal length is the networks', 4.5. The photos' own pixels go along as `sources`.
+    as what is not white. The focal length is the networks', 4.5. The photos' own pixels go along as `sources`, and how
+    each object was found as `notes`; what people should look at is a warning too.
 
     Args:
         images: paths, PIL images, uint8 arrays (H, W, 3), or float tensors (1|3|4, H, W) in [0, 1] of any size; one of
             them alone; or a (V, C, H, W) batch. The first is the reference photo, the order of the others is free.
-        masks: one a photo, of its size, 1 on the object; its alpha is multiplied in. None leaves a photo to its alpha.
+        masks: one a photo, 1 on the object (see `sense`); its alpha is multiplied in. None leaves a photo to its alpha.
         size: side of the results in pixels, the model's image size.
         margin: side of the crop over the longer side of the object's box, at least 1; beyond the photo is white.
         crop: whether photos with a mask or alpha are cropped to the object; if not, they are padded like the others.
         remove_background: finds the object by `rembg`, which fetches a network, in photos with neither mask nor alpha.
         cameras: of the photos, see `load_photo_cameras`; the lens's distortion is taken out.
+        any_background: whether a photo with neither whose border is not white is taken, with a warning, or refused.
+        sense: what masks mean, all of them or each. "white": black-and-white and soft ones are white (1) on the object,
+            of two other values that of most of the border is nothing. "border": so for all. "told": 1 on the object.
 
     Raises:
-        PhotoError: a photo or mask cannot be used. InputError: wrong number of them, or a wrong option.
-        MissingPackageError: `rembg` is wanted and not installed.
+        PhotoError: a photo or mask cannot be used. InputError: a wrong number or option. MissingPackageError: no rembg.
     """
     check_count("size", size, 16, 4096)
     check_range("margin", margin, 1.0, 8.0)
@@ -80,43 +85,19 @@ def prepare_views(
         raise InputError(f"expected one mask for each of {count} photos, got {len(given)}; give as many, in order")
     if cameras is not None and len(cameras.lenses) != count:
         raise InputError(f"expected a camera for each of {count} photos, got {len(cameras.lenses)}; give as many")
+    senses = [sense] * count if isinstance(sense, str) else list(sense)
     framed = []
-    for index, (source, mask_source) in enumerate(zip(sources, given, strict=True)):
-        photo = read_photo(source, f"photo {index + 1}", least=_LARGEST if mask_source is None else None)
-        if mask_source is not None:
-            mask = read_mask(mask_source, photo)
-            if photo.coverage is not None:
-                mask = unit_range(mask) * unit_range(photo.coverage)
-            photo = replace(photo, coverage=mask)
-        if remove_background and photo.coverage is None:
-            photo = _without_background(photo)
+    for index, (source, mask, how) in enumerate(zip(sources, given, senses, strict=True)):
+        photo = read_photo(source, f"photo {index + 1}", least=_LARGEST if mask is None else None)
+        photo, note = _with_object(photo, mask, how, remove_background, any_background)
         if cameras is not None and not cameras.lenses[index].is_pinhole:
             photo = photo.straightened(cameras.lenses[index])
-        framed.append(_frame(photo, size, margin, crop))
+        framed.append((*_frame(photo, size, margin, crop), note))
         del photo  # before the next is decoded
-    rgb, coverage, originals = zip(*framed, strict=True)
+    rgb, coverage, originals, notes = zip(*framed, strict=True)
     known = None if cameras is None else cameras.of_squares(originals)
     focal = torch.full((count, 2), REFERENCE_FOCAL, dtype=torch.float32)
-    return InputViews(torch.stack(rgb), torch.stack(coverage)[:, None], focal, originals, known)
-
-
-def estimate_mask(rgb: Tensor) -> Tensor:
-    """(3, H, W) on white -> (1, H, W) in [0, 1]: what is not white, with a soft edge, deaf to JPEG noise.
-
-    Small white places inside the object (eyes, highlights) count as object, large ones (under a handle) do not.
-    """
-    check_shape("rgb", rgb, (3, "H", "W"), "one picture, channels first")
-    if not rgb.numel():
-        raise InputError(f"rgb must hold pixels, got {tuple(rgb.shape)}; give a picture")
-    check_unit_range("rgb", rgb, "divide 8-bit values by 255")
-    darkness = 1 - rgb.detach().cpu().float().amin(dim=0)
-    mask = ((darkness - _WHITE_ENOUGH) / (_SURELY_OBJECT - _WHITE_ENOUGH)).clamp(0, 1)
-    places = connected((mask < 0.5).numpy(), connectivity=1)  # 0 is the object; the others are white places
-    areas = np.bincount(places.ravel())
-    border = np.unique(np.concatenate([places[0], places[-1], places[:, 0], places[:, -1]]))
-    small = areas < _SMALL_PLACE * places.size
-    small[0] = small[border] = False
-    return torch.where(torch.from_numpy(small[places]), torch.ones_like(mask), mask)[None]
+    return InputViews(torch.stack(rgb), torch.stack(coverage)[:, None], focal, originals, known, notes)
 
 
 def estimate_coverage(rgb: Tensor) -> Tensor:
@@ -148,12 +129,14 @@ class Photo:
     rgb: (3, H, W), uint8 in 0..255 or float32 in [0, 1]; sRGB, not multiplied by the coverage.
     coverage: (H, W) in the same manner, full on the object; None if the picture says nothing about it.
     label: how messages call it, e.g. "photo 2 (cup.jpg)". name: its file, else the label.
+    orientation: EXIF's, by which the stored pixels were turned.
     """
 
     rgb: Tensor
     coverage: Tensor | None
     label: str
     name: str
+    orientation: int = 1
 
     def straightened(self, lens: Lens) -> Photo:
         """The photo as a pinhole would have it; white, and no object, where its lens did not reach."""
@@ -188,36 +171,65 @@ def read_photo(source: PhotoSource, label: str = "photo 1", *, least: int | None
     """
     name = Path(source).as_posix() if isinstance(source, str | os.PathLike) else label
     opened_here = isinstance(source, str | os.PathLike)  # a picture of the caller's own is not to become smaller
-    channels, label = _decode(source, label, partial(_photo_channels, least=least if opened_here else None))
+    channels, label, way = _decode(source, label, partial(_photo_channels, least=least if opened_here else None))
     _, height, width = channels.shape
     if min(height, width) < MIN_SIDE:
         wanted = f"{label} must be at least {MIN_SIDE} x {MIN_SIDE} pixels"
         raise PhotoError(f"{wanted}, got {width} x {height}; use a larger picture")
     if len(channels) in (1, 3):
-        return Photo(channels.expand(3, height, width), None, label, name)
+        return Photo(channels.expand(3, height, width), None, label, name, way)
     opaque = bool((channels[-1] == (255 if channels.dtype == torch.uint8 else 1)).all())
-    return Photo(channels[:-1].expand(3, height, width), None if opaque else channels[-1], label, name)
+    return Photo(channels[:-1].expand(3, height, width), None if opaque else channels[-1], label, name, way)
 
 
-def read_mask(source: PhotoSource, photo: Photo) -> Tensor:
-    """Decodes the mask of `photo`, of its size -> (H, W), uint8 or float32, full on the object.
+def read_mask(source: PhotoSource, photo: Photo, sense: Sense = "white") -> tuple[Tensor, PhotoNote]:
+    """Decodes the mask of `photo` -> (H, W), uint8 or float32, full on the object, and how it was taken (masks.py).
 
-    The source is as of a photo, or boolean. A picture gives its grey value, or its alpha channel where it has one that
-    is not opaque.
+    The source is as of a photo, or boolean. A picture gives its alpha channel where it has one that is not opaque, else
+    its grey values or colours.
     """
     if isinstance(source, np.ndarray) and source.dtype == bool:
         source = torch.from_numpy(source)
     if isinstance(source, Tensor):
         source = source.float() if source.dtype == torch.bool else source
         source = source[None] if source.ndim == 2 else source
-    channels, label = _decode(source, f"mask of {photo.label}", _mask_channels)
-    if len(channels) != 1:
+    channels, label, _ = _decode(source, f"mask of {photo.label}", _mask_channels)
+    if len(channels) != 1 and isinstance(source, Tensor):
         raise PhotoError(f"{label} must be (H, W) or (1, H, W), got {tuple(channels.shape)}; give one channel")
-    (height, width), (high, wide) = photo.rgb.shape[1:], channels.shape[1:]
-    if (high, wide) != (height, width):
-        wanted = f"{label} must have the photo's size, {width} x {height}"
-        raise PhotoError(f"{wanted}, got {wide} x {high}; make it from the same picture")
-    return channels[0]
+    label, way = label.removeprefix("mask of "), photo.orientation
+    return find_object(channels, photo.rgb, label, orientation=way, sense=sense)
+
+
+def _with_object(
+    photo: Photo, mask: PhotoSource | None, sense: Sense, remove_background: bool, any_background: bool
+) -> tuple[Photo, PhotoNote]:
+    """The photo with its object's coverage, unless that is estimated later, and where it is from; warns of doubts."""
+    coverage, note = photo.coverage, PhotoNote("its transparency", False)
+    white = border_median(photo.rgb)
+    if mask is not None:
+        found, note = read_mask(mask, photo, sense)
+        coverage = found if coverage is None else unit_range(found) * unit_range(coverage)
+    elif coverage is None and remove_background:
+        try:
+            from rembg import remove
+        except (ImportError, SystemExit) as error:  # rembg ends the process where onnxruntime is missing
+            wanted = "removing backgrounds needs the package rembg, which is not installed"
+            raise MissingPackageError(f'{wanted}; run: pip install "rembg[cpu]"') from error
+        picture = Image.fromarray(to_8bit(rearrange(unit_range(photo.rgb), "c h w -> h w c")))
+        coverage = torch.from_numpy(np.array(remove(picture, only_mask=True).convert("L")))
+        note = PhotoNote("found by rembg", False)
+    elif coverage is None and white.min() >= ON_WHITE:
+        note = PhotoNote("on white, the object is what is not", False)
+    elif coverage is None:
+        wrong = "its border is not white (its median is {:.0f}, {:.0f}, {:.0f} of 255)".format(*(255 * white))
+        note = PhotoNote(f"no mask and no alpha, and {wrong}: all that is not white is taken as the object", True)
+        if not any_background:
+            rule = f"{photo.label} must tell where its object is, but has no mask and no alpha, and {wrong}"
+            ways = "give a --mask, or let --remove-background find the object, or take it as it is by --any-background"
+            raise PhotoError(f"{rule}; {ways}")
+    if note.doubtful:
+        warnings.warn(f"{photo.label}: {note.text}", stacklevel=3)
+    return replace(photo, coverage=coverage), note
 
 
 def _clamped(values: Tensor, label: str) -> Tensor:
@@ -228,15 +240,17 @@ def _clamped(values: Tensor, label: str) -> Tensor:
     return values.float().clamp(0, 1)
 
 
-def _decode(source: PhotoSource, label: str, read: Callable[[Image.Image, str], np.ndarray]) -> tuple[Tensor, str]:
-    """The channels (C, H, W) of a tensor, or that `read` finds in a picture, and the label with the file's name."""
+def _decode(source: PhotoSource, label: str, read: Callable[[Image.Image, str], np.ndarray]) -> tuple[Tensor, str, int]:
+    """The channels (C, H, W) of a tensor, or that `read` finds in a picture; the label with the file's name; EXIF's
+    orientation, by which they were turned.
+    """
     if isinstance(source, Tensor):
         shape = tuple(source.shape)
         if source.ndim != 3 or shape[0] not in (1, 3, 4):
             last = source.ndim == 3 and shape[-1] in (1, 3, 4)
             advice = "its channels come last: use .permute(2, 0, 1)" if last else "give one picture, channels first"
             raise PhotoError(f"{label} must be (3, H, W), (4, H, W) or (1, H, W), got {shape}; {advice}")
-        return _clamped(source.detach().cpu(), label), label
+        return _clamped(source.detach().cpu(), label), label, 1
     if isinstance(source, np.ndarray):
         fits = source.ndim == 2 or (source.ndim == 3 and source.shape[2] in (3, 4))
         if source.dtype != np.uint8 or not fits or not source.size:
@@ -247,8 +261,9 @@ def _decode(source: PhotoSource, label: str, read: Callable[[Image.Image, str], 
     if isinstance(source, Image.Image):
         with reading(label, **reason, error=PhotoError):
             check_picture(source, label)
+            way = orientation(source)
             channels = torch.from_numpy(read(source, label))
-        return _clamped(channels, label) if channels.is_floating_point() else channels, label
+        return _clamped(channels, label) if channels.is_floating_point() else channels, label, way
     if not isinstance(source, str | os.PathLike):
         raise PhotoError(f"{label} must be a path, a PIL image or a tensor, got {type(source).__name__}; convert it")
     path = Path(source)
@@ -281,28 +296,20 @@ def _mask_channels(image: Image.Image, label: str) -> np.ndarray:
         return np.ascontiguousarray(found[-1:])
     if len(found) < 3:
         return found[:1]
-    return np.array(Image.fromarray(np.ascontiguousarray(found[:3].transpose(1, 2, 0))).convert("L"))[None]
-
-
-def _without_background(photo: Photo) -> Photo:
-    try:
-        from rembg import remove
-    except (ImportError, SystemExit) as error:  # rembg ends the process where onnxruntime is missing
-        wanted = "removing backgrounds needs the package rembg, which is not installed"
-        raise MissingPackageError(f'{wanted}; run: pip install "rembg[cpu]"') from error
-    pixels = to_8bit(rearrange(unit_range(photo.rgb), "c h w -> h w c"))
-    found = remove(Image.fromarray(pixels), only_mask=True)
-    return replace(photo, coverage=torch.from_numpy(np.array(found.convert("L"))))
+    colors = np.ascontiguousarray(found[:3])
+    if np.ptp(colors, axis=0).max() > _GREY_ENOUGH:
+        return colors
+    if image.mode == "P" and colors.min() == colors.max():  # a palette that tells nothing
+        return np.ascontiguousarray(turned(np.array(image), orientation(image)))[None]
+    return np.array(Image.fromarray(np.ascontiguousarray(colors.transpose(1, 2, 0))).convert("L"))[None]
 
 
 def _frame(photo: Photo, size: int, margin: float, crop: bool) -> tuple[Tensor, Tensor, SourcePhoto]:
     """The photo on white in its square -> rgb (3, size, size), mask (size, size), and what they were made from."""
     height, width = photo.rgb.shape[1:]
     coverage = photo.coverage
-    most = 1.0 if coverage is None else float(unit_range(coverage.max()))
-    if most < 0.05:
-        wanted = f"the mask or alpha channel of {photo.label} must cover the object, but it is empty"
-        raise PhotoError(f"{wanted}; paint the object white, or swap inside and outside")
+    if coverage is not None and float(unit_range(coverage.max())) < 0.05:
+        check_tells(coverage, photo.label)
     if crop and coverage is not None:  # to the pixels that are covered at least half as much as any
         box = squared(bounds((coverage >= coverage.max() / 2).numpy()), margin)
     else:
@@ -323,6 +330,9 @@ def _frame(photo: Photo, size: int, margin: float, crop: bool) -> tuple[Tensor, 
     rgb = torch.stack(channels).clamp(0, 1)
     if coverage is not None:
         return rgb, (unit_range(coverage) if untouched else resample(coverage, box, size)).clamp(0, 1), source
+    white = border_median(photo.rgb)
+    if ON_WHITE <= white.min() < 1 - WHITE_ENOUGH:  # paper
+        rgb = (rgb / white[:, None, None]).clamp(max=1)
     mask = estimate_mask(rgb)[0]
     if mask.max() < 0.5:
         wanted = f"{photo.label} must show an object, but it is white all over"

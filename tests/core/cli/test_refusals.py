@@ -20,6 +20,7 @@ def places(tmp_path_factory: pytest.TempPathFactory, photos: list[Path], small_w
     (folder / "torn.safetensors").write_bytes(b"torn")
     Image.new("RGB", (64, 64), "white").save(folder / "white.png")
     Image.new("L", (20, 20), 255).save(folder / "mask.png")
+    Image.new("RGB", (64, 64), "tan").save(folder / "wood.png")
     (folder / "z").mkdir()
     (folder / "z/a.ply").write_text("no mesh")
     return {"F": folder, "P": photos[0], "W": small_weights, "long": "x" * 300, "deep": "x/" * 2000}
@@ -36,6 +37,11 @@ PACK, TRAIN = "pack procedural -o out ", "train encoder --config mini -o out "
         ("views {F}/gone.jpg -m none -o out", "there is no file"),  # photos are looked at before weights
         ("views {P} {P} {P} {P} {P} {P} {P} -m none -o out", "expected 1 to 6 photos, got 7"),
         ("views {P} {P} --mask {F}/mask.png -m none -o out", "expected one mask for each of 2 photos, got 1"),
+        (
+            "views {F}/wood.png -m none -o out",
+            "border is not white (its median is 210, 180, 140 of 255); give a --mask",
+        ),
+        ("views {F}/wood.png --any-background -m none -o out", "does not exist"),
         ("views {P} -m {F}/torn.safetensors -o out", "torn.safetensors"),
         ("views {P} -m {W} -o {F}", "holds other files (mask.png, text.jpg, torn.safetensors, ...)"),
         ("views {P} -o a/{long}/b", "one of 300 letters"),

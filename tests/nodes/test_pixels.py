@@ -1,0 +1,131 @@
+"""Photos whose cameras are known: cameras in, the photos' own pixels on a mesh and in a field, data sets out."""
+
+import json
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from small_models import Pack, Run, refused
+from torch import Tensor, nn
+
+SIZE = 96
+
+
+@pytest.fixture(autouse=True)
+def _quiet(pack: Pack, types: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("views", "field", "pixels"):
+        monkeypatch.setattr(pack(f"nodes.{name}"), "progress_hook", lambda _: lambda *_: None, raising=False)
+    preview = SimpleNamespace(PreviewImage=lambda image, cls=None: SimpleNamespace(as_dict=dict))
+    monkeypatch.setattr(pack("nodes.views"), "ui", preview)
+    monkeypatch.setattr(pack("nodes.host"), "send_line", lambda text: None)
+
+
+@pytest.fixture(scope="module")
+def cameras(core: ModuleType) -> Any:
+    return core.orbit_cameras([0.0, 90.0, 200.0], [22.5, 10.0, 30.0])
+
+
+@pytest.fixture(scope="module")
+def photos(ball: nn.Module, cameras: Any) -> tuple[Tensor, Tensor]:
+    """IMAGE and MASK of a round field from three sides."""
+    with torch.no_grad():
+        seen = ball.render(cameras, SIZE)  # its haze reaches the border
+    return seen.rgb.movedim(1, -1).contiguous(), (seen.opacity[:, 0] > 0.9).float()
+
+
+@pytest.fixture
+def views(run_node: Run, photos: tuple[Tensor, Tensor]) -> Any:
+    images, masks = photos
+    return run_node("UpFusionPrepareViews", images={"image0": images}, masks={"mask0": masks}, margin=1.5)[2]
+
+
+def test_cameras_of_a_file_become_those_of_the_squares(
+    run_node: Run, views: Any, photos: tuple[Tensor, Tensor], cameras: Any, folders: Path
+) -> None:
+    frames = []
+    turned = torch.tensor([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])  # +Y up -> +Z up
+    for index, matrix in enumerate(cameras.camera_to_world):
+        pixels = (255 * photos[0][index]).round().byte().numpy()
+        Image.fromarray(pixels).save(folders / f"input/{index}.png")
+        frames.append({"file_path": f"images/{index}.jpg", "transform_matrix": (turned @ matrix).tolist()})
+    lens = {"fl_x": 4.5 * SIZE / 2, "w": SIZE, "h": SIZE}
+    (folders / "input/transforms.json").write_text(json.dumps({**lens, "frames": frames}))
+    found, posed, report = run_node("UpFusionLoadCameras", views=views, photos="0.png\n1.png\n2.png")
+    assert "extension aside" in report
+    torch.testing.assert_close(found.camera_to_world, cameras.camera_to_world, atol=0.02, rtol=0)
+    left, _, right, _ = views.sources[0].box
+    assert float(found.focal[0, 0]) == pytest.approx(4.5 * SIZE / (right - left))
+    assert posed.cameras.given
+    assert posed.sources is views.sources
+    refused("photos must name a file for each of 3", run_node, "UpFusionLoadCameras", views=views, photos="0.png")
+    names = "0.png\n1.png\n../2.png"
+    refused("must stay inside", run_node, "UpFusionLoadCameras", views=views, photos=names)
+
+
+def test_cameras_of_depth_anything(
+    run_node: Run, cameras: Any, photos: tuple[Tensor, Tensor], core: ModuleType
+) -> None:
+    """In another world, four times as large; pixels of another size than the pictures'."""
+    moved = torch.diag(torch.tensor([4.0, 4, 4, 1])) @ cameras.camera_to_world
+    moved[:, :3, :3] /= 4
+    moved[:, :3, 3] += torch.tensor([1.0, 2, 3])
+    extrinsics = torch.linalg.inv(moved @ torch.diag(torch.tensor([1.0, -1, -1, 1])))[None, :, :3]
+    intrinsics = torch.tensor([[4.5 * 63, 0, 63], [0, 4.5 * 63, 63], [0, 0, 1]]).expand(1, 3, 3, 3)
+    geometry = {"extrinsics": extrinsics, "intrinsics": intrinsics, "mode": "multiview"}
+    (found,) = run_node("UpFusionCamerasFromGeometry", geometry=geometry, masks=photos[1], elevation=22.5)
+    torch.testing.assert_close(found.camera_to_world, cameras.camera_to_world, atol=0.02, rtol=0)
+    torch.testing.assert_close(found.focal, cameras.focal)
+    refused("mode multiview", run_node, "UpFusionCamerasFromGeometry", geometry={"mode": "mono"})
+
+
+def test_photos_on_a_centred_mesh(
+    run_node: Run, ball: nn.Module, views: Any, cameras: Any, core: ModuleType, photos: tuple[Tensor, Tensor]
+) -> None:
+    mesh, _, placement = run_node("UpFusionExtractMesh", field=ball, resolution=32)
+    squares = core.KnownCameras.of_photos(cameras, [(SIZE, SIZE)] * 3).of_squares(views.sources).cameras
+    painted, _ = run_node(
+        "UpFusionProjectPhotos", mesh=mesh, views=views, texture_size=64, cameras=squares, placement=placement
+    )
+    assert painted.texture.shape == (1, 64, 64, 3)
+    low, high = painted.vertices[0].aminmax(dim=0)
+    torch.testing.assert_close((high - low).max(), torch.tensor(1.0))  # where it was
+    middle = photos[0][0, SIZE // 2, SIZE // 2]
+    torch.testing.assert_close(painted.texture[0].reshape(-1, 3).median(0).values, middle, atol=0.05, rtol=0)
+    refused("the photos' cameras are needed", run_node, "UpFusionProjectPhotos", mesh=mesh, views=views)
+
+
+def test_a_field_of_views_and_a_data_set(
+    run_node: Run, ball: nn.Module, photos: tuple[Tensor, Tensor], cameras: Any, folders: Path, core: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    images, masks = photos
+    fitted: list[Any] = []
+    monkeypatch.setattr(core, "fit_views", lambda views, **options: fitted.append((views, options)) or ball)
+    assert run_node("UpFusionFitViews", images=images, cameras=cameras, masks=masks, seed=3)[0] is ball
+    views, options = fitted[0]
+    assert len(views.rgb) == 3
+    assert options["generator"].initial_seed() == 3
+
+    mesh, _, placement = run_node("UpFusionExtractMesh", field=ball, resolution=32)
+    extras = {"masks": masks, "mesh": mesh, "placement": placement}
+    (folder,) = run_node("UpFusionSaveDataset", images=images, cameras=cameras, format="colmap", **extras)
+    names = ["view_001.png", "view_002.png", "view_003.png"]
+    assert sorted(path.name for path in (Path(folder) / "images").iterdir()) == names
+    rows = [line.split() for line in (Path(folder) / "sparse/0/points3D.txt").read_text().splitlines()]
+    radius = torch.tensor([[float(value) for value in row[1:4]] for row in rows]).norm(dim=1)
+    assert 0.05 < float(radius.mean()) < 0.3  # in the world, not one unit large
+    refused("one for each of 3 cameras", run_node, "UpFusionSaveDataset", images=images[:2], cameras=cameras)
+
+
+def test_the_viewer_sees_the_mesh_as_the_camera_sees_the_field(run_node: Run, ball: nn.Module, cameras: Any) -> None:
+    mesh, _, placement = run_node("UpFusionExtractMesh", field=ball, resolution=32)
+    (info,) = run_node("UpFusionCameraToLoad3D", cameras=cameras, index=1, placement=placement)
+    position = torch.tensor([info["position"][axis] for axis in "xyz"])
+    point = mesh.vertices[0, 0]
+    ahead = torch.linalg.inv(cameras.camera_to_world[1])
+    local = ahead[:3, :3] @ (placement.to_world(point[None])[0]) + ahead[:3, 3]
+    seen = ahead[:3, :3] @ (point - position)
+    torch.testing.assert_close(seen / seen[2], local / local[2], atol=1e-4, rtol=0)
