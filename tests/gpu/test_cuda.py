@@ -143,9 +143,10 @@ def test_a_field_takes_triton_by_itself_and_agrees_with_torch() -> None:
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
-def test_pictures_agree_with_the_cpu() -> None:
-    data = ProceduralObjects("test", size=32)
-    there, here = (data.batch(range(64), views=2, device=device) for device in ("cuda", "cpu"))
+@pytest.mark.parametrize("version", [1, 2])
+def test_pictures_agree_with_the_cpu(version: int) -> None:
+    data = ProceduralObjects("test", size=32, version=version)
+    there, here = (data.batch(range(64), views=2, device=device, photos=[0]) for device in ("cuda", "cpu"))
     assert there.rgb.is_cuda
     for name in ("rgb", "mask", "depth"):
         off = (getattr(there, name).cpu() - getattr(here, name)).abs()

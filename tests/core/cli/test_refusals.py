@@ -4,6 +4,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+import torch
 from command_runs import refused
 from PIL import Image
 
@@ -18,6 +19,7 @@ def places(tmp_path_factory: pytest.TempPathFactory, photos: list[Path], small_w
     folder = tmp_path_factory.mktemp("inputs")
     (folder / "text.jpg").write_text("no picture")
     (folder / "torn.safetensors").write_bytes(b"torn")
+    torch.save({"a": torch.ones(1)}, folder / "other.pth")
     Image.new("RGB", (64, 64), "white").save(folder / "white.png")
     Image.new("L", (20, 20), 255).save(folder / "mask.png")
     Image.new("RGB", (64, 64), "tan").save(folder / "wood.png")
@@ -43,7 +45,7 @@ PACK, TRAIN = "pack procedural -o out ", "train encoder --config mini -o out "
         ),
         ("views {F}/wood.png --any-background -m none -o out", "does not exist"),
         ("views {P} -m {F}/torn.safetensors -o out", "torn.safetensors"),
-        ("views {P} -m {W} -o {F}", "holds other files (mask.png, text.jpg, torn.safetensors, ...)"),
+        ("views {P} -m {W} -o {F}", "holds other files (mask.png, other.pth, text.jpg, ...)"),
         ("views {P} -o a/{long}/b", "one of 300 letters"),
         ("views {P} -o {deep}", "100 new folders"),
         (VIEWS + "--scheduler nonsense", "nonsense"),
