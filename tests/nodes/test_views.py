@@ -137,7 +137,7 @@ def test_what_tells_the_object_from_its_background(run_node: Run) -> None:
     asked: list[Tensor] = []
     model = SimpleNamespace(encode_image=lambda image: asked.append(image) or image[..., 0])  # what is red
     sockets = {"images": {"image0": plain, "image1": clear, "image2": plain}, "masks": {"mask2": mask}}
-    images, _ = run_node(PREPARE, **sockets, bg_removal_model=model)
+    images, *_ = run_node(PREPARE, **sockets, bg_removal_model=model)
     assert [image.shape for image in asked] == [(1, 60, 80, 3)]  # the first photo alone
     assert torch.equal(images[0], images[2])
 
