@@ -132,6 +132,9 @@ def test_what_tells_the_object_from_its_background(run_node: Run) -> None:
     images, masks = prepared(run_node, [image], [torch.zeros(1, 64, 64)], invert_mask=True)
     assert torch.equal(images, image)  # on white and framed already
     assert masks.sum() == 100 * 200
+
+
+def test_background_removal_is_asked_where_nothing_else_tells(run_node: Run, lines: list[str]) -> None:
     plain, mask = square(*WIDE)
     clear, _ = square(*SMALL, alpha=True)
     asked: list[Tensor] = []
@@ -139,6 +142,7 @@ def test_what_tells_the_object_from_its_background(run_node: Run) -> None:
     sockets = {"images": {"image0": plain, "image1": clear, "image2": plain}, "masks": {"mask2": mask}}
     images, *_ = run_node(PREPARE, **sockets, bg_removal_model=model)
     assert [image.shape for image in asked] == [(1, 60, 80, 3)]  # the first photo alone
+    assert lines[-1].splitlines()[:2] == ["photo 1: found by bg_removal_model", "photo 2: its transparency"]
     assert torch.equal(images[0], images[2])
 
 
