@@ -79,23 +79,22 @@ def test_numbers_by_hand(scripts: Scripts, tmp_path: Path) -> None:
     found = scripts["meshes"].solidity(MeshAsset(vertices, faces, vertices.clamp(0, 1)))
     assert found == {"closed": True, "pieces": 2, "whole": pytest.approx(0.75)}
     assert not scripts["meshes"].solidity(MeshAsset(vertices, faces[1:], vertices.clamp(0, 1)))["closed"]
-<<<<<<< HEAD
-
-
-def test_levers_are_compared_in_pairs(scripts: Scripts) -> None:
-    levers = scripts["levers"]
-
-    def rows(*values: float) -> list[dict[str, float]]:
-        return [dict.fromkeys(levers.MEASURES, value) for value in values]
-
-    title, base, changed = levers.table({"as it is": rows(1.0, 4.0), "no photos": rows(1.5, 3.5)})
-    assert title.split() == list(levers.MEASURES)
-    assert base.split() == ["as", "it", "is", *["2.500"] * 5]
-    assert changed.split() == ["no", "photos", *["+0.000", "±", "0.500"] * 5]
-    for changes in levers.LEVERS.values():
-        levers.replace(levers.FastSchedule(), **changes)  # each is a field, in its range
-    without = {name: 2.0 for name in levers.MEASURES if name != "f_score_2"}  # of a field that has no surface
-    assert levers.table({"as it is": [without], "one round": rows(1.0)})[1].split()[-2:] == ["-", "2.000"]
+    row = {"error": [1.0], "accepted": [True], "seconds": 1.0}
+    rows = [row | {"without": 10.0, "with": 11.0}, row | {"without": 20.0, "with": 24.0}, row]
+    found = scripts["photo_cameras"].summary(rows)
+    assert (found["fields"], found["box PSNR without (dB)"], found["gain (dB)"]) == (2, 15.0, "+2.500 ± 1.500")
+    good = {"closed": True, "whole": 1.0, "processor_seconds": 5.0, "peak_megabytes": 700}
+    bad = good | {"closed": False, "whole": 0.9, "peak_megabytes": 900}
+    rows = [
+        {"object": 0, "geometry": good, "textured": {"round": 30.0, "warnings": []}},
+        {"object": 1, "geometry": bad, "textured": {"round": 27.0, "warnings": ["a"]}},
+    ]
+    found = scripts["meshes"].summary(rows)
+    assert (found["closed"], found["whole_enough"], found["round_enough"], found["without_warning"]) == (1, 1, 1, 1)
+    result, taken = scripts["measuring"].timed(lambda: sum(range(100_000)))
+    assert (result, taken.wall > 0) == (4_999_950_000, True)
+    scripts["measuring"].write_json(tmp_path / "a.json", {"b": 1})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"b": 1}
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks, and kills by signal")
@@ -113,24 +112,3 @@ def test_background_training_that_was_killed_goes_on(kills: int, until: str, tmp
         measures = json.loads((tmp_path / "out" / until).read_text())
         assert {name: len(measures[name]["gains"]) for name in measures} == {"version 1": 4, "version 2": 4}
         assert measures["version 2"]["gains"]["sample, photos: 1, iou"]["objects"] == 1
-
-
-def test_summaries(scripts: Scripts, tmp_path: Path) -> None:
-=======
->>>>>>> main
-    row = {"error": [1.0], "accepted": [True], "seconds": 1.0}
-    rows = [row | {"without": 10.0, "with": 11.0}, row | {"without": 20.0, "with": 24.0}, row]
-    found = scripts["photo_cameras"].summary(rows)
-    assert (found["fields"], found["box PSNR without (dB)"], found["gain (dB)"]) == (2, 15.0, "+2.500 ± 1.500")
-    good = {"closed": True, "whole": 1.0, "processor_seconds": 5.0, "peak_megabytes": 700}
-    bad = good | {"closed": False, "whole": 0.9, "peak_megabytes": 900}
-    rows = [
-        {"object": 0, "geometry": good, "textured": {"round": 30.0, "warnings": []}},
-        {"object": 1, "geometry": bad, "textured": {"round": 27.0, "warnings": ["a"]}},
-    ]
-    found = scripts["meshes"].summary(rows)
-    assert (found["closed"], found["whole_enough"], found["round_enough"], found["without_warning"]) == (1, 1, 1, 1)
-    result, taken = scripts["measuring"].timed(lambda: sum(range(100_000)))
-    assert (result, taken.wall > 0) == (4_999_950_000, True)
-    scripts["measuring"].write_json(tmp_path / "a.json", {"b": 1})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"b": 1}

@@ -89,7 +89,8 @@ def test_attention_and_embedding_by_hand() -> None:
             part = slice(3 * head, 3 * head + 3)
             scores = query[sample, :, part] @ key[sample // 2, :, part].T / 3**0.5
             assert worst(ours[sample, :, part], scores.softmax(-1) @ value[sample // 2, :, part]) < 1e-6
-<<<<<<< HEAD
+    angle = torch.tensor([3.0, 3.0 * 10000**-0.5])
+    assert worst(timestep_embedding(torch.tensor([3]), 4)[0], torch.cat([angle.cos(), angle.sin()])) < 1e-6
 
 
 def test_attention_trains_in_bfloat16_on_a_cpu() -> None:
@@ -103,13 +104,6 @@ def test_attention_trains_in_bfloat16_on_a_cpu() -> None:
     step = 2.0**-8  # of bfloat16, from 1; sums of seven
     assert worst(ours.detach(), plain.detach()) < 4 * step
     assert all(worst(mine, theirs) < 8 * step * theirs.abs().max() for mine, theirs in pairs)
-
-
-def test_timestep_embedding_by_hand() -> None:
-=======
->>>>>>> main
-    angle = torch.tensor([3.0, 3.0 * 10000**-0.5])
-    assert worst(timestep_embedding(torch.tensor([3]), 4)[0], torch.cat([angle.cos(), angle.sin()])) < 1e-6
 
 
 def test_layers_come_from_the_host(config: DiffusionConfig) -> None:

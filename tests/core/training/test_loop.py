@@ -163,7 +163,7 @@ def test_hours_of_work_are_kept_over_stops(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("upfusion_core.training.loop.time.process_time", lambda: next(ticks))
     config, shown = tiny_config(hours=0.5, validate_every=2), []
     with pytest.raises(InterruptedError):
-        run_tiny(config, tmp_path, on_step=killing(600))
+        run_tiny(config, tmp_path, on_step=Mock(side_effect=InterruptedError))
     assert read_state(tmp_path / "training.pt", config)["worked"] == 600
     both = {"one": TinySource(fixed=True), "two": TinySource(fixed=True)}
     result = train(
