@@ -188,6 +188,7 @@ def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
 
 DEFAULT_PROMPT = "a high quality image with a white background"
 START_TOKEN, END_TOKEN, CONTEXT_LENGTH = 49406, 49407, 77
+_CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 DEFAULT_TOKENS = (320, 1400, 3027, 2867, 593, 320, 1579, 5994)
 
 
@@ -222,8 +223,7 @@ def tokenize(prompt: str) -> Tensor:
 
 def _tokenizer_ids(prompt: str) -> list[int]:
     """Ids by CLIP's vocabulary, whose merges are open_clip's package data; the package itself is not imported."""
-    from tokenizers.pre_tokenizers import ByteLevel
-    from transformers import CLIPTokenizer
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
     found = importlib.util.find_spec("open_clip")
     if found is None or not found.submodule_search_locations:
@@ -233,9 +233,16 @@ def _tokenizer_ids(prompt: str) -> list[int]:
         )
     path = Path(found.submodule_search_locations[0]) / "bpe_simple_vocab_16e6.txt.gz"
     lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")
-    letters = sorted(ByteLevel.alphabet())  # the stand-ins for the 256 bytes, in the order of the vocabulary
+    letters = sorted(
+        pre_tokenizers.ByteLevel.alphabet()
+    )  # the stand-ins for the 256 bytes, in the order of the vocabulary
     # line 0 names the version; the vocabulary is 2 x 256 letters, the merges, and the two special tokens
     merges = [(left, right) for left, right in (line.split() for line in lines[1 : END_TOKEN - 512])]
     words = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges)]
     vocabulary = {word: index for index, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges)(prompt, add_special_tokens=False)["input_ids"]
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
+    spaces = normalizers.Replace(Regex(r"\s+"), " ")
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])
+    words_of = pre_tokenizers.Split(Regex(_CLIP_WORDS), "removed", invert=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words_of, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    return list(tokenizer.encode(prompt).ids)

@@ -34,7 +34,7 @@ _AREAS = ((8, 0, 0.001, 0, 0), (64, 0, 0.01, 3, 3), (math.inf, 8, 0.005, 8, 32))
 """By how many values a mask holds at most: by how much the flat ground of an area may vary, the least share of the
 picture it takes, and how far (of 255) values may be to be of the area, and to be like it."""
 _LUMA = (0.299, 0.587, 0.114)  # by which one colour is brighter than another
-_EDGES = 192  # pixels a side at which outlines and edges are compared
+_EDGES = (192, 48, 16)  # pixels a side at which outlines and edges are compared
 
 
 def border(values: Tensor) -> Tensor:
@@ -90,13 +90,15 @@ def find_object(
     """
 
     def edges_met(tried: Tensor) -> float:
-        """How much of its outline lies along edges of the photo."""
-        step = max(1, min(tried.shape) // (2 * _EDGES))
+        """How much of its outline lies along edges of the photo, seen from near and, for rough masks, from afar."""
+        step, met = max(1, min(tried.shape) // (2 * _EDGES[0])), 0.0
         seen = [each[:, ::step, ::step].float() / _full(each) for each in (rgb, tried[None])]
-        picture, outline = (torch.gradient(adaptive_avg_pool2d(each, _EDGES), dim=(1, 2)) for each in seen)
-        strength = (picture[0].square() + picture[1].square()).sqrt()
-        along = (picture[0] * outline[0] + picture[1] * outline[1]).abs()
-        return float((along / (strength + strength.mean() + 1e-6)).sum())
+        for side in _EDGES:
+            picture, outline = (torch.gradient(adaptive_avg_pool2d(each, side), dim=(1, 2)) for each in seen)
+            strength = (picture[0].square() + picture[1].square()).sqrt()
+            along = (picture[0] * outline[0] + picture[1] * outline[1]).abs()
+            met += float((along / (strength + strength.mean() + 1e-6)).sum()) / side
+        return met
 
     check_choice("sense", sense, get_args(Sense))
     size, stored = tuple(rgb.shape[1:]), tuple(values.shape[1:])

@@ -264,8 +264,8 @@ def _decode(source: PhotoSource, label: str, read: Callable[[Image.Image, str], 
     if isinstance(source, Image.Image):
         with reading(label, **reason, error=PhotoError):
             check_picture(source, label)
-            way = orientation(source)
             channels = torch.from_numpy(read(source, label))
+            way = orientation(source)  # not before: to look for EXIF may decode, after which no file tells its bits
         return _clamped(channels, label) if channels.is_floating_point() else channels, label, way
     if not isinstance(source, str | os.PathLike):
         raise PhotoError(f"{label} must be a path, a PIL image or a tensor, got {type(source).__name__}; convert it")

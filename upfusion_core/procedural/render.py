@@ -81,7 +81,7 @@ def trace_rays(tables: Tables, owner: Tensor, origins: Tensor, directions: Tenso
     rays, staging = directions.shape[1], tables.staging
     if staging is not None:  # the same straight rays in the objects' own frames, where lengths are others
         inward = staging.inward[owner]
-        origins = (inward @ (origins - staging.shift[owner])[..., None])[..., 0]
+        origins = (inward @ (origins - staging.origin[owner])[..., None])[..., 0]
         directions = directions @ inward.transpose(1, 2)
         lengths = directions.norm(dim=-1, keepdim=True)
         directions = directions / lengths
@@ -273,7 +273,7 @@ def signed_distance(objects: Objects, points: Tensor) -> Tensor:
     if objects.staging is None:
         return _part_distances(Tables.of(objects), points).amin(0)
     inward = objects.staging.inward
-    points = (points - objects.staging.shift[:, None]) @ inward.transpose(1, 2)
+    points = (points - objects.staging.origin[:, None]) @ inward.transpose(1, 2)
     most: Tensor = torch.linalg.matrix_norm(inward, 2)  # by which lengths grow on the way inward
     return _part_distances(Tables.of(objects), points).amin(0) / most[:, None]
 
@@ -313,6 +313,6 @@ def true_mesh(objects: Objects, resolution: int = 128) -> trimesh.Trimesh:
     colors, _ = _surface(tables, points.T, _part_distances(tables, points[None])[:, 0].abs().argmin(0))
     mesh.visual.vertex_colors = (colors.T.cpu().numpy() * 255).round().astype(np.uint8)
     if staging is not None:
-        points = points @ torch.linalg.inv(staging.inward[0]).T + staging.shift
+        points = points @ torch.linalg.inv(staging.inward[0]).T + staging.origin
         mesh.vertices = points.cpu().numpy().astype(np.float64)
     return mesh

@@ -104,13 +104,14 @@ class Light:
 class Staging:
     """How B objects of version 2 stand in the world: stretched, moved, under further lights.
 
-    inward: (B, 3, 3), x = inward (x' - shift) takes the world to the frame in which the parts are given. shift: (B, 3)
-    the object's middle in the world. radius: (B,) of the ball about it that holds the object.
+    inward: (B, 3, 3) and origin: (B, 3), x = inward (x' - origin) takes the world to the frame in which the parts are
+    given. middle: (B, 3) the object's, in the world. radius: (B,) of the ball about it that holds the object.
     fills: (B, L, 6) directions towards further lights, of unit length, and their colours.
     """
 
     inward: Tensor
-    shift: Tensor
+    origin: Tensor
+    middle: Tensor
     radius: Tensor
     fills: Tensor
 
@@ -118,8 +119,8 @@ class Staging:
         """By (B, 3, 3) rotations about the world's origin."""
         directions, colors = self.fills.split(3, dim=-1)
         fills = torch.cat([directions @ turn.transpose(1, 2), colors], dim=-1)
-        shift = (turn @ self.shift[..., None])[..., 0]
-        return replace(self, inward=self.inward @ turn.transpose(1, 2), shift=shift, fills=fills)
+        origin, middle = ((turn @ place[..., None])[..., 0] for place in (self.origin, self.middle))
+        return replace(self, inward=self.inward @ turn.transpose(1, 2), origin=origin, middle=middle, fills=fills)
 
 
 @dataclass(frozen=True, eq=False)

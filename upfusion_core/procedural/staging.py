@@ -1,8 +1,8 @@
 """What version 2 of the generator adds: objects drawn out, flattened and moved under several lights; photos of people.
 
 Version 1's objects fill their frame in front of its one camera. Here each is stretched and placed by numbers of its
-own (`staged`), and a view may be a photo (`Photographs`) in place of a clean picture. A photo's true
-camera is told to nobody: it is taken for the nominal one, of focal 4.5 at distance 1, as people's photos are.
+own (`staged`), and a view may be a photo (`Photographs`) in place of a clean picture. A photo's true camera is told to
+nobody: it is taken for the nominal one, of focal 4.5 at distance 1, as people's photos are.
 """
 
 from __future__ import annotations
@@ -49,11 +49,10 @@ def staged(objects: Objects, draws: Draws) -> Objects:
     middle = (low + high) / 2
     reach = ((points - middle[:, None, None]).abs() + pads).norm(dim=-1).masked_fill(~seen, 0).amax((1, 2))
     radius = _radius(draws.unit())
-    inward = torch.linalg.inv(stretch * (radius / reach)[:, None, None])
+    scale = (radius / reach)[:, None]
     aside = (2 * OFF_CENTER / REFERENCE_FOCAL * draws.unit()).minimum(FRAME_RADIUS - radius)
     shift = draws.rotation()[:, 0] * aside[:, None]
-    own = (torch.linalg.inv(stretch) @ middle[..., None])[:, None, :, 0]  # the middle where the parts are given
-    first, second = (replace(some, center=some.center - own) for some in (objects.first, objects.second))
+    inward = torch.linalg.inv(stretch * scale[..., None])
 
     # further lights from anywhere but far below; the first one weaker for them, with more or less all round
     fills, total = [], torch.zeros(len(draws))
@@ -70,8 +69,8 @@ def staged(objects: Objects, draws: Draws) -> Objects:
     saturation = torch.where(draws.chance(0.5), draws.uniform(0.05, 0.5), draws.uniform(0.7, 1.7)).view(shape)
     grey, power = colors.mean(-1, keepdim=True), torch.exp(draws.uniform(-1.3, 0.6)).view(shape)
     coats = replace(objects.coats, colors=(grey + saturation * (colors - grey)).clamp(0, 1) ** power)
-    staging = Staging(inward, shift, radius, torch.stack(fills, dim=1))
-    return replace(objects, first=first, second=second, coats=coats, light=light, staging=staging)
+    staging = Staging(inward, shift - scale * middle, shift, radius, torch.stack(fills, dim=1))
+    return replace(objects, coats=coats, light=light, staging=staging)
 
 
 def _radius(share: Tensor) -> Tensor:
@@ -107,7 +106,7 @@ class Photographs:
         room = 1 - focal * radius / (distance.square() - radius.square()).sqrt()  # beside the ball of the object
         principal = (2 * torch.stack(aside, dim=-1) - 1) * (room.clamp(0, 2 * OFF_CENTER) * free)[..., None]
         distance = torch.where(free, distance * self.staging.radius[:, None] / radius, distance)
-        matrices, pivot = camera_to_world.clone(), self.staging.shift[:, None] * free[:, None]
+        matrices, pivot = camera_to_world.clone(), self.staging.middle[:, None] * free[:, None]
         matrices[..., :3, 3] = pivot + matrices[..., :3, 2] * distance[..., None]
         return matrices, focal[..., None].expand(*focal.shape, 2), principal
 

@@ -26,7 +26,7 @@ from .rasterise import rasterise
 from .reading import Surface
 from .texture import FACES, dilate, texels, unwrap
 
-BUFFER = 2048  # side of the largest depth buffer, in samples
+BUFFER = 1536  # side of the largest depth buffer, in samples: six photos of 12 megapixels fit into 2 GB with it
 LOW = 128  # side of the low band, in pixels; about the size of what the photos are levelled over
 SOLVED = 384  # side of the texture that levels and trust are solved on
 BORDER = 0.02  # a photo's weight rises over this share of its side, from outlines and from its border on
@@ -154,7 +154,7 @@ def _projector(mesh: MeshAsset, photo: Tensor, camera: Cameras, mask: Tensor | N
     """The photo's depth buffer, its low band without what is not the object, and how far its weight has risen."""
     samples = min(BUFFER, max(photo.shape[1:]))
     depth = torch.full((samples, samples), torch.inf)
-    for group in mesh.faces.split(FACES):  # a rasteriser holds all the fragments that it looks at
+    for group in mesh.faces.split(FACES // 4):  # a rasteriser holds all the fragments that it looks at
         no_uvs, no_texture = torch.zeros(len(mesh.vertices), 2), torch.full((len(group),), -1)
         bare = Surface(mesh.vertices, group, mesh.vertex_colors, no_uvs, (), no_texture)
         seen = rasterise(bare, camera, samples, supersampling=1)

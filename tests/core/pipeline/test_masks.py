@@ -74,7 +74,6 @@ def taken(mask: object, folder: Path, sense: Sense = "white") -> tuple[np.ndarra
         (lambda: palette(0, 0, 0, 0, 0, 0), "white is the object"),  # a palette that tells nothing: numbers 0 and 1
         (lambda: disc(0, 38), "0 is the object: 100% of the border is 38"),
         (lambda: disc(2, 1), "2 is the object: 100% of the border is 1"),
-        (lambda: disc(128, 255), "128 is the object: 100% of the border is 255"),
         (lambda: torch.from_numpy(0.3 * DISC).float(), "0.3 is the object: 100% of the border is 0"),
         (lambda: disc((255, 0, 0, 120), (0, 0, 0, 0)), "120 is the object: 100% of the border is 0"),
         (lambda: jpeg(disc(128, 0)), "12. is the object: 100% of the border is 0"),
@@ -117,7 +116,6 @@ def test_soft_masks_stay_soft(soft: Made, tmp_path: Path) -> None:
     ("mask", "sense", "text", "doubtful"),
     [
         (disc(0, 255), "white", "white is the object, but looks inverted: 100% of its border is white too", True),
-        (disc(0, 1), "white", "white is the object, but looks inverted: 100% of its border is white too", True),
         (smooth(disc(0, 255)), "white", "white is the object, but looks inverted: 100% of its border is", True),
         (disc(0, 255), "border", "0 is the object: 100% of the border is 255", False),
         (smooth(disc(0, 255)), "border", "0 is the object: 100% of the border is 255", False),
@@ -160,7 +158,6 @@ def test_a_border_of_both_leaves_it_to_the_brighter(
         (lambda: Image.fromarray(NOISE), "got many colours"),
         (lambda: torch.from_numpy(DISC * 0.5 + SPOT * 0.5).float(), "got 0, 0.5, 1;"),
         (lambda: painted(0), r"must cover the object, but it is empty \(0 everywhere\); paint the object white"),
-        (lambda: painted(3), r"it is empty \(3 everywhere\)"),
         (lambda: torch.ones(SIDE, SIDE), r"it is full \(1 everywhere\)"),
     ],
 )
@@ -206,15 +203,7 @@ def test_a_host_that_turned_the_photo_alone_and_a_mask_that_is_the_same_both_way
 
 
 @pytest.mark.parametrize(
-    ("ground", "white"),
-    [
-        ((255, 255, 255), True),
-        ((255, 250, 235), True),
-        ((240, 240, 240), True),
-        ((255, 255, 234), False),
-        ((237, 235, 230), False),
-        ((2, 2, 2), False),
-    ],
+    ("ground", "white"), [((255, 250, 235), 1), ((240, 240, 240), 1), ((255, 255, 234), 0), ((237, 235, 230), 0)]
 )
 def test_backgrounds(ground: tuple[int, int, int], white: bool, recwarn: pytest.WarningsRecorder) -> None:
     photo = disc((70, 20, 20), ground)

@@ -1,7 +1,5 @@
 """Procedural objects as a data set: fixed and drawn cameras, the reference view, the readers' form."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
@@ -62,9 +60,10 @@ def test_objects_drawn_before_can_be_looked_at() -> None:
     assert data.names([4, 1]) == same.names
 
 
-def test_tensors_are_made_where_the_objects_are() -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_tensors_are_made_where_the_objects_are(version: int) -> None:
     """With another default device, any tensor made without saying where would not mix with the objects'."""
-    data = ProceduralObjects("train", size=12)
+    data = ProceduralObjects("train", size=12, version=version)
     expected = data.batch(range(64), views=2)
     with torch.device("meta"):
         turned = expected.objects.turned(expected.rgb.new_zeros(64))

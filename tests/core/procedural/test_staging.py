@@ -31,7 +31,7 @@ def primitive(kind: int, size: tuple[float, float, float]) -> Objects:
 
 def staging(inward: Tensor | None = None, shift: Tensor = SHIFT, *fills: list[float]) -> Staging:
     inward = torch.eye(3)[None] if inward is None else inward
-    return Staging(inward, shift, torch.tensor([0.16]), torch.tensor(fills).view(1, -1, 6))
+    return Staging(inward, shift, shift, torch.tensor([0.16]), torch.tensor(fills).view(1, -1, 6))
 
 
 def seen(objects: Objects) -> tuple[Tensor, ...]:
@@ -77,9 +77,9 @@ def test_things_are_whole_in_every_view_and_seen_where_they_are() -> None:
     assert (distances[batch.mask > 0].abs() < 1e-3).float().mean() > 0.995
     of = batch.objects.staging
     assert of is not None
-    assert (of.radius + of.shift.norm(dim=-1) <= FRAME_RADIUS + 1e-6).all()
+    assert (of.radius + of.middle.norm(dim=-1) <= FRAME_RADIUS + 1e-6).all()
     assert of.radius.min() < 0.155 < 0.21 < of.radius.max()
-    assert 0.01 < of.shift.norm(dim=-1).max() <= 2 * OFF_CENTER / 4.5
+    assert 0.01 < of.middle.norm(dim=-1).max() <= 2 * OFF_CENTER / 4.5
     assert torch.linalg.cond(of.inward).quantile(0.8) > 2.5
 
 
