@@ -125,8 +125,8 @@ def test_a_photo_that_is_not_on_white_goes_on_and_is_marked(
     ]
 
 
-def test_what_tells_the_object_from_its_background(run_node: Run) -> None:
-    # it gives a black mask of 64 x 64 pixels then, whatever the picture's size
+def test_load_image_without_transparency_tells_nothing(run_node: Run) -> None:
+    """It gives a black mask of 64 x 64 pixels then, whatever the picture's size."""
     image = torch.ones(1, 512, 512, 3)
     image[:, 100:200, 100:300] = torch.tensor([0.2, 0.4, 0.6])
     images, masks = prepared(run_node, [image], [torch.zeros(1, 64, 64)], invert_mask=True)
