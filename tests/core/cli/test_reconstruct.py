@@ -14,7 +14,7 @@ import torch
 import trimesh
 from command_runs import done, interrupted, press, read_run, refused, small_distillation
 
-from upfusion_core import RadianceField, UpFusion, example_views, load_field
+from upfusion_core import RadianceField, UpFusion, example_views, load_field, load_photo_cameras
 from upfusion_core.cli import reconstruct
 from upfusion_core.cli.reconstruct import distill_config, labelled_sheet, sampled_by
 from upfusion_core.config import DistillConfig, DraftSchedule, FieldConfig
@@ -60,7 +60,14 @@ def same_fields(first: Path, second: Path) -> bool:
 
 def test_everything_is_written(whole: Path) -> None:
     pictures = {"inputs/001.png", "inputs/002.png", "photos.png", "views/000.png", "views/001.png", "views.png"}
-    assert files(whole) == pictures | {"field.safetensors", "turntable.gif", "run.json", "photo_cameras.json", *MESHES}
+    assert files(whole) == pictures | {
+        "field.safetensors",
+        "turntable.gif",
+        "run.json",
+        "photo_cameras.json",
+        "views.json",
+        *MESHES,
+    }
     assert imageio.imread(whole / "turntable.gif", index=None).shape == (6, 16, 16, 3)
     record = read_run(whole)
     assert len(trimesh.load_mesh(whole / "mesh.glb").faces) == record["mesh"]["faces"] > 0
@@ -117,6 +124,23 @@ def test_given_cameras_and_a_runs_own(
     assert (tmp_path / "given/mesh.glb").read_bytes() != (tmp_path / "plain/mesh.glb").read_bytes()
 
 
+@pytest.mark.parametrize("form", ["nerfstudio", "colmap"])
+def test_export_of_a_run(whole: Path, photos: list[Path], tmp_path: Path, form: str) -> None:
+    """Only photo 1's camera is sure here; both views go along, and points of the surface."""
+    out = tmp_path / "set"
+    assert "3 pictures" in done("export", whole, "-o", out, "--format", form)
+    names = ["photo_1.png", "view_000.png", "view_001.png"]
+    assert sorted(path.name for path in (out / "images").iterdir()) == names
+    known = load_photo_cameras(out, [out / "images" / name for name in names])
+    kept = json.loads((whole / "views.json").read_text())
+    turned = torch.tensor(kept[1]["camera_to_world"]) @ torch.linalg.inv(torch.tensor(kept[0]["camera_to_world"]))
+    matrices = known.cameras.camera_to_world
+    torch.testing.assert_close((matrices[2] @ torch.linalg.inv(matrices[1]))[:3, :3], turned[:3, :3], atol=1e-4, rtol=0)
+    assert len(imageio.imread(out / "images/photo_1.png")) == 64
+    assert "exists already" in refused("export", whole, "-o", out, "--format", form)
+    assert "must be" in refused("export", photos[0].parent)
+
+
 def test_an_empty_field_is_told(command: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     field = RadianceField(FieldConfig.small())
     with torch.no_grad():
@@ -141,7 +165,7 @@ def test_presets_and_what_changes_in_them() -> None:
 # ---- demo
 
 WRITTEN = {"photos.png", "truth.png", "prediction.png", "views.png", "sheet.png", "turntable.gif", "mesh.glb",
-           "field.safetensors", "run.json", "photo_cameras.json"}  # fmt: skip
+           "field.safetensors", "run.json", "photo_cameras.json", "views.json"}  # fmt: skip
 
 
 def test_a_demo_and_its_continuation(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

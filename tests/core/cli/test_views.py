@@ -47,11 +47,11 @@ def test_views_writes_what_the_library_samples(
     assert str(out / "turntable.gif") in said
     names = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
     expected = ["inputs/001.png", "inputs/002.png", "photo_cameras.json", "photos.png", "run.json", "turntable.gif"]
-    assert names == [*expected, "views.png", "views/000.png", "views/001.png", "views/002.png"]
+    assert names == [*expected, "views.json", "views.png", "views/000.png", "views/001.png", "views/002.png"]
     scene = model.encode(prepare_views(photos[:2], size=64))
     assert_saved(out, model.sample(scene, orbit_cameras([0, 120, 240]), steps=2, seeds=[7, 8, 9]).rgb)
     record = read_run(out)
-    assert (record["status"], record["model_id"], len(record["files"])) == ("finished", model.model_id, 9)
+    assert (record["status"], record["model_id"], len(record["files"])) == ("finished", model.model_id, 10)
 
 
 def test_predict(photos: list[Path], small_weights: Path, model: UpFusion, tmp_path: Path) -> None:
