@@ -6,9 +6,9 @@ right, +Y up, looking along -Z (glTF's axes). Images: channels-first sRGB in [0,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, SupportsIndex
+from typing import Any, NamedTuple, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -156,6 +156,7 @@ class SourcePhoto:
     name: its file, or "photo 2". size: width and height of the whole photo in pixels.
     rgb: (3, h, w), uint8 or in [0, 1], sRGB, not multiplied by the mask: the part of the photo that begins at `corner`.
     mask: (h, w) in the same manner, full on the object; None where it is whatever is not white.
+    straightened: the distortion of its lens that was taken out, by the names of photo_cameras.json.
     corner: x and y of that part. box: left, top, right and bottom of the square, which may lie outside of the photo.
     """
 
@@ -165,6 +166,7 @@ class SourcePhoto:
     mask: Tensor | None
     corner: tuple[int, int]
     box: tuple[float, float, float, float]
+    straightened: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)

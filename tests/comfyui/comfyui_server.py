@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 900  # a shared, busy machine compiles all of ComfyUI's modules at the first start
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"}
@@ -72,18 +74,13 @@ class Server:
         assert entry["status"]["status_str"] == "success", json.dumps(entry["status"], indent=1)[-4000:]
         return entry["outputs"]
 
+    def saved(self, prompt: dict[str, Any], node: str = "saved") -> list[Image.Image]:
+        """The pictures that a node of a workflow wrote."""
+        return [Image.open(self.base / "output" / image["filename"]) for image in self.run(prompt)[node]["images"]]
+
     def held(self) -> dict[str, Any]:
         """What the process holds once unused memory is given back: see probe.py."""
         return self.get("/probe")
-
-    def anonymous_bytes(self) -> int:
-        """Memory of the process that is not mapped from files, once what is unused is given back."""
-        return self.held()["bytes"]
-
-    def peak_bytes(self) -> int:
-        """Memory of the process that is not mapped from files, as it is now."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.search(r"RssAnon:\s+(\d+) kB", status)[1]) * 1024
 
     def interrupted_after(self, prompt_id: str) -> float:
         """Cancels a running workflow; gives the seconds until it stopped, without those it waited for a processor."""

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import trimesh
 from comfyui_server import ROOT, Server
-from PIL import Image, ImageChops
+from PIL import ImageChops
 from workflows_api import MINI, Prompt, distilled, extracted, node, one_box, predicted, rendered, sampled, scene
 
 pytestmark = pytest.mark.comfyui
@@ -27,20 +27,12 @@ LONG: dict[str, Prompt] = {
 }
 
 
-def saved(server: Server, prompt: Prompt, name: str = "saved") -> list[Image.Image]:
-    """The pictures that a node of the prompt wrote."""
-    return [Image.open(server.base / "output" / image["filename"]) for image in server.run(prompt)[name]["images"]]
-
-
-def test_the_pack_imports_without_a_warning(server: Server) -> None:
+def test_the_pack_imports_without_a_warning_and_every_node_has_its_help(server: Server) -> None:
     log = server.log
     assert "IMPORT FAILED" not in log
     lines = [line for line in log.splitlines() if re.search(r"WARN|ERROR|Traceback", line)]
     assert not [line for line in lines if re.search("upfusion|custom node|node", line, re.IGNORECASE)], lines
     assert re.search(r"seconds: .*custom_nodes/upfusion", log)
-
-
-def test_every_node_is_offered_with_its_help(server: Server) -> None:
     offered = server.get("/object_info")
     ours = {name for name, info in offered.items() if info["python_module"].endswith("upfusion")}
     sources = "".join(path.read_text() for path in (ROOT / "nodes").glob("*.py"))
@@ -60,22 +52,19 @@ def test_importing_delays_the_start_by_less_than_half_a_second(server: Server) -
 
 
 def test_ksampler_and_the_one_box_paint_the_same_views(server: Server) -> None:
-    pictures = [saved(server, prompt) for prompt in (sampled(3), one_box(3, batch_size=3))]
+    pictures = [server.saved(prompt) for prompt in (sampled(3), one_box(3, batch_size=3))]
     assert [len(views) for views in pictures] == [4, 4]
     for one, other in zip(*pictures, strict=True):
         assert max(high for _, high in ImageChops.difference(one, other).getextrema()) <= 1
         assert one.size == (32, 32)
 
 
-def test_a_missing_file_is_refused_with_a_sentence(server: Server) -> None:
+def test_a_missing_file_and_a_prediction(server: Server) -> None:
     with pytest.raises(AssertionError, match=r"lost\.safetensors"):
         server.queue(sampled(1, weights="lost.safetensors"))
     inputs = server.get("/object_info/UpFusionLoadModel")["UpFusionLoadModel"]["input"]["required"]
     assert inputs["weights"][1]["options"] == ["mini", "quarter.safetensors"]
-
-
-def test_a_prediction_is_one_picture_a_camera(server: Server) -> None:
-    pictures = saved(server, {**scene(size=32), **predicted(32)}, "shown")
+    pictures = server.saved({**scene(size=32), **predicted(32)}, "shown")
     assert [picture.size for picture in pictures] == [(32, 32)] * 4
     assert all(low < high for picture in pictures for low, high in picture.getextrema())
 
@@ -83,12 +72,12 @@ def test_a_prediction_is_one_picture_a_camera(server: Server) -> None:
 @pytest.mark.parametrize("name", LONG)
 def test_cancel_stops_within_a_second_the_next_prompt_runs_and_memory_is_back(server: Server, name: str) -> None:
     server.run({**distilled(), **predicted(64)})
-    before = server.anonymous_bytes()
+    before = server.held()["bytes"]
     running = server.queue(LONG[name])
     time.sleep(4)
     assert server.interrupted_after(running) < CANCEL_SECONDS
     server.run({**distilled(), **predicted(80)})
-    assert server.anonymous_bytes() < 1.05 * before
+    assert server.held()["bytes"] < 1.05 * before
 
 
 def test_meshes_go_to_comfyui_s_own_nodes(server: Server) -> None:

@@ -1,10 +1,7 @@
 """Thirty prompts that mix the pack's nodes with ComfyUI's own in one server: nothing is left behind."""
 
-from typing import Any
-
 import pytest
 from comfyui_server import Server
-from PIL import Image
 from workflows_api import MINI, Prompt, distilled, extracted, node, one_box, predicted, rendered, sampled
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.slow]
@@ -68,14 +65,9 @@ def shaped(number: int) -> Prompt:
     }
 
 
-def pixels(server: Server, outputs: dict[str, Any]) -> list[bytes]:
-    """The pictures that the node `saved` of `painted` wrote."""
-    return [Image.open(server.base / "output" / image["filename"]).tobytes() for image in outputs["saved"]["images"]]
-
-
 def test_thirty_prompts_leave_nothing_behind(server: Server) -> None:
     """Memory, open files, threads; and the first prompt gives the same pictures after all others."""
-    before = pixels(server, server.run(painted(0)))
+    before = [picture.tobytes() for picture in server.saved(painted(0))]
     held = []
     for number in range(ROUNDS):
         for prompt in rounds_prompts(number):
@@ -86,4 +78,4 @@ def test_thirty_prompts_leave_nothing_behind(server: Server) -> None:
     assert max(after["bytes"] for after in held[2:]) < GROWTH * first["bytes"]
     assert last["files"] == first["files"]
     assert last["threads"] == first["threads"]
-    assert pixels(server, server.run(painted(0))) == before
+    assert [picture.tobytes() for picture in server.saved(painted(0))] == before

@@ -18,13 +18,9 @@ pytestmark = pytest.mark.comfyui
 
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 RUN_SECONDS = 3600
-STOCK = (
-    "basic_mask_operations_and_compositing",
-    "utility_birefnet_remove_background",
-    "3d_moge_perspective_to_mesh",
-    "basic_datatype_conversion",  # the last one is run: it needs neither models nor pictures
-)
-"""ComfyUI's own templates: masks and compositing, background removal, 3D, texts and numbers."""
+# ComfyUI's own templates; the last one is run: it needs neither models nor pictures
+STOCK = ("basic_mask_operations_and_compositing", "utility_birefnet_remove_background", "3d_moge_perspective_to_mesh")
+STOCK += ("basic_datatype_conversion",)
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ import torch
 import trimesh
 from torch import Tensor
 
+Density = Callable[[Tensor], Tensor]
+
 
 class AnalyticField:
     """Density and colour of points by formulas; colour = place unless given. Counts the points it is asked for."""
 
-    def __init__(
-        self, density: Callable[[Tensor], Tensor], extent: float = 0.5, color: Callable[[Tensor], Tensor] | None = None
-    ) -> None:
+    def __init__(self, density: Density, extent: float = 0.5, color: Density | None = None) -> None:
         self._density, self._color = density, color or (lambda points: (points + 0.5).clamp(0, 1))
         self.aabb = torch.tensor([[-extent] * 3, [extent] * 3])
         self.asked = 0
@@ -28,16 +28,12 @@ class AnalyticField:
         return self.density(points), self.color(points)
 
 
-def ball(
-    radius: float = 0.2, peak: float = 200.0, center: tuple[float, ...] = (0.0, 0, 0), softness: float = 0.004
-) -> Callable[[Tensor], Tensor]:
+def ball(radius: float = 0.2, peak: float = 200.0, center: tuple = (0.0, 0, 0), softness: float = 0.004) -> Density:
     middle = torch.tensor(center)
     return lambda points: peak * torch.sigmoid((radius - (points - middle).norm(dim=-1)) / softness)
 
 
-def torus(
-    ring: float = 0.18, tube: float = 0.07, peak: float = 300.0, softness: float = 0.003
-) -> Callable[..., Tensor]:
+def torus(ring: float = 0.18, tube: float = 0.07, peak: float = 300.0, softness: float = 0.003) -> Density:
     """About the y axis."""
 
     def density(points: Tensor) -> Tensor:

@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tiny_training import DRAFT, FIELD
 from typer.testing import CliRunner, Result
 
 from upfusion_core.cli.app import app
-from upfusion_core.config import DistillConfig, DraftSchedule, FieldConfig, FitConfig, GridConfig
+from upfusion_core.config import DistillConfig
 
 
 def upfusion(*arguments: object) -> Result:
@@ -52,14 +53,4 @@ def change_run(folder: Path, **changes: object) -> None:
 
 def small_distillation(made: Callable[..., DistillConfig]) -> Callable[..., DistillConfig]:
     """What `made` gives, but with few and small pictures and a small field."""
-
-    def small(*arguments: Any) -> DistillConfig:  # noqa: ANN401
-        fit = replace(FitConfig(iterations=4), rays=64)
-        schedule = DraftSchedule(
-            predicted_cameras=3, predicted_size=16, predicted_fit=fit, sampled_cameras=2, sampled_fit=fit, steps=1
-        )
-        grid = GridConfig(levels=3, coarsest=4, finest=16, table_size=2**12)
-        field = FieldConfig(grid=grid, hidden=8, half_extent=0.3, blob_sigma=0.1)
-        return replace(made(*arguments), schedule=schedule, field=field)
-
-    return small
+    return lambda *arguments: replace(made(*arguments), schedule=DRAFT, field=FIELD)

@@ -20,14 +20,6 @@ class Block:
     text: str
 
 
-@dataclass(frozen=True)
-class Command:
-    """One command; words as a shell splits them, without comments and leading VARIABLE=value."""
-
-    line: int
-    words: tuple[str, ...]
-
-
 def blocks(path: Path) -> list[Block]:
     """The fenced blocks of a page, those inside of lists too."""
     found, lines = [], path.read_text(encoding="utf-8").splitlines()
@@ -44,20 +36,20 @@ def blocks(path: Path) -> list[Block]:
     return found
 
 
-def commands(block: Block) -> list[Command]:
-    """The commands of a block in their order, with continued lines joined and `a && b` taken apart."""
+def commands(block: Block) -> list[tuple[int, list[str]]]:
+    """Line and words of each command of a block, with continued lines joined and `a && b` taken apart."""
     found, waiting = [], ""
     for offset, line in enumerate(block.text.splitlines()):
         waiting += line
         if waiting.endswith("\\") and block.language != "bat":
             waiting = waiting[:-1] + " "
             continue
-        found += [Command(block.line + offset, words) for words in _split(waiting, block.language)]
+        found += [(block.line + offset, words) for words in _split(waiting, block.language)]
         waiting = ""
     return found
 
 
-def inline_commands(path: Path) -> list[Command]:
+def inline_commands(path: Path) -> list[tuple[int, list[str]]]:
     """Commands that stand between backticks in the text of a page."""
     text = path.read_text(encoding="utf-8")
     for block in blocks(path):
@@ -65,11 +57,12 @@ def inline_commands(path: Path) -> list[Command]:
     found = []
     for number, line in enumerate(text.splitlines(), 1):
         for match in _INLINE.finditer(line):
-            found += [Command(number, words) for words in _split(match[1].replace("\\|", "|"), "bat")]
+            found += [(number, words) for words in _split(match[1].replace("\\|", "|"), "bat")]
     return found
 
 
-def _split(line: str, language: str) -> list[tuple[str, ...]]:
+def _split(line: str, language: str) -> list[list[str]]:
+    """Words as a shell splits them, without comments and leading VARIABLE=value."""
     spelled = line.replace("\\", "/") if language == "bat" else line
     parts: list[list[str]] = [[]]
     for word in shlex.split(spelled.replace(";", " ; "), comments=True):
@@ -77,4 +70,4 @@ def _split(line: str, language: str) -> list[tuple[str, ...]]:
             parts.append([])
         elif parts[-1] or not re.fullmatch(r"[A-Z_]+=.*", word):
             parts[-1].append(word)
-    return [tuple(part) for part in parts if part]
+    return [part for part in parts if part]

@@ -7,13 +7,12 @@ import re
 import subprocess
 import sys
 import venv
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import tiny_training
-from documented import Command
 from typer.testing import CliRunner
 
 from upfusion_core.cli.app import COMMANDS, app
@@ -21,6 +20,7 @@ from upfusion_core.config import TRAIN_PRESETS, TrainConfig
 from upfusion_core.config.base import options_of
 
 ROOT = Path(__file__).resolve().parents[2]
+PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 MOST = {
     "--count": 2, "--faces": 200, "--held-out": 0, "--max-minutes": 0, "--objects": 2, "--resolution": 24, "--size": 16,
     "--steps": 1, "--texture-size": 64, "--turntable-size": 16, "--views": 1,
@@ -52,7 +52,7 @@ def spellings_of(command: str) -> set[str]:
     return {"--help", *(spelling for option in found if not option.flag.argument for spelling in option.spellings)}
 
 
-def check_upfusion(words: tuple[str, ...]) -> None:
+def check_upfusion(words: Sequence[str]) -> None:
     """The command and all of its options exist."""
     if words[0] == "--version":
         return
@@ -61,7 +61,7 @@ def check_upfusion(words: tuple[str, ...]) -> None:
     assert spelled <= known, sorted(spelled - known)
 
 
-def made_small(words: tuple[str, ...], folder: Path) -> list[str]:
+def made_small(words: Sequence[str], folder: Path) -> list[str]:
     """The same command with small numbers, and stand-ins for presets and files that only a reader has."""
     command, *rest = words
     small = [command]
@@ -82,7 +82,7 @@ def made_small(words: tuple[str, ...], folder: Path) -> list[str]:
     return [*small, "--device", "cpu"] if "--device" in spellings_of(command) else small
 
 
-def run_upfusion(words: tuple[str, ...], folder: Path) -> None:
+def run_upfusion(words: Sequence[str], folder: Path) -> None:
     check_upfusion(words)
     result = CliRunner().invoke(app, made_small(words, folder) if words[0] != "--version" else list(words))
     assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
@@ -91,11 +91,10 @@ def run_upfusion(words: tuple[str, ...], folder: Path) -> None:
 # ---- other programs: what can be checked of them in a moment, without a network
 
 
-def check_pip(words: tuple[str, ...], folder: Path) -> None:
+def check_pip(words: Sequence[str]) -> None:
     """What is installed is this repository with extras that it has, its requirements, or a package that tests use."""
-    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    extras = re.findall(r"^(\w+) = \[", project.split("[project.optional-dependencies]")[1], re.MULTILINE)
-    for word in words[words[:1] == ("install",) :]:
+    extras = re.findall(r"^(\w+) = \[", PROJECT.split("[project.optional-dependencies]")[1], re.MULTILINE)
+    for word in words[words[:1] == ["install"] :]:
         if word.startswith((".", "upfusion", "ComfyUI/custom_nodes/upfusion")) and not word.endswith(".txt"):
             asked = re.fullmatch(r"[\w./]+(?:\[([\w,]+)\])?", word)
             assert asked is not None
@@ -104,55 +103,17 @@ def check_pip(words: tuple[str, ...], folder: Path) -> None:
             assert word in ("-r", "-e", "--no-deps", "--no-build-isolation", "setuptools", "wheel"), word
 
 
-def check_git(words: tuple[str, ...], folder: Path) -> None:
-    """The address is that of the manifest; a link stands for the clone."""
-    address = re.search(r'^Repository = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
-    assert address is not None
-    assert words[:2] == ("clone", address[1])
-    place = folder / (words[2] if len(words) > 2 else address[1].rsplit("/", 1)[1])
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if not place.exists():
-        place.symlink_to(ROOT, target_is_directory=True)
-
-
-def check_there(words: tuple[str, ...], folder: Path) -> None:
-    assert (folder / words[0]).exists()
-
-
-def check_pytest(words: tuple[str, ...], folder: Path) -> None:
+def check_pytest(words: Sequence[str]) -> None:
     """Markers are registered, and folders are there."""
-    registered = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("markers = [")[1]
     for before, word in zip(["", *words], words, strict=False):
         if before == "-m":
             names = set(re.findall(r"\w+", word)) - {"not", "and", "or"}
-            assert all(f'"{name}: ' in registered for name in names), word
+            assert all(f'"{name}: ' in PROJECT.split("markers = [")[1] for name in names), word
         elif not word.startswith("-"):
             assert (ROOT / word.split("::")[0]).exists(), word
 
 
-def check_uv(words: tuple[str, ...], folder: Path) -> None:
-    """`uv run` with an extra that there is, and a program of ours."""
-    assert words[0] == "run"
-    if words[1] == "--extra":
-        check_pip((f".[{words[2]}]",), folder)
-    program, *rest = words[3:] if words[1] == "--extra" else words[1:]
-    {"upfusion": lambda: check_upfusion(tuple(rest)), "pytest": lambda: check_pytest(tuple(rest), folder)}[program]()
-
-
-def check_in_ci(program: str, words: tuple[str, ...]) -> None:
-    """`.ci/run` runs it too, so that it is known to work."""
-    checks = "".join((ROOT / ".ci" / name).read_text(encoding="utf-8") for name in ("run", "types"))
-    assert re.search(rf"^{re.escape(' '.join((program, *words)))}(?!\S)", checks, re.MULTILINE), words
-
-
-def check_bash(words: tuple[str, ...], folder: Path) -> None:
-    """The script is one that bash can read, and it knows the word after it."""
-    script = ROOT / words[0]
-    subprocess.run(["bash", "-n", script], check=True)
-    assert len(words) < 2 or words[1] in script.read_text(encoding="utf-8")
-
-
-def check_script(path: Path, words: tuple[str, ...], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def check_script(path: Path, words: Sequence[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A script of ours knows all options; the figure is drawn, and what make_reference writes is compared below."""
     module = loaded(path)
     if path.parent.name == "docs":
@@ -178,6 +139,7 @@ def _help(module: ModuleType, name: str, capsys: pytest.CaptureFixture[str], *co
 
 
 def loaded(path: Path) -> ModuleType:
+    """A script of this repository as a module."""
     module = importlib.util.module_from_spec(importlib.util.spec_from_file_location(f"script_{path.stem}", path))
     with pytest.MonkeyPatch.context() as patched:
         patched.syspath_prepend(str(path.parent))
@@ -186,35 +148,42 @@ def loaded(path: Path) -> ModuleType:
     return module
 
 
-def run_python(words: tuple[str, ...], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`python -m MODULE …` or a script of this repository."""
-    if words[:2] == ("-m", "pip"):
-        check_pip(words[2:], folder)
-    elif words[:2] == ("-m", "upfusion_core"):
-        run_upfusion(words[2:], folder)
-    elif words[:2] == ("-m", "venv"):
-        venv.create(folder / words[2])
-    else:
-        check_script(ROOT / words[0], words[1:], folder, capsys)
-
-
-def run(command: Command, folder: Path, capsys: pytest.CaptureFixture[str], *, check_only: bool = False) -> None:
-    program, *rest = command.words
-    words = tuple(rest)
-    handlers: dict[str, Callable[[], None]] = {
-        "upfusion": lambda: check_upfusion(words) if check_only else run_upfusion(words, folder),
-        "pip": lambda: check_pip(words, folder),
-        "uv": lambda: check_uv(words, folder),
-        "git": lambda: check_git(words, folder),
-        "cd": lambda: check_there(words, folder),
-        "source": lambda: check_there(words, folder),
-        "pytest": lambda: check_pytest(words, folder),
-        "coverage": lambda: None,  # `.ci/run` measures with a floor of its own
-        "bash": lambda: check_bash(words, folder),
-        "accelerate": lambda: run_upfusion(words[words.index("upfusion_core") + 1 :], folder),  # in one process
-    }
-    handlers |= dict.fromkeys(("ruff", "mypy", ".ci/types"), lambda: check_in_ci(program, words))
-    python = ("python", "python3", "python_embeded/python.exe")
-    handlers |= dict.fromkeys(python, lambda: run_python(words, folder, capsys))
-    assert program in handlers, f"{program!r} is not known to this test: say here how it is tried"
-    handlers[program]()
+def run(words: Sequence[str], folder: Path, capsys: pytest.CaptureFixture[str], *, check_only: bool = False) -> None:
+    """One command, with `upfusion` run in this process unless `check_only`."""
+    python = words[0] in ("python", "python3", "python_embeded/python.exe")
+    match ["python" if python else words[0], *words[1:]]:
+        case ["upfusion", *rest] | ["python", "-m", "upfusion_core", *rest]:
+            check_upfusion(rest) if check_only else run_upfusion(rest, folder)
+        case ["accelerate", *rest]:  # in one process
+            run_upfusion(rest[rest.index("upfusion_core") + 1 :], folder)
+        case ["uv", "run", "--extra", extra, *rest]:
+            check_pip([f".[{extra}]"])
+            run(rest, folder, capsys, check_only=True)
+        case ["uv", "run", *rest]:
+            run(rest, folder, capsys, check_only=True)
+        case ["pip", *rest] | ["python", "-m", "pip", *rest]:
+            check_pip(rest)
+        case ["python", "-m", "venv", name]:
+            venv.create(folder / name)
+        case ["python", script, *rest]:
+            check_script(ROOT / script, rest, folder, capsys)
+        case ["git", "clone", address, *place]:  # the manifest's; a link stands for the clone
+            assert f'\nRepository = "{address}"\n' in PROJECT
+            clone = folder / (place[0] if place else address.rsplit("/", 1)[1])
+            clone.parent.mkdir(parents=True, exist_ok=True)
+            if not clone.exists():
+                clone.symlink_to(ROOT, target_is_directory=True)
+        case ["cd" | "source", name]:
+            assert (folder / name).exists()
+        case ["pytest", *rest]:
+            check_pytest(rest)
+        case ["bash", script, *rest]:  # that bash can read, and that knows the word after it
+            subprocess.run(["bash", "-n", ROOT / script], check=True)
+            assert not rest or rest[0] in (ROOT / script).read_text(encoding="utf-8")
+        case ["ruff" | "mypy" | ".ci/types", *_]:  # `.ci/run` runs it too, so that it is known to work
+            checks = "".join((ROOT / ".ci" / name).read_text(encoding="utf-8") for name in ("run", "types"))
+            assert re.search(rf"^{re.escape(' '.join(words))}(?!\S)", checks, re.MULTILINE), words
+        case ["coverage", *_]:
+            pass  # `.ci/run` measures with a floor of its own
+        case _:
+            raise AssertionError(f"{words[0]!r} is not known to this test: say here how it is tried")

@@ -1,46 +1,46 @@
-"""Jobs of test_full_size.py, each in a process of its own so that its memory can be measured.
+"""What test_full_size.py runs in processes of their own, so that their memory can be measured."""
 
-    python tests/core/full_size_worker.py step WEIGHTS OUT.safetensors
-    python tests/core/full_size_worker.py views WEIGHTS OUT.safetensors
-    python tests/core/full_size_worker.py convert SOURCE DESTINATION DTYPE
-
-The last line printed is JSON: the most memory in bytes at each stage, and seconds.
-"""
-
-from __future__ import annotations
-
-import json
-import sys
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
-
-sys.path.append(str(Path(__file__).resolve().parents[2]))
+from typing import Any
 
 import rule_weights
 import torch
-from safetensors.torch import save_file
+from accelerate import Accelerator
+from torch import Tensor
 
-from upfusion_core import UpFusion, orbit_cameras
-from upfusion_core.models.convert import convert
-from upfusion_core.types import InputViews
+from upfusion_core import InputViews, UpFusion, convert, orbit_cameras
+from upfusion_core.config import TrainConfig
+from upfusion_core.geometry import reference_camera
+from upfusion_core.models.stable_diffusion import CONTROL_PREFIX
+from upfusion_core.training import initial, loop
+from upfusion_core.training.batches import TrainingBatch
 
 TIMESTEP, GUIDANCE, AZIMUTH, SEED = 481, 9.0, 30.0, 0
 
+Report = dict[str, dict[str, float]]
+
+
+def alone(function: Any, *arguments: object) -> Any:  # noqa: ANN401 - any of the functions below
+    """What a function gives in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
 
 class MemoryPeak:
-    """The most memory that this process has inside the `with` block, in bytes, looked up every 5 ms; Linux only.
+    """The most memory that this process has inside the `with` block, in bytes, looked up every 5 ms; Linux only."""
 
-    anonymous: its own pages. resident: those and the pages of mapped weight files, which the system takes back whenever
-    memory runs short.
-    """
-
-    def __enter__(self) -> MemoryPeak:
-        self.anonymous = self.resident = 0
+    def __init__(self) -> None:
+        self.anonymous = self.resident = 0  # its own pages; those and the pages of mapped weight files
         self._done, self._started = threading.Event(), time.perf_counter()
         self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> None:
         self._thread.start()
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._seconds = time.perf_counter() - self._started
@@ -62,48 +62,77 @@ def six_photos() -> InputViews:
     return InputViews(photos, torch.ones_like(photos[:, :1]), torch.full((6, 2), 4.5))
 
 
-def step(weights: str, out: str) -> dict[str, dict[str, float]]:
+def step(weights: Path) -> tuple[dict[str, Tensor], Report]:
     """One guided step, everything from loading on, and then the parts that a comparison wants to see alone."""
     latents = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(SEED))
-    with MemoryPeak() as loading:
+    loading, stepping = MemoryPeak(), MemoryPeak()
+    with loading:
         model = UpFusion.load(weights)
         scene = model.encode(six_photos())
         condition = model.condition(scene, orbit_cameras(AZIMUTH))
-    with MemoryPeak() as stepping:
+    with stepping:
         guided = model.predict_noise(latents, TIMESTEP, condition, guidance=GUIDANCE)
     as_released = model.condition(scene, orbit_cameras(AZIMUTH), zero_attention_rays=True)
-    tensors = {
+    tensors = vars(condition) | {
         "tokens": scene.tokens,
-        "hint": condition.hint,
-        "text": condition.text,
-        "unconditional_text": condition.unconditional_text,
         "eps_guided": guided,
         "eps": model.predict_noise(latents, TIMESTEP, condition, guidance=1.0),
         "eps_unconditional": model.predict_noise(latents, TIMESTEP, condition.unconditional(), guidance=1.0),
         "eps_guided_zero_rays": model.predict_noise(latents, TIMESTEP, as_released, guidance=GUIDANCE),
     }
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, out)
-    return {"loading": loading.report(), "step": stepping.report()}
+    return tensors, {"loading": loading.report(), "step": stepping.report()}
 
 
-def views(weights: str, out: str) -> dict[str, dict[str, float]]:
+def views(weights: Path) -> tuple[Tensor, Tensor, Report]:
     """Two cameras, two steps: together and the second one alone from the seed it had."""
     cameras, generator = orbit_cameras([30.0, 200.0]), torch.Generator().manual_seed(SEED)
-    with MemoryPeak() as sampling:
+    sampling = MemoryPeak()
+    with sampling:
         model = UpFusion.load(weights)
         scene = model.encode(six_photos())
         together = model.sample(scene, cameras, steps=2, generator=generator)
     alone = model.sample(scene, cameras[1], steps=2, seeds=[SEED + 1])
-    save_file({"together": together.rgb.contiguous(), "alone": alone.rgb.contiguous()}, out)
-    return {"sampling": sampling.report()}
+    return together.rgb, alone.rgb, {"sampling": sampling.report()}
 
 
-def convert_weights(source: str, destination: str, dtype: str) -> dict[str, dict[str, float]]:
-    with MemoryPeak() as converting:
-        convert(source, destination, dtype=getattr(torch, dtype))
+def convert_weights(source: Path, destination: Path, dtype: torch.dtype) -> Report:
+    converting = MemoryPeak()
+    with converting:
+        convert.convert(source, destination, dtype=dtype)
     return {"convert": converting.report()}
 
 
-if __name__ == "__main__":
-    job = {"step": step, "views": views, "convert": convert_weights}[sys.argv[1]]
-    print(json.dumps(job(*sys.argv[2:])))
+class OneObject:
+    """A grey picture, and another target each step."""
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> TrainingBatch:
+        pictures = torch.rand(1, 2, 3, 256, 256, generator=torch.Generator().manual_seed(step))
+        masks = torch.ones(1, 1, 1, 256, 256)
+        return TrainingBatch(pictures[:, :1], reference_camera(), pictures[:, 1:], masks, orbit_cameras(90.0))
+
+
+def optimiser_step(weights: Path) -> tuple[dict[str, float], Report]:
+    """Of `weights` only what Stable Diffusion 1.5, UpSRT and DINOv2 would give is read."""
+    config = replace(TrainConfig.preset("released", "diffusion"), validate_every=0)
+    original = initial.read_initial_weights
+
+    def without_control(source: str, model: object) -> dict[str, Tensor]:
+        found = original(source, model)
+        return {name: value for name, value in found.items() if not name.startswith(CONTROL_PREFIX)}
+
+    initial.read_initial_weights = without_control
+    starting, stepping = MemoryPeak(), MemoryPeak()
+    with starting:
+        networks, text = initial.initial_networks(config.model, [str(weights)])
+        training = loop.Training(config, Accelerator(cpu=True), networks, text, Path("nowhere"))
+    control, unet = networks.controlnet.zero_convs[0][0].weight, networks.unet.up_blocks[0].resnets[0].conv1.weight
+    before = unet.detach().clone()
+    with stepping:
+        training.step(OneObject())
+    found = {
+        "steps": training.state.step,
+        "zero_conv_moved": control.detach().abs().max().item(),
+        "unet_moved": (unet.detach() - before).abs().max().item(),
+        "trained": sum(value.numel() for group in training.state.optimizer.param_groups for value in group["params"]),
+    }
+    return found, {"starting": starting.report(), "step": stepping.report()}

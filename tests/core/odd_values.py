@@ -1,7 +1,4 @@
-"""Values that no caller should give and some caller will, and the property that every public function has with them.
-
-The property: a finite result, or one of our exceptions with one sentence; never another exception, never NaN.
-"""
+"""Values that no caller should give: a finite result comes of them, or one of our exceptions with one sentence."""
 
 import dataclasses
 import warnings
@@ -70,26 +67,18 @@ def odd_tensors(draw: st.DrawFn, *shapes: tuple[int, ...], low: float = 0.0, hig
         shape = draw(st.sampled_from((shape[1:], longer, [0, *shape[1:]], last, shape[::-1])))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 3)))
     tensor = torch.rand(shape, generator=generator) * (high - low) + low
-    tensor = strided(tensor, draw(st.sampled_from(("plain", "transposed", "every second", "expanded", "gradient"))))
+    how = draw(st.sampled_from(("plain", "transposed", "every second", "gradient")))
+    if how == "transposed" and tensor.ndim > 1:
+        tensor = tensor.transpose(0, -1).contiguous().transpose(0, -1)
+    if how == "every second" and tensor.ndim:
+        tensor = torch.stack([tensor, tensor], dim=-1).flatten(-2)[..., ::2]
+    tensor.requires_grad_(how == "gradient")
     if oddity == "dtype":
         tensor = tensor.detach().to(draw(st.sampled_from(DTYPES)))
     if oddity in ("nan", "inf", "huge") and tensor.numel():
         tensor = tensor.detach().clone(memory_format=torch.contiguous_format)
         flat = tensor.view(-1)
         flat[draw(st.integers(0, len(flat) - 1))] = {"nan": torch.nan, "inf": -torch.inf, "huge": 1e38}[oddity]
-    return tensor
-
-
-def strided(tensor: Tensor, how: str) -> Tensor:
-    """The same values, otherwise laid out in memory, or wanting gradients."""
-    if how == "gradient":
-        return tensor.requires_grad_()
-    if how == "transposed" and tensor.ndim > 1:
-        return tensor.transpose(0, -1).contiguous().transpose(0, -1)
-    if how == "every second" and tensor.ndim:
-        return torch.stack([tensor, tensor], dim=-1).flatten(-2)[..., ::2]
-    if how == "expanded" and tensor.ndim and tensor.shape[0]:
-        return tensor[:1].expand(tensor.shape)
     return tensor
 
 

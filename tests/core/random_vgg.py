@@ -21,10 +21,8 @@ def vgg_weights() -> dict[str, Tensor]:
 
 
 def heads() -> dict[str, Tensor]:
-    return {
-        f"lin{index}.model.1.weight": torch.full((1, width, 1, 1), 0.5 + index)
-        for index, width in enumerate((64, 128, 256, 512, 512))
-    }
+    widths = enumerate((64, 128, 256, 512, 512))
+    return {f"lin{index}.model.1.weight": torch.full((1, width, 1, 1), 0.5 + index) for index, width in widths}
 
 
 def lpips_by_hand(weights: dict[str, Tensor], picture: Tensor, target: Tensor) -> float:

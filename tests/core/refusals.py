@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from upfusion_core.support.errors import CheckpointError, InputError
+from upfusion_core.support.errors import CheckpointError, InputError, OutputError
 
 
 def refused(words: str, call: Callable[..., object], *args: object, **kwargs: object) -> None:
@@ -16,4 +16,10 @@ def refused(words: str, call: Callable[..., object], *args: object, **kwargs: ob
 def unfit(words: str, call: Callable[..., object], *args: object, **kwargs: object) -> None:
     """The same of CheckpointError."""
     with pytest.raises(CheckpointError, match=words):
+        call(*args, **kwargs)
+
+
+def denied(words: str, call: Callable[..., object], *args: object, **kwargs: object) -> None:
+    """The same of OutputError."""
+    with pytest.raises(OutputError, match=words):
         call(*args, **kwargs)

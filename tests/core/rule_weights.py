@@ -1,8 +1,7 @@
 """Weights that nobody has to store: every tensor follows from its name and shape alone.
 
-`rule_tensor` is the rule, `*_shapes` are the manifests, `write_small_folder` and `write_full_folder` put both together
-as files in the released layout. From the command line: `python tests/core/rule_weights.py weights FOLDER` makes the
-full-size one, `photos FOLDER` six photos to go with it.
+From the command line: `python tests/core/rule_weights.py weights FOLDER` makes a full-size folder in the released
+layout, `photos FOLDER` six photos to go with it.
 """
 
 import json
@@ -16,11 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from golden_files import GOLDEN, META
 from PIL import Image
 from torch import Tensor
 
-GOLDEN = Path(__file__).resolve().parent / "golden"
-TEXT_PREFIX = "cond_stage_model.transformer.text_model."
+from upfusion_core.config import TextConfig, UpSRTConfig
+from upfusion_core.models.stable_diffusion import TEXT_PREFIX, build_text_encoder, text_names
+from upfusion_core.models.upsrt import UpSRT
+
 STAMP = "made_by_rule.json"
 
 Shapes = dict[str, tuple[int, ...]]
@@ -42,18 +44,9 @@ def rule_tensor(name: str, shape: tuple[int, ...] | list[int]) -> Tensor:
 
 
 def rule_state_dict(shapes: Mapping[str, tuple[int, ...]], prefix: str = "") -> dict[str, Tensor]:
-    """The tensors whose names start with `prefix`, under their names without it; values follow from the full names.
-
-    Example: `rule_state_dict(golden_shapes("diffusion"), "control_model.")` is what the ControlNet alone loads.
-    """
-    return {
-        name.removeprefix(prefix): rule_tensor(name, shape) for name, shape in shapes.items() if name.startswith(prefix)
-    }
-
-
-def golden_config() -> dict[str, Any]:
-    """The configurations of the golden files, by section."""
-    return json.loads((GOLDEN / "meta.json").read_text())
+    """The tensors whose names start with `prefix`, under their names without it; values follow from the full names."""
+    chosen = {name: shape for name, shape in shapes.items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): rule_tensor(name, shape) for name, shape in chosen.items()}
 
 
 def golden_shapes(name: str) -> Shapes:
@@ -82,64 +75,23 @@ def dino_shapes(embed_dim: int = 768, depth: int = 12, patch_size: int = 14, ima
     return shapes | {"norm.weight": (width,), "norm.bias": (width,)}
 
 
-def upsrt_shapes(
-    transformer_dim: int = 768,
-    image_feature_dim: int = 768,
-    encoder_layers: int = 8,
-    decoder_layers: int = 4,
-    ff_dim: int = 1024,
-    num_freqs: int = 15,
-) -> Shapes:
-    """Names of `upsrt.pt`; the defaults are the released network's."""
-    width = transformer_dim
-    linear = {
-        "linear_scene": (width, image_feature_dim + 16 * num_freqs),  # harmonics of 6 ray numbers and of 2 ids
-        "linear_query_pixel_rays": (width, 12 * num_freqs),
-        "ray_decoder.rgb_mlp.0": (256, width),
-        "ray_decoder.rgb_mlp.2": (64, 256),
-        "ray_decoder.rgb_mlp.4": (3, 64),
-    }
-    layers = [f"scene_encoder.transformer_encoder.layers.{index}" for index in range(encoder_layers)]
-    layers += [f"ray_decoder.transformer_decoder.layers.{index}" for index in range(decoder_layers)]
-    shapes: Shapes = {}
-    for layer in layers:
-        shapes |= {f"{layer}.{name}.weight": (width, width) for name in ("to_q", "to_k", "to_v", "to_out")}
-        shapes |= {f"{layer}.{name}": (width,) for name in ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias")}
-        linear |= {f"{layer}.linear1": (ff_dim, width), f"{layer}.linear2": (width, ff_dim)}
-    for name, shape in linear.items():
-        shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
-    return shapes
+def upsrt_shapes(**sizes: Any) -> Shapes:  # noqa: ANN401 - fields of the configuration
+    """Names of `upsrt.pt`, the released network's unless told."""
+    with torch.device("meta"):
+        state = UpSRT(UpSRTConfig(**sizes)).state_dict()
+    return {name: tuple(value.shape) for name, value in state.items()}
 
 
-def text_shapes(
-    hidden_size: int = 768, num_hidden_layers: int = 12, intermediate_size: int = 3072, vocab_size: int = 49408
-) -> Shapes:
-    """Names of the CLIP text encoder inside `upfusion2d.pt`, prefix included; the defaults are ViT-L/14's.
-
-    Newer transformers drop `text_model.` from their own names; the checkpoints keep it.
-    """
-    width = hidden_size
-    shapes: Shapes = {
-        f"{TEXT_PREFIX}embeddings.token_embedding.weight": (vocab_size, width),
-        f"{TEXT_PREFIX}embeddings.position_embedding.weight": (77, width),
-    }
-    for index in range(num_hidden_layers):
-        layer = f"{TEXT_PREFIX}encoder.layers.{index}"
-        linear = {f"self_attn.{name}_proj": (width, width) for name in ("k", "v", "q", "out")}
-        linear |= {"mlp.fc1": (intermediate_size, width), "mlp.fc2": (width, intermediate_size)}
-        for name, shape in linear.items():
-            shapes |= {f"{layer}.{name}.weight": shape, f"{layer}.{name}.bias": shape[:1]}
-        for name in ("layer_norm1", "layer_norm2"):
-            shapes |= {f"{layer}.{name}.weight": (width,), f"{layer}.{name}.bias": (width,)}
-    return shapes | {f"{TEXT_PREFIX}final_layer_norm.{part}": (width,) for part in ("weight", "bias")}
+def text_shapes(**sizes: Any) -> Shapes:  # noqa: ANN401 - fields of the configuration
+    """Names of the CLIP text encoder inside `upfusion2d.pt`, prefix included, ViT-L/14's unless told."""
+    with torch.device("meta"):
+        state = build_text_encoder(TextConfig(**sizes)).state_dict()
+    return {name: tuple(state[own].shape) for own, name in text_names(state).items()}
 
 
 def small_config() -> dict[str, Any]:
-    """A configuration whose parts fit each other: the golden networks, UpSRT reading the golden DINO's 48 numbers.
-
-    Photos become 4 x 4 patches (DINO sees 56 x 56 pixels), latents are an eighth of the image.
-    """
-    golden = golden_config()
+    """A configuration whose parts fit each other: the golden networks, UpSRT reading the golden DINO's 48 numbers."""
+    golden = META
     dino_names = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "init_values", "layer")
     upsrt_names = ("transformer_dim", "num_heads", "ff_dim", "encoder_layers", "decoder_layers")
     upsrt = {name: golden["upsrt"][name] for name in (*upsrt_names, "patches", "num_freqs", "start_freq")}
@@ -157,12 +109,9 @@ def small_config() -> dict[str, Any]:
 def small_shapes() -> dict[str, Shapes]:
     """Manifests of the small folder's files, by file name."""
     config = small_config()
-    upsrt = {name: config["upsrt"][name] for name in ("transformer_dim", "image_feature_dim", "ff_dim", "num_freqs")}
-    layers = {name: config["upsrt"][name] for name in ("encoder_layers", "decoder_layers")}
-    text = {name: config["text"][name] for name in ("hidden_size", "num_hidden_layers", "intermediate_size")}
     return {
-        "upsrt.pt": upsrt_shapes(**upsrt, **layers),
-        "upfusion2d.pt": golden_shapes("diffusion") | golden_shapes("vae") | text_shapes(**text),
+        "upsrt.pt": upsrt_shapes(**config["upsrt"]),
+        "upfusion2d.pt": golden_shapes("diffusion") | golden_shapes("vae") | text_shapes(**config["text"]),
         "dinov2_vitb14_pretrain.pth": golden_shapes("dino"),
     }
 

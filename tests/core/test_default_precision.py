@@ -6,10 +6,9 @@ import pytest
 import tiny_training
 import torch
 
-from upfusion_core import InputViews, estimate_photo_cameras, orbit_cameras, random_cameras
+from upfusion_core import InputViews, RadianceField, estimate_photo_cameras, orbit_cameras, random_cameras
 from upfusion_core.config import FieldConfig, GridConfig
 from upfusion_core.evaluation.metrics import haarpsi
-from upfusion_core.field.radiance import RadianceField
 
 SIZE = tiny_training.SIZE
 TINY = FieldConfig(grid=GridConfig(levels=2, coarsest=4, finest=8, table_size=256), hidden=8, half_extent=0.4)
@@ -28,16 +27,11 @@ def test_the_chain_in_another_default_precision(precision: torch.dtype) -> None:
 
     def made() -> list[torch.Tensor]:
         scene, cameras = model.encode(views), orbit_cameras([0.0, 90.0])
-        return [
-            cameras.camera_to_world,
-            random_cameras(3, generator=torch.Generator().manual_seed(0)).camera_to_world,
-            model.predict(scene, cameras, 8),
-            model.sample(scene, cameras[:1], steps=1).rgb,
-            model.predict_noise(torch.zeros(1, 4, 8, 8), 500, model.condition(scene, cameras[:1])),
-            field.render(cameras, 8).rgb,
-            field.extract_mesh(16).vertices[:0],
-            haarpsi(photos, 1 - photos),
-        ]
+        drawn = random_cameras(3, generator=torch.Generator().manual_seed(0))
+        noise = model.predict_noise(torch.zeros(1, 4, 8, 8), 500, model.condition(scene, cameras[:1]))
+        pictures = model.predict(scene, cameras, 8), model.sample(scene, cameras[:1], steps=1).rgb
+        seen = field.render(cameras, 8).rgb, field.extract_mesh(16).vertices[:0], haarpsi(photos, 1 - photos)
+        return [cameras.camera_to_world, drawn.camera_to_world, noise, *pictures, *seen]
 
     expected = made()
     torch.set_default_dtype(precision)

@@ -1,15 +1,11 @@
 """Every command and Python block of the documentation runs, with tiny stand-ins for what takes gigabytes or hours.
 
-README's blocks run always, those of the other pages with `pytest -m slow tests/core/test_documentation.py`.
-A page is worked through from its top in one folder, as a reader would; photos, masks and a data set lie there.
-`upfusion` runs in this process on a random model of 16 pixels, with its large numbers made small; the stand-ins for
-other programs say beside them what they check (documented_programs.py). A command that nothing there knows fails.
+A page is worked through from its top in one folder, as a reader would; README's blocks always, those of the other pages
+with `pytest -m slow tests/core/test_documentation.py`. documented_programs.py says how each program is tried.
 """
 
 import json
 import re
-import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,23 +15,18 @@ import pytest
 import trimesh
 from documented_programs import ROOT, loaded, run
 from PIL import Image, ImageDraw
+from tiny_training import DRAFT, FIELD, QUICK_SEARCH
 
-from upfusion_core import DistillConfig, RadianceField, orbit_cameras
+from upfusion_core import DistillConfig, RadianceField, convert, orbit_cameras
 from upfusion_core.cli import datasets as training
 from upfusion_core.cli import reconstruct
 from upfusion_core.cli.app import COMMANDS
-from upfusion_core.config import DraftSchedule, FieldConfig, FitConfig, GridConfig, TrainConfig
+from upfusion_core.config import TrainConfig
 from upfusion_core.evaluation import alignment
-from upfusion_core.models.convert import convert
 from upfusion_core.surface import extract
 
-PAGES = [
-    ROOT / "README.md",
-    ROOT / "CONTRIBUTING.md",
-    ROOT / "upfusion_core" / "bundled" / "MODEL_CARD.md",
-    *sorted((ROOT / "docs").glob("*.md")),
-    *sorted((ROOT / "web" / "docs").glob("*.md")),
-]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "upfusion_core/bundled/MODEL_CARD.md")]
+PAGES += [*sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "web" / "docs").glob("*.md"))]
 
 
 # ---- the reader's folder
@@ -68,13 +59,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every preset becomes one of few steps and a small field; meshes and data become small too."""
 
     def small(cls: type[DistillConfig], preset: str, **changes: Any) -> DistillConfig:  # noqa: ANN401 - fields of the class
-        fit = replace(FitConfig(iterations=4), rays=64)
-        schedule = DraftSchedule(
-            predicted_cameras=3, predicted_size=16, predicted_fit=fit, sampled_cameras=2, sampled_fit=fit, steps=1
-        )
-        grid = GridConfig(levels=3, coarsest=4, finest=16, table_size=2**12)
-        field = FieldConfig(grid=grid, hidden=8, half_extent=0.3, blob_sigma=0.1)
-        return cls(**({"schedule": schedule, "field": field} | changes))
+        return cls(**({"schedule": DRAFT, "field": FIELD} | changes))
 
     whole = RadianceField.extract_mesh
 
@@ -82,21 +67,17 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
         texture = options.pop("texture_size", None)
         return whole(self, min(resolution, 24), *arguments, texture_size=texture and min(texture, 64), **options)
 
+    asked = training.evaluation_config
+    few = {"mesh_resolution": 24, "mesh_samples": 200}
+    monkeypatch.setattr(training, "evaluation_config", lambda command: replace(asked(command), **few))
     monkeypatch.setattr(DistillConfig, "named", classmethod(small))
     monkeypatch.setattr(RadianceField, "extract_mesh", small_mesh)
     for module, name, value in (
         (extract, "SEARCH_RESOLUTION", 24), (extract, "LEVEL_RESOLUTION", 16), (extract, "CAMERAS", 2),
-        (extract, "PICTURE_SIZE", 16), (extract, "RAY_SAMPLES", 16),
+        (extract, "PICTURE_SIZE", 16), (extract, "RAY_SAMPLES", 16), (alignment, "SEARCH", QUICK_SEARCH),
+        (reconstruct, "SHEET_SIZE", 32), (reconstruct, "DEMO_TURNTABLE_SIZE", 16), (training, "PROCEDURAL_POOL", 8),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
-    asked = training.evaluation_config
-    few = {"mesh_resolution": 24, "mesh_samples": 200}
-    monkeypatch.setattr(training, "evaluation_config", lambda command: replace(asked(command), **few))
-    search = replace(alignment.SEARCH, yaw_degrees=(0.0,), pitch_degrees=(0.0,), starts=1, coarse_steps=1, fine_steps=1)
-    monkeypatch.setattr(alignment, "SEARCH", replace(search, coarse_size=8, fine_size=8))
-    monkeypatch.setattr(reconstruct, "SHEET_SIZE", 32)
-    monkeypatch.setattr(reconstruct, "DEMO_TURNTABLE_SIZE", 16)
-    monkeypatch.setattr(training, "PROCEDURAL_POOL", 8)
 
 
 # ---- the pages
@@ -104,11 +85,11 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run_block(block: documented.Block, folder: Path, capsys: pytest.CaptureFixture[str], where: str) -> None:
     if block.language in documented.COMMAND_LANGUAGES:
-        for command in documented.commands(block):
+        for line, words in documented.commands(block):
             try:
-                run(command, folder, capsys)
+                run(words, folder, capsys)
             except Exception as error:
-                raise AssertionError(f"{where}:{command.line}: {' '.join(command.words)}\n{error}") from error
+                raise AssertionError(f"{where}:{line}: {' '.join(words)}\n{error}") from error
     elif block.language == "python":
         exec(compile(block.text, f"{where}:{block.line}", "exec"), {"__name__": "documented"})
     elif block.language == "json":
@@ -137,11 +118,11 @@ def test_every_block_runs(page: Path, folder: Path, capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_commands_in_the_text_exist(page: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for command in documented.inline_commands(page):
+    for line, words in documented.inline_commands(page):
         try:
-            run(command, tmp_path, capsys, check_only=True)
+            run(words, tmp_path, capsys, check_only=True)
         except Exception as error:
-            raise AssertionError(f"{name_of(page)}:{command.line}: {' '.join(command.words)}\n{error}") from error
+            raise AssertionError(f"{name_of(page)}:{line}: {' '.join(words)}\n{error}") from error
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -155,42 +136,32 @@ def test_links_and_pictures_are_there(page: Path) -> None:
         assert aim.exists(), f"{name_of(page)}: {target}"
         if anchor:
             content = aim.read_text(encoding="utf-8")
-            headings = {_anchor(line) for line in content.splitlines() if line.startswith("#")}
-            assert anchor in headings or f'id="{anchor}"' in content, f"{name_of(page)}: {target}"
+            headings = [line.lstrip("#").strip().lower() for line in content.splitlines() if line.startswith("#")]
+            anchors = {re.sub(r"[^\w\- ]", "", heading).replace(" ", "-") for heading in headings}
+            assert anchor in anchors or f'id="{anchor}"' in content, f"{name_of(page)}: {target}"
 
 
-def _anchor(heading: str) -> str:
-    return re.sub(r"[^\w\- ]", "", heading.lstrip("#").strip().lower()).replace(" ", "-")
-
-
-def test_the_tables_of_options_are_those_of_the_code() -> None:
+def test_pages_agree_with_the_code() -> None:
     reference = loaded(ROOT / "docs" / "make_reference.py")
     text = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
     assert set(re.findall(r"<!-- options of (\w+) -->", text)) == set(COMMANDS)
     assert reference.with_options(text) == text, "run python docs/make_reference.py"
-
-
-def test_the_tests_command_of_the_readme_is_that_of_ci() -> None:
     line = 'pip install ".[test]" && pytest'
     for path in (ROOT / "README.md", ROOT / ".ci" / "run"):
         assert line in path.read_text(encoding="utf-8").splitlines()
+    blocks = documented.blocks(ROOT / "docs" / "commands.md")
+    shown = [words[1] for block in blocks if not block.language for _, words in documented.commands(block)]
+    assert set(shown) == set(COMMANDS)
 
 
-def test_every_command_has_an_example() -> None:
-    page = ROOT / "docs" / "commands.md"
-    shown = {command.words[1] for block in documented.blocks(page) if not block.language
-             for command in documented.commands(block)}  # fmt: skip
-    assert shown == set(COMMANDS)
-
-
-def test_what_is_unknown_fails(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The rules are able to fail: programs, commands, options, files and languages that are not there."""
-    wrong = ["frobnicate", "upfusion polish x.glb", "upfusion info mini --loud", "upfusion mesh none -o a.glb"]
-    for text in (*wrong, "pip install '.[nothing]'", "pytest -m sluggish"):
-        with pytest.raises(AssertionError):
-            run_block(documented.Block(1, "", text), folder, capsys, "here")
-    with pytest.raises(AssertionError, match="what is rust"):
-        run_block(documented.Block(1, "rust", ""), folder, capsys, "here")
-    with pytest.raises(NameError):
-        run_block(documented.Block(1, "python", "not_there"), folder, capsys, "here")
-    assert shutil.which("bash") or sys.platform == "win32"
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        *(("", line) for line in ("frobnicate", "upfusion polish x.glb", "upfusion info mini --loud", "pytest -m slo")),
+        *(("", line) for line in ("upfusion mesh none -o a.glb", "pip install '.[nothing]'")),
+        *(("rust", ""), ("python", "assert False")),
+    ],
+)
+def test_what_is_unknown_fails(language: str, text: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(AssertionError):
+        run_block(documented.Block(1, language, text), folder, capsys, "here")

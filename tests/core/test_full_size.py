@@ -5,7 +5,6 @@
 PYTORCH3D_REFERENCE and DINOV2_REFERENCE set it runs again and its whole tensors are compared.
 """
 
-import json
 import os
 import shutil
 import subprocess
@@ -13,9 +12,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import full_size_worker
 import pytest
 import rule_weights
 import torch
+from full_size_worker import Report, alone
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -26,25 +27,8 @@ pytestmark = [
 ]
 
 GIGABYTE = 1e9
-REPOSITORY = Path(__file__).resolve().parents[2]
-WORKER = Path(__file__).with_name("full_size_worker.py")
+REFERENCE = Path(__file__).resolve().parents[2] / "benchmarks" / "reference.py"
 REFERENCES = ("UPFUSION_REFERENCE", "PYTORCH3D_REFERENCE", "DINOV2_REFERENCE")
-
-Report = dict[str, dict[str, float]]
-
-
-def run(*arguments: object) -> str:
-    """The last line that a Python program prints, run in a process of its own."""
-    command = [sys.executable, *map(str, arguments)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()[-1]
-
-
-def work(*arguments: object) -> Report:
-    report = json.loads(run(WORKER, *arguments))
-    print(arguments[0], report)
-    return report
 
 
 def difference(ours: Tensor, theirs: Tensor) -> float:
@@ -59,27 +43,20 @@ def spread_sample(tensor: Tensor, count: int = 512) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def stepped(full_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Tensor], Report]:
-    out = tmp_path_factory.mktemp("step") / "step.safetensors"
-    report = work("step", full_weights, out)
-    return load_file(out), report
+def stepped(full_weights: Path) -> tuple[dict[str, Tensor], Report]:
+    return alone(full_size_worker.step, full_weights)
 
 
 @pytest.fixture(scope="module")
 def merged(full_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Report]]:
     path = tmp_path_factory.mktemp("merged") / "merged.safetensors"
-    yield path, work("convert", full_weights, path, "float16")
+    yield path, alone(full_size_worker.convert_weights, full_weights, path, torch.float16)
     path.unlink()  # pytest keeps temporary folders of three runs
-
-
-def test_latents_are_those_of_the_reference() -> None:
-    golden = load_file(rule_weights.GOLDEN / "full_guided.safetensors")
-    latents = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(latents, golden["latents"])
 
 
 def test_a_guided_step_is_that_of_the_released_code(stepped: tuple[dict[str, Tensor], Report]) -> None:
     golden = load_file(rule_weights.GOLDEN / "full_guided.safetensors")
+    assert torch.equal(torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(0)), golden["latents"])
     for name in ("eps_guided", "eps", "eps_unconditional", "eps_guided_zero_rays"):
         assert difference(stepped[0][name], golden[name]) <= 1e-3, name  # wrong rays differ by 7e-3
     for name in ("tokens", "hint", "text", "unconditional_text"):
@@ -91,7 +68,8 @@ def test_a_guided_step_is_that_of_the_released_code(stepped: tuple[dict[str, Ten
 @pytest.mark.skipif(not all(map(os.environ.get, REFERENCES)), reason=f"runs with {', '.join(REFERENCES)} set")
 def test_live(full_weights: Path, stepped: tuple[dict[str, Tensor], Report], tmp_path: Path) -> None:
     photos = rule_weights.write_photos(tmp_path / "photos")
-    run("-W", "ignore", REPOSITORY / "benchmarks" / "reference.py", full_weights, *photos, "--out", tmp_path)
+    command = [sys.executable, "-W", "ignore", REFERENCE, full_weights, *photos, "--out", tmp_path]
+    subprocess.run(command, cwd=REFERENCE.parents[1], check=True)
     theirs = load_file(tmp_path / "steps.safetensors") | load_file(tmp_path / "conditioning.safetensors")
     for name in ("tokens", "hint", "eps", "eps_unconditional", "eps_guided", "eps_guided_zero_rays"):
         error = difference(stepped[0][name], theirs[name])
@@ -99,14 +77,11 @@ def test_live(full_weights: Path, stepped: tuple[dict[str, Tensor], Report], tmp
         assert error <= 1e-3, name
 
 
-def test_two_views_in_two_steps(full_weights: Path, tmp_path: Path) -> None:
-    report = work("views", full_weights, tmp_path / "views.safetensors")
-    pictures = load_file(tmp_path / "views.safetensors")
-    together, alone = pictures["together"], pictures["alone"]
-    assert together.shape == (2, 3, 256, 256)
+def test_two_views_in_two_steps(full_weights: Path) -> None:
+    together, single, report = alone(full_size_worker.views, full_weights)
     assert 0 <= together.min() < together.max() <= 1
     assert (together[0] - together[1]).abs().mean() > 1e-2
-    torch.testing.assert_close(alone[0], together[1], rtol=0, atol=1e-4)
+    torch.testing.assert_close(single[0], together[1], rtol=0, atol=1e-4)
     assert report["sampling"]["resident_bytes"] <= 9 * GIGABYTE
 
 
@@ -120,16 +95,13 @@ def test_merging_to_half_precision_streams(full_weights: Path, merged: tuple[Pat
         assert stored.get_slice("control_model.input_hint_block.0.weight").get_dtype() == "F16"
 
 
-def test_folder_made_from_the_merged_file_agrees_to_half_precision(
-    full_weights: Path, merged: tuple[Path, Report], tmp_path: Path
-) -> None:
+def test_a_folder_made_from_it_agrees(full_weights: Path, merged: tuple[Path, Report], tmp_path: Path) -> None:
     try:
-        report = work("convert", merged[0], tmp_path / "back", "float32")
+        report = alone(full_size_worker.convert_weights, merged[0], tmp_path / "back", torch.float32)
         assert report["convert"]["anonymous_bytes"] <= merged[0].stat().st_size + GIGABYTE
         for name, shapes in rule_weights.full_shapes().items():
-            files = (
-                torch.load(folder / name, mmap=True, weights_only=True) for folder in (full_weights, tmp_path / "back")
-            )
+            places = (folder / name for folder in (full_weights, tmp_path / "back"))
+            files = (torch.load(path, mmap=True, weights_only=True) for path in places)
             before, after = (content.get("model_state_dict", content) for content in files)
             kept = [key for key in shapes if key in after]
             assert len(kept) >= 0.7 * len(shapes)  # DINO's last three blocks and head have no use
@@ -139,3 +111,14 @@ def test_folder_made_from_the_merged_file_agrees_to_half_precision(
                 assert not wrong.any(), key
     finally:
         shutil.rmtree(tmp_path)
+
+
+def test_one_step_of_training_in_twenty_gigabytes(full_weights: Path) -> None:
+    """AdamW, float32, batch 1, no averaging, gradient checkpointing, from an SD 1.5-layout checkpoint."""
+    found, report = alone(full_size_worker.optimiser_step, full_weights)
+    print(found, report)
+    assert found["steps"] == 1
+    assert found["zero_conv_moved"] == pytest.approx(1e-5, rel=1e-2)  # Adam's first step is the rate
+    assert found["unet_moved"] == pytest.approx(1e-5, rel=1e-2)
+    assert 0.8e9 < found["trained"] < 1.0e9
+    assert max(measured["anonymous_bytes"] for measured in report.values()) <= 20e9

@@ -1,25 +1,25 @@
-"""SIGKILL at random moments, and Ctrl-C: what is resumed ends as what was never disturbed, to the bit.
-
-pytest -m slow tests/core/test_killed.py          # 20 kills of each command
-"""
+"""SIGKILL at random moments, and Ctrl-C: what is resumed ends as what was never disturbed, to the bit."""
 
 import json
 import os
 import random
-import select
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
-from tiny_training import tiny_config, write_tiny_mini
+from tiny_training import FIELD, tiny_config, write_tiny_mini
 
 from upfusion_core import DistillConfig, UpFusion, example_views
-from upfusion_core.config import DraftSchedule, FitConfig
+from upfusion_core.cli import datasets, main, reconstruct
+from upfusion_core.config import DraftSchedule, FastSchedule, FitConfig
+from upfusion_core.evaluation import report
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="forks, and kills by signal")]
 
@@ -28,45 +28,84 @@ CHANGING = {"run.json", "curves.png", "field.checkpoint"}
 KILLS = int(os.environ.get("UPFUSION_KILLS", "20"))
 
 
+def short(config: DistillConfig) -> DistillConfig:
+    """The same preset with few and small pictures, a state saved every third step."""
+    fit, few = replace(FitConfig(iterations=8), rays=128), {"predicted_size": 16, "steps": 3}
+    longer = replace(fit, iterations=16, crisp_weight=0.1)
+    schedules = {
+        "draft": DraftSchedule(6, predicted_fit=fit, sampled_cameras=4, sampled_fit=fit, **few),
+        "fast": FastSchedule(4, predicted_iterations=4, levels=(1.0, 0.5), fit=longer, **few),
+    }
+    return replace(config, schedule=schedules[config.preset], field=FIELD, batch_size=2, checkpoint_every=3)
+
+
+@pytest.fixture(autouse=True)
+def _shortened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts the short schedule where the commands take theirs from."""
+
+    def shorten(owner: object, name: str, change: Callable[..., object]) -> None:
+        made = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *arguments, **changes: change(made(*arguments, **changes)))
+
+    shorten(reconstruct, "distill_config", short)
+    shorten(DistillConfig, "named", short)
+    shorten(datasets, "evaluation_config", lambda config: replace(config, mesh_resolution=24, mesh_samples=200))
+    monkeypatch.setattr(datasets, "PROCEDURAL_POOL", 8)
+    monkeypatch.setattr(report, "plot_results", lambda results, folder: {})
+
+
+def distill(weights: str, preset: str, folder: str) -> None:
+    """`UpFusion.distill` as a program calls it: the state beside the field, which is saved in the end."""
+    model = UpFusion.load(weights, device="cpu")
+    scene = model.encode(example_views(0, 2).prepared(model.image_size))
+    config, generator = DistillConfig.named(preset), torch.Generator().manual_seed(5)
+    field = model.distill(scene, config, generator, checkpoint=Path(folder) / "field.checkpoint")
+    field.save(Path(folder) / "field.safetensors")
+
+
 class Worker:
-    """The forking worker (see forking_worker), one child at a time."""
+    """A fork of this process, in which everything is imported, that runs a command; what it says goes to `log`."""
 
-    def __init__(self, folder: Path, steps: int = 8) -> None:
-        self.log = folder / "log.txt"
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "UPFUSION_TEST_STEPS": str(steps)}
-        script = str(Path(__file__).with_name("forking_worker.py"))
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.process = subprocess.Popen([sys.executable, script], env=environment, **pipes)
+    def __init__(self, log: Path, arguments: list[str]) -> None:
+        self.log, self.child = log, os.fork()
+        if self.child:
+            return
+        code = 1
+        with log.open("w", buffering=1) as sys.stdout:  # in the place of pytest's
+            try:
+                sys.stderr = sys.stdout
+                os.dup2(sys.stdout.fileno(), 2)
+                torch.set_num_threads(1)  # others do not live on in a fork
+                sys.argv = ["upfusion", *arguments]
+                distill(*arguments[1:]) if arguments[0] == "distill" else main()
+                code = 0
+            except SystemExit as ended:
+                code = int(ended.code or 0)
+            except BaseException:
+                traceback.print_exc()  # the interpreter would, which os._exit leaves out
+            finally:
+                os._exit(code)
 
-    def begin(self, arguments: list[str]) -> int:
-        """The process number of a new child."""
-        self.process.stdin.write(json.dumps({"arguments": arguments, "log": str(self.log)}) + "\n")
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline())
+    def ended(self, seconds: float = 3600) -> int | None:
+        """Its exit status, negative for a signal; None if it goes on for longer than that."""
+        until = time.monotonic() + seconds
+        while not (found := os.waitpid(self.child, os.WNOHANG))[0]:
+            if time.monotonic() > until:
+                return None
+            time.sleep(0.005)
+        return os.waitstatus_to_exitcode(found[1])
 
-    def ended(self, seconds: float | None = None) -> int | None:
-        """Its exit status; None if it goes on for longer than that."""
-        if not select.select([self.process.stdout], [], [], seconds)[0]:
-            return None
-        return int(self.process.stdout.readline())
-
-    def complete(self, arguments: list[str]) -> float:
-        """Seconds of a run that nothing disturbs."""
-        start = time.monotonic()
-        self.begin(arguments)
-        assert self.ended() == 0, self.log.read_text()
-        return time.monotonic() - start
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
+    def send(self, number: signal.Signals) -> int | None:
+        """Its exit status after a signal."""
+        os.kill(self.child, number)
+        return self.ended()
 
 
-@pytest.fixture(scope="module")
-def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
-    worker = Worker(tmp_path_factory.mktemp("worker"))
-    yield worker
-    worker.close()
+def complete(log: Path, arguments: list[str]) -> float:
+    """Seconds of a run that nothing disturbs."""
+    start = time.monotonic()
+    assert Worker(log, arguments).ended() == 0, log.read_text()
+    return time.monotonic() - start
 
 
 @pytest.fixture(scope="module")
@@ -112,9 +151,9 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("command", ["distill", "distill, draft", "train", "reconstruct", "evaluate"])
-def test_killed_at_random_moments(command: str, worker: Worker, commands: dict[str, list[str]], tmp_path: Path) -> None:
-    told, draws = commands[command], random.Random(command)
-    seconds = worker.complete(in_folder(told, tmp_path / "whole"))
+def test_killed_at_random_moments(command: str, commands: dict[str, list[str]], tmp_path: Path) -> None:
+    told, draws, log = commands[command], random.Random(command), tmp_path / "log.txt"
+    seconds = complete(log, in_folder(told, tmp_path / "whole"))
     whole = content(tmp_path / "whole")
     assert len(whole) >= {"distill": 1, "train": 3, "reconstruct": 9, "evaluate": 4}[told[0]]
     kills = runs = attempts = 0
@@ -123,65 +162,56 @@ def test_killed_at_random_moments(command: str, worker: Worker, commands: dict[s
         while status is None:
             attempts += 1
             fresh, begun = not folder.exists(), time.monotonic()
-            child = worker.begin(in_folder(told, folder))
-            patience = draws.uniform(0, seconds) if kills < KILLS else None
-            status = worker.ended(patience)
+            worker = Worker(log, in_folder(told, folder))
+            status = worker.ended(draws.uniform(0, seconds)) if kills < KILLS else worker.ended()
             if fresh and status == 0:
                 seconds = time.monotonic() - begun  # machines are not always as busy
             if status is None:
-                os.kill(child, signal.SIGKILL)
-                kills += worker.ended() == -signal.SIGKILL
+                kills += worker.send(signal.SIGKILL) == -signal.SIGKILL
             else:
-                assert status == 0, worker.log.read_text()[-3000:]
+                assert status == 0, log.read_text()[-3000:]
         found = content(folder)
         assert found.keys() == whole.keys()
-        different = [name for name, value in found.items() if value != whole[name]]
-        assert not different, f"run {runs} after {kills} kills"
+        assert not [name for name, value in found.items() if value != whole[name]], f"run {runs} after {kills} kills"
         runs += 1
     print(f"{command}: {kills} kills over {runs} runs, {attempts} attempts, {seconds:.1f} s undisturbed")
 
 
 @pytest.mark.parametrize("command", ["train", "reconstruct", "evaluate", "views"])
-def test_ctrl_c_ends_at_once(command: str, worker: Worker, commands: dict[str, list[str]], tmp_path: Path) -> None:
+def test_ctrl_c_ends_at_once(command: str, commands: dict[str, list[str]], tmp_path: Path) -> None:
     """Within a second, with a message, and so that the run can go on and ends as it would have."""
-    told = commands[command]
-    seconds = worker.complete(in_folder(told, tmp_path / "whole"))
-    whole, folder = content(tmp_path / "whole"), tmp_path / "pressed"
+    told, folder, log = commands[command], tmp_path / "pressed", tmp_path / "log.txt"
+    seconds = complete(log, in_folder(told, tmp_path / "whole"))
     waited = []
     for share in (0.3, 0.6, 0.8):
-        worker.log.write_text("")
-        child = worker.begin(in_folder(told, folder))
+        worker = Worker(log, in_folder(told, folder))
         status = worker.ended(share * seconds)
         if status is None:
             pressed = time.monotonic()
-            os.kill(child, signal.SIGINT)
-            status = worker.ended()
+            status = worker.send(signal.SIGINT)
             waited.append(time.monotonic() - pressed)
         if status == 0:
             break
-        assert status == 130, worker.log.read_text()[-3000:]
-        assert "interrupted" in worker.log.read_text()
-    if not (folder / "run.json").exists() or json.loads((folder / "run.json").read_text())["status"] != "finished":
-        worker.complete(in_folder(told, folder))
-    found = content(folder)
+        assert status == 130, log.read_text()[-3000:]
+        assert "interrupted" in log.read_text()
+    complete(log, in_folder(told, folder))  # or "finished already"
+    whole, found = content(tmp_path / "whole"), content(folder)
     assert [name for name in whole if found[name] != whole[name]] == []
     assert max(waited) < 1.0
     print(f"{command}: Ctrl-C ended it within {max(waited):.2f} s")
 
 
-def test_ctrl_c_while_a_mesh_is_made(worker: Worker, tmp_path: Path) -> None:
-    source = tmp_path / "field.safetensors"
+def test_ctrl_c_while_a_mesh_is_made(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    source, log = tmp_path / "field.safetensors", tmp_path_factory.mktemp("log") / "log.txt"
     model = UpFusion.load("mini", device="cpu")
-    fit = FitConfig(iterations=40)
-    config = DistillConfig.draft(schedule=DraftSchedule(predicted_fit=fit, sampled_fit=fit, sampled_cameras=1, steps=1))
-    model.distill(model.encode(example_views(0, 1).prepared(model.image_size)), config).save(source)
+    model.distill(model.encode(example_views(0, 1).prepared(model.image_size)), DistillConfig.named("draft")).save(
+        source
+    )
     told = ["mesh", str(source), "-o", str(tmp_path / "mesh.glb"), "--device", "cpu", "--resolution", "512"]
-    worker.log.write_text("")
-    child = worker.begin(told)
+    worker = Worker(log, told)
     assert worker.ended(2.0) is None
     pressed = time.monotonic()
-    os.kill(child, signal.SIGINT)
-    assert worker.ended() == 130
+    assert worker.send(signal.SIGINT) == 130
     assert time.monotonic() - pressed < 1.0
-    assert "interrupted" in worker.log.read_text()
+    assert "interrupted" in log.read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["field.safetensors"]

@@ -1,29 +1,14 @@
-"""Networks in bfloat16 and a whole schedule of 3000 field iterations: everything stays finite.
-
-pytest -m slow tests/core/test_precision.py
-"""
+"""Networks in bfloat16 and a whole schedule of 3000 field iterations: everything stays finite (`pytest -m slow`)."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_training import write_tiny_mini
+from tiny_training import FIELD, write_tiny_mini
 
 from upfusion_core import DistillConfig, NovelViews, RadianceField, UpFusion, example_views, orbit_cameras
-from upfusion_core.config import (
-    DraftSchedule,
-    FastSchedule,
-    FieldConfig,
-    FitConfig,
-    GridConfig,
-    RaySampling,
-    ReferenceSchedule,
-)
-
-FIELD = FieldConfig(
-    grid=GridConfig(levels=4, coarsest=8, finest=32, table_size=2**12), hidden=16, half_extent=0.3, blob_sigma=0.1
-)
+from upfusion_core.config import DraftSchedule, FastSchedule, FitConfig, RaySampling, ReferenceSchedule
 
 
 def configuration(preset: str) -> DistillConfig:

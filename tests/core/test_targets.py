@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from refusals import denied, refused
 
-from upfusion_core.support.errors import InputError, OutputError
+from upfusion_core.support.errors import OutputError
 from upfusion_core.support.files import existing_folder, made_folder, read_json, replacing, write_json
 
 
@@ -19,8 +20,7 @@ def _write(path: Path) -> None:
 def test_special_files_stay(tmp_path: Path) -> None:
     pipe, link, target = tmp_path / "pipe.glb", tmp_path / "link.glb", tmp_path / "target.glb"
     os.mkfifo(pipe)
-    with pytest.raises(OutputError, match="but is a device or pipe; choose another name"):
-        _write(pipe)
+    denied("but is a device or pipe; choose another name", _write, pipe)
     assert pipe.is_fifo()
     target.write_text("old")
     link.symlink_to(target)
@@ -29,14 +29,12 @@ def test_special_files_stay(tmp_path: Path) -> None:
 
 
 def test_what_stands_under_the_name(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="could not be written: Is a directory; choose another place"):
-        _write(tmp_path)
+    denied("could not be written: Is a directory; choose another place", _write, tmp_path)
     folder = tmp_path / ("x" * 200)
     folder.mkdir()
     _write(folder / "new" / "a.glb")  # folders that exist keep their names
     assert (folder / "new" / "a.glb").read_text() == "new"
-    with pytest.raises(InputError, match="check the path"):
-        existing_folder("x" * 300)
+    refused("check the path", existing_folder, "x" * 300)
 
 
 @pytest.mark.parametrize("name", ["CON", "a/nul/b", "a\nb", "\x1b[31mred", "abc. ", "a/" + "x" * 300 + "/b", "q\udcff"])
@@ -46,8 +44,7 @@ def test_names_of_new_folders(name: str, tmp_path: Path) -> None:
         made_folder(tmp_path / name),
     ):
         pass
-    with pytest.raises(OutputError, match="the name of a new folder must be"):
-        _write(tmp_path / name / "a.glb")
+    denied("the name of a new folder must be", _write, tmp_path / name / "a.glb")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -56,5 +53,4 @@ def test_names_that_are_no_utf8(tmp_path: Path) -> None:
     write_json(tmp_path / "run.json", content)
     assert (tmp_path / "run.json").read_bytes().decode("utf-8").count("\\udce9") == 1
     assert read_json(tmp_path / "run.json", lone_surrogates=True) == content
-    with pytest.raises(InputError, match="surrogates not allowed"):
-        read_json(tmp_path / "run.json")
+    refused("surrogates not allowed", read_json, tmp_path / "run.json")

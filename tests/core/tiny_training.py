@@ -1,31 +1,42 @@
-"""A model of 16 x 16 pixels, configurations, batches and runs for the tests of training: a step takes milliseconds."""
+"""A model of 16 x 16 pixels, and fields, batches and runs that fit it: a step takes milliseconds."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from upfusion_core import Cameras, UpFusion
 from upfusion_core.config import (
     DiffusionConfig,
     DinoConfig,
+    DraftSchedule,
+    FieldConfig,
+    FitConfig,
+    GridConfig,
     ModelConfig,
+    RaySampling,
     TextConfig,
     TrainConfig,
     UpSRTConfig,
     VaeConfig,
 )
+from upfusion_core.evaluation.alignment import SimilaritySearch
 from upfusion_core.geometry import random_cameras, reference_camera
 from upfusion_core.models.checkpoint import network_weights
 from upfusion_core.models.convert import convert, write_networks
-from upfusion_core.pipeline.upfusion import UpFusion
 from upfusion_core.training.batches import TrainingBatch
 from upfusion_core.training.initial import initial_networks
 from upfusion_core.training.loop import TrainResult, train
 from upfusion_core.training.stages import calibrate_latents
-from upfusion_core.types import Cameras
 
 SIZE, WIDTH = 16, 32
+GRID = GridConfig(levels=3, coarsest=4, finest=16, table_size=2**12)
+FIELD = FieldConfig(grid=GRID, hidden=8, half_extent=0.3, blob_sigma=0.1)
+FIT = replace(FitConfig(iterations=4), rays=64, occupancy_cells=8, sampling=RaySampling(8, 0))
+DRAFT = DraftSchedule(3, predicted_size=16, predicted_fit=FIT, sampled_cameras=2, sampled_fit=FIT, steps=1)
+QUICK_SEARCH = SimilaritySearch((0.0,), (0.0,), starts=1, coarse_size=8, fine_size=8, coarse_steps=1, fine_steps=1)
 
 
 def tiny_model() -> ModelConfig:

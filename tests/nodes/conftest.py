@@ -16,9 +16,9 @@ from torch import nn
 
 sys.path.append(str(Path(__file__).resolve().parent))  # for the helpers beside the tests, see tests/conftest.py
 
+from documented_programs import ROOT
+from documented_programs import loaded as script
 from small_models import COLOR, Loaded, Pack, PlainMesh, Run, quarter_model, round_field, write_merged
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -42,10 +42,7 @@ def comfyui() -> str:
 @pytest.fixture(scope="session")
 def reference(comfyui: str) -> ModuleType:
     """docs/make_reference.py."""
-    spec = importlib.util.spec_from_file_location("make_reference", ROOT / "docs" / "make_reference.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(ROOT / "docs" / "make_reference.py")
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -14,7 +13,6 @@ from torch import nn
 pytestmark = pytest.mark.usefixtures("lines", "types", "folders")
 
 SAVE, LOAD, SAVE_MESH = "UpFusionSaveField", "UpFusionLoadField", "UpFusionSaveMesh"
-OUTSIDE = ("../out", "a/../../out", "/tmp/out", "..\\out", "", "folder/", " ", "a\0b")
 
 
 def written(folders: Path) -> list[Path]:
@@ -49,9 +47,7 @@ def test_files_that_are_no_fields_get_a_sentence(run_node: Run, ball: nn.Module,
     for content, message in (
         (b"", "must be a whole .safetensors file, but cannot be read"),
         (whole[: len(whole) // 2], "must be a whole .safetensors file, but cannot be read"),
-        ((2**60).to_bytes(8, "little") + b"{}", "must be a whole .safetensors file, but cannot be read"),
         ({}, "is not a field"),
-        ({"upfusion_field": '{"version": 1, "config": {"grid": {"table_size": 4611686018427387904}}}'}, "cannot read"),
         ({"upfusion_field": "[" * 5000 + "]" * 5000}, "must be JSON"),
     ):
         if isinstance(content, bytes):
@@ -85,13 +81,12 @@ def test_the_viewer_is_told_of_every_mesh_of_a_batch(node_classes: dict[str, typ
     counts = {"vertex_counts": torch.tensor([4, 3]), "face_counts": torch.tensor([4, 1])}
     batch = a_mesh(faces=torch.cat([mesh.faces, small]), **parts, **counts)
     output = node_classes[SAVE_MESH].execute(mesh=batch, format="ply", filename_prefix="pair")
-    assert output.ui["3d"] == [
-        {"filename": f"pair_0000{number}_.ply", "subfolder": "", "type": "output"} for number in (1, 2)
-    ]
+    names = [(entry["filename"], entry["subfolder"], entry["type"]) for entry in output.ui["3d"]]
+    assert names == [("pair_00001_.ply", "", "output"), ("pair_00002_.ply", "", "output")]
     assert len(trimesh.load(folders / "output" / "pair_00002_.ply", process=False).vertices) == 3
 
 
-@pytest.mark.parametrize("prefix", [*OUTSIDE, "CON", "3d/aux.png", "mesh.", "a /mesh", "a:b", "a\nb", "x" * 300])
+@pytest.mark.parametrize("prefix", ["a/../../out", "/tmp/out", "..\\out", "", "folder/", "a\0b", "3d/aux.png", "a:b"])
 def test_nothing_is_written_elsewhere(run_node: Run, ball: nn.Module, folders: Path, prefix: str) -> None:
     for node_id, inputs in ((SAVE, {"field": ball}), (SAVE_MESH, {"mesh": a_mesh()})):
         refused("filename_prefix must", run_node, node_id, **inputs, filename_prefix=prefix)
@@ -106,7 +101,7 @@ def test_meshes_for_printing(run_node: Run, folders: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["../secret.safetensors", "/etc/passwd", "a/../../secret.safetensors [output]", "notes.txt", "", "a\0b", 5, []],
+    ["/etc/passwd", "a/../../secret.safetensors [output]", "notes.txt", "", "a\0b", 5],
 )
 def test_nothing_is_read_elsewhere(run_node: Run, folders: Path, node_classes: dict[str, type], name: object) -> None:
     (folders / "secret.safetensors").write_bytes(b"secret")
@@ -117,32 +112,20 @@ def test_nothing_is_read_elsewhere(run_node: Run, folders: Path, node_classes: d
     assert node_classes[LOAD].validate_inputs(field=None) is True  # it comes by a link
 
 
-@pytest.mark.parametrize("form", ["glb/../../../ESCAPED.glb", "../glb", "exe", "", None, 5])
+@pytest.mark.parametrize("form", ["glb/../../../ESCAPED.glb", "exe", None])
 def test_a_format_that_comes_by_a_link_leads_nowhere(run_node: Run, folders: Path, form: object) -> None:
     refused("format must be one of glb, obj, ply, stl, got", run_node, SAVE_MESH, mesh=a_mesh(), format=form)
     assert written(folders) == []
 
 
-@pytest.mark.parametrize(
-    ("inputs", "message"),
-    [
-        *(({"weights": name}, "weights must be str, got") for name in (5, [], {})),
+def test_weights_and_precision_are_of_the_lists(run_node: Run) -> None:
+    for inputs, message in (
+        ({"weights": 5}, "weights must be str, got"),
         ({"weights": "../lost"}, "weights must stay inside ComfyUI's folder"),
         ({"weights": "lost.safetensors"}, r"lost\.safetensors is not in .*models.*upfusion3d/upfusion"),
-        *(
-            ({"weights": "mini", "precision": name}, "precision must be one of auto, float32, float16, bfloat16, got")
-            for name in ("foo", "complex64", "float64", "nn", "int8", None)
-        ),
-    ],
-)
-def test_weights_and_precision_are_of_the_lists(run_node: Run, inputs: dict[str, object], message: str) -> None:
-    refused(message, run_node, "UpFusionLoadModel", **inputs)
-
-
-def test_a_small_overshoot_is_clamped(pack: Pack) -> None:
-    """Nodes that resize leave [0, 1] a little."""
-    rgb = pack("nodes.convert").rgb_from_image(torch.tensor([-0.3, 0.5, 1.4]).reshape(1, 1, 1, 3))
-    assert rgb.flatten().tolist() == [0.0, 0.5, 1.0]
+        ({"precision": "nn"}, "precision must be one of auto, float32, float16, bfloat16, got"),
+    ):
+        refused(message, run_node, "UpFusionLoadModel", **({"weights": "mini"} | inputs))
 
 
 def test_a_texture_keeps_its_place(pack: Pack) -> None:
@@ -163,9 +146,8 @@ def test_a_texture_keeps_its_place(pack: Pack) -> None:
     assert back.vertex_colors is None
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_a_mesh_of_another_pack_gets_a_sentence(run_node: Run) -> None:
+    for changes, message in (
         ({"vertices": [[0.0, 0, 0]]}, "vertices of a MESH must be a tensor of 3 dimensions, got list"),
         ({"faces": torch.zeros(4, 3)}, r"faces of a MESH must be a tensor of 3 dimensions, got \(4, 3\)"),
         ({"faces": torch.full((1, 2, 3), 9)}, "must number vertices 0 to 3, got 9"),
@@ -174,11 +156,8 @@ def test_a_texture_keeps_its_place(pack: Pack) -> None:
         ({"vertex_colors": torch.ones(1, 4, 3, dtype=torch.uint8)}, "floating-point numbers, got torch.uint8"),
         ({"uvs": torch.zeros(1, 4, 1), "texture": torch.zeros(1, 4, 4, 3)}, "uvs of a MESH must hold values of 2"),
         ({"uvs": torch.zeros(1, 4, 2), "texture": torch.zeros(0, 4, 4, 3)}, r"texture .* got \(0, 4, 4, 3\)"),
-        ({"vertex_counts": 5}, "vertex_counts of a MESH must be one whole number a mesh, got int"),
         ({"vertex_counts": torch.tensor([torch.nan])}, r"one whole number a mesh, got \(1,\) torch.float32"),
         ({"vertex_counts": torch.tensor([9])}, "vertex_counts of a MESH must be between 0 and 4, got 9"),
-    ],
-)
-def test_a_mesh_of_another_pack_gets_a_sentence(run_node: Run, changes: dict[str, Any], message: str) -> None:
-    refused(message, run_node, "UpFusionSaveMesh", mesh=a_mesh(**changes))
+    ):
+        refused(message, run_node, "UpFusionSaveMesh", mesh=a_mesh(**changes))
     refused("must have vertices", run_node, "UpFusionSaveMesh", mesh=SimpleNamespace(mesh="data"))

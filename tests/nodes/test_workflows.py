@@ -34,7 +34,6 @@ def test_saved_graphs_set_what_their_nodes_have(node_classes: dict[str, Any], gr
     """Widgets are saved by their place: a value for each one, in its range or among its choices."""
     for node in ours(graph):
         assert node["properties"]["cnr_id"] == "upfusion"
-        assert node["properties"]["ver"]
         schema, values = node_classes[node["type"]].GET_SCHEMA(), list(node["widgets_values"])
         assert {slot["name"].split(".")[0] for slot in node["inputs"]} == {item.id for item in schema.inputs}
         assert [slot["name"] for slot in node["outputs"]] == [item.id for item in schema.outputs]
@@ -89,7 +88,6 @@ def test_there_are_five_with_notes_and_pictures_that_show_the_nodes() -> None:
     for name, graph in WORKFLOWS.items():
         notes = [node["widgets_values"][0] for node in graph["nodes"] if node["type"] == "MarkdownNote"]
         assert len(notes) >= 2
-        assert notes[0].startswith("# ")
         with Image.open(ROOT / "workflows" / f"{name}.jpg") as picture:
             assert picture.format == "JPEG"
             assert min(picture.size) >= 256

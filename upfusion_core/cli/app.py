@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 
 from .. import __version__
 from ..config.base import Option, built, options_of
-from ..config.options import Convert, Demo, Evaluate, Info, Mesh, Pack, Predict, Reconstruct, Train, Views
+from ..config.options import Convert, Demo, Evaluate, Export, Info, Mesh, Pack, Predict, Reconstruct, Train, Views
 from ..support.errors import UpFusionError
 from .console import answer, interruption, say
 
@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[type, str]] = {  # the options of each, and the module
     "views": (Views, "views"),
     "predict": (Predict, "views"),
     "mesh": (Mesh, "files"),
+    "export": (Export, "files"),
     "convert": (Convert, "files"),
     "info": (Info, "files"),
     "train": (Train, "datasets"),

@@ -12,18 +12,24 @@ from pathlib import Path
 
 import torch
 
-from ..config.options import Convert, Info, Mesh, Surface
+from ..config.options import Convert, Export, Info, Mesh, Surface
+from ..data.scene_export import PosedPicture, export_scene
 from ..field.radiance import RadianceField, load_field
 from ..models.checkpoint import describe, weights_path
 from ..models.convert import convert
+from ..pipeline.given_views import given_photos
+from ..pipeline.masks import estimate_mask
+from ..pipeline.photo_cameras import load_photo_cameras
+from ..pipeline.photos import prepare_views
 from ..support.devices import existing_device
-from ..support.errors import OutputError
-from ..support.files import check_target, write_json
+from ..support.errors import InputError, OutputError
+from ..support.files import check_target, made_folder, write_json
+from ..support.images import load_png
 from ..surface.extract import require_packages
 from ..surface.mesh import TEXTURED, MeshAsset, mesh_names
 from .console import answer, duration, progress
-from .inputs import recorded
-from .run import RECORD_NAME, Record, locked, new_record
+from .inputs import read_cameras, recorded
+from .run import RECORD_NAME, Record, locked, new_record, read_record
 
 
 def run_mesh(command: Mesh, given: frozenset[str]) -> None:
@@ -57,6 +63,34 @@ def extracted(field: RadianceField, surface: Surface, size: int | None) -> MeshA
         return field.extract_mesh(
             surface.resolution, surface.threshold, texture_size=size, faces=surface.faces, on_step=on_step
         )
+
+
+def run_export(command: Export, given: frozenset[str]) -> None:
+    """Photos whose cameras the run accepts, its views, and points of its field's surface."""
+    record, output = read_record(command.run / RECORD_NAME), command.output or command.run / command.form
+    if record.command not in ("reconstruct", "demo") or not (command.run / "field.safetensors").is_file():
+        raise InputError(f"{command.run} must be a finished reconstruction, it is of {record.command}; name another")
+    if os.path.exists(output) and (not output.is_dir() or any(output.iterdir())):
+        raise OutputError(f"{output} exists already; choose another folder")
+    pictures = []
+    if record.command == "reconstruct":
+        photos, masks = ([Path(path) for path in record.sources[name]] for name in ("photos", "masks"))
+        known = load_photo_cameras(command.run / "photo_cameras.json", photos)
+        find = {name: record.settings[name] for name in ("remove_background", "any_background")}
+        views = prepare_views(photos, list(masks) or None, cameras=known, **find)
+        assert views.cameras is not None, "they were given"
+        shown = given_photos(views, views.cameras)
+        for index, (rgb, mask) in enumerate(zip(shown.rgb, shown.masks or (), strict=True)):
+            pictures.append(PosedPicture(f"photo_{index + 1}", rgb, shown.cameras[index], mask))
+    if (command.run / "views.json").is_file():
+        for index, camera in enumerate(read_cameras(command.run / "views.json", 0.0)):
+            rgb = load_png(command.run / f"views/{index:03d}.png")
+            pictures.append(PosedPicture(f"view_{index:03d}", rgb, camera, estimate_mask(rgb)[0]))
+    mesh = load_field(command.run / "field.safetensors").field.extract_mesh(96)
+    chosen = slice(None, None, max(1, len(mesh.vertices) // 20_000))
+    with made_folder(output):
+        files = export_scene(pictures, output, command.form, mesh.vertices[chosen], mesh.vertex_colors[chosen])
+    answer(f"Wrote {len(pictures)} pictures with cameras, {len(files)} files, into {output}")
 
 
 def run_convert(command: Convert, given: frozenset[str]) -> None:

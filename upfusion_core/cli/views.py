@@ -127,6 +127,9 @@ def sample_views(run: Run, model: UpFusion, scene: SceneEncoding, cameras: Camer
     if run.finished("views") and not missing:
         return
     run.note(view_sampler=sampler.of_views())
+    rows = [{"camera_to_world": view.camera_to_world[0].tolist(), "focal": float(view.focal[0, 0])} for view in cameras]
+    with run.writing("views.json", keep=False) as path:  # as --cameras reads them
+        path.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     options = {**sampler.of_views(), "prompt": sampler.prompt, "batch_size": sampler.batch_size}
     with run.stage("views"), progress(f"Sampling {len(missing)} views") as on_step:
         for first in range(0, len(missing), sampler.batch_size):

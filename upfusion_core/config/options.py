@@ -233,6 +233,18 @@ class Mesh:
 
 
 @configuration
+class Export:
+    """Photos, views, masks and cameras of a run as a data set that Gaussian trainers, nerfstudio and COLMAP read."""
+
+    run: Annotated[Path, Flag(metavar="RUN", argument=True, section="sources")]
+    """Folder of a reconstruction."""
+    output: Annotated[Path | None, Flag(OUTPUT, "OUT", section="conduct", unset="RUN/FORMAT")] = None
+    """Folder to write, empty or new."""
+    form: Annotated[Literal["nerfstudio", "colmap"], Flag(("--format",))] = "nerfstudio"
+    """transforms.json, or a sparse model of COLMAP."""
+
+
+@configuration
 class Convert:
     """Weights: folder -> one merged file, or back. The record is run.json in a folder, FILE.run.json beside a file."""
 

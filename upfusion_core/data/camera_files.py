@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
+from ..config.base import configuration, from_value
 from ..geometry.lenses import MODELS, Lens
 from ..support.errors import InputError
 from ..support.files import json_number, read_json, reading, shown
@@ -105,8 +106,19 @@ def written_cameras(cameras: PhotoCameras, sources: Sequence[SourcePhoto]) -> di
             status, reason = STATUSES[3], f"its match is not sure enough ({float(cameras.score[index]):.2f})"
         entry = {"file": source.name, "size": [width, height], "status": status}
         matrix = camera.camera_to_world[0].tolist()
-        photos.append({**entry, "camera_to_world": matrix, "focal": focal, "principal": principal, "reason": reason})
+        entry |= {"camera_to_world": matrix, "focal": focal, "principal": principal, "reason": reason}
+        photos.append(entry if source.straightened is None else {**entry, "distortion": source.straightened})
     return {"photos": photos}
+
+
+@configuration
+class Distortion:
+    """What makes a lens no pinhole, as in `Lens`."""
+
+    radial: tuple[float, ...] = ()
+    divided: tuple[float, ...] = ()
+    tangential: tuple[float, float] = (0.0, 0.0)
+    fisheye: bool = False
 
 
 def _own_camera(row: Any, label: str) -> FileCamera:  # noqa: ANN401 - any JSON
@@ -123,6 +135,8 @@ def _own_camera(row: Any, label: str) -> FileCamera:  # noqa: ANN401 - any JSON
     if min(width, height, fx, fy) <= 0:
         raise InputError(f"{label}, size and focal must be above 0, got {pairs[:2]}; correct it there")
     lens = Lens((width, height), (fx * width / 2, fy * height / 2), ((1 - x) * width / 2, (1 - y) * height / 2))
+    if (distortion := row.get("distortion")) is not None:
+        lens = replace(lens, **vars(from_value(Distortion, distortion, f"{label}, distortion")))
     matrix = _matrix(row.get("camera_to_world"), f"{label}, camera_to_world")
     return FileCamera(_slashed(row["file"]), matrix, lens, status=row["status"])
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,6 +80,12 @@ class Lens:
     def is_pinhole(self) -> bool:
         """Whether straight lines stay straight: no distortion at all."""
         return not self.fisheye and not any((*self.radial, *self.divided, *self.tangential))
+
+    @property
+    def distortion(self) -> dict[str, Any]:
+        """What makes it no pinhole, for JSON; nothing of a pinhole."""
+        names = ("radial", "divided", "tangential", "fisheye")
+        return {} if self.is_pinhole else {name: getattr(self, name) for name in names}
 
     @property
     def ndc(self) -> tuple[tuple[float, float], tuple[float, float]]:

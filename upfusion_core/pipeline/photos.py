@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -137,13 +137,15 @@ class Photo:
     label: str
     name: str
     orientation: int = 1
+    distortion: Mapping[str, Any] | None = None  # that was taken out of it
 
     def straightened(self, lens: Lens) -> Photo:
         """The photo as a pinhole would have it; white, and no object, where its lens did not reach."""
         lens = lens.resized((self.rgb.shape[2], self.rgb.shape[1]))  # large photos are read smaller
         rgb, known = lens.undistorted(self.rgb)
         coverage = None if self.coverage is None else lens.undistorted(self.coverage[None])[0][0] * known
-        return replace(self, rgb=rgb.masked_fill_(~known, 1 if rgb.is_floating_point() else 255), coverage=coverage)
+        rgb = rgb.masked_fill_(~known, 1 if rgb.is_floating_point() else 255)
+        return replace(self, rgb=rgb, coverage=coverage, distortion=lens.distortion)
 
     def source(self, box: Box) -> SourcePhoto:
         """Its own pixels in the square; of a file only these are kept, a caller's tensor is looked at."""
@@ -155,7 +157,8 @@ class Photo:
             parts.append(self.coverage[top:bottom, left:right])
         whole = (left, top, right, bottom) == (0, 0, width, height)
         rgb, *mask = [part if whole or part.is_floating_point() else part.clone() for part in parts]
-        return SourcePhoto(self.name, (width, height), rgb, mask[0] if mask else None, (left, top), box)
+        mask_of = mask[0] if mask else None
+        return SourcePhoto(self.name, (width, height), rgb, mask_of, (left, top), box, self.distortion)
 
 
 def read_photo(source: PhotoSource, label: str = "photo 1", *, least: int | None = None) -> Photo:
@@ -261,8 +264,8 @@ def _decode(source: PhotoSource, label: str, read: Callable[[Image.Image, str], 
     if isinstance(source, Image.Image):
         with reading(label, **reason, error=PhotoError):
             check_picture(source, label)
-            way = orientation(source)
             channels = torch.from_numpy(read(source, label))
+            way = orientation(source)  # not before: to look for EXIF may decode, after which no file tells its bits
         return _clamped(channels, label) if channels.is_floating_point() else channels, label, way
     if not isinstance(source, str | os.PathLike):
         raise PhotoError(f"{label} must be a path, a PIL image or a tensor, got {type(source).__name__}; convert it")

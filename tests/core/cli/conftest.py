@@ -5,17 +5,13 @@ from typing import Any
 
 import pytest
 import rule_weights
-from PIL import Image
 
 from upfusion_core import UpFusion
 
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("photos")
-    for index in (1, 2, 3):
-        Image.fromarray(rule_weights.rule_photo(index, 64)).save(folder / f"{index}.png")
-    return sorted(folder.iterdir())
+    return rule_weights.write_photos(tmp_path_factory.mktemp("photos"), 3, 64)
 
 
 @pytest.fixture

@@ -66,21 +66,19 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_report_in_its_folder(evaluated: Path) -> None:
-    content = report_of(evaluated)
+    content, run = report_of(evaluated), read_run(evaluated)
     assert (content["split"], content["data"], content["settings"]["photos"]) == ("test", "procedural", [1, 2])
     assert {"torch", "diffusers"} <= content["versions"].keys()
     assert list(content["results"]) == ["white", "nearest"]
-    assert content["results"]["nearest"]["2"]["box_psnr"]["objects"] == 2
     written = {path.relative_to(evaluated).as_posix() for path in evaluated.rglob("*") if path.is_file()}
-    assert set(read_run(evaluated)["files"]) | {"run.json"} == written
-    assert read_run(evaluated)["status"] == "finished"
+    assert (set(run["files"]) | {"run.json"}, run["status"]) == (written, "finished")
     assert "finished already" in done("evaluate", "-o", evaluated, "--resume")
     assert "holds a run already" in refused(*evaluation(), "-o", evaluated)
     said = refused("evaluate", "-o", evaluated, "--resume", "--seed", 3)
     assert "was begun with seed = 0, now it is 3" in said
 
 
-@pytest.mark.parametrize(("name", "text"), [("json", "[" * 100_000), ("json", "[]"), ("png", "png")])
+@pytest.mark.parametrize(("name", "text"), [("json", "[" * 100_000), ("png", "png")])
 def test_a_broken_object_is_measured_again(evaluated: Path, tmp_path: Path, name: str, text: str) -> None:
     out = shutil.copytree(evaluated, tmp_path / "out")
     (out / "objects" / f"000001.{name}").write_text(text)
@@ -102,8 +100,8 @@ def test_ctrl_c_in_the_first_field_keeps_it(saved: bool, tmp_path: Path, monkeyp
     out = tmp_path / "out"
     said = interrupted(*evaluation(), "--stages", "field", "-o", out)
     assert ("upfusion evaluate --resume -o" if saved else "nothing was finished, so nothing was kept") in said
-    left = [path.read_bytes() for path in out.rglob("*.state")]
-    assert (left, out.exists()) == (([b"a state"], True) if saved else ([], False))
+    assert [path.read_bytes() for path in out.rglob("*.state")] == [b"a state"] * saved
+    assert out.exists() == saved
 
 
 def test_a_folder_of_meshes(meshes: Path, tmp_path: Path) -> None:
@@ -113,7 +111,6 @@ def test_a_folder_of_meshes(meshes: Path, tmp_path: Path) -> None:
     assert all(words in said for words in ("Skipped b.ply:", "2 objects, 1 skipped"))
     content = report_of(tmp_path / "out")
     assert (content["evaluated"], [name for name, _ in content["skipped"]]) == (["a.ply", "c.ply"], ["b.ply"])
-    assert "## Skipped (1)" in (tmp_path / "out" / "report.md").read_text()
     for name in "ac":
         (meshes / f"{name}.ply").unlink()
     said = refused(*evaluation(meshes, "--objects", 1), "-o", tmp_path / "none")
@@ -123,8 +120,7 @@ def test_a_folder_of_meshes(meshes: Path, tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no names that are no UTF-8")
 def test_a_folder_whose_name_is_no_utf_8(meshes: Path, tmp_path: Path) -> None:
     data = meshes.rename(tmp_path / "meshes\udcff")
-    (data / "c.ply").rename(data / "b\udcff.ply")  # trimesh cannot read it
-    (data / "b.ply").unlink()
+    (data / "b.ply").rename(data / "b\udcff.ply")
     done(*evaluation(data), "-o", tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert "meshes\\udcff" in text
@@ -138,17 +134,13 @@ def test_what_was_never_trained_on_is_reported_apart(tmp_path: Path) -> None:
     assert "2 objects, 0 skipped, 3 held out reported apart" in said
     content = report_of(tmp_path / "out")
     assert content["evaluated"] == ["procedural-1-test-0", "procedural-1-test-1"]
-    assert content["results"]["nearest"]["2"]["box_psnr"]["objects"] == 2
     apart = content["results_by_group"]
-    assert list(apart) == ["held_out_combination", "held_out_pattern"]
-    assert [apart[name]["nearest"]["2"]["box_psnr"]["objects"] for name in apart] == [2, 1]
-    assert content["groups"]["held_out_combination"] == {
-        "title": "parts that were never trained on together: spout and leg",
-        "evaluated": ["procedural-1-held_out-0", "procedural-1-held_out-2"],
-    }
-    text = (tmp_path / "out" / "report.md").read_text()
-    assert "## Apart: a pattern that was never trained on: dots" in text
-    assert text.count("| nearest | 2 | 1 |") == 1
+    counts = {name: rows["nearest"]["2"]["box_psnr"]["objects"] for name, rows in apart.items()}
+    assert counts == {"held_out_combination": 2, "held_out_pattern": 1}
+    group = content["groups"]["held_out_combination"]
+    assert group["title"] == "parts that were never trained on together: spout and leg"
+    assert group["evaluated"] == ["procedural-1-held_out-0", "procedural-1-held_out-2"]
+    assert "## Apart: a pattern that was never trained on: dots" in (tmp_path / "out" / "report.md").read_text()
     # alone, the same objects get the same figures
     done(*evaluation(), *few, "--objects", 3, "--split", "held_out", "-o", tmp_path / "alone")
     content = report_of(tmp_path / "alone")
@@ -167,11 +159,17 @@ def test_version_2_is_named_in_reports_and_shards(tmp_path: Path) -> None:
     assert ShardedViews(tmp_path / "shards")[0].name == "procedural-2-train-0"
 
 
-def test_a_fifth_is_held_out_unless_told() -> None:
+def test_what_evaluate_asks_for() -> None:
     for objects, held_out in ((100, 20), (5, 0), (10, 2), (24, 4)):
         command = Evaluate(Folder(Path("out")), data="procedural", objects=objects)
         assert completed(command, new=True).held_out == held_out
         assert completed(command, new=False).held_out is None  # a run from before there was the option
+    assert options_of(Evaluate)["preset"].choices == tuple(PRESETS)
+    command = Evaluate(Folder(Path("out")), protocol=EvaluationConfig(photos=(3,)), guidance=3.0)
+    config = evaluation_config(replace(command, preset="reference", perceptual="none"))
+    assert (config.distill.preset, config.distill.perceptual) == ("reference", "none")
+    config = evaluation_config(replace(command, preset="draft"))
+    assert (config.distill.preset, config.distill.guidance, config.photos) == ("draft", 3.0, (3,))
 
 
 def test_lpips_with_the_user_s_weights(tmp_path: Path) -> None:
@@ -183,18 +181,8 @@ def test_lpips_with_the_user_s_weights(tmp_path: Path) -> None:
     config = EvaluationConfig(photos=(1,), views=1, stages=("white",))
     truth = draw_object(ProceduralObjects("test", size=64), 0, config).truth
     assert measured["lpips"]["mean"] == pytest.approx(lpips_by_hand(vgg_weights(), torch.ones_like(truth), truth), 1e-4)
-    assert measured["lpips_affine"]["mean"] == pytest.approx(measured["lpips"]["mean"])
     assert "LPIPS" in (tmp_path / "out" / "report.md").read_text()
     assert read_run(tmp_path / "out")["inputs"] == {"lpips": content["lpips"]}
-
-
-def test_the_field_is_of_the_preset_with_the_command_s_guidance() -> None:
-    assert options_of(Evaluate)["preset"].choices == tuple(PRESETS)
-    command = Evaluate(Folder(Path("out")), protocol=EvaluationConfig(photos=(3,)), guidance=3.0)
-    config = evaluation_config(replace(command, preset="reference", perceptual="none"))
-    assert (config.distill.preset, config.distill.perceptual) == ("reference", "none")
-    config = evaluation_config(replace(command, preset="draft"))
-    assert (config.distill.preset, config.distill.guidance, config.photos) == ("draft", 3.0, (3,))
 
 
 @pytest.fixture(scope="module")
@@ -208,15 +196,11 @@ def test_shards_and_their_index_in_a_folder(shards: Path) -> None:
     assert options_of(Pack)["kind"].choices == tuple(DATA_FORMATS)
     assert options_of(Pack)["pictures"].choices == PICTURE_FORMATS
     content = json.loads((shards / "index.json").read_text())
-    names = [shard["name"] for shard in content["shards"]]
-    assert (content["objects"], content["packed"]["split"]) == (5, "train")
-    assert len(names) > 1
-    assert set(read_run(shards)["files"]) == {*names, "index.json"}
-    assert sorted(path.name for path in shards.iterdir()) == sorted([*names, "index.json", "run.json"])
-    assert all(shard["bytes"] <= 30_000 + 10_240 for shard in content["shards"])
+    names = {shard["name"] for shard in content["shards"]} | {"index.json"}
+    assert (content["objects"], content["packed"]["split"], len(names) > 2) == (5, "train", True)
+    assert set(read_run(shards)["files"]) == names == {path.name for path in shards.iterdir()} - {"run.json"}
     dataset = ShardedViews(shards)
     assert [dataset[index].name for index in (0, 4)] == ["procedural-1-train-0", "procedural-1-train-4"]
-    assert dataset[0].rgb.shape == (4, 3, 16, 16)
     assert "finished already" in done("pack", "-o", shards, "--resume")
 
 
@@ -238,28 +222,19 @@ def test_interrupted_packing_goes_on(shards: Path, tmp_path: Path, monkeypatch: 
     done("pack", "--resume", "-o", out)
     for path in (*shards.glob("*.tar"), shards / "index.json"):
         assert (out / path.name).read_bytes() == path.read_bytes()
-    assert not (out / "packing.json").exists()
 
 
-def packing(place: object = 0, shards: object = (), skipped: object = ()) -> str:
-    return json.dumps({"place": place, "shards": shards, "skipped": skipped})
-
-
-OUTSIDE = {"name": "../p1.tar", "objects": 1, "bytes": 512}
-
-
-@pytest.mark.parametrize("text", ["{", "[]", packing("x"), packing(skipped=[1]), packing(1, [OUTSIDE])])
-def test_a_state_that_is_none(shards: Path, tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("shards_of_it", ["3", '[{"name": "../p1.tar", "objects": 1, "bytes": 512}]', "["])
+def test_a_state_that_is_none(shards: Path, tmp_path: Path, shards_of_it: str) -> None:
     shutil.copyfile(shards / "run.json", tmp_path / "run.json")
     change_run(tmp_path, status="interrupted")
-    (tmp_path / "packing.json").write_text(text)
+    (tmp_path / "packing.json").write_text(f'{{"place": 1, "skipped": [], "shards": {shards_of_it}}}')
     assert "packing.json" in refused("pack", "--resume", "-o", tmp_path)
 
 
 def test_broken_objects_of_a_folder_are_named(meshes: Path, tmp_path: Path) -> None:
     said = done("pack", meshes, "--views", 3, "--size", 16, "--format", "webp", "--depth", "-o", tmp_path / "out")
     assert "Skipped b.ply:" in said
-    assert "2 objects in 1 shards" in said
     dataset = ShardedViews(tmp_path / "out")
     assert [dataset[index].name for index in (0, 1)] == ["a.ply", "c.ply"]
     assert dataset[1].depth is not None

@@ -26,16 +26,13 @@ def somewhere(count: int = 5, miss: float = 0.0) -> tuple[Cameras, torch.Tensor]
     return look_at(centers, target + offsets, (0.1, 0.2, 1.0), focal=2.0), target
 
 
-@pytest.mark.parametrize(
-    ("centers", "targets", "point"),
-    [
+def test_axes_meet_where_they_come_nearest() -> None:
+    for centers, targets, point in (
         ([[4.0, 2, 0], [1.0, 2, 7]], [[1.0, 2, 0]] * 2, [1.0, 2, 0]),  # they cross there
         ([[4.0, 0, 0], [0.0, 1, 4]], [[0.0, 0, 0], [0.0, 1, 0]], [0, 0.5, 0]),  # along x at height 0, along z at 1
-    ],
-)
-def test_axes_meet_where_they_come_nearest(centers: list, targets: list, point: list) -> None:
-    found = meeting_point(look_at(torch.tensor(centers), torch.tensor(targets)))
-    assert torch.allclose(found, torch.tensor(point, dtype=torch.float64), atol=1e-6)
+    ):
+        found = meeting_point(look_at(torch.tensor(centers), torch.tensor(targets)))
+        assert torch.allclose(found, torch.tensor(point, dtype=torch.float64), atol=1e-6)
 
 
 def test_with_up_only_the_azimuth_is_turned() -> None:
@@ -54,11 +51,9 @@ def test_with_up_only_the_azimuth_is_turned() -> None:
 def test_straight_above_or_below_the_picture_decides(height: float) -> None:
     cameras = look_at(torch.tensor([[0.0, height, 0]]), up=(1.0, 0.0, 0.0))
     moved, _ = normalise(cameras, center=torch.zeros(3), up=torch.tensor([0.0, 1, 0]))
-    right, above, backward = moved.camera_to_world[0, :3, :3].T
     side = 1.0 if height > 0 else -1.0
-    assert torch.allclose(backward, torch.tensor([0.0, side, 0]), atol=1e-6)
-    assert torch.allclose(above, torch.tensor([0.0, 0, -side]), atol=1e-6)
-    assert torch.allclose(right, torch.tensor([1.0, 0, 0]), atol=1e-6)
+    axes = torch.tensor([[1.0, 0, 0], [0, 0, -side], [0, side, 0]])  # right, up, backward
+    assert torch.allclose(moved.camera_to_world[0, :3, :3].T, axes, atol=1e-6)
 
 
 @pytest.mark.parametrize("up", [None, (0.0, 0.0, 1.0)])
@@ -72,7 +67,6 @@ def test_pictures_stay_and_the_reference_looks_at_the_origin_though_axes_miss(up
     missed = similarity.points(meeting_point(cameras))
     axis = moved.camera_to_world[0, :3, 2]
     assert float(missed @ axis) == pytest.approx(0, abs=1e-5)  # the origin is the foot of the perpendicular
-    assert float(missed.norm()) > 1e-3
 
 
 def test_similarities_chain() -> None:
@@ -93,5 +87,4 @@ def test_similarities_chain() -> None:
 def test_refusals() -> None:
     parallel = look_at(torch.tensor([[0.0, 0, 3], [1.0, 0, 3]]), torch.tensor([[0.0, 0, 0], [1.0, 0, 0]]))
     refused("parallel", normalise, parallel)
-    refused("parallel", normalise, parallel[0])
     refused("in front of view 0", normalise, parallel, center=torch.tensor([0.0, 0, 4]))

@@ -6,18 +6,14 @@ import pytest
 import torch
 from PIL import Image
 
-from upfusion_core import Cameras, orbit_cameras
+from upfusion_core import Cameras, PosedPicture, export_scene, load_photo_cameras, orbit_cameras
 from upfusion_core.data.camera_files import read_camera_files
-from upfusion_core.data.scene_export import PosedPicture, export_scene
-from upfusion_core.pipeline.photo_cameras import load_photo_cameras
 
 
 def posed(count: int = 4) -> list[PosedPicture]:
     """Pictures 20 x 30 of a dark square in the middle, from round it, with principal points off the middle."""
-    orbit = orbit_cameras(
-        [0.0, 70.0, 150.0, 260.0][:count], [20.0, -10.0, 45.0, 5.0][:count], [1.0, 1.2, 0.9, 1.1][:count]
-    )
-    cameras = Cameras(orbit.camera_to_world, torch.tensor([[3.0, 4.5]] * count), torch.tensor([[0.05, -0.02]] * count))
+    orbit = orbit_cameras([0.0, 70.0, 150.0, 260.0], [20.0, -10.0, 45.0, 5.0], [1.0, 1.2, 0.9, 1.1])
+    cameras = Cameras(orbit.camera_to_world, torch.tensor([[3.0, 4.5]] * 4), torch.tensor([[0.05, -0.02]] * 4))
     rgb = torch.ones(3, 20, 30)
     rgb[:, 9:11, 13:16] = 0.1  # round where the origin is seen: x = 30 (1 - .05) / 2, y = 20 (1 + .02) / 2
     return [PosedPicture(f"view_{index}", rgb, cameras[index], mask=(rgb[0] < 0.5).float()) for index in range(count)]
@@ -31,9 +27,8 @@ def test_cameras_come_back(form: str, tmp_path: Path) -> None:
     assert all(path.is_file() for path in files)
     assert Image.open(tmp_path / "masks" / "view_0.png").getpixel((14, 9)) == 255
     path = tmp_path / "transforms.json" if form == "nerfstudio" else tmp_path
-    known = load_photo_cameras(
-        path, [tmp_path / "images" / f"view_{index}.png" for index in range(4)], elevation_degrees=20
-    )
+    photos = [tmp_path / "images" / f"view_{index}.png" for index in range(4)]
+    known = load_photo_cameras(path, photos, elevation_degrees=20)
     wanted = Cameras.concatenate([picture.camera for picture in pictures])
     for name in ("focal", "principal"):
         torch.testing.assert_close(getattr(known.cameras, name), getattr(wanted, name), atol=1e-5, rtol=0)

@@ -11,15 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from data_sets import readable
 from PIL import Image
-from reading import readable
 from refusals import refused
 
+from upfusion_core import InputError, orbit_cameras
 from upfusion_core.data import open_dataset
 from upfusion_core.data.shards import PackState, ShardedViews, index_content, pack_shards
 from upfusion_core.data.views import PosedViews
-from upfusion_core.geometry import orbit_cameras
-from upfusion_core.support.errors import InputError
 from upfusion_core.support.files import replacing, write_json
 
 SIZE, VIEWS = 8, 3
@@ -74,14 +73,12 @@ def copy(shards: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("pictures", ["png", "webp"])
 def test_what_is_packed_comes_back(tmp_path: Path, pictures: str) -> None:
     dataset = ShardedViews(packed(tmp_path, pictures=pictures))
-    assert len(dataset) == 5
     for index, (got, wanted) in enumerate(zip(readable(dataset), DISCS, strict=False)):
         assert (got.name, got.upright) == (f"disc {index}", index != 2)
         for name in ("rgb", "mask", "depth"):
             torch.testing.assert_close(getattr(got, name), getattr(wanted, name), rtol=0, atol=1e-7)
         for name in ("camera_to_world", "focal", "principal"):
             assert torch.equal(getattr(got.cameras, name), getattr(wanted.cameras, name))
-    assert dataset.skipped == []
 
 
 def test_jpeg_loses_a_little_and_fewer_views_are_packed(tmp_path: Path) -> None:
@@ -90,7 +87,6 @@ def test_jpeg_loses_a_little_and_fewer_views_are_packed(tmp_path: Path) -> None:
     got = ShardedViews(packed(tmp_path, [smooth], pictures="jpeg"))[0]
     assert 0 < (got.rgb - smooth.rgb).abs().max() < 0.05
     assert torch.equal(got.mask, smooth.mask)
-    assert got.depth is None
     got = ShardedViews(packed(tmp_path, views=2))[0]  # fewer are spread and keep the reference
     torch.testing.assert_close(got.rgb, DISCS[0].rgb[[0, 1]])
     assert len(ShardedViews(packed(tmp_path, views=9))[0]) == VIEWS
@@ -104,13 +100,10 @@ def test_chosen_views_have_their_first_as_reference(shards: Path) -> None:
         torch.testing.assert_close(got.depth, wanted.depth)
         torch.testing.assert_close(got.rgb, wanted.rgb)
     assert [len(dataset.draw(0, count, torch.Generator())) for count in (2, 9)] == [2, VIEWS]
-    assert dataset.view_count(4) == VIEWS
     with pytest.raises(IndexError):
         dataset.read(5)
     refused("numbers from 0 to 2", dataset.read, 0, [3])
-    large = ShardedViews(shards, size=16)[1]
-    assert large.rgb.shape == (VIEWS, 3, 16, 16)
-    assert large.depth.shape == (VIEWS, 1, 16, 16)
+    assert ShardedViews(shards, size=16)[1].rgb.shape == (VIEWS, 3, 16, 16)
 
 
 def test_the_library_reads_them(shards: Path) -> None:
@@ -118,11 +111,9 @@ def test_the_library_reads_them(shards: Path) -> None:
     samples = list(webdataset.WebDataset(str(shards / "shard-000000.tar"), shardshuffle=False))
     assert [sample["__key__"] for sample in samples] == ["000000000", "000000001"]
     header = json.loads(samples[1]["json"])
-    assert header["name"] == "disc 1"
-    assert len(header["camera_to_world"]) == VIEWS
-    with Image.open(io.BytesIO(samples[1]["002.rgb.png"])) as picture:
-        expected = (DISCS[1].rgb[2] * 255).round().permute(1, 2, 0).numpy()
-        assert np.array_equal(np.asarray(picture), expected)
+    assert (header["name"], len(header["camera_to_world"])) == ("disc 1", VIEWS)
+    expected = (DISCS[1].rgb[2] * 255).round().permute(1, 2, 0).numpy()
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(samples[1]["002.rgb.png"]))), expected)
     assert np.load(io.BytesIO(samples[1]["000.depth.npy"]), allow_pickle=False).shape == (SIZE, SIZE)
     with tarfile.open(shards / "shard-000001.tar") as archive:
         endings = {name.rsplit(".", 1)[1] for name in archive.getnames()}
@@ -144,15 +135,12 @@ def test_shards_keep_their_size_and_are_the_same_again(shards: Path, tmp_path: P
     assert len(list(packed(tmp_path / "one", shard_bytes=1).glob("*.tar"))) == 5
 
 
-def test_objects_that_cannot_be_read_are_left_out_and_noted(tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_left_out_and_an_order_visits_the_rest_once(tmp_path: Path) -> None:
     folder = packed(tmp_path / "some", [None, *DISCS[1:3], None, DISCS[4]])
     assert [example.name for example in readable(ShardedViews(folder))] == ["disc 1", "disc 2", "disc 4"]
     assert json.loads((folder / "index.json").read_text())["skipped"] == [["disc 0", "torn"], ["disc 3", "torn"]]
     refused("none of 2 objects could be read, the last because disc 1: torn", packed, tmp_path / "none", [None, None])
     assert not (tmp_path / "none").exists()
-
-
-def test_an_order_visits_every_object_once_and_shards_together(tmp_path: Path) -> None:
     dataset = ShardedViews(packed(tmp_path, DISCS, depth=False, shard_bytes=1))
     orders = [dataset.order(torch.Generator().manual_seed(seed)) for seed in (1, 2, 1)]
     assert torch.equal(orders[0], orders[2])
@@ -182,14 +170,13 @@ def test_shards_cut_short(copy: Path) -> None:
     names, skipped = names_read(copy)
     assert names == ["disc 0", "disc 1", "disc 2", "disc 4"]
     assert any("bytes, not the" in reason for reason in skipped)
-    assert any("unexpected end of data" in reason for reason in skipped)
     path.unlink()
     names, skipped = names_read(copy)
     assert names == ["disc 0", "disc 1", "disc 4"]
     assert skipped == ["shard-000001.tar: it is missing"]
 
 
-@pytest.mark.parametrize("content", [b"", b"no tar at all", b"\x1f\x8b" + bytes(2000), bytes(30_000), b"\xff" * 3000])
+@pytest.mark.parametrize("content", [b"", b"\x1f\x8b" + bytes(2000), bytes(30_000), b"\xff" * 3000])
 def test_files_that_are_no_shards(copy: Path, content: bytes) -> None:
     (copy / "shard-000000.tar").write_bytes(content)
     names, skipped = names_read(copy)
@@ -245,26 +232,18 @@ def png(size: tuple[int, int]) -> bytes:
 
 HOSTILE = {
     "no cameras": (lambda members: members.pop("000000000.json"), "json is missing"),
-    "torn cameras": (with_member(b'{"name": ', "json"), "must be JSON"),
     "no text": (with_member(b"\xff\xfe", "json"), "must be JSON"),
     "deep cameras": (with_member(b"[" * 200_000, "json"), "must be JSON"),
-    "a list": (with_member(b"[]", "json"), "its cameras must be a JSON object"),
     "no name": (header_with({"name": ""}), "name must be text"),
     "a size": (header_with({"size": 10**9}), "size must be"),
-    "true": (header_with({"upright": 1}), "upright must be true or false"),
     "a format": (header_with({"pictures": "pickle"}), "pictures must be one of"),
     "not rigid": (header_with({"camera_to_world": [[[1.0] * 4] * 4] * 3}), "must be rigid"),
     "not a number": (header_with({"focal": [[float("nan"), 1]] * 3}), "NaN is no number in JSON"),
     "not finite": (header_with({"focal": [[math.inf, 1]] * 3}), "must be finite"),
-    "text": (header_with({"focal": "4.5"}), "focal must be a list"),
     "huge numbers": (header_with({"focal": [[10**400, 1]] * 3}), "must be finite"),
-    "no views": (header_with({"camera_to_world": []}), "camera_to_world must be a list of 1 to 10000"),
     "many views": (header_with({"camera_to_world": [torch.eye(4).tolist()] * 10_001}), "be a list of 1 to 10000"),
     "off the origin": (header_with({"camera_to_world": [torch.eye(4).tolist()] * 3}), "must look at the origin"),
-    "large pictures": (
-        with_member(png((5000, 9)), *(f"00{view}.rgb.png" for view in range(3))),
-        "must have a view that can be read",
-    ),
+    "large pictures": (with_member(png((5000, 9)), *(f"00{view}.rgb.png" for view in range(3))), "must have a view"),
     "no depth": (lambda members: members.pop("000000000.001.depth.npy"), "depth.npy is missing"),
     "other depths": (with_member(b"\x93NUMPY\x01\x00v\x00{'descr': '|O'}", "001.depth.npy"), "must be an NPY file"),
 }
@@ -309,17 +288,12 @@ def index(rest: str, version: int = 1) -> str:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (index("}", version=2), "version 1"),
         (index(', "shards": 3}'), "must be an index of shards"),
         (index(', "shards": []}'), "it has no .tar files"),
-        (index(""), "must be JSON"),
-        (index(', "shards": NaN}'), "NaN is no number in JSON.*remove it"),
         (index(', "shards":' + "[" * 200_000), "nested too deeply.*remove it"),
         (index(', "shards": [{"name": "../a.tar", "objects": 1, "bytes": 2048}]}'), "must lie in its folder"),
-        (index(', "shards": [{"name": "/etc/a.tar", "objects": 1, "bytes": 2048}]}'), "must lie in its folder"),
         (index(', "shards": [{"name": "pipe:rm a.tar", "objects": 1, "bytes": 2048}]}'), "it is missing"),
         (index(', "shards": [{"name": "a.tar", "objects": true, "bytes": 9}]}'), "a shard must be"),
-        (index(', "shards": [7]}'), "a shard must be"),
     ],
 )
 def test_indices_that_are_refused(copy: Path, content: str, words: str) -> None:

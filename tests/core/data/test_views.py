@@ -7,12 +7,11 @@ import pytest
 import torch
 from refusals import refused
 
+from upfusion_core import InputError, orbit_cameras
 from upfusion_core.data import DATA_FORMATS, open_dataset
 from upfusion_core.data.meshes import MeshViews
 from upfusion_core.data.recorded import Co3D, ObjaverseRenders, ShapeNetSRN
 from upfusion_core.data.views import Placement, PosedViews, StoredObject, StoredViews
-from upfusion_core.geometry import orbit_cameras
-from upfusion_core.support.errors import InputError
 
 
 def views(count: int = 3, upright: bool = True) -> PosedViews:
@@ -23,7 +22,7 @@ def views(count: int = 3, upright: bool = True) -> PosedViews:
     return PosedViews(rgb, ones, cameras, "cup", upright, depth=ones, placement=placement)
 
 
-def test_chosen_views_move_the_world_with_their_first() -> None:
+def test_chosen_views_and_refusals(tmp_path: Path) -> None:
     chosen = views().chosen([1, 0])
     assert len(chosen) == 2
     assert torch.allclose(chosen.rgb[:, 0, 0, 0], torch.tensor([0.1, 0.0]))
@@ -33,14 +32,14 @@ def test_chosen_views_move_the_world_with_their_first() -> None:
     assert chosen.placement.scale == pytest.approx(1.5)
     chosen = views(upright=False).chosen([2])  # without a true up they start at the assumed elevation
     assert torch.allclose(chosen.cameras.camera_to_world, orbit_cameras(0.0).camera_to_world, atol=1e-5)
-
-
-def test_refusals() -> None:
     good = views()
     turned = orbit_cameras([0.0, 1, 2], distance=2.0)
     refused("numbers from 0 to 2", good.chosen, [3])
     refused("numbers from 0 to 2", good.chosen, [])
     refused("normalise", PosedViews, good.rgb, good.mask, turned, "cup")
+    refused("is none", open_dataset, tmp_path / "nowhere", size=64)
+    refused("got none of them", open_dataset, write(tmp_path, ["notes/readme.txt"]), size=64)
+    refused("kind must be one of", open_dataset, tmp_path, size=64, kind="nerf")
 
 
 class Numbers(StoredViews):
@@ -73,9 +72,7 @@ def test_broken_views_are_passed_over_or_end_the_reading() -> None:
     assert dataset.skipped == [("cup view 2", "torn")]
     refused("no second view", dataset.read, 0, [0])
     assert dataset.skipped[-1] == ("cup", "no second view")
-    first, again = (dataset.draw(0, 3, torch.Generator().manual_seed(7)) for _ in range(2))
-    assert torch.equal(first.rgb, again.rgb)
-    assert len(first) == 2  # others step in for the broken one where there are any
+    assert len(dataset.draw(0, 3, torch.Generator().manual_seed(7))) == 2  # others step in where there are any
 
 
 MARKERS = [
@@ -105,9 +102,3 @@ def test_formats_are_recognised_and_opened(tmp_path: Path, kind: str, reader: ty
     if kind == "gso":
         assert [(source.name, source.z_up) for source in dataset.sources] == [("Mug", True)]
         assert not open_dataset(tmp_path, size=48, kind="meshes").sources[0].z_up
-
-
-def test_folders_of_no_format(tmp_path: Path) -> None:
-    refused("is none", open_dataset, tmp_path / "nowhere", size=64)
-    refused("got none of them", open_dataset, write(tmp_path, ["notes/readme.txt"]), size=64)
-    refused("kind must be one of", open_dataset, tmp_path, size=64, kind="nerf")

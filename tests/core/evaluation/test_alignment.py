@@ -30,7 +30,6 @@ def test_a_turned_object_is_put_right_for_all_views_at_once(monkeypatch: pytest.
     assert (scores["raw"] < scores["affine"]).all()  # 2D transforms help, but cannot turn an object
     assert (scores["affine"] < scores["similarity"]).all()
     assert alignments.object_similarity.scale == pytest.approx(0.9, rel=1e-3)
-    assert alignments.similarity.mask is None
 
 
 def test_fixed_pictures_share_one_similarity() -> None:
@@ -41,20 +40,16 @@ def test_fixed_pictures_share_one_similarity() -> None:
     refused("prediction must be", align_views, truth[:1], truth, CAMERAS)
     alignments = align_views(prediction, truth, CAMERAS, mask=prediction_mask)
     scores = _scores(alignments, truth)
-    assert (scores["raw"] < 30).all()
-    assert (scores["affine"] > 35).all()
-    assert (scores["similarity"] > 35).all()
+    assert scores["raw"].max() < 30 < 35 < torch.minimum(scores["affine"], scores["similarity"]).min()
     assert alignments.object_similarity is None
     measures = alignments.measures(truth, mask)
-    assert measures["iou"].max() < 0.8  # the masks move with the pictures
-    assert measures["iou_affine"].min() > 0.95
-    assert measures["iou_similarity"].min() > 0.95
+    # the masks move with the pictures
+    assert measures["iou"].max() < 0.8 < 0.95 < torch.minimum(measures["iou_affine"], measures["iou_similarity"]).min()
     torch.testing.assert_close(measures["psnr_similarity"], scores["similarity"])
     assert {"box_psnr", "box_psnr_affine", "box_psnr_similarity", "haarpsi", "haarpsi_affine"} <= set(measures)
-    assert all(values.shape == (3,) for values in measures.values())
 
 
-def test_a_perfect_prediction_stays_perfect_and_white_stays_white() -> None:
+def test_perfect_predictions_stay_and_opacity_becomes_the_mask() -> None:
     truth = SoftObject()(CAMERAS, 32)
     white = torch.ones_like(truth)
 
@@ -66,14 +61,11 @@ def test_a_perfect_prediction_stays_perfect_and_white_stays_white() -> None:
         for name in WAYS:
             torch.testing.assert_close(getattr(alignments, name).rgb, prediction, atol=1e-6, rtol=0)
 
-
-def test_opacity_becomes_the_mask() -> None:
     def render(cameras: Cameras, size: int) -> Tensor:
         rgb = SoftObject()(cameras, size)
         return torch.cat([rgb, silhouette(rgb)], dim=1)
 
-    truth = SoftObject(KNOWN)(CAMERAS, 48)
-    seen = render(CAMERAS, 48)
+    truth, seen = SoftObject(KNOWN)(CAMERAS, 48), render(CAMERAS, 48)
     alignments = align_views(seen[:, :3], truth, CAMERAS, mask=seen[:, 3:], render=render)
     measures = alignments.measures(truth, silhouette(truth))
     assert measures["iou_similarity"].min() > 0.98

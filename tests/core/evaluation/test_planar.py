@@ -18,11 +18,8 @@ def blobs(size: int | tuple[int, int], transform: Tensor | None = None, seed: in
     sizes = 0.08 + 0.1 * torch.rand(6, generator=generator)
     colors = 0.8 * torch.rand(6, 3, generator=generator)
     longest = max(height, width)
-    y, x = torch.meshgrid(
-        (2 * torch.arange(height) + 1 - height) / longest,
-        (2 * torch.arange(width) + 1 - width) / longest,
-        indexing="ij",
-    )
+    rows, columns = ((2 * torch.arange(side) + 1 - side) / longest for side in (height, width))
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
     place = torch.stack([x, y, torch.ones_like(x)], dim=-1) @ (IDENTITY if transform is None else transform).T
     weights = torch.exp(-(place[..., None, :] - centers).square().sum(-1) / (2 * sizes**2))
     return 1 - (weights[..., None] * colors).sum(-2).clamp(0, 1).permute(2, 0, 1)
@@ -39,14 +36,9 @@ def inverse(matrix: Tensor) -> Tensor:
     return torch.linalg.inv(torch.cat([matrix, torch.tensor([[0.0, 0, 1]])]))[:2]
 
 
-KNOWN = [
-    transform(0, 1, 0, 0),
-    transform(5, 1.05, 0.05, -0.03),
-    transform(-12, 0.9, 0.1, 0.1, stretch=1.1, shear=0.05),
-    transform(20, 1.2, -0.2, 0.1),
-    transform(0, 0.8, 0.3, -0.25),
-    transform(3, 1.0, 0.0, 0.05, stretch=0.9, shear=-0.1),
-]
+KNOWN = [transform(0, 1, 0, 0), transform(5, 1.05, 0.05, -0.03), transform(20, 1.2, -0.2, 0.1)]
+KNOWN += [transform(0, 0.8, 0.3, -0.25), transform(-12, 0.9, 0.1, 0.1, stretch=1.1, shear=0.05)]
+KNOWN += [transform(3, 1.0, 0.0, 0.05, stretch=0.9, shear=-0.1)]
 
 
 def test_warp_by_hand() -> None:
@@ -74,34 +66,20 @@ def test_known_affine_transforms_are_found(size: int) -> None:
     assert (psnr(prediction[1:], truth[1:]) < 30).all()
 
 
-def test_pictures_need_not_be_square() -> None:
+def test_similarities_are_found_in_pictures_of_any_shape() -> None:
     truth = blobs((40, 64)).repeat(2, 1, 1, 1)
     known = torch.stack([transform(-8, 1.1, 0.08, -0.04), transform(6, 0.95, -0.05, 0.02)])
     prediction = torch.stack([blobs((40, 64), inverse(matrix)) for matrix in known])
     found = register(prediction, truth, "similarity")
     assert (found - known).abs().max() < 0.01
     assert (psnr(warp(prediction, found), truth) > 40).all()
-
-
-def test_one_similarity_for_all_views() -> None:
     known = transform(-10, 1.15, 0.12, -0.08)
     truth = torch.stack([blobs(64, seed=seed) for seed in range(4)])
     prediction = torch.stack([blobs(64, inverse(known), seed) for seed in range(4)])
     found = register(prediction, truth, "similarity", shared=True)
-    assert found.shape == (4, 2, 3)
     assert (found - found[:1]).abs().max() == 0
     assert (found[0] - known).abs().max() < 0.003
     assert (psnr(warp(prediction, found), truth) > 45).all()
-
-
-@pytest.mark.parametrize("kind", ["affine", "similarity"])
-@pytest.mark.parametrize("shared", [False, True])
-def test_equal_pictures_stay_and_white_gains_nothing(kind: str, shared: bool) -> None:
-    truth = torch.stack([blobs(32, seed=seed) for seed in (0, 1)])
-    assert torch.equal(register(truth, truth, kind, shared=shared), IDENTITY.expand(2, 2, 3))
-    white = torch.ones_like(truth)
-    assert torch.equal(register(white, truth, kind, shared=shared), IDENTITY.expand(2, 2, 3))
-    assert register(truth, white, kind, shared=shared).isfinite().all()
 
 
 def test_nonsense_stays_within_the_bounds_and_is_repeatable() -> None:

@@ -13,16 +13,12 @@ def scored(mean: float, stderr: float | None, objects: int) -> Score:
     return {"mean": mean, "stderr": stderr, "objects": objects}
 
 
-RESULTS = {
-    "white": {"3": {"box_psnr": scored(8.5, 0.2, 10)}},
-    "predict": {
-        "1": {"box_psnr": scored(14.0, None, 1)},
-        "6": {"box_psnr": scored(18.25, 0.31, 10), "iou": scored(0.8124, 0.0106, 10)},
-    },
-}
+SIX = {"box_psnr": scored(18.25, 0.31, 10), "iou": scored(0.8124, 0.0106, 10)}
+RESULTS = {"white": {"3": {"box_psnr": scored(8.5, 0.2, 10)}}}
+RESULTS["predict"] = {"1": {"box_psnr": scored(14.0, None, 1)}, "6": SIX}
 
 
-def test_scores_and_paired_differences_by_hand() -> None:
+def test_scores_tables_and_labels_by_hand() -> None:
     assert score([1.0, 2.0, 3.0]) == scored(2.0, pytest.approx(1 / math.sqrt(3)), 3)
     assert score([4.0, 4.0]) == scored(4.0, 0.0, 2)
     assert score([5.0]) == scored(5.0, None, 1)
@@ -30,9 +26,6 @@ def test_scores_and_paired_differences_by_hand() -> None:
     assert found["mean"] == pytest.approx(1.0)
     assert found["stderr"] == pytest.approx(0.5 / math.sqrt(3))
     assert paired_difference([11.0, 21.5, 30.5], [10.0, 20.0, 30.0])["mean"] == pytest.approx(-1.0)
-
-
-def test_table() -> None:
     assert markdown_table(RESULTS, ["box_psnr", "iou"]).splitlines() == [
         "| stage | photos | objects | box PSNR (dB) | mask IoU |",
         "| --- | ---: | ---: | ---: | ---: |",
@@ -41,13 +34,11 @@ def test_table() -> None:
         "| predict | 6 | 10 | 18.25 ± 0.31 | 0.812 ± 0.011 |",
     ]
     mixed = {"field": {"3": {"iou": scored(0.5, 0.1, 12), "chamfer": scored(0.1, 0.1, 10)}, "6": {}}}
-    assert markdown_table(mixed, ["iou"]).splitlines()[2:] == [
-        "| field | 3 | 10–12 | 0.500 ± 0.100 |",
-        "| field | 6 | 0 |  |",
-    ]
-
-
-def test_labels() -> None:
+    assert (
+        markdown_table(mixed, ["iou"])
+        .rstrip()
+        .endswith("\n| field | 3 | 10–12 | 0.500 ± 0.100 |\n| field | 6 | 0 |  |")
+    )
     assert measure_label("psnr") == "PSNR (dB)"
     assert measure_label("box_psnr_affine") == "box PSNR (dB), per-view affine"
     assert measure_label("haarpsi_similarity") == "1 \N{MINUS SIGN} HaarPSI, global similarity"
@@ -59,13 +50,10 @@ def test_plots(tmp_path: Path) -> None:
     from PIL import Image
 
     plot_results(RESULTS, lambda name: replacing(tmp_path / name))
-    pictures = {}
-    for name in ("box_psnr", "iou"):
-        with Image.open(tmp_path / "plots" / f"{name}.png") as picture:
-            assert picture.size == (750, 540)
-            pictures[name] = np.asarray(picture.convert("RGB"))
-    blue = np.array([31, 119, 180])  # the first stage's colour: white is plotted for box_psnr alone
-    assert [int((picture == blue).all(-1).sum()) > 50 for picture in pictures.values()] == [True, True]
-    orange = np.array([255, 127, 14])
-    assert [int((picture == orange).all(-1).sum()) > 50 for picture in pictures.values()] == [True, False]
-    assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == ["box_psnr.png", "iou.png"]
+    paths = sorted((tmp_path / "plots").iterdir())
+    assert [path.name for path in paths] == ["box_psnr.png", "iou.png"]
+    pictures = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
+    assert {picture.shape for picture in pictures} == {(540, 750, 3)}
+    # the colours of two stages: white is plotted for box_psnr alone
+    for color, expected in (([31, 119, 180], [True, True]), ([255, 127, 14], [True, False])):
+        assert [int((picture == color).all(-1).sum()) > 50 for picture in pictures] == expected

@@ -5,11 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from upfusion_core import RadianceField, orbit_cameras
 from upfusion_core.config import FieldConfig, FitConfig, GridConfig, RaySampling
 from upfusion_core.field.fitting import FieldFitter, distortion_loss, fit_losses
-from upfusion_core.field.radiance import RadianceField
 from upfusion_core.field.rendering import RenderedRays
-from upfusion_core.geometry import orbit_cameras
 from upfusion_core.support.errors import FieldError
 
 CAMERAS = orbit_cameras([0, 120, 240])
@@ -55,9 +54,6 @@ def test_losses_by_hand() -> None:
     losses["crisp"].backward()
     assert opacity.grad.tolist() == pytest.approx([0.0, -4 / 3, 4 / 3])  # towards the nearer of all and nothing
     assert "opacity" not in fit_losses(seen, target, None, weights)
-
-
-def test_distortion_agrees_with_the_double_sum() -> None:
     generator = torch.Generator().manual_seed(0)
     weights, lengths = torch.rand(2, 3, 9, generator=generator)
     distances = torch.rand(3, 9, generator=generator).sort(dim=-1).values
@@ -70,25 +66,19 @@ def test_losses_fall() -> None:
     fitter = _fitter(iterations=80, rays=256, mlp_lr=1e-2)
     history = [fitter.step() for _ in range(80)]
     assert fitter.done
-    assert set(history[0]) == {"color", "opacity", "distortion", "depth", "crisp"}
     for name in ("color", "opacity"):
         first, last = (sum(float(entry[name]) for entry in part) for part in (history[:10], history[-10:]))
         assert last < first / 2, name
-    picture = fitter.preview()
-    assert picture.shape == (3, 64, 64)
-    assert ((picture >= 0) & (picture <= 1)).all()
+    assert fitter.preview().shape == (3, 64, 64)
 
 
-def test_the_same_seed_gives_the_same_field() -> None:
+def test_the_same_seed_gives_the_same_field_resumed_or_with_silenced_pictures() -> None:
     fields = []
     for seed in (0, 0, 1):
         torch.manual_seed(len(fields))  # the global generator must not matter
         fields.append(_fitted(_fitter(seed)))
     assert _same(fields[0], fields[1])
     assert not _same(fields[0], fields[2])
-
-
-def test_a_resumed_fit_ends_in_the_same_field() -> None:
     part, file = _fitter(), io.BytesIO()
     for _ in range(7):
         part.step()
@@ -98,9 +88,6 @@ def test_a_resumed_fit_ends_in_the_same_field() -> None:
     resumed.load_state_dict(torch.load(file, weights_only=True))
     assert resumed.iteration == 7
     assert _same(_fitted(_fitter()), _fitted(resumed))
-
-
-def test_weights_silence_a_picture() -> None:
     spoilt = RGB.clone()
     spoilt[1] = 0.0
     weights = torch.tensor([1.0, 0, 1])[:, None, None, None].expand(3, 1, 10, 10)

@@ -71,27 +71,15 @@ def test_gradients_of_table_and_positions(indexing: str) -> None:
     assert torch.autograd.gradgradcheck(lambda p, t: encode_grid(p, t, config), (points, table))
 
 
-def test_is_continuous_across_cells_of_tiled_levels() -> None:
-    config = GridConfig(levels=2, features=2, coarsest=8, finest=64, table_size=512)
-    table = _table(config)
-    step = torch.tensor([1e-6, 0, 0])
-    points = torch.rand(64, 3, generator=torch.Generator().manual_seed(3))
-    points[:, 0] = torch.arange(64) / 64  # on the faces between cells
-    before, after = encode_grid(points - step, table, config), encode_grid(points + step, table, config)
-    assert (before - after).abs().max() < 2e-3  # slopes up to 64·6 a unit
-
-
 def test_the_start_is_small_and_follows_the_generator() -> None:
     config = GridConfig(**SMALL)
     first, again, other = (HashGrid(config, generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
     assert torch.equal(first.table, again.table)
     assert not torch.equal(first.table, other.table)
     assert 5e-5 < first.table.abs().max() <= 1e-4
-    assert first(torch.rand(4, 3)).shape == (4, 6)
     assert first(torch.zeros(0, 3)).shape == (0, 6)
     assert first(torch.full((1, 3), float("nan"))).isnan().all()
     refused("points must be", encode_grid, torch.rand(2, 2, 3), _table(config), config)
     refused("another GridConfig", encode_grid, torch.rand(2, 3), torch.zeros(5, 2), config)
     released = GridConfig()
-    assert (released.width, released.rows[0], released.rows[-1]) == (32, 17**3, 65536)
-    assert (released.resolutions[0], released.resolutions[-1]) == (16, 2048)
+    assert (released.width, released.rows[::15], released.resolutions[::15]) == (32, (17**3, 65536), (16, 2048))

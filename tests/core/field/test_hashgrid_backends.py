@@ -1,18 +1,16 @@
 """Which backend a field takes, and what it says where one is missing."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 from refusals import refused
-from safetensors import safe_open
 
 from upfusion_core.config import FieldConfig, GridConfig
 from upfusion_core.field import backends
 from upfusion_core.field.backends import HashGrid, choose_backend, grid_encoder
 from upfusion_core.field.hashgrid import encode_grid
-from upfusion_core.field.radiance import FORMAT, RadianceField, load_field
+from upfusion_core.field.radiance import RadianceField, load_field
 from upfusion_core.support.errors import MissingPackageError
 
 GRID = GridConfig(levels=2, coarsest=4, finest=8, table_size=256)
@@ -32,7 +30,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     return packages
 
 
-def test_a_field_on_the_cpu_takes_the_definition_and_says_so() -> None:
+def test_what_auto_takes(installed: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     field = RadianceField(FieldConfig(grid=GRID, hidden=8))
     assert field.backend.name == "torch"
     assert str(field.backend) == "torch (auto: the field is on the CPU)"
@@ -40,9 +38,6 @@ def test_a_field_on_the_cpu_takes_the_definition_and_says_so() -> None:
     assert grid_encoder("torch") is encode_grid
     points = torch.rand(5, 3, generator=torch.Generator().manual_seed(0))
     assert torch.equal(field.grid(points), encode_grid(points, field.grid.table, GRID))
-
-
-def test_auto_takes_triton_where_it_works(installed: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(choose_backend("auto", CUDA)) == "torch (auto: Triton is not installed)"
     installed.add("triton")
     assert "on mps, which is no CUDA GPU" in choose_backend("auto", torch.device("mps")).reason
@@ -75,29 +70,19 @@ def test_a_triton_that_fails_its_trial_is_not_taken(installed: set[str], monkeyp
 
 
 @pytest.mark.parametrize("name", ["triton", "tinycudann"])
-def test_asking_for_what_is_missing_raises(installed: set[str], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_asking_for_what_is_missing_raises_and_files_do_not_depend_on_it(
+    installed: set[str], name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     with pytest.raises(MissingPackageError, match=f"needs the package {name}"):
         RadianceField(FieldConfig(grid=GRID, backend=name))
     installed.add(name)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     refused("needs a CUDA GPU", HashGrid, GRID, generator=torch.Generator(), backend=name)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    grid = HashGrid(GRID, generator=torch.Generator(), backend=name)
-    refused("the field is on the CPU", grid, torch.zeros(1, 3))
-
-
-def test_files_do_not_depend_on_the_backend(
-    installed: set[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    installed.add("triton")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    path = tmp_path / "field.safetensors"
-    field = RadianceField(FieldConfig(grid=GRID, hidden=8, backend="triton"))
-    field.save(path)
-    with safe_open(path, framework="pt") as file:
-        assert "backend" not in json.loads(file.metadata()[FORMAT])["config"]
+    field = RadianceField(FieldConfig(grid=GRID, hidden=8, backend=name))
+    refused("the field is on the CPU", field.grid, torch.zeros(1, 3))
+    field.save(tmp_path / "field.safetensors")
     installed.clear()
-    loaded = load_field(path).field
-    assert loaded.config.backend == "auto"
-    assert torch.equal(loaded.grid.table, field.grid.table)
-    assert loaded.backend.name == "torch"
+    found = load_field(tmp_path / "field.safetensors").field
+    assert (found.config.backend, found.backend.name) == ("auto", "torch")
+    assert torch.equal(found.grid.table, field.grid.table)

@@ -11,19 +11,23 @@ def _corner(points: Tensor) -> Tensor:
     return 5.0 * ((points[:, 0] < -0.75) & (points[:, 1] < -0.75) & (points[:, 2] > 0.75)).float()
 
 
-def _seen(grid: OccupancyGrid, points: Tensor) -> list[bool]:
-    """Each point as the only sample of its ray."""
-    return grid(points[:, None], torch.ones(len(points), 1))[:, 0].tolist()
-
-
-def test_cells_and_their_neighbours_by_hand() -> None:
+def test_cells_neighbours_and_memory_by_hand() -> None:
     grid = OccupancyGrid(BOX, 8)
     points = torch.tensor([[-0.9, -0.9, 0.9], [-0.6, -0.6, 0.6], [-0.4, -0.9, 0.9], [0.9, -0.9, -0.9], [-2, -2, 2.0]])
-    assert all(_seen(grid, points))  # nothing is known yet
+    alone = points[:, None], torch.ones(5, 1)  # each as the only sample of its ray
+    assert grid(*alone).all()  # nothing is known yet
     grid.update(_corner)
-    assert _seen(grid, points) == [True, True, False, False, True]
+    assert grid(*alone)[:, 0].tolist() == [True, True, False, False, True]
     assert int(grid.occupied.sum()) == 8
     assert int(grid.density.count_nonzero()) == 1
+    grid = OccupancyGrid(BOX, 8)
+    grid.update(_corner)
+    for expected in (2.5, 1.25, 0.625, 0.3125):
+        grid.update(lambda points: torch.zeros(len(points)))
+        assert float(grid.density.max()) == expected
+        assert bool(grid.occupied.any()) == (expected > 0.5)
+    grid.update(lambda points: points[:, 0] * float("nan"))
+    assert grid.occupied.all()  # a broken field is not hidden
 
 
 def test_what_lies_behind_enough_solid_is_hidden() -> None:
@@ -35,21 +39,6 @@ def test_what_lies_behind_enough_solid_is_hidden() -> None:
         # from x = 0.25 on each sample takes 10·length of depth; 7 hides what follows; x < -0.25 is empty
         seen = grid(ray, torch.full((1, 16), length))[0]
         assert seen.nonzero().flatten().tolist() == list(range(6, expected))
-
-
-def test_memory_fades() -> None:
-    grid = OccupancyGrid(BOX, 8)
-    grid.update(_corner)
-    for expected in (2.5, 1.25, 0.625, 0.3125):
-        grid.update(lambda points: torch.zeros(len(points)))
-        assert float(grid.density.max()) == expected
-        assert bool(grid.occupied.any()) == (expected > 0.5)
-
-
-def test_a_broken_field_is_not_hidden() -> None:
-    grid = OccupancyGrid(BOX, 8)
-    grid.update(lambda points: points[:, 0] * float("nan"))
-    assert grid.occupied.all()
 
 
 def test_draws_stay_in_their_cells() -> None:

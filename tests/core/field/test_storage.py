@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from refusals import refused
+from refusals import refused, unfit
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -46,8 +46,6 @@ def test_round_trip(field: RadianceField, stored: Path) -> None:
     assert torch.equal(found.cameras.camera_to_world, orbit_cameras([0, 30]).camera_to_world)
     points = torch.rand(9, 3) - 0.5
     assert all(torch.equal(one, other) for one, other in zip(found.field(points), field(points), strict=True))
-    assert torch.equal(found.field.aabb, field.aabb)
-    assert not found.field.render(found.cameras, 4).rgb.requires_grad
     assert [entry.name for entry in stored.parent.iterdir()] == ["field.safetensors"]
     field.save(stored)
     found = load_field(stored)
@@ -99,43 +97,26 @@ def _in(*sections: str, **values: object) -> Change:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (
-            _in(*GRID, levels=32, features=16, table_size=2**28, finest=2**16),
-            r"grid\.table is .* instead of \(\d{10}, 16\)",
-        ),
+        (_in(*GRID, levels=32, features=16, table_size=2**28, finest=2**16), r"table is .* instead of \(\d{10}, 16\)"),
         (_in(*GRID, levels=-1), "levels must be between 1 and 32, got -1"),
-        (_in(*GRID, levels=2.0), r"levels must be a whole number, got 2\.0"),
-        (_in(*GRID, finest=2), "finest must be between 4"),
         (_in(*GRID, table_size=255), "power of two"),
-        (_in(*GRID, indexing=["hashed"]), "indexing must be one of"),
         (_in(*GRID, size=3), r'grid may have levels, .*, got "size"'),
         (_in("config", hidden=10**6), "hidden must be between"),
-        (_in("config", grid=5), "grid must be a JSON object, got 5"),
-        (_in("config", half_extent=-1), "half_extent must be between"),
-        (_in("config", blob_weight=10**400), "blob_weight must be between"),
         (_in("config", backend="cuda"), "backend must be one of"),
         (_in("cameras", focal=[[1, 2, 3], [4]]), "cannot read"),
         (_in("cameras", focal=[[0, 0]] * 2), "focal must be above 0"),
         (_in("cameras", focal=[[10**400, 1]] * 2), "cannot read"),
-        (_in("cameras", focal=7), "focal must be"),
-        (_in("cameras", zoom=[[1, 1]] * 2), "cannot read"),
         (_in("cameras", camera_to_world=[[[1] * 4] * 4] * 2), "must be rigid"),
-        (_in("cameras", camera_to_world=[[[1e30] * 4] * 4] * 2), "check its unit"),
         (_in(cameras=5), "must be JSON objects, got 5"),
         (_in(settings=[["a", 1]]), "must be JSON objects"),
-        (_in(config="text"), "cannot read"),
         (lambda content, _: content.pop("cameras"), "KeyError: 'cameras'"),
-        (lambda *_: "[]", "TypeError"),
-        (lambda *_: "{", "must be JSON"),
-        (lambda *_: "NaN", "NaN is no number in JSON"),
         (lambda *_: "[" * 100_000, "nested too deeply"),
         (lambda *_: '{"config": ' + "1" * 5000 + "}", "digits"),
     ],
 )
 def test_descriptions_that_lie(stored: Path, change: Change, words: str) -> None:
     _spoil(stored, change)
-    with pytest.raises(CheckpointError, match=words):
-        load_field(stored)
+    unfit(words, load_field, stored)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +125,6 @@ def test_descriptions_that_lie(stored: Path, change: Change, words: str) -> None
         ("grid.table", None, r"missing grid\.table"),
         ("grid.table", torch.ones(3), r"grid\.table is \(3,\) instead of"),
         ("mlp.0.bias", torch.ones(8, dtype=torch.int64), r"mlp\.0\.bias is torch\.int64 instead of"),
-        ("mlp.0.bias", torch.ones(8, dtype=torch.float16), r"mlp\.0\.bias is torch\.float16 instead of"),
         ("mlp.0.bias", torch.ones(8, dtype=torch.complex64), r"mlp\.0\.bias is torch\.complex64 instead of"),
         ("mlp.0.bias", torch.full((8,), float("inf")), r"NaN or infinite values in mlp\.0\.bias"),
         ("x" * 10**6, torch.ones(1), r"unexpected x{100}; make"),
@@ -162,14 +142,11 @@ def test_damaged_missing_and_other_files(stored: Path) -> None:
     claims = [struct.pack("<Q", length) + whole[8:] for length in (0, 5, 2**40, 2**64 - 1)]
     for content in (*claims, whole[:-100], b"not a field"):
         stored.write_bytes(content)
-        with pytest.raises(CheckpointError, match=DAMAGED):
-            load_field(stored)
+        unfit(DAMAGED, load_field, stored)
     save_file({"weight": torch.ones(1)}, stored)
-    with pytest.raises(CheckpointError, match="is not a field"):
-        load_field(stored)
+    unfit("is not a field", load_field, stored)
     for name in (stored.with_name("none.safetensors"), "x" * 5000, "a\0b"):
-        with pytest.raises(CheckpointError, match="is not a file"):
-            load_field(name)
+        unfit("is not a file", load_field, name)
 
 
 @pytest.mark.parametrize("layers", [1, 2, 5])

@@ -16,19 +16,9 @@ def matrices(draw: st.DrawFn) -> Tensor:
     """(N, 4, 4) poses, good ones and such as are mirrored, scaled, sheared, far away or full of NaN."""
     pose = orbit_cameras([0.0, 120.0], 20.0, 1.5).camera_to_world
     pose[:, :3, :3] *= draw(st.sampled_from((1.0, 1.0, 1.0005, -1.0, 2.0, 0.0, 1e-20, 1e20)))
-    kind = draw(st.sampled_from(("good", "good", "mirrored", "far", "sheared", "bottom", "zero", "away")))
-    if kind == "mirrored":
-        pose[:, :, 0] *= -1
-    elif kind == "far":
-        pose[:, :3, 3] *= draw(st.sampled_from((1e6, 1e20, 3e38)))
-    elif kind == "sheared":
-        pose[:, 0, 1] += draw(st.floats(-2, 2))
-    elif kind == "bottom":
-        pose[:, 3] = draw(st.sampled_from((0.0, 1.0, torch.nan)))
-    elif kind == "zero":
-        pose[:, :3, 3] = 0
-    elif kind == "away":
-        pose[:, :3, [0, 2]] *= -1
+    changed = {"good": pose[:0], "mirrored": pose[:, :, 0], "far": pose[:, :3, 3], "sheared": pose[:, 0, 1]}
+    changed |= {"bottom": pose[:, 3], "away": pose[:, :3, ::2]}
+    changed[draw(st.sampled_from(list(changed)))].mul_(draw(st.sampled_from((-1.0, 0.0, 1.5, 1e6, 3e38, torch.nan))))
     return pose
 
 
@@ -37,7 +27,6 @@ def every_use_is_finite(cameras: Cameras | None) -> None:
     if cameras is None or not len(cameras):
         return
     rays = camera_rays(cameras, 3, 2)
-    assert bool(torch.isfinite(rays.directions).all())
     assert torch.allclose(rays.directions.norm(dim=-1), torch.ones(len(cameras), 3, 2), atol=1e-4)
     refused_or_finite(reference_plucker, cameras, reference_camera(), 4)
     refused_or_finite(reference_plucker, reference_camera(), cameras[0], 4)

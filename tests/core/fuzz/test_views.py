@@ -3,13 +3,12 @@
 from pathlib import Path
 
 import numpy as np
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from odd_values import numbers, odd_tensors, or_junk, refused_or_finite
 from PIL import Image
 
-from upfusion_core import measure_views, prepare_views
+from upfusion_core import prepare_views
 
 SIZE = 16
 
@@ -46,13 +45,3 @@ def test_prepare_views(images: object, masks: object, size: object, margin: obje
         assert float(views.rgb.min()) >= 0
         assert float(views.rgb.max()) <= 1
         assert float(views.mask.max()) >= 0.05
-
-
-@given(
-    or_junk(torch.rand(2, 3, 16, 18), odd_tensors((2, 3, 16, 18), (2, 3, 4, 4), low=-0.1, high=1.1)),
-    or_junk(torch.rand(2, 3, 16, 18), odd_tensors((2, 3, 16, 18), (2, 3, 4, 4))),
-    or_junk(torch.ones(2, 1, 16, 18), torch.zeros(2, 1, 16, 18), odd_tensors((2, 1, 16, 18))),
-    or_junk(None, odd_tensors((2, 1, 16, 18))),
-)
-def test_measure_views(prediction: object, truth: object, mask: object, prediction_mask: object) -> None:
-    refused_or_finite(measure_views, prediction, truth, mask, prediction_mask=prediction_mask)

@@ -13,11 +13,10 @@ def angle_degrees(rotation: Tensor) -> float:
     return math.degrees(math.acos(min(1.0, (float(rotation.double().trace()) - 1) / 2)))
 
 
-def test_a_similarity_by_hand() -> None:
+def test_similarities_by_hand() -> None:
     quarter = Similarity.from_angles(90, scale=2.0, translation=(0.0, 1.0, 0.0))  # about +Y: +Z comes to +X
-    torch.testing.assert_close(
-        quarter.apply(torch.tensor([[0.0, 0, 1], [0, 3, 0]])), torch.tensor([[2.0, 1, 0], [0, 7, 0]])
-    )
+    turned = quarter.apply(torch.tensor([[0.0, 0, 1], [0, 3, 0]]))
+    torch.testing.assert_close(turned, torch.tensor([[2.0, 1, 0], [0, 7, 0]]))
     assert angle_degrees(quarter.rotation) == pytest.approx(90, abs=1e-4)
     tilt = Similarity.from_angles(0, 90)  # about +X: +Y comes to +Z
     torch.testing.assert_close(tilt.apply(torch.tensor([[0.0, 1, 0]])), torch.tensor([[0.0, 0, 1]]))
@@ -25,9 +24,6 @@ def test_a_similarity_by_hand() -> None:
     torch.testing.assert_close(roll.apply(torch.tensor([[1.0, 0, 0]])), torch.tensor([[0.0, 1, 0]]))
     points = torch.rand(4, 3, generator=torch.Generator().manual_seed(0))
     assert torch.equal(Similarity.identity().apply(points), points)
-
-
-def test_turning_the_object_by_yaw_is_moving_on_the_orbit() -> None:
     moved = Similarity.from_angles(30).move(orbit_cameras([50], 20))
     torch.testing.assert_close(moved.camera_to_world, orbit_cameras([20], 20).camera_to_world, atol=1e-6, rtol=0)
     larger = Similarity.from_angles(scale=2.0).move(orbit_cameras([50], 20))

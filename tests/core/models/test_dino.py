@@ -4,14 +4,13 @@ import numpy as np
 import pytest
 import torch
 from golden_files import golden, sizes, worst
-from hugging_face_names import hugging_face
 from refusals import refused
 from rule_weights import golden_shapes, rule_state_dict
 from torch import Tensor
 from torch.nn import functional as F
 
 from upfusion_core.config import DinoConfig
-from upfusion_core.models.dino import DinoKeys, hub_names
+from upfusion_core.models.dino import DinoKeys
 
 
 @pytest.fixture(scope="module")
@@ -30,31 +29,14 @@ def images() -> Tensor:
     return ((6 * views).clamp(-1, 1) + 1) / 2
 
 
-def test_preprocessing(network: DinoKeys, images: Tensor) -> None:
+def test_preprocessing_and_keys_of_the_release(network: DinoKeys, images: Tensor) -> None:
     stored, ours = golden("dino"), network.preprocess(images)
     assert worst(2 * images[..., ::4, ::4] - 1, stored["views_small"]) < 1e-6  # the input is the release's
-    assert ours.shape == (2, 3, 224, 224)
     assert worst(ours[..., :8, :8], stored["preprocessed_corner"]) < 1e-5
-
-
-def test_keys_and_position_embedding(network: DinoKeys, images: Tensor) -> None:
     assert worst(network.position_embedding((16, 16)), golden("dino")["pos_embed_16x16"]) < 1e-5
     assert worst(network.position_embedding((37, 37)), network.pos_embed) == 0
     assert worst(network(images), golden("dino")["key_features"]) < 1e-5
     assert network(images, (4, 6)).shape == (2, 24, 48)
     refused("layer 12", DinoConfig, layer=12)
-    assert len(network.blocks) == 9
     last = {name.removeprefix("blocks.8.") for name in network.state_dict() if name.startswith("blocks.8")}
     assert last == {"attn.qkv.bias", "attn.qkv.weight", "norm1.bias", "norm1.weight"}
-
-
-def test_hugging_face_names_give_the_same_tensors() -> None:
-    weights = rule_state_dict(golden_shapes("dino"))
-    renamed = {}
-    for name, tensor in weights.items():
-        renamed |= hugging_face(name, tensor)
-    assert not any(name.startswith("blocks") for name in renamed)
-    back = hub_names({f"dinov2.{name}": tensor for name, tensor in renamed.items()})
-    assert back.keys() == weights.keys()
-    assert max(worst(back[name], weights[name]) for name in weights) == 0
-    assert hub_names(weights) == weights

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import tiny_training
 import torch
+from refusals import unfit
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from upfusion_core.config import ModelConfig
-from upfusion_core.field.radiance import load_field
+from upfusion_core import CheckpointError, ModelConfig, convert, load_field
 from upfusion_core.models.checkpoint import (
     latent_diffusion_weights,
     load_conditioning_networks,
@@ -25,9 +25,7 @@ from upfusion_core.models.checkpoint import (
     open_checkpoint,
     recommended_guidance,
 )
-from upfusion_core.models.convert import convert
 from upfusion_core.models.dino import hub_names
-from upfusion_core.support.errors import CheckpointError
 from upfusion_core.support.weights import read_metadata, read_weights
 
 CONFIG, FACTS = "upfusion_config", "upfusion_facts"
@@ -69,16 +67,14 @@ LIES = {
 @pytest.mark.parametrize("lie", LIES)
 def test_headers_that_lie(tmp_path: Path, lie: str) -> None:
     path = write_safetensors(tmp_path / "weights.safetensors", *LIES[lie])
-    with pytest.raises(CheckpointError, match=r"must be a file of weights, but cannot be read .*; it is damaged"):
-        read_weights(path)
+    unfit(r"must be a file of weights, but cannot be read .*; it is damaged", read_weights, path)
 
 
 @pytest.mark.parametrize("length", [0, 3, 10**8, 2**40, 2**63, 2**64 - 1])
 def test_headers_of_a_claimed_length(tmp_path: Path, length: int) -> None:
     path = write_safetensors(tmp_path / "weights.safetensors", {"a": entry("F32", [1], 0, 4)}, bytes(4), length)
     for read in (read_weights, read_metadata):
-        with pytest.raises(CheckpointError, match="must be a file of weights, but cannot be read"):
-            read(path)
+        unfit("must be a file of weights, but cannot be read", read, path)
 
 
 @pytest.mark.parametrize(
@@ -90,8 +86,7 @@ def test_headers_of_a_claimed_length(tmp_path: Path, length: int) -> None:
     ],
 )
 def test_safetensors_of_something_else(tmp_path: Path, header: dict[str, Any], data: bytes, words: str) -> None:
-    with pytest.raises(CheckpointError, match=words):
-        read_weights(write_safetensors(tmp_path / "weights.safetensors", header, data))
+    unfit(words, read_weights, write_safetensors(tmp_path / "weights.safetensors", header, data))
 
 
 RENAMED = (
@@ -105,31 +100,26 @@ RENAMED = (
 @pytest.mark.parametrize("content", RENAMED)
 def test_renamed_files(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"must be a file of weights, but cannot be read|must hold"):
-        read_weights(tmp_path / name)
+    unfit(r"must be a file of weights, but cannot be read|must hold", read_weights, tmp_path / name)
 
 
 def test_paths_that_are_no_files(tmp_path: Path) -> None:
     for name in ("folder.safetensors", "folder.pt"):
         (tmp_path / name).mkdir()
-        with pytest.raises(CheckpointError, match="got a folder"):
-            read_weights(tmp_path / name)
+        unfit("got a folder", read_weights, tmp_path / name)
     for name in ("x" * 5000 + ".pt", "a\0b.safetensors", "none/weights.pt"):
         for read in (read_weights, open_checkpoint):
-            with pytest.raises(CheckpointError, match="does not exist"):
-                read(tmp_path / name)
+            unfit("does not exist", read, tmp_path / name)
     path = Path("w\udcff.safetensors")  # how Python shows a byte that is no UTF-8
     for read in (read_weights, read_metadata, load_field):
-        with pytest.raises(CheckpointError, match=r"must have a UTF-8 name, got 'w\\udcff.safetensors'; rename it"):
-            read(path)
+        unfit(r"must have a UTF-8 name, got 'w\\udcff.safetensors'; rename it", read, path)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
 def test_pipes_and_devices_are_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "weights.pt")
     for path in (tmp_path / "weights.pt", Path("/dev/zero")):
-        with pytest.raises(CheckpointError, match="got a device or pipe"):
-            read_weights(path)
+        unfit("got a device or pipe", read_weights, path)
 
 
 @pytest.fixture(scope="module")
@@ -155,12 +145,10 @@ NAME = "upsrt.linear_scene.weight"
 def test_weights_that_are_no_numbers(merged: Path, tmp_path: Path, bad: float, name: str) -> None:
     path = spoilt(merged, tmp_path / "a.safetensors", lambda tensors, _: tensors[name].view(-1)[-1:].fill_(bad))
     checkpoint = open_checkpoint(path)  # names and shapes are right, and nothing is read yet
-    with pytest.raises(CheckpointError, match=rf"finite numbers, got NaN or infinity in {re.escape(name)};"):
-        load_networks(checkpoint, "cpu", torch.float32)
+    words = rf"finite numbers, got NaN or infinity in {re.escape(name)};"
+    unfit(words, load_networks, checkpoint, "cpu", torch.float32)
     conditioning = partial(load_conditioning_networks, ops=torch.nn, dtype=torch.float32)
-    hosted = latent_diffusion_weights if name.startswith("model.") else conditioning
-    with pytest.raises(CheckpointError, match=rf"got NaN or infinity in {re.escape(name)};"):
-        hosted(checkpoint)
+    unfit(words, latent_diffusion_weights if name.startswith("model.") else conditioning, checkpoint)
 
 
 def test_tensors_that_do_not_fit(merged: Path, tmp_path: Path) -> None:
@@ -174,9 +162,9 @@ def test_tensors_that_do_not_fit(merged: Path, tmp_path: Path) -> None:
             open_checkpoint(path)
         assert len(str(error.value)) < 1000
     spoilt(merged, path, lambda tensors, _: tensors.update({NAME: tensors[NAME].float() + 1e6}))
-    with pytest.raises(CheckpointError, match=rf"must fit into float16, got larger numbers in {NAME}; choose bfloat16"):
-        load_networks(open_checkpoint(path), "cpu", torch.float16)
-    kept = load_networks(open_checkpoint(path), "cpu", torch.bfloat16)
+    words, checkpoint = rf"must fit into float16, got larger numbers in {NAME}; choose", open_checkpoint(path)
+    unfit(words, load_networks, checkpoint, "cpu", torch.float16)
+    kept = load_networks(checkpoint, "cpu", torch.bfloat16)
     assert float(kept.upsrt.linear_scene.weight.min()) > 9e5
 
 
@@ -184,29 +172,25 @@ def test_the_metadata_of_another_model(merged: Path, tmp_path: Path) -> None:
     released = json.dumps(ModelConfig().to_dict())
     path = spoilt(merged, tmp_path / "a.safetensors", lambda _, metadata: metadata.update({CONFIG: released}))
     for read in (open_checkpoint, partial(convert, destination=tmp_path / "b.safetensors")):
-        with pytest.raises(CheckpointError, match=r"does not fit its configuration: \d+ missing"):
-            read(path)
+        unfit(r"does not fit its configuration: \d+ missing", read, path)
     assert not (tmp_path / "b.safetensors").exists()
 
 
 @pytest.mark.parametrize(
     ("section", "name", "value", "words"),
     [
-        ("upsrt", "encoder_layers", 65536, "must be between 1 and 256, got 65536"),
-        ("upsrt", "decoder_layers", 10**30, "must be between 1 and 256, got 10000"),
-        ("upsrt", "num_freqs", 65536, "must be between 1 and 64"),
-        ("upsrt", "start_freq", 1000, "must be between -60 and 60"),
-        ("upsrt", "num_heads", 0, "must be between 1 and 65536, got 0"),
-        ("upsrt", "patches", [], r"must be a list of 2, each a whole number, got \[\]"),
-        ("dino", "depth", 65536, "must be between 1 and 256"),
-        ("diffusion", "channel_mult", [1] * 100, "must be a list of 2 to 8"),
-        ("diffusion", "channel_mult", [1, None], "must be a whole number, got null"),
-        ("vae", "num_res_blocks", 4096, "must be between 1 and 256"),
-        ("vae", "scale_factor", 0, "must be above 0 and at most 1000000.0, got 0"),
-        ("vae", "scale_factor", 10**400, "must be above 0 and at most"),
-        ("text", "num_hidden_layers", 10**6, "must be between 1 and 256"),
-        ("", "image_size", 2**40, "must be between 1 and 4096"),
-        ("", "image_size", 16.0, "must be a whole number, got 16.0"),
+        ("upsrt", "encoder_layers", 65536, "encoder_layers must be between 1 and 256, got 65536"),
+        ("upsrt", "num_freqs", 65536, "num_freqs must be between 1 and 64"),
+        ("upsrt", "num_heads", 7, "divisible by num_heads"),
+        ("dino", "depth", 10**30, "depth must be between 1 and 256, got 10000"),
+        ("diffusion", "channel_mult", [1] * 100, "channel_mult must be a list of 2 to 8"),
+        ("diffusion", "hint_channels", 60, r"transformer_dim \+ 6"),
+        ("vae", "num_res_blocks", 4096, "num_res_blocks must be between 1 and 256"),
+        ("vae", "scale_factor", 10**400, "scale_factor must be above 0 and at most"),
+        ("text", "num_attention_heads", 5, "divisible by num_attention_heads"),
+        ("text", "num_hidden_layers", 10**6, "num_hidden_layers must be between 1 and 256"),
+        ("", "image_size", 2**40, "image_size must be between 1 and 4096"),
+        ("", "image_size", 101, "image_size"),
         ("", "\x1b[2J", {}, r'got "\\u001b\[2J"'),
     ],
 )
@@ -216,27 +200,20 @@ def test_gigantic_sizes(merged: Path, tmp_path: Path, section: str, name: str, v
         (content[section] if section else content)[name] = value
         metadata[CONFIG] = json.dumps(content)
 
-    with pytest.raises(CheckpointError, match=words if "\x1b" in name else f"{name} {words}"):
-        open_checkpoint(spoilt(merged, tmp_path / "a.safetensors", edit))
+    unfit(words, open_checkpoint, spoilt(merged, tmp_path / "a.safetensors", edit))
 
 
 @pytest.mark.parametrize(
     ("key", "text", "words"),
     [
-        (CONFIG, "{", "must be JSON"),
-        (CONFIG, '{"vae": {"scale_factor": NaN}}', "NaN is no number in JSON"),
         (CONFIG, '{"vae": {"scale_factor": 1e999}}', "scale_factor must be above 0 and at most"),
         (CONFIG, '{"a":' * 50_000, "nested too deeply"),
         (CONFIG, '{"image_size": ' + "9" * 5000 + "}", "digits"),
-        (CONFIG, "[]", "must be a JSON object"),
         (CONFIG, "null", "must be a JSON object"),
-        (CONFIG, '{"vae": 3}', "must be a JSON object"),
         (FACTS, "{", "must be JSON"),
         (FACTS, "[1]", "must be a JSON object"),
         (FACTS, '{"guidance": "9"}', "guidance among its facts must be a number"),
-        (FACTS, '{"guidance": true}', "guidance among its facts must be a number"),
         (FACTS, '{"guidance": 1e9}', "guidance among its facts must be a number"),
-        (FACTS, '{"guidance": NaN}', "NaN is no number"),
     ],
 )
 def test_metadata_edited_by_hand(merged: Path, tmp_path: Path, key: str, text: str, words: str) -> None:
@@ -244,8 +221,7 @@ def test_metadata_edited_by_hand(merged: Path, tmp_path: Path, key: str, text: s
     with pytest.raises(CheckpointError, match=words):
         (open_checkpoint if key == CONFIG else recommended_guidance)(path)
     if "guidance" not in text:
-        with pytest.raises(CheckpointError, match=words):
-            open_checkpoint(path)
+        unfit(words, open_checkpoint, path)
 
 
 def test_dino_queries_that_do_not_fit_their_keys() -> None:
@@ -257,5 +233,4 @@ def test_dino_queries_that_do_not_fit_their_keys() -> None:
     wrong.append({name: value for name, value in names.items() if name != key})
     wrong.append({name: torch.tensor(1.0) if "attention" in name else value for name, value in names.items()})
     for weights in wrong:
-        with pytest.raises(CheckpointError, match="query, key and value of one shape, got"):
-            hub_names(weights)
+        unfit("query, key and value of one shape, got", hub_names, weights)

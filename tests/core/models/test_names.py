@@ -6,19 +6,9 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, con
 from golden_files import sizes
 from rule_weights import golden_shapes, text_shapes
 
-from upfusion_core.config import DiffusionConfig, TextConfig, VaeConfig
+from upfusion_core.config import DiffusionConfig, VaeConfig
+from upfusion_core.models import stable_diffusion as sd
 from upfusion_core.models.controlnet import ControlNet
-from upfusion_core.models.stable_diffusion import (
-    CONTROL_PREFIX,
-    UNET_PREFIX,
-    VAE_PREFIX,
-    build_text_encoder,
-    build_unet,
-    build_vae,
-    text_names,
-    unet_names,
-    vae_names,
-)
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -39,14 +29,15 @@ def manifest(request: pytest.FixtureRequest) -> tuple[DiffusionConfig, VaeConfig
 def test_names_and_shapes(manifest: tuple[DiffusionConfig, VaeConfig, Shapes]) -> None:
     config, vae_config, shapes = manifest
     with torch.device("meta"):
-        unet, control, vae = (
-            network.state_dict() for network in (build_unet(config), ControlNet(config), build_vae(vae_config))
-        )
-    names = unet_names(config, unet)
-    assert {names[own]: tuple(value.shape) for own, value in unet.items()} == part(shapes, UNET_PREFIX)
-    assert {CONTROL_PREFIX + own: tuple(value.shape) for own, value in control.items()} == part(shapes, CONTROL_PREFIX)
+        networks = sd.build_unet(config), ControlNet(config), sd.build_vae(vae_config)
+    unet, control, vae = (network.state_dict() for network in networks)
+    names = sd.unet_names(config, unet)
+    assert {names[own]: tuple(value.shape) for own, value in unet.items()} == part(shapes, sd.UNET_PREFIX)
+    assert {sd.CONTROL_PREFIX + own: tuple(value.shape) for own, value in control.items()} == part(
+        shapes, sd.CONTROL_PREFIX
+    )
     assert (len(names), len(control)) == (686, 326)
-    names, wanted = vae_names(vae_config, vae), part(shapes, VAE_PREFIX)
+    names, wanted = sd.vae_names(vae_config, vae), part(shapes, sd.VAE_PREFIX)
     assert set(names.values()) == set(wanted)
     for own, name in names.items():  # attention is a 1x1 convolution there and a linear layer here
         assert tuple(vae[own].shape) == wanted[name][: vae[own].ndim]
@@ -56,23 +47,21 @@ def test_the_table_agrees_with_the_conversion_of_diffusers(manifest: tuple[Diffu
     diffusion, autoencoder, shapes = manifest
     marked = {name: torch.full(tuple(shape), 1.0, device="meta") for name, shape in shapes.items()}
     with torch.device("meta"):
-        unet, vae = build_unet(diffusion), build_vae(autoencoder)
+        unet, vae = sd.build_unet(diffusion), sd.build_vae(autoencoder)
     theirs = convert_ldm_unet_checkpoint(dict(marked), dict(unet.config))
-    ours = unet_names(diffusion, unet.state_dict())
+    ours = sd.unet_names(diffusion, unet.state_dict())
     assert {own: id(value) for own, value in theirs.items()} == {own: id(marked[name]) for own, name in ours.items()}
     converted = convert_ldm_vae_checkpoint(dict(marked), dict(vae.config))
-    names = vae_names(autoencoder, vae.state_dict())
+    names = sd.vae_names(autoencoder, vae.state_dict())
     assert converted.keys() == names.keys()
     same = [own for own in names if converted[own].ndim == len(shapes[names[own]])]
     assert all(converted[own] is marked[names[own]] for own in same)
 
 
 def test_text_names_are_those_of_the_checkpoint() -> None:
-    with torch.device("meta"):
-        state = build_text_encoder(TextConfig()).state_dict()
-    wanted = {name: tuple(shape) for name, shape in text_shapes().items()}
-    names = text_names(state)
-    assert {names[own]: tuple(value.shape) for own, value in state.items()} == wanted
-    assert text_names(["text_model.final_layer_norm.bias"]) == {
-        "text_model.final_layer_norm.bias": "cond_stage_model.transformer.text_model.final_layer_norm.bias"
-    }
+    shapes = text_shapes()
+    assert len(shapes) == 196
+    assert shapes[f"{sd.TEXT_PREFIX}embeddings.token_embedding.weight"] == (49408, 768)
+    assert shapes[f"{sd.TEXT_PREFIX}encoder.layers.11.mlp.fc1.weight"] == (3072, 768)
+    older = "text_model.final_layer_norm.bias"
+    assert sd.text_names([older]) == {older: f"cond_stage_model.transformer.{older}"}

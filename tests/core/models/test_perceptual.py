@@ -4,6 +4,7 @@ import pytest
 import torch
 from golden_files import sizes
 from random_vgg import heads, lpips_by_hand, vgg_weights
+from refusals import unfit
 from rule_weights import golden_shapes, rule_state_dict
 from torch import Tensor
 from torch.nn import functional as F
@@ -11,7 +12,6 @@ from torch.nn import functional as F
 from upfusion_core.config import DinoConfig
 from upfusion_core.models.dino import DinoKeys
 from upfusion_core.models.perceptual import dino_distance, load_lpips
-from upfusion_core.support.errors import CheckpointError
 
 
 @pytest.fixture
@@ -63,15 +63,12 @@ def test_other_files_get_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: dict[str, Tensor], words: str
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(CheckpointError, match=words):
-        load_lpips(saved(tmp_path / "vgg16.pth", content))
+    unfit(words, load_lpips, saved(tmp_path / "vgg16.pth", content))
 
 
 def test_dino_distance_is_the_squared_chord_between_keys(pictures: tuple[Tensor, Tensor]) -> None:
-    network = DinoKeys(DinoConfig(**sizes("dino", DinoConfig)))
-    weights = rule_state_dict(golden_shapes("dino"))
-    network.load_state_dict({name: weights[name] for name in network.state_dict()})
-    network.requires_grad_(False)
+    network = DinoKeys(DinoConfig(**sizes("dino", DinoConfig))).requires_grad_(False)
+    network.load_state_dict(rule_state_dict(golden_shapes("dino")), strict=False)
     distance = dino_distance(network, (4, 4))
     keys = [network(picture, (4, 4)) for picture in pictures]
     cosine = F.cosine_similarity(*keys, dim=-1)

@@ -9,25 +9,20 @@ from odd_values import assert_finite, refused_or_finite
 from torch import Tensor
 
 from upfusion_core import DistillConfig, MeshAsset, RadianceField, UpFusion, orbit_cameras, prepare_views
-from upfusion_core.config import DraftSchedule, FieldConfig, FitConfig, GridConfig, RaySampling
+from upfusion_core.config import RaySampling
 from upfusion_core.field.fitting import FieldFitter
 
 SIDE = 32
-FIELD = FieldConfig(grid=GridConfig(levels=2, coarsest=4, finest=16, table_size=2**12), hidden=8, half_extent=0.3)
-FIT = dataclasses.replace(FitConfig(iterations=20), rays=128, occupancy_cells=8, sampling=RaySampling(24, 0))
+FIELD = dataclasses.replace(tiny_training.FIELD, blob_sigma=0.2)
+FIT = dataclasses.replace(tiny_training.FIT, iterations=20, rays=128, sampling=RaySampling(24, 0))
 
 
 def picture(kind: str) -> Tensor:
     """(3, 32, 32) on white: a disc, nothing, a line one pixel wide, or an object without any white round it."""
     row, column = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
-    inside = {
-        "disc": (row - 15.5) ** 2 + (column - 15.5) ** 2 < 90,
-        "white": torch.zeros(SIDE, SIDE, dtype=torch.bool),
-        "wire": column == 16,
-        "full": torch.ones(SIDE, SIDE, dtype=torch.bool),
-    }[kind]
-    color = torch.tensor([0.8, 0.3, 0.1])[:, None, None]
-    return torch.where(inside, color, torch.ones(3, 1, 1))
+    disc = (row - 15.5) ** 2 + (column - 15.5) ** 2 < 90
+    inside = {"disc": disc, "white": row < 0, "wire": column == 16, "full": row >= 0}[kind]
+    return torch.where(inside, torch.tensor([0.8, 0.3, 0.1])[:, None, None], torch.ones(3, 1, 1))
 
 
 @pytest.mark.parametrize(("kind", "count"), [("disc", 6), ("wire", 1), ("full", 1)])
@@ -36,10 +31,8 @@ def test_from_photos_to_a_field_or_a_reason(tiny_upfusion: UpFusion, kind: str, 
     scene = tiny_upfusion.encode(views)
     assert_finite(scene.tokens)
     assert_finite(tiny_upfusion.predict(scene, orbit_cameras([0, 180]), 8))
-    fit = dataclasses.replace(FIT, iterations=4)
-    schedule = DraftSchedule(3, 16, fit, sampled_cameras=2, sampled_fit=fit, steps=1)
     text = (torch.zeros(77, tiny_training.WIDTH),) * 2
-    config = DistillConfig(schedule=schedule, field=FIELD)
+    config = DistillConfig(schedule=tiny_training.DRAFT, field=FIELD)
     field = tiny_upfusion.distill(scene, config, torch.Generator().manual_seed(1), text_embeddings=text)
     assert_finite(field)
     assert_finite(field.render(orbit_cameras([0, 90]), 8).rgb)

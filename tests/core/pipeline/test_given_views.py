@@ -1,7 +1,5 @@
 """Fits of pictures with known cameras: which rays are drawn, what silhouettes leave, and that the object comes back."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -454,13 +454,19 @@ def test_a_photo_keeps_its_pixels_and_a_point_its_place() -> None:
     refused("expected a camera for each of 2 photos, got 1", prepare_views, [photo, photo], cameras=known)
 
 
-def test_photos_of_a_distorting_lens_are_straightened() -> None:
+def test_photos_of_a_distorting_lens_are_straightened(tmp_path: Path) -> None:
     lens = Lens((90, 60), (120.0, 110.0), (44.0, 31.0), radial=(0.3, 0.05), tangential=(0.01, -0.02))
     photo = (255 * torch.rand(3, 60, 90, generator=torch.Generator().manual_seed(6))).byte()
     straight, reached = lens.undistorted(photo)
     views = prepare_views(photo.permute(1, 2, 0).numpy(), size=32, cameras=KnownCameras(orbit_cameras(0.0), (lens,)))
     assert views.sources is not None
     assert torch.equal(views.sources[0].rgb, torch.where(reached, straight, 255))
+    assert views.cameras is not None
+    Image.fromarray(photo.permute(1, 2, 0).numpy()).save(tmp_path / "photo 1", format="PNG")
+    path = tmp_path / "photo_cameras.json"
+    path.write_text(json.dumps(written_cameras(views.cameras, views.sources)), encoding="utf-8")
+    (again,) = load_photo_cameras(path, [tmp_path / "photo 1"]).lenses
+    assert (again.radial, again.tangential) == (lens.radial, lens.tangential)  # it is straightened again
     whole, known = lens.undistorted(photo.float() / 255)
     assert torch.equal(known, reached)
     torch.testing.assert_close(straight.float() / 255, whole, atol=0.5 / 255 + 1e-6, rtol=0)

@@ -42,7 +42,7 @@ class Recorder:
         return result, replay
 
 
-def test_replays_follow_inputs_and_constants() -> None:
+def test_replays_follow_inputs_constants_and_settings() -> None:
     recorder = Recorder()
     calls = CapturedCalls(function, recorder)
     first, second = torch.arange(3.0), torch.ones(3)
@@ -54,19 +54,12 @@ def test_replays_follow_inputs_and_constants() -> None:
     assert recorder.recorded == 1
     assert torch.equal(kept, before)  # an earlier result is not overwritten
     assert torch.equal(five.scale, torch.full((3,), 5.0))  # nor the caller's constants
-
-
-def test_other_shapes_and_settings_are_recorded_anew() -> None:
     recorder = Recorder()
     calls = CapturedCalls(function, recorder)
     for rows, count in ((1, 2), (2, 2), (1, 2), (1, 3), (1, 2)):
-        first = torch.randn(rows, 3, generator=torch.Generator().manual_seed(rows))
-        given = constants(1.0, count)
+        first, given = torch.randn(rows, 3, generator=torch.Generator().manual_seed(rows)), constants(1.0, count)
         torch.testing.assert_close(calls(first, first, given), function(first, first, given))
     assert recorder.recorded == 3
-
-
-def test_recorded_in_inference_mode_and_used_outside() -> None:
     calls = CapturedCalls(function, Recorder())
     with torch.inference_mode():
         first, given = torch.arange(3.0), constants(3.0)

@@ -4,13 +4,13 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from golden_files import QUERY_ROUNDING, golden, golden_cameras, sizes, worst
-from refusals import refused
+from refusals import refused, unfit
 from rule_weights import golden_shapes, rule_state_dict
 from torch import Tensor
 
@@ -18,7 +18,6 @@ from upfusion_core import SceneEncoding, UpFusion, ViewConditioning, convert, or
 from upfusion_core.config import DiffusionConfig, DinoConfig, TextConfig, UpSRTConfig, VaeConfig
 from upfusion_core.geometry import reference_camera
 from upfusion_core.models.stable_diffusion import unet_names
-from upfusion_core.support.errors import CheckpointError
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +27,8 @@ def golden_model() -> UpFusion:
     model = UpFusion({**sections, "image_size": 128})
     model.upsrt.load_state_dict(rule_state_dict(golden_shapes("upsrt")))
     weights = rule_state_dict(golden_shapes("diffusion"))
-    model.controlnet.load_state_dict(rule_state_dict(golden_shapes("diffusion"), "control_model."))
     names = unet_names(model.config.diffusion, model.unet.state_dict())
+    model.controlnet.load_state_dict(rule_state_dict(golden_shapes("diffusion"), "control_model."))
     model.unet.load_state_dict({own: weights[name] for own, name in names.items()})
     return model
 
@@ -58,30 +57,22 @@ def test_the_chain_of_the_release(golden_model: UpFusion, golden_cond: ViewCondi
     assert worst(noise(1.0), stored["eps_conditional"]) < 2e-5
     assert worst(noise(0.0), stored["eps_unconditional"]) < 2e-5
     assert worst(noise(9.0), stored["eps_guided_9"]) < (9 + 8) * 2e-5  # 9 times the one less 8 times the other
-
-
-def test_prepared_conditions_give_the_same_noise(golden_model: UpFusion, golden_cond: ViewConditioning) -> None:
     latents, prepared = golden("guided")["latents"], golden_model.prepare(golden_cond, guidance=9.0)
     ours = golden_model.predict_noise(latents, 481, prepared, guidance=4.0)
     assert worst(ours, golden_model.predict_noise(latents, 481, golden_cond, guidance=4.0)) == 0
     refused("must be prepared for guidance 1", golden_model.predict_noise, latents, 481, prepared, guidance=1.0)
 
 
-def test_one_timestep_a_view(model: UpFusion, scene: SceneEncoding) -> None:
+def test_one_timestep_a_view_and_rays_of_zeros(model: UpFusion, scene: SceneEncoding) -> None:
     cond = model.condition(scene, orbit_cameras([0.0, 90.0]))
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     mixed = model.predict_noise(latents, torch.tensor([981, 21]), cond, guidance=3.0)
     assert worst(mixed[:1], model.predict_noise(latents[:1], 981, cond[slice(0, 1)], guidance=3.0)) < 1e-5
     assert worst(mixed[1:], model.predict_noise(latents[1:], 21, cond[slice(1, 2)], guidance=3.0)) < 1e-5
     refused("latents must be", model.predict_noise, latents[:1], 21, cond)
-
-
-def test_zero_attention_rays_is_a_switch(model: UpFusion, scene: SceneEncoding) -> None:
-    camera = orbit_cameras(30.0)
-    plain, released = (model.condition(scene, camera, zero_attention_rays=zero) for zero in (False, True))
+    plain, released = (model.condition(scene, orbit_cameras(30.0), zero_attention_rays=zero) for zero in (False, True))
     assert worst(plain.hint, released.hint) == 0
     assert all(float(ray_map.abs().max()) == 0 for ray_map in released.ray_maps)
-    assert [ray_map.shape[-1] for ray_map in plain.ray_maps] == [8, 4, 2, 1]
 
 
 def test_photos_two_to_six_are_a_set_and_photo_one_is_not(model: UpFusion, photos: list[Path]) -> None:
@@ -91,9 +82,7 @@ def test_photos_two_to_six_are_a_set_and_photo_one_is_not(model: UpFusion, photo
         scene = model.encode(prepare_views([photos[index] for index in order]))
         return model.predict(scene, camera), model.sample(scene, camera, steps=2).rgb
 
-    first, shuffled, exchanged = (
-        paint(order) for order in ([0, 1, 2, 3, 4, 5], [0, 4, 5, 1, 3, 2], [1, 0, 2, 3, 4, 5])
-    )
+    first, shuffled, exchanged = paint([0, 1, 2, 3, 4, 5]), paint([0, 4, 5, 1, 3, 2]), paint([1, 0, 2, 3, 4, 5])
     assert max(worst(a, b) for a, b in zip(first, shuffled, strict=True)) < 1e-4
     assert min(worst(a, b) for a, b in zip(first, exchanged, strict=True)) > 1e-3
 
@@ -117,15 +106,13 @@ def test_samples_follow_seed_and_object(model: UpFusion, scene: SceneEncoding, p
 def counting(**modules: torch.nn.Module) -> Iterator[Counter[str]]:
     """How often each of the modules ran inside."""
     counts: Counter[str] = Counter()
-    hooks = [
-        module.register_forward_hook(lambda *_, name=name: counts.update([name])) for name, module in modules.items()
-    ]
-    yield counts
-    for hook in hooks:
-        hook.remove()
+    with ExitStack() as hooks:
+        for name, module in modules.items():
+            hooks.enter_context(module.register_forward_hook(lambda *_, name=name: counts.update([name])))
+        yield counts
 
 
-def test_constants_are_computed_once_a_batch(model: UpFusion, scene: SceneEncoding) -> None:
+def test_constants_are_computed_once(model: UpFusion, scene: SceneEncoding, photos: list[Path]) -> None:
     parts = {
         "hint": model.controlnet.input_hint_block[0],
         "set_latents": model.controlnet.middle_block[1].transformer_blocks[0].attn2.to_k,
@@ -134,10 +121,7 @@ def test_constants_are_computed_once_a_batch(model: UpFusion, scene: SceneEncodi
     with counting(**parts) as counts:
         model.sample(scene, orbit_cameras([0.0, 90.0]), steps=3)
     assert counts == {"hint": 1, "set_latents": 1, "text": 1}
-
-
-def test_photos_are_encoded_once_for_many_cameras(model: UpFusion, photos: list[Path]) -> None:
-    """DINO and the scene encoder run a single time, however many cameras ask; each camera gets a hint of its own."""
+    # DINO and the scene encoder run a single time, however many cameras ask; each camera gets a hint of its own
     cameras = orbit_cameras(torch.arange(6) * 60.0)
     with counting(dino=model.dino, encoder=model.upsrt.scene_encoder) as counts:
         scene = model.encode(prepare_views(photos))
@@ -168,7 +152,6 @@ def test_conversions_keep_the_model_s_id(model: UpFusion, small_weights: Path, t
     assert merged.model_id == folder.model_id == model.model_id
     assert worst(merged.text_embeddings()[0], model.text_embeddings()[0]) < 1e-6
     assert merged._text_encoder is None
-    assert merged.text is not None
 
 
 def test_models_without_weights_or_text(model: UpFusion) -> None:
@@ -177,10 +160,8 @@ def test_models_without_weights_or_text(model: UpFusion) -> None:
     with pytest.warns(UserWarning, match="zeros stand in the prompt's place"):
         conditional, _ = silent.text_embeddings()
     assert float(conditional.abs().max()) == 0
-    with pytest.raises(CheckpointError, match="take no prompt"):
-        silent.text_embeddings("a red mug")
+    unfit("take no prompt", silent.text_embeddings, "a red mug")
     empty = UpFusion(model.config)
-    assert empty.text.config.hidden_size == 48
     assert empty.text_embeddings()[0].shape == (77, 48)
     before = empty.model_id
     with torch.no_grad():
@@ -208,12 +189,9 @@ def test_weights_that_are_not_finite_are_reported(small_weights: Path, photos: l
     refused("set latents", model.encode, views)
 
 
-def test_a_scene_of_another_model_is_refused(model: UpFusion, golden_model: UpFusion, scene: SceneEncoding) -> None:
+def test_scenes_and_cameras_of_others(model: UpFusion, golden_model: UpFusion, scene: SceneEncoding) -> None:
     refused("encoded by another model", golden_model.predict, scene, orbit_cameras(0.0))
     unknown = dataclasses.replace(scene, model_id=None)
     assert worst(model.predict(unknown, orbit_cameras(0.0)), model.predict(scene, orbit_cameras(0.0))) == 0
-
-
-def test_another_focal_length_is_let_through_with_a_warning(model: UpFusion, scene: SceneEncoding) -> None:
     with pytest.warns(UserWarning, match="trained at focal length 4.5"):
         model.predict(scene, orbit_cameras(0.0, focal=2.0), size=8)

@@ -1,7 +1,5 @@
 """Procedural objects as a data set: fixed and drawn cameras, the reference view, the readers' form."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """True meshes: closed, of known size, and where the renderer's depth says."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Hits, distances and normals of primitives: by hand first, then against marching along their signed distances."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """Objects from seeds: the same for ever, splits apart, within the frame, as varied as promised."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json

@@ -1,7 +1,5 @@
 """The renderer: known pictures, joined parts, closed form against stepping, views that agree, batches, rays."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Devices by name; out of memory the chunk halves, one line says so, and the result is the same."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager

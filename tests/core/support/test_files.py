@@ -1,7 +1,5 @@
 """Files are written whole or not at all, read or refused in one sentence; so is JSON."""
 
-from __future__ import annotations
-
 import errno
 import os
 from pathlib import Path

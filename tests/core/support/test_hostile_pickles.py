@@ -1,7 +1,5 @@
 """Pickles and zips of weights that run code or lie: each is refused in one sentence, and nothing in it runs."""
 
-from __future__ import annotations
-
 import io
 import pickle
 import re

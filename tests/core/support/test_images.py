@@ -1,7 +1,5 @@
 """Pictures come back from their files as they went in; colours by hand and as kornia has them, which the nodes use."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Ctrl-C: raised by the next step if that comes soon, else where it was pressed; never while held."""
 
-from __future__ import annotations
-
 import signal
 import threading
 import time

@@ -1,7 +1,5 @@
 """Files of weights are read whole; saved states come back as they were, or not at all."""
 
-from __future__ import annotations
-
 import json
 import os
 import pickle

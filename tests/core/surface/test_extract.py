@@ -1,6 +1,7 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -10,14 +11,13 @@ from refusals import refused
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, normalize
 
+from upfusion_core import MeshAsset, orbit_cameras
 from upfusion_core.config import RaySampling
 from upfusion_core.field.rendering import render_views
-from upfusion_core.geometry import orbit_cameras
 from upfusion_core.support.devices import Chunk
 from upfusion_core.support.errors import FieldError
 from upfusion_core.surface import extract as level
 from upfusion_core.surface.extract import agreeing_level, best_level, decimate, extract_mesh, surface_level
-from upfusion_core.surface.mesh import MeshAsset
 from upfusion_core.surface.rasterise import rasterise
 from upfusion_core.surface.reading import read_surface
 
@@ -26,13 +26,21 @@ def _solid(mesh: MeshAsset) -> trimesh.Trimesh:
     return solid(mesh.vertices, mesh.faces)
 
 
-def test_a_ball() -> None:
+def test_a_ball_and_a_torus() -> None:
     mesh = extract_mesh(AnalyticField(ball(peak=40.0, center=(0.05, 0.1, -0.1))), 64)
     assert _solid(mesh).volume == pytest.approx(4 / 3 * math.pi * 0.2**3, rel=0.05)
     radius = (mesh.vertices - torch.tensor([0.05, 0.1, -0.1])).norm(dim=-1)
     assert abs(float(radius.mean()) - 0.2) < 0.004  # samples lie 0.0065 apart
     assert float(radius.std()) < 5e-4
     torch.testing.assert_close(mesh.vertex_colors, mesh.vertices + 0.5, atol=0.02, rtol=0)
+    mesh = extract_mesh(AnalyticField(torus(softness=0.008)), 72, 150.0)
+    found = _solid(mesh)
+    assert found.euler_number == 0
+    assert found.volume == pytest.approx(2 * math.pi**2 * 0.18 * 0.07**2, rel=0.02)
+    assert found.area == pytest.approx(4 * math.pi**2 * 0.18 * 0.07, rel=0.02)
+    ring = normalize(mesh.vertices * torch.tensor([1.0, 0, 1]), dim=-1)
+    outward = normalize(mesh.vertices - 0.18 * ring, dim=-1)
+    assert float((mesh.normals * outward).sum(-1).min()) > 0.97
 
 
 def _radius(density: Callable[[Tensor], Tensor], threshold: float | None = None) -> float:
@@ -56,12 +64,9 @@ def test_floaters_go_and_companions_stay() -> None:
 
     for keep, count in ((0.05, 2), (0.0, 3), (1.0, 1)):
         assert _solid(extract_mesh(AnalyticField(balls), 48, keep=keep)).body_count == count
-    mesh = extract_mesh(AnalyticField(ball(0.3), extent=0.25), 48)  # what leaves the box is closed there
-    assert float(mesh.vertices.abs().max()) < 0.27
-    assert _solid(mesh).volume > 0.9 * (0.5**3 - 8 * 0.02)
 
 
-def test_hollows_are_filled() -> None:
+def test_hollows_are_filled_and_what_leaves_the_box_is_closed() -> None:
     def shell(points: Tensor) -> Tensor:
         return ball(0.2, 500.0)(points) - ball(0.15, 500.0)(points)
 
@@ -72,24 +77,23 @@ def test_hollows_are_filled() -> None:
         mesh = extract_mesh(AnalyticField(density), 96)
         assert float(mesh.vertices.norm(dim=-1).min()) > 0.18
         assert _solid(mesh).body_count == 1
+    mesh = extract_mesh(AnalyticField(ball(0.3), extent=0.25), 48)
+    assert float(mesh.vertices.abs().max()) < 0.27
+    assert _solid(mesh).volume > 0.9 * (0.5**3 - 8 * 0.02)
 
 
-@pytest.mark.parametrize(
-    ("density", "threshold", "message"),
-    [
+def test_fields_without_a_surface() -> None:
+    for density, threshold, message in (
         (lambda points: torch.full(points.shape[:-1], 1e-4), None, "the field is empty"),
         (ball(peak=10.0), 50.0, "lower threshold"),
         (lambda points: points[..., 0] / 0, None, "not finite"),
         (lambda points: 50 + points[..., 0], None, "fills its box"),
         (lambda points: ball()(points) + 1, 0.5, r"fills its box.*higher threshold"),
-    ],
-)
-def test_fields_without_a_surface(density: Callable[[Tensor], Tensor], threshold: float | None, message: str) -> None:
-    with pytest.raises(FieldError, match=message):
-        extract_mesh(AnalyticField(density), 32, threshold)
-    arguments = {"threshold": -1.0, "keep": 2.0, "texture_size": 32, "faces": 3}
-    for name, value in (("resolution", 4), ("resolution", 2000), *arguments.items()):
-        refused(name, extract_mesh, AnalyticField(ball()), **{name: value})
+    ):
+        with pytest.raises(FieldError, match=message):
+            extract_mesh(AnalyticField(density), 32, threshold)
+    for wrong in ({"resolution": 4}, {"resolution": 2000}, {"threshold": -1.0}, {"texture_size": 32}, {"faces": 3}):
+        refused(next(iter(wrong)), extract_mesh, AnalyticField(ball()), **wrong)
 
 
 def test_skipping_what_is_empty_or_full_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,43 +125,15 @@ def test_clearing_in_cells_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> No
     assert mesh.volume == pytest.approx(4 / 3 * math.pi * radius**3, rel=0.03)
 
 
-def test_known_volume_area_and_normals() -> None:
-    mesh = extract_mesh(AnalyticField(torus(softness=0.008)), 72, 150.0)
-    found = _solid(mesh)
-    assert found.euler_number == 0
-    assert found.volume == pytest.approx(2 * math.pi**2 * 0.18 * 0.07**2, rel=0.02)
-    assert found.area == pytest.approx(4 * math.pi**2 * 0.18 * 0.07, rel=0.02)
-    ring = normalize(mesh.vertices * torch.tensor([1.0, 0, 1]), dim=-1)
-    outward = normalize(mesh.vertices - 0.18 * ring, dim=-1)
-    assert float((mesh.normals * outward).sum(-1).min()) > 0.97
-
-
 def test_steps_grow_to_the_end_and_raising_cancels() -> None:
     steps, field = [], AnalyticField(ball())
     mesh = extract_mesh(field, 24, texture_size=64, on_step=lambda step, total, preview: steps.append((step, total)))
     assert mesh.texture.shape == (3, 64, 64)
     assert steps == sorted(steps)
     assert (steps[0], steps[-1]) == ((0, 100), (100, 100))
-    assert len(set(steps)) > 20
-    limit = 0
-
-    def stop(step: int, total: int, preview: None) -> None:
-        if step >= limit:
-            raise KeyboardInterrupt
-
-    for limit in (0, 30, 70, 99):  # noqa: B007 - read by stop
+    for calls in (1, 8, 15):
         with pytest.raises(KeyboardInterrupt):
-            extract_mesh(field, 24, texture_size=64, on_step=stop)
-
-
-def test_a_textured_mesh_is_the_same_surface() -> None:
-    field = AnalyticField(ball())
-    plain, textured = extract_mesh(field, 24), extract_mesh(field, 24, texture_size=128)
-    torch.testing.assert_close(textured.vertices[textured.faces], plain.vertices[plain.faces])
-    torch.testing.assert_close(textured.normals[textured.faces], plain.normals[plain.faces])
-    found = trimesh.Trimesh(textured.vertices.numpy(), textured.faces.numpy(), process=False)
-    found.merge_vertices(merge_tex=True, merge_norm=True)
-    assert found.is_watertight
+            extract_mesh(field, 24, texture_size=64, on_step=Mock(side_effect=[None] * calls + [KeyboardInterrupt]))
 
 
 @pytest.mark.parametrize("texture_size", [None, 512])
@@ -193,13 +169,13 @@ def test_a_torus_of_fewer_triangles_stays_a_torus(budget: int) -> None:
     assert torch.equal(first.vertices[first.faces], second.vertices[second.faces])  # a budget that is met
 
 
-def test_decimation_is_deterministic_and_takes_open_meshes() -> None:
+def test_decimation_takes_open_meshes() -> None:
     pytest.importorskip("fast_simplification")
     sphere = trimesh.creation.icosphere(3)
     vertices, faces = torch.tensor(sphere.vertices, dtype=torch.float32), torch.tensor(sphere.faces)
     bowl = faces[vertices[faces][..., 1].mean(1) < 0.3]
     first, second = decimate(vertices, bowl, 150), decimate(vertices, bowl, 150)
-    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+    torch.testing.assert_close(first, second, atol=0, rtol=0)
     assert len(first[1]) <= 150
 
 

@@ -3,14 +3,12 @@
 import math
 from dataclasses import replace
 
-import pytest
 import torch
+from refusals import refused
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from upfusion_core import Cameras, MeshAsset, look_at, orbit_cameras
-from upfusion_core.support.errors import InputError
-from upfusion_core.surface.projection import project_photos
+from upfusion_core import Cameras, MeshAsset, look_at, orbit_cameras, project_photos
 from upfusion_core.surface.rasterise import rasterise
 from upfusion_core.surface.reading import Surface
 
@@ -48,18 +46,13 @@ def ramp(size: int = 64) -> Tensor:
 def test_a_square_takes_the_photo_that_faces_it() -> None:
     """Texel (u, v from the top) of the square lies at 0.1 + 0.8·(u, v) of the photo."""
     texture = project_photos(mesh(square()), [(ramp() * 255).round().byte()], front(), size=64).texture
-    assert texture is not None
-    wanted = 0.1 + 0.8 * ramp()
-    torch.testing.assert_close(texture[0, 8:-8, 8:-8], wanted[0, 8:-8, 8:-8], atol=0.01, rtol=0)
-    torch.testing.assert_close(texture[1, 8:-8, 8:-8], wanted[1, 8:-8, 8:-8], atol=0.01, rtol=0)
-    torch.testing.assert_close(texture[2, 8:-8, 8:-8], torch.full((48, 48), 0.5), atol=0.01, rtol=0)
+    torch.testing.assert_close(texture[:, 8:-8, 8:-8], (0.1 + 0.8 * ramp())[:, 8:-8, 8:-8], atol=0.01, rtol=0)
 
 
 def test_what_is_hidden_keeps_its_own_colour() -> None:
     """A red photo of two squares, one behind the other: the far one, as large, is hidden from the front."""
     red = torch.tensor([0.9, 0.1, 0.1])[:, None, None].expand(3, 64, 64)
     texture = project_photos(mesh(square(0.1), square(-0.1, 0.15)), [red], front(), size=64).texture
-    assert texture is not None
     near, far = texture[:, 32, 16], texture[:, 32, 48]
     assert near[0] - near[1] > 0.7
     assert far[0] - far[1] < 0.5  # levelled to the red photo, not painted with it
@@ -70,7 +63,6 @@ def test_exposures_are_levelled() -> None:
     photos = [ramp() * 0.5 + 0.4, (ramp() * 0.5 + 0.4) * 0.8]
     cameras = Cameras.concatenate([front(-0.01), front(0.01)])
     texture = project_photos(mesh(square()), photos, cameras, size=64).texture
-    assert texture is not None
     row = texture[2, 32, 10:-10]
     assert float(row.max() - row.min()) < 0.01
     assert 0.8 * 0.65 < float(row.mean()) < 0.65
@@ -82,7 +74,6 @@ def test_photos_that_contradict_each_other_leave_the_mesh_as_it_is() -> None:
     photos[0][:, :24] = torch.tensor([0.95, 0.05, 0.05])[:, None, None]
     photos[1][:, :24] = torch.tensor([0.05, 0.05, 0.95])[:, None, None]
     texture = project_photos(mesh(square()), photos, Cameras.concatenate([front(), front()]), size=64).texture
-    assert texture is not None
     assert float((texture[:, 8, 20:44] - GRAY).abs().max()) < 0.15
 
 
@@ -107,10 +98,7 @@ def test_a_ball_seen_all_round_shows_its_own_pattern() -> None:
         gray, list(seen.rgb), cameras, masks=list(seen.opacity[:, 0]), size=256,
         on_step=lambda step, total, preview: steps.append(step),
     )  # fmt: skip
-    assert steps == sorted(steps)
     assert steps[-1] == 100
-    assert made.texture is not None
-    assert made.uvs is not None
     shown = replace(
         surface, vertices=made.vertices, faces=made.faces, colors=torch.ones_like(made.vertices), uvs=made.uvs,
         textures=(made.texture,), face_texture=torch.zeros(len(made.faces), dtype=torch.int64),
@@ -165,16 +153,14 @@ def test_photos_from_elsewhere_than_their_cameras_say_do_no_harm() -> None:
 
 
 def test_what_cannot_be_projected_is_refused() -> None:
-    photo = torch.zeros(3, 16, 16)
-    for photos, cameras, masks, sentence in (
-        ([photo, photo], front(), None, "2 photos, 1 cameras"),
-        ([], orbit_cameras([0.0])[:0], None, "0 photos"),
-        ([photo], front(), [], "0 masks"),
-        ([photo * torch.nan], front(), None, "must be finite"),
-        ([photo + 2], front(), None, r"in \[0, 1\]"),
-        ([photo], front(), [photo[0, :4]], "one size"),
-        ([torch.zeros(1, 1, 1, dtype=torch.uint8).expand(3, 15_000, 20_000)], front(), None, "at most 100 megapixels"),
-        ([photo], look_at(torch.tensor([[0.0, 0, 1]]), (0.0, 0, 5)), None, "none of them does"),
-    ):
-        with pytest.raises(InputError, match=sentence):
-            project_photos(mesh(square()), photos, cameras, masks=masks, size=64)
+    photo, away = torch.zeros(3, 16, 16), look_at(torch.tensor([[0.0, 0, 1]]), (0.0, 0, 5))
+    gray = mesh(square())
+    refused("2 photos, 1 cameras", project_photos, gray, [photo, photo], front(), size=64)
+    refused("0 photos", project_photos, gray, [], front()[:0], size=64)
+    refused("0 masks", project_photos, gray, [photo], front(), masks=[], size=64)
+    refused("none of them does", project_photos, gray, [photo], away, size=64)
+    refused("must be finite", project_photos, gray, [photo * torch.nan], front(), size=64)
+    refused(r"in \[0, 1\]", project_photos, gray, [photo + 2], front(), size=64)
+    refused("one size", project_photos, gray, [photo], front(), masks=[photo[0, :4]], size=64)
+    large = torch.zeros(1, 1, 1, dtype=torch.uint8).expand(3, 15_000, 20_000)
+    refused("at most 100 megapixels", project_photos, gray, [large], front(), size=64)

@@ -1,7 +1,5 @@
 """Meshes from files: colours of every kind, scene transforms, what cannot be read."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

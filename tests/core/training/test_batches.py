@@ -6,13 +6,13 @@ import torch
 from refusals import refused
 from tiny_training import TinySource, tiny_config
 
+from upfusion_core import Cameras, InputError
 from upfusion_core.config import TrainConfig
 from upfusion_core.data.shards import ShardedViews, index_content, pack_shards
 from upfusion_core.data.views import PosedViews
-from upfusion_core.geometry import camera_rays, orbit_cameras, point_rays, reference_plucker
+from upfusion_core.geometry import camera_rays, orbit_cameras, point_rays
 from upfusion_core.procedural import ProceduralObjects
 from upfusion_core.support.devices import derived_seed
-from upfusion_core.support.errors import InputError
 from upfusion_core.support.files import replacing, write_json
 from upfusion_core.training.batches import (
     BatchRandom,
@@ -23,10 +23,8 @@ from upfusion_core.training.batches import (
     look_up,
     photo_count,
     query_rays,
-    reference_frame_plucker,
     sample_points,
 )
-from upfusion_core.types import Cameras
 
 
 class Plain:
@@ -72,9 +70,10 @@ def pooled(batch_size: int = 2) -> ProceduralBatches:
 
 
 def same(one: TrainingBatch, two: TrainingBatch) -> bool:
-    pairs = [(one.photos, two.photos), (one.targets, two.targets), (one.target_masks, two.target_masks)]
-    cameras = ((one.cameras, two.cameras), (one.references, two.references))
-    pairs += [(ours.camera_to_world, theirs.camera_to_world) for ours, theirs in cameras]
+    ours, theirs = (
+        [*vars(batch).values(), batch.cameras.camera_to_world, batch.references.camera_to_world] for batch in (one, two)
+    )
+    pairs = [(a, b) for a, b in zip(ours, theirs, strict=True) if isinstance(a, torch.Tensor)]
     return all(a.shape == b.shape and torch.allclose(a, b, atol=1e-6) for a, b in pairs)
 
 
@@ -98,10 +97,9 @@ def test_a_batch_is_a_pure_function_and_parts_make_the_whole(make: type) -> None
         parts = [small.batch(step, rank, 2) for rank in range(2)]
         assert same(joined(parts), large.batch(step))
         assert same(make(2).batch(step, 1, 2), parts[1])
-    assert not torch.equal(small.batch(0).targets, small.batch(1).targets)
 
 
-def test_a_pass_visits_every_object_once_in_a_new_order() -> None:
+def test_passes_and_views() -> None:
     batches = source(Plain(6), targets=1, photos=(1, 1))
     passes = []
     for number in range(2):
@@ -109,9 +107,6 @@ def test_a_pass_visits_every_object_once_in_a_new_order() -> None:
         passes.append([int(value * 10 + 1e-3) for value in seen])
     assert [sorted(order) for order in passes] == [[1, 2, 3, 4, 5, 6]] * 2
     assert passes[0] != passes[1]
-
-
-def test_views_are_different_ones_where_there_are_enough() -> None:
     batch = source(Plain(views=5), photos=(3, 3)).batch(0)
     assert batch.photos.shape == (2, 3, 3, 16, 16)
     values = torch.cat([batch.photos[0, :, 0, 0, 0], batch.targets[0, :, 0, 0, 0]])
@@ -126,6 +121,8 @@ def test_broken_objects_are_replaced_and_pictures_take_the_model_s_size() -> Non
     assert photos.shape == (4, 1, 3, 16, 16)
     assert {int(value * 10 + 1e-3) for value in photos[:, 0, 0, 0, 0]} == {1, 3, 4}
     assert dataset.skipped[0] == ("1", "torn")
+    refused("must hold objects", source, Plain(0))
+    refused("none of 2 objects could be read, the last because [01]: torn", source(Plain(2, broken=(0, 1))).batch, 0)
 
 
 def test_random_numbers_of_parts_are_cut_from_the_whole() -> None:
@@ -135,34 +132,18 @@ def test_random_numbers_of_parts_are_cut_from_the_whole() -> None:
         together = torch.cat([getattr(part, draw)(2, 5, 3) for part in parts])
         assert torch.equal(together, getattr(whole, draw)(6, 5, 3))
     uniform, normal = whole.uniform(4000), whole.normal(4000)
-    assert uniform.min() >= 0
-    assert uniform.max() < 1
-    assert abs(float(uniform.mean()) - 0.5) < 0.02
-    assert abs(float(normal.std()) - 1) < 0.05
+    assert 0 <= uniform.min() < uniform.max() < 1
+    assert (float(uniform.mean()), float(normal.std())) == (pytest.approx(0.5, abs=0.02), pytest.approx(1, abs=0.05))
 
 
-def test_seeds_differ_and_stay() -> None:
+def test_seeds_and_photo_counts() -> None:
     found = {derived_seed(seed, "losses", step) for seed in range(3) for step in range(50)}
     assert len(found) == 150
-    assert all(0 <= seed < 2**63 for seed in found)
     assert derived_seed(0, "losses", 1) == derived_seed(0, "losses", 1) != derived_seed(0, "views", 1)
     assert derived_seed(1, 23) != derived_seed(12, 3)
-
-
-def test_photo_counts_fill_the_range() -> None:
     counts = [photo_count((2, 4), 0, step) for step in range(200)]
     assert set(counts) == {2, 3, 4}
     assert min(counts.count(number) for number in (2, 3, 4)) > 40
-
-
-def test_procedural_batches_show_new_objects_from_their_reference() -> None:
-    batch = procedural().batch(0)
-    assert batch.references.centers.norm(dim=-1).tolist() == pytest.approx([1, 1])
-    assert batch.photos.min() < 0.9  # something is seen
-    assert not torch.equal(procedural(seed=1).batch(0).targets, batch.targets)
-    held_out = ProceduralBatches(ProceduralObjects("train"), config(curriculum=(9, 9)), held_out=True)
-    assert same(held_out.batch(0), procedural(seed=1).batch(0))
-    assert same(DatasetBatches(Plain(), config(), held_out=True).batch(0), source(Plain(), seed=1).batch(0))
 
 
 def test_photos_of_version_2_are_people_s_and_its_targets_clean(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +156,13 @@ def test_photos_of_version_2_are_people_s_and_its_targets_clean(monkeypatch: pyt
     assert ((taken.photos - clean.photos).abs().mean((1, 2, 3, 4)) > 1e-3).all()
 
 
-def test_a_pool_is_seen_before_the_next_one_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_procedural_batches_and_their_pools(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = procedural().batch(0)
+    assert batch.references.centers.norm(dim=-1).tolist() == pytest.approx([1, 1])
+    assert not torch.equal(procedural(seed=1).batch(0).targets, batch.targets)
+    held_out = ProceduralBatches(ProceduralObjects("train"), config(curriculum=(9, 9)), held_out=True)
+    assert same(held_out.batch(0), procedural(seed=1).batch(0))
+    assert same(DatasetBatches(Plain(), config(), held_out=True).batch(0), source(Plain(), seed=1).batch(0))
     batches, drawn = pooled(4), []
     original = ProceduralObjects.objects
 
@@ -188,11 +175,6 @@ def test_a_pool_is_seen_before_the_next_one_is_drawn(monkeypatch: pytest.MonkeyP
         batches.batch(step)
     assert [len(indices) for indices in drawn] == [8, 8, 8]
     assert len({index for indices in drawn for index in indices}) == 24
-
-
-def test_data_without_objects() -> None:
-    refused("must hold objects", source, Plain(0))
-    refused("none of 2 objects could be read, the last because [01]: torn", source(Plain(2, broken=(0, 1))).batch, 0)
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +194,6 @@ def test_shards_are_batches_like_any_other_data(shards: Path) -> None:
         parts = joined([small.batch(step, rank, 2) for rank in range(2)])
         assert same(parts, large.batch(step))
         assert same(parts, threads.batch(step))
-        assert same(source(ShardedViews(shards), 2).batch(step, 1, 2), small.batch(step, 1, 2))
     names = [source(ShardedViews(shards), 1)._example(position, 1).name for position in range(24)]
     assert len(set(names[:12])) == len(set(names[12:])) == 12
     assert names[:12] != names[12:]
@@ -226,22 +207,18 @@ def test_a_curriculum_gives_parts_by_the_step(pool: int) -> None:
     assert max(counts[4:]) > 2
     assert same(procedural(2, pool, curriculum=(2, 4)).batch(3), learning.batch(3))
     assert same(learning.batch(4), plain.batch(4))
-    assert not same(learning.batch(1), plain.batch(1))
     parts = procedural(1, pool, curriculum=(2, 4))
     assert same(joined([parts.batch(2, rank, 2) for rank in range(2)]), learning.batch(2))
 
 
-def test_colours_between_pixel_centres_by_hand() -> None:
-    """Two pixels a row: centres at NDC x = +1/2 (left) and -1/2, borders at ±1."""
+def test_colours_and_points_by_hand() -> None:
+    # two pixels a row: centres at NDC x = +1/2 (left) and -1/2, borders at ±1
     picture = torch.tensor([[[0.0, 1.0], [0.0, 1.0]]]).expand(3, 2, 2)[None]
     points = torch.tensor([[[0.5, 0.5], [-0.5, 0.5], [0.0, 0.0], [0.25, -0.5], [1.0, 1.0], [-1.0, -1.0]]])
     expected = torch.tensor([0.0, 1.0, 0.5, 0.25, 0.0, 1.0])
     torch.testing.assert_close(look_up(picture, points)[0, :, 0], expected)
     rows = look_up(picture.transpose(2, 3), torch.tensor([[[0.0, 0.5], [0.0, -0.25]]]))[0, :, 0]
     torch.testing.assert_close(rows, torch.tensor([0.0, 0.75]))
-
-
-def test_points_inside_the_silhouette() -> None:
     masks = torch.zeros(2, 1, 4, 4)
     masks[0, 0, 1, 3] = masks[0, 0, 3, 0] = 1  # row, column
     uniform = torch.rand(2, 400, 3, generator=torch.Generator().manual_seed(0))
@@ -260,7 +237,7 @@ def test_points_inside_the_silhouette() -> None:
     torch.testing.assert_close(points[0], torch.tensor([[0.0, 2 / 3], [0.0, 0.0]]))
 
 
-def test_rays_through_points_are_the_cameras_own() -> None:
+def test_rays_through_points() -> None:
     poses = orbit_cameras([20.0, 200.0], [10.0, -30.0]).camera_to_world
     cameras = Cameras(poses, torch.tensor([[4.5, 4.0], [3.0, 3.0]]), torch.tensor([[0.1, 0.2], [0, 0]]))
     centres = torch.linspace(1 - 1 / 5, -1 + 1 / 5, 5)
@@ -269,27 +246,13 @@ def test_rays_through_points_are_the_cameras_own() -> None:
     expected = camera_rays(cameras, 5, 5)
     torch.testing.assert_close(rays.directions, expected.directions, atol=1e-6, rtol=0)
     torch.testing.assert_close(rays.origins, expected.origins)
-
-
-def test_forms_agree_with_the_inference_path() -> None:
-    batch = TinySource(3).batch(0)
-    ours = reference_frame_plucker(camera_rays(batch.cameras, 4, 4, align_corners=True), batch.references)
-    for index in range(3):
-        theirs = reference_plucker(batch.cameras[2 * index : 2 * index + 2], batch.references[index], 4)
-        torch.testing.assert_close(ours[2 * index : 2 * index + 2], theirs, atol=2e-6, rtol=0)
-
-
-def test_query_rays_are_grouped_by_object() -> None:
     batch = TinySource(3).batch(0)
     uniform = torch.rand(6, 10, 3, generator=torch.Generator().manual_seed(0))
     rays, colors = query_rays(batch, uniform, 1.0)
-    assert rays.shape == (3, 20, 6)
     keep, views = slice(1, 2), slice(2, 4)
-    one = TrainingBatch(
-        batch.photos[keep], batch.references[keep], batch.targets[keep], batch.target_masks[keep], batch.cameras[views]
-    )
+    mine = (getattr(batch, name)[keep] for name in ("photos", "references", "targets", "target_masks"))
+    one = TrainingBatch(*mine, batch.cameras[views])
     alone, _ = query_rays(one, uniform[views], 1.0)
     torch.testing.assert_close(alone[0], rays[1])
     inside = batch.targets[0, 0][:, batch.target_masks[0, 0, 0] > 0.5]
     assert float(colors[0].min()) >= float(inside.min()) - 1e-4
-    assert rays[..., :3].norm(dim=-1).sub(1).abs().max() < 1e-5

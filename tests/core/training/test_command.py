@@ -1,28 +1,18 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from command_runs import read_run
+from command_runs import done, interrupted, press, read_run, refused
 from PIL import Image
 from tiny_training import tiny_config
-from typer.testing import CliRunner
 
 from upfusion_core import UpFusion
 from upfusion_core.cli import datasets as command
-from upfusion_core.cli.app import app
 from upfusion_core.cli.run import Run
 from upfusion_core.models.checkpoint import describe
-
-
-def upfusion(*arguments: object, code: int = 0) -> str:
-    """What the command says, in one line; it ends with `code`."""
-    result = CliRunner().invoke(app, ["train", *map(str, arguments)])
-    assert result.exit_code == code, result.output
-    return " ".join(result.output.split())
 
 
 def weights(folder: Path) -> bytes:
@@ -49,18 +39,16 @@ def _few_objects(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_run_in_two_stretches_is_one_run(common: tuple, tmp_path: Path) -> None:
     whole, parts, curriculum = tmp_path / "whole", tmp_path / "parts", ("--curriculum", "1, 2")
-    upfusion(*common, *curriculum, "-o", whole)
-    assert not (whole / "training.pt").exists()
-    assert "1 steps of 3; --resume goes on" in upfusion(*common, *curriculum, "-o", parts, "--max-minutes", 0)
+    done("train", *common, *curriculum, "-o", whole)
+    assert "1 steps of 3; --resume goes on" in done("train", *common, *curriculum, "-o", parts, "--max-minutes", 0)
     assert (parts / "training.pt").exists()
-    upfusion("-o", parts, "--resume", "--device", "cpu")
+    done("train", "-o", parts, "--resume", "--device", "cpu")
     assert weights(parts) == weights(whole)
     run = read_run(parts)
     assert (run["status"], run["step"]) == ("finished", 3)
-    assert {"model.safetensors", "history.json"} <= set(run["files"])
     assert run["settings"]["config"]["curriculum"] == [1, 2]
     assert describe(parts / "model.safetensors").config == tiny_config().model
-    assert "finished already" in upfusion("-o", parts, "--resume", "--device", "cpu")
+    assert "finished already" in done("train", "-o", parts, "--resume", "--device", "cpu")
 
 
 def test_a_folder_of_views_and_weights_to_start_from(config: Path, tmp_path: Path) -> None:
@@ -77,30 +65,23 @@ def test_a_folder_of_views_and_weights_to_start_from(config: Path, tmp_path: Pat
     for path in (data.parent / "dark/rgb").iterdir():
         Image.new("RGB", (16, 16)).save(path)
     common = ("encoder", "--config", config, "--data", data.parent, "--device", "cpu", "--steps", 1)
-    said = upfusion(*common, "-o", tmp_path / "one")
+    said = done("train", *common, "-o", tmp_path / "one")
     assert re.search(r"Skipped dark view \d: 00000\d.png must .* is blank.*1 steps, \d+ skipped", said, re.DOTALL)
-    upfusion(*common, "--init", tmp_path / "one" / "model.safetensors", "--seed", 4, "-o", tmp_path / "two")
+    done("train", *common, "--init", tmp_path / "one" / "model.safetensors", "--seed", 4, "-o", tmp_path / "two")
     assert read_run(tmp_path / "two")["settings"]["config"]["seed"] == 4
     assert UpFusion.load(tmp_path / "two" / "model.safetensors", device="cpu").image_size == 16
 
 
 def test_ctrl_c_is_130(common: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    @contextmanager
-    def pressing(title: str) -> Iterator[object]:
-        def on_step(step: int, total: int, preview: object) -> None:
-            raise KeyboardInterrupt
-
-        yield on_step
-
     out = tmp_path / "out"
-    monkeypatch.setattr(command, "progress", pressing)
-    assert "upfusion train --resume -o" in upfusion(*common, "-o", out, code=130)
+    monkeypatch.setattr(command, "progress", lambda title: nullcontext(press))
+    assert "upfusion train --resume -o" in interrupted("train", *common, "-o", out)
     assert read_run(out)["status"] == "interrupted"
-    upfusion(*common, "-o", out, code=2)  # neither --resume nor --force
-    assert "was begun with config" in upfusion("--resume", "-o", out, "--seed", 9, "--device", "cpu", code=2)
+    refused("train", *common, "-o", out)  # neither --resume nor --force
+    assert "was begun with config" in refused("train", "--resume", "-o", out, "--seed", 9, "--device", "cpu")
     (tmp_path / "w.safetensors").write_bytes(b"no weights")
     before = sorted(out.rglob("*"))
-    upfusion(*common, "-o", out, "--force", "--init", tmp_path / "w.safetensors", code=2)
+    refused("train", *common, "-o", out, "--force", "--init", tmp_path / "w.safetensors")
     assert sorted(out.rglob("*")) == before
 
 
@@ -111,10 +92,7 @@ REFUSED = [
     ("diffusion --config TINY --data procedural", "must be that of the configuration, encoder"),
     ("encoder --config none.json --data procedural", "JSON file, got none.json"),
     ("encoder --config mini --data procedural --init nothing.pt", "none at nothing.pt"),
-    *(
-        (f"encoder --config TINY --data procedural --curriculum {steps}", "--curriculum")
-        for steps in ("5", "a,b", "1" * 5000 + ",5", "0," + "1" * 30)
-    ),
+    (f"encoder --config TINY --data procedural --curriculum 0,{'1' * 5000}", "--curriculum"),
     ("encoder --config TINY --data procedural --curriculum 5,2", "curriculum must be the steps"),
     ("encoder --config TINY --data . --curriculum 2,5", "a curriculum is of procedural objects"),
 ]
@@ -123,66 +101,56 @@ REFUSED = [
 @pytest.mark.parametrize(("line", "words"), REFUSED)
 def test_what_is_refused(line: str, words: str, config: Path, tmp_path: Path) -> None:
     given = [str(config) if word == "TINY" else word for word in line.split()]
-    assert words in upfusion(*given, "-o", tmp_path / "out", "--device", "cpu", code=2)
+    assert words in refused("train", *given, "-o", tmp_path / "out", "--device", "cpu")
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK"])
-def test_numbers_of_processes(name: str, common: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(name, "abc")
-    said = upfusion(*common, "-o", tmp_path / "out", code=2)
-    assert f"{name} must be the number of a process, got 'abc'" in said
-    assert not (tmp_path / "out").exists()
+def test_numbers_of_processes(common: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOCAL_RANK", "RANK"):
+        monkeypatch.setenv(name, "abc")
+        assert f"{name} must be the number of a process, got 'abc'" in refused("train", *common, "-o", tmp_path)
 
 
 def test_a_run_without_its_state(common: tuple, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    upfusion(*common, "-o", out, "--max-minutes", 0)
+    done("train", *common, "-o", out, "--max-minutes", 0)
     (out / "run.json").write_text(json.dumps(read_run(out) | {"status": "interrupted"}))
     (out / "training.pt").unlink()
-    assert "no training.pt to go on from" in upfusion("-o", out, "--resume", code=2)
+    assert "no training.pt to go on from" in refused("train", "-o", out, "--resume")
 
 
 def test_killed_before_its_first_state_it_begins_anew(common: tuple, tmp_path: Path) -> None:
     """With the weights that it began with, although they are not named again."""
     whole, killed, first = (tmp_path / name for name in ("whole", "killed", "first"))
-    upfusion(*common, "--steps", 1, "--seed", 3, "-o", first)
+    done("train", *common, "--steps", 1, "--seed", 3, "-o", first)
     for out in (whole, killed):
-        upfusion(*common, "--init", first / "model.safetensors", "-o", out)
+        done("train", *common, "--init", first / "model.safetensors", "-o", out)
     content = read_run(killed) | {"status": "running", "stages": [], "files": [], "timings_seconds": {}}
     (killed / "run.json").write_text(json.dumps(content))
     (killed / "model.safetensors").unlink()
-    said = upfusion("-o", killed, "--resume", "--device", "cpu")
+    said = done("train", "-o", killed, "--resume", "--device", "cpu")
     assert "nothing was saved before the run stopped, so it begins anew" in said
     assert weights(killed) == weights(whole)
 
 
-def test_killed_between_its_end_and_its_last_words(config: Path, tmp_path: Path) -> None:
+def test_killed_between_its_end_and_its_last_words(common: tuple, tmp_path: Path) -> None:
     """The model is written and the run is recorded as finished, but its state is still there."""
     out = tmp_path / "out"
-    common = ("--data", "procedural", "--device", "cpu", "-o", out)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "_remove", lambda run, *names: None)
-        upfusion("encoder", "--config", config, *common)
-    weights = (out / "model.safetensors").read_bytes()
+        done("train", *common, "-o", out)
+    before = weights(out)
     assert (out / "training.pt").exists()
-    upfusion("-o", out, "--resume", "--device", "cpu")
+    done("train", "-o", out, "--resume", "--device", "cpu")
     assert not (out / "training.pt").exists()
-    assert (out / "model.safetensors").read_bytes() == weights
+    assert weights(out) == before
 
 
-def test_processes_beside_the_first_keep_none(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
+def test_the_other_processes_keep_no_record(common: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, out = [], tmp_path / "out"
     monkeypatch.setattr(command, "train", lambda config, *given, **_: seen.append((given[2], config.steps)))
     monkeypatch.setenv("RANK", "1")
-    out = tmp_path / "out"
-    upfusion("encoder", "--config", config, "--data", "procedural", "--device", "cpu", "-o", out)
-    assert seen == [(out, 3)]
-    assert not out.exists()
-
-
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"settings": NaN}', "{}", ""])
-def test_processes_beside_the_first_want_a_record(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RANK", "1")
-    (tmp_path / "run.json").write_text(text)
-    assert "run.json must be" in upfusion("-o", tmp_path, "--resume", code=2)
+    done("train", *common, "-o", out)
+    assert (seen, out.exists()) == ([(out, 3)], False)
+    (tmp_path / "run.json").write_text('{"settings": NaN}')
+    assert "run.json must be" in refused("train", "-o", tmp_path, "--resume")

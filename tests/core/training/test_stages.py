@@ -6,15 +6,14 @@ from refusals import refused
 from tiny_training import SIZE, TinySource, tiny_config
 from torch import Tensor, nn
 
+from upfusion_core import HostedUpFusion, InputViews, SceneEncoding
 from upfusion_core.models.checkpoint import Networks
 from upfusion_core.models.stable_diffusion import decode_latents, encode_images
 from upfusion_core.pipeline.prior import DiffusersPrior
 from upfusion_core.pipeline.sampling import alphas_cumprod
-from upfusion_core.pipeline.upfusion import HostedUpFusion
 from upfusion_core.training.batches import BatchRandom
 from upfusion_core.training.initial import initial_networks
 from upfusion_core.training.stages import OUTPUT_HALF, calibrate_latents, kept_conditions, make_stage, zeroed
-from upfusion_core.types import InputViews, SceneEncoding
 
 
 def made(stage: str, **changes: Any) -> tuple[nn.Module, Networks, tuple[Tensor, Tensor]]:  # noqa: ANN401
@@ -27,19 +26,20 @@ def terms_of(stage: nn.Module, seed: int = 0) -> dict[str, Tensor]:
     return stage(**stage.inputs(TinySource().batch(1), BatchRandom(seed)))
 
 
-def test_colour_loss_by_hand() -> None:
+def test_losses_by_hand() -> None:
     stage, networks, _ = made("encoder")
     last = networks.upsrt.ray_decoder.rgb_mlp[-1]
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)  # sigmoid(0) = 0.5
     inputs = stage.inputs(TinySource().batch(1), BatchRandom(0))
-    assert inputs["rays"].shape == (2, 64, 6)
     loss = stage(**inputs)
-    assert loss.keys() == {"rgb"}
     torch.testing.assert_close(loss["rgb"], (inputs["colors"] - 0.5).square().mean())
-
-
-def test_autoencoder_terms_by_hand() -> None:
+    stage, networks, _ = made("diffusion", rgb_weight=0.0)
+    nn.init.zeros_(networks.unet.conv_out.weight)
+    nn.init.zeros_(networks.unet.conv_out.bias)
+    inputs = stage.inputs(TinySource().batch(1), BatchRandom(0))
+    assert inputs["noise"].shape == (4, 4, SIZE // 2, SIZE // 2)
+    torch.testing.assert_close(stage(**inputs)["eps"], inputs["noise"].square().mean())
     stage, networks, _ = made("autoencoder", kl_weight=0.1)
     for layer in (networks.vae.quant_conv, networks.vae.decoder.conv_out):
         nn.init.zeros_(layer.weight)
@@ -53,15 +53,6 @@ def test_autoencoder_terms_by_hand() -> None:
     torch.testing.assert_close(loss["mse"], 4 * error.square().mean())
 
 
-def test_noise_loss_by_hand() -> None:
-    stage, networks, _ = made("diffusion", rgb_weight=0.0)
-    nn.init.zeros_(networks.unet.conv_out.weight)
-    nn.init.zeros_(networks.unet.conv_out.bias)
-    inputs = stage.inputs(TinySource().batch(1), BatchRandom(0))
-    assert inputs["noise"].shape == (4, 4, SIZE // 2, SIZE // 2)
-    torch.testing.assert_close(stage(**inputs)["eps"], inputs["noise"].square().mean())
-
-
 def test_diffusion_trains_what_inference_computes() -> None:
     """The loss is that of the library's own prediction on the same latents, conditions included."""
     stage, networks, text = made("diffusion", dropout=0.0)
@@ -69,16 +60,8 @@ def test_diffusion_trains_what_inference_computes() -> None:
     inputs = stage.inputs(batch, BatchRandom(0))
     views = InputViews(batch.photos[0], torch.ones_like(batch.photos[0, :, :1]), torch.full((3, 2), 4.5))
     prior = DiffusersPrior(networks, 8)
-    model = HostedUpFusion(
-        stage.config.model,
-        dino=networks.dino,
-        upsrt=networks.upsrt,
-        prior=prior,
-        device=torch.device("cpu"),
-        dtype=torch.float32,
-        text=text,
-        model_id="",
-    )
+    parts = {"dino": networks.dino, "upsrt": networks.upsrt, "prior": prior, "text": text, "model_id": ""}
+    model = HostedUpFusion(stage.config.model, **parts, device=torch.device("cpu"), dtype=torch.float32)
     cond = model.condition(SceneEncoding(model.set_latents(views), batch.references), batch.cameras)
     with torch.no_grad():
         latents = encode_images(networks.vae, batch.targets[0], inputs["posterior_noise"])
@@ -117,21 +100,18 @@ def all_names(networks: Networks, *parts: str) -> set[str]:
     return {f"{part}.{name}" for part in parts for name, _ in getattr(networks, part).named_parameters()}
 
 
-@pytest.mark.parametrize(
-    ("stage_name", "changes", "parts"),
-    [
+def test_what_each_stage_trains() -> None:
+    for stage_name, changes, parts in (
         ("encoder", {}, ("dino", "upsrt")),
         ("encoder", {"train_dino": False}, ("upsrt",)),
         ("autoencoder", {}, ("vae",)),
         ("diffusion", {"dropout": 0.0}, ("dino", "upsrt", "controlnet", "unet")),
         ("diffusion", {"dropout": 0.0, "rgb_weight": 0.0}, ("dino", "upsrt", "controlnet", "unet")),
-    ],
-)
-def test_what_each_stage_trains(stage_name: str, changes: dict, parts: tuple[str, ...]) -> None:
-    stage, networks, _ = made(stage_name, **changes)
-    sum(terms_of(stage).values()).backward()
-    frozen = {name for name in all_names(networks, "upsrt") if "rgb_mlp" in name and "rgb_weight" in changes}
-    assert got_gradients(networks) == all_names(networks, *parts) - frozen  # without a colour loss
+    ):
+        stage, networks, _ = made(stage_name, **changes)
+        sum(terms_of(stage).values()).backward()
+        frozen = {name for name in all_names(networks, "upsrt") if "rgb_mlp" in name and "rgb_weight" in changes}
+        assert got_gradients(networks) == all_names(networks, *parts) - frozen  # without a colour loss
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["kept", "checkpointed"])
@@ -140,7 +120,6 @@ def test_the_released_diffusion_trains_controlnet_and_output_half(again: bool) -
     stage, networks, _ = made("diffusion", gradient_checkpointing=again, **options)
     terms_of(stage)["eps"].backward()
     half = {f"unet.{name}" for name, _ in networks.unet.named_parameters() if name.startswith(OUTPUT_HALF)}
-    assert half < all_names(networks, "unet")
     found = got_gradients(networks)
     assert found == all_names(networks, "controlnet") | half
     trained = {id(value) for value in stage.parameters() if value.requires_grad}
@@ -153,14 +132,12 @@ def test_checkpointing_changes_no_gradient(stage_name: str) -> None:
     for again in (False, True):
         stage, networks, _ = made(stage_name, gradient_checkpointing=again)
         sum(terms_of(stage).values()).backward()
-        gradients.append([value.grad for network in vars(networks).values() for value in network.parameters()])
-    for one, two in zip(*gradients, strict=True):
-        assert (one is None) == (two is None)
-        if one is not None:
-            torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
+        parameters = (value for network in vars(networks).values() for value in network.parameters())
+        gradients.append({number: value.grad for number, value in enumerate(parameters) if value.grad is not None})
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
 
 
-def test_calibrated_latents_are_of_unit_spread_and_paint_the_same() -> None:
+def test_calibrated_latents_and_what_stages_refuse() -> None:
     _, networks, _ = made("autoencoder")
     vae = networks.vae.eval()
     pictures = TinySource(8).batch(0).targets.flatten(0, 1)
@@ -173,9 +150,6 @@ def test_calibrated_latents_are_of_unit_spread_and_paint_the_same() -> None:
         torch.testing.assert_close(decode_latents(vae, after), before, rtol=0, atol=2e-5)
     torch.testing.assert_close(after.mean(dim=(0, 2, 3)), torch.zeros(4), rtol=0, atol=1e-4)
     torch.testing.assert_close(sampled.std(dim=(0, 2, 3)), torch.ones(4), rtol=0, atol=0.05)
-
-
-def test_what_stages_refuse() -> None:
     stage, networks, text = made("diffusion")
     refused("embeddings of two prompts", make_stage, stage.config, networks, (text[0][:, :5], text[1]))
     nn.init.zeros_(networks.vae.quant_conv.weight)

@@ -1,14 +1,25 @@
-"""Where a world point is seen, and where a mark is found in pictures: for tests of cameras beside their pictures."""
+"""Data sets: reading them whole, and where a mark is seen in their pictures."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from upfusion_core.data.views import PosedViews
+from upfusion_core.data.views import MultiViewDataset, PosedViews
 from upfusion_core.geometry import camera_rays, to_reference_frame
+from upfusion_core.support.errors import UpFusionError
 from upfusion_core.types import Cameras
+
+
+def readable(dataset: MultiViewDataset) -> Iterator[PosedViews]:
+    """Every object that can be read, once and in order, with all its views; the data set counts the others."""
+    for index in range(len(dataset)):
+        try:
+            yield dataset[index]
+        except UpFusionError:
+            continue  # noted in `skipped`
 
 
 def pixels(cameras: Cameras, point: Tensor, size: int) -> Tensor:
