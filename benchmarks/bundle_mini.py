@@ -37,7 +37,7 @@ def run_facts(folder: Path) -> dict[str, Any]:
     state, record = folder / "training.pt", folder / "run.json"
     if state.is_file():
         content = torch.load(state, map_location="cpu", weights_only=True, mmap=True)
-        return summary(json.loads(content["config"]), content["step"], content["elapsed"])
+        return summary(json.loads(content["config"]), content["step"], content.get("worked", content["elapsed"]))
     if record.is_file():
         content = json.loads(record.read_text(encoding="utf-8"))
         return summary(content["settings"]["config"], content["step"], content["timings_seconds"]["train"])

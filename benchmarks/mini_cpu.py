@@ -3,21 +3,25 @@
     python benchmarks/mini_cpu.py render CACHE [--chunks 80] [--worker 0] [--workers 1]
     python benchmarks/mini_cpu.py train encoder|autoencoder|diffusion CACHE -o OUT [--steps N] [--constant]
         [--init WEIGHTS ...] [--resume] [--minutes M]
+    python benchmarks/mini_cpu.py speed CACHE [--steps 10]
 
 Rendering a view costs as much as a training step on it, so that `upfusion train --data procedural`, which renders anew
 each time, is for GPUs. Here 512 objects a chunk are rendered once, 12 views each, the first 4 of them at the elevation
 that references have; every example draws its reference among those, and photos and targets among the rest. Two of three
 chunks are of the generator's version 2, whose first 7 views are photos as people take them, the rest targets. Several
-workers may render side by side.
+workers may render side by side. Matrix products and convolutions are computed in bfloat16 where the processor can:
+`speed` tells what that and larger batches give.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 from dataclasses import replace
 from multiprocessing import parent_process
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
@@ -28,14 +32,14 @@ from upfusion_core.config import DiffusionConfig, DinoConfig, ModelConfig, Train
 from upfusion_core.geometry.cameras import orbit_cameras
 from upfusion_core.procedural import ProceduralObjects
 from upfusion_core.support.devices import derived_seed
-from upfusion_core.support.files import save_tensors
+from upfusion_core.support.files import bundled_path, save_tensors
 from upfusion_core.training.batches import ProceduralBatches, TrainingBatch, photo_count
 from upfusion_core.training.loop import train
 from upfusion_core.types import REFERENCE_FOCAL, Cameras
 
 SIZE, VIEWS, REFERENCES, PHOTOS, CHUNK = 32, 12, 4, 7, 512
 FIRST_OBJECT = 1_000_000
-WIDTH = 160
+WIDTH, WARMUPS = 160, 2
 STEPS = {"encoder": 10_000, "autoencoder": 4600, "diffusion": 2700}
 
 
@@ -60,15 +64,18 @@ def small_model() -> ModelConfig:
 
 def stage_config(stage: str, steps: int, constant: bool) -> TrainConfig:
     """The encoder trains on all it can get; the diffusion on its features as they then are, so that it is cheap."""
+    processor = Path("/proc/cpuinfo")
+    known = processor.read_text(encoding="utf-8") if processor.exists() else ""
+    fast = stage != "autoencoder" and ("avx512_bf16" in known or "amx_bf16" in known)
     common = TrainConfig(
         stage=stage, model=small_model(), batch_size=32, photos=(1, 6), targets=4, rays=64, inside_share=0.7,
         steps=steps, learning_rate=1e-3, betas=(0.9, 0.99), warmup_steps=100, final_share=1.0 if constant else 0.02,
         ema_decay=0.998, train_dino=stage == "encoder", train_upsrt=stage == "encoder", train_unet="all",
-        validate_every=500, validation_batches=1,
+        validate_every=500, validation_batches=1, precision="bf16" if fast else "no",
     )  # fmt: skip
     if stage == "encoder":
         return common
-    return replace(common, batch_size=5 if stage == "diffusion" else 3, ema_decay=0.995)
+    return replace(common, batch_size=10 if stage == "diffusion" else 3, ema_decay=0.995)
 
 
 def render(cache: Path, chunks: int, worker: int = 0, workers: int = 1) -> None:
@@ -145,6 +152,21 @@ def validation_batches(config: TrainConfig) -> dict[str, ProceduralBatches]:
     return {name: ProceduralBatches(each, config) for name, each in objects.items()}
 
 
+def speed(cache: Path, steps: int) -> None:
+    """Prints examples a second of processor time: by steps in float32 of the batches they had at first, and as now."""
+    for stage, first_batch in (("encoder", 32), ("diffusion", 5)):
+        now = replace(stage_config(stage, steps, True), validate_every=0, validation_batches=0)
+        for config in (replace(now, precision="no", batch_size=first_batch), now):
+            ends: list[float] = []
+            with TemporaryDirectory() as folder:
+                train(
+                    config, CachedBatches(cache, config), {}, folder, init=[bundled_path("mini.safetensors")],
+                    device="cpu", on_step=lambda *_, ends=ends: ends.append(time.process_time()),
+                )  # fmt: skip
+            rate = config.batch_size * (len(ends) - 1 - WARMUPS) / (ends[-1] - ends[WARMUPS])
+            print(f"{stage:10} precision {config.precision:4} batches of {config.batch_size:2} {rate:6.1f} examples/s")
+
+
 def _cameras(azimuth: Tensor, elevation: Tensor) -> Cameras:
     distance = torch.ones(azimuth.numel())
     return orbit_cameras(azimuth.flatten(), elevation.flatten(), distance, focal=REFERENCE_FOCAL)
@@ -158,6 +180,9 @@ def main() -> None:
     drawing.add_argument("--chunks", type=int, default=80)
     drawing.add_argument("--worker", type=int, default=0)
     drawing.add_argument("--workers", type=int, default=1)
+    timing = commands.add_parser("speed")
+    timing.add_argument("cache", type=Path)
+    timing.add_argument("--steps", type=int, default=10)
     training = commands.add_parser("train")
     training.add_argument("stage", choices=("encoder", "autoencoder", "diffusion"))
     training.add_argument("cache", type=Path)
@@ -170,8 +195,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.command == "render":
-        render(options.cache, options.chunks, options.worker, options.workers)
-        return
+        return render(options.cache, options.chunks, options.worker, options.workers)
+    if options.command == "speed":
+        return speed(options.cache, options.steps)
     config = stage_config(options.stage, options.steps or STEPS[options.stage], options.constant)
     result = train(
         config, CachedBatches(options.cache, config), validation_batches(config), options.output, init=options.init,

@@ -113,10 +113,10 @@ def training(facts: dict[str, Any]) -> str:
         ]
         lines += ["", f"Together {sum(run['seconds'] for run in runs) / 3600:.1f} hours.", ""]
     lines += [
-        "The exact commands, and those that go on from it on a GPU, are in `benchmarks/train_mini.sh`:",
+        "The commands that go on from it are in `benchmarks/train_mini.sh`:",
         "",
         "```",
-        "bash benchmarks/train_mini.sh cpu OUT    # nearly as it was made: stages in a chain, falling rates",
+        "bash benchmarks/train_mini.sh cpu OUT    # goes on from it beside other work, for days",
         "bash benchmarks/train_mini.sh gpu OUT    # goes on from the bundled model, in stretches of MINUTES",
         "```",
         "",

@@ -20,6 +20,7 @@ of the last diffusion part with its measures.json. A stop costs at most two minu
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -67,6 +68,9 @@ class Watch:
         if time.monotonic() < self.next:
             return
         self.next = time.monotonic() + MINUTE
+        if os.getsid(0) == os.getpid():  # Linux weighs sessions against each other, each with all its processes
+            with suppress(OSError):  # no such system, or it is busy
+                Path("/proc/self/autogroup").write_text("19", encoding="ascii")
         if not (self.out / "code").is_dir():
             raise SystemExit(f"{self.out} has vanished; the same line begins anew")
         objects = self.rendered()
@@ -138,6 +142,9 @@ def go(out: Path) -> None:
                 watch(f"{name}: waiting for {least:,} objects")
                 time.sleep(1)
             resume = (folder / STATE_NAME).exists()
+            if resume:  # as it was begun, whatever the code has become, and the processor
+                state = torch.load(folder / STATE_NAME, weights_only=True, mmap=True)
+                config = TrainConfig.from_dict(json.loads(state["config"]))
 
             def told(done: int, total: int, preview: object, name: str = name) -> None:
                 watch(f"{name}: {done / 3600:.2f} of {total / 3600:.2f} h", out / name / HISTORY_NAME)
@@ -161,13 +168,11 @@ def main() -> None:
     out = Path(sys.argv[1]).resolve()
     try:
         with FileLock(out / "lock", timeout=60):  # one that was killed may take a while to end, at its priority
+            (out / "pid").write_text(f"{os.getpid()}\n", encoding="utf-8")
             log = os.open(out / "log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             os.dup2(log, 1)
             os.dup2(log, 2)
             os.nice(19)
-            if os.getsid(0) == os.getpid():  # Linux weighs sessions against each other, each with all its processes
-                with suppress(OSError):
-                    Path("/proc/self/autogroup").write_text("19")
             torch.set_num_threads(1)
             go(out)
     except Timeout:

@@ -5,8 +5,8 @@
 #   bash benchmarks/train_mini.sh gpu OUT      goes on from the bundled model, at its sizes, on a GPU
 #   bash benchmarks/train_mini.sh gpu64 OUT    a new one of 64 x 64 pixels, on a GPU (the preset `mini`)
 #
-# On a GPU, MINUTES (default 25) is the time of each stage in one call, STAGES (default "autoencoder encoder diffusion") chooses
-# stages. Let each stage train until its curves (OUT/STAGE/curves.png) are flat before the next begins: the encoder until
+# On a GPU, MINUTES (default 25) is the time of each stage in one call, STAGES (default "autoencoder encoder diffusion")
+# chooses stages. Let each stage train until its curves (OUT/STAGE/curves.png) are flat before the next begins: the encoder until
 # more photos clearly help. Then measure it and put it into the package:
 #
 #   upfusion evaluate --model OUT/diffusion/model.safetensors --data procedural --objects 100 --guidance 3 -o OUT/report

@@ -1,6 +1,6 @@
-"""benchmarks/train_mini.py on networks that train in seconds, killed and begun again until it has a candidate.
+"""benchmarks/train_mini.py on networks that train in seconds, killed and begun again; what it starts from is gone then.
 
-python tests/core/background_worker.py OUT KILLS    # so many kills; what it starts from is gone after the first
+python tests/core/background_worker.py OUT KILLS UNTIL    # so many kills, then until the file OUT/UNTIL is there
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def run(out: Path) -> None:
 def main() -> None:
     out, kills = Path(sys.argv[1]), int(sys.argv[2])
     prepare(out)
-    candidate, state, moments = out / "candidate/measures.json", out / "00-encoder/training.pt", random.Random(0)
+    end, state, moments = out / sys.argv[3], out / "00-encoder" / "training.pt", random.Random(0)
     for kill in range(kills + 1):
         child = os.fork()
         if not child:
@@ -65,8 +65,8 @@ def main() -> None:
                 run(out)
             finally:
                 os._exit(1)
-        end = time.monotonic() + moments.uniform(0.1, 1.5)
-        while not candidate.exists() if kill == kills else not state.exists() or (kill and time.monotonic() < end):
+        moment = time.monotonic() + moments.uniform(0.1, 1.5)
+        while not end.exists() if kill == kills else not state.exists() or (kill and time.monotonic() < moment):
             if os.waitpid(child, os.WNOHANG) != (0, 0):
                 raise SystemExit(f"it ended by itself: {(out / 'log').read_text()}")
             time.sleep(0.01)

@@ -44,7 +44,11 @@ def grouped_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     groups, heads = key.shape[:2]
     batch, length, width = query.shape
     folded = split_heads(query.reshape(groups, batch // groups * length, width), heads)
-    out = scaled_dot_product_attention(folded, key, value)
+    if folded.requires_grad and (folded.device.type, folded.dtype) == ("cpu", torch.bfloat16):
+        # torch's own takes a CPU five times as long backwards
+        out = (folded * folded.shape[-1] ** -0.5 @ key.transpose(-1, -2)).softmax(-1) @ value
+    else:
+        out = scaled_dot_product_attention(folded, key, value)
     return out.transpose(1, 2).reshape(batch, length, width)
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 MODEL_NAME = "model.safetensors"
+Sources = Mapping[str, BatchSource]
 CALIBRATION_BATCHES = 8
 
 
@@ -46,7 +47,7 @@ class TrainResult:
 def train(
     config: TrainConfig,
     source: BatchSource,
-    validation: BatchSource | Mapping[str, BatchSource],
+    validation: BatchSource | Sources,
     folder: str | Path,
     *,
     init: Sequence[str | Path] = (),
@@ -68,8 +69,7 @@ def train(
     Args:
         validation: its batches 0, 1, … are the fixed ones; of several sources, each name stands behind its terms.
         init: files or folders of weights to start from (see initial_networks); not read when resuming.
-        on_step: called after each step (or seconds of the configuration's hours), in the main process; the preview
-            shows validation pictures.
+        on_step: called after each step, in the main process, with steps or seconds; shows validation pictures.
     """
     folder = Path(folder)
     saved = read_state(folder / STATE_NAME, config) if resume else None
@@ -111,8 +111,7 @@ def frozen_parts(config: TrainConfig) -> list[str]:
 
 
 def learning_rate(config: TrainConfig, step: int, worked: float = 0.0) -> float:
-    """The rate of optimiser step `step`, counted from 0, `worked` seconds after the beginning: a linear rise, then a
-    cosine down to the final share, along the steps or the hours."""
+    """The rate of step `step`, counted from 0: a linear rise, then a cosine down, along steps or hours `worked`."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
@@ -193,13 +192,10 @@ class Training:
 
     def progress(self) -> tuple[int, int]:
         """How much is done of how much: steps or, of a configuration with hours, seconds of the processor."""
-        if self.config.hours:
-            return int(self.state.worked), math.ceil(3600 * self.config.hours)
-        return self.state.step, self.config.steps
+        hours, state = self.config.hours, self.state
+        return (int(state.worked), math.ceil(3600 * hours)) if hours else (state.step, self.config.steps)
 
-    def run(
-        self, source: BatchSource, validation: Mapping[str, BatchSource], deadline: float, on_step: OnStep | None
-    ) -> None:
+    def run(self, source: BatchSource, validation: Sources, deadline: float, on_step: OnStep | None) -> None:
         """Steps until something stops them; the state is saved before anything is raised."""
         try:  # held, as other processes would wait for this one in the midst of a step
             with nullcontext() if self.accelerator.num_processes == 1 else self.interrupted.held():
@@ -209,9 +205,7 @@ class Training:
                 self.save()
             raise
 
-    def _loop(
-        self, source: BatchSource, validation: Mapping[str, BatchSource], deadline: float, on_step: OnStep | None
-    ) -> None:
+    def _loop(self, source: BatchSource, validation: Sources, deadline: float, on_step: OnStep | None) -> None:
         config, state, main = self.config, self.state, self.accelerator.is_main_process
         count, device = config.validation_batches if main else 0, self.accelerator.device
         fixed = {name: [each.batch(index).to(device) for index in range(count)] for name, each in validation.items()}
@@ -291,14 +285,14 @@ class Training:
         if not every or step % every or step == done or not self.accelerator.is_main_process:
             return
         row: dict[str, float] = {"step": step}
-        numbered = [(source, index, batch) for source, batches in fixed.items() for index, batch in enumerate(batches)]
+        numbered = [(name, index, batch) for name, batches in fixed.items() for index, batch in enumerate(batches)]
         with self.averaged(), torch.no_grad(), self.accelerator.autocast():
-            for source, index, batch in numbered:
+            for name, index, batch in numbered:
                 seed = derived_seed(self.config.seed, "validation", index)
                 random = BatchRandom(seed, device=self.accelerator.device)
                 for term, value in self.stage(**self.stage.inputs(batch, random)).items():
-                    name = f"{term} {source}".rstrip()
-                    row[name] = row.get(name, 0.0) + float(value) / len(fixed[source])
+                    term = f"{term} {name}".rstrip()
+                    row[term] = row.get(term, 0.0) + float(value) / len(fixed[name])
         history.validation.append(row)
         self.reporter.scalars(row, "validation")
         if numbered:

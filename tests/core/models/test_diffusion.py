@@ -6,6 +6,7 @@ from golden_files import golden, golden_cameras, sizes, worst
 from refusals import refused
 from rule_weights import golden_shapes, rule_state_dict
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 
 from upfusion_core.config import DiffusionConfig, VaeConfig
 from upfusion_core.geometry import reference_camera, reference_plucker
@@ -90,6 +91,19 @@ def test_attention_and_embedding_by_hand() -> None:
             assert worst(ours[sample, :, part], scores.softmax(-1) @ value[sample // 2, :, part]) < 1e-6
     angle = torch.tensor([3.0, 3.0 * 10000**-0.5])
     assert worst(timestep_embedding(torch.tensor([3]), 4)[0], torch.cat([angle.cos(), angle.sin()])) < 1e-6
+
+
+def test_attention_trains_in_bfloat16_on_a_cpu() -> None:
+    generator = torch.Generator().manual_seed(0)
+    made = [torch.randn(2, count, 8, generator=generator).bfloat16().requires_grad_() for count in (5, 7, 7)]
+    query, key, value = made
+    ours = grouped_attention(query, split_heads(key, 2), split_heads(value, 2))
+    heads = [split_heads(each.float(), 2) for each in made]
+    plain = scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+    pairs = zip(*(torch.autograd.grad(some.float().square().sum(), made) for some in (ours, plain)), strict=True)
+    step = 2.0**-8  # of bfloat16, from 1; sums of seven
+    assert worst(ours.detach(), plain.detach()) < 4 * step
+    assert all(worst(mine, theirs) < 8 * step * theirs.abs().max() for mine, theirs in pairs)
 
 
 def test_layers_come_from_the_host(config: DiffusionConfig) -> None:

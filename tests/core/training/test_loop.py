@@ -1,5 +1,6 @@
 """The training loop: what a run computes, shows and saves, and what it refuses to begin."""
 
+import itertools
 import json
 import math
 import os
@@ -31,7 +32,7 @@ from upfusion_core.support.files import save_tensors
 from upfusion_core.training import report
 from upfusion_core.training.batches import TrainingBatch
 from upfusion_core.training.initial import initial_networks
-from upfusion_core.training.loop import Training, accumulate_gradients, learning_rate
+from upfusion_core.training.loop import Training, accumulate_gradients, learning_rate, train
 from upfusion_core.training.report import Averaged, History, read_state
 from upfusion_core.training.stages import calibrate_latents, make_stage
 
@@ -139,11 +140,39 @@ def test_averages_rates_and_means_by_hand() -> None:
     assert rates == pytest.approx([0.5, 1.0, 1.0, 0.6, 0.2])
     constant = replace(config, warmup_steps=0, final_share=1.0)
     assert {learning_rate(constant, step) for step in range(12)} == {1.0}
+    timed = replace(config, hours=2.0)  # along processor time
+    rates = [learning_rate(timed, step, worked) for step, worked in ((0, 7200), (99, 0), (99, 3600), (99, 9000))]
+    assert rates == pytest.approx([0.5, 1.0, 0.6, 0.2])
     history = History()
     assert history.add(1, {"rgb": 1.0}, {"learning_rate": 0.1}, 2) is None
     assert history.add(2, {"rgb": 3.0}, {"learning_rate": 0.2}, 2) == {"step": 2, "rgb": 2.0, "learning_rate": 0.2}
     assert history.add(3, {"rgb": 5.0}, {}, 2) is None
     assert (history.sums, history.count, len(history.losses)) == ({"rgb": 5.0}, 1, 1)
+
+
+def test_states_are_saved_after_minutes(tmp_path: Path) -> None:
+    for minutes, saved in ((0.0, False), (1e-6, True)):
+        config, found = tiny_config(save_minutes=minutes, steps=3), []
+        state = tmp_path / str(minutes) / "training.pt"
+        run_tiny(config, state.parent, on_step=lambda *_, state=state, found=found: found.append(state.exists()))
+        assert found == [False, saved, saved]
+
+
+def test_hours_of_work_are_kept_over_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = itertools.count(step=600.0)  # a step takes ten minutes
+    monkeypatch.setattr("upfusion_core.training.loop.time.process_time", lambda: next(ticks))
+    config, shown = tiny_config(hours=0.5, validate_every=2), []
+    with pytest.raises(InterruptedError):
+        run_tiny(config, tmp_path, on_step=Mock(side_effect=InterruptedError))
+    assert read_state(tmp_path / "training.pt", config)["worked"] == 600
+    both = {"one": TinySource(fixed=True), "two": TinySource(fixed=True)}
+    result = train(
+        config, TinySource(), both, tmp_path, device="cpu", resume=True,
+        on_step=lambda done, total, _: shown.append((done, total)),
+    )  # fmt: skip
+    assert (result.step, result.finished, shown) == (3, True, [(1200, 1800), (1800, 1800)])
+    (row,) = json.loads((tmp_path / "history.json").read_text())["validation"]
+    assert (row["step"], row["rgb one"]) == (2, row["rgb two"])
 
 
 def test_the_merged_file_is_the_trained_model(start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
