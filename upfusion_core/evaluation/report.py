@@ -202,16 +202,9 @@ class _Run:
         except (InputError, FieldError) as error:
             skipped.append((task.dataset.skipped[-1][0] if len(task.dataset.skipped) > known else name, str(error)))
             return None
-        record = {
-            "object": name,
-            "index": item.index,
-            "run": self.fingerprint,
-            "photos": item.photos,
-            "targets": item.targets,
-            "reference_elevation_degrees": item.elevation_degrees,
-            "values": result.values,
-            "notes": result.notes,
-        }
+        record = {"object": name, "index": item.index, "run": self.fingerprint, "photos": item.photos}
+        record |= {"targets": item.targets, "reference_elevation_degrees": item.elevation_degrees}
+        record |= {"values": result.values, "notes": result.notes}
         # the photos, the truth of the first target and what each stage made of it, small ones enlarged, framed in grey
         photos, shown = item.views.rgb[list(item.photos)], (views[:1] for views in result.shown.values())
         row = torch.cat([photos, item.truth[:1], *shown]).float().cpu().clamp(0, 1)
