@@ -40,13 +40,9 @@ class Surface:
     textures: tuple[Tensor, ...]  # each (3, H, W) in [0, 1], sRGB, or (4, H, W) with alpha
     face_texture: Tensor  # (F,) int64, which texture a face shows, -1 for none
     samplers: tuple[Sampler, ...] = ()  # one a texture, or none: they repeat outside [0, 1]
-    linear: bool = (
-        False  # colours are mixed with each other and the texture in linear light, as glTF has it; or in sRGB
-    )
+    linear: bool = False  # colours and texture are mixed in linear light, as glTF has it; or in sRGB
     alphas: Tensor | None = None  # (P,) in [0, 1], multiplied into the texture's; None: nothing is transparent
-    face_cutoff: Tensor | None = (
-        None  # (F,) alpha from which a face is solid, below which nothing; or BLENDED; 0: solid
-    )
+    face_cutoff: Tensor | None = None  # (F,) alpha from which a face is solid, below nothing; or BLENDED; 0: solid
 
     def turned(self, rotation: Tensor) -> Surface:
         """The surface with x' = rotation x, rotation (3, 3)."""
