@@ -14,7 +14,7 @@ from torch import Tensor
 from ..data.camera_files import CameraFile, FileCamera, read_camera_files
 from ..data.recorded import bounds
 from ..geometry.lenses import KnownCameras, Lens
-from ..support.decoding import open_picture, orientation
+from ..support.decoding import open_picture, orientation, stored_size
 from ..support.errors import InputError
 from ..support.files import reading
 from ..support.images import unit_range
@@ -168,7 +168,7 @@ class _Size:
     @classmethod
     def of(cls, photo: Path) -> _Size:
         with reading(photo, "check the path"), open_picture(photo) as image:
-            return cls(*image.size, orientation(image))
+            return cls(*stored_size(image), orientation(image))
 
 
 def _upright(entry: FileCamera, size: _Size, label: str) -> tuple[Tensor, Lens]:

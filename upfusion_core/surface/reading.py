@@ -17,7 +17,7 @@ from trimesh.resolvers import FilePathResolver
 from trimesh.visual import TextureVisuals
 
 from ..support.checks import check_finite
-from ..support.decoding import check_picture, open_picture, rgba
+from ..support.decoding import any_size, check_picture, open_picture, rgba
 from ..support.errors import InputError
 from ..support.files import read_regular, reading
 from .gltf import GRAY, Part, Sampler, read_gltf
@@ -144,7 +144,8 @@ class _Companions(FilePathResolver):  # type: ignore[misc]  # trimesh has no typ
 
 def _parts(path: Path, companions: _Companions) -> Iterator[Part]:
     """What trimesh reads of an OBJ or PLY file."""
-    scene = trimesh.load_scene(path, process=False, resolver=companions)
+    with any_size():  # trimesh leaves out what Pillow does not open
+        scene = trimesh.load_scene(path, process=False, resolver=companions)
     for mesh in scene.geometry.values():
         if not isinstance(mesh, trimesh.Trimesh):
             continue
