@@ -358,11 +358,8 @@ def _markdown(content: Mapping[str, Any]) -> str:
         facts = content["groups"][group]
         lines += [f"## Apart: {facts['title']}", "", f"{len(facts['evaluated'])} objects, raw.", ""]
         lines += [markdown_table(found, by_way[""])]
-    for title, entries in (
-        ("Skipped", [f"{name}: {reason}" for name, reason in content["skipped"]]),
-        ("Left out by the data set", [f"{name}: {reason}" for name, reason in content["left_out_by_the_data_set"]]),
-        ("Notes", content["notes"]),
-    ):
-        if entries:
+    sections = {"skipped": "Skipped", "left_out_by_the_data_set": "Left out by the data set", "notes": "Notes"}
+    for name, title in sections.items():
+        if entries := [entry if name == "notes" else ": ".join(entry) for entry in content[name]]:
             lines += [f"## {title} ({len(entries)})", "", *(f"- {entry}" for entry in entries), ""]
     return "\n".join([*lines, "![photos, truth and stages](sheet.png)", ""])

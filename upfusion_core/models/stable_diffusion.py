@@ -157,13 +157,10 @@ class GroupedAttention:
 def build_vae(config: VaeConfig) -> AutoencoderKL:
     levels = len(config.ch_mult)
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
+        down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels,
         block_out_channels=tuple(config.ch * multiple for multiple in config.ch_mult),
-        layers_per_block=config.num_res_blocks,
-        latent_channels=config.embed_dim,
-        scaling_factor=config.scale_factor,
-    )
+        layers_per_block=config.num_res_blocks, latent_channels=config.embed_dim, scaling_factor=config.scale_factor,
+    )  # fmt: skip
 
 
 def encode_posterior(vae: AutoencoderKL, rgb: Tensor) -> Any:  # noqa: ANN401 - diffusers' diagonal Gaussian

@@ -159,6 +159,11 @@ def point(place: Point) -> Tensor:
     return place if isinstance(place, Tensor) else vector(*place)
 
 
+def moved(turn: Tensor, x: Number, y: Number, z: Number = 0.0) -> Tensor:
+    """(N, 3) where rotations (N, 3, 3) take a point."""
+    return (turn @ vector(x, y, z)[..., None])[..., 0]
+
+
 def sizes(a: Number, b: Number, c: Number, d: Number = 0.0) -> Tensor:
     """(N, 4), or (1, 4) of plain numbers; see shapes.py for their meaning."""
     return vector(a, b, c, d)
