@@ -84,7 +84,13 @@ def run_pack(command: Pack, given: frozenset[str]) -> None:
         views = command.views or RENDERED_VIEWS
         dataset = open_objects(command.data, command.split, command.size, kind=command.kind, views=views)
         indices = range(object_count(command.data, len(dataset), command.objects))
-        state = _state(run)
+        unfinished, state = run.folder / UNFINISHED_NAME, None
+        if run.resumed and unfinished.is_file():
+            state = from_value(PackState, read_json(unfinished), str(unfinished))
+            for shard in [shard_entry(unfinished, entry) for entry in state.shards]:
+                if not shard.path.is_file():
+                    lost = f"{run.folder} lacks {shard.path.name}, which was packed before"
+                    raise InputError(f"{lost}; use --force to begin anew")
         run.begin()
         with run.stage("pack"), progress(f"Packing {len(indices)} objects") as on_step:
             state = pack_shards(
@@ -101,19 +107,6 @@ def run_pack(command: Pack, given: frozenset[str]) -> None:
         size = sum(shard["bytes"] for shard in state.shards) / 1e6
         packed = f"{content['objects']} objects in {len(state.shards)} shards, {size:.1f} MB"
         run.tell(f"{run.folder}: {packed}, {len(state.skipped)} skipped ({duration(run.record.seconds)})")
-
-
-def _state(run: Run) -> PackState | None:
-    """Where the run that is continued has come to, its shards still there; None in a new one."""
-    path = run.folder / UNFINISHED_NAME
-    if not run.resumed or not path.is_file():
-        return None
-    state: PackState = from_value(PackState, read_json(path), str(path))
-    for shard in [shard_entry(path, entry) for entry in state.shards]:
-        if not shard.path.is_file():
-            lost = f"{run.folder} lacks {shard.path.name}, which was packed before"
-            raise InputError(f"{lost}; use --force to begin anew")
-    return state
 
 
 def run_evaluate(command: Evaluate, given: frozenset[str]) -> None:

@@ -31,23 +31,20 @@ def _has(root: Path, *names: str) -> bool:
     return any(all((folder / name).exists() for name in names) for folder in subfolders(root))
 
 
-def _holds_scans(root: Path) -> bool:
-    return _has(root, "meshes/model.obj", "materials/textures") or _has(root, "model.obj", "texture.png")
-
-
 def _holds_meshes(root: Path) -> bool:
     from ..surface.reading import MESH_SUFFIXES
 
     return any(path.suffix.lower() in MESH_SUFFIXES for path in root.rglob("*"))
 
 
+_SCANS = (("meshes/model.obj", "materials/textures"), ("model.obj", "texture.png"))
 # by the name that `--kind` takes, in the order in which folders are tried, after shards with an index
 DATA_FORMATS: dict[str, Format] = {
     "co3d": Format("Co3Dv2", "recorded.Co3D", lambda root: any(root.glob("*/frame_annotations.jgz"))),
     "objaverse": Format(
         "Objaverse renders", "recorded.ObjaverseRenders", lambda root: (root / "valid_paths.json").is_file()
     ),
-    "gso": Format("GSO", "meshes.gso", _holds_scans),
+    "gso": Format("GSO", "meshes.gso", lambda root: any(_has(root, *names) for names in _SCANS)),
     "shapenet_srn": Format("ShapeNet-SRN", "recorded.ShapeNetSRN", lambda root: _has(root, "intrinsics.txt", "pose")),
     "meshes": Format("meshes", "meshes.mesh_folder", _holds_meshes),
     "shards": Format("shards of `upfusion pack`", "shards.ShardedViews", lambda root: any(root.glob("[!.]*.tar"))),

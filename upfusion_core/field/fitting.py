@@ -54,10 +54,8 @@ def finite_gradient(total: Tensor, parameters: Sequence[Tensor]) -> bool:
 def not_finite(place: str, terms: Mapping[str, Tensor]) -> str:
     """The sentence for a loss or a gradient that is not finite, with the values of its terms."""
     listed = ", ".join(f"{name} {value.item():.3g}" for name, value in terms.items())
-    return (
-        f"the loss and its gradient must stay finite, but do not at {place} ({listed}); "
-        "use float32 or lower the learning rates, then resume the last state or start again"
-    )
+    advice = "use float32 or lower the learning rates, then resume the last state or start again"
+    return f"the loss and its gradient must stay finite, but do not at {place} ({listed}); {advice}"
 
 
 class FieldFitter:
@@ -85,11 +83,9 @@ class FieldFitter:
         self.iteration = 0
         samples = self.config.sampling.uniform + self.config.sampling.importance
         self.rays = max(1, min(self.config.rays, self.config.points // samples))
+        rates = ((field.grid, self.config.grid_lr), (field.mlp, self.config.mlp_lr))
         self.optimizer = torch.optim.Adam(
-            [
-                {"params": list(field.grid.parameters()), "lr": self.config.grid_lr},
-                {"params": list(field.mlp.parameters()), "lr": self.config.mlp_lr},
-            ],
+            [{"params": list(part.parameters()), "lr": rate} for part, rate in rates],
             betas=(0.9, 0.99),  # of instant-ngp: rows that few rays meet forget their first gradients sooner
             eps=1e-8,  # rows that hardly anything is seen of stay, where a smaller one would have them wander
             fused=field.aabb.device.type in ("cpu", "cuda"),  # one pass over the table, six times faster on a CPU
@@ -219,14 +215,9 @@ class FieldFitter:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything to resume from: field, optimiser, occupancy, generator, position. The views are the caller's."""
-        return {
-            "iteration": self.iteration,
-            "rays": self.rays,
-            "field": self.field.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "occupancy": None if self.occupancy is None else self.occupancy.state_dict(),
-            "generator": self.generator.get_state(),
-        }
+        state = {"iteration": self.iteration, "rays": self.rays, "field": self.field.state_dict()}
+        state |= {"optimizer": self.optimizer.state_dict(), "generator": self.generator.get_state()}
+        return state | {"occupancy": None if self.occupancy is None else self.occupancy.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from what `state_dict` gave; the config and the views must be the same as then."""

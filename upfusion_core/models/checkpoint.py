@@ -136,7 +136,20 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     config, stored_id = ModelConfig.from_dict(content, source), content.get(MODEL_ID)
     model_id = stored_id if isinstance(stored_id, str) else weights_id(config, weights)
     checkpoint = Checkpoint(path, "folder" if path.is_dir() else "merged", config, weights, model_id, facts)
-    _check_names(checkpoint)
+    pairs = weight_names(config, build_networks(config, "meta"))
+    if checkpoint.has_text_encoder:
+        pairs.append(_text_encoder(config))
+    expected: dict[str, torch.Size] = {}
+    for module, names in pairs:
+        state = module.state_dict()
+        expected |= {name: state[own].shape for own, name in names.items()}
+    if DEFAULT_EMBEDDING in weights or EMPTY_EMBEDDING in weights:
+        expected |= dict.fromkeys((DEFAULT_EMBEDDING, EMPTY_EMBEDDING), torch.Size([77, config.diffusion.context_dim]))
+    faults = misfits(weights, expected, padded=True)
+    faults = faults._replace(unexpected=[name for name in faults.unexpected if not _ignored(name, config)])
+    if any(faults):
+        problem = f"{path} does not fit its configuration"
+        raise CheckpointError(f"{problem}: {faults}. Check config.json or get the weights again")
     return checkpoint
 
 
@@ -309,24 +322,6 @@ def _read_folder(path: Path) -> _Files:
     dino = hub_names(read_weights(named or others[0]))
     weights |= {DINO_PREFIX + name: tensor for name, tensor in dino.items()}
     return content, str(sizes), weights | read_weights(files[1]), {}
-
-
-def _check_names(checkpoint: Checkpoint) -> None:
-    config, weights = checkpoint.config, checkpoint.weights
-    pairs = weight_names(config, build_networks(config, "meta"))
-    if checkpoint.has_text_encoder:
-        pairs.append(_text_encoder(config))
-    expected: dict[str, torch.Size] = {}
-    for module, names in pairs:
-        state = module.state_dict()
-        expected |= {name: state[own].shape for own, name in names.items()}
-    if DEFAULT_EMBEDDING in weights or EMPTY_EMBEDDING in weights:
-        expected |= dict.fromkeys((DEFAULT_EMBEDDING, EMPTY_EMBEDDING), torch.Size([77, config.diffusion.context_dim]))
-    faults = misfits(weights, expected, padded=True)
-    faults = faults._replace(unexpected=[name for name in faults.unexpected if not _ignored(name, config)])
-    if any(faults):
-        problem = f"{checkpoint.path} does not fit its configuration"
-        raise CheckpointError(f"{problem}: {faults}. Check config.json or get the weights again")
 
 
 def _ignored(name: str, config: ModelConfig) -> bool:

@@ -7,7 +7,6 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -172,9 +171,18 @@ def read_photo(source: PhotoSource, label: str = "photo 1", *, least: int | None
         label: how messages call the photo; a file's name is added.
         least: a JPEG file may be decoded 2, 4 or 8 times smaller, where its sides remain whole and at least this long.
     """
-    name = Path(source).as_posix() if isinstance(source, str | os.PathLike) else label
     opened_here = isinstance(source, str | os.PathLike)  # a picture of the caller's own is not to become smaller
-    channels, label, way = _decode(source, label, partial(_photo_channels, least=least if opened_here else None))
+    name = Path(source).as_posix() if isinstance(source, str | os.PathLike) else label
+
+    def read(image: Image.Image, label: str) -> np.ndarray:
+        if least and opened_here and image.format in ("JPEG", "MPO"):
+            for width, height in ((image.width // factor, image.height // factor) for factor in (8, 4, 2)):
+                if min(width, height) >= least and image.width % width == image.height % height == 0:
+                    image.draft(None, (width, height))
+                    break
+        return pixels(image, label)
+
+    channels, label, way = _decode(source, label, read)
     _, height, width = channels.shape
     if min(height, width) < MIN_SIDE:
         wanted = f"{label} must be at least {MIN_SIDE} x {MIN_SIDE} pixels"
@@ -278,15 +286,6 @@ def _decode(source: PhotoSource, label: str, read: Callable[[Image.Image, str], 
         image = open_picture(path)
     with image:
         return _decode(image, label, read)
-
-
-def _photo_channels(image: Image.Image, label: str, least: int | None) -> np.ndarray:
-    if least and image.format in ("JPEG", "MPO"):
-        for width, height in ((image.width // factor, image.height // factor) for factor in (8, 4, 2)):
-            if min(width, height) >= least and image.width % width == image.height % height == 0:
-                image.draft(None, (width, height))
-                break
-    return pixels(image, label)
 
 
 def _mask_channels(image: Image.Image, label: str) -> np.ndarray:

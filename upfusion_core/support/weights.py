@@ -58,10 +58,25 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     out, with a warning. CheckpointError where the file is missing, truncated, of another kind, or holds anything but
     plain tensors.
     """
-    content: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     for part in _parts(path):
-        content |= _read_file(part)
-    return _plain(content, path)
+        weights |= _read_file(part)
+    kept = {name: value for name, value in weights.items() if not _EMA.search(name)} or weights
+    plain, wrappers = {}, set()
+    for name, value in kept.items():
+        bare = name.replace("_orig_mod.", "")
+        wrapper = _WRAPPER.match(bare)
+        bare = bare[wrapper.end() :] if wrapper else bare
+        if bare in plain:
+            raise CheckpointError(f"{path} must hold each tensor once, got {bare:.200} in two wrappers; leave one away")
+        plain[bare] = value
+        wrappers |= {name[: len(name) - len(bare)]} if name.endswith(bare) else {"_orig_mod."}
+    notes = [f"the wrapper {wrapper} was taken off names" for wrapper in sorted(wrappers - {""})]
+    if len(kept) < len(weights):
+        notes.insert(0, f"{len(weights) - len(kept)} tensors of EMA copies were left out")
+    if notes:
+        warnings.warn(f"{path}: {listed(notes, 3)}", stacklevel=2)
+    return plain
 
 
 def _parts(path: Path) -> list[Path]:
@@ -79,26 +94,6 @@ def _parts(path: Path) -> list[Path]:
         numbers = range(1, int(count) + 1)
         return [path.with_name(f"{stem}-{number:05d}-of-{count}{ending}") for number in numbers] or [path]
     return [path]
-
-
-def _plain(weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Without EMA copies, and without what training programs put before the names; a warning says so."""
-    kept = {name: value for name, value in weights.items() if not _EMA.search(name)} or weights
-    plain, wrappers = {}, set()
-    for name, value in kept.items():
-        bare = name.replace("_orig_mod.", "")
-        wrapper = _WRAPPER.match(bare)
-        bare = bare[wrapper.end() :] if wrapper else bare
-        if bare in plain:
-            raise CheckpointError(f"{path} must hold each tensor once, got {bare:.200} in two wrappers; leave one away")
-        plain[bare] = value
-        wrappers |= {name[: len(name) - len(bare)]} if name.endswith(bare) else {"_orig_mod."}
-    notes = [f"the wrapper {wrapper} was taken off names" for wrapper in sorted(wrappers - {""})]
-    if len(kept) < len(weights):
-        notes.insert(0, f"{len(weights) - len(kept)} tensors of EMA copies were left out")
-    if notes:
-        warnings.warn(f"{path}: {listed(notes, 3)}", stacklevel=3)
-    return plain
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:

@@ -171,9 +171,8 @@ class Training:
             self.stage.compile()
         self.parameters = [parameter for parameter in self.stage.parameters() if parameter.requires_grad]
         fused = accelerator.device.type in ("cpu", "cuda")  # one pass over each weight, and no copies of them all
-        optimizer = torch.optim.AdamW(
-            self.parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=fused
-        )
+        options: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "fused": fused}
+        optimizer = torch.optim.AdamW(self.parameters, betas=config.betas, **options)
         self.state = TrainState(optimizer, Averaged(self.parameters, config.ema_decay) if config.ema_decay else None)
         if saved is not None:
             self.state.restore(saved)
