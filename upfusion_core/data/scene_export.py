@@ -61,11 +61,19 @@ def export_scene(
         if picture.mask is not None:
             files.append(_save(folder / "masks" / f"{picture.name}.png", to_8bit(picture.mask)))
     if form == "nerfstudio":
-        turned = points.double() @ _Z_UP[:3, :3].T
-        texts = {"transforms.json": json.dumps(_transforms(pictures), indent=1), "points.ply": _ply(turned, colors)}
+        frames = []
+        for picture in pictures:
+            names, (height, width) = ("fl_x", "fl_y", "cx", "cy"), picture.rgb.shape[1:]
+            matrix = (_Z_UP @ picture.camera.camera_to_world[0].double()).tolist()
+            frame = {"file_path": f"images/{picture.name}.png", **dict(zip(names, picture.pixels, strict=True))}
+            frame |= {"w": width, "h": height, "transform_matrix": matrix}
+            frames.append(frame if picture.mask is None else {**frame, "mask_path": f"masks/{picture.name}.png"})
+        scene = {"camera_model": "OPENCV", "ply_file_path": "points.ply", "frames": frames}
+        ply = _ply(points.double() @ _Z_UP[:3, :3].T, colors)
+        texts = {"transforms.json": json.dumps(scene, indent=1), "points.ply": ply}
     else:
-        names = ("cameras.txt", "images.txt", "points3D.txt")
-        texts = {f"sparse/0/{name}": text for name, text in zip(names, _colmap(pictures, points, colors), strict=True)}
+        pairs = zip(("cameras.txt", "images.txt", "points3D.txt"), _colmap(pictures, points, colors), strict=True)
+        texts = {f"sparse/0/{name}": text for name, text in pairs}
     for name, text in texts.items():
         with replacing(folder / name) as partial:
             partial.write_text(text, encoding="utf-8")
@@ -77,18 +85,6 @@ def _save(path: Path, pixels: np.ndarray) -> Path:
     with replacing(path) as partial:
         Image.fromarray(pixels).save(partial)
     return path
-
-
-def _transforms(pictures: Sequence[PosedPicture]) -> dict[str, object]:
-    frames = []
-    for picture in pictures:
-        fx, fy, cx, cy = picture.pixels
-        height, width = picture.rgb.shape[1:]
-        matrix = (_Z_UP @ picture.camera.camera_to_world[0].double()).tolist()
-        frame = {"file_path": f"images/{picture.name}.png", "fl_x": fx, "fl_y": fy, "cx": cx, "cy": cy}
-        frame |= {"w": width, "h": height, "transform_matrix": matrix}
-        frames.append(frame if picture.mask is None else {**frame, "mask_path": f"masks/{picture.name}.png"})
-    return {"camera_model": "OPENCV", "ply_file_path": "points.ply", "frames": frames}
 
 
 def _ply(points: Tensor, colors: Tensor) -> str:

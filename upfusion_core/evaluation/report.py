@@ -217,11 +217,9 @@ class _Run:
 
     def report(self, about: _Record, main: list[_Record], apart: Mapping[Group, list[_Record]]) -> None:
         """Writes the report's files, from records of the data set's objects and of the groups'."""
-        content = about | {
-            "results": _results(main, self.config),
-            "results_by_group": {group.name: _results(found, self.config) for group, found in apart.items() if found},
-            "gains": _gains(main, self.config),
-        }
+        grouped = {group.name: _results(found, self.config) for group, found in apart.items() if found}
+        content = about | {"results": _results(main, self.config), "results_by_group": grouped}
+        content["gains"] = _gains(main, self.config)
         rows = [load_png(self.folder / "objects" / f"{record['index']:06d}.png") for record in main[:SHEET_OBJECTS]]
         with self.writing("sheet.png") as path:
             save_png(path, _titled(rows, self.config))

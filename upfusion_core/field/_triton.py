@@ -72,16 +72,9 @@ def _launch(kernel: Any, points: Tensor, *tensors: Tensor, config: GridConfig, *
     grid = (triton.cdiv(len(points), BLOCK), config.levels if kernel is _rows else 1)
     options |= {"PADDED": triton.next_power_of_2(config.features)} if kernel is _rows else {"LEVELS": config.levels}
     with torch.cuda.device_of(points):  # Triton launches on the current device, wherever the tensors are
-        kernel[grid](
-            points,
-            *tensors,
-            _levels(config, points.device),
-            len(points),
-            FEATURES=config.features,
-            SUM=tl.float64 if _sum_type(points, *tensors) == torch.float64 else tl.float32,
-            BLOCK=BLOCK,
-            **options,
-        )
+        levels, double = _levels(config, points.device), _sum_type(points, *tensors) == torch.float64
+        named = {"FEATURES": config.features, "SUM": tl.float64 if double else tl.float32, "BLOCK": BLOCK}
+        kernel[grid](points, *tensors, levels, len(points), **named, **options)
 
 
 @lru_cache(maxsize=32)

@@ -171,13 +171,10 @@ class FieldFitter:
     def _outside_loss(self, cells: Tensor) -> Tensor:
         """How much light is stopped on OUTSIDE_LENGTH where nothing is: the mean over random points of these cells."""
         assert self.occupancy is not None, "it has the cells"
-
-        def draw(values: Tensor) -> Tensor:
-            return values.to(cells.device)
-
-        source, low, high = self.generator, *self.field.aabb
-        chosen = cells[draw(torch.randint(len(cells), (OUTSIDE_POINTS,), generator=source, device=source.device))]
-        place = chosen + draw(torch.rand(OUTSIDE_POINTS, 3, generator=source, device=source.device))
+        low, high = self.field.aabb
+        source: dict[str, Any] = {"generator": self.generator, "device": self.generator.device}
+        chosen = cells[torch.randint(len(cells), (OUTSIDE_POINTS,), **source).to(cells.device)]
+        place = chosen + torch.rand(OUTSIDE_POINTS, 3, **source).to(cells.device)
         density = self.field.density(low + (high - low) * place / len(self.occupancy.hull))
         return -torch.expm1(-OUTSIDE_LENGTH * density).mean()
 

@@ -59,9 +59,8 @@ class DinoKeys(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, table * table + 1, width))
         patch_embed = ops.Conv2d(3, width, config.patch_size, stride=config.patch_size)
         self.patch_embed = nn.Sequential(OrderedDict(proj=patch_embed))
-        self.blocks = nn.ModuleList(
-            _Block(config, ops, last=index == config.layer) for index in range(config.layer + 1)
-        )
+        places = range(config.layer + 1)
+        self.blocks = nn.ModuleList(_Block(config, ops, last=index == config.layer) for index in places)
 
     def forward(self, images: Tensor, patches: tuple[int, int] = (16, 16), dtype: torch.dtype | None = None) -> Tensor:
         """Keys on a grid of `patches` (rows, columns); `dtype` is the precision to compute in, float32 unless given."""
@@ -107,9 +106,8 @@ class _Block(nn.Module):
         self.attn["proj"] = ops.Linear(width, width)
         self.ls1 = nn.ParameterDict({"gamma": torch.full((width,), config.init_values)})
         self.norm2 = ops.LayerNorm(width, eps=1e-6)
-        self.mlp = nn.Sequential(
-            OrderedDict(fc1=ops.Linear(width, 4 * width), act=nn.GELU(), fc2=ops.Linear(4 * width, width))
-        )
+        layers = OrderedDict(fc1=ops.Linear(width, 4 * width), act=nn.GELU(), fc2=ops.Linear(4 * width, width))
+        self.mlp = nn.Sequential(layers)
         self.ls2 = nn.ParameterDict({"gamma": torch.full((width,), config.init_values)})
 
     def forward(self, x: Tensor) -> Tensor:

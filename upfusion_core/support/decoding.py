@@ -105,9 +105,7 @@ def _raw(label: str) -> str:
 
 
 def _is_thumbnail(file: IO[bytes], pixels: float) -> bool:
-    """Whether a TIFF's first picture, of so many `pixels`, is none: marked as reduced, less than half of another in the
-    file, or beside what a sensor saw.
-    """
+    """Whether a TIFF's first picture, of so many pixels, is reduced, less than half of another or beside a sensor's."""
     file.seek(0)
     head = file.read(8)
     if head[:4] not in (b"II*\0", b"MM\0*"):

@@ -88,10 +88,9 @@ def project_photos(
         InputError: photos, cameras and masks are not as many, or nothing of the mesh is seen.
     """
     check_count("size", size, 64, 8192)
-    if not len(photos) == len(cameras) or not len(photos):
-        raise InputError(
-            f"project_photos needs a camera for each photo, got {len(photos)} photos, {len(cameras)} cameras"
-        )
+    if len(photos) != len(cameras) or not len(photos):
+        found = f"{len(photos)} photos, {len(cameras)} cameras"
+        raise InputError(f"project_photos needs a camera for each photo, got {found}")
     if masks is not None and len(masks) != len(photos):
         raise InputError(f"project_photos needs a mask for each photo, got {len(photos)} photos, {len(masks)} masks")
     GivenViews(photos, cameras, masks)  # says what is wrong with any of them

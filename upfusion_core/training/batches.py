@@ -143,13 +143,9 @@ class DatasetBatches:
         examples = list(each(lambda position: self._example(position, photos), range(first, first + count)))
         rgb = torch.stack([resize_pictures(example.rgb, size) for example in examples])
         masks = torch.stack([resize_pictures(example.mask, size) for example in examples])
-        return TrainingBatch(
-            photos=rgb[:, :photos],
-            references=Cameras.concatenate([example.cameras[0] for example in examples]),
-            targets=rgb[:, photos:],
-            target_masks=masks[:, photos:],
-            cameras=Cameras.concatenate([example.cameras[photos:] for example in examples]),
-        )
+        references = Cameras.concatenate([example.cameras[0] for example in examples])
+        cameras = Cameras.concatenate([example.cameras[photos:] for example in examples])
+        return TrainingBatch(rgb[:, :photos], references, rgb[:, photos:], masks[:, photos:], cameras)
 
     def _example(self, position: int, photos: int) -> PosedViews:
         """The object at a position of all passes, or the next one that can be read: so many photos, then targets."""
@@ -206,14 +202,10 @@ class ProceduralBatches:
         chosen = self._chosen(step, rank, world)
         size = self.config.model.image_size
         made = self.objects.look(chosen, views=views, size=size, generator=generator, photos=range(photos))
-        centred = torch.zeros_like(made.focal)
-        return TrainingBatch(
-            photos=made.rgb[:, :photos],
-            references=Cameras(made.camera_to_world[:, 0], made.focal[:, 0], centred[:, 0]),
-            targets=made.rgb[:, photos:],
-            target_masks=made.mask[:, photos:],
-            cameras=Cameras(*(x[:, photos:].flatten(0, 1) for x in (made.camera_to_world, made.focal, centred))),
-        )
+        known = (made.camera_to_world, made.focal, torch.zeros_like(made.focal))
+        references = Cameras(*(values[:, 0] for values in known))
+        cameras = Cameras(*(values[:, photos:].flatten(0, 1) for values in known))
+        return TrainingBatch(made.rgb[:, :photos], references, made.rgb[:, photos:], made.mask[:, photos:], cameras)
 
     def _chosen(self, step: int, rank: int, world: int) -> Objects:
         count, (second, all_parts) = self.config.batch_size, self.curriculum
