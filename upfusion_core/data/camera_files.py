@@ -67,8 +67,7 @@ def read_camera_files(path: Path) -> list[CameraFile]:
         InputError: it is none of the formats, damaged, or has an unknown lens; the sentence names file and entry.
     """
     if path.is_dir():
-        models = _colmap_models(path)
-        if models:
+        if models := _colmap_models(path):
             return [_colmap(model) for model in models]
         for name in ("transforms.json", "transforms_train.json", "cameras.json", "photo_cameras.json"):
             if (path / name).is_file():

@@ -58,8 +58,7 @@ def load_photo_cameras(
     fits = [_matched(world, files) for world in worlds]
     best = max(range(len(worlds)), key=lambda index: sum(entry is not None for entry in fits[index][0]))
     world, (entries, notes) = worlds[best], fits[best]
-    missing = [label for label, entry in zip(labels, entries, strict=True) if entry is None]
-    if missing:
+    if missing := [label for label, entry in zip(labels, entries, strict=True) if entry is None]:
         known = ", ".join(sorted(camera.name for camera in world.cameras)[:6])
         wanted = f"{world.path} must have a camera for each photo, it has none for {', '.join(missing)}"
         raise InputError(f"{wanted}; known: {known}")

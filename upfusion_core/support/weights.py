@@ -106,8 +106,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         if not isinstance(name, str) or not isinstance(value, Tensor):
             wanted = f"{path} must hold named tensors only, got {type(value).__name__} under {name!r:.60}"
             raise CheckpointError(f"{wanted}; is it another kind of checkpoint?")
-        fault = _fault(value)
-        if fault:
+        if fault := _fault(value):
             wanted = f"{path} must hold plain float16, bfloat16 or float32 weights, got {fault} for {name:.200}"
             raise CheckpointError(f"{wanted}; use a file that is not quantised, or get it again")
     return content

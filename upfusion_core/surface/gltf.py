@@ -236,9 +236,8 @@ class _Document:
                 with any_size():
                     self._images[source] = Image.open(io.BytesIO(data))
             except UnidentifiedImageError as error:
-                kind = image.get("mimeType", "something else")
-                wanted = f"a texture of {self.name} must be PNG or JPEG"
-                raise InputError(f"{wanted}, got {kind}; export it again") from error
+                wanted, found = f"a texture of {self.name} must be PNG or JPEG", image.get("mimeType", "something else")
+                raise InputError(f"{wanted}, got {found}; export it again") from error
         given = self.tree["samplers"][texture["sampler"]] if "sampler" in texture else {}
         across, along = (_WRAPS[given.get(key, 10497)] for key in ("wrapS", "wrapT"))
         return self._images[source], Sampler(across, along, given.get("magFilter") == _NEAREST)

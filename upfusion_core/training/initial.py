@@ -93,9 +93,8 @@ def read_initial_weights(source: str | Path, config: ModelConfig) -> dict[str, T
     known = (sd.UNET_PREFIX, sd.VAE_PREFIX, sd.TEXT_PREFIX, sd.CONTROL_PREFIX)
     kept = {name: tensor for name, tensor in weights.items() if name.startswith(known)}
     if not kept:
-        got = f"names like {next(iter(weights))}"
         wanted = f"{path} must hold UpSRT, DINOv2 or Stable Diffusion 1.5 weights"
-        raise CheckpointError(f"{wanted}, got {got}; choose another file")
+        raise CheckpointError(f"{wanted}, got names like {next(iter(weights))}; choose another file")
     return kept
 
 
