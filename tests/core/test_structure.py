@@ -13,14 +13,14 @@ import upfusion_core
 
 ROOT = Path(__file__).resolve().parents[2]
 CEILINGS = {
-    "lines of upfusion_core": 19_000,  # 16,000; 1,800 for the photos' own pixels, 700 for files, 300 for the model
+    "lines of upfusion_core": 18_600,  # 16,000; 2,600 for the photos' own pixels, for files and for the model
     "files of upfusion_core": 94,
     "lines of nodes": 3_200,
     "files of nodes": 13,
     "lines of tests": 19_300,
     "lines of the longest file": 450,
     "lines of the longest function": 60,
-    "functions used at one place": 215,
+    "functions used at one place": 200,
     "import circles": 0,
 }
 
