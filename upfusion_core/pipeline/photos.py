@@ -22,7 +22,7 @@ from ..config import MAX_PHOTOS
 from ..data.recorded import FRAME_MARGIN, Box, bounds, squared
 from ..geometry.lenses import KnownCameras, Lens
 from ..support.checks import check_count, check_range, check_unit_range
-from ..support.decoding import check_picture, open_picture, orientation, pixels, too_large, turned
+from ..support.decoding import check_picture, open_picture, orientation, pixels, turned
 from ..support.errors import InputError, MissingPackageError, PhotoError
 from ..support.files import reading
 from ..support.images import to_8bit, unit_range
@@ -264,8 +264,9 @@ def _decode(source: PhotoSource, label: str, read: Callable[[Image.Image, str], 
     if isinstance(source, Image.Image):
         with reading(label, **reason, error=PhotoError):
             check_picture(source, label)
+            way = orientation(source) if source.format == "TIFF" else 0  # decoded it tells no more
             channels = torch.from_numpy(read(source, label))
-            way = orientation(source)  # not before: to look for EXIF may decode, after which no file tells its bits
+            way = way or orientation(source)  # others later: to look may decode, after which no file tells its bits
         return _clamped(channels, label) if channels.is_floating_point() else channels, label, way
     if not isinstance(source, str | os.PathLike):
         raise PhotoError(f"{label} must be a path, a PIL image or a tensor, got {type(source).__name__}; convert it")
@@ -276,10 +277,7 @@ def _decode(source: PhotoSource, label: str, read: Callable[[Image.Image, str], 
         raise PhotoError(f"{label} must be a picture, but {path} is a folder; name the files in it")
     label = f"{label} ({path.name:.100})"
     with reading(label, **reason, error=PhotoError):
-        try:
-            image = open_picture(path)
-        except Image.DecompressionBombError as error:
-            raise PhotoError(too_large(label, "more")) from error
+        image = open_picture(path)
     with image:
         return _decode(image, label, read)
 
