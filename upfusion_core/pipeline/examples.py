@@ -61,10 +61,8 @@ def example_views(number: int = 0, photos: int = 3) -> ExampleViews:
     check_count("number", number, 0, len(names) - 1)
     check_count("photos", photos, 1, MAX_PHOTOS)
     cameras, shown, masks = [], [], []
-    for kind, entries in (
-        ("photo", _bundled(f"{number}/photos.json")[:photos]),
-        ("truth", _bundled(f"{number}/truth.json")),
-    ):
+    seen = {"photo": _bundled(f"{number}/photos.json")[:photos], "truth": _bundled(f"{number}/truth.json")}
+    for kind, entries in seen.items():
         matrices = torch.tensor([entry["camera_to_world"] for entry in entries])
         cameras.append(cameras_from_matrices(matrices, focal=[entry["focal"] for entry in entries]))
         files = [f"{number}/{kind}_{place + 1}" for place in range(len(entries))]
