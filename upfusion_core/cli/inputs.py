@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -98,16 +97,20 @@ def opened(command: Command, given: frozenset[str]) -> Iterator[tuple[Run, Comma
             elevation = 22.5 if isinstance(command, Demo) else command.photo_elevation
             known = load_photo_cameras(photos.photo_cameras, photos.photos, masks, elevation_degrees=elevation)
 
-        @cache
+        held: dict[int, InputViews] = {}  # of one size at a time: they carry the photos' own pixels
+
         def prepared(size: int) -> InputViews:
-            return prepare_views(
-                list(photos.photos),
-                masks,
-                size=size,
-                remove_background=photos.remove_background,
-                cameras=known,
-                any_background=photos.any_background,
-            )
+            if size not in held:
+                held.clear()
+                held[size] = prepare_views(
+                    list(photos.photos),
+                    masks,
+                    size=size,
+                    remove_background=photos.remove_background,
+                    cameras=known,
+                    any_background=photos.any_background,
+                )
+            return held[size]
 
         prepared(256)  # the released size, which is nearly always the one wanted
         cameras = command.orbit.cameras if isinstance(command, Views | Predict) else None

@@ -164,30 +164,15 @@ def _frames(content: dict[str, Any], path: Path) -> Iterator[FileCamera]:
 
 def _lens(values: Mapping[str, Any], label: str) -> tuple[Lens, bool]:
     """The lens of a frame, by focal lengths in pixels or angles of view, and whether the size is told."""
-    names = (
-        "w",
-        "h",
-        "cx",
-        "cy",
-        "fl_x",
-        "fl_y",
-        "camera_angle_x",
-        "camera_angle_y",
-        "k1",
-        "k2",
-        "k3",
-        "k4",
-        "p1",
-        "p2",
-    )
-    told = {name: json_number(values[name], f"{label}, {name}") for name in names if values.get(name) is not None}
+    names = ("w", "h", "cx", "cy", "fl_x", "fl_y", "camera_angle_x", "camera_angle_y")
+    known = [name for name in (*names, "k1", "k2", "k3", "k4", "p1", "p2") if values.get(name) is not None]
+    told = {name: json_number(values[name], f"{label}, {name}") for name in known}
     width, height = told.get("w", 0.0), told.get("h", 0.0)
     sized = width > 0 and height > 0
     if not sized and "fl_x" in told:
         if "cx" not in told:
-            raise InputError(
-                f"{label} has fl_x in pixels but no size; add w and h of the pictures that it was made from"
-            )
+            problem = f"{label} has fl_x in pixels but no size"
+            raise InputError(f"{problem}; add w and h of the pictures that it was made from")
         width, height = 2 * told["cx"], 2 * told.get("cy", told["cx"])
     elif not sized:
         width = height = 1.0
@@ -208,8 +193,8 @@ def _lens(values: Mapping[str, Any], label: str) -> tuple[Lens, bool]:
     model = "OPENCV_FISHEYE" if values.get("is_fisheye") else values.get("camera_model") or "OPENCV"
     parts = {name: value for name, value in told.items() if name in ("cx", "cy") or name[0] in "kp"}
     try:
-        known = model if isinstance(model, str) else shown(model, 30)
-        return Lens.of_model(known, (width, height), {**focal, **parts}), sized
+        model = model if isinstance(model, str) else shown(model, 30)
+        return Lens.of_model(model, (width, height), {**focal, **parts}), sized
     except InputError as error:
         raise InputError(f"{label}: {error}") from error
 
@@ -362,7 +347,6 @@ def _matrix(rows: Any, label: str) -> Tensor:  # noqa: ANN401 - any JSON
 
 def _tangent(angle: float, label: str) -> float:
     if not 0 < angle < 1.57:
-        raise InputError(
-            f"{label} must be an angle of view in radians below 3.14, got {2 * angle:.4g}; correct it there"
-        )
+        wanted = f"{label} must be an angle of view in radians below 3.14"
+        raise InputError(f"{wanted}, got {2 * angle:.4g}; correct it there")
     return float(torch.tensor(angle, dtype=torch.float64).tan())

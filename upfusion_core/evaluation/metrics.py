@@ -86,9 +86,8 @@ def measure_views(
     check_pictures(prediction, truth)
     height, width = truth.shape[-2:]
     if min(height, width) < LEAST_SIDE:
-        raise InputError(
-            f"measures need pictures of at least {LEAST_SIDE} x {LEAST_SIDE}, got {height} x {width}; render larger"
-        )
+        wanted = f"measures need pictures of at least {LEAST_SIDE} x {LEAST_SIDE}"
+        raise InputError(f"{wanted}, got {height} x {width}; render larger")
     check_shape("mask", mask, (len(truth), 1, height, width), "one true silhouette a view, of the pictures' size")
     check_finite("mask", mask)
     if prediction_mask is None:

@@ -111,10 +111,8 @@ def draw_object(dataset: MultiViewDataset, index: int, config: EvaluationConfig)
         if isinstance(dataset, MeshViews):
             mesh = functools.cache(lambda: as_trimesh(dataset.surface(index, views)))
     if len(views) < wanted:
-        raise InputError(
-            f"{views.name} must have {wanted} views ({most} photos and {config.views} targets), got {len(views)}; "
-            "ask for fewer photos or views"
-        )
+        needed = f"{views.name} must have {wanted} views ({most} photos and {config.views} targets)"
+        raise InputError(f"{needed}, got {len(views)}; ask for fewer photos or views")
     return EvaluatedObject(index, views, photos, targets, mesh)
 
 

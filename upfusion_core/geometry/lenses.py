@@ -52,10 +52,8 @@ class Lens:
     def of_model(cls, model: str, size: tuple[float, float], values: Mapping[str, float]) -> Lens:
         """A lens by its model's name and named parameters; distortion that is not named is 0."""
         if model not in MODELS:
-            raise InputError(
-                f"the lens must be of a model that is read ({', '.join(MODELS)}), got {model}; undistort the photos "
-                "there and export them with their new cameras"
-            )
+            wanted = f"the lens must be of a model that is read ({', '.join(MODELS)}), got {model}"
+            raise InputError(f"{wanted}; undistort the photos there and export them with their new cameras")
         focal = values.get("fx", values.get("f", 0.0))
         k = [values.get(f"k{index}", 0.0) for index in range(1, 7)]
         rational = model == "FULL_OPENCV"

@@ -128,9 +128,8 @@ def recommended_guidance(weights: str | Path) -> float:
         return RELEASED_GUIDANCE
     value = _facts(path, read_metadata(path)).get("guidance", RELEASED_GUIDANCE)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1000:
-        raise CheckpointError(
-            f"{path}: the guidance among its facts must be a number from 0 to 1000, got {shown(value, 40)}"
-        )
+        wanted = f"{path}: the guidance among its facts must be a number from 0 to 1000"
+        raise CheckpointError(f"{wanted}, got {shown(value, 40)}")
     return float(value)
 
 
@@ -281,15 +280,12 @@ _Files = tuple[dict[str, Any], str, dict[str, Tensor], dict[str, Any]]  # sizes 
 
 def _read_merged(path: Path) -> _Files:
     if not is_safetensors(path):
-        raise CheckpointError(
-            f"{path} must be a folder of weights or a merged .safetensors, got a {path.suffix or 'nameless'} file; "
-            "give the folder that holds it"
-        )
+        wanted = f"{path} must be a folder of weights or a merged .safetensors"
+        raise CheckpointError(f"{wanted}, got a {path.suffix or 'nameless'} file; give the folder that holds it")
     metadata = read_metadata(path)
     if CONFIG_KEY not in metadata:
-        raise CheckpointError(
-            f"{path} is not a merged UpFusion file (no {CONFIG_KEY} in its metadata); make one with upfusion convert"
-        )
+        problem = f"{path} is not a merged UpFusion file (no {CONFIG_KEY} in its metadata)"
+        raise CheckpointError(f"{problem}; make one with upfusion convert")
     content = parse_json(metadata[CONFIG_KEY], f"{path} metadata", CheckpointError)
     return content, f"{path} metadata", read_weights(path), _facts(path, metadata)
 
@@ -306,18 +302,15 @@ def _read_folder(path: Path) -> _Files:
     for stem in ("upsrt", "upfusion2d"):
         found = find_weights(path, stem)
         if found is None:
-            raise CheckpointError(
-                f"{path} must hold upsrt.pt, upfusion2d.pt and a DINOv2 file, but {stem}.pt is missing; see the README"
-            )
+            wanted = f"{path} must hold upsrt.pt, upfusion2d.pt and a DINOv2 file, but {stem}.pt is missing"
+            raise CheckpointError(f"{wanted}; see the README")
         files.append(found)
     named, kinds = find_weights(path, *_DINO_STEMS), (".pth", ".bin", ".safetensors", ".pt")
     others = [file for file in sorted(path.iterdir()) if file.suffix in kinds]
     others = [file for file in others if not file.name.startswith(("upsrt", "upfusion2d"))]
     if named is None and len(others) != 1:
-        raise CheckpointError(
-            f"{path} must hold one DINOv2 file ({', '.join(DINO_FILES)}), got {len(others)} candidates; "
-            "put it beside upsrt.pt"
-        )
+        wanted = f"{path} must hold one DINOv2 file ({', '.join(DINO_FILES)})"
+        raise CheckpointError(f"{wanted}, got {len(others)} candidates; put it beside upsrt.pt")
     sizes = path / "config.json"
     content = read_json(sizes, CheckpointError) if sizes.exists() else {}
     weights = {UPSRT_PREFIX + name: tensor for name, tensor in read_weights(files[0]).items()}
@@ -346,9 +339,8 @@ def _check_names(checkpoint: Checkpoint) -> None:
     }
     found = "; ".join(f"{len(names)} {kind}: {listed(names)}" for kind, names in lists.items() if names)
     if found:
-        raise CheckpointError(
-            f"{checkpoint.path} does not fit its configuration: {found}. Check config.json or get the weights again"
-        )
+        problem = f"{checkpoint.path} does not fit its configuration"
+        raise CheckpointError(f"{problem}: {found}. Check config.json or get the weights again")
 
 
 def _ignored(name: str, config: ModelConfig) -> bool:

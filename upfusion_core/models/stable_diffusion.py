@@ -227,10 +227,8 @@ def _tokenizer_ids(prompt: str) -> list[int]:
 
     found = importlib.util.find_spec("open_clip")
     if found is None or not found.submodule_search_locations:
-        raise MissingPackageError(
-            "a prompt other than the default needs CLIP's vocabulary, which is not installed; "
-            "run pip install open_clip_torch or leave the prompt away"
-        )
+        wanted = "a prompt other than the default needs CLIP's vocabulary, which is not installed"
+        raise MissingPackageError(f"{wanted}; run pip install open_clip_torch or leave the prompt away")
     path = Path(found.submodule_search_locations[0]) / "bpe_simple_vocab_16e6.txt.gz"
     lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")
     letters = sorted(

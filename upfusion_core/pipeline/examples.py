@@ -79,6 +79,5 @@ def _bundled(name: str) -> Any:  # noqa: ANN401 - (3, S, S) or, of a mask, (1, S
             return json.loads(path.read_text(encoding="utf-8"))
         return load_png(path, "L" if name.endswith("_mask.png") else "RGB")
     except (OSError, InputError) as error:
-        raise InputError(
-            f"{path} must have come with the package, but is not whole ({error}); install it again"
-        ) from error
+        wanted = f"{path} must have come with the package, but is not whole ({error})"
+        raise InputError(f"{wanted}; install it again") from error

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..data.camera_files import CameraFile, FileCamera, read_camera_files
 from ..data.recorded import bounds
 from ..geometry.lenses import KnownCameras, Lens
-from ..support.decoding import open_picture, orientation
+from ..support.decoding import open_picture, orientation, stored_size
 from ..support.errors import InputError
 from ..support.files import reading
 from ..support.images import unit_range
@@ -59,9 +59,8 @@ def load_photo_cameras(
     missing = [label for label, entry in zip(labels, entries, strict=True) if entry is None]
     if missing:
         known = ", ".join(sorted(camera.name for camera in world.cameras)[:6])
-        raise InputError(
-            f"{world.path} must have a camera for each photo, it has none for {', '.join(missing)}; known: {known}"
-        )
+        wanted = f"{world.path} must have a camera for each photo, it has none for {', '.join(missing)}"
+        raise InputError(f"{wanted}; known: {known}")
     if len(worlds) > 1:
         notes.append(
             f"of {len(worlds)} models in {path} the one in {world.path.name} has most of the photos; it is taken"
@@ -130,9 +129,8 @@ def _matched(world: CameraFile, photos: list[Path]) -> tuple[list[FileCamera | N
             alike = [camera for camera, common in zip(alike, depth, strict=True) if common == max(depth)]
             if len(alike) > 1:
                 names = ", ".join(camera.name for camera in alike[:4])
-                raise InputError(
-                    f"{photo.name} must be one picture of {world.path}, it may be {names}; rename the photo"
-                )
+                wanted = f"{photo.name} must be one picture of {world.path}, it may be {names}"
+                raise InputError(f"{wanted}; rename the photo")
             chosen = alike[0]
             if forgiven:
                 notes.append(f"{photo.name} is taken for {chosen.name} of {world.path.name}, {forgiven} aside")
@@ -170,7 +168,7 @@ class _Size:
     @classmethod
     def of(cls, photo: Path) -> _Size:
         with reading(photo, "check the path"), open_picture(photo) as image:
-            return cls(*image.size, orientation(image))
+            return cls(*stored_size(image), orientation(image))
 
 
 def _upright(entry: FileCamera, size: _Size, label: str) -> tuple[Tensor, Lens]:
@@ -198,10 +196,9 @@ def _upright(entry: FileCamera, size: _Size, label: str) -> tuple[Tensor, Lens]:
         lens = lens.resized(turned)
     else:
         sizes = " x ".join(f"{side:g}" for side in lens.size), " x ".join(map(str, turned))
-        raise InputError(
-            f"{label}: its camera is of {sizes[0]} pixels and the photo has {sizes[1]}, another shape; give the photo "
-            "that the camera was made from, or one that was made smaller as a whole"
-        )
+        problem = f"{label}: its camera is of {sizes[0]} pixels and the photo has {sizes[1]}, another shape"
+        advice = "give the photo that the camera was made from, or one that was made smaller as a whole"
+        raise InputError(f"{problem}; {advice}")
     pose = entry.camera_to_world.clone()
     for _ in range(quarters):
         lens = lens.turned()
@@ -223,26 +220,22 @@ def _rigid(matrices: Tensor, labels: Sequence[str]) -> Tensor:
     """The same cameras without scale and rounding, or the reason why they are none."""
     for matrix, label in zip(matrices, labels, strict=True):
         if not torch.isfinite(matrix).all():
-            raise InputError(
-                f"the camera's matrix of {label} must be finite, got NaN or infinity; place the photo anew"
-            )
+            wanted = f"the camera's matrix of {label} must be finite"
+            raise InputError(f"{wanted}, got NaN or infinity; place the photo anew")
     rotations = matrices[:, :3, :3]
     determinants = torch.linalg.det(rotations)
     if (determinants < 0).any():
         wrong = ", ".join(label for label, found in zip(labels, determinants, strict=True) if found < 0)
-        raise InputError(
-            f"the cameras' matrices must be right-handed, those of {wrong} mirror (left-handed); export them without "
-            "a mirrored axis"
-        )
+        wanted = f"the cameras' matrices must be right-handed, those of {wrong} mirror (left-handed)"
+        raise InputError(f"{wanted}; export them without a mirrored axis")
     scales = determinants.clamp_min(1e-30) ** (1 / 3)
     left, _, right = torch.linalg.svd(rotations / scales[:, None, None])
     nearest = left @ right
     drift = (rotations / scales[:, None, None] - nearest).abs().amax(dim=(1, 2))
     for found, scale, label in zip(drift, scales, labels, strict=True):
         if found > 0.02 or scale < 1e-9:
-            raise InputError(
-                f"the camera's matrix of {label} must be a rotation, got one that shears; correct it there"
-            )
+            wanted = f"the camera's matrix of {label} must be a rotation"
+            raise InputError(f"{wanted}, got one that shears; correct it there")
     rigid = matrices.clone()
     rigid[:, :3, :3] = nearest
     return rigid
@@ -293,14 +286,11 @@ def _center(
     ahead = -torch.einsum("nij,nj->ni", matrices[:, :3, :3].transpose(1, 2), center - centers)[:, 2]
     away = [label for label, depth in zip(labels, ahead, strict=True) if depth <= 0]
     if len(away) == len(labels):
-        raise InputError(
-            "all cameras look away from the object; are their axes OpenCV's (down, forward)? transforms.json wants "
-            "OpenGL's (up, backward)"
-        )
+        advice = "are their axes OpenCV's (down, forward)? transforms.json wants OpenGL's (up, backward)"
+        raise InputError(f"all cameras look away from the object; {advice}")
     if away:
-        raise InputError(
-            f"the camera of {', '.join(away)} looks away from the object; place the photo anew, or leave it out"
-        )
+        problem = f"the camera of {', '.join(away)} looks away from the object"
+        raise InputError(f"{problem}; place the photo anew, or leave it out")
     return center
 
 

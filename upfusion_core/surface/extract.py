@@ -120,10 +120,8 @@ def require_packages(*, texture: bool, faces: bool) -> None:
         (faces, "fast-simplification", "a limit on the number of faces", "leave the limit out"),
     ):
         if wanted and importlib.util.find_spec(package.replace("-", "_")) is None:
-            raise MissingPackageError(
-                f"{purpose} needs the package {package}, which is not installed; "
-                f"install it by pip install {package}, or {instead}"
-            )
+            problem = f"{purpose} needs the package {package}, which is not installed"
+            raise MissingPackageError(f"{problem}; install it by pip install {package}, or {instead}")
 
 
 def _stages(on_step: OnStep | None, textured: bool) -> Callable[[str], OnProgress]:
@@ -346,10 +344,8 @@ def _layer(field: RadianceField, low: Tensor, spacing: float, index: int, wanted
         return torch.empty(0, dtype=torch.float32)
     density = torch.cat(list(chunk.map(lambda part: field.density(points[part]), len(points))))
     if not torch.isfinite(density).all():
-        raise FieldError(
-            "the field's density is not finite (NaN or infinite), so it has no surface; "
-            "its fit has diverged: lower the learning rates, or go back to an earlier checkpoint"
-        )
+        problem = "the field's density is not finite (NaN or infinite), so it has no surface; its fit has diverged"
+        raise FieldError(f"{problem}: lower the learning rates, or go back to an earlier checkpoint")
     return density.float().cpu()
 
 

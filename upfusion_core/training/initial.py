@@ -94,10 +94,8 @@ def read_initial_weights(source: str | Path, config: ModelConfig) -> dict[str, T
         differing = [name for name in sections if getattr(found, name) != getattr(config, name)]
         if differing:
             values = f"must be {getattr(config, differing[0])}, got {getattr(found, differing[0])}"
-            raise CheckpointError(
-                f"{path} was made with other sizes ({', '.join(differing)}): {differing[0]} {values}; "
-                "change the section model of the training configuration"
-            )
+            problem = f"{path} was made with other sizes ({', '.join(differing)}): {differing[0]} {values}"
+            raise CheckpointError(f"{problem}; change the section model of the training configuration")
         return checkpoint.weights
     weights = read_weights(path)
     if "linear_scene.weight" in weights:
@@ -108,9 +106,8 @@ def read_initial_weights(source: str | Path, config: ModelConfig) -> dict[str, T
     kept = {name: tensor for name, tensor in weights.items() if name.startswith(known)}
     if not kept:
         got = f"names like {next(iter(weights))}"
-        raise CheckpointError(
-            f"{path} must hold UpSRT, DINOv2 or Stable Diffusion 1.5 weights, got {got}; choose another file"
-        )
+        wanted = f"{path} must hold UpSRT, DINOv2 or Stable Diffusion 1.5 weights"
+        raise CheckpointError(f"{wanted}, got {got}; choose another file")
     return kept
 
 
@@ -160,9 +157,8 @@ def _diffusers_weights(folder: Path, config: ModelConfig) -> dict[str, Tensor]:
         if file is None:
             if part == "text_encoder" or (part == "vae" and not (folder / part).exists()):
                 continue
-            raise CheckpointError(
-                f"{folder / part} must hold {_FOLDER_STEMS[0]}.safetensors, got no such file; download it again"
-            )
+            wanted = f"{folder / part} must hold {_FOLDER_STEMS[0]}.safetensors"
+            raise CheckpointError(f"{wanted}, got no such file; download it again")
         weights = read_weights(file)
         if part == "text_encoder":
             found |= {sd.TEXT_PREFIX + name.removeprefix("text_model."): tensor for name, tensor in weights.items()}
