@@ -56,16 +56,17 @@ def run_reconstruct(command: Reconstruct, given: frozenset[str]) -> None:
         textured = texture_size(command.surface, *command.formats) is not None
         require_packages(texture=textured, faces=command.surface.faces is not None)
         if not run.already_finished:
-            field = finished_field(run, command.networks.device)
+            field, size = finished_field(run, command.networks.device), 256
             if field is None:
                 model, scene = encoded(run, command.networks, command.sampler, photos, command.photo_elevation)
+                size = model.image_size
                 if command.views:
                     cameras = orbit_of(command.views, command.photo_elevation)
                     sample_views(run, model, scene, cameras, command.sampler)
                     write_png(run, "views.png", contact_sheet(saved_pictures(run, "views", command.views)))
                 field = fit_field(run, model, scene, config, command.sampler, command.preview_every)
             save_turntable(run, field, command.turntable_size)
-            views, asked = photos(256), command.photo_texture
+            views, asked = photos(size), command.photo_texture
             if asked is None:
                 asked = views.cameras is not None and views.cameras.given
             save_mesh(run, field, command.surface, command.formats, views if asked else None)
