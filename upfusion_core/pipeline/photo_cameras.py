@@ -110,6 +110,13 @@ def cameras_round_object(
 
 def _matched(world: CameraFile, photos: list[Path]) -> tuple[list[FileCamera | None], list[str]]:
     """The camera of each photo by the strictest rule that finds any, and what had to be forgiven."""
+
+    def common(name: PurePosixPath, photo: PurePosixPath) -> int:
+        """How many folders above the pictures agree, from the last one on."""
+        pairs = zip(name.parts[-2::-1], photo.parts[-2::-1], strict=False)
+        agree = [a.casefold() == b.casefold() for a, b in pairs]
+        return agree.index(False) if False in agree else len(agree)
+
     rules: list[tuple[Callable[[PurePosixPath], str], str]] = [
         (lambda name: name.name, ""),
         (lambda name: name.name.casefold(), "letters' case"),
@@ -125,8 +132,8 @@ def _matched(world: CameraFile, photos: list[Path]) -> tuple[list[FileCamera | N
             alike = [camera for camera in world.cameras if rule(PurePosixPath(camera.name)) == rule(own)]
             if not alike:
                 continue
-            depth = [_common(PurePosixPath(camera.name), own) for camera in alike]
-            alike = [camera for camera, common in zip(alike, depth, strict=True) if common == max(depth)]
+            depth = [common(PurePosixPath(camera.name), own) for camera in alike]
+            alike = [camera for camera, shared in zip(alike, depth, strict=True) if shared == max(depth)]
             if len(alike) > 1:
                 names = ", ".join(camera.name for camera in alike[:4])
                 wanted = f"{photo.name} must be one picture of {world.path}, it may be {names}"
@@ -145,13 +152,6 @@ def _matched(world: CameraFile, photos: list[Path]) -> tuple[list[FileCamera | N
 def _stem(name: PurePosixPath) -> str:
     known = name.suffix.lower() in {*Image.registered_extensions(), ".heic", ".heif", ".avif"}
     return name.stem if known else name.name
-
-
-def _common(name: PurePosixPath, photo: PurePosixPath) -> int:
-    """How many folders above the pictures agree, from the last one on."""
-    pairs = zip(name.parts[-2::-1], photo.parts[-2::-1], strict=False)
-    agree = [a.casefold() == b.casefold() for a, b in pairs]
-    return agree.index(False) if False in agree else len(agree)
 
 
 # ---- a file's camera becomes one of the upright photo
