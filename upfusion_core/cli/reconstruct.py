@@ -205,13 +205,10 @@ def run_demo(command: Demo, given: frozenset[str]) -> None:
                 field = fit_field(run, model, scene, config, sampler, DEMO_PREVIEW_EVERY)
             if not run.finished("sheet"):
                 with run.stage("sheet"), progress("Rendering the contact sheet") as on_step:
-                    columns = {
-                        "photos": example.photos,
-                        "truth": example.truth,
-                        "prediction": saved_pictures(run, "predictions", len(cameras)),
-                        "2D samples": saved_pictures(run, "views", len(cameras)),
-                        "3D field": rendered(field, cameras, SHEET_SIZE, on_step),
-                    }
+                    columns = {"photos": example.photos, "truth": example.truth}
+                    for title, folder in (("prediction", "predictions"), ("2D samples", "views")):
+                        columns[title] = saved_pictures(run, folder, len(cameras))
+                    columns["3D field"] = rendered(field, cameras, SHEET_SIZE, on_step)
                     rows = [f"view {index + 1}" for index in range(len(cameras))]
                     write_png(run, "sheet.png", labelled_sheet(columns, rows, SHEET_SIZE))
             save_turntable(run, field, DEMO_TURNTABLE_SIZE)

@@ -59,10 +59,8 @@ def example_views(number: int = 0, photos: int = 3) -> ExampleViews:
     check_count("number", number, 0, len(names) - 1)
     check_count("photos", photos, 1, MAX_PHOTOS)
     cameras, shown, masks = [], [], []
-    for kind, entries in (
-        ("photo", _bundled(f"{number}/photos.json")[:photos]),
-        ("truth", _bundled(f"{number}/truth.json")),
-    ):
+    seen = {"photo": _bundled(f"{number}/photos.json")[:photos], "truth": _bundled(f"{number}/truth.json")}
+    for kind, entries in seen.items():
         matrices = torch.tensor([entry["camera_to_world"] for entry in entries])
         cameras.append(cameras_from_matrices(matrices, focal=[entry["focal"] for entry in entries]))
         files = [f"{number}/{kind}_{place + 1}" for place in range(len(entries))]
@@ -79,6 +77,5 @@ def _bundled(name: str) -> Any:  # noqa: ANN401 - (3, S, S) or, of a mask, (1, S
             return json.loads(path.read_text(encoding="utf-8"))
         return load_png(path, "L" if name.endswith("_mask.png") else "RGB")
     except (OSError, InputError) as error:
-        raise InputError(
-            f"{path} must have come with the package, but is not whole ({error}); install it again"
-        ) from error
+        wanted = f"{path} must have come with the package, but is not whole ({error})"
+        raise InputError(f"{wanted}; install it again") from error

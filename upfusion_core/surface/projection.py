@@ -26,7 +26,7 @@ from .rasterise import rasterise
 from .reading import Surface
 from .texture import FACES, dilate, texels, unwrap
 
-BUFFER = 1536  # side of the largest depth buffer, in samples: six photos of 12 megapixels fit into 2 GB with it
+BUFFER = 1536  # side of the largest depth buffer, in samples; memory and time of looking grow with its square
 LOW = 128  # side of the low band, in pixels; about the size of what the photos are levelled over
 SOLVED = 384  # side of the texture that levels and trust are solved on
 BORDER = 0.02  # a photo's weight rises over this share of its side, from outlines and from its border on
