@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -99,10 +98,13 @@ def opened(command: Command, given: frozenset[str]) -> Iterator[tuple[Run, Comma
             known = load_photo_cameras(photos.photo_cameras, photos.photos, masks, elevation_degrees=elevation)
 
         find: dict[str, Any] = {name: getattr(photos, name) for name in ("remove_background", "any_background")}
+        held: dict[int, InputViews] = {}  # of one size at a time: they carry the photos' own pixels
 
-        @cache
         def prepared(size: int) -> InputViews:
-            return prepare_views(list(photos.photos), masks, size=size, cameras=known, **find)
+            if size not in held:
+                held.clear()
+                held[size] = prepare_views(list(photos.photos), masks, size=size, cameras=known, **find)
+            return held[size]
 
         prepared(256)  # the released size, which is nearly always the one wanted
         cameras = command.orbit.cameras if isinstance(command, Views | Predict) else None

@@ -261,9 +261,10 @@ def _center(
     if len(rays) == 1:
         raise InputError("cameras of at least two photos are needed to know where the object is; give more photos")
     across = torch.eye(3, dtype=rays.dtype) - rays[:, :, None] * rays[:, None, :]
-    if float(torch.linalg.cond(across.sum(0))) > 1e8:
-        wanted = "the cameras must look at the object from different directions, they are all parallel"
-        raise InputError(f"{wanted}; add photos")
+    apart = (centers - centers[0]).norm(dim=-1).amax()
+    if float(torch.linalg.cond(across.sum(0))) > 1e8 or apart <= 1e-9 * centers.abs().amax():
+        found = "they are all parallel" if apart > 0 else "they all stand at one place"
+        raise InputError(f"the cameras must look at the object from different directions, {found}; add photos")
     center: Tensor = torch.linalg.solve(across.sum(0), (across @ centers[:, :, None]).sum(0))[:, 0]
     ahead = -torch.einsum("nij,nj->ni", matrices[:, :3, :3].transpose(1, 2), center - centers)[:, 2]
     away = [label for label, depth in zip(labels, ahead, strict=True) if depth <= 0]

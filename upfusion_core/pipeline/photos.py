@@ -32,7 +32,7 @@ from .masks import ON_WHITE, WHITE_ENOUGH, Sense, border_median, check_tells, es
 PhotoSource = str | os.PathLike[str] | Image.Image | Tensor | np.ndarray  # what a photo or a mask may be given as
 
 _BAND = 4_000_000  # pixels of a photo that are floating point at a time
-_LARGEST = 4096  # pixels along a photo's sides that no texture shows more of
+_LARGEST = 4000  # pixels along a JPEG's longer side that are kept; more of six photos would take gigabytes
 MIN_SIDE = 8  # smaller pictures show no object
 _NARROWEST = 8  # pixels of the result that a whole photo must cover in its shorter direction
 _GREY_ENOUGH = 16  # JPEG noise between the channels of a grey mask
@@ -170,7 +170,7 @@ def read_photo(source: PhotoSource, label: str = "photo 1", *, least: int | None
 
     Args:
         label: how messages call the photo; a file's name is added.
-        least: a JPEG file may be decoded 2, 4 or 8 times smaller, where its sides remain whole and at least this long.
+        least: a JPEG file may be decoded 2, 4 or 8 times smaller, where its sides remain whole, the longer this long.
     """
     name = Path(source).as_posix() if isinstance(source, str | os.PathLike) else label
     opened_here = isinstance(source, str | os.PathLike)  # a picture of the caller's own is not to become smaller
@@ -283,7 +283,7 @@ def _decode(source: PhotoSource, label: str, read: Callable[[Image.Image, str], 
 def _photo_channels(image: Image.Image, label: str, least: int | None) -> np.ndarray:
     if least and image.format in ("JPEG", "MPO"):
         for width, height in ((image.width // factor, image.height // factor) for factor in (8, 4, 2)):
-            if min(width, height) >= least and image.width % width == image.height % height == 0:
+            if max(width, height) >= least and image.width % width == image.height % height == 0:
                 image.draft(None, (width, height))
                 break
     return pixels(image, label)
