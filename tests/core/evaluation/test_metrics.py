@@ -111,7 +111,7 @@ def test_white_scores_well_on_small_objects_but_not_in_the_box() -> None:
     inside = x**2 + y**2 < 4 * 0.1 / math.pi
     truth = torch.where(inside, 0.53 + 0.25 * (60 * x).sin(), 1.0).expand(1, 3, 128, 128)
     found = measure_views(torch.ones_like(truth), truth, inside[None, None].float())
-    # in the ball the squares' mean is (1 - 0.53)² + 0.25² / 2, outside 0; the ball fills π / 4 of its box
+    # the squares' mean: (1 - 0.53) ** 2 + 0.25 ** 2 / 2 in the ball, 0 outside; it fills pi / 4 of its box
     square = 0.47**2 + 0.25**2 / 2
     assert float(found["psnr"]) == pytest.approx(-10 * math.log10(0.1 * square), abs=0.2)
     assert float(found["box_psnr"]) == pytest.approx(-10 * math.log10(math.pi / 4 * square), abs=0.2)
