@@ -236,19 +236,19 @@ def main() -> None:
     parser.add_argument("work", choices=("fit", "whole", "projection", "perturbed", "speed"))
     parser.add_argument("scans", type=Path, nargs="?", help="folder of meshes; fit and speed need none")
     parser.add_argument("--photos", type=int, nargs="+", default=[6])
-    parser.add_argument("--objects", type=int, default=12, help="so many of them, the first")
+    parser.add_argument("--objects", type=int, help="so many of them, the first, if not 12; of fit's, if not 1")
     parser.add_argument("--iterations", type=int, help="of a fit, if not its own number")
     parser.add_argument("--size", type=int, help="of the texture, if not 1024; of speed's, if not 4096")
     parser.add_argument("--out", type=Path, help="file that keeps the lines")
     options = parser.parse_args()
     if options.work in ("fit", "speed"):
         work = fit if options.work == "fit" else speed
-        for index in range(options.objects if options.work == "fit" else 1):
+        for index in range(options.objects or 1 if options.work == "fit" else 1):
             key = {"work": options.work, "object": index, "iterations": options.iterations, "size": options.size}
             report(options, key, partial(work, index, options))
         return
     works = {"whole": whole, "projection": project, "perturbed": perturbed}
-    for source in mesh_folder(options.scans).sources[: options.objects]:
+    for source in mesh_folder(options.scans).sources[: options.objects or 12]:
         for photos in options.photos:
             key = {"work": options.work, "object": source.name, "photos": photos, "iterations": options.iterations}
             surface = source.read().centered(RADIUS)

@@ -56,9 +56,8 @@ class Cameras:
         elif (self.camera_to_world[:, 3] - gram.new_tensor([0.0, 0.0, 0.0, 1.0])).abs().gt(1e-4).any():
             fault = "another last row; correct it"
         if fault:
-            raise InputError(
-                f"Cameras.camera_to_world must be rigid (a rotation and a translation, last row 0 0 0 1), got {fault}"
-            )
+            wanted = "Cameras.camera_to_world must be rigid (a rotation and a translation, last row 0 0 0 1)"
+            raise InputError(f"{wanted}, got {fault}")
 
     @property
     def centers(self) -> Tensor:

@@ -111,10 +111,8 @@ def draw_object(dataset: MultiViewDataset, index: int, config: EvaluationConfig)
         if isinstance(dataset, MeshViews):
             mesh = functools.cache(lambda: as_trimesh(dataset.surface(index, views)))
     if len(views) < wanted:
-        raise InputError(
-            f"{views.name} must have {wanted} views ({most} photos and {config.views} targets), got {len(views)}; "
-            "ask for fewer photos or views"
-        )
+        needed = f"{views.name} must have {wanted} views ({most} photos and {config.views} targets)"
+        raise InputError(f"{needed}, got {len(views)}; ask for fewer photos or views")
     return EvaluatedObject(index, views, photos, targets, mesh)
 
 
@@ -222,16 +220,11 @@ def _predicted(
         return Prediction(predicted(cameras, size), render=predicted)
     if stage == "sample":
         first = object_seed(config.seed, "sample", item.index)
+        seeds = [first + view for view in range(len(cameras))]
         novel = model.sample(
-            scene,
-            cameras,
-            steps=config.steps,
-            guidance=config.guidance,
-            scheduler=config.scheduler,
-            seeds=[first + view for view in range(len(cameras))],
-            batch_size=config.batch_size,
-            on_step=on_step,
-        )
+            scene, cameras, steps=config.steps, guidance=config.guidance, scheduler=config.scheduler,
+            seeds=seeds, batch_size=config.batch_size, on_step=on_step,
+        )  # fmt: skip
         return Prediction(_picture(novel.rgb))
     generator = torch.Generator().manual_seed(object_seed(config.seed, "field", item.index))
     kept = None if state is None else state(count)

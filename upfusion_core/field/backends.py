@@ -126,10 +126,8 @@ def encode_by_tinycudann(points: Tensor, table: Tensor, config: GridConfig) -> T
     primes are the same; a dense level has up to 7 rows more.
     """
     if config.indexing == "tiled" and config.dense_levels < config.levels:
-        raise InputError(
-            "backend 'tinycudann' cannot wrap tiled levels as this field does; "
-            "use GridConfig(indexing='hashed'), or backend 'auto' or 'torch'"
-        )
+        problem = "backend 'tinycudann' cannot wrap tiled levels as this field does"
+        raise InputError(f"{problem}; use GridConfig(indexing='hashed'), or backend 'auto' or 'torch'")
     if config.features not in (1, 2, 4, 8):
         wanted = f"backend 'tinycudann' needs 1, 2, 4 or 8 features, got {config.features}"
         raise InputError(f"{wanted}; change GridConfig.features, or use backend 'auto' or 'torch'")

@@ -215,9 +215,8 @@ def load_field(path: str | os.PathLike[str], *, device: torch.device | str = "cp
             cameras = Cameras(**{name: torch.tensor(rows, dtype=torch.float32) for name, rows in stored.items()})
     except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         reason = error if isinstance(error, UpFusionError) else f"{type(error).__name__}: {error}"
-        raise CheckpointError(
-            f"{path} describes a field as this version cannot read it ({reason!s:.300}); make it anew"
-        ) from error
+        problem = f"{path} describes a field as this version cannot read it ({reason!s:.300})"
+        raise CheckpointError(f"{problem}; make it anew") from error
     found = misfits(tensors, config.shapes, dtype=torch.float32)  # before a field of whatever size it claims is made
     faults = [f"missing {name}" for name in sorted(found.missing)]
     faults += [f"unexpected {name:.100}" for name in sorted(found.unexpected)]
@@ -235,7 +234,5 @@ def load_field(path: str | os.PathLike[str], *, device: torch.device | str = "cp
 def _check_finite(tensors: dict[str, Tensor], error: type[UpFusionError], subject: str) -> None:
     broken = sorted(name for name, value in tensors.items() if not torch.isfinite(value).all())
     if broken:
-        raise error(
-            f"{subject} holds NaN or infinite values in {', '.join(broken)}; "
-            "the fit has diverged: lower its learning rates and make the field anew"
-        )
+        problem = f"{subject} holds NaN or infinite values in {', '.join(broken)}"
+        raise error(f"{problem}; the fit has diverged: lower its learning rates and make the field anew")

@@ -184,9 +184,8 @@ def _with_focal(rows: Tensor, focal: Numbers, principal: Tensor | None = None) -
     value = _numbers("focal", focal).to(rows.device)
     value = value[:, None] if value.ndim == 1 else value
     if value.ndim and not (value.ndim == 2 and value.shape[0] in (1, count) and value.shape[1] in (1, 2)):
-        raise InputError(
-            f"focal must be one number or one a camera, got {tuple(value.shape)} for {count} cameras; give one number"
-        )
+        wanted = "focal must be one number or one a camera"
+        raise InputError(f"{wanted}, got {tuple(value.shape)} for {count} cameras; give one number")
     focals = value.expand(count, 2).clone()
     return Cameras(matrices, focals, torch.zeros_like(focals) if principal is None else principal)
 
@@ -266,3 +265,14 @@ def _turn(angle: float, axis: int) -> Tensor:
     matrix[second, first] = math.sin(angle)
     matrix[first, second] = -math.sin(angle)
     return matrix
+
+
+def quaternion_rotation(x: Tensor, y: Tensor, z: Tensor, w: Tensor) -> Tensor:
+    """(...,) components of unit quaternions, w the real part -> (..., 3, 3)."""
+    rows = [
+        1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w),
+        2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w),
+        2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y),
+    ]  # fmt: skip
+    turns: Tensor = torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
+    return turns

@@ -21,15 +21,7 @@ from torch import Tensor, nn
 from ..config import MODEL_ID, ModelConfig
 from ..support.errors import CheckpointError
 from ..support.files import BUNDLED_NAME, bundled_path, check_path, parse_json, read_json, shown
-from ..support.weights import (
-    check_finite_weights,
-    find_weights,
-    is_safetensors,
-    listed,
-    misfits,
-    read_metadata,
-    read_weights,
-)
+from ..support.weights import check_finite_weights, find_weights, is_safetensors, misfits, read_metadata, read_weights
 from . import stable_diffusion as sd
 from .controlnet import ControlNet, widen
 from .dino import DinoKeys, hub_names
@@ -128,9 +120,8 @@ def recommended_guidance(weights: str | Path) -> float:
         return RELEASED_GUIDANCE
     value = _facts(path, read_metadata(path)).get("guidance", RELEASED_GUIDANCE)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1000:
-        raise CheckpointError(
-            f"{path}: the guidance among its facts must be a number from 0 to 1000, got {shown(value, 40)}"
-        )
+        wanted = f"{path}: the guidance among its facts must be a number from 0 to 1000"
+        raise CheckpointError(f"{wanted}, got {shown(value, 40)}")
     return float(value)
 
 
@@ -281,15 +272,12 @@ _Files = tuple[dict[str, Any], str, dict[str, Tensor], dict[str, Any]]  # sizes 
 
 def _read_merged(path: Path) -> _Files:
     if not is_safetensors(path):
-        raise CheckpointError(
-            f"{path} must be a folder of weights or a merged .safetensors, got a {path.suffix or 'nameless'} file; "
-            "give the folder that holds it"
-        )
+        wanted = f"{path} must be a folder of weights or a merged .safetensors"
+        raise CheckpointError(f"{wanted}, got a {path.suffix or 'nameless'} file; give the folder that holds it")
     metadata = read_metadata(path)
     if CONFIG_KEY not in metadata:
-        raise CheckpointError(
-            f"{path} is not a merged UpFusion file (no {CONFIG_KEY} in its metadata); make one with upfusion convert"
-        )
+        problem = f"{path} is not a merged UpFusion file (no {CONFIG_KEY} in its metadata)"
+        raise CheckpointError(f"{problem}; make one with upfusion convert")
     content = parse_json(metadata[CONFIG_KEY], f"{path} metadata", CheckpointError)
     return content, f"{path} metadata", read_weights(path), _facts(path, metadata)
 
@@ -306,18 +294,15 @@ def _read_folder(path: Path) -> _Files:
     for stem in ("upsrt", "upfusion2d"):
         found = find_weights(path, stem)
         if found is None:
-            raise CheckpointError(
-                f"{path} must hold upsrt.pt, upfusion2d.pt and a DINOv2 file, but {stem}.pt is missing; see the README"
-            )
+            wanted = f"{path} must hold upsrt.pt, upfusion2d.pt and a DINOv2 file, but {stem}.pt is missing"
+            raise CheckpointError(f"{wanted}; see the README")
         files.append(found)
     named, kinds = find_weights(path, *_DINO_STEMS), (".pth", ".bin", ".safetensors", ".pt")
     others = [file for file in sorted(path.iterdir()) if file.suffix in kinds]
     others = [file for file in others if not file.name.startswith(("upsrt", "upfusion2d"))]
     if named is None and len(others) != 1:
-        raise CheckpointError(
-            f"{path} must hold one DINOv2 file ({', '.join(DINO_FILES)}), got {len(others)} candidates; "
-            "put it beside upsrt.pt"
-        )
+        wanted = f"{path} must hold one DINOv2 file ({', '.join(DINO_FILES)})"
+        raise CheckpointError(f"{wanted}, got {len(others)} candidates; put it beside upsrt.pt")
     sizes = path / "config.json"
     content = read_json(sizes, CheckpointError) if sizes.exists() else {}
     weights = {UPSRT_PREFIX + name: tensor for name, tensor in read_weights(files[0]).items()}
@@ -338,17 +323,10 @@ def _check_names(checkpoint: Checkpoint) -> None:
     if DEFAULT_EMBEDDING in weights or EMPTY_EMBEDDING in weights:
         expected |= dict.fromkeys((DEFAULT_EMBEDDING, EMPTY_EMBEDDING), torch.Size([77, config.diffusion.context_dim]))
     faults = misfits(weights, expected, padded=True)
-    lists = {
-        "missing": faults.missing,
-        "unexpected": [name for name in faults.unexpected if not _ignored(name, config)],
-        "of another shape": [f"{name} {came} instead of {wanted}" for name, (came, wanted) in faults.shapes.items()],
-        "not of floating point": [f"{name} {came}" for name, (came, _) in faults.kinds.items()],
-    }
-    found = "; ".join(f"{len(names)} {kind}: {listed(names)}" for kind, names in lists.items() if names)
-    if found:
-        raise CheckpointError(
-            f"{checkpoint.path} does not fit its configuration: {found}. Check config.json or get the weights again"
-        )
+    faults = faults._replace(unexpected=[name for name in faults.unexpected if not _ignored(name, config)])
+    if any(faults):
+        problem = f"{checkpoint.path} does not fit its configuration"
+        raise CheckpointError(f"{problem}: {faults}. Check config.json or get the weights again")
 
 
 def _ignored(name: str, config: ModelConfig) -> bool:

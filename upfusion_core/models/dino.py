@@ -37,9 +37,8 @@ def hub_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
             parts = [name.replace(".query.", f".{kind}.") for kind in ("query", "key", "value")]
             shapes = {part: tuple(weights[part].shape) for part in parts if part in weights}
             if len(shapes) < 3 or len(set(shapes.values())) > 1 or () in shapes.values():
-                raise CheckpointError(
-                    f"the DINOv2 file must have query, key and value of one shape, got {shapes}; download it again"
-                )
+                wanted = "the DINOv2 file must have query, key and value of one shape"
+                raise CheckpointError(f"{wanted}, got {shapes}; download it again")
             tensor = torch.cat([weights[part] for part in parts])
         elif ".attention.attention." in name:
             continue  # joined to its query

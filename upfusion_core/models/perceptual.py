@@ -89,10 +89,8 @@ def load_lpips(path: str | Path, device: torch.device | str = "cpu") -> Lpips:
     others = (read_weights(place) for place in places if place != path and place.is_file())
     heads = next((found for found in (weights, *others) if _HEADS[0] in found), None)
     if heads is None:
-        raise CheckpointError(
-            f"{path} holds VGG-16 but not the LPIPS heads (lin0.model.1.weight, ...); put the lpips package's vgg.pth "
-            "beside it, or pip install lpips"
-        )
+        problem = f"{path} holds VGG-16 but not the LPIPS heads (lin0.model.1.weight, ...)"
+        raise CheckpointError(f"{problem}; put the lpips package's vgg.pth beside it, or pip install lpips")
     for index, name in enumerate(_HEADS):
         if name not in heads:
             raise CheckpointError(f"{path} must hold all five LPIPS heads, but {name} is missing; get it again")

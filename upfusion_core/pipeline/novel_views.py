@@ -230,8 +230,6 @@ class ViewSynthesizer(ABC):
         """The scene on this model's device and precision, if this model made it."""
         check_type("scene", scene, SceneEncoding, "make it with encode")
         if scene.model_id is not None and scene.model_id != self.model_id:
-            raise InputError(
-                f"the scene was encoded by another model (id {scene.model_id}, this one is {self.model_id}); "
-                "encode the photos again with this model"
-            )
+            problem = f"the scene was encoded by another model (id {scene.model_id}, this one is {self.model_id})"
+            raise InputError(f"{problem}; encode the photos again with this model")
         return replace(scene, tokens=scene.tokens.to(self.device, self.dtype))

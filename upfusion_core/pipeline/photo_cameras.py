@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from ..data.camera_files import CameraFile, FileCamera, read_camera_files
 from ..data.recorded import bounds
 from ..geometry.lenses import KnownCameras, Lens
-from ..support.decoding import open_picture, orientation
+from ..support.decoding import open_picture, orientation, stored_size
 from ..support.errors import InputError
 from ..support.files import reading
 from ..support.images import unit_range
@@ -50,26 +50,26 @@ def load_photo_cameras(
         InputError: the file cannot be read, a photo has no camera, or a camera is none; the sentence names it.
     """
     path = Path(path)
-    sizes = [_Size.of(Path(photo)) for photo in photos]
-    labels = [Path(photo).name for photo in photos]
-    worlds = read_camera_files(path)
-    fits = [_matched(world, [Path(photo) for photo in photos]) for world in worlds]
+    files, sizes = [Path(photo) for photo in photos], []
+    for file in files:
+        with reading(file, "check the path"), open_picture(file) as image:
+            sizes.append((stored_size(image), orientation(image)))
+    labels, worlds = [file.name for file in files], read_camera_files(path)
+    fits = [_matched(world, files) for world in worlds]
     best = max(range(len(worlds)), key=lambda index: sum(entry is not None for entry in fits[index][0]))
     world, (entries, notes) = worlds[best], fits[best]
     missing = [label for label, entry in zip(labels, entries, strict=True) if entry is None]
     if missing:
         known = ", ".join(sorted(camera.name for camera in world.cameras)[:6])
-        raise InputError(
-            f"{world.path} must have a camera for each photo, it has none for {', '.join(missing)}; known: {known}"
-        )
+        wanted = f"{world.path} must have a camera for each photo, it has none for {', '.join(missing)}"
+        raise InputError(f"{wanted}; known: {known}")
     if len(worlds) > 1:
-        notes.append(
-            f"of {len(worlds)} models in {path} the one in {world.path.name} has most of the photos; it is taken"
-        )
+        most = f"of {len(worlds)} models in {path} the one in {world.path.name} has most of the photos"
+        notes.append(f"{most}; it is taken")
     poses, lenses = [], []
     for entry, size, label in zip(entries, sizes, labels, strict=True):
         assert entry is not None, "missing ones are refused above"
-        pose, lens = _upright(entry, size, f"{label} ({world.path})")
+        pose, lens = _upright(entry, *size, f"{label} ({world.path})")
         poses.append(pose)
         lenses.append(lens)
     if world.ours and entries[0] is world.cameras[0]:  # in photo 1's frame already, to the bit
@@ -130,9 +130,8 @@ def _matched(world: CameraFile, photos: list[Path]) -> tuple[list[FileCamera | N
             alike = [camera for camera, common in zip(alike, depth, strict=True) if common == max(depth)]
             if len(alike) > 1:
                 names = ", ".join(camera.name for camera in alike[:4])
-                raise InputError(
-                    f"{photo.name} must be one picture of {world.path}, it may be {names}; rename the photo"
-                )
+                wanted = f"{photo.name} must be one picture of {world.path}, it may be {names}"
+                raise InputError(f"{wanted}; rename the photo")
             chosen = alike[0]
             if forgiven:
                 notes.append(f"{photo.name} is taken for {chosen.name} of {world.path.name}, {forgiven} aside")
@@ -159,49 +158,30 @@ def _common(name: PurePosixPath, photo: PurePosixPath) -> int:
 # ---- a file's camera becomes one of the upright photo
 
 
-@dataclass(frozen=True)
-class _Size:
-    """Width and height of a photo's stored pixels, and EXIF's orientation."""
-
-    width: int
-    height: int
-    orientation: int
-
-    @classmethod
-    def of(cls, photo: Path) -> _Size:
-        with reading(photo, "check the path"), open_picture(photo) as image:
-            return cls(*image.size, orientation(image))
-
-
-def _upright(entry: FileCamera, size: _Size, label: str) -> tuple[Tensor, Lens]:
-    """The camera and lens of the photo as one sees it, in its own pixels."""
-    stored = (size.width, size.height)
-    turned = stored[::-1] if size.orientation >= 5 else stored
+def _upright(entry: FileCamera, stored: tuple[int, int], orientation: int, label: str) -> tuple[Tensor, Lens]:
+    """The camera and lens of a photo as one sees it, in its own pixels, by the size of its stored ones."""
+    turned = stored[::-1] if orientation >= 5 else stored
     lens = entry.lens
     if not entry.sized:
         if lens.size == (1.0, 1.0):  # an angle across, and square pixels
-            scale = float(turned[0])
-            middle = (turned[0] / 2, turned[1] / 2)
-            return entry.camera_to_world, replace(lens, size=turned, focal=(lens.focal[0] * scale,) * 2, center=middle)
-        near = min(
-            (stored, turned), key=lambda found: abs(found[0] / lens.size[0] - 1) + abs(found[1] / lens.size[1] - 1)
-        )
+            focal, middle = lens.focal[0] * turned[0], (turned[0] / 2, turned[1] / 2)
+            return entry.camera_to_world, replace(lens, size=turned, focal=(focal, focal), center=middle)
+        near = min((stored, turned), key=lambda size: sum(abs(a / b - 1) for a, b in zip(size, lens.size, strict=True)))
         if all(abs(a / b - 1) < 0.15 for a, b in zip(near, lens.size, strict=True)):
             lens = replace(lens, size=near)
     quarters = 0
-    if size.orientation != 1 and _same_shape(lens.size, stored):
-        if size.orientation not in _QUARTERS:
+    if orientation != 1 and _same_shape(lens.size, stored):
+        if orientation not in _QUARTERS:
             raise InputError(f"{label} is mirrored by its EXIF tag; save it unmirrored, and make its camera again")
-        quarters = _QUARTERS[size.orientation]
+        quarters = _QUARTERS[orientation]
         lens = lens.resized(stored)
     elif _same_shape(lens.size, turned):
         lens = lens.resized(turned)
     else:
         sizes = " x ".join(f"{side:g}" for side in lens.size), " x ".join(map(str, turned))
-        raise InputError(
-            f"{label}: its camera is of {sizes[0]} pixels and the photo has {sizes[1]}, another shape; give the photo "
-            "that the camera was made from, or one that was made smaller as a whole"
-        )
+        problem = f"{label}: its camera is of {sizes[0]} pixels and the photo has {sizes[1]}, another shape"
+        advice = "give the photo that the camera was made from, or one that was made smaller as a whole"
+        raise InputError(f"{problem}; {advice}")
     pose = entry.camera_to_world.clone()
     for _ in range(quarters):
         lens = lens.turned()
@@ -223,26 +203,22 @@ def _rigid(matrices: Tensor, labels: Sequence[str]) -> Tensor:
     """The same cameras without scale and rounding, or the reason why they are none."""
     for matrix, label in zip(matrices, labels, strict=True):
         if not torch.isfinite(matrix).all():
-            raise InputError(
-                f"the camera's matrix of {label} must be finite, got NaN or infinity; place the photo anew"
-            )
+            wanted = f"the camera's matrix of {label} must be finite"
+            raise InputError(f"{wanted}, got NaN or infinity; place the photo anew")
     rotations = matrices[:, :3, :3]
     determinants = torch.linalg.det(rotations)
     if (determinants < 0).any():
         wrong = ", ".join(label for label, found in zip(labels, determinants, strict=True) if found < 0)
-        raise InputError(
-            f"the cameras' matrices must be right-handed, those of {wrong} mirror (left-handed); export them without "
-            "a mirrored axis"
-        )
+        wanted = f"the cameras' matrices must be right-handed, those of {wrong} mirror (left-handed)"
+        raise InputError(f"{wanted}; export them without a mirrored axis")
     scales = determinants.clamp_min(1e-30) ** (1 / 3)
     left, _, right = torch.linalg.svd(rotations / scales[:, None, None])
     nearest = left @ right
     drift = (rotations / scales[:, None, None] - nearest).abs().amax(dim=(1, 2))
     for found, scale, label in zip(drift, scales, labels, strict=True):
         if found > 0.02 or scale < 1e-9:
-            raise InputError(
-                f"the camera's matrix of {label} must be a rotation, got one that shears; correct it there"
-            )
+            wanted = f"the camera's matrix of {label} must be a rotation"
+            raise InputError(f"{wanted}, got one that shears; correct it there")
     rigid = matrices.clone()
     rigid[:, :3, :3] = nearest
     return rigid
@@ -285,22 +261,19 @@ def _center(
     if len(rays) == 1:
         raise InputError("cameras of at least two photos are needed to know where the object is; give more photos")
     across = torch.eye(3, dtype=rays.dtype) - rays[:, :, None] * rays[:, None, :]
-    if float(torch.linalg.cond(across.sum(0))) > 1e8:
-        raise InputError(
-            "the cameras must look at the object from different directions, they are all parallel; add photos"
-        )
+    apart = (centers - centers[0]).norm(dim=-1).amax()
+    if float(torch.linalg.cond(across.sum(0))) > 1e8 or apart <= 1e-9 * centers.abs().amax():
+        found = "they are all parallel" if apart > 0 else "they all stand at one place"
+        raise InputError(f"the cameras must look at the object from different directions, {found}; add photos")
     center: Tensor = torch.linalg.solve(across.sum(0), (across @ centers[:, :, None]).sum(0))[:, 0]
     ahead = -torch.einsum("nij,nj->ni", matrices[:, :3, :3].transpose(1, 2), center - centers)[:, 2]
     away = [label for label, depth in zip(labels, ahead, strict=True) if depth <= 0]
     if len(away) == len(labels):
-        raise InputError(
-            "all cameras look away from the object; are their axes OpenCV's (down, forward)? transforms.json wants "
-            "OpenGL's (up, backward)"
-        )
+        advice = "are their axes OpenCV's (down, forward)? transforms.json wants OpenGL's (up, backward)"
+        raise InputError(f"all cameras look away from the object; {advice}")
     if away:
-        raise InputError(
-            f"the camera of {', '.join(away)} looks away from the object; place the photo anew, or leave it out"
-        )
+        problem = f"the camera of {', '.join(away)} looks away from the object"
+        raise InputError(f"{problem}; place the photo anew, or leave it out")
     return center
 
 

@@ -91,9 +91,8 @@ class DiffusersPrior:
         check_type("cond", prepared, PreparedConditioning, "make it with condition or prepare")
         check_shape("latents", latents, (prepared.views, *self.latent_shape), "one a conditioned camera")
         if prepared.guided == (guidance == 1):
-            raise InputError(
-                f"the conditions must be prepared for guidance {guidance}, but are not; prepare them again"
-            )
+            wanted = f"the conditions must be prepared for guidance {guidance}, but are not"
+            raise InputError(f"{wanted}; prepare them again")
         steps = torch.as_tensor(timestep, device=self.device, dtype=torch.float32)
         copies = 2 if prepared.guided else 1
         batch = latents.to(self.device, self.dtype).repeat(copies, 1, 1, 1)

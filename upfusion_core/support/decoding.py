@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import math
 import struct
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,8 +18,10 @@ from PIL import Image, ImageCms, UnidentifiedImageError, features
 from .errors import MissingPackageError, PhotoError
 from .files import check_regular
 
-MAX_PIXELS = 100_000_000  # larger pictures are refused by their header, before anything is decoded
-_LARGEST_FILE = 1_000_000_000  # bytes; a picture of MAX_PIXELS in 16 bits a channel has 800 MB uncompressed
+# Phones and cameras make pictures of up to 200 megapixels. Larger ones are refused by their header, before anything is
+# decoded: Pillow takes 4 bytes a pixel beside the 1 to 4 of the result, 2 GB for as many as these.
+MAX_PIXELS = 250_000_000
+_LARGEST_FILE = 1_000_000_000  # bytes; a picture of MAX_PIXELS in 8 bits a channel has as many uncompressed
 _BAND = 8_000_000  # pixels converted at a time: beside the decoded picture and the result there is little else
 
 _GRAY = ("1", "L", "LA", "La")  # Pillow's modes of 8 bits and less
@@ -26,6 +31,7 @@ _SUBFILE, _WIDTH, _HEIGHT, _PHOTOMETRIC, _ORIENTATION, _SUB_IFDS, _DNG_VERSION =
 _SENSOR = (32803, 34892)  # photometric interpretation: colour filter array, linear RAW
 _TURNS = {2: (True, 0), 3: (False, 2), 4: (True, 2), 5: (True, 1), 6: (False, 3), 7: (True, 3), 8: (False, 1)}
 """EXIF's orientation -> whether the stored picture is mirrored, then how many quarters it turns against the clock."""
+_OPENING = threading.Lock()
 
 
 def open_picture(path: Path) -> Image.Image:
@@ -52,15 +58,25 @@ def open_picture(path: Path) -> Image.Image:
         plugin: Any = HeifImageFile  # opened here and not registered with Pillow, which belongs to the host
         heic: Image.Image = plugin(path)
         return heic
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is stricter than the warning
-        try:
+    try:
+        with any_size():
             return Image.open(path)
-        except UnidentifiedImageError:
-            with path.open("rb") as file:
-                if _is_thumbnail(file, math.inf):  # sensor data and nothing else
-                    raise PhotoError(_raw(path.name)) from None
-            raise
+    except UnidentifiedImageError:
+        with path.open("rb") as file:
+            if _is_thumbnail(file, math.inf):  # sensor data and nothing else
+                raise PhotoError(_raw(path.name)) from None
+        raise
+
+
+@contextmanager
+def any_size() -> Iterator[None]:
+    """Within, Pillow opens pictures of any size: it allows 179 megapixels, check_picture MAX_PIXELS."""
+    with _OPENING:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
 
 
 def check_picture(image: Image.Image, label: str) -> None:
@@ -79,7 +95,8 @@ def check_picture(image: Image.Image, label: str) -> None:
 
 def too_large(label: str, found: str) -> str:
     """The sentence about a picture of more than MAX_PIXELS."""
-    return f"{label} must have at most 100 megapixels, its header says {found}; make it smaller first"
+    limit = MAX_PIXELS // 1_000_000
+    return f"{label} must have at most {limit} megapixels, its header says {found}; make it smaller first"
 
 
 def _raw(label: str) -> str:
@@ -126,9 +143,16 @@ def _is_thumbnail(file: IO[bytes], pixels: float) -> bool:
 
 
 def orientation(image: Image.Image) -> int:
-    """EXIF's, 1 to 8; 1 where nothing, or nonsense, is said, and of TIFF, which Pillow turns when it decodes."""
-    found = 1 if image.format == "TIFF" else image.getexif().get(_ORIENTATION, 1)
+    """EXIF's, 1 to 8; 1 where nothing, or nonsense, is said. Of TIFF until it is decoded: Pillow turns it then."""
+    opened: Any = image
+    found = (opened.tag_v2 if image.format == "TIFF" else image.getexif()).get(_ORIENTATION, 1)
     return found if found in _TURNS else 1
+
+
+def stored_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of the unturned pixels. Of TIFF Pillow tells those of the turned ones, from some version on."""
+    opened: Any = image
+    return (opened.tag_v2[_WIDTH], opened.tag_v2[_WIDTH + 1]) if image.format == "TIFF" else image.size
 
 
 def turned(values: np.ndarray, orientation: int) -> np.ndarray:
@@ -146,7 +170,7 @@ def pixels(image: Image.Image, label: str, *, upright: bool = True, is_mask: boo
     """
     opened: Any = image  # what is told of files only
     deep = bool(getattr(image, "tile", None)) and "16" in str(opened.tile[0][3])
-    turn = orientation(image) if upright else 1
+    turn = orientation(image) if upright and image.format != "TIFF" else 1  # which Pillow turns
     if image.format == "TIFF":
         opened.filename, name = "", opened.filename  # Pillow 13 garbles pictures on their side that it maps into memory
         image.load()

@@ -109,16 +109,12 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} must hold named tensors, got {type(content).__name__}; it is not a state dict")
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise CheckpointError(
-                f"{path} must hold named tensors only, got {type(value).__name__} under {name!r:.60}; "
-                "is it another kind of checkpoint?"
-            )
+            wanted = f"{path} must hold named tensors only, got {type(value).__name__} under {name!r:.60}"
+            raise CheckpointError(f"{wanted}; is it another kind of checkpoint?")
         fault = _fault(value)
         if fault:
-            raise CheckpointError(
-                f"{path} must hold plain float16, bfloat16 or float32 weights, got {fault} for {name:.200}; "
-                "use a file that is not quantised, or get it again"
-            )
+            wanted = f"{path} must hold plain float16, bfloat16 or float32 weights, got {fault} for {name:.200}"
+            raise CheckpointError(f"{wanted}; use a file that is not quantised, or get it again")
     return content
 
 
@@ -145,6 +141,12 @@ class Misfits(NamedTuple):
     unexpected: list[str]
     shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
     kinds: dict[str, tuple[torch.dtype, object]]
+
+    def __str__(self) -> str:
+        lists = {"missing": self.missing, "unexpected": self.unexpected}
+        lists["of another shape"] = [f"{name} {got} instead of {wanted}" for name, (got, wanted) in self.shapes.items()]
+        lists["not of floating point"] = [f"{name} {got}" for name, (got, _) in self.kinds.items()]
+        return "; ".join(f"{len(names)} {kind}: {listed(names)}" for kind, names in lists.items() if names)
 
 
 def misfits(
@@ -176,16 +178,12 @@ def check_finite_weights(weights: Mapping[str, Tensor], dtype: torch.dtype) -> N
     largest = {name: magnitude(value) for name, value in weights.items() if value.is_floating_point() and value.numel()}
     broken = [name for name, value in largest.items() if not math.isfinite(value)]
     if broken:
-        raise CheckpointError(
-            f"the weights must be finite numbers, got NaN or infinity in {listed(broken, 5)}; "
-            "the file is damaged or its training went wrong: get it again"
-        )
+        wanted = f"the weights must be finite numbers, got NaN or infinity in {listed(broken, 5)}"
+        raise CheckpointError(f"{wanted}; the file is damaged or its training went wrong: get it again")
     large = [name for name, value in largest.items() if value > torch.finfo(dtype).max]
     if large:
-        raise CheckpointError(
-            f"the weights must fit into {str(dtype).removeprefix('torch.')}, got larger numbers in {listed(large, 5)}; "
-            "choose bfloat16 or float32"
-        )
+        wanted = f"the weights must fit into {str(dtype).removeprefix('torch.')}"
+        raise CheckpointError(f"{wanted}, got larger numbers in {listed(large, 5)}; choose bfloat16 or float32")
 
 
 def listed(names: list[str], most: int = 20) -> str:
@@ -219,10 +217,8 @@ def _read_pickle(path: Path) -> object:
         unpacked = sum(entry.file_size for entry in entries)
         compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
         if compressed or unpacked > 2 * path.stat().st_size + 2**20:
-            raise CheckpointError(
-                f"{path} must be a file that torch.save wrote (stored, not compressed), got one that unpacks to "
-                f"{unpacked:,} bytes; get it from its authors"
-            )
+            wanted = f"{path} must be a file that torch.save wrote (stored, not compressed)"
+            raise CheckpointError(f"{wanted}, got one that unpacks to {unpacked:,} bytes; get it from its authors")
     try:
         unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipped else []
         trainers = [name.rpartition(".") for name in unsafe if _TRAINER.fullmatch(name)]
@@ -232,10 +228,8 @@ def _read_pickle(path: Path) -> object:
     except pickle.UnpicklingError as error:
         if "weights_only" not in str(error) and "Unsupported" not in str(error):
             raise
-        raise CheckpointError(
-            f"{path} must hold tensors only, but it asks to run other code or is damaged, so it was not opened; "
-            "get it from its authors, preferably as .safetensors"
-        ) from error
+        wanted = f"{path} must hold tensors only, but it asks to run other code or is damaged, so it was not opened"
+        raise CheckpointError(f"{wanted}; get it from its authors, preferably as .safetensors") from error
     if not isinstance(content, dict):
         return content
     nested = (content.get(key) for key in ("model_state_dict", "state_dict", "model", "module"))

@@ -11,7 +11,6 @@ import io
 import json
 import math
 import struct
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
@@ -23,6 +22,7 @@ from PIL import Image, UnidentifiedImageError
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from ..support.decoding import any_size
 from ..support.errors import InputError
 from ..support.images import linear_to_srgb
 
@@ -193,9 +193,8 @@ class _Document:
 
     def _faces(self, primitive: dict[str, Any], count: int) -> Tensor:
         """(F, 3) of triangles, a strip or a fan."""
-        corner = (
-            self.values(primitive["indices"])[:, 0].astype(np.int64) if "indices" in primitive else np.arange(count)
-        )
+        given = primitive.get("indices")
+        corner = np.arange(count) if given is None else self.values(given)[:, 0].astype(np.int64)
         mode = primitive.get("mode", _TRIANGLES)
         if mode == _TRIANGLES:
             return torch.from_numpy(corner.reshape(-1, 3))
@@ -234,14 +233,12 @@ class _Document:
             image = self.tree["images"][source]
             data = self._file(image["uri"]) if "uri" in image else self._view(image["bufferView"])
             try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # check_picture is stricter
+                with any_size():
                     self._images[source] = Image.open(io.BytesIO(data))
             except UnidentifiedImageError as error:
                 kind = image.get("mimeType", "something else")
-                raise InputError(
-                    f"a texture of {self.name} must be PNG or JPEG, got {kind}; export it again"
-                ) from error
+                wanted = f"a texture of {self.name} must be PNG or JPEG"
+                raise InputError(f"{wanted}, got {kind}; export it again") from error
         given = self.tree["samplers"][texture["sampler"]] if "sampler" in texture else {}
         across, along = (_WRAPS[given.get(key, 10497)] for key in ("wrapS", "wrapT"))
         return self._images[source], Sampler(across, along, given.get("magFilter") == _NEAREST)

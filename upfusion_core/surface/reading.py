@@ -17,7 +17,7 @@ from trimesh.resolvers import FilePathResolver
 from trimesh.visual import TextureVisuals
 
 from ..support.checks import check_finite
-from ..support.decoding import check_picture, open_picture, rgba
+from ..support.decoding import any_size, check_picture, open_picture, rgba
 from ..support.errors import InputError
 from ..support.files import read_regular, reading
 from .gltf import GRAY, Part, Sampler, read_gltf
@@ -40,13 +40,9 @@ class Surface:
     textures: tuple[Tensor, ...]  # each (3, H, W) in [0, 1], sRGB, or (4, H, W) with alpha
     face_texture: Tensor  # (F,) int64, which texture a face shows, -1 for none
     samplers: tuple[Sampler, ...] = ()  # one a texture, or none: they repeat outside [0, 1]
-    linear: bool = (
-        False  # colours are mixed with each other and the texture in linear light, as glTF has it; or in sRGB
-    )
+    linear: bool = False  # colours and texture are mixed in linear light, as glTF has it; or in sRGB
     alphas: Tensor | None = None  # (P,) in [0, 1], multiplied into the texture's; None: nothing is transparent
-    face_cutoff: Tensor | None = (
-        None  # (F,) alpha from which a face is solid, below which nothing; or BLENDED; 0: solid
-    )
+    face_cutoff: Tensor | None = None  # (F,) alpha from which a face is solid, below nothing; or BLENDED; 0: solid
 
     def turned(self, rotation: Tensor) -> Surface:
         """The surface with x' = rotation x, rotation (3, 3)."""
@@ -148,7 +144,8 @@ class _Companions(FilePathResolver):  # type: ignore[misc]  # trimesh has no typ
 
 def _parts(path: Path, companions: _Companions) -> Iterator[Part]:
     """What trimesh reads of an OBJ or PLY file."""
-    scene = trimesh.load_scene(path, process=False, resolver=companions)
+    with any_size():  # trimesh leaves out what Pillow does not open
+        scene = trimesh.load_scene(path, process=False, resolver=companions)
     for mesh in scene.geometry.values():
         if not isinstance(mesh, trimesh.Trimesh):
             continue

@@ -196,11 +196,15 @@ def split(scene: Scene) -> Path:
     return scene.write({**scene.top(), "frames": [*beside, *frames]})
 
 
-def turned_by_exif(scene: Scene) -> Path:
+def turned_by_exif(scene: Scene, suffix: str = ".jpg") -> Path:
     scene.lens = Lens((SIZE, 48), (100.0, 90.0), (30.0, 22.0))
     exif = Image.Exif()
     exif[0x0112] = 6
-    return scene.draw(".jpg", exif=exif, quality=95).write({**scene.top(), "frames": scene.frames()})
+    return scene.draw(suffix, exif=exif, quality=95).write({**scene.top(), "frames": scene.frames()})
+
+
+def turned_tiff(scene: Scene) -> Path:
+    return turned_by_exif(scene, ".tiff")
 
 
 def distorted(scene: Scene) -> Path:
@@ -238,7 +242,7 @@ def colmap_two_models(scene: Scene) -> Path:
 
 RIGHT = (
     nerfstudio, angle_alone, lens_per_frame, no_size, larger_pictures, windows_paths, other_extension, three_rows,
-    scaled, split, turned_by_exif, distorted, splats, colmap_text, colmap_radial, colmap_two_models,
+    scaled, split, turned_by_exif, turned_tiff, distorted, splats, colmap_text, colmap_radial, colmap_two_models,
 )  # fmt: skip
 
 
@@ -249,7 +253,7 @@ def test_cameras_are_read(case: Callable[[Scene], Path], tmp_path: Path) -> None
     order = [4, 1, 5]
     known = load_photo_cameras(path, [scene.photos[index] for index in order])
     lens, poses = Lens((SIZE, SIZE), (100.0, 100.0), (32.0, 32.0)), np.stack([scene.poses[index] for index in order])
-    if case is turned_by_exif:  # right is the stored up, up is the stored left
+    if case in (turned_by_exif, turned_tiff):  # right is the stored up, up is the stored left
         lens = Lens((48, SIZE), (90.0, 100.0), (26.0, 30.0))
         poses = np.stack([poses[:, :, 1], -poses[:, :, 0], poses[:, :, 2], poses[:, :, 3]], axis=-1)
     wanted = torch.from_numpy(np.linalg.inv(poses[0]) @ poses)
@@ -271,7 +275,7 @@ def test_cameras_are_read(case: Callable[[Scene], Path], tmp_path: Path) -> None
         assert up == pytest.approx(math.degrees(math.asin(rise[2] / np.linalg.norm(rise))), abs=1.5)
     assert known.lenses[0].is_pinhole == (case not in (distorted, colmap_radial))
     assert len(known.notes) == {angle_alone: 3, windows_paths: 3, other_extension: 3, split: 3, splats: 3,
-                                colmap_two_models: 1, turned_by_exif: 3}.get(case, 0)  # fmt: skip
+                                colmap_two_models: 1, turned_by_exif: 3, turned_tiff: 3}.get(case, 0)  # fmt: skip
 
 
 def changed(matrix: Callable[[np.ndarray], np.ndarray], which: range = range(6)) -> Callable[[Scene], Path]:
@@ -299,6 +303,7 @@ WRONG: dict[str, tuple[Callable[[Scene], Path], str]] = {
     "not finite": (changed(lambda pose: pose * np.nan, range(2, 3)), r"photo_3\.png must be finite"),
     "sheared": (changed(lambda pose: pose @ np.diag([1, 1.3, 1, 1.0])), "one that shears"),
     "OpenCV's axes": (changed(lambda pose: pose @ FLIP), "all cameras look away .*OpenCV"),
+    "one place": (changed(lambda pose: np.eye(4)), "they all stand at one place"),
     "one away": (changed(lambda pose: pose @ np.diag([-1, 1, -1, 1.0]), range(1, 2)), r"photo_2\.png looks away"),
     "no frames": (told(frames=[]), "it has no frames"),
     "no focal length": (told(fl_x=None, fl_y=None), "must have a focal length"),

@@ -173,13 +173,16 @@ STORED[8] = T.ROTATE_270
 
 @pytest.mark.parametrize("orientation", range(2, 9))
 @pytest.mark.parametrize("width", [80, SIDE])
-def test_masks_of_stored_pixels_are_turned_with_the_photo(orientation: int, width: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["photo.jpg", "photo.tiff"])  # TIFF is turned by Pillow
+def test_masks_of_stored_pixels_are_turned_with_the_photo(
+    orientation: int, width: int, name: str, tmp_path: Path
+) -> None:
     inside = (DISC & ~SPOT)[:, :width]
     picture = Image.fromarray(np.where(inside[..., None], np.uint8([200, 60, 30]), 90 + NOISE[:, :width] // 8))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    picture.transpose(STORED[orientation]).save(tmp_path / "photo.jpg", exif=exif, quality=90)
-    photo, mask = read_photo(tmp_path / "photo.jpg"), Image.fromarray(inside)
+    picture.transpose(STORED[orientation]).save(tmp_path / name, exif=exif, quality=90)
+    photo, mask = read_photo(tmp_path / name), Image.fromarray(inside)
     by_size = width != SIDE and orientation >= 5
     for stored, given in ((False, mask), (True, mask.transpose(STORED[orientation]))):
         coverage, note = read_mask(given, photo)

@@ -12,6 +12,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch.nn.functional import interpolate
 
+from upfusion_core.pipeline import photos as pipeline_photos
 from upfusion_core.pipeline.photos import (
     estimate_coverage,
     estimate_mask,
@@ -135,15 +136,16 @@ def test_damaged_bytes_give_a_picture_or_a_sentence(tmp_path: Path) -> None:
     assert all(outcomes)
 
 
-@pytest.mark.parametrize("side", [10_100, 60_000])  # within and beyond Pillow's own limit
+@pytest.mark.parametrize("side", [15_900, 60_000])  # Pillow's own limit, which is the host's, stays out of it
 def test_decompression_bombs_are_refused_by_their_header(side: int, tmp_path: Path) -> None:
-    assert Image.MAX_IMAGE_PIXELS * 2 > decoding.MAX_PIXELS
+    before = Image.MAX_IMAGE_PIXELS
     path = tmp_path / "bomb.bmp"
     Image.new("1", (8, 8)).save(path)
     data = bytearray(path.read_bytes())
     data[18:26] = side.to_bytes(4, "little") * 2
     path.write_bytes(data)
-    unusable("must have at most 100 megapixels", read_photo, path)
+    unusable(f"must have at most 250 megapixels, its header says {side} x {side}", read_photo, path)
+    assert before == Image.MAX_IMAGE_PIXELS
 
 
 def test_hostile_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,6 +336,16 @@ def test_mask_estimate_ignores_jpeg_noise(tmp_path: Path) -> None:
     assert float(estimate[:40].max()) == 0
     assert float((estimate - mask).abs().mean()) < 0.01
     assert all(abs(a - b) <= 4 for a, b in zip(_box_of(estimate), (50, 58, 190, 198), strict=True))
+
+
+def test_large_jpegs_are_read_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline_photos, "_LARGEST", 50)
+    kept = {(96, 64): (96, 64), (104, 64): (52, 32), (210, 60): (105, 30), (404, 64): (101, 16)}
+    for given, expected in kept.items():
+        picture = Image.fromarray((_on_white_photo() * 255).byte().permute(1, 2, 0).numpy())
+        picture.resize(given).save(tmp_path / "d.jpg")
+        (source,) = prepare_views(tmp_path / "d.jpg", size=64).sources or ()
+        assert source.size == expected, "the longer side keeps 50 pixels, sides stay whole"
 
 
 def test_ways_to_give_photos_and_masks_agree(tmp_path: Path) -> None:

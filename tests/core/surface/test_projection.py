@@ -163,4 +163,4 @@ def test_what_cannot_be_projected_is_refused() -> None:
     refused(r"in \[0, 1\]", project_photos, gray, [photo + 2], front(), size=64)
     refused("one size", project_photos, gray, [photo], front(), masks=[photo[0, :4]], size=64)
     large = torch.zeros(1, 1, 1, dtype=torch.uint8).expand(3, 15_000, 20_000)
-    refused("at most 100 megapixels", project_photos, gray, [large], front(), size=64)
+    refused("at most 250 megapixels", project_photos, gray, [large], front(), size=64)
