@@ -4,7 +4,8 @@
 
 An object is drawn by its index, not picked. Its photos 1 to 6 are the first of its fixed views; what is held out are
 eight views all round it, between photo 1's azimuth and the next eighth of a turn, at photo 1's elevation. Pictures and
-masks are PNGs; photos.json and truth.json beside them list the cameras, as `upfusion views --cameras` reads them.
+masks are PNGs; photos.json and truth.json beside them list the cameras, as `upfusion views --cameras` reads them. The
+demo's object has its photos at LARGE pixels, too: large_1.png and so on.
 
 --check compares the folder with what would be written and writes nothing.
 """
@@ -24,12 +25,14 @@ from torch import Tensor
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from upfusion_core import Cameras, orbit_cameras
+from upfusion_core.config import Demo
 from upfusion_core.procedural import GENERATOR_VERSION, ProceduralObjects, render_views
 from upfusion_core.support.files import bundled_path
 from upfusion_core.support.images import to_8bit
 
 SPLIT, PHOTOS, TRUTHS = "test", 6, 8
 SUPERSAMPLING = 3
+LARGE = 512
 TOLERANCE = 4 / 255
 """Mean difference of a picture that other versions of torch may make."""
 
@@ -48,6 +51,9 @@ def example_files(index: int, size: int) -> Files:
     for kind, colors, covered in (("photo", batch.rgb[0], batch.mask[0]), ("truth", rgb[0], mask[0])):
         for number, (picture, silhouette) in enumerate(zip(colors, covered, strict=True), start=1):
             files |= {f"{kind}_{number}.png": picture, f"{kind}_{number}_mask.png": silhouette}
+    if index == Demo.object:
+        large = ProceduralObjects(SPLIT).batch([index], views=PHOTOS, size=LARGE, supersampling=SUPERSAMPLING)
+        files |= {f"large_{number}.png": picture for number, picture in enumerate(large.rgb[0], start=1)}
     return {f"{index}/{name}": content for name, content in files.items()}
 
 

@@ -88,17 +88,10 @@ def run_pack(command: Pack, given: frozenset[str]) -> None:
         run.begin()
         with run.stage("pack"), progress(f"Packing {len(indices)} objects") as on_step:
             state = pack_shards(
-                dataset,
-                indices,
-                run.writing,
-                pictures=command.pictures,
-                depth=command.depth,
-                views=command.views,
-                shard_bytes=round(command.shard_size * 1e6),
-                state=state,
+                dataset, indices, run.writing, pictures=command.pictures, depth=command.depth, views=command.views,
+                shard_bytes=round(command.shard_size * 1e6), state=state, on_step=on_step,
                 on_shard=lambda state: write_json(run.temporary(UNFINISHED_NAME), vars(state)),
-                on_step=on_step,
-            )
+            )  # fmt: skip
         facts = {name: value for name, value in run.record.settings.items() if value is not None}
         content = index_content(state.shards, {"packed": facts, "skipped": state.skipped})
         with run.writing(INDEX_NAME) as path:

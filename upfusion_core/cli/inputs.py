@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -98,16 +97,14 @@ def opened(command: Command, given: frozenset[str]) -> Iterator[tuple[Run, Comma
             elevation = 22.5 if isinstance(command, Demo) else command.photo_elevation
             known = load_photo_cameras(photos.photo_cameras, photos.photos, masks, elevation_degrees=elevation)
 
-        @cache
+        find: dict[str, Any] = {name: getattr(photos, name) for name in ("remove_background", "any_background")}
+        held: dict[int, InputViews] = {}  # of one size at a time: they carry the photos' own pixels
+
         def prepared(size: int) -> InputViews:
-            return prepare_views(
-                list(photos.photos),
-                masks,
-                size=size,
-                remove_background=photos.remove_background,
-                cameras=known,
-                any_background=photos.any_background,
-            )
+            if size not in held:
+                held.clear()
+                held[size] = prepare_views(list(photos.photos), masks, size=size, cameras=known, **find)
+            return held[size]
 
         prepared(256)  # the released size, which is nearly always the one wanted
         cameras = command.orbit.cameras if isinstance(command, Views | Predict) else None
@@ -115,9 +112,8 @@ def opened(command: Command, given: frozenset[str]) -> Iterator[tuple[Run, Comma
         inputs: dict[str, Any] = {kind: [checksum(path) for path in paths] for kind, paths in files.items()}
         if known is not None:
             matrices = known.cameras.camera_to_world.numpy().tobytes()
-            inputs["photo_cameras"] = hashlib.sha256(
-                matrices + repr((known.lenses, known.refused)).encode()
-            ).hexdigest()
+            told = repr((known.lenses, known.refused)).encode()
+            inputs["photo_cameras"] = hashlib.sha256(matrices + told).hexdigest()
             for note in known.notes:
                 say(note)
         plan(run, command, inputs)

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,21 +17,25 @@ from ..config.options import Demo, Reconstruct, Sampler, Surface
 from ..field.radiance import RadianceField, load_field
 from ..field.rendering import OccupancyGrid, render_views
 from ..geometry.cameras import reference_distance
+from ..geometry.lenses import KnownCameras
 from ..models.perceptual import load_lpips
 from ..pipeline.distill import distill_cameras
-from ..pipeline.examples import example_views
+from ..pipeline.examples import ExampleViews, example_views
 from ..pipeline.given_views import given_photos
 from ..pipeline.photo_cameras import load_photo_cameras
+from ..pipeline.photos import prepare_views
 from ..pipeline.pose import estimate_photo_cameras
 from ..pipeline.sampling import make_scheduler
 from ..pipeline.upfusion import UpFusion
 from ..support.devices import existing_device
 from ..support.errors import InputError
-from ..support.images import contact_sheet, to_8bit
+from ..support.images import contact_sheet, load_png, to_8bit
 from ..surface.extract import require_packages
-from ..surface.mesh import mesh_files
+from ..surface.mesh import MeshAsset, mesh_files
 from ..surface.projection import project_photos
-from ..types import Cameras, InputViews, OnStep, SceneEncoding
+from ..surface.rasterise import rasterise
+from ..surface.reading import Surface as Seen
+from ..types import Cameras, GivenViews, InputViews, OnStep, SceneEncoding
 from .console import duration, progress, say
 from .files import extracted, texture_size
 from .inputs import opened
@@ -43,7 +46,7 @@ FIELD_NAME = "field.safetensors"
 TURNTABLE_FRAMES, ELEVATION_DEGREES = 32, 22.5
 TURNTABLE_SAMPLING = RaySampling(uniform=128, importance=64)  # fewer miss thin surfaces, which shows as rings
 PREDICTION_SIZE, SHEET_SIZE, DEMO_TURNTABLE_SIZE, DEMO_PREVIEW_EVERY = 64, 128, 96, 50
-DEMO_SURFACE = Surface(resolution=128, texture_size=0)
+DEMO_SURFACE, DEMO_TEXTURE = Surface(resolution=128, texture_size=0), Surface(128, texture_size=1024, faces=20_000)
 
 
 def run_reconstruct(command: Reconstruct, given: frozenset[str]) -> None:
@@ -53,16 +56,17 @@ def run_reconstruct(command: Reconstruct, given: frozenset[str]) -> None:
         textured = texture_size(command.surface, *command.formats) is not None
         require_packages(texture=textured, faces=command.surface.faces is not None)
         if not run.already_finished:
-            field = finished_field(run, command.networks.device)
+            field, size = finished_field(run, command.networks.device), 256
             if field is None:
                 model, scene = encoded(run, command.networks, command.sampler, photos, command.photo_elevation)
+                size = model.image_size
                 if command.views:
                     cameras = orbit_of(command.views, command.photo_elevation)
                     sample_views(run, model, scene, cameras, command.sampler)
                     write_png(run, "views.png", contact_sheet(saved_pictures(run, "views", command.views)))
                 field = fit_field(run, model, scene, config, command.sampler, command.preview_every)
             save_turntable(run, field, command.turntable_size)
-            views, asked = photos(256), command.photo_texture
+            views, asked = photos(size), command.photo_texture
             if asked is None:
                 asked = views.cameras is not None and views.cameras.given
             save_mesh(run, field, command.surface, command.formats, views if asked else None)
@@ -169,9 +173,7 @@ def save_mesh(
         if views is not None and views.sources is not None and size:
             known = load_photo_cameras(run.folder / "photo_cameras.json", [source.name for source in views.sources])
             photos = given_photos(views, known.of_squares(views.sources))
-            with progress("Painting the photos") as on_step:
-                options: dict[str, Any] = {"masks": photos.masks, "size": size, "on_step": on_step}
-                mesh = project_photos(mesh, photos.rgb, photos.cameras, **options)
+            mesh = painted(mesh, photos, size)
         for kind in dict.fromkeys(formats):
             files = mesh_files(mesh, f"mesh.{kind}", size_mm=surface.size_mm, up=surface.up)
             with ExitStack() as stack:  # renamed in reverse order: the mesh that names the others comes last
@@ -205,19 +207,45 @@ def run_demo(command: Demo, given: frozenset[str]) -> None:
                 field = fit_field(run, model, scene, config, sampler, DEMO_PREVIEW_EVERY)
             if not run.finished("sheet"):
                 with run.stage("sheet"), progress("Rendering the contact sheet") as on_step:
-                    columns = {
-                        "photos": example.photos,
-                        "truth": example.truth,
-                        "prediction": saved_pictures(run, "predictions", len(cameras)),
-                        "2D samples": saved_pictures(run, "views", len(cameras)),
-                        "3D field": rendered(field, cameras, SHEET_SIZE, on_step),
-                    }
+                    columns = {"photos": example.photos, "truth": example.truth}
+                    for title, folder in (("prediction", "predictions"), ("2D samples", "views")):
+                        columns[title] = saved_pictures(run, folder, len(cameras))
+                    columns["3D field"] = rendered(field, cameras, SHEET_SIZE, on_step)
                     rows = [f"view {index + 1}" for index in range(len(cameras))]
                     write_png(run, "sheet.png", labelled_sheet(columns, rows, SHEET_SIZE))
             save_turntable(run, field, DEMO_TURNTABLE_SIZE)
             save_mesh(run, field, DEMO_SURFACE, ("glb",))
-        files = ("sheet.png", "prediction.png", "views.png", "turntable.gif", "mesh.glb", "truth.png", FIELD_NAME)
+            if example.large and not run.finished("mesh_photos"):
+                with run.stage("mesh_photos"):
+                    save_photo_texture(run, field, example)
+        files = ("sheet.png", "prediction.png", "views.png", "turntable.gif", "mesh.glb", "mesh_photos.glb", FIELD_NAME)
         run.tell(f"Demo in {run.folder} ({duration(run.record.seconds)})", *files)
+
+
+def painted(mesh: MeshAsset, photos: GivenViews, size: int) -> MeshAsset:
+    with progress("Painting the photos") as on_step:
+        return project_photos(mesh, photos.rgb, photos.cameras, masks=photos.masks, size=size, on_step=on_step)
+
+
+def save_photo_texture(run: Run, field: RadianceField, example: ExampleViews) -> None:
+    """mesh_photos.glb: the mesh with the pixels of the larger photos, by their true cameras; and a picture of both."""
+    sizes = [(load_png(path).shape[2], load_png(path).shape[1]) for path in example.large]
+    known = KnownCameras.of_photos(example.photo_cameras, sizes)
+    views = prepare_views(list(example.large), cameras=known)
+    assert views.cameras is not None, "they were given"
+    mesh = extracted(field, DEMO_TEXTURE, DEMO_TEXTURE.texture_size)
+    meshes = (mesh, painted(mesh, given_photos(views, views.cameras), DEMO_TEXTURE.texture_size))
+    shown = []
+    for each in meshes:
+        assert each.uvs is not None, "it has a texture"
+        assert each.texture is not None, "it has a texture"
+        colors, first = torch.ones_like(each.vertices), torch.zeros(len(each.faces), dtype=torch.int64)
+        seen = Seen(each.vertices, each.faces, colors, each.uvs, (each.texture,), first)
+        shown.append(rasterise(seen, example.cameras, SHEET_SIZE).rgb)
+    write_png(run, "mesh_photos.png", contact_sheet(torch.cat(shown), columns=len(example.cameras)))
+    for name, content in mesh_files(meshes[1], "mesh_photos.glb").items():
+        with run.writing(name) as path:
+            path.write_bytes(content)
 
 
 def labelled_sheet(columns: Mapping[str, Tensor], rows: Sequence[str], size: int) -> Tensor:

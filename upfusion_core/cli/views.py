@@ -35,9 +35,8 @@ def run_views(command: Views | Predict, given: frozenset[str]) -> None:
         if known is not None:
             elevation = float(known.angles_degrees()[0, 1])
             unit = reference_distance(networks_reference(known.cameras[0]))
-        cameras = orbit_of(
-            orbit.count, elevation if orbit.elevation is None else orbit.elevation, orbit.distance * unit
-        )
+        height = elevation if orbit.elevation is None else orbit.elevation
+        cameras = orbit_of(orbit.count, height, orbit.distance * unit)
         if orbit.cameras is not None:
             cameras = read_cameras(orbit.cameras, elevation)
         if not run.already_finished:

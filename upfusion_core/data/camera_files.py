@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..config.base import configuration, from_value
+from ..geometry.cameras import quaternion_rotation
 from ..geometry.lenses import MODELS, Lens
 from ..support.errors import InputError
 from ..support.files import json_number, read_json, reading, shown
@@ -177,14 +178,15 @@ def _lens(values: Mapping[str, Any], label: str) -> tuple[Lens, bool]:
     elif not sized:
         width = height = 1.0
     focal = dict.fromkeys(("fx", "fy"), 0.0)
-    for name, length, angle, side in (
-        ("fx", "fl_x", "camera_angle_x", width),
-        ("fy", "fl_y", "camera_angle_y", height),
-    ):
+    for axis, side in (("x", width), ("y", height)):
+        length, angle = f"fl_{axis}", f"camera_angle_{axis}"
         if length in told:
-            focal[name] = told[length]
-        elif angle in told and (sized or name == "fx"):
-            focal[name] = side / (2 * _tangent(told[angle] / 2, f"{label}, {angle}"))
+            focal[f"f{axis}"] = told[length]
+        elif angle in told and (sized or axis == "x"):
+            if not 0 < told[angle] / 2 < 1.57:
+                wanted = f"{label}, {angle} must be an angle of view in radians below 3.14"
+                raise InputError(f"{wanted}, got {told[angle]:.4g}; correct it there")
+            focal[f"f{axis}"] = side / (2 * float(torch.tensor(told[angle] / 2, dtype=torch.float64).tan()))
     if "fl_x" in told and "fl_y" not in told:
         focal["fy"] = focal["fx"]
     focal = {"fx": focal["fx"] or focal["fy"], "fy": focal["fy"] or focal["fx"]}
@@ -204,14 +206,11 @@ def _splat_camera(row: dict[str, Any], label: str) -> FileCamera:
     rotation, position = row.get("rotation"), row.get("position")
     if not isinstance(rotation, list) or not isinstance(position, list) or len(rotation) != len(position):
         raise InputError(f"{label} must have rotation (3 x 3) and position (3), got {shown(row, 60)}; correct it there")
-    joined = [
-        [*line, place] if isinstance(line, list) else line for line, place in zip(rotation, position, strict=True)
-    ]
-    names = ("width", "height", "fx", "fy")
-    numbers = {name: json_number(row.get(name), f"{label}, {name}") for name in names}
-    size = (numbers["width"], numbers["height"])
-    name = row.get("img_name", row.get("id", ""))
-    lens = Lens(size, (numbers["fx"], numbers["fy"]), (size[0] / 2, size[1] / 2))
+    pairs = zip(rotation, position, strict=True)
+    joined = [[*line, place] if isinstance(line, list) else line for line, place in pairs]
+    names, name = ("width", "height", "fx", "fy"), row.get("img_name", row.get("id", ""))
+    width, height, *focal = (json_number(row.get(key), f"{label}, {key}") for key in names)
+    lens = Lens((width, height), (focal[0], focal[1]), (width / 2, height / 2))
     return FileCamera(_slashed(str(name)), _matrix(joined, label) @ OPENCV_AXES, lens)
 
 
@@ -229,9 +228,8 @@ def _colmap_models(folder: Path) -> list[Path]:
     """Folders in or below `folder` that hold a model, those of sparse/0, sparse/1, … in order."""
 
     def holds(place: Path) -> bool:
-        return any(
-            (place / f"cameras.{kind}").is_file() and (place / f"images.{kind}").is_file() for kind in ("bin", "txt")
-        )
+        pairs = [(place / f"cameras.{kind}", place / f"images.{kind}") for kind in ("bin", "txt")]
+        return any(cameras.is_file() and images.is_file() for cameras, images in pairs)
 
     for parent in (folder, folder / "sparse", folder / "colmap" / "sparse", folder / "dense" / "sparse"):
         if holds(parent):
@@ -244,22 +242,22 @@ def _colmap_models(folder: Path) -> list[Path]:
 
 def _colmap(folder: Path) -> CameraFile:
     binary = (folder / "images.bin").is_file() and (folder / "cameras.bin").is_file()
-    if binary:
-        lenses, images = _colmap_binary(folder)
-    else:
-        lenses, images = _colmap_text(folder)
+    lenses, images = (_colmap_binary if binary else _colmap_text)(folder)
     found = []
     for numbers, camera, name in images:
         label = f"{folder}, image {name}"
         if camera not in lenses:
             raise InputError(f"{label} must have a camera, but there is no camera {camera}; {_NO_COLMAP}")
         model, size, parameters = lenses[camera]
-        names = MODELS.get(model, ())
         try:
-            lens = Lens.of_model(model, size, dict(zip(names, parameters, strict=False)))
+            lens = Lens.of_model(model, size, dict(zip(MODELS.get(model, ()), parameters, strict=False)))
         except InputError as error:
             raise InputError(f"{label}: {error}") from error
-        found.append(FileCamera(_slashed(name), _from_quaternion(numbers, label), lens))
+        pose, matrix = torch.tensor(numbers, dtype=torch.float64), torch.eye(4, dtype=torch.float64)
+        w, x, y, z = pose[:4] / pose[:4].norm().clamp_min(1e-12)
+        matrix[:3, :3] = quaternion_rotation(x, y, z, w).T  # COLMAP's are world-to-camera
+        matrix[:3, 3] = -matrix[:3, :3] @ pose[4:]
+        found.append(FileCamera(_slashed(name), matrix @ OPENCV_AXES, lens))
     if not found:
         raise InputError(f"{folder} must hold images with cameras, got none; was no photo placed?")
     return CameraFile(folder, tuple(found))
@@ -272,9 +270,7 @@ Images = list[tuple[Sequence[float], int, str]]
 def _colmap_text(folder: Path) -> tuple[Lenses, Images]:
     with reading(folder, _NO_COLMAP):
         lines = [line.split() for line in _lines(folder / "cameras.txt") if line.strip()]
-        lenses: Lenses = {
-            int(row[0]): (row[1], (float(row[2]), float(row[3])), [float(value) for value in row[4:]]) for row in lines
-        }
+        lenses: Lenses = {int(key): (kind, (float(w), float(h)), [*map(float, k)]) for key, kind, w, h, *k in lines}
         images: Images = []
         rows = iter(_lines(folder / "images.txt"))
         for row in rows:
@@ -299,10 +295,9 @@ def _colmap_binary(folder: Path) -> tuple[Lenses, Images]:
         for _ in range(numbers(file, "Q")[0]):
             key, kind, width, height = numbers(file, "iiQQ")
             model = _BY_NUMBER[kind] if 0 <= kind < len(_BY_NUMBER) else f"number {kind}"
+            lenses[key] = (model, (width, height), numbers(file, f"{len(MODELS.get(model, ()))}d"))
             if model not in MODELS:
-                lenses[key] = (model, (width, height), ())
                 break  # its length is not known; the image that has it says so
-            lenses[key] = (model, (width, height), numbers(file, f"{len(MODELS[model])}d"))
     with reading(folder, _NO_COLMAP), (folder / "images.bin").open("rb") as file:
         for _ in range(numbers(file, "Q")[0]):
             _, *pose, camera = numbers(file, "i7di")
@@ -310,22 +305,6 @@ def _colmap_binary(folder: Path) -> tuple[Lenses, Images]:
             images.append((pose, camera, name.decode("utf-8")))
             file.seek(24 * numbers(file, "Q")[0], 1)
     return lenses, images
-
-
-def _from_quaternion(numbers: Sequence[float], label: str) -> Tensor:
-    """COLMAP's world-to-camera quaternion (w, x, y, z) and translation -> camera-to-world in our axes."""
-    pose = torch.tensor(numbers, dtype=torch.float64)
-    w, x, y, z = (pose[:4] / pose[:4].norm().clamp_min(1e-12)).tolist()
-    rotation = pose.new_tensor(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ]
-    )
-    full = torch.eye(4, dtype=torch.float64)
-    full[:3, :3], full[:3, 3] = rotation.T, -rotation.T @ pose[4:]
-    return full @ OPENCV_AXES
 
 
 # ---- parts of entries
@@ -343,10 +322,3 @@ def _matrix(rows: Any, label: str) -> Tensor:  # noqa: ANN401 - any JSON
             full[index] = torch.tensor([json_number(value, label, finite=False) for value in row], dtype=torch.float64)
         return full
     raise InputError(f"{label} must be 3 or 4 rows of 4 numbers, got {shown(rows, 60)}; correct it there")
-
-
-def _tangent(angle: float, label: str) -> float:
-    if not 0 < angle < 1.57:
-        wanted = f"{label} must be an angle of view in radians below 3.14"
-        raise InputError(f"{wanted}, got {2 * angle:.4g}; correct it there")
-    return float(torch.tensor(angle, dtype=torch.float64).tan())

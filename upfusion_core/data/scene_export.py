@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..geometry.lenses import Lens
 from ..support.errors import InputError
 from ..support.files import replacing
 from ..support.images import to_8bit, unit_range
@@ -36,9 +37,8 @@ class PosedPicture:
     @property
     def pixels(self) -> tuple[float, float, float, float]:
         """Focal lengths and centre in pixels, (0, 0) the corner of the top left one."""
-        height, width = self.rgb.shape[1:]
-        (fx, fy), (px, py) = self.camera.focal[0].double().tolist(), self.camera.principal[0].double().tolist()
-        return fx * width / 2, fy * height / 2, (1 - px) * width / 2, (1 - py) * height / 2
+        lens = Lens.of_camera(self.camera, (self.rgb.shape[2], self.rgb.shape[1]))
+        return (*lens.focal, *lens.center)
 
 
 def export_scene(
@@ -92,10 +92,8 @@ def _transforms(pictures: Sequence[PosedPicture]) -> dict[str, object]:
 
 
 def _ply(points: Tensor, colors: Tensor) -> str:
-    properties = [
-        *(f"property float {axis}" for axis in "xyz"),
-        *(f"property uchar {c}" for c in ("red", "green", "blue")),
-    ]
+    kinds = {"float": ("x", "y", "z"), "uchar": ("red", "green", "blue")}
+    properties = [f"property {kind} {name}" for kind, names in kinds.items() for name in names]
     head = ["ply", "format ascii 1.0", f"element vertex {len(points)}", *properties, "end_header"]
     pairs = zip(points.tolist(), to_8bit(colors).tolist(), strict=True)
     rows = [f"{x:.7g} {y:.7g} {z:.7g} {r} {g} {b}" for (x, y, z), (r, g, b) in pairs]
@@ -119,9 +117,8 @@ def _colmap(pictures: Sequence[PosedPicture], points: Tensor, colors: Tensor) ->
             tracks[point] += [str(number), str(index)]
         pose = [*_quaternion(inverse[:3, :3]), *inverse[:3, 3].tolist()]
         images.append(f"{number} " + " ".join(f"{value:.12g}" for value in pose) + f" {number} {picture.name}.png")
-        images.append(
-            " ".join(f"{x:.6f} {y:.6f} {point + 1}" for (x, y), point in zip(place[seen].tolist(), seen, strict=True))
-        )
+        shown = zip(place[seen].tolist(), seen, strict=True)
+        images.append(" ".join(f"{x:.6f} {y:.6f} {point + 1}" for (x, y), point in shown))
     rows = []
     for point, (place, color) in enumerate(zip(points.tolist(), to_8bit(colors).tolist(), strict=True)):
         numbers = " ".join(f"{value:.9g}" for value in place)

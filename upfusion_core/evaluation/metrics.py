@@ -168,9 +168,8 @@ def haarpsi(first: Tensor, second: Tensor) -> Tensor:
     ours, theirs = (F.avg_pool2d(F.pad(picture, (0, odd, 0, odd)), 2) for picture in yiq)
     similarities, weights = [], []
     for axis in (-2, -1):
-        finest, finer, coarse = (
-            [_haar(picture[:, :1], scale, axis) for picture in (ours, theirs)] for scale in (1, 2, 3)
-        )
+        grey = (ours[:, :1], theirs[:, :1])
+        finest, finer, coarse = ([_haar(picture, scale, axis) for picture in grey] for scale in (1, 2, 3))
         fine = (torch.cat(pair, dim=1) for pair in zip(finest, finer, strict=True))
         similarities.append(_alike(*fine).mean(1))
         weights.append(torch.maximum(*coarse)[:, 0])  # where something is to be seen
@@ -295,11 +294,8 @@ def point_scores(ours: Tensor, theirs: Tensor, box: float) -> dict[str, float]:
     """Chamfer distance as a share of `box`, the true surface's longest side, and F-scores at 1 % and 2 % of it."""
     there = nearest_distances(_spread(ours, QUERY_POINTS), theirs)
     back = nearest_distances(_spread(theirs, QUERY_POINTS), ours)
-    return {
-        "chamfer": chamfer_distance(there, back) / box,
-        "f_score_1": f_score(there, back, 0.01 * box),
-        "f_score_2": f_score(there, back, 0.02 * box),
-    }
+    scores = {f"f_score_{percent}": f_score(there, back, percent / 100 * box) for percent in (1, 2)}
+    return {"chamfer": chamfer_distance(there, back) / box, **scores}
 
 
 def as_trimesh(surface: MeshAsset | Surface) -> trimesh.Trimesh:

@@ -220,16 +220,11 @@ def _predicted(
         return Prediction(predicted(cameras, size), render=predicted)
     if stage == "sample":
         first = object_seed(config.seed, "sample", item.index)
+        seeds = [first + view for view in range(len(cameras))]
         novel = model.sample(
-            scene,
-            cameras,
-            steps=config.steps,
-            guidance=config.guidance,
-            scheduler=config.scheduler,
-            seeds=[first + view for view in range(len(cameras))],
-            batch_size=config.batch_size,
-            on_step=on_step,
-        )
+            scene, cameras, steps=config.steps, guidance=config.guidance, scheduler=config.scheduler,
+            seeds=seeds, batch_size=config.batch_size, on_step=on_step,
+        )  # fmt: skip
         return Prediction(_picture(novel.rgb))
     generator = torch.Generator().manual_seed(object_seed(config.seed, "field", item.index))
     kept = None if state is None else state(count)

@@ -202,16 +202,9 @@ class _Run:
         except (InputError, FieldError) as error:
             skipped.append((task.dataset.skipped[-1][0] if len(task.dataset.skipped) > known else name, str(error)))
             return None
-        record = {
-            "object": name,
-            "index": item.index,
-            "run": self.fingerprint,
-            "photos": item.photos,
-            "targets": item.targets,
-            "reference_elevation_degrees": item.elevation_degrees,
-            "values": result.values,
-            "notes": result.notes,
-        }
+        record = {"object": name, "index": item.index, "run": self.fingerprint, "photos": item.photos}
+        record |= {"targets": item.targets, "reference_elevation_degrees": item.elevation_degrees}
+        record |= {"values": result.values, "notes": result.notes}
         # the photos, the truth of the first target and what each stage made of it, small ones enlarged, framed in grey
         photos, shown = item.views.rgb[list(item.photos)], (views[:1] for views in result.shown.values())
         row = torch.cat([photos, item.truth[:1], *shown]).float().cpu().clamp(0, 1)
@@ -365,11 +358,8 @@ def _markdown(content: Mapping[str, Any]) -> str:
         facts = content["groups"][group]
         lines += [f"## Apart: {facts['title']}", "", f"{len(facts['evaluated'])} objects, raw.", ""]
         lines += [markdown_table(found, by_way[""])]
-    for title, entries in (
-        ("Skipped", [f"{name}: {reason}" for name, reason in content["skipped"]]),
-        ("Left out by the data set", [f"{name}: {reason}" for name, reason in content["left_out_by_the_data_set"]]),
-        ("Notes", content["notes"]),
-    ):
-        if entries:
+    sections = {"skipped": "Skipped", "left_out_by_the_data_set": "Left out by the data set", "notes": "Notes"}
+    for name, title in sections.items():
+        if entries := [entry if name == "notes" else ": ".join(entry) for entry in content[name]]:
             lines += [f"## {title} ({len(entries)})", "", *(f"- {entry}" for entry in entries), ""]
     return "\n".join([*lines, "![photos, truth and stages](sheet.png)", ""])

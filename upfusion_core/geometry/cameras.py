@@ -265,3 +265,14 @@ def _turn(angle: float, axis: int) -> Tensor:
     matrix[second, first] = math.sin(angle)
     matrix[first, second] = -math.sin(angle)
     return matrix
+
+
+def quaternion_rotation(x: Tensor, y: Tensor, z: Tensor, w: Tensor) -> Tensor:
+    """(...,) components of unit quaternions, w the real part -> (..., 3, 3)."""
+    rows = [
+        1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w),
+        2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w),
+        2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y),
+    ]  # fmt: skip
+    turns: Tensor = torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
+    return turns

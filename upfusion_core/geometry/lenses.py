@@ -55,17 +55,11 @@ class Lens:
             wanted = f"the lens must be of a model that is read ({', '.join(MODELS)}), got {model}"
             raise InputError(f"{wanted}; undistort the photos there and export them with their new cameras")
         focal = values.get("fx", values.get("f", 0.0))
-        k = [values.get(f"k{index}", 0.0) for index in range(1, 7)]
-        rational = model == "FULL_OPENCV"
-        return cls(
-            size,
-            (focal, values.get("fy", focal)),
-            (values.get("cx", size[0] / 2), values.get("cy", size[1] / 2)),
-            radial=tuple(k[:3] if rational else k[:4]),
-            divided=tuple(k[3:]) if rational else (),
-            tangential=(values.get("p1", 0.0), values.get("p2", 0.0)),
-            fisheye="FISHEYE" in model,
-        )
+        center = (values.get("cx", size[0] / 2), values.get("cy", size[1] / 2))
+        k = tuple(values.get(f"k{index}", 0.0) for index in range(1, 7))
+        radial, divided = (k[:3], k[3:]) if model == "FULL_OPENCV" else (k[:4], ())
+        tangential = (values.get("p1", 0.0), values.get("p2", 0.0))
+        return cls(size, (focal, values.get("fy", focal)), center, radial, divided, tangential, "FISHEYE" in model)
 
     @classmethod
     def of_camera(cls, camera: Cameras, size: tuple[float, float]) -> Lens:
@@ -105,9 +99,8 @@ class Lens:
     def turned(self) -> Lens:
         """The lens of the photo turned by 90° clockwise: what was right is then down."""
         (width, height), (cx, cy), (p1, p2) = self.size, self.center, self.tangential
-        return replace(
-            self, size=(height, width), focal=self.focal[::-1], center=(height - cy, cx), tangential=(p2, -p1)
-        )
+        size, focal, center = (height, width), self.focal[::-1], (height - cy, cx)
+        return replace(self, size=size, focal=focal, center=center, tangential=(p2, -p1))
 
     def distorted(self, points: Tensor) -> Tensor:
         """(..., 2) points of the plane at depth 1 -> where the lens shows them, in focal lengths; NaN beyond its edge.
@@ -131,13 +124,12 @@ class Lens:
         return torch.where(along <= edge, moved, torch.nan)
 
     def _bend(self, along: Tensor) -> Tensor:
+        def series(factors: Sequence[float]) -> Tensor:
+            terms = (factor * squared**power for power, factor in enumerate(factors, 1))
+            return sum(terms, torch.ones_like(along))
+
         squared = along**2
-        above, below = torch.ones_like(along), torch.ones_like(along)
-        for power, factor in enumerate(self.radial, 1):
-            above = above + factor * squared**power
-        for power, factor in enumerate(self.divided, 1):
-            below = below + factor * squared**power
-        return above / below
+        return series(self.radial) / series(self.divided)
 
     def undistorted(self, picture: Tensor) -> tuple[Tensor, Tensor]:
         """(C, H, W), uint8 or in [0, 1], as the lens gave it -> as a pinhole with its focal length and centre.
@@ -156,10 +148,7 @@ class Lens:
             seen = self.distorted(flat) * x.new_tensor([fx, fy]) + x.new_tensor([cx, cy])
             known[band] = ((seen >= 0) & (seen <= x.new_tensor([width, height]))).all(dim=-1)
             reached = seen[..., 1].nan_to_num(nan=0.0).clamp(0, height)
-            top, bottom = (
-                max(0, int(reached.min()) - 3),
-                min(height, int(reached.max()) + 4),
-            )  # for bicubic
+            top, bottom = max(0, int(reached.min()) - 3), min(height, int(reached.max()) + 4)  # for bicubic
             part = picture[:, top:bottom].float()
             grid = 2 * (seen - x.new_tensor([0, top])) / x.new_tensor([width, bottom - top]) - 1
             grid = grid.nan_to_num(nan=2.0).float()[None]

@@ -21,15 +21,7 @@ from torch import Tensor, nn
 from ..config import MODEL_ID, ModelConfig
 from ..support.errors import CheckpointError
 from ..support.files import BUNDLED_NAME, bundled_path, check_path, parse_json, read_json, shown
-from ..support.weights import (
-    check_finite_weights,
-    find_weights,
-    is_safetensors,
-    listed,
-    misfits,
-    read_metadata,
-    read_weights,
-)
+from ..support.weights import check_finite_weights, find_weights, is_safetensors, misfits, read_metadata, read_weights
 from . import stable_diffusion as sd
 from .controlnet import ControlNet, widen
 from .dino import DinoKeys, hub_names
@@ -331,16 +323,10 @@ def _check_names(checkpoint: Checkpoint) -> None:
     if DEFAULT_EMBEDDING in weights or EMPTY_EMBEDDING in weights:
         expected |= dict.fromkeys((DEFAULT_EMBEDDING, EMPTY_EMBEDDING), torch.Size([77, config.diffusion.context_dim]))
     faults = misfits(weights, expected, padded=True)
-    lists = {
-        "missing": faults.missing,
-        "unexpected": [name for name in faults.unexpected if not _ignored(name, config)],
-        "of another shape": [f"{name} {came} instead of {wanted}" for name, (came, wanted) in faults.shapes.items()],
-        "not of floating point": [f"{name} {came}" for name, (came, _) in faults.kinds.items()],
-    }
-    found = "; ".join(f"{len(names)} {kind}: {listed(names)}" for kind, names in lists.items() if names)
-    if found:
+    faults = faults._replace(unexpected=[name for name in faults.unexpected if not _ignored(name, config)])
+    if any(faults):
         problem = f"{checkpoint.path} does not fit its configuration"
-        raise CheckpointError(f"{problem}: {found}. Check config.json or get the weights again")
+        raise CheckpointError(f"{problem}: {faults}. Check config.json or get the weights again")
 
 
 def _ignored(name: str, config: ModelConfig) -> bool:

@@ -157,13 +157,10 @@ class GroupedAttention:
 def build_vae(config: VaeConfig) -> AutoencoderKL:
     levels = len(config.ch_mult)
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
+        down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels,
         block_out_channels=tuple(config.ch * multiple for multiple in config.ch_mult),
-        layers_per_block=config.num_res_blocks,
-        latent_channels=config.embed_dim,
-        scaling_factor=config.scale_factor,
-    )
+        layers_per_block=config.num_res_blocks, latent_channels=config.embed_dim, scaling_factor=config.scale_factor,
+    )  # fmt: skip
 
 
 def encode_posterior(vae: AutoencoderKL, rgb: Tensor) -> Any:  # noqa: ANN401 - diffusers' diagonal Gaussian
@@ -193,17 +190,8 @@ DEFAULT_TOKENS = (320, 1400, 3027, 2867, 593, 320, 1579, 5994)
 
 
 def build_text_encoder(config: TextConfig) -> CLIPTextModel:
-    return CLIPTextModel(
-        CLIPTextConfig(
-            hidden_size=config.hidden_size,
-            num_attention_heads=config.num_attention_heads,
-            num_hidden_layers=config.num_hidden_layers,
-            intermediate_size=config.intermediate_size,
-            vocab_size=END_TOKEN + 1,
-            max_position_embeddings=CONTEXT_LENGTH,
-            hidden_act="quick_gelu",
-        )
-    )
+    rest = {"vocab_size": END_TOKEN + 1, "max_position_embeddings": CONTEXT_LENGTH, "hidden_act": "quick_gelu"}
+    return CLIPTextModel(CLIPTextConfig(**vars(config), **rest))
 
 
 @torch.no_grad()
@@ -231,9 +219,7 @@ def _tokenizer_ids(prompt: str) -> list[int]:
         raise MissingPackageError(f"{wanted}; run pip install open_clip_torch or leave the prompt away")
     path = Path(found.submodule_search_locations[0]) / "bpe_simple_vocab_16e6.txt.gz"
     lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")
-    letters = sorted(
-        pre_tokenizers.ByteLevel.alphabet()
-    )  # the stand-ins for the 256 bytes, in the order of the vocabulary
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())  # stand-ins for the 256 bytes, as the vocabulary has them
     # line 0 names the version; the vocabulary is 2 x 256 letters, the merges, and the two special tokens
     merges = [(left, right) for left, right in (line.split() for line in lines[1 : END_TOKEN - 512])]
     words = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges)]

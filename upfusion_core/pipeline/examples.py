@@ -27,7 +27,8 @@ class ExampleViews:
     photos: (V, 3, S, S) in [0, 1] on white, the reference first. masks: (V, 1, S, S) in [0, 1], 1 on the object.
     truth: (T, 3, S, S), truth_masks: (T, 1, S, S), cameras: Cameras(T): what is seen all round the object.
     photo_cameras: Cameras(V); the model is not told them.
-    paths: of the photos' files, (V,). name: the object's: generator version, split and index.
+    paths: of the photos' files, (V,); large: the same at 512 pixels, of the demo's object only.
+    name: the object's: generator version, split and index.
     """
 
     photos: Tensor
@@ -38,6 +39,7 @@ class ExampleViews:
     photo_cameras: Cameras
     paths: tuple[Path, ...]
     name: str
+    large: tuple[Path, ...] = ()
 
     def prepared(self, size: int) -> InputViews:
         """The photos at a model's size, without masks, as framed ones: cropped, they would not fit the truth."""
@@ -59,17 +61,17 @@ def example_views(number: int = 0, photos: int = 3) -> ExampleViews:
     check_count("number", number, 0, len(names) - 1)
     check_count("photos", photos, 1, MAX_PHOTOS)
     cameras, shown, masks = [], [], []
-    for kind, entries in (
-        ("photo", _bundled(f"{number}/photos.json")[:photos]),
-        ("truth", _bundled(f"{number}/truth.json")),
-    ):
+    seen = {"photo": _bundled(f"{number}/photos.json")[:photos], "truth": _bundled(f"{number}/truth.json")}
+    for kind, entries in seen.items():
         matrices = torch.tensor([entry["camera_to_world"] for entry in entries])
         cameras.append(cameras_from_matrices(matrices, focal=[entry["focal"] for entry in entries]))
         files = [f"{number}/{kind}_{place + 1}" for place in range(len(entries))]
         shown.append(torch.stack([_bundled(f"{name}.png") for name in files]))
         masks.append(torch.stack([_bundled(f"{name}_mask.png") for name in files]))
-    paths = tuple(bundled_path("examples") / f"{number}/photo_{place + 1}.png" for place in range(photos))
-    return ExampleViews(shown[0], masks[0], shown[1], masks[1], cameras[1], cameras[0], paths, names[number])
+    folder = bundled_path("examples") / str(number)
+    paths, large = (tuple(folder / f"{kind}_{place + 1}.png" for place in range(photos)) for kind in ("photo", "large"))
+    large = large if large[0].is_file() else ()
+    return ExampleViews(shown[0], masks[0], shown[1], masks[1], cameras[1], cameras[0], paths, names[number], large)
 
 
 def _bundled(name: str) -> Any:  # noqa: ANN401 - (3, S, S) or, of a mask, (1, S, S) in [0, 1]; or whatever the JSON holds

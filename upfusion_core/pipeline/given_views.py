@@ -109,6 +109,9 @@ def visual_hull(pictures: FittedPictures, extent: float, cells: int) -> Tensor:
         look = partial(grid_sample, grid=-place[None, None], padding_mode="border", align_corners=False)
         kept &= (look(rough, mode="nearest")[0, 0, 0] > 0.5) & (distance > 0)
         aside += look(_from_middle(unit_range(mask)[0])[None, None])[0, 0, 0] ** 2 / len(pictures.mask)
+    if not bool(kept.any()):
+        problem = "the silhouettes must meet in one object, but leave nothing that all cameras see"
+        raise InputError(f"{problem}; are pictures, masks and cameras in one order, and cameras in one frame?")
     likely = aside <= min(0.5 + 0.05 * max(len(pictures.mask) - 3, 0), 2 / 3)
     return (kept * torch.where(likely, 1.0, UNLIKELY)).reshape(cells, cells, cells)
 
@@ -150,7 +153,7 @@ def fit_views(
         check_type("field", field, RadianceField, "such as one of load_field")
     with torch.inference_mode(False), torch.enable_grad():  # hosts may call from inference mode
         field = _new_field(pictures, generator) if field is None else copy.deepcopy(field)
-        hull = _found(visual_hull(pictures, field.config.half_extent, CELLS))
+        hull = visual_hull(pictures, field.config.half_extent, CELLS)
         fitter = FieldFitter(
             field, pictures.cameras, pictures.rgb, mask=pictures.mask, weights=pictures.weights,
             hull=hull, config=config or FitConfig.views(), generator=generator,
@@ -167,17 +170,8 @@ def _new_field(pictures: FittedPictures, generator: torch.Generator) -> Radiance
     cameras = pictures.cameras
     reach = (cameras.centers.norm(dim=-1) * ((1 + cameras.principal.abs()) / cameras.focal).amax(-1)).max()
     reach = float(reach.clamp(0.01, 100.0))
-    hull = _found(visual_hull(pictures, reach, COARSE_CELLS))
+    hull = visual_hull(pictures, reach, COARSE_CELLS)
     farthest = ((hull.nonzero() + 0.5) / COARSE_CELLS * 2 - 1).abs().amax() * reach
     extent = min(float(farthest) + 2 * reach / COARSE_CELLS, reach)
     small = replace(FieldConfig.small(), half_extent=extent, blob_sigma=extent / 3)
     return RadianceField(small.as_fine_as(pictures.pixel), generator=generator)
-
-
-def _found(hull: Tensor) -> Tensor:
-    if not bool(hull.any()):
-        raise InputError(
-            "the silhouettes must meet in one object, but leave nothing that all cameras see; are pictures, masks and "
-            "cameras in one order, and cameras in one frame?"
-        )
-    return hull

@@ -161,11 +161,9 @@ def _polarised(values: Tensor, label: str, sense: Sense) -> tuple[Tensor, str, b
 
 
 def _classes(values: Tensor) -> tuple[list[list[float]], bool]:
-    """The values (or colours) of a mask's areas, darkest first, and whether it holds two and nothing else.
-
-    An area is flat ground of one value, or, among few values, a tenth of the picture. Among many, as of soft edges or
-    JPEG, it must also stand out from what is like it, which the steps of a soft mask do not.
-    """
+    """The values (or colours) of a mask's areas, darkest first, and whether it holds two and nothing else."""
+    # An area is flat ground of one value, or, among few values, a tenth of the picture. Among many, as of soft edges or
+    # JPEG, it must also stand out from what is like it, which the steps of a soft mask do not.
     low, high = (end.item() for end in torch.aminmax(values))
     stretch = 255 / (high - low)
     step = math.ceil(math.sqrt(values[0].numel() / _SAMPLE))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -50,10 +50,12 @@ def load_photo_cameras(
         InputError: the file cannot be read, a photo has no camera, or a camera is none; the sentence names it.
     """
     path = Path(path)
-    sizes = [_Size.of(Path(photo)) for photo in photos]
-    labels = [Path(photo).name for photo in photos]
-    worlds = read_camera_files(path)
-    fits = [_matched(world, [Path(photo) for photo in photos]) for world in worlds]
+    files, sizes = [Path(photo) for photo in photos], []
+    for file in files:
+        with reading(file, "check the path"), open_picture(file) as image:
+            sizes.append((stored_size(image), orientation(image)))
+    labels, worlds = [file.name for file in files], read_camera_files(path)
+    fits = [_matched(world, files) for world in worlds]
     best = max(range(len(worlds)), key=lambda index: sum(entry is not None for entry in fits[index][0]))
     world, (entries, notes) = worlds[best], fits[best]
     missing = [label for label, entry in zip(labels, entries, strict=True) if entry is None]
@@ -62,13 +64,12 @@ def load_photo_cameras(
         wanted = f"{world.path} must have a camera for each photo, it has none for {', '.join(missing)}"
         raise InputError(f"{wanted}; known: {known}")
     if len(worlds) > 1:
-        notes.append(
-            f"of {len(worlds)} models in {path} the one in {world.path.name} has most of the photos; it is taken"
-        )
+        most = f"of {len(worlds)} models in {path} the one in {world.path.name} has most of the photos"
+        notes.append(f"{most}; it is taken")
     poses, lenses = [], []
     for entry, size, label in zip(entries, sizes, labels, strict=True):
         assert entry is not None, "missing ones are refused above"
-        pose, lens = _upright(entry, size, f"{label} ({world.path})")
+        pose, lens = _upright(entry, *size, f"{label} ({world.path})")
         poses.append(pose)
         lenses.append(lens)
     if world.ours and entries[0] is world.cameras[0]:  # in photo 1's frame already, to the bit
@@ -157,40 +158,22 @@ def _common(name: PurePosixPath, photo: PurePosixPath) -> int:
 # ---- a file's camera becomes one of the upright photo
 
 
-@dataclass(frozen=True)
-class _Size:
-    """Width and height of a photo's stored pixels, and EXIF's orientation."""
-
-    width: int
-    height: int
-    orientation: int
-
-    @classmethod
-    def of(cls, photo: Path) -> _Size:
-        with reading(photo, "check the path"), open_picture(photo) as image:
-            return cls(*stored_size(image), orientation(image))
-
-
-def _upright(entry: FileCamera, size: _Size, label: str) -> tuple[Tensor, Lens]:
-    """The camera and lens of the photo as one sees it, in its own pixels."""
-    stored = (size.width, size.height)
-    turned = stored[::-1] if size.orientation >= 5 else stored
+def _upright(entry: FileCamera, stored: tuple[int, int], orientation: int, label: str) -> tuple[Tensor, Lens]:
+    """The camera and lens of a photo as one sees it, in its own pixels, by the size of its stored ones."""
+    turned = stored[::-1] if orientation >= 5 else stored
     lens = entry.lens
     if not entry.sized:
         if lens.size == (1.0, 1.0):  # an angle across, and square pixels
-            scale = float(turned[0])
-            middle = (turned[0] / 2, turned[1] / 2)
-            return entry.camera_to_world, replace(lens, size=turned, focal=(lens.focal[0] * scale,) * 2, center=middle)
-        near = min(
-            (stored, turned), key=lambda found: abs(found[0] / lens.size[0] - 1) + abs(found[1] / lens.size[1] - 1)
-        )
+            focal, middle = lens.focal[0] * turned[0], (turned[0] / 2, turned[1] / 2)
+            return entry.camera_to_world, replace(lens, size=turned, focal=(focal, focal), center=middle)
+        near = min((stored, turned), key=lambda size: sum(abs(a / b - 1) for a, b in zip(size, lens.size, strict=True)))
         if all(abs(a / b - 1) < 0.15 for a, b in zip(near, lens.size, strict=True)):
             lens = replace(lens, size=near)
     quarters = 0
-    if size.orientation != 1 and _same_shape(lens.size, stored):
-        if size.orientation not in _QUARTERS:
+    if orientation != 1 and _same_shape(lens.size, stored):
+        if orientation not in _QUARTERS:
             raise InputError(f"{label} is mirrored by its EXIF tag; save it unmirrored, and make its camera again")
-        quarters = _QUARTERS[size.orientation]
+        quarters = _QUARTERS[orientation]
         lens = lens.resized(stored)
     elif _same_shape(lens.size, turned):
         lens = lens.resized(turned)
@@ -278,9 +261,10 @@ def _center(
     if len(rays) == 1:
         raise InputError("cameras of at least two photos are needed to know where the object is; give more photos")
     across = torch.eye(3, dtype=rays.dtype) - rays[:, :, None] * rays[:, None, :]
-    if float(torch.linalg.cond(across.sum(0))) > 1e8:
-        wanted = "the cameras must look at the object from different directions, they are all parallel"
-        raise InputError(f"{wanted}; add photos")
+    apart = (centers - centers[0]).norm(dim=-1).amax()
+    if float(torch.linalg.cond(across.sum(0))) > 1e8 or apart <= 1e-9 * centers.abs().amax():
+        found = "they are all parallel" if apart > 0 else "they all stand at one place"
+        raise InputError(f"the cameras must look at the object from different directions, {found}; add photos")
     center: Tensor = torch.linalg.solve(across.sum(0), (across @ centers[:, :, None]).sum(0))[:, 0]
     ahead = -torch.einsum("nij,nj->ni", matrices[:, :3, :3].transpose(1, 2), center - centers)[:, 2]
     away = [label for label, depth in zip(labels, ahead, strict=True) if depth <= 0]

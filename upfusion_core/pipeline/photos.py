@@ -32,7 +32,7 @@ from .masks import ON_WHITE, WHITE_ENOUGH, Sense, border_median, check_tells, es
 PhotoSource = str | os.PathLike[str] | Image.Image | Tensor | np.ndarray  # what a photo or a mask may be given as
 
 _BAND = 4_000_000  # pixels of a photo that are floating point at a time
-_LARGEST = 4096  # pixels along a photo's sides that no texture shows more of
+_LARGEST = 4000  # pixels along a JPEG's longer side that are kept; more of six photos would take gigabytes
 MIN_SIDE = 8  # smaller pictures show no object
 _NARROWEST = 8  # pixels of the result that a whole photo must cover in its shorter direction
 _GREY_ENOUGH = 16  # JPEG noise between the channels of a grey mask
@@ -170,7 +170,7 @@ def read_photo(source: PhotoSource, label: str = "photo 1", *, least: int | None
 
     Args:
         label: how messages call the photo; a file's name is added.
-        least: a JPEG file may be decoded 2, 4 or 8 times smaller, where its sides remain whole and at least this long.
+        least: a JPEG file may be decoded 2, 4 or 8 times smaller, where its sides remain whole, the longer this long.
     """
     name = Path(source).as_posix() if isinstance(source, str | os.PathLike) else label
     opened_here = isinstance(source, str | os.PathLike)  # a picture of the caller's own is not to become smaller
@@ -244,9 +244,7 @@ def _clamped(values: Tensor, label: str) -> Tensor:
 
 
 def _decode(source: PhotoSource, label: str, read: Callable[[Image.Image, str], np.ndarray]) -> tuple[Tensor, str, int]:
-    """The channels (C, H, W) of a tensor, or that `read` finds in a picture; the label with the file's name; EXIF's
-    orientation, by which they were turned.
-    """
+    """Channels (C, H, W) of a tensor, or by `read`; the label with the file's name; by which orientation of EXIF's."""
     if isinstance(source, Tensor):
         shape = tuple(source.shape)
         if source.ndim != 3 or shape[0] not in (1, 3, 4):
@@ -285,7 +283,7 @@ def _decode(source: PhotoSource, label: str, read: Callable[[Image.Image, str], 
 def _photo_channels(image: Image.Image, label: str, least: int | None) -> np.ndarray:
     if least and image.format in ("JPEG", "MPO"):
         for width, height in ((image.width // factor, image.height // factor) for factor in (8, 4, 2)):
-            if min(width, height) >= least and image.width % width == image.height % height == 0:
+            if max(width, height) >= least and image.width % width == image.height % height == 0:
                 image.draft(None, (width, height))
                 break
     return pixels(image, label)
@@ -371,10 +369,7 @@ def resample(values: Tensor, box: Box, size: int, *beside: Tensor, of: Callable[
 
 
 def _weights(length: int, start: float, stop: float, size: int) -> tuple[slice, Tensor]:
-    """Filter taps along one axis: which of `length` pixels are read, and (size, taps) weights for them.
-
-    Rows sum to 1 over all pixels, those outside the picture included: only these are then left out.
-    """
+    """Filter taps along one axis: which of `length` pixels are read, and (size, taps) weights for them."""
     scale = (stop - start) / size
     support = max(scale, 1.0)
     centers = start + (torch.arange(size, dtype=torch.float64) + 0.5) * scale
@@ -383,7 +378,7 @@ def _weights(length: int, start: float, stop: float, size: int) -> tuple[slice, 
     near = (1.5 * distance - 2.5) * distance**2 + 1
     far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
     weights = torch.where(distance < 1, near, torch.where(distance < 2, far, torch.zeros_like(distance)))
-    weights = weights / weights.sum(dim=1, keepdim=True)
+    weights = weights / weights.sum(dim=1, keepdim=True)  # over all pixels, those outside the picture included
     first, last = max(0, int(taps[0])), min(length, int(taps[-1]) + 1)
     first = min(first, last)
     chosen = weights[:, first - int(taps[0]) : last - int(taps[0])]

@@ -33,11 +33,8 @@ def loss_terms(
 def term_weights(schedule: ReferenceSchedule, iteration: int, index: int) -> dict[str, float]:
     """Weights of the terms: the colour's is 1 in the bootstrap, then 1 - a_t of the noise index."""
     alpha = float(alphas_cumprod()[ddim_timesteps(schedule.steps)[index]])
-    return {
-        "color": 1.0 if iteration < schedule.bootstrap else 1 - alpha,
-        "perceptual": schedule.perceptual_weight,
-        "silhouette": schedule.silhouette_weight,
-    }
+    color = 1.0 if iteration < schedule.bootstrap else 1 - alpha
+    return {"color": color, "perceptual": schedule.perceptual_weight, "silhouette": schedule.silhouette_weight}
 
 
 def reference_order(schedule: ReferenceSchedule, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -79,12 +76,8 @@ class ReferenceFitter:
         self.optimizer = torch.optim.Adam([{"params": list(part.parameters()), "lr": rate} for part, rate in rates])
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "field": self.field.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.get_state(),
-            "iteration": self.iteration,
-        }
+        parts = {"field": self.field.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return {**parts, "generator": self.generator.get_state(), "iteration": self.iteration}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.field.load_state_dict(state["field"])

@@ -73,18 +73,9 @@ def make_scheduler(name: str, steps: int) -> Any:  # noqa: ANN401 - a diffusers 
     step = inspect.signature(kind.step).parameters.values()
     if [one.name for one in step if one.default is one.empty] != ["self", "model_output", "timestep", "sample"]:
         raise InputError(refusal)
-    wanted = {
-        "num_train_timesteps": TRAIN_STEPS,
-        "beta_start": BETA_START,
-        "beta_end": BETA_END,
-        "beta_schedule": "scaled_linear",
-        "prediction_type": "epsilon",
-        "timestep_spacing": "leading",
-        "steps_offset": 1,
-        "set_alpha_to_one": False,
-        "clip_sample": False,
-        "skip_prk_steps": True,
-    }
+    wanted: dict[str, Any] = {"num_train_timesteps": TRAIN_STEPS, "beta_start": BETA_START, "beta_end": BETA_END}
+    wanted |= {"beta_schedule": "scaled_linear", "prediction_type": "epsilon", "timestep_spacing": "leading"}
+    wanted |= {"steps_offset": 1, "set_alpha_to_one": False, "clip_sample": False, "skip_prk_steps": True}
     try:
         scheduler = kind(**{option: value for option, value in wanted.items() if option in accepted})
         scheduler.set_timesteps(steps)
@@ -98,10 +89,8 @@ def make_scheduler(name: str, steps: int) -> Any:  # noqa: ANN401 - a diffusers 
         scheduler.timesteps = torch.tensor(ddim_timesteps(steps)[::-1])
     first, last = float(scheduler.timesteps[0]), float(scheduler.timesteps[-1])
     if not (0 <= last <= first < TRAIN_STEPS and (last < first or len(scheduler.timesteps) == 1)):
-        wrong = (
-            f"the timesteps of {name!r:.60} must go down within 0 and {TRAIN_STEPS - 1}, but do not with {steps} steps"
-        )
-        raise InputError(f"{wrong}; take fewer steps, or ddim")
+        rule = f"the timesteps of {name!r:.60} must go down within 0 and {TRAIN_STEPS - 1}"
+        raise InputError(f"{rule}, but do not with {steps} steps; take fewer steps, or ddim")
     return scheduler
 
 

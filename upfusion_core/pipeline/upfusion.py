@@ -11,16 +11,7 @@ import torch
 from torch import Tensor
 
 from ..config import ModelConfig
-from ..models.checkpoint import (
-    Checkpoint,
-    Networks,
-    build_networks,
-    load_networks,
-    load_text_encoder,
-    network_weights,
-    open_checkpoint,
-    weights_id,
-)
+from ..models import checkpoint
 from ..models.dino import DinoKeys
 from ..models.stable_diffusion import DEFAULT_PROMPT, build_text_encoder, encode_tokens, tokenize
 from ..models.upsrt import UpSRT
@@ -55,12 +46,12 @@ class UpFusion(ViewSynthesizer):
         given = ModelConfig.from_dict(config) if isinstance(config, dict) else config
         check_type("config", given, ModelConfig, "or its JSON form")
         self.config = given
-        self._checkpoint: Checkpoint | None = None
+        self._checkpoint: checkpoint.Checkpoint | None = None
         self._embeddings: dict[str, Tensor] = {}
         self._text_encoder: torch.nn.Module | None = None
         place = torch.device("meta") if str(device) == "meta" else existing_device(device)
         with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
-            self._take(build_networks(self.config, place))
+            self._take(checkpoint.build_networks(self.config, place))
         for part in (self.dino, self.upsrt, self.controlnet, self.unet, self.vae):
             part.requires_grad_(False).eval()
 
@@ -85,15 +76,15 @@ class UpFusion(ViewSynthesizer):
             raise InputError(f"dtype must be torch.float32, torch.float16 or torch.bfloat16, got {dtype!r}")
         device = existing_device(device)
         dtype = dtype or (torch.float32 if device.type == "cpu" else torch.float16)
-        checkpoint = open_checkpoint(path if isinstance(path, str) else Path(path))  # a Path is never the bundled model
-        model = cls(checkpoint.config, device="meta")
-        model._take(load_networks(checkpoint, device, dtype))
-        model._checkpoint = checkpoint
-        if checkpoint.text_embeddings:
-            model._embeddings = dict(zip((DEFAULT_PROMPT, ""), checkpoint.text_embeddings, strict=True))
+        opened = checkpoint.open_checkpoint(path if isinstance(path, str) else Path(path))  # a Path is no "mini"
+        model = cls(opened.config, device="meta")
+        model._take(checkpoint.load_networks(opened, device, dtype))
+        model._checkpoint = opened
+        if opened.text_embeddings:
+            model._embeddings = dict(zip((DEFAULT_PROMPT, ""), opened.text_embeddings, strict=True))
         return model
 
-    def _take(self, networks: Networks) -> None:
+    def _take(self, networks: checkpoint.Networks) -> None:
         self.dino, self.upsrt, self.controlnet = networks.dino, networks.upsrt, networks.controlnet
         self.unet, self.vae = networks.unet, networks.vae
         self.prior = DiffusersPrior(networks, self.config.latent_size)
@@ -113,14 +104,14 @@ class UpFusion(ViewSynthesizer):
         """Fingerprint of sizes and weights, by which a scene knows its model; conversions of a file keep it."""
         if self._checkpoint is not None:
             return self._checkpoint.model_id
-        return weights_id(self.config, network_weights(self.config, self.prior.networks))
+        return checkpoint.weights_id(self.config, checkpoint.network_weights(self.config, self.prior.networks))
 
     @property
     def text(self) -> torch.nn.Module | None:
         """The text encoder, loaded at first use; None where the checkpoint has none, or the sizes admit none."""
         if self._text_encoder is None:
             if self._checkpoint is not None and self._checkpoint.has_text_encoder:
-                self._text_encoder = load_text_encoder(self._checkpoint)
+                self._text_encoder = checkpoint.load_text_encoder(self._checkpoint)
             elif self._checkpoint is None and self.config.text.hidden_size == self.config.diffusion.context_dim:
                 with torch.random.fork_rng(devices=[]):
                     self._text_encoder = build_text_encoder(self.config.text).requires_grad_(False).eval()

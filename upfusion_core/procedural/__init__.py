@@ -5,14 +5,6 @@ from .render import render_views, signed_distance, true_mesh
 from .shapes import GENERATOR_VERSION, SPLITS, VERSIONS, Objects
 
 __all__ = [
-    "GENERATOR_VERSION",
-    "SPLITS",
-    "VERSIONS",
-    "Objects",
-    "ProceduralBatch",
-    "ProceduralObjects",
-    "draw_objects",
-    "render_views",
-    "signed_distance",
-    "true_mesh",
-]
+    "GENERATOR_VERSION", "SPLITS", "VERSIONS", "Objects", "ProceduralBatch", "ProceduralObjects",
+    "draw_objects", "render_views", "signed_distance", "true_mesh",
+]  # fmt: skip

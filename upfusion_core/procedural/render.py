@@ -194,10 +194,7 @@ def _surface(tables: Tables, points: Tensor, column: Tensor) -> tuple[Tensor, Te
 
 
 def _joined_surface(tables: Tables, column: Tensor, points: Tensor, normals: Tensor) -> tuple[Tensor, Tensor]:
-    """Which points lie on their part's second primitive, and the parts' (3, N) normals there.
-
-    `normals` are those of the first primitives.
-    """
+    """Which points lie on their part's second primitive, and the parts' (3, N) normals there, by those of the first."""
     first, second = tables.first.taken(column), tables.second.taken(column)
     one, two = (some.distance(points) for some in (first, second))
     joint = tables.joint.index_select(0, column)

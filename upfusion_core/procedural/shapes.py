@@ -255,9 +255,8 @@ def bounding_balls(objects: Objects) -> tuple[Tensor, Tensor]:
     inside = gap + far <= near  # the first ball holds the second
     swallowed = (gap + near <= far) & ~inside
     around = ((gap + near + far) / 2).where(~inside, near).where(~swallowed, far)
-    shift = (
-        ((around - near) / gap.clamp_min(1e-9)).masked_fill(inside | ~blended, 0).masked_fill(swallowed & blended, 1)
-    )
+    shift = ((around - near) / gap.clamp_min(1e-9)).masked_fill(inside | ~blended, 0)
+    shift = shift.masked_fill(swallowed & blended, 1)
     radius = torch.where(blended, around + objects.blend / 4, near)
     return objects.first.center + shift[..., None] * between, radius.masked_fill(~objects.present, -1)
 

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..geometry.cameras import quaternion_rotation
 from .shapes import ABSENT, ALONE, BODY, BOX, CUT, DETAIL, ELLIPSOID, FRUSTUM, MAX_PARTS, TORUS
 
 Number = float | Tensor  # the same for N objects, or (N,)
@@ -158,6 +159,11 @@ def point(place: Point) -> Tensor:
     return place if isinstance(place, Tensor) else vector(*place)
 
 
+def moved(turn: Tensor, x: Number, y: Number, z: Number = 0.0) -> Tensor:
+    """(N, 3) where rotations (N, 3, 3) take a point."""
+    return (turn @ vector(x, y, z)[..., None])[..., 0]
+
+
 def sizes(a: Number, b: Number, c: Number, d: Number = 0.0) -> Tensor:
     """(N, 4), or (1, 4) of plain numbers; see shapes.py for their meaning."""
     return vector(a, b, c, d)
@@ -176,14 +182,3 @@ def towards(axis: Tensor) -> Tensor:
     x, y, z = axis.unbind(-1)
     quarter = torch.stack([z, torch.zeros_like(x), -x, 1 + y], dim=-1)  # (0, 1, 0) × axis, 1 + cos
     return quaternion_rotation(*(quarter / quarter.norm(dim=-1, keepdim=True)).unbind(-1))
-
-
-def quaternion_rotation(x: Tensor, y: Tensor, z: Tensor, w: Tensor) -> Tensor:
-    """(N,) components of unit quaternions -> (N, 3, 3)."""
-    rows = [
-        1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w),
-        2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w),
-        2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y),
-    ]  # fmt: skip
-    turns: Tensor = torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
-    return turns

@@ -8,11 +8,10 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
 
 from .objects import Recipe, thing
 from .shapes import BLEND, BODY, BOX, CUT, HANDLE, LID
-from .sketch import Draws, Number, Sketch, about, ball, box, either, ellipsoid, frustum, ring, rod, vector
+from .sketch import Draws, Sketch, about, ball, box, either, ellipsoid, frustum, moved, ring, rod, vector
 
 SLENDER: list[tuple[Recipe, float]] = []  # beside objects.THINGS
 
@@ -70,9 +69,7 @@ def hoop(sketch: Sketch, draws: Draws) -> None:
     lie = turn @ torch.where(whole[:, None, None], torch.eye(3), _FLAT)  # a ring is drawn about z, a frustum about y
     sketch.add(either(whole, ring(0.6, wall * 0.7, math.pi), band), turn=lie, role=BODY)
     sketch.join(torch.where(whole, 0, CUT), frustum(0.6 - wall, 0.6 - wall, 0.5), (0, 0, 0), lie)
-    place = (turn @ vector(0, 0.6, 0)[..., None])[..., 0]
-    stone, there = draws.choice([1, 1, 1]), draws.chance(0.6)
-    size = draws.uniform(0.1, 0.2)
+    place, stone, there, size = moved(turn, 0, 0.6), draws.choice([1, 1, 1]), draws.chance(0.6), draws.uniform(0.1, 0.2)
     sketch.add((stone, vector(size, 0.1, size, 0)), place, turn, color=1, present=there)
     sketch.add(ball(size * 0.6), place, color=2, present=there)
 
@@ -85,16 +82,14 @@ def tray(sketch: Sketch, draws: Draws) -> None:
     turn = torch.where((draws.chance(0.3))[:, None, None], _FLAT, torch.eye(3))  # on its side: a shelf, a frame
     sketch.add(box(width, height, depth), turn=turn, role=BODY)
     up = torch.where(through, 0.0, wall)
-    hole = box(width - wall, height + wall, depth - wall)
-    sketch.join(CUT, hole, (turn @ vector(0, up * 3, 0)[..., None])[..., 0], turn)
+    sketch.join(CUT, box(width - wall, height + wall, depth - wall), moved(turn, 0, up * 3), turn)
     for color in (1, 2):
         size = draws.uniform(0.1, 0.22)
-        place = vector(width * draws.uniform(-0.6, 0.6), 0, depth * draws.uniform(-0.5, 0.5))
+        place = moved(turn, width * draws.uniform(-0.6, 0.6), 0, depth * draws.uniform(-0.5, 0.5))
         inside = (draws.choice([1, 1, 1]), vector(size, height * 0.8, size * 0.9, 0))
-        sketch.add(inside, (turn @ place[..., None])[..., 0], turn, color=color, present=~through & draws.chance(0.6))
-    grip = ring(height * 0.7, 0.04, 1.6)
-    sketch.add(grip, (turn @ vector(width, 0, 0)[..., None])[..., 0], turn, role=HANDLE, color=3,
-               present=draws.chance(0.5))  # fmt: skip
+        sketch.add(inside, place, turn, color=color, present=~through & draws.chance(0.6))
+    grip, there = ring(height * 0.7, 0.04, 1.6), draws.chance(0.5)
+    sketch.add(grip, moved(turn, width, 0), turn, role=HANDLE, color=3, present=there)
 
 
 @thing(2.0, SLENDER)
@@ -121,16 +116,13 @@ def scissors(sketch: Sketch, draws: Draws) -> None:
     for side in (1.0, -1.0):
         turn = about("y", side * opening)
         blade = either(rings, box(0.5, thin, 0.07), frustum(0.1, 0.03, 0.5))
-
-        def at(x: Number, turn: Tensor = turn) -> Tensor:
-            return (turn @ vector(x, 0, 0)[..., None])[..., 0]
-
-        sketch.add(blade, at(0.35), turn @ torch.where(rings[:, None, None], torch.eye(3), _ALONG), role=BODY)
-        sketch.add(frustum(0.06, 0.06, 0.15), at(-0.25), turn @ _ALONG, role=HANDLE, color=1)
+        way = turn @ torch.where(rings[:, None, None], torch.eye(3), _ALONG)
+        sketch.add(blade, moved(turn, 0.35, 0), way, role=BODY)
+        sketch.add(frustum(0.06, 0.06, 0.15), moved(turn, -0.25, 0), turn @ _ALONG, role=HANDLE, color=1)
         hold = either(rings, ring(draws.uniform(0.13, 0.2), 0.05, math.pi), ellipsoid(0.35, 0.07, 0.07))
-        away = side * torch.where(rings, 0.1, 0.0)
-        sketch.add(hold, at(-0.55) + vector(0, 0, away), turn @ torch.where(rings[:, None, None], _FLAT, torch.eye(3)),
-                   role=HANDLE, color=1)  # fmt: skip
+        place = moved(turn, -0.55, 0) + vector(0, 0, side * torch.where(rings, 0.1, 0.0))
+        way = turn @ torch.where(rings[:, None, None], _FLAT, torch.eye(3))
+        sketch.add(hold, place, way, role=HANDLE, color=1)
     sketch.add(frustum(0.05, 0.05, thin + 0.04), color=2)
 
 
@@ -158,17 +150,13 @@ def pen(sketch: Sketch, draws: Draws) -> None:
     """A pen, torch, tube or screwdriver lying or standing: a barrel, a point, a cap, a clip, a ring round it."""
     turn = torch.where(draws.chance(0.75)[:, None, None], _ALONG, torch.eye(3))
     barrel, taper, flat = draws.uniform(0.1, 0.2), draws.uniform(0.6, 1.1), draws.chance(0.3)
-
-    def at(y: Number, x: Number = 0.0) -> Tensor:
-        return (turn @ vector(x, y, 0)[..., None])[..., 0]
-
     sketch.add(frustum(barrel, barrel * taper, 0.6), turn=turn, role=BODY)
     turning, there = draws.uniform(0, 6.28), draws.chance(0.7)
     sketch.label(turning, draws.uniform(0.6, 1.5), draws.uniform(-0.2, 0.2), draws.uniform(0.1, 0.35), there)
     end = draws.uniform(0.06, 0.2)
     shape = either(flat, box(barrel, end, 0.03), frustum(barrel * taper, barrel * draws.uniform(0.1, 0.6), end))
-    sketch.add(shape, at(0.6 + end * 0.95), turn, color=2)
+    sketch.add(shape, moved(turn, 0, 0.6 + end * 0.95), turn, color=2)
     cap = barrel * draws.uniform(1.02, 1.4)
-    sketch.add(frustum(cap, cap, draws.uniform(0.08, 0.2)), at(-0.55), turn, role=LID, color=1)
-    sketch.add(box(0.02, 0.2, 0.03), at(-0.4, cap * 1.05), turn, color=3, present=draws.chance(0.5))
-    sketch.add(frustum(barrel * 1.1, barrel * 1.1, 0.03), at(draws.uniform(0.1, 0.4)), turn, color=3)
+    sketch.add(frustum(cap, cap, draws.uniform(0.08, 0.2)), moved(turn, 0, -0.55), turn, role=LID, color=1)
+    sketch.add(box(0.02, 0.2, 0.03), moved(turn, cap * 1.05, -0.4), turn, color=3, present=draws.chance(0.5))
+    sketch.add(frustum(barrel * 1.1, barrel * 1.1, 0.03), moved(turn, 0, draws.uniform(0.1, 0.4)), turn, color=3)

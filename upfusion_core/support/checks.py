@@ -15,11 +15,9 @@ def check_shape(name: str, tensor: Tensor, shape: Sequence[int | str], hint: str
     """Raises InputError unless `tensor` has `shape`, e.g. ("V", 3, "S", "S"); `hint` says what to do."""
     check_type(name, tensor, Tensor, hint)
     sizes: dict[int | str, int] = {}
-    fits = tensor.ndim == len(shape) and all(
-        got == (sizes.setdefault(want, got) if isinstance(want, str) else want)
-        for want, got in zip(shape, tensor.shape, strict=True)
-    )
-    if not fits:
+    pairs = zip(shape, tensor.shape, strict=False)
+    meet = (got == (sizes.setdefault(want, got) if isinstance(want, str) else want) for want, got in pairs)
+    if tensor.ndim != len(shape) or not all(meet):
         found = f"{tuple(tensor.shape)}{hint and f'; {hint}'}"
         raise InputError(f"{name} must be ({', '.join(map(str, shape))}), got {found}")
 

@@ -39,9 +39,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory does not suffice, on whatever device."""
     # how allocators without an exception of their own say it: of CPUs, Apple's GPUs, cuBLAS and cuDNN
     messages = ("out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
-    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(message in str(error) for message in messages)
-    )
+    told = isinstance(error, RuntimeError) and any(message in str(error) for message in messages)
+    return told or isinstance(error, MemoryError | torch.cuda.OutOfMemoryError)
 
 
 class Chunk:

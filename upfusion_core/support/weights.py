@@ -142,6 +142,12 @@ class Misfits(NamedTuple):
     shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
     kinds: dict[str, tuple[torch.dtype, object]]
 
+    def __str__(self) -> str:
+        lists = {"missing": self.missing, "unexpected": self.unexpected}
+        lists["of another shape"] = [f"{name} {got} instead of {wanted}" for name, (got, wanted) in self.shapes.items()]
+        lists["not of floating point"] = [f"{name} {got}" for name, (got, _) in self.kinds.items()]
+        return "; ".join(f"{len(names)} {kind}: {listed(names)}" for kind, names in lists.items() if names)
+
 
 def misfits(
     tensors: Mapping[str, Tensor],

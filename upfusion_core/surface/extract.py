@@ -149,11 +149,9 @@ def _object_box(
     level = threshold if threshold is not None else surface_level(volume, spacing)
     sides = [(volume > level).select(axis, end).reshape(-1) for axis in range(3) for end in (0, -1)]
     if torch.cat(sides).float().mean() > FULL_SHARE:
-        raise FieldError(
-            f"the field fills its box: almost all of the box's sides are denser than {level:.4g} per scene unit, so no "
-            "surface parts inside from outside; fit it longer, with masks or photos on white, or give a higher "
-            "threshold"
-        )
+        problem = f"the field fills its box: almost all of the box's sides are denser than {level:.4g} per scene unit"
+        advice = "fit it longer, with masks or photos on white, or give a higher threshold"
+        raise FieldError(f"{problem}, so no surface parts inside from outside; {advice}")
     # thin parts may pass between the samples of the search: accept less than the level, and leave a margin
     dense = torch.from_numpy(large_parts((volume > level / 4).numpy(), keep)).nonzero()
     if not len(dense):
@@ -368,10 +366,9 @@ def surface_level(volume: Tensor, spacing: float, share: float = SOLID_SHARE) ->
     depths = volume * spacing
     total = max(float(depths.sum(axis).max()) for axis in range(3))
     if total < 0.01:
-        raise FieldError(
-            "the field is empty: no ray loses more than 1 % of its light in it, so there is no surface; "
-            "fit it longer, or check that its photos show an object that stands out from the background"
-        )
+        advice = "fit it longer, or check that its photos show an object that stands out from the background"
+        problem = "the field is empty: no ray loses more than 1 % of its light in it, so there is no surface"
+        raise FieldError(f"{problem}; {advice}")
     half = min(math.log(2.0), total / 2)
     found = []
     for axis in range(3):

@@ -193,9 +193,8 @@ class _Document:
 
     def _faces(self, primitive: dict[str, Any], count: int) -> Tensor:
         """(F, 3) of triangles, a strip or a fan."""
-        corner = (
-            self.values(primitive["indices"])[:, 0].astype(np.int64) if "indices" in primitive else np.arange(count)
-        )
+        given = primitive.get("indices")
+        corner = np.arange(count) if given is None else self.values(given)[:, 0].astype(np.int64)
         mode = primitive.get("mode", _TRIANGLES)
         if mode == _TRIANGLES:
             return torch.from_numpy(corner.reshape(-1, 3))

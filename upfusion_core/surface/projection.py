@@ -48,8 +48,8 @@ class _Projector:
     trust: float
     gate: float = 1.0  # the share that it has beside the mesh's own colours, see _gates
 
-    def look(self, points: Tensor, normals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(M, 3) points and normals -> low band and detail (M, 3), weight (M,), 0 where the photo sees nothing."""
+    def look(self, points: Tensor, normals: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(M, 3) points and normals -> low band and detail (M, 3), weight, 0 where nothing is seen, and rise (M,)."""
         focal, offset = self.camera.focal[0], points - self.camera.centers[0]
         place, distance = project(points, self.camera)
         place = -place  # to the right and down
@@ -62,7 +62,7 @@ class _Projector:
         density = (focal.prod() / ahead.clamp_min(1e-6) ** 2) * cosine
         weight = self.trust * visible * rise * density * (cosine - LEAST_COSINE).clamp_min(0)
         low = _sampled(self.low, place)
-        return low, _sampled(self.picture, place) - low, weight
+        return low, _sampled(self.picture, place) - low, weight, rise
 
 
 def project_photos(
@@ -171,7 +171,8 @@ def _projector(mesh: MeshAsset, photo: Tensor, camera: Cameras, mask: Tensor | N
         union = torch.maximum(small, inside.float()).sum()
         fit = float(torch.minimum(small, inside.float()).sum() / union.clamp_min(1e-6))
         trust = float(np.clip((fit - 0.7) / 0.2, 0.05, 1.0))
-        bends |= small < 0.5
+        bends |= small < 0.95  # half of the background is in a pixel of the outline
+        inside &= small >= 0.5
     bends[[0, -1]] = bends[:, [0, -1]] = True
     rise = torch.from_numpy(ndimage.distance_transform_edt(~bends.numpy())).float() / (BORDER * samples)
     share = _blurred(interpolate(inside.float()[None, None], (LOW, LOW), mode="area")).clamp_min(1e-3)
@@ -276,15 +277,15 @@ def _mixed(
     sums = torch.zeros(3, len(points), 3)
     total, sharp, sure = torch.zeros(3, len(points), 1)
     looks = [view.look(points, normals) for view in views]
-    most = torch.stack([weight for _, _, weight in looks]).amax(0).clamp_min(1e-12)
-    for (low, detail, weight), (gain, offset), view in zip(looks, levels[:-1], views, strict=True):
+    most = torch.stack([weight for _, _, weight, _ in looks]).amax(0).clamp_min(1e-12)
+    for (low, detail, weight, rise), (gain, offset), view in zip(looks, levels[:-1], views, strict=True):
         low, mine, best = low * gain + offset, weight[:, None], (weight / most)[:, None] ** SHARP
         sums[0] += mine * low
         sums[1] += mine * low**2
         sums[2] += best * detail * gain
         total += mine
         sharp += best
-        sure += best * view.gate
+        sure += best * view.gate * rise[:, None]  # beside an outline the mesh's own colour takes over
     mean = sums[0] / total.clamp_min(1e-12)
     spread = (sums[1] / total.clamp_min(1e-12) - mean**2).clamp_min(0).mean(-1, keepdim=True).sqrt()
     own = own * levels[-1, 0] + levels[-1, 1]

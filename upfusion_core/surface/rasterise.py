@@ -31,11 +31,8 @@ def rasterise(surface: Surface, cameras: Cameras, size: int, *, supersampling: i
     views = [_view(surface, cameras[index], size * supersampling) for index in range(len(cameras))]
     rgb, opacity, depth = (torch.stack(values) for values in zip(*views, strict=True))
     covered = avg_pool2d(opacity, supersampling)
-    return RenderedViews(
-        rgb=avg_pool2d(rgb, supersampling).float().clamp(0, 1),
-        opacity=covered.float(),
-        depth=(avg_pool2d(depth, supersampling) / covered.clamp_min(1e-9)).float(),
-    )
+    rgb, depth = avg_pool2d(rgb, supersampling), avg_pool2d(depth, supersampling) / covered.clamp_min(1e-9)
+    return RenderedViews(rgb=rgb.float().clamp(0, 1), opacity=covered.float(), depth=depth.float())
 
 
 def _view(surface: Surface, camera: Cameras, samples: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,21 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..config import ModelConfig
+from ..models import checkpoint
 from ..models import stable_diffusion as sd
-from ..models.checkpoint import (
-    CONFIG_KEY,
-    DEFAULT_EMBEDDING,
-    DINO_PREFIX,
-    EMPTY_EMBEDDING,
-    PARTS,
-    UPSRT_PREFIX,
-    Networks,
-    build_networks,
-    network_weights,
-    open_checkpoint,
-    set_network_weights,
-    stored_shape,
-)
 from ..models.controlnet import ControlNet
 from ..models.dino import hub_names
 from ..support.devices import derived_seed, generator_for
@@ -44,7 +31,7 @@ _OLDER_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.",
 
 def initial_networks(
     config: ModelConfig, sources: Sequence[str | Path] = (), *, seed: int = 0, required: Collection[str] = ()
-) -> tuple[Networks, tuple[Tensor, Tensor]]:
+) -> tuple[checkpoint.Networks, tuple[Tensor, Tensor]]:
     """Networks to train from, on the CPU in float32, and the (default, empty) prompt's embeddings, (77, W) each.
 
     Later sources replace parts of earlier ones; weights that none has are drawn by `seed`, but a ControlNet starts from
@@ -57,20 +44,21 @@ def initial_networks(
         weights |= read_initial_weights(source, config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(seed, "weights"))
-        networks = build_networks(config)
-    found = {part for part, prefix in PARTS.items() if any(name.startswith(prefix) for name in weights)}
-    lacking = [part for part in PARTS if part in required and part not in found]
+        networks = checkpoint.build_networks(config)
+    found = {part for part, prefix in checkpoint.PARTS.items() if any(name.startswith(prefix) for name in weights)}
+    lacking = [part for part in checkpoint.PARTS if part in required and part not in found]
     if lacking:
         wanted = f"this stage does not train {' and '.join(lacking)}, so weights to start from must hold them, got none"
         raise CheckpointError(f"{wanted}; give a file that does (--init), e.g. of the stage before")
     for part in found:
-        names = [name for name in network_weights(config, networks) if name.startswith(PARTS[part])]
+        own, prefix = checkpoint.network_weights(config, networks), checkpoint.PARTS[part]
+        names = [name for name in own if name.startswith(prefix)]
         missing = [name for name in names if name not in weights]
         if missing:
             some = f"{len(names) - len(missing)} of {len(names)} tensors of {part}, not {missing[0]}"
             advice = "get the whole file, or change the configuration"
             raise CheckpointError(f"the weights to start from hold {some}; {advice}")
-    set_network_weights(config, networks, weights)
+    checkpoint.set_network_weights(config, networks, weights)
     if "VAE" not in found:
         prepare_autoencoder(networks.vae)
     if "UNet" in found and "ControlNet" not in found:
@@ -87,21 +75,21 @@ def read_initial_weights(source: str | Path, config: ModelConfig) -> dict[str, T
     path = Path(source)
     if (path / "unet").is_dir():
         return _diffusers_weights(path, config)
-    is_merged = is_safetensors(path) and CONFIG_KEY in read_metadata(path)
+    is_merged = is_safetensors(path) and checkpoint.CONFIG_KEY in read_metadata(path)
     if path.is_dir() or is_merged:
-        checkpoint = open_checkpoint(path)
-        found, sections = checkpoint.config, ("upsrt", "dino", "diffusion", "vae", "image_size")
+        opened = checkpoint.open_checkpoint(path)
+        found, sections = opened.config, ("upsrt", "dino", "diffusion", "vae", "image_size")
         differing = [name for name in sections if getattr(found, name) != getattr(config, name)]
         if differing:
             values = f"must be {getattr(config, differing[0])}, got {getattr(found, differing[0])}"
             problem = f"{path} was made with other sizes ({', '.join(differing)}): {differing[0]} {values}"
             raise CheckpointError(f"{problem}; change the section model of the training configuration")
-        return checkpoint.weights
+        return opened.weights
     weights = read_weights(path)
     if "linear_scene.weight" in weights:
-        return {UPSRT_PREFIX + name: tensor for name, tensor in weights.items()}
+        return {checkpoint.UPSRT_PREFIX + name: tensor for name, tensor in weights.items()}
     if "cls_token" in weights or "embeddings.cls_token" in weights:
-        return {DINO_PREFIX + name: tensor for name, tensor in hub_names(weights).items()}
+        return {checkpoint.DINO_PREFIX + name: tensor for name, tensor in hub_names(weights).items()}
     known = (sd.UNET_PREFIX, sd.VAE_PREFIX, sd.TEXT_PREFIX, sd.CONTROL_PREFIX)
     kept = {name: tensor for name, tensor in weights.items() if name.startswith(known)}
     if not kept:
@@ -167,13 +155,13 @@ def _diffusers_weights(folder: Path, config: ModelConfig) -> dict[str, Tensor]:
             for old, new in _OLDER_ATTENTION.items():
                 weights = {name.replace(old, new): tensor for name, tensor in weights.items()}
         names = sd.unet_names(config.diffusion, weights) if part == "unet" else sd.vae_names(config.vae, weights)
-        found |= {ldm: stored_shape(ldm, weights[name]) for name, ldm in names.items()}
+        found |= {ldm: checkpoint.stored_shape(ldm, weights[name]) for name, ldm in names.items()}
     return found
 
 
 def _embeddings(config: ModelConfig, weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    if DEFAULT_EMBEDDING in weights and EMPTY_EMBEDDING in weights:
-        return weights[DEFAULT_EMBEDDING].float(), weights[EMPTY_EMBEDDING].float()
+    if checkpoint.DEFAULT_EMBEDDING in weights and checkpoint.EMPTY_EMBEDDING in weights:
+        return weights[checkpoint.DEFAULT_EMBEDDING].float(), weights[checkpoint.EMPTY_EMBEDDING].float()
     if not any(name.startswith(sd.TEXT_PREFIX) for name in weights):
         default, empty = torch.randn(2, 77, config.diffusion.context_dim, generator=generator_for("text embeddings"))
         return default, empty

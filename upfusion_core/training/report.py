@@ -138,16 +138,11 @@ def preview_sheet(config: TrainConfig, networks: Networks, text: tuple[Tensor, T
     """(3, H, W) in [0, 1]: the first objects' photos, targets, and what is made of those: the encoder's colours, the
     autoencoder's reconstructions, or samples of the diffusion model (20 DDIM steps)."""
     weight = networks.upsrt.linear_scene.weight
+    prior = DiffusersPrior(networks, config.model.latent_size)
     model = HostedUpFusion(
-        config.model,
-        dino=networks.dino,
-        upsrt=networks.upsrt,
-        prior=DiffusersPrior(networks, config.model.latent_size),
-        device=weight.device,
-        dtype=weight.dtype,
-        text=text,
-        model_id="in training",
-    )
+        config.model, dino=networks.dino, upsrt=networks.upsrt, prior=prior, device=weight.device, dtype=weight.dtype,
+        text=text, model_id="in training",
+    )  # fmt: skip
     rows = []
     for index in range(min(len(batch), MOST_ROWS)):
         photos, targets = batch.photos[index], batch.targets[index]

@@ -7,12 +7,15 @@ import pytest
 import torch
 from documented_programs import ROOT, loaded
 from refusals import refused
+from torch.nn.functional import avg_pool2d
 
+from upfusion_core.config import Demo
 from upfusion_core.evaluation.metrics import mask_iou
 from upfusion_core.geometry import orbit_cameras, reference_camera
 from upfusion_core.pipeline.examples import example_count, example_views
 from upfusion_core.procedural import GENERATOR_VERSION
 from upfusion_core.support import files
+from upfusion_core.support.images import load_png
 
 
 def test_an_object_with_its_photos_and_truth() -> None:
@@ -49,3 +52,11 @@ def test_the_script_makes_the_same_files() -> None:
     assert len(made) == 2 + 2 * (6 + 8)
     assert script.differing(examples, made) == []
     assert script.differing(examples, made | {"1/photo_9.png": made["1/photo_1.png"]}) == ["1/photo_9.png"]
+
+
+def test_the_demo_s_object_has_its_photos_larger() -> None:
+    example = example_views(Demo.object, 2)
+    large = torch.stack([load_png(path) for path in example.large])
+    assert large.shape == (2, 3, 512, 512)
+    assert float((avg_pool2d(large, 4) - example.photos).abs().mean()) < 0.003  # edges are sampled elsewhere
+    assert example_views(0).large == ()

@@ -303,6 +303,7 @@ WRONG: dict[str, tuple[Callable[[Scene], Path], str]] = {
     "not finite": (changed(lambda pose: pose * np.nan, range(2, 3)), r"photo_3\.png must be finite"),
     "sheared": (changed(lambda pose: pose @ np.diag([1, 1.3, 1, 1.0])), "one that shears"),
     "OpenCV's axes": (changed(lambda pose: pose @ FLIP), "all cameras look away .*OpenCV"),
+    "one place": (changed(lambda pose: np.eye(4)), "they all stand at one place"),
     "one away": (changed(lambda pose: pose @ np.diag([-1, 1, -1, 1.0]), range(1, 2)), r"photo_2\.png looks away"),
     "no frames": (told(frames=[]), "it has no frames"),
     "no focal length": (told(fl_x=None, fl_y=None), "must have a focal length"),

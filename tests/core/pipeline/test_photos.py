@@ -12,6 +12,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch.nn.functional import interpolate
 
+from upfusion_core.pipeline import photos as pipeline_photos
 from upfusion_core.pipeline.photos import (
     estimate_coverage,
     estimate_mask,
@@ -335,6 +336,16 @@ def test_mask_estimate_ignores_jpeg_noise(tmp_path: Path) -> None:
     assert float(estimate[:40].max()) == 0
     assert float((estimate - mask).abs().mean()) < 0.01
     assert all(abs(a - b) <= 4 for a, b in zip(_box_of(estimate), (50, 58, 190, 198), strict=True))
+
+
+def test_large_jpegs_are_read_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline_photos, "_LARGEST", 50)
+    kept = {(96, 64): (96, 64), (104, 64): (52, 32), (210, 60): (105, 30), (404, 64): (101, 16)}
+    for given, expected in kept.items():
+        picture = Image.fromarray((_on_white_photo() * 255).byte().permute(1, 2, 0).numpy())
+        picture.resize(given).save(tmp_path / "d.jpg")
+        (source,) = prepare_views(tmp_path / "d.jpg", size=64).sources or ()
+        assert source.size == expected, "the longer side keeps 50 pixels, sides stay whole"
 
 
 def test_ways_to_give_photos_and_masks_agree(tmp_path: Path) -> None:
