@@ -58,5 +58,5 @@ def test_the_demo_s_object_has_its_photos_larger() -> None:
     example = example_views(Demo.object, 2)
     large = torch.stack([load_png(path) for path in example.large])
     assert large.shape == (2, 3, 512, 512)
-    torch.testing.assert_close(avg_pool2d(large, 4), example.photos, atol=0.02, rtol=0)
+    assert float((avg_pool2d(large, 4) - example.photos).abs().mean()) < 0.003  # edges are sampled elsewhere
     assert example_views(0).large == ()
