@@ -39,6 +39,7 @@ class UpFusionExampleViews(io.ComfyNode):
             io.Image.Output("truth", tooltip="True views all round the object that are none of the photos."),
             CamerasSocket.Output("cameras", tooltip="The cameras of the true views."),
             io.Mask.Output("truth_masks", tooltip="Masks of the true views, 1 on the object."),
+            CamerasSocket.Output("photo_cameras", tooltip="Where the photos were taken from; no network is told."),
         ]
         aliases = ["sample photos", "demo", "test object", "ground truth", "bundled pictures"]
         return inputs.schema(cls, "UpFusion Example Views", "views", takes, gives, aliases)
@@ -51,7 +52,7 @@ class UpFusionExampleViews(io.ComfyNode):
         example = example_views(object, number)
         photos, masks = image_from_rgb(example.photos), mask_from_plane(example.masks)
         truth, truth_masks = image_from_rgb(example.truth), mask_from_plane(example.truth_masks)
-        return io.NodeOutput(photos, masks, truth, example.cameras, truth_masks)
+        return io.NodeOutput(photos, masks, truth, example.cameras, truth_masks, example.photo_cameras)
 
 
 class UpFusionPrepareViews(io.ComfyNode):

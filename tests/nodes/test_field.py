@@ -56,7 +56,7 @@ def test_cancel_comes_between_the_rays_of_one_view_however_a_field_is_asked(
 
 
 def test_the_mesh_lies_in_comfyui_s_frame(run_node: Run, ball: nn.Module) -> None:
-    mesh, file = run_node(EXTRACT, field=ball, resolution=48, threshold=12.0)
+    mesh, file, _ = run_node(EXTRACT, field=ball, resolution=48, threshold=12.0)
     assert (mesh.vertices.dtype, mesh.faces.dtype, mesh.unlit, mesh.uvs) == (torch.float32, torch.int64, True, None)
     radii = mesh.vertices[0].norm(dim=-1)
     torch.testing.assert_close(radii, torch.full_like(radii, 0.5), atol=0.02, rtol=0)
@@ -73,7 +73,7 @@ def test_the_mesh_lies_in_comfyui_s_frame(run_node: Run, ball: nn.Module) -> Non
 
 def test_a_texture_is_srgb(run_node: Run, ball: nn.Module) -> None:
     options = {"coloring": "texture", "texture_size": 64}
-    mesh, _ = run_node(EXTRACT, field=ball, resolution=24, threshold=12.0, **options)
+    mesh = run_node(EXTRACT, field=ball, resolution=24, threshold=12.0, **options)[0]
     assert mesh.texture.shape == (1, 64, 64, 3)
     assert mesh.uvs.shape == (1, mesh.vertices.shape[1], 2)
     assert mesh.vertex_colors is None  # glTF would multiply them with the texture

@@ -29,10 +29,10 @@ def cameras(core: ModuleType) -> Any:
 
 
 @pytest.fixture(scope="module")
-def photos(ball: nn.Module, cameras: Any) -> tuple[Tensor, Tensor]:
+def photos(ball: nn.Module, cameras: Any, core: ModuleType) -> tuple[Tensor, Tensor]:
     """IMAGE and MASK of a round field from three sides."""
     with torch.no_grad():
-        seen = ball.render(cameras, SIZE)  # its haze reaches the border
+        seen = ball.render(cameras, SIZE, sampling=core.config.RaySampling(24, 8))  # its haze reaches the border
     return seen.rgb.movedim(1, -1).contiguous(), (seen.opacity[:, 0] > 0.9).float()
 
 

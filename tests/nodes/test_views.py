@@ -164,7 +164,9 @@ def test_what_cannot_be_used_gets_a_sentence(run_node: Run) -> None:
 
 
 def test_an_example_has_photos_and_truth(run_node: Run) -> None:
-    images, masks, truth, cameras, truth_masks = run_node(EXAMPLE, object=1, number=2)
+    images, masks, truth, cameras, truth_masks, photo_cameras = run_node(EXAMPLE, object=1, number=2)
+    assert len(photo_cameras) == 2
+    assert photo_cameras.angles_degrees()[0].tolist() == pytest.approx([0, 22.5], abs=1e-3)
     for pictures, silhouettes, count in ((images, masks, 2), (truth, truth_masks, len(cameras))):
         assert pictures.shape == (count, *images.shape[1:]) == (*silhouettes.shape, 3)
         assert (pictures[silhouettes == 0] > 0.98).all()  # white where the mask says background

@@ -105,6 +105,21 @@ def test_box_ssim_agrees_with_skimage_away_from_the_border() -> None:
     assert float(value) == pytest.approx(float(np.mean(full[:, 8:20, 10:33])), abs=1e-5)
 
 
+def test_white_scores_well_on_small_objects_but_not_in_the_box() -> None:
+    """A striped grey ball on a tenth of the picture."""
+    y, x = torch.meshgrid(*[torch.linspace(-1, 1, 128)] * 2, indexing="ij")
+    inside = x**2 + y**2 < 4 * 0.1 / math.pi
+    truth = torch.where(inside, 0.53 + 0.25 * (60 * x).sin(), 1.0).expand(1, 3, 128, 128)
+    found = measure_views(torch.ones_like(truth), truth, inside[None, None].float())
+    # the squares' mean: (1 - 0.53) ** 2 + 0.25 ** 2 / 2 in the ball, 0 outside; it fills pi / 4 of its box
+    square = 0.47**2 + 0.25**2 / 2
+    assert float(found["psnr"]) == pytest.approx(-10 * math.log10(0.1 * square), abs=0.2)
+    assert float(found["box_psnr"]) == pytest.approx(-10 * math.log10(math.pi / 4 * square), abs=0.2)
+    assert float(found["ssim"]) > 0.8 > 0.35 > float(found["box_ssim"])
+    assert float(found["iou"]) == 0
+    assert float(found["sharpness"]) < 1e-4  # its floor of energy over the stripes'
+
+
 def test_silhouettes_by_hand() -> None:
     first, second = _rectangle(10, 0, 4, 0, 4), _rectangle(10, 2, 6, 1, 5)  # 16 and 16 pixels, 2 x 3 of them shared
     nothing = torch.zeros_like(first)

@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from odd_values import numbers, odd_tensors, or_junk, refused_or_finite
 from PIL import Image
 
-from upfusion_core import prepare_views
+from upfusion_core import measure_views, prepare_views
 
 SIZE = 16
 
@@ -45,3 +46,15 @@ def test_prepare_views(images: object, masks: object, size: object, margin: obje
         assert float(views.rgb.min()) >= 0
         assert float(views.rgb.max()) <= 1
         assert float(views.mask.max()) >= 0.05
+
+
+TRUTH, MASK = torch.full((2, 3, 16, 18), 0.5), torch.ones(2, 1, 16, 18)
+PREDICTIONS = odd_tensors((2, 3, 16, 18), (2, 3, 4, 4), low=-0.1, high=1.1)
+
+
+@given(
+    or_junk(TRUTH, PREDICTIONS), or_junk(TRUTH, odd_tensors((2, 3, 16, 18), (2, 3, 4, 4))),
+    or_junk(MASK, 0 * MASK, odd_tensors((2, 1, 16, 18))), or_junk(None, odd_tensors((2, 1, 16, 18))),
+)  # fmt: skip
+def test_measure_views(prediction: object, truth: object, mask: object, prediction_mask: object) -> None:
+    refused_or_finite(measure_views, prediction, truth, mask, prediction_mask=prediction_mask)

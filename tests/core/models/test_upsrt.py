@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from golden_files import golden, golden_cameras, sizes, worst
+from golden_files import QUERY_ROUNDING, golden, golden_cameras, sizes, worst
 from refusals import refused
 from rule_weights import golden_shapes, rule_state_dict, upsrt_shapes
 from torch import Tensor
@@ -36,7 +36,10 @@ def test_latents_features_and_colours_of_the_release(network: UpSRT, patches: Te
     tokens = stored["set_latents"]
     from_stored = network.decode(tokens, stored["query_plucker"].reshape(1, 16, 6))
     assert worst(from_stored.reshape(1, 4, 4, 48), stored["query_features"]) < 1e-5
-    assert worst(network.decode(tokens, camera_plucker(4)).reshape(1, 4, 4, 48), stored["query_features"]) < 5e-5
+    # the highest harmonic, pi 2^8, turns the rounding of the rays into angles; layers whose rows have a length of about
+    # 1 pass on three quarters of that, where queries are moved by it at random
+    found = network.decode(tokens, camera_plucker(4)).reshape(1, 4, 4, 48)
+    assert worst(found, stored["query_features"]) < math.pi * 2**8 * QUERY_ROUNDING
     rays = camera_plucker(6)
     whole = network.decode(tokens, rays)
     assert worst(network.read_rgb(whole).reshape(1, 6, 6, 3), stored["pred_rgb"]) < 5e-5

@@ -115,7 +115,8 @@ def test_a_legacy_pickle_of_storages_that_it_does_not_name(tmp_path: Path) -> No
         (lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8), "a quantised one"),
         (lambda: torch.ones(3, dtype=torch.complex64), "a complex one"),
         (lambda: torch.ones(3, device="meta"), "one without values"),
-        (lambda: torch.nested.nested_tensor([torch.ones(3), torch.ones(4)]), "a nested one"),
+        # from 2.15 on torch itself does not take them for tensors only
+        (lambda: torch.nested.nested_tensor([torch.ones(3), torch.ones(4)]), "a nested one|must hold tensors only"),
         (lambda: {"b": torch.ones(1)}, "got dict under 'a'"),
         (lambda: 3, "got int under 'a'"),
     ],
