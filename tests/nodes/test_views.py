@@ -1,5 +1,6 @@
 """Photos from sockets: pairing with masks, framing on white, and those that come with the pack."""
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -166,7 +167,8 @@ def test_what_cannot_be_used_gets_a_sentence(run_node: Run) -> None:
 def test_an_example_has_photos_and_truth(run_node: Run) -> None:
     images, masks, truth, cameras, truth_masks, photo_cameras = run_node(EXAMPLE, object=1, number=2)
     assert len(photo_cameras) == 2
-    assert photo_cameras.angles_degrees()[0].tolist() == pytest.approx([0, 22.5], abs=1e-3)
+    center = [0.0, math.sin(math.radians(22.5)), math.cos(math.radians(22.5))]
+    assert photo_cameras.centers[0].tolist() == pytest.approx(center, abs=1e-5)
     for pictures, silhouettes, count in ((images, masks, 2), (truth, truth_masks, len(cameras))):
         assert pictures.shape == (count, *images.shape[1:]) == (*silhouettes.shape, 3)
         assert (pictures[silhouettes == 0] > 0.98).all()  # white where the mask says background

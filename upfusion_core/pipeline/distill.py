@@ -40,7 +40,7 @@ from ..types import (
     SceneEncoding,
     ViewConditioning,
 )
-from .given_views import FittedPictures, fitted_pictures, given_photos
+from .given_views import CELLS, FittedPictures, fitted_pictures, given_photos, visual_hull
 from .novel_views import ViewSynthesizer
 from .photos import estimate_coverage
 from .pose import estimate_photo_cameras
@@ -95,6 +95,7 @@ class Distillation:
     on_step: OnStep
     path: Path | None
     views: FittedPictures | None
+    silhouettes: bool  # whether those of the views may be trusted
     photo_cameras: PhotoCameras | None
 
     def new_field(self, pixels: float = 1.0) -> RadianceField:
@@ -253,7 +254,10 @@ class FitRounds:
 
     def _new_fitter(self) -> FieldFitter:
         fit, generator = self.rounds[self.number].fit, stream_generator(self.job.seed, FIT_STREAM)
-        return FieldFitter(self.field, **vars(self._targets()), config=fit, generator=generator)
+        hull, given = None, self.job.views
+        if given is not None and self.job.silhouettes:
+            hull = visual_hull(given, self.field.config.half_extent, CELLS)
+        return FieldFitter(self.field, **vars(self._targets()), hull=hull, config=fit, generator=generator)
 
     @torch.no_grad()
     def _sampled(self, made: Round) -> dict[str, Tensor]:
@@ -373,6 +377,7 @@ def distill(
             on_step=on_step or (lambda *_: None),
             path=None if checkpoint is None else Path(checkpoint),
             views=None if views is None else fitted_pictures(views),
+            silhouettes=isinstance(views, GivenViews),
             photo_cameras=photo_cameras and replace(photo_cameras, cameras=_detached(photo_cameras.cameras)),
         )
         plan = config.schedule

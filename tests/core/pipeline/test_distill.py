@@ -15,7 +15,16 @@ from random_vgg import heads, vgg_weights
 from refusals import denied, refused, unfit
 from torch import Tensor
 
-from upfusion_core import DistillConfig, NovelViews, PhotoCameras, RadianceField, SceneEncoding, UpFusion, orbit_cameras
+from upfusion_core import (
+    DistillConfig,
+    GivenViews,
+    NovelViews,
+    PhotoCameras,
+    RadianceField,
+    SceneEncoding,
+    UpFusion,
+    orbit_cameras,
+)
 from upfusion_core.config import PRESETS, DraftSchedule, FastSchedule, FitConfig, RaySampling, ReferenceSchedule
 from upfusion_core.field import fitting
 from upfusion_core.geometry import reference_camera
@@ -117,6 +126,19 @@ def test_views(model: UpFusion, scene: SceneEncoding, path: Path, monkeypatch: p
     shot = replace(scene.reference, focal=scene.reference.focal.clone().requires_grad_())
     traced = replace(scene, reference=shot)
     assert same(field, model.distill(traced, config, seeded(), views=NovelViews(black.rgb, graph)))
+
+
+def test_silhouettes_of_given_views_bound_the_field(
+    model: UpFusion, scene: SceneEncoding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of sampled views, which contradict each other, do not."""
+    looked = Mock(wraps=distill.visual_hull)
+    monkeypatch.setattr(distill, "visual_hull", looked)
+    rgb, cameras = torch.zeros(2, 3, 16, 16), orbit_cameras([0.0, 90.0])
+    model.distill(scene, tiny("draft"), seeded(), views=NovelViews(rgb, cameras))
+    assert looked.call_count == 0
+    model.distill(scene, tiny("draft"), seeded(), views=GivenViews(list(rgb), cameras, [torch.ones(16, 16)] * 2))
+    assert looked.call_count == 2  # the first and the second round begin anew
 
 
 def test_states_of_others(model: UpFusion, scene: SceneEncoding, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
