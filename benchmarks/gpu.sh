@@ -40,7 +40,7 @@ failed=""
 # run NAME COMMAND...: its output goes to the terminal and to OUT/NAME.txt
 run() {
     local name=$1; shift
-    echo "== $name: $*"
+    echo "== $name:$(printf " '%s'" "$@")"  # folders may have blanks in their names
     if [ -n "${DRY_RUN:-}" ]; then return; fi
     if ! "$@" 2>&1 | tee "$out/$name.txt"; then failed="$failed $name"; fi
 }

@@ -100,8 +100,9 @@ def test_numbers_by_hand(scripts: Scripts, tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks, and kills by signal")
 @pytest.mark.parametrize(
     ("kills", "until"),
-    [(1, "00-encoder/model.safetensors"), pytest.param(10, "candidate/measures.json", marks=pytest.mark.slow)],
+    [(1, "00-encoder/model.safetensors"), (10, "candidate/measures.json")],
 )
+@pytest.mark.slow
 def test_background_training_that_was_killed_goes_on(kills: int, until: str, tmp_path: Path) -> None:
     worker = [sys.executable, str(Path(__file__).with_name("background_worker.py")), str(tmp_path / "out")]
     subprocess.run([*worker, str(kills), until], env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True)

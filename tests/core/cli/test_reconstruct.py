@@ -103,25 +103,26 @@ def test_interrupted_and_continued(
     assert read_run(out)["status"] == "finished"
 
 
-def test_given_cameras_and_a_runs_own(
-    whole: Path, photos: list[Path], small_weights: Path, loaded_once: None, tmp_path: Path
-) -> None:
-    """What a run found gives the same field and mesh to the bit; given ones are fitted, and painted, at full size."""
-    arguments = ("reconstruct", *photos[:2], "-m", small_weights, *SMALL, "--photo-cameras")
-    done(*arguments, whole / "photo_cameras.json", "-o", tmp_path / "again")
-    assert same_fields(whole, tmp_path / "again")
-    assert (whole / "mesh.glb").read_bytes() == (tmp_path / "again/mesh.glb").read_bytes()
+def test_the_cameras_that_a_run_found(whole: Path, command: tuple[object, ...], tmp_path: Path) -> None:
+    """Given back they give the same field and mesh, to the bit."""
+    done(*command, "--views", 0, "--photo-cameras", whole / "photo_cameras.json")
+    assert same_fields(whole, tmp_path / "out")
+    assert (whole / "mesh.glb").read_bytes() == (tmp_path / "out/mesh.glb").read_bytes()
 
+
+def test_given_cameras(whole: Path, command: tuple[object, ...], tmp_path: Path) -> None:
+    """Their photos are fitted, and painted, at full size; what the run writes of them gives the same field."""
     stored = json.loads((whole / "photo_cameras.json").read_text())
     assert stored["photos"][0]["status"] == "reference"
     stored["photos"][1] |= {"status": "given", "reason": ""}
     (tmp_path / "given.json").write_text(json.dumps(stored))
+    arguments = (*command, "--views", 0, "--format", "glb", "--photo-cameras")
     done(*arguments, tmp_path / "given.json", "-o", tmp_path / "given")
     assert json.loads((tmp_path / "given/photo_cameras.json").read_text()) == stored
     assert not same_fields(whole, tmp_path / "given")
-    done(*arguments, tmp_path / "given/photo_cameras.json", "-o", tmp_path / "plain", "--no-photo-texture")
-    assert same_fields(tmp_path / "given", tmp_path / "plain")
-    assert (tmp_path / "given/mesh.glb").read_bytes() != (tmp_path / "plain/mesh.glb").read_bytes()
+    done(*arguments, tmp_path / "given/photo_cameras.json", "--no-photo-texture")
+    assert same_fields(tmp_path / "given", tmp_path / "out")
+    assert (tmp_path / "given/mesh.glb").read_bytes() != (tmp_path / "out/mesh.glb").read_bytes()
 
 
 @pytest.mark.parametrize("form", ["nerfstudio", "colmap"])
