@@ -83,7 +83,7 @@ def run_batch(command: Batch, given: frozenset[str]) -> None:
 
 
 class JobList:
-    """The objects of a folder, but `output` in it, or of a list; InputError with line and column where that is wrong."""
+    """The objects of a folder, but `output` in it, or of a list; InputError with line and column where it errs."""
 
     def __init__(self, source: Path, each: Reconstruct, output: Path) -> None:
         self.jobs: list[Job] = []
