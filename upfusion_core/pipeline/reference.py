@@ -104,7 +104,7 @@ class ReferenceFitter:
         loss: Any = sum(weights[name] * value for name, value in terms.items())
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        if not finite_gradient(loss, self.optimizer.param_groups[-1]["params"]):
+        if not bool(finite_gradient(loss, self.optimizer.param_groups[-1]["params"])):
             raise FieldError(not_finite(f"iteration {self.iteration + 1}", terms))
         self.optimizer.step()
         self.iteration += 1
