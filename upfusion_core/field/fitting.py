@@ -184,6 +184,11 @@ class FieldFitter:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
+        progress = self.iteration / max(config.iterations - 1, 1)
+        if progress < config.coarse_share:
+            rows, gradient = self.field.config.grid.rows, self.field.grid.table.grad
+            assert gradient is not None, "it went backward"
+            gradient[sum(rows[: 2 + int((len(rows) - 2) * progress / config.coarse_share)]) :] = 0
         finite = finite_gradient(total, list(self.field.mlp.parameters()))
         if on_cuda:
             setattr(self.optimizer, "found_inf", (~finite).float())  # noqa: B010 - torch's own: where set, no step is made
