@@ -122,10 +122,30 @@ def test_weights_and_precision_are_of_the_lists(run_node: Run) -> None:
     for inputs, message in (
         ({"weights": 5}, "weights must be str, got"),
         ({"weights": "../lost"}, "weights must stay inside ComfyUI's folder"),
-        ({"weights": "lost.safetensors"}, r"lost\.safetensors is not in .*models.*upfusion3d/upfusion"),
+        ({"weights": "lost.safetensors"}, r"lost\.safetensors is not in models/upfusion .*upfusion3d/upfusion"),
         ({"precision": "nn"}, "precision must be one of auto, float32, float16, bfloat16, got"),
     ):
         refused(message, run_node, "UpFusionLoadModel", **({"weights": "mini"} | inputs))
+
+
+def test_a_shared_workflow_s_absent_weights(
+    node_classes: dict[str, type], pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ComfyUI's own check would say "value not in list"; the folder is there from the start, unless it cannot be."""
+    import folder_paths
+
+    node = node_classes["UpFusionLoadModel"]
+    told = node.validate_inputs(weights="theirs.safetensors")
+    words = ("theirs.safetensors is not in models/upfusion (", "6.1 GB", "https://github.com/upfusion3d/upfusion")
+    assert all(word in told for word in words), told
+    assert node.validate_inputs(weights="mini") is True
+    assert node.validate_inputs(weights=None) is True  # it comes by a link
+    (tmp_path / "file").touch()
+    for place, made in ((tmp_path / "new", True), (tmp_path / "file", False)):
+        monkeypatch.setattr(folder_paths, "models_dir", str(place))
+        monkeypatch.setattr(folder_paths, "add_model_folder_path", lambda *_: None)
+        pack("nodes.files").register_folder()
+        assert (place / "upfusion").is_dir() is made
 
 
 def test_a_texture_keeps_its_place(pack: Pack) -> None:
