@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -140,7 +141,7 @@ class UpFusionSaveMesh(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         as_is = "0 leaves its size."
-        form = "glb keeps texture or colours, obj and ply the colours of vertices, stl the shape alone."
+        form = "glb keeps texture or colours, and the graph, obj and ply the colours of vertices, stl the shape alone."
         takes = [
             io.Mesh.Input("mesh", tooltip="From UpFusion Extract Mesh or any node that gives ComfyUI's own MESH."),
             inputs.setting("format", Reconstruct, "formats", tooltip=form),
@@ -150,18 +151,24 @@ class UpFusionSaveMesh(io.ComfyNode):
         ]
         gives = [io.File3DAny.Output("model_3d", tooltip="The file, for Preview 3D; of a batch the first.")]
         aliases = ["export mesh", "save obj", "save ply", "save stl", "save glb"]
-        return inputs.schema(cls, "UpFusion Save Mesh", "field", takes, gives, aliases, is_output_node=True)
+        more = {"is_output_node": True, "hidden": [io.Hidden.prompt, io.Hidden.extra_pnginfo]}
+        return inputs.schema(cls, "UpFusion Save Mesh", "field", takes, gives, aliases, **more)
 
     @classmethod
     @checked
     def execute(
         cls, mesh: Any, format: str, filename_prefix: str, size_mm: float = 0.0, up: Literal["y", "z"] = "y"
     ) -> io.NodeOutput:
-        """Writes a file for each mesh of a batch."""
-        paths, places = [], []
+        """Writes a file for each mesh of a batch; a GLB carries the graph, as those of ComfyUI's own nodes do."""
+        from comfy.cli_args import args
+
+        paths, places, extras = [], [], {}
+        if cls.hidden is not None and not args.disable_metadata:
+            graph = {"prompt": cls.hidden.prompt, **(cls.hidden.extra_pnginfo or {})}
+            extras = {name: json.dumps(part) for name, part in graph.items() if part is not None}
         for asset in assets_from_mesh(mesh):
             path, place = next_output(filename_prefix, f".{format}")
-            asset.save(path, size_mm=size_mm or None, up=up)
+            asset.save(path, size_mm=size_mm or None, up=up, extras=extras)
             paths.append(path)
             places.append(place)
         return io.NodeOutput(Types.File3D(str(paths[0]), format), ui={"3d": places})
