@@ -148,7 +148,8 @@ def mesh_files(
     elif picture is None:  # floats, because eight bits of linear light are too few for what is dark
         solid.vertex_attributes["_COLOR"] = srgb_to_linear(mesh.vertex_colors).numpy(force=True)
         if mesh.uvs is not None:
-            solid.vertex_attributes["_UV"] = mesh.uvs.numpy(force=True) * np.float32([1, -1]) + np.float32([0, 1])
+            from_top = torch.stack([mesh.uvs[:, 0], 1 - mesh.uvs[:, 1]], dim=1)
+            solid.vertex_attributes["_UV"] = from_top.numpy(force=True)
     elif mesh.uvs is not None:
         material = PBRMaterial(baseColorTexture=picture, metallicFactor=0.0, roughnessFactor=1.0)
         solid.visual = TextureVisuals(uv=mesh.uvs.numpy(force=True), material=material)
