@@ -143,20 +143,15 @@ def checked(execute: Execute) -> Execute:
         given, schema = signature.bind(cls, *args, **kwargs), cls.define_schema()
         for item in schema.inputs:
             name = item.id
-            if schema.is_input_list and isinstance(given.arguments.get(name), list):
-                given.arguments[name] = _single(name, given.arguments[name])
+            if schema.is_input_list and isinstance(values := given.arguments.get(name), list):
+                if len(values) != 1:
+                    raise InputError(f"{name} must be one value, got a list of {len(values)}; connect one")
+                given.arguments[name] = values[0]
             if name in given.arguments and not (item.optional and given.arguments[name] is None):
                 given.arguments[name] = _checked(item, given.arguments[name])
         return execute(*given.args, **given.kwargs)
 
     return run  # type: ignore[return-value]
-
-
-def _single(name: str, values: list[Any]) -> Any:
-    """The one value of an input for which a node that takes lists has no use for more."""
-    if len(values) != 1:
-        raise InputError(f"{name} must be one value, got a list of {len(values)}; connect one")
-    return values[0]
 
 
 def _checked(item: Any, value: Any) -> Any:

@@ -245,7 +245,7 @@ class FitRounds:
             if found := saved.get("photos"):
                 self.photos = PhotoCameras(Cameras(**found.pop("cameras")), **found)
             else:
-                step = Step(self._steps_before(self.number), "estimating the photos' cameras", SEARCHING, {})
+                step = Step(self._steps_before(self.number), "estimating cameras", SEARCHING, {})
                 self.photos = job.photo_cameras or estimate_photo_cameras(
                     job.model, job.scene, on_step=lambda *_: job.on_step(step, self.total, None)
                 )
@@ -297,26 +297,22 @@ class FitRounds:
         if self._cond is None:
             self._cond = model.condition(job.scene, made.cameras, text_embeddings=job.text)
         before, later = self._steps_before(self.number) + self.fitter.iteration, sum(self.walks[self.number + 2 :])
-        phase, kept = f"round {self.number + 1} of {len(self.rounds) - 1}, painting", len(self.painted)
+        phase, batch = f"round {self.number + 1} of {len(self.rounds) - 1}, painting", job.config.batch_size
 
         def on_step(number: int, _: int, preview: Callable[[], Tensor] | None) -> None:
-            nonlocal kept
-            if len(self.painted) > kept:
-                kept = len(self.painted)
-                job.save(self.state())
-            to_paint = max(self.walks[self.number + 1] - number, 0) + later
-            done = min(before + number, self.total)
+            number += len(self.painted) * repaint_steps(made.level or 1.0, self.plan.steps)
+            done, to_paint = min(before + number, self.total), max(self.walks[self.number + 1] - number, 0) + later
             left = {PAINTING: to_paint, FITTING: max(self.total - done - to_paint, 0)}
             job.report(Step(done, phase, PAINTING, left), self.total, preview, self.state)
 
         walk: dict[str, Any] = {"steps": self.plan.steps, "scheduler": self.plan.scheduler, "level": made.level or 1.0}
-        walk |= {"guidance": job.config.guidance, "guidance_window": self.fast.guided}
-        more: dict[str, Any] = {"pictures": seen, "seeds": made.seeds, "batch_size": job.config.batch_size}
-        try:
-            rgb = sample_views(model.prior, self._cond, on_step=on_step, made=self.painted, **walk, **more)
-        except BaseException:  # between two steps, too
+        walk |= {"guidance": job.config.guidance, "guidance_window": self.fast.guided, "batch_size": batch}
+        for start in range(len(self.painted) * batch, len(self._cond), batch):
+            part = slice(start, start + batch)
+            more: dict[str, Any] = {"pictures": None if seen is None else seen[part], "seeds": made.seeds[part]}
+            self.painted.append(sample_views(model.prior, self._cond[part], on_step=on_step, **walk, **more))
             job.save(self.state())
-            raise
+        rgb = torch.cat(self.painted)
         weights = torch.ones_like(rgb[:, :1])
         if seen is not None and self.fast.agreement:
             weights = agreement(rgb, seen, self.fast.agreement)

@@ -128,7 +128,6 @@ def sample_views(
     pictures: Tensor | None = None,
     level: float = 1.0,
     guidance_window: tuple[float, float] = (0.0, 1.0),
-    made: list[Tensor] | None = None,
 ) -> Tensor:
     """(Q, 3, S, S) pictures in [0, 1], on the CPU, of the cameras of `cond`.
 
@@ -137,14 +136,10 @@ def sample_views(
         pictures: (Q, 3, S, S) in [0, 1] to begin from in place of pure noise: they are noised to `level`, in (0, 1] of
             the schedule, and denoised in repaint_steps(level, steps) steps (Meng et al. 2022, section 3).
         guidance_window: lowest and highest timestep / 1000 at which guidance acts; elsewhere one evaluation is enough.
-        made: batches of an earlier call that was broken off, which are not made again; new ones are put after them.
     """
     check_range("guidance", guidance, 0.0, 1000.0)
     check_count("batch_size", batch_size, 1)
-    made = [] if made is None else made
-    first = sum(map(len, made))
-    # steps of all batches, also when batches become smaller on the way
-    done, total = len(made) * repaint_steps(level, steps), 0
+    done = total = 0  # steps of all batches, also when batches become smaller on the way
 
     def sampled(part: slice) -> Tensor:
         nonlocal total
@@ -177,11 +172,7 @@ def sample_views(
         if on_step is not None:
             on_step(done, total, lambda: prior.decode(predicted_original(scaled[:1], eps[:1], timestep))[0].cpu())
 
-    for batch in Chunk(batch_size, "view").map(
-        lambda part: sampled(slice(first + part.start, first + part.stop)), len(cond) - first
-    ):
-        made.append(batch)
-    result = torch.cat(made)
+    result = torch.cat(list(Chunk(batch_size, "view").map(sampled, len(cond))))
     check_finite("the sampled views", result)
     return result
 

@@ -105,12 +105,7 @@ def check_triangles(name: str, vertices: Tensor, faces: Tensor) -> None:
 
 
 def mesh_files(
-    mesh: MeshAsset,
-    name: str,
-    *,
-    size_mm: float | None = None,
-    up: Axis = "y",
-    extras: Mapping[str, str] | None = None,
+    mesh: MeshAsset, name: str, *, size_mm: float | None = None, up: Axis = "y", extras: Mapping[str, str] | None = None
 ) -> dict[str, bytes]:
     """The files that the mesh `name` consists of, by their names, those that it refers to first.
 
@@ -143,24 +138,28 @@ def mesh_files(
     vertices, faces, bent = (None if values is None else values.numpy(force=True) for values in arrays)
     # process: merging vertices would part them from their colours
     solid = trimesh.Trimesh(vertices, faces, vertex_normals=bent, process=False)
-    if kind != "glb":
-        solid.visual = ColorVisuals(vertex_colors=to_8bit(mesh.vertex_colors))
-    elif picture is None:  # floats, because eight bits of linear light are too few for what is dark
-        solid.vertex_attributes["_COLOR"] = srgb_to_linear(mesh.vertex_colors).numpy(force=True)
-        if mesh.uvs is not None:
-            from_top = torch.stack([mesh.uvs[:, 0], 1 - mesh.uvs[:, 1]], dim=1)
-            solid.vertex_attributes["_UV"] = from_top.numpy(force=True)
-    elif mesh.uvs is not None:
-        material = PBRMaterial(baseColorTexture=picture, metallicFactor=0.0, roughnessFactor=1.0)
-        solid.visual = TextureVisuals(uv=mesh.uvs.numpy(force=True), material=material)
     if kind == "glb":
+        _paint(solid, mesh, picture)
         scene, export = trimesh.Scene(solid), trimesh.exchange.gltf.export_glb
         completed = partial(_completed, extras=dict(extras or {}))
         return {name: export(scene, include_normals=normals is not None, tree_postprocessor=completed)}
+    solid.visual = ColorVisuals(vertex_colors=to_8bit(mesh.vertex_colors))
     if kind == "obj":
         text = trimesh.exchange.obj.export_obj(solid, include_normals=normals is not None, header=None)
         return {name: text.encode("utf-8")}
     return {name: solid.export(file_type=kind)}
+
+
+def _paint(solid: trimesh.Trimesh, mesh: MeshAsset, picture: Image.Image | None) -> None:
+    """Gives what becomes a GLB its texture, or colours as floats: eight bits of linear light are too few for dark."""
+    if mesh.uvs is not None and picture is not None:
+        material = PBRMaterial(baseColorTexture=picture, metallicFactor=0.0, roughnessFactor=1.0)
+        solid.visual = TextureVisuals(uv=mesh.uvs.numpy(force=True), material=material)
+        return
+    solid.vertex_attributes["_COLOR"] = srgb_to_linear(mesh.vertex_colors).numpy(force=True)
+    if mesh.uvs is not None:
+        from_top = torch.stack([mesh.uvs[:, 0], 1 - mesh.uvs[:, 1]], dim=1)
+        solid.vertex_attributes["_UV"] = from_top.numpy(force=True)
 
 
 def unsplit(mesh: MeshAsset) -> tuple[MeshAsset, Tensor]:

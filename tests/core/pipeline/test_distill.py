@@ -135,7 +135,7 @@ def test_steps_know_their_phase_and_what_is_left(model: UpFusion, scene: SceneEn
     model.distill(scene, tiny("fast", schedule=config), on_step=lambda step, total, _: steps.append((step, total)))
     phases = [phase for phase, _ in itertools.groupby(step.phase for step, _ in steps)]
     rounds = [f"round {number} of 2, {work}" for number in (1, 2) for work in ("painting", "fitting")]
-    assert phases == ["estimating the photos' cameras", "predictions", *rounds]
+    assert phases == ["estimating cameras", "predictions", *rounds]
     known = [(step, total) for step, total in steps if step.left]
     assert [sum(step.left.values()) for step, _ in known] == [total - step for step, total in known]
     painted = [step.left["painting"] for step, _ in known if step.kind == "painting"]
