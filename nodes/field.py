@@ -22,8 +22,12 @@ from .sockets import CamerasSocket, Conditioning, FieldSocket, HostedModel, Plac
 from .unfinished import graph_before, resumed
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from comfy.model_patcher import ModelPatcher
     from comfy.sd import VAE
+
+    from ..upfusion_core import OnStep
 
 BACKGROUNDS = {"white": 1.0, "grey": 0.5, "black": 0.0}
 TEXTURED_FACES = 50_000
@@ -104,7 +108,7 @@ class UpFusionDistill(io.ComfyNode):
                 get_executing_context(),
                 cls.hidden and cls.hidden.prompt,
             )
-            kept = contextlib.nullcontext((None, hook))
+            kept: contextlib.AbstractContextManager[tuple[Path | None, OnStep]] = contextlib.nullcontext((None, hook))
             if resume:
                 asked = (scene, images, cameras, prompts, photo_cameras, preset, steps, guidance, seed)
                 sources = upfusion_model.model_id, model.patches, graph_before(prompt, context and context.node_id)
