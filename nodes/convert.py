@@ -7,6 +7,8 @@ World and camera axes are the same on both sides (glTF's). Elsewhere they differ
     MASK (B, H, W)                                             (N, 1, H, W)
     MESH with a batch axis, vertex_colors in linear light,     MeshAsset without, vertex colours in sRGB,
     uvs with v = 0 at the texture's top row, texture in sRGB   v = 0 at the bottom
+    SPLAT with a batch axis, colours as harmonics              SplatAsset
+    VOXEL of cells in the cube from -0.5 to 0.5                points and colours
     LOAD3D_CAMERA, vertical field of view of a viewport        Cameras, focal length of a square
 """
 
@@ -41,7 +43,7 @@ from ..upfusion_core import (
 from .sockets import Placement
 
 if TYPE_CHECKING:
-    from ..upfusion_core import MeshAsset
+    from ..upfusion_core import MeshAsset, SplatAsset
 
 _OVERSHOOT = 0.5  # how far nodes that resize may leave [0, 1]; pictures beyond it are in another range
 _GRAY = 0.7  # sRGB of vertices without a colour
@@ -147,6 +149,20 @@ def mesh_from_asset(asset: MeshAsset) -> Types.MESH:
     if asset.normals is not None and "normals" in inspect.signature(Types.MESH).parameters:
         values["normals"] = asset.normals.float().cpu()[None]
     return Types.MESH(**values)
+
+
+def splat_from_asset(asset: SplatAsset) -> Any:
+    """A SPLAT of B = 1."""
+    parts = asset.positions, asset.scales, asset.rotations, asset.opacities[:, None], asset.harmonics
+    return Types.SPLAT(*(part.float().cpu()[None] for part in parts))
+
+
+def voxel_from_points(points: Tensor, colors: Tensor, resolution: int) -> Any:
+    """(P, 3) points from -0.5 to 0.5 and their sRGB -> VOXEL of the cells (C, 3) that hold any, and colours (C, 3)."""
+    cells = ((points + 0.5) * resolution).long().clamp(0, resolution - 1)
+    cells, of, counts = cells.unique(dim=0, return_inverse=True, return_counts=True)
+    means = torch.zeros(len(cells), 3).index_add_(0, of, colors) / counts[:, None]
+    return Types.VOXEL(cells, means, resolution)
 
 
 def glb_file(asset: MeshAsset) -> Types.File3D:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import get_args
 
-from comfy_api.latest import io
+from comfy_api.latest import Types, io
 
 from ..upfusion_core import RadianceField, Receiver, canonical_cameras
+from ..upfusion_core.config import Surface
 from . import inputs
-from .field import UpFusionRenderField, outline
-from .sockets import CamerasSocket, FieldSocket, checked
+from .convert import splat_from_asset, voxel_from_points
+from .field import UpFusionRenderField, outline, working_copy
+from .host import progress_hook
+from .sockets import CamerasSocket, FieldSocket, Placement, checked
 
 SIDES = ("front", "left", "back", "right")
 
@@ -52,3 +56,39 @@ class UpFusionCanonicalViews(io.ComfyNode):
         cameras = canonical_cameras(outline(field), receiver, elevation_degrees=elevation, fov_degrees=fov)
         images, masks, _ = UpFusionRenderField.execute(field, cameras, size, background).args
         return io.NodeOutput(*images.split(1), masks, cameras)
+
+
+class UpFusionFieldToSplats(io.ComfyNode):
+    """A field's surface as flat Gaussians for ComfyUI's splat nodes, which render, preview, merge and save them; also
+    as coloured voxels for Paint Mesh and as a point cloud."""
+
+    NEEDS = ("Splat", "Voxel", "File3DPointCloudAny")
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        more = "Splats grow with its square: 192 makes about 100,000."
+        voxel = "The surface's colours in the cube that UpFusion Extract Mesh centres its mesh in: for Paint Mesh."
+        takes = [
+            FieldSocket.Input("field", tooltip="From UpFusion Distill or UpFusion Load Field."),
+            inputs.setting("resolution", Surface, more=more, default=192, step=16),
+        ]
+        gives = [
+            io.Splat.Output(
+                "splat", tooltip="In photo 1's frame: Camera To Load3D's cameras see it as they see the field."
+            ),
+            io.Voxel.Output("voxel", tooltip=voxel),
+            io.File3DPointCloudAny.Output("point_cloud", tooltip="The same places and colours, for Save Point Cloud."),
+        ]
+        aliases = ["gaussian splatting", "3dgs", "surfels", "voxels", "point cloud"]
+        return inputs.schema(cls, "UpFusion Field To Splats", "field", takes, gives, aliases)
+
+    @classmethod
+    @checked
+    def execute(cls, field: RadianceField, resolution: int) -> io.NodeOutput:
+        from ..upfusion_core import field_splats
+
+        splats = field_splats(working_copy(field), resolution, on_step=progress_hook("laying splats"))
+        low, high = splats.places.aminmax(dim=0)
+        placement = Placement((low + high) / 2, float((high - low).max()))
+        voxel = voxel_from_points(placement.to_mesh(splats.places), splats.colors, resolution)
+        return io.NodeOutput(splat_from_asset(splats), voxel, Types.File3D(BytesIO(splats.point_cloud()), "ply"))

@@ -83,3 +83,27 @@ def test_a_mesh_of_other_nodes_is_laid_into_the_field_s_box(
     torch.testing.assert_close(high, torch.tensor([0.19, 0.14, 0.16]), atol=0.012, rtol=0)
     torch.testing.assert_close(out.vertices, mesh.vertices, atol=1e-5, rtol=0)  # where it was
     refused("got both", run_node, "UpFusionProjectPhotos", **given, field=head, placement=placement)
+
+
+def test_splats_voxels_and_points_lie_on_the_surface(
+    run_node: Run, head: nn.Module, pack: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = {"SPLAT": lambda *parts: parts, "VOXEL": lambda *parts: parts, "File3D": lambda file, kind: (file, kind)}
+    for name in ("convert", "handover"):
+        monkeypatch.setattr(pack(f"nodes.{name}"), "Types", SimpleNamespace(**kinds))
+    splat, voxel, (file, kind) = run_node("UpFusionFieldToSplats", field=head, resolution=40)
+    positions, scales, rotations, opacities, harmonics = (part[0] for part in splat)
+    count = len(positions)
+    shapes = [tuple(part.shape) for part in (scales, rotations, opacities, harmonics)]
+    assert shapes == [(count, 3), (count, 4), (count, 1), (count, 1, 3)]
+    cells, colors, resolution = voxel
+    assert (resolution, int(cells.min()), int(cells.max())) == (40, 0, 39)
+    # the ear, the only blue, is at +X and so at the last cells along x
+    blue = (colors - torch.tensor(EAR)).abs().amax(1) < 0.2
+    assert float(cells[blue, 0].float().min()) > 25
+    assert float(positions[harmonics[:, 0, 2] > 1][:, 0].min()) > 0.1
+    text = file.getvalue()
+    assert kind == "ply"
+    head_of, _, body = text.partition(b"end_header\n")
+    assert f"element vertex {count}".encode() in head_of
+    assert len(body) == 15 * count
