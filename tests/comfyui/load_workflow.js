@@ -57,6 +57,10 @@ async function run(page) {
     const page = await browser.newPage({ viewport: { width: 2200, height: 1240 } });
     page.setDefaultTimeout(PATIENCE);
     page.on('pageerror', (error) => report.errors.push(String(error)));
+    page.on('console', (line) => { // absent optional files, and what the page's policy stops, are no faults
+      const kept = line.type() === 'error' && !/Failed to load resource|Content Security Policy/.test(line.text());
+      if (kept) report.errors.push(line.text());
+    });
     await page.goto(url);
     await page.waitForFunction(
       () => window.app?.canvas && window.app.isGraphReady && window.LiteGraph && !document.getElementById('splash-loader'),
