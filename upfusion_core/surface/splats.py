@@ -70,8 +70,8 @@ class SplatAsset:
 
 def _ply(record: np.ndarray) -> bytes:
     """A file of one point a row of a record of numbers with names."""
-    kinds = {"<f4": "float", "|u1": "uchar"}
-    names = [f"property {kinds[kind]} {name}" for name, kind in record.dtype.descr]
+    kinds = {"f": "float", "u": "uchar"}
+    names = [f"property {kinds[record.dtype[name].kind]} {name}" for name in record.dtype.names or ()]
     head = ["ply", "format binary_little_endian 1.0", f"element vertex {len(record)}", *names, "end_header", ""]
     return "\n".join(head).encode("ascii") + record.tobytes()
 
