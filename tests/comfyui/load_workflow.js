@@ -42,7 +42,7 @@ async function run(page) {
     const entry = (await (await fetch(`${url}/history/${queued.prompt_id}`)).json())[queued.prompt_id];
     if (!entry) continue;
     const failed = entry.status.messages.find((message) => message[0] === 'execution_error');
-    return { status: entry.status.status_str, message: failed ? failed[1].exception_message : '', outputs: entry.outputs };
+    return { status: entry.status.status_str, message: failed ? `${failed[1].node_type}: ${failed[1].exception_message}` : '', outputs: entry.outputs };
   }
   return { status: 'timeout', message: `no result within ${seconds} s` };
 }
