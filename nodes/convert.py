@@ -22,6 +22,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from comfy_api.latest import Types
 from torch import Tensor
@@ -151,10 +152,17 @@ def mesh_from_asset(asset: MeshAsset) -> Types.MESH:
     return Types.MESH(**values)
 
 
-def splat_from_asset(asset: SplatAsset) -> Any:
-    """A SPLAT of B = 1."""
+def splat_from_asset(asset: SplatAsset) -> tuple[Any, Types.File3D]:
+    """A SPLAT of B = 1, and its places, in our world, with their colours as a PLY file of points in memory."""
     parts = asset.positions, asset.scales, asset.rotations, asset.opacities[:, None], asset.harmonics
-    return Types.SPLAT(*(part.float().cpu()[None] for part in parts))
+    kinds = [*((axis, "<f4") for axis in "xyz"), *((color, "u1") for color in ("red", "green", "blue"))]
+    record = np.empty(len(asset.positions), kinds)
+    for (name, _), values in zip(kinds, [*asset.places.T, *(255 * asset.colors).round().T], strict=True):
+        record[name] = values.numpy(force=True)
+    lines = [f"property {'float' if kind == '<f4' else 'uchar'} {name}" for name, kind in kinds]
+    head = ["ply", "format binary_little_endian 1.0", f"element vertex {len(record)}", *lines, "end_header", ""]
+    splat = Types.SPLAT(*(part.float().cpu()[None] for part in parts))
+    return splat, Types.File3D(BytesIO("\n".join(head).encode("ascii") + record.tobytes()), "ply")
 
 
 def voxel_from_points(points: Tensor, colors: Tensor, resolution: int) -> Any:

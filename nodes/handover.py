@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from io import BytesIO
-from typing import get_args
+import torch
+from comfy_api.latest import io
+from torch import Tensor
 
-from comfy_api.latest import Types, io
-
-from ..upfusion_core import RadianceField, Receiver, canonical_cameras
+from ..upfusion_core import Cameras, RadianceField, focal_from_fov, look_at, orbit_cameras, project
 from ..upfusion_core.config import Surface
 from . import inputs
 from .convert import splat_from_asset, voxel_from_points
@@ -15,6 +14,7 @@ from .field import UpFusionRenderField, outline, working_copy
 from .host import progress_hook
 from .sockets import CamerasSocket, FieldSocket, Placement, checked
 
+RECEIVERS = ("Hunyuan3D-2mv", "Pixal3D", "viewer")
 SIDES = ("front", "left", "back", "right")
 
 
@@ -32,7 +32,7 @@ class UpFusionCanonicalViews(io.ComfyNode):
         size = "Side of each picture in pixels. Time grows with its square."
         takes = [
             FieldSocket.Input("field", tooltip="From UpFusion Distill or UpFusion Load Field."),
-            inputs.choice("receiver", get_args(Receiver), receiver, "Hunyuan3D-2mv"),
+            inputs.choice("receiver", RECEIVERS, receiver, "Hunyuan3D-2mv"),
             inputs.number("size", 512, 16, 2048, size, step=16),
             inputs.number("elevation", 0.0, -60.0, 60.0, elevation, step=1.0, advanced=True),
             inputs.number("fov", 20.0, 1.0, 90.0, "The lens: degrees from side to side.", step=1.0, advanced=True),
@@ -49,7 +49,7 @@ class UpFusionCanonicalViews(io.ComfyNode):
     @classmethod
     @checked
     def execute(
-        cls, field: RadianceField, receiver: Receiver, size: int, elevation: float = 0.0, fov: float = 20.0
+        cls, field: RadianceField, receiver: str, size: int, elevation: float = 0.0, fov: float = 20.0
     ) -> io.NodeOutput:
         """Looks where the object is, then renders the four."""
         background = "black" if receiver == "Pixal3D" else "white"
@@ -91,4 +91,28 @@ class UpFusionFieldToSplats(io.ComfyNode):
         low, high = splats.places.aminmax(dim=0)
         placement = Placement((low + high) / 2, float((high - low).max()))
         voxel = voxel_from_points(placement.to_mesh(splats.places), splats.colors, resolution)
-        return io.NodeOutput(splat_from_asset(splats), voxel, Types.File3D(BytesIO(splats.point_cloud()), "ply"))
+        splat, points = splat_from_asset(splats)
+        return io.NodeOutput(splat, voxel, points)
+
+
+def canonical_cameras(
+    points: Tensor, receiver: str, *, elevation_degrees: float = 0.0, fov_degrees: float = 20.0
+) -> Cameras:
+    """Front, left, back and right (4) of what `points` (P, 3) outline, as the program that gets the views wants them.
+
+    Front is azimuth 0. "left" is the object's own left, seen from +X, in Hunyuan3D-2's example pictures and in Pixal3D;
+    "viewer" stands for programs that mean the left of who stands before it, seen from -X.
+    Pixal3D: the box of the points is in the middle of all views, its longest side 1/1.1 of the picture's at that depth.
+    The others: each view is cut round what it shows, whose longer side is 0.85 of the picture's (Hunyuan3D-2's border).
+    """
+    points = points.cpu()
+    low, high = points.aminmax(dim=0)
+    focal, middle, side = focal_from_fov(fov_degrees), (low + high) / 2, float((high - low).max())
+    turn = -90.0 if receiver == "viewer" else 90.0
+    orbit = orbit_cameras([turn * index for index in range(4)], elevation_degrees, 1.1 * side * focal / 2, focal=focal)
+    cameras = look_at(orbit.centers + middle, middle, focal=focal)
+    if receiver == "Pixal3D":
+        return cameras
+    first, last = torch.stack([torch.stack(project(points, each)[0].aminmax(dim=0)) for each in cameras], dim=1)
+    zoom = 2 * 0.85 / (last - first).amax(dim=1, keepdim=True)
+    return Cameras(cameras.camera_to_world, cameras.focal * zoom, -zoom * (first + last) / 2)

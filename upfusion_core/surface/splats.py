@@ -14,10 +14,8 @@ from torch.nn.functional import normalize
 
 from ..field.radiance import RadianceField
 from ..field.rendering import weights_from_density
-from ..support.checks import check_count
 from ..support.errors import OutputError
 from ..support.files import check_path, replacing
-from ..support.images import to_8bit
 from ..types import OnStep
 from .extract import extract_mesh
 
@@ -58,22 +56,11 @@ class SplatAsset:
         names = [*"xyz", *("n" + axis for axis in "xyz"), *(f"f_dc_{index}" for index in range(3)), "opacity"]
         names += [*(f"scale_{index}" for index in range(3)), *(f"rot_{index}" for index in range(4))]
         rows = torch.cat(columns, dim=1).numpy(force=True).astype("<f4")
+        lines = ["ply", "format binary_little_endian 1.0", f"element vertex {len(rows)}"]
+        lines += [*(f"property float {name}" for name in names), "end_header", ""]
+        record = np.ascontiguousarray(rows).view([(name, "<f4") for name in names])
         with replacing(path) as target:
-            target.write_bytes(_ply(np.ascontiguousarray(rows).view([(name, "<f4") for name in names])))
-
-    def point_cloud(self) -> bytes:
-        """A `.ply` of coloured points, in our world's axes."""
-        record = np.empty(len(self.positions), [("places", "<f4", 3), ("colors", "u1", 3)])
-        record["places"], record["colors"] = self.places.numpy(force=True), to_8bit(self.colors)
-        return _ply(record.view([*((axis, "<f4") for axis in "xyz"), *((c, "u1") for c in ("red", "green", "blue"))]))
-
-
-def _ply(record: np.ndarray) -> bytes:
-    """A file of one point a row of a record of numbers with names."""
-    kinds = {"f": "float", "u": "uchar"}
-    names = [f"property {kinds[record.dtype[name].kind]} {name}" for name in record.dtype.names or ()]
-    head = ["ply", "format binary_little_endian 1.0", f"element vertex {len(record)}", *names, "end_header", ""]
-    return "\n".join(head).encode("ascii") + record.tobytes()
+            target.write_bytes("\n".join(lines).encode("ascii") + record.tobytes())
 
 
 @torch.no_grad()
@@ -83,7 +70,6 @@ def field_splats(field: RadianceField, resolution: int = 256, *, on_step: OnStep
     Each lies along the surface, where along its normal the field stops light and, in fog, as widely; those that cover
     each other stop as much as the field does.
     """
-    check_count("resolution", resolution, 16, 1024)
     mesh = extract_mesh(field, resolution, on_step=on_step)
     assert mesh.normals is not None, "extract_mesh makes them"
     corners, longest = mesh.vertices[mesh.faces], float((mesh.vertices.amax(0) - mesh.vertices.amin(0)).max())

@@ -55,8 +55,4 @@ def test_files_hold_logarithms_and_logits(splats: SplatAsset, tmp_path: Path) ->
     torch.testing.assert_close(columns["opacity"].sigmoid(), splats.opacities, atol=1e-5, rtol=0)
     torch.testing.assert_close(columns["scale_2"].exp(), splats.scales[:, 2], atol=0, rtol=1e-5)
     torch.testing.assert_close(0.28209479 * columns["f_dc_1"] + 0.5, splats.colors[:, 1], atol=1e-6, rtol=0)
-    head, _, body = splats.point_cloud().partition(b"end_header\n")
-    record = np.frombuffer(body, [("place", "<f4", 3), ("color", "u1", 3)])
-    assert torch.equal(torch.from_numpy(record["place"].copy()), splats.places)
-    assert np.abs(record["color"] / 255 - splats.colors.numpy()).max() < 0.003
     denied("change the suffix", splats.save, tmp_path / "ball.splat")
