@@ -152,8 +152,15 @@ def mesh_from_asset(asset: MeshAsset) -> Types.MESH:
     return Types.MESH(**values)
 
 
-def splat_from_asset(asset: SplatAsset) -> tuple[Any, Types.File3D]:
-    """A SPLAT of B = 1, and its places, in our world, with their colours as a PLY file of points in memory."""
+def splat_from_asset(asset: SplatAsset, resolution: int) -> tuple[Any, Any, Types.File3D]:
+    """A SPLAT of B = 1; and its places with their colours as a VOXEL of `resolution` cells a side, (C, 3) and (C, 3) of
+    those that hold any, of a cube that they are centred in, and, in our world, as a PLY file of points in memory.
+    """
+    low, high = asset.places.aminmax(dim=0)
+    centred = Placement((low + high) / 2, float((high - low).max())).to_mesh(asset.places)
+    cells = ((centred + 0.5) * resolution).long().clamp(0, resolution - 1)
+    cells, of, counts = cells.unique(dim=0, return_inverse=True, return_counts=True)
+    means = torch.zeros(len(cells), 3).index_add_(0, of, asset.colors) / counts[:, None]
     parts = asset.positions, asset.scales, asset.rotations, asset.opacities[:, None], asset.harmonics
     kinds = [*((axis, "<f4") for axis in "xyz"), *((color, "u1") for color in ("red", "green", "blue"))]
     record = np.empty(len(asset.positions), kinds)
@@ -162,15 +169,8 @@ def splat_from_asset(asset: SplatAsset) -> tuple[Any, Types.File3D]:
     lines = [f"property {'float' if kind == '<f4' else 'uchar'} {name}" for name, kind in kinds]
     head = ["ply", "format binary_little_endian 1.0", f"element vertex {len(record)}", *lines, "end_header", ""]
     splat = Types.SPLAT(*(part.float().cpu()[None] for part in parts))
-    return splat, Types.File3D(BytesIO("\n".join(head).encode("ascii") + record.tobytes()), "ply")
-
-
-def voxel_from_points(points: Tensor, colors: Tensor, resolution: int) -> Any:
-    """(P, 3) points from -0.5 to 0.5 and their sRGB -> VOXEL of the cells (C, 3) that hold any, and colours (C, 3)."""
-    cells = ((points + 0.5) * resolution).long().clamp(0, resolution - 1)
-    cells, of, counts = cells.unique(dim=0, return_inverse=True, return_counts=True)
-    means = torch.zeros(len(cells), 3).index_add_(0, of, colors) / counts[:, None]
-    return Types.VOXEL(cells, means, resolution)
+    voxel = Types.VOXEL(cells, means, resolution)
+    return splat, voxel, Types.File3D(BytesIO("\n".join(head).encode("ascii") + record.tobytes()), "ply")
 
 
 def glb_file(asset: MeshAsset) -> Types.File3D:

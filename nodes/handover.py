@@ -9,10 +9,10 @@ from torch import Tensor
 from ..upfusion_core import Cameras, RadianceField, focal_from_fov, look_at, orbit_cameras, project
 from ..upfusion_core.config import Surface
 from . import inputs
-from .convert import splat_from_asset, voxel_from_points
+from .convert import splat_from_asset
 from .field import UpFusionRenderField, outline, working_copy
 from .host import progress_hook
-from .sockets import CamerasSocket, FieldSocket, Placement, checked
+from .sockets import CamerasSocket, FieldSocket, checked
 
 RECEIVERS = ("Hunyuan3D-2mv", "Pixal3D", "viewer")
 SIDES = ("front", "left", "back", "right")
@@ -88,11 +88,7 @@ class UpFusionFieldToSplats(io.ComfyNode):
         from ..upfusion_core import field_splats
 
         splats = field_splats(working_copy(field), resolution, on_step=progress_hook("laying splats"))
-        low, high = splats.places.aminmax(dim=0)
-        placement = Placement((low + high) / 2, float((high - low).max()))
-        voxel = voxel_from_points(placement.to_mesh(splats.places), splats.colors, resolution)
-        splat, points = splat_from_asset(splats)
-        return io.NodeOutput(splat, voxel, points)
+        return io.NodeOutput(*splat_from_asset(splats, resolution))
 
 
 def canonical_cameras(
