@@ -68,7 +68,7 @@ _NAMES = {
     "surface.splats": ("SplatAsset", "field_splats"),
     "types": (
         *("REFERENCE_FOCAL", "Cameras", "GivenViews", "InputViews", "NovelViews", "OnStep", "PhotoCameras"),
-        *("RenderedViews", "SceneEncoding", "SourcePhoto", "ViewConditioning"),
+        *("RenderedViews", "SceneEncoding", "SourcePhoto", "Step", "ViewConditioning"),
     ),
 }
 """Every public name once, by the module it lives in."""
