@@ -7,8 +7,6 @@ World and camera axes are the same on both sides (glTF's). Elsewhere they differ
     MASK (B, H, W)                                             (N, 1, H, W)
     MESH with a batch axis, vertex_colors in linear light,     MeshAsset without, vertex colours in sRGB,
     uvs with v = 0 at the texture's top row, texture in sRGB   v = 0 at the bottom
-    SPLAT with a batch axis, colours as harmonics              SplatAsset
-    VOXEL of cells in the cube from -0.5 to 0.5                points and colours
     LOAD3D_CAMERA, vertical field of view of a viewport        Cameras, focal length of a square
 """
 
@@ -22,7 +20,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from comfy_api.latest import Types
 from torch import Tensor
@@ -44,7 +41,7 @@ from ..upfusion_core import (
 from .sockets import Placement
 
 if TYPE_CHECKING:
-    from ..upfusion_core import MeshAsset, SplatAsset
+    from ..upfusion_core import MeshAsset
 
 _OVERSHOOT = 0.5  # how far nodes that resize may leave [0, 1]; pictures beyond it are in another range
 _GRAY = 0.7  # sRGB of vertices without a colour
@@ -151,27 +148,6 @@ def mesh_from_asset(asset: MeshAsset) -> Types.MESH:
     if asset.normals is not None and "normals" in inspect.signature(Types.MESH).parameters:
         values["normals"] = asset.normals.float().cpu()[None]
     return Types.MESH(**values)
-
-
-def splat_from_asset(asset: SplatAsset, resolution: int) -> tuple[Any, Any, Types.File3D]:
-    """A SPLAT of B = 1; and its places with their colours as a VOXEL of `resolution` cells a side, (C, 3) and (C, 3) of
-    those that hold any, of a cube that they are centred in, and, in our world, as a PLY file of points in memory.
-    """
-    low, high = asset.places.aminmax(dim=0)
-    centred = Placement((low + high) / 2, float((high - low).max())).to_mesh(asset.places)
-    cells = ((centred + 0.5) * resolution).long().clamp(0, resolution - 1)
-    cells, of, counts = cells.unique(dim=0, return_inverse=True, return_counts=True)
-    means = torch.zeros(len(cells), 3).index_add_(0, of, asset.colors) / counts[:, None]
-    parts = asset.positions, asset.scales, asset.rotations, asset.opacities[:, None], asset.harmonics
-    kinds = [*((axis, "<f4") for axis in "xyz"), *((color, "u1") for color in ("red", "green", "blue"))]
-    record = np.empty(len(asset.positions), kinds)
-    for (name, _), values in zip(kinds, [*asset.places.T, *(255 * asset.colors).round().T], strict=True):
-        record[name] = values.numpy(force=True)
-    lines = [f"property {'float' if kind == '<f4' else 'uchar'} {name}" for name, kind in kinds]
-    head = ["ply", "format binary_little_endian 1.0", f"element vertex {len(record)}", *lines, "end_header", ""]
-    splat = Types.SPLAT(*(part.float().cpu()[None] for part in parts))
-    voxel = Types.VOXEL(cells, means, resolution)
-    return splat, voxel, Types.File3D(BytesIO("\n".join(head).encode("ascii") + record.tobytes()), "ply")
 
 
 def glb_file(asset: MeshAsset) -> Types.File3D:

@@ -36,7 +36,6 @@ if TYPE_CHECKING:  # for type checkers, to whom a star brings all of a module
     from .surface.extract import *
     from .surface.mesh import *
     from .surface.projection import *
-    from .surface.splats import *
     from .types import *
 
 _NAMES = {
@@ -65,7 +64,6 @@ _NAMES = {
     "surface.extract": ("extract_mesh",),
     "surface.mesh": ("MeshAsset",),
     "surface.projection": ("project_photos",),
-    "surface.splats": ("SplatAsset", "field_splats"),
     "types": (
         *("REFERENCE_FOCAL", "Cameras", "GivenViews", "InputViews", "NovelViews", "OnStep", "PhotoCameras"),
         *("RenderedViews", "SceneEncoding", "SourcePhoto", "Step", "ViewConditioning"),

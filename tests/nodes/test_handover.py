@@ -118,12 +118,21 @@ def test_splats_voxels_and_points_lie_on_the_surface(
     run_node: Run, head: nn.Module, pack: Pack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kinds = {"SPLAT": lambda *parts: parts, "VOXEL": lambda *parts: parts, "File3D": lambda file, kind: (file, kind)}
-    monkeypatch.setattr(pack("nodes.convert"), "Types", SimpleNamespace(**kinds))
+    monkeypatch.setattr(pack("nodes.handover"), "Types", SimpleNamespace(**kinds))
     splat, voxel, (file, kind) = run_node("UpFusionFieldToSplats", field=head, resolution=40)
     positions, scales, rotations, opacities, harmonics = (part[0] for part in splat)
     count = len(positions)
     shapes = [tuple(part.shape) for part in (scales, rotations, opacities, harmonics)]
     assert shapes == [(count, 3), (count, 4), (count, 1), (count, 1, 3)]
+    # along the surface of the ball, where it is neither ear nor nose, and opaque together
+    ball = positions[:, 0] < 0
+    outward = positions[ball] - torch.tensor([0.03, -0.02, 0.0])
+    torch.testing.assert_close(outward.norm(dim=1), torch.full((int(ball.sum()),), 0.12), atol=0.01, rtol=0)
+    w, x, y, z = rotations[ball].T
+    thin = torch.stack([2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)], dim=1)
+    assert float((thin * outward).sum(1).div(outward.norm(dim=1)).mean()) > 0.95
+    assert float((scales[:, 2] / scales[:, 0]).median()) < 0.7
+    assert float(opacities.median()) > 0.4
     cells, colors, resolution = voxel
     assert (resolution, int(cells.min()), int(cells.max())) == (40, 0, 39)
     # the ear, the only blue, is at +X and so at the last cells along x

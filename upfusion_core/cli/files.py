@@ -27,7 +27,6 @@ from ..support.files import check_target, made_folder, write_json
 from ..support.images import load_png
 from ..surface.extract import require_packages
 from ..surface.mesh import TEXTURED, MeshAsset, mesh_names
-from ..surface.splats import field_splats
 from .console import answer, duration, progress
 from .inputs import read_cameras
 from .run import RECORD_NAME, Record, locked, new_record, read_record, recorded
@@ -36,8 +35,6 @@ from .run import RECORD_NAME, Record, locked, new_record, read_record, recorded
 def run_mesh(command: Mesh, given: frozenset[str]) -> None:
     output, surface = command.output, command.surface
     size = texture_size(surface, output.suffix[1:].lower())
-    if command.splats and output.suffix.lower() != ".ply":
-        raise OutputError(f"splats are written as .ply, got {output.name!r}; change the suffix")
     check_target(output)
     record_path = output.with_name(output.name + ".run.json")
     targets = [*map(output.with_name, mesh_names(output.name, textured=size is not None)), record_path]
@@ -48,17 +45,11 @@ def run_mesh(command: Mesh, given: frozenset[str]) -> None:
         require_packages(texture=size is not None, faces=surface.faces is not None)
         with _recorded(record_path, command, field=command.field) as record:
             field = load_field(command.field, device=existing_device(command.device)).field
-            if command.splats:
-                with progress("Laying splats") as on_step:
-                    splats = field_splats(field, surface.resolution, on_step=on_step)
-                splats.save(output)
-                files, content = [output], f"{len(splats.positions)} splats"
-            else:
-                mesh = extracted(field, surface, size)
-                files, content = mesh.save(output, size_mm=surface.size_mm, up=surface.up), f"{len(mesh.faces)} faces"
-                record.note(mesh={"vertices": len(mesh.vertices), "faces": len(mesh.faces)})
+            mesh = extracted(field, surface, size)
+            files = mesh.save(output, size_mm=surface.size_mm, up=surface.up)
             record.files = [str(path) for path in files]
-    answer(f"Wrote {output} ({content}) in {duration(record.seconds)}; record in {record_path}")
+            record.note(mesh={"vertices": len(mesh.vertices), "faces": len(mesh.faces)})
+    answer(f"Wrote {output} ({len(mesh.faces)} faces) in {duration(record.seconds)}; record in {record_path}")
 
 
 def texture_size(surface: Surface, *formats: str) -> int | None:

@@ -263,9 +263,6 @@ class Mesh:
     output: Annotated[Path, Flag(OUTPUT, "FILE", section="conduct")]
     """A .glb, .obj, .ply or .stl to write."""
     surface: Surface = Surface()
-    splats: bool = False
-    """Write flat Gaussians in place of triangles, a .ply for splat viewers; of the surface's options only --resolution
-    counts."""
     device: Device = "auto"
     """Where the field is evaluated."""
     force: Annotated[bool, CONDUCT] = False

@@ -42,22 +42,13 @@ def test_a_textured_obj(stored: Path, tmp_path: Path) -> None:
     record = record_of(out)
     assert (record["command"], record["status"], len(record["files"])) == ("mesh", "finished", 3)
     surface = {"resolution": 16, "threshold": None, "texture_size": 64, "faces": None, "size_mm": None, "up": "y"}
-    assert record["settings"] == surface | {"splats": False}
+    assert record["settings"] == surface
     found = trimesh.load(out, force="mesh")
     assert len(found.faces) == record["mesh"]["faces"] > 0
     picture = found.visual.material.image
     assert picture.size == (64, 64)
     assert all(abs(value - 128) <= 1 for value in picture.convert("RGB").getpixel((32, 32)))
     assert "exists already" in refused("mesh", stored, "-o", out)
-
-
-def test_splats(stored: Path, tmp_path: Path) -> None:
-    out = tmp_path / "ball.ply"
-    said = done("mesh", stored, "-o", out, "--splats", "--resolution", 16, "--device", "cpu")
-    head, _, body = out.read_bytes().partition(b"end_header\n")
-    count = int(head.split(b"element vertex ")[1].split()[0])
-    assert (len(body), f"({count} splats)" in said) == (17 * 4 * count, True)
-    assert "splats are written as .ply" in refused("mesh", stored, "-o", tmp_path / "ball.glb", "--splats")
 
 
 @pytest.mark.parametrize("kind", ["ply", "stl"])
