@@ -22,7 +22,7 @@ from .sockets import CamerasSocket, FieldSocket, Placement, checked
 
 RECEIVERS = ("Hunyuan3D-2mv", "Pixal3D", "viewer")
 SIDES = ("front", "left", "back", "right")
-HARMONIC = 0.28209479177387814  # the first spherical harmonic: 1 / (2 √π)
+HARMONIC = 0.28209479177387814  # the first spherical harmonic: 1 / (2 sqrt(pi))
 WIDE, THIN = 0.6, 0.06  # least standard deviations along the surface and across it, in distances of samples
 REACH, LOOKS = 0.1, 49  # of the longest side, outwards and inwards, in which light is followed, and at how many places
 FRAME = torch.tensor([1.0, -1.0, -1.0])  # our axes in the frame of splats, and back
