@@ -12,6 +12,9 @@ from comfy_api.latest import io
 from ..upfusion_core.config import DistillConfig, Orbit, Reconstruct, option
 from .sockets import CamerasSocket, ModelSocket, SceneSocket
 
+AT_90 = "to the viewer's right of it, the left side of anything with a face"
+"""Where a camera at azimuth 90 stands; `it` is photo 1."""
+
 
 def schema(
     node: type[io.ComfyNode],
@@ -20,13 +23,15 @@ def schema(
     takes: list[io.Input],
     gives: list[io.Output],
     aliases: list[str],
-    *,
-    is_output_node: bool = False,
+    **more: Any,
 ) -> io.Schema:
     """The schema of a node called `name`: its id is that without spaces, its description the docstring of its class.
 
     stage: where it stands in the menu, one of STAGES (nodes/__init__.py). aliases: words that find it.
+    more: what else io.Schema takes.
     """
+    if "essentials_category" not in inspect.signature(io.Schema).parameters:  # of later versions
+        more.pop("essentials_category", None)
     return io.Schema(
         node_id=name.replace(" ", ""),
         display_name=name,
@@ -35,7 +40,7 @@ def schema(
         search_aliases=aliases,
         inputs=takes,
         outputs=gives,
-        is_output_node=is_output_node,
+        **more,
     )
 
 

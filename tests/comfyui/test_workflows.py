@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from comfyui_server import ROOT, Server, start_server
+from safetensors.torch import save_file
 
 pytestmark = pytest.mark.comfyui
 
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+CANONICAL = ROOT / "workflows" / "upfusion_6_canonical_views.json"  # weights of Hunyuan3D, which no test has
 BLUEPRINTS = sorted((ROOT / "subgraphs").glob("*.json"))
 RUN_SECONDS = 3600
 # ComfyUI's own templates; the last one is run: it needs neither models nor pictures
@@ -32,11 +35,23 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [path for path in WORKFLOWS if path != CANONICAL], ids=lambda path: path.stem)
 def test_a_workflow_loads_and_runs(server: Server, path: Path, pictures: Path) -> None:
     report = in_the_frontend(server, pictures / f"{path.stem}.png", path)
     ran_well(path, report)
     assert report["outputs"]
+
+
+def test_one_with_foreign_weights_is_valid_as_far_as_their_loader(server: Server, pictures: Path) -> None:
+    """With an empty file of their name it is queued, and only what reads that file fails."""
+    checkpoints = server.base / "models" / "checkpoints"
+    checkpoints.mkdir(exist_ok=True)
+    save_file({"nothing": torch.zeros(1)}, checkpoints / "hunyuan3d-dit-v2-mv_fp16.safetensors")
+    report = in_the_frontend(server, pictures / f"{CANONICAL.stem}.png", CANONICAL)
+    is_whole(CANONICAL, report["loaded"][-1])
+    assert report["status"] == "error"
+    assert report["message"].startswith("ImageOnlyCheckpointLoader")
+    assert report["errors"] == []
 
 
 @pytest.mark.parametrize("path", BLUEPRINTS, ids=lambda path: path.stem)

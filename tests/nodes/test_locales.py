@@ -1,4 +1,4 @@
-"""The languages in locales/ name every node, input and output, with all tooltips."""
+"""The languages in locales/ name every node, input and output, with all tooltips; blueprints hold known nodes."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+BLUEPRINTS = sorted((ROOT / "subgraphs").glob("*.json"))
 LANGUAGES = ("de", "fr", "ja", "ko", "zh")
 
 
@@ -44,5 +45,47 @@ def test_a_language_has_every_key_and_says_something_else(node_classes: dict[str
             assert words != wanted[path], path
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_language_has_every_part_of_the_menu(node_classes: dict[str, Any], language: str) -> None:
+    told = json.loads((ROOT / "locales" / language / "main.json").read_text(encoding="utf-8"))["nodeCategories"]
+    assert told.keys() == {node.GET_SCHEMA().category.removeprefix("UpFusion/") for node in node_classes.values()}
+    assert all(told.values())
+
+
+def test_templates_have_titles_and_the_quick_start_is_first() -> None:
+    """ComfyUI shows a template by the texts under the pack's folder and the file's name."""
+    text = (ROOT / "locales" / "en" / "main.json").read_text(encoding="utf-8")
+    told = json.loads(text)["templateWorkflows"]
+    names = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
+    assert names == sorted(told["template"]["upfusion"]) == sorted(told["templateDescription"]["upfusion"])
+    assert min(told["template"]["upfusion"].items(), key=lambda item: item[1])[0] == "upfusion_1_quick_start"
+
+
 def test_leaves_by_hand() -> None:
     assert leaves({"a": {"b": "x", "c": {"d": "y"}}, "e": "z"}) == {"/a/b": "x", "/a/c/d": "y", "/e": "z"}
+
+
+@pytest.mark.parametrize("path", BLUEPRINTS, ids=lambda path: path.stem)
+def test_a_blueprint_is_one_box_of_nodes_that_there_are(node_classes: dict[str, Any], path: Path) -> None:
+    """Its sockets are those of the box; all links join what they say."""
+    graph = json.loads(path.read_text(encoding="utf-8"))
+    ((box,), (inside,)) = graph["nodes"], graph["definitions"]["subgraphs"]
+    assert box["type"] == inside["id"]
+    assert inside["name"] == box["title"] == path.stem
+    assert len(graph["extra"]["BlueprintDescription"]) > 40
+    for kind in ("inputs", "outputs"):
+        assert [slot["name"] for slot in box[kind]] == [slot["name"] for slot in inside[kind]]
+    nodes = {node["id"]: node for node in inside["nodes"]}
+    assert {node["type"] for node in nodes.values()} <= node_classes.keys()
+    for link in inside["links"]:
+        source = inside["inputs"] if link["origin_id"] == -10 else nodes[link["origin_id"]]["outputs"]
+        assert source[link["origin_slot"]]["type"] == link["type"]
+        if link["target_id"] == -20:
+            assert link["id"] in inside["outputs"][link["target_slot"]]["linkIds"]
+        else:
+            assert nodes[link["target_id"]]["inputs"][link["target_slot"]]["link"] == link["id"]
+
+
+def test_there_are_four_blueprints() -> None:
+    names = ["Photos to Canonical Views", "Photos to Mesh", "Photos to Views", "True pixels onto a mesh"]
+    assert [path.stem for path in BLUEPRINTS] == names

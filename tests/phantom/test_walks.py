@@ -133,7 +133,7 @@ def test_steps_of_a_fit(state: State) -> None:
             losses = fitter.step()
     assert all(value.device == state.device for value in losses.values())
     if state.device.type == "cuda":  # a step is held by a graph: replayed, it moves the field on
-        drawn = fitter._drawn_numbers(False, [0.5, 0.5, 0.1, 0.1])
+        drawn, _ = fitter._drawn_numbers(False, [0.5, 0.5, 0.1, 0.1])
         graph, before = phantom_cuda.Graph(), fitter.field.grid.table.detach().cpu().clone()
         with phantom_cuda.capture(graph):
             fitter.advance(drawn, [])

@@ -81,6 +81,7 @@ class FieldFitter:
         self.config = config or FitConfig()
         self.generator = generator
         self.iteration = 0
+        self._begun: Tensor | None = None  # the generator where a step that was broken off began
         samples = self.config.sampling.uniform + self.config.sampling.importance
         self.rays = max(1, min(self.config.rays, self.config.points // samples))
         rates = ((field.grid, self.config.grid_lr), (field.mlp, self.config.mlp_lr))
@@ -136,10 +137,12 @@ class FieldFitter:
         config, on_cuda = self.config, self.field.aabb.device.type == "cuda"
         progress = self.iteration / max(config.iterations - 1, 1)
         rates = [rate * config.final_lr**progress for rate in (config.grid_lr, config.mlp_lr)]
-        looks = self.occupancy is not None and self.iteration % config.occupancy_every == 0
-        drawn = self._drawn_numbers(looks, [progress, progress**2, *rates])
+        due = self.iteration % config.occupancy_every == 0
+        looks = self.occupancy is not None and due and self._begun is None
+        drawn, begun = self._drawn_numbers(looks, [progress, progress**2, *rates])
         if self.occupancy is not None and looks:
             self.occupancy.update(self.field.density, generator=drawn)
+        self._begun = begun
         losses, told = self.advance(drawn, [progress, progress**2, *rates])
         finite, asked = told.tolist()  # with the numbers' way to it all that the host waits for a GPU
         if not finite:
@@ -184,6 +187,7 @@ class FieldFitter:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
+        self._begun = None
         progress = self.iteration / max(config.iterations - 1, 1)
         if progress < config.coarse_share:
             rows, gradient = self.field.config.grid.rows, self.field.grid.table.grad
@@ -204,12 +208,16 @@ class FieldFitter:
         density = self.field.density(low + (high - low) * place / len(self.occupancy.hull))
         return -torch.expm1(-OUTSIDE_LENGTH * density).mean()
 
-    def _drawn_numbers(self, looks: bool, steered: Sequence[float]) -> Iterator[Tensor]:
-        """All random numbers of a step, in the order of their use; they, and what steers it, go to a GPU as one."""
+    def _drawn_numbers(self, looks: bool, steered: Sequence[float]) -> tuple[Iterator[Tensor], Tensor]:
+        """All random numbers of a step, in the order of their use, and the generator's state before the pixels'.
+
+        They, and what steers the step, go to a GPU as one.
+        """
         source: dict[str, Any] = {"generator": self.generator, "device": self.generator.device}
         samples, device = self.config.sampling, self._edges.device
         from_edges = round(self.rays * self.config.edge_share) if len(self._edges) else 0
         drawn = [torch.rand(len(self.occupancy.cells), 3, **source)] if looks and self.occupancy is not None else []
+        begun = self.generator.get_state()
         drawn.append(torch.randint(self._largest * len(self._drawn), (self.rays - from_edges,), **source))
         if from_edges:
             drawn.append(torch.randint(len(self._edges), (from_edges,), **source))
@@ -218,14 +226,14 @@ class FieldFitter:
             drawn.append(torch.randint(len(self._outside), (OUTSIDE_POINTS,), **source))
             drawn.append(torch.rand(OUTSIDE_POINTS, 3, **source))
         if device == self.generator.device and device.type != "cuda":
-            return iter(drawn)
+            return iter(drawn), begun
         drawn.append(torch.tensor(steered, dtype=torch.float32, device=self.generator.device))
         whole = [each.dtype == torch.int64 for each in drawn]
         order = sorted(range(len(drawn)), key=lambda index: not whole[index])  # those of 8 bytes first
         flat = [drawn[i].view(torch.float32) if whole[i] else drawn[i].float().reshape(-1) for i in order]
         parts = torch.cat(flat).to(device).split([len(part) for part in flat])
         sent = dict(zip(order, parts, strict=True))
-        return iter([sent[i].view(torch.int64) if whole[i] else sent[i] for i in range(len(drawn))])
+        return iter([sent[i].view(torch.int64) if whole[i] else sent[i] for i in range(len(drawn))]), begun
 
     def _pixels(self, drawn: Iterator[Tensor]) -> Tensor:
         """(rays,) numbers of pixels, as many of each picture and, for `edge_share` of them, from those on edges."""
@@ -255,7 +263,8 @@ class FieldFitter:
     def state_dict(self) -> dict[str, Any]:
         """Everything to resume from: field, optimiser, occupancy, generator, position. The views are the caller's."""
         state = {"iteration": self.iteration, "rays": self.rays, "field": self.field.state_dict()}
-        state |= {"optimizer": self.optimizer.state_dict(), "generator": self.generator.get_state()}
+        generator = self.generator.get_state() if self._begun is None else self._begun
+        state |= {"optimizer": self.optimizer.state_dict(), "generator": generator, "begun": self._begun is not None}
         return state | {"occupancy": None if self.occupancy is None else self.occupancy.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -266,6 +275,7 @@ class FieldFitter:
             self.occupancy.load_state_dict(state["occupancy"])
         self.generator.set_state(state["generator"].cpu())
         self.iteration, self.rays = state["iteration"], state["rays"]
+        self._begun = self.generator.get_state() if state.get("begun") else None
 
 
 def _by_pixel(pictures: Pictures, device: torch.device) -> Tensor:
