@@ -78,6 +78,7 @@ class ViewSynthesizer(ABC):
         the weights give values that are not finite in this precision.
         """
         check_type("views", views, InputViews, "make them with prepare_views")
+        views = views.with_sources()  # as large as they are
         rgb, mask = (resize_pictures(pictures, self.image_size) for pictures in (views.rgb, views.mask))
         views = replace(views, rgb=rgb, mask=mask)
         reference = reference_camera(reference_elevation_degrees)
