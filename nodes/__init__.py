@@ -28,17 +28,18 @@ STAGES = ("loaders", "views", "cameras", "sampling", "field", "evaluate")
 
 
 class UpFusionExtension(ComfyExtension):
-    """The pack's nodes."""
+    """The pack's nodes; those that need a socket (NEEDS) which this ComfyUI does not have yet are left out."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """The nodes that the files below define, by their part of the menu and as they stand in the file."""
-        from . import cameras, evaluate, field, files, pixels, sampling, views
+        from . import cameras, evaluate, field, files, handover, pixels, sampling, views
 
         files.register_folder()
         nodes = [
             value
-            for module in (views, cameras, sampling, field, pixels, files, evaluate)
+            for module in (views, cameras, sampling, field, handover, pixels, files, evaluate)
             for value in vars(module).values()
             if isinstance(value, type) and issubclass(value, io.ComfyNode) and value.__module__ == module.__name__
+            if all(hasattr(io, socket) for socket in getattr(value, "NEEDS", ()))
         ]
         return sorted(nodes, key=lambda node: STAGES.index(node.GET_SCHEMA().category.removeprefix("UpFusion/")))

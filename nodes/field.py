@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 BACKGROUNDS = {"white": 1.0, "grey": 0.5, "black": 0.0}
 TEXTURED_FACES = 50_000
 """Most triangles of a textured mesh whose user named no number: the time of unwrapping grows faster than they do."""
+OUTLINED = 96  # samples along the object's longest side, of a surface that tells no more than where the object is
 WORKING_BYTES = 2**30  # what rendering needs beside the field
 
 
@@ -128,7 +129,7 @@ class UpFusionRenderField(io.ComfyNode):
     @checked
     def execute(cls, field: RadianceField, cameras: Cameras, size: int, background: str) -> io.NodeOutput:
         """Renders the cameras one after the other."""
-        own, on_step = _working_copy(field), progress_hook("rendering")
+        own, on_step = working_copy(field), progress_hook("rendering")
         radius = float(own.aabb.abs().amax(0).norm())  # of the ball round the origin that holds the field
         parts = []
         for camera in cameras:
@@ -178,7 +179,7 @@ class UpFusionExtractMesh(io.ComfyNode):
     ) -> io.NodeOutput:
         """Extracts the mesh and puts it into ComfyUI's frame."""
         is_textured = coloring == "texture"
-        mesh = _working_copy(field).extract_mesh(
+        mesh = working_copy(field).extract_mesh(
             resolution,
             threshold or None,
             texture_size=texture_size if is_textured else None,
@@ -237,7 +238,13 @@ def _cancel_between_field_calls() -> Iterator[None]:
         hook.remove()
 
 
-def _working_copy(field: RadianceField) -> RadianceField:
+def outline(field: RadianceField) -> Tensor:
+    """(P, 3) points all over the field's surface, in photo 1's frame."""
+    on_step = progress_hook("looking where the object is")
+    return working_copy(field).extract_mesh(OUTLINED, on_step=on_step).vertices
+
+
+def working_copy(field: RadianceField) -> RadianceField:
     """The field on ComfyUI's device. It notices Cancel whenever it is asked; the field in the socket stays as it is."""
     from comfy.model_management import free_memory, get_torch_device
 

@@ -15,7 +15,7 @@ from ..upfusion_core import SCENE_FORMATS, Cameras, InputError, InputViews, Phot
 from ..upfusion_core.config import Surface
 from . import inputs
 from .convert import assets_from_mesh, glb_file, mesh_from_asset, plane_from_mask, rgb_from_image
-from .field import trusted_cameras
+from .field import outline, trusted_cameras
 from .files import PREFIX, inside, next_output
 from .host import progress_hook
 from .sockets import CamerasSocket, FieldSocket, Placement, PlacementSocket, ViewsSocket, checked
@@ -131,7 +131,11 @@ class UpFusionProjectPhotos(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        mesh = "In photo 1's frame, or with a placement; from UpFusion Extract Mesh or any other node."
+        mesh = "In photo 1's frame, or with a placement or field; from UpFusion Extract Mesh or any other node."
+        field = (
+            "For a mesh that another node made of UpFusion Canonical Views: it is laid into the box of this field, its "
+            "front towards photo 1. In place of a placement."
+        )
         views = "The photos with their own pixels, from UpFusion Prepare Views or UpFusion Load Cameras."
         cameras = "One a photo. Left open, the views' own from UpFusion Load Cameras."
         placement = "Where the mesh lies in photo 1's frame, from UpFusion Extract Mesh."
@@ -141,6 +145,7 @@ class UpFusionProjectPhotos(io.ComfyNode):
             inputs.setting("texture_size", Surface, tooltip="Side of the texture in pixels.", default=4096, low=64),
             CamerasSocket.Input("cameras", optional=True, tooltip=cameras),
             PlacementSocket.Input("placement", optional=True, tooltip=placement),
+            FieldSocket.Input("field", optional=True, tooltip=field),
         ]
         gives = [
             io.Mesh.Output("mesh", tooltip="The mesh where it was, with its texture."),
@@ -158,11 +163,16 @@ class UpFusionProjectPhotos(io.ComfyNode):
         texture_size: int,
         cameras: Cameras | None = None,
         placement: Placement | None = None,
+        field: RadianceField | None = None,
     ) -> io.NodeOutput:
         """Only the first mesh of a batch is painted."""
         from ..upfusion_core import given_photos, project_photos
 
         asset = assets_from_mesh(mesh)[0]
+        if field is not None:
+            if placement is not None:
+                raise InputError("a mesh's place comes from placement or from field, got both; connect one of them")
+            placement = Placement.over(asset.vertices, outline(field))
         photos = given_photos(views, photo_cameras(views, cameras))
         placed = asset if placement is None else replace(asset, vertices=placement.to_world(asset.vertices))
         with torch.inference_mode(False):

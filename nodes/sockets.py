@@ -86,6 +86,13 @@ class Placement:
     center: Tensor
     scale: float
 
+    @classmethod
+    def over(cls, points: Tensor, others: Tensor) -> Placement:
+        """Lays the box of `points` (P, 3) over that of `others` (Q, 3), unturned: middles and sizes agree."""
+        (low, high), (least, most) = points.aminmax(dim=0), others.aminmax(dim=0)
+        scale = float(((high - low) * (most - least)).sum() / (high - low).square().sum().clamp(min=1e-12))
+        return cls((least + most) / 2 - scale * (low + high) / 2, scale)
+
     def to_world(self, points: Tensor) -> Tensor:
         """(N, 3) points of the mesh in photo 1's frame."""
         return points * self.scale + self.center.to(points)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one thread each, here and in the comm
 
 # Appended, never inserted: with --import-mode=importlib the test folders are no packages, and a folder put first would
 # let a test module shadow an installed one.
-sys.path.append(str(Path(__file__).resolve().parent / "core"))
+sys.path += [str(Path(__file__).resolve().parent / "core"), str(Path(__file__).resolve().parent)]
 
 import rule_weights
 import tiny_training
@@ -56,6 +57,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("comfyui"):
                 item.add_marker(pytest.mark.skip(reason="needs COMFYUI_PATH, a ComfyUI checkout"))
+
+
+@pytest.fixture(scope="session")
+def loopback() -> None:
+    """Skips where this machine cannot even speak to itself, as in `unshare -n`."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        try:
+            socket.create_connection(server.getsockname(), timeout=5).close()
+        except OSError as error:
+            pytest.skip(f"needs a loopback network: {error}")
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,8 @@ _NAMES = {
     "evaluation.metrics": ("MEASURES", "Measure", "measure_views"),
     "field.radiance": ("RadianceField", "load_field"),
     "geometry.cameras": (
-        *("cameras_from_matrices", "focal_from_fov", "fov_from_focal", "look_at", "orbit_cameras", "random_cameras"),
+        *("Receiver", "cameras_from_matrices", "canonical_cameras", "focal_from_fov", "fov_from_focal", "look_at"),
+        *("orbit_cameras", "random_cameras"),
     ),
     "geometry.lenses": ("KnownCameras", "Lens", "source_cameras"),
     "models.checkpoint": ("Checkpoint", "latent_diffusion_weights", "load_conditioning_networks", "open_checkpoint"),

@@ -20,11 +20,12 @@ from upfusion_core import DistillConfig, UpFusion, example_views
 from upfusion_core.cli import datasets, main, reconstruct
 from upfusion_core.config import DraftSchedule, FastSchedule, FitConfig
 from upfusion_core.evaluation import report
+from upfusion_core.support import spread
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="forks, and kills by signal")]
 
-# times are in the first; the second is drawn for people; the third is not finished
-CHANGING = {"run.json", "curves.png", "field.checkpoint"}
+# times are in the first, and in those of `batch`; the second is drawn for people; the third is not finished
+CHANGING = {"run.json", "curves.png", "field.checkpoint", "index.csv", "index.html"}
 KILLS = int(os.environ.get("UPFUSION_KILLS", "20"))
 
 
@@ -51,6 +52,7 @@ def _shortened(monkeypatch: pytest.MonkeyPatch) -> None:
     shorten(DistillConfig, "named", short)
     shorten(datasets, "evaluation_config", lambda config: replace(config, mesh_resolution=24, mesh_samples=200))
     monkeypatch.setattr(datasets, "PROCEDURAL_POOL", 8)
+    monkeypatch.setattr(spread, "START", "fork")
     monkeypatch.setattr(report, "plot_results", lambda results, folder: {})
 
 
@@ -119,11 +121,16 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     framed = Image.new("RGB", (64, 64), "white")
     framed.paste((200, 80, 40), (16, 16, 48, 48))
     framed.save(photo)
+    for number in range(4):
+        (folder / "jobs" / str(number)).mkdir(parents=True)
+        framed.rotate(20 * number, fillcolor="white").save(folder / "jobs" / str(number) / "photo.png")
     told = {
         "train": f"train encoder --config {config} --data procedural --device cpu",
         "reconstruct": f"reconstruct {photo} -m {weights} --views 3 --steps 2 --resolution 24 --turntable-size 16 "
         "--texture-size 64 --threshold 10 --format glb --format obj --batch-size 2 --preview-every 5 "
         "--checkpoint-every 3 --device cpu",
+        "batch": f"batch {folder / 'jobs'} -m {weights} --views 1 --steps 2 --resolution 24 --turntable-size 16 "
+        "--texture-size 0 --threshold 10 --checkpoint-every 3 --device cpu --workers 2 --preview-every 0",
         "evaluate": f"evaluate -m {weights} --data procedural --photos 1 --objects 2 --held-out 0 --views 1 "
         "--stages nearest,predict,sample,field --steps 2 --alignment picture --device cpu",
         "distill": f"distill {weights} fast",
@@ -150,15 +157,21 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths if path.name not in CHANGING}
 
 
-@pytest.mark.parametrize("command", ["distill", "distill, draft", "train", "reconstruct", "evaluate"])
+def finished(folder: Path) -> dict[Path, int]:
+    """When the files of the objects of a batch were written that are finished."""
+    records = [path for path in folder.glob("*/run.json") if json.loads(path.read_text())["status"] == "finished"]
+    return {path: path.stat().st_mtime_ns for record in records for path in record.parent.rglob("*.*")}
+
+
+@pytest.mark.parametrize("command", ["distill", "distill, draft", "train", "reconstruct", "batch", "evaluate"])
 def test_killed_at_random_moments(command: str, commands: dict[str, list[str]], tmp_path: Path) -> None:
     told, draws, log = commands[command], random.Random(command), tmp_path / "log.txt"
     seconds = complete(log, in_folder(told, tmp_path / "whole"))
     whole = content(tmp_path / "whole")
-    assert len(whole) >= {"distill": 1, "train": 3, "reconstruct": 9, "evaluate": 4}[told[0]]
+    assert len(whole) >= {"distill": 1, "train": 3, "reconstruct": 9, "batch": 32, "evaluate": 4}[told[0]]
     kills = runs = attempts = 0
     while kills < KILLS:
-        folder, status = tmp_path / f"killed_{runs}", None
+        folder, status, kept = tmp_path / f"killed_{runs}", None, dict[Path, int]()
         while status is None:
             attempts += 1
             fresh, begun = not folder.exists(), time.monotonic()
@@ -166,8 +179,11 @@ def test_killed_at_random_moments(command: str, commands: dict[str, list[str]], 
             status = worker.ended(draws.uniform(0, seconds)) if kills < KILLS else worker.ended()
             if fresh and status == 0:
                 seconds = time.monotonic() - begun  # machines are not always as busy
+            assert kept.items() <= finished(folder).items()
             if status is None:
                 kills += worker.send(signal.SIGKILL) == -signal.SIGKILL
+                time.sleep(0.1)  # workers end with the first process
+                kept = finished(folder)
             else:
                 assert status == 0, log.read_text()[-3000:]
         found = content(folder)

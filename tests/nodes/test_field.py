@@ -49,7 +49,7 @@ def test_cancel_comes_between_the_rays_of_one_view_however_a_field_is_asked(
     with pytest.raises(InterruptedError):
         run_node(RENDER, field=ball, cameras=core.orbit_cameras(0.0), size=128)
     assert cancel.call_count == 3
-    own = pack("nodes.field")._working_copy(ball)
+    own = pack("nodes.field").working_copy(ball)
     for question in (own.density, own.color, own):
         with pytest.raises(InterruptedError):
             question(torch.zeros(1, 3))

@@ -16,13 +16,27 @@ from typer.core import TyperGroup
 
 from .. import __version__
 from ..config.base import Option, built, options_of
-from ..config.options import Convert, Demo, Evaluate, Export, Info, Mesh, Pack, Predict, Reconstruct, Train, Views
+from ..config.options import (
+    Batch,
+    Convert,
+    Demo,
+    Evaluate,
+    Export,
+    Info,
+    Mesh,
+    Pack,
+    Predict,
+    Reconstruct,
+    Train,
+    Views,
+)
 from ..support.errors import UpFusionError
 from .console import answer, interruption, say
 
 COMMANDS: dict[str, tuple[type, str]] = {  # the options of each, and the module that has its function `run_...`
     "demo": (Demo, "reconstruct"),
     "reconstruct": (Reconstruct, "reconstruct"),
+    "batch": (Batch, "batch"),
     "views": (Views, "views"),
     "predict": (Predict, "views"),
     "mesh": (Mesh, "files"),

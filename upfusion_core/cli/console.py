@@ -15,8 +15,6 @@ from ..support.errors import OutputError
 from ..support.interruption import Interruption
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ..types import OnStep
 
 interruption = Interruption(patience=0.5)  # Ctrl-C is raised by the next step of a progress bar if that comes soon
@@ -39,22 +37,32 @@ def answer(text: str) -> None:
 
 @contextmanager
 def progress(title: str) -> Iterator[OnStep]:
-    """A bar with times, or a line where stderr is no terminal; what it yields raises KeyboardInterrupt after Ctrl-C."""
+    """A bar, as `bar` has it; what it yields raises KeyboardInterrupt after Ctrl-C."""
+    with bar(title) as show:
+        yield lambda step, total, preview: show(title, step / total)
+
+
+@contextmanager
+def bar(title: str) -> Iterator[Callable[[str, float], None]]:
+    """A bar with times, or a line where stderr is no terminal.
+
+    What it yields takes the title and the share that is done, and raises KeyboardInterrupt after Ctrl-C.
+    """
     console = Console(stderr=True)
     if not console.is_terminal:
         say(f"{title} ...")
-        yield lambda step, total, preview: interruption.check()
+        yield lambda now, share: interruption.check()
         return
     task, elapsed, left = (TextColumn(text, markup=False) for text in ("{task.description}", "elapsed,", "left"))
     columns = (task, BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), elapsed, TimeRemainingColumn(), left)
     with Progress(*columns, console=console) as bars:
-        bar = bars.add_task(title, total=1.0)
+        shown = bars.add_task(title, total=1.0)
 
-        def on_step(step: int, total: int, preview: Callable[[], Tensor] | None) -> None:
-            bars.update(bar, completed=step / total)
+        def show(now: str, share: float) -> None:
+            bars.update(shown, description=now, completed=share)
             interruption.check()
 
-        yield on_step
+        yield show
 
 
 def duration(seconds: float) -> str:

@@ -31,8 +31,8 @@ from ..training.initial import initial_networks
 from ..training.loop import MODEL_NAME, TrainResult, frozen_parts, train
 from ..training.report import CURVES_NAME, HISTORY_NAME, SHEET_NAME, STATE_NAME
 from .console import duration, progress, say
-from .inputs import load_model, plan, settled_run
-from .run import RECORD_NAME, Run, open_run, package_versions, read_record
+from .inputs import load_model
+from .run import RECORD_NAME, Run, open_run, package_versions, plan, read_record, settled_run
 
 PROCEDURAL_OBJECTS = 1000
 RENDERED_VIEWS = 24  # of an object that is rendered on the fly, unless told

@@ -28,8 +28,8 @@ from ..support.images import load_png
 from ..surface.extract import require_packages
 from ..surface.mesh import TEXTURED, MeshAsset, mesh_names
 from .console import answer, duration, progress
-from .inputs import read_cameras, recorded
-from .run import RECORD_NAME, Record, locked, new_record, read_record
+from .inputs import read_cameras
+from .run import RECORD_NAME, Record, locked, new_record, read_record, recorded
 
 
 def run_mesh(command: Mesh, given: frozenset[str]) -> None:

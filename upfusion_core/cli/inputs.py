@@ -6,13 +6,13 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
-from ..config.base import built, flat, options_of
-from ..config.options import Demo, Evaluate, Networks, Pack, Photos, Predict, Reconstruct, Sampler, Views
+from ..config.options import Demo, Networks, Photos, Predict, Reconstruct, Sampler, Views
 from ..geometry import cameras_from_matrices, orbit_cameras
 from ..models.checkpoint import recommended_guidance
 from ..models.stable_diffusion import tokenize
@@ -26,10 +26,8 @@ from ..support.errors import InputError
 from ..support.files import BUNDLED_NAME, json_number, read_json, reading, shown
 from ..types import REFERENCE_FOCAL, Cameras, InputViews
 from .console import say
-from .run import Run, open_run
+from .run import Run, plan, settled_run
 
-Kind = TypeVar("Kind")
-InFolder = TypeVar("InFolder", bound="Demo | Reconstruct | Views | Predict | Evaluate | Pack")
 Command = TypeVar("Command", bound="Demo | Reconstruct | Views | Predict")
 PreparedPhotos = Callable[[int], InputViews]  # the photos at the model's image size
 
@@ -37,46 +35,6 @@ MAX_CAMERAS = 10_000  # in one list
 _ORBIT_KEYS = {"azimuth_degrees", "elevation_degrees", "distance"}
 _MATRIX_KEYS = {"camera_to_world", "focal"}
 _ESTIMATE_KEYS = {"accepted", "score"}  # beside the cameras that were estimated for photos; not read
-
-
-def recorded(config: object, section: Literal["settings", "sources"]) -> dict[str, Any]:
-    """What the record holds of a command's options in one of its sections."""
-    known, values = options_of(type(config)), flat(config)
-    return {name: option.written(values[name]) for name, option in known.items() if option.flag.section == section}
-
-
-def settled(config: Kind, given: frozenset[str], run: Run) -> Kind:
-    """The options of a continued run: of its record, or, newer than that, their defaults, except what is `given`."""
-    if run.stored is None:
-        return config
-    known, values = options_of(type(config)), flat(config)
-    for name, option in known.items():
-        if option.flag.section == "settings":
-            run.stored.settings.setdefault(name, option.written(option.default))
-    for name, value in (run.stored.settings | run.stored.sources).items():
-        if name not in known:
-            rule = f"the run in {run.folder} has the option {name}, which this release does not know"
-            raise InputError(f"{rule}; continue it with the one that began it, or use --force to begin anew")
-        if name not in given:
-            values[name] = known[name].read(value)
-    return built(type(config), values)
-
-
-@contextmanager
-def settled_run(command: InFolder, given: frozenset[str]) -> Iterator[tuple[Run, InFolder]]:
-    """The run's folder held, the command's options settled; `given`: those that the command line gives."""
-    folder, name = command.folder, type(command).__name__.lower()
-    with open_run(folder.output, name, resume=folder.resume, force=folder.force) as run:
-        if not isinstance(command, Pack) and command.networks.model is None and not run.resumed:
-            say(f"no --model given, so this takes {BUNDLED_NAME}, the small model that comes with the package")
-        yield run, settled(command, given, run)
-
-
-def plan(run: Run, command: object, inputs: dict[str, Any]) -> None:
-    """What the run is to do by the command's options, and by checksums of what is read; nothing is written yet."""
-    run.plan(recorded(command, "settings"), recorded(command, "sources"), inputs)
-    if run.already_finished:
-        run.begin()
 
 
 @contextmanager
@@ -128,7 +86,12 @@ def load_model(networks: Networks, sampler: Sampler | None = None) -> UpFusion:
         if sampler.prompt:
             tokenize(sampler.prompt)
     dtype = None if networks.dtype == "auto" else getattr(torch, networks.dtype)
-    return UpFusion.load(networks.model or BUNDLED_NAME, device=existing_device(networks.device), dtype=dtype)
+    return loaded(networks.model or BUNDLED_NAME, existing_device(networks.device), dtype)
+
+
+@lru_cache(1)  # for the next one of many objects
+def loaded(model: str, device: torch.device, dtype: torch.dtype | None) -> UpFusion:
+    return UpFusion.load(model, device=device, dtype=dtype)
 
 
 def checksum(path: Path) -> str:

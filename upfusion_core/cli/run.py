@@ -12,18 +12,23 @@ from contextlib import ExitStack, contextmanager, suppress
 from importlib import metadata
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from filelock import FileLock, Timeout
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from .. import __version__
+from ..config.base import built, flat, options_of
+from ..config.options import Batch, Demo, Evaluate, Pack, Predict, Reconstruct, Views
 from ..support.errors import InputError, OutputError
-from ..support.files import check_target, inside, made_folder, read_json, replacing, write_json
+from ..support.files import BUNDLED_NAME, check_target, inside, made_folder, read_json, replacing, write_json
 from .console import answer, say
 
 if TYPE_CHECKING:
     from ..pipeline.upfusion import UpFusion
+
+Kind = TypeVar("Kind")
+InFolder = TypeVar("InFolder", bound="Demo | Reconstruct | Batch | Views | Predict | Evaluate | Pack")
 
 RECORD_NAME, LOCK_NAME = "run.json", ".upfusion.lock"
 CHEAP_SECONDS = 60.0  # on a full disk, work of less than this is removed again; of more, it is kept to be continued
@@ -269,11 +274,14 @@ class Run:
 
 
 @contextmanager
-def open_run(folder: Path, command: str, *, resume: bool = False, force: bool = False) -> Iterator[Run]:
+def open_run(
+    folder: Path, command: str, *, resume: bool = False, force: bool = False, address: str = ""
+) -> Iterator[Run]:
     """Holds `folder`, made if missing, for a run of `command`; what stops it, Ctrl-C too, says how to continue."""
     if resume and force:
         raise InputError("--resume continues a run and --force replaces it; give one of them")
-    shown = f'"{folder}"' if any(letter in str(folder) for letter in " '()&;") else str(folder)
+    shown = address or str(folder)
+    shown = f'"{shown}"' if any(letter in shown for letter in " '()&;") else shown
     again = f"upfusion {command} --resume -o {shown}"
     with locked(folder):
         record = _record(folder, command, resume, force)
@@ -318,3 +326,49 @@ def _record(folder: Path, command: str, resume: bool, force: bool) -> Record | N
     if fault:
         raise OutputError(f"{folder} holds {fault}")
     return None
+
+
+# ---- a command's options and its run
+
+
+def recorded(config: object, section: Literal["settings", "sources"]) -> dict[str, Any]:
+    """What the record holds of a command's options in one of its sections."""
+    known, values = options_of(type(config)), flat(config)
+    return {name: option.written(values[name]) for name, option in known.items() if option.flag.section == section}
+
+
+def settled(config: Kind, given: frozenset[str], run: Run) -> Kind:
+    """The options of a continued run: of its record, or, newer than that, their defaults, except what is `given`."""
+    if run.stored is None:
+        return config
+    known, values = options_of(type(config)), flat(config)
+    for name, option in known.items():
+        if option.flag.section == "settings":
+            run.stored.settings.setdefault(name, option.written(option.default))
+    for name, value in (run.stored.settings | run.stored.sources).items():
+        if name not in known:
+            rule = f"the run in {run.folder} has the option {name}, which this release does not know"
+            raise InputError(f"{rule}; continue it with the one that began it, or use --force to begin anew")
+        if name not in given:
+            values[name] = known[name].read(value)
+    return built(type(config), values)
+
+
+@contextmanager
+def settled_run(command: InFolder, given: frozenset[str], address: str = "") -> Iterator[tuple[Run, InFolder]]:
+    """The run's folder held, the command's options settled; `given`: those that the command line gives.
+
+    address: what the folder stands for, where that is another.
+    """
+    folder, name = command.folder, type(command).__name__.lower()
+    with open_run(folder.output, name, resume=folder.resume, force=folder.force, address=address) as run:
+        if not isinstance(command, Pack) and command.networks.model is None and not run.resumed:
+            say(f"no --model given, so this takes {BUNDLED_NAME}, the small model that comes with the package")
+        yield run, settled(command, given, run)
+
+
+def plan(run: Run, command: object, inputs: dict[str, Any]) -> None:
+    """What the run is to do by the command's options, and by checksums of what is read; nothing is written yet."""
+    run.plan(recorded(command, "settings"), recorded(command, "sources"), inputs)
+    if run.already_finished:
+        run.begin()

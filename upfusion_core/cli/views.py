@@ -115,6 +115,7 @@ def write_photo_cameras(run: Run, scene: SceneEncoding, found: PhotoCameras | No
         count = len(scene.views)
         first = torch.arange(count) == 0
         found = PhotoCameras(Cameras.concatenate([scene.reference] * count), first, first.float())
+    run.note(cameras_accepted=int(found.accepted.sum()))
     with run.writing("photo_cameras.json", keep=False) as path:
         path.write_text(json.dumps(written_cameras(found, scene.views.sources), indent=2) + "\n", encoding="utf-8")
 

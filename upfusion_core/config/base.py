@@ -9,7 +9,7 @@ import os
 import types
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, MaxLen, MinLen
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -159,6 +159,13 @@ class Flag:
 
 
 @dataclasses.dataclass(frozen=True)
+class Without:
+    """Beside the class of a command's part: options of the part that the command does not have; their defaults hold."""
+
+    names: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Option:
     """One option of a command."""
 
@@ -235,12 +242,13 @@ def options_of(config: Any) -> dict[str, Option]:  # noqa: ANN401 - the class of
     found: dict[str, Option] = {}
     for name, annotation in _fields(config).items():
         default = config.__dataclass_fields__[name].default
-        if dataclasses.is_dataclass(annotation):
-            held = {} if default is dataclasses.MISSING else flat(default)
-            for key, option in options_of(annotation).items():
-                found[key] = dataclasses.replace(option, default=held.get(key, option.default))
-            continue
         kind, notes = _peeled(annotation)
+        if dataclasses.is_dataclass(kind):
+            held = {} if default is dataclasses.MISSING else flat(default)
+            for key, option in options_of(kind).items():
+                if key not in notes.get(Without, Without()).names:
+                    found[key] = dataclasses.replace(option, default=held.get(key, option.default))
+            continue
         several = get_origin(kind) is tuple
         if several:
             kind, inner = _peeled(get_args(kind)[0])
@@ -271,15 +279,22 @@ def _fields(config: type) -> dict[str, Any]:
 def flat(config: Any) -> dict[str, Any]:  # noqa: ANN401 - a command's options
     """The values of all options by name."""
     values: dict[str, Any] = {}
-    for name, kind in _fields(type(config)).items():
-        value = getattr(config, name)
-        values |= flat(value) if dataclasses.is_dataclass(kind) else {name: value}
+    for name, annotation in _fields(type(config)).items():
+        value, (kind, notes) = getattr(config, name), _peeled(annotation)
+        held = flat(value) if dataclasses.is_dataclass(kind) else {name: value}
+        values |= {key: value for key, value in held.items() if key not in notes.get(Without, Without()).names}
     return values
 
 
 def built(kind: type[Kind], values: dict[str, Any]) -> Kind:
     """The opposite of `flat`."""
     parts: dict[str, Any] = {}
-    for name, part in _fields(kind).items():
-        parts[name] = built(part, values) if dataclasses.is_dataclass(part) else values[name]  # type: ignore[arg-type]
+    for name, annotation in _fields(kind).items():
+        part, notes = _peeled(annotation)
+        if dataclasses.is_dataclass(part):
+            left_out = notes.get(Without, Without()).names
+            held = flat(getattr(kind, name)) if left_out else {}
+            parts[name] = built(cast(type, part), values | {key: held[key] for key in left_out})
+        else:
+            parts[name] = values[name]
     return kind(**parts)

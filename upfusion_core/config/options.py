@@ -13,7 +13,7 @@ from annotated_types import Ge, Le, MinLen
 
 from ..support.errors import InputError
 from ..support.files import BUNDLED_NAME
-from .base import NO_OPTION, Flag, configuration
+from .base import NO_OPTION, Flag, Without, configuration
 from .field import DistillConfig, Guidance, Preset, Steps
 from .models import MAX_PHOTOS
 
@@ -26,6 +26,7 @@ CONDUCT = Flag(section="conduct")
 DATA = Flag(metavar="|".join([*PROCEDURAL, "DATA"]), places=tuple(PROCEDURAL))
 SOURCE = Flag(section="sources")
 OUTPUT = ("--output", "-o")
+OF_EACH = ("photos", "masks", "photo_cameras", "output")  # what many objects cannot share
 TRUSTED = "on with --photo-cameras"
 RECOMMENDED = "what the weights recommend, else 9"
 Count = Annotated[int, Ge(1)]
@@ -143,6 +144,20 @@ class Surface:
             raise InputError(f"--texture-size must be 0 or between 64 and 8192, got {self.texture_size}; change it")
 
 
+@configuration
+class Spread:
+    """How work is spread over processes and machines; the results do not follow from it."""
+
+    engine: Annotated[Literal["local", "ray"], CONDUCT] = "local"
+    """Processes here, or actors of the ray cluster that RAY_ADDRESS names, or that is begun here (extra `cluster`)."""
+    workers: Annotated[Count | None, Flag(section="conduct", unset="one a GPU; none: 1; of ray all that fit")] = None
+    """Processes or actors, each with a model of its own."""
+    threads: Annotated[Count | None, Flag(section="conduct", unset="1 beside others, alone torch's choice")] = None
+    """Threads of torch in each, on which the last bits of results may hang."""
+    cpus: Annotated[Count, CONDUCT] = 1
+    """Of ray: processors that an actor takes."""
+
+
 # ---- the commands
 
 
@@ -188,6 +203,28 @@ class Reconstruct:
     """Steps between checkpoints to resume from."""
     preview_every: Annotated[int, Ge(0), CONDUCT] = 50
     """Steps between updates of preview.png; 0: none."""
+
+
+@configuration
+class Batch:
+    """Reconstructs many objects: a folder each, and an overview of all in index.csv and index.html."""
+
+    jobs: Annotated[Path | None, Flag(metavar="JOBS", argument=True, section="sources")] = None
+    """A folder with a folder of photos per object, or a list of objects, a line each: .csv or .jsonl."""
+    output: Annotated[str | None, Flag(OUTPUT, "OUT", section="conduct")] = None
+    """Folder for all results, made if missing; or an address of fsspec, such as s3://bucket/folder."""
+    archive: bool = False
+    """Write each object's result as one tar in WebDataset's form, in place of a folder."""
+    spread: Spread = Spread()
+    each: Annotated[Reconstruct, Without(OF_EACH)] = Reconstruct(Photos(), Folder(Path()))
+
+    @property
+    def folder(self) -> Folder:
+        return self.each.folder
+
+    @property
+    def networks(self) -> Networks:
+        return self.each.networks
 
 
 @configuration
@@ -350,6 +387,7 @@ class Evaluate:
     held_out: Annotated[Annotated[int, Ge(0)] | None, Flag(unset="a fifth of --objects")] = None
     """Further procedural objects, half with parts and half with a pattern that were never trained on, reported
     apart."""
+    spread: Spread = Spread()
     protocol: EvaluationConfig = EvaluationConfig()
     guidance: Annotated[Guidance | None, Flag(unset=RECOMMENDED)] = None
     """Guidance scale; 1 is none and twice as fast."""
@@ -369,6 +407,7 @@ class Pack:
     folder: Folder
     data: Annotated[str | None, replace(DATA, argument=True)] = None
     """What to pack; the folders of train --data."""
+    spread: Spread = Spread()
     kind: Annotated[str | None, Flag(table="..data:DATA_FORMATS", unset="recognised by its files")] = None
     """Format of the folder."""
     split: Annotated[Literal["train", "validation", "test", "held_out"] | None, Flag(unset="train")] = None

@@ -41,24 +41,23 @@ def unwrap(vertices: Tensor, faces: Tensor, size: int, report: OnProgress) -> tu
         axis = np.ptp(centers[piece], axis=0).argmax()
         order = piece[np.argsort(centers[piece, axis], kind="stable")]
         large += [order[: len(order) // 2], order[len(order) // 2 :]]
-    atlas, copied = xatlas.Atlas(), []
+    sources, corners, flat = [], np.empty_like(triangles), []
+    count, right = 0, 0.0
     for number, piece in enumerate(pieces):
-        waiting = functools.partial(report, 0.8 * number / len(pieces))
-        source, corners, uvs = _charts(places, triangles[piece], waiting)
-        atlas.add_uv_mesh(uvs, corners)
-        copied.append(source)
+        source, local, uvs = _charts(places, triangles[piece], functools.partial(report, 0.8 * number / len(pieces)))
+        flat.append(uvs + np.array([right, 0], np.float32))  # side by side: equal coordinates would join their charts
+        corners[piece] = local + count
+        sources.append(source)
+        count, right = count + len(source), right + 1.25 * float(uvs[:, 0].max())
+    atlas = xatlas.Atlas()
+    atlas.add_uv_mesh(np.concatenate(flat), corners.astype(np.uint32))  # as one: the order of several is up to threads
     _generate(atlas, functools.partial(report, 0.8), resolution=min(size, PACKED), padding=PADDING)
+    again, corners, uvs = atlas.get_mesh(0)
     extent, border = np.array([atlas.width, atlas.height], dtype=np.float32), PADDING / 2
-    coordinates, sources, arranged, count = [], [], np.empty_like(triangles), 0
-    for number, (piece, source) in enumerate(zip(pieces, copied, strict=True)):
-        again, corners, uvs = atlas.get_mesh(number)
-        coordinates.append((uvs * extent + border) / (extent.max() + 2 * border))  # viewers repeat at the border
-        sources.append(source[again])
-        arranged[piece] = corners.astype(np.int64) + count
-        count += len(again)
+    uvs = (uvs * extent + border) / (extent.max() + 2 * border)  # viewers repeat at the border
     report(1.0)
-    joined, flat = (torch.from_numpy(np.concatenate(values)) for values in (sources, coordinates))
-    return joined, torch.from_numpy(arranged), flat
+    source = np.concatenate(sources)[again]
+    return torch.from_numpy(source), torch.from_numpy(corners.astype(np.int64)), torch.from_numpy(uvs)
 
 
 def _charts(

@@ -13,8 +13,7 @@ from refusals import refused
 from typer.testing import CliRunner
 
 from upfusion_core.cli.app import COMMANDS, app
-from upfusion_core.cli.inputs import recorded, settled
-from upfusion_core.cli.run import open_run
+from upfusion_core.cli.run import open_run, recorded, settled
 from upfusion_core.config.base import built, configuration, flat, options_of
 from upfusion_core.config.options import Folder, Networks, Orbit, Photos, Views
 

@@ -100,6 +100,7 @@ def save_gradients(path: Path, **place: str) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks, so that two processes need not import everything anew")
+@pytest.mark.usefixtures("loopback")
 def test_two_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -107,8 +108,9 @@ def test_two_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
     workers = []
     for rank in "01":
         place = shared | {"RANK": rank, "LOCAL_RANK": rank}
-        workers.append(get_context("fork").Process(target=save_gradients, args=(tmp_path / "two",), kwargs=place))
-        workers[-1].start()
+        work = get_context("fork").Process(target=save_gradients, args=(tmp_path / "two",), kwargs=place, daemon=True)
+        workers.append(work)
+        work.start()
     save_gradients(tmp_path / "one")
     for worker in workers:
         worker.join(timeout=300)

@@ -1,0 +1,307 @@
+"""`upfusion batch`: lists, what goes wrong in them, the overview, and what is done again."""
+
+import csv
+import json
+import os
+import re
+import signal
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from command_runs import change_run, done, read_run, refused, small_distillation, upfusion
+from PIL import Image
+from refusals import refused as wrong
+from tiny_training import write_tiny_mini
+
+from upfusion_core import MeshAsset
+from upfusion_core.cli import reconstruct
+from upfusion_core.cli.batch import Job, JobList
+from upfusion_core.cli.reconstruct import distill_config
+from upfusion_core.config.options import Folder, Photos, Reconstruct
+from upfusion_core.support import spread
+
+SMALL = ("--device", "cpu", "--views", 0, "--turntable-size", 16, "--texture-size", 0, "--batch-size", 2)
+TRIANGLE = MeshAsset(torch.eye(3), torch.tensor([[0, 1, 2]]), torch.eye(3))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small() -> Iterator[None]:
+    """Workers are forks, which know of the small distillation; what comes after it is a stand-in."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # others do not live on in a fork
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(spread, "START", "fork")
+        patched.setattr(reconstruct, "distill_config", small_distillation(distill_config))
+        patched.setattr(reconstruct, "rendered", lambda *_: torch.zeros(2, 3, 16, 16))
+        patched.setattr(reconstruct, "extracted", lambda *_: TRIANGLE)
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_mini(tmp_path_factory.mktemp("weights") / "tiny.safetensors")
+
+
+def photo(path: Path, shade: int = 80, size: int = 32) -> Path:
+    """A square on white."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.new("RGB", (size, size), "white")
+    picture.paste((200, shade % 256, 40), (size // 4, size // 4, 3 * size // 4, 3 * size // 4))
+    picture.save(path)
+    return path
+
+
+def folders(root: Path, count: int) -> Path:
+    for number in range(count):
+        photo(root / f"object {number}" / "front.png", number)
+    return root
+
+
+def index(out: Path) -> dict[str, dict[str, str]]:
+    with (out / "index.csv").open(newline="", encoding="utf-8") as file:
+        return {row["name"]: row for row in csv.DictReader(file)}
+
+
+def written(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """When each file was written, and what is in it."""
+    return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
+            for path in folder.rglob("*") if path.is_file()}  # fmt: skip
+
+
+# ---- lists
+
+
+def listed(folder: Path, text: str, suffix: str = ".csv") -> list[Job]:
+    path = folder / f"list{suffix}"
+    path.write_text(text, encoding="utf-8-sig")
+    return JobList(path, Reconstruct(Photos(any_background=True), Folder(Path()), views=3), folder).jobs
+
+
+def test_a_list_by_hand(tmp_path: Path) -> None:
+    """Columns hold for their object, empty cells leave the command's options, paths are relative to the list."""
+    rows = 'name,photos,masks,format,photo-elevation,photo_texture\n"a, b",1.png; 2.png,m.png;n.png,,30,TRUE\n'
+    rows += "\nc,d,,obj;glb,,\n"
+    first, second = listed(tmp_path, rows)
+    assert (first.name, second.name) == ("a, b", "c")
+    found = first.command.photos
+    assert found == Photos(
+        (tmp_path / "1.png", tmp_path / "2.png"), (tmp_path / "m.png", tmp_path / "n.png"), any_background=True
+    )
+    assert (first.command.photo_elevation, first.command.photo_texture, first.command.formats) == (30.0, True, ("glb",))
+    assert (second.command.photo_elevation, second.command.formats, second.command.views) == (22.5, ("obj", "glb"), 3)
+    lines = [
+        {
+            "name": "a, b",
+            "photos": ["1.png", "2.png"],
+            "masks": ["m.png", "n.png"],
+            "photo_elevation": 30,
+            "photo_texture": True,
+        }
+    ]
+    lines.append({"name": "c", "photos": ["d"], "formats": ["obj", "glb"]})
+    assert listed(tmp_path, "\n".join(map(json.dumps, lines)), ".jsonl") == [first, second]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("name,photos,elevation\na,1.png,100", "list.csv, line 2, column elevation must be between -89.0 and 89.0"),
+        ("name,photos\n\n\na,1.png\nb,", "line 5, column photos must be given"),
+        ("name,photos,resolution\na,1.png,much", 'line 2, column resolution must be a whole number, got "much"'),
+        ("name,photos,remove_background\na,1.png,maybe", "line 2, column remove_background must be true or false"),
+        ("name,photos,shine\na,1.png,2", "line 1, column shine must be name or an option of reconstruct"),
+        ("name,photos,output\na,1.png,x", "line 1, column output must be name or an option of reconstruct"),
+        ("name,photos,name\na,1.png,x", "line 1: columns must differ"),
+        ("name,photos\na,1.png,2.png", "line 2 must have 2 columns, got more"),
+        ("name,photos,seed\na,1.png", "line 2 must have 3 columns, got fewer"),
+        ('name,photos\na,"1.png', "must be CSV, but cannot be read"),
+        ("name,photos\na,1.png\nA,2.png", "line 3, column name must be another than in"),
+        ("name,photos\na,1;2;3;4;5;6;7", "line 2, column photos must name 1 to 6"),
+        ("name,photos,masks\na,1;2,3", "and column masks none or one for each, got 2 and 1"),
+        ("name,photos,texture_size\na,1.png,30", "line 2: --texture-size must be 0 or between 64 and 8192, got 30"),
+        ("", "must hold objects"),
+    ],
+)  # fmt: skip
+def test_a_wrong_list_is_refused_with_line_and_column(text: str, sentence: str, tmp_path: Path) -> None:
+    wrong(re.escape(sentence), listed, tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('{"name": "a", "photos": ["1.png"]}\n[1]', "line 2 must be a JSON object, got [1]"),
+        ('{"name": "a", "photos": "1.png"}', "line 1, column photos must be a list"),
+        ('{"name": 5, "photos": ["1.png"]}', "line 1, column name must be text, got 5"),
+        ('{"name": "a", "photos": ["1.png"], "views": 2.5}', "line 1, column views must be a whole number, got 2.5"),
+        ('{"name": "a" "photos": ["1.png"]}', "line 1 must be JSON, but is not"),
+    ],
+)
+def test_wrong_json_lines(text: str, sentence: str, tmp_path: Path) -> None:
+    wrong(re.escape(sentence), listed, tmp_path, text, ".jsonl")
+
+
+def test_nothing_is_written_for_a_wrong_list(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("name,photos\n,1.png\n")
+    assert "line 2, column name must be given" in refused("batch", tmp_path / "list.csv", "-o", tmp_path / "out")
+    assert "No such file" in refused("batch", tmp_path / "none.csv", "-o", tmp_path / "out")
+    assert "must hold objects" in refused("batch", tmp_path, "-o", tmp_path / "out")
+    assert "what to reconstruct is needed" in refused("batch", "-o", tmp_path / "out")
+    assert "--output is needed" in refused("batch", tmp_path)
+    (tmp_path / "list.csv").write_text("name,photos\na/b,1.png\n")
+    assert "line 2, column name must be one that" in refused("batch", tmp_path / "list.csv", "-o", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["list.csv"]
+
+
+# ---- runs
+
+
+def test_what_is_finished_stays_and_the_rest_is_done_again(tiny: Path, tmp_path: Path) -> None:
+    """A folder without photos gets one, one object is gone, one is half done, one more is asked for."""
+    jobs, out = folders(tmp_path / "jobs", 2), tmp_path / "out"
+    (jobs / "empty").mkdir()
+    photo(jobs / "masked" / "b.png")
+    photo(jobs / "masked" / "a.png")
+    Image.new("L", (32, 32), 0).save(jobs / "masked" / "a_mask.png")
+    told = ("batch", jobs, "-o", out, "-m", tiny, "--workers", 2, *SMALL)
+    result = upfusion(*told)
+    assert result.exit_code == 3, result.output
+    assert result.stderr.splitlines()[-1].startswith("2 of 4 objects failed; ")
+    rows = index(out)
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "empty": "failed", "masked": "failed", **{f"object {n}": "finished" for n in range(2)}
+    }  # fmt: skip
+    assert "must hold 1 to 6 photos" in rows["empty"]["reason"]
+    assert "got 2 and 1" in rows["masked"]["reason"]
+    first = rows["object 0"]
+    assert (first["photos"], first["cameras"], first["faces"], first["reason"]) == ("1", "1", "1", "")
+    assert float(first["seconds"]) == pytest.approx(
+        sum(read_run(out / "object 0")["timings_seconds"].values()), abs=0.05
+    )
+    assert read_run(out)["status"] == "failed"
+
+    photo(jobs / "empty" / "1.png")
+    (jobs / "masked" / "b.png").unlink()
+    Image.new("L", (32, 32), 0).save(jobs / "masked" / "a_mask.png")
+    change_run(out / "object 1", status="interrupted", stages=["photos"], files=["inputs/001.png", "photos.png"])
+    photo(jobs / "more" / "1.png")
+    kept = written(out / "object 0")
+    result = upfusion("batch", "--resume", "-o", out)
+    assert result.exit_code == 3, result.output
+    assert {name: row["status"] for name, row in index(out).items()} == {
+        "masked": "failed", "empty": "finished", "more": "finished", **{f"object {n}": "finished" for n in range(2)}
+    }  # fmt: skip
+    assert written(out / "object 0") == kept
+    assert "was begun with views = 0, now it is 2" in refused("batch", "--resume", "-o", out, "--views", 2)
+
+    photo(jobs / "masked" / "a_mask.png")
+    assert "5 objects finished, 0 failed" in done("batch", "--resume", "-o", out)
+    assert "finished already" in done("batch", "--resume", "-o", out)
+    assert written(out / "object 0") == kept
+    assert "5 objects finished" in done("batch", jobs, "--force", "-o", out, "-m", tiny, *SMALL)
+    assert all(written(out / "object 0")[name][0] > at for name, (at, _) in kept.items())
+    assert "finished already" in done("reconstruct", "--resume", "-o", out / "object 0")
+
+
+def test_weights_that_are_none_end_it(tmp_path: Path) -> None:
+    said = refused("batch", folders(tmp_path / "jobs", 2), "-o", tmp_path / "out", "-m", tmp_path / "none", *SMALL)
+    assert "none" in said
+    assert not (tmp_path / "out/object 0").exists()
+
+
+def test_archives(tiny: Path, tmp_path: Path) -> None:
+    """One sample of WebDataset an object: nothing else stays, and --resume finds what is finished."""
+    jobs, out = folders(tmp_path / "jobs", 2), tmp_path / "out"
+    done("batch", jobs, "-o", out, "-m", tiny, "--archive", *SMALL)
+    assert sorted(path.name for path in out.iterdir()) == [
+        "index.csv", "index.html", "object 0.tar", "object 1.tar", "run.json"
+    ]  # fmt: skip
+    with tarfile.open(out / "object 0.tar") as tar:
+        assert tar.getnames()[0] == "object 0.run.json"
+        assert {"object 0.mesh.glb", "object 0.inputs.001.png", "object 0.field.safetensors"} < set(tar.getnames())
+    kept = (out / "object 0.tar").stat().st_mtime_ns
+    (out / "object 1.tar").unlink()
+    done("batch", "--resume", "-o", out)
+    assert (out / "object 0.tar").stat().st_mtime_ns == kept
+    assert {row["faces"] for row in index(out).values()} == {"1"}
+
+
+@pytest.mark.slow
+def test_sixty_objects_of_which_six_are_broken(tiny: Path, tmp_path: Path) -> None:
+    names = [f"{number:02d}" for number in range(60)]
+    for number, name in enumerate(names):
+        photo(tmp_path / name / "a.png", number)
+    rows = {name: [f"{name}/a.png", "", ""] for name in names}
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "text.jpg").write_text("no picture")
+    Image.new("L", (5, 7), 255).save(tmp_path / "mask.png")
+    photo(tmp_path / "dot.png", size=1)
+    (tmp_path / "transforms.json").write_text(json.dumps({"camera_angle_x": 0.4, "frames": []}))
+    rows |= {
+        "05": ["nothing", "", ""], "15": ["text.jpg", "", ""], "25": ["25/a.png", "mask.png", ""],
+        "35": ["dot.png", "", ""], "45": ["missing.png", "", ""], "55": ["55/a.png", "", "transforms.json"],
+    }  # fmt: skip
+    lines = ["name,photos,masks,photo_cameras", *(",".join([name, *row]) for name, row in rows.items())]
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    out = tmp_path / "out"
+    result = upfusion("batch", tmp_path / "list.csv", "-o", out, "-m", tiny, "--workers", 2, *SMALL)
+    assert result.exit_code == 3, result.output
+    assert result.stderr.splitlines()[-1].startswith("6 of 60 objects failed; ")
+    found = index(out)
+    failed = {name: row["reason"] for name, row in found.items() if row["status"] == "failed"}
+    print(json.dumps(failed, indent=1))
+    assert failed.keys() == {"05", "15", "25", "35", "45", "55"}
+    assert sum(row["status"] == "finished" for row in found.values()) == 54
+    words = ["must hold 1 to 6 photos", "text.jpg", "mask", "dot.png", "missing.png", "transforms.json"]
+    assert all(word in reason for word, (_, reason) in zip(words, sorted(failed.items()), strict=True))
+    page = (out / "index.html").read_text()
+    assert page.index("<h2>55</h2>") < page.index("<h2>00</h2>")
+    kept = {name: written(out / name) for name in names if name not in failed}
+    photo(tmp_path / "missing.png")
+    result = upfusion("batch", "--resume", "-o", out)
+    assert result.exit_code == 3, result.output
+    assert result.stderr.splitlines()[-1].startswith("5 of 60 objects failed; ")
+    assert {name: written(out / name) for name in kept} == kept
+
+
+# ---- spreading
+
+
+def ending(task: int) -> int:
+    """Task 1 kills its process always, task 2 at the first attempt."""
+    mark = Path(os.environ["SPREAD_MARK"])
+    if task == 1 or (task == 2 and not mark.exists()):
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 10 * task
+
+
+def end_some() -> Callable[[int], int]:
+    return ending
+
+
+def visible() -> Callable[[int], str]:
+    return lambda task: os.environ["CUDA_VISIBLE_DEVICES"]
+
+
+def test_lost_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPREAD_MARK", str(tmp_path / "mark"))
+    monkeypatch.setattr(spread, "ATTEMPTS", 2)
+    found = dict(spread.spread(end_some, [0, 1, 2, 3], workers=2))
+    assert isinstance(found[1], spread.Lost)
+    assert "lost 2 times" in found.pop(1)
+    assert found == {0: 0, 2: 20, 3: 30}
+
+
+def test_places_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One a GPU, which it alone sees; of those that the variable names."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    found = dict(spread.spread(visible, [0, 1] * 20, device="auto"))
+    assert set(found.values()) <= {"5", "7"}
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert spread._Process.places(True, 1) == ["0", "1"]
+    assert spread._Process.places(False, 1) == [None]

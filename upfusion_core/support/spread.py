@@ -1,0 +1,197 @@
+"""Tasks spread over workers, each with what it loaded once: processes here, or actors of a ray cluster."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
+from typing import Any, ClassVar, Literal
+
+from .errors import MissingPackageError, OutputError
+
+ATTEMPTS = 3  # of a task whose worker is lost: killed, out of memory, its machine gone
+AHEAD = 32  # tasks a worker that are given out, at most, before the first of them is done: results may wait for it
+START = "spawn"  # processes begin without what this one holds, as CUDA wants it
+
+Work = Callable[[Any], Any]  # a task -> its result
+
+
+class Lost(str):
+    """In the place of a result: why a task has none."""
+
+
+def spread(
+    make: Callable[[], Work],
+    tasks: Sequence[Any],
+    *,
+    engine: Literal["local", "ray"] = "local",
+    workers: int | None = None,
+    threads: int | None = None,
+    cpus: int = 1,
+    device: str = "cpu",
+    tell: Callable[[list[Any]], None] | None = None,
+) -> Generator[tuple[int, Any], None, None]:
+    """Places of tasks, with their results as they come; of a task whose workers were lost three times, a `Lost`.
+
+    Args:
+        make: gives the work, once in each worker; it and the tasks are pickled. What it raises is raised here.
+        engine: processes here, or actors of the ray cluster that RAY_ADDRESS names, or that is begun here.
+        workers: None: one a GPU or, without any, one here, and on a cluster as many as its processors allow.
+        threads: of torch in a worker; None: one beside other workers, alone torch's own choice.
+        cpus: of a cluster, that an actor takes.
+        device: where the work computes; "cpu" leaves GPUs alone.
+        tell: called about every second, and after each result, with the tasks in work.
+    """
+    kind: Any = {"local": _Process, "ray": _Actor}[engine]
+    places = kind.places(device != "cpu", cpus)
+    count = min(workers or len(places), len(tasks))
+    threads = threads or (1 if count > 1 or engine == "ray" else None)
+    team = [kind(places[number % len(places)], cpus) for number in range(count)]
+    busy: dict[Future[Any], tuple[Any, int | None]] = {worker.load(make, threads): (worker, None) for worker in team}
+    left, idle, lost = list(range(count and len(tasks)))[::-1], list[Any](), Counter[int | None]()
+    try:
+        while running := [index for _, index in busy.values() if index is not None] or left:
+            while idle and left and left[-1] < min(running) + AHEAD * count:
+                worker, place = idle.pop(), left.pop()
+                busy[worker.work(tasks[place])] = worker, place
+            if tell is not None:
+                tell([tasks[index] for _, index in busy.values() if index is not None])
+            for future in wait(busy, timeout=1.0, return_when=FIRST_COMPLETED).done:
+                worker, index = busy.pop(future)
+                try:
+                    result = future.result()
+                except kind.lost:
+                    worker.end()
+                    team[team.index(worker)] = worker = kind(worker.place, cpus)
+                    busy[worker.load(make, threads)] = worker, None
+                    lost[index] += 1
+                    if index is None and lost[None] >= ATTEMPTS * count:
+                        raise OutputError("workers must begin, but one after the other ended; see above why") from None
+                    if index is not None and lost[index] < ATTEMPTS:
+                        left.append(index)
+                    elif index is not None:
+                        yield index, Lost(f"its worker was lost {ATTEMPTS} times: killed, or out of memory")
+                else:
+                    idle.append(worker)
+                    if index is not None:
+                        yield index, result
+    finally:
+        for worker in team:
+            worker.end()
+        kind.close()
+
+
+class _Held:
+    """The work of a process, which has one."""
+
+    _work: ClassVar[Work]
+
+    def load(self, make: Callable[[], Work], threads: int | None) -> None:
+        if threads is not None:
+            import torch
+
+            torch.set_num_threads(threads)
+        _Held._work = make()
+
+    def work(self, task: object) -> object:
+        return _Held._work(task)
+
+
+class _Process:
+    """A process here; `place` is the GPU that it sees, as CUDA_VISIBLE_DEVICES names it."""
+
+    lost: ClassVar[Any] = BrokenProcessPool
+
+    def __init__(self, place: str | None, cpus: int) -> None:
+        context: Any = multiprocessing.get_context(START)
+        self.place, (theirs, self._ours) = place, context.Pipe()
+        self._pool = ProcessPoolExecutor(1, context, self._begin, (theirs, self._ours, place))
+
+    def load(self, make: Callable[[], Work], threads: int | None) -> Future[Any]:
+        return self._pool.submit(_Held().load, make, threads)
+
+    def work(self, task: object) -> Future[Any]:
+        try:
+            return self._pool.submit(_Held().work, task)
+        except BrokenProcessPool as error:  # it was lost while it had nothing to do
+            failed: Future[Any] = Future()
+            failed.set_exception(error)
+            return failed
+
+    def end(self) -> None:
+        self._ours.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    @staticmethod
+    def _begin(theirs: Connection, ours: Connection, place: str | None) -> None:
+        """The process ends when the other end of its pipe does, and leaves Ctrl-C to who holds that."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        ours.close()  # a copy
+        threading.Thread(target=lambda: theirs.poll(None) and os._exit(1), daemon=True).start()
+        if place is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = place
+
+    @staticmethod
+    def places(gpus: bool, cpus: int) -> list[str | None]:
+        if not gpus:
+            return [None]
+        import torch
+
+        count = torch.cuda.device_count()
+        named = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
+        return [*named.split(",")[:count]] or [None]
+
+    @staticmethod
+    def close() -> None:
+        pass
+
+
+class _Actor:
+    """An actor of a ray cluster; `place` says whether it gets a GPU."""
+
+    lost: ClassVar[Any] = ()
+    _connected: ClassVar[bool] = False  # by us
+
+    def __init__(self, place: str, cpus: int) -> None:
+        import ray
+
+        self.place = place
+        self._actor = ray.remote(_Held).options(num_cpus=cpus, num_gpus=int(place == "GPU")).remote()
+
+    def load(self, make: Callable[[], Work], threads: int | None) -> Future[Any]:
+        return self._actor.load.remote(make, threads).future()  # type: ignore[no-any-return]
+
+    def work(self, task: object) -> Future[Any]:
+        return self._actor.work.remote(task).future()  # type: ignore[no-any-return]
+
+    def end(self) -> None:
+        import ray
+
+        ray.kill(self._actor)
+
+    @classmethod
+    def places(cls, gpus: bool, cpus: int) -> list[str]:
+        try:
+            import ray
+        except ImportError as error:
+            rule = "--engine ray needs the package ray, which is not installed"
+            raise MissingPackageError(f'{rule}; run: pip install "upfusion[cluster]"') from error
+        cls._connected = not ray.is_initialized()
+        cls.lost = (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError)
+        if cls._connected:
+            ray.init(os.environ.get("RAY_ADDRESS", "local"), log_to_driver=False, logging_level="error")
+        have = ray.cluster_resources()
+        return ["GPU"] * int(gpus and have.get("GPU", 0)) or ["CPU"] * max(1, int(have.get("CPU", 1)) // cpus)
+
+    @classmethod
+    def close(cls) -> None:
+        import ray
+
+        if cls._connected:
+            ray.shutdown()
