@@ -80,7 +80,8 @@ def _answer(
     """What most of the drawn answers say of each photo, once the different ones are refined."""
     handicap = torch.tensor([0.0, search.free_handicap], dtype=torch.float64)
     shares = (torch.tensor([poses.evidence for poses in drawn], dtype=torch.float64) + handicap).softmax(0).float()
-    elevation, azimuth, size = (torch.cat([poses[part] for poses in drawn], dim=1) for part in range(3))
+    each = [(poses.elevation, poses.azimuth, poses.size) for poses in drawn]
+    elevation, azimuth, size = (torch.cat(values, dim=1) for values in zip(*each, strict=True))
     weights = (shares / search.samples).repeat_interleave(search.samples)
     azimuth = torch.tensor(search.azimuths_degrees)[azimuth]
     elevation = torch.tensor(search.elevations_degrees)[elevation]
