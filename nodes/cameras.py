@@ -183,6 +183,7 @@ class UpFusionPhotoCameras(io.ComfyNode):
             seen = model.predict(scene, found.cameras, PICTURE, pixel_centers=True)
         else:
             seen = field.render(found.cameras, PICTURE).rgb.cpu()
+        assert scene.views is not None, "others are refused above"
         sheet = photo_sheet(scene.views.rgb, seen, found, PICTURE)
         return io.NodeOutput(found.cameras, found.report(), image_from_rgb(sheet[None]))
 
