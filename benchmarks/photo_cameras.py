@@ -24,6 +24,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -38,7 +39,7 @@ from upfusion_core.evaluation.report import paired_difference
 from upfusion_core.field.fitting import FieldFitter
 from upfusion_core.field.radiance import RadianceField
 from upfusion_core.pipeline.photos import estimate_mask
-from upfusion_core.pipeline.pose import estimate_photo_cameras, trust
+from upfusion_core.pipeline.pose import estimate_photo_cameras
 from upfusion_core.procedural import ProceduralObjects
 from upfusion_core.types import REFERENCE_FOCAL, PhotoCameras
 
@@ -83,7 +84,7 @@ def one_object(model: UpFusion, item: EvaluatedObject, photos: int, fit: bool) -
     found = estimate_photo_cameras(model, scene, search=replace(search, trusts=((0.0, 0.0), (1.0, 1.0))))
     row: dict[str, Any] = {"seconds": round(time.process_time() - started, 2)}
     true, shares = item.views.cameras[torch.tensor(item.photos[:photos])], found.score
-    score = torch.tensor([trust(share, search) for share in shares.tolist()])
+    score = torch.tensor(np.interp(shares.tolist(), *zip(*search.trusts, strict=True)))
     found = replace(found, score=score, accepted=score >= search.accept)
     row["error"] = [round(value, 2) for value in rotation_error(found.cameras, true)[1:].tolist()]
     row["share"], row["accepted"] = [round(share, 3) for share in shares[1:].tolist()], found.accepted[1:].tolist()

@@ -148,9 +148,9 @@ class PhotoCameras:
         lines = []
         for index, (azimuth, elevation) in enumerate(self.angles_degrees().tolist()):
             reason = f": {self.reasons[index]}" if self.reasons and self.reasons[index] else ""
-            verdict = "found" if self.accepted[index] else "refused"
-            verdict = f"{verdict} (trust {float(self.score[index]):.2f}{reason})" if index else "the reference"
-            lines.append(f"photo {index + 1}: azimuth {azimuth:.1f}, elevation {elevation:.1f} degrees, {verdict}")
+            verdict = f"{'found' if self.accepted[index] else 'refused'} (trust {float(self.score[index]):.2f}{reason})"
+            place = f"photo {index + 1}: azimuth {azimuth:.1f}, elevation {elevation:.1f} degrees"
+            lines.append(f"{place}, {verdict if index else 'the reference'}")
         return "\n".join(lines)
 
     def angles_degrees(self) -> Tensor:
@@ -218,17 +218,6 @@ class InputViews:
 
     def __len__(self) -> int:
         return self.rgb.shape[0]
-
-    def with_sources(self) -> InputViews:
-        """The same, the photos' own pixels being these pictures where there are no other."""
-        if self.sources is not None:
-            return self
-        side = self.rgb.shape[-1]
-        sources = [
-            SourcePhoto(f"photo {index + 1}", (side, side), rgb.cpu(), mask[0].cpu(), (0, 0), (0.0, 0.0, side, side))
-            for index, (rgb, mask) in enumerate(zip(self.rgb, self.mask, strict=True))
-        ]
-        return replace(self, sources=tuple(sources))
 
     def to(self, device: torch.device | str) -> InputViews:
         """The same photos on another device."""

@@ -304,25 +304,17 @@ class PhotoSearch:
     elevations_degrees: Elevations = (-5.0, 5.0, 15.0, 25.0, 35.0, 45.0, 55.0)  # candidates' elevations
     samples: Annotated[int, Ge(1), Le(100_000)] = 128  # answers that are drawn
     sweeps: Annotated[int, Ge(1), Le(10_000)] = 40  # in which the evidence is let in
-    # differences of the angles of tangent planes, in sizes of the object, that are usual
-    framed_width: Deviation = 0.03  # where all photos are of one lens and distance
-    free_width: Deviation = 0.06  # where each has a size of its own
-    size_deviation: Deviation = 0.2  # of that size's logarithm
-    background: Deviation = 0.3  # between wrong cameras
+    width: Deviation = 0.03  # usual differences of the angles of tangent planes, in sizes of the object
+    background: Deviation = 0.3  # and between wrong cameras
     elevation_deviation: Annotated[float, Gt(0.0), Le(90.0)] = 5.0  # degrees, of photo 1's from what it is taken to be
-    free_handicap: Annotated[float, Ge(-100.0), Le(100.0)] = (
-        6.0  # logarithm of how much likelier the latter are at first
-    )
     refinements: Annotated[int, Ge(0), Le(10_000)] = 16  # rounds of the refinement
-    # standard deviations of what it adds: azimuth and elevation in degrees, the size's logarithm, the middle's place
-    refined_deviations: tuple[Deviation, Deviation, Deviation, Deviation] = (8.0, 8.0, 0.02, 0.003)
-    refined_width: Deviation = 0.01  # as framed_width, once refined
+    # standard deviations of azimuth and elevation in degrees, the size's logarithm, and both ways of the middle
+    refined_deviations: tuple[Deviation, Deviation, Deviation, Deviation, Deviation] = (8.0, 8.0, 0.02, 0.003, 0.003)
+    refined_width: Deviation = 0.01  # as width, once refined
     refined_weight: Share = 0.6  # of what the refinement tells of different answers, in logarithms
     fit: Share = 0.87  # share of the greatest likelihood below which an answer explains nothing
     # share of the answers that agree -> share of photos that are right, by benchmarks/photo_cameras.py
-    trusts: Annotated[tuple[tuple[Share, Share], ...], MinLen(1)] = (
-        *((0.0, 0.0), (0.15, 0.3), (0.4, 0.5), (0.6, 0.6), (0.7, 0.95), (1.0, 0.99)),
-    )
+    trusts: tuple[tuple[Share, Share], ...] = ((0.0, 0.0), (0.4, 0.5), (0.6, 0.6), (0.7, 0.95), (1.0, 0.99))
     accept: Share = 0.9  # trust from which on a photo's camera is used
 
     @property

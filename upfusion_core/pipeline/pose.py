@@ -1,8 +1,7 @@
 """Where the photos were taken from: photo 1 is known, the cameras of the others are found by the silhouettes of all.
 
-Two kinds of photos are thought of: of one lens and distance, and each of a size of its own. Answers of both are drawn
-(silhouettes.py), and count by how well they explain what is seen. How many of them say nearly the same of a photo tells
-how far it can be trusted.
+Answers are drawn (silhouettes.py), the different ones refined, and count by how well they explain what is seen. How
+many of them say nearly the same of a photo tells how far it can be trusted; where none explains it, none is.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from ..support.errors import InputError
 from ..support.images import labelled_sheet
 from ..types import Cameras, OnStep, PhotoCameras, SceneEncoding
 from .novel_views import ViewSynthesizer
-from .silhouettes import Poses, agreement, outlines, pair_ranges, range_tables, sample_poses
+from .silhouettes import agreement, outlines, pair_ranges, range_tables, sample_poses
 
-ALIKE_DEGREES = 20.0  # answers for a photo within this angle of each other are one
+ALIKE_TRACE = 1 + 2 * math.cos(math.radians(20.0))  # of the turn between answers that are one, within 20 degrees
 HYPOTHESES = 8  # different answers that are refined
 ALIKE = "the object looks alike from several sides: only its elevation, {:.0f} degrees, is sure"
 SEVERAL = "its silhouette fits several places"
@@ -37,62 +36,41 @@ def estimate_photo_cameras(
 ) -> PhotoCameras:
     """The cameras that the scene's photos were taken by, as far as they can be found; the same each time.
 
-    Args:
-        model: whose scene it is.
-        on_step: called with (rounds done, total, None); raise from it to stop.
-
-    Raises:
-        InputError: the scene holds no photos, or something is of another type.
+    model: whose scene it is. on_step: called with (rounds done, total, None); raise from it to stop.
+    Raises InputError where the scene holds no photos, or something is of another type.
     """
     check_type("scene", scene, SceneEncoding, "make it with encode")
     search = search or PhotoSearch()
     check_type("search", search, PhotoSearch)
-    if scene.views is None:
-        raise InputError("the scene must hold its photos, got one made by hand; encode the photos with this model")
     views, reference = model.own_scene(scene).views, scene.reference.to("cpu")
-    assert views is not None, "looked at above"
+    if views is None:
+        raise InputError("the scene must hold its photos, got one made by hand; encode the photos with this model")
     if len(views) == 1:
         return PhotoCameras(reference, torch.tensor([True]), torch.ones(1))
     with torch.inference_mode(False), torch.no_grad():
         shapes, distances = outlines(views)
-        shapes = [shape * torch.tensor([far, far, 1.0]) for shape, far in zip(shapes, distances.tolist(), strict=True)]
-        tables, height = (
-            range_tables(shapes, search),
-            math.degrees(math.asin(float(reference.camera_to_world[0, 1, 2]))),
-        )
+        tables, height = range_tables(shapes, search), reference.camera_to_world[0, 1, 2].asin().rad2deg()
         off = (torch.tensor(search.elevations_degrees) - height) / search.elevation_deviation
         prior = (-off.square() / 2).log_softmax(0)
-        drawn = []
-        for framed in (True, False):
-
-            def report(sweep: int, before: int = search.sweeps * (not framed)) -> None:
-                if on_step is not None:
-                    on_step(before + sweep, 2 * search.sweeps, None)
-
-            generator = torch.Generator().manual_seed(0)
-            drawn.append(sample_poses(tables, prior, search, framed, generator, report))
+        hook = on_step or (lambda *_: None)
+        drawn = sample_poses(tables, prior, search, lambda sweep: hook(sweep, search.sweeps, None))
         return _answer(shapes, distances, drawn, reference, search)
 
 
 def _answer(
-    shapes: Sequence[Tensor], distances: Tensor, drawn: Sequence[Poses], reference: Cameras, search: PhotoSearch
+    shapes: Sequence[Tensor], distances: Tensor, drawn: tuple[Tensor, Tensor], reference: Cameras, search: PhotoSearch
 ) -> PhotoCameras:
     """What most of the drawn answers say of each photo, once the different ones are refined."""
-    handicap = torch.tensor([0.0, search.free_handicap], dtype=torch.float64)
-    shares = (torch.tensor([poses.evidence for poses in drawn], dtype=torch.float64) + handicap).softmax(0).float()
-    each = [(poses.elevation, poses.azimuth, poses.size) for poses in drawn]
-    elevation, azimuth, size = (torch.cat(values, dim=1) for values in zip(*each, strict=True))
-    weights = (shares / search.samples).repeat_interleave(search.samples)
-    azimuth = torch.tensor(search.azimuths_degrees)[azimuth]
-    elevation = torch.tensor(search.elevations_degrees)[elevation]
+    elevation = torch.tensor(search.elevations_degrees)[drawn[0]]
+    azimuth = torch.tensor(search.azimuths_degrees)[drawn[1]]
+    weights = torch.full((search.samples,), 1 / search.samples)
     turns = _turns(azimuth, elevation)
-    unlike = 3 - torch.einsum("vaij,vbij->vab", turns, turns)  # 2 - 2 cos of the angle between answers
-    near = unlike < 2 - 2 * math.cos(math.radians(ALIKE_DEGREES))  # (V, C, C)
+    near = torch.einsum("vaij,vbij->vab", turns, turns) > ALIKE_TRACE  # (V, C, C)
     alike, left, chosen = near.all(0), weights.clone(), []
     for _ in range(HYPOTHESES):
         chosen.append(int((alike.float() @ left).argmax()))
         left = left * ~alike[chosen[-1]]
-    start = torch.stack([azimuth, elevation, size], dim=-1)[:, chosen].transpose(0, 1)
+    start = torch.stack([azimuth, elevation, *[torch.zeros_like(azimuth)] * 3], dim=-1)[:, chosen].transpose(0, 1)
     moved, likely = _refined(shapes, start, search)
     gain = search.refined_weight * (likely - likely.max())
     ours = near[:, chosen].all(0)  # (H, C); what is like none of them may be as good as the best
@@ -105,18 +83,17 @@ def _answer(
     scores, reasons = [1.0], [""]
     final = _turns(moved[..., 0].T, moved[..., 1].T)[:, best]
     for index in range(1, len(shapes)):
-        beside = torch.einsum("ij,aij->a", final[index], turns[index])
-        scores.append(float(weights[beside > 1 + 2 * math.cos(math.radians(ALIKE_DEGREES))].sum()) * explained)
-        height = float((weights * elevation[index]).sum())
-        spread = float((weights * (elevation[index] - height).square()).sum().sqrt())
+        beside = (final[index] * turns[index]).sum((1, 2))
+        scores.append(float(weights[beside > ALIKE_TRACE].sum()) * explained)
+        height = float(weights @ elevation[index])
+        spread = float(weights @ (elevation[index] - height).square()) ** 0.5
         reasons.append(MISFIT if explained < 0.5 else ALIKE.format(height) if spread < SURE_ELEVATION else SEVERAL)
-    score, moved = torch.tensor([trust(score, search) for score in scores]), moved[best]
+    score, moved = torch.tensor(np.interp(scores, *zip(*search.trusts, strict=True)), dtype=torch.float32), moved[best]
     reasons = ["" if value >= search.accept else reason for value, reason in zip(score.tolist(), reasons, strict=True)]
-    distances = distances * moved[:, 2].exp()
+    distances, focal = distances * moved[:, 2].exp(), reference.focal.expand(len(moved), 2)
     found = orbit_cameras(moved[:, 0], moved[:, 1], distances).camera_to_world
     # into the world in which photo 1 stands as the scene has it
     world = reference.camera_to_world[0] @ torch.linalg.inv(found[0]) @ found
-    focal = reference.focal.expand(len(found), 2)
     cameras = Cameras(world, focal, moved[:, 3:] * torch.tensor([1.0, -1.0]) * focal / distances[:, None])
     cameras = Cameras.concatenate([reference, cameras[1:]])
     return PhotoCameras(cameras, score >= search.accept, score, reasons=tuple(reasons))
@@ -125,22 +102,18 @@ def _answer(
 def _turns(azimuth: Tensor, elevation: Tensor) -> Tensor:
     """(V, C, 3, 3) rotations of cameras (V, C) in the axes of each answer's photo 1."""
     found = orbit_cameras(azimuth.flatten(), elevation.flatten().clamp(-85, 85)).camera_to_world[:, :3, :3]
-    found = found.reshape(*azimuth.shape, 3, 3)
+    found = found.unflatten(0, azimuth.shape)
     return found[0].transpose(-1, -2) @ found
-
-
-def trust(score: float, search: PhotoSearch) -> float:
-    """How many of the photos with such a share of answers are right."""
-    places, shares = zip(*search.trusts, strict=True)
-    return float(np.interp(score, places, shares))
 
 
 def _refined(shapes: Sequence[Tensor], start: Tensor, search: PhotoSearch) -> tuple[Tensor, Tensor]:
     """(H, V, 5) azimuths and elevations in degrees, logarithms of sizes, and shifts of the middles, near H answers
-    `start` (H, V, 3), and (H,) the logarithm of how likely they are: by coordinate descent on the ranges of angles."""
-    state = torch.cat([start, torch.zeros_like(start[..., :2])], dim=-1)
-    deviations = torch.tensor([*search.refined_deviations, search.refined_deviations[3]])
-    origin, compass = state.clone(), torch.cat([torch.zeros(1, 5), torch.eye(5), -torch.eye(5)])
+    `start` (H, V, 5), and (H,) the logarithm of how likely they are: by coordinate descent on the ranges of angles."""
+    state, every = start.clone(), torch.arange(len(start))
+    deviations, compass = (
+        torch.tensor(search.refined_deviations),
+        torch.cat([torch.zeros(1, 5), torch.eye(5), -torch.eye(5)]),
+    )
     steps = torch.tensor(MOVES).repeat(*start.shape[:2], 1)
     steps[:, 0] *= torch.tensor([0.0, 1, 0, 0, 0])  # what the others are beside
 
@@ -155,7 +128,7 @@ def _refined(shapes: Sequence[Tensor], start: Tensor, search: PhotoSearch) -> tu
     for _ in range(search.refinements):
         for index in range(len(shapes)):
             options = state[:, None, index] + compass * steps[:, None, index]  # (H, 11, 5)
-            told = -((options - origin[:, None, index]) / deviations).square().sum(-1) / 2
+            told = -((options - start[:, None, index]) / deviations).square().sum(-1) / 2
             own, cameras = seen(index, options)
             for other in range(len(shapes)):
                 if other != index:
@@ -165,7 +138,6 @@ def _refined(shapes: Sequence[Tensor], start: Tensor, search: PhotoSearch) -> tu
                     apart = ((ranges[:, 0] - ranges[:, 1]) / size).reshape(*options.shape[:2], 2)
                     told = told + agreement(apart, search.refined_width, search.background)
             likely[:, index], best = told.max(1)
-            every = torch.arange(len(start))
             state[:, index] = options[every, best]
             steps[:, index] *= torch.where(best == 0, 0.5, 1.0)[:, None]
     return state, likely.sum(1) / 2
@@ -175,9 +147,6 @@ def photo_sheet(photos: Tensor, seen: Tensor, cameras: PhotoCameras, size: int) 
     """(3, H, W): photos (V, 3, S, S), grey where they are refused, beside what is seen from their cameras."""
     grey = 0.35 * photos.mean(dim=1, keepdim=True) + 0.65
     shown = torch.where(cameras.accepted[:, None, None, None], photos.cpu(), grey.cpu())
-    labels = ["photo 1"]
-    for index in range(1, len(photos)):
-        alike = cameras.reasons and cameras.reasons[index].startswith(ALIKE[:20])
-        verdict = "found" if cameras.accepted[index] else "looks alike" if alike else "unsure"
-        labels.append(f"photo {index + 1}\n{verdict}\ntrust {float(cameras.score[index]):.2f}")
+    pairs = enumerate(zip(cameras.accepted.tolist(), cameras.score.tolist(), strict=True), 1)
+    labels = [f"photo {n}\n{'found' if used else 'refused'}\ntrust {score:.2f}" for n, (used, score) in pairs]
     return labelled_sheet({"photo": shown, "seen from there": seen}, labels, size)
