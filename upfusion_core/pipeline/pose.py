@@ -88,7 +88,8 @@ def _answer(
         height = float(weights @ elevation[index])
         spread = float(weights @ (elevation[index] - height).square()) ** 0.5
         reasons.append(MISFIT if explained < 0.5 else ALIKE.format(height) if spread < SURE_ELEVATION else SEVERAL)
-    score, moved = torch.tensor(np.interp(scores, *zip(*search.trusts, strict=True)), dtype=torch.float32), moved[best]
+    places, shares = ([pair[part] for pair in search.trusts] for part in (0, 1))
+    score, moved = torch.tensor(np.interp(scores, places, shares), dtype=torch.float32), moved[best]
     reasons = ["" if value >= search.accept else reason for value, reason in zip(score.tolist(), reasons, strict=True)]
     distances, focal = distances * moved[:, 2].exp(), reference.focal.expand(len(moved), 2)
     found = orbit_cameras(moved[:, 0], moved[:, 1], distances).camera_to_world
@@ -102,7 +103,7 @@ def _answer(
 def _turns(azimuth: Tensor, elevation: Tensor) -> Tensor:
     """(V, C, 3, 3) rotations of cameras (V, C) in the axes of each answer's photo 1."""
     found = orbit_cameras(azimuth.flatten(), elevation.flatten().clamp(-85, 85)).camera_to_world[:, :3, :3]
-    found = found.unflatten(0, azimuth.shape)
+    found = found.reshape(*azimuth.shape, 3, 3)
     return found[0].transpose(-1, -2) @ found
 
 
