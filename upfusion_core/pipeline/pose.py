@@ -89,7 +89,7 @@ def _answer(
         spread = float(weights @ (elevation[index] - height).square()) ** 0.5
         reasons.append(MISFIT if explained < 0.5 else ALIKE.format(height) if spread < SURE_ELEVATION else SEVERAL)
     places, shares = ([pair[part] for pair in search.trusts] for part in (0, 1))
-    score, moved = torch.tensor(np.interp(scores, places, shares), dtype=torch.float32), moved[best]
+    score, moved = torch.tensor([1.0, *np.interp(scores[1:], places, shares)], dtype=torch.float32), moved[best]
     reasons = ["" if value >= search.accept else reason for value, reason in zip(score.tolist(), reasons, strict=True)]
     distances, focal = distances * moved[:, 2].exp(), reference.focal.expand(len(moved), 2)
     found = orbit_cameras(moved[:, 0], moved[:, 1], distances).camera_to_world
