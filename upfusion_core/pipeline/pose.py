@@ -20,7 +20,7 @@ from ..support.errors import InputError
 from ..support.images import labelled_sheet
 from ..types import Cameras, OnStep, PhotoCameras, SceneEncoding
 from .novel_views import ViewSynthesizer
-from .silhouettes import agreement, outlines, pair_ranges, range_tables, sample_poses
+from .silhouettes import agreement, outlines, pair_ranges, sample_poses
 
 ALIKE_TRACE = 1 + 2 * math.cos(math.radians(20.0))  # of the turn between answers that are one, within 20 degrees
 HYPOTHESES = 8  # different answers that are refined
@@ -49,11 +49,11 @@ def estimate_photo_cameras(
         return PhotoCameras(reference, torch.tensor([True]), torch.ones(1))
     with torch.inference_mode(False), torch.no_grad():
         shapes, distances = outlines(views)
-        tables, height = range_tables(shapes, search), reference.camera_to_world[0, 1, 2].asin().rad2deg()
+        height = reference.camera_to_world[0, 1, 2].asin().rad2deg()
         off = (torch.tensor(search.elevations_degrees) - height) / search.elevation_deviation
         prior = (-off.square() / 2).log_softmax(0)
         hook = on_step or (lambda *_: None)
-        drawn = sample_poses(tables, prior, search, lambda sweep: hook(sweep, search.sweeps, None))
+        drawn = sample_poses(shapes, prior, search, lambda sweep: hook(sweep, search.sweeps, None))
         return _answer(shapes, distances, drawn, reference, search)
 
 

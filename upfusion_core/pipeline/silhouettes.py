@@ -68,9 +68,21 @@ def pair_ranges(first: Tensor, second: Tensor, cameras: tuple[Tensor, Tensor]) -
     return torch.stack(found, dim=1)
 
 
-def range_tables(shapes: Sequence[Tensor], search: PhotoSearch) -> Tensor:
-    """(V, V, E, E, A, 2, 2) `pair_ranges` of each pair of V outlines, in units of the object's size: by both elevations
-    and the second's azimuth beyond the first's."""
+def agreement(apart: Tensor, width: float, background: float) -> Tensor:
+    """Logarithm of how much likelier angles (..., 2) so far apart are for true cameras than for others; NaN tells 0.
+    Both are Cauchy's distributions, of these half widths at half height."""
+    told = (1 + (apart / background).square()).log() - (1 + (apart / width).square()).log()
+    return (told + math.log(background / width)).nan_to_num(nan=0.0).sum(-1)
+
+
+def sample_poses(
+    shapes: Sequence[Tensor], prior: Tensor, search: PhotoSearch, on_sweep: Callable[[int], None]
+) -> tuple[Tensor, Tensor]:
+    """(V, C) places among the search's elevations and azimuths of C answers that are equally likely.
+
+    Drawn by sequential Monte Carlo, evidence being let in step by step (Del Moral, Doucet, Jasra 2006). shapes:
+    of outlines. prior: (E,) logarithm of belief in photo 1's elevations."""
+    # pair_ranges of each pair in sizes of the object, by both elevations and the second's azimuth beyond the first's
     shape = (len(search.elevations_degrees),) * 2 + (search.azimuths,)
     elevations = torch.tensor(search.elevations_degrees)
     grid = torch.meshgrid(elevations, elevations, torch.tensor(search.azimuths_degrees), indexing="ij")
@@ -80,23 +92,7 @@ def range_tables(shapes: Sequence[Tensor], search: PhotoSearch) -> Tensor:
     for one, other in combinations(range(len(shapes)), 2):
         tables[one, other] = table = pair_ranges(shapes[one], shapes[other], cameras).reshape(*shape, 2, 2)
         tables[other, one] = table.flip(2).roll(1, dims=2).transpose(0, 1).flip(3)
-    return tables / (tables[..., 1] - tables[..., 0]).nanmedian()
-
-
-def agreement(apart: Tensor, width: float, background: float) -> Tensor:
-    """Logarithm of how much likelier angles (..., 2) so far apart are for true cameras than for others; NaN tells 0.
-    Both are Cauchy's distributions, of these half widths at half height."""
-    told = (1 + (apart / background).square()).log() - (1 + (apart / width).square()).log()
-    return (told + math.log(background / width)).nan_to_num(nan=0.0).sum(-1)
-
-
-def sample_poses(
-    tables: Tensor, prior: Tensor, search: PhotoSearch, on_sweep: Callable[[int], None]
-) -> tuple[Tensor, Tensor]:
-    """(V, C) places among the search's elevations and azimuths of C answers that are equally likely.
-
-    Drawn by sequential Monte Carlo, evidence being let in step by step (Del Moral, Doucet, Jasra 2006). tables: of
-    range_tables. prior: (E,) logarithm of belief in photo 1's elevations."""
+    tables = tables / (tables[..., 1] - tables[..., 0]).nanmedian()
     photos, chains, turns = len(tables), search.samples, search.azimuths
     generator, places = torch.Generator().manual_seed(0), torch.arange(turns)
     between = agreement(tables[..., 0, :] - tables[..., 1, :], search.width, search.background)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from upfusion_core import Cameras, InputViews, PhotoCameras, PhotoSearch, SceneEncoding, UpFusion, orbit_cameras
 from upfusion_core.pipeline.pose import estimate_photo_cameras, photo_sheet
-from upfusion_core.pipeline.silhouettes import agreement, outlines, pair_ranges, range_tables
+from upfusion_core.pipeline.silhouettes import agreement, pair_ranges
 
 SEARCH = PhotoSearch(samples=64, sweeps=20, refinements=8)
 AZIMUTHS, ELEVATIONS = (0.0, 62.0, 135.0, 178.0, 251.0, 310.0), (20.0, 5.0, 38.0, 12.0, 27.0, 45.0)
@@ -51,18 +51,6 @@ def test_a_ball_is_seen_under_one_angle_by_hand() -> None:
     told = agreement(torch.tensor([[0.0, 0.0], [0.3, 0.3], [math.nan, 0.0]]), 0.1, 0.3)
     expected = [2 * math.log(3), 2 * math.log(3 * 2 / 10), math.log(3)]
     torch.testing.assert_close(told, torch.tensor(expected))
-
-
-def test_tables_of_a_pair_say_the_same_from_both_sides() -> None:
-    masks = silhouettes(orbit_cameras([0.0, 60.0], [5.0, 25.0]), CHAIR, SIZES)
-    shapes, distances = outlines(InputViews(masks.expand(-1, 3, -1, -1), masks, torch.full((2, 2), 4.5)))
-    assert distances.tolist() == [1.0, 1.0]
-    tables = range_tables(shapes, SEARCH)
-    places = {value: index for index, value in enumerate(SEARCH.elevations_degrees)}
-    there, back = tables[0, 1, places[5.0], places[25.0], 6], tables[1, 0, places[25.0], places[5.0], 30]
-    torch.testing.assert_close(there, back.flip(0))
-    torch.testing.assert_close(there[0], there[1], atol=0.03, rtol=0)  # where they stood
-    assert float((tables[0, 1, 0, 6, 18, 0] - tables[0, 1, 0, 6, 18, 1]).abs().max()) > 0.1
 
 
 def test_cameras_are_found_by_silhouettes_and_those_that_lie_are_not(model: UpFusion) -> None:
