@@ -19,7 +19,8 @@ import folder_paths
 import torch
 from torch import Tensor
 
-from ..upfusion_core import OnStep, __version__
+from .. import upfusion_core
+from ..upfusion_core import OnStep
 
 LIMIT = 2_000_000_000
 """Bytes that all states together may take; the oldest go first."""
@@ -43,7 +44,7 @@ def resumed(on_step: OnStep, *inputs: Any) -> Iterator[tuple[Path | None, OnStep
     if not os.access(folder(), os.W_OK):
         yield None, on_step
         return
-    digest = hashlib.sha256(__version__.encode())
+    digest = hashlib.sha256(upfusion_core.__version__.encode())
     _feed(digest.update, inputs)
     path = folder() / f"{digest.hexdigest()[:32]}.pt"
     whole = False

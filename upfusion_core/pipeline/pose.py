@@ -46,11 +46,11 @@ def estimate_photo_cameras(
     if views is None:
         raise InputError("the scene must hold its photos, got one made by hand; encode the photos with this model")
     if len(views) == 1:
-        return PhotoCameras(reference, torch.tensor([True]), torch.ones(1))
+        return PhotoCameras(reference, torch.tensor([True]), torch.ones(1, dtype=torch.float32))
     with torch.inference_mode(False), torch.no_grad():
         shapes, distances = outlines(views)
         height = reference.camera_to_world[0, 1, 2].asin().rad2deg()
-        off = (torch.tensor(search.elevations_degrees) - height) / search.elevation_deviation
+        off = (torch.tensor(search.elevations_degrees, dtype=torch.float32) - height) / search.elevation_deviation
         prior = (-off.square() / 2).log_softmax(0)
         hook = on_step or (lambda *_: None)
         drawn = sample_poses(shapes, prior, search, lambda sweep: hook(sweep, search.sweeps, None))
@@ -61,9 +61,9 @@ def _answer(
     shapes: Sequence[Tensor], distances: Tensor, drawn: tuple[Tensor, Tensor], reference: Cameras, search: PhotoSearch
 ) -> PhotoCameras:
     """What most of the drawn answers say of each photo, once the different ones are refined."""
-    elevation = torch.tensor(search.elevations_degrees)[drawn[0]]
-    azimuth = torch.tensor(search.azimuths_degrees)[drawn[1]]
-    weights = torch.full((search.samples,), 1 / search.samples)
+    elevation = torch.tensor(search.elevations_degrees, dtype=torch.float32)[drawn[0]]
+    azimuth = torch.tensor(search.azimuths_degrees, dtype=torch.float32)[drawn[1]]
+    weights = torch.full((search.samples,), 1 / search.samples, dtype=torch.float32)
     turns = _turns(azimuth, elevation)
     near = torch.einsum("vaij,vbij->vab", turns, turns) > ALIKE_TRACE  # (V, C, C)
     alike, left, chosen = near.all(0), weights.clone(), []
@@ -95,7 +95,9 @@ def _answer(
     found = orbit_cameras(moved[:, 0], moved[:, 1], distances).camera_to_world
     # into the world in which photo 1 stands as the scene has it
     world = reference.camera_to_world[0] @ torch.linalg.inv(found[0]) @ found
-    cameras = Cameras(world, focal, moved[:, 3:] * torch.tensor([1.0, -1.0]) * focal / distances[:, None])
+    cameras = Cameras(
+        world, focal, moved[:, 3:] * torch.tensor([1.0, -1.0], dtype=torch.float32) * focal / distances[:, None]
+    )
     cameras = Cameras.concatenate([reference, cameras[1:]])
     return PhotoCameras(cameras, score >= search.accept, score, reasons=tuple(reasons))
 
@@ -112,11 +114,17 @@ def _refined(shapes: Sequence[Tensor], start: Tensor, search: PhotoSearch) -> tu
     `start` (H, V, 5), and (H,) the logarithm of how likely they are: by coordinate descent on the ranges of angles."""
     state, every = start.clone(), torch.arange(len(start))
     deviations, compass = (
-        torch.tensor(search.refined_deviations),
-        torch.cat([torch.zeros(1, 5), torch.eye(5), -torch.eye(5)]),
+        torch.tensor(search.refined_deviations, dtype=torch.float32),
+        torch.cat(
+            [
+                torch.zeros(1, 5, dtype=torch.float32),
+                torch.eye(5, dtype=torch.float32),
+                -torch.eye(5, dtype=torch.float32),
+            ]
+        ),
     )
-    steps = torch.tensor(MOVES).repeat(*start.shape[:2], 1)
-    steps[:, 0] *= torch.tensor([0.0, 1, 0, 0, 0])  # what the others are beside
+    steps = torch.tensor(MOVES, dtype=torch.float32).repeat(*start.shape[:2], 1)
+    steps[:, 0] *= torch.tensor([0.0, 1, 0, 0, 0], dtype=torch.float32)  # what the others are beside
 
     def seen(index: int, values: Tensor) -> tuple[Tensor, Tensor]:
         """(N, P, 3) outlines with sizes and shifts taken out, and (N, 4, 4) cameras."""
@@ -125,7 +133,7 @@ def _refined(shapes: Sequence[Tensor], start: Tensor, search: PhotoSearch) -> tu
         moved = torch.cat([shapes[index][:, :2] * sizes + aside, shapes[index][:, 2:].expand(len(values), -1, 1)], -1)
         return moved, orbit_cameras(values[:, 0], values[:, 1].clamp(-85, 85)).camera_to_world
 
-    likely = torch.zeros(len(start), len(shapes))
+    likely = torch.zeros(len(start), len(shapes), dtype=torch.float32)
     for _ in range(search.refinements):
         for index in range(len(shapes)):
             options = state[:, None, index] + compass * steps[:, None, index]  # (H, 11, 5)

@@ -41,7 +41,7 @@ def outlines(views: InputViews) -> tuple[list[Tensor], Tensor]:
         contours = find_contours(inside, max(float(inside.max()) / 2, 1e-3))
         places = np.concatenate(contours) * step if contours else np.zeros((0, 2))
         if np.linalg.matrix_rank(places - places.mean(0) if len(places) else places) < 2:
-            found.append(torch.full((1, 3), math.nan))
+            found.append(torch.full((1, 3), math.nan, dtype=torch.float32))
             continue
         places = (places - step + 0.5)[ConvexHull(places).vertices]
         places = places[np.linspace(0, len(places) - 1, min(len(places), CORNERS)).astype(int)] * scale
@@ -84,11 +84,13 @@ def sample_poses(
     of outlines. prior: (E,) logarithm of belief in photo 1's elevations."""
     # pair_ranges of each pair in sizes of the object, by both elevations and the second's azimuth beyond the first's
     shape = (len(search.elevations_degrees),) * 2 + (search.azimuths,)
-    elevations = torch.tensor(search.elevations_degrees)
-    grid = torch.meshgrid(elevations, elevations, torch.tensor(search.azimuths_degrees), indexing="ij")
+    elevations = torch.tensor(search.elevations_degrees, dtype=torch.float32)
+    grid = torch.meshgrid(
+        elevations, elevations, torch.tensor(search.azimuths_degrees, dtype=torch.float32), indexing="ij"
+    )
     lower, upper, azimuths = (values.flatten() for values in grid)
     cameras = (orbit_cameras(0.0, lower).camera_to_world, orbit_cameras(azimuths, upper).camera_to_world)
-    tables = torch.full((len(shapes), len(shapes), *shape, 2, 2), math.nan)
+    tables = torch.full((len(shapes), len(shapes), *shape, 2, 2), math.nan, dtype=torch.float32)
     for one, other in combinations(range(len(shapes)), 2):
         tables[one, other] = table = pair_ranges(shapes[one], shapes[other], cameras).reshape(*shape, 2, 2)
         tables[other, one] = table.flip(2).roll(1, dims=2).transpose(0, 1).flip(3)
@@ -98,21 +100,23 @@ def sample_poses(
     between = agreement(tables[..., 0, :] - tables[..., 1, :], search.width, search.background)
 
     def draw(logits: Tensor) -> Tensor:
-        noise = torch.rand(logits.shape, generator=generator).clamp(1e-20, 1 - 1e-7)
+        noise = torch.rand(logits.shape, generator=generator, dtype=torch.float32).clamp(1e-20, 1 - 1e-7)
         return (logits - (-noise.log()).log()).argmax(-1)
 
-    state = torch.stack([draw(torch.zeros(photos, chains, count)) for count in (len(prior), turns)])  # (2, V, C)
+    state = torch.stack(
+        [draw(torch.zeros(photos, chains, count, dtype=torch.float32)) for count in (len(prior), turns)]
+    )  # (2, V, C)
     state[0, 0], state[1, 0] = draw(prior.expand(chains, -1)), 0
-    weights, steps = torch.zeros(chains), (torch.linspace(0, 1, search.sweeps + 1) ** 2).tolist()
+    weights, steps = torch.zeros(chains, dtype=torch.float32), (torch.linspace(0, 1, search.sweeps + 1) ** 2).tolist()
     for sweep, (before, after) in enumerate(pairwise(steps)):
         for other, index in combinations(range(photos), 2):
             at = (state[0, other], state[0, index], (state[1, index] - state[1, other]) % turns)
             weights = weights + (after - before) * between[other, index][at]
         if sweep + 1 == search.sweeps or float(weights.softmax(0).square().sum()) * chains > 2:
             state = state[:, :, torch.multinomial(weights.softmax(0), chains, replacement=True, generator=generator)]
-            weights = torch.zeros(chains)
+            weights = torch.zeros(chains, dtype=torch.float32)
         for index in torch.randperm(photos, generator=generator).tolist():
-            logits = torch.zeros(chains, len(prior), turns)
+            logits = torch.zeros(chains, len(prior), turns, dtype=torch.float32)
             for other in range(photos):  # its own table is empty and tells nothing
                 turned = ((places - state[1, other][:, None]) % turns)[:, None].expand_as(logits)
                 logits = logits + after * between[other, index, state[0, other]].gather(2, turned)
