@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from ..config import STAGES, TRAIN_PRESETS, DistillConfig, EvaluationConfig, TrainConfig, from_value, options_of
-from ..config.options import PROCEDURAL, Evaluate, Pack, Train
+from ..config.base import flat
+from ..config.options import PROCEDURAL, Evaluate, Pack, Spread, Train
 from ..data import open_dataset
 from ..data.meshes import MeshViews
-from ..data.shards import INDEX_NAME, UNFINISHED_NAME, PackState, index_content, pack_shards, shard_entry
+from ..data.shards import INDEX_NAME, UNFINISHED_NAME, Encoding, PackState, index_content, pack_shards, shard_entry
 from ..data.views import MultiViewDataset
 from ..evaluation.protocol import Group, held_out_groups
-from ..evaluation.report import evaluate
+from ..evaluation.report import Evaluator, Faults, Task, evaluate
 from ..models.checkpoint import recommended_guidance
 from ..models.perceptual import load_lpips
 from ..pipeline.sampling import make_scheduler
 from ..procedural import ProceduralObjects
 from ..support.errors import InputError, OutputError
-from ..support.files import BUNDLED_NAME, LARGEST_JSON, parse_json, read_json, read_regular, write_json
+from ..support.files import BUNDLED_NAME, LARGEST_JSON, parse_json, read_json, read_regular, replacing, write_json
+from ..support.spread import Work, in_order, spread
 from ..training.batches import BatchSource, DatasetBatches, ProceduralBatches
 from ..training.initial import initial_networks
 from ..training.loop import MODEL_NAME, TrainResult, frozen_parts, train
@@ -81,22 +84,23 @@ def run_pack(command: Pack, given: frozenset[str]) -> None:
         if run.already_finished:
             return
         assert command.data is not None, "asks_for_procedural sees to it"
-        views = command.views or RENDERED_VIEWS
-        dataset = open_objects(command.data, command.split, command.size, kind=command.kind, views=views)
+        dataset = packing(command).dataset
         indices = range(object_count(command.data, len(dataset), command.objects))
         unfinished, state = run.folder / UNFINISHED_NAME, None
         if run.resumed and unfinished.is_file():
             state = from_value(PackState, read_json(unfinished), str(unfinished))
-            for shard in [shard_entry(unfinished, entry) for entry in state.shards]:
+            for shard in [shard_entry(unfinished, entry, run.folder) for entry in state.shards]:
                 if not shard.path.is_file():
                     lost = f"{run.folder} lacks {shard.path.name}, which was packed before"
                     raise InputError(f"{lost}; use --force to begin anew")
         run.begin()
+        spreading = elsewhere(command.spread)
         with run.stage("pack"), progress(f"Packing {len(indices)} objects") as on_step:
             state = pack_shards(
                 dataset, indices, run.writing, pictures=command.pictures, depth=command.depth, views=command.views,
                 shard_bytes=round(command.shard_size * 1e6), state=state, on_step=on_step,
                 on_shard=lambda state: write_json(run.temporary(UNFINISHED_NAME), vars(state)),
+                elsewhere=spreading and partial(spreading, partial(packing, command)),
             )  # fmt: skip
         facts = {name: value for name, value in run.record.settings.items() if value is not None}
         content = index_content(state.shards, {"packed": facts, "skipped": state.skipped})
@@ -109,6 +113,43 @@ def run_pack(command: Pack, given: frozenset[str]) -> None:
         run.tell(f"{run.folder}: {packed}, {len(state.skipped)} skipped ({duration(run.record.seconds)})")
 
 
+def packing(command: Pack) -> Encoding:
+    """The objects to pack, as their samples have them."""
+    assert command.data is not None, "asks_for_procedural sees to it"
+    rendered = command.views or RENDERED_VIEWS
+    dataset = open_objects(command.data, command.split, command.size, kind=command.kind, views=rendered)
+    return Encoding(dataset, command.pictures, command.depth, command.views)
+
+
+def elsewhere(how: Spread, device: str = "cpu") -> Callable[..., Iterator[Any]] | None:
+    """(make, tasks) -> results in their order, of the workers that are asked for; None where this process does it."""
+    if (how.workers or 1) > 1 or how.engine != "local":
+        return lambda make, tasks: in_order(spread(make, tasks, **flat(how), device=device))
+    if how.threads is not None:
+        torch.set_num_threads(how.threads)
+    return None
+
+
+def evaluator(command: Evaluate, folder: Path, fingerprint: str = "") -> tuple[Evaluator, MultiViewDataset, Any]:
+    """What evaluates into `folder`; the objects; and procedural ones to be reported apart, if they are."""
+    model, apart = load_model(command.networks), None
+    assert command.data is not None, "completed sees to it"
+    dataset = open_objects(command.data, command.split, model.image_size)
+    if isinstance(dataset, ProceduralObjects) and command.split == "held_out":
+        apart = dataset
+    elif isinstance(dataset, ProceduralObjects) and command.held_out:
+        apart = ProceduralObjects("held_out", size=dataset.size, version=dataset.version)
+    lpips = None if command.lpips is None else load_lpips(command.lpips, model.device)
+    writing = (lambda name: replacing(folder / name)), folder.joinpath
+    return Evaluator(model, evaluation_config(command), folder, fingerprint, *writing, lpips), dataset, apart
+
+
+def evaluating(command: Evaluate, folder: Path, fingerprint: str) -> Work:
+    """What a worker does with an object: whether it is one of those apart, index, name."""
+    run, dataset, held_out = evaluator(command, folder, fingerprint)
+    return lambda task: run.faults(Task(held_out if task[0] else dataset, *task[1:]))
+
+
 def run_evaluate(command: Evaluate, given: frozenset[str]) -> None:
     """Tables, plots and pictures in the run's folder; objects that were measured before are left as they are."""
     with settled_run(command, given) as (run, command):
@@ -116,22 +157,17 @@ def run_evaluate(command: Evaluate, given: frozenset[str]) -> None:
         plan(run, command, {})
         if run.already_finished:
             return
-        config = evaluation_config(command)
-        model = load_model(command.networks)
+        whole, dataset, held_out = evaluator(command, run.folder)
+        model, lpips = whole.model, cast(Any, whole.lpips)
         assert command.data is not None, "completed sees to it"
-        dataset = open_objects(command.data, command.split, model.image_size)
         available = len(dataset)
         wanted = object_count(command.data, available, command.objects)
         # the first objects of a split, which are in no order; of a folder, which is sorted, some spread evenly
-        spread = wanted if command.data in PROCEDURAL else available
-        indices = [place * spread // wanted for place in range(wanted)]
+        among = wanted if command.data in PROCEDURAL else available
+        indices = [place * among // wanted for place in range(wanted)]
         groups: list[Group] = []  # of objects that training has never shown the like of
-        if isinstance(dataset, ProceduralObjects) and command.split == "held_out":
-            groups = held_out_groups(dataset, wanted)
-        elif isinstance(dataset, ProceduralObjects) and command.held_out:
-            held_out = ProceduralObjects("held_out", size=dataset.size, version=dataset.version)
-            groups = held_out_groups(held_out, command.held_out)
-        lpips = None if command.lpips is None else load_lpips(command.lpips, model.device)
+        if held_out is not None:
+            groups = held_out_groups(held_out, command.held_out or wanted)
         settings, inputs = run.record.settings, {} if lpips is None else {"lpips": lpips.weights_id()}
         run.plan(settings, {}, inputs)
         run.begin()
@@ -139,11 +175,26 @@ def run_evaluate(command: Evaluate, given: frozenset[str]) -> None:
         if importlib.util.find_spec("matplotlib") is None:
             say("Plots are left out: they need the package matplotlib (pip install matplotlib)")
         about = {name: settings[name] for name in ("model", "data", "split", "objects", "dtype") if settings[name]}
+
+        spreading = elsewhere(command.spread, command.networks.device)
+
+        def in_workers(fingerprint: str, tasks: Sequence[Task]) -> Iterator[Faults]:
+            assert spreading is not None, "else nobody asks"
+            keys = [(task.dataset is not dataset, task.index, task.name) for task in tasks]
+            found = spreading(partial(evaluating, command, run.folder.absolute(), fingerprint), keys)
+            for place, (task, faults) in enumerate(zip(tasks, found, strict=True)):
+                on_step(place, len(tasks), None)
+                for name in (f"objects/{task.name}.{ending}" for ending in ("png", "json")):
+                    if (run.folder / name).is_file():
+                        run.keep(name)
+                yield faults
+
         with run.stage("evaluate"), progress(f"Evaluating {wanted} objects") as on_step:
             report = evaluate(
-                model, dataset, indices, run.folder, config,
+                model, dataset, indices, run.folder, whole.config,
                 groups=groups, lpips=lpips, about=about | inputs | {"versions": package_versions()},
                 writing=run.writing, temporary=run.temporary, on_step=on_step,
+                elsewhere=in_workers if spreading else None,
             )  # fmt: skip
         for name, reason in report.skipped:
             say(f"Skipped {name}: {reason}")

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
@@ -52,8 +52,8 @@ def spread(
     places = kind.places(device != "cpu", cpus)
     count = min(workers or len(places), len(tasks))
     threads = threads or (1 if count > 1 or engine == "ray" else None)
-    team = [kind(places[number % len(places)], cpus) for number in range(count)]
-    busy: dict[Future[Any], tuple[Any, int | None]] = {worker.load(make, threads): (worker, None) for worker in team}
+    team = [kind(make, threads, places[number % len(places)], cpus) for number in range(count)]
+    busy: dict[Future[Any], tuple[Any, int | None]] = {worker.loading: (worker, None) for worker in team}
     left, idle, lost = list(range(count and len(tasks)))[::-1], list[Any](), Counter[int | None]()
     try:
         while running := [index for _, index in busy.values() if index is not None] or left:
@@ -68,8 +68,8 @@ def spread(
                     result = future.result()
                 except kind.lost:
                     worker.end()
-                    team[team.index(worker)] = worker = kind(worker.place, cpus)
-                    busy[worker.load(make, threads)] = worker, None
+                    team[team.index(worker)] = worker = kind(make, threads, worker.place, cpus)
+                    busy[worker.loading] = worker, None
                     lost[index] += 1
                     if index is None and lost[None] >= ATTEMPTS * count:
                         raise OutputError("workers must begin, but one after the other ended; see above why") from None
@@ -84,7 +84,18 @@ def spread(
     finally:
         for worker in team:
             worker.end()
-        kind.close()
+
+
+def in_order(results: Iterable[tuple[int, Any]]) -> Iterator[Any]:
+    """The results of `spread` in the order of their tasks; OutputError in place of one that is lost."""
+    waiting, place = dict[int, Any](), 0
+    for found, result in results:
+        if isinstance(result, Lost):
+            raise OutputError(f"object {found} cannot be done: {result}; use fewer workers")
+        waiting[found] = result
+        while place in waiting:
+            yield waiting.pop(place)
+            place += 1
 
 
 class _Held:
@@ -108,13 +119,11 @@ class _Process:
 
     lost: ClassVar[Any] = BrokenProcessPool
 
-    def __init__(self, place: str | None, cpus: int) -> None:
+    def __init__(self, make: Callable[[], Work], threads: int | None, place: str | None, cpus: int) -> None:
         context: Any = multiprocessing.get_context(START)
         self.place, (theirs, self._ours) = place, context.Pipe()
         self._pool = ProcessPoolExecutor(1, context, self._begin, (theirs, self._ours, place))
-
-    def load(self, make: Callable[[], Work], threads: int | None) -> Future[Any]:
-        return self._pool.submit(_Held().load, make, threads)
+        self.loading = self._pool.submit(_Held().load, make, threads)
 
     def work(self, task: object) -> Future[Any]:
         try:
@@ -147,25 +156,18 @@ class _Process:
         named = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
         return [*named.split(",")[:count]] or [None]
 
-    @staticmethod
-    def close() -> None:
-        pass
-
 
 class _Actor:
     """An actor of a ray cluster; `place` says whether it gets a GPU."""
 
     lost: ClassVar[Any] = ()
-    _connected: ClassVar[bool] = False  # by us
 
-    def __init__(self, place: str, cpus: int) -> None:
+    def __init__(self, make: Callable[[], Work], threads: int | None, place: str, cpus: int) -> None:
         import ray
 
         self.place = place
         self._actor = ray.remote(_Held).options(num_cpus=cpus, num_gpus=int(place == "GPU")).remote()
-
-    def load(self, make: Callable[[], Work], threads: int | None) -> Future[Any]:
-        return self._actor.load.remote(make, threads).future()  # type: ignore[no-any-return]
+        self.loading: Future[Any] = self._actor.load.remote(make, threads).future()
 
     def work(self, task: object) -> Future[Any]:
         return self._actor.work.remote(task).future()  # type: ignore[no-any-return]
@@ -182,16 +184,8 @@ class _Actor:
         except ImportError as error:
             rule = "--engine ray needs the package ray, which is not installed"
             raise MissingPackageError(f'{rule}; run: pip install "upfusion[cluster]"') from error
-        cls._connected = not ray.is_initialized()
         cls.lost = (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError)
-        if cls._connected:
+        if not ray.is_initialized():
             ray.init(os.environ.get("RAY_ADDRESS", "local"), log_to_driver=False, logging_level="error")
         have = ray.cluster_resources()
         return ["GPU"] * int(gpus and have.get("GPU", 0)) or ["CPU"] * max(1, int(have.get("CPU", 1)) // cpus)
-
-    @classmethod
-    def close(cls) -> None:
-        import ray
-
-        if cls._connected:
-            ray.shutdown()

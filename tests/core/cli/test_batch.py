@@ -267,6 +267,25 @@ def test_sixty_objects_of_which_six_are_broken(tiny: Path, tmp_path: Path) -> No
     assert {name: written(out / name) for name in kept} == kept
 
 
+def test_an_address(tiny: Path, tmp_path: Path) -> None:
+    """fsspec's own word for a folder: objects are copied when they are whole, their records last."""
+    jobs, out = folders(tmp_path / "jobs", 2), tmp_path / "out"
+    told = ("batch", jobs, "-o", f"file://{out}", "-m", tiny, *SMALL)
+    (out / "object 0").mkdir(parents=True)
+    (out / "object 1").mkdir()
+    done(*told)
+    assert {row["status"] for row in index(out).values()} == {"finished"}
+    files = sorted((out / "object 0").rglob("*.*"), key=lambda path: path.stat().st_mtime_ns)
+    assert files[-1].name == "run.json"
+    assert read_run(out)["status"] == "finished"
+    kept = written(out / "object 0")
+    (out / "object 1/run.json").unlink()
+    assert "2 objects finished" in done("batch", "--resume", "-o", f"file://{out}")
+    assert written(out / "object 0") == kept
+    assert "fsspec knows" in refused("batch", jobs, "-o", "nothing://here", *SMALL)
+    assert "--force to replace it or --resume" in refused(*told)
+
+
 # ---- spreading
 
 
