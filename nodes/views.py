@@ -29,6 +29,7 @@ class UpFusionExampleViews(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         photos = "More show more sides; the true views stay the same."
+        views = "The photos with their own pixels, 512 of object 4, and their true cameras."
         takes = [
             inputs.setting("object", Demo, default=0, high=5),
             inputs.setting("number", Demo, "photos", more=photos),
@@ -40,6 +41,7 @@ class UpFusionExampleViews(io.ComfyNode):
             CamerasSocket.Output("cameras", tooltip="The cameras of the true views."),
             io.Mask.Output("truth_masks", tooltip="Masks of the true views, 1 on the object."),
             CamerasSocket.Output("photo_cameras", tooltip="Where the photos were taken from; no network is told."),
+            ViewsSocket.Output("views", tooltip=views),
         ]
         aliases = ["sample photos", "demo", "test object", "ground truth", "bundled pictures"]
         return inputs.schema(cls, "UpFusion Example Views", "views", takes, gives, aliases)
@@ -52,7 +54,8 @@ class UpFusionExampleViews(io.ComfyNode):
         example = example_views(object, number)
         photos, masks = image_from_rgb(example.photos), mask_from_plane(example.masks)
         truth, truth_masks = image_from_rgb(example.truth), mask_from_plane(example.truth_masks)
-        return io.NodeOutput(photos, masks, truth, example.cameras, truth_masks, example.photo_cameras)
+        given, views = example.photo_cameras, example.posed(SIZE)
+        return io.NodeOutput(photos, masks, truth, example.cameras, truth_masks, given, views)
 
 
 class UpFusionPrepareViews(io.ComfyNode):

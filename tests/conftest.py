@@ -15,7 +15,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one thread each, here and in the comm
 
 # Appended, never inserted: with --import-mode=importlib the test folders are no packages, and a folder put first would
 # let a test module shadow an installed one.
-sys.path.append(str(Path(__file__).resolve().parent / "core"))
+sys.path += [str(Path(__file__).resolve().parent / "core"), str(Path(__file__).resolve().parent)]
 
 import rule_weights
 import tiny_training

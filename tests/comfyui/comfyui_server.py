@@ -116,7 +116,7 @@ class Server:
 
 @contextmanager
 def start_server(base: Path, *, with_pack: bool = True) -> Iterator[Server]:
-    """ComfyUI from COMFYUI_PATH, running with COMFY_PYTHON or this interpreter in the block."""
+    """ComfyUI from COMFYUI_PATH in the block, by COMFY_PYTHON or this interpreter, with COMFY_ARGS besides ours."""
     (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
     (base / "models" / "upfusion").mkdir(parents=True, exist_ok=True)
     linked = {"zz_probe.py": Path(__file__).with_name("probe.py")} | ({"upfusion": ROOT} if with_pack else {})
@@ -128,6 +128,7 @@ def start_server(base: Path, *, with_pack: bool = True) -> Iterator[Server]:
     python = os.environ.get("COMFY_PYTHON", sys.executable)
     command = [python, "main.py", "--cpu", "--listen", "127.0.0.1", "--port", str(port), "--disable-auto-launch"]
     command += ["--disable-api-nodes", "--database-url", "sqlite:///:memory:", "--base-directory", str(base)]
+    command += os.environ.get("COMFY_ARGS", "").split()
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", **GIVE_BACK}
     log_file, until = base / f"server_{port}.log", time.monotonic() + START_SECONDS
     with log_file.open("w") as output:

@@ -42,7 +42,7 @@ async function run(page) {
     const entry = (await (await fetch(`${url}/history/${queued.prompt_id}`)).json())[queued.prompt_id];
     if (!entry) continue;
     const failed = entry.status.messages.find((message) => message[0] === 'execution_error');
-    return { status: entry.status.status_str, message: failed ? failed[1].exception_message : '', outputs: entry.outputs };
+    return { status: entry.status.status_str, message: failed ? `${failed[1].node_type}: ${failed[1].exception_message}` : '', outputs: entry.outputs };
   }
   return { status: 'timeout', message: `no result within ${seconds} s` };
 }
@@ -57,6 +57,10 @@ async function run(page) {
     const page = await browser.newPage({ viewport: { width: 2200, height: 1240 } });
     page.setDefaultTimeout(PATIENCE);
     page.on('pageerror', (error) => report.errors.push(String(error)));
+    page.on('console', (line) => { // absent optional files, and what the page's policy stops, are no faults
+      const kept = line.type() === 'error' && !/Failed to load resource|Content Security Policy/.test(line.text());
+      if (kept) report.errors.push(line.text());
+    });
     await page.goto(url);
     await page.waitForFunction(
       () => window.app?.canvas && window.app.isGraphReady && window.LiteGraph && !document.getElementById('splash-loader'),

@@ -44,6 +44,19 @@ def test_the_pack_imports_without_a_warning_and_every_node_has_its_help(server: 
         assert picture.endswith((".png", ".jpg")) or server.text(f"/extensions/upfusion/docs/{picture}")
 
 
+def test_blueprints_languages_and_templates_are_offered(server: Server) -> None:
+    offered = server.get("/global_subgraphs")
+    ours = {key: entry for key, entry in offered.items() if entry["info"]["node_pack"] == "custom_nodes.upfusion"}
+    assert {entry["name"] for entry in ours.values()} == {path.stem for path in (ROOT / "subgraphs").glob("*.json")}
+    for key, entry in ours.items():
+        assert entry["name"] in server.get(f"/global_subgraphs/{key}")["data"]
+    told, nodes = server.get("/i18n"), server.get("/object_info")
+    for folder in (ROOT / "locales").iterdir():
+        assert set(told[folder.name]["nodeDefs"]) >= {name for name in nodes if name.startswith("UpFusion")}
+    templates = {path.stem for path in (ROOT / "workflows").glob("*.json")}
+    assert set(server.get("/workflow_templates")["upfusion"]) == templates
+
+
 @pytest.mark.slow
 def test_importing_delays_the_start_by_less_than_half_a_second(server: Server) -> None:
     """ComfyUI measures it itself; the entry point and get_node_list are within."""

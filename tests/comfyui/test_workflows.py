@@ -12,11 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from comfyui_server import ROOT, Server, start_server
+from safetensors.torch import save_file
 
 pytestmark = pytest.mark.comfyui
 
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+CANONICAL = ROOT / "workflows" / "upfusion_6_canonical_views.json"  # weights of Hunyuan3D, which no test has
+BLUEPRINTS = sorted((ROOT / "subgraphs").glob("*.json"))
 RUN_SECONDS = 3600
 # ComfyUI's own templates; the last one is run: it needs neither models nor pictures
 STOCK = ("basic_mask_operations_and_compositing", "utility_birefnet_remove_background", "3d_moge_perspective_to_mesh")
@@ -31,11 +35,31 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [path for path in WORKFLOWS if path != CANONICAL], ids=lambda path: path.stem)
 def test_a_workflow_loads_and_runs(server: Server, path: Path, pictures: Path) -> None:
     report = in_the_frontend(server, pictures / f"{path.stem}.png", path)
     ran_well(path, report)
     assert report["outputs"]
+
+
+def test_one_with_foreign_weights_is_valid_as_far_as_their_loader(server: Server, pictures: Path) -> None:
+    """With an empty file of their name it is queued, and only what reads that file fails."""
+    checkpoints = server.base / "models" / "checkpoints"
+    checkpoints.mkdir(exist_ok=True)
+    save_file({"nothing": torch.zeros(1)}, checkpoints / "hunyuan3d-dit-v2-mv_fp16.safetensors")
+    report = in_the_frontend(server, pictures / f"{CANONICAL.stem}.png", CANONICAL)
+    is_whole(CANONICAL, report["loaded"][-1])
+    assert report["status"] == "error"
+    assert report["message"].startswith("ImageOnlyCheckpointLoader")
+    assert report["errors"] == []
+
+
+@pytest.mark.parametrize("path", BLUEPRINTS, ids=lambda path: path.stem)
+def test_a_blueprint_loads(server: Server, path: Path, pictures: Path) -> None:
+    report = in_the_frontend(server, pictures / f"{path.stem}.png", path, seconds=0)
+    assert report["errors"] == []
+    assert report["loaded"][-1]["missing"] == []
+    assert len(report["loaded"][-1]["widgets"]["1"]) >= 3  # those of the nodes inside
 
 
 def test_stock_templates_are_the_same_beside_ours(server: Server, pictures: Path, tmp_path: Path) -> None:
@@ -83,10 +107,10 @@ def is_whole(path: Path, loaded: dict[str, Any]) -> None:
             assert one == other or not isinstance(one, str | int | float), (node["type"], one, other)
 
 
-def in_the_frontend(server: Server, picture: Path, *workflows: Path) -> dict[str, Any]:
-    """The report of load_workflow.js on workflows in tabs of their own, the last of them run."""
+def in_the_frontend(server: Server, picture: Path, *workflows: Path, seconds: int = RUN_SECONDS) -> dict[str, Any]:
+    """The report of load_workflow.js on workflows in tabs of their own, the last of them run if there are seconds."""
     script = Path(__file__).parent / "load_workflow.js"
-    command = ["node", str(script), f"http://127.0.0.1:{server.port}", str(picture), str(RUN_SECONDS)]
+    command = ["node", str(script), f"http://127.0.0.1:{server.port}", str(picture), str(seconds)]
     command += [str(path) for path in workflows]
     done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_SECONDS + 900, check=False)
     assert done.returncode == 0, done.stderr[-4000:]

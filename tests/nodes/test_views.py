@@ -165,8 +165,10 @@ def test_what_cannot_be_used_gets_a_sentence(run_node: Run) -> None:
 
 
 def test_an_example_has_photos_and_truth(run_node: Run) -> None:
-    images, masks, truth, cameras, truth_masks, photo_cameras = run_node(EXAMPLE, object=1, number=2)
+    images, masks, truth, cameras, truth_masks, photo_cameras, views = run_node(EXAMPLE, object=1, number=2)
     assert len(photo_cameras) == 2
+    torch.testing.assert_close(views.cameras.cameras.camera_to_world, photo_cameras.camera_to_world)
+    assert [source.rgb.shape for source in views.sources] == [(3, 128, 128)] * 2
     center = [0.0, math.sin(math.radians(22.5)), math.cos(math.radians(22.5))]
     assert photo_cameras.centers[0].tolist() == pytest.approx(center, abs=1e-5)
     for pictures, silhouettes, count in ((images, masks, 2), (truth, truth_masks, len(cameras))):

@@ -1,6 +1,7 @@
 """Saved graphs keep their meaning: what object_info.json has of the nodes stays, and the shipped workflows fit them."""
 
 import json
+from itertools import combinations
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -67,23 +68,42 @@ def test_links_join_what_they_say(graph: dict[str, Any]) -> None:
 
 @each_workflow
 def test_the_bundled_model_and_photos_are_used(graph: dict[str, Any]) -> None:
-    """Nothing has to be fetched: what would be is bypassed and says where it is from. No value changes by itself."""
-    assert [node["widgets_values"][0] for node in ours(graph) if node["type"] == "UpFusionLoadModel"] == ["mini"]
+    """Nothing has to be fetched: what would be is bypassed or muted and says where it is from. No value changes."""
+    assert {node["widgets_values"][0] for node in ours(graph) if node["type"] == "UpFusionLoadModel"} <= {"mini"}
     assert any(node["type"] == "UpFusionExampleViews" for node in graph["nodes"])
     for node in graph["nodes"]:
         assert not {"randomize", "increment", "decrement"} & {str(value) for value in node["widgets_values"]}
-        if node["type"] in ("LoadBackgroundRemovalModel", "LoraLoaderModelOnly"):
-            assert node["mode"] == 4
-        if node["type"] == "LoadBackgroundRemovalModel":
-            (model,) = node["properties"]["models"]
-            assert model["name"] == node["widgets_values"][0]
+        if node["type"] in ("LoadBackgroundRemovalModel", "LoraLoaderModelOnly", "LoadDA3Model"):
+            assert node["mode"] in (2, 4)
+        for model in node["properties"].get("models", ()):
+            assert model["name"] in node["widgets_values"]
             assert model["url"].startswith("https://")
-            assert model["directory"] == "background_removal"
+            assert model["directory"]
 
 
-def test_there_are_five_with_notes_and_pictures_that_show_the_nodes() -> None:
-    """Those that no workflow shows have tests of their own: files, the way back of cameras."""
-    assert len(WORKFLOWS) == 5
+@each_workflow
+def test_nodes_do_not_overlap_and_stand_in_groups(graph: dict[str, Any]) -> None:
+    """Titles of 30 pixels are above what a node's pos and size say; notes stand outside of the groups."""
+    boxes = {}
+    for node in graph["nodes"]:
+        (left, top), (width, height) = node["pos"], node["size"]
+        boxes[node["id"]] = (left, top - 30, left + width, top + height)
+    for one, other in combinations(boxes, 2):
+        assert not overlap(boxes[one], boxes[other]), (one, other)
+    frames = [(x, y, x + width, y + height) for x, y, width, height in (group["bounding"] for group in graph["groups"])]
+    assert graph["groups"][0]["title"] == "1 Photos"
+    assert not any(overlap(*pair) for pair in combinations(frames, 2))
+    for node in graph["nodes"]:
+        inside = sum(overlap(boxes[node["id"]], frame) for frame in frames)
+        assert inside == (node["type"] != "MarkdownNote"), node["type"]
+
+
+def overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    """Of two boxes: left, top, right, bottom."""
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def test_every_node_is_in_a_workflow_and_each_has_notes_and_a_picture(node_classes: dict[str, Any]) -> None:
     assert not any((ROOT / name).exists() for name in ("example_workflows", "example", "examples", "templates"))
     for name, graph in WORKFLOWS.items():
         notes = [node["widgets_values"][0] for node in graph["nodes"] if node["type"] == "MarkdownNote"]
@@ -91,4 +111,4 @@ def test_there_are_five_with_notes_and_pictures_that_show_the_nodes() -> None:
         with Image.open(ROOT / "workflows" / f"{name}.jpg") as picture:
             assert picture.format == "JPEG"
             assert min(picture.size) >= 256
-    assert len({node["type"] for graph in WORKFLOWS.values() for node in ours(graph)}) >= 13
+    assert {node["type"] for graph in WORKFLOWS.values() for node in ours(graph)} == set(node_classes)

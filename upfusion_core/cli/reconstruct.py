@@ -17,19 +17,17 @@ from ..config.options import Demo, Reconstruct, Sampler, Surface
 from ..field.radiance import RadianceField, load_field
 from ..field.rendering import OccupancyGrid, render_views
 from ..geometry.cameras import reference_distance
-from ..geometry.lenses import KnownCameras
 from ..models.perceptual import load_lpips
 from ..pipeline.distill import distill_cameras
 from ..pipeline.examples import ExampleViews, example_views
 from ..pipeline.given_views import given_photos
 from ..pipeline.photo_cameras import load_photo_cameras
-from ..pipeline.photos import prepare_views
 from ..pipeline.pose import estimate_photo_cameras
 from ..pipeline.sampling import make_scheduler
 from ..pipeline.upfusion import UpFusion
 from ..support.devices import existing_device
 from ..support.errors import InputError
-from ..support.images import contact_sheet, load_png, to_8bit
+from ..support.images import contact_sheet, to_8bit
 from ..surface.extract import require_packages
 from ..surface.mesh import MeshAsset, mesh_files
 from ..surface.projection import project_photos
@@ -229,9 +227,7 @@ def painted(mesh: MeshAsset, photos: GivenViews, size: int) -> MeshAsset:
 
 def save_photo_texture(run: Run, field: RadianceField, example: ExampleViews) -> None:
     """mesh_photos.glb: the mesh with the pixels of the larger photos, by their true cameras; and a picture of both."""
-    sizes = [(load_png(path).shape[2], load_png(path).shape[1]) for path in example.large]
-    known = KnownCameras.of_photos(example.photo_cameras, sizes)
-    views = prepare_views(list(example.large), cameras=known)
+    views = example.posed(256)
     assert views.cameras is not None, "they were given"
     mesh = extracted(field, DEMO_TEXTURE, DEMO_TEXTURE.texture_size)
     meshes = (mesh, painted(mesh, given_photos(views, views.cameras), DEMO_TEXTURE.texture_size))

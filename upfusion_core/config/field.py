@@ -147,6 +147,7 @@ class FitConfig:
     distortion_weight: Weight = 0.1
     depth_weight: Weight = 0.3  # in the last step, rising from 0 in the first: on a fog it would act too soon
     crisp_weight: Weight = 0.0  # in the last step, rising with the square of the progress: no haze is left
+    coarse_share: Share = 0.0  # of the steps, in which finer levels join the grid's two coarsest: shape before detail
     occupancy_cells: Annotated[int, Ge(0), Le(512)] = 48  # along an axis of the OccupancyGrid; 0: no space is skipped
     occupancy_every: Count = 16  # steps between its updates
     outside_weight: Weight = 1.0  # of what is dense where silhouettes leave nothing, if the caller has found that out
@@ -154,7 +155,9 @@ class FitConfig:
     @classmethod
     def views(cls) -> FitConfig:
         """For few large pictures with known cameras, beside nothing else."""
-        return cls(iterations=1000, rays=8192, sampling=RaySampling(uniform=48, importance=16))
+        sampling = RaySampling(uniform=48, importance=16)
+        options: dict[str, Any] = {"depth_weight": 0.03, "coarse_share": 0.6, "occupancy_every": 64}
+        return cls(iterations=1000, rays=8192, sampling=sampling, **options)
 
 
 @configuration

@@ -160,6 +160,10 @@ class FieldFitter:
             group["lr"] = rate * config.final_lr**progress
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
+        if progress < config.coarse_share:
+            rows, gradient = self.field.config.grid.rows, self.field.grid.table.grad
+            assert gradient is not None, "it went backward"
+            gradient[sum(rows[: 2 + int((len(rows) - 2) * progress / config.coarse_share)]) :] = 0
         if not finite_gradient(total, list(self.field.mlp.parameters())):
             self.optimizer.zero_grad(set_to_none=True)
             raise FieldError(not_finite(f"step {self.iteration + 1} of the fit", losses))

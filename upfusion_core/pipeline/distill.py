@@ -213,6 +213,9 @@ class FitRounds:
                 noise = stream_generator(job.seed, NOISE_STREAM + number).initial_seed()
                 seeds = tuple(noise if plan.shared_noise else noise + view for view in range(len(cameras)))
                 self.rounds.append(Round(cameras, plan.fit, plan.ends[number + 1], level, seeds))
+        given, self.hull = job.views, None  # where anything may be
+        if given is not None and job.silhouettes:
+            self.hull = visual_hull(given, self.field.config.half_extent, CELLS)
         self.total = self._steps_before(len(self.rounds) - 1) + self.rounds[-1].end
         self._cond: ViewConditioning | None = None
         saved = job.load() or {"round": 0, "pictures": None, "fit": None}
@@ -254,10 +257,7 @@ class FitRounds:
 
     def _new_fitter(self) -> FieldFitter:
         fit, generator = self.rounds[self.number].fit, stream_generator(self.job.seed, FIT_STREAM)
-        hull, given = None, self.job.views
-        if given is not None and self.job.silhouettes:
-            hull = visual_hull(given, self.field.config.half_extent, CELLS)
-        return FieldFitter(self.field, **vars(self._targets()), hull=hull, config=fit, generator=generator)
+        return FieldFitter(self.field, **vars(self._targets()), hull=self.hull, config=fit, generator=generator)
 
     @torch.no_grad()
     def _sampled(self, made: Round) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..config import MAX_PHOTOS
 from ..geometry import cameras_from_matrices
+from ..geometry.lenses import KnownCameras
 from ..support.checks import check_count
 from ..support.errors import InputError
 from ..support.files import bundled_path
@@ -44,6 +45,12 @@ class ExampleViews:
     def prepared(self, size: int) -> InputViews:
         """The photos at a model's size, without masks, as framed ones: cropped, they would not fit the truth."""
         return prepare_views(list(self.photos), size=size)
+
+    def posed(self, size: int) -> InputViews:
+        """The same with their true cameras, and with the larger photos' own pixels where there are any."""
+        files = self.large or self.paths
+        sides = [(load_png(path).shape[2], load_png(path).shape[1]) for path in files]
+        return prepare_views(list(files), size=size, cameras=KnownCameras.of_photos(self.photo_cameras, sides))
 
 
 def example_count() -> int:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
-from torch.nn.functional import adaptive_max_pool2d, grid_sample, interpolate, max_pool2d
+from torch.nn.functional import adaptive_max_pool2d, grid_sample, interpolate, max_pool2d, normalize
 
 from ..config import FieldConfig, FitConfig
 from ..field.fitting import FieldFitter
@@ -71,6 +71,8 @@ def given_photos(views: InputViews, cameras: PhotoCameras) -> GivenViews:
     if views.sources is None:
         raise InputError("the photos' own pixels are needed, but these views have none; make them with prepare_views")
     chosen = cameras.accepted.nonzero()[:, 0]
+    if not len(chosen):
+        raise InputError("a photo whose camera is accepted is needed, got none; give their cameras, or other photos")
     photos = [views.sources[index] for index in chosen.tolist()]
     masks = []
     for photo in photos:
@@ -91,9 +93,10 @@ def _reduced(picture: Tensor) -> Tensor:
 def visual_hull(pictures: FittedPictures, extent: float, cells: int) -> Tensor:
     """(cells, cells, cells) of [-extent, extent]³, axes x, y, z: 0 where a silhouette leaves nothing; 1 or UNLIKELY.
 
-    A hull of few silhouettes has points and edges that objects have not. In a ball, the squares of the distances from
-    the middles of its pictures, in radii, are 2/3 in the mean at its surface and more outside: of other silhouettes a
-    place's distance from the outline beside the largest there tells the same. What is unlikely may yet be needed.
+    A hull of few silhouettes has points and edges that objects have not. Where a ball's surface looks towards n, its
+    distance from the middle of a picture from the side v is, squared and in radii, 1 - (n·v)²; outside it is more. Of
+    other silhouettes a place's distance from the outline beside the largest there tells the same, with the hull's own
+    n and in the mean over the pictures. What is unlikely may yet be needed.
     """
     axis = ((torch.arange(cells) + 0.5) / cells * 2 - 1) * extent
     points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).reshape(-1, 3)
@@ -112,8 +115,14 @@ def visual_hull(pictures: FittedPictures, extent: float, cells: int) -> Tensor:
     if not bool(kept.any()):
         problem = "the silhouettes must meet in one object, but leave nothing that all cameras see"
         raise InputError(f"{problem}; are pictures, masks and cameras in one order, and cameras in one frame?")
-    likely = aside <= min(0.5 + 0.05 * max(len(pictures.mask) - 3, 0), 2 / 3)
-    return (kept * torch.where(likely, 1.0, UNLIKELY)).reshape(cells, cells, cells)
+    hull, towards = kept.reshape(cells, cells, cells).float(), normalize(pictures.cameras.centers, dim=-1)
+    slopes = [ndimage.gaussian_filter(hull.numpy(), cells / 16, order=order) for order in np.eye(3, dtype=int).tolist()]
+    normal = normalize(torch.from_numpy(np.stack(slopes, axis=-1)).reshape(-1, 3), dim=-1)
+    sides = towards.T @ towards / len(towards)
+    least = torch.linalg.eigvalsh(sides)[0]  # deep inside, where no normal tells, the most that a ball has counts
+    expected = 1 - least - ((normal @ (sides - least * torch.eye(3))) * normal).sum(-1)
+    likely = aside <= min(0.75 + 0.075 * max(len(towards) - 3, 0), 1.0) * expected
+    return hull * torch.where(likely, 1.0, UNLIKELY).reshape(hull.shape)
 
 
 def _from_middle(mask: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
+from PIL import Image
 from skimage.measure import label as connected
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, max_pool2d
@@ -77,13 +78,14 @@ def estimate_mask(rgb: Tensor) -> Tensor:
 
 
 def find_object(
-    values: Tensor, rgb: Tensor, label: str, *, orientation: int = 1, sense: Sense = "white"
+    values: Tensor, rgb: Tensor, label: str, *, orientation: int = 1, sense: Sense = "white", shrunk: int = 1
 ) -> tuple[Tensor, PhotoNote]:
     """A decoded mask (1 or 3, H, W) of the upright photo `rgb` (3, H, W) -> coverage (H, W), and how it was taken.
 
     All are uint8 in 0..255 or float32 in [0, 1]; the coverage is full on the object. `orientation` is the photo's by
     EXIF: a mask of the size that its stored pixels have is turned with them. Where both ways fit, as in a square, that
-    one is taken whose outline meets the picture's edges better.
+    one is taken whose outline meets the picture's edges better. The photo may be `shrunk` times smaller; the coverage
+    is as small.
 
     Raises:
         PhotoError: another size, more than two values, or one alone; the sentence names `label`.
@@ -91,8 +93,10 @@ def find_object(
 
     def edges_met(tried: Tensor) -> float:
         """How much of its outline lies along edges of the photo, seen from near and, for rough masks, from afar."""
-        step, met = max(1, min(tried.shape) // (2 * _EDGES[0])), 0.0
-        seen = [each[:, ::step, ::step].float() / _full(each) for each in (rgb, tried[None])]
+        met, seen = 0.0, []
+        for each in (rgb, tried[None]):
+            step = max(1, min(each.shape[1:]) // (2 * _EDGES[0]))
+            seen.append(each[:, ::step, ::step].float() / _full(each))
         for side in _EDGES:
             picture, outline = (torch.gradient(adaptive_avg_pool2d(each, side), dim=(1, 2)) for each in seen)
             strength = (picture[0].square() + picture[1].square()).sqrt()
@@ -101,7 +105,7 @@ def find_object(
         return met
 
     check_choice("sense", sense, get_args(Sense))
-    size, stored = tuple(rgb.shape[1:]), tuple(values.shape[1:])
+    size, stored = (shrunk * rgb.shape[1], shrunk * rgb.shape[2]), tuple(values.shape[1:])
     host_turned = sense == "border" and orientation == 1 and stored != size  # the photo, but not its mask
     ways = {6, 8} if host_turned else {1, orientation}
     ways = {way for way in ways if (stored if way < 5 else stored[::-1]) == size}
@@ -119,7 +123,10 @@ def find_object(
         text += f"; {how}, which meets the picture's edges better than {'otherwise' if way == 1 else 'as it is'}"
     elif way != 1:
         text, doubtful = f"{text}; turned upright with the photo, whose stored pixels have its size", True
-    return fits[way], PhotoNote(text, doubtful)
+    coverage = fits[way]
+    if shrunk > 1:
+        coverage = torch.from_numpy(np.array(Image.fromarray(coverage.numpy()).reduce(shrunk)))
+    return coverage, PhotoNote(text, doubtful)
 
 
 def _polarised(values: Tensor, label: str, sense: Sense) -> tuple[Tensor, str, bool]:

@@ -19,7 +19,7 @@ from ..support.errors import InputError
 from ..support.files import reading
 from ..support.images import unit_range
 from ..types import Cameras
-from .photos import PhotoSource, read_mask, read_photo
+from .photos import LARGEST, PhotoSource, read_mask, read_photo
 
 _QUARTERS = {1: 0, 3: 2, 6: 1, 8: 3}
 """EXIF's orientation -> by how many quarters of a turn, clockwise, the stored pixels become upright."""
@@ -229,7 +229,7 @@ def _middles(
     """Where the middle of each silhouette is, as shares of the photo's sides; None where nothing tells."""
     found: list[tuple[float, float] | None] = []
     for index, path in enumerate(photos):
-        photo = read_photo(path, f"photo {index + 1}")
+        photo = read_photo(path, f"photo {index + 1}", least=LARGEST)
         source = None if masks is None else masks[index]
         mask = photo.coverage if source is None else read_mask(source, photo)[0]
         if mask is None:

@@ -31,7 +31,7 @@ from .masks import ON_WHITE, WHITE_ENOUGH, Sense, border_median, check_tells, es
 PhotoSource = str | os.PathLike[str] | Image.Image | Tensor | np.ndarray  # what a photo or a mask may be given as
 
 _BAND = 4_000_000  # pixels of a photo that are floating point at a time
-_LARGEST = 4000  # pixels along a JPEG's longer side that are kept; more of six photos would take gigabytes
+LARGEST = 4000  # pixels along a JPEG's longer side that are kept; more of six photos would take gigabytes
 MIN_SIDE = 8  # smaller pictures show no object
 _NARROWEST = 8  # pixels of the result that a whole photo must cover in its shorter direction
 _GREY_ENOUGH = 16  # JPEG noise between the channels of a grey mask
@@ -87,7 +87,7 @@ def prepare_views(
     senses = [sense] * count if isinstance(sense, str) else list(sense)
     framed = []
     for index, (source, mask, how) in enumerate(zip(sources, given, senses, strict=True)):
-        photo = read_photo(source, f"photo {index + 1}", least=_LARGEST if mask is None else None)
+        photo = read_photo(source, f"photo {index + 1}", least=LARGEST)
         photo, note = _with_object(photo, mask, how, remove_background, any_background)
         if cameras is not None and not cameras.lenses[index].is_pinhole:
             photo = photo.straightened(cameras.lenses[index])
@@ -137,6 +137,7 @@ class Photo:
     name: str
     orientation: int = 1
     distortion: Mapping[str, Any] | None = None  # that was taken out of it
+    shrunk: int = 1  # how many pixels of the file are one along each side
 
     def straightened(self, lens: Lens) -> Photo:
         """The photo as a pinhole would have it; white, and no object, where its lens did not reach."""
@@ -172,13 +173,15 @@ def read_photo(source: PhotoSource, label: str = "photo 1", *, least: int | None
         least: a JPEG file may be decoded 2, 4 or 8 times smaller, where its sides remain whole, the longer this long.
     """
     opened_here = isinstance(source, str | os.PathLike)  # a picture of the caller's own is not to become smaller
-    name = Path(source).as_posix() if isinstance(source, str | os.PathLike) else label
+    name, shrunk = Path(source).as_posix() if isinstance(source, str | os.PathLike) else label, 1
 
     def read(image: Image.Image, label: str) -> np.ndarray:
+        nonlocal shrunk
         if least and opened_here and image.format in ("JPEG", "MPO"):
-            for width, height in ((image.width // factor, image.height // factor) for factor in (8, 4, 2)):
-                if max(width, height) >= least and image.width % width == image.height % height == 0:
-                    image.draft(None, (width, height))
+            for factor in (8, 4, 2):
+                if max(image.size) // factor >= least and image.width % factor == image.height % factor == 0:
+                    image.draft(None, (image.width // factor, image.height // factor))
+                    shrunk = factor
                     break
         return pixels(image, label)
 
@@ -188,7 +191,7 @@ def read_photo(source: PhotoSource, label: str = "photo 1", *, least: int | None
         wanted = f"{label} must be at least {MIN_SIDE} x {MIN_SIDE} pixels"
         raise PhotoError(f"{wanted}, got {width} x {height}; use a larger picture")
     if len(channels) in (1, 3):
-        return Photo(channels.expand(3, height, width), None, label, name, way)
+        return Photo(channels.expand(3, height, width), None, label, name, way, shrunk=shrunk)
     opaque = bool((channels[-1] == (255 if channels.dtype == torch.uint8 else 1)).all())
     return Photo(channels[:-1].expand(3, height, width), None if opaque else channels[-1], label, name, way)
 
@@ -208,7 +211,7 @@ def read_mask(source: PhotoSource, photo: Photo, sense: Sense = "white") -> tupl
     if len(channels) != 1 and isinstance(source, Tensor):
         raise PhotoError(f"{label} must be (H, W) or (1, H, W), got {tuple(channels.shape)}; give one channel")
     label, way = label.removeprefix("mask of "), photo.orientation
-    return find_object(channels, photo.rgb, label, orientation=way, sense=sense)
+    return find_object(channels, photo.rgb, label, orientation=way, sense=sense, shrunk=photo.shrunk)
 
 
 def _with_object(

@@ -186,7 +186,8 @@ class DiffusionStage(nn.Module):
         config, count, views = self.config, len(batch), batch.views
         size, levels = config.model.latent_size, len(config.model.diffusion.channel_mult)
         draw = random.uniform(count)
-        timesteps = (random.uniform(count, views).flatten().double() * TRAIN_STEPS).long()
+        # whole numbers, as Apple's GPUs have no float64: a uniform number is a multiple of 2^-24, its floor exact
+        timesteps = (random.uniform(count, views).flatten() * 2**24).long() * TRAIN_STEPS >> 24
         shape = (count, views, LATENT_CHANNELS, size, size)
         noise, posterior = random.normal(*shape).flatten(0, 1), random.normal(*shape).flatten(0, 1)
         # as geometry.reference_plucker up to rounding, but computed where the batch is

@@ -7,7 +7,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from upfusion_core import Cameras, GivenViews, InputError, NovelViews, RadianceField, fit_views, orbit_cameras
+from upfusion_core import (
+    Cameras,
+    GivenViews,
+    InputError,
+    NovelViews,
+    PhotoCameras,
+    RadianceField,
+    fit_views,
+    given_photos,
+    orbit_cameras,
+    prepare_views,
+)
 from upfusion_core.config import FieldConfig, FitConfig, GridConfig, RaySampling
 from upfusion_core.field.fitting import FieldFitter
 from upfusion_core.geometry import camera_rays
@@ -69,6 +80,40 @@ def test_silhouettes_leave_the_ball_and_little_more() -> None:
     assert hull[distance < RADIUS].all()
     assert not hull[distance > RADIUS * 3**0.5 + 0.02].any()  # a cube about the ball, and a cell and a half
     assert float(hull.sum()) < 2 * float((distance < RADIUS).sum())
+
+
+def test_silhouettes_of_a_ring_leave_the_top_of_the_ball() -> None:
+    """From the sides alone its places lie farther from the pictures' middles than others, and are surface yet."""
+    cameras = orbit_cameras([0.0, 90.0, 180.0, 270.0])
+    pictures = [ball(camera, 48, 48) for camera in cameras]
+    views = GivenViews([rgb for rgb, _ in pictures], cameras, [mask for _, mask in pictures])
+    likely = visual_hull(fitted_pictures(views), 0.2, 32) == 1
+    axis = ((torch.arange(32) + 0.5) / 32 * 2 - 1) * 0.2
+    distance = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij")).norm(dim=0)
+    assert likely[distance < RADIUS * 0.9].float().mean() > 0.995
+    assert not likely[distance > RADIUS * 1.25].any()
+
+
+def test_fine_levels_wait_for_coarse_ones() -> None:
+    views = fitted_pictures(given([(16, 16)] * 3))
+    grid = GridConfig(levels=4, features=1, coarsest=2, finest=16, table_size=8192)
+    config = replace(QUICK, iterations=5, rays=64, coarse_share=0.5)
+    field = RadianceField(FieldConfig(grid=grid, hidden=4))
+    fit = FieldFitter(field, **vars(views), config=config, generator=torch.Generator().manual_seed(0))
+    moved = []
+    for _ in range(3):
+        before = field.grid.table.detach().split(grid.rows)
+        before = [rows.clone() for rows in before]
+        fit.step()
+        after = field.grid.table.detach().split(grid.rows)
+        moved.append([not new.equal(old) for new, old in zip(after, before, strict=True)])
+    assert moved == [[True, True, False, False], [True, True, True, False], [True] * 4]  # of 0, 1/4, 1/2 of all steps
+
+
+def test_photos_without_an_accepted_camera_are_refused() -> None:
+    views = prepare_views(1 - torch.eye(16).expand(3, 16, 16), size=16)
+    with pytest.raises(InputError, match="whose camera is accepted is needed, got none"):
+        given_photos(views, PhotoCameras(CAMERAS[:1], torch.tensor([False]), torch.zeros(1)))
 
 
 def test_a_ball_comes_back_at_the_pictures_own_size(monkeypatch: pytest.MonkeyPatch) -> None:

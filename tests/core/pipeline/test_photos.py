@@ -339,13 +339,20 @@ def test_mask_estimate_ignores_jpeg_noise(tmp_path: Path) -> None:
 
 
 def test_large_jpegs_are_read_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline_photos, "_LARGEST", 50)
+    monkeypatch.setattr(pipeline_photos, "LARGEST", 50)
     kept = {(96, 64): (96, 64), (104, 64): (52, 32), (210, 60): (105, 30), (404, 64): (101, 16)}
     for given, expected in kept.items():
         picture = Image.fromarray((_on_white_photo() * 255).byte().permute(1, 2, 0).numpy())
         picture.resize(given).save(tmp_path / "d.jpg")
         (source,) = prepare_views(tmp_path / "d.jpg", size=64).sources or ()
         assert source.size == expected, "the longer side keeps 50 pixels, sides stay whole"
+        mask = torch.zeros(given[1], given[0], dtype=torch.uint8)
+        mask[: given[1] // 2, : given[0] // 4] = 255
+        (masked,) = prepare_views(tmp_path / "d.jpg", mask.numpy(), size=64, crop=False).sources or ()
+        assert masked.mask is not None
+        assert masked.mask.shape == masked.rgb.shape[1:] == expected[::-1], "its mask becomes as small"
+        assert masked.mask[: expected[1] // 2, : expected[0] // 4].min() == 255
+        assert masked.mask.float().mean() == pytest.approx(255 * (given[0] // 4) / given[0] / 2, rel=0.02)
 
 
 def test_ways_to_give_photos_and_masks_agree(tmp_path: Path) -> None:

@@ -1,0 +1,82 @@
+"""The languages in locales/ name every node, input and output, with all tooltips; blueprints hold known nodes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BLUEPRINTS = sorted((ROOT / "subgraphs").glob("*.json"))
+LANGUAGES = ("de", "fr", "ja", "ko", "zh")
+
+
+def english(schema: Any) -> dict[str, Any]:
+    """What a node shows, as ComfyUI's locale files have it; an input without a tooltip has a name only."""
+    named = {"inputs": {item.id: item for item in schema.inputs}, "outputs": dict(enumerate(schema.outputs))}
+    shown = {
+        kind: {
+            str(key): {"name": item.id} | ({"tooltip": item.tooltip} if item.tooltip else {})
+            for key, item in sockets.items()
+        }
+        for kind, sockets in named.items()
+    }
+    return {"display_name": schema.display_name, "description": schema.description, **shown}
+
+
+def leaves(value: Any, path: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, of paths such as "inputs.seed.tooltip"."""
+    if not isinstance(value, dict):
+        return {path: value}
+    return {name: leaf for key, part in value.items() for name, leaf in leaves(part, f"{path}/{key}").items()}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_language_has_every_key_and_says_something_else(node_classes: dict[str, Any], language: str) -> None:
+    text = (ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8")
+    told = leaves(json.loads(text))
+    wanted = leaves({node_id: english(node.GET_SCHEMA()) for node_id, node in node_classes.items()})
+    assert told.keys() == wanted.keys()
+    for path, words in told.items():
+        assert isinstance(words, str)
+        assert words.strip() == words != ""
+        assert "{" not in words
+        if path.endswith(("tooltip", "description", "display_name")):
+            assert words != wanted[path], path
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_language_has_every_part_of_the_menu(node_classes: dict[str, Any], language: str) -> None:
+    told = json.loads((ROOT / "locales" / language / "main.json").read_text(encoding="utf-8"))["nodeCategories"]
+    assert told.keys() == {node.GET_SCHEMA().category.removeprefix("UpFusion/") for node in node_classes.values()}
+    assert all(told.values())
+
+
+def test_leaves_by_hand() -> None:
+    assert leaves({"a": {"b": "x", "c": {"d": "y"}}, "e": "z"}) == {"/a/b": "x", "/a/c/d": "y", "/e": "z"}
+
+
+@pytest.mark.parametrize("path", BLUEPRINTS, ids=lambda path: path.stem)
+def test_a_blueprint_is_one_box_of_nodes_that_there_are(node_classes: dict[str, Any], path: Path) -> None:
+    """Its sockets are those of the box; all links join what they say."""
+    graph = json.loads(path.read_text(encoding="utf-8"))
+    ((box,), (inside,)) = graph["nodes"], graph["definitions"]["subgraphs"]
+    assert box["type"] == inside["id"]
+    assert inside["name"] == box["title"] == path.stem
+    assert len(graph["extra"]["BlueprintDescription"]) > 40
+    for kind in ("inputs", "outputs"):
+        assert [slot["name"] for slot in box[kind]] == [slot["name"] for slot in inside[kind]]
+    nodes = {node["id"]: node for node in inside["nodes"]}
+    assert {node["type"] for node in nodes.values()} <= node_classes.keys()
+    for link in inside["links"]:
+        source = inside["inputs"] if link["origin_id"] == -10 else nodes[link["origin_id"]]["outputs"]
+        assert source[link["origin_slot"]]["type"] == link["type"]
+        if link["target_id"] == -20:
+            assert link["id"] in inside["outputs"][link["target_slot"]]["linkIds"]
+        else:
+            assert nodes[link["target_id"]]["inputs"][link["target_slot"]]["link"] == link["id"]
+
+
+def test_there_are_four_blueprints() -> None:
+    names = ["Photos to Canonical Views", "Photos to Mesh", "Photos to Views", "True pixels onto a mesh"]
+    assert [path.stem for path in BLUEPRINTS] == names

@@ -1,0 +1,75 @@
+"""The grid's Triton kernels compiled ahead for GPUs that are not here: they fit into registers, and spill none.
+
+`python tests/phantom/test_kernels.py` prints what each needs; in a process of its own, as others interpret kernels.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ARCHITECTURES = (75, 80, 86, 89, 90, 120)  # Turing (RTX 20), A100, RTX 30, RTX 40, H100 and H200, RTX 50
+LEVELS, FEATURES = 4, 4  # of the small field, whose kernels need the most registers
+KERNELS = {"encode": ("_rows", False), "scatter": ("_rows", True), "slope": ("_slope", None)}
+
+pytestmark = [pytest.mark.phantom, pytest.mark.skipif(sys.platform != "linux", reason="Triton's compiler is for Linux")]
+
+
+def compiled(arch: int, name: str) -> dict[str, Any]:
+    """One kernel as a launch on float32 specialises it: registers, stack and local memory a thread, and its size."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from upfusion_core.field import _triton as kernels
+
+    function, adds = KERNELS[name]
+    kernel = getattr(kernels, function)
+    constants = {"LEVELS": LEVELS, "FEATURES": FEATURES, "PADDED": FEATURES, "ADDS": adds}
+    constants |= {"SUM": kernels.tl.float32, "BLOCK": kernels.BLOCK}
+    others = {"count": "i32", "levels": "*i64"}
+    signature = {each: "constexpr" if each in constants else others.get(each, "*fp32") for each in kernel.arg_names}
+    places = {each: (index,) for index, each in enumerate(kernel.arg_names)}
+    aligned = {places[each]: [["tt.divisibility", 16]] for each in places if signature[each].startswith("*")}
+    chosen = {places[each]: value for each, value in constants.items() if each in places}
+    made = triton.compile(ASTSource(kernel, signature, chosen, aligned), target=GPUTarget("cuda", arch, 32))
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(made.asm["cubin"])
+        file.flush()
+        reader = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+        told = subprocess.run([reader, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    usage = {key.lower(): int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", told)}
+    return {"arch": arch, "kernel": name, **usage, "cubin": len(made.asm["cubin"])}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    pytest.importorskip("triton", reason="needs the package triton")
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment |= {"PYTHONPATH": str(ROOT), "TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton"))}
+    ran = subprocess.run([sys.executable, __file__], capture_output=True, text=True, env=environment, check=False)
+    assert not ran.returncode, ran.stderr
+    return [json.loads(line) for line in ran.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_kernels_fit_every_architecture(found: list[dict[str, Any]], arch: int) -> None:
+    mine = [each for each in found if each["arch"] == arch]
+    assert len(mine) == len(KERNELS)
+    for each in mine:
+        assert each["local"] == each["stack"] == 0, each  # nothing spilled
+        assert each["reg"] <= 128, each  # 65,536 of a multiprocessor: 4 blocks of 128 threads at once, at least
+        assert each["cubin"] > 1000
+
+
+if __name__ == "__main__":
+    for arch in ARCHITECTURES:
+        for name in KERNELS:
+            print(json.dumps(compiled(arch, name)), flush=True)

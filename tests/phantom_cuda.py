@@ -1,0 +1,588 @@
+"""A GPU that is not there: tensors that say they lie on it, compute on the CPU, and keep a GPU's rules.
+
+Within `phantom()` torch believes in one GPU. A `Phantom` wraps a CPU tensor, and every operation on it runs on what it
+wraps. What a GPU refuses is refused: operations on tensors of two places (but CPU scalars in pointwise operations, and
+CPU indices into tensors on the GPU), a generator of another place, products of whole numbers, numpy(). So is float64,
+which Apple's GPUs do not have and others are slow at, and, on a phantom "mps", what torch has no kernel of for it.
+
+What a GPU is slow at is counted in the `State` that `phantom()` gives: `waits`, by what and which line, where the host
+waits for the device, and `launches` of kernels. `capture` records operations as a CUDA graph does and refuses what may
+not happen there. `state.peak` is the most bytes that lived on the device at once. A hollow device holds no values at
+all, only shapes, so that networks of full size can be walked for their bytes; what the host reads of it is 1.
+
+How: a phantom's own device is "meta", for which autograd needs no driver; Python sees cuda:0.
+"""
+
+# ruff: noqa: ANN001, ANN401 - what torch calls and is called with is of any type
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map_only
+
+aten = torch.ops.aten
+_Generator = torch.Generator
+_WAITS = {
+    aten._local_scalar_dense.default: "item", aten.equal.default: "equal", aten.nonzero.default: "nonzero",
+    aten.masked_select.default: "masked_select", aten._unique2.default: "unique", aten.unique_dim.default: "unique",
+    aten.unique_consecutive.default: "unique", aten.bincount.default: "bincount",
+    aten._linalg_check_errors.default: "linalg errors",
+}  # fmt: skip
+_INDEXING = {
+    aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._unsafe_index.Tensor,
+    aten._index_put_impl_.default, aten._unsafe_index_put.default,
+}  # fmt: skip
+_TAKE_SCALARS = {aten.where.self, aten.masked_fill.Tensor, aten.masked_fill_.Tensor, aten.fill_.Tensor}
+_PRODUCTS = {
+    aten.mm.default, aten.bmm.default, aten.addmm.default, aten.baddbmm.default, aten.mv.default, aten.dot.default,
+    aten.convolution.default,
+}  # fmt: skip
+_FREE = ("aten::detach", "aten::alias", "aten::view", "aten::_unsafe_view", "aten::empty", "aten::lift_fresh")
+
+
+class State:
+    """What is counted, from the start of `phantom()` or the last `reset`."""
+
+    def __init__(self, kind: str, hollow: bool) -> None:
+        self.device = torch.device(kind, 0)
+        self.store = torch.device("meta" if hollow else "cpu")  # where the values are
+        self.tape: list[tuple[Any, Any, Any, Any]] | None = None
+        self.live: dict[int, list[int]] = {}
+        self.bytes = 0
+        self.reset()
+
+    def reset(self) -> None:
+        self.waits: Counter[tuple[str, str]] = Counter()
+        self.launches, self.peak = 0, self.bytes
+
+    @property
+    def waited(self) -> int:
+        return sum(self.waits.values())
+
+    @contextlib.contextmanager
+    def at_most(self, waits: int, launches: int | None = None) -> Iterator[None]:
+        """Counts anew within it, and fails where the host waited, or kernels were launched, more often."""
+        self.reset()
+        yield
+        assert self.waited <= waits, f"{self.waited} waits, at most {waits}: {self.waits.most_common(20)}"
+        assert launches is None or self.launches <= launches, f"{self.launches} launches, at most {launches}"
+
+    def wait(self, what: str) -> None:
+        if self.tape is not None:
+            raise RuntimeError(f"operation not permitted when stream is capturing: {what} at {place()}")
+        self.waits[what, place()] += 1
+
+
+class _Lease:
+    """What a phantom holds of the device's memory, until it dies; views of one storage hold it together."""
+
+    def __init__(self, inner: Tensor) -> None:
+        storage = inner.untyped_storage()
+        self.state, self.key = STATE, storage._cdata
+        if self.key not in STATE.live:
+            size = -(-storage.nbytes() // 512) * 512  # torch gives memory in pieces of 512 bytes
+            STATE.live[self.key] = [0, size]
+            STATE.bytes += size
+            STATE.peak = max(STATE.peak, STATE.bytes)
+        STATE.live[self.key][0] += 1
+
+    def __del__(self) -> None:
+        entry = self.state.live[self.key]
+        entry[0] -= 1
+        if not entry[0]:
+            self.state.bytes -= entry[1]
+            del self.state.live[self.key]
+
+
+STATE = State("cuda", hollow=False)
+
+
+class Phantom(Tensor):
+    """A tensor on the device that is not there; `inner` is what it wraps."""
+
+    inner: Tensor
+    lease: _Lease
+
+    @staticmethod
+    def __new__(cls, inner: Tensor) -> Phantom:
+        if inner.dtype in (torch.float64, torch.complex128):
+            raise TypeError(
+                f"{inner.dtype} on {STATE.device} at {place()}: Apple's GPUs lack it, others are slow at it"
+            )
+        layout = (inner.size(), inner.stride(), inner.storage_offset())
+        phantom = Tensor._make_wrapper_subclass(cls, *layout, dtype=inner.dtype, device="meta")
+        phantom.lease = _Lease(inner)  # first, so that it goes before the storage's number can be another's
+        phantom.inner = inner
+        return phantom
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _run(func, args, kwargs or {})
+
+    device = property(lambda self: STATE.device)  # type: ignore[assignment]
+    is_cuda = property(lambda self: STATE.device.type == "cuda")  # type: ignore[assignment]
+    is_meta = property(lambda self: False)  # type: ignore[assignment]
+    is_cpu = property(lambda self: False)  # type: ignore[assignment]
+
+    def get_device(self) -> int:
+        return 0
+
+    def numpy(self, *, force: bool = False) -> Any:
+        raise TypeError(f"can't convert {STATE.device} device type tensor to numpy. Use Tensor.cpu() first.")
+
+    def __array__(self, dtype: Any = None) -> Any:
+        return self.numpy()
+
+    def tolist(self) -> Any:
+        return self.cpu().tolist()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        copy: Any = Phantom(self.inner.clone())
+        if getattr(self, "_is_param", False):
+            copy = torch.nn.Parameter(copy, self.requires_grad)
+        return memo.setdefault(id(self), copy)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:  # a file holds the values; where they are loaded is the reader's
+        return self.inner.__reduce_ex__(protocol)
+
+    def __repr__(self, **_: Any) -> str:
+        return f"Phantom({self.inner!r})"
+
+
+def place() -> str:
+    """The innermost line of the project that is being run."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        for part in ("upfusion_core/", "nodes/", "tests/phantom/"):
+            if part in name and "site-packages" not in name:
+                return f"{part}{name.split(part)[-1]}:{frame.f_lineno}"
+        frame = frame.f_back
+    return "?"
+
+
+# ---- an operation: what is refused, what waits, what launches
+
+
+class _Facts(NamedTuple):
+    """What is asked of every operation."""
+
+    composite: bool
+    launches: bool
+    in_place: bool
+    pointwise: bool  # takes CPU scalars
+    written: tuple[tuple[int, str], ...]  # arguments that are written to and returned
+    name: str
+
+
+@lru_cache(maxsize=4096)
+def _facts(func: Any) -> _Facts:
+    schema = func._schema
+    name = schema.name
+    alias = schema.returns[0].alias_info if schema.returns else None
+    written = [
+        (index, argument.name)
+        for index, argument in enumerate(schema.arguments)
+        if alias is not None and alias.is_write and argument.alias_info is not None and argument.alias_info.is_write
+    ]
+    return _Facts(
+        func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd),
+        not func.is_view and not name.startswith(_FREE),
+        name.endswith("_"),
+        torch.Tag.pointwise in func.tags or func in _TAKE_SCALARS or "foreach" in name,
+        tuple(written),
+        name.removeprefix("aten::") + (f".{schema.overload_name}" if schema.overload_name else ""),
+    )
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    """All tensors among arguments."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
+
+
+def _unwrapped(value: Any) -> Any:
+    if isinstance(value, Phantom):
+        return value.inner
+    return type(value)(map(_unwrapped, value)) if type(value) in (list, tuple) else value
+
+
+def _wrapped(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return Phantom(value)
+    return type(value)(map(_wrapped, value)) if type(value) in (list, tuple) else value
+
+
+def _check(func: Any, first: Any, tensors: list[Tensor]) -> None:
+    """Raises where the GPU's operation would."""
+    facts = _facts(func)
+    plain = [value for value in tensors if not isinstance(value, Phantom)]
+    if func in _INDEXING:
+        plain = [value for value in plain if value is first]  # indices may lie on the CPU, what is indexed may not
+    elif facts.pointwise:
+        plain = [value for value in plain if value.ndim or (facts.in_place and value is first)]
+    if plain:
+        places = ", ".join(f"{value.device} {tuple(value.shape)}" for value in tensors)
+        raise RuntimeError(f"Expected all tensors to be on the same device: {func} of {places} at {place()}")
+    if func in _PRODUCTS:
+        kinds = {value.dtype for value in tensors}
+        if len(kinds) > 1 or not all(kind.is_floating_point for kind in kinds):
+            raise RuntimeError(f"{func} needs one floating-point type, got {kinds} at {place()}")
+    if STATE.device.type == "mps" and facts.name in lacking_on_mps():
+        raise NotImplementedError(f"The operator '{func}' is not implemented for the MPS device (at {place()})")
+
+
+@lru_cache(maxsize=1)
+def lacking_on_mps() -> frozenset[str]:
+    """Operations for which torch's own table of kernels names CUDA and not MPS."""
+    import torchgen
+
+    table = Path(torchgen.__file__).parent / "packaged/ATen/native/native_functions.yaml"
+    found = set()
+    for entry in table.read_text().split("\n- func: ")[1:]:
+        keys = set(re.findall(r"\w+", " ".join(re.findall(r"^    ([\w, ]+):", entry, re.MULTILINE))))
+        if "CUDA" in keys and "MPS" not in keys and not any(key.startswith("Composite") for key in keys):
+            found.add(entry.split("(")[0])
+    return frozenset(found)
+
+
+def _count(func: Any, args: Any, tensors: list[Tensor]) -> None:
+    """Counts waits and launches of an operation that stays on the device."""
+    if func in _WAITS:
+        STATE.wait(_WAITS[func])
+    if func in _INDEXING:
+        for index in tensors[1:]:
+            if index.dtype in (torch.bool, torch.uint8):
+                STATE.wait("index by mask")
+            elif not isinstance(index, Phantom) and index.ndim:
+                STATE.wait("index from the CPU")
+    if func is aten.repeat_interleave.Tensor and not any(isinstance(value, int) for value in args[1:]):
+        STATE.wait("repeat_interleave")
+    STATE.launches += _facts(func).launches
+
+
+def _run(func: Any, args: Any, kwargs: Any) -> Any:
+    """One operation, on phantoms or making them."""
+    tensors = list(_tensors((*args, *kwargs.values())))
+    there = any(isinstance(value, Phantom) for value in tensors)
+    device = kwargs.get("device")
+    if device is None and not there:
+        return func(*args, **kwargs)
+    if func is aten._to_copy.default:
+        return _transferred(args[0], **kwargs)
+    wanted = torch.device(device).type if device is not None else STATE.device.type
+    if wanted == "meta" and (_meta_is_meant() or (func is aten.empty_strided.default and not there)):
+        return func(*args, **kwargs)
+    if not there and wanted not in (STATE.device.type, "meta"):
+        return func(*args, **kwargs)
+    facts = _facts(func)
+    if facts.composite:
+        with _MODE:
+            made = func.decompose(*args, **kwargs)
+        if made is not NotImplemented:
+            return made
+    if func is aten.copy_.default:
+        return _copied(*args, **kwargs)
+    if there:
+        _check(func, args[0] if args else None, tensors)
+    _count(func, args, tensors)
+    if STATE.store.type == "meta" and func is aten._local_scalar_dense.default:
+        return args[0].inner.new_ones((), device="cpu").item()
+    plain = tuple(map(_unwrapped, args)), {name: _unwrapped(value) for name, value in kwargs.items()}
+    if device is not None:
+        plain[1]["device"] = STATE.store
+    result = _computed(func, *plain)
+    if STATE.tape is not None:
+        STATE.tape.append((func, *plain, result))
+    if wanted not in (STATE.device.type, "meta"):
+        return result
+    if facts.written:  # arguments themselves
+        written = [args[index] if index < len(args) else kwargs[name] for index, name in facts.written]
+        return written[0] if len(func._schema.returns) == 1 else tuple(written)
+    return _wrapped(result)
+
+
+def _computed(func: Any, args: Any, kwargs: Any) -> Any:
+    """The operation on what is wrapped; in float32 where the CPU has no kernel of half precision."""
+    try:
+        return func(*args, **kwargs)
+    except (RuntimeError, NotImplementedError) as error:
+        if "not implemented for 'Half'" not in str(error):
+            raise
+
+    def wide(value: Tensor) -> Tensor:
+        return value.float() if value.dtype == torch.float16 else value
+
+    result = func(*tree_map_only(Tensor, wide, args), **tree_map_only(Tensor, wide, kwargs))
+    return tree_map_only(Tensor, lambda value: value.half() if value.dtype == torch.float32 else value, result)
+
+
+def _transferred(
+    tensor: Tensor, *, device: Any = None, dtype: Any = None, non_blocking: bool = False, **rest: Any
+) -> Any:
+    """aten._to_copy: a copy on the device, onto it, or from it."""
+    here, there = isinstance(tensor, Phantom), device is None and isinstance(tensor, Phantom)
+    if device is not None:
+        kind = torch.device(device).type
+        there = kind == STATE.device.type or (kind == "meta" and not _meta_is_meant())
+    options = {"dtype": dtype, **{name: value for name, value in rest.items() if name not in ("pin_memory", "layout")}}
+    inner: Tensor = tensor.inner if isinstance(tensor, Phantom) else tensor
+    if not here and not there:
+        return aten._to_copy.default(tensor, device=device, **options)
+    if here != there:
+        if not (non_blocking and (here or tensor.is_pinned())):
+            STATE.wait("to the CPU" if here else "from the CPU")
+        if STATE.store.type == "meta":
+            inner = torch.ones(inner.shape, dtype=inner.dtype) if here else inner.to("meta")
+    STATE.launches += there
+    result = aten._to_copy.default(inner, **options)
+    if STATE.tape is not None:
+        STATE.tape.append((aten._to_copy.default, (inner,), options, result))
+    return Phantom(result) if there else result
+
+
+def _copied(into: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
+    here, there = isinstance(source, Phantom), isinstance(into, Phantom)
+    if here != there and not (non_blocking and here):
+        STATE.wait("to the CPU" if here else "from the CPU")
+    STATE.launches += 1
+    plain = tuple(value.inner if isinstance(value, Phantom) else value for value in (into, source))
+    if here == there or STATE.store.type == "cpu":
+        aten.copy_.default(*plain)
+    if STATE.tape is not None:
+        STATE.tape.append((aten.copy_.default, plain, {}, plain[0]))
+    return into
+
+
+def _meta_is_meant() -> bool:
+    """Whether the program itself asks for the device meta, and not torch on behalf of a phantom."""
+    current = torch.utils._device.CURRENT_DEVICE
+    return (current is not None and torch.device(current).type == "meta") or _FUNCTIONS.meta > 0
+
+
+# ---- what Python calls, before torch's C++ part looks at a phantom's own device
+
+
+class _Dispatch(TorchDispatchMode):
+    """Sees operations without phantoms: tensors made on the device, or moved to it."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _run(func, args, kwargs or {})
+
+
+class _Functions(TorchFunctionMode):
+    """Gives every device its number, without which torch asks the driver, and compares generators' places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meta = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if kwargs.get("device") is not None:
+            kwargs["device"] = _numbered(kwargs["device"])
+        device, generator = kwargs.get("device"), kwargs.get("generator")
+        if generator is not None:
+            target = device or next((value.device for value in args if isinstance(value, Tensor)), torch.device("cpu"))
+            if target.type != generator.device.type:
+                kinds = f"'{target.type}' device type for generator but found '{generator.device.type}'"
+                raise RuntimeError(f"Expected a {kinds} (at {place()})")
+        if func in _SPECIAL and (found := _SPECIAL[func](func, args, kwargs)) is not NotImplemented:
+            return found
+        meant = device is not None and device.type == "meta"
+        self.meta += meant
+        try:
+            return func(*args, **kwargs)
+        finally:
+            self.meta -= meant
+
+
+_FUNCTIONS, _MODE = _Functions(), _Dispatch()
+
+
+def _numbered(device: Any) -> torch.device:
+    device = STATE.device if isinstance(device, int) else torch.device(device)
+    return STATE.device if device.type == STATE.device.type else device
+
+
+def _to(func: Any, args: Any, kwargs: Any) -> Any:
+    """Tensor.to in all its forms."""
+    tensor, *rest = args
+    if rest and isinstance(rest[0], Tensor):  # like another tensor
+        options = {"device": rest[0].device, "dtype": rest[0].dtype, **kwargs}
+    else:
+        copied = kwargs.pop("copy", False)
+        flags = [value for value in rest if isinstance(value, bool)]
+        device, dtype, non_blocking, memory_format = torch._C._nn._parse_to(
+            *(value for value in rest if not isinstance(value, bool)), **kwargs
+        )
+        options = {"device": device, "dtype": dtype, "non_blocking": non_blocking or any(flags[:1]), "copy": copied}
+        options |= {} if memory_format is None else {"memory_format": memory_format}
+    options["dtype"] = options["dtype"] or tensor.dtype
+    if options["device"] is None or (isinstance(tensor, Phantom) and options["device"].type == STATE.device.type):
+        del options["device"]
+    else:
+        options["device"] = _numbered(options["device"])
+    return Tensor.to(tensor, **options)
+
+
+def _tensor(func: Any, args: Any, kwargs: Any) -> Any:
+    """torch.tensor and torch.as_tensor: made on the CPU and copied to the device."""
+    data = args[0] if args else kwargs["data"]
+    device = kwargs.pop("device", None)
+    if func is torch.as_tensor and isinstance(data, Tensor):
+        return data.to(device=device or data.device, dtype=kwargs.get("dtype") or data.dtype)
+    if device is None or device.type != STATE.device.type:
+        return NotImplemented if device is None else func(*args, device=device, **kwargs)
+    gradient = kwargs.pop("requires_grad", False)
+    return func(*args, **kwargs, device="cpu").to(device).requires_grad_(gradient)
+
+
+def _new_tensor(func: Any, args: Any, kwargs: Any) -> Any:
+    tensor, data = args
+    if not isinstance(tensor, Phantom):
+        return NotImplemented
+    return _tensor(torch.tensor, (data,), {"dtype": tensor.dtype, "device": STATE.device, **kwargs})
+
+
+def _attention(func: Any, args: Any, kwargs: Any) -> Any:
+    """Attention without the (L, L) matrix, as CUDA's fast kernels have it; a hollow device's needs no values."""
+    given = dict(zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args, strict=False)) | kwargs
+    query, key, value = given["query"], given["key"], given["value"]
+    if not isinstance(query, Phantom):
+        return NotImplemented
+    _check(aten.bmm.default, query, [query, key, value])
+    return aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, given.get("dropout_p", 0.0), given.get("is_causal", False),
+        attn_mask=given.get("attn_mask"), scale=given.get("scale"),
+    )[0]  # fmt: skip
+
+
+_SPECIAL: dict[Any, Callable[[Any, Any, Any], Any]] = {
+    Tensor.to: _to,
+    Tensor.cuda: lambda func, args, kwargs: args[0].to(STATE.device),
+    torch.tensor: _tensor,
+    torch.as_tensor: _tensor,
+    Tensor.new_tensor: _new_tensor,
+    torch.nn.functional.scaled_dot_product_attention: _attention,
+}
+
+
+class _PhantomGenerator(_Generator):
+    """A generator on the device. Its numbers are a CPU generator's."""
+
+    device = property(lambda self: STATE.device)  # type: ignore[assignment]
+
+
+class _GeneratorKind(type):
+    """Stands for torch.Generator: makes either kind, and knows both."""
+
+    def __call__(cls, device: Any = "cpu") -> Any:
+        return _PhantomGenerator() if torch.device(device).type == STATE.device.type else _Generator(device)
+
+    def __instancecheck__(cls, value: object) -> bool:
+        return isinstance(value, _Generator)
+
+
+class _AnyGenerator(metaclass=_GeneratorKind):
+    """See _GeneratorKind."""
+
+
+# ---- CUDA graphs
+
+
+class Graph:
+    """The operations of a capture; `replay` runs them again in the memory they were recorded with."""
+
+    def __init__(self) -> None:
+        self.tape: list[tuple[Any, Any, Any, Any]] = []
+
+    def replay(self) -> None:
+        for func, args, kwargs, recorded in self.tape:
+            if not func.is_view:
+                pairs = zip(tree_flatten(func(*args, **kwargs))[0], tree_flatten(recorded)[0], strict=True)
+                for new, old in pairs:
+                    if isinstance(old, Tensor) and new is not old:
+                        old.copy_(new)
+
+
+@contextlib.contextmanager
+def capture(graph: Graph, *_: Any, **__: Any) -> Iterator[None]:
+    """Records the device's operations into a graph; what makes the host wait raises."""
+    assert STATE.tape is None, "one capture at a time"
+    STATE.tape = graph.tape
+    try:
+        yield
+    finally:
+        STATE.tape = None
+
+
+class _Stream:
+    def wait_stream(self, _: Any) -> None: ...
+
+    def synchronize(self) -> None:
+        STATE.wait("synchronize")
+
+    def is_capturing(self) -> bool:
+        return STATE.tape is not None
+
+
+# ---- the device
+
+
+@contextlib.contextmanager
+def phantom(kind: str = "cuda", *, hollow: bool = False) -> Iterator[State]:
+    """Within it torch believes in one GPU, "cuda" or "mps"."""
+    global STATE
+
+    def nothing(*_: Any, **__: Any) -> None: ...
+
+    cuda = kind == "cuda"
+    told: dict[str, Any] = {
+        "is_available": lambda: cuda, "device_count": lambda: int(cuda), "current_device": lambda: 0,
+        "is_initialized": lambda: cuda, "is_bf16_supported": lambda *_, **__: True,
+        "get_device_name": lambda *_: "Phantom", "get_device_capability": lambda *_: (8, 6),
+        "mem_get_info": lambda *_: (8 << 30, 8 << 30), "max_memory_allocated": lambda *_: STATE.peak,
+        "_exchange_device": lambda _: 0, "_maybe_exchange_device": lambda _: 0,
+        "get_rng_state": lambda *_: torch.zeros(16, dtype=torch.uint8),
+        "synchronize": lambda *_: STATE.wait("synchronize"),
+        "Stream": _Stream, "current_stream": lambda *_: _Stream(), "stream": lambda _: contextlib.nullcontext(),
+        "CUDAGraph": Graph, "graph": capture, "is_current_stream_capturing": lambda: STATE.tape is not None,
+    }  # fmt: skip
+    silent = ("_lazy_init", "init", "empty_cache", "set_device", "reset_peak_memory_stats", "manual_seed_all")
+    told |= dict.fromkeys((*silent, "manual_seed", "set_rng_state"), nothing)
+    before, STATE = STATE, State(kind, hollow)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(patch.multiple(torch.cuda, **told))
+        accelerator = {name: told[name] for name in ("is_available", "device_count", "current_stream")}
+        accelerator |= {"current_accelerator": lambda *_, **__: torch.device(kind), "current_device_index": lambda: 0}
+        stack.enter_context(patch.multiple(torch.accelerator, **accelerator))
+        stack.enter_context(patch.object(torch.backends.mps, "is_available", lambda: not cuda))
+        stack.enter_context(patch.object(torch, "Generator", _AnyGenerator))
+        swapped = torch.__future__.get_swap_module_params_on_conversion()
+        torch.__future__.set_swap_module_params_on_conversion(True)  # parameters stay the same objects, as on a GPU
+        stack.callback(torch.__future__.set_swap_module_params_on_conversion, swapped)
+        stack.enter_context(_FUNCTIONS)
+        stack.enter_context(_MODE)
+        try:
+            yield STATE
+        finally:
+            STATE = before
