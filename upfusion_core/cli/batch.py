@@ -7,7 +7,6 @@ import io
 import json
 import tarfile
 import time
-import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, redirect_stderr, redirect_stdout, suppress
@@ -62,7 +61,8 @@ def run_batch(command: Batch, given: frozenset[str]) -> None:
         left = [job for job in jobs if rows[job.name].status != "finished"]
         run.already_finished &= not left
         run.begin()
-        with run.stage("objects"), Overview(run, rows, results.put, command.archive) as overview:
+        overview = Overview(run, rows, results.put, command.archive)
+        with run.stage("objects"), overview.shown():
             load, device = Reconstructing(results, command.networks).loaded, command.networks.device
             with closing(spread(load, left, **flat(command.spread), device=device, tell=overview.tell)) as done:
                 for place, row in done if left else ():
@@ -72,10 +72,8 @@ def run_batch(command: Batch, given: frozenset[str]) -> None:
         counts = f"{len(rows) - failed} objects finished, {failed} failed"
         run.tell(f"{results.output}: {counts} ({duration(run.record.seconds)})", HTML_NAME)
         if failed:
-            for line in run.report:
-                answer(line)
-            why = f"{CSV_NAME} says why, and --resume tries them again"
-            say(f"{failed} of {len(rows)} objects failed; {why}")
+            answer("\n".join(run.report))
+            say(f"{failed} of {len(rows)} objects failed; {CSV_NAME} says why, and --resume tries them again")
             raise typer.Exit(3)
 
 
@@ -213,8 +211,7 @@ class Results:
         """The folder of the batch's own files; of an address a copy, whose record goes there in the end."""
         with ExitStack() as stack:
             if not self.remote:
-                yield Path(self.output)
-                return
+                return (yield Path(self.output))
             home = Path(stack.enter_context(TemporaryDirectory(prefix="upfusion-")))
             with files.reading(self.output, "check the address, and what its package needs"):
                 if (record := self.root / RECORD_NAME).is_file():
@@ -300,11 +297,8 @@ class Reconstructing:
                 with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
                     self._run(command, folder)
                 return Row.of(job.name, read_record(folder / RECORD_NAME))
-        except UpFusionError as error:
-            reason = str(error)
         except Exception as error:  # a fault of ours must not stop the others either
-            traceback.print_exc()
-            reason = f"{type(error).__name__}: {error}"
+            reason = str(error) if isinstance(error, UpFusionError) else f"{type(error).__name__}: {error}"
         return Row(job.name, "failed", round(time.monotonic() - begun, 1), reason=reason)
 
     def _run(self, command: Reconstruct, folder: Path) -> None:

@@ -116,8 +116,8 @@ def run_pack(command: Pack, given: frozenset[str]) -> None:
 def packing(command: Pack) -> Encoding:
     """The objects to pack, as their samples have them."""
     assert command.data is not None, "asks_for_procedural sees to it"
-    rendered = command.views or RENDERED_VIEWS
-    dataset = open_objects(command.data, command.split, command.size, kind=command.kind, views=rendered)
+    views = command.views or RENDERED_VIEWS
+    dataset = open_objects(command.data, command.split, command.size, kind=command.kind, views=views)
     return Encoding(dataset, command.pictures, command.depth, command.views)
 
 

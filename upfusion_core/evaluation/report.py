@@ -58,6 +58,7 @@ class Score(TypedDict):
 _Record = dict[str, Any]  # of an object, in its file
 _Skipped = list[tuple[str, str]]  # objects and reasons
 Faults = tuple[_Skipped, _Skipped]  # of one object: why it was skipped, and what its data set left out
+Elsewhere = Callable[[str, Sequence["Task"]], Iterator[Faults]]
 Results = Mapping[str, Mapping[str, Mapping[str, Score]]]  # [stage][photos][measure], the number of photos as text
 
 
@@ -109,7 +110,7 @@ def evaluate(
     writing: Writing | None = None,
     temporary: Callable[[str], Path] | None = None,
     on_step: OnStep | None = None,
-    elsewhere: Callable[[str, Sequence[Task]], Iterator[Faults]] | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> Report:
     """Evaluates objects of a data set and writes the report into a folder.
 
@@ -162,18 +163,14 @@ class Evaluator:
     lpips: PerceptualDistance | None
 
     def records(
-        self,
-        tasks: Sequence[Task],
-        on_step: OnStep | None,
-        elsewhere: Callable[[str, Sequence[Task]], Iterator[Faults]] | None,
+        self, tasks: Sequence[Task], on_step: OnStep | None, elsewhere: Elsewhere | None
     ) -> tuple[dict[str, _Record], _Skipped]:
         """The records of the objects that could be evaluated, by their tasks' names, and the others."""
         found: dict[str, _Record] = {}
         skipped: _Skipped = []
-        faults: dict[str, Faults] = {}
-        if elsewhere is not None:
-            missing = [task for task in tasks if self._stored(task) is None]
-            faults = {task.name: each for task, each in zip(missing, elsewhere(self.fingerprint, missing), strict=True)}
+        missing = [task for task in tasks if elsewhere and self._stored(task) is None]
+        each_fault = elsewhere(self.fingerprint, missing) if elsewhere else ()
+        faults = {task.name: found for task, found in zip(missing, each_fault, strict=True)}
         each = len(self.config.photos) * len(self.config.stages)
         for place, task in enumerate(tasks):
 

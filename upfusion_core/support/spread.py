@@ -41,12 +41,11 @@ def spread(
 
     Args:
         make: gives the work, once in each worker; it and the tasks are pickled. What it raises is raised here.
-        engine: processes here, or actors of the ray cluster that RAY_ADDRESS names, or that is begun here.
+        engine: processes here, or actors of ray's cluster at RAY_ADDRESS, or of one that is begun here.
         workers: None: one a GPU or, without any, one here, and on a cluster as many as its processors allow.
         threads: of torch in a worker; None: one beside other workers, alone torch's own choice.
         cpus: of a cluster, that an actor takes.
-        device: where the work computes; "cpu" leaves GPUs alone.
-        tell: called about every second, and after each result, with the tasks in work.
+        device: where the work computes; "cpu" leaves GPUs alone. tell: called each second with the tasks in work.
     """
     kind: Any = {"local": _Process, "ray": _Actor}[engine]
     places = kind.places(device != "cpu", cpus)
