@@ -58,13 +58,19 @@ def test_residuals_and_noise_of_the_release(
     stored = golden("diffusion")
     constants = controlnet.constants(stored["hint"], ray_maps, stored["set_latents"])
     residuals = controlnet(stored["latents"], stored["timesteps"], constants)
-    blocks, terms = [*controlnet.input_blocks, controlnet.middle_block], 0
-    for index, (ours, block) in enumerate(zip(residuals, blocks, strict=True)):
+
+    def terms(module: nn.Module) -> int:
+        return sum(weight[0].numel() for weight in module.parameters() if weight.ndim > 1)
+
+    blocks = [*controlnet.input_blocks, controlnet.middle_block]
+    ends = [*controlnet.zero_convs, controlnet.middle_block_out]
+    before = terms(controlnet.input_hint_block)
+    for index, (ours, block, end) in enumerate(zip(residuals, blocks, ends, strict=True)):
         # every term of the sums on the way is rounded by up to half of float32's step, 2^-23 of the value, in an order
         # that is the processor's: like a random walk these come as far as the square root of their number
-        terms += sum(weight[0].numel() for weight in block.parameters() if weight.ndim > 1)
+        before += terms(block)
         theirs = stored[f"control_{index:02d}"]
-        assert worst(ours, theirs) < 2**-24 * float(theirs.abs().max()) * math.sqrt(terms)
+        assert worst(ours, theirs) < 2**-24 * float(theirs.abs().max()) * math.sqrt(before + terms(end))
     hint, tokens, text = stored["hint"], stored["set_latents"], stored["text"]
     assert worst(run(controlnet, unet, hint, ray_maps, tokens), stored["eps"]) < 1e-5
     zeros = tuple(torch.zeros_like(ray_map) for ray_map in ray_maps)
