@@ -28,7 +28,7 @@ from ..pipeline.sampling import make_scheduler
 from ..procedural import ProceduralObjects
 from ..support.errors import InputError, OutputError
 from ..support.files import BUNDLED_NAME, LARGEST_JSON, parse_json, read_json, read_regular, replacing, write_json
-from ..support.spread import Work, in_order, spread
+from ..support.spread import Lost, Work, spread
 from ..training.batches import BatchSource, DatasetBatches, ProceduralBatches
 from ..training.initial import initial_networks
 from ..training.loop import MODEL_NAME, TrainResult, frozen_parts, train
@@ -123,11 +123,22 @@ def packing(command: Pack) -> Encoding:
 
 def elsewhere(how: Spread, device: str = "cpu") -> Callable[..., Iterator[Any]] | None:
     """(make, tasks) -> results in their order, of the workers that are asked for; None where this process does it."""
-    if (how.workers or 1) > 1 or how.engine != "local":
-        return lambda make, tasks: in_order(spread(make, tasks, **flat(how), device=device))
-    if how.threads is not None:
-        torch.set_num_threads(how.threads)
-    return None
+    if (how.workers or 1) == 1 and how.engine == "local":
+        if how.threads is not None:
+            torch.set_num_threads(how.threads)
+        return None
+
+    def in_order(make: Callable[[], Work], tasks: Sequence[Any]) -> Iterator[Any]:
+        waiting, place = dict[int, Any](), 0
+        for found, result in spread(make, tasks, **flat(how), device=device):
+            if isinstance(result, Lost):
+                raise OutputError(f"object {tasks[found]} cannot be done: {result}; use fewer workers")
+            waiting[found] = result
+            while place in waiting:
+                yield waiting.pop(place)
+                place += 1
+
+    return in_order
 
 
 def evaluator(command: Evaluate, folder: Path, fingerprint: str = "") -> tuple[Evaluator, MultiViewDataset, Any]:

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
@@ -83,18 +83,6 @@ def spread(
     finally:
         for worker in team:
             worker.end()
-
-
-def in_order(results: Iterable[tuple[int, Any]]) -> Iterator[Any]:
-    """The results of `spread` in the order of their tasks; OutputError in place of one that is lost."""
-    waiting, place = dict[int, Any](), 0
-    for found, result in results:
-        if isinstance(result, Lost):
-            raise OutputError(f"object {found} cannot be done: {result}; use fewer workers")
-        waiting[found] = result
-        while place in waiting:
-            yield waiting.pop(place)
-            place += 1
 
 
 class _Held:
