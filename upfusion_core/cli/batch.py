@@ -69,10 +69,8 @@ def run_batch(command: Batch, given: frozenset[str]) -> None:
                     name = left[place].name
                     overview.enter(Row(name, "failed", reason=row) if isinstance(row, Lost) else row)
         failed = sum(row.status == "failed" for row in rows.values())
-        counts = f"{len(rows) - failed} objects finished, {failed} failed"
-        run.tell(
-            f"{results.output}: {counts} ({duration(run.record.seconds)})", *([] if results.remote else [HTML_NAME])
-        )
+        told = f"{results.output}: {len(rows) - failed} objects finished, {failed} failed"
+        run.tell(f"{told} ({duration(run.record.seconds)})", *([] if results.remote else [HTML_NAME]))
         if failed:
             answer("\n".join(run.report))
             say(f"{failed} of {len(rows)} objects failed; {CSV_NAME} says why, and --resume tries them again")
