@@ -16,11 +16,12 @@ from .sockets import CamerasSocket, HostedModel, Placement, PlacementSocket, che
 
 class UpFusionOrbitCameras(io.ComfyNode):
     """Cameras round the object, all looking at it. Azimuth 0 is where photo 1 was taken; positive azimuths go to the
-    right. A range of 360 degrees is a full circle without the first view twice."""
+    viewer's right, to the left side of anything with a face. A range of 360 degrees is a full circle without the first
+    view twice."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        azimuth_from = "Azimuth of the first camera in degrees; 0 is photo 1, 90 is to the viewer's right of it."
+        azimuth_from = f"Azimuth of the first camera in degrees; 0 is photo 1, 90 is {inputs.AT_90}."
         azimuth_to = "Azimuth of the last camera in degrees. 360 more than the first makes a full circle."
         elevation_from = "Height of the first camera in degrees above the horizon. The networks saw -7.5 to 52.5."
         elevation_to = "Height of the last camera in degrees above the horizon; between them it changes evenly."
@@ -62,7 +63,7 @@ class UpFusionCamera(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        azimuth = "Degrees round the object; 0 is photo 1, 90 is to the viewer's right of it, 180 the object's back."
+        azimuth = f"Degrees round the object; 0 is photo 1, 90 is {inputs.AT_90}; 180 is the back."
         takes = [
             inputs.azimuth("azimuth", 90.0, azimuth),
             inputs.elevation("elevation", "Degrees above the horizon. The networks saw -7.5 to 52.5."),

@@ -139,10 +139,11 @@ def mesh_from_asset(asset: MeshAsset) -> Types.MESH:
 
     vertices, faces = asset.vertices.float().cpu()[None], asset.faces.long().cpu()[None]
     values: dict[str, Tensor | bool] = {"vertices": vertices, "faces": faces, "unlit": True}
-    if asset.uvs is None or asset.texture is None:
+    if asset.uvs is not None:
+        values["uvs"] = _flipped(asset.uvs)[None]
+    if asset.texture is None:
         values["vertex_colors"] = _converted(asset.vertex_colors, rgb_to_linear_rgb)[None]
     else:
-        values["uvs"] = _flipped(asset.uvs)[None]
         values["texture"] = asset.texture.float().cpu().movedim(0, -1)[None].contiguous()
     if asset.normals is not None and "normals" in inspect.signature(Types.MESH).parameters:
         values["normals"] = asset.normals.float().cpu()[None]
@@ -173,9 +174,10 @@ def assets_from_mesh(mesh: Any) -> list[MeshAsset]:
     for index in range(len(vertices)):
         points = _counted(mesh, "vertex_counts", vertices, index).float().cpu()
         triangles = _counted(mesh, "face_counts", faces, index).long().cpu()
-        shown, places, picture = torch.full_like(points, _GRAY), None, None
-        if uvs is not None and texture is not None:
-            places = _flipped(uvs[index, : len(points)].clamp(0, 1))
+        shown, picture = torch.full_like(points, _GRAY), None
+        places = None if uvs is None else _flipped(uvs[index, : len(points)])
+        if places is not None and texture is not None:
+            places = places.clamp(0, 1)
             picture = texture[min(index, len(texture) - 1), ..., :3].float().cpu().clamp(0, 1).movedim(-1, 0)
             grid = torch.stack([2 * places[:, 0] - 1, 1 - 2 * places[:, 1]], dim=-1)[None, :, None]
             shown = grid_sample(picture[None], grid, padding_mode="border", align_corners=False)[0, :, :, 0].T

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +19,15 @@ from . import inputs
 from .convert import centered, glb_file, image_from_rgb, mask_from_plane, mesh_from_asset, rgb_from_image
 from .host import check_interrupted, progress_hook
 from .sockets import CamerasSocket, Conditioning, FieldSocket, HostedModel, PlacementSocket, checked
+from .unfinished import graph_before, resumed
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from comfy.model_patcher import ModelPatcher
     from comfy.sd import VAE
+
+    from ..upfusion_core import OnStep
 
 BACKGROUNDS = {"white": 1.0, "grey": 0.5, "black": 0.0}
 TEXTURED_FACES = 50_000
@@ -48,6 +53,10 @@ class UpFusionDistill(io.ComfyNode):
             "by themselves. reference: iterations of one camera each, 3000 by itself."
         )
         photos = "Where the photos were taken from: they are fitted at their own size. Left open, it is found."
+        resume = (
+            "On: a cancelled or crashed run goes on from there when it is run again with the same inputs; until then "
+            "user/upfusion/unfinished keeps it, 2 GB at most. Off: begins anew, and nothing is kept."
+        )
         takes = [
             *inputs.diffusion(),
             inputs.scene(),
@@ -59,10 +68,11 @@ class UpFusionDistill(io.ComfyNode):
             inputs.guidance(advanced=True),
             inputs.seed("Number that noise, cameras and the field's start are drawn from; it decides the result."),
             CamerasSocket.Input("photo_cameras", optional=True, tooltip=photos),
+            io.Boolean.Input("resume", default=True, optional=True, advanced=True, tooltip=resume),
         ]
         gives = [FieldSocket.Output("field", tooltip="Colour and density of every point round the object.")]
         aliases = ["image to 3d", "reconstruct", "nerf", "radiance field", "score distillation"]
-        return inputs.schema(cls, "UpFusion Distill", "field", takes, gives, aliases)
+        return inputs.schema(cls, "UpFusion Distill", "field", takes, gives, aliases, hidden=[io.Hidden.prompt])
 
     @classmethod
     @checked
@@ -81,9 +91,11 @@ class UpFusionDistill(io.ComfyNode):
         positive: Conditioning | None = None,
         negative: Conditioning | None = None,
         photo_cameras: Cameras | None = None,
+        resume: bool = True,
     ) -> io.NodeOutput:
         """Distils with ComfyUI's own MODEL and VAE."""
         from comfy.model_management import intermediate_device
+        from comfy_execution.utils import get_executing_context
 
         from .control import NativePrior
 
@@ -91,14 +103,26 @@ class UpFusionDistill(io.ComfyNode):
         # ComfyUI runs nodes in inference mode
         with torch.inference_mode(False), torch.enable_grad(), _cancel_between_field_calls():
             stages = upfusion_model.stages(NativePrior(upfusion_model, model, vae, prompts))
-            field = stages.distill(
-                scene,
-                distill_config(preset, steps, guidance),
-                generator=torch.Generator().manual_seed(seed % 2**63),
-                on_step=progress_hook("distilling"),
-                views=views,
-                photo_cameras=None if photo_cameras is None else trusted_cameras(photo_cameras),
+            hook, context, prompt = (
+                progress_hook("distilling"),
+                get_executing_context(),
+                cls.hidden and cls.hidden.prompt,
             )
+            kept: contextlib.AbstractContextManager[tuple[Path | None, OnStep]] = contextlib.nullcontext((None, hook))
+            if resume:
+                asked = (scene, images, cameras, prompts, photo_cameras, preset, steps, guidance, seed)
+                sources = upfusion_model.model_id, model.patches, graph_before(prompt, context and context.node_id)
+                kept = resumed(hook, *asked, *sources)
+            with kept as (state, on_step):
+                field = stages.distill(
+                    scene,
+                    distill_config(preset, steps, guidance),
+                    generator=torch.Generator().manual_seed(seed % 2**63),
+                    on_step=on_step,
+                    checkpoint=state,
+                    views=views,
+                    photo_cameras=None if photo_cameras is None else trusted_cameras(photo_cameras),
+                )
             return io.NodeOutput(field.to(intermediate_device()))
 
 
@@ -223,7 +247,7 @@ def given_views(images: Tensor | None, cameras: Cameras | None) -> NovelViews | 
     return NovelViews(rgb, cameras)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _cancel_between_field_calls() -> Iterator[None]:
     """A step, or the picture shown of it, may be many seconds of rendering on a CPU."""
 

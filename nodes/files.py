@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path, PureWindowsPath
 from typing import Any, Literal
 
@@ -29,6 +32,8 @@ from .sockets import FieldSocket, ModelSocket, checked
 FOLDER = "upfusion"
 SUFFIX = ".safetensors"
 WEIGHTS_ADDRESS = "https://github.com/upfusion3d/upfusion#model-weights"
+WEIGHTS_SIZE = "6.1 GB, or 3.1 GB as one float16 file by upfusion convert"
+"""1,537,057,518 numbers: UNet, ControlNet, VAE and text encoder of Stable Diffusion 1.5's sizes, UpSRT and DINOv2."""
 PREFIX = "Folders and name inside the output folder; a number is put after it. %date% and the like are replaced."
 _PART_FILE = re.compile(r"upsrt\.(pt|ckpt|(fp16\.)?safetensors|safetensors\.index(\.fp16)?\.json)")
 _DEPTH = 2  # folders inside folders that are searched for fields; output folders may hold very many pictures
@@ -60,6 +65,11 @@ class UpFusionLoadModel(io.ComfyNode):
         ]
         aliases = ["upfusion checkpoint", "load upfusion", "novel view model", "mini"]
         return inputs.schema(cls, "UpFusion Load Model", "loaders", takes, gives, aliases)
+
+    @classmethod
+    def validate_inputs(cls, weights: str | None) -> bool | str:
+        """Says where absent weights are to be had, as ComfyUI's own check of the list does not."""
+        return _refusal(model_path, weights)
 
     @classmethod
     def fingerprint_inputs(cls, weights: str, precision: str) -> str:
@@ -112,13 +122,7 @@ class UpFusionLoadField(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, field: str | None) -> bool | str:
         """Names are checked here, so that those of new files are known without a reload of the page."""
-        if field is None:  # it comes by a link, and is not known before the node runs
-            return True
-        try:
-            _field_path(field)
-        except ValueError as error:
-            return str(error)
-        return True
+        return _refusal(_field_path, field)
 
     @classmethod
     def fingerprint_inputs(cls, field: str) -> str:
@@ -137,7 +141,7 @@ class UpFusionSaveMesh(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         as_is = "0 leaves its size."
-        form = "glb keeps texture or colours, obj and ply the colours of vertices, stl the shape alone."
+        form = "glb keeps texture or colours, and the graph, obj and ply the colours of vertices, stl the shape alone."
         takes = [
             io.Mesh.Input("mesh", tooltip="From UpFusion Extract Mesh or any node that gives ComfyUI's own MESH."),
             inputs.setting("format", Reconstruct, "formats", tooltip=form),
@@ -147,26 +151,37 @@ class UpFusionSaveMesh(io.ComfyNode):
         ]
         gives = [io.File3DAny.Output("model_3d", tooltip="The file, for Preview 3D; of a batch the first.")]
         aliases = ["export mesh", "save obj", "save ply", "save stl", "save glb"]
-        return inputs.schema(cls, "UpFusion Save Mesh", "field", takes, gives, aliases, is_output_node=True)
+        more = {"is_output_node": True, "hidden": [io.Hidden.prompt, io.Hidden.extra_pnginfo]}
+        return inputs.schema(cls, "UpFusion Save Mesh", "field", takes, gives, aliases, **more)
 
     @classmethod
     @checked
     def execute(
         cls, mesh: Any, format: str, filename_prefix: str, size_mm: float = 0.0, up: Literal["y", "z"] = "y"
     ) -> io.NodeOutput:
-        """Writes a file for each mesh of a batch."""
-        paths, places = [], []
+        """Writes a file for each mesh of a batch; a GLB carries the graph, as those of ComfyUI's own nodes do."""
+        from comfy.cli_args import args
+
+        paths, places, extras = [], [], {}
+        if cls.hidden is not None and not args.disable_metadata:
+            graph = {"prompt": cls.hidden.prompt, **(cls.hidden.extra_pnginfo or {})}
+            extras = {name: json.dumps(part) for name, part in graph.items() if part is not None}
         for asset in assets_from_mesh(mesh):
             path, place = next_output(filename_prefix, f".{format}")
-            asset.save(path, size_mm=size_mm or None, up=up)
+            asset.save(path, size_mm=size_mm or None, up=up, extras=extras)
             paths.append(path)
             places.append(place)
         return io.NodeOutput(Types.File3D(str(paths[0]), format), ui={"3d": places})
 
 
 def register_folder() -> None:
-    """Adds models/upfusion to what ComfyUI knows; paths from extra_model_paths.yaml stay."""
-    folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
+    """Makes models/upfusion and adds it to what ComfyUI knows; paths from extra_model_paths.yaml stay."""
+    folder = Path(folder_paths.models_dir, FOLDER)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        logging.warning("UpFusion could not make its folder of weights (%s); make it yourself", error)
+    folder_paths.add_model_folder_path(FOLDER, str(folder))
     paths, extensions = folder_paths.folder_names_and_paths[FOLDER]
     folder_paths.folder_names_and_paths[FOLDER] = (paths, set(extensions) | {SUFFIX})
 
@@ -200,8 +215,9 @@ def model_path(name: str) -> str | Path:
         if path.exists():
             return path
     raise CheckpointError(
-        f"{name:.200} is not in {' or '.join(roots)}; nothing is downloaded for you: get the weights through "
-        f"{WEIGHTS_ADDRESS}, put the folder or the merged .safetensors there, or choose {BUNDLED_NAME}"
+        f"{name:.200} is not in models/{FOLDER} ({' or '.join(roots)}); nothing is downloaded for you: get the weights "
+        f"({WEIGHTS_SIZE}) through {WEIGHTS_ADDRESS}, put the folder or the merged .safetensors there, or choose "
+        f"{BUNDLED_NAME}"
     )
 
 
@@ -217,6 +233,17 @@ def next_output(prefix: str, suffix: str) -> tuple[Path, dict[str, str]]:
     folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, output)
     file = f"{name}_{counter:05}_{suffix}"
     return Path(folder) / file, {"filename": file, "subfolder": subfolder, "type": "output"}
+
+
+def _refusal(find: Callable[[str], object], name: str | None) -> bool | str:
+    """What a node says of a file's name before it runs: True, or why `find` refuses it."""
+    if name is None:  # it comes by a link, and is not known yet
+        return True
+    try:
+        find(name)
+    except ValueError as error:
+        return str(error)
+    return True
 
 
 def _field_path(name: str) -> Path:

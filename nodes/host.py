@@ -6,6 +6,7 @@ What touches comfy.model_management is imported at first use: on a host without 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,8 +35,33 @@ def check_interrupted() -> None:
     throw_exception_if_processing_interrupted()
 
 
+class Pace:
+    """How long steps of each kind took, by which those that are left are reckoned (see the library's Step)."""
+
+    def __init__(self) -> None:
+        self.spent: dict[str, tuple[float, int]] = {}  # seconds and steps
+        self.before: tuple[float, int] | None = None
+
+    def left(self, step: int, total: int, now: float) -> str:
+        """Example: ", 35 s left"; "more than" while steps of some kind are still to be seen; empty while none was.
+
+        Called once a step, at the time `now` in seconds.
+        """
+        kind, ahead = getattr(step, "kind", ""), getattr(step, "left", {"": total - step})
+        if self.before is not None and step > self.before[1]:
+            seconds, steps = self.spent.get(kind, (0.0, 0))
+            self.spent[kind] = seconds + now - self.before[0], steps + step - self.before[1]
+        self.before = now, step
+        known = {name: seconds / steps for name, (seconds, steps) in self.spent.items()}
+        if not known or step >= total or not ahead:
+            return ""
+        least = "more than " if any(count and name not in known for name, count in ahead.items()) else ""
+        return f", {least}{math.ceil(sum(known.get(name, 0.0) * count for name, count in ahead.items()))} s left"
+
+
 def progress_hook(doing: str) -> OnStep:
-    """The library's `on_step` as ComfyUI shows it: bar, live picture, and a line such as "distilling: step 412/600".
+    """The library's `on_step` as ComfyUI shows it: bar, live picture, and a line such as "distilling: round 2 of 4,
+    painting, step 412/600, 35 s left".
 
     It raises when the user cancels.
     """
@@ -43,23 +69,25 @@ def progress_hook(doing: str) -> OnStep:
     from PIL import Image
 
     bar: ProgressBar | None = None
+    pace, phase = Pace(), ""
     written = shown = -PREVIEW_SECONDS
     cost = 0.0
 
     def on_step(step: int, total: int, preview: Callable[[], Tensor] | None = None) -> None:
-        nonlocal bar, written, shown, cost
+        nonlocal bar, phase, written, shown, cost
         check_interrupted()
         bar = bar or ProgressBar(total)
         now, picture = time.monotonic(), None
+        left, before, phase = pace.left(step, total, now), phase, getattr(step, "phase", "")
         if preview and (step >= total or now - shown >= max(PREVIEW_SECONDS, PREVIEW_COSTS * cost)):
             pixels = (preview().detach().movedim(0, -1).float().clamp(0, 1) * 255).round().to(torch.uint8)
             picture = ("JPEG", Image.fromarray(pixels.cpu().numpy()), PREVIEW_SIZE)
             shown = time.monotonic()
             cost = shown - now
         bar.update_absolute(step, total, picture)
-        if step >= total or now - written >= PREVIEW_SECONDS:
+        if step >= total or phase != before or now - written >= PREVIEW_SECONDS:
             written = now
-            send_line(f"{doing}: step {step}/{total}")
+            send_line(f"{doing}: {phase + ', ' if phase else ''}step {step}/{total}{left}")
 
     return on_step
 

@@ -12,6 +12,9 @@ from comfy_api.latest import io
 from ..upfusion_core.config import DistillConfig, Orbit, Reconstruct, option
 from .sockets import CamerasSocket, ModelSocket, SceneSocket
 
+AT_90 = "to the viewer's right of it, the left side of anything with a face"
+"""Where a camera at azimuth 90 stands; `it` is photo 1."""
+
 
 def schema(
     node: type[io.ComfyNode],
@@ -20,12 +23,12 @@ def schema(
     takes: list[io.Input],
     gives: list[io.Output],
     aliases: list[str],
-    *,
-    is_output_node: bool = False,
+    **more: Any,
 ) -> io.Schema:
     """The schema of a node called `name`: its id is that without spaces, its description the docstring of its class.
 
     stage: where it stands in the menu, one of STAGES (nodes/__init__.py). aliases: words that find it.
+    more: what else io.Schema takes.
     """
     return io.Schema(
         node_id=name.replace(" ", ""),
@@ -35,7 +38,7 @@ def schema(
         search_aliases=aliases,
         inputs=takes,
         outputs=gives,
-        is_output_node=is_output_node,
+        **more,
     )
 
 

@@ -16,7 +16,7 @@ from ..upfusion_core.config import EvaluationConfig, Sampler
 from . import inputs
 from .convert import empty_latent
 from .host import check_interrupted, send_line
-from .sockets import CamerasSocket, Conditioning, HostedModel, check_unet, checked
+from .sockets import CamerasSocket, Conditioning, HostedModel, SceneSocket, check_unet, checked
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -95,7 +95,10 @@ class UpFusionSampleViews(io.ComfyNode):
             _ksampler_choice("scheduler", "SCHEDULERS", "ddim_uniform", scheduler),
             inputs.setting("batch_size", Sampler, more=memory, high=64, advanced=True),
         ]
-        gives = [io.Image.Output("images", tooltip="One picture a camera, in the cameras' order.")]
+        gives = [
+            io.Image.Output("images", tooltip="One picture a camera, in the cameras' order."),
+            SceneSocket.Output("scene", tooltip="The same scene, for a node that is to run after this one."),
+        ]
         aliases = ["novel views", "multi view", "turntable", "generate views", "zero123"]
         return inputs.schema(cls, "UpFusion Sample Views", "sampling", takes, gives, aliases)
 
@@ -134,7 +137,7 @@ class UpFusionSampleViews(io.ComfyNode):
             shown = {"callback": _progress(model, part, len(cameras)), "disable_pbar": not utils.PROGRESS_BAR_ENABLED}
             return vae.decode(sample.sample(model, noise, *asked, empty, seed=seed, **shown))
 
-        return io.NodeOutput(_in_batches(sampled, len(cameras), batch_size))
+        return io.NodeOutput(_in_batches(sampled, len(cameras), batch_size), scene)
 
 
 def _ksampler_choice(name: str, attribute: str, default: str, tooltip: str) -> io.Input:

@@ -140,9 +140,13 @@ def checked(execute: Execute) -> Execute:
 
     @wraps(execute)
     def run(cls: type[io.ComfyNode], *args: Any, **kwargs: Any) -> io.NodeOutput:
-        given = signature.bind(cls, *args, **kwargs)
-        for item in cls.define_schema().inputs:
+        given, schema = signature.bind(cls, *args, **kwargs), cls.define_schema()
+        for item in schema.inputs:
             name = item.id
+            if schema.is_input_list and isinstance(values := given.arguments.get(name), list):
+                if len(values) != 1:
+                    raise InputError(f"{name} must be one value, got a list of {len(values)}; connect one")
+                given.arguments[name] = values[0]
             if name in given.arguments and not (item.optional and given.arguments[name] is None):
                 given.arguments[name] = _checked(item, given.arguments[name])
         return execute(*given.args, **given.kwargs)

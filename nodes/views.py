@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from comfy_api.latest import io, ui
@@ -18,8 +18,21 @@ from .sockets import CamerasSocket, HostedModel, ModelSocket, SceneSocket, Views
 
 SIZE = 512  # pixels along each side of prepared photos; models resize them to their own size
 
-Photo = tuple[Tensor, Tensor | None, str]
-"""(3 or 4, H, W) in [0, 1]; its mask (1, H, W), if it has one; and, where that is 1 on the object for certain, why."""
+Sockets = Mapping[str, Tensor | list[Tensor] | None]
+"""What comes by the sockets of one kind, by their names: a batch, or a list of batches, each of its own size."""
+ADVICE = "; connect Load Image's mask, where its transparency is, or a mask of the object, or bg_removal_model"
+
+
+class Photo(NamedTuple):
+    """A photo (3 or 4, H, W) in [0, 1] with its mask (1, H, W), if it has one.
+
+    told: why the mask is 1 on the object for certain, if it is. aside: what to say of a mask that was not used.
+    """
+
+    picture: Tensor
+    mask: Tensor | None = None
+    told: str = ""
+    aside: str = ""
 
 
 class UpFusionExampleViews(io.ComfyNode):
@@ -65,12 +78,12 @@ class UpFusionPrepareViews(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         margin = "Side of the cut over the object's longer side; larger shows it smaller. Networks learned at 1.15."
-        image = io.Image.Input("image", tooltip="A photo, or a batch of photos, of the object; alpha counts.")
+        image = io.Image.Input("image", tooltip="A photo, or a batch or list of photos, of the object; alpha counts.")
         mask = io.Mask.Input("mask", optional=True, tooltip="Where the object is in the image with this number.")
         images = "1 to 6 photos of one object, the reference first. The order of the others is free."
         masks = (
-            "mask0 for image0 and so on; its border tells whether 1 is the object. A photo with neither mask nor alpha "
-            "is taken as framed on white already; the preview marks it where its border is not."
+            "mask0 for image0 and so on; its border tells whether 1 is the object, as in MaskEditor, or 0, as in Load "
+            "Image. A photo with neither mask nor alpha is taken as on white; the preview marks it where it is not."
         )
         removal = "From Load Background Removal Model: finds the object where neither mask nor alpha tells."
         invert = "On: all masks are 1 on the background. Off: the background is what most of a mask's border has."
@@ -89,28 +102,38 @@ class UpFusionPrepareViews(io.ComfyNode):
             ViewsSocket.Output("views", tooltip="The same with the photos' own pixels, for texture and fit."),
         ]
         aliases = ["crop to object", "white background", "photos", "multi view input", "remove background"]
-        return inputs.schema(cls, "UpFusion Prepare Views", "views", takes, gives, aliases, is_output_node=True)
+        shown = {"is_output_node": True, "is_input_list": True}  # else a list of photos would become a scene each
+        return inputs.schema(cls, "UpFusion Prepare Views", "views", takes, gives, aliases, **shown)
 
     @classmethod
     @checked
     def execute(
         cls,
-        images: dict[str, Tensor],
+        images: Sockets,
         invert_mask: bool,
         margin: float,
-        masks: dict[str, Tensor] | None = None,
+        masks: Sockets | None = None,
         bg_removal_model: Any = None,
+        **others: Any,
     ) -> io.NodeOutput:
-        """Frames the photos and shows them."""
+        """Frames the photos and shows them; `others` come by the API alone, for sockets that there are not."""
         from ..upfusion_core import prepare_views
 
+        if others:
+            raise InputError(
+                f"there are {MAX_PHOTOS} sockets of photos, image0 to image{MAX_PHOTOS - 1}, and as many of masks, got "
+                f"{', '.join(sorted(others)):.80}; choose the {MAX_PHOTOS} most different photos"
+            )
         photos = _flattened(images, {} if masks is None else masks, invert_mask, bg_removal_model)
-        pictures, planes = [photo for photo, _, _ in photos], [mask for _, mask, _ in photos]
-        senses: list[Literal["told", "border"]] = ["told" if reason else "border" for _, _, reason in photos]
+        pictures, planes = [photo.picture for photo in photos], [photo.mask for photo in photos]
+        senses: list[Literal["told", "border"]] = ["told" if photo.told else "border" for photo in photos]
         views = prepare_views(pictures, planes, size=SIZE, margin=margin, sense=senses)
         result = image_from_rgb(views.rgb)
-        took = enumerate(zip(photos, views.notes, strict=True), 1)
-        text = "\n".join(f"photo {number}: {reason or note.text}" for number, ((_, _, reason), note) in took)
+        lines = []
+        for number, (photo, note) in enumerate(zip(photos, views.notes, strict=True), 1):
+            advice = ADVICE if note.doubtful and photo.mask is None else ""
+            lines.append(f"photo {number}: {photo.told or photo.aside + note.text + advice}")
+        text = "\n".join(lines)
         host.send_line(text)
         frame = torch.ones(SIZE, SIZE, 1, dtype=torch.bool)
         frame[8:-8, 8:-8] = False
@@ -190,10 +213,8 @@ class UpFusionPredictViews(io.ComfyNode):
         return io.NodeOutput(image_from_rgb(torch.cat(views)))
 
 
-def _flattened(
-    images: Mapping[str, Tensor], masks: Mapping[str, Tensor | None], invert: bool, bg_removal_model: Any
-) -> list[Photo]:
-    """The photos of all sockets, image0 first; a socket's mask is that with its number.
+def _flattened(images: Sockets, masks: Sockets, invert: bool, bg_removal_model: Any) -> list[Photo]:
+    """The photos of all sockets, image0 first; a socket's masks are those with its number.
 
     Those with neither mask nor transparency get what ComfyUI's model finds, if there is one.
     """
@@ -202,36 +223,44 @@ def _flattened(
     photos: list[Photo] = []
     by_number = {_number(name): value for name, value in masks.items() if value is not None}
     for name, image in sorted(images.items(), key=lambda item: _number(item[0])):
-        if image is None:
+        pictures = [picture for batch in _batches(image) for picture in pictures_from_image(batch, name).cpu()]
+        if not pictures:
             continue
-        pictures = pictures_from_image(image, name).cpu()
-        mask = by_number.pop(_number(name), None)
-        if mask is None:
-            photos += [(picture, None, "") for picture in pictures]
-            continue
-        planes, label = plane_from_mask(mask).cpu(), f"mask{_number(name)}"
-        if len(planes) != len(pictures):
+        label, mask = f"mask{_number(name)}", by_number.pop(_number(name), None)
+        planes = [plane for batch in _batches(mask) for plane in plane_from_mask(batch).cpu()]
+        if planes and len(planes) != len(pictures):
             raise InputError(
                 f"{name} holds {len(pictures)} photos, but its {label} holds {len(planes)} masks; give one for each "
                 "photo"
             )
-        for picture, plane in zip(pictures, 1 - planes if invert else planes, strict=True):
-            if not plane.any():
+        for picture, plane in zip(pictures, planes or [None] * len(pictures), strict=True):
+            if plane is None:
+                photos.append(Photo(picture))
+            elif invert and torch.all(plane == 1):
                 raise InputError(
-                    f"{label} must be 1 on the object, got 0 everywhere; turn invert_mask {'off' if invert else 'on'} "
-                    "(Load Image gives 0 everywhere where nothing is transparent), or connect another mask"
+                    f"{label} must be 0 on the object, got 1 everywhere; turn invert_mask off, or connect another mask"
                 )
-            # all object, as in Load Image's mask for a picture without transparency, tells nothing
-            reason = "its mask, 0 is the object, as invert_mask says" if invert else ""
-            photos.append((picture, None, "") if torch.all(plane == 1) else (picture, plane, reason))
+            elif torch.all(plane == plane[0, 0, 0]):  # e.g. Load Image's, of a picture without transparency
+                aside = f"its mask is {plane[0, 0, 0]:.3g} everywhere and tells nothing; "
+                photos.append(Photo(picture, aside=aside))
+            elif invert:
+                photos.append(Photo(picture, 1 - plane, "its mask, 0 is the object, as invert_mask says"))
+            else:
+                photos.append(Photo(picture, plane))
     if by_number:
         left = min(by_number)
         raise InputError(f"mask{left} belongs to image{left}, but that is not connected; connect both with one number")
-    for place, (photo, mask, _) in enumerate(photos if bg_removal_model is not None else ()):
-        if mask is None and (len(photo) == 3 or bool((photo[3] == 1).all())):
-            found = plane_from_mask(bg_removal_model.encode_image(image_from_rgb(photo[None, :3])))[0].cpu()
-            photos[place] = photo, found, "found by bg_removal_model"
+    for place, photo in enumerate(photos if bg_removal_model is not None else ()):
+        picture = photo.picture
+        if photo.mask is None and (len(picture) == 3 or bool((picture[3] == 1).all())):
+            found = plane_from_mask(bg_removal_model.encode_image(image_from_rgb(picture[None, :3])))[0].cpu()
+            photos[place] = Photo(picture, found, f"{photo.aside}found by bg_removal_model")
     return photos
+
+
+def _batches(value: Tensor | list[Tensor] | None) -> list[Tensor]:
+    """A socket's value as a list; nodes that give lists give lists of one for one thing, too."""
+    return [batch for batch in (value if isinstance(value, list) else [value]) if batch is not None]
 
 
 def _number(name: str) -> int:

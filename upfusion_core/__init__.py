@@ -65,7 +65,7 @@ _NAMES = {
     "surface.projection": ("project_photos",),
     "types": (
         *("REFERENCE_FOCAL", "Cameras", "GivenViews", "InputViews", "NovelViews", "OnStep", "PhotoCameras"),
-        *("RenderedViews", "SceneEncoding", "SourcePhoto", "ViewConditioning"),
+        *("RenderedViews", "SceneEncoding", "SourcePhoto", "Step", "ViewConditioning"),
     ),
 }
 """Every public name once, by the module it lives in."""

@@ -362,6 +362,23 @@ class RenderedViews:
         check_finite("RenderedViews.depth", self.depth)
 
 
+class Step(int):
+    """A step's number, which also tells what it is of and what is left; distillations call `on_step` with it.
+
+    phase: in words, e.g. "round 2 of 4, painting". left: the steps to come by kind; those of a kind take equally long.
+    kind: the step's own.
+    """
+
+    phase: str
+    kind: str
+    left: dict[str, int]
+
+    def __new__(cls, number: int, phase: str, kind: str, left: dict[str, int]) -> Step:
+        step = super().__new__(cls, number)
+        step.phase, step.kind, step.left = phase, kind, left
+        return step
+
+
 OnStep = Callable[[int, int, Callable[[], Tensor] | None], None]
 # The only hook of long work: called with (step, total, preview); raising from it cancels the work. `preview` gives a
 # (3, H, W) picture in [0, 1], worth calling only when it is shown; None where there is none.

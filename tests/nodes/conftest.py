@@ -126,10 +126,10 @@ def types(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def folders(comfyui: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """ComfyUI's input and output folders for one test."""
+    """ComfyUI's input, output and user folders for one test."""
     import folder_paths
 
-    for name in ("input", "output"):
+    for name in ("input", "output", "user"):
         (tmp_path / name).mkdir()
         monkeypatch.setattr(folder_paths, f"get_{name}_directory", lambda name=name: str(tmp_path / name))
     return tmp_path

@@ -145,9 +145,46 @@ def test_it_distils_from_what_is_given(loaded: Loaded, distilled: Callable[..., 
     images = torch.zeros(2, 64, 64, 3)
     prompt = [[torch.ones(1, 77, quarter_model().diffusion.context_dim), {}]]
     views = {"images": images, "cameras": core.orbit_cameras([0.0, 180.0], 22.5)}
-    for changes in ({"model": patched}, views, {"positive": prompt}):
+    for changes in ({"model": patched}, {"positive": prompt}):
         assert not torch.allclose(plain, weights(distilled(**changes)))
+    assert plain.shape != weights(distilled(**views)).shape  # their pixels are smaller than the model's
     assert torch.equal(plain, weights(distilled()))  # whatever ran in between
+
+
+@pytest.mark.comfyui
+def test_a_cancelled_run_goes_on_unless_told_otherwise(
+    loaded: Loaded, distilled: Callable[..., Any], pack: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cancelled in the second batch, or in the midst of a fit; another LoRA, prompt or seed is another run."""
+    whole, steps, folder = weights(distilled(preset="fast")), [], pack("nodes.unfinished").folder()
+    stop: list[int] = []
+
+    def hook(doing: str) -> Callable[..., None]:
+        def on_step(step: int, total: int, preview: object) -> None:
+            steps.append(step)
+            if step in stop:
+                stop.clear()
+                raise InterruptedError
+
+        return on_step
+
+    monkeypatch.setattr(pack("nodes.field"), "progress_hook", hook)
+    assert list(folder.iterdir()) == []  # what is done is removed
+    patched = loaded.model.clone()
+    with torch.inference_mode():
+        name = next(key for key in patched.model.state_dict() if key.endswith("out.2.weight"))
+        patched.add_patches({name: (torch.full_like(patched.model.state_dict()[name], 0.3),)}, 1.0)
+    for changes, last in (({}, 4), ({"seed": 1}, 1), ({"model": patched}, 1), ({"resume": False}, 1)):
+        stop[:] = [4]
+        with pytest.raises(InterruptedError):
+            distilled(preset="fast")
+        steps.clear()
+        field = distilled(preset="fast", **changes)
+        assert steps[0] == last
+        assert torch.equal(whole, weights(field)) is (changes in ({}, {"resume": False}))
+        assert len(list(folder.iterdir())) == bool(changes)
+        for left in folder.iterdir():
+            left.unlink()
 
 
 @pytest.mark.comfyui
@@ -163,9 +200,10 @@ def test_cancel_and_once_more(distilled: Callable[..., Any], pack: Pack, monkeyp
     monkeypatch.setattr(pack("nodes.host"), "send_line", line)
     with pytest.raises(model_management.InterruptProcessingException):
         distilled()
-    assert steps == ["distilling: step 1/10"]
+    assert steps == ["distilling: predictions, step 1/10"]
     assert torch.isfinite(weights(distilled())).all()
-    assert steps[-1] == "distilling: step 10/10"
+    assert steps[1].startswith("distilling: predictions, step 2/10")  # step 1 is not made again
+    assert steps[-1] == "distilling: round 1 of 1, fitting, step 10/10"
 
 
 PRESETS = [("fast", 0, 10), ("draft", 0, 10), ("draft", 4, 4), ("reference", 0, 3000), ("reference", 77, 77)]

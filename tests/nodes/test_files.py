@@ -1,5 +1,6 @@
 """Files: fields and meshes come back the same, and nothing is written or read outside of ComfyUI's folders."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -72,6 +73,29 @@ def test_meshes_are_written_in_each_format(run_node: Run, folders: Path, kind: s
         assert loaded.visual.vertex_colors[:, :3].tolist() == [[0, 0, 0], [255, 0, 0], [0, 128, 0], [0, 0, 255]]
 
 
+def test_a_glb_carries_the_graph_and_uvs(
+    node_classes: dict[str, type], folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ComfyUI's Save 3D Model writes them: texts of JSON in asset.extras, unless it was told to write none."""
+    from comfy.cli_args import args
+    from comfy_api.latest import io
+
+    node = node_classes[SAVE_MESH]
+    assert {io.Hidden.prompt, io.Hidden.extra_pnginfo} <= set(node.GET_SCHEMA().hidden)
+    prompt, graph = {"3": {"class_type": "UpFusionSaveMesh"}}, {"nodes": [], "version": 0.4}
+    hidden = SimpleNamespace(prompt=prompt, extra_pnginfo={"workflow": graph})
+    monkeypatch.setattr(node, "hidden", hidden, raising=False)
+    mesh = a_mesh(uvs=torch.tensor([[[0.0, 0], [1, 0], [0, 1], [1, 1]]]))
+    for disabled, expected in ((False, {"prompt": prompt, "workflow": graph}), (True, None)):
+        monkeypatch.setattr(args, "disable_metadata", disabled)
+        (name,) = (entry["filename"] for entry in node.execute(mesh=mesh, format="glb", filename_prefix="m").ui["3d"])
+        content = (folders / "output" / name).read_bytes()
+        tree = json.loads(content[20 : 20 + int.from_bytes(content[12:16], "little")])
+        extras = tree["asset"].get("extras")
+        assert (extras and {key: json.loads(text) for key, text in extras.items()}) == expected
+        assert {"COLOR_0", "TEXCOORD_0"} <= tree["meshes"][0]["primitives"][0]["attributes"].keys()
+
+
 def test_the_viewer_is_told_of_every_mesh_of_a_batch(node_classes: dict[str, type], folders: Path) -> None:
     """The second mesh is padded to the first one's size."""
     mesh = a_mesh()
@@ -122,10 +146,30 @@ def test_weights_and_precision_are_of_the_lists(run_node: Run) -> None:
     for inputs, message in (
         ({"weights": 5}, "weights must be str, got"),
         ({"weights": "../lost"}, "weights must stay inside ComfyUI's folder"),
-        ({"weights": "lost.safetensors"}, r"lost\.safetensors is not in .*models.*upfusion3d/upfusion"),
+        ({"weights": "lost.safetensors"}, r"lost\.safetensors is not in models/upfusion .*upfusion3d/upfusion"),
         ({"precision": "nn"}, "precision must be one of auto, float32, float16, bfloat16, got"),
     ):
         refused(message, run_node, "UpFusionLoadModel", **({"weights": "mini"} | inputs))
+
+
+def test_a_shared_workflow_s_absent_weights(
+    node_classes: dict[str, type], pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ComfyUI's own check would say "value not in list"; the folder is there from the start, unless it cannot be."""
+    import folder_paths
+
+    node = node_classes["UpFusionLoadModel"]
+    told = node.validate_inputs(weights="theirs.safetensors")
+    words = ("theirs.safetensors is not in models/upfusion (", "6.1 GB", "https://github.com/upfusion3d/upfusion")
+    assert all(word in told for word in words), told
+    assert node.validate_inputs(weights="mini") is True
+    assert node.validate_inputs(weights=None) is True  # it comes by a link
+    (tmp_path / "file").touch()
+    for place, made in ((tmp_path / "new", True), (tmp_path / "file", False)):
+        monkeypatch.setattr(folder_paths, "models_dir", str(place))
+        monkeypatch.setattr(folder_paths, "add_model_folder_path", lambda *_: None)
+        pack("nodes.files").register_folder()
+        assert (place / "upfusion").is_dir() is made
 
 
 def test_a_texture_keeps_its_place(pack: Pack) -> None:

@@ -195,7 +195,7 @@ def test_one_box_paints_what_the_three_nodes_paint(run_node: Run, loaded: Loaded
     inputs = loaded.inputs() | {"cameras": loaded.cameras, "seed": 3, "steps": 4, "guidance": 4.0}
     expected = loaded.vae.decode(loaded.model.get_model_object("latent_format").process_out(sampled))
     for batch_size in (4, 3):
-        (images,) = run_node("UpFusionSampleViews", batch_size=batch_size, **inputs)
+        images, _ = run_node("UpFusionSampleViews", batch_size=batch_size, **inputs)
         torch.testing.assert_close(images, expected, atol=1e-3, rtol=0)
 
 

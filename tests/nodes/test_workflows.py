@@ -76,9 +76,32 @@ def test_the_bundled_model_and_photos_are_used(graph: dict[str, Any]) -> None:
         if node["type"] in ("LoadBackgroundRemovalModel", "LoraLoaderModelOnly", "LoadDA3Model"):
             assert node["mode"] in (2, 4)
         for model in node["properties"].get("models", ()):
-            assert model["name"] in node["widgets_values"]
+            # ComfyUI asks for a model where its name is chosen: the released weights, in a graph made from this one
+            assert model["name"] in node["widgets_values"] or node["type"] == "UpFusionLoadModel"
             assert model["url"].startswith("https://")
             assert model["directory"]
+
+
+@each_workflow
+def test_fields_are_saved_and_only_fitted_to_views_that_agree(graph: dict[str, Any]) -> None:
+    """Sampled views contradict each other: given to Distill they make fog. Weights have an address."""
+    kinds = {node["id"]: node["type"] for node in graph["nodes"]}
+    joined = {(kinds[source], kinds[target], output) for _, source, output, target, _, _ in graph["links"]}
+    assert ("UpFusionSampleViews", "UpFusionDistill", 0) not in joined
+    if "UpFusionDistill" in kinds.values() and not graph["extra"].get("linearMode"):
+        assert "UpFusionSaveField" in kinds.values()
+    for node in ours(graph):
+        if node["type"] == "UpFusionLoadModel":
+            assert node["properties"]["models"][0]["directory"] == "upfusion"
+
+
+def test_the_views_are_shown_before_distill_runs() -> None:
+    """It gets the scene from Sample Views, and the preview stands right behind these."""
+    graph = WORKFLOWS["upfusion_1_quick_start"]
+    kinds = {node["id"]: node["type"] for node in graph["nodes"]}
+    joined = {(kinds[source], kinds[target], kind) for _, source, _, target, _, kind in graph["links"]}
+    assert ("UpFusionSampleViews", "UpFusionDistill", "UPFUSION_SCENE") in joined
+    assert ("UpFusionSampleViews", "PreviewImage", "IMAGE") in joined
 
 
 @each_workflow

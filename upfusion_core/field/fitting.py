@@ -81,6 +81,7 @@ class FieldFitter:
         self.config = config or FitConfig()
         self.generator = generator
         self.iteration = 0
+        self._begun: Tensor | None = None  # the generator where a step that was broken off began
         samples = self.config.sampling.uniform + self.config.sampling.importance
         self.rays = max(1, min(self.config.rays, self.config.points // samples))
         rates = ((field.grid, self.config.grid_lr), (field.mlp, self.config.mlp_lr))
@@ -132,8 +133,9 @@ class FieldFitter:
     def step(self) -> dict[str, Tensor]:
         """One step on random rays -> unweighted loss terms; FieldError, and no step, where a gradient is not finite."""
         config = self.config
-        if self.occupancy is not None and self.iteration % config.occupancy_every == 0:
+        if self.occupancy is not None and self.iteration % config.occupancy_every == 0 and self._begun is None:
             self.occupancy.update(self.field.density, generator=self.generator)
+        self._begun = self.generator.get_state()
         pixels = self._draw_pixels()
         rays = self._rays(pixels)
         asked = 0
@@ -160,6 +162,7 @@ class FieldFitter:
             group["lr"] = rate * config.final_lr**progress
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
+        self._begun = None
         if progress < config.coarse_share:
             rows, gradient = self.field.config.grid.rows, self.field.grid.table.grad
             assert gradient is not None, "it went backward"
@@ -217,7 +220,8 @@ class FieldFitter:
     def state_dict(self) -> dict[str, Any]:
         """Everything to resume from: field, optimiser, occupancy, generator, position. The views are the caller's."""
         state = {"iteration": self.iteration, "rays": self.rays, "field": self.field.state_dict()}
-        state |= {"optimizer": self.optimizer.state_dict(), "generator": self.generator.get_state()}
+        generator = self.generator.get_state() if self._begun is None else self._begun
+        state |= {"optimizer": self.optimizer.state_dict(), "generator": generator, "begun": self._begun is not None}
         return state | {"occupancy": None if self.occupancy is None else self.occupancy.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -228,6 +232,7 @@ class FieldFitter:
             self.occupancy.load_state_dict(state["occupancy"])
         self.generator.set_state(state["generator"].cpu())
         self.iteration, self.rays = state["iteration"], state["rays"]
+        self._begun = self.generator.get_state() if state.get("begun") else None
 
 
 def _by_pixel(pictures: Pictures, device: torch.device) -> Tensor:

@@ -26,7 +26,7 @@ from ..field.rendering import render_views
 from ..geometry import orbit_cameras, random_cameras
 from ..geometry.cameras import BAND_ELEVATION_DEGREES, networks_reference, reference_distance
 from ..support.checks import check_type
-from ..support.errors import FieldError, InputError
+from ..support.errors import InputError
 from ..support.files import check_path, save_tensors
 from ..support.images import resize_pictures
 from ..support.weights import read_saved
@@ -38,6 +38,7 @@ from ..types import (
     OnStep,
     PhotoCameras,
     SceneEncoding,
+    Step,
     ViewConditioning,
 )
 from .given_views import CELLS, FittedPictures, fitted_pictures, given_photos, visual_hull
@@ -50,6 +51,8 @@ from .sampling import make_scheduler, repaint_steps, sample_views
 START_STREAM, CAMERA_STREAM, FIT_STREAM, ORDER_STREAM, GIVEN_STREAM, NOISE_STREAM = range(6)
 # what is drawn for, each from a generator of its own: the field's start, cameras, rays of the fit, the order
 # of things, rays of the fit to the caller's views, and noise of the first round; later rounds count on from it
+
+PAINTING, FITTING, DENOISING, SEARCHING = "painting", "fitting", "denoising", "searching"  # kinds of steps
 
 State = Callable[[], dict[str, Any]]  # gives tensors, numbers and containers of them, to go on from later
 
@@ -142,7 +145,7 @@ class Distillation:
         if self.path is not None:
             save_tensors({"fingerprint": self.fingerprint, "state": state}, self.path)
 
-    def report(self, step: int, total: int, preview: Callable[[], Tensor] | None, state: State) -> None:
+    def report(self, step: Step, total: int, preview: Callable[[], Tensor] | None, state: State) -> None:
         """Calls the hook; where that cancels, the state is saved before the cancellation goes on."""
         try:
             self.on_step(step, total, preview)
@@ -150,16 +153,30 @@ class Distillation:
             self.save(state())
             raise
 
-    def fit(self, fitter: FieldFitter | ReferenceFitter, state: State, end: int, first: int, total: int) -> None:
-        """Steps until iteration `end`; `first` of the `total` steps are before. The state is saved now and then."""
+    def fit(
+        self,
+        fitter: FieldFitter | ReferenceFitter,
+        state: State,
+        end: int,
+        first: int,
+        total: int,
+        phase: str,
+        painting: int = 0,
+    ) -> None:
+        """Steps until iteration `end`; `first` of the `total` steps are before, `painting` of those to come paint.
+
+        The state is saved now and then, and where a step is broken off.
+        """
         while fitter.iteration < end:
             try:
                 fitter.step()
-            except FieldError:
+            except BaseException:
                 self.save(state())
                 raise
             # the hook comes first: killed between the two, it is called for the step again, and its preview is the last
-            self.report(first + fitter.iteration, total, fitter.preview, state)
+            done = first + fitter.iteration
+            left = {FITTING: total - done - painting, PAINTING: painting}
+            self.report(Step(done, phase, FITTING, left), total, fitter.preview, state)
             if fitter.iteration % self.config.checkpoint_every == 0 or fitter.iteration == end:
                 self.save(state())
 
@@ -194,7 +211,8 @@ class Round(NamedTuple):
 
 
 class FitRounds:
-    """The rounds of a draft or `fast`: the `number` of the one that is fitted, and its sampled `pictures`, if any."""
+    """The rounds of a draft or `fast`: the `number` of the one that is fitted, its sampled `pictures`, if any, and as
+    many batches of the next round's as are `painted`."""
 
     def __init__(self, job: Distillation, plan: DraftSchedule | FastSchedule) -> None:
         make_scheduler(plan.scheduler, plan.steps)  # a wrong one is said before any fit
@@ -213,6 +231,9 @@ class FitRounds:
                 noise = stream_generator(job.seed, NOISE_STREAM + number).initial_seed()
                 seeds = tuple(noise if plan.shared_noise else noise + view for view in range(len(cameras)))
                 self.rounds.append(Round(cameras, plan.fit, plan.ends[number + 1], level, seeds))
+        batches = [-(-len(made.cameras) // job.config.batch_size) for made in self.rounds]
+        walks = [repaint_steps(made.level or 1.0, plan.steps) for made in self.rounds]
+        self.walks = [0, *(count * steps for count, steps in zip(batches[1:], walks[1:], strict=True))]  # by round
         given, self.hull = job.views, None  # where anything may be
         if given is not None and job.silhouettes:
             self.hull = visual_hull(given, self.field.config.half_extent, CELLS)
@@ -221,12 +242,16 @@ class FitRounds:
         saved = job.load() or {"round": 0, "pictures": None, "fit": None}
         self.number: int = saved["round"]
         self.pictures: dict[str, Tensor] | None = saved["pictures"]
+        self.painted: list[Tensor] = saved.get("painted", [])
         self.photos: PhotoCameras | None = None  # where more than the first photo are to be targets
         if len(job.scene.views or ()) > 1 and self.fast.photo_weight and self.fast.all_photos:
-            step = self._steps_before(self.number) + (saved["fit"]["iteration"] if saved["fit"] else 0)
-            self.photos = job.photo_cameras or estimate_photo_cameras(
-                job.model, job.scene, on_step=lambda *_: job.on_step(step, self.total, None)
-            )
+            if found := saved.get("photos"):
+                self.photos = PhotoCameras(Cameras(**found.pop("cameras")), **found)
+            else:
+                step = Step(self._steps_before(self.number), "estimating cameras", SEARCHING, {})
+                self.photos = job.photo_cameras or estimate_photo_cameras(
+                    job.model, job.scene, on_step=lambda *_: job.on_step(step, self.total, None)
+                )
         self.fitter = self._new_fitter()
         if saved["fit"]:
             self.fitter.load_state_dict(saved["fit"])
@@ -234,11 +259,14 @@ class FitRounds:
     def finish(self) -> RadianceField:
         while True:
             end, first = self.rounds[self.number].end, self._steps_before(self.number)
-            self.job.fit(self.fitter, self.state, end, first, self.total)
+            phase = f"round {self.number} of {len(self.rounds) - 1}, fitting" if self.number else "predictions"
+            to_paint = sum(self.walks[self.number + 1 :])
+            self.job.fit(self.fitter, self.state, end, first, self.total, phase, to_paint)
             if self.number + 1 == len(self.rounds):
                 return self.field
             self.pictures = self._sampled(self.rounds[self.number + 1])
             self.number += 1
+            self.painted = []
             if self.rounds[self.number].level is None:
                 self.fitter = self._new_fitter()
             else:
@@ -246,14 +274,14 @@ class FitRounds:
             self.job.save(self.state())
 
     def state(self) -> dict[str, Any]:
-        return {"round": self.number, "pictures": self.pictures, "fit": self.fitter.state_dict()}
+        state = {"round": self.number, "pictures": self.pictures, "fit": self.fitter.state_dict()}
+        photos = self.photos and {**vars(self.photos), "cameras": vars(self.photos.cameras)}
+        return state | {"painted": self.painted, "photos": photos}
 
     def _steps_before(self, number: int) -> int:
         """Steps of the whole until a round's pictures are made, but for those of the fit that it goes on with."""
-        rounds, batch = self.rounds[: number + 1], self.job.config.batch_size
-        ended = sum(before.end for before, after in pairwise(rounds) if after.level is None)
-        walks = [(-(-len(made.cameras) // batch), made.level or 1.0) for made in rounds[1:]]
-        return ended + sum(batches * repaint_steps(level, self.plan.steps) for batches, level in walks)
+        ended = sum(before.end for before, after in pairwise(self.rounds[: number + 1]) if after.level is None)
+        return ended + sum(self.walks[: number + 1])
 
     def _new_fitter(self) -> FieldFitter:
         fit, generator = self.rounds[self.number].fit, stream_generator(self.job.seed, FIT_STREAM)
@@ -268,15 +296,23 @@ class FitRounds:
             seen = render_views(field, field.aabb, made.cameras, model.image_size, **options).rgb.cpu()
         if self._cond is None:
             self._cond = model.condition(job.scene, made.cameras, text_embeddings=job.text)
-        before = self._steps_before(self.number) + self.fitter.iteration
+        before, later = self._steps_before(self.number) + self.fitter.iteration, sum(self.walks[self.number + 2 :])
+        phase, batch = f"round {self.number + 1} of {len(self.rounds) - 1}, painting", job.config.batch_size
 
-        def on_step(step: int, _: int, preview: Callable[[], Tensor] | None) -> None:
-            job.report(min(before + step, self.total), self.total, preview, self.state)
+        def on_step(number: int, _: int, preview: Callable[[], Tensor] | None) -> None:
+            number += len(self.painted) * repaint_steps(made.level or 1.0, self.plan.steps)
+            done, to_paint = min(before + number, self.total), max(self.walks[self.number + 1] - number, 0) + later
+            left = {PAINTING: to_paint, FITTING: max(self.total - done - to_paint, 0)}
+            job.report(Step(done, phase, PAINTING, left), self.total, preview, self.state)
 
         walk: dict[str, Any] = {"steps": self.plan.steps, "scheduler": self.plan.scheduler, "level": made.level or 1.0}
-        walk |= {"guidance": job.config.guidance, "guidance_window": self.fast.guided}
-        more: dict[str, Any] = {"pictures": seen, "seeds": made.seeds, "batch_size": job.config.batch_size}
-        rgb = sample_views(model.prior, self._cond, on_step=on_step, **walk, **more)
+        walk |= {"guidance": job.config.guidance, "guidance_window": self.fast.guided, "batch_size": batch}
+        for start in range(len(self.painted) * batch, len(self._cond), batch):
+            part = slice(start, start + batch)
+            more: dict[str, Any] = {"pictures": None if seen is None else seen[part], "seeds": made.seeds[part]}
+            self.painted.append(sample_views(model.prior, self._cond[part], on_step=on_step, **walk, **more))
+            job.save(self.state())
+        rgb = torch.cat(self.painted)
         weights = torch.ones_like(rgb[:, :1])
         if seen is not None and self.fast.agreement:
             weights = agreement(rgb, seen, self.fast.agreement)
@@ -323,8 +359,9 @@ def _as_released(job: Distillation, plan: ReferenceSchedule) -> RadianceField:
         before = FieldFitter(field, **vars(views), config=given, generator=random)
         while not before.done:
             before.step()
-            job.on_step(before.iteration, total, before.preview)
-    job.fit(fitter, fitter.state_dict, plan.iterations, first, total)
+            left = {FITTING: given.iterations - before.iteration, DENOISING: plan.iterations}
+            job.on_step(Step(before.iteration, "the given views", FITTING, left), total, before.preview)
+    job.fit(fitter, fitter.state_dict, plan.iterations, first, total, "denoising")
     return field
 
 
@@ -346,8 +383,8 @@ def distill(
     Args:
         config: DistillConfig.fast() unless given. prompt, text_embeddings: as in UpFusion.condition.
         generator: only its initial seed counts, so that a resumed run draws what an uninterrupted one draws.
-        on_step: called after each step; the preview is the field as it is, from where photo 1 stands. Raising from it
-            cancels; the state is saved first.
+        on_step: called after each step, with a `Step`, which knows its phase and what is left; the preview is the field
+            as it is, from where photo 1 stands. Raising from it cancels; the state is saved first.
         checkpoint: file of the saved state, written every `config.checkpoint_every` steps and read if it exists: the
             run goes on from there and, on a CPU, ends in the same field to the bit.
         views: pictures of the object that exist already, e.g. sampled ones or photos from known cameras. A draft and

@@ -66,6 +66,7 @@ class ReferenceFitter:
         assert isinstance(config.schedule, ReferenceSchedule)
         self.field, self.model, self.cond, self.config, self.schedule = field, model, cond, config, config.schedule
         self.order, self.generator, self.iteration = order, generator, 0
+        self._begun: Tensor | None = None  # the generator where a step that was broken off began
         self.perceptual: PerceptualDistance | None = None
         if config.perceptual == "lpips":
             assert config.perceptual_weights is not None, "DistillConfig asks for them"
@@ -77,7 +78,8 @@ class ReferenceFitter:
 
     def state_dict(self) -> dict[str, Any]:
         parts = {"field": self.field.state_dict(), "optimizer": self.optimizer.state_dict()}
-        return {**parts, "generator": self.generator.get_state(), "iteration": self.iteration}
+        generator = self.generator.get_state() if self._begun is None else self._begun
+        return {**parts, "generator": generator, "iteration": self.iteration}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.field.load_state_dict(state["field"])
@@ -87,6 +89,7 @@ class ReferenceFitter:
 
     def step(self) -> None:
         """Renders a view at half the image size, doubles it as upstream does, and goes towards its denoised version."""
+        self._begun = self.generator.get_state()
         view, index = (int(values[self.iteration]) for values in self.order)
         field, size, cond = self.field, self.model.image_size // 2, self.cond[view]
         options: dict[str, Any] = {"sampling": self.schedule.sampling, "chunk": size * size}
@@ -104,6 +107,7 @@ class ReferenceFitter:
         loss: Any = sum(weights[name] * value for name, value in terms.items())
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self._begun = None
         if not finite_gradient(loss, self.optimizer.param_groups[-1]["params"]):
             raise FieldError(not_finite(f"iteration {self.iteration + 1}", terms))
         self.optimizer.step()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import os
 import re
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -27,7 +29,7 @@ Axis = Literal["y", "z"]
 FORMATS = ("glb", "obj", "ply", "stl")
 TEXTURED = ("glb", "obj")  # those that hold a texture
 UNLIT = "KHR_materials_unlit"  # glTF extension that shows colours as they are: the photos' light is in them already
-_COLOR = "_COLOR"  # what trimesh calls vertex colours that it is to write as they are
+_AS_THEY_ARE = {"_COLOR": "COLOR_0", "_UV": "TEXCOORD_0"}  # attributes that trimesh is to write so, and glTF's names
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,14 +39,14 @@ class MeshAsset:
     vertices: Tensor  # (P, 3) float32
     faces: Tensor  # (F, 3) int64, counter-clockwise seen from outside
     vertex_colors: Tensor  # (P, 3) in [0, 1], sRGB
-    uvs: Tensor | None = None  # (P, 2) in [0, 1], v = 0 at the bottom, as in OBJ; with a texture, or neither
+    uvs: Tensor | None = None  # (P, 2), v = 0 at the bottom, as in OBJ; in [0, 1] where there is a texture
     texture: Tensor | None = None  # (3, H, W) in [0, 1], sRGB, first row at the top
     normals: Tensor | None = None  # (P, 3) unit vectors, outward; None leaves them to be made from the faces
 
     def __post_init__(self) -> None:
         check_triangles("MeshAsset", self.vertices, self.faces)
-        if (self.uvs is None) != (self.texture is None):
-            raise InputError("MeshAsset.uvs and texture go together, got one of them; give both or neither")
+        if self.uvs is None and self.texture is not None:
+            raise InputError("MeshAsset.texture needs uvs, got none; give both, or uvs alone, or neither")
         count = len(self.vertices)
         shapes: dict[str, tuple[int | str, ...]] = {"vertices": (count, 3), "vertex_colors": (count, 3)}
         shapes |= {"uvs": (count, 2), "texture": (3, "H", "W"), "normals": (count, 3)}
@@ -60,19 +62,27 @@ class MeshAsset:
             value = value.float()  # as files have it
             check_finite(f"{label} in float32", value)
             low, high = (float(end) for end in value.detach().aminmax())
-            if name not in ("vertices", "normals") and (low < 0 or high > 1):
+            bounded = name in ("vertex_colors", "texture") or (name == "uvs" and self.texture is not None)
+            if bounded and (low < 0 or high > 1):
                 raise InputError(f"{label} must be in [0, 1], got [{low:.3g}, {high:.3g}]; clamp it")
             object.__setattr__(self, name, value)
 
-    def save(self, path: str | os.PathLike[str], *, size_mm: float | None = None, up: Axis = "y") -> list[Path]:
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        size_mm: float | None = None,
+        up: Axis = "y",
+        extras: Mapping[str, str] | None = None,
+    ) -> list[Path]:
         """Writes `.glb`, `.obj`, `.ply` or `.stl` by the suffix, whole or not at all, and gives the files.
 
         A textured `.obj` has an `.mtl` and a `.png` beside it. All are complete before any of them gets its name.
-        size_mm, up: as `mesh_files` takes them.
+        size_mm, up, extras: as `mesh_files` takes them.
         """
         check_path("path", path)
         path = Path(path)
-        files = mesh_files(self, path.name, size_mm=size_mm, up=up)
+        files = mesh_files(self, path.name, size_mm=size_mm, up=up, extras=extras)
         with ExitStack() as stack:
             for name, content in reversed(files.items()):  # renamed the other way round: the mesh comes last
                 stack.enter_context(replacing(path.with_name(name))).write_bytes(content)
@@ -94,7 +104,9 @@ def check_triangles(name: str, vertices: Tensor, faces: Tensor) -> None:
         raise InputError(f"{name}.faces must number vertices 0 to {count - 1}, got {got}")
 
 
-def mesh_files(mesh: MeshAsset, name: str, *, size_mm: float | None = None, up: Axis = "y") -> dict[str, bytes]:
+def mesh_files(
+    mesh: MeshAsset, name: str, *, size_mm: float | None = None, up: Axis = "y", extras: Mapping[str, str] | None = None
+) -> dict[str, bytes]:
     """The files that the mesh `name` consists of, by their names, those that it refers to first.
 
     `.glb` shows the texture if there is one, else the vertex colours, unlit; `.obj` the texture by an MTL file and a
@@ -104,6 +116,7 @@ def mesh_files(mesh: MeshAsset, name: str, *, size_mm: float | None = None, up: 
         size_mm: length of the longest side of the mesh's box in millimetres, the unit of programs for printing; a GLB
             has it in metres, its own unit. None: scene units.
         up: the axis that points up in `.obj`, `.ply` and `.stl`, with the front at +Z or, "z", -Y; in `.glb` it is +Y.
+        extras: texts that a `.glb` carries along by their names, as `asset.extras`.
     """
     kind = _kind(name)
     check_choice("up", up, get_args(Axis))
@@ -117,28 +130,36 @@ def mesh_files(mesh: MeshAsset, name: str, *, size_mm: float | None = None, up: 
     picture = None
     if mesh.texture is not None and kind in TEXTURED:
         picture = Image.fromarray(to_8bit(mesh.texture.permute(1, 2, 0)))
-        if kind == "obj":
-            return _textured_obj(mesh, name, picture)
-    elif mesh.texture is not None:
+    if mesh.uvs is not None and kind == "obj":
+        return _unwrapped_obj(mesh, name, picture)
+    if mesh.uvs is not None and kind not in TEXTURED:
         mesh = unsplit(mesh)[0]
     arrays = mesh.vertices, mesh.faces, mesh.normals
     vertices, faces, bent = (None if values is None else values.numpy(force=True) for values in arrays)
     # process: merging vertices would part them from their colours
     solid = trimesh.Trimesh(vertices, faces, vertex_normals=bent, process=False)
-    if kind != "glb":
-        solid.visual = ColorVisuals(vertex_colors=to_8bit(mesh.vertex_colors))
-    elif picture is None or mesh.uvs is None:  # floats, because eight bits of linear light are too few for what is dark
-        solid.vertex_attributes[_COLOR] = srgb_to_linear(mesh.vertex_colors).numpy(force=True)
-    else:
-        material = PBRMaterial(baseColorTexture=picture, metallicFactor=0.0, roughnessFactor=1.0)
-        solid.visual = TextureVisuals(uv=mesh.uvs.numpy(force=True), material=material)
     if kind == "glb":
+        _paint(solid, mesh, picture)
         scene, export = trimesh.Scene(solid), trimesh.exchange.gltf.export_glb
-        return {name: export(scene, include_normals=normals is not None, tree_postprocessor=_make_unlit)}
+        completed = partial(_completed, extras=dict(extras or {}))
+        return {name: export(scene, include_normals=normals is not None, tree_postprocessor=completed)}
+    solid.visual = ColorVisuals(vertex_colors=to_8bit(mesh.vertex_colors))
     if kind == "obj":
         text = trimesh.exchange.obj.export_obj(solid, include_normals=normals is not None, header=None)
         return {name: text.encode("utf-8")}
     return {name: solid.export(file_type=kind)}
+
+
+def _paint(solid: trimesh.Trimesh, mesh: MeshAsset, picture: Image.Image | None) -> None:
+    """Gives what becomes a GLB its texture, or colours as floats: eight bits of linear light are too few for dark."""
+    if mesh.uvs is not None and picture is not None:
+        material = PBRMaterial(baseColorTexture=picture, metallicFactor=0.0, roughnessFactor=1.0)
+        solid.visual = TextureVisuals(uv=mesh.uvs.numpy(force=True), material=material)
+        return
+    solid.vertex_attributes["_COLOR"] = srgb_to_linear(mesh.vertex_colors).numpy(force=True)
+    if mesh.uvs is not None:
+        from_top = torch.stack([mesh.uvs[:, 0], 1 - mesh.uvs[:, 1]], dim=1)
+        solid.vertex_attributes["_UV"] = from_top.numpy(force=True)
 
 
 def unsplit(mesh: MeshAsset) -> tuple[MeshAsset, Tensor]:
@@ -152,20 +173,24 @@ def unsplit(mesh: MeshAsset) -> tuple[MeshAsset, Tensor]:
     return MeshAsset(vertices, became[mesh.faces.cpu()], colors, normals=normals[0] if normals else None), became
 
 
-def _textured_obj(mesh: MeshAsset, name: str, picture: Image.Image) -> dict[str, bytes]:
-    """The PNG, the MTL and the OBJ, which has the vertices of cuts of the atlas once."""
+def _unwrapped_obj(mesh: MeshAsset, name: str, picture: Image.Image | None) -> dict[str, bytes]:
+    """The OBJ, which has the vertices of cuts of the atlas once, after its PNG and MTL, or with colours of vertices."""
     whole, became = unsplit(mesh)
-    library, png, text = _library_name(name), io.BytesIO(), io.StringIO()
-    picture.save(png, format="PNG")
-    material = f"newmtl {library}\nKa 0 0 0\nKd 1 1 1\nKs 0 0 0\nNs 1\nmap_Kd {library}.png\n"
-    text.write(f"mtllib {library}.mtl\nusemtl {library}\n")
+    text, points, files = io.StringIO(), whole.vertices, {}
+    if picture is None:
+        points = torch.cat([points, whole.vertex_colors], dim=1)
+    else:
+        library, png = _library_name(name), io.BytesIO()
+        picture.save(png, format="PNG")
+        material = f"newmtl {library}\nKa 0 0 0\nKd 1 1 1\nKs 0 0 0\nNs 1\nmap_Kd {library}.png\n"
+        text.write(f"mtllib {library}.mtl\nusemtl {library}\n")
+        files = {f"{library}.png": png.getvalue(), f"{library}.mtl": material.encode("utf-8")}
     numbers = [became[mesh.faces.cpu()], mesh.faces.cpu()]
-    for kind, values in (("v", whole.vertices), ("vt", mesh.uvs), ("vn", whole.normals)):
+    for kind, values in (("v", points), ("vt", mesh.uvs), ("vn", whole.normals)):
         if values is not None:
             np.savetxt(text, values.numpy(force=True), fmt=f"{kind}{values.shape[1] * ' %.8f'}")
     numbers += [] if whole.normals is None else numbers[:1]
     np.savetxt(text, torch.stack(numbers, -1).flatten(1) + 1, fmt="f" + 3 * (" %d" + (len(numbers) - 1) * "/%d"))
-    files = {f"{library}.png": png.getvalue(), f"{library}.mtl": material.encode("utf-8")}
     return {**files, name: text.getvalue().encode("utf-8")}
 
 
@@ -188,8 +213,8 @@ def _library_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", name.rpartition(".")[0])
 
 
-def _make_unlit(tree: dict[str, Any]) -> None:
-    """Marks every material of a glTF tree as unlit; primitives without one get it, and colours their standard name."""
+def _completed(tree: dict[str, Any], extras: dict[str, str]) -> None:
+    """Marks every material of a glTF tree as unlit; primitives without one get it, and attributes standard names."""
     materials = tree.setdefault("materials", [])
     if not materials:
         materials.append({"pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0}})
@@ -198,6 +223,8 @@ def _make_unlit(tree: dict[str, Any]) -> None:
     for mesh in tree["meshes"]:
         for primitive in mesh["primitives"]:
             primitive.setdefault("material", 0)
-            if _COLOR in primitive["attributes"]:
-                primitive["attributes"]["COLOR_0"] = primitive["attributes"].pop(_COLOR)
+            attributes = primitive["attributes"].items()
+            primitive["attributes"] = {_AS_THEY_ARE.get(key, key): number for key, number in attributes}
+    if extras:
+        tree["asset"]["extras"] = extras
     tree["extensionsUsed"] = sorted({*tree.get("extensionsUsed", []), UNLIT})

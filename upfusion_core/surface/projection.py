@@ -125,11 +125,12 @@ def project_photos(
 
 def _unwrapped(mesh: MeshAsset, size: int, report: Callable[[float], None]) -> MeshAsset:
     normals = smooth_normals(mesh.vertices, mesh.faces) if mesh.normals is None else mesh.normals
+    plain = mesh.vertex_colors.mean(0)[:, None, None].clone()
     if mesh.uvs is not None:
-        return replace(mesh, normals=normals)
+        return replace(mesh, normals=normals, texture=plain if mesh.texture is None else mesh.texture)
     source, faces, uvs = unwrap(mesh.vertices, mesh.faces, size, report)
     vertices, colors, normals = (values[source] for values in (mesh.vertices, mesh.vertex_colors, normals))
-    return MeshAsset(vertices, faces, colors, uvs, colors.mean(0)[:, None, None].clone(), normals)
+    return MeshAsset(vertices, faces, colors, uvs, plain, normals)
 
 
 def _surface(mesh: MeshAsset, size: int, most: int = AT_ONCE) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, float]]:

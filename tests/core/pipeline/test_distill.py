@@ -14,6 +14,7 @@ from golden_files import worst
 from random_vgg import heads, vgg_weights
 from refusals import denied, refused, unfit
 from torch import Tensor
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from upfusion_core import (
     DistillConfig,
@@ -22,6 +23,7 @@ from upfusion_core import (
     PhotoCameras,
     RadianceField,
     SceneEncoding,
+    Step,
     UpFusion,
     orbit_cameras,
 )
@@ -85,6 +87,59 @@ def test_resumed_it_ends_the_same(model: UpFusion, scene: SceneEncoding, path: P
     assert same(whole, model.distill(scene, config, seeded(), checkpoint=path))
     # a finished state has no step left
     assert same(whole, model.distill(scene, config, seeded(), on_step=stop_at(1), checkpoint=path))
+
+
+@pytest.mark.parametrize(("preset", "asked"), [("fast", 1), ("fast", 6), ("reference", 3)])
+def test_broken_off_within_a_step_it_ends_the_same(
+    model: UpFusion, scene: SceneEncoding, path: Path, preset: str, asked: int
+) -> None:
+    """Hosts cancel between two questions to the field, too: random numbers of that step were drawn already."""
+    whole, calls = model.distill(scene, tiny(preset), seeded()), itertools.count(1)
+
+    def cancel(module: torch.nn.Module, _: object) -> None:
+        if isinstance(module, RadianceField) and next(calls) == asked:
+            raise InterruptedError
+
+    hook = register_module_forward_pre_hook(cancel)
+    with pytest.raises(InterruptedError):
+        model.distill(scene, tiny(preset), seeded(), checkpoint=path)
+    hook.remove()
+    assert same(whole, model.distill(scene, tiny(preset), seeded(), checkpoint=path))
+
+
+def test_painted_batches_and_found_cameras_are_not_made_again(
+    model: UpFusion, scene: SceneEncoding, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three steps of the fit, then three batches of two: a crash in the third leaves two of them."""
+    search = Mock(side_effect=distill.estimate_photo_cameras)
+    monkeypatch.setattr(distill, "estimate_photo_cameras", search)
+    schedule = replace(SCHEDULES["fast"], all_photos=True)
+    config, steps = tiny("fast", batch_size=1, schedule=schedule), []
+    whole = model.distill(scene, config, seeded())
+    monkeypatch.setattr(distill.Distillation, "report", lambda self, step, *_: steps.append(step) or 1 / (8 - step))
+    with pytest.raises(ZeroDivisionError):  # nothing is saved for it
+        model.distill(scene, config, seeded(), checkpoint=path)
+    assert steps[-1] == 8
+    assert len(torch.load(path, weights_only=True)["state"]["painted"]) == 2
+    monkeypatch.undo()
+    monkeypatch.setattr(distill, "estimate_photo_cameras", search)
+    again = model.distill(scene, config, seeded(), lambda step, *_: steps.append(step), path)
+    assert steps[steps.index(8) + 1] == 8
+    assert same(whole, again)
+    assert search.call_count == 2
+
+
+def test_steps_know_their_phase_and_what_is_left(model: UpFusion, scene: SceneEncoding) -> None:
+    steps: list[tuple[Step, int]] = []
+    config = replace(SCHEDULE, all_photos=True)
+    model.distill(scene, tiny("fast", schedule=config), on_step=lambda step, total, _: steps.append((step, total)))
+    phases = [phase for phase, _ in itertools.groupby(step.phase for step, _ in steps)]
+    rounds = [f"round {number} of 2, {work}" for number in (1, 2) for work in ("painting", "fitting")]
+    assert phases == ["estimating cameras", "predictions", *rounds]
+    known = [(step, total) for step, total in steps if step.left]
+    assert [sum(step.left.values()) for step, _ in known] == [total - step for step, total in known]
+    painted = [step.left["painting"] for step, _ in known if step.kind == "painting"]
+    assert painted == [5, 4, 3, 2, 1, 0]  # four views at a time: four steps of the first round, two of the second
 
 
 @pytest.mark.parametrize("preset", PRESETS)

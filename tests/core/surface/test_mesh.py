@@ -64,7 +64,8 @@ BAD = {
     "number vertices 0 to 2, got 3": {"faces": torch.tensor([[0, 1, 3]])},
     "vertex_colors .* one row a vertex": {"vertex_colors": torch.zeros(2, 3)},
     r"in \[0, 1\]": {"vertex_colors": torch.full((3, 3), 128.0)},
-    "go together": {"uvs": torch.zeros(3, 2)},
+    "texture needs uvs": {"texture": torch.zeros(3, 4, 4)},
+    "uvs must be in": {"uvs": torch.full((3, 2), 2.0), "texture": torch.zeros(3, 4, 4)},
     "texture must be": {"uvs": torch.zeros(3, 2), "texture": torch.zeros(4, 4, 3)},
     "normals .* one row a vertex": {"normals": torch.zeros(2, 3)},
     "normals must be finite": {"normals": torch.full((3, 3), float("inf"))},
@@ -142,6 +143,27 @@ def test_glb_with_a_texture_by_the_letter(tmp_path: Path) -> None:
     np.testing.assert_allclose(uvs, [[0, 1], [1, 1], [0, 0], [1, 0]], atol=1e-6)  # v = 0 is the top row in glTF
     normals = _accessor(path, primitive["attributes"]["NORMAL"])
     np.testing.assert_allclose(np.linalg.norm(normals, axis=1), 1, atol=1e-6)
+
+
+def test_uvs_without_a_texture_stay_beside_the_colours(tmp_path: Path) -> None:
+    """Also those beyond [0, 1], of tiles; formats without UVs have no cuts of theirs."""
+    uvs = torch.tensor([[0.0, 0.25], [1, 0], [2.5, 1], [0, 1]])
+    mesh = MeshAsset(MESH.vertices, MESH.faces, MESH.vertex_colors, uvs)
+    names = ["mesh.glb", "mesh.obj", "mesh.ply"]
+    for name in names:
+        mesh.save(tmp_path / name, extras={"prompt": '{"1": {}}'})
+    assert sorted(path.name for path in tmp_path.iterdir()) == names  # no picture, no material
+    tree, _ = _parts(tmp_path / "mesh.glb")
+    assert tree["asset"]["extras"] == {"prompt": '{"1": {}}'}
+    (primitive,) = tree["meshes"][0]["primitives"]
+    assert primitive["attributes"].keys() == {"POSITION", "COLOR_0", "TEXCOORD_0"}
+    flipped = [[0, 0.75], [1, 1], [2.5, 0], [0, 0]]
+    np.testing.assert_allclose(_accessor(tmp_path / "mesh.glb", primitive["attributes"]["TEXCOORD_0"]), flipped)
+    lines = [line.split() for line in (tmp_path / "mesh.obj").read_text().splitlines()]
+    corners = [[float(number) for number in row[1:]] for row in lines if row[0] == "v"]
+    assert corners[1] == [1, 0, 0, 1, 0, 0]  # red
+    assert [[float(number) for number in row[1:]] for row in lines if row[0] == "vt"] == uvs.tolist()
+    assert next(row[1:] for row in lines if row[0] == "f") == ["1/1", "3/3", "2/2"]
 
 
 def test_readers_see_the_texture_the_right_way_up(tmp_path: Path) -> None:

@@ -49,6 +49,13 @@ def test_a_square_takes_the_photo_that_faces_it() -> None:
     torch.testing.assert_close(texture[:, 8:-8, 8:-8], (0.1 + 0.8 * ramp())[:, 8:-8, 8:-8], atol=0.01, rtol=0)
 
 
+def test_uvs_without_a_texture_are_kept() -> None:
+    bare = replace(mesh(square()), texture=None)
+    painted = project_photos(bare, [ramp()], front(), size=64)
+    assert painted.uvs is bare.uvs
+    assert torch.equal(painted.texture, project_photos(mesh(square()), [ramp()], front(), size=64).texture)
+
+
 def test_what_is_hidden_keeps_its_own_colour() -> None:
     """A red photo of two squares, one behind the other: the far one, as large, is hidden from the front."""
     red = torch.tensor([0.9, 0.1, 0.1])[:, None, None].expand(3, 64, 64)
