@@ -25,7 +25,7 @@ from ..config.options import Batch, Folder, Networks, Photos, Reconstruct
 from ..support import files
 from ..support.errors import InputError, UpFusionError
 from ..support.spread import Lost, Work, spread
-from .console import answer, duration, say
+from .console import answer, bar, duration, say
 from .overview import CSV_NAME, HTML_NAME, Overview, Row
 from .run import RECORD_NAME, Record, read_record, recorded, settled_run
 
@@ -43,8 +43,6 @@ class Job(NamedTuple):
 
 def run_batch(command: Batch, given: frozenset[str]) -> None:
     """All objects that are not finished; exit code 3 where some fail."""
-    if command.output is None:
-        raise InputError("--output is needed, got none; give a folder, or an address such as s3://bucket/folder")
     results = Results(command.output)
     with ExitStack() as stack:
         folder = replace(command.folder, output=stack.enter_context(results.home()))
@@ -62,12 +60,14 @@ def run_batch(command: Batch, given: frozenset[str]) -> None:
         run.already_finished &= not left
         run.begin()
         overview = Overview(run, rows, results.put, command.archive)
-        with run.stage("objects"), overview.shown():
-            load, device = Reconstructing(results, command.networks).loaded, command.networks.device
-            with closing(spread(load, left, **flat(command.spread), device=device, tell=overview.tell)) as done:
-                for place, row in done if left else ():
-                    name = left[place].name
-                    overview.enter(Row(name, "failed", reason=row) if isinstance(row, Lost) else row)
+        overview.write()
+        stack.callback(overview.write)
+        load, device = Reconstructing(results, command.networks).loaded, command.networks.device
+        spreading = closing(spread(load, left, **flat(command.spread), device=device, tell=overview.tell))
+        with run.stage("objects"), bar(f"Reconstructing {len(left)} objects") as overview.show, spreading as done:
+            for place, row in done if left else ():
+                name = left[place].name
+                overview.enter(Row(name, "failed", reason=row) if isinstance(row, Lost) else row)
         failed = sum(row.status == "failed" for row in rows.values())
         told = f"{results.output}: {len(rows) - failed} objects finished, {failed} failed"
         run.tell(f"{told} ({duration(run.record.seconds)})", *([] if results.remote else [HTML_NAME]))
@@ -89,12 +89,11 @@ class JobList:
                 self._known |= dict.fromkeys([name, *map(self._spelled, option.spellings)], option)
         self._commands: dict[str, Reconstruct] = {}  # by their options
         self._lines: dict[str, object] = {}  # where a name was first
-        suffix = source.suffix.lower()
         if source.is_dir():
             for folder in files.subfolders(source.absolute()):
                 if folder != output.absolute():
                     self._add(folder.name, {"photos": (folder,)}, f"{folder}: the name")
-        elif suffix in (".csv", ".jsonl", ".ndjson"):
+        elif (suffix := source.suffix.lower()) in (".csv", ".jsonl", ".ndjson"):
             with files.reading(source, "check the path, and save it as UTF-8", what="a list"):
                 text = files.read_regular(source, LARGEST_LIST).decode("utf-8-sig")
             for line, row in self._of_csv(text) if suffix == ".csv" else self._of_json(text):
@@ -110,11 +109,9 @@ class JobList:
         return name.split("/")[0].strip().strip("-").replace("-", "_")
 
     def _of_csv(self, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Lines from 1, and their cells that are not empty."""
         rows = csv.DictReader(io.StringIO(text, newline=""), strict=True, restkey="")
         with files.reading(f"{self._source}, line {rows.line_num + 1}", "correct it", what="CSV"):
-            columns = list(map(self._spelled, rows.fieldnames or ()))
-        rows.fieldnames = columns
+            rows.fieldnames = columns = list(map(self._spelled, rows.fieldnames or ()))
         for column in columns:
             self._option(f"{self._source}, line 1", column)
         if len(set(columns)) < len(columns):
@@ -150,7 +147,6 @@ class JobList:
                 yield line, {self._spelled(name): value for name, value in row.items()}
 
     def _option(self, where: str, column: str) -> Option | None:
-        """What the column is of; None of the name."""
         if column != "name" and column not in self._known:
             names = ", ".join(dict.fromkeys(option.name for option in self._known.values()))
             raise InputError(f"{where}, column {column} must be name or an option of reconstruct ({names}); rename it")
@@ -226,7 +222,6 @@ class Results:
                 place.put(path)
 
     def _place(self, name: str) -> Path | files.Remote:
-        """What is there when the object is finished, and not before."""
         return self.root / (f"{name}.tar" if self.archive else f"{name}/{RECORD_NAME}")
 
     def records(self, names: Sequence[str]) -> dict[str, Record]:
@@ -248,7 +243,6 @@ class Results:
             return None  # or no record of ours, which its worker will say
 
     def forget(self, names: Sequence[str]) -> None:
-        """None of them is finished any more."""
         for name in names:
             with suppress(FileNotFoundError):
                 self._place(name).unlink()
@@ -315,8 +309,7 @@ class Reconstructing:
 
     def _photos(self, photos: Photos) -> Photos:
         """Those of a folder in the order of their names, and their masks, where it holds any."""
-        folder = photos.photos[0]
-        if len(photos.photos) > 1 or not folder.is_dir():
+        if not (folder := photos.photos[0]).is_dir():
             return photos
         found = sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in PICTURES)
         masks = {path.stem.removesuffix(MASKED): path for path in found if path.stem.endswith(MASKED)}

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 
 from ..config import STAGES, TRAIN_PRESETS, DistillConfig, EvaluationConfig, TrainConfig, from_value, options_of
 from ..config.base import flat
-from ..config.options import PROCEDURAL, Evaluate, Pack, Spread, Train
+from ..config.options import PROCEDURAL, Evaluate, Pack, Train
 from ..data import open_dataset
 from ..data.meshes import MeshViews
-from ..data.shards import INDEX_NAME, UNFINISHED_NAME, Encoding, PackState, index_content, pack_shards, shard_entry
+from ..data.shards import INDEX_NAME, UNFINISHED_NAME, PackState, index_content, pack_shards, shard_entry
 from ..data.views import MultiViewDataset
 from ..evaluation.protocol import Group, held_out_groups
 from ..evaluation.report import Evaluator, Faults, Task, evaluate
@@ -28,7 +28,7 @@ from ..pipeline.sampling import make_scheduler
 from ..procedural import ProceduralObjects
 from ..support.errors import InputError, OutputError
 from ..support.files import BUNDLED_NAME, LARGEST_JSON, parse_json, read_json, read_regular, replacing, write_json
-from ..support.spread import Lost, Work, spread
+from ..support.spread import Lost, spread
 from ..training.batches import BatchSource, DatasetBatches, ProceduralBatches
 from ..training.initial import initial_networks
 from ..training.loop import MODEL_NAME, TrainResult, frozen_parts, train
@@ -84,23 +84,22 @@ def run_pack(command: Pack, given: frozenset[str]) -> None:
         if run.already_finished:
             return
         assert command.data is not None, "asks_for_procedural sees to it"
-        dataset = packing(command).dataset
+        views = command.views or RENDERED_VIEWS
+        dataset = open_objects(command.data, command.split, command.size, kind=command.kind, views=views)
         indices = range(object_count(command.data, len(dataset), command.objects))
         unfinished, state = run.folder / UNFINISHED_NAME, None
         if run.resumed and unfinished.is_file():
             state = from_value(PackState, read_json(unfinished), str(unfinished))
-            for shard in [shard_entry(unfinished, entry, run.folder) for entry in state.shards]:
+            for shard in [shard_entry(unfinished, entry) for entry in state.shards]:
                 if not shard.path.is_file():
                     lost = f"{run.folder} lacks {shard.path.name}, which was packed before"
                     raise InputError(f"{lost}; use --force to begin anew")
         run.begin()
-        spreading = elsewhere(command.spread)
         with run.stage("pack"), progress(f"Packing {len(indices)} objects") as on_step:
             state = pack_shards(
                 dataset, indices, run.writing, pictures=command.pictures, depth=command.depth, views=command.views,
                 shard_bytes=round(command.shard_size * 1e6), state=state, on_step=on_step,
                 on_shard=lambda state: write_json(run.temporary(UNFINISHED_NAME), vars(state)),
-                elsewhere=spreading and partial(spreading, partial(packing, command)),
             )  # fmt: skip
         facts = {name: value for name, value in run.record.settings.items() if value is not None}
         content = index_content(state.shards, {"packed": facts, "skipped": state.skipped})
@@ -113,36 +112,18 @@ def run_pack(command: Pack, given: frozenset[str]) -> None:
         run.tell(f"{run.folder}: {packed}, {len(state.skipped)} skipped ({duration(run.record.seconds)})")
 
 
-def packing(command: Pack) -> Encoding:
-    """The objects to pack, as their samples have them."""
-    assert command.data is not None, "asks_for_procedural sees to it"
-    views = command.views or RENDERED_VIEWS
-    dataset = open_objects(command.data, command.split, command.size, kind=command.kind, views=views)
-    return Encoding(dataset, command.pictures, command.depth, command.views)
+class Evaluation(NamedTuple):
+    """What evaluates; the objects; procedural ones to be reported apart, if they are. A worker's work on an object."""
+
+    run: Evaluator
+    dataset: MultiViewDataset
+    held_out: Any
+
+    def __call__(self, task: tuple[bool, int, str]) -> Faults:
+        return self.run.faults(Task(self.held_out if task[0] else self.dataset, *task[1:]))
 
 
-def elsewhere(how: Spread, device: str = "cpu") -> Callable[..., Iterator[Any]] | None:
-    """(make, tasks) -> results in their order, of the workers that are asked for; None where this process does it."""
-    if (how.workers or 1) == 1 and how.engine == "local":
-        if how.threads is not None:
-            torch.set_num_threads(how.threads)
-        return None
-
-    def in_order(make: Callable[[], Work], tasks: Sequence[Any]) -> Iterator[Any]:
-        waiting, place = dict[int, Any](), 0
-        for found, result in spread(make, tasks, **flat(how), device=device):
-            if isinstance(result, Lost):
-                raise OutputError(f"object {tasks[found]} cannot be done: {result}; use fewer workers")
-            waiting[found] = result
-            while place in waiting:
-                yield waiting.pop(place)
-                place += 1
-
-    return in_order
-
-
-def evaluator(command: Evaluate, folder: Path, fingerprint: str = "") -> tuple[Evaluator, MultiViewDataset, Any]:
-    """What evaluates into `folder`; the objects; and procedural ones to be reported apart, if they are."""
+def evaluator(command: Evaluate, folder: Path, fingerprint: str = "") -> Evaluation:
     model, apart = load_model(command.networks), None
     assert command.data is not None, "completed sees to it"
     dataset = open_objects(command.data, command.split, model.image_size)
@@ -152,13 +133,8 @@ def evaluator(command: Evaluate, folder: Path, fingerprint: str = "") -> tuple[E
         apart = ProceduralObjects("held_out", size=dataset.size, version=dataset.version)
     lpips = None if command.lpips is None else load_lpips(command.lpips, model.device)
     writing = (lambda name: replacing(folder / name)), folder.joinpath
-    return Evaluator(model, evaluation_config(command), folder, fingerprint, *writing, lpips), dataset, apart
-
-
-def evaluating(command: Evaluate, folder: Path, fingerprint: str) -> Work:
-    """What a worker does with an object: whether it is one of those apart, index, name."""
-    run, dataset, held_out = evaluator(command, folder, fingerprint)
-    return lambda task: run.faults(Task(held_out if task[0] else dataset, *task[1:]))
+    run = Evaluator(model, evaluation_config(command), folder, fingerprint, *writing, lpips)
+    return Evaluation(run, dataset, apart)
 
 
 def run_evaluate(command: Evaluate, given: frozenset[str]) -> None:
@@ -187,25 +163,31 @@ def run_evaluate(command: Evaluate, given: frozenset[str]) -> None:
             say("Plots are left out: they need the package matplotlib (pip install matplotlib)")
         about = {name: settings[name] for name in ("model", "data", "split", "objects", "dtype") if settings[name]}
 
-        spreading = elsewhere(command.spread, command.networks.device)
+        how = command.spread
+        alone = (how.workers or 1) == 1 and how.engine == "local"
+        if alone and how.threads is not None:
+            torch.set_num_threads(how.threads)
 
-        def in_workers(fingerprint: str, tasks: Sequence[Task]) -> Iterator[Faults]:
-            assert spreading is not None, "else nobody asks"
+        def in_workers(fingerprint: str, tasks: Sequence[Task]) -> list[Faults]:
+            make: Any = partial(evaluator, command, run.folder.absolute(), fingerprint)
+            found = dict[int, Faults]()
             keys = [(task.dataset is not dataset, task.index, task.name) for task in tasks]
-            found = spreading(partial(evaluating, command, run.folder.absolute(), fingerprint), keys)
-            for place, (task, faults) in enumerate(zip(tasks, found, strict=True)):
-                on_step(place, len(tasks), None)
-                for name in (f"objects/{task.name}.{ending}" for ending in ("png", "json")):
+            for place, faults in spread(make, keys, **flat(how), device=command.networks.device):
+                if isinstance(faults, Lost):
+                    raise OutputError(f"object {tasks[place].name} cannot be done: {faults}; use fewer workers")
+                found[place] = faults
+                on_step(len(found), len(tasks), None)
+                for name in (f"objects/{tasks[place].name}.{ending}" for ending in ("png", "json")):
                     if (run.folder / name).is_file():
                         run.keep(name)
-                yield faults
+            return [found[place] for place in range(len(tasks))]
 
         with run.stage("evaluate"), progress(f"Evaluating {wanted} objects") as on_step:
             report = evaluate(
                 model, dataset, indices, run.folder, whole.config,
                 groups=groups, lpips=lpips, about=about | inputs | {"versions": package_versions()},
                 writing=run.writing, temporary=run.temporary, on_step=on_step,
-                elsewhere=in_workers if spreading else None,
+                elsewhere=None if alone else in_workers,
             )  # fmt: skip
         for name, reason in report.skipped:
             say(f"Skipped {name}: {reason}")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ..support.errors import InputError
-from .console import bar, duration, say
+from .console import duration, say
 from .run import RECORD_NAME, Record, Run, read_record
 
 CSV_NAME, HTML_NAME = "index.csv", "index.html"
@@ -47,19 +47,12 @@ class Row:
 class Overview:
     """The state of all objects, `rows` by name: on the terminal, and in the run's files, which `put` copies further."""
 
+    show: Callable[[str, float], None]  # on the terminal
+
     def __init__(self, run: Run, rows: dict[str, Row], put: Callable[..., None], archive: bool) -> None:
         self._run, self._rows, self._put, self._archive = run, rows, put, archive
         self._left = sum(row.status != "finished" for row in rows.values())
         self._seen, self._failed, self._next = 0, 0, 0.0
-
-    @contextmanager
-    def shown(self) -> Iterator[None]:
-        try:
-            with bar(f"Reconstructing {self._left} objects") as self._show:
-                self.write()
-                yield
-        finally:
-            self.write()
 
     def tell(self, jobs: Sequence[Any]) -> None:
         """Shows how far all are, and the first of those in work by the stage that it has finished."""
@@ -68,7 +61,7 @@ class Overview:
             with suppress(InputError):  # not begun, or elsewhere
                 stage = [stage, *read_record(self._run.folder / job.name / RECORD_NAME).stages][-1]
             title += f"; {job.name} after {stage}"
-        self._show(title, self._seen / max(1, self._left))
+        self.show(title, self._seen / max(1, self._left))
 
     def enter(self, row: Row) -> None:
         """An object is finished, or has failed."""
@@ -100,9 +93,7 @@ class Overview:
         return page.substitute(title=title, about=about, rows="\n".join(map(self._article, rows)))
 
     def _article(self, row: Row) -> str:
-        base, shown, links = quote(row.name), "", ""
-        if self._archive and row.status == "finished":
-            links = f'<a href="{base}.tar">archive</a>'
+        base, shown, links = quote(row.name), "", f'<a href="{quote(row.name)}.tar">archive</a>' * self._archive
         for name in () if self._archive else row.files:
             if name.startswith("mesh."):
                 links += f'<a href="{base}/{name}">{name}</a> '

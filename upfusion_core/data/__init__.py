@@ -52,17 +52,15 @@ DATA_FORMATS: dict[str, Format] = {
 
 
 def open_dataset(root: str | os.PathLike[str], *, size: int, kind: str | None = None) -> MultiViewDataset:
-    """The data set in a folder, a single .tar of shards, or shards at an address of fsspec; `size`: side of its views.
+    """The data set in a folder, or a single .tar of shards; its views have `size` pixels a side.
 
     `kind` is a name in DATA_FORMATS, recognised by its files unless given. InputError if there is no such folder, or it
     is of no known format.
     """
     from ..support.checks import check_choice
-    from .shards import INDEX_NAME, UNFINISHED_NAME, ShardedViews, is_index
+    from .shards import INDEX_NAME, UNFINISHED_NAME, is_index
 
     path = Path(root)
-    if "://" in str(root):
-        return ShardedViews(root, size=size)
     if kind in (None, "shards") and path.suffix == ".tar" and path.is_file():
         kind = "shards"
     else:

@@ -30,7 +30,7 @@ from torch.nn.functional import interpolate
 from ..config import from_value
 from ..support.decoding import rgba
 from ..support.errors import InputError, UpFusionError
-from ..support.files import Remote, Writing, inside, parse_json, read_json, reading, shown
+from ..support.files import Writing, inside, parse_json, read_json, reading, shown
 from ..support.images import resize_pictures, to_8bit
 from ..types import Cameras, OnStep
 from .views import UP, MultiViewDataset, PosedViews, StoredObject, StoredViews, decoded_array, normalise, note
@@ -56,7 +56,7 @@ _SAVING: dict[str, dict[str, Any]] = {
 class Shard:
     """One tar file, how many objects it is said to hold, and how many bytes it is said to have."""
 
-    path: Path | Remote
+    path: Path
     objects: int
     size: int
 
@@ -75,7 +75,7 @@ def is_index(path: Path) -> bool:
     return False
 
 
-def listed_shards(root: Path | Remote, skipped: list[tuple[str, str]]) -> list[Shard]:
+def listed_shards(root: Path, skipped: list[tuple[str, str]]) -> list[Shard]:
     """The shards of a folder by its index, else all its tar files, the hidden ones being unfinished; or one tar file.
 
     `skipped` takes shards that are missing or shorter than the index says. InputError if the index is damaged, packing
@@ -84,15 +84,14 @@ def listed_shards(root: Path | Remote, skipped: list[tuple[str, str]]) -> list[S
     shards = []
     path = root / INDEX_NAME
     if path.is_file():
-        content = read_json(path) if isinstance(path, Path) else parse_json(path.open().read().decode(), str(path))
+        content = read_json(path)
         known = isinstance(content, dict) and (content.get("format"), content.get("version")) == (_FORMAT, _VERSION)
         entries = content.get("shards") if known else None
         if not isinstance(entries, list):
             wanted = f'an index of shards ("{_FORMAT}", version {_VERSION}, a list of shards)'
             raise InputError(f"{path} must be {wanted}, got {shown(content, 80)}; pack the set again")
-        for shard in [shard_entry(path, entry, root) for entry in entries]:
-            # unlike pathlib's, os.path's is also false for names that no file can have
-            if not (shard.path.is_file() if isinstance(shard.path, Remote) else os.path.isfile(shard.path)):
+        for shard in [shard_entry(path, entry) for entry in entries]:
+            if not os.path.isfile(shard.path):  # unlike pathlib's, also false for names that no file can have
                 skipped.append((shard.path.name, "it is missing"))
                 continue
             size = shard.path.stat().st_size
@@ -102,22 +101,21 @@ def listed_shards(root: Path | Remote, skipped: list[tuple[str, str]]) -> list[S
     elif (root / UNFINISHED_NAME).is_file():
         raise InputError(f"{root} is not packed to the end; finish it by: upfusion pack --resume -o {root}")
     else:
-        tars: list[Any] = [root] if root.is_file() else sorted(root.glob("[!.]*.tar"), key=str)
-        for tar in tars:
-            samples = samples_of(tar, skipped) if tar.is_file() else []
+        for path in [root] if root.is_file() else filter(Path.is_file, sorted(root.glob("[!.]*.tar"))):
+            samples = samples_of(path, skipped)
             if samples:
-                shards.append(Shard(tar, len(samples), tar.stat().st_size))
+                shards.append(Shard(path, len(samples), path.stat().st_size))
     if not shards:
         item, reason = skipped[-1] if skipped else (str(root), "it has no .tar files")
         raise InputError(f"{root} must hold shards with objects, got none: {item}: {reason}; pack or copy it again")
     return shards
 
 
-def shard_entry(path: Path | Remote, entry: object, root: Any) -> Shard:  # noqa: ANN401 - Path or Remote
-    """One entry of an index at `path`; shards lie in the same folder, `root`, and nowhere else."""
+def shard_entry(path: Path, entry: object) -> Shard:
+    """One entry of an index at `path`; shards lie beside it, nowhere else."""
     match entry:
         case {"name": str(name), "objects": int(objects), "bytes": int(size)} if 0 < objects <= size // _LEAST_OBJECT:
-            return Shard(root / inside(Path(), name).as_posix(), objects, size)
+            return Shard(inside(path.parent, name), objects, size)
     wanted = '{"name", "objects", "bytes"} and large enough for its objects'
     raise InputError(f"{path}: a shard must be {wanted}, got {shown(entry, 80)}; pack the set again")
 
@@ -126,7 +124,7 @@ def shard_entry(path: Path | Remote, entry: object, root: Any) -> Shard:  # noqa
 class Sample:
     """An object's members by the part of their names after the key: (first byte, number of bytes) in the shard."""
 
-    shard: Path | Remote
+    shard: Path
     members: dict[str, tuple[int, int]]
 
     def read(self, ending: str) -> bytes:
@@ -140,7 +138,7 @@ class Sample:
             return file.read(size)
 
 
-def samples_of(path: Path | Remote, skipped: list[tuple[str, str]]) -> list[Sample]:
+def samples_of(path: Path, skipped: list[tuple[str, str]]) -> list[Sample]:
     """The complete samples of a shard in their order; `skipped` takes what ends the list early.
 
     Only headers are read. Links, sparse files and folders are passed over: they hold no content of their own.
@@ -182,31 +180,8 @@ class SampleHeader:
     principal: list[list[float]]
 
 
-# the members of an object's sample by the part of their names after the key, and what was found broken by reading it
-Encoded = tuple[dict[str, bytes] | None, list[tuple[str, str]]]
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """Objects as they are packed; see pack_shards."""
-
-    dataset: MultiViewDataset
-    pictures: PictureFormat
-    depth: bool
-    views: int | None
-
-    def __call__(self, index: int) -> Encoded:
-        skipped = self.dataset.skipped
-        known, members = len(skipped), None
-        try:
-            members = _encoded_sample(self.dataset[index], self.pictures, self.depth, self.views)
-        except UpFusionError as error:
-            if not any(reason == str(error) for _, reason in skipped):
-                note(skipped, f"object {index}", str(error))
-        return members, skipped[known:]
-
-
 def _encoded_sample(example: PosedViews, pictures: PictureFormat, depth: bool, views: int | None) -> dict[str, bytes]:
+    """The members of an object's sample by the part of their names after the key; see pack_shards."""
     if views is not None and views < len(example):
         example = example.chosen([view * len(example) // views for view in range(views)])
     cameras, depths = example.cameras, example.depth if depth else None
@@ -264,7 +239,6 @@ def pack_shards(
     state: PackState | None = None,
     on_shard: Callable[[PackState], None] | None = None,
     on_step: OnStep | None = None,
-    elsewhere: Callable[[Sequence[int]], Iterator[Encoded]] | None = None,
 ) -> PackState:
     """Writes objects as `shard-000000.tar`, ...; those that cannot be read are left out and noted.
 
@@ -276,14 +250,12 @@ def pack_shards(
         views: at most so many of an object's views, spread evenly, the first still the reference; None keeps all.
         shard_bytes: what a shard exceeds only with a single object.
         state: to go on from; it is changed. on_shard: called with it after each shard.
-        elsewhere: what `Encoding` gives for objects by their indices, in their order, if other processes do it.
 
     InputError if no object could be read.
     """
     state = state or PackState()
-    todo = indices[state.place :]
-    encoded = elsewhere(todo) if elsewhere else map(Encoding(dataset, pictures, depth, views), todo)
-    samples = _samples(dataset, len(indices), state.place, encoded, on_step or (lambda *_: None))
+    encode = partial(_encoded_sample, pictures=pictures, depth=depth, views=views)
+    samples = _samples(dataset, indices, state.place, encode, on_step or (lambda *_: None))
     pending = next(samples, None)
     while pending is not None:
         name, objects = f"shard-{len(state.shards):06d}.tar", 0
@@ -310,30 +282,32 @@ def pack_shards(
 
 
 def _samples(
-    dataset: MultiViewDataset, count: int, first: int, encoded: Iterator[Encoded], on_step: OnStep
+    dataset: MultiViewDataset, indices: Sequence[int], first: int, encode: partial[dict[str, bytes]], on_step: OnStep
 ) -> Iterator[tuple[int, dict[str, bytes], int]]:
     """Place, members and bytes in a tar file of each object from the place `first` on that can be read."""
     block = tarfile.BLOCKSIZE  # a header has one, and contents are filled up to whole ones
-    for place, (members, broken) in enumerate(encoded, first):
-        for entry in broken:
-            note(dataset.skipped, *entry)
-        if members is not None:
+    for place in range(first, len(indices)):
+        try:
+            members = encode(dataset[indices[place]])
+        except UpFusionError as error:
+            if not any(reason == str(error) for _, reason in dataset.skipped):
+                note(dataset.skipped, f"object {indices[place]}", str(error))
+        else:
             yield place, members, sum(block + -(-len(content) // block) * block for content in members.values())
-        on_step(place + 1, count, None)
+        on_step(place + 1, len(indices), None)
 
 
 class ShardedViews(StoredViews):
     """Objects packed by `upfusion pack`, a `MultiViewDataset` that several threads may read; nothing in it is ever run.
 
     What is missing, cut short or damaged is left out and noted in `skipped`. root: a folder of shards, with or without
-    the index that `upfusion pack` writes, or one .tar file; either may be an address of fsspec. size: side of the views
-    in pixels; None keeps the packed one. InputError as of `listed_shards`.
+    the index that `upfusion pack` writes, or one .tar file. size: side of the views in pixels; None keeps the packed
+    one. InputError as of `listed_shards`.
     """
 
     def __init__(self, root: str | os.PathLike[str], *, size: int | None = None) -> None:
         super().__init__()
-        place = Remote(str(root)) if "://" in str(root) else Path(root)
-        self.size, self._shards = size, listed_shards(place, self.skipped)
+        self.size, self._shards = size, listed_shards(Path(root), self.skipped)
         self._ends = list(accumulate(shard.objects for shard in self._shards))
         self._samples = lru_cache(_REMEMBERED_SHARDS)(partial(samples_of, skipped=self.skipped))
 

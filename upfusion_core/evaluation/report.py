@@ -10,7 +10,7 @@ import hashlib
 import importlib.util
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -58,7 +58,7 @@ class Score(TypedDict):
 _Record = dict[str, Any]  # of an object, in its file
 _Skipped = list[tuple[str, str]]  # objects and reasons
 Faults = tuple[_Skipped, _Skipped]  # of one object: why it was skipped, and what its data set left out
-Elsewhere = Callable[[str, Sequence["Task"]], Iterator[Faults]]
+Elsewhere = Callable[[str, Sequence["Task"]], Sequence[Faults]]
 Results = Mapping[str, Mapping[str, Mapping[str, Score]]]  # [stage][photos][measure], the number of photos as text
 
 
@@ -169,8 +169,8 @@ class Evaluator:
         found: dict[str, _Record] = {}
         skipped: _Skipped = []
         missing = [task for task in tasks if elsewhere and self._stored(task) is None]
-        each_fault = elsewhere(self.fingerprint, missing) if elsewhere else ()
-        faults = {task.name: found for task, found in zip(missing, each_fault, strict=True)}
+        found_elsewhere = elsewhere(self.fingerprint, missing) if elsewhere else ()
+        faults = dict(zip((task.name for task in missing), found_elsewhere, strict=True))
         each = len(self.config.photos) * len(self.config.stages)
         for place, task in enumerate(tasks):
 

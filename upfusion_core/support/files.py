@@ -9,7 +9,6 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path, PureWindowsPath
-from types import SimpleNamespace
 from typing import IO, Any, NoReturn
 
 from .errors import CheckpointError, InputError, OutputError, UpFusionError
@@ -288,29 +287,20 @@ def shown(value: object, most: int = 60) -> str:
 
 
 class Remote:
-    """A file or folder at an address of fsspec, such as s3://bucket/shards: what is asked of a path of some of them."""
+    """A file or folder at an address of fsspec, such as s3://bucket/folder, as far as it is asked as a path."""
 
     def __init__(self, address: str) -> None:
         import fsspec
 
-        self.address, self.name = address.rstrip("/"), address.rstrip("/").rpartition("/")[2]
+        self.address = address.rstrip("/")
         with reading(address, "correct it, or install what it needs", what="an address that fsspec knows"):
             self._system, self._path = fsspec.core.url_to_fs(self.address)
-
-    def __str__(self) -> str:
-        return self.address
 
     def __truediv__(self, name: str) -> Remote:
         return Remote(f"{self.address}/{name}")
 
-    def glob(self, pattern: str) -> list[Remote]:
-        return [self / path.rpartition("/")[2] for path in self._system.glob(f"{self._path}/{pattern}")]
-
     def is_file(self) -> bool:
         return bool(self._system.isfile(self._path))
-
-    def stat(self) -> Any:  # noqa: ANN401 - what has the one number that is asked for
-        return SimpleNamespace(st_size=self._system.size(self._path))
 
     def open(self, mode: str = "rb") -> IO[bytes]:
         return self._system.open(self._path, mode)  # type: ignore[no-any-return]

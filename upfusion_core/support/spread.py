@@ -16,7 +16,6 @@ from typing import Any, ClassVar, Literal
 from .errors import MissingPackageError, OutputError
 
 ATTEMPTS = 3  # of a task whose worker is lost: killed, out of memory, its machine gone
-AHEAD = 32  # tasks a worker that are given out, at most, before the first of them is done: results may wait for it
 START = "spawn"  # processes begin without what this one holds, as CUDA wants it
 
 Work = Callable[[Any], Any]  # a task -> its result
@@ -39,13 +38,10 @@ def spread(
 ) -> Generator[tuple[int, Any], None, None]:
     """Places of tasks, with their results as they come; of a task whose workers were lost three times, a `Lost`.
 
-    Args:
-        make: gives the work, once in each worker; it and the tasks are pickled. What it raises is raised here.
-        engine: processes here, or actors of ray's cluster at RAY_ADDRESS, or of one that is begun here.
-        workers: None: one a GPU or, without any, one here, and on a cluster as many as its processors allow.
-        threads: of torch in a worker; None: one beside other workers, alone torch's own choice.
-        cpus: of a cluster, that an actor takes.
-        device: where the work computes; "cpu" leaves GPUs alone. tell: called each second with the tasks in work.
+    `make` gives the work, once in each worker; it and the tasks are pickled, and what it raises is raised here. Workers
+    are processes here, or actors of ray's cluster at RAY_ADDRESS, or of one that is begun here: unless told, one a GPU
+    or, where `device` is "cpu" or there are none, one here and on a cluster one for every `cpus` processors. Each has
+    one thread of torch, or `threads`; alone torch's own choice. `tell` is called each second with the tasks in work.
     """
     kind: Any = {"local": _Process, "ray": _Actor}[engine]
     places = kind.places(device != "cpu", cpus)
@@ -55,8 +51,8 @@ def spread(
     busy: dict[Future[Any], tuple[Any, int | None]] = {worker.loading: (worker, None) for worker in team}
     left, idle, lost = list(range(count and len(tasks)))[::-1], list[Any](), Counter[int | None]()
     try:
-        while running := [index for _, index in busy.values() if index is not None] or left:
-            while idle and left and left[-1] < min(running) + AHEAD * count:
+        while left or any(index is not None for _, index in busy.values()):
+            while idle and left:
                 worker, place = idle.pop(), left.pop()
                 busy[worker.work(tasks[place])] = worker, place
             if tell is not None:
@@ -113,12 +109,7 @@ class _Process:
         self.loading = self._pool.submit(_Held().load, make, threads)
 
     def work(self, task: object) -> Future[Any]:
-        try:
-            return self._pool.submit(_Held().work, task)
-        except BrokenProcessPool as error:  # it was lost while it had nothing to do
-            failed: Future[Any] = Future()
-            failed.set_exception(error)
-            return failed
+        return self._pool.submit(_Held().work, task)
 
     def end(self) -> None:
         self._ours.close()
@@ -139,9 +130,8 @@ class _Process:
             return [None]
         import torch
 
-        count = torch.cuda.device_count()
-        named = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
-        return [*named.split(",")[:count]] or [None]
+        named = os.environ.get("CUDA_VISIBLE_DEVICES", "0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15").split(",")
+        return [*named[: torch.cuda.device_count()]] or [None]
 
 
 class _Actor:

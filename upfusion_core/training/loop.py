@@ -94,12 +94,6 @@ def train(
         if accelerator.is_main_process:
             training.write_model(source)
         accelerator.wait_for_everyone()
-    except RuntimeError as error:  # gloo's errors have no class of their own
-        others = accelerator.num_processes > 1
-        if not (others and (isinstance(error, torch.distributed.DistError) or "gloo" in str(error))):
-            raise
-        why = f"another process of the run was lost ({str(error).splitlines()[0][:120]})"
-        raise InputError(f"{why}; start all of them again with --resume, to go on from the last saved step") from error
     finally:
         training.reporter.close()
     state, (done, total) = training.state, training.progress()

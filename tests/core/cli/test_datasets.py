@@ -107,18 +107,6 @@ def test_two_workers_evaluate_as_one(evaluated: Path, meshes: Path, tmp_path: Pa
     assert (out / "objects/000000.json").stat().st_mtime_ns == kept
 
 
-def test_two_workers_pack_as_one(meshes: Path, tmp_path: Path, forked: None) -> None:
-    for workers in (1, 2):
-        done(*PACKED, "-o", tmp_path / f"p{workers}", "--workers", workers, "--threads", 1)
-        done("pack", meshes, "--views", 2, "--size", 16, "-o", tmp_path / f"m{workers}", "--workers", workers)
-    for kind in "pm":
-        one, two = (sorted((tmp_path / f"{kind}{workers}").iterdir()) for workers in (1, 2))
-        assert [path.name for path in one] == [path.name for path in two]
-        for first, second in zip(one, two, strict=True):
-            same = first.read_text().replace("m1", "m2") == second.read_text() if first.suffix == ".json" else None
-            assert first.name == "run.json" or (first.read_bytes() == second.read_bytes() if same is None else same)
-
-
 @pytest.mark.parametrize(("name", "text"), [("json", "[" * 100_000), ("png", "png")])
 def test_a_broken_object_is_measured_again(evaluated: Path, tmp_path: Path, name: str, text: str) -> None:
     out = shutil.copytree(evaluated, tmp_path / "out")

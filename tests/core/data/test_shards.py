@@ -106,22 +106,6 @@ def test_chosen_views_have_their_first_as_reference(shards: Path) -> None:
     assert ShardedViews(shards, size=16)[1].rgb.shape == (VIEWS, 3, 16, 16)
 
 
-@pytest.mark.parametrize("index", [True, False])
-def test_shards_at_an_address(copy: Path, index: bool) -> None:
-    """fsspec's own word for a folder: all is the same as by its path, as is what is missing."""
-    if not index:
-        (copy / "index.json").unlink()
-    here, there = ShardedViews(copy), open_dataset(f"file://{copy}", size=SIZE)
-    assert len(here) == len(there) == 5
-    for one, two in zip(here, there, strict=True):
-        assert one.name == two.name
-        assert torch.equal(one.rgb, two.rgb)
-    (copy / "shard-000000.tar").unlink()
-    assert len(ShardedViews(f"file://{copy}")) == len(ShardedViews(copy)) < 5
-    refused("must be an address that fsspec knows", ShardedViews, "nothing://here")
-    refused("must hold shards with objects, got none", ShardedViews, f"file://{copy}/none")
-
-
 def test_the_library_reads_them(shards: Path) -> None:
     webdataset = pytest.importorskip("webdataset")
     samples = list(webdataset.WebDataset(str(shards / "shard-000000.tar"), shardshuffle=False))
