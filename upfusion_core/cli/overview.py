@@ -93,7 +93,9 @@ class Overview:
         return page.substitute(title=title, about=about, rows="\n".join(map(self._article, rows)))
 
     def _article(self, row: Row) -> str:
-        base, shown, links = quote(row.name), "", f'<a href="{quote(row.name)}.tar">archive</a>' * self._archive
+        base, shown, links = quote(row.name), "", ""
+        if self._archive and row.status == "finished":
+            links = f'<a href="{base}.tar">archive</a>'
         for name in () if self._archive else row.files:
             if name.startswith("mesh."):
                 links += f'<a href="{base}/{name}">{name}</a> '
