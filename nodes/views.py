@@ -102,7 +102,8 @@ class UpFusionPrepareViews(io.ComfyNode):
             ViewsSocket.Output("views", tooltip="The same with the photos' own pixels, for texture and fit."),
         ]
         aliases = ["crop to object", "white background", "photos", "multi view input", "remove background"]
-        shown = {"is_output_node": True, "is_input_list": True}  # else a list of photos would become a scene each
+        shown: dict[str, Any] = {"is_output_node": True, "essentials_category": "Basics"}
+        shown["is_input_list"] = True  # else a list of photos would become a scene each
         return inputs.schema(cls, "UpFusion Prepare Views", "views", takes, gives, aliases, **shown)
 
     @classmethod

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # for type checkers, to whom a star brings all of a module
     from .field.radiance import *
     from .geometry.cameras import *
     from .geometry.lenses import *
+    from .geometry.rays import *
     from .models.checkpoint import *
     from .models.convert import *
     from .models.stable_diffusion import *
@@ -43,10 +44,10 @@ _NAMES = {
     "evaluation.metrics": ("MEASURES", "Measure", "measure_views"),
     "field.radiance": ("RadianceField", "load_field"),
     "geometry.cameras": (
-        *("Receiver", "cameras_from_matrices", "canonical_cameras", "focal_from_fov", "fov_from_focal", "look_at"),
-        *("orbit_cameras", "random_cameras"),
+        *("cameras_from_matrices", "focal_from_fov", "fov_from_focal", "look_at", "orbit_cameras", "random_cameras"),
     ),
     "geometry.lenses": ("KnownCameras", "Lens", "source_cameras"),
+    "geometry.rays": ("project",),
     "models.checkpoint": ("Checkpoint", "latent_diffusion_weights", "load_conditioning_networks", "open_checkpoint"),
     "models.convert": ("convert",),
     "models.stable_diffusion": ("DEFAULT_PROMPT", "UNET_PREFIX", "VAE_PREFIX"),

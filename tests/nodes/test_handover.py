@@ -1,5 +1,6 @@
 """Fields handed over to ComfyUI's other 3D nodes: named sides, places of others' meshes, splats, voxels."""
 
+import math
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -28,6 +29,34 @@ def head(core: ModuleType) -> nn.Module:
             return density, colors[inside.argmax(0)]
 
     return Head(core.DistillConfig.draft().field).requires_grad_(False).eval()
+
+
+def worst(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).abs().max())
+
+
+def test_canonical_cameras_name_and_frame_sides_as_the_receiver_does(pack: Pack) -> None:
+    canonical, project = pack("nodes.handover").canonical_cameras, pack("upfusion_core").project
+    corners = torch.tensor([[x, y, z] for x in (0.1, 0.3) for y in (-0.1, 0.3) for z in (-0.05, 0.05)])  # 0.4 high
+    middle = torch.tensor([0.2, 0.1, 0.0])
+    ways = torch.tensor([[0.0, 0, 1], [1, 0, 0], [0, 0, -1], [-1, 0, 0]])  # front, the object's own left, back, right
+    focal = 1 / math.tan(math.radians(10))
+    pixal = canonical(corners, "Pixal3D")
+    assert worst(pixal.centers, middle + ways * 0.4 * 1.1 * 0.5 * focal) < 1e-5  # its rig: 1.1 · 0.5 / tan(10 degrees)
+    assert worst(pixal.focal, torch.full((4, 2), focal)) < 1e-5
+    assert worst(pixal.principal, torch.zeros(4, 2)) == 0
+    viewer = canonical(corners, "viewer")
+    assert worst(viewer.centers[1], pixal.centers[3]) < 1e-6
+    hunyuan = canonical(corners, "Hunyuan3D-2mv", elevation_degrees=20.0)
+    for camera, way in zip(hunyuan, ways, strict=True):
+        places = project(corners, camera)[0]
+        low, high = places.aminmax(dim=0)
+        assert worst(low + high, torch.zeros(2)) < 1e-5  # in the middle
+        assert float((high - low).max()) == pytest.approx(2 * 0.85, abs=1e-5)
+        level = (camera.centers[0] - middle) * torch.tensor([1.0, 0, 1])
+        assert worst(level / level.norm(), way) < 1e-5
+        rise = float((camera.centers[0] - middle)[1] / (camera.centers[0] - middle).norm())
+        assert rise == pytest.approx(math.sin(math.radians(20)), abs=1e-5)
 
 
 def side_of(image: Tensor, color: tuple[float, ...]) -> float:
@@ -83,3 +112,34 @@ def test_a_mesh_of_other_nodes_is_laid_into_the_field_s_box(
     torch.testing.assert_close(high, torch.tensor([0.19, 0.14, 0.16]), atol=0.012, rtol=0)
     torch.testing.assert_close(out.vertices, mesh.vertices, atol=1e-5, rtol=0)  # where it was
     refused("got both", run_node, "UpFusionProjectPhotos", **given, field=head, placement=placement)
+
+
+def test_splats_voxels_and_points_lie_on_the_surface(
+    run_node: Run, head: nn.Module, pack: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = {"SPLAT": lambda *parts: parts, "VOXEL": lambda *parts: parts, "File3D": lambda file, kind: (file, kind)}
+    monkeypatch.setattr(pack("nodes.handover"), "Types", SimpleNamespace(**kinds))
+    splat, voxel, (file, kind) = run_node("UpFusionFieldToSplats", field=head, resolution=40)
+    positions, scales, rotations, opacities, harmonics = (part[0] for part in splat)
+    count = len(positions)
+    shapes = [tuple(part.shape) for part in (scales, rotations, opacities, harmonics)]
+    assert shapes == [(count, 3), (count, 4), (count, 1), (count, 1, 3)]
+    # along the surface of the ball, where it is neither ear nor nose, and opaque together
+    ball = positions[:, 0] < -0.03
+    outward = positions[ball] - torch.tensor([0.03, -0.02, 0.0])
+    torch.testing.assert_close(outward.norm(dim=1), torch.full((int(ball.sum()),), 0.12), atol=0.01, rtol=0)
+    w, x, y, z = rotations[ball].T
+    thin = torch.stack([2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)], dim=1)
+    assert float((thin * outward).sum(1).div(outward.norm(dim=1)).mean()) > 0.95
+    assert float(opacities.median()) > 0.4
+    cells, colors, resolution = voxel
+    assert (resolution, int(cells.min()), int(cells.max())) == (40, 0, 39)
+    # the ear, the only blue, is at +X and so at the last cells along x
+    blue = (colors - torch.tensor(EAR)).abs().amax(1) < 0.2
+    assert float(cells[blue, 0].float().min()) > 25
+    assert float(positions[harmonics[:, 0, 2] > 1][:, 0].min()) > 0.1
+    text = file.getvalue()
+    assert kind == "ply"
+    head_of, _, body = text.partition(b"end_header\n")
+    assert f"element vertex {count}".encode() in head_of
+    assert len(body) == 15 * count

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,12 +15,10 @@ from torch.nn.functional import normalize
 from ..support.checks import check_choice, check_count, check_finite, check_range, check_shape, check_type
 from ..support.errors import InputError
 from ..types import REFERENCE_FOCAL, Cameras
-from .rays import project
 
 REFERENCE_ELEVATION_DEGREES = 22.5  # at which the release assumes photo 1; nobody measured it
 BAND_ELEVATION_DEGREES = (-7.5, 52.5)  # of the cameras that the release distils from
 Numbers = float | Sequence[float] | Tensor
-Receiver = Literal["Hunyuan3D-2mv", "Pixal3D", "viewer"]  # of canonical views
 
 
 def focal_from_fov(fov_degrees: float) -> float:
@@ -96,31 +94,6 @@ def orbit_cameras(
     ground = radius * e.cos()
     centers = torch.stack([ground * a.sin(), radius * e.sin(), ground * a.cos()], dim=-1)
     return look_at(centers, focal=focal)
-
-
-def canonical_cameras(
-    points: Tensor, receiver: Receiver, *, elevation_degrees: float = 0.0, fov_degrees: float = 20.0
-) -> Cameras:
-    """Front, left, back and right (4) of what `points` (P, 3) outline, as the program that gets the views wants them.
-
-    Front is azimuth 0. "left" is the object's own left, seen from +X, in Hunyuan3D-2's example pictures and in Pixal3D;
-    "viewer" stands for programs that mean the left of who stands before it, seen from -X.
-    Pixal3D: the box of the points is in the middle of all views, its longest side 1/1.1 of the picture's at that depth.
-    The others: each view is cut round what it shows, whose longer side is 0.85 of the picture's (Hunyuan3D-2's border).
-    """
-    check_shape("points", points, ("P", 3), "such as a mesh's vertices")
-    check_choice("receiver", receiver, get_args(Receiver))
-    points = _numbers("points", points).cpu()
-    low, high = points.aminmax(dim=0)
-    focal, middle, side = focal_from_fov(fov_degrees), (low + high) / 2, float((high - low).max())
-    turn = -90.0 if receiver == "viewer" else 90.0
-    orbit = orbit_cameras([turn * index for index in range(4)], elevation_degrees, 1.1 * side * focal / 2, focal=focal)
-    cameras = look_at(orbit.centers + middle, middle, focal=focal)
-    if receiver == "Pixal3D":
-        return cameras
-    first, last = torch.stack([torch.stack(project(points, each)[0].aminmax(dim=0)) for each in cameras], dim=1)
-    zoom = 2 * 0.85 / (last - first).amax(dim=1, keepdim=True)
-    return Cameras(cameras.camera_to_world, cameras.focal * zoom, -zoom * (first + last) / 2)
 
 
 def sphere_directions(count: int) -> Tensor:

@@ -33,30 +33,6 @@ def test_lenses_and_orbits_by_hand() -> None:
         assert torch.equal(geometry.orbit_cameras(degrees).camera_to_world, pair)  # arrays of any memory layout
 
 
-def test_canonical_cameras_name_and_frame_sides_as_the_receiver_does() -> None:
-    corners = torch.tensor([[x, y, z] for x in (0.1, 0.3) for y in (-0.1, 0.3) for z in (-0.05, 0.05)])  # 0.4 high
-    middle = torch.tensor([0.2, 0.1, 0.0])
-    ways = torch.tensor([[0.0, 0, 1], [1, 0, 0], [0, 0, -1], [-1, 0, 0]])  # front, the object's own left, back, right
-    focal = 1 / math.tan(math.radians(10))
-    pixal = geometry.canonical_cameras(corners, "Pixal3D")
-    assert worst(pixal.centers, middle + ways * 0.4 * 1.1 * 0.5 * focal) < 1e-5  # its rig: 1.1 · 0.5 / tan(10 degrees)
-    assert worst(pixal.focal, torch.full((4, 2), focal)) < 1e-5
-    assert worst(pixal.principal, torch.zeros(4, 2)) == 0
-    viewer = geometry.canonical_cameras(corners, "viewer")
-    assert worst(viewer.centers[1], pixal.centers[3]) < 1e-6
-    hunyuan = geometry.canonical_cameras(corners, "Hunyuan3D-2mv", elevation_degrees=20.0)
-    for camera, way in zip(hunyuan, ways, strict=True):
-        places = geometry.project(corners, camera)[0]
-        low, high = places.aminmax(dim=0)
-        assert worst(low + high, torch.zeros(2)) < 1e-5  # in the middle
-        assert float((high - low).max()) == pytest.approx(2 * 0.85, abs=1e-5)
-        level = (camera.centers[0] - middle) * torch.tensor([1.0, 0, 1])
-        assert worst(level / level.norm(), way) < 1e-5
-        rise = float((camera.centers[0] - middle)[1] / (camera.centers[0] - middle).norm())
-        assert rise == pytest.approx(math.sin(math.radians(20)), abs=1e-5)
-    refused("receiver must be one of", lambda: geometry.canonical_cameras(corners, "other"))
-
-
 def test_centers_targets_and_directions() -> None:
     directions = geometry.sphere_directions(200)
     assert worst(directions.norm(dim=-1), torch.ones(200)) < 1e-6
