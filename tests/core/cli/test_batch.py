@@ -121,20 +121,6 @@ def test_a_wrong_list_is_refused_with_line_and_column(text: str, sentence: str, 
     wrong(re.escape(sentence), listed, tmp_path, text)
 
 
-@pytest.mark.parametrize(
-    ("text", "sentence"),
-    [
-        ('{"name": "a", "photos": ["1.png"]}\n[1]', "line 2 must be a JSON object, got [1]"),
-        ('{"name": "a", "photos": "1.png"}', "line 1, column photos must be a list"),
-        ('{"name": 5, "photos": ["1.png"]}', "line 1, column name must be text, got 5"),
-        ('{"name": "a", "photos": ["1.png"], "views": 2.5}', "line 1, column views must be a whole number, got 2.5"),
-        ('{"name": "a" "photos": ["1.png"]}', "line 1 must be JSON, but is not"),
-    ],
-)
-def test_wrong_json_lines(text: str, sentence: str, tmp_path: Path) -> None:
-    wrong(re.escape(sentence), listed, tmp_path, text, ".jsonl")
-
-
 def test_nothing_is_written_for_a_wrong_list(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("name,photos\n,1.png\n")
     assert "line 2, column name must be given" in refused("batch", tmp_path / "list.csv", "-o", tmp_path / "out")
@@ -283,10 +269,6 @@ def end_some() -> Callable[[int], int]:
     return ending
 
 
-def visible() -> Callable[[int], str]:
-    return lambda task: os.environ["CUDA_VISIBLE_DEVICES"]
-
-
 def test_lost_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPREAD_MARK", str(tmp_path / "mark"))
     monkeypatch.setattr(spread, "ATTEMPTS", 2)
@@ -294,14 +276,3 @@ def test_lost_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(found[1], spread.Lost)
     assert "lost 2 times" in found.pop(1)
     assert found == {0: 0, 2: 20, 3: 30}
-
-
-def test_places_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One a GPU, which it alone sees; of those that the variable names."""
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-    found = dict(spread.spread(visible, [0, 1] * 20, device="auto"))
-    assert set(found.values()) <= {"5", "7"}
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert spread._Process.places(True, 1) == ["0", "1"]
-    assert spread._Process.places(False, 1) == [None]
