@@ -153,8 +153,10 @@ def run_evaluate(command: Evaluate, given: frozenset[str]) -> None:
         among = wanted if command.data in PROCEDURAL else available
         indices = [place * among // wanted for place in range(wanted)]
         groups: list[Group] = []  # of objects that training has never shown the like of
-        if held_out is not None:
-            groups = held_out_groups(held_out, command.held_out or wanted)
+        if held_out is dataset:
+            groups = held_out_groups(held_out, wanted)
+        elif held_out is not None:
+            groups = held_out_groups(held_out, command.held_out or 0)
         settings, inputs = run.record.settings, {} if lpips is None else {"lpips": lpips.weights_id()}
         run.plan(settings, {}, inputs)
         run.begin()
