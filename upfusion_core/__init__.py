@@ -56,7 +56,7 @@ _NAMES = {
     "pipeline.masks": ("estimate_mask",),
     "pipeline.photo_cameras": ("cameras_round_object", "load_photo_cameras"),
     "pipeline.photos": ("prepare_views",),
-    "pipeline.pose": ("estimate_photo_cameras",),
+    "pipeline.pose": ("estimate_photo_cameras", "photo_sheet"),
     "pipeline.upfusion": ("HostedUpFusion", "UpFusion"),
     "support.checks": ("check_choice", "check_count", "check_finite", "check_range", "check_type"),
     "support.errors": ("CheckpointError", "InputError", "UpFusionError"),
