@@ -153,7 +153,7 @@ def run_evaluate(command: Evaluate, given: frozenset[str]) -> None:
         among = wanted if command.data in PROCEDURAL else available
         indices = [place * among // wanted for place in range(wanted)]
         groups: list[Group] = []  # of objects that training has never shown the like of
-        if held_out is dataset:
+        if held_out is not None and command.split == "held_out":
             groups = held_out_groups(held_out, wanted)
         elif held_out is not None:
             groups = held_out_groups(held_out, command.held_out or 0)
