@@ -31,7 +31,7 @@ REFERENCE = ReferenceSchedule(cameras=2, iterations=2, steps=4, highest_index=3,
 PRESETS = {"draft": DRAFT, "fast": FAST, "reference": REFERENCE}
 ENCODE, PREDICT, CONDITION, SAMPLE, STEP = 8, 77, 40, 90, 1  # times that the host waits for the device, at most
 DISTILL, MESH, FIT_STEP, FIT_LAUNCHES, TRAINING_STEP = 2000, 40, 2, 560, 110
-SEARCH = PhotoSearch(azimuths=4, elevations_degrees=(22.5,), ring_elevations_degrees=(22.5,), steps=1)
+SEARCH = PhotoSearch(azimuths=6, elevations_degrees=(0.0, 30.0), samples=8, sweeps=3, refinements=2)
 
 
 @pytest.fixture(scope="module")
