@@ -68,6 +68,8 @@ def test_folders_stand_for_their_pictures(tmp_path: Path) -> None:
 
 def test_frames_of_a_film() -> None:
     av = pytest.importorskip("av")
+    if not hasattr(av, "FFmpegError"):
+        pytest.skip("a stub of av")
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("mpeg4", rate=10)
