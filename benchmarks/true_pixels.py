@@ -5,6 +5,7 @@
     python benchmarks/true_pixels.py projection SCANS [--objects 12]             true mesh, six photos of 1024 pixels
     python benchmarks/true_pixels.py perturbed SCANS [--objects 12]              cameras of the photos turned by degrees
     python benchmarks/true_pixels.py speed [--size 4096]                      time and peak of memory
+    python benchmarks/true_pixels.py large                        peak of memory of six 50-megapixel photos with masks
 
 SCANS is a folder of meshes (GLB, OBJ, PLY, +Y up). Each object gives a line; with --out they are kept in that file, a
 JSON object a line, and those that are there already are not measured again. Pictures are compared inside the bounding
@@ -23,9 +24,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -37,6 +41,7 @@ from upfusion_core import (
     fit_views,
     look_at,
     orbit_cameras,
+    prepare_views,
     project_photos,
     random_cameras,
 )
@@ -219,6 +224,22 @@ def speed(_: int, options: argparse.Namespace) -> Row:
     return taken | {"faces": len(faces), "peak_gb": round(peak, 2)}
 
 
+def large(_: int, options: argparse.Namespace) -> Row:
+    """Six JPEG files of 50 megapixels with masks, read and framed."""
+    with TemporaryDirectory() as folder:
+        shape = np.zeros((6144, 8192), np.uint8)
+        shape[1000:5000, 2000:6000] = 255
+        photo, mask = Path(folder) / "photo.jpg", Path(folder) / "mask.png"
+        Image.merge("RGB", [Image.fromarray(shape)] * 3).save(photo)
+        Image.fromarray(shape).save(mask)
+        started = time.process_time()
+        views = prepare_views([photo] * 6, [mask] * 6)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    assert views.sources, "they are of files"
+    kept = list(views.sources[0].size)
+    return {"seconds": round(time.process_time() - started, 1), "kept": kept, "peak_gb": round(peak, 2)}
+
+
 def report(options: argparse.Namespace, key: Row, work: Callable[[], Row]) -> None:
     """Measures unless the file has that line, and adds it there."""
     lines = options.out.read_text(encoding="utf-8").splitlines() if options.out and options.out.exists() else []
@@ -233,16 +254,16 @@ def report(options: argparse.Namespace, key: Row, work: Callable[[], Row]) -> No
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("work", choices=("fit", "whole", "projection", "perturbed", "speed"))
-    parser.add_argument("scans", type=Path, nargs="?", help="folder of meshes; fit and speed need none")
+    parser.add_argument("work", choices=("fit", "whole", "projection", "perturbed", "speed", "large"))
+    parser.add_argument("scans", type=Path, nargs="?", help="folder of meshes; fit, speed and large need none")
     parser.add_argument("--photos", type=int, nargs="+", default=[6])
     parser.add_argument("--objects", type=int, help="so many of them, the first, if not 12; of fit's, if not 1")
     parser.add_argument("--iterations", type=int, help="of a fit, if not its own number")
     parser.add_argument("--size", type=int, help="of the texture, if not 1024; of speed's, if not 4096")
     parser.add_argument("--out", type=Path, help="file that keeps the lines")
     options = parser.parse_args()
-    if options.work in ("fit", "speed"):
-        work = fit if options.work == "fit" else speed
+    without_scans = {"fit": fit, "speed": speed, "large": large}
+    if work := without_scans.get(options.work):
         for index in range(options.objects or 1 if options.work == "fit" else 1):
             key = {"work": options.work, "object": index, "iterations": options.iterations, "size": options.size}
             report(options, key, partial(work, index, options))

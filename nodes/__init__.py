@@ -32,12 +32,12 @@ class UpFusionExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """The nodes that the files below define, by their part of the menu and as they stand in the file."""
-        from . import cameras, evaluate, field, files, handover, photos, pixels, sampling, views
+        from . import cameras, evaluate, field, files, handover, pixels, sampling, views
 
         files.register_folder()
         nodes = [
             value
-            for module in (photos, views, cameras, sampling, field, handover, photos, pixels, files, evaluate)
+            for module in (views, cameras, sampling, field, handover, pixels, files, evaluate)
             for value in vars(module).values()
             if isinstance(value, type) and issubclass(value, io.ComfyNode) and value.__module__ == module.__name__
             if all(hasattr(io, socket) for socket in getattr(value, "NEEDS", ()))

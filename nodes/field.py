@@ -72,7 +72,8 @@ class UpFusionDistill(io.ComfyNode):
         ]
         gives = [FieldSocket.Output("field", tooltip="Colour and density of every point round the object.")]
         aliases = ["image to 3d", "reconstruct", "nerf", "radiance field", "score distillation"]
-        return inputs.schema(cls, "UpFusion Distill", "field", takes, gives, aliases, hidden=[io.Hidden.prompt])
+        more: dict[str, Any] = {"hidden": [io.Hidden.prompt], "essentials_category": "Basics"}
+        return inputs.schema(cls, "UpFusion Distill", "field", takes, gives, aliases, **more)
 
     @classmethod
     @checked
@@ -194,7 +195,8 @@ class UpFusionExtractMesh(io.ComfyNode):
             PlacementSocket.Output("placement", tooltip="Where the mesh lay in photo 1's frame before it was centred."),
         ]
         aliases = ["marching cubes", "field to mesh", "glb", "texture bake"]
-        return inputs.schema(cls, "UpFusion Extract Mesh", "field", takes, gives, aliases)
+        more = {"essentials_category": "Basics"}
+        return inputs.schema(cls, "UpFusion Extract Mesh", "field", takes, gives, aliases, **more)
 
     @classmethod
     @checked

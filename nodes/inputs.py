@@ -30,6 +30,8 @@ def schema(
     stage: where it stands in the menu, one of STAGES (nodes/__init__.py). aliases: words that find it.
     more: what else io.Schema takes.
     """
+    if "essentials_category" not in inspect.signature(io.Schema).parameters:  # of later versions
+        more.pop("essentials_category", None)
     return io.Schema(
         node_id=name.replace(" ", ""),
         display_name=name,

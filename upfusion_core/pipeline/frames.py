@@ -37,7 +37,7 @@ def photo_files(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def sharpness(rgb: Tensor) -> float:
+def photo_sharpness(rgb: Tensor) -> float:
     """Variance of the Laplacian of a picture (3, H, W), uint8 or in [0, 1], made SHARP_SIDE pixels long."""
     kernel = torch.tensor([[[[0.0, 1, 0], [1, -4, 1], [0, 1, 0]]]])
     return float(conv2d(_shrunk(rgb, SHARP_SIDE).mean(1, keepdim=True), kernel).var())

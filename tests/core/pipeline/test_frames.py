@@ -10,7 +10,7 @@ from PIL import Image
 from refusals import refused
 from torchvision.transforms.functional import gaussian_blur
 
-from upfusion_core.pipeline.frames import appearance, film_frames, photo_files, sharpness, spread_choice
+from upfusion_core.pipeline.frames import appearance, film_frames, photo_files, photo_sharpness, spread_choice
 from upfusion_core.support.errors import PhotoError
 
 
@@ -50,8 +50,8 @@ def test_blurred_pictures_are_less_sharp_and_look_the_same() -> None:
     y, x = torch.meshgrid(torch.arange(96.0), torch.arange(96.0), indexing="ij")
     stripes = (((x / 3).sin() * (y / 5).cos() + 1) / 2).expand(3, 96, 96)
     blurred = gaussian_blur(stripes, [17, 17], [4.0, 4.0])
-    assert sharpness(blurred) < 0.2 * sharpness(stripes)
-    assert sharpness((255 * stripes).byte()) == pytest.approx(sharpness(stripes), rel=0.02)
+    assert photo_sharpness(blurred) < 0.2 * photo_sharpness(stripes)
+    assert photo_sharpness((255 * stripes).byte()) == pytest.approx(photo_sharpness(stripes), rel=0.02)
     other = (appearance(stripes) - appearance(stripes.flip(2) * 0.5)).norm()
     assert float((appearance(stripes) - appearance(blurred)).norm()) < 0.5 * float(other)
     assert appearance(stripes).shape == (768,)
