@@ -1,13 +1,16 @@
-"""Estimated cameras of procedural objects' photos against the true ones, and what using them brings.
+"""Found cameras of photos against the true ones, and what using them brings.
 
-    python benchmarks/photo_cameras.py [--model mini] [--split test] [--objects 40] [--photos 3] [--fields 12] [--out F]
+    python benchmarks/photo_cameras.py [--objects 40] [--photos 6] [--fields 12] [--out F]   procedural objects
+    python benchmarks/photo_cameras.py --scans FOLDER [--seeds 2] [--fields 0] [--out F]     meshes
 
-Objects, photos and targets are those of `upfusion evaluate` (seed 0). Each photo's camera but the first's is estimated;
-the error is the angle between its true and its estimated rotation in photo 1's frame. For the first --fields objects a
-draft field is fitted twice to UpSRT's predictions and photo 1, with and without the accepted photos as further targets,
-and measured on views that are no photos. The table gives mean ± standard error over objects of paired differences.
+Objects, photos and targets are those of `upfusion evaluate`, the photos of 256 pixels. Each photo's camera but the
+first's is looked for; the error is the angle between its true and its found rotation in photo 1's frame. For the first
+--fields objects a draft field is fitted twice to UpSRT's predictions and photo 1, with and without the accepted photos
+as further targets, and measured on views that are no photos: mean ± standard error over objects of paired differences.
 
-Long runs may be cut into pieces: --start says at which object, and `--merge A.json B.json` prints the table of several.
+Each object gives a line; with --out they are kept in that file, a JSON object a line, and those that are there already
+are not measured again. `--merge A.jsonl B.jsonl` prints the table of several. The last rows say how many photos are
+right by the share of drawn answers that agree, of all and of the even and odd objects: what trust is calibrated by.
 """
 
 from __future__ import annotations
@@ -17,18 +20,19 @@ import json
 import sys
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 sys.path.append(str(Path(__file__).resolve().parent))
 
-from measuring import write_json
-
 from upfusion_core import Cameras, SceneEncoding, UpFusion, random_cameras
-from upfusion_core.config import EvaluationConfig, FieldConfig, FitConfig
+from upfusion_core.config import EvaluationConfig, FieldConfig, FitConfig, PhotoSearch
+from upfusion_core.data.meshes import mesh_folder
 from upfusion_core.evaluation.metrics import measure_views
 from upfusion_core.evaluation.protocol import EvaluatedObject, draw_object
 from upfusion_core.evaluation.report import paired_difference
@@ -39,9 +43,12 @@ from upfusion_core.pipeline.pose import estimate_photo_cameras
 from upfusion_core.procedural import ProceduralObjects
 from upfusion_core.types import REFERENCE_FOCAL, PhotoCameras
 
+SIZE = 256  # pixels of the photos
 PREDICTED = 32
 PHOTO_WEIGHT = 6.0
 """How many predicted views a photo counts as much as."""
+RIGHT = 15  # degrees
+SHARES = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.01)
 FIT = replace(FitConfig(iterations=150), points=2**13)
 
 
@@ -73,12 +80,14 @@ def fitted_psnr(model: UpFusion, scene: SceneEncoding, found: PhotoCameras, chos
 def one_object(model: UpFusion, item: EvaluatedObject, photos: int, fit: bool) -> dict[str, Any]:
     """Errors, scores and acceptance of an object's photos but the first, and the PSNR of both fields."""
     scene = model.encode(item.given(photos), reference_elevation_degrees=item.elevation_degrees)
-    started = time.process_time()
-    found = estimate_photo_cameras(model, scene)
-    row: dict[str, Any] = {"object": item.index, "seconds": time.process_time() - started}
-    true = item.views.cameras[torch.tensor(item.photos[:photos])]
-    row["error"] = rotation_error(found.cameras, true)[1:].tolist()
-    row["score"], row["accepted"] = found.score[1:].tolist(), found.accepted[1:].tolist()
+    started, search = time.process_time(), PhotoSearch()
+    found = estimate_photo_cameras(model, scene, search=replace(search, trusts=((0.0, 0.0), (1.0, 1.0))))
+    row: dict[str, Any] = {"seconds": round(time.process_time() - started, 2)}
+    true, shares = item.views.cameras[torch.tensor(item.photos[:photos])], found.score
+    score = torch.tensor(np.interp(shares.tolist(), *zip(*search.trusts, strict=True)))
+    found = replace(found, score=score, accepted=score >= search.accept)
+    row["error"] = [round(value, 2) for value in rotation_error(found.cameras, true)[1:].tolist()]
+    row["share"], row["accepted"] = [round(share, 3) for share in shares[1:].tolist()], found.accepted[1:].tolist()
     if fit:
         used = [index for index in range(photos) if found.accepted[index]]
         row["without"] = fitted_psnr(model, scene, found, [0], item)
@@ -96,8 +105,17 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, float | str]:
         if len(some):
             for place in (25, 50, 75, 90):
                 figures[f"{name}: error, percentile {place} (degrees)"] = float(some.quantile(place / 100))
-            figures[f"{name}: share off by more than 30 degrees"] = float((some > 30).float().mean())
+            for degrees in (RIGHT, 30):
+                figures[f"{name}: share off by more than {degrees} degrees"] = float((some > degrees).float().mean())
     figures["processor seconds an object"] = sum(row["seconds"] for row in rows) / len(rows)
+    for title, part in (("all", rows), ("even", rows[::2]), ("odd", rows[1::2])):
+        shares = torch.tensor([value for row in part for value in row.get("share", [])])
+        right = torch.tensor([value <= RIGHT for row in part for value in row["error"] if "share" in row]).float()
+        for low, high in pairwise(SHARES):
+            if len(inside := right[(shares >= low) & (shares < high)] if len(shares) else shares):
+                figures[f"right where {low:.2f} or more agree, {title}"] = (
+                    f"{float(inside.mean()):.3f} of {len(inside)}"
+                )
     fitted = [row for row in rows if "with" in row]
     if len(fitted) > 1:
         without, with_photos = [row["without"] for row in fitted], [row["with"] for row in fitted]
@@ -120,25 +138,39 @@ def report(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="mini")
+    parser.add_argument("--scans", type=Path, help="folder of meshes, +Y up, in place of procedural objects")
     parser.add_argument("--split", default="test")
-    parser.add_argument("--objects", type=int, default=40)
+    parser.add_argument("--version", type=int, default=1, help="of the generator")
+    parser.add_argument("--objects", type=int, default=40, help="at most")
     parser.add_argument("--start", type=int, default=0)
-    parser.add_argument("--photos", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=1, help="how often each object is photographed")
+    parser.add_argument("--photos", type=int, default=6)
     parser.add_argument("--fields", type=int, default=12)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="file that keeps the lines")
     parser.add_argument("--merge", type=Path, nargs="+")
     options = parser.parse_args()
     if options.merge:
-        report([row for path in options.merge for row in json.loads(path.read_text(encoding="utf-8"))["rows"]])
+        report([json.loads(line) for path in options.merge for line in path.read_text(encoding="utf-8").splitlines()])
         return
     model = UpFusion.load(options.model)
-    data = ProceduralObjects(options.split, size=model.image_size)
-    config = EvaluationConfig(photos=(options.photos,), views=8)
+    procedural = ProceduralObjects(options.split, size=SIZE, version=options.version)
+    data = mesh_folder(options.scans, size=SIZE) if options.scans else procedural
+    known = options.out.read_text(encoding="utf-8").splitlines() if options.out and options.out.exists() else []
     rows: list[dict[str, Any]] = []
-    for place, index in enumerate(range(options.start, options.start + options.objects)):
-        rows.append(one_object(model, draw_object(data, index, config), options.photos, place < options.fields))
-        content = {"model": model.model_id, "split": options.split, "summary": summary(rows), "rows": rows}
-        write_json(options.out, content)
+    for seed in range(options.seeds):
+        config = EvaluationConfig(photos=(options.photos,), views=8, seed=seed)
+        for place, index in enumerate(range(options.start, min(options.start + options.objects, len(data)))):
+            key = {"data": str(options.scans or (options.split, options.version)), "object": index, "seed": seed}
+            key |= {"photos": options.photos, "fields": place < options.fields}
+            row = next((line for line in map(json.loads, known) if key.items() <= line.items()), None)
+            if row is None:
+                item = draw_object(data, index, config)
+                row = key | one_object(model, item, options.photos, place < options.fields)
+                if options.out:
+                    with options.out.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(row) + "\n")
+            rows.append(row)
+            print(json.dumps(row), flush=True)
     report(rows)
 
 

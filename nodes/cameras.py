@@ -6,12 +6,14 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..upfusion_core import REFERENCE_FOCAL, Cameras, InputError, SceneEncoding, orbit_cameras
+from ..upfusion_core import REFERENCE_FOCAL, Cameras, InputError, RadianceField, SceneEncoding, orbit_cameras
 from ..upfusion_core.config import Orbit
 from . import inputs
-from .convert import camera_from_direction, camera_from_load3d, load3d_from_camera
+from .convert import camera_from_direction, camera_from_load3d, image_from_rgb, load3d_from_camera
 from .host import progress_hook
-from .sockets import CamerasSocket, HostedModel, Placement, PlacementSocket, checked
+from .sockets import CamerasSocket, FieldSocket, HostedModel, Placement, PlacementSocket, checked
+
+PICTURE = 128  # pixels of what Photo Cameras shows
 
 
 class UpFusionOrbitCameras(io.ComfyNode):
@@ -150,31 +152,41 @@ class UpFusionCameraToLoad3D(io.ComfyNode):
 
 
 class UpFusionPhotoCameras(io.ComfyNode):
-    """Estimates where each photo was taken from, by matching it with what the scene transformer makes of the other
-    photos. UpFusion Distill does the same by itself and fits the photos it is sure of."""
+    """Finds where each photo was taken from by the silhouettes of all, or says that it is not sure. UpFusion Distill
+    does the same by itself and fits the photos that are sure."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        cameras = "One camera a photo, in their order; photo 1's is known, the others estimates."
-        report = "A line a photo: azimuth and elevation in degrees, and whether the match is good (0 to 1)."
-        gives = [CamerasSocket.Output("cameras", tooltip=cameras), io.String.Output("report", tooltip=report)]
+        cameras = "One camera a photo, in their order; photo 1's is known, the others are found."
+        report = "A line a photo: azimuth and elevation in degrees, trust (the share of such photos that are right)."
+        picture = "Each photo, grey where it is refused, beside what is seen from its camera."
+        gives = [
+            CamerasSocket.Output("cameras", tooltip=cameras),
+            io.String.Output("report", tooltip=report),
+            io.Image.Output("picture", tooltip=picture),
+        ]
         aliases = ["estimate poses", "camera pose", "structure from motion", "camera matching", "viewpoint"]
-        takes = [inputs.model(), inputs.scene()]
+        field = "A field that the picture shows; left open, it shows what the scene transformer predicts."
+        takes = [inputs.model(), inputs.scene(), FieldSocket.Input("field", optional=True, tooltip=field)]
         return inputs.schema(cls, "UpFusion Photo Cameras", "cameras", takes, gives, aliases)
 
     @classmethod
     @checked
-    def execute(cls, upfusion_model: HostedModel, scene: SceneEncoding) -> io.NodeOutput:
-        """Searches photo after photo; Cancel comes between them."""
-        from ..upfusion_core import estimate_photo_cameras
+    def execute(
+        cls, upfusion_model: HostedModel, scene: SceneEncoding, field: RadianceField | None = None
+    ) -> io.NodeOutput:
+        """Cancel comes between the rounds of the search."""
+        from ..upfusion_core import estimate_photo_cameras, photo_sheet
 
-        found = estimate_photo_cameras(upfusion_model.stages(), scene, on_step=progress_hook("matching photos"))
-        lines = []
-        for photo, (azimuth, elevation) in enumerate(found.angles_degrees().tolist()):
-            word = "accepted" if found.accepted[photo] else "uncertain"
-            verdict = f"{word} ({float(found.score[photo]):.2f})" if photo else "the reference"
-            lines.append(f"photo {photo + 1}: azimuth {azimuth:.1f}, elevation {elevation:.1f} degrees, {verdict}")
-        return io.NodeOutput(found.cameras, "\n".join(lines))
+        model = upfusion_model.stages()
+        found = estimate_photo_cameras(model, scene, on_step=progress_hook("matching photos"))
+        if field is None:
+            seen = model.predict(scene, found.cameras, PICTURE, pixel_centers=True)
+        else:
+            seen = field.render(found.cameras, PICTURE).rgb.cpu()
+        assert scene.views is not None, "others are refused above"
+        sheet = photo_sheet(scene.views.rgb, seen, found, PICTURE)
+        return io.NodeOutput(found.cameras, found.report(), image_from_rgb(sheet[None]))
 
 
 def _evenly(first: float, last: float, count: int, steps: int) -> list[float]:

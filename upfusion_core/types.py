@@ -125,14 +125,16 @@ class PhotoCameras:
     """The cameras of V photos, as far as their squares show them, in photo 1's frame.
 
     cameras: V. accepted: (V,) bool, whether the photo may be a target there; the first always may.
-    score: (V,) in [0, 1], least share of the belief near the camera by any piece of evidence; 1 for what is given.
+    score: (V,) in [0, 1], trust: of photos with such a score so many were right; 1 for what is given.
     given: whether they were known beforehand, and not estimated.
+    reasons: V of them, or none: why a photo is not accepted, "" where it is.
     """
 
     cameras: Cameras
     accepted: Tensor
     score: Tensor
     given: bool = False
+    reasons: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_shape("PhotoCameras.accepted", self.accepted, (len(self.cameras),), "one a photo")
@@ -140,6 +142,16 @@ class PhotoCameras:
 
     def __len__(self) -> int:
         return len(self.cameras)
+
+    def report(self) -> str:
+        """A line a photo: where it was taken from, whether that is used and how far it can be trusted, or why not."""
+        lines = []
+        for index, (azimuth, elevation) in enumerate(self.angles_degrees().tolist()):
+            reason = f": {self.reasons[index]}" if self.reasons and self.reasons[index] else ""
+            verdict = f"{'found' if self.accepted[index] else 'refused'} (trust {float(self.score[index]):.2f}{reason})"
+            place = f"photo {index + 1}: azimuth {azimuth:.1f}, elevation {elevation:.1f} degrees"
+            lines.append(f"{place}, {verdict if index else 'the reference'}")
+        return "\n".join(lines)
 
     def angles_degrees(self) -> Tensor:
         """(V, 2) azimuth in [0, 360) and elevation in [-90, 90] of each camera's centre."""

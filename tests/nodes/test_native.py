@@ -80,7 +80,9 @@ def test_scenes_and_photos_cameras_are_the_library_s(run_node: Run, loaded: Load
     (images,) = run_node("UpFusionPredictViews", size=16, **inputs)
     ghost = loaded.library.predict(expected, loaded.cameras, 16)
     torch.testing.assert_close(images.movedim(-1, 1), ghost, atol=1e-5, rtol=0)
-    cameras, report = run_node("UpFusionPhotoCameras", upfusion_model=loaded.upfusion, scene=loaded.scene)
+    cameras, report, picture = run_node("UpFusionPhotoCameras", upfusion_model=loaded.upfusion, scene=loaded.scene)
+    assert picture.shape[0] == 1
+    assert picture.shape[1] > 128 * len(cameras)
     expected = core.estimate_photo_cameras(loaded.library, loaded.library.encode(loaded.scene.views))
     torch.testing.assert_close(cameras.camera_to_world, expected.cameras.camera_to_world, atol=1e-2, rtol=0)
     lines = report.splitlines()

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 
-import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..config import DistillConfig, FastSchedule, RaySampling, ReferenceSchedule
@@ -22,12 +20,12 @@ from ..pipeline.distill import distill_cameras
 from ..pipeline.examples import ExampleViews, example_views
 from ..pipeline.given_views import given_photos
 from ..pipeline.photo_cameras import load_photo_cameras
-from ..pipeline.pose import estimate_photo_cameras
+from ..pipeline.pose import estimate_photo_cameras, photo_sheet
 from ..pipeline.sampling import make_scheduler
 from ..pipeline.upfusion import UpFusion
 from ..support.devices import existing_device
 from ..support.errors import InputError
-from ..support.images import contact_sheet, to_8bit
+from ..support.images import contact_sheet, labelled_sheet
 from ..surface.extract import require_packages
 from ..surface.mesh import MeshAsset, mesh_files
 from ..surface.projection import project_photos
@@ -70,7 +68,7 @@ def run_reconstruct(command: Reconstruct, given: frozenset[str]) -> None:
             save_mesh(run, field, command.surface, command.formats, views if asked else None)
         done = f"Reconstruction in {run.folder} ({duration(run.record.seconds)})"
         meshes = ("mesh.glb", "mesh.obj", "mesh.ply", "mesh.stl")
-        run.tell(done, *meshes, "turntable.gif", "views.png", "photos.png", FIELD_NAME)
+        run.tell(done, *meshes, "turntable.gif", "views.png", "photos.png", "photo_cameras.png", FIELD_NAME)
         if backend := getattr(run.record, "grid_backend", None):
             run.tell(f"  field computed by {backend}")
 
@@ -124,12 +122,17 @@ def fit_field(
         if isinstance(schedule, FastSchedule) and schedule.all_photos and scene.views is not None:
             found = scene.views.cameras or estimate_photo_cameras(model, scene)
             write_photo_cameras(run, scene, found)
+            if not found.given:
+                say(found.report())
         generator, prompt = torch.Generator().manual_seed(sampler.seed), sampler.prompt
         field = model.distill(
             scene, config, generator=generator, prompt=prompt, photo_cameras=found, checkpoint=saved, on_step=on_step
         )
         with run.writing(FIELD_NAME) as path:
             field.save(path, cameras=distill_cameras(scene, config, sampler.seed), settings=run.record.settings)
+        if found is not None and scene.views is not None:
+            seen = rendered(field, found.cameras, SHEET_SIZE, lambda *_: None)
+            write_png(run, "photo_cameras.png", photo_sheet(scene.views.rgb, seen, found, SHEET_SIZE), keep=False)
     run.note(grid_backend=str(field.backend))
     saved.unlink(missing_ok=True)
     return field
@@ -242,21 +245,3 @@ def save_photo_texture(run: Run, field: RadianceField, example: ExampleViews) ->
     for name, content in mesh_files(meshes[1], "mesh_photos.glb").items():
         with run.writing(name) as path:
             path.write_bytes(content)
-
-
-def labelled_sheet(columns: Mapping[str, Tensor], rows: Sequence[str], size: int) -> Tensor:
-    """(3, H, W): a column of (N, 3, S, S), shown at `size`, under each title, beside the labels of N or more rows."""
-    font = ImageFont.load_default(max(10, size // 9))
-    head, margin, gap = round(size / 5), round(size / 1.6), max(2, size // 32)
-    width, height = margin + len(columns) * (size + gap), head + len(rows) * (size + gap)
-    sheet = Image.new("RGB", (width, height), "white")
-    draw = ImageDraw.Draw(sheet)
-    for place, label in enumerate(rows):
-        draw.text((gap, head + place * (size + gap) + size / 2), label, fill="black", font=font, anchor="lm")
-    for place, (title, rgb) in enumerate(columns.items()):
-        left = margin + place * (size + gap)
-        draw.text((left + size / 2, head / 2), title, fill="black", font=font, anchor="mm")
-        for row, pixels in enumerate(to_8bit(rgb.permute(0, 2, 3, 1))):
-            picture = Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
-            sheet.paste(picture, (left, head + row * (size + gap)))
-    return torch.from_numpy(np.array(sheet)).permute(2, 0, 1).float() / 255

@@ -298,26 +298,24 @@ class DistillConfig:
 
 @configuration
 class PhotoSearch:
-    """How the cameras of photos are searched for; the defaults are fixed on procedural validation objects."""
+    """How the cameras of photos are searched for."""
 
-    azimuths: Annotated[int, Ge(4), Le(360)] = 24  # candidates' azimuths, spread evenly over the circle
-    elevations_degrees: Elevations = (-3.0, 14.0, 30.0, 47.0)  # candidates' elevations
-    ring_elevations_degrees: Elevations = (3.0, 22.5, 40.0)  # of the turntables by which two predictions are compared
-    coarse_size: Annotated[int, Ge(4), Le(1024)] = 12  # pixels along each side of what is compared in the search
-    fine_size: Annotated[int, Ge(4), Le(1024)] = 16  # and in the refinement
-    # logarithm of the belief lost by a relative difference of 1
-    photo_weight: Weight = 30.0  # between the photo and a picture
-    ring_weight: Weight = 30.0  # between two turntables
-    fine_weight: Weight = 50.0  # between photo and picture in the refinement
-    steps: Annotated[int, Ge(0)] = 20  # of the refinement
-    learning_rate: Weight = 0.02  # of the refinement's Adam, in radians
-    # standard deviations of what the refinement may add to the search's answer
-    turn_degrees: Deviation = 8.0
-    roll_degrees: Deviation = 2.0
-    stretch: Deviation = 0.02  # of the distance's logarithm
-    shift: Deviation = 0.02  # in halves of the picture
-    accept: Share = 0.3  # a photo is accepted from this share of belief near the answer on, by each evidence alone
-    largest_difference: Weight = 0.3  # relative, after the refinement; beyond it a photo does not show this object
+    azimuths: Annotated[int, Ge(4), Le(360)] = 36  # candidates' azimuths, spread evenly over the circle
+    elevations_degrees: Elevations = (-5.0, 5.0, 15.0, 25.0, 35.0, 45.0, 55.0)  # candidates' elevations
+    samples: Annotated[int, Ge(1), Le(100_000)] = 128  # answers that are drawn
+    sweeps: Annotated[int, Ge(1), Le(10_000)] = 40  # in which the evidence is let in
+    width: Deviation = 0.03  # usual differences of the angles of tangent planes, in sizes of the object
+    background: Deviation = 0.3  # and between wrong cameras
+    elevation_deviation: Annotated[float, Gt(0.0), Le(90.0)] = 5.0  # degrees, of photo 1's from what it is taken to be
+    refinements: Annotated[int, Ge(0), Le(10_000)] = 16  # rounds of the refinement
+    # standard deviations of azimuth and elevation in degrees, the size's logarithm, and both ways of the middle
+    refined_deviations: tuple[Deviation, Deviation, Deviation, Deviation, Deviation] = (8.0, 8.0, 0.02, 0.003, 0.003)
+    refined_width: Deviation = 0.01  # as width, once refined
+    refined_weight: Share = 0.6  # of what the refinement tells of different answers, in logarithms
+    fit: Share = 0.87  # share of the greatest likelihood below which an answer explains nothing
+    # share of the answers that agree -> share of photos that are right, by benchmarks/photo_cameras.py
+    trusts: tuple[tuple[Share, Share], ...] = ((0.0, 0.0), (0.4, 0.5), (0.6, 0.6), (0.7, 0.95), (1.0, 0.99))
+    accept: Share = 0.95  # trust from which on a photo's camera is used
 
     @property
     def azimuths_degrees(self) -> list[float]:

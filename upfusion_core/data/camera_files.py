@@ -103,7 +103,8 @@ def written_cameras(cameras: PhotoCameras, sources: Sequence[SourcePhoto]) -> di
         if index == 0:
             status = STATUSES[0]
         elif not cameras.accepted[index]:
-            status, reason = STATUSES[3], f"its match is not sure enough ({float(cameras.score[index]):.2f})"
+            status, reason = STATUSES[3], f"its camera is not sure enough (trust {float(cameras.score[index]):.2f})"
+            reason += f": {cameras.reasons[index]}" if cameras.reasons else ""
         entry = {"file": source.name, "size": [width, height], "status": status}
         matrix = camera.camera_to_world[0].tolist()
         entry |= {"camera_to_world": matrix, "focal": focal, "principal": principal, "reason": reason}

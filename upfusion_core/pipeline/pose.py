@@ -1,208 +1,153 @@
-"""Where the photos were taken from: photo 1 is known, the cameras of the others are found by matching.
+"""Where the photos were taken from: photo 1 is known, the cameras of the others are found by the silhouettes of all.
 
-Photo k is compared with the object as the other photos give it, so that its own pixels do not testify for it; and the
-object in photo 1's frame with the object in photo k's frame, both seen on a turntable. No diffusion is involved.
+Answers are drawn (silhouettes.py), the different ones refined, and count by how well they explain what is seen. How
+many of them say nearly the same of a photo tells how far it can be trusted; where none explains it, none is.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import replace
-from typing import NamedTuple
+from collections.abc import Sequence
 
+import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..config import PhotoSearch
-from ..geometry import orbit_cameras, reference_plucker
+from ..geometry import orbit_cameras
 from ..support.checks import check_type
 from ..support.errors import InputError
-from ..support.images import saturate
-from ..types import Cameras, InputViews, OnStep, PhotoCameras, SceneEncoding
-from .novel_views import ViewSynthesizer, shrunk_grid
+from ..support.images import labelled_sheet
+from ..types import Cameras, OnStep, PhotoCameras, SceneEncoding
+from .novel_views import ViewSynthesizer
+from .silhouettes import agreement, outlines, pair_ranges, sample_poses
 
-PhotoRender = Callable[..., Tensor]
-# (cameras, size) -> (Q, 3, size, size) pictures in [0, 1] on white, through pixel centres; differentiable
-NEIGHBORHOOD_DEGREES = 26.0  # candidates within this angle of the best one count as the same answer
-_AT_ONCE = 1 << 15  # rays that are asked of UpSRT at a time
+ALIKE_TRACE = 1 + 2 * math.cos(math.radians(20.0))  # of the turn between answers that are one, within 20 degrees
+HYPOTHESES = 8  # different answers that are refined
+ALIKE = "the object looks alike from several sides: only its elevation, {:.0f} degrees, is sure"
+SEVERAL = "its silhouette fits several places"
+MISFIT = "the silhouettes do not fit together: lenses, distances or masks may differ"
+SURE_ELEVATION = 9.0  # degrees, standard deviation
+MOVES = (4.0, 4.0, 0.03, 0.01, 0.01)  # first steps of the refinement: azimuth, elevation, log size, middle's x and y
 
 
 def estimate_photo_cameras(
     model: ViewSynthesizer, scene: SceneEncoding, *, search: PhotoSearch | None = None, on_step: OnStep | None = None
 ) -> PhotoCameras:
-    """The cameras that the scene's photos were taken by, as far as they can be found; nothing is drawn at random.
+    """The cameras that the scene's photos were taken by, as far as they can be found; the same each time.
 
-    Args:
-        model: whose scene it is; its UpSRT predicts the object.
-        on_step: called with (photos done, total, None) after each prediction; raise from it to stop.
-
-    Raises:
-        InputError: the scene holds no photos, or something is of another type.
+    model: whose scene it is. on_step: called with (rounds done, total, None); raise from it to stop.
+    Raises InputError where the scene holds no photos, or something is of another type.
     """
     check_type("scene", scene, SceneEncoding, "make it with encode")
     search = search or PhotoSearch()
     check_type("search", search, PhotoSearch)
-    if scene.views is None:
+    views, reference = model.own_scene(scene).views, scene.reference.to("cpu")
+    if views is None:
         raise InputError("the scene must hold its photos, got one made by hand; encode the photos with this model")
-    views, reference = scene.views, scene.reference.to("cpu")
-    focal = float(reference.focal[0, 0])
-    found = [PhotoMatch(reference, 1.0, 0.0, True)]
-
-    def report() -> None:
-        if on_step is not None:
-            on_step(len(found) - 1, len(views) - 1, None)
-
-    with torch.inference_mode(False):  # hosts may call from inference mode
-        scene = model.own_scene(replace(scene, tokens=scene.tokens.clone()))
-
-        def predicted(order: list[int]) -> PhotoRender:
-            """The object from some photos, the first of which is the reference."""
-            some = InputViews(views.rgb[order], views.mask[order], views.focal[order])
-            return _predictions(model, replace(scene, tokens=model.set_latents(some), views=some), report)
-
-        ring: Tensor | None = None
-        for index in range(1, len(views)):
-            others = [other for other in range(len(views)) if other != index]
-            without = predicted(others)
-            with torch.no_grad():
-                if ring is None:
-                    ring = turntable(_predictions(model, scene, report), search, focal)
-                frames = [orbit_cameras(0.0, elevation) for elevation in search.elevations_degrees]
-                turned = predicted([index, *others])
-                rings = ring_differences(ring, torch.stack([turntable(turned, search, focal, each) for each in frames]))
-            found.append(match_photo(without, views.rgb[index], search, focal=focal, rings=rings))
-            report()
-    cameras, scores, _, accepted = zip(*found, strict=True)
-    return PhotoCameras(Cameras.concatenate(cameras), torch.tensor(accepted), torch.tensor(scores, dtype=torch.float32))
+    if len(views) == 1:
+        return PhotoCameras(reference, torch.tensor([True]), torch.ones(1))
+    with torch.inference_mode(False), torch.no_grad():
+        shapes, distances = outlines(views)
+        height = reference.camera_to_world[0, 1, 2].asin().rad2deg()
+        off = (torch.tensor(search.elevations_degrees) - height) / search.elevation_deviation
+        prior = (-off.square() / 2).log_softmax(0)
+        hook = on_step or (lambda *_: None)
+        drawn = sample_poses(shapes, prior, search, lambda sweep: hook(sweep, search.sweeps, None))
+        return _answer(shapes, distances, drawn, reference, search)
 
 
-def _predictions(model: ViewSynthesizer, scene: SceneEncoding, after: Callable[[], None]) -> PhotoRender:
-    """UpSRT's colours, differentiable with respect to the cameras; `after` is called after each set of pictures."""
-    tokens, upsrt = scene.tokens[None], model.upsrt
-
-    def render(cameras: Cameras, size: int, reference: Cameras | None = None) -> Tensor:
-        rays = reference_plucker(shrunk_grid(cameras, size), reference or scene.reference, size).to(tokens.device)
-        rays = rearrange(rays, "q h w c -> 1 (q h w) c")
-        rgb = torch.cat([upsrt.read_rgb(upsrt.decode(tokens, part)) for part in rays.split(_AT_ONCE, 1)], 1)
-        after()
-        return rearrange(rgb.float(), "1 (q h w) c -> q c h w", h=size, w=size)
-
-    return render
-
-
-def search_cameras(search: PhotoSearch, elevations_degrees: tuple[float, ...], focal: float) -> Cameras:
-    """(E·A) cameras at all azimuths of each elevation, elevation by elevation."""
-    azimuths = search.azimuths_degrees * len(elevations_degrees)
-    elevations = [elevation for elevation in elevations_degrees for _ in range(search.azimuths)]
-    return orbit_cameras(azimuths, elevations, focal=focal)
-
-
-def turntable(render: PhotoRender, search: PhotoSearch, focal: float, reference: Cameras | None = None) -> Tensor:
-    """(C, A, 3, s, s) the object all round at C elevations, in the frame of `reference` if that is given."""
-    cameras = search_cameras(search, search.ring_elevations_degrees, focal)
-    return rearrange(render(cameras, search.coarse_size, reference), "(c a) ... -> c a ...", a=search.azimuths)
-
-
-def ring_differences(ring: Tensor, others: Tensor) -> Tensor:
-    """(E, A) relative differences of two turntables for each turn of the one against the other.
-
-    `ring` (C, A, 3, s, s) is the object all round, as photo 1's frame has it, at C elevations; `others`
-    (E, C, A, 3, s, s) the same in the frame of another photo, whose elevation is taken to be one of E. Entry (e, t)
-    belongs to that photo standing at azimuth t: what photo 1's frame sees from azimuth j, the other sees from j - t.
-    """
-    count = ring.shape[1]
-    ours, theirs = ring.float().cpu().flatten(2), others.float().cpu().flatten(3)
-    spectrum = torch.fft.rfft(ours, dim=1) * torch.fft.rfft(theirs, dim=2).conj()  # (E, C, A / 2 + 1, pixels)
-    product = torch.fft.irfft(spectrum.sum((1, 3)), n=count, dim=1)
-    energy = ours.square().sum() + theirs.square().sum((1, 2, 3))
-    differences: Tensor = (energy[:, None] - 2 * product).clamp(min=0) / (1 - ours).square().sum().clamp(min=1e-6)
-    return differences
-
-
-class PhotoMatch(NamedTuple):
-    """What was found for one photo, as in PhotoCameras, and its relative difference from what the camera sees."""
-
-    camera: Cameras
-    score: float
-    difference: float
-    accepted: bool
+def _answer(
+    shapes: Sequence[Tensor], distances: Tensor, drawn: tuple[Tensor, Tensor], reference: Cameras, search: PhotoSearch
+) -> PhotoCameras:
+    """What most of the drawn answers say of each photo, once the different ones are refined."""
+    elevation = torch.tensor(search.elevations_degrees)[drawn[0]]
+    azimuth = torch.tensor(search.azimuths_degrees)[drawn[1]]
+    weights = torch.full((search.samples,), 1 / search.samples)
+    turns = _turns(azimuth, elevation)
+    near = torch.einsum("vaij,vbij->vab", turns, turns) > ALIKE_TRACE  # (V, C, C)
+    alike, left, chosen = near.all(0), weights.clone(), []
+    for _ in range(HYPOTHESES):
+        chosen.append(int((alike.float() @ left).argmax()))
+        left = left * ~alike[chosen[-1]]
+    start = torch.stack([azimuth, elevation, *[torch.zeros_like(azimuth)] * 3], dim=-1)[:, chosen].transpose(0, 1)
+    moved, likely = _refined(shapes, start, search)
+    gain = search.refined_weight * (likely - likely.max())
+    ours = near[:, chosen].all(0)  # (H, C); what is like none of them may be as good as the best
+    told = gain[:, None].expand_as(ours).where(ours, -math.inf).amax(0)
+    weights = weights * torch.where(ours.any(0), told, 0.0).exp()
+    most = len(shapes) * (len(shapes) - 1) * math.log(search.background / search.refined_width)  # if all fits at once
+    lacking = search.refined_weight * (search.fit * most - float(likely.max()))
+    weights, explained = weights / weights.sum(), 1 / (1 + math.exp(min(lacking, 100.0)))
+    best = int(gain.argmax())
+    scores, reasons = [1.0], [""]
+    final = _turns(moved[..., 0].T, moved[..., 1].T)[:, best]
+    for index in range(1, len(shapes)):
+        beside = (final[index] * turns[index]).sum((1, 2))
+        scores.append(float(weights[beside > ALIKE_TRACE].sum()) * explained)
+        height = float(weights @ elevation[index])
+        spread = float(weights @ (elevation[index] - height).square()) ** 0.5
+        reasons.append(MISFIT if explained < 0.5 else ALIKE.format(height) if spread < SURE_ELEVATION else SEVERAL)
+    places, shares = ([pair[part] for pair in search.trusts] for part in (0, 1))
+    score, moved = torch.tensor([1.0, *np.interp(scores[1:], places, shares)], dtype=torch.float32), moved[best]
+    reasons = ["" if value >= search.accept else reason for value, reason in zip(score.tolist(), reasons, strict=True)]
+    distances, focal = distances * moved[:, 2].exp(), reference.focal.expand(len(moved), 2)
+    found = orbit_cameras(moved[:, 0], moved[:, 1], distances).camera_to_world
+    # into the world in which photo 1 stands as the scene has it
+    world = reference.camera_to_world[0] @ torch.linalg.inv(found[0]) @ found
+    cameras = Cameras(world, focal, moved[:, 3:] * torch.tensor([1.0, -1.0]) * focal / distances[:, None])
+    cameras = Cameras.concatenate([reference, cameras[1:]])
+    return PhotoCameras(cameras, score >= search.accept, score, reasons=tuple(reasons))
 
 
-def match_photo(
-    render: PhotoRender, photo: Tensor, search: PhotoSearch, *, focal: float, rings: Tensor | None = None
-) -> PhotoMatch:
-    """Where a photo (3, S, S) on white of the object that `render` shows was taken from, and how sure that is.
-
-    The refinement begins in the middle, the mean by belief, of the best candidate's neighbourhood. rings: (E, A)
-    further evidence, see ring_differences.
-    """
-    cameras = search_cameras(search, search.elevations_degrees, focal)
-    with torch.no_grad():
-        differences = relative_difference(render(cameras, search.coarse_size), photo).cpu()
-    costs = [search.photo_weight * rearrange(differences, "(e a) -> e a", a=search.azimuths)]
-    if rings is not None:
-        costs.append(search.ring_weight * rings)
-    beliefs = [(-cost.double()).flatten().softmax(0) for cost in (torch.stack(costs).sum(0), *costs)]
-    belief, backward = beliefs[0], cameras.camera_to_world[:, :3, 2].double()
-    near = backward @ backward.T >= math.cos(math.radians(NEIGHBORHOOD_DEGREES)) - 1e-9
-    shares = near.double() @ belief
-    best = near[int(torch.where(belief == belief.max(), shares, torch.zeros_like(shares)).argmax())]
-    weights = belief * best
-    weights = rearrange(weights / weights.sum(), "(e a) -> e a", a=search.azimuths)
-    azimuths = torch.deg2rad(torch.tensor(search.azimuths_degrees, dtype=torch.float64))
-    elevations = torch.deg2rad(torch.tensor(search.elevations_degrees, dtype=torch.float64))
-    azimuth = torch.atan2((weights.sum(0) * azimuths.sin()).sum(), (weights.sum(0) * azimuths.cos()).sum())
-    start = torch.stack([azimuth, (weights.sum(1) * elevations).sum()]).float()
-    camera, difference = refined(render, photo, start, search, focal)
-    score = min(float(each[best].sum()) for each in beliefs[1:])
-    return PhotoMatch(camera, score, difference, score >= search.accept and difference <= search.largest_difference)
+def _turns(azimuth: Tensor, elevation: Tensor) -> Tensor:
+    """(V, C, 3, 3) rotations of cameras (V, C) in the axes of each answer's photo 1."""
+    found = orbit_cameras(azimuth.flatten(), elevation.flatten().clamp(-85, 85)).camera_to_world[:, :3, :3]
+    found = found.reshape(*azimuth.shape, 3, 3)
+    return found[0].transpose(-1, -2) @ found
 
 
-def refined(
-    render: PhotoRender, photo: Tensor, start: Tensor, search: PhotoSearch, focal: float
-) -> tuple[Cameras, float]:
-    """The camera near `start` (azimuth and elevation, radians) that shows the photo best, and the difference it leaves.
+def _refined(shapes: Sequence[Tensor], start: Tensor, search: PhotoSearch) -> tuple[Tensor, Tensor]:
+    """(H, V, 5) azimuths and elevations in degrees, logarithms of sizes, and shifts of the middles, near H answers
+    `start` (H, V, 5), and (H,) the logarithm of how likely they are: by coordinate descent on the ranges of angles."""
+    state, every = start.clone(), torch.arange(len(start))
+    deviations, compass = (
+        torch.tensor(search.refined_deviations),
+        torch.cat([torch.zeros(1, 5), torch.eye(5), -torch.eye(5)]),
+    )
+    steps = torch.tensor(MOVES).repeat(*start.shape[:2], 1)
+    steps[:, 0] *= torch.tensor([0.0, 1, 0, 0, 0])  # what the others are beside
 
-    Found by gradient: azimuth, elevation, roll, logarithm of the distance, and shift move, each held near its start.
-    """
-    turn, roll = math.radians(search.turn_degrees), math.radians(search.roll_degrees)
-    deviations = torch.tensor([turn, turn, roll, search.stretch, search.shift, search.shift], dtype=torch.float32)
-    with torch.enable_grad():
-        moved = torch.zeros(6, requires_grad=True, dtype=torch.float32)  # in standard deviations
-        optimizer = torch.optim.Adam([moved], lr=search.learning_rate / turn)
-        best, left, found = math.inf, math.inf, torch.zeros(6, dtype=torch.float32)
-        for step in range(search.steps + 1):
-            seen = render(_pose(start, moved * deviations, focal), search.fine_size)
-            difference = relative_difference(seen, photo)[0].cpu()
-            loss = search.fine_weight * difference + moved.square().sum() / 2
-            if loss.item() < best:
-                best, left, found = loss.item(), difference.item(), moved.detach().clone()
-            if step < search.steps:
-                (moved.grad,) = torch.autograd.grad(loss, moved)  # of the camera alone: the object is given
-                optimizer.step()
-    return _pose(start, found * deviations, focal), left
+    def seen(index: int, values: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, P, 3) outlines with sizes and shifts taken out, and (N, 4, 4) cameras."""
+        values = values.reshape(-1, 5)
+        sizes, aside = values[:, None, 2:3].exp(), values[:, None, 3:]
+        moved = torch.cat([shapes[index][:, :2] * sizes + aside, shapes[index][:, 2:].expand(len(values), -1, 1)], -1)
+        return moved, orbit_cameras(values[:, 0], values[:, 1].clamp(-85, 85)).camera_to_world
+
+    likely = torch.zeros(len(start), len(shapes))
+    for _ in range(search.refinements):
+        for index in range(len(shapes)):
+            options = state[:, None, index] + compass * steps[:, None, index]  # (H, 11, 5)
+            told = -((options - start[:, None, index]) / deviations).square().sum(-1) / 2
+            own, cameras = seen(index, options)
+            for other in range(len(shapes)):
+                if other != index:
+                    beside, there = seen(other, state[:, None, other].expand_as(options))
+                    ranges = pair_ranges(own, beside, (cameras, there))
+                    size = (ranges[..., 1] - ranges[..., 0]).nanmean().clamp_min(1e-3)
+                    apart = ((ranges[:, 0] - ranges[:, 1]) / size).reshape(*options.shape[:2], 2)
+                    told = told + agreement(apart, search.refined_width, search.background)
+            likely[:, index], best = told.max(1)
+            state[:, index] = options[every, best]
+            steps[:, index] *= torch.where(best == 0, 0.5, 1.0)[:, None]
+    return state, likely.sum(1) / 2
 
 
-def relative_difference(seen: Tensor, photo: Tensor) -> Tensor:
-    """(Q,) squared differences of pictures (Q, 3, s, s) from a photo, shrunk to their size, over those of white."""
-    target = F.interpolate(photo[None], size=seen.shape[-2:], mode="area")[0].to(seen)
-    return (seen - target).square().sum((1, 2, 3)) / (1 - target).square().sum().clamp(min=1e-6)
-
-
-def _pose(start: Tensor, moved: Tensor, focal: float) -> Cameras:
-    """Cameras(1) at (azimuth, elevation) `start`, moved by azimuth, elevation, roll, log distance and shift (6,)."""
-    azimuth, elevation = start[0] + moved[0], saturate(start[1] + moved[1], -1.55, 1.55)
-    sin_a, cos_a, sin_e, cos_e = azimuth.sin(), azimuth.cos(), elevation.sin(), elevation.cos()
-    zero = torch.zeros_like(azimuth)
-    right = torch.stack([cos_a, zero, -sin_a])
-    up = torch.stack([-sin_a * sin_e, cos_e, -cos_a * sin_e])
-    backward = torch.stack([sin_a * cos_e, sin_e, cos_a * cos_e])
-    sin_r, cos_r = moved[2].sin(), moved[2].cos()
-    right, up = cos_r * right + sin_r * up, cos_r * up - sin_r * right
-    distance = moved[3].exp()
-    center = distance * (backward + (moved[4] * right + moved[5] * up) / focal)
-    matrix = torch.cat([torch.stack([right, up, backward, center], dim=1), moved.new_tensor([[0.0, 0, 0, 1]])])
-    return Cameras(matrix[None], moved.new_full((1, 2), focal), moved.new_zeros(1, 2))
+def photo_sheet(photos: Tensor, seen: Tensor, cameras: PhotoCameras, size: int) -> Tensor:
+    """(3, H, W): photos (V, 3, S, S), grey where they are refused, beside what is seen from their cameras."""
+    grey = 0.35 * photos.mean(dim=1, keepdim=True) + 0.65
+    shown = torch.where(cameras.accepted[:, None, None, None], photos.cpu(), grey.cpu())
+    pairs = enumerate(zip(cameras.accepted.tolist(), cameras.score.tolist(), strict=True), 1)
+    labels = [f"photo {n}\n{'found' if used else 'refused'}\ntrust {score:.2f}" for n, (used, score) in pairs]
+    return labelled_sheet({"photo": shown, "seen from there": seen}, labels, size)

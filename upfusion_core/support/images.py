@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from einops import rearrange
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -71,3 +72,21 @@ def contact_sheet(rgb: Tensor, columns: int | None = None) -> Tensor:
     sheet = torch.ones(-(-len(rgb) // columns) * columns, *rgb.shape[1:])
     sheet[: len(rgb)] = rgb.detach().float().cpu()
     return rearrange(sheet, "(rows columns) c h w -> c (rows h) (columns w)", columns=columns)
+
+
+def labelled_sheet(columns: Mapping[str, Tensor], rows: Sequence[str], size: int) -> Tensor:
+    """(3, H, W): a column of (N, 3, S, S), shown at `size`, under each title, beside the labels of N or more rows."""
+    font = ImageFont.load_default(max(10, size // 9))
+    head, margin, gap = round(size / 5), round(size / 1.6), max(2, size // 32)
+    width, height = margin + len(columns) * (size + gap), head + len(rows) * (size + gap)
+    sheet = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for place, label in enumerate(rows):
+        draw.text((gap, head + place * (size + gap) + size / 2), label, fill="black", font=font, anchor="lm")
+    for place, (title, rgb) in enumerate(columns.items()):
+        left = margin + place * (size + gap)
+        draw.text((left + size / 2, head / 2), title, fill="black", font=font, anchor="mm")
+        for row, pixels in enumerate(to_8bit(rgb.permute(0, 2, 3, 1))):
+            picture = Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
+            sheet.paste(picture, (left, head + row * (size + gap)))
+    return torch.from_numpy(np.array(sheet)).permute(2, 0, 1).float() / 255

@@ -16,9 +16,10 @@ from command_runs import done, interrupted, press, read_run, refused, small_dist
 
 from upfusion_core import RadianceField, UpFusion, example_views, load_field, load_photo_cameras
 from upfusion_core.cli import reconstruct
-from upfusion_core.cli.reconstruct import distill_config, labelled_sheet, sampled_by
+from upfusion_core.cli.reconstruct import distill_config, sampled_by
 from upfusion_core.config import DistillConfig, DraftSchedule, FieldConfig
 from upfusion_core.config.options import Folder, Photos, Reconstruct, Sampler, Surface
+from upfusion_core.support.images import labelled_sheet
 
 MESHES = ["mesh.glb", "mesh.stl"]
 SMALL = (

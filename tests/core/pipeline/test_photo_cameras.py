@@ -1,92 +1,120 @@
 import math
 from dataclasses import replace
-from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 import torch
 from refusals import refused
-from soft_object import SoftObject
+from torch import Tensor
 
-from upfusion_core import Cameras, PhotoCameras, PhotoSearch, SceneEncoding, UpFusion, orbit_cameras
-from upfusion_core.pipeline.pose import estimate_photo_cameras, match_photo, ring_differences
+from upfusion_core import Cameras, InputViews, PhotoCameras, PhotoSearch, SceneEncoding, UpFusion, orbit_cameras
+from upfusion_core.pipeline.pose import estimate_photo_cameras, photo_sheet
+from upfusion_core.pipeline.silhouettes import agreement, pair_ranges
 
-SEARCH = PhotoSearch()
-
-
-def angle_degrees(first: Cameras, second: Cameras) -> float:
-    turn = first.camera_to_world[0, :3, :3].T @ second.camera_to_world[0, :3, :3]
-    return math.degrees(math.acos(float(((turn.trace() - 1) / 2).clamp(-1, 1))))
-
-
-@pytest.mark.parametrize(("azimuth", "elevation"), [(101.0, 5.0), (187.0, 38.0), (352.0, 22.0)])
-def test_cameras_of_a_known_object_are_found(azimuth: float, elevation: float) -> None:
-    true = orbit_cameras(azimuth, elevation, 1.02)
-    match = match_photo(SoftObject(), SoftObject()(true, 32)[0], SEARCH, focal=4.5)
-    assert angle_degrees(match.camera, true) < 4
-    assert match.accepted
-    assert match.difference < 0.01
+SEARCH = PhotoSearch(samples=64, sweeps=20, refinements=8)
+AZIMUTHS, ELEVATIONS = (0.0, 62.0, 135.0, 178.0, 251.0, 310.0), (20.0, 5.0, 38.0, 12.0, 27.0, 45.0)
+CHAIR = torch.tensor(
+    [[0.0, -0.1, 0.0], [0.1, 0.02, 0.03], [-0.06, 0.1, 0.08], [0.03, -0.04, -0.13], [-0.12, -0.06, 0.02]]
+)
+SIZES = torch.tensor([0.05, 0.03, 0.025, 0.035, 0.02])
 
 
-def test_what_is_not_accepted() -> None:
-    class Column(SoftObject):
-        def __init__(self) -> None:
-            super().__init__()
-            self.points = torch.tensor([[0.0, -0.06, 0.0], [0.0, 0.0, 0.0], [0.0, 0.07, 0.0]])
-            self.sizes, self.colors = self.sizes[:3], self.colors[:3]
-
-    match = match_photo(Column(), Column()(orbit_cameras(75.0, 20.0), 32)[0], SEARCH, focal=4.5)
-    assert match.score < 0.3
-    assert not match.accepted
-    other = SoftObject()
-    other.colors, other.points = other.colors.flip(0), 1.5 * other.points[:, [1, 2, 0]]
-    match = match_photo(SoftObject(), other(orbit_cameras(75.0, 20.0), 32)[0], SEARCH, focal=4.5)
-    assert not match.accepted
-    black = match_photo(SoftObject(), torch.zeros(3, 32, 32), SEARCH, focal=4.5)
-    assert not black.accepted
-    assert black.difference > SEARCH.largest_difference
+def silhouettes(cameras: Cameras, points: Tensor, sizes: Tensor, side: int = 96) -> Tensor:
+    """(V, 1, side, side) of balls, whose rims are ellipses that are nearly circles."""
+    matrices = cameras.camera_to_world
+    local = torch.einsum("vji,vpj->vpi", matrices[:, :3, :3], points - matrices[:, None, :3, 3])
+    middles = torch.stack([local[..., 0], -local[..., 1]], -1) / -local[..., 2:] * cameras.focal[:, None]
+    radii = cameras.focal[:, :1] * sizes / (local.square().sum(-1) - sizes**2).sqrt()
+    axis = (torch.arange(side) + 0.5) / side * 2 - 1
+    grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)
+    apart = (grid[None, None] - middles[:, :, None, None]).norm(dim=-1) - radii[..., None, None]
+    return (0.5 - apart.amin(1) * side / 2).clamp(0, 1)[:, None]
 
 
-def test_turntables_and_angles_by_hand() -> None:
-    generator = torch.Generator().manual_seed(0)
-    ring = torch.rand(3, 24, 3, 5, 5, generator=generator)
-    others = torch.stack([torch.rand(3, 24, 3, 5, 5, generator=generator), ring.roll(-7, dims=1)])
-    found = ring_differences(ring, others)
-    assert found.shape == (2, 24)
-    assert int(found.flatten().argmin()) == 24 + 7
-    turned = others[0].roll(4, dims=1)  # by hand: the other frame's azimuth j - 4 stands beside ours j
-    by_hand = (ring - turned).square().sum() / (1 - ring).square().sum()
-    torch.testing.assert_close(found[0, 4], by_hand, rtol=1e-4, atol=1e-5)
-    assert float(found[1, 7]) < 1e-5
-    cameras = orbit_cameras([0.0, 90.0, 350.0], [22.5, -10.0, 0.0])
-    found = PhotoCameras(cameras, torch.tensor([True, True, False]), torch.tensor([1.0, 0.9, 0.2]))
-    expected = torch.tensor([[0.0, 22.5], [90.0, -10.0], [350.0, 0.0]], dtype=torch.float64)
-    torch.testing.assert_close(found.angles_degrees(), expected, atol=1e-4, rtol=0)
+def scene_of(model: UpFusion, masks: Tensor, elevation: float = ELEVATIONS[0]) -> SceneEncoding:
+    rgb = 1 - 0.5 * masks.expand(-1, 3, -1, -1)
+    views = InputViews(rgb, masks, torch.full((len(masks), 2), 4.5))
+    return model.encode(views, reference_elevation_degrees=elevation)
 
 
-SMALL = PhotoSearch(azimuths=6, elevations_degrees=(0.0, 30.0), ring_elevations_degrees=(15.0,), steps=2)
+def test_a_ball_is_seen_under_one_angle_by_hand() -> None:
+    """A ball of radius .1 at distance 1 fills ± asin(.1) about every line that misses it."""
+    cameras = orbit_cameras([0.0, 70.0], [10.0, 30.0])
+    rim = torch.arange(0, 2 * math.pi, 0.01)
+    ball = torch.stack([rim.cos() * math.tan(math.asin(0.1)), rim.sin() * math.tan(math.asin(0.1)), -(rim**0)], dim=-1)
+    found = pair_ranges(ball, ball, (cameras.camera_to_world[:1], cameras.camera_to_world[1:]))
+    middle = cameras.centers[0] + (cameras.centers[1] - cameras.centers[0]) / 2  # the line's nearest to the ball
+    across = math.asin(0.1 / float(middle.norm()))
+    torch.testing.assert_close(found, torch.tensor([[[-across, across]] * 2]), atol=1e-3, rtol=0)
+    above = orbit_cameras(180.0, -8.0).camera_to_world
+    assert bool(pair_ranges(ball, ball, (cameras.camera_to_world[:1], above)).isnan().all())  # the line runs through it
+    told = agreement(torch.tensor([[0.0, 0.0], [0.3, 0.3], [math.nan, 0.0]]), 0.1, 0.3)
+    expected = [2 * math.log(3), 2 * math.log(3 * 2 / 10), math.log(3)]
+    torch.testing.assert_close(told, torch.tensor(expected))
 
 
-def test_photo_1_is_known_and_the_others_are_reported(model: UpFusion, scene: SceneEncoding, tmp_path: Path) -> None:
-    steps: list[tuple[int, int]] = []
-    hook = {"on_step": lambda step, total, _: steps.append((step, total))}
-    found = estimate_photo_cameras(model, scene, search=SMALL, **hook)
-    assert list(dict.fromkeys(steps)) == [(0, 2), (1, 2), (2, 2)]
-    assert steps.count((0, 2)) > 4  # so that a host can cancel in between
-    assert torch.equal(found.cameras.camera_to_world[0], scene.reference.camera_to_world[0])
-    assert bool(found.accepted[0])
-    assert bool(((found.score >= 0) & (found.score <= 1)).all())
+def test_cameras_are_found_by_silhouettes_and_those_that_lie_are_not(model: UpFusion) -> None:
+    true = orbit_cameras(AZIMUTHS, ELEVATIONS)
+    scene = scene_of(model, silhouettes(true, CHAIR, SIZES))
+    found = estimate_photo_cameras(model, scene, search=SEARCH)
+    traces = (found.cameras.camera_to_world[:, :3, :3] * true.camera_to_world[:, :3, :3]).sum((1, 2))
+    assert float(torch.rad2deg(((traces - 1) / 2).clamp(-1, 1).acos()).max()) < 6
+    assert int(found.accepted.sum()) >= 4
+    assert found.report().splitlines()[0] == "photo 1: azimuth 0.0, elevation 20.0 degrees, the reference"
+    sheet = photo_sheet(scene.views.rgb, scene.views.rgb, found, 32)
+    assert sheet.shape[1] > 6 * 32
     with torch.inference_mode():
-        again = estimate_photo_cameras(model, scene, search=SMALL)
+        again = estimate_photo_cameras(model, scene, search=SEARCH)
     assert torch.equal(again.cameras.camera_to_world, found.cameras.camera_to_world)
 
 
-def test_one_photo_needs_no_search_and_the_hook_cancels(model: UpFusion, scene: SceneEncoding) -> None:
+@pytest.mark.parametrize(("heights", "sizes"), [([0.0], [0.12]), ([-0.07, 0.0, 0.08], [0.07, 0.06, 0.03])])
+def test_what_looks_alike_from_all_sides_is_refused(model: UpFusion, heights: list[float], sizes: list[float]) -> None:
+    points = torch.tensor([[0.0, height, 0.0] for height in heights])
+    masks = silhouettes(orbit_cameras(AZIMUTHS, ELEVATIONS), points, torch.tensor(sizes))
+    found = estimate_photo_cameras(model, scene_of(model, masks), search=SEARCH)
+    assert found.accepted.tolist() == [True, *[False] * 5]
+    assert all(found.reasons[1:])
+    if len(sizes) > 1:  # a bottle
+        assert any("looks alike from several sides: only its elevation" in reason for reason in found.reasons)
+
+
+def test_angles_and_report_by_hand() -> None:
+    cameras = orbit_cameras([0.0, 90.0, 350.0], [22.5, -10.0, 0.0])
+    marks = torch.tensor([True, True, False]), torch.tensor([1.0, 0.9, 0.2])
+    found = PhotoCameras(cameras, *marks, reasons=("", "", "it is black"))
+    expected = torch.tensor([[0.0, 22.5], [90.0, -10.0], [350.0, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(found.angles_degrees(), expected, atol=1e-4, rtol=0)
+    assert found.report().splitlines()[1:] == [
+        "photo 2: azimuth 90.0, elevation -10.0 degrees, found (trust 0.90)",
+        "photo 3: azimuth 350.0, elevation 0.0 degrees, refused (trust 0.20: it is black)",
+    ]
+
+
+SMALL = PhotoSearch(azimuths=6, elevations_degrees=(0.0, 30.0), samples=8, sweeps=3, refinements=2)
+
+
+def test_photo_1_is_known_and_the_hook_cancels(model: UpFusion, scene: SceneEncoding) -> None:
+    steps: list[tuple[int, int]] = []
+    found = estimate_photo_cameras(
+        model, scene, search=SMALL, on_step=lambda step, total, _: steps.append((step, total))
+    )
+    assert steps == [(step, 3) for step in range(1, 4)]
+    assert torch.equal(found.cameras.camera_to_world[0], scene.reference.camera_to_world[0])
+    assert bool(found.accepted[0])
+    assert bool(((found.score >= 0) & (found.score <= 1)).all())
     views = scene.views
     alone = model.encode(type(views)(views.rgb[:1], views.mask[:1], views.focal[:1]))
     assert estimate_photo_cameras(model, alone).accepted.tolist() == [True]
     with pytest.raises(InterruptedError):
         estimate_photo_cameras(model, scene, search=SMALL, on_step=Mock(side_effect=InterruptedError))
+
+
+def test_a_photo_without_an_object_is_refused(model: UpFusion) -> None:
+    masks = silhouettes(orbit_cameras(AZIMUTHS[:3], ELEVATIONS[:3]), CHAIR, SIZES)
+    masks[1] = 0
+    found = estimate_photo_cameras(model, scene_of(model, masks), search=SMALL)
+    assert not found.accepted[1]
 
 
 def test_bad_input_gets_a_sentence(model: UpFusion, scene: SceneEncoding) -> None:
