@@ -548,6 +548,14 @@ class _Stream:
 # ---- the device
 
 
+def _forget() -> None:
+    """Clears what the fields' modules keep of a device: constants, and whether Triton works there."""
+    for name in [name for name in sys.modules if name.startswith("upfusion_core.field.")]:
+        for value in vars(sys.modules[name]).values():
+            if hasattr(value, "cache_clear"):
+                value.cache_clear()
+
+
 @contextlib.contextmanager
 def phantom(kind: str = "cuda", *, hollow: bool = False) -> Iterator[State]:
     """Within it torch believes in one GPU, "cuda" or "mps"."""
@@ -570,7 +578,9 @@ def phantom(kind: str = "cuda", *, hollow: bool = False) -> Iterator[State]:
     silent = ("_lazy_init", "init", "empty_cache", "set_device", "reset_peak_memory_stats", "manual_seed_all")
     told |= dict.fromkeys((*silent, "manual_seed", "set_rng_state"), nothing)
     before, STATE = STATE, State(kind, hollow)
+    _forget()
     with contextlib.ExitStack() as stack:
+        stack.callback(_forget)
         stack.enter_context(patch.multiple(torch.cuda, **told))
         accelerator = {name: told[name] for name in ("is_available", "device_count", "current_stream")}
         accelerator |= {"current_accelerator": lambda *_, **__: torch.device(kind), "current_device_index": lambda: 0}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, SupportsIndex
+from typing import Any, NamedTuple, SupportsIndex, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from .support.checks import check_finite, check_shape, check_type, check_unit_ra
 from .support.decoding import MAX_PIXELS, too_large
 from .support.errors import InputError, PhotoError
 
+Value = TypeVar("Value")
 REFERENCE_FOCAL = 4.5  # in NDC units, that the released networks were trained at: a full field of view of 25.06 degrees
 
 
@@ -78,11 +79,11 @@ class Cameras:
     def __getitem__(self, index: SupportsIndex | slice | Tensor) -> Cameras:
         """The chosen cameras; an integer gives one camera, still with its leading axis."""
         index = _as_slice(index, len(self))
-        return Cameras(self.camera_to_world[index], self.focal[index], self.principal[index])
+        return derived(Cameras, **{name: value[index] for name, value in vars(self).items()})
 
     def to(self, device: torch.device | str) -> Cameras:
         """The same cameras on another device."""
-        return Cameras(self.camera_to_world.to(device), self.focal.to(device), self.principal.to(device))
+        return derived(Cameras, **{name: value.to(device) for name, value in vars(self).items()})
 
     @staticmethod
     def concatenate(parts: Iterable[Cameras]) -> Cameras:
@@ -94,7 +95,15 @@ class Cameras:
         if not parts:
             raise InputError("expected cameras to put together, got none; make some with orbit_cameras")
         names = ("camera_to_world", "focal", "principal")
-        return Cameras(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+        return derived(Cameras, **{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+
+
+def derived(kind: type[Value], **values: Any) -> Value:  # noqa: ANN401 - the class's own fields
+    """A value made of parts of others, which were checked when those were: on a GPU each look makes the host wait."""
+    made = object.__new__(kind)
+    for name, value in values.items():
+        object.__setattr__(made, name, value)
+    return made
 
 
 def _as_slice(index: SupportsIndex | slice | Tensor, length: int) -> slice | Tensor:
@@ -294,13 +303,16 @@ class ViewConditioning:
         index = _as_slice(index, len(self))
         texts = (text[index] if text.ndim == 3 else text for text in (self.text, self.unconditional_text))
         ray_maps = tuple(ray_map[index] for ray_map in self.ray_maps)
-        return ViewConditioning(self.hint[index], ray_maps, self.tokens, self.cameras[index], *texts)
+        values: dict[str, Any] = {"hint": self.hint[index], "ray_maps": ray_maps, "cameras": self.cameras[index]}
+        values |= dict(zip(("text", "unconditional_text"), texts, strict=True))
+        return derived(ViewConditioning, **vars(self) | values)
 
     def unconditional(self) -> ViewConditioning:
         """The null condition of guidance: zeros for hint, rays and set latents, the empty prompt's text."""
         ray_maps = tuple(torch.zeros_like(ray_map) for ray_map in self.ray_maps)
         hint, tokens = torch.zeros_like(self.hint), torch.zeros_like(self.tokens)
-        return replace(self, hint=hint, ray_maps=ray_maps, tokens=tokens, text=self.unconditional_text)
+        values: dict[str, Any] = {"hint": hint, "ray_maps": ray_maps, "tokens": tokens, "text": self.unconditional_text}
+        return derived(ViewConditioning, **vars(self) | values)
 
 
 @dataclass(frozen=True, eq=False)

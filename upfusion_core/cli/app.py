@@ -15,37 +15,24 @@ import typer
 from typer.core import TyperGroup
 
 from .. import __version__
+from ..config import options
 from ..config.base import Option, built, options_of
-from ..config.options import (
-    Batch,
-    Convert,
-    Demo,
-    Evaluate,
-    Export,
-    Info,
-    Mesh,
-    Pack,
-    Predict,
-    Reconstruct,
-    Train,
-    Views,
-)
 from ..support.errors import UpFusionError
 from .console import answer, interruption, say
 
 COMMANDS: dict[str, tuple[type, str]] = {  # the options of each, and the module that has its function `run_...`
-    "demo": (Demo, "reconstruct"),
-    "reconstruct": (Reconstruct, "reconstruct"),
-    "batch": (Batch, "batch"),
-    "views": (Views, "views"),
-    "predict": (Predict, "views"),
-    "mesh": (Mesh, "files"),
-    "export": (Export, "files"),
-    "convert": (Convert, "files"),
-    "info": (Info, "files"),
-    "train": (Train, "datasets"),
-    "evaluate": (Evaluate, "datasets"),
-    "pack": (Pack, "datasets"),
+    "demo": (options.Demo, "reconstruct"),
+    "reconstruct": (options.Reconstruct, "reconstruct"),
+    "batch": (options.Batch, "batch"),
+    "views": (options.Views, "views"),
+    "predict": (options.Predict, "views"),
+    "mesh": (options.Mesh, "files"),
+    "export": (options.Export, "files"),
+    "convert": (options.Convert, "files"),
+    "info": (options.Info, "files"),
+    "train": (options.Train, "datasets"),
+    "evaluate": (options.Evaluate, "datasets"),
+    "pack": (options.Pack, "datasets"),
 }
 
 

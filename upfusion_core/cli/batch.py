@@ -5,40 +5,36 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import tarfile
 import time
-import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from shutil import rmtree
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import typer
 from pydantic import ValidationError
 
 from ..config.base import Option, built, flat, from_value, options_of
+from ..config.models import MAX_PHOTOS
 from ..config.options import Batch, Folder, Networks, Photos, Reconstruct
-from ..support.errors import InputError, OutputError, UpFusionError
-from ..support.files import check_file_name, parse_json, read_regular, reading, replacing, shown, subfolders
+from ..support import files
+from ..support.errors import InputError, UpFusionError
 from ..support.spread import Lost, Work, spread
-from .console import answer, duration, say
+from .console import answer, bar, duration, say
 from .overview import CSV_NAME, HTML_NAME, Overview, Row
 from .run import RECORD_NAME, Record, read_record, recorded, settled_run
 
 LARGEST_LIST = 1_000_000_000  # bytes; a row has about a hundred
 PICTURES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif", ".avif", ".tif", ".tiff", ".bmp", ".gif"])
 MASKED = "_mask"  # in a folder cup_mask.png is the mask of cup.jpg
-MOST_PHOTOS = 6
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """One object; `command` says all but where its result goes. In place of its photos there may be their folder."""
 
     name: str
@@ -47,8 +43,6 @@ class Job:
 
 def run_batch(command: Batch, given: frozenset[str]) -> None:
     """All objects that are not finished; exit code 3 where some fail."""
-    if command.output is None:
-        raise InputError("--output is needed, got none; give a folder, or an address such as s3://bucket/folder")
     results = Results(command.output)
     with ExitStack() as stack:
         folder = replace(command.folder, output=stack.enter_context(results.home()))
@@ -65,20 +59,21 @@ def run_batch(command: Batch, given: frozenset[str]) -> None:
         left = [job for job in jobs if rows[job.name].status != "finished"]
         run.already_finished &= not left
         run.begin()
-        with run.stage("objects"), Overview(run, rows, results.put, command.archive) as overview:
-            load, device = Reconstructing(results, command.networks).loaded, command.networks.device
-            with closing(spread(load, left, **flat(command.spread), device=device, tell=overview.tell)) as done:
-                for place, row in done if left else ():
-                    name = left[place].name
-                    overview.enter(Row(name, "failed", reason=row) if isinstance(row, Lost) else row)
+        overview = Overview(run, rows, results.put, command.archive)
+        overview.write()
+        stack.callback(overview.write)
+        load, device = Reconstructing(results, command.networks).loaded, command.networks.device
+        spreading = closing(spread(load, left, **flat(command.spread), device=device, tell=overview.tell))
+        with run.stage("objects"), bar(f"Reconstructing {len(left)} objects") as overview.show, spreading as done:
+            for place, row in done if left else ():
+                name = left[place].name
+                overview.enter(Row(name, "failed", reason=row) if isinstance(row, Lost) else row)
         failed = sum(row.status == "failed" for row in rows.values())
-        counts = f"{len(rows) - failed} objects finished, {failed} failed"
-        run.tell(f"{results.output}: {counts} ({duration(run.record.seconds)})", HTML_NAME)
+        told = f"{results.output}: {len(rows) - failed} objects finished, {failed} failed"
+        run.tell(f"{told} ({duration(run.record.seconds)})", *([] if results.remote else [HTML_NAME]))
         if failed:
-            for line in run.report:
-                answer(line)
-            why = f"{CSV_NAME} says why, and --resume tries them again"
-            say(f"{failed} of {len(rows)} objects failed; {why}")
+            answer("\n".join(run.report))
+            say(f"{failed} of {len(rows)} objects failed; {CSV_NAME} says why, and --resume tries them again")
             raise typer.Exit(3)
 
 
@@ -94,14 +89,13 @@ class JobList:
                 self._known |= dict.fromkeys([name, *map(self._spelled, option.spellings)], option)
         self._commands: dict[str, Reconstruct] = {}  # by their options
         self._lines: dict[str, object] = {}  # where a name was first
-        suffix = source.suffix.lower()
         if source.is_dir():
-            for folder in subfolders(source.absolute()):
+            for folder in files.subfolders(source.absolute()):
                 if folder != output.absolute():
                     self._add(folder.name, {"photos": (folder,)}, f"{folder}: the name")
-        elif suffix in (".csv", ".jsonl", ".ndjson"):
-            with reading(source, "check the path, and save it as UTF-8", what="a list"):
-                text = read_regular(source, LARGEST_LIST).decode("utf-8-sig")
+        elif (suffix := source.suffix.lower()) in (".csv", ".jsonl", ".ndjson"):
+            with files.reading(source, "check the path, and save it as UTF-8", what="a list"):
+                text = files.read_regular(source, LARGEST_LIST).decode("utf-8-sig")
             for line, row in self._of_csv(text) if suffix == ".csv" else self._of_json(text):
                 self._enter(f"{source}, line {line}", row)
         else:
@@ -115,17 +109,15 @@ class JobList:
         return name.split("/")[0].strip().strip("-").replace("-", "_")
 
     def _of_csv(self, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Lines from 1, and their cells that are not empty."""
         rows = csv.DictReader(io.StringIO(text, newline=""), strict=True, restkey="")
-        with reading(f"{self._source}, line {rows.line_num + 1}", "correct it", what="CSV"):
-            columns = list(map(self._spelled, rows.fieldnames or ()))
-        rows.fieldnames = columns
+        with files.reading(f"{self._source}, line {rows.line_num + 1}", "correct it", what="CSV"):
+            rows.fieldnames = columns = list(map(self._spelled, rows.fieldnames or ()))
         for column in columns:
             self._option(f"{self._source}, line 1", column)
         if len(set(columns)) < len(columns):
             raise InputError(f"{self._source}, line 1: columns must differ, got {', '.join(columns)}; remove one")
         while True:
-            with reading(f"{self._source}, line {rows.line_num + 1}", "correct it", what="CSV"):
+            with files.reading(f"{self._source}, line {rows.line_num + 1}", "correct it", what="CSV"):
                 if (row := next(rows, None)) is None:
                     return
             if "" in row or None in row.values():
@@ -147,13 +139,14 @@ class JobList:
     def _of_json(self, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         for line, content in enumerate(text.split("\n"), 1):
             if content.strip():
-                row = parse_json(content, f"{self._source}, line {line}")
+                row = files.parse_json(content, f"{self._source}, line {line}")
                 if not isinstance(row, dict):
-                    raise InputError(f"{self._source}, line {line} must be a JSON object, got {shown(row)}; correct it")
+                    raise InputError(
+                        f"{self._source}, line {line} must be a JSON object, got {files.shown(row)}; correct it"
+                    )
                 yield line, {self._spelled(name): value for name, value in row.items()}
 
     def _option(self, where: str, column: str) -> Option | None:
-        """What the column is of; None of the name."""
         if column != "name" and column not in self._known:
             names = ", ".join(dict.fromkeys(option.name for option in self._known.values()))
             raise InputError(f"{where}, column {column} must be name or an option of reconstruct ({names}); rename it")
@@ -173,13 +166,13 @@ class JobList:
                 value = tuple(paths) if option.several else paths[0]
             values[option.name] = value
         photos, masks = len(values["photos"]), len(values.get("masks", ()))
-        if photos > MOST_PHOTOS or masks not in (0, photos):
-            wanted = f"column photos must name 1 to {MOST_PHOTOS}, and column masks none or one for each"
+        if photos > MAX_PHOTOS or masks not in (0, photos):
+            wanted = f"column photos must name 1 to {MAX_PHOTOS}, and column masks none or one for each"
             raise InputError(f"{where}, {wanted}, got {photos} and {masks}; correct it")
         self._add(from_value(str, row["name"], f"{where}, column name"), values, where)
 
     def _add(self, name: str, values: dict[str, Any], where: str) -> None:
-        check_file_name(name, f"{where}, column name")
+        files.check_file_name(name, f"{where}, column name")
         before = self._lines.setdefault(name.lower(), where)  # many systems take them for one
         if before is not where:
             raise InputError(f"{where}, column name must be another than in {before}, got {name}; rename one")
@@ -205,40 +198,31 @@ class Results:
     def remote(self) -> bool:
         return "://" in self.output
 
-    @cached_property
-    def _system(self) -> tuple[Any, str]:
-        """The file system, and the path in it."""
-        import fsspec
-
-        address = self.output if self.remote else f"file://{os.path.abspath(self.output)}"
-        with reading(self.output, "correct it, or install the package", what="an address that fsspec knows"):
-            system, root = fsspec.core.url_to_fs(address)
-        return system, root.rstrip("/")
+    @property
+    def root(self) -> Path | files.Remote:
+        return files.Remote(self.output) if self.remote else Path(self.output)
 
     @contextmanager
     def home(self) -> Iterator[Path]:
         """The folder of the batch's own files; of an address a copy, whose record goes there in the end."""
         with ExitStack() as stack:
             if not self.remote:
-                yield Path(self.output)
-                return
+                return (yield Path(self.output))
             home = Path(stack.enter_context(TemporaryDirectory(prefix="upfusion-")))
-            with reading(self.output, "check the address, and what its package needs"):
-                if self._system[0].exists(f"{self._system[1]}/{RECORD_NAME}"):
-                    self._system[0].get_file(f"{self._system[1]}/{RECORD_NAME}", str(home / RECORD_NAME))
+            with files.reading(self.output, "check the address, and what its package needs"):
+                if (record := self.root / RECORD_NAME).is_file():
+                    (home / RECORD_NAME).write_bytes(record.open("rb").read())
             stack.callback(self.put, home, RECORD_NAME)
             yield home
 
     def put(self, home: Path, *names: str) -> None:
         """Copies files of the folder `home` to the address, if it is one."""
-        for name in names if self.remote else ():
-            with reading(f"{self.output}/{name}", "check the address", what="written", error=OutputError):
-                if (home / name).is_file():
-                    self._system[0].put_file(str(home / name), f"{self._system[1]}/{name}")
+        for place, path in ((self.root / name, home / name) for name in names):
+            if isinstance(place, files.Remote) and path.is_file():
+                place.put(path)
 
-    def _place(self, name: str) -> str:
-        """What is there when the object is finished, and not before."""
-        return f"{self._system[1]}/{name}.tar" if self.archive else f"{self._system[1]}/{name}/{RECORD_NAME}"
+    def _place(self, name: str) -> Path | files.Remote:
+        return self.root / (f"{name}.tar" if self.archive else f"{name}/{RECORD_NAME}")
 
     def records(self, names: Sequence[str]) -> dict[str, Record]:
         """The records of those that are finished."""
@@ -248,20 +232,20 @@ class Results:
 
     def _record(self, name: str) -> Record | None:
         try:
-            with self._system[0].open(self._place(name), "rb") as file, ExitStack() as stack:
-                if self.archive:  # its first member
-                    tar = stack.enter_context(tarfile.open(fileobj=file, mode="r:"))
-                    file = tar.extractfile(next(iter(tar)))
-                text = file.read().decode()
-            return Record.model_validate(parse_json(text, name, lone_surrogates=True))
+            with self._place(name).open("rb") as file:
+                if not self.archive:
+                    text = file.read().decode()
+                else:
+                    with tarfile.open(fileobj=file) as tar:  # its first member
+                        text = tar.extractfile(next(iter(tar))).read().decode()  # type: ignore[union-attr]
+            return Record.model_validate(files.parse_json(text, name, lone_surrogates=True))
         except (FileNotFoundError, InputError, ValidationError, UnicodeDecodeError, tarfile.TarError):
             return None  # or no record of ours, which its worker will say
 
     def forget(self, names: Sequence[str]) -> None:
-        """None of them is finished any more."""
         for name in names:
             with suppress(FileNotFoundError):
-                self._system[0].rm_file(self._place(name))
+                self._place(name).unlink()
 
     @contextmanager
     def making(self, name: str) -> Iterator[Path]:
@@ -269,14 +253,14 @@ class Results:
         with ExitStack() as stack:
             root = Path(stack.enter_context(TemporaryDirectory(prefix="upfusion-")) if self.remote else self.output)
             yield root / name
-            found = [path for path in (root / name).rglob("[!.]*") if path.is_file()]
-            files = sorted(found, key=lambda path: (path.name != RECORD_NAME, path))
+            made = [path for path in (root / name).rglob("[!.]*") if path.is_file()]
+            made.sort(key=lambda path: (path.name != RECORD_NAME, path))
             if not self.archive:
-                self.put(root, *(path.relative_to(root).as_posix() for path in files[::-1]))  # its record last
+                self.put(root, *(path.relative_to(root).as_posix() for path in made[::-1]))  # its record last
                 return
-            with replacing(root / f"{name}.tar") as partial:
+            with files.replacing(root / f"{name}.tar") as partial:
                 with tarfile.open(partial, "w") as tar:  # one sample of WebDataset, whose key ends at the first dot
-                    for path in files:
+                    for path in made:
                         ending = path.relative_to(root / name).as_posix().replace("/", ".")
                         info = tarfile.TarInfo(f"{name.replace('.', '_')}.{ending}")
                         info.size, info.mode = path.stat().st_size, 0o444
@@ -307,11 +291,8 @@ class Reconstructing:
                 with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
                     self._run(command, folder)
                 return Row.of(job.name, read_record(folder / RECORD_NAME))
-        except UpFusionError as error:
-            reason = str(error)
         except Exception as error:  # a fault of ours must not stop the others either
-            traceback.print_exc()
-            reason = f"{type(error).__name__}: {error}"
+            reason = str(error) if isinstance(error, UpFusionError) else f"{type(error).__name__}: {error}"
         return Row(job.name, "failed", round(time.monotonic() - begun, 1), reason=reason)
 
     def _run(self, command: Reconstruct, folder: Path) -> None:
@@ -328,13 +309,12 @@ class Reconstructing:
 
     def _photos(self, photos: Photos) -> Photos:
         """Those of a folder in the order of their names, and their masks, where it holds any."""
-        folder = photos.photos[0]
-        if len(photos.photos) > 1 or not folder.is_dir():
+        if not (folder := photos.photos[0]).is_dir():
             return photos
         found = sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in PICTURES)
         masks = {path.stem.removesuffix(MASKED): path for path in found if path.stem.endswith(MASKED)}
         taken = [path for path in found if not path.stem.endswith(MASKED)]
-        if not 1 <= len(taken) <= MOST_PHOTOS or (masks and masks.keys() != {path.stem for path in taken}):
-            wanted = f"{folder} must hold 1 to {MOST_PHOTOS} photos, and masks ({MASKED}) of none or of each"
+        if not 1 <= len(taken) <= MAX_PHOTOS or (masks and masks.keys() != {path.stem for path in taken}):
+            wanted = f"{folder} must hold 1 to {MAX_PHOTOS} photos, and masks ({MASKED}) of none or of each"
             raise InputError(f"{wanted}, got {len(taken)} and {len(masks)}; add or remove some")
         return replace(photos, photos=tuple(taken), masks=tuple(masks[path.stem] for path in taken if masks))

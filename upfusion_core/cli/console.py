@@ -44,10 +44,7 @@ def progress(title: str) -> Iterator[OnStep]:
 
 @contextmanager
 def bar(title: str) -> Iterator[Callable[[str, float], None]]:
-    """A bar with times, or a line where stderr is no terminal.
-
-    What it yields takes the title and the share that is done, and raises KeyboardInterrupt after Ctrl-C.
-    """
+    """A bar with times, or a line where stderr is no terminal; to be told a title and the share that is done."""
     console = Console(stderr=True)
     if not console.is_terminal:
         say(f"{title} ...")

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import torch
 
 from ..config import STAGES, TRAIN_PRESETS, DistillConfig, EvaluationConfig, TrainConfig, from_value, options_of
+from ..config.base import flat
 from ..config.options import PROCEDURAL, Evaluate, Pack, Train
 from ..data import open_dataset
 from ..data.meshes import MeshViews
 from ..data.shards import INDEX_NAME, UNFINISHED_NAME, PackState, index_content, pack_shards, shard_entry
 from ..data.views import MultiViewDataset
 from ..evaluation.protocol import Group, held_out_groups
-from ..evaluation.report import evaluate
+from ..evaluation.report import Evaluator, Faults, Task, evaluate
 from ..models.checkpoint import recommended_guidance
 from ..models.perceptual import load_lpips
 from ..pipeline.sampling import make_scheduler
 from ..procedural import ProceduralObjects
 from ..support.errors import InputError, OutputError
-from ..support.files import BUNDLED_NAME, LARGEST_JSON, parse_json, read_json, read_regular, write_json
+from ..support.files import BUNDLED_NAME, LARGEST_JSON, parse_json, read_json, read_regular, replacing, write_json
+from ..support.spread import Lost, spread
 from ..training.batches import BatchSource, DatasetBatches, ProceduralBatches
 from ..training.initial import initial_networks
 from ..training.loop import MODEL_NAME, TrainResult, frozen_parts, train
@@ -109,6 +112,31 @@ def run_pack(command: Pack, given: frozenset[str]) -> None:
         run.tell(f"{run.folder}: {packed}, {len(state.skipped)} skipped ({duration(run.record.seconds)})")
 
 
+class Evaluation(NamedTuple):
+    """What evaluates; the objects; procedural ones to be reported apart, if they are. A worker's work on an object."""
+
+    run: Evaluator
+    dataset: MultiViewDataset
+    held_out: Any
+
+    def __call__(self, task: tuple[bool, int, str]) -> Faults:
+        return self.run.faults(Task(self.held_out if task[0] else self.dataset, *task[1:]))
+
+
+def evaluator(command: Evaluate, folder: Path, fingerprint: str = "") -> Evaluation:
+    model, apart = load_model(command.networks), None
+    assert command.data is not None, "completed sees to it"
+    dataset = open_objects(command.data, command.split, model.image_size)
+    if isinstance(dataset, ProceduralObjects) and command.split == "held_out":
+        apart = dataset
+    elif isinstance(dataset, ProceduralObjects) and command.held_out:
+        apart = ProceduralObjects("held_out", size=dataset.size, version=dataset.version)
+    lpips = None if command.lpips is None else load_lpips(command.lpips, model.device)
+    writing = (lambda name: replacing(folder / name)), folder.joinpath
+    run = Evaluator(model, evaluation_config(command), folder, fingerprint, *writing, lpips)
+    return Evaluation(run, dataset, apart)
+
+
 def run_evaluate(command: Evaluate, given: frozenset[str]) -> None:
     """Tables, plots and pictures in the run's folder; objects that were measured before are left as they are."""
     with settled_run(command, given) as (run, command):
@@ -116,22 +144,19 @@ def run_evaluate(command: Evaluate, given: frozenset[str]) -> None:
         plan(run, command, {})
         if run.already_finished:
             return
-        config = evaluation_config(command)
-        model = load_model(command.networks)
+        whole, dataset, held_out = evaluator(command, run.folder)
+        model, lpips = whole.model, cast(Any, whole.lpips)
         assert command.data is not None, "completed sees to it"
-        dataset = open_objects(command.data, command.split, model.image_size)
         available = len(dataset)
         wanted = object_count(command.data, available, command.objects)
         # the first objects of a split, which are in no order; of a folder, which is sorted, some spread evenly
-        spread = wanted if command.data in PROCEDURAL else available
-        indices = [place * spread // wanted for place in range(wanted)]
+        among = wanted if command.data in PROCEDURAL else available
+        indices = [place * among // wanted for place in range(wanted)]
         groups: list[Group] = []  # of objects that training has never shown the like of
-        if isinstance(dataset, ProceduralObjects) and command.split == "held_out":
-            groups = held_out_groups(dataset, wanted)
-        elif isinstance(dataset, ProceduralObjects) and command.held_out:
-            held_out = ProceduralObjects("held_out", size=dataset.size, version=dataset.version)
-            groups = held_out_groups(held_out, command.held_out)
-        lpips = None if command.lpips is None else load_lpips(command.lpips, model.device)
+        if held_out is not None and command.split == "held_out":
+            groups = held_out_groups(held_out, wanted)
+        elif held_out is not None:
+            groups = held_out_groups(held_out, command.held_out or 0)
         settings, inputs = run.record.settings, {} if lpips is None else {"lpips": lpips.weights_id()}
         run.plan(settings, {}, inputs)
         run.begin()
@@ -139,11 +164,32 @@ def run_evaluate(command: Evaluate, given: frozenset[str]) -> None:
         if importlib.util.find_spec("matplotlib") is None:
             say("Plots are left out: they need the package matplotlib (pip install matplotlib)")
         about = {name: settings[name] for name in ("model", "data", "split", "objects", "dtype") if settings[name]}
+
+        how = command.spread
+        alone = (how.workers or 1) == 1 and how.engine == "local"
+        if alone and how.threads is not None:
+            torch.set_num_threads(how.threads)
+
+        def in_workers(fingerprint: str, tasks: Sequence[Task]) -> list[Faults]:
+            make: Any = partial(evaluator, command, run.folder.absolute(), fingerprint)
+            found = dict[int, Faults]()
+            keys = [(task.dataset is not dataset, task.index, task.name) for task in tasks]
+            for place, faults in spread(make, keys, **flat(how), device=command.networks.device):
+                if isinstance(faults, Lost):
+                    raise OutputError(f"object {tasks[place].name} cannot be done: {faults}; use fewer workers")
+                found[place] = faults
+                on_step(len(found), len(tasks), None)
+                for name in (f"objects/{tasks[place].name}.{ending}" for ending in ("png", "json")):
+                    if (run.folder / name).is_file():
+                        run.keep(name)
+            return [found[place] for place in range(len(tasks))]
+
         with run.stage("evaluate"), progress(f"Evaluating {wanted} objects") as on_step:
             report = evaluate(
-                model, dataset, indices, run.folder, config,
+                model, dataset, indices, run.folder, whole.config,
                 groups=groups, lpips=lpips, about=about | inputs | {"versions": package_versions()},
                 writing=run.writing, temporary=run.temporary, on_step=on_step,
+                elsewhere=None if alone else in_workers,
             )  # fmt: skip
         for name, reason in report.skipped:
             say(f"Skipped {name}: {reason}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
@@ -14,13 +14,12 @@ from typing import Any
 from urllib.parse import quote
 
 from ..support.errors import InputError
-from .console import bar, duration, say
+from .console import duration, say
 from .run import RECORD_NAME, Record, Run, read_record
 
 CSV_NAME, HTML_NAME = "index.csv", "index.html"
 COLUMNS = ("name", "status", "seconds", "photos", "cameras", "faces", "reason")
 ORDER = ("failed", "finished", "waiting")
-REST, SHARE = 2.0, 20  # least seconds between two states of the index, of which writing takes a twentieth at most
 
 
 @dataclass(frozen=True)
@@ -48,31 +47,21 @@ class Row:
 class Overview:
     """The state of all objects, `rows` by name: on the terminal, and in the run's files, which `put` copies further."""
 
+    show: Callable[[str, float], None]  # on the terminal
+
     def __init__(self, run: Run, rows: dict[str, Row], put: Callable[..., None], archive: bool) -> None:
         self._run, self._rows, self._put, self._archive = run, rows, put, archive
         self._left = sum(row.status != "finished" for row in rows.values())
         self._seen, self._failed, self._next = 0, 0, 0.0
-        self._stack = ExitStack()
-
-    def __enter__(self) -> Overview:
-        self._show = self._stack.enter_context(bar(f"Reconstructing {self._left} objects"))
-        self._write()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
-        self._write()
 
     def tell(self, jobs: Sequence[Any]) -> None:
         """Shows how far all are, and the first of those in work by the stage that it has finished."""
-        title = f"{self._seen} of {self._left} objects, {self._failed} failed"
-        if jobs:
-            try:
-                stages = ["no stage", *read_record(self._run.folder / jobs[0].name / RECORD_NAME).stages]
-            except InputError:  # not begun, or elsewhere
-                stages = ["no stage"]
-            title += f"; {jobs[0].name} after {stages[-1]}"
-        self._show(title, self._seen / max(1, self._left))
+        title, stage = f"{self._seen} of {self._left} objects, {self._failed} failed", "no stage"
+        for job in jobs[:1]:
+            with suppress(InputError):  # not begun, or elsewhere
+                stage = [stage, *read_record(self._run.folder / job.name / RECORD_NAME).stages][-1]
+            title += f"; {job.name} after {stage}"
+        self.show(title, self._seen / max(1, self._left))
 
     def enter(self, row: Row) -> None:
         """An object is finished, or has failed."""
@@ -82,9 +71,9 @@ class Overview:
             self._failed += 1
             say(f"{row.name} failed: {row.reason}")
         if time.monotonic() >= self._next:
-            self._write()
+            self.write()
 
-    def _write(self) -> None:
+    def write(self) -> None:
         begun, utf8 = time.monotonic(), ("utf-8", "backslashreplace")  # names of files may be no UTF-8
         with self._run.writing(CSV_NAME) as path, path.open("w", -1, *utf8, newline="") as file:
             table = csv.writer(file)
@@ -93,7 +82,7 @@ class Overview:
         with self._run.writing(HTML_NAME) as path:
             path.write_text(self._page(), *utf8)
         self._put(self._run.folder, RECORD_NAME, CSV_NAME, HTML_NAME)
-        self._next = time.monotonic() + max(REST, SHARE * (time.monotonic() - begun))
+        self._next = time.monotonic() + max(2.0, 20 * (time.monotonic() - begun))
 
     def _page(self) -> str:
         rows = sorted(self._rows.values(), key=lambda row: ORDER.index(row.status))

@@ -328,9 +328,6 @@ def _record(folder: Path, command: str, resume: bool, force: bool) -> Record | N
     return None
 
 
-# ---- a command's options and its run
-
-
 def recorded(config: object, section: Literal["settings", "sources"]) -> dict[str, Any]:
     """What the record holds of a command's options in one of its sections."""
     known, values = options_of(type(config)), flat(config)
@@ -356,10 +353,7 @@ def settled(config: Kind, given: frozenset[str], run: Run) -> Kind:
 
 @contextmanager
 def settled_run(command: InFolder, given: frozenset[str], address: str = "") -> Iterator[tuple[Run, InFolder]]:
-    """The run's folder held, the command's options settled; `given`: those that the command line gives.
-
-    address: what the folder stands for, where that is another.
-    """
+    """The folder held, which may stand for an address, the options settled; `given`: those of the command line."""
     folder, name = command.folder, type(command).__name__.lower()
     with open_run(folder.output, name, resume=folder.resume, force=folder.force, address=address) as run:
         if not isinstance(command, Pack) and command.networks.model is None and not run.resumed:

@@ -209,10 +209,10 @@ class Reconstruct:
 class Batch:
     """Reconstructs many objects: a folder each, and an overview of all in index.csv and index.html."""
 
+    output: Annotated[str, Flag(OUTPUT, "OUT", section="conduct")]
+    """Folder for all results, made if missing; or an address of fsspec, such as s3://bucket/folder."""
     jobs: Annotated[Path | None, Flag(metavar="JOBS", argument=True, section="sources")] = None
     """A folder with a folder of photos per object, or a list of objects, a line each: .csv or .jsonl."""
-    output: Annotated[str | None, Flag(OUTPUT, "OUT", section="conduct")] = None
-    """Folder for all results, made if missing; or an address of fsspec, such as s3://bucket/folder."""
     archive: bool = False
     """Write each object's result as one tar in WebDataset's form, in place of a folder."""
     spread: Spread = Spread()
@@ -407,7 +407,6 @@ class Pack:
     folder: Folder
     data: Annotated[str | None, replace(DATA, argument=True)] = None
     """What to pack; the folders of train --data."""
-    spread: Spread = Spread()
     kind: Annotated[str | None, Flag(table="..data:DATA_FORMATS", unset="recognised by its files")] = None
     """Format of the folder."""
     split: Annotated[Literal["train", "validation", "test", "held_out"] | None, Flag(unset="train")] = None

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from ..config import EvaluationConfig, to_dict
-from ..data.views import MultiViewDataset
+from ..data.views import MultiViewDataset, note
 from ..models.perceptual import PerceptualDistance
 from ..pipeline.upfusion import UpFusion
 from ..support.errors import FieldError, InputError
@@ -57,6 +57,8 @@ class Score(TypedDict):
 
 _Record = dict[str, Any]  # of an object, in its file
 _Skipped = list[tuple[str, str]]  # objects and reasons
+Faults = tuple[_Skipped, _Skipped]  # of one object: why it was skipped, and what its data set left out
+Elsewhere = Callable[[str, Sequence["Task"]], Sequence[Faults]]
 Results = Mapping[str, Mapping[str, Mapping[str, Score]]]  # [stage][photos][measure], the number of photos as text
 
 
@@ -83,14 +85,16 @@ class Report:
 
 
 @dataclass(frozen=True)
-class _Task:
+class Task:
+    """An object to be evaluated."""
+
     dataset: MultiViewDataset
     index: int
     name: str  # of its files
 
 
-def _tasks(dataset: MultiViewDataset, indices: Sequence[int], prefix: str = "") -> list[_Task]:
-    return [_Task(dataset, index, f"{prefix}{index:06d}") for index in indices]
+def _tasks(dataset: MultiViewDataset, indices: Sequence[int], prefix: str = "") -> list[Task]:
+    return [Task(dataset, index, f"{prefix}{index:06d}") for index in indices]
 
 
 def evaluate(
@@ -106,6 +110,7 @@ def evaluate(
     writing: Writing | None = None,
     temporary: Callable[[str], Path] | None = None,
     on_step: OnStep | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> Report:
     """Evaluates objects of a data set and writes the report into a folder.
 
@@ -116,16 +121,17 @@ def evaluate(
         about: what else shapes the result, such as the weights of `lpips`: it stands in the report.
         writing: how files of the folder get their names; by default they are renamed into the folder.
         temporary: gives the paths of files that are only needed until the end, the fields' states.
+        elsewhere: `faults` of tasks in their order, by Evaluators of the given fingerprint in other processes.
     """
     settings = {**(about or {}), "model_id": model.model_id, "settings": to_dict(config)}
     writing = writing or (lambda name: replacing(folder / name))
     fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-    run = _Run(model, config, folder, fingerprint, writing, temporary or folder.joinpath, lpips)
+    run = Evaluator(model, config, folder, fingerprint, writing, temporary or folder.joinpath, lpips)
     chosen = _tasks(dataset, indices)
     prefixes = {group: "" if group.dataset is dataset else f"{group.name}-" for group in groups}
     members = {group: _tasks(group.dataset, group.indices, prefix) for group, prefix in prefixes.items()}
     others = [task for found in members.values() for task in found if task.dataset is not dataset]
-    records, skipped = run.records([*chosen, *others], on_step)
+    records, skipped = run.records([*chosen, *others], on_step, elsewhere)
     main = [records[task.name] for task in chosen if task.name in records]
     apart = {group: [records[task.name] for task in found if task.name in records] for group, found in members.items()}
     if not main:
@@ -145,7 +151,7 @@ def evaluate(
 
 
 @dataclass(frozen=True, eq=False)
-class _Run:
+class Evaluator:
     """What all objects of an evaluation share."""
 
     model: UpFusion
@@ -156,10 +162,15 @@ class _Run:
     temporary: Callable[[str], Path]
     lpips: PerceptualDistance | None
 
-    def records(self, tasks: Sequence[_Task], on_step: OnStep | None) -> tuple[dict[str, _Record], _Skipped]:
+    def records(
+        self, tasks: Sequence[Task], on_step: OnStep | None, elsewhere: Elsewhere | None
+    ) -> tuple[dict[str, _Record], _Skipped]:
         """The records of the objects that could be evaluated, by their tasks' names, and the others."""
         found: dict[str, _Record] = {}
         skipped: _Skipped = []
+        missing = [task for task in tasks if elsewhere and self._stored(task) is None]
+        found_elsewhere = elsewhere(self.fingerprint, missing) if elsewhere else ()
+        faults = dict(zip((task.name for task in missing), found_elsewhere, strict=True))
         each = len(self.config.photos) * len(self.config.stages)
         for place, task in enumerate(tasks):
 
@@ -168,16 +179,24 @@ class _Run:
                     on_step(before + step, each * len(tasks), preview)
 
             record = self._stored(task)
-            if record is None:
+            why, left_out = faults.get(task.name, ([], []))
+            skipped += why
+            for entry in left_out:
+                note(task.dataset.skipped, *entry)
+            if record is None and not why:
                 record = self._evaluated(task, skipped, tell)
-                for left in (self.folder / "objects").glob(f"{task.name}-*.state"):
-                    left.unlink()
             if record is not None:
                 found[task.name] = record
             tell(each, each, None)
         return found, skipped
 
-    def _stored(self, task: _Task) -> _Record | None:
+    def faults(self, task: Task) -> Faults:
+        """Evaluates an object and writes its record."""
+        known, skipped = len(task.dataset.skipped), list[tuple[str, str]]()
+        self._evaluated(task, skipped, lambda *_: None)
+        return skipped, task.dataset.skipped[known:]
+
+    def _stored(self, task: Task) -> _Record | None:
         """The record of an object that is finished; None where there is none, or one of other settings."""
         path = self.folder / "objects" / f"{task.name}.json"
         try:
@@ -188,7 +207,13 @@ class _Run:
         fits = isinstance(record, dict) and record.get("run") == self.fingerprint and record.get("index") == task.index
         return record if fits else None
 
-    def _evaluated(self, task: _Task, skipped: _Skipped, on_step: OnStep) -> _Record | None:
+    def _evaluated(self, task: Task, skipped: _Skipped, on_step: OnStep) -> _Record | None:
+        record = self._tried(task, skipped, on_step)
+        for left in (self.folder / "objects").glob(f"{task.name}-*.state"):
+            left.unlink()
+        return record
+
+    def _tried(self, task: Task, skipped: _Skipped, on_step: OnStep) -> _Record | None:
         """The record of an object that is not finished yet, written; or None and a new entry in `skipped`."""
         name, known = f"object {task.index}", len(task.dataset.skipped)
 

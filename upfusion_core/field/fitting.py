@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -45,10 +45,10 @@ def fit_losses(seen: RenderedRays, rgb: Tensor, mask: Tensor | None, weights: Te
     return losses
 
 
-def finite_gradient(total: Tensor, parameters: Sequence[Tensor]) -> bool:
-    """Whether a loss and the gradients of `parameters` are finite; those of an MLP tell of all points before it."""
+def finite_gradient(total: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+    """Whether (bool) a loss and the gradients of `parameters` are finite; an MLP's tell of all points before it."""
     gradients = [parameter.grad.sum() for parameter in parameters if parameter.grad is not None]
-    return bool(torch.isfinite(torch.stack([total.detach(), *gradients])).all())
+    return torch.isfinite(torch.stack([total.detach(), *gradients])).all()
 
 
 def not_finite(place: str, terms: Mapping[str, Tensor]) -> str:
@@ -90,6 +90,7 @@ class FieldFitter:
             betas=(0.9, 0.99),  # of instant-ngp: rows that few rays meet forget their first gradients sooner
             eps=1e-8,  # rows that hardly anything is seen of stay, where a smaller one would have them wander
             fused=field.aabb.device.type in ("cpu", "cuda"),  # one pass over the table, six times faster on a CPU
+            capturable=field.aabb.device.type == "cuda",
         )
         cells = self.config.occupancy_cells if hull is None else len(hull)
         self.occupancy = OccupancyGrid(field.aabb, cells) if cells else None
@@ -127,79 +128,121 @@ class FieldFitter:
             start += contrast.numel()
         self._edges, self._near = torch.cat(edges), torch.cat(near) if near else None
         self._drawn = torch.tensor([len(some) for some in near], device=device) if near else self._counts
+        self._largest = max(map(len, near)) if near else max(picture.shape[-2:].numel() for picture in rgb)
         self._mask = None if mask is None else _by_pixel(mask, device)
         self._weights = None if weights is None else _by_pixel(weights, device)
 
     def step(self) -> dict[str, Tensor]:
         """One step on random rays -> unweighted loss terms; FieldError, and no step, where a gradient is not finite."""
-        config = self.config
-        if self.occupancy is not None and self.iteration % config.occupancy_every == 0 and self._begun is None:
-            self.occupancy.update(self.field.density, generator=self.generator)
-        self._begun = self.generator.get_state()
-        pixels = self._draw_pixels()
-        rays = self._rays(pixels)
-        asked = 0
+        config, on_cuda = self.config, self.field.aabb.device.type == "cuda"
+        progress = self.iteration / max(config.iterations - 1, 1)
+        rates = [rate * config.final_lr**progress for rate in (config.grid_lr, config.mlp_lr)]
+        due = self.iteration % config.occupancy_every == 0
+        looks = self.occupancy is not None and due and self._begun is None
+        drawn, begun = self._drawn_numbers(looks, [progress, progress**2, *rates])
+        if self.occupancy is not None and looks:
+            self.occupancy.update(self.field.density, generator=drawn)
+        self._begun = begun
+        losses, told = self.advance(drawn, [progress, progress**2, *rates])
+        finite, asked = told.tolist()  # with the numbers' way to it all that the host waits for a GPU
+        if not finite:
+            self.optimizer.zero_grad(set_to_none=True)
+            raise FieldError(not_finite(f"step {self.iteration + 1} of the fit", losses))
+        if not on_cuda:
+            self.optimizer.step()
+        self.iteration += 1
+        self.rays = max(1, min(config.rays, 2 * self.rays, int(self.rays * config.points // max(asked, 1))))
+        return losses
 
-        def field(points: Tensor) -> tuple[Tensor, Tensor]:
-            nonlocal asked
-            asked += points.shape[:-1].numel()
-            return self.field(points)  # type: ignore[no-any-return]  # torch's modules have no types
+    def advance(self, drawn: Iterator[Tensor], steered: Sequence[float]) -> tuple[dict[str, Tensor], Tensor]:
+        """A step from numbers that were drawn: loss terms, and (2,) whether all is finite, and points asked for.
 
-        seen = render_rays(
-            field, rays, self.field.aabb, sampling=config.sampling, visible=self.occupancy, generator=self.generator
-        )
+        On CUDA the host waits for nothing in it, so that a graph can hold it, and the optimiser steps if all is finite;
+        elsewhere that is the caller's. steered: weights of depth and crispness, and both rates; on CUDA drawn's last.
+        """
+        config, on_cuda = self.config, self.field.aabb.device.type == "cuda"
+        pixels = self._pixels(drawn)
+        rays, looked = self._rays(pixels), []
+
+        def visible(points: Tensor, lengths: Tensor) -> Tensor:
+            assert self.occupancy is not None, "else all is visible"
+            seen: Tensor = self.occupancy(points, lengths)
+            looked.append(seen.sum())
+            return seen
+
+        skips, most = self.occupancy is not None, None if self.field.aabb.is_cpu else 2 * config.points
+        options: dict[str, Any] = {"visible": visible if skips else None, "generator": drawn, "most": most}
+        seen = render_rays(self.field, rays, self.field.aabb, sampling=config.sampling, **options)
         mask = None if self._mask is None else unit_range(self._mask[pixels])[:, 0]
         counts = torch.ones_like(rays.origins[:, 0]) if self._weights is None else self._weights[pixels, 0]
         losses = fit_losses(seen, unit_range(self._rgb[pixels]), mask, counts)
         if self._outside is not None and len(self._outside):
-            losses["outside"] = self._outside_loss(self._outside)
-        progress = self.iteration / max(config.iterations - 1, 1)
+            losses["outside"] = self._outside_loss(self._outside, drawn)
+        depth, crisp, *rates = next(drawn).unbind() if on_cuda else steered
         weights = {name: getattr(config, f"{name}_weight") for name in losses}
-        weights["depth"] *= progress
-        weights["crisp"] *= progress**2
+        weights["depth"] *= depth
+        weights["crisp"] *= crisp
         total = sum(weights[name] * value for name, value in losses.items())
-        for group, rate in zip(self.optimizer.param_groups, (config.grid_lr, config.mlp_lr), strict=True):
-            group["lr"] = rate * config.final_lr**progress
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         self._begun = None
+        progress = self.iteration / max(config.iterations - 1, 1)
         if progress < config.coarse_share:
             rows, gradient = self.field.config.grid.rows, self.field.grid.table.grad
             assert gradient is not None, "it went backward"
             gradient[sum(rows[: 2 + int((len(rows) - 2) * progress / config.coarse_share)]) :] = 0
-        if not finite_gradient(total, list(self.field.mlp.parameters())):
-            self.optimizer.zero_grad(set_to_none=True)
-            raise FieldError(not_finite(f"step {self.iteration + 1} of the fit", losses))
-        self.optimizer.step()
-        self.iteration += 1
-        self.rays = max(1, min(config.rays, 2 * self.rays, self.rays * config.points // max(asked, 1)))
-        return {name: value.detach() for name, value in losses.items()}
+        finite = finite_gradient(total, list(self.field.mlp.parameters()))
+        if on_cuda:
+            setattr(self.optimizer, "found_inf", (~finite).float())  # noqa: B010 - torch's own: where set, no step is made
+            self.optimizer.step()
+        asked = torch.stack(looked).sum() if skips else torch.full_like(total, seen.weights.numel())
+        return {name: value.detach() for name, value in losses.items()}, torch.stack([finite, asked]).detach()
 
-    def _outside_loss(self, cells: Tensor) -> Tensor:
+    def _outside_loss(self, cells: Tensor, drawn: Iterator[Tensor]) -> Tensor:
         """How much light is stopped on OUTSIDE_LENGTH where nothing is: the mean over random points of these cells."""
         assert self.occupancy is not None, "it has the cells"
         low, high = self.field.aabb
-        source: dict[str, Any] = {"generator": self.generator, "device": self.generator.device}
-        chosen = cells[torch.randint(len(cells), (OUTSIDE_POINTS,), **source).to(cells.device)]
-        place = chosen + torch.rand(OUTSIDE_POINTS, 3, **source).to(cells.device)
+        place = cells[next(drawn)] + next(drawn).reshape(-1, 3)
         density = self.field.density(low + (high - low) * place / len(self.occupancy.hull))
         return -torch.expm1(-OUTSIDE_LENGTH * density).mean()
 
-    def _draw_pixels(self) -> Tensor:
+    def _drawn_numbers(self, looks: bool, steered: Sequence[float]) -> tuple[Iterator[Tensor], Tensor]:
+        """All random numbers of a step, in the order of their use, and the generator's state before the pixels'.
+
+        They, and what steers the step, go to a GPU as one.
+        """
+        source: dict[str, Any] = {"generator": self.generator, "device": self.generator.device}
+        samples, device = self.config.sampling, self._edges.device
+        from_edges = round(self.rays * self.config.edge_share) if len(self._edges) else 0
+        drawn = [torch.rand(len(self.occupancy.cells), 3, **source)] if looks and self.occupancy is not None else []
+        begun = self.generator.get_state()
+        drawn.append(torch.randint(self._largest * len(self._drawn), (self.rays - from_edges,), **source))
+        if from_edges:
+            drawn.append(torch.randint(len(self._edges), (from_edges,), **source))
+        drawn += [torch.rand(self.rays, count, **source) for count in (samples.uniform, samples.importance) if count]
+        if self._outside is not None and len(self._outside):
+            drawn.append(torch.randint(len(self._outside), (OUTSIDE_POINTS,), **source))
+            drawn.append(torch.rand(OUTSIDE_POINTS, 3, **source))
+        if device == self.generator.device and device.type != "cuda":
+            return iter(drawn), begun
+        drawn.append(torch.tensor(steered, dtype=torch.float32, device=self.generator.device))
+        whole = [each.dtype == torch.int64 for each in drawn]
+        order = sorted(range(len(drawn)), key=lambda index: not whole[index])  # those of 8 bytes first
+        flat = [drawn[i].view(torch.float32) if whole[i] else drawn[i].float().reshape(-1) for i in order]
+        parts = torch.cat(flat).to(device).split([len(part) for part in flat])
+        sent = dict(zip(order, parts, strict=True))
+        return iter([sent[i].view(torch.int64) if whole[i] else sent[i] for i in range(len(drawn))]), begun
+
+    def _pixels(self, drawn: Iterator[Tensor]) -> Tensor:
         """(rays,) numbers of pixels, as many of each picture and, for `edge_share` of them, from those on edges."""
-        source, edges = self.generator, self._edges
-        from_edges = round(self.rays * self.config.edge_share) if len(edges) else 0
-
-        def draw(high: int, count: int) -> Tensor:
-            return torch.randint(high, (count,), generator=source, device=source.device).to(edges)
-
-        drawn, largest = self._drawn, int(self._drawn.max())
-        place = draw(largest * len(drawn), self.rays - from_edges)
+        place, counts, largest = next(drawn), self._drawn, self._largest
         view = place // largest
-        pixels = (drawn.cumsum(0) - drawn)[view] + place % largest * drawn[view] // largest
+        pixels = (counts.cumsum(0) - counts)[view] + place % largest * counts[view] // largest
         if self._near is not None:
             pixels = self._near[pixels.clamp(max=len(self._near) - 1)]
-        return torch.cat([pixels, edges[draw(len(edges), from_edges)]]) if from_edges else pixels
+        return torch.cat([pixels, self._edges[next(drawn)]]) if len(pixels) < self.rays else pixels
 
     def _rays(self, pixels: Tensor) -> Rays:
         """(R, 3) rays through the centres of the pixels of these numbers."""

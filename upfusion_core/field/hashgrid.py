@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import product
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.sparse import csc_matrix
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,54 +26,78 @@ def encode_grid(points: Tensor, table: Tensor, config: GridConfig) -> Tensor:
     """
     check_shape("points", points, ("P", 3), "flatten the leading axes")
     check_shape("table", table, (sum(config.rows), config.features), "it belongs to another GridConfig")
-    # weights (8, P, L) of the corners round each point in each level, x fastest; leading, as CPUs want them
-    device = points.device
-    cells = torch.tensor(config.resolutions, device=device)
-    position = saturate(points).t()[..., None] * cells  # (3, P, L)
+    # weights (8, L·P) of the corners round each point in each level, x fastest
+    cells, factors, starts = _lattice(config, points.device)
+    position = saturate(points).t().contiguous()[:, None] * cells  # (3, L, P)
     # NaN must stay in the weights, where it shows, and out of the indices, where it would crash
-    lower = torch.minimum(position.detach().floor(), (cells - 1).to(points.dtype)).nan_to_num(0.0)
-    upper_weight = position - lower
-    sides = list(zip(1 - upper_weight, upper_weight, strict=True))  # (P, L) of the lower and upper side, an axis each
-    weights = torch.stack([x * yz for yz in [y * z for z in sides[2] for y in sides[1]] for x in sides[0]])
-    # table rows (8, P, L), from (3, L) factors of the coordinates in the number of a lattice point
-    factors = torch.stack([torch.ones_like(cells), cells + 1, (cells + 1) ** 2])
-    starts = torch.tensor([sum(config.rows[:level]) for level in range(config.levels)], device=device)
+    lower = position.detach().floor().clamp_(max=cells - 1).nan_to_num_(0.0)
+    upper = position - lower
+    x, y, z = torch.stack([1 - upper, upper], dim=1)  # (2, L, P) of the lower and the upper side, an axis each
+    weights = x * (y * z[:, None])[:, :, None]  # (2, 2, 2, L, P)
+    # table rows, of the same shape, from the coordinates' shares in the number of a lattice point
+    first = lower.int() * factors
+    x, y, z = torch.stack([first, first + factors], dim=1)
+    y, z = y[:, None], z[:, None, None]
+    rows = torch.empty(weights.shape, dtype=torch.int32, device=points.device)
     dense = config.dense_levels
-    if config.indexing == "hashed":
-        factors[:, dense:] = torch.tensor(HASH_PRIMES, device=device)[:, None]
-    first = lower.long() * factors[:, None]  # (3, P, L)
-    pairs = list(zip(first, first + factors[:, None], strict=True))
-    fine = [[side[:, dense:] for side in pair] for pair in pairs]
+    torch.add(x[..., :dense, :] + y[..., :dense, :], z[..., :dense, :], out=rows[..., :dense, :])
     combined = torch.bitwise_xor if config.indexing == "hashed" else torch.add
-    rows = torch.empty(8, *lower.shape[1:], dtype=torch.int64, device=device)
-    for corner, (z, y, x) in enumerate(product((0, 1), repeat=3)):
-        rows[corner, :, :dense] = (pairs[0][x] + pairs[1][y] + pairs[2][z])[:, :dense]
-        shared = combined(combined(fine[0][x], fine[1][y]), fine[2][z])
-        rows[corner, :, dense:] = shared & (config.table_size - 1)
-    features: Tensor = _WeightedRows.apply(table, (rows + starts).flatten(1), weights.flatten(1))
-    return features.reshape(len(points), config.width)
+    shared = combined(combined(x[..., dense:, :], y[..., dense:, :]), z[..., dense:, :])
+    torch.bitwise_and(shared, config.table_size - 1, out=rows[..., dense:, :])
+    features: Tensor = _WeightedRows.apply(table, rows.add_(starts).reshape(8, -1), weights.reshape(8, -1))
+    return features.reshape(config.levels, len(points), config.features).transpose(0, 1).flatten(1)
+
+
+@lru_cache(maxsize=64)
+def _lattice(config: GridConfig, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Cells (L, 1), factors (3, L, 1) of coordinates in a point's number, first rows (L, 1); int32, the cells float32.
+
+    The numbers may pass 32 bits and wrap: of levels that share rows only the lowest bits count, others are smaller.
+    """
+    factors = []
+    for level, cells in enumerate(config.resolutions):
+        hashed = level >= config.dense_levels and config.indexing == "hashed"
+        plain = HASH_PRIMES if hashed else (1, cells + 1, (cells + 1) ** 2)
+        factors.append([(factor + 2**31) % 2**32 - 2**31 for factor in plain])
+    starts = [sum(config.rows[:level]) for level in range(config.levels)]
+    with torch.inference_mode(False):  # they may be asked for again where gradients are wanted
+        widths = torch.tensor(config.resolutions, dtype=torch.float32, device=device)[:, None]
+        numbers = torch.tensor(factors, dtype=torch.int32, device=device).t()[..., None].contiguous()
+        return widths, numbers, torch.tensor(starts, dtype=torch.int32, device=device)[:, None]
 
 
 class _WeightedRows(torch.autograd.Function):
-    """table (T, F), rows (K, N), weights (K, N) -> (N, F) weighted sums; the way back is faster than autograd's."""
+    """table (T, F), rows (8, N), weights (8, N) -> (N, F) weighted sums; the way back is faster than autograd's."""
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:  # noqa: ANN401
         ctx.save_for_backward(table, rows, weights)
-        if table.device.type == "cpu":  # fused there; elsewhere it is missing or not faster
-            bags = rows.t().contiguous()
-            return F.embedding_bag(bags, table, mode="sum", per_sample_weights=weights.t().contiguous())
-        return (table[rows] * weights[..., None]).sum(0)
+        if table.device.type == "cpu":  # fused there, of corners that lie side by side; elsewhere missing or not faster
+            bags, shares = rows.t().contiguous(), weights.t().contiguous()
+            ctx.bags = bags, shares
+            return F.embedding_bag(bags, table, mode="sum", per_sample_weights=shares)
+        return (_chosen(table, rows) * weights[..., None]).sum(0)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, Tensor | None]:  # noqa: ANN401
         table, rows, weights = ctx.saved_tensors
         table_gradient = weights_gradient = None
         if ctx.needs_input_grad[0]:
-            flat = rows.reshape(-1)
-            empty = gradient.new_zeros(len(table))
-            columns = [empty.scatter_add(0, flat, (weights * part).reshape(-1)) for part in gradient.t().contiguous()]
-            table_gradient = torch.stack(columns, dim=-1)
+            wide = weights.dtype in (torch.float32, torch.float64)  # what scipy knows
+            if wide and table.device.type == "cpu" and not torch.is_grad_enabled():  # (T, N) sparse times (N, F)
+                bags, shares = (values.detach().reshape(-1).numpy() for values in ctx.bags)
+                ends = np.arange(0, bags.size + 1, len(rows), dtype=bags.dtype)
+                matrix = csc_matrix((shares, bags, ends), shape=(len(table), rows.shape[1]), copy=False)
+                table_gradient = torch.from_numpy(matrix @ gradient.contiguous().numpy()).to(table.dtype)
+            else:
+                parts = (weights[..., None] * gradient).reshape(-1, table.shape[1])
+                table_gradient = gradient.new_zeros(table.shape).index_add(0, rows.reshape(-1), parts)
         if ctx.needs_input_grad[2]:
-            weights_gradient = (table[rows] * gradient).sum(-1)
+            weights_gradient = (_chosen(table, rows) * gradient).sum(-1)
         return table_gradient, None, weights_gradient
+
+
+def _chosen(table: Tensor, rows: Tensor) -> Tensor:
+    """(8, N, F) the rows of the table (T, F) of these numbers (8, N)."""
+    chosen: Tensor = table.index_select(0, rows.reshape(-1)).unflatten(0, rows.shape)
+    return chosen

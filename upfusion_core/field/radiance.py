@@ -95,7 +95,8 @@ class RadianceField(nn.Module):
 
     def _evaluate(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """(..., 3) world points -> density (...,) and colour logits (..., 3)."""
-        check_finite("points", points)
+        if points.is_cpu:  # on a GPU the host would wait for the answer: there NaN gives NaN
+            check_finite("points", points)
         if points.shape[-1:] != (3,):
             raise InputError(f"points must be (..., 3), got {tuple(points.shape)}; give world coordinates")
         low, high = self.aabb
@@ -109,8 +110,8 @@ class RadianceField(nn.Module):
         # as in the release: sigma = exp(logit + 5·exp(-|x|² / (2·0.2²)))
         blob = self.config.blob_weight * torch.exp(-points.square().sum(-1) / (2 * self.config.blob_sigma**2))
         density: Tensor = _TruncatedExp.apply(logits[..., 0] + blob)
-        inside = ((points >= low) & (points <= high)).all(-1)
-        return torch.where(inside, density, torch.zeros_like(density)), logits[..., 1:]
+        outside = ((points < low) | (points > high)).any(-1)
+        return torch.where(outside, 0.0, density), logits[..., 1:]
 
     def render(
         self,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ RENDERED_LOSS = 5e-4  # of a pixel's light that such renders may leave out: of e
 FieldFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
 # ascending points (R, S, 3) along R rays, the lengths (R, S) they stand for -> (R, S) bool: where not, density is 0
 VisibleFunction = Callable[[Tensor, Tensor], Tensor]
+Random = torch.Generator | Iterator[Tensor]  # draws uniform numbers in [0, 1), or gives those that were drawn before
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +58,7 @@ def intersect_box(rays: Rays, aabb: Tensor, near: float = 0.05) -> tuple[Tensor,
     return torch.where(hit, entry, zero), torch.where(hit, leave, zero), hit
 
 
-def stratified_distances(near: Tensor, far: Tensor, count: int, generator: torch.Generator | None = None) -> Tensor:
+def stratified_distances(near: Tensor, far: Tensor, count: int, generator: Random | None = None) -> Tensor:
     """(R,) ends -> (R, count) ascending distances, one in each of `count` equal parts: its middle, or drawn there."""
     part = torch.arange(count, device=near.device, dtype=near.dtype)
     place = (part + _offsets((*near.shape, count), near, generator)) / count
@@ -69,9 +71,7 @@ def interval_edges(distances: Tensor, near: Tensor, far: Tensor) -> Tensor:
     return torch.cat([near[..., None], middles, far[..., None]], dim=-1)
 
 
-def importance_distances(
-    edges: Tensor, weights: Tensor, count: int, generator: torch.Generator | None = None
-) -> Tensor:
+def importance_distances(edges: Tensor, weights: Tensor, count: int, generator: Random | None = None) -> Tensor:
     """(R, count) ascending distances, distributed as the histogram `weights` (R, S) over `edges` (R, S+1)."""
     # upstream: a floor, which also serves rays that meet nothing; NaN is for the loss to find, places stay finite
     weights = weights.detach().nan_to_num(0.0) + 1e-5
@@ -105,19 +105,24 @@ def render_rays(
     sampling: RaySampling | None = None,
     background: Tensor | float = 1.0,
     visible: VisibleFunction | None = None,
-    generator: torch.Generator | None = None,
+    generator: Random | None = None,
+    most: int | None = None,
 ) -> RenderedRays:
-    """(R, 3) rays -> what they see of the field, differentiable; a generator jitters samples within their parts."""
+    """(R, 3) rays -> what they see of the field, differentiable; a generator jitters samples within their parts.
+
+    most: of the samples that are visible, how many are asked for at a time, the rest being left out: shapes follow from
+    it, and the host waits for no count. None asks for all.
+    """
     sampling = sampling or RaySampling()
     near, far, _ = intersect_box(rays, aabb, sampling.near)
     distances = stratified_distances(near, far, sampling.uniform, generator)
     edges = interval_edges(distances, near, far)
-    density, rgb = _ask(field, rays, distances, edges, visible)
+    density, rgb = _ask(field, rays, distances, edges, visible, most)
     if sampling.importance:
         weights = weights_from_density(density.detach(), edges.diff(dim=-1))
         further = importance_distances(edges, weights, sampling.importance, generator)
         further_edges = interval_edges(further, near, far)
-        further_density, further_rgb = _ask(field, rays, further, further_edges, visible)
+        further_density, further_rgb = _ask(field, rays, further, further_edges, visible, most)
         distances, order = torch.cat([distances, further], dim=-1).sort(dim=-1, stable=True)
         density = torch.cat([density, further_density], dim=-1).gather(-1, order)
         rgb = torch.cat([rgb, further_rgb], dim=-2).gather(-2, order[..., None].expand(*order.shape, 3))
@@ -140,7 +145,7 @@ def render_views(
     sampling: RaySampling | None = None,
     visible: VisibleFunction | None = None,
     density: Callable[[Tensor], Tensor] | None = None,
-    generator: torch.Generator | None = None,
+    generator: Random | None = None,
     chunk: int | None = None,
 ) -> RenderedViews:
     """Pictures of `size` (one side, or height and width) from each camera, `chunk` rays or fewer at a time.
@@ -182,28 +187,42 @@ def render_views(
 
 
 def _ask(
-    field: FieldFunction, rays: Rays, distances: Tensor, edges: Tensor, visible: VisibleFunction | None
+    field: FieldFunction,
+    rays: Rays,
+    distances: Tensor,
+    edges: Tensor,
+    visible: VisibleFunction | None,
+    most: int | None,
 ) -> tuple[Tensor, Tensor]:
     """Density (R, S) and rgb (R, S, 3) at distances (R, S) along the rays; both 0 where nothing can be seen."""
     points = rays.origins[..., None, :] + rays.directions[..., None, :] * distances[..., None]
     if visible is None:
         return field(points)
-    chosen = visible(points, edges.diff(dim=-1)).reshape(-1).nonzero()[:, 0]
-    some_density, some_rgb = field(points.reshape(-1, 3)[chosen])
-    density = some_density.new_zeros(distances.numel()).index_copy(0, chosen, some_density)
-    rgb = some_rgb.new_zeros(distances.numel(), 3).index_copy(0, chosen, some_rgb)
+    seen, count = visible(points, edges.diff(dim=-1)).reshape(-1), distances.numel()
+    if most is None:
+        chosen = seen.nonzero()[:, 0]
+    else:  # places of the first, second, … True; what there is none of goes to a row behind all, and away with it
+        wanted = torch.arange(1, min(most, count) + 1, device=seen.device)
+        chosen = torch.searchsorted(seen.cumsum(0), wanted)
+    some_density, some_rgb = field(points.reshape(-1, 3)[chosen.clamp(max=count - 1)])
+    density = some_density.new_zeros(count + 1).index_copy(0, chosen, some_density)[:count]
+    rgb = some_rgb.new_zeros(count + 1, 3).index_copy(0, chosen, some_rgb)[:count]
     return density.reshape(distances.shape), rgb.reshape(*distances.shape, 3)
 
 
-def _offsets(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
+def _offsets(shape: tuple[int, ...], like: Tensor, generator: Random | None) -> Tensor:
     """Places within a part, in [0, 1): its middle, or drawn on the generator's device."""
     if generator is None:
         return torch.full((1,), 0.5, device=like.device, dtype=like.dtype).expand(shape)
-    return torch.rand(shape, generator=generator, device=generator.device).to(like)
+    if isinstance(generator, torch.Generator):
+        return torch.rand(shape, generator=generator, device=generator.device).to(like)
+    return next(generator).to(like).reshape(shape)
 
 
 def _background(background: Tensor | float, like: Tensor) -> Tensor:
     try:
+        if isinstance(background, int | float):
+            return torch.full((), float(background), dtype=like.dtype, device=like.device)
         color = torch.as_tensor(background, dtype=like.dtype, device=like.device)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise InputError(f"background must be a number or (3,) RGB, got {background!r:.40}; 1.0 is white") from error
@@ -243,30 +262,39 @@ class OccupancyGrid(nn.Module):
         longest = float((aabb[1] - aabb[0]).norm())
         grid = cls(aabb, RENDERED_CELLS, empty=RENDERED_LOSS / longest, hidden_depth=depth)
         grid.reach = 2 * float((aabb[1] - aabb[0]).min()) / RENDERED_CELLS
-        everywhere = torch.ones((2 * RENDERED_CELLS,) * 3, dtype=torch.bool, device=aabb.device)
-        fine = grid._looked_at(density, everywhere, None)[None, None]
+        side = torch.arange(2 * RENDERED_CELLS, device=aabb.device)
+        fine = grid._looked_at(density, torch.cartesian_prod(side, side, side), None, len(side))[None, None]
         grid.density.copy_(F.max_pool3d(fine, 2)[0, 0])
         grid._settle(-F.max_pool3d(-fine, 2)[0, 0])
         return grid
 
     @torch.no_grad()
-    def update(self, density: Callable[[Tensor], Tensor], *, generator: torch.Generator | None = None) -> None:
+    def update(self, density: Callable[[Tensor], Tensor], *, generator: Random | None = None) -> None:
         """Asks `density` in every cell of the hull; the greater of news and memory, of which DECAY is left, stays."""
-        news = self._looked_at(density, self.hull, generator)
+        news = self._looked_at(density, self.cells, generator)
         self.density.copy_(torch.maximum(self.density * DECAY, news))
         self._settle(news)
 
+    @cached_property
+    def cells(self) -> Tensor:
+        """(N, 3) numbers, along each axis, of the cells in the hull, which must not change once this was asked for."""
+        return self.hull.nonzero()
+
     @torch.no_grad()
     def _looked_at(
-        self, density: Callable[[Tensor], Tensor], cells: Tensor, generator: torch.Generator | None
+        self,
+        density: Callable[[Tensor], Tensor],
+        cells: Tensor,
+        generator: Random | None,
+        side: int | None = None,
     ) -> Tensor:
-        """Densities in the middles of the `cells` (C, C, C) that are True, or at places drawn in them; 0 elsewhere."""
-        corner = cells.nonzero()
-        place = corner + _offsets(corner.shape, self.aabb, generator)
-        points = self.aabb[0] + (self.aabb[1] - self.aabb[0]) * place / len(cells)
-        found = torch.zeros(cells.shape, device=self.aabb.device)
-        found[cells] = torch.cat([density(part) for part in points.split(2**17)]).float()
-        return found
+        """(C, C, C) densities in the middles of cells (N, 3) or at places drawn in them, 0 elsewhere; C is `side`."""
+        side = side or len(self.density)
+        place = cells + _offsets(cells.shape, self.aabb, generator)
+        points = self.aabb[0] + (self.aabb[1] - self.aabb[0]) * place / side
+        found = torch.cat([density(part) for part in points.split(2**17)]).float()
+        number = (cells[:, 0] * side + cells[:, 1]) * side + cells[:, 2]
+        return found.new_zeros(side**3).index_copy_(0, number, found).reshape(side, side, side)
 
     def _settle(self, least: Tensor) -> None:
         """What follows from the densities that are remembered, and from the least (N, N, N) of what was seen now."""

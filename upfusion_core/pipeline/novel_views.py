@@ -128,8 +128,9 @@ class ViewSynthesizer(ABC):
             cameras = shrunk_grid(cameras, size)
         tokens = scene.tokens[None]
         views = []
-        for camera in cameras:  # one at a time: the features of a large picture are larger than the picture
-            rays = reference_plucker(camera.to(tokens.device), scene.reference, size)
+        reference = scene.reference.to("cpu")
+        for camera in cameras.to("cpu"):  # one at a time: the features of a large picture are larger than the picture
+            rays = reference_plucker(camera, reference, size).to(tokens.device)
             rgb = self.upsrt.colors(tokens, rearrange(rays, "q h w c -> 1 (q h w) c")).float()
             views.append(rearrange(rgb, "1 (h w) c -> c h w", h=size))
         result = torch.stack(views)
@@ -154,9 +155,10 @@ class ViewSynthesizer(ABC):
         """
         scene, text = self.own_scene(scene), self.chosen_text(prompt, text_embeddings)
         _check_cameras(cameras)
-        cameras, size = cameras.to(scene.tokens.device), self.config.latent_size
+        here, reference, device = cameras.to("cpu"), scene.reference.to("cpu"), scene.tokens.device
+        cameras, size = cameras.to(device), self.config.latent_size
         levels = range(len(self.config.diffusion.channel_mult))
-        grids = [reference_plucker(cameras, scene.reference, size // 2**level) for level in levels]
+        grids = [reference_plucker(here, reference, size // 2**level).to(device) for level in levels]
         features = self.upsrt.decode(scene.tokens[None], rearrange(grids[0], "q h w c -> 1 (q h w) c"))
         ray_maps = tuple(rearrange(grid, "q h w c -> q c h w").contiguous() for grid in grids)
         # rays stay float32 until a network reads them

@@ -108,7 +108,7 @@ class ReferenceFitter:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self._begun = None
-        if not finite_gradient(loss, self.optimizer.param_groups[-1]["params"]):
+        if not bool(finite_gradient(loss, self.optimizer.param_groups[-1]["params"])):
             raise FieldError(not_finite(f"iteration {self.iteration + 1}", terms))
         self.optimizer.step()
         self.iteration += 1

@@ -161,7 +161,7 @@ def sample_views(
             scale = guidance if guidance_window[0] <= float(timestep) / TRAIN_STEPS <= guidance_window[1] else 1.0
             if (guided := scale != 1) not in prepared:
                 prepared[guided] = prior.prepare(cond[part], guided=guided)
-            return prior.predict_noise(scaled, timestep, prepared[guided], scale).cpu()
+            return prior.predict_noise(scaled, timestep, prepared[guided], scale)
 
         total = done + len(timesteps) * -(-(len(cond) - part.start) // (part.stop - part.start))
         return prior.decode(denoised(noise_scheduler, timesteps, latents, predict, generators, after_step)).cpu()
@@ -201,6 +201,7 @@ def denoised(
     for timestep in timesteps:
         scaled = noise_scheduler.scale_model_input(latents, timestep)
         eps = predict_noise(scaled, timestep)
+        latents, scaled = latents.to(eps), scaled.to(eps)  # from the first step on where the network is
         latents = noise_scheduler.step(eps, timestep, latents, **options).prev_sample
         if after_step is not None:
             after_step(scaled, eps, timestep)

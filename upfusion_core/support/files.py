@@ -9,7 +9,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path, PureWindowsPath
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 from .errors import CheckpointError, InputError, OutputError, UpFusionError
 
@@ -284,6 +284,36 @@ def shown(value: object, most: int = 60) -> str:
     except (TypeError, ValueError, RecursionError):
         text = type(value).__name__
     return text if len(text) <= most else f"{text[:most]}..."
+
+
+class Remote:
+    """A file or folder at an address of fsspec, such as s3://bucket/folder, as far as it is asked as a path."""
+
+    def __init__(self, address: str) -> None:
+        import fsspec
+
+        self.address = address.rstrip("/")
+        with reading(address, "correct it, or install what it needs", what="an address that fsspec knows"):
+            self._system, self._path = fsspec.core.url_to_fs(self.address)
+
+    def __truediv__(self, name: str) -> Remote:
+        return Remote(f"{self.address}/{name}")
+
+    def is_file(self) -> bool:
+        return bool(self._system.isfile(self._path))
+
+    def open(self, mode: str = "rb") -> IO[bytes]:
+        return self._system.open(self._path, mode)  # type: ignore[no-any-return]
+
+    def unlink(self) -> None:
+        self._system.rm_file(self._path)
+
+    def put(self, path: Path) -> None:
+        try:
+            self._system.makedirs(self._path.rpartition("/")[0], exist_ok=True)
+            self._system.put_file(str(path), self._path)
+        except Exception as error:  # each package has its own
+            raise OutputError(f"{self.address} could not be written ({error!s:.200}); check the address") from error
 
 
 def existing_folder(root: str | os.PathLike[str]) -> Path:

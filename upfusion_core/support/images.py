@@ -19,6 +19,8 @@ from .files import reading
 
 def saturate(values: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
     """`values.clamp(low, high)` whose gradient at the bounds, where white pixels lie, is 1 as before torch 2.14."""
+    if not (values.requires_grad and torch.is_grad_enabled()):
+        return values.clamp(low, high)
     return torch.where(values < low, low, torch.where(values > high, high, values))
 
 

@@ -16,7 +16,6 @@ from typing import Any, ClassVar, Literal
 from .errors import MissingPackageError, OutputError
 
 ATTEMPTS = 3  # of a task whose worker is lost: killed, out of memory, its machine gone
-AHEAD = 32  # tasks a worker that are given out, at most, before the first of them is done: results may wait for it
 START = "spawn"  # processes begin without what this one holds, as CUDA wants it
 
 Work = Callable[[Any], Any]  # a task -> its result
@@ -39,25 +38,21 @@ def spread(
 ) -> Generator[tuple[int, Any], None, None]:
     """Places of tasks, with their results as they come; of a task whose workers were lost three times, a `Lost`.
 
-    Args:
-        make: gives the work, once in each worker; it and the tasks are pickled. What it raises is raised here.
-        engine: processes here, or actors of the ray cluster that RAY_ADDRESS names, or that is begun here.
-        workers: None: one a GPU or, without any, one here, and on a cluster as many as its processors allow.
-        threads: of torch in a worker; None: one beside other workers, alone torch's own choice.
-        cpus: of a cluster, that an actor takes.
-        device: where the work computes; "cpu" leaves GPUs alone.
-        tell: called about every second, and after each result, with the tasks in work.
+    `make` gives the work, once in each worker; it and the tasks are pickled, and what it raises is raised here. Workers
+    are processes here, or actors of ray's cluster at RAY_ADDRESS, or of one that is begun here: unless told, one a GPU
+    or, where `device` is "cpu" or there are none, one here and on a cluster one for every `cpus` processors. Each has
+    one thread of torch, or `threads`; alone torch's own choice. `tell` is called each second with the tasks in work.
     """
     kind: Any = {"local": _Process, "ray": _Actor}[engine]
     places = kind.places(device != "cpu", cpus)
     count = min(workers or len(places), len(tasks))
     threads = threads or (1 if count > 1 or engine == "ray" else None)
-    team = [kind(places[number % len(places)], cpus) for number in range(count)]
-    busy: dict[Future[Any], tuple[Any, int | None]] = {worker.load(make, threads): (worker, None) for worker in team}
+    team = [kind(make, threads, places[number % len(places)], cpus) for number in range(count)]
+    busy: dict[Future[Any], tuple[Any, int | None]] = {worker.loading: (worker, None) for worker in team}
     left, idle, lost = list(range(count and len(tasks)))[::-1], list[Any](), Counter[int | None]()
     try:
-        while running := [index for _, index in busy.values() if index is not None] or left:
-            while idle and left and left[-1] < min(running) + AHEAD * count:
+        while left or any(index is not None for _, index in busy.values()):
+            while idle and left:
                 worker, place = idle.pop(), left.pop()
                 busy[worker.work(tasks[place])] = worker, place
             if tell is not None:
@@ -68,8 +63,8 @@ def spread(
                     result = future.result()
                 except kind.lost:
                     worker.end()
-                    team[team.index(worker)] = worker = kind(worker.place, cpus)
-                    busy[worker.load(make, threads)] = worker, None
+                    team[team.index(worker)] = worker = kind(make, threads, worker.place, cpus)
+                    busy[worker.loading] = worker, None
                     lost[index] += 1
                     if index is None and lost[None] >= ATTEMPTS * count:
                         raise OutputError("workers must begin, but one after the other ended; see above why") from None
@@ -84,7 +79,6 @@ def spread(
     finally:
         for worker in team:
             worker.end()
-        kind.close()
 
 
 class _Held:
@@ -108,21 +102,14 @@ class _Process:
 
     lost: ClassVar[Any] = BrokenProcessPool
 
-    def __init__(self, place: str | None, cpus: int) -> None:
+    def __init__(self, make: Callable[[], Work], threads: int | None, place: str | None, cpus: int) -> None:
         context: Any = multiprocessing.get_context(START)
         self.place, (theirs, self._ours) = place, context.Pipe()
         self._pool = ProcessPoolExecutor(1, context, self._begin, (theirs, self._ours, place))
-
-    def load(self, make: Callable[[], Work], threads: int | None) -> Future[Any]:
-        return self._pool.submit(_Held().load, make, threads)
+        self.loading = self._pool.submit(_Held().load, make, threads)
 
     def work(self, task: object) -> Future[Any]:
-        try:
-            return self._pool.submit(_Held().work, task)
-        except BrokenProcessPool as error:  # it was lost while it had nothing to do
-            failed: Future[Any] = Future()
-            failed.set_exception(error)
-            return failed
+        return self._pool.submit(_Held().work, task)
 
     def end(self) -> None:
         self._ours.close()
@@ -143,29 +130,21 @@ class _Process:
             return [None]
         import torch
 
-        count = torch.cuda.device_count()
-        named = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
-        return [*named.split(",")[:count]] or [None]
-
-    @staticmethod
-    def close() -> None:
-        pass
+        named = os.environ.get("CUDA_VISIBLE_DEVICES", "0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15").split(",")
+        return [*named[: torch.cuda.device_count()]] or [None]
 
 
 class _Actor:
     """An actor of a ray cluster; `place` says whether it gets a GPU."""
 
     lost: ClassVar[Any] = ()
-    _connected: ClassVar[bool] = False  # by us
 
-    def __init__(self, place: str, cpus: int) -> None:
+    def __init__(self, make: Callable[[], Work], threads: int | None, place: str, cpus: int) -> None:
         import ray
 
         self.place = place
         self._actor = ray.remote(_Held).options(num_cpus=cpus, num_gpus=int(place == "GPU")).remote()
-
-    def load(self, make: Callable[[], Work], threads: int | None) -> Future[Any]:
-        return self._actor.load.remote(make, threads).future()  # type: ignore[no-any-return]
+        self.loading: Future[Any] = self._actor.load.remote(make, threads).future()
 
     def work(self, task: object) -> Future[Any]:
         return self._actor.work.remote(task).future()  # type: ignore[no-any-return]
@@ -182,16 +161,8 @@ class _Actor:
         except ImportError as error:
             rule = "--engine ray needs the package ray, which is not installed"
             raise MissingPackageError(f'{rule}; run: pip install "upfusion[cluster]"') from error
-        cls._connected = not ray.is_initialized()
         cls.lost = (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError)
-        if cls._connected:
+        if not ray.is_initialized():
             ray.init(os.environ.get("RAY_ADDRESS", "local"), log_to_driver=False, logging_level="error")
         have = ray.cluster_resources()
         return ["GPU"] * int(gpus and have.get("GPU", 0)) or ["CPU"] * max(1, int(have.get("CPU", 1)) // cpus)
-
-    @classmethod
-    def close(cls) -> None:
-        import ray
-
-        if cls._connected:
-            ray.shutdown()

@@ -126,29 +126,29 @@ class SurfaceColor:
 
     def colors(self, points: Tensor, normals: Tensor, report: OnProgress = lambda share: None) -> Tensor:
         """(P, 3) points with outward normals -> (P, 3) sRGB: parts count by the light they stop, looks by cosine."""
-        edges = torch.tensor(EDGES, dtype=torch.float32) * self.unit
-        depths, lengths = (edges[1:] + edges[:-1]) / 2, edges.diff()
-        device = self.field.aabb.device
-        tilted = TILTED if self.oblique else 0
+        device, tilted = self.field.aabb.device, TILTED if self.oblique else 0
         weights = torch.tensor([1.0] + [math.cos(math.radians(TILT_DEGREES))] * tilted, dtype=torch.float32)
-        weights /= weights.sum()
+        numbers = torch.cat([torch.tensor(EDGES, dtype=torch.float32) * self.unit, weights / weights.sum()])
+        # all that is asked about goes to a GPU at once, and its colours come back at once
+        numbers, places = numbers.to(device), torch.cat([points, normals], dim=-1).to(device)
+        edges, weights = numbers[: len(EDGES)], numbers[len(EDGES) :]
+        depths, lengths = (edges[1:] + edges[:-1]) / 2, edges.diff()
 
         def look(part: slice) -> Tensor:
-            directions = view_directions(normals[part], tilted)
-            along = points[part, None, None] - directions[:, :, None] * depths[:, None]
-            places = along.flatten(0, 1).to(device)
-            stopped = weights_from_density(self.field.density(places).float(), lengths.to(device)) + 1e-9
-            seen = (stopped[..., None] * self.field.color(places).float()).sum(1) / stopped.sum(1, keepdim=True)
-            mixed: Tensor = (seen.cpu().unflatten(0, directions.shape[:2]) * weights[:, None]).sum(1)
+            middles, outward = places[part].split(3, dim=-1)
+            directions = view_directions(outward, tilted)
+            along = (middles[:, None, None] - directions[:, :, None] * depths[:, None]).flatten(0, 1)
+            stopped = weights_from_density(self.field.density(along).float(), lengths) + 1e-9
+            seen = (stopped[..., None] * self.field.color(along).float()).sum(1) / stopped.sum(1, keepdim=True)
+            mixed: Tensor = (seen.unflatten(0, directions.shape[:2]) * weights[:, None]).sum(1)
             return mixed
 
-        found = torch.empty(len(points), 3, dtype=torch.float32)
-        done = 0
+        found, done = [], 0
         for colors in self.chunk.map(look, len(points), each=len(depths) * len(weights)):
-            found[done : done + len(colors)] = colors
+            found.append(colors)
             done += len(colors)
             report(done / len(points))
-        return found.clamp(0, 1)
+        return torch.cat(found).cpu().clamp(0, 1) if found else torch.empty(0, 3, dtype=torch.float32)
 
 
 def view_directions(normals: Tensor, tilted: int) -> Tensor:
@@ -156,7 +156,7 @@ def view_directions(normals: Tensor, tilted: int) -> Tensor:
     across = torch.zeros_like(normals).scatter_(1, normals.abs().argmin(1, keepdim=True), 1.0)
     right = torch.nn.functional.normalize(torch.linalg.cross(normals, across), dim=-1)
     sides = torch.stack([right, torch.linalg.cross(normals, right)], dim=1)
-    turns = 2 * math.pi * torch.arange(tilted, dtype=torch.float32) / max(tilted, 1)
+    turns = 2 * math.pi * torch.arange(tilted, dtype=torch.float32, device=normals.device) / max(tilted, 1)
     aside = torch.stack([turns.cos(), turns.sin()], dim=-1) @ sides
     tilt = math.radians(TILT_DEGREES)
     return torch.cat([normals[:, None], math.cos(tilt) * normals[:, None] + math.sin(tilt) * aside], dim=1)

@@ -25,6 +25,7 @@ from upfusion_core.evaluation import report as report_module
 from upfusion_core.evaluation.protocol import draw_object
 from upfusion_core.pipeline.upfusion import UpFusion
 from upfusion_core.procedural import ProceduralObjects
+from upfusion_core.support import spread
 
 EVALUATED = ("--photos", "1,2", "--objects", 2, "--views", 1, "--stages", "white,nearest", "--device", "cpu")
 PACKED = ("pack", "procedural", "--objects", 5, "--views", 4, "--size", 16, "--shard-size", 0.03)
@@ -76,6 +77,34 @@ def test_a_report_in_its_folder(evaluated: Path) -> None:
     assert "holds a run already" in refused(*evaluation(), "-o", evaluated)
     said = refused("evaluate", "-o", evaluated, "--resume", "--seed", 3)
     assert "was begun with seed = 0, now it is 3" in said
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Workers are forks, which have what is patched here."""
+    monkeypatch.setattr(spread, "START", "fork")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # others do not live on in a fork
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_two_workers_evaluate_as_one(evaluated: Path, meshes: Path, tmp_path: Path, forked: None) -> None:
+    """Byte for byte, an object that is broken too. A report that is continued does only the rest."""
+    told = evaluation(meshes, "--objects", 3, "--photos", "1,2", "--threads", 1)
+    for workers in (1, 2):
+        done(*told, "-o", tmp_path / str(workers), "--workers", workers)
+    for name in ("report.json", "report.md", "sheet.png", "objects/000000.json"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+    assert [name for name, _ in report_of(tmp_path / "2")["skipped"]] == ["b.ply"]
+    assert set(read_run(tmp_path / "1")["files"]) == set(read_run(tmp_path / "2")["files"])
+    out = shutil.copytree(evaluated, tmp_path / "out")
+    (out / "objects/000001.json").unlink()
+    kept = (out / "objects/000000.json").stat().st_mtime_ns
+    change_run(out, status="interrupted")
+    done("evaluate", "--resume", "-o", out, "--device", "cpu", "--workers", 2)
+    assert (out / "report.json").read_bytes() == (evaluated / "report.json").read_bytes()
+    assert (out / "objects/000000.json").stat().st_mtime_ns == kept
 
 
 @pytest.mark.parametrize(("name", "text"), [("json", "[" * 100_000), ("png", "png")])

@@ -232,7 +232,10 @@ def test_a_gradient_that_is_not_finite_leaves_the_state_before(
     model: UpFusion, scene: SceneEncoding, preset: str, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Step 3 fails: the saved field is finite and has taken two steps; resumed, the run goes on from there."""
-    steps, failing = [], Mock(side_effect=itertools.chain([True, True, False], itertools.repeat(True)))
+    steps, failing = (
+        [],
+        Mock(side_effect=map(torch.tensor, itertools.chain([True, True, False], itertools.repeat(True)))),
+    )
     for module in (fitting, reference):
         monkeypatch.setattr(module, "finite_gradient", failing)
     with pytest.raises(FieldError, match=r"at (step|iteration) 3.*\(color 0\.\d+, .*resume the last state"):

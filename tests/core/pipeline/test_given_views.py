@@ -66,7 +66,7 @@ def test_pixels_of_pictures_of_any_size_have_their_own_rays() -> None:
 def test_a_small_picture_is_drawn_as_often_as_a_large_one() -> None:
     fit = fitter(given([(4, 4), (40, 40)]))
     fit.rays, fit._edges = 4000, fit._edges[:0]
-    small = float((fit._draw_pixels() < 16).float().mean())
+    small = float((fit._pixels(fit._drawn_numbers(False, [])[0]) < 16).float().mean())
     assert 0.45 < small < 0.55
 
 
