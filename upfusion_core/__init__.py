@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # for type checkers, to whom a star brings all of a module
     from .models.convert import *
     from .models.stable_diffusion import *
     from .pipeline.examples import *
+    from .pipeline.frames import *
     from .pipeline.given_views import *
     from .pipeline.masks import *
     from .pipeline.photo_cameras import *
@@ -31,6 +32,7 @@ if TYPE_CHECKING:  # for type checkers, to whom a star brings all of a module
     from .pipeline.pose import *
     from .pipeline.upfusion import *
     from .support.checks import *
+    from .support.decoding import *
     from .support.errors import *
     from .support.files import *
     from .surface.extract import *
@@ -52,13 +54,15 @@ _NAMES = {
     "models.convert": ("convert",),
     "models.stable_diffusion": ("DEFAULT_PROMPT", "UNET_PREFIX", "VAE_PREFIX"),
     "pipeline.examples": ("ExampleViews", "example_count", "example_views"),
+    "pipeline.frames": ("appearance", "film_frames", "photo_files", "photo_sharpness", "spread_choice"),
     "pipeline.given_views": ("fit_views", "given_photos"),
     "pipeline.masks": ("estimate_mask",),
     "pipeline.photo_cameras": ("cameras_round_object", "load_photo_cameras"),
-    "pipeline.photos": ("prepare_views",),
+    "pipeline.photos": ("prepare_views", "read_photo"),
     "pipeline.pose": ("estimate_photo_cameras", "photo_sheet"),
     "pipeline.upfusion": ("HostedUpFusion", "UpFusion"),
     "support.checks": ("check_choice", "check_count", "check_finite", "check_range", "check_type"),
+    "support.decoding": ("field_of_view",),
     "support.errors": ("CheckpointError", "InputError", "UpFusionError"),
     "support.files": ("BUNDLED_NAME", "check_file_name"),
     "surface.extract": ("extract_mesh",),

@@ -86,10 +86,14 @@ def test_an_old_comfyui_gets_a_sentence(pack: Pack, monkeypatch: pytest.MonkeyPa
 def test_page_and_record_have_every_node(node_classes: dict[str, Any], reference: ModuleType) -> None:
     page, record = ((path.read_text(encoding="utf-8")) for path in (ROOT / "docs" / "nodes.md", reference.RECORD))
     assert reference.nodes_page(node_classes) == page, "run python docs/make_reference.py"
-    assert reference.with_new_nodes(record, node_classes) == record, "run python docs/make_reference.py"
-    grown = json.loads(reference.with_new_nodes('{\n "first": {}\n}\n', node_classes))
+    assert reference.with_new_sockets(record, node_classes) == record, "run python docs/make_reference.py"
     schemas = {name: reference.described(node.GET_SCHEMA()) for name, node in node_classes.items()}
-    assert grown == {"first": {}} | schemas
+    name, node = next(iter(schemas.items()))
+    shorter = {name: node | {"inputs": [node["inputs"][0] | {"max": 3}], "outputs": []}}
+    grown = json.loads(reference.with_new_sockets(json.dumps(shorter), node_classes))
+    assert grown[name] == node | {"inputs": [node["inputs"][0] | {"max": 3}, *node["inputs"][1:]]}
+    assert grown | {name: node} == schemas
+    assert next(iter(grown)) == name
 
 
 @pytest.fixture

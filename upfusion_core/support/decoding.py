@@ -28,6 +28,7 @@ _GRAY = ("1", "L", "LA", "La")  # Pillow's modes of 8 bits and less
 _RAW_STARTS = (b"FUJIFILMCCD-RAW", b"IIU\0", b"IIRO", b"IIRS", b"MMOR", b"FOVb", b"\0MRM", b"II\x1a\0\0\0HEAPCCDR")
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _SUBFILE, _WIDTH, _HEIGHT, _PHOTOMETRIC, _ORIENTATION, _SUB_IFDS, _DNG_VERSION = 254, 256, 257, 262, 274, 330, 50706
+_EXIF, _FOCAL_IN_FILM = 0x8769, 41989
 _SENSOR = (32803, 34892)  # photometric interpretation: colour filter array, linear RAW
 _TURNS = {2: (True, 0), 3: (False, 2), 4: (True, 2), 5: (True, 1), 6: (False, 3), 7: (True, 3), 8: (False, 1)}
 """EXIF's orientation -> whether the stored picture is mirrored, then how many quarters it turns against the clock."""
@@ -259,3 +260,13 @@ def _to_srgb(image: Image.Image, label: str) -> ImageCms.ImageCmsTransform | Non
         message = f"{label} has a colour profile that cannot be used ({why}); its colours are taken as sRGB"
         warnings.warn(message, stacklevel=2)
         return None
+
+
+def field_of_view(path: Path) -> float | None:
+    """Degrees along a picture's longer side, by EXIF's focal length in 35 mm film (of equal diagonal), if it tells."""
+    with open_picture(path) as image:
+        focal = image.getexif().get_ifd(_EXIF).get(_FOCAL_IN_FILM, 0)
+        if not isinstance(focal, int | float) or not 1 <= focal <= 2000:
+            return None
+        share = max(image.size) / math.hypot(*image.size)
+        return math.degrees(2 * math.atan(math.hypot(36, 24) / 2 * share / focal))

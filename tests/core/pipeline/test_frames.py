@@ -1,0 +1,89 @@
+"""Which of many pictures are kept: by numbers on a ring, and of turned, blurred and repeated ones; films."""
+
+import io
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from refusals import refused
+from torchvision.transforms.functional import gaussian_blur
+
+from upfusion_core.pipeline.frames import appearance, film_frames, photo_files, photo_sharpness, spread_choice
+from upfusion_core.support.errors import PhotoError
+
+
+def ring(degrees: list[float]) -> torch.Tensor:
+    angle = torch.deg2rad(torch.tensor(degrees))
+    return torch.stack([angle.cos(), angle.sin()], dim=1)
+
+
+def test_sharp_ones_round_the_object_are_kept() -> None:
+    degrees = [0.0, 2.0, 58.0, 60.0, 62.0, 120.0, 180.0, 181.0, 240.0, 300.0, 301.0, 302.0]
+    sharp = torch.ones(12)
+    sharp[[1, 3]] = 0.1
+    reasons = spread_choice(ring(degrees), sharp, 6)
+    kept = [degrees[index] for index, reason in enumerate(reasons) if not reason]
+    assert [round(angle / 60) for angle in kept] == [0, 1, 2, 3, 4, 5]
+    assert reasons[1].startswith("blurred: sharpness 0.1, less than 0.3")
+    assert reasons[3].startswith("blurred")
+    assert reasons[7] == "like 7" or reasons[6] == "like 8"
+    assert spread_choice(ring([0.0, 90.0]), torch.ones(2), 6) == ["", ""]
+    refused("sharp", spread_choice, ring([0.0, 90.0]), torch.ones(3), 6)
+
+
+def test_of_a_film_distances_go_along_it() -> None:
+    degrees = [360.0 * index / 48 for index in range(48)]
+    saturated = torch.cat(
+        [(10 * ring(degrees)).cos(), (10 * ring(degrees)).sin()], dim=1
+    )  # far is no further than near
+    reasons = spread_choice(saturated, torch.ones(48), 6, in_order=True)
+    kept = [degrees[index] for index, reason in enumerate(reasons) if not reason]
+    gaps = [after - before for before, after in zip(kept, [*kept[1:], 360.0 + kept[0]], strict=True)]
+    assert kept[0] == 0
+    assert min(gaps) >= 30
+    assert max(gaps) <= 110
+
+
+def test_blurred_pictures_are_less_sharp_and_look_the_same() -> None:
+    y, x = torch.meshgrid(torch.arange(96.0), torch.arange(96.0), indexing="ij")
+    stripes = (((x / 3).sin() * (y / 5).cos() + 1) / 2).expand(3, 96, 96)
+    blurred = gaussian_blur(stripes, [17, 17], [4.0, 4.0])
+    assert photo_sharpness(blurred) < 0.2 * photo_sharpness(stripes)
+    assert photo_sharpness((255 * stripes).byte()) == pytest.approx(photo_sharpness(stripes), rel=0.02)
+    other = (appearance(stripes) - appearance(stripes.flip(2) * 0.5)).norm()
+    assert float((appearance(stripes) - appearance(blurred)).norm()) < 0.5 * float(other)
+    assert appearance(stripes).shape == (768,)
+
+
+def test_folders_stand_for_their_pictures(tmp_path: Path) -> None:
+    for name in ("b.JPG", "a.heic", "notes.txt", ".hidden.png"):
+        (tmp_path / name).write_bytes(b"")
+    assert [path.name for path in photo_files([tmp_path, tmp_path / "b.JPG"])] == ["a.heic", "b.JPG", "b.JPG"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PhotoError, match="must hold pictures"):
+        photo_files([tmp_path / "empty"])
+
+
+def test_frames_of_a_film() -> None:
+    av = pytest.importorskip("av")
+    if not hasattr(av, "FFmpegError"):
+        pytest.skip("a stub of av")
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(10):
+            picture = Image.new("RGB", (64, 48), (25 * number, 60, 60))
+            for packet in stream.encode(av.VideoFrame.from_image(picture)):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    file.seek(0)
+    frames = dict(film_frames(file, {2, 8, 9}, (0.0, 0.85)))
+    assert list(frames) == [2, 8]
+    assert frames[2].shape == (3, 48, 64)
+    assert math.isclose(float(frames[8][0].float().mean()), 200, abs_tol=8)
+    with pytest.raises(PhotoError, match="must be a film"):
+        list(film_frames(io.BytesIO(b"no film at all")))

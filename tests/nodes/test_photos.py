@@ -1,0 +1,83 @@
+"""Photos from the input folder: turned, with their lens and transparency; of many, the sharp ones; a sheet of all."""
+
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFilter
+from small_models import Pack, Run, refused
+
+pytestmark = pytest.mark.usefixtures("lines")
+
+
+@pytest.fixture(autouse=True)
+def _quiet(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    preview = SimpleNamespace(PreviewImage=lambda image, cls=None: SimpleNamespace(as_dict=dict))
+    monkeypatch.setattr(pack("nodes.views"), "ui", preview)
+    for name in ("progress_hook", "check_interrupted"):
+        monkeypatch.setattr(pack("nodes.host"), name, lambda *_: lambda *_: None)
+
+
+def dots(column: int) -> Image.Image:
+    """64 x 48: black dots with a red bar at a column."""
+    values = np.full((48, 64, 3), 255, np.uint8)
+    values[::4, ::4] = 0
+    values[:, 8 * column : 8 * column + 8] = (200, 30, 30)
+    return Image.fromarray(values)
+
+
+def test_files_stand_upright_and_tell_their_lens(run_node: Run, folders: Path) -> None:
+    (folders / "input/mine").mkdir()
+    turned = Image.Exif()
+    turned[274] = 6
+    turned.get_ifd(0x8769)[41989] = 26
+    dots(2).save(folders / "input/mine/a.jpg", exif=turned)
+    clear = dots(3).convert("RGBA")
+    clear.putalpha(Image.new("L", clear.size, 128))
+    clear.save(folders / "input/b.png")
+    images, sheet, report, names = run_node("UpFusionLoadPhotos", photos="mine\n b.png \n")
+    assert [tuple(image.shape) for image in images] == [(1, 64, 48, 3), (1, 48, 64, 4)]
+    assert float(images[1][0, 0, 0, 3]) == pytest.approx(128 / 255)
+    assert report.splitlines() == ["2 of 2 taken", "mine/a.jpg: taken, lens of 67 degrees", "b.png: taken"]
+    assert names == "mine/a.jpg\nb.png"
+    assert sheet.shape[0] == 1
+    refused("must name files or folders", run_node, "UpFusionLoadPhotos", photos=" ")
+    refused("must stay inside", run_node, "UpFusionLoadPhotos", photos="../other")
+
+
+def test_of_many_the_sharp_and_different_ones_are_taken(run_node: Run, folders: Path) -> None:
+    for number in range(8):
+        picture = dots(number if number < 6 else 5)
+        picture = picture.filter(ImageFilter.GaussianBlur(4)) if number == 3 else picture
+        picture.save(folders / f"input/{number}.png")
+    photos = "\n".join(f"{number}.png" for number in range(8))
+    images, sheet, report, names = run_node("UpFusionLoadPhotos", photos=photos, count=5)
+    assert len(images) == 5
+    assert {"0.png", "1.png", "2.png", "4.png"} < set(names.split("\n"))
+    lines = report.splitlines()
+    assert lines[0] == "5 of 8 taken"
+    assert lines[4].startswith("3.png: blurred")
+    assert sum(": like " in line for line in lines) == 2
+    colors = {tuple(pixel) for pixel in (255 * sheet[0]).round().int().reshape(-1, 3).tolist()}
+    assert {(40, 160, 70), (210, 60, 50), (150, 150, 150)} <= colors
+
+
+def test_frames_of_a_film_are_taken_by_their_number(
+    run_node: Run, core: ModuleType, folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = [torch.from_numpy(np.array(dots(number % 8))).movedim(-1, 0) for number in range(16)]
+
+    def decoded(source, wanted, window):  # noqa: ANN001, ANN202
+        assert (source, window) == ("film.mp4", (0.0, 0.0))
+        return ((number, rgb) for number, rgb in enumerate(frames) if wanted is None or number in wanted)
+
+    monkeypatch.setattr(core, "film_frames", decoded)
+    video = SimpleNamespace(get_stream_source=lambda: "film.mp4")
+    images, _, report, names = run_node("UpFusionLoadPhotos", photos="", count=3, video=video)
+    taken = [int(line.split()[1][:-1]) for line in report.splitlines() if line.endswith("taken") and "frame" in line]
+    assert len(taken) == len(images) == 3
+    assert names == ""
+    for number, image in zip(taken, images, strict=True):
+        torch.testing.assert_close(image[0].movedim(-1, 0), frames[number] / 255)

@@ -1,0 +1,118 @@
+"""Many pictures of one object, of files or a film -> those that are sharp and show it from sides far apart."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from collections.abc import Container, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.nn.functional import conv2d, interpolate
+
+from ..support.checks import check_count, check_shape
+from ..support.errors import MissingPackageError, PhotoError
+from ..support.images import unit_range
+
+SHARP_SIDE, SIDE = 384, 16  # pixels along the sides of what sharpness is measured in, and of what is compared
+BLURRED = 0.3  # of the median sharpness; less is blurred
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif", ".avif", ".tif", ".tiff", ".bmp")
+
+
+def photo_files(paths: Sequence[Path]) -> list[Path]:
+    """The files, and in place of each folder the pictures that lie in it, by their names."""
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = [file for file in path.iterdir() if file.suffix.lower() in PHOTO_SUFFIXES and file.name[0] != "."]
+            if not inside:
+                raise PhotoError(f"{path} must hold pictures ({', '.join(PHOTO_SUFFIXES)}), got none; choose another")
+            found += sorted(inside)
+        else:
+            found.append(path)
+    return found
+
+
+def photo_sharpness(rgb: Tensor) -> float:
+    """Variance of the Laplacian of a picture (3, H, W), uint8 or in [0, 1], made SHARP_SIDE pixels long."""
+    kernel = torch.tensor([[[[0.0, 1, 0], [1, -4, 1], [0, 1, 0]]]])
+    return float(conv2d(_shrunk(rgb, SHARP_SIDE).mean(1, keepdim=True), kernel).var())
+
+
+def appearance(rgb: Tensor) -> Tensor:
+    """(768,) what a picture (3, H, W) looks like from afar: its colours on a grid of 16 x 16."""
+    return interpolate(_shrunk(rgb, 4 * SIDE), (SIDE, SIDE), mode="bilinear", antialias=True).flatten() / SIDE
+
+
+def spread_choice(features: Tensor, sharp: Tensor, count: int, *, in_order: bool = False) -> list[str]:
+    """Why each of N pictures is left out, "" for the `count` or fewer that are kept: sharp ones, far from each other.
+
+    Args:
+        features: (N, D); near each other where pictures show the same side.
+        sharp: (N,) sharpness.
+        in_order: neighbours show neighbouring sides, as in a film: distances go along it, and across where it returns.
+    """
+    check_shape("features", features, ("N", "D"))
+    check_shape("sharp", sharp, (len(features),), "one a picture")
+    check_count("count", count, 1)
+    distance = torch.cdist(features.double(), features.double())
+    if in_order and len(features) > 2:
+        from scipy.sparse.csgraph import shortest_path  # late: nodes take the names above before they run
+
+        links = distance * (distance <= 1.5 * distance.diagonal(1).median())
+        links.diagonal(1).copy_(distance.diagonal(1).clamp(min=1e-9))
+        distance = torch.from_numpy(shortest_path(links.numpy(), directed=False))
+    limit = BLURRED * float(sharp.median())
+    candidates = (sharp >= limit).nonzero()[:, 0]
+    among = distance[candidates][:, candidates]
+    chosen = [0]  # the first that is sharp, then always the one furthest from all that are chosen
+    while len(chosen) < min(count, len(candidates)):
+        chosen.append(int(among[:, chosen].amin(1).argmax()))
+    for _ in range(8):  # then each to the middle of those that are nearest to it
+        nearest = among[:, chosen].argmin(1)
+        cells = [(nearest == number).nonzero()[:, 0] for number in range(len(chosen))]
+        chosen = [0, *(int(cell[among[cell][:, cell].square().sum(1).argmin()]) for cell in cells[1:])]
+    kept = candidates[chosen]
+    like = kept[distance[:, kept].argmin(1)].tolist()
+    reasons = []
+    for number, value in enumerate(sharp.tolist()):
+        word = f"blurred: sharpness {value:.2g}, less than {limit:.2g}" if value < limit else f"like {like[number] + 1}"
+        reasons.append("" if number in kept else word)
+    return reasons
+
+
+def film_frames(
+    source: str | os.PathLike[str] | io.BytesIO,
+    wanted: Container[int] | None = None,
+    window: tuple[float, float] = (0, 0),
+) -> Iterator[tuple[int, Tensor]]:
+    """Number and picture (3, H, W), uint8 and upright, of the `wanted` frames of a film, or of all.
+
+    window: its start in seconds and how many of them count, 0 for all. Raises PhotoError, MissingPackageError.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise MissingPackageError("films need the package av, which is not installed; run: pip install av") from error
+    start, end = window[0], window[0] + (window[1] or math.inf)
+    label = source if isinstance(source, str | os.PathLike) else "the film"
+    try:
+        with av.open(source) as container:
+            for number, frame in enumerate(container.decode(video=0)):
+                if not start <= (frame.time or 0.0) < end or (wanted is not None and number not in wanted):
+                    continue
+                values = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+                yield number, torch.from_numpy(np.ascontiguousarray(rearrange(values, "h w c -> c h w")))
+    except (av.FFmpegError, IndexError) as error:
+        raise PhotoError(f"{label} must be a film, but cannot be read ({error}); save it as MP4") from error
+
+
+def _shrunk(rgb: Tensor, side: int) -> Tensor:
+    """(1, 3, h, w) in [0, 1], its longer side at most `side`."""
+    share = min(1.0, side / max(rgb.shape[1:]))
+    size = [max(1, round(length * share)) for length in rgb.shape[1:]]
+    return interpolate(unit_range(rgb[:3])[None], size, mode="bilinear", antialias=True)
