@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse import csc_matrix
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -80,6 +79,8 @@ class _WeightedRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, Tensor | None]:  # noqa: ANN401
+        from scipy.sparse import csc_matrix  # at the first use: ComfyUI's start does not wait for it
+
         table, rows, weights = ctx.saved_tensors
         table_gradient = weights_gradient = None
         if ctx.needs_input_grad[0]:
