@@ -128,11 +128,11 @@ def fit_field(
         field = model.distill(
             scene, config, generator=generator, prompt=prompt, photo_cameras=found, checkpoint=saved, on_step=on_step
         )
-        with run.writing(FIELD_NAME) as path:
-            field.save(path, cameras=distill_cameras(scene, config, sampler.seed), settings=run.record.settings)
         if found is not None and scene.views is not None:
             seen = rendered(field, found.cameras, SHEET_SIZE, lambda *_: None)
             write_png(run, "photo_cameras.png", photo_sheet(scene.views.rgb, seen, found, SHEET_SIZE), keep=False)
+        with run.writing(FIELD_NAME) as path:  # the last one, as with it this stage is not done again
+            field.save(path, cameras=distill_cameras(scene, config, sampler.seed), settings=run.record.settings)
     run.note(grid_backend=str(field.backend))
     saved.unlink(missing_ok=True)
     return field
