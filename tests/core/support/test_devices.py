@@ -128,7 +128,7 @@ def test_rendering() -> None:
 def test_mesh_and_texture() -> None:
     """The lattice, the looks for the level, the vertices' colours and the texture are all asked for in fewer points."""
     expected = extract_mesh(AnalyticField(ball()), 24, texture_size=64)
-    with warned(*[f"out of memory with {size} points at a time" for size in (9216, 4608, 2304)]):
+    with warned(*[f"out of memory with {size} points at a time" for size in (16384, 8192, 4096, 2048)]):
         found = extract_mesh(SmallField(1500), 24, texture_size=64)
     assert torch.equal(found.faces, expected.faces)
     for name in ("vertices", "vertex_colors", "texture"):
