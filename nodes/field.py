@@ -104,16 +104,12 @@ class UpFusionDistill(io.ComfyNode):
         # ComfyUI runs nodes in inference mode
         with torch.inference_mode(False), torch.enable_grad(), _cancel_between_field_calls():
             stages = upfusion_model.stages(NativePrior(upfusion_model, model, vae, prompts))
-            hook, context, prompt = (
-                progress_hook("distilling"),
-                get_executing_context(),
-                cls.hidden and cls.hidden.prompt,
-            )
+            hook, context = progress_hook("distilling"), get_executing_context()
             kept: contextlib.AbstractContextManager[tuple[Path | None, OnStep]] = contextlib.nullcontext((None, hook))
             if resume:
                 asked = (scene, images, cameras, prompts, photo_cameras, preset, steps, guidance, seed)
-                sources = upfusion_model.model_id, model.patches, graph_before(prompt, context and context.node_id)
-                kept = resumed(hook, *asked, *sources)
+                graph = graph_before(cls.hidden and cls.hidden.prompt, context and context.node_id)
+                kept = resumed(hook, *asked, upfusion_model.model_id, model.patches, graph)
             with kept as (state, on_step):
                 field = stages.distill(
                     scene,

@@ -30,7 +30,6 @@ from .overview import CSV_NAME, HTML_NAME, Overview, Row
 from .run import RECORD_NAME, Record, read_record, recorded, settled_run
 
 LARGEST_LIST = 1_000_000_000  # bytes; a row has about a hundred
-PICTURES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif", ".avif", ".tif", ".tiff", ".bmp", ".gif"])
 MASKED = "_mask"  # in a folder cup_mask.png is the mask of cup.jpg
 
 
@@ -139,11 +138,9 @@ class JobList:
     def _of_json(self, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         for line, content in enumerate(text.split("\n"), 1):
             if content.strip():
-                row = files.parse_json(content, f"{self._source}, line {line}")
+                row = files.parse_json(content, where := f"{self._source}, line {line}")
                 if not isinstance(row, dict):
-                    raise InputError(
-                        f"{self._source}, line {line} must be a JSON object, got {files.shown(row)}; correct it"
-                    )
+                    raise InputError(f"{where} must be a JSON object, got {files.shown(row)}; correct it")
                 yield line, {self._spelled(name): value for name, value in row.items()}
 
     def _option(self, where: str, column: str) -> Option | None:
@@ -309,9 +306,11 @@ class Reconstructing:
 
     def _photos(self, photos: Photos) -> Photos:
         """Those of a folder in the order of their names, and their masks, where it holds any."""
+        from ..pipeline.frames import PHOTO_SUFFIXES  # with torch, as above
+
         if not (folder := photos.photos[0]).is_dir():
             return photos
-        found = sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in PICTURES)
+        found = sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in (*PHOTO_SUFFIXES, ".gif"))
         masks = {path.stem.removesuffix(MASKED): path for path in found if path.stem.endswith(MASKED)}
         taken = [path for path in found if not path.stem.endswith(MASKED)]
         if not 1 <= len(taken) <= MAX_PHOTOS or (masks and masks.keys() != {path.stem for path in taken}):

@@ -137,13 +137,14 @@ class FieldFitter:
         config, on_cuda = self.config, self.field.aabb.device.type == "cuda"
         progress = self.iteration / max(config.iterations - 1, 1)
         rates = [rate * config.final_lr**progress for rate in (config.grid_lr, config.mlp_lr)]
+        steered = [progress, progress**2, *rates]
         due = self.iteration % config.occupancy_every == 0
         looks = self.occupancy is not None and due and self._begun is None
-        drawn, begun = self._drawn_numbers(looks, [progress, progress**2, *rates])
+        drawn, begun = self._drawn_numbers(looks, steered)
         if self.occupancy is not None and looks:
             self.occupancy.update(self.field.density, generator=drawn)
         self._begun = begun
-        losses, told = self.advance(drawn, [progress, progress**2, *rates])
+        losses, told = self.advance(drawn, steered)
         finite, asked = told.tolist()  # with the numbers' way to it all that the host waits for a GPU
         if not finite:
             self.optimizer.zero_grad(set_to_none=True)

@@ -79,13 +79,13 @@ class _WeightedRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, Tensor | None]:  # noqa: ANN401
-        from scipy.sparse import csc_matrix  # at the first use: ComfyUI's start does not wait for it
-
         table, rows, weights = ctx.saved_tensors
         table_gradient = weights_gradient = None
         if ctx.needs_input_grad[0]:
             wide = weights.dtype in (torch.float32, torch.float64)  # what scipy knows
             if wide and table.device.type == "cpu" and not torch.is_grad_enabled():  # (T, N) sparse times (N, F)
+                from scipy.sparse import csc_matrix  # at the first use: ComfyUI's start does not wait for it
+
                 bags, shares = (values.detach().reshape(-1).numpy() for values in ctx.bags)
                 ends = np.arange(0, bags.size + 1, len(rows), dtype=bags.dtype)
                 matrix = csc_matrix((shares, bags, ends), shape=(len(table), rows.shape[1]), copy=False)

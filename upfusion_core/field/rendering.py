@@ -282,11 +282,7 @@ class OccupancyGrid(nn.Module):
 
     @torch.no_grad()
     def _looked_at(
-        self,
-        density: Callable[[Tensor], Tensor],
-        cells: Tensor,
-        generator: Random | None,
-        side: int | None = None,
+        self, density: Callable[[Tensor], Tensor], cells: Tensor, generator: Random | None, side: int | None = None
     ) -> Tensor:
         """(C, C, C) densities in the middles of cells (N, 3) or at places drawn in them, 0 elsewhere; C is `side`."""
         side = side or len(self.density)

@@ -49,7 +49,7 @@ class ExampleViews:
     def posed(self, size: int) -> InputViews:
         """The same with their true cameras, and with the larger photos' own pixels where there are any."""
         files = self.large or self.paths
-        sides = [(load_png(path).shape[2], load_png(path).shape[1]) for path in files]
+        sides = [(width, height) for _, height, width in (load_png(path).shape for path in files)]
         return prepare_views(list(files), size=size, cameras=KnownCameras.of_photos(self.photo_cameras, sides))
 
 

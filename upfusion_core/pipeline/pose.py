@@ -113,16 +113,8 @@ def _refined(shapes: Sequence[Tensor], start: Tensor, search: PhotoSearch) -> tu
     """(H, V, 5) azimuths and elevations in degrees, logarithms of sizes, and shifts of the middles, near H answers
     `start` (H, V, 5), and (H,) the logarithm of how likely they are: by coordinate descent on the ranges of angles."""
     state, every = start.clone(), torch.arange(len(start))
-    deviations, compass = (
-        torch.tensor(search.refined_deviations, dtype=torch.float32),
-        torch.cat(
-            [
-                torch.zeros(1, 5, dtype=torch.float32),
-                torch.eye(5, dtype=torch.float32),
-                -torch.eye(5, dtype=torch.float32),
-            ]
-        ),
-    )
+    deviations, unit = torch.tensor(search.refined_deviations, dtype=torch.float32), torch.eye(5, dtype=torch.float32)
+    compass = torch.cat([torch.zeros_like(unit[:1]), unit, -unit])
     steps = torch.tensor(MOVES, dtype=torch.float32).repeat(*start.shape[:2], 1)
     steps[:, 0] *= torch.tensor([0.0, 1, 0, 0, 0], dtype=torch.float32)  # what the others are beside
 

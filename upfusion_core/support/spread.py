@@ -109,7 +109,12 @@ class _Process:
         self.loading = self._pool.submit(_Held().load, make, threads)
 
     def work(self, task: object) -> Future[Any]:
-        return self._pool.submit(_Held().work, task)
+        try:
+            return self._pool.submit(_Held().work, task)
+        except BrokenProcessPool as error:  # it was lost while it had nothing to do
+            failed: Future[Any] = Future()
+            failed.set_exception(error)
+            return failed
 
     def end(self) -> None:
         self._ours.close()
