@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -170,19 +170,16 @@ def run_evaluate(command: Evaluate, given: frozenset[str]) -> None:
         if alone and how.threads is not None:
             torch.set_num_threads(how.threads)
 
-        def in_workers(fingerprint: str, tasks: Sequence[Task]) -> list[Faults]:
+        def in_workers(fingerprint: str, tasks: Sequence[Task]) -> Iterator[tuple[int, Faults]]:
             make: Any = partial(evaluator, command, run.folder.absolute(), fingerprint)
-            found = dict[int, Faults]()
             keys = [(task.dataset is not dataset, task.index, task.name) for task in tasks]
             for place, faults in spread(make, keys, **flat(how), device=command.networks.device):
                 if isinstance(faults, Lost):
                     raise OutputError(f"object {tasks[place].name} cannot be done: {faults}; use fewer workers")
-                found[place] = faults
-                on_step(len(found), len(tasks), None)
                 for name in (f"objects/{tasks[place].name}.{ending}" for ending in ("png", "json")):
                     if (run.folder / name).is_file():
                         run.keep(name)
-            return [found[place] for place in range(len(tasks))]
+                yield place, faults
 
         with run.stage("evaluate"), progress(f"Evaluating {wanted} objects") as on_step:
             report = evaluate(
@@ -191,10 +188,10 @@ def run_evaluate(command: Evaluate, given: frozenset[str]) -> None:
                 writing=run.writing, temporary=run.temporary, on_step=on_step,
                 elsewhere=None if alone else in_workers,
             )  # fmt: skip
-        for name, reason in report.skipped:
+        for name, reason in report["skipped"]:
             say(f"Skipped {name}: {reason}")
         apart = sum(len(group.indices) for group in groups if group.dataset is not dataset)
-        counts = f"{len(report.objects)} objects, {len(report.skipped)} skipped"
+        counts = f"{len(report['evaluated'])} objects, {len(report['skipped'])} skipped"
         counts += f", {apart} held out reported apart" if apart else ""
         run.tell(f"{run.folder / 'report.md'}: {counts} ({duration(run.record.seconds)})")
 
