@@ -78,11 +78,11 @@ def paired_difference(first: Sequence[float], second: Sequence[float]) -> Score:
 
 @dataclass(frozen=True)
 class Task:
-    """An object to be evaluated."""
+    """An object to be evaluated, of the data set or of the one apart; `name` is that of its files."""
 
-    dataset: MultiViewDataset
     index: int
-    name: str  # of its files
+    name: str
+    apart: bool = False
 
 
 def evaluate(
@@ -109,16 +109,18 @@ def evaluate(
         about: what else shapes the result, such as the weights of `lpips`: it stands in the report.
         writing: how files of the folder get their names; by default they are renamed into the folder.
         temporary: gives the paths of files that are only needed until the end, the fields' states.
-        elsewhere: places of tasks and their `faults` as they come, of Evaluators of that fingerprint elsewhere.
+        elsewhere: places of tasks and their faults as they come, of Evaluators of that fingerprint elsewhere.
     """
     settings = {**(about or {}), "model_id": model.model_id, "settings": to_dict(config)}
     writing = writing or (lambda name: replacing(folder / name))
     fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-    run = Evaluator(model, config, folder, fingerprint, writing, temporary or folder.joinpath, lpips)
-    tasks = {"": [Task(dataset, index, f"{index:06d}") for index in indices]}
+    datasets = dataset, next((group.dataset for group in groups if group.dataset is not dataset), None)
+    run = Evaluator(model, datasets, config, folder, fingerprint, writing, temporary or folder.joinpath, lpips)
+    tasks = {"": [Task(index, f"{index:06d}") for index in indices]}
     for group in groups:
-        prefix = "" if group.dataset is dataset else f"{group.name}-"
-        tasks[group.name] = [Task(group.dataset, index, f"{prefix}{index:06d}") for index in group.indices]
+        apart = group.dataset is not dataset
+        prefix = f"{group.name}-" if apart else ""
+        tasks[group.name] = [Task(index, f"{prefix}{index:06d}", apart) for index in group.indices]
     every = {task.name: task for task in chain(*tasks.values())}
     records, skipped = run.records(list(every.values()), on_step, elsewhere)
     found = {name: [records[task.name] for task in those if task.name in records] for name, those in tasks.items()}
@@ -139,9 +141,10 @@ def evaluate(
 
 @dataclass(frozen=True, eq=False)
 class Evaluator:
-    """What all objects of an evaluation share."""
+    """What all objects of an evaluation share; `datasets`: the one, and the one apart, if there is any."""
 
     model: UpFusion
+    datasets: tuple[MultiViewDataset, Any]
     config: EvaluationConfig
     folder: Path
     fingerprint: str
@@ -161,7 +164,7 @@ class Evaluator:
             if on_step is not None:
                 on_step(done + step, each * len(tasks), preview)
 
-        here = ((place, self.faults(task, tell)) for place, task in enumerate(missing))
+        here = ((place, self(task, tell)) for place, task in enumerate(missing))
         faults: dict[int, Faults] = {}
         for place, found in elsewhere(self.fingerprint, missing) if elsewhere else here:
             faults[place] = found
@@ -171,7 +174,7 @@ class Evaluator:
         for place in sorted(faults):
             skipped += faults[place][0]
             for entry in faults[place][1]:
-                note(missing[place].dataset.skipped, *entry)
+                note(self.datasets[missing[place].apart].skipped, *entry)
         return {task.name: record for task in tasks if (record := self._stored(task)) is not None}, skipped
 
     def _stored(self, task: Task) -> _Record | None:
@@ -185,23 +188,24 @@ class Evaluator:
         fits = isinstance(record, dict) and record.get("run") == self.fingerprint and record.get("index") == task.index
         return record if fits else None
 
-    def faults(self, task: Task, on_step: OnStep | None = None) -> Faults:
+    def __call__(self, task: Task, on_step: OnStep | None = None) -> Faults:
         """Evaluates an object and writes its record, unless something is wrong with it."""
-        name, known, why = f"object {task.index}", len(task.dataset.skipped), list[tuple[str, str]]()
+        dataset, name, why = self.datasets[task.apart], f"object {task.index}", list[tuple[str, str]]()
+        known = len(dataset.skipped)
         try:
-            item = draw_object(task.dataset, task.index, self.config)
+            item = draw_object(dataset, task.index, self.config)
             name, state = item.views.name, f"objects/{task.name}-{self.fingerprint}-%d.state"
             result = evaluate_object(
                 self.model, item, self.config, on_step, lpips=self.lpips, state=lambda n: self.temporary(state % n)
             )
         except (InputError, FieldError) as error:
-            left_out = task.dataset.skipped[known:]
+            left_out = dataset.skipped[known:]
             why.append((left_out[-1][0] if left_out else name, str(error)))
         else:
             self._write(task, item, result)
         for left in (self.folder / "objects").glob(f"{task.name}-*.state"):
             left.unlink()
-        return why, task.dataset.skipped[known:]
+        return why, dataset.skipped[known:]
 
     def _write(self, task: Task, item: EvaluatedObject, result: ObjectResult) -> None:
         """An object's picture, and its record, with which it is finished."""
