@@ -125,6 +125,37 @@ class UpFusionCamerasFromGeometry(io.ComfyNode):
         return io.NodeOutput(cameras_round_object(matrices, lenses, middles, labels, None, elevation))
 
 
+class UpFusionRegisterMesh(io.ComfyNode):
+    """Lays a mesh of another program, of any size, place and turn about its upright axis, where the photos show its
+    object: in photo 1's frame, as UpFusion Project Photos wants it. Silhouettes and colours tell, without a network."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        cameras = "One a photo. Left open, the views' own from UpFusion Load Cameras; without any, photo 1 alone tells."
+        takes = [
+            io.Mesh.Input("mesh", tooltip="+Y up; from Hunyuan3D, TRELLIS or any other node."),
+            ViewsSocket.Input("views", tooltip="The photos, from UpFusion Prepare Views or UpFusion Load Cameras."),
+            CamerasSocket.Input("cameras", optional=True, tooltip=cameras),
+        ]
+        gives = [
+            io.Mesh.Output("mesh", tooltip="In photo 1's frame."),
+            io.String.Output("report", tooltip="How it was turned and sized, and how well its silhouettes fit."),
+        ]
+        aliases = ["align mesh", "hunyuan3d", "trellis", "place mesh", "pose estimation"]
+        return inputs.schema(cls, "UpFusion Register Mesh", "field", takes, gives, aliases)
+
+    @classmethod
+    @checked
+    def execute(cls, mesh: Any, views: InputViews, cameras: Cameras | None = None) -> io.NodeOutput:
+        """Only the first mesh of a batch is laid there."""
+        from ..upfusion_core import register_mesh
+
+        known = None if cameras is None else photo_cameras(views, cameras)
+        with torch.inference_mode(False):
+            found = register_mesh(assets_from_mesh(mesh)[0], views, known)
+        return io.NodeOutput(mesh_from_asset(found.mesh), found.report(), ui={"text": (found.report(),)})
+
+
 class UpFusionProjectPhotos(io.ComfyNode):
     """Paints a mesh with the photos' own pixels, at their full resolution. What no photo shows keeps the mesh's own
     colour; a mesh without UVs is unwrapped, others keep theirs."""

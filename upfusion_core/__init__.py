@@ -38,6 +38,7 @@ if TYPE_CHECKING:  # for type checkers, to whom a star brings all of a module
     from .surface.extract import *
     from .surface.mesh import *
     from .surface.projection import *
+    from .surface.registration import *
     from .types import *
 
 _NAMES = {
@@ -68,6 +69,7 @@ _NAMES = {
     "surface.extract": ("extract_mesh",),
     "surface.mesh": ("MeshAsset",),
     "surface.projection": ("project_photos",),
+    "surface.registration": ("RegisteredMesh", "register_mesh"),
     "types": (
         *("REFERENCE_FOCAL", "Cameras", "GivenViews", "InputViews", "NovelViews", "OnStep", "PhotoCameras"),
         *("RenderedViews", "SceneEncoding", "SourcePhoto", "Step", "ViewConditioning"),

@@ -1,6 +1,7 @@
 """Photos whose cameras are known: cameras in, the photos' own pixels on a mesh and in a field, data sets out."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -95,6 +96,27 @@ def test_photos_on_a_centred_mesh(
     middle = photos[0][0, SIZE // 2, SIZE // 2]
     torch.testing.assert_close(painted.texture[0].reshape(-1, 3).median(0).values, middle, atol=0.05, rtol=0)
     refused("the photos' cameras are needed", run_node, "UpFusionProjectPhotos", mesh=mesh, views=views)
+
+
+def test_a_mesh_of_another_program_is_laid_where_the_photos_show_it(
+    run_node: Run, ball: nn.Module, views: Any, cameras: Any, core: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mesh, *_ = run_node("UpFusionExtractMesh", field=ball, resolution=16)
+    told: list[Any] = []
+
+    def register(asset: Any, photos: Any, known: Any) -> Any:
+        told.append(known)
+        moved = replace(asset, vertices=asset.vertices + 1)
+        return SimpleNamespace(mesh=moved, report=lambda: "turned")
+
+    monkeypatch.setattr(core, "register_mesh", register)
+    laid, report = run_node("UpFusionRegisterMesh", mesh=mesh, views=views)
+    torch.testing.assert_close(laid.vertices, mesh.vertices + 1)
+    assert report == "turned"
+    run_node("UpFusionRegisterMesh", mesh=mesh, views=views, cameras=cameras)
+    assert told[0] is None
+    assert told[1].accepted.tolist() == [True] * 3
+    refused("one for each of 3 photos", run_node, "UpFusionRegisterMesh", mesh=mesh, views=views, cameras=cameras[:2])
 
 
 def test_a_field_of_views_and_a_data_set(

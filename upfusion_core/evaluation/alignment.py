@@ -10,10 +10,7 @@ All transforms are bounded, minimise the mean squared difference over whole pict
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import product
 from typing import Literal
 
 import torch
@@ -23,18 +20,14 @@ from torch.nn import functional as F
 from ..geometry.cameras import Similarity
 from ..models.perceptual import PerceptualDistance
 from ..support.images import saturate
+from ..surface.registration import Render, SimilaritySearch, align_object
 from ..types import Cameras
 from .metrics import check_pictures, measure_views
 
-# (cameras, size) -> (Q, 3, size, size) colours in [0, 1] on white, or (Q, 4, size, size) with the opacity last;
-# always the same picture for the same camera
-Render = Callable[[Cameras, int], Tensor]
-
 LARGEST_STRETCH = 1.5  # and 1/1.5, in every direction: without a bound, a bad prediction is best shrunk to nothing
 LARGEST_SHIFT = 0.5  # of the picture's centre, or the object: a quarter of the picture along each axis
-LARGEST_ANGLE_DEGREES = 45.0  # of yaw, pitch and roll of an object's frame
 COARSEST_SIDE, COARSE_STEPS, FINEST_STEPS = 16, 20, 8
-VIEWS_AT_ONCE = 64  # that are asked of a predictor
+SEARCH = SimilaritySearch()
 
 # a transform is the identity plus a sum of these (2, 3) matrices; a similarity's: scale, rotation, shift in x and y
 _AFFINE = torch.eye(6).reshape(6, 2, 3)
@@ -178,129 +171,6 @@ def _places(pictures: Tensor) -> Tensor:
     sides = (2 * torch.arange(side, device=pictures.device) + 1 - side for side in (height, width))
     grid_y, grid_x = torch.meshgrid(*(side / max(height, width) for side in sides), indexing="ij")
     return torch.stack([grid_x, grid_y, torch.ones_like(grid_x)], dim=-1)
-
-
-@dataclass(frozen=True)
-class SimilaritySearch:
-    """How finely a similarity of the object's frame is searched for: every view is rendered some 200 times, small."""
-
-    yaw_degrees: tuple[float, ...] = (-20.0, 0.0, 20.0)  # turns tried first, all pairs with pitches, at coarse_size
-    pitch_degrees: tuple[float, ...] = (-15.0, 0.0, 15.0)
-    starts: int = 3  # how many of the best of them are refined
-    coarse_size: int = 16  # pixels of the renders compared; never more than the truth has
-    fine_size: int = 32
-    coarse_steps: int = 6  # Gauss-Newton steps, eight renders each
-    fine_steps: int = 4
-
-
-SEARCH = SimilaritySearch()
-
-
-class _Comparison:
-    """Renders of one object against its truths at one size, by (7,) parameters of similarities (see Similarity)."""
-
-    def __init__(self, render: Render, cameras: Cameras, truth: Tensor, size: int) -> None:
-        self.render, self.cameras, self.size = render, cameras, size
-        self.truth = F.interpolate(truth, size=(size, size), mode="area")
-        # half the width of what the cameras see at the world's origin, in scene units
-        self.half_view = float((cameras.centers.norm(dim=1) / cameras.focal.mean(1)).mean())
-        angle, shift = math.radians(LARGEST_ANGLE_DEGREES), LARGEST_SHIFT * self.half_view
-        self.limits = torch.tensor([angle, angle, angle, math.log(LARGEST_STRETCH), shift, shift, shift])
-
-    def pictures(self, parameters: Tensor) -> Tensor:
-        """(P, 7) parameters -> (P, N, 3, size, size) colours."""
-        parts = []
-        for some in parameters.split(max(1, VIEWS_AT_ONCE // len(self.cameras))):
-            moved = Cameras.concatenate([Similarity.from_parameters(one).move(self.cameras) for one in some])
-            seen = self.render(moved, self.size)[:, :3].to(self.truth)
-            parts.append(seen.unflatten(0, (len(some), len(self.cameras))))
-        return torch.cat(parts)
-
-    def residuals(self, parameters: Tensor) -> Tensor:
-        """(P, 7) parameters -> (P, M) all differences of colours."""
-        return (self.pictures(parameters) - self.truth).flatten(1)
-
-    def errors(self, parameters: Tensor) -> Tensor:
-        return self.residuals(parameters).square().mean(1).cpu()
-
-    def starts(self, search: SimilaritySearch) -> Tensor:
-        """(starts, 7) the best turns of the grid, as they are or brought to the true silhouettes."""
-        turns = [(0.0, 0.0), *product(search.yaw_degrees, search.pitch_degrees)]
-        plain = torch.tensor([[math.radians(yaw), math.radians(pitch), 0, 0, 0, 0, 0] for yaw, pitch in turns])
-        seen = self.pictures(plain)
-        moved = torch.stack([turn + self.towards(picture) for turn, picture in zip(plain, seen, strict=True)])
-        moved = torch.minimum(torch.maximum(moved, -0.9 * self.limits), 0.9 * self.limits)
-        errors = torch.cat([(seen - self.truth).flatten(1).square().mean(1).cpu(), self.errors(moved)])
-        order = errors.argsort(stable=True)  # of equals the identity is first
-        return torch.cat([plain, moved])[order[: search.starts]]
-
-    def towards(self, seen: Tensor) -> Tensor:
-        """(7,) scale and shift that bring the silhouettes of (N, 3, S, S) pictures to the true ones, about."""
-        cameras, found = self.cameras.to("cpu"), torch.zeros(7)
-        ours, theirs = (_outline(picture.cpu()) for picture in (seen, self.truth))
-        if ours is None or theirs is None:
-            return found
-        # a shift t moves the picture's centre by focal / distance · (t · right, t · up)
-        reach = cameras.focal / cameras.centers.norm(dim=1, keepdim=True)
-        axes = reach[..., None] * cameras.camera_to_world[:, :3, :2].transpose(1, 2)
-        found[3] = (theirs[1] / ours[1]).log().mean()
-        offset = theirs[0] - found[3].exp() * ours[0]
-        found[4:] = torch.linalg.pinv(axes.reshape(-1, 3), rtol=1e-3) @ offset.reshape(-1)
-        return found
-
-    def descend(self, start: Tensor, steps: int) -> Tensor:
-        """(7,) parameters after some damped Gauss-Newton steps, each within the limits."""
-        # changes that move an object of half the picture's width by about half a pixel
-        pixel = 2 / self.size
-        probe = torch.tensor([pixel] * 4 + [pixel / 2 * self.half_view] * 3)
-        found, residual = start, self.residuals(start[None])[0]
-        damping, slopes = 1e-2, None
-        for _ in range(steps):
-            if slopes is None:  # in units of the probes all seven numbers move the pictures about equally
-                slopes = self.residuals(found + torch.diag(probe)) - residual
-            hessian = slopes @ slopes.T
-            ridge = damping * hessian.diagonal() + 1e-6 * hessian.diagonal().max() + 1e-12
-            tried = found - torch.linalg.solve(hessian + torch.diag(ridge), slopes @ residual).cpu() * probe
-            tried_residual = self.residuals(tried[None])[0] if (tried.abs() <= self.limits).all() else residual
-            if tried_residual.square().sum() < residual.square().sum():
-                found, residual, damping, slopes = tried, tried_residual, damping / 4, None
-            else:
-                damping *= 8
-        return found
-
-
-@torch.no_grad()
-def align_object(
-    render: Render, cameras: Cameras, truth: Tensor, seen: Tensor, search: SimilaritySearch
-) -> tuple[Similarity, Tensor]:
-    """The similarity of the object's frame with which its renders come closest to all true views, and these renders.
-
-    Turns are tried on a grid; the best are refined in all seven numbers (yaw, pitch, roll, scale, shift) by damped
-    Gauss-Newton steps with differences for derivatives. The error is the mean squared difference of colours. Where
-    nothing beats it at the full size, the identity and `seen`, `render(cameras, S)`, come back.
-    """
-    truth, size = truth.float(), truth.shape[-1]
-    sides = (min(side, size) for side in (search.coarse_size, search.fine_size))
-    coarse, fine = (_Comparison(render, cameras, truth, side) for side in sides)
-    ends = torch.stack([coarse.descend(start, search.coarse_steps) for start in coarse.starts(search)])
-    similarity = Similarity.from_parameters(fine.descend(ends[fine.errors(ends).argmin()], search.fine_steps))
-    after = render(similarity.move(cameras), size)
-    errors = [(picture[:, :3].to(truth) - truth).square().mean() for picture in (seen, after)]
-    return (similarity, after) if errors[1] < errors[0] * (1 - 1e-6) else (Similarity.identity(), seen)
-
-
-def _outline(pictures: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Centre (N, 2), x right and y up in NDC, and root mean square radius (N,) of what is not white; None without."""
-    size = pictures.shape[-1]
-    weight = (1 - pictures).abs().sum(1)
-    mass = weight.sum((1, 2))
-    if not (mass > 1e-3).all():
-        return None
-    place = (2 * torch.arange(size) + 1 - size) / size
-    share = weight / mass[:, None, None]
-    center = torch.stack([share.sum(1) @ place, -(share.sum(2) @ place)], dim=1)
-    spread = share.sum(1) @ place.square() + share.sum(2) @ place.square() - center.square().sum(1)
-    return center, spread.clamp(min=1e-6).sqrt()
 
 
 @dataclass(frozen=True, eq=False)

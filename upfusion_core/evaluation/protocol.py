@@ -26,8 +26,9 @@ from ..procedural import ProceduralObjects, true_mesh
 from ..procedural.shapes import HELD_OUT_PATTERN, HELD_OUT_ROLES
 from ..support.checks import check_count
 from ..support.errors import FieldError, InputError
+from ..surface.registration import Render
 from ..types import Cameras, InputViews, OnStep, RenderedViews, SceneEncoding
-from .alignment import Render, align_views
+from .alignment import align_views
 from .metrics import as_trimesh, compare_meshes, reprojection_consistency
 
 _COARSE, _FINE = 40, 64  # cells along each side of the field's box, where the object is looked for, and of its own box

@@ -7,12 +7,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from upfusion_core import Cameras, orbit_cameras
-from upfusion_core.evaluation import alignment
-from upfusion_core.evaluation.alignment import Render, SimilaritySearch, _Comparison, align_object
 from upfusion_core.evaluation.metrics import psnr
 from upfusion_core.geometry.cameras import Similarity
 from upfusion_core.procedural import ProceduralObjects
 from upfusion_core.procedural.render import render_views
+from upfusion_core.surface.registration import Render, SimilaritySearch, _Comparison, align_object
 
 YAWS, PITCHES = (-30.0, -20.0, -10.0, 0.0, 10.0, 20.0, 30.0), (-20.0, -10.0, 0.0, 10.0, 20.0)
 THOROUGH = SimilaritySearch(YAWS, PITCHES, starts=2, coarse_size=32, fine_size=64)
@@ -56,10 +55,8 @@ def test_a_known_similarity_is_found(name: str) -> None:
     assert render.calls < 250
 
 
-def test_the_bounds_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alignment, "LARGEST_ANGLE_DEGREES", 3.0)
-    monkeypatch.setattr(alignment, "LARGEST_STRETCH", 1.01)
-    search = SimilaritySearch(yaw_degrees=(0.0,), pitch_degrees=(0.0,), starts=1, coarse_size=32, fine_size=64)
+def test_the_bounds_hold() -> None:
+    search = SimilaritySearch((0.0,), (0.0,), 1, coarse_size=32, fine_size=64, limits=(3.0, 3.0, 3.0, 1.01, 0.5))
     found = found_by(SoftObject(), SoftObject(KNOWN["large"])(CAMERAS, 32), search)
     assert angle_degrees(found.rotation) < 3.0 * math.sqrt(3) + 1e-3
     assert 1 / 1.01 - 1e-6 <= found.scale <= 1.01 + 1e-6
@@ -67,7 +64,7 @@ def test_the_bounds_hold(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_silhouettes_tell_scale_and_shift() -> None:
     known = Similarity.from_angles(scale=0.9, translation=(0.03, -0.02, 0.01))
-    comparison = _Comparison(SoftObject(), CAMERAS, SoftObject(known)(CAMERAS, 32), 32)
+    comparison = _Comparison(SoftObject(), CAMERAS, SoftObject(known)(CAMERAS, 32), 32, SimilaritySearch(), None)
     found = comparison.towards(SoftObject()(CAMERAS, 32))
     assert float(found[3].exp()) == pytest.approx(0.9, abs=0.02)
     torch.testing.assert_close(found[4:], known.translation, atol=4e-3, rtol=0)

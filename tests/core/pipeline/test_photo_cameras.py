@@ -8,8 +8,7 @@ from refusals import refused
 from torch import Tensor
 
 from upfusion_core import Cameras, InputViews, PhotoCameras, PhotoSearch, SceneEncoding, UpFusion, orbit_cameras
-from upfusion_core.pipeline.pose import estimate_photo_cameras, photo_sheet
-from upfusion_core.pipeline.silhouettes import agreement, pair_ranges
+from upfusion_core.pipeline.pose import agreement, estimate_photo_cameras, pair_ranges, photo_sheet
 
 SEARCH = PhotoSearch(samples=64, sweeps=20, refinements=8)
 AZIMUTHS, ELEVATIONS = (0.0, 62.0, 135.0, 178.0, 251.0, 310.0), (20.0, 5.0, 38.0, 12.0, 27.0, 45.0)
