@@ -26,7 +26,7 @@ def encode_grid(points: Tensor, table: Tensor, config: GridConfig) -> Tensor:
     check_shape("points", points, ("P", 3), "flatten the leading axes")
     check_shape("table", table, (sum(config.rows), config.features), "it belongs to another GridConfig")
     # weights (8, L·P) of the corners round each point in each level, x fastest
-    cells, factors, starts = _lattice(config, points.device)
+    cells, factors, starts = lattice(config, points.device)
     position = saturate(points).t().contiguous()[:, None] * cells  # (3, L, P)
     # NaN must stay in the weights, where it shows, and out of the indices, where it would crash
     lower = position.detach().floor().clamp_(max=cells - 1).nan_to_num_(0.0)
@@ -48,7 +48,7 @@ def encode_grid(points: Tensor, table: Tensor, config: GridConfig) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _lattice(config: GridConfig, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def lattice(config: GridConfig, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Cells (L, 1), factors (3, L, 1) of coordinates in a point's number, first rows (L, 1); int32, the cells float32.
 
     The numbers may pass 32 bits and wrap: of levels that share rows only the lowest bits count, others are smaller.
