@@ -170,40 +170,25 @@ def march(heights: Tensor, *, slab: int = SLAB, report: OnProgress = lambda shar
     """
     depth, height, width = heights.shape
     cells = depth + 1  # with one layer of nothing before and behind
-    vertices, faces = [], []
-    count = 0
-    edges = numbers = np.empty(0, np.int64)
+    vertices, faces, edges, count = [], [], [], 0
     for first in range(0, cells, slab):
         end = min(first + slab, cells)
         block = np.full((end - first + 1, height + 2, width + 2), -SPREAD, np.float32)  # nothing round the samples
         begin, stop = max(first - 1, 0), min(end, depth)
         block[begin - first + 1 : stop - first + 1, 1:-1, 1:-1] = heights[begin:stop].numpy()
-        if not (block.max() > 0 > block.min()):
-            edges = numbers = np.empty(0, np.int64)
-            continue
-        points, triangles, _, _ = measure.marching_cubes(block, 0.0, gradient_direction="ascent")
-        own = np.full(len(points), -1, np.int64)
-        shared = np.flatnonzero(points[:, 0] == 0)
-        if first and len(shared):
-            own[shared] = numbers[np.searchsorted(edges, _edges(points[shared]))]
-        new = own < 0
-        own[new] = count + np.arange(np.count_nonzero(new))
-        count += int(np.count_nonzero(new))
-        last = np.flatnonzero(points[:, 0] == block.shape[0] - 1)
-        keys = _edges(points[last])
-        order = np.argsort(keys)
-        edges, numbers = keys[order], own[last][order]
-        vertices.append(points[new] + np.array([first - 1, -1, -1], np.float32))
-        faces.append(own[triangles])
+        if block.max() > 0 > block.min():
+            points, triangles, _, _ = measure.marching_cubes(block, 0.0, gradient_direction="ascent")
+            whole = np.floor(points).astype(np.int64)
+            x, y, z = (2 * (whole + (first, 0, 0)) + (points != whole)).T  # odd between samples, even on one
+            edges.append((x * 2**20 + y) * 2**20 + z)
+            vertices.append(points + np.array([first - 1, -1, -1], np.float32))
+            faces.append(triangles + count)
+            count += len(points)
         report(end / cells)
-    return torch.from_numpy(np.concatenate(vertices)), torch.from_numpy(np.concatenate(faces))
-
-
-def _edges(points: np.ndarray) -> np.ndarray:
-    """(N, 3) vertices in one layer -> (N,) a number for the edge of the lattice that each lies on."""
-    whole = np.floor(points[:, 1:]).astype(np.int64)
-    y, z = (2 * whole + (points[:, 1:] != whole)).T  # odd between samples, even on one
-    return np.asarray(y * 2**20 + z)
+    _, firsts, copies = np.unique(np.concatenate(edges), return_index=True, return_inverse=True)
+    kept = np.sort(firsts)
+    own = np.searchsorted(kept, firsts)[copies]
+    return torch.from_numpy(np.concatenate(vertices)[kept]), torch.from_numpy(own[np.concatenate(faces)])
 
 
 def large_pieces(vertices: Tensor, faces: Tensor, keep: float) -> tuple[Tensor, Tensor]:
