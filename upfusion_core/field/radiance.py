@@ -19,7 +19,7 @@ from ..support.devices import existing_device
 from ..support.errors import CheckpointError, FieldError, InputError, UpFusionError
 from ..support.files import check_path, check_weights_name, json_text, parse_json, reading, save_safetensors, shown
 from ..support.images import saturate
-from ..support.weights import listed, misfits, read_safetensors
+from ..support.weights import misfits, read_safetensors
 from ..types import Cameras, OnStep, RenderedViews
 from .backends import BackendChoice, HashGrid
 from .rendering import render_views
@@ -219,12 +219,8 @@ def load_field(path: str | os.PathLike[str], *, device: torch.device | str = "cp
         problem = f"{path} describes a field as this version cannot read it ({reason!s:.300})"
         raise CheckpointError(f"{problem}; make it anew") from error
     found = misfits(tensors, config.shapes, dtype=torch.float32)  # before a field of whatever size it claims is made
-    faults = [f"missing {name}" for name in sorted(found.missing)]
-    faults += [f"unexpected {name:.100}" for name in sorted(found.unexpected)]
-    for wrong in (found.shapes, found.kinds):
-        faults += [f"{name} is {came} instead of {wanted}" for name, (came, wanted) in sorted(wrong.items())]
-    if faults:
-        raise CheckpointError(f"{path} does not fit its own configuration: {listed(faults, 10)}; make the field anew")
+    if any(found):
+        raise CheckpointError(f"{path} does not fit its own configuration: {found}; make the field anew")
     _check_finite(tensors, CheckpointError, f"{path}")
     field = RadianceField(config, ops=ops)
     field.load_state_dict(tensors)

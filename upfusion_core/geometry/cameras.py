@@ -241,8 +241,10 @@ class Similarity:
     @classmethod
     def from_parameters(cls, parameters: Tensor) -> Similarity:
         """(7,) yaw, pitch, roll in radians, logarithm of the scale, shift; in the order of `from_angles`."""
-        yaw, pitch, roll = (_turn(float(angle), axis) for angle, axis in zip(parameters[:3], (1, 0, 2), strict=True))
-        return cls(float(parameters[3].double().exp()), (yaw @ pitch @ roll).float(), parameters[4:].float())
+        from scipy.spatial.transform import Rotation  # at the first use: ComfyUI's start does not wait for it
+
+        turn = torch.tensor(Rotation.from_euler("YXZ", parameters[:3].tolist()).as_matrix(), dtype=torch.float32)
+        return cls(float(parameters[3].double().exp()), turn, parameters[4:].float())
 
     def apply(self, points: Tensor) -> Tensor:
         """(..., 3) points of the object -> where they come to lie."""
@@ -255,16 +257,6 @@ class Similarity:
         matrices[:, :3, :3] = rotation.T @ matrices[:, :3, :3]
         matrices[:, :3, 3] = (matrices[:, :3, 3] - translation) @ rotation / self.scale
         return Cameras(matrices, cameras.focal, cameras.principal)
-
-
-def _turn(angle: float, axis: int) -> Tensor:
-    """(3, 3) float64 right-handed rotation about a coordinate axis, by radians."""
-    first, second = (axis + 1) % 3, (axis + 2) % 3
-    matrix = torch.eye(3, dtype=torch.float64)
-    matrix[first, first] = matrix[second, second] = math.cos(angle)
-    matrix[second, first] = math.sin(angle)
-    matrix[first, second] = -math.sin(angle)
-    return matrix
 
 
 def quaternion_rotation(x: Tensor, y: Tensor, z: Tensor, w: Tensor) -> Tensor:

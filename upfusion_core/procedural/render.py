@@ -54,7 +54,7 @@ def render_views(
     unlike a field's, is the surface's: the mean over the samples that hit, 0 where none did.
     """
     (count, views), device = camera_to_world.shape[:2], objects.device
-    tables, samples = Tables.of(objects), size * supersampling
+    tables, samples = Tables(objects), size * supersampling
     owner = torch.arange(count, device=device).repeat_interleave(views, output_size=count * views)
     middles = torch.zeros_like(focal) if principal is None else principal
     matrices, focals, middles = camera_to_world.flatten(0, 1), focal.flatten(0, 1), middles.flatten(0, 1)
@@ -268,11 +268,11 @@ def signed_distance(objects: Objects, points: Tensor) -> Tensor:
     value is of first order; inside of several parts it is the deepest part's.
     """
     if objects.staging is None:
-        return _part_distances(Tables.of(objects), points).amin(0)
+        return _part_distances(Tables(objects), points).amin(0)
     inward = objects.staging.inward
     points = (points - objects.staging.origin[:, None]) @ inward.transpose(1, 2)
     most: Tensor = torch.linalg.matrix_norm(inward, 2)  # by which lengths grow on the way inward
-    return _part_distances(Tables.of(objects), points).amin(0) / most[:, None]
+    return _part_distances(Tables(objects), points).amin(0) / most[:, None]
 
 
 def _part_distances(tables: Tables, points: Tensor) -> Tensor:
@@ -306,7 +306,7 @@ def true_mesh(objects: Objects, resolution: int = 128) -> trimesh.Trimesh:
     vertices, faces, _, _ = marching_cubes(volume, 0.0, spacing=(cell, cell, cell))
     mesh = trimesh.Trimesh(vertices - HALF_BOX, faces, process=True)
     mesh.fix_normals()
-    tables, points = Tables.of(objects), torch.tensor(mesh.vertices, dtype=torch.float32, device=objects.device)
+    tables, points = Tables(objects), torch.tensor(mesh.vertices, dtype=torch.float32, device=objects.device)
     colors, _ = _surface(tables, points.T, _part_distances(tables, points[None])[:, 0].abs().argmin(0))
     mesh.visual.vertex_colors = (colors.T.cpu().numpy() * 255).round().astype(np.uint8)
     if staging is not None:

@@ -139,7 +139,7 @@ class Misfits(NamedTuple):
     def __str__(self) -> str:
         lists = {"missing": self.missing, "unexpected": self.unexpected}
         lists["of another shape"] = [f"{name} {got} instead of {wanted}" for name, (got, wanted) in self.shapes.items()]
-        lists["not of floating point"] = [f"{name} {got}" for name, (got, _) in self.kinds.items()]
+        lists["of another kind"] = [f"{name} {got} instead of {wanted}" for name, (got, wanted) in self.kinds.items()]
         return "; ".join(f"{len(names)} {kind}: {listed(names)}" for kind, names in lists.items() if names)
 
 
@@ -163,7 +163,7 @@ def misfits(
         if came != shape and not (padded and came == shape + (1,) * (len(came) - len(shape))):
             found.shapes[name] = came, shape
         if not (kind == dtype if dtype else kind.is_floating_point):
-            found.kinds[name] = kind, dtype or "of floating-point numbers"
+            found.kinds[name] = kind, dtype or "floating-point numbers"
     return found
 
 

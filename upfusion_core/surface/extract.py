@@ -178,9 +178,9 @@ def march(heights: Tensor, *, slab: int = SLAB, report: OnProgress = lambda shar
         block[begin - first + 1 : stop - first + 1, 1:-1, 1:-1] = heights[begin:stop].numpy()
         if block.max() > 0 > block.min():
             points, triangles, _, _ = measure.marching_cubes(block, 0.0, gradient_direction="ascent")
-            whole = np.floor(points).astype(np.int64)
-            x, y, z = (2 * (whole + (first, 0, 0)) + (points != whole)).T  # odd between samples, even on one
-            edges.append((x * 2**20 + y) * 2**20 + z)
+            below = np.floor(points)
+            x, y, z = (2 * below + (points != below)).astype(np.int64).T  # odd between samples, even on one
+            edges.append(((x + 2 * first) * 2**20 + y) * 2**20 + z)
             vertices.append(points + np.array([first - 1, -1, -1], np.float32))
             faces.append(triangles + count)
             count += len(points)

@@ -143,7 +143,11 @@ def test_the_text_encoder_and_half_of_one(small_weights: Path, folder: Path) -> 
     # a causal encoder: the first state knows only the first token, so by hand it follows from one token alone
     alone = encoder(tokens[:, :1]).last_hidden_state
     assert worst(states[:, :1], alone.float()) < 1e-5
-    assert (checkpoint.layout, checkpoint.text(), checkpoint.parts()["ControlNet"].tensors) == ("folder", "a text encoder", 326)
+    assert (checkpoint.layout, checkpoint.text(), checkpoint.parts()["ControlNet"].tensors) == (
+        "folder",
+        "a text encoder",
+        326,
+    )
     assert checkpoint.parts()["UNet"].bytes == 4 * checkpoint.parts()["UNet"].parameters
     path, clip = folder / "upfusion2d.pt", "cond_stage_model__transformer__text_model__final_layer_norm__weight"
     change(path, **{clip: None})
