@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from types import ModuleType
 
 import torch
@@ -23,8 +24,11 @@ class UpSRT(nn.Module):
         super().__init__()
         self.config = config
         self.gradient_checkpointing = False  # activations computed again in the backward pass, not kept
-        self.scene_encoder = _SceneEncoder(config, ops)
-        self.ray_decoder = _RayDecoder(config, ops)
+        self.scene_encoder = _Stack("transformer_encoder", config.encoder_layers, config, ops)
+        self.ray_decoder = _Stack("transformer_decoder", config.decoder_layers, config, ops)
+        self.ray_decoder.rgb_mlp = nn.Sequential(
+            ops.Linear(config.transformer_dim, 256), nn.ReLU(), ops.Linear(256, 64), nn.ReLU(), ops.Linear(64, 3)
+        )
         self.linear_scene = ops.Linear(config.scene_input_dim, config.transformer_dim)
         self.linear_query_pixel_rays = ops.Linear(6 * 2 * config.num_freqs, config.transformer_dim)
 
@@ -41,8 +45,7 @@ class UpSRT(nn.Module):
     ) -> Tensor:
         """(B, N, D) set latents and (B, R, 6) rays, `chunk` at a time -> what `read` makes of (B, R, D) features."""
         check_shape("UpSRT.decode tokens", tokens, ("B", "N", self.config.transformer_dim))
-        layers = self.ray_decoder.transformer_decoder.layers
-        memory = [keys_values(layer, tokens) for layer in layers]  # constant over the chunks
+        memory = [keys_values(layer, tokens) for layer in self.ray_decoder.layers]  # constant over the chunks
 
         def answers(part: slice) -> Tensor:
             rays = self.linear_query_pixel_rays(self._harmonics(plucker[:, part]).to(tokens.dtype))
@@ -99,32 +102,19 @@ class _Layer(nn.Module):
 
 
 class _Stack(nn.Module):
-    def __init__(self, depth: int, config: UpSRTConfig, ops: ModuleType) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(_Layer(config, ops) for _ in range(depth))
+    """Layers one after another, under `name` as in the checkpoint."""
 
-    def forward(self, x: Tensor, memory: Sequence[KeysValues | None], *, again: bool) -> Tensor:
-        for layer, pair in zip(self.layers, memory, strict=True):
+    def __init__(self, name: str, depth: int, config: UpSRTConfig, ops: ModuleType) -> None:
+        super().__init__()
+        layers = nn.ModuleList(_Layer(config, ops) for _ in range(depth))
+        self.add_module(name, nn.ModuleDict({"layers": layers}))
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        return list(next(self.children()).get_submodule("layers").children())
+
+    def forward(self, x: Tensor, memory: Sequence[KeysValues] = (), *, again: bool) -> Tensor:
+        """(B, R, D) queries of the memory, keys and values a layer; without one they attend to each other."""
+        for layer, pair in zip_longest(self.layers, memory):
             x = apply_layer(layer, x, pair, again=again)
         return x
-
-
-class _SceneEncoder(nn.Module):
-    def __init__(self, config: UpSRTConfig, ops: ModuleType) -> None:
-        super().__init__()
-        self.transformer_encoder = _Stack(config.encoder_layers, config, ops)
-
-    def forward(self, x: Tensor, *, again: bool) -> Tensor:
-        return self.transformer_encoder(x, [None] * len(self.transformer_encoder.layers), again=again)
-
-
-class _RayDecoder(nn.Module):
-    def __init__(self, config: UpSRTConfig, ops: ModuleType) -> None:
-        super().__init__()
-        self.transformer_decoder = _Stack(config.decoder_layers, config, ops)
-        self.rgb_mlp = nn.Sequential(
-            ops.Linear(config.transformer_dim, 256), nn.ReLU(), ops.Linear(256, 64), nn.ReLU(), ops.Linear(64, 3)
-        )
-
-    def forward(self, x: Tensor, memory: Sequence[KeysValues], *, again: bool) -> Tensor:
-        return self.transformer_decoder(x, memory, again=again)
