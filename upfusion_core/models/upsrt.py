@@ -35,7 +35,13 @@ class UpSRT(nn.Module):
     def encode(self, keys: Tensor, patch_plucker: Tensor) -> Tensor:
         """(B, V, P, C) keys of V photos, and (P, 6) patch rays, the same for each -> (B, V·P, D) set latents."""
         batch, views = keys.shape[:2]
-        position = self._patch_encoding(views, patch_plucker).to(keys.dtype).expand(batch, -1, -1, -1)
+        count, device = len(patch_plucker), patch_plucker.device
+        camera_id = torch.full((views, 1, 1), 2 / 3 + 0.05, device=device)  # all photos but the first are a set
+        camera_id[0] = 1 / 3 + 0.05
+        patch_id = torch.arange(1, count + 1, device=device)[:, None] / count
+        ids = [patch_plucker.expand(views, -1, -1), patch_id.expand(views, -1, -1), camera_id.expand(-1, count, -1)]
+        position = torch.cat([self._harmonics(values) for values in ids], dim=-1)  # (V, P, K)
+        position = position.to(keys.dtype).expand(batch, -1, -1, -1)
         tokens = self.linear_scene(torch.cat([keys, position], dim=-1)).flatten(1, 2)
         # upstream: no final norm (golden: upsrt.set_latents)
         return self.scene_encoder(tokens, again=self.gradient_checkpointing)
@@ -65,19 +71,6 @@ class UpSRT(nn.Module):
     def _harmonics(self, values: Tensor) -> Tensor:
         return harmonic_encoding(values, self.config.num_freqs, self.config.start_freq)
 
-    def _patch_encoding(self, views: int, patch_plucker: Tensor) -> Tensor:
-        """(V, P, K): harmonics of ray, patch id and camera id; all photos but the first are a set of one id."""
-        count, device = len(patch_plucker), patch_plucker.device
-        camera_id = torch.full((views, 1, 1), 2 / 3 + 0.05, device=device)
-        camera_id[0] = 1 / 3 + 0.05
-        patch_id = torch.arange(1, count + 1, device=device)[:, None] / count
-        parts = [
-            self._harmonics(patch_plucker).expand(views, -1, -1),
-            self._harmonics(patch_id).expand(views, -1, -1),
-            self._harmonics(camera_id).expand(-1, count, -1),
-        ]
-        return torch.cat(parts, dim=-1)
-
 
 class _Layer(nn.Module):
     """Pre-norm transformer layer, which attends to the given keys and values or, where they are None, to itself."""
@@ -103,6 +96,8 @@ class _Layer(nn.Module):
 
 class _Stack(nn.Module):
     """Layers one after another, under `name` as in the checkpoint."""
+
+    rgb_mlp: nn.Sequential  # the ray decoder's
 
     def __init__(self, name: str, depth: int, config: UpSRTConfig, ops: ModuleType) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from skimage import measure
 from torch import Tensor
-from torch.nn.functional import max_pool3d, pad
+from torch.nn.functional import max_pool2d, max_pool3d, pad
 
 from ..field.radiance import RadianceField
 from ..field.rendering import intersect_box, stratified_distances
@@ -309,12 +309,9 @@ def clear(heights: Tensor, keep: float, pinhole: float) -> None:
     """
     side = max(heights.shape)
     step = -(-side // CLEARED)
-    layers = []
-    for part in heights.split(step):  # a cell is solid if any of its step³ samples is inside
-        inside = (part > 0).any(0)
-        inside = pad(inside, (0, -inside.shape[1] % step, 0, -inside.shape[0] % step))
-        layers.append(inside.unflatten(1, (-1, step)).any(2).unflatten(0, (-1, step)).any(1))
-    kept = large_parts(torch.stack(layers).numpy(), keep)
+    # a cell is solid if any of its step³ samples is inside
+    layers = [max_pool2d((part > 0).any(0)[None].float(), step, ceil_mode=True) for part in heights.split(step)]
+    kept = large_parts(torch.cat(layers).numpy() > 0, keep)
     reach = max(1, round(pinhole / 2 * side / step))
     margin = reach + 1  # so that all that lies outside is one piece, which holds the first cell
     free, _ = ndimage.label(~_grown(np.pad(kept, margin), reach))
