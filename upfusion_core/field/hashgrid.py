@@ -75,7 +75,7 @@ class _WeightedRows(torch.autograd.Function):
             bags, shares = rows.t().contiguous(), weights.t().contiguous()
             ctx.bags = bags, shares
             return F.embedding_bag(bags, table, mode="sum", per_sample_weights=shares)
-        return (_chosen(table, rows) * weights[..., None]).sum(0)
+        return (F.embedding(rows, table) * weights[..., None]).sum(0)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, Tensor | None]:  # noqa: ANN401
@@ -94,11 +94,5 @@ class _WeightedRows(torch.autograd.Function):
                 parts = (weights[..., None] * gradient).reshape(-1, table.shape[1])
                 table_gradient = gradient.new_zeros(table.shape).index_add(0, rows.reshape(-1), parts)
         if ctx.needs_input_grad[2]:
-            weights_gradient = (_chosen(table, rows) * gradient).sum(-1)
+            weights_gradient = (F.embedding(rows, table) * gradient).sum(-1)
         return table_gradient, None, weights_gradient
-
-
-def _chosen(table: Tensor, rows: Tensor) -> Tensor:
-    """(8, N, F) the rows of the table (T, F) of these numbers (8, N)."""
-    chosen: Tensor = table.index_select(0, rows.reshape(-1)).unflatten(0, rows.shape)
-    return chosen

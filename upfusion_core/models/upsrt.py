@@ -60,10 +60,6 @@ class UpSRT(nn.Module):
 
         return torch.cat(list(Chunk(chunk, "ray").map(answers, plucker.shape[1])), dim=1)
 
-    def colors(self, tokens: Tensor, plucker: Tensor) -> Tensor:
-        """`read_rgb` of `decode`, (B, R, 3), without keeping the features of all rays."""
-        return self.decode(tokens, plucker, read=self.read_rgb)
-
     def read_rgb(self, features: Tensor) -> Tensor:
         """(..., D) view-aligned features -> (..., 3) direct, blurry colours in [0, 1]."""
         return self.ray_decoder.rgb_mlp(features).sigmoid()

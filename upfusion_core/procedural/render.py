@@ -232,9 +232,13 @@ def coat_colors(pattern: Tensor, coats: Tensor, points: Tensor) -> Tensor:
     checks = (2 * _square(across) - 1) * (2 * _square(up) - 1) * (2 * _square(deep) - 1)
     x, y = across - torch.floor(across) - 0.5, up - torch.floor(up) - 0.5  # from the middle of a dot
     dots = (0.5 + EDGE * 2 * (DOT_RADIUS - (x * x + y * y).sqrt())).clamp(0, 1)
+    periods, bend, blotches = frequency * points + phase, torch.zeros_like(up), torch.zeros_like(up)
+    for a, b, c in _WAVES:  # sines in four directions, each bending the next
+        bend = torch.sin(2 * math.pi * (a * periods[0] + b * periods[1] + c * periods[2]) + 1.7 * bend + blotches)
+        blotches = blotches + bend
     edge = 0.5 + 25 * frequency * (length_v - 0.05 * (phase - 0.5))
     shares = {STRIPES: _square(up), CHECKS: 0.5 + 0.5 * checks, DOTS: dots, TWO_TONE: edge.clamp(0, 1)}
-    shares |= {GRADIENT: (0.5 + frequency * length_v / 2).clamp(0, 1), NOISE: _noise(frequency * points + phase)}
+    shares |= {GRADIENT: (0.5 + frequency * length_v / 2).clamp(0, 1), NOISE: (0.5 + 0.6 * blotches).clamp(0, 1)}
     share = torch.zeros_like(up)
     for which, value in shares.items():
         share = torch.where(pattern == which, value, share)
@@ -244,15 +248,6 @@ def coat_colors(pattern: Tensor, coats: Tensor, points: Tensor) -> Tensor:
 def _square(periods: Tensor) -> Tensor:
     """A square wave in [0, 1] with soft edges."""
     return (0.5 + EDGE / 2 * torch.sin(2 * math.pi * periods)).clamp(0, 1)
-
-
-def _noise(periods: Tensor) -> Tensor:
-    """Blotches: sines in four directions, each bending the next."""
-    total, bend = torch.zeros_like(periods[0]), torch.zeros_like(periods[0])
-    for x, y, z in _WAVES:
-        bend = torch.sin(2 * math.pi * (x * periods[0] + y * periods[1] + z * periods[2]) + 1.7 * bend + total)
-        total = total + bend
-    return (0.5 + 0.6 * total).clamp(0, 1)
 
 
 def smooth_minimum(a: Tensor, b: Tensor, softness: Tensor) -> Tensor:
