@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.functional import pad
 
 from ..config import RaySampling
-from ..geometry import camera_rays
+from ..geometry import camera_rays, numbers
 from ..support.checks import check_count, check_type, check_unit_range
 from ..support.devices import Chunk
 from ..support.errors import InputError
@@ -212,13 +212,10 @@ def _offsets(shape: tuple[int, ...], like: Tensor, generator: Random | None) -> 
 
 
 def _background(background: Tensor | float, like: Tensor) -> Tensor:
-    try:
-        if isinstance(background, int | float):
-            return torch.full((), float(background), dtype=like.dtype, device=like.device)
-        color = torch.as_tensor(background, dtype=like.dtype, device=like.device)
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise InputError(f"background must be a number or (3,) RGB, got {background!r:.40}; 1.0 is white") from error
-    if color.ndim > 1 or (color.ndim == 1 and len(color) != 3):
+    if isinstance(background, int | float):  # made on a GPU, which the host need not wait for
+        return torch.full((), float(background), dtype=like.dtype, device=like.device)
+    color = (background if isinstance(background, Tensor) else numbers("background", background)).to(like)
+    if color.shape not in ((), (3,)):
         raise InputError(f"background must be a number or (3,) RGB, got {tuple(color.shape)}; 1.0 is white")
     return color
 

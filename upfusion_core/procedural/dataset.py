@@ -58,7 +58,13 @@ def draw_objects(
         if len(rows):
             recipe(Sketch(parts, rows), Draws(shape[rows]))
     radius = draws.uniform(LARGEST_RADIUS - 0.017, LARGEST_RADIUS)
-    palette, light = draw_palette(draws), draw_light(draws)
+    palette = draw_palette(draws)
+    # a soft light from above one side, a little warm or cold
+    azimuth, height = 2 * math.pi * draws.unit(), torch.deg2rad(draws.uniform(20, 75))
+    direction = vector(height.cos() * azimuth.sin(), height.sin(), height.cos() * azimuth.cos())
+    warmth = draws.uniform(-0.05, 0.05)
+    tint = vector(1 + warmth.clamp_max(0), 1 - warmth.abs() / 2, 1 - warmth.clamp_min(0))
+    light = Light(direction, draws.uniform(0.45, 0.65), tint)
     coats = draw_coats(Draws(coat), palette, parts["color"], dotted)
     first, second = (Primitives(*(parts[name][n] for name in ("kind", "rotation", "center", "size"))) for n in (0, 1))
     objects = Objects(first, second, parts["joint"], parts["blend"], parts["role"], coats, parts["label"], light)
@@ -93,16 +99,6 @@ def _rgb(hue: Tensor, saturation: Number, value: Number) -> Tensor:
     pure = ((corner - 3).abs() - 1).clamp(0, 1)
     saturation, value = (torch.as_tensor(v).expand_as(hue)[..., None] for v in (saturation, value))
     return value * (1 - saturation * (1 - pure))
-
-
-def draw_light(draws: Draws) -> Light:
-    """A soft light from above one side, a little warm or cold."""
-    azimuth, height = 2 * math.pi * draws.unit(), torch.deg2rad(draws.uniform(20, 75))
-    flat = height.cos()
-    direction = vector(flat * azimuth.sin(), height.sin(), flat * azimuth.cos())
-    warmth = draws.uniform(-0.05, 0.05)
-    tint = vector(1 + warmth.clamp_max(0), 1 - warmth.abs() / 2, 1 - warmth.clamp_min(0))
-    return Light(direction, draws.uniform(0.45, 0.65), tint)
 
 
 def draw_coats(draws: Draws, palette: Tensor, colors: Tensor, dotted: Tensor) -> Coats:

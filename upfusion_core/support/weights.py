@@ -189,16 +189,16 @@ def listed(names: list[str], most: int = 20) -> str:
 def _check_file(path: Path) -> None:
     check_weights_name(path)
     if not os.path.exists(path):  # unlike pathlib's, also false for names that no file can have
-        raise CheckpointError(f"{path} does not exist; check the path or download the weights again")
+        raise CheckpointError(f"{path} does not exist; check the path or get it again")
     if not path.is_file():
         kind = "a folder" if path.is_dir() else "a device or pipe"
         raise CheckpointError(f"{path} must be a file of weights, got {kind}; check the path")
     if path.stat().st_size == 0:
-        raise CheckpointError(f"{path} is empty; download or convert it again")
+        raise CheckpointError(f"{path} is empty; get it again")
 
 
 def _reading(path: Path) -> AbstractContextManager[None]:
-    advice = "it is damaged, cut short or another kind of file: download or convert it again"
+    advice = "it is damaged, cut short or another kind of file: get it again"
     return reading(path, advice, what="a file of weights", error=CheckpointError)
 
 

@@ -234,8 +234,7 @@ def smooth_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     across = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     across = across / across.norm(dim=-1).amax().clamp(min=1e-30)  # squares of tiny areas would vanish in float32
     normals = torch.zeros_like(vertices)
-    for corner in range(3):
-        normals.index_add_(0, faces[:, corner], across)
+    normals.index_add_(0, faces.T.reshape(-1), across.repeat(3, 1))
     length = normals.norm(dim=-1, keepdim=True)
     return torch.where(length > 1e-12, normals / length.clamp(min=1e-12), normals.new_tensor([0.0, 1.0, 0.0]))
 

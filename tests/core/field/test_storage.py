@@ -21,7 +21,7 @@ from upfusion_core.support.errors import CheckpointError, FieldError
 
 TINY = FieldConfig(grid=GridConfig(levels=2, coarsest=4, finest=8, table_size=256), hidden=8, half_extent=0.4)
 GRID = ("config", "grid")
-DAMAGED = r"must be a whole \.safetensors file, but cannot be read"
+DAMAGED = r"must be a file of weights, but cannot be read"
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_damaged_missing_and_other_files(stored: Path) -> None:
     save_file({"weight": torch.ones(1)}, stored)
     unfit("is not a field", load_field, stored)
     for name in (stored.with_name("none.safetensors"), "x" * 5000, "a\0b"):
-        unfit("is not a file", load_field, name)
+        unfit("does not exist", load_field, name)
 
 
 @pytest.mark.parametrize("layers", [1, 2, 5])
