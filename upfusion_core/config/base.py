@@ -269,7 +269,7 @@ def options_of(config: Any) -> dict[str, Option]:  # noqa: ANN401 - the class of
         kind, notes = _peeled(annotation)
         if dataclasses.is_dataclass(kind):
             held = {} if default is dataclasses.MISSING else flat(default)
-            for key, option in options_of(kind).items():
+            for key, option in options_of(cast(type, kind)).items():
                 if key not in notes.get(Without, Without()).names:
                     found[key] = dataclasses.replace(option, default=held.get(key, option.default))
             continue
