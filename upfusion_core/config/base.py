@@ -260,7 +260,6 @@ def _help(module: str) -> dict[tuple[str, str], str]:
     }
 
 
-@functools.cache
 def options_of(config: Any) -> dict[str, Option]:  # noqa: ANN401 - the class of a command's options
     """All options of a command by name, those of its parts among them."""
     found: dict[str, Option] = {}
@@ -269,7 +268,7 @@ def options_of(config: Any) -> dict[str, Option]:  # noqa: ANN401 - the class of
         kind, notes = _peeled(annotation)
         if dataclasses.is_dataclass(kind):
             held = {} if default is dataclasses.MISSING else flat(default)
-            for key, option in options_of(cast(type, kind)).items():
+            for key, option in options_of(kind).items():
                 if key not in notes.get(Without, Without()).names:
                     found[key] = dataclasses.replace(option, default=held.get(key, option.default))
             continue
@@ -294,6 +293,7 @@ def option(config: type, name: str) -> Option:
     return options_of(config)[name]
 
 
+@functools.cache
 def _fields(config: type) -> dict[str, Any]:
     """The annotations of fields that are options, or parts with options."""
     hints = get_type_hints(config, include_extras=True)
@@ -303,7 +303,7 @@ def _fields(config: type) -> dict[str, Any]:
 def flat(config: Any) -> dict[str, Any]:  # noqa: ANN401 - a command's options
     """The values of all options by name."""
     values: dict[str, Any] = {}
-    for name, annotation in _fields(type(config)).items():
+    for name, annotation in _fields(cast(Any, type(config))).items():
         value, (kind, notes) = getattr(config, name), _peeled(annotation)
         held = flat(value) if dataclasses.is_dataclass(kind) else {name: value}
         values |= {key: value for key, value in held.items() if key not in notes.get(Without, Without()).names}
@@ -313,7 +313,7 @@ def flat(config: Any) -> dict[str, Any]:  # noqa: ANN401 - a command's options
 def built(kind: type[Kind], values: dict[str, Any]) -> Kind:
     """The opposite of `flat`."""
     parts: dict[str, Any] = {}
-    for name, annotation in _fields(kind).items():
+    for name, annotation in _fields(cast(Any, kind)).items():
         part, notes = _peeled(annotation)
         if dataclasses.is_dataclass(part):
             left_out = notes.get(Without, Without()).names
