@@ -42,7 +42,7 @@ def test_a_moved_mesh_comes_back(monkeypatch: pytest.MonkeyPatch, count: int) ->
     assert math.degrees(math.acos(min(1.0, float(left.trace() - 1) / 2))) < 3
     assert found.similarity.scale * 7 == pytest.approx(1, abs=0.02)
     assert float((found.mesh.vertices - mesh.vertices).abs().max()) < 0.02 * 0.36
-    assert found.overlap > 0.97
+    assert found.overlap > 0.95
     assert found.report().startswith("turned by 2")
 
 
