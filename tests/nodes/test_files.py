@@ -46,8 +46,8 @@ def test_files_that_are_no_fields_get_a_sentence(run_node: Run, ball: nn.Module,
     ball.save(path)
     whole = path.read_bytes()
     for content, message in (
-        (b"", "must be a whole .safetensors file, but cannot be read"),
-        (whole[: len(whole) // 2], "must be a whole .safetensors file, but cannot be read"),
+        (b"", "must be a file of weights, but cannot be read"),
+        (whole[: len(whole) // 2], "must be a file of weights, but cannot be read"),
         ({}, "is not a field"),
         ({"upfusion_field": "[" * 5000 + "]" * 5000}, "must be JSON"),
     ):
