@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import os
 import shlex
 import shutil
 import subprocess
@@ -95,21 +94,3 @@ def test_numbers_by_hand(scripts: Scripts, tmp_path: Path) -> None:
     assert (result, taken.wall > 0) == (4_999_950_000, True)
     scripts["measuring"].write_json(tmp_path / "a.json", {"b": 1})
     assert json.loads((tmp_path / "a.json").read_text()) == {"b": 1}
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks, and kills by signal")
-@pytest.mark.parametrize(
-    ("kills", "until"),
-    [(1, "00-encoder/model.safetensors"), (10, "candidate/measures.json")],
-)
-@pytest.mark.slow
-def test_background_training_that_was_killed_goes_on(kills: int, until: str, tmp_path: Path) -> None:
-    worker = [sys.executable, str(Path(__file__).with_name("background_worker.py")), str(tmp_path / "out")]
-    subprocess.run([*worker, str(kills), until], env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True)
-    log = (tmp_path / "out" / "log").read_text()
-    assert "00-encoder: 0.00 of 0.00 h" in log
-    assert "Error" not in log
-    if until.endswith(".json"):
-        measures = json.loads((tmp_path / "out" / until).read_text())
-        assert {name: len(measures[name]["gains"]) for name in measures} == {"version 1": 4, "version 2": 4}
-        assert measures["version 2"]["gains"]["sample, photos: 1, iou"]["objects"] == 1

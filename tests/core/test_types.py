@@ -45,9 +45,8 @@ def test_values_that_cannot_be_made() -> None:
     refused("hint must be", make_conditioning, cameras=CAMERA)
     refused(r"tokens must be \(V·P, C\), got \(8,\)", SceneEncoding, tokens=torch.ones(8), reference=CAMERA)
     refused(r"must be \(1, 3, H, W\).*; one picture a", NovelViews, rgb=torch.rand(2, 3, 4, 4), cameras=CAMERA)
-    refused(
-        r"must be \(Q, 3, H, W\)", RenderedViews, **dict.fromkeys(("rgb", "opacity", "depth"), torch.rand(2, 1, 4, 4))
-    )
+    parts = dict.fromkeys(("rgb", "opacity", "depth"), torch.rand(2, 1, 4, 4))
+    refused(r"must be \(Q, 3, H, W\)", RenderedViews, **parts)
     tokens, views = torch.ones(2, 3), make_views()
     refused("reference must be Cameras, got NoneType; use orbit_cameras", SceneEncoding, tokens, None)
     refused("views must be InputViews", SceneEncoding, tokens, CAMERA, 3)

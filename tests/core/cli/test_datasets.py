@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -107,16 +106,6 @@ def test_two_workers_evaluate_as_one(evaluated: Path, meshes: Path, tmp_path: Pa
     assert (out / "objects/000000.json").stat().st_mtime_ns == kept
 
 
-@pytest.mark.parametrize(("name", "text"), [("json", "[" * 100_000), ("png", "png")])
-def test_a_broken_object_is_measured_again(evaluated: Path, tmp_path: Path, name: str, text: str) -> None:
-    out = shutil.copytree(evaluated, tmp_path / "out")
-    (out / "objects" / f"000001.{name}").write_text(text)
-    change_run(out, status="interrupted")
-    done("evaluate", "--resume", "-o", out, "--device", "cpu")
-    for file in ("objects/000001.json", "objects/000001.png", "report.json"):
-        assert (out / file).read_bytes() == (evaluated / file).read_bytes()
-
-
 @pytest.mark.parametrize("saved", [False, True])
 def test_ctrl_c_in_the_first_field_keeps_it(saved: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def pressed(*_: object, checkpoint: Path, **__: object) -> None:
@@ -144,17 +133,6 @@ def test_a_folder_of_meshes(meshes: Path, tmp_path: Path) -> None:
         (meshes / f"{name}.ply").unlink()
     said = refused(*evaluation(meshes, "--objects", 1), "-o", tmp_path / "none")
     assert "none of 1 objects could be evaluated, b.ply because" in said
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no names that are no UTF-8")
-def test_a_folder_whose_name_is_no_utf_8(meshes: Path, tmp_path: Path) -> None:
-    data = meshes.rename(tmp_path / "meshes\udcff")
-    (data / "b.ply").rename(data / "b\udcff.ply")
-    done(*evaluation(data), "-o", tmp_path / "out")
-    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
-    assert "meshes\\udcff" in text
-    assert "b\\udcff.ply: " in text
-    assert report_of(tmp_path / "out")["data"] == str(data)
 
 
 def test_what_was_never_trained_on_is_reported_apart(tmp_path: Path) -> None:
@@ -251,14 +229,6 @@ def test_interrupted_packing_goes_on(shards: Path, tmp_path: Path, monkeypatch: 
     done("pack", "--resume", "-o", out)
     for path in (*shards.glob("*.tar"), shards / "index.json"):
         assert (out / path.name).read_bytes() == path.read_bytes()
-
-
-@pytest.mark.parametrize("shards_of_it", ["3", '[{"name": "../p1.tar", "objects": 1, "bytes": 512}]', "["])
-def test_a_state_that_is_none(shards: Path, tmp_path: Path, shards_of_it: str) -> None:
-    shutil.copyfile(shards / "run.json", tmp_path / "run.json")
-    change_run(tmp_path, status="interrupted")
-    (tmp_path / "packing.json").write_text(f'{{"place": 1, "skipped": [], "shards": {shards_of_it}}}')
-    assert "packing.json" in refused("pack", "--resume", "-o", tmp_path)
 
 
 def test_broken_objects_of_a_folder_are_named(meshes: Path, tmp_path: Path) -> None:

@@ -52,9 +52,7 @@ def test_a_textured_obj(stored: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ply", "stl"])
-def test_formats_without_textures_are_not_unwrapped(
-    stored: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_formats_without_textures(stored: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("upfusion_core.surface.extract.unwrap", None)
     out = tmp_path / f"ball.{kind}"
     done("mesh", stored, "-o", out, "--resolution", 16, "--size-mm", 80, "--up", "z", "--device", "cpu")

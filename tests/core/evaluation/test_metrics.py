@@ -123,9 +123,8 @@ def test_white_scores_well_on_small_objects_but_not_in_the_box() -> None:
 def test_silhouettes_by_hand() -> None:
     first, second = _rectangle(10, 0, 4, 0, 4), _rectangle(10, 2, 6, 1, 5)  # 16 and 16 pixels, 2 x 3 of them shared
     nothing = torch.zeros_like(first)
-    found = mask_iou(
-        torch.cat([first, second, first, nothing, first]), torch.cat([second, first, first, nothing, nothing])
-    )
+    ours, theirs = [first, second, first, nothing, first], [second, first, first, nothing, nothing]
+    found = mask_iou(torch.cat(ours), torch.cat(theirs))
     assert found.tolist() == pytest.approx([6 / 26, 6 / 26, 1, 1, 0])
     rgb = torch.ones(1, 3, 1, 3)
     rgb[0, 2, 0, 1] = 0.8  # one channel suffices

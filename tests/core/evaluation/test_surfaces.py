@@ -90,9 +90,8 @@ def test_distances_by_hand_and_by_brute_force() -> None:
 
 
 def score(first: Tensor, second: Tensor, threshold: float) -> float:
-    return metrics.f_score(
-        metrics.nearest_distances(first, second), metrics.nearest_distances(second, first), threshold
-    )
+    near, far = metrics.nearest_distances(first, second), metrics.nearest_distances(second, first)
+    return metrics.f_score(near, far, threshold)
 
 
 def test_spheres_one_in_the_other() -> None:

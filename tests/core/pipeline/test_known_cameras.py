@@ -109,9 +109,8 @@ class Scene:
             rows.append((index * 3 + 2, *quaternion(inverse[:3, :3]), *inverse[:3, 3], 7, self.names[index]))
         if binary:
             kind = list(MODELS).index(model) if model != "OPENCV_FISHEYE" else 5
-            (folder / "cameras.bin").write_bytes(
-                struct.pack(f"<QiiQQ{len(values)}d", 1, 7, kind, width, height, *values)
-            )
+            lens = struct.pack(f"<QiiQQ{len(values)}d", 1, 7, kind, width, height, *values)
+            (folder / "cameras.bin").write_bytes(lens)
             images = b"".join(
                 struct.pack("<i7di", *row[:9]) + row[9].encode() + struct.pack("<xQ2dq", 1, 1.0, 2.0, -1)
                 for row in rows
@@ -120,9 +119,8 @@ class Scene:
         else:
             line = " ".join(map(str, ("7", model, width, height, *values)))
             (folder / "cameras.txt").write_text(f"# one a line\n{line}\n")
-            (folder / "images.txt").write_text(
-                "# two a line\n" + "".join(" ".join(map(str, row)) + "\n\n" for row in rows)
-            )
+            text = "# two a line\n" + "".join(" ".join(map(str, row)) + "\n\n" for row in rows)
+            (folder / "images.txt").write_text(text)
         return folder
 
 
@@ -217,9 +215,8 @@ def splats(scene: Scene) -> Path:
     for index, (name, pose) in enumerate(zip(scene.names, scene.poses, strict=True)):
         rotation = (pose @ FLIP)[:3, :3].tolist()
         lens = {"width": SIZE, "height": SIZE, "fx": 100.0, "fy": 100.0}
-        rows.append(
-            {"id": index, "img_name": Path(name).stem, "position": pose[:3, 3].tolist(), "rotation": rotation, **lens}
-        )
+        told = {"id": index, "img_name": Path(name).stem, "position": pose[:3, 3].tolist(), "rotation": rotation}
+        rows.append(told | lens)
     return scene.draw().write(rows, "cameras.json")
 
 

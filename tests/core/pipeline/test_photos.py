@@ -2,7 +2,6 @@
 
 import sys
 import types
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from refusals import raised, unusable
 from torch.nn.functional import interpolate
 
 from upfusion_core.pipeline import photos as pipeline_photos
@@ -26,11 +26,6 @@ from upfusion_core.support import decoding
 from upfusion_core.support.errors import InputError, MissingPackageError, PhotoError
 
 SIDE = 12
-
-
-def unusable(words: str, call: Callable[..., object], *args: object) -> None:
-    with pytest.raises(PhotoError, match=words):
-        call(*args)
 
 
 def _gradient(mode: str = "RGB") -> Image.Image:
@@ -403,8 +398,7 @@ PHOTO = _on_white_photo()
     ],
 )
 def test_what_cannot_be_framed(given: tuple, options: dict, error: type[Exception], words: str) -> None:
-    with pytest.raises(error, match=words):
-        prepare_views(*given, **options)
+    raised(error, words, prepare_views, *given, **options)
 
 
 def test_a_white_object_with_a_mask_is_no_mistake() -> None:
@@ -414,8 +408,7 @@ def test_a_white_object_with_a_mask_is_no_mistake() -> None:
 
 def test_background_removal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rembg", None)
-    with pytest.raises(MissingPackageError, match=r'pip install "rembg\[cpu\]"'):
-        prepare_views(PHOTO, remove_background=True)
+    raised(MissingPackageError, r'pip install "rembg\[cpu\]"', prepare_views, PHOTO, remove_background=True)
     calls = []
 
     def remove(image: Image.Image, only_mask: bool) -> Image.Image:

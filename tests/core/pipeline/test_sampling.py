@@ -182,8 +182,6 @@ def test_names_of_schedulers() -> None:
     refused("got 'DDIMInverseScheduler'", make_scheduler, "DDIMInverseScheduler", 1)
     refused("whose noise schedule is another", make_scheduler, "CogVideoXDDIMScheduler", 20)
     refused("which refuses 20 steps of it", make_scheduler, "UnCLIPScheduler", 20)
-    refused(
-        "dpm\\+\\+' must go down within 0 and 999, but do not with 999 steps; take fewer", make_scheduler, "dpm++", 999
-    )
+    refused(r"dpm\+\+' must go down within 0 and 999, but do not with 999 steps", make_scheduler, "dpm++", 999)
     refused("within 0 and 999", make_scheduler, "pndm", 1000)
     refused("within 0 and 999", make_scheduler, "ddpm", 1000)

@@ -186,9 +186,8 @@ def test_decimation_gives_the_smallest_it_reached(monkeypatch: pytest.MonkeyPatc
     for sizes, budget, expected in (((250, 200, 260), 150, 200), ((0, 250, 100), 150, 100), ((0,), 150, 320)):
         results = iter([smaller[size] for size in (*sizes, *sizes[-1:] * 7)])
         monkeypatch.setattr(trimesh.Trimesh, "simplify_quadric_decimation", lambda *_, it=results, **__: next(it))
-        with pytest.warns(
-            UserWarning, match="no longer closed" if expected <= budget else f"150 faces; it has {expected}"
-        ):
+        words = "no longer closed" if expected <= budget else f"150 faces; it has {expected}"
+        with pytest.warns(UserWarning, match=words):
             found = decimate(vertices, faces, budget)[1]
         assert len(found) == expected
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from refusals import refused
 from torch import Tensor
-from torch.nn.functional import grid_sample
+from torch.nn.functional import grid_sample, normalize
 
 from upfusion_core import Cameras, MeshAsset, look_at, orbit_cameras, project_photos
 from upfusion_core.surface.rasterise import rasterise
@@ -118,9 +118,7 @@ def test_a_ball_seen_all_round_shows_its_own_pattern() -> None:
 
 def turned(cameras: Cameras, degrees: float) -> Cameras:
     """All but the first turned about the origin, each about an axis of its own."""
-    axes = torch.nn.functional.normalize(
-        torch.randn(len(cameras), 3, generator=torch.Generator().manual_seed(7)), dim=1
-    )
+    axes = normalize(torch.randn(len(cameras), 3, generator=torch.Generator().manual_seed(7)), dim=1)
     axes[0] = 0
     matrices = torch.eye(4).repeat(len(cameras), 1, 1)
     for matrix, (x, y, z) in zip(matrices, (axes * math.radians(degrees)).tolist(), strict=True):
@@ -145,9 +143,8 @@ def test_photos_from_elsewhere_than_their_cameras_say_do_no_harm() -> None:
         place = torch.stack([2 * flat[:, 0] - 1, 1 - 2 * flat[:, 1]], dim=-1)
         shown = coarse
         if degrees is not None:
-            made = project_photos(
-                own, list(seen.rgb), turned(cameras, degrees), masks=list(seen.opacity[:, 0]), size=256
-            )
+            photos, masks = list(seen.rgb), list(seen.opacity[:, 0])
+            made = project_photos(own, photos, turned(cameras, degrees), masks=masks, size=256)
             assert made.texture is not None
             shown = grid_sample(made.texture[None], place[None, None], align_corners=False)[0, :, 0].T
         inner = (place.abs() < 0.95).all(-1)
