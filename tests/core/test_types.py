@@ -26,7 +26,7 @@ def make_conditioning(**changes: object) -> ViewConditioning:
     return ViewConditioning(**(good | changes))
 
 
-def test_values_that_cannot_be_made() -> None:
+def test_what_flows_between_the_stages() -> None:
     refused(r"InputViews.rgb must be \(V, 3, S, S\).*; photos go through", make_views, rgb=torch.rand(2, 4, 4, 3))
     refused("divide 8-bit photos by 255", make_views, rgb=torch.full((2, 3, 4, 4), 255.0))
     refused("finite", make_views, rgb=torch.full((2, 3, 4, 4), torch.nan))
@@ -55,9 +55,6 @@ def test_values_that_cannot_be_made() -> None:
     refused(r"opacity must be in \[0, 1\], got \[2, 2", RenderedViews, views.rgb, views.mask * 2, views.mask)
     refused(r"RenderedViews\.depth must be finite", RenderedViews, views.rgb, views.mask, views.mask / 0)
     refused("parts must be Iterable", Cameras.concatenate, 5)
-
-
-def test_conditions_and_cameras_of_several() -> None:
     null = make_conditioning().unconditional()
     assert float(null.hint.abs().sum() + null.tokens.abs().sum() + sum(m.abs().sum() for m in null.ray_maps)) == 0
     assert (float(null.text.mean()), len(null)) == (2.0, 2)

@@ -269,7 +269,7 @@ def test_presets_and_schedules() -> None:
     refused(r"guided\[1\]", FastSchedule, guided=(0.6, 0.4))
 
 
-def test_cameras_of_a_distillation(scene: SceneEncoding) -> None:
+def test_cameras_and_order(scene: SceneEncoding) -> None:
     cameras = distill_cameras(scene, tiny("draft"), 3)
     assert worst(distill_cameras(scene, tiny("draft"), 3).centers, cameras.centers) == 0
     released = distill_cameras(scene, DistillConfig.reference(), 0)
@@ -291,9 +291,6 @@ def test_cameras_of_a_distillation(scene: SceneEncoding) -> None:
     assert float(angles.min(dim=1).values.min()) > 12
     assert float(angles.min(dim=1).values.max()) < 36
     assert len(distill_cameras(scene, tiny("fast", schedule=FastSchedule(cameras=1)), 3)) == 1
-
-
-def test_the_order_of_the_release() -> None:
     order, indices = reference_order(ReferenceSchedule(), seeded())
     assert sorted(order[:250].tolist()) == list(range(250))  # each once before any comes again
     assert set(indices[:300].tolist()) == {25, 26, 27, 28}

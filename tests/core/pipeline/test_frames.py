@@ -18,7 +18,7 @@ def ring(degrees: list[float]) -> torch.Tensor:
     return torch.stack([angle.cos(), angle.sin()], dim=1)
 
 
-def test_sharp_ones_round_the_object_are_kept() -> None:
+def test_sharp_ones_round_the_object_or_along_a_film() -> None:
     degrees = [0.0, 2.0, 58.0, 60.0, 62.0, 120.0, 180.0, 181.0, 240.0, 300.0, 301.0, 302.0]
     sharp = torch.ones(12)
     sharp[[1, 3]] = 0.1
@@ -30,9 +30,6 @@ def test_sharp_ones_round_the_object_are_kept() -> None:
     assert reasons[7] == "like 7" or reasons[6] == "like 8"
     assert spread_choice(ring([0.0, 90.0]), torch.ones(2), 6) == ["", ""]
     refused("sharp", spread_choice, ring([0.0, 90.0]), torch.ones(3), 6)
-
-
-def test_of_a_film_distances_go_along_it() -> None:
     degrees = [360.0 * index / 48 for index in range(48)]
     saturated = torch.cat([(10 * ring(degrees)).cos(), (10 * ring(degrees)).sin()], dim=1)  # far is not beyond near
     reasons = spread_choice(saturated, torch.ones(48), 6, in_order=True)

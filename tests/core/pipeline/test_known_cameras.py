@@ -344,7 +344,7 @@ def test_a_name_that_two_entries_share_is_refused(tmp_path: Path) -> None:
 # ---- lenses
 
 
-def test_distortion_by_hand() -> None:
+def test_distortion_by_hand_and_turned() -> None:
     """At (.5, 0): r² = .25. OPENCV: 1 - .4 · .25 = .9 -> x .45 + p2 (.25 + 2 · .25) = .465, y = p1 · .25 = .005."""
     lens = Lens.of_model("OPENCV", (10, 10), {"fx": 5, "k1": -0.4, "p1": 0.02, "p2": 0.02})
     point = torch.tensor([[0.5, 0.0]], dtype=torch.float64)
@@ -353,9 +353,6 @@ def test_distortion_by_hand() -> None:
     angle = math.atan(0.5)
     assert float(fisheye.distorted(point)[0, 0]) == pytest.approx(angle * (1 + 0.1 * angle**2))
     assert lens.turned().turned().turned().turned() == lens
-
-
-def test_a_turned_lens_shows_the_turned_picture() -> None:
     lens = Lens.of_model("OPENCV", (20, 10), {"fx": 5, "fy": 6, "cx": 9, "cy": 4, "k1": 0.3, "p1": 0.02, "p2": -0.05})
     points = torch.tensor([[0.3, 0.2], [-0.1, 0.4]], dtype=torch.float64)
 

@@ -107,14 +107,11 @@ def test_photo_1_is_known_and_the_hook_cancels(model: UpFusion, scene: SceneEnco
         estimate_photo_cameras(model, scene, search=SMALL, on_step=Mock(side_effect=InterruptedError))
 
 
-def test_a_photo_without_an_object_is_refused(model: UpFusion) -> None:
+def test_what_is_refused(model: UpFusion, scene: SceneEncoding) -> None:
     masks = silhouettes(orbit_cameras(AZIMUTHS[:3], ELEVATIONS[:3]), CHAIR, SIZES)
     masks[1] = 0
     found = estimate_photo_cameras(model, scene_of(model, masks), search=SMALL)
     assert not found.accepted[1]
-
-
-def test_bad_input_gets_a_sentence(model: UpFusion, scene: SceneEncoding) -> None:
     refused("scene must be SceneEncoding, got NoneType; make it with encode", estimate_photo_cameras, model, None)
     refused("must hold its photos", estimate_photo_cameras, model, replace(scene, views=None))
     refused("encoded by another model", estimate_photo_cameras, model, replace(scene, model_id="other"))

@@ -73,7 +73,7 @@ def test_a_view_does_not_depend_on_its_batch(scheduler: str) -> None:
     assert worst(together[3:4], alone) < 1e-6
 
 
-def test_progress_and_guidance() -> None:
+def test_progress_guidance_and_seeds() -> None:
     seen = []
 
     def on_step(step: int, total: int, preview: object) -> None:
@@ -88,9 +88,6 @@ def test_progress_and_guidance() -> None:
     options = {"seeds": [7], "steps": 10, "scheduler": "dpm++", "guidance": 5.0, "guidance_window": (0.3, 0.75)}
     sample_views(prior, conditioning(1), pictures=rgb, **options)
     assert prior.guidance == [1.0, 1.0, 5.0, 5.0, 5.0, 5.0, 5.0, 1.0, 1.0, 1.0]
-
-
-def test_seeds() -> None:
     generator = torch.Generator().manual_seed(40)
     assert view_seeds(3, generator, None) == [40, 41, 42]
     assert view_seeds(2, None, None) == [0, 1]

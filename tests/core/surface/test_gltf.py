@@ -115,7 +115,7 @@ def test_strides_and_sparse_accessors(tmp_path: Path) -> None:
         close(read(tmp_path, arrays, changes={"square": sparse | view}).vertices, expected.tolist())
 
 
-def test_trees_of_nodes_and_instances(tmp_path: Path) -> None:
+def test_trees_instances_strips_and_fans(tmp_path: Path) -> None:
     """x = 2 (-x + 3), y = y, z = z of the first; the second is turned by a quarter about z, twice as large, moved."""
     mirror = np.diag([-1.0, 1, 1, 1])
     mirror[3, 0] = 3  # by columns
@@ -133,9 +133,6 @@ def test_trees_of_nodes_and_instances(tmp_path: Path) -> None:
     hidden = {"mesh": 0, "extensions": {"KHR_node_visibility": {"visible": False}}}
     surface = read(tmp_path, nodes=[{"mesh": 0}, hidden], scenes=[{"nodes": [0, 1]}])
     assert len(surface.faces) == 2
-
-
-def test_strips_fans_and_triangles_without_indices(tmp_path: Path) -> None:
     corners = {"square": SQUARE[[0, 1, 3, 2]], "faces": np.arange(4, dtype="u1")}
     assert read(tmp_path, corners, primitive={"mode": 5}).faces.tolist() == [[0, 1, 2], [1, 3, 2]]
     fan = read(tmp_path, primitive={"mode": 6, "indices": "@fan"}, arrays={"fan": corners["faces"]})
