@@ -6,8 +6,7 @@ CPU indices into tensors on the GPU), a generator of another place, products of 
 which Apple's GPUs do not have and others are slow at, and, on a phantom "mps", what torch has no kernel of for it.
 
 What a GPU is slow at is counted in the `State` that `phantom()` gives: `waits`, by what and which line, where the host
-waits for the device, and `launches` of kernels. `capture` records operations as a CUDA graph does and refuses what may
-not happen there.
+waits for the device, and `launches` of kernels.
 
 How: a phantom's own device is "meta", for which autograd needs no driver; Python sees cuda:0.
 """
@@ -30,7 +29,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 aten = torch.ops.aten
 _Generator = torch.Generator
@@ -57,7 +56,6 @@ class State:
 
     def __init__(self, kind: str) -> None:
         self.device = torch.device(kind, 0)
-        self.tape: list[tuple[Any, Any, Any, Any]] | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -77,8 +75,6 @@ class State:
         assert launches is None or self.launches <= launches, f"{self.launches} launches, at most {launches}"
 
     def wait(self, what: str) -> None:
-        if self.tape is not None:
-            raise RuntimeError(f"operation not permitted when stream is capturing: {what} at {place()}")
         self.waits[what, place()] += 1
 
 
@@ -279,8 +275,6 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     if device is not None:
         plain[1]["device"] = torch.device("cpu")
     result = _computed(func, *plain)
-    if STATE.tape is not None:
-        STATE.tape.append((func, *plain, result))
     if wanted not in (STATE.device.type, "meta"):
         return result
     if facts.written:  # arguments themselves
@@ -320,8 +314,6 @@ def _transferred(
         STATE.wait("to the CPU" if here else "from the CPU")
     STATE.launches += there
     result = aten._to_copy.default(inner, **options)
-    if STATE.tape is not None:
-        STATE.tape.append((aten._to_copy.default, (inner,), options, result))
     return Phantom(result) if there else result
 
 
@@ -332,8 +324,6 @@ def _copied(into: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
     STATE.launches += 1
     plain = tuple(value.inner if isinstance(value, Phantom) else value for value in (into, source))
     aten.copy_.default(*plain)
-    if STATE.tape is not None:
-        STATE.tape.append((aten.copy_.default, plain, {}, plain[0]))
     return into
 
 
@@ -471,43 +461,11 @@ class _AnyGenerator(metaclass=_GeneratorKind):
     """See _GeneratorKind."""
 
 
-# ---- CUDA graphs
-
-
-class Graph:
-    """The operations of a capture; `replay` runs them again in the memory they were recorded with."""
-
-    def __init__(self) -> None:
-        self.tape: list[tuple[Any, Any, Any, Any]] = []
-
-    def replay(self) -> None:
-        for func, args, kwargs, recorded in self.tape:
-            if not func.is_view:
-                pairs = zip(tree_flatten(func(*args, **kwargs))[0], tree_flatten(recorded)[0], strict=True)
-                for new, old in pairs:
-                    if isinstance(old, Tensor) and new is not old:
-                        old.copy_(new)
-
-
-@contextlib.contextmanager
-def capture(graph: Graph, *_: Any, **__: Any) -> Iterator[None]:
-    """Records the device's operations into a graph; what makes the host wait raises."""
-    assert STATE.tape is None, "one capture at a time"
-    STATE.tape = graph.tape
-    try:
-        yield
-    finally:
-        STATE.tape = None
-
-
 class _Stream:
     def wait_stream(self, _: Any) -> None: ...
 
     def synchronize(self) -> None:
         STATE.wait("synchronize")
-
-    def is_capturing(self) -> bool:
-        return STATE.tape is not None
 
 
 # ---- the device
@@ -538,7 +496,7 @@ def phantom(kind: str = "cuda") -> Iterator[State]:
         "get_rng_state": lambda *_: torch.zeros(16, dtype=torch.uint8),
         "synchronize": lambda *_: STATE.wait("synchronize"),
         "Stream": _Stream, "current_stream": lambda *_: _Stream(), "stream": lambda _: contextlib.nullcontext(),
-        "CUDAGraph": Graph, "graph": capture, "is_current_stream_capturing": lambda: STATE.tape is not None,
+        "is_current_stream_capturing": lambda: False,
     }  # fmt: skip
     silent = ("_lazy_init", "init", "empty_cache", "set_device", "reset_peak_memory_stats", "manual_seed_all")
     told |= dict.fromkeys((*silent, "manual_seed", "set_rng_state"), nothing)

@@ -48,17 +48,6 @@ def test_the_gpu_script_says_what_the_scripts_understand(scripts: Scripts, tmp_p
     assert [2**exponent for exponent in scripts["grids"].parsed(found[1][1:]).points][::4] == [2**18, 2**22]
 
 
-@NEEDS_BASH
-def test_the_gpu_script_refuses_what_it_does_not_know_and_goes_on_after_a_failure(tmp_path: Path) -> None:
-    folder = tmp_path / "o"
-    for words, expected in (([], "OUT is a folder"), ([folder], "OUT is a folder"), ([folder, ".", "x"], "got x")):
-        done = gpu_script(*words)
-        assert (done.returncode, expected in done.stderr, folder.exists()) == (2, True, False)
-    done = gpu_script(folder, tmp_path, "render", "scaling", PYTHON="false")
-    assert (done.returncode, "failed: render scaling" in done.stderr) == (1, True)
-    assert (folder / "summary.txt").read_text() == "== render\n== scaling\n"
-
-
 def test_numbers_by_hand(scripts: Scripts, tmp_path: Path) -> None:
     assert scripts["distillation"].reference_evaluations(ReferenceSchedule()) == 94_200
     assert scripts["scaling"].power((1, 2, 4), [3.0, 6.0, 12.0]) == pytest.approx(1)

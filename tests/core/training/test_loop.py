@@ -273,29 +273,36 @@ PRESSED = [
 ]
 
 
-def test_ctrl_c_leaves_a_whole_step(tmp_path: Path) -> None:
-    config, whole = tiny_config("encoder", steps=3, validate_every=3), tmp_path / "whole"
-    run_tiny(config, whole)
-    for number, (owner, name, now, kept) in enumerate(PRESSED):
-        before, original, folder = signal.getsignal(signal.SIGINT), getattr(owner, name), tmp_path / str(number)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    run_tiny(tiny_config("encoder", steps=3, validate_every=3), folder)
+    return folder
 
-        def pressed(*arguments: object, now=now, original=original) -> object:  # noqa: ANN001
-            if now(*arguments):
-                os.kill(os.getpid(), signal.SIGINT)
-            return original(*arguments)
 
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(owner, name, pressed)
-            with pytest.raises(KeyboardInterrupt):
-                run_tiny(config, folder)
-        assert signal.getsignal(signal.SIGINT) is before
-        state = read_state(folder / "training.pt", config)
-        assert (state["step"], state["averaged"]["updates"], state["history"]["validation"]) == (kept, kept, [])
-        run_tiny(config, folder, resume=True)
-        assert same_models(folder, whole)
-        one, two = (json.loads((path / "history.json").read_text()) for path in (folder, whole))
-        assert one == two
-        assert [row["step"] for row in one["validation"]] == [3]
+@pytest.mark.parametrize(("owner", "name", "now", "kept"), PRESSED)
+def test_ctrl_c_leaves_a_whole_step(owner: type, name: str, now: Any, kept: int, tmp_path: Path, whole: Path) -> None:  # noqa: ANN401
+    config, original = tiny_config("encoder", steps=3, validate_every=3), getattr(owner, name)
+
+    def pressed(*arguments: object) -> object:
+        if now(*arguments):
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(*arguments)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, pressed)
+        with pytest.raises(KeyboardInterrupt):
+            run_tiny(config, tmp_path)
+    assert signal.getsignal(signal.SIGINT) is before
+    state = read_state(tmp_path / "training.pt", config)
+    assert (state["step"], state["averaged"]["updates"], state["history"]["validation"]) == (kept, kept, [])
+    run_tiny(config, tmp_path, resume=True)
+    assert same_models(tmp_path, whole)
+    one, two = (json.loads((path / "history.json").read_text()) for path in (tmp_path, whole))
+    assert one == two
+    assert [row["step"] for row in one["validation"]] == [3]
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_state_before(tmp_path: Path) -> None:
