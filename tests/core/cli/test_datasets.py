@@ -31,10 +31,10 @@ PACKED = ("pack", "procedural", "--objects", 5, "--views", 4, "--size", 16, "--s
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _quick(model: UpFusion) -> Iterator[None]:
+def _quick(tiny_upfusion: UpFusion) -> Iterator[None]:
     """One model for all tests, and no plots, which take longer than such small evaluations."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(UpFusion, "load", lambda *arguments, **keywords: model)
+        patched.setattr(UpFusion, "load", lambda *arguments, **keywords: tiny_upfusion)
         patched.setattr(report_module, "plot_results", lambda results, folder: {})
         yield
 
@@ -90,7 +90,7 @@ def forked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_two_workers_evaluate_as_one(evaluated: Path, meshes: Path, tmp_path: Path, forked: None) -> None:
     """Byte for byte, an object that is broken too. A report that is continued does only the rest."""
-    told = evaluation(meshes, "--objects", 3, "--photos", "1,2", "--threads", 1)
+    told = evaluation(meshes, "--objects", 3, "--photos", 1, "--threads", 1)
     for workers in (1, 2):
         done(*told, "-o", tmp_path / str(workers), "--workers", workers)
     for name in ("report.json", "report.md", "sheet.png", "objects/000000.json"):
@@ -186,7 +186,7 @@ def test_lpips_with_the_user_s_weights(tmp_path: Path) -> None:
     content = report_of(tmp_path / "out")
     measured = content["results"]["white"]["1"]
     config = EvaluationConfig(photos=(1,), views=1, stages=("white",))
-    truth = draw_object(ProceduralObjects("test", size=64), 0, config).truth
+    truth = draw_object(ProceduralObjects("test", size=16), 0, config).truth
     assert measured["lpips"]["mean"] == pytest.approx(lpips_by_hand(vgg_weights(), torch.ones_like(truth), truth), 1e-4)
     assert "LPIPS" in (tmp_path / "out" / "report.md").read_text()
     assert read_run(tmp_path / "out")["inputs"] == {"lpips": content["lpips"]}

@@ -38,15 +38,15 @@ def _small() -> Iterator[None]:
 
 
 @pytest.fixture
-def command(photos: list[Path], small_weights: Path, loaded_once: None, tmp_path: Path) -> tuple[object, ...]:
-    return ("reconstruct", *photos[:2], "-m", small_weights, "-o", tmp_path / "out", *SMALL)
+def command(photos: list[Path], tiny: Path, tmp_path: Path) -> tuple[object, ...]:
+    return ("reconstruct", *photos[:2], "-m", tiny, "-o", tmp_path / "out", *SMALL)
 
 
 @pytest.fixture(scope="module")
-def whole(photos: list[Path], small_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(photos: list[Path], tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that nothing disturbed."""
     output = tmp_path_factory.mktemp("whole") / "out"
-    assert str(output / "mesh.glb") in done("reconstruct", *photos[:2], "-m", small_weights, "-o", output, *SMALL)
+    assert str(output / "mesh.glb") in done("reconstruct", *photos[:2], "-m", tiny, "-o", output, *SMALL)
     return output
 
 

@@ -10,11 +10,9 @@ from PIL import Image
 
 from upfusion_core.support import files
 
-pytestmark = pytest.mark.usefixtures("loaded_once")
-
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory, photos: list[Path], small_weights: Path) -> dict[str, object]:
+def places(tmp_path_factory: pytest.TempPathFactory, photos: list[Path], tiny: Path) -> dict[str, object]:
     """What the commands name: F is a folder with files that are not what they should be, P a photo, W weights."""
     folder = tmp_path_factory.mktemp("inputs")
     (folder / "text.jpg").write_text("no picture")
@@ -25,7 +23,7 @@ def places(tmp_path_factory: pytest.TempPathFactory, photos: list[Path], small_w
     Image.new("RGB", (64, 64), "tan").save(folder / "wood.png")
     (folder / "z").mkdir()
     (folder / "z/a.ply").write_text("no mesh")
-    return {"F": folder, "P": photos[0], "W": small_weights, "long": "x" * 300, "deep": "x/" * 2000}
+    return {"F": folder, "P": photos[0], "W": tiny, "long": "x" * 300, "deep": "x/" * 2000}
 
 
 VIEWS, RECONSTRUCT = "views {P} -m {W} -o out ", "reconstruct {P} -m {W} -o out --views 2 "

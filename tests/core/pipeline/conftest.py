@@ -13,7 +13,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return write_photos(tmp_path_factory.mktemp("photos"), size=64)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def model(tiny_upfusion: UpFusion) -> UpFusion:
     return tiny_upfusion
 
