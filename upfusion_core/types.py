@@ -85,6 +85,10 @@ class Cameras:
         """The same cameras on another device."""
         return derived(Cameras, **{name: value.to(device) for name, value in vars(self).items()})
 
+    def detach(self) -> Cameras:
+        """The same cameras outside of autograd."""
+        return derived(Cameras, **{name: value.detach() for name, value in vars(self).items()})
+
     @staticmethod
     def concatenate(parts: Iterable[Cameras]) -> Cameras:
         """All cameras of `parts`, in order."""

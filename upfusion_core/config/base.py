@@ -212,6 +212,9 @@ class Option:
 
         if value is None:
             return self.default
+        if "" in (value if isinstance(value, list) else [value]) and self.name != "prompt":  # a path, it would be "."
+            what = "every argument" if self.flag.argument else self.spellings[0]
+            raise InputError(f"{what} needs a value, got an empty one; for the current folder give .")
         if self.flag.commas:
             value = [part.strip() for part in value.split(",")]
         if self.kind in (int, float):

@@ -248,6 +248,11 @@ class Similarity:
         """(..., 3) points of the object -> where they come to lie."""
         return self.scale * points @ self.rotation.to(points).T + self.translation.to(points)
 
+    def after(self, first: Similarity) -> Similarity:
+        """One that does what `first` and then this one do."""
+        shift = self.apply(first.translation)
+        return Similarity(self.scale * first.scale, self.rotation.to(shift) @ first.rotation.to(shift), shift)
+
     def move(self, cameras: Cameras) -> Cameras:
         """Cameras that see the object as `cameras` see it once this similarity has been applied to it."""
         rotation, translation = self.rotation.to(cameras.device).float(), self.translation.to(cameras.device).float()
