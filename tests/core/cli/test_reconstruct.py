@@ -34,6 +34,7 @@ def _small() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(reconstruct, "distill_config", small_distillation(distill_config))
         patched.setattr(reconstruct, "TURNTABLE_FRAMES", 6)
+        patched.setattr("upfusion_core.pipeline.distill.CELLS", 32)
         yield
 
 

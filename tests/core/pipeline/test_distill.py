@@ -183,6 +183,7 @@ def test_views(model: UpFusion, scene: SceneEncoding, path: Path, monkeypatch: p
 def test_silhouettes_bound_the_field(model: UpFusion, scene: SceneEncoding, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of sampled views, which contradict each other, do not."""
     looked = Mock(wraps=distill.visual_hull)
+    monkeypatch.setattr(distill, "CELLS", 32)
     monkeypatch.setattr(distill, "visual_hull", looked)
     rgb, cameras = torch.zeros(2, 3, 16, 16), orbit_cameras([0.0, 90.0])
     model.distill(scene, tiny("draft"), seeded(), views=NovelViews(rgb, cameras))
