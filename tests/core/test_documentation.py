@@ -107,7 +107,7 @@ def name_of(path: Path) -> str:
 
 
 OTHERS = [pytest.param(page, marks=pytest.mark.slow, id=name_of(page)) for page in PAGES[1:]]
-each_page = pytest.mark.parametrize("page", [PAGES[0], *OTHERS])
+each_page = pytest.mark.parametrize("page", [pytest.param(PAGES[0], id="README.md"), *OTHERS])
 
 
 @each_page
@@ -154,7 +154,10 @@ def test_pages_agree_with_the_code() -> None:
     assert set(shown) == set(COMMANDS)
 
 
-def test_what_is_unknown_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_unknown_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     lines = ["frobnicate", "upfusion polish x.glb", "upfusion info mini --loud", "pytest -m slo"]
     lines += ["upfusion mesh none -o a.glb", "pip install '.[nothing]'"]
     for language, text in [*(("", line) for line in lines), ("rust", ""), ("python", "assert False")]:
