@@ -52,9 +52,7 @@ def run(controlnet: ControlNet, unet: nn.Module, hint: Tensor, ray_maps: tuple[T
     return sd.predict(unet, stored["latents"], stored["timesteps"], text, sd.prompt_keys_values(unet, text), residuals)
 
 
-def test_residuals_and_noise_of_the_release(
-    controlnet: ControlNet, ray_maps: tuple[Tensor, ...], unet: nn.Module
-) -> None:
+def test_residuals_and_noise_as_released(controlnet: ControlNet, ray_maps: tuple[Tensor, ...], unet: nn.Module) -> None:
     stored = golden("diffusion")
     constants = controlnet.constants(stored["hint"], ray_maps, stored["set_latents"])
     residuals = controlnet(stored["latents"], stored["timesteps"], constants)

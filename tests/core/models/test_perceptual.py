@@ -59,9 +59,7 @@ def test_lpips_by_hand(tmp_path: Path, pictures: tuple[Tensor, Tensor]) -> None:
         (vgg_weights() | heads() | {"features.0.bias": torch.ones(3)}, "blocks.0.0.bias must be"),
     ],
 )
-def test_other_files_get_a_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: dict[str, Tensor], words: str
-) -> None:
+def test_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: dict[str, Tensor], words: str) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     unfit(words, load_lpips, saved(tmp_path / "vgg16.pth", content))
 

@@ -70,16 +70,13 @@ def test_further_lights_add_to_the_first() -> None:
 
 def test_things_are_whole_in_every_view_and_seen_where_they_are() -> None:
     batch = ProceduralObjects("train", version=2).batch(range(64), views=3, size=24, supersampling=1)
-    _, wider, _ = render_views(
-        batch.objects, batch.camera_to_world, batch.focal * 0.75, 32
-    )  # four more pixels all round
+    _, wider, _ = render_views(batch.objects, batch.camera_to_world, batch.focal * 0.75, 32)  # 4 more pixels all round
     wider[..., 4:-4, 4:-4] = 0
     assert (wider.amax((2, 3, 4)) > 0.3).float().mean() < 0.01
     assert (batch.mask.mean((2, 3, 4)) > 0.002).all()
     assert ((batch.rgb * batch.mask).amax((2, 3, 4)) > 0.04).all()  # nothing is black all over
-    rays = camera_rays(
-        Cameras(*(x.flatten(0, 1) for x in (batch.camera_to_world, batch.focal, 0 * batch.focal))), 24, 24
-    )
+    cameras = Cameras(*(x.flatten(0, 1) for x in (batch.camera_to_world, batch.focal, 0 * batch.focal)))
+    rays = camera_rays(cameras, 24, 24)
     points = rays.origins + batch.depth.flatten(0, 1)[:, 0, ..., None] * rays.directions
     distances = signed_distance(batch.objects, points.reshape(64, -1, 3)).view(batch.mask.shape)
     assert (distances[batch.mask > 0].abs() < 1e-3).float().mean() > 0.995
@@ -101,9 +98,8 @@ def test_photos_of_a_ball_fill_their_frames_by_hand() -> None:
     assert ((focal > FOCALS[0]) & (focal < FOCALS[1])).all()
     assert torch.equal(true.camera_to_world[:, :3, :3], cameras.camera_to_world[:, :3, :3])
     # photo 1 keeps the world's middle, and the ball that its nominal camera just holds
-    assert float(FRAME_RADIUS * focal[0] / (distance[0].square() - FRAME_RADIUS**2).sqrt()) == pytest.approx(
-        1, abs=1e-5
-    )
+    held = float(FRAME_RADIUS * focal[0] / (distance[0].square() - FRAME_RADIUS**2).sqrt())
+    assert held == pytest.approx(1, abs=1e-5)
     assert torch.equal(true.principal[0], torch.zeros(2))
     for place in (1, 2):  # the others have the object's middle where they want it
         at, away = project(SHIFT[0] / 2, true[place])
