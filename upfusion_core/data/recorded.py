@@ -59,8 +59,20 @@ def framed(frame: Frame, size: int, margin: float | None) -> tuple[Tensor, Tenso
     keeps the whole picture, padded with white to a square. Raises PhotoError if a file is missing or damaged, its size
     is not the camera's, it is blank or black, or the mask is empty.
     """
-    colors, mask = _read(frame)
+    picture = _decoded(frame.image, "RGBA")
+    colors, mask = picture[..., :3], picture[..., 3]
     height, width = mask.shape
+    if frame.size is not None and (height, width) != frame.size:
+        wanted = f"{frame.size[1]} x {frame.size[0]} pixels as its camera says"
+        raise PhotoError(f"{frame.image.name} must be {wanted}, got {width} x {height}; fetch the original picture")
+    if frame.mask is not None:
+        mask = _decoded(frame.mask, "L")
+        if mask.shape != (height, width):
+            sizes = f"{width} x {height}, got {mask.shape[1]} x {mask.shape[0]}"
+            raise PhotoError(f"{frame.mask.name} must have its picture's size, {sizes}; fetch the original mask")
+        mask = np.where(mask >= 255 * MASK_THRESHOLD, 255, 0).astype(np.uint8)
+    elif (mask == 255).all():
+        mask = np.where(colors.min(axis=-1) < 255, 255, 0).astype(np.uint8)
     covered = mask >= 128
     if not covered.any():
         raise PhotoError(f"the mask of {frame.image.name} must cover the object, but it is empty; leave the frame out")
@@ -77,23 +89,6 @@ def framed(frame: Frame, size: int, margin: float | None) -> tuple[Tensor, Tenso
     principal = (1 - camera.principal.double()) * whole / 2 - torch.tensor([left, top], dtype=torch.float64)
     cropped = Cameras(camera.camera_to_world, camera.focal.double() * whole / part, 1 - 2 * principal / part)
     return view[:3], view[3:], cropped
-
-
-def _read(frame: Frame) -> tuple[np.ndarray, np.ndarray]:
-    """(H, W, 3) colours as they were recorded, and (H, W) mask; both uint8."""
-    picture = _decoded(frame.image, "RGBA")
-    colors, alpha = picture[..., :3], picture[..., 3]
-    height, width = alpha.shape
-    if frame.size is not None and (height, width) != frame.size:
-        wanted = f"{frame.size[1]} x {frame.size[0]} pixels as its camera says"
-        raise PhotoError(f"{frame.image.name} must be {wanted}, got {width} x {height}; fetch the original picture")
-    if frame.mask is None:
-        return colors, alpha if (alpha < 255).any() else np.where(colors.min(axis=-1) < 255, 255, 0).astype(np.uint8)
-    mask = _decoded(frame.mask, "L")
-    if mask.shape != alpha.shape:
-        sizes = f"{width} x {height}, got {mask.shape[1]} x {mask.shape[0]}"
-        raise PhotoError(f"{frame.mask.name} must have its picture's size, {sizes}; fetch the original mask")
-    return colors, np.where(mask >= 255 * MASK_THRESHOLD, 255, 0).astype(np.uint8)
 
 
 def _decoded(path: Path, mode: str) -> np.ndarray:
