@@ -268,11 +268,6 @@ def options_of(config: Any) -> dict[str, Option]:  # noqa: ANN401 - the class of
     return found
 
 
-def option(config: type, name: str) -> Option:
-    """One option of a configuration class."""
-    return options_of(config)[name]
-
-
 def _fields(config: type) -> dict[str, Any]:
     """The annotations of fields that are options, or parts with options."""
     hints = get_type_hints(config, include_extras=True)

@@ -138,9 +138,9 @@ def _resized(colors: np.ndarray, mask: np.ndarray, box: Box, size: int) -> np.nd
 class RecordedViews(StoredViews):
     """Objects recorded as pictures with cameras; a format fills `names` and finds frames. margin: see `framed`."""
 
-    def __init__(self, size: int, margin: float | None) -> None:
+    def __init__(self, root: str | os.PathLike[str], size: int, margin: float | None) -> None:
         super().__init__()
-        self.size, self.margin = size, margin
+        self._root, self.size, self.margin = existing_folder(root), size, margin
         self.names: list[str] = []
 
     def __len__(self) -> int:
@@ -229,8 +229,7 @@ class Co3D(RecordedViews):
     """
 
     def __init__(self, root: str | os.PathLike[str], *, size: int = 256, margin: float | None = FRAME_MARGIN) -> None:
-        super().__init__(size, margin)
-        self._root = existing_folder(root)
+        super().__init__(root, size, margin)
         self._sequences: list[tuple[list[FrameRecord], Cameras, Tensor]] = []  # usable frames; where their axes meet
         categories = sorted(path.parent for path in self._root.glob("*/frame_annotations.jgz"))
         if not categories:
@@ -302,8 +301,7 @@ class ShapeNetSRN(RecordedViews):
     """
 
     def __init__(self, root: str | os.PathLike[str], *, size: int = 128, margin: float | None = None) -> None:
-        super().__init__(size, margin)
-        self._root = existing_folder(root)
+        super().__init__(root, size, margin)
         self._stems: list[list[str]] = []
         for folder in subfolders(self._root):
             pictures = {path.stem for path in folder.glob("rgb/*.png")}
@@ -359,8 +357,7 @@ class ObjaverseRenders(RecordedViews):
     VIEWS = 12
 
     def __init__(self, root: str | os.PathLike[str], *, size: int = 256, margin: float | None = None) -> None:
-        super().__init__(size, margin)
-        self._root = existing_folder(root)
+        super().__init__(root, size, margin)
         for name in from_value(list[str], read_json(self._root / "valid_paths.json"), "valid_paths.json"):
             try:
                 folder = inside(self._root, name)

@@ -225,23 +225,11 @@ def _between(present: Tensor, axis: int) -> Tensor:
     return (counts.cumsum(axis) > 0) & (counts.flip(axis).cumsum(axis).flip(axis) > 0)
 
 
-@dataclass(frozen=True, eq=False)
-class Consistency:
-    """Of P pairs of views: mean absolute difference over pixels that both see, NaN for none; how many those are."""
-
-    difference: Tensor
-    pixels: Tensor
-
-    @property
-    def mean(self) -> float:
-        """Over all these pixels of all pairs; NaN if there are none."""
-        return float((self.difference.nan_to_num(0.0) * self.pixels).sum() / self.pixels.sum())
-
-
 def reprojection_consistency(
     rgb: Tensor, field: RenderedViews, cameras: Cameras, pairs: Sequence[tuple[int, int]]
-) -> Consistency:
-    """Compares pairs of views (N, 3, H, W) in [0, 1] where a field's renders show the same point of its surface.
+) -> tuple[Tensor, Tensor]:
+    """Compares P pairs of views (N, 3, H, W) in [0, 1] where a field's renders show the same point of its surface: (P,)
+    mean absolute differences over the pixels that both see, NaN for none, and (P,) how many those are.
 
     A pixel of one view is lifted to its point by the field's depth and projected into the other. It counts if the field
     is opaque in both places and the other view's depth there is the point's distance, so that nothing hides it.
@@ -259,7 +247,7 @@ def reprojection_consistency(
             seen += int(visible.sum())
         differences.append(total / seen if seen else total + torch.nan)
         pixels.append(seen)
-    return Consistency(torch.stack(differences).cpu(), torch.tensor(pixels))
+    return torch.stack(differences).cpu(), torch.tensor(pixels)
 
 
 def _look(points: Tensor, field: RenderedViews, rgb: Tensor, cameras: Cameras, target: int) -> tuple[Tensor, Tensor]:
