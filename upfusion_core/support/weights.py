@@ -60,7 +60,6 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     weights: dict[str, Tensor] = {}
     for part in _parts(path):
-        _check_file(part)
         with _reading(part):
             content: Any = read_safetensors(part)[0] if part.suffix == ".safetensors" else _read_pickle(part)
         if not isinstance(content, dict) or not content:
@@ -119,7 +118,6 @@ def read_metadata(path: Path) -> dict[str, str]:
     """The metadata of a `.safetensors` file, or of all its parts; empty where it has none."""
     metadata: dict[str, str] = {}
     for part in _parts(path):
-        _check_file(part)
         with _reading(part), safe_open(part, framework="pt") as file:
             metadata |= file.metadata() or {}
     return metadata
@@ -195,6 +193,7 @@ def _check_file(path: Path) -> None:
 
 
 def _reading(path: Path) -> AbstractContextManager[None]:
+    _check_file(path)
     advice = "it is damaged, cut short or another kind of file: download or convert it again"
     return reading(path, advice, what="a file of weights", error=CheckpointError)
 
