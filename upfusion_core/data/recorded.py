@@ -82,8 +82,20 @@ def framed(frame: Frame, size: int, margin: float | None) -> tuple[Tensor, Tenso
     if (colors[covered].max(axis=-1) < _DARK).mean() > 0.99:
         raise PhotoError(f"{frame.image.name} must show the object, but is black there; leave the frame out")
     box = squared((0, 0, width, height), 1.0) if margin is None else squared(bounds(covered), margin)
-    view = torch.from_numpy(_resized(colors, mask, box, size)).float() / 255
     left, top, right, bottom = box
+    reach = 2 * max(1.0, (right - left) / size) + 1  # of the filter; what lies farther off is not touched
+    first_x, last_x = math.floor(left - reach), math.ceil(right + reach)
+    first_y, last_y = math.floor(top - reach), math.ceil(bottom + reach)
+    rows, columns = slice(max(0, first_y), min(height, last_y)), slice(max(0, first_x), min(width, last_x))
+    room = ((rows.start - first_y, last_y - rows.stop), (columns.start - first_x, last_x - columns.stop))
+    coverage = mask[rows, columns].astype(np.float32) / 255
+    channels = [coverage * colors[rows, columns, number] + 255 * (1 - coverage) for number in range(3)]
+    shifted = (left - first_x, top - first_y, right - first_x, bottom - first_y)
+    resized = []
+    for channel, outside in zip([*channels, 255 * coverage], (255, 255, 255, 0), strict=True):
+        padded = np.pad(np.rint(channel).astype(np.uint8), room, constant_values=outside)
+        resized.append(np.asarray(Image.fromarray(padded).resize((size, size), Image.Resampling.BICUBIC, box=shifted)))
+    view = torch.from_numpy(np.stack(resized)).float() / 255
     camera, whole = frame.camera, torch.tensor([width, height], dtype=torch.float64)
     part = torch.tensor([right - left, bottom - top], dtype=torch.float64)
     principal = (1 - camera.principal.double()) * whole / 2 - torch.tensor([left, top], dtype=torch.float64)
@@ -114,25 +126,6 @@ def squared(box: Box, margin: float) -> Box:
     half = max(right - left, bottom - top) * margin / 2
     x, y = (left + right) / 2, (top + bottom) / 2
     return x - half, y - half, x + half, y + half
-
-
-def _resized(colors: np.ndarray, mask: np.ndarray, box: Box, size: int) -> np.ndarray:
-    """The part `box` of a picture -> (4, size, size) uint8: colours on white and mask; white outside the picture."""
-    height, width = mask.shape
-    left, top, right, bottom = box
-    reach = 2 * max(1.0, (right - left) / size) + 1  # of the filter; what lies farther off is not touched
-    first_x, last_x = math.floor(left - reach), math.ceil(right + reach)
-    first_y, last_y = math.floor(top - reach), math.ceil(bottom + reach)
-    rows, columns = slice(max(0, first_y), min(height, last_y)), slice(max(0, first_x), min(width, last_x))
-    room = ((rows.start - first_y, last_y - rows.stop), (columns.start - first_x, last_x - columns.stop))
-    coverage = mask[rows, columns].astype(np.float32) / 255
-    channels = [coverage * colors[rows, columns, number] + 255 * (1 - coverage) for number in range(3)]
-    shifted = (left - first_x, top - first_y, right - first_x, bottom - first_y)
-    result = []
-    for channel, outside in zip([*channels, 255 * coverage], (255, 255, 255, 0), strict=True):
-        padded = np.pad(np.rint(channel).astype(np.uint8), room, constant_values=outside)
-        result.append(np.asarray(Image.fromarray(padded).resize((size, size), Image.Resampling.BICUBIC, box=shifted)))
-    return np.stack(result)
 
 
 class RecordedViews(StoredViews):

@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import chain, pairwise, product
 from pathlib import Path
 from statistics import fmean
 from typing import Any, TypedDict
@@ -221,7 +221,13 @@ class Evaluator:
         """Writes the report's files, from records of the data set's objects and of the groups'."""
         grouped = {group: _results(found, self.config) for group, found in apart.items() if found}
         content = about | {"results": _results(main, self.config), "results_by_group": grouped}
-        content["gains"] = _gains(main, self.config)
+        content["gains"] = gains = {stage: {} for stage in self.config.stages}  # what more photos bring, by object
+        for (stage, lines), (fewer, more) in product(gains.items(), pairwise(map(str, sorted(self.config.photos)))):
+            lines[f"{fewer} to {more}"] = line = {}
+            for name in MEASURES:
+                both = [each for each in main if all(name in each["values"][stage][step] for step in (fewer, more))]
+                if both:
+                    line[name] = paired_difference(*(_means(both, stage, step, name) for step in (fewer, more)))
         rows = [load_png(self.folder / "objects" / f"{record['index']:06d}.png") for record in main[:SHEET_OBJECTS]]
         columns = [f"photo {number}" for number in range(1, max(self.config.photos) + 1)]
         columns += ["truth", *(TITLES[stage] for stage in self.config.stages if stage != "white")]
@@ -254,19 +260,6 @@ def _results(records: Sequence[dict[str, Any]], config: EvaluationConfig) -> Res
             names = dict.fromkeys(name for record in records for name in record["values"][stage][photos])
             lines[photos] = {name: score(_means(records, stage, photos, name)) for name in names}
     return results
-
-
-def _gains(records: Sequence[dict[str, Any]], config: EvaluationConfig) -> Results:
-    """What more photos bring, object by object: gains[stage]["1 to 3"][measure]."""
-    gains: dict[str, dict[str, dict[str, Score]]] = {stage: {} for stage in config.stages}
-    for stage, lines in gains.items():
-        for fewer, more in pairwise(map(str, sorted(config.photos))):
-            lines[f"{fewer} to {more}"] = line = {}
-            for name in MEASURES:
-                both = [each for each in records if all(name in each["values"][stage][step] for step in (fewer, more))]
-                if both:
-                    line[name] = paired_difference(*(_means(both, stage, step, name) for step in (fewer, more)))
-    return gains
 
 
 def plot_results(results: Results, writing: Writing) -> None:
