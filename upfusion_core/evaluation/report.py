@@ -220,8 +220,8 @@ class Evaluator:
     def report(self, about: _Record, main: list[_Record], apart: Mapping[str, list[_Record]]) -> _Record:
         """Writes the report's files, from records of the data set's objects and of the groups'."""
         grouped = {group: _results(found, self.config) for group, found in apart.items() if found}
-        content = about | {"results": _results(main, self.config), "results_by_group": grouped}
-        content["gains"] = gains = {stage: {} for stage in self.config.stages}  # what more photos bring, by object
+        gains: dict[str, Any] = {stage: {} for stage in self.config.stages}  # what more photos bring, by object
+        content = about | {"results": _results(main, self.config), "results_by_group": grouped, "gains": gains}
         for (stage, lines), (fewer, more) in product(gains.items(), pairwise(map(str, sorted(self.config.photos)))):
             lines[f"{fewer} to {more}"] = line = {}
             for name in MEASURES:
