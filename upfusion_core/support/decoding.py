@@ -198,9 +198,10 @@ def pixels(image: Image.Image, label: str, *, upright: bool = True, is_mask: boo
                 ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None]).convert("RGB")
                 table = np.interp(np.arange(65536) / 257, np.arange(256), np.asarray(transform.apply(ramp))[0, :, 1])
             values = np.rint(table).astype(np.uint8)[np.rint(values * 65535).astype(np.uint16)]
+        planes = values[None]
         if visible is not None:
-            alpha = visible.astype(values.dtype) * (255 if values.dtype == np.uint8 else 1)
-        return np.ascontiguousarray(turned(values[None] if visible is None else np.stack([values, alpha]), turn))
+            planes = np.stack([values, visible.astype(values.dtype) * (255 if values.dtype == np.uint8 else 1)])
+        return np.ascontiguousarray(turned(planes, turn))
     alpha, gray = image.has_transparency_data, image.mode in _GRAY and transform is None
     mode = ("L" if gray else "RGB") + ("A" if alpha else "")
     height, width = image.height, image.width
