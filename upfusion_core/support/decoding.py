@@ -238,7 +238,10 @@ def _to_srgb(image: Image.Image, label: str) -> ImageCms.ImageCmsTransform | Non
     try:
         source = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB") if lab else io.BytesIO(profile or b""))
         kind = "LAB" if lab else source.profile.xcolor_space.strip()
-        fits = {"GRAY": wide or image.mode in _GRAY, "RGB": image.mode != "CMYK", "CMYK": image.mode == "CMYK"}
+        grey = wide or image.mode in _GRAY
+        if kind == "GRAY" and not grey and image.mode != "CMYK":  # WebP, AVIF and HEIC give grey as colours
+            grey = bool(np.ptp(np.asarray(image.convert("RGB")), axis=2).max() <= 2)
+        fits = {"GRAY": grey, "RGB": image.mode != "CMYK", "CMYK": image.mode == "CMYK"}
         if not fits.get(kind, lab):
             raise ValueError(f"it is for {kind}, the picture holds {image.mode}")
         mode = kind if kind != "GRAY" else "I;16" if wide else "L"
