@@ -170,13 +170,13 @@ def _outline(pictures: Tensor) -> tuple[Tensor, Tensor] | None:
 
 MESHES = SimilaritySearch(
     yaw_degrees=tuple(30.0 * turn for turn in range(12)), pitch_degrees=(0.0,), coarse_size=32, fine_size=96,
-    coarse_steps=8, fine_steps=8, limits=(720.0, 60.0, 60.0, 4.0, 1.0),
+    coarse_steps=12, fine_steps=16, limits=(720.0, 60.0, 60.0, 4.0, 1.0),
 )  # fmt: skip
 """How a mesh's place is searched for: all round, whatever its size."""
 TILT, DEPTH, DOUBT = 10.0, 0.005, 0.01
 """A tilt by so many degrees, or with one photo, which hardly shows it, a shift towards its camera by this share of its
 distance, counts as a difference of all pixels by the third."""
-SAMPLES = {32: 4, 96: 3}  # along a pixel, of the sizes above
+SAMPLES = {32: 6, 96: 3}  # along a pixel, of the sizes above
 
 
 @dataclass(frozen=True, eq=False)

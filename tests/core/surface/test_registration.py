@@ -11,7 +11,10 @@ from upfusion_core.surface.rasterise import rasterise
 from upfusion_core.surface.reading import Surface
 
 CAMERAS = orbit_cameras([0.0, 70.0], [20.0, 5.0])
-QUICK = replace(registration.MESHES, yaw_degrees=(0.0, 120.0, 240.0), starts=1, coarse_size=24, fine_size=48)
+QUICK = replace(
+    registration.MESHES, yaw_degrees=(0.0, 120.0, 240.0), starts=1, coarse_size=24, coarse_steps=8, fine_size=48,
+    fine_steps=8,
+)  # fmt: skip
 
 
 def wedge() -> MeshAsset:
