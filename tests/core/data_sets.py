@@ -64,7 +64,7 @@ def assert_mark_is_where_cameras_say(views: PosedViews, point: np.ndarray, least
     weights = weights * (weights > 0.1)  # resizing rings a little about the mark
     seen = weights.sum(dim=(1, 2)) > 3
     assert int(seen.sum()) >= least
-    place = views.placement.points(torch.from_numpy(np.asarray(point)))
+    place = views.placement.apply(torch.from_numpy(np.asarray(point, dtype=float))).float()
     expected = pixels(views.cameras, place, views.rgb.shape[-1])
     assert (centroid(weights) - expected)[seen].norm(dim=-1).max() < 0.5
     to_reference_frame(camera_rays(views.cameras, 2, 2), views.cameras[0])  # refuses one that looks elsewhere

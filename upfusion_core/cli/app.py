@@ -7,12 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING
 from importlib import import_module
-from itertools import pairwise
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from .. import __version__
 from ..config import options
@@ -36,21 +33,8 @@ COMMANDS: dict[str, tuple[type, str]] = {  # the options of each, and the module
 }
 
 
-class _Commands(TyperGroup):
-    """Refuses empty values, e.g. of a shell variable without content: as a path, one would be the current folder."""
-
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
-        for before, value in pairwise(["", *args]):
-            option, equals, given = value.partition("=")
-            name = option or before
-            if (not value or (option.startswith("--") and equals and not given)) and name != "--prompt":
-                what = f"{name} needs a value" if name.startswith("-") else "every argument needs a value"
-                raise typer.BadParameter(f"{what}, got an empty one; for the current folder give .")
-        return super().parse_args(ctx, args)
-
-
 TITLE = "From 1 to 6 photos of an object to novel views and a 3D mesh (UpFusion)."
-app = typer.Typer(cls=_Commands, help=TITLE, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(help=TITLE, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 KEYWORD = inspect.Parameter.KEYWORD_ONLY
 NO_MEMORY = (
     "memory must suffice for the work, but does not, even in the smallest pieces; close other programs, choose a "
@@ -88,7 +72,7 @@ def _reporting() -> Iterator[None]:
 
 def _parameter(option: Option) -> inspect.Parameter:
     """For typer, which only takes the words apart: what they mean is said in `Option.checked`."""
-    kind: Any = option.kind if option.kind in (bool, Path) else str
+    kind: Any = bool if option.kind is bool else str
     kind = list[kind] if option.several and not option.flag.commas else kind
     default: Any = option.default
     if default is MISSING:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 
@@ -20,7 +20,7 @@ from ..data import open_dataset
 from ..data.meshes import MeshViews
 from ..data.shards import INDEX_NAME, UNFINISHED_NAME, PackState, index_content, pack_shards, shard_entry
 from ..data.views import MultiViewDataset
-from ..evaluation.protocol import Group, held_out_groups
+from ..evaluation.protocol import held_out_groups
 from ..evaluation.report import Evaluator, Faults, Task, evaluate
 from ..models.checkpoint import recommended_guidance
 from ..models.perceptual import load_lpips
@@ -112,29 +112,17 @@ def run_pack(command: Pack, given: frozenset[str]) -> None:
         run.tell(f"{run.folder}: {packed}, {len(state.skipped)} skipped ({duration(run.record.seconds)})")
 
 
-class Evaluation(NamedTuple):
-    """What evaluates; the objects; procedural ones to be reported apart, if they are. A worker's work on an object."""
-
-    run: Evaluator
-    dataset: MultiViewDataset
-    held_out: Any
-
-    def __call__(self, task: tuple[bool, int, str]) -> Faults:
-        return self.run.faults(Task(self.held_out if task[0] else self.dataset, *task[1:]))
-
-
-def evaluator(command: Evaluate, folder: Path, fingerprint: str = "") -> Evaluation:
+def evaluator(command: Evaluate, folder: Path, fingerprint: str = "") -> Evaluator:
+    """What evaluates; its second data set are the procedural objects to be reported apart, if there are any."""
     model, apart = load_model(command.networks), None
     assert command.data is not None, "completed sees to it"
     dataset = open_objects(command.data, command.split, model.image_size)
-    if isinstance(dataset, ProceduralObjects) and command.split == "held_out":
-        apart = dataset
-    elif isinstance(dataset, ProceduralObjects) and command.held_out:
+    if isinstance(dataset, ProceduralObjects) and (command.held_out or command.split == "held_out"):
         apart = ProceduralObjects("held_out", size=dataset.size, version=dataset.version)
+        dataset = apart if command.split == "held_out" else dataset
     lpips = None if command.lpips is None else load_lpips(command.lpips, model.device)
     writing = (lambda name: replacing(folder / name)), folder.joinpath
-    run = Evaluator(model, evaluation_config(command), folder, fingerprint, *writing, lpips)
-    return Evaluation(run, dataset, apart)
+    return Evaluator(model, (dataset, apart), evaluation_config(command), folder, fingerprint, *writing, lpips)
 
 
 def run_evaluate(command: Evaluate, given: frozenset[str]) -> None:
@@ -144,19 +132,16 @@ def run_evaluate(command: Evaluate, given: frozenset[str]) -> None:
         plan(run, command, {})
         if run.already_finished:
             return
-        whole, dataset, held_out = evaluator(command, run.folder)
-        model, lpips = whole.model, cast(Any, whole.lpips)
+        whole = evaluator(command, run.folder)
+        model, (dataset, held_out), lpips = whole.model, whole.datasets, cast(Any, whole.lpips)
         assert command.data is not None, "completed sees to it"
         available = len(dataset)
         wanted = object_count(command.data, available, command.objects)
         # the first objects of a split, which are in no order; of a folder, which is sorted, some spread evenly
         among = wanted if command.data in PROCEDURAL else available
         indices = [place * among // wanted for place in range(wanted)]
-        groups: list[Group] = []  # of objects that training has never shown the like of
-        if held_out is not None and command.split == "held_out":
-            groups = held_out_groups(held_out, wanted)
-        elif held_out is not None:
-            groups = held_out_groups(held_out, command.held_out or 0)
+        count = wanted if dataset is held_out else command.held_out or 0
+        groups = [] if held_out is None else held_out_groups(held_out, count)  # training has never shown the like
         settings, inputs = run.record.settings, {} if lpips is None else {"lpips": lpips.weights_id()}
         run.plan(settings, {}, inputs)
         run.begin()
@@ -170,19 +155,15 @@ def run_evaluate(command: Evaluate, given: frozenset[str]) -> None:
         if alone and how.threads is not None:
             torch.set_num_threads(how.threads)
 
-        def in_workers(fingerprint: str, tasks: Sequence[Task]) -> list[Faults]:
+        def in_workers(fingerprint: str, tasks: Sequence[Task]) -> Iterator[tuple[int, Faults]]:
             make: Any = partial(evaluator, command, run.folder.absolute(), fingerprint)
-            found = dict[int, Faults]()
-            keys = [(task.dataset is not dataset, task.index, task.name) for task in tasks]
-            for place, faults in spread(make, keys, **flat(how), device=command.networks.device):
+            for place, faults in spread(make, tasks, **flat(how), device=command.networks.device):
                 if isinstance(faults, Lost):
                     raise OutputError(f"object {tasks[place].name} cannot be done: {faults}; use fewer workers")
-                found[place] = faults
-                on_step(len(found), len(tasks), None)
                 for name in (f"objects/{tasks[place].name}.{ending}" for ending in ("png", "json")):
                     if (run.folder / name).is_file():
                         run.keep(name)
-            return [found[place] for place in range(len(tasks))]
+                yield place, faults
 
         with run.stage("evaluate"), progress(f"Evaluating {wanted} objects") as on_step:
             report = evaluate(
@@ -191,10 +172,10 @@ def run_evaluate(command: Evaluate, given: frozenset[str]) -> None:
                 writing=run.writing, temporary=run.temporary, on_step=on_step,
                 elsewhere=None if alone else in_workers,
             )  # fmt: skip
-        for name, reason in report.skipped:
+        for name, reason in report["skipped"]:
             say(f"Skipped {name}: {reason}")
         apart = sum(len(group.indices) for group in groups if group.dataset is not dataset)
-        counts = f"{len(report.objects)} objects, {len(report.skipped)} skipped"
+        counts = f"{len(report['evaluated'])} objects, {len(report['skipped'])} skipped"
         counts += f", {apart} held out reported apart" if apart else ""
         run.tell(f"{run.folder / 'report.md'}: {counts} ({duration(run.record.seconds)})")
 

@@ -6,16 +6,17 @@ import json
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..config.options import Convert, Export, Info, Mesh, Surface
 from ..data.scene_export import PosedPicture, export_scene
 from ..field.radiance import RadianceField, load_field
-from ..models.checkpoint import describe, weights_path
+from ..models.checkpoint import open_checkpoint, weights_path
 from ..models.convert import convert
 from ..pipeline.given_views import given_photos
 from ..pipeline.masks import estimate_mask
@@ -40,15 +41,13 @@ def run_mesh(command: Mesh, given: frozenset[str]) -> None:
     targets = [*map(output.with_name, mesh_names(output.name, textured=size is not None)), record_path]
     for path in targets:
         check_target(path)
-    with locked(output.parent, output.name):
-        _refuse_existing(targets, command.field, force=command.force)
+    with _writing(output, targets, record_path, command, field=command.field) as record:
         require_packages(texture=size is not None, faces=surface.faces is not None)
-        with _recorded(record_path, command, field=command.field) as record:
-            field = load_field(command.field, device=existing_device(command.device)).field
-            mesh = extracted(field, surface, size)
-            files = mesh.save(output, size_mm=surface.size_mm, up=surface.up)
-            record.files = [str(path) for path in files]
-            record.note(mesh={"vertices": len(mesh.vertices), "faces": len(mesh.faces)})
+        field = load_field(command.field, device=existing_device(command.device)).field
+        mesh = extracted(field, surface, size)
+        files = mesh.save(output, size_mm=surface.size_mm, up=surface.up)
+        record.files = [str(path) for path in files]
+        record.note(mesh={"vertices": len(mesh.vertices), "faces": len(mesh.faces)})
     answer(f"Wrote {output} ({len(mesh.faces)} faces) in {duration(record.seconds)}; record in {record_path}")
 
 
@@ -97,36 +96,36 @@ def run_convert(command: Convert, given: frozenset[str]) -> None:
     destination, origin = command.destination, weights_path(command.source)
     merged = destination.suffix == ".safetensors"
     run_path = destination.with_name(destination.name + ".run.json") if merged else destination / RECORD_NAME
-    check_target(run_path)
-    with locked(destination.parent, destination.name):
-        targets = [path for path in (destination, run_path) if not path.is_dir() or any(path.iterdir())]
-        _refuse_existing(targets, origin, force=command.force)
-        with (
-            _recorded(run_path, command, weights=origin) as record,
-            progress(f"Converting {origin.name}") as on_step,
-        ):
-            dtype = getattr(torch, command.dtype) if command.dtype else None
-            files = convert(origin, destination, dtype=dtype, on_step=on_step)
-            record.files = [str(path) for path in files]
+    targets = [path for path in (destination, run_path) if not path.is_dir() or any(path.iterdir())]
+    with (
+        _writing(destination, targets, run_path, command, weights=origin) as record,
+        progress(f"Converting {origin.name}") as on_step,
+    ):
+        dtype = getattr(torch, command.dtype) if command.dtype else None
+        files = convert(origin, destination, dtype=dtype, on_step=on_step)
+        record.files = [str(path) for path in files]
     size = _bytes(sum(path.stat().st_size for path in files))
     answer(f"Wrote {destination} ({size}) in {duration(record.seconds)}; record in {run_path}")
 
 
 def run_info(command: Info, given: frozenset[str]) -> None:
     weights, output = command.weights, command.output
+    kept: Any = nullcontext()
     if output is not None:
-        check_target(output)
-        _refuse_existing([output], weights_path(weights), force=command.force)
-    content = describe(weights)
-    if output is not None:
-        with _recorded(output, command, weights=weights_path(weights)) as record:
-            record.note(checkpoint=asdict(content))
-    size, width = content.config.image_size, max(len(name) for name in content.parts)
+        kept = _writing(output, [output], output, command, weights=weights_path(weights))
+    with kept as record:
+        content = open_checkpoint(weights)
+        parts, text = content.parts(), content.text()
+        if record is not None:
+            told = {"path": str(content.path), "layout": content.layout, "config": asdict(content.config)}
+            told |= {"parts": {name: asdict(part) for name, part in parts.items()}, "text": text}
+            record.note(checkpoint={**told, "facts": content.facts})
+    size, width = content.config.image_size, max(map(len, parts))
     answer(f"{content.path}: {content.layout}, pictures of {size} x {size} pixels")
-    for name, part in content.parts.items():
+    for name, part in parts.items():
         counts = f"{part.tensors:5d} tensors  {part.parameters / 1e6:9.2f} M parameters"
         answer(f"  {name:{width}}  {counts}  {_bytes(part.bytes):>9}  {', '.join(part.dtypes)}")
-    answer(f"  text: {content.text}")
+    answer(f"  text: {text}")
     for name, value in content.facts.items():
         fact = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         answer(f"  {name.replace('_', ' ')}: {fact}")
@@ -138,21 +137,25 @@ def _bytes(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
 
 
-def _refuse_existing(paths: Sequence[Path], source: Path, *, force: bool) -> None:
-    for path in filter(os.path.exists, paths):
-        if os.path.exists(source) and os.path.samefile(path, source):
-            raise OutputError(f"{path} is the source itself; choose another name")
-        if not force:
-            raise OutputError(f"{path} exists already; choose another name, or --force to replace it")
-
-
 @contextmanager
-def _recorded(path: Path, command: Mesh | Convert | Info, **sources: Path) -> Iterator[Record]:
-    """Writes the record of a command that makes no folder when the block ends, which enters the files."""
-    read = {name: str(source.absolute()) for name, source in sources.items()}
-    record = new_record(type(command).__name__.lower(), recorded(command, "settings"), read, {})
-    start = time.monotonic()
-    yield record
-    record.status, record.stages = "finished", [record.command]
-    record.timings_seconds = {record.command: round(time.monotonic() - start, 3)}
-    write_json(path, record.model_dump())
+def _writing(
+    output: Path, targets: Sequence[Path], record_path: Path, command: Mesh | Convert | Info, **sources: Path
+) -> Iterator[Record]:
+    """Holds `output` for a command that makes no folder, and writes the record when the block ends, which enters files.
+
+    OutputError if one of the targets is a source, or is there already and --force is not given.
+    """
+    check_target(record_path)
+    with locked(output.parent, output.name):
+        for path in filter(os.path.exists, targets):
+            if any(os.path.exists(source) and os.path.samefile(path, source) for source in sources.values()):
+                raise OutputError(f"{path} is the source itself; choose another name")
+            if not command.force:
+                raise OutputError(f"{path} exists already; choose another name, or --force to replace it")
+        read = {name: str(source.absolute()) for name, source in sources.items()}
+        record = new_record(type(command).__name__.lower(), recorded(command, "settings"), read, {})
+        start = time.monotonic()
+        yield record
+        record.status, record.stages = "finished", [record.command]
+        record.timings_seconds = {record.command: round(time.monotonic() - start, 3)}
+        write_json(record_path, record.model_dump())

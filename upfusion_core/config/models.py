@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal, get_args
 from annotated_types import Ge, Gt, Le, MaxLen, MinLen
 
 from ..support.errors import CheckpointError, InputError
-from ..support.files import parse_json
 from .base import configuration, from_value, to_dict
 from .field import Factor, Share
 
@@ -177,11 +176,6 @@ class ModelConfig:
         """Reads the JSON form; what is absent takes its released size. Raises CheckpointError that names the entry."""
         config: ModelConfig = from_value(ModelConfig, without_model_id(content), source, CheckpointError)
         return config
-
-    @staticmethod
-    def from_json(text: str, source: str) -> ModelConfig:
-        """Reads JSON text (see from_dict)."""
-        return ModelConfig.from_dict(parse_json(text, source, CheckpointError), source)
 
 
 def without_model_id(content: Any) -> Any:  # noqa: ANN401 - JSON that should be a model's

@@ -72,7 +72,7 @@ class MeshViews:
         """The true surface of object `index` in the world of `views`, which were read from it."""
         assert views.placement is not None, "of views that were read from here"
         surface = self.sources[index].read()
-        return replace(surface, vertices=views.placement.points(surface.vertices))
+        return replace(surface, vertices=views.placement.apply(surface.vertices.double()).float())
 
     def _rendered(self, source: MeshSource, cameras: Cameras) -> PosedViews:
         try:

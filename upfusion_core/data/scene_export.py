@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from trimesh.transformations import quaternion_from_matrix
 
 from ..geometry.lenses import Lens
 from ..support.errors import InputError
@@ -111,7 +112,7 @@ def _colmap(pictures: Sequence[PosedPicture], points: Tensor, colors: Tensor) ->
         seen = inside.nonzero()[:, 0].tolist()
         for index, point in enumerate(seen):
             tracks[point] += [str(number), str(index)]
-        pose = [*_quaternion(inverse[:3, :3]), *inverse[:3, 3].tolist()]
+        pose = [*quaternion_from_matrix(inverse.numpy()), *inverse[:3, 3].tolist()]
         images.append(f"{number} " + " ".join(f"{value:.12g}" for value in pose) + f" {number} {picture.name}.png")
         shown = zip(place[seen].tolist(), seen, strict=True)
         images.append(" ".join(f"{x:.6f} {y:.6f} {point + 1}" for (x, y), point in shown))
@@ -120,16 +121,3 @@ def _colmap(pictures: Sequence[PosedPicture], points: Tensor, colors: Tensor) ->
         numbers = " ".join(f"{value:.9g}" for value in place)
         rows.append(" ".join([str(point + 1), numbers, *map(str, color), "0", *tracks[point]]))
     return tuple("\n".join([*lines, ""]) for lines in (cameras, images, rows))  # type: ignore[return-value]
-
-
-def _quaternion(rotation: Tensor) -> list[float]:
-    """(w, x, y, z), w not below 0: the eigenvector of the largest eigenvalue of Bar-Itzhack's matrix."""
-    (a, b, c), (d, e, f), (g, h, i) = rotation.tolist()
-    rows = [
-        [a - e - i, d + b, g + c, h - f],
-        [d + b, e - a - i, h + f, c - g],
-        [g + c, h + f, i - a - e, d - b],
-        [h - f, c - g, d - b, a + e + i],
-    ]
-    x, y, z, w = torch.linalg.eigh(rotation.new_tensor(rows)).eigenvectors[:, -1].tolist()
-    return [w, x, y, z] if w >= 0 else [-w, -x, -y, -z]

@@ -13,30 +13,13 @@ import torch
 from torch import Tensor
 
 from ..geometry import cameras_from_matrices, reference_camera
+from ..geometry.cameras import Similarity
 from ..support.errors import InputError, UpFusionError
 from ..support.files import reading
 from ..types import Cameras
 
 UP = torch.tensor([0.0, 1.0, 0.0])  # of our world
 _PARALLEL = 1e-6  # mean squared sine of the angles between axes and their common direction, below which they never meet
-
-
-@dataclass(frozen=True, eq=False)
-class Placement:
-    """How a source's world moved into ours: x' = scale · rotation (x - origin), column vectors, all float64."""
-
-    rotation: Tensor
-    origin: Tensor
-    scale: float
-
-    def points(self, points: Tensor) -> Tensor:
-        """(..., 3) points of the source's world -> (..., 3) in ours, float32."""
-        return (self.scale * (points.double() - self.origin) @ self.rotation.T).float()
-
-    def after(self, first: Placement) -> Placement:
-        """One similarity that does what `first` and then this one do."""
-        moved = first.origin + first.rotation.T @ self.origin / first.scale
-        return Placement(self.rotation @ first.rotation, moved, self.scale * first.scale)
 
 
 def meeting_point(cameras: Cameras) -> Tensor:
@@ -52,7 +35,9 @@ def meeting_point(cameras: Cameras) -> Tensor:
     return center
 
 
-def normalise(cameras: Cameras, *, center: Tensor | None = None, up: Tensor | None = None) -> tuple[Cameras, Placement]:
+def normalise(
+    cameras: Cameras, *, center: Tensor | None = None, up: Tensor | None = None
+) -> tuple[Cameras, Similarity]:
     """Moves cameras rigidly, and scales their world, so that view 0 stands at distance 1 and looks at the origin.
 
     The origin is the point of view 0's axis nearest to `center`, so that every camera stays true to its picture; None
@@ -80,10 +65,10 @@ def normalise(cameras: Cameras, *, center: Tensor | None = None, up: Tensor | No
             ahead = ahead - (ahead @ y) * y
         z = ahead / ahead.norm()
         rotation = torch.stack([torch.linalg.cross(y, z), y, z])
-    placement = Placement(rotation, stand - distance * backward, 1 / distance)
-    matrices = cameras.camera_to_world.double().clone()
-    matrices[:, :3, 3] = placement.scale * (matrices[:, :3, 3] - placement.origin) @ rotation.T
+    origin, scale, matrices = stand - distance * backward, 1 / distance, cameras.camera_to_world.double().clone()
+    matrices[:, :3, 3] = scale * (matrices[:, :3, 3] - origin) @ rotation.T
     matrices[:, :3, :3] = rotation @ matrices[:, :3, :3]
+    placement = Similarity(scale, rotation, -scale * rotation @ origin)  # in float64
     return cameras_from_matrices(matrices, focal=cameras.focal, principal=cameras.principal), placement
 
 
@@ -105,7 +90,7 @@ class PosedViews:
     name: str
     upright: bool = True
     depth: Tensor | None = None
-    placement: Placement | None = None
+    placement: Similarity | None = None
 
     def __post_init__(self) -> None:
         first = self.cameras.camera_to_world[0]  # of shards a stranger may have said it
@@ -121,7 +106,7 @@ class PosedViews:
         picked = torch.tensor(checked_views(views, len(self), self.name))
         cameras, move = normalise(self.cameras[picked], center=torch.zeros(3), up=UP if self.upright else None)
         depth = None if self.depth is None else self.depth[picked] * move.scale
-        placement = None if self.placement is None else move.after(self.placement)
+        placement = self.placement and move.after(self.placement)
         return PosedViews(self.rgb[picked], self.mask[picked], cameras, self.name, self.upright, depth, placement)
 
 

@@ -10,9 +10,9 @@ import hashlib
 import importlib.util
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import Any, TypedDict
@@ -32,7 +32,7 @@ from ..support.files import Writing, read_json, replacing, write_json
 from ..support.images import contact_sheet, load_png, save_png
 from ..types import OnStep
 from .metrics import MEASURES
-from .protocol import Group, draw_object, evaluate_object
+from .protocol import EvaluatedObject, Group, ObjectResult, draw_object, evaluate_object
 
 # how alignments are called, by the ending of a measure's name, e.g. box_psnr_affine; raw measures have none
 WAYS = {"": "raw", "affine": "per-view affine", "similarity": "global similarity"}
@@ -58,7 +58,7 @@ class Score(TypedDict):
 _Record = dict[str, Any]  # of an object, in its file
 _Skipped = list[tuple[str, str]]  # objects and reasons
 Faults = tuple[_Skipped, _Skipped]  # of one object: why it was skipped, and what its data set left out
-Elsewhere = Callable[[str, Sequence["Task"]], Sequence[Faults]]
+Elsewhere = Callable[[str, Sequence["Task"]], Iterator[tuple[int, Faults]]]
 Results = Mapping[str, Mapping[str, Mapping[str, Score]]]  # [stage][photos][measure], the number of photos as text
 
 
@@ -77,24 +77,12 @@ def paired_difference(first: Sequence[float], second: Sequence[float]) -> Score:
 
 
 @dataclass(frozen=True)
-class Report:
-    """Names of the objects evaluated, and (object, reason) of the others; the figures are in report.json."""
-
-    objects: tuple[str, ...]
-    skipped: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
 class Task:
-    """An object to be evaluated."""
+    """An object to be evaluated, of the data set or of the one apart; `name` is that of its files."""
 
-    dataset: MultiViewDataset
     index: int
-    name: str  # of its files
-
-
-def _tasks(dataset: MultiViewDataset, indices: Sequence[int], prefix: str = "") -> list[Task]:
-    return [Task(dataset, index, f"{prefix}{index:06d}") for index in indices]
+    name: str
+    apart: bool = False
 
 
 def evaluate(
@@ -111,8 +99,8 @@ def evaluate(
     temporary: Callable[[str], Path] | None = None,
     on_step: OnStep | None = None,
     elsewhere: Elsewhere | None = None,
-) -> Report:
-    """Evaluates objects of a data set and writes the report into a folder.
+) -> dict[str, Any]:
+    """Evaluates objects of a data set, writes the report into a folder, and gives what report.json holds.
 
     Each object's values are in objects/<number>.json as soon as they are known. Those that the folder holds already,
     from the same settings, are not computed again, and a field goes on from its saved state.
@@ -121,40 +109,42 @@ def evaluate(
         about: what else shapes the result, such as the weights of `lpips`: it stands in the report.
         writing: how files of the folder get their names; by default they are renamed into the folder.
         temporary: gives the paths of files that are only needed until the end, the fields' states.
-        elsewhere: `faults` of tasks in their order, by Evaluators of the given fingerprint in other processes.
+        elsewhere: places of tasks and their faults as they come, of Evaluators of that fingerprint elsewhere.
     """
     settings = {**(about or {}), "model_id": model.model_id, "settings": to_dict(config)}
     writing = writing or (lambda name: replacing(folder / name))
     fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-    run = Evaluator(model, config, folder, fingerprint, writing, temporary or folder.joinpath, lpips)
-    chosen = _tasks(dataset, indices)
-    prefixes = {group: "" if group.dataset is dataset else f"{group.name}-" for group in groups}
-    members = {group: _tasks(group.dataset, group.indices, prefix) for group, prefix in prefixes.items()}
-    others = [task for found in members.values() for task in found if task.dataset is not dataset]
-    records, skipped = run.records([*chosen, *others], on_step, elsewhere)
-    main = [records[task.name] for task in chosen if task.name in records]
-    apart = {group: [records[task.name] for task in found if task.name in records] for group, found in members.items()}
-    if not main:
+    datasets = dataset, next((group.dataset for group in groups if group.dataset is not dataset), None)
+    run = Evaluator(model, datasets, config, folder, fingerprint, writing, temporary or folder.joinpath, lpips)
+    tasks = {"": [Task(index, f"{index:06d}") for index in indices]}
+    for group in groups:
+        apart = group.dataset is not dataset
+        prefix = f"{group.name}-" if apart else ""
+        tasks[group.name] = [Task(index, f"{prefix}{index:06d}", apart) for index in group.indices]
+    every = {task.name: task for task in chain(*tasks.values())}
+    records, skipped = run.records(list(every.values()), on_step, elsewhere)
+    found = {name: [records[task.name] for task in those if task.name in records] for name, those in tasks.items()}
+    names = {name: [record["object"] for record in those] for name, those in found.items()}
+    if not (main := found.pop("")):
         fault = " because ".join(skipped[0])
         raise InputError(f"none of {len(indices)} objects could be evaluated, {fault}; correct that, then begin again")
-    names = {group: [record["object"] for record in found] for group, found in apart.items()}
     facts: dict[str, Any] = {
-        "groups": {group.name: {"title": group.title, "evaluated": found} for group, found in names.items()},
+        "groups": {group.name: {"title": group.title, "evaluated": names[group.name]} for group in groups},
         "left_out_by_the_data_set": dataset.skipped,
         "similarity_alignment": ALIGNMENTS[config.alignment],
-        "evaluated": [record["object"] for record in main],
+        "evaluated": names[""],
         "skipped": skipped,
         "notes": [f"{record['object']}: {note}" for record in records.values() for note in record["notes"]],
     }
-    run.report(settings | facts, main, apart)
-    return Report(tuple(facts["evaluated"]), tuple(skipped))
+    return run.report(settings | facts, main, found)
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluator:
-    """What all objects of an evaluation share."""
+    """What all objects of an evaluation share; `datasets`: the one, and the one apart, if there is any."""
 
     model: UpFusion
+    datasets: tuple[MultiViewDataset, Any]
     config: EvaluationConfig
     folder: Path
     fingerprint: str
@@ -166,35 +156,26 @@ class Evaluator:
         self, tasks: Sequence[Task], on_step: OnStep | None, elsewhere: Elsewhere | None
     ) -> tuple[dict[str, _Record], _Skipped]:
         """The records of the objects that could be evaluated, by their tasks' names, and the others."""
-        found: dict[str, _Record] = {}
-        skipped: _Skipped = []
-        missing = [task for task in tasks if elsewhere and self._stored(task) is None]
-        found_elsewhere = elsewhere(self.fingerprint, missing) if elsewhere else ()
-        faults = dict(zip((task.name for task in missing), found_elsewhere, strict=True))
+        missing = [task for task in tasks if self._stored(task) is None]
         each = len(self.config.photos) * len(self.config.stages)
-        for place, task in enumerate(tasks):
+        done = each * (len(tasks) - len(missing))
 
-            def tell(step: int, total: int, preview: Callable[[], Tensor] | None, before: int = place * each) -> None:
-                if on_step is not None:
-                    on_step(before + step, each * len(tasks), preview)
+        def tell(step: int, total: int, preview: Callable[[], Tensor] | None) -> None:
+            if on_step is not None:
+                on_step(done + step, each * len(tasks), preview)
 
-            record = self._stored(task)
-            why, left_out = faults.get(task.name, ([], []))
-            skipped += why
-            for entry in left_out:
-                note(task.dataset.skipped, *entry)
-            if record is None and not why:
-                record = self._evaluated(task, skipped, tell)
-            if record is not None:
-                found[task.name] = record
-            tell(each, each, None)
-        return found, skipped
-
-    def faults(self, task: Task) -> Faults:
-        """Evaluates an object and writes its record."""
-        known, skipped = len(task.dataset.skipped), list[tuple[str, str]]()
-        self._evaluated(task, skipped, lambda *_: None)
-        return skipped, task.dataset.skipped[known:]
+        here = ((place, self(task, tell)) for place, task in enumerate(missing))
+        faults: dict[int, Faults] = {}
+        for place, found in elsewhere(self.fingerprint, missing) if elsewhere else here:
+            faults[place] = found
+            done += each
+            tell(0, 0, None)
+        skipped: _Skipped = []
+        for place in sorted(faults):
+            skipped += faults[place][0]
+            for entry in faults[place][1]:
+                note(self.datasets[missing[place].apart].skipped, *entry)
+        return {task.name: record for task in tasks if (record := self._stored(task)) is not None}, skipped
 
     def _stored(self, task: Task) -> _Record | None:
         """The record of an object that is finished; None where there is none, or one of other settings."""
@@ -207,27 +188,28 @@ class Evaluator:
         fits = isinstance(record, dict) and record.get("run") == self.fingerprint and record.get("index") == task.index
         return record if fits else None
 
-    def _evaluated(self, task: Task, skipped: _Skipped, on_step: OnStep) -> _Record | None:
-        record = self._tried(task, skipped, on_step)
+    def __call__(self, task: Task, on_step: OnStep | None = None) -> Faults:
+        """Evaluates an object and writes its record, unless something is wrong with it."""
+        dataset, name, why = self.datasets[task.apart], f"object {task.index}", list[tuple[str, str]]()
+        known = len(dataset.skipped)
+        try:
+            item = draw_object(dataset, task.index, self.config)
+            name, state = item.views.name, f"objects/{task.name}-{self.fingerprint}-%d.state"
+            result = evaluate_object(
+                self.model, item, self.config, on_step, lpips=self.lpips, state=lambda n: self.temporary(state % n)
+            )
+        except (InputError, FieldError) as error:
+            left_out = dataset.skipped[known:]
+            why.append((left_out[-1][0] if left_out else name, str(error)))
+        else:
+            self._write(task, item, result)
         for left in (self.folder / "objects").glob(f"{task.name}-*.state"):
             left.unlink()
-        return record
+        return why, dataset.skipped[known:]
 
-    def _tried(self, task: Task, skipped: _Skipped, on_step: OnStep) -> _Record | None:
-        """The record of an object that is not finished yet, written; or None and a new entry in `skipped`."""
-        name, known = f"object {task.index}", len(task.dataset.skipped)
-
-        def state(count: int) -> Path:
-            return self.temporary(f"objects/{task.name}-{self.fingerprint}-{count}.state")
-
-        try:
-            item = draw_object(task.dataset, task.index, self.config)
-            name = item.views.name
-            result = evaluate_object(self.model, item, self.config, on_step, lpips=self.lpips, state=state)
-        except (InputError, FieldError) as error:
-            skipped.append((task.dataset.skipped[-1][0] if len(task.dataset.skipped) > known else name, str(error)))
-            return None
-        record = {"object": name, "index": item.index, "run": self.fingerprint, "photos": item.photos}
+    def _write(self, task: Task, item: EvaluatedObject, result: ObjectResult) -> None:
+        """An object's picture, and its record, with which it is finished."""
+        record = {"object": item.views.name, "index": item.index, "run": self.fingerprint, "photos": item.photos}
         record |= {"targets": item.targets, "reference_elevation_degrees": item.elevation_degrees}
         record |= {"values": result.values, "notes": result.notes}
         # the photos, the truth of the first target and what each stage made of it, small ones enlarged, framed in grey
@@ -236,13 +218,12 @@ class Evaluator:
         row = interpolate(row, scale_factor=-(-LEAST_SIDE // row.shape[-1]), mode="nearest")
         with self.writing(f"objects/{task.name}.png") as path:
             save_png(path, contact_sheet(pad(row, (1, 1, 1, 1), value=0.8), columns=len(row)))
-        with self.writing(f"objects/{task.name}.json") as path:  # with this it is finished
+        with self.writing(f"objects/{task.name}.json") as path:
             write_json(path, record)
-        return record
 
-    def report(self, about: _Record, main: list[_Record], apart: Mapping[Group, list[_Record]]) -> None:
+    def report(self, about: _Record, main: list[_Record], apart: Mapping[str, list[_Record]]) -> _Record:
         """Writes the report's files, from records of the data set's objects and of the groups'."""
-        grouped = {group.name: _results(found, self.config) for group, found in apart.items() if found}
+        grouped = {group: _results(found, self.config) for group, found in apart.items() if found}
         content = about | {"results": _results(main, self.config), "results_by_group": grouped}
         content["gains"] = _gains(main, self.config)
         rows = [load_png(self.folder / "objects" / f"{record['index']:06d}.png") for record in main[:SHEET_OBJECTS]]
@@ -255,6 +236,7 @@ class Evaluator:
             path.write_text(_markdown(content), encoding="utf-8", errors="backslashreplace")
         with self.writing("report.json") as path:
             write_json(path, content)
+        return content
 
 
 def _means(records: Sequence[dict[str, Any]], stage: str, photos: str, measure: str) -> list[float]:

@@ -145,38 +145,15 @@ class Distillation:
         if self.path is not None:
             save_tensors({"fingerprint": self.fingerprint, "state": state}, self.path)
 
-    def report(self, step: Step, total: int, preview: Callable[[], Tensor] | None, state: State) -> None:
-        """Calls the hook; where that cancels, the state is saved before the cancellation goes on."""
-        try:
-            self.on_step(step, total, preview)
-        except BaseException:  # whatever the host cancels with; it is raised again
-            self.save(state())
-            raise
-
-    def fit(
-        self,
-        fitter: FieldFitter | ReferenceFitter,
-        state: State,
-        end: int,
-        first: int,
-        total: int,
-        phase: str,
-        painting: int = 0,
-    ) -> None:
-        """Steps until iteration `end`; `first` of the `total` steps are before, `painting` of those to come paint.
-
-        The state is saved now and then, and where a step is broken off.
-        """
+    def fit(self, fitter: FieldFitter | ReferenceFitter, end: int, state: State, tell: Callable[[], None]) -> None:
+        """Steps until iteration `end`, each told; the state is saved now and then, and where a step is broken off."""
         while fitter.iteration < end:
             try:
                 fitter.step()
-            except BaseException:
+                tell()  # first: killed before the state is saved, the step is told again, and its preview is the last
+            except BaseException:  # whatever the host cancels with; it is raised again
                 self.save(state())
                 raise
-            # the hook comes first: killed between the two, it is called for the step again, and its preview is the last
-            done = first + fitter.iteration
-            left = {FITTING: total - done - painting, PAINTING: painting}
-            self.report(Step(done, phase, FITTING, left), total, fitter.preview, state)
             if fitter.iteration % self.config.checkpoint_every == 0 or fitter.iteration == end:
                 self.save(state())
 
@@ -257,11 +234,12 @@ class FitRounds:
             self.fitter.load_state_dict(saved["fit"])
 
     def finish(self) -> RadianceField:
+        def tell() -> None:
+            done, to_paint = self._steps_before(self.number) + self.fitter.iteration, sum(self.walks[self.number + 1 :])
+            self._tell(done, to_paint, FITTING, self.fitter.preview)
+
         while True:
-            end, first = self.rounds[self.number].end, self._steps_before(self.number)
-            phase = f"round {self.number} of {len(self.rounds) - 1}, fitting" if self.number else "predictions"
-            to_paint = sum(self.walks[self.number + 1 :])
-            self.job.fit(self.fitter, self.state, end, first, self.total, phase, to_paint)
+            self.job.fit(self.fitter, self.rounds[self.number].end, self.state, tell)
             if self.number + 1 == len(self.rounds):
                 return self.field
             self.pictures = self._sampled(self.rounds[self.number + 1])
@@ -277,6 +255,12 @@ class FitRounds:
         state = {"round": self.number, "pictures": self.pictures, "fit": self.fitter.state_dict()}
         photos = self.photos and {**vars(self.photos), "cameras": vars(self.photos.cameras)}
         return state | {"painted": self.painted, "photos": photos}
+
+    def _tell(self, done: int, to_paint: int, kind: str, preview: Callable[[], Tensor] | None) -> None:
+        """Calls the hook after a step of the kind; so many that paint are still to come."""
+        number, left = self.number + (kind == PAINTING), {PAINTING: to_paint, FITTING: self.total - done - to_paint}
+        phase = f"round {number} of {len(self.rounds) - 1}, {kind}" if number else "predictions"
+        self.job.on_step(Step(done, phase, kind, left), self.total, preview)
 
     def _steps_before(self, number: int) -> int:
         """Steps of the whole until a round's pictures are made, but for those of the fit that it goes on with."""
@@ -297,13 +281,11 @@ class FitRounds:
         if self._cond is None:
             self._cond = model.condition(job.scene, made.cameras, text_embeddings=job.text)
         before, later = self._steps_before(self.number) + self.fitter.iteration, sum(self.walks[self.number + 2 :])
-        phase, batch = f"round {self.number + 1} of {len(self.rounds) - 1}, painting", job.config.batch_size
+        batch, most = job.config.batch_size, self.walks[self.number + 1]
 
         def on_step(number: int, _: int, preview: Callable[[], Tensor] | None) -> None:
-            number += len(self.painted) * repaint_steps(made.level or 1.0, self.plan.steps)
-            done, to_paint = min(before + number, self.total), max(self.walks[self.number + 1] - number, 0) + later
-            left = {PAINTING: to_paint, FITTING: max(self.total - done - to_paint, 0)}
-            job.report(Step(done, phase, PAINTING, left), self.total, preview, self.state)
+            number = min(number + len(self.painted) * repaint_steps(made.level or 1.0, self.plan.steps), most)
+            self._tell(before + number, most - number + later, PAINTING, preview)
 
         walk: dict[str, Any] = {"steps": self.plan.steps, "scheduler": self.plan.scheduler, "level": made.level or 1.0}
         walk |= {"guidance": job.config.guidance, "guidance_window": self.fast.guided, "batch_size": batch}
@@ -361,7 +343,12 @@ def _as_released(job: Distillation, plan: ReferenceSchedule) -> RadianceField:
             before.step()
             left = {FITTING: given.iterations - before.iteration, DENOISING: plan.iterations}
             job.on_step(Step(before.iteration, "the given views", FITTING, left), total, before.preview)
-    job.fit(fitter, fitter.state_dict, plan.iterations, first, total, "denoising")
+
+    def tell() -> None:
+        done = first + fitter.iteration
+        job.on_step(Step(done, "denoising", FITTING, {FITTING: total - done, PAINTING: 0}), total, fitter.preview)
+
+    job.fit(fitter, plan.iterations, fitter.state_dict, tell)
     return field
 
 
@@ -407,7 +394,7 @@ def distill(
     with torch.inference_mode(False), torch.enable_grad():  # hosts may call from inference mode
         job = Distillation(
             model=model,
-            scene=replace(scene, tokens=scene.tokens.detach().clone(), reference=_detached(scene.reference)),
+            scene=replace(scene, tokens=scene.tokens.detach().clone(), reference=scene.reference.detach()),
             config=config,
             text=(text[0].detach().clone(), text[1].detach().clone()),
             seed=generator.initial_seed(),
@@ -415,7 +402,7 @@ def distill(
             path=None if checkpoint is None else Path(checkpoint),
             views=None if views is None else fitted_pictures(views),
             silhouettes=isinstance(views, GivenViews),
-            photo_cameras=photo_cameras and replace(photo_cameras, cameras=_detached(photo_cameras.cameras)),
+            photo_cameras=photo_cameras and replace(photo_cameras, cameras=photo_cameras.cameras.detach()),
         )
         plan = config.schedule
         field = _as_released(job, plan) if isinstance(plan, ReferenceSchedule) else FitRounds(job, plan).finish()
@@ -438,8 +425,3 @@ def _posed(
         if views is None and scene.views is not None and scene.views.sources is not None:
             views, scene = given_photos(scene.views, cameras), replace(scene, views=None)
     return scene, views, cameras
-
-
-def _detached(cameras: Cameras) -> Cameras:
-    """The cameras outside of autograd, whose graph of them would be walked only once."""
-    return Cameras(cameras.camera_to_world.detach(), cameras.focal.detach(), cameras.principal.detach())

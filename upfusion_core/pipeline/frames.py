@@ -16,7 +16,7 @@ from torch.nn.functional import conv2d, interpolate
 
 from ..support.checks import check_count, check_shape
 from ..support.errors import MissingPackageError, PhotoError
-from ..support.images import unit_range
+from ..support.images import shrunk, unit_range
 
 SHARP_SIDE, SIDE = 384, 16  # pixels along the sides of what sharpness is measured in, and of what is compared
 BLURRED = 0.3  # of the median sharpness; less is blurred
@@ -28,7 +28,7 @@ def photo_files(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = [file for file in path.iterdir() if file.suffix.lower() in PHOTO_SUFFIXES and file.name[0] != "."]
+            inside = [file for file in path.glob("[!.]*") if file.suffix.lower() in PHOTO_SUFFIXES]
             if not inside:
                 raise PhotoError(f"{path} must hold pictures ({', '.join(PHOTO_SUFFIXES)}), got none; choose another")
             found += sorted(inside)
@@ -40,12 +40,13 @@ def photo_files(paths: Sequence[Path]) -> list[Path]:
 def photo_sharpness(rgb: Tensor) -> float:
     """Variance of the Laplacian of a picture (3, H, W), uint8 or in [0, 1], made SHARP_SIDE pixels long."""
     kernel = torch.tensor([[[[0.0, 1, 0], [1, -4, 1], [0, 1, 0]]]])
-    return float(conv2d(_shrunk(rgb, SHARP_SIDE).mean(1, keepdim=True), kernel).var())
+    return float(conv2d(shrunk(unit_range(rgb[:3]), SHARP_SIDE).mean(0, keepdim=True)[None], kernel).var())
 
 
 def appearance(rgb: Tensor) -> Tensor:
     """(768,) what a picture (3, H, W) looks like from afar: its colours on a grid of 16 x 16."""
-    return interpolate(_shrunk(rgb, 4 * SIDE), (SIDE, SIDE), mode="bilinear", antialias=True).flatten() / SIDE
+    small = shrunk(unit_range(rgb[:3]), 4 * SIDE)[None]
+    return interpolate(small, (SIDE, SIDE), mode="bilinear", antialias=True).flatten() / SIDE
 
 
 def spread_choice(features: Tensor, sharp: Tensor, count: int, *, in_order: bool = False) -> list[str]:
@@ -109,10 +110,3 @@ def film_frames(
                 yield number, torch.from_numpy(np.ascontiguousarray(rearrange(values, "h w c -> c h w")))
     except (av.FFmpegError, IndexError) as error:
         raise PhotoError(f"{label} must be a film, but cannot be read ({error}); save it as MP4") from error
-
-
-def _shrunk(rgb: Tensor, side: int) -> Tensor:
-    """(1, 3, h, w) in [0, 1], its longer side at most `side`."""
-    share = min(1.0, side / max(rgb.shape[1:]))
-    size = [max(1, round(length * share)) for length in rgb.shape[1:]]
-    return interpolate(unit_range(rgb[:3])[None], size, mode="bilinear", antialias=True)

@@ -19,7 +19,7 @@ from ..geometry.lenses import source_cameras
 from ..geometry.rays import project
 from ..support.checks import check_type
 from ..support.errors import InputError
-from ..support.images import unit_range
+from ..support.images import shrunk, unit_range
 from ..types import Cameras, GivenViews, InputViews, NovelViews, OnStep, PhotoCameras
 from .photos import estimate_coverage
 
@@ -52,18 +52,17 @@ def fitted_pictures(views: GivenViews | NovelViews) -> FittedPictures:
         if not len(views.cameras):
             raise InputError("views must hold one picture or more, got 0; leave them out to begin from predictions")
         views = GivenViews(list(views.rgb), views.cameras)
-    cameras = Cameras(**{name: value.detach().cpu() for name, value in vars(views.cameras).items()})
     made: list[tuple[Tensor, Tensor, Tensor]] = []
     for index, picture in enumerate(views.rgb):
-        rgb = _reduced(picture)
+        rgb = shrunk(picture.detach().cpu(), LARGEST)
         if views.masks is None:
             mask = estimate_coverage(unit_range(rgb))
         else:
-            mask = _reduced(views.masks[index][None])
+            mask = shrunk(views.masks[index][None].detach().cpu(), LARGEST)
             rgb = rgb.where(unit_range(mask) >= 0.5, 255 if rgb.dtype == torch.uint8 else 1)
         weight = 1.0 if views.weights is None else float(views.weights[index])
         made.append((rgb, mask, torch.tensor(weight).expand_as(mask)))
-    return FittedPictures(cameras, *(list(values) for values in zip(*made, strict=True)))
+    return FittedPictures(views.cameras.detach().to("cpu"), *(list(values) for values in zip(*made, strict=True)))
 
 
 def given_photos(views: InputViews, cameras: PhotoCameras) -> GivenViews:
@@ -78,16 +77,6 @@ def given_photos(views: InputViews, cameras: PhotoCameras) -> GivenViews:
     for photo in photos:
         masks.append(estimate_coverage(unit_range(photo.rgb))[0] if photo.mask is None else unit_range(photo.mask))
     return GivenViews([photo.rgb for photo in photos], source_cameras(cameras.cameras[chosen], photos), masks)
-
-
-def _reduced(picture: Tensor) -> Tensor:
-    """(C, H, W) on the CPU, no larger than LARGEST, of the same type."""
-    picture = picture.detach().cpu()
-    share = LARGEST / max(picture.shape[1:])
-    if share >= 1:
-        return picture.clone()
-    size = [max(1, round(side * share)) for side in picture.shape[1:]]
-    return interpolate(picture[None], size, mode="bilinear", antialias=True)[0]
 
 
 def visual_hull(pictures: FittedPictures, extent: float, cells: int) -> Tensor:

@@ -58,6 +58,13 @@ def load_png(path: Path, mode: str = "RGB") -> Tensor:
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1).float() / 255
 
 
+def shrunk(picture: Tensor, longest: int) -> Tensor:
+    """(C, H, W) of any type -> a copy of the same type, its longer side at most so many pixels, without aliasing."""
+    share = min(1.0, longest / max(picture.shape[1:]))
+    size = [max(1, round(side * share)) for side in picture.shape[1:]]
+    return picture.clone() if share == 1 else interpolate(picture[None], size, mode="bilinear", antialias=True)[0]
+
+
 def resize_pictures(pictures: Tensor, size: int) -> Tensor:
     """(N, C, H, W) in [0, 1] -> (N, C, size, size), bicubic without aliasing; unchanged where it has that size."""
     if pictures.shape[-2:] == (size, size):

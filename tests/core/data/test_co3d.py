@@ -90,7 +90,7 @@ def test_known_points_after_crop_and_resize(tmp_path: Path, kind: str | None, ji
     assert not views.upright
     assert torch.allclose(views.cameras.camera_to_world[0], reference_camera().camera_to_world[0], atol=1e-5)
     if not jitter:
-        assert torch.allclose(views.placement.points(torch.from_numpy(CENTRE)), torch.zeros(3), atol=1e-5)
+        assert torch.allclose(views.placement.apply(torch.from_numpy(CENTRE)).float(), torch.zeros(3), atol=1e-5)
 
 
 def test_crops_on_white(tmp_path: Path) -> None:

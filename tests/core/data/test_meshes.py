@@ -44,7 +44,7 @@ def redness(views: PosedViews) -> torch.Tensor:
 
 
 def assert_mark_is_seen_at(views: PosedViews, weights: torch.Tensor, point: torch.Tensor, least: int) -> None:
-    expected = pixels(views.cameras, views.placement.points(point), views.rgb.shape[-1])
+    expected = pixels(views.cameras, views.placement.apply(point).float(), views.rgb.shape[-1])
     visible = weights.sum(dim=(1, 2)) > 10
     assert visible.sum() >= least
     assert (centroid(weights) - expected)[visible].norm(dim=-1).max() < 0.5

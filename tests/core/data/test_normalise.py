@@ -44,7 +44,7 @@ def test_with_up_only_the_azimuth_is_turned() -> None:
     cameras = look_at(torch.tensor([[0.0, -2, 0], [2.0, 0, 0]]), up=(0.0, 0.0, 1.0))
     moved, similarity = normalise(cameras, up=torch.tensor([0.0, 0, 1]))
     assert torch.allclose(moved.camera_to_world, orbit_cameras([0.0, 90.0], 0.0).camera_to_world, atol=1e-6)
-    assert torch.allclose(similarity.points(torch.tensor([0.0, 0, 1])), torch.tensor([0.0, 0.5, 0]), atol=1e-6)
+    assert torch.allclose(similarity.apply(torch.tensor([0.0, 0, 1])), torch.tensor([0.0, 0.5, 0]), atol=1e-6)
 
 
 @pytest.mark.parametrize("height", [2.0, -2.0])
@@ -61,30 +61,27 @@ def test_pictures_stay_and_the_reference_looks_at_the_origin_though_axes_miss(up
     cameras, target = somewhere(miss=0.3)
     moved, similarity = normalise(cameras, up=None if up is None else torch.tensor(up))
     points = target + torch.tensor([[0.1, 0.2, 0.3], [-0.3, 0.1, 0.0], [0.0, -0.2, 0.2]])
-    assert torch.allclose(ndc(cameras, points), ndc(moved, similarity.points(points)), atol=1e-5)
+    assert torch.allclose(ndc(cameras, points), ndc(moved, similarity.apply(points)), atol=1e-5)
     assert float(moved.centers[0].norm()) == pytest.approx(1, abs=1e-6)
     to_reference_frame(camera_rays(moved, 2, 2), moved[0])  # refuses a reference that looks elsewhere
-    missed = similarity.points(meeting_point(cameras))
+    missed = similarity.apply(meeting_point(cameras)).float()
     axis = moved.camera_to_world[0, :3, 2]
     assert float(missed @ axis) == pytest.approx(0, abs=1e-5)  # the origin is the foot of the perpendicular
 
 
-def test_similarities_chain() -> None:
+def test_similarities_chain_and_what_is_refused() -> None:
     cameras, target = somewhere()
     moved, first = normalise(cameras)  # without `up` view 0 becomes the reference camera
     assert torch.allclose(moved.camera_to_world[0], reference_camera().camera_to_world[0], atol=1e-5)
-    assert torch.allclose(first.points(target), torch.zeros(3), atol=1e-5)
+    assert torch.allclose(first.apply(target).float(), torch.zeros(3), atol=1e-5)
     assert first.scale == pytest.approx(1 / 3, rel=1e-5)
     again, second = normalise(moved[torch.tensor([2, 0, 1])], center=torch.zeros(3))
     both = second.after(first)
     points = torch.randn(7, 3, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(both.points(points), second.points(first.points(points)), atol=1e-5)
-    assert torch.allclose(both.points(cameras.centers[2]), again.centers[0], atol=1e-5)
+    assert torch.allclose(both.apply(points), second.apply(first.apply(points)), atol=1e-5)
+    assert torch.allclose(both.apply(cameras.centers[2]), again.centers[0], atol=1e-5)
     turned = both.rotation.float() @ cameras.camera_to_world[2, :3, :3]
     assert torch.allclose(turned, again.camera_to_world[0, :3, :3], atol=1e-5)
-
-
-def test_refusals() -> None:
     parallel = look_at(torch.tensor([[0.0, 0, 3], [1.0, 0, 3]]), torch.tensor([[0.0, 0, 0], [1.0, 0, 0]]))
     refused("parallel", normalise, parallel)
     refused("in front of view 0", normalise, parallel, center=torch.tensor([0.0, 0, 4]))

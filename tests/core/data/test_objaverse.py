@@ -47,7 +47,7 @@ def test_known_points_and_upright_world(tmp_path: Path) -> None:
     assert views.upright
     assert torch.allclose(views.cameras.focal, torch.full((12, 2), 2.1877), atol=1e-3)
     # +Z up has become +Y up, view 0 at azimuth 0 and its own elevation
-    up = views.placement.points(torch.tensor([0.0, 0, 1.5]))
+    up = views.placement.apply(torch.tensor([0.0, 0, 1.5]))
     assert torch.allclose(up, torch.tensor([0.0, 1, 0]), atol=1e-5)
     assert torch.allclose(views.cameras.centers[0], torch.tensor([0.0, math.sin(-0.2), math.cos(-0.2)]), atol=1e-5)
     assert (views.mask[:, 0, 0, 0] == 0).all()

@@ -43,7 +43,7 @@ def test_known_points_and_upright_world(tmp_path: Path, size: int, margin: float
         assert torch.allclose(views.cameras.principal[0], torch.tensor([1 - 2 * CX / SIZE, 1 - 2 * CY / SIZE]))
         diagonal = views.mask[:, 0].diagonal(dim1=1, dim2=2)[:, [size // 16, round(CY / SIZE * size)]]
         assert diagonal.tolist() == [[0, 1]] * 5
-    up = views.placement.points(torch.tensor([0.0, 0, 1.3]))
+    up = views.placement.apply(torch.tensor([0.0, 0, 1.3]))
     assert torch.allclose(up, torch.tensor([0.0, 1, 0]), atol=1e-5)
     expected = torch.tensor([0.0, math.sin(0.2), math.cos(0.2)])
     assert torch.allclose(views.cameras.centers[0], expected, atol=1e-5)

@@ -11,14 +11,15 @@ from upfusion_core import InputError, orbit_cameras
 from upfusion_core.data import DATA_FORMATS, open_dataset
 from upfusion_core.data.meshes import MeshViews
 from upfusion_core.data.recorded import Co3D, ObjaverseRenders, ShapeNetSRN
-from upfusion_core.data.views import Placement, PosedViews, StoredObject, StoredViews
+from upfusion_core.data.views import PosedViews, StoredObject, StoredViews
+from upfusion_core.geometry.cameras import Similarity
 
 
 def views(count: int = 3, upright: bool = True) -> PosedViews:
     cameras = orbit_cameras([0.0, 40.0, 90.0][:count], [22.5, 10.0, 5.0][:count], [1.0, 2.0, 0.5][:count])
     rgb = torch.arange(count).float()[:, None, None, None].expand(count, 3, 4, 4) / 10
     ones = torch.ones(count, 1, 4, 4)
-    placement = Placement(torch.eye(3).double(), torch.zeros(3).double(), 3.0)
+    placement = Similarity(3.0, torch.eye(3).double(), torch.zeros(3).double())
     return PosedViews(rgb, ones, cameras, "cup", upright, depth=ones, placement=placement)
 
 
