@@ -183,7 +183,7 @@ def spline(stops: list[Point]) -> list[Point]:
 
 
 def test_a_spline_by_hand() -> None:
-    """Straight on; and to a slot straight below: controls 20 pixels to the right and left, of weights 27 and 9 64ths."""
+    """Straight on; and straight down: controls 20 pixels to the right and left, of weights 27 and 9 64ths."""
     assert spline([(0, 0), (64, 0)])[32] == pytest.approx((32, 0))
     down = spline([(0, 0), (0, 80)])
     assert down[32] == pytest.approx((0, 40))
